@@ -1,0 +1,37 @@
+"""LoRA-Drop (arXiv 2601.02569): decode an LLM with most steps skipping a fixed set of layers.
+
+    from lora_drop import LoraDropConfig, load_model, stream
+
+    loaded = load_model("bundled")
+    for record in stream(loaded, "Explain why the sky is blue.", LoraDropConfig(period=4)):
+        ...
+
+Names are imported when they are first used, so that reading a config does not load torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from lora_drop.runtime import configure
+
+configure()
+
+_HOMES = {
+    "AdapterBank": "lora_drop.adapters",
+    "LoraDropConfig": "lora_drop.config",
+    "LoraDropError": "lora_drop.errors",
+    "generate": "lora_drop.generation",
+    "stream": "lora_drop.generation",
+    "load_model": "lora_drop.models",
+    "read_trace": "lora_drop.trace",
+}
+__all__ = list(_HOMES)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'lora_drop' has no attribute {name!r}")

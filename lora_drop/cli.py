@@ -1,0 +1,301 @@
+"""The command line: `python -m lora_drop run | evaluate | replay`.
+
+Results go to stdout, everything else to stderr. Bad input is one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lora_drop.config import KV_RULES, PARTS, PRESETS, REUSE_RULES, LoraDropConfig
+from lora_drop.errors import LoraDropError
+from lora_drop.schedule import human_bytes
+from lora_drop.trace import Record, StepRecord, Trace, gather, read_trace, write_line
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, as for every other mistake: argparse would print the whole usage before it."""
+        raise LoraDropError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    try:
+        args = _parser().parse_args(argv)
+        return args.command(args)
+    except LoraDropError as error:
+        print(f"lora_drop: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("lora_drop: interrupted.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has gone (`| head`): nobody is left to tell
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="lora_drop", description="LoRA-Drop decoding: run it, measure it.", allow_abbrev=False)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="generate with baseline and LoRA-Drop, side by side", allow_abbrev=False)
+    run.add_argument("--prompt", required=True)
+    add_model_options(run)
+    add_config_options(run)
+    run.add_argument("--max-new-tokens", type=int, default=128)
+    run.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    run.add_argument("--top-p", type=float, default=1.0)
+    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--lanes", default="both", help="both (default), baseline or lora-drop")
+    run.add_argument("--audit", action=argparse.BooleanOptionalAction, default=True, help="true drift, KL, agreement")
+    run.add_argument("--ignore-eos", action="store_true", help="go on after a stop token")
+    run.add_argument("--trace", type=Path, metavar="FILE.jsonl", help="record the run here, line by line")
+    run.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    run.set_defaults(command=_run)
+
+    evaluate = commands.add_parser(
+        "evaluate", help="teacher-forced quality through the real decode schedule", allow_abbrev=False
+    )
+    evaluate.add_argument("--data", type=Path, required=True, metavar="FILE.jsonl")
+    evaluate.add_argument("--prompt-field", required=True)
+    evaluate.add_argument("--target-field", required=True)
+    evaluate.add_argument("--limit", type=int, help="only the first N records")
+    evaluate.add_argument("--context-tokens", type=int, help="keep only the prompt's last N tokens")
+    add_model_options(evaluate)
+    add_config_options(evaluate)
+    evaluate.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    evaluate.set_defaults(command=_evaluate)
+
+    replay = commands.add_parser("replay", help="read a recorded run and show its figures", allow_abbrev=False)
+    replay.add_argument("trace", type=Path, metavar="TRACE.jsonl")
+    replay.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    replay.set_defaults(command=_replay)
+    return parser
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """The model, device and dtype options that commands share."""
+    parser.add_argument("--model", default="bundled", help="bundled (default), a hub id, a folder, random:SHAPE")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda")
+    parser.add_argument("--dtype", default="auto", help="auto (default), float32, bfloat16")
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `LoraDropConfig`. Unset ones are left to the preset, or to the config's defaults."""
+    parser.add_argument("--preset", help=f"start from one of: {', '.join(PRESETS)}")
+    parser.add_argument("--period", type=int, help="a full step every PERIOD steps; 1 is the baseline (default 4)")
+    parser.add_argument("--layers", metavar="LOW-HIGH", help="the droppable range, e.g. 3-28")
+    parser.add_argument("--drop-ratio", type=float, help="share of the range that is dropped (default 0.5)")
+    parser.add_argument("--drop-layers", metavar="4,6,8", help="the dropped layers by number, instead of a ratio")
+    parser.add_argument("--reuse", help=f"{', '.join(REUSE_RULES)} (default residual)")
+    parser.add_argument("--part", help=f"{', '.join(PARTS)} (default block)")
+    parser.add_argument("--kv", help=f"{', '.join(KV_RULES)} (default skip)")
+    parser.add_argument("--adapters", help="auto (default), none, or an adapter folder")
+
+
+def config_from(args: argparse.Namespace) -> LoraDropConfig:
+    """The config of the parsed options: the preset (or the defaults), changed by what was given.
+
+    Raises:
+        LoraDropError: an unknown preset, or a value that is not allowed.
+    """
+    config = LoraDropConfig()
+    if args.preset is not None:
+        if args.preset not in PRESETS:
+            raise LoraDropError(f"there is no preset {args.preset!r}; the presets are {', '.join(PRESETS)}.")
+        config = PRESETS[args.preset].config
+    given = {
+        name: getattr(args, name)
+        for name in ("period", "drop_ratio", "reuse", "part", "kv", "adapters")
+        if getattr(args, name) is not None
+    }
+    if args.layers is not None:
+        given["layers"] = parse_range(args.layers)
+    if args.drop_layers is not None:
+        given["drop_layers"] = parse_list(args.drop_layers)
+    elif args.layers is not None or args.drop_ratio is not None:
+        given["drop_layers"] = None  # a range or a ratio on top of a preset that lists layers means the range
+    return config.replace(**given)
+
+
+def parse_range(text: str) -> tuple[int, int]:
+    """`3-28` -> (3, 28).
+
+    Raises:
+        LoraDropError: it is not of that form.
+    """
+    low, mark, high = text.partition("-")
+    if not (mark and low.strip().isdecimal() and high.strip().isdecimal()):
+        raise LoraDropError(f"layers must be a range low-high such as 3-28, got {text!r}.")
+    return int(low), int(high)
+
+
+def parse_list(text: str) -> tuple[int, ...]:
+    """`4,6,8` -> (4, 6, 8); an empty text drops nothing.
+
+    Raises:
+        LoraDropError: it is not of that form.
+    """
+    parts = [part.strip() for part in text.split(",")] if text.strip() else []
+    if not all(part.isdecimal() for part in parts):
+        raise LoraDropError(f"drop_layers must be layer numbers with commas such as 4,6,8; got {text!r}.")
+    return tuple(int(part) for part in parts)
+
+
+def _load(args: argparse.Namespace):
+    from lora_drop.models import load_model  # torch and transformers load only when a model is needed
+
+    return load_model(args.model, args.device, args.dtype)
+
+
+def _run(args: argparse.Namespace) -> int:
+    config = config_from(args)
+    from lora_drop.session import Request, run
+
+    request = Request(
+        args.prompt,
+        config,
+        args.max_new_tokens,
+        args.temperature,
+        args.top_p,
+        args.seed,
+        audit=args.audit,
+        ignore_eos=args.ignore_eos,
+        lanes=args.lanes,
+    )
+    loaded = _load(args)
+    records = run(loaded, request)
+    first = next(records)  # what does not fit the model is told before a trace file is begun
+    trace = gather(_recorded(_chain(first, records), args.trace))
+    _show_run(trace, args.json)
+    return 0
+
+
+def _chain(first: Record, rest: Iterator[Record]) -> Iterator[Record]:
+    yield first
+    yield from rest
+
+
+def _recorded(records: Iterator[Record], path: Path | None) -> Iterator[Record]:
+    """Pass records on; write each to the trace file as it comes, and count steps on a terminal's stderr."""
+    try:
+        target = path.open("w", encoding="utf-8") if path else nullcontext()
+    except OSError as error:
+        raise LoraDropError(f"cannot write the trace {path.name}: {error.strerror or error}.") from None
+    steps = 0
+    with target as file:
+        for record in records:
+            if file:
+                file.write(write_line(record))
+                file.flush()
+            if isinstance(record, StepRecord) and sys.stderr.isatty():
+                steps += 1
+                print(f"\r{steps} steps", end="", file=sys.stderr, flush=True)
+            yield record
+    if steps:
+        print("\r", end="", file=sys.stderr)
+
+
+def run_object(trace: Trace) -> dict[str, Any]:
+    """The `run` object of the contract, from a trace: what `run` printed is what `replay` prints."""
+    summary = trace.summary
+    lanes: dict[str, Any] = {"baseline": None, "lora_drop": None}
+    for name in trace.steps:
+        figures = summary.lanes[name] if summary else {}
+        lanes[name] = {
+            "text": trace.text(name),
+            "token_ids": trace.token_ids(name),
+            "tokens_per_second": figures.get("tokens_per_second"),
+            "kv_bytes": figures.get("kv_bytes", trace.steps[name][-1].kv_bytes if trace.steps[name] else 0),
+            "kv_allocated_bytes": figures.get("kv_allocated_bytes"),
+        }
+    together = ("speedup", "bound", "kv_saved", "first_divergence", "top1_agreement")
+    return {
+        **lanes,
+        **{name: getattr(summary, name) if summary else None for name in together},
+        "config": {
+            **trace.header.lanes[-1]["config"],
+            **trace.header.sampling,
+            "seed": trace.header.seed,
+            "model": trace.header.model,
+        },
+        "device": trace.header.device,
+    }
+
+
+def _show_run(trace: Trace, as_json: bool) -> None:
+    result = run_object(trace)
+    if as_json:
+        print(json.dumps(result, allow_nan=False))
+        return
+    header = trace.header
+    model, device = header.model, header.device
+    print(f"{model['id']} ({model['dtype']}) on {device['name']}, {header.prompt_tokens} tokens in")
+    for note in header.sampling.get("notes", []):
+        print(f"note: {note}")
+    for lane in header.lanes:
+        figures = result[lane["id"]]
+        rate = figures["tokens_per_second"]
+        print(f"\n--- {lane['label']}\n{figures['text']}")
+        print(
+            f"    {len(figures['token_ids'])} tokens, {f'{rate:.1f} tokens/s' if rate else 'no decode step'}, "
+            f"KV {human_bytes(figures['kv_bytes'])}"
+        )
+    if trace.summary is None:
+        print("\nThe trace was cut short: it has no summary.")
+        return
+    print()
+    for label, value, form in (
+        ("speedup", result["speedup"], "{:.2f}x"),
+        ("its physical bound", result["bound"], "{:.2f}x"),
+        ("KV saved", result["kv_saved"], "{:.1%}"),
+        ("same next token as the full model, LoRA steps", result["top1_agreement"], "{:.1%}"),
+        ("first differing token", result["first_divergence"], "{}"),
+    ):
+        print(f"{label}: {'-' if value is None else form.format(value)}")
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    config = config_from(args)
+    for name in ("limit", "context_tokens"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise LoraDropError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
+    from lora_drop.evaluation.metrics import evaluate, read_pairs
+
+    def show(tokens: int) -> None:
+        print(f"\r{tokens} tokens", end="", file=sys.stderr, flush=True)
+
+    pairs = list(read_pairs(args.data, args.prompt_field, args.target_field, args.limit))  # errors before loading
+    result = evaluate(
+        _load(args), config, iter(pairs), args.context_tokens, show if sys.stderr.isatty() else lambda tokens: None
+    )
+    if args.json:
+        print(json.dumps(result, allow_nan=False))
+        return 0
+    print(f"{result['tokens']} tokens   NLL full -> LoRA-Drop   KL      same top token")
+    for label, key in (("LoRA steps", "lora_steps"), ("all steps", "all_steps")):
+        row = result[key]
+        if not row["count"]:
+            print(f"{label:<12} none")
+            continue
+        print(
+            f"{label:<12} {row['nll_baseline']:.4f} -> {row['nll_lora_drop']:.4f}      "
+            f"{row['kl']:.4f}  {row['top1_agreement']:.1%}"
+        )
+    return 0
+
+
+def _replay(args: argparse.Namespace) -> int:
+    _show_run(read_trace(args.trace), args.json)
+    return 0

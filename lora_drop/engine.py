@@ -1,0 +1,164 @@
+"""Prefill and the decode loop of one lane. Tokens in, steps out: it knows no text and no page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lora_drop.adapters import AdapterBank
+from lora_drop.decoder import Decoder, DecodeState
+from lora_drop.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is drawn from the logits: greedy at temperature 0, else softmax over the top-p nucleus."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step as the engine sees it. `ms` is the lane's own clock; `watched` and `logits` serve the audit only."""
+
+    step: int
+    token_id: int
+    kind: str
+    active: list[int]
+    ms: float
+    kv_bytes: int
+    entropy: float
+    logits: Tensor  # (B, V)
+    watched: list[Tensor]  # n_dropped x (B, D), empty unless asked for
+
+
+class Clock:
+    """Milliseconds between `start` and `stop` of one lane: CUDA events on a GPU, perf_counter on a CPU."""
+
+    def __init__(self, device: torch.device):
+        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else None
+        self._started = 0.0
+
+    def start(self) -> None:
+        if self._events:
+            self._events[0].record()
+        self._started = time.perf_counter()
+
+    def stop(self) -> float:
+        if self._events:
+            self._events[1].record()
+            self._events[1].synchronize()
+            return self._events[0].elapsed_time(self._events[1])
+        return 1000 * (time.perf_counter() - self._started)
+
+
+class Lane:
+    """One generation: an iterator of steps whose clock counts prefill, decode steps and the drawing of tokens.
+
+    Whatever happens between two `next()` calls (the other lane, the audit, the page) is outside its clock.
+
+    Args:
+        decoder: the model's layers; shared by lanes, it holds nothing of a request.
+        input_ids: the prompt, (1, P), on the decoder's device.
+        schedule, bank: what is dropped when, and the corrections (or None).
+        stop_ids: tokens that end the text; an empty set runs to `max_new_tokens`.
+        watch: keep the dropped layers' outputs of each step for the audit.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        input_ids: Tensor,
+        schedule: Schedule,
+        bank: AdapterBank | None,
+        sampling: Sampling,
+        max_new_tokens: int,
+        stop_ids: frozenset[int] = frozenset(),
+        watch: bool = False,
+    ):
+        self.schedule, self.sampling, self.stop_ids = schedule, sampling, stop_ids
+        self.state: DecodeState = decoder.new_state(schedule, bank)
+        self.prefill_ms = self.decode_ms = 0.0
+        self.decode_steps = 0
+        self.ended: str | None = None  # "stop" or "length" once there is no next step
+        self._decoder, self._input_ids, self._watch = decoder, input_ids, watch
+        self._remaining = max_new_tokens
+        self._generator = torch.Generator(device=decoder.device).manual_seed(sampling.seed)
+        self._clock = Clock(decoder.device)
+        self._token: Tensor | None = None  # (B, 1), the last one drawn
+
+    @property
+    def clock_ms(self) -> float:
+        """All that this lane has spent."""
+        return self.prefill_ms + self.decode_ms
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Decode steps per second of decoding, prefill left out; None before the first decode step."""
+        return 1000 * self.decode_steps / self.decode_ms if self.decode_steps else None
+
+    def __iter__(self) -> Iterator[Step]:
+        return self
+
+    @torch.inference_mode()
+    def __next__(self) -> Step:
+        if self.ended:
+            raise StopIteration
+        watched: list[Tensor] = []
+        prefill = self._token is None
+        self._clock.start()
+        if prefill:
+            logits = self._decoder.prefill(self._input_ids, self.state)
+        else:
+            logits = self._decoder.step(self._token, self.state, watched if self._watch else None)
+        self._token = draw(logits, self.sampling, self._generator)
+        token_id = int(self._token)  # waits for the device: the caller shows the token, and the clock must hold it
+        ms = self._clock.stop()
+        if prefill:
+            self.prefill_ms = ms
+        else:
+            self.decode_ms += ms
+            self.decode_steps += 1
+        self._remaining -= 1
+        if token_id in self.stop_ids:
+            self.ended = "stop"
+        elif self._remaining == 0:
+            self.ended = "length"
+        step = self.state.step
+        return Step(
+            step=step,
+            token_id=token_id,
+            kind=self.schedule.kind(step),
+            active=self.schedule.active(step),
+            ms=ms,
+            kv_bytes=self.state.kv.nbytes,
+            entropy=entropy(logits),
+            logits=logits,
+            watched=watched,
+        )
+
+
+def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
+    """The next token (B, 1) from logits (B, V)."""
+    if sampling.temperature == 0:
+        return logits.argmax(-1, keepdim=True)
+    probs = (logits.float() / sampling.temperature).softmax(-1)
+    if sampling.top_p < 1:
+        ordered, index = probs.sort(descending=True, stable=True)
+        # A token stays if what is before it does not yet fill the nucleus: the most probable one always does.
+        ordered[ordered.cumsum(-1) - ordered >= sampling.top_p] = 0
+        choice = torch.multinomial(ordered, 1, generator=generator)
+        return index.gather(-1, choice)
+    return torch.multinomial(probs, 1, generator=generator)
+
+
+def entropy(logits: Tensor) -> float:
+    """Entropy in nats of the softmax of logits (1, V), unscaled by the temperature."""
+    log_probs = logits.float().log_softmax(-1)
+    return float(-(log_probs.exp() * log_probs).sum())

@@ -1,0 +1,11 @@
+"""The one exception a user can cause: its message is one line that says what is wrong and what to do."""
+
+
+class LoraDropError(ValueError):
+    """A mistake in the input (a setting, a file, a model name), told in one line.
+
+    The command line prints the message on stderr and exits with code 2; the page shows it beside the controls.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.split()))

@@ -1,0 +1,1 @@
+"""Quality: what LoRA-Drop costs in likelihood and agreement."""

@@ -1,0 +1,158 @@
+"""Teacher-forced quality through the real decode schedule.
+
+The target's tokens are fed one at a time through prefill and decode steps, exactly as generation would run them, so a
+dropped layer attends to the keys that decoding would have written. The full model reads the same tokens in one pass.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lora_drop.cache import KVCache
+from lora_drop.config import LoraDropConfig
+from lora_drop.decoder import Decoder
+from lora_drop.errors import LoraDropError
+from lora_drop.models import LoadedModel, encode_prompt
+from lora_drop.session import find_bank
+
+
+@dataclass
+class Means:
+    """Running sums over tokens; `to_dict` gives the means, None where nothing was counted."""
+
+    count: int = 0
+    nll_baseline: float = 0.0
+    nll_lora_drop: float = 0.0
+    kl: float = 0.0
+    agreements: int = 0
+
+    def add(self, full: Tensor, ours: Tensor, targets: Tensor) -> None:
+        """Take the logits (T, V) of both models and the tokens (T,) that follow."""
+        full, ours = full.float().log_softmax(-1), ours.float().log_softmax(-1)
+        self.count += len(targets)
+        self.nll_baseline -= float(full.gather(-1, targets[:, None]).sum())
+        self.nll_lora_drop -= float(ours.gather(-1, targets[:, None]).sum())
+        self.kl += float((full.exp() * (full - ours)).sum())
+        self.agreements += int((full.argmax(-1) == ours.argmax(-1)).sum())
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        def mean(total: float) -> float | None:
+            return total / self.count if self.count else None
+
+        return {
+            "count": self.count,
+            "nll_baseline": mean(self.nll_baseline),
+            "nll_lora_drop": mean(self.nll_lora_drop),
+            "kl": mean(self.kl),
+            "top1_agreement": mean(self.agreements),
+        }
+
+
+def read_pairs(path: str | Path, prompt_field: str, target_field: str, limit: int | None) -> Iterator[tuple[str, str]]:
+    """(prompt, target) of each record of a JSONL file.
+
+    Raises:
+        LoraDropError: the file cannot be read, a line is not JSON or lacks a field, or there is no record.
+    """
+    path, count = Path(path), 0
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                if limit is not None and count >= limit:
+                    return
+                yield _pair(line, f"{path.name}, line {number}", prompt_field, target_field)
+                count += 1
+    except OSError as error:
+        raise LoraDropError(f"cannot read {path.name}: {error.strerror or error}.") from None
+    except UnicodeDecodeError:
+        raise LoraDropError(f"{path.name} is not UTF-8 text.") from None
+    if not count:
+        raise LoraDropError(f"{path.name} holds no record.")
+
+
+def _pair(line: str, where: str, prompt_field: str, target_field: str) -> tuple[str, str]:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        raise LoraDropError(f"{where}: this is not JSON.") from None
+    for name in (prompt_field, target_field):
+        if not isinstance(record, dict) or not isinstance(record.get(name), str) or not record[name]:
+            fields = ", ".join(record) if isinstance(record, dict) else "none"
+            raise LoraDropError(f"{where}: there is no text in a field {name!r}; the fields are: {fields}.")
+    return record[prompt_field], record[target_field]
+
+
+@torch.inference_mode()
+def evaluate(
+    loaded: LoadedModel,
+    config: LoraDropConfig,
+    pairs: Iterator[tuple[str, str]],
+    context_tokens: int | None = None,
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> dict[str, Any]:
+    """Score targets after prompts with the full model and with LoRA-Drop.
+
+    The prompt goes through the chat template; the target is encoded alone, without an end token. Prefill predicts its
+    first token, which counts in `all_steps` only; decode step s feeds target[s-1].
+
+    Args:
+        context_tokens: keep only the prompt's last tokens; None keeps all.
+        progress: told the number of scored tokens after each record.
+
+    Returns:
+        `{"tokens", "lora_steps": {...}, "all_steps": {...}, "config"}`, means over tokens, NLL and KL in nats.
+
+    Raises:
+        LoraDropError: a record does not fit the model's context, or the settings do not fit the model.
+    """
+    schedule = config.schedule_for(loaded.num_layers)
+    bank, notes = find_bank(loaded, config, schedule)
+    decoder = Decoder(loaded.model)
+    lora, total = Means(), Means()
+    for number, (prompt, target) in enumerate(pairs, start=1):
+        prompt_ids = encode_prompt(loaded.tokenizer, prompt)
+        if context_tokens is not None:
+            prompt_ids = prompt_ids[-context_tokens:]
+        target_ids = loaded.tokenizer.encode(target, add_special_tokens=False)
+        if not target_ids:
+            raise LoraDropError(f"record {number}: the target has no token.")
+        if len(prompt_ids) + len(target_ids) > loaded.context:
+            raise LoraDropError(
+                f"record {number} has {len(prompt_ids)} + {len(target_ids)} tokens, more than the context of "
+                f"{loaded.context}: shorten it, or keep less of the prompt with --context-tokens."
+            )
+        prompt_t, targets = (torch.tensor([ids], device=loaded.device) for ids in (prompt_ids, target_ids))
+        kv = KVCache(loaded.num_layers)
+        full = decoder.read(torch.cat((prompt_t, targets[:, :-1]), 1), kv, 0, ())[1][0, len(prompt_ids) - 1 :]
+        state = decoder.new_state(schedule, bank)
+        ours = [decoder.prefill(prompt_t, state)]
+        ours += [decoder.step(targets[:, s - 1 : s], state) for s in range(1, len(target_ids))]
+        ours = torch.cat(ours)  # (T, V)
+        total.add(full, ours, targets[0])
+        at_lora = torch.tensor([schedule.kind(s) == "lora" for s in range(len(target_ids))], device=loaded.device)
+        lora.add(full[at_lora], ours[at_lora], targets[0][at_lora])
+        progress(total.count)
+    return {
+        "tokens": total.count,
+        "lora_steps": lora.to_dict(),
+        "all_steps": total.to_dict(),
+        "config": {
+            **config.to_dict(),
+            "dropped": list(schedule.dropped),
+            "rank": bank.rank if bank else 0,
+            "model": loaded.id,
+            "revision": loaded.revision,
+            "dtype": str(loaded.dtype).removeprefix("torch."),
+            "context_tokens": context_tokens,
+            "notes": notes,
+        },
+    }

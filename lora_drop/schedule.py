@@ -1,0 +1,219 @@
+"""Pure arithmetic of LoRA-Drop: which layers run at which step, what that costs in bytes, what it can gain.
+
+No tensors here. `assets/schedule.js` computes the same for the page; a test compares the two.
+
+Steps: prefill is step 0, full, and a refresh; decode steps are s = 1, 2, 3, ... A step s is a refresh if
+`s % period == 0`. P is the number of prompt tokens, G the number of decode steps.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+
+def dropped_layers(lo: int, hi: int, drop_ratio: float) -> tuple[int, ...]:
+    """The dropped layers of the range lo..hi (inclusive): n = drop_ratio * S rounded half to even, evenly spread.
+
+    The j-th is `lo + floor((2j + 1) * S / (2n))`, S = hi - lo + 1.
+    """
+    span = hi - lo + 1
+    n = round(drop_ratio * span)
+    return tuple(lo + (2 * j + 1) * span // (2 * n) for j in range(n))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A resolved schedule: settings that were checked against a model of `num_layers` layers.
+
+    Made by `LoraDropConfig.schedule_for`. `dropped` is ascending and never contains layer 0.
+    """
+
+    period: int
+    num_layers: int
+    dropped: tuple[int, ...]
+    reuse: str = "residual"
+    part: str = "block"
+    kv: str = "skip"
+
+    @property
+    def is_baseline(self) -> bool:
+        """True if every step runs every layer, so that the output is the plain model's."""
+        return self.period == 1 or not self.dropped
+
+    def is_refresh(self, step: int) -> bool:
+        """True for prefill (step 0) and every `period`-th decode step."""
+        return step % self.period == 0
+
+    def kind(self, step: int) -> str:
+        """`prefill`, `refresh` or `lora`, as the trace has it. A run that drops nothing has no LoRA step."""
+        if step == 0:
+            return "prefill"
+        return "refresh" if self.is_baseline or self.is_refresh(step) else "lora"
+
+    def active(self, step: int) -> list[int]:
+        """[num_layers] of 1 (runs whole) or 0 (dropped, wholly or its attention) at this step."""
+        if self.kind(step) != "lora":
+            return [1] * self.num_layers
+        return [0 if i in self.dropped else 1 for i in range(self.num_layers)]
+
+    def kv_length(self, layer: int, prompt_tokens: int, step: int) -> int:
+        """Tokens in the K/V cache of `layer` after `step`: P + s, or P + floor(s / period) where it is dropped."""
+        if layer in self.dropped and self.kv == "skip":
+            return prompt_tokens + step // self.period
+        return prompt_tokens + step
+
+
+BASELINE_PERIOD = 1
+
+
+def baseline_schedule(num_layers: int) -> Schedule:
+    """The schedule of the baseline lane: every layer at every step."""
+    return Schedule(BASELINE_PERIOD, num_layers, ())
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes that decide what a decode step reads; counts of weights, without any tensor.
+
+    `qkv_bias` and `qk_norm` tell Qwen2's biases and Qwen3's per-head norms.
+    """
+
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    tied: bool
+    qkv_bias: bool = False
+    qk_norm: bool = False
+
+    @classmethod
+    def from_config(cls, config: Any) -> ModelShape:
+        """Read off a transformers config of a supported architecture (Llama, Qwen2, Qwen3, Mistral)."""
+        heads = config.num_attention_heads
+        return cls(
+            num_layers=config.num_hidden_layers,
+            hidden_size=config.hidden_size,
+            num_heads=heads,
+            num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            intermediate_size=config.intermediate_size,
+            vocab_size=config.vocab_size,
+            tied=bool(config.tie_word_embeddings),
+            qkv_bias=config.model_type == "qwen2" or bool(getattr(config, "attention_bias", False)),
+            qk_norm=config.model_type == "qwen3",
+        )
+
+    @property
+    def kv_weights(self) -> int:
+        """Weights of k_proj and v_proj of one layer (with Qwen3's key norm)."""
+        out = 2 * self.num_kv_heads * self.head_dim
+        return out * (self.hidden_size + self.qkv_bias) + self.head_dim * self.qk_norm
+
+    @property
+    def attention_weights(self) -> int:
+        """Weights of one layer's attention, its norm included."""
+        inner = self.num_heads * self.head_dim
+        q = inner * (self.hidden_size + self.qkv_bias) + self.head_dim * self.qk_norm
+        return self.hidden_size + q + self.kv_weights + inner * self.hidden_size
+
+    @property
+    def mlp_weights(self) -> int:
+        """Weights of one layer's MLP, its norm included."""
+        return self.hidden_size + 3 * self.hidden_size * self.intermediate_size
+
+    @property
+    def shared_weights(self) -> int:
+        """Weights outside the layers that every step reads: the head, the last norm, one row of the embedding."""
+        return self.vocab_size * self.hidden_size + 2 * self.hidden_size
+
+    @property
+    def params(self) -> int:
+        """All weights of the model; a tied head counts once."""
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied else 2)
+        return embeddings + self.hidden_size + self.num_layers * (self.attention_weights + self.mlp_weights)
+
+    @property
+    def kv_per_token(self) -> int:
+        """K and V numbers that one layer stores for one token."""
+        return 2 * self.num_kv_heads * self.head_dim
+
+
+def kv_bytes(shape: ModelShape, schedule: Schedule, prompt_tokens: int, steps: int, itemsize: int) -> int:
+    """The exact KV formula: bytes held after `steps` decode steps on a prompt of `prompt_tokens` tokens.
+
+    Drawn beside the counted bytes, never instead of them.
+    """
+    tokens = sum(schedule.kv_length(i, prompt_tokens, steps) for i in range(shape.num_layers))
+    return shape.kv_per_token * itemsize * tokens
+
+
+def step_bytes(
+    shape: ModelShape, schedule: Schedule, step: int, prompt_tokens: int, itemsize: int, rank: int = 0, kv: bool = True
+) -> int:
+    """Bytes that decode step `step` has to read: the weights it uses and the K/V that each attention run reads.
+
+    Args:
+        rank: rank of the adapters, 0 without; a dropped layer then reads A, B and, for `residual`, the gate.
+        kv: count the K/V reads too; without them the figure does not depend on the text's length.
+    """
+    dropped = set(schedule.dropped) if schedule.kind(step) == "lora" else set()
+    total = shape.shared_weights
+    for i in range(shape.num_layers):
+        if i not in dropped:
+            total += shape.attention_weights + shape.mlp_weights
+            if kv:
+                total += shape.kv_per_token * schedule.kv_length(i, prompt_tokens, step)
+            continue
+        if rank:
+            total += 2 * rank * shape.hidden_size + (shape.hidden_size if schedule.reuse == "residual" else 0)
+        if schedule.part == "attention":
+            total += shape.mlp_weights
+        if schedule.kv == "write":
+            total += shape.hidden_size + shape.kv_weights
+    return total * itemsize
+
+
+def speed_bound(
+    shape: ModelShape,
+    schedule: Schedule,
+    steps: int | None = None,
+    prompt_tokens: int = 0,
+    rank: int = 0,
+    kv: bool = True,
+) -> float:
+    """The most that LoRA-Drop can gain at batch 1: bytes of the baseline's steps over bytes of its own steps.
+
+    Args:
+        steps: decode steps of the run; `None` is one whole period, weights only.
+        prompt_tokens: P, the K/V entries before the first step.
+        rank: rank of the adapters, 0 without.
+        kv: count the K/V reads.
+
+    Returns:
+        A ratio of at least about 1; exactly 1 for the baseline or a run without decode steps.
+    """
+    if steps is None:
+        steps, kv = schedule.period, False
+    full = baseline_schedule(shape.num_layers)
+    own = base = 0
+    for step in range(1, steps + 1):
+        base += step_bytes(shape, full, step, prompt_tokens, 1, kv=kv)
+        own += step_bytes(shape, schedule, step, prompt_tokens, 1, rank=rank, kv=kv)
+    return base / own if own else 1.0
+
+
+def kv_saved(shape: ModelShape, schedule: Schedule, prompt_tokens: int, steps: int) -> float:
+    """Share of the baseline's KV bytes that the schedule saves after `steps` decode steps, by the formula."""
+    full = kv_bytes(shape, baseline_schedule(shape.num_layers), prompt_tokens, steps, 1)
+    return 1 - kv_bytes(shape, schedule, prompt_tokens, steps, 1) / full if full else 0.0
+
+
+def human_bytes(n: float) -> str:
+    """Bytes in binary units, three significant digits: `1.25 MiB`."""
+    power = min(3, int(math.log(n, 1024))) if n >= 1 else 0
+    return f"{n / 1024**power:.{0 if power == 0 else 2}f} {('B', 'KiB', 'MiB', 'GiB')[power]}"

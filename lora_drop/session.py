@@ -1,0 +1,343 @@
+"""One request, start to end: a prompt and settings in, the records of its trace out.
+
+This is where text, lanes, audit and trace meet; the command line and the page are both thin over `run`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lora_drop.adapters import AdapterBank
+from lora_drop.audit import Audit
+from lora_drop.config import LoraDropConfig
+from lora_drop.decoder import Decoder
+from lora_drop.engine import Lane, Sampling, Step
+from lora_drop.errors import LoraDropError
+from lora_drop.models import LoadedModel, encode_prompt
+from lora_drop.race import VIEWS, take_turns
+from lora_drop.schedule import Schedule, baseline_schedule, speed_bound
+from lora_drop.text import Detokenizer, piece
+from lora_drop.trace import AuditRecord, Header, Record, StepRecord, Summary, Trace, first_divergence, number
+from lora_drop.trace import top1_agreement as agreement
+
+BASELINE, LORA_DROP = "baseline", "lora_drop"
+LANE_CHOICES = ("both", "baseline", "lora-drop")
+SHIPPED_ADAPTERS = Path(__file__).resolve().parent.parent / "assets" / "adapters"
+MAX_NEW_TOKENS = 100_000
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one run is asked to do; the names are the command line's.
+
+    Raises:
+        LoraDropError: a value is outside what it may be, on any model.
+    """
+
+    prompt: str
+    config: LoraDropConfig = field(default_factory=LoraDropConfig)
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    view: str = "race"
+    audit: bool = True
+    ignore_eos: bool = False
+    lanes: str = "both"
+
+    def __post_init__(self):
+        if not isinstance(self.prompt, str) or not self.prompt.strip():
+            raise LoraDropError("the prompt is empty: write a question or an instruction.")
+        if not _is_int(self.max_new_tokens) or not 1 <= self.max_new_tokens <= MAX_NEW_TOKENS:
+            raise LoraDropError(
+                f"max_new_tokens must be a whole number from 1 to {MAX_NEW_TOKENS:,}, got {self.max_new_tokens!r}."
+            )
+        if not _is_number(self.temperature) or not 0 <= self.temperature <= 100:
+            raise LoraDropError(f"temperature must be 0 (greedy) or more, up to 100; got {self.temperature!r}.")
+        if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
+            raise LoraDropError(f"top_p must be above 0 and at most 1, got {self.top_p!r}.")
+        if not _is_int(self.seed) or not 0 <= self.seed < 2**63:
+            raise LoraDropError(f"seed must be a whole number from 0 to 2^63 - 1, got {self.seed!r}.")
+        if self.view not in VIEWS:
+            raise LoraDropError(f"view must be one of {', '.join(VIEWS)}; got {self.view!r}.")
+        if self.lanes not in LANE_CHOICES:
+            raise LoraDropError(f"lanes must be one of {', '.join(LANE_CHOICES)}; got {self.lanes!r}.")
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request that was checked against a model: nothing after this is the user's mistake."""
+
+    schedule: Schedule
+    bank: AdapterBank | None
+    prompt_ids: list[int]
+    notes: list[str]
+
+
+def plan(loaded: LoadedModel, request: Request) -> Plan:
+    """Check a request against the model, before anything runs.
+
+    Raises:
+        LoraDropError: the range, the adapters or the prompt's length do not fit the model.
+    """
+    schedule = request.config.schedule_for(loaded.num_layers)
+    bank, notes = find_bank(loaded, request.config, schedule)
+    prompt_ids = encode_prompt(loaded.tokenizer, request.prompt)
+    if len(prompt_ids) + request.max_new_tokens > loaded.context:
+        room = loaded.context - len(prompt_ids)
+        advice = f"ask for at most {room} new tokens" if room > 0 else "shorten the prompt"
+        raise LoraDropError(
+            f"the prompt has {len(prompt_ids)} tokens and {request.max_new_tokens} more were asked for, but "
+            f"{loaded.id} has a context of {loaded.context}: {advice}."
+        )
+    return Plan(schedule, bank, prompt_ids, notes)
+
+
+def find_bank(loaded: LoadedModel, config: LoraDropConfig, schedule: Schedule) -> tuple[AdapterBank | None, list[str]]:
+    """The adapters that a config names, on the model's device, and what there is to say about them.
+
+    `auto` takes the shipped bank trained for this model and these rules, if there is one.
+
+    Raises:
+        LoraDropError: a named folder cannot be read or does not fit.
+    """
+    if config.adapters == "none" or schedule.is_baseline:
+        return None, []
+    if config.adapters == "auto":
+        folder = _shipped_bank(loaded, schedule)
+        if folder is None:
+            return None, [
+                f"no trained adapters are shipped for {loaded.id} with reuse {schedule.reuse}, part {schedule.part}: "
+                "this is the untrained rule."
+            ]
+    else:
+        folder = Path(config.adapters)
+    bank = AdapterBank.load(folder)
+    warning = bank.check(
+        num_layers=loaded.num_layers,
+        hidden_size=loaded.shape.hidden_size,
+        revision=loaded.revision,
+        reuse=schedule.reuse,
+        part=schedule.part,
+        name=folder.name,
+    )
+    return bank.to(loaded.device, loaded.dtype), [warning] if warning else []
+
+
+def _shipped_bank(loaded: LoadedModel, schedule: Schedule) -> Path | None:
+    if not SHIPPED_ADAPTERS.is_dir():
+        return None
+    for folder in sorted(path for path in SHIPPED_ADAPTERS.iterdir() if path.is_dir()):
+        bank = AdapterBank.load(folder)
+        if (bank.revision, bank.reuse, bank.part) == (loaded.revision, schedule.reuse, schedule.part):
+            return folder
+    return None
+
+
+def run(loaded: LoadedModel, request: Request, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Record]:
+    """Generate in each lane, a step at a time, and yield the records of the trace as they happen.
+
+    The header comes first and the summary last. A run that `should_stop` ends keeps what it has: the audit of the
+    steps that ran, and a summary. Closing the iterator releases everything; nothing of a run lives elsewhere.
+
+    Args:
+        should_stop: asked after each step.
+
+    Raises:
+        LoraDropError: before the first record, if the request does not fit the model.
+    """
+    checked = plan(loaded, request)
+    decoder = Decoder(loaded.model)
+    lanes = _lanes(loaded, request, checked, decoder)
+    header = _header(loaded, request, checked, decoder, lanes)
+    trace = Trace(header)
+    yield header
+    detokenizers = {name: Detokenizer(loaded.tokenizer) for name in lanes}
+    audit: Audit | None = None
+
+    def audited(found: list[dict]) -> Iterator[AuditRecord]:
+        for values in found:
+            record = AuditRecord(LORA_DROP, argmax_text=piece(loaded.tokenizer, values.pop("argmax")), **values)
+            trace.add(record)
+            yield record
+
+    stopped = False
+    for name, step in take_turns(lanes, request.view):
+        record = _step_record(name, step, detokenizers[name].add(step.token_id))
+        trace.add(record)
+        yield record
+        if name == LORA_DROP and request.audit:
+            if audit is None:
+                audit = Audit(
+                    decoder, checked.schedule.dropped, lanes[name].state.kv, len(checked.prompt_ids), step.token_id
+                )
+            else:
+                yield from audited(audit.add(step))
+        if should_stop():
+            stopped = True
+            break
+    if audit is not None:
+        yield from audited(audit.flush())
+    yield summarise(loaded, trace, lanes, checked, stopped)
+
+
+def _lanes(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decoder) -> dict[str, Lane]:
+    schedules = {BASELINE: (baseline_schedule(loaded.num_layers), None), LORA_DROP: (checked.schedule, checked.bank)}
+    if request.lanes != "both":
+        schedules = {name: s for name, s in schedules.items() if name == request.lanes.replace("-", "_")}
+    return {
+        name: Lane(
+            decoder,
+            torch.tensor([checked.prompt_ids], device=loaded.device),
+            schedule,
+            bank,
+            Sampling(request.temperature, request.top_p, request.seed),
+            request.max_new_tokens,
+            frozenset() if request.ignore_eos else loaded.stop_ids,
+            watch=request.audit and name == LORA_DROP,
+        )
+        for name, (schedule, bank) in schedules.items()
+    }
+
+
+def _step_record(lane: str, step: Step, text: str) -> StepRecord:
+    return StepRecord(
+        lane=lane,
+        step=step.step,
+        token_id=step.token_id,
+        text=text,
+        kind=step.kind,
+        active=step.active,
+        ms=round(step.ms, 3),
+        kv_bytes=step.kv_bytes,
+        entropy=number(step.entropy, 4),
+    )
+
+
+def _header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decoder, lanes: dict[str, Lane]) -> Header:
+    configs = {
+        BASELINE: ("Baseline: every layer, every token", LoraDropConfig(period=1, drop_layers=(), adapters="none")),
+        LORA_DROP: ("LoRA-Drop", request.config),
+    }
+    shape = loaded.shape
+    return Header(
+        lanes=[
+            {
+                "id": name,
+                "label": configs[name][0],
+                "config": {
+                    **configs[name][1].to_dict(),
+                    "dropped": list(lane.schedule.dropped),
+                    "rank": checked.bank.rank if name == LORA_DROP and checked.bank else 0,
+                },
+            }
+            for name, lane in lanes.items()
+        ],
+        model={
+            "id": loaded.id,
+            "revision": loaded.revision,
+            "layers": loaded.num_layers,
+            "hidden_size": shape.hidden_size,
+            "dtype": str(loaded.dtype).removeprefix("torch."),
+            "params": shape.params,
+            "kv_bytes_per_token": shape.kv_per_token * loaded.dtype.itemsize,
+        },
+        device=describe_device(loaded.device) | {"decoder": decoder.name},
+        prompt=request.prompt,
+        prompt_tokens=len(checked.prompt_ids),
+        seed=request.seed,
+        sampling={
+            "max_new_tokens": request.max_new_tokens,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "ignore_eos": request.ignore_eos,
+            "view": request.view,
+            "audit": request.audit,
+            "notes": checked.notes,
+        },
+        software={name: metadata.version(name) for name in ("torch", "transformers")}
+        | {"python": platform.python_version()},
+    )
+
+
+def summarise(loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], checked: Plan, stopped: bool) -> Summary:
+    """The last record of a run: each lane's figures, and what the lanes give together (None for a single lane)."""
+    both = len(lanes) == 2
+    one, two = (lanes.get(BASELINE), lanes.get(LORA_DROP))
+    speedup = saved = None
+    if both and one.tokens_per_second and two.tokens_per_second:
+        speedup = two.tokens_per_second / one.tokens_per_second
+    if both and all(trace.steps.values()):
+        shorter = min(len(steps) for steps in trace.steps.values()) - 1
+        saved = 1 - trace.steps[LORA_DROP][shorter].kv_bytes / trace.steps[BASELINE][shorter].kv_bytes
+    return Summary(
+        lanes={
+            name: {
+                "tokens": len(trace.steps[name]),
+                "tokens_per_second": lane.tokens_per_second and round(lane.tokens_per_second, 3),
+                "prefill_ms": round(lane.prefill_ms, 3),
+                "decode_ms": round(lane.decode_ms, 3),
+                "kv_bytes": lane.state.kv.nbytes,
+                "kv_allocated_bytes": lane.state.kv.allocated_bytes,
+                "text_sha256": hashlib.sha256(trace.text(name).encode("utf-8", "surrogatepass")).hexdigest(),
+                "ended": lane.ended or ("stopped" if stopped else "length"),
+            }
+            for name, lane in lanes.items()
+        },
+        speedup=speedup and round(speedup, 4),
+        bound=two
+        and round(
+            speed_bound(
+                loaded.shape,
+                checked.schedule,
+                two.decode_steps,
+                len(checked.prompt_ids),
+                checked.bank.rank if checked.bank else 0,
+            ),
+            4,
+        ),
+        kv_saved=saved if saved is None else round(saved, 6),
+        first_divergence=first_divergence(*(trace.token_ids(name) for name in lanes)) if both else None,
+        top1_agreement=agreement(trace, LORA_DROP) if two else None,
+    )
+
+
+def describe_device(device: torch.device) -> dict[str, Any]:
+    """The device by type and name, for headers and reports."""
+    if device.type == "cuda":
+        return {"type": "cuda", "name": torch.cuda.get_device_name(device)}
+    return {
+        "type": device.type,
+        "name": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as info:
+            for line in info:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

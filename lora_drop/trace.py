@@ -1,0 +1,316 @@
+"""The record of a run: the one source of every picture, the replay, the exports and the tests.
+
+A trace is JSON Lines: a header, then a line for each step of a lane and for each audited step as they happen, then a
+summary. `Trace` gathers the records of a run, `write_line` and `read_trace` carry them to and from a file, and
+`wire_line` shortens one for the page. A trace cut short still reads; whatever is broken before its last line is an
+error that names the line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lora_drop.errors import LoraDropError
+
+FORMAT = "lora-drop-trace"
+VERSION = 1
+KINDS = ("prefill", "refresh", "lora")
+MAX_TRACE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Header:
+    """The first line: what ran, on what, from which prompt.
+
+    `lanes` holds `{"id", "label", "config"}` objects, `config` being the lane's settings with the resolved `dropped`
+    layers and the adapters' `rank`. `model` holds id, revision, layers, hidden_size, dtype, params and
+    `kv_bytes_per_token` (bytes that one layer stores for one token).
+    """
+
+    lanes: list[dict[str, Any]]
+    model: dict[str, Any]
+    device: dict[str, Any]
+    prompt: str
+    prompt_tokens: int
+    seed: int
+    sampling: dict[str, Any]
+    software: dict[str, str]
+    type: str = "header"
+    format: str = FORMAT
+    version: int = VERSION
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step of a lane. `ms` is the lane's own clock for this step; `kv_bytes` is what its caches hold after it;
+    `entropy` is that of the step's logits, unscaled, in nats; `active` has a 1 for each layer that ran whole."""
+
+    lane: str
+    step: int
+    token_id: int
+    text: str
+    kind: str
+    active: list[int]
+    ms: float
+    kv_bytes: int
+    entropy: float | None
+    type: str = "step"
+
+
+@dataclass(frozen=True)
+class AuditRecord:
+    """What the full model says of a step, given the lane's own tokens.
+
+    `drift` = ||x_hat - x|| / ||x|| and `cosine` have an entry for each dropped layer (its output); `kl` is
+    KL(full || lane) of the unscaled logits in nats; `agrees` tells whether both have the same argmax, which for the
+    full model is `argmax_text`.
+    """
+
+    lane: str
+    step: int
+    drift: list[float | None]
+    cosine: list[float | None]
+    kl: float | None
+    agrees: bool
+    argmax_text: str
+    type: str = "audit"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The last line. `lanes` maps a lane's id to its tokens, tokens_per_second, decode_ms, prefill_ms, kv_bytes,
+    kv_allocated_bytes, text_sha256 and `ended` (`stop`, `length` or `stopped`)."""
+
+    lanes: dict[str, dict[str, Any]]
+    speedup: float | None
+    bound: float | None
+    kv_saved: float | None
+    first_divergence: int | None
+    top1_agreement: float | None
+    type: str = "summary"
+
+
+Record = Header | StepRecord | AuditRecord | Summary
+_TYPES: dict[str, type] = {"header": Header, "step": StepRecord, "audit": AuditRecord, "summary": Summary}
+
+
+@dataclass
+class Trace:
+    """A run's records, gathered: what figures and reports read."""
+
+    header: Header
+    steps: dict[str, list[StepRecord]] = field(default_factory=dict)
+    audits: dict[str, dict[int, AuditRecord]] = field(default_factory=dict)
+    summary: Summary | None = None
+
+    def __post_init__(self):
+        for lane in self.header.lanes:
+            self.steps.setdefault(lane["id"], [])
+            self.audits.setdefault(lane["id"], {})
+
+    def add(self, record: Record) -> None:
+        """Append a record.
+
+        Raises:
+            LoraDropError: the record names an unknown lane, skips a step, or does not fit the header.
+        """
+        if isinstance(record, Summary):
+            self.summary = record
+            return
+        if isinstance(record, Header):
+            raise LoraDropError("a trace has one header, this is a second one.")
+        if record.lane not in self.steps:
+            raise LoraDropError(f"the header knows no lane {record.lane!r}.")
+        if isinstance(record, StepRecord):
+            steps = self.steps[record.lane]
+            if record.step != len(steps):
+                raise LoraDropError(f"lane {record.lane!r} goes from step {len(steps) - 1} to step {record.step}.")
+            if len(record.active) != self.header.model["layers"]:
+                raise LoraDropError(f"step {record.step} has {len(record.active)} layers, the header another number.")
+            steps.append(record)
+            return
+        if record.step >= len(self.steps[record.lane]):
+            raise LoraDropError(f"step {record.step} is audited before it ran.")
+        self.audits[record.lane][record.step] = record
+
+    def text(self, lane: str) -> str:
+        """The text that a lane wrote."""
+        return "".join(step.text for step in self.steps[lane])
+
+    def token_ids(self, lane: str) -> list[int]:
+        """The tokens that a lane wrote, the stop token included."""
+        return [step.token_id for step in self.steps[lane]]
+
+    def records(self) -> Iterator[Record]:
+        """All records, lane by lane: the order within a lane is kept."""
+        yield self.header
+        for lane, steps in self.steps.items():
+            yield from steps
+            yield from self.audits[lane].values()
+        if self.summary:
+            yield self.summary
+
+
+def gather(records: Iterable[Record]) -> Trace:
+    """A `Trace` of a run's records, the header first."""
+    records = iter(records)
+    trace = Trace(next(records))
+    for record in records:
+        trace.add(record)
+    return trace
+
+
+def top1_agreement(trace: Trace, lane: str) -> float | None:
+    """Share of the audited LoRA steps at which the lane and the full model have the same argmax; None without any."""
+    kinds = [step.kind for step in trace.steps[lane]]
+    agrees = [audit.agrees for step, audit in trace.audits[lane].items() if kinds[step] == "lora"]
+    return sum(agrees) / len(agrees) if agrees else None
+
+
+def first_divergence(one: list[int], other: list[int]) -> int | None:
+    """0-based index of the first differing token; None if one list starts with the other."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
+
+
+def number(value: float, digits: int) -> float | None:
+    """A number as it is written: rounded, and None where JSON has no word for it (NaN, infinity)."""
+    return round(value, digits) if math.isfinite(value) else None
+
+
+def write_line(record: Record) -> str:
+    """The record as a line of the file, newline included."""
+    return json.dumps(dataclasses.asdict(record), ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def read_trace(path: str | Path) -> Trace:
+    """Read a trace file, also one that was cut short.
+
+    Raises:
+        LoraDropError: there is no such file, it is too large, or a line before the last is not a trace's.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_TRACE_BYTES:
+            raise LoraDropError(f"{path.name} is larger than {MAX_TRACE_BYTES // 2**20} MiB; no trace of ours is.")
+        raw = path.read_bytes()
+    except OSError as error:
+        raise LoraDropError(f"cannot read the trace {path.name}: {error.strerror or error}.") from None
+    return parse_trace(raw, path.name)
+
+
+def parse_trace(raw: bytes, name: str = "the trace") -> Trace:
+    """Read a trace from its bytes; `name` is for the messages.
+
+    Raises:
+        LoraDropError: see `read_trace`.
+    """
+    lines = raw.split(b"\n")
+    tail = lines.pop()  # b"" if the last line is complete
+    trace: Trace | None = None
+    for i, line in enumerate([*lines, tail], start=1):
+        if not line.strip():
+            continue
+        cut = i > len(lines)
+        try:
+            record = _parse(line)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            if cut and trace is not None:
+                break  # the run was ended while it wrote this line
+            reason = error if isinstance(error, LoraDropError) else "this is not a line of a LoRA-Drop trace."
+            raise LoraDropError(f"{name}, line {i}: {reason}") from None
+        if trace is None:
+            if not isinstance(record, Header):
+                raise LoraDropError(f"{name}, line {i}: a trace starts with its header.")
+            trace = Trace(record)
+            continue
+        try:
+            trace.add(record)
+        except LoraDropError as error:
+            raise LoraDropError(f"{name}, line {i}: {error}") from None
+    if trace is None:
+        raise LoraDropError(f"{name} is empty: it holds no header.")
+    return trace
+
+
+def _parse(line: bytes) -> Record:
+    values = json.loads(line)
+    cls = _TYPES[values["type"]]
+    if cls is Header:
+        if values["format"] != FORMAT:
+            raise LoraDropError("this is another format.")
+        if values["version"] != VERSION:
+            raise LoraDropError(f"this is version {values['version']!r} of the format; this program reads {VERSION}.")
+    known = {f.name for f in dataclasses.fields(cls)}
+    record = cls(**{name: value for name, value in values.items() if name in known})
+    _check(record)
+    return record
+
+
+def _check(record: Record) -> None:
+    """Refuse values that a figure or the page could not draw."""
+    if isinstance(record, Header):
+        ids = [lane["id"] for lane in record.lanes]
+        ok = ids and len(set(ids)) == len(ids) and all(isinstance(i, str) for i in ids)
+        ok = ok and all(isinstance(lane["config"]["dropped"], list) for lane in record.lanes)
+        ok = ok and _is_count(record.model["layers"], 1, 10_000) and _is_count(record.prompt_tokens, 0, 10**8)
+        ok = ok and isinstance(record.prompt, str)
+    elif isinstance(record, StepRecord):
+        ok = record.kind in KINDS and isinstance(record.text, str) and _is_count(record.step, 0, 10**7)
+        ok = ok and _is_count(record.token_id, 0, 2**31) and _is_count(record.kv_bytes, 0, 2**53)
+        ok = ok and all(value in (0, 1) for value in record.active)
+        ok = ok and _is_number(record.ms) and (record.entropy is None or _is_number(record.entropy))
+    elif isinstance(record, AuditRecord):
+        ok = isinstance(record.argmax_text, str) and isinstance(record.agrees, bool)
+        ok = ok and _is_count(record.step, 0, 10**7) and (record.kl is None or _is_number(record.kl))
+        ok = ok and all(value is None or _is_number(value) for value in [*record.drift, *record.cosine])
+    else:
+        ok = isinstance(record.lanes, dict)
+    if not ok:
+        raise LoraDropError(f"a value of this {record.type} is not one that a run writes.")
+
+
+def _is_count(value: Any, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def wire_line(record: Record, lane_ids: list[str]) -> str:
+    """The record as a line for the page, newline included: arrays instead of names, to keep an update small.
+
+    - header and summary: the object, as in the file;
+    - step: `[lane, step, token_id, text, kind, ms, kv_bytes, entropy]`, `lane` and `kind` as indices. The active
+      layers follow from the kind and the lane's `dropped` list in the header;
+    - audit: `[100 + lane, step, [10000 * drift, ...], kl, agrees, argmax_text]`, `argmax_text` 0 where both agree.
+    """
+    if isinstance(record, StepRecord):
+        values: Any = [
+            lane_ids.index(record.lane),
+            record.step,
+            record.token_id,
+            record.text,
+            KINDS.index(record.kind),
+            round(record.ms, 2),
+            record.kv_bytes,
+            record.entropy if record.entropy is None else round(record.entropy, 3),
+        ]
+    elif isinstance(record, AuditRecord):
+        values = [
+            100 + lane_ids.index(record.lane),
+            record.step,
+            [value if value is None else round(10_000 * value) for value in record.drift],
+            record.kl if record.kl is None else round(record.kl, 4),
+            int(record.agrees),
+            0 if record.agrees else record.argmax_text,
+        ]
+    else:
+        values = dataclasses.asdict(record)
+    return json.dumps(values, ensure_ascii=True, allow_nan=False, separators=(",", ":")) + "\n"

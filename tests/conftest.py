@@ -1,0 +1,32 @@
+"""Shared by all tests: tiny models of each architecture, and the bundled model."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+import pytest  # noqa: E402
+
+import lora_drop  # noqa: E402, F401  sets OpenMP's waiting before torch is imported
+from lora_drop.models import LoadedModel, load_model  # noqa: E402
+
+ARCHITECTURES = ("tiny-llama", "tiny-qwen2", "tiny-qwen3", "tiny-mistral")
+
+
+@pytest.fixture(scope="session")
+def tiny() -> LoadedModel:
+    """A tiny random Llama in float32 on the CPU."""
+    return load_model("random:tiny-llama", device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session", params=ARCHITECTURES)
+def any_tiny(request) -> LoadedModel:
+    """A tiny random model of each architecture, float32, CPU."""
+    return load_model(f"random:{request.param}", device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def bundled() -> LoadedModel:
+    """The real bundled model in float32 on the CPU, fetched into the cache folder if it is not there yet."""
+    return load_model("bundled", device="cpu", dtype="float32")

@@ -1,0 +1,95 @@
+"""The adapter folder: what is saved comes back, and what does not fit is refused in words."""
+
+import json
+
+import pytest
+import torch
+
+from lora_drop.adapters import CONFIG_NAME, WEIGHTS_NAME, AdapterBank
+from lora_drop.errors import LoraDropError
+
+MODEL = {"num_layers": 6, "hidden_size": 32, "revision": "abc", "reuse": "residual", "part": "block", "name": "bank"}
+
+
+@pytest.fixture
+def bank():
+    torch.manual_seed(0)
+    bank = AdapterBank.new([2, 4], 32, rank=4, alpha=8.0)
+    bank.b[2] += 1
+    bank.gate[4] *= 0.25
+    bank.base_model, bank.revision, bank.num_layers = "bundled", "abc", 6
+    bank.meta = {"schedules": "random", "tokens": 1000}
+    return bank
+
+
+def test_round_trip(bank, tmp_path):
+    bank.save(tmp_path / "bank")
+    back = AdapterBank.load(tmp_path / "bank")
+    for name in ("a", "b", "gate"):
+        for i in (2, 4):
+            assert torch.equal(getattr(back, name)[i], getattr(bank, name)[i])
+    for name in ("alpha", "reuse", "part", "kv", "base_model", "revision", "num_layers", "meta", "rank", "layers"):
+        assert getattr(back, name) == getattr(bank, name)
+    assert back.check(**MODEL) is None
+    config = json.loads((tmp_path / "bank" / CONFIG_NAME).read_text())
+    assert {"base_model_name_or_path", "revision", "r", "lora_alpha", "reuse", "part", "kv"} <= set(config)
+
+
+def test_the_correction_is_the_formula(bank):
+    h = torch.randn(3, 32)
+    expected = torch.stack([8.0 / 4 * (bank.b[2] @ (bank.a[2] @ x)) for x in h])
+    torch.testing.assert_close(bank.correction(2, h), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"num_layers": 5}, "another model: it has 6 layers, this one 5"),
+        ({"hidden_size": 64}, "hidden size 64"),
+        ({"reuse": "state"}, "trained for reuse residual"),
+        ({"part": "attention"}, "part block"),
+    ],
+)
+def test_a_bank_of_another_model_or_rule_is_refused(bank, change, says):
+    with pytest.raises(LoraDropError, match=says):
+        bank.check(**{**MODEL, **change})
+
+
+def test_a_bank_of_other_weights_warns(bank):
+    assert "trained on other weights" in bank.check(**{**MODEL, "revision": "other"})
+
+
+def _truncate(folder):
+    data = (folder / WEIGHTS_NAME).read_bytes()
+    (folder / WEIGHTS_NAME).write_bytes(data[: len(data) // 2])
+
+
+def _nan(folder):
+    bank = AdapterBank.load(folder)
+    bank.a[2][0, 0] = float("nan")
+    bank.save(folder)
+
+
+def _edit(folder, **changes):
+    path = folder / CONFIG_NAME
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (_truncate, "are broken"),
+        (_nan, "holds NaN"),
+        (lambda folder: (folder / WEIGHTS_NAME).unlink(), "cannot read"),
+        (lambda folder: (folder / CONFIG_NAME).unlink(), "cannot read"),
+        (lambda folder: (folder / CONFIG_NAME).write_text("{"), "are broken"),
+        (lambda folder: _edit(folder, r=5), "rank 4, not 5"),
+        (lambda folder: _edit(folder, layers=[2, 3]), "are broken"),
+    ],
+)
+def test_a_broken_folder_is_one_clear_line(bank, tmp_path, damage, says):
+    bank.save(tmp_path / "bank")
+    damage(tmp_path / "bank")
+    with pytest.raises(LoraDropError, match=says) as error:
+        AdapterBank.load(tmp_path / "bank")
+    assert "\n" not in str(error.value) and str(tmp_path) not in str(error.value)

@@ -1,0 +1,37 @@
+"""KV storage: what it holds, what it takes."""
+
+import torch
+
+from lora_drop.cache import BLOCK, KVCache
+
+
+def test_growth_keeps_what_was_written():
+    cache = KVCache(2)
+    keys = torch.randn(1, 3, 5 * BLOCK + 7, 8)
+    for start in range(0, keys.shape[2], 13):
+        part = keys[:, :, start : start + 13]
+        seen, _ = cache.update(part, -part, 1)
+        assert torch.equal(seen, keys[:, :, : start + 13])
+    assert torch.equal(cache.values[1][:, :, : cache.lengths[1]], -keys)
+    assert cache.lengths == [0, keys.shape[2]]
+
+
+def test_bytes_are_counted_from_the_tensors_and_at_most_a_block_is_spare():
+    cache = KVCache(3)
+    block = 2 * 3 * 8 * BLOCK * 4
+    for tokens in (1, BLOCK - 1, 1, 1, 200):
+        cache.update(torch.randn(1, 3, tokens, 8), torch.randn(1, 3, tokens, 8), 2)
+        filled = 2 * 3 * 8 * 4 * cache.lengths[2]
+        assert cache.layer_bytes() == [0, 0, filled]
+        assert filled <= cache.allocated_bytes < filled + block
+    assert cache.nbytes == filled
+
+
+def test_a_clone_has_storage_of_its_own():
+    cache = KVCache(1)
+    cache.update(torch.ones(1, 1, 2, 4), torch.ones(1, 1, 2, 4), 0)
+    copy = cache.clone()
+    copy.update(torch.zeros(1, 1, 1, 4), torch.zeros(1, 1, 1, 4), 0)
+    cache.keys[0].fill_(7)
+    assert copy.lengths == [3] and cache.lengths == [2]
+    assert copy.keys[0][0, 0, :3, 0].tolist() == [1, 1, 0]

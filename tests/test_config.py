@@ -1,0 +1,69 @@
+"""Settings are checked once, and the message names the limit."""
+
+import pytest
+
+from lora_drop.config import PRESETS, LoraDropConfig, default_range
+from lora_drop.errors import LoraDropError
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"period": 0}, "period must be a whole number from 1"),
+        ({"period": -3}, "got -3"),
+        ({"period": 2.5}, "got 2.5"),
+        ({"period": True}, "got True"),
+        ({"drop_ratio": 1.01}, "between 0 and 1"),
+        ({"drop_ratio": -0.1}, "between 0 and 1"),
+        ({"drop_ratio": float("nan")}, "between 0 and 1"),
+        ({"drop_ratio": "half"}, "number from 0 to 1"),
+        ({"reuse": "magic"}, "state, anchor, residual, skip"),
+        ({"part": "mlp"}, "block, attention"),
+        ({"kv": "drop"}, "skip, write"),
+        ({"adapters": ""}, "auto, none or an adapter folder"),
+        ({"layers": (0, 5)}, "layer 0 always runs"),
+        ({"layers": (5, 3)}, "range low-high"),
+        ({"layers": (1, 2, 3)}, "range low-high"),
+        ({"layers": "3-5"}, "list of layer numbers"),
+        ({"drop_layers": (0, 4)}, "layer 0 always runs"),
+        ({"drop_layers": (4, 4)}, "twice"),
+        ({"drop_layers": (4.5,)}, "whole numbers"),
+    ],
+)
+def test_a_bad_value_is_one_clear_line(values, says):
+    with pytest.raises(LoraDropError) as error:
+        LoraDropConfig(**values)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("values", [{"layers": (3, 30)}, {"drop_layers": (4, 30)}])
+def test_the_limit_of_the_model_is_named(values):
+    with pytest.raises(LoraDropError, match="0-29 and 1-29 can be dropped"):
+        LoraDropConfig(**values).schedule_for(30)
+
+
+def test_a_model_too_small_has_no_default_range():
+    with pytest.raises(LoraDropError, match="at least 3"):
+        LoraDropConfig().schedule_for(2)
+    assert default_range(3) == (1, 1)
+    assert default_range(4) == (2, 2)
+    assert default_range(30) == (3, 28)
+
+
+def test_lists_are_sorted_and_survive_json():
+    config = LoraDropConfig(layers=[2, 9], drop_layers=[8, 4], period=3, reuse="skip")
+    assert config.drop_layers == (4, 8)
+    assert LoraDropConfig.from_dict(config.to_dict()) == config
+    with pytest.raises(LoraDropError, match="unknown setting 'perod'"):
+        LoraDropConfig.from_dict({"perod": 3})
+
+
+def test_an_explicit_list_wins_over_the_ratio():
+    assert LoraDropConfig(drop_ratio=1.0, drop_layers=(7,)).schedule_for(30).dropped == (7,)
+    assert LoraDropConfig(drop_layers=()).schedule_for(30).is_baseline
+
+
+def test_presets_fit_the_bundled_model():
+    for preset in PRESETS.values():
+        assert preset.config.schedule_for(30).dropped
