@@ -157,7 +157,7 @@ class AdapterBank:
             alpha, reuse, part, kv = float(config["lora_alpha"]), config["reuse"], config["part"], config["kv"]
         except OSError as error:
             raise LoraDropError(
-                f"cannot read the adapters in {name}: {error.strerror or error} "
+                f"cannot read the adapters in {name}: {error.strerror or 'a file is missing'} "
                 f"(an adapter folder holds {WEIGHTS_NAME} and {CONFIG_NAME})."
             ) from None
         except (SafetensorError, ValueError, KeyError, TypeError) as error:

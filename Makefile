@@ -1,0 +1,45 @@
+# make demo   a venv, the requirements, the bundled model, and the page
+# make test   everything the tests need, browser included, and the tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-slow test-gpu quality style browser clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m lora_drop.bundled
+	$(BIN)/python app.py
+
+test: $(VENV)/.installed-dev browser
+	$(BIN)/python -m lora_drop.bundled
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed-dev browser
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m gpu
+
+quality: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+style: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# A venv whose install was interrupted has no mark, and is completed on the next call.
+$(VENV)/.installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -r requirements.txt
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed tests/requirements.txt
+	$(BIN)/python -m pip install -r tests/requirements.txt
+	touch $@
+
+browser: $(VENV)/.installed-dev
+	$(BIN)/python tests/browser/install.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache
