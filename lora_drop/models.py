@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import platform
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 SUPPORTED = ("llama", "qwen2", "qwen3", "mistral")  # config.model_type
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BUNDLED_ID = f"bundled:{bundled.NAME}"
+UNREACHABLE = {"TransportError", "ConnectionError", "OfflineModeIsEnabled", "LocalEntryNotFoundError"}  # exceptions
 SAMPLES = 1024  # elements of a tensor that go into the fingerprint
 
 
@@ -220,6 +222,8 @@ def _locate(name: str) -> tuple[str, str, bool]:
     """(what `from_pretrained` takes, the id to show, whether it is a local folder). Raises LoraDropError."""
     path = Path(name).expanduser()
     if name and path.is_dir():
+        if not (path / "config.json").is_file():
+            raise LoraDropError(f"the folder {name} has no config.json: give one that `save_pretrained` wrote.")
         return str(path), path.resolve().name, True
     if path.suffix.lower() == ".gguf":
         raise LoraDropError(
@@ -239,7 +243,7 @@ def _from_pretrained(
     source: str, name: str, device: torch.device, dtype: torch.dtype, local: bool
 ) -> tuple[PreTrainedModel, Any]:
     """Config first, then tokenizer (small), then weights (large): what cannot work is refused before a download."""
-    options = {"trust_remote_code": False, "local_files_only": local}
+    options = {"trust_remote_code": False, "local_files_only": local or not _hub_answers(name)}
     # transformers reads these files with half a dozen libraries, and each has its own exceptions for a bad file.
     with _one_line(name, "its config.json cannot be read", local):
         config = AutoConfig.from_pretrained(source, **options)
@@ -268,6 +272,23 @@ def _from_pretrained(
     return model, tokenizer
 
 
+def _hub_answers(name: str) -> bool:
+    """Ask the Hub for the model's config once: False if it cannot be reached, and what was downloaded earlier has to do.
+
+    transformers itself would try for 23 s, telling about each attempt. Raises LoraDropError if the Hub says no.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    with _one_line(name, "the Hub refuses it", local=False):
+        try:
+            get_hf_file_metadata(hf_hub_url(name, "config.json"))
+        except Exception as error:
+            if _kinds(error) & UNREACHABLE:
+                return False
+            raise
+    return True
+
+
 @contextlib.contextmanager
 def _quiet(active: bool) -> Iterator[None]:
     """No progress bars for what takes a second; a download keeps them."""
@@ -294,14 +315,19 @@ def _one_line(name: str, what: str, local: bool) -> Iterator[None]:
         raise LoraDropError(_explain(error, name, what, local)) from error
 
 
-def _explain(error: BaseException, name: str, what: str, local: bool) -> str:
-    """What to tell the user. The Hub's own exception, if any, is among the causes of the one that was raised."""
+def _kinds(error: BaseException) -> set[str]:
+    """Class names of the exception and of its causes: the Hub's own is often wrapped in one of transformers'."""
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in chain:
         chain.append(link)
         link = link.__cause__ or link.__context__
-    kinds = {kind.__name__ for link in chain for kind in type(link).__mro__}
+    return {kind.__name__ for link in chain for kind in type(link).__mro__}
+
+
+def _explain(error: BaseException, name: str, what: str, local: bool) -> str:
+    """What to tell the user."""
+    kinds = _kinds(error)
     first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if "safetensors" in str(error) and "does not appear to have" in str(error):
         return f"{name} has no safetensors weights (pickled ones are refused): convert them, or choose another model."
@@ -312,7 +338,9 @@ def _explain(error: BaseException, name: str, what: str, local: bool) -> str:
             return f"{name} is gated: accept its terms on its Hub page, then `hf auth login` or set HF_TOKEN."
         if "RepositoryNotFoundError" in kinds:
             return f"no model {name} on the Hub: check the spelling; if it is private, log in with `hf auth login`."
-        if kinds & {"LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError", "TransportError", "Timeout"}:
+        if "RemoteEntryNotFoundError" in kinds:
+            return f"{name} has no config.json on the Hub, so it is no transformers model: choose another."
+        if kinds & UNREACHABLE:
             return (
                 f"{name} is not on this machine and the Hub cannot be reached: check the network (or HF_HUB_OFFLINE), "
                 f"or use bundled or a local folder."
@@ -541,34 +569,35 @@ def _random_model(shape: str, device: torch.device, dtype: torch.dtype) -> tuple
         model.model.rotary_emb = type(model.model.rotary_emb)(config)
     fill = _fill_tiny if shape in TINY_SHAPES else _fill_large
     with torch.no_grad():
-        fill(dict(model.named_parameters()))
+        fill(dict(model.named_parameters()), torch.Generator().manual_seed(zlib.crc32(shape.encode())))
     return model, ByteTokenizer()
 
 
-def _fill_tiny(weights: dict[str, torch.Tensor]) -> None:
+def _fill_tiny(weights: dict[str, torch.Tensor], generator: torch.Generator) -> None:
     """Weights whose greedy text neither stands still nor repeats its input.
 
-    The layers add as much as the embedding does, so that with a tied head the likeliest token is not the last one, and
-    attention is sharp enough to matter.
+    The layers add much more than the embedding brings, so that with a tied head the likeliest token is not the last
+    one, and attention is sharp enough to matter. The head's row of the end token is zero: a text goes on as long as it
+    may, in float32 and in bfloat16.
     """
-    generator = torch.Generator().manual_seed(20)
     for name, weight in sorted(weights.items()):
         if name.endswith("norm.weight"):
             values = 1 + 0.1 * torch.randn(weight.shape, generator=generator)
         elif weight.ndim == 1:
             values = 0.5 * torch.randn(weight.shape, generator=generator)  # Qwen2's biases
         else:
-            fan_in = 1 if "embed_tokens" in name else weight.shape[1]
-            values = 1.5 * torch.randn(weight.shape, generator=generator) / fan_in**0.5
+            values = 1.5 * torch.randn(weight.shape, generator=generator) / weight.shape[1] ** 0.5
+        if "lm_head" in name or ("embed_tokens" in name and "lm_head.weight" not in weights):
+            values[ByteTokenizer.eos_token_id] = 0
         weight.copy_(values.to(torch.bfloat16))  # rounded, so that float32 runs have the same weights
 
 
-def _fill_large(weights: dict[str, torch.Tensor]) -> None:
+def _fill_large(weights: dict[str, torch.Tensor], generator: torch.Generator) -> None:
     """Normal numbers, std 0.02, from one block used over and over: billions of draws would take minutes on a CPU.
 
     The block's prime length keeps the rows of a matrix from being alike.
     """
-    block = (0.02 * torch.randn(1_048_583, generator=torch.Generator().manual_seed(20))).to(torch.bfloat16)
+    block = (0.02 * torch.randn(1_048_583, generator=generator)).to(torch.bfloat16)
     for name, weight in weights.items():
         if name.endswith("norm.weight"):
             weight.fill_(1.0)

@@ -33,9 +33,9 @@ class Detokenizer:
         return now[len(before) :]
 
     def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return self._tokenizer.decode(ids, skip_special_tokens=True)
 
 
 def piece(tokenizer: Any, token_id: int) -> str:
     """The text of one token on its own, special tokens by name: for a label."""
-    return tokenizer.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return tokenizer.decode([token_id], skip_special_tokens=False)

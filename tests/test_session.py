@@ -9,6 +9,7 @@ from lora_drop.adapters import AdapterBank
 from lora_drop.config import LoraDropConfig
 from lora_drop.decoder import Decoder
 from lora_drop.errors import LoraDropError
+from lora_drop.models import encode_prompt
 from lora_drop.schedule import Schedule, kv_bytes, speed_bound
 from lora_drop.session import BASELINE, LORA_DROP, Request, run
 from lora_drop.trace import AuditRecord, Header, StepRecord, Summary, gather
@@ -76,8 +77,6 @@ def test_the_drift_is_the_full_models(tiny):
     """Against transformers' own hidden states and logits on the lane's tokens, at every step."""
     trace = trace_of(tiny, LoraDropConfig(period=4, drop_layers=(2, 4)))
     tokens = trace.token_ids(LORA_DROP)
-    from lora_drop.models import encode_prompt
-
     prompt = encode_prompt(tiny.tokenizer, PROMPT)
     with torch.inference_mode():
         full = tiny.model(torch.tensor([prompt + tokens]), output_hidden_states=True)
@@ -200,9 +199,7 @@ def test_what_does_not_fit_the_model_is_told_before_the_first_record(tiny):
 
 
 def test_the_whole_context_can_be_used(tiny):
-    from lora_drop.models import encode_prompt
-
     room = 8
-    prompt = "y" * (tiny.context - room - len(encode_prompt(tiny.tokenizer, "")))
+    prompt = "y" * (tiny.context - room - (len(encode_prompt(tiny.tokenizer, "yy")) - 2))
     trace = gather(run(tiny, Request(prompt, LoraDropConfig(), room, ignore_eos=True, audit=False, lanes="lora-drop")))
     assert trace.header.prompt_tokens + len(trace.steps[LORA_DROP]) == tiny.context

@@ -1,0 +1,49 @@
+"""LoRA-Drop Studio: `python app.py` opens the page on the bundled model. Also the entry of a HuggingFace Space."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from lora_drop import runtime
+
+runtime.configure()  # before the first `import torch`, here and in every module below
+
+
+def main() -> int:
+    """Load the model, serve the page; returns the exit code."""
+    parser = argparse.ArgumentParser(description="LoRA-Drop Studio, the page.")
+    parser.add_argument(
+        "--model",
+        default=os.environ.get("LORA_DROP_MODEL", "bundled"),
+        help="bundled (default), a hub id, a folder or random:SHAPE; LORA_DROP_MODEL names it too",
+    )
+    parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    parser.add_argument("--dtype", default="auto", help="auto (default), float32 or bfloat16")
+    parser.add_argument("--host", help="the address to listen on; 127.0.0.1, or 0.0.0.0 in a Space, unless given")
+    parser.add_argument("--port", type=int, help="the port; GRADIO_SERVER_PORT names it too")
+    args = parser.parse_args()
+    # Gradio reads GRADIO_SERVER_NAME itself where no host is given.
+    in_space = "SPACE_ID" in os.environ and "GRADIO_SERVER_NAME" not in os.environ
+    host = args.host or ("0.0.0.0" if in_space else None)
+
+    from lora_drop.errors import LoraDropError
+    from lora_drop.models import load_model
+    from lora_drop.ui.layout import build_app, launch
+
+    try:
+        loaded = load_model(args.model, args.device, args.dtype)
+    except LoraDropError as error:
+        print(f"app.py: {error}", file=sys.stderr)
+        return 2
+    try:
+        launch(build_app(loaded), host, args.port)
+    except OSError as error:  # the port is taken
+        print(f"app.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

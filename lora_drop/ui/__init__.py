@@ -1,0 +1,1 @@
+"""The page: layout, callbacks and the colours that Python, CSS and JavaScript share."""

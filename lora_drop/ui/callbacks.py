@@ -1,0 +1,326 @@
+"""What the page and the API do: check the input, run, batch the records into few small updates, release everything."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import gradio as gr
+
+from lora_drop.cli import config_from, parse_list
+from lora_drop.config import LoraDropConfig
+from lora_drop.errors import LoraDropError
+from lora_drop.models import LoadedModel, encode_prompt
+from lora_drop.schedule import Schedule, baseline_schedule, kv_bytes, kv_saved, speed_bound
+from lora_drop.session import Request, describe_device, plan, run
+from lora_drop.trace import Header, Record, StepRecord, Summary, wire_line, write_line
+
+MIN_INTERVAL, MAX_INTERVAL = 0.1, 0.4  # seconds between two updates of the page
+ENVELOPE = 330  # bytes that Gradio wraps around an update (measured)
+STEP_BUDGET = 400  # bytes a step that the page may cost on the wire, with its share of the envelope
+COUNTABLE = 200_000  # characters of a prompt that are counted while it is typed
+
+
+def model_facts(loaded: LoadedModel) -> dict[str, Any]:
+    """What the page's scripts need to know of the model: its shape, the bytes of a number, names."""
+    shape = loaded.shape
+    names = ("num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "intermediate_size", "vocab_size")
+    flags = ("tied", "qkv_bias", "qk_norm")
+    return {
+        "id": loaded.id,
+        "device": describe_device(loaded.device)["name"],
+        "itemsize": loaded.dtype.itemsize,
+        "rank": 0,
+        "shape": {name: getattr(shape, name) for name in (*names, *flags)},
+    }
+
+
+class Stops:
+    """Soft stop flags, one a session while it runs: the run asks after each step and still delivers its summary."""
+
+    def __init__(self):
+        self._flags: dict[str | None, threading.Event] = {}
+        self._lock = threading.Lock()
+
+    def start(self, session: str | None) -> threading.Event:
+        with self._lock:
+            return self._flags.setdefault(session, threading.Event())
+
+    def end(self, session: str | None) -> None:
+        with self._lock:
+            self._flags.pop(session, None)
+
+    def stop(self, session: str | None) -> None:
+        with self._lock:
+            if session in self._flags:
+                self._flags[session].set()
+
+    def __len__(self) -> int:
+        return len(self._flags)
+
+
+@dataclass
+class Pace:
+    """How long to gather records before an update: at most ten a second, fewer where an envelope a step would cost
+    more than the budget of bytes."""
+
+    started: float
+    steps: int = 0
+    sent: int = 0
+
+    def interval(self, now: float) -> float:
+        if self.steps < 8:
+            return MIN_INTERVAL  # the first words should come at once
+        rate = self.steps / max(now - self.started, 1e-3)
+        room = max(STEP_BUDGET - self.sent / self.steps, 1)
+        return min(max(ENVELOPE / (rate * room), MIN_INTERVAL), MAX_INTERVAL)
+
+
+def batches(records: Iterator[Record], line: Callable[[Record], str], first: str = "") -> Iterator[tuple[str, Record]]:
+    """The text of a run so far, each time it is worth an update, with the last record it holds."""
+    text, last_sent, pace, record = first, 0.0, Pace(time.monotonic()), None
+    for record in records:
+        new = line(record)
+        text += new
+        pace.sent += len(new)
+        if isinstance(record, StepRecord):
+            pace.steps = max(pace.steps, record.step)
+        now = time.monotonic()
+        if now - last_sent >= pace.interval(now) and not isinstance(record, Summary):
+            last_sent = now
+            yield text, record
+    if record is not None:
+        yield text, record
+
+
+def whole(value: Any) -> Any:
+    """A number field's 64.0 as 64; everything else is left for the check that names the setting."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+class Callbacks:
+    """The page's functions over one loaded model. Nothing of a run lives here but its stop flag, while it runs."""
+
+    def __init__(self, loaded: LoadedModel):
+        self.loaded = loaded
+        self.stops = Stops()
+
+    def count_tokens(self, prompt: str) -> int | None:
+        """Tokens of a prompt, for the what-if strip; None if there is nothing to count."""
+        if not isinstance(prompt, str) or not prompt.strip() or len(prompt) > COUNTABLE:
+            return None
+        return len(encode_prompt(self.loaded.tokenizer, prompt))
+
+    def run_page(
+        self,
+        prompt,
+        period,
+        layers,
+        drop_ratio,
+        drop_layers,
+        reuse,
+        part,
+        kv,
+        adapters,
+        max_new_tokens,
+        temperature,
+        top_p,
+        seed,
+        view,
+        audit,
+        ignore_eos,
+        request: gr.Request,
+    ) -> Iterator[tuple[Any, dict[str, str], Any]]:
+        """The Run button: yields the live view's text, the status line and the Stop button."""
+        on, off = gr.update(interactive=True), gr.update(interactive=False)
+        session = request.session_hash
+        stop = self.stops.start(session)
+        text: Any = gr.skip()
+        try:
+            chosen = parse_list(drop_layers or "") or None  # an empty field means the range and the ratio
+            config = LoraDropConfig(
+                period=whole(period),
+                layers=tuple(layers),
+                drop_ratio=drop_ratio,
+                drop_layers=chosen,
+                reuse=reuse,
+                part=part,
+                kv=kv,
+                adapters=adapters,
+            )
+            wanted = Request(
+                prompt=prompt,
+                config=config,
+                max_new_tokens=whole(max_new_tokens),
+                temperature=temperature,
+                top_p=top_p,
+                seed=whole(seed),
+                view=view,
+                audit=audit,
+                ignore_eos=ignore_eos,
+            )
+            with closing(run(self.loaded, wanted, stop.is_set)) as records:
+                lane_ids: list[str] = []
+
+                def line(record: Record) -> str:
+                    if isinstance(record, Header):
+                        lane_ids.extend(lane["id"] for lane in record.lanes)
+                    return wire_line(record, lane_ids)
+
+                status = _status("running", "Running: a step of each lane in turn.")
+                # The run's own id comes first: the page tells a new run from a longer text by it.
+                for text, last in batches(records, line, f'{{"type":"run","id":"{uuid4().hex[:12]}"}}\n'):
+                    if not isinstance(last, Summary):
+                        yield text, status, on
+            yield text, _status("done", _ending(last)), off
+        except LoraDropError as error:
+            yield text, _status("error", str(error)), off
+        except Exception:
+            # The visitor gets a line, the operator the traceback; the app and other visitors' runs go on.
+            traceback.print_exc()
+            yield text, _status("error", "The run failed inside the app. The server's log has the details."), off
+        finally:
+            self.stops.end(session)
+
+    def stop_page(self, request: gr.Request) -> None:
+        """The Stop button: the run ends after the step it is in, and delivers what it has."""
+        self.stops.stop(request.session_hash)
+
+    def generate(
+        self,
+        prompt: str,
+        preset: str | None = None,
+        period: int | None = None,
+        layers: str | None = None,
+        drop_ratio: float | None = None,
+        reuse: str | None = None,
+        part: str | None = None,
+        kv: str | None = None,
+        drop_layers: str | None = None,
+        adapters: str | None = None,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        view: str = "race",
+        audit: bool = True,
+        ignore_eos: bool = False,
+        lanes: str = "both",
+    ) -> Iterator[str]:
+        """Run baseline and LoRA-Drop on a prompt; streams the growing trace (JSON Lines, the format of the file).
+
+        Unset schedule options are the preset's, or without a preset the command line's defaults: period 4, drop_ratio
+        0.5, reuse residual, part block, kv skip, adapters auto. layers is a range such as 3-28, drop_layers a list
+        such as 4,6,8.
+        """
+        try:
+            wanted = Request(
+                prompt=prompt,
+                config=_config(
+                    preset=preset,
+                    period=period,
+                    layers=layers,
+                    drop_ratio=drop_ratio,
+                    reuse=reuse,
+                    part=part,
+                    kv=kv,
+                    drop_layers=drop_layers,
+                    adapters=adapters,
+                ),
+                max_new_tokens=whole(max_new_tokens),
+                temperature=temperature,
+                top_p=top_p,
+                seed=whole(seed),
+                view=view,
+                audit=bool(audit),
+                ignore_eos=bool(ignore_eos),
+                lanes=lanes,
+            )
+            with closing(run(self.loaded, wanted)) as records:
+                for text, _ in batches(records, write_line):
+                    yield text
+        except LoraDropError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    def estimate(
+        self,
+        prompt: str | None = None,
+        preset: str | None = None,
+        period: int | None = None,
+        layers: str | None = None,
+        drop_ratio: float | None = None,
+        reuse: str | None = None,
+        part: str | None = None,
+        kv: str | None = None,
+        drop_layers: str | None = None,
+        adapters: str | None = None,
+        max_new_tokens: int = 128,
+    ) -> dict:
+        """What the settings would do, with no model run: the dropped layers, the speed bound, the KV bytes.
+
+        The prompt only gives its number of tokens; without one, it counts 0.
+        """
+        try:
+            config = _config(
+                    preset=preset,
+                    period=period,
+                    layers=layers,
+                    drop_ratio=drop_ratio,
+                    reuse=reuse,
+                    part=part,
+                    kv=kv,
+                    drop_layers=drop_layers,
+                    adapters=adapters,
+                )
+            wanted = Request(prompt=prompt or "-", config=config, max_new_tokens=whole(max_new_tokens))
+            checked = plan(self.loaded, wanted)
+        except LoraDropError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        rank = checked.bank.rank if checked.bank else 0
+        return estimate(self.loaded, checked.schedule, len(checked.prompt_ids) if prompt else 0, wanted, rank)
+
+
+def _config(**options: Any) -> LoraDropConfig:
+    """The config of an API call: its options are the command line's, so the command line reads them."""
+    if options["layers"] is not None:
+        options["layers"] = str(options["layers"])
+    if options["drop_layers"] is not None:
+        options["drop_layers"] = str(options["drop_layers"])
+    return config_from(SimpleNamespace(**options | {"period": whole(options["period"])}))
+
+
+def estimate(
+    loaded: LoadedModel, schedule: Schedule, prompt_tokens: int, wanted: Request, rank: int
+) -> dict[str, Any]:
+    """The figures of the what-if strip, by the formulas of `lora_drop.schedule`."""
+    steps, size = wanted.max_new_tokens - 1, loaded.dtype.itemsize
+    full = baseline_schedule(loaded.num_layers)
+    return {
+        "dropped": list(schedule.dropped),
+        "is_baseline": schedule.is_baseline,
+        "prompt_tokens": prompt_tokens,
+        "decode_steps": steps,
+        "bound": speed_bound(loaded.shape, schedule, steps, prompt_tokens, rank),
+        "kv_bytes_baseline": kv_bytes(loaded.shape, full, prompt_tokens, steps, size),
+        "kv_bytes": kv_bytes(loaded.shape, schedule, prompt_tokens, steps, size),
+        "kv_saved": kv_saved(loaded.shape, schedule, prompt_tokens, steps),
+        "config": wanted.config.to_dict(),
+    }
+
+
+def _status(kind: str, text: str) -> dict[str, str]:
+    return {"kind": kind, "text": text}
+
+
+def _ending(summary: Summary) -> str:
+    tokens = ", ".join(f"{lane['tokens']} tokens" for lane in summary.lanes.values())
+    if any(lane["ended"] == "stopped" for lane in summary.lanes.values()):
+        return f"Stopped: {tokens}. What ran is kept below."
+    return f"Finished: {tokens}."

@@ -1,0 +1,208 @@
+"""The page, built over one loaded model, and its launch: what `app.py` and the browser tests share."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+
+import gradio as gr  # noqa: E402
+
+from lora_drop.config import KV_RULES, PARTS, PRESETS, REUSE_RULES, default_range  # noqa: E402
+from lora_drop.models import LoadedModel  # noqa: E402
+from lora_drop.race import VIEWS  # noqa: E402
+from lora_drop.ui.callbacks import Callbacks, model_facts  # noqa: E402
+from lora_drop.ui.colors import css_variables  # noqa: E402
+from lora_drop.ui.components import (  # noqa: E402
+    ASSETS,
+    FreeNumber,
+    FreeSlider,
+    LayerRange,
+    LiveView,
+    Status,
+    WhatIf,
+    plotly_script,
+)
+from lora_drop.ui.theme import theme  # noqa: E402
+
+EXAMPLES = [
+    "Explain why the sky is blue.",
+    "Write a short story about a lighthouse keeper who collects lost letters.",
+    "List five practical tips for learning a new language.",
+    "What is the difference between a list and a tuple in Python? Give an example.",
+]
+INVITE = "Ready. Press Run to answer the prompt twice, side by side."
+MAX_TOKENS = 128
+
+REUSE_LABELS = {
+    "state": "state: the previous token's output (the paper)",
+    "anchor": "anchor: the last refresh's output",
+    "residual": "residual: what the layer added at the last refresh",
+    "skip": "skip: nothing (plain layer skipping)",
+}
+PART_LABELS = {"block": "block: the whole layer (the paper)", "attention": "attention: the MLP still runs"}
+KV_LABELS = {"skip": "skip: none written (the paper)", "write": "write: K/V kept whole"}
+VIEW_LABELS = {"race": "Race: each at its own pace", "lock-step": "Lock-step: step by step"}
+
+
+def _choices(values: tuple[str, ...], labels: dict[str, str]) -> list[tuple[str, str]]:
+    return [(labels.get(value, value), value) for value in values]
+
+
+def build_app(loaded: LoadedModel) -> gr.Blocks:
+    """The page over a loaded model; launch it with `launch`."""
+    gr.set_static_paths([plotly_script(), *(path for path in ASSETS.glob("*.js"))])
+    calls, facts = Callbacks(loaded), model_facts(loaded)
+    first = next(iter(PRESETS.values())).config
+    low, high = first.layers or default_range(loaded.num_layers)
+    listed = ",".join(str(layer) for layer in first.drop_layers or ())
+
+    def settings_of(config: Any) -> dict[str, Any]:
+        """A config in the words of the controls."""
+        return {
+            "period": config.period,
+            "layers": list(config.layers or default_range(loaded.num_layers)),
+            "drop_ratio": config.drop_ratio,
+            "drop_layers": ",".join(str(layer) for layer in config.drop_layers or ()),
+            "reuse": config.reuse,
+            "part": config.part,
+            "kv": config.kv,
+        }
+
+    with gr.Blocks(title="LoRA-Drop Studio", fill_width=True) as demo:
+        with gr.Row(elem_id="ld-top"):
+            gr.HTML(
+                "<h1>LoRA-Drop Studio</h1><p>A language model answers your prompt twice: once with every layer for every "
+                "word, once leaving layers out between full steps. Watch what that saves, and what it costs.</p>",
+                elem_id="ld-title",
+                apply_default_css=False,
+            )
+        with gr.Row(elem_id="ld-page", equal_height=False):
+            with gr.Column(elem_id="ld-left"):
+                with gr.Group(elem_id="ld-ask"):
+                    prompt = gr.Textbox(EXAMPLES[0], label="Prompt", lines=2, max_lines=6, elem_id="ld-prompt")
+                    gr.Examples(EXAMPLES, prompt, label="Examples", elem_id="ld-examples")
+                    with gr.Row(elem_id="ld-buttons"):
+                        run = gr.Button("Run", variant="primary", elem_id="ld-run")
+                        stop = gr.Button("Stop", interactive=False, elem_id="ld-stop")
+                    status = Status(INVITE, elem_id="ld-status")
+                with gr.Group(elem_id="ld-settings"):
+                    preset = gr.Radio(
+                        [(p.label, p.name) for p in PRESETS.values()] + [("Custom", "custom")],
+                        value=next(iter(PRESETS)),
+                        label="Preset",
+                        elem_id="ld-preset",
+                    )
+                    period = FreeSlider(
+                        1, 16, first.period, step=1, label="Period: a full step every … steps", elem_id="ld-period"
+                    )
+                    layers = LayerRange((low, high), loaded.num_layers, elem_id="ld-layers")
+                    ratio = FreeSlider(
+                        0, 1, first.drop_ratio, step=0.05, label="Drop ratio: share of that range", elem_id="ld-ratio"
+                    )
+                    reuse = gr.Dropdown(
+                        _choices(REUSE_RULES, REUSE_LABELS), value=first.reuse, label="Reuse rule", elem_id="ld-reuse"
+                    )
+                    with gr.Row():
+                        part = gr.Dropdown(
+                            _choices(PARTS, PART_LABELS), value=first.part, label="What is dropped", elem_id="ld-part"
+                        )
+                        kv = gr.Dropdown(
+                            _choices(KV_RULES, KV_LABELS), value=first.kv, label="K/V when dropped", elem_id="ld-kv"
+                        )
+                    with gr.Accordion("Advanced", open=False, elem_id="ld-advanced"):
+                        listed = gr.Textbox(
+                            listed,
+                            label="Exact layers to drop (instead of range and ratio)",
+                            placeholder="e.g. 4,6,8",
+                            elem_id="ld-listed",
+                        )
+                        adapters = gr.Radio(
+                            [("auto", "auto"), ("none", "none")],
+                            value=first.adapters,
+                            label="Trained corrections (adapters)",
+                            info="auto: none shipped yet for this model, so both run the untrained rule.",
+                            elem_id="ld-adapters",
+                        )
+                        tokens = FreeNumber(MAX_TOKENS, label="New tokens, at most", precision=0, elem_id="ld-tokens")
+                        with gr.Row():
+                            temperature = FreeNumber(0, label="Temperature", info="0 is greedy", elem_id="ld-temp")
+                            top_p = FreeNumber(1, label="Top-p", info="1 is off", elem_id="ld-top-p")
+                            seed = FreeNumber(0, label="Seed", info="both lanes", precision=0, elem_id="ld-seed")
+                        view = gr.Radio(_choices(VIEWS, VIEW_LABELS), value="race", label="View", elem_id="ld-view")
+                        audit = gr.Checkbox(
+                            True, label="Audit: true drift, KL, agreement (outside both clocks)", elem_id="ld-audit"
+                        )
+                        ignore_eos = gr.Checkbox(
+                            False, label="Go on after the model ends its text", elem_id="ld-ignore-eos"
+                        )
+                        gr.Textbox(loaded.id, label="Model", interactive=False, elem_id="ld-model")
+            with gr.Column(elem_id="ld-right"):
+                WhatIf(
+                    facts,
+                    {**settings_of(first), "max_new_tokens": MAX_TOKENS},
+                    {name: settings_of(p.config) for name, p in PRESETS.items()},
+                    calls.count_tokens(EXAMPLES[0]) or 0,
+                    calls.count_tokens,
+                    elem_id="ld-whatif",
+                )
+                live = LiveView(facts, elem_id="ld-live")
+
+        rules = [period, layers, ratio, listed, reuse, part, kv]
+        # These run in the browser alone: the what-if strip follows every slider with no request to the server.
+        gr.on(
+            [control.change for control in [*rules, tokens]],
+            fn=None,
+            inputs=[*rules, tokens],
+            outputs=preset,
+            js="(...settings) => window.LoraDrop.settings(settings)",
+        )
+        preset.input(None, preset, rules, js="(name) => window.LoraDrop.preset(name)")
+        prompt.change(None, prompt, None, js="(text) => window.LoraDrop.prompt(text)")
+
+        inputs = [prompt, *rules, adapters, tokens, temperature, top_p, seed, view, audit, ignore_eos]
+        gr.on(
+            [run.click, prompt.submit],
+            calls.run_page,
+            inputs,
+            [live, status, stop],
+            show_progress="full",
+            show_progress_on=status,
+            concurrency_id="gpu",
+            concurrency_limit=1,
+            api_visibility="private",
+        )
+        # Not in the queue of runs: the soft flag ends the run after its step, and the run delivers what it has.
+        stop.click(calls.stop_page, None, None, queue=False, show_progress="hidden", api_visibility="private")
+
+        gr.api(calls.generate, api_name="generate", concurrency_id="gpu", concurrency_limit=1)
+        gr.api(calls.estimate, api_name="estimate", queue=False)
+    return demo
+
+
+def launch(demo: gr.Blocks, host: str | None = None, port: int | None = None, block: bool = True) -> str:
+    """Serve the page; returns its address, or with `block` when the server ends.
+
+    Args:
+        host, port: `None` leaves them to GRADIO_SERVER_NAME and GRADIO_SERVER_PORT, then to Gradio's own defaults.
+    """
+    demo.queue(max_size=32)
+    _, url, _ = demo.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        ssr_mode=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        show_error=False,
+        theme=theme(),
+        css=css_variables(),
+        css_paths=[ASSETS / "live.css"],
+        footer_links=["api", "settings"],
+        run_history=False,
+    )
+    if block:
+        print(f"LoRA-Drop Studio is ready: {url}", flush=True)
+        demo.block_thread()
+    return url
