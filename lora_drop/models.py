@@ -1,10 +1,10 @@
 """The one door to a model: the bundled one, a Hub id, a local folder, or random weights of a known shape.
 
-    load_model()                        the bundled SmolLM2-135M-Instruct
-    load_model("Qwen/Qwen2.5-0.5B")     the Hub (safetensors only, no code from the repository is ever run)
-    load_model("./my-model")            a folder as `save_pretrained` writes it
-    load_model("random:tiny-llama")     tiny random weights with a byte tokenizer, for tests
-    load_model("random:llama3-8b")      the real shape with random weights, for measuring speed and memory
+load_model()                        the bundled SmolLM2-135M-Instruct
+load_model("Qwen/Qwen2.5-0.5B")     the Hub (safetensors only, no code from the repository is ever run)
+load_model("./my-model")            a folder as `save_pretrained` writes it
+load_model("random:tiny-llama")     tiny random weights with a byte tokenizer, for tests
+load_model("random:llama3-8b")      the real shape with random weights, for measuring speed and memory
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ def fingerprint(model: PreTrainedModel) -> str:
     digest = hashlib.sha256()
     for name, weight in sorted(model.named_parameters()):
         flat = weight.reshape(-1)
-        sample = flat[:: max(1, flat.numel() // SAMPLES)][:SAMPLES].to(torch.bfloat16)
+        sample = flat[:: -(-flat.numel() // SAMPLES)].to(torch.bfloat16)  # rounded up, so that the end counts too
         digest.update(f"{name} {tuple(weight.shape)}\n".encode())
         digest.update(sample.view(torch.int16).cpu().numpy().astype("<i2").tobytes())
     return digest.hexdigest()[:16]
@@ -273,7 +273,7 @@ def _from_pretrained(
 
 
 def _hub_answers(name: str) -> bool:
-    """Ask the Hub for the model's config once: False if it cannot be reached, and what was downloaded earlier has to do.
+    """Ask the Hub for the model's config, once: False if it cannot be reached; earlier downloads then have to do.
 
     transformers itself would try for 23 s, telling about each attempt. Raises LoraDropError if the Hub says no.
     """

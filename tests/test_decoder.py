@@ -50,10 +50,18 @@ def test_each_rule_is_its_formula(any_tiny, reuse, part, kv, corrected):
 def test_the_rules_differ(tiny):
     """A rule that quietly fell back on another would pass the test above if the formulas had the same slip."""
     outputs = [
-        decode(tiny, Schedule(3, tiny.num_layers, (2, 3), reuse, part))[0] for reuse in REUSE_RULES for part in PARTS
+        decode(tiny, Schedule(3, tiny.num_layers, (2, 3), reuse, part), random_bank(tiny, reuse, part))[0]
+        for reuse in REUSE_RULES
+        for part in PARTS
     ]
     for one, other in itertools.combinations(outputs, 2):
         assert (one - other).abs().max() > 1e-3
+
+
+def test_without_corrections_state_is_anchor(tiny):
+    """h[t-1][i+1] + 0 is never anything but the anchor's output: only the correction tells the two rules apart."""
+    state, anchor = (decode(tiny, Schedule(3, tiny.num_layers, (2, 3), reuse))[0] for reuse in ("state", "anchor"))
+    assert torch.equal(state, anchor)
 
 
 def test_a_bank_that_corrects_nothing_changes_nothing(tiny):

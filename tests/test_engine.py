@@ -17,7 +17,9 @@ PROMPT = [5, 99, 17, 42, 200]
 
 def lane(loaded, schedule=None, prompt=PROMPT, tokens=24, sampling=None, **options):
     schedule = schedule or baseline_schedule(loaded.num_layers)
-    return Lane(Decoder(loaded.model), torch.tensor([prompt]), schedule, None, sampling or Sampling(), tokens, **options)
+    return Lane(
+        Decoder(loaded.model), torch.tensor([prompt]), schedule, None, sampling or Sampling(), tokens, **options
+    )
 
 
 def ids(steps):
@@ -149,7 +151,14 @@ class FakeLane:
     """A lane whose steps take a known time."""
 
     def __init__(self, ms, steps):
-        self.ms, self.left, self.clock_ms, self.prefill_ms, self.decode_steps, self.ended = ms, steps, 0.0, 0.0, -1, None
+        self.ms, self.left, self.clock_ms, self.prefill_ms, self.decode_steps, self.ended = (
+            ms,
+            steps,
+            0.0,
+            0.0,
+            -1,
+            None,
+        )
 
     def __next__(self):
         self.clock_ms += self.ms

@@ -64,7 +64,9 @@ def test_nothing_dropped_is_the_baseline(schedule):
     assert kv_saved(shape, schedule, 5, 8) == 0.0
 
 
-@pytest.mark.parametrize(("prompt", "steps", "period", "n"), [(1, 0, 4, 13), (9, 1, 4, 13), (40, 127, 4, 13), (5, 8, 3, 1)])
+@pytest.mark.parametrize(
+    ("prompt", "steps", "period", "n"), [(1, 0, 4, 13), (9, 1, 4, 13), (40, 127, 4, 13), (5, 8, 3, 1)]
+)
 def test_kv_formula(prompt, steps, period, n):
     schedule = Schedule(period, 30, tuple(range(4, 4 + n)))
     expected = 2 * 3 * 64 * 4 * ((30 - n) * (prompt + steps) + n * (prompt + steps // period))

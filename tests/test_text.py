@@ -4,7 +4,14 @@ import pytest
 
 from lora_drop.text import Detokenizer, piece
 
-TEXTS = ["Plain text.", " leading and trailing ", "naïve café – “quotes” …", "日本語のテキスト", "👩‍👩‍👧‍👦 family 🇯🇵", "a\n\n\tb"]
+TEXTS = [
+    "Plain text.",
+    " leading and trailing ",
+    "naïve café – “quotes” …",
+    "日本語のテキスト",
+    "👩‍👩‍👧‍👦 family 🇯🇵",
+    "a\n\n\tb",
+]
 
 
 @pytest.mark.parametrize("text", TEXTS)

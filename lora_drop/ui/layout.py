@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
@@ -26,12 +27,13 @@ from lora_drop.ui.components import (  # noqa: E402
 )
 from lora_drop.ui.theme import theme  # noqa: E402
 
-EXAMPLES = [
-    "Explain why the sky is blue.",
-    "Write a short story about a lighthouse keeper who collects lost letters.",
-    "List five practical tips for learning a new language.",
-    "What is the difference between a list and a tuple in Python? Give an example.",
-]
+EXAMPLES = {
+    "Blue sky": "Explain why the sky is blue.",
+    "Story": "Write a short story about a lighthouse keeper who collects lost letters.",
+    "Tips": "List five practical tips for learning a new language.",
+    "Python": "What is the difference between a list and a tuple in Python? Give an example.",
+}
+FIRST_PROMPT = next(iter(EXAMPLES.values()))
 INVITE = "Ready. Press Run to answer the prompt twice, side by side."
 MAX_TOKENS = 128
 
@@ -56,7 +58,6 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
     calls, facts = Callbacks(loaded), model_facts(loaded)
     first = next(iter(PRESETS.values())).config
     low, high = first.layers or default_range(loaded.num_layers)
-    listed = ",".join(str(layer) for layer in first.drop_layers or ())
 
     def settings_of(config: Any) -> dict[str, Any]:
         """A config in the words of the controls."""
@@ -81,8 +82,9 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
         with gr.Row(elem_id="ld-page", equal_height=False):
             with gr.Column(elem_id="ld-left"):
                 with gr.Group(elem_id="ld-ask"):
-                    prompt = gr.Textbox(EXAMPLES[0], label="Prompt", lines=2, max_lines=6, elem_id="ld-prompt")
-                    gr.Examples(EXAMPLES, prompt, label="Examples", elem_id="ld-examples")
+                    prompt = gr.Textbox(FIRST_PROMPT, label="Prompt", lines=2, max_lines=6, elem_id="ld-prompt")
+                    with gr.Row(elem_id="ld-examples"):
+                        examples = [(gr.Button(name, size="sm", min_width=0), text) for name, text in EXAMPLES.items()]
                     with gr.Row(elem_id="ld-buttons"):
                         run = gr.Button("Run", variant="primary", elem_id="ld-run")
                         stop = gr.Button("Stop", interactive=False, elem_id="ld-stop")
@@ -113,7 +115,7 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
                         )
                     with gr.Accordion("Advanced", open=False, elem_id="ld-advanced"):
                         listed = gr.Textbox(
-                            listed,
+                            settings_of(first)["drop_layers"],
                             label="Exact layers to drop (instead of range and ratio)",
                             placeholder="e.g. 4,6,8",
                             elem_id="ld-listed",
@@ -143,7 +145,7 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
                     facts,
                     {**settings_of(first), "max_new_tokens": MAX_TOKENS},
                     {name: settings_of(p.config) for name, p in PRESETS.items()},
-                    calls.count_tokens(EXAMPLES[0]) or 0,
+                    calls.count_tokens(FIRST_PROMPT) or 0,
                     calls.count_tokens,
                     elem_id="ld-whatif",
                 )
@@ -158,6 +160,8 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
             outputs=preset,
             js="(...settings) => window.LoraDrop.settings(settings)",
         )
+        for button, text in examples:
+            button.click(None, None, prompt, js=f"() => {json.dumps(text)}")
         preset.input(None, preset, rules, js="(name) => window.LoraDrop.preset(name)")
         prompt.change(None, prompt, None, js="(text) => window.LoraDrop.prompt(text)")
 

@@ -1,0 +1,255 @@
+/* The page's own controls: the two-handle layer slider, the status line and the what-if strip.
+ * Values from outside reach the page through textContent only. */
+"use strict";
+(() => {
+  const S = window.LoraDrop.schedule;
+  const SVG = "http://www.w3.org/2000/svg";
+  const MAX_NEW_TOKENS = 100000;
+  const COUNT_AFTER_MS = 400;
+
+  /** A number with `digits` decimals and thousands marks; "–" for none. */
+  function formatNumber(value, digits = 0) {
+    if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+    return value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  }
+
+  /** Bytes in binary units, as human_bytes in schedule.py. */
+  function formatBytes(bytes) {
+    const power = bytes >= 1 ? Math.min(3, Math.floor(Math.log2(bytes) / 10)) : 0;
+    return `${formatNumber(bytes / 1024 ** power, power ? 2 : 0)} ${["B", "KiB", "MiB", "GiB"][power]}`;
+  }
+
+  /** A share as a percentage. */
+  const formatShare = (share, digits = 0) => (share === null ? "–" : `${formatNumber(100 * share, digits)}%`);
+
+  /** Mount the status line: props.value is {kind, text}. */
+  function mountStatus(element, props, watch) {
+    const line = element.querySelector(".ld-status");
+    const draw = () => {
+      line.textContent = props.value.text;
+      line.dataset.kind = props.value.kind;
+      line.title = props.value.text;
+    };
+    watch("value", draw);
+    draw();
+  }
+
+  /** Mount the two-handle slider: props.value is [lo, hi], props.last the model's last layer. */
+  function mountRange(element, props, watch) {
+    const [low, high] = [element.querySelector(".ld-range-lo"), element.querySelector(".ld-range-hi")];
+    const fill = element.querySelector(".ld-range-fill");
+    const shown = element.querySelector(".ld-range-value");
+    element.querySelector(".ld-range-last").textContent = props.last;
+    for (const handle of [low, high]) {
+      handle.min = 1;
+      handle.max = props.last;
+    }
+
+    function draw() {
+      const [lo, hi] = [Number(low.value), Number(high.value)];
+      const at = (layer) => (props.last > 1 ? (layer - 1) / (props.last - 1) : 0);
+      fill.style.left = `${100 * at(lo)}%`;
+      fill.style.right = `${100 * (1 - at(hi))}%`;
+      shown.textContent = `${lo} – ${hi}`;
+      // Where both handles meet, the one that can still move has to be on top.
+      low.style.zIndex = at(lo) > 0.5 ? 3 : 2;
+      high.style.zIndex = at(lo) > 0.5 ? 2 : 3;
+    }
+
+    function take(value) {
+      if (!Array.isArray(value)) return;
+      low.value = value[0];
+      high.value = value[1];
+      draw();
+    }
+
+    function moved(handle) {
+      if (Number(low.value) > Number(high.value)) handle.value = handle === low ? high.value : low.value;
+      draw();
+      whatIf?.change({ layers: [Number(low.value), Number(high.value)] });
+    }
+
+    for (const handle of [low, high]) {
+      handle.addEventListener("input", () => moved(handle));
+      // Gradio dispatches its own `change` when props.value is set; triggering one too would fire twice.
+      handle.addEventListener("change", () => (props.value = [Number(low.value), Number(high.value)]));
+    }
+    watch("value", () => take(props.value));
+    take(props.value);
+  }
+
+  /** "4,6,8" as ascending layer numbers; null for an empty text, undefined for one that is not a list. */
+  function parseList(text) {
+    const parts = text.split(",").map((part) => part.trim());
+    if (text.trim() === "") return null;
+    if (!parts.every((part) => /^\d+$/.test(part))) return undefined;
+    return parts.map(Number).sort((a, b) => a - b);
+  }
+
+  /** The schedule that page settings give on a model, or a string that says what is wrong with them. */
+  function scheduleOf(settings, numLayers) {
+    const last = numLayers - 1;
+    const { period, drop_ratio: ratio, layers, max_new_tokens: tokens } = settings;
+    if (!Number.isInteger(period) || period < 1) return "The period is a whole number from 1 upwards.";
+    if (typeof ratio !== "number" || !(ratio >= 0 && ratio <= 1)) return "The drop ratio lies between 0 and 1.";
+    if (!Number.isInteger(tokens) || tokens < 1 || tokens > MAX_NEW_TOKENS) {
+      return `New tokens is a whole number from 1 to ${formatNumber(MAX_NEW_TOKENS)}.`;
+    }
+    const listed = parseList(settings.drop_layers ?? "");
+    if (listed === undefined) return "Exact layers are numbers with commas between them, such as 4,6,8.";
+    if (listed && (listed[0] < 1 || listed[listed.length - 1] > last || new Set(listed).size < listed.length)) {
+      return `Exact layers are different numbers from 1 to ${last}: layer 0 always runs.`;
+    }
+    const dropped = listed ?? S.droppedLayers(layers[0], layers[1], ratio);
+    return { period, numLayers, dropped, reuse: settings.reuse, part: settings.part, kv: settings.kv };
+  }
+
+  let whatIf = null;
+
+  /** Mount the what-if strip; it redraws on every change of a setting, in the browser alone. */
+  function mountWhatIf(element, props, server) {
+    const find = (selector) => element.querySelector(selector);
+    const figure = (name, text) => (find(`[data-figure="${name}"]`).textContent = text);
+    const model = props.model;
+    const settings = { ...props.settings };
+    let promptTokens = props.prompt_tokens;
+    let asked = false;
+    let countTimer = 0;
+    let countOf = 0;
+
+    function draw() {
+      asked = false;
+      const schedule = scheduleOf(settings, model.shape.num_layers);
+      if (typeof schedule === "string") {
+        for (const name of ["bound", "kv-saved", "dropped", "refreshes"]) figure(name, "–");
+        find(".ld-whatif-note").textContent = schedule;
+        find(".ld-whatif").dataset.state = "invalid";
+        return;
+      }
+      const steps = settings.max_new_tokens - 1;
+      const plain = S.isBaseline(schedule);
+      const bound = S.speedBound(model.shape, schedule, steps, promptTokens, model.rank);
+      figure("bound", `${formatNumber(bound, 2)}×`);
+      figure("kv-saved", formatShare(S.kvSaved(model.shape, schedule, promptTokens, steps)));
+      figure("dropped", plain ? "none" : `${schedule.dropped.length} of ${schedule.numLayers}`);
+      figure("refreshes", plain ? "all" : `1 in ${schedule.period}`);
+      find(".ld-whatif").dataset.state = plain ? "baseline" : "drops";
+      find(".ld-whatif-note").textContent = plain
+        ? "This is the baseline: nothing is dropped."
+        : `For ${formatNumber(promptTokens)} prompt and ${formatNumber(settings.max_new_tokens)} new tokens. ` +
+          "A decode step is as fast as the bytes it reads (weights and KV): measured speed stays below this bound.";
+      drawPattern(find(".ld-pattern-svg"), find(".ld-pattern-caption"), schedule);
+    }
+
+    /** Take over some settings and redraw with the next frame. */
+    function change(some) {
+      Object.assign(settings, some);
+      if (!asked) requestAnimationFrame(draw);
+      asked = true;
+    }
+
+    /** The prompt changed: ask for its number of tokens once the typing rests. */
+    function prompt(text) {
+      clearTimeout(countTimer);
+      countTimer = setTimeout(async () => {
+        const mine = ++countOf;
+        try {
+          const count = await server.count_tokens(text);
+          if (mine === countOf && Number.isInteger(count)) {
+            promptTokens = count;
+            change({});
+          }
+        } catch {
+          // The strip keeps the last count: it is a guide, and the run counts for itself.
+        }
+      }, COUNT_AFTER_MS);
+    }
+
+    /** The preset that these settings are, or "custom". */
+    function presetName() {
+      const names = Object.keys(props.presets);
+      const same = (name) =>
+        Object.entries(props.presets[name]).every(([key, value]) => String(settings[key]) === String(value));
+      return names.find(same) ?? "custom";
+    }
+
+    whatIf = { change, prompt, presetName, presets: props.presets, settings };
+    draw();
+  }
+
+  /** Layers x one cycle of steps, in the colours of the layer-activity chart. */
+  function drawPattern(svg, caption, schedule) {
+    const plain = S.isBaseline(schedule);
+    const [width, height] = [240, 116];
+    const columns = plain ? 1 : Math.min(schedule.period, 64);
+    const dropped = new Set(plain ? [] : schedule.dropped);
+    const [cellW, cellH] = [width / columns, height / schedule.numLayers];
+    const cells = [];
+    for (let column = 0; column < columns; column++) {
+      const isLora = S.kind(schedule, column + 1) === "lora";
+      for (let layer = 0; layer < schedule.numLayers; layer++) {
+        const cell = document.createElementNS(SVG, "rect");
+        const gap = Math.min(1, cellH / 5);
+        cell.setAttribute("x", (column * cellW + 0.5).toFixed(2));
+        cell.setAttribute("y", (height - (layer + 1) * cellH).toFixed(2));
+        cell.setAttribute("width", Math.max(cellW - 1, 0.5).toFixed(2));
+        cell.setAttribute("height", (cellH - gap).toFixed(2));
+        cell.setAttribute("class", `ld-cell ld-cell-${cellKind(isLora, dropped.has(layer), schedule)}`);
+        cells.push(cell);
+      }
+    }
+    svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    svg.setAttribute("preserveAspectRatio", "none");
+    svg.replaceChildren(...cells);
+    const what = plain ? "every step runs every layer" : `${schedule.period} steps, the last one full`;
+    svg.setAttribute("aria-label", `Schedule pattern: ${what}; dropped layers ${[...dropped].join(", ") || "none"}`);
+    caption.textContent = plain
+      ? `${schedule.numLayers} layers, every step alike`
+      : `${schedule.numLayers} layers (0 below) × one cycle of ${schedule.period} steps`;
+  }
+
+  /** What a layer does in a step: "full", "refresh" (a full step of a dropped layer), "dropped" or "dropped-kv". */
+  function cellKind(isLora, isDropped, schedule) {
+    if (!isDropped) return "full";
+    if (!isLora) return "refresh";
+    return schedule.kv === "write" ? "dropped-kv" : "dropped";
+  }
+
+  Object.assign(window.LoraDrop, {
+    cellKind,
+    formatBytes,
+    formatNumber,
+    formatShare,
+    mountRange,
+    mountStatus,
+    mountWhatIf,
+    scheduleOf,
+
+    /** Gradio calls this with the controls' values when one changes; returns the preset that they make. */
+    settings([period, layers, ratio, listed, reuse, part, kv, tokens]) {
+      if (!whatIf) return "custom";
+      whatIf.change({
+        period,
+        layers,
+        drop_ratio: ratio,
+        drop_layers: listed ?? "",
+        reuse,
+        part,
+        kv,
+        max_new_tokens: tokens,
+      });
+      return whatIf.presetName();
+    },
+
+    /** Gradio calls this with a preset's name; returns the values of the controls. */
+    preset(name) {
+      const wanted = whatIf.presets[name] ?? whatIf.settings;
+      return ["period", "layers", "drop_ratio", "drop_layers", "reuse", "part", "kv"].map((key) => wanted[key]);
+    },
+
+    /** Gradio calls this when the prompt changes. */
+    prompt(text) {
+      whatIf?.prompt(text);
+    },
+  });
+})();

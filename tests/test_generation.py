@@ -1,0 +1,40 @@
+"""The library's calls: the drop-in for `model.generate`, and `stream`."""
+
+import pytest
+import torch
+
+import lora_drop
+from lora_drop import LoraDropConfig, LoraDropError
+from lora_drop.session import BASELINE, LORA_DROP
+from lora_drop.trace import gather
+
+PROMPT = "Hello there."
+
+
+def test_generate_is_the_engine_token_for_token(any_tiny):
+    config = LoraDropConfig(period=3, drop_ratio=1.0)
+    trace = gather(lora_drop.stream(any_tiny, PROMPT, config, max_new_tokens=15, ignore_eos=True, audit=False))
+    prompt = torch.tensor([any_tiny.tokenizer.encode(PROMPT)])
+    ids = torch.tensor([lora_drop.models.encode_prompt(any_tiny.tokenizer, PROMPT)])
+    assert ids.shape[1] >= prompt.shape[1]
+    out = any_tiny.model.generate(
+        ids, custom_generate=lora_drop.generate, lora_drop=config, max_new_tokens=15, eos_token_id=None
+    )
+    assert out[0, ids.shape[1] :].tolist() == trace.token_ids(LORA_DROP)
+    plain = any_tiny.model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=15, eos_token_id=None, pad_token_id=0, do_sample=False
+    )
+    assert plain[0, ids.shape[1] :].tolist() == trace.token_ids(BASELINE)
+
+
+def test_generate_refuses_what_it_cannot_do(tiny):
+    with pytest.raises(LoraDropError, match="one prompt at a time; this is a batch of 2"):
+        lora_drop.generate(tiny.model, torch.tensor([[1, 2], [3, 4]]))
+    with pytest.raises(LoraDropError, match="no room"):
+        tiny.model.generate(torch.tensor([[1] * 30]), custom_generate=lora_drop.generate, max_length=20)
+
+
+def test_names_are_imported_when_used():
+    assert lora_drop.AdapterBank.__module__ == "lora_drop.adapters"
+    with pytest.raises(AttributeError, match="no attribute 'teleport'"):
+        lora_drop.teleport  # noqa: B018
