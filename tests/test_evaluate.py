@@ -61,7 +61,7 @@ def test_period_1_measures_the_plain_model(data, capsys):
 
 def test_limit_and_context_tokens(data, capsys):
     one = evaluated(capsys, "--data", data, "--limit", "1")
-    assert one["tokens"] == len("It is a cat.".encode())
+    assert one["tokens"] == len(b"It is a cat.")
     cut = evaluated(capsys, "--data", data, "--limit", "1", "--context-tokens", "3")
     assert cut["tokens"] == one["tokens"]
     assert cut["all_steps"]["nll_baseline"] != one["all_steps"]["nll_baseline"]

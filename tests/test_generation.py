@@ -5,6 +5,7 @@ import torch
 
 import lora_drop
 from lora_drop import LoraDropConfig, LoraDropError
+from lora_drop.models import encode_prompt
 from lora_drop.session import BASELINE, LORA_DROP
 from lora_drop.trace import gather
 
@@ -14,9 +15,7 @@ PROMPT = "Hello there."
 def test_generate_is_the_engine_token_for_token(any_tiny):
     config = LoraDropConfig(period=3, drop_ratio=1.0)
     trace = gather(lora_drop.stream(any_tiny, PROMPT, config, max_new_tokens=15, ignore_eos=True, audit=False))
-    prompt = torch.tensor([any_tiny.tokenizer.encode(PROMPT)])
-    ids = torch.tensor([lora_drop.models.encode_prompt(any_tiny.tokenizer, PROMPT)])
-    assert ids.shape[1] >= prompt.shape[1]
+    ids = torch.tensor([encode_prompt(any_tiny.tokenizer, PROMPT)])
     out = any_tiny.model.generate(
         ids, custom_generate=lora_drop.generate, lora_drop=config, max_new_tokens=15, eos_token_id=None
     )
@@ -27,11 +26,29 @@ def test_generate_is_the_engine_token_for_token(any_tiny):
     assert plain[0, ids.shape[1] :].tolist() == trace.token_ids(BASELINE)
 
 
+def test_sampling_repeats_with_torchs_seed(tiny):
+    outs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        outs.append(
+            tiny.model.generate(
+                torch.tensor([[5, 6]]), custom_generate=lora_drop.generate, max_new_tokens=20, do_sample=True,
+                temperature=1.0, eos_token_id=None,
+            ).tolist()
+        )  # fmt: skip
+    assert outs[0] == outs[1] != outs[2]
+
+
 def test_generate_refuses_what_it_cannot_do(tiny):
+    def run(ids, **options):
+        tiny.model.generate(torch.tensor(ids), custom_generate=lora_drop.generate, max_new_tokens=2, **options)
+
     with pytest.raises(LoraDropError, match="one prompt at a time; this is a batch of 2"):
-        lora_drop.generate(tiny.model, torch.tensor([[1, 2], [3, 4]]))
-    with pytest.raises(LoraDropError, match="no room"):
-        tiny.model.generate(torch.tensor([[1] * 30]), custom_generate=lora_drop.generate, max_length=20)
+        run([[1, 2], [3, 4]])
+    with pytest.raises(LoraDropError, match="padded"):
+        run([[1, 2]], attention_mask=torch.tensor([[0, 1]]))
+    with pytest.raises(LoraDropError, match="0-5 and 1-5"):
+        run([[1, 2]], lora_drop=LoraDropConfig(drop_layers=(9,)))
 
 
 def test_names_are_imported_when_used():

@@ -122,7 +122,7 @@ class WhatIf(_Scripted):
         settings: the page's first settings, in the order that the layout passes them on.
         presets: settings by preset name.
         prompt_tokens: tokens of the page's first prompt.
-        count_tokens: a server function, called (debounced) when the prompt changes.
+        count: counts a prompt's tokens on the server; the page calls it when the typing rests.
     """
 
     def __init__(
@@ -131,9 +131,12 @@ class WhatIf(_Scripted):
         settings: dict[str, Any],
         presets: dict[str, dict[str, Any]],
         prompt_tokens: int,
-        count_tokens: Callable[[str], int | None],
+        count: Callable[[str], int | None],
         **kwargs: Any,
     ):
+        def count_tokens(prompt: str) -> int | None:  # Gradio marks the function, which a bound method refuses
+            return count(prompt)
+
         super().__init__(
             None,
             "whatif.html",

@@ -1,0 +1,354 @@
+/* The live view: reads the run's wire text (lora_drop/trace.py, wire_line) as it grows and shows it, in text panes,
+ * figures and charts. Any number of lanes; the header names them. Text enters the page through textContent only. */
+"use strict";
+(() => {
+  const { schedule: S, Charts, formatBytes, formatNumber, formatShare } = window.LoraDrop;
+  const KINDS = ["prefill", "refresh", "lora"];
+  const AUDIT = 100; // an audit line starts with 100 + its lane
+  const NEAR_END = 24; // pixels from the end of a pane within which it follows the text
+  const PANES = [
+    ["Baseline", "Every layer, for every token.", "Press Run: the full model's answer streams in here."],
+    ["LoRA-Drop", "Some layers rest between full steps.", "Its answer streams in here, each token tinted by the step that wrote it."],
+  ];
+
+  /** An element with a class and, if given, a text. */
+  function make(tag, className, text) {
+    const node = document.createElement(tag);
+    if (className) node.className = className;
+    if (text !== undefined) node.textContent = text;
+    return node;
+  }
+
+  /** What a run has shown so far. */
+  class Run {
+    constructor(id, header) {
+      this.id = id;
+      this.header = header;
+      this.promptTokens = header.prompt_tokens;
+      this.bytesPerToken = header.model.kv_bytes_per_token;
+      this.planned = header.sampling.max_new_tokens - 1;
+      this.summary = null;
+      this.divergence = null;
+      this.compared = 0;
+      this.lanes = header.lanes.map(({ id: lane, label, config }, index) => ({
+        index,
+        id: lane,
+        label,
+        rank: config.rank ?? 0,
+        schedule: {
+          period: config.period,
+          numLayers: header.model.layers,
+          dropped: config.dropped,
+          reuse: config.reuse,
+          part: config.part,
+          kv: config.kv,
+        },
+        steps: [],
+        audits: new Map(),
+        prefillMs: 0,
+        decodeMs: 0,
+        agreed: 0,
+        audited: 0,
+        baseBytes: 0,
+        ownBytes: 0,
+      }));
+      this.plainLabels = this.lanes.map((lane) => lane.label.split(":")[0].replace(/[^\w .-]/g, ""));
+      // The lane that the activity and drift charts are about: the first that drops something.
+      this.focus = this.lanes.find((lane) => !S.isBaseline(lane.schedule)) ?? this.lanes[this.lanes.length - 1];
+    }
+
+    /** The first lane and one to compare it with, or null. */
+    pair() {
+      return this.lanes.length > 1 ? [this.lanes[0], this.focus === this.lanes[0] ? this.lanes[1] : this.focus] : null;
+    }
+
+    addStep([lane, step, tokenId, text, kind, ms, kvBytes, entropy], shape) {
+      const own = this.lanes[lane];
+      own.steps.push({ step, tokenId, text, kind: KINDS[kind], ms, kvBytes, entropy });
+      if (step === 0) {
+        own.prefillMs = ms;
+        return;
+      }
+      own.decodeMs += ms;
+      own.baseBytes += S.stepBytes(shape, S.baseline(own.schedule.numLayers), step, this.promptTokens, 1);
+      own.ownBytes += S.stepBytes(shape, own.schedule, step, this.promptTokens, 1, own.rank);
+    }
+
+    addAudit([lane, step, drift, kl, agrees, argmax]) {
+      const own = this.lanes[lane - AUDIT];
+      own.audits.set(step, { drift: drift.map((d) => (d === null ? null : d / 1e4)), kl, agrees: Boolean(agrees), argmax });
+      if (own.steps[step]?.kind !== "lora") return;
+      own.audited += 1;
+      own.agreed += agrees;
+    }
+
+    /** Index of the first token that differs, looked for in what is new. */
+    findDivergence() {
+      const pair = this.pair();
+      if (!pair || this.divergence !== null) return;
+      const both = Math.min(pair[0].steps.length, pair[1].steps.length);
+      for (; this.compared < both; this.compared++) {
+        if (pair[0].steps[this.compared].tokenId === pair[1].steps[this.compared].tokenId) continue;
+        this.divergence = this.compared;
+        return;
+      }
+    }
+
+    /** The run's figures: the summary's once it is there, counted from the steps until then. */
+    figures() {
+      const speeds = this.lanes.map((lane) => {
+        const decoded = lane.steps.length - 1;
+        return decoded > 0 && lane.decodeMs > 0 ? (1000 * decoded) / lane.decodeMs : null;
+      });
+      if (this.summary) return { ...this.summary, speeds: this.lanes.map((l) => this.summary.lanes[l.id].tokens_per_second) };
+      const pair = this.pair();
+      let [speedup, saved] = [null, null];
+      if (pair) {
+        const [one, two] = [speeds[pair[0].index], speeds[pair[1].index]];
+        speedup = one && two ? two / one : null;
+        const shorter = Math.min(pair[0].steps.length, pair[1].steps.length) - 1;
+        saved = shorter >= 0 ? 1 - pair[1].steps[shorter].kvBytes / pair[0].steps[shorter].kvBytes : null;
+      }
+      const { audited, agreed, baseBytes, ownBytes } = this.focus;
+      return {
+        speeds,
+        speedup,
+        bound: ownBytes ? baseBytes / ownBytes : null,
+        kv_saved: saved,
+        first_divergence: this.divergence,
+        top1_agreement: audited ? agreed / audited : null,
+      };
+    }
+  }
+
+  /** A lane's pane: its name, its figures, its text. */
+  class Pane {
+    constructor(index, title, note, invite) {
+      this.node = make("article", "ld-pane");
+      this.node.dataset.lane = index;
+      const head = make("header", "ld-pane-head");
+      this.title = make("h2", "", title);
+      this.note = make("p", "ld-pane-note", note);
+      const list = make("dl", "ld-figures");
+      this.values = {};
+      for (const [key, name] of [["speed", "tokens/s"], ["tokens", "tokens"], ["kv", "KV cache"], ["prefill", "prefill"]]) {
+        const item = make("div");
+        this.values[key] = make("dd", "", "–");
+        this.values[key].dataset.figure = key;
+        item.append(make("dt", "", name), this.values[key]);
+        list.append(item);
+      }
+      const names = make("div", "ld-pane-names");
+      names.append(this.title, this.note);
+      head.append(names, list);
+      this.text = make("div", "ld-text");
+      this.text.tabIndex = 0;
+      this.text.setAttribute("role", "region");
+      this.text.setAttribute("aria-label", `Text of ${title}`);
+      this.text.append(make("p", "ld-empty", invite));
+      this.node.append(head, this.text);
+      this.spans = [];
+    }
+
+    /** Start over for a lane of a run. */
+    begin(lane, run) {
+      const [name, note] = lane.label.split(/:\s*/, 2);
+      this.title.textContent = name;
+      this.text.setAttribute("aria-label", `Text of ${name}`);
+      this.text.replaceChildren();
+      this.spans = [];
+      this.lane = lane;
+      this.note.textContent = note ? `${note.charAt(0).toUpperCase()}${note.slice(1)}.` : laneNote(lane);
+      this.node.dataset.untrained = String(!S.isBaseline(lane.schedule) && lane.rank === 0);
+      this.note.title = (run.header.sampling.notes ?? []).join(" ");
+    }
+
+    /** Append the tokens that came since the last time. */
+    extend() {
+      const { steps } = this.lane;
+      if (this.spans.length === steps.length) return;
+      const { scrollTop, scrollHeight, clientHeight } = this.text;
+      const follow = scrollHeight - clientHeight - scrollTop < NEAR_END;
+      const fresh = document.createDocumentFragment();
+      for (let i = this.spans.length; i < steps.length; i++) {
+        const span = make("span", `ld-token ld-token-${steps[i].kind}`, steps[i].text);
+        span.dataset.step = i;
+        this.spans.push(span);
+        fresh.append(span);
+      }
+      this.text.append(fresh);
+      if (follow) this.text.scrollTop = this.text.scrollHeight;
+    }
+  }
+
+  /** "13 of 30 layers rest in 3 of 4 steps. Untrained rule: …" */
+  function laneNote({ schedule, rank }) {
+    if (S.isBaseline(schedule)) return "Nothing is dropped: this is the baseline again.";
+    const { period, dropped, numLayers, part } = schedule;
+    const what = part === "attention" ? "attention of " : "";
+    const when = period === 2 ? "every other step" : `${period - 1} of ${period} steps`;
+    const trained = rank ? `corrections of rank ${rank}` : "untrained: no corrections for this model yet";
+    return `Without ${what}${dropped.length} of ${numLayers} layers in ${when}; ${trained}.`;
+  }
+
+  /** Mount the view: props.value is the wire text so far, props.model the loaded model's facts. */
+  function mountLive(element, props, watch) {
+    const root = element.querySelector(".ld-live");
+    const paneRow = root.querySelector(".ld-panes");
+    const tip = root.querySelector(".ld-tip");
+    const figure = (name, text) => (root.querySelector(`.ld-summary [data-figure="${name}"]`).textContent = text);
+    const panes = PANES.map(([title, note, invite], index) => new Pane(index, title, note, invite));
+    paneRow.append(...panes.map((pane) => pane.node));
+    const charts = new Charts(root);
+    let run = null;
+    let runId = null;
+    let read = 0; // characters of props.value that were read
+    let asked = false;
+    figure("device", props.model.device);
+
+    /** Read the complete lines that were appended; a text that does not go on is another run. */
+    function take() {
+      const text = props.value ?? "";
+      if (text.length < read || (runId && !text.startsWith(`{"type":"run","id":"${runId}"`))) {
+        read = 0;
+        run = runId = null;
+      }
+      const end = text.lastIndexOf("\n") + 1;
+      if (end <= read) return;
+      const lines = text.slice(read, end).split("\n");
+      read = end;
+      for (const line of lines) if (line) takeLine(JSON.parse(line));
+      if (!asked) requestAnimationFrame(draw);
+      asked = true;
+    }
+
+    function takeLine(values) {
+      if (Array.isArray(values)) {
+        if (values[0] >= AUDIT) run.addAudit(values);
+        else run.addStep(values, props.model.shape);
+      } else if (values.type === "run") {
+        runId = values.id;
+      } else if (values.type === "header") {
+        begin(new Run(runId, values));
+      } else if (values.type === "summary") {
+        run.summary = values;
+      }
+    }
+
+    function begin(next) {
+      run = next;
+      root.dataset.state = "running";
+      root.dataset.run = run.id;
+      figure("device", run.header.device.name);
+      hideTip();
+      while (panes.length > run.lanes.length) panes.pop().node.remove();
+      while (panes.length < run.lanes.length) {
+        panes.push(new Pane(panes.length, "", "", ""));
+        paneRow.append(panes[panes.length - 1].node);
+      }
+      run.lanes.forEach((lane, index) => panes[index].begin(lane, run));
+      charts.begin(run);
+    }
+
+    /** Bring the page up to what was read: text and figures now, the charts over the next frames. */
+    function draw() {
+      asked = false;
+      if (!run) return;
+      run.findDivergence();
+      for (const pane of panes) pane.extend();
+      markDivergence();
+      for (const pane of panes) markDisagreements(pane);
+      drawFigures();
+      charts.update();
+      if (run.summary) root.dataset.state = "done";
+    }
+
+    function markDivergence() {
+      if (run.divergence === null) return;
+      for (const lane of run.pair()) panes[lane.index].spans[run.divergence].classList.add("ld-diverged");
+    }
+
+    function markDisagreements({ lane, spans }) {
+      for (const [step, { agrees }] of lane.audits) if (!agrees) spans[step]?.classList.add("ld-disagrees");
+    }
+
+    function drawFigures() {
+      const now = run.figures();
+      const bound = S.isBaseline(run.focus.schedule) ? 1 : now.bound;
+      figure("speedup", now.speedup ? `${formatNumber(now.speedup, 2)}×` : "–");
+      figure("bound", bound ? `${formatNumber(bound, 2)}×` : "–");
+      figure("kv-saved", formatShare(now.kv_saved, 1));
+      figure("agreement", formatShare(now.top1_agreement, 1));
+      const differs = now.first_divergence;
+      figure("divergence", differs === null ? (run.lanes.length > 1 ? "none" : "–") : `token ${differs + 1}`);
+      run.lanes.forEach((lane, index) => {
+        const last = lane.steps[lane.steps.length - 1];
+        const set = (name, text) => (panes[index].values[name].textContent = text);
+        set("speed", formatNumber(now.speeds[index], 1));
+        set("tokens", formatNumber(lane.steps.length));
+        set("kv", last ? formatBytes(last.kvBytes) : "–");
+        set("prefill", lane.prefillMs ? `${formatNumber(lane.prefillMs)} ms` : "–");
+      });
+    }
+
+    /** What is known of a token, beside it. */
+    function showTip(span, pane) {
+      const index = Number(span.dataset.step);
+      const step = pane.lane.steps[index];
+      const audit = pane.lane.audits.get(index);
+      const kind = { prefill: "prefill (full)", refresh: "full step", lora: "LoRA step" }[step.kind];
+      const rows = [
+        ["step", `${index}, ${kind}`],
+        ["time", `${formatNumber(step.ms, 1)} ms`],
+        ["entropy", step.entropy === null ? "–" : `${formatNumber(step.entropy, 2)} nats`],
+        ["K/V", formatBytes(step.kvBytes)],
+      ];
+      if (audit) {
+        rows.push(["KL", audit.kl === null ? "–" : `${formatNumber(audit.kl, 3)} nats`]);
+        rows.push(["full model", audit.agrees ? "same top choice" : `would say ${JSON.stringify(audit.argmax)}`]);
+      }
+      if (index === run.divergence) rows.push(["", "the first token that differs"]);
+      tip.replaceChildren(
+        make("code", "", JSON.stringify(step.text)),
+        ...rows.map(([name, text]) => {
+          const row = make("div");
+          row.append(make("span", "", name), make("b", "", text));
+          return row;
+        }),
+      );
+      tip.hidden = false;
+      const at = span.getBoundingClientRect();
+      const own = tip.getBoundingClientRect();
+      const below = at.bottom + 6 + own.height < window.innerHeight;
+      tip.style.left = `${Math.max(8, Math.min(at.left, window.innerWidth - own.width - 8))}px`;
+      tip.style.top = `${below ? at.bottom + 6 : at.top - own.height - 6}px`;
+    }
+
+    function hideTip() {
+      tip.hidden = true;
+    }
+
+    /** The token under a pointer event, with its pane. */
+    function tokenAt(event) {
+      const span = event.target.closest?.(".ld-token");
+      const pane = span && panes.find((one) => one.node.contains(span));
+      return pane ? [span, pane] : null;
+    }
+
+    for (const name of ["pointerover", "click"]) {
+      paneRow.addEventListener(name, (event) => {
+        const found = tokenAt(event);
+        if (found) showTip(...found);
+        else hideTip();
+      });
+    }
+    paneRow.addEventListener("pointerleave", hideTip);
+    window.addEventListener("scroll", hideTip, { passive: true });
+    document.addEventListener("keydown", (event) => event.key === "Escape" && hideTip());
+
+    watch("value", take);
+    take();
+  }
+
+  Object.assign(window.LoraDrop, { mountLive });
+})();

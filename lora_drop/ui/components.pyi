@@ -1,0 +1,221 @@
+"""The page's own components: small `gr.HTML` subclasses whose behaviour lives in `assets/*.js`.
+
+Gradio evaluates an `html_template` twice (Handlebars, then a JavaScript template string), so the templates are static
+files without `${`, backticks or backslashes, and no value ever enters one: the scripts write text with `textContent`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+ASSETS = Path(__file__).resolve().parent.parent.parent / "assets"
+SCRIPTS = ("schedule.js", "controls.js", "charts.js", "live.js")
+
+
+@cache
+def plotly_script() -> Path:
+    """plotly.js as the installed plotly package carries it: nothing is fetched from elsewhere."""
+    from importlib.util import find_spec
+
+    return Path(find_spec("plotly").origin).parent / "package_data" / "plotly.min.js"
+
+
+@cache
+def _address(path: Path) -> str:
+    """A relative address (it survives a mount path and a proxy) that changes with the file's content."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    return f"gradio_api/file={path.as_posix()}?v={digest}"
+
+
+def _head(*paths: Path) -> str:
+    # Gradio loads a component's scripts in this order, each once a page, before its js_on_load runs.
+    return "".join(f'<script src="{_address(path)}"></script>' for path in paths)
+
+
+def _template(name: str) -> str:
+    html = (ASSETS / name).read_text(encoding="utf-8")
+    if any(mark in html for mark in ("${", "`", "\\", "{{")):
+        raise ValueError(f"{name}: Gradio would evaluate this as a template; keep it static.")
+    return html
+
+from gradio.events import Dependency
+
+class _Scripted(gr.HTML):
+    """What the components below share: a static template, scripts in the head, none of Gradio's own styles."""
+
+    def __init__(self, value: Any, template: str, on_load: str, head: str, **kwargs: Any):
+        super().__init__(
+            value=value,
+            html_template=_template(template),
+            js_on_load=on_load,
+            css_template="",
+            apply_default_css=False,
+            head=head,
+            **kwargs,
+        )
+
+    def preprocess(self, payload: Any) -> Any:
+        return payload
+
+    def postprocess(self, value: Any) -> Any:
+        return value
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+class LiveView(_Scripted):
+    """Both text panes, the figures and the three live charts of a run.
+
+    Its value is the run's wire text so far (see `lora_drop.trace.wire_line`), a growing string of lines: Gradio sends
+    only what was appended, nothing is mounted anew, and a chart keeps the reader's zoom.
+
+    Args:
+        model: what `model_facts` tells of the loaded model.
+    """
+
+    def __init__(self, model: dict[str, Any], **kwargs: Any):
+        super().__init__(
+            "",
+            "live.html",
+            "LoraDrop.mountLive(element, props, watch)",
+            _head(plotly_script(), *(ASSETS / name for name in SCRIPTS)),
+            model=model,
+            **kwargs,
+        )
+
+    def api_info(self) -> dict[str, Any]:
+        return {"type": "string", "description": "NDJSON, shortened for the page"}
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+class LayerRange(_Scripted):
+    """A slider with two handles: the droppable layers `[lo, hi]`, inclusive. Layer 0 always runs, so lo >= 1."""
+
+    def __init__(self, value: tuple[int, int], num_layers: int, **kwargs: Any):
+        self.num_layers = num_layers
+        super().__init__(
+            list(value),
+            "range.html",
+            "LoraDrop.mountRange(element, props, watch)",
+            _head(*(ASSETS / name for name in SCRIPTS[:2])),
+            last=num_layers - 1,
+            **kwargs,
+        )
+
+    def preprocess(self, payload: Any) -> tuple[int, int]:
+        """The two bounds as whole numbers; `LoraDropConfig` checks them against the model."""
+        if not isinstance(payload, list) or [type(bound) for bound in payload] != [int, int]:
+            raise gr.Error("layers must be a range of two whole numbers.", print_exception=False)
+        return payload[0], payload[1]
+
+    def api_info(self) -> dict[str, Any]:
+        return {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+class WhatIf(_Scripted):
+    """What the settings would do, drawn in the browser with no model run.
+
+    Args:
+        model: what `model_facts` tells of the loaded model.
+        settings: the page's first settings, in the order that the layout passes them on.
+        presets: settings by preset name.
+        prompt_tokens: tokens of the page's first prompt.
+        count: counts a prompt's tokens on the server; the page calls it when the typing rests.
+    """
+
+    def __init__(
+        self,
+        model: dict[str, Any],
+        settings: dict[str, Any],
+        presets: dict[str, dict[str, Any]],
+        prompt_tokens: int,
+        count: Callable[[str], int | None],
+        **kwargs: Any,
+    ):
+        def count_tokens(prompt: str) -> int | None:  # Gradio marks the function, which a bound method refuses
+            return count(prompt)
+
+        super().__init__(
+            None,
+            "whatif.html",
+            "LoraDrop.mountWhatIf(element, props, server)",
+            _head(*(ASSETS / name for name in SCRIPTS[:2])),
+            server_functions=[count_tokens],
+            model=model,
+            settings=settings,
+            presets=presets,
+            prompt_tokens=prompt_tokens,
+            **kwargs,
+        )
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+class Status(_Scripted):
+    """One line about the run, with a height of its own: `{"kind": "idle"|"running"|"done"|"error", "text": ...}`."""
+
+    def __init__(self, text: str, **kwargs: Any):
+        super().__init__(
+            {"kind": "idle", "text": text},
+            "status.html",
+            "LoraDrop.mountStatus(element, props, watch)",
+            _head(*(ASSETS / name for name in SCRIPTS[:2])),
+            **kwargs,
+        )
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+class FreeSlider(gr.Slider):
+    """A slider that hands on whatever was typed: `Request` and `LoraDropConfig` name the limit in one clear line.
+
+    Gradio's own check would answer with a pop-up of its own.
+    """
+
+    is_template = True  # the page draws it as a plain slider
+
+    def preprocess(self, payload: Any) -> Any:
+        return payload
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+class FreeNumber(gr.Number):
+    """A number field that hands on whatever was typed, for the same reason."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> Any:
+        return payload
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
