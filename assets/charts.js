@@ -42,7 +42,7 @@
     };
     return {
       uirevision: runId,
-      margin: { l: 46, r: 10, t: 6, b: 34 },
+      margin: { l: 44, r: 8, t: 4, b: 32 },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, size: 11, color: color("ink") },
@@ -56,7 +56,7 @@
       },
       dragmode: "zoom",
       modebar: { bgcolor: "rgba(0,0,0,0)", color: color("muted"), activecolor: color("ink") },
-      xaxis: { ...axis, title: { ...axis.title, text: "decode step" }, range: [-0.5, span + 0.5], showgrid: false },
+      xaxis: { ...axis, title: { ...axis.title, text: "decode step" }, range: [-0.5, span + 0.5], showgrid: false, zeroline: false },
       yaxis: { ...axis, title: { ...axis.title, text: yTitle }, rangemode: "tozero" },
     };
   }
@@ -168,7 +168,6 @@
       layout.yaxis.range = [-0.5, this.z.length - 0.5];
       layout.yaxis.showgrid = false;
       layout.yaxis.zeroline = false;
-      layout.xaxis.zeroline = false;
       return layout;
     }
   }
@@ -196,7 +195,9 @@
 
     paint() {
       const [own, refresh] = [laneColor(this.run.focus.index), color("refresh")];
-      this.traces[0].line = { width: 1, color: faded(refresh, 0.35) };
+      // Lines every other step would be a curtain: the closer they stand, the fainter they are.
+      const density = Math.min(1, this.run.focus.schedule.period / 8);
+      this.traces[0].line = { width: 1, color: faded(refresh, 0.1 + 0.4 * density) };
       this.traces[2].fillcolor = faded(own, 0.16);
       this.traces[3].line = { width: 1.75, color: own };
       this.traces[4].marker = { size: 5, color: refresh };
@@ -250,7 +251,6 @@
       this.scale = 1024 ** power;
       this.drawn = lanes.map(() => 0);
       this.traces = [
-        ...lanes.map((lane) => this.formula(lane)),
         ...lanes.map((lane) => ({
           type: "scatter",
           mode: "lines",
@@ -258,6 +258,7 @@
           y: [],
           hovertemplate: `step %{x}: %{y:.2f} ${this.unit}<extra>${this.run.plainLabels[lane.index]}, counted</extra>`,
         })),
+        ...lanes.map((lane) => this.formula(lane)), // over the counted lines, so that both are seen
       ];
       this.paint();
     }
@@ -275,8 +276,8 @@
     paint() {
       const n = this.run.lanes.length;
       for (const { index } of this.run.lanes) {
-        this.traces[index].line = { width: 1.25, dash: "dash", color: faded(laneColor(index), 0.75) };
-        this.traces[n + index].line = { width: 2.25, color: laneColor(index) };
+        this.traces[index].line = { width: 3.5, color: laneColor(index) };
+        this.traces[n + index].line = { width: 1, dash: "4px,4px", color: color("ink") };
       }
     }
 
@@ -292,7 +293,7 @@
         y.push(fresh.map((step) => step.kvBytes / this.scale));
       }
       if (!some) return;
-      window.Plotly.extendTraces(this.plot, { x, y }, lanes.map((lane) => lanes.length + lane.index));
+      window.Plotly.extendTraces(this.plot, { x, y }, lanes.map((lane) => lane.index));
       this.traces = this.plot.data;
     }
 

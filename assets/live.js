@@ -138,9 +138,7 @@
         item.append(make("dt", "", name), this.values[key]);
         list.append(item);
       }
-      const names = make("div", "ld-pane-names");
-      names.append(this.title, this.note);
-      head.append(names, list);
+      head.append(this.title, list, this.note);
       this.text = make("div", "ld-text");
       this.text.tabIndex = 0;
       this.text.setAttribute("role", "region");
@@ -160,7 +158,7 @@
       this.lane = lane;
       this.note.textContent = note ? `${note.charAt(0).toUpperCase()}${note.slice(1)}.` : laneNote(lane);
       this.node.dataset.untrained = String(!S.isBaseline(lane.schedule) && lane.rank === 0);
-      this.note.title = (run.header.sampling.notes ?? []).join(" ");
+      this.note.title = [this.note.textContent, ...(run.header.sampling.notes ?? [])].join("\n");
     }
 
     /** Append the tokens that came since the last time. */
@@ -181,15 +179,19 @@
     }
   }
 
-  /** "13 of 30 layers rest in 3 of 4 steps. Untrained rule: …" */
+  /** "13 of 30 layers rest in 3 of 4 steps. Untrained: …" */
   function laneNote({ schedule, rank }) {
     if (S.isBaseline(schedule)) return "Nothing is dropped: this is the baseline again.";
     const { period, dropped, numLayers, part } = schedule;
-    const what = part === "attention" ? "attention of " : "";
-    const when = period === 2 ? "every other step" : `${period - 1} of ${period} steps`;
-    const trained = rank ? `corrections of rank ${rank}` : "untrained: no corrections for this model yet";
-    return `Without ${what}${dropped.length} of ${numLayers} layers in ${when}; ${trained}.`;
+    const layers = `${dropped.length} of ${numLayers} layers`;
+    const what = part === "attention" ? `The attention of ${layers} rests` : `${layers} rest`;
+    const when = period === 2 ? "every other step" : `in ${period - 1} of ${period} steps`;
+    const trained = rank ? `Corrections of rank ${rank}.` : "Untrained: no corrections for this model yet.";
+    return `${what} ${when}. ${trained}`;
   }
+
+  /** "SmolLM2-135M-Instruct, bfloat16, on AMD EPYC" */
+  const place = (model, dtype, device) => `${model.replace(/^bundled:/, "")}, ${dtype}, on ${device}`;
 
   /** Mount the view: props.value is the wire text so far, props.model the loaded model's facts. */
   function mountLive(element, props, watch) {
@@ -204,7 +206,7 @@
     let runId = null;
     let read = 0; // characters of props.value that were read
     let asked = false;
-    figure("device", props.model.device);
+    figure("device", place(props.model.id, props.model.dtype, props.model.device));
 
     /** Read the complete lines that were appended; a text that does not go on is another run. */
     function take() {
@@ -239,7 +241,7 @@
       run = next;
       root.dataset.state = "running";
       root.dataset.run = run.id;
-      figure("device", run.header.device.name);
+      figure("device", place(run.header.model.id, run.header.model.dtype, run.header.device.name));
       hideTip();
       while (panes.length > run.lanes.length) panes.pop().node.remove();
       while (panes.length < run.lanes.length) {

@@ -44,7 +44,6 @@ def generate(
     generation_config: GenerationConfig,
     lora_drop: LoraDropConfig | None = None,
     adapters: AdapterBank | None = None,
-    attention_mask: Tensor | None = None,
     **model_kwargs: Any,
 ) -> Tensor:
     """LoRA-Drop decoding for `model.generate(**inputs, custom_generate=lora_drop.generate, lora_drop=config)`.
@@ -56,8 +55,8 @@ def generate(
         input_ids: the prompt, (1, P).
         lora_drop: the settings, the defaults if None; its `adapters` is not read, a bank is given here.
         adapters: the corrections, on any device; None runs the untrained rule.
-        attention_mask: (1, P), all ones.
-        model_kwargs: what transformers prepares for the model's own forward; the decoder keeps its own cache.
+        model_kwargs: what transformers prepares for the model's own forward. Only `attention_mask` is looked at, which
+            must be all ones (were it named here, transformers would pass it twice); the decoder has its own cache.
 
     Returns:
         Prompt and new tokens, (1, P + new), the stop token included.
@@ -67,6 +66,7 @@ def generate(
     """
     if input_ids.shape[0] != 1:
         raise LoraDropError(f"LoRA-Drop decodes one prompt at a time; this is a batch of {input_ids.shape[0]}.")
+    attention_mask = model_kwargs.get("attention_mask")
     if attention_mask is not None and not attention_mask.all():
         raise LoraDropError("the prompt is padded; LoRA-Drop decodes prompts without padding.")
     schedule = (lora_drop or LoraDropConfig()).schedule_for(model.config.num_hidden_layers)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import platform
 import re
 import zlib
@@ -37,6 +38,10 @@ from lora_drop.errors import LoraDropError
 
 if TYPE_CHECKING:
     from lora_drop.schedule import ModelShape
+
+# Where a repository has only pickled weights, transformers would ask a service to convert them and then load the
+# result from an unreviewed pull request. Here that is an error that says so.
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 SUPPORTED = ("llama", "qwen2", "qwen3", "mistral")  # config.model_type
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -329,7 +334,7 @@ def _explain(error: BaseException, name: str, what: str, local: bool) -> str:
     """What to tell the user."""
     kinds = _kinds(error)
     first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    if "safetensors" in str(error) and "does not appear to have" in str(error):
+    if re.search(r"(no file|a file) named .*safetensors", str(error)):
         return f"{name} has no safetensors weights (pickled ones are refused): convert them, or choose another model."
     if "trust_remote_code" in str(error):
         return f"{name} needs code from its own repository, which is never run here: choose another model."

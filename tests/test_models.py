@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -335,6 +336,13 @@ def test_hub_errors(monkeypatch, error, told):
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", ask)
     line = the_line("nobody/no-such-model")
     assert told in line and "nobody/no-such-model" in line
+
+
+def test_pickled_weights_on_the_hub():
+    """transformers' words for it, as `use_safetensors=True` gives them; and no service is asked to convert them."""
+    error = OSError("a/b does not appear to have a file named model.safetensors or model.safetensors.index.json and")
+    assert "no safetensors weights" in models._explain(error, "a/b", "its weights cannot be loaded", local=False)
+    assert os.environ["DISABLE_SAFETENSORS_CONVERSION"]
 
 
 # ---- prompts --------------------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ def model_facts(loaded: LoadedModel) -> dict[str, Any]:
     return {
         "id": loaded.id,
         "device": describe_device(loaded.device)["name"],
+        "dtype": str(loaded.dtype).removeprefix("torch."),
         "itemsize": loaded.dtype.itemsize,
         "rank": 0,
         "shape": {name: getattr(shape, name) for name in (*names, *flags)},

@@ -38,13 +38,13 @@ INVITE = "Ready. Press Run to answer the prompt twice, side by side."
 MAX_TOKENS = 128
 
 REUSE_LABELS = {
-    "state": "state: the previous token's output (the paper)",
-    "anchor": "anchor: the last refresh's output",
-    "residual": "residual: what the layer added at the last refresh",
-    "skip": "skip: nothing (plain layer skipping)",
+    "state": "state: last token's output (paper)",
+    "anchor": "anchor: last refresh's output",
+    "residual": "residual: what the last refresh added",
+    "skip": "skip: nothing, the layer is left out",
 }
-PART_LABELS = {"block": "block: the whole layer (the paper)", "attention": "attention: the MLP still runs"}
-KV_LABELS = {"skip": "skip: none written (the paper)", "write": "write: K/V kept whole"}
+PART_LABELS = {"block": "whole layer (paper)", "attention": "attention only"}
+KV_LABELS = {"skip": "none (paper)", "write": "still written"}
 VIEW_LABELS = {"race": "Race: each at its own pace", "lock-step": "Lock-step: step by step"}
 
 
@@ -81,7 +81,7 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
             )
         with gr.Row(elem_id="ld-page", equal_height=False):
             with gr.Column(elem_id="ld-left"):
-                with gr.Group(elem_id="ld-ask"):
+                with gr.Column(elem_id="ld-ask"):
                     prompt = gr.Textbox(FIRST_PROMPT, label="Prompt", lines=2, max_lines=6, elem_id="ld-prompt")
                     with gr.Row(elem_id="ld-examples"):
                         examples = [(gr.Button(name, size="sm", min_width=0), text) for name, text in EXAMPLES.items()]
@@ -89,7 +89,7 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
                         run = gr.Button("Run", variant="primary", elem_id="ld-run")
                         stop = gr.Button("Stop", interactive=False, elem_id="ld-stop")
                     status = Status(INVITE, elem_id="ld-status")
-                with gr.Group(elem_id="ld-settings"):
+                with gr.Column(elem_id="ld-settings"):
                     preset = gr.Radio(
                         [(p.label, p.name) for p in PRESETS.values()] + [("Custom", "custom")],
                         value=next(iter(PRESETS)),
@@ -97,11 +97,23 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
                         elem_id="ld-preset",
                     )
                     period = FreeSlider(
-                        1, 16, first.period, step=1, label="Period: a full step every … steps", elem_id="ld-period"
+                        1,
+                        16,
+                        first.period,
+                        step=1,
+                        label="Period: one full step in every …",
+                        buttons=[],
+                        elem_id="ld-period",
                     )
                     layers = LayerRange((low, high), loaded.num_layers, elem_id="ld-layers")
                     ratio = FreeSlider(
-                        0, 1, first.drop_ratio, step=0.05, label="Drop ratio: share of that range", elem_id="ld-ratio"
+                        0,
+                        1,
+                        first.drop_ratio,
+                        step=0.05,
+                        label="Drop ratio: share of that range",
+                        buttons=[],
+                        elem_id="ld-ratio",
                     )
                     reuse = gr.Dropdown(
                         _choices(REUSE_RULES, REUSE_LABELS), value=first.reuse, label="Reuse rule", elem_id="ld-reuse"
