@@ -39,6 +39,8 @@ def theme() -> gr.themes.Base:
         block_shadow_dark="none",
         input_background_fill=light["panel"],
         input_background_fill_dark=dark["page"],
+        input_border_width="1px",
+        input_border_width_dark="1px",
         input_border_color="#8894A1",
         input_border_color_dark="#66727F",
         input_border_color_focus=light["baseline"],
