@@ -137,7 +137,7 @@
       find(".ld-whatif-note").textContent = plain
         ? "This is the baseline: nothing is dropped."
         : `For ${formatNumber(promptTokens)} prompt and ${formatNumber(settings.max_new_tokens)} new tokens. ` +
-          "A decode step is as fast as the bytes it reads (weights and KV): measured speed stays below this bound.";
+          "A decode step has to read its bytes (weights and KV): reading fewer is the most that can be gained.";
       drawPattern(find(".ld-pattern-svg"), find(".ld-pattern-caption"), schedule);
     }
 
