@@ -1,4 +1,4 @@
-"""The command line: `python -m lora_drop run | evaluate | replay`.
+"""The command line: `python -m lora_drop run | evaluate | train | replay`.
 
 Results go to stdout, everything else to stderr. Bad input is one line on stderr and exit code 2.
 """
@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lora_drop import train_options
 from lora_drop.config import KV_RULES, PARTS, PRESETS, REUSE_RULES, LoraDropConfig
 from lora_drop.errors import LoraDropError
 from lora_drop.schedule import human_bytes
@@ -75,6 +76,10 @@ def _parser() -> argparse.ArgumentParser:
     add_config_options(evaluate)
     evaluate.add_argument("--json", action="store_true", help="one JSON object on stdout")
     evaluate.set_defaults(command=_evaluate)
+
+    training = commands.add_parser("train", help="distil adapters from the full model", allow_abbrev=False)
+    train_options.add_arguments(training)
+    training.set_defaults(command=_train)
 
     replay = commands.add_parser("replay", help="read a recorded run and show its figures", allow_abbrev=False)
     replay.add_argument("trace", type=Path, metavar="TRACE.jsonl")
@@ -294,6 +299,12 @@ def _evaluate(args: argparse.Namespace) -> int:
             f"{row['kl']:.4f}  {row['top1_agreement']:.1%}"
         )
     return 0
+
+
+def _train(args: argparse.Namespace) -> int:
+    from lora_drop.train import train
+
+    return train(args)
 
 
 def _replay(args: argparse.Namespace) -> int:

@@ -143,7 +143,6 @@ class Callbacks:
         on, off = gr.update(interactive=True), gr.update(interactive=False)
         session = request.session_hash
         stop = self.stops.start(session)
-        text: Any = gr.skip()
         try:
             chosen = parse_list(drop_layers or "") or None  # an empty field means the range and the ratio
             config = LoraDropConfig(
@@ -178,15 +177,16 @@ class Callbacks:
                 status = _status("running", "Running: a step of each lane in turn.")
                 # The run's own id comes first: the page tells a new run from a longer text by it.
                 for text, last in batches(records, line, f'{{"type":"run","id":"{uuid4().hex[:12]}"}}\n'):
-                    if not isinstance(last, Summary):
-                        yield text, status, on
-            yield text, _status("done", _ending(last)), off
+                    yield text, status, on
+            # Gradio repeats the last yield whole when a run completes: one without the text saves sending it twice.
+            yield gr.skip(), _status("done", _ending(last)), off
         except LoraDropError as error:
-            yield text, _status("error", str(error)), off
+            yield gr.skip(), _status("error", str(error)), off
         except Exception:
             # The visitor gets a line, the operator the traceback; the app and other visitors' runs go on.
             traceback.print_exc()
-            yield text, _status("error", "The run failed inside the app. The server's log has the details."), off
+            failed = "The run failed inside the app. The server's log has the details."
+            yield gr.skip(), _status("error", failed), off
         finally:
             self.stops.end(session)
 

@@ -1,0 +1,374 @@
+"""Train adapters: distil the full model into LoRA-Drop decoding, `python -m lora_drop train`.
+
+The backbone is frozen. The student runs the real schedule in one parallel pass (`lora_drop.student`), the teacher is
+the same model with every layer, and the loss is KL(full || student) over the vocabulary at LoRA steps. Each batch has
+a period, a drop ratio and prompt lengths of its own, so that one bank serves every slider position.
+
+Everything that a step draws follows from (seed, step), so a checkpoint needs no more than the bank, the optimizer and
+the step's number to go on exactly. `accelerate launch -m lora_drop.train ...` spreads the batches over processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import random
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm import tqdm
+
+from lora_drop.adapters import AdapterBank
+from lora_drop.config import LoraDropConfig, default_range
+from lora_drop.errors import LoraDropError
+from lora_drop.models import LoadedModel
+from lora_drop.schedule import Schedule
+from lora_drop.student import student_states
+from lora_drop.train_options import TrainSettings
+
+PERIODS = (2, 3, 4, 6, 8)
+RATIOS = (0.25, 0.5, 0.75)
+CHECKPOINT, LOG = "checkpoint", "train_log.jsonl"
+HELD_OUT = 0.02  # share of the windows that is never trained on
+EVALUATED = 8  # windows of each evaluation
+
+
+def read_windows(loaded: LoadedModel, paths: list[Path], length: int) -> Tensor:
+    """All texts of the files as (N, length) windows of tokens, an end token between two texts.
+
+    A `.jsonl` file has a record a line and a `.json` file a list of records; the text of a record is all its strings.
+    Any other file is plain text, a paragraph (up to a blank line) being a text.
+
+    Raises:
+        LoraDropError: a file is missing, empty, not UTF-8, not what its name says, or all are shorter than one window.
+    """
+    end = min(loaded.stop_ids)
+    tokens: list[int] = []
+    for path in paths:
+        try:
+            content = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise LoraDropError(f"{path.name} is not UTF-8 text.") from None
+        except OSError as error:
+            raise LoraDropError(f"cannot read {path.name}: {error.strerror or error}.") from None
+        texts = [text for text in _texts(path, content) if text.strip()]
+        if not texts:
+            raise LoraDropError(f"{path.name} holds no text.")
+        for text in texts:
+            tokens += [*loaded.tokenizer.encode(text, add_special_tokens=False), end]
+    if len(tokens) < length:
+        raise LoraDropError(f"the training text has {len(tokens)} tokens, less than one window of {length}.")
+    count = len(tokens) // length
+    return torch.tensor(tokens[: count * length]).view(count, length)
+
+
+def _texts(path: Path, content: str) -> list[str]:
+    if path.suffix not in (".json", ".jsonl"):
+        return content.split("\n\n")
+    try:
+        if path.suffix == ".json":
+            records = json.loads(content)
+        else:
+            records = [json.loads(line) for line in content.splitlines() if line.strip()]
+    except ValueError as error:
+        raise LoraDropError(f"{path.name} is not {path.suffix[1:].upper()}: {error}.") from None
+    return ["\n".join(_strings(record)) for record in records]
+
+
+def _strings(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for part in inner for text in _strings(part)]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one step trains on: windows, their prompts' lengths, a schedule."""
+
+    windows: list[int]
+    prompt_tokens: list[int]
+    schedule: Schedule
+
+
+def draw(settings: TrainSettings, step: int, windows: int, num_layers: int) -> Draw:
+    """The batch of a step: a function of the seed and the step, so that a resumed run draws the same."""
+    rng = random.Random(f"{settings.seed} {step}")
+    epoch, start = divmod(step * settings.batch_size, windows)
+    order = random.Random(f"{settings.seed} epoch {epoch}").sample(range(windows), windows)
+    chosen = [order[(start + k) % windows] for k in range(settings.batch_size)]
+    ratios = RATIOS if settings.drop_ratio is None else (settings.drop_ratio,)
+    config = LoraDropConfig(
+        period=settings.period or rng.choice(PERIODS),
+        drop_ratio=rng.choice(ratios),
+        reuse=settings.reuse,
+        part=settings.part,
+        kv=settings.kv,
+    )
+    schedule = config.schedule_for(num_layers)
+    if not schedule.dropped:  # a small model may have too few layers for the lowest ratio
+        schedule = config.replace(drop_ratio=max(ratios)).schedule_for(num_layers)
+    prompts = [rng.randint(4, settings.length // 2) for _ in chosen]
+    return Draw(chosen, prompts, schedule)
+
+
+def distillation(
+    loaded: LoadedModel, tokens: Tensor, prompt_tokens: Tensor, schedule: Schedule, bank: AdapterBank
+) -> tuple[Tensor, Tensor]:
+    """KL(full || student) in nats and the share of equal argmax, means over the LoRA steps of a batch (B, T)."""
+    head = loaded.model.get_output_embeddings()
+    student, lora = student_states(loaded.model, tokens, prompt_tokens, schedule, bank)
+    with torch.no_grad():
+        full = head(loaded.model.model(tokens).last_hidden_state[lora]).float().log_softmax(-1)
+    ours = head(student[lora]).float().log_softmax(-1)
+    kl = torch.nn.functional.kl_div(ours, full, log_target=True, reduction="batchmean")
+    return kl, (full.argmax(-1) == ours.argmax(-1)).float().mean()
+
+
+class Trainer:
+    """One training run over a loaded model: `run` trains, writes checkpoints, and leaves an adapter folder."""
+
+    def __init__(self, loaded: LoadedModel, settings: TrainSettings, windows: Tensor, sources: list[str], out: Path):
+        self.loaded, self.settings, self.out, self.sources = loaded, settings, out, sources
+        self.accelerator = Accelerator(mixed_precision="bf16" if loaded.dtype == torch.bfloat16 else "no")
+        held_out = max(1, min(EVALUATED, int(len(windows) * HELD_OUT)))
+        self.held_out, self.windows = windows[-held_out:], windows[:-held_out]
+        if not len(self.windows):
+            raise LoraDropError("the training text has one window; it needs at least two, for one is held out.")
+        self.bank = self._new_bank()
+        self.parameters = [t for store in (self.bank.a, self.bank.b, self.bank.gate) for t in store.values()]
+        self.optimizer = torch.optim.AdamW(self.parameters, settings.learning_rate, weight_decay=0.0)
+        self.step = 0
+
+    def _new_bank(self) -> AdapterBank:
+        settings, loaded = self.settings, self.loaded
+        low, high = default_range(loaded.num_layers)
+        with torch.random.fork_rng():
+            torch.manual_seed(settings.seed)
+            bank = AdapterBank.new(
+                list(range(low, high + 1)),
+                loaded.shape.hidden_size,
+                settings.rank,
+                settings.alpha,
+                reuse=settings.reuse,
+                part=settings.part,
+                kv=settings.kv,
+            )
+        for gate in bank.gate.values():
+            gate.fill_(settings.gate)
+        bank = bank.to(loaded.device, torch.float32)
+        for store in (bank.a, bank.b, bank.gate):
+            for tensor in store.values():
+                tensor.requires_grad_()
+        bank.base_model, bank.revision, bank.num_layers = loaded.id, loaded.revision, loaded.num_layers
+        return bank
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up, then a cosine to zero at the last step."""
+        warmup = max(1, round(self.settings.warmup * self.settings.steps))
+        if step < warmup:
+            return self.settings.learning_rate * (step + 1) / warmup
+        progress = (step - warmup) / max(1, self.settings.steps - warmup)
+        return self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def train_step(self) -> tuple[float, float]:
+        """One batch; returns its loss and agreement."""
+        settings, share = self.settings, self.accelerator.num_processes
+        place = self.step * share + self.accelerator.process_index
+        batch = draw(settings, place, len(self.windows), self.loaded.num_layers)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.step)
+        tokens = self.windows[batch.windows].to(self.loaded.device)
+        prompts = torch.tensor(batch.prompt_tokens, device=self.loaded.device)
+        with self.accelerator.autocast():
+            loss, agreement = distillation(self.loaded, tokens, prompts, batch.schedule, self.bank)
+        self.accelerator.backward(loss)
+        for tensor in self.parameters:
+            # A layer that this batch does not drop has no gradient: zero it is, the same on every process.
+            tensor.grad = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+            if share > 1:
+                tensor.grad = self.accelerator.reduce(tensor.grad, "mean")
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return float(loss.detach()), float(agreement)
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, Any]:
+        """KL and agreement on the held-out windows, at the schedules that the sliders start from."""
+        tokens = self.held_out.to(self.loaded.device)
+        prompts = torch.full((len(tokens),), self.settings.length // 4, device=self.loaded.device)
+        grid = [(2, 0.25), (2, 0.5), (4, 0.5)]
+        if self.settings.period and self.settings.drop_ratio is not None:
+            grid = [(self.settings.period, self.settings.drop_ratio)]
+        rows = []
+        for period, ratio in grid:
+            config = LoraDropConfig(
+                period=period,
+                drop_ratio=ratio,
+                reuse=self.settings.reuse,
+                part=self.settings.part,
+                kv=self.settings.kv,
+            )
+            schedule = config.schedule_for(self.loaded.num_layers)
+            with self.accelerator.autocast():
+                kl, agreement = distillation(self.loaded, tokens, prompts, schedule, self.bank)
+            rows.append({"period": period, "drop_ratio": ratio, "kl": float(kl), "top1_agreement": float(agreement)})
+        return {"tokens": int(tokens.numel()), "schedules": rows}
+
+    def run(self, evaluate_every: int, checkpoint_every: int, quiet: bool = False) -> dict[str, Any]:
+        """Train to the end; returns the last evaluation.
+
+        Args:
+            evaluate_every, checkpoint_every: in steps; both also happen at the end.
+        """
+        main = self.accelerator.is_main_process
+        per_step = self.settings.batch_size * self.settings.length * self.accelerator.num_processes
+        bar = tqdm(
+            total=self.settings.steps, initial=self.step, disable=quiet or not main, unit="batch", file=sys.stderr
+        )
+        evaluation, started = None, time.monotonic()
+        while self.step < self.settings.steps:
+            loss, agreement = self.train_step()
+            rate = per_step / max(time.monotonic() - started, 1e-9)
+            started = time.monotonic()
+            bar.update()
+            bar.set_postfix_str(f"loss {loss:.3f}, agreement {agreement:.3f}, {rate:.0f} tokens/s")
+            last = self.step == self.settings.steps
+            entry: dict[str, Any] = {"step": self.step, "tokens": self.step * per_step, "loss": loss}
+            if last or self.step % evaluate_every == 0:
+                evaluation = entry["evaluation"] = self.evaluate()
+                started = time.monotonic()
+            if main:
+                self._log(entry)
+                if last or self.step % checkpoint_every == 0:
+                    self.save(evaluation)
+        bar.close()
+        return evaluation or self.evaluate()
+
+    def _log(self, entry: dict[str, Any]) -> None:
+        with (self.out / LOG).open("a", encoding="utf-8") as log:
+            log.write(json.dumps(entry) + "\n")
+
+    def save(self, evaluation: dict[str, Any] | None) -> None:
+        """Write checkpoint and adapter folder: each whole or not at all, so the last good one outlives any failure."""
+        draft = self.out / f"{CHECKPOINT}.partial"
+        try:
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+            bank = dataclasses.replace(
+                self.bank,
+                **{
+                    name: {i: t.detach().cpu().to(torch.bfloat16).float() for i, t in getattr(self.bank, name).items()}
+                    for name in ("a", "b", "gate")
+                },
+                meta={
+                    "trained_schedules": {
+                        "periods": [self.settings.period] if self.settings.period else list(PERIODS),
+                        "drop_ratios": (
+                            list(RATIOS) if self.settings.drop_ratio is None else [self.settings.drop_ratio]
+                        ),
+                    },
+                    "data": self.sources,
+                    "tokens": self.step * self.settings.batch_size * self.settings.length,
+                    "settings": dataclasses.asdict(self.settings),
+                    "quality": evaluation,
+                },
+            )
+            bank.save(draft / "adapter")
+            state = {
+                "step": self.step,
+                "settings": dataclasses.asdict(self.settings),
+                "revision": self.loaded.revision,
+                "parameters": [tensor.detach() for tensor in self.parameters],
+                "optimizer": self.optimizer.state_dict(),
+            }
+            torch.save(state, draft / "state.pt")
+            old = self.out / f"{CHECKPOINT}.old"
+            shutil.rmtree(old, ignore_errors=True)
+            if (self.out / CHECKPOINT).exists():
+                os.replace(self.out / CHECKPOINT, old)
+            os.replace(draft, self.out / CHECKPOINT)
+            shutil.rmtree(old, ignore_errors=True)
+        except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+            raise LoraDropError(
+                f"the checkpoint could not be written ({error}); the last good one is kept: make room, then --resume."
+            ) from None
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint, exactly.
+
+        Raises:
+            LoraDropError: there is none, or it is of other settings or another model.
+        """
+        # A run killed between the two renames has its last good checkpoint under the other name.
+        folder = next((f for n in (CHECKPOINT, f"{CHECKPOINT}.old") if (f := self.out / n).is_dir()), None)
+        if folder is None:
+            raise LoraDropError(f"there is no checkpoint in {self.out.name} to resume: start without --resume.")
+        state = torch.load(folder / "state.pt", map_location=self.loaded.device, weights_only=True)
+        if state["revision"] != self.loaded.revision:
+            raise LoraDropError(f"the checkpoint in {self.out.name} is of another model.")
+        mine = dataclasses.asdict(self.settings)
+        if differs := [name for name, value in state["settings"].items() if mine.get(name) != value]:
+            name = differs[0]
+            raise LoraDropError(
+                f"the checkpoint in {self.out.name} was made with {name} {state['settings'][name]}, this run has "
+                f"{mine[name]}: use the same settings, or another --out."
+            )
+        with torch.no_grad():
+            for tensor, saved in zip(self.parameters, state["parameters"], strict=True):
+                tensor.copy_(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+
+def train(args: argparse.Namespace) -> int:
+    """The `train` command."""
+    from lora_drop.models import load_model
+
+    names = [field.name for field in dataclasses.fields(TrainSettings)]
+    settings = TrainSettings(**{name: getattr(args, name) for name in names})
+    for name in ("evaluate_every", "checkpoint_every"):
+        if getattr(args, name) < 1:
+            raise LoraDropError(f"--{name.replace('_', '-')} must be at least 1.")
+    if not args.resume and (args.out / CHECKPOINT).exists():
+        raise LoraDropError(f"{args.out.name} holds a checkpoint: go on with --resume, or name another --out.")
+    loaded = load_model(args.model, args.device, args.dtype)
+    windows = read_windows(loaded, args.data, settings.length)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LoraDropError(f"cannot make the folder {args.out.name}: {error.strerror}.") from None
+    trainer = Trainer(loaded, settings, windows, [path.name for path in args.data], args.out)
+    if args.resume:
+        trainer.resume()
+    evaluation = trainer.run(args.evaluate_every, args.checkpoint_every, quiet=args.json)
+    if trainer.accelerator.is_main_process:
+        folder = args.out / CHECKPOINT / "adapter"
+        if args.json:
+            print(json.dumps({"adapters": str(folder), "steps": trainer.step, "evaluation": evaluation}))
+        else:
+            for row in evaluation["schedules"]:
+                print(
+                    f"period {row['period']}, drop ratio {row['drop_ratio']}: KL {row['kl']:.3f}, "
+                    f"same top token {row['top1_agreement']:.1%}"
+                )
+            print(f"adapters: {folder}")
+    return 0
+
+
+if __name__ == "__main__":  # accelerate launch -m lora_drop.train
+    from lora_drop.cli import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -1,0 +1,74 @@
+"""The settings of a training run and its command-line options; apart from `train`, so that `--help` needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_drop.config import LoraDropConfig
+from lora_drop.errors import LoraDropError
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What a training run is asked to do; a checkpoint goes on only with the same.
+
+    `period` and `drop_ratio` fix the schedule; None draws it for each batch.
+    """
+
+    reuse: str = "residual"
+    part: str = "block"
+    kv: str = "skip"
+    period: int | None = None
+    drop_ratio: float | None = None
+    rank: int = 64
+    alpha: float = 64.0
+    gate: float = 0.4  # where g starts: trials found 0.3 to 0.5 better than 1
+    max_tokens: int = 1_000_000
+    length: int = 256
+    batch_size: int = 8
+    learning_rate: float = 3e-3
+    warmup: float = 0.05  # share of the steps
+    seed: int = 0
+
+    def __post_init__(self):
+        LoraDropConfig(reuse=self.reuse, part=self.part, kv=self.kv)
+        if self.period is not None and self.period < 2:
+            raise LoraDropError(f"period must be at least 2 to train: period 1 has no LoRA step; got {self.period}.")
+        if self.drop_ratio is not None and not LoraDropConfig(drop_ratio=self.drop_ratio).drop_ratio:
+            raise LoraDropError("drop_ratio must be above 0 to train: with 0 nothing is dropped.")
+        for name, low in (("rank", 1), ("max_tokens", 1), ("length", 16), ("batch_size", 1)):
+            if getattr(self, name) < low:
+                raise LoraDropError(f"{name} must be at least {low}, got {getattr(self, name)}.")
+        if not 0 < self.learning_rate < 1:
+            raise LoraDropError(f"learning_rate must lie between 0 and 1, got {self.learning_rate}.")
+
+    @property
+    def steps(self) -> int:
+        """Batches of the whole run."""
+        return math.ceil(self.max_tokens / (self.batch_size * self.length))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `train`."""
+    defaults = TrainSettings()
+    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="FILE", help="txt, json or jsonl files")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="checkpoints and the adapter folder")
+    parser.add_argument("--model", default="bundled")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    for name in ("reuse", "part", "kv"):
+        parser.add_argument(f"--{name}", default=getattr(defaults, name))
+    parser.add_argument("--period", type=int, help="train for one period only (default: drawn)")
+    parser.add_argument("--drop-ratio", type=float, help="train for one drop ratio only (default: drawn)")
+    for name, kind in (
+        *(("rank", int), ("alpha", float), ("gate", float), ("max_tokens", int), ("length", int)),
+        *(("batch_size", int), ("learning_rate", float), ("warmup", float), ("seed", int)),
+    ):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=getattr(defaults, name))
+    parser.add_argument("--evaluate-every", type=int, default=50, metavar="STEPS")
+    parser.add_argument("--checkpoint-every", type=int, default=20, metavar="STEPS")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")

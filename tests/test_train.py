@@ -1,0 +1,137 @@
+"""Training: the loss falls, a resumed run is the run, bad text and settings are refused."""
+
+import json
+
+import pytest
+import torch
+
+from lora_drop.adapters import AdapterBank
+from lora_drop.cli import main
+from lora_drop.errors import LoraDropError
+from lora_drop.train import CHECKPOINT, Trainer, draw, read_windows
+from lora_drop.train_options import TrainSettings
+
+SMALL = TrainSettings(rank=8, alpha=8.0, length=48, batch_size=4, max_tokens=48 * 4 * 24, learning_rate=2e-2)
+TEXT = "\n\n".join(f"Line {n}: the quick brown fox jumps over {n * 37 % 101} lazy dogs." for n in range(200))
+
+
+@pytest.fixture
+def windows(tiny, tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    return read_windows(tiny, [tmp_path / "text.txt"], SMALL.length)
+
+
+def trainer(tiny, windows, out, settings=SMALL):
+    out.mkdir(exist_ok=True)
+    return Trainer(tiny, settings, windows, ["text.txt"], out)
+
+
+@pytest.mark.parametrize("reuse", ["state", "residual"])
+def test_the_loss_falls_and_the_bank_helps(tiny, windows, tmp_path, reuse):
+    settings = TrainSettings(**{**vars(SMALL), "reuse": reuse, "period": 3, "drop_ratio": 1.0})
+    run = trainer(tiny, windows, tmp_path / "out", settings)
+    before = run.evaluate()["schedules"][0]
+    after = run.run(100, 100, quiet=True)["schedules"][0]
+    assert after["kl"] < 0.9 * before["kl"]
+    bank = AdapterBank.load(tmp_path / "out" / CHECKPOINT / "adapter")
+    assert bank.check(
+        num_layers=6, hidden_size=64, revision=tiny.revision, reuse=reuse, part="block", name="out"
+    ) is None  # fmt: skip
+    assert bank.meta["tokens"] == SMALL.max_tokens and bank.meta["quality"]["schedules"][0] == after
+
+
+def test_a_resumed_run_is_the_run(tiny, windows, tmp_path):
+    whole = trainer(tiny, windows, tmp_path / "whole")
+    whole.run(100, 100, quiet=True)
+    cut = trainer(tiny, windows, tmp_path / "cut")
+    for _ in range(11):
+        cut.train_step()
+    cut.save(None)
+    cut.train_step()  # lost when the run is killed here
+    resumed = trainer(tiny, windows, tmp_path / "cut")
+    resumed.resume()
+    assert resumed.step == 11
+    resumed.run(100, 100, quiet=True)
+    for one, other in zip(whole.parameters, resumed.parameters, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_failed_checkpoint_leaves_the_last_good_one(tiny, windows, tmp_path, monkeypatch):
+    run = trainer(tiny, windows, tmp_path / "out")
+    run.train_step()
+    run.save(None)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        run.train_step()
+        with pytest.raises(LoraDropError, match="No space left.*last good one is kept"):
+            run.save(None)
+    again = trainer(tiny, windows, tmp_path / "out")
+    again.resume()
+    assert again.step == 1
+    (tmp_path / "out" / CHECKPOINT).rename(tmp_path / "out" / f"{CHECKPOINT}.old")  # killed between two renames
+    again.resume()
+
+
+def test_other_settings_do_not_resume(tiny, windows, tmp_path):
+    run = trainer(tiny, windows, tmp_path / "out")
+    with pytest.raises(LoraDropError, match="no checkpoint in out"):
+        run.resume()
+    run.save(None)
+    other = trainer(tiny, windows, tmp_path / "out", TrainSettings(**{**vars(SMALL), "rank": 4}))
+    with pytest.raises(LoraDropError, match="made with rank 8, this run has 4"):
+        other.resume()
+
+
+def test_every_epoch_reads_every_window_once():
+    seen = [w for step in range(10) for w in draw(SMALL, step, 20, 6).windows]
+    assert sorted(seen[:20]) == sorted(seen[20:]) == list(range(20)) and seen[:20] != seen[20:]
+    assert draw(SMALL, 3, 20, 6) == draw(SMALL, 3, 20, 6) != draw(SMALL, 4, 20, 6)
+    assert len({draw(SMALL, step, 20, 30).schedule.period for step in range(40)}) == 5
+
+
+def test_text_comes_from_txt_json_and_jsonl(tiny, tmp_path):
+    records = [{"q": "a" * 40, "list": [{"x": "b" * 40}], "n": 3}]
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    (tmp_path / "b.jsonl").write_text(json.dumps(records[0]) + "\n")
+    one, two = (read_windows(tiny, [tmp_path / name], 16) for name in ("a.json", "b.jsonl"))
+    assert torch.equal(one, two)
+    assert bytes(one.flatten().tolist()[:45]) == b"a" * 40 + b"\n" + b"b" * 4
+
+
+@pytest.mark.parametrize(
+    ("content", "argv", "says"),
+    [
+        (b"", [], "holds no text"),
+        (b"\xff\xfe\x00", [], "not UTF-8"),
+        (b"short", [], "less than one window of 256"),
+        (b"x" * 300, [], "at least two"),
+        (b"x" * 900, ["--rank", "0"], "rank must be at least 1"),
+        (b"x" * 900, ["--period", "1"], "period 1 has no LoRA step"),
+        (b"x" * 900, ["--drop-ratio", "0"], "nothing is dropped"),
+        (b"x" * 900, ["--reuse", "magic"], "residual"),
+        (b"x" * 900, ["--resume"], "no checkpoint"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, capsys, content, argv, says):
+    (tmp_path / "text.txt").write_bytes(content)
+    base = ["train", "--data", str(tmp_path / "text.txt"), "--out", str(tmp_path / "out")]
+    assert main([*base, "--model", "random:tiny-llama", *argv]) == 2
+    captured = capsys.readouterr()
+    assert says in captured.err and captured.err.count("\n") == 1
+
+
+def test_the_command_leaves_a_bank_that_run_takes(tmp_path, capsys):
+    (tmp_path / "text.txt").write_text(TEXT)
+    tiny = ["--model", "random:tiny-llama", "--dtype", "float32"]
+    base = ["train", "--data", str(tmp_path / "text.txt"), "--out", str(tmp_path / "out"), *tiny]
+    small = ["--length", "32", "--batch-size", "2", "--max-tokens", "200", "--rank", "4", "--json"]
+    assert main([*base, *small]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert main([*base, *small]) == 2 and "--resume" in capsys.readouterr().err
+    run = ["run", "--prompt", "Hello", *tiny, "--max-new-tokens", "6", "--adapters", result["adapters"], "--json"]
+    assert main(run) == 0
+    assert json.loads(capsys.readouterr().out)["config"]["rank"] == 4
