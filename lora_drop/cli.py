@@ -1,4 +1,4 @@
-"""The command line: `python -m lora_drop run | evaluate | train | replay`.
+"""The command line: `python -m lora_drop run | evaluate | sweep | recommend | train | replay`.
 
 Results go to stdout, everything else to stderr. Bad input is one line on stderr and exit code 2.
 """
@@ -67,15 +67,28 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser(
         "evaluate", help="teacher-forced quality through the real decode schedule", allow_abbrev=False
     )
-    evaluate.add_argument("--data", type=Path, required=True, metavar="FILE.jsonl")
-    evaluate.add_argument("--prompt-field", required=True)
-    evaluate.add_argument("--target-field", required=True)
-    evaluate.add_argument("--limit", type=int, help="only the first N records")
-    evaluate.add_argument("--context-tokens", type=int, help="keep only the prompt's last N tokens")
+    add_data_options(evaluate)
     add_model_options(evaluate)
     add_config_options(evaluate)
     evaluate.add_argument("--json", action="store_true", help="one JSON object on stdout")
     evaluate.set_defaults(command=_evaluate)
+
+    sweep = commands.add_parser("sweep", help="measure a grid of drop ratios and periods", allow_abbrev=False)
+    add_data_options(sweep)
+    add_model_options(sweep)
+    add_config_options(sweep)
+    sweep.add_argument("--drop-ratios", default="0.25,0.5,0.75", metavar="P,P,...")
+    sweep.add_argument("--periods", default="2,4,8", metavar="W,W,...")
+    sweep.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets sweep.csv and sweep.json")
+    sweep.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    sweep.set_defaults(command=_sweep)
+
+    choose = commands.add_parser("recommend", help="the fastest setting of a sweep within a limit", allow_abbrev=False)
+    choose.add_argument("sweep", type=Path, metavar="SWEEP.json")
+    choose.add_argument("--min-agreement", type=float, help="least same-top-token share at LoRA steps, e.g. 0.9")
+    choose.add_argument("--max-nll-gap", type=float, help="most nats lost over all steps, e.g. 0.1")
+    choose.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    choose.set_defaults(command=_recommend)
 
     training = commands.add_parser("train", help="distil adapters from the full model", allow_abbrev=False)
     train_options.add_arguments(training)
@@ -93,6 +106,30 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="bundled", help="bundled (default), a hub id, a folder, random:SHAPE")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda")
     parser.add_argument("--dtype", default="auto", help="auto (default), float32, bfloat16")
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """The options that name prompt and target pairs."""
+    parser.add_argument("--data", type=Path, required=True, metavar="FILE.jsonl")
+    parser.add_argument("--prompt-field", required=True)
+    parser.add_argument("--target-field", required=True)
+    parser.add_argument("--limit", type=int, help="only the first N records")
+    parser.add_argument("--context-tokens", type=int, help="keep only the prompt's last N tokens")
+
+
+def read_data(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """The pairs that the data options name.
+
+    Raises:
+        LoraDropError: a limit below 1, or see `metrics.read_pairs`.
+    """
+    for name in ("limit", "context_tokens"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise LoraDropError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
+    from lora_drop.evaluation.metrics import read_pairs
+
+    return list(read_pairs(args.data, args.prompt_field, args.target_field, args.limit))
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -272,16 +309,12 @@ def _show_run(trace: Trace, as_json: bool) -> None:
 
 def _evaluate(args: argparse.Namespace) -> int:
     config = config_from(args)
-    for name in ("limit", "context_tokens"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise LoraDropError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
-    from lora_drop.evaluation.metrics import evaluate, read_pairs
+    pairs = read_data(args)  # its mistakes are told before a model is loaded
+    from lora_drop.evaluation.metrics import evaluate
 
     def show(tokens: int) -> None:
         print(f"\r{tokens} tokens", end="", file=sys.stderr, flush=True)
 
-    pairs = list(read_pairs(args.data, args.prompt_field, args.target_field, args.limit))  # errors before loading
     result = evaluate(
         _load(args), config, iter(pairs), args.context_tokens, show if sys.stderr.isatty() else lambda tokens: None
     )
@@ -298,6 +331,52 @@ def _evaluate(args: argparse.Namespace) -> int:
             f"{label:<12} {row['nll_baseline']:.4f} -> {row['nll_lora_drop']:.4f}      "
             f"{row['kl']:.4f}  {row['top1_agreement']:.1%}"
         )
+    return 0
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    config, pairs = config_from(args), read_data(args)
+    try:
+        ratios = [float(text) for text in args.drop_ratios.split(",")]
+        periods = [int(text) for text in args.periods.split(",")]
+    except ValueError:
+        raise LoraDropError("--drop-ratios and --periods must be numbers with commas, such as 0.25,0.5.") from None
+    from lora_drop.evaluation.sweep import sweep, write_sweep
+
+    def show(done: int, total: int) -> None:
+        print(f"{done} of {total} points", file=sys.stderr, flush=True)
+
+    result = sweep(_load(args), config, ratios, periods, pairs, args.context_tokens, show)
+    write_sweep(result, args.out)
+    if args.json:
+        print(json.dumps(result, allow_nan=False))
+        return 0
+    print("ratio  period  agreement   NLL gap  speedup   bound  KV saved")
+    for row in result["rows"]:
+        gap = row["all_steps_nll_lora_drop"] - row["all_steps_nll_baseline"]
+        agreement = row["lora_steps_top1_agreement"]
+        print(
+            f"{row['drop_ratio']:5.2f}  {row['period']:6}  {'-' if agreement is None else f'{agreement:.1%}':>9}  "
+            f"{gap:8.3f}  {row['speedup']:6.2f}x  {row['bound']:5.2f}x  {row['kv_saved']:8.1%}"
+        )
+    return 0
+
+
+def _recommend(args: argparse.Namespace) -> int:
+    from lora_drop.evaluation.sweep import recommend
+
+    if args.min_agreement is None and args.max_nll_gap is None:
+        raise LoraDropError("name a limit: --min-agreement, --max-nll-gap, or both.")
+    row = recommend(args.sweep, args.min_agreement, args.max_nll_gap)
+    if row is None:
+        raise LoraDropError(f"no setting in {args.sweep.name} stays within that limit: relax it, or train adapters.")
+    if args.json:
+        print(json.dumps(row, allow_nan=False))
+        return 0
+    print(
+        f"--period {row['period']} --drop-ratio {row['drop_ratio']} --reuse {row['reuse']} --part {row['part']} "
+        f"--kv {row['kv']}   ({row['speedup']:.2f}x, bound {row['bound']:.2f}x, KV saved {row['kv_saved']:.1%})"
+    )
     return 0
 
 
