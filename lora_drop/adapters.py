@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,20 +156,22 @@ class AdapterBank:
             b = {i: tensors[f"layers.{i}.lora_B.weight"] for i in layers}
             gate = {i: tensors[f"layers.{i}.gate"] for i in layers}
             alpha, reuse, part, kv = float(config["lora_alpha"]), config["reuse"], config["part"], config["kv"]
+            num_layers = int(config.get("num_layers", 0))
         except OSError as error:
             raise LoraDropError(
                 f"cannot read the adapters in {name}: {error.strerror or 'a file is missing'} "
                 f"(an adapter folder holds {WEIGHTS_NAME} and {CONFIG_NAME})."
             ) from None
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        except (SafetensorError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise LoraDropError(f"the adapters in {name} are broken: {type(error).__name__}: {error}.") from None
+        if rank < 1 or not math.isfinite(alpha):
+            raise LoraDropError(f"the adapters in {name} are broken: rank {rank}, lora_alpha {alpha}.")
         for i in layers:
-            if a[i].shape[0] != rank:
-                raise LoraDropError(
-                    f"the adapters in {name} are broken: layer {i} is of rank {len(a[i])}, not {rank}."
-                )
+            if a[i].dim() != 2 or a[i].shape[0] != rank:
+                shape = tuple(a[i].shape)
+                raise LoraDropError(f"the adapters in {name} are broken: layer {i} has A {shape}, not of rank {rank}.")
             if not all(torch.isfinite(t).all() for t in (a[i], b[i], gate[i])):
                 raise LoraDropError(f"the adapters in {name} are broken: layer {i} holds NaN or infinity.")
         meta = {k: v for k, v in config.items() if k not in _CONFIG_KEYS}
         base, revision = str(config.get("base_model_name_or_path", "")), str(config.get("revision", ""))
-        return cls(a, b, gate, alpha, reuse, part, kv, base, revision, int(config.get("num_layers", 0)), meta)
+        return cls(a, b, gate, alpha, reuse, part, kv, base, revision, num_layers, meta)

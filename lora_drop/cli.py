@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from lora_drop import train_options
 from lora_drop.config import KV_RULES, PARTS, PRESETS, REUSE_RULES, LoraDropConfig
@@ -32,16 +34,24 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     try:
+        # Text may hold what the terminal's encoding has no sign for.
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
         args = _parser().parse_args(argv)
-        return args.command(args)
+        code = args.command(args)
+        sys.stdout.flush()
+        return code
     except LoraDropError as error:
         print(f"lora_drop: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("lora_drop: interrupted.", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader has gone (`| head`): nobody is left to tell
+    except OSError as error:
+        # Commands tell of their files themselves, so this is stdout. Python would flush it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # a reader that has gone (`| head`) has seen enough
+            print(f"lora_drop: cannot write the result: {error.strerror or error}.", file=sys.stderr)
         return 1
 
 
@@ -164,6 +174,8 @@ def config_from(args: argparse.Namespace) -> LoraDropConfig:
     if args.layers is not None:
         given["layers"] = parse_range(args.layers)
     if args.drop_layers is not None:
+        if args.layers is not None or args.drop_ratio is not None:
+            raise LoraDropError("name the dropped layers by drop_layers, or by layers and drop_ratio, not by both.")
         given["drop_layers"] = parse_list(args.drop_layers)
     elif args.layers is not None or args.drop_ratio is not None:
         given["drop_layers"] = None  # a range or a ratio on top of a preset that lists layers means the range
@@ -177,7 +189,7 @@ def parse_range(text: str) -> tuple[int, int]:
         LoraDropError: it is not of that form.
     """
     low, mark, high = text.partition("-")
-    if not (mark and low.strip().isdecimal() and high.strip().isdecimal()):
+    if not (mark and _is_layer(low.strip()) and _is_layer(high.strip())):
         raise LoraDropError(f"layers must be a range low-high such as 3-28, got {text!r}.")
     return int(low), int(high)
 
@@ -189,9 +201,13 @@ def parse_list(text: str) -> tuple[int, ...]:
         LoraDropError: it is not of that form.
     """
     parts = [part.strip() for part in text.split(",")] if text.strip() else []
-    if not all(part.isdecimal() for part in parts):
+    if not all(map(_is_layer, parts)):
         raise LoraDropError(f"drop_layers must be layer numbers with commas such as 4,6,8; got {text!r}.")
     return tuple(int(part) for part in parts)
+
+
+def _is_layer(text: str) -> bool:
+    return text.isdecimal() and len(text) <= 6
 
 
 def _load(args: argparse.Namespace):
@@ -235,17 +251,28 @@ def _recorded(records: Iterator[Record], path: Path | None) -> Iterator[Record]:
     except OSError as error:
         raise LoraDropError(f"cannot write the trace {path.name}: {error.strerror or error}.") from None
     steps = 0
-    with target as file:
-        for record in records:
-            if file:
-                file.write(write_line(record))
-                file.flush()
-            if isinstance(record, StepRecord) and sys.stderr.isatty():
-                steps += 1
-                print(f"\r{steps} steps", end="", file=sys.stderr, flush=True)
-            yield record
-    if steps:
-        print("\r", end="", file=sys.stderr)
+    try:
+        with target as file:
+            for record in records:
+                if file:
+                    _write(file, record)
+                if isinstance(record, StepRecord) and sys.stderr.isatty():
+                    steps += 1
+                    print(f"\r{steps} steps", end="", file=sys.stderr, flush=True)
+                yield record
+    finally:
+        if steps:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _write(file: TextIO, record: Record) -> None:
+    try:
+        file.write(write_line(record))
+        file.flush()
+    except OSError as error:
+        with suppress(OSError):
+            file.close()  # what the buffer still holds cannot be written either
+        raise LoraDropError(f"the trace could not be written to the end: {error.strerror or error}.") from None
 
 
 def run_object(trace: Trace) -> dict[str, Any]:

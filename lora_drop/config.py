@@ -79,6 +79,11 @@ class LoraDropConfig:
             LoraDropError: the range or the list does not fit the model; the message names its limit.
         """
         last = num_layers - 1
+        if self.layers is not None and self.layers[1] > last:
+            raise LoraDropError(
+                f"layers {_join(self.layers)} is outside this model: "
+                f"its layers are 0-{last} and 1-{last} can be dropped."
+            )
         if self.drop_layers is not None:
             if self.drop_layers and self.drop_layers[-1] > last:
                 raise LoraDropError(
@@ -87,10 +92,6 @@ class LoraDropConfig:
                 )
             return Schedule(self.period, num_layers, self.drop_layers, self.reuse, self.part, self.kv)
         layers = self.layers if self.layers is not None else default_range(num_layers)
-        if layers[1] > last:
-            raise LoraDropError(
-                f"layers {_join(layers)} is outside this model: its layers are 0-{last} and 1-{last} can be dropped."
-            )
         return Schedule(
             self.period, num_layers, dropped_layers(*layers, self.drop_ratio), self.reuse, self.part, self.kv
         )

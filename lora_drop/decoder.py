@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from lora_drop.adapters import AdapterBank
 from lora_drop.cache import HiddenCache, KVCache
+from lora_drop.errors import LoraDropError
 from lora_drop.schedule import Schedule
 
 
@@ -37,6 +38,9 @@ class Decoder:
     name = "reference"
 
     def __init__(self, model: PreTrainedModel):
+        attention = model.config._attn_implementation
+        if attention != "sdpa":  # the others read "no mask" differently
+            raise LoraDropError(f"LoRA-Drop needs sdpa attention, this model has {attention}: load it with sdpa.")
         self.embed: nn.Embedding = model.get_input_embeddings()
         self.head: nn.Linear = model.get_output_embeddings()
         self.layers = model.model.layers
@@ -78,11 +82,16 @@ class Decoder:
         return self.head(self.norm(h[:, -1]))
 
     @torch.inference_mode()
-    def read(self, tokens: Tensor, kv: KVCache, position: int, layers: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    def read(
+        self, tokens: Tensor, kv: KVCache, position: int, layers: tuple[int, ...], logits_from: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """The full model on a chunk of tokens (B, T) at `position`, after what `kv` holds: the audit's pass.
 
+        Args:
+            logits_from: the first token of the chunk whose logits are wanted.
+
         Returns:
-            The outputs of `layers` (n, B, T, D) and the logits (B, T, V).
+            The outputs of `layers` (n, B, T, D) and the logits (B, T - logits_from, V).
         """
         state = DecodeState(Schedule(1, len(self.layers), ()), None, kv, HiddenCache(0), position)
         h, rope = self._enter(tokens, state)
@@ -91,7 +100,7 @@ class Decoder:
             h = self.run_full(i, h, rope, state)
             if i in layers:
                 outputs.append(h)
-        logits = self.head(self.norm(h))
+        logits = self.head(self.norm(h[:, logits_from:]))
         return torch.stack(outputs) if outputs else h.new_empty(0, *h.shape), logits
 
     def _enter(self, tokens: Tensor, state: DecodeState) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -123,7 +132,8 @@ class Decoder:
         """The one vector (B, D) that the rule needs of a full step."""
         if reuse == "skip":
             return None
-        return reached - entered if reuse == "residual" else reached
+        # A copy: a view would keep the whole prompt's (B, P, D) alive for one vector of it.
+        return reached - entered if reuse == "residual" else reached.clone()
 
     def run_dropped(self, i: int, h: Tensor, rope: tuple[Tensor, Tensor], state: DecodeState) -> Tensor:
         """A dropped layer at a LoRA step, (B, 1, D): no attention, and with `part="block"` no MLP either."""

@@ -13,6 +13,8 @@ from lora_drop.adapters import AdapterBank
 from lora_drop.decoder import Decoder, DecodeState
 from lora_drop.schedule import Schedule
 
+MIN_TEMPERATURE = 1e-6  # below it sampling is greedy to the last bit of float32
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -148,11 +150,15 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tens
     """The next token (B, 1) from logits (B, V)."""
     if sampling.temperature == 0:
         return logits.argmax(-1, keepdim=True)
-    probs = (logits.float() / sampling.temperature).softmax(-1)
+    logits = logits.float()
+    # From the largest down, and by no less than MIN_TEMPERATURE: nothing overflows however small the temperature is.
+    probs = ((logits - logits.amax(-1, keepdim=True)) / max(sampling.temperature, MIN_TEMPERATURE)).softmax(-1)
     if sampling.top_p < 1:
         ordered, index = probs.sort(descending=True, stable=True)
-        # A token stays if what is before it does not yet fill the nucleus: the most probable one always does.
-        ordered[ordered.cumsum(-1) - ordered >= sampling.top_p] = 0
+        # A token stays if what is before it does not yet fill the nucleus; the most probable one always does.
+        outside = ordered.cumsum(-1) - ordered >= sampling.top_p
+        outside[..., 0] = False
+        ordered[outside] = 0
         choice = torch.multinomial(ordered, 1, generator=generator)
         return index.gather(-1, choice)
     return torch.multinomial(probs, 1, generator=generator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from lora_drop.adapters import AdapterBank
 from lora_drop.config import LoraDropConfig
 from lora_drop.decoder import Decoder
 from lora_drop.errors import LoraDropError
-from lora_drop.models import LoadedModel
+from lora_drop.models import SUPPORTED, LoadedModel, fingerprint, usable_context
 from lora_drop.session import Request, run
 from lora_drop.trace import Record
 
@@ -62,16 +63,39 @@ def generate(
         Prompt and new tokens, (1, P + new), the stop token included.
 
     Raises:
-        LoraDropError: more than one prompt, padding, or settings that do not fit the model.
+        LoraDropError: more than one prompt, padding, or a model, adapters or settings that do not fit.
     """
     if input_ids.shape[0] != 1:
         raise LoraDropError(f"LoRA-Drop decodes one prompt at a time; this is a batch of {input_ids.shape[0]}.")
+    if input_ids.shape[1] == 0:
+        raise LoraDropError("the prompt has no token: pass input_ids (inputs_embeds is not supported).")
+    if model.config.model_type not in SUPPORTED:
+        raise LoraDropError(f"this is a {model.config.model_type!r} model; supported are {', '.join(SUPPORTED)}.")
+    if generation_config.return_dict_in_generate:
+        raise LoraDropError("return_dict_in_generate is not supported: LoRA-Drop returns the tokens.")
+    if generation_config.max_length > (context := usable_context(model.config)):
+        raise LoraDropError(
+            f"prompt and answer may reach {generation_config.max_length} tokens, the model's context is {context}: "
+            "lower max_new_tokens."
+        )
     attention_mask = model_kwargs.get("attention_mask")
     if attention_mask is not None and not attention_mask.all():
         raise LoraDropError("the prompt is padded; LoRA-Drop decodes prompts without padding.")
     schedule = (lora_drop or LoraDropConfig()).schedule_for(model.config.num_hidden_layers)
     decoder = Decoder(model)
-    state = decoder.new_state(schedule, adapters and adapters.to(decoder.device, decoder.dtype))
+    if adapters is not None:
+        warning = adapters.check(
+            num_layers=model.config.num_hidden_layers,
+            hidden_size=model.config.hidden_size,
+            revision=fingerprint(model),
+            reuse=schedule.reuse,
+            part=schedule.part,
+            name="given",
+        )
+        if warning:
+            warnings.warn(warning, stacklevel=2)
+        adapters = adapters.to(decoder.device, decoder.dtype)
+    state = decoder.new_state(schedule, adapters)
     logits = decoder.prefill(input_ids, state)
     while True:
         scores = logits_processor(input_ids, logits.float())

@@ -14,11 +14,12 @@ import hashlib
 import os
 import platform
 import re
+import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import (
@@ -35,9 +36,7 @@ from transformers import (
 
 from lora_drop import bundled
 from lora_drop.errors import LoraDropError
-
-if TYPE_CHECKING:
-    from lora_drop.schedule import ModelShape
+from lora_drop.schedule import ModelShape
 
 # Where a repository has only pickled weights, transformers would ask a service to convert them and then load the
 # result from an unreviewed pull request. Here that is an error that says so.
@@ -65,8 +64,6 @@ class LoadedModel:
     @property
     def shape(self) -> ModelShape:
         """The sizes that the bound and the memory formulas need."""
-        from lora_drop.schedule import ModelShape
-
         return ModelShape.from_config(self.model.config)
 
     @property
@@ -179,8 +176,6 @@ def _free_memory(device: torch.device) -> int | None:
 
 def _check_memory(config: PreTrainedConfig, name: str, device: torch.device, dtype: torch.dtype) -> None:
     """Refuse a model that cannot fit before it is downloaded, and before the machine starts to swap."""
-    from lora_drop.schedule import ModelShape
-
     free, needed = _free_memory(device), ModelShape.from_config(config).params * dtype.itemsize
     if free is not None and needed > free:
         raise LoraDropError(
@@ -225,8 +220,12 @@ def fingerprint(model: PreTrainedModel) -> str:
 
 def _locate(name: str) -> tuple[str, str, bool]:
     """(what `from_pretrained` takes, the id to show, whether it is a local folder). Raises LoraDropError."""
-    path = Path(name).expanduser()
-    if name and path.is_dir():
+    try:
+        path = Path(name).expanduser()
+        is_dir = bool(name) and path.is_dir()
+    except (OSError, RuntimeError) as error:  # a name too long for a file, a user that there is not
+        raise LoraDropError(f"no model {name[:80]!r}: {getattr(error, 'strerror', None) or error}.") from None
+    if is_dir:
         if not (path / "config.json").is_file():
             raise LoraDropError(f"the folder {name} has no config.json: give one that `save_pretrained` wrote.")
         return str(path), path.resolve().name, True
@@ -261,6 +260,8 @@ def _from_pretrained(
     _check_memory(config, name, device, dtype)
     with _one_line(name, "its tokenizer cannot be loaded", local):
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        # It would print a warning of its own for a long text, beside our one line.
+        tokenizer.model_max_length = sys.maxsize
     with _one_line(name, "its weights cannot be loaded", local), _quiet(local):
         model, report = AutoModelForCausalLM.from_pretrained(
             source,
@@ -401,6 +402,14 @@ def encode_prompt(tokenizer: Any, prompt: str, chat: bool = True) -> list[int]:
     ids = tokenizer.encode(head, add_special_tokens=False) if head else []
     ids = [*ids, *_encode_as_text(tokenizer, text[start:end], head)]
     return ids + (tokenizer.encode(tail, add_special_tokens=False) if tail else [])
+
+
+def encode_text(tokenizer: Any, text: str) -> list[int]:
+    """Plain text as token ids: no template, no start or end token, and no marker in it counts as one."""
+    text = text.encode("utf-8", errors="replace").decode("utf-8")  # lone surrogates are no text
+    if isinstance(tokenizer, ByteTokenizer) or not _marker_pattern(tokenizer).search(text):
+        return list(tokenizer.encode(text, add_special_tokens=False))
+    return _encode_as_text(tokenizer, text)
 
 
 def _render(tokenizer: Any, content: str) -> str:

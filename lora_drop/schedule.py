@@ -9,6 +9,7 @@ Steps: prefill is step 0, full, and a refresh; decode steps are s = 1, 2, 3, ...
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,12 +154,20 @@ def kv_bytes(shape: ModelShape, schedule: Schedule, prompt_tokens: int, steps: i
 
 
 def step_bytes(
-    shape: ModelShape, schedule: Schedule, step: int, prompt_tokens: int, itemsize: int, rank: int = 0, kv: bool = True
+    shape: ModelShape,
+    schedule: Schedule,
+    step: int,
+    prompt_tokens: int,
+    itemsize: int,
+    rank: int = 0,
+    corrected: Collection[int] | None = None,
+    kv: bool = True,
 ) -> int:
     """Bytes that decode step `step` has to read: the weights it uses and the K/V that each attention run reads.
 
     Args:
         rank: rank of the adapters, 0 without; a dropped layer then reads A, B and, for `residual`, the gate.
+        corrected: the layers that have adapters; None is all.
         kv: count the K/V reads too; without them the figure does not depend on the text's length.
     """
     dropped = set(schedule.dropped) if schedule.kind(step) == "lora" else set()
@@ -169,7 +178,7 @@ def step_bytes(
             if kv:
                 total += shape.kv_per_token * schedule.kv_length(i, prompt_tokens, step)
             continue
-        if rank:
+        if rank and (corrected is None or i in corrected):
             total += 2 * rank * shape.hidden_size + (shape.hidden_size if schedule.reuse == "residual" else 0)
         if schedule.part == "attention":
             total += shape.mlp_weights
@@ -184,26 +193,27 @@ def speed_bound(
     steps: int | None = None,
     prompt_tokens: int = 0,
     rank: int = 0,
-    kv: bool = True,
+    corrected: Collection[int] | None = None,
 ) -> float:
     """The most that LoRA-Drop can gain at batch 1: bytes of the baseline's steps over bytes of its own steps.
 
     Args:
         steps: decode steps of the run; `None` is one whole period, weights only.
         prompt_tokens: P, the K/V entries before the first step.
-        rank: rank of the adapters, 0 without.
-        kv: count the K/V reads.
+        rank, corrected: the adapters, as in `step_bytes`.
 
     Returns:
         A ratio of at least about 1; exactly 1 for the baseline or a run without decode steps.
     """
-    if steps is None:
-        steps, kv = schedule.period, False
     full = baseline_schedule(shape.num_layers)
+    if steps is None:
+        whole = step_bytes(shape, full, 1, 0, 1, kv=False)
+        lora = step_bytes(shape, schedule, 1, 0, 1, rank, corrected, kv=False)
+        return schedule.period * whole / ((schedule.period - 1) * lora + whole)
     own = base = 0
     for step in range(1, steps + 1):
-        base += step_bytes(shape, full, step, prompt_tokens, 1, kv=kv)
-        own += step_bytes(shape, schedule, step, prompt_tokens, 1, rank=rank, kv=kv)
+        base += step_bytes(shape, full, step, prompt_tokens, 1)
+        own += step_bytes(shape, schedule, step, prompt_tokens, 1, rank, corrected)
     return base / own if own else 1.0
 
 

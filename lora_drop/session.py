@@ -6,6 +6,7 @@ This is where text, lanes, audit and trace meet; the command line and the page a
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 
-from lora_drop.adapters import AdapterBank
+from lora_drop.adapters import CONFIG_NAME, AdapterBank
 from lora_drop.audit import Audit
 from lora_drop.config import LoraDropConfig
 from lora_drop.decoder import Decoder
@@ -118,7 +119,7 @@ def find_bank(loaded: LoadedModel, config: LoraDropConfig, schedule: Schedule) -
     Raises:
         LoraDropError: a named folder cannot be read or does not fit.
     """
-    if config.adapters == "none" or schedule.is_baseline:
+    if config.adapters == "none" or (config.adapters == "auto" and schedule.is_baseline):
         return None, []
     if config.adapters == "auto":
         folder = _shipped_bank(loaded, schedule)
@@ -138,16 +139,22 @@ def find_bank(loaded: LoadedModel, config: LoraDropConfig, schedule: Schedule) -
         part=schedule.part,
         name=folder.name,
     )
-    return bank.to(loaded.device, loaded.dtype), [warning] if warning else []
+    notes = [warning] if warning else []
+    if bank.kv != schedule.kv:
+        notes.append(f"adapters {folder.name} were trained for kv {bank.kv}, this run has kv {schedule.kv}.")
+    if bare := [i for i in schedule.dropped if i not in bank.a]:
+        notes.append(f"adapters {folder.name} have no correction for layers {', '.join(map(str, bare))}.")
+    if schedule.is_baseline or len(bare) == len(schedule.dropped):
+        return None, notes
+    return bank.to(loaded.device, loaded.dtype), notes
 
 
 def _shipped_bank(loaded: LoadedModel, schedule: Schedule) -> Path | None:
-    if not SHIPPED_ADAPTERS.is_dir():
-        return None
-    for folder in sorted(path for path in SHIPPED_ADAPTERS.iterdir() if path.is_dir()):
-        bank = AdapterBank.load(folder)
-        if (bank.revision, bank.reuse, bank.part) == (loaded.revision, schedule.reuse, schedule.part):
-            return folder
+    """The folder of the shipped bank for these weights and rules, from the folders' configs alone."""
+    wanted = {"revision": loaded.revision, "reuse": schedule.reuse, "part": schedule.part}
+    for path in sorted(SHIPPED_ADAPTERS.glob(f"*/{CONFIG_NAME}")):
+        if wanted.items() <= json.loads(path.read_text(encoding="utf-8")).items():
+            return path.parent
     return None
 
 
@@ -244,8 +251,11 @@ def _header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decod
                 "label": configs[name][0],
                 "config": {
                     **configs[name][1].to_dict(),
+                    # The name alone: a trace is for showing around, and the path is nobody's business.
+                    "adapters": Path(configs[name][1].adapters).name,
                     "dropped": list(lane.schedule.dropped),
                     "rank": checked.bank.rank if name == LORA_DROP and checked.bank else 0,
+                    "corrected": checked.bank.layers if name == LORA_DROP and checked.bank else [],
                 },
             }
             for name, lane in lanes.items()
@@ -310,6 +320,7 @@ def summarise(loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], checked
                 two.decode_steps,
                 len(checked.prompt_ids),
                 checked.bank.rank if checked.bank else 0,
+                checked.bank.a if checked.bank else None,
             ),
             4,
         ),
@@ -329,6 +340,7 @@ def describe_device(device: torch.device) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
+        "gomp_spincount": os.environ.get("GOMP_SPINCOUNT", "default"),
     }
 
 

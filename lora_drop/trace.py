@@ -21,7 +21,7 @@ from lora_drop.errors import LoraDropError
 FORMAT = "lora-drop-trace"
 VERSION = 1
 KINDS = ("prefill", "refresh", "lora")
-MAX_TRACE_BYTES = 64 * 2**20
+MAX_TRACE_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,9 @@ class Header:
     """The first line: what ran, on what, from which prompt.
 
     `lanes` holds `{"id", "label", "config"}` objects, `config` being the lane's settings with the resolved `dropped`
-    layers and the adapters' `rank`. `model` holds id, revision, layers, hidden_size, dtype, params and
-    `kv_bytes_per_token` (bytes that one layer stores for one token).
+    layers, the adapters' `rank` and the `corrected` layers. `model` holds id, revision, layers, hidden_size, dtype,
+    params and `kv_bytes_per_token` (bytes that one layer stores for one token). `sampling` holds the rest of what was
+    asked for.
     """
 
     lanes: list[dict[str, Any]]
@@ -39,8 +40,8 @@ class Header:
     prompt: str
     prompt_tokens: int
     seed: int
-    sampling: dict[str, Any]
     software: dict[str, str]
+    sampling: dict[str, Any] = field(default_factory=dict)
     type: str = "header"
     format: str = FORMAT
     version: int = VERSION
@@ -121,6 +122,8 @@ class Trace:
             LoraDropError: the record names an unknown lane, skips a step, or does not fit the header.
         """
         if isinstance(record, Summary):
+            if set(record.lanes) != set(self.steps):
+                raise LoraDropError("the summary has other lanes than the header.")
             self.summary = record
             return
         if isinstance(record, Header):
@@ -137,6 +140,9 @@ class Trace:
             return
         if record.step >= len(self.steps[record.lane]):
             raise LoraDropError(f"step {record.step} is audited before it ran.")
+        dropped = next(lane["config"]["dropped"] for lane in self.header.lanes if lane["id"] == record.lane)
+        if not len(record.drift) == len(record.cosine) == len(dropped):
+            raise LoraDropError(f"the audit of step {record.step} has other layers than lane {record.lane!r} drops.")
         self.audits[record.lane][record.step] = record
 
     def text(self, lane: str) -> str:
@@ -197,7 +203,7 @@ def read_trace(path: str | Path) -> Trace:
     path = Path(path)
     try:
         if path.stat().st_size > MAX_TRACE_BYTES:
-            raise LoraDropError(f"{path.name} is larger than {MAX_TRACE_BYTES // 2**20} MiB; no trace of ours is.")
+            raise LoraDropError(f"{path.name} is larger than {MAX_TRACE_BYTES // 2**20} MiB, too large to read.")
         raw = path.read_bytes()
     except OSError as error:
         raise LoraDropError(f"cannot read the trace {path.name}: {error.strerror or error}.") from None
@@ -219,7 +225,7 @@ def parse_trace(raw: bytes, name: str = "the trace") -> Trace:
         cut = i > len(lines)
         try:
             record = _parse(line)
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             if cut and trace is not None:
                 break  # the run was ended while it wrote this line
             reason = error if isinstance(error, LoraDropError) else "this is not a line of a LoRA-Drop trace."
@@ -253,26 +259,39 @@ def _parse(line: bytes) -> Record:
 
 
 def _check(record: Record) -> None:
-    """Refuse values that a figure or the page could not draw."""
+    """Refuse values that a report, a figure or the page could not show; a missing key raises KeyError."""
     if isinstance(record, Header):
-        ids = [lane["id"] for lane in record.lanes]
-        ok = ids and len(set(ids)) == len(ids) and all(isinstance(i, str) for i in ids)
-        ok = ok and all(isinstance(lane["config"]["dropped"], list) for lane in record.lanes)
-        ok = ok and _is_count(record.model["layers"], 1, 10_000) and _is_count(record.prompt_tokens, 0, 10**8)
-        ok = ok and isinstance(record.prompt, str)
+        lanes, model = record.lanes, record.model
+        ids = [lane["id"] for lane in lanes]
+        ok = ids and _all(str, *ids, *(lane["label"] for lane in lanes)) and len(set(ids)) == len(ids)
+        ok = ok and _all(list, *(lane["config"].setdefault("dropped", []) for lane in lanes))
+        ok = ok and _all(str, record.prompt, model["id"], model["dtype"], record.device["name"])
+        ok = ok and _all(dict, record.sampling, record.software) and _all(list, record.sampling.get("notes", []))
+        ok = ok and _is_count(model["layers"], 1, 10_000) and _is_count(record.prompt_tokens, 0, 10**8)
     elif isinstance(record, StepRecord):
-        ok = record.kind in KINDS and isinstance(record.text, str) and _is_count(record.step, 0, 10**7)
+        ok = record.kind in KINDS and _all(str, record.lane, record.text) and _is_count(record.step, 0, 10**7)
         ok = ok and _is_count(record.token_id, 0, 2**31) and _is_count(record.kv_bytes, 0, 2**53)
         ok = ok and all(value in (0, 1) for value in record.active)
-        ok = ok and _is_number(record.ms) and (record.entropy is None or _is_number(record.entropy))
+        ok = ok and _is_number(record.ms) and _is_number_or_none(record.entropy)
     elif isinstance(record, AuditRecord):
-        ok = isinstance(record.argmax_text, str) and isinstance(record.agrees, bool)
-        ok = ok and _is_count(record.step, 0, 10**7) and (record.kl is None or _is_number(record.kl))
-        ok = ok and all(value is None or _is_number(value) for value in [*record.drift, *record.cosine])
+        ok = _all(str, record.lane, record.argmax_text) and isinstance(record.agrees, bool)
+        ok = ok and _is_count(record.step, 0, 10**7) and _is_number_or_none(record.kl)
+        ok = ok and all(map(_is_number_or_none, [*record.drift, *record.cosine]))
     else:
-        ok = isinstance(record.lanes, dict)
+        if not (_all(dict, record.lanes) and _all(dict, *record.lanes.values())):
+            raise LoraDropError("the lanes of this summary are not lanes.")
+        numbers = [record.speedup, record.bound, record.kv_saved, record.first_divergence, record.top1_agreement]
+        for lane in record.lanes.values():
+            numbers.append(lane.get("tokens_per_second"))
+            numbers.append(lane.get("kv_allocated_bytes"))
+        ok = all(map(_is_number_or_none, numbers))
+        ok = ok and all(_is_count(lane.get("kv_bytes", 0), 0, 2**53) for lane in record.lanes.values())
     if not ok:
         raise LoraDropError(f"a value of this {record.type} is not one that a run writes.")
+
+
+def _all(kind: type, *values: Any) -> bool:
+    return all(isinstance(value, kind) for value in values)
 
 
 def _is_count(value: Any, low: int, high: int) -> bool:
@@ -281,6 +300,10 @@ def _is_count(value: Any, low: int, high: int) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_number_or_none(value: Any) -> bool:
+    return value is None or _is_number(value)
 
 
 def wire_line(record: Record, lane_ids: list[str]) -> str:

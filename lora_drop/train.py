@@ -15,6 +15,7 @@ import dataclasses
 import json
 import math
 import os
+import pickle
 import random
 import shutil
 import sys
@@ -31,7 +32,7 @@ from tqdm import tqdm
 from lora_drop.adapters import AdapterBank
 from lora_drop.config import LoraDropConfig, default_range
 from lora_drop.errors import LoraDropError
-from lora_drop.models import LoadedModel
+from lora_drop.models import LoadedModel, encode_text
 from lora_drop.schedule import Schedule
 from lora_drop.student import student_states
 from lora_drop.train_options import TrainSettings
@@ -52,7 +53,7 @@ def read_windows(loaded: LoadedModel, paths: list[Path], length: int) -> Tensor:
     Raises:
         LoraDropError: a file is missing, empty, not UTF-8, not what its name says, or all are shorter than one window.
     """
-    end = min(loaded.stop_ids)
+    end = sorted(loaded.stop_ids)[:1]  # some models have none
     tokens: list[int] = []
     for path in paths:
         try:
@@ -65,7 +66,7 @@ def read_windows(loaded: LoadedModel, paths: list[Path], length: int) -> Tensor:
         if not texts:
             raise LoraDropError(f"{path.name} holds no text.")
         for text in texts:
-            tokens += [*loaded.tokenizer.encode(text, add_special_tokens=False), end]
+            tokens += [*encode_text(loaded.tokenizer, text), *end]
     if len(tokens) < length:
         raise LoraDropError(f"the training text has {len(tokens)} tokens, less than one window of {length}.")
     count = len(tokens) // length
@@ -80,9 +81,9 @@ def _texts(path: Path, content: str) -> list[str]:
             records = json.loads(content)
         else:
             records = [json.loads(line) for line in content.splitlines() if line.strip()]
-    except ValueError as error:
+        return ["\n".join(_strings(record)) for record in records]
+    except (ValueError, RecursionError) as error:
         raise LoraDropError(f"{path.name} is not {path.suffix[1:].upper()}: {error}.") from None
-    return ["\n".join(_strings(record)) for record in records]
 
 
 def _strings(value: Any) -> list[str]:
@@ -104,9 +105,11 @@ class Draw:
 def draw(settings: TrainSettings, step: int, windows: int, num_layers: int) -> Draw:
     """The batch of a step: a function of the seed and the step, so that a resumed run draws the same."""
     rng = random.Random(f"{settings.seed} {step}")
-    epoch, start = divmod(step * settings.batch_size, windows)
-    order = random.Random(f"{settings.seed} epoch {epoch}").sample(range(windows), windows)
-    chosen = [order[(start + k) % windows] for k in range(settings.batch_size)]
+    places = [divmod(step * settings.batch_size + k, windows) for k in range(settings.batch_size)]
+    orders = {
+        epoch: random.Random(f"{settings.seed} epoch {epoch}").sample(range(windows), windows) for epoch, _ in places
+    }
+    chosen = [orders[epoch][place] for epoch, place in places]
     ratios = RATIOS if settings.drop_ratio is None else (settings.drop_ratio,)
     config = LoraDropConfig(
         period=settings.period or rng.choice(PERIODS),
@@ -118,6 +121,8 @@ def draw(settings: TrainSettings, step: int, windows: int, num_layers: int) -> D
     schedule = config.schedule_for(num_layers)
     if not schedule.dropped:  # a small model may have too few layers for the lowest ratio
         schedule = config.replace(drop_ratio=max(ratios)).schedule_for(num_layers)
+    if not schedule.dropped:
+        raise LoraDropError(f"drop_ratio {max(ratios)} drops no layer of this model's {num_layers}: raise it.")
     prompts = [rng.randint(4, settings.length // 2) for _ in chosen]
     return Draw(chosen, prompts, schedule)
 
@@ -145,6 +150,7 @@ class Trainer:
         self.held_out, self.windows = windows[-held_out:], windows[:-held_out]
         if not len(self.windows):
             raise LoraDropError("the training text has one window; it needs at least two, for one is held out.")
+        draw(settings, 0, len(self.windows), loaded.num_layers)  # a ratio that drops nothing is told before it starts
         self.bank = self._new_bank()
         self.parameters = [t for store in (self.bank.a, self.bank.b, self.bank.gate) for t in store.values()]
         self.optimizer = torch.optim.AdamW(self.parameters, settings.learning_rate, weight_decay=0.0)
@@ -172,6 +178,11 @@ class Trainer:
                 tensor.requires_grad_()
         bank.base_model, bank.revision, bank.num_layers = loaded.id, loaded.revision, loaded.num_layers
         return bank
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that all processes together read in a step."""
+        return self.settings.batch_size * self.settings.length * self.accelerator.num_processes
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, then a cosine to zero at the last step."""
@@ -210,8 +221,8 @@ class Trainer:
         tokens = self.held_out.to(self.loaded.device)
         prompts = torch.full((len(tokens),), self.settings.length // 4, device=self.loaded.device)
         grid = [(2, 0.25), (2, 0.5), (4, 0.5)]
-        if self.settings.period and self.settings.drop_ratio is not None:
-            grid = [(self.settings.period, self.settings.drop_ratio)]
+        fixed = self.settings.period, self.settings.drop_ratio
+        grid = sorted({(fixed[0] or period, ratio if fixed[1] is None else fixed[1]) for period, ratio in grid})
         rows = []
         for period, ratio in grid:
             config = LoraDropConfig(
@@ -234,19 +245,18 @@ class Trainer:
             evaluate_every, checkpoint_every: in steps; both also happen at the end.
         """
         main = self.accelerator.is_main_process
-        per_step = self.settings.batch_size * self.settings.length * self.accelerator.num_processes
         bar = tqdm(
             total=self.settings.steps, initial=self.step, disable=quiet or not main, unit="batch", file=sys.stderr
         )
         evaluation, started = None, time.monotonic()
         while self.step < self.settings.steps:
             loss, agreement = self.train_step()
-            rate = per_step / max(time.monotonic() - started, 1e-9)
+            rate = self.tokens_per_step / max(time.monotonic() - started, 1e-9)
             started = time.monotonic()
             bar.update()
             bar.set_postfix_str(f"loss {loss:.3f}, agreement {agreement:.3f}, {rate:.0f} tokens/s")
             last = self.step == self.settings.steps
-            entry: dict[str, Any] = {"step": self.step, "tokens": self.step * per_step, "loss": loss}
+            entry: dict[str, Any] = {"step": self.step, "tokens": self.step * self.tokens_per_step, "loss": loss}
             if last or self.step % evaluate_every == 0:
                 evaluation = entry["evaluation"] = self.evaluate()
                 started = time.monotonic()
@@ -281,7 +291,7 @@ class Trainer:
                         ),
                     },
                     "data": self.sources,
-                    "tokens": self.step * self.settings.batch_size * self.settings.length,
+                    "tokens": self.step * self.tokens_per_step,
                     "settings": dataclasses.asdict(self.settings),
                     "quality": evaluation,
                 },
@@ -316,7 +326,11 @@ class Trainer:
         folder = next((f for n in (CHECKPOINT, f"{CHECKPOINT}.old") if (f := self.out / n).is_dir()), None)
         if folder is None:
             raise LoraDropError(f"there is no checkpoint in {self.out.name} to resume: start without --resume.")
-        state = torch.load(folder / "state.pt", map_location=self.loaded.device, weights_only=True)
+        try:
+            state = torch.load(folder / "state.pt", map_location=self.loaded.device, weights_only=True)
+        except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise LoraDropError(f"the checkpoint in {self.out.name} cannot be read: {first}") from None
         if state["revision"] != self.loaded.revision:
             raise LoraDropError(f"the checkpoint in {self.out.name} is of another model.")
         mine = dataclasses.asdict(self.settings)

@@ -42,6 +42,9 @@ class TrainSettings:
         for name, low in (("rank", 1), ("max_tokens", 1), ("length", 16), ("batch_size", 1)):
             if getattr(self, name) < low:
                 raise LoraDropError(f"{name} must be at least {low}, got {getattr(self, name)}.")
+        for name, low, high in (("alpha", 0, 1e6), ("gate", -10, 10), ("warmup", 0, 1), ("seed", 0, 2**63 - 1)):
+            if not low <= getattr(self, name) <= high:  # also refuses NaN
+                raise LoraDropError(f"{name} must lie between {low} and {high:g}, got {getattr(self, name)}.")
         if not 0 < self.learning_rate < 1:
             raise LoraDropError(f"learning_rate must lie between 0 and 1, got {self.learning_rate}.")
 

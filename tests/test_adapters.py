@@ -83,8 +83,11 @@ def _edit(folder, **changes):
         (lambda folder: (folder / WEIGHTS_NAME).unlink(), "cannot read"),
         (lambda folder: (folder / CONFIG_NAME).unlink(), "cannot read"),
         (lambda folder: (folder / CONFIG_NAME).write_text("{"), "are broken"),
-        (lambda folder: _edit(folder, r=5), "rank 4, not 5"),
+        (lambda folder: _edit(folder, r=5), "A .4, 32., not of rank 5"),
         (lambda folder: _edit(folder, layers=[2, 3]), "are broken"),
+        (lambda folder: _edit(folder, r=0), "rank 0"),
+        (lambda folder: _edit(folder, lora_alpha=float("nan")), "lora_alpha nan"),
+        (lambda folder: _edit(folder, num_layers="many"), "are broken"),
     ],
 )
 def test_a_broken_folder_is_one_clear_line(bank, tmp_path, damage, says):

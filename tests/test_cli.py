@@ -2,12 +2,15 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from lora_drop.cli import main
+from lora_drop.trace import read_trace
 
 TINY = ["--model", "random:tiny-llama", "--device", "cpu", "--dtype", "float32"]
 RUN = ["run", "--prompt", "Explain why the sky is blue.", *TINY, "--max-new-tokens", "12", "--ignore-eos"]
@@ -72,6 +75,7 @@ def test_options_reach_the_run(capsys):
         "--no-audit", "--lanes", "lora-drop",
     )  # fmt: skip
     config = result["config"]
+    assert (config["temperature"], config["top_p"], config["audit"]) == (0.7, 0.9, False)
     assert config["dropped"] == [1, 2, 3, 4] and config["layers"] == [1, 4] and config["period"] == 3
     assert (config["reuse"], config["part"], config["kv"], config["seed"]) == ("state", "attention", "write", 5)
     assert result["baseline"] is None and result["top1_agreement"] is None
@@ -105,6 +109,12 @@ def test_people_get_a_readable_report(capsys):
         ([*RUN, "--layers", "0-4"], "layer 0 always runs"),
         ([*RUN, "--drop-layers", "0,4"], "layer 0 always runs"),
         ([*RUN, "--drop-layers", "a"], "layer numbers"),
+        ([*RUN, "--drop-layers", "9" * 5000], "layer numbers"),
+        ([*RUN, "--drop-layers", "2", "--layers", "1-4"], "not by both"),
+        ([*RUN, "--period", "1", "--adapters", "no-such-folder"], "no-such-folder"),
+        ([*RUN, "--trace", "/dev/full"], "No space left"),
+        (["run", "--prompt", "x", "--model", "m" * 5000], "no model"),
+        (["run", "--prompt", "x", "--model", "~no-such-user/x"], "no model"),
         ([*RUN, "--reuse", "magic"], "residual"),
         ([*RUN, "--preset", "warp"], "presets are"),
         ([*RUN, "--adapters", "no-such-folder"], "no-such-folder"),
@@ -129,5 +139,33 @@ def test_as_a_process(tmp_path):
     command = [sys.executable, "-m", "lora_drop"]
     good = subprocess.run([*command, *RUN, "--json"], capture_output=True, text=True, env=env, check=False)
     assert good.returncode == 0 and json.loads(good.stdout)["speedup"]
+    long = [*command, "run", "--prompt", "word " * 9000, "--dtype", "float32"]  # the bundled model's own tokenizer
+    bad = subprocess.run(long, capture_output=True, text=True, env=env, check=False)
+    assert bad.returncode == 2 and len(bad.stderr.splitlines()) == 1 and "context of 8192" in bad.stderr
     bad = subprocess.run([*command, *RUN, "--period", "0"], capture_output=True, text=True, env=env, check=False)
     assert bad.returncode == 2 and bad.stdout == "" and len(bad.stderr.splitlines()) == 1
+
+
+def test_a_result_that_cannot_be_written_is_one_line(tmp_path):
+    env = {**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONUNBUFFERED": ""}
+    command = " ".join([sys.executable, "-m", "lora_drop", *(f"'{a}'" for a in RUN), "--json"])
+    full = subprocess.run(f"{command} > /dev/full", shell=True, capture_output=True, text=True, env=env, check=False)
+    assert full.returncode == 1 and full.stderr.splitlines() == [
+        "lora_drop: cannot write the result: No space left on device."
+    ]
+    gone = subprocess.run(f"{command} | true", shell=True, capture_output=True, text=True, env=env, check=False)
+    assert gone.stderr == ""
+
+
+def test_control_c_keeps_the_trace(tmp_path):
+    env = {**os.environ, "PYTHONPATH": os.getcwd()}
+    path = tmp_path / "run.jsonl"
+    command = [sys.executable, "-m", "lora_drop", *RUN[:3], *TINY, "--max-new-tokens", "4000", "--ignore-eos"]
+    process = subprocess.Popen([*command, "--trace", str(path)], stderr=subprocess.PIPE, text=True, env=env)
+    for _ in range(600):
+        if path.exists() and path.stat().st_size > 20_000:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == "lora_drop: interrupted.\n" and process.returncode == 130
+    assert len(read_trace(path).steps["baseline"]) > 10

@@ -1,5 +1,6 @@
 """The reference decoder: each rule against the formulas, and the plain model at period 1."""
 
+import copy
 import itertools
 
 import pytest
@@ -9,6 +10,7 @@ from naive import naive_logits
 from lora_drop.adapters import AdapterBank
 from lora_drop.config import KV_RULES, PARTS, REUSE_RULES, LoraDropConfig
 from lora_drop.decoder import Decoder
+from lora_drop.errors import LoraDropError
 from lora_drop.schedule import Schedule, baseline_schedule, kv_bytes
 
 PROMPT = [5, 99, 17, 42, 200]
@@ -125,10 +127,37 @@ def test_two_requests_in_turn_and_interleaved_do_not_mix(tiny):
 
 
 def test_nothing_of_a_request_stays_on_the_model(tiny):
-    before = {name: id(value) for module in tiny.model.modules() for name, value in vars(module).items()}
+
+    def everything():
+        kept = {
+            (name, key): value
+            for name, module in tiny.model.named_modules()
+            for key, value in vars(module).items()
+            if key not in ("_parameters", "_buffers", "_modules")
+        }
+        return kept, {name: tensor.clone() for name, tensor in tiny.model.state_dict(keep_vars=True).items()}
+
+    attributes, tensors = everything()
     decode(tiny, Schedule(3, tiny.num_layers, (2, 3), "state"))
-    after = {name: id(value) for module in tiny.model.modules() for name, value in vars(module).items()}
-    assert set(after) == set(before)
+    attributes_after, tensors_after = everything()
+    assert attributes.keys() == attributes_after.keys()
+    assert all(value is attributes_after[key] for key, value in attributes.items())
+    assert tensors.keys() == tensors_after.keys()
+    assert all(torch.equal(tensor, tensors_after[name]) for name, tensor in tensors.items())
+
+
+def test_a_dropped_layer_keeps_one_vector_and_no_more(tiny):
+    for reuse in REUSE_RULES:
+        _, state = decode(tiny, Schedule(100, tiny.num_layers, (2, 3), reuse), target=TARGET[:2])
+        stores = [v.untyped_storage().nbytes() for v in state.hidden.vectors if v is not None]
+        assert stores == [] if reuse == "skip" else stores == [tiny.shape.hidden_size * 4] * 2
+
+
+def test_attention_other_than_sdpa_is_refused(tiny):
+    model = copy.deepcopy(tiny.model)
+    model.set_attn_implementation("eager")
+    with pytest.raises(LoraDropError, match="sdpa"):
+        Decoder(model)
 
 
 def test_shapes_have_a_batch(tiny):

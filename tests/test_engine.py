@@ -108,6 +108,8 @@ def test_top_p_keeps_the_nucleus_only():
     assert drawn(1e-9) == {0}
     assert drawn(1.0, temperature=0.0) == {0}
     assert drawn(1.0, temperature=0.01) == {0}
+    for tiny_number in (1e-38, 1e-45, 1e-320):
+        assert drawn(1.0, temperature=tiny_number) == drawn(tiny_number) == {0}
 
 
 def test_draws_follow_the_probabilities():

@@ -75,6 +75,8 @@ def test_limit_and_context_tokens(data, capsys):
         (b'{"question": "a", "reply": "b"}\n', [], "'answer'; the fields are: question, reply"),
         (b'{"question": "a", "answer": ""}\n', [], "'answer'"),
         (b"[1]\n", [], "line 1"),
+        (b"[" * 100_000, [], "line 1: this is not JSON"),
+        (b'{"question": " ", "answer": "b"}\n', [], "'question'"),
         (b"\xff\xfe\n", [], "UTF-8"),
         (json.dumps({"question": "a", "answer": "b" * 5000}).encode(), [], "--context-tokens"),
         (b'{"question": "a", "answer": "b"}\n', ["--limit", "0"], "--limit must be at least 1"),

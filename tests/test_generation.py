@@ -47,6 +47,13 @@ def test_generate_refuses_what_it_cannot_do(tiny):
         run([[1, 2], [3, 4]])
     with pytest.raises(LoraDropError, match="padded"):
         run([[1, 2]], attention_mask=torch.tensor([[0, 1]]))
+    with pytest.raises(LoraDropError, match="context is 4096"):
+        tiny.model.generate(torch.tensor([[1]]), custom_generate=lora_drop.generate, max_new_tokens=5000)
+    with pytest.raises(LoraDropError, match="return_dict"):
+        run([[1, 2]], return_dict_in_generate=True)
+    bank = lora_drop.AdapterBank.new([2], 32)
+    with pytest.raises(LoraDropError, match="another model"):
+        run([[1, 2]], adapters=bank)
     with pytest.raises(LoraDropError, match="0-5 and 1-5"):
         run([[1, 2]], lora_drop=LoraDropConfig(drop_layers=(9,)))
 

@@ -20,3 +20,10 @@ def test_waiting(chosen, expected):
     code = "import sys, os, lora_drop; print('torch' in sys.modules, os.environ.get('OMP_WAIT_POLICY'))"
     run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["False", expected]
+
+
+def test_after_torch_nothing_is_claimed():
+    env = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    code = "import torch, lora_drop, os; print(os.environ.get('OMP_WAIT_POLICY'))"
+    run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "None"

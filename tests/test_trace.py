@@ -93,7 +93,9 @@ def test_a_trace_cut_anywhere_reads():
         (as_bytes([header(), step("lora_drop", 5)]), "goes from step -1 to step 5"),
         (as_bytes([header(), step("lora_drop", 0, active=(1, 1))]), "2 layers"),
         (as_bytes([header(), step("lora_drop", 0, kind="other")]), "line 2"),
-        (as_bytes([header(), t.AuditRecord("lora_drop", 3, [], [], 0.0, True, "")]), "before it ran"),
+        (as_bytes([header(), t.AuditRecord("lora_drop", 3, [0.1], [1.0], 0.0, True, "")]), "before it ran"),
+        (as_bytes([*records()[:4], t.AuditRecord("lora_drop", 1, [], [], 0.0, True, "")]), "other layers"),
+        (as_bytes([header(), t.Summary({}, None, None, None, None, None)]), "other lanes"),
         (as_bytes([dataclasses.replace(header(), version=2)]), "version 2"),
         (as_bytes([dataclasses.replace(header(), format="other")]), "another format"),
         (as_bytes([header()]) + b"nonsense\n" + as_bytes(records()[1:]), "line 2"),
@@ -103,6 +105,45 @@ def test_what_is_not_a_trace_is_one_clear_line(raw, says):
     with pytest.raises(LoraDropError, match=says) as error:
         t.parse_trace(raw, "run.jsonl")
     assert str(error.value).startswith("run.jsonl") and "\n" not in str(error.value)
+
+
+def _damaged(line, path, value):
+    """The records with one field of one line changed (or, with KeyError, removed)."""
+    lines = [json.loads(t.write_line(record)) for record in records()]
+    inner = lines[line]
+    for key in path[:-1]:
+        inner = inner[key]
+    if value is KeyError:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = value
+    return "\n".join(map(json.dumps, lines)).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "value"),
+    [
+        (0, ("model", "id"), KeyError),
+        (0, ("lanes", 0, "label"), KeyError),
+        (0, ("device", "name"), KeyError),
+        (0, ("sampling",), []),
+        (0, ("model", "layers"), 10**9),
+        (2, ("lane",), []),
+        (3, ("ms",), 10**400),
+        (3, ("ms",), "fast"),
+        (3, ("token_id",), -1),
+        (4, ("drift",), ["x"]),
+        (5, ("lanes",), []),
+        (5, ("speedup",), "high"),
+        (5, ("speedup",), float("nan")),
+        (5, ("lanes", "baseline", "kv_bytes"), None),
+        (5, ("lanes", "baseline", "tokens_per_second"), "x"),
+    ],
+)
+def test_a_damaged_value_is_one_clear_line(line, path, value):
+    with pytest.raises(LoraDropError, match=f"run.jsonl, line {line + 1}") as error:
+        t.parse_trace(_damaged(line, path, value), "run.jsonl")
+    assert "\n" not in str(error.value)
 
 
 def test_files_that_cannot_be_read(tmp_path, monkeypatch):

@@ -74,6 +74,10 @@ def test_a_failed_checkpoint_leaves_the_last_good_one(tiny, windows, tmp_path, m
     assert again.step == 1
     (tmp_path / "out" / CHECKPOINT).rename(tmp_path / "out" / f"{CHECKPOINT}.old")  # killed between two renames
     again.resume()
+    state = tmp_path / "out" / f"{CHECKPOINT}.old" / "state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(LoraDropError, match="cannot be read"):
+        again.resume()
 
 
 def test_other_settings_do_not_resume(tiny, windows, tmp_path):
@@ -89,6 +93,8 @@ def test_other_settings_do_not_resume(tiny, windows, tmp_path):
 def test_every_epoch_reads_every_window_once():
     seen = [w for step in range(10) for w in draw(SMALL, step, 20, 6).windows]
     assert sorted(seen[:20]) == sorted(seen[20:]) == list(range(20)) and seen[:20] != seen[20:]
+    uneven = [w for step in range(7) for w in draw(SMALL, step, 14, 6).windows]
+    assert sorted(uneven[:14]) == sorted(uneven[14:]) == list(range(14))
     assert draw(SMALL, 3, 20, 6) == draw(SMALL, 3, 20, 6) != draw(SMALL, 4, 20, 6)
     assert len({draw(SMALL, step, 20, 30).schedule.period for step in range(40)}) == 5
 
@@ -114,6 +120,10 @@ def test_text_comes_from_txt_json_and_jsonl(tiny, tmp_path):
         (b"x" * 900, ["--drop-ratio", "0"], "nothing is dropped"),
         (b"x" * 900, ["--reuse", "magic"], "residual"),
         (b"x" * 900, ["--resume"], "no checkpoint"),
+        (b"x" * 900, ["--drop-ratio", "0.01"], "drops no layer"),
+        (b"x" * 900, ["--gate", "nan"], "gate must lie"),
+        (b"x" * 900, ["--warmup", "-5"], "warmup must lie"),
+        (b"x" * 900, ["--seed", str(2**64)], "seed must lie"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, capsys, content, argv, says):

@@ -19,7 +19,7 @@ from lora_drop.cache import KVCache
 from lora_drop.config import LoraDropConfig
 from lora_drop.decoder import Decoder
 from lora_drop.errors import LoraDropError
-from lora_drop.models import LoadedModel, encode_prompt
+from lora_drop.models import LoadedModel, encode_prompt, encode_text
 from lora_drop.session import find_bank
 
 
@@ -39,7 +39,8 @@ class Means:
         self.count += len(targets)
         self.nll_baseline -= float(full.gather(-1, targets[:, None]).sum())
         self.nll_lora_drop -= float(ours.gather(-1, targets[:, None]).sum())
-        self.kl += float((full.exp() * (full - ours)).sum())
+        # Rounding can leave a tiny negative sum where both are equal; a divergence is not negative.
+        self.kl += max(float((full.exp() * (full - ours)).sum()), 0.0)
         self.agreements += int((full.argmax(-1) == ours.argmax(-1)).sum())
 
     def to_dict(self) -> dict[str, float | int | None]:
@@ -82,10 +83,10 @@ def read_pairs(path: str | Path, prompt_field: str, target_field: str, limit: in
 def _pair(line: str, where: str, prompt_field: str, target_field: str) -> tuple[str, str]:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise LoraDropError(f"{where}: this is not JSON.") from None
     for name in (prompt_field, target_field):
-        if not isinstance(record, dict) or not isinstance(record.get(name), str) or not record[name]:
+        if not isinstance(record, dict) or not isinstance(record.get(name), str) or not record[name].strip():
             fields = ", ".join(record) if isinstance(record, dict) else "none"
             raise LoraDropError(f"{where}: there is no text in a field {name!r}; the fields are: {fields}.")
     return record[prompt_field], record[target_field]
@@ -122,7 +123,7 @@ def evaluate(
         prompt_ids = encode_prompt(loaded.tokenizer, prompt)
         if context_tokens is not None:
             prompt_ids = prompt_ids[-context_tokens:]
-        target_ids = loaded.tokenizer.encode(target, add_special_tokens=False)
+        target_ids = encode_text(loaded.tokenizer, target)
         if not target_ids:
             raise LoraDropError(f"record {number}: the target has no token.")
         if len(prompt_ids) + len(target_ids) > loaded.context:
@@ -132,7 +133,7 @@ def evaluate(
             )
         prompt_t, targets = (torch.tensor([ids], device=loaded.device) for ids in (prompt_ids, target_ids))
         kv = KVCache(loaded.num_layers)
-        full = decoder.read(torch.cat((prompt_t, targets[:, :-1]), 1), kv, 0, ())[1][0, len(prompt_ids) - 1 :]
+        full = decoder.read(torch.cat((prompt_t, targets[:, :-1]), 1), kv, 0, (), len(prompt_ids) - 1)[1][0]
         state = decoder.new_state(schedule, bank)
         ours = [decoder.prefill(prompt_t, state)]
         ours += [decoder.step(targets[:, s - 1 : s], state) for s in range(1, len(target_ids))]
