@@ -4,6 +4,8 @@
 (() => {
   const S = window.LoraDrop.schedule;
   const FIRST_SPAN = 512; // steps that the x axis shows at once at most, until a run is longer
+  const SHORTEST_PAUSE = 100; // milliseconds between two rounds of redraws
+  const SHARE = 0.2; // of the page's time that they may take
   const CONFIG = {
     responsive: false, // a ResizeObserver does it, also when a column changes and not the window
     displaylogo: false,
@@ -312,7 +314,8 @@
         new KvChart(figure("kv")),
       ];
       this.queue = [];
-      this.last = 0;
+      this.last = 0; // when the last round of redraws began
+      this.cost = 0; // milliseconds that it took
       this.waiting = false;
       this.drawing = false;
       const resize = new ResizeObserver((entries) => {
@@ -328,17 +331,17 @@
       for (const chart of this.all) this.later(() => chart.begin(run));
     }
 
-    /** Ask for a redraw; a long run is redrawn less often. */
+    /** Ask for a redraw. The charts take at most a share of the page's time, however slow the machine is. */
     update() {
       if (this.waiting) return;
       this.waiting = true;
-      const steps = this.run.lanes[0].steps.length;
-      const pause = this.run.summary ? 0 : Math.max(0, this.last + (steps > 1000 ? 500 : 90) - performance.now());
+      const next = this.last + Math.max(SHORTEST_PAUSE, this.cost / SHARE);
       setTimeout(() => {
         this.waiting = false;
         this.last = performance.now();
+        this.cost = 0;
         for (const chart of this.all) this.later(() => chart.update());
-      }, pause);
+      }, this.run.summary ? 0 : Math.max(0, next - performance.now()));
     }
 
     /** One piece of work a frame. */
@@ -350,7 +353,9 @@
         const piece = this.queue.shift();
         this.drawing = this.queue.length > 0;
         if (this.drawing) requestAnimationFrame(next);
+        const started = performance.now();
         piece();
+        this.cost += performance.now() - started;
       };
       requestAnimationFrame(next);
     }

@@ -7,10 +7,13 @@
   const MAX_NEW_TOKENS = 100000;
   const COUNT_AFTER_MS = 400;
 
+  const formats = {}; // by number of decimals: making one takes longer than using it
+
   /** A number with `digits` decimals and thousands marks; "–" for none. */
   function formatNumber(value, digits = 0) {
     if (value === null || value === undefined || !Number.isFinite(value)) return "–";
-    return value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+    const options = { minimumFractionDigits: digits, maximumFractionDigits: digits };
+    return (formats[digits] ??= new Intl.NumberFormat("en-US", options)).format(value);
   }
 
   /** Bytes in binary units, as human_bytes in schedule.py. */

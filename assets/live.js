@@ -6,6 +6,7 @@
   const KINDS = ["prefill", "refresh", "lora"];
   const AUDIT = 100; // an audit line starts with 100 + its lane
   const NEAR_END = 24; // pixels from the end of a pane within which it follows the text
+  const FAR = 1e9; // a scroll position beyond every text
   const PANES = [
     ["Baseline", "Every layer, for every token.", "Press Run: the full model's answer streams in here."],
     ["LoRA-Drop", "Some layers rest between full steps.", "Its answer streams in here, each token tinted by the step that wrote it."],
@@ -146,6 +147,12 @@
       this.text.append(make("p", "ld-empty", invite));
       this.node.append(head, this.text);
       this.spans = [];
+      // It follows its text until the reader scrolls up. Asking the pane's height at every update costs a layout.
+      this.follows = true;
+      this.text.addEventListener("scroll", () => {
+        const { scrollTop, scrollHeight, clientHeight } = this.text;
+        this.follows = scrollHeight - clientHeight - scrollTop < NEAR_END;
+      });
     }
 
     /** Start over for a lane of a run. */
@@ -155,6 +162,7 @@
       this.text.setAttribute("aria-label", `Text of ${name}`);
       this.text.replaceChildren();
       this.spans = [];
+      this.follows = true;
       this.lane = lane;
       this.note.textContent = note ? `${note.charAt(0).toUpperCase()}${note.slice(1)}.` : laneNote(lane);
       this.node.dataset.untrained = String(!S.isBaseline(lane.schedule) && lane.rank === 0);
@@ -165,8 +173,6 @@
     extend() {
       const { steps } = this.lane;
       if (this.spans.length === steps.length) return;
-      const { scrollTop, scrollHeight, clientHeight } = this.text;
-      const follow = scrollHeight - clientHeight - scrollTop < NEAR_END;
       const fresh = document.createDocumentFragment();
       for (let i = this.spans.length; i < steps.length; i++) {
         const span = make("span", `ld-token ld-token-${steps[i].kind}`, steps[i].text);
@@ -175,7 +181,7 @@
         fresh.append(span);
       }
       this.text.append(fresh);
-      if (follow) this.text.scrollTop = this.text.scrollHeight;
+      if (this.follows) this.text.scrollTop = FAR;
     }
   }
 

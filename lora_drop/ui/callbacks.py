@@ -166,6 +166,7 @@ class Callbacks:
                 audit=audit,
                 ignore_eos=ignore_eos,
             )
+            last: Record | None = None
             with closing(run(self.loaded, wanted, stop.is_set)) as records:
                 lane_ids: list[str] = []
 
@@ -270,16 +271,16 @@ class Callbacks:
         """
         try:
             config = _config(
-                    preset=preset,
-                    period=period,
-                    layers=layers,
-                    drop_ratio=drop_ratio,
-                    reuse=reuse,
-                    part=part,
-                    kv=kv,
-                    drop_layers=drop_layers,
-                    adapters=adapters,
-                )
+                preset=preset,
+                period=period,
+                layers=layers,
+                drop_ratio=drop_ratio,
+                reuse=reuse,
+                part=part,
+                kv=kv,
+                drop_layers=drop_layers,
+                adapters=adapters,
+            )
             wanted = Request(prompt=prompt or "-", config=config, max_new_tokens=whole(max_new_tokens))
             checked = plan(self.loaded, wanted)
         except LoraDropError as error:

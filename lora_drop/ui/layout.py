@@ -74,8 +74,8 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
     with gr.Blocks(title="LoRA-Drop Studio", fill_width=True) as demo:
         with gr.Row(elem_id="ld-top"):
             gr.HTML(
-                "<h1>LoRA-Drop Studio</h1><p>A language model answers your prompt twice: once with every layer for every "
-                "word, once leaving layers out between full steps. Watch what that saves, and what it costs.</p>",
+                "<h1>LoRA-Drop Studio</h1><p>A language model answers your prompt twice: once with every layer for "
+                "every word, once leaving layers out between full steps. Watch what that saves, and what it costs.</p>",
                 elem_id="ld-title",
                 apply_default_css=False,
             )

@@ -1,0 +1,180 @@
+"""A real server in this process, a real Chromium beside it. Every page refuses hosts other than this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import pytest
+
+from lora_drop import runtime
+
+runtime.configure()
+
+import torch  # noqa: E402
+from playwright.sync_api import Browser, Page, sync_playwright  # noqa: E402
+from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
+
+from lora_drop.models import ByteTokenizer, LoadedModel, load_model  # noqa: E402
+from lora_drop.trace import Record  # noqa: E402
+from lora_drop.ui import callbacks  # noqa: E402
+from lora_drop.ui.layout import build_app, launch  # noqa: E402
+
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync "
+    "--disable-backgrounding-occluded-windows --disable-renderer-backgrounding"  # two visitors draw at once
+).split()
+LOCAL = {"127.0.0.1", "localhost"}
+
+
+def chromium() -> str:
+    """The browser's path; a machine without one is told so, not passed over in silence."""
+    named = os.environ.get("CHROMIUM")
+    found = named or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.fail("no Chromium found: install one (apt-get install chromium) or name it in CHROMIUM", pytrace=False)
+    return found
+
+
+@dataclass
+class Server:
+    """A running page, the records of its runs, and a way to put a run of one's own in their place."""
+
+    url: str
+    loaded: LoadedModel
+    demo: object
+    runs: list[list[Record]] = field(default_factory=list)
+    closed: int = 0
+    script: Callable[[], Iterator[Record]] | None = None
+
+    def run(self, loaded, request, should_stop=lambda: False) -> Iterator[Record]:
+        records: list[Record] = []
+        self.runs.append(records)
+        source = self.script() if self.script else REAL_RUN(loaded, request, should_stop)
+        try:
+            for record in source:
+                records.append(record)
+                yield record
+        finally:
+            source.close()
+            self.closed += 1
+
+
+REAL_RUN = callbacks.run
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def deep_model() -> LoadedModel:
+    """30 narrow layers with random weights: as many numbers a step as the bundled model sends, in little time."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(ByteTokenizer()),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=30,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+    )
+    model = LlamaForCausalLM(config).eval().requires_grad_(False)
+    return LoadedModel(model, ByteTokenizer(), "deep test model", "0" * 16, 4096, torch.device("cpu"), torch.float32)
+
+
+def _serve(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    demo = build_app(loaded)
+    server = Server(launch(demo, "127.0.0.1", free_port(), block=False), loaded, demo)
+    monkeypatch.setattr(callbacks, "run", lambda *args: SERVERS[id(args[0])].run(*args))
+    SERVERS[id(loaded)] = server
+    yield server
+    demo.close(verbose=False)
+    del SERVERS[id(loaded)]
+
+
+SERVERS: dict[int, Server] = {}
+
+
+@pytest.fixture(scope="session")
+def patcher() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="session")
+def tiny_server(patcher) -> Iterator[Server]:
+    yield from _serve(load_model("random:tiny-llama"), patcher)
+
+
+@pytest.fixture(scope="session")
+def deep(patcher) -> Iterator[Server]:
+    yield from _serve(deep_model(), patcher)
+
+
+@pytest.fixture
+def server(tiny_server: Server) -> Iterator[Server]:
+    """The tiny model's server with no run left over."""
+    tiny_server.runs.clear()
+    tiny_server.closed = 0
+    yield tiny_server
+    tiny_server.script = None
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as driver:
+        launched = driver.chromium.launch(executable_path=chromium(), headless=True, args=FLAGS)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Opens pages in contexts of their own; at the end, none may have asked another host or logged an error."""
+    contexts, foreign, errors = [], [], []
+
+    def open_(url: str, leaves: bool = False, **options) -> Page:
+        """`leaves`: the test leaves the page while it streams, and Gradio's own script says so in the log."""
+        context = browser.new_context(**{"viewport": {"width": 1600, "height": 900}} | options)
+        contexts.append(context)
+
+        def check(route):
+            parts = urlsplit(route.request.url)
+            if parts.scheme in ("http", "https", "ws", "wss") and parts.hostname not in LOCAL:
+                foreign.append(route.request.url)
+                route.abort()
+            else:
+                route.continue_()
+
+        context.route("**/*", check)
+        page = context.new_page()
+
+        def log(message):
+            expected = leaves and any(words in message.text for words in ("AbortError", "Connection errored out"))
+            if message.type == "error" and not expected:
+                errors.append(message.text)
+
+        page.on("console", log)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("dialog", lambda dialog: (errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.goto(url)
+        page.wait_for_selector(".ld-status:not(:empty)", timeout=20_000)
+        page.wait_for_selector(".ld-whatif[data-state]", timeout=20_000)
+        page.wait_for_selector(".ld-pane[data-lane='1']", timeout=20_000)
+        page.wait_for_selector(".ld-range-value:not(:empty)", timeout=20_000)
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert foreign == [], "the page asked another host"
+    assert errors == [], "the page logged errors"
