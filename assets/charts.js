@@ -40,11 +40,11 @@
       linecolor: color("line"),
       zerolinecolor: color("line"),
       tickfont: { size: 11, color: color("muted") },
-      title: { font: { size: 11, color: color("muted") }, standoff: 6 },
+      title: { font: { size: 11, color: color("muted") }, standoff: 10 },
     };
     return {
       uirevision: runId,
-      margin: { l: 44, r: 8, t: 4, b: 32 },
+      margin: { l: 44, r: 8, t: 4, b: 38 },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, size: 11, color: color("ink") },

@@ -6,6 +6,7 @@
   const SVG = "http://www.w3.org/2000/svg";
   const MAX_NEW_TOKENS = 100000;
   const COUNT_AFTER_MS = 400;
+  const PATTERN_HEIGHT = 84; // pixels, about
 
   const formats = {}; // by number of decimals: making one takes longer than using it
 
@@ -183,7 +184,8 @@
   /** Layers x one cycle of steps, in the colours of the layer-activity chart. */
   function drawPattern(svg, caption, schedule) {
     const plain = S.isBaseline(schedule);
-    const [width, height] = [240, 116];
+    // Whole pixels a layer, or the rows would differ.
+    const [width, height] = [240, schedule.numLayers * Math.max(1, Math.round(PATTERN_HEIGHT / schedule.numLayers))];
     const columns = plain ? 1 : Math.min(schedule.period, 64);
     const dropped = new Set(plain ? [] : schedule.dropped);
     const [cellW, cellH] = [width / columns, height / schedule.numLayers];
@@ -192,7 +194,7 @@
       const isLora = S.kind(schedule, column + 1) === "lora";
       for (let layer = 0; layer < schedule.numLayers; layer++) {
         const cell = document.createElementNS(SVG, "rect");
-        const gap = Math.min(1, cellH / 5);
+        const gap = cellH > 2 ? 1 : 0;
         cell.setAttribute("x", (column * cellW + 0.5).toFixed(2));
         cell.setAttribute("y", (height - (layer + 1) * cellH).toFixed(2));
         cell.setAttribute("width", Math.max(cellW - 1, 0.5).toFixed(2));
@@ -203,6 +205,7 @@
     }
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.setAttribute("preserveAspectRatio", "none");
+    svg.style.height = `${height}px`;
     svg.replaceChildren(...cells);
     const what = plain ? "every step runs every layer" : `${schedule.period} steps, the last one full`;
     svg.setAttribute("aria-label", `Schedule pattern: ${what}; dropped layers ${[...dropped].join(", ") || "none"}`);

@@ -40,6 +40,7 @@
           period: config.period,
           numLayers: header.model.layers,
           dropped: config.dropped,
+          corrected: config.corrected,
           reuse: config.reuse,
           part: config.part,
           kv: config.kv,
@@ -190,9 +191,9 @@
     if (S.isBaseline(schedule)) return "Nothing is dropped: this is the baseline again.";
     const { period, dropped, numLayers, part } = schedule;
     const layers = `${dropped.length} of ${numLayers} layers`;
-    const what = part === "attention" ? `The attention of ${layers} rests` : `${layers} rest`;
+    const what = part === "attention" ? `Attention of ${layers} rests` : `${layers} rest`;
     const when = period === 2 ? "every other step" : `in ${period - 1} of ${period} steps`;
-    const trained = rank ? `Corrections of rank ${rank}.` : "Untrained: no corrections for this model yet.";
+    const trained = rank ? `Corrections of rank ${rank}.` : "Untrained: no corrections yet.";
     return `${what} ${when}. ${trained}`;
   }
 

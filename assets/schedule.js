@@ -76,7 +76,11 @@ window.LoraDrop.schedule = (() => {
     let total = w.shared + (schedule.numLayers - n) * (full + reads(false));
     if (!isLora) return (total + n * (full + reads(true))) * itemsize;
     let dropped = 0;
-    if (rank) dropped += 2 * rank * shape.hidden_size + (schedule.reuse === "residual" ? shape.hidden_size : 0);
+    if (rank) {
+      // `corrected`: the layers that have adapters; without it, all.
+      const corrected = schedule.corrected ? schedule.dropped.filter((i) => schedule.corrected.includes(i)).length : n;
+      total += corrected * (2 * rank * shape.hidden_size + (schedule.reuse === "residual" ? shape.hidden_size : 0));
+    }
     if (schedule.part === "attention") dropped += w.mlp;
     if (schedule.kv === "write") dropped += shape.hidden_size + w.kv;
     total += n * dropped;

@@ -166,7 +166,6 @@ class Callbacks:
                 audit=audit,
                 ignore_eos=ignore_eos,
             )
-            last: Record | None = None
             with closing(run(self.loaded, wanted, stop.is_set)) as records:
                 lane_ids: list[str] = []
 
@@ -177,10 +176,13 @@ class Callbacks:
 
                 status = _status("running", "Running: a step of each lane in turn.")
                 # The run's own id comes first: the page tells a new run from a longer text by it.
-                for text, last in batches(records, line, f'{{"type":"run","id":"{uuid4().hex[:12]}"}}\n'):
+                first = f'{{"type":"run","id":"{uuid4().hex[:12]}"}}\n'
+                ending = ""
+                for text, record in batches(records, line, first):
                     yield text, status, on
+                    ending = _ending(record) if isinstance(record, Summary) else ending
             # Gradio repeats the last yield whole when a run completes: one without the text saves sending it twice.
-            yield gr.skip(), _status("done", _ending(last)), off
+            yield gr.skip(), _status("done", ending), off
         except LoraDropError as error:
             yield gr.skip(), _status("error", str(error)), off
         except Exception:
@@ -291,6 +293,8 @@ class Callbacks:
 
 def _config(**options: Any) -> LoraDropConfig:
     """The config of an API call: its options are the command line's, so the command line reads them."""
+    if options["adapters"] not in (None, "auto", "none"):  # no visitor names a folder of the server
+        raise LoraDropError("adapters must be auto or none.")
     if options["layers"] is not None:
         options["layers"] = str(options["layers"])
     if options["drop_layers"] is not None:

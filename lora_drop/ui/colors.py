@@ -14,7 +14,7 @@ COLORS: dict[str, dict[str, str]] = {
         "full": "#D3DAE3",  # a layer that runs whole
         "refresh": "#009E73",  # a full step that renews what dropped layers reuse
         "dropped": "#E69F00",  # a dropped layer, no K/V written
-        "dropped-kv": "#F0E442",  # a dropped layer that still writes K/V
+        "dropped-kv": "#CC79A7",  # a dropped layer that still writes K/V
         "diverged": "#9E3D75",  # the first token that differs
         "tint": "#FBEBCB",  # background of a token that a LoRA step wrote
         "ink": "#16202B",
@@ -33,7 +33,7 @@ COLORS: dict[str, dict[str, str]] = {
         "full": "#3A4653",
         "refresh": "#2FBF95",
         "dropped": "#E69F00",
-        "dropped-kv": "#F0E442",
+        "dropped-kv": "#CC79A7",
         "diverged": "#E79BC6",
         "tint": "#4A3A17",
         "ink": "#E8EDF2",

@@ -43,7 +43,7 @@ REUSE_LABELS = {
     "residual": "residual: what the last refresh added",
     "skip": "skip: nothing, the layer is left out",
 }
-PART_LABELS = {"block": "whole layer (paper)", "attention": "attention only"}
+PART_LABELS = {"block": "layer (paper)", "attention": "attention only"}
 KV_LABELS = {"skip": "none (paper)", "write": "still written"}
 VIEW_LABELS = {"race": "Race: each at its own pace", "lock-step": "Lock-step: step by step"}
 
@@ -75,7 +75,7 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
         with gr.Row(elem_id="ld-top"):
             gr.HTML(
                 "<h1>LoRA-Drop Studio</h1><p>A language model answers your prompt twice: once with every layer for "
-                "every word, once leaving layers out between full steps. Watch what that saves, and what it costs.</p>",
+                "every word, once leaving layers out between full steps. See what that saves, and what it costs.</p>",
                 elem_id="ld-title",
                 apply_default_css=False,
             )
@@ -136,7 +136,7 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
                             [("auto", "auto"), ("none", "none")],
                             value=first.adapters,
                             label="Trained corrections (adapters)",
-                            info="auto: none shipped yet for this model, so both run the untrained rule.",
+                            info="auto: none shipped yet for this model, so the untrained rule runs.",
                             elem_id="ld-adapters",
                         )
                         tokens = FreeNumber(MAX_TOKENS, label="New tokens, at most", precision=0, elem_id="ld-tokens")

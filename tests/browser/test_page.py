@@ -247,6 +247,7 @@ def _random_case(rng: random.Random) -> tuple[dict, dict, dict]:
         "prompt": rng.randint(0, 2000),
         "steps": rng.choice([None, 0, 1, rng.randint(2, 90)]),
         "rank": rng.choice([0, 16, 128]),
+        "corrected": rng.choice([None, rng.sample(range(1, layers), rng.randint(0, layers - 1))]),
     }
     return dataclasses.asdict(shape), dataclasses.asdict(schedule), case
 
@@ -258,7 +259,7 @@ def test_the_javascript_computes_what_python_does(server, open_page):
     results = page.evaluate(
         """(cases) => cases.map(([shape, s, c]) => {
             const S = window.LoraDrop.schedule;
-            const schedule = { ...s, numLayers: s.num_layers };
+            const schedule = { ...s, numLayers: s.num_layers, corrected: c.corrected };
             const steps = c.steps ?? 7;
             return {
                 dropped: S.droppedLayers(c.lo, c.hi, c.ratio),
@@ -275,7 +276,7 @@ def test_the_javascript_computes_what_python_does(server, open_page):
         steps = 7 if case["steps"] is None else case["steps"]
         assert tuple(got["dropped"]) == schedule.dropped
         assert got["bound"] == pytest.approx(
-            speed_bound(shape, schedule, case["steps"], case["prompt"], case["rank"]), rel=1e-12
+            speed_bound(shape, schedule, case["steps"], case["prompt"], case["rank"], case["corrected"]), rel=1e-12
         )
         assert got["kv"] == kv_bytes(shape, schedule, case["prompt"], steps, 2)
         assert got["saved"] == pytest.approx(kv_saved(shape, schedule, case["prompt"], steps), rel=1e-12, abs=1e-12)
@@ -473,6 +474,7 @@ def test_the_api_streams_the_trace_and_refuses_bad_input(server):
         "the prompt is empty": {"prompt": " "},
         "reuse must be": {"reuse": "magic"},
         "lanes must be": {"lanes": "three"},
+        "adapters must be auto or none": {"adapters": "/etc"},
     }
     for words, values in bad.items():
         with pytest.raises(Exception, match=words) as caught:
