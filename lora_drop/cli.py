@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from lora_drop import train_options
-from lora_drop.config import KV_RULES, PARTS, PRESETS, REUSE_RULES, LoraDropConfig
+from lora_drop.config import KV_RULES, PARTS, PRESETS, REUSE_RULES
 from lora_drop.errors import LoraDropError
+from lora_drop.options import config_from
 from lora_drop.schedule import human_bytes
 from lora_drop.trace import Record, StepRecord, Trace, gather, read_trace, write_line
 
@@ -153,61 +154,6 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--part", help=f"{', '.join(PARTS)} (default block)")
     parser.add_argument("--kv", help=f"{', '.join(KV_RULES)} (default skip)")
     parser.add_argument("--adapters", help="auto (default), none, or an adapter folder")
-
-
-def config_from(args: argparse.Namespace) -> LoraDropConfig:
-    """The config of the parsed options: the preset (or the defaults), changed by what was given.
-
-    Raises:
-        LoraDropError: an unknown preset, or a value that is not allowed.
-    """
-    config = LoraDropConfig()
-    if args.preset is not None:
-        if args.preset not in PRESETS:
-            raise LoraDropError(f"there is no preset {args.preset!r}; the presets are {', '.join(PRESETS)}.")
-        config = PRESETS[args.preset].config
-    given = {
-        name: getattr(args, name)
-        for name in ("period", "drop_ratio", "reuse", "part", "kv", "adapters")
-        if getattr(args, name) is not None
-    }
-    if args.layers is not None:
-        given["layers"] = parse_range(args.layers)
-    if args.drop_layers is not None:
-        if args.layers is not None or args.drop_ratio is not None:
-            raise LoraDropError("name the dropped layers by drop_layers, or by layers and drop_ratio, not by both.")
-        given["drop_layers"] = parse_list(args.drop_layers)
-    elif args.layers is not None or args.drop_ratio is not None:
-        given["drop_layers"] = None  # a range or a ratio on top of a preset that lists layers means the range
-    return config.replace(**given)
-
-
-def parse_range(text: str) -> tuple[int, int]:
-    """`3-28` -> (3, 28).
-
-    Raises:
-        LoraDropError: it is not of that form.
-    """
-    low, mark, high = text.partition("-")
-    if not (mark and _is_layer(low.strip()) and _is_layer(high.strip())):
-        raise LoraDropError(f"layers must be a range low-high such as 3-28, got {text!r}.")
-    return int(low), int(high)
-
-
-def parse_list(text: str) -> tuple[int, ...]:
-    """`4,6,8` -> (4, 6, 8); an empty text drops nothing.
-
-    Raises:
-        LoraDropError: it is not of that form.
-    """
-    parts = [part.strip() for part in text.split(",")] if text.strip() else []
-    if not all(map(_is_layer, parts)):
-        raise LoraDropError(f"drop_layers must be layer numbers with commas such as 4,6,8; got {text!r}.")
-    return tuple(int(part) for part in parts)
-
-
-def _is_layer(text: str) -> bool:
-    return text.isdecimal() and len(text) <= 6
 
 
 def _load(args: argparse.Namespace):

@@ -14,10 +14,10 @@ from uuid import uuid4
 
 import gradio as gr
 
-from lora_drop.cli import config_from, parse_list
 from lora_drop.config import LoraDropConfig
 from lora_drop.errors import LoraDropError
 from lora_drop.models import LoadedModel, encode_prompt
+from lora_drop.options import config_from, parse_list
 from lora_drop.schedule import Schedule, baseline_schedule, kv_bytes, kv_saved, speed_bound
 from lora_drop.session import Request, describe_device, plan, run
 from lora_drop.trace import Header, Record, StepRecord, Summary, wire_line, write_line

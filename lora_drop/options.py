@@ -1,0 +1,67 @@
+"""Settings as people write them, on the command line and in calls over the network, turned into a config."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lora_drop.config import PRESETS, LoraDropConfig
+from lora_drop.errors import LoraDropError
+
+
+def config_from(options: Any) -> LoraDropConfig:
+    """The config of given options: the preset (or the defaults), changed by what was given.
+
+    Args:
+        options: has the attributes preset, period, layers (a text), drop_ratio, drop_layers (a text), reuse, part, kv
+            and adapters; None is not given.
+
+    Raises:
+        LoraDropError: an unknown preset, or a value that is not allowed.
+    """
+    config = LoraDropConfig()
+    if options.preset is not None:
+        if options.preset not in PRESETS:
+            raise LoraDropError(f"there is no preset {options.preset!r}; the presets are {', '.join(PRESETS)}.")
+        config = PRESETS[options.preset].config
+    given = {
+        name: getattr(options, name)
+        for name in ("period", "drop_ratio", "reuse", "part", "kv", "adapters")
+        if getattr(options, name) is not None
+    }
+    if options.layers is not None:
+        given["layers"] = parse_range(options.layers)
+    if options.drop_layers is not None:
+        if options.layers is not None or options.drop_ratio is not None:
+            raise LoraDropError("name the dropped layers by drop_layers, or by layers and drop_ratio, not by both.")
+        given["drop_layers"] = parse_list(options.drop_layers)
+    elif options.layers is not None or options.drop_ratio is not None:
+        given["drop_layers"] = None  # a range or a ratio on top of a preset that lists layers means the range
+    return config.replace(**given)
+
+
+def parse_range(text: str) -> tuple[int, int]:
+    """`3-28` -> (3, 28).
+
+    Raises:
+        LoraDropError: it is not of that form.
+    """
+    low, mark, high = text.partition("-")
+    if not (mark and _is_layer(low.strip()) and _is_layer(high.strip())):
+        raise LoraDropError(f"layers must be a range low-high such as 3-28, got {text!r}.")
+    return int(low), int(high)
+
+
+def parse_list(text: str) -> tuple[int, ...]:
+    """`4,6,8` -> (4, 6, 8); an empty text drops nothing.
+
+    Raises:
+        LoraDropError: it is not of that form.
+    """
+    parts = [part.strip() for part in text.split(",")] if text.strip() else []
+    if not all(map(_is_layer, parts)):
+        raise LoraDropError(f"drop_layers must be layer numbers with commas such as 4,6,8; got {text!r}.")
+    return tuple(int(part) for part in parts)
+
+
+def _is_layer(text: str) -> bool:
+    return text.isdecimal() and len(text) <= 6
