@@ -18,8 +18,8 @@ from lora_drop.config import LoraDropConfig
 from lora_drop.errors import LoraDropError
 from lora_drop.models import LoadedModel, encode_prompt
 from lora_drop.options import config_from, parse_list
-from lora_drop.schedule import Schedule, baseline_schedule, kv_bytes, kv_saved, speed_bound
-from lora_drop.session import Request, describe_device, plan, run
+from lora_drop.schedule import baseline_schedule, kv_bytes, kv_saved, speed_bound
+from lora_drop.session import Plan, Request, describe_device, plan, run
 from lora_drop.trace import Header, Record, StepRecord, Summary, wire_line, write_line
 
 MIN_INTERVAL, MAX_INTERVAL = 0.1, 0.4  # seconds between two updates of the page
@@ -144,6 +144,7 @@ class Callbacks:
         session = request.session_hash
         stop = self.stops.start(session)
         try:
+            _refuse_folder(adapters)
             chosen = parse_list(drop_layers or "") or None  # an empty field means the range and the ratio
             config = LoraDropConfig(
                 period=whole(period),
@@ -287,14 +288,13 @@ class Callbacks:
             checked = plan(self.loaded, wanted)
         except LoraDropError as error:
             raise gr.Error(str(error), print_exception=False) from None
-        rank = checked.bank.rank if checked.bank else 0
-        return estimate(self.loaded, checked.schedule, len(checked.prompt_ids) if prompt else 0, wanted, rank)
+        return estimate(self.loaded, checked, len(checked.prompt_ids) if prompt else 0, wanted)
 
 
 def _config(**options: Any) -> LoraDropConfig:
-    """The config of an API call: its options are the command line's, so the command line reads them."""
-    if options["adapters"] not in (None, "auto", "none"):  # no visitor names a folder of the server
-        raise LoraDropError("adapters must be auto or none.")
+    """The config of an API call: its options are the command line's, and read in the same way."""
+    if options["adapters"] is not None:
+        _refuse_folder(options["adapters"])
     if options["layers"] is not None:
         options["layers"] = str(options["layers"])
     if options["drop_layers"] is not None:
@@ -302,10 +302,16 @@ def _config(**options: Any) -> LoraDropConfig:
     return config_from(SimpleNamespace(**options | {"period": whole(options["period"])}))
 
 
-def estimate(
-    loaded: LoadedModel, schedule: Schedule, prompt_tokens: int, wanted: Request, rank: int
-) -> dict[str, Any]:
+def _refuse_folder(adapters: Any) -> None:
+    """No visitor names a folder of the server."""
+    if adapters not in ("auto", "none"):
+        raise LoraDropError("adapters must be auto or none.")
+
+
+def estimate(loaded: LoadedModel, checked: Plan, prompt_tokens: int, wanted: Request) -> dict[str, Any]:
     """The figures of the what-if strip, by the formulas of `lora_drop.schedule`."""
+    schedule, bank = checked.schedule, checked.bank
+    rank, corrected = (bank.rank, bank.layers) if bank else (0, None)
     steps, size = wanted.max_new_tokens - 1, loaded.dtype.itemsize
     full = baseline_schedule(loaded.num_layers)
     return {
@@ -313,7 +319,7 @@ def estimate(
         "is_baseline": schedule.is_baseline,
         "prompt_tokens": prompt_tokens,
         "decode_steps": steps,
-        "bound": speed_bound(loaded.shape, schedule, steps, prompt_tokens, rank),
+        "bound": speed_bound(loaded.shape, schedule, steps, prompt_tokens, rank, corrected),
         "kv_bytes_baseline": kv_bytes(loaded.shape, full, prompt_tokens, steps, size),
         "kv_bytes": kv_bytes(loaded.shape, schedule, prompt_tokens, steps, size),
         "kv_saved": kv_saved(loaded.shape, schedule, prompt_tokens, steps),
