@@ -1,4 +1,4 @@
-"""The command line: `python -m lora_drop run | evaluate | sweep | recommend | train | replay`.
+"""The command line: `python -m lora_drop run | evaluate | sweep | sweep-figures | recommend | train | replay`.
 
 Results go to stdout, everything else to stderr. Bad input is one line on stderr and exit code 2.
 """
@@ -84,15 +84,29 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", action="store_true", help="one JSON object on stdout")
     evaluate.set_defaults(command=_evaluate)
 
-    sweep = commands.add_parser("sweep", help="measure a grid of drop ratios and periods", allow_abbrev=False)
+    sweep = commands.add_parser(
+        "sweep",
+        help="measure a grid of drop ratios, periods, rules and parts",
+        description="--reuse, --part and --adapters take lists too: --reuse residual,state --adapters auto,none.",
+        allow_abbrev=False,
+    )
     add_data_options(sweep)
     add_model_options(sweep)
     add_config_options(sweep)
-    sweep.add_argument("--drop-ratios", default="0.25,0.5,0.75", metavar="P,P,...")
-    sweep.add_argument("--periods", default="2,4,8", metavar="W,W,...")
-    sweep.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets sweep.csv and sweep.json")
+    sweep.add_argument("--drop-ratios", metavar="P,P,...", help="default 0.25,0.5,0.75")
+    sweep.add_argument("--periods", metavar="W,W,...", help="default 2,4,8")
+    sweep.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="gets sweep.csv and sweep.json; goes on where it ended"
+    )
     sweep.add_argument("--json", action="store_true", help="one JSON object on stdout")
     sweep.set_defaults(command=_sweep)
+
+    figures = commands.add_parser("sweep-figures", help="a sweep as self-contained HTML", allow_abbrev=False)
+    figures.add_argument("folder", type=Path, metavar="DIR", help="where sweep wrote sweep.json")
+    figures.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets heatmaps.html and pareto.html")
+    figures.add_argument("--theme", default="light", help="light (default) or dark")
+    figures.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    figures.set_defaults(command=_sweep_figures)
 
     choose = commands.add_parser("recommend", help="the fastest setting of a sweep within a limit", allow_abbrev=False)
     choose.add_argument("sweep", type=Path, metavar="SWEEP.json")
@@ -308,30 +322,70 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _sweep(args: argparse.Namespace) -> int:
-    config, pairs = config_from(args), read_data(args)
-    try:
-        ratios = [float(text) for text in args.drop_ratios.split(",")]
-        periods = [int(text) for text in args.periods.split(",")]
-    except ValueError:
-        raise LoraDropError("--drop-ratios and --periods must be numbers with commas, such as 0.25,0.5.") from None
-    from lora_drop.evaluation.sweep import sweep, write_sweep
+    if args.drop_layers is not None:
+        raise LoraDropError("a sweep chooses the layers by --drop-ratios, within --layers; not by --drop-layers.")
+    lists = {name: getattr(args, name) for name in ("reuse", "part", "adapters")}
+    base = config_from(argparse.Namespace(**vars(args) | dict.fromkeys(lists)))
+    rules = {
+        name: [getattr(base, name)] if text is None else [part.strip() for part in text.split(",")]
+        for name, text in lists.items()
+    }
+    ratios = _axis(args, "drop_ratio", float, "0.25,0.5,0.75")
+    periods = _axis(args, "period", int, "2,4,8")
+    pairs = read_data(args)
+    from lora_drop.evaluation.sweep import grid, sweep
 
     def show(done: int, total: int) -> None:
         print(f"{done} of {total} points", file=sys.stderr, flush=True)
 
-    result = sweep(_load(args), config, ratios, periods, pairs, args.context_tokens, show)
-    write_sweep(result, args.out)
+    configs = grid(base, ratios, periods, rules["reuse"], rules["part"], rules["adapters"])
+    source = {
+        "file": args.data.name,
+        "prompt_field": args.prompt_field,
+        "target_field": args.target_field,
+        "limit": args.limit,
+    }
+    result = sweep(_load(args), configs, pairs, source, args.out, args.context_tokens, show)
+    for note in result["notes"]:
+        print(f"note: {note}", file=sys.stderr)
     if args.json:
         print(json.dumps(result, allow_nan=False))
         return 0
-    print("ratio  period  agreement   NLL gap  speedup   bound  KV saved")
+    print("reuse     part       ratio  period  agreement   NLL gap  speedup   bound  KV saved  adapters")
     for row in result["rows"]:
-        gap = row["all_steps_nll_lora_drop"] - row["all_steps_nll_baseline"]
-        agreement = row["lora_steps_top1_agreement"]
         print(
-            f"{row['drop_ratio']:5.2f}  {row['period']:6}  {'-' if agreement is None else f'{agreement:.1%}':>9}  "
-            f"{gap:8.3f}  {row['speedup']:6.2f}x  {row['bound']:5.2f}x  {row['kv_saved']:8.1%}"
+            f"{row['reuse']:<8}  {row['part']:<9}  {row['drop_ratio']:5.2f}  {row['period']:6}  "
+            f"{_cell(row['lora_steps_top1_agreement'], '.1%'):>9}  {_cell(row['all_steps_nll_gap'], '.3f'):>8}  "
+            f"{_cell(row['speedup'], '.2f'):>6}x  {_cell(row['bound'], '.2f'):>5}x  "
+            f"{_cell(row['kv_saved'], '.1%'):>8}  {row['adapters']}"
         )
+    return 0
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "-" if value is None else f"{value:{form}}"
+
+
+def _axis(args: argparse.Namespace, name: str, kind: type, default: str) -> list:
+    """The values of a grid's axis: its list, else the single option's value, else the default."""
+    many, one = getattr(args, f"{name}s"), getattr(args, name)
+    if many is not None and one is not None:
+        option = name.replace("_", "-")
+        raise LoraDropError(f"give --{option}s or --{option}, not both.")
+    if one is not None:
+        return [one]
+    try:
+        return [kind(text) for text in (many or default).split(",")]
+    except ValueError:
+        raise LoraDropError("--drop-ratios and --periods must be numbers with commas, such as 0.25,0.5.") from None
+
+
+def _sweep_figures(args: argparse.Namespace) -> int:
+    from lora_drop.evaluation.sweep import JSON_NAME, read_sweep
+    from lora_drop.ui.figures import write_figures
+
+    paths = [str(path) for path in write_figures(read_sweep(args.folder / JSON_NAME), args.out, args.theme)]
+    print(json.dumps({"files": paths}) if args.json else "\n".join(paths))
     return 0
 
 
@@ -348,7 +402,8 @@ def _recommend(args: argparse.Namespace) -> int:
         return 0
     print(
         f"--period {row['period']} --drop-ratio {row['drop_ratio']} --reuse {row['reuse']} --part {row['part']} "
-        f"--kv {row['kv']}   ({row['speedup']:.2f}x, bound {row['bound']:.2f}x, KV saved {row['kv_saved']:.1%})"
+        f"--kv {row['kv']}   (adapters {row.get('adapters', 'not recorded')}, {_cell(row['speedup'], '.2f')}x, "
+        f"bound {_cell(row['bound'], '.2f')}x, KV saved {_cell(row['kv_saved'], '.1%')})"
     )
     return 0
 

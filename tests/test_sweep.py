@@ -5,7 +5,10 @@ import json
 
 import pytest
 
+from lora_drop import session
+from lora_drop.adapters import AdapterBank
 from lora_drop.cli import main
+from lora_drop.evaluation import sweep as module
 from lora_drop.evaluation.sweep import median_rates
 from lora_drop.trace import StepRecord
 
@@ -35,6 +38,112 @@ def test_the_grid_is_what_evaluate_and_the_formula_give(data, tmp_path, capsys):
     with (tmp_path / "out" / "sweep.csv").open() as file:
         written = list(csv.DictReader(file))
     assert [float(row["speedup"]) for row in written] == [row["speedup"] for row in result["rows"]]
+
+
+@pytest.fixture
+def banks(tiny, tmp_path, monkeypatch):
+    """A folder of shipped banks with one for residual, block; it stands in for assets/adapters."""
+    monkeypatch.setattr(session, "SHIPPED_ADAPTERS", tmp_path / "banks")
+
+    def save(name, **rules):
+        bank = AdapterBank.new([2, 3, 4], tiny.shape.hidden_size, rank=2, **rules)
+        bank.revision, bank.num_layers = tiny.revision, tiny.num_layers
+        bank.gate = {i: gate * 0.5 for i, gate in bank.gate.items()}
+        bank.save(tmp_path / "banks" / name)
+        return tmp_path / "banks" / name
+
+    save("ours")
+    return save
+
+
+def swept(capsys, data, out, *argv):
+    assert main(["sweep", "--data", str(data), *ARGS, "--out", str(out), "--json", *argv]) == 0
+    captured = capsys.readouterr()
+    return json.loads(captured.out), captured.err
+
+
+def test_rules_parts_and_adapters_are_axes(data, banks, tmp_path, capsys):
+    grid = ["--drop-ratio", "0.5", "--periods", "1,3", "--reuse", "residual,state", "--part", "block, attention"]
+    result, err = swept(capsys, data, tmp_path / "out", *grid, "--adapters", "auto,none")
+    points = [tuple(row[name] for name in module.KEY) for row in result["rows"]]
+    assert len(set(points)) == len(points) == 9  # `auto` is another point than `none` only where a bank is shipped
+    by_bank = {row["adapters"]: row for row in result["rows"] if row["reuse"] == "residual" and row["period"] == 3}
+    assert set(by_bank) == {"ours", "none"} and by_bank["ours"]["rank"] == 2 and by_bank["none"]["rank"] == 0
+    assert {p for p in points if p[2] == "ours"} == {("residual", "block", "ours", 0.5, 3)}
+    assert "untrained rule" in err and any("untrained rule" in note for note in result["notes"])
+    assert result["data"] | {"sha256": ""} == {
+        "file": "pairs.jsonl", "prompt_field": "q", "target_field": "a", "limit": None, "records": 1, "sha256": "",
+    }  # fmt: skip
+    assert result["settings"]["layers"] == [3, 4] and result["software"]["torch"] and result["date"]
+    for row in result["rows"]:
+        for steps in ("lora_steps", "all_steps"):
+            gap, ours, full = (row[f"{steps}_{name}"] for name in ("nll_gap", "nll_lora_drop", "nll_baseline"))
+            assert gap == (None if ours is None else ours - full)
+        assert row["kv_saved"] == pytest.approx(1 - row["kv_bytes"] / row["kv_bytes_baseline"], abs=1e-6)
+        assert row["ms_baseline"] > 0 and (row["ms_lora"] is None) == (row["period"] == 1)
+
+
+def test_a_killed_sweep_keeps_its_points_and_goes_on(data, banks, tmp_path, capsys, monkeypatch):
+    grid, out = ["--drop-ratios", "0.5", "--periods", "2,3,4"], tmp_path / "out"
+    measure, measured = module._measure, []
+
+    def dies_at_the_third(loaded, point, *rest):
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        measured.append(point.config.period)
+        return measure(loaded, point, *rest)
+
+    monkeypatch.setattr(module, "_measure", dies_at_the_third)
+    assert main(["sweep", "--data", str(data), *ARGS, "--out", str(out), *grid]) == 130
+    kept = json.loads((out / "sweep.json").read_text())["rows"]
+    assert [row["period"] for row in kept] == [2, 3] and len((out / "sweep.csv").read_text().splitlines()) == 3
+    capsys.readouterr()
+
+    def counted(loaded, point, *rest):
+        measured.append(point.config.period)
+        return measure(loaded, point, *rest)
+
+    measured.clear()
+    monkeypatch.setattr(module, "_measure", counted)
+    result, err = swept(capsys, data, out, *grid)
+    assert measured == [4] and result["rows"][:2] == kept and err.startswith("2 of 3 points\n3 of 3 points")
+    banks("ours", alpha=1.0)  # trained further, under the same name
+    result, _ = swept(capsys, data, out, *grid)
+    assert measured == [4, 2, 3, 4] and len(result["rows"]) == 3
+    assert sorted(path.name for path in out.iterdir()) == ["sweep.csv", "sweep.json"]
+
+
+def test_a_folder_holds_one_sweep(data, tmp_path, capsys):
+    grid, out = ["--drop-ratios", "0.5", "--periods", "2", "--adapters", "none"], tmp_path / "out"
+    swept(capsys, data, out, *grid)
+    before = (out / "sweep.json").read_text()
+    for argv, says in (
+        (["--kv", "write"], "settings"),
+        (["--limit", "5"], "data"),
+        (["--dtype", "bfloat16"], "model"),
+    ):
+        assert main(["sweep", "--data", str(data), *ARGS, "--out", str(out), *grid, *argv]) == 2
+        err = capsys.readouterr().err
+        assert f"out already holds a sweep of another {says}: name another --out" in err and err.count("\n") == 1
+    assert (out / "sweep.json").read_text() == before
+    (out / "sweep.json").write_text(before[:-20])
+    assert main(["sweep", "--data", str(data), *ARGS, "--out", str(out), *grid]) == 2
+    assert "not a sweep.json" in capsys.readouterr().err
+
+
+def test_a_bank_of_another_rule_is_told_before_anything_runs(data, banks, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(module, "_measure", None)
+    sweep = ["sweep", "--data", str(data), *ARGS, "--out", str(tmp_path / "out"), "--periods", "2"]
+    path = str(banks("mine"))
+    other = str(AdapterBank.load(path).save(tmp_path / "mine") or tmp_path / "mine")
+    banks("mine", alpha=1.0)
+    for argv, says in (
+        (["--reuse", "residual,state", "--adapters", path], "mine were trained for reuse residual"),
+        (["--adapters", f"{path},{other}"], "two different adapter folders are called mine"),
+        (["--adapters", "none,gone"], "cannot read the adapters in gone"),
+    ):
+        assert main([*sweep, *argv]) == 2
+        assert says in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_recommend_takes_the_fastest_within_the_limit(tmp_path, capsys):
@@ -88,6 +197,10 @@ def test_rates_come_from_medians():
     [
         (["--periods", "two"], "numbers with commas"),
         (["--periods", "0"], "period"),
+        (["--periods", "2", "--period", "3"], "not both"),
+        (["--drop-layers", "2,3"], "by --drop-ratios"),
+        (["--reuse", "residual,magic"], "magic"),
+        (["--part", "block,"], "part must be one of"),
         (["--drop-ratios", "2"], "between 0 and 1"),
         (["--layers", "3-9"], "0-5 and 1-5"),
     ],

@@ -1,117 +1,309 @@
-"""The grid over drop ratio and period: quality, measured speed, bound and KV bytes of each point; a choice of one."""
+"""The grid over drop ratio, period, rule and part: each point's quality, measured speed, bound and KV; one chosen.
+
+A sweep is a folder with `sweep.json` (all of it) and `sweep.csv` (its rows), both whole after every point. Called
+again with the same model, data, settings and machine it measures what is missing; with others it refuses.
+"""
 
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 import json
+import math
+import os
+import platform
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from lora_drop.config import LoraDropConfig
+import lora_drop
+from lora_drop.adapters import CONFIG_NAME, WEIGHTS_NAME
+from lora_drop.config import LoraDropConfig, default_range
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.metrics import evaluate
 from lora_drop.models import LoadedModel
-from lora_drop.session import BASELINE, LORA_DROP, Request, describe_device, run
-from lora_drop.trace import Trace, gather
+from lora_drop.session import BASELINE, LORA_DROP, Request, _shipped_bank, describe_device, plan, run
+from lora_drop.trace import StepRecord, Trace, gather
 
+FORMAT, VERSION = "lora-drop-sweep", 1
 SPEED_TOKENS = 48  # new tokens of the run that measures a point's speed
 CSV_NAME, JSON_NAME = "sweep.csv", "sweep.json"
+SAME = ("format", "version", "model", "device", "data", "settings", "software")  # of two sweeps that are one
+KEY = ("reuse", "part", "adapters", "drop_ratio", "period")  # tells a sweep's rows apart
+
+
+@dataclass(frozen=True)
+class Point:
+    """A setting of the grid, checked against the model, and the adapters that it turned out to use."""
+
+    config: LoraDropConfig
+    adapters: str  # the bank folder's name, or "none"
+    fingerprint: str | None  # of the bank's files; None without
+    notes: tuple[str, ...]
+
+    @property
+    def key(self) -> tuple:
+        """The row's `KEY` values."""
+        return (
+            *(self.config.reuse, self.config.part, self.adapters),
+            *(self.config.drop_ratio, self.config.period),
+        )
+
+
+def grid(
+    base: LoraDropConfig,
+    ratios: Iterable[float],
+    periods: Iterable[int],
+    reuses: Iterable[str],
+    parts: Iterable[str],
+    adapters: Iterable[str],
+) -> list[LoraDropConfig]:
+    """Every combination, with the other settings of `base`.
+
+    Raises:
+        LoraDropError: a value is not allowed.
+    """
+    ratios, periods, parts, adapters = list(ratios), list(periods), list(parts), list(adapters)
+    return [
+        base.replace(reuse=reuse, part=part, adapters=bank, drop_ratio=ratio, period=period, drop_layers=None)
+        for reuse in reuses
+        for part in parts
+        for bank in adapters
+        for ratio in ratios
+        for period in periods
+    ]
 
 
 def sweep(
     loaded: LoadedModel,
-    base: LoraDropConfig,
-    ratios: Sequence[float],
-    periods: Sequence[int],
+    configs: Sequence[LoraDropConfig],
     pairs: list[tuple[str, str]],
+    source: dict[str, Any],
+    folder: Path | None = None,
     context_tokens: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Measure every (drop ratio, period) with the other settings of `base`.
+    """Measure every config; two that come to the same (no bank is shipped, so `auto` is `none`) are one point.
 
     Quality is teacher-forced over `pairs` through the real decode schedule. Speed is that of a free run on the first
     prompt, baseline and LoRA-Drop a step each in turn, from the median milliseconds of each kind of step.
 
+    Args:
+        configs: see `grid`; they differ in the grid's axes only.
+        source: where `pairs` come from, for the record: file, fields, limit.
+        folder: written after each point; points that it already holds are not measured again.
+        progress: told the points done and all of them, first with those already there.
+
     Returns:
-        `{"model", "device", "rows": [...]}`; the rows are flat, as in the CSV.
+        The content of `sweep.json`: `{"model", "device", "data", "settings", "software", "date", "notes", "rows"}`;
+        the rows are flat, as in the CSV.
 
     Raises:
-        LoraDropError: a setting or a record does not fit the model.
+        LoraDropError: a setting, a bank or a record does not fit the model; the folder cannot be written, or holds
+            another sweep. All but a record too long is told before anything is measured.
     """
-    configs = [base.replace(drop_ratio=r, period=w, drop_layers=None) for r in ratios for w in periods]
-    for config in configs:
-        config.schedule_for(loaded.num_layers)  # told before hours are spent on the first points
-    rows = []
-    for config in configs:
-        rows.append(_point(loaded, config, pairs, context_tokens))
-        progress(len(rows), len(configs))
-    return {
+    points = _points(loaded, configs, pairs[0][0])
+    result = {
+        "format": FORMAT,
+        "version": VERSION,
         "model": {"id": loaded.id, "revision": loaded.revision, "dtype": str(loaded.dtype).removeprefix("torch.")},
         "device": describe_device(loaded.device),
-        "rows": rows,
+        "data": source | {"records": len(pairs), "sha256": hashlib.sha256(json.dumps(pairs).encode()).hexdigest()},
+        "settings": {name: value for name, value in configs[0].to_dict().items() if name not in (*KEY, "drop_layers")}
+        | {
+            "layers": list(configs[0].layers or default_range(loaded.num_layers)),
+            "context_tokens": context_tokens,
+            "speed_tokens": SPEED_TOKENS,
+        },
+        "software": {name: metadata.version(name) for name in ("torch", "transformers")}
+        | {"lora_drop": lora_drop.__version__, "python": platform.python_version()},
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "notes": [],
+        "rows": [],
     }
+    if folder is not None and (folder / JSON_NAME).exists():
+        _take_over(result, folder)
+    result["notes"] = list(dict.fromkeys([*result["notes"], *(note for point in points for note in point.notes)]))
+    known = {(*_key(row), row.get("adapters_fingerprint")) for row in result["rows"]}
+    missing = [point for point in points if (*point.key, point.fingerprint) not in known]
+    there = len(points) - len(missing)
+    progress(there, len(points))
+    for done, point in enumerate(missing, start=there + 1):
+        row = _measure(loaded, point, pairs, context_tokens)
+        # A bank trained further under the same name has another fingerprint: its new row takes the old one's place.
+        result["rows"] = [old for old in result["rows"] if _key(old) != point.key] + [row]
+        if folder is not None:
+            write_sweep(result, folder)
+        progress(done, len(points))
+    return result
 
 
-def _point(
-    loaded: LoadedModel, config: LoraDropConfig, pairs: list[tuple[str, str]], context_tokens: int | None
+def _key(row: dict[str, Any]) -> tuple:
+    return tuple(row.get(name) for name in KEY)
+
+
+def _points(loaded: LoadedModel, configs: Sequence[LoraDropConfig], prompt: str) -> list[Point]:
+    """The configs checked against the model and told apart by what they really are."""
+    points: dict[tuple, Point] = {}
+    for config in configs:
+        checked = plan(loaded, _speed_request(config, prompt))
+        name, fingerprint = "none", None
+        if checked.bank is not None:
+            folder = Path(config.adapters) if config.adapters != "auto" else _shipped_bank(loaded, checked.schedule)
+            name, fingerprint = folder.resolve().name, _fingerprint(folder)
+        point = Point(config, name, fingerprint, tuple(checked.notes))
+        if points.setdefault(point.key, point).fingerprint != fingerprint:
+            raise LoraDropError(f"two different adapter folders are called {name}: rename one of them.")
+    return list(points.values())
+
+
+def _speed_request(config: LoraDropConfig, prompt: str) -> Request:
+    return Request(prompt, config, SPEED_TOKENS, view="lock-step", audit=False, ignore_eos=True)
+
+
+def _fingerprint(folder: Path) -> str:
+    """16 hex digits of a bank's files."""
+    digest = hashlib.sha256()
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _take_over(result: dict[str, Any], folder: Path) -> None:
+    """Take the rows and notes of the folder's sweep, if it is the same one."""
+    before = read_sweep(folder / JSON_NAME)
+    if differing := [name for name in SAME if before.get(name) != result[name]]:
+        raise LoraDropError(
+            f"{folder.resolve().name} already holds a sweep of another {' and '.join(differing)}: "
+            "name another --out, or delete it."
+        )
+    result["rows"], result["notes"] = before["rows"], before["notes"]
+
+
+def _measure(
+    loaded: LoadedModel, point: Point, pairs: list[tuple[str, str]], context_tokens: int | None
 ) -> dict[str, Any]:
+    config = point.config
     quality = evaluate(loaded, config, iter(pairs), context_tokens)
-    request = Request(pairs[0][0], config, SPEED_TOKENS, view="lock-step", audit=False, ignore_eos=True)
-    trace = gather(run(loaded, request))
-    figures = trace.summary.lanes[LORA_DROP]
+    trace = gather(run(loaded, _speed_request(config, pairs[0][0])))
     row = {
         "drop_ratio": config.drop_ratio,
         "period": config.period,
         "reuse": config.reuse,
         "part": config.part,
         "kv": config.kv,
-        "layers_dropped": len(quality["config"]["dropped"]),
+        "adapters": point.adapters,
+        "adapters_fingerprint": point.fingerprint,
         "rank": quality["config"]["rank"],
+        "layers_dropped": len(quality["config"]["dropped"]),
         "tokens": quality["tokens"],
     }
     for steps in ("lora_steps", "all_steps"):
-        row |= {f"{steps}_{name}": value for name, value in quality[steps].items()}
+        means = quality[steps]
+        row |= {f"{steps}_{name}": value for name, value in means.items()}
+        row[f"{steps}_nll_gap"] = means["nll_lora_drop"] - means["nll_baseline"] if means["count"] else None
     baseline, ours = median_rates(trace)
-    return row | {
+    row |= {
         "baseline_tokens_per_second": baseline,
         "lora_drop_tokens_per_second": ours,
         "speedup": ours / baseline,
         "bound": trace.summary.bound,
-        "kv_bytes": figures["kv_bytes"],
+        "ms_baseline": median_ms(trace.steps[BASELINE])["refresh"],
+        "ms_refresh": median_ms(trace.steps[LORA_DROP]).get("refresh"),
+        "ms_lora": median_ms(trace.steps[LORA_DROP]).get("lora"),
+        "kv_bytes": trace.summary.lanes[LORA_DROP]["kv_bytes"],
+        "kv_bytes_baseline": trace.summary.lanes[BASELINE]["kv_bytes"],
         "kv_saved": trace.summary.kv_saved,
+        "decoder": trace.header.device["decoder"],
     }
+    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
+
+
+def _by_kind(steps: Sequence[StepRecord]) -> dict[str, list[float]]:
+    kinds: dict[str, list[float]] = {}
+    for step in steps[1:]:  # prefill is no decode step
+        kinds.setdefault(step.kind, []).append(step.ms)
+    return kinds
+
+
+def median_ms(steps: Sequence[StepRecord]) -> dict[str, float]:
+    """The median milliseconds of each kind of decode step of a lane."""
+    return {kind: statistics.median(ms) for kind, ms in _by_kind(steps).items()}
 
 
 def median_rates(trace: Trace) -> tuple[float, float]:
     """Tokens per second of both lanes, from the median milliseconds of each kind of step, weighted as they ran."""
 
     def rate(lane: str) -> float:
-        by_kind: dict[str, list[float]] = {}
-        for step in trace.steps[lane][1:]:
-            by_kind.setdefault(step.kind, []).append(step.ms)
-        steps = sum(map(len, by_kind.values()))
-        return 1000 * steps / sum(statistics.median(ms) * len(ms) for ms in by_kind.values())
+        kinds = _by_kind(trace.steps[lane])
+        return 1000 * sum(map(len, kinds.values())) / sum(statistics.median(ms) * len(ms) for ms in kinds.values())
 
     return rate(BASELINE), rate(LORA_DROP)
 
 
 def write_sweep(result: dict[str, Any], folder: Path) -> None:
-    """Write `sweep.json` (all of it) and `sweep.csv` (the rows).
+    """Write `sweep.json` and `sweep.csv`, each whole or not at all: a killed sweep leaves the last point's files.
 
     Raises:
         LoraDropError: the folder cannot be written.
     """
+    table = io.StringIO()
+    writer = csv.DictWriter(table, result["rows"][0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(result["rows"])
+    texts = {JSON_NAME: json.dumps(result, indent=1, allow_nan=False) + "\n", CSV_NAME: table.getvalue()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / JSON_NAME).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        with (folder / CSV_NAME).open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, result["rows"][0])
-            writer.writeheader()
-            writer.writerows(result["rows"])
+        for name, text in texts.items():
+            draft = folder / f"{name}.part"
+            draft.write_text(text, encoding="utf-8", errors="backslashreplace")
+            os.replace(draft, folder / name)
     except OSError as error:
         raise LoraDropError(f"cannot write the sweep to {folder.name}: {error.strerror or error}.") from None
+
+
+def read_sweep(path: Path) -> dict[str, Any]:
+    """A sweep from its JSON file.
+
+    Raises:
+        LoraDropError: the file cannot be read or is not a sweep.
+    """
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        parts_fit = all(isinstance(result.get(name, {}), dict) for name in ("model", "device", "data", "settings"))
+        if not parts_fit or not all(map(_is_row, result["rows"])):
+            raise ValueError
+    except OSError as error:
+        raise LoraDropError(f"cannot read the sweep {path.name}: {error.strerror or error}.") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise LoraDropError(f"{path.name} is not a {JSON_NAME} of the sweep command.") from None
+    return {"notes": []} | result
+
+
+_TEXTS = {"reuse", "part", "kv", "adapters", "adapters_fingerprint", "decoder"}
+
+
+def _is_row(row: Any) -> bool:
+    """A row of the sweep's columns: texts and finite numbers, None where there is no value."""
+    return (
+        isinstance(row, dict)
+        and all(isinstance(row[name], str) for name in ("reuse", "part"))
+        and all(row[name] is not None for name in ("drop_ratio", "period"))
+        and all(
+            value is None
+            or (
+                isinstance(value, str)
+                if name in _TEXTS
+                else isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            )
+            for name, value in row.items()
+        )
+    )
 
 
 def recommend(
@@ -126,16 +318,16 @@ def recommend(
     Raises:
         LoraDropError: the file is not a sweep.
     """
+
+    def fits(row: dict[str, Any]) -> bool:
+        full, ours = row["all_steps_nll_baseline"], row["all_steps_nll_lora_drop"]
+        return (
+            row["speedup"] is not None
+            and (min_agreement is None or (row["lora_steps_top1_agreement"] or 0) >= min_agreement)
+            and (max_nll_gap is None or (None not in (full, ours) and ours - full <= max_nll_gap))
+        )
+
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        fitting = [
-            row
-            for row in rows
-            if (min_agreement is None or (row["lora_steps_top1_agreement"] or 0) >= min_agreement)
-            and (max_nll_gap is None or row["all_steps_nll_lora_drop"] - row["all_steps_nll_baseline"] <= max_nll_gap)
-        ]
-        return max(fitting, key=lambda row: row["speedup"], default=None)
-    except OSError as error:
-        raise LoraDropError(f"cannot read the sweep {path.name}: {error.strerror or error}.") from None
-    except (ValueError, KeyError, TypeError):
+        return max(filter(fits, read_sweep(path)["rows"]), key=lambda row: row["speedup"], default=None)
+    except KeyError:
         raise LoraDropError(f"{path.name} is not a {JSON_NAME} of the sweep command.") from None

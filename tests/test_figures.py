@@ -1,0 +1,174 @@
+"""The figures of a sweep: every number is the sweep's, the paper's are the paper's, and texts stay texts."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lora_drop import paper
+from lora_drop.cli import main
+from lora_drop.errors import LoraDropError
+from lora_drop.models import LARGE_SHAPES
+from lora_drop.schedule import ModelShape
+from lora_drop.ui.figures import PANELS, QUALITIES, groups, pareto, sweep_heatmaps
+
+HOSTILE = "<b>x</b></script><script>alert(1)</script>%{x}<a href='javascript:alert(2)'>"
+
+
+def row(ratio, period, agreement, gap, speedup, bound=1.5, adapters="none", **more):
+    return {
+        "drop_ratio": ratio, "period": period, "reuse": "residual", "part": "block", "kv": "skip",
+        "adapters": adapters, "rank": 0, "layers_dropped": 3, "tokens": 40, "lora_steps_top1_agreement": agreement,
+        "all_steps_nll_gap": gap, "speedup": speedup, "bound": bound, "kv_saved": 0.2, "kv_bytes": 800,
+        "kv_bytes_baseline": 1000, **more,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def sweep():
+    rows = [
+        row(0.25, 2, 0.9, 0.1, 1.1),
+        row(0.5, 2, 0.7, 0.3, 1.2),
+        row(0.75, 2, 0.4, None, None),
+        row(0.25, 8, 0.8, 0.2, 1.3),
+        row(0.75, 8, 0.1, 2.0, 1.6, bound=None),
+        row(0.5, 2, 0.95, 0.05, 1.15, adapters="bank"),
+        row(0.25, 1, None, 0.0, 1.0, layers_dropped=3),
+    ]
+    return {"model": {"id": "m", "dtype": "float32"}, "device": {"name": "d"}, "data": {"file": "f"}, "rows": rows}
+
+
+def texts(figure):
+    """Every string that plotly shows."""
+    found = []
+
+    def walk(value):
+        if isinstance(value, dict):
+            for one in value.values():
+                walk(one)
+        elif isinstance(value, (list, tuple)):
+            for one in value:
+                walk(one)
+        elif isinstance(value, str):
+            found.append(value)
+
+    walk(json.loads(figure.to_json()))
+    return found
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_cells_are_the_rows(sweep, theme):
+    figure = sweep_heatmaps(sweep, "residual", "block", "none", theme)
+    maps = {trace.name: trace for trace in figure.data if trace.type == "heatmap"}
+    words = [trace for trace in figure.data if trace.type == "scatter"]
+    assert list(maps) == [panel[0] for panel in PANELS]
+    cells = {(f"{r['drop_ratio']:g}", f"{r['period']:g}"): r for r in sweep["rows"] if r["adapters"] == "none"}
+    for (name, _, form, _), shown in zip(PANELS, words, strict=True):
+        trace = maps[name]
+        assert (trace.x, trace.y) == (("0.25", "0.5", "0.75"), ("1", "2", "8"))
+        printed = {(x, y): text for x, y, text in zip(shown.x, shown.y, shown.text, strict=True)}
+        for j, y in enumerate(trace.y):
+            for i, x in enumerate(trace.x):
+                value = cells.get((x, y), {}).get(name)
+                assert trace.z[j][i] == value
+                assert printed[x, y] == ("–" if value is None else form(value))
+    assert maps["speedup"].zmin == maps["bound"].zmin and maps["speedup"].zmax == maps["bound"].zmax
+
+
+def test_the_papers_safe_zone_is_outlined_as_the_papers(sweep):
+    figure = sweep_heatmaps(sweep, "residual", "block", "none")
+    assert [(s.x0, s.x1, s.y0, s.y1) for s in figure.layout.shapes] == [(-0.5, 1.5, -0.5, 1.5)] * len(PANELS)
+    assert texts(figure).count("the paper's safe zone") == len(PANELS)
+    words = next(text for text in texts(figure) if "The paper's own speed" in text)
+    assert "second-hand" in words and "1.68x to 1.73x" in words and "2.35x to 2.60x" in words
+    sweep["rows"] = [row(0.75, 8, 0.1, 2.0, 1.6)]
+    assert not sweep_heatmaps(sweep, "residual", "block", "none").layout.shapes
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+def test_the_points_are_the_rows(sweep, quality):
+    column = QUALITIES[quality][0]
+    figure = pareto(sweep, quality)
+    traces = {trace.name: trace for trace in figure.data}
+    measured = [r for r in sweep["rows"] if r["period"] > 1 and None not in (r["speedup"], r[column])]
+    for name, adapters in (("residual · block · no adapters", "none"), ("residual · block · adapters bank", "bank")):
+        own = [r for r in measured if r["adapters"] == adapters]
+        points, twins = traces[name], traces[f"{name}: bound"]
+        assert points.x == tuple(r["speedup"] for r in own) and points.y == tuple(r[column] for r in own)
+        assert twins.x[1::3] == tuple(r["bound"] for r in own) and twins.x[::3] == points.x
+    front = traces["Pareto front"]
+    assert list(front.x) == [1.15, 1.3, 1.6]  # 1.1 and 1.2 are slower and worse than others
+    assert front.y == tuple(next(r[column] for r in measured if r["speedup"] == x) for x in front.x)
+    better_is_up = figure.layout.yaxis2.autorange != "reversed"
+    assert better_is_up == (quality == "agreement")
+
+
+def test_the_papers_points_are_marked_as_the_papers(sweep):
+    figure = pareto(sweep)
+    own = next(trace for trace in figure.data if "PAPER'S" in (trace.name or ""))
+    assert own.x == tuple(r.speedup for r in paper.ROWS) and own.y == tuple(r.model for r in paper.ROWS)
+    assert own.yaxis == "y" and next(t for t in figure.data if t.name == "Pareto front").yaxis == "y2"
+    for r, label, hover in zip(paper.ROWS, own.text, own.hovertext, strict=True):
+        assert f"{r.accuracy - r.accuracy_full:+.1f}" in label
+        assert "The paper's" in hover and paper.LABEL in hover and f"{r.bound:.2f}x" in hover
+    assert any("PAPER'S own points" in text and "second-hand" in text for text in texts(figure))
+
+
+def test_the_papers_table_lies_above_its_bounds():
+    for model, shape in paper.SHAPES.items():
+        assert ModelShape.from_config(LARGE_SHAPES[model.lower()]) == shape
+    assert all(r.speedup > r.bound and r.kv_saved > r.kv_limit for r in paper.ROWS)
+    llama3 = {(r.drop_ratio, r.k): round(r.bound, 2) for r in paper.ROWS if r.model == "LLaMA3-8B"}
+    assert llama3 == {(0.5, 3): 1.44, (0.75, 3): 1.84}
+    assert [paper.in_safe_zone(*point) for point in ((0.5, 4), (0.5, 5), (0.51, 2))] == [True, False, False]
+
+
+def test_hostile_names_stay_text(sweep, tmp_path, capsys):
+    sweep["model"]["id"] = sweep["device"]["name"] = sweep["data"]["file"] = HOSTILE
+    sweep["rows"] = [r | {"reuse": HOSTILE, "adapters": HOSTILE} for r in sweep["rows"]]
+    for figure in (sweep_heatmaps(sweep, HOSTILE, "block", HOSTILE), pareto(sweep)):
+        shown = texts(figure)
+        assert any("&lt;script&gt;" in text for text in shown)
+        assert not any("<script" in text or "<b>x" in text or "<a " in text for text in shown)
+        assert not any(trace.hovertemplate for trace in figure.data)  # %{x} is only read there
+    (tmp_path / "sweep.json").write_text(json.dumps(sweep))
+    assert main(["sweep-figures", str(tmp_path), "--out", str(tmp_path / "figures")]) == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / "figures" / n) for n in ("heatmaps.html", "pareto.html")]
+    for name in ("heatmaps.html", "pareto.html"):
+        page = (tmp_path / "figures" / name).read_text()
+        assert "<script>alert" not in page and "cdn.plot.ly" not in page.split("<body>")[0]
+        assert page.count("plotly.js v") == 1
+
+
+@pytest.mark.parametrize("rows", [[], [row(0.5, 2, None, None, None)]])
+def test_an_empty_sweep_says_so(rows):
+    for quality in QUALITIES:
+        figure = pareto({"rows": rows}, quality)
+        assert not figure.data and any("no point" in text for text in texts(figure))
+    figure = sweep_heatmaps({"rows": rows}, "state", "block", "none")
+    assert not figure.data and any("no point of this rule" in text for text in texts(figure))
+
+
+def test_the_baseline_belongs_to_every_group_of_its_rule(sweep):
+    assert groups(sweep) == [("residual", "block", "none"), ("residual", "block", "bank")]
+    speeds = next(t for t in sweep_heatmaps(sweep, "residual", "block", "bank").data if t.name == "speedup")
+    assert [list(line) for line in speeds.z] == [[1.0, None], [None, 1.15]]
+    assert groups({"rows": [row(0.5, 1, None, 0.0, 1.0)]}) == [("residual", "block", "none")]
+
+
+def test_words_that_do_not_exist(sweep, tmp_path, capsys):
+    with pytest.raises(LoraDropError, match="theme"):
+        pareto(sweep, theme="pink")
+    with pytest.raises(LoraDropError, match="quality"):
+        pareto(sweep, "beauty")
+    assert main(["sweep-figures", str(tmp_path / "gone"), "--out", str(tmp_path)]) == 2
+    assert "cannot read the sweep" in capsys.readouterr().err
+
+
+def test_figures_need_no_torch():
+    code = "import sys, lora_drop.ui.figures; print({'torch', 'gradio'} & set(sys.modules))"
+    env = {**os.environ, "PYTHONPATH": os.getcwd()}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    assert run.stdout.strip() == "set()"
