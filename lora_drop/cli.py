@@ -1,4 +1,4 @@
-"""The command line: `python -m lora_drop run | evaluate | sweep | sweep-figures | recommend | train | replay`.
+"""The command line: `python -m lora_drop COMMAND`; `_parser` has the commands.
 
 Results go to stdout, everything else to stderr. Bad input is one line on stderr and exit code 2.
 """
@@ -20,7 +20,7 @@ from lora_drop.config import KV_RULES, PARTS, PRESETS, REUSE_RULES
 from lora_drop.errors import LoraDropError
 from lora_drop.options import config_from
 from lora_drop.schedule import human_bytes
-from lora_drop.trace import Record, StepRecord, Trace, gather, read_trace, write_line
+from lora_drop.trace import Record, StepRecord, Trace, gather, pace, read_trace, write_line
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -83,6 +83,17 @@ def _parser() -> argparse.ArgumentParser:
     add_config_options(evaluate)
     evaluate.add_argument("--json", action="store_true", help="one JSON object on stdout")
     evaluate.set_defaults(command=_evaluate)
+
+    adaptive = commands.add_parser(
+        "adaptive", help="do early refreshes beat fixed schedules of the same average period?", allow_abbrev=False
+    )
+    add_data_options(adaptive)
+    add_model_options(adaptive)
+    add_config_options(adaptive)
+    adaptive.add_argument("--triggers", default="entropy,norm", metavar="NAME,NAME")
+    adaptive.add_argument("--quantiles", default="0.5,0.7,0.85,0.95", metavar="Q,Q,...", help="thresholds to scan")
+    adaptive.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    adaptive.set_defaults(command=_adaptive)
 
     sweep = commands.add_parser(
         "sweep",
@@ -168,6 +179,12 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--part", help=f"{', '.join(PARTS)} (default block)")
     parser.add_argument("--kv", help=f"{', '.join(KV_RULES)} (default skip)")
     parser.add_argument("--adapters", help="auto (default), none, or an adapter folder")
+    parser.add_argument(
+        "--refresh-entropy", type=float, metavar="NATS", help="refresh early at this entropy of the last logits"
+    )
+    parser.add_argument(
+        "--refresh-norm", type=float, metavar="SHARE", help="refresh early at this ||correction|| / ||cached state||"
+    )
 
 
 def _load(args: argparse.Namespace):
@@ -255,6 +272,7 @@ def run_object(trace: Trace) -> dict[str, Any]:
         "config": {
             **trace.header.lanes[-1]["config"],
             **trace.header.sampling,
+            **pace(trace, trace.header.lanes[-1]["id"]),
             "seed": trace.header.seed,
             "model": trace.header.model,
         },
@@ -283,6 +301,13 @@ def _show_run(trace: Trace, as_json: bool) -> None:
     if trace.summary is None:
         print("\nThe trace was cut short: it has no summary.")
         return
+    early = sum(step.trigger is not None for step in trace.steps[header.lanes[-1]["id"]])
+    if early:
+        config = result["config"]
+        print(
+            f"\n{early} of {config['refreshes']} full steps came early: "
+            f"one decode step in {config['average_period']:.2f} was full"
+        )
     print()
     for label, value, form in (
         ("speedup", result["speedup"], "{:.2f}x"),
@@ -318,7 +343,70 @@ def _evaluate(args: argparse.Namespace) -> int:
             f"{label:<12} {row['nll_baseline']:.4f} -> {row['nll_lora_drop']:.4f}      "
             f"{row['kl']:.4f}  {row['top1_agreement']:.1%}"
         )
+    if every := result["config"]["average_period"]:
+        print(f"one decode step in {every:.2f} was full")
     return 0
+
+
+def _adaptive(args: argparse.Namespace) -> int:
+    config, pairs = config_from(args), read_data(args)
+    try:
+        quantiles = [float(text) for text in args.quantiles.split(",")]
+    except ValueError:
+        raise LoraDropError("--quantiles must be numbers with commas, such as 0.5,0.9.") from None
+    from lora_drop.evaluation.adaptive import compare
+
+    def show(points: int) -> None:
+        print(f"\r{points} points", end="", file=sys.stderr, flush=True)
+
+    triggers = args.triggers.split(",")
+    result = compare(
+        _load(args),
+        config,
+        pairs,
+        triggers,
+        quantiles,
+        args.context_tokens,
+        show if sys.stderr.isatty() else lambda points: None,
+    )
+    if args.json:
+        print(json.dumps(result, allow_nan=False))
+    else:
+        _show_adaptive(result)
+    return 0
+
+
+def _show_adaptive(result: dict[str, Any]) -> None:
+    for note in result["config"]["notes"]:
+        print(f"note: {note}")
+    for part, title in (("choosing", "Choosing a threshold"), ("judging", "Judging it on other records")):
+        if result[part] is None:
+            continue
+        print(f"\n{title}, {result[part]['fixed'][0]['tokens']} tokens")
+        print("schedule                  one full in   NLL gap  same top   at that period, fixed   gain, nats")
+        for row in [*result[part]["fixed"], *result[part]["adaptive"]]:
+            name = f"period {row['period']}" if "period" in row else f"{row['trigger']} >= {row['threshold']:.4g}"
+            every = "-" if row["average_period"] is None else f"{row['average_period']:.2f}"
+            print(f"{name:<26}{every:>11}  {row['nll_gap']:8.4f}  {row['agreement']:8.1%}", end="")
+            if "nll_gain" in row:
+                print(
+                    f"   {row['fixed_nll_gap']:8.4f}  {row['fixed_agreement']:8.1%}   {row['nll_gain']:+10.4f}", end=""
+                )
+            print()
+    chosen, judging = result["chosen"], result["judging"]
+    if chosen is None:
+        print("\nNo trigger saw anything to set a threshold by.")
+        return
+    option = f"--refresh-{chosen['trigger']} {chosen['threshold']:.6g}"
+    if judging is None:
+        print(f"\nBest here: {option}. One record cannot judge what was chosen on it: give more.")
+        return
+    gain = judging["adaptive"][0]
+    verdict = "wins against" if result["wins"] else "does not win against"
+    print(
+        f"\n{option} {verdict} a fixed schedule of the same average period: {gain['nll_gain']:+.4f} nats a token, "
+        f"{gain['agreement_gain']:+.1%} agreement."
+    )
 
 
 def _sweep(args: argparse.Namespace) -> int:

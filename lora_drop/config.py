@@ -7,6 +7,7 @@ model's number of layers, checks the rest and returns the `Schedule` that every 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,10 @@ class LoraDropConfig:
         part: what is dropped: the whole `block`, or its `attention` only.
         kv: `skip` writes no K/V in dropped layers at LoRA steps, `write` still computes and stores them.
         adapters: `auto` (the bank shipped for the model and rule, if there is one), `none`, or an adapter folder.
+        refresh_entropy: refresh early where the entropy of the last logits reaches this many nats; `period` is then
+            the longest gap. None is off.
+        refresh_norm: refresh early where the corrections of the last LoRA step reach this share of the cached state
+            that they correct. None is off.
 
     Raises:
         LoraDropError: a value is outside what it may be.
@@ -45,6 +50,8 @@ class LoraDropConfig:
     part: str = "block"
     kv: str = "skip"
     adapters: str = "auto"
+    refresh_entropy: float | None = None
+    refresh_norm: float | None = None
 
     def __post_init__(self):
         if not _is_int(self.period) or self.period < 1:
@@ -58,6 +65,8 @@ class LoraDropConfig:
                 raise LoraDropError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}.")
         if not isinstance(self.adapters, str) or not self.adapters:
             raise LoraDropError(f"adapters must be auto, none or an adapter folder; got {self.adapters!r}.")
+        for name in ("refresh_entropy", "refresh_norm"):
+            _check_threshold(name, getattr(self, name))
         if self.layers is not None:
             object.__setattr__(self, "layers", _whole_numbers("layers", self.layers))
             if len(self.layers) != 2 or self.layers[0] > self.layers[1]:
@@ -90,10 +99,18 @@ class LoraDropConfig:
                     f"drop_layers contains {self.drop_layers[-1]}, but this model's layers are 0-{last} "
                     f"and 1-{last} can be dropped."
                 )
-            return Schedule(self.period, num_layers, self.drop_layers, self.reuse, self.part, self.kv)
-        layers = self.layers if self.layers is not None else default_range(num_layers)
+            dropped = self.drop_layers
+        else:
+            dropped = dropped_layers(*(self.layers or default_range(num_layers)), self.drop_ratio)
         return Schedule(
-            self.period, num_layers, dropped_layers(*layers, self.drop_ratio), self.reuse, self.part, self.kv
+            self.period,
+            num_layers,
+            dropped,
+            self.reuse,
+            self.part,
+            self.kv,
+            refresh_entropy=self.refresh_entropy,
+            refresh_norm=self.refresh_norm,
         )
 
     def replace(self, **changes: Any) -> LoraDropConfig:
@@ -131,6 +148,12 @@ def default_range(num_layers: int) -> tuple[int, int]:
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_threshold(name: str, value: Any) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is not None and not (is_number and 0 <= value < math.inf):  # also refuses NaN
+        raise LoraDropError(f"{name} must be a finite number from 0 upwards, or left out (off); got {value!r}.")
 
 
 def _whole_numbers(name: str, values: Any) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ Shapes: B batch, T tokens of this call, D hidden size, V vocabulary, L layers, n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from lora_drop.adapters import AdapterBank
 from lora_drop.cache import HiddenCache, KVCache
 from lora_drop.errors import LoraDropError
+from lora_drop.refresh import Pacer
 from lora_drop.schedule import Schedule
 
 
@@ -29,7 +30,10 @@ class DecodeState:
     kv: KVCache
     hidden: HiddenCache
     position: int = 0  # tokens read so far: the true position of the next one
-    step: int = 0  # 0 before and at prefill, then the number of the last decode step
+    pacer: Pacer = field(init=False)  # which step this is, and whether it is full
+
+    def __post_init__(self):
+        self.pacer = Pacer(self.schedule)
 
 
 class Decoder:
@@ -60,26 +64,28 @@ class Decoder:
         for i in range(len(self.layers)):
             h = self.run_full(i, h, rope, state)
         state.position += input_ids.shape[1]
-        return self.head(self.norm(h[:, -1]))
+        logits = self.head(self.norm(h[:, -1]))
+        state.pacer.end(logits)
+        return logits
 
     @torch.inference_mode()
     def step(self, token: Tensor, state: DecodeState, watch: list[Tensor] | None = None) -> Tensor:
-        """Decode one token (B, 1), full or with dropped layers as the schedule says. Returns logits (B, V).
+        """Decode one token (B, 1), full or with dropped layers as the pacer says. Returns logits (B, V).
 
         Args:
             watch: receives the output (B, D) of each dropped layer of the schedule, ascending; for the audit.
         """
-        state.step += 1
-        schedule = state.schedule
-        dropped = set(schedule.dropped)
-        lora = schedule.kind(state.step) == "lora"
+        lora = not state.pacer.begin()
+        dropped = set(state.schedule.dropped)
         h, rope = self._enter(token, state)
         for i in range(len(self.layers)):
             h = (self.run_dropped if lora and i in dropped else self.run_full)(i, h, rope, state)
             if watch is not None and i in dropped:
                 watch.append(h[:, 0])
         state.position += 1
-        return self.head(self.norm(h[:, -1]))
+        logits = self.head(self.norm(h[:, -1]))
+        state.pacer.end(logits)
+        return logits
 
     @torch.inference_mode()
     def read(
@@ -142,6 +148,8 @@ class Decoder:
             self._write_kv(i, h, rope, state)
         corrected = bank is not None and i in bank.a
         d = bank.correction(i, h) if corrected else 0.0
+        if corrected:
+            state.pacer.measure(d, h if schedule.reuse == "skip" else state.hidden[i])
         if schedule.reuse == "skip":
             u = h + d
         elif schedule.reuse == "residual":

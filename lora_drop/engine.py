@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lora_drop.adapters import AdapterBank
 from lora_drop.decoder import Decoder, DecodeState
+from lora_drop.refresh import entropy
 from lora_drop.schedule import Schedule
 
 MIN_TEMPERATURE = 1e-6  # below it sampling is greedy to the last bit of float32
@@ -38,6 +39,7 @@ class Step:
     entropy: float
     logits: Tensor  # (B, V)
     watched: list[Tensor]  # n_dropped x (B, D), empty unless asked for
+    trigger: str | None = None  # what made this a refresh before its time
 
 
 class Clock:
@@ -132,17 +134,18 @@ class Lane:
             self.ended = "stop"
         elif self._remaining == 0:
             self.ended = "length"
-        step = self.state.step
+        pacer = self.state.pacer
         return Step(
-            step=step,
+            step=pacer.step,
             token_id=token_id,
-            kind=self.schedule.kind(step),
-            active=self.schedule.active(step),
+            kind=pacer.kind,
+            active=self.schedule.active_in(pacer.kind),
             ms=ms,
             kv_bytes=self.state.kv.nbytes,
-            entropy=entropy(logits),
+            entropy=entropy(logits) if pacer.entropy is None else pacer.entropy,
             logits=logits,
             watched=watched,
+            trigger=pacer.trigger,
         )
 
 
@@ -162,9 +165,3 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tens
         choice = torch.multinomial(ordered, 1, generator=generator)
         return index.gather(-1, choice)
     return torch.multinomial(probs, 1, generator=generator)
-
-
-def entropy(logits: Tensor) -> float:
-    """Entropy in nats of the softmax of logits (1, V), unscaled by the temperature."""
-    log_probs = logits.float().log_softmax(-1)
-    return float(-(log_probs.exp() * log_probs).sum())

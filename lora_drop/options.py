@@ -13,7 +13,7 @@ def config_from(options: Any) -> LoraDropConfig:
 
     Args:
         options: has the attributes preset, period, layers (a text), drop_ratio, drop_layers (a text), reuse, part, kv
-            and adapters; None is not given.
+            adapters, refresh_entropy and refresh_norm; None is not given.
 
     Raises:
         LoraDropError: an unknown preset, or a value that is not allowed.
@@ -25,7 +25,7 @@ def config_from(options: Any) -> LoraDropConfig:
         config = PRESETS[options.preset].config
     given = {
         name: getattr(options, name)
-        for name in ("period", "drop_ratio", "reuse", "part", "kv", "adapters")
+        for name in ("period", "drop_ratio", "reuse", "part", "kv", "adapters", "refresh_entropy", "refresh_norm")
         if getattr(options, name) is not None
     }
     if options.layers is not None:
@@ -61,6 +61,18 @@ def parse_list(text: str) -> tuple[int, ...]:
     if not all(map(_is_layer, parts)):
         raise LoraDropError(f"drop_layers must be layer numbers with commas such as 4,6,8; got {text!r}.")
     return tuple(int(part) for part in parts)
+
+
+def parse_threshold(name: str, text: str) -> float | None:
+    """`2.5` -> 2.5; an empty text is off.
+
+    Raises:
+        LoraDropError: it is not a number; `LoraDropConfig` checks which.
+    """
+    try:
+        return float(text) if text.strip() else None
+    except ValueError:
+        raise LoraDropError(f"{name} must be a number, or left empty (off); got {text!r}.") from None
 
 
 def _is_layer(text: str) -> bool:

@@ -2,8 +2,9 @@
 
 No tensors here. `assets/schedule.js` computes the same for the page; a test compares the two.
 
-Steps: prefill is step 0, full, and a refresh; decode steps are s = 1, 2, 3, ... A step s is a refresh if
-`s % period == 0`. P is the number of prompt tokens, G the number of decode steps.
+Steps: prefill is step 0, full, and a refresh; decode steps are s = 1, 2, 3, ... A step s of a fixed schedule is a
+refresh if `s % period == 0`. An adaptive schedule may refresh earlier (see `lora_drop.refresh`): what depends on it
+takes the refreshes that happened. P is the number of prompt tokens, G the number of decode steps.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
+
+TRIGGERS = ("entropy", "norm")  # what can make an adaptive schedule refresh early
 
 
 def dropped_layers(lo: int, hi: int, drop_ratio: float) -> tuple[int, ...]:
@@ -28,7 +31,8 @@ def dropped_layers(lo: int, hi: int, drop_ratio: float) -> tuple[int, ...]:
 class Schedule:
     """A resolved schedule: settings that were checked against a model of `num_layers` layers.
 
-    Made by `LoraDropConfig.schedule_for`. `dropped` is ascending and never contains layer 0.
+    Made by `LoraDropConfig.schedule_for`. `dropped` is ascending and never contains layer 0. What is told of a step by
+    its number alone (`is_refresh`, `kind`, `active`) is the fixed schedule; of an adaptive one, its longest gaps.
     """
 
     period: int
@@ -37,6 +41,13 @@ class Schedule:
     reuse: str = "residual"
     part: str = "block"
     kv: str = "skip"
+    refresh_entropy: float | None = None
+    refresh_norm: float | None = None
+
+    @property
+    def is_adaptive(self) -> bool:
+        """True if a step may be a refresh before its time."""
+        return not self.is_baseline and (self.refresh_entropy is not None or self.refresh_norm is not None)
 
     @property
     def is_baseline(self) -> bool:
@@ -55,14 +66,21 @@ class Schedule:
 
     def active(self, step: int) -> list[int]:
         """[num_layers] of 1 (runs whole) or 0 (dropped, wholly or its attention) at this step."""
-        if self.kind(step) != "lora":
+        return self.active_in(self.kind(step))
+
+    def active_in(self, kind: str) -> list[int]:
+        """The same for a step of a kind."""
+        if kind != "lora":
             return [1] * self.num_layers
         return [0 if i in self.dropped else 1 for i in range(self.num_layers)]
 
-    def kv_length(self, layer: int, prompt_tokens: int, step: int) -> int:
-        """Tokens in the K/V cache of `layer` after `step`: P + s, or P + floor(s / period) where it is dropped."""
+    def kv_length(self, layer: int, prompt_tokens: int, step: int, refreshes: int | None = None) -> int:
+        """Tokens in the K/V cache of `layer` after `step`: P + s, or P + refreshes where it is dropped.
+
+        `refreshes` counts the decode steps up to `step` that were; None is the fixed schedule's floor(s / period).
+        """
         if layer in self.dropped and self.kv == "skip":
-            return prompt_tokens + step // self.period
+            return prompt_tokens + (step // self.period if refreshes is None else refreshes)
         return prompt_tokens + step
 
 
@@ -144,12 +162,19 @@ class ModelShape:
         return 2 * self.num_kv_heads * self.head_dim
 
 
-def kv_bytes(shape: ModelShape, schedule: Schedule, prompt_tokens: int, steps: int, itemsize: int) -> int:
+def kv_bytes(
+    shape: ModelShape,
+    schedule: Schedule,
+    prompt_tokens: int,
+    steps: int,
+    itemsize: int,
+    refreshes: int | None = None,
+) -> int:
     """The exact KV formula: bytes held after `steps` decode steps on a prompt of `prompt_tokens` tokens.
 
-    Drawn beside the counted bytes, never instead of them.
+    Drawn beside the counted bytes, never instead of them. `refreshes` is as in `Schedule.kv_length`.
     """
-    tokens = sum(schedule.kv_length(i, prompt_tokens, steps) for i in range(shape.num_layers))
+    tokens = sum(schedule.kv_length(i, prompt_tokens, steps, refreshes) for i in range(shape.num_layers))
     return shape.kv_per_token * itemsize * tokens
 
 
@@ -162,6 +187,8 @@ def step_bytes(
     rank: int = 0,
     corrected: Collection[int] | None = None,
     kv: bool = True,
+    lora: bool | None = None,
+    refreshes: int | None = None,
 ) -> int:
     """Bytes that decode step `step` has to read: the weights it uses and the K/V that each attention run reads.
 
@@ -169,14 +196,18 @@ def step_bytes(
         rank: rank of the adapters, 0 without; a dropped layer then reads A, B and, for `residual`, the gate.
         corrected: the layers that have adapters; None is all.
         kv: count the K/V reads too; without them the figure does not depend on the text's length.
+        lora, refreshes: whether it was a LoRA step, and how many decode steps up to it were not; None is what the
+            fixed schedule says.
     """
-    dropped = set(schedule.dropped) if schedule.kind(step) == "lora" else set()
+    if lora is None:
+        lora = schedule.kind(step) == "lora"
+    dropped = set(schedule.dropped) if lora else set()
     total = shape.shared_weights
     for i in range(shape.num_layers):
         if i not in dropped:
             total += shape.attention_weights + shape.mlp_weights
             if kv:
-                total += shape.kv_per_token * schedule.kv_length(i, prompt_tokens, step)
+                total += shape.kv_per_token * schedule.kv_length(i, prompt_tokens, step, refreshes)
             continue
         if rank and (corrected is None or i in corrected):
             total += 2 * rank * shape.hidden_size + (shape.hidden_size if schedule.reuse == "residual" else 0)
@@ -194,6 +225,7 @@ def speed_bound(
     prompt_tokens: int = 0,
     rank: int = 0,
     corrected: Collection[int] | None = None,
+    refreshes: Collection[int] | None = None,
 ) -> float:
     """The most that LoRA-Drop can gain at batch 1: bytes of the baseline's steps over bytes of its own steps.
 
@@ -201,6 +233,8 @@ def speed_bound(
         steps: decode steps of the run; `None` is one whole period, weights only.
         prompt_tokens: P, the K/V entries before the first step.
         rank, corrected: the adapters, as in `step_bytes`.
+        refreshes: the decode steps that were refreshes; `None` is the fixed schedule, and so of an adaptive one its
+            longest gaps: the most that any run of it can gain.
 
     Returns:
         A ratio of at least about 1; exactly 1 for the baseline or a run without decode steps.
@@ -210,11 +244,21 @@ def speed_bound(
         whole = step_bytes(shape, full, 1, 0, 1, kv=False)
         lora = step_bytes(shape, schedule, 1, 0, 1, rank, corrected, kv=False)
         return schedule.period * whole / ((schedule.period - 1) * lora + whole)
-    own = base = 0
+    if refreshes is None:
+        refreshes = [step for step in range(1, steps + 1) if schedule.kind(step) == "refresh"]
+    happened = set(refreshes)
+    own = base = count = 0
     for step in range(1, steps + 1):
+        lora = step not in happened
+        count += not lora
         base += step_bytes(shape, full, step, prompt_tokens, 1)
-        own += step_bytes(shape, schedule, step, prompt_tokens, 1, rank, corrected)
+        own += step_bytes(shape, schedule, step, prompt_tokens, 1, rank, corrected, lora=lora, refreshes=count)
     return base / own if own else 1.0
+
+
+def average_period(steps: int, refreshes: int) -> float | None:
+    """Decode steps for one refresh: those that ran over those that were refreshes; None without any refresh."""
+    return steps / refreshes if refreshes else None
 
 
 def kv_saved(shape: ModelShape, schedule: Schedule, prompt_tokens: int, steps: int) -> float:

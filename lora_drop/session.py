@@ -27,7 +27,7 @@ from lora_drop.models import LoadedModel, encode_prompt
 from lora_drop.race import VIEWS, take_turns
 from lora_drop.schedule import Schedule, baseline_schedule, speed_bound
 from lora_drop.text import Detokenizer, piece
-from lora_drop.trace import AuditRecord, Header, Record, StepRecord, Summary, Trace, first_divergence, number
+from lora_drop.trace import AuditRecord, Header, Record, StepRecord, Summary, Trace, first_divergence, number, pace
 from lora_drop.trace import top1_agreement as agreement
 
 BASELINE, LORA_DROP = "baseline", "lora_drop"
@@ -119,6 +119,15 @@ def find_bank(loaded: LoadedModel, config: LoraDropConfig, schedule: Schedule) -
     Raises:
         LoraDropError: a named folder cannot be read or does not fit.
     """
+    bank, notes = _named_bank(loaded, config, schedule)
+    if schedule.is_adaptive and schedule.refresh_norm is not None and bank is None:
+        notes.append("refresh_norm never fires here: without adapters there is no correction to measure.")
+    return bank, notes
+
+
+def _named_bank(
+    loaded: LoadedModel, config: LoraDropConfig, schedule: Schedule
+) -> tuple[AdapterBank | None, list[str]]:
     if config.adapters == "none" or (config.adapters == "auto" and schedule.is_baseline):
         return None, []
     if config.adapters == "auto":
@@ -235,6 +244,7 @@ def _step_record(lane: str, step: Step, text: str) -> StepRecord:
         ms=round(step.ms, 3),
         kv_bytes=step.kv_bytes,
         entropy=number(step.entropy, 4),
+        trigger=step.trigger,
     )
 
 
@@ -306,6 +316,7 @@ def summarise(loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], checked
                 "decode_ms": round(lane.decode_ms, 3),
                 "kv_bytes": lane.state.kv.nbytes,
                 "kv_allocated_bytes": lane.state.kv.allocated_bytes,
+                **pace(trace, name),
                 "text_sha256": hashlib.sha256(trace.text(name).encode("utf-8", "surrogatepass")).hexdigest(),
                 "ended": lane.ended or ("stopped" if stopped else "length"),
             }
@@ -321,6 +332,7 @@ def summarise(loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], checked
                 len(checked.prompt_ids),
                 checked.bank.rank if checked.bank else 0,
                 checked.bank.a if checked.bank else None,
+                [step.step for step in trace.steps[LORA_DROP][1:] if step.kind == "refresh"],
             ),
             4,
         ),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.errors import LoraDropError
+from lora_drop.schedule import TRIGGERS, average_period
 
 FORMAT = "lora-drop-trace"
 VERSION = 1
@@ -50,7 +51,8 @@ class Header:
 @dataclass(frozen=True)
 class StepRecord:
     """One step of a lane. `ms` is the lane's own clock for this step; `kv_bytes` is what its caches hold after it;
-    `entropy` is that of the step's logits, unscaled, in nats; `active` has a 1 for each layer that ran whole."""
+    `entropy` is that of the step's logits, unscaled, in nats; `active` has a 1 for each layer that ran whole;
+    `trigger`, of `TRIGGERS`, is what made the step a refresh before its time: a line has it only then."""
 
     lane: str
     step: int
@@ -61,6 +63,7 @@ class StepRecord:
     ms: float
     kv_bytes: int
     entropy: float | None
+    trigger: str | None = None
     type: str = "step"
 
 
@@ -86,7 +89,8 @@ class AuditRecord:
 @dataclass(frozen=True)
 class Summary:
     """The last line. `lanes` maps a lane's id to its tokens, tokens_per_second, decode_ms, prefill_ms, kv_bytes,
-    kv_allocated_bytes, text_sha256 and `ended` (`stop`, `length` or `stopped`)."""
+    kv_allocated_bytes, text_sha256, `refreshes` (decode steps that were full), `average_period` (decode steps for one
+    of them, None without any) and `ended` (`stop`, `length` or `stopped`)."""
 
     lanes: dict[str, dict[str, Any]]
     speedup: float | None
@@ -179,6 +183,14 @@ def top1_agreement(trace: Trace, lane: str) -> float | None:
     return sum(agrees) / len(agrees) if agrees else None
 
 
+def pace(trace: Trace, lane: str) -> dict[str, Any]:
+    """How many decode steps of a lane were full: `refreshes`, and `average_period`, None without any."""
+    decoded = trace.steps[lane][1:]
+    count = sum(step.kind == "refresh" for step in decoded)
+    average = average_period(len(decoded), count)
+    return {"refreshes": count, "average_period": average and round(average, 4)}
+
+
 def first_divergence(one: list[int], other: list[int]) -> int | None:
     """0-based index of the first differing token; None if one list starts with the other."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
@@ -191,7 +203,10 @@ def number(value: float, digits: int) -> float | None:
 
 def write_line(record: Record) -> str:
     """The record as a line of the file, newline included."""
-    return json.dumps(dataclasses.asdict(record), ensure_ascii=True, allow_nan=False) + "\n"
+    values = dataclasses.asdict(record)
+    if isinstance(record, StepRecord) and record.trigger is None:
+        del values["trigger"]
+    return json.dumps(values, ensure_ascii=True, allow_nan=False) + "\n"
 
 
 def read_trace(path: str | Path) -> Trace:
@@ -273,6 +288,7 @@ def _check(record: Record) -> None:
         ok = ok and _is_count(record.token_id, 0, 2**31) and _is_count(record.kv_bytes, 0, 2**53)
         ok = ok and all(value in (0, 1) for value in record.active)
         ok = ok and _is_number(record.ms) and _is_number_or_none(record.entropy)
+        ok = ok and (record.trigger is None or (record.kind == "refresh" and record.trigger in TRIGGERS))
     elif isinstance(record, AuditRecord):
         ok = _all(str, record.lane, record.argmax_text) and isinstance(record.agrees, bool)
         ok = ok and _is_count(record.step, 0, 10**7) and _is_number_or_none(record.kl)
@@ -284,8 +300,10 @@ def _check(record: Record) -> None:
         for lane in record.lanes.values():
             numbers.append(lane.get("tokens_per_second"))
             numbers.append(lane.get("kv_allocated_bytes"))
+            numbers.append(lane.get("average_period"))
         ok = all(map(_is_number_or_none, numbers))
-        ok = ok and all(_is_count(lane.get("kv_bytes", 0), 0, 2**53) for lane in record.lanes.values())
+        for key, most in (("kv_bytes", 2**53), ("refreshes", 10**7)):
+            ok = ok and all(_is_count(lane.get(key, 0), 0, most) for lane in record.lanes.values())
     if not ok:
         raise LoraDropError(f"a value of this {record.type} is not one that a run writes.")
 
@@ -310,8 +328,8 @@ def wire_line(record: Record, lane_ids: list[str]) -> str:
     """The record as a line for the page, newline included: arrays instead of names, to keep an update small.
 
     - header and summary: the object, as in the file;
-    - step: `[lane, step, token_id, text, kind, ms, kv_bytes, entropy]`, `lane` and `kind` as indices. The active
-      layers follow from the kind and the lane's `dropped` list in the header;
+    - step: `[lane, step, token_id, text, kind, ms, kv_bytes, entropy]`, `lane` and `kind` as indices, and at an early
+      refresh its trigger's index. The active layers follow from the kind and the lane's `dropped` list in the header;
     - audit: `[100 + lane, step, [10000 * drift, ...], kl, agrees, argmax_text]`, `argmax_text` 0 where both agree.
     """
     if isinstance(record, StepRecord):
@@ -325,6 +343,8 @@ def wire_line(record: Record, lane_ids: list[str]) -> str:
             record.kv_bytes,
             record.entropy if record.entropy is None else round(record.entropy, 3),
         ]
+        if record.trigger is not None:
+            values.append(TRIGGERS.index(record.trigger))
     elif isinstance(record, AuditRecord):
         values = [
             100 + lane_ids.index(record.lane),

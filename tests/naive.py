@@ -47,8 +47,14 @@ def attend(layer, rotary, h: Tensor, position: int, inputs: list[tuple[int, Tens
 
 
 @torch.no_grad()
-def naive_logits(model, tokens: list[int], prompt_tokens: int, schedule, bank=None) -> Tensor:
-    """Logits after each token from the prompt's last on: (1 + G, V)."""
+def naive_logits(
+    model, tokens: list[int], prompt_tokens: int, schedule, bank=None, refreshes=None, norms: dict | None = None
+) -> Tensor:
+    """Logits after each token from the prompt's last on: (1 + G, V).
+
+    `refreshes` are the full decode steps, every `period`-th unless given. `norms` receives, by step, the mean over the
+    corrected layers of ||d|| / ||what the rule reuses||.
+    """
     body = model.model
     inputs: list[list[tuple[int, Tensor]]] = [[] for _ in body.layers]
     previous: dict[int, Tensor] = {}  # h[t-1][i+1] (or u)
@@ -58,6 +64,9 @@ def naive_logits(model, tokens: list[int], prompt_tokens: int, schedule, bank=No
     for position, token in enumerate(tokens):
         step = max(0, position - prompt_tokens + 1)
         lora = step > 0 and schedule.period > 1 and step % schedule.period != 0
+        if refreshes is not None:
+            lora = step > 0 and step not in refreshes
+        ratios = []
         h = body.embed_tokens.weight[token]
         for i, layer in enumerate(body.layers):
             dropped = i in schedule.dropped
@@ -66,6 +75,14 @@ def naive_logits(model, tokens: list[int], prompt_tokens: int, schedule, bank=No
             if lora and dropped:
                 scale = bank.alpha / bank.rank if bank else 0
                 d = scale * (bank.b[i] @ (bank.a[i] @ h)) if bank else 0
+                reused = {
+                    "state": previous[i],
+                    "anchor": anchor_out[i],
+                    "residual": anchor_out[i] - anchor_in[i],
+                    "skip": h,
+                }[schedule.reuse]
+                if bank:
+                    ratios.append(float(d.norm() / reused.norm()))
                 if schedule.reuse == "state":
                     u = previous[i] + d
                 elif schedule.reuse == "anchor":
@@ -81,6 +98,8 @@ def naive_logits(model, tokens: list[int], prompt_tokens: int, schedule, bank=No
                 anchor_in[i], anchor_out[i] = h, u
             previous[i] = u
             h = u if schedule.part == "block" else u + layer.mlp(layer.post_attention_layernorm(u))
+        if ratios and norms is not None:
+            norms[step] = sum(ratios) / len(ratios)
         if step > 0 or position == prompt_tokens - 1:
             logits.append(body.norm(h) @ model.get_output_embeddings().weight.T)
     return torch.stack(logits)

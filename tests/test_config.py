@@ -28,6 +28,12 @@ from lora_drop.errors import LoraDropError
         ({"drop_layers": (0, 4)}, "layer 0 always runs"),
         ({"drop_layers": (4, 4)}, "twice"),
         ({"drop_layers": (4.5,)}, "whole numbers"),
+        ({"refresh_entropy": -0.1}, "refresh_entropy must be a finite number from 0"),
+        ({"refresh_entropy": float("nan")}, "got nan"),
+        ({"refresh_entropy": True}, "got True"),
+        ({"refresh_entropy": "2"}, "got '2'"),
+        ({"refresh_norm": float("inf")}, "refresh_norm must be a finite number from 0"),
+        ({"refresh_norm": False}, "got False"),
     ],
 )
 def test_a_bad_value_is_one_clear_line(values, says):
@@ -52,7 +58,7 @@ def test_a_model_too_small_has_no_default_range():
 
 
 def test_lists_are_sorted_and_survive_json():
-    config = LoraDropConfig(layers=[2, 9], drop_layers=[8, 4], period=3, reuse="skip")
+    config = LoraDropConfig(layers=[2, 9], drop_layers=[8, 4], period=3, reuse="skip", refresh_norm=0.25)
     assert config.drop_layers == (4, 8)
     assert LoraDropConfig.from_dict(config.to_dict()) == config
     with pytest.raises(LoraDropError, match="unknown setting 'perod'"):
@@ -67,3 +73,12 @@ def test_an_explicit_list_wins_over_the_ratio():
 def test_presets_fit_the_bundled_model():
     for preset in PRESETS.values():
         assert preset.config.schedule_for(30).dropped
+
+
+def test_thresholds_reach_the_schedule_and_are_off_by_default():
+    assert not LoraDropConfig().schedule_for(30).is_adaptive
+    for values in ({"drop_layers": (4,)}, {"drop_ratio": 0.5}):
+        schedule = LoraDropConfig(refresh_entropy=0, refresh_norm=0.5, **values).schedule_for(30)
+        assert schedule.is_adaptive and (schedule.refresh_entropy, schedule.refresh_norm) == (0, 0.5)
+    for values in ({"period": 1}, {"drop_ratio": 0}):  # there is no LoRA step to cut short
+        assert not LoraDropConfig(refresh_entropy=0, **values).schedule_for(30).is_adaptive

@@ -6,6 +6,7 @@ from lora_drop.config import LoraDropConfig
 from lora_drop.schedule import (
     ModelShape,
     Schedule,
+    average_period,
     baseline_schedule,
     dropped_layers,
     human_bytes,
@@ -116,6 +117,29 @@ def test_step_bytes_count_what_a_dropped_layer_still_reads():
     assert step_bytes(SMOLLM2, attention, 1, 10, 4) - bare == 4 * SMOLLM2.mlp_weights
     full = step_bytes(SMOLLM2, baseline_schedule(30), 1, 10, 4)
     assert full - bare == 4 * (SMOLLM2.attention_weights + SMOLLM2.mlp_weights + SMOLLM2.kv_per_token * 11)
+
+
+def test_refreshes_that_happened_take_the_place_of_the_fixed_ones():
+    schedule = Schedule(4, 30, (5, 9), kv="skip")
+    fixed = speed_bound(SMOLLM2, schedule, 10, 7, 16)
+    assert speed_bound(SMOLLM2, schedule, 10, 7, 16, refreshes=[4, 8]) == fixed
+    full, lora = baseline_schedule(30), Schedule(1000, 30, (5, 9))
+    early = [2, 3, 7]
+    base = sum(step_bytes(SMOLLM2, full, s, 7, 1) for s in range(1, 11))
+    own = 0
+    for s in range(1, 11):
+        if s not in early:
+            own += step_bytes(SMOLLM2, lora, s, 7, 1, 16)  # no dropped layer reads any K/V
+            continue
+        missing = s - sum(e <= s for e in early)  # entries that the two dropped layers never got
+        own += step_bytes(SMOLLM2, full, s, 7, 1) - 2 * missing * SMOLLM2.kv_per_token
+    assert speed_bound(SMOLLM2, schedule, 10, 7, 16, refreshes=early) == pytest.approx(base / own, rel=1e-12)
+    assert speed_bound(SMOLLM2, schedule, 10, 7, 16, refreshes=range(1, 11)) == 1.0 < base / own < fixed
+    assert kv_bytes(SMOLLM2, schedule, 7, 10, 2, refreshes=3) == 2 * 3 * 64 * 2 * (28 * 17 + 2 * 10)
+
+
+def test_average_period():
+    assert average_period(10, 4) == 2.5 and average_period(10, 0) is None
 
 
 def test_longer_texts_gain_more():

@@ -65,6 +65,28 @@ def test_the_lines_have_the_names_of_the_contract():
     assert all(line.isascii() for line in map(t.write_line, records()))
 
 
+def test_only_an_early_refresh_tells_a_trigger():
+    early = dataclasses.replace(step("lora_drop", 1, kind="refresh", active=(1, 1, 1)), trigger="norm")
+    assert json.loads(t.write_line(early))["trigger"] == "norm"
+    assert '"trigger"' not in t.write_line(step("lora_drop", 1))
+    before = [header(), step("lora_drop", 0, kind="prefill", active=(1, 1, 1))]
+    assert t.parse_trace(as_bytes([*before, early])).steps["lora_drop"][1] == early
+    ids = ["baseline", "lora_drop"]
+    assert json.loads(t.wire_line(early, ids)) == [1, 1, 7, "x", 1, 1.25, 64, 0.5, 1]
+    for other in (dataclasses.replace(early, trigger="mood"), dataclasses.replace(early, kind="lora")):
+        with pytest.raises(LoraDropError, match="line 3: a value of this step"):
+            t.parse_trace(as_bytes([*before, other]) + b"\n")
+
+
+def test_pace_counts_the_full_decode_steps():
+    trace = t.gather([header(), step("lora_drop", 0, kind="prefill"), step("lora_drop", 1)])
+    assert t.pace(trace, "lora_drop") == {"refreshes": 0, "average_period": None}
+    assert t.pace(trace, "baseline") == {"refreshes": 0, "average_period": None}
+    trace.add(step("lora_drop", 2, kind="refresh"))
+    trace.add(step("lora_drop", 3))
+    assert t.pace(trace, "lora_drop") == {"refreshes": 1, "average_period": 3.0}
+
+
 def test_a_trace_cut_anywhere_reads():
     raw = as_bytes(records())
     first = raw.index(b"\n") + 1
@@ -138,6 +160,9 @@ def _damaged(line, path, value):
         (5, ("speedup",), float("nan")),
         (5, ("lanes", "baseline", "kv_bytes"), None),
         (5, ("lanes", "baseline", "tokens_per_second"), "x"),
+        (5, ("lanes", "baseline", "average_period"), "x"),
+        (5, ("lanes", "baseline", "refreshes"), -1),
+        (3, ("trigger",), []),
     ],
 )
 def test_a_damaged_value_is_one_clear_line(line, path, value):

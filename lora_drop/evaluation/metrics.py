@@ -20,6 +20,8 @@ from lora_drop.config import LoraDropConfig
 from lora_drop.decoder import Decoder
 from lora_drop.errors import LoraDropError
 from lora_drop.models import LoadedModel, encode_prompt, encode_text
+from lora_drop.refresh import Pacer
+from lora_drop.schedule import average_period
 from lora_drop.session import find_bank
 
 
@@ -99,6 +101,7 @@ def evaluate(
     pairs: Iterator[tuple[str, str]],
     context_tokens: int | None = None,
     progress: Callable[[int], None] = lambda tokens: None,
+    after_step: Callable[[Pacer], None] = lambda pacer: None,
 ) -> dict[str, Any]:
     """Score targets after prompts with the full model and with LoRA-Drop.
 
@@ -108,9 +111,11 @@ def evaluate(
     Args:
         context_tokens: keep only the prompt's last tokens; None keeps all.
         progress: told the number of scored tokens after each record.
+        after_step: told the pace after each decode step.
 
     Returns:
         `{"tokens", "lora_steps": {...}, "all_steps": {...}, "config"}`, means over tokens, NLL and KL in nats.
+        `config` also tells the `decode_steps`, how many were `refreshes`, and the `average_period` that this makes.
 
     Raises:
         LoraDropError: a record does not fit the model's context, or the settings do not fit the model.
@@ -119,6 +124,7 @@ def evaluate(
     bank, notes = find_bank(loaded, config, schedule)
     decoder = Decoder(loaded.model)
     lora, total = Means(), Means()
+    decode_steps = refreshes = 0
     for number, (prompt, target) in enumerate(pairs, start=1):
         prompt_ids = encode_prompt(loaded.tokenizer, prompt)
         if context_tokens is not None:
@@ -135,11 +141,16 @@ def evaluate(
         kv = KVCache(loaded.num_layers)
         full = decoder.read(torch.cat((prompt_t, targets[:, :-1]), 1), kv, 0, (), len(prompt_ids) - 1)[1][0]
         state = decoder.new_state(schedule, bank)
-        ours = [decoder.prefill(prompt_t, state)]
-        ours += [decoder.step(targets[:, s - 1 : s], state) for s in range(1, len(target_ids))]
+        ours, kinds = [decoder.prefill(prompt_t, state)], [state.pacer.kind]
+        for s in range(1, len(target_ids)):
+            ours.append(decoder.step(targets[:, s - 1 : s], state))
+            kinds.append(state.pacer.kind)
+            after_step(state.pacer)
         ours = torch.cat(ours)  # (T, V)
+        decode_steps += state.pacer.step
+        refreshes += state.pacer.refreshes
         total.add(full, ours, targets[0])
-        at_lora = torch.tensor([schedule.kind(s) == "lora" for s in range(len(target_ids))], device=loaded.device)
+        at_lora = torch.tensor([kind == "lora" for kind in kinds], device=loaded.device)
         lora.add(full[at_lora], ours[at_lora], targets[0][at_lora])
         progress(total.count)
     return {
@@ -154,6 +165,9 @@ def evaluate(
             "revision": loaded.revision,
             "dtype": str(loaded.dtype).removeprefix("torch."),
             "context_tokens": context_tokens,
+            "decode_steps": decode_steps,
+            "refreshes": refreshes,
+            "average_period": average_period(decode_steps, refreshes),
             "notes": notes,
         },
     }
