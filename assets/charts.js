@@ -11,10 +11,11 @@
     displaylogo: false,
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "toImage"],
   };
-  const KINDS = ["full", "refresh", "dropped", "dropped-kv"];
+  const KINDS = ["full", "refresh", "early", "dropped", "dropped-kv"];
   const WORDS = {
     full: "runs",
     refresh: "runs, and renews what is reused",
+    early: "runs, and renews what is reused, early: ",
     dropped: "dropped, no K/V written",
     "dropped-kv": "dropped, K/V written",
   };
@@ -140,6 +141,7 @@
       this.dropped = new Set(this.run.focus.schedule.dropped);
       const kept = this.run.focus.schedule.kv === "write";
       this.figure.dataset.kv = kept ? "write" : "skip";
+      this.figure.dataset.adaptive = String(S.isAdaptive(this.run.focus.schedule));
       this.paint();
     }
 
@@ -155,11 +157,12 @@
       const { steps, schedule } = this.run.focus;
       if (this.drawn === steps.length) return;
       for (; this.drawn < steps.length; this.drawn++) {
-        const isLora = steps[this.drawn].kind === "lora";
+        const { kind: stepKind, trigger } = steps[this.drawn];
         for (let layer = 0; layer < this.z.length; layer++) {
-          const kind = window.LoraDrop.cellKind(isLora, this.dropped.has(layer), schedule);
+          let kind = window.LoraDrop.cellKind(stepKind === "lora", this.dropped.has(layer), schedule);
+          if (trigger && kind === "refresh") kind = "early";
           this.z[layer].push(KINDS.indexOf(kind));
-          this.words[layer].push(WORDS[kind]);
+          this.words[layer].push(kind === "early" ? WORDS.early + window.LoraDrop.triggerWords[trigger] : WORDS[kind]);
         }
       }
       this.apply();
@@ -174,7 +177,8 @@
     }
   }
 
-  /** The audit's truth: mean drift over the dropped layers, least to most as a band, a line where a refresh is. */
+  /** The audit's truth: mean drift over the dropped layers, least to most as a band, a line where a refresh is (dotted
+   * where it came early). */
   class DriftChart extends Chart {
     setUp() {
       this.drawn = 1; // prefill has no audit
@@ -188,21 +192,26 @@
           hoverinfo: "all",
           hovertemplate:
             "step %{x}: mean drift %{y:.3f}<br>least %{customdata[0]:.3f}, most %{customdata[1]:.3f}" +
-            "<br>KL to the full model %{customdata[2]}<extra></extra>",
+            "<br>KL to the full model %{customdata[2]}%{customdata[3]}<extra></extra>",
         }),
         line({ mode: "markers" }),
+        line({ yaxis: "y2" }),
+        line({ mode: "markers" }),
       ];
+      this.figure.dataset.adaptive = String(S.isAdaptive(this.run.focus.schedule));
       this.paint();
     }
 
     paint() {
-      const [own, refresh] = [laneColor(this.run.focus.index), color("refresh")];
+      const [own, refresh, early] = [laneColor(this.run.focus.index), color("refresh"), color("early")];
       // Lines every other step would be a curtain: the closer they stand, the fainter they are.
       const density = Math.min(1, this.run.focus.schedule.period / 8);
       this.traces[0].line = { width: 1, color: faded(refresh, 0.1 + 0.4 * density) };
       this.traces[2].fillcolor = faded(own, 0.16);
       this.traces[3].line = { width: 1.75, color: own };
       this.traces[4].marker = { size: 5, color: refresh };
+      this.traces[5].line = { width: 1, dash: "dot", color: faded(early, 0.5) };
+      this.traces[6].marker = { size: 6, color: early, symbol: "diamond" };
     }
 
     extend() {
@@ -220,12 +229,15 @@
           add[trace].x.push(step);
           add[trace].y.push(y);
         }
-        custom.push([least, most, kl === null ? "–" : kl.toFixed(3)]);
-        if (steps[step].kind !== "refresh") continue;
-        add[4].x.push(step);
-        add[4].y.push(mean);
-        add[0].x.push(step, step, null);
-        add[0].y.push(0, 1, null);
+        const { kind, trigger } = steps[step];
+        const why = trigger ? `<br>refreshed early: ${window.LoraDrop.triggerWords[trigger]}` : "";
+        custom.push([least, most, kl === null ? "–" : kl.toFixed(3), why]);
+        if (kind !== "refresh") continue;
+        const [lines, dots] = trigger ? [5, 6] : [0, 4];
+        add[dots].x.push(step);
+        add[dots].y.push(mean);
+        add[lines].x.push(step, step, null);
+        add[lines].y.push(0, 1, null);
       }
       if (!custom.length) return;
       const grown = this.traces.map((_, i) => i);
@@ -243,7 +255,8 @@
     }
   }
 
-  /** Bytes of K/V: counted in each lane, and the formula dashed ahead of them. */
+  /** Bytes of K/V: counted in each lane, and the formula dashed ahead of them; where refreshes may come early nobody
+   * knows it ahead, and it is drawn for the refreshes that happened. */
   class KvChart extends Chart {
     setUp() {
       const { lanes, promptTokens, bytesPerToken } = this.run;
@@ -265,13 +278,18 @@
       this.paint();
     }
 
+    /** The formula's bytes after a step of a run, in the chart's unit. */
+    formulaAt(lane, step, refreshes) {
+      return (S.kvTokens(lane.schedule, this.run.promptTokens, step, refreshes) * this.run.bytesPerToken) / this.scale;
+    }
+
     /** The formula of a lane over the planned run, in at most some hundred points (it has steps where w > 1). */
     formula(lane) {
+      if (S.isAdaptive(lane.schedule)) return { type: "scatter", mode: "lines", x: [], y: [], hoverinfo: "skip" };
       const x = [];
       const stride = Math.max(1, Math.floor(this.run.planned / 600));
       for (let step = 0; step <= this.run.planned; step += stride) x.push(step);
-      const tokens = (step) => S.kvTokens(lane.schedule, this.run.promptTokens, step);
-      const y = x.map((step) => (tokens(step) * this.run.bytesPerToken) / this.scale);
+      const y = x.map((step) => this.formulaAt(lane, step));
       return { type: "scatter", mode: "lines", x, y, hoverinfo: "skip" };
     }
 
@@ -285,17 +303,22 @@
 
     extend() {
       const { lanes } = this.run;
-      const [x, y] = [[], []];
-      let some = false;
-      for (const { index, steps } of lanes) {
-        const fresh = steps.slice(this.drawn[index]);
-        some = some || fresh.length > 0;
-        this.drawn[index] = steps.length;
-        x.push(fresh.map((step) => step.step));
-        y.push(fresh.map((step) => step.kvBytes / this.scale));
+      const [x, y, grown] = [[], [], []];
+      const grow = (trace, steps, bytes) => {
+        grown.push(trace);
+        x.push(steps.map((step) => step.step));
+        y.push(steps.map(bytes));
+      };
+      for (const lane of lanes) {
+        const fresh = lane.steps.slice(this.drawn[lane.index]);
+        this.drawn[lane.index] = lane.steps.length;
+        if (!fresh.length) continue;
+        grow(lane.index, fresh, (step) => step.kvBytes / this.scale);
+        if (!S.isAdaptive(lane.schedule)) continue;
+        grow(lanes.length + lane.index, fresh, ({ step, refreshes }) => this.formulaAt(lane, step, refreshes));
       }
-      if (!some) return;
-      window.Plotly.extendTraces(this.plot, { x, y }, lanes.map((lane) => lane.index));
+      if (!grown.length) return;
+      window.Plotly.extendTraces(this.plot, { x, y }, grown);
       this.traces = this.plot.data;
     }
 

@@ -7,6 +7,11 @@
   const MAX_NEW_TOKENS = 100000;
   const COUNT_AFTER_MS = 400;
   const PATTERN_HEIGHT = 84; // pixels, about
+  // The controls that a preset sets, in the layout's order.
+  const RULES = [
+    ...["period", "layers", "drop_ratio", "drop_layers", "reuse", "part", "kv"],
+    ...["refresh_entropy", "refresh_norm"],
+  ];
 
   const formats = {}; // by number of decimals: making one takes longer than using it
 
@@ -90,6 +95,13 @@
     return parts.map(Number).sort((a, b) => a - b);
   }
 
+  /** "2.5" as a number; null for an empty text, undefined for one that is no threshold. */
+  function parseThreshold(text) {
+    if ((text ?? "").trim() === "") return null;
+    const value = Number(text);
+    return Number.isFinite(value) && value >= 0 ? value : undefined;
+  }
+
   /** The schedule that page settings give on a model, or a string that says what is wrong with them. */
   function scheduleOf(settings, numLayers) {
     const last = numLayers - 1;
@@ -104,8 +116,13 @@
     if (listed && (listed[0] < 1 || listed[listed.length - 1] > last || new Set(listed).size < listed.length)) {
       return `Exact layers are different numbers from 1 to ${last}: layer 0 always runs.`;
     }
+    const [refreshEntropy, refreshNorm] = [settings.refresh_entropy, settings.refresh_norm].map(parseThreshold);
+    if (refreshEntropy === undefined || refreshNorm === undefined) {
+      return "A threshold of early refreshes is a number from 0 upwards; leave it empty for none.";
+    }
     const dropped = listed ?? S.droppedLayers(layers[0], layers[1], ratio);
-    return { period, numLayers, dropped, reuse: settings.reuse, part: settings.part, kv: settings.kv };
+    const { reuse, part, kv } = settings;
+    return { period, numLayers, dropped, reuse, part, kv, refreshEntropy, refreshNorm };
   }
 
   let whatIf = null;
@@ -134,14 +151,17 @@
       const plain = S.isBaseline(schedule);
       const bound = S.speedBound(model.shape, schedule, steps, promptTokens, model.rank);
       figure("bound", `${formatNumber(bound, 2)}×`);
-      figure("kv-saved", formatShare(S.kvSaved(model.shape, schedule, promptTokens, steps)));
+      const early = S.isAdaptive(schedule); // then all of this is what the longest gaps would give
+      const saved = formatShare(S.kvSaved(model.shape, schedule, promptTokens, steps));
+      figure("kv-saved", early ? `at most ${saved}` : saved);
       figure("dropped", plain ? "none" : `${schedule.dropped.length} of ${schedule.numLayers}`);
-      figure("refreshes", plain ? "all" : `1 in ${schedule.period}`);
+      figure("refreshes", plain ? "all" : `${early ? "at least " : ""}1 in ${schedule.period}`);
       find(".ld-whatif").dataset.state = plain ? "baseline" : "drops";
       find(".ld-whatif-note").textContent = plain
         ? "This is the baseline: nothing is dropped."
         : `For ${formatNumber(promptTokens)} prompt and ${formatNumber(settings.max_new_tokens)} new tokens. ` +
-          "A decode step has to read its bytes (weights and KV): reading fewer is the most that can be gained.";
+          "A decode step has to read its bytes (weights and KV): reading fewer is the most that can be gained." +
+          (early ? " Early refreshes take some of it back; how many there are shows in the run." : "");
       drawPattern(find(".ld-pattern-svg"), find(".ld-pattern-caption"), schedule);
     }
 
@@ -207,11 +227,12 @@
     svg.setAttribute("preserveAspectRatio", "none");
     svg.style.height = `${height}px`;
     svg.replaceChildren(...cells);
+    const cycle = S.isAdaptive(schedule) ? "the longest cycle" : "one cycle";
     const what = plain ? "every step runs every layer" : `${schedule.period} steps, the last one full`;
     svg.setAttribute("aria-label", `Schedule pattern: ${what}; dropped layers ${[...dropped].join(", ") || "none"}`);
     caption.textContent = plain
       ? `${schedule.numLayers} layers, every step alike`
-      : `${schedule.numLayers} layers (0 below) × one cycle of ${schedule.period} steps`;
+      : `${schedule.numLayers} layers (0 below) × ${cycle} of ${schedule.period} steps`;
   }
 
   /** What a layer does in a step: "full", "refresh" (a full step of a dropped layer), "dropped" or "dropped-kv". */
@@ -220,6 +241,12 @@
     if (!isLora) return "refresh";
     return schedule.kv === "write" ? "dropped-kv" : "dropped";
   }
+
+  /** Why a refresh came early, by the trace's word. */
+  const triggerWords = {
+    entropy: "the last token's entropy was high",
+    norm: "the last corrections were large",
+  };
 
   Object.assign(window.LoraDrop, {
     cellKind,
@@ -230,9 +257,10 @@
     mountStatus,
     mountWhatIf,
     scheduleOf,
+    triggerWords,
 
     /** Gradio calls this with the controls' values when one changes; returns the preset that they make. */
-    settings([period, layers, ratio, listed, reuse, part, kv, tokens]) {
+    settings([period, layers, ratio, listed, reuse, part, kv, entropy, norm, tokens]) {
       if (!whatIf) return "custom";
       whatIf.change({
         period,
@@ -242,6 +270,8 @@
         reuse,
         part,
         kv,
+        refresh_entropy: entropy ?? "",
+        refresh_norm: norm ?? "",
         max_new_tokens: tokens,
       });
       return whatIf.presetName();
@@ -250,7 +280,7 @@
     /** Gradio calls this with a preset's name; returns the values of the controls. */
     preset(name) {
       const wanted = whatIf.presets[name] ?? whatIf.settings;
-      return ["period", "layers", "drop_ratio", "drop_layers", "reuse", "part", "kv"].map((key) => wanted[key]);
+      return RULES.map((key) => wanted[key]);
     },
 
     /** Gradio calls this when the prompt changes. */

@@ -4,6 +4,7 @@
 (() => {
   const { schedule: S, Charts, formatBytes, formatNumber, formatShare } = window.LoraDrop;
   const KINDS = ["prefill", "refresh", "lora"];
+  const TRIGGERS = ["entropy", "norm"];
   const AUDIT = 100; // an audit line starts with 100 + its lane
   const NEAR_END = 24; // pixels from the end of a pane within which it follows the text
   const FAR = 1e9; // a scroll position beyond every text
@@ -44,6 +45,8 @@
           reuse: config.reuse,
           part: config.part,
           kv: config.kv,
+          refreshEntropy: config.refresh_entropy,
+          refreshNorm: config.refresh_norm,
         },
         steps: [],
         audits: new Map(),
@@ -51,6 +54,7 @@
         decodeMs: 0,
         agreed: 0,
         audited: 0,
+        refreshes: 0,
         baseBytes: 0,
         ownBytes: 0,
       }));
@@ -64,16 +68,28 @@
       return this.lanes.length > 1 ? [this.lanes[0], this.focus === this.lanes[0] ? this.lanes[1] : this.focus] : null;
     }
 
-    addStep([lane, step, tokenId, text, kind, ms, kvBytes, entropy], shape) {
+    addStep([lane, step, tokenId, text, kind, ms, kvBytes, entropy, trigger], shape) {
       const own = this.lanes[lane];
-      own.steps.push({ step, tokenId, text, kind: KINDS[kind], ms, kvBytes, entropy });
+      if (KINDS[kind] === "refresh") own.refreshes += 1;
+      own.steps.push({
+        step,
+        tokenId,
+        text,
+        kind: KINDS[kind],
+        ms,
+        kvBytes,
+        entropy,
+        trigger: TRIGGERS[trigger] ?? null, // only an early refresh has one
+        refreshes: own.refreshes,
+      });
       if (step === 0) {
         own.prefillMs = ms;
         return;
       }
       own.decodeMs += ms;
       own.baseBytes += S.stepBytes(shape, S.baseline(own.schedule.numLayers), step, this.promptTokens, 1);
-      own.ownBytes += S.stepBytes(shape, own.schedule, step, this.promptTokens, 1, own.rank);
+      const happened = { isLora: KINDS[kind] === "lora", refreshes: own.refreshes };
+      own.ownBytes += S.stepBytes(shape, own.schedule, step, this.promptTokens, 1, own.rank, true, happened);
     }
 
     addAudit([lane, step, drift, kl, agrees, argmax]) {
@@ -192,7 +208,8 @@
     const { period, dropped, numLayers, part } = schedule;
     const layers = `${dropped.length} of ${numLayers} layers`;
     const what = part === "attention" ? `Attention of ${layers} rests` : `${layers} rest`;
-    const when = period === 2 ? "every other step" : `in ${period - 1} of ${period} steps`;
+    const share = period === 2 ? "every other step" : `in ${period - 1} of ${period} steps`;
+    const when = S.isAdaptive(schedule) ? `${share} at most` : share;
     const trained = rank ? `Corrections of rank ${rank}.` : "Untrained: no corrections yet.";
     return `${what} ${when}. ${trained}`;
   }
@@ -307,7 +324,7 @@
       const audit = pane.lane.audits.get(index);
       const kind = { prefill: "prefill (full)", refresh: "full step", lora: "LoRA step" }[step.kind];
       const rows = [
-        ["step", `${index}, ${kind}`],
+        ["step", `${index}, ${kind}${step.trigger ? ", early" : ""}`],
         ["time", `${formatNumber(step.ms, 1)} ms`],
         ["entropy", step.entropy === null ? "–" : `${formatNumber(step.entropy, 2)} nats`],
         ["K/V", formatBytes(step.kvBytes)],
@@ -316,6 +333,7 @@
         rows.push(["KL", audit.kl === null ? "–" : `${formatNumber(audit.kl, 3)} nats`]);
         rows.push(["full model", audit.agrees ? "same top choice" : `would say ${JSON.stringify(audit.argmax)}`]);
       }
+      if (step.trigger) rows.push(["early", window.LoraDrop.triggerWords[step.trigger]]);
       if (index === run.divergence) rows.push(["", "the first token that differs"]);
       tip.replaceChildren(
         make("code", "", JSON.stringify(step.text)),

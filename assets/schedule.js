@@ -1,6 +1,6 @@
 /* The arithmetic of lora_drop/schedule.py for the page: which layers run when, what a step reads, what can be gained.
- * A test compares the two on random settings. A `schedule` is {period, numLayers, dropped, reuse, part, kv}; a `shape`
- * has the fields of ModelShape. */
+ * A test compares the two on random settings. A `schedule` is {period, numLayers, dropped, reuse, part, kv}, with
+ * refreshEntropy and refreshNorm where it may refresh early; a `shape` has the fields of ModelShape. */
 "use strict";
 window.LoraDrop = window.LoraDrop || {};
 window.LoraDrop.schedule = (() => {
@@ -21,6 +21,10 @@ window.LoraDrop.schedule = (() => {
   /** Does every step run every layer? */
   const isBaseline = (schedule) => schedule.period === 1 || schedule.dropped.length === 0;
 
+  /** May a step be a refresh before its time? Then `kind` and what follows from it are the longest gaps. */
+  const isAdaptive = (schedule) =>
+    !isBaseline(schedule) && ((schedule.refreshEntropy ?? null) !== null || (schedule.refreshNorm ?? null) !== null);
+
   /** "prefill", "refresh" or "lora". */
   function kind(schedule, step) {
     if (step === 0) return "prefill";
@@ -30,18 +34,17 @@ window.LoraDrop.schedule = (() => {
   /** The schedule that drops nothing. */
   const baseline = (numLayers) => ({ period: 1, numLayers, dropped: [], reuse: "residual", part: "block", kv: "skip" });
 
-  /** Tokens in the K/V cache of a layer after `step`. */
-  function kvLength(schedule, isDropped, promptTokens, step) {
-    const kept = isDropped && schedule.kv === "skip" ? Math.floor(step / schedule.period) : step;
-    return promptTokens + kept;
+  /** Tokens in the K/V cache of a layer after `step`, with `refreshes` of the steps up to it full. */
+  function kvLength(schedule, isDropped, promptTokens, step, refreshes = Math.floor(step / schedule.period)) {
+    return promptTokens + (isDropped && schedule.kv === "skip" ? refreshes : step);
   }
 
   /** Tokens in all layers' caches after `step`. */
-  function kvTokens(schedule, promptTokens, step) {
+  function kvTokens(schedule, promptTokens, step, refreshes) {
     const n = schedule.dropped.length;
     return (
-      (schedule.numLayers - n) * kvLength(schedule, false, promptTokens, step) +
-      n * kvLength(schedule, true, promptTokens, step)
+      (schedule.numLayers - n) * kvLength(schedule, false, promptTokens, step, refreshes) +
+      n * kvLength(schedule, true, promptTokens, step, refreshes)
     );
   }
 
@@ -66,13 +69,15 @@ window.LoraDrop.schedule = (() => {
   const kvBytes = (shape, schedule, promptTokens, steps, itemsize) =>
     weights(shape).perToken * itemsize * kvTokens(schedule, promptTokens, steps);
 
-  /** Bytes that decode step `step` has to read: weights used, and the K/V that each attention run reads. */
-  function stepBytes(shape, schedule, step, promptTokens, itemsize, rank = 0, kv = true) {
+  /** Bytes that decode step `step` has to read: weights used, and the K/V that each attention run reads. `happened` is
+   * {isLora, refreshes} of a run: what the step was, and how many up to it were full; null is the fixed schedule. */
+  function stepBytes(shape, schedule, step, promptTokens, itemsize, rank = 0, kv = true, happened = null) {
     const w = weights(shape);
-    const isLora = kind(schedule, step) === "lora";
+    const isLora = happened ? happened.isLora : kind(schedule, step) === "lora";
     const n = schedule.dropped.length;
     const full = w.attention + w.mlp;
-    const reads = (isDropped) => (kv ? w.perToken * kvLength(schedule, isDropped, promptTokens, step) : 0);
+    const held = (isDropped) => kvLength(schedule, isDropped, promptTokens, step, happened?.refreshes);
+    const reads = (isDropped) => (kv ? w.perToken * held(isDropped) : 0);
     let total = w.shared + (schedule.numLayers - n) * (full + reads(false));
     if (!isLora) return (total + n * (full + reads(true))) * itemsize;
     let dropped = 0;
@@ -110,6 +115,7 @@ window.LoraDrop.schedule = (() => {
   return {
     baseline,
     droppedLayers,
+    isAdaptive,
     isBaseline,
     kind,
     kvBytes,

@@ -17,7 +17,7 @@ import gradio as gr
 from lora_drop.config import LoraDropConfig
 from lora_drop.errors import LoraDropError
 from lora_drop.models import LoadedModel, encode_prompt
-from lora_drop.options import config_from, parse_list
+from lora_drop.options import config_from, parse_list, parse_threshold
 from lora_drop.schedule import baseline_schedule, kv_bytes, kv_saved, speed_bound
 from lora_drop.session import Plan, Request, describe_device, plan, run
 from lora_drop.trace import Header, Record, StepRecord, Summary, wire_line, write_line
@@ -129,6 +129,8 @@ class Callbacks:
         reuse,
         part,
         kv,
+        refresh_entropy,
+        refresh_norm,
         adapters,
         max_new_tokens,
         temperature,
@@ -155,6 +157,8 @@ class Callbacks:
                 part=part,
                 kv=kv,
                 adapters=adapters,
+                refresh_entropy=parse_threshold("refresh_entropy", refresh_entropy or ""),
+                refresh_norm=parse_threshold("refresh_norm", refresh_norm or ""),
             )
             wanted = Request(
                 prompt=prompt,
@@ -218,12 +222,14 @@ class Callbacks:
         audit: bool = True,
         ignore_eos: bool = False,
         lanes: str = "both",
+        refresh_entropy: float | None = None,
+        refresh_norm: float | None = None,
     ) -> Iterator[str]:
         """Run baseline and LoRA-Drop on a prompt; streams the growing trace (JSON Lines, the format of the file).
 
         Unset schedule options are the preset's, or without a preset the command line's defaults: period 4, drop_ratio
-        0.5, reuse residual, part block, kv skip, adapters auto. layers is a range such as 3-28, drop_layers a list
-        such as 4,6,8.
+        0.5, reuse residual, part block, kv skip, adapters auto, no early refresh. layers is a range such as 3-28,
+        drop_layers a list such as 4,6,8.
         """
         try:
             wanted = Request(
@@ -238,6 +244,8 @@ class Callbacks:
                     kv=kv,
                     drop_layers=drop_layers,
                     adapters=adapters,
+                    refresh_entropy=refresh_entropy,
+                    refresh_norm=refresh_norm,
                 ),
                 max_new_tokens=whole(max_new_tokens),
                 temperature=temperature,
@@ -267,10 +275,13 @@ class Callbacks:
         drop_layers: str | None = None,
         adapters: str | None = None,
         max_new_tokens: int = 128,
+        refresh_entropy: float | None = None,
+        refresh_norm: float | None = None,
     ) -> dict:
         """What the settings would do, with no model run: the dropped layers, the speed bound, the KV bytes.
 
-        The prompt only gives its number of tokens; without one, it counts 0.
+        The prompt only gives its number of tokens; without one, it counts 0. With early refreshes (`at_most` is true)
+        bound and saving are those of the longest gaps: the most that a run can reach.
         """
         try:
             config = _config(
@@ -283,6 +294,8 @@ class Callbacks:
                 kv=kv,
                 drop_layers=drop_layers,
                 adapters=adapters,
+                refresh_entropy=refresh_entropy,
+                refresh_norm=refresh_norm,
             )
             wanted = Request(prompt=prompt or "-", config=config, max_new_tokens=whole(max_new_tokens))
             checked = plan(self.loaded, wanted)
@@ -317,6 +330,7 @@ def estimate(loaded: LoadedModel, checked: Plan, prompt_tokens: int, wanted: Req
     return {
         "dropped": list(schedule.dropped),
         "is_baseline": schedule.is_baseline,
+        "at_most": schedule.is_adaptive,
         "prompt_tokens": prompt_tokens,
         "decode_steps": steps,
         "bound": speed_bound(loaded.shape, schedule, steps, prompt_tokens, rank, corrected),

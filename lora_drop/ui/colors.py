@@ -13,6 +13,7 @@ COLORS: dict[str, dict[str, str]] = {
         "third": "#7A4E9E",  # the next lane, should there be one
         "full": "#D3DAE3",  # a layer that runs whole
         "refresh": "#009E73",  # a full step that renews what dropped layers reuse
+        "early": "#00503B",  # the same, before its time
         "dropped": "#E69F00",  # a dropped layer, no K/V written
         "dropped-kv": "#CC79A7",  # a dropped layer that still writes K/V
         "diverged": "#9E3D75",  # the first token that differs
@@ -32,6 +33,7 @@ COLORS: dict[str, dict[str, str]] = {
         "third": "#C9A0E8",
         "full": "#3A4653",
         "refresh": "#2FBF95",
+        "early": "#C4F7E5",
         "dropped": "#E69F00",
         "dropped-kv": "#CC79A7",
         "diverged": "#E79BC6",

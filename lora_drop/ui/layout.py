@@ -69,6 +69,10 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
             "reuse": config.reuse,
             "part": config.part,
             "kv": config.kv,
+            **{
+                name: "" if (value := getattr(config, name)) is None else str(value)
+                for name in ("refresh_entropy", "refresh_norm")
+            },
         }
 
     with gr.Blocks(title="LoRA-Drop Studio", fill_width=True) as demo:
@@ -132,6 +136,22 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
                             placeholder="e.g. 4,6,8",
                             elem_id="ld-listed",
                         )
+                        with gr.Row():
+                            # Texts, as Gradio turns an empty number field into 0, which is a threshold.
+                            entropy = gr.Textbox(
+                                settings_of(first)["refresh_entropy"],
+                                label="Refresh early at entropy",
+                                info="of the last token, in nats",
+                                placeholder="off",
+                                elem_id="ld-refresh-entropy",
+                            )
+                            norm = gr.Textbox(
+                                settings_of(first)["refresh_norm"],
+                                label="… at correction",
+                                info="share of what it corrects",
+                                placeholder="off",
+                                elem_id="ld-refresh-norm",
+                            )
                         adapters = gr.Radio(
                             [("auto", "auto"), ("none", "none")],
                             value=first.adapters,
@@ -163,7 +183,7 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
                 )
                 live = LiveView(facts, elem_id="ld-live")
 
-        rules = [period, layers, ratio, listed, reuse, part, kv]
+        rules = [period, layers, ratio, listed, reuse, part, kv, entropy, norm]
         # These run in the browser alone: the what-if strip follows every slider with no request to the server.
         gr.on(
             [control.change for control in [*rules, tokens]],

@@ -12,7 +12,16 @@ from playwright.sync_api import Page, expect
 
 from lora_drop.config import LoraDropConfig
 from lora_drop.errors import LoraDropError
-from lora_drop.schedule import ModelShape, Schedule, dropped_layers, human_bytes, kv_bytes, kv_saved, speed_bound
+from lora_drop.schedule import (
+    ModelShape,
+    Schedule,
+    dropped_layers,
+    human_bytes,
+    kv_bytes,
+    kv_saved,
+    speed_bound,
+    step_bytes,
+)
 from lora_drop.session import Request, run
 from lora_drop.trace import AuditRecord, Header, StepRecord, Summary, gather, top1_agreement
 from lora_drop.ui.callbacks import model_facts
@@ -26,6 +35,10 @@ def set_number(page: Page, name: str, value: object) -> None:
     field = page.locator(f"#{name} input[type=number]")
     field.fill(str(value))
     field.press("Tab")
+
+
+def set_text(page: Page, name: str, value: object) -> None:
+    page.fill(f"#{name} textarea, #{name} input", str(value))
 
 
 def set_range(page: Page, low: int, high: int) -> None:
@@ -119,6 +132,68 @@ def test_a_run_to_its_end_shows_what_the_trace_says(server, open_page):
     page.hover(f".ld-pane[data-lane='1'] .ld-token[data-step='{step.step}']")
     tip = page.inner_text(".ld-tip")
     assert f"{step.step}, LoRA step" in tip and "KL" in tip and f"{step.entropy:.2f} nats" in tip
+
+
+def test_early_refreshes_are_seen_counted_and_explained(server, open_page):
+    config = LoraDropConfig(period=4, layers=(1, 4), drop_ratio=1)
+    page = open_page(server.url)
+    prepare(page, tokens=48)
+    heights = "() => [...document.querySelectorAll('.ld-chart')].map(e => e.offsetHeight)"
+    before = page.evaluate(heights)
+    prompt = page.input_value("#ld-prompt textarea")
+    probe = gather(run(server.loaded, Request(prompt, config, 48, ignore_eos=True)))
+    threshold = round(sorted(step.entropy for step in probe.steps["lora_drop"])[38], 3)
+    refreshes = page.locator(".ld-whatif [data-figure='refreshes']")
+    expect(refreshes).to_have_text("1 in 4")
+    set_text(page, "ld-refresh-entropy", threshold)
+    expect(refreshes).to_have_text("at least 1 in 4")
+    expect(page.locator(".ld-whatif [data-figure='kv-saved']")).to_contain_text("at most")
+    expect(page.locator("#ld-preset input[value=custom]")).to_be_checked()
+    page.click("#ld-run")
+    wait_done(page)
+    trace = gather(server.runs[-1])
+    assert trace.header.lanes[1]["config"]["refresh_entropy"] == threshold
+    steps = trace.steps["lora_drop"]
+    early = [step.step for step in steps if step.trigger == "entropy"]
+    regular = [step.step for step in steps if step.kind == "refresh" and not step.trigger]
+    assert early and regular and len(early) + len(regular) < 47
+    assert figure(page, "bound") == f"{trace.summary.bound:.2f}×"
+    page.wait_for_timeout(600)  # the charts take the frames after the text
+    activity, drift, kv = page.evaluate(
+        "() => [...document.querySelectorAll('.ld-plot')].map(p => p.data.map(t => ({ x: t.x, y: t.y, z: t.z, "
+        "text: t.text, custom: t.customdata })))"
+    )
+    z, words = activity[0]["z"], activity[0]["text"]
+    for layer in (1, 4):
+        assert [s for s in range(48) if z[layer][s] == 2] == early
+        assert [s for s in range(1, 48) if z[layer][s] == 1] == regular
+        assert all("early: the last token's entropy was high" in words[layer][s] for s in early)
+    assert 2 not in z[0] and 2 not in z[5], "what always runs is not refreshed"
+    assert drift[6]["x"] == early and drift[4]["x"] == regular
+    assert drift[5]["x"][::3] == early and drift[0]["x"][::3] == regular
+    assert ["refreshed early" in row[3] for row in drift[3]["custom"]] == [s in early for s in range(1, 48)]
+    assert kv[1]["y"] == kv[3]["y"] == pytest.approx([step.kv_bytes / 1024 for step in steps])
+    assert page.evaluate(heights) == before, "the longer legends have room"
+    for chart in ("activity", "drift"):
+        expect(page.locator(f"[data-chart={chart}] .ld-key-early")).to_be_visible()
+    shown = next(step for step in steps if step.trigger and step.text.isprintable() and step.text.strip())
+    page.hover(f".ld-pane[data-lane='1'] .ld-token[data-step='{shown.step}']")
+    tip = page.inner_text(".ld-tip")
+    assert f"{shown.step}, full step, early" in tip and "entropy was high" in tip
+
+    # An empty field is off again, and the marks go with the run that had them.
+    set_text(page, "ld-refresh-entropy", "")
+    expect(refreshes).to_have_text("1 in 4")
+    page.click("#ld-run")
+    wait_until(lambda: len(server.runs) == 2 and isinstance(server.runs[-1][-1], Summary), "the second run ended")
+    wait_done(page)
+    assert server.runs[-1][0].lanes[1]["config"]["refresh_entropy"] is None
+    expect(page.locator("[data-chart=activity] .ld-key-early")).to_be_hidden()
+    for text, words in (("-1", "must be a finite number from 0"), ("much", "must be a number, or left empty")):
+        set_text(page, "ld-refresh-norm", text)
+        expect(page.locator(".ld-whatif-note")).to_contain_text("a number from 0 upwards")
+        page.click("#ld-run")
+        expect(page.locator(".ld-status")).to_contain_text(f"refresh_norm {words}")
 
 
 def test_the_page_and_the_session_agree_on_the_default_settings(server):
@@ -248,6 +323,7 @@ def _random_case(rng: random.Random) -> tuple[dict, dict, dict]:
         "steps": rng.choice([None, 0, 1, rng.randint(2, 90)]),
         "rank": rng.choice([0, 16, 128]),
         "corrected": rng.choice([None, rng.sample(range(1, layers), rng.randint(0, layers - 1))]),
+        "happened": sorted(rng.sample(range(1, 40), rng.randint(0, 39))),
     }
     return dataclasses.asdict(shape), dataclasses.asdict(schedule), case
 
@@ -267,6 +343,14 @@ def test_the_javascript_computes_what_python_does(server, open_page):
                 kv: S.kvBytes(shape, schedule, c.prompt, steps, 2),
                 saved: S.kvSaved(shape, schedule, c.prompt, steps),
                 kinds: Array.from({ length: 20 }, (_, i) => S.kind(schedule, i)),
+                early: Array.from({ length: 39 }, (_, i) => {
+                    const refreshes = c.happened.filter((step) => step <= i + 1).length;
+                    const happened = { isLora: !c.happened.includes(i + 1), refreshes };
+                    return [
+                        S.stepBytes(shape, schedule, i + 1, c.prompt, 1, c.rank, true, happened),
+                        S.kvTokens(schedule, c.prompt, i + 1, refreshes),
+                    ];
+                }),
             };
         })""",
         cases,
@@ -281,6 +365,13 @@ def test_the_javascript_computes_what_python_does(server, open_page):
         assert got["kv"] == kv_bytes(shape, schedule, case["prompt"], steps, 2)
         assert got["saved"] == pytest.approx(kv_saved(shape, schedule, case["prompt"], steps), rel=1e-12, abs=1e-12)
         assert got["kinds"] == [schedule.kind(step) for step in range(20)]
+        happened = case["happened"]
+        for step, (read, held) in enumerate(got["early"], start=1):
+            now = {"lora": step not in happened, "refreshes": sum(s <= step for s in happened)}
+            rank, corrected = case["rank"], case["corrected"]
+            assert read == step_bytes(shape, schedule, step, case["prompt"], 1, rank, corrected, **now)
+            entries = shape.kv_per_token * held
+            assert entries == kv_bytes(shape, schedule, case["prompt"], step, 1, now["refreshes"])
     halves = {0.5: 0, 1.5: 2, 2.5: 2, 6.5: 6, 3.7: 4, -0.5: 0}
     assert page.evaluate("xs => xs.map(window.LoraDrop.schedule.roundHalfEven)", list(halves)) == list(halves.values())
 
@@ -463,7 +554,18 @@ def test_the_api_streams_the_trace_and_refuses_bad_input(server):
     assert trace.summary is not None
 
     estimate = client.predict(prompt="Hello", period=4, layers="1-4", drop_ratio=1, api_name="/estimate")
-    assert estimate["dropped"] == [1, 2, 3, 4] and estimate["bound"] > 1
+    assert estimate["dropped"] == [1, 2, 3, 4] and estimate["bound"] > 1 and not estimate["at_most"]
+    at_most = client.predict(
+        prompt="Hello", period=4, layers="1-4", drop_ratio=1, refresh_entropy=2.5, api_name="/estimate"
+    )
+    assert at_most["at_most"] and at_most["bound"] == estimate["bound"]
+    every = client.predict(
+        prompt="Hello", period=9, layers="1-4", drop_ratio=1, refresh_entropy=0, max_new_tokens=9, ignore_eos=True,
+        api_name="/generate",
+    )  # fmt: skip
+    every = parse_trace(every.encode())
+    assert {step.trigger for step in every.steps["lora_drop"][1:]} == {"entropy"}
+    assert every.token_ids("lora_drop") == every.token_ids("baseline")
 
     bad = {
         "period must be": {"period": 0},
@@ -475,6 +577,8 @@ def test_the_api_streams_the_trace_and_refuses_bad_input(server):
         "reuse must be": {"reuse": "magic"},
         "lanes must be": {"lanes": "three"},
         "adapters must be auto or none": {"adapters": "/etc"},
+        "refresh_entropy must be": {"refresh_entropy": -1},
+        "refresh_norm must be": {"refresh_norm": "much"},
     }
     for words, values in bad.items():
         with pytest.raises(Exception, match=words) as caught:
