@@ -3,7 +3,9 @@
 import json
 
 import pytest
+import torch
 
+from lora_drop.adapters import AdapterBank
 from lora_drop.cli import main
 from lora_drop.config import LoraDropConfig
 from lora_drop.errors import LoraDropError
@@ -93,6 +95,18 @@ def test_one_record_is_scanned_and_not_judged(tiny, data, capsys):
     assert "give more" in out and "--refresh-entropy" in out and "never fires" not in out
     assert main([*argv, "--triggers", "norm"]) == 0
     assert "No trigger saw anything" in capsys.readouterr().out
+
+
+def test_with_corrections_the_norm_is_scanned_too(tiny, tmp_path):
+    torch.manual_seed(0)
+    bank = AdapterBank.new([1, 2, 3, 4], tiny.shape.hidden_size, rank=4)
+    bank.b = {i: 0.3 * torch.randn_like(b) for i, b in bank.b.items()}
+    bank.save(tmp_path / "bank")
+    config = LoraDropConfig(period=4, layers=(1, 4), drop_ratio=1.0, adapters=str(tmp_path / "bank"))
+    result = adaptive.compare(tiny, config, PAIRS, ["norm"], [0.2, 0.8])
+    low, high = result["choosing"]["adaptive"]
+    assert low["trigger"] == high["trigger"] == "norm" and 0 < low["threshold"] < high["threshold"]
+    assert low["full_share"] > high["full_share"] > result["choosing"]["fixed"][-1]["full_share"]
 
 
 def test_people_get_a_table_and_a_verdict(data, capsys):
