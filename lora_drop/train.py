@@ -2,10 +2,14 @@
 
 The backbone is frozen. The student runs the real schedule in one parallel pass (`lora_drop.student`), the teacher is
 the same model with every layer, and the loss is KL(full || student) over the vocabulary at LoRA steps. Each batch has
-a period, a drop ratio and prompt lengths of its own, so that one bank serves every slider position.
+a period, a drop ratio and a prompt length of its own, so that one bank serves every slider position.
 
-Everything that a step draws follows from (seed, step), so a checkpoint needs no more than the bank, the optimizer and
-the step's number to go on exactly. `accelerate launch -m lora_drop.train ...` spreads the batches over processes.
+Training starts from a regression (`lora_drop.fit`) and goes on with AdamW in the units which that found: A is learned
+as `A = A' @ white`, B as `B = reach * B'`. In the stream's own units a few outlier channels would set the pace.
+
+Everything that a step draws follows from (seed, step), so a checkpoint needs no more than the parameters, the scales,
+the optimizer and the step's number to go on exactly. `accelerate launch -m lora_drop.train ...` spreads the batches
+over processes.
 """
 
 from __future__ import annotations
@@ -25,36 +29,39 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import Tensor
 from tqdm import tqdm
 
 from lora_drop.adapters import AdapterBank
 from lora_drop.config import LoraDropConfig, default_range
 from lora_drop.errors import LoraDropError
+from lora_drop.fit import Batch, Scales, fit
 from lora_drop.models import LoadedModel, encode_text
 from lora_drop.schedule import Schedule
+from lora_drop.self_generate import read_self_generated, self_generate
 from lora_drop.student import student_states
 from lora_drop.train_options import TrainSettings
 
 PERIODS = (2, 3, 4, 6, 8)
-RATIOS = (0.25, 0.5, 0.75)
-CHECKPOINT, LOG = "checkpoint", "train_log.jsonl"
+# Half of the batches have one of the ratios that the presets use, half any other: the slider stops anywhere.
+RATIOS, ANY_RATIO = (0.25, 0.5), (0.15, 0.8)
+CHECKPOINT, LOG, SELF_GENERATED = "checkpoint", "train_log.jsonl", "self_generated.jsonl"
 HELD_OUT = 0.02  # share of the windows that is never trained on
 EVALUATED = 8  # windows of each evaluation
 
 
-def read_windows(loaded: LoadedModel, paths: list[Path], length: int) -> Tensor:
-    """All texts of the files as (N, length) windows of tokens, an end token between two texts.
+def read_texts(loaded: LoadedModel, paths: list[Path]) -> list[list[int]]:
+    """The tokens of each text of the files, an end token after each.
 
     A `.jsonl` file has a record a line and a `.json` file a list of records; the text of a record is all its strings.
     Any other file is plain text, a paragraph (up to a blank line) being a text.
 
     Raises:
-        LoraDropError: a file is missing, empty, not UTF-8, not what its name says, or all are shorter than one window.
+        LoraDropError: a file is missing, empty, not UTF-8 or not what its name says.
     """
     end = sorted(loaded.stop_ids)[:1]  # some models have none
-    tokens: list[int] = []
+    tokens: list[list[int]] = []
     for path in paths:
         try:
             content = path.read_text(encoding="utf-8")
@@ -65,8 +72,17 @@ def read_windows(loaded: LoadedModel, paths: list[Path], length: int) -> Tensor:
         texts = [text for text in _texts(path, content) if text.strip()]
         if not texts:
             raise LoraDropError(f"{path.name} holds no text.")
-        for text in texts:
-            tokens += [*encode_text(loaded.tokenizer, text), *end]
+        tokens += [[*encode_text(loaded.tokenizer, text), *end] for text in texts]
+    return tokens
+
+
+def to_windows(texts: list[list[int]], length: int) -> Tensor:
+    """All texts in a row, cut into windows of tokens (N, length); what is left at the end is not used.
+
+    Raises:
+        LoraDropError: together they are shorter than one window.
+    """
+    tokens = [token for text in texts for token in text]
     if len(tokens) < length:
         raise LoraDropError(f"the training text has {len(tokens)} tokens, less than one window of {length}.")
     count = len(tokens) // length
@@ -95,10 +111,10 @@ def _strings(value: Any) -> list[str]:
 
 @dataclass(frozen=True)
 class Draw:
-    """What one step trains on: windows, their prompts' lengths, a schedule."""
+    """What one step trains on: windows, the length of their prompts, a schedule."""
 
     windows: list[int]
-    prompt_tokens: list[int]
+    prompt_tokens: int
     schedule: Schedule
 
 
@@ -110,32 +126,33 @@ def draw(settings: TrainSettings, step: int, windows: int, num_layers: int) -> D
         epoch: random.Random(f"{settings.seed} epoch {epoch}").sample(range(windows), windows) for epoch, _ in places
     }
     chosen = [orders[epoch][place] for epoch, place in places]
-    ratios = RATIOS if settings.drop_ratio is None else (settings.drop_ratio,)
+    ratio = settings.drop_ratio
+    if ratio is None:
+        ratio = rng.choice((rng.choice(RATIOS), rng.uniform(*ANY_RATIO)))
     config = LoraDropConfig(
         period=settings.period or rng.choice(PERIODS),
-        drop_ratio=rng.choice(ratios),
+        drop_ratio=ratio,
         reuse=settings.reuse,
         part=settings.part,
         kv=settings.kv,
     )
     schedule = config.schedule_for(num_layers)
-    if not schedule.dropped:  # a small model may have too few layers for the lowest ratio
-        schedule = config.replace(drop_ratio=max(ratios)).schedule_for(num_layers)
+    if not schedule.dropped and settings.drop_ratio is None:  # a small model may have too few layers for a low ratio
+        schedule = config.replace(drop_ratio=1.0).schedule_for(num_layers)
     if not schedule.dropped:
-        raise LoraDropError(f"drop_ratio {max(ratios)} drops no layer of this model's {num_layers}: raise it.")
-    prompts = [rng.randint(4, settings.length // 2) for _ in chosen]
-    return Draw(chosen, prompts, schedule)
+        raise LoraDropError(f"drop_ratio {ratio} drops no layer of this model's {num_layers}: raise it.")
+    return Draw(chosen, rng.randint(4, settings.length // 2), schedule)
 
 
 def distillation(
-    loaded: LoadedModel, tokens: Tensor, prompt_tokens: Tensor, schedule: Schedule, bank: AdapterBank
+    loaded: LoadedModel, tokens: Tensor, prompt_tokens: int, schedule: Schedule, bank: AdapterBank
 ) -> tuple[Tensor, Tensor]:
     """KL(full || student) in nats and the share of equal argmax, means over the LoRA steps of a batch (B, T)."""
     head = loaded.model.get_output_embeddings()
     student, lora = student_states(loaded.model, tokens, prompt_tokens, schedule, bank)
     with torch.no_grad():
-        full = head(loaded.model.model(tokens).last_hidden_state[lora]).float().log_softmax(-1)
-    ours = head(student[lora]).float().log_softmax(-1)
+        full = head(loaded.model.model(tokens).last_hidden_state[:, lora]).float().log_softmax(-1).flatten(0, 1)
+    ours = head(student[:, lora]).float().log_softmax(-1).flatten(0, 1)
     kl = torch.nn.functional.kl_div(ours, full, log_target=True, reduction="batchmean")
     return kl, (full.argmax(-1) == ours.argmax(-1)).float().mean()
 
@@ -147,14 +164,81 @@ class Trainer:
         self.loaded, self.settings, self.out, self.sources = loaded, settings, out, sources
         self.accelerator = Accelerator(mixed_precision="bf16" if loaded.dtype == torch.bfloat16 else "no")
         held_out = max(1, min(EVALUATED, int(len(windows) * HELD_OUT)))
-        self.held_out, self.windows = windows[-held_out:], windows[:-held_out]
+        apart = torch.zeros(len(windows), dtype=torch.bool)
+        apart[len(windows) // held_out // 2 :: -(-len(windows) // held_out)] = True  # of every part of the text
+        self.held_out, self.windows = windows[apart], windows[~apart]
         if not len(self.windows):
             raise LoraDropError("the training text has one window; it needs at least two, for one is held out.")
         draw(settings, 0, len(self.windows), loaded.num_layers)  # a ratio that drops nothing is told before it starts
-        self.bank = self._new_bank()
-        self.parameters = [t for store in (self.bank.a, self.bank.b, self.bank.gate) for t in store.values()]
-        self.optimizer = torch.optim.AdamW(self.parameters, settings.learning_rate, weight_decay=0.0)
+        for parameter in loaded.model.parameters():
+            parameter.requires_grad_(False)
+        self.start = self._new_bank()
+        self.scales = {
+            i: Scales(torch.eye(d, device=w.device), torch.ones(d, device=w.device))
+            for i, w in self.start.gate.items()
+            for d in w.shape
+        }
+        self.fit_tokens = 0
+        self.parameters: list[Tensor] = []
         self.step = 0
+        self._optimize()
+
+    def _optimize(self) -> None:
+        """Fresh parameters from the starting bank, in the units of its scales, and an optimizer for them."""
+        start, scales = self.start, self.scales
+        self.parameters = [
+            *(torch.linalg.solve(scales[i].white, a, left=False) for i, a in start.a.items()),
+            *(b / scales[i].reach[:, None] for i, b in start.b.items()),
+            *(gate.clone() for gate in start.gate.values()),
+        ]
+        for tensor in self.parameters:
+            tensor.requires_grad_()
+        self.optimizer = torch.optim.AdamW(self.parameters, self.settings.learning_rate, weight_decay=0.0)
+
+    @property
+    def bank(self) -> AdapterBank:
+        """The bank that the parameters make; gradients of its tensors reach them."""
+        layers, n = self.start.layers, len(self.start.layers)
+        a, b, gate = (self.parameters[k * n : (k + 1) * n] for k in range(3))
+        return dataclasses.replace(
+            self.start,
+            a={i: t @ self.scales[i].white for i, t in zip(layers, a, strict=True)},
+            b={i: t * self.scales[i].reach[:, None] for i, t in zip(layers, b, strict=True)},
+            gate=dict(zip(layers, gate, strict=True)),
+        )
+
+    def prepare(self, start: Path | None = None) -> None:
+        """Before the first step: a regression over the first `fit_batches` batches gives the bank and its units.
+
+        Args:
+            start: an adapter folder to go on from; the regression then gives the units alone.
+
+        Raises:
+            LoraDropError: that folder cannot be read, or is of another model, rule, rank or set of layers.
+        """
+        given = None if start is None else self._check_start(AdapterBank.load(start), start.name)
+        batches = []
+        for step in range(self.settings.fit_batches):
+            batch = draw(self.settings, step, len(self.windows), self.loaded.num_layers)
+            tokens = self.windows[batch.windows].to(self.loaded.device)
+            batches.append(Batch(tokens, batch.prompt_tokens, batch.schedule.period))
+        if batches:
+            self.scales |= fit(self.loaded.model, self.start, batches)
+        self.fit_tokens = sum(batch.tokens.numel() for batch in batches)
+        if given is not None:
+            self.start = given
+        self._optimize()
+
+    def _check_start(self, bank: AdapterBank, name: str) -> AdapterBank:
+        own, loaded = self.start, self.loaded
+        shape = {"num_layers": loaded.num_layers, "hidden_size": loaded.shape.hidden_size}
+        bank.check(**shape, revision=loaded.revision, reuse=own.reuse, part=own.part, name=name)
+        for what, mine, its in (("rank", own.rank, bank.rank), ("layers", own.layers, bank.layers)):
+            if mine != its:
+                raise LoraDropError(f"adapters {name} have {what} {its}, this run has {mine}: use the same.")
+        # Only the product alpha / r B A counts: its alpha may be another.
+        b = {i: t.float() * (bank.alpha / own.alpha) for i, t in bank.b.items()}
+        return dataclasses.replace(own, a=bank.a, b=b, gate=bank.gate).to(loaded.device, torch.float32)
 
     def _new_bank(self) -> AdapterBank:
         settings, loaded = self.settings, self.loaded
@@ -173,9 +257,6 @@ class Trainer:
         for gate in bank.gate.values():
             gate.fill_(settings.gate)
         bank = bank.to(loaded.device, torch.float32)
-        for store in (bank.a, bank.b, bank.gate):
-            for tensor in store.values():
-                tensor.requires_grad_()
         bank.base_model, bank.revision, bank.num_layers = loaded.id, loaded.revision, loaded.num_layers
         return bank
 
@@ -200,9 +281,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         tokens = self.windows[batch.windows].to(self.loaded.device)
-        prompts = torch.tensor(batch.prompt_tokens, device=self.loaded.device)
         with self.accelerator.autocast():
-            loss, agreement = distillation(self.loaded, tokens, prompts, batch.schedule, self.bank)
+            loss, agreement = distillation(self.loaded, tokens, batch.prompt_tokens, batch.schedule, self.bank)
         self.accelerator.backward(loss)
         for tensor in self.parameters:
             # A layer that this batch does not drop has no gradient: zero it is, the same on every process.
@@ -219,7 +299,6 @@ class Trainer:
     def evaluate(self) -> dict[str, Any]:
         """KL and agreement on the held-out windows, at the schedules that the sliders start from."""
         tokens = self.held_out.to(self.loaded.device)
-        prompts = torch.full((len(tokens),), self.settings.length // 4, device=self.loaded.device)
         grid = [(2, 0.25), (2, 0.5), (4, 0.5)]
         fixed = self.settings.period, self.settings.drop_ratio
         grid = sorted({(fixed[0] or period, ratio if fixed[1] is None else fixed[1]) for period, ratio in grid})
@@ -234,7 +313,7 @@ class Trainer:
             )
             schedule = config.schedule_for(self.loaded.num_layers)
             with self.accelerator.autocast():
-                kl, agreement = distillation(self.loaded, tokens, prompts, schedule, self.bank)
+                kl, agreement = distillation(self.loaded, tokens, self.settings.length // 4, schedule, self.bank)
             rows.append({"period": period, "drop_ratio": ratio, "kl": float(kl), "top1_agreement": float(agreement)})
         return {"tokens": int(tokens.numel()), "schedules": rows}
 
@@ -277,21 +356,25 @@ class Trainer:
         try:
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
+            current = self.bank
             bank = dataclasses.replace(
-                self.bank,
+                current,
                 **{
-                    name: {i: t.detach().cpu().to(torch.bfloat16).float() for i, t in getattr(self.bank, name).items()}
+                    name: {i: t.detach().cpu().to(torch.bfloat16) for i, t in getattr(current, name).items()}
                     for name in ("a", "b", "gate")
                 },
                 meta={
                     "trained_schedules": {
                         "periods": [self.settings.period] if self.settings.period else list(PERIODS),
                         "drop_ratios": (
-                            list(RATIOS) if self.settings.drop_ratio is None else [self.settings.drop_ratio]
+                            [*RATIOS, f"{ANY_RATIO[0]} to {ANY_RATIO[1]}"]
+                            if self.settings.drop_ratio is None
+                            else [self.settings.drop_ratio]
                         ),
                     },
                     "data": self.sources,
                     "tokens": self.step * self.tokens_per_step,
+                    "fit_tokens": self.fit_tokens,
                     "settings": dataclasses.asdict(self.settings),
                     "quality": evaluation,
                 },
@@ -302,6 +385,8 @@ class Trainer:
                 "settings": dataclasses.asdict(self.settings),
                 "revision": self.loaded.revision,
                 "parameters": [tensor.detach() for tensor in self.parameters],
+                "scales": {i: (one.white, one.reach) for i, one in self.scales.items()},
+                "fit_tokens": self.fit_tokens,
                 "optimizer": self.optimizer.state_dict(),
             }
             torch.save(state, draft / "state.pt")
@@ -343,6 +428,8 @@ class Trainer:
         with torch.no_grad():
             for tensor, saved in zip(self.parameters, state["parameters"], strict=True):
                 tensor.copy_(saved)
+        self.scales = {i: Scales(*tensors) for i, tensors in state["scales"].items()}
+        self.fit_tokens = state["fit_tokens"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
 
@@ -358,15 +445,24 @@ def train(args: argparse.Namespace) -> int:
             raise LoraDropError(f"--{name.replace('_', '-')} must be at least 1.")
     if not args.resume and (args.out / CHECKPOINT).exists():
         raise LoraDropError(f"{args.out.name} holds a checkpoint: go on with --resume, or name another --out.")
+    if not args.data and not args.self_generate:
+        raise LoraDropError("there is no text to train on: give --data FILES, --self-generate N, or both.")
     loaded = load_model(args.model, args.device, args.dtype)
-    windows = read_windows(loaded, args.data, settings.length)
+    texts = read_texts(loaded, args.data)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LoraDropError(f"cannot make the folder {args.out.name}: {error.strerror}.") from None
-    trainer = Trainer(loaded, settings, windows, [path.name for path in args.data], args.out)
+    sources = [path.name for path in args.data]
+    if args.self_generate:
+        with PartialState().main_process_first():  # one process writes, the others read what it wrote
+            texts += _self_generated(loaded, args.self_generate, args.out / SELF_GENERATED, args.json)
+        sources.append(f"{args.self_generate} texts that the model wrote itself")
+    trainer = Trainer(loaded, settings, to_windows(texts, settings.length), sources, args.out)
     if args.resume:
         trainer.resume()
+    else:
+        trainer.prepare(args.start)
     evaluation = trainer.run(args.evaluate_every, args.checkpoint_every, quiet=args.json)
     if trainer.accelerator.is_main_process:
         folder = args.out / CHECKPOINT / "adapter"
@@ -380,6 +476,13 @@ def train(args: argparse.Namespace) -> int:
                 )
             print(f"adapters: {folder}")
     return 0
+
+
+def _self_generated(loaded: LoadedModel, count: int, path: Path, quiet: bool) -> list[list[int]]:
+    """The model's own texts, written to `path` first as far as they are not there yet."""
+    with tqdm(total=count, unit="text", desc="self-generate", disable=quiet, file=sys.stderr) as bar:
+        self_generate(loaded, count, path, progress=lambda done, tokens: bar.update(done - bar.n))
+    return read_self_generated(path, loaded)[:count]
 
 
 if __name__ == "__main__":  # accelerate launch -m lora_drop.train

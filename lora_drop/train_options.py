@@ -29,7 +29,8 @@ class TrainSettings:
     max_tokens: int = 1_000_000
     length: int = 256
     batch_size: int = 8
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
+    fit_batches: int = 16  # batches of the regression that training starts from; 0 starts from nothing
     warmup: float = 0.05  # share of the steps
     seed: int = 0
 
@@ -39,7 +40,7 @@ class TrainSettings:
             raise LoraDropError(f"period must be at least 2 to train: period 1 has no LoRA step; got {self.period}.")
         if self.drop_ratio is not None and not LoraDropConfig(drop_ratio=self.drop_ratio).drop_ratio:
             raise LoraDropError("drop_ratio must be above 0 to train: with 0 nothing is dropped.")
-        for name, low in (("rank", 1), ("max_tokens", 1), ("length", 16), ("batch_size", 1)):
+        for name, low in (("rank", 1), ("max_tokens", 1), ("length", 16), ("batch_size", 1), ("fit_batches", 0)):
             if getattr(self, name) < low:
                 raise LoraDropError(f"{name} must be at least {low}, got {getattr(self, name)}.")
         for name, low, high in (("alpha", 0, 1e6), ("gate", -10, 10), ("warmup", 0, 1), ("seed", 0, 2**63 - 1)):
@@ -57,7 +58,11 @@ class TrainSettings:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `train`."""
     defaults = TrainSettings()
-    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="FILE", help="txt, json or jsonl files")
+    parser.add_argument("--data", type=Path, nargs="+", default=[], metavar="FILE", help="txt, json or jsonl files")
+    parser.add_argument(
+        "--self-generate", type=int, default=0, metavar="N", help="also train on N texts that the model writes itself"
+    )
+    parser.add_argument("--start", type=Path, metavar="DIR", help="an adapter folder to go on from")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="checkpoints and the adapter folder")
     parser.add_argument("--model", default="bundled")
     parser.add_argument("--device", default="auto")
@@ -68,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--drop-ratio", type=float, help="train for one drop ratio only (default: drawn)")
     for name, kind in (
         *(("rank", int), ("alpha", float), ("gate", float), ("max_tokens", int), ("length", int)),
-        *(("batch_size", int), ("learning_rate", float), ("warmup", float), ("seed", int)),
+        *(("batch_size", int), ("learning_rate", float), ("fit_batches", int), ("warmup", float), ("seed", int)),
     ):
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=getattr(defaults, name))
     parser.add_argument("--evaluate-every", type=int, default=50, metavar="STEPS")

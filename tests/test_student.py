@@ -9,7 +9,7 @@ from lora_drop.adapters import AdapterBank
 from lora_drop.config import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.decoder import Decoder
 from lora_drop.schedule import Schedule
-from lora_drop.student import lora_positions, student_states
+from lora_drop.student import Layout, student_states
 
 
 def bank_for(loaded, schedule):
@@ -28,25 +28,25 @@ def test_parallel_equals_step_by_step(any_tiny, reuse, part, kv, corrected):
     bank = bank_for(any_tiny, schedule) if corrected else None
     torch.manual_seed(0)
     tokens = torch.randint(0, 256, (2, 17))
-    prompts = torch.tensor([4, 9])
-    hidden, lora = student_states(any_tiny.model, tokens, prompts, schedule, bank)
-    logits = any_tiny.model.get_output_embeddings()(hidden)
     decoder = Decoder(any_tiny.model)
-    for row, prompt in enumerate(prompts.tolist()):
-        state = decoder.new_state(schedule, bank)
-        ours = [decoder.prefill(tokens[row : row + 1, :prompt], state)]
-        ours += [decoder.step(tokens[row : row + 1, t : t + 1], state) for t in range(prompt, 17)]
-        torch.testing.assert_close(logits[row, prompt - 1 :], torch.cat(ours), rtol=1e-4, atol=2e-4)
-        assert lora[row, prompt:].tolist() == [schedule.kind(s) == "lora" for s in range(1, 18 - prompt)]
-        assert not lora[row, :prompt].any()
+    for prompt in (1, 4, 9, 17):
+        hidden, lora = student_states(any_tiny.model, tokens, prompt, schedule, bank)
+        logits = any_tiny.model.get_output_embeddings()(hidden)
+        for row in range(2):
+            state = decoder.new_state(schedule, bank)
+            ours = [decoder.prefill(tokens[row : row + 1, :prompt], state)]
+            ours += [decoder.step(tokens[row : row + 1, t : t + 1], state) for t in range(prompt, 17)]
+            torch.testing.assert_close(logits[row, prompt - 1 :], torch.cat(ours), rtol=1e-4, atol=2e-4)
+        assert lora[prompt:].tolist() == [schedule.kind(s) == "lora" for s in range(1, 18 - prompt)]
+        assert not lora[:prompt].any()
 
 
 def test_gradients_reach_the_corrections_of_dropped_layers_only(tiny):
     schedule = Schedule(3, tiny.num_layers, (2, 4))
     bank = bank_for(tiny, Schedule(3, tiny.num_layers, (2, 3, 4)))
     parameters = [t.requires_grad_() for store in (bank.a, bank.b, bank.gate) for t in store.values()]
-    hidden, lora = student_states(tiny.model, torch.randint(0, 256, (1, 12)), torch.tensor([4]), schedule, bank)
-    hidden[lora].sum().backward()
+    hidden, lora = student_states(tiny.model, torch.randint(0, 256, (1, 12)), 4, schedule, bank)
+    hidden[:, lora].sum().backward()
     assert len(parameters) == 9
     for store in (bank.a, bank.b, bank.gate):
         assert store[2].grad.abs().sum() > 0 and store[4].grad.abs().sum() > 0 and store[3].grad is None
@@ -54,4 +54,4 @@ def test_gradients_reach_the_corrections_of_dropped_layers_only(tiny):
 
 
 def test_a_period_of_1_has_no_lora_positions():
-    assert not lora_positions(torch.tensor([1, 5]), 9, 1).any()
+    assert not Layout.of(5, 9, 1, torch.device("cpu")).lora.any()

@@ -8,17 +8,19 @@ import torch
 from lora_drop.adapters import AdapterBank
 from lora_drop.cli import main
 from lora_drop.errors import LoraDropError
-from lora_drop.train import CHECKPOINT, Trainer, draw, read_windows
+from lora_drop.train import CHECKPOINT, Trainer, draw, read_texts, to_windows
 from lora_drop.train_options import TrainSettings
 
-SMALL = TrainSettings(rank=8, alpha=8.0, length=48, batch_size=4, max_tokens=48 * 4 * 24, learning_rate=2e-2)
+SMALL = TrainSettings(
+    rank=8, alpha=8.0, length=48, batch_size=4, max_tokens=48 * 4 * 24, learning_rate=2e-2, fit_batches=0
+)
 TEXT = "\n\n".join(f"Line {n}: the quick brown fox jumps over {n * 37 % 101} lazy dogs." for n in range(200))
 
 
 @pytest.fixture
 def windows(tiny, tmp_path):
     (tmp_path / "text.txt").write_text(TEXT)
-    return read_windows(tiny, [tmp_path / "text.txt"], SMALL.length)
+    return to_windows(read_texts(tiny, [tmp_path / "text.txt"]), SMALL.length)
 
 
 def trainer(tiny, windows, out, settings=SMALL):
@@ -103,7 +105,7 @@ def test_text_comes_from_txt_json_and_jsonl(tiny, tmp_path):
     records = [{"q": "a" * 40, "list": [{"x": "b" * 40}], "n": 3}]
     (tmp_path / "a.json").write_text(json.dumps(records))
     (tmp_path / "b.jsonl").write_text(json.dumps(records[0]) + "\n")
-    one, two = (read_windows(tiny, [tmp_path / name], 16) for name in ("a.json", "b.jsonl"))
+    one, two = (to_windows(read_texts(tiny, [tmp_path / name]), 16) for name in ("a.json", "b.jsonl"))
     assert torch.equal(one, two)
     assert bytes(one.flatten().tolist()[:45]) == b"a" * 40 + b"\n" + b"b" * 4
 
