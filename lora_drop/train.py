@@ -37,6 +37,7 @@ from lora_drop.adapters import AdapterBank
 from lora_drop.config import LoraDropConfig, default_range
 from lora_drop.errors import LoraDropError
 from lora_drop.fit import Batch, Scales, fit
+from lora_drop.model_card import CARD_NAME, card, reproduce
 from lora_drop.models import LoadedModel, encode_text
 from lora_drop.schedule import Schedule
 from lora_drop.self_generate import read_self_generated, self_generate
@@ -158,10 +159,28 @@ def distillation(
 
 
 class Trainer:
-    """One training run over a loaded model: `run` trains, writes checkpoints, and leaves an adapter folder."""
+    """One training run over a loaded model: `prepare` or `resume`, then `run`, which leaves an adapter folder.
 
-    def __init__(self, loaded: LoadedModel, settings: TrainSettings, windows: Tensor, sources: list[str], out: Path):
-        self.loaded, self.settings, self.out, self.sources = loaded, settings, out, sources
+    Args:
+        windows: (N, length) tokens, from `to_windows`.
+        out: an existing folder for checkpoints and log.
+        data: the names of the text's files, for the record.
+        self_generated: how many of the texts the model wrote itself, for the record.
+        start: an adapter folder to go on from.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        settings: TrainSettings,
+        windows: Tensor,
+        out: Path,
+        data: list[str],
+        self_generated: int = 0,
+        start: Path | None = None,
+    ):
+        self.loaded, self.settings, self.out, self.data = loaded, settings, out, data
+        self.self_generated, self.start_from = self_generated, start
         self.accelerator = Accelerator(mixed_precision="bf16" if loaded.dtype == torch.bfloat16 else "no")
         held_out = max(1, min(EVALUATED, int(len(windows) * HELD_OUT)))
         apart = torch.zeros(len(windows), dtype=torch.bool)
@@ -207,15 +226,15 @@ class Trainer:
             gate=dict(zip(layers, gate, strict=True)),
         )
 
-    def prepare(self, start: Path | None = None) -> None:
+    def prepare(self) -> None:
         """Before the first step: a regression over the first `fit_batches` batches gives the bank and its units.
 
-        Args:
-            start: an adapter folder to go on from; the regression then gives the units alone.
+        With a bank to start from it gives the units alone.
 
         Raises:
-            LoraDropError: that folder cannot be read, or is of another model, rule, rank or set of layers.
+            LoraDropError: that bank cannot be read, or is of another model, rule, rank or set of layers.
         """
+        start = self.start_from
         given = None if start is None else self._check_start(AdapterBank.load(start), start.name)
         batches = []
         for step in range(self.settings.fit_batches):
@@ -372,7 +391,14 @@ class Trainer:
                             else [self.settings.drop_ratio]
                         ),
                     },
-                    "data": self.sources,
+                    "data": self._sources(),
+                    "command": reproduce(
+                        dataclasses.asdict(self.settings),
+                        self.data,
+                        self.self_generated,
+                        self.start_from and self.start_from.name,
+                        self.loaded.id,
+                    ),
                     "tokens": self.step * self.tokens_per_step,
                     "fit_tokens": self.fit_tokens,
                     "settings": dataclasses.asdict(self.settings),
@@ -380,6 +406,7 @@ class Trainer:
                 },
             )
             bank.save(draft / "adapter")
+            (draft / "adapter" / CARD_NAME).write_text(card(bank), encoding="utf-8")
             state = {
                 "step": self.step,
                 "settings": dataclasses.asdict(self.settings),
@@ -400,6 +427,11 @@ class Trainer:
             raise LoraDropError(
                 f"the checkpoint could not be written ({error}); the last good one is kept: make room, then --resume."
             ) from None
+
+    def _sources(self) -> list[str]:
+        own = [f"{self.self_generated} texts that the model wrote itself"] if self.self_generated else []
+        start = [f"before that, the text of {self.start_from.name}"] if self.start_from else []
+        return [*self.data, *own, *start]
 
     def resume(self) -> None:
         """Go on from the last checkpoint, exactly.
@@ -453,16 +485,16 @@ def train(args: argparse.Namespace) -> int:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LoraDropError(f"cannot make the folder {args.out.name}: {error.strerror}.") from None
-    sources = [path.name for path in args.data]
     if args.self_generate:
         with PartialState().main_process_first():  # one process writes, the others read what it wrote
             texts += _self_generated(loaded, args.self_generate, args.out / SELF_GENERATED, args.json)
-        sources.append(f"{args.self_generate} texts that the model wrote itself")
-    trainer = Trainer(loaded, settings, to_windows(texts, settings.length), sources, args.out)
+    names = [path.name for path in args.data]
+    windows = to_windows(texts, settings.length)
+    trainer = Trainer(loaded, settings, windows, args.out, names, args.self_generate, args.start)
     if args.resume:
         trainer.resume()
     else:
-        trainer.prepare(args.start)
+        trainer.prepare()
     evaluation = trainer.run(args.evaluate_every, args.checkpoint_every, quiet=args.json)
     if trainer.accelerator.is_main_process:
         folder = args.out / CHECKPOINT / "adapter"
@@ -482,7 +514,7 @@ def _self_generated(loaded: LoadedModel, count: int, path: Path, quiet: bool) ->
     """The model's own texts, written to `path` first as far as they are not there yet."""
     with tqdm(total=count, unit="text", desc="self-generate", disable=quiet, file=sys.stderr) as bar:
         self_generate(loaded, count, path, progress=lambda done, tokens: bar.update(done - bar.n))
-    return read_self_generated(path, loaded)[:count]
+    return read_self_generated(path, loaded, count)
 
 
 if __name__ == "__main__":  # accelerate launch -m lora_drop.train

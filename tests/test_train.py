@@ -1,12 +1,13 @@
 """Training: the loss falls, a resumed run is the run, bad text and settings are refused."""
 
 import json
+import shlex
 
 import pytest
 import torch
 
 from lora_drop.adapters import AdapterBank
-from lora_drop.cli import main
+from lora_drop.cli import _parser, main
 from lora_drop.errors import LoraDropError
 from lora_drop.train import CHECKPOINT, Trainer, draw, read_texts, to_windows
 from lora_drop.train_options import TrainSettings
@@ -25,7 +26,7 @@ def windows(tiny, tmp_path):
 
 def trainer(tiny, windows, out, settings=SMALL):
     out.mkdir(exist_ok=True)
-    return Trainer(tiny, settings, windows, ["text.txt"], out)
+    return Trainer(tiny, settings, windows, out, ["text.txt"])
 
 
 @pytest.mark.parametrize("reuse", ["state", "residual"])
@@ -147,3 +148,48 @@ def test_the_command_leaves_a_bank_that_run_takes(tmp_path, capsys):
     run = ["run", "--prompt", "Hello", *tiny, "--max-new-tokens", "6", "--adapters", result["adapters"], "--json"]
     assert main(run) == 0
     assert json.loads(capsys.readouterr().out)["config"]["rank"] == 4
+
+
+def test_the_bank_comes_with_a_card_that_tells_how_to_make_it(tiny, windows, tmp_path):
+    run = trainer(tiny, windows, tmp_path / "out", TrainSettings(**{**vars(SMALL), "max_tokens": 192}))
+    run.run(1, 1, quiet=True)
+    text = (tmp_path / "out" / CHECKPOINT / "adapter" / "README.md").read_text()
+    assert tiny.revision in text and "text.txt" in text and "192" in text
+    command = next(line for line in text.splitlines() if line.startswith("python -m lora_drop train"))
+    args = _parser().parse_args(shlex.split(command)[3:])
+    given = {name: getattr(args, name) for name in vars(SMALL)}
+    assert given == {**vars(SMALL), "max_tokens": 192} and [str(p) for p in args.data] == ["text.txt"]
+
+
+def test_the_regression_alone_already_helps(tiny, windows, tmp_path):
+    settings = TrainSettings(**{**vars(SMALL), "drop_ratio": 1.0, "period": 3, "fit_batches": 12, "rank": 32})
+    run = trainer(tiny, windows, tmp_path / "out", settings)
+    before = run.evaluate()["schedules"][0]["kl"]
+    run.prepare()
+    assert run.evaluate()["schedules"][0]["kl"] < 0.95 * before and run.fit_tokens == 12 * 48 * 4
+
+
+def test_going_on_from_a_bank_starts_where_it_stood(tiny, windows, tmp_path):
+    settings = TrainSettings(**{**vars(SMALL), "max_tokens": 192 * 4})
+    first = trainer(tiny, windows, tmp_path / "first", settings)
+    end = first.run(100, 100, quiet=True)
+    folder = tmp_path / "first" / CHECKPOINT / "adapter"
+    (tmp_path / "second").mkdir()
+    other = TrainSettings(**{**vars(settings), "fit_batches": 4, "alpha": 16.0})
+    second = Trainer(tiny, other, windows, tmp_path / "second", ["text.txt"], start=folder)
+    second.prepare()
+    for one, two in zip(end["schedules"], second.evaluate()["schedules"], strict=True):
+        assert two["kl"] == pytest.approx(one["kl"], rel=0.05)  # the folder keeps bfloat16
+    third = Trainer(tiny, TrainSettings(**{**vars(settings), "rank": 4}), windows, tmp_path, [], start=folder)
+    with pytest.raises(LoraDropError, match="have rank 8, this run has 4"):
+        third.prepare()
+
+
+def test_the_model_can_write_its_own_text(tmp_path, capsys):
+    base = ["train", "--model", "random:tiny-llama", "--dtype", "float32", "--out", str(tmp_path / "out"), "--json"]
+    small = ["--length", "32", "--batch-size", "2", "--max-tokens", "200", "--rank", "4", "--fit-batches", "0"]
+    assert main([*base, *small]) == 2 and "no text to train on" in capsys.readouterr().err
+    assert main([*base, *small, "--self-generate", "2"]) == 0
+    folder = json.loads(capsys.readouterr().out)["adapters"]
+    assert AdapterBank.load(folder).meta["data"] == ["2 texts that the model wrote itself"]
+    assert len((tmp_path / "out" / "self_generated.jsonl").read_text().splitlines()) == 3
