@@ -171,7 +171,7 @@ def _join(values: tuple[int, ...], mark: str = "-") -> str:
 
 @dataclass(frozen=True)
 class Preset:
-    """A named setting, with what it is good for in a sentence."""
+    """A named setting, with what it does in a sentence. What it is good for is measured: see `lora_drop.measured`."""
 
     name: str
     label: str
@@ -184,15 +184,55 @@ PRESETS = {
     for preset in (
         Preset(
             "gentle",
-            "Gentle (untrained, readable)",
-            "Attention alone is dropped, every other step: the text stays readable without trained corrections.",
-            LoraDropConfig(period=2, drop_ratio=0.25, part="attention"),
+            "Gentle",
+            "A quarter of the layers rests at every other step.",
+            LoraDropConfig(period=2, drop_ratio=0.25),
+        ),
+        Preset(
+            "balanced",
+            "Balanced",
+            "Half of the layers rest at every other step.",
+            LoraDropConfig(period=2, drop_ratio=0.55),
+        ),
+        Preset(
+            "fast",
+            "Fast",
+            "Half of the layers rest in three of four steps.",
+            LoraDropConfig(period=4, drop_ratio=0.5),
+        ),
+        Preset(
+            "kv-saver",
+            "KV saver",
+            "Attention alone rests, in half of the layers and three of four steps: that saves K/V, but little time.",
+            LoraDropConfig(period=4, drop_ratio=0.5, part="attention"),
         ),
         Preset(
             "paper",
-            "Paper (p 0.5, k 3), untrained",
-            "The paper's own rule and schedule. Without its trained corrections the text falls apart.",
+            "Paper (p 0.5, k 3)",
+            "The paper's own rule and schedule.",
             LoraDropConfig(period=4, drop_ratio=0.5, reuse="state"),
         ),
     )
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The same run with one setting changed, to see what that setting does.
+
+    Args:
+        button: what asks for it on the page.
+        lane: the lane's label, so that a trace tells what was changed.
+        changes: fields of `LoraDropConfig`.
+    """
+
+    button: str
+    lane: str
+    changes: dict[str, Any]
+
+
+COMPARISONS = {
+    "as-set": Comparison("Same run, as set", "LoRA-Drop", {}),
+    "adapters-off": Comparison("Same run, adapters off", "LoRA-Drop, adapters off", {"adapters": "none"}),
+    "skip": Comparison("Same run, skip rule", "LoRA-Drop, skip rule", {"reuse": "skip"}),
 }

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from lora_drop.adapters import CONFIG_NAME, AdapterBank
+from lora_drop.adapters import CONFIG_NAME, WEIGHTS_NAME, AdapterBank
 from lora_drop.audit import Audit
-from lora_drop.config import LoraDropConfig
+from lora_drop.config import COMPARISONS, PARTS, REUSE_RULES, LoraDropConfig
 from lora_drop.decoder import Decoder
 from lora_drop.engine import Lane, Sampling, Step
 from lora_drop.errors import LoraDropError
@@ -40,6 +40,9 @@ MAX_NEW_TOKENS = 100_000
 class Request:
     """What one run is asked to do; the names are the command line's.
 
+    Args:
+        label: the LoRA-Drop lane's, in the trace and on the page.
+
     Raises:
         LoraDropError: a value is outside what it may be, on any model.
     """
@@ -54,6 +57,7 @@ class Request:
     audit: bool = True
     ignore_eos: bool = False
     lanes: str = "both"
+    label: str = COMPARISONS["as-set"].lane
 
     def __post_init__(self):
         if not isinstance(self.prompt, str) or not self.prompt.strip():
@@ -128,17 +132,14 @@ def find_bank(loaded: LoadedModel, config: LoraDropConfig, schedule: Schedule) -
 def _named_bank(
     loaded: LoadedModel, config: LoraDropConfig, schedule: Schedule
 ) -> tuple[AdapterBank | None, list[str]]:
-    if config.adapters == "none" or (config.adapters == "auto" and schedule.is_baseline):
-        return None, []
-    if config.adapters == "auto":
-        folder = _shipped_bank(loaded, schedule)
-        if folder is None:
-            return None, [
-                f"no trained adapters are shipped for {loaded.id} with reuse {schedule.reuse}, part {schedule.part}: "
-                "this is the untrained rule."
-            ]
-    else:
-        folder = Path(config.adapters)
+    folder = bank_folder(loaded, config, schedule)
+    if folder is None:
+        if config.adapters == "none" or schedule.is_baseline:
+            return None, []
+        return None, [
+            f"no trained adapters are shipped for {loaded.id} with reuse {schedule.reuse}, part {schedule.part}: "
+            "this is the untrained rule."
+        ]
     bank = AdapterBank.load(folder)
     warning = bank.check(
         num_layers=loaded.num_layers,
@@ -158,13 +159,81 @@ def _named_bank(
     return bank.to(loaded.device, loaded.dtype), notes
 
 
-def _shipped_bank(loaded: LoadedModel, schedule: Schedule) -> Path | None:
-    """The folder of the shipped bank for these weights and rules, from the folders' configs alone."""
-    wanted = {"revision": loaded.revision, "reuse": schedule.reuse, "part": schedule.part}
+def bank_folder(loaded: LoadedModel, config: LoraDropConfig, schedule: Schedule) -> Path | None:
+    """The adapter folder that a config takes on a model; None if it takes none.
+
+    Raises:
+        LoraDropError: see `shipped_bank`.
+    """
+    if config.adapters == "none" or (config.adapters == "auto" and schedule.is_baseline):
+        return None
+    if config.adapters == "auto":
+        return shipped_bank(loaded.revision, schedule.reuse, schedule.part)
+    return Path(config.adapters)
+
+
+def shipped_bank(revision: str, reuse: str, part: str) -> Path | None:
+    """The folder of the bank that `auto` takes for these weights and rules, from the folders' configs alone.
+
+    Raises:
+        LoraDropError: a shipped folder's config is broken.
+    """
+    wanted = {"revision": revision, "reuse": reuse, "part": part}
     for path in sorted(SHIPPED_ADAPTERS.glob(f"*/{CONFIG_NAME}")):
-        if wanted.items() <= json.loads(path.read_text(encoding="utf-8")).items():
+        if wanted.items() <= _bank_config(path.parent).items():
             return path.parent
     return None
+
+
+def _bank_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError
+    except (OSError, ValueError, RecursionError):
+        raise LoraDropError(f"the adapters in {folder.name} are broken: {CONFIG_NAME} cannot be read.") from None
+    return config
+
+
+def bank_facts(revision: str) -> dict[str, dict[str, Any]]:
+    """What `auto` takes on these weights: `{"residual/block": {"name", "rank", "corrected", "tokens"}, ...}`.
+
+    A rule and part without a shipped bank has no entry. `corrected` are the layers that have a correction, `tokens`
+    those that it was trained on (None if the bank does not say).
+
+    Raises:
+        LoraDropError: see `shipped_bank`.
+    """
+    facts = {}
+    for reuse in REUSE_RULES:
+        for part in PARTS:
+            if folder := shipped_bank(revision, reuse, part):
+                config = _bank_config(folder)
+                facts[f"{reuse}/{part}"] = {
+                    "name": folder.name,
+                    "rank": config.get("r", 0),
+                    "corrected": config.get("layers", []),
+                    "tokens": config.get("tokens"),
+                }
+    return facts
+
+
+def bank_fingerprint(folder: Path) -> str:
+    """16 hex digits of a bank's files."""
+    digest = hashlib.sha256()
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def config_fingerprint(loaded: LoadedModel, config: LoraDropConfig) -> str | None:
+    """The fingerprint of the bank that a config takes on a model; None if it takes none.
+
+    Raises:
+        LoraDropError: the settings do not fit the model, or see `shipped_bank`.
+    """
+    folder = bank_folder(loaded, config, config.schedule_for(loaded.num_layers))
+    return folder and bank_fingerprint(folder)
 
 
 def run(loaded: LoadedModel, request: Request, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Record]:
@@ -251,7 +320,7 @@ def _step_record(lane: str, step: Step, text: str) -> StepRecord:
 def _header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decoder, lanes: dict[str, Lane]) -> Header:
     configs = {
         BASELINE: ("Baseline: every layer, every token", LoraDropConfig(period=1, drop_layers=(), adapters="none")),
-        LORA_DROP: ("LoRA-Drop", request.config),
+        LORA_DROP: (request.label, request.config),
     }
     shape = loaded.shape
     return Header(

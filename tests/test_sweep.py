@@ -85,7 +85,7 @@ def test_rules_parts_and_adapters_are_axes(data, banks, tmp_path, capsys):
 
 def test_a_killed_sweep_keeps_its_points_and_goes_on(data, banks, tmp_path, capsys, monkeypatch):
     grid, out = ["--drop-ratios", "0.5", "--periods", "2,3,4"], tmp_path / "out"
-    measure, measured = module._measure, []
+    measure, measured = module.measure, []
 
     def dies_at_the_third(loaded, point, *rest):
         if len(measured) == 2:
@@ -93,7 +93,7 @@ def test_a_killed_sweep_keeps_its_points_and_goes_on(data, banks, tmp_path, caps
         measured.append(point.config.period)
         return measure(loaded, point, *rest)
 
-    monkeypatch.setattr(module, "_measure", dies_at_the_third)
+    monkeypatch.setattr(module, "measure", dies_at_the_third)
     assert main(["sweep", "--data", str(data), *ARGS, "--out", str(out), *grid]) == 130
     kept = json.loads((out / "sweep.json").read_text())["rows"]
     assert [row["period"] for row in kept] == [2, 3] and len((out / "sweep.csv").read_text().splitlines()) == 3
@@ -104,7 +104,7 @@ def test_a_killed_sweep_keeps_its_points_and_goes_on(data, banks, tmp_path, caps
         return measure(loaded, point, *rest)
 
     measured.clear()
-    monkeypatch.setattr(module, "_measure", counted)
+    monkeypatch.setattr(module, "measure", counted)
     result, err = swept(capsys, data, out, *grid)
     assert measured == [4] and result["rows"][:2] == kept and err.startswith("2 of 3 points\n3 of 3 points")
     banks("ours", alpha=1.0)  # trained further, under the same name
@@ -132,7 +132,7 @@ def test_a_folder_holds_one_sweep(data, tmp_path, capsys):
 
 
 def test_a_bank_of_another_rule_is_told_before_anything_runs(data, banks, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(module, "_measure", None)
+    monkeypatch.setattr(module, "measure", None)
     sweep = ["sweep", "--data", str(data), *ARGS, "--out", str(tmp_path / "out"), "--periods", "2"]
     path = str(banks("mine"))
     other = str(AdapterBank.load(path).save(tmp_path / "mine") or tmp_path / "mine")

@@ -22,12 +22,20 @@ from pathlib import Path
 from typing import Any
 
 import lora_drop
-from lora_drop.adapters import CONFIG_NAME, WEIGHTS_NAME
 from lora_drop.config import LoraDropConfig, default_range
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.metrics import evaluate
 from lora_drop.models import LoadedModel
-from lora_drop.session import BASELINE, LORA_DROP, Request, _shipped_bank, describe_device, plan, run
+from lora_drop.session import (
+    BASELINE,
+    LORA_DROP,
+    Request,
+    bank_fingerprint,
+    bank_folder,
+    describe_device,
+    plan,
+    run,
+)
 from lora_drop.trace import StepRecord, Trace, gather
 
 FORMAT, VERSION = "lora-drop-sweep", 1
@@ -111,30 +119,28 @@ def sweep(
     result = {
         "format": FORMAT,
         "version": VERSION,
-        "model": {"id": loaded.id, "revision": loaded.revision, "dtype": str(loaded.dtype).removeprefix("torch.")},
-        "device": describe_device(loaded.device),
-        "data": source | {"records": len(pairs), "sha256": hashlib.sha256(json.dumps(pairs).encode()).hexdigest()},
+        **circumstances(loaded),
+        "data": describe_data(pairs, source),
         "settings": {name: value for name, value in configs[0].to_dict().items() if name not in (*KEY, "drop_layers")}
         | {
             "layers": list(configs[0].layers or default_range(loaded.num_layers)),
             "context_tokens": context_tokens,
             "speed_tokens": SPEED_TOKENS,
         },
-        "software": {name: metadata.version(name) for name in ("torch", "transformers")}
-        | {"lora_drop": lora_drop.__version__, "python": platform.python_version()},
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "notes": [],
         "rows": [],
     }
     if folder is not None and (folder / JSON_NAME).exists():
-        _take_over(result, folder)
+        before = read_sweep(folder / JSON_NAME)
+        check_same(before, result, SAME, folder, "a sweep")
+        result["rows"], result["notes"] = before["rows"], before["notes"]
     result["notes"] = list(dict.fromkeys([*result["notes"], *(note for point in points for note in point.notes)]))
     known = {(*_key(row), row.get("adapters_fingerprint")) for row in result["rows"]}
     missing = [point for point in points if (*point.key, point.fingerprint) not in known]
     there = len(points) - len(missing)
     progress(there, len(points))
     for done, point in enumerate(missing, start=there + 1):
-        row = _measure(loaded, point, pairs, context_tokens)
+        row = measure(loaded, point, pairs, context_tokens)
         # A bank trained further under the same name has another fingerprint: its new row takes the old one's place.
         result["rows"] = [old for old in result["rows"] if _key(old) != point.key] + [row]
         if folder is not None:
@@ -147,18 +153,43 @@ def _key(row: dict[str, Any]) -> tuple:
     return tuple(row.get(name) for name in KEY)
 
 
+def circumstances(loaded: LoadedModel) -> dict[str, Any]:
+    """The model, device, software and date of a measurement."""
+    return {
+        "model": {"id": loaded.id, "revision": loaded.revision, "dtype": str(loaded.dtype).removeprefix("torch.")},
+        "device": describe_device(loaded.device),
+        "software": {name: metadata.version(name) for name in ("torch", "transformers")}
+        | {"lora_drop": lora_drop.__version__, "python": platform.python_version()},
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def describe_data(pairs: list[tuple[str, str]], source: dict[str, Any]) -> dict[str, Any]:
+    """Where the pairs come from, how many they are and the sha256 of them all."""
+    return source | {"records": len(pairs), "sha256": hashlib.sha256(json.dumps(pairs).encode()).hexdigest()}
+
+
+def check_point(loaded: LoadedModel, config: LoraDropConfig, prompt: str) -> Point:
+    """A config checked against the model, with the adapters that it comes to.
+
+    Raises:
+        LoraDropError: the settings, a bank or the prompt do not fit the model.
+    """
+    checked = plan(loaded, _speed_request(config, prompt))
+    name, fingerprint = "none", None
+    if checked.bank is not None:
+        folder = bank_folder(loaded, config, checked.schedule)
+        name, fingerprint = folder.resolve().name, bank_fingerprint(folder)
+    return Point(config, name, fingerprint, tuple(checked.notes))
+
+
 def _points(loaded: LoadedModel, configs: Sequence[LoraDropConfig], prompt: str) -> list[Point]:
     """The configs checked against the model and told apart by what they really are."""
     points: dict[tuple, Point] = {}
     for config in configs:
-        checked = plan(loaded, _speed_request(config, prompt))
-        name, fingerprint = "none", None
-        if checked.bank is not None:
-            folder = Path(config.adapters) if config.adapters != "auto" else _shipped_bank(loaded, checked.schedule)
-            name, fingerprint = folder.resolve().name, _fingerprint(folder)
-        point = Point(config, name, fingerprint, tuple(checked.notes))
-        if points.setdefault(point.key, point).fingerprint != fingerprint:
-            raise LoraDropError(f"two different adapter folders are called {name}: rename one of them.")
+        point = check_point(loaded, config, prompt)
+        if points.setdefault(point.key, point).fingerprint != point.fingerprint:
+            raise LoraDropError(f"two different adapter folders are called {point.adapters}: rename one of them.")
     return list(points.values())
 
 
@@ -166,28 +197,23 @@ def _speed_request(config: LoraDropConfig, prompt: str) -> Request:
     return Request(prompt, config, SPEED_TOKENS, view="lock-step", audit=False, ignore_eos=True)
 
 
-def _fingerprint(folder: Path) -> str:
-    """16 hex digits of a bank's files."""
-    digest = hashlib.sha256()
-    for name in (CONFIG_NAME, WEIGHTS_NAME):
-        digest.update((folder / name).read_bytes())
-    return digest.hexdigest()[:16]
+def check_same(before: dict[str, Any], now: dict[str, Any], names: Iterable[str], folder: Path, what: str) -> None:
+    """Refuse to go on with a file that was measured in other circumstances.
 
-
-def _take_over(result: dict[str, Any], folder: Path) -> None:
-    """Take the rows and notes of the folder's sweep, if it is the same one."""
-    before = read_sweep(folder / JSON_NAME)
-    if differing := [name for name in SAME if before.get(name) != result[name]]:
+    Raises:
+        LoraDropError: says which of `names` differ.
+    """
+    if differing := [name for name in names if before.get(name) != now[name]]:
         raise LoraDropError(
-            f"{folder.resolve().name} already holds a sweep of another {' and '.join(differing)}: "
+            f"{folder.resolve().name} already holds {what} of another {' and '.join(differing)}: "
             "name another --out, or delete it."
         )
-    result["rows"], result["notes"] = before["rows"], before["notes"]
 
 
-def _measure(
+def measure(
     loaded: LoadedModel, point: Point, pairs: list[tuple[str, str]], context_tokens: int | None
 ) -> dict[str, Any]:
+    """A row: the point's teacher-forced quality over the pairs, its measured speed, its bound and KV."""
     config = point.config
     quality = evaluate(loaded, config, iter(pairs), context_tokens)
     trace = gather(run(loaded, _speed_request(config, pairs[0][0])))
@@ -256,7 +282,20 @@ def write_sweep(result: dict[str, Any], folder: Path) -> None:
     writer = csv.DictWriter(table, result["rows"][0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(result["rows"])
-    texts = {JSON_NAME: json.dumps(result, indent=1, allow_nan=False) + "\n", CSV_NAME: table.getvalue()}
+    write_texts({JSON_NAME: json_text(result), CSV_NAME: table.getvalue()}, folder, "the sweep")
+
+
+def json_text(result: dict[str, Any]) -> str:
+    """A result as the text of its file."""
+    return json.dumps(result, indent=1, allow_nan=False) + "\n"
+
+
+def write_texts(texts: dict[str, str], folder: Path, what: str) -> None:
+    """Write files by name, each whole or not at all.
+
+    Raises:
+        LoraDropError: the folder cannot be written; `what` is for the message.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
@@ -264,7 +303,7 @@ def write_sweep(result: dict[str, Any], folder: Path) -> None:
             draft.write_text(text, encoding="utf-8", errors="backslashreplace")
             os.replace(draft, folder / name)
     except OSError as error:
-        raise LoraDropError(f"cannot write the sweep to {folder.name}: {error.strerror or error}.") from None
+        raise LoraDropError(f"cannot write {what} to {folder.name}: {error.strerror or error}.") from None
 
 
 def read_sweep(path: Path) -> dict[str, Any]:
