@@ -6,14 +6,15 @@ Results go to stdout, everything else to stderr. Bad input is one line on stderr
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from lora_drop import train_options
 from lora_drop.config import KV_RULES, PARTS, PRESETS, REUSE_RULES
@@ -21,6 +22,9 @@ from lora_drop.errors import LoraDropError
 from lora_drop.options import config_from
 from lora_drop.schedule import human_bytes
 from lora_drop.trace import Record, StepRecord, Trace, gather, pace, read_trace, write_line
+
+if TYPE_CHECKING:
+    from lora_drop.models import LoadedModel
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -111,6 +115,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     sweep.add_argument("--json", action="store_true", help="one JSON object on stdout")
     sweep.set_defaults(command=_sweep)
+
+    presets = commands.add_parser(
+        "presets", help="measure every preset, and store texts that it writes", allow_abbrev=False
+    )
+    add_data_options(presets)
+    add_model_options(presets)
+    presets.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="gets presets.json, samples.json and samples.md; goes on where it ended",
+    )
+    presets.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    presets.set_defaults(command=_presets)
 
     figures = commands.add_parser("sweep-figures", help="a sweep as self-contained HTML", allow_abbrev=False)
     figures.add_argument("folder", type=Path, metavar="DIR", help="where sweep wrote sweep.json")
@@ -213,7 +232,23 @@ def _run(args: argparse.Namespace) -> int:
     first = next(records)  # what does not fit the model is told before a trace file is begun
     trace = gather(_recorded(_chain(first, records), args.trace))
     _show_run(trace, args.json)
+    if args.preset is not None and config == PRESETS[args.preset].config and not args.json:
+        _show_preset(args.preset, loaded)
     return 0
+
+
+def _show_preset(name: str, loaded: LoadedModel) -> None:
+    """The measured quality of a preset, if it was measured on this model with these adapters."""
+    from lora_drop.measured import in_words, measured_presets
+    from lora_drop.session import config_fingerprint
+
+    try:
+        measured = measured_presets(loaded.revision, lambda config: config_fingerprint(loaded, config))
+    except LoraDropError as error:
+        print(f"note: {error}", file=sys.stderr)  # the run is done and shown; this would only have been beside it
+        return
+    if name in measured.rows:
+        print(f"preset {name}, as measured: {in_words(measured.rows[name], measured.about)}")
 
 
 def _chain(first: Record, rest: Iterator[Record]) -> Iterator[Record]:
@@ -446,6 +481,41 @@ def _sweep(args: argparse.Namespace) -> int:
             f"{_cell(row['lora_steps_top1_agreement'], '.1%'):>9}  {_cell(row['all_steps_nll_gap'], '.3f'):>8}  "
             f"{_cell(row['speedup'], '.2f'):>6}x  {_cell(row['bound'], '.2f'):>5}x  "
             f"{_cell(row['kv_saved'], '.1%'):>8}  {row['adapters']}"
+        )
+    return 0
+
+
+def _presets(args: argparse.Namespace) -> int:
+    pairs = read_data(args)
+    from lora_drop.evaluation.presets import measure_presets, sample_presets
+
+    def show(what: str) -> Callable[[int, int], None]:
+        return lambda done, total: print(f"{done} of {total} {what}", file=sys.stderr, flush=True)
+
+    source = {
+        "file": args.data.name,
+        "file_sha256": hashlib.sha256(args.data.read_bytes()).hexdigest(),
+        "prompt_field": args.prompt_field,
+        "target_field": args.target_field,
+        "limit": args.limit,
+    }
+    loaded = _load(args)
+    result = measure_presets(loaded, pairs, source, args.out, args.context_tokens, show("rows"))
+    samples = sample_presets(loaded, args.out, show("texts"))
+    for note in result["notes"]:
+        print(f"note: {note}", file=sys.stderr)
+    if args.json:
+        print(json.dumps({"presets": result, "samples": samples}, allow_nan=False))
+        return 0
+    from lora_drop.measured import reads_well
+
+    print("preset    agreement   NLL gap  speedup   bound  KV saved  reads well  adapters")
+    for row in result["rows"]:
+        print(
+            f"{row['preset']:<8}  {_cell(row['lora_steps_top1_agreement'], '.1%'):>9}  "
+            f"{_cell(row['all_steps_nll_gap'], '.3f'):>8}  {_cell(row['speedup'], '.2f'):>6}x  "
+            f"{_cell(row['bound'], '.2f'):>5}x  {_cell(row['kv_saved'], '.1%'):>8}  "
+            f"{'yes' if reads_well(row) else 'no':<10}  {row['adapters']}"
         )
     return 0
 
