@@ -33,12 +33,12 @@ def main() -> int:
     from lora_drop.ui.layout import build_app, launch
 
     try:
-        loaded = load_model(args.model, args.device, args.dtype)
+        page = build_app(load_model(args.model, args.device, args.dtype))
     except LoraDropError as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2
     try:
-        launch(build_app(loaded), host, args.port)
+        launch(page, host, args.port)
     except OSError as error:  # the port is taken
         print(f"app.py: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,5 @@
-/* The page's own controls: the two-handle layer slider, the status line and the what-if strip.
+/* The page's own controls: the two-handle layer slider, the status line, the what-if strip, the presets' table and the
+ * buttons that run the same with one setting changed.
  * Values from outside reach the page through textContent only. */
 "use strict";
 (() => {
@@ -10,7 +11,7 @@
   // The controls that a preset sets, in the layout's order.
   const RULES = [
     ...["period", "layers", "drop_ratio", "drop_layers", "reuse", "part", "kv"],
-    ...["refresh_entropy", "refresh_norm"],
+    ...["refresh_entropy", "refresh_norm", "adapters"],
   ];
 
   const formats = {}; // by number of decimals: making one takes longer than using it
@@ -30,6 +31,14 @@
 
   /** A share as a percentage. */
   const formatShare = (share, digits = 0) => (share === null ? "–" : `${formatNumber(100 * share, digits)}%`);
+
+  /** An element with a class and, if given, a text. */
+  function make(tag, className, text) {
+    const node = document.createElement(tag);
+    if (className) node.className = className;
+    if (text !== undefined) node.textContent = text;
+    return node;
+  }
 
   /** Mount the status line: props.value is {kind, text}. */
   function mountStatus(element, props, watch) {
@@ -125,7 +134,16 @@
     return { period, numLayers, dropped, reuse, part, kv, refreshEntropy, refreshNorm };
   }
 
+  /** The bank that `auto` takes for these settings on a model; null for none, or one that corrects no dropped layer. */
+  function bankOf(model, settings, schedule) {
+    if (settings.adapters === "none" || S.isBaseline(schedule)) return null;
+    const bank = model.banks[`${schedule.reuse}/${schedule.part}`];
+    return bank && schedule.dropped.some((layer) => bank.corrected.includes(layer)) ? bank : null;
+  }
+
   let whatIf = null;
+  let presets = null;
+  let compare = null;
 
   /** Mount the what-if strip; it redraws on every change of a setting, in the browser alone. */
   function mountWhatIf(element, props, server) {
@@ -141,6 +159,7 @@
     function draw() {
       asked = false;
       const schedule = scheduleOf(settings, model.shape.num_layers);
+      compare?.draw();
       if (typeof schedule === "string") {
         for (const name of ["bound", "kv-saved", "dropped", "refreshes"]) figure(name, "–");
         find(".ld-whatif-note").textContent = schedule;
@@ -149,7 +168,9 @@
       }
       const steps = settings.max_new_tokens - 1;
       const plain = S.isBaseline(schedule);
-      const bound = S.speedBound(model.shape, schedule, steps, promptTokens, model.rank);
+      const bank = bankOf(model, settings, schedule);
+      const corrected = { ...schedule, corrected: bank?.corrected };
+      const bound = S.speedBound(model.shape, corrected, steps, promptTokens, bank?.rank);
       figure("bound", `${formatNumber(bound, 2)}×`);
       const early = S.isAdaptive(schedule); // then all of this is what the longest gaps would give
       const saved = formatShare(S.kvSaved(model.shape, schedule, promptTokens, steps));
@@ -197,9 +218,143 @@
       return names.find(same) ?? "custom";
     }
 
-    whatIf = { change, prompt, presetName, presets: props.presets, settings };
+    whatIf = { change, prompt, presetName, presets: props.presets, settings, model };
     draw();
   }
+
+  /** Mount the presets' table: props.value is the chosen name, props.facts what preset_facts tells. */
+  function mountPresets(element, props, watch, trigger) {
+    const { facts } = props;
+    const body = element.querySelector("tbody");
+    const { about } = facts;
+    element.querySelector("[data-column=reads]").title =
+      `“well” where at most ${facts.gap} nats a token are lost over all steps`;
+
+    function cells({ measured, reads_well: readsWell }) {
+      const verdict = make("td", readsWell ? "ld-good" : "ld-bad", readsWell ? "well" : "not well");
+      const speed = make("td", "", formatNumber(measured.speedup, 2));
+      speed.append(make("small", "", `\u2009/\u2009${formatNumber(measured.bound, 2)}×`));
+      return [
+        verdict,
+        make("td", "", formatShare(measured.agreement)),
+        make("td", "", formatNumber(measured.nll_gap, 2)),
+        speed,
+        make("td", "", formatShare(measured.kv_saved)),
+      ];
+    }
+
+    const custom = { name: "custom", label: "Custom", note: "Your own settings.", measured: null };
+    const radios = [...facts.presets, custom].map((preset) => {
+      const radio = make("input");
+      Object.assign(radio, { type: "radio", name: "ld-preset", value: preset.name });
+      const label = make("label");
+      // What is in parentheses stays on one line.
+      label.append(radio, make("span", "", preset.label.replace(/ (?=[^(]*\))/g, "\u00a0")));
+      const name = make("th");
+      name.scope = "row";
+      name.append(label);
+      const row = make("tr");
+      row.title = preset.note;
+      row.dataset.preset = preset.name;
+      row.append(name);
+      if (preset.measured) {
+        row.append(...cells(preset));
+      } else {
+        const note = make("td", "ld-presets-note", preset.note);
+        note.colSpan = 5;
+        row.append(note);
+      }
+      row.addEventListener("click", (event) => event.target.closest("label") ?? radio.click());
+      radio.addEventListener("change", () => {
+        props.value = preset.name;
+        trigger("input");
+      });
+      body.append(row);
+      return radio;
+    });
+
+    element.querySelector(".ld-presets-about").textContent = facts.missing
+      ? `${facts.missing.charAt(0).toUpperCase()}${facts.missing.slice(1).replace(/\.$/, "")}.`
+      : `Measured on ${formatNumber(about.tokens)} tokens of ${about.file}, ${about.device}, ${about.dtype}, ` +
+        `${about.date}. Same next word as the full model at LoRA steps; nats lost over all steps: ` +
+        `up to ${facts.gap} reads well.`;
+    element.querySelector(".ld-presets").dataset.state = facts.missing ? "unmeasured" : "measured";
+
+    function draw() {
+      for (const radio of radios) radio.checked = radio.value === props.value;
+      compare?.draw();
+    }
+    presets = { chosen: () => facts.presets.find((preset) => preset.name === props.value) ?? null };
+    watch("value", draw);
+    draw();
+  }
+
+  /** Mount the comparison: props.comparisons are {button, lane} by name, the first one is "as set". */
+  function mountCompare(element, props, trigger) {
+    const note = element.querySelector(".ld-compare-note");
+    const names = Object.keys(props.comparisons);
+    const [asSet] = names;
+    let shown = asSet; // the comparison whose run is on the page
+    const buttons = Object.fromEntries(
+      names.map((name) => {
+        const button = make("button", "", props.comparisons[name].button);
+        button.type = "button";
+        button.dataset.compare = name;
+        button.addEventListener("click", () => {
+          props.value = name;
+          trigger("submit");
+        });
+        return [name, button];
+      }),
+    );
+    element.querySelector(".ld-compare-buttons").append(...[...names.slice(1), asSet].map((name) => buttons[name]));
+
+    /** Which buttons have something to compare, and the words for it. */
+    function draw() {
+      if (!whatIf) return;
+      const { settings, model } = whatIf;
+      const schedule = scheduleOf(settings, model.shape.num_layers);
+      const drops = typeof schedule !== "string" && !S.isBaseline(schedule);
+      const bank = drops ? bankOf(model, settings, schedule) : null;
+      const isSkip = settings.reuse === "skip";
+      buttons["adapters-off"].disabled = !bank;
+      buttons.skip.disabled = !drops || isSkip;
+      buttons[asSet].disabled = shown === asSet;
+      for (const name of names) buttons[name].setAttribute("aria-pressed", String(name === shown && name !== asSet));
+      note.textContent = drops ? `${bankWords(settings, bank)}${measuredWords(bank)}${skipWords(isSkip)}` : baselineWords(schedule);
+    }
+
+    compare = {
+      draw,
+      /** A run began, with these lane labels. */
+      began(labels) {
+        shown = names.find((name) => labels.includes(props.comparisons[name].lane)) ?? asSet;
+        draw();
+      },
+    };
+    draw();
+  }
+
+  /** "residual64, rank 64, trained on 143,360 tokens." */
+  function bankWords(settings, bank) {
+    if (settings.adapters === "none") return "The adapters are off: this is the untrained rule.";
+    if (!bank) return "There are no trained corrections for these settings: this is the untrained rule.";
+    const trained = bank.tokens === null ? "" : `, trained on ${formatNumber(bank.tokens)} tokens`;
+    return `Corrections ${bank.name}, rank ${bank.rank}${trained}.`;
+  }
+
+  /** What the chosen preset was measured to do with corrections and without. */
+  function measuredWords(bank) {
+    const chosen = presets?.chosen();
+    if (!bank || !chosen?.measured || !chosen.bare) return "";
+    const [withThem, without] = [chosen.measured, chosen.bare].map((row) => formatShare(row.agreement));
+    return ` Same next word, measured: ${withThem} with them, ${without} without.`;
+  }
+
+  const skipWords = (isSkip) => (isSkip ? " The skip rule is on already." : "");
+
+  const baselineWords = (schedule) =>
+    typeof schedule === "string" ? "These settings cannot run." : "Nothing is dropped: there is nothing to compare.";
 
   /** Layers x one cycle of steps, in the colours of the layer-activity chart. */
   function drawPattern(svg, caption, schedule) {
@@ -253,6 +408,9 @@
     formatBytes,
     formatNumber,
     formatShare,
+    make,
+    mountCompare,
+    mountPresets,
     mountRange,
     mountStatus,
     mountWhatIf,
@@ -260,7 +418,7 @@
     triggerWords,
 
     /** Gradio calls this with the controls' values when one changes; returns the preset that they make. */
-    settings([period, layers, ratio, listed, reuse, part, kv, entropy, norm, tokens]) {
+    settings([period, layers, ratio, listed, reuse, part, kv, entropy, norm, adapters, tokens]) {
       if (!whatIf) return "custom";
       whatIf.change({
         period,
@@ -272,6 +430,7 @@
         kv,
         refresh_entropy: entropy ?? "",
         refresh_norm: norm ?? "",
+        adapters,
         max_new_tokens: tokens,
       });
       return whatIf.presetName();
@@ -281,6 +440,11 @@
     preset(name) {
       const wanted = whatIf.presets[name] ?? whatIf.settings;
       return RULES.map((key) => wanted[key]);
+    },
+
+    /** The live view calls this with the labels of a run's lanes. */
+    began(labels) {
+      compare?.began(labels);
     },
 
     /** Gradio calls this when the prompt changes. */

@@ -2,7 +2,7 @@
  * figures and charts. Any number of lanes; the header names them. Text enters the page through textContent only. */
 "use strict";
 (() => {
-  const { schedule: S, Charts, formatBytes, formatNumber, formatShare } = window.LoraDrop;
+  const { schedule: S, Charts, formatBytes, formatNumber, formatShare, make } = window.LoraDrop;
   const KINDS = ["prefill", "refresh", "lora"];
   const TRIGGERS = ["entropy", "norm"];
   const AUDIT = 100; // an audit line starts with 100 + its lane
@@ -12,14 +12,6 @@
     ["Baseline", "Every layer, for every token.", "Press Run: the full model's answer streams in here."],
     ["LoRA-Drop", "Some layers rest between full steps.", "Its answer streams in here, each token tinted by the step that wrote it."],
   ];
-
-  /** An element with a class and, if given, a text. */
-  function make(tag, className, text) {
-    const node = document.createElement(tag);
-    if (className) node.className = className;
-    if (text !== undefined) node.textContent = text;
-    return node;
-  }
 
   /** What a run has shown so far. */
   class Run {
@@ -202,15 +194,16 @@
     }
   }
 
-  /** "13 of 30 layers rest in 3 of 4 steps. Untrained: …" */
+  /** "13 of 30 layers rest in 3 of 4 steps. Corrections of rank 64." */
   function laneNote({ schedule, rank }) {
     if (S.isBaseline(schedule)) return "Nothing is dropped: this is the baseline again.";
-    const { period, dropped, numLayers, part } = schedule;
+    const { period, dropped, numLayers, part, reuse } = schedule;
     const layers = `${dropped.length} of ${numLayers} layers`;
     const what = part === "attention" ? `Attention of ${layers} rests` : `${layers} rest`;
     const share = period === 2 ? "every other step" : `in ${period - 1} of ${period} steps`;
     const when = S.isAdaptive(schedule) ? `${share} at most` : share;
-    const trained = rank ? `Corrections of rank ${rank}.` : "Untrained: no corrections yet.";
+    const untrained = reuse === "skip" ? "No corrections: they are left out." : "No corrections: the untrained rule.";
+    const trained = rank ? `Corrections of rank ${rank}.` : untrained;
     return `${what} ${when}. ${trained}`;
   }
 
@@ -273,6 +266,7 @@
         paneRow.append(panes[panes.length - 1].node);
       }
       run.lanes.forEach((lane, index) => panes[index].begin(lane, run));
+      window.LoraDrop.began(run.lanes.map((lane) => lane.label));
       charts.begin(run);
     }
 

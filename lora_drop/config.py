@@ -185,13 +185,13 @@ PRESETS = {
         Preset(
             "gentle",
             "Gentle",
-            "A quarter of the layers rests at every other step.",
+            "A quarter of the layers rests every other step.",
             LoraDropConfig(period=2, drop_ratio=0.25),
         ),
         Preset(
             "balanced",
             "Balanced",
-            "Half of the layers rest at every other step.",
+            "Half of the layers rest every other step.",
             LoraDropConfig(period=2, drop_ratio=0.55),
         ),
         Preset(
@@ -203,7 +203,7 @@ PRESETS = {
         Preset(
             "kv-saver",
             "KV saver",
-            "Attention alone rests, in half of the layers and three of four steps: that saves K/V, but little time.",
+            "Attention alone rests, in half of the layers: saves K/V, but little time.",
             LoraDropConfig(period=4, drop_ratio=0.5, part="attention"),
         ),
         Preset(

@@ -17,6 +17,7 @@ from lora_drop.prompts import EXAMPLES, SAMPLE_PROMPTS
 from lora_drop.schedule import ModelShape, speed_bound
 from lora_drop.self_generate import seed_prompts
 from lora_drop.session import config_fingerprint
+from lora_drop.ui.callbacks import preset_facts
 
 TINY = ["--model", "random:tiny-llama", "--dtype", "float32"]
 BUNDLED = ModelShape(30, 576, 9, 3, 64, 1536, 49_152, tied=True)  # a test holds it against the model itself
@@ -336,3 +337,32 @@ def test_the_fingerprint_is_that_of_the_bank_that_a_run_takes(tiny, bank, tmp_pa
     (tmp_path / "banks" / "ours" / "lora_drop_config.json").write_text("{")
     with pytest.raises(LoraDropError, match="adapters in ours are broken"):
         session.bank_facts(tiny.revision)
+
+
+def test_the_page_works_with_any_file(tiny, bank, tmp_path, monkeypatch):
+    monkeypatch.setattr(measured, "SHIPPED_PRESETS", tmp_path)
+
+    def facts(content):
+        (tmp_path / "presets.json").write_text(content if isinstance(content, str) else json.dumps(content))
+        return preset_facts(tiny)
+
+    names = [preset.name for preset in PRESETS.values()]
+    for content, missing in (
+        ("{", "presets.json is not a presets.json of the presets command."),
+        (made_up("another"), "not measured on this model"),
+    ):
+        found = facts(content)
+        assert (found["default"], found["missing"], found["about"]) == ("gentle", missing, {})
+        assert [(p["name"], p["measured"], p["reads_well"]) for p in found["presets"]] == [
+            (n, None, None) for n in names
+        ]
+
+    found = facts(made_up(tiny.revision, {"paper": 0.1, "gentle": 0.12}))
+    assert (found["default"], found["missing"], found["gap"]) == ("paper", "", READS_WELL_GAP)
+    by_name = {preset["name"]: preset for preset in found["presets"]}
+    assert by_name["paper"]["reads_well"] and not by_name["kv-saver"]["reads_well"]
+    assert by_name["paper"]["measured"] == {
+        "agreement": 0.75, "nll_gap": 0.1, "speedup": 1.05, "bound": 1.34, "kv_saved": 0.2,
+    }  # fmt: skip
+    # The shipped bank serves `balanced` and `fast`, which were measured without: those rows are the bare ones.
+    assert by_name["fast"]["measured"] is None and by_name["fast"]["bare"]["agreement"] == 0.75

@@ -14,12 +14,13 @@ from uuid import uuid4
 
 import gradio as gr
 
-from lora_drop.config import LoraDropConfig
+from lora_drop.config import COMPARISONS, PRESETS, LoraDropConfig
 from lora_drop.errors import LoraDropError
+from lora_drop.measured import READS_WELL_GAP, Measured, default_preset, figures, measured_presets, reads_well
 from lora_drop.models import LoadedModel, encode_prompt
 from lora_drop.options import config_from, parse_list, parse_threshold
 from lora_drop.schedule import baseline_schedule, kv_bytes, kv_saved, speed_bound
-from lora_drop.session import Plan, Request, describe_device, plan, run
+from lora_drop.session import Plan, Request, bank_facts, config_fingerprint, describe_device, plan, run
 from lora_drop.trace import Header, Record, StepRecord, Summary, wire_line, write_line
 
 MIN_INTERVAL, MAX_INTERVAL = 0.1, 0.4  # seconds between two updates of the page
@@ -29,7 +30,11 @@ COUNTABLE = 200_000  # characters of a prompt that are counted while it is typed
 
 
 def model_facts(loaded: LoadedModel) -> dict[str, Any]:
-    """What the page's scripts need to know of the model: its shape, the bytes of a number, names."""
+    """What the page's scripts need to know of the model: its shape, the bytes of a number, names, its adapters.
+
+    Raises:
+        LoraDropError: shipped adapters are broken.
+    """
     shape = loaded.shape
     names = ("num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "intermediate_size", "vocab_size")
     flags = ("tied", "qkv_bias", "qk_norm")
@@ -38,8 +43,47 @@ def model_facts(loaded: LoadedModel) -> dict[str, Any]:
         "device": describe_device(loaded.device)["name"],
         "dtype": str(loaded.dtype).removeprefix("torch."),
         "itemsize": loaded.dtype.itemsize,
-        "rank": 0,
+        "banks": bank_facts(loaded.revision),
         "shape": {name: getattr(shape, name) for name in (*names, *flags)},
+    }
+
+
+def preset_facts(loaded: LoadedModel) -> dict[str, Any]:
+    """What the page tells of the presets: all figures are those of the measurements' file.
+
+    Returns:
+        `{"default", "missing", "about", "gap", "presets"}`: the preset to open on; why nothing was measured (empty if
+        something was); on what it was; the limit of "reads well"; and of each preset, in order, `{"name", "label",
+        "note", "measured", "bare", "reads_well"}`, the measured figures with its adapters and without, or None.
+    """
+    try:
+        measured = measured_presets(loaded.revision, lambda config: config_fingerprint(loaded, config))
+    except LoraDropError as error:
+        measured = Measured(missing=str(error))  # the page works without
+    about = measured.about
+    return {
+        "default": default_preset(measured),
+        "missing": measured.missing,
+        "about": about
+        and {
+            "device": about["device"]["name"],
+            "dtype": about["model"]["dtype"],
+            "file": about["data"]["file"],
+            "tokens": next(iter(measured.rows.values()))["tokens"],
+            "date": about["date"][:10],
+        },
+        "gap": READS_WELL_GAP,
+        "presets": [
+            {
+                "name": preset.name,
+                "label": preset.label,
+                "note": preset.note,
+                "measured": figures(measured.rows[name]) if name in measured.rows else None,
+                "bare": figures(measured.bare[name]) if name in measured.bare else None,
+                "reads_well": reads_well(measured.rows[name]) if name in measured.rows else None,
+            }
+            for name, preset in PRESETS.items()
+        ],
     }
 
 
@@ -121,6 +165,7 @@ class Callbacks:
 
     def run_page(
         self,
+        compare,
         prompt,
         period,
         layers,
@@ -141,12 +186,18 @@ class Callbacks:
         ignore_eos,
         request: gr.Request,
     ) -> Iterator[tuple[Any, dict[str, str], Any]]:
-        """The Run button: yields the live view's text, the status line and the Stop button."""
+        """The Run button, and those that run the same with one setting changed, which `compare` names.
+
+        Yields the live view's text, the status line and the Stop button.
+        """
         on, off = gr.update(interactive=True), gr.update(interactive=False)
         session = request.session_hash
         stop = self.stops.start(session)
         try:
             _refuse_folder(adapters)
+            if compare not in tuple(COMPARISONS):
+                raise LoraDropError(f"there is no comparison {compare!r}; there are {', '.join(COMPARISONS)}.")
+            changed = COMPARISONS[compare]
             chosen = parse_list(drop_layers or "") or None  # an empty field means the range and the ratio
             config = LoraDropConfig(
                 period=whole(period),
@@ -162,7 +213,7 @@ class Callbacks:
             )
             wanted = Request(
                 prompt=prompt,
-                config=config,
+                config=config.replace(**changed.changes),
                 max_new_tokens=whole(max_new_tokens),
                 temperature=temperature,
                 top_p=top_p,
@@ -170,6 +221,7 @@ class Callbacks:
                 view=view,
                 audit=audit,
                 ignore_eos=ignore_eos,
+                label=changed.lane,
             )
             with closing(run(self.loaded, wanted, stop.is_set)) as records:
                 lane_ids: list[str] = []

@@ -151,6 +151,46 @@ class WhatIf(_Scripted):
         )
 
 
+class PresetTable(_Scripted):
+    """The presets with what they were measured to do, to choose one; its value is the chosen name, or `custom`.
+
+    It triggers `input` where a visitor chooses.
+
+    Args:
+        facts: what `preset_facts` tells.
+    """
+
+    def __init__(self, facts: dict[str, Any], **kwargs: Any):
+        super().__init__(
+            facts["default"],
+            "presets.html",
+            "LoraDrop.mountPresets(element, props, watch, trigger)",
+            _head(*(ASSETS / name for name in SCRIPTS[:2])),
+            facts=facts,
+            **kwargs,
+        )
+
+
+class Compare(_Scripted):
+    """What the corrections at hand are, and buttons for the same run with one setting changed.
+
+    Its value is the name of the last comparison that was asked for; each asking triggers `submit`.
+
+    Args:
+        comparisons: by name, the `button` and the label of the `lane`.
+    """
+
+    def __init__(self, comparisons: dict[str, dict[str, str]], **kwargs: Any):
+        super().__init__(
+            next(iter(comparisons)),
+            "compare.html",
+            "LoraDrop.mountCompare(element, props, trigger)",
+            _head(*(ASSETS / name for name in SCRIPTS[:2])),
+            comparisons=comparisons,
+            **kwargs,
+        )
+
+
 class Status(_Scripted):
     """One line about the run, with a height of its own: `{"kind": "idle"|"running"|"done"|"error", "text": ...}`."""
 

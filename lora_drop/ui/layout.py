@@ -10,29 +10,26 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 
 import gradio as gr  # noqa: E402
 
-from lora_drop.config import KV_RULES, PARTS, PRESETS, REUSE_RULES, default_range  # noqa: E402
+from lora_drop.config import COMPARISONS, KV_RULES, PARTS, PRESETS, REUSE_RULES, default_range  # noqa: E402
 from lora_drop.models import LoadedModel  # noqa: E402
+from lora_drop.prompts import EXAMPLES  # noqa: E402
 from lora_drop.race import VIEWS  # noqa: E402
-from lora_drop.ui.callbacks import Callbacks, model_facts  # noqa: E402
+from lora_drop.ui.callbacks import Callbacks, model_facts, preset_facts  # noqa: E402
 from lora_drop.ui.colors import css_variables  # noqa: E402
 from lora_drop.ui.components import (  # noqa: E402
     ASSETS,
+    Compare,
     FreeNumber,
     FreeSlider,
     LayerRange,
     LiveView,
+    PresetTable,
     Status,
     WhatIf,
     plotly_script,
 )
 from lora_drop.ui.theme import theme  # noqa: E402
 
-EXAMPLES = {
-    "Blue sky": "Explain why the sky is blue.",
-    "Story": "Write a short story about a lighthouse keeper who collects lost letters.",
-    "Tips": "List five practical tips for learning a new language.",
-    "Python": "What is the difference between a list and a tuple in Python? Give an example.",
-}
 FIRST_PROMPT = next(iter(EXAMPLES.values()))
 INVITE = "Ready. Press Run to answer the prompt twice, side by side."
 MAX_TOKENS = 128
@@ -53,10 +50,14 @@ def _choices(values: tuple[str, ...], labels: dict[str, str]) -> list[tuple[str,
 
 
 def build_app(loaded: LoadedModel) -> gr.Blocks:
-    """The page over a loaded model; launch it with `launch`."""
+    """The page over a loaded model; launch it with `launch`.
+
+    Raises:
+        LoraDropError: shipped adapters are broken.
+    """
     gr.set_static_paths([plotly_script(), *(path for path in ASSETS.glob("*.js"))])
-    calls, facts = Callbacks(loaded), model_facts(loaded)
-    first = next(iter(PRESETS.values())).config
+    calls, facts, presets = Callbacks(loaded), model_facts(loaded), preset_facts(loaded)
+    first = PRESETS[presets["default"]].config
     low, high = first.layers or default_range(loaded.num_layers)
 
     def settings_of(config: Any) -> dict[str, Any]:
@@ -73,6 +74,7 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
                 name: "" if (value := getattr(config, name)) is None else str(value)
                 for name in ("refresh_entropy", "refresh_norm")
             },
+            "adapters": config.adapters,
         }
 
     with gr.Blocks(title="LoRA-Drop Studio", fill_width=True) as demo:
@@ -94,12 +96,7 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
                         stop = gr.Button("Stop", interactive=False, elem_id="ld-stop")
                     status = Status(INVITE, elem_id="ld-status")
                 with gr.Column(elem_id="ld-settings"):
-                    preset = gr.Radio(
-                        [(p.label, p.name) for p in PRESETS.values()] + [("Custom", "custom")],
-                        value=next(iter(PRESETS)),
-                        label="Preset",
-                        elem_id="ld-preset",
-                    )
+                    preset = PresetTable(presets, elem_id="ld-preset")
                     period = FreeSlider(
                         1,
                         16,
@@ -156,7 +153,7 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
                             [("auto", "auto"), ("none", "none")],
                             value=first.adapters,
                             label="Trained corrections (adapters)",
-                            info="auto: none shipped yet for this model, so the untrained rule runs.",
+                            info="auto: those named under “What do the corrections buy?”, where there are some",
                             elem_id="ld-adapters",
                         )
                         tokens = FreeNumber(MAX_TOKENS, label="New tokens, at most", precision=0, elem_id="ld-tokens")
@@ -173,17 +170,22 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
                         )
                         gr.Textbox(loaded.id, label="Model", interactive=False, elem_id="ld-model")
             with gr.Column(elem_id="ld-right"):
-                WhatIf(
-                    facts,
-                    {**settings_of(first), "max_new_tokens": MAX_TOKENS},
-                    {name: settings_of(p.config) for name, p in PRESETS.items()},
-                    calls.count_tokens(FIRST_PROMPT) or 0,
-                    calls.count_tokens,
-                    elem_id="ld-whatif",
-                )
+                with gr.Row(elem_id="ld-strip"):
+                    WhatIf(
+                        facts,
+                        {**settings_of(first), "max_new_tokens": MAX_TOKENS},
+                        {name: settings_of(p.config) for name, p in PRESETS.items()},
+                        calls.count_tokens(FIRST_PROMPT) or 0,
+                        calls.count_tokens,
+                        elem_id="ld-whatif",
+                    )
+                    compare = Compare(
+                        {name: {"button": c.button, "lane": c.lane} for name, c in COMPARISONS.items()},
+                        elem_id="ld-compare",
+                    )
                 live = LiveView(facts, elem_id="ld-live")
 
-        rules = [period, layers, ratio, listed, reuse, part, kv, entropy, norm]
+        rules = [period, layers, ratio, listed, reuse, part, kv, entropy, norm, adapters]
         # These run in the browser alone: the what-if strip follows every slider with no request to the server.
         gr.on(
             [control.change for control in [*rules, tokens]],
@@ -197,18 +199,22 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
         preset.input(None, preset, rules, js="(name) => window.LoraDrop.preset(name)")
         prompt.change(None, prompt, None, js="(text) => window.LoraDrop.prompt(text)")
 
-        inputs = [prompt, *rules, adapters, tokens, temperature, top_p, seed, view, audit, ignore_eos]
-        gr.on(
-            [run.click, prompt.submit],
-            calls.run_page,
-            inputs,
-            [live, status, stop],
-            show_progress="full",
-            show_progress_on=status,
-            concurrency_id="gpu",
-            concurrency_limit=1,
-            api_visibility="private",
-        )
+        inputs = [prompt, *rules, tokens, temperature, top_p, seed, view, audit, ignore_eos]
+        for triggers, comparison in (
+            ([run.click, prompt.submit], gr.State(next(iter(COMPARISONS)))),
+            (compare.submit, compare),
+        ):
+            gr.on(
+                triggers,
+                calls.run_page,
+                [comparison, *inputs],
+                [live, status, stop],
+                show_progress="full",
+                show_progress_on=status,
+                concurrency_id="gpu",
+                concurrency_limit=1,
+                api_visibility="private",
+            )
         # Not in the queue of runs: the soft flag ends the run after its step, and the run delivers what it has.
         stop.click(calls.stop_page, None, None, queue=False, show_progress="hidden", api_visibility="private")
 

@@ -1,0 +1,203 @@
+"""The presets' table and the comparison buttons in a real Chromium: every figure is the file's."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+
+import pytest
+import torch
+from playwright.sync_api import Page, expect
+
+from lora_drop import measured, session
+from lora_drop.adapters import AdapterBank
+from lora_drop.config import COMPARISONS, PRESETS
+from lora_drop.schedule import speed_bound
+from lora_drop.trace import gather
+
+from .conftest import Server, _serve, deep_model
+from .test_page import HOSTILE, figure, open_advanced, prepare, set_number, wait_done, wait_ended
+
+pytestmark = pytest.mark.browser
+
+BANK_LAYERS, RANK = [3, 5, 7, 9, 11, 13], 32  # some of those that `balanced` drops
+# agreement, gap, speedup, bound, kv_saved; kv-saver was not measured.
+FIGURES = {
+    "gentle": (0.912, 0.031, 1.06, 1.08, 0.094),
+    "balanced": (0.747, 0.15, 1.171, 1.22, 0.206),
+    "fast": (0.583, 0.414, 1.29, 1.333, 0.281),
+    "paper": (0.124, 3.2, 1.31, 1.34, 0.279),
+}
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory) -> Iterator[Server]:
+    """The deep model with a shipped bank for residual, block and a file of made-up measurements, its names hostile."""
+    folder = tmp_path_factory.mktemp("assets")
+    loaded = dataclasses.replace(deep_model(), revision="1" * 16)
+    torch.manual_seed(1)
+    bank = AdapterBank.new(BANK_LAYERS, loaded.shape.hidden_size, rank=RANK)
+    bank.b = {i: torch.randn_like(b) for i, b in bank.b.items()}
+    bank.revision, bank.num_layers, bank.meta = loaded.revision, loaded.num_layers, {"tokens": 1_234_567}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "SHIPPED_ADAPTERS", folder / "banks")
+        patch.setattr(measured, "SHIPPED_PRESETS", folder)
+        bank.save(folder / "banks" / "ours")
+        rows = []
+        for name, (agreement, gap, speedup, bound, saved) in FIGURES.items():
+            config = PRESETS[name].config
+            row = {
+                "preset": name,
+                "config": config.to_dict(),
+                "adapters": HOSTILE,
+                "adapters_fingerprint": session.config_fingerprint(loaded, config),
+                "tokens": 4321,
+                "lora_steps_top1_agreement": agreement,
+                "all_steps_nll_gap": gap,
+                "speedup": speedup,
+                "bound": bound,
+                "kv_saved": saved,
+            }
+            rows.append(row)
+            if row["adapters_fingerprint"]:
+                rows.append(row | {"adapters_fingerprint": None, "lora_steps_top1_agreement": agreement / 2})
+        content = {
+            "format": measured.FORMAT,
+            "version": measured.VERSION,
+            "model": {"id": "m", "revision": loaded.revision, "dtype": "bfloat16"},
+            "device": {"name": HOSTILE},
+            "data": {"file": f"{HOSTILE}.jsonl"},
+            "date": "2026-01-02T03:04:05+00:00",
+            "rows": rows,
+        }
+        (folder / "presets.json").write_text(json.dumps(content))
+        yield from _serve(loaded, patch)
+
+
+def cells(page: Page, name: str) -> list[str]:
+    return page.eval_on_selector_all(f".ld-presets tr[data-preset='{name}'] td", "tds => tds.map(t => t.textContent)")
+
+
+def checked(page: Page) -> str:
+    return page.input_value("#ld-preset input:checked")
+
+
+@pytest.mark.parametrize("width", [1600, 390])
+def test_the_table_shows_the_files_figures_and_opens_on_the_computed_preset(shipped, open_page, width):
+    page = open_page(shipped.url, viewport={"width": width, "height": 900})
+    for name, (agreement, gap, speedup, bound, saved) in FIGURES.items():
+        verdict = "well" if gap <= measured.READS_WELL_GAP else "not well"
+        speed = f"{speedup:.2f}\u2009/\u2009{bound:.2f}×"
+        assert cells(page, name) == [verdict, f"{agreement:.0%}", f"{gap:.2f}", speed, f"{saved:.0%}"]
+    assert cells(page, "kv-saver") == [PRESETS["kv-saver"].note]
+    assert checked(page) == "balanced", "the fastest that reads well"
+    expect(page.locator(".ld-whatif [data-figure='refreshes']")).to_have_text("1 in 2")
+    about = page.inner_text(".ld-presets-about")
+    for words in ("4,321 tokens", f"{HOSTILE}.jsonl", f"{HOSTILE}, bfloat16", "2026-01-02", "up to 0.15 reads well"):
+        assert words in about
+    assert page.evaluate("!document.querySelector('img[src=x]')")
+    words = page.inner_text(".ld-compare-note")
+    assert "Corrections ours, rank 32, trained on 1,234,567 tokens." in words and "75% with them, 37% without" in words
+    table, room = (page.locator(where).bounding_box() for where in (".ld-presets table", "#ld-preset"))
+    assert table["x"] + table["width"] <= room["x"] + room["width"], "nothing is cut off"
+
+
+def test_a_preset_sets_the_controls_and_a_control_makes_it_custom(shipped, open_page):
+    page = open_page(shipped.url)
+    page.click(".ld-presets tr[data-preset='fast'] td >> nth=1")  # anywhere on the row
+    expect(page.locator("#ld-period input[type=number]")).to_have_value("4")
+    expect(page.locator("#ld-ratio input[type=number]")).to_have_value("0.5")
+    assert checked(page) == "fast"
+    set_number(page, "ld-period", 5)
+    expect(page.locator("#ld-preset input[value=custom]")).to_be_checked()
+    assert "measured" not in page.inner_text(".ld-compare-note")
+    page.focus("#ld-preset input[value=custom]")
+    page.keyboard.press("ArrowUp")
+    expect(page.locator("#ld-reuse input")).to_have_value("state: last token's output (paper)")
+    assert checked(page) == "paper"
+
+
+def test_the_strips_bound_is_that_of_the_bank_for_the_rule(shipped, open_page):
+    page = open_page(shipped.url)
+    bound = page.locator(".ld-whatif [data-figure='bound']")
+    note = page.locator(".ld-compare-note")
+    shape, schedule = shipped.loaded.shape, PRESETS["balanced"].config.schedule_for(30)
+    prompt = int(page.inner_text(".ld-whatif-note").split()[1])
+
+    def expected(rank, corrected, of=schedule):
+        return f"{speed_bound(shape, of, 127, prompt, rank, corrected):.2f}×"
+
+    assert expected(RANK, BANK_LAYERS) != expected(0, None), "the difference shows"
+    assert expected(RANK, BANK_LAYERS) != expected(RANK, None)
+    expect(bound).to_have_text(expected(RANK, BANK_LAYERS))
+    open_advanced(page)
+    page.check("#ld-adapters input[value=none]")
+    expect(bound).to_have_text(expected(0, None))
+    expect(note).to_contain_text("The adapters are off")
+    assert checked(page) == "custom", "its figures are those with adapters"
+    page.check("#ld-adapters input[value=auto]")
+    expect(page.locator("#ld-preset input[value=balanced]")).to_be_checked()
+    page.check("#ld-preset input[value=paper]")  # another rule, which has no bank
+    expect(bound).to_have_text(expected(0, None, PRESETS["paper"].config.schedule_for(30)))
+    expect(note).to_contain_text("no trained corrections for these settings")
+
+
+def test_a_comparison_changes_exactly_one_setting_and_says_which(shipped, open_page):
+    page = open_page(shipped.url)
+    open_advanced(page)
+    set_number(page, "ld-tokens", 24)
+    page.check("#ld-ignore-eos input")
+    button = {name: page.locator(f"[data-compare='{name}']") for name in COMPARISONS}
+    expect(button["as-set"]).to_be_disabled()  # there is no comparison to come back from
+    title = page.locator(".ld-pane[data-lane='1'] h2")
+    shipped.runs.clear()
+    traces = {}
+    for count, name in enumerate(("run", "adapters-off", "skip", "as-set"), start=1):
+        page.click("#ld-run") if name == "run" else button[name].click()
+        wait_ended(shipped, count)
+        wait_done(page)
+        traces[name] = gather(shipped.runs[-1])
+        comparison = COMPARISONS["as-set" if name == "run" else name]
+        expect(title).to_have_text(comparison.lane)
+        assert traces[name].header.lanes[1]["label"] == comparison.lane
+        for other in ("adapters-off", "skip"):
+            expect(button[other]).to_have_attribute("aria-pressed", str(other == name).lower())
+        expect(button["as-set"]).to_be_enabled(enabled=name in ("adapters-off", "skip"))
+        assert figure(page, "agreement") == f"{100 * traces[name].summary.top1_agreement:.1f}%"
+    follows = {"dropped", "rank", "corrected"}  # from the settings
+    settings = {
+        name: {k: v for k, v in trace.header.lanes[1]["config"].items() if k not in follows}
+        for name, trace in traces.items()
+    }
+    assert settings["run"] == settings["as-set"]
+    for name, field in (("adapters-off", "adapters"), ("skip", "reuse")):
+        assert [key for key in settings["run"] if settings["run"][key] != settings[name][key]] == [field]
+    for trace in traces.values():
+        assert (trace.header.prompt, trace.header.seed) == (traces["run"].header.prompt, 0)
+        assert trace.header.sampling | {"notes": []} == traces["run"].header.sampling | {"notes": []}
+        assert trace.token_ids("baseline") == traces["run"].token_ids("baseline")
+    ranks = {name: trace.header.lanes[1]["config"]["rank"] for name, trace in traces.items()}
+    assert ranks == {"run": RANK, "adapters-off": 0, "skip": 0, "as-set": RANK}
+    assert traces["as-set"].token_ids("lora_drop") == traces["run"].token_ids("lora_drop")
+    assert checked(page) == "balanced", "the controls are as they were"
+
+
+def test_where_there_is_nothing_to_compare_the_page_says_why(server, open_page):
+    page = open_page(server.url)
+    expect(page.locator(".ld-presets-about")).to_have_text("Not measured on this model.")
+    assert checked(page) == next(iter(PRESETS))
+    assert [cells(page, name) for name in PRESETS] == [[preset.note] for preset in PRESETS.values()]
+    note = page.locator(".ld-compare-note")
+    off, skip = page.locator("[data-compare='adapters-off']"), page.locator("[data-compare='skip']")
+    expect(note).to_have_text("Nothing is dropped: there is nothing to compare.")  # on so few layers
+    expect(off).to_be_disabled()
+    expect(skip).to_be_disabled()
+    prepare(page, tokens=8)
+    expect(note).to_have_text("There are no trained corrections for these settings: this is the untrained rule.")
+    expect(off).to_be_disabled()
+    expect(skip).to_be_enabled()
+    page.click("#ld-reuse input")
+    page.get_by_role("option", name="skip: nothing").click()
+    expect(note).to_contain_text("The skip rule is on already.")
+    expect(skip).to_be_disabled()
