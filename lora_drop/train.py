@@ -46,7 +46,7 @@ from lora_drop.train_options import TrainSettings
 
 PERIODS = (2, 3, 4, 6, 8)
 # Half of the batches have one of the ratios that the presets use, half any other: the slider stops anywhere.
-RATIOS, ANY_RATIO = (0.25, 0.5), (0.15, 0.8)
+RATIOS, ANY_RATIO = (0.25, 0.5), (0.15, 0.6)
 CHECKPOINT, LOG, SELF_GENERATED = "checkpoint", "train_log.jsonl", "self_generated.jsonl"
 HELD_OUT = 0.02  # share of the windows that is never trained on
 EVALUATED = 8  # windows of each evaluation
@@ -229,7 +229,8 @@ class Trainer:
     def prepare(self) -> None:
         """Before the first step: a regression over the first `fit_batches` batches gives the bank and its units.
 
-        With a bank to start from it gives the units alone.
+        It gives the units alone with a bank to start from, and where it does more harm than B = 0: its errors add up
+        from layer to layer, and with `state` from step to step.
 
         Raises:
             LoraDropError: that bank cannot be read, or is of another model, rule, rank or set of layers.
@@ -242,11 +243,24 @@ class Trainer:
             tokens = self.windows[batch.windows].to(self.loaded.device)
             batches.append(Batch(tokens, batch.prompt_tokens, batch.schedule.period))
         if batches:
+            plain = dataclasses.replace(
+                self.start,
+                **{name: {i: t.clone() for i, t in getattr(self.start, name).items()} for name in ("a", "b", "gate")},
+            )
             self.scales |= fit(self.loaded.model, self.start, batches)
+            if self._first_loss(self.start) >= self._first_loss(plain):
+                self.start = dataclasses.replace(self.start, b=plain.b, gate=plain.gate)
         self.fit_tokens = sum(batch.tokens.numel() for batch in batches)
         if given is not None:
             self.start = given
         self._optimize()
+
+    @torch.no_grad()
+    def _first_loss(self, bank: AdapterBank) -> float:
+        """A bank's loss on the first batch."""
+        batch = draw(self.settings, 0, len(self.windows), self.loaded.num_layers)
+        tokens = self.windows[batch.windows].to(self.loaded.device)
+        return float(distillation(self.loaded, tokens, batch.prompt_tokens, batch.schedule, bank)[0])
 
     def _check_start(self, bank: AdapterBank, name: str) -> AdapterBank:
         own, loaded = self.start, self.loaded
