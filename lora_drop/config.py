@@ -192,7 +192,7 @@ PRESETS = {
             "balanced",
             "Balanced",
             "Half of the layers rest every other step.",
-            LoraDropConfig(period=2, drop_ratio=0.55),
+            LoraDropConfig(period=2, drop_ratio=0.5),
         ),
         Preset(
             "fast",
