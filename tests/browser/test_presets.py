@@ -21,7 +21,7 @@ from .test_page import HOSTILE, figure, open_advanced, prepare, set_number, wait
 
 pytestmark = pytest.mark.browser
 
-BANK_LAYERS, RANK = [3, 5, 7, 9, 11, 13], 32  # some of those that `balanced` drops
+BANK_LAYERS, RANK = [4, 6, 8, 10, 12, 14], 32  # some of those that `balanced` drops
 # agreement, gap, speedup, bound, kv_saved; kv-saver was not measured.
 FIGURES = {
     "gentle": (0.912, 0.031, 1.06, 1.08, 0.094),
