@@ -91,6 +91,7 @@ def fit(model: PreTrainedModel, bank: AdapterBank, batches: list[Batch]) -> dict
         return {i: _solve(i, found, bank) for i, found in moments.items()}
 
 
+@torch.enable_grad()
 def _read(
     model: PreTrainedModel, bank: AdapterBank, batch: Batch, moments: dict[int, _Moments], generator: torch.Generator
 ) -> None:

@@ -46,7 +46,7 @@ from lora_drop.train_options import TrainSettings
 
 PERIODS = (2, 3, 4, 6, 8)
 # Half of the batches have one of the ratios that the presets use, half any other: the slider stops anywhere.
-RATIOS, ANY_RATIO = (0.25, 0.5), (0.15, 0.6)
+RATIOS, ANY_RATIO = (0.25, 0.5), (0.15, 0.8)
 CHECKPOINT, LOG, SELF_GENERATED = "checkpoint", "train_log.jsonl", "self_generated.jsonl"
 HELD_OUT = 0.02  # share of the windows that is never trained on
 EVALUATED = 8  # windows of each evaluation
@@ -192,11 +192,9 @@ class Trainer:
         for parameter in loaded.model.parameters():
             parameter.requires_grad_(False)
         self.start = self._new_bank()
-        self.scales = {
-            i: Scales(torch.eye(d, device=w.device), torch.ones(d, device=w.device))
-            for i, w in self.start.gate.items()
-            for d in w.shape
-        }
+        size = loaded.shape.hidden_size
+        plain = Scales(torch.eye(size, device=loaded.device), torch.ones(size, device=loaded.device))
+        self.scales = dict.fromkeys(self.start.layers, plain)
         self.fit_tokens = 0
         self.parameters: list[Tensor] = []
         self.step = 0
@@ -243,13 +241,11 @@ class Trainer:
             tokens = self.windows[batch.windows].to(self.loaded.device)
             batches.append(Batch(tokens, batch.prompt_tokens, batch.schedule.period))
         if batches:
-            plain = dataclasses.replace(
-                self.start,
-                **{name: {i: t.clone() for i, t in getattr(self.start, name).items()} for name in ("a", "b", "gate")},
-            )
-            self.scales |= fit(self.loaded.model, self.start, batches)
-            if self._first_loss(self.start) >= self._first_loss(plain):
-                self.start = dataclasses.replace(self.start, b=plain.b, gate=plain.gate)
+            b, gate = ({i: t.clone() for i, t in store.items()} for store in (self.start.b, self.start.gate))
+            plain = dataclasses.replace(self.start, b=b, gate=gate)  # B = 0: its A does not matter
+            self.scales = fit(self.loaded.model, self.start, batches)
+            if given is None and self._first_loss(self.start) >= self._first_loss(plain):
+                self.start = plain
         self.fit_tokens = sum(batch.tokens.numel() for batch in batches)
         if given is not None:
             self.start = given
