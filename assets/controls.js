@@ -52,8 +52,8 @@
     draw();
   }
 
-  /** Mount the two-handle slider: props.value is [lo, hi], props.last the model's last layer. */
-  function mountRange(element, props, watch) {
+  /** Mount the two-handle slider: props.value is [lo, hi], props.last the model's last layer; a move triggers input. */
+  function mountRange(element, props, watch, trigger) {
     const [low, high] = [element.querySelector(".ld-range-lo"), element.querySelector(".ld-range-hi")];
     const fill = element.querySelector(".ld-range-fill");
     const shown = element.querySelector(".ld-range-value");
@@ -84,14 +84,26 @@
     function moved(handle) {
       if (Number(low.value) > Number(high.value)) handle.value = handle === low ? high.value : low.value;
       draw();
-      whatIf?.change({ layers: [Number(low.value), Number(high.value)] });
+      whatIf?.change({ layers: [Number(low.value), Number(high.value)], drop_layers: "" });
     }
 
     for (const handle of [low, high]) {
       handle.addEventListener("input", () => moved(handle));
       // Gradio dispatches its own `change` when props.value is set; triggering one too would fire twice.
-      handle.addEventListener("change", () => (props.value = [Number(low.value), Number(high.value)]));
+      handle.addEventListener("change", () => {
+        props.value = [Number(low.value), Number(high.value)];
+        trigger("input"); // a visitor moved it: exact layers make way (see layout.py)
+      });
     }
+    const note = element.querySelector(".ld-range-note");
+    range = {
+      /** Say whether exact layers stand in for the range. */
+      draw() {
+        const isListed = (whatIf?.settings.drop_layers ?? "").trim() !== "";
+        note.textContent = isListed ? "exact layers are set: a move here replaces them" : "layer 0 always runs";
+      },
+    };
+    range.draw();
     watch("value", () => take(props.value));
     take(props.value);
   }
@@ -142,6 +154,7 @@
   }
 
   let whatIf = null;
+  let range = null;
   let presets = null;
   let compare = null;
 
@@ -160,6 +173,7 @@
       asked = false;
       const schedule = scheduleOf(settings, model.shape.num_layers);
       compare?.draw();
+      range?.draw();
       if (typeof schedule === "string") {
         for (const name of ["bound", "kv-saved", "dropped", "refreshes"]) figure(name, "–");
         find(".ld-whatif-note").textContent = schedule;

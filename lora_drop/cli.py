@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from lora_drop import train_options
-from lora_drop.config import KV_RULES, PARTS, PRESETS, REUSE_RULES
+from lora_drop.config import KV_RULES, PARTS, PRESETS, REUSE_RULES, presets_for
 from lora_drop.errors import LoraDropError
 from lora_drop.options import config_from
 from lora_drop.schedule import human_bytes
@@ -145,6 +145,18 @@ def _parser() -> argparse.ArgumentParser:
     choose.add_argument("--json", action="store_true", help="one JSON object on stdout")
     choose.set_defaults(command=_recommend)
 
+    order = commands.add_parser(
+        "drop-order", help="which layers to drop first: a greedy order by measured KL", allow_abbrev=False
+    )
+    order.add_argument("--data", type=Path, nargs="+", required=True, metavar="FILE", help="txt, json or jsonl files")
+    train_options.add_reading_options(order)
+    order.add_argument("--windows", type=int, default=10, metavar="N", help="windows of 256 tokens to measure on")
+    order.add_argument("--count", type=int, default=12, metavar="N", help="layers to choose")
+    add_model_options(order)
+    add_config_options(order)
+    order.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    order.set_defaults(command=_drop_order)
+
     training = commands.add_parser("train", help="distil adapters from the full model", allow_abbrev=False)
     train_options.add_arguments(training)
     training.set_defaults(command=_train)
@@ -213,7 +225,7 @@ def _load(args: argparse.Namespace):
 
 
 def _run(args: argparse.Namespace) -> int:
-    config = config_from(args)
+    config = config_from(args, args.model)
     from lora_drop.session import Request, run
 
     request = Request(
@@ -232,7 +244,7 @@ def _run(args: argparse.Namespace) -> int:
     first = next(records)  # what does not fit the model is told before a trace file is begun
     trace = gather(_recorded(_chain(first, records), args.trace))
     _show_run(trace, args.json)
-    if args.preset is not None and config == PRESETS[args.preset].config and not args.json:
+    if args.preset is not None and config == presets_for(args.model)[args.preset].config and not args.json:
         _show_preset(args.preset, loaded)
     return 0
 
@@ -243,7 +255,7 @@ def _show_preset(name: str, loaded: LoadedModel) -> None:
     from lora_drop.session import config_fingerprint
 
     try:
-        measured = measured_presets(loaded.revision, lambda config: config_fingerprint(loaded, config))
+        measured = measured_presets(loaded.id, loaded.revision, lambda config: config_fingerprint(loaded, config))
     except LoraDropError as error:
         print(f"note: {error}", file=sys.stderr)  # the run is done and shown; this would only have been beside it
         return
@@ -355,7 +367,7 @@ def _show_run(trace: Trace, as_json: bool) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    config = config_from(args)
+    config = config_from(args, args.model)
     pairs = read_data(args)  # its mistakes are told before a model is loaded
     from lora_drop.evaluation.metrics import evaluate
 
@@ -384,7 +396,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _adaptive(args: argparse.Namespace) -> int:
-    config, pairs = config_from(args), read_data(args)
+    config, pairs = config_from(args, args.model), read_data(args)
     try:
         quantiles = [float(text) for text in args.quantiles.split(",")]
     except ValueError:
@@ -448,7 +460,7 @@ def _sweep(args: argparse.Namespace) -> int:
     if args.drop_layers is not None:
         raise LoraDropError("a sweep chooses the layers by --drop-ratios, within --layers; not by --drop-layers.")
     lists = {name: getattr(args, name) for name in ("reuse", "part", "adapters")}
-    base = config_from(argparse.Namespace(**vars(args) | dict.fromkeys(lists)))
+    base = config_from(argparse.Namespace(**vars(args) | dict.fromkeys(lists)), args.model)
     rules = {
         name: [getattr(base, name)] if text is None else [part.strip() for part in text.split(",")]
         for name, text in lists.items()
@@ -563,6 +575,38 @@ def _recommend(args: argparse.Namespace) -> int:
         f"--kv {row['kv']}   (adapters {row.get('adapters', 'not recorded')}, {_cell(row['speedup'], '.2f')}x, "
         f"bound {_cell(row['bound'], '.2f')}x, KV saved {_cell(row['kv_saved'], '.1%')})"
     )
+    return 0
+
+
+def _drop_order(args: argparse.Namespace) -> int:
+    config = config_from(args, args.model)
+    if args.windows < 1:
+        raise LoraDropError("--windows must be at least 1.")
+    from lora_drop.evaluation.order import drop_order
+    from lora_drop.session import find_bank
+    from lora_drop.train import Turn, read_texts, to_windows
+    from lora_drop.train_options import TrainSettings
+
+    turns = [Turn.parse(text) for text in args.chat]
+    loaded = _load(args)
+    windows = to_windows(read_texts(loaded, args.data, turns, args.file_tokens), TrainSettings.length)
+    every = max(1, len(windows) // args.windows)
+    bank, notes = find_bank(loaded, config, config.schedule_for(loaded.num_layers))
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+
+    def show(layer: int, kl: float) -> None:
+        print(f"{layer} (KL {kl:.3f})", file=sys.stderr, flush=True)
+
+    windows = windows[::every][: args.windows].to(loaded.device)
+    rows = drop_order(loaded, windows, config, bank, args.count, progress=show)
+    if args.json:
+        print(json.dumps({"order": [row["layer"] for row in rows], "rows": rows, "tokens": windows.numel()}))
+        return 0
+    print("layer   KL with all before it   alone")
+    for row in rows:
+        print(f"{row['layer']:5}   {row['kl']:21.3f}   {row['alone']:5.3f}")
+    print(f"--drop-order {','.join(str(row['layer']) for row in rows)}")
     return 0
 
 

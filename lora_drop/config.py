@@ -216,6 +216,28 @@ PRESETS = {
 }
 
 
+# Layers of the bundled model, the cheapest to drop first, and how many of them a preset drops at which period: at the
+# same bound they lose far less than evenly spaced ones (`drop-order`; docs/training-log.md has the measurement).
+BUNDLED_ORDER = (12, 14, 17, 5, 9, 7, 13, 15, 18, 4, 8, 16)
+_BUNDLED_CHOICES = {"gentle": (2, 4), "balanced": (4, 9), "fast": (4, 12)}  # period, layers
+
+
+def presets_for(model: str) -> dict[str, Preset]:
+    """The presets by name, as they are on a model.
+
+    Args:
+        model: its name as `load_model` takes it, or its id; only the bundled one has layers of its own choice.
+    """
+    if model.partition(":")[0] != "bundled":
+        return PRESETS
+    return PRESETS | {
+        name: dataclasses.replace(
+            PRESETS[name], config=PRESETS[name].config.replace(period=period, drop_layers=BUNDLED_ORDER[:count])
+        )
+        for name, (period, count) in _BUNDLED_CHOICES.items()
+    }
+
+
 @dataclass(frozen=True)
 class Comparison:
     """The same run with one setting changed, to see what that setting does.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora_drop.config import PRESETS, LoraDropConfig
+from lora_drop.config import PRESETS, LoraDropConfig, presets_for
 from lora_drop.errors import LoraDropError
 
 FORMAT, VERSION = "lora-drop-presets", 1
@@ -65,12 +65,12 @@ def reads_well(row: dict[str, Any]) -> bool:
 
 
 def measured_presets(
-    revision: str, fingerprint_of: Callable[[LoraDropConfig], str | None], path: Path | None = None
+    model: str, revision: str, fingerprint_of: Callable[[LoraDropConfig], str | None], path: Path | None = None
 ) -> Measured:
     """What is known of the presets on a model.
 
     Args:
-        revision: fingerprint of the model's weights.
+        model, revision: its id, and the fingerprint of its weights.
         fingerprint_of: the fingerprint of the bank that a config takes on it; None without one.
         path: the file; None is the shipped one.
 
@@ -84,7 +84,7 @@ def measured_presets(
     if content["model"]["revision"] != revision:
         return Measured(missing=NOT_MEASURED)
     rows, bare = {}, {}
-    for name, preset in PRESETS.items():
+    for name, preset in presets_for(model).items():
         taken = fingerprint_of(preset.config)
         for row in content["rows"]:
             if (row["preset"], row["config"]) != (name, preset.config.to_dict()):

@@ -11,11 +11,20 @@ from lora_drop.train_options import TrainSettings
 CARD_NAME = "README.md"
 
 
-def reproduce(settings: dict[str, Any], data: list[str], self_generate: int, start: str | None, model: str) -> str:
-    """The `train` command that makes the bank: its data and what differs from the defaults."""
+def reproduce(
+    settings: dict[str, Any],
+    data: list[str],
+    reading: dict[str, list[str]],
+    self_generate: int,
+    start: str | None,
+    model: str,
+) -> str:
+    """The `train` command that makes the bank: its data, how it is read, and what differs from the defaults."""
     defaults = TrainSettings()
     words = ["python", "-m", "lora_drop", "train", "--model", model]
     words += ["--data", *data] if data else []
+    for name, values in reading.items():
+        words += [f"--{name}", *values] if values else []
     words += ["--self-generate", str(self_generate)] if self_generate else []
     words += ["--start", start] if start else []
     for name, value in settings.items():
@@ -46,6 +55,11 @@ def card(bank: AdapterBank) -> str:
         f"- Loss: KL to the full model over the vocabulary, at LoRA steps only; kv `{bank.kv}`.",
         f"- Periods {_join(meta['trained_schedules']['periods'])}; drop ratios "
         f"{_join(meta['trained_schedules']['drop_ratios'])}: one bank for every slider position.",
+        *(
+            [f"- Half of the batches drop the first layers, how many is drawn, of {_join(order)}."]
+            if (order := meta["trained_schedules"].get("drop_order"))
+            else []
+        ),
         f"- Tokens: {meta['tokens']:,} read by gradient steps, after a regression over {meta['fit_tokens']:,}.",
         f"- Text: {', '.join(meta['data'])}.",
         "",
@@ -54,10 +68,10 @@ def card(bank: AdapterBank) -> str:
         f"On {quality['tokens']:,} tokens of windows that training kept apart, of the same sources (figures on text",
         "of other sources are in the project's sweeps), at LoRA steps:",
         "",
-        "| period | drop ratio | same top token as the full model | KL, nats |",
+        "| period | dropped | same top token as the full model | KL, nats |",
         "|---|---|---|---|",
         *(
-            f"| {row['period']} | {row['drop_ratio']} | {row['top1_agreement']:.1%} | {row['kl']:.3f} |"
+            f"| {row['period']} | {dropped_in(row)} | {row['top1_agreement']:.1%} | {row['kl']:.3f} |"
             for row in quality["schedules"]
         ),
         "",
@@ -76,6 +90,12 @@ def card(bank: AdapterBank) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def dropped_in(row: dict[str, Any]) -> str:
+    """What an evaluated schedule drops, in words."""
+    listed = row.get("drop_layers")
+    return f"layers {_join(listed)}" if listed else f"ratio {row['drop_ratio']}"
 
 
 def _join(values: list) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from lora_drop.config import PRESETS, LoraDropConfig
+from lora_drop.config import LoraDropConfig, presets_for
 from lora_drop.errors import LoraDropError
 
 
-def config_from(options: Any) -> LoraDropConfig:
+def config_from(options: Any, model: str) -> LoraDropConfig:
     """The config of given options: the preset (or the defaults), changed by what was given.
 
     Args:
+        model: the model's name or id: it may have presets of its own.
         options: has the attributes preset, period, layers (a text), drop_ratio, drop_layers (a text), reuse, part, kv
             adapters, refresh_entropy and refresh_norm; None is not given.
 
@@ -20,9 +21,10 @@ def config_from(options: Any) -> LoraDropConfig:
     """
     config = LoraDropConfig()
     if options.preset is not None:
-        if options.preset not in PRESETS:
-            raise LoraDropError(f"there is no preset {options.preset!r}; the presets are {', '.join(PRESETS)}.")
-        config = PRESETS[options.preset].config
+        presets = presets_for(model)
+        if options.preset not in presets:
+            raise LoraDropError(f"there is no preset {options.preset!r}; the presets are {', '.join(presets)}.")
+        config = presets[options.preset].config
     given = {
         name: getattr(options, name)
         for name in ("period", "drop_ratio", "reuse", "part", "kv", "adapters", "refresh_entropy", "refresh_norm")
@@ -51,15 +53,15 @@ def parse_range(text: str) -> tuple[int, int]:
     return int(low), int(high)
 
 
-def parse_list(text: str) -> tuple[int, ...]:
-    """`4,6,8` -> (4, 6, 8); an empty text drops nothing.
+def parse_list(text: str, name: str = "drop_layers") -> tuple[int, ...]:
+    """`4,6,8` -> (4, 6, 8); an empty text names no layer. `name` is the option's, for the message.
 
     Raises:
         LoraDropError: it is not of that form.
     """
     parts = [part.strip() for part in text.split(",")] if text.strip() else []
     if not all(map(_is_layer, parts)):
-        raise LoraDropError(f"drop_layers must be layer numbers with commas such as 4,6,8; got {text!r}.")
+        raise LoraDropError(f"{name} must be layer numbers with commas such as 4,6,8; got {text!r}.")
     return tuple(int(part) for part in parts)
 
 

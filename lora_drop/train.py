@@ -37,8 +37,8 @@ from lora_drop.adapters import AdapterBank
 from lora_drop.config import LoraDropConfig, default_range
 from lora_drop.errors import LoraDropError
 from lora_drop.fit import Batch, Scales, fit
-from lora_drop.model_card import CARD_NAME, card, reproduce
-from lora_drop.models import LoadedModel, encode_text
+from lora_drop.model_card import CARD_NAME, card, dropped_in, reproduce
+from lora_drop.models import LoadedModel, encode_prompt, encode_text
 from lora_drop.schedule import Schedule
 from lora_drop.self_generate import read_self_generated, self_generate
 from lora_drop.student import student_states
@@ -52,17 +52,53 @@ HELD_OUT = 0.02  # share of the windows that is never trained on
 EVALUATED = 8  # windows of each evaluation
 
 
-def read_texts(loaded: LoadedModel, paths: list[Path]) -> list[list[int]]:
+@dataclass(frozen=True)
+class Turn:
+    """The fields of a record that make a turn of chat.
+
+    `instruction+input:output` joins two fields to one prompt, `instances.0.output` names one that lies deeper.
+    """
+
+    prompt: tuple[str, ...]
+    target: str
+
+    @classmethod
+    def parse(cls, text: str) -> Turn:
+        """Raises LoraDropError: it is not of that form."""
+        prompt, _, target = text.partition(":")
+        if not all((*prompt.split("+"), target)):
+            raise LoraDropError(f"chat fields are PROMPT:TARGET, such as question:answer; got {text!r}.")
+        return cls(tuple(prompt.split("+")), target)
+
+    def of(self, record: Any) -> tuple[str, str] | None:
+        """(prompt, target) of a record; None if it lacks a field, or prompt or target is blank."""
+        if not isinstance(record, dict) or not all(
+            isinstance(record.get(n), str) for n in (*self.prompt, self.target)
+        ):
+            return None
+        prompt = "\n\n".join(record[name] for name in self.prompt if record[name].strip())
+        return (prompt, record[self.target]) if prompt and record[self.target].strip() else None
+
+
+def read_texts(
+    loaded: LoadedModel, paths: list[Path], turns: list[Turn] | None = None, file_tokens: int | None = None
+) -> list[list[int]]:
     """The tokens of each text of the files, an end token after each.
 
-    A `.jsonl` file has a record a line and a `.json` file a list of records; the text of a record is all its strings.
-    Any other file is plain text, a paragraph (up to a blank line) being a text.
+    A `.jsonl` file has a record a line and a `.json` file a list of records. A record with the fields of one of
+    `turns` goes through the chat template, as the prompt and answer that decoding will see; of any other the text is
+    all its strings. Any other file is plain text, a paragraph (up to a blank line) being a text.
+
+    Args:
+        file_tokens: leave a file after the text that reaches this many tokens, so that a long one does not drown the
+            others; None reads all of it.
 
     Raises:
-        LoraDropError: a file is missing, empty, not UTF-8 or not what its name says.
+        LoraDropError: a file is missing, empty, not UTF-8 or not what its name says; no record has a turn's fields.
     """
     end = sorted(loaded.stop_ids)[:1]  # some models have none
     tokens: list[list[int]] = []
+    unused = dict.fromkeys(turns or ())
     for path in paths:
         try:
             content = path.read_text(encoding="utf-8")
@@ -70,10 +106,24 @@ def read_texts(loaded: LoadedModel, paths: list[Path]) -> list[list[int]]:
             raise LoraDropError(f"{path.name} is not UTF-8 text.") from None
         except OSError as error:
             raise LoraDropError(f"cannot read {path.name}: {error.strerror or error}.") from None
-        texts = [text for text in _texts(path, content) if text.strip()]
-        if not texts:
+        found = 0  # tokens
+        for record in _records(path, content):
+            if file_tokens is not None and found >= file_tokens:
+                break
+            turn, pair = next(((turn, pair) for turn in turns or () if (pair := turn.of(record))), (None, None))
+            if pair:
+                unused.pop(turn, None)
+                ids = [*encode_prompt(loaded.tokenizer, pair[0]), *encode_text(loaded.tokenizer, pair[1])]
+            elif (text := "\n".join(_strings(record))).strip():
+                ids = encode_text(loaded.tokenizer, text)
+            else:
+                continue
+            tokens.append([*ids, *end])
+            found += len(tokens[-1])
+        if not found:
             raise LoraDropError(f"{path.name} holds no text.")
-        tokens += [[*encode_text(loaded.tokenizer, text), *end] for text in texts]
+    for turn in unused:
+        raise LoraDropError(f"no record has the chat fields {'+'.join(turn.prompt)}:{turn.target}.")
     return tokens
 
 
@@ -90,24 +140,28 @@ def to_windows(texts: list[list[int]], length: int) -> Tensor:
     return torch.tensor(tokens[: count * length]).view(count, length)
 
 
-def _texts(path: Path, content: str) -> list[str]:
+def _records(path: Path, content: str) -> list[Any]:
     if path.suffix not in (".json", ".jsonl"):
         return content.split("\n\n")
     try:
-        if path.suffix == ".json":
-            records = json.loads(content)
-        else:
-            records = [json.loads(line) for line in content.splitlines() if line.strip()]
-        return ["\n".join(_strings(record)) for record in records]
+        if path.suffix == ".jsonl":
+            return [json.loads(line) for line in content.splitlines() if line.strip()]
+        records = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise LoraDropError(f"{path.name} is not {path.suffix[1:].upper()}: {error}.") from None
+    return records if isinstance(records, list) else [records]
 
 
-def _strings(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [text for part in inner for text in _strings(part)]
+def _strings(record: Any) -> list[str]:
+    """All texts in a record, however deep, in its order."""
+    found, left = [], [record]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            found.append(value)
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        left.extend(reversed(list(inner)))
+    return found
 
 
 @dataclass(frozen=True)
@@ -133,6 +187,7 @@ def draw(settings: TrainSettings, step: int, windows: int, num_layers: int) -> D
     config = LoraDropConfig(
         period=settings.period or rng.choice(PERIODS),
         drop_ratio=ratio,
+        drop_layers=_first_of(settings.order, rng),
         reuse=settings.reuse,
         part=settings.part,
         kv=settings.kv,
@@ -143,6 +198,11 @@ def draw(settings: TrainSettings, step: int, windows: int, num_layers: int) -> D
     if not schedule.dropped:
         raise LoraDropError(f"drop_ratio {ratio} drops no layer of this model's {num_layers}: raise it.")
     return Draw(chosen, rng.randint(4, settings.length // 2), schedule)
+
+
+def _first_of(order: tuple[int, ...], rng: random.Random) -> tuple[int, ...] | None:
+    """Every other time a drawn number of the order's first layers; None leaves it to the ratio."""
+    return order[: rng.randint(1, len(order))] if order and rng.random() < 0.5 else None
 
 
 def distillation(
@@ -165,6 +225,7 @@ class Trainer:
         windows: (N, length) tokens, from `to_windows`.
         out: an existing folder for checkpoints and log.
         data: the names of the text's files, for the record.
+        reading: the options that say how they are read, for the record.
         self_generated: how many of the texts the model wrote itself, for the record.
         start: an adapter folder to go on from.
     """
@@ -178,10 +239,12 @@ class Trainer:
         data: list[str],
         self_generated: int = 0,
         start: Path | None = None,
+        reading: dict[str, list[str]] | None = None,
     ):
-        self.loaded, self.settings, self.out, self.data = loaded, settings, out, data
+        self.loaded, self.settings, self.out = loaded, settings, out
+        self.data, self.reading = data, reading or {}
         self.self_generated, self.start_from = self_generated, start
-        self.accelerator = Accelerator(mixed_precision="bf16" if loaded.dtype == torch.bfloat16 else "no")
+        self.accelerator = Accelerator()
         held_out = max(1, min(EVALUATED, int(len(windows) * HELD_OUT)))
         apart = torch.zeros(len(windows), dtype=torch.bool)
         apart[len(windows) // held_out // 2 :: -(-len(windows) // held_out)] = True  # of every part of the text
@@ -289,6 +352,13 @@ class Trainer:
         bank.base_model, bank.revision, bank.num_layers = loaded.id, loaded.revision, loaded.num_layers
         return bank
 
+    def _autocast(self) -> torch.autocast:
+        """The parameters are float32, the backbone may be bfloat16.
+
+        accelerate's own keeps one number type for the whole process, where two runs may have two.
+        """
+        return torch.autocast(self.loaded.device.type, torch.bfloat16, enabled=self.loaded.dtype == torch.bfloat16)
+
     @property
     def tokens_per_step(self) -> int:
         """Tokens that all processes together read in a step."""
@@ -310,7 +380,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         tokens = self.windows[batch.windows].to(self.loaded.device)
-        with self.accelerator.autocast():
+        with self._autocast():
             loss, agreement = distillation(self.loaded, tokens, batch.prompt_tokens, batch.schedule, self.bank)
         self.accelerator.backward(loss)
         for tensor in self.parameters:
@@ -326,24 +396,23 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, Any]:
-        """KL and agreement on the held-out windows, at the schedules that the sliders start from."""
-        tokens = self.held_out.to(self.loaded.device)
+        """KL and agreement on the held-out windows, at the schedules that the sliders and the presets start from."""
+        tokens, settings = self.held_out.to(self.loaded.device), self.settings
         grid = [(2, 0.25), (2, 0.5), (4, 0.5)]
-        fixed = self.settings.period, self.settings.drop_ratio
+        fixed = settings.period, settings.drop_ratio
         grid = sorted({(fixed[0] or period, ratio if fixed[1] is None else fixed[1]) for period, ratio in grid})
+        cases: list[dict[str, Any]] = [{"period": period, "drop_ratio": ratio} for period, ratio in grid]
+        for count in sorted({-(-len(settings.order) // 2), len(settings.order)} - {0}):
+            cases.append({"period": settings.period or 4, "drop_layers": settings.order[:count]})
         rows = []
-        for period, ratio in grid:
-            config = LoraDropConfig(
-                period=period,
-                drop_ratio=ratio,
-                reuse=self.settings.reuse,
-                part=self.settings.part,
-                kv=self.settings.kv,
-            )
+        for case in cases:
+            config = LoraDropConfig(reuse=settings.reuse, part=settings.part, kv=settings.kv, **case)
             schedule = config.schedule_for(self.loaded.num_layers)
-            with self.accelerator.autocast():
-                kl, agreement = distillation(self.loaded, tokens, self.settings.length // 4, schedule, self.bank)
-            rows.append({"period": period, "drop_ratio": ratio, "kl": float(kl), "top1_agreement": float(agreement)})
+            with self._autocast():
+                kl, agreement = distillation(self.loaded, tokens, settings.length // 4, schedule, self.bank)
+            if config.drop_layers:
+                case = case | {"drop_layers": list(config.drop_layers)}
+            rows.append(case | {"kl": float(kl), "top1_agreement": float(agreement)})
         return {"tokens": int(tokens.numel()), "schedules": rows}
 
     def run(self, evaluate_every: int, checkpoint_every: int, quiet: bool = False) -> dict[str, Any]:
@@ -395,6 +464,7 @@ class Trainer:
                 meta={
                     "trained_schedules": {
                         "periods": [self.settings.period] if self.settings.period else list(PERIODS),
+                        **({"drop_order": list(self.settings.order)} if self.settings.order else {}),
                         "drop_ratios": (
                             [*RATIOS, f"{ANY_RATIO[0]} to {ANY_RATIO[1]}"]
                             if self.settings.drop_ratio is None
@@ -405,6 +475,7 @@ class Trainer:
                     "command": reproduce(
                         dataclasses.asdict(self.settings),
                         self.data,
+                        self.reading,
                         self.self_generated,
                         self.start_from and self.start_from.name,
                         self.loaded.id,
@@ -482,15 +553,16 @@ def train(args: argparse.Namespace) -> int:
 
     names = [field.name for field in dataclasses.fields(TrainSettings)]
     settings = TrainSettings(**{name: getattr(args, name) for name in names})
-    for name in ("evaluate_every", "checkpoint_every"):
-        if getattr(args, name) < 1:
+    for name in ("evaluate_every", "checkpoint_every", "file_tokens"):
+        if (getattr(args, name) or 1) < 1:
             raise LoraDropError(f"--{name.replace('_', '-')} must be at least 1.")
     if not args.resume and (args.out / CHECKPOINT).exists():
         raise LoraDropError(f"{args.out.name} holds a checkpoint: go on with --resume, or name another --out.")
     if not args.data and not args.self_generate:
         raise LoraDropError("there is no text to train on: give --data FILES, --self-generate N, or both.")
+    turns = [Turn.parse(text) for text in args.chat]
     loaded = load_model(args.model, args.device, args.dtype)
-    texts = read_texts(loaded, args.data)
+    texts = read_texts(loaded, args.data, turns, args.file_tokens)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -499,8 +571,9 @@ def train(args: argparse.Namespace) -> int:
         with PartialState().main_process_first():  # one process writes, the others read what it wrote
             texts += _self_generated(loaded, args.self_generate, args.out / SELF_GENERATED, args.json)
     names = [path.name for path in args.data]
+    reading = {"chat": args.chat, "file-tokens": [str(args.file_tokens)] if args.file_tokens else []}
     windows = to_windows(texts, settings.length)
-    trainer = Trainer(loaded, settings, windows, args.out, names, args.self_generate, args.start)
+    trainer = Trainer(loaded, settings, windows, args.out, names, args.self_generate, args.start, reading)
     if args.resume:
         trainer.resume()
     else:
@@ -513,7 +586,7 @@ def train(args: argparse.Namespace) -> int:
         else:
             for row in evaluation["schedules"]:
                 print(
-                    f"period {row['period']}, drop ratio {row['drop_ratio']}: KL {row['kl']:.3f}, "
+                    f"period {row['period']}, {dropped_in(row)}: KL {row['kl']:.3f}, "
                     f"same top token {row['top1_agreement']:.1%}"
                 )
             print(f"adapters: {folder}")

@@ -9,13 +9,15 @@ from pathlib import Path
 
 from lora_drop.config import LoraDropConfig
 from lora_drop.errors import LoraDropError
+from lora_drop.options import parse_list
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     """What a training run is asked to do; a checkpoint goes on only with the same.
 
-    `period` and `drop_ratio` fix the schedule; None draws it for each batch.
+    `period` and `drop_ratio` fix the schedule; None draws it for each batch. With a `drop_order` (layers with commas,
+    the cheapest to drop first; see `lora_drop.evaluation.order`) half of the batches drop a drawn number of its first.
     """
 
     reuse: str = "residual"
@@ -23,6 +25,7 @@ class TrainSettings:
     kv: str = "skip"
     period: int | None = None
     drop_ratio: float | None = None
+    drop_order: str | None = None
     rank: int = 64
     alpha: float = 64.0
     gate: float = 0.4  # where g starts: trials found 0.3 to 0.5 better than 1
@@ -40,6 +43,11 @@ class TrainSettings:
             raise LoraDropError(f"period must be at least 2 to train: period 1 has no LoRA step; got {self.period}.")
         if self.drop_ratio is not None and not LoraDropConfig(drop_ratio=self.drop_ratio).drop_ratio:
             raise LoraDropError("drop_ratio must be above 0 to train: with 0 nothing is dropped.")
+        if self.drop_order is not None:
+            if self.drop_ratio is not None:
+                raise LoraDropError("drop_order and drop_ratio exclude each other: name one of them.")
+            if not self.order or LoraDropConfig(drop_layers=self.order).drop_layers is None:
+                raise LoraDropError("drop_order names no layer: list some, such as 14,9,12.")
         for name, low in (("rank", 1), ("max_tokens", 1), ("length", 16), ("batch_size", 1), ("fit_batches", 0)):
             if getattr(self, name) < low:
                 raise LoraDropError(f"{name} must be at least {low}, got {getattr(self, name)}.")
@@ -50,15 +58,36 @@ class TrainSettings:
             raise LoraDropError(f"learning_rate must lie between 0 and 1, got {self.learning_rate}.")
 
     @property
+    def order(self) -> tuple[int, ...]:
+        """`drop_order` as layer numbers."""
+        return parse_list(self.drop_order or "", "drop_order")
+
+    @property
     def steps(self) -> int:
         """Batches of the whole run."""
         return math.ceil(self.max_tokens / (self.batch_size * self.length))
+
+
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say how text files are read."""
+    parser.add_argument(
+        "--chat",
+        nargs="+",
+        default=[],
+        metavar="PROMPT:TARGET",
+        help="fields of json and jsonl records that make a turn of chat, through the chat template; PROMPT may join "
+        "several with +, a dot leads deeper: question:answer instruction+instances.0.input:instances.0.output",
+    )
+    parser.add_argument(
+        "--file-tokens", type=int, metavar="N", help="at most about N tokens of each file, from its beginning"
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `train`."""
     defaults = TrainSettings()
     parser.add_argument("--data", type=Path, nargs="+", default=[], metavar="FILE", help="txt, json or jsonl files")
+    add_reading_options(parser)
     parser.add_argument(
         "--self-generate", type=int, default=0, metavar="N", help="also train on N texts that the model writes itself"
     )
@@ -71,6 +100,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", default=getattr(defaults, name))
     parser.add_argument("--period", type=int, help="train for one period only (default: drawn)")
     parser.add_argument("--drop-ratio", type=float, help="train for one drop ratio only (default: drawn)")
+    parser.add_argument(
+        "--drop-order", metavar="14,9,12", help="half of the batches drop the first layers of this list (drop-order)"
+    )
     for name, kind in (
         *(("rank", int), ("alpha", float), ("gate", float), ("max_tokens", int), ("length", int)),
         *(("batch_size", int), ("learning_rate", float), ("fit_batches", int), ("warmup", float), ("seed", int)),

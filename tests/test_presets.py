@@ -228,7 +228,7 @@ def read(tmp_path):
     def read(content, revision="r1", taken=None):
         path = tmp_path / "presets.json"
         path.write_text(content if isinstance(content, str) else json.dumps(content))
-        return measured_presets(revision, lambda config: taken, path)
+        return measured_presets("m", revision, lambda config: taken, path)
 
     return read
 
@@ -258,7 +258,7 @@ def test_a_file_of_another_model_settings_or_bank_does_not_count(read, tmp_path,
     assert default_preset(read(good)) == "fast"
     other = read(good, revision="r2")
     assert not other.rows and other.missing == "not measured on this model" and default_preset(other) == "gentle"
-    gone = measured_presets("r1", lambda config: None, tmp_path / "none.json")
+    gone = measured_presets("m", "r1", lambda config: None, tmp_path / "none.json")
     assert (gone.rows, gone.missing, default_preset(gone)) == ({}, "not measured on this model", "gentle")
     with_bank = read(good, taken="f" * 16)
     assert not with_bank.rows and "adapters" in with_bank.missing and default_preset(with_bank) == "gentle"

@@ -9,7 +9,8 @@ import torch
 from lora_drop.adapters import AdapterBank
 from lora_drop.cli import _parser, main
 from lora_drop.errors import LoraDropError
-from lora_drop.train import CHECKPOINT, Trainer, draw, read_texts, to_windows
+from lora_drop.models import encode_prompt, encode_text
+from lora_drop.train import CHECKPOINT, Trainer, Turn, draw, read_texts, to_windows
 from lora_drop.train_options import TrainSettings
 
 SMALL = TrainSettings(
@@ -193,3 +194,81 @@ def test_the_model_can_write_its_own_text(tmp_path, capsys):
     folder = json.loads(capsys.readouterr().out)["adapters"]
     assert AdapterBank.load(folder).meta["data"] == ["2 texts that the model wrote itself"]
     assert len((tmp_path / "out" / "self_generated.jsonl").read_text().splitlines()) == 3
+
+
+def test_pairs_go_through_the_chat_template_and_other_records_do_not(bundled, tmp_path):
+    """As decoding will see them: the same tokens as a prompt of the page, then the answer and the end token."""
+    records = [
+        {"instruction": "Add.", "input": "1 and 2", "output": "3"},
+        {"instruction": "Say hello.", "input": "", "output": "Hello!"},
+        {"text": "A plain text."},
+        {"instruction": "No answer.", "input": "", "output": " "},
+    ]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, records)))
+    turns = [Turn.parse("instruction+input:output")]
+    add, hello, plain, unanswered = read_texts(bundled, [tmp_path / "pairs.jsonl"], turns)
+    end = sorted(bundled.stop_ids)[:1]
+    assert add == [*encode_prompt(bundled.tokenizer, "Add.\n\n1 and 2"), *encode_text(bundled.tokenizer, "3"), *end]
+    assert hello[: -1 - len(end)] == encode_prompt(bundled.tokenizer, "Say hello.") + encode_text(
+        bundled.tokenizer, "Hello"
+    )
+    assert plain == [*encode_text(bundled.tokenizer, "A plain text."), *end]
+    assert unanswered == [*encode_text(bundled.tokenizer, "No answer.\n\n "), *end]
+
+
+def test_chat_fields_that_lie_deeper():
+    turn = Turn.parse("task+of.0.in:of.0.out")
+    assert turn.of({"task": "Add.", "of": [{"in": "1, 2", "out": "3"}]}) == ("Add.\n\n1, 2", "3")
+    for record in ({"task": "Add.", "of": []}, {"task": "Add.", "of": {"0": 3}}, {"task": 3, "of": [{}]}, [], "of"):
+        assert turn.of(record) is None
+
+
+@pytest.mark.parametrize("text", ["question", "question:", ":answer", "a++b:c"])
+def test_chat_fields_that_are_none(text):
+    with pytest.raises(LoraDropError, match="chat fields are PROMPT:TARGET"):
+        Turn.parse(text)
+
+
+def test_chat_fields_that_no_record_has(tiny, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"question": "?", "answer": "!"}\n')
+    with pytest.raises(LoraDropError, match="no record has the chat fields a:b"):
+        read_texts(tiny, [tmp_path / "a.jsonl"], [Turn.parse("question:answer"), Turn.parse("a:b")])
+
+
+def test_a_long_file_gives_its_share_only(tiny, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(["x" * 9] * 50))
+    texts = read_texts(tiny, [tmp_path / "one.txt", tmp_path / "two.txt"], file_tokens=35)
+    assert len(texts) == 2 * 4 and len(texts[0]) == 10
+
+
+def test_half_of_the_batches_drop_the_first_layers_of_an_order(tiny):
+    settings = TrainSettings(**{**vars(SMALL), "drop_order": "4,2,3,1"})
+    drawn = [draw(settings, step, 40, 6).schedule.dropped for step in range(200)]
+    firsts = {tuple(sorted(settings.order[:n])) for n in range(1, 5)}
+    assert firsts <= set(drawn)
+    plain = [draw(SMALL, step, 40, 6).schedule.dropped for step in range(200)]
+    assert set(plain) - firsts and 60 < sum(one != other for one, other in zip(drawn, plain, strict=True)) < 140
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [({"drop_order": "4,x"}, "drop_order must be"), ({"drop_order": ""}, "names no layer")]
+    + [({"drop_order": "4", "drop_ratio": 0.5}, "exclude each other"), ({"drop_order": "4,4"}, "twice")],
+)
+def test_a_drop_order_that_is_none(values, says):
+    with pytest.raises(LoraDropError, match=says):
+        TrainSettings(**values)
+
+
+def test_an_order_is_in_the_card_and_its_command(tiny, windows, tmp_path):
+    settings = TrainSettings(**{**vars(SMALL), "max_tokens": 48 * 4, "drop_order": "4,2,3"})
+    (tmp_path / "out").mkdir()
+    run = Trainer(tiny, settings, windows, tmp_path / "out", ["a.jsonl"], reading={"chat": ["q:a", "b:c"]})
+    rows = run.run(100, 100, quiet=True)["schedules"]
+    assert [row["drop_layers"] for row in rows if "drop_layers" in row] == [[2, 4], [2, 3, 4]]
+    text = (tmp_path / "out" / CHECKPOINT / "adapter" / "README.md").read_text()
+    assert "of 4, 2, 3." in text and "| 4 | layers 2, 3, 4 |" in text
+    command = shlex.split(next(line for line in text.splitlines() if line.startswith("python -m lora_drop train")))
+    args = _parser().parse_args(command[3:])
+    assert (args.drop_order, args.chat) == ("4,2,3", ["q:a", "b:c"])

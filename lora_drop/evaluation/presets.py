@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_drop.config import PRESETS, Preset
+from lora_drop.config import Preset, presets_for
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.sweep import (
     SPEED_TOKENS,
@@ -112,7 +112,7 @@ def measure_presets(
 def _cases(loaded: LoadedModel, prompt: str) -> list[Case]:
     """Each preset as it is, and without adapters where it takes some."""
     cases: list[Case] = []
-    for preset in PRESETS.values():
+    for preset in presets_for(loaded.id).values():
         try:
             point = check_point(loaded, preset.config, prompt)
         except LoraDropError as error:
@@ -147,7 +147,9 @@ def sample_presets(
         "samples": [],
     }
     there = _samples_before(result, folder)
-    points = {name: check_point(loaded, preset.config, SAMPLE_PROMPTS[0]) for name, preset in PRESETS.items()}
+    points = {
+        name: check_point(loaded, preset.config, SAMPLE_PROMPTS[0]) for name, preset in presets_for(loaded.id).items()
+    }
     wanted = [_sample_key(prompt, lane, points.get(lane)) for prompt in SAMPLE_PROMPTS for lane in (BASELINE, *points)]
     samples = [next((old for old in there if key.items() <= old.items()), None) for key in wanted]
     done = len(samples) - samples.count(None)

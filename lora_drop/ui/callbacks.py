@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import gradio as gr
 
-from lora_drop.config import COMPARISONS, PRESETS, LoraDropConfig
+from lora_drop.config import COMPARISONS, LoraDropConfig, presets_for
 from lora_drop.errors import LoraDropError
 from lora_drop.measured import READS_WELL_GAP, Measured, default_preset, figures, measured_presets, reads_well
 from lora_drop.models import LoadedModel, encode_prompt
@@ -57,7 +57,7 @@ def preset_facts(loaded: LoadedModel) -> dict[str, Any]:
         "note", "measured", "bare", "reads_well"}`, the measured figures with its adapters and without, or None.
     """
     try:
-        measured = measured_presets(loaded.revision, lambda config: config_fingerprint(loaded, config))
+        measured = measured_presets(loaded.id, loaded.revision, lambda config: config_fingerprint(loaded, config))
     except LoraDropError as error:
         measured = Measured(missing=str(error))  # the page works without
     about = measured.about
@@ -82,7 +82,7 @@ def preset_facts(loaded: LoadedModel) -> dict[str, Any]:
                 "bare": figures(measured.bare[name]) if name in measured.bare else None,
                 "reads_well": reads_well(measured.rows[name]) if name in measured.rows else None,
             }
-            for name, preset in PRESETS.items()
+            for name, preset in presets_for(loaded.id).items()
         ],
     }
 
@@ -287,6 +287,7 @@ class Callbacks:
             wanted = Request(
                 prompt=prompt,
                 config=_config(
+                    self.loaded.id,
                     preset=preset,
                     period=period,
                     layers=layers,
@@ -337,6 +338,7 @@ class Callbacks:
         """
         try:
             config = _config(
+                self.loaded.id,
                 preset=preset,
                 period=period,
                 layers=layers,
@@ -356,7 +358,7 @@ class Callbacks:
         return estimate(self.loaded, checked, len(checked.prompt_ids) if prompt else 0, wanted)
 
 
-def _config(**options: Any) -> LoraDropConfig:
+def _config(model: str, **options: Any) -> LoraDropConfig:
     """The config of an API call: its options are the command line's, and read in the same way."""
     if options["adapters"] is not None:
         _refuse_folder(options["adapters"])
@@ -364,7 +366,7 @@ def _config(**options: Any) -> LoraDropConfig:
         options["layers"] = str(options["layers"])
     if options["drop_layers"] is not None:
         options["drop_layers"] = str(options["drop_layers"])
-    return config_from(SimpleNamespace(**options | {"period": whole(options["period"])}))
+    return config_from(SimpleNamespace(**options | {"period": whole(options["period"])}), model)
 
 
 def _refuse_folder(adapters: Any) -> None:

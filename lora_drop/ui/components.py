@@ -91,14 +91,17 @@ class LiveView(_Scripted):
 
 
 class LayerRange(_Scripted):
-    """A slider with two handles: the droppable layers `[lo, hi]`, inclusive. Layer 0 always runs, so lo >= 1."""
+    """A slider with two handles: the droppable layers `[lo, hi]`, inclusive. Layer 0 always runs, so lo >= 1.
+
+    It triggers `input` where a visitor moves a handle.
+    """
 
     def __init__(self, value: tuple[int, int], num_layers: int, **kwargs: Any):
         self.num_layers = num_layers
         super().__init__(
             list(value),
             "range.html",
-            "LoraDrop.mountRange(element, props, watch)",
+            "LoraDrop.mountRange(element, props, watch, trigger)",
             _head(*(ASSETS / name for name in SCRIPTS[:2])),
             last=num_layers - 1,
             **kwargs,

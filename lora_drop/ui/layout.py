@@ -10,7 +10,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 
 import gradio as gr  # noqa: E402
 
-from lora_drop.config import COMPARISONS, KV_RULES, PARTS, PRESETS, REUSE_RULES, default_range  # noqa: E402
+from lora_drop.config import COMPARISONS, KV_RULES, PARTS, REUSE_RULES, default_range, presets_for  # noqa: E402
 from lora_drop.models import LoadedModel  # noqa: E402
 from lora_drop.prompts import EXAMPLES  # noqa: E402
 from lora_drop.race import VIEWS  # noqa: E402
@@ -57,7 +57,8 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
     """
     gr.set_static_paths([plotly_script(), *(path for path in ASSETS.glob("*.js"))])
     calls, facts, presets = Callbacks(loaded), model_facts(loaded), preset_facts(loaded)
-    first = PRESETS[presets["default"]].config
+    named = presets_for(loaded.id)
+    first = named[presets["default"]].config
     low, high = first.layers or default_range(loaded.num_layers)
 
     def settings_of(config: Any) -> dict[str, Any]:
@@ -174,7 +175,7 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
                     WhatIf(
                         facts,
                         {**settings_of(first), "max_new_tokens": MAX_TOKENS},
-                        {name: settings_of(p.config) for name, p in PRESETS.items()},
+                        {name: settings_of(p.config) for name, p in named.items()},
                         calls.count_tokens(FIRST_PROMPT) or 0,
                         calls.count_tokens,
                         elem_id="ld-whatif",
@@ -194,6 +195,8 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
             outputs=preset,
             js="(...settings) => window.LoraDrop.settings(settings)",
         )
+        # A visitor who moves the range or the ratio means them, not the exact layers that a preset may have set.
+        gr.on([layers.input, ratio.input], fn=None, outputs=listed, js="() => ''")
         for button, text in examples:
             button.click(None, None, prompt, js=f"() => {json.dumps(text)}")
         preset.input(None, preset, rules, js="(name) => window.LoraDrop.preset(name)")

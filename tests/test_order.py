@@ -1,0 +1,62 @@
+"""The greedy order: it finds what dropping costs, and the command tells it."""
+
+import json
+
+import pytest
+import torch
+
+from lora_drop.cli import main
+from lora_drop.config import LoraDropConfig
+from lora_drop.errors import LoraDropError
+from lora_drop.evaluation.order import drop_order
+from lora_drop.student import student_states
+
+
+@pytest.fixture
+def windows(tiny):
+    return torch.randint(0, 200, (3, 32), generator=torch.Generator().manual_seed(0))
+
+
+def kl(tiny, windows, dropped):
+    """The same figure written plainly, from the whole vocabulary of the whole text."""
+    schedule = LoraDropConfig(period=4, drop_layers=dropped).schedule_for(tiny.num_layers)
+    with torch.no_grad():
+        states, lora = student_states(tiny.model, windows, 8, schedule, None)
+        ours = tiny.model.lm_head(states).log_softmax(-1)
+        full = tiny.model(windows).logits.log_softmax(-1)
+    return float((full.exp() * (full - ours)).sum(-1)[:, lora].mean())
+
+
+def test_each_layer_is_the_one_that_adds_least(tiny, windows):
+    """With every layer a candidate the search is plain greedy."""
+    rows = drop_order(tiny, windows, LoraDropConfig(period=4, layers=(1, 4)), None, 3, candidates=4)
+    chosen: list[int] = []
+    for row in rows:
+        found = {i: kl(tiny, windows, (*chosen, i)) for i in range(1, 5) if i not in chosen}
+        assert row["layer"] == min(found, key=found.get)
+        assert row["kl"] == pytest.approx(found[row["layer"]], rel=1e-4)
+        assert row["alone"] == pytest.approx(kl(tiny, windows, (row["layer"],)), rel=1e-4)
+        chosen.append(row["layer"])
+
+
+def test_a_lazy_search_measures_fewer(tiny, windows):
+    rows = drop_order(tiny, windows, LoraDropConfig(period=4, layers=(1, 4)), None, 4, candidates=1)
+    assert sorted(row["layer"] for row in rows) == [1, 2, 3, 4]
+    assert rows[0]["kl"] == rows[0]["alone"]
+
+
+@pytest.mark.parametrize(("settings", "count"), [({"layers": (2, 3)}, 3), ({"layers": (2, 3)}, 0), ({"period": 1}, 1)])
+def test_what_cannot_be_ordered(tiny, windows, settings, count):
+    with pytest.raises(LoraDropError, match="count must be|period must be"):
+        drop_order(tiny, windows, LoraDropConfig(**{"period": 4, **settings}), None, count)
+
+
+def test_the_command(tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("\n\n".join(f"The {n}th sentence of a text." for n in range(60)))
+    argv = ["drop-order", "--data", str(tmp_path / "text.txt"), "--model", "random:tiny-llama", "--dtype", "float32"]
+    assert main([*argv, "--layers", "1-4", "--count", "2", "--windows", "2", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert len(result["order"]) == 2 and result["tokens"] == 512
+    assert result["order"] == [row["layer"] for row in result["rows"]]
+    assert main([*argv, "--windows", "0"]) == 2
+    assert "windows must be at least 1" in capsys.readouterr().err
