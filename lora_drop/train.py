@@ -72,12 +72,23 @@ class Turn:
 
     def of(self, record: Any) -> tuple[str, str] | None:
         """(prompt, target) of a record; None if it lacks a field, or prompt or target is blank."""
-        if not isinstance(record, dict) or not all(
-            isinstance(record.get(n), str) for n in (*self.prompt, self.target)
-        ):
+        *parts, target = (_field(record, name) for name in (*self.prompt, self.target))
+        if not all(isinstance(text, str) for text in (*parts, target)):
             return None
-        prompt = "\n\n".join(record[name] for name in self.prompt if record[name].strip())
-        return (prompt, record[self.target]) if prompt and record[self.target].strip() else None
+        prompt = "\n\n".join(text for text in parts if text.strip())
+        return (prompt, target) if prompt and target.strip() else None
+
+
+def _field(value: Any, path: str) -> Any:
+    """What a path such as `instances.0.output` leads to; None if it leads nowhere."""
+    for name in path.split("."):
+        if isinstance(value, dict):
+            value = value.get(name)
+        elif isinstance(value, list) and name.isdecimal() and int(name) < len(value):
+            value = value[int(name)]
+        else:
+            return None
+    return value
 
 
 def read_texts(
