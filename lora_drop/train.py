@@ -330,7 +330,8 @@ class Trainer:
         """A bank's loss on the first batch."""
         batch = draw(self.settings, 0, len(self.windows), self.loaded.num_layers)
         tokens = self.windows[batch.windows].to(self.loaded.device)
-        return float(distillation(self.loaded, tokens, batch.prompt_tokens, batch.schedule, bank)[0])
+        with self._autocast():
+            return float(distillation(self.loaded, tokens, batch.prompt_tokens, batch.schedule, bank)[0])
 
     def _check_start(self, bank: AdapterBank, name: str) -> AdapterBank:
         own, loaded = self.start, self.loaded

@@ -9,7 +9,7 @@ import torch
 from lora_drop.adapters import AdapterBank
 from lora_drop.cli import _parser, main
 from lora_drop.errors import LoraDropError
-from lora_drop.models import encode_prompt, encode_text
+from lora_drop.models import encode_prompt, encode_text, load_model
 from lora_drop.train import CHECKPOINT, Trainer, Turn, draw, read_texts, to_windows
 from lora_drop.train_options import TrainSettings
 
@@ -272,3 +272,14 @@ def test_an_order_is_in_the_card_and_its_command(tiny, windows, tmp_path):
     command = shlex.split(next(line for line in text.splitlines() if line.startswith("python -m lora_drop train")))
     args = _parser().parse_args(command[3:])
     assert (args.drop_order, args.chat) == ("4,2,3", ["q:a", "b:c"])
+
+
+def test_a_bfloat16_model_trains_float32_adapters(windows, tmp_path):
+    loaded = load_model("random:tiny-llama", device="cpu", dtype="bfloat16")
+    settings = {**vars(SMALL), "period": 3, "drop_ratio": 1.0}
+    trainer(loaded, windows, tmp_path / "fitted", TrainSettings(**settings | {"fit_batches": 2})).prepare()
+    run = trainer(loaded, windows, tmp_path / "out", TrainSettings(**settings))
+    before = run.evaluate()["schedules"][0]
+    after = run.run(100, 100, quiet=True)["schedules"][0]
+    assert after["kl"] < 0.9 * before["kl"]
+    assert all(t.dtype == torch.float32 for t in run.parameters)
