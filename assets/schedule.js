@@ -48,19 +48,20 @@ window.LoraDrop.schedule = (() => {
     );
   }
 
-  /** Counts of weights, as ModelShape's properties. */
+  /** What ModelShape's weights cost to read, in units of an activation's size: matrices may be packed. */
   function weights(shape) {
     const bias = Number(shape.qkv_bias);
     const norm = shape.qk_norm ? shape.head_dim : 0;
     const inner = shape.num_heads * shape.head_dim;
     const perToken = 2 * shape.num_kv_heads * shape.head_dim;
-    const kv = perToken * (shape.hidden_size + bias) + norm;
-    const q = inner * (shape.hidden_size + bias) + norm;
+    const matrix = (count) => count * shape.matrix_size;
+    const kv = matrix(perToken * shape.hidden_size) + perToken * bias + norm;
+    const q = matrix(inner * shape.hidden_size) + inner * bias + norm;
     return {
       kv,
-      attention: shape.hidden_size + q + kv + inner * shape.hidden_size,
-      mlp: shape.hidden_size + 3 * shape.hidden_size * shape.intermediate_size,
-      shared: shape.vocab_size * shape.hidden_size + 2 * shape.hidden_size,
+      attention: shape.hidden_size + q + kv + matrix(inner * shape.hidden_size),
+      mlp: shape.hidden_size + matrix(3 * shape.hidden_size * shape.intermediate_size),
+      shared: shape.vocab_size * shape.hidden_size * shape.head_size + 2 * shape.hidden_size,
       perToken,
     };
   }

@@ -16,8 +16,8 @@ class KVCache:
     """
 
     def __init__(self, num_layers: int):
-        self.keys: list[Tensor | None] = [None] * num_layers  # each (B, n_kv, capacity, hs)
-        self.values: list[Tensor | None] = [None] * num_layers
+        # Keys and values of a layer in one tensor, (2, B, n_kv, capacity, hs): a decode step writes both at once.
+        self.stores: list[Tensor | None] = [None] * num_layers
         self.lengths = [0] * num_layers
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
@@ -26,41 +26,45 @@ class KVCache:
         `args` and `kwargs` are what transformers passes to caches of other kinds; none of it matters here.
         """
         start, end = self.lengths[layer_idx], self.lengths[layer_idx] + key.shape[2]
-        self._reserve(key, layer_idx, end)
-        keys, values = self.keys[layer_idx], self.values[layer_idx]
-        keys[:, :, start:end] = key
-        values[:, :, start:end] = value
+        store = self._reserve(key, layer_idx, end)
+        store[0, :, :, start:end] = key
+        store[1, :, :, start:end] = value
         self.lengths[layer_idx] = end
-        return keys[:, :, :end], values[:, :, :end]
+        keys, values = store.narrow(3, 0, end).unbind(0)
+        return keys, values
 
-    def _reserve(self, like: Tensor, layer: int, tokens: int) -> None:
-        """Room for `tokens` tokens in a layer, in whole blocks."""
-        old = self.keys[layer]
-        if old is not None and old.shape[2] >= tokens:
-            return
+    def append(self, both: Tensor, layer: int) -> Tensor:
+        """Append a token's key and value (2, B, n_kv, hs) to a layer and return all it holds, (2, B, n_kv, S, hs)."""
+        at = self.lengths[layer]
+        store = self._reserve(both[0, :, :, None], layer, at + 1)
+        store.select(3, at).copy_(both)
+        self.lengths[layer] = at + 1
+        return store.narrow(3, 0, at + 1)
+
+    def _reserve(self, like: Tensor, layer: int, tokens: int) -> Tensor:
+        """A layer's storage with room for `tokens` tokens, in whole blocks."""
+        old = self.stores[layer]
+        if old is not None and old.shape[3] >= tokens:
+            return old
         batch, heads, _, size = like.shape
-        shape = (batch, heads, -(-tokens // BLOCK) * BLOCK, size)
-        filled = self.lengths[layer]
-        for store in (self.keys, self.values):
-            new = torch.empty(shape, dtype=like.dtype, device=like.device)
-            if filled:
-                new[:, :, :filled] = store[layer][:, :, :filled]
-            store[layer] = new
+        shape = (2, batch, heads, -(-tokens // BLOCK) * BLOCK, size)
+        new = torch.empty(shape, dtype=like.dtype, device=like.device)
+        if filled := self.lengths[layer]:
+            new[:, :, :, :filled] = old[:, :, :, :filled]
+        self.stores[layer] = new
+        return new
 
     def clone(self) -> KVCache:
         """A copy with storage of its own: the audit starts from the lane's prefill, which is full by definition."""
         copy = KVCache(len(self.lengths))
-        copy.keys = [None if k is None else k.clone() for k in self.keys]
-        copy.values = [None if v is None else v.clone() for v in self.values]
+        copy.stores = [None if store is None else store.clone() for store in self.stores]
         copy.lengths = list(self.lengths)
         return copy
 
     def layer_bytes(self) -> list[int]:
         """Bytes of the filled entries of each layer, counted from the tensors."""
-        sizes = []
-        for keys, values, filled in zip(self.keys, self.values, self.lengths, strict=True):
-            sizes.append(0 if keys is None else keys[:, :, :filled].nbytes + values[:, :, :filled].nbytes)
-        return sizes
+        pairs = zip(self.stores, self.lengths, strict=True)
+        return [0 if store is None else store.narrow(3, 0, filled).nbytes for store, filled in pairs]
 
     @property
     def nbytes(self) -> int:
@@ -70,8 +74,7 @@ class KVCache:
     @property
     def allocated_bytes(self) -> int:
         """Bytes of the storage that is really held: at most one block a layer more than `nbytes`."""
-        stores = (t for store in (self.keys, self.values) for t in store if t is not None)
-        return sum(t.untyped_storage().nbytes() for t in stores)
+        return sum(store.untyped_storage().nbytes() for store in self.stores if store is not None)
 
 
 class HiddenCache:

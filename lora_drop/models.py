@@ -10,6 +10,7 @@ load_model("random:llama3-8b")      the real shape with random weights, for meas
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import platform
@@ -35,8 +36,11 @@ from transformers import (
 )
 
 from lora_drop import bundled
+from lora_drop.decoder import Decoder
 from lora_drop.errors import LoraDropError
+from lora_drop.fast import FastDecoder, is_supported
 from lora_drop.schedule import ModelShape
+from lora_drop.weights import StepWeights, fuse, pack
 
 # Where a repository has only pickled weights, transformers would ask a service to convert them and then load the
 # result from an unreviewed pull request. Here that is an error that says so.
@@ -59,12 +63,22 @@ class LoadedModel:
     revision: str  # fingerprint of the weights, 16 hex digits; the same in float32 and bfloat16
     context: int  # the most tokens, prompt and answer together
     device: torch.device
-    dtype: torch.dtype
+    dtype: torch.dtype  # of activations and K/V
+    weights: StepWeights | None = None  # laid out for decode steps; None runs the reference decoder
 
     @property
     def shape(self) -> ModelShape:
         """The sizes that the bound and the memory formulas need."""
-        return ModelShape.from_config(self.model.config)
+        shape = ModelShape.from_config(self.model.config)
+        if self.weights is None:
+            return shape
+        sizes = self.weights.layer_bytes / self.dtype.itemsize, self.weights.head_bytes / self.dtype.itemsize
+        return dataclasses.replace(shape, matrix_size=sizes[0], head_size=sizes[1])
+
+    @property
+    def decoder(self) -> Decoder:
+        """The fastest decoder there is for it; it holds nothing of a request."""
+        return Decoder(self.model) if self.weights is None else FastDecoder(self.model, self.weights)
 
     @property
     def num_layers(self) -> int:
@@ -109,15 +123,30 @@ def load_model(
     except torch.OutOfMemoryError as error:
         raise LoraDropError(f"{name} does not fit into the memory of {target} in {_short(number_type)}.") from error
     network.eval().requires_grad_(False)
+    revision = fingerprint(network)
     return LoadedModel(
         model=network,
         tokenizer=tokenizer,
         id=name,
-        revision=fingerprint(network),
+        revision=revision,
         context=usable_context(network.config),
         device=target,
         dtype=number_type,
+        weights=_step_weights(network, target, packed=name == BUNDLED_ID and str(dtype).lower() == "auto"),
     )
+
+
+def _step_weights(model: PreTrainedModel, device: torch.device, packed: bool) -> StepWeights | None:
+    """The weights as decode steps want them; None where only the reference decoder is at hand.
+
+    Args:
+        packed: take the bundled model's own blocks instead of the numbers that they stand for.
+    """
+    if device.type != "cpu" or not is_supported(model):
+        return None
+    if packed and model.dtype == torch.bfloat16:
+        return pack(model, bundled.ensure() / bundled.GGUF.name)
+    return fuse(model)
 
 
 # ---- device, number type, memory ------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 TRIGGERS = ("entropy", "norm")  # what can make an adaptive schedule refresh early
@@ -43,6 +44,11 @@ class Schedule:
     kv: str = "skip"
     refresh_entropy: float | None = None
     refresh_norm: float | None = None
+
+    @cached_property
+    def dropped_set(self) -> frozenset[int]:
+        """`dropped`, for asking whether a layer is one of them."""
+        return frozenset(self.dropped)
 
     @property
     def is_adaptive(self) -> bool:
@@ -96,7 +102,9 @@ def baseline_schedule(num_layers: int) -> Schedule:
 class ModelShape:
     """The sizes that decide what a decode step reads; counts of weights, without any tensor.
 
-    `qkv_bias` and `qk_norm` tell Qwen2's biases and Qwen3's per-head norms.
+    `qkv_bias` and `qk_norm` tell Qwen2's biases and Qwen3's per-head norms. `matrix_size` and `head_size` are the
+    bytes that a weight of a layer's matrices, or of the head, takes in memory, over those of an activation: 1 unless
+    they are packed. Norms, biases, adapters and K/V have the activations' size.
     """
 
     num_layers: int
@@ -109,6 +117,8 @@ class ModelShape:
     tied: bool
     qkv_bias: bool = False
     qk_norm: bool = False
+    matrix_size: float = 1.0
+    head_size: float = 1.0
 
     @classmethod
     def from_config(cls, config: Any) -> ModelShape:
@@ -146,9 +156,11 @@ class ModelShape:
         return self.hidden_size + 3 * self.hidden_size * self.intermediate_size
 
     @property
-    def shared_weights(self) -> int:
-        """Weights outside the layers that every step reads: the head, the last norm, one row of the embedding."""
-        return self.vocab_size * self.hidden_size + 2 * self.hidden_size
+    def vectors(self) -> tuple[int, int, int]:
+        """How many of `kv_weights`, `attention_weights` and `mlp_weights` are in norms and biases: never packed."""
+        kv = 2 * self.num_kv_heads * self.head_dim * self.qkv_bias + self.head_dim * self.qk_norm
+        q = self.num_heads * self.head_dim * self.qkv_bias + self.head_dim * self.qk_norm
+        return kv, self.hidden_size + q + kv, self.hidden_size
 
     @property
     def params(self) -> int:
@@ -189,7 +201,7 @@ def step_bytes(
     kv: bool = True,
     lora: bool | None = None,
     refreshes: int | None = None,
-) -> int:
+) -> float:
     """Bytes that decode step `step` has to read: the weights it uses and the K/V that each attention run reads.
 
     Args:
@@ -201,20 +213,26 @@ def step_bytes(
     """
     if lora is None:
         lora = schedule.kind(step) == "lora"
-    dropped = set(schedule.dropped) if lora else set()
-    total = shape.shared_weights
+    dropped = schedule.dropped_set if lora else frozenset()
+    # Of weights: those of k and v, of attention and of the MLP, in units of an activation's size.
+    counts = (shape.kv_weights, shape.attention_weights, shape.mlp_weights)
+    kv_cost, attention_cost, mlp_cost = (
+        vectors + (count - vectors) * shape.matrix_size for count, vectors in zip(counts, shape.vectors, strict=True)
+    )
+    # The head, the last norm, one row of the embedding.
+    total = shape.vocab_size * shape.hidden_size * shape.head_size + 2 * shape.hidden_size
     for i in range(shape.num_layers):
         if i not in dropped:
-            total += shape.attention_weights + shape.mlp_weights
+            total += attention_cost + mlp_cost
             if kv:
                 total += shape.kv_per_token * schedule.kv_length(i, prompt_tokens, step, refreshes)
             continue
         if rank and (corrected is None or i in corrected):
             total += 2 * rank * shape.hidden_size + (shape.hidden_size if schedule.reuse == "residual" else 0)
         if schedule.part == "attention":
-            total += shape.mlp_weights
+            total += mlp_cost
         if schedule.kv == "write":
-            total += shape.hidden_size + shape.kv_weights
+            total += shape.hidden_size + kv_cost
     return total * itemsize
 
 

@@ -249,7 +249,7 @@ def run(loaded: LoadedModel, request: Request, should_stop: Callable[[], bool] =
         LoraDropError: before the first record, if the request does not fit the model.
     """
     checked = plan(loaded, request)
-    decoder = Decoder(loaded.model)
+    decoder = loaded.decoder
     lanes = _lanes(loaded, request, checked, decoder)
     header = _header(loaded, request, checked, decoder, lanes)
     trace = Trace(header)

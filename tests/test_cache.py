@@ -12,7 +12,7 @@ def test_growth_keeps_what_was_written():
         part = keys[:, :, start : start + 13]
         seen, _ = cache.update(part, -part, 1)
         assert torch.equal(seen, keys[:, :, : start + 13])
-    assert torch.equal(cache.values[1][:, :, : cache.lengths[1]], -keys)
+    assert torch.equal(cache.stores[1][1, :, :, : cache.lengths[1]], -keys)
     assert cache.lengths == [0, keys.shape[2]]
 
 
@@ -32,6 +32,16 @@ def test_a_clone_has_storage_of_its_own():
     cache.update(torch.ones(1, 1, 2, 4), torch.ones(1, 1, 2, 4), 0)
     copy = cache.clone()
     copy.update(torch.zeros(1, 1, 1, 4), torch.zeros(1, 1, 1, 4), 0)
-    cache.keys[0].fill_(7)
+    cache.stores[0].fill_(7)
     assert copy.lengths == [3] and cache.lengths == [2]
-    assert copy.keys[0][0, 0, :3, 0].tolist() == [1, 1, 0]
+    assert copy.stores[0][0, 0, 0, :3, 0].tolist() == [1, 1, 0]
+
+
+def test_a_token_is_appended_as_update_would():
+    one, two = KVCache(1), KVCache(1)
+    for step in range(BLOCK + 3):
+        key, value = torch.full((1, 3, 1, 8), step + 1.0), torch.full((1, 3, 1, 8), -step - 1.0)
+        keys, values = one.update(key, value, 0)
+        both = two.append(torch.stack((key, value))[:, :, :, 0], 0)
+        assert torch.equal(both, torch.stack((keys, values)))
+    assert one.lengths == two.lengths and one.allocated_bytes == two.allocated_bytes

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from lora_drop.cache import KVCache
 from lora_drop.config import LoraDropConfig
-from lora_drop.decoder import Decoder
 from lora_drop.errors import LoraDropError
 from lora_drop.models import LoadedModel, encode_prompt, encode_text
 from lora_drop.refresh import Pacer
@@ -122,7 +121,7 @@ def evaluate(
     """
     schedule = config.schedule_for(loaded.num_layers)
     bank, notes = find_bank(loaded, config, schedule)
-    decoder = Decoder(loaded.model)
+    decoder = loaded.decoder
     lora, total = Means(), Means()
     decode_steps = refreshes = 0
     for number, (prompt, target) in enumerate(pairs, start=1):

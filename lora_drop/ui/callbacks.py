@@ -37,7 +37,7 @@ def model_facts(loaded: LoadedModel) -> dict[str, Any]:
     """
     shape = loaded.shape
     names = ("num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "intermediate_size", "vocab_size")
-    flags = ("tied", "qkv_bias", "qk_norm")
+    flags = ("tied", "qkv_bias", "qk_norm", "matrix_size", "head_size")
     return {
         "id": loaded.id,
         "device": describe_device(loaded.device)["name"],

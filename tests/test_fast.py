@@ -1,0 +1,136 @@
+"""The fast decoder against the reference: each rule, part, kv rule and architecture, and the packed blocks."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from test_decoder import PROMPT, TARGET, random_bank
+
+from lora_drop import bundled as bundled_files
+from lora_drop.config import KV_RULES, PARTS, REUSE_RULES
+from lora_drop.decoder import Decoder
+from lora_drop.fast import LONG, FastDecoder, is_supported
+from lora_drop.models import load_model
+from lora_drop.schedule import Schedule, baseline_schedule
+from lora_drop.weights import fuse, pack
+
+
+def logits(decoder, schedule, bank, prompt=PROMPT, target=TARGET, watch=False):
+    """Logits of prefill and steps, what was watched, and the state."""
+    state, watched = decoder.new_state(schedule, bank), []
+    found = [decoder.prefill(torch.tensor([prompt]), state)]
+    for token in target:
+        found.append(decoder.step(torch.tensor([[token]]), state, watched if watch else None))
+    return torch.cat(found), watched, state
+
+
+@pytest.fixture(scope="session")
+def fused(any_tiny):
+    """Of a copy: fusing lays the modules' weights out anew."""
+    model = copy.deepcopy(any_tiny.model)
+    return FastDecoder(model, fuse(model))
+
+
+@pytest.mark.parametrize(("reuse", "part", "kv"), itertools.product(REUSE_RULES, PARTS, KV_RULES))
+@pytest.mark.parametrize("corrected", [False, True], ids=["bare", "corrected"])
+def test_it_is_the_reference(any_tiny, fused, reuse, part, kv, corrected):
+    schedule = Schedule(3, any_tiny.num_layers, (2, 3, 4), reuse, part, kv)
+    bank = random_bank(any_tiny, reuse, part, layers=[2, 4]) if corrected else None  # layer 3 has the bare rule
+    one, seen, state = logits(Decoder(any_tiny.model), schedule, bank, watch=True)
+    two, seen_fast, state_fast = logits(fused, schedule, bank, watch=True)
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=2e-4)
+    torch.testing.assert_close(torch.stack(seen_fast), torch.stack(seen), rtol=1e-4, atol=2e-4)
+    assert state_fast.kv.lengths == state.kv.lengths and state_fast.kv.allocated_bytes == state.kv.allocated_bytes
+    for i in range(any_tiny.num_layers):
+        pair = (s.kv.stores[i].narrow(3, 0, s.kv.lengths[i]) for s in (state_fast, state))
+        torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-4)
+
+
+def test_adaptive_refreshes_are_the_references(tiny):
+    model = copy.deepcopy(tiny.model)
+    schedule = Schedule(8, tiny.num_layers, (2, 3, 4), refresh_norm=0.4, refresh_entropy=5.2)
+    bank = random_bank(tiny, "residual")
+    kinds = []
+    for decoder in (Decoder(tiny.model), FastDecoder(model, fuse(model))):
+        state = decoder.new_state(schedule, bank)
+        decoder.prefill(torch.tensor([PROMPT]), state)
+        kinds.append([])
+        for token in TARGET * 3:
+            decoder.step(torch.tensor([[token]]), state)
+            kinds[-1].append((state.pacer.kind, state.pacer.trigger))
+    assert kinds[0] == kinds[1] and len({kind for kind in kinds[0]}) > 1
+
+
+def test_long_texts_go_through_the_other_attention(any_tiny, fused):
+    prompt = [n * 7 % 256 for n in range(LONG - 5)]
+    schedule = Schedule(4, any_tiny.num_layers, (2, 3))
+    one, _, _ = logits(Decoder(any_tiny.model), schedule, None, prompt)
+    two, _, _ = logits(fused, schedule, None, prompt)
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=2e-4)
+
+
+def test_fused_weights_are_there_once(tiny):
+    """The modules keep views: nothing is stored twice, and the model still computes the same."""
+    model = copy.deepcopy(tiny.model)
+    ids = torch.tensor([PROMPT])
+    before = model(ids).logits
+    fuse(model)
+    assert torch.equal(model(ids).logits, before)
+    attention = model.model.layers[0].self_attn
+    assert attention.q_proj.weight.untyped_storage().data_ptr() == attention.v_proj.weight.untyped_storage().data_ptr()
+
+
+def test_a_scaling_that_changes_with_the_length_runs_the_reference(tiny):
+    model = copy.deepcopy(tiny.model)
+    assert is_supported(model)
+    model.model.rotary_emb.rope_type = "dynamic"
+    assert not is_supported(model)
+
+
+# ---- the bundled model in its own blocks ----
+
+
+@pytest.fixture(scope="module")
+def packed():
+    loaded = load_model("bundled", device="cpu", dtype="bfloat16")
+    return FastDecoder(loaded.model, pack(loaded.model, bundled_files.ensure() / bundled_files.GGUF.name))
+
+
+def test_packed_blocks_are_the_models_weights(packed, bundled):
+    """Each matrix times unit vectors gives back the weights: within the rounding of bfloat16 scales and zeros.
+
+    The stored model rounds each weight to bfloat16, the kernel its block's scale and zero: neither moves a weight by
+    more than a 64th of the block's step and a 256th of the weight.
+    """
+    layer = bundled.model.model.layers[7]
+    weights = packed.weights.layers[7]
+    fused_qkv = torch.cat([p.weight for p in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj)])
+    gate_up = torch.cat([layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight])
+    for matrix, full in (
+        *((weights.qkv, fused_qkv), (weights.out, layer.self_attn.o_proj.weight), (weights.gate_up, gate_up)),
+        *((weights.down, layer.mlp.down_proj.weight), (packed.weights.head, bundled.model.lm_head.weight)),
+    ):
+        got = matrix(torch.eye(full.shape[1], dtype=torch.bfloat16)[:64]).float().T  # the first two blocks
+        want = full[:, :64].float()
+        step = (want.view(len(want), 2, 32).amax(-1) - want.view(len(want), 2, 32).amin(-1)).repeat_interleave(
+            32, 1
+        ) / 15
+        assert ((got - want).abs() <= step / 16 + want.abs() / 64 + 1e-4).all()
+
+
+TOLERANCE = 0.5  # logits: what bfloat16 activations and scales may move; top-2 gaps below it may change a token
+
+
+def test_packed_steps_are_the_model_within_the_tolerance(packed, bundled):
+    """Teacher-forced on the full model's greedy text: the same token wherever the top-2 gap is above the tolerance."""
+    prompt = bundled.tokenizer("The three laws of motion say that", return_tensors="pt").input_ids
+    text = bundled.model.generate(prompt, max_new_tokens=48, do_sample=False)[0].tolist()
+    full = bundled.model(torch.tensor([text])).logits[0, prompt.shape[1] - 1 : -1]
+    ours, _, _ = logits(packed, baseline_schedule(30), None, prompt[0].tolist(), text[prompt.shape[1] : -1])
+    top = full.topk(2).values
+    clear = top[:, 0] - top[:, 1] > TOLERANCE
+    assert clear.sum() > 30
+    assert torch.equal(ours.argmax(-1)[clear], full.argmax(-1)[clear])
+    kl = (full.softmax(-1) * (full.log_softmax(-1) - ours.float().log_softmax(-1))).sum(-1)
+    assert kl.mean() < 0.01
