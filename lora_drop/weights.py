@@ -9,6 +9,7 @@ Shapes: D hidden size, I intermediate size, V vocabulary, nh heads, nkv K/V head
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from lora_drop.bundled import BLOCKS
 
 GROUP = 32  # weights of a block, of Q4_1 and Q8_0 alike
 
@@ -81,27 +84,34 @@ def fuse(model: PreTrainedModel) -> StepWeights:
 
 
 def _layer(layer: nn.Module, qkv: Matrix, out: Matrix, gate_up: Matrix, down: Matrix) -> LayerWeights:
-    attention, qk_norm = layer.self_attn, None
-    if hasattr(attention, "q_norm"):  # Qwen3: one norm for all query heads, another for all key heads
-        heads = [proj.weight.shape[0] // attention.head_dim for proj in (attention.q_proj, attention.k_proj)]
-        norms = (attention.q_norm.weight, attention.k_norm.weight)
-        qk_norm = torch.cat([norm.expand(count, -1) for norm, count in zip(norms, heads, strict=True)])
-    return LayerWeights(
-        layer.input_layernorm.weight, qkv, qk_norm, out, layer.post_attention_layernorm.weight, gate_up, down
-    )
+    norms = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
+    return LayerWeights(norms[0], qkv, qk_norms(layer.self_attn), out, norms[1], gate_up, down)
+
+
+def qk_norms(attention: nn.Module) -> Tensor | None:
+    """Qwen3's norms of query and key heads, a row a head (nh + nkv, hs); None for the others."""
+    if not hasattr(attention, "q_norm"):
+        return None
+    heads = [proj.weight.shape[0] // attention.head_dim for proj in (attention.q_proj, attention.k_proj)]
+    norms = (attention.q_norm.weight, attention.k_norm.weight)
+    return torch.cat([norm.expand(count, -1) for norm, count in zip(norms, heads, strict=True)])
+
+
+def fused(*parts: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of the parts side by side. The parts' own weights become views of the one matrix."""
+    if len(parts) == 1:
+        return parts[0].weight, parts[0].bias
+    weight = torch.cat([part.weight for part in parts])
+    start = 0
+    for part in parts:
+        part.weight.data = weight[start : start + part.out_features]
+        start += part.out_features
+    return weight, None if parts[0].bias is None else torch.cat([part.bias for part in parts])
 
 
 def _fused(*parts: nn.Linear) -> Matrix:
-    """x -> the outputs of all parts side by side. The parts' weights become views of one matrix."""
-    if len(parts) == 1:
-        weight, bias = parts[0].weight, parts[0].bias
-    else:
-        weight = torch.cat([part.weight for part in parts])
-        start = 0
-        for part in parts:
-            part.weight.data = weight[start : start + part.out_features]
-            start += part.out_features
-        bias = None if parts[0].bias is None else torch.cat([part.bias for part in parts])
+    """x -> the outputs of all parts side by side."""
+    weight, bias = fused(*parts)
     return lambda x: nn.functional.linear(x, weight, bias)
 
 
@@ -116,31 +126,18 @@ def pack(model: PreTrainedModel, gguf: Path) -> StepWeights:
     and zero m + 8d; a Q8_0 row splits into two 4-bit planes (q + 128 = 16 * high + low) with scales 16d and d. Scales
     and zeros are bfloat16 as the activations are, which moves a weight by no more than its own bfloat16 rounding may.
     """
-    from gguf import GGUFReader
-
-    blocks = {tensor.name: tensor.data for tensor in GGUFReader(str(gguf)).tensors}
-    config = model.config
-    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-
-    def rows(i: int, *names: str) -> np.ndarray:
-        """The raw rows (N, bytes) of matrices of layer i, one under the other."""
-        parts = {name: blocks[f"blk.{i}.{name}.weight"] for name in names}
-        for name, count in (("attn_q", heads), ("attn_k", kv_heads)):
-            if name in parts:
-                parts[name] = _half_split(parts[name], count)
-        return np.concatenate(list(parts.values()))
-
-    low, high = _q8_0_planes(blocks["token_embd.weight"])
+    rows = gguf_rows(gguf, model.config.num_attention_heads, model.config.num_key_value_heads)
+    low, high = _q8_0_planes(rows("head"))
     return StepWeights(
         kind="q4_1/q8_0 blocks",
         dtype=torch.bfloat16,
         layers=[
             _layer(
                 layer,
-                _packed(*_q4_1(rows(i, "attn_q", "attn_k", "attn_v"))),
-                _packed(*_q4_1(rows(i, "attn_output"))),
-                _packed(*_q4_1(rows(i, "ffn_gate", "ffn_up"))),
-                _packed(*_q4_1(rows(i, "ffn_down"))),
+                _packed(*_q4_1(rows(f"{i}.qkv"))),
+                _packed(*_q4_1(rows(f"{i}.out"))),
+                _packed(*_q4_1(rows(f"{i}.gate_up"))),
+                _packed(*_q4_1(rows(f"{i}.down"))),
             )
             for i, layer in enumerate(model.model.layers)
         ],
@@ -148,6 +145,33 @@ def pack(model: PreTrainedModel, gguf: Path) -> StepWeights:
         layer_bytes=0.5 + 4 / GROUP,
         head_bytes=2 * (0.5 + 4 / GROUP),
     )
+
+
+def gguf_rows(gguf: Path, heads: int, kv_heads: int) -> Callable[[str], np.ndarray]:
+    """A function from the name of a matrix (`0.qkv`, `0.out`, `0.gate_up`, `0.down`, ..., `head`) to its raw rows.
+
+    Args:
+        gguf: the bundled model's; the folder's index says where its tensors lie.
+        heads, kv_heads: nh and nkv, for the order of query and key rows.
+
+    Returns:
+        Rows of blocks, (N, bytes a row).
+    """
+    content = np.memmap(gguf, dtype=np.uint8, mode="r")
+    index = json.loads(gguf.with_name(BLOCKS).read_text(encoding="utf-8"))
+    blocks = {name: content[at : at + n * size].reshape(n, size) for name, (at, n, size) in index.items()}
+
+    def rows(name: str) -> np.ndarray:
+        if name == "head":
+            return blocks["token_embd.weight"]  # tied
+        layer, _, matrix = name.partition(".")
+        if matrix == "qkv":
+            q, k, v = (blocks[f"blk.{layer}.attn_{part}.weight"] for part in "qkv")
+            return np.concatenate((_half_split(q, heads), _half_split(k, kv_heads), v))
+        names = {"out": ["attn_output"], "gate_up": ["ffn_gate", "ffn_up"], "down": ["ffn_down"]}[matrix]
+        return np.concatenate([blocks[f"blk.{layer}.{part}.weight"] for part in names])
+
+    return rows
 
 
 def _half_split(rows: np.ndarray, heads: int) -> np.ndarray:

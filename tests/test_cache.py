@@ -39,6 +39,9 @@ def test_a_clone_has_storage_of_its_own():
 
 def test_a_token_is_appended_as_update_would():
     one, two = KVCache(1), KVCache(1)
+    first = torch.ones(1, 3, 1, 8)
+    for cache in (one, two):
+        cache.update(first, -first, 0)  # a layer is only ever extended after its prefill
     for step in range(BLOCK + 3):
         key, value = torch.full((1, 3, 1, 8), step + 1.0), torch.full((1, 3, 1, 8), -step - 1.0)
         keys, values = one.update(key, value, 0)
