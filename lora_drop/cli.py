@@ -145,6 +145,20 @@ def _parser() -> argparse.ArgumentParser:
     choose.add_argument("--json", action="store_true", help="one JSON object on stdout")
     choose.set_defaults(command=_recommend)
 
+    bench = commands.add_parser(
+        "bench",
+        help="tokens a second of both lanes, interleaved, with the bound and transformers beside them",
+        allow_abbrev=False,
+    )
+    add_model_options(bench)
+    add_config_options(bench)
+    bench.add_argument("--prompt-tokens", type=int, default=64, metavar="N")
+    bench.add_argument("--new-tokens", type=int, default=129, metavar="N", help="one more than decode steps")
+    bench.add_argument("--rounds", type=int, default=5, metavar="N", help="after a warm-up; figures are medians")
+    bench.add_argument("--hf", action=argparse.BooleanOptionalAction, default=True, help="transformers' generate too")
+    bench.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    bench.set_defaults(command=_bench)
+
     order = commands.add_parser(
         "drop-order", help="which layers to drop first: a greedy order by measured KL", allow_abbrev=False
     )
@@ -574,6 +588,54 @@ def _recommend(args: argparse.Namespace) -> int:
         f"--period {row['period']} --drop-ratio {row['drop_ratio']} --reuse {row['reuse']} --part {row['part']} "
         f"--kv {row['kv']}   (adapters {row.get('adapters', 'not recorded')}, {_cell(row['speedup'], '.2f')}x, "
         f"bound {_cell(row['bound'], '.2f')}x, KV saved {_cell(row['kv_saved'], '.1%')})"
+    )
+    return 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    config = config_from(args, args.model)
+    from lora_drop.bench import bench, hf_reference
+
+    def show(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    loaded = _load(args)
+    result = bench(loaded, config, args.prompt_tokens, args.new_tokens, args.rounds, show)
+    del loaded  # the reference loads a model of its own
+    reference = None
+    if args.hf:
+        show("transformers' generate")
+        reference = hf_reference(args.model, args.device, args.dtype, args.prompt_tokens, args.new_tokens)
+        if reference is None:
+            show("note: transformers' generate failed, so there is no reference.")
+    result["hf_generate_tokens_per_second"] = reference and reference["tokens_per_second"]
+    result["hf_generate_dtype"] = reference and reference["dtype"]
+    if args.json:
+        print(json.dumps(result, allow_nan=False))
+        return 0
+    device, config = result["device"], result["config"]
+    for note in config["notes"]:
+        show(f"note: {note}")
+    print(f"{result['model']['id']} ({result['dtype']}), {device['decoder']}, {device['name']}")
+    print(f"{config['prompt_tokens']} + {config['new_tokens']} tokens, medians of {config['rounds']} rounds\n")
+    print("lane         tokens/s   first token       KV held   KV allocated")
+    for lane, name in (("baseline", "baseline"), ("LoRA-Drop", "lora_drop")):
+        print(
+            f"{lane:<11}  {result[f'{name}_tokens_per_second']:8.1f}   {result[f'{name}_first_token_ms']:8.1f} ms  "
+            f"{human_bytes(result[f'kv_bytes_{name}']):>12}   {human_bytes(result[f'kv_allocated_bytes_{name}']):>12}"
+        )
+    if reference:
+        rate = reference["tokens_per_second"]
+        print(
+            f"transformers {rate:8.1f}   generate, {reference['dtype']}: the baseline is "
+            f"{result['baseline_tokens_per_second'] / rate:.2f} times as fast"
+        )
+    print(
+        f"\nspeedup {result['speedup']:.3f}x of a bound of {result['bound']:.3f}x: {result['speedup_over_bound']:.1%}\n"
+        f"the baseline reads {result['baseline_bytes_per_step'] / 1e6:.1f} MB a step, "
+        f"{result['baseline_gb_per_second']:.1f} GB/s: {result['baseline_share_of_read_bandwidth']:.0%} of the "
+        f"{result['read_gb_per_second']:.1f} GB/s that this device reads "
+        f"({result['copy_gb_per_second']:.1f} GB/s copying)"
     )
     return 0
 
