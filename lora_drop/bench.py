@@ -1,12 +1,13 @@
 """Tokens a second, honestly: `python -m lora_drop bench`.
 
-Baseline and LoRA-Drop run in one process, a step each in turn, so that whatever the machine does else meets both alike.
-A round is a whole run; the first is a warm-up and left out; the figures are medians over the others, and the speedup is
-the median of each round's own ratio. Beside them stand the physical bound for these very shapes and lengths, the bytes
-a second that the baseline reads against what the device can read, and transformers' own `generate` on the same model.
+Baseline and LoRA-Drop run in one process, a step each in turn, so that whatever else the machine does meets both
+alike. A round is a whole run; the first is a warm-up and left out; the figures are medians over the others, and the
+speedup is the median of each round's own ratio. Beside them stand the physical bound for these very shapes and lengths,
+the bytes a second that the baseline reads against what the device can read, and transformers' own `generate` on the
+same model.
 
-That reference runs in a process of its own, with torch's OpenMP as it comes: this package sets it for a machine that is
-shared with a page and a browser, which on an idle one would slow transformers down (docs/openmp.md).
+That reference runs in a process of its own, with torch's OpenMP as it comes: this package sets it for a machine that
+is shared with a page and a browser, which on an idle one would slow transformers down (docs/openmp.md).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def bench(
     rounds: int = 5,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Measure both lanes on a prompt of `prompt_tokens` tokens, `new_tokens` new ones each, greedy, stop tokens ignored.
+    """Measure both lanes: `prompt_tokens` tokens in, `new_tokens` new ones each, greedy, stop tokens ignored.
 
     Returns:
         The `bench` object of the contract, without the outside reference (`hf_reference`), and more: the share of the
@@ -55,13 +56,10 @@ def bench(
     Raises:
         LoraDropError: the settings, the adapters or the lengths do not fit the model, or there is no memory for them.
     """
-    for name, value, low in (
-        ("prompt_tokens", prompt_tokens, 1),
-        ("new_tokens", new_tokens, 2),
-        ("rounds", rounds, 1),
-    ):
-        if value < low:
-            raise LoraDropError(f"{name} must be at least {low}, got {value}.")
+    given = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "rounds": rounds}
+    for name, low in (("prompt_tokens", 1), ("new_tokens", 2), ("rounds", 1)):
+        if given[name] < low:
+            raise LoraDropError(f"{name} must be at least {low}, got {given[name]}.")
     if prompt_tokens + new_tokens > loaded.context:
         raise LoraDropError(
             f"{prompt_tokens} + {new_tokens} tokens are more than the context of {loaded.context} of {loaded.id}: "
@@ -125,9 +123,7 @@ def bench(
             **config.to_dict(),
             "dropped": list(schedule.dropped),
             "rank": rank,
-            "prompt_tokens": prompt_tokens,
-            "new_tokens": new_tokens,
-            "rounds": rounds,
+            **given,
             "notes": notes,
         },
         "runs": runs,

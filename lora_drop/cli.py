@@ -631,7 +631,7 @@ def _bench(args: argparse.Namespace) -> int:
             f"{result['baseline_tokens_per_second'] / rate:.2f} times as fast"
         )
     print(
-        f"\nspeedup {result['speedup']:.3f}x of a bound of {result['bound']:.3f}x: {result['speedup_over_bound']:.1%}\n"
+        f"\nspeedup {result['speedup']:.3f}x, bound {result['bound']:.3f}x: {result['speedup_over_bound']:.1%} of it\n"
         f"the baseline reads {result['baseline_bytes_per_step'] / 1e6:.1f} MB a step, "
         f"{result['baseline_gb_per_second']:.1f} GB/s: {result['baseline_share_of_read_bandwidth']:.0%} of the "
         f"{result['read_gb_per_second']:.1f} GB/s that this device reads "

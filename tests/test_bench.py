@@ -1,4 +1,4 @@
-"""The bench: every key of the contract, bytes counted from the tensors, one line for a mistake. Times are not judged."""
+"""The bench: the contract's keys, bytes counted from the tensors, one line for a mistake. Times are not judged."""
 
 import json
 
