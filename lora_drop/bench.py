@@ -2,9 +2,9 @@
 
 Baseline and LoRA-Drop run in one process, a step each in turn, so that whatever else the machine does meets both
 alike. A round is a whole run; the first is a warm-up and left out; the figures are medians over the others, and the
-speedup is the median of each round's own ratio. Beside them stand the physical bound for these very shapes and lengths,
-the bytes a second that the baseline reads against what the device can read, and transformers' own `generate` on the
-same model.
+speedup is the median of each round's own ratio. Beside them stand the physical bound for these very shapes and
+lengths, the bytes a second that the baseline reads against what the device can read, and transformers' own `generate`
+on the same model.
 
 That reference runs in a process of its own, with torch's OpenMP as it comes: this package sets it for a machine that
 is shared with a page and a browser, which on an idle one would slow transformers down (docs/openmp.md).
