@@ -207,8 +207,11 @@
     return `${what} ${when}. ${trained}`;
   }
 
-  /** "SmolLM2-135M-Instruct, bfloat16, on AMD EPYC" */
-  const place = (model, dtype, device) => `${model.replace(/^bundled:/, "")}, ${dtype}, on ${device}`;
+  /** "SmolLM2-135M-Instruct, bfloat16, native decoder (q4_1/q8_0 blocks), on AMD EPYC" */
+  function place(model, dtype, decoder, device) {
+    const [, name, weights] = /^(\w+)(.*)$/.exec(decoder) ?? [null, decoder, ""];
+    return `${model.replace(/^bundled:/, "")}, ${dtype}, ${name} decoder${weights}, on ${device}`;
+  }
 
   /** Mount the view: props.value is the wire text so far, props.model the loaded model's facts. */
   function mountLive(element, props, watch) {
@@ -223,7 +226,7 @@
     let runId = null;
     let read = 0; // characters of props.value that were read
     let asked = false;
-    figure("device", place(props.model.id, props.model.dtype, props.model.device));
+    figure("device", place(props.model.id, props.model.dtype, props.model.decoder, props.model.device));
 
     /** Read the complete lines that were appended; a text that does not go on is another run. */
     function take() {
@@ -258,7 +261,8 @@
       run = next;
       root.dataset.state = "running";
       root.dataset.run = run.id;
-      figure("device", place(run.header.model.id, run.header.model.dtype, run.header.device.name));
+      const { model, device } = run.header;
+      figure("device", place(model.id, model.dtype, device.decoder, device.name));
       hideTip();
       while (panes.length > run.lanes.length) panes.pop().node.remove();
       while (panes.length < run.lanes.length) {

@@ -376,12 +376,17 @@ class Trainer:
         """Tokens that all processes together read in a step."""
         return self.settings.batch_size * self.settings.length * self.accelerator.num_processes
 
+    @property
+    def steps(self) -> int:
+        """Batches of the whole run, on each process."""
+        return math.ceil(self.settings.max_tokens / self.tokens_per_step)
+
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, then a cosine to zero at the last step."""
-        warmup = max(1, round(self.settings.warmup * self.settings.steps))
+        warmup = max(1, round(self.settings.warmup * self.steps))
         if step < warmup:
             return self.settings.learning_rate * (step + 1) / warmup
-        progress = (step - warmup) / max(1, self.settings.steps - warmup)
+        progress = (step - warmup) / max(1, self.steps - warmup)
         return self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
     def train_step(self) -> tuple[float, float]:
@@ -434,17 +439,15 @@ class Trainer:
             evaluate_every, checkpoint_every: in steps; both also happen at the end.
         """
         main = self.accelerator.is_main_process
-        bar = tqdm(
-            total=self.settings.steps, initial=self.step, disable=quiet or not main, unit="batch", file=sys.stderr
-        )
+        bar = tqdm(total=self.steps, initial=self.step, disable=quiet or not main, unit="batch", file=sys.stderr)
         evaluation, started = None, time.monotonic()
-        while self.step < self.settings.steps:
+        while self.step < self.steps:
             loss, agreement = self.train_step()
             rate = self.tokens_per_step / max(time.monotonic() - started, 1e-9)
             started = time.monotonic()
             bar.update()
             bar.set_postfix_str(f"loss {loss:.3f}, agreement {agreement:.3f}, {rate:.0f} tokens/s")
-            last = self.step == self.settings.steps
+            last = self.step == self.steps
             entry: dict[str, Any] = {"step": self.step, "tokens": self.step * self.tokens_per_step, "loss": loss}
             if last or self.step % evaluate_every == 0:
                 evaluation = entry["evaluation"] = self.evaluate()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,11 +60,6 @@ class TrainSettings:
     def order(self) -> tuple[int, ...]:
         """`drop_order` as layer numbers."""
         return parse_list(self.drop_order or "", "drop_order")
-
-    @property
-    def steps(self) -> int:
-        """Batches of the whole run."""
-        return math.ceil(self.max_tokens / (self.batch_size * self.length))
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:

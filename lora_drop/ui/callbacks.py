@@ -41,6 +41,7 @@ def model_facts(loaded: LoadedModel) -> dict[str, Any]:
     return {
         "id": loaded.id,
         "device": describe_device(loaded.device)["name"],
+        "decoder": loaded.decoder.name,
         "dtype": str(loaded.dtype).removeprefix("torch."),
         "itemsize": loaded.dtype.itemsize,
         "banks": bank_facts(loaded.revision),
