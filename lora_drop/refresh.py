@@ -50,6 +50,10 @@ class Pacer:
             d, cached = (torch.linalg.vector_norm(x, dtype=torch.float32) for x in (d, cached))
             self._ratios.append(d / cached)
 
+    def take(self, ratios: Tensor) -> None:
+        """The same for a decoder that computed ||d|| / ||cached|| itself: (n,), of its corrected layers."""
+        self._ratios.extend(ratios)
+
     def end(self, logits: Tensor) -> None:
         """Take the logits (1, V) of prefill or of the step that `begin` began: the next one depends on them."""
         if not self.schedule.is_adaptive:

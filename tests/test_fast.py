@@ -134,12 +134,11 @@ def test_native_blocks_are_the_models_weights(bundled):
     """The stored model is these very numbers rounded to bfloat16: half a unit in the last of its 8 bits at most."""
     weights = lay_out(bundled.model, bundled_files.ensure() / bundled_files.GGUF.name)
     full, got = bundled.model.lm_head.weight, torch.empty(49_152)
-    ones = torch.ones(576)
+    norm = torch.full((576,), 1 / 24)  # with it the rms_norm of a unit vector is that vector
     for at in (0, 31, 32, 575):
         x = torch.zeros(576)
         x[at] = 1
-        # rms_norm of a unit vector with weight 1 / sqrt(576) is that vector.
-        library().ld_head(*(ctypes.addressof(weights.head), (ones / 24).data_ptr(), 0.0, x.data_ptr(), got.data_ptr()))
+        library().ld_head(*(ctypes.addressof(weights.head), norm.data_ptr(), 0.0, x.data_ptr(), got.data_ptr()))
         torch.testing.assert_close(got, full[:, at], rtol=2**-8, atol=1e-6)
 
 

@@ -1,7 +1,7 @@
 """Decode steps in C: `step.c`, compiled once for the processor at hand and kept in the cache folder.
 
-Python keeps the method (which layer runs, what a dropped one computes); C runs one layer on one token. Where there is
-no C compiler, or `LORA_DROP_NATIVE=0` says so, `library` gives None and decoding goes through torch's own kernels.
+Where there is no C compiler, or `LORA_DROP_NATIVE=0` says so, `library` gives None and decoding goes through torch's
+own kernels.
 """
 
 from __future__ import annotations
@@ -45,18 +45,31 @@ class Layer(ctypes.Structure):
 
 
 class Store(ctypes.Structure):
-    """`Store` of step.c: a layer's K/V, and the tokens in it before the call."""
+    """`Store` of step.c: a layer's K/V, and the tokens in it; whoever writes one there counts it."""
 
     _fields_ = [("data", _pointer), ("capacity", _int64), ("length", _int64), ("kind", _int64)]
+
+
+class Plan(ctypes.Structure):
+    """`Plan` of step.c: what the schedule does with a layer."""
+
+    _fields_ = [("drops", _int64), ("gate", _pointer), ("a", Matrix), ("bt", Matrix), ("hidden", _pointer)]
+
+
+class Step(ctypes.Structure):
+    """`Step` of step.c."""
+
+    _fields_ = [
+        *((name, _int64) for name in ("lora", "rule", "attention_only", "write_kv")),
+        ("scale", ctypes.c_float),
+        *((name, _pointer) for name in ("watched", "ratios")),
+    ]
 
 
 _SIGNATURES = {
     "ld_threads": (_int64,),
     "ld_pack": (_pointer, _pointer, _int64, _int64, _int64),
-    "ld_attention": (_pointer,) * 6,
-    "ld_write_kv": (_pointer,) * 5,
-    "ld_mlp": (_pointer,) * 3,
-    "ld_correct": (_pointer, _pointer, _pointer, _pointer, ctypes.c_float, _pointer),
+    "ld_step": (_pointer, _pointer, _int64, *(_pointer,) * 5),
     "ld_head": (_pointer, _pointer, ctypes.c_float, _pointer, _pointer),
 }
 

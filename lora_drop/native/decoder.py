@@ -9,6 +9,7 @@ Shapes: D hidden size, nh heads, nkv K/V heads, hs head size, r rank.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lora_drop.adapters import AdapterBank
+from lora_drop.config import REUSE_RULES
 from lora_drop.decoder import Decoder, DecodeState
-from lora_drop.native import BF16, F32, Q4_1, Q8_0, Layer, Matrix, Store, library
+from lora_drop.native import BF16, F32, Q4_1, Q8_0, Layer, Matrix, Plan, Step, Store, library
 from lora_drop.schedule import Schedule
 from lora_drop.weights import GROUP, fused, gguf_rows, qk_norms
 
@@ -38,7 +40,7 @@ class NativeWeights:
     """
 
     kind: str
-    layers: list[Layer]
+    layers: ctypes.Array[Layer]
     head: Matrix
     layer_bytes: float
     head_bytes: float
@@ -97,6 +99,7 @@ def lay_out(model: PreTrainedModel, gguf: Path | None) -> NativeWeights:
                 config.rms_norm_eps,
             )
         )
+    layers = (Layer * len(layers))(*layers)  # side by side, as ld_layers wants them
     if blocks is None:
         name, head, sizes = (
             str(dtype).removeprefix("torch."),
@@ -111,9 +114,18 @@ def lay_out(model: PreTrainedModel, gguf: Path | None) -> NativeWeights:
 
 @dataclass
 class NativeState(DecodeState):
-    """A lane's state, and its bank as step.c reads it: A, B and the float32 gate of each corrected layer."""
+    """A lane's state, and what step.c reads and writes of it.
 
-    corrections: dict[int, tuple[Matrix, Matrix, Tensor]] = field(default_factory=dict)
+    Args:
+        plan: what the schedule does with each layer; points into `tensors` and `vectors`.
+        vectors: what the rule remembers of each dropped layer, (n, D) float32; empty until the first step.
+        stores: of each layer its K/V; None until the first step.
+    """
+
+    plan: ctypes.Array[Plan] | None = None
+    vectors: Tensor = field(default_factory=lambda: torch.empty(0))
+    tensors: list[Tensor] = field(default_factory=list, repr=False)
+    stores: ctypes.Array[Store] | None = None
 
 
 class NativeDecoder(Decoder):
@@ -123,8 +135,8 @@ class NativeDecoder(Decoder):
         super().__init__(model)
         self.name = f"native ({weights.kind})"
         self._weights, self._eps = weights, model.config.rms_norm_eps
-        self._layer_at = [ctypes.addressof(layer) for layer in weights.layers]
-        self._head_at, self._vocabulary = ctypes.addressof(weights.head), weights.head.n
+        self._layers_at, self._head_at = ctypes.addressof(weights.layers), ctypes.addressof(weights.head)
+        self._vocabulary = weights.head.n
         self._norm = self.norm.weight.float()
         self._kv_kind = KINDS[self.dtype]
         self._library = library()
@@ -134,27 +146,33 @@ class NativeDecoder(Decoder):
     def new_state(self, schedule: Schedule, bank: AdapterBank | None = None) -> NativeState:
         """See `Decoder.new_state`."""
         plain = super().new_state(schedule, bank)
-        corrections = {}
-        for i in schedule.dropped if bank is not None else ():
-            if i in bank.a:
-                pair = (Matrix(t.data_ptr(), None, *t.shape, KINDS[t.dtype]) for t in (bank.a[i], bank.b[i]))
-                corrections[i] = (*pair, bank.gate[i].float())
-        return NativeState(schedule, bank, plain.kv, plain.hidden, corrections=corrections)
+        return NativeState(schedule, bank, plain.kv, plain.hidden)
 
     @torch.inference_mode()
     def step(self, token: Tensor, state: NativeState, watch: list[Tensor] | None = None) -> Tensor:
         """Decode one token (1, 1). Returns logits (1, V) in float32; see `Decoder.step`."""
+        schedule, bank = state.schedule, state.bank
         lora = not state.pacer.begin()
-        dropped = state.schedule.dropped_set
-        h = self.embed.weight[token[0, 0]].float()[None]  # (1, D)
-        rope = self._rope(state.position)
-        for i in range(len(self.layers)):
-            if i not in dropped:
-                h = self._feed(i, self._attend(i, h, rope, state))
-                continue
-            h = self._lora(i, h, rope, state) if lora else self._refresh(i, h, rope, state)
-            if watch is not None:
-                watch.append(h)
+        if state.plan is None:
+            self._begin(state)
+        self._make_room(state, schedule.dropped_set if lora and schedule.kv == "skip" else ())
+        n = len(schedule.dropped)
+        h = self.embed.weight[token[0, 0]].to(torch.float32, copy=True)  # (D,): step.c works in it
+        watched = None if watch is None else torch.empty(n, h.shape[0])
+        ratios = None if schedule.refresh_norm is None else torch.empty(n)
+        step = Step(
+            *(lora, REUSE_RULES.index(schedule.reuse), schedule.part == "attention", schedule.kv == "write"),
+            bank.alpha / bank.rank if bank else 0.0,
+            *(None if t is None else t.data_ptr() for t in (watched, ratios)),
+        )
+        self._library.ld_step(
+            *(self._layers_at, ctypes.addressof(state.plan), len(self.layers), ctypes.addressof(step)),
+            *(*self._rope(state.position), ctypes.addressof(state.stores), h.data_ptr()),
+        )
+        if watched is not None:
+            watch.extend(watched.unsqueeze(1))
+        if ratios is not None and lora:
+            state.pacer.take(ratios[~ratios.isnan()])
         state.position += 1
         logits = torch.empty(1, self._vocabulary)
         self._library.ld_head(self._head_at, self._norm.data_ptr(), self._eps, h.data_ptr(), logits.data_ptr())
@@ -172,54 +190,37 @@ class NativeDecoder(Decoder):
         offset = at * cos.shape[1] * cos.itemsize
         return cos.data_ptr() + offset, sin.data_ptr() + offset
 
-    def _store(self, i: int, state: NativeState) -> Store:
-        """Room for this token in a layer's cache; step.c fills it."""
-        store = state.kv.extend(i)
-        return Store(store.data_ptr(), store.shape[3], state.kv.lengths[i] - 1, self._kv_kind)
-
-    def _attend(self, i: int, h: Tensor, rope: tuple[int, int], state: NativeState) -> Tensor:
-        """u = h + attention; writes K/V."""
-        u, store = torch.empty_like(h), self._store(i, state)
-        self._library.ld_attention(self._layer_at[i], h.data_ptr(), *rope, ctypes.addressof(store), u.data_ptr())
-        return u
-
-    def _feed(self, i: int, u: Tensor) -> Tensor:
-        """u + MLP."""
-        out = torch.empty_like(u)
-        self._library.ld_mlp(self._layer_at[i], u.data_ptr(), out.data_ptr())
-        return out
-
-    def _refresh(self, i: int, h: Tensor, rope: tuple[int, int], state: NativeState) -> Tensor:
-        """A droppable layer at a full step: it leaves its anchor behind."""
-        u = self._attend(i, h, rope, state)
-        out = self._feed(i, u)
-        state.hidden[i] = self._remember(state.schedule.reuse, h, out if state.schedule.part == "block" else u)
-        return out
-
-    def _lora(self, i: int, h: Tensor, rope: tuple[int, int], state: NativeState) -> Tensor:
-        """A dropped layer at a LoRA step."""
+    def _begin(self, state: NativeState) -> None:
+        """Before the first step: the plan, and what prefill left behind, where step.c finds it."""
         schedule, bank = state.schedule, state.bank
-        if schedule.kv == "write":
-            store = self._store(i, state)
-            self._library.ld_write_kv(self._layer_at[i], h.data_ptr(), *rope, ctypes.addressof(store))
-        correction = state.corrections.get(i)
-        cached = h if schedule.reuse == "skip" else state.hidden[i].float()  # prefill leaves the model's number type
-        u = cached
-        if schedule.reuse == "residual":
-            u = torch.addcmul(h, correction[2], cached) if correction else h + cached
-        if correction:
-            a, b, _ = correction
-            base, u = u, torch.empty_like(h)
-            self._library.ld_correct(
-                ctypes.addressof(a),
-                ctypes.addressof(b),
-                h.data_ptr(),
-                base.data_ptr(),
-                bank.alpha / bank.rank,
-                u.data_ptr(),
-            )
-            if schedule.refresh_norm is not None:
-                state.pacer.measure(u - base, cached)
-        if schedule.reuse == "state":
-            state.hidden[i] = u
-        return u if schedule.part == "block" else self._feed(i, u)
+        if schedule.reuse != "skip" and schedule.dropped:
+            state.vectors = torch.cat([state.hidden[i] for i in schedule.dropped]).float()
+        state.plan = (Plan * len(self.layers))()
+        for row, i in enumerate(schedule.dropped):
+            plan = state.plan[i]
+            plan.drops = 1
+            plan.hidden = state.vectors[row].data_ptr() if len(state.vectors) else None
+            if bank is None or i not in bank.a:
+                continue
+            a, bt = bank.a[i].contiguous(), bank.b[i].T.contiguous()  # (r, D) each: both are read along their rows
+            plan.a, plan.bt = (Matrix(t.data_ptr(), None, *t.shape, KINDS[t.dtype]) for t in (a, bt))
+            state.tensors += [a, bt]
+            if schedule.reuse == "residual":
+                state.tensors.append(bank.gate[i].float())
+                plan.gate = state.tensors[-1].data_ptr()
+        pairs = zip(state.kv.stores, state.kv.lengths, strict=True)
+        stores = (Store(t.data_ptr(), t.shape[3], count, self._kv_kind) for t, count in pairs)
+        state.stores = (Store * len(self.layers))(*stores)
+
+    @staticmethod
+    def _make_room(state: NativeState, resting: Collection[int]) -> None:
+        """Room for this token in the caches of all layers but the resting ones; step.c fills it."""
+        kv, lengths = state.kv, state.kv.lengths
+        for i, store in enumerate(state.stores):
+            if i in resting:
+                continue
+            if lengths[i] < store.capacity:
+                lengths[i] += 1
+                continue
+            grown = kv.extend(i)
+            store.data, store.capacity = grown.data_ptr(), grown.shape[3]

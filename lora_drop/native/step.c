@@ -1,4 +1,4 @@
-/* One transformer layer on one token, on a CPU: what a decode step repeats, without a call per operation.
+/* A decode step on a CPU: one token through the layers, full or with dropped ones, in a single call.
  *
  * Weights are read once and in place: rows of bfloat16 or float32 as torch has them, or panels of 16 rows of a GGUF's
  * Q4_1 or Q8_0 blocks (see `ld_pack`). Activations are float32 everywhere, so the blocks' own values count and nothing
@@ -43,10 +43,33 @@ static inline uint16_t to_bf16(float x) { /* to nearest, ties to even; NaN stays
     return (uint16_t)((u + 0x7fff + ((u >> 16) & 1)) >> 16);
 }
 
-static inline float sum(vf v) {
-    float total = 0;
-    for (int l = 0; l < LANES; l++) total += v[l];
-    return total;
+static inline float sum(vf v) { /* by halves: a chain of 16 additions would wait for each */
+    float t[LANES];
+    memcpy(t, &v, sizeof t);
+    for (int l = 0; l < 8; l++) t[l] += t[l + 8];
+    for (int l = 0; l < 4; l++) t[l] += t[l + 4];
+    return (t[0] + t[2]) + (t[1] + t[3]);
+}
+
+static inline vf choose(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
+
+/* e^x to about 2 units in the last place: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]. Below -87 it is as good as 0,
+ * above 88 as good as infinite; a NaN stays one. */
+static inline vf exponential(vf x) {
+    const vf zero = {0};
+    vf held = choose(x < -87.0f, zero - 87.0f, x);
+    held = choose(held > 88.0f, zero + 88.0f, held);
+    vf n = held * 1.44269504f + 12582912.0f; /* adding 1.5 * 2^23 rounds to a whole number */
+    vi whole = (vi)n - 0x4b400000;
+    n -= 12582912.0f;
+    vf f = held - n * 0.693359375f + n * 2.12194440e-4f;
+    vf y = 1.9875691500e-4f * f + 1.3981999507e-3f;
+    y = y * f + 8.3334519073e-3f;
+    y = y * f + 4.1665795894e-2f;
+    y = y * f + 1.6666665459e-1f;
+    y = y * f + 5.0000001201e-1f;
+    y = y * f * f + f + 1.0f;
+    return choose(x == x, y * (vf)((whole + 127) << 23), x);
 }
 
 /* ---- matrices ---------------------------------------------------------------------------------------------------- */
@@ -153,9 +176,7 @@ static void rows(const Matrix *w, const float *x, const float *sums, int64_t fro
 static void block_sums(const Matrix *w, const float *x, float *sums) {
     if (w->kind != Q4_1) return;
     for (int64_t b = 0; b < w->k / BLOCK; b++) {
-        float total = 0;
-        for (int i = 0; i < BLOCK; i++) total += x[b * BLOCK + i];
-        sums[b] = total;
+        sums[b] = sum(loadf(x + b * BLOCK) + loadf(x + b * BLOCK + LANES));
     }
 }
 
@@ -343,8 +364,8 @@ static void rms_norm(const float *x, const float *weight, float *y, int64_t n, f
 }
 
 static float *scratch(int slot, int64_t floats) { /* grows; the lock of `calls` is held */
-    static float *memory[8];
-    static int64_t size[8];
+    static float *memory[11];
+    static int64_t size[11];
     if (size[slot] < floats) {
         free(memory[slot]);
         memory[slot] = aligned_alloc(64, (size_t)((floats * 4 + 127) / 64 * 64));
@@ -387,6 +408,61 @@ typedef struct {
     float *scores, *mixed; /* (nh, S), (nh, hs) */
 } Attention;
 
+enum { WIDTH = 4 * LANES };
+
+static void softmax(float *scores, int64_t count, float top) {
+    int64_t t = 0;
+    vf many = {0};
+    float total = 0;
+    for (; t + LANES <= count; t += LANES) {
+        vf e = exponential(loadf(scores + t) - top);
+        memcpy(scores + t, &e, sizeof e);
+        many += e;
+    }
+    for (; t < count; t++) total += scores[t] = expf(scores[t] - top);
+    total += sum(many);
+    for (t = 0; t < count; t++) scores[t] /= total;
+}
+
+/* Sums of weighted rows, `width` of their columns; `stride` is the length of a row. */
+static void mix_bf16(const uint16_t *v, const float *weights, int64_t count, int64_t stride, int64_t width, float *y) {
+    if (width == WIDTH) {
+        vf a = {0}, b = {0}, c = {0}, d = {0};
+        for (int64_t t = 0; t < count; t++, v += stride) {
+            a += from_bf16(v) * weights[t];
+            b += from_bf16(v + LANES) * weights[t];
+            c += from_bf16(v + 2 * LANES) * weights[t];
+            d += from_bf16(v + 3 * LANES) * weights[t];
+        }
+        memcpy(y, (vf[]){a, b, c, d}, 4 * sizeof a);
+        return;
+    }
+    for (int64_t j = 0; j < width; j++) {
+        float total = 0;
+        for (int64_t t = 0; t < count; t++) total += bf16_to_f32(v[t * stride + j]) * weights[t];
+        y[j] = total;
+    }
+}
+
+static void mix_f32(const float *v, const float *weights, int64_t count, int64_t stride, int64_t width, float *y) {
+    if (width == WIDTH) {
+        vf a = {0}, b = {0}, c = {0}, d = {0};
+        for (int64_t t = 0; t < count; t++, v += stride) {
+            a += loadf(v) * weights[t];
+            b += loadf(v + LANES) * weights[t];
+            c += loadf(v + 2 * LANES) * weights[t];
+            d += loadf(v + 3 * LANES) * weights[t];
+        }
+        memcpy(y, (vf[]){a, b, c, d}, 4 * sizeof a);
+        return;
+    }
+    for (int64_t j = 0; j < width; j++) {
+        float total = 0;
+        for (int64_t t = 0; t < count; t++) total += v[t * stride + j] * weights[t];
+        y[j] = total;
+    }
+}
+
 /* Query heads [from, to) over all that the store holds. */
 static void attend_chunk(void *context, int64_t from, int64_t to) {
     const Attention *a = context;
@@ -395,7 +471,7 @@ static void attend_chunk(void *context, int64_t from, int64_t to) {
     float scale = 1 / sqrtf((float)hs);
     for (int64_t head = from; head < to; head++) {
         const float *q = a->heads + head * hs;
-        float *scores = a->scores + head * count, *mixed = a->mixed + head * hs, top = -INFINITY, total = 0;
+        float *scores = a->scores + head * count, *mixed = a->mixed + head * hs, top = -INFINITY;
         int64_t keys = (head / group) * a->kv->capacity * hs;
         int64_t values = (l->kv_heads + head / group) * a->kv->capacity * hs;
         const float *k32 = (const float *)a->kv->data + keys, *v32 = (const float *)a->kv->data + values;
@@ -405,15 +481,11 @@ static void attend_chunk(void *context, int64_t from, int64_t to) {
             scores[t] = scale * (is_f32 ? dot_f32(k32 + t * hs, q, hs) : dot_bf16(k16 + t * hs, q, hs));
             if (!(scores[t] <= top)) top = scores[t]; /* a NaN goes through */
         }
-        for (int64_t t = 0; t < count; t++) total += scores[t] = expf(scores[t] - top);
-        memset(mixed, 0, (size_t)hs * 4);
-        for (int64_t t = 0; t < count; t++) {
-            float weight = scores[t] / total;
-            if (is_f32) {
-                for (int64_t j = 0; j < hs; j++) mixed[j] += weight * v32[t * hs + j];
-            } else {
-                for (int64_t j = 0; j < hs; j++) mixed[j] += weight * bf16_to_f32(v16[t * hs + j]);
-            }
+        softmax(scores, count, top);
+        for (int64_t j = 0; j < hs; j += WIDTH) { /* a few columns at a time stay in registers */
+            int64_t width = hs - j < WIDTH ? hs - j : WIDTH;
+            if (is_f32) mix_f32(v32 + j, scores, count, hs, width, mixed + j);
+            else mix_bf16(v16 + j, scores, count, hs, width, mixed + j);
         }
     }
 }
@@ -430,40 +502,24 @@ static void gate_chunk(void *context, int64_t from, int64_t to) {
     int64_t inner = g->l->inner;
     rows(w, g->x, g->sums, from, to, g->gate);
     rows(w, g->x, g->sums, inner + from, inner + to, g->gate); /* up follows gate in the output too */
-    for (int64_t r = from; r < to; r++) g->gate[r] *= g->up[r] / (1 + expf(-g->gate[r]));
+    int64_t r = from;
+    for (; r + LANES <= to; r += LANES) {
+        vf gate = loadf(g->gate + r), out = gate * loadf(g->up + r) / (1.0f + exponential(-gate));
+        memcpy(g->gate + r, &out, sizeof out);
+    }
+    for (; r < to; r++) g->gate[r] *= g->up[r] / (1 + expf(-g->gate[r]));
 }
 
-/* u = h + attention, (D,) each; K and V of the token are appended to the store. */
-void ld_attention(const Layer *l, const float *h, const float *cosine, const float *sine, Store *kv, float *u) {
-    pthread_mutex_lock(&pool.calls);
+static void attention(const Layer *l, const float *h, const float *cosine, const float *sine, Store *kv, float *u) {
     int64_t hs = l->head_dim;
     float *heads = scratch(2, (l->heads + 2 * l->kv_heads) * hs), *mixed = scratch(3, l->heads * hs);
     project(l, h, cosine, sine, kv, heads);
     Attention a = {l, kv, heads, scratch(4, l->heads * (kv->length + 1)), mixed};
     parallel(attend_chunk, &a, l->heads, 1);
     multiply(&l->out, mixed, scratch(1, 0), u, h);
-    pthread_mutex_unlock(&pool.calls);
 }
 
-/* K and V of a token alone: a dropped layer that still writes them. */
-void ld_write_kv(const Layer *l, const float *h, const float *cosine, const float *sine, Store *kv) {
-    pthread_mutex_lock(&pool.calls);
-    int64_t hs = l->head_dim, queries = l->heads * hs;
-    Layer only = *l; /* the rows of k and v alone: queries are neither read nor turned */
-    int64_t skipped = queries * (l->qkv.kind == F32 ? 4 * l->qkv.k : l->qkv.kind == BF16 ? 2 * l->qkv.k
-                                 : l->qkv.k / BLOCK * (l->qkv.kind == Q4_1 ? Q4_BYTES : Q8_BYTES));
-    only.qkv.data = (const uint8_t *)l->qkv.data + skipped;
-    only.qkv.n -= queries;
-    if (l->qkv.bias) only.qkv.bias = l->qkv.bias + queries;
-    if (l->qk_norm) only.qk_norm = l->qk_norm + queries;
-    only.heads = 0;
-    project(&only, h, cosine, sine, kv, scratch(2, (l->heads + 2 * l->kv_heads) * hs));
-    pthread_mutex_unlock(&pool.calls);
-}
-
-/* u + MLP, (D,) each. */
-void ld_mlp(const Layer *l, const float *u, float *y) {
-    pthread_mutex_lock(&pool.calls);
+static void mlp(const Layer *l, const float *u, float *y) {
     float *x = scratch(0, l->hidden), *sums = scratch(1, (l->inner > l->hidden ? l->inner : l->hidden) / BLOCK + 1);
     float *gate = scratch(5, 2 * l->inner);
     rms_norm(u, l->mlp_norm, x, l->hidden, l->eps);
@@ -471,17 +527,103 @@ void ld_mlp(const Layer *l, const float *u, float *y) {
     Gate g = {l, x, sums, gate, gate + l->inner};
     parallel(gate_chunk, &g, l->inner, chunk_of(&l->gate_up));
     multiply(&l->down, gate, sums, y, u);
-    pthread_mutex_unlock(&pool.calls);
 }
 
-/* y = base + scale * B (A x); A is (r, D), B is (D, r). */
-void ld_correct(const Matrix *a, const Matrix *b, const float *x, const float *base, float scale, float *y) {
+/* K and V of a token alone: a dropped layer that still writes them. */
+static void write_kv(const Layer *l, const float *h, const float *cosine, const float *sine, Store *kv) {
+    int64_t hs = l->head_dim, queries = l->heads * hs, blocks = l->qkv.k / BLOCK;
+    int64_t row = l->qkv.kind == F32 ? 4 * l->qkv.k : l->qkv.kind == BF16 ? 2 * l->qkv.k
+                  : blocks * (l->qkv.kind == Q4_1 ? Q4_BYTES : Q8_BYTES);
+    Layer only = *l; /* the rows of k and v alone: queries are neither read nor turned */
+    only.qkv.data = (const uint8_t *)l->qkv.data + queries * row;
+    only.qkv.n -= queries;
+    if (l->qkv.bias) only.qkv.bias = l->qkv.bias + queries;
+    if (l->qk_norm) only.qk_norm = l->qk_norm + queries;
+    only.heads = 0;
+    project(&only, h, cosine, sine, kv, scratch(2, (l->heads + 2 * l->kv_heads) * hs));
+}
+
+/* ---- a step ------------------------------------------------------------------------------------------------------ */
+
+enum { STATE, ANCHOR, RESIDUAL, SKIP }; /* reuse rules */
+
+typedef struct {
+    int64_t drops;          /* the schedule drops this layer at LoRA steps */
+    const float *gate;      /* (D,): `residual` with a correction; else NULL, a gate of 1 */
+    Matrix a, bt;           /* A and B transposed, (r, D) each; r = 0 without a correction */
+    float *hidden;          /* (D,): what the rule remembers of the last full step */
+} Plan;
+
+typedef struct {
+    int64_t lora, rule, attention_only, write_kv; /* of this step, and of the schedule */
+    float scale;                                  /* alpha / r */
+    float *watched;                               /* (dropped layers, D) for their outputs, or NULL */
+    float *ratios;                                /* (dropped layers,) for ||d|| / ||cached||, or NULL */
+} Step;
+
+/* d = scale * B (A h), (D,). Too little work for two threads: they would spend longer on meeting. */
+static void correct(const Plan *p, const float *h, float scale, float *d) {
+    int64_t n = p->a.k, rank = p->a.n;
+    float *low = scratch(6, rank);
+    rows(&p->a, h, NULL, 0, rank, low);
+    for (int64_t r = 0; r < rank; r++) low[r] *= scale;
+    for (int64_t i = 0; i < n; i += WIDTH) {
+        int64_t width = n - i < WIDTH ? n - i : WIDTH;
+        if (p->bt.kind == F32) mix_f32((const float *)p->bt.data + i, low, rank, n, width, d + i);
+        else mix_bf16((const uint16_t *)p->bt.data + i, low, rank, n, width, d + i);
+    }
+}
+
+/* A dropped layer at a LoRA step: y from h by the reuse rule; with `attention_only` the MLP still runs on it.
+ * Returns ||d|| / ||cached||, or a NaN without a correction. */
+static float reuse(const Layer *l, const Plan *p, const Step *s, const float *h, float *y) {
+    const float *cached = s->rule == SKIP ? h : p->hidden;
+    float *d = scratch(7, l->hidden), ratio = NAN;
+    int64_t n = l->hidden;
+    if (p->a.n) {
+        correct(p, h, s->scale, d);
+        if (s->ratios) ratio = sqrtf(dot_f32(d, d, n)) / sqrtf(dot_f32(cached, cached, n));
+    } else {
+        memset(d, 0, (size_t)n * 4);
+    }
+    float *u = s->attention_only ? scratch(8, n) : y;
+    if (s->rule != RESIDUAL)
+        for (int64_t i = 0; i < n; i++) u[i] = cached[i] + d[i];
+    else if (p->gate)
+        for (int64_t i = 0; i < n; i++) u[i] = h[i] + p->gate[i] * cached[i] + d[i];
+    else
+        for (int64_t i = 0; i < n; i++) u[i] = h[i] + cached[i] + d[i];
+    if (s->rule == STATE) memcpy(p->hidden, u, (size_t)n * 4);
+    if (s->attention_only) mlp(l, u, y);
+    return ratio;
+}
+
+/* A decode step through all layers: h (D,) is the token's embedding, and at the end what the last norm takes. */
+void ld_step(const Layer *layers, const Plan *plan, int64_t count, const Step *s, const float *cosine, const float *sine,
+             Store *kv, float *h) {
     pthread_mutex_lock(&pool.calls);
-    float *low = scratch(6, a->n);
-    rows(a, x, NULL, 0, a->n, low);
-    for (int64_t r = 0; r < a->n; r++) low[r] *= scale;
-    rows(b, low, NULL, 0, b->n, y);
-    for (int64_t r = 0; r < b->n; r++) y[r] += base[r];
+    int64_t n = layers->hidden, dropped = 0;
+    size_t bytes = (size_t)n * 4;
+    float *u = scratch(9, n), *y = scratch(10, n);
+    for (int64_t i = 0; i < count; i++) {
+        const Layer *l = layers + i;
+        const Plan *p = plan + i;
+        if (p->drops && s->lora) {
+            if (s->write_kv) write_kv(l, h, cosine, sine, kv + i);
+            float ratio = reuse(l, p, s, h, y);
+            if (s->ratios) s->ratios[dropped] = ratio;
+        } else {
+            attention(l, h, cosine, sine, kv + i, u);
+            mlp(l, u, y);
+            if (p->drops && s->rule != SKIP) { /* a refresh leaves the anchor behind */
+                const float *reached = s->attention_only ? u : y;
+                for (int64_t j = 0; j < n; j++) p->hidden[j] = reached[j] - (s->rule == RESIDUAL ? h[j] : 0);
+            }
+        }
+        if (p->drops && s->watched) memcpy(s->watched + dropped * n, y, bytes);
+        dropped += p->drops;
+        memcpy(h, y, bytes);
+    }
     pthread_mutex_unlock(&pool.calls);
 }
 
