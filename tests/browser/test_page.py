@@ -314,6 +314,9 @@ def _random_case(rng: random.Random) -> tuple[dict, dict, dict]:
         tied=rng.random() < 0.5,
         qkv_bias=rng.random() < 0.5,
         qk_norm=rng.random() < 0.5,
+        # Sizes of packed weights that are exact in binary, as those of real blocks are.
+        matrix_size=rng.choice([1, 0.3125, 0.15625]),
+        head_size=rng.choice([1, 0.53125]),
     )
     lo = rng.randint(1, layers - 1)
     hi = rng.randint(lo, layers - 1)
@@ -652,3 +655,18 @@ def test_the_dark_theme_repaints_the_charts_in_place(server, open_page):
     page.evaluate("document.body.classList.toggle('dark')")
     page.wait_for_function(f"{line} !== '{light}'")
     assert page.evaluate("window.part.isConnected")
+
+
+def test_moving_the_range_or_the_ratio_takes_the_place_of_exact_layers(server, open_page):
+    """A preset may set exact layers; a visitor who then moves a slider means the slider."""
+    page = open_page(server.url)
+    open_advanced(page)
+    note, dropped = page.locator(".ld-range-note"), page.locator("[data-figure='dropped']")
+    for move in (lambda: set_range(page, 1, 4), lambda: set_number(page, "ld-ratio", 0.75)):
+        set_text(page, "ld-listed", "2")
+        expect(dropped).to_have_text("1 of 6")
+        expect(note).to_contain_text("exact layers are set")
+        move()
+        expect(page.locator("#ld-listed textarea, #ld-listed input")).to_have_value("")
+        expect(note).to_have_text("layer 0 always runs")
+    expect(dropped).to_have_text("3 of 6")
