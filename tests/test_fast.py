@@ -9,6 +9,7 @@ import torch
 from test_decoder import PROMPT, TARGET, random_bank
 
 from lora_drop import bundled as bundled_files
+from lora_drop.cache import KVCache
 from lora_drop.config import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.decoder import Decoder
 from lora_drop.fast import LONG, FastDecoder, is_supported
@@ -165,3 +166,34 @@ def test_packed_steps_are_the_model_within_the_tolerance(packed, bundled, kind):
     assert torch.equal(ours.argmax(-1)[clear], full.argmax(-1)[clear])
     kl = (full.softmax(-1) * (full.log_softmax(-1) - ours.float().log_softmax(-1))).sum(-1)
     assert kl.mean() < most
+
+
+def test_chunks_are_read_as_the_reference_reads_them(any_tiny, fused):
+    """From nothing, with logits of the end only, and then a chunk after what the cache holds: the audit's two ways."""
+    tokens = torch.tensor([PROMPT + TARGET])
+    results = []
+    for decoder in (Decoder(any_tiny.model), fused):
+        kv = KVCache(any_tiny.num_layers)
+        first = decoder.read(tokens[:, :9], kv, 0, (2, 4), logits_from=4)
+        second = decoder.read(tokens[:, 9:], kv, 9, (2, 4))
+        third = decoder.read(tokens[:, :1], kv, tokens.shape[1], ())
+        results.append([*first, *second, *third, torch.tensor(kv.lengths)])
+    for one, other in zip(*results, strict=True):
+        assert one.shape == other.shape
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("kind", ["torch", pytest.param("native", marks=needs_compiler)])
+def test_the_audit_of_a_baseline_finds_no_drift_at_all_where_the_arithmetic_is_one(tiny, kind):
+    """At period 1 the lane is the full model; read in C, token by token as the lane did, to the last bit."""
+    decoder = fast_decoder(tiny.model, kind)
+    schedule = Schedule(1, tiny.num_layers, (2, 3))
+    found, watched, _ = logits(decoder, schedule, None, watch=True)
+    kv = KVCache(tiny.num_layers)
+    decoder.read(torch.tensor([PROMPT]), kv, 0, (), len(PROMPT) - 1)
+    outputs, full = decoder.read(torch.tensor([TARGET]), kv, len(PROMPT), schedule.dropped)
+    ours = torch.stack(watched).view(len(TARGET), 2, -1).transpose(0, 1)
+    if kind == "native":
+        assert torch.equal(full[0], found[1:]) and torch.equal(outputs[:, 0], ours)
+    else:
+        torch.testing.assert_close(outputs[:, 0], ours, rtol=1e-4, atol=1e-4)

@@ -49,7 +49,9 @@ def test_the_summary_adds_up(any_tiny, kv):
             assert step.kv_bytes == kv_bytes(any_tiny.shape, sched, header.prompt_tokens, step.step, 4)
         assert figures["kv_bytes"] == steps[-1].kv_bytes <= figures["kv_allocated_bytes"]
         seconds = sum(step.ms for step in steps[1:]) / 1000
-        assert figures["tokens_per_second"] == pytest.approx(19 / seconds, rel=1e-3)
+        assert figures["tokens_per_second"] == pytest.approx(
+            19 / seconds, rel=5e-3
+        )  # `ms` is rounded to a microsecond, of a hundred or so
         assert figures["prefill_ms"] == steps[0].ms
         assert figures["text_sha256"] == hashlib.sha256(trace.text(lane).encode()).hexdigest()
     rates = [summary.lanes[lane]["tokens_per_second"] for lane in (BASELINE, LORA_DROP)]

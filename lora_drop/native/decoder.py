@@ -1,6 +1,6 @@
 """The native decoder: the reference's interface, single-token steps through `step.c`.
 
-Prefill and the audit's chunks are the reference's. Activations are float32 whatever the model's number type; K/V have
+Prefill is the reference's. Activations are float32 whatever the model's number type; K/V have
 the model's. A test holds it against the reference for every rule, part, kv rule and architecture.
 
 Shapes: D hidden size, nh heads, nkv K/V heads, hs head size, r rank.
@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lora_drop.adapters import AdapterBank
+from lora_drop.cache import KVCache
 from lora_drop.config import REUSE_RULES
 from lora_drop.decoder import Decoder, DecodeState
 from lora_drop.native import BF16, F32, Q4_1, Q8_0, Layer, Matrix, Plan, Step, Store, library
@@ -178,6 +179,30 @@ class NativeDecoder(Decoder):
         self._library.ld_head(self._head_at, self._norm.data_ptr(), self._eps, h.data_ptr(), logits.data_ptr())
         state.pacer.end(logits)
         return logits
+
+    @torch.inference_mode()
+    def read(
+        self, tokens: Tensor, kv: KVCache, position: int, layers: tuple[int, ...], logits_from: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """The full model on a chunk of tokens (1, T); see `Decoder.read`.
+
+        What comes before `logits_from` is read at once, the rest token by token: with the very arithmetic of a lane's
+        steps, so that what is compared with them differs by what LoRA-Drop does and by nothing else.
+        """
+        outputs, logits, start = [], [], 0
+        if not kv.lengths[0]:
+            start = logits_from + 1
+            read, last = super().read(tokens[:, :start], kv, position, layers, logits_from)
+            outputs, logits = [read.float()], [last.float()]
+        state = self.new_state(Schedule(1, len(self.layers), layers, reuse="skip"))
+        state.kv, state.position = kv, position + start
+        for at in range(start, tokens.shape[1]):
+            watched: list[Tensor] = []
+            found = self.step(tokens[:, at : at + 1], state, watched)
+            outputs.append(torch.stack(watched)[:, :, None] if watched else torch.empty(0, 1, 1, len(self._norm)))
+            if at >= logits_from:
+                logits.append(found[:, None])
+        return torch.cat(outputs, 2), torch.cat(logits, 1)
 
     def _rope(self, position: int) -> tuple[int, int]:
         """Addresses of the cosines and sines (hs,) of a position."""
