@@ -218,8 +218,12 @@ PRESETS = {
 
 # Layers of the bundled model, the cheapest to drop first, and how many of them a preset drops at which period: at the
 # same bound they lose far less than evenly spaced ones (`drop-order`; docs/training-log.md has the measurement).
-BUNDLED_ORDER = (12, 14, 17, 5, 9, 7, 13, 15, 18, 4, 8, 16)
-_BUNDLED_CHOICES = {"gentle": (2, 4), "balanced": (4, 9), "fast": (4, 12)}  # period, layers
+BUNDLED_ORDER = (12, 5, 17, 6, 4, 14, 13, 7, 18, 26, 16, 15, 25)
+_BUNDLED_CHOICES = {  # period, layers, note
+    "gentle": (2, 2, "Two chosen layers rest every other step."),
+    "balanced": (8, 9, "Nine chosen layers rest in seven of eight steps."),
+    "fast": (8, 13, "Thirteen chosen layers rest in seven of eight steps."),
+}
 
 
 def presets_for(model: str) -> dict[str, Preset]:
@@ -230,12 +234,11 @@ def presets_for(model: str) -> dict[str, Preset]:
     """
     if model.partition(":")[0] != "bundled":
         return PRESETS
-    return PRESETS | {
-        name: dataclasses.replace(
-            PRESETS[name], config=PRESETS[name].config.replace(period=period, drop_layers=BUNDLED_ORDER[:count])
-        )
-        for name, (period, count) in _BUNDLED_CHOICES.items()
-    }
+    chosen = {}
+    for name, (period, count, note) in _BUNDLED_CHOICES.items():
+        config = PRESETS[name].config.replace(period=period, drop_layers=BUNDLED_ORDER[:count])
+        chosen[name] = dataclasses.replace(PRESETS[name], note=note, config=config)
+    return PRESETS | chosen
 
 
 @dataclass(frozen=True)

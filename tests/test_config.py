@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora_drop.config import PRESETS, LoraDropConfig, default_range
+from lora_drop.config import BUNDLED_ORDER, PRESETS, LoraDropConfig, default_range, presets_for
 from lora_drop.errors import LoraDropError
 
 
@@ -82,3 +82,15 @@ def test_thresholds_reach_the_schedule_and_are_off_by_default():
         assert schedule.is_adaptive and (schedule.refresh_entropy, schedule.refresh_norm) == (0, 0.5)
     for values in ({"period": 1}, {"drop_ratio": 0}):  # there is no LoRA step to cut short
         assert not LoraDropConfig(refresh_entropy=0, **values).schedule_for(30).is_adaptive
+
+
+def test_the_bundled_model_has_chosen_layers():
+    """Chosen ones in place of evenly spaced ones, and layer 11, which costs more than ten others, never."""
+    ours = presets_for("bundled")
+    assert ours == presets_for("bundled:SmolLM2-135M-Instruct") and presets_for("random:tiny-llama") == PRESETS
+    assert list(ours) == list(PRESETS)
+    for name in ("gentle", "balanced", "fast"):
+        assert ours[name].config.drop_layers and 11 not in ours[name].config.drop_layers
+        assert ours[name].label == PRESETS[name].label
+    assert ours["paper"] == PRESETS["paper"]
+    assert len(set(BUNDLED_ORDER)) == len(BUNDLED_ORDER)

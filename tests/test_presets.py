@@ -1,6 +1,7 @@
 """The presets: their bounds, the files that measure them, and what is read off those files."""
 
 import copy
+import dataclasses
 import json
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from lora_drop import measured, session
 from lora_drop.adapters import AdapterBank
 from lora_drop.cli import main
-from lora_drop.config import COMPARISONS, PRESETS
+from lora_drop.config import COMPARISONS, PRESETS, presets_for
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation import presets as module
 from lora_drop.measured import READS_WELL_GAP, default_preset, measured_presets, reads_well
@@ -24,10 +25,13 @@ HOSTILE = "`${alert(1)}<img src=x onerror=alert(2)>{{7*7}}\\u0041"
 
 
 def test_the_presets_have_the_bounds_that_they_promise():
-    """Weights only, on the bundled model's shape, with the corrections of rank 64 read too."""
-    bounds = {name: speed_bound(BUNDLED, preset.config.schedule_for(30), rank=64) for name, preset in PRESETS.items()}
-    assert set(bounds) == {"gentle", "balanced", "fast", "kv-saver", "paper"}
-    assert bounds["balanced"] >= 1.2 and bounds["fast"] >= 1.3
+    """Weights only, on the bundled model's shape, with the corrections of rank 64 read too; packed or not."""
+    packed = dataclasses.replace(BUNDLED, matrix_size=0.3125, head_size=0.53125)
+    for presets, shapes in ((PRESETS, [BUNDLED]), (presets_for("bundled"), [BUNDLED, packed])):
+        for shape in shapes:
+            bounds = {name: speed_bound(shape, p.config.schedule_for(30), rank=64) for name, p in presets.items()}
+            assert set(bounds) == {"gentle", "balanced", "fast", "kv-saver", "paper"}
+            assert bounds["balanced"] >= 1.2 and bounds["fast"] >= 1.3
     assert (PRESETS["kv-saver"].config.part, PRESETS["paper"].config.reuse) == ("attention", "state")
     assert PRESETS["paper"].config.period == 4 and PRESETS["paper"].config.drop_ratio == 0.5
 
