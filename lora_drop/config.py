@@ -216,13 +216,17 @@ PRESETS = {
 }
 
 
-# Layers of the bundled model, the cheapest to drop first, and how many of them a preset drops at which period: at the
-# same bound they lose far less than evenly spaced ones (`drop-order`; docs/training-log.md has the measurement).
+# Layers of the bundled model, the cheapest to drop first: at the same bound they lose far less than evenly spaced ones
+# (`drop-order`; docs/training-log.md has the measurements, also of the early refreshes of `gentle`).
 BUNDLED_ORDER = (12, 5, 17, 6, 4, 14, 13, 7, 18, 26, 16, 15, 25)
-_BUNDLED_CHOICES = {  # period, layers, note
-    "gentle": (2, 2, "Two chosen layers rest every other step."),
-    "balanced": (8, 9, "Nine chosen layers rest in seven of eight steps."),
-    "fast": (8, 13, "Thirteen chosen layers rest in seven of eight steps."),
+_BUNDLED_CHOICES = {  # how many of them, other settings, note
+    "gentle": (
+        4,
+        {"period": 8, "refresh_entropy": 0.7},
+        "Four chosen layers rest while the model is sure of its next token; a full step comes where it is not.",
+    ),
+    "balanced": (9, {"period": 8}, "Nine chosen layers rest in seven of eight steps."),
+    "fast": (13, {"period": 8}, "Thirteen chosen layers rest in seven of eight steps."),
 }
 
 
@@ -235,8 +239,8 @@ def presets_for(model: str) -> dict[str, Preset]:
     if model.partition(":")[0] != "bundled":
         return PRESETS
     chosen = {}
-    for name, (period, count, note) in _BUNDLED_CHOICES.items():
-        config = PRESETS[name].config.replace(period=period, drop_layers=BUNDLED_ORDER[:count])
+    for name, (count, settings, note) in _BUNDLED_CHOICES.items():
+        config = PRESETS[name].config.replace(drop_layers=BUNDLED_ORDER[:count], **settings)
         chosen[name] = dataclasses.replace(PRESETS[name], note=note, config=config)
     return PRESETS | chosen
 

@@ -54,11 +54,15 @@ class Pacer:
         """The same for a decoder that computed ||d|| / ||cached|| itself: (n,), of its corrected layers."""
         self._ratios.extend(ratios)
 
-    def end(self, logits: Tensor) -> None:
-        """Take the logits (1, V) of prefill or of the step that `begin` began: the next one depends on them."""
+    def end(self, logits: Tensor, known: float | None = None) -> None:
+        """Take the logits (1, V) of prefill or of the step that `begin` began: the next one depends on them.
+
+        `known` is their entropy, from a decoder that computed it itself.
+        """
         if not self.schedule.is_adaptive:
             return
-        self.entropy = entropy(logits) if self.schedule.refresh_entropy is not None else None
+        if self.schedule.refresh_entropy is not None:
+            self.entropy = entropy(logits) if known is None else known
         self.norm = float(torch.stack(self._ratios).mean()) if self._ratios else None
         self._ratios.clear()
 

@@ -12,6 +12,7 @@ from lora_drop.config import LoraDropConfig
 from lora_drop.models import load_model
 from lora_drop.native import build, library
 from lora_drop.native.decoder import NativeDecoder, lay_out
+from lora_drop.refresh import entropy
 
 pytestmark = pytest.mark.skipif(library() is None, reason="there is no C compiler here")
 PROMPT = [5, 99, 17, 42, 200]
@@ -121,3 +122,11 @@ def _step_only(decoder):
         state.hidden[i] = torch.full((1, config.hidden_size), 0.1)
     state.position = 4
     return [round(float(decoder.step(torch.tensor([[7]]), state).sum()), 3) for _ in range(20)]
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 30.0])
+def test_the_entropy_is_the_softmaxs(scale):
+    logits = scale * torch.randn(1, 1003, generator=torch.Generator().manual_seed(0))
+    assert library().ld_entropy(logits.data_ptr(), 1003) == pytest.approx(entropy(logits), rel=1e-5, abs=1e-6)
+    logits[0, 7] = float("nan")
+    assert library().ld_entropy(logits.data_ptr(), 1003) != library().ld_entropy(logits.data_ptr(), 1003)

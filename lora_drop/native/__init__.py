@@ -71,6 +71,7 @@ _SIGNATURES = {
     "ld_pack": (_pointer, _pointer, _int64, _int64, _int64),
     "ld_step": (_pointer, _pointer, _int64, *(_pointer,) * 5),
     "ld_head": (_pointer, _pointer, ctypes.c_float, _pointer, _pointer),
+    "ld_entropy": (_pointer, _int64),
 }
 
 
@@ -109,6 +110,7 @@ def build(compiler: str | None, folder: Path) -> ctypes.CDLL | None:
     for name, arguments in _SIGNATURES.items():
         function: Callable = getattr(found, name)
         function.argtypes, function.restype = arguments, None
+    found.ld_entropy.restype = ctypes.c_float
     return found
 
 

@@ -177,7 +177,10 @@ class NativeDecoder(Decoder):
         state.position += 1
         logits = torch.empty(1, self._vocabulary)
         self._library.ld_head(self._head_at, self._norm.data_ptr(), self._eps, h.data_ptr(), logits.data_ptr())
-        state.pacer.end(logits)
+        entropy = None
+        if schedule.refresh_entropy is not None:
+            entropy = self._library.ld_entropy(logits.data_ptr(), self._vocabulary)
+        state.pacer.end(logits, entropy)
         return logits
 
     @torch.inference_mode()

@@ -635,3 +635,24 @@ void ld_head(const Matrix *w, const float *norm, float eps, const float *h, floa
     multiply(w, x, scratch(1, w->k / BLOCK + 1), y, NULL);
     pthread_mutex_unlock(&pool.calls);
 }
+
+/* Entropy of the softmax of logits (n,), in nats: log S - sum(e^x x) / S with x from the largest down. */
+float ld_entropy(const float *logits, int64_t n) {
+    float top = -INFINITY, total = 0, weighted = 0;
+    for (int64_t i = 0; i < n; i++)
+        if (!(logits[i] <= top)) top = logits[i]; /* a NaN goes through */
+    vf many = {0}, most = {0};
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        vf x = loadf(logits + i) - top, e = exponential(x);
+        many += e;
+        most += e * x;
+    }
+    for (; i < n; i++) {
+        float x = logits[i] - top, e = expf(x);
+        total += e;
+        weighted += e * x;
+    }
+    total += sum(many);
+    return logf(total) - (weighted + sum(most)) / total;
+}
