@@ -183,9 +183,7 @@ def _q4_1(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Codes 0..15 (N, K), scales and zeros (N, K / 32) of rows of Q4_1 blocks: d, m (float16), 16 bytes of codes."""
     n = rows.shape[0]
     blocks = rows.reshape(n, -1, 4 + GROUP // 2)
-    d, m = (
-        np.ascontiguousarray(blocks[..., at : at + 2]).view(np.float16)[..., 0].astype(np.float32) for at in (0, 2)
-    )
+    d, m = _halves(blocks, 0), _halves(blocks, 2)
     codes = np.concatenate((blocks[..., 4:] & 15, blocks[..., 4:] >> 4), axis=-1)
     return codes.reshape(n, -1), d, m + 8 * d
 

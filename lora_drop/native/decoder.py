@@ -1,7 +1,7 @@
 """The native decoder: the reference's interface, single-token steps through `step.c`.
 
-Prefill is the reference's. Activations are float32 whatever the model's number type; K/V have
-the model's. A test holds it against the reference for every rule, part, kv rule and architecture.
+Prefill is the reference's. Activations are float32 whatever the model's number type; K/V have the model's. A test holds
+it against the reference for every rule, part, kv rule and architecture.
 
 Shapes: D hidden size, nh heads, nkv K/V heads, hs head size, r rank.
 """
@@ -21,11 +21,11 @@ from lora_drop.adapters import AdapterBank
 from lora_drop.cache import KVCache
 from lora_drop.config import REUSE_RULES
 from lora_drop.decoder import Decoder, DecodeState
+from lora_drop.fast import ROPE_BLOCK
 from lora_drop.native import BF16, F32, Q4_1, Q8_0, Layer, Matrix, Plan, Step, Store, library
 from lora_drop.schedule import Schedule
 from lora_drop.weights import GROUP, fused, gguf_rows, qk_norms
 
-ROPE_BLOCK = 256  # positions whose cosines and sines are computed together
 KINDS = {torch.float32: F32, torch.bfloat16: BF16}
 BLOCK_BYTES = {Q4_1: 20, Q8_0: 34}
 
@@ -100,17 +100,12 @@ def lay_out(model: PreTrainedModel, gguf: Path | None) -> NativeWeights:
                 config.rms_norm_eps,
             )
         )
-    layers = (Layer * len(layers))(*layers)  # side by side, as ld_layers wants them
+    layers = (Layer * len(layers))(*layers)  # side by side, as ld_step wants them
     if blocks is None:
-        name, head, sizes = (
-            str(dtype).removeprefix("torch."),
-            dense(model.get_output_embeddings()),
-            (dtype.itemsize,) * 2,
-        )
-    else:
-        name, head = "q4_1/q8_0 blocks", packed("head", Q8_0)
-        sizes = BLOCK_BYTES[Q4_1] / GROUP, BLOCK_BYTES[Q8_0] / GROUP
-    return NativeWeights(name, layers, head, *sizes, keep)
+        kind, head = str(dtype).removeprefix("torch."), dense(model.get_output_embeddings())
+        return NativeWeights(kind, layers, head, dtype.itemsize, dtype.itemsize, keep)
+    sizes = BLOCK_BYTES[Q4_1] / GROUP, BLOCK_BYTES[Q8_0] / GROUP
+    return NativeWeights("q4_1/q8_0 blocks", layers, packed("head", Q8_0), *sizes, keep)
 
 
 @dataclass
