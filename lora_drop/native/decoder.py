@@ -1,7 +1,7 @@
 """The native decoder: the reference's interface, single-token steps through `step.c`.
 
-Prefill is the reference's. Activations are float32 whatever the model's number type; K/V have the model's. A test holds
-it against the reference for every rule, part, kv rule and architecture.
+Prefill is the reference's. Activations are float32 whatever the model's number type; K/V have the model's. A test
+holds it against the reference for every rule, part, kv rule and architecture.
 
 Shapes: D hidden size, nh heads, nkv K/V heads, hs head size, r rank.
 """
