@@ -26,7 +26,7 @@ class KVCache:
         `args` and `kwargs` are what transformers passes to caches of other kinds; none of it matters here.
         """
         start, end = self.lengths[layer_idx], self.lengths[layer_idx] + key.shape[2]
-        store = self._reserve(key, layer_idx, end)
+        store = self.reserve(key, layer_idx, end)
         store[0, :, :, start:end] = key
         store[1, :, :, start:end] = value
         self.lengths[layer_idx] = end
@@ -47,11 +47,11 @@ class KVCache:
         """
         store, end = self.stores[layer], self.lengths[layer] + 1
         if store.shape[3] < end:
-            store = self._reserve(store[0], layer, end)
+            store = self.reserve(store[0], layer, end)
         self.lengths[layer] = end
         return store
 
-    def _reserve(self, like: Tensor, layer: int, tokens: int) -> Tensor:
+    def reserve(self, like: Tensor, layer: int, tokens: int) -> Tensor:
         """A layer's storage with room for `tokens` tokens, in whole blocks."""
         old = self.stores[layer]
         if old is not None and old.shape[3] >= tokens:

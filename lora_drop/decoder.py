@@ -52,8 +52,12 @@ class Decoder:
         self.rotary: nn.Module = model.model.rotary_emb
         self.device, self.dtype = self.embed.weight.device, self.embed.weight.dtype
 
-    def new_state(self, schedule: Schedule, bank: AdapterBank | None = None) -> DecodeState:
-        """A fresh state. `bank` must be on the model's device and in its dtype (`AdapterBank.to`)."""
+    def new_state(self, schedule: Schedule, bank: AdapterBank | None = None, tokens: int = 0) -> DecodeState:
+        """A fresh state. `bank` must be on the model's device and in its dtype (`AdapterBank.to`).
+
+        `tokens`, the most that the caches will hold, lets a decoder on static buffers reserve them once; caches that
+        grow by blocks have no use for it.
+        """
         n = len(self.layers)
         return DecodeState(schedule, bank, KVCache(n), HiddenCache(n))
 

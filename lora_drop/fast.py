@@ -108,16 +108,22 @@ class FastDecoder(Decoder):
         """u = h + attention; writes K/V."""
         weights = self.weights.layers[i]
         heads = self._project(i, self._norm(h, weights.attention_norm), rope)
-        both = heads[self._heads :].view(2, 1, self._kv_heads, self._head_dim)
-        keys, values = state.kv.append(both, i).unbind(0)  # (1, nkv, S, hs) each
+        held = self._write(i, heads, state)
         # The query heads of a K/V head stand as rows of one query: no key is copied for them.
         query = heads[: self._heads].view(1, self._kv_heads, self._group, self._head_dim)
+        return weights.out(self._mix(i, query, held, state).reshape(1, -1)).add_(h)
+
+    def _write(self, i: int, heads: Tensor, state: DecodeState) -> Tensor:
+        """Append the token's K/V, the last of `heads`; returns all that the layer holds, (2, 1, nkv, S, hs)."""
+        return state.kv.append(heads[self._heads :].view(2, 1, self._kv_heads, self._head_dim), i)
+
+    def _mix(self, i: int, query: Tensor, held: Tensor, state: DecodeState) -> Tensor:
+        """Attention of (1, nkv, nh / nkv, hs) over all that the layer holds."""
+        keys, values = held.unbind(0)
         if keys.shape[2] < LONG:
-            mixed = F.scaled_dot_product_attention(query, keys, values)
-        else:
-            scores = torch.bmm(query[0] * self._scale, keys[0].transpose(1, 2))
-            mixed = torch.bmm(scores.softmax(-1), values[0])
-        return weights.out(mixed.view(1, -1)).add_(h)
+            return F.scaled_dot_product_attention(query, keys, values)
+        scores = torch.bmm(query[0] * self._scale, keys[0].transpose(1, 2))
+        return torch.bmm(scores.softmax(-1), values[0])
 
     def _feed(self, i: int, u: Tensor) -> Tensor:
         """u + MLP."""
@@ -140,7 +146,7 @@ class FastDecoder(Decoder):
         schedule, bank = state.schedule, state.bank
         if schedule.kv == "write":
             heads = self._project(i, self._norm(h, self.weights.layers[i].attention_norm), rope)
-            state.kv.append(heads[self._heads :].view(2, 1, self._kv_heads, self._head_dim), i)
+            self._write(i, heads, state)
         corrected = bank is not None and i in bank.a
         base = h if schedule.reuse == "skip" else state.hidden[i]
         if schedule.reuse == "residual":

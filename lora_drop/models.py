@@ -39,6 +39,7 @@ from lora_drop import bundled
 from lora_drop.decoder import Decoder
 from lora_drop.errors import LoraDropError
 from lora_drop.fast import FastDecoder, is_supported
+from lora_drop.graphs import GraphDecoder
 from lora_drop.native import library
 from lora_drop.native.decoder import NativeDecoder, NativeWeights, lay_out
 from lora_drop.schedule import ModelShape
@@ -82,7 +83,9 @@ class LoadedModel:
         """The fastest decoder there is for it; it holds nothing of a request."""
         if self.weights is None:
             return Decoder(self.model)
-        kind = NativeDecoder if isinstance(self.weights, NativeWeights) else FastDecoder
+        if isinstance(self.weights, NativeWeights):
+            return NativeDecoder(self.model, self.weights)
+        kind = GraphDecoder if self.device.type == "cuda" else FastDecoder
         return kind(self.model, self.weights)
 
     @property
@@ -147,8 +150,11 @@ def _step_weights(model: PreTrainedModel, device: torch.device, packed: bool) ->
     Args:
         packed: take the bundled model's own blocks instead of the numbers that they stand for.
     """
-    if device.type != "cpu" or not is_supported(model):
+    if not is_supported(model):
         return None
+    if device.type == "cuda":
+        # On ZeroGPU the card comes and goes with each call, in a process of its own: a graph would not live to pay.
+        return None if os.environ.get("SPACES_ZERO_GPU") else fuse(model)
     gguf = bundled.ensure() / bundled.GGUF.name if packed else None
     if library() is not None:
         return lay_out(model, gguf)
@@ -198,7 +204,7 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _free_memory(device: torch.device) -> int | None:
+def free_memory(device: torch.device) -> int | None:
     """Bytes that can be had on the device, as far as it says; None where it does not."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
@@ -212,7 +218,7 @@ def _free_memory(device: torch.device) -> int | None:
 
 def _check_memory(config: PreTrainedConfig, name: str, device: torch.device, dtype: torch.dtype) -> None:
     """Refuse a model that cannot fit before it is downloaded, and before the machine starts to swap."""
-    free, needed = _free_memory(device), ModelShape.from_config(config).params * dtype.itemsize
+    free, needed = free_memory(device), ModelShape.from_config(config).params * dtype.itemsize
     if free is not None and needed > free:
         raise LoraDropError(
             f"{name} needs {needed / 1e9:.1f} GB for its weights in {_short(dtype)}, and {device} has "

@@ -10,6 +10,7 @@ the logits to `end`. With both triggers off the last two do nothing, and nothing
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -50,9 +51,14 @@ class Pacer:
             d, cached = (torch.linalg.vector_norm(x, dtype=torch.float32) for x in (d, cached))
             self._ratios.append(d / cached)
 
-    def take(self, ratios: Tensor) -> None:
-        """The same for a decoder that computed ||d|| / ||cached|| itself: (n,), of its corrected layers."""
+    def take(self, ratios: Iterable[Tensor]) -> None:
+        """The same for a decoder that computed ||d|| / ||cached|| itself, one of each corrected layer."""
         self._ratios.extend(ratios)
+
+    def drain(self) -> list[Tensor]:
+        """The ratios that `measure` found since the last `end`, for a decoder that takes them back each step."""
+        ratios, self._ratios = self._ratios, []
+        return ratios
 
     def end(self, logits: Tensor, known: float | None = None) -> None:
         """Take the logits (1, V) of prefill or of the step that `begin` began: the next one depends on them.

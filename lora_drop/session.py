@@ -23,9 +23,9 @@ from lora_drop.config import COMPARISONS, PARTS, REUSE_RULES, LoraDropConfig
 from lora_drop.decoder import Decoder
 from lora_drop.engine import Lane, Sampling, Step
 from lora_drop.errors import LoraDropError
-from lora_drop.models import LoadedModel, encode_prompt
+from lora_drop.models import LoadedModel, encode_prompt, free_memory
 from lora_drop.race import VIEWS, take_turns
-from lora_drop.schedule import Schedule, baseline_schedule, speed_bound
+from lora_drop.schedule import Schedule, baseline_schedule, kv_bytes, speed_bound
 from lora_drop.text import Detokenizer, piece
 from lora_drop.trace import AuditRecord, Header, Record, StepRecord, Summary, Trace, first_divergence, number, pace
 from lora_drop.trace import top1_agreement as agreement
@@ -112,7 +112,25 @@ def plan(loaded: LoadedModel, request: Request) -> Plan:
             f"the prompt has {len(prompt_ids)} tokens and {request.max_new_tokens} more were asked for, but "
             f"{loaded.id} has a context of {loaded.context}: {advice}."
         )
+    _check_memory(loaded, request, schedule, len(prompt_ids))
     return Plan(schedule, bank, prompt_ids, notes)
+
+
+def _check_memory(loaded: LoadedModel, request: Request, schedule: Schedule, prompt_tokens: int) -> None:
+    """Refuse what the caches alone cannot hold, before anything runs."""
+    steps, size = request.max_new_tokens - 1, loaded.dtype.itemsize
+    full, ours = (
+        kv_bytes(loaded.shape, its, prompt_tokens, steps, size)
+        for its in (baseline_schedule(loaded.num_layers), schedule)
+    )
+    needed = {"both": full + ours, "baseline": full, "lora-drop": ours}[request.lanes]
+    needed += full if request.audit and request.lanes != "baseline" else 0
+    free = free_memory(loaded.device)
+    if free is not None and needed > free:
+        raise LoraDropError(
+            f"{prompt_tokens} + {request.max_new_tokens} tokens need {needed / 1e9:.1f} GB for the KV caches, and "
+            f"{loaded.device} has {free / 1e9:.1f} GB free: ask for fewer tokens, one lane, or no audit."
+        )
 
 
 def find_bank(loaded: LoadedModel, config: LoraDropConfig, schedule: Schedule) -> tuple[AdapterBank | None, list[str]]:
@@ -264,7 +282,7 @@ def run(loaded: LoadedModel, request: Request, should_stop: Callable[[], bool] =
             yield record
 
     stopped = False
-    for name, step in take_turns(lanes, request.view):
+    for name, step in _steps(loaded, lanes, request.view):
         record = _step_record(name, step, detokenizers[name].add(step.token_id))
         trace.add(record)
         yield record
@@ -281,6 +299,17 @@ def run(loaded: LoadedModel, request: Request, should_stop: Callable[[], bool] =
     if audit is not None:
         yield from audited(audit.flush())
     yield summarise(loaded, trace, lanes, checked, stopped)
+
+
+def _steps(loaded: LoadedModel, lanes: dict[str, Lane], view: str) -> Iterator[tuple[str, Step]]:
+    try:
+        yield from take_turns(lanes, view)
+    except torch.OutOfMemoryError:
+        held = sum(lane.state.kv.allocated_bytes for lane in lanes.values())
+        raise LoraDropError(
+            f"{loaded.device} ran out of memory with {held / 1e9:.1f} GB in the KV caches: ask for fewer tokens, "
+            "shorten the prompt, or take one lane or a smaller model."
+        ) from None
 
 
 def _lanes(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decoder) -> dict[str, Lane]:

@@ -14,6 +14,15 @@ from lora_drop.models import LoadedModel, load_model  # noqa: E402
 ARCHITECTURES = ("tiny-llama", "tiny-qwen2", "tiny-qwen3", "tiny-mistral")
 
 
+def pytest_collection_modifyitems(items):
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="there is no CUDA device here"))
+
+
 @pytest.fixture(scope="session")
 def tiny() -> LoadedModel:
     """A tiny random Llama in float32 on the CPU."""

@@ -13,6 +13,7 @@ from lora_drop.cache import KVCache
 from lora_drop.config import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.decoder import Decoder
 from lora_drop.fast import LONG, FastDecoder, is_supported
+from lora_drop.graphs import GraphDecoder
 from lora_drop.models import load_model
 from lora_drop.native import library
 from lora_drop.native.decoder import NativeDecoder, lay_out
@@ -29,17 +30,19 @@ def logits(decoder, schedule, bank, prompt=PROMPT, target=TARGET, watch=False):
     return torch.cat(found), watched, state
 
 
-KINDS = ["torch", "native"]
+KINDS = ["torch", "static", "native"]
 needs_compiler = pytest.mark.skipif(library() is None, reason="there is no C compiler here")
 
 
 def fast_decoder(model, kind):
     """Of a copy: fusing lays the modules' weights out anew."""
     model = copy.deepcopy(model)
-    return FastDecoder(model, fuse(model)) if kind == "torch" else NativeDecoder(model, lay_out(model, None))
+    if kind == "native":
+        return NativeDecoder(model, lay_out(model, None))
+    return (GraphDecoder if kind == "static" else FastDecoder)(model, fuse(model))
 
 
-@pytest.fixture(scope="session", params=[KINDS[0], pytest.param(KINDS[1], marks=needs_compiler)])
+@pytest.fixture(scope="session", params=[*KINDS[:2], pytest.param(KINDS[2], marks=needs_compiler)])
 def fused(any_tiny, request):
     """A fast decoder of each kind for each architecture."""
     return fast_decoder(any_tiny.model, request.param)

@@ -205,3 +205,22 @@ def test_the_whole_context_can_be_used(tiny):
     prompt = "y" * (tiny.context - room - (len(encode_prompt(tiny.tokenizer, "yy")) - 2))
     trace = gather(run(tiny, Request(prompt, LoraDropConfig(), room, ignore_eos=True, audit=False, lanes="lora-drop")))
     assert trace.header.prompt_tokens + len(trace.steps[LORA_DROP]) == tiny.context
+
+
+def test_caches_that_do_not_fit_are_refused_before_the_run(tiny, monkeypatch):
+    monkeypatch.setattr("lora_drop.session.free_memory", lambda device: 100_000)
+    with pytest.raises(LoraDropError, match=r"need 0\.0 GB for the KV caches.*fewer tokens"):
+        next(run(tiny, Request("Hello", max_new_tokens=200)))
+    next(run(tiny, Request("Hello", max_new_tokens=20, lanes="lora-drop", audit=False)))
+
+
+def test_memory_that_runs_out_in_a_step_is_one_clear_line(tiny, monkeypatch):
+    steps = run(tiny, Request("Hello", max_new_tokens=20))
+    next(steps), next(steps), next(steps)
+
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("lora_drop.engine.draw", fail)
+    with pytest.raises(LoraDropError, match=r"ran out of memory with .* GB in the KV caches"):
+        list(steps)

@@ -139,7 +139,7 @@ class NativeDecoder(Decoder):
         self._library.ld_threads(torch.get_num_threads())
         self._rope_blocks: dict[int, tuple[Tensor, Tensor]] = {}  # functions of the position alone
 
-    def new_state(self, schedule: Schedule, bank: AdapterBank | None = None) -> NativeState:
+    def new_state(self, schedule: Schedule, bank: AdapterBank | None = None, tokens: int = 0) -> NativeState:
         """See `Decoder.new_state`."""
         plain = super().new_state(schedule, bank)
         return NativeState(schedule, bank, plain.kv, plain.hidden)

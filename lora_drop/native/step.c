@@ -80,21 +80,6 @@ typedef struct {
     int64_t n, k, kind;
 } Matrix;
 
-static float dot_f32(const float *w, const float *x, int64_t k) {
-    vf a = {0}, b = {0}, c = {0}, d = {0};
-    int64_t i = 0;
-    for (; i + 4 * LANES <= k; i += 4 * LANES) {
-        a += loadf(w + i) * loadf(x + i);
-        b += loadf(w + i + LANES) * loadf(x + i + LANES);
-        c += loadf(w + i + 2 * LANES) * loadf(x + i + 2 * LANES);
-        d += loadf(w + i + 3 * LANES) * loadf(x + i + 3 * LANES);
-    }
-    for (; i + LANES <= k; i += LANES) a += loadf(w + i) * loadf(x + i);
-    float rest = 0;
-    for (; i < k; i++) rest += w[i] * x[i];
-    return sum((a + b) + (c + d)) + rest;
-}
-
 static float bf16_to_f32(uint16_t h) {
     uint32_t u = (uint32_t)h << 16;
     float x;
@@ -102,20 +87,50 @@ static float bf16_to_f32(uint16_t h) {
     return x;
 }
 
-static float dot_bf16(const uint16_t *w, const float *x, int64_t k) {
-    vf a = {0}, b = {0}, c = {0}, d = {0};
-    int64_t i = 0;
-    for (; i + 4 * LANES <= k; i += 4 * LANES) {
-        a += from_bf16(w + i) * loadf(x + i);
-        b += from_bf16(w + i + LANES) * loadf(x + i + LANES);
-        c += from_bf16(w + i + 2 * LANES) * loadf(x + i + 2 * LANES);
-        d += from_bf16(w + i + 3 * LANES) * loadf(x + i + 3 * LANES);
+#define AS_IS(x) (x)
+enum { WIDTH = 4 * LANES, AHEAD = 8192 };
+
+/* The same over rows of either number type. dot: w . x, fetching what lies AHEAD bytes further on, which is what this
+ * thread reads next. mix: sums of weighted rows, `width` of their columns; `stride` is the length of a row. */
+#define OVER(NAME, TYPE, VECTOR, ONE) \
+    static float dot_##NAME(const TYPE *w, const float *x, int64_t k) { \
+        vf a = {0}, b = {0}, c = {0}, d = {0}; \
+        int64_t i = 0; \
+        for (; i + WIDTH <= k; i += WIDTH) { \
+            __builtin_prefetch((const char *)(w + i) + AHEAD); \
+            __builtin_prefetch((const char *)(w + i) + AHEAD + 64); \
+            a += VECTOR(w + i) * loadf(x + i); \
+            b += VECTOR(w + i + LANES) * loadf(x + i + LANES); \
+            c += VECTOR(w + i + 2 * LANES) * loadf(x + i + 2 * LANES); \
+            d += VECTOR(w + i + 3 * LANES) * loadf(x + i + 3 * LANES); \
+        } \
+        for (; i + LANES <= k; i += LANES) a += VECTOR(w + i) * loadf(x + i); \
+        float rest = 0; \
+        for (; i < k; i++) rest += ONE(w[i]) * x[i]; \
+        return sum((a + b) + (c + d)) + rest; \
+    } \
+    static void mix_##NAME( \
+        const TYPE *v, const float *weights, int64_t count, int64_t stride, int64_t width, float *y) { \
+        if (width == WIDTH) { \
+            vf a = {0}, b = {0}, c = {0}, d = {0}; \
+            for (int64_t t = 0; t < count; t++, v += stride) { \
+                a += VECTOR(v) * weights[t]; \
+                b += VECTOR(v + LANES) * weights[t]; \
+                c += VECTOR(v + 2 * LANES) * weights[t]; \
+                d += VECTOR(v + 3 * LANES) * weights[t]; \
+            } \
+            memcpy(y, (vf[]){a, b, c, d}, 4 * sizeof a); \
+            return; \
+        } \
+        for (int64_t j = 0; j < width; j++) { \
+            float total = 0; \
+            for (int64_t t = 0; t < count; t++) total += ONE(v[t * stride + j]) * weights[t]; \
+            y[j] = total; \
+        } \
     }
-    for (; i + LANES <= k; i += LANES) a += from_bf16(w + i) * loadf(x + i);
-    float rest = 0;
-    for (; i < k; i++) rest += bf16_to_f32(w[i]) * x[i];
-    return sum((a + b) + (c + d)) + rest;
-}
+
+OVER(f32, float, loadf, AS_IS)
+OVER(bf16, uint16_t, from_bf16, bf16_to_f32)
 
 /* A panel's block holds, for 16 rows: d and m (16 float16 each), then 4 x 16 words of 8 codes. Word j of a row has the
  * codes of the block's weights 8j..8j+7, from its low bits up. */
@@ -163,8 +178,9 @@ static void rows(const Matrix *w, const float *x, const float *sums, int64_t fro
             panel_q8_0((const uint8_t *)w->data + r * blocks * Q8_BYTES, x, blocks, y + r);
             r += LANES;
         } else {
-            y[r] = w->kind == F32 ? dot_f32((const float *)w->data + r * w->k, x, w->k)
-                                  : dot_bf16((const uint16_t *)w->data + r * w->k, x, w->k);
+            const float *f32 = (const float *)w->data + r * w->k;
+            const uint16_t *bf16 = (const uint16_t *)w->data + r * w->k;
+            y[r] = w->kind == F32 ? dot_f32(f32, x, w->k) : dot_bf16(bf16, x, w->k);
             r++;
         }
     }
@@ -408,8 +424,6 @@ typedef struct {
     float *scores, *mixed; /* (nh, S), (nh, hs) */
 } Attention;
 
-enum { WIDTH = 4 * LANES };
-
 static void softmax(float *scores, int64_t count, float top) {
     int64_t t = 0;
     vf many = {0};
@@ -422,45 +436,6 @@ static void softmax(float *scores, int64_t count, float top) {
     for (; t < count; t++) total += scores[t] = expf(scores[t] - top);
     total += sum(many);
     for (t = 0; t < count; t++) scores[t] /= total;
-}
-
-/* Sums of weighted rows, `width` of their columns; `stride` is the length of a row. */
-static void mix_bf16(const uint16_t *v, const float *weights, int64_t count, int64_t stride, int64_t width, float *y) {
-    if (width == WIDTH) {
-        vf a = {0}, b = {0}, c = {0}, d = {0};
-        for (int64_t t = 0; t < count; t++, v += stride) {
-            a += from_bf16(v) * weights[t];
-            b += from_bf16(v + LANES) * weights[t];
-            c += from_bf16(v + 2 * LANES) * weights[t];
-            d += from_bf16(v + 3 * LANES) * weights[t];
-        }
-        memcpy(y, (vf[]){a, b, c, d}, 4 * sizeof a);
-        return;
-    }
-    for (int64_t j = 0; j < width; j++) {
-        float total = 0;
-        for (int64_t t = 0; t < count; t++) total += bf16_to_f32(v[t * stride + j]) * weights[t];
-        y[j] = total;
-    }
-}
-
-static void mix_f32(const float *v, const float *weights, int64_t count, int64_t stride, int64_t width, float *y) {
-    if (width == WIDTH) {
-        vf a = {0}, b = {0}, c = {0}, d = {0};
-        for (int64_t t = 0; t < count; t++, v += stride) {
-            a += loadf(v) * weights[t];
-            b += loadf(v + LANES) * weights[t];
-            c += loadf(v + 2 * LANES) * weights[t];
-            d += loadf(v + 3 * LANES) * weights[t];
-        }
-        memcpy(y, (vf[]){a, b, c, d}, 4 * sizeof a);
-        return;
-    }
-    for (int64_t j = 0; j < width; j++) {
-        float total = 0;
-        for (int64_t t = 0; t < count; t++) total += v[t * stride + j] * weights[t];
-        y[j] = total;
-    }
 }
 
 /* Query heads [from, to) over all that the store holds. */
