@@ -1,7 +1,7 @@
 """Does the page slow the decode? `python tests/browser/measure.py`: the app with a browser beside the bare engine.
 
-The same prompt and settings on the bundled model: once on the command line, once in the page, streaming into a real
-Chromium with its charts live. Prints each lane's tokens a second by its own clock, the wall time of the page's run,
+The same prompt and settings on the bundled model: on the command line, through the app into a client that draws
+nothing, and in the page, streaming into a real Chromium with its charts live. Prints each lane's tokens a second by its own clock, the wall time of the page's run,
 the time from the click to the first token on the screen, and the page's long tasks. For reading; no test asserts a
 time.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from gradio_client import Client  # noqa: E402
 from playwright.sync_api import sync_playwright  # noqa: E402
 
 from tests.browser.conftest import FLAGS, chromium, free_port  # noqa: E402
@@ -42,6 +43,24 @@ def engine(tokens: int, audit: bool) -> dict[str, float]:
     command += ["--period", "4", "--ignore-eos", "--json", *([] if audit else ["--no-audit"])]
     result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return {lane: result[lane]["tokens_per_second"] for lane in ("baseline", "lora_drop")}
+
+
+def client_runs(tokens: int, audits: list[bool]) -> list[dict[str, float]]:
+    """The same through the app's `/generate`, read by a client that draws nothing; a short run first, to warm up."""
+    port, results = free_port(), []
+    app = subprocess.Popen([sys.executable, "app.py", "--port", str(port)], stdout=subprocess.PIPE, text=True)
+    try:
+        app.stdout.readline()  # "ready"
+        client = Client(f"http://127.0.0.1:{port}", verbose=False)
+        settings = {"prompt": PROMPT, "period": 4, "drop_ratio": 0.5, "ignore_eos": True, "api_name": "/generate"}
+        for count, audit in [(32, True), *((tokens, audit) for audit in audits)]:
+            trace = list(client.submit(max_new_tokens=count, audit=audit, **settings))[-1]
+            lanes = json.loads(trace.strip().splitlines()[-1])["lanes"]
+            results.append({name: lane["tokens_per_second"] for name, lane in lanes.items()})
+    finally:
+        app.terminate()
+        app.wait()
+    return results[1:]
 
 
 def page_runs(tokens: int, audits: list[bool]) -> list[dict]:
@@ -99,8 +118,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=400)
     tokens = parser.parse_args().tokens
-    for audit, run in zip((True, False), page_runs(tokens, [True, False]), strict=True):
+    audits = [True, False]
+    for audit, run, read in zip(audits, page_runs(tokens, audits), client_runs(tokens, audits), strict=True):
         print(json.dumps({"where": "page", **run}))
+        print(json.dumps({"where": "client that draws nothing", "tokens": tokens, "audit": audit, **read}))
         print(json.dumps({"where": "engine", "tokens": tokens, "audit": audit, **engine(tokens, audit)}))
 
 

@@ -1,0 +1,1 @@
+"""Scripts that make what the repository shows: tables and pictures, from real runs."""
