@@ -1,9 +1,9 @@
 """Does the page slow the decode? `python tests/browser/measure.py`: the app with a browser beside the bare engine.
 
 The same prompt and settings on the bundled model: on the command line, through the app into a client that draws
-nothing, and in the page, streaming into a real Chromium with its charts live. Prints each lane's tokens a second by its own clock, the wall time of the page's run,
-the time from the click to the first token on the screen, and the page's long tasks. For reading; no test asserts a
-time.
+nothing, and in the page, streaming into a real Chromium with its charts live. Prints each lane's tokens a second by
+its own clock, the wall time of the page's run, the time from the click to the first token on the screen, and the
+page's long tasks. For reading; no test asserts a time.
 """
 
 from __future__ import annotations
