@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from lora_drop import train_options
-from lora_drop.config import KV_RULES, PARTS, PRESETS, REUSE_RULES, presets_for
+from lora_drop.config import COMPARISONS, KV_RULES, PARTS, PRESETS, REUSE_RULES, presets_for
 from lora_drop.errors import LoraDropError
 from lora_drop.options import config_from
 from lora_drop.schedule import human_bytes
-from lora_drop.trace import Record, StepRecord, Trace, gather, pace, read_trace, write_line
+from lora_drop.trace import TOGETHER, Record, StepRecord, Trace, gather, pace, read_trace, write_line
 
 if TYPE_CHECKING:
     from lora_drop.models import LoadedModel
@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--top-p", type=float, default=1.0)
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--lanes", default="both", help="both (default), baseline or lora-drop")
+    run.add_argument("--compare", help="a third lane: " + ", ".join(COMPARISONS))
     run.add_argument("--audit", action=argparse.BooleanOptionalAction, default=True, help="true drift, KL, agreement")
     run.add_argument("--ignore-eos", action="store_true", help="go on after a stop token")
     run.add_argument("--trace", type=Path, metavar="FILE.jsonl", help="record the run here, line by line")
@@ -252,6 +253,7 @@ def _run(args: argparse.Namespace) -> int:
         audit=args.audit,
         ignore_eos=args.ignore_eos,
         lanes=args.lanes,
+        compare=args.compare,
     )
     loaded = _load(args)
     records = run(loaded, request)
@@ -317,28 +319,35 @@ def run_object(trace: Trace) -> dict[str, Any]:
     """The `run` object of the contract, from a trace: what `run` printed is what `replay` prints."""
     summary = trace.summary
     lanes: dict[str, Any] = {"baseline": None, "lora_drop": None}
+    main = _main_lane(trace)
     for name in trace.steps:
         figures = summary.lanes[name] if summary else {}
+        beside = {key: figures.get(key) for key in TOGETHER} if name not in lanes else {}
         lanes[name] = {
             "text": trace.text(name),
             "token_ids": trace.token_ids(name),
             "tokens_per_second": figures.get("tokens_per_second"),
             "kv_bytes": figures.get("kv_bytes", trace.steps[name][-1].kv_bytes if trace.steps[name] else 0),
             "kv_allocated_bytes": figures.get("kv_allocated_bytes"),
+            **beside,
         }
-    together = ("speedup", "bound", "kv_saved", "first_divergence", "top1_agreement")
     return {
         **lanes,
-        **{name: getattr(summary, name) if summary else None for name in together},
+        **{name: getattr(summary, name) if summary else None for name in TOGETHER},
         "config": {
-            **trace.header.lanes[-1]["config"],
+            **main["config"],
             **trace.header.sampling,
-            **pace(trace, trace.header.lanes[-1]["id"]),
+            **pace(trace, main["id"]),
             "seed": trace.header.seed,
             "model": trace.header.model,
         },
         "device": trace.header.device,
     }
+
+
+def _main_lane(trace: Trace) -> dict[str, Any]:
+    """The lane that a run is about: LoRA-Drop's, or the only one."""
+    return next((lane for lane in trace.header.lanes if lane["id"] == "lora_drop"), trace.header.lanes[-1])
 
 
 def _show_run(trace: Trace, as_json: bool) -> None:
@@ -362,7 +371,7 @@ def _show_run(trace: Trace, as_json: bool) -> None:
     if trace.summary is None:
         print("\nThe trace was cut short: it has no summary.")
         return
-    early = sum(step.trigger is not None for step in trace.steps[header.lanes[-1]["id"]])
+    early = sum(step.trigger is not None for step in trace.steps[_main_lane(trace)["id"]])
     if early:
         config = result["config"]
         print(

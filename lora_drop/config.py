@@ -247,11 +247,11 @@ def presets_for(model: str) -> dict[str, Preset]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The same run with one setting changed, to see what that setting does.
+    """A third lane: the same schedule with one setting changed, to see what that setting does.
 
     Args:
         button: what asks for it on the page.
-        lane: the lane's label, so that a trace tells what was changed.
+        lane: the lane's label, in the trace and on the page.
         changes: fields of `LoraDropConfig`.
     """
 
@@ -259,9 +259,16 @@ class Comparison:
     lane: str
     changes: dict[str, Any]
 
+    def applied_to(self, config: LoraDropConfig) -> LoraDropConfig:
+        """The third lane's config. Another rule wants other adapters than a folder that was named for this one."""
+        if "reuse" in self.changes and config.adapters != "none":
+            config = config.replace(adapters="auto")
+        return config.replace(**self.changes)
+
 
 COMPARISONS = {
-    "as-set": Comparison("Same run, as set", "LoRA-Drop", {}),
-    "adapters-off": Comparison("Same run, adapters off", "LoRA-Drop, adapters off", {"adapters": "none"}),
-    "skip": Comparison("Same run, skip rule", "LoRA-Drop, skip rule", {"reuse": "skip"}),
+    "adapters-off": Comparison("adapters off", "Adapters off", {"adapters": "none"}),
+    "skip": Comparison("skip rule", "Skip rule", {"reuse": "skip"}),
+    "state": Comparison("paper's rule", "Paper's rule (state)", {"reuse": "state"}),
+    "residual": Comparison("our rule", "Our rule (residual)", {"reuse": "residual"}),
 }

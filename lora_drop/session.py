@@ -5,6 +5,7 @@ This is where text, lanes, audit and trace meet; the command line and the page a
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -30,7 +31,7 @@ from lora_drop.text import Detokenizer, piece
 from lora_drop.trace import AuditRecord, Header, Record, StepRecord, Summary, Trace, first_divergence, number, pace
 from lora_drop.trace import top1_agreement as agreement
 
-BASELINE, LORA_DROP = "baseline", "lora_drop"
+BASELINE, LORA_DROP, THIRD = "baseline", "lora_drop", "third"
 LANE_CHOICES = ("both", "baseline", "lora-drop")
 SHIPPED_ADAPTERS = Path(__file__).resolve().parent.parent / "assets" / "adapters"
 MAX_NEW_TOKENS = 100_000
@@ -41,7 +42,7 @@ class Request:
     """What one run is asked to do; the names are the command line's.
 
     Args:
-        label: the LoRA-Drop lane's, in the trace and on the page.
+        compare: of `COMPARISONS`, what a third lane changes; None runs without one.
 
     Raises:
         LoraDropError: a value is outside what it may be, on any model.
@@ -57,7 +58,7 @@ class Request:
     audit: bool = True
     ignore_eos: bool = False
     lanes: str = "both"
-    label: str = COMPARISONS["as-set"].lane
+    compare: str | None = None
 
     def __post_init__(self):
         if not isinstance(self.prompt, str) or not self.prompt.strip():
@@ -76,6 +77,10 @@ class Request:
             raise LoraDropError(f"view must be one of {', '.join(VIEWS)}; got {self.view!r}.")
         if self.lanes not in LANE_CHOICES:
             raise LoraDropError(f"lanes must be one of {', '.join(LANE_CHOICES)}; got {self.lanes!r}.")
+        if self.compare is not None and self.compare not in COMPARISONS:
+            raise LoraDropError(f"compare must be one of {', '.join(COMPARISONS)}; got {self.compare!r}.")
+        if self.compare is not None and self.lanes != "both":
+            raise LoraDropError("compare adds a third lane to both others: leave lanes at both.")
 
 
 def _is_int(value: Any) -> bool:
@@ -87,11 +92,25 @@ def _is_number(value: Any) -> bool:
 
 
 @dataclass(frozen=True)
+class LanePlan:
+    """What one lane of a run does."""
+
+    label: str
+    config: LoraDropConfig
+    schedule: Schedule
+    bank: AdapterBank | None = None
+
+    @property
+    def rank(self) -> int:
+        """Of its corrections; 0 without."""
+        return self.bank.rank if self.bank else 0
+
+
+@dataclass(frozen=True)
 class Plan:
     """A request that was checked against a model: nothing after this is the user's mistake."""
 
-    schedule: Schedule
-    bank: AdapterBank | None
+    lanes: dict[str, LanePlan]
     prompt_ids: list[int]
     notes: list[str]
 
@@ -100,10 +119,22 @@ def plan(loaded: LoadedModel, request: Request) -> Plan:
     """Check a request against the model, before anything runs.
 
     Raises:
-        LoraDropError: the range, the adapters or the prompt's length do not fit the model.
+        LoraDropError: the range, the adapters or the prompt's length do not fit the model, or the caches its memory.
     """
-    schedule = request.config.schedule_for(loaded.num_layers)
-    bank, notes = find_bank(loaded, request.config, schedule)
+    lanes, notes = {}, []
+    if request.lanes != "lora-drop":
+        config = LoraDropConfig(period=1, drop_layers=(), adapters="none")
+        lanes[BASELINE] = LanePlan("Baseline: every layer, every token", config, baseline_schedule(loaded.num_layers))
+    wanted = [] if request.lanes == "baseline" else [(LORA_DROP, "LoRA-Drop", request.config)]
+    if request.compare is not None:
+        comparison = COMPARISONS[request.compare]
+        wanted.append((THIRD, comparison.lane, comparison.applied_to(request.config)))
+    request.config.schedule_for(loaded.num_layers)  # also where it does not run, its mistakes are told
+    for name, label, config in wanted:
+        schedule = config.schedule_for(loaded.num_layers)
+        bank, said = find_bank(loaded, config, schedule)
+        lanes[name] = LanePlan(label, config, schedule, bank)
+        notes += said if name == LORA_DROP else [f"{label}: {note}" for note in said]
     prompt_ids = encode_prompt(loaded.tokenizer, request.prompt)
     if len(prompt_ids) + request.max_new_tokens > loaded.context:
         room = loaded.context - len(prompt_ids)
@@ -112,24 +143,24 @@ def plan(loaded: LoadedModel, request: Request) -> Plan:
             f"the prompt has {len(prompt_ids)} tokens and {request.max_new_tokens} more were asked for, but "
             f"{loaded.id} has a context of {loaded.context}: {advice}."
         )
-    _check_memory(loaded, request, schedule, len(prompt_ids))
-    return Plan(schedule, bank, prompt_ids, notes)
+    _check_memory(loaded, request, lanes, len(prompt_ids))
+    return Plan(lanes, prompt_ids, notes)
 
 
-def _check_memory(loaded: LoadedModel, request: Request, schedule: Schedule, prompt_tokens: int) -> None:
+def _check_memory(loaded: LoadedModel, request: Request, lanes: dict[str, LanePlan], prompt_tokens: int) -> None:
     """Refuse what the caches alone cannot hold, before anything runs."""
-    steps, size = request.max_new_tokens - 1, loaded.dtype.itemsize
-    full, ours = (
-        kv_bytes(loaded.shape, its, prompt_tokens, steps, size)
-        for its in (baseline_schedule(loaded.num_layers), schedule)
-    )
-    needed = {"both": full + ours, "baseline": full, "lora-drop": ours}[request.lanes]
-    needed += full if request.audit and request.lanes != "baseline" else 0
+
+    def size(schedule: Schedule) -> int:
+        return kv_bytes(loaded.shape, schedule, prompt_tokens, request.max_new_tokens - 1, loaded.dtype.itemsize)
+
+    needed = sum(size(lane.schedule) for lane in lanes.values())
+    if request.audit:
+        needed += len(lanes.keys() - {BASELINE}) * size(baseline_schedule(loaded.num_layers))
     free = free_memory(loaded.device)
     if free is not None and needed > free:
         raise LoraDropError(
             f"{prompt_tokens} + {request.max_new_tokens} tokens need {needed / 1e9:.1f} GB for the KV caches, and "
-            f"{loaded.device} has {free / 1e9:.1f} GB free: ask for fewer tokens, one lane, or no audit."
+            f"{loaded.device} has {free / 1e9:.1f} GB free: ask for fewer tokens, fewer lanes, or no audit."
         )
 
 
@@ -269,15 +300,15 @@ def run(loaded: LoadedModel, request: Request, should_stop: Callable[[], bool] =
     checked = plan(loaded, request)
     decoder = loaded.decoder
     lanes = _lanes(loaded, request, checked, decoder)
-    header = _header(loaded, request, checked, decoder, lanes)
+    header = _header(loaded, request, checked, decoder)
     trace = Trace(header)
     yield header
     detokenizers = {name: Detokenizer(loaded.tokenizer) for name in lanes}
-    audit: Audit | None = None
+    audits: dict[str, Audit] = {}
 
-    def audited(found: list[dict]) -> Iterator[AuditRecord]:
+    def audited(name: str, found: list[dict]) -> Iterator[AuditRecord]:
         for values in found:
-            record = AuditRecord(LORA_DROP, argmax_text=piece(loaded.tokenizer, values.pop("argmax")), **values)
+            record = AuditRecord(name, argmax_text=piece(loaded.tokenizer, values.pop("argmax")), **values)
             trace.add(record)
             yield record
 
@@ -286,18 +317,18 @@ def run(loaded: LoadedModel, request: Request, should_stop: Callable[[], bool] =
         record = _step_record(name, step, detokenizers[name].add(step.token_id))
         trace.add(record)
         yield record
-        if name == LORA_DROP and request.audit:
-            if audit is None:
-                audit = Audit(
-                    decoder, checked.schedule.dropped, lanes[name].state.kv, len(checked.prompt_ids), step.token_id
-                )
+        if name != BASELINE and request.audit:
+            if name in audits:
+                yield from audited(name, audits[name].add(step))
             else:
-                yield from audited(audit.add(step))
+                dropped = checked.lanes[name].schedule.dropped
+                kv, prompt_tokens = lanes[name].state.kv, len(checked.prompt_ids)
+                audits[name] = Audit(decoder, dropped, kv, prompt_tokens, step.token_id)
         if should_stop():
             stopped = True
             break
-    if audit is not None:
-        yield from audited(audit.flush())
+    for name, audit in audits.items():
+        yield from audited(name, audit.flush())
     yield summarise(loaded, trace, lanes, checked, stopped)
 
 
@@ -313,21 +344,18 @@ def _steps(loaded: LoadedModel, lanes: dict[str, Lane], view: str) -> Iterator[t
 
 
 def _lanes(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decoder) -> dict[str, Lane]:
-    schedules = {BASELINE: (baseline_schedule(loaded.num_layers), None), LORA_DROP: (checked.schedule, checked.bank)}
-    if request.lanes != "both":
-        schedules = {name: s for name, s in schedules.items() if name == request.lanes.replace("-", "_")}
     return {
         name: Lane(
             decoder,
             torch.tensor([checked.prompt_ids], device=loaded.device),
-            schedule,
-            bank,
+            lane.schedule,
+            lane.bank,
             Sampling(request.temperature, request.top_p, request.seed),
             request.max_new_tokens,
             frozenset() if request.ignore_eos else loaded.stop_ids,
-            watch=request.audit and name == LORA_DROP,
+            watch=request.audit and name != BASELINE,
         )
-        for name, (schedule, bank) in schedules.items()
+        for name, lane in checked.lanes.items()
     }
 
 
@@ -346,27 +374,23 @@ def _step_record(lane: str, step: Step, text: str) -> StepRecord:
     )
 
 
-def _header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decoder, lanes: dict[str, Lane]) -> Header:
-    configs = {
-        BASELINE: ("Baseline: every layer, every token", LoraDropConfig(period=1, drop_layers=(), adapters="none")),
-        LORA_DROP: (request.label, request.config),
-    }
+def _header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decoder) -> Header:
     shape = loaded.shape
     return Header(
         lanes=[
             {
                 "id": name,
-                "label": configs[name][0],
+                "label": lane.label,
                 "config": {
-                    **configs[name][1].to_dict(),
+                    **lane.config.to_dict(),
                     # The name alone: a trace is for showing around, and the path is nobody's business.
-                    "adapters": Path(configs[name][1].adapters).name,
+                    "adapters": Path(lane.config.adapters).name,
                     "dropped": list(lane.schedule.dropped),
-                    "rank": checked.bank.rank if name == LORA_DROP and checked.bank else 0,
-                    "corrected": checked.bank.layers if name == LORA_DROP and checked.bank else [],
+                    "rank": lane.rank,
+                    "corrected": lane.bank.layers if lane.bank else [],
                 },
             }
-            for name, lane in lanes.items()
+            for name, lane in checked.lanes.items()
         ],
         model={
             "id": loaded.id,
@@ -376,6 +400,7 @@ def _header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decod
             "dtype": str(loaded.dtype).removeprefix("torch."),
             "params": shape.params,
             "kv_bytes_per_token": shape.kv_per_token * loaded.dtype.itemsize,
+            "shape": dataclasses.asdict(shape),
         },
         device=describe_device(loaded.device) | {"decoder": decoder.name},
         prompt=request.prompt,
@@ -396,15 +421,12 @@ def _header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decod
 
 
 def summarise(loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], checked: Plan, stopped: bool) -> Summary:
-    """The last record of a run: each lane's figures, and what the lanes give together (None for a single lane)."""
-    both = len(lanes) == 2
-    one, two = (lanes.get(BASELINE), lanes.get(LORA_DROP))
-    speedup = saved = None
-    if both and one.tokens_per_second and two.tokens_per_second:
-        speedup = two.tokens_per_second / one.tokens_per_second
-    if both and all(trace.steps.values()):
-        shorter = min(len(steps) for steps in trace.steps.values()) - 1
-        saved = 1 - trace.steps[LORA_DROP][shorter].kv_bytes / trace.steps[BASELINE][shorter].kv_bytes
+    """The last record of a run: each lane's figures, and what LoRA-Drop gives beside the baseline.
+
+    A third lane has the same comparison with the baseline among its own figures.
+    """
+    nothing = dict.fromkeys(("speedup", "bound", "kv_saved", "first_divergence", "top1_agreement"))
+    beside = {name: _beside(loaded, trace, lanes, checked, name) for name in lanes if name != BASELINE}
     return Summary(
         lanes={
             name: {
@@ -415,29 +437,39 @@ def summarise(loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], checked
                 "kv_bytes": lane.state.kv.nbytes,
                 "kv_allocated_bytes": lane.state.kv.allocated_bytes,
                 **pace(trace, name),
+                **(beside[name] if name == THIRD else {}),
                 "text_sha256": hashlib.sha256(trace.text(name).encode("utf-8", "surrogatepass")).hexdigest(),
                 "ended": lane.ended or ("stopped" if stopped else "length"),
             }
             for name, lane in lanes.items()
         },
-        speedup=speedup and round(speedup, 4),
-        bound=two
-        and round(
-            speed_bound(
-                loaded.shape,
-                checked.schedule,
-                two.decode_steps,
-                len(checked.prompt_ids),
-                checked.bank.rank if checked.bank else 0,
-                checked.bank.a if checked.bank else None,
-                [step.step for step in trace.steps[LORA_DROP][1:] if step.kind == "refresh"],
-            ),
-            4,
-        ),
-        kv_saved=saved if saved is None else round(saved, 6),
-        first_divergence=first_divergence(*(trace.token_ids(name) for name in lanes)) if both else None,
-        top1_agreement=agreement(trace, LORA_DROP) if two else None,
+        **beside.get(LORA_DROP, nothing),
     )
+
+
+def _beside(
+    loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], checked: Plan, name: str
+) -> dict[str, float | int | None]:
+    """A lane beside the baseline: None where there is none, or nothing was decoded."""
+    one, two, lane = lanes.get(BASELINE), lanes[name], checked.lanes[name]
+    steps = trace.steps[name]
+    speedup = saved = None
+    if one and one.tokens_per_second and two.tokens_per_second:
+        speedup = round(two.tokens_per_second / one.tokens_per_second, 4)
+    if one and steps and trace.steps[BASELINE]:
+        shorter = min(len(steps), len(trace.steps[BASELINE])) - 1
+        saved = round(1 - steps[shorter].kv_bytes / trace.steps[BASELINE][shorter].kv_bytes, 6)
+    refreshes = [step.step for step in steps[1:] if step.kind == "refresh"]
+    corrected = lane.bank.a if lane.bank else None
+    prompt_tokens = len(checked.prompt_ids)
+    bound = speed_bound(loaded.shape, lane.schedule, two.decode_steps, prompt_tokens, lane.rank, corrected, refreshes)
+    return {
+        "speedup": speedup,
+        "bound": round(bound, 4),
+        "kv_saved": saved,
+        "first_divergence": first_divergence(trace.token_ids(BASELINE), trace.token_ids(name)) if one else None,
+        "top1_agreement": agreement(trace, name),
+    }
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:

@@ -23,6 +23,7 @@ FORMAT = "lora-drop-trace"
 VERSION = 1
 KINDS = ("prefill", "refresh", "lora")
 MAX_TRACE_BYTES = 256 * 2**20
+TOGETHER = ("speedup", "bound", "kv_saved", "first_divergence", "top1_agreement")  # of a lane beside the baseline
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class AuditRecord:
 class Summary:
     """The last line. `lanes` maps a lane's id to its tokens, tokens_per_second, decode_ms, prefill_ms, kv_bytes,
     kv_allocated_bytes, text_sha256, `refreshes` (decode steps that were full), `average_period` (decode steps for one
-    of them, None without any) and `ended` (`stop`, `length` or `stopped`)."""
+    of them, None without any) and `ended` (`stop`, `length` or `stopped`); a third lane has its own comparison with
+    the baseline there too. The fields below compare the LoRA-Drop lane with the baseline."""
 
     lanes: dict[str, dict[str, Any]]
     speedup: float | None
@@ -296,8 +298,9 @@ def _check(record: Record) -> None:
     else:
         if not (_all(dict, record.lanes) and _all(dict, *record.lanes.values())):
             raise LoraDropError("the lanes of this summary are not lanes.")
-        numbers = [record.speedup, record.bound, record.kv_saved, record.first_divergence, record.top1_agreement]
+        numbers = [getattr(record, name) for name in TOGETHER]
         for lane in record.lanes.values():
+            numbers += [lane.get(name) for name in TOGETHER]
             numbers.append(lane.get("tokens_per_second"))
             numbers.append(lane.get("kv_allocated_bytes"))
             numbers.append(lane.get("average_period"))

@@ -43,8 +43,10 @@ def test_the_shape_is_the_bundled_models(bundled):
 def test_a_comparison_changes_one_setting():
     for name, comparison in COMPARISONS.items():
         for preset in PRESETS.values():
-            before, after = preset.config.to_dict(), preset.config.replace(**comparison.changes).to_dict()
-            assert len([key for key in before if before[key] != after[key]]) == (name != "as-set")
+            before, after = preset.config.to_dict(), comparison.applied_to(preset.config).to_dict()
+            changed = {key for key in before if before[key] != after[key]}
+            already = all(before[key] == value for key, value in comparison.changes.items())
+            assert changed == (set() if already else set(comparison.changes)), name
 
 
 def test_the_samples_answer_the_pages_examples_and_two_more():

@@ -11,7 +11,7 @@ from lora_drop.decoder import Decoder
 from lora_drop.errors import LoraDropError
 from lora_drop.models import encode_prompt
 from lora_drop.schedule import Schedule, kv_bytes, speed_bound
-from lora_drop.session import BASELINE, LORA_DROP, Request, run
+from lora_drop.session import BASELINE, LORA_DROP, THIRD, Request, run
 from lora_drop.trace import AuditRecord, Header, StepRecord, Summary, gather
 
 PROMPT = "Tell me something."
@@ -224,3 +224,26 @@ def test_memory_that_runs_out_in_a_step_is_one_clear_line(tiny, monkeypatch):
     monkeypatch.setattr("lora_drop.engine.draw", fail)
     with pytest.raises(LoraDropError, match=r"ran out of memory with .* GB in the KV caches"):
         list(steps)
+
+
+def test_a_third_lane_changes_one_setting_and_leaves_the_others_alone(tiny):
+    config = LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0)
+    two = gather(run(tiny, Request("Hello", config, 24, ignore_eos=True)))
+    three = gather(run(tiny, Request("Hello", config, 24, ignore_eos=True, compare="skip")))
+    for name in (BASELINE, LORA_DROP):
+        assert three.token_ids(name) == two.token_ids(name)
+    alone = gather(run(tiny, Request("Hello", config.replace(reuse="skip"), 24, ignore_eos=True)))
+    assert three.token_ids(THIRD) == alone.token_ids(LORA_DROP) != three.token_ids(LORA_DROP)
+    assert [a.kl for a in three.audits[THIRD].values()] == [a.kl for a in alone.audits[LORA_DROP].values()]
+    lane = three.summary.lanes[THIRD]
+    for name in ("bound", "kv_saved", "first_divergence", "top1_agreement"):
+        assert lane[name] == getattr(alone.summary, name)
+        assert getattr(three.summary, name) == getattr(two.summary, name)
+    assert lane["speedup"] > 0 and three.header.lanes[2]["config"]["reuse"] == "skip"
+
+
+def test_a_third_lane_that_cannot_be_is_refused(tiny):
+    with pytest.raises(LoraDropError, match="compare must be one of adapters-off, skip, state, residual"):
+        Request("Hello", compare="magic")
+    with pytest.raises(LoraDropError, match="leave lanes at both"):
+        Request("Hello", compare="skip", lanes="lora-drop")

@@ -177,8 +177,8 @@ def check_point(loaded: LoadedModel, config: LoraDropConfig, prompt: str) -> Poi
     """
     checked = plan(loaded, _speed_request(config, prompt))
     name, fingerprint = "none", None
-    if checked.bank is not None:
-        folder = bank_folder(loaded, config, checked.schedule)
+    if checked.lanes[LORA_DROP].bank is not None:
+        folder = bank_folder(loaded, config, checked.lanes[LORA_DROP].schedule)
         name, fingerprint = folder.resolve().name, bank_fingerprint(folder)
     return Point(config, name, fingerprint, tuple(checked.notes))
 

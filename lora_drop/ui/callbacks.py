@@ -14,13 +14,13 @@ from uuid import uuid4
 
 import gradio as gr
 
-from lora_drop.config import COMPARISONS, LoraDropConfig, presets_for
+from lora_drop.config import LoraDropConfig, presets_for
 from lora_drop.errors import LoraDropError
 from lora_drop.measured import READS_WELL_GAP, Measured, default_preset, figures, measured_presets, reads_well
 from lora_drop.models import LoadedModel, encode_prompt
 from lora_drop.options import config_from, parse_list, parse_threshold
 from lora_drop.schedule import baseline_schedule, kv_bytes, kv_saved, speed_bound
-from lora_drop.session import Plan, Request, bank_facts, config_fingerprint, describe_device, plan, run
+from lora_drop.session import LORA_DROP, Plan, Request, bank_facts, config_fingerprint, describe_device, plan, run
 from lora_drop.trace import Header, Record, StepRecord, Summary, wire_line, write_line
 
 MIN_INTERVAL, MAX_INTERVAL = 0.1, 0.4  # seconds between two updates of the page
@@ -187,7 +187,7 @@ class Callbacks:
         ignore_eos,
         request: gr.Request,
     ) -> Iterator[tuple[Any, dict[str, str], Any]]:
-        """The Run button, and those that run the same with one setting changed, which `compare` names.
+        """The Run button; `compare` names what a third lane changes, if there is to be one.
 
         Yields the live view's text, the status line and the Stop button.
         """
@@ -196,9 +196,6 @@ class Callbacks:
         stop = self.stops.start(session)
         try:
             _refuse_folder(adapters)
-            if compare not in tuple(COMPARISONS):
-                raise LoraDropError(f"there is no comparison {compare!r}; there are {', '.join(COMPARISONS)}.")
-            changed = COMPARISONS[compare]
             chosen = parse_list(drop_layers or "") or None  # an empty field means the range and the ratio
             config = LoraDropConfig(
                 period=whole(period),
@@ -214,7 +211,7 @@ class Callbacks:
             )
             wanted = Request(
                 prompt=prompt,
-                config=config.replace(**changed.changes),
+                config=config,
                 max_new_tokens=whole(max_new_tokens),
                 temperature=temperature,
                 top_p=top_p,
@@ -222,7 +219,7 @@ class Callbacks:
                 view=view,
                 audit=audit,
                 ignore_eos=ignore_eos,
-                label=changed.lane,
+                compare=compare or None,
             )
             with closing(run(self.loaded, wanted, stop.is_set)) as records:
                 lane_ids: list[str] = []
@@ -277,12 +274,13 @@ class Callbacks:
         lanes: str = "both",
         refresh_entropy: float | None = None,
         refresh_norm: float | None = None,
+        compare: str | None = None,
     ) -> Iterator[str]:
         """Run baseline and LoRA-Drop on a prompt; streams the growing trace (JSON Lines, the format of the file).
 
         Unset schedule options are the preset's, or without a preset the command line's defaults: period 4, drop_ratio
         0.5, reuse residual, part block, kv skip, adapters auto, no early refresh. layers is a range such as 3-28,
-        drop_layers a list such as 4,6,8.
+        drop_layers a list such as 4,6,8. compare adds a third lane: adapters-off, skip, state or residual.
         """
         try:
             wanted = Request(
@@ -309,6 +307,7 @@ class Callbacks:
                 audit=bool(audit),
                 ignore_eos=bool(ignore_eos),
                 lanes=lanes,
+                compare=compare,
             )
             with closing(run(self.loaded, wanted)) as records:
                 for text, _ in batches(records, write_line):
@@ -378,8 +377,8 @@ def _refuse_folder(adapters: Any) -> None:
 
 def estimate(loaded: LoadedModel, checked: Plan, prompt_tokens: int, wanted: Request) -> dict[str, Any]:
     """The figures of the what-if strip, by the formulas of `lora_drop.schedule`."""
-    schedule, bank = checked.schedule, checked.bank
-    rank, corrected = (bank.rank, bank.layers) if bank else (0, None)
+    lane = checked.lanes[LORA_DROP]
+    schedule, rank, corrected = lane.schedule, lane.rank, lane.bank.layers if lane.bank else None
     steps, size = wanted.max_new_tokens - 1, loaded.dtype.itemsize
     full = baseline_schedule(loaded.num_layers)
     return {
