@@ -14,6 +14,7 @@ from lora_drop.config import COMPARISONS, KV_RULES, PARTS, REUSE_RULES, default_
 from lora_drop.models import LoadedModel  # noqa: E402
 from lora_drop.prompts import EXAMPLES  # noqa: E402
 from lora_drop.race import VIEWS  # noqa: E402
+from lora_drop.ui import method, safe_zone  # noqa: E402
 from lora_drop.ui.callbacks import Callbacks, model_facts, preset_facts  # noqa: E402
 from lora_drop.ui.colors import css_variables  # noqa: E402
 from lora_drop.ui.components import (  # noqa: E402
@@ -81,110 +82,139 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
     with gr.Blocks(title="LoRA-Drop Studio", fill_width=True) as demo:
         with gr.Row(elem_id="ld-top"):
             gr.HTML(
-                "<h1>LoRA-Drop Studio</h1><p>A language model answers your prompt twice: once with every layer for "
-                "every word, once leaving layers out between full steps. See what that saves, and what it costs.</p>",
+                "<h1>LoRA-Drop Studio</h1><p>One prompt, answered twice: with every layer for every word, and with "
+                "layers left out between full steps.</p>",
                 elem_id="ld-title",
                 apply_default_css=False,
             )
-        with gr.Row(elem_id="ld-page", equal_height=False):
-            with gr.Column(elem_id="ld-left"):
-                with gr.Column(elem_id="ld-ask"):
-                    prompt = gr.Textbox(FIRST_PROMPT, label="Prompt", lines=2, max_lines=6, elem_id="ld-prompt")
-                    with gr.Row(elem_id="ld-examples"):
-                        examples = [(gr.Button(name, size="sm", min_width=0), text) for name, text in EXAMPLES.items()]
-                    with gr.Row(elem_id="ld-buttons"):
-                        run = gr.Button("Run", variant="primary", elem_id="ld-run")
-                        stop = gr.Button("Stop", interactive=False, elem_id="ld-stop")
-                    status = Status(INVITE, elem_id="ld-status")
-                with gr.Column(elem_id="ld-settings"):
-                    preset = PresetTable(presets, elem_id="ld-preset")
-                    period = FreeSlider(
-                        1,
-                        16,
-                        first.period,
-                        step=1,
-                        label="Period: one full step in every …",
-                        buttons=[],
-                        elem_id="ld-period",
-                    )
-                    layers = LayerRange((low, high), loaded.num_layers, elem_id="ld-layers")
-                    ratio = FreeSlider(
-                        0,
-                        1,
-                        first.drop_ratio,
-                        step=0.05,
-                        label="Drop ratio: share of that range",
-                        buttons=[],
-                        elem_id="ld-ratio",
-                    )
-                    reuse = gr.Dropdown(
-                        _choices(REUSE_RULES, REUSE_LABELS), value=first.reuse, label="Reuse rule", elem_id="ld-reuse"
-                    )
-                    with gr.Row():
-                        part = gr.Dropdown(
-                            _choices(PARTS, PART_LABELS), value=first.part, label="What is dropped", elem_id="ld-part"
-                        )
-                        kv = gr.Dropdown(
-                            _choices(KV_RULES, KV_LABELS), value=first.kv, label="K/V when dropped", elem_id="ld-kv"
-                        )
-                    with gr.Accordion("Advanced", open=False, elem_id="ld-advanced"):
-                        listed = gr.Textbox(
-                            settings_of(first)["drop_layers"],
-                            label="Exact layers to drop (instead of range and ratio)",
-                            placeholder="e.g. 4,6,8",
-                            elem_id="ld-listed",
-                        )
-                        with gr.Row():
-                            # Texts, as Gradio turns an empty number field into 0, which is a threshold.
-                            entropy = gr.Textbox(
-                                settings_of(first)["refresh_entropy"],
-                                label="Refresh early at entropy",
-                                info="of the last token, in nats",
-                                placeholder="off",
-                                elem_id="ld-refresh-entropy",
+        with gr.Tabs(elem_id="ld-tabs"):
+            with gr.Tab("Run", id="run"):
+                with gr.Row(elem_id="ld-page", equal_height=False):
+                    with gr.Column(elem_id="ld-left"):
+                        with gr.Column(elem_id="ld-ask"):
+                            prompt = gr.Textbox(
+                                FIRST_PROMPT, label="Prompt", lines=2, max_lines=6, elem_id="ld-prompt"
                             )
-                            norm = gr.Textbox(
-                                settings_of(first)["refresh_norm"],
-                                label="… at correction",
-                                info="share of what it corrects",
-                                placeholder="off",
-                                elem_id="ld-refresh-norm",
+                            with gr.Row(elem_id="ld-examples"):
+                                examples = [
+                                    (gr.Button(name, size="sm", min_width=0), text) for name, text in EXAMPLES.items()
+                                ]
+                            with gr.Row(elem_id="ld-buttons"):
+                                run = gr.Button("Run", variant="primary", elem_id="ld-run")
+                                stop = gr.Button("Stop", interactive=False, elem_id="ld-stop")
+                            status = Status(INVITE, elem_id="ld-status")
+                        with gr.Column(elem_id="ld-settings"):
+                            preset = PresetTable(presets, elem_id="ld-preset")
+                            period = FreeSlider(
+                                1,
+                                16,
+                                first.period,
+                                step=1,
+                                label="Period: one full step in every …",
+                                buttons=[],
+                                elem_id="ld-period",
                             )
-                        adapters = gr.Radio(
-                            [("auto", "auto"), ("none", "none")],
-                            value=first.adapters,
-                            label="Trained corrections (adapters)",
-                            info="auto: those named under “What do the corrections buy?”, where there are some",
-                            elem_id="ld-adapters",
-                        )
-                        tokens = FreeNumber(MAX_TOKENS, label="New tokens, at most", precision=0, elem_id="ld-tokens")
-                        with gr.Row():
-                            temperature = FreeNumber(0, label="Temperature", info="0 is greedy", elem_id="ld-temp")
-                            top_p = FreeNumber(1, label="Top-p", info="1 is off", elem_id="ld-top-p")
-                            seed = FreeNumber(0, label="Seed", info="both lanes", precision=0, elem_id="ld-seed")
-                        view = gr.Radio(_choices(VIEWS, VIEW_LABELS), value="race", label="View", elem_id="ld-view")
-                        audit = gr.Checkbox(
-                            True, label="Audit: true drift, KL, agreement (outside both clocks)", elem_id="ld-audit"
-                        )
-                        ignore_eos = gr.Checkbox(
-                            False, label="Go on after the model ends its text", elem_id="ld-ignore-eos"
-                        )
-                        gr.Textbox(loaded.id, label="Model", interactive=False, elem_id="ld-model")
-            with gr.Column(elem_id="ld-right"):
-                with gr.Row(elem_id="ld-strip"):
-                    WhatIf(
-                        facts,
-                        {**settings_of(first), "max_new_tokens": MAX_TOKENS},
-                        {name: settings_of(p.config) for name, p in named.items()},
-                        calls.count_tokens(FIRST_PROMPT) or 0,
-                        calls.count_tokens,
-                        elem_id="ld-whatif",
-                    )
-                    compare = Compare(
-                        {name: {"button": c.button, "lane": c.lane} for name, c in COMPARISONS.items()},
-                        elem_id="ld-compare",
-                    )
-                live = LiveView(facts, elem_id="ld-live")
+                            layers = LayerRange((low, high), loaded.num_layers, elem_id="ld-layers")
+                            ratio = FreeSlider(
+                                0,
+                                1,
+                                first.drop_ratio,
+                                step=0.05,
+                                label="Drop ratio: share of that range",
+                                buttons=[],
+                                elem_id="ld-ratio",
+                            )
+                            reuse = gr.Dropdown(
+                                _choices(REUSE_RULES, REUSE_LABELS),
+                                value=first.reuse,
+                                label="Reuse rule",
+                                elem_id="ld-reuse",
+                            )
+                            with gr.Row():
+                                part = gr.Dropdown(
+                                    _choices(PARTS, PART_LABELS),
+                                    value=first.part,
+                                    label="What is dropped",
+                                    elem_id="ld-part",
+                                )
+                                kv = gr.Dropdown(
+                                    _choices(KV_RULES, KV_LABELS),
+                                    value=first.kv,
+                                    label="K/V when dropped",
+                                    elem_id="ld-kv",
+                                )
+                            with gr.Accordion("Advanced", open=False, elem_id="ld-advanced"):
+                                listed = gr.Textbox(
+                                    settings_of(first)["drop_layers"],
+                                    label="Exact layers to drop (instead of range and ratio)",
+                                    placeholder="e.g. 4,6,8",
+                                    elem_id="ld-listed",
+                                )
+                                with gr.Row():
+                                    # Texts, as Gradio turns an empty number field into 0, which is a threshold.
+                                    entropy = gr.Textbox(
+                                        settings_of(first)["refresh_entropy"],
+                                        label="Refresh early at entropy",
+                                        info="of the last token, in nats",
+                                        placeholder="off",
+                                        elem_id="ld-refresh-entropy",
+                                    )
+                                    norm = gr.Textbox(
+                                        settings_of(first)["refresh_norm"],
+                                        label="… at correction",
+                                        info="share of what it corrects",
+                                        placeholder="off",
+                                        elem_id="ld-refresh-norm",
+                                    )
+                                adapters = gr.Radio(
+                                    [("auto", "auto"), ("none", "none")],
+                                    value=first.adapters,
+                                    label="Trained corrections (adapters)",
+                                    info="auto: those named beside the what-if strip, where there are some",
+                                    elem_id="ld-adapters",
+                                )
+                                tokens = FreeNumber(
+                                    MAX_TOKENS, label="New tokens, at most", precision=0, elem_id="ld-tokens"
+                                )
+                                with gr.Row():
+                                    temperature = FreeNumber(
+                                        0, label="Temperature", info="0 is greedy", elem_id="ld-temp"
+                                    )
+                                    top_p = FreeNumber(1, label="Top-p", info="1 is off", elem_id="ld-top-p")
+                                    seed = FreeNumber(
+                                        0, label="Seed", info="both lanes", precision=0, elem_id="ld-seed"
+                                    )
+                                view = gr.Radio(
+                                    _choices(VIEWS, VIEW_LABELS), value="race", label="View", elem_id="ld-view"
+                                )
+                                audit = gr.Checkbox(
+                                    True,
+                                    label="Audit: true drift, KL, agreement (outside both clocks)",
+                                    elem_id="ld-audit",
+                                )
+                                ignore_eos = gr.Checkbox(
+                                    False, label="Go on after the model ends its text", elem_id="ld-ignore-eos"
+                                )
+                                gr.Textbox(loaded.id, label="Model", interactive=False, elem_id="ld-model")
+                    with gr.Column(elem_id="ld-right"):
+                        with gr.Row(elem_id="ld-strip"):
+                            WhatIf(
+                                facts,
+                                {**settings_of(first), "max_new_tokens": MAX_TOKENS},
+                                {name: settings_of(p.config) for name, p in named.items()},
+                                calls.count_tokens(FIRST_PROMPT) or 0,
+                                calls.count_tokens,
+                                elem_id="ld-whatif",
+                            )
+                            compare = Compare(
+                                {name: {"button": c.button, "lane": c.lane} for name, c in COMPARISONS.items()},
+                                elem_id="ld-compare",
+                            )
+                        live = LiveView(facts, elem_id="ld-live")
+            with gr.Tab("Safe zone", id="safe-zone"):
+                safe_zone.build(loaded, calls)
+            with gr.Tab("Method", id="method"):
+                method.build(facts)
 
         rules = [period, layers, ratio, listed, reuse, part, kv, entropy, norm, adapters]
         # These run in the browser alone: the what-if strip follows every slider with no request to the server.
@@ -243,7 +273,7 @@ def launch(demo: gr.Blocks, host: str | None = None, port: int | None = None, bl
         show_error=False,
         theme=theme(),
         css=css_variables(),
-        css_paths=[ASSETS / "live.css"],
+        css_paths=[ASSETS / "live.css", ASSETS / "tabs.css"],
         footer_links=["api", "settings"],
         run_history=False,
     )
