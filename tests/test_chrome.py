@@ -1,0 +1,130 @@
+"""The Chrome trace: what a viewer relies on, on real runs and on records made by hand."""
+
+import dataclasses
+import json
+from collections import defaultdict
+
+import pytest
+
+from lora_drop.chrome import LONGEST_MS, chrome_trace
+from lora_drop.config import LoraDropConfig
+from lora_drop.errors import LoraDropError
+from lora_drop.session import Request, run
+from lora_drop.trace import Trace, gather
+
+CONFIG = LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0)
+
+
+@pytest.fixture(scope="module")
+def trace(tiny) -> Trace:
+    return gather(run(tiny, Request("Why?", CONFIG, 40, ignore_eos=True, compare="skip")))
+
+
+def by_phase(trace: Trace, phase: str) -> dict[int, list[dict]]:
+    """Events of a phase by thread; they went through JSON, as a viewer gets them."""
+    found = defaultdict(list)
+    for event in json.loads(json.dumps(chrome_trace(trace), allow_nan=False))["traceEvents"]:
+        if event["ph"] == phase:
+            found[event["tid"]].append(event)
+    return found
+
+
+def test_events_are_of_one_process_and_in_order_of_time(trace):
+    written = chrome_trace(trace)
+    events = written["traceEvents"]
+    assert written["displayTimeUnit"] == "ms" and "own clock" in written["otherData"]["clocks"]
+    assert {event["pid"] for event in events} == {1}
+    metadata = [event["ph"] == "M" for event in events]
+    assert metadata == sorted(metadata, reverse=True)  # names come before what they name
+    times = [event["ts"] for event in events if event["ph"] != "M"]
+    assert times == sorted(times) and all(type(time) is int for time in times)
+
+
+def test_a_thread_is_a_lane_by_its_label(trace):
+    names = {e["tid"]: e["args"]["name"] for e in chrome_trace(trace)["traceEvents"] if e["name"] == "thread_name"}
+    assert names == {i: lane["label"] for i, lane in enumerate(trace.header.lanes, start=1)} and len(names) == 3
+
+
+def test_steps_touch_and_add_up_to_the_lanes_clock(trace):
+    for thread, events in by_phase(trace, "X").items():
+        lane = trace.header.lanes[thread - 1]["id"]
+        assert events[0]["ts"] == 0 and events[0]["name"] == "prefill"
+        for one, next_one in zip(events, events[1:], strict=False):
+            assert one["ts"] + one["dur"] == next_one["ts"]
+        figures = trace.summary.lanes[lane]
+        total = sum(event["dur"] for event in events) / 1000
+        # The steps of the trace are rounded to microseconds, the summary's sums are not.
+        assert total == pytest.approx(figures["prefill_ms"] + figures["decode_ms"], abs=0.001 * len(events))
+        assert total == pytest.approx(sum(step.ms for step in trace.steps[lane]), abs=0.001)
+
+
+def test_a_step_says_what_the_trace_says(trace):
+    for thread, events in by_phase(trace, "X").items():
+        lane = trace.header.lanes[thread - 1]["id"]
+        assert [event["name"] for event in events] == [step.kind for step in trace.steps[lane]]
+        for event, step in zip(events, trace.steps[lane], strict=True):
+            args = event["args"]
+            assert (args["token_id"], args["step"], args["entropy"]) == (step.token_id, step.step, step.entropy)
+            assert args["kv_bytes"] == step.kv_bytes and args["layers_run"] == sum(step.active)
+            audit = trace.audits[lane].get(step.step)
+            assert ("kl" in args) == ("agrees" in args) == (audit is not None)
+            if audit:
+                assert (args["kl"], args["agrees"]) == (audit.kl, audit.agrees)
+    assert trace.audits["lora_drop"] and trace.audits["third"]
+
+
+def test_each_lane_has_a_counter_of_its_kv_bytes(trace):
+    counters = by_phase(trace, "C")
+    assert len({event["name"] for events in counters.values() for event in events}) == 3
+    for thread, events in counters.items():
+        lane = trace.header.lanes[thread - 1]["id"]
+        assert [event["args"]["bytes"] for event in events] == [step.kv_bytes for step in trace.steps[lane]]
+
+
+def test_the_first_difference_is_marked_in_the_step_that_wrote_it(trace):
+    steps = by_phase(trace, "X")
+    marks = by_phase(trace, "i")
+    assert set(marks) == {2, 3}
+    for thread, first in ((2, trace.summary.first_divergence), (3, trace.summary.lanes["third"]["first_divergence"])):
+        (mark,) = marks[thread]
+        assert mark["args"]["step"] == first and mark["s"] == "t" and mark["ts"] == steps[thread][first]["ts"]
+
+
+def test_early_refreshes_are_marked(tiny):
+    config = CONFIG.replace(period=8, refresh_entropy=0.0)
+    trace = gather(run(tiny, Request("Why?", config, 12, ignore_eos=True)))
+    early = [step.step for step in trace.steps["lora_drop"] if step.trigger]
+    marks = [event for event in by_phase(trace, "i")[2] if event["name"] == "early refresh (entropy)"]
+    assert early and [mark["args"]["step"] for mark in marks] == early
+
+
+def test_a_cut_trace_and_a_single_lane(trace, tiny):
+    cut = Trace(trace.header)
+    for step in trace.steps["baseline"][:5]:
+        cut.add(step)
+    written = chrome_trace(cut)
+    assert written["otherData"]["complete"] is False and len(by_phase(cut, "X")[1]) == 5
+    assert chrome_trace(Trace(trace.header))["traceEvents"]
+    alone = gather(run(tiny, Request("Why?", CONFIG, 6, ignore_eos=True, lanes="lora-drop")))
+    assert not by_phase(alone, "i") and list(by_phase(alone, "X")) == [1]
+
+
+def with_step(trace: Trace, **changes) -> Trace:
+    changed = Trace(trace.header)
+    changed.add(dataclasses.replace(trace.steps["baseline"][0], **changes))
+    return changed
+
+
+def test_half_a_character_and_unknown_numbers_are_written_as_json_has_them(trace):
+    hostile = with_step(trace, text="\ud83d</script>\u2028\x00", entropy=None)
+    text = json.dumps(chrome_trace(hostile), allow_nan=False)
+    text.encode("utf-8")
+    (event,) = by_phase(hostile, "X")[1]
+    assert event["args"]["token"] == "\ufffd</script>\u2028\x00" and event["args"]["entropy"] is None
+    assert "\\ud83d" not in text  # Perfetto's reader refuses the whole file for one
+
+
+@pytest.mark.parametrize("ms", [-1.0, 2 * LONGEST_MS, 1e308])
+def test_a_duration_that_no_clock_shows_is_refused(trace, ms):
+    with pytest.raises(LoraDropError, match="step 0 of lane baseline"):
+        chrome_trace(with_step(trace, ms=ms))
