@@ -1,0 +1,157 @@
+"""The replay's file in a real Chromium: from the disk, with no network, under its own Content-Security-Policy."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from lora_drop.config import LoraDropConfig
+from lora_drop.session import Request, run
+from lora_drop.trace import Trace, gather
+from lora_drop.ui.replay import replay_html
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = "</script><script>alert(1)</script><!--<script>${alert(2)}<img src=x onerror=alert(3)>'\"{{run}}\u2028\ud800"
+CONFIG = LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0)
+
+
+@pytest.fixture(scope="module")
+def trace(tiny) -> Trace:
+    return gather(run(tiny, Request("Why is the sky blue?", CONFIG, 40, ignore_eos=True)))
+
+
+@pytest.fixture
+def open_file(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Page]]:
+    """Opens a trace's replay from the disk, offline; at the end nothing may have been asked, logged or alerted."""
+    contexts, asked, errors = [], [], []
+
+    def open_(trace: Trace, **options) -> Page:
+        path = tmp_path / "replay.html"
+        path.write_text(replay_html(trace), encoding="utf-8")
+        context = browser.new_context(**{"viewport": {"width": 1600, "height": 900}} | options)
+        contexts.append(context)
+        context.set_offline(True)
+        page = context.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("dialog", lambda dialog: (errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.goto(path.as_uri())
+        page.wait_for_selector(".ld-live[data-run]", timeout=10_000)
+        page.wait_for_timeout(400)  # a chart a frame
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert errors == [], "the page logged errors"
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert sum(url.startswith("file:") for url in asked) == len(contexts), "the page asked for another file"
+
+
+def pane_text(page: Page, lane: int) -> str:
+    # Spans and no innerText: that would fold white space.
+    return page.eval_on_selector_all(
+        f".ld-pane[data-lane='{lane}'] .ld-token", "spans => spans.map(s => s.textContent).join('')"
+    )
+
+
+def points(page: Page) -> list[int]:
+    """Of each plot, in the page's order: how many values its traces hold."""
+    return page.eval_on_selector_all(
+        ".ld-plot", "plots => plots.map(p => (p.data ?? []).reduce((n, t) => n + (t.z?.[0] ?? t.x ?? []).length, 0))"
+    )
+
+
+def figure(page: Page, name: str, lane: int | None = None) -> str:
+    where = ".ld-summary" if lane is None else f".ld-pane[data-lane='{lane}']"
+    return page.inner_text(f"{where} [data-figure='{name}']")
+
+
+def test_the_file_shows_the_run(trace, open_file):
+    page = open_file(trace)
+    for lane, name in enumerate(("baseline", "lora_drop")):
+        assert pane_text(page, lane) == trace.text(name)
+        assert figure(page, "tokens", lane) == "40"
+        assert figure(page, "speed", lane) == f"{trace.summary.lanes[name]['tokens_per_second']:,.1f}"
+    assert figure(page, "speedup") == f"{trace.summary.speedup:.2f}×"
+    assert figure(page, "bound") == f"{trace.summary.bound:.2f}×"
+    assert min(points(page)) > 0
+    for plot in page.locator(".ld-plot").all():
+        expect(plot.locator("svg.main-svg").first).to_be_visible()
+    assert "Recorded run, replayed" in page.inner_text(
+        ".ld-replay-head"
+    ) and "Why is the sky blue?" in page.inner_text("header")
+    assert "cut short" not in page.inner_text(".ld-replay-head")
+
+
+def test_it_is_as_dark_as_its_reader_wants(trace, open_file):
+    page = open_file(trace, color_scheme="dark")
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.emulate_media(color_scheme="light")
+    expect(page.locator("body.dark")).to_have_count(0)
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != dark
+
+
+def test_hostile_texts_stay_text(tiny, trace, open_file):
+    hostile = dataclasses.replace(
+        trace.header,
+        prompt=HOSTILE,
+        lanes=[lane | {"label": f"{HOSTILE}: {HOSTILE}"} for lane in trace.header.lanes],
+        model=trace.header.model | {"id": HOSTILE},
+        device=trace.header.device | {"name": HOSTILE, "decoder": HOSTILE},
+        sampling=trace.header.sampling | {"notes": [HOSTILE], "view": HOSTILE},
+    )
+    written = Trace(hostile)
+    for record in list(trace.records())[1:]:
+        changes = {name: HOSTILE for name in ("text", "argmax_text") if hasattr(record, name)}
+        written.add(dataclasses.replace(record, **changes))
+    page = open_file(written)
+    assert pane_text(page, 0) == HOSTILE * 40
+    page.hover(".ld-pane[data-lane='1'] .ld-token >> nth=1")
+    assert page.locator("img").count() == 0 and min(points(page)) > 0
+    assert page.inner_text(".ld-replay-prompt").startswith("</script><script>alert(1)")
+    assert page.evaluate("document.title").startswith("</script>")
+
+
+def test_a_cut_trace_opens_and_says_so(trace, open_file):
+    cut = Trace(trace.header)
+    for step in range(9):
+        for lane in trace.steps:
+            cut.add(trace.steps[lane][step])
+            if audit := trace.audits[lane].get(step):
+                cut.add(audit)
+    page = open_file(cut)
+    assert "cut short" in page.inner_text(".ld-replay-head")
+    assert pane_text(page, 1) == "".join(step.text for step in trace.steps["lora_drop"][:9])
+    assert figure(page, "tokens", 1) == "9" and figure(page, "bound") != "–"
+    page = open_file(Trace(trace.header))
+    assert "cut short" in page.inner_text(".ld-replay-head") and pane_text(page, 0) == ""
+
+
+def test_an_older_trace_without_the_models_shape_opens(trace, open_file):
+    header = trace.header
+    older = {k: v for k, v in header.model.items() if k not in ("shape", "kv_bytes_per_token")}
+    written = Trace(dataclasses.replace(header, model=older, sampling={}))
+    for record in list(trace.records())[1:-1]:
+        written.add(record)
+    page = open_file(written)
+    assert figure(page, "bound") == "–" and figure(page, "tokens", 0) == "40" and min(points(page)) > 0
+
+
+def test_a_third_lane_has_its_pane(tiny, open_file):
+    trace = gather(run(tiny, Request("Why?", CONFIG, 24, ignore_eos=True, compare="skip")))
+    page = open_file(trace)
+    assert [pane_text(page, lane) for lane in range(3)] == [trace.text(name) for name in trace.steps]
+    assert page.locator(".ld-pane").count() == 3 and min(points(page)) > 0
+
+
+def test_a_single_lane(tiny, open_file):
+    trace = gather(run(tiny, Request("Why?", CONFIG, 8, ignore_eos=True, lanes="lora-drop")))
+    page = open_file(trace)
+    assert page.locator(".ld-pane").count() == 1 and pane_text(page, 0) == trace.text("lora_drop")
