@@ -178,6 +178,8 @@ def _parser() -> argparse.ArgumentParser:
 
     replay = commands.add_parser("replay", help="read a recorded run and show its figures", allow_abbrev=False)
     replay.add_argument("trace", type=Path, metavar="TRACE.jsonl")
+    replay.add_argument("--html", type=Path, metavar="OUT.html", help="the run as a page that opens offline")
+    replay.add_argument("--chrome", type=Path, metavar="OUT.json", help="the run for Perfetto and chrome://tracing")
     replay.add_argument("--json", action="store_true", help="one JSON object on stdout")
     replay.set_defaults(command=_replay)
     return parser
@@ -688,5 +690,25 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _replay(args: argparse.Namespace) -> int:
-    _show_run(read_trace(args.trace), args.json)
+    trace = read_trace(args.trace)
+    if args.html:
+        from lora_drop.ui.replay import replay_html
+
+        _write_export(args, args.html, replay_html(trace))
+    if args.chrome:
+        from lora_drop.chrome import chrome_trace
+
+        _write_export(args, args.chrome, json.dumps(chrome_trace(trace), allow_nan=False))
+    _show_run(trace, args.json)
     return 0
+
+
+def _write_export(args: argparse.Namespace, path: Path, text: str) -> None:
+    if path.exists() and path.samefile(args.trace):
+        raise LoraDropError(f"{path} is the trace itself: name another file.")
+    if not path.parent.is_dir():
+        raise LoraDropError(f"cannot write {path.name}: there is no folder {path.parent}.")
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise LoraDropError(f"cannot write {path}: {error.strerror or error}.") from None

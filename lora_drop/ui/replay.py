@@ -23,6 +23,8 @@ from lora_drop.ui.components import ASSETS, SCRIPTS, plotly_script
 
 # Of a lane's settings, in the order of the line that tells them: the key, and how it is told.
 SETTINGS = (
+    ("drop_ratio", "drop ratio {:g}"),
+    ("layers", "layers {}"),
     ("period", "period {}"),
     ("reuse", "reuse {}"),
     ("part", "part {}"),
@@ -86,8 +88,12 @@ def setting_words(header: Header) -> list[str]:
     lane = next((lane for lane in header.lanes if lane["id"] == "lora_drop"), header.lanes[-1])
     config, words = lane["config"], []
     if config["dropped"] and config.get("period") != 1:
-        count = f"{len(config['dropped'])} of {header.model['layers']} layers dropped"
-        words += [count, *_told(SETTINGS, config)]
+        words.append(f"{len(config['dropped'])} of {header.model['layers']} layers dropped")
+        if config.get("drop_layers"):  # a list of layers takes the place of ratio and range
+            config = config | {"drop_ratio": None, "layers": None}
+        elif config.get("layers"):
+            config = config | {"layers": "-".join(map(str, config["layers"]))}
+        words += _told(SETTINGS, config)
         words += [] if config.get("rank") else ["no corrections"]
     else:
         words.append("baseline")

@@ -1,0 +1,199 @@
+"""The replay's file, read as text; tests/browser/test_replay.py opens it."""
+
+import dataclasses
+import html
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from lora_drop.cli import main
+from lora_drop.config import LoraDropConfig
+from lora_drop.session import Request, run
+from lora_drop.trace import KINDS, Header, StepRecord, Trace, gather, write_line
+from lora_drop.ui.components import ASSETS, SCRIPTS, plotly_script
+from lora_drop.ui.replay import replay_html, wire_text
+
+HOSTILE = (
+    "</script><SCRIPT>alert(1)</SCRIPT><!--<script>${alert(2)}<img src=x onerror=alert(3)>'\"{{run}}\u2028\ud800\x00"
+)
+CONFIG = LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0)
+
+
+@pytest.fixture(scope="module")
+def trace(tiny) -> Trace:
+    return gather(run(tiny, Request("Why?", CONFIG, 12, ignore_eos=True, compare="skip")))
+
+
+@pytest.fixture(scope="module")
+def hostile(trace) -> Trace:
+    header = dataclasses.replace(
+        trace.header,
+        prompt=HOSTILE,
+        lanes=[lane | {"label": HOSTILE} for lane in trace.header.lanes],
+        model=trace.header.model | {"id": HOSTILE},
+        device=trace.header.device | {"name": HOSTILE},
+        sampling=trace.header.sampling | {"notes": [HOSTILE, HOSTILE], "view": HOSTILE},
+    )
+    written = Trace(header)
+    for record in list(trace.records())[1:]:
+        changes = {name: HOSTILE for name in ("text", "argmax_text") if hasattr(record, name)}
+        written.add(dataclasses.replace(record, **changes))
+    return written
+
+
+class Elements(HTMLParser):
+    """The elements of a page, with what scripts hold; the parser knows that scripts end at `</script` alone."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.found: list[tuple[str, dict]] = []
+        self.scripts: list[str] = []
+        self.in_script = False
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append("")
+            self.in_script = True
+
+    def handle_endtag(self, tag):
+        self.in_script = False
+
+    def handle_data(self, data):
+        if self.in_script:
+            self.scripts[-1] += data
+
+
+def run_in(page: str) -> str:
+    return re.search(r'id="ld-run">(.*?)</script>', page, re.DOTALL)[1]
+
+
+def test_the_page_is_whole_in_itself(trace):
+    page = Elements(replay_html(trace))
+    for _, attributes in page.found:
+        assert not {"src", "srcset", "href", "action", "data"} & attributes.keys()
+    policy = next(a["content"] for _, a in page.found if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src")
+    tags = [tag for tag, _ in page.found]
+    assert tags.index("meta") < tags.index("script")  # a policy binds what comes after it
+    for path in (plotly_script(), *(ASSETS / name for name in SCRIPTS)):
+        assert path.read_text(encoding="utf-8") in page.scripts
+
+
+def test_the_same_trace_gives_the_same_page(trace):
+    assert replay_html(trace) == replay_html(gather(trace.records()))
+
+
+def test_the_run_goes_in_as_the_page_gets_it(trace):
+    text = run_in(replay_html(trace))
+    assert text == wire_text(trace).replace("<", "\\u003c") and text.endswith("\n")
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert text.startswith('{"type":"run","id":"') and [line["type"] for line in lines[:2]] == ["run", "header"]
+    assert lines[-1] == json.loads(write_line(trace.summary))
+    assert lines[1]["lanes"] == trace.header.lanes and lines[1]["model"] == trace.header.model
+
+
+def test_lanes_take_turns_and_an_audit_follows_its_step(trace):
+    arrays = [json.loads(line) for line in wire_text(trace).splitlines()[2:-1]]
+    steps = [line for line in arrays if line[0] < 100]
+    assert [line[:2] for line in steps] == [[lane, step] for step in range(12) for lane in range(3)]
+    names = list(trace.steps)
+    for lane, step, token_id, text, kind, *_ in steps:
+        record = trace.steps[names[lane]][step]
+        assert (record.token_id, record.text, record.kind) == (token_id, text, KINDS[kind])
+    for before, line in zip(arrays, arrays[1:], strict=False):
+        if line[0] >= 100:
+            assert before[:2] == [line[0] - 100, line[1]]
+    audited = sum(map(len, trace.audits.values()))
+    assert audited and len(arrays) - len(steps) == audited
+
+
+def test_hostile_texts_add_no_element(trace, hostile):
+    page, plain = replay_html(hostile), replay_html(trace)
+    page.encode("utf-8")
+    ours, theirs = ([tag for tag, _ in Elements(text).found] for text in (page, plain))
+    assert ours == theirs
+    assert "<" not in run_in(page)
+    lines = [json.loads(line) for line in run_in(page).splitlines()]
+    assert lines[1]["prompt"] == HOSTILE and lines[2][3] == HOSTILE
+    assert "{{run}}" in page and page.count('"type":"header"') == 1  # a blank's name in a text stays a text
+
+
+def test_the_head_says_what_ran(trace):
+    head = html.unescape(replay_html(trace).split("<main")[0].split("</style>")[1])
+    for words in (
+        *("random:tiny-llama", "float32", trace.header.device["name"], "Recorded run, replayed", "Why?"),
+        *("4 of 6 layers dropped", "drop ratio 1", "layers 1-4", "period 3", "reuse residual", "no corrections"),
+        *("12 new tokens", "temperature 0", "seed 0", *trace.header.sampling["notes"]),
+    ):
+        assert words in head
+    assert "cut short" not in head
+
+
+@pytest.mark.parametrize(
+    ("config", "words", "not_words"),
+    [
+        (CONFIG.replace(period=1), '<p class="ld-replay-settings">baseline, ', "dropped"),
+        (CONFIG.replace(layers=None, drop_layers=(2, 4)), "2 of 6 layers dropped, period 3", "drop ratio"),
+    ],
+)
+def test_the_head_of_other_settings(tiny, config, words, not_words):
+    page = replay_html(gather(run(tiny, Request("Why?", config, 2))))
+    head = page.split("<main")[0].split("</style>")[1]
+    assert words in head and not_words not in head
+
+
+def test_a_cut_trace_says_so(trace):
+    for steps in (0, 3):
+        cut = Trace(trace.header)
+        for step in trace.steps["baseline"][:steps]:
+            cut.add(step)
+        page = replay_html(cut)
+        assert "cut short" in page and len(run_in(page).splitlines()) == 2 + steps
+
+
+def test_a_header_of_the_bare_contract_is_completed():
+    header = Header(
+        lanes=[{"id": "lora_drop", "label": "LoRA-Drop", "config": {"dropped": [1]}}],
+        model={"id": "m", "revision": "r", "layers": 3, "hidden_size": 4, "dtype": "float32", "params": 9, "shape": 7},
+        device={"name": "a CPU"},
+        prompt="?",
+        prompt_tokens=2,
+        seed=0,
+        software={},
+    )
+    trace = Trace(header)
+    trace.add(StepRecord("lora_drop", 0, 7, "x", "prefill", [1, 1, 1], 1.25, 64, None))
+    line = json.loads(run_in(replay_html(trace)).splitlines()[1])
+    assert line["sampling"]["max_new_tokens"] == 1 and line["model"]["kv_bytes_per_token"] == 0
+    assert line["lanes"][0]["config"]["dropped"] == [1]
+
+
+def test_the_command_writes_both_files(tmp_path, capsys, trace):
+    source, page, chrome = tmp_path / "run.jsonl", tmp_path / "run.html", tmp_path / "run.json"
+    source.write_text("".join(map(write_line, trace.records())))
+    assert main(["replay", str(source), "--json"]) == 0
+    before = capsys.readouterr().out
+    page.write_text("an older file")
+    assert main(["replay", str(source), "--json", "--html", str(page), "--chrome", str(chrome)]) == 0
+    assert capsys.readouterr().out == before
+    assert page.read_text(encoding="utf-8") == replay_html(trace)
+    assert json.loads(chrome.read_text(encoding="utf-8"))["traceEvents"]
+    assert source.read_text() == "".join(map(write_line, trace.records()))
+
+
+@pytest.mark.parametrize("option", ["--html", "--chrome"])
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [("gone/out", "there is no folder"), (".", "Is a directory"), ("run.jsonl", "is the trace itself")],
+)
+def test_what_cannot_be_written_is_one_line_and_exit_code_2(tmp_path, capsys, trace, option, out, says):
+    source = tmp_path / "run.jsonl"
+    source.write_text("".join(map(write_line, trace.records())))
+    assert main(["replay", str(source), option, str(tmp_path / out)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1 and says in captured.err
+    assert source.read_text() == "".join(map(write_line, trace.records()))
