@@ -1,8 +1,9 @@
-/* The three live charts. Each keeps its plot for the life of the page: lines grow by Plotly.extendTraces, the heatmap by
- * values changed in place, and a layout is only set again where its range or its colours change, so a zoom stays. */
+/* The live charts. Each keeps its plot for the life of the page: lines grow by Plotly.extendTraces, heatmaps by values
+ * changed in place, and a layout is only set again where its range or its colours change, so a zoom stays. The cursor of
+ * the scrubber is a line and dots over the plots: moving it draws nothing anew. */
 "use strict";
 (() => {
-  const S = window.LoraDrop.schedule;
+  const { schedule: S, make } = window.LoraDrop;
   const FIRST_SPAN = 512; // steps that the x axis shows at once at most, until a run is longer
   const SHORTEST_PAUSE = 100; // milliseconds between two rounds of redraws
   const SHARE = 0.2; // of the page's time that they may take
@@ -34,18 +35,21 @@
     return `rgba(${parts.join(",")},${opacity})`;
   }
 
+  const isTalk = () => document.body.classList.contains("ld-talk");
+
   /** What all layouts share. `span` is the last step on the x axis. */
   function baseLayout(runId, span, yTitle) {
+    const size = isTalk() ? 18 : 11; // for the back of a room
     const axis = {
       gridcolor: color("grid"),
       linecolor: color("line"),
       zerolinecolor: color("line"),
-      tickfont: { size: 11, color: color("muted") },
-      title: { font: { size: 11, color: color("muted") }, standoff: 10 },
+      tickfont: { size, color: color("muted") },
+      title: { font: { size, color: color("muted") }, standoff: 10 },
     };
     return {
       uirevision: runId,
-      margin: { l: 44, r: 8, t: 4, b: 38 },
+      margin: isTalk() ? { l: 72, r: 14, t: 6, b: 60 } : { l: 44, r: 8, t: 4, b: 38 },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, size: 11, color: color("ink") },
@@ -64,7 +68,8 @@
     };
   }
 
-  /** What a chart is: a plot that is made once, `begin` for a run, `extend` with what came since, `paint` for colours. */
+  /** What a chart is: a plot that is made once, `begin` for a run, `extend` with what came since, `paint` for colours,
+   * `at` for what it shows at a step. */
   class Chart {
     constructor(figure) {
       this.figure = figure;
@@ -73,6 +78,11 @@
       this.span = 1;
       this.revision = 0;
       this.traces = [];
+      this.visible = true;
+      this.cursorStep = null;
+      this.cursor = make("div", "ld-cursor");
+      this.cursor.hidden = true;
+      this.plot.after(this.cursor);
     }
 
     /** Start over for a run; the plot stays. */
@@ -80,31 +90,74 @@
       this.run = run;
       this.span = firstSpan(run);
       this.figure.dataset.state = "running";
+      this.isDrawn = false;
       this.setUp();
-      this.apply();
+      if (this.visible) this.apply();
     }
 
-    /** Draw what came since the last time. */
+    /** What the plot tells of the reader's hand, once there is one. */
+    listen() {
+      this.isListening = true;
+      this.plot.on("plotly_relayout", () => this.moveCursor(this.cursorStep));
+      this.plot.on("plotly_click", ({ points }) => this.onPick?.(Math.round(points[0].x), points[0]));
+    }
+
+    /** Put the cursor at a step; null takes it away. Values of the chart get a dot. */
+    moveCursor(step) {
+      this.cursorStep = step;
+      const axes = this.plot._fullLayout;
+      const inside = step !== null && this.isDrawn && axes?.xaxis;
+      const x = inside ? axes.xaxis.l2p(step) : -1;
+      if (!inside || x < -1 || x > axes.xaxis._length + 1) {
+        this.cursor.hidden = true;
+        return;
+      }
+      const { xaxis, yaxis } = axes;
+      this.cursor.hidden = false;
+      this.cursor.style.left = `${this.plot.offsetLeft + xaxis._offset + x}px`;
+      this.cursor.style.top = `${this.plot.offsetTop + yaxis._offset}px`;
+      this.cursor.style.height = `${yaxis._length}px`;
+      const dots = this.at(step).map(([y, tint]) => {
+        const dot = make("i");
+        dot.style.top = `${yaxis.l2p(y)}px`;
+        dot.style.background = tint;
+        return dot;
+      });
+      this.cursor.replaceChildren(...dots);
+    }
+
+    /** [value, colour] of what the chart shows at a step; a heatmap has none. */
+    at() {
+      return [];
+    }
+
+    /** Draw what came since the last time, if the reader can see it. */
     update() {
+      if (!this.visible) return;
       const last = Math.max(...this.run.lanes.map((lane) => lane.steps.length - 1), 1);
       const wanted = this.run.summary ? last : spanFor(this.run, this.span, last);
       const moved = wanted !== this.span;
       this.span = wanted;
+      if (!this.isDrawn) this.apply();
       this.extend();
       if (moved) this.apply();
+      else if (this.cursorStep !== null) this.moveCursor(this.cursorStep);
     }
 
     /** Give data and layout to Plotly, which keeps what the reader zoomed. */
     apply() {
       const layout = { ...this.layout(), datarevision: ++this.revision };
       window.Plotly.react(this.plot, this.traces, layout, CONFIG);
+      this.isDrawn = true;
+      if (!this.isListening) this.listen();
+      if (this.cursorStep !== null) this.moveCursor(this.cursorStep);
     }
 
     /** The theme changed. */
     repaint() {
       if (!this.run) return;
       this.paint();
-      this.apply();
+      if (this.isDrawn) this.apply();
     }
   }
 
@@ -135,7 +188,6 @@
           zmax: KINDS.length - 0.5,
           showscale: false,
           hovertemplate: "step %{x}, layer %{y}<br>%{text}<extra></extra>",
-          ygap: layers > 48 ? 0 : 1,
         },
       ];
       this.dropped = new Set(this.run.focus.schedule.dropped);
@@ -177,6 +229,9 @@
     }
   }
 
+  const LAYER = 7; // the drift chart's trace of one layer
+  const meanOf = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+
   /** The audit's truth: mean drift over the dropped layers, least to most as a band, a line where a refresh is (dotted
    * where it came early). */
   class DriftChart extends Chart {
@@ -197,9 +252,54 @@
         line({ mode: "markers" }),
         line({ yaxis: "y2" }),
         line({ mode: "markers" }),
+        line({ hoverinfo: "all", hovertemplate: "step %{x}: %{y:.3f}<extra>this layer</extra>" }),
       ];
+      this.others = this.run.lanes.filter((lane) => lane !== this.run.focus && !S.isBaseline(lane.schedule));
+      this.othersDrawn = this.others.map(() => 1);
+      for (const lane of this.others) {
+        const name = this.run.plainLabels[lane.index];
+        this.traces.push(line({ hoverinfo: "all", hovertemplate: `step %{x}: mean drift %{y:.3f}<extra>${name}</extra>` }));
+      }
+      this.layer = null;
+      this.means = [];
       this.figure.dataset.adaptive = String(S.isAdaptive(this.run.focus.schedule));
+      this.drawChip();
       this.paint();
+    }
+
+    /** Show the drift of one layer beside the mean; null takes it away. */
+    showLayer(layer) {
+      this.layer = layer;
+      this.drawChip();
+      const row = this.run.focus.schedule.dropped.indexOf(layer);
+      const [x, y] = [[], []];
+      for (const [step, { drift }] of this.run.focus.audits) {
+        if (row < 0 || drift[row] === null) continue;
+        x.push(step);
+        y.push(drift[row]);
+      }
+      Object.assign(this.traces[LAYER], { x, y });
+      this.apply();
+    }
+
+    /** Which layer is shown, with a way back. */
+    drawChip() {
+      this.chip?.remove();
+      if (this.layer === null) return;
+      const drops = this.run.focus.schedule.dropped.includes(this.layer);
+      this.chip = make("button", "ld-chip", drops ? `layer ${this.layer} ✕` : `layer ${this.layer} always runs ✕`);
+      this.chip.type = "button";
+      this.chip.setAttribute("aria-label", `Layer ${this.layer}: back to the mean alone`);
+      this.chip.addEventListener("click", () => this.showLayer(null));
+      this.figure.querySelector("h3").after(this.chip);
+    }
+
+    at(step) {
+      const mean = this.means[step];
+      const found = mean === undefined ? [] : [[mean, laneColor(this.run.focus.index)]];
+      const row = this.layer === null ? -1 : this.run.focus.schedule.dropped.indexOf(this.layer);
+      const own = this.run.focus.audits.get(step)?.drift[row] ?? null;
+      return own === null ? found : [...found, [own, color("ink")]];
     }
 
     paint() {
@@ -212,19 +312,27 @@
       this.traces[4].marker = { size: 5, color: refresh };
       this.traces[5].line = { width: 1, dash: "dot", color: faded(early, 0.5) };
       this.traces[6].marker = { size: 6, color: early, symbol: "diamond" };
+      this.traces[LAYER].line = { width: 1.5, color: color("ink") };
+      this.others.forEach((lane, i) => (this.traces[LAYER + 1 + i].line = { width: 1.25, color: laneColor(lane.index) }));
     }
 
     extend() {
       const { audits, steps } = this.run.focus;
       const add = this.traces.map(() => ({ x: [], y: [] }));
       const custom = [];
+      const row = this.layer === null ? -1 : this.run.focus.schedule.dropped.indexOf(this.layer);
       while (audits.has(this.drawn)) {
         const step = this.drawn++;
         const { drift, kl } = audits.get(step);
         const known = drift.filter((value) => value !== null);
         if (!known.length) continue;
         const [least, most] = [Math.min(...known), Math.max(...known)];
-        const mean = known.reduce((sum, value) => sum + value, 0) / known.length;
+        const mean = meanOf(known);
+        this.means[step] = mean;
+        if (row >= 0 && drift[row] !== null) {
+          add[LAYER].x.push(step);
+          add[LAYER].y.push(drift[row]);
+        }
         for (const [trace, y] of [[1, least], [2, most], [3, mean]]) {
           add[trace].x.push(step);
           add[trace].y.push(y);
@@ -239,7 +347,15 @@
         add[lines].x.push(step, step, null);
         add[lines].y.push(0, 1, null);
       }
-      if (!custom.length) return;
+      this.others.forEach((lane, i) => {
+        for (; lane.audits.has(this.othersDrawn[i]); this.othersDrawn[i]++) {
+          const known = lane.audits.get(this.othersDrawn[i]).drift.filter((value) => value !== null);
+          if (!known.length) continue;
+          add[LAYER + 1 + i].x.push(this.othersDrawn[i]);
+          add[LAYER + 1 + i].y.push(meanOf(known));
+        }
+      });
+      if (!add.some((trace) => trace.x.length)) return;
       const grown = this.traces.map((_, i) => i);
       const column = (key) => add.map((trace) => trace[key]);
       window.Plotly.extendTraces(this.plot, { x: column("x"), y: column("y") }, grown);
@@ -322,35 +438,246 @@
       this.traces = this.plot.data;
     }
 
+    at(step) {
+      return valuesAt(this.run, step, ({ kvBytes }) => kvBytes / this.scale);
+    }
+
     layout() {
       return baseLayout(this.run.id, this.span, this.unit);
     }
   }
 
-  /** The charts of a view, drawn one a frame so that none blocks the text. */
-  class Charts {
-    constructor(root) {
-      const figure = (name) => root.querySelector(`[data-chart="${name}"]`);
-      this.all = [
-        new ActivityChart(figure("activity")),
-        new DriftChart(figure("drift")),
-        new KvChart(figure("kv")),
+  /** [value, colour] of each lane that has come to a step. */
+  function valuesAt(run, step, value) {
+    const there = run.lanes.filter((lane) => lane.steps[step] && value(lane.steps[step], lane) !== null);
+    return there.map((lane) => [value(lane.steps[step], lane), laneColor(lane.index)]);
+  }
+
+  /** A line for each lane, of a value that comes with its steps. */
+  class LinesChart extends Chart {
+    setUp() {
+      this.lanes = this.run.lanes.filter((lane) => this.shows(lane));
+      this.drawn = this.lanes.map(() => 1); // a decode step is the first
+      this.traces = this.lanes.flatMap((lane) => this.tracesOf(lane, this.run.plainLabels[lane.index]));
+      this.paint();
+    }
+
+    extend() {
+      const perLane = this.traces.length / Math.max(1, this.lanes.length);
+      const add = this.traces.map(() => ({ x: [], y: [] }));
+      this.lanes.forEach((lane, i) => {
+        for (; this.isThere(lane, this.drawn[i]); this.drawn[i]++) this.point(lane, this.drawn[i], add, i * perLane);
+      });
+      if (!add.some((trace) => trace.x.length)) return;
+      const column = (key) => add.map((trace) => trace[key]);
+      window.Plotly.extendTraces(this.plot, { x: column("x"), y: column("y") }, add.map((_, i) => i));
+      this.traces = this.plot.data;
+    }
+  }
+
+  /** Milliseconds of each step on each lane's own clock. */
+  class TimeChart extends LinesChart {
+    shows() {
+      return true;
+    }
+
+    isThere(lane, step) {
+      return step < lane.steps.length;
+    }
+
+    tracesOf(lane, name) {
+      const hovertemplate = `step %{x}: %{y:.2f} ms<extra>${name}</extra>`;
+      return [{ type: "scatter", mode: "lines", x: [], y: [], hovertemplate }];
+    }
+
+    point(lane, step, add, at) {
+      add[at].x.push(step);
+      add[at].y.push(lane.steps[step].ms);
+    }
+
+    paint() {
+      this.lanes.forEach((lane, i) => (this.traces[i].line = { width: 1.25, color: laneColor(lane.index) }));
+    }
+
+    at(step) {
+      return step === 0 ? [] : valuesAt(this.run, step, ({ ms }) => ms);
+    }
+
+    layout() {
+      return baseLayout(this.run.id, this.span, "ms");
+    }
+  }
+
+  /** KL to the full model at each audited step, with a mark where both would say something else. */
+  class KlChart extends LinesChart {
+    shows(lane) {
+      return !S.isBaseline(lane.schedule);
+    }
+
+    isThere(lane, step) {
+      return lane.audits.has(step);
+    }
+
+    tracesOf(lane, name) {
+      const hovertemplate = `step %{x}: %{y:.3f} nats<extra>${name}</extra>`;
+      const both = { type: "scatter", x: [], y: [], hovertemplate };
+      return [
+        { ...both, mode: "lines" },
+        { ...both, mode: "markers" },
       ];
+    }
+
+    point(lane, step, add, at) {
+      const { kl, agrees } = lane.audits.get(step);
+      if (kl === null) return;
+      for (const trace of agrees ? [at] : [at, at + 1]) {
+        add[trace].x.push(step);
+        add[trace].y.push(kl);
+      }
+    }
+
+    paint() {
+      this.lanes.forEach((lane, i) => {
+        this.traces[2 * i].line = { width: 1.25, color: laneColor(lane.index) };
+        this.traces[2 * i + 1].marker = { size: 7, symbol: "x-thin", line: { width: 1.5, color: laneColor(lane.index) } };
+      });
+    }
+
+    at(step) {
+      return valuesAt(this.run, step, (_, lane) => lane.audits.get(step)?.kl ?? null);
+    }
+
+    layout() {
+      return baseLayout(this.run.id, this.span, "nats");
+    }
+  }
+
+  /** Dropped layers x steps: how far each strays. */
+  class DriftMap extends Chart {
+    setUp() {
+      const { dropped } = this.run.focus.schedule;
+      this.drawn = 1;
+      this.z = dropped.map(() => [null]); // prefill has no audit
+      const hovertemplate = "step %{x}, layer %{customdata}: %{z:.3f}<extra></extra>";
+      this.traces = [
+        {
+          type: "heatmap",
+          x0: 0,
+          dx: 1,
+          z: this.z,
+          customdata: dropped.map((layer) => Array(1).fill(layer)),
+          zmin: 0,
+          hovertemplate,
+          colorbar: { thickness: 8, len: 1, outlinewidth: 0, xpad: 4, ypad: 0 },
+        },
+      ];
+      this.paint();
+    }
+
+    paint() {
+      this.traces[0].colorscale = [
+        [0, color("panel")],
+        [0.5, color("dropped")],
+        [1, color("bad")],
+      ];
+      Object.assign(this.traces[0].colorbar, { tickfont: { size: isTalk() ? 16 : 10, color: color("muted") } });
+    }
+
+    extend() {
+      const { audits, schedule } = this.run.focus;
+      const before = this.drawn;
+      for (; audits.has(this.drawn); this.drawn++) {
+        const { drift } = audits.get(this.drawn);
+        this.z.forEach((row, i) => row.push(drift[i]));
+        schedule.dropped.forEach((layer, i) => this.traces[0].customdata[i].push(layer));
+      }
+      if (this.drawn > before) this.apply();
+    }
+
+    layout() {
+      const { dropped } = this.run.focus.schedule;
+      const layout = baseLayout(this.run.id, this.span, "dropped layer");
+      const every = Math.ceil(dropped.length / 8);
+      const shown = dropped.map((_, i) => i).filter((i) => i % every === 0);
+      Object.assign(layout.yaxis, {
+        range: [-0.5, Math.max(dropped.length, 1) - 0.5],
+        tickvals: shown,
+        ticktext: shown.map((i) => String(dropped[i])),
+        showgrid: false,
+        zeroline: false,
+      });
+      return layout;
+    }
+  }
+
+  /** The charts of a view, drawn one a frame so that none blocks the text. `onStep(step)`: the reader picked one. */
+  class Charts {
+    constructor(root, onStep) {
+      const figure = (name) => root.querySelector(`[data-chart="${name}"]`);
+      const kinds = {
+        activity: ActivityChart,
+        drift: DriftChart,
+        kv: KvChart,
+        "drift-map": DriftMap,
+        time: TimeChart,
+        kl: KlChart,
+      };
+      this.root = root;
+      this.all = Object.entries(kinds).map(([name, Kind]) => new Kind(figure(name)));
+      const [activity, drift] = this.all;
+      this.drift = drift;
       this.queue = [];
       this.last = 0; // when the last round of redraws began
       this.cost = 0; // milliseconds that it took
       this.waiting = false;
       this.drawing = false;
+      for (const chart of this.all) chart.onPick = (step) => onStep(step);
+      activity.onPick = (step, { y }) => {
+        onStep(step);
+        drift.showLayer(y);
+      };
+      this.all[3].onPick = (step, { y }) => {
+        onStep(step);
+        drift.showLayer(this.run.focus.schedule.dropped[y]);
+      };
       const resize = new ResizeObserver((entries) => {
-        for (const { target } of entries) if (target.data) window.Plotly.Plots.resize(target);
+        for (const { target } of entries) {
+          if (!target.data || !target.offsetWidth) continue;
+          const chart = this.all.find((one) => one.plot === target);
+          window.Plotly.Plots.resize(target).then(() => chart.moveCursor(chart.cursorStep));
+        }
       });
       for (const chart of this.all) resize.observe(chart.plot);
+      // What nobody sees is not drawn; it catches up when it comes into view.
+      const seen = new IntersectionObserver((entries) => {
+        for (const { target, isIntersecting } of entries) {
+          const chart = this.all.find((one) => one.figure === target);
+          chart.visible = isIntersecting;
+          if (isIntersecting && chart.run) this.later(() => chart.update());
+        }
+      });
+      for (const chart of this.all) seen.observe(chart.figure);
       const repaint = () => this.all.forEach((chart) => this.later(() => chart.repaint()));
       new MutationObserver(repaint).observe(document.body, { attributes: true, attributeFilter: ["class"] });
     }
 
+    /** Draw all of a chart's data, seen or not: a picture of it is wanted. */
+    complete(figure) {
+      const chart = this.all.find((one) => one.figure === figure);
+      const { visible } = chart;
+      chart.visible = true;
+      chart.update();
+      chart.visible = visible;
+    }
+
+    /** The scrubber's step in all charts; null for none. */
+    moveCursor(step) {
+      for (const chart of this.all) if (chart.run) chart.moveCursor(step);
+    }
+
     begin(run) {
       this.run = run;
+      for (const key of this.root.querySelectorAll(".ld-key-third")) key.textContent = run.lanes[2]?.label ?? "";
       for (const chart of this.all) this.later(() => chart.begin(run));
     }
 

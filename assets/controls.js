@@ -153,6 +153,20 @@
     return bank && schedule.dropped.some((layer) => bank.corrected.includes(layer)) ? bank : null;
   }
 
+  /** What quality to expect: a chosen preset's own figures, else those of the sweep's nearest point, named as such. */
+  function expectedWords(model, settings, schedule, bank) {
+    const chosen = presets?.chosen();
+    const figures = ({ agreement, gap }) => `same next word ${formatShare(agreement)}, ${formatNumber(gap, 2)} nats lost a token`;
+    const own = bank ? chosen?.measured : chosen?.bare;
+    if (own) return `This preset, measured: ${figures({ agreement: own.agreement, gap: own.nll_gap })}.`;
+    const share = schedule.dropped.length / model.droppable;
+    const away = (row) => Math.abs(row.drop_ratio - share) / 0.25 + Math.abs(Math.log2(row.period / schedule.period));
+    const alike = (row) => row.reuse === schedule.reuse && row.part === schedule.part && row.corrected === Boolean(bank);
+    const nearest = model.sweep.filter(alike).sort((a, b) => away(a) - away(b))[0];
+    if (!nearest) return "How well these settings read was not measured.";
+    return `Nearest measured setting (p ${nearest.drop_ratio}, w ${nearest.period}): ${figures(nearest)}.`;
+  }
+
   let whatIf = null;
   let range = null;
   let presets = null;
@@ -195,8 +209,9 @@
       find(".ld-whatif-note").textContent = plain
         ? "This is the baseline: nothing is dropped."
         : `For ${formatNumber(promptTokens)} prompt and ${formatNumber(settings.max_new_tokens)} new tokens. ` +
-          "A decode step has to read its bytes (weights and KV): reading fewer is the most that can be gained." +
-          (early ? " Early refreshes take some of it back; how many there are shows in the run." : "");
+          "Reading fewer bytes is the most that can be gained." +
+          (early ? " Early refreshes take some of it back." : "") +
+          (plain ? "" : ` ${expectedWords(model, settings, schedule, bank)}`);
       drawPattern(find(".ld-pattern-svg"), find(".ld-pattern-caption"), schedule);
     }
 
@@ -303,49 +318,43 @@
     draw();
   }
 
-  /** Mount the comparison: props.comparisons are {button, lane} by name, the first one is "as set". */
-  function mountCompare(element, props, trigger) {
+  /** Mount the third lane's choice: props.comparisons are {button, lane} by name, props.value a name or "" for none. */
+  function mountCompare(element, props, watch) {
     const note = element.querySelector(".ld-compare-note");
-    const names = Object.keys(props.comparisons);
-    const [asSet] = names;
-    let shown = asSet; // the comparison whose run is on the page
     const buttons = Object.fromEntries(
-      names.map((name) => {
-        const button = make("button", "", props.comparisons[name].button);
+      [["", { button: "none" }], ...Object.entries(props.comparisons)].map(([name, { button: text }]) => {
+        const button = make("button", "", text);
         button.type = "button";
         button.dataset.compare = name;
         button.addEventListener("click", () => {
           props.value = name;
-          trigger("submit");
+          draw();
         });
         return [name, button];
       }),
     );
-    element.querySelector(".ld-compare-buttons").append(...[...names.slice(1), asSet].map((name) => buttons[name]));
+    element.querySelector(".ld-compare-buttons").append(...Object.values(buttons));
 
-    /** Which buttons have something to compare, and the words for it. */
+    /** Which lanes there are to add, and the words for what they compare. */
     function draw() {
       if (!whatIf) return;
       const { settings, model } = whatIf;
       const schedule = scheduleOf(settings, model.shape.num_layers);
       const drops = typeof schedule !== "string" && !S.isBaseline(schedule);
       const bank = drops ? bankOf(model, settings, schedule) : null;
-      const isSkip = settings.reuse === "skip";
       buttons["adapters-off"].disabled = !bank;
-      buttons.skip.disabled = !drops || isSkip;
-      buttons[asSet].disabled = shown === asSet;
-      for (const name of names) buttons[name].setAttribute("aria-pressed", String(name === shown && name !== asSet));
-      note.textContent = drops ? `${bankWords(settings, bank)}${measuredWords(bank)}${skipWords(isSkip)}` : baselineWords(schedule);
+      for (const rule of ["skip", "state", "residual"]) buttons[rule].disabled = !drops || settings.reuse === rule;
+      buttons.state.hidden = settings.reuse === "state"; // the paper's rule against ours, or the other way round
+      buttons.residual.hidden = settings.reuse !== "state";
+      if (buttons[props.value]?.disabled) props.value = "";
+      for (const [name, button] of Object.entries(buttons)) {
+        button.setAttribute("aria-pressed", String(name === (props.value ?? "")));
+      }
+      note.textContent = drops ? `${bankWords(settings, bank)}${measuredWords(bank)}` : baselineWords(schedule);
     }
 
-    compare = {
-      draw,
-      /** A run began, with these lane labels. */
-      began(labels) {
-        shown = names.find((name) => labels.includes(props.comparisons[name].lane)) ?? asSet;
-        draw();
-      },
-    };
+    compare = { draw };
+    watch("value", draw);
     draw();
   }
 
@@ -364,8 +373,6 @@
     const [withThem, without] = [chosen.measured, chosen.bare].map((row) => formatShare(row.agreement));
     return ` Same next word, measured: ${withThem} with them, ${without} without.`;
   }
-
-  const skipWords = (isSkip) => (isSkip ? " The skip rule is on already." : "");
 
   const baselineWords = (schedule) =>
     typeof schedule === "string" ? "These settings cannot run." : "Nothing is dropped: there is nothing to compare.";
@@ -454,11 +461,6 @@
     preset(name) {
       const wanted = whatIf.presets[name] ?? whatIf.settings;
       return RULES.map((key) => wanted[key]);
-    },
-
-    /** The live view calls this with the labels of a run's lanes. */
-    began(labels) {
-      compare?.began(labels);
     },
 
     /** Gradio calls this when the prompt changes. */

@@ -2,7 +2,7 @@
  * figures and charts. Any number of lanes; the header names them. Text enters the page through textContent only. */
 "use strict";
 (() => {
-  const { schedule: S, Charts, formatBytes, formatNumber, formatShare, make } = window.LoraDrop;
+  const { schedule: S, Charts, Player, formatBytes, formatNumber, formatShare, make } = window.LoraDrop;
   const KINDS = ["prefill", "refresh", "lora"];
   const TRIGGERS = ["entropy", "norm"];
   const AUDIT = 100; // an audit line starts with 100 + its lane
@@ -22,8 +22,6 @@
       this.bytesPerToken = header.model.kv_bytes_per_token;
       this.planned = header.sampling.max_new_tokens - 1;
       this.summary = null;
-      this.divergence = null;
-      this.compared = 0;
       this.lanes = header.lanes.map(({ id: lane, label, config }, index) => ({
         index,
         id: lane,
@@ -42,25 +40,36 @@
         },
         steps: [],
         audits: new Map(),
+        clock: [], // milliseconds on the lane's own clock after each step
         prefillMs: 0,
         decodeMs: 0,
         agreed: 0,
         audited: 0,
         refreshes: 0,
+        divergence: null,
+        compared: 0,
         baseBytes: 0,
         ownBytes: 0,
       }));
       this.plainLabels = this.lanes.map((lane) => lane.label.split(":")[0].replace(/[^\w .-]/g, ""));
+      this.shape = header.model.shape ?? null; // traces of older versions have none: then there is no bound on the way
       // The lane that the activity and drift charts are about: the first that drops something.
       this.focus = this.lanes.find((lane) => !S.isBaseline(lane.schedule)) ?? this.lanes[this.lanes.length - 1];
+      this.main = this.focus; // the lane that the headline figures are about; the reader may turn the charts to another
+    }
+
+    /** Index of the main lane's first token that differs from the first lane's, or null. */
+    get divergence() {
+      return this.main.divergence;
     }
 
     /** The first lane and one to compare it with, or null. */
     pair() {
-      return this.lanes.length > 1 ? [this.lanes[0], this.focus === this.lanes[0] ? this.lanes[1] : this.focus] : null;
+      return this.lanes.length > 1 ? [this.lanes[0], this.main === this.lanes[0] ? this.lanes[1] : this.main] : null;
     }
 
-    addStep([lane, step, tokenId, text, kind, ms, kvBytes, entropy, trigger], shape) {
+    addStep([lane, step, tokenId, text, kind, ms, kvBytes, entropy, trigger]) {
+      const { shape } = this;
       const own = this.lanes[lane];
       if (KINDS[kind] === "refresh") own.refreshes += 1;
       own.steps.push({
@@ -74,11 +83,13 @@
         trigger: TRIGGERS[trigger] ?? null, // only an early refresh has one
         refreshes: own.refreshes,
       });
+      own.clock.push(ms + (own.clock[step - 1] ?? 0));
       if (step === 0) {
         own.prefillMs = ms;
         return;
       }
       own.decodeMs += ms;
+      if (!shape) return;
       own.baseBytes += S.stepBytes(shape, S.baseline(own.schedule.numLayers), step, this.promptTokens, 1);
       const happened = { isLora: KINDS[kind] === "lora", refreshes: own.refreshes };
       own.ownBytes += S.stepBytes(shape, own.schedule, step, this.promptTokens, 1, own.rank, true, happened);
@@ -92,15 +103,14 @@
       own.agreed += agrees;
     }
 
-    /** Index of the first token that differs, looked for in what is new. */
+    /** Each lane's first token that differs from the first lane's, looked for in what is new. */
     findDivergence() {
-      const pair = this.pair();
-      if (!pair || this.divergence !== null) return;
-      const both = Math.min(pair[0].steps.length, pair[1].steps.length);
-      for (; this.compared < both; this.compared++) {
-        if (pair[0].steps[this.compared].tokenId === pair[1].steps[this.compared].tokenId) continue;
-        this.divergence = this.compared;
-        return;
+      const [first, ...others] = this.lanes;
+      for (const lane of others) {
+        const both = Math.min(first.steps.length, lane.steps.length);
+        for (; lane.divergence === null && lane.compared < both; lane.compared++) {
+          if (first.steps[lane.compared].tokenId !== lane.steps[lane.compared].tokenId) lane.divergence = lane.compared;
+        }
       }
     }
 
@@ -119,7 +129,7 @@
         const shorter = Math.min(pair[0].steps.length, pair[1].steps.length) - 1;
         saved = shorter >= 0 ? 1 - pair[1].steps[shorter].kvBytes / pair[0].steps[shorter].kvBytes : null;
       }
-      const { audited, agreed, baseBytes, ownBytes } = this.focus;
+      const { audited, agreed, baseBytes, ownBytes } = this.main;
       return {
         speeds,
         speedup,
@@ -156,6 +166,7 @@
       this.text.append(make("p", "ld-empty", invite));
       this.node.append(head, this.text);
       this.spans = [];
+      this.shown = 0; // tokens that are not veiled
       // It follows its text until the reader scrolls up. Asking the pane's height at every update costs a layout.
       this.follows = true;
       this.text.addEventListener("scroll", () => {
@@ -171,6 +182,9 @@
       this.text.setAttribute("aria-label", `Text of ${name}`);
       this.text.replaceChildren();
       this.spans = [];
+      this.shown = this.marked = 0;
+      this.isHeld = false;
+      this.now = null;
       this.follows = true;
       this.lane = lane;
       this.note.textContent = note ? `${note.charAt(0).toUpperCase()}${note.slice(1)}.` : laneNote(lane);
@@ -186,11 +200,31 @@
       for (let i = this.spans.length; i < steps.length; i++) {
         const span = make("span", `ld-token ld-token-${steps[i].kind}`, steps[i].text);
         span.dataset.step = i;
+        if (this.isHeld) span.classList.add("ld-later");
         this.spans.push(span);
         fresh.append(span);
       }
       this.text.append(fresh);
-      if (this.follows) this.text.scrollTop = FAR;
+      if (this.follows && !this.isHeld) this.text.scrollTop = FAR;
+    }
+
+    /** Veil what comes after the first `count` tokens, and mark the last of those; `count` null shows all. */
+    showUpTo(count) {
+      const to = Math.min(count ?? this.spans.length, this.spans.length);
+      this.isHeld = count !== null; // what comes now is veiled from the start
+      for (let i = this.shown; i < to; i++) this.spans[i].classList.remove("ld-later");
+      for (let i = to; i < this.shown; i++) this.spans[i].classList.add("ld-later");
+      this.shown = to;
+      this.now?.classList.remove("ld-now");
+      this.now = count === null ? null : this.spans[to - 1];
+      if (!this.now) return;
+      this.now.classList.add("ld-now");
+      const { offsetTop, offsetHeight } = this.now;
+      const { scrollTop, clientHeight } = this.text;
+      const top = offsetTop - this.text.offsetTop;
+      if (top < scrollTop || top + offsetHeight > scrollTop + clientHeight) {
+        this.text.scrollTop = top - clientHeight + 2 * offsetHeight;
+      }
     }
   }
 
@@ -213,20 +247,23 @@
     return `${model.replace(/^bundled:/, "")}, ${dtype}, ${name} decoder${weights}, on ${device}`;
   }
 
-  /** Mount the view: props.value is the wire text so far, props.model the loaded model's facts. */
-  function mountLive(element, props, watch) {
+  /** Mount the view: props.value is the wire text so far, props.model the loaded model's facts (a recorded run that is
+   * replayed has none, and no server either). */
+  function mountLive(element, props, watch, server = null) {
     const root = element.querySelector(".ld-live");
     const paneRow = root.querySelector(".ld-panes");
     const tip = root.querySelector(".ld-tip");
     const figure = (name, text) => (root.querySelector(`.ld-summary [data-figure="${name}"]`).textContent = text);
     const panes = PANES.map(([title, note, invite], index) => new Pane(index, title, note, invite));
     paneRow.append(...panes.map((pane) => pane.node));
-    const charts = new Charts(root);
+    const charts = new Charts(root, (step) => player.moveTo(step));
+    const player = new Player(root, showMoment);
     let run = null;
     let runId = null;
     let read = 0; // characters of props.value that were read
     let asked = false;
-    figure("device", place(props.model.id, props.model.dtype, props.model.decoder, props.model.device));
+    if (props.model) figure("device", place(props.model.id, props.model.dtype, props.model.decoder, props.model.device));
+    window.LoraDrop.mountTakeAway?.(root, server, () => run, charts);
 
     /** Read the complete lines that were appended; a text that does not go on is another run. */
     function take() {
@@ -247,7 +284,7 @@
     function takeLine(values) {
       if (Array.isArray(values)) {
         if (values[0] >= AUDIT) run.addAudit(values);
-        else run.addStep(values, props.model.shape);
+        else run.addStep(values);
       } else if (values.type === "run") {
         runId = values.id;
       } else if (values.type === "header") {
@@ -258,7 +295,8 @@
     }
 
     function begin(next) {
-      run = next;
+      run = root.loraDropRun = next;
+      root.dataset.lanes = run.lanes.length;
       root.dataset.state = "running";
       root.dataset.run = run.id;
       const { model, device } = run.header;
@@ -270,8 +308,25 @@
         paneRow.append(panes[panes.length - 1].node);
       }
       run.lanes.forEach((lane, index) => panes[index].begin(lane, run));
-      window.LoraDrop.began(run.lanes.map((lane) => lane.label));
       charts.begin(run);
+      player.begin(run);
+      window.LoraDrop.began?.(root, run);
+    }
+
+    /** Show a position of the scrubber: a step, or null for all there is. */
+    function showMoment(step) {
+      for (const pane of panes) pane.showUpTo(step === null ? null : player.shown(pane.lane));
+      charts.moveCursor(step);
+    }
+
+    /** The charts of activity and drift are about another lane. */
+    function focusOn(lane) {
+      if (!run || S.isBaseline(lane.schedule) || lane === run.focus) return;
+      run.focus = lane;
+      charts.begin(run);
+      charts.update();
+      player.grow();
+      drawFigures();
     }
 
     /** Bring the page up to what was read: text and figures now, the charts over the next frames. */
@@ -284,21 +339,31 @@
       for (const pane of panes) markDisagreements(pane);
       drawFigures();
       charts.update();
-      if (run.summary) root.dataset.state = "done";
+      player.grow();
+      showMoment(player.step);
+      if (!run.summary) return;
+      root.dataset.state = "done";
+      window.LoraDrop.ended?.(root, run);
     }
 
     function markDivergence() {
-      if (run.divergence === null) return;
-      for (const lane of run.pair()) panes[lane.index].spans[run.divergence].classList.add("ld-diverged");
+      for (const lane of run.lanes) {
+        if (lane.divergence !== null) panes[lane.index].spans[lane.divergence].classList.add("ld-diverged");
+      }
+      if (run.divergence !== null) panes[0].spans[run.divergence].classList.add("ld-diverged");
     }
 
-    function markDisagreements({ lane, spans }) {
-      for (const [step, { agrees }] of lane.audits) if (!agrees) spans[step]?.classList.add("ld-disagrees");
+    /** An audit comes after its step, and in order. */
+    function markDisagreements(pane) {
+      const { lane, spans } = pane;
+      for (; lane.audits.has(pane.marked + 1) && spans[pane.marked + 1]; pane.marked++) {
+        if (!lane.audits.get(pane.marked + 1).agrees) spans[pane.marked + 1].classList.add("ld-disagrees");
+      }
     }
 
     function drawFigures() {
       const now = run.figures();
-      const bound = S.isBaseline(run.focus.schedule) ? 1 : now.bound;
+      const bound = S.isBaseline(run.main.schedule) ? 1 : now.bound;
       figure("speedup", now.speedup ? `${formatNumber(now.speedup, 2)}×` : "–");
       figure("bound", bound ? `${formatNumber(bound, 2)}×` : "–");
       figure("kv-saved", formatShare(now.kv_saved, 1));
@@ -332,7 +397,7 @@
         rows.push(["full model", audit.agrees ? "same top choice" : `would say ${JSON.stringify(audit.argmax)}`]);
       }
       if (step.trigger) rows.push(["early", window.LoraDrop.triggerWords[step.trigger]]);
-      if (index === run.divergence) rows.push(["", "the first token that differs"]);
+      if (index === (pane.lane.index ? pane.lane.divergence : run.divergence)) rows.push(["", "the first token that differs"]);
       tip.replaceChildren(
         make("code", "", JSON.stringify(step.text)),
         ...rows.map(([name, text]) => {
@@ -367,6 +432,14 @@
         else hideTip();
       });
     }
+    paneRow.addEventListener("click", (event) => {
+      const found = tokenAt(event);
+      if (found) player.moveTo(Number(found[0].dataset.step));
+      else if (event.target.closest?.(".ld-pane-head")) {
+        const pane = panes.find((one) => one.node.contains(event.target));
+        if (pane.lane) focusOn(pane.lane);
+      }
+    });
     paneRow.addEventListener("pointerleave", hideTip);
     window.addEventListener("scroll", hideTip, { passive: true });
     document.addEventListener("keydown", (event) => event.key === "Escape" && hideTip());

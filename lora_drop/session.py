@@ -413,6 +413,7 @@ def _header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decod
             "ignore_eos": request.ignore_eos,
             "view": request.view,
             "audit": request.audit,
+            "compare": request.compare,
             "notes": checked.notes,
         },
         software={name: metadata.version(name) for name in ("torch", "transformers")}

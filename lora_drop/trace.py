@@ -22,7 +22,7 @@ from lora_drop.schedule import TRIGGERS, average_period
 FORMAT = "lora-drop-trace"
 VERSION = 1
 KINDS = ("prefill", "refresh", "lora")
-MAX_TRACE_BYTES = 256 * 2**20
+MAX_TRACE_BYTES = 64 * 2**20  # about 100,000 steps
 TOGETHER = ("speedup", "bound", "kv_saved", "first_divergence", "top1_agreement")  # of a lane beside the baseline
 
 

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 import traceback
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import gradio as gr
 
-from lora_drop.config import LoraDropConfig, presets_for
+from lora_drop.chrome import chrome_trace
+from lora_drop.config import LoraDropConfig, default_range, presets_for
 from lora_drop.errors import LoraDropError
+from lora_drop.evaluation.sweep import read_sweep
 from lora_drop.measured import READS_WELL_GAP, Measured, default_preset, figures, measured_presets, reads_well
 from lora_drop.models import LoadedModel, encode_prompt
 from lora_drop.options import config_from, parse_list, parse_threshold
 from lora_drop.schedule import baseline_schedule, kv_bytes, kv_saved, speed_bound
 from lora_drop.session import LORA_DROP, Plan, Request, bank_facts, config_fingerprint, describe_device, plan, run
-from lora_drop.trace import Header, Record, StepRecord, Summary, wire_line, write_line
+from lora_drop.trace import Header, Record, StepRecord, Summary, parse_trace, read_trace, wire_line, write_line
+from lora_drop.ui.replay import replay_html, wire_text
 
 MIN_INTERVAL, MAX_INTERVAL = 0.1, 0.4  # seconds between two updates of the page
 ENVELOPE = 330  # bytes that Gradio wraps around an update (measured)
 STEP_BUDGET = 400  # bytes a step that the page may cost on the wire, with its share of the envelope
 COUNTABLE = 200_000  # characters of a prompt that are counted while it is typed
+KEPT_TRACES = 64  # of the last runs, whoever's, for their downloads
+SWEEP = Path(__file__).resolve().parent.parent.parent / "assets" / "sweeps" / "sweep.json"
 
 
 def model_facts(loaded: LoadedModel) -> dict[str, Any]:
@@ -37,6 +45,7 @@ def model_facts(loaded: LoadedModel) -> dict[str, Any]:
     """
     shape = loaded.shape
     names = ("num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "intermediate_size", "vocab_size")
+    low, high = default_range(loaded.num_layers)
     flags = ("tied", "qkv_bias", "qk_norm", "matrix_size", "head_size")
     return {
         "id": loaded.id,
@@ -46,7 +55,28 @@ def model_facts(loaded: LoadedModel) -> dict[str, Any]:
         "itemsize": loaded.dtype.itemsize,
         "banks": bank_facts(loaded.revision),
         "shape": {name: getattr(shape, name) for name in (*names, *flags)},
+        "droppable": high - low + 1,
+        "sweep": sweep_facts(loaded.revision),
     }
+
+
+def sweep_facts(revision: str) -> list[dict[str, Any]]:
+    """The stored sweep's quality, a row a setting; none if it was measured on other weights, or cannot be read."""
+    try:
+        result = read_sweep(SWEEP)
+    except LoraDropError:
+        return []
+    if result["model"].get("revision") != revision:
+        return []
+    return [
+        {
+            **{name: row[name] for name in ("drop_ratio", "period", "reuse", "part")},
+            "corrected": row["adapters"] not in (None, "none"),
+            "agreement": row["lora_steps_top1_agreement"],
+            "gap": row["all_steps_nll_gap"],
+        }
+        for row in result["rows"]
+    ]
 
 
 def preset_facts(loaded: LoadedModel) -> dict[str, Any]:
@@ -112,6 +142,36 @@ class Stops:
         return len(self._flags)
 
 
+class RecentTraces:
+    """The lines of the last runs by their ids, also of one that still streams or was cut off, for downloads.
+
+    An id is a visitor's own secret of 128 bits; the oldest run makes room for a new one.
+    """
+
+    def __init__(self, most: int = KEPT_TRACES):
+        self._lines: OrderedDict[str, list[str]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._most = most
+
+    def begin(self) -> tuple[str, list[str]]:
+        """A new run: its id, and the list to append its lines to."""
+        run_id, lines = uuid4().hex, []
+        with self._lock:
+            self._lines[run_id] = lines
+            while len(self._lines) > self._most:
+                self._lines.popitem(last=False)
+        return run_id, lines
+
+    def text(self, run_id: str) -> str | None:
+        """The trace so far, as the file has it; None if it is not kept (any more)."""
+        with self._lock:
+            lines = self._lines.get(run_id)
+            return None if lines is None else "".join(lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+
 @dataclass
 class Pace:
     """How long to gather records before an update: at most ten a second, fewer where an envelope a step would cost
@@ -146,6 +206,11 @@ def batches(records: Iterator[Record], line: Callable[[Record], str], first: str
         yield text, record
 
 
+def run_line(run_id: str) -> str:
+    """The first line of a run's wire text: the page tells a new run from a longer text by it."""
+    return f'{{"type":"run","id":"{run_id}"}}\n'
+
+
 def whole(value: Any) -> Any:
     """A number field's 64.0 as 64; everything else is left for the check that names the setting."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -157,6 +222,7 @@ class Callbacks:
     def __init__(self, loaded: LoadedModel):
         self.loaded = loaded
         self.stops = Stops()
+        self.traces = RecentTraces()
 
     def count_tokens(self, prompt: str) -> int | None:
         """Tokens of a prompt, for the what-if strip; None if there is nothing to count."""
@@ -223,15 +289,16 @@ class Callbacks:
             )
             with closing(run(self.loaded, wanted, stop.is_set)) as records:
                 lane_ids: list[str] = []
+                run_id, lines = self.traces.begin()
 
                 def line(record: Record) -> str:
                     if isinstance(record, Header):
                         lane_ids.extend(lane["id"] for lane in record.lanes)
+                    lines.append(write_line(record))
                     return wire_line(record, lane_ids)
 
                 status = _status("running", "Running: a step of each lane in turn.")
-                # The run's own id comes first: the page tells a new run from a longer text by it.
-                first = f'{{"type":"run","id":"{uuid4().hex[:12]}"}}\n'
+                first = run_line(run_id)
                 ending = ""
                 for text, record in batches(records, line, first):
                     yield text, status, on
@@ -247,6 +314,39 @@ class Callbacks:
             yield gr.skip(), _status("error", failed), off
         finally:
             self.stops.end(session)
+
+    def export_run(self, run_id: str, kind: str) -> dict[str, str]:
+        """A run's file for the page's Take away menu: `trace`, `chrome` or `html`.
+
+        Returns:
+            `{"name", "text"}`, or `{"error"}` in one line.
+        """
+        text = self.traces.text(run_id) if isinstance(run_id, str) else None
+        if not text:
+            return {"error": "This run is no longer kept on the server: run it again, then take it away."}
+        if kind == "trace":
+            return {"name": "lora-drop-run.jsonl", "text": text}
+        trace = parse_trace(text.encode())
+        if kind == "chrome":
+            return {"name": "lora-drop-run.chrome.json", "text": json.dumps(chrome_trace(trace), allow_nan=False)}
+        if kind == "html":
+            return {"name": "lora-drop-run.html", "text": replay_html(trace)}
+        return {"error": "There is no such file: ask for trace, chrome or html."}
+
+    def open_trace(self, path: str | None) -> tuple[Any, dict[str, str]]:
+        """The Open trace button: a recorded run in the live view, as if it had just ended."""
+        if not path:
+            return gr.skip(), gr.skip()
+        try:
+            trace = read_trace(path)
+        except LoraDropError as error:
+            return gr.skip(), _status("error", str(error))
+        run_id, lines = self.traces.begin()
+        lines += [write_line(record) for record in trace.records()]
+        cut = "" if trace.summary else " It was cut short: it has no summary."
+        steps = ", ".join(f"{len(steps)} tokens" for steps in trace.steps.values())
+        wire = run_line(run_id) + wire_text(trace).partition("\n")[2]
+        return wire, _status("done", f"Opened {Path(path).name}: {steps}.{cut}")
 
     def stop_page(self, request: gr.Request) -> None:
         """The Stop button: the run ends after the step it is in, and delivers what it has."""

@@ -15,7 +15,7 @@ from typing import Any
 import gradio as gr
 
 ASSETS = Path(__file__).resolve().parent.parent.parent / "assets"
-SCRIPTS = ("schedule.js", "controls.js", "charts.js", "live.js")
+SCRIPTS = ("schedule.js", "controls.js", "charts.js", "player.js", "export.js", "takeaway.js", "live.js")
 
 
 @cache
@@ -74,14 +74,19 @@ class LiveView(_Scripted):
 
     Args:
         model: what `model_facts` tells of the loaded model.
+        export: a run's id and a kind in, `{"name", "text"}` of the file or `{"error"}` out.
     """
 
-    def __init__(self, model: dict[str, Any], **kwargs: Any):
+    def __init__(self, model: dict[str, Any], export: Callable[[str, str], dict[str, str]], **kwargs: Any):
+        def export_run(run_id: str, kind: str) -> dict[str, str]:  # Gradio marks the function; a method refuses that
+            return export(run_id, kind)
+
         super().__init__(
             "",
             "live.html",
-            "LoraDrop.mountLive(element, props, watch)",
+            "LoraDrop.mountLive(element, props, watch, server)",
             _head(plotly_script(), *(ASSETS / name for name in SCRIPTS)),
+            server_functions=[export_run],
             model=model,
             **kwargs,
         )
@@ -175,9 +180,9 @@ class PresetTable(_Scripted):
 
 
 class Compare(_Scripted):
-    """What the corrections at hand are, and buttons for the same run with one setting changed.
+    """What the corrections at hand are, and the choice of a third lane: the same schedule with one setting changed.
 
-    Its value is the name of the last comparison that was asked for; each asking triggers `submit`.
+    Its value is the name of a comparison, or an empty text for none.
 
     Args:
         comparisons: by name, the `button` and the label of the `lane`.
@@ -185,9 +190,9 @@ class Compare(_Scripted):
 
     def __init__(self, comparisons: dict[str, dict[str, str]], **kwargs: Any):
         super().__init__(
-            next(iter(comparisons)),
+            "",
             "compare.html",
-            "LoraDrop.mountCompare(element, props, trigger)",
+            "LoraDrop.mountCompare(element, props, watch)",
             _head(*(ASSETS / name for name in SCRIPTS[:2])),
             comparisons=comparisons,
             **kwargs,

@@ -14,6 +14,7 @@ from lora_drop.config import COMPARISONS, KV_RULES, PARTS, REUSE_RULES, default_
 from lora_drop.models import LoadedModel  # noqa: E402
 from lora_drop.prompts import EXAMPLES  # noqa: E402
 from lora_drop.race import VIEWS  # noqa: E402
+from lora_drop.trace import MAX_TRACE_BYTES  # noqa: E402
 from lora_drop.ui import method, safe_zone  # noqa: E402
 from lora_drop.ui.callbacks import Callbacks, model_facts, preset_facts  # noqa: E402
 from lora_drop.ui.colors import css_variables  # noqa: E402
@@ -102,6 +103,7 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
                             with gr.Row(elem_id="ld-buttons"):
                                 run = gr.Button("Run", variant="primary", elem_id="ld-run")
                                 stop = gr.Button("Stop", interactive=False, elem_id="ld-stop")
+                                opened = gr.UploadButton("Open trace", file_types=[".jsonl"], elem_id="ld-open")
                             status = Status(INVITE, elem_id="ld-status")
                         with gr.Column(elem_id="ld-settings"):
                             preset = PresetTable(presets, elem_id="ld-preset")
@@ -210,7 +212,7 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
                                 {name: {"button": c.button, "lane": c.lane} for name, c in COMPARISONS.items()},
                                 elem_id="ld-compare",
                             )
-                        live = LiveView(facts, elem_id="ld-live")
+                        live = LiveView(facts, calls.export_run, elem_id="ld-live")
             with gr.Tab("Safe zone", id="safe-zone"):
                 safe_zone.build(loaded, calls)
             with gr.Tab("Method", id="method"):
@@ -232,22 +234,33 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
         preset.input(None, preset, rules, js="(name) => window.LoraDrop.preset(name)")
         prompt.change(None, prompt, None, js="(text) => window.LoraDrop.prompt(text)")
 
-        inputs = [prompt, *rules, tokens, temperature, top_p, seed, view, audit, ignore_eos]
-        for triggers, comparison in (
-            ([run.click, prompt.submit], gr.State(next(iter(COMPARISONS)))),
-            (compare.submit, compare),
-        ):
-            gr.on(
-                triggers,
-                calls.run_page,
-                [comparison, *inputs],
-                [live, status, stop],
-                show_progress="full",
-                show_progress_on=status,
-                concurrency_id="gpu",
-                concurrency_limit=1,
-                api_visibility="private",
-            )
+        asked = [tokens, temperature, top_p, seed, view, audit, ignore_eos]
+        gr.on(
+            [run.click, prompt.submit],
+            calls.run_page,
+            [compare, prompt, *rules, *asked],
+            [live, status, stop],
+            show_progress="full",
+            show_progress_on=status,
+            concurrency_id="gpu",
+            concurrency_limit=1,
+            api_visibility="private",
+        )
+        opened.upload(
+            calls.open_trace,
+            opened,
+            [live, status],
+            show_progress="full",
+            show_progress_on=status,
+            api_visibility="private",
+        )
+        # A link restores every setting, in the browser; what it names wrongly is left alone and told.
+        demo.load(
+            None,
+            None,
+            [prompt, compare, *rules, *asked, status],
+            js="() => window.LoraDrop.fromLink()",
+        )
         # Not in the queue of runs: the soft flag ends the run after its step, and the run delivers what it has.
         stop.click(calls.stop_page, None, None, queue=False, show_progress="hidden", api_visibility="private")
 
@@ -271,6 +284,7 @@ def launch(demo: gr.Blocks, host: str | None = None, port: int | None = None, bl
         quiet=True,
         prevent_thread_lock=True,
         show_error=False,
+        max_file_size=MAX_TRACE_BYTES,
         theme=theme(),
         css=css_variables(),
         css_paths=[ASSETS / "live.css", ASSETS / "tabs.css"],
