@@ -157,8 +157,8 @@ def test_a_cut_trace_says_so(trace):
 
 def test_a_header_of_the_bare_contract_is_completed():
     header = Header(
-        lanes=[{"id": "lora_drop", "label": "LoRA-Drop", "config": {"dropped": [1]}}],
-        model={"id": "m", "revision": "r", "layers": 3, "hidden_size": 4, "dtype": "float32", "params": 9, "shape": 7},
+        lanes=[{"id": "lora_drop", "label": "LoRA-Drop", "config": {"dropped": [1], "period": 2, "layers": 7}}],
+        model={"id": "m", "revision": "r", "layers": 3, "hidden_size": 4, "dtype": "float32", "params": 9},
         device={"name": "a CPU"},
         prompt="?",
         prompt_tokens=2,

@@ -9,21 +9,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import html
-import json
 import re
 from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Any
 
 from lora_drop.chrome import printable
-from lora_drop.schedule import ModelShape
 from lora_drop.trace import Header, Record, Trace, wire_line
 from lora_drop.ui.colors import css_variables
 from lora_drop.ui.components import ASSETS, SCRIPTS, plotly_script
 
 # Of a lane's settings, in the order of the line that tells them: the key, and how it is told.
 SETTINGS = (
-    ("drop_ratio", "drop ratio {:g}"),
+    ("drop_ratio", "drop ratio {}"),
     ("layers", "layers {}"),
     ("period", "period {}"),
     ("reuse", "reuse {}"),
@@ -35,8 +33,8 @@ SETTINGS = (
 )
 SAMPLING = (
     ("max_new_tokens", "{} new tokens"),
-    ("temperature", "temperature {:g}"),
-    ("top_p", "top-p {:g}"),
+    ("temperature", "temperature {}"),
+    ("top_p", "top-p {}"),
     ("view", "{} view"),
 )
 
@@ -46,18 +44,11 @@ def replay_html(trace: Trace) -> str:
 
     The text has no lone surrogates: it can be written as UTF-8.
     """
-    header = _completed(trace)
+    header = trace.header
     model = header.model
     name = f"{model['id'].removeprefix('bundled:')}, {model['dtype']}, on {header.device['name']}"
     settings = ", ".join(setting_words(header))
     cut = "" if trace.summary else ' <span class="ld-replay-cut">The trace was cut short: it has no summary.</span>'
-    facts = {
-        "id": model["id"],
-        "dtype": model["dtype"],
-        "decoder": header.device["decoder"],
-        "device": header.device["name"],
-        "shape": model["shape"],
-    }
     blanks = {
         "title": _escaped(f"{name}: {settings} - LoRA-Drop replay"),
         "styles": css_variables() + _asset("live.css") + _asset("replay.css"),
@@ -68,7 +59,6 @@ def replay_html(trace: Trace) -> str:
         "notes": "\n".join(f"<p>Note: {_escaped(str(note))}</p>" for note in header.sampling.get("notes", [])),
         "view": _asset("live.html"),
         "run": _inert(wire_text(trace)),
-        "model": _inert(json.dumps(facts)),
         "scripts": _scripts(),
     }
     # One pass: a blank's name within what fills another one stays what it is.
@@ -91,7 +81,7 @@ def setting_words(header: Header) -> list[str]:
         words.append(f"{len(config['dropped'])} of {header.model['layers']} layers dropped")
         if config.get("drop_layers"):  # a list of layers takes the place of ratio and range
             config = config | {"drop_ratio": None, "layers": None}
-        elif config.get("layers"):
+        elif isinstance(config.get("layers"), list):
             config = config | {"layers": "-".join(map(str, config["layers"]))}
         words += _told(SETTINGS, config)
         words += [] if config.get("rank") else ["no corrections"]
@@ -105,8 +95,7 @@ def _told(forms: tuple[tuple[str, str], ...], values: dict[str, Any]) -> Iterato
         value = values.get(key)
         if value is None or (key == "rank" and not value):
             continue
-        # A foreign trace may hold a word where a number is formatted.
-        yield form.format(value) if isinstance(value, (int, float)) else form.replace(":g", "").format(value)
+        yield form.format(f"{value:g}" if isinstance(value, float) else value)
 
 
 def _in_turn(trace: Trace) -> Iterator[Record]:
@@ -120,17 +109,14 @@ def _in_turn(trace: Trace) -> Iterator[Record]:
 
 
 def _completed(trace: Trace) -> Header:
-    """The header with what older traces leave out, so that the view can draw: sizes of 0 give no bound of its own."""
+    """The header with what the format lets out and the view draws with."""
     header = trace.header
-    unknown = dict.fromkeys((field.name for field in dataclasses.fields(ModelShape)), 0)
-    known = header.model.get("shape")
-    shape = unknown | {"num_layers": header.model["layers"]} | (known if isinstance(known, dict) else {})
     rules = {"period": 1, "reuse": "residual", "part": "block", "kv": "skip"}
     longest = max(len(steps) for steps in trace.steps.values())
     return dataclasses.replace(
         header,
         lanes=[{**lane, "config": rules | lane["config"]} for lane in header.lanes],
-        model={"kv_bytes_per_token": 0, **header.model, "shape": shape},
+        model={"kv_bytes_per_token": 0, **header.model},
         device={"decoder": "unknown", **header.device},
         sampling={"max_new_tokens": longest, **header.sampling},
     )
