@@ -22,6 +22,7 @@ from lora_drop.ui.colors import COLORS
 
 FONT = "Inter, Segoe UI, Roboto, Helvetica Neue, Arial, sans-serif"
 TITLE, TEXT, SMALL, CELL = 26, 17, 15, 20  # font sizes in pixels, readable from the back of a room at 1600 x 900
+COMPACT = 12 / TEXT  # what they are multiplied by in a panel of a narrow screen
 # A picture for a talk, whatever the size on the page.
 CONFIG = {"responsive": True, "displaylogo": False, "toImageButtonOptions": {"width": 1600, "height": 900, "scale": 2}}
 
@@ -160,12 +161,31 @@ def _message(theme: str, title: str, text: str) -> go.Figure:
     return figure.add_annotation(text=text, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False)
 
 
+def _compact(figure: go.Figure) -> go.Figure:
+    """The figure for a narrow panel that has a heading of its own: no title, and every text smaller."""
+
+    def smaller(text: Any) -> None:
+        size = text.font.size or TEXT
+        text.update(font={"size": round(size * COMPACT)})
+
+    figure.update_layout(title=None, font_size=TEXT * COMPACT, margin={"l": 50, "r": 12, "t": 30, "b": 50})
+    figure.for_each_annotation(smaller)
+    figure.for_each_xaxis(lambda axis: smaller(axis.title))
+    figure.for_each_yaxis(lambda axis: smaller(axis.title))
+    for trace in figure.select_traces(lambda trace: trace.textfont.size):
+        trace.textfont.size = round(trace.textfont.size * COMPACT)
+    figure.update_layout(hoverlabel_font_size=SMALL * COMPACT, legend_font_size=SMALL * COMPACT)
+    return figure
+
+
 def _check_theme(theme: str) -> None:
     if theme not in COLORS:
         raise LoraDropError(f"theme must be one of {', '.join(COLORS)}; got {theme!r}.")
 
 
-def sweep_heatmaps(sweep: dict[str, Any], reuse: str, part: str, adapters: str, theme: str = "light") -> go.Figure:
+def sweep_heatmaps(
+    sweep: dict[str, Any], reuse: str, part: str, adapters: str, theme: str = "light", compact: bool = False
+) -> go.Figure:
     """Small multiples over (drop ratio, period) of one rule: quality, KV saved, measured speed and its bound.
 
     The cells hold the numbers; the paper's safe zone is outlined and labelled as the paper's claim.
@@ -174,6 +194,7 @@ def sweep_heatmaps(sweep: dict[str, Any], reuse: str, part: str, adapters: str, 
         sweep: the content of `sweep.json`; see `evaluation.sweep.read_sweep`.
         reuse, part, adapters: which rows; see `groups`.
         theme: `light` or `dark`.
+        compact: one map below the other and without title and words, for a narrow panel that has its own.
     """
     _check_theme(theme)
     colors, group = COLORS[theme], (reuse, part, adapters)
@@ -192,17 +213,19 @@ def sweep_heatmaps(sweep: dict[str, Any], reuse: str, part: str, adapters: str, 
     spans = dict.fromkeys(("speedup", "bound"), (min(speeds, default=1), max(speeds, default=1)))
     spans |= {AGREEMENT[0]: (0, 1), "kv_saved": (0, 1)}
 
+    columns = 1 if compact else 3
+    rows = -(-len(PANELS) // columns)
     figure = make_subplots(
-        rows=2,
-        cols=3,
-        specs=[[{}, {}, {}], [{}, {}, None]],
+        rows=rows,
+        cols=columns,
         subplot_titles=[panel[1] for panel in PANELS],
         horizontal_spacing=0.06,
-        vertical_spacing=0.2,
+        vertical_spacing=0.06 if compact else 0.2,
+        specs=[[{} if r * columns + c < len(PANELS) else None for c in range(columns)] for r in range(rows)],
     )
     figure.update_annotations(font={"size": TEXT, "color": colors["ink"]})
     for number, (name, _, form, high) in enumerate(PANELS):
-        place = {"row": number // 3 + 1, "col": number % 3 + 1}
+        place = {"row": number // columns + 1, "col": number % columns + 1}
         z = [[_value(cell, name) for cell in line] for line in grid]
         values = [value for line in z for value in line if value is not None]
         low, top = spans.get(name, (0, max(values, default=1)))
@@ -246,6 +269,8 @@ def sweep_heatmaps(sweep: dict[str, Any], reuse: str, part: str, adapters: str, 
     figure.update_xaxes(title_text="drop ratio p", **axis)
     figure.update_yaxes(title_text="period w = k + 1", **axis)
     figure.update_layout(_layout(theme, title, _provenance(sweep)), showlegend=False)
+    if compact:
+        return _compact(figure)
     return figure.add_annotation(
         text="<br>".join(_words()),
         x=0.7,  # under the third column
@@ -328,7 +353,9 @@ def _range(values: Iterable[float]) -> str:
     return f"{min(values):.2f}x to {max(values):.2f}x"
 
 
-def pareto(sweep: dict[str, Any], quality: str = "agreement", theme: str = "light") -> go.Figure:
+def pareto(
+    sweep: dict[str, Any], quality: str = "agreement", theme: str = "light", compact: bool = False
+) -> go.Figure:
     """Speed against quality, a trace for each (reuse, part, adapters); better is up and to the right.
 
     The Pareto front joins the points that no other beats in both. A thin line leads from each point to its physical
@@ -338,6 +365,7 @@ def pareto(sweep: dict[str, Any], quality: str = "agreement", theme: str = "ligh
     Args:
         quality: `agreement` (same top token at LoRA steps) or `nll_gap` (all steps).
         theme: `light` or `dark`.
+        compact: for a narrow panel that has a title of its own.
     """
     _check_theme(theme)
     if quality not in QUALITIES:
@@ -379,8 +407,15 @@ def pareto(sweep: dict[str, Any], quality: str = "agreement", theme: str = "ligh
     subtitle = _provenance(sweep) + (f" · {lacking} points without a value are left out" if lacking else "")
     figure.update_layout(
         _layout(theme, title, subtitle),
-        legend={"orientation": "h", "font": {"size": SMALL}, "x": 0, "y": -0.12, "yanchor": "top"},
-        margin_b=150,
+        legend={
+            "orientation": "h",
+            "font": {"size": SMALL},
+            "x": 0,
+            "y": 0.01,
+            "yref": "container",
+            "yanchor": "bottom",
+        },
+        margin_b=160,
     )
     axis = {"gridcolor": colors["grid"], "linecolor": colors["muted"], "zeroline": False}
     figure.update_xaxes(range=[min(speeds) - 0.05, max(speeds) + 0.2], ticksuffix="x", **axis)
@@ -392,7 +427,16 @@ def pareto(sweep: dict[str, Any], quality: str = "agreement", theme: str = "ligh
         figure.update_yaxes(tickformat=".0%", row=2, col=1)
     else:
         figure.update_yaxes(autorange="reversed", row=2, col=1)
-    return figure
+    if not compact:
+        return figure
+    # No room for words at the points, nor for a bank's name in the line of its rule.
+    figure.layout.annotations = ()
+    figure.for_each_trace(
+        lambda trace: trace.update(
+            mode=trace.mode.replace("+text", ""), name=trace.name.replace(" · adapters ", "<br>adapters ")
+        )
+    )
+    return _compact(figure).update_layout(margin={"b": 290, "t": 10})
 
 
 def _add_group(figure: go.Figure, rows: list[Row], column: str, label: str, color: str, symbol: str) -> None:
@@ -493,8 +537,8 @@ def _add_paper_strip(figure: go.Figure, colors: dict[str, str]) -> None:
         col=1,
     )
     figure.add_annotation(
-        text="<b>The PAPER'S own points</b>: other models with trained adapters, change of average accuracy in "
-        f"points; second-hand, from a summary of {paper.SOURCE}",
+        text="<b>The PAPER'S own points</b>: other models, trained adapters, change of average accuracy; "
+        f"second-hand ({paper.SOURCE})",
         x=0,
         y=1,
         xref="x domain",

@@ -2,9 +2,62 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-import gradio as gr
+from lora_drop import paper
+from lora_drop.errors import LoraDropError
+from lora_drop.evaluation.sweep import read_sweep
+from lora_drop.ui.components import ASSETS, SCRIPTS, _head, _Scripted
+from lora_drop.ui.safe_zone import SHIPPED_SWEEP
+
+PAPER_PERIOD, PAPER_RATIO = 4, 0.5  # the setting of the paper's safe zone that most of its rows have
+
+
+class Method(_Scripted):
+    """The tab: words from its template, the drawing and the table from `method.js`.
+
+    Args:
+        model: what `model_facts` tells of the loaded model.
+    """
+
+    def __init__(self, model: dict[str, Any], **kwargs: Any):
+        super().__init__(
+            None,
+            "method.html",
+            "LoraDrop.mountMethod(element, props)",
+            _head(*(ASSETS / name for name in (*SCRIPTS[:2], "method.js"))),
+            model=model,
+            paper=paper_rows(),
+            label=f"These are {paper.LABEL}. Other and larger models, trained adapters of rank {paper.RANK}, accuracy "
+            "averaged over tasks; the two columns after a “…” are computed here.",
+            ours=our_words(),
+            **kwargs,
+        )
+
+
+def paper_rows() -> list[dict[str, Any]]:
+    """The paper's rows, each with what its models' bytes and the exact KV formula allow."""
+    computed = ("accuracy_change", "bound", "kv_limit")
+    return [asdict(row) | {name: getattr(row, name) for name in computed} for row in paper.ROWS]
+
+
+def our_words(path: Path = SHIPPED_SWEEP) -> str:
+    """How far our own measurement at the paper's setting is from the paper's, from the stored sweep."""
+    far = "This app's own figures, on a bundled model of 135M weights, are far from the paper's"
+    try:
+        rows = {(row["reuse"], row["part"], row["drop_ratio"], row["period"]): row for row in read_sweep(path)["rows"]}
+        ours, state = (rows[reuse, "block", PAPER_RATIO, PAPER_PERIOD] for reuse in ("residual", "state"))
+        agreement, others = (row["lora_steps_top1_agreement"] for row in (ours, state))
+        return (
+            f"{far}. At p {PAPER_RATIO}, k {PAPER_PERIOD - 1} our residual rule with trained corrections has the full "
+            f"model's next token at {agreement:.0%} of LoRA steps and loses {ours['all_steps_nll_gap']:.2f} nats a "
+            f"token, at {ours['speedup']:.2f}× of at most {ours['bound']:.2f}×; the state rule agrees at "
+            f"{others:.0%}. Such a small model has no layers to spare."
+        )
+    except (LoraDropError, KeyError, TypeError, ValueError):
+        return f"{far}: the presets' table in the Run tab has them."
 
 
 def build(facts: dict[str, Any]) -> None:
@@ -13,4 +66,4 @@ def build(facts: dict[str, Any]) -> None:
     Args:
         facts: what `model_facts` tells of the loaded model.
     """
-    gr.Markdown("Method")
+    Method(facts, elem_id="ld-method")

@@ -1,13 +1,449 @@
-"""The Safe zone tab: what a grid of settings was measured to cost and to gain."""
+"""The Safe zone tab: what a grid of settings was measured to cost and to gain, and a sweep run from the page.
+
+Two sweeps can be shown, never mixed: the stored one, if it was measured on the weights that are loaded, and the one
+that the visitor runs here. The second lives in the visitor's session alone; nothing is written.
+"""
 
 from __future__ import annotations
 
-import gradio as gr
+import html
+import json
+import math
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import gradio as gr
+import plotly.graph_objects as go
+
+from lora_drop.config import PARTS, REUSE_RULES, LoraDropConfig
+from lora_drop.errors import LoraDropError
+from lora_drop.evaluation.sweep import (
+    JSON_NAME,
+    KEY,
+    Point,
+    check_point,
+    circumstances,
+    describe_data,
+    grid,
+    measure,
+    read_sweep,
+)
 from lora_drop.models import LoadedModel
-from lora_drop.ui.callbacks import Callbacks
+from lora_drop.prompts import EXAMPLES
+from lora_drop.session import BASELINE, Request, run
+from lora_drop.trace import gather
+from lora_drop.ui.callbacks import Callbacks, Stops
+from lora_drop.ui.components import ASSETS, SCRIPTS, _head, _Scripted, plotly_script
+from lora_drop.ui.figures import PANELS, QUALITIES, groups, pareto, sweep_heatmaps
+
+SHIPPED_SWEEP = ASSETS / "sweeps" / JSON_NAME
+SHIPPED_SAMPLES = ASSETS / "presets" / "samples.json"
+MAX_POINTS = 16
+MAX_TEXT = 400  # characters of a field: more than any allowed list has
+TEXTS = 3  # answers that a point is measured on: about five seconds a point on two cores
+ANSWER_TOKENS = 48  # of an answer that has to be made first
+STORED, HERE = "stored", "here"
+NO_POINTS = "No point yet: run a sweep, and it grows here point by point."
+
+Sweep = dict[str, Any]
+Pairs = list[tuple[str, str]]
+
+
+class Figure(_Scripted):
+    """A figure of `figures.py`, in both themes and for two widths, so that the page follows both with no request.
+
+    Its value is what `drawn` returns, or a text that says why there is nothing to see.
+    """
+
+    # Gradio makes a component anew for an update, and then without a value.
+    def __init__(self, value: dict[str, Any] | str = "", **kwargs: Any):
+        super().__init__(
+            value,
+            "figure.html",
+            "LoraDrop.mountFigure(element, props, watch)",
+            _head(plotly_script(), *(ASSETS / name for name in (*SCRIPTS[:2], "tabs.js"))),
+            **kwargs,
+        )
+
+
+class Progress(_Scripted):
+    """A bar and a line of a reserved height: `{"kind", "text", "done", "total"}`, kinds as of `Status`."""
+
+    def __init__(self, text: str = "", **kwargs: Any):
+        super().__init__(
+            _progress("idle", text),
+            "progress.html",
+            "LoraDrop.mountProgress(element, props, watch)",
+            _head(*(ASSETS / name for name in (*SCRIPTS[:2], "tabs.js"))),
+            **kwargs,
+        )
+
+
+def _progress(kind: str, text: str, done: int = 0, total: int = 1) -> dict[str, Any]:
+    return {"kind": kind, "text": text, "done": done, "total": total}
+
+
+def drawn(title: str, note: str, rows: list[dict[str, Any]], draw: Callable[[str, bool], go.Figure]) -> dict[str, Any]:
+    """A figure's value: `draw(theme, compact)` in every variant, and its rows as texts for a table."""
+    variants = {
+        name: {theme: json.loads(draw(theme, name == "narrow").to_json()) for theme in ("light", "dark")}
+        for name in ("wide", "narrow")
+    }
+
+    def text(row: dict[str, Any], name: str, form: Callable[[float], str]) -> str:
+        return "–" if row.get(name) is None else form(row[name])
+
+    columns = ["Rule", "Part", "Adapters", "Drop ratio", "Period", *(panel[1] for panel in PANELS)]
+    table = [
+        [
+            *(str(row.get(name) or "not recorded") for name in KEY[:3]),
+            *(f"{row[name]:g}" for name in KEY[3:]),
+            *(text(row, name, form) for name, _, form, _ in PANELS),
+        ]
+        for row in rows
+    ]
+    return {"title": title, "note": note, "columns": columns, "rows": table} | variants
+
+
+def heatmaps_of(sweep: Sweep | None, group: tuple[str, str, str] | None) -> dict[str, Any] | str:
+    """The value of the heatmaps' figure."""
+    if not sweep or not group:
+        return NO_POINTS
+    rows = [row for row in sweep["rows"] if tuple(row.get(name) for name in KEY[:3]) == group]
+    title = f"Over drop ratio and period: {_words(group)}"
+    return drawn(
+        title, _measured_on(sweep), rows, lambda theme, compact: sweep_heatmaps(sweep, *group, theme, compact)
+    )
+
+
+def pareto_of(sweep: Sweep | None, quality: str) -> dict[str, Any] | str:
+    """The value of the Pareto figure."""
+    if not sweep or not sweep["rows"]:
+        return NO_POINTS
+    note = f"{_measured_on(sweep)} The paper's own points are marked as the paper's: other models, second-hand."
+    return drawn(
+        "Speed against quality, all rules",
+        note,
+        sweep["rows"],
+        lambda theme, compact: pareto(sweep, quality, theme, compact),
+    )
+
+
+def _words(group: tuple[str, str, str]) -> str:
+    reuse, part, adapters = group
+    dropped = "whole layers" if part == "block" else "attention only"
+    return f"{reuse}, {dropped}, " + ("no adapters" if adapters == "none" else f"adapters {adapters}".rstrip())
+
+
+def _measured_on(sweep: Sweep) -> str:
+    data, device = sweep.get("data", {}), sweep.get("device", {})
+    tokens = next((row["tokens"] for row in sweep["rows"] if row.get("tokens")), None)
+    size = f"{tokens:,} tokens of " if tokens else ""
+    return f"Measured on {size}{data.get('file', 'unnamed data')}, {device.get('name', 'unnamed device')}."
+
+
+def choices_of(stored: Sweep | None, here: Sweep | None) -> list[tuple[str, str]]:
+    """(label, value) of every rule, part and adapters of both sweeps.
+
+    A bank's name is long, and the figure has it: a label has it only where two banks of a rule have to be told apart.
+    """
+
+    def label(group: tuple[str, str, str], among: list[tuple[str, str, str]]) -> str:
+        reuse, part, adapters = group
+        alike = [other for other in among if other[:2] == group[:2] and other[2] != "none"]
+        return _words((reuse, part, adapters if adapters == "none" or len(alike) > 1 else ""))
+
+    return [
+        (f"{word}: {label(group, groups(sweep))}", f"{source}:{i}")
+        for source, word, sweep in ((STORED, "Stored", stored), (HERE, "Run here", here))
+        if sweep
+        for i, group in enumerate(groups(sweep))
+    ]
+
+
+def stored_sweep(revision: str, path: Path | None = None) -> tuple[Sweep | None, str]:
+    """The stored sweep, if it was measured on these weights; else None, and why there is none, in words."""
+    path = path or SHIPPED_SWEEP
+    if not path.exists():
+        return None, "No sweep is stored with the app."
+    try:
+        sweep = read_sweep(path)
+    except LoraDropError as error:
+        return None, f"The stored sweep is not shown: {error}"  # the page works without
+    if sweep.get("model", {}).get("revision") != revision:
+        return None, "There is no stored sweep of this model: its weights are not those that the stored one measured."
+    return sweep, ""
+
+
+def stored_pairs(revision: str, path: Path | None = None) -> Pairs:
+    """(prompt, answer) that the full model gave when the samples were written; none of other weights."""
+    try:
+        content = json.loads((path or SHIPPED_SAMPLES).read_text(encoding="utf-8"))
+        if content["model"]["revision"] != revision:
+            return []
+        found = [(s["prompt"], s["text"]) for s in content["samples"] if s["lane"] == BASELINE and s["text"].strip()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []  # then the model answers anew
+    return found[:TEXTS]
+
+
+def answer(loaded: LoadedModel, prompt: str) -> str:
+    """What the full model itself writes, greedy: the text that a model without stored answers is measured on."""
+    wanted = Request(prompt, max_new_tokens=ANSWER_TOKENS, lanes="baseline", audit=False)
+    return gather(run(loaded, wanted)).text(BASELINE)
+
+
+def parse_numbers(name: str, text: Any, kind: type, example: str) -> list:
+    """`0.25,0.5` as numbers, in order and each once.
+
+    Raises:
+        LoraDropError: it is not such a list; what a number may be, `LoraDropConfig` says.
+    """
+    wrong = LoraDropError(f"{name} must be numbers with commas, such as {example}; got {str(text)[:40]!r}.")
+    if not isinstance(text, str) or not text.strip() or len(text) > MAX_TEXT:
+        raise wrong
+    try:
+        numbers = [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise wrong from None
+    if not all(map(math.isfinite, numbers)):
+        raise wrong
+    return list(dict.fromkeys(numbers))
+
+
+def points_of(loaded: LoadedModel, ratios: Any, periods: Any, reuse: Any, part: Any, adapters: Any) -> list[Point]:
+    """The form's points, checked against the model.
+
+    Raises:
+        LoraDropError: a value is not allowed, or they are too many for the page.
+    """
+    if adapters not in ("auto", "none"):  # no visitor names a folder of the server
+        raise LoraDropError("adapters must be auto or none.")
+    ratios = parse_numbers("drop ratios", ratios, float, "0.25,0.5")
+    periods = parse_numbers("periods", periods, int, "2,4")
+    count = len(ratios) * len(periods)
+    if count > MAX_POINTS:
+        raise LoraDropError(
+            f"{len(ratios)} drop ratios x {len(periods)} periods are {count} points; the page measures at most "
+            f"{MAX_POINTS} at a time. The sweep command has no such limit."
+        )
+    prompt = next(iter(EXAMPLES.values()))
+    configs = grid(LoraDropConfig(), ratios, periods, [reuse], [part], [adapters])
+    return [check_point(loaded, config, prompt) for config in configs]
+
+
+def merged(before: Sweep | None, now: Sweep, row: dict[str, Any]) -> Sweep:
+    """A sweep with one more row, which takes the place of an older one of the same settings.
+
+    What was measured before on other texts is left behind: the two cannot be compared.
+    """
+    rows = before["rows"] if before and before["data"] == now["data"] else []
+    same = tuple(row[name] for name in KEY)
+    return now | {"rows": [old for old in rows if tuple(old[name] for name in KEY) != same] + [row]}
+
+
+@dataclass
+class SafeZone:
+    """The tab's functions over one loaded model. Nothing of a sweep lives here but its cancel flag, while it runs."""
+
+    loaded: LoadedModel
+    stored: Sweep | None
+    stops: Stops
+
+    def show(self, choice: str | None, quality: str, here: Sweep | None) -> tuple[Any, Any]:
+        """Both figures for a choice of `choices_of`."""
+        sweep, group = self._find(choice, here)
+        return heatmaps_of(sweep, group), pareto_of(sweep, quality if quality in QUALITIES else next(iter(QUALITIES)))
+
+    def _find(self, choice: str | None, here: Sweep | None) -> tuple[Sweep | None, tuple[str, str, str] | None]:
+        source, _, number = (choice or "").partition(":")
+        sweep = here if source == HERE else self.stored
+        found = groups(sweep) if sweep else []
+        chosen = int(number) if number.isdecimal() and len(number) < 4 else 0
+        return sweep, found[chosen] if chosen < len(found) else None
+
+    def _pairs(self, should_stop: Callable[[], bool]) -> Iterator[str | Pairs]:
+        """The texts to measure on: progress in words where the model has to write them, and the pairs last."""
+        pairs = stored_pairs(self.loaded.revision)
+        prompts = [] if pairs else list(EXAMPLES.values())[:TEXTS]
+        for number, prompt in enumerate(prompts, start=1):
+            if should_stop():
+                break
+            yield f"First the full model answers the example prompts: {number} of {len(prompts)}."
+            if (text := answer(self.loaded, prompt)).strip():
+                pairs.append((prompt, text))
+        yield pairs
+
+    def run_page(
+        self, ratios, periods, reuse, part, adapters, quality, before: Sweep | None, request: gr.Request
+    ) -> Iterator[tuple]:
+        """The Run sweep button.
+
+        Yields the progress, both figures, the choice of what is shown, the session's sweep, both buttons and the
+        choice of quality.
+        """
+        on, off = gr.update(interactive=True), gr.update(interactive=False)
+        # While it runs, the figures are the sweep's: a choice of others would be lost with the next point.
+        running, idle = (off, on, off), (on, off, on)
+        session = request.session_hash
+        stop = self.stops.start(session)
+        skip = (gr.skip(),) * 4
+        done, total = 0, 1
+        try:
+            points = list({p.key: p for p in points_of(self.loaded, ratios, periods, reuse, part, adapters)}.values())
+            total = len(points)
+            pairs: Pairs = []
+            for made in self._pairs(stop.is_set):
+                if isinstance(made, str):
+                    yield _progress("running", made, 0, total), *skip, *running
+                else:
+                    pairs = made
+            if not pairs and not stop.is_set():
+                raise LoraDropError("the model answered with nothing, so there is no text to measure on.")
+            source = {"file": "the full model's own answers", "prompts": [prompt for prompt, _ in pairs]}
+            sweep = {**circumstances(self.loaded), "data": describe_data(pairs, source), "notes": [], "rows": []}
+            for point in points:
+                if stop.is_set():
+                    break
+                words = f"Point {done + 1} of {total}: drop ratio {point.config.drop_ratio:g}, period "
+                yield _progress("running", f"{words}{point.config.period}.", done, total), *skip, *running
+                before = sweep = merged(before, sweep, measure(self.loaded, point, pairs, None))
+                done += 1
+                yield (
+                    _progress("running", f"{done} of {total} measured.", done, total),
+                    *self._shown(sweep, point, quality),
+                    *running,
+                )
+            ending = f"Cancelled: {done} of {total} points were measured." if done < total else ""
+            yield _progress("done", ending or f"Finished: {_points(total)} measured.", done, total), *skip, *idle
+        except LoraDropError as error:
+            yield _progress("error", str(error), done, total), *skip, *idle
+        except Exception:
+            # The visitor gets a line, the operator the traceback; the app goes on.
+            traceback.print_exc()
+            failed = "The sweep failed inside the app. The server's log has the details."
+            yield _progress("error", failed, done, total), *skip, *idle
+        finally:
+            self.stops.end(session)
+
+    def _shown(self, here: Sweep, point: Point, quality: str) -> tuple[Any, Any, Any, Sweep]:
+        """Both figures of a running sweep, the choice that they are, and the sweep for the session."""
+        found = groups(here)
+        group = point.config.reuse, point.config.part, point.adapters
+        choice = f"{HERE}:{found.index(group) if group in found else 0}"
+        return (
+            *self.show(choice, quality, here),
+            gr.update(choices=choices_of(self.stored, here), value=choice),
+            here,
+        )
+
+    def cancel_page(self, request: gr.Request) -> None:
+        """The Cancel button: the sweep ends after the point that it is at, and keeps what it has."""
+        self.stops.stop(request.session_hash)
+
+
+def _points(count: int) -> str:
+    return "1 point" if count == 1 else f"{count} points"
+
+
+def _measured_here(loaded: LoadedModel) -> str:
+    if pairs := stored_pairs(loaded.revision):
+        text = f"{len(pairs)} answers that the full model itself gave, stored with the app"
+    else:
+        text = f"{TEXTS} answers of at most {ANSWER_TOKENS} tokens, which the full model writes first"
+    return (
+        f"Measured on {text}. The full model finds its own words likely, so these figures are not those of the stored "
+        "sweep's texts; a few hundred tokens give an impression, not a benchmark. Nothing is saved."
+    )
 
 
 def build(loaded: LoadedModel, calls: Callbacks) -> None:
     """The tab's content, inside the layout's open `gr.Tab`."""
-    gr.Markdown("Safe zone")
+    stored, missing = stored_sweep(loaded.revision)
+    zone = SafeZone(loaded, stored, Stops())
+    choices = choices_of(stored, None)
+    first = choices[0][1] if choices else None
+    heatmaps, curve = zone.show(first, next(iter(QUALITIES)), None)
+    known = (
+        f"The stored sweep holds {len(stored['rows'])} measured points of this model."
+        if stored
+        else f"{html.escape(missing)} Run one below."
+    )
+    here = gr.State(None)
+    with gr.Row(elem_id="ld-zone", equal_height=False):
+        with gr.Column(elem_id="ld-zone-left"):
+            with gr.Column(elem_id="ld-zone-show", elem_classes="ld-panel"):
+                _text(
+                    "<h2>Where is LoRA-Drop safe?</h2><p>Dropping more layers, and longer, saves bytes and costs "
+                    "quality. Each cell is one setting, measured: quality against the full model on the same text, "
+                    "speed beside the most that its bytes allow, and KV memory. The dashed corner is what the paper "
+                    "calls safe, for larger models with trained corrections.</p>"
+                )
+                _text(f"<p class='ld-zone-known'>{known}</p>")
+                choice = gr.Dropdown(
+                    choices,
+                    value=first,
+                    label="Rule, part and adapters",
+                    elem_id="ld-zone-choice",
+                )
+                quality = gr.Radio(
+                    [("same top token", "agreement"), ("nats lost", "nll_gap")],
+                    value="agreement",
+                    label="Quality in the lower plot",
+                    elem_id="ld-zone-quality",
+                )
+            with gr.Column(elem_id="ld-zone-run", elem_classes="ld-panel"):
+                _text("<h2>Run a sweep here</h2>")
+                with gr.Row():
+                    ratios = gr.Textbox("0.25,0.5", label="Drop ratios", max_lines=1, elem_id="ld-sweep-ratios")
+                    periods = gr.Textbox("2,4", label="Periods", max_lines=1, elem_id="ld-sweep-periods")
+                with gr.Row():
+                    reuse = gr.Dropdown(list(REUSE_RULES), value="residual", label="Rule", elem_id="ld-sweep-reuse")
+                    part = gr.Dropdown(
+                        [("whole layer" if value == "block" else "attention only", value) for value in PARTS],
+                        value="block",
+                        label="What is dropped",
+                        elem_id="ld-sweep-part",
+                    )
+                adapters = gr.Radio(
+                    ["auto", "none"], value="auto", label="Trained corrections (adapters)", elem_id="ld-sweep-adapters"
+                )
+                with gr.Row(elem_id="ld-sweep-buttons"):
+                    start = gr.Button("Run sweep", variant="primary", elem_id="ld-sweep-run")
+                    cancel = gr.Button("Cancel", interactive=False, elem_id="ld-sweep-cancel")
+                progress = Progress(
+                    f"Every ratio with every period, at most {MAX_POINTS} points.", elem_id="ld-sweep-progress"
+                )
+                _text(f"<p class='ld-zone-note'>{_measured_here(loaded)}</p>")
+        with gr.Column(elem_id="ld-zone-right"):
+            maps = Figure(heatmaps, elem_id="ld-zone-heatmaps")
+            front = Figure(curve, elem_id="ld-zone-pareto")
+
+    gr.on(
+        [choice.input, quality.input],
+        zone.show,
+        [choice, quality, here],
+        [maps, front],
+        show_progress="hidden",
+        api_visibility="private",
+    )
+    start.click(
+        zone.run_page,
+        [ratios, periods, reuse, part, adapters, quality, here],
+        [progress, maps, front, choice, here, start, cancel, quality],
+        show_progress="full",
+        show_progress_on=progress,
+        concurrency_id="gpu",
+        concurrency_limit=1,
+        api_visibility="private",
+    )
+    # Not in the queue of runs: the soft flag ends the sweep after its point, and what it has stays.
+    cancel.click(zone.cancel_page, None, None, queue=False, show_progress="hidden", api_visibility="private")
+
+
+def _text(words: str) -> gr.HTML:
+    """Static words; they are HTML of the app's own."""
+    return gr.HTML(words, apply_default_css=False)
