@@ -657,6 +657,9 @@
         }
       });
       for (const chart of this.all) seen.observe(chart.figure);
+      window.addEventListener("beforeprint", () => {
+        for (const chart of this.all) if (chart.run) this.complete(chart.figure);
+      });
       const repaint = () => this.all.forEach((chart) => this.later(() => chart.repaint()));
       new MutationObserver(repaint).observe(document.body, { attributes: true, attributeFilter: ["class"] });
     }

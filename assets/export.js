@@ -1,5 +1,6 @@
-/* Pictures of a run for slides, as SVG or PNG, composed in the browser from the run's own data and charts. The SVG holds
- * rectangles, lines, texts and nested plots, all colours resolved: it asks nobody for anything, and no text becomes markup. */
+/* Pictures of a run for slides, as SVG or PNG, composed in the browser from the run's own data and charts. The SVG
+ * holds rectangles, lines, texts and nested plots, all colours resolved: it asks nobody for anything, and no text
+ * becomes markup. */
 "use strict";
 (() => {
   const { formatBytes, formatNumber, formatShare, schedule: S } = window.LoraDrop;
@@ -170,7 +171,8 @@
   function addLegend(sheet, figure, x, y, width, size) {
     const height = 1.5 * size;
     let [left, middle] = [x, y + height / 2];
-    const items = [...figure.querySelectorAll(".ld-legend li")].filter((li) => getComputedStyle(li).display !== "none");
+    const isShown = (li) => getComputedStyle(li).display !== "none";
+    const items = [...figure.querySelectorAll(".ld-legend li")].filter(isShown);
     for (const li of items) {
       const k = size / parseFloat(getComputedStyle(li).fontSize);
       const key = getComputedStyle(li, "::before");
@@ -220,7 +222,8 @@
   function settingsWords(run, lane) {
     const { config } = run.header.lanes[lane.index ?? run.lanes.indexOf(lane)];
     const { temperature, top_p: topP } = run.header.sampling;
-    const sampled = temperature ? `sampled at temperature ${temperature}${topP < 1 ? `, top-p ${topP}` : ""}` : "greedy";
+    const cut = topP < 1 ? `, top-p ${topP}` : "";
+    const sampled = temperature ? `sampled at temperature ${temperature}${cut}` : "greedy";
     if (S.isBaseline(lane.schedule)) return `Nothing is dropped; ${sampled}`;
     const layers = `${config.dropped.length} of ${run.header.model.layers} layers`;
     const early = S.isAdaptive(lane.schedule) ? ", or earlier" : "";
@@ -248,8 +251,9 @@
     const bound = S.isBaseline(lane.schedule) ? 1 : now.bound;
     const differs = now.first_divergence;
     const none = run.lanes.length > 1 ? "none" : "–";
+    const times = (value) => (value ? `${formatNumber(value, 2)}×` : "");
     const figures = [
-      ["Speedup", now.speedup ? `${formatNumber(now.speedup, 2)}×` : "–", bound ? `bound ${formatNumber(bound, 2)}×` : ""],
+      ["Speedup", times(now.speedup) || "–", bound ? `bound ${times(bound)}` : ""],
       ["KV memory saved", formatShare(now.kv_saved ?? null, 1), ""],
       ["Same top choice", formatShare(now.top1_agreement ?? null, 1), "at LoRA steps"],
       ["First difference", (differs ?? null) === null ? none : `token ${formatNumber(differs + 1)}`, ""],
@@ -307,38 +311,50 @@
   /** Draw as many lines of a lane's text as the box holds: tints, then the text, then the mark of a difference. */
   function addText(sheet, { text, starts, stretches }, lines, differs, { x, y, width, height, most }, size) {
     const group = node("g", { "font-size": size, fill: sheet.colors.ink });
-    const marks = [];
     const lineHeight = Math.min(1.6 * size, height / most);
-    lines.slice(0, most).forEach(([start, end], row) => {
-      const top = y + row * lineHeight;
-      const isCut = row === most - 1 && lines.length > most;
-      const stop = isCut ? start + sheet.cut(text.slice(start, end), width, size, 400, "…").length - 1 : end;
-      const at = (index) => x + sheet.measure(text.slice(start, index), size);
-      const box = (left, right) => {
-        return { x: left, y: top + 0.06 * lineHeight, width: right - left, height: 0.88 * lineHeight, rx: 4 };
-      };
-      const put = (left, string) => {
-        const words = node("text", { x: left, y: top + lineHeight / 2 + BASELINE_AT * size }, string);
-        words.setAttributeNS(XML, "xml:space", "preserve");
-        group.append(words);
-      };
+    const isCut = lines.length > most;
+    const shown = lines.slice(0, most);
+    if (isCut) {
+      const [start, end] = shown.at(-1);
+      shown[most - 1] = [start, start + sheet.cut(text.slice(start, end), width, size, 400, "…").length - 1];
+    }
+    const at = ([start], index) => x + sheet.measure(text.slice(start, index), size);
+    const box = (row, left, right) => {
+      return { x: left, y: y + (row + 0.06) * lineHeight, width: right - left, height: 0.88 * lineHeight, rx: 4 };
+    };
+    const put = (row, left, string) => {
+      const words = node("text", { x: left, y: y + (row + 0.5) * lineHeight + BASELINE_AT * size }, string);
+      words.setAttributeNS(XML, "xml:space", "preserve");
+      group.append(words);
+    };
+    shown.forEach((line, row) => {
       for (const stretch of stretches) {
-        const [from, to] = [Math.max(stretch.from, start), Math.min(stretch.to, stop)];
+        const [from, to] = [Math.max(stretch.from, line[0]), Math.min(stretch.to, line[1])];
         if (from >= to) continue;
-        if (stretch.isLora) sheet.add("rect", { ...box(at(from), at(to)), fill: sheet.colors.tint });
+        const tint = { ...box(row, at(line, from), at(line, to)), fill: sheet.colors.tint };
+        if (stretch.isLora) sheet.add("rect", tint);
         // Each stretch has a place of its own, so that text and tint stay together in another font; programs that
         // collapse spaces must not move it.
-        const shown = text.slice(from, to);
-        if (shown.trim()) put(at(from + shown.length - shown.trimStart().length), shown.trim());
+        const words = text.slice(from, to);
+        if (words.trim()) put(row, at(line, from + words.length - words.trimStart().length), words.trim());
       }
-      if (isCut) put(at(stop), "…");
-      const [first, last] = [starts[differs], starts[differs + 1]];
-      // What wrote only a line's end is marked where the line ends.
-      if (differs < 0 || first > stop || last <= start || (isCut && first === stop)) return;
-      const [left, right] = [at(Math.max(first, start)), at(Math.min(last, stop))];
-      marks.push(box(left - 2, Math.max(right, left + 0.4 * size) + 2));
     });
+    if (isCut) put(most - 1, at(shown.at(-1), shown.at(-1)[1]), "…");
     sheet.svg.append(group);
+
+    if (differs < 0) return;
+    const [first, last] = [starts[differs], starts[differs + 1]];
+    const begins = lines.findLastIndex(([start]) => start <= first);
+    if (begins >= most || (isCut && first >= shown.at(-1)[1])) return;
+    const marks = [];
+    for (let row = begins; row < shown.length && (row === begins || shown[row][0] < last); row++) {
+      const [start, end] = shown[row];
+      const [left, right] = [Math.max(start, Math.min(first, end)), Math.min(last, end)];
+      if (right > left) marks.push(box(row, at(shown[row], left) - 2, at(shown[row], right) + 2));
+    }
+    // What shows nothing, such as a line's end, is marked where it stands.
+    const place = at(shown[begins], Math.min(first, shown[begins][1]));
+    if (!marks.length) marks.push(box(begins, place - 2, place + 0.4 * size));
     for (const mark of marks) {
       sheet.add("rect", { ...mark, fill: "none", stroke: sheet.colors.diverged, "stroke-width": 3 });
     }
@@ -353,7 +369,8 @@
     const texts = run.lanes.map(laneText);
     const mostOf = (size) => Math.max(1, Math.floor(inner.height / (LINE_HEIGHT * size)));
     const layOut = (size) => texts.map(({ text }) => sheet.wrap(text, inner.width, size, mostOf(size)));
-    const size = TEXT_SIZES.find((one) => layOut(one).every((lines) => lines.length <= mostOf(one))) ?? TEXT_SIZES.at(-1);
+    const showsAll = (size) => layOut(size).every((lines) => lines.length <= mostOf(size));
+    const size = TEXT_SIZES.find(showsAll) ?? TEXT_SIZES.at(-1);
     const { speeds } = run.figures();
     const heads = run.lanes.map((lane, index) => {
       const speed = speeds[index] ? `${formatNumber(speeds[index], 1)} tokens/s` : "";
@@ -431,7 +448,7 @@
       [canvas.width, canvas.height] = [Math.round(width * k), Math.round(height * k)];
       canvas.getContext("2d", { alpha: false }).drawImage(picture, 0, 0, canvas.width, canvas.height);
       const png = await new Promise((done) => canvas.toBlob(done, "image/png"));
-      if (!png) throw new Error(`A picture of ${canvas.width} x ${canvas.height} pixels is too large for this browser.`);
+      if (!png) throw new Error(`${canvas.width} x ${canvas.height} pixels are too many for this browser.`);
       return png;
     } finally {
       URL.revokeObjectURL(address);

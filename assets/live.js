@@ -341,6 +341,9 @@
       charts.update();
       player.grow();
       showMoment(player.step);
+      // A run that comes whole, from a file, is read from its beginning.
+      if (run.summary && root.dataset.state === "running" && !run.isStreaming) for (const pane of panes) pane.text.scrollTop = 0;
+      run.isStreaming = !run.summary;
       if (!run.summary) return;
       root.dataset.state = "done";
       window.LoraDrop.ended?.(root, run);

@@ -100,9 +100,12 @@
       const from = this.at;
       while (this.at < this.last && clock[this.at + 1] <= this.moment) this.at += 1;
       const isOver = this.at >= this.last && (this.same.checked || this.run.lanes.every((lane) => this.isPast(lane)));
-      if (isOver) this.pause();
-      else this.timer = requestAnimationFrame(() => this.tick());
-      if (isOver || this.at !== from || !this.same.checked) this.show(this.at);
+      if (isOver) {
+        this.release();
+        return;
+      }
+      this.timer = requestAnimationFrame(() => this.tick());
+      if (this.at !== from || !this.same.checked) this.show(this.at);
     }
 
     isPast({ clock }) {

@@ -261,8 +261,12 @@ def parse_trace(raw: bytes, name: str = "the trace") -> Trace:
     return trace
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")  # NaN and infinities, which Python's reader would take
+
+
 def _parse(line: bytes) -> Record:
-    values = json.loads(line)
+    values = json.loads(line, parse_constant=_refuse_constant)
     cls = _TYPES[values["type"]]
     if cls is Header:
         if values["format"] != FORMAT:

@@ -260,6 +260,7 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
             None,
             [prompt, compare, *rules, *asked, status],
             js="() => window.LoraDrop.fromLink()",
+            show_progress="hidden",
         )
         # Not in the queue of runs: the soft flag ends the run after its step, and the run delivers what it has.
         stop.click(calls.stop_page, None, None, queue=False, show_progress="hidden", api_visibility="private")

@@ -171,8 +171,8 @@ def test_early_refreshes_are_seen_counted_and_explained(server, open_page):
     assert figure(page, "bound") == f"{trace.summary.bound:.2f}×"
     page.wait_for_timeout(600)  # the charts take the frames after the text
     activity, drift, kv = page.evaluate(
-        "() => [...document.querySelectorAll('.ld-plot')].slice(0, 3).map(p => p.data.map(t => ({ x: t.x, y: t.y, z: t.z, "
-        "text: t.text, custom: t.customdata })))"
+        "() => [...document.querySelectorAll('.ld-plot')].slice(0, 3)"
+        ".map(p => p.data.map(t => ({ x: t.x, y: t.y, z: t.z, text: t.text, custom: t.customdata })))"
     )
     z, words = activity[0]["z"], activity[0]["text"]
     for layer in (1, 4):

@@ -17,7 +17,7 @@ from lora_drop.schedule import speed_bound
 from lora_drop.trace import gather
 
 from .conftest import Server, _serve, deep_model
-from .test_page import HOSTILE, figure, open_advanced, prepare, set_number, wait_done, wait_ended
+from .test_page import HOSTILE, figure, open_advanced, pane_text, prepare, set_number, wait_done, wait_ended
 
 pytestmark = pytest.mark.browser
 
@@ -143,43 +143,42 @@ def test_the_strips_bound_is_that_of_the_bank_for_the_rule(shipped, open_page):
     expect(note).to_contain_text("no trained corrections for these settings")
 
 
-def test_a_comparison_changes_exactly_one_setting_and_says_which(shipped, open_page):
+def test_a_third_lane_changes_exactly_one_setting_and_says_which(shipped, open_page):
     page = open_page(shipped.url)
     open_advanced(page)
     set_number(page, "ld-tokens", 24)
     page.check("#ld-ignore-eos input")
-    button = {name: page.locator(f"[data-compare='{name}']") for name in COMPARISONS}
-    expect(button["as-set"]).to_be_disabled()  # there is no comparison to come back from
-    title = page.locator(".ld-pane[data-lane='1'] h2")
+    button = {name: page.locator(f"[data-compare='{name}']") for name in ("", *COMPARISONS)}
+    expect(button[""]).to_have_attribute("aria-pressed", "true")
+    expect(button["residual"]).to_be_hidden()  # the rule is ours already
     shipped.runs.clear()
     traces = {}
-    for count, name in enumerate(("run", "adapters-off", "skip", "as-set"), start=1):
-        page.click("#ld-run") if name == "run" else button[name].click()
+    for count, name in enumerate(("", "adapters-off", "skip", "state"), start=1):
+        button[name].click()
+        page.click("#ld-run")
         wait_ended(shipped, count)
         wait_done(page)
         traces[name] = gather(shipped.runs[-1])
-        comparison = COMPARISONS["as-set" if name == "run" else name]
-        expect(title).to_have_text(comparison.lane)
-        assert traces[name].header.lanes[1]["label"] == comparison.lane
-        for other in ("adapters-off", "skip"):
+        expect(page.locator(".ld-pane")).to_have_count(3 if name else 2)
+        for other in button:
             expect(button[other]).to_have_attribute("aria-pressed", str(other == name).lower())
-        expect(button["as-set"]).to_be_enabled(enabled=name in ("adapters-off", "skip"))
+        if name:
+            assert traces[name].header.lanes[2]["label"] == COMPARISONS[name].lane
+            expect(page.locator(".ld-pane[data-lane='2'] h2")).to_have_text(COMPARISONS[name].lane)
+            assert pane_text(page, 2) == traces[name].text("third")
         assert figure(page, "agreement") == f"{100 * traces[name].summary.top1_agreement:.1f}%"
     follows = {"dropped", "rank", "corrected"}  # from the settings
-    settings = {
-        name: {k: v for k, v in trace.header.lanes[1]["config"].items() if k not in follows}
-        for name, trace in traces.items()
+    for name, trace in traces.items():
+        assert trace.token_ids("lora_drop") == traces[""].token_ids("lora_drop"), "the other lanes are as they were"
+        if name:
+            one, two = (trace.header.lanes[lane]["config"] for lane in (1, 2))
+            changed = {key: two[key] for key in one if one[key] != two[key] and key not in follows}
+            assert changed == COMPARISONS[name].changes
+    assert {name: t.header.lanes[2]["config"]["rank"] for name, t in traces.items() if name} == {
+        "adapters-off": 0,
+        "skip": 0,
+        "state": 0,
     }
-    assert settings["run"] == settings["as-set"]
-    for name, field in (("adapters-off", "adapters"), ("skip", "reuse")):
-        assert [key for key in settings["run"] if settings["run"][key] != settings[name][key]] == [field]
-    for trace in traces.values():
-        assert (trace.header.prompt, trace.header.seed) == (traces["run"].header.prompt, 0)
-        assert trace.header.sampling | {"notes": []} == traces["run"].header.sampling | {"notes": []}
-        assert trace.token_ids("baseline") == traces["run"].token_ids("baseline")
-    ranks = {name: trace.header.lanes[1]["config"]["rank"] for name, trace in traces.items()}
-    assert ranks == {"run": RANK, "adapters-off": 0, "skip": 0, "as-set": RANK}
-    assert traces["as-set"].token_ids("lora_drop") == traces["run"].token_ids("lora_drop")
     assert checked(page) == "balanced", "the controls are as they were"
 
 
@@ -199,5 +198,5 @@ def test_where_there_is_nothing_to_compare_the_page_says_why(server, open_page):
     expect(skip).to_be_enabled()
     page.click("#ld-reuse input")
     page.get_by_role("option", name="skip: nothing").click()
-    expect(note).to_contain_text("The skip rule is on already.")
     expect(skip).to_be_disabled()
+    expect(page.locator("[data-compare='state']")).to_be_enabled()

@@ -1,0 +1,213 @@
+"""The scrubber, linked views, a third lane, talk mode and what is left of a long run, in a real Chromium."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from lora_drop.trace import gather
+
+from .test_page import figure, pane_text, prepare, set_number, wait_done
+
+pytestmark = pytest.mark.browser
+
+SHOWN = """lane => document.querySelectorAll(`.ld-pane[data-lane='${lane}'] .ld-token:not(.ld-later)`).length"""
+CURSORS = """() => [...document.querySelectorAll('.ld-chart')].map(figure => {
+    const cursor = figure.querySelector('.ld-cursor'), plot = figure.querySelector('.ld-plot');
+    const axes = plot._fullLayout;
+    if (cursor.hidden || !axes) return null;
+    return Math.round(axes.xaxis.p2l(parseFloat(cursor.style.left) - plot.offsetLeft - axes.xaxis._offset));
+})"""
+
+
+def run_to_its_end(page: Page, tokens: int = 48) -> None:
+    prepare(page, tokens=tokens)
+    page.click("#ld-run")
+    wait_done(page)
+    page.wait_for_timeout(600)  # the charts take the frames after the text
+
+
+def scrub(page: Page, step: int) -> None:
+    page.locator(".ld-scrub").evaluate("(e, v) => { e.value = v; e.dispatchEvent(new Event('input')) }", step)
+
+
+def test_one_scrubber_moves_the_tokens_and_every_chart(server, open_page):
+    page = open_page(server.url)
+    for name in ("back", "play", "forward"):
+        expect(page.locator(f"[data-act={name}]")).to_be_disabled()  # there is no run yet
+    run_to_its_end(page)
+    trace = gather(server.runs[-1])
+    page.check(".ld-same-step")
+    for step in (17, 3, 40):
+        scrub(page, step)
+        assert [page.evaluate(SHOWN, lane) for lane in (0, 1)] == [step + 1, step + 1]
+        assert [step_ for step_ in page.evaluate(CURSORS) if step_ is not None] == [step] * 6
+        record = trace.steps["lora_drop"][step]
+        words = {"lora": "LoRA step", "refresh": "full step"}[record.kind]
+        audit = trace.audits["lora_drop"][step]
+        said = page.inner_text(".ld-scrub-words")
+        assert said == f"step {step} of 47: {words}, {record.ms:.1f} ms, KL {audit.kl:.2f}"
+        now = page.locator(".ld-pane[data-lane='1'] .ld-now")
+        expect(now).to_have_attribute("data-step", str(step))
+    # A dot lies where the chart's value is.
+    dots = page.evaluate(
+        """() => { const f = document.querySelector('[data-chart=drift]');
+        const axes = f.querySelector('.ld-plot')._fullLayout;
+        return [...f.querySelectorAll('.ld-cursor i')].map(d => axes.yaxis.p2l(parseFloat(d.style.top))) }"""
+    )
+    drift = trace.audits["lora_drop"][40].drift
+    assert dots == pytest.approx([sum(drift) / len(drift)], abs=2e-3)
+    # Off: the baseline stands where its own clock stands.
+    page.uncheck(".ld-same-step")
+    clock = sum(s.ms for s in trace.steps["lora_drop"][:41])
+    own, total = 0, 0.0
+    for step in trace.steps["baseline"]:
+        total += step.ms
+        own += total <= clock
+    assert abs(page.evaluate(SHOWN, 0) - own) <= 1, "rounded milliseconds"
+    page.keyboard.press("Escape")
+    assert page.evaluate(SHOWN, 1) == 48 and page.evaluate(CURSORS) == [None] * 6
+
+
+def test_keys_and_clicks_move_the_scrubber(server, open_page):
+    page = open_page(server.url)
+    run_to_its_end(page)
+    page.click(".ld-pane[data-lane='1'] .ld-token[data-step='20']")
+    expect(page.locator(".ld-scrub-words")).to_contain_text("step 20 of 47")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator(".ld-scrub-words")).to_contain_text("step 21 of 47")
+    page.focus(".ld-scrub")
+    page.keyboard.press("Home")
+    expect(page.locator(".ld-scrub-words")).to_contain_text("step 0 of 47: prefill")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".ld-scrub-words")).to_contain_text("step 1 of 47")
+    # Typing a prompt is no command.
+    page.fill("#ld-prompt textarea", "talk to me")
+    page.focus("#ld-prompt textarea")
+    page.keyboard.type(" t ")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator(".ld-scrub-words")).to_contain_text("step 1 of 47")
+    assert not page.evaluate("document.body.classList.contains('ld-talk')")
+
+    # A click on a cell of the activity map: its column, and that layer's drift.
+    trace = gather(server.runs[-1])
+    at = page.evaluate(
+        """() => { const p = document.querySelector('[data-chart=activity] .ld-plot'), a = p._fullLayout;
+        const box = p.getBoundingClientRect();
+        return [box.x + a.xaxis._offset + a.xaxis.l2p(30), box.y + a.yaxis._offset + a.yaxis.l2p(2)] }"""
+    )
+    page.mouse.move(*at)
+    page.mouse.click(*at)
+    expect(page.locator(".ld-scrub-words")).to_contain_text("step 30 of 47")
+    expect(page.locator(".ld-chip")).to_have_text("layer 2 ✕")
+    line = page.evaluate("document.querySelector('[data-chart=drift] .ld-plot').data[7].y")
+    assert line == pytest.approx([a.drift[1] for _, a in sorted(trace.audits["lora_drop"].items())], abs=1e-4)
+    page.click(".ld-chip")
+    expect(page.locator(".ld-chip")).to_have_count(0)
+    assert page.evaluate("document.querySelector('[data-chart=drift] .ld-plot').data[7].y.length") == 0
+
+
+def test_playing_goes_from_the_first_step_to_the_last_and_can_pause(server, open_page):
+    page = open_page(server.url)
+    run_to_its_end(page)
+    page.select_option(".ld-rate", "0.1")
+    page.click("[data-act=play]")
+    expect(page.locator("[data-act=play]")).to_have_attribute("aria-label", "Pause")
+    page.wait_for_function("document.querySelector('.ld-scrub').value > 0")
+    page.click("[data-act=play]")
+    expect(page.locator("[data-act=play]")).to_have_attribute("aria-label", "Play")
+    held = page.input_value(".ld-scrub")
+    page.wait_for_timeout(300)
+    assert page.input_value(".ld-scrub") == held
+    page.select_option(".ld-rate", "4")
+    page.click("[data-act=play]")
+    expect(page.locator("[data-act=play]")).to_have_attribute("aria-label", "Play")
+    assert [page.evaluate(SHOWN, lane) for lane in (0, 1)] == [48, 48]
+
+
+def test_the_other_charts_show_what_the_trace_says(server, open_page):
+    page = open_page(server.url, viewport={"width": 1600, "height": 1400})
+    run_to_its_end(page)
+    trace = gather(server.runs[-1])
+    data = page.evaluate(
+        """() => Object.fromEntries([...document.querySelectorAll('.ld-chart')].map(
+        f => [f.dataset.chart, f.querySelector('.ld-plot').data.map(t => ({ x: t.x, y: t.y, z: t.z }))]))"""
+    )
+    for lane, name in enumerate(("baseline", "lora_drop")):
+        assert data["time"][lane]["y"] == pytest.approx([s.ms for s in trace.steps[name][1:]], abs=0.0051)
+    audits = [audit for _, audit in sorted(trace.audits["lora_drop"].items())]
+    assert data["kl"][0]["y"] == pytest.approx([a.kl for a in audits], abs=5.1e-5)
+    assert data["kl"][1]["x"] == [a.step for a in audits if not a.agrees]
+    for row, cells in enumerate(data["drift-map"][0]["z"]):
+        assert cells[1:] == pytest.approx([a.drift[row] for a in audits], abs=5.1e-5)
+
+
+def test_three_lanes_in_panes_and_charts(server, open_page):
+    page = open_page(server.url)
+    prepare(page, tokens=32)
+    page.click("[data-compare='skip']")
+    page.click("#ld-run")
+    wait_done(page)
+    page.wait_for_timeout(600)
+    trace = gather(server.runs[-1])
+    assert [pane_text(page, lane) for lane in range(3)] == [trace.text(n) for n in ("baseline", "lora_drop", "third")]
+    assert figure(page, "speedup") == f"{trace.summary.speedup:.2f}×", "the headline stays LoRA-Drop's"
+    kv = page.evaluate("document.querySelector('[data-chart=kv] .ld-plot').data.map(t => t.y)")
+    assert kv[2] == pytest.approx([s.kv_bytes / 1024 for s in trace.steps["third"]])
+    means = [sum(a.drift) / len(a.drift) for _, a in sorted(trace.audits["third"].items())]
+    drift = page.evaluate("document.querySelector('[data-chart=drift] .ld-plot').data.map(t => t.y)")
+    assert drift[8] == pytest.approx(means, abs=1e-4)
+    page.click(".ld-pane[data-lane='2'] h2")  # the charts turn to it
+    page.wait_for_timeout(800)
+    drift = page.evaluate("document.querySelector('[data-chart=drift] .ld-plot').data.map(t => t.y)")
+    assert drift[3] == pytest.approx(means, abs=1e-4)
+    expect(page.locator(".ld-pane[data-lane='2'] .ld-diverged")).to_have_count(1)
+    # The next run has two again.
+    page.click("[data-compare='']")
+    page.click("#ld-run")
+    expect(page.locator(".ld-pane")).to_have_count(2)
+    wait_done(page)
+
+
+def test_talk_mode_is_entered_and_left_by_one_key_and_by_the_address(server, open_page):
+    page = open_page(server.url)
+    run_to_its_end(page)
+    page.mouse.click(700, 5)
+    page.keyboard.press("t")
+    expect(page.locator("#ld-left")).to_be_hidden()
+    box = page.locator(".ld-live").bounding_box()
+    assert (round(box["width"]), round(box["height"])) == (1600, 900)
+    size = page.evaluate("parseFloat(getComputedStyle(document.querySelector('.ld-text')).fontSize)")
+    assert size >= 24
+    assert page.evaluate("document.documentElement.scrollHeight") <= 900
+    page.keyboard.press("t")
+    expect(page.locator("#ld-left")).to_be_visible()
+    page.goto(server.url + "?talk=1")
+    page.wait_for_selector(".ld-live.ld-talking")
+    expect(page.locator("#ld-left")).to_be_hidden()
+    page.click("[data-act=talk]")
+    expect(page.locator("#ld-left")).to_be_visible()
+
+
+def test_3000_steps_stay_usable(server, open_page):
+    page = open_page(server.url)
+    prepare(page, tokens=1900)  # of the tiny model's 2,048 or 4,096 tokens of context
+    set_number(page, "ld-tokens", 3001)
+    page.click("#ld-run")
+    wait_done(page, 240_000)
+    page.wait_for_timeout(1500)
+    took = page.evaluate(
+        """() => { const scrub = document.querySelector('.ld-scrub'), times = [];
+        for (const step of [10, 2900, 1500, 1501, 700]) {
+            const started = performance.now();
+            scrub.value = step; scrub.dispatchEvent(new Event('input'));
+            document.body.offsetHeight;
+            times.push(performance.now() - started);
+        }
+        return times }"""
+    )
+    print(f"scrub over 3,000 steps: {[round(t) for t in took]} ms")
+    assert page.evaluate(SHOWN, 1) == 701
+    expect(page.locator(".ld-scrub-words")).to_contain_text("step 700 of 3000")
