@@ -1,0 +1,305 @@
+"""Pictures of a run: exact sizes, an SVG that every program reads, and nothing of the page moved by drawing them."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from xml.etree import ElementTree
+
+import pytest
+from playwright.sync_api import Page
+
+from lora_drop.config import LoraDropConfig
+from lora_drop.trace import AuditRecord, Header, StepRecord, Summary, gather
+from lora_drop.ui.callbacks import model_facts
+from lora_drop.ui.colors import COLORS
+from tests.browser.test_page import _hostile_run, prepare, wait_done
+
+pytestmark = pytest.mark.browser
+
+SVG = "{http://www.w3.org/2000/svg}"
+LINK = "{http://www.w3.org/1999/xlink}href"
+DRAW = """async ([what, options]) => {
+    const root = document.querySelector(".ld-live");
+    const { pictures } = window.LoraDrop;
+    const blob = what === "whole"
+        ? await pictures.whole(root, root.loraDropRun, options)
+        : await pictures.chart(root.querySelector(`[data-chart="${what}"]`), options);
+    const address = await new Promise((done) => {
+        const reader = new FileReader();
+        reader.onload = () => done(reader.result);
+        reader.readAsDataURL(blob);
+    });
+    return [blob.type, address.split(",")[1]];
+}"""
+
+
+def draw(page: Page, what: str, **options) -> bytes:
+    kind, content = page.evaluate(DRAW, [what, options])
+    assert kind == {"svg": "image/svg+xml", "png": "image/png"}[options["format"]]
+    return base64.b64decode(content)
+
+
+def png_size(png: bytes) -> tuple[int, int]:
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    return struct.unpack(">II", png[16:24])
+
+
+def parsed(svg: bytes) -> ElementTree.Element:
+    """The picture, once it is clear that it is one file that needs nothing else."""
+    text = svg.decode()
+    assert "var(" not in text and "foreignObject" not in text and "<script" not in text
+    root = ElementTree.fromstring(text)
+    for element in root.iter():
+        for name, value in element.attrib.items():
+            assert not name.startswith("on")
+            assert "url(" not in value or "url(#" in value, value
+        assert element.get(LINK, "data:image/png;").startswith(("data:image/png;", "#"))
+        assert element.get("href") is None
+    return root
+
+
+def words(root: ElementTree.Element) -> str:
+    """All that is written, without the spaces: a line's end takes one away."""
+    return "".join("".join(root.itertext()).split())
+
+
+def boxes(page: Page, svg: bytes) -> list[list[float]]:
+    """Where the browser puts each text of the picture itself, its plots left out: x, y, width, height."""
+    return page.evaluate(
+        """(text) => {
+            const svg = new DOMParser().parseFromString(text, "image/svg+xml").documentElement;
+            const shown = document.body.appendChild(document.importNode(svg, true));
+            const own = [...shown.querySelectorAll("text")].filter((one) => one.ownerSVGElement === shown);
+            const found = own.map((one) => one.getBBox()).map(({ x, y, width, height }) => [x, y, width, height]);
+            shown.remove();
+            return found;
+        }""",
+        svg.decode(),
+    )
+
+
+def no_overlaps(found: list[list[float]]) -> None:
+    for i, (x, y, width, height) in enumerate(found):
+        assert x >= 0 and y >= 0 and x + width <= 1600 and y + height <= 900
+        for left, top, wide, high in found[i + 1 :]:
+            across = min(x + width, left + wide) - max(x, left)
+            down = min(y + height, top + high) - max(y, top)
+            assert across < 3 or down < 0.35 * min(height, high), "two texts overlap"
+
+
+def finished(server, open_page, tokens: int = 40, **options) -> Page:
+    page = open_page(server.url, **options)
+    prepare(page, tokens=tokens)
+    page.click("#ld-run")
+    wait_done(page)
+    page.wait_for_timeout(800)  # the charts take the frames after the text
+    return page
+
+
+def test_pictures_have_their_exact_size_and_hold_what_ran(server, open_page):
+    page = finished(server, open_page)
+    trace = gather(server.runs[-1])
+    for what, options, size in (
+        ("whole", {}, (4800, 2700)),
+        ("whole", {"scale": 1, "width": 1280, "height": 720}, (1280, 720)),
+        ("activity", {}, (3840, 2160)),
+        ("kv", {"scale": 1.5, "width": 801, "height": 450}, (1202, 675)),  # 1201.5 is rounded
+    ):
+        assert png_size(draw(page, what, format="png", **options)) == size
+
+    root = parsed(draw(page, "whole", format="svg"))
+    assert (root.get("width"), root.get("height"), root.get("viewBox")) == ("1600", "900", "0 0 1600 900")
+    written = words(root)
+    summary = trace.summary
+    for text in (
+        "Layer activity", "Drift from full model", "KV memory", "decode step", "refreshed",
+        "One full step in 4", "4 of 6 layers dropped", "residual rule", "no corrections", "greedy",
+        f"{summary.speedup:.2f}×", f"bound {summary.bound:.2f}×", f"{100 * summary.kv_saved:.1f}%",
+        f"token {summary.first_divergence + 1}",
+        *(f"{lane['tokens_per_second']:,.1f} tokens/s" for lane in summary.lanes.values()),
+    ):  # fmt: skip
+        assert "".join(text.split()) in written, text
+    fills = {element.get("fill") for element in root.iter(f"{SVG}rect")}
+    assert COLORS["light"]["tint"] in fills and COLORS["light"]["page"] in fills
+    marks = [e for e in root.iter(f"{SVG}rect") if e.get("stroke") == COLORS["light"]["diverged"]]
+    assert len(marks) == 3, "one in each lane and the key"
+    assert len(root.findall(f".//{SVG}svg")) >= 3, "the plots are nested"
+
+    for chart, title in (("activity", "Layer activity"), ("drift", "Drift from full model"), ("kv", "KV memory")):
+        root = parsed(draw(page, chart, format="svg"))
+        assert (root.get("width"), root.get("height")) == ("1280", "720")
+        assert "".join(title.split()) in words(root)
+        legend = page.locator(f"[data-chart={chart}] .ld-legend li:visible").all_inner_texts()
+        assert legend and all("".join(name.split()) in words(root) for name in legend)
+
+
+def test_drawing_moves_nothing_on_the_page(server, open_page):
+    page = finished(server, open_page)
+    plot = "document.querySelector('[data-chart=drift] .ld-plot')"
+    page.evaluate(f"Plotly.relayout({plot}, {{'xaxis.range': [5, 15]}})")
+    state = f"""() => JSON.stringify([
+        {plot}.layout, {plot}.data, document.querySelectorAll("body *").length,
+        document.documentElement.scrollWidth, window.scrollY])"""
+    before = page.evaluate(state)
+    zoomed = draw(page, "drift", format="svg")
+    draw(page, "whole", format="png", scale=1)
+    assert page.evaluate(state) == before
+    ticks = [float(e.text) for e in parsed(zoomed).iter(f"{SVG}text") if e.text and e.text.strip().isdigit()]
+    assert 10 in ticks and 30 not in ticks, "the picture shows what the reader zoomed to"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_both_themes_fill_the_picture_and_nothing_overlaps(server, open_page, dark):
+    page = finished(server, open_page, tokens=220)
+    if dark:
+        page.evaluate("document.body.classList.add('dark')")
+        page.wait_for_timeout(800)
+    colors = COLORS["dark" if dark else "light"]
+    png = draw(page, "whole", format="png", scale=1)
+    corners = page.evaluate(
+        """async (content) => {
+            const picture = new Image();
+            picture.src = `data:image/png;base64,${content}`;
+            await picture.decode();
+            const canvas = document.createElement("canvas");
+            [canvas.width, canvas.height] = [picture.width, picture.height];
+            const context = canvas.getContext("2d");
+            context.drawImage(picture, 0, 0);
+            return [[0, 0], [1599, 899]].map(([x, y]) => [...context.getImageData(x, y, 1, 1).data]);
+        }""",
+        base64.b64encode(png).decode(),
+    )
+    page_color = [int(colors["page"][i : i + 2], 16) for i in (1, 3, 5)]
+    assert corners == [[*page_color, 255]] * 2
+    svg = draw(page, "whole", format="svg")
+    root = parsed(svg)
+    assert colors["ink"] in {element.get("fill") for element in root.iter()}
+    no_overlaps(boxes(page, svg))
+
+
+def test_hostile_texts_stay_text(server, open_page):
+    server.script = lambda: _hostile_run(server.loaded)
+    page = open_page(server.url)
+    page.click("#ld-run")
+    wait_done(page)
+    page.wait_for_timeout(800)
+    svg = draw(page, "whole", format="svg")
+    written = words(parsed(svg))
+    assert written.count("<imgsrc=xonerror=alert(2)>") >= 2 and "</script><script>alert(3)</script>" in written
+    assert "\ufffd" in written and "{{this}}" in written
+    assert png_size(draw(page, "whole", format="png", scale=1)) == (1600, 900)
+
+
+def _odd_run(loaded, lanes: int, texts: list[str], audit: bool):
+    """Lanes of these texts, each a token, with the later lanes turning off at token 3 and the third earlier."""
+    shape, config = model_facts(loaded)["shape"], LoraDropConfig(period=2, drop_layers=(2, 3)).to_dict()
+    names = ["baseline", "lora_drop", "third"][:lanes]
+    headers = [
+        {
+            "id": name,
+            "label": ["Baseline: every layer", "LoRA-Drop", "Adapters off: a long note that is not its name"][i],
+            "config": {**config, "dropped": [2, 3] if i else [], "rank": 0} | ({} if i else {"period": 1}),
+        }
+        for i, name in enumerate(names)
+    ]
+    model = {"id": "some-organisation/" + "a-model-with-a-long-name-" * 3, "layers": shape["num_layers"]}
+    model |= {"dtype": "float32", "kv_bytes_per_token": 64}
+    device = {"name": "A device with quite a long name " * 4, "type": "cpu"}
+    yield Header(headers, model, device, "A long prompt. " * 30, 3, 0, {"max_new_tokens": len(texts), "notes": []}, {})
+    for step, text in enumerate(texts):
+        for i, name in enumerate(names):
+            kind = "prefill" if step == 0 else "refresh" if i == 0 or step % 2 == 0 else "lora"
+            token = 1000 * i + step if i and step >= 4 - i else step
+            yield StepRecord(name, step, token, text, kind, [1] * shape["num_layers"], 1.0, 64 * (step + 1), None)
+        if step and audit:
+            yield AuditRecord("lora_drop", step, [0.1, 0.2], [0.9, 0.9], 0.1, True, text)
+    ended = {"tokens": len(texts), "tokens_per_second": 12345.6, "prefill_ms": 1.0, "kv_bytes": 1, "ended": "length"}
+    yield Summary(dict.fromkeys(names, ended), 1.0, 1.1, 0.1, 3, 1.0)
+
+
+TEXTS = {
+    "words": ["Some", " words", " of", " a", " text", ".", "\n", "\n"] * 60,
+    "breaks": ["\n", "\r\n", "\t", "\n", "\u2028", " ", "\n"],
+    "no spaces": ["W" * 40] * 30,
+    "spaces": ["x", " " * 900, "y", "\u3000", "z", "!"],
+    "scripts": [
+        "\u65e5\u672c\u8a9e" * 20,
+        "\u202e",
+        "\u0645\u0631\u062d\u0628\u0627",
+        "\U0001f469\u200d\U0001f4bb" * 9,
+    ]
+    * 9,
+    "nothing": [""] * 9,
+}
+
+
+@pytest.mark.parametrize("texts", TEXTS)
+@pytest.mark.parametrize("lanes", [2, 3])
+def test_any_text_in_two_or_three_lanes_stays_in_its_pane(server, open_page, lanes, texts):
+    server.script = lambda: _odd_run(server.loaded, lanes, TEXTS[texts], audit=texts != "words")
+    page = open_page(server.url)
+    page.click("#ld-run")
+    wait_done(page)
+    page.wait_for_timeout(500)
+    svg = draw(page, "whole", format="svg")
+    root = parsed(svg)
+    no_overlaps(boxes(page, svg))
+    # The panes' texts are one group each; none of its texts or tints leaves the pane.
+    groups = [group for group in root.findall(f"{SVG}g") if group.get("font-size")]
+    assert len(groups) == lanes
+    panes = [r for r in root.findall(f"{SVG}rect") if r.get("rx") == "10"][:lanes]
+    ends = [float(pane.get("x")) + float(pane.get("width")) for pane in panes]
+    for group, pane, end in zip(groups, panes, ends, strict=True):
+        bottom = float(pane.get("y")) + float(pane.get("height"))
+        for text in group.findall(f"{SVG}text"):
+            x, y = float(text.get("x")), float(text.get("y"))
+            assert float(pane.get("x")) < x < end and y < bottom, (text.text, x, y, pane.attrib)
+    tints = [r for r in root.findall(f"{SVG}rect") if r.get("fill") == COLORS["light"]["tint"]][:-1]
+    for tint in tints:
+        assert any(0 < end - float(tint.get("x")) - float(tint.get("width")) for end in ends)
+    marks = [r for r in root.findall(f"{SVG}rect") if r.get("stroke") == COLORS["light"]["diverged"]]
+    assert len(marks) > lanes, "each lane's and the key's; a token in two lines has two"
+    assert ("…" in "".join(text for group in groups for text in group.itertext())) == (texts in ("words", "no spaces", "scripts"))
+    assert ("Nothing was measured here" in "".join(root.itertext())) == (texts == "words")
+
+
+def test_before_a_run_and_for_a_wrong_size_there_is_one_clear_line(server, open_page):
+    page = open_page(server.url)
+    told = """async ([what, options]) => {
+        const root = document.querySelector(".ld-live");
+        const { pictures } = window.LoraDrop;
+        try {
+            if (what === "whole") await pictures.whole(root, root.loraDropRun, options);
+            else await pictures.chart(root.querySelector(`[data-chart=${what}]`), options);
+            return "drawn";
+        } catch (error) {
+            return error.message;
+        }
+    }"""
+    for what in ("whole", "kv"):
+        for format_ in ("svg", "png"):
+            line = page.evaluate(told, [what, {"format": format_}])
+            assert line == "There is no run to draw yet: press Run first."
+    prepare(page, tokens=8)
+    page.click("#ld-run")
+    wait_done(page)
+    page.wait_for_timeout(500)
+    assert page.evaluate(told, ["kv", {"format": "gif"}]) == "A picture's format is svg or png."
+    for wrong in ({"scale": 0}, {"width": "wide"}, {"height": None}):
+        assert page.evaluate(told, ["whole", wrong]) == "A picture's scale, width and height are numbers above 0."
+    assert "too many for this browser" in page.evaluate(told, ["kv", {"format": "png", "scale": 100}])
+    assert page.evaluate(told, ["kv", {"format": "png"}]) == "drawn"
+
+
+def test_a_saved_picture_arrives_under_a_plain_name(server, open_page):
+    page = open_page(server.url)
+    for wanted, name in (
+        ("lora-drop-kv.svg", "lora-drop-kv.svg"),
+        ("../../etc/\u202epasswd<x>.png", "etc-passwd-x-.png"),
+        ("...", "lora-drop.txt"),  # the browser adds what it finds inside
+    ):
+        with page.expect_download() as download:
+            page.evaluate("(name) => LoraDrop.pictures.save(new Blob(['picture']), name)", wanted)
+        assert download.value.suggested_filename == name
+        assert download.value.path().read_bytes() == b"picture"
