@@ -135,7 +135,7 @@ def pareto_of(sweep: Sweep | None, quality: str) -> dict[str, Any] | str:
 def _words(group: tuple[str, str, str]) -> str:
     reuse, part, adapters = group
     dropped = "whole layers" if part == "block" else "attention only"
-    return f"{reuse}, {dropped}, " + ("no adapters" if adapters == "none" else f"adapters {adapters}".rstrip())
+    return f"{reuse}, {dropped}, " + ("no adapters" if adapters == "none" else f"adapters {adapters}")
 
 
 def _measured_on(sweep: Sweep) -> str:
@@ -154,7 +154,8 @@ def choices_of(stored: Sweep | None, here: Sweep | None) -> list[tuple[str, str]
     def label(group: tuple[str, str, str], among: list[tuple[str, str, str]]) -> str:
         reuse, part, adapters = group
         alike = [other for other in among if other[:2] == group[:2] and other[2] != "none"]
-        return _words((reuse, part, adapters if adapters == "none" or len(alike) > 1 else ""))
+        words = _words((reuse, part, adapters))
+        return words if adapters == "none" or len(alike) > 1 else words.replace(f"adapters {adapters}", "adapters")
 
     return [
         (f"{word}: {label(group, groups(sweep))}", f"{source}:{i}")
@@ -262,7 +263,7 @@ class SafeZone:
         source, _, number = (choice or "").partition(":")
         sweep = here if source == HERE else self.stored
         found = groups(sweep) if sweep else []
-        chosen = int(number) if number.isdecimal() and len(number) < 4 else 0
+        chosen = int(number) if number.isdecimal() and len(number) < 4 else len(found)
         return sweep, found[chosen] if chosen < len(found) else None
 
     def _pairs(self, should_stop: Callable[[], bool]) -> Iterator[str | Pairs]:
@@ -370,7 +371,7 @@ def build(loaded: LoadedModel, calls: Callbacks) -> None:
     known = (
         f"The stored sweep holds {len(stored['rows'])} measured points of this model."
         if stored
-        else f"{html.escape(missing)} Run one below."
+        else f"{html.escape(missing)} Run one here."
     )
     here = gr.State(None)
     with gr.Row(elem_id="ld-zone", equal_height=False):
@@ -427,6 +428,7 @@ def build(loaded: LoadedModel, calls: Callbacks) -> None:
         zone.show,
         [choice, quality, here],
         [maps, front],
+        trigger_mode="always_last",  # a choice made while the last one is drawn counts
         show_progress="hidden",
         api_visibility="private",
     )

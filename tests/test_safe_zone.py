@@ -1,0 +1,218 @@
+"""The Safe zone tab without a browser: which sweep is shown, what is measured, and how a sweep ends."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from lora_drop.errors import LoraDropError
+from lora_drop.models import load_model
+from lora_drop.paper import ROWS
+from lora_drop.prompts import SAMPLE_PROMPTS
+from lora_drop.ui import method, safe_zone
+from lora_drop.ui.callbacks import Stops
+from lora_drop.ui.safe_zone import (
+    MAX_POINTS,
+    SHIPPED_SAMPLES,
+    SHIPPED_SWEEP,
+    SafeZone,
+    choices_of,
+    merged,
+    parse_numbers,
+    points_of,
+    stored_pairs,
+    stored_sweep,
+)
+
+VISITOR = SimpleNamespace(session_hash="visitor")
+
+
+def row(reuse="residual", adapters="none", ratio=0.25, period=2, **more):
+    return {
+        "reuse": reuse, "part": "block", "kv": "skip", "adapters": adapters, "drop_ratio": ratio, "period": period,
+        "layers_dropped": 2, "tokens": 40, "lora_steps_top1_agreement": 0.5, "all_steps_nll_gap": 0.2,
+        "speedup": 1.1, "bound": 1.2, "kv_saved": 0.1, **more,
+    }  # fmt: skip
+
+
+def a_sweep(*rows, data="d"):
+    return {"model": {"id": "m"}, "device": {"name": "x"}, "data": {"file": data}, "rows": list(rows)}
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_model("random:tiny-llama")
+
+
+@pytest.fixture
+def zone(tiny):
+    return SafeZone(tiny, None, Stops())
+
+
+def run(zone, ratios="0.5,1", periods="2", before=None):
+    return list(zone.run_page(ratios, periods, "residual", "block", "auto", "agreement", before, VISITOR))
+
+
+def test_numbers_are_read_as_written_and_each_once():
+    assert parse_numbers("p", " 0.25, 0.5,0.25", float, "0.5") == [0.25, 0.5]
+    assert parse_numbers("w", "8,2", int, "2") == [8, 2]
+    for wrong in ("", "  ", "a", "0.5;1", "1,,2", "nan", "inf", None, 3, "1," * 400 + "1"):
+        with pytest.raises(LoraDropError, match="p must be numbers with commas, such as 0.5") as caught:
+            parse_numbers("p", wrong, float, "0.5")
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 150
+
+
+def test_what_cannot_be_measured_is_refused_in_a_line(tiny):
+    many = ",".join(str(i / 100) for i in range(25))
+    for words, ratios, periods, rule, adapters in (
+        ("between 0 and 1", "2", "2", "residual", "auto"),
+        ("period must be", "0.5", "0", "residual", "auto"),
+        ("periods must be numbers", "0.5", "2.5", "residual", "auto"),
+        ("are 500 points; the page measures at most 16", many, ",".join(map(str, range(1, 21))), "residual", "auto"),
+        ("reuse must be", "0.5", "2", "magic", "auto"),
+        ("adapters must be auto or none", "0.5", "2", "residual", "/etc"),
+    ):
+        with pytest.raises(LoraDropError, match=words) as caught:
+            points_of(tiny, ratios, periods, rule, "block", adapters)
+        assert "\n" not in str(caught.value)
+    points = points_of(tiny, "0.25,0.5,0.75,1", "2,3,4,8", "state", "attention", "none")
+    assert len(points) == MAX_POINTS
+    assert (points[1].config.drop_ratio, points[1].config.period, points[1].adapters) == (0.25, 3, "none")
+
+
+def test_the_stored_sweep_is_that_of_the_loaded_weights(tmp_path):
+    revision = json.loads(SHIPPED_SWEEP.read_text())["model"]["revision"]
+    sweep, missing = stored_sweep(revision)
+    assert len(sweep["rows"]) == 36 and not missing
+    for weights, path, words in (
+        ("0" * 16, SHIPPED_SWEEP, "no stored sweep of this model"),
+        (revision, tmp_path / "none.json", "No sweep is stored"),
+    ):
+        sweep, missing = stored_sweep(weights, path)
+        assert sweep is None and words in missing
+    (tmp_path / "sweep.json").write_text("{}")
+    assert "is not a sweep.json" in stored_sweep(revision, tmp_path / "sweep.json")[1]
+
+
+def test_the_texts_are_the_full_models_own(tmp_path):
+    content = json.loads(SHIPPED_SAMPLES.read_text())
+    pairs = stored_pairs(content["model"]["revision"])
+    full = {s["prompt"]: s["text"] for s in content["samples"] if s["lane"] == "baseline"}
+    assert [prompt for prompt, _ in pairs] == list(SAMPLE_PROMPTS[: safe_zone.TEXTS])
+    assert all(full[prompt] == text for prompt, text in pairs)
+    assert stored_pairs("0" * 16) == []
+    assert stored_pairs("0" * 16, tmp_path / "none.json") == []
+    for broken in ("", "[]", '{"model": 3}'):
+        (tmp_path / "samples.json").write_text(broken)
+        assert stored_pairs("0" * 16, tmp_path / "samples.json") == []
+
+
+def test_a_label_names_a_bank_only_where_two_have_to_be_told_apart():
+    stored = a_sweep(row(adapters="bank"), row(), row("state", adapters="one"), row("state", adapters="two"))
+    assert choices_of(stored, a_sweep(row())) == [
+        ("Stored: residual, whole layers, adapters", "stored:0"),
+        ("Stored: residual, whole layers, no adapters", "stored:1"),
+        ("Stored: state, whole layers, adapters one", "stored:2"),
+        ("Stored: state, whole layers, adapters two", "stored:3"),
+        ("Run here: residual, whole layers, no adapters", "here:0"),
+    ]
+    assert choices_of(None, None) == []
+
+
+def test_a_choice_shows_its_rows_in_both_themes_and_widths(tiny):
+    zone = SafeZone(tiny, a_sweep(row(adapters="bank"), row("state", ratio=0.5)), Stops())
+    maps, front = zone.show("stored:1", "nll_gap", None)
+    for shape in ("wide", "narrow"):
+        light, dark = (maps[shape][theme]["layout"]["paper_bgcolor"] for theme in ("light", "dark"))
+        assert light != dark
+    heat = [trace for trace in maps["narrow"]["light"]["data"] if trace["type"] == "heatmap"]
+    assert [trace["x"] for trace in heat] == [["0.5"]] * 5
+    assert maps["rows"] == [["state", "block", "none", "0.5", "2", "50.0%", "+0.20", "10.0%", "1.10x", "1.20x"]]
+    assert len(front["rows"]) == 2 and front["wide"]["light"]["layout"]["yaxis2"]["autorange"] == "reversed"
+    names = [trace.get("name") for trace in front["wide"]["light"]["data"]]
+    assert "the PAPER'S own points" in names and "hollow: the physical bound" in names
+    for wrong in ("stored:9", "here:0", "", None, "x:-1", "stored:9999999"):
+        assert isinstance(zone.show(wrong, "magic", None)[0], str)
+
+
+def test_rows_of_other_texts_are_left_behind_and_a_setting_is_replaced():
+    first = merged(None, a_sweep(), row(speedup=1.0))
+    second = merged(first, a_sweep(), row(ratio=0.5))
+    third = merged(second, a_sweep(), row(speedup=1.3))
+    assert [(r["drop_ratio"], r["speedup"]) for r in third["rows"]] == [(0.5, 1.1), (0.25, 1.3)]
+    assert len(merged(third, a_sweep(data="other"), row())["rows"]) == 1
+
+
+def test_a_sweep_measures_every_point_and_goes_on_from_the_last_one(zone, monkeypatch):
+    updates = run(zone)
+    said = [progress["text"] for progress, *_ in updates]
+    assert any("the full model answers the example prompts: 1 of 3" in text for text in said)
+    assert [text for text in said if text.startswith("Point")] == [
+        "Point 1 of 2: drop ratio 0.5, period 2.",
+        "Point 2 of 2: drop ratio 1, period 2.",
+    ]
+    last = updates[-1][0]
+    assert (last["kind"], last["text"], last["done"], last["total"]) == ("done", "Finished: 2 points measured.", 2, 2)
+    *_, here, _, _, _ = updates[-2]
+    assert [(r["drop_ratio"], r["period"], r["adapters"]) for r in here["rows"]] == [
+        (0.5, 2, "none"),
+        (1.0, 2, "none"),
+    ]
+    assert all(r["tokens"] > 0 and r["bound"] >= 1 for r in here["rows"])
+    assert here["data"]["file"] == "the full model's own answers" and here["data"]["records"] == 3
+    *_, more, _, _, _ = run(zone, periods="4", before=here)[-2]
+    assert [(r["drop_ratio"], r["period"]) for r in more["rows"]] == [(0.5, 2), (1.0, 2), (0.5, 4), (1.0, 4)]
+    assert len(zone.stops) == 0
+
+
+def test_cancel_keeps_what_was_measured(zone, monkeypatch):
+    monkeypatch.setattr(safe_zone, "measure", lambda loaded, point, *_: row(ratio=point.config.drop_ratio))
+    updates = []
+    for update in zone.run_page("0.25,0.5,0.75", "2", "residual", "block", "auto", "agreement", None, VISITOR):
+        updates.append(update)
+        if update[0]["text"].startswith("Point 2"):
+            zone.cancel_page(SimpleNamespace(session_hash="another visitor"))
+            zone.cancel_page(VISITOR)
+    assert updates[-1][0]["text"] == "Cancelled: 2 of 3 points were measured."
+    assert len(updates[-2][4]["rows"]) == 2
+    assert len(zone.stops) == 0
+
+
+def test_whatever_ends_a_sweep_releases_it(zone, monkeypatch, capsys):
+    def fails(*_):
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(safe_zone, "measure", fails)
+    progress = run(zone)[-1][0]
+    assert progress["kind"] == "error" and "secret" not in progress["text"] and len(zone.stops) == 0
+    assert "secret detail" in capsys.readouterr().err
+    progress = run(zone, ratios="2")[-1][0]
+    assert (progress["kind"], progress["text"]) == ("error", "drop_ratio must lie between 0 and 1, got 2.0.")
+    monkeypatch.setattr(safe_zone, "answer", lambda *_: "  ")
+    assert "no text to measure on" in run(zone)[-1][0]["text"]
+    running = zone.run_page("0.5", "2", "residual", "block", "auto", "agreement", None, VISITOR)
+    next(running)
+    assert len(zone.stops) == 1
+    running.close()  # as Gradio does when the tab is closed
+    assert len(zone.stops) == 0
+
+
+def test_the_method_tabs_table_is_the_papers_with_what_is_computed():
+    rows = method.paper_rows()
+    assert [(r["model"], r["speedup"], r["kv_saved"]) for r in rows] == [
+        (r.model, r.speedup, r.kv_saved) for r in ROWS
+    ]
+    assert all(r["speedup"] > r["bound"] > 1 and r["kv_saved"] > r["kv_limit"] for r in rows), "as the notes say"
+    assert min(r["accuracy_change"] for r in rows if r["speedup"] == 2.6) == -2.5
+
+
+def test_our_own_figures_are_the_stored_sweeps(tmp_path):
+    rows = json.loads(SHIPPED_SWEEP.read_text())["rows"]
+    ours = next(
+        r for r in rows if (r["reuse"], r["part"], r["drop_ratio"], r["period"]) == ("residual", "block", 0.5, 4)
+    )
+    words = method.our_words()
+    assert f"{ours['lora_steps_top1_agreement']:.0%}" in words and f"{ours['speedup']:.2f}×" in words
+    assert "far from the paper's" in method.our_words(tmp_path / "none.json")
