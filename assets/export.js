@@ -11,9 +11,11 @@
   const LANES = ["baseline", "lora-drop", "third"];
   // Parts of an axis with the size that Plotly gives them.
   const AXIS_PARTS = [["ticklen", 5], ["tickwidth", 1], ["linewidth", 1], ["gridwidth", 1]];
+  const DRAWN_FOR = 11; // the size of axes and legends that the page's lines and keys go with, in talk mode too
   const FINE = 3; // a heatmap is made of pixels: it is drawn so many times as large, and made smaller
   const CHARTS = ["activity", "drift", "kv"]; // of the whole figure
   const TEXT_SIZES = [25, 23, 21, 19]; // of the lanes' texts, the largest that shows all of them
+  const CUT_SIZE = 21; // where none does: better read than complete
   const LINE_HEIGHT = 1.42;
   const BASELINE_AT = 0.36; // of a text's size below the middle of its line
   // What XML 1.0 forbids, and halves of surrogate pairs.
@@ -127,8 +129,9 @@
   /** A copy of a plot's data and layout for a picture whose axes are labelled in `size`, lines as much wider. */
   function enlarged(plot, size, unit, panel) {
     const { data, layout } = structuredClone({ data: plot.data, layout: plot.layout });
-    const k = (unit * size) / (layout.xaxis?.tickfont?.size ?? layout.font?.size ?? 12);
-    enlarge(layout, k);
+    const k = (unit * size) / DRAWN_FOR;
+    const ofFonts = (unit * size) / (layout.xaxis?.tickfont?.size ?? layout.font?.size ?? DRAWN_FOR);
+    enlarge(layout, ofFonts);
     Object.assign(layout, { paper_bgcolor: panel, plot_bgcolor: panel, autosize: false });
     for (const [name, axis] of Object.entries(layout)) {
       if (unit === 1 || !/^[xy]axis/.test(name)) continue; // setting them may bring ticks where there are none
@@ -141,7 +144,7 @@
       if (/px/.test(line?.dash)) line.dash = line.dash.replace(/[\d.]+/g, (length) => Number(length) * k);
       if (typeof marker?.size === "number") marker.size *= k;
       if (!colorbar) continue;
-      enlarge(colorbar, k);
+      enlarge(colorbar, ofFonts);
       for (const part of ["thickness", "xpad"]) if (colorbar[part]) colorbar[part] *= k;
     }
     return { data, layout };
@@ -173,8 +176,8 @@
     let [left, middle] = [x, y + height / 2];
     const isShown = (li) => getComputedStyle(li).display !== "none";
     const items = [...figure.querySelectorAll(".ld-legend li")].filter(isShown);
+    const k = size / DRAWN_FOR;
     for (const li of items) {
-      const k = size / parseFloat(getComputedStyle(li).fontSize);
       const key = getComputedStyle(li, "::before");
       const sign = /^"(.+)"$/.exec(key.content)?.[1];
       const signSize = parseFloat(key.fontSize) * k;
@@ -315,8 +318,11 @@
     const isCut = lines.length > most;
     const shown = lines.slice(0, most);
     if (isCut) {
-      const [start, end] = shown.at(-1);
-      shown[most - 1] = [start, start + sheet.cut(text.slice(start, end), width, size, 400, "…").length - 1];
+      // The ellipsis follows words, not an empty line.
+      while (shown.length > 1 && !text.slice(...shown.at(-1)).trim()) shown.pop();
+      const [start, end] = shown.pop();
+      const kept = sheet.cut(text.slice(start, end), width, size, 400, " …").replace(/ ?…$/, "");
+      shown.push([start, start + kept.length]);
     }
     const at = ([start], index) => x + sheet.measure(text.slice(start, index), size);
     const box = (row, left, right) => {
@@ -339,13 +345,17 @@
         if (words.trim()) put(row, at(line, from + words.length - words.trimStart().length), words.trim());
       }
     });
-    if (isCut) put(most - 1, at(shown.at(-1), shown.at(-1)[1]), "…");
+    if (isCut) {
+      const line = shown.at(-1);
+      const gap = /[.…]$/.test(text.slice(...line)) ? 0.3 * size : 0; // no fourth full stop
+      put(shown.length - 1, at(line, line[1]) + gap, "…");
+    }
     sheet.svg.append(group);
 
     if (differs < 0) return;
     const [first, last] = [starts[differs], starts[differs + 1]];
     const begins = lines.findLastIndex(([start]) => start <= first);
-    if (begins >= most || (isCut && first >= shown.at(-1)[1])) return;
+    if (begins >= shown.length || (isCut && first >= shown.at(-1)[1])) return;
     const marks = [];
     for (let row = begins; row < shown.length && (row === begins || shown[row][0] < last); row++) {
       const [start, end] = shown[row];
@@ -370,7 +380,7 @@
     const mostOf = (size) => Math.max(1, Math.floor(inner.height / (LINE_HEIGHT * size)));
     const layOut = (size) => texts.map(({ text }) => sheet.wrap(text, inner.width, size, mostOf(size)));
     const showsAll = (size) => layOut(size).every((lines) => lines.length <= mostOf(size));
-    const size = TEXT_SIZES.find(showsAll) ?? TEXT_SIZES.at(-1);
+    const size = TEXT_SIZES.find(showsAll) ?? CUT_SIZE;
     const { speeds } = run.figures();
     const heads = run.lanes.map((lane, index) => {
       const speed = speeds[index] ? `${formatNumber(speeds[index], 1)} tokens/s` : "";

@@ -260,7 +260,8 @@ def test_any_text_in_two_or_three_lanes_stays_in_its_pane(server, open_page, lan
         assert any(0 < end - float(tint.get("x")) - float(tint.get("width")) for end in ends)
     marks = [r for r in root.findall(f"{SVG}rect") if r.get("stroke") == COLORS["light"]["diverged"]]
     assert len(marks) > lanes, "each lane's and the key's; a token in two lines has two"
-    assert ("…" in "".join(text for group in groups for text in group.itertext())) == (texts in ("words", "no spaces", "scripts"))
+    is_cut = any("…" in text for group in groups for text in group.itertext())
+    assert is_cut == (texts in ("words", "no spaces", "scripts"))
     assert ("Nothing was measured here" in "".join(root.itertext())) == (texts == "words")
 
 
