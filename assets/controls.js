@@ -346,7 +346,6 @@
       for (const rule of ["skip", "state", "residual"]) buttons[rule].disabled = !drops || settings.reuse === rule;
       buttons.state.hidden = settings.reuse === "state"; // the paper's rule against ours, or the other way round
       buttons.residual.hidden = settings.reuse !== "state";
-      if (buttons[props.value]?.disabled) props.value = "";
       for (const [name, button] of Object.entries(buttons)) {
         button.setAttribute("aria-pressed", String(name === (props.value ?? "")));
       }

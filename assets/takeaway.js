@@ -175,7 +175,7 @@
       if (!run) throw new Error("There is no run to take away yet: press Run first.");
       let answer;
       try {
-        answer = await server.export_run(run.id, kind);
+        answer = await server.export_run([run.id, kind]);
       } catch {
         throw new Error("The server does not answer: pictures work without it; try files again when it is back.");
       }

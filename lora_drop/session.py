@@ -133,6 +133,10 @@ def plan(loaded: LoadedModel, request: Request) -> Plan:
     for name, label, config in wanted:
         schedule = config.schedule_for(loaded.num_layers)
         bank, said = find_bank(loaded, config, schedule)
+        main = lanes.get(LORA_DROP)
+        if main and (schedule.is_baseline or (schedule, bank is None) == (main.schedule, main.bank is None)):
+            notes.append(f"no third lane: with these settings {label!r} would be LoRA-Drop's lane again.")
+            continue
         lanes[name] = LanePlan(label, config, schedule, bank)
         notes += said if name == LORA_DROP else [f"{label}: {note}" for note in said]
     prompt_ids = encode_prompt(loaded.tokenizer, request.prompt)

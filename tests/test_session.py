@@ -242,6 +242,17 @@ def test_a_third_lane_changes_one_setting_and_leaves_the_others_alone(tiny):
     assert lane["speedup"] > 0 and three.header.lanes[2]["config"]["reuse"] == "skip"
 
 
+def test_a_third_lane_that_would_be_the_second_again_is_left_out_and_told(tiny):
+    for config, compare in (
+        (LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0), "adapters-off"),  # there are none
+        (LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0), "residual"),
+        (LoraDropConfig(period=1), "skip"),
+    ):
+        trace = gather(run(tiny, Request("Hello", config, 4, compare=compare)))
+        assert list(trace.steps) == [BASELINE, LORA_DROP]
+        assert "no third lane" in trace.header.sampling["notes"][-1]
+
+
 def test_a_third_lane_that_cannot_be_is_refused(tiny):
     with pytest.raises(LoraDropError, match="compare must be one of adapters-off, skip, state, residual"):
         Request("Hello", compare="magic")

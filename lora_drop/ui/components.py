@@ -78,7 +78,8 @@ class LiveView(_Scripted):
     """
 
     def __init__(self, model: dict[str, Any], export: Callable[[str, str], dict[str, str]], **kwargs: Any):
-        def export_run(run_id: str, kind: str) -> dict[str, str]:  # Gradio marks the function; a method refuses that
+        def export_run(wanted: Any) -> dict[str, str]:  # Gradio marks the function and hands on one argument
+            run_id, kind = wanted if isinstance(wanted, list) and len(wanted) == 2 else (None, None)
             return export(run_id, kind)
 
         super().__init__(

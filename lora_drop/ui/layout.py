@@ -33,6 +33,12 @@ from lora_drop.ui.components import (  # noqa: E402
 from lora_drop.ui.theme import theme  # noqa: E402
 
 FIRST_PROMPT = next(iter(EXAMPLES.values()))
+# The page's load event comes before its components are mounted: wait for the last of them.
+FROM_LINK = """async () => {
+    while (!window.LoraDrop?.fromLink || !document.querySelector(".ld-whatif[data-state]"))
+        await new Promise((done) => setTimeout(done, 50));
+    return window.LoraDrop.fromLink();
+}"""
 INVITE = "Ready. Press Run to answer the prompt twice, side by side."
 MAX_TOKENS = 128
 
@@ -259,7 +265,7 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
             None,
             None,
             [prompt, compare, *rules, *asked, status],
-            js="() => window.LoraDrop.fromLink()",
+            js=FROM_LINK,
             show_progress="hidden",
         )
         # Not in the queue of runs: the soft flag ends the run after its step, and the run delivers what it has.

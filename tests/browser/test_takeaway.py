@@ -1,0 +1,228 @@
+"""Pictures, files, links and opened traces: what leaves the page and what comes into it, in a real Chromium."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from urllib.parse import parse_qs, urlencode, urlsplit
+from xml.etree import ElementTree
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from lora_drop.config import LoraDropConfig
+from lora_drop.session import Request, run
+from lora_drop.trace import gather, parse_trace, write_line
+
+from .test_page import HOSTILE, figure, open_advanced, pane_text, prepare, wait_done
+
+pytestmark = pytest.mark.browser
+
+NAMES = {
+    "png": "lora-drop-whole.png",
+    "svg": "lora-drop-whole.svg",
+    "html": "lora-drop-run.html",
+    "trace": "lora-drop-run.jsonl",
+    "chrome": "lora-drop-run.chrome.json",
+}
+
+
+def save(page: Page, kind: str, folder: Path) -> Path:
+    """Click a button of the Take away menu and keep what the browser downloads."""
+    page.evaluate("document.querySelector('.ld-menu').open = true")
+    with page.expect_download(timeout=60_000) as download:
+        page.click(f"[data-save={kind}]")
+    target = folder / download.value.suggested_filename
+    download.value.save_as(target)
+    return target
+
+
+def run_to_its_end(page: Page, tokens: int = 24) -> None:
+    prepare(page, tokens=tokens)
+    page.click("#ld-run")
+    wait_done(page)
+
+
+def link_of(page: Page) -> str:
+    return page.evaluate("window.LoraDrop.linkOf(document.querySelector('.ld-live').loraDropRun)")
+
+
+def test_every_file_is_the_run(server, open_page, tmp_path):
+    page = open_page(server.url)
+    run_to_its_end(page)
+    records = server.runs[-1]
+    files = {kind: save(page, kind, tmp_path) for kind in NAMES}
+    assert {kind: path.name for kind, path in files.items()} == NAMES
+    assert files["trace"].read_text() == "".join(map(write_line, records)), "to the letter what the run wrote"
+    events = json.loads(files["chrome"].read_text())["traceEvents"]
+    assert sum(event["ph"] == "X" for event in events) == 48
+    header = files["png"].read_bytes()[:24]
+    assert header[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">II", header[16:24]) == (4800, 2700)
+    ElementTree.parse(files["svg"])
+    page.evaluate("document.querySelector('.ld-menu').open = true")
+    page.select_option(".ld-picture", "kl")  # a chart below the first screen, which nobody has seen yet
+    chart = ElementTree.parse(save(page, "svg", tmp_path))
+    assert "KL and agreement" in "".join(chart.getroot().itertext())
+
+    viewer = open_page(server.url)
+    viewer.context.set_offline(True)
+    viewer.context.unroute("**/*")
+    viewer.goto(files["html"].as_uri())
+    viewer.wait_for_selector(".ld-live[data-state='done']")
+    assert pane_text(viewer, 1) == gather(records).text("lora_drop")
+    viewer.context.set_offline(False)
+
+
+def test_before_a_run_and_without_the_server_there_is_one_clear_line(server, open_page, tmp_path):
+    page = open_page(server.url, leaves=True)
+    note = page.locator(".ld-menu-note")
+    for kind in (*NAMES, "link"):
+        page.evaluate("document.querySelector('.ld-menu').open = true")
+        page.click(f"[data-save={kind}]")
+        expect(note).to_contain_text("press Run first")
+    run_to_its_end(page, 12)
+    page.evaluate("document.querySelector('.ld-live').loraDropRun.id = 'f'.repeat(32)")  # 64 other runs came since
+    page.evaluate("document.querySelector('.ld-menu').open = true")
+    page.click("[data-save=trace]")
+    expect(note).to_contain_text("no longer kept on the server")
+    assert save(page, "png", tmp_path).stat().st_size > 10_000, "pictures need no server"
+
+
+def test_a_link_restores_every_setting_and_says_whether_it_reproduces(server, open_page):
+    page = open_page(server.url)
+    prepare(page, tokens=20, period=3)
+    page.fill("#ld-prompt textarea", "Why? & how = #1 <b>")
+    page.click("[data-compare=skip]")
+    page.fill("#ld-refresh-norm textarea, #ld-refresh-norm input", "9.5")
+    page.uncheck("#ld-audit input")
+    page.click("#ld-run")
+    wait_done(page)
+    link = link_of(page)
+    query = parse_qs(urlsplit(link).query, keep_blank_values=True)
+    assert query["prompt"] == ["Why? & how = #1 <b>"] and query["compare"] == ["skip"] and query["period"] == ["3"]
+
+    other = open_page(link)
+    expect(other.locator("#ld-prompt textarea")).to_have_value("Why? & how = #1 <b>")
+    expect(other.locator(".ld-status")).to_contain_text("Settings restored from the link")
+    expect(other.locator("#ld-period input[type=number]")).to_have_value("3")
+    expect(other.locator(".ld-range-value")).to_have_text("1 – 4")
+    other.click("#ld-run")
+    wait_done(other)
+    expect(other.locator(".ld-link-note")).to_have_text("Reproduced: the texts are the link's, to the letter.")
+    one, two = server.runs[-2][0], server.runs[-1][0]
+    assert one.sampling == two.sampling and one.lanes == two.lanes and one.prompt == two.prompt
+    assert link_of(other) == link
+
+    # Another period is another run; another text of the same settings differs.
+    other.fill("#ld-period input[type=number]", "2")
+    other.press("#ld-period input[type=number]", "Tab")
+    other.click("#ld-run")
+    expect(other.locator(".ld-link-note")).to_have_text("Not the link's run: period changed since.", timeout=20_000)
+    wrong = link.replace(query["texts"][0].split("lora_drop%3A")[-1].split(":")[-1], "0" * 12)
+    assert wrong != link
+    third = open_page(wrong)
+    third.click("#ld-run")
+    expect(third.locator(".ld-link-note")).to_have_text("Differs from the link: the text of third.", timeout=20_000)
+
+
+def test_a_hostile_link_restores_nothing_and_runs_nothing(server, open_page):
+    bad = {
+        "period": "1e9",
+        "layers": "4-2",
+        "drop_ratio": "NaN",
+        "drop_layers": "1,,2",
+        "reuse": HOSTILE,
+        "seed": "-1",
+        "max_new_tokens": "99999999999999999999999",
+        "temperature": "Infinity",
+        "audit": "yes",
+        "adapters": "/etc/passwd",
+        "prompt": "x" * 20_001,
+        "texts": "<script>",
+    }
+    page = open_page(server.url)
+    fresh = page.input_value("#ld-period input[type=number]")
+    page = open_page(f"{server.url}?{urlencode(bad)}")
+    status = page.locator(".ld-status")
+    expect(status).to_have_attribute("data-kind", "error")
+    for name in bad.keys() - {"texts"}:
+        assert name in status.inner_text()
+    assert page.input_value("#ld-period input[type=number]") == fresh
+    assert page.input_value("#ld-prompt textarea") != bad["prompt"]
+    page = open_page(f"{server.url}?{urlencode({'prompt': HOSTILE, 'period': '5', 'unknown': HOSTILE})}")
+    expect(page.locator("#ld-prompt textarea")).to_have_value(HOSTILE)
+    expect(page.locator("#ld-period input[type=number]")).to_have_value("5")
+    assert page.evaluate("!document.querySelector('img[src=x]')")
+
+
+def open_file(page: Page, path: Path) -> None:
+    page.set_input_files("input[type=file]", path)
+
+
+def test_a_trace_file_opens_as_the_run_that_it_was(server, open_page, tmp_path):
+    wanted = Request(
+        "Hello", LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0), 40, ignore_eos=True, compare="skip"
+    )
+    lines = list(map(write_line, run(server.loaded, wanted)))
+    whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
+    whole.write_text("".join(lines))
+    cut.write_text("".join(lines[:50]) + lines[50][:30])
+    page = open_page(server.url)
+    open_file(page, whole)
+    expect(page.locator(".ld-status")).to_contain_text("Opened whole.jsonl: 40 tokens, 40 tokens, 40 tokens.")
+    trace = parse_trace(whole.read_bytes())
+    assert [pane_text(page, lane) for lane in range(3)] == [trace.text(n) for n in ("baseline", "lora_drop", "third")]
+    assert figure(page, "speedup") == f"{trace.summary.speedup:.2f}×"
+    again = parse_trace(save(page, "trace", tmp_path).read_bytes())
+    assert sorted(map(write_line, again.records())) == sorted(lines)
+    open_file(page, cut)
+    expect(page.locator(".ld-status")).to_contain_text("It was cut short")
+    assert pane_text(page, 1) == parse_trace(cut.read_bytes()).text("lora_drop")
+    page.evaluate('document.querySelector(\'.ld-pane[data-lane="1"] .ld-token[data-step="5"]\').click()')
+    expect(page.locator(".ld-scrub-words")).to_contain_text("step 5 of")
+
+
+def test_a_file_that_is_no_trace_is_one_line_and_the_run_on_the_page_stays(server, open_page, tmp_path):
+    page = open_page(server.url)
+    run_to_its_end(page, 12)
+    before = pane_text(page, 1)
+    header = json.loads(write_line(server.runs[-1][0]))
+    bad = {
+        "markup": (f"<html>{HOSTILE}</html>\n" * 3, "not a line of a LoRA-Drop trace"),
+        "version": (json.dumps(header | {"version": 7}) + "\n", "version 7 of the format"),
+        "empty": ("", "holds no header"),
+        "numbers": (json.dumps(header) + '\n{"type":"step","lane":"baseline","step":1000000000}\n{}\n', "line 2"),
+    }
+    for name, (text, words) in bad.items():
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text(text)
+        open_file(page, path)
+        expect(page.locator(".ld-status")).to_contain_text(words)
+        expect(page.locator(".ld-status")).to_have_attribute("data-kind", "error")
+        assert pane_text(page, 1) == before
+    assert page.evaluate("!document.querySelector('img[src=x]')")
+
+
+def test_going_offline_in_the_middle_keeps_what_came(server, open_page, tmp_path):
+    page = open_page(server.url, leaves=True)
+    prepare(page, tokens=2000)
+    page.click("#ld-run")
+    page.wait_for_function("document.querySelectorAll('.ld-token').length > 60")
+    page.context.set_offline(True)
+    page.wait_for_timeout(1000)
+    kept = page.evaluate("document.querySelectorAll('.ld-pane[data-lane=\"1\"] .ld-token').length")
+    assert kept > 20
+    assert save(page, "png", tmp_path).stat().st_size > 10_000
+    page.context.set_offline(False)
+
+
+def test_the_first_setting_of_a_link_survives_the_mount_of_advanced(server, open_page):
+    page = open_page(f"{server.url}?{urlencode({'max_new_tokens': '17', 'temperature': '0.5', 'seed': '3'})}")
+    open_advanced(page)
+    expect(page.locator("#ld-tokens input")).to_have_value("17")
+    page.check("#ld-ignore-eos input")
+    page.click("#ld-run")
+    wait_done(page)
+    header = server.runs[-1][0]
+    assert (header.sampling["max_new_tokens"], header.sampling["temperature"], header.seed) == (17, 0.5, 3)
