@@ -148,8 +148,9 @@
           "text-anchor": step === 0 ? "start" : "middle",
           class: kind === "lora" ? "" : "ld-step-full",
         });
-        // The word is wider than a narrow column: then the number tells the same.
+        // The word is wider than a narrow column, where the number tells the same; two digits may be, too.
         if (step === 0 && colW < 42) marks.textContent = "0";
+        if (colW < 18 && kind === "lora") marks.textContent = "";
         parts.push(marks);
         scene.cells.push(
           Array.from({ length: numLayers }, (_, layer) =>

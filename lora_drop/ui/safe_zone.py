@@ -306,20 +306,22 @@ class SafeZone:
                 raise LoraDropError("the model answered with nothing, so there is no text to measure on.")
             source = {"file": "the full model's own answers", "prompts": [prompt for prompt, _ in pairs]}
             sweep = {**circumstances(self.loaded), "data": describe_data(pairs, source), "notes": [], "rows": []}
+            shown: tuple[Any, ...] = skip
             for point in points:
                 if stop.is_set():
                     break
                 words = f"Point {done + 1} of {total}: drop ratio {point.config.drop_ratio:g}, period "
-                yield _progress("running", f"{words}{point.config.period}.", done, total), *skip, *running
+                yield _progress("running", f"{words}{point.config.period}.", done, total), *shown, *running
                 before = sweep = merged(before, sweep, measure(self.loaded, point, pairs, None))
                 done += 1
-                yield (
-                    _progress("running", f"{done} of {total} measured.", done, total),
-                    *self._shown(sweep, point, quality),
-                    *running,
-                )
-            ending = f"Cancelled: {done} of {total} points were measured." if done < total else ""
-            yield _progress("done", ending or f"Finished: {_points(total)} measured.", done, total), *skip, *idle
+                shown = self._shown(sweep, point, quality)
+            cancelled = f"Cancelled: {done} of {total} points were measured."
+            ending = _progress(
+                "done", cancelled if done < total else f"Finished: {_points(total)} measured.", done, total
+            )
+            yield ending, *shown, *idle
+            # Gradio repeats the last yield whole when a run completes: without the figures, they are not sent twice.
+            yield ending, *skip, *idle
         except LoraDropError as error:
             yield _progress("error", str(error), done, total), *skip, *idle
         except Exception:
@@ -357,7 +359,8 @@ def _measured_here(loaded: LoadedModel) -> str:
         text = f"{TEXTS} answers of at most {ANSWER_TOKENS} tokens, which the full model writes first"
     return (
         f"Measured on {text}. The full model finds its own words likely, so these figures are not those of the stored "
-        "sweep's texts; a few hundred tokens give an impression, not a benchmark. Nothing is saved."
+        "sweep's texts; a few hundred tokens give an impression, not a benchmark, and a busy machine can measure a "
+        "speed above its bound. Nothing is saved."
     )
 
 
