@@ -287,7 +287,7 @@ class SafeZone:
         choice of quality.
         """
         on, off = gr.update(interactive=True), gr.update(interactive=False)
-        # While it runs, the figures are the sweep's: a choice of others would be lost with the next point.
+        # The lower plot grows with the quality chosen at the start: another one would be lost with the next point.
         running, idle = (off, on, off), (on, off, on)
         session = request.session_hash
         stop = self.stops.start(session)
