@@ -90,7 +90,7 @@
       this.run = run;
       this.span = firstSpan(run);
       this.figure.dataset.state = "running";
-      this.isDrawn = false;
+      this.isDrawn = this.isFinished = false;
       this.setUp();
       if (this.visible) this.apply();
     }
@@ -126,6 +126,15 @@
       this.cursor.replaceChildren(...dots);
     }
 
+    /** Add what is too dear to draw while a run streams. */
+    finish() {}
+
+    /** An empty plot before any run: the first one costs the most, and the reader waits for nothing yet. */
+    prepare() {
+      if (this.run) return;
+      window.Plotly.react(this.plot, [], baseLayout("", 1, ""), CONFIG);
+    }
+
     /** [value, colour] of what the chart shows at a step; a heatmap has none. */
     at() {
       return [];
@@ -140,7 +149,10 @@
       this.span = wanted;
       if (!this.isDrawn) this.apply();
       this.extend();
-      if (moved) this.apply();
+      const isOver = this.run.summary && !this.isFinished;
+      if (isOver) this.finish();
+      this.isFinished ||= isOver;
+      if (moved || isOver) this.apply();
       else if (this.cursorStep !== null) this.moveCursor(this.cursorStep);
     }
 
@@ -183,11 +195,10 @@
           x0: 0,
           dx: 1,
           z: this.z,
-          text: this.words,
           zmin: -0.5,
           zmax: KINDS.length - 0.5,
           showscale: false,
-          hovertemplate: "step %{x}, layer %{y}<br>%{text}<extra></extra>",
+          hovertemplate: "step %{x}, layer %{y}<extra></extra>",
         },
       ];
       this.dropped = new Set(this.run.focus.schedule.dropped);
@@ -220,6 +231,13 @@
       this.apply();
     }
 
+    finish() {
+      Object.assign(this.traces[0], {
+        text: this.words,
+        hovertemplate: "step %{x}, layer %{y}<br>%{text}<extra></extra>",
+      });
+    }
+
     layout() {
       const layout = baseLayout(this.run.id, this.span, "layer");
       layout.yaxis.range = [-0.5, this.z.length - 0.5];
@@ -239,7 +257,7 @@
       this.drawn = 1; // prefill has no audit
       const line = (more) => ({ type: "scatter", mode: "lines", x: [], y: [], hoverinfo: "skip", ...more });
       this.traces = [
-        line({ yaxis: "y2" }),
+        line({ yaxis: "y2", visible: false }),
         line({ line: { width: 0 } }),
         line({ line: { width: 0 }, fill: "tonexty" }),
         line({
@@ -250,7 +268,7 @@
             "<br>KL to the full model %{customdata[2]}%{customdata[3]}<extra></extra>",
         }),
         line({ mode: "markers" }),
-        line({ yaxis: "y2" }),
+        line({ yaxis: "y2", visible: false }),
         line({ mode: "markers" }),
         line({ hoverinfo: "all", hovertemplate: "step %{x}: %{y:.3f}<extra>this layer</extra>" }),
       ];
@@ -262,6 +280,7 @@
       }
       this.layer = null;
       this.means = [];
+      this.refreshes = { 0: { x: [], y: [] }, 5: { x: [], y: [] } }; // the lines of traces 0 and 5, for the end
       this.figure.dataset.adaptive = String(S.isAdaptive(this.run.focus.schedule));
       this.drawChip();
       this.paint();
@@ -310,7 +329,9 @@
       this.traces[2].fillcolor = faded(own, 0.16);
       this.traces[3].line = { width: 1.75, color: own };
       this.traces[4].marker = { size: 5, color: refresh };
-      this.traces[5].line = { width: 1, dash: "dot", color: faded(early, 0.5) };
+      // So do the early ones, of which nobody knows the number ahead.
+      const crowd = Math.min(1, 25 / (1 + (this.refreshes?.[5].x.length ?? 0) / 3));
+      this.traces[5].line = { width: 1, dash: "dot", color: faded(early, 0.12 + 0.38 * crowd) };
       this.traces[6].marker = { size: 6, color: early, symbol: "diamond" };
       this.traces[LAYER].line = { width: 1.5, color: color("ink") };
       this.others.forEach((lane, i) => (this.traces[LAYER + 1 + i].line = { width: 1.25, color: laneColor(lane.index) }));
@@ -344,8 +365,8 @@
         const [lines, dots] = trigger ? [5, 6] : [0, 4];
         add[dots].x.push(step);
         add[dots].y.push(mean);
-        add[lines].x.push(step, step, null);
-        add[lines].y.push(0, 1, null);
+        this.refreshes[lines].x.push(step, step, null);
+        this.refreshes[lines].y.push(0, 1, null);
       }
       this.others.forEach((lane, i) => {
         for (; lane.audits.has(this.othersDrawn[i]); this.othersDrawn[i]++) {
@@ -362,6 +383,13 @@
       this.traces = this.plot.data;
       this.traces[3].customdata.push(...custom);
       this.figure.dataset.state = "running";
+    }
+
+    finish() {
+      for (const [trace, { x, y }] of Object.entries(this.refreshes)) {
+        Object.assign(this.traces[trace], { x, y, visible: true });
+      }
+      this.paint();
     }
 
     layout() {
@@ -656,7 +684,10 @@
           if (isIntersecting && chart.run) this.later(() => chart.update());
         }
       });
-      for (const chart of this.all) seen.observe(chart.figure);
+      for (const chart of this.all) {
+        seen.observe(chart.figure);
+        this.later(() => chart.prepare());
+      }
       window.addEventListener("beforeprint", () => {
         for (const chart of this.all) if (chart.run) this.complete(chart.figure);
       });

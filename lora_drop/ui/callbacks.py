@@ -26,7 +26,17 @@ from lora_drop.models import LoadedModel, encode_prompt
 from lora_drop.options import config_from, parse_list, parse_threshold
 from lora_drop.schedule import baseline_schedule, kv_bytes, kv_saved, speed_bound
 from lora_drop.session import LORA_DROP, Plan, Request, bank_facts, config_fingerprint, describe_device, plan, run
-from lora_drop.trace import Header, Record, StepRecord, Summary, parse_trace, read_trace, wire_line, write_line
+from lora_drop.trace import (
+    MAX_TRACE_BYTES,
+    Header,
+    Record,
+    StepRecord,
+    Summary,
+    parse_trace,
+    read_trace,
+    wire_line,
+    write_line,
+)
 from lora_drop.ui.replay import replay_html, wire_text
 
 MIN_INTERVAL, MAX_INTERVAL = 0.1, 0.4  # seconds between two updates of the page
@@ -456,6 +466,18 @@ class Callbacks:
         except LoraDropError as error:
             raise gr.Error(str(error), print_exception=False) from None
         return estimate(self.loaded, checked, len(checked.prompt_ids) if prompt else 0, wanted)
+
+    def replay(self, trace: str) -> str:
+        """A recorded run as one self-contained HTML page that opens offline.
+
+        trace is the text of a trace file (JSON Lines), as generate streams it or the command line writes it.
+        """
+        try:
+            if not isinstance(trace, str) or len(trace) > MAX_TRACE_BYTES:
+                raise LoraDropError(f"trace must be a text of at most {MAX_TRACE_BYTES // 2**20} MiB.")
+            return replay_html(parse_trace(trace.encode("utf-8", "replace")))
+        except LoraDropError as error:
+            raise gr.Error(str(error), print_exception=False) from None
 
 
 def _config(model: str, **options: Any) -> LoraDropConfig:

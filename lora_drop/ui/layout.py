@@ -273,6 +273,7 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
 
         gr.api(calls.generate, api_name="generate", concurrency_id="gpu", concurrency_limit=1)
         gr.api(calls.estimate, api_name="estimate", queue=False)
+        gr.api(calls.replay, api_name="replay")
     return demo
 
 

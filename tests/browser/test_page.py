@@ -598,6 +598,10 @@ def test_the_api_streams_the_trace_and_refuses_bad_input(server):
         with pytest.raises(Exception, match=words) as caught:
             client.predict(**{"prompt": "Hello"} | values, api_name="/generate")
         assert "\n" not in str(caught.value), "one line"
+    page = client.predict(trace=texts[-1], api_name="/replay")
+    assert page.startswith("<!doctype html>") or page.startswith("<!DOCTYPE html>")
+    with pytest.raises(Exception, match="line 1: this is not a line of a LoRA-Drop trace"):
+        client.predict(trace="<html>", api_name="/replay")
     assert client.predict(prompt="still up", max_new_tokens=2, api_name="/generate")
 
 
