@@ -44,8 +44,11 @@
       find(".ld-empty").textContent = empty ? value : "";
       find("h3").textContent = empty ? "" : value.title;
       find("figcaption small").textContent = empty ? "" : value.note;
-      plot.setAttribute("role", "img");
-      plot.setAttribute("aria-label", empty ? "" : `${value.title}. ${value.note}`);
+      // A group, as plotly's buttons are in it; the table below has every number.
+      for (const [name, text] of Object.entries({ role: "group", "aria-label": `${value.title}. ${value.note}` })) {
+        if (empty) plot.removeAttribute(name);
+        else plot.setAttribute(name, text);
+      }
       const head = make("tr");
       head.append(...(empty ? [] : value.columns).map((name) => Object.assign(make("th", "", name), { scope: "col" })));
       find("thead").replaceChildren(head);
