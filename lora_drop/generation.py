@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
 
 from lora_drop.adapters import AdapterBank
 from lora_drop.config import LoraDropConfig
@@ -45,9 +46,12 @@ def generate(
     generation_config: GenerationConfig,
     lora_drop: LoraDropConfig | None = None,
     adapters: AdapterBank | None = None,
+    streamer: BaseStreamer | None = None,
     **model_kwargs: Any,
 ) -> Tensor:
     """LoRA-Drop decoding for `model.generate(**inputs, custom_generate=lora_drop.generate, lora_drop=config)`.
+
+    It runs the reference decoder over the model's own modules: their weights stay laid out as the caller has them.
 
     transformers prepares the processors (temperature and top-p among them), the stopping criteria and the config, and
     draws from torch's global generator as its own sampling does.
@@ -56,6 +60,8 @@ def generate(
         input_ids: the prompt, (1, P).
         lora_drop: the settings, the defaults if None; its `adapters` is not read, a bank is given here.
         adapters: the corrections, on any device; None runs the untrained rule.
+        streamer: a transformers streamer. `model.generate(streamer=...)` does not hand its own to a callable and does
+            not say so: bind it here, `custom_generate=functools.partial(lora_drop.generate, streamer=streamer)`.
         model_kwargs: what transformers prepares for the model's own forward. Only `attention_mask` is looked at, which
             must be all ones (were it named here, transformers would pass it twice); the decoder has its own cache.
 
@@ -96,6 +102,8 @@ def generate(
             warnings.warn(warning, stacklevel=2)
         adapters = adapters.to(decoder.device, decoder.dtype)
     state = decoder.new_state(schedule, adapters)
+    if streamer is not None:
+        streamer.put(input_ids.cpu())  # as transformers does: a streamer may skip the prompt
     logits = decoder.prefill(input_ids, state)
     while True:
         scores = logits_processor(input_ids, logits.float())
@@ -104,6 +112,10 @@ def generate(
         else:
             token = scores.argmax(-1, keepdim=True)
         input_ids = torch.cat((input_ids, token), dim=1)
+        if streamer is not None:
+            streamer.put(token[0].cpu())
         if stopping_criteria(input_ids, None).all():
+            if streamer is not None:
+                streamer.end()
             return input_ids
         logits = decoder.step(token, state)
