@@ -15,12 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lora_drop.adapters import AdapterBank
 from lora_drop.cache import KVCache
 from lora_drop.config import LoraDropConfig
+from lora_drop.decoder import Decoder
 from lora_drop.errors import LoraDropError
 from lora_drop.models import LoadedModel, encode_prompt, encode_text
 from lora_drop.refresh import Pacer
-from lora_drop.schedule import average_period
+from lora_drop.schedule import Schedule, average_period
 from lora_drop.session import find_bank
 
 
@@ -94,6 +96,42 @@ def _pair(line: str, where: str, prompt_field: str, target_field: str) -> tuple[
 
 
 @torch.inference_mode()
+def decode_target(
+    decoder: Decoder,
+    schedule: Schedule,
+    bank: AdapterBank | None,
+    prompt_ids: list[int],
+    target_ids: list[int],
+    after_step: Callable[[Pacer], None] = lambda pacer: None,
+) -> tuple[Tensor, Tensor, Pacer]:
+    """What LoRA-Drop expects at each token of a target: prefill on the prompt, then a decode step a token.
+
+    Args:
+        prompt_ids, target_ids: at least one token each.
+        after_step: told the pace after each decode step.
+
+    Returns:
+        Logits (T, V), those that the target's tokens are scored by; which of them a LoRA step gave, (T,) bool; and
+        the pace after the last step.
+    """
+    prompt, target = (torch.tensor([ids], device=decoder.device) for ids in (prompt_ids, target_ids))
+    state = decoder.new_state(schedule, bank, len(prompt_ids) + len(target_ids) - 1)
+    logits, at_lora = [decoder.prefill(prompt, state)], [False]
+    for s in range(1, len(target_ids)):
+        logits.append(decoder.step(target[:, s - 1 : s], state))
+        at_lora.append(state.pacer.kind == "lora")
+        after_step(state.pacer)
+    return torch.cat(logits), torch.tensor(at_lora, device=decoder.device), state.pacer
+
+
+@torch.inference_mode()
+def read_target(decoder: Decoder, prompt_ids: list[int], target_ids: list[int]) -> Tensor:
+    """What the full model expects at each token of a target: logits (T, V)."""
+    tokens = torch.tensor([prompt_ids + target_ids[:-1]], device=decoder.device)
+    return decoder.read(tokens, KVCache(len(decoder.layers)), 0, (), len(prompt_ids) - 1)[1][0]
+
+
+@torch.inference_mode()
 def evaluate(
     loaded: LoadedModel,
     config: LoraDropConfig,
@@ -136,21 +174,13 @@ def evaluate(
                 f"record {number} has {len(prompt_ids)} + {len(target_ids)} tokens, more than the context of "
                 f"{loaded.context}: shorten it, or keep less of the prompt with --context-tokens."
             )
-        prompt_t, targets = (torch.tensor([ids], device=loaded.device) for ids in (prompt_ids, target_ids))
-        kv = KVCache(loaded.num_layers)
-        full = decoder.read(torch.cat((prompt_t, targets[:, :-1]), 1), kv, 0, (), len(prompt_ids) - 1)[1][0]
-        state = decoder.new_state(schedule, bank)
-        ours, kinds = [decoder.prefill(prompt_t, state)], [state.pacer.kind]
-        for s in range(1, len(target_ids)):
-            ours.append(decoder.step(targets[:, s - 1 : s], state))
-            kinds.append(state.pacer.kind)
-            after_step(state.pacer)
-        ours = torch.cat(ours)  # (T, V)
-        decode_steps += state.pacer.step
-        refreshes += state.pacer.refreshes
-        total.add(full, ours, targets[0])
-        at_lora = torch.tensor([kind == "lora" for kind in kinds], device=loaded.device)
-        lora.add(full[at_lora], ours[at_lora], targets[0][at_lora])
+        full = read_target(decoder, prompt_ids, target_ids)
+        ours, at_lora, pacer = decode_target(decoder, schedule, bank, prompt_ids, target_ids, after_step)
+        targets = torch.tensor(target_ids, device=loaded.device)
+        decode_steps += pacer.step
+        refreshes += pacer.refreshes
+        total.add(full, ours, targets)
+        lora.add(full[at_lora], ours[at_lora], targets[at_lora])
         progress(total.count)
     return {
         "tokens": total.count,
