@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import sys
 
 from lora_drop import runtime
 
 runtime.configure()  # before the first `import torch`, here and in every module below
+
+# ZeroGPU's package (every Gradio Space has it) puts a stand-in in CUDA's place. It has to come before torch, and on
+# ZeroGPU it imports Gradio, which then reads whether it may send statistics.
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+if importlib.util.find_spec("spaces"):
+    import spaces  # noqa: F401
 
 
 def main() -> int:
