@@ -1,0 +1,168 @@
+"""Generated programs, run apart from this process and cut off from what they could harm.
+
+Two ways, and `protection` says which one this machine allows.
+
+`namespaces` (Linux that lets a process make user namespaces). Strong, because the kernel enforces it: no network at
+all, not even loopback; the file system is read-only but for the program's own folder, a RAM disk of `disk_bytes`;
+`/proc` is empty; no other process can be seen or signalled, and all that the program started dies with it; limits on
+CPU time, address space and the number of processes, also for root, whose rights are given up first.
+
+`limits` (elsewhere). CPU time, address space, the size of each file and the wall clock are still the kernel's. The
+rest is a Python audit hook that refuses sockets, new processes and writing outside the program's folder, and a count
+of the folder's bytes a few times a second. The hook stops accidents, not someone who wants out: ctypes gets around it.
+Root is not bound by the number of processes there.
+
+In both the environment is empty, the temporary folder is working folder and HOME, and the Python is the bare one below
+the virtual environment, started with `-I`. Neither hides files that this user may read: without a network a program
+can do no more with them than print them, and of what it prints only the last line is kept.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+POLL_SECONDS = 0.05
+REASON_LENGTH = 200
+PROGRAM = "program.py"
+LAUNCHER = Path(__file__).with_name("sandbox_launcher.py")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a program may use.
+
+    Args:
+        seconds: by the clock on the wall.
+        cpu_seconds: of each process.
+        memory_bytes: address space of each process.
+        disk_bytes: of all its files together.
+        processes: with its threads, its own included.
+    """
+
+    seconds: float = 10.0
+    cpu_seconds: int = 8
+    memory_bytes: int = 1 << 30
+    disk_bytes: int = 16 << 20
+    processes: int = 8
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a program ended; `reason` is one line, empty if it passed."""
+
+    passed: bool
+    reason: str = ""
+
+
+@functools.cache
+def protection() -> str:
+    """`namespaces` where this machine allows them, else `limits`; found out by running a program."""
+    if not sys.platform.startswith("linux"):
+        return "limits"
+    return "namespaces" if run_program("pass", way="namespaces").passed else "limits"
+
+
+def run_program(code: str, limits: Limits | None = None, way: str | None = None) -> Outcome:
+    """Run a Python program; it passes if it gets to its end without an error, within the limits.
+
+    Whatever it does, this returns: a program that fails, loops, forks or fills memory or disk is an `Outcome`.
+
+    Args:
+        way: `namespaces` or `limits`; None takes `protection()`.
+    """
+    limits = limits or Limits()
+    way = way or protection()
+    mark = secrets.token_hex(16)  # written last: a program that leaves before its end, even with success, failed
+    ending = f"\nimport os as _os\n_os.write(1, b'{mark}')\n"
+    with tempfile.TemporaryDirectory(prefix="lora-drop-program-", ignore_cleanup_errors=True) as folder:
+        os.chmod(folder, 0o777)  # the program may run as another user; the name of the folder is random
+        Path(folder, PROGRAM).write_text(code + ending, encoding="utf-8", errors="replace")
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            # The launcher narrows its own rights and becomes the program; it runs alone, without this package.
+            command = [os.path.realpath(sys.executable), "-I", "-S", str(LAUNCHER)]
+            command += [
+                way,
+                folder,
+                *map(str, (limits.cpu_seconds, limits.memory_bytes, limits.disk_bytes, limits.processes)),
+            ]
+            child = subprocess.Popen(
+                command,
+                **{"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err},
+                **{"env": {}, "cwd": folder, "start_new_session": True, "close_fds": True},
+            )
+            try:
+                cut_short = _watch(child, Path(folder), limits)
+            finally:
+                _kill(child)
+            return _judge(child.returncode, cut_short, _holds(out, mark), _tail(err), limits)
+
+
+def _watch(child: subprocess.Popen, folder: Path, limits: Limits) -> str:
+    """Wait for the end of a program; why it has to be ended, or an empty text if it ended by itself."""
+    deadline = time.monotonic() + limits.seconds
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            child.wait(min(POLL_SECONDS, max(left, 0)))
+            return ""
+        except subprocess.TimeoutExpired:
+            if left <= 0:
+                return f"took longer than {limits.seconds:g} s"
+        if _bytes_in(folder) > limits.disk_bytes:
+            return f"wrote more than {limits.disk_bytes / 1e6:.0f} MB"
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(root, name)).st_size
+            except OSError:  # gone again
+                continue
+    return total
+
+
+def _kill(child: subprocess.Popen) -> None:
+    """End the program and what it started. In a namespace of its own all of it dies with the launcher."""
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        child.kill()
+    child.wait()
+
+
+def _holds(file: IO[bytes], mark: str) -> bool:
+    file.seek(0)  # what the program printed last may come after the mark: it has a buffer of its own
+    return mark.encode() in file.read()
+
+
+def _tail(file: IO[bytes]) -> str:
+    file.seek(max(file.seek(0, os.SEEK_END) - 4096, 0))
+    return file.read().decode("utf-8", errors="replace")
+
+
+def _judge(code: int, cut_short: str, reached_end: bool, err: str, limits: Limits) -> Outcome:
+    if cut_short:
+        return Outcome(False, cut_short)
+    if code == 0:
+        return Outcome(True) if reached_end else Outcome(False, "ended before its last line")
+    number = -code if code < 0 else code - 128  # the launcher passes a signal on as a shell would
+    if number == signal.SIGXCPU:
+        return Outcome(False, f"used more than {limits.cpu_seconds} s of CPU time")
+    if number > 0:
+        name = signal.Signals(number).name if number in signal.valid_signals() else f"signal {number}"
+        return Outcome(False, f"ended by {name}")
+    lines = [line.strip() for line in err.splitlines() if line.strip()]
+    text = lines[-1] if lines else f"exit code {code}"
+    return Outcome(False, "".join(c if c.isprintable() else " " for c in text)[:REASON_LENGTH])
