@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 from lora_drop import train_options
 from lora_drop.config import COMPARISONS, KV_RULES, PARTS, PRESETS, REUSE_RULES, presets_for
 from lora_drop.errors import LoraDropError
+from lora_drop.evaluation import benchmark_options
 from lora_drop.options import config_from
 from lora_drop.schedule import human_bytes
 from lora_drop.trace import TOGETHER, Record, StepRecord, Trace, gather, pace, read_trace, write_line
@@ -159,6 +160,15 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--hf", action=argparse.BooleanOptionalAction, default=True, help="transformers' generate too")
     bench.add_argument("--json", action="store_true", help="one JSON object on stdout")
     bench.set_defaults(command=_bench)
+
+    tasks = commands.add_parser(
+        "benchmark", help="the paper's benchmarks from local files, full model and LoRA-Drop", allow_abbrev=False
+    )
+    benchmark_options.add_options(tasks)
+    add_model_options(tasks)
+    add_config_options(tasks)
+    tasks.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    tasks.set_defaults(command=_benchmark)
 
     order = commands.add_parser(
         "drop-order", help="which layers to drop first: a greedy order by measured KL", allow_abbrev=False
@@ -648,6 +658,33 @@ def _bench(args: argparse.Namespace) -> int:
         f"{result['read_gb_per_second']:.1f} GB/s that this device reads "
         f"({result['copy_gb_per_second']:.1f} GB/s copying)"
     )
+    return 0
+
+
+def _benchmark(args: argparse.Namespace) -> int:
+    config, options = config_from(args, args.model), benchmark_options.options_from(args)
+    from tqdm import tqdm
+
+    from lora_drop.evaluation.tasks import read_tasks
+
+    def tell(line: str) -> None:
+        tqdm.write(f"note: {line}", file=sys.stderr)
+
+    work = read_tasks(options.data_dir, options.names, options.limit, tell)
+    from lora_drop.evaluation.benchmark import benchmark, markdown
+
+    loaded = _load(args)
+    with tqdm(unit="record", file=sys.stderr) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.initial = bar.initial or done * (bar.n == 0)  # those already there are no part of the pace
+            bar.update(done - bar.n)
+
+        result = benchmark(loaded, config, work, options, tell, show)
+    for note in result["notes"]:
+        tell(note)
+    print(json.dumps(result, allow_nan=False) if args.json else markdown(result), end="\n" if args.json else "")
     return 0
 
 

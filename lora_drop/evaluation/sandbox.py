@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -34,6 +35,10 @@ from typing import IO
 POLL_SECONDS = 0.05
 REASON_LENGTH = 200
 PROGRAM = "program.py"
+WALLS = (
+    r"took longer|used more|wrote more|ended by|MemoryError|BlockingIOError|PermissionError|ProcessLookupError"
+    r"|RuntimeError: can't start new thread|OSError: \[Errno|urllib\.error\.URLError"
+)
 LAUNCHER = Path(__file__).with_name("sandbox_launcher.py")
 
 
@@ -62,6 +67,11 @@ class Outcome:
 
     passed: bool
     reason: str = ""
+
+    @property
+    def met_a_limit(self) -> bool:
+        """It was stopped by a limit or by the sandbox, not by an error of its own or by its tests."""
+        return re.match(WALLS, self.reason) is not None
 
 
 @functools.cache
