@@ -5,8 +5,9 @@
 (() => {
   const { schedule: S, make } = window.LoraDrop;
   const FIRST_SPAN = 512; // steps that the x axis shows at once at most, until a run is longer
-  const SHORTEST_PAUSE = 100; // milliseconds between two rounds of redraws
-  const SHARE = 0.2; // of the page's time that they may take
+  const WINDOW = 1024; // steps that are drawn while a longer run streams: its last ones; at its end all are
+  const SHORTEST_PAUSE = 250; // milliseconds between two rounds of redraws: on a CPU they take time from the decode
+  const SHARE = 0.12; // of the page's time that they may take
   const CONFIG = {
     responsive: false, // a ResizeObserver does it, also when a column changes and not the window
     displaylogo: false,
@@ -37,8 +38,8 @@
 
   const isTalk = () => document.body.classList.contains("ld-talk");
 
-  /** What all layouts share. `span` is the last step on the x axis. */
-  function baseLayout(runId, span, yTitle) {
+  /** What all layouts share; `chart` has the x axis: its first step and its span. */
+  function baseLayout({ run, from, span }, yTitle) {
     const size = isTalk() ? 18 : 11; // for the back of a room
     const axis = {
       gridcolor: color("grid"),
@@ -48,7 +49,7 @@
       title: { font: { size, color: color("muted") }, standoff: 10 },
     };
     return {
-      uirevision: runId,
+      uirevision: run?.id ?? "",
       margin: isTalk() ? { l: 72, r: 14, t: 6, b: 60 } : { l: 44, r: 8, t: 4, b: 38 },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
@@ -63,7 +64,7 @@
       },
       dragmode: "zoom",
       modebar: { bgcolor: "rgba(0,0,0,0)", color: color("muted"), activecolor: color("ink") },
-      xaxis: { ...axis, title: { ...axis.title, text: "decode step" }, range: [-0.5, span + 0.5], showgrid: false, zeroline: false },
+      xaxis: { ...axis, title: { ...axis.title, text: "decode step" }, range: [from - 0.5, from + span + 0.5], showgrid: false, zeroline: false },
       yaxis: { ...axis, title: { ...axis.title, text: yTitle }, rangemode: "tozero" },
     };
   }
@@ -89,6 +90,7 @@
     begin(run) {
       this.run = run;
       this.span = firstSpan(run);
+      this.from = 0; // the first step of the x axis
       this.figure.dataset.state = "running";
       this.isDrawn = this.isFinished = false;
       this.setUp();
@@ -126,13 +128,23 @@
       this.cursor.replaceChildren(...dots);
     }
 
+    /** The window has moved on: what is before a step goes. */
+    forget(step) {
+      for (const trace of this.traces) {
+        if (!trace.x?.length || trace.isAhead) continue;
+        const gone = trace.x.findIndex((x) => x >= step);
+        const count = gone < 0 ? trace.x.length : gone;
+        for (const key of ["x", "y", "customdata"]) if (Array.isArray(trace[key])) trace[key] = trace[key].slice(count);
+      }
+    }
+
     /** Add what is too dear to draw while a run streams. */
     finish() {}
 
     /** An empty plot before any run: the first one costs the most, and the reader waits for nothing yet. */
     prepare() {
       if (this.run) return;
-      window.Plotly.react(this.plot, [], baseLayout("", 1, ""), CONFIG);
+      window.Plotly.react(this.plot, [], baseLayout({ from: 0, span: 1 }, ""), CONFIG);
     }
 
     /** [value, colour] of what the chart shows at a step; a heatmap has none. */
@@ -144,12 +156,20 @@
     update() {
       if (!this.visible) return;
       const last = Math.max(...this.run.lanes.map((lane) => lane.steps.length - 1), 1);
-      const wanted = this.run.summary ? last : spanFor(this.run, this.span, last);
-      const moved = wanted !== this.span;
-      this.span = wanted;
+      const isOver = this.run.summary && !this.isFinished;
+      const [span, from] = [this.span, this.from];
+      if (this.run.summary) [this.span, this.from] = [last, 0];
+      else if (last > WINDOW) [this.span, this.from] = [WINDOW, (Math.ceil((2 * last) / WINDOW) - 2) * (WINDOW / 2)];
+      else this.span = spanFor(this.run, span, last);
+      const moved = span !== this.span || from !== this.from;
+      if (isOver && from > 0) {
+        // What scrolled out of the window comes back.
+        this.setUp();
+        this.isDrawn = false;
+      }
+      if (moved && this.from > from) this.forget(this.from);
       if (!this.isDrawn) this.apply();
       this.extend();
-      const isOver = this.run.summary && !this.isFinished;
       if (isOver) this.finish();
       this.isFinished ||= isOver;
       if (moved || isOver) this.apply();
@@ -231,6 +251,13 @@
       this.apply();
     }
 
+    forget(step) {
+      const [trace] = this.traces;
+      const gone = step - trace.x0;
+      for (const rows of [this.z, this.words]) for (const row of rows) row.splice(0, gone);
+      trace.x0 = step;
+    }
+
     finish() {
       Object.assign(this.traces[0], {
         text: this.words,
@@ -239,7 +266,7 @@
     }
 
     layout() {
-      const layout = baseLayout(this.run.id, this.span, "layer");
+      const layout = baseLayout(this, "layer");
       layout.yaxis.range = [-0.5, this.z.length - 0.5];
       layout.yaxis.showgrid = false;
       layout.yaxis.zeroline = false;
@@ -393,7 +420,7 @@
     }
 
     layout() {
-      const layout = baseLayout(this.run.id, this.span, "‖x̂ − x‖ / ‖x‖");
+      const layout = baseLayout(this, "‖x̂ − x‖ / ‖x‖");
       layout.yaxis2 = { overlaying: "y", range: [0, 1], visible: false, fixedrange: true };
       return layout;
     }
@@ -434,7 +461,7 @@
       const stride = Math.max(1, Math.floor(this.run.planned / 600));
       for (let step = 0; step <= this.run.planned; step += stride) x.push(step);
       const y = x.map((step) => this.formulaAt(lane, step));
-      return { type: "scatter", mode: "lines", x, y, hoverinfo: "skip" };
+      return { type: "scatter", mode: "lines", x, y, hoverinfo: "skip", isAhead: true };
     }
 
     paint() {
@@ -471,7 +498,7 @@
     }
 
     layout() {
-      return baseLayout(this.run.id, this.span, this.unit);
+      return baseLayout(this, this.unit);
     }
   }
 
@@ -532,7 +559,7 @@
     }
 
     layout() {
-      return baseLayout(this.run.id, this.span, "ms");
+      return baseLayout(this, "ms");
     }
   }
 
@@ -576,7 +603,7 @@
     }
 
     layout() {
-      return baseLayout(this.run.id, this.span, "nats");
+      return baseLayout(this, "nats");
     }
   }
 
@@ -622,9 +649,16 @@
       if (this.drawn > before) this.apply();
     }
 
+    forget(step) {
+      const [trace] = this.traces;
+      const gone = step - trace.x0;
+      for (const rows of [this.z, trace.customdata]) for (const row of rows) row.splice(0, gone);
+      trace.x0 = step;
+    }
+
     layout() {
       const { dropped } = this.run.focus.schedule;
-      const layout = baseLayout(this.run.id, this.span, "dropped layer");
+      const layout = baseLayout(this, "dropped layer");
       const every = Math.ceil(dropped.length / 8);
       const shown = dropped.map((_, i) => i).filter((i) => i % every === 0);
       Object.assign(layout.yaxis, {

@@ -256,7 +256,7 @@
     const none = run.lanes.length > 1 ? "none" : "–";
     const times = (value) => (value ? `${formatNumber(value, 2)}×` : "");
     const figures = [
-      ["Speedup", times(now.speedup) || "–", bound ? `bound ${times(bound)}` : ""],
+      ["Speedup", times(now.speedup) || "–", bound ? `bound ${times(bound)}${run.isNoisy?.(now.speedup, bound) ? ", by chance" : ""}` : ""],
       ["KV memory saved", formatShare(now.kv_saved ?? null, 1), ""],
       ["Same top choice", formatShare(now.top1_agreement ?? null, 1), "at LoRA steps"],
       ["First difference", (differs ?? null) === null ? none : `token ${formatNumber(differs + 1)}`, ""],
@@ -478,7 +478,7 @@
   window.LoraDrop.pictures = {
     /** One chart (a [data-chart] element) with its title and legend. */
     async chart(figure, { format = "png", scale = 3, width = 1280, height = 720 } = {}) {
-      if (!figure.querySelector(".ld-plot").data) throw new Error(NO_RUN);
+      if (!figure.querySelector(".ld-plot").data?.length) throw new Error(NO_RUN);
       return make((...size) => drawChart(figure, ...size), 1280, { format, scale, width, height });
     },
 

@@ -114,6 +114,11 @@
       }
     }
 
+    /** Is a speedup beyond what bytes allow? Then the lanes' steps met different loads; no reading is saved twice. */
+    isNoisy(speedup, bound) {
+      return Boolean(speedup && bound && this.summary && speedup > 1.03 * bound);
+    }
+
     /** The run's figures: the summary's once it is there, counted from the steps until then. */
     figures() {
       const speeds = this.lanes.map((lane) => {
@@ -166,7 +171,6 @@
       this.text.append(make("p", "ld-empty", invite));
       this.node.append(head, this.text);
       this.spans = [];
-      this.shown = 0; // tokens that are not veiled
       // It follows its text until the reader scrolls up. Asking the pane's height at every update costs a layout.
       this.follows = true;
       this.text.addEventListener("scroll", () => {
@@ -182,9 +186,10 @@
       this.text.setAttribute("aria-label", `Text of ${name}`);
       this.text.replaceChildren();
       this.spans = [];
-      this.shown = this.marked = 0;
+      this.blocks = []; // {node, from}: lines of the text, so that a new token lays out its own line only
+      this.marked = 0;
       this.isHeld = false;
-      this.now = null;
+      this.now = this.partial = null;
       this.follows = true;
       this.lane = lane;
       this.note.textContent = note ? `${note.charAt(0).toUpperCase()}${note.slice(1)}.` : laneNote(lane);
@@ -200,9 +205,12 @@
       for (let i = this.spans.length; i < steps.length; i++) {
         const span = make("span", `ld-token ld-token-${steps[i].kind}`, steps[i].text);
         span.dataset.step = i;
-        if (this.isHeld) span.classList.add("ld-later");
         this.spans.push(span);
-        fresh.append(span);
+        if (i === 0 || steps[i - 1].text.endsWith("\n")) {
+          this.blocks.push({ node: make("div", "ld-line"), from: i });
+          fresh.append(this.blocks[this.blocks.length - 1].node);
+        }
+        this.blocks[this.blocks.length - 1].node.append(span);
       }
       this.text.append(fresh);
       if (this.follows && !this.isHeld) this.text.scrollTop = FAR;
@@ -210,11 +218,16 @@
 
     /** Veil what comes after the first `count` tokens, and mark the last of those; `count` null shows all. */
     showUpTo(count) {
+      if (count === null && !this.isHeld) return;
       const to = Math.min(count ?? this.spans.length, this.spans.length);
-      this.isHeld = count !== null; // what comes now is veiled from the start
-      for (let i = this.shown; i < to; i++) this.spans[i].classList.remove("ld-later");
-      for (let i = to; i < this.shown; i++) this.spans[i].classList.add("ld-later");
-      this.shown = to;
+      this.isHeld = count !== null;
+      // Whole lines by their own class; in the line where the step is, token by token.
+      const isLater = (block) => block.from >= to;
+      for (const block of this.blocks) block.node.classList.toggle("ld-later-line", isLater(block));
+      const line = this.blocks.filter((block) => !isLater(block)).pop();
+      if (this.partial && this.partial !== line) for (const span of this.partial.node.children) span.classList.remove("ld-later");
+      this.partial = line ?? null;
+      if (line) for (const span of line.node.children) span.classList.toggle("ld-later", Number(span.dataset.step) >= to);
       this.now?.classList.remove("ld-now");
       this.now = count === null ? null : this.spans[to - 1];
       if (!this.now) return;
@@ -369,6 +382,7 @@
       const bound = S.isBaseline(run.main.schedule) ? 1 : now.bound;
       figure("speedup", now.speedup ? `${formatNumber(now.speedup, 2)}×` : "–");
       figure("bound", bound ? `${formatNumber(bound, 2)}×` : "–");
+      figure("noise", run.isNoisy(now.speedup, bound) ? ", passed by chance: a busy machine" : "");
       figure("kv-saved", formatShare(now.kv_saved, 1));
       figure("agreement", formatShare(now.top1_agreement, 1));
       const differs = now.first_divergence;

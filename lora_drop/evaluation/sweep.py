@@ -314,6 +314,8 @@ def read_sweep(path: Path) -> dict[str, Any]:
     """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(result, dict):
+            raise ValueError
         parts_fit = all(isinstance(result.get(name, {}), dict) for name in ("model", "device", "data", "settings"))
         if not parts_fit or not all(map(_is_row, result["rows"])):
             raise ValueError

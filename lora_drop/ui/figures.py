@@ -274,7 +274,7 @@ def sweep_heatmaps(
     return figure.add_annotation(
         text="<br>".join(_words()),
         x=0.7,  # under the third column
-        y=0.4,
+        y=0.43,
         xref="paper",
         yref="paper",
         xanchor="left",

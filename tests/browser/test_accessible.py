@@ -11,7 +11,7 @@ from .test_page import prepare, wait_done
 pytestmark = pytest.mark.browser
 
 # Tokens after the scrubber's step are veiled on purpose: they are not there yet.
-CONTEXT = {"exclude": [[".ld-later"]]}
+CONTEXT = {"exclude": [[".ld-later"], [".ld-later-line"]]}
 OPTIONS = {"resultTypes": ["violations"]}
 
 
