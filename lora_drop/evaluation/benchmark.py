@@ -171,14 +171,19 @@ def generate_text(
     max_new_tokens: int,
     stop: Sequence[str] = (),
     sampling: Sampling | None = None,
+    stop_ids: frozenset[int] = frozenset(),
 ) -> str:
-    """What a lane writes after a prompt, up to a stop token, before the first of the `stop` texts."""
-    ids = torch.tensor([prompt_ids], device=loaded.device)
-    lane = Lane(decoder, ids, schedule, bank, sampling or Sampling(), max_new_tokens, loaded.stop_ids)
+    """What a lane writes after a prompt, greedily unless `sampling` says otherwise.
+
+    It ends at `max_new_tokens`, at one of the model's stop tokens or of `stop_ids`, or before the first of the `stop`
+    texts.
+    """
+    ids, stop_ids = torch.tensor([prompt_ids], device=loaded.device), loaded.stop_ids | stop_ids
+    lane = Lane(decoder, ids, schedule, bank, sampling or Sampling(), max_new_tokens, stop_ids)
     detokenizer, text = Detokenizer(loaded.tokenizer), ""
     longest = max(map(len, stop), default=0)
     for step in lane:
-        if step.token_id in loaded.stop_ids:
+        if step.token_id in stop_ids:
             break
         piece = detokenizer.add(step.token_id)
         start = max(0, len(text) - longest)
