@@ -1,0 +1,191 @@
+"""The benchmarks' files as they are published: read, asked, scored; broken ones told in a line and left out."""
+
+import json
+
+import pytest
+
+from lora_drop.errors import LoraDropError
+from lora_drop.evaluation.sandbox import run_program
+from lora_drop.evaluation.tasks import TASKS, overlap_f1, program, read_tasks, rouge_l
+
+COPA = {"premise": "Avevo fame.", "choice1": "Mangiai.", "choice2": "Dormii.", "question": "effect", "label": 0}
+HUMAN = {
+    "task_id": "HumanEval/0",
+    "prompt": 'def add(a, b):\n    """Add."""\n',
+    "canonical_solution": "    return a + b\n",
+    "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n",
+    "entry_point": "add",
+}
+LONG = {
+    "input": "Who?",
+    "context": "A {text} of Ann.",
+    "answers": ["Ann.", "Ann B."],
+    "dataset": "qa",
+    "language": "en",
+}
+
+
+def mbpp(number, **changes):
+    tests = [f"assert f{number}() == {number}"]
+    record = {"text": f"Write f{number}.", "code": f"def f{number}():\r\n    return {number}", "task_id": number}
+    return record | {"test_setup_code": "", "test_list": tests} | changes
+
+
+RECORDS = {
+    "gsm8k/test.jsonl": [{"question": "1+1?", "answer": "It is 1+1=<<1+1=2>>2.\n#### 1,002"}],
+    "math/m.jsonl": [{"problem": "Half?", "solution": "So $\\boxed{\\dfrac{1}{2}}$.", "answer": "\\frac{1}{2}"}],
+    "humaneval/h.jsonl": [HUMAN],
+    "mbpp/prompt.jsonl": [mbpp(1), mbpp(2), mbpp(3)],
+    "mbpp/test.jsonl": [mbpp(11), mbpp(12)],
+    "mbpp/train.jsonl": [mbpp(700)],
+    "longbench/qa.jsonl": [LONG, LONG | {"dataset": "multi_news", "input": "", "answers": ["one two three"]}],
+    "xcopa/test.it.jsonl": [COPA, COPA | {"question": "cause", "label": 1}],
+    "xcopa/val.it.jsonl": [COPA],
+    "hellaswag/v.jsonl": [{"ctx": "A man", "endings": ["sits.", "is.", "has.", "runs."], "label": 3}],
+}
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A data folder with a record or two a task."""
+    for name, records in RECORDS.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("".join(json.dumps(record) + "\n" for record in records))
+    (tmp_path / "bbh" / "cot-prompts").mkdir(parents=True)
+    examples = [{"input": "not True is", "target": "False"}, {"input": "True is", "target": "True"}]
+    (tmp_path / "bbh" / "logic.json").write_text(json.dumps({"canary": "x", "examples": examples}))
+    (tmp_path / "bbh" / "cot-prompts" / "logic.txt").write_text("CANARY\n-----\nReason.\n\nQ: True is\nA: So it is.")
+    (tmp_path / "xnli").mkdir()
+    head = "genre\tlabel\tsentence1\tsentence2\n"
+    (tmp_path / "xnli" / "test.en.tsv").write_text(head + "a\tcontradiction\tIt rains\tIt is dry\n" * 2)
+    (tmp_path / "xnli" / "test.sw.tsv").write_text(head + "a\tneutral\tMvua\tKavu\n")
+    return tmp_path
+
+
+def silent(line):
+    raise AssertionError(line)
+
+
+def read(data, name, tell=silent):
+    return TASKS[name].read(data, tell)
+
+
+def test_every_task_is_read_and_its_gold_text_is_right(data):
+    for task, examples in read_tasks(data, None, None, silent):
+        for example in examples:
+            if example.choices:
+                assert example.target in example.choices
+            elif task.runs_code:
+                answer = task.answer(example, example.target.replace("[DONE]", ""))
+                assert run_program(program(task, example, answer)).passed
+                assert not run_program(program(task, example, "    return None")).passed
+            else:
+                assert task.score(example, task.answer(example, example.target)) == 1
+                assert task.score(example, task.answer(example, "")) == 0
+        assert len({example.id for example in examples}) == len({example.fingerprint for example in examples})
+    assert len(read_tasks(data, None, None, silent)) == len(TASKS) == 9
+
+
+def test_prompts(data):
+    gsm, bbh, mbpp_ = read(data, "gsm8k")[0], read(data, "bbh")[0], read(data, "mbpp")
+    assert gsm.target == "It is 1+1=2.\n#### 1,002" and gsm.references == ("1002",) and gsm.chat
+    assert bbh.prompt == "Reason.\n\nQ: True is\nA: So it is.\n\nQ: not True is\nA: Let's think step by step."
+    assert bbh.target == "So the answer is False."
+    assert [example.id for example in mbpp_] == ["mbpp/test.jsonl:1", "mbpp/test.jsonl:2"]
+    assert mbpp_[0].prompt.count("[DONE]") == 2 and mbpp_[0].prompt.endswith("f11() == 11\n[BEGIN]\n")
+    assert mbpp_[0].prompt.startswith("You are an expert Python programmer, and here is your task: Write f2.")
+    assert "A {text} of Ann." in read(data, "longbench")[0].prompt
+    effect, cause = read(data, "xcopa")
+    assert (effect.prompt, effect.target, effect.part) == ("Avevo fame quindi", " mangiai.", "it")
+    assert (cause.prompt, cause.target) == ("Avevo fame perché", " dormii.")
+    english, swahili, _ = read(data, "xnli")
+    assert (english.prompt, english.target) == ("It rains, right?", " No, It is dry")
+    assert (swahili.prompt, swahili.target) == ("Mvua, sahihi?", " Hivyo, Kavu")
+
+
+def test_a_limit_takes_from_the_files_in_turn(data):
+    [(_, examples)] = read_tasks(data, ["xnli"], 2, silent)
+    assert [example.part for example in examples] == ["en", "sw"]
+
+
+def test_validation_files_only_where_there_are_no_others(data):
+    (data / "xcopa" / "test.it.jsonl").unlink()
+    assert [example.id for example in read(data, "xcopa")] == ["xcopa/val.it.jsonl:1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "answer"),
+    [
+        ("gsm8k", "1 and 2 make\n#### $1,234.50 dollars", "1234.5"),
+        ("gsm8k", "It is 3, so 1,000.", "1000"),
+        ("gsm8k", "none", ""),
+        ("math", "a \\boxed{2} b \\boxed{ \\left( 3, \\tfrac{\\pi}{2} \\right) }.", "(3,\\frac{\\pi}{2})"),
+        ("math", "\\boxed{12,345\\text{ cm}}", "12345cm"),
+        ("math", "\\boxed{\\frac{1}{2}", ""),
+        ("math", "2", ""),
+        ("bbh", "We see.\nSo the answer is (B).\n\nQ: more", "(B)"),
+        ("bbh", "it is (B)", ""),
+        ("humaneval", "    return 1\n\n", "    return 1"),
+    ],
+)
+def test_answers_are_found(name, text, answer):
+    assert TASKS[name].answer(None, text) == answer
+
+
+def test_overlaps():
+    assert overlap_f1("a b c".split(), "b c d e".split()) == pytest.approx(2 * 2 / 7)
+    assert rouge_l("a b c d".split(), "b x d".split()) == pytest.approx(2 * 2 / 7)
+    assert rouge_l([], ["a"]) == overlap_f1(["b"], ["a"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "says"),
+    [
+        ("gsm8k/test.jsonl", '{"question"', "gsm8k/test.jsonl, line 2: this is not a JSON object; left out."),
+        ("gsm8k/test.jsonl", "[1]", "line 2: this is not a JSON object"),
+        ("gsm8k/test.jsonl", '{"question": "a", "answer": "no mark"}', "line 2: the answer has no ####"),
+        ("gsm8k/test.jsonl", '{"question": "a"}', "line 2: there is no text in a field 'answer'"),
+        ("gsm8k/test.jsonl", "[" * 100_000, "line 2: this is not a JSON object"),
+        ("hellaswag/v.jsonl", '{"ctx": "a", "endings": ["b", "c"], "label": 2}', "'label' is no number from 0 to 1"),
+        ("hellaswag/v.jsonl", '{"ctx": "a", "endings": "bc", "label": 0}', "no list of texts in a field 'endings'"),
+        ("xcopa/test.it.jsonl", json.dumps(COPA | {"question": "why"}), "'question' is neither cause nor effect"),
+        ("xnli/test.en.tsv", "a\tneutral\tonly", "xnli/test.en.tsv, line 4: 3 cells under 4 headings"),
+        ("xnli/test.en.tsv", "a\tmaybe\tb\tc", "'label' is none of entailment, neutral, contradiction"),
+        ("mbpp/test.jsonl", json.dumps(mbpp(13, code=None)), "mbpp/test.jsonl, line 3: there is no text"),
+    ],
+)
+def test_a_broken_line_is_told_once_and_left_out(data, file, line, says):
+    name, before, told = file.split("/")[0], len(read(data, file.split("/")[0])), []
+    with (data / file).open("a") as target:
+        target.write(line + "\n")
+    assert len(read(data, name, told.append)) == before
+    assert len(told) == 1 and says in told[0] and "\n" not in told[0]
+
+
+def test_broken_files_are_told_and_the_rest_goes_on(data):
+    (data / "gsm8k" / "more.jsonl").write_bytes(b"\xff\xfe")
+    (data / "bbh" / "other.json").write_text("{")
+    with (data / "bbh" / "logic.json").open("w") as file:
+        json.dump({"examples": [{"input": "a"}, 3, {"input": "True is", "target": "True"}]}, file)
+    told = []
+    work = read_tasks(data, ["gsm8k", "bbh"], None, told.append)
+    assert [len(examples) for _, examples in work] == [1, 1]
+    assert [line.partition(":")[0] for line in told] == [
+        *("gsm8k/more.jsonl", "bbh/logic.json, example 1", "bbh/logic.json, example 2", "bbh/other.json"),
+    ]
+
+
+def test_what_there_is_not(data, tmp_path):
+    with pytest.raises(LoraDropError, match="no task 'mmlu'; the tasks are gsm8k"):
+        read_tasks(data, ["mmlu"], None, silent)
+    with pytest.raises(LoraDropError, match="there is no folder"):
+        read_tasks(data / "none", None, None, silent)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(LoraDropError, match="none of the tasks' folders"):
+        read_tasks(empty, None, None, silent)
+    with pytest.raises(LoraDropError, match="gsm8k: there is no gsm8k/"):
+        read_tasks(empty, ["gsm8k"], None, silent)
+    (data / "math" / "m.jsonl").write_text("x\n")
+    with pytest.raises(LoraDropError, match="no record that can be read"):
+        read_tasks(data, ["math"], None, lambda line: None)
