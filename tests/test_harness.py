@@ -21,7 +21,7 @@ from lora_drop.trace import gather
 
 ROOT = Path(__file__).parent.parent
 installed = pytest.mark.skipif(
-    importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed: pip install 'lora-drop[harness]'"
+    importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed: pip install lm-eval"
 )
 DROPPING = {"period": 4, "drop_ratio": 1.0, "reuse": "state", "adapters": "none"}
 PAIRS = [("The sky", " is blue and far away"), ("What is it?", " A cat"), ("", "on its own")]
@@ -190,7 +190,7 @@ def test_without_the_harness_one_line_says_what_to_install():
     command = [sys.executable, "-m", "lora_drop.evaluation.harness", "--tasks", "hellaswag"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "pip install 'lora-drop[harness]'" in done.stderr
+    assert "pip install lm-eval" in done.stderr
     with pytest.raises(LoraDropError, match="lm-evaluation-harness cannot be imported"):
         import lora_drop.evaluation.harness  # noqa: F401
 
