@@ -36,7 +36,7 @@ try:
     from lm_eval.models.utils import normalize_gen_kwargs
 except ImportError as error:
     missing = LoraDropError(
-        f"lm-evaluation-harness cannot be imported ({error}): pip install lm-eval, or this package with its extra, harness."
+        f"lm-evaluation-harness cannot be imported ({error}): pip install lm-eval, or this package's extra, harness."
     )
     if __name__ != "__main__":
         raise missing from None
