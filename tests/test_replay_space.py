@@ -1,0 +1,125 @@
+"""The static Space of recorded runs: its files, read as text and as YAML."""
+
+import dataclasses
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from lora_drop.config import LoraDropConfig
+from lora_drop.session import Request, run
+from lora_drop.tools import replay_space, space_folder
+from lora_drop.trace import Trace, gather, write_line
+from lora_drop.ui.replay import replay_html
+
+HOSTILE = "</a></li><script>alert(1)</script><img src=x onerror=alert(2)>'\"{{runs}}${x}\ud800\u2028"
+
+
+@pytest.fixture(scope="module")
+def trace(tiny) -> Trace:
+    config = LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0)
+    return gather(run(tiny, Request("Why is the sky blue?", config, 12, ignore_eos=True)))
+
+
+def written(path: Path, trace: Trace) -> Path:
+    path.write_text("".join(map(write_line, trace.records())))
+    return path
+
+
+class Elements(HTMLParser):
+    def __init__(self, page: str):
+        super().__init__()
+        self.found: list[tuple[str, dict]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_space(tmp_path, capsys, trace):
+    out, files = tmp_path / "space", [written(tmp_path / name, trace) for name in ("one.jsonl", "two.jsonl")]
+    address = "https://example.org/app?a=1&b=2"
+    assert replay_space.main([str(out), *map(str, files), "--app", address, "--title", 'Runs: "a" & <b>']) == 0
+    assert "run-2.html" in capsys.readouterr().out
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "index.html", "run-1.html", "run-2.html"]
+    assert (out / "run-1.html").read_text(encoding="utf-8") == replay_html(trace)
+    meta = space_folder.front_matter((out / "README.md").read_text(encoding="utf-8"))
+    assert meta["sdk"] == "static" and (out / meta["app_file"]).is_file() and meta["title"] == 'Runs: "a" & <b>'
+    assert len(meta["short_description"]) <= space_folder.SHORT
+
+    page = Elements((out / "index.html").read_text(encoding="utf-8"))
+    links = [attributes["href"] for tag, attributes in page.found if tag == "a"]
+    assert links == ["https://arxiv.org/abs/2601.02569", address, "run-1.html", "run-2.html"]
+    assert not {"script", "img", "link", "iframe"} & {tag for tag, _ in page.found}
+    policy = next(a["content"] for _, a in page.found if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; style-src")
+
+
+def test_the_figures_are_the_traces(trace):
+    text = Elements(replay_space.index_html([("run-1.html", trace)])).text
+    summary = trace.summary
+    for words in (
+        *("Why is the sky blue?", "random:tiny-llama", "4 of 6 layers dropped", "period 3"),
+        *(f"{summary.speedup:.2f}x", f"{summary.bound:.2f}x", f"{summary.kv_saved:.0%}"),
+        f"{summary.lanes['lora_drop']['tokens_per_second']:.0f} tokens/s",
+        f"{summary.top1_agreement:.0%}",
+    ):
+        assert words in text
+
+
+def test_hostile_texts_stay_texts(trace):
+    header = dataclasses.replace(
+        trace.header,
+        prompt=HOSTILE,
+        model=trace.header.model | {"id": HOSTILE, "dtype": HOSTILE},
+        device=trace.header.device | {"name": HOSTILE},
+        sampling=trace.header.sampling | {"view": HOSTILE},
+    )
+    hostile = Trace(header)
+    for record in list(trace.records())[1:]:
+        hostile.add(record)
+    lanes = {lane: values | {"tokens_per_second": HOSTILE} for lane, values in trace.summary.lanes.items()}
+    hostile.summary = dataclasses.replace(trace.summary, speedup=HOSTILE, first_divergence=True, lanes=lanes)
+    page = replay_space.index_html([("run-1.html", hostile)], HOSTILE)
+    page.encode("utf-8")
+    tags = [tag for tag, _ in Elements(page).found]
+    assert "script" not in tags and "img" not in tags and tags.count("li") == 1
+    assert "{{runs}}" in page  # a blank's name in a text stays a text
+
+
+def test_a_cut_trace_says_so(trace):
+    cut = Trace(trace.header)
+    page = replay_space.index_html([("run-1.html", cut)])
+    assert "Cut short" in page and "<dl>" not in page
+    assert "Cut short" not in replay_space.index_html([("run-1.html", trace)])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda a: a | {"trace": "gone.jsonl"}, "cannot read the trace gone.jsonl"),
+        (lambda a: a | {"trace": "bad.jsonl"}, "bad.jsonl, line 1"),
+        (lambda a: a | {"out": "."}, "is in use"),
+        (lambda a: a | {"out": "bad.jsonl"}, "is in use"),
+        (lambda a: a | {"out": "bad.jsonl/below"}, "cannot be written"),
+        (lambda a: a | {"more": ["--app", "javascript:alert(1)"]}, "--app must be"),
+        (lambda a: a | {"more": ["--title", "two\nlines"]}, "--title must be"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(tmp_path, capsys, trace, change, says):
+    written(tmp_path / "run.jsonl", trace)
+    (tmp_path / "bad.jsonl").write_text("{}\n")
+    args = change({"out": "space", "trace": "run.jsonl", "more": []})
+    assert replay_space.main([str(tmp_path / args["out"]), str(tmp_path / args["trace"]), *args["more"]]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1 and says in captured.err
+    assert not (tmp_path / "space").exists()
+
+
+def test_the_template_has_no_blank_of_its_own(trace):
+    assert not re.findall(r"\{\{\w+\}\}", replay_space.index_html([("run-1.html", trace)]))
