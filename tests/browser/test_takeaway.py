@@ -226,3 +226,12 @@ def test_the_first_setting_of_a_link_survives_the_mount_of_advanced(server, open
     wait_done(page)
     header = server.runs[-1][0]
     assert (header.sampling["max_new_tokens"], header.sampling["temperature"], header.seed) == (17, 0.5, 3)
+
+
+def test_a_file_too_large_to_be_a_trace_is_refused_in_words(server, open_page, tmp_path):
+    with (tmp_path / "huge.jsonl").open("wb") as file:
+        file.truncate(70 * 2**20)
+    page = open_page(server.url)
+    open_file(page, tmp_path / "huge.jsonl")
+    expect(page.locator(".toast-text, .toast-body").first).to_contain_text("maximum allowed size of 64.0 Mb")
+    run_to_its_end(page, 8)
