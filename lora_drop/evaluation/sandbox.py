@@ -99,17 +99,20 @@ def run_program(code: str, limits: Limits | None = None, way: str | None = None)
         Path(folder, PROGRAM).write_text(code + ending, encoding="utf-8", errors="replace")
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             # The launcher narrows its own rights and becomes the program; it runs alone, without this package.
-            command = [os.path.realpath(sys.executable), "-I", "-S", str(LAUNCHER)]
-            command += [
-                way,
-                folder,
-                *map(str, (limits.cpu_seconds, limits.memory_bytes, limits.disk_bytes, limits.processes)),
-            ]
-            child = subprocess.Popen(
-                command,
-                **{"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err},
-                **{"env": {}, "cwd": folder, "start_new_session": True, "close_fds": True},
-            )
+            command = [os.path.realpath(sys.executable), "-I", "-S", str(LAUNCHER), way, folder]
+            numbers = (limits.cpu_seconds, limits.memory_bytes, limits.disk_bytes, limits.processes)
+            try:
+                child = subprocess.Popen(
+                    [*command, *map(str, numbers)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                    env={},
+                    cwd=folder,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                return Outcome(False, f"could not be started: {error.strerror or error}")
             try:
                 cut_short = _watch(child, Path(folder), limits)
             finally:
