@@ -65,11 +65,13 @@ def test_the_folder_is_whole(folder):
 
 
 def test_the_folder_has_nothing_else(folder):
-    tops = {path.name for path in folder.iterdir()}
-    assert tops == {"app.py", "requirements.txt", "README.md", "LICENSE", "lora_drop", "assets", "docs", "Spaces.md"}
+    links = space_folder.linked(README)
+    wanted = {*space_folder.FILES, *space_folder.FOLDERS, *(name.split("/")[0] for name in links)}
+    assert {path.name for path in folder.iterdir()} <= wanted and "tests" not in wanted
     names = [path.name for path in folder.rglob("*")]
     assert not [name for name in names if name.startswith(".") or name.endswith((".pyc", ".pyi", "__pycache__"))]
-    assert [path.name for path in (folder / "assets" / "screenshots").iterdir()] == ["page.png"]
+    pictures = {f"assets/screenshots/{path.name}" for path in (folder / "assets" / "screenshots").iterdir()}
+    assert pictures <= {space_folder.PICTURE, *links}
 
 
 def test_the_thumbnail_is_the_spaces_own_picture(folder):
@@ -81,10 +83,9 @@ def test_the_thumbnail_is_the_spaces_own_picture(folder):
 
 def test_the_folder_runs_from_itself(folder):
     """Imported from there, the package finds its presets and adapters there."""
-    code = "from lora_drop import measured, session; print(session.SHIPPED_ADAPTERS, (measured.SHIPPED_PRESETS / measured.JSON_NAME).is_file())"
+    code = "from lora_drop import measured, session; print(session.SHIPPED_ADAPTERS, measured.SHIPPED_PRESETS)"
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
-    where, measured = done.stdout.split()
-    assert Path(where) == folder / "assets" / "adapters" and measured == "True"
+    assert done.stdout.split() == [str(folder / "assets" / name) for name in ("adapters", "presets")]
 
 
 def test_zero_gpu_asks_for_a_torch_that_it_lists(tmp_path):

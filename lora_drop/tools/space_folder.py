@@ -128,7 +128,7 @@ def build(out: Path, space: str | None = None, zero_gpu: bool = False) -> dict[s
             shutil.copyfile(ROOT / name, out / name)
         for name in FOLDERS:
             shutil.copytree(ROOT / name, out / name, ignore=shutil.ignore_patterns(*LEFT_OUT))
-        for name in linked(readme):
+        for name in (PICTURE, *linked(readme)):
             if (ROOT / name).is_file():
                 (out / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / name, out / name)
