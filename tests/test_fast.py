@@ -86,6 +86,27 @@ def test_long_texts_go_through_the_other_attention(any_tiny, fused):
     torch.testing.assert_close(two, one, rtol=1e-4, atol=2e-4)
 
 
+@pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 127])
+def test_odd_lengths_and_a_period_longer_than_the_run(any_tiny, fused, length):
+    """At the borders of the caches' blocks, and from a prompt of one token."""
+    prompt = [n * 11 % 256 for n in range(length)]
+    for period in (2, 50):
+        schedule = Schedule(period, any_tiny.num_layers, (2, 3))
+        one, _, _ = logits(Decoder(any_tiny.model), schedule, None, prompt)
+        two, _, _ = logits(fused, schedule, None, prompt)
+        torch.testing.assert_close(two, one, rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("kind", [KINDS[0], KINDS[1], pytest.param(KINDS[2], marks=needs_compiler)])
+def test_the_contexts_last_token_is_the_references(tiny, kind):
+    schedule = Schedule(4, tiny.num_layers, (2, 3))
+    prompt = [n * 7 % 256 for n in range(tiny.context - 6)]
+    one, _, state = logits(Decoder(tiny.model), schedule, None, prompt, TARGET[:6])
+    two, _, _ = logits(fast_decoder(tiny.model, kind), schedule, None, prompt, TARGET[:6])
+    assert state.position == tiny.context
+    torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-3)
+
+
 def test_fused_weights_are_there_once(tiny):
     """The modules keep views: nothing is stored twice, and the model still computes the same."""
     model = copy.deepcopy(tiny.model)
