@@ -674,17 +674,17 @@ def _benchmark(args: argparse.Namespace) -> int:
     from lora_drop.evaluation.benchmark import benchmark, markdown
 
     loaded = _load(args)
-    with tqdm(unit="record", file=sys.stderr) as bar:
+    with tqdm(unit="record", file=sys.stderr, mininterval=0.5 if sys.stderr.isatty() else 30) as bar:
 
         def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.initial = bar.initial or done * (bar.n == 0)  # those already there are no part of the pace
+            if bar.total is None:  # the records that are there already are no part of the pace
+                bar.total, bar.initial, bar.n = total, done, done
             bar.update(done - bar.n)
 
         result = benchmark(loaded, config, work, options, tell, show)
     for note in result["notes"]:
         tell(note)
-    print(json.dumps(result, allow_nan=False) if args.json else markdown(result), end="\n" if args.json else "")
+    print(json.dumps(result, allow_nan=False) if args.json else markdown(result).rstrip("\n"))
     return 0
 
 
