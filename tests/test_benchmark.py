@@ -161,7 +161,7 @@ def test_code_is_not_run_unless_asked(bench, monkeypatch):
     ],
 )
 def test_programs_that_meet_a_limit_are_told_and_the_rest_goes_on(bench, monkeypatch, text, says):
-    monkeypatch.setattr(module, "generate_text", lambda *args, **more: f"    {text}\n    return 3")
+    monkeypatch.setattr(module, "generate_text", lambda *args, **more: f"\n    {text}\n    return 3")
     result, err = bench("--json", "--run-code", "--tasks", "humaneval,hellaswag")
     told = [line for line in err.replace("\r", "\n").splitlines() if "program:" in line]
     assert len(told) == 2  # of each lane
@@ -171,7 +171,7 @@ def test_programs_that_meet_a_limit_are_told_and_the_rest_goes_on(bench, monkeyp
 
 
 def test_a_right_program_passes(bench, monkeypatch):
-    monkeypatch.setattr(module, "generate_text", lambda *args, **more: "    return a + b")
+    monkeypatch.setattr(module, "generate_text", lambda *args, **more: "\n    return a + b")
     result, _ = bench("--json", "--run-code", "--tasks", "humaneval")
     assert result["rows"][0]["baseline"]["value"] == result["rows"][0]["lora_drop"]["value"] == 1
 

@@ -78,7 +78,7 @@ def test_every_task_is_read_and_its_gold_text_is_right(data):
             elif task.runs_code:
                 answer = task.answer(example, example.target.replace("[DONE]", ""))
                 assert run_program(program(task, example, answer)).passed
-                assert not run_program(program(task, example, "    return None")).passed
+                assert not run_program(program(task, example, "\n    return None")).passed
             else:
                 assert task.score(example, task.answer(example, example.target)) == 1
                 assert task.score(example, task.answer(example, "")) == 0

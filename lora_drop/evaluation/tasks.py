@@ -461,7 +461,8 @@ class HumanEval(Task):
 
     def example(self, record: dict[str, Any], id: str, path: Path) -> Example:
         """See `Task.example`."""
-        prompt, solution = _text(record, "prompt"), _text(record, "canonical_solution")
+        # The line's end belongs to what follows: tokenizers join it with the indentation.
+        prompt, solution = _text(record, "prompt").rstrip(), "\n" + _text(record, "canonical_solution")
         tests = f"{_text(record, 'test')}\n\ncheck({_text(record, 'entry_point')})"
         return Example(id, "humaneval", prompt, solution, chat=False, stop=self.stop, tests=tests)
 
