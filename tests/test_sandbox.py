@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from lora_drop.errors import LoraDropError
+from lora_drop.evaluation import sandbox
 from lora_drop.evaluation.sandbox import Limits, protection, run_program
 
 LIMITS = Limits(seconds=20, cpu_seconds=1, memory_bytes=256 << 20, disk_bytes=4 << 20, processes=4)
@@ -122,6 +124,18 @@ def test_the_file_system_is_read_only(way, tmp_path):
     fails(f"import os; os.remove({str(kept)!r})", way)
     fails(f"import os; os.mkdir({str(tmp_path / 'new')!r})", way)
     assert kept.read_text() == "as it was" and [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
+
+
+def test_a_machine_where_no_program_passes_is_told(monkeypatch):
+    monkeypatch.setattr(sandbox, "run_program", lambda code, limits=None, way=None: sandbox.Outcome(False, "no fork"))
+    with pytest.raises(LoraDropError, match="cannot be run on this machine: no fork"):
+        protection.__wrapped__()
+
+
+def test_without_namespaces_the_limits_remain(monkeypatch):
+    passes = {"namespaces": sandbox.Outcome(False, "no"), "limits": sandbox.Outcome(True)}
+    monkeypatch.setattr(sandbox, "run_program", lambda code, limits=None, way=None: passes[way])
+    assert protection.__wrapped__() == "limits"
 
 
 def test_programs_do_not_see_or_signal_others(way):

@@ -32,6 +32,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from lora_drop.errors import LoraDropError
+
 POLL_SECONDS = 0.05
 REASON_LENGTH = 200
 PROGRAM = "program.py"
@@ -76,10 +78,17 @@ class Outcome:
 
 @functools.cache
 def protection() -> str:
-    """`namespaces` where this machine allows them, else `limits`; found out by running a program."""
-    if not sys.platform.startswith("linux"):
-        return "limits"
-    return "namespaces" if run_program("pass", way="namespaces").passed else "limits"
+    """`namespaces` where this machine allows them, else `limits`; found out by running a program.
+
+    Raises:
+        LoraDropError: not even `limits` lets an empty program pass.
+    """
+    if sys.platform.startswith("linux") and run_program("pass", way="namespaces").passed:
+        return "namespaces"
+    outcome = run_program("pass", way="limits")
+    if not outcome.passed:
+        raise LoraDropError(f"generated programs cannot be run on this machine: {outcome.reason}.")
+    return "limits"
 
 
 def run_program(code: str, limits: Limits | None = None, way: str | None = None) -> Outcome:
