@@ -304,12 +304,14 @@ def _from_pretrained(
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         # It would print a warning of its own for a long text, beside our one line.
         tokenizer.model_max_length = sys.maxsize
+    # ZeroGPU's stand-in for CUDA holds in this thread alone, and transformers loads in others.
+    first = torch.device("cpu") if os.environ.get("SPACES_ZERO_GPU") else device
     with _one_line(name, "its weights cannot be loaded", local), _quiet(local):
         model, report = AutoModelForCausalLM.from_pretrained(
             source,
             config=config,
             dtype=dtype,
-            device_map={"": device},
+            device_map={"": first},
             attn_implementation="sdpa",
             use_safetensors=True,
             output_loading_info=True,
@@ -317,7 +319,7 @@ def _from_pretrained(
         )
     if missing := sorted(report["missing_keys"]):  # transformers fills these with random numbers, and goes on
         raise LoraDropError(f"{name} is incomplete: its files lack {len(missing)} weights, the first is {missing[0]}.")
-    return model, tokenizer
+    return model.to(device), tokenizer
 
 
 def _hub_answers(name: str) -> bool:

@@ -37,9 +37,12 @@ from lora_drop.trace import (
     wire_line,
     write_line,
 )
+from lora_drop.ui import zero
 from lora_drop.ui.replay import replay_html, wire_text
 
 MIN_INTERVAL, MAX_INTERVAL = 0.1, 0.4  # seconds between two updates of the page
+FIRST_STEPS = 8  # the first words should come at once
+HELD = 7  # steps that an update which has fallen due may wait, where they come fast
 ENVELOPE = 330  # bytes that Gradio wraps around an update (measured)
 STEP_BUDGET = 400  # bytes a step that the page may cost on the wire, with its share of the envelope
 COUNTABLE = 200_000  # characters of a prompt that are counted while it is typed
@@ -132,12 +135,12 @@ class Stops:
     """Soft stop flags, one a session while it runs: the run asks after each step and still delivers its summary."""
 
     def __init__(self):
-        self._flags: dict[str | None, threading.Event] = {}
+        self._flags: dict[str | None, threading.Event | zero.StopFlag] = {}
         self._lock = threading.Lock()
 
-    def start(self, session: str | None) -> threading.Event:
+    def start(self, session: str | None) -> threading.Event | zero.StopFlag:
         with self._lock:
-            return self._flags.setdefault(session, threading.Event())
+            return self._flags.setdefault(session, zero.stop_flag())
 
     def end(self, session: str | None) -> None:
         with self._lock:
@@ -192,25 +195,41 @@ class Pace:
     sent: int = 0
 
     def interval(self, now: float) -> float:
-        if self.steps < 8:
-            return MIN_INTERVAL  # the first words should come at once
+        if self.steps < FIRST_STEPS:
+            return MIN_INTERVAL
         rate = self.steps / max(now - self.started, 1e-3)
         room = max(STEP_BUDGET - self.sent / self.steps, 1)
         return min(max(ENVELOPE / (rate * room), MIN_INTERVAL), MAX_INTERVAL)
 
+    def hold(self, updates: int, now: float) -> int:
+        """Steps that the next update waits once it is due: in turn 0, 1, 2, ... up to what the least interval has."""
+        fast = int(MIN_INTERVAL * self.steps / max(now - self.started, 1e-3))
+        return updates % (min(HELD, fast) + 1) if self.steps >= FIRST_STEPS else 0
+
 
 def batches(records: Iterator[Record], line: Callable[[Record], str], first: str = "") -> Iterator[tuple[str, Record]]:
-    """The text of a run so far, each time it is worth an update, with the last record it holds."""
+    """The text of a run so far, each time it is worth an update, with the last record it holds.
+
+    A reader who draws on the decoding machine slows the steps right after an update. An audit takes long, so updates
+    would mostly fall due at its end, before the same lane's step each time: some wait for a few steps more.
+    """
     text, last_sent, pace, record = first, 0.0, Pace(time.monotonic()), None
+    updates, hold = 0, None  # steps that a due update still waits; None while none is due
     for record in records:
         new = line(record)
         text += new
         pace.sent += len(new)
         if isinstance(record, StepRecord):
             pace.steps = max(pace.steps, record.step)
+            hold = hold and hold - 1
         now = time.monotonic()
-        if now - last_sent >= pace.interval(now) and not isinstance(record, Summary):
-            last_sent = now
+        if isinstance(record, Summary) or now - last_sent < pace.interval(now):
+            continue
+        if hold is None:
+            hold = pace.hold(updates, now)
+        if hold == 0:
+            last_sent, hold = now, None
+            updates += 1
             yield text, record
     if record is not None:
         yield text, record
@@ -231,6 +250,8 @@ class Callbacks:
 
     def __init__(self, loaded: LoadedModel):
         self.loaded = loaded
+        # On ZeroGPU in a process of its own. `run` is looked up when it is called: tests put runs of their own there.
+        self.run = zero.runner(loaded, lambda *args: run(*args))
         self.stops = Stops()
         self.traces = RecentTraces()
 
@@ -297,7 +318,7 @@ class Callbacks:
                 ignore_eos=ignore_eos,
                 compare=compare or None,
             )
-            with closing(run(self.loaded, wanted, stop.is_set)) as records:
+            with closing(self.run(wanted, stop)) as records:
                 lane_ids: list[str] = []
                 run_id, lines = self.traces.begin()
 
@@ -419,7 +440,7 @@ class Callbacks:
                 lanes=lanes,
                 compare=compare,
             )
-            with closing(run(self.loaded, wanted)) as records:
+            with closing(self.run(wanted)) as records:
                 for text, _ in batches(records, write_line):
                     yield text
         except LoraDropError as error:
@@ -462,7 +483,7 @@ class Callbacks:
                 refresh_norm=refresh_norm,
             )
             wanted = Request(prompt=prompt or "-", config=config, max_new_tokens=whole(max_new_tokens))
-            checked = plan(self.loaded, wanted)
+            checked = plan(zero.planning(self.loaded), wanted)
         except LoraDropError as error:
             raise gr.Error(str(error), print_exception=False) from None
         return estimate(self.loaded, checked, len(checked.prompt_ids) if prompt else 0, wanted)

@@ -15,7 +15,7 @@ from lora_drop.models import LoadedModel  # noqa: E402
 from lora_drop.prompts import EXAMPLES  # noqa: E402
 from lora_drop.race import VIEWS  # noqa: E402
 from lora_drop.trace import MAX_TRACE_BYTES  # noqa: E402
-from lora_drop.ui import method, safe_zone  # noqa: E402
+from lora_drop.ui import method, safe_zone, zero  # noqa: E402
 from lora_drop.ui.callbacks import Callbacks, model_facts, preset_facts  # noqa: E402
 from lora_drop.ui.colors import css_variables  # noqa: E402
 from lora_drop.ui.components import (  # noqa: E402
@@ -111,6 +111,8 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
                                 stop = gr.Button("Stop", interactive=False, elem_id="ld-stop")
                                 opened = gr.UploadButton("Open trace", file_types=[".jsonl"], elem_id="ld-open")
                             status = Status(INVITE, elem_id="ld-status")
+                            if notice := zero.notice():
+                                gr.HTML(notice, apply_default_css=False, elem_id="ld-zero")
                         with gr.Column(elem_id="ld-settings"):
                             preset = PresetTable(presets, elem_id="ld-preset")
                             period = FreeSlider(

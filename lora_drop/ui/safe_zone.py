@@ -35,6 +35,7 @@ from lora_drop.models import LoadedModel
 from lora_drop.prompts import EXAMPLES
 from lora_drop.session import BASELINE, Request, run
 from lora_drop.trace import gather
+from lora_drop.ui import zero
 from lora_drop.ui.callbacks import Callbacks, Stops
 from lora_drop.ui.components import ASSETS, SCRIPTS, _head, _Scripted, plotly_script
 from lora_drop.ui.figures import PANELS, QUALITIES, groups, pareto, sweep_heatmaps
@@ -294,6 +295,7 @@ class SafeZone:
         skip = (gr.skip(),) * 4
         done, total = 0, 1
         try:
+            zero.refuse_sweeps()
             points = list({p.key: p for p in points_of(self.loaded, ratios, periods, reuse, part, adapters)}.values())
             total = len(points)
             pairs: Pairs = []
