@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import importlib.util
 import os
 import sys
 
@@ -30,7 +31,11 @@ def main() -> int:
     parser.add_argument("--dtype", default="auto", help="auto (default), float32 or bfloat16")
     parser.add_argument("--host", help="the address to listen on; 127.0.0.1, or 0.0.0.0 in a Space, unless given")
     parser.add_argument("--port", type=int, help="the port; GRADIO_SERVER_PORT names it too")
+    parser.add_argument("--mcp", action="store_true", help="also serve the API's functions as MCP tools")
     args = parser.parse_args()
+    if args.mcp and importlib.util.find_spec("mcp") is None:
+        print("app.py: --mcp needs one more package: pip install 'gradio[mcp]'.", file=sys.stderr)
+        return 2
     # Gradio reads GRADIO_SERVER_NAME itself where no host is given.
     in_space = "SPACE_ID" in os.environ and "GRADIO_SERVER_NAME" not in os.environ
     host = args.host or ("0.0.0.0" if in_space else None)
@@ -45,7 +50,7 @@ def main() -> int:
         print(f"app.py: {error}", file=sys.stderr)
         return 2
     try:
-        launch(page, host, args.port)
+        launch(page, host, args.port, mcp=args.mcp)
     except OSError as error:  # the port is taken
         print(f"app.py: {error}", file=sys.stderr)
         return 2

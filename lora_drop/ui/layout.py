@@ -279,11 +279,14 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
     return demo
 
 
-def launch(demo: gr.Blocks, host: str | None = None, port: int | None = None, block: bool = True) -> str:
+def launch(
+    demo: gr.Blocks, host: str | None = None, port: int | None = None, block: bool = True, mcp: bool = False
+) -> str:
     """Serve the page; returns its address, or with `block` when the server ends.
 
     Args:
         host, port: `None` leaves them to GRADIO_SERVER_NAME and GRADIO_SERVER_PORT, then to Gradio's own defaults.
+        mcp: serve the API's functions as MCP tools too (also by GRADIO_MCP_SERVER).
     """
     demo.queue(max_size=32)
     _, url, _ = demo.launch(
@@ -295,6 +298,7 @@ def launch(demo: gr.Blocks, host: str | None = None, port: int | None = None, bl
         prevent_thread_lock=True,
         show_error=False,
         max_file_size=MAX_TRACE_BYTES,
+        mcp_server=mcp or None,
         theme=theme(),
         css=css_variables(),
         css_paths=[ASSETS / "live.css", ASSETS / "tabs.css"],
