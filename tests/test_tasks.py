@@ -108,6 +108,19 @@ def test_a_limit_takes_from_the_files_in_turn(data):
     assert [example.part for example in examples] == ["en", "sw"]
 
 
+def test_a_limit_asks_different_records_in_each_language(data):
+    for language in ("it", "sw", "tr"):
+        records = [COPA | {"premise": f"{i}."} for i in range(7)]
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        (data / "xcopa" / f"test.{language}.jsonl").write_text(text)
+    examples = read(data, "xcopa")
+    assert len({example.id for example in examples}) == len(examples) == 21
+    for start in (0, 3):
+        asked = examples[start : start + 3]
+        assert [example.part for example in asked] == ["it", "sw", "tr"]
+        assert [example.prompt[0] for example in asked] == [str(start + k) for k in range(3)]
+
+
 def test_validation_files_only_where_there_are_no_others(data):
     (data / "xcopa" / "test.it.jsonl").unlink()
     assert [example.id for example in read(data, "xcopa")] == ["xcopa/val.it.jsonl:1"]

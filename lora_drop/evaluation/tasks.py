@@ -66,7 +66,8 @@ class Task:
     """A benchmark.
 
     `metric` is what `score` gives; `chance` what guessing would; `accuracy` says whether a score is right or wrong, or
-    a share. `runs_code` marks those that are scored by running what was generated.
+    a share. `runs_code` marks those that are scored by running what was generated, `parallel` those whose files hold
+    the same records in several languages.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Task:
     chance: float | None = None
     accuracy = True
     runs_code = False
+    parallel = False
     patterns: tuple[str, ...] = ("*.jsonl",)  # the first one that any file matches
 
     def read(self, data_dir: Path, tell: Tell) -> list[Example]:
@@ -89,6 +91,12 @@ class Task:
         if not files:
             raise LoraDropError(f"{self.name}: there is no {self.name}/{self.patterns[0]} in {data_dir.name or '.'}.")
         columns = [list(self.read_file(path, f"{self.name}/{path.name}", tell)) for path in files]
+        if self.parallel:  # or a limit would ask the same few records in each language
+            count = len(columns)
+            columns = [
+                [example for shift in range(count) for example in column[(k + shift) % count :: count]]
+                for k, column in enumerate(columns)
+            ]
         turns = chain.from_iterable(zip_longest(*columns))
         examples = [example for example in turns if example is not None]
         if not examples:
@@ -201,7 +209,7 @@ class HellaSwag(Task):
 class XCOPA(Task):
     """Which of two sentences is the cause or the effect, joined by the language's own word, as in lm-eval."""
 
-    name, chance = "xcopa", 0.5
+    name, chance, parallel = "xcopa", 0.5, True
     patterns = ("test.*.jsonl", "*.jsonl")  # validation files only where there are no others
     joints = {
         "en": ("because", "therefore"),
@@ -236,7 +244,7 @@ class XNLI(Task):
     """Entailment, neutral or contradiction: which word makes `premise, right? WORD, hypothesis` likeliest, as in
     lm-eval. Languages without words of their own here get the English ones."""
 
-    name, chance = "xnli", 1 / 3
+    name, chance, parallel = "xnli", 1 / 3, True
     patterns = ("*.tsv",)
     labels = ("entailment", "neutral", "contradiction")
     words = {
