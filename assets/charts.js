@@ -64,7 +64,13 @@
       },
       dragmode: "zoom",
       modebar: { bgcolor: "rgba(0,0,0,0)", color: color("muted"), activecolor: color("ink") },
-      xaxis: { ...axis, title: { ...axis.title, text: "decode step" }, range: [from - 0.5, from + span + 0.5], showgrid: false, zeroline: false },
+      xaxis: {
+        ...axis,
+        title: { ...axis.title, text: "decode step" },
+        range: [from - 0.5, from + span + 0.5],
+        showgrid: false,
+        zeroline: false,
+      },
       yaxis: { ...axis, title: { ...axis.title, text: yTitle }, rangemode: "tozero" },
     };
   }

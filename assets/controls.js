@@ -156,7 +156,8 @@
   /** What quality to expect: a chosen preset's own figures, else those of the sweep's nearest point, named as such. */
   function expectedWords(model, settings, schedule, bank) {
     const chosen = presets?.chosen();
-    const figures = ({ agreement, gap }) => `same next word ${formatShare(agreement)}, ${formatNumber(gap, 2)} nats lost a token`;
+    const figures = ({ agreement, gap }) =>
+      `same next word ${formatShare(agreement)}, ${formatNumber(gap, 2)} nats lost a token`;
     const own = bank ? chosen?.measured : chosen?.bare;
     if (own) return `This preset, measured: ${figures({ agreement: own.agreement, gap: own.nll_gap })}.`;
     const share = schedule.dropped.length / model.droppable;

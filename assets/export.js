@@ -255,8 +255,9 @@
     const differs = now.first_divergence;
     const none = run.lanes.length > 1 ? "none" : "–";
     const times = (value) => (value ? `${formatNumber(value, 2)}×` : "");
+    const chance = run.isNoisy?.(now.speedup, bound) ? ", by chance" : "";
     const figures = [
-      ["Speedup", times(now.speedup) || "–", bound ? `bound ${times(bound)}${run.isNoisy?.(now.speedup, bound) ? ", by chance" : ""}` : ""],
+      ["Speedup", times(now.speedup) || "–", bound ? `bound ${times(bound)}${chance}` : ""],
       ["KV memory saved", formatShare(now.kv_saved ?? null, 1), ""],
       ["Same top choice", formatShare(now.top1_agreement ?? null, 1), "at LoRA steps"],
       ["First difference", (differs ?? null) === null ? none : `token ${formatNumber(differs + 1)}`, ""],

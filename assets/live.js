@@ -225,9 +225,11 @@
       const isLater = (block) => block.from >= to;
       for (const block of this.blocks) block.node.classList.toggle("ld-later-line", isLater(block));
       const line = this.blocks.filter((block) => !isLater(block)).pop();
-      if (this.partial && this.partial !== line) for (const span of this.partial.node.children) span.classList.remove("ld-later");
+      if (this.partial && this.partial !== line) {
+        for (const span of this.partial.node.children) span.classList.remove("ld-later");
+      }
       this.partial = line ?? null;
-      if (line) for (const span of line.node.children) span.classList.toggle("ld-later", Number(span.dataset.step) >= to);
+      for (const span of line?.node.children ?? []) span.classList.toggle("ld-later", Number(span.dataset.step) >= to);
       this.now?.classList.remove("ld-now");
       this.now = count === null ? null : this.spans[to - 1];
       if (!this.now) return;
@@ -275,7 +277,8 @@
     let runId = null;
     let read = 0; // characters of props.value that were read
     let asked = false;
-    if (props.model) figure("device", place(props.model.id, props.model.dtype, props.model.decoder, props.model.device));
+    const { model } = props;
+    if (model) figure("device", place(model.id, model.dtype, model.decoder, model.device));
     window.LoraDrop.mountTakeAway?.(root, server, () => run, charts);
 
     /** Read the complete lines that were appended; a text that does not go on is another run. */
@@ -355,7 +358,8 @@
       player.grow();
       showMoment(player.step);
       // A run that comes whole, from a file, is read from its beginning.
-      if (run.summary && root.dataset.state === "running" && !run.isStreaming) for (const pane of panes) pane.text.scrollTop = 0;
+      const isWhole = run.summary && root.dataset.state === "running" && !run.isStreaming;
+      if (isWhole) for (const pane of panes) pane.text.scrollTop = 0;
       run.isStreaming = !run.summary;
       if (!run.summary) return;
       root.dataset.state = "done";

@@ -7,7 +7,10 @@
   const HASH = 12; // hex digits of a text's sha256 in a link
   const LANE_NAMES = { baseline: "baseline", lora_drop: "LoRA-Drop", third: "third" };
 
-  const isWhole = (low, high) => (text) => (/^\d{1,19}$/.test(text) && Number(text) >= low && Number(text) <= high ? Number(text) : undefined);
+  const isWhole = (low, high) => (text) => {
+    const value = /^\d{1,19}$/.test(text) ? Number(text) : NaN;
+    return value >= low && value <= high ? value : undefined;
+  };
   const isNumber = (low, high) => (text) => {
     const value = text.trim() === "" ? NaN : Number(text);
     return value >= low && value <= high ? value : undefined;
@@ -18,7 +21,8 @@
   const isThreshold = (text) => (text === "" || isNumber(0, 1e6)(text) !== undefined ? text : undefined);
   const isRange = (text) => {
     const found = /^(\d{1,4})-(\d{1,4})$/.exec(text);
-    return found && Number(found[1]) >= 1 && Number(found[1]) <= Number(found[2]) ? [Number(found[1]), Number(found[2])] : undefined;
+    const [low, high] = found ? found.slice(1).map(Number) : [0, 0];
+    return low >= 1 && low <= high ? [low, high] : undefined;
   };
   /* A link's parameters in the order of the page's controls (layout.py), by the command line's names: how a text
    * becomes a control's value; undefined where it cannot. What fits the form but not the model, the run tells. */
@@ -107,7 +111,7 @@
       : null;
     linked = { query, texts, model: query.get("model") };
     const told = wrong.length
-      ? { kind: "error", text: `The link's ${wrong.join(", ")} cannot be used and ${wrong.length > 1 ? "are" : "is"} left as it was here.` }
+      ? { kind: "error", text: `The link's ${wrong.join(", ")} cannot be used: left as set here.` }
       : { kind: "idle", text: `Settings restored from the link. Press Run${texts ? " to see whether it reproduces" : ""}.` };
     return [...names.map((name) => (name in values ? values[name] : UNCHANGED)), told];
   }
