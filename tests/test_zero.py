@@ -36,7 +36,7 @@ class Pool(ModuleType):
 
     def __init__(self, loaded):
         super().__init__("spaces")
-        self.left, self.declared, self.pids, self.worker = 120.0, [], [], None
+        self.left, self.declared, self.pids, self.worker, self.forked = 120.0, [], [], None, []
         # The server's process keeps stand-ins: what reads a weight there finds nothing, and CUDA is not to be had.
         self.loaded, self.weights = loaded, {}
         for module in loaded.model.modules():
@@ -112,6 +112,7 @@ class Pool(ModuleType):
 
         process = FORK.Process(target=work, daemon=True)
         process.start()
+        self.forked.append(process)
         results[1].close()
         return process, asked[0], results[0], stopped
 
@@ -132,9 +133,10 @@ def pool(tiny, monkeypatch):
     for name in ("_lazy_init", "mem_get_info", "get_device_name"):
         monkeypatch.setattr(torch.cuda, name, no_cuda)
     yield made
-    if made.worker:
-        made.worker[0].kill()
-        made.worker[0].join()
+    # All of them: one that is left over holds the browser's pipes of the other tests, whose end then never comes.
+    for process in made.forked:
+        process.kill()
+        process.join()
 
 
 def tokens(records) -> dict[str, list[int]]:
