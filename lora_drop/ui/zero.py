@@ -32,7 +32,7 @@ import gradio as gr
 import torch
 
 from lora_drop.errors import LoraDropError
-from lora_drop.models import LoadedModel
+from lora_drop.models import LoadedModel, Outline
 from lora_drop.session import BASELINE, Plan, Request, plan
 from lora_drop.trace import Record
 
@@ -154,7 +154,7 @@ def runner(loaded: LoadedModel, run: Callable[..., Iterator[Record]]) -> Callabl
     return start
 
 
-def planning(loaded: LoadedModel) -> LoadedModel:
+def planning(loaded: LoadedModel | Outline) -> LoadedModel | Outline:
     """The model for `session.plan` in the server's process: on ZeroGPU nothing there may be put on the device."""
     return dataclasses.replace(loaded, device=torch.device("cpu")) if active() else loaded
 
