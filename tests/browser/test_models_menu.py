@@ -16,7 +16,7 @@ from lora_drop.shelf import Shelf
 from lora_drop.trace import parse_trace
 
 from .conftest import SERVERS, Server, _serve, deep_model
-from .test_page import figure, prepare, wait_done, wait_until
+from .test_page import figure, open_advanced, prepare, set_number, wait_done, wait_until
 from .test_takeaway import link_of
 
 pytestmark = pytest.mark.browser
@@ -84,6 +84,9 @@ def test_another_model_shows_runs_and_comes_back(menu, open_page):
 
 def test_two_visitors_have_each_their_model(menu, open_page):
     pages = [open_page(menu.url) for _ in range(2)]
+    for page in pages:
+        open_advanced(page)
+        set_number(page, "ld-tokens", 12)
     choose(pages[1], DEEP)
     is_ready(pages[1], DEEP)
     for _ in range(2):
