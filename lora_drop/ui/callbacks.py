@@ -41,6 +41,7 @@ from lora_drop.trace import (
     write_line,
 )
 from lora_drop.ui import zero
+from lora_drop.ui.limits import Limits
 from lora_drop.ui.replay import replay_html, wire_text
 
 MIN_INTERVAL, MAX_INTERVAL = 0.1, 0.4  # seconds between two updates of the page
@@ -292,10 +293,15 @@ def whole(value: Any) -> Any:
 
 
 class Callbacks:
-    """The page's functions over a shelf of models. Nothing of a run lives here but its stop flag, while it runs."""
+    """The page's functions over a shelf of models. Nothing of a run lives here but its stop flag, while it runs.
+
+    Raises:
+        LoraDropError: a limit in the environment is no number.
+    """
 
     def __init__(self, shelf: Shelf):
         self.shelf = shelf
+        self.limits = Limits.from_environment()
         self.stops = Stops()
         self.traces = RecentTraces()
         # ZeroGPU wants its work wrapped before the page is launched, and there the shelf holds one model alone.
@@ -310,10 +316,16 @@ class Callbacks:
     def run(
         self, request: Request, stop: threading.Event | zero.StopFlag | None = None, model: str | None = None
     ) -> Iterator[Record]:
-        """`session.run` on a model of the shelf's list, None being the first; on ZeroGPU in a process of its own."""
+        """`session.run` on a model of the shelf's list, None being the first; on ZeroGPU in a process of its own.
+
+        Raises:
+            LoraDropError: before the first record, if the request is over the limits or does not fit the model.
+        """
+        self.limits.check(request)
         with self.shelf.lend(model) as loaded:
-            start = self._borrowed or self._runner(loaded)
-            with closing(start(request, stop)) as records:
+            # ZeroGPU has a clock of its own, and a flag that crosses to another process.
+            start, flag = (self._borrowed, stop) if self._borrowed else (self._runner(loaded), self.limits.clock(stop))
+            with closing(start(request, flag)) as records:
                 yield from records
 
     def count_tokens(self, prompt: str, model: str | None = None) -> int | None:
@@ -423,7 +435,9 @@ class Callbacks:
                 ending = ""
                 for text, record in batches(records, line, first):
                     yield text, status, on
-                    ending = _ending(record) if isinstance(record, Summary) else ending
+                    if isinstance(record, Summary):
+                        out_of_time = self._borrowed is None and not stop.is_set()
+                        ending = _ending(record, self.limits.seconds if out_of_time else None)
             # Gradio repeats the last yield whole when a run completes: one without the text saves sending it twice.
             yield gr.skip(), _status("done", ending), off
         except LoraDropError as error:
@@ -638,8 +652,10 @@ def _status(kind: str, text: str) -> dict[str, str]:
     return {"kind": kind, "text": text}
 
 
-def _ending(summary: Summary) -> str:
+def _ending(summary: Summary, limit: float | None) -> str:
+    """`limit`: the seconds that a run may take, where it is not the visitor who stopped it."""
     tokens = ", ".join(f"{lane['tokens']} tokens" for lane in summary.lanes.values())
     if any(lane["ended"] == "stopped" for lane in summary.lanes.values()):
-        return f"Stopped: {tokens}. What ran is kept below."
+        why = f" after {limit:g} s, the most that a run may take here" if limit else ""
+        return f"Stopped{why}: {tokens}. What ran is kept below."
     return f"Finished: {tokens}."

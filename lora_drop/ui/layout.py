@@ -30,6 +30,7 @@ from lora_drop.ui.components import (  # noqa: E402
     WhatIf,
     plotly_script,
 )
+from lora_drop.ui.limits import Limits  # noqa: E402
 from lora_drop.ui.theme import theme  # noqa: E402
 
 FIRST_PROMPT = next(iter(EXAMPLES.values()))
@@ -214,7 +215,7 @@ def build_app(shelf: Shelf) -> gr.Blocks:
                             )
                         live = LiveView(facts, calls.export_run, elem_id="ld-live")
             with gr.Tab("Safe zone", id="safe-zone"):
-                follow = safe_zone.build(shelf, model)
+                follow = safe_zone.build(shelf, calls.limits, model)
             with gr.Tab("Method", id="method"):
                 method.build(facts)
         chosen, shown = ModelFacts(labels=shelf.labels, elem_id="ld-facts"), gr.State(shelf.first)
@@ -296,7 +297,7 @@ def launch(
         host, port: `None` leaves them to GRADIO_SERVER_NAME and GRADIO_SERVER_PORT, then to Gradio's own defaults.
         mcp: serve the API's functions as MCP tools too (also by GRADIO_MCP_SERVER).
     """
-    demo.queue(max_size=32)
+    demo.queue(max_size=Limits.from_environment().queue)
     _, url, _ = demo.launch(
         server_name=host,
         server_port=port,

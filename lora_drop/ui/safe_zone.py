@@ -40,6 +40,7 @@ from lora_drop.ui import zero
 from lora_drop.ui.callbacks import Stops
 from lora_drop.ui.components import ASSETS, SCRIPTS, _head, _Scripted, plotly_script
 from lora_drop.ui.figures import PANELS, QUALITIES, groups, pareto, sweep_heatmaps
+from lora_drop.ui.limits import Limits
 
 SHIPPED_SWEEP = ASSETS / "sweeps" / JSON_NAME
 SHIPPED_SAMPLES = ASSETS / "presets" / "samples.json"
@@ -254,6 +255,7 @@ class SafeZone:
     stored: Sweep | None
     stops: Stops
     missing: str = ""  # why nothing is stored
+    limits: Limits = Limits()
 
     def use_model(self, model: str, quality: str, here: Sweep | None) -> tuple[Any, ...]:
         """Another model of the menu: what is known of it, the choice of what is shown, and both figures."""
@@ -327,6 +329,7 @@ class SafeZone:
         running, idle = (off, on, off), (on, off, on)
         session = request.session_hash
         stop = self.stops.start(session)
+        clock = self.limits.clock(stop)
         skip = (gr.skip(),) * 4
         done, total = 0, 1
         try:
@@ -337,25 +340,28 @@ class SafeZone:
                 points = list({p.key: p for p in points_of(loaded, ratios, periods, reuse, part, adapters)}.values())
                 total = len(points)
                 pairs: Pairs = []
-                for made in self._pairs(loaded, stop.is_set):
+                for made in self._pairs(loaded, clock.is_set):
                     if isinstance(made, str):
                         yield _progress("running", made, 0, total), *skip, *running
                     else:
                         pairs = made
-                if not pairs and not stop.is_set():
+                if not pairs and not clock.is_set():
                     raise LoraDropError("the model answered with nothing, so there is no text to measure on.")
                 source = {"file": "the full model's own answers", "prompts": [prompt for prompt, _ in pairs]}
                 sweep = {**circumstances(loaded), "data": describe_data(pairs, source), "notes": [], "rows": []}
                 shown: tuple[Any, ...] = skip
                 for point in points:
-                    if stop.is_set():
+                    if clock.is_set():
                         break
                     words = f"Point {done + 1} of {total}: drop ratio {point.config.drop_ratio:g}, period "
                     yield _progress("running", f"{words}{point.config.period}.", done, total), *shown, *running
                     before = sweep = merged(before, sweep, measure(loaded, point, pairs, None))
                     done += 1
                     shown = self._shown(sweep, point, quality)
-            cancelled = f"Cancelled: {done} of {total} points were measured."
+            why = "Cancelled"
+            if not stop.is_set():
+                why = f"Stopped after {self.limits.seconds:g} s, the most that a sweep may take here"
+            cancelled = f"{why}: {done} of {total} points were measured."
             ending = _progress(
                 "done", cancelled if done < total else f"Finished: {_points(total)} measured.", done, total
             )
@@ -405,7 +411,7 @@ def measured_here(revision: str) -> str:
     )
 
 
-def build(shelf: Shelf, model: gr.components.Component) -> Callable[[gr.State], None]:
+def build(shelf: Shelf, limits: Limits, model: gr.components.Component) -> Callable[[gr.State], None]:
     """The tab's content, inside the layout's open `gr.Tab`.
 
     Args:
@@ -415,7 +421,7 @@ def build(shelf: Shelf, model: gr.components.Component) -> Callable[[gr.State], 
         What wires the tab to a state that holds the model which the page shows.
     """
     stored, missing = stored_sweep()
-    zone = SafeZone(shelf, stored, Stops(), missing)
+    zone = SafeZone(shelf, stored, Stops(), missing, limits)
     revision = shelf.outline(None).revision
     choices = choices_of(zone.stored_for(revision)[0], None)
     first = choices[0][1] if choices else None
