@@ -70,6 +70,7 @@ def build_app(shelf: Shelf) -> gr.Blocks:
     facts, presets = found["model"], found["presets"]
     first = presets_for(outline.id)[presets["default"]].config
     low, high = first.layers or default_range(outline.num_layers)
+    tokens_at_first = min(MAX_TOKENS, calls.limits.tokens)
     settings = settings_of(first, outline.num_layers)
 
     with gr.Blocks(title="LoRA-Drop Studio", fill_width=True) as demo:
@@ -174,7 +175,7 @@ def build_app(shelf: Shelf) -> gr.Blocks:
                                     elem_id="ld-adapters",
                                 )
                                 tokens = FreeNumber(
-                                    MAX_TOKENS, label="New tokens, at most", precision=0, elem_id="ld-tokens"
+                                    tokens_at_first, label="New tokens, at most", precision=0, elem_id="ld-tokens"
                                 )
                                 with gr.Row():
                                     temperature = FreeNumber(
@@ -203,7 +204,7 @@ def build_app(shelf: Shelf) -> gr.Blocks:
                         with gr.Row(elem_id="ld-strip"):
                             WhatIf(
                                 facts,
-                                {**settings, "max_new_tokens": MAX_TOKENS},
+                                {**settings, "max_new_tokens": tokens_at_first},
                                 found["settings"],
                                 calls.count_tokens(FIRST_PROMPT) or 0,
                                 calls.count_tokens,
@@ -238,7 +239,7 @@ def build_app(shelf: Shelf) -> gr.Blocks:
         prompt.change(None, prompt, None, js="(text) => window.LoraDrop.prompt(text)")
 
         asked = [tokens, temperature, top_p, seed, view, audit, ignore_eos]
-        gr.on(
+        started = gr.on(
             [run.click, prompt.submit],
             calls.run_page,
             [compare, prompt, *rules, *asked, model],
@@ -249,6 +250,13 @@ def build_app(shelf: Shelf) -> gr.Blocks:
             concurrency_limit=1,
             api_visibility="private",
         )
+        # What never reached `run_page`: without this, the line would go on saying that all is ready.
+        refused = (
+            f"The run did not start: this app's queue is full (it holds {calls.limits.queue}), or the server cannot "
+            "be reached. Try again in a moment."
+        )
+        words = json.dumps({"kind": "error", "text": refused})
+        started.failure(None, None, status, js=f"() => ({words})", show_progress="hidden")
         # Another model: its facts go to what the scripts draw, and then its preset's settings to the controls. A link
         # brings settings of its own.
         model.input(None, None, None, js="() => window.LoraDrop.modelChosen()")

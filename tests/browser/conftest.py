@@ -144,8 +144,9 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     """Opens pages in contexts of their own; at the end, none may have asked another host or logged an error."""
     contexts, foreign, errors = [], [], []
 
-    def open_(url: str, leaves: bool = False, **options) -> Page:
-        """`leaves`: the test leaves the page while it streams, and Gradio's own script says so in the log."""
+    def open_(url: str, leaves: bool = False, busy: bool = False, **options) -> Page:
+        """`leaves`: the test leaves the page while it streams; `busy`: its queue is full. Chromium's log may say so."""
+        said = ("AbortError", "Connection errored out") * leaves + ("503 (Service Unavailable)",) * busy
         context = browser.new_context(**{"viewport": {"width": 1600, "height": 900}} | options)
         contexts.append(context)
 
@@ -161,8 +162,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         page = context.new_page()
 
         def log(message):
-            expected = leaves and any(words in message.text for words in ("AbortError", "Connection errored out"))
-            if message.type == "error" and not expected:
+            if message.type == "error" and not any(words in message.text for words in said):
                 errors.append(message.text)
 
         page.on("console", log)
