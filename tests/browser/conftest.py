@@ -145,7 +145,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     contexts, foreign, errors = [], [], []
 
     def open_(url: str, leaves: bool = False, busy: bool = False, **options) -> Page:
-        """`leaves`: the test leaves the page while it streams; `busy`: its queue is full. Chromium's log may say so."""
+        """`leaves`: the test leaves the page while it streams; `busy`: its queue is full. The log may say so."""
         said = ("AbortError", "Connection errored out") * leaves + ("503 (Service Unavailable)",) * busy
         context = browser.new_context(**{"viewport": {"width": 1600, "height": 900}} | options)
         contexts.append(context)

@@ -18,7 +18,7 @@ from .test_page import open_advanced, set_number, wait_done, wait_until
 
 pytestmark = pytest.mark.browser
 
-REFUSED = "The run did not start: this app's queue is full (it holds 1), or the server cannot be reached. Try again in a moment."
+REFUSED = "The run did not start: this app's queue is full (it holds 1)"
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_a_full_queue_is_told_and_those_in_it_are_served(narrow, open_page):
         yield from REAL_RUN(narrow.loaded, Request("Why?", LoraDropConfig(period=2), 6, ignore_eos=True))
 
     narrow.script = held
-    pages = [open_page(narrow.url, leaves=True) for _ in range(3)]
+    pages = [open_page(narrow.url, busy=True) for _ in range(3)]
     for page in pages:
         open_advanced(page)
         set_number(page, "ld-tokens", 6)
@@ -48,7 +48,7 @@ def test_a_full_queue_is_told_and_those_in_it_are_served(narrow, open_page):
     pages[1].click("#ld-run")
     expect(status[1]).to_contain_text("queue: 1/1")
     pages[2].click("#ld-run")
-    expect(status[2].locator(".ld-status")).to_have_text(REFUSED)
+    expect(status[2].locator(".ld-status")).to_contain_text(REFUSED)
     expect(status[2].locator(".ld-status")).to_be_visible()
     release.set()
     for page in pages[:2]:
