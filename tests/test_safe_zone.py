@@ -16,6 +16,7 @@ from lora_drop.ui import method, safe_zone
 from lora_drop.ui.callbacks import Stops
 from lora_drop.ui.safe_zone import (
     MAX_POINTS,
+    NO_POINTS,
     SHIPPED_SAMPLES,
     SHIPPED_SWEEP,
     SafeZone,
@@ -91,6 +92,8 @@ def test_the_stored_sweep_is_shown_for_its_own_weights_alone(tmp_path, tiny):
     found, words = zone.stored_for(tiny.revision)
     assert found is None and "no stored sweep of this model" in words
     assert "no stored sweep of this model" in zone.known(tiny.revision)
+    *_, choice, maps, front = zone.use_model(None, "agreement", None)
+    assert choice["value"] is None and maps == front == NO_POINTS
 
 
 def test_a_stored_sweep_that_cannot_be_read_is_told(tmp_path, tiny):

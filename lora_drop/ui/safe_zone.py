@@ -298,7 +298,7 @@ class SafeZone:
 
     def _find(self, choice: str | None, here: Sweep | None) -> tuple[Sweep | None, tuple[str, str, str] | None]:
         source, _, number = (choice or "").partition(":")
-        sweep = here if source == HERE else self.stored
+        sweep = {HERE: here, STORED: self.stored}.get(source)
         found = groups(sweep) if sweep else []
         chosen = int(number) if number.isdecimal() and len(number) < 4 else len(found)
         return sweep, found[chosen] if chosen < len(found) else None

@@ -7,7 +7,7 @@ from playwright.sync_api import Page, expect
 
 from lora_drop.trace import gather
 
-from .test_page import figure, pane_text, prepare, set_number, wait_done
+from .test_page import figure, pane_text, prepare, set_number, wait_done, wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -33,7 +33,7 @@ def scrub(page: Page, step: int) -> None:
 
 
 def test_one_scrubber_moves_the_tokens_and_every_chart(server, open_page):
-    page = open_page(server.url)
+    page = open_page(server.url, viewport={"width": 1600, "height": 1400})  # all charts in sight
     for name in ("back", "play", "forward"):
         expect(page.locator(f"[data-act={name}]")).to_be_disabled()  # there is no run yet
     run_to_its_end(page)
@@ -42,7 +42,7 @@ def test_one_scrubber_moves_the_tokens_and_every_chart(server, open_page):
     for step in (17, 3, 40):
         scrub(page, step)
         assert [page.evaluate(SHOWN, lane) for lane in (0, 1)] == [step + 1, step + 1]
-        assert [step_ for step_ in page.evaluate(CURSORS) if step_ is not None] == [step] * 6
+        wait_until(lambda step=step: page.evaluate(CURSORS) == [step] * 6, f"six cursors at step {step}")
         record = trace.steps["lora_drop"][step]
         words = {"lora": "LoRA step", "refresh": "full step"}[record.kind]
         audit = trace.audits["lora_drop"][step]
