@@ -115,7 +115,7 @@ def test_keys_and_clicks_move_the_scrubber(server, open_page):
 
 def test_playing_goes_from_the_first_step_to_the_last_and_can_pause(server, open_page):
     page = open_page(server.url)
-    run_to_its_end(page)
+    run_to_its_end(page, tokens=400)  # long enough to be caught in the middle
     page.select_option(".ld-rate", "0.1")
     page.click("[data-act=play]")
     expect(page.locator("[data-act=play]")).to_have_attribute("aria-label", "Pause")
@@ -128,7 +128,7 @@ def test_playing_goes_from_the_first_step_to_the_last_and_can_pause(server, open
     page.select_option(".ld-rate", "4")
     page.click("[data-act=play]")
     expect(page.locator("[data-act=play]")).to_have_attribute("aria-label", "Play")
-    assert [page.evaluate(SHOWN, lane) for lane in (0, 1)] == [48, 48]
+    assert [page.evaluate(SHOWN, lane) for lane in (0, 1)] == [400, 400]
 
 
 def test_the_other_charts_show_what_the_trace_says(server, open_page):
