@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import os
 import sys
+from functools import partial
 
 from lora_drop import runtime
 
@@ -41,10 +42,15 @@ def main() -> int:
 
     from lora_drop.errors import LoraDropError
     from lora_drop.models import load_model
+    from lora_drop.shelf import Shelf, allowed_models
+    from lora_drop.ui import zero
     from lora_drop.ui.layout import build_app, launch
 
     try:
-        page = build_app(load_model(args.model, args.device, args.dtype))
+        load = partial(load_model, device=args.device, dtype=args.dtype)
+        # On ZeroGPU the weights are moved to the card before the first visitor comes: one model a Space.
+        names = () if zero.active() else allowed_models()
+        page = build_app(Shelf(load(args.model), names, load, name=args.model))
     except LoraDropError as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2

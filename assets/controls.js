@@ -52,20 +52,37 @@
     draw();
   }
 
+  const modelWatchers = []; // called with page_facts of a model that was chosen from the menu
+  let facts = null; // {labels, value}: the models on offer, and page_facts of the one shown; null for the page's first
+  let isChosen = false; // by the visitor; a link brings settings of its own
+
+  /** Mount what tells all others of a newly chosen model: props.value is page_facts, props.labels what is on offer. */
+  function mountFacts(element, props, watch) {
+    facts = props;
+    watch("value", () => {
+      if (props.value) for (const tell of modelWatchers) tell(props.value);
+    });
+  }
+
   /** Mount the two-handle slider: props.value is [lo, hi], props.last the model's last layer; a move triggers input. */
   function mountRange(element, props, watch, trigger) {
     const [low, high] = [element.querySelector(".ld-range-lo"), element.querySelector(".ld-range-hi")];
     const fill = element.querySelector(".ld-range-fill");
     const shown = element.querySelector(".ld-range-value");
-    element.querySelector(".ld-range-last").textContent = props.last;
-    for (const handle of [low, high]) {
-      handle.min = 1;
-      handle.max = props.last;
+    let last;
+
+    function setLast(layer) {
+      last = layer;
+      element.querySelector(".ld-range-last").textContent = last;
+      for (const handle of [low, high]) {
+        handle.min = 1;
+        handle.max = last;
+      }
     }
 
     function draw() {
       const [lo, hi] = [Number(low.value), Number(high.value)];
-      const at = (layer) => (props.last > 1 ? (layer - 1) / (props.last - 1) : 0);
+      const at = (layer) => (last > 1 ? (layer - 1) / (last - 1) : 0);
       fill.style.left = `${100 * at(lo)}%`;
       fill.style.right = `${100 * (1 - at(hi))}%`;
       shown.textContent = `${lo} – ${hi}`;
@@ -104,8 +121,13 @@
       },
     };
     range.draw();
+    setLast(props.last);
     watch("value", () => take(props.value));
     take(props.value);
+    modelWatchers.push(({ model }) => {
+      setLast(model.shape.num_layers - 1);
+      take(props.value);
+    });
   }
 
   /** "4,6,8" as ascending layer numbers; null for an empty text, undefined for one that is not a list. */
@@ -177,8 +199,9 @@
   function mountWhatIf(element, props, server) {
     const find = (selector) => element.querySelector(selector);
     const figure = (name, text) => (find(`[data-figure="${name}"]`).textContent = text);
-    const model = props.model;
+    let { model, presets: named } = props;
     const settings = { ...props.settings };
+    let lastPrompt = null; // as typed; null while it is the page's first
     let promptTokens = props.prompt_tokens;
     let asked = false;
     let countTimer = 0;
@@ -225,11 +248,12 @@
 
     /** The prompt changed: ask for its number of tokens once the typing rests. */
     function prompt(text) {
+      lastPrompt = text;
       clearTimeout(countTimer);
       countTimer = setTimeout(async () => {
         const mine = ++countOf;
         try {
-          const count = await server.count_tokens(text);
+          const count = await server.count_tokens([text, model.id]);
           if (mine === countOf && Number.isInteger(count)) {
             promptTokens = count;
             change({});
@@ -242,23 +266,26 @@
 
     /** The preset that these settings are, or "custom". */
     function presetName() {
-      const names = Object.keys(props.presets);
+      const names = Object.keys(named);
       const same = (name) =>
-        Object.entries(props.presets[name]).every(([key, value]) => String(settings[key]) === String(value));
+        Object.entries(named[name]).every(([key, value]) => String(settings[key]) === String(value));
       return names.find(same) ?? "custom";
     }
 
-    whatIf = { change, prompt, presetName, presets: props.presets, settings, model };
+    whatIf = { change, prompt, presetName, named: () => named, settings, model: () => model };
     draw();
+    modelWatchers.push((found) => {
+      ({ model, settings: named } = found);
+      prompt(lastPrompt ?? document.querySelector("#ld-prompt textarea")?.value ?? "");
+      change({});
+    });
   }
 
   /** Mount the presets' table: props.value is the chosen name, props.facts what preset_facts tells. */
   function mountPresets(element, props, watch, trigger) {
-    const { facts } = props;
     const body = element.querySelector("tbody");
-    const { about } = facts;
-    element.querySelector("[data-column=reads]").title =
-      `“well” where at most ${facts.gap} nats a token are lost over all steps`;
+    let radios = [];
+    let known = null; // what preset_facts tells of the model
 
     function cells({ measured, reads_well: readsWell }) {
       const verdict = make("td", readsWell ? "ld-good" : "ld-bad", readsWell ? "well" : "not well");
@@ -273,8 +300,8 @@
       ];
     }
 
-    const custom = { name: "custom", label: "Custom", note: "Your own settings.", measured: null };
-    const radios = [...facts.presets, custom].map((preset) => {
+    /** A preset's row; returns its radio button. */
+    function addRow(preset) {
       const radio = make("input");
       Object.assign(radio, { type: "radio", name: "ld-preset", value: preset.name });
       const label = make("label");
@@ -301,27 +328,42 @@
       });
       body.append(row);
       return radio;
-    });
+    }
 
-    element.querySelector(".ld-presets-about").textContent = facts.missing
-      ? `${facts.missing.charAt(0).toUpperCase()}${facts.missing.slice(1).replace(/\.$/, "")}.`
-      : `Measured on ${formatNumber(about.tokens)} tokens of ${about.file}, ${about.device}, ${about.dtype}, ` +
-        `${about.date}. Same next word as the full model at LoRA steps; nats lost over all steps: ` +
-        `up to ${facts.gap} reads well.`;
-    element.querySelector(".ld-presets").dataset.state = facts.missing ? "unmeasured" : "measured";
+    /** Fill the table with a model's presets. */
+    function fill(found) {
+      known = found;
+      const { about, gap, missing } = known;
+      body.replaceChildren();
+      const custom = { name: "custom", label: "Custom", note: "Your own settings.", measured: null };
+      radios = [...known.presets, custom].map(addRow);
+      element.querySelector("[data-column=reads]").title = `“well” where at most ${gap} nats a token are lost over all steps`;
+      element.querySelector(".ld-presets-about").textContent = missing
+        ? `${missing.charAt(0).toUpperCase()}${missing.slice(1).replace(/\.$/, "")}.`
+        : `Measured on ${formatNumber(about.tokens)} tokens of ${about.file}, ${about.device}, ${about.dtype}, ` +
+          `${about.date}. Same next word as the full model at LoRA steps; nats lost over all steps: ` +
+          `up to ${gap} reads well.`;
+      element.querySelector(".ld-presets").dataset.state = missing ? "unmeasured" : "measured";
+    }
 
     function draw() {
       for (const radio of radios) radio.checked = radio.value === props.value;
       compare?.draw();
     }
-    presets = { chosen: () => facts.presets.find((preset) => preset.name === props.value) ?? null };
+    fill(props.facts);
+    presets = { chosen: () => known.presets.find((preset) => preset.name === props.value) ?? null };
     watch("value", draw);
     draw();
+    modelWatchers.push((found) => {
+      fill(found.presets);
+      draw();
+    });
   }
 
   /** Mount the third lane's choice: props.comparisons are {button, lane} by name, props.value a name or "" for none. */
   function mountCompare(element, props, watch) {
     const note = element.querySelector(".ld-compare-note");
+    const train = element.querySelector(".ld-train");
     const buttons = Object.fromEntries(
       [["", { button: "none" }], ...Object.entries(props.comparisons)].map(([name, { button: text }]) => {
         const button = make("button", "", text);
@@ -339,7 +381,8 @@
     /** Which lanes there are to add, and the words for what they compare. */
     function draw() {
       if (!whatIf) return;
-      const { settings, model } = whatIf;
+      const { settings } = whatIf;
+      const model = whatIf.model();
       const schedule = scheduleOf(settings, model.shape.num_layers);
       const drops = typeof schedule !== "string" && !S.isBaseline(schedule);
       const bank = drops ? bankOf(model, settings, schedule) : null;
@@ -350,6 +393,9 @@
       for (const [name, button] of Object.entries(buttons)) {
         button.setAttribute("aria-pressed", String(name === (props.value ?? "")));
       }
+      // A model without any corrections: what makes some.
+      train.hidden = !model.train || !drops;
+      train.querySelector("code").textContent = model.train ?? "";
       note.textContent = drops ? `${bankWords(settings, bank)}${measuredWords(bank)}` : baselineWords(schedule);
     }
 
@@ -431,6 +477,7 @@
     formatShare,
     make,
     mountCompare,
+    mountFacts,
     mountPresets,
     mountRange,
     mountStatus,
@@ -459,8 +506,27 @@
 
     /** Gradio calls this with a preset's name; returns the values of the controls. */
     preset(name) {
-      const wanted = whatIf.presets[name] ?? whatIf.settings;
+      const wanted = whatIf.named()[name] ?? whatIf.settings;
       return RULES.map((key) => wanted[key]);
+    },
+
+    /** What wants to know of a model that is chosen from the menu; called with its page_facts. */
+    onModel: (tell) => modelWatchers.push(tell),
+
+    /** The models on offer, by id. */
+    modelLabels: () => facts?.labels ?? [],
+
+    /** Gradio calls this when the visitor chooses a model, before it is loaded. */
+    modelChosen() {
+      isChosen = true;
+    },
+
+    /** Gradio calls this once a model is shown; returns the preset and the values of the controls. */
+    modelSettings() {
+      const name = isChosen && facts.value ? facts.value.presets.default : whatIf.presetName();
+      const wanted = isChosen && facts.value ? facts.value.settings[name] : whatIf.settings;
+      isChosen = false;
+      return [name, ...RULES.map((key) => wanted[key])];
     },
 
     /** Gradio calls this when the prompt changes. */

@@ -278,7 +278,11 @@
     let read = 0; // characters of props.value that were read
     let asked = false;
     const { model } = props;
-    if (model) figure("device", place(model.id, model.dtype, model.decoder, model.device));
+    const showPlace = (told) => figure("device", place(told.id, told.dtype, told.decoder, told.device));
+    if (model) {
+      showPlace(model);
+      window.LoraDrop.onModel((found) => run || showPlace(found.model)); // a run keeps the name of its own
+    }
     window.LoraDrop.mountTakeAway?.(root, server, () => run, charts);
 
     /** Read the complete lines that were appended; a text that does not go on is another run. */

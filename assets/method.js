@@ -72,7 +72,7 @@
   function mountMethod(element, props) {
     const find = (selector) => element.querySelector(selector);
     const figure = (name, text) => (find(`[data-figure="${name}"]`).textContent = text);
-    const { model } = props;
+    let { model } = props;
     const [panel, svg, which] = [find(".ld-drawing"), find(".ld-drawing-svg"), find(".ld-drawing-which")];
     const [play, next] = [find(".ld-play"), find(".ld-next")];
     let settings = null;
@@ -358,6 +358,10 @@
     }
     fillPaper(find, props);
     build();
+    window.LoraDrop.onModel((found) => {
+      model = found.model;
+      build();
+    });
     setPlaying(playing);
   }
 

@@ -97,7 +97,7 @@
   function fromLink() {
     const query = new URLSearchParams(location.search);
     const names = Object.keys(FIELDS);
-    if (!names.some((name) => query.has(name))) return [...names, "status"].map(() => UNCHANGED);
+    if (!names.some((name) => query.has(name))) return [...names, "model", "status"].map(() => UNCHANGED);
     const values = {};
     const wrong = [];
     for (const name of names) {
@@ -113,7 +113,9 @@
     const told = wrong.length
       ? { kind: "error", text: `The link's ${wrong.join(", ")} cannot be used: left as set here.` }
       : { kind: "idle", text: `Settings restored from the link. Press Run${texts ? " to see whether it reproduces" : ""}.` };
-    return [...names.map((name) => (name in values ? values[name] : UNCHANGED)), told];
+    const model = (query.get("model") ?? "").split("@")[0];
+    const offered = window.LoraDrop.modelLabels().includes(model) ? model : UNCHANGED;
+    return [...names.map((name) => (name in values ? values[name] : UNCHANGED)), offered, told];
   }
 
   /** After a run: does it give what the link's run gave? */

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import get_max_memory
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -51,9 +52,25 @@ os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 SUPPORTED = ("llama", "qwen2", "qwen3", "mistral")  # config.model_type
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+Place = tuple[torch.device, torch.dtype]
 BUNDLED_ID = f"bundled:{bundled.NAME}"
 UNREACHABLE = {"TransportError", "ConnectionError", "OfflineModeIsEnabled", "LocalEntryNotFoundError"}  # exceptions
 SAMPLES = 1024  # elements of a tensor that go into the fingerprint
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a model without holding its weights: enough to plan a run and to draw the page."""
+
+    tokenizer: Any  # as in LoadedModel, and so are the others
+    id: str
+    revision: str
+    context: int
+    device: torch.device
+    dtype: torch.dtype
+    shape: ModelShape
+    num_layers: int
+    decoder_name: str  # of the decoder that it decodes with
 
 
 @dataclass(frozen=True)
@@ -94,6 +111,16 @@ class LoadedModel:
         return self.model.config.num_hidden_layers
 
     @property
+    def decoder_name(self) -> str:
+        """The name of its decoder."""
+        return self.decoder.name
+
+    @property
+    def outline(self) -> Outline:
+        """What can be kept of it when it is let go."""
+        return Outline(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Outline)})
+
+    @property
     def stop_ids(self) -> frozenset[int]:
         """Tokens that end a text: those of the generation config, and the tokenizer's own end token."""
         named = self.model.generation_config.eos_token_id
@@ -110,26 +137,26 @@ def load_model(
 
     Args:
         model: `bundled`, `random:SHAPE`, a local folder, or a Hub id (a folder of that name comes first).
-        device: `auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`.
+        device: `auto` (see `places`), `cpu`, `cuda` or `cuda:N`.
         dtype: `auto` (bfloat16 on CUDA and on processors that compute it in hardware), `float32` or `bfloat16`.
 
     Raises:
         LoraDropError: in one line, whatever is wrong with the name, the files, the network, the device or the memory.
     """
     name = str(model).strip()
-    target = resolve_device(device)
-    number_type = resolve_dtype(dtype, target)
+    candidates = places(device, dtype)
     try:
         if name.startswith("random:"):
-            network, tokenizer = _random_model(name.removeprefix("random:"), target, number_type)
+            network, tokenizer, target = _random_model(name.removeprefix("random:"), candidates)
         elif name in ("bundled", BUNDLED_ID):
             name = BUNDLED_ID
-            network, tokenizer = _from_pretrained(str(bundled.ensure()), name, target, number_type, local=True)
+            network, tokenizer, target = _from_pretrained(str(bundled.ensure()), name, candidates, local=True)
         else:
             source, name, local = _locate(name)
-            network, tokenizer = _from_pretrained(source, name, target, number_type, local)
+            network, tokenizer, target = _from_pretrained(source, name, candidates, local)
     except torch.OutOfMemoryError as error:
-        raise LoraDropError(f"{name} does not fit into the memory of {target} in {_short(number_type)}.") from error
+        where = " or ".join(dict.fromkeys(f"{place} in {_short(kind)}" for place, kind in candidates))
+        raise LoraDropError(f"{name} does not fit into the memory of {where}.") from error
     network.eval().requires_grad_(False)
     revision = fingerprint(network)
     return LoadedModel(
@@ -139,7 +166,7 @@ def load_model(
         revision=revision,
         context=usable_context(network.config),
         device=target,
-        dtype=number_type,
+        dtype=network.dtype,
         weights=_step_weights(network, target, packed=name == BUNDLED_ID and str(dtype).lower() == "auto"),
     )
 
@@ -216,14 +243,48 @@ def free_memory(device: torch.device) -> int | None:
     return min(found, default=None)
 
 
-def _check_memory(config: PreTrainedConfig, name: str, device: torch.device, dtype: torch.dtype) -> None:
-    """Refuse a model that cannot fit before it is downloaded, and before the machine starts to swap."""
-    free, needed = free_memory(device), ModelShape.from_config(config).params * dtype.itemsize
-    if free is not None and needed > free:
-        raise LoraDropError(
-            f"{name} needs {needed / 1e9:.1f} GB for its weights in {_short(dtype)}, and {device} has "
-            f"{free / 1e9:.1f} GB free: use a smaller model, or another device or dtype."
-        )
+def places(device: str | torch.device = "auto", dtype: str | torch.dtype = "auto") -> list[Place]:
+    """Where a model may go and in which number type, the best first; the first one that holds its weights is taken.
+
+    Device `auto`: the GPUs, the one with the most free memory first, then the CPU. Dtype `auto`: on a processor that
+    does not compute bfloat16 itself it is float32, and bfloat16 only where that does not fit.
+
+    Raises:
+        LoraDropError: an unknown name, or a device that this machine lacks.
+    """
+    targets = [resolve_device(device)]
+    is_auto = str(device).strip().lower() == "auto"
+    # On ZeroGPU the card is not to be asked from here.
+    if is_auto and targets[0].type == "cuda" and not os.environ.get("SPACES_ZERO_GPU"):
+        free = {index: size for index, size in get_max_memory().items() if isinstance(index, int)}
+        targets = [torch.device("cuda", index) for index in sorted(free, key=free.get, reverse=True)]
+        targets.append(torch.device("cpu"))
+    found = []
+    for target in targets:
+        best = resolve_dtype(dtype, target)
+        found.append((target, best))
+        if str(dtype).strip().lower() == "auto" and best == torch.float32:
+            found.append((target, torch.bfloat16))
+    return found
+
+
+def _fitting(config: PreTrainedConfig, name: str, candidates: list[Place]) -> Place:
+    """The first place that holds the weights, known before they are downloaded and before the machine swaps.
+
+    Raises:
+        LoraDropError: none does.
+    """
+    params = ModelShape.from_config(config).params
+    free = {device: free_memory(device) for device, _ in candidates}
+    for device, dtype in candidates:
+        if free[device] is None or params * dtype.itemsize <= free[device]:
+            return device, dtype
+    smallest = min((dtype for _, dtype in candidates), key=lambda dtype: dtype.itemsize)
+    has = " and ".join(f"{device} has {size / 1e9:.1f} GB free" for device, size in free.items())
+    raise LoraDropError(
+        f"{name} needs {params * smallest.itemsize / 1e9:.1f} GB for its weights in {_short(smallest)}, and {has}: "
+        "use a smaller model, or another device or dtype."
+    )
 
 
 # ---- what a model is ------------------------------------------------------------------------------------------------
@@ -286,8 +347,8 @@ def _locate(name: str) -> tuple[str, str, bool]:
 
 
 def _from_pretrained(
-    source: str, name: str, device: torch.device, dtype: torch.dtype, local: bool
-) -> tuple[PreTrainedModel, Any]:
+    source: str, name: str, candidates: list[Place], local: bool
+) -> tuple[PreTrainedModel, Any, torch.device]:
     """Config first, then tokenizer (small), then weights (large): what cannot work is refused before a download."""
     options = {"trust_remote_code": False, "local_files_only": local or not _hub_answers(name)}
     # transformers reads these files with half a dozen libraries, and each has its own exceptions for a bad file.
@@ -299,7 +360,7 @@ def _from_pretrained(
         )
     if getattr(config, "quantization_config", None) is not None:
         raise LoraDropError(f"{name} is quantised, which is not supported: use the original weights (16 or 32 bits).")
-    _check_memory(config, name, device, dtype)
+    device, dtype = _fitting(config, name, candidates)
     with _one_line(name, "its tokenizer cannot be loaded", local):
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         # It would print a warning of its own for a long text, beside our one line.
@@ -319,7 +380,7 @@ def _from_pretrained(
         )
     if missing := sorted(report["missing_keys"]):  # transformers fills these with random numbers, and goes on
         raise LoraDropError(f"{name} is incomplete: its files lack {len(missing)} weights, the first is {missing[0]}.")
-    return model.to(device), tokenizer
+    return model.to(device), tokenizer, device
 
 
 def _hub_answers(name: str) -> bool:
@@ -614,13 +675,12 @@ LARGE_SHAPES = {
 SHAPES = TINY_SHAPES | LARGE_SHAPES
 
 
-def _random_model(shape: str, device: torch.device, dtype: torch.dtype) -> tuple[PreTrainedModel, ByteTokenizer]:
+def _random_model(shape: str, candidates: list[Place]) -> tuple[PreTrainedModel, ByteTokenizer, torch.device]:
     """Random weights of a known shape: the same values each time, on each device and in each number type."""
     if shape not in SHAPES:
         raise LoraDropError(f"no shape {shape!r}: random: knows {', '.join(SHAPES)}.")
     config = type(SHAPES[shape]).from_dict(SHAPES[shape].to_dict())  # a copy: loading writes into it
-    if shape in LARGE_SHAPES:
-        _check_memory(config, f"random:{shape}", device, dtype)
+    device, dtype = _fitting(config, f"random:{shape}", candidates)
     with torch.device("meta"):  # no storage, and no initialisation parameter by parameter
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
     model.to_empty(device=device)
@@ -631,7 +691,7 @@ def _random_model(shape: str, device: torch.device, dtype: torch.dtype) -> tuple
     fill = _fill_tiny if shape in TINY_SHAPES else _fill_large
     with torch.no_grad():
         fill(dict(model.named_parameters()), torch.Generator().manual_seed(zlib.crc32(shape.encode())))
-    return model, ByteTokenizer()
+    return model, ByteTokenizer(), device
 
 
 def _fill_tiny(weights: dict[str, torch.Tensor], generator: torch.Generator) -> None:

@@ -24,7 +24,7 @@ from lora_drop.config import COMPARISONS, PARTS, REUSE_RULES, LoraDropConfig
 from lora_drop.decoder import Decoder
 from lora_drop.engine import Lane, Sampling, Step
 from lora_drop.errors import LoraDropError
-from lora_drop.models import LoadedModel, encode_prompt, free_memory
+from lora_drop.models import LoadedModel, Outline, encode_prompt, free_memory
 from lora_drop.race import VIEWS, take_turns
 from lora_drop.schedule import Schedule, baseline_schedule, kv_bytes, speed_bound
 from lora_drop.text import Detokenizer, piece
@@ -115,7 +115,7 @@ class Plan:
     notes: list[str]
 
 
-def plan(loaded: LoadedModel, request: Request) -> Plan:
+def plan(loaded: LoadedModel | Outline, request: Request) -> Plan:
     """Check a request against the model, before anything runs.
 
     Raises:
@@ -151,7 +151,9 @@ def plan(loaded: LoadedModel, request: Request) -> Plan:
     return Plan(lanes, prompt_ids, notes)
 
 
-def _check_memory(loaded: LoadedModel, request: Request, lanes: dict[str, LanePlan], prompt_tokens: int) -> None:
+def _check_memory(
+    loaded: LoadedModel | Outline, request: Request, lanes: dict[str, LanePlan], prompt_tokens: int
+) -> None:
     """Refuse what the caches alone cannot hold, before anything runs."""
 
     def size(schedule: Schedule) -> int:
@@ -168,7 +170,9 @@ def _check_memory(loaded: LoadedModel, request: Request, lanes: dict[str, LanePl
         )
 
 
-def find_bank(loaded: LoadedModel, config: LoraDropConfig, schedule: Schedule) -> tuple[AdapterBank | None, list[str]]:
+def find_bank(
+    loaded: LoadedModel | Outline, config: LoraDropConfig, schedule: Schedule
+) -> tuple[AdapterBank | None, list[str]]:
     """The adapters that a config names, on the model's device, and what there is to say about them.
 
     `auto` takes the shipped bank trained for this model and these rules, if there is one.
@@ -183,7 +187,7 @@ def find_bank(loaded: LoadedModel, config: LoraDropConfig, schedule: Schedule) -
 
 
 def _named_bank(
-    loaded: LoadedModel, config: LoraDropConfig, schedule: Schedule
+    loaded: LoadedModel | Outline, config: LoraDropConfig, schedule: Schedule
 ) -> tuple[AdapterBank | None, list[str]]:
     folder = bank_folder(loaded, config, schedule)
     if folder is None:
@@ -212,7 +216,7 @@ def _named_bank(
     return bank.to(loaded.device, loaded.dtype), notes
 
 
-def bank_folder(loaded: LoadedModel, config: LoraDropConfig, schedule: Schedule) -> Path | None:
+def bank_folder(loaded: LoadedModel | Outline, config: LoraDropConfig, schedule: Schedule) -> Path | None:
     """The adapter folder that a config takes on a model; None if it takes none.
 
     Raises:
@@ -279,7 +283,7 @@ def bank_fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def config_fingerprint(loaded: LoadedModel, config: LoraDropConfig) -> str | None:
+def config_fingerprint(loaded: LoadedModel | Outline, config: LoraDropConfig) -> str | None:
     """The fingerprint of the bank that a config takes on a model; None if it takes none.
 
     Raises:

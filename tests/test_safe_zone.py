@@ -11,10 +11,12 @@ from lora_drop.errors import LoraDropError
 from lora_drop.models import load_model
 from lora_drop.paper import ROWS
 from lora_drop.prompts import SAMPLE_PROMPTS
+from lora_drop.shelf import Shelf
 from lora_drop.ui import method, safe_zone
 from lora_drop.ui.callbacks import Stops
 from lora_drop.ui.safe_zone import (
     MAX_POINTS,
+    NO_POINTS,
     SHIPPED_SAMPLES,
     SHIPPED_SWEEP,
     SafeZone,
@@ -38,7 +40,7 @@ def row(reuse="residual", adapters="none", ratio=0.25, period=2, **more):
 
 
 def a_sweep(*rows, data="d"):
-    return {"model": {"id": "m"}, "device": {"name": "x"}, "data": {"file": data}, "rows": list(rows)}
+    return {"model": {"id": "m", "revision": "r"}, "device": {"name": "x"}, "data": {"file": data}, "rows": list(rows)}
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +50,11 @@ def tiny():
 
 @pytest.fixture
 def zone(tiny):
-    return SafeZone(tiny, None, Stops())
+    return SafeZone(Shelf(tiny), None, Stops())
 
 
 def run(zone, ratios="0.5,1", periods="2", before=None):
-    return list(zone.run_page(ratios, periods, "residual", "block", "auto", "agreement", before, VISITOR))
+    return list(zone.run_page(ratios, periods, "residual", "block", "auto", "agreement", before, None, VISITOR))
 
 
 def test_numbers_are_read_as_written_and_each_once():
@@ -82,18 +84,24 @@ def test_what_cannot_be_measured_is_refused_in_a_line(tiny):
     assert (points[1].config.drop_ratio, points[1].config.period, points[1].adapters) == (0.25, 3, "none")
 
 
-def test_the_stored_sweep_is_that_of_the_loaded_weights(tmp_path):
-    revision = json.loads(SHIPPED_SWEEP.read_text())["model"]["revision"]
-    sweep, missing = stored_sweep(revision)
+def test_the_stored_sweep_is_shown_for_its_own_weights_alone(tmp_path, tiny):
+    sweep, missing = stored_sweep()
     assert len(sweep["rows"]) == 36 and not missing
-    for weights, path, words in (
-        ("0" * 16, SHIPPED_SWEEP, "no stored sweep of this model"),
-        (revision, tmp_path / "none.json", "No sweep is stored"),
-    ):
-        sweep, missing = stored_sweep(weights, path)
-        assert sweep is None and words in missing
+    zone = SafeZone(Shelf(tiny), sweep, Stops())
+    assert zone.stored_for(sweep["model"]["revision"]) == (sweep, "")
+    found, words = zone.stored_for(tiny.revision)
+    assert found is None and "no stored sweep of this model" in words
+    assert "no stored sweep of this model" in zone.known(tiny.revision)
+    *_, choice, maps, front = zone.use_model(None, "agreement", None)
+    assert choice["value"] is None and maps == front == NO_POINTS
+
+
+def test_a_stored_sweep_that_cannot_be_read_is_told(tmp_path, tiny):
     (tmp_path / "sweep.json").write_text("{}")
-    assert "is not a sweep.json" in stored_sweep(revision, tmp_path / "sweep.json")[1]
+    for name, words in (("none.json", "No sweep is stored"), ("sweep.json", "is not a sweep.json")):
+        sweep, missing = stored_sweep(tmp_path / name)
+        assert sweep is None and words in missing
+        assert words in SafeZone(Shelf(tiny), sweep, Stops(), missing).known(tiny.revision)
 
 
 def test_the_texts_are_the_full_models_own(tmp_path):
@@ -122,7 +130,7 @@ def test_a_label_names_a_bank_only_where_two_have_to_be_told_apart():
 
 
 def test_a_choice_shows_its_rows_in_both_themes_and_widths(tiny):
-    zone = SafeZone(tiny, a_sweep(row(adapters="bank"), row("state", ratio=0.5)), Stops())
+    zone = SafeZone(Shelf(tiny), a_sweep(row(adapters="bank"), row("state", ratio=0.5)), Stops())
     maps, front = zone.show("stored:1", "nll_gap", None)
     for shape in ("wide", "narrow"):
         light, dark = (maps[shape][theme]["layout"]["paper_bgcolor"] for theme in ("light", "dark"))
@@ -170,7 +178,7 @@ def test_a_sweep_measures_every_point_and_goes_on_from_the_last_one(zone, monkey
 def test_cancel_keeps_what_was_measured(zone, monkeypatch):
     monkeypatch.setattr(safe_zone, "measure", lambda loaded, point, *_: row(ratio=point.config.drop_ratio))
     updates = []
-    for update in zone.run_page("0.25,0.5,0.75", "2", "residual", "block", "auto", "agreement", None, VISITOR):
+    for update in zone.run_page("0.25,0.5,0.75", "2", "residual", "block", "auto", "agreement", None, None, VISITOR):
         updates.append(update)
         if update[0]["text"].startswith("Point 2"):
             zone.cancel_page(SimpleNamespace(session_hash="another visitor"))
@@ -192,7 +200,7 @@ def test_whatever_ends_a_sweep_releases_it(zone, monkeypatch, capsys):
     assert (progress["kind"], progress["text"]) == ("error", "drop_ratio must lie between 0 and 1, got 2.0.")
     monkeypatch.setattr(safe_zone, "answer", lambda *_: "  ")
     assert "no text to measure on" in run(zone)[-1][0]["text"]
-    running = zone.run_page("0.5", "2", "residual", "block", "auto", "agreement", None, VISITOR)
+    running = zone.run_page("0.5", "2", "residual", "block", "auto", "agreement", None, None, VISITOR)
     next(running)
     assert len(zone.stops) == 1
     running.close()  # as Gradio does when the tab is closed

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import threading
 import time
 import traceback
@@ -22,10 +24,11 @@ from lora_drop.config import LoraDropConfig, default_range, presets_for
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.sweep import read_sweep
 from lora_drop.measured import READS_WELL_GAP, Measured, default_preset, figures, measured_presets, reads_well
-from lora_drop.models import LoadedModel, encode_prompt
+from lora_drop.models import LoadedModel, Outline, encode_prompt
 from lora_drop.options import config_from, parse_list, parse_threshold
 from lora_drop.schedule import baseline_schedule, kv_bytes, kv_saved, speed_bound
 from lora_drop.session import LORA_DROP, Plan, Request, bank_facts, config_fingerprint, describe_device, plan, run
+from lora_drop.shelf import Shelf
 from lora_drop.trace import (
     MAX_TRACE_BYTES,
     Header,
@@ -38,6 +41,7 @@ from lora_drop.trace import (
     write_line,
 )
 from lora_drop.ui import zero
+from lora_drop.ui.limits import Limits
 from lora_drop.ui.replay import replay_html, wire_text
 
 MIN_INTERVAL, MAX_INTERVAL = 0.1, 0.4  # seconds between two updates of the page
@@ -50,7 +54,7 @@ KEPT_TRACES = 64  # of the last runs, whoever's, for their downloads
 SWEEP = Path(__file__).resolve().parent.parent.parent / "assets" / "sweeps" / "sweep.json"
 
 
-def model_facts(loaded: LoadedModel) -> dict[str, Any]:
+def model_facts(loaded: LoadedModel | Outline) -> dict[str, Any]:
     """What the page's scripts need to know of the model: its shape, the bytes of a number, names, its adapters.
 
     Raises:
@@ -60,17 +64,28 @@ def model_facts(loaded: LoadedModel) -> dict[str, Any]:
     names = ("num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "intermediate_size", "vocab_size")
     low, high = default_range(loaded.num_layers)
     flags = ("tied", "qkv_bias", "qk_norm", "matrix_size", "head_size")
+    banks = bank_facts(loaded.revision)
     return {
         "id": loaded.id,
         "device": describe_device(loaded.device)["name"],
-        "decoder": loaded.decoder.name,
+        "decoder": loaded.decoder_name,
         "dtype": str(loaded.dtype).removeprefix("torch."),
         "itemsize": loaded.dtype.itemsize,
-        "banks": bank_facts(loaded.revision),
+        "banks": banks,
+        "train": None if banks else train_command(loaded.id),
         "shape": {name: getattr(shape, name) for name in (*names, *flags)},
         "droppable": high - low + 1,
         "sweep": sweep_facts(loaded.revision),
     }
+
+
+def train_command(model: str) -> str:
+    """What trains corrections for a model where `auto` will find them."""
+    folder = re.sub(r"\W+", "-", model.rpartition("/")[2]).strip("-").lower()
+    return (
+        f"python -m lora_drop train --model {shlex.quote(model)} --self-generate 500 "
+        f"--out assets/adapters/{folder}-residual-block"
+    )
 
 
 def sweep_facts(revision: str) -> list[dict[str, Any]]:
@@ -92,7 +107,39 @@ def sweep_facts(revision: str) -> list[dict[str, Any]]:
     ]
 
 
-def preset_facts(loaded: LoadedModel) -> dict[str, Any]:
+def settings_of(config: LoraDropConfig, num_layers: int) -> dict[str, Any]:
+    """A config in the words of the page's controls, for a model of so many layers."""
+    return {
+        "period": config.period,
+        "layers": list(config.layers or default_range(num_layers)),
+        "drop_ratio": config.drop_ratio,
+        "drop_layers": ",".join(str(layer) for layer in config.drop_layers or ()),
+        "reuse": config.reuse,
+        "part": config.part,
+        "kv": config.kv,
+        **{
+            name: "" if (value := getattr(config, name)) is None else str(value)
+            for name in ("refresh_entropy", "refresh_norm")
+        },
+        "adapters": config.adapters,
+    }
+
+
+def page_facts(loaded: LoadedModel | Outline) -> dict[str, Any]:
+    """All that the page shows of a model before a run: `model_facts`, `preset_facts`, and the presets' settings.
+
+    Raises:
+        LoraDropError: shipped adapters are broken.
+    """
+    named = presets_for(loaded.id)
+    return {
+        "model": model_facts(loaded),
+        "presets": preset_facts(loaded),
+        "settings": {name: settings_of(preset.config, loaded.num_layers) for name, preset in named.items()},
+    }
+
+
+def preset_facts(loaded: LoadedModel | Outline) -> dict[str, Any]:
     """What the page tells of the presets: all figures are those of the measurements' file.
 
     Returns:
@@ -246,20 +293,72 @@ def whole(value: Any) -> Any:
 
 
 class Callbacks:
-    """The page's functions over one loaded model. Nothing of a run lives here but its stop flag, while it runs."""
+    """The page's functions over a shelf of models. Nothing of a run lives here but its stop flag, while it runs.
 
-    def __init__(self, loaded: LoadedModel):
-        self.loaded = loaded
-        # On ZeroGPU in a process of its own. `run` is looked up when it is called: tests put runs of their own there.
-        self.run = zero.runner(loaded, lambda *args: run(*args))
+    Raises:
+        LoraDropError: a limit in the environment is no number.
+    """
+
+    def __init__(self, shelf: Shelf):
+        self.shelf = shelf
+        self.limits = Limits.from_environment()
         self.stops = Stops()
         self.traces = RecentTraces()
+        # ZeroGPU wants its work wrapped before the page is launched, and there the shelf holds one model alone.
+        with shelf.lend() as loaded:
+            self._borrowed = self._runner(loaded) if zero.active() else None
 
-    def count_tokens(self, prompt: str) -> int | None:
+    @staticmethod
+    def _runner(loaded: LoadedModel) -> Callable[..., Iterator[Record]]:
+        # `run` is looked up when it is called: tests put runs of their own there.
+        return zero.runner(loaded, lambda *args: run(*args))
+
+    def run(
+        self, request: Request, stop: threading.Event | zero.StopFlag | None = None, model: str | None = None
+    ) -> Iterator[Record]:
+        """`session.run` on a model of the shelf's list, None being the first; on ZeroGPU in a process of its own.
+
+        Raises:
+            LoraDropError: before the first record, if the request is over the limits or does not fit the model.
+        """
+        self.limits.check(request)
+        with self.shelf.lend(model) as loaded:
+            # ZeroGPU has a clock of its own, and a flag that crosses to another process.
+            start, flag = (self._borrowed, stop) if self._borrowed else (self._runner(loaded), self.limits.clock(stop))
+            with closing(start(request, flag)) as records:
+                yield from records
+
+    def count_tokens(self, prompt: str, model: str | None = None) -> int | None:
         """Tokens of a prompt, for the what-if strip; None if there is nothing to count."""
         if not isinstance(prompt, str) or not prompt.strip() or len(prompt) > COUNTABLE:
             return None
-        return len(encode_prompt(self.loaded.tokenizer, prompt))
+        return len(encode_prompt(self.shelf.outline(model).tokenizer, prompt))
+
+    def use_model(self, model: str, shown: str) -> Iterator[tuple[Any, dict[str, str], Any, str]]:
+        """The models menu: load a model of the list, once, and show what there is to know of it.
+
+        Args:
+            shown: the model that the page is about so far; it stays where the other one cannot be had.
+
+        Yields the page's facts, the status line, the menu, and the model that is shown.
+        """
+        if model == shown:  # the menu was put back
+            yield (gr.skip(),) * 4
+            return
+        try:
+            if not self.shelf.is_known(model):
+                said = f"Loading {model}: this takes a moment, and longer where it is fetched first."
+                yield gr.skip(), _status("running", said), gr.skip(), gr.skip()
+                with self.shelf.lend(model):
+                    pass
+            facts = page_facts(self.shelf.outline(model))
+            yield facts, _status("idle", f"{model} is ready. Press Run."), gr.skip(), model
+        except LoraDropError as error:
+            yield gr.skip(), _status("error", str(error)), gr.update(value=shown), gr.skip()
+        except Exception:
+            traceback.print_exc()  # as in run_page
+            failed = f"{model} could not be loaded. The server's log has the details."
+            yield gr.skip(), _status("error", failed), gr.update(value=shown), gr.skip()
 
     def run_page(
         self,
@@ -282,6 +381,7 @@ class Callbacks:
         view,
         audit,
         ignore_eos,
+        model,
         request: gr.Request,
     ) -> Iterator[tuple[Any, dict[str, str], Any]]:
         """The Run button; `compare` names what a third lane changes, if there is to be one.
@@ -318,7 +418,9 @@ class Callbacks:
                 ignore_eos=ignore_eos,
                 compare=compare or None,
             )
-            with closing(self.run(wanted, stop)) as records:
+            if not self.shelf.is_at_hand(model):
+                yield gr.skip(), _status("running", f"Loading {model}: this takes a moment."), on
+            with closing(self.run(wanted, stop, model)) as records:
                 lane_ids: list[str] = []
                 run_id, lines = self.traces.begin()
 
@@ -333,7 +435,9 @@ class Callbacks:
                 ending = ""
                 for text, record in batches(records, line, first):
                     yield text, status, on
-                    ending = _ending(record) if isinstance(record, Summary) else ending
+                    if isinstance(record, Summary):
+                        out_of_time = self._borrowed is None and not stop.is_set()
+                        ending = _ending(record, self.limits.seconds if out_of_time else None)
             # Gradio repeats the last yield whole when a run completes: one without the text saves sending it twice.
             yield gr.skip(), _status("done", ending), off
         except LoraDropError as error:
@@ -406,18 +510,21 @@ class Callbacks:
         refresh_entropy: float | None = None,
         refresh_norm: float | None = None,
         compare: str | None = None,
+        model: str | None = None,
     ) -> Iterator[str]:
         """Run baseline and LoRA-Drop on a prompt; streams the growing trace (JSON Lines, the format of the file).
 
         Unset schedule options are the preset's, or without a preset the command line's defaults: period 4, drop_ratio
         0.5, reuse residual, part block, kv skip, adapters auto, no early refresh. layers is a range such as 3-28,
-        drop_layers a list such as 4,6,8. compare adds a third lane: adapters-off, skip, state or residual.
+        drop_layers a list such as 4,6,8. compare adds a third lane: adapters-off, skip, state or residual. model is
+        one of the page's menu; unset, the one that the app started with.
         """
         try:
+            model = self.shelf.check(model)
             wanted = Request(
                 prompt=prompt,
                 config=_config(
-                    self.loaded.id,
+                    model,
                     preset=preset,
                     period=period,
                     layers=layers,
@@ -440,7 +547,7 @@ class Callbacks:
                 lanes=lanes,
                 compare=compare,
             )
-            with closing(self.run(wanted)) as records:
+            with closing(self.run(wanted, model=model)) as records:
                 for text, _ in batches(records, write_line):
                     yield text
         except LoraDropError as error:
@@ -461,15 +568,18 @@ class Callbacks:
         max_new_tokens: int = 128,
         refresh_entropy: float | None = None,
         refresh_norm: float | None = None,
+        model: str | None = None,
     ) -> dict:
         """What the settings would do, with no model run: the dropped layers, the speed bound, the KV bytes.
 
         The prompt only gives its number of tokens; without one, it counts 0. With early refreshes (`at_most` is true)
-        bound and saving are those of the longest gaps: the most that a run can reach.
+        bound and saving are those of the longest gaps: the most that a run can reach. model is one of the page's menu
+        that was loaded before; unset, the one that the app started with.
         """
         try:
+            outline = self.shelf.outline(model)
             config = _config(
-                self.loaded.id,
+                outline.id,
                 preset=preset,
                 period=period,
                 layers=layers,
@@ -483,10 +593,10 @@ class Callbacks:
                 refresh_norm=refresh_norm,
             )
             wanted = Request(prompt=prompt or "-", config=config, max_new_tokens=whole(max_new_tokens))
-            checked = plan(zero.planning(self.loaded), wanted)
+            checked = plan(zero.planning(outline), wanted)
         except LoraDropError as error:
             raise gr.Error(str(error), print_exception=False) from None
-        return estimate(self.loaded, checked, len(checked.prompt_ids) if prompt else 0, wanted)
+        return estimate(outline, checked, len(checked.prompt_ids) if prompt else 0, wanted)
 
     def replay(self, trace: str) -> str:
         """A recorded run as one self-contained HTML page that opens offline.
@@ -518,7 +628,7 @@ def _refuse_folder(adapters: Any) -> None:
         raise LoraDropError("adapters must be auto or none.")
 
 
-def estimate(loaded: LoadedModel, checked: Plan, prompt_tokens: int, wanted: Request) -> dict[str, Any]:
+def estimate(loaded: LoadedModel | Outline, checked: Plan, prompt_tokens: int, wanted: Request) -> dict[str, Any]:
     """The figures of the what-if strip, by the formulas of `lora_drop.schedule`."""
     lane = checked.lanes[LORA_DROP]
     schedule, rank, corrected = lane.schedule, lane.rank, lane.bank.layers if lane.bank else None
@@ -542,8 +652,10 @@ def _status(kind: str, text: str) -> dict[str, str]:
     return {"kind": kind, "text": text}
 
 
-def _ending(summary: Summary) -> str:
+def _ending(summary: Summary, limit: float | None) -> str:
+    """`limit`: the seconds that a run may take, where it is not the visitor who stopped it."""
     tokens = ", ".join(f"{lane['tokens']} tokens" for lane in summary.lanes.values())
     if any(lane["ended"] == "stopped" for lane in summary.lanes.values()):
-        return f"Stopped: {tokens}. What ran is kept below."
+        why = f" after {limit:g} s, the most that a run may take here" if limit else ""
+        return f"Stopped{why}: {tokens}. What ran is kept below."
     return f"Finished: {tokens}."

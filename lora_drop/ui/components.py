@@ -7,7 +7,7 @@ files without `${`, backticks or backslashes, and no value ever enters one: the 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,7 @@ class WhatIf(_Scripted):
         settings: the page's first settings, in the order that the layout passes them on.
         presets: settings by preset name.
         prompt_tokens: tokens of the page's first prompt.
-        count: counts a prompt's tokens on the server; the page calls it when the typing rests.
+        count: counts a prompt's tokens with a model's tokenizer; the page calls it when the typing rests.
     """
 
     def __init__(
@@ -140,11 +140,12 @@ class WhatIf(_Scripted):
         settings: dict[str, Any],
         presets: dict[str, dict[str, Any]],
         prompt_tokens: int,
-        count: Callable[[str], int | None],
+        count: Callable[[str, str | None], int | None],
         **kwargs: Any,
     ):
-        def count_tokens(prompt: str) -> int | None:  # Gradio marks the function, which a bound method refuses
-            return count(prompt)
+        def count_tokens(wanted: Any) -> int | None:  # Gradio marks the function and hands on one argument
+            prompt, chosen = wanted if isinstance(wanted, list) and len(wanted) == 2 else (None, None)
+            return count(prompt, chosen)
 
         super().__init__(
             None,
@@ -156,6 +157,26 @@ class WhatIf(_Scripted):
             settings=settings,
             presets=presets,
             prompt_tokens=prompt_tokens,
+            **kwargs,
+        )
+
+
+class ModelFacts(_Scripted):
+    """Nothing to see: hands on what `page_facts` tells of a model that was chosen, to all that the scripts draw.
+
+    Its value is None for the model that the page was built over. It triggers `change` once a model is shown.
+
+    Args:
+        labels: the models that may be chosen.
+    """
+
+    def __init__(self, value: dict[str, Any] | None = None, labels: Sequence[str] = (), **kwargs: Any):
+        super().__init__(
+            value,
+            "facts.html",
+            "LoraDrop.mountFacts(element, props, watch)",
+            _head(*(ASSETS / name for name in SCRIPTS[:2])),
+            labels=list(labels),
             **kwargs,
         )
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 
 import gradio as gr  # noqa: E402
 
 from lora_drop.config import COMPARISONS, KV_RULES, PARTS, REUSE_RULES, default_range, presets_for  # noqa: E402
-from lora_drop.models import LoadedModel  # noqa: E402
 from lora_drop.prompts import EXAMPLES  # noqa: E402
 from lora_drop.race import VIEWS  # noqa: E402
+from lora_drop.shelf import Shelf  # noqa: E402
 from lora_drop.trace import MAX_TRACE_BYTES  # noqa: E402
 from lora_drop.ui import method, safe_zone, zero  # noqa: E402
-from lora_drop.ui.callbacks import Callbacks, model_facts, preset_facts  # noqa: E402
+from lora_drop.ui.callbacks import Callbacks, page_facts, settings_of  # noqa: E402
 from lora_drop.ui.colors import css_variables  # noqa: E402
 from lora_drop.ui.components import (  # noqa: E402
     ASSETS,
@@ -25,11 +24,13 @@ from lora_drop.ui.components import (  # noqa: E402
     FreeSlider,
     LayerRange,
     LiveView,
+    ModelFacts,
     PresetTable,
     Status,
     WhatIf,
     plotly_script,
 )
+from lora_drop.ui.limits import Limits  # noqa: E402
 from lora_drop.ui.theme import theme  # noqa: E402
 
 FIRST_PROMPT = next(iter(EXAMPLES.values()))
@@ -57,34 +58,20 @@ def _choices(values: tuple[str, ...], labels: dict[str, str]) -> list[tuple[str,
     return [(labels.get(value, value), value) for value in values]
 
 
-def build_app(loaded: LoadedModel) -> gr.Blocks:
-    """The page over a loaded model; launch it with `launch`.
+def build_app(shelf: Shelf) -> gr.Blocks:
+    """The page over a shelf of models, on its first one; launch it with `launch`.
 
     Raises:
         LoraDropError: shipped adapters are broken.
     """
     gr.set_static_paths([plotly_script(), *(path for path in ASSETS.glob("*.js"))])
-    calls, facts, presets = Callbacks(loaded), model_facts(loaded), preset_facts(loaded)
-    named = presets_for(loaded.id)
-    first = named[presets["default"]].config
-    low, high = first.layers or default_range(loaded.num_layers)
-
-    def settings_of(config: Any) -> dict[str, Any]:
-        """A config in the words of the controls."""
-        return {
-            "period": config.period,
-            "layers": list(config.layers or default_range(loaded.num_layers)),
-            "drop_ratio": config.drop_ratio,
-            "drop_layers": ",".join(str(layer) for layer in config.drop_layers or ()),
-            "reuse": config.reuse,
-            "part": config.part,
-            "kv": config.kv,
-            **{
-                name: "" if (value := getattr(config, name)) is None else str(value)
-                for name in ("refresh_entropy", "refresh_norm")
-            },
-            "adapters": config.adapters,
-        }
+    calls, outline = Callbacks(shelf), shelf.outline(None)
+    found = page_facts(outline)
+    facts, presets = found["model"], found["presets"]
+    first = presets_for(outline.id)[presets["default"]].config
+    low, high = first.layers or default_range(outline.num_layers)
+    tokens_at_first = min(MAX_TOKENS, calls.limits.tokens)
+    settings = settings_of(first, outline.num_layers)
 
     with gr.Blocks(title="LoRA-Drop Studio", fill_width=True) as demo:
         with gr.Row(elem_id="ld-top"):
@@ -114,6 +101,10 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
                             if notice := zero.notice():
                                 gr.HTML(notice, apply_default_css=False, elem_id="ld-zero")
                         with gr.Column(elem_id="ld-settings"):
+                            if len(shelf.labels) > 1:
+                                model = gr.Dropdown(
+                                    list(shelf.labels), value=shelf.first, label="Model", elem_id="ld-model"
+                                )
                             preset = PresetTable(presets, elem_id="ld-preset")
                             period = FreeSlider(
                                 1,
@@ -124,7 +115,7 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
                                 buttons=[],
                                 elem_id="ld-period",
                             )
-                            layers = LayerRange((low, high), loaded.num_layers, elem_id="ld-layers")
+                            layers = LayerRange((low, high), outline.num_layers, elem_id="ld-layers")
                             ratio = FreeSlider(
                                 0,
                                 1,
@@ -155,7 +146,7 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
                                 )
                             with gr.Accordion("Advanced", open=False, elem_id="ld-advanced"):
                                 listed = gr.Textbox(
-                                    settings_of(first)["drop_layers"],
+                                    settings["drop_layers"],
                                     label="Exact layers to drop (instead of range and ratio)",
                                     placeholder="e.g. 4,6,8",
                                     elem_id="ld-listed",
@@ -163,14 +154,14 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
                                 with gr.Row():
                                     # Texts, as Gradio turns an empty number field into 0, which is a threshold.
                                     entropy = gr.Textbox(
-                                        settings_of(first)["refresh_entropy"],
+                                        settings["refresh_entropy"],
                                         label="Refresh early at entropy",
                                         info="of the last token, in nats",
                                         placeholder="off",
                                         elem_id="ld-refresh-entropy",
                                     )
                                     norm = gr.Textbox(
-                                        settings_of(first)["refresh_norm"],
+                                        settings["refresh_norm"],
                                         label="… at correction",
                                         info="share of what it corrects",
                                         placeholder="off",
@@ -184,7 +175,7 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
                                     elem_id="ld-adapters",
                                 )
                                 tokens = FreeNumber(
-                                    MAX_TOKENS, label="New tokens, at most", precision=0, elem_id="ld-tokens"
+                                    tokens_at_first, label="New tokens, at most", precision=0, elem_id="ld-tokens"
                                 )
                                 with gr.Row():
                                     temperature = FreeNumber(
@@ -205,13 +196,16 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
                                 ignore_eos = gr.Checkbox(
                                     False, label="Go on after the model ends its text", elem_id="ld-ignore-eos"
                                 )
-                                gr.Textbox(loaded.id, label="Model", interactive=False, elem_id="ld-model")
+                                if len(shelf.labels) == 1:
+                                    model = gr.Textbox(
+                                        shelf.first, label="Model", interactive=False, elem_id="ld-model"
+                                    )
                     with gr.Column(elem_id="ld-right"):
                         with gr.Row(elem_id="ld-strip"):
                             WhatIf(
                                 facts,
-                                {**settings_of(first), "max_new_tokens": MAX_TOKENS},
-                                {name: settings_of(p.config) for name, p in named.items()},
+                                {**settings, "max_new_tokens": tokens_at_first},
+                                found["settings"],
                                 calls.count_tokens(FIRST_PROMPT) or 0,
                                 calls.count_tokens,
                                 elem_id="ld-whatif",
@@ -222,9 +216,11 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
                             )
                         live = LiveView(facts, calls.export_run, elem_id="ld-live")
             with gr.Tab("Safe zone", id="safe-zone"):
-                safe_zone.build(loaded, calls)
+                follow = safe_zone.build(shelf, calls.limits, model)
             with gr.Tab("Method", id="method"):
                 method.build(facts)
+        chosen, shown = ModelFacts(labels=shelf.labels, elem_id="ld-facts"), gr.State(shelf.first)
+        follow(shown)
 
         rules = [period, layers, ratio, listed, reuse, part, kv, entropy, norm, adapters]
         # These run in the browser alone: the what-if strip follows every slider with no request to the server.
@@ -243,10 +239,10 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
         prompt.change(None, prompt, None, js="(text) => window.LoraDrop.prompt(text)")
 
         asked = [tokens, temperature, top_p, seed, view, audit, ignore_eos]
-        gr.on(
+        started = gr.on(
             [run.click, prompt.submit],
             calls.run_page,
-            [compare, prompt, *rules, *asked],
+            [compare, prompt, *rules, *asked, model],
             [live, status, stop],
             show_progress="full",
             show_progress_on=status,
@@ -254,6 +250,27 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
             concurrency_limit=1,
             api_visibility="private",
         )
+        # What never reached `run_page`: without this, the line would go on saying that all is ready.
+        refused = (
+            f"The run did not start: this app's queue is full (it holds {calls.limits.queue}), or the server cannot "
+            "be reached. Try again in a moment."
+        )
+        words = json.dumps({"kind": "error", "text": refused})
+        started.failure(None, None, status, js=f"() => ({words})", show_progress="hidden")
+        # Another model: its facts go to what the scripts draw, and then its preset's settings to the controls. A link
+        # brings settings of its own.
+        model.input(None, None, None, js="() => window.LoraDrop.modelChosen()")
+        model.change(
+            calls.use_model,
+            [model, shown],
+            [chosen, status, model, shown],
+            show_progress="full",
+            show_progress_on=status,
+            concurrency_id="gpu",
+            concurrency_limit=1,
+            api_visibility="private",
+        )
+        chosen.change(None, None, [preset, *rules], js="() => window.LoraDrop.modelSettings()")
         opened.upload(
             calls.open_trace,
             opened,
@@ -266,7 +283,7 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
         demo.load(
             None,
             None,
-            [prompt, compare, *rules, *asked, status],
+            [prompt, compare, *rules, *asked, model, status],
             js=FROM_LINK,
             show_progress="hidden",
         )
@@ -288,7 +305,7 @@ def launch(
         host, port: `None` leaves them to GRADIO_SERVER_NAME and GRADIO_SERVER_PORT, then to Gradio's own defaults.
         mcp: serve the API's functions as MCP tools too (also by GRADIO_MCP_SERVER).
     """
-    demo.queue(max_size=32)
+    demo.queue(max_size=Limits.from_environment().queue)
     _, url, _ = demo.launch(
         server_name=host,
         server_port=port,

@@ -34,11 +34,13 @@ from lora_drop.evaluation.sweep import (
 from lora_drop.models import LoadedModel
 from lora_drop.prompts import EXAMPLES
 from lora_drop.session import BASELINE, Request, run
+from lora_drop.shelf import Shelf
 from lora_drop.trace import gather
 from lora_drop.ui import zero
-from lora_drop.ui.callbacks import Callbacks, Stops
+from lora_drop.ui.callbacks import Stops
 from lora_drop.ui.components import ASSETS, SCRIPTS, _head, _Scripted, plotly_script
 from lora_drop.ui.figures import PANELS, QUALITIES, groups, pareto, sweep_heatmaps
+from lora_drop.ui.limits import Limits
 
 SHIPPED_SWEEP = ASSETS / "sweeps" / JSON_NAME
 SHIPPED_SAMPLES = ASSETS / "presets" / "samples.json"
@@ -47,6 +49,7 @@ MAX_TEXT = 400  # characters of a field: more than any allowed list has
 TEXTS = 3  # answers that a point is measured on: about five seconds a point on two cores
 ANSWER_TOKENS = 48  # of an answer that has to be made first
 STORED, HERE = "stored", "here"
+NOT_OF_THIS = "There is no stored sweep of this model: its weights are not those that the stored one measured."
 NO_POINTS = "No point yet: run a sweep, and it grows here point by point."
 
 Sweep = dict[str, Any]
@@ -166,18 +169,15 @@ def choices_of(stored: Sweep | None, here: Sweep | None) -> list[tuple[str, str]
     ]
 
 
-def stored_sweep(revision: str, path: Path | None = None) -> tuple[Sweep | None, str]:
-    """The stored sweep, if it was measured on these weights; else None, and why there is none, in words."""
+def stored_sweep(path: Path | None = None) -> tuple[Sweep | None, str]:
+    """The sweep that is stored with the app; None if it cannot be read, and why, in words."""
     path = path or SHIPPED_SWEEP
     if not path.exists():
         return None, "No sweep is stored with the app."
     try:
-        sweep = read_sweep(path)
+        return read_sweep(path), ""
     except LoraDropError as error:
         return None, f"The stored sweep is not shown: {error}"  # the page works without
-    if sweep.get("model", {}).get("revision") != revision:
-        return None, "There is no stored sweep of this model: its weights are not those that the stored one measured."
-    return sweep, ""
 
 
 def stored_pairs(revision: str, path: Path | None = None) -> Pairs:
@@ -240,20 +240,56 @@ def points_of(loaded: LoadedModel, ratios: Any, periods: Any, reuse: Any, part: 
 def merged(before: Sweep | None, now: Sweep, row: dict[str, Any]) -> Sweep:
     """A sweep with one more row, which takes the place of an older one of the same settings.
 
-    What was measured before on other texts is left behind: the two cannot be compared.
+    What was measured before on other texts or another model is left behind: the two cannot be compared.
     """
-    rows = before["rows"] if before and before["data"] == now["data"] else []
+    rows = before["rows"] if before and all(before[name] == now[name] for name in ("data", "model")) else []
     same = tuple(row[name] for name in KEY)
     return now | {"rows": [old for old in rows if tuple(old[name] for name in KEY) != same] + [row]}
 
 
 @dataclass
 class SafeZone:
-    """The tab's functions over one loaded model. Nothing of a sweep lives here but its cancel flag, while it runs."""
+    """The tab's functions over a shelf of models. Nothing of a sweep lives here but its cancel flag, while it runs."""
 
-    loaded: LoadedModel
+    shelf: Shelf
     stored: Sweep | None
     stops: Stops
+    missing: str = ""  # why nothing is stored
+    limits: Limits = Limits()
+
+    def use_model(self, model: str, quality: str, here: Sweep | None) -> tuple[Any, ...]:
+        """Another model of the menu: what is known of it, the choice of what is shown, and both figures."""
+        outline = self.shelf.outline(model)
+        choices = self._choices(outline.revision, here)
+        first = choices[0][1] if choices else None
+        return (
+            gr.update(value=self.known(outline.revision)),
+            gr.update(value=measured_here(outline.revision)),
+            gr.update(choices=choices, value=first),
+            *self.show(first, quality, here),
+        )
+
+    def known(self, revision: str) -> str:
+        """What is stored of a model's weights, in words that are HTML."""
+        stored, missing = self.stored_for(revision)
+        words = (
+            f"The stored sweep holds {len(stored['rows'])} measured points of this model."
+            if stored
+            else f"{html.escape(missing)} Run one here."
+        )
+        return f"<p class='ld-zone-known'>{words}</p>"
+
+    def stored_for(self, revision: str) -> tuple[Sweep | None, str]:
+        """The stored sweep, if it was measured on these weights; else None, and why there is none, in words."""
+        if self.stored is None:
+            return None, self.missing
+        if self.stored.get("model", {}).get("revision") != revision:
+            return None, NOT_OF_THIS
+        return self.stored, ""
+
+    def _choices(self, revision: str, here: Sweep | None) -> list[tuple[str, str]]:
+        mine = here if here and here["model"]["revision"] == revision else None
+        return choices_of(self.stored_for(revision)[0], mine)
 
     def show(self, choice: str | None, quality: str, here: Sweep | None) -> tuple[Any, Any]:
         """Both figures for a choice of `choices_of`."""
@@ -262,25 +298,26 @@ class SafeZone:
 
     def _find(self, choice: str | None, here: Sweep | None) -> tuple[Sweep | None, tuple[str, str, str] | None]:
         source, _, number = (choice or "").partition(":")
-        sweep = here if source == HERE else self.stored
+        sweep = {HERE: here, STORED: self.stored}.get(source)
         found = groups(sweep) if sweep else []
         chosen = int(number) if number.isdecimal() and len(number) < 4 else len(found)
         return sweep, found[chosen] if chosen < len(found) else None
 
-    def _pairs(self, should_stop: Callable[[], bool]) -> Iterator[str | Pairs]:
+    @staticmethod
+    def _pairs(loaded: LoadedModel, should_stop: Callable[[], bool]) -> Iterator[str | Pairs]:
         """The texts to measure on: progress in words where the model has to write them, and the pairs last."""
-        pairs = stored_pairs(self.loaded.revision)
+        pairs = stored_pairs(loaded.revision)
         prompts = [] if pairs else list(EXAMPLES.values())[:TEXTS]
         for number, prompt in enumerate(prompts, start=1):
             if should_stop():
                 break
             yield f"First the full model answers the example prompts: {number} of {len(prompts)}."
-            if (text := answer(self.loaded, prompt)).strip():
+            if (text := answer(loaded, prompt)).strip():
                 pairs.append((prompt, text))
         yield pairs
 
     def run_page(
-        self, ratios, periods, reuse, part, adapters, quality, before: Sweep | None, request: gr.Request
+        self, ratios, periods, reuse, part, adapters, quality, before: Sweep | None, model, request: gr.Request
     ) -> Iterator[tuple]:
         """The Run sweep button.
 
@@ -292,32 +329,39 @@ class SafeZone:
         running, idle = (off, on, off), (on, off, on)
         session = request.session_hash
         stop = self.stops.start(session)
+        clock = self.limits.clock(stop)
         skip = (gr.skip(),) * 4
         done, total = 0, 1
         try:
             zero.refuse_sweeps()
-            points = list({p.key: p for p in points_of(self.loaded, ratios, periods, reuse, part, adapters)}.values())
-            total = len(points)
-            pairs: Pairs = []
-            for made in self._pairs(stop.is_set):
-                if isinstance(made, str):
-                    yield _progress("running", made, 0, total), *skip, *running
-                else:
-                    pairs = made
-            if not pairs and not stop.is_set():
-                raise LoraDropError("the model answered with nothing, so there is no text to measure on.")
-            source = {"file": "the full model's own answers", "prompts": [prompt for prompt, _ in pairs]}
-            sweep = {**circumstances(self.loaded), "data": describe_data(pairs, source), "notes": [], "rows": []}
-            shown: tuple[Any, ...] = skip
-            for point in points:
-                if stop.is_set():
-                    break
-                words = f"Point {done + 1} of {total}: drop ratio {point.config.drop_ratio:g}, period "
-                yield _progress("running", f"{words}{point.config.period}.", done, total), *shown, *running
-                before = sweep = merged(before, sweep, measure(self.loaded, point, pairs, None))
-                done += 1
-                shown = self._shown(sweep, point, quality)
-            cancelled = f"Cancelled: {done} of {total} points were measured."
+            if not self.shelf.is_at_hand(model):
+                yield _progress("running", f"Loading {model}.", 0, total), *skip, *running
+            with self.shelf.lend(model) as loaded:
+                points = list({p.key: p for p in points_of(loaded, ratios, periods, reuse, part, adapters)}.values())
+                total = len(points)
+                pairs: Pairs = []
+                for made in self._pairs(loaded, clock.is_set):
+                    if isinstance(made, str):
+                        yield _progress("running", made, 0, total), *skip, *running
+                    else:
+                        pairs = made
+                if not pairs and not clock.is_set():
+                    raise LoraDropError("the model answered with nothing, so there is no text to measure on.")
+                source = {"file": "the full model's own answers", "prompts": [prompt for prompt, _ in pairs]}
+                sweep = {**circumstances(loaded), "data": describe_data(pairs, source), "notes": [], "rows": []}
+                shown: tuple[Any, ...] = skip
+                for point in points:
+                    if clock.is_set():
+                        break
+                    words = f"Point {done + 1} of {total}: drop ratio {point.config.drop_ratio:g}, period "
+                    yield _progress("running", f"{words}{point.config.period}.", done, total), *shown, *running
+                    before = sweep = merged(before, sweep, measure(loaded, point, pairs, None))
+                    done += 1
+                    shown = self._shown(sweep, point, quality)
+            why = "Cancelled"
+            if not stop.is_set():
+                why = f"Stopped after {self.limits.seconds:g} s, the most that a sweep may take here"
+            cancelled = f"{why}: {done} of {total} points were measured."
             ending = _progress(
                 "done", cancelled if done < total else f"Finished: {_points(total)} measured.", done, total
             )
@@ -341,7 +385,7 @@ class SafeZone:
         choice = f"{HERE}:{found.index(group) if group in found else 0}"
         return (
             *self.show(choice, quality, here),
-            gr.update(choices=choices_of(self.stored, here), value=choice),
+            gr.update(choices=self._choices(here["model"]["revision"], here), value=choice),
             here,
         )
 
@@ -354,30 +398,34 @@ def _points(count: int) -> str:
     return "1 point" if count == 1 else f"{count} points"
 
 
-def _measured_here(loaded: LoadedModel) -> str:
-    if pairs := stored_pairs(loaded.revision):
+def measured_here(revision: str) -> str:
+    """On what a sweep of these weights is measured here, in words that are HTML."""
+    if pairs := stored_pairs(revision):
         text = f"{len(pairs)} answers that the full model itself gave, stored with the app"
     else:
         text = f"{TEXTS} answers of at most {ANSWER_TOKENS} tokens, which the full model writes first"
     return (
-        f"Measured on {text}. The full model finds its own words likely, so these figures are not those of the stored "
-        "sweep's texts; a few hundred tokens give an impression, not a benchmark, and a busy machine can measure a "
-        "speed above its bound. Nothing is saved."
+        f"<p class='ld-zone-note'>Measured on {text}. The full model finds its own words likely, so these figures are "
+        "not those of the stored sweep's texts; a few hundred tokens give an impression, not a benchmark, and a busy "
+        "machine can measure a speed above its bound. Nothing is saved.</p>"
     )
 
 
-def build(loaded: LoadedModel, calls: Callbacks) -> None:
-    """The tab's content, inside the layout's open `gr.Tab`."""
-    stored, missing = stored_sweep(loaded.revision)
-    zone = SafeZone(loaded, stored, Stops())
-    choices = choices_of(stored, None)
+def build(shelf: Shelf, limits: Limits, model: gr.components.Component) -> Callable[[gr.State], None]:
+    """The tab's content, inside the layout's open `gr.Tab`.
+
+    Args:
+        model: the control that holds the chosen model.
+
+    Returns:
+        What wires the tab to a state that holds the model which the page shows.
+    """
+    stored, missing = stored_sweep()
+    zone = SafeZone(shelf, stored, Stops(), missing, limits)
+    revision = shelf.outline(None).revision
+    choices = choices_of(zone.stored_for(revision)[0], None)
     first = choices[0][1] if choices else None
     heatmaps, curve = zone.show(first, next(iter(QUALITIES)), None)
-    known = (
-        f"The stored sweep holds {len(stored['rows'])} measured points of this model."
-        if stored
-        else f"{html.escape(missing)} Run one here."
-    )
     here = gr.State(None)
     with gr.Row(elem_id="ld-zone", equal_height=False):
         with gr.Column(elem_id="ld-zone-left"):
@@ -388,7 +436,7 @@ def build(loaded: LoadedModel, calls: Callbacks) -> None:
                     "speed beside the most that its bytes allow, and KV memory. The dashed corner is what the paper "
                     "calls safe, for larger models with trained corrections.</p>"
                 )
-                _text(f"<p class='ld-zone-known'>{known}</p>")
+                known = _text(zone.known(revision))
                 choice = gr.Dropdown(
                     choices,
                     value=first,
@@ -423,7 +471,7 @@ def build(loaded: LoadedModel, calls: Callbacks) -> None:
                 progress = Progress(
                     f"Every ratio with every period, at most {MAX_POINTS} points.", elem_id="ld-sweep-progress"
                 )
-                _text(f"<p class='ld-zone-note'>{_measured_here(loaded)}</p>")
+                note = _text(measured_here(revision))
         with gr.Column(elem_id="ld-zone-right"):
             maps = Figure(heatmaps, elem_id="ld-zone-heatmaps")
             front = Figure(curve, elem_id="ld-zone-pareto")
@@ -439,7 +487,7 @@ def build(loaded: LoadedModel, calls: Callbacks) -> None:
     )
     start.click(
         zone.run_page,
-        [ratios, periods, reuse, part, adapters, quality, here],
+        [ratios, periods, reuse, part, adapters, quality, here, model],
         [progress, maps, front, choice, here, start, cancel, quality],
         show_progress="full",
         show_progress_on=progress,
@@ -449,6 +497,17 @@ def build(loaded: LoadedModel, calls: Callbacks) -> None:
     )
     # Not in the queue of runs: the soft flag ends the sweep after its point, and what it has stays.
     cancel.click(zone.cancel_page, None, None, queue=False, show_progress="hidden", api_visibility="private")
+
+    def follow(shown: gr.State) -> None:
+        shown.change(
+            zone.use_model,
+            [shown, quality, here],
+            [known, note, choice, maps, front],
+            show_progress="hidden",
+            api_visibility="private",
+        )
+
+    return follow
 
 
 def _text(words: str) -> gr.HTML:

@@ -32,7 +32,7 @@ import gradio as gr
 import torch
 
 from lora_drop.errors import LoraDropError
-from lora_drop.models import LoadedModel
+from lora_drop.models import LoadedModel, Outline
 from lora_drop.session import BASELINE, Plan, Request, plan
 from lora_drop.trace import Record
 
@@ -44,7 +44,7 @@ LAYER_SECONDS = 5e-4  # a layer of a decode step in the reference decoder: Pytho
 READ_RATE = 5e11  # bytes of weights a second that a decode step reads
 PREFILL_RATE = 2e3  # prompt tokens a second
 
-QUOTA_SECONDS = 120  # what a visitor without an account has in a day (HuggingFace's table, August 2026)
+QUOTA_SECONDS = 120.0  # what a visitor without an account has in a day (HuggingFace's table, August 2026)
 # `spaces` asks the pool for this many times the declared seconds on the GPUs of today (its `duration_factor`).
 QUOTA_FACTOR = 1.5
 
@@ -154,7 +154,7 @@ def runner(loaded: LoadedModel, run: Callable[..., Iterator[Record]]) -> Callabl
     return start
 
 
-def planning(loaded: LoadedModel) -> LoadedModel:
+def planning(loaded: LoadedModel | Outline) -> LoadedModel | Outline:
     """The model for `session.plan` in the server's process: on ZeroGPU nothing there may be put on the device."""
     return dataclasses.replace(loaded, device=torch.device("cpu")) if active() else loaded
 
@@ -180,7 +180,7 @@ def _costs(loaded: LoadedModel, request: Request, checked: Plan) -> tuple[float,
     passes = len(checked.lanes)
     if request.audit:  # it reads what a lane wrote once more, in chunks: a full step for each is the most it can take
         passes += len(checked.lanes.keys() - {BASELINE})
-    rate = _number("LORA_DROP_ZERO_RATE", 0)
+    rate = number("LORA_DROP_ZERO_RATE", 0.0)
     step = 1 / rate if rate else loaded.num_layers * LAYER_SECONDS + weights / READ_RATE
     prefill = len(checked.prompt_ids) / PREFILL_RATE
     return START_SECONDS + weights / COPY_RATE + passes * prefill, passes * step
@@ -193,7 +193,7 @@ def affordable(loaded: LoadedModel, request: Request) -> int:
         LoraDropError: it does not; the line says what would.
     """
     checked = plan(planning(loaded), request)
-    needed, quota = seconds(loaded, request, checked), _number("LORA_DROP_ZERO_SECONDS", QUOTA_SECONDS)
+    needed, quota = seconds(loaded, request, checked), number("LORA_DROP_ZERO_SECONDS", QUOTA_SECONDS)
     limit = quota / QUOTA_FACTOR
     if needed <= limit:
         return needed
@@ -208,15 +208,19 @@ def affordable(loaded: LoadedModel, request: Request) -> int:
     )
 
 
-def _number(variable: str, default: float) -> float:
-    """A positive number from the environment; the operator's mistake is told where it is needed, in one line."""
+def number(variable: str, default: float) -> float:
+    """A positive number of the default's type, from the environment.
+
+    Raises:
+        LoraDropError: it is none, in one line: that is the operator's mistake.
+    """
     text = os.environ.get(variable, "").strip()
     try:
-        value = float(text) if text else default
+        value = type(default)(text) if text else default
         if not math.isfinite(value) or (text and value <= 0):
             raise ValueError
     except ValueError:
-        raise LoraDropError(f"the Space's variable {variable} must be a number above 0, not {text[:40]!r}.") from None
+        raise LoraDropError(f"the variable {variable} must be a number above 0, not {text[:40]!r}.") from None
     return value
 
 

@@ -21,6 +21,7 @@ from playwright.sync_api import Browser, Page, sync_playwright  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 from lora_drop.models import ByteTokenizer, LoadedModel, load_model  # noqa: E402
+from lora_drop.shelf import Shelf  # noqa: E402
 from lora_drop.trace import Record  # noqa: E402
 from lora_drop.ui import callbacks  # noqa: E402
 from lora_drop.ui.layout import build_app, launch  # noqa: E402
@@ -91,14 +92,15 @@ def deep_model() -> LoadedModel:
     return LoadedModel(model, ByteTokenizer(), "deep test model", "0" * 16, 4096, torch.device("cpu"), torch.float32)
 
 
-def _serve(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    demo = build_app(loaded)
-    server = Server(launch(demo, "127.0.0.1", free_port(), block=False), loaded, demo)
+def _serve(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    demo = build_app(shelf)
+    with shelf.lend() as loaded:
+        server = Server(launch(demo, "127.0.0.1", free_port(), block=False), loaded, demo)
     monkeypatch.setattr(callbacks, "run", lambda *args: SERVERS[id(args[0])].run(*args))
-    SERVERS[id(loaded)] = server
+    SERVERS[id(server.loaded)] = server
     yield server
     demo.close(verbose=False)
-    del SERVERS[id(loaded)]
+    del SERVERS[id(server.loaded)]
 
 
 SERVERS: dict[int, Server] = {}
@@ -112,12 +114,12 @@ def patcher() -> Iterator[pytest.MonkeyPatch]:
 
 @pytest.fixture(scope="session")
 def tiny_server(patcher) -> Iterator[Server]:
-    yield from _serve(load_model("random:tiny-llama"), patcher)
+    yield from _serve(Shelf(load_model("random:tiny-llama")), patcher)
 
 
 @pytest.fixture(scope="session")
 def deep(patcher) -> Iterator[Server]:
-    yield from _serve(deep_model(), patcher)
+    yield from _serve(Shelf(deep_model()), patcher)
 
 
 @pytest.fixture
@@ -142,8 +144,9 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     """Opens pages in contexts of their own; at the end, none may have asked another host or logged an error."""
     contexts, foreign, errors = [], [], []
 
-    def open_(url: str, leaves: bool = False, **options) -> Page:
-        """`leaves`: the test leaves the page while it streams, and Gradio's own script says so in the log."""
+    def open_(url: str, leaves: bool = False, busy: bool = False, **options) -> Page:
+        """`leaves`: the test leaves the page while it streams; `busy`: its queue is full. The log may say so."""
+        said = ("AbortError", "Connection errored out") * leaves + ("503 (Service Unavailable)",) * busy
         context = browser.new_context(**{"viewport": {"width": 1600, "height": 900}} | options)
         contexts.append(context)
 
@@ -159,8 +162,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         page = context.new_page()
 
         def log(message):
-            expected = leaves and any(words in message.text for words in ("AbortError", "Connection errored out"))
-            if message.type == "error" and not expected:
+            if message.type == "error" and not any(words in message.text for words in said):
                 errors.append(message.text)
 
         page.on("console", log)

@@ -14,6 +14,7 @@ from lora_drop import measured, session
 from lora_drop.adapters import AdapterBank
 from lora_drop.config import COMPARISONS, PRESETS
 from lora_drop.schedule import speed_bound
+from lora_drop.shelf import Shelf
 from lora_drop.trace import gather
 
 from .conftest import Server, _serve, deep_model
@@ -72,7 +73,7 @@ def shipped(tmp_path_factory) -> Iterator[Server]:
             "rows": rows,
         }
         (folder / "presets.json").write_text(json.dumps(content))
-        yield from _serve(loaded, patch)
+        yield from _serve(Shelf(loaded), patch)
 
 
 def cells(page: Page, name: str) -> list[str]:

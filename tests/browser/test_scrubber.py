@@ -7,7 +7,7 @@ from playwright.sync_api import Page, expect
 
 from lora_drop.trace import gather
 
-from .test_page import figure, pane_text, prepare, set_number, wait_done
+from .test_page import figure, pane_text, prepare, set_number, wait_done, wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -33,7 +33,7 @@ def scrub(page: Page, step: int) -> None:
 
 
 def test_one_scrubber_moves_the_tokens_and_every_chart(server, open_page):
-    page = open_page(server.url)
+    page = open_page(server.url, viewport={"width": 1600, "height": 1400})  # all charts in sight
     for name in ("back", "play", "forward"):
         expect(page.locator(f"[data-act={name}]")).to_be_disabled()  # there is no run yet
     run_to_its_end(page)
@@ -42,7 +42,7 @@ def test_one_scrubber_moves_the_tokens_and_every_chart(server, open_page):
     for step in (17, 3, 40):
         scrub(page, step)
         assert [page.evaluate(SHOWN, lane) for lane in (0, 1)] == [step + 1, step + 1]
-        assert [step_ for step_ in page.evaluate(CURSORS) if step_ is not None] == [step] * 6
+        wait_until(lambda step=step: page.evaluate(CURSORS) == [step] * 6, f"six cursors at step {step}")
         record = trace.steps["lora_drop"][step]
         words = {"lora": "LoRA step", "refresh": "full step"}[record.kind]
         audit = trace.audits["lora_drop"][step]
@@ -115,7 +115,7 @@ def test_keys_and_clicks_move_the_scrubber(server, open_page):
 
 def test_playing_goes_from_the_first_step_to_the_last_and_can_pause(server, open_page):
     page = open_page(server.url)
-    run_to_its_end(page)
+    run_to_its_end(page, tokens=400)  # long enough to be caught in the middle
     page.select_option(".ld-rate", "0.1")
     page.click("[data-act=play]")
     expect(page.locator("[data-act=play]")).to_have_attribute("aria-label", "Pause")
@@ -128,7 +128,7 @@ def test_playing_goes_from_the_first_step_to_the_last_and_can_pause(server, open
     page.select_option(".ld-rate", "4")
     page.click("[data-act=play]")
     expect(page.locator("[data-act=play]")).to_have_attribute("aria-label", "Play")
-    assert [page.evaluate(SHOWN, lane) for lane in (0, 1)] == [48, 48]
+    assert [page.evaluate(SHOWN, lane) for lane in (0, 1)] == [400, 400]
 
 
 def test_the_other_charts_show_what_the_trace_says(server, open_page):

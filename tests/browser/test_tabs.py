@@ -13,6 +13,7 @@ from playwright.sync_api import Page, expect
 from lora_drop import paper
 from lora_drop.config import LoraDropConfig
 from lora_drop.schedule import baseline_schedule, human_bytes, kv_bytes, speed_bound
+from lora_drop.shelf import Shelf
 from lora_drop.ui import safe_zone
 from lora_drop.ui.callbacks import model_facts
 from lora_drop.ui.colors import COLORS
@@ -89,7 +90,7 @@ def stored(tmp_path_factory) -> Iterator[Server]:
     path.write_text(json.dumps(sweep))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(safe_zone, "SHIPPED_SWEEP", path)
-        yield from _serve(loaded, patch)
+        yield from _serve(Shelf(loaded), patch)
 
 
 def test_the_stored_sweep_is_drawn_and_its_names_stay_texts(stored, open_page):

@@ -161,9 +161,9 @@ def open_file(page: Page, path: Path) -> None:
 
 
 def test_a_trace_file_opens_as_the_run_that_it_was(server, open_page, tmp_path):
-    wanted = Request(
-        "Hello", LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0), 40, ignore_eos=True, compare="skip"
-    )
+    # In lock-step, so that every lane has some of a cut trace's lines.
+    config = LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0)
+    wanted = Request("Hello", config, 40, ignore_eos=True, compare="skip", view="lock-step")
     lines = list(map(write_line, run(server.loaded, wanted)))
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
     whole.write_text("".join(lines))

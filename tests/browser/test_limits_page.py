@@ -1,0 +1,68 @@
+"""The operator's limits as a visitor meets them, in a real Chromium."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import expect
+
+from lora_drop.config import LoraDropConfig
+from lora_drop.models import load_model
+from lora_drop.session import Request
+from lora_drop.shelf import Shelf
+
+from .conftest import REAL_RUN, Server, _serve
+from .test_page import open_advanced, set_number, wait_done, wait_until
+
+pytestmark = pytest.mark.browser
+
+REFUSED = "The run did not start: this app's queue is full (it holds 1)"
+
+
+@pytest.fixture(scope="module")
+def narrow() -> Iterator[Server]:
+    """A page where one run may wait, of at most 20 tokens."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LORA_DROP_MAX_QUEUE", "1")
+        patch.setenv("LORA_DROP_MAX_TOKENS", "20")
+        yield from _serve(Shelf(load_model("random:tiny-llama")), patch)
+
+
+def test_a_full_queue_is_told_and_those_in_it_are_served(narrow, open_page):
+    release = threading.Event()
+
+    def held():
+        assert release.wait(60)
+        yield from REAL_RUN(narrow.loaded, Request("Why?", LoraDropConfig(period=2), 6, ignore_eos=True))
+
+    narrow.script = held
+    pages = [open_page(narrow.url, busy=True) for _ in range(3)]
+    for page in pages:
+        open_advanced(page)
+        set_number(page, "ld-tokens", 6)
+    status = [page.locator("#ld-status") for page in pages]
+    pages[0].click("#ld-run")
+    wait_until(lambda: len(narrow.runs) == 1, "the first visitor runs")
+    pages[1].click("#ld-run")
+    expect(status[1]).to_contain_text("queue: 1/1")
+    pages[2].click("#ld-run")
+    expect(status[2].locator(".ld-status")).to_contain_text(REFUSED)
+    expect(status[2].locator(".ld-status")).to_be_visible()
+    release.set()
+    for page in pages[:2]:
+        wait_done(page)
+    narrow.script = None
+    pages[2].click("#ld-run")
+    wait_done(pages[2])
+
+
+def test_tokens_over_the_limit_are_refused_in_the_status_line(narrow, open_page):
+    page = open_page(narrow.url)
+    open_advanced(page)
+    expect(page.locator("#ld-tokens input")).to_have_value("20")
+    set_number(page, "ld-tokens", 21)
+    page.click("#ld-run")
+    told = "a run here may write at most 20 new tokens, 21 were asked for: ask for fewer."
+    expect(page.locator("#ld-status .ld-status")).to_have_text(told)

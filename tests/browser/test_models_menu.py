@@ -1,0 +1,159 @@
+"""The models menu in a real Chromium: another model shows, runs and is linked to; what cannot be had is told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from urllib.parse import urlencode
+
+import pytest
+from gradio_client import Client
+from playwright.sync_api import Page, expect
+
+from lora_drop.errors import LoraDropError
+from lora_drop.models import load_model
+from lora_drop.shelf import Shelf
+from lora_drop.trace import parse_trace
+
+from .conftest import SERVERS, Server, _serve, deep_model
+from .test_page import figure, open_advanced, prepare, set_number, wait_done, wait_until
+from .test_takeaway import link_of
+
+pytestmark = pytest.mark.browser
+
+LLAMA, DEEP, GATED = "random:tiny-llama", "deep test model", "owner/gated"
+TOLD = f"{GATED} is gated: accept its terms on its Hub page, then `hf auth login`."
+
+
+@pytest.fixture(scope="module")
+def menu() -> Iterator[Server]:
+    """A page on a tiny model of 6 layers, with one of 30 and one that cannot be had to choose from."""
+    servers: list[Server] = []
+
+    def load(name: str):
+        if name == GATED:
+            raise LoraDropError(TOLD)
+        loaded = deep_model() if name == DEEP else load_model(name)
+        SERVERS[id(loaded)] = servers[0]
+        return loaded
+
+    with pytest.MonkeyPatch.context() as patch:
+        for server in _serve(Shelf(load_model(LLAMA), [DEEP, GATED], load), patch):
+            servers.append(server)
+            yield server
+
+
+def choose(page: Page, model: str) -> None:
+    page.click("#ld-model input")
+    page.get_by_role("option", name=model).click()
+
+
+def run_once(menu: Server, page: Page) -> str:
+    """Press Run and wait for the end; returns the id of the model that ran."""
+    before = len(menu.runs)
+    page.click("#ld-run")
+    wait_until(lambda: len(menu.runs) > before and menu.closed == len(menu.runs), "the run ended", 60)
+    wait_done(page)
+    return menu.runs[-1][0].model["id"]
+
+
+def is_ready(page: Page, model: str) -> None:
+    expect(page.locator("#ld-status .ld-status")).to_have_text(f"{model} is ready. Press Run.", timeout=30_000)
+
+
+def test_another_model_shows_runs_and_comes_back(menu, open_page):
+    page = open_page(menu.url)
+    expect(page.locator(".ld-range-last")).to_have_text("5")
+    page.check("#ld-preset input[value=paper]")
+    choose(page, DEEP)
+    is_ready(page, DEEP)
+    # All that is drawn is about the new model, and the controls are its preset's.
+    expect(page.locator(".ld-range-last")).to_have_text("29")
+    expect(page.locator(".ld-range-value")).to_have_text("3 – 28")
+    expect(page.locator("#ld-preset input[value=gentle]")).to_be_checked()
+    expect(page.locator(".ld-whatif [data-figure=dropped]")).to_have_text("6 of 30")
+    expect(page.locator(".ld-pattern-caption")).to_contain_text("30 layers")
+    assert "deep test model, float32" in figure(page, "device")
+    expect(page.locator(".ld-train code")).to_contain_text("lora_drop train --model 'deep test model'")
+    assert run_once(menu, page) == DEEP and menu.runs[-1][0].model["layers"] == 30
+    choose(page, LLAMA)
+    is_ready(page, LLAMA)
+    expect(page.locator(".ld-range-last")).to_have_text("5")
+    assert run_once(menu, page) == LLAMA
+
+
+def test_two_visitors_have_each_their_model(menu, open_page):
+    pages = [open_page(menu.url) for _ in range(2)]
+    for page in pages:
+        open_advanced(page)
+        set_number(page, "ld-tokens", 12)
+    choose(pages[1], DEEP)
+    is_ready(pages[1], DEEP)
+    for _ in range(2):
+        for page, name in zip(pages, (LLAMA, DEEP), strict=True):
+            assert run_once(menu, page) == name
+    assert "tiny-llama" in figure(pages[0], "device") and "deep test model" in figure(pages[1], "device")
+
+
+def test_what_cannot_be_had_is_told_and_the_page_stays(menu, open_page):
+    page = open_page(menu.url)
+    choose(page, GATED)
+    expect(page.locator("#ld-status .ld-status")).to_have_attribute("data-kind", "error", timeout=30_000)
+    assert page.inner_text("#ld-status .ld-status") == TOLD
+    expect(page.locator("#ld-model input")).to_have_value(LLAMA)
+    time.sleep(0.5)
+    assert "is gated" in page.inner_text("#ld-status .ld-status"), "putting the menu back says nothing new"
+    assert run_once(menu, page) == LLAMA
+
+
+def test_a_link_restores_the_model_and_its_settings(menu, open_page):
+    page = open_page(menu.url)
+    choose(page, DEEP)
+    is_ready(page, DEEP)
+    prepare(page, tokens=12, period=3, layers=(7, 22), ratio=0.5)
+    run_once(menu, page)
+    there = open_page(link_of(page))
+    expect(there.locator("#ld-model input")).to_have_value(DEEP)
+    is_ready(there, DEEP)
+    expect(there.locator(".ld-range-value")).to_have_text("7 – 22")
+    expect(there.locator("#ld-period input[type=number]")).to_have_value("3")
+    run_once(menu, there)
+    expect(there.locator(".ld-link-note")).to_contain_text("Reproduced")
+
+
+@pytest.mark.parametrize("model", ["../../etc/passwd@0", "<img src=x onerror=alert(1)>" + "x" * 4000])
+def test_a_link_names_no_model_that_is_not_on_offer(menu, open_page, model):
+    page = open_page(f"{menu.url}?{urlencode({'period': 3, 'model': model})}")
+    expect(page.locator("#ld-status .ld-status")).to_contain_text("Settings restored")
+    expect(page.locator("#ld-model input")).to_have_value(LLAMA)
+
+
+def test_the_safe_zone_follows_the_model(menu, open_page):
+    page = open_page(menu.url)
+    choose(page, DEEP)
+    is_ready(page, DEEP)
+    page.get_by_role("tab", name="Safe zone").click()
+    page.fill("#ld-sweep-ratios input, #ld-sweep-ratios textarea", "0.5")
+    page.fill("#ld-sweep-periods input, #ld-sweep-periods textarea", "2")
+    page.click("#ld-sweep-run")
+    expect(page.locator("#ld-sweep-progress")).to_contain_text("Finished: 1 point measured", timeout=60_000)
+    page.get_by_role("tab", name="Run").click()
+    choose(page, LLAMA)
+    is_ready(page, LLAMA)
+    page.get_by_role("tab", name="Safe zone").click()
+    expect(page.locator("#ld-zone-heatmaps")).to_contain_text("No point yet")
+    page.get_by_role("tab", name="Run").click()
+    choose(page, DEEP)
+    is_ready(page, DEEP)
+    page.get_by_role("tab", name="Safe zone").click()
+    expect(page.locator("#ld-zone-choice input")).to_have_value("Run here: residual, whole layers, no adapters")
+
+
+def test_the_api_takes_a_model_of_the_menu(menu):
+    client = Client(menu.url, verbose=False)
+    *_, last = client.submit("Why?", period=2, max_new_tokens=6, model=DEEP, api_name="/generate")
+    assert parse_trace(last.encode()).header.model["layers"] == 30
+    assert client.predict(model=DEEP, api_name="/estimate")["dropped"][-1] > 5
+    for endpoint in ("/generate", "/estimate"):
+        with pytest.raises(Exception, match="model must be one of random:tiny-llama, deep test model, owner/gated"):
+            client.predict("Why?", model="random:tiny-qwen2", api_name=endpoint)
