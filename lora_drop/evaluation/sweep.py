@@ -15,6 +15,7 @@ import os
 import platform
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
@@ -303,6 +304,9 @@ def write_texts(texts: dict[str, str], folder: Path, what: str) -> None:
             draft.write_text(text, encoding="utf-8", errors="backslashreplace")
             os.replace(draft, folder / name)
     except OSError as error:
+        for name in texts:
+            with suppress(OSError):
+                (folder / f"{name}.part").unlink()
         raise LoraDropError(f"cannot write {what} to {folder.name}: {error.strerror or error}.") from None
 
 
