@@ -1,0 +1,219 @@
+"""Faults put in by hand: each is one clear line, nothing of it stays, and the next request is a fresh engine's.
+
+What is killed, and downloads that break, are in test_kill.py; hostile settings and files in the modules' own tests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import math
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from test_decoder import random_bank
+
+from lora_drop import audit, session
+from lora_drop.config import LoraDropConfig
+from lora_drop.errors import LoraDropError, is_out_of_memory
+from lora_drop.fast import FastDecoder
+from lora_drop.graphs import GraphDecoder
+from lora_drop.models import LoadedModel, load_model
+from lora_drop.native import library
+from lora_drop.native.decoder import NativeDecoder, lay_out
+from lora_drop.refresh import Pacer
+from lora_drop.session import BASELINE, LORA_DROP, THIRD, Request, run
+from lora_drop.trace import Trace, gather
+from lora_drop.weights import fuse
+
+PERIOD, TOKENS = 3, 9
+needs_compiler = pytest.mark.skipif(library() is None, reason="there is no C compiler here")
+KINDS = ["reference", "torch", "static", pytest.param("native", marks=needs_compiler)]
+
+
+def fresh(kind: str) -> LoadedModel:
+    """A tiny model that nobody has used, with a decoder of the kind."""
+    loaded = load_model("random:tiny-llama", "cpu", "float32")
+    if kind == "reference":
+        return dataclasses.replace(loaded, weights=None)
+    if kind == "native":
+        return dataclasses.replace(loaded, weights=lay_out(loaded.model, None))
+    loaded = dataclasses.replace(loaded, weights=fuse(loaded.model))
+    if kind == "torch":
+        return loaded
+    static = property(lambda self: GraphDecoder(self.model, self.weights))
+    return type("Static", (LoadedModel,), {"decoder": static})(**vars(loaded))
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def loaded(kind) -> LoadedModel:
+    """The model that every test of this module uses, one after the other: whatever a fault left would show."""
+    loaded = fresh(kind)
+    expected = {"torch": FastDecoder, "static": GraphDecoder, "native": NativeDecoder}
+    assert type(loaded.decoder) is expected.get(kind, type(loaded.decoder))
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory) -> Path:
+    """A folder of shipped adapters with one bank, for the residual rule."""
+    tiny = fresh("reference")
+    bank = random_bank(tiny, "residual", "block", layers=[1, 2, 3, 4])
+    bank.revision = tiny.revision
+    bank.save(tmp_path_factory.mktemp("adapters") / "bank")
+    return tmp_path_factory.getbasetemp() / "adapters0"
+
+
+@pytest.fixture(autouse=True)
+def shipped(shelf, monkeypatch):
+    monkeypatch.setattr(session, "SHIPPED_ADAPTERS", shelf)
+
+
+def asked(**changes) -> Request:
+    """Three lanes: the full model, LoRA-Drop with its adapters, and the skip rule without any."""
+    config = LoraDropConfig(period=PERIOD, drop_ratio=1.0)
+    return Request(
+        **{"prompt": "Tell me something.", "config": config, "max_new_tokens": TOKENS, "ignore_eos": True}
+        | {"compare": "skip"}
+        | changes
+    )
+
+
+def facts(trace: Trace) -> dict:
+    """All of a run but its times."""
+    return {
+        name: (
+            [(step.token_id, step.kind, step.entropy, step.kv_bytes, step.text) for step in steps],
+            [(found.drift, found.kl, found.argmax_text) for found in trace.audits[name].values()],
+        )
+        for name, steps in trace.steps.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def right(kind, shelf) -> dict:
+    """What a fresh engine answers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "SHIPPED_ADAPTERS", shelf)
+        found = facts(gather(run(fresh(kind), asked())))
+    assert list(found) == [BASELINE, LORA_DROP, THIRD] and all(len(steps) == TOKENS for steps, _ in found.values())
+    return found
+
+
+# ---- putting a fault in ---------------------------------------------------------------------------------------------
+
+# Where in a run: each decoder ends prefill and every step by handing its logits to the lane's pacer, when the K/V of the
+# step are written and its states have moved. The audit's own passes have a schedule that drops nothing.
+PLACES: dict[str, Callable[[Pacer], bool]] = {
+    "prefill": lambda pacer: pacer.kind == "prefill",
+    "LoRA step": lambda pacer: pacer.kind == "lora",
+    "refresh": lambda pacer: pacer.kind == "refresh" and not pacer.schedule.is_baseline,
+    "third lane": lambda pacer: pacer.schedule.reuse == "skip" and not pacer.schedule.is_baseline and pacer.step == 4,
+}
+
+
+def at(place: str, monkeypatch, fault: Callable[[torch.Tensor], None]) -> None:
+    """Have `fault` called with the logits of the first step at the place; "audit" is in the middle of its figures."""
+    if place == "audit":
+        monkeypatch.setattr(audit, "_drift", lambda watched, full: fault(full))
+        return
+    end, done = Pacer.end, []
+
+    def faulty(self: Pacer, logits: torch.Tensor, known: float | None = None) -> None:
+        if not done and PLACES[place](self):
+            done.append(self)
+            fault(logits)
+        end(self, logits, known)
+
+    monkeypatch.setattr(Pacer, "end", faulty)
+
+
+def raising(kind: type[Exception], text: str) -> Callable[[torch.Tensor], None]:
+    def fault(logits: torch.Tensor) -> None:
+        raise kind(text)
+
+    return fault
+
+
+def writing(value: float) -> Callable[[torch.Tensor], None]:
+    def fault(logits: torch.Tensor) -> None:
+        logits[0, 7] = value
+
+    return fault
+
+
+@pytest.fixture
+def caches(monkeypatch) -> list[weakref.ref]:
+    """Weak references to what the runs of this test hold: each lane's state, K/V and each audit's own K/V."""
+    found: list[weakref.ref] = []
+
+    class Lane(session.Lane):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            found.extend((weakref.ref(self), weakref.ref(self.state), weakref.ref(self.state.kv)))
+
+    class Audit(session.Audit):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            found.append(weakref.ref(self._kv))
+
+    monkeypatch.setattr(session, "Lane", Lane)
+    monkeypatch.setattr(session, "Audit", Audit)
+    return found
+
+
+@contextlib.contextmanager
+def nothing_left(caches: list[weakref.ref]) -> Iterator[None]:
+    """No thread more than before, and all caches of the body's runs gone as soon as it ends: no collector needed."""
+    threads = set(threading.enumerate())
+    gc.disable()
+    try:
+        yield
+        assert caches and not [ref() for ref in caches if ref() is not None]
+    finally:
+        gc.enable()
+    assert set(threading.enumerate()) <= threads
+
+
+def the_line(loaded: LoadedModel, request: Request) -> str:
+    """What the user of a run that must fail reads."""
+    with pytest.raises(LoraDropError) as caught:
+        gather(run(loaded, request))
+    line = str(caught.value)
+    del caught  # else this frame would hold the error, and the error this frame
+    assert "\n" not in line and line.endswith(".")
+    return line
+
+
+# ---- a step that fails ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [*PLACES, "audit"])
+def test_a_bug_in_a_step_is_told_as_it_is_and_leaves_nothing(loaded, right, caches, place):
+    with nothing_left(caches):
+        with pytest.MonkeyPatch.context() as patch:
+            at(place, patch, raising(RuntimeError, "a bug"))
+            with pytest.raises(RuntimeError, match="^a bug$"):
+                gather(run(loaded, asked()))
+        assert facts(gather(run(loaded, asked()))) == right
+
+
+@pytest.mark.parametrize("place", [*PLACES, "audit"])
+def test_memory_that_runs_out_is_one_line_and_leaves_nothing(loaded, right, caches, place):
+    with nothing_left(caches):
+        with pytest.MonkeyPatch.context() as patch:
+            at(place, patch, raising(torch.OutOfMemoryError, "CUDA out of memory.\nTried to allocate 2 GiB."))
+            line = the_line(loaded, asked())
+        assert line.startswith("cpu ran out of memory with 0.0 GB in the KV caches: ask for fewer tokens")
+        assert "fewer lanes, no audit" in line
+        assert facts(gather(run(loaded, asked()))) == right
