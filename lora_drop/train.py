@@ -36,11 +36,12 @@ from tqdm import tqdm
 
 from lora_drop.adapters import AdapterBank
 from lora_drop.config import LoraDropConfig, default_range
+from lora_drop.engine import not_finite
 from lora_drop.errors import LoraDropError
 from lora_drop.fit import Batch, Scales, fit
 from lora_drop.model_card import CARD_NAME, card, dropped_in, reproduce
 from lora_drop.models import LoadedModel, encode_prompt, encode_text
-from lora_drop.schedule import Schedule
+from lora_drop.schedule import Schedule, baseline_schedule
 from lora_drop.self_generate import read_self_generated, self_generate
 from lora_drop.student import student_states
 from lora_drop.train_options import TrainSettings
@@ -594,6 +595,9 @@ def train(args: argparse.Namespace) -> int:
         raise LoraDropError("there is no text to train on: give --data FILES, --self-generate N, or both.")
     turns = [Turn.parse(text) for text in args.chat]
     loaded = load_model(args.model, args.device, args.dtype)
+    with torch.no_grad():  # one token shows damaged weights, before anything is drawn from what they give
+        if not loaded.model(torch.zeros(1, 1, dtype=torch.long, device=loaded.device)).logits.isfinite().all():
+            raise not_finite(0, baseline_schedule(loaded.num_layers), None)
     texts = read_texts(loaded, args.data, turns, args.file_tokens)
     try:
         args.out.mkdir(parents=True, exist_ok=True)

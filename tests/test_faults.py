@@ -12,12 +12,14 @@ import math
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from test_decoder import random_bank
 
+import lora_drop
 from lora_drop import audit, session
 from lora_drop.config import LoraDropConfig
 from lora_drop.errors import LoraDropError, is_out_of_memory
@@ -84,7 +86,7 @@ def asked(**changes) -> Request:
     config = LoraDropConfig(period=PERIOD, drop_ratio=1.0)
     return Request(
         **{"prompt": "Tell me something.", "config": config, "max_new_tokens": TOKENS, "ignore_eos": True}
-        | {"compare": "skip"}
+        | {"compare": "skip", "view": "lock-step"}
         | changes
     )
 
@@ -112,13 +114,18 @@ def right(kind, shelf) -> dict:
 
 # ---- putting a fault in ---------------------------------------------------------------------------------------------
 
-# Where in a run: each decoder ends prefill and every step by handing its logits to the lane's pacer, when the K/V of the
-# step are written and its states have moved. The audit's own passes have a schedule that drops nothing.
+
+def _rule(pacer: Pacer) -> str | None:
+    return None if pacer.schedule.is_baseline else pacer.schedule.reuse
+
+
+# Where in a run: each decoder ends prefill and every step by handing its logits to the lane's pacer, when the step's K/V
+# are written and its states have moved. The audit's own passes have a schedule that drops nothing.
 PLACES: dict[str, Callable[[Pacer], bool]] = {
     "prefill": lambda pacer: pacer.kind == "prefill",
-    "LoRA step": lambda pacer: pacer.kind == "lora",
-    "refresh": lambda pacer: pacer.kind == "refresh" and not pacer.schedule.is_baseline,
-    "third lane": lambda pacer: pacer.schedule.reuse == "skip" and not pacer.schedule.is_baseline and pacer.step == 4,
+    "LoRA step": lambda pacer: _rule(pacer) == "residual" and pacer.kind == "lora",
+    "refresh": lambda pacer: _rule(pacer) == "residual" and pacer.kind == "refresh",
+    "third lane": lambda pacer: _rule(pacer) == "skip" and pacer.step == 4,
 }
 
 
@@ -217,3 +224,111 @@ def test_memory_that_runs_out_is_one_line_and_leaves_nothing(loaded, right, cach
         assert line.startswith("cpu ran out of memory with 0.0 GB in the KV caches: ask for fewer tokens")
         assert "fewer lanes, no audit" in line
         assert facts(gather(run(loaded, asked()))) == right
+
+
+def test_memory_that_runs_out_before_the_first_step_is_one_line_too(loaded, right, caches, monkeypatch):
+    """The adapters move to the device before a lane is made."""
+    with nothing_left(caches):
+        with monkeypatch.context() as patch:
+            patch.setattr(session.AdapterBank, "to", lambda *_: raising(torch.OutOfMemoryError, "CUDA")(None))
+            assert the_line(loaded, asked()).startswith("cpu ran out of memory")
+        assert facts(gather(run(loaded, asked()))) == right
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("CUDA error: out of memory"), True),  # from a graph or a kernel, not from torch's allocator
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_memory_running_out_is(error, is_one):
+    assert is_out_of_memory(error) == is_one
+
+
+def test_the_memory_of_a_cpu_that_really_runs_out(monkeypatch):
+    """torch has no exception of its own for it."""
+    loaded = fresh("reference")
+    at("LoRA step", monkeypatch, lambda logits: torch.empty(1 << 50))
+    assert the_line(loaded, asked()).startswith("cpu ran out of memory")
+
+
+# ---- logits that are no numbers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.7, "top_p": 0.9}], ids=["greedy", "sampled"])
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("prefill", "the logits of step 0 are NaN or infinite, .*the model's weights are damaged.*--verify"),
+        ("LoRA step", "the logits of step 1 .*the adapters do not fit or overflow. Take adapters none, or try dtype"),
+        ("refresh", "the logits of step 3 .*the adapters do not fit"),
+        ("third lane", "the logits of step 4 .*rule skip, or the model itself, overflows. Take another rule"),
+    ],
+)
+def test_nan_logits_end_the_run_in_one_line(loaded, right, caches, place, says, sampling):
+    with nothing_left(caches):
+        with pytest.MonkeyPatch.context() as patch:
+            at(place, patch, writing(math.nan))
+            line = the_line(loaded, asked(**sampling))
+        assert facts(gather(run(loaded, asked()))) == right
+    with pytest.raises(LoraDropError, match=says):
+        raise LoraDropError(line)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_infinite_logits_are_told_as_nan_is(loaded, value, temperature, monkeypatch):
+    at("LoRA step", monkeypatch, writing(value))
+    assert the_line(loaded, asked(temperature=temperature)).startswith("the logits of step 1 are NaN or infinite")
+
+
+def huge_adapters(loaded: LoadedModel, folder: Path) -> LoraDropConfig:
+    """A config with adapters of finite numbers, whose product is none."""
+    bank = random_bank(loaded, "residual", "block", layers=[1, 2, 3, 4])
+    for i in bank.layers:
+        bank.a[i], bank.b[i] = torch.full_like(bank.a[i], 1e30), torch.full_like(bank.b[i], 1e30)
+    bank.save(folder)
+    return LoraDropConfig(period=PERIOD, drop_ratio=1.0, adapters=str(folder))
+
+
+@pytest.mark.parametrize("trigger", [None, 1e9], ids=["fixed", "adaptive"])
+def test_adapters_that_overflow_are_named(loaded, right, trigger, tmp_path):
+    """Without a hand in the decoder: the numbers themselves. An adaptive schedule has the entropy from the decoder."""
+    config = huge_adapters(loaded, tmp_path / "huge").replace(refresh_entropy=trigger)
+    assert "Take adapters none" in the_line(loaded, asked(config=config, compare=None))
+    assert facts(gather(run(loaded, asked()))) == right
+
+
+def damaged(kind: str) -> LoadedModel:
+    """A model with one weight that is no number."""
+    loaded = fresh(kind)
+    loaded.model.model.norm.weight[3] = math.nan
+    return dataclasses.replace(loaded, weights=lay_out(loaded.model, None)) if kind == "native" else loaded
+
+
+def test_a_damaged_model_is_told_at_its_first_step(kind):
+    assert "the model's weights are damaged" in the_line(damaged(kind), asked())
+
+
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_transformers_hook_tells_of_nan_before_it_streams_it(do_sample):
+    streamed = []
+
+    class Streamer:
+        def put(self, ids):
+            streamed.append(ids)
+
+        def end(self):
+            streamed.append(None)
+
+    model = damaged("reference").model
+    ids = torch.tensor([[1, 2, 3]])
+    hook = partial(lora_drop.generate, streamer=Streamer())
+    with pytest.raises(LoraDropError, match="the logits of step 0 are NaN"):
+        model.generate(ids, custom_generate=hook, lora_drop=LoraDropConfig(), max_new_tokens=4, do_sample=do_sample)
+    assert len(streamed) == 1, "the prompt alone"
