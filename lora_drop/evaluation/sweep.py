@@ -283,7 +283,8 @@ def write_sweep(result: dict[str, Any], folder: Path) -> None:
     writer = csv.DictWriter(table, result["rows"][0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(result["rows"])
-    write_texts({JSON_NAME: json_text(result), CSV_NAME: table.getvalue()}, folder, "the sweep")
+    # The JSON last: a sweep goes on from it, so what it holds must be in the table already.
+    write_texts({CSV_NAME: table.getvalue(), JSON_NAME: json_text(result)}, folder, "the sweep")
 
 
 def json_text(result: dict[str, Any]) -> str:
