@@ -144,7 +144,7 @@ class AdapterBank:
         """Read an adapter folder.
 
         Raises:
-            LoraDropError: a file is missing, broken, of other shapes than its config says, or holds NaN.
+            LoraDropError: a file is missing, broken, of other shapes than its config says, or holds NaN or no floats.
         """
         folder = Path(folder)
         name = folder.name
@@ -170,7 +170,11 @@ class AdapterBank:
             if a[i].dim() != 2 or a[i].shape[0] != rank:
                 shape = tuple(a[i].shape)
                 raise LoraDropError(f"the adapters in {name} are broken: layer {i} has A {shape}, not of rank {rank}.")
-            if not all(torch.isfinite(t).all() for t in (a[i], b[i], gate[i])):
+            if odd := [t.dtype for t in (a[i], b[i], gate[i]) if not t.is_floating_point()]:
+                kind = str(odd[0]).removeprefix("torch.")
+                raise LoraDropError(f"the adapters in {name} are broken: layer {i} holds {kind} numbers, not floats.")
+            # As bfloat16, which a run may use: float64 reaches further than any, and float8 has no isfinite.
+            if not all(t.to(torch.bfloat16).isfinite().all() for t in (a[i], b[i], gate[i])):
                 raise LoraDropError(f"the adapters in {name} are broken: layer {i} holds NaN or infinity.")
         meta = {k: v for k, v in config.items() if k not in _CONFIG_KEYS}
         base, revision = str(config.get("base_model_name_or_path", "")), str(config.get("revision", ""))

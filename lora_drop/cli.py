@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from lora_drop import train_options
 from lora_drop.config import COMPARISONS, KV_RULES, PARTS, PRESETS, REUSE_RULES, presets_for
-from lora_drop.errors import LoraDropError
+from lora_drop.errors import LoraDropError, is_out_of_memory
 from lora_drop.evaluation import benchmark_options
 from lora_drop.options import config_from
 from lora_drop.schedule import human_bytes
@@ -59,6 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(error, BrokenPipeError):  # a reader that has gone (`| head`) has seen enough
             print(f"lora_drop: cannot write the result: {error.strerror or error}.", file=sys.stderr)
         return 1
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        line = "the memory ran out: take shorter texts, smaller batches, a smaller model or another device."
+        print(f"lora_drop: {line}", file=sys.stderr)
+        return BAD_INPUT
 
 
 def _parser() -> argparse.ArgumentParser:

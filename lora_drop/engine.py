@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from lora_drop.adapters import AdapterBank
 from lora_drop.decoder import Decoder, DecodeState
+from lora_drop.errors import LoraDropError
 from lora_drop.refresh import entropy
 from lora_drop.schedule import Schedule
 
@@ -112,6 +114,7 @@ class Lane:
 
     @torch.inference_mode()
     def __next__(self) -> Step:
+        """The next step. Raises LoraDropError: its logits are NaN or infinite, so its token would mean nothing."""
         if self.ended:
             raise StopIteration
         watched: list[Tensor] = []
@@ -135,6 +138,9 @@ class Lane:
         elif self._remaining == 0:
             self.ended = "length"
         pacer = self.state.pacer
+        nats = entropy(logits) if pacer.entropy is None else pacer.entropy
+        if not math.isfinite(nats):  # then a logit is not either; the entropy is fetched anyway, so this costs nothing
+            raise not_finite(pacer.step, self.schedule, self.state.bank)
         return Step(
             step=pacer.step,
             token_id=token_id,
@@ -142,7 +148,7 @@ class Lane:
             active=self.schedule.active_in(pacer.kind),
             ms=ms,
             kv_bytes=self.state.kv.nbytes,
-            entropy=entropy(logits) if pacer.entropy is None else pacer.entropy,
+            entropy=nats,
             logits=logits,
             watched=watched,
             trigger=pacer.trigger,
@@ -156,6 +162,7 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tens
     logits = logits.float()
     # From the largest down, and by no less than MIN_TEMPERATURE: nothing overflows however small the temperature is.
     probs = ((logits - logits.amax(-1, keepdim=True)) / max(sampling.temperature, MIN_TEMPERATURE)).softmax(-1)
+    probs = probs.nan_to_num(1.0)  # multinomial refuses NaN: of broken logits any token will do, the lane tells of it
     if sampling.top_p < 1:
         ordered, index = probs.sort(descending=True, stable=True)
         # A token stays if what is before it does not yet fill the nucleus; the most probable one always does.
@@ -165,3 +172,17 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tens
         choice = torch.multinomial(ordered, 1, generator=generator)
         return index.gather(-1, choice)
     return torch.multinomial(probs, 1, generator=generator)
+
+
+def not_finite(step: int, schedule: Schedule, bank: AdapterBank | None) -> LoraDropError:
+    """The line for a step's logits that are NaN or infinite: what can be the cause, and what to do."""
+    if schedule.is_baseline or step == 0:  # every layer has run so far
+        cause = (
+            "the model's weights are damaged or overflow. Try dtype float32, or get its files again (`python -m "
+            "lora_drop.bundled --verify` checks and repairs the bundled model's)"
+        )
+    elif bank is not None:
+        cause = "the adapters do not fit or overflow. Take adapters none, or try dtype float32"
+    else:
+        cause = f"rule {schedule.reuse}, or the model itself, overflows. Take another rule, or try dtype float32"
+    return LoraDropError(f"the logits of step {step} are NaN or infinite, which makes no token: {cause}.")

@@ -9,3 +9,13 @@ class LoraDropError(ValueError):
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.split()))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: torch has an exception of its own for CUDA's allocator alone, and words for the rest."""
+    words = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and any(word in str(error) for word in words))
+    )

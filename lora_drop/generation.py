@@ -14,6 +14,7 @@ from transformers.generation.streamers import BaseStreamer
 from lora_drop.adapters import AdapterBank
 from lora_drop.config import LoraDropConfig
 from lora_drop.decoder import Decoder
+from lora_drop.engine import not_finite
 from lora_drop.errors import LoraDropError
 from lora_drop.models import SUPPORTED, LoadedModel, fingerprint, usable_context
 from lora_drop.session import Request, run
@@ -69,7 +70,8 @@ def generate(
         Prompt and new tokens, (1, P + new), the stop token included.
 
     Raises:
-        LoraDropError: more than one prompt, padding, or a model, adapters or settings that do not fit.
+        LoraDropError: more than one prompt, padding, or a model, adapters or settings that do not fit; logits that
+            are NaN or infinite.
     """
     if input_ids.shape[0] != 1:
         raise LoraDropError(f"LoRA-Drop decodes one prompt at a time; this is a batch of {input_ids.shape[0]}.")
@@ -107,14 +109,20 @@ def generate(
     logits = decoder.prefill(input_ids, state)
     while True:
         scores = logits_processor(input_ids, logits.float())
+        broken = ~logits.isfinite().all()
         if generation_config.do_sample:
-            token = torch.multinomial(scores.softmax(-1), 1)
+            # multinomial refuses NaN: of broken logits any token will do, they are told of below.
+            token = torch.multinomial(scores.softmax(-1).masked_fill(broken, 1.0), 1)
         else:
             token = scores.argmax(-1, keepdim=True)
         input_ids = torch.cat((input_ids, token), dim=1)
+        # One wait for the device, for both.
+        ends, broken = torch.stack((stopping_criteria(input_ids, None).all(), broken)).tolist()
+        if broken:
+            raise not_finite(state.pacer.step, schedule, adapters)
         if streamer is not None:
             streamer.put(token[0].cpu())
-        if stopping_criteria(input_ids, None).all():
+        if ends:
             if streamer is not None:
                 streamer.end()
             return input_ids

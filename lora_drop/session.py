@@ -23,7 +23,7 @@ from lora_drop.audit import Audit
 from lora_drop.config import COMPARISONS, PARTS, REUSE_RULES, LoraDropConfig
 from lora_drop.decoder import Decoder
 from lora_drop.engine import Lane, Sampling, Step
-from lora_drop.errors import LoraDropError
+from lora_drop.errors import LoraDropError, is_out_of_memory
 from lora_drop.models import LoadedModel, Outline, encode_prompt, free_memory
 from lora_drop.race import VIEWS, take_turns
 from lora_drop.schedule import Schedule, baseline_schedule, kv_bytes, speed_bound
@@ -303,11 +303,29 @@ def run(loaded: LoadedModel, request: Request, should_stop: Callable[[], bool] =
         should_stop: asked after each step.
 
     Raises:
-        LoraDropError: before the first record, if the request does not fit the model.
+        LoraDropError: before the first record, if the request does not fit the model; later, if memory runs out or
+            a step's logits are not finite.
     """
+    lanes: dict[str, Lane] = {}
+    try:
+        yield from _records(loaded, request, should_stop, lanes)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        held = sum(lane.state.kv.allocated_bytes for lane in lanes.values())
+        raise LoraDropError(
+            f"{loaded.device} ran out of memory with {held / 1e9:.1f} GB in the KV caches: ask for fewer tokens, "
+            "shorten the prompt, or take fewer lanes, no audit or a smaller model."
+        ) from None
+
+
+def _records(
+    loaded: LoadedModel, request: Request, should_stop: Callable[[], bool], lanes: dict[str, Lane]
+) -> Iterator[Record]:
+    """The records of `run`; puts the lanes that it makes into `lanes`."""
     checked = plan(loaded, request)
     decoder = loaded.decoder
-    lanes = _lanes(loaded, request, checked, decoder)
+    lanes.update(_lanes(loaded, request, checked, decoder))
     header = _header(loaded, request, checked, decoder)
     trace = Trace(header)
     yield header
@@ -321,7 +339,7 @@ def run(loaded: LoadedModel, request: Request, should_stop: Callable[[], bool] =
             yield record
 
     stopped = False
-    for name, step in _steps(loaded, lanes, request.view):
+    for name, step in take_turns(lanes, request.view):
         record = _step_record(name, step, detokenizers[name].add(step.token_id))
         trace.add(record)
         yield record
@@ -338,17 +356,6 @@ def run(loaded: LoadedModel, request: Request, should_stop: Callable[[], bool] =
     for name, audit in audits.items():
         yield from audited(name, audit.flush())
     yield summarise(loaded, trace, lanes, checked, stopped)
-
-
-def _steps(loaded: LoadedModel, lanes: dict[str, Lane], view: str) -> Iterator[tuple[str, Step]]:
-    try:
-        yield from take_turns(lanes, view)
-    except torch.OutOfMemoryError:
-        held = sum(lane.state.kv.allocated_bytes for lane in lanes.values())
-        raise LoraDropError(
-            f"{loaded.device} ran out of memory with {held / 1e9:.1f} GB in the KV caches: ask for fewer tokens, "
-            "shorten the prompt, or take one lane or a smaller model."
-        ) from None
 
 
 def _lanes(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decoder) -> dict[str, Lane]:

@@ -30,16 +30,18 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
+from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
 
 from lora_drop.adapters import AdapterBank
 from lora_drop.config import LoraDropConfig, default_range
+from lora_drop.engine import not_finite
 from lora_drop.errors import LoraDropError
 from lora_drop.fit import Batch, Scales, fit
 from lora_drop.model_card import CARD_NAME, card, dropped_in, reproduce
 from lora_drop.models import LoadedModel, encode_prompt, encode_text
-from lora_drop.schedule import Schedule
+from lora_drop.schedule import Schedule, baseline_schedule
 from lora_drop.self_generate import read_self_generated, self_generate
 from lora_drop.student import student_states
 from lora_drop.train_options import TrainSettings
@@ -390,7 +392,11 @@ class Trainer:
         return self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
     def train_step(self) -> tuple[float, float]:
-        """One batch; returns its loss and agreement."""
+        """One batch; returns its loss and agreement.
+
+        Raises:
+            LoraDropError: loss or gradient is NaN or infinite; the parameters are as before.
+        """
         settings, share = self.settings, self.accelerator.num_processes
         place = self.step * share + self.accelerator.process_index
         batch = draw(settings, place, len(self.windows), self.loaded.num_layers)
@@ -405,11 +411,17 @@ class Trainer:
             tensor.grad = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
             if share > 1:
                 tensor.grad = self.accelerator.reduce(tensor.grad, "mean")
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        found, agreed, length = torch.stack((loss.detach(), agreement, norm)).tolist()
+        if not math.isfinite(found + length):
+            raise LoraDropError(
+                f"the loss of batch {self.step + 1} is {found}, its gradient {length}: the model or the adapters "
+                "overflow. Checkpoints are kept; take a lower --learning-rate, or --dtype float32."
+            )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        return float(loss.detach()), float(agreement)
+        return found, agreed
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, Any]:
@@ -460,8 +472,13 @@ class Trainer:
         return evaluation or self.evaluate()
 
     def _log(self, entry: dict[str, Any]) -> None:
-        with (self.out / LOG).open("a", encoding="utf-8") as log:
-            log.write(json.dumps(entry) + "\n")
+        try:
+            with (self.out / LOG).open("a", encoding="utf-8") as log:
+                log.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise LoraDropError(
+                f"cannot write {LOG} ({error.strerror or error}): make room, then --resume from the last checkpoint."
+            ) from None
 
     def save(self, evaluation: dict[str, Any] | None) -> None:
         """Write checkpoint and adapter folder: each whole or not at all, so the last good one outlives any failure."""
@@ -514,12 +531,13 @@ class Trainer:
             }
             torch.save(state, draft / "state.pt")
             old = self.out / f"{CHECKPOINT}.old"
-            shutil.rmtree(old, ignore_errors=True)
-            if (self.out / CHECKPOINT).exists():
+            if (self.out / CHECKPOINT).exists():  # else the old one is the last good one, left by a kill just below
+                shutil.rmtree(old, ignore_errors=True)
                 os.replace(self.out / CHECKPOINT, old)
             os.replace(draft, self.out / CHECKPOINT)
             shutil.rmtree(old, ignore_errors=True)
-        except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        except (OSError, RuntimeError, SafetensorError) as error:  # so torch.save and safetensors tell of a full disk
+            shutil.rmtree(draft, ignore_errors=True)
             raise LoraDropError(
                 f"the checkpoint could not be written ({error}); the last good one is kept: make room, then --resume."
             ) from None
@@ -571,12 +589,15 @@ def train(args: argparse.Namespace) -> int:
     for name in ("evaluate_every", "checkpoint_every", "file_tokens"):
         if (getattr(args, name) or 1) < 1:
             raise LoraDropError(f"--{name.replace('_', '-')} must be at least 1.")
-    if not args.resume and (args.out / CHECKPOINT).exists():
+    if not args.resume and any((args.out / name).exists() for name in (CHECKPOINT, f"{CHECKPOINT}.old")):
         raise LoraDropError(f"{args.out.name} holds a checkpoint: go on with --resume, or name another --out.")
     if not args.data and not args.self_generate:
         raise LoraDropError("there is no text to train on: give --data FILES, --self-generate N, or both.")
     turns = [Turn.parse(text) for text in args.chat]
     loaded = load_model(args.model, args.device, args.dtype)
+    with torch.no_grad():  # one token shows damaged weights, before anything is drawn from what they give
+        if not loaded.model(torch.zeros(1, 1, dtype=torch.long, device=loaded.device)).logits.isfinite().all():
+            raise not_finite(0, baseline_schedule(loaded.num_layers), None)
     texts = read_texts(loaded, args.data, turns, args.file_tokens)
     try:
         args.out.mkdir(parents=True, exist_ok=True)

@@ -19,10 +19,11 @@ from lora_drop.adapters import AdapterBank
 from lora_drop.cache import KVCache
 from lora_drop.config import LoraDropConfig
 from lora_drop.decoder import Decoder
+from lora_drop.engine import not_finite
 from lora_drop.errors import LoraDropError
 from lora_drop.models import LoadedModel, encode_prompt, encode_text
 from lora_drop.refresh import Pacer
-from lora_drop.schedule import Schedule, average_period
+from lora_drop.schedule import Schedule, average_period, baseline_schedule
 from lora_drop.session import find_bank
 
 
@@ -113,6 +114,9 @@ def decode_target(
     Returns:
         Logits (T, V), those that the target's tokens are scored by; which of them a LoRA step gave, (T,) bool; and
         the pace after the last step.
+
+    Raises:
+        LoraDropError: a step's logits are NaN or infinite.
     """
     prompt, target = (torch.tensor([ids], device=decoder.device) for ids in (prompt_ids, target_ids))
     state = decoder.new_state(schedule, bank, len(prompt_ids) + len(target_ids) - 1)
@@ -121,14 +125,29 @@ def decode_target(
         logits.append(decoder.step(target[:, s - 1 : s], state))
         at_lora.append(state.pacer.kind == "lora")
         after_step(state.pacer)
-    return torch.cat(logits), torch.tensor(at_lora, device=decoder.device), state.pacer
+    found = torch.cat(logits)
+    _check_finite(found, schedule, bank)
+    return found, torch.tensor(at_lora, device=decoder.device), state.pacer
 
 
 @torch.inference_mode()
 def read_target(decoder: Decoder, prompt_ids: list[int], target_ids: list[int]) -> Tensor:
-    """What the full model expects at each token of a target: logits (T, V)."""
+    """What the full model expects at each token of a target: logits (T, V).
+
+    Raises:
+        LoraDropError: they are NaN or infinite.
+    """
     tokens = torch.tensor([prompt_ids + target_ids[:-1]], device=decoder.device)
-    return decoder.read(tokens, KVCache(len(decoder.layers)), 0, (), len(prompt_ids) - 1)[1][0]
+    logits = decoder.read(tokens, KVCache(len(decoder.layers)), 0, (), len(prompt_ids) - 1)[1][0]
+    _check_finite(logits, baseline_schedule(len(decoder.layers)), None)
+    return logits
+
+
+def _check_finite(logits: Tensor, schedule: Schedule, bank: AdapterBank | None) -> None:
+    """Refuse a text's logits (T, V), a row a step, that would make every mean a NaN. Once a text: it waits."""
+    finite = logits.isfinite().all(-1)
+    if not finite.all():
+        raise not_finite(int((~finite).nonzero()[0]), schedule, bank)
 
 
 @torch.inference_mode()

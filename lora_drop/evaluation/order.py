@@ -8,6 +8,7 @@ the few candidates that were cheapest so far (lazy greedy): a close guess at a f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -46,7 +47,7 @@ def drop_order(
         of dropping it alone.
 
     Raises:
-        LoraDropError: `count` is not within the range, or the period has no LoRA step.
+        LoraDropError: `count` is not within the range, the period has no LoRA step, or a KL is not finite.
     """
     low, high = config.layers or default_range(loaded.num_layers)
     layers = range(low, high + 1)
@@ -68,6 +69,12 @@ def drop_order(
             ours = _log_probs(loaded, states[:, lora])
             total += float(torch.nn.functional.kl_div(ours, full[n], log_target=True, reduction="sum"))
             positions += ours.shape[0]
+        if not math.isfinite(total):
+            resting = ", ".join(map(str, dropped))
+            raise LoraDropError(
+                f"without layers {resting} the KL is NaN or infinite: the model or the adapters overflow, so there is "
+                "no order. Take adapters none, or try dtype float32."
+            )
         return total / positions
 
     alone = {layer: kl((layer,)) for layer in layers}

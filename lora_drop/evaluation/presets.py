@@ -165,7 +165,8 @@ def sample_presets(
             if i != start:
                 samples[i] = wanted[i] | _answer(loaded, wanted[i], points[wanted[i]["lane"]], base)[0]
             result["samples"] = [sample for sample in samples if sample]
-            write_texts({SAMPLES_JSON: json_text(result), SAMPLES_MD: samples_text(result)}, folder, "the samples")
+            # The JSON last: a later call goes on from it.
+            write_texts({SAMPLES_MD: samples_text(result), SAMPLES_JSON: json_text(result)}, folder, "the samples")
             done = len(result["samples"])
             progress(done, len(samples))
     result["samples"] = samples

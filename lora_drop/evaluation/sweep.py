@@ -15,6 +15,7 @@ import os
 import platform
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
@@ -282,7 +283,8 @@ def write_sweep(result: dict[str, Any], folder: Path) -> None:
     writer = csv.DictWriter(table, result["rows"][0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(result["rows"])
-    write_texts({JSON_NAME: json_text(result), CSV_NAME: table.getvalue()}, folder, "the sweep")
+    # The JSON last: a sweep goes on from it, so what it holds must be in the table already.
+    write_texts({CSV_NAME: table.getvalue(), JSON_NAME: json_text(result)}, folder, "the sweep")
 
 
 def json_text(result: dict[str, Any]) -> str:
@@ -303,6 +305,9 @@ def write_texts(texts: dict[str, str], folder: Path, what: str) -> None:
             draft.write_text(text, encoding="utf-8", errors="backslashreplace")
             os.replace(draft, folder / name)
     except OSError as error:
+        for name in texts:
+            with suppress(OSError):
+                (folder / f"{name}.part").unlink()
         raise LoraDropError(f"cannot write {what} to {folder.name}: {error.strerror or error}.") from None
 
 

@@ -95,7 +95,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "assets" / "screenshots")
     out = parser.parse_args().out
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(f"screenshots: cannot make the folder {out}: {error.strerror or error}.")
     chromium = os.environ.get("CHROMIUM") or next(
         filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
     )
@@ -114,6 +117,8 @@ def main() -> None:
             )
             take(browser, f"http://127.0.0.1:{port}", out)
             browser.close()
+    except OSError as error:
+        sys.exit(f"screenshots: cannot write to {out}: {error.strerror or error}.")
     finally:
         app.terminate()
         app.wait()

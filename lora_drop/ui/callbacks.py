@@ -50,6 +50,7 @@ HELD = 7  # steps that an update which has fallen due may wait, where they come 
 ENVELOPE = 330  # bytes that Gradio wraps around an update (measured)
 STEP_BUDGET = 400  # bytes a step that the page may cost on the wire, with its share of the envelope
 COUNTABLE = 200_000  # characters of a prompt that are counted while it is typed
+FAILED = "The run failed inside the app. The server's log has the details."
 KEPT_TRACES = 64  # of the last runs, whoever's, for their downloads
 SWEEP = Path(__file__).resolve().parent.parent.parent / "assets" / "sweeps" / "sweep.json"
 
@@ -445,8 +446,7 @@ class Callbacks:
         except Exception:
             # The visitor gets a line, the operator the traceback; the app and other visitors' runs go on.
             traceback.print_exc()
-            failed = "The run failed inside the app. The server's log has the details."
-            yield gr.skip(), _status("error", failed), off
+            yield gr.skip(), _status("error", FAILED), off
         finally:
             self.stops.end(session)
 
@@ -552,6 +552,8 @@ class Callbacks:
                     yield text
         except LoraDropError as error:
             raise gr.Error(str(error), print_exception=False) from None
+        except Exception as error:
+            raise gr.Error(FAILED) from error  # Gradio prints the traceback
 
     def estimate(
         self,
