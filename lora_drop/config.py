@@ -7,16 +7,16 @@ model's number of layers, checks the rest and returns the `Schedule` that every 
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.schedule import Schedule, dropped_layers
+from lora_drop.schedule import MAX_PERIOD, Schedule, dropped_layers
 
 REUSE_RULES = ("state", "anchor", "residual", "skip")
 PARTS = ("block", "attention")
 KV_RULES = ("skip", "write")
+MAX_THRESHOLD = 10**9  # of an early refresh; nothing that is measured comes near
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ class LoraDropConfig:
     def __post_init__(self):
         if not _is_int(self.period) or self.period < 1:
             raise LoraDropError(f"period must be a whole number from 1 (the baseline) upwards, got {self.period!r}.")
+        if self.period > MAX_PERIOD:
+            raise LoraDropError(f"period must be at most {MAX_PERIOD:,}, which no run reaches.")
         if isinstance(self.drop_ratio, bool) or not isinstance(self.drop_ratio, (int, float)):
             raise LoraDropError(f"drop_ratio must be a number from 0 to 1, got {self.drop_ratio!r}.")
         if not 0 <= self.drop_ratio <= 1:  # also refuses NaN
@@ -152,8 +154,10 @@ def _is_int(value: Any) -> bool:
 
 def _check_threshold(name: str, value: Any) -> None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if value is not None and not (is_number and 0 <= value < math.inf):  # also refuses NaN
-        raise LoraDropError(f"{name} must be a finite number from 0 upwards, or left out (off); got {value!r}.")
+    if value is not None and not (is_number and 0 <= value <= MAX_THRESHOLD):  # also refuses NaN
+        raise LoraDropError(
+            f"{name} must be a finite number from 0 to {MAX_THRESHOLD:,}, or left out (off); got {value!r}."
+        )
 
 
 def _whole_numbers(name: str, values: Any) -> tuple[int, ...]:

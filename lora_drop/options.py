@@ -22,7 +22,7 @@ def config_from(options: Any, model: str) -> LoraDropConfig:
     config = LoraDropConfig()
     if options.preset is not None:
         presets = presets_for(model)
-        if options.preset not in presets:
+        if not isinstance(options.preset, str) or options.preset not in presets:
             raise LoraDropError(f"there is no preset {options.preset!r}; the presets are {', '.join(presets)}.")
         config = presets[options.preset].config
     given = {
