@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
@@ -369,13 +370,13 @@ def _show_run(trace: Trace, as_json: bool) -> None:
         return
     header = trace.header
     model, device = header.model, header.device
-    print(f"{model['id']} ({model['dtype']}) on {device['name']}, {header.prompt_tokens} tokens in")
+    print(_plain(f"{model['id']} ({model['dtype']}) on {device['name']}, {header.prompt_tokens} tokens in"))
     for note in header.sampling.get("notes", []):
-        print(f"note: {note}")
+        print(_plain(f"note: {note}"))
     for lane in header.lanes:
         figures = result[lane["id"]]
         rate = figures["tokens_per_second"]
-        print(f"\n--- {lane['label']}\n{figures['text']}")
+        print(_plain(f"\n--- {lane['label']}\n{figures['text']}"))
         print(
             f"    {len(figures['token_ids'])} tokens, {f'{rate:.1f} tokens/s' if rate else 'no decode step'}, "
             f"KV {human_bytes(figures['kv_bytes'])}"
@@ -399,6 +400,11 @@ def _show_run(trace: Trace, as_json: bool) -> None:
         ("first differing token", result["first_divergence"], "{}"),
     ):
         print(f"{label}: {'-' if value is None else form.format(value)}")
+
+
+def _plain(text: str) -> str:
+    """A text for people to read, without the controls by which it could write elsewhere on their terminal."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", text)
 
 
 def _evaluate(args: argparse.Namespace) -> int:
