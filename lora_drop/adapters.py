@@ -22,6 +22,16 @@ _CONFIG_KEYS = (
     *("base_model_name_or_path", "revision", "num_layers"),
     *("r", "lora_alpha", "reuse", "part", "kv", "layers"),
 )
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def _layers(values: Any) -> list[int]:
+    """The layers that a config names; anything else than different whole numbers is a ValueError."""
+    if not isinstance(values, list) or [type(value) for value in values] != [int] * len(values):
+        raise ValueError("layers are no list of whole numbers")
+    if len(set(values)) != len(values) or min(values, default=0) < 0:
+        raise ValueError("layers name one twice, or one below 0")
+    return values
 
 
 @dataclass
@@ -151,7 +161,7 @@ class AdapterBank:
         try:
             config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
             tensors = load_file(folder / WEIGHTS_NAME)
-            layers, rank = [int(i) for i in config["layers"]], int(config["r"])
+            layers, rank = _layers(config["layers"]), int(config["r"])
             a = {i: tensors[f"layers.{i}.lora_A.weight"] for i in layers}
             b = {i: tensors[f"layers.{i}.lora_B.weight"] for i in layers}
             gate = {i: tensors[f"layers.{i}.gate"] for i in layers}
@@ -167,6 +177,9 @@ class AdapterBank:
         if rank < 1 or not math.isfinite(alpha):
             raise LoraDropError(f"the adapters in {name} are broken: rank {rank}, lora_alpha {alpha}.")
         for i in layers:
+            if not {a[i].dtype, b[i].dtype, gate[i].dtype} <= set(_DTYPES):
+                kinds = ", ".join(str(kind).removeprefix("torch.") for kind in _DTYPES)
+                raise LoraDropError(f"the adapters in {name} are broken: layer {i} has other numbers than {kinds}.")
             if a[i].dim() != 2 or a[i].shape[0] != rank:
                 shape = tuple(a[i].shape)
                 raise LoraDropError(f"the adapters in {name} are broken: layer {i} has A {shape}, not of rank {rank}.")

@@ -288,7 +288,7 @@ def _parse(line: bytes) -> Record:
 def _check(record: Record) -> None:
     """Refuse values that a report, a figure or the page could not show; a missing key raises KeyError."""
     if isinstance(record, Header):
-        ok = _is_shallow(vars(record), MAX_DEPTH) and _fits_header(record)
+        ok = _is_plain(vars(record)) and _fits_header(record)
     elif isinstance(record, StepRecord):
         ok = record.kind in KINDS and _all(str, record.lane, record.text) and _is_count(record.step, 0, 10**7)
         ok = ok and _is_count(record.token_id, 0, 2**31) and _is_count(record.kv_bytes, 0, 2**53)
@@ -312,7 +312,7 @@ def _check(record: Record) -> None:
         for key, most in (("kv_bytes", 2**53), ("refreshes", 10**7)):
             ok = ok and all(_is_count(lane.get(key, 0), 0, most) for lane in record.lanes.values())
         ok = ok and _all(str, *(lane.get("text_sha256", "") for lane in record.lanes.values()))
-        ok = ok and _is_shallow(record.lanes, MAX_DEPTH)
+        ok = ok and _is_plain(record.lanes)
     if not ok:
         raise LoraDropError(f"a value of this {record.type} is not one that a run writes.")
 
@@ -348,10 +348,12 @@ def _fits_config(config: dict[str, Any], layers: int) -> bool:
     return ok and all(map(_is_number_or_none, map(config.get, ("drop_ratio", "refresh_entropy", "refresh_norm"))))
 
 
-def _is_shallow(value: Any, depth: int) -> bool:
-    """True if lists and objects are nested no deeper than that."""
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
-    return inner is None or (depth > 0 and all(_is_shallow(one, depth - 1) for one in inner))
+def _is_plain(value: Any, depth: int = MAX_DEPTH) -> bool:
+    """True if lists and objects are nested no deeper than that, and no number in them is too large to write."""
+    if isinstance(value, (dict, list)):
+        inner = value.values() if isinstance(value, dict) else value
+        return depth > 0 and all(_is_plain(one, depth - 1) for one in inner)
+    return value is None or isinstance(value, (str, bool)) or _is_number(value)
 
 
 def _all(kind: type, *values: Any) -> bool:

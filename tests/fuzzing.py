@@ -63,7 +63,9 @@ numbers = st.one_of(
 scalars = st.one_of(st.none(), st.booleans(), numbers, texts)
 # Whatever a request can carry: Python's reader of JSON takes NaN and whole numbers of any length too.
 anything = st.recursive(
-    scalars, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(texts, inner, max_size=3)), max_leaves=6
+    scalars,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(texts, inner, max_size=3)),
+    max_leaves=6,
 )
 
 
@@ -158,7 +160,9 @@ def mutated_bytes(raw: bytes, rng: random.Random, others: list[bytes]) -> bytes:
             at = rng.randrange(len(other) + 1)
             data[start:end] = other[at : at + rng.choice([1, 16, 200])]
         elif way == 4:
-            data[start:end] = rng.choice([b"\x00", b"\xff\xfe", b"\n", b"\r\n", b'"', b"{", b"[" * 3000, b"1e999", b"NaN"])
+            data[start:end] = rng.choice(
+                [b"\x00", b"\xff\xfe", b"\n", b"\r\n", b'"', b"{", b"[" * 3000, b"1e999", b"NaN"]
+            )
         else:
             del data[start:]
     return bytes(data)

@@ -6,7 +6,6 @@ random with a fixed seed. A file is read, or refused in one line; what was read 
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import re
@@ -15,17 +14,15 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from fuzzing import CORPUS, SEED, TRIED, budget, mutated_bytes, mutated_json, mutated_lines, one_line, strict_json
-from safetensors.torch import save
 
 from lora_drop import trace as t
 from lora_drop.adapters import CONFIG_NAME, WEIGHTS_NAME, AdapterBank
 from lora_drop.chrome import chrome_trace
 from lora_drop.cli import main
+from lora_drop.config import LoraDropConfig
 from lora_drop.errors import LoraDropError
 from lora_drop.session import Request, run
-from lora_drop.config import LoraDropConfig
 from lora_drop.ui import replay
 from lora_drop.ui.callbacks import Callbacks
 
@@ -99,3 +96,74 @@ def test_a_mutated_trace_is_read_or_refused(path, calls, tmp_path, capsys):
     rng = random.Random(f"{path.stem} {SEED}")
     for _ in range(budget(60 if path.stem.startswith("good_") else 12)):
         shown(mutated_lines(raw, rng, others), calls, tmp_path, capsys)
+
+
+def taken(folder: Path, loaded) -> bool:
+    """Read an adapter folder and run with it; False if it was refused. What runs gives a trace that reads."""
+    TRIED["adapters"] += 1
+    started = time.monotonic()
+    config = LoraDropConfig(period=3, drop_layers=(2, 4), adapters=str(folder))
+    request = Request("Why?", config, max_new_tokens=3, temperature=1.0, ignore_eos=True)
+    try:
+        AdapterBank.load(folder)
+        records = list(run(loaded, request))
+    except LoraDropError as error:
+        assert str(folder.parent) not in one_line(error)
+        return False
+    finally:
+        assert time.monotonic() - started < LONGEST
+    lines = "".join(map(t.write_line, records))
+    for line in lines.splitlines():
+        strict_json(line)
+    assert len(t.parse_trace(lines.encode()).steps["lora_drop"]) == 3
+    return True
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working directory of its own: a pickle of the corpus that is opened leaves a file in it."""
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    assert not (tmp_path / "hacked").exists(), "code of a file was executed"
+
+
+@pytest.mark.parametrize("path", BANKS, ids=lambda path: path.name)
+def test_an_adapter_folder_of_the_corpus(path, tiny, here, capsys):
+    assert all(file.stat().st_size < 20_000 for file in path.iterdir())
+    is_good = path.name.startswith("good")
+    assert taken(path, tiny) == is_good
+    argv = ["run", "--prompt", "Why?", "--model", "random:tiny-llama", "--dtype", "float32", "--device", "cpu"]
+    code = main([*argv, "--drop-layers", "2,4", "--max-new-tokens", "3", "--adapters", str(path), "--json"])
+    captured = capsys.readouterr()
+    if is_good:
+        assert code == 0 and strict_json(captured.out) and captured.err == ""
+    else:
+        assert code == 2 and captured.out == ""
+        assert captured.err.startswith("lora_drop: ") and one_line(captured.err.removesuffix("\n"))
+
+
+@pytest.mark.parametrize("path", BANKS, ids=lambda path: path.name)
+def test_a_mutated_adapter_folder_is_taken_or_refused(path, tiny, here):
+    rng = random.Random(f"{path.name} {SEED}")
+    others = [file.read_bytes() for bank in BANKS for file in sorted(bank.iterdir())]
+    for _ in range(budget(25 if path.name.startswith("good") else 6)):
+        shutil.rmtree(here / "bank", ignore_errors=True)
+        folder = Path(shutil.copytree(path, here / "bank"))
+        file = folder / rng.choice([CONFIG_NAME, CONFIG_NAME, WEIGHTS_NAME])
+        if file.exists() and not (file.name == CONFIG_NAME and mutate_config(file, rng)):
+            file.write_bytes(mutated_bytes(file.read_bytes(), rng, others))
+        taken(folder, tiny)
+
+
+def mutate_config(file: Path, rng: random.Random) -> bool:
+    """Change a config as JSON; False if it is none, or the lot falls on its bytes."""
+    try:
+        value = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    if rng.random() < 0.2:
+        return False
+    for _ in range(rng.choice([1, 1, 3])):
+        value = mutated_json(value, rng)
+    file.write_text(json.dumps(value))
+    return True
