@@ -153,9 +153,8 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tens
     """The next token (B, 1) from logits (B, V)."""
     if sampling.temperature == 0:
         return logits.argmax(-1, keepdim=True)
-    logits = (
-        logits.float().nan_to_num()
-    )  # adapters may overflow; to draw from what is left beats a fault on the device
+    # Adapters may make the logits overflow: a draw from what is left of them, where the device would fault on NaN.
+    logits = logits.float().nan_to_num()
     # From the largest down, and by no less than MIN_TEMPERATURE: nothing overflows however small the temperature is.
     probs = ((logits - logits.amax(-1, keepdim=True)) / max(sampling.temperature, MIN_TEMPERATURE)).softmax(-1)
     if sampling.top_p < 1:
