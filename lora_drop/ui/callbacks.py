@@ -314,8 +314,8 @@ class Callbacks:
                 top_p=top_p,
                 seed=whole(seed),
                 view=view,
-                audit=audit,
-                ignore_eos=ignore_eos,
+                audit=bool(audit),
+                ignore_eos=bool(ignore_eos),
                 compare=compare or None,
             )
             with closing(self.run(wanted, stop)) as records:
