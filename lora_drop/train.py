@@ -111,6 +111,8 @@ def read_texts(
     tokens: list[list[int]] = []
     unused = dict.fromkeys(turns or ())
     for path in paths:
+        if path.is_char_device():
+            raise LoraDropError(f"{path.name} is a device, and reading one may never end: give a file.")
         try:
             content = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:

@@ -1,0 +1,406 @@
+"""Everything that a stranger can reach, given what a stranger may send: the API, the page's functions, the command
+line, prompts, names of files, and the addresses of a running app.
+
+Each call ends as its contract says: a result that is plain JSON, or one line. Nothing is executed, nothing becomes a
+special token, no file of the machine is read or written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import json
+import re
+import shutil
+import sys
+import time
+from types import SimpleNamespace
+
+import gradio as gr
+import orjson
+import pytest
+from fuzzing import CORPUS, HOSTILE, TRIED, anything, one_line, profile, strict_json, texts
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_drop import bundled as bundled_model
+from lora_drop import models
+from lora_drop.cli import _parser, main
+from lora_drop.config import COMPARISONS, KV_RULES, PARTS, PRESETS, REUSE_RULES
+from lora_drop.errors import LoraDropError
+from lora_drop.models import ByteTokenizer, encode_prompt, encode_text
+from lora_drop.trace import parse_trace
+from lora_drop.ui import replay
+from lora_drop.ui.callbacks import Callbacks, Stops
+from lora_drop.ui.components import ASSETS
+from lora_drop.ui.safe_zone import SafeZone
+
+VISITOR = SimpleNamespace(session_hash="visitor")
+UPDATES = 3  # of a run are read, then it is left: whatever was asked for, a test takes little time
+
+
+def usually(*fitting, otherwise=anything):
+    """One of the values that fit, three times out of four."""
+    fits = st.sampled_from(fitting)
+    return st.one_of(fits, fits, fits, otherwise)
+
+
+RULES = {
+    "preset": usually(None, *PRESETS),
+    "period": usually(1, 2, 3, 4, 5.0, 10**6),
+    "layers": usually(None, "1-4", "3-5"),
+    "drop_ratio": usually(0, 0.25, 0.5, 1.0),
+    "reuse": usually(*REUSE_RULES),
+    "part": usually(*PARTS),
+    "kv": usually(*KV_RULES),
+    "drop_layers": usually(None, "", "2,4"),
+    "adapters": usually("auto", "none"),
+    "max_new_tokens": usually(1, 2, 6, 100),
+    "refresh_entropy": usually(None, 0, 4.5),
+    "refresh_norm": usually(None, 0, 0.5),
+}
+SETTINGS = RULES | {
+    "temperature": usually(0, 0.7, 1e-9, 100),
+    "top_p": usually(0.5, 1),
+    "seed": usually(0, 5, 2**63 - 1),
+    "view": usually("race", "lock-step"),
+    "audit": usually(True, False),
+    "ignore_eos": usually(True, False),
+    "lanes": usually("both", "baseline", "lora-drop"),
+    "compare": usually(None, *COMPARISONS),
+}
+prompts = st.one_of(texts, texts, anything)
+
+
+@pytest.fixture
+def calls(tiny, monkeypatch):
+    """The page's functions; a replay without its scripts, which are the same in each and megabytes."""
+    monkeypatch.setattr(replay, "_scripts", lambda: "")
+    return Callbacks(tiny)
+
+
+def refused(error: gr.Error) -> None:
+    """What Gradio sends of a mistake is one line that its encoder takes."""
+    one_line(error.message)
+    orjson.dumps(error.message)
+    assert not error.print_exception
+
+
+# ---- the API --------------------------------------------------------------------------------------------------------
+
+
+@profile(150)
+@given(prompt=prompts, options=st.fixed_dictionaries({}, optional=SETTINGS))
+def test_generate_runs_or_refuses_in_one_line(calls, prompt, options):
+    TRIED["generate"] += 1
+    try:
+        with contextlib.closing(calls.generate(prompt, **options)) as updates:
+            seen = list(itertools.islice(updates, UPDATES))
+    except gr.Error as error:
+        refused(error)
+        return
+    orjson.dumps(seen)
+    for line in seen[-1].splitlines():
+        strict_json(line)
+    assert parse_trace(seen[-1].encode()).header.prompt == prompt
+
+
+@profile(250)
+@given(prompt=prompts, options=st.fixed_dictionaries({}, optional=RULES))
+def test_estimate_answers_or_refuses_in_one_line(calls, prompt, options):
+    TRIED["estimate"] += 1
+    try:
+        answer = calls.estimate(prompt, **options)
+    except gr.Error as error:
+        refused(error)
+        return
+    strict_json(orjson.dumps(answer).decode())
+    assert answer["bound"] >= 0.9 and 0 <= answer["kv_bytes"] <= answer["kv_bytes_baseline"]
+
+
+@profile(150)
+@given(text=st.one_of(anything, st.text().map(lambda text: '{"type":"header"' + text)))
+def test_replay_refuses_what_is_no_trace(calls, text):
+    TRIED["replay"] += 1
+    with pytest.raises(gr.Error) as caught:
+        calls.replay(text)
+    refused(caught.value)
+
+
+@profile(150)
+@given(prompt=anything, run_id=anything, kind=st.one_of(st.sampled_from(["trace", "chrome", "html"]), anything))
+def test_the_page_s_small_functions_answer_whatever_they_get(calls, prompt, run_id, kind):
+    TRIED["small functions"] += 1
+    count = calls.count_tokens(prompt)
+    assert count is None or (isinstance(prompt, str) and 0 < count <= 4 * len(prompt) + 1)
+    assert set(calls.export_run(run_id, kind)) == {"error"}
+    kept, lines = calls.traces.begin()
+    lines += (CORPUS / "traces" / "good_bare.jsonl").read_text().splitlines(keepends=True)
+    answer = calls.export_run(kept, kind)
+    orjson.dumps(answer)
+    assert set(answer) == ({"name", "text"} if kind in ("trace", "chrome", "html") else {"error"})
+
+
+PAGE = {
+    "compare": usually("", *COMPARISONS),
+    "prompt": st.one_of(st.none(), texts),
+    "period": SETTINGS["period"],
+    "layers": st.one_of(st.just((1, 4)), st.tuples(st.integers(), st.integers())),
+    "drop_ratio": SETTINGS["drop_ratio"],
+    "drop_layers": usually("", "2,4", otherwise=texts),
+    "reuse": st.sampled_from([*REUSE_RULES, None]),
+    "part": st.sampled_from([*PARTS, None]),
+    "kv": st.sampled_from([*KV_RULES, None]),
+    "refresh_entropy": usually("", "4.5", otherwise=texts),
+    "refresh_norm": usually("", "0.5", otherwise=texts),
+    "adapters": st.sampled_from(["auto", "none", None]),
+    "max_new_tokens": SETTINGS["max_new_tokens"],
+    "temperature": SETTINGS["temperature"],
+    "top_p": SETTINGS["top_p"],
+    "seed": SETTINGS["seed"],
+    "view": st.sampled_from(["race", "lock-step", None]),
+    "audit": SETTINGS["audit"],
+    "ignore_eos": SETTINGS["ignore_eos"],
+}
+
+
+@profile(250)
+@given(controls=st.fixed_dictionaries(PAGE))
+def test_the_run_button_ends_with_a_status_line(calls, controls):
+    """The controls' values as Gradio hands them on: of a list checked by it, of a slider or a number by nobody."""
+    TRIED["run button"] += 1
+    with contextlib.closing(calls.run_page(**controls, request=VISITOR)) as updates:
+        seen = list(itertools.islice(updates, UPDATES))
+    for view, status, _ in seen:
+        assert status["kind"] in ("running", "done", "error")
+        assert "inside the app" not in one_line(status["text"])
+        orjson.dumps(status)
+        if isinstance(view, str):
+            for line in view.splitlines():
+                strict_json(line)
+    assert len(calls.stops) == 0, "a run that was left is released"
+
+
+@profile(60)
+@given(
+    ratios=usually("0.25,0.5", "1", otherwise=anything),
+    periods=usually("2,4", "3", otherwise=anything),
+    rules=st.tuples(usually(*REUSE_RULES), usually(*PARTS), usually("auto", "none")),
+    shown=st.tuples(st.one_of(st.none(), texts), texts),
+)
+def test_the_safe_zone_measures_or_refuses_in_one_line(tiny, ratios, periods, rules, shown):
+    TRIED["safe zone"] += 1
+    zone = SafeZone(tiny, None, Stops())
+    zone._pairs = lambda should_stop: iter([[("Why?", "So.")]])  # what the tiny model would write first is no matter
+    with contextlib.closing(zone.run_page(ratios, periods, *rules, "agreement", None, VISITOR)) as updates:
+        for progress, *_ in itertools.islice(updates, 2):
+            assert "inside the app" not in one_line(progress["text"])
+            orjson.dumps(progress)
+    assert len(zone.stops) == 0
+    assert all(isinstance(figure, str) for figure in zone.show(*shown, None))
+
+
+# ---- prompts --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """The real one of the bundled model."""
+    from transformers import AutoTokenizer
+
+    loaded = AutoTokenizer.from_pretrained(str(bundled_model.ensure()), local_files_only=True)
+    loaded.model_max_length = sys.maxsize
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def special(tokenizer):
+    """The strings that the tokenizer turns into one token each."""
+    return tokenizer.get_added_vocab()
+
+
+def pieces(data, special: dict[str, int]) -> str:
+    """A text of special tokens, halves of them, and anything else."""
+    names = st.sampled_from(sorted(special))
+    half = st.tuples(names, st.integers(0, 12)).map(lambda name: name[0][: name[1]])
+    return "".join(
+        data.draw(st.lists(st.one_of(names, half, texts, st.sampled_from(["\n", " ", "<", "|>"])), max_size=8))
+    )
+
+
+@pytest.fixture(scope="module")
+def known(tokenizer):
+    """Does the vocabulary have all bytes of a character?"""
+    return functools.cache(
+        lambda sign: sign in "\n\ud800\udc00" or tokenizer.decode(encode_text(tokenizer, sign)) == sign
+    )
+
+
+@profile(250)
+@given(data=st.data())
+def test_nothing_that_is_typed_becomes_a_special_token(tokenizer, special, known, data):
+    TRIED["prompts"] += 1
+    ids = set(special.values())
+    # The vocabulary lacks some bytes (of controls, and of planes without characters): what it cannot say is left out.
+    prompt = "".join(sign for sign in pieces(data, special) if sign.isascii() and sign.isprintable() or known(sign))
+    text = prompt.encode("utf-8", "replace").decode()
+    plain = encode_text(tokenizer, prompt)
+    assert not ids & set(plain) and tokenizer.decode(plain, clean_up_tokenization_spaces=False) == text
+    if not prompt.strip():
+        with pytest.raises(LoraDropError):
+            encode_prompt(tokenizer, prompt)
+        return
+    encoded = encode_prompt(tokenizer, prompt)
+    around = [token for token in encode_prompt(tokenizer, "Hi") if token in ids]
+    assert [token for token in encoded if token in ids] == around, "the template's own, and no other"
+    assert text in tokenizer.decode(encoded, clean_up_tokenization_spaces=False)
+
+
+@profile(60)
+@given(prompt=texts)
+def test_the_byte_tokenizer_takes_any_text_as_bytes(prompt):
+    TRIED["prompts"] += 1
+    assert all(0 <= token < 256 for token in ByteTokenizer().encode(prompt, add_special_tokens=False))
+
+
+@pytest.mark.parametrize("piece", ["a", "\n!", "<|im_end|>", "\x00", "\ud800", "😀"])
+def test_a_megabyte_is_encoded_in_seconds_or_refused(tokenizer, special, calls, piece):
+    TRIED["prompts"] += 1
+    prompt = "Hi" + piece * (2**20 // len(piece.encode("utf-8", "replace")))
+    started = time.monotonic()
+    encoded = encode_prompt(tokenizer, prompt)
+    assert sum(token in special.values() for token in encoded) == sum(
+        token in special.values() for token in encode_prompt(tokenizer, "Hi")
+    )
+    assert calls.count_tokens(prompt) is None, "not counted while it is typed"
+    with pytest.raises(gr.Error, match="has a context of") as caught:
+        list(calls.generate(prompt))
+    refused(caught.value)
+    assert time.monotonic() - started < 60
+
+
+# ---- the command line -----------------------------------------------------------------------------------------------
+
+TINY = ["--model", "random:tiny-llama", "--device", "cpu", "--dtype", "float32"]
+DATA = ["--data", "pairs.jsonl", "--prompt-field", "q", "--target-field", "a", "--limit", "1"]
+# Of each command, the least that it can be asked to do; an option given once more takes the place of the first.
+COMMANDS = {
+    "run": ["--prompt", "Hi", *TINY, "--max-new-tokens", "2"],
+    "evaluate": [*DATA, *TINY],
+    "adaptive": [*DATA, *TINY, "--quantiles", "0.5", "--triggers", "entropy"],
+    "sweep": [*DATA, *TINY, "--drop-ratios", "0.5", "--periods", "2", "--out", "swept"],
+    "presets": [*DATA, *TINY, "--out", "measured"],
+    "sweep-figures": ["swept", "--out", "drawn"],
+    "recommend": ["swept/sweep.json", "--min-agreement", "0"],
+    "bench": [*TINY, "--prompt-tokens", "2", "--new-tokens", "3", "--rounds", "1", "--no-hf"],
+    "benchmark": ["--data-dir", "tasks", "--out", "scores", *TINY, "--limit", "1", "--max-new-tokens", "2"],
+    "drop-order": ["--data", "text.txt", *TINY, "--windows", "1", "--count", "1"],
+    "train": [
+        *("--data", "text.txt", *TINY, "--out", "bank", "--max-tokens", "1", "--length", "16"),
+        *("--batch-size", "1", "--rank", "1", "--fit-batches", "0"),
+    ],
+    "replay": ["run.jsonl"],
+}
+SLOW = {"presets", "bench"}  # a whole run of them takes seconds
+WRITES = {"--out", "--trace", "--html", "--chrome"}
+UNBOUNDED = {"--rounds", "--max-tokens", "--self-generate"}  # who asks for a million rounds may wait for them
+WORDS = [word for word in HOSTILE if "\x00" not in word]  # no program can be given a null byte
+NUMBERS = [
+    "-1",
+    "0",
+    "1",
+    "2",
+    "0.5",
+    "-0.0",
+    "1e-9",
+    "1e3",
+    "nan",
+    "inf",
+    "-inf",
+    "5000",
+    "1_0",
+    str(2**63),
+    str(10**30),
+]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with what the commands read; the only one that they may write to."""
+    folder = tmp_path_factory.mktemp("outer") / "workplace"
+    folder.mkdir()
+    pairs = [{"q": "Why is the sky blue?", "a": "It scatters light."}, {"q": "Why?", "a": "So."}]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    (folder / "text.txt").write_text("The sky is blue because the air scatters light. " * 40)
+    (folder / "tasks" / "hellaswag").mkdir(parents=True)
+    (folder / "swept").mkdir()
+    shutil.copy(ASSETS / "sweeps" / "sweep.json", folder / "swept")
+    shutil.copy(CORPUS / "traces" / "good_three_lanes.jsonl", folder / "run.jsonl")
+    return folder
+
+
+def ends_well(argv: list[str], capsys) -> int:
+    """The exit code: 0, or 2 with one line on stderr and nothing on stdout."""
+    TRIED["command line"] += 1
+    code = main(argv)
+    captured = capsys.readouterr()
+    if code:
+        assert code == 2 and captured.out == "", (argv, captured)
+        last = [line for line in captured.err.splitlines() if not PROGRESS.match(line)]
+        assert len(last) == 1 and last[0].startswith("lora_drop: "), (argv, captured)
+        one_line(last[0])
+    assert "Traceback" not in captured.err
+    return code
+
+
+PROGRESS = re.compile(r"\d+ of \d+ |note: |warm-up|round \d|bandwidth|\r|\d+ \(KL |\s*\d+%|.*\bbatch/s|.*records?/s|$")
+
+
+def options_of(command: str) -> list[str]:
+    """All options of a command, and its positional argument as an empty name."""
+    commands = next(action for action in _parser()._actions if action.choices)
+    actions = [action for action in commands.choices[command]._actions if action.dest != "help"]
+    return ["" if not action.option_strings else action.option_strings[0] for action in actions]
+
+
+@pytest.fixture
+def offline(monkeypatch, workplace):
+    """In the workplace; a model that is named after nothing is looked for on this machine alone."""
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr(models, "_hub_answers", lambda name: False)
+
+
+@pytest.mark.parametrize("command", [*COMMANDS])
+def test_any_word_for_any_option_runs_or_is_refused_in_one_line(command, workplace, offline, capsys):
+    @profile(100 if command == "run" else 20 if command not in SLOW else 8)
+    @given(data=st.data())
+    def try_one(data):
+        option = data.draw(st.sampled_from(options_of(command)), "option")
+        value = data.draw(st.one_of(st.sampled_from([*WORDS, *NUMBERS]), words), "value")
+        if option in WRITES:
+            value = value.replace("/", "").replace("..", "") or "x"
+        if option in UNBOUNDED and value.strip().isdecimal():
+            value = "2"
+        base = COMMANDS[command]
+        if option == "" and command in ("sweep-figures", "recommend", "replay"):
+            ends_well([command, "--", value] if command == "replay" else [command, *base[1:], "--", value], capsys)
+        else:
+            ends_well([command, *base, *([f"{option}={value}"] if option else [value])], capsys)
+
+    outside = set(workplace.parent.iterdir())
+    try_one()
+    assert set(workplace.parent.iterdir()) == outside and not [*workplace.rglob("hacked")]
+
+
+words = st.text(alphabet=st.characters(exclude_characters="\x00"), max_size=20)
+
+
+@profile(60)
+@given(
+    argv=st.lists(st.one_of(st.sampled_from([*COMMANDS, "--json", "--prompt", "--model", *WORDS]), words), max_size=5)
+)
+def test_any_words_are_no_command(argv, offline, capsys):
+    argv = [word for word in argv if word not in ("-h", "--help")]
+    if argv[:1] not in (["run"], ["bench"]):  # these go on to the bundled model
+        ends_well(argv, capsys)
