@@ -9,31 +9,41 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import http.client
 import itertools
 import json
+import os
+import pickle
 import re
 import shutil
+import socket
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import gradio as gr
 import orjson
 import pytest
+import torch
 from fuzzing import CORPUS, HOSTILE, TRIED, anything, one_line, profile, strict_json, texts
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_drop import bundled as bundled_model
 from lora_drop import models
+from lora_drop.adapters import AdapterBank
 from lora_drop.cli import _parser, main
 from lora_drop.config import COMPARISONS, KV_RULES, PARTS, PRESETS, REUSE_RULES
 from lora_drop.errors import LoraDropError
-from lora_drop.models import ByteTokenizer, encode_prompt, encode_text
-from lora_drop.trace import parse_trace
+from lora_drop.models import ByteTokenizer, encode_prompt, encode_text, load_model
+from lora_drop.trace import parse_trace, read_trace
 from lora_drop.ui import replay
 from lora_drop.ui.callbacks import Callbacks, Stops
-from lora_drop.ui.components import ASSETS
+from lora_drop.ui.components import ASSETS, plotly_script
+from lora_drop.ui.layout import build_app, launch
 from lora_drop.ui.safe_zone import SafeZone
 
 VISITOR = SimpleNamespace(session_hash="visitor")
@@ -404,3 +414,288 @@ def test_any_words_are_no_command(argv, offline, capsys):
     argv = [word for word in argv if word not in ("-h", "--help")]
     if argv[:1] not in (["run"], ["bench"]):  # these go on to the bundled model
         ends_well(argv, capsys)
+
+
+# ---- files: weights, names, paths -----------------------------------------------------------------------------------
+
+
+class Opened(Exception):
+    """A pickle was opened."""
+
+
+@pytest.fixture
+def no_pickles(monkeypatch):
+    """Fails the test if anything opens a pickle, by whatever way."""
+
+    def opened(*args, **kwargs):
+        raise Opened
+
+    for module, name in ((torch, "load"), (pickle, "load"), (pickle, "loads"), (pickle, "Unpickler")):
+        monkeypatch.setattr(module, name, opened)
+
+
+PICKLES = ("pytorch_model.bin", "adapter_model.bin", "adapter_model.pt", "model.pt", "weights.pkl", "model.ckpt")
+
+
+def kinds(error: BaseException | None) -> Iterator[type]:
+    while error is not None:
+        yield type(error)
+        error = error.__cause__ or error.__context__
+
+
+def test_pickled_weights_are_never_opened(tiny, tmp_path, no_pickles):
+    """Instead of safetensors they are refused, beside them they are ignored: of models and of adapters."""
+    model = tmp_path / "model"
+    tiny.model.save_pretrained(model)
+    evil = b"cposix\nsystem\n(S'touch hacked'\ntR."
+    for name in PICKLES:
+        (model / name).write_bytes(evil)
+    (model / "pytorch_model.bin.index.json").write_text('{"weight_map": {"x": "pytorch_model.bin"}}')
+    with pytest.raises(LoraDropError, match="its tokenizer cannot be loaded") as caught:  # it has none, but weights
+        load_model(str(model))
+    assert Opened not in kinds(caught.value)
+    shutil.copytree(
+        bundled_model.ensure(), tmp_path / "real", ignore=shutil.ignore_patterns("*.safetensors", "*.gguf")
+    )
+    for name in PICKLES:
+        (tmp_path / "real" / name).write_bytes(evil)
+    with pytest.raises(LoraDropError, match="no safetensors weights .pickled ones are refused.") as caught:
+        load_model(str(tmp_path / "real"))
+    assert Opened not in kinds(caught.value)
+    for name in ("good_pickle_beside", "bad_pickle_instead", "bad_pickle_by_another_name"):
+        folder = CORPUS / "adapters" / name
+        with contextlib.nullcontext() if name.startswith("good") else pytest.raises(LoraDropError):
+            AdapterBank.load(folder)
+
+
+@profile(80)
+@given(name=st.one_of(texts, st.sampled_from(["..", ".", "~", "~root", "/", "/etc", "/proc/self", "//", "a/../.."])))
+def test_a_model_s_name_leads_nowhere(name, monkeypatch):
+    """A name is bundled, random:, a folder of safetensors, or goes to the Hub; the Hub is asked for no path."""
+    TRIED["names of models"] += 1
+    asked = []
+
+    def answers(hub_id):
+        asked.append(hub_id)
+        raise LoraDropError("not asked in a test.")
+
+    monkeypatch.setattr(models, "_hub_answers", answers)
+    with pytest.raises(LoraDropError) as caught:
+        load_model(name, device="cpu")
+    one_line(caught.value)
+    for hub_id in asked:
+        assert re.fullmatch(r"[\w.-]+(/[\w.-]+)?", hub_id) and not hub_id.startswith((".", "/"))
+
+
+@profile(80)
+@given(name=anything)
+def test_no_visitor_names_a_folder_of_adapters(calls, name):
+    TRIED["names of adapters"] += 1
+    if name in ("auto", "none"):
+        return
+    for call in (calls.generate, calls.estimate):
+        with (
+            pytest.raises(gr.Error, match="adapters must be auto or none")
+            if name is not None
+            else contextlib.nullcontext()
+        ):
+            answer = call("Hi", adapters=name, max_new_tokens=1)
+            assert list(answer)
+
+
+@profile(80)
+@given(name=texts)
+def test_a_trace_s_name_is_told_and_not_followed(calls, name):
+    """The error names the file, never its folder."""
+    TRIED["names of traces"] += 1
+    path = Path("/proc/no-such-folder") / name.replace("/", "_")
+    with pytest.raises(LoraDropError) as caught:
+        read_trace(path)
+    assert "no-such-folder" not in one_line(caught.value) or path.name == "no-such-folder"
+    _, status = calls.open_trace(str(path))
+    assert status == {"kind": "error", "text": str(caught.value)}
+
+
+ENDLESS = {
+    "replay": ["/dev/zero"],
+    "recommend": ["/dev/zero", "--min-agreement", "0"],
+    "train": [*TINY, "--out", "x", "--data", "/dev/zero"],
+    "evaluate": [*TINY, "--prompt-field", "a", "--target-field", "b", "--data", "/dev/zero"],
+}
+
+
+@pytest.mark.parametrize("command", ENDLESS)
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="there is no file without an end here")
+def test_a_file_without_an_end_is_refused(command, offline, capsys):
+    assert ends_well([command, *ENDLESS[command]], capsys) == 2
+
+
+# ---- a running app --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def address(tiny) -> Iterator[tuple[str, int]]:
+    """Host and port of the page, launched as app.py does."""
+    with contextlib.closing(socket.socket()) as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    demo = build_app(tiny)
+    launch(demo, "127.0.0.1", port, block=False)
+    yield "127.0.0.1", port
+    demo.close(verbose=False)
+
+
+def ask(address, target: str, body: bytes | None = None, kind: str = "application/json") -> tuple[int, bytes, dict]:
+    """Status, content and headers of a request whose target goes out letter for letter."""
+    TRIED["addresses"] += 1
+    connection = http.client.HTTPConnection(*address, timeout=60)
+    try:
+        connection.putrequest("GET" if body is None else "POST", target, skip_host=False)
+        if body is not None:
+            connection.putheader("Content-Type", kind)
+            connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body)
+        answer = connection.getresponse()
+        return answer.status, answer.read(2**20), {name.lower(): value for name, value in answer.getheaders()}
+    finally:
+        connection.close()
+
+
+def forms(path: str) -> Iterator[str]:
+    """A path in the ways that an address can write it."""
+    yield path
+    yield quote(path, safe="")
+    yield quote(quote(path, safe=""), safe="")
+    yield path.replace("/", "//")
+    yield path.replace("/", "%2f").replace(".", "%2e")
+    yield "/" + path
+    yield f"{ASSETS}/../../../../../../../../../..{path}"
+    yield f"{ASSETS}/charts.js/../../../../../../../../../../..{path}"
+    yield "/".join([".."] * 12) + path
+    yield "%2e%2e/" * 12 + path.lstrip("/")
+    yield "..%2f" * 12 + path.lstrip("/")
+    yield f"file://{path}"
+
+
+ROOT = ASSETS.parent
+OUTSIDE = {
+    "a file of the system": Path("/etc/passwd"),
+    "the environment": Path("/proc/self/environ"),
+    "the code": ROOT / "app.py",
+    "a file beside the code": ROOT / "pyproject.toml",
+    "an asset that is no script": ASSETS / "live.html",
+    "adapters": next((ASSETS / "adapters").glob("*/*.json")),
+    "another file of a package": plotly_script().parent.parent / "__init__.py",
+}
+
+
+@pytest.mark.parametrize("outside", OUTSIDE)
+def test_a_file_outside_of_the_assets_is_refused(address, outside):
+    path = OUTSIDE[outside]
+    for route in ("/gradio_api/file=", "/file=", "/gradio_api/file/"):
+        for form in forms(str(path)):
+            status, content, _ = ask(address, route + form)
+            assert status in (403, 404), (route, form, status)
+            assert path.read_bytes()[:40] not in content or not path.read_bytes()[:40]
+    assert ask(address, f"/gradio_api/file={path}")[0] == 403
+
+
+def test_the_model_s_cache_and_links_are_refused(address, tmp_path):
+    weights = next(bundled_model.ensure().glob("*.safetensors"))
+    link = tmp_path / "link.js"
+    link.symlink_to("/etc/passwd")
+    back = tmp_path / "assets"
+    back.symlink_to(ASSETS)  # a way to an asset that is not its own
+    for path in (weights, weights.parent, weights.parent / "tokenizer.json", link, back / ".." / "app.py", tmp_path):
+        status, content, _ = ask(address, f"/gradio_api/file={path}")
+        assert status == 403 and len(content) < 300
+
+
+def test_the_assets_are_served_and_nothing_else_beside_them(address):
+    for path in (ASSETS / "charts.js", plotly_script()):
+        status, content, _ = ask(address, f"/gradio_api/file={path}")
+        assert status == 200 and path.read_bytes().startswith(content)
+    for route in ("/static/", "/assets/", "/svelte/", "/gradio_api/custom_component/1/client/component/"):
+        for way in ("../" * 14, "..%2f" * 14, "%2e%2e/" * 14, "%2e%2e%2f" * 14, "..%5c" * 14, "....//" * 14):
+            status, content, _ = ask(address, f"{route}{way}etc/passwd")
+            assert status in (400, 403, 404) and b"root:" not in content
+    for name in ("http://127.0.0.1:{}/", "http://localhost:{}/", "http://[::1]:{}/", "http://0.0.0.0:{}/"):
+        status, content, _ = ask(address, "/gradio_api/file=" + name.format(address[1]))
+        assert status >= 400 and b"LoRA" not in content, "the server asks no server of its own network"
+
+
+def test_an_upload_stays_in_its_folder_and_is_no_page(address, tmp_path):
+    for name in (
+        "../../../evil.html",
+        "/etc/evil.html",
+        "..\\evil.html",
+        "<img src=x>.svg",
+        "a" * 300 + ".html",
+        "\x1b.js",
+    ):
+        body = (
+            f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n'
+            "Content-Type: text/html\r\n\r\n<script>alert(1)</script>\r\n--x--\r\n"
+        ).encode()
+        status, content, _ = ask(address, "/gradio_api/upload", body, "multipart/form-data; boundary=x")
+        assert status < 500
+        if status != 200:
+            continue
+        kept = Path(json.loads(content)[0])
+        assert ".." not in kept.parts and "etc" not in kept.parts[:2] and kept.exists()
+        _, _, headers = ask(address, f"/gradio_api/file={quote(str(kept))}")
+        assert headers["content-disposition"].startswith("attachment") or "html" not in headers["content-type"]
+
+
+BODIES = (
+    b"",
+    b"{",
+    b"null",
+    b"[]",
+    b'{"data": 5}',
+    b'{"data": []}',
+    b'{"data": ["Hi", "no-such-preset"]}',
+    b'{"data": ["Hi", {"a": [1]}]}',
+    b'{"data": ["\\ud800", null, 3]}',
+    b'{"data": ["Hi", null, NaN, null, Infinity]}',
+    b'{"data": ["Hi", null, 1' + b"0" * 400 + b"]}",
+    b'{"data": ["Hi", null, ' + b"9" * 5000 + b"]}",
+    b'{"data": ["Hi", null, 2, "\\ud800-\\udc00"]}',
+    b'{"data": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+    b'{"data": ["' + b"a" * 2**20 + b'"]}',
+    b'{"data": [{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}]}',
+    b'{"data": ["Hi"], "session_hash": "../../x", "fn_index": -1}',
+    b"\xff\xfe\x00",
+)
+
+
+@pytest.mark.parametrize("name", ["generate", "estimate", "replay"])
+def test_any_body_of_a_call_is_answered(address, name, capsys):
+    """The server goes on, says what is wrong in a line where it is the function's to say, and prints no traceback."""
+    for body in BODIES:
+        status, content, _ = ask(address, f"/gradio_api/call/{name}", body)
+        if status == 200:
+            event = json.loads(content)["event_id"]
+            status, content, _ = ask(address, f"/gradio_api/call/{name}/{event}")
+            assert status == 200 and b"event: error" in content or b"event: complete" in content, (
+                body[:60],
+                content[:200],
+            )
+        assert b"Traceback" not in content and b"site-packages" not in content
+    status, content, _ = ask(address, "/gradio_api/call/estimate", b'{"data": ["Hi"]}')
+    event = json.loads(content)["event_id"]
+    assert b"event: complete" in ask(address, f"/gradio_api/call/estimate/{event}")[1]
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_trace_that_is_a_file_of_the_server_is_not_opened(address):
+    """The Open trace button's own call, by number, with a path that nobody uploaded."""
+    config = json.loads(ask(address, "/config")[1])
+    number = next(one["id"] for one in config["dependencies"] if one["api_name"] == "open_trace")
+    for path in ("/etc/passwd", str(ROOT / "app.py"), f"{ASSETS}/../app.py"):
+        data = [{"path": path, "meta": {"_type": "gradio.FileData"}}]
+        body = json.dumps({"data": data, "fn_index": number, "session_hash": "visitor"}).encode()
+        status, content, _ = ask(address, "/gradio_api/queue/join", body)
+        assert status == 200
+        seen = ask(address, "/gradio_api/queue/data?session_hash=visitor")[1]
+        assert b'"success":false' in seen.replace(b" ", b"") and b"root:" not in seen and b"import" not in seen
