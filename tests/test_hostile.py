@@ -469,6 +469,46 @@ def test_pickled_weights_are_never_opened(tiny, tmp_path, no_pickles):
             AdapterBank.load(folder)
 
 
+class Touch:
+    """What a pickle of this would do when it is opened."""
+
+    def __reduce__(self):
+        return os.mkdir, ("hacked",)
+
+
+@pytest.mark.parametrize("state", [Touch(), [], {}, {"revision": 1}, {"revision": Touch()}, b"x", "cut"])
+def test_a_checkpoint_of_someone_else_is_refused(state, tmp_path, monkeypatch, capsys):
+    """Training goes on from a file of torch's: numbers are read from it, and nothing else."""
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("The sky is blue because the air scatters light. " * 40)
+    train = ["train", *COMMANDS["train"]]
+    assert main(train) == 0
+    capsys.readouterr()
+    path = next(Path("bank").rglob("state.pt"))
+    if state == "cut":
+        path.write_bytes(path.read_bytes()[:-200])
+    else:
+        torch.save(state, path)
+    assert ends_well([*train, "--resume"], capsys) == 2
+    assert not Path("hacked").exists()
+
+
+@pytest.mark.parametrize("missing", ["settings", "parameters", "scales", "optimizer", "step"])
+def test_a_checkpoint_without_a_part_is_refused(missing, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("The sky is blue because the air scatters light. " * 40)
+    train = ["train", *COMMANDS["train"]]
+    assert main(train) == 0
+    capsys.readouterr()
+    path = next(Path("bank").rglob("state.pt"))
+    state = torch.load(path, weights_only=True)
+    for value in ([], None, "x"):
+        torch.save(state | {missing: value}, path)
+        assert ends_well([*train, "--resume"], capsys) == 2
+    torch.save({name: value for name, value in state.items() if name != missing}, path)
+    assert ends_well([*train, "--resume"], capsys) == 2
+
+
 @profile(80)
 @given(name=st.one_of(texts, st.sampled_from(["..", ".", "~", "~root", "/", "/etc", "/proc/self", "//", "a/../.."])))
 def test_a_model_s_name_leads_nowhere(name, monkeypatch):
