@@ -20,7 +20,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import quote
@@ -30,7 +30,7 @@ import orjson
 import pytest
 import torch
 from fuzzing import CORPUS, HOSTILE, TRIED, anything, one_line, profile, strict_json, texts
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lora_drop import bundled as bundled_model
@@ -81,7 +81,17 @@ SETTINGS = RULES | {
     "lanes": usually("both", "baseline", "lora-drop"),
     "compare": usually(None, *COMPARISONS),
 }
-prompts = st.one_of(texts, texts, anything)
+prompts = st.one_of(st.just("Hi"), st.just("Hi"), texts, anything)
+
+
+def one_or_two_of(options: dict[str, st.SearchStrategy]) -> st.SearchStrategy[dict]:
+    """One or two of the options, each with a value of its own or with anything: what is wrong is met alone."""
+    one = st.sampled_from(sorted(options)).flatmap(lambda name: st.tuples(st.just(name), options[name] | anything))
+    return st.lists(one, min_size=1, max_size=2).map(dict)
+
+
+# What was found once: values that no dictionary can look up, and numbers that no writer of JSON takes.
+FOUND = ({"compare": ["x"]}, {"preset": ["x"]}, {"preset": {}}, {"period": 10**300}, {"refresh_entropy": 10**300})
 
 
 @pytest.fixture
@@ -89,6 +99,11 @@ def calls(tiny, monkeypatch):
     """The page's functions; a replay without its scripts, which are the same in each and megabytes."""
     monkeypatch.setattr(replay, "_scripts", lambda: "")
     return Callbacks(tiny)
+
+
+def examples(each: Iterable[dict]) -> Callable:
+    """Inputs that are tried each time, before the drawn ones."""
+    return lambda test: functools.reduce(lambda so_far, values: example(**values)(so_far), each, test)
 
 
 def refused(error: gr.Error) -> None:
@@ -102,7 +117,8 @@ def refused(error: gr.Error) -> None:
 
 
 @profile(150)
-@given(prompt=prompts, options=st.fixed_dictionaries({}, optional=SETTINGS))
+@given(prompt=prompts, options=st.fixed_dictionaries({}, optional=SETTINGS) | one_or_two_of(SETTINGS))
+@examples({"prompt": "Hi", "options": found} for found in FOUND)
 def test_generate_runs_or_refuses_in_one_line(calls, prompt, options):
     TRIED["generate"] += 1
     try:
@@ -118,7 +134,8 @@ def test_generate_runs_or_refuses_in_one_line(calls, prompt, options):
 
 
 @profile(250)
-@given(prompt=prompts, options=st.fixed_dictionaries({}, optional=RULES))
+@given(prompt=prompts, options=st.fixed_dictionaries({}, optional=RULES) | one_or_two_of(RULES))
+@examples({"prompt": "Hi", "options": found} for found in FOUND if "compare" not in found)
 def test_estimate_answers_or_refuses_in_one_line(calls, prompt, options):
     TRIED["estimate"] += 1
     try:
@@ -176,8 +193,24 @@ PAGE = {
 }
 
 
+PLAIN = {
+    **{"compare": "", "prompt": "Hi", "period": 3, "layers": (1, 4), "drop_ratio": 1, "drop_layers": ""},
+    **{"reuse": "residual", "part": "block", "kv": "skip", "refresh_entropy": "", "refresh_norm": ""},
+    **{"adapters": "auto", "max_new_tokens": 4, "temperature": 0, "top_p": 1, "seed": 0, "view": "race"},
+    **{"audit": True, "ignore_eos": True},
+}
+# Those that Gradio hands on as they come; it checks a list's, and makes texts of texts.
+FREE = ("compare", "period", "drop_ratio", "max_new_tokens", "temperature", "top_p", "seed", "audit", "ignore_eos")
+
+
 @profile(250)
-@given(controls=st.fixed_dictionaries(PAGE))
+@given(
+    controls=st.fixed_dictionaries(PAGE)
+    | one_or_two_of({name: PAGE[name] for name in FREE}).map(lambda some: PLAIN | some)
+)
+@examples(
+    {"controls": PLAIN | found} for found in ({"audit": float("nan")}, {"compare": ["x"]}, {"ignore_eos": 1e999})
+)
 def test_the_run_button_ends_with_a_status_line(calls, controls):
     """The controls' values as Gradio hands them on: of a list checked by it, of a slider or a number by nobody."""
     TRIED["run button"] += 1
@@ -402,6 +435,32 @@ def test_any_word_for_any_option_runs_or_is_refused_in_one_line(command, workpla
     outside = set(workplace.parent.iterdir())
     try_one()
     assert set(workplace.parent.iterdir()) == outside and not [*workplace.rglob("hacked")]
+
+
+PATHS = [
+    *(
+        ("run", "--trace"),
+        ("run", "--adapters"),
+        ("evaluate", "--data"),
+        ("sweep", "--out"),
+        ("sweep-figures", "--out"),
+    ),
+    *(
+        ("benchmark", "--data-dir"),
+        ("benchmark", "--out"),
+        ("train", "--out"),
+        ("train", "--data"),
+        ("train", "--start"),
+    ),
+    *(("replay", "--html"), ("replay", "--chrome"), ("drop-order", "--data")),
+]
+
+
+@pytest.mark.parametrize(("command", "option"), PATHS)
+def test_a_path_too_long_is_one_line(command, option, offline, capsys):
+    """It is also told where the system only says so when a file is looked for, which was taken for a full disk."""
+    for path in ("a" * 5000, "a/" * 3000):
+        assert ends_well([command, *COMMANDS[command], option, path], capsys) == 2
 
 
 words = st.text(alphabet=st.characters(exclude_characters="\x00"), max_size=20)
