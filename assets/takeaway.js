@@ -5,18 +5,19 @@
   const UNCHANGED = { __type__: "update" }; // Gradio's word for "leave this control alone"
   const MAX_PROMPT = 20000; // characters that a link may carry
   const HASH = 12; // hex digits of a text's sha256 in a link
-  const LANE_NAMES = { baseline: "baseline", lora_drop: "LoRA-Drop", third: "third" };
+  const LANE_NAMES = new Map([["baseline", "baseline"], ["lora_drop", "LoRA-Drop"], ["third", "third"]]);
 
   const isWhole = (low, high) => (text) => {
     const value = /^\d{1,19}$/.test(text) ? Number(text) : NaN;
     return value >= low && value <= high ? value : undefined;
   };
+  // As people and the server write numbers; Number would also take "0x10", which the server does not.
   const isNumber = (low, high) => (text) => {
-    const value = text.trim() === "" ? NaN : Number(text);
+    const value = /^\d{1,30}(\.\d{1,30})?(e[-+]?\d{1,3})?$/.test(text) ? Number(text) : NaN;
     return value >= low && value <= high ? value : undefined;
   };
   const isOne = (...words) => (text) => (words.includes(text) ? text : undefined);
-  const isFlag = (text) => ({ true: true, false: false })[text];
+  const isFlag = (text) => (text === "true" ? true : text === "false" ? false : undefined);
   const isList = (text) => (/^(\d{1,4}(,\d{1,4}){0,999})?$/.test(text) ? text : undefined);
   const isThreshold = (text) => (text === "" || isNumber(0, 1e6)(text) !== undefined ? text : undefined);
   const isRange = (text) => {
@@ -83,7 +84,7 @@
 
   /** The texts of a finished run, by lane, as the first digits of their sha256. */
   const textHashes = (run) =>
-    Object.entries(run.summary.lanes).map(([id, lane]) => `${id}:${lane.text_sha256.slice(0, HASH)}`);
+    Object.entries(run.summary.lanes).map(([id, lane]) => `${id}:${(lane.text_sha256 ?? "").slice(0, HASH)}`);
 
   /** The address that restores a run. */
   function linkOf(run) {
@@ -132,7 +133,7 @@
     if (other.length) text = `Not the link's run: ${other.join(", ")} changed since.`;
     else if (!differs.length) text = "Reproduced: the texts are the link's, to the letter.";
     else {
-      const which = differs.map((id) => LANE_NAMES[id] ?? "another").join(" and ");
+      const which = differs.map((id) => LANE_NAMES.get(id) ?? "another").join(" and ");
       const why = linked.model && linked.model !== model ? " The link was made with another model or other weights." : "";
       text = `Differs from the link: the text of ${which}.${why}`;
     }

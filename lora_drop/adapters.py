@@ -22,6 +22,20 @@ _CONFIG_KEYS = (
     *("base_model_name_or_path", "revision", "num_layers"),
     *("r", "lora_alpha", "reuse", "part", "kv", "layers"),
 )
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _layers(values: Any) -> list[int]:
+    """The layers that a config names; anything else than different whole numbers is a ValueError."""
+    if not isinstance(values, list) or [type(value) for value in values] != [int] * len(values):
+        raise ValueError("layers are no list of whole numbers")
+    if len(set(values)) != len(values) or min(values, default=0) < 0:
+        raise ValueError("layers name one twice, or one below 0")
+    return values
 
 
 @dataclass
@@ -151,7 +165,7 @@ class AdapterBank:
         try:
             config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
             tensors = load_file(folder / WEIGHTS_NAME)
-            layers, rank = [int(i) for i in config["layers"]], int(config["r"])
+            layers, rank = _layers(config["layers"]), int(config["r"])
             a = {i: tensors[f"layers.{i}.lora_A.weight"] for i in layers}
             b = {i: tensors[f"layers.{i}.lora_B.weight"] for i in layers}
             gate = {i: tensors[f"layers.{i}.gate"] for i in layers}
@@ -167,13 +181,14 @@ class AdapterBank:
         if rank < 1 or not math.isfinite(alpha):
             raise LoraDropError(f"the adapters in {name} are broken: rank {rank}, lora_alpha {alpha}.")
         for i in layers:
+            if odd := [t.dtype for t in (a[i], b[i], gate[i]) if t.dtype not in _DTYPES]:
+                kinds = ", ".join(map(_short, _DTYPES))
+                told = f"layer {i} holds {_short(odd[0])} numbers, not {kinds}"
+                raise LoraDropError(f"the adapters in {name} are broken: {told}.")
             if a[i].dim() != 2 or a[i].shape[0] != rank:
                 shape = tuple(a[i].shape)
                 raise LoraDropError(f"the adapters in {name} are broken: layer {i} has A {shape}, not of rank {rank}.")
-            if odd := [t.dtype for t in (a[i], b[i], gate[i]) if not t.is_floating_point()]:
-                kind = str(odd[0]).removeprefix("torch.")
-                raise LoraDropError(f"the adapters in {name} are broken: layer {i} holds {kind} numbers, not floats.")
-            # As bfloat16, which a run may use: float64 reaches further than any, and float8 has no isfinite.
+            # As bfloat16, which a run may use: float64 reaches further.
             if not all(t.to(torch.bfloat16).isfinite().all() for t in (a[i], b[i], gate[i])):
                 raise LoraDropError(f"the adapters in {name} are broken: layer {i} holds NaN or infinity.")
         meta = {k: v for k, v in config.items() if k not in _CONFIG_KEYS}

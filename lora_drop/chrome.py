@@ -45,7 +45,7 @@ def chrome_trace(trace: Trace) -> dict[str, Any]:
         "otherData": {
             "clocks": CLOCKS,
             "model": printable(header.model["id"]),
-            "dtype": header.model["dtype"],
+            "dtype": printable(header.model["dtype"]),
             "device": printable(header.device["name"]),
             "prompt": printable(header.prompt),
             "prompt_tokens": header.prompt_tokens,

@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
@@ -20,7 +21,7 @@ from lora_drop import train_options
 from lora_drop.config import COMPARISONS, KV_RULES, PARTS, PRESETS, REUSE_RULES, presets_for
 from lora_drop.errors import LoraDropError, is_out_of_memory
 from lora_drop.evaluation import benchmark_options
-from lora_drop.options import config_from
+from lora_drop.options import config_from, parse_path
 from lora_drop.schedule import human_bytes
 from lora_drop.trace import TOGETHER, Record, StepRecord, Trace, gather, pace, read_trace, write_line
 
@@ -83,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--compare", help="a third lane: " + ", ".join(COMPARISONS))
     run.add_argument("--audit", action=argparse.BooleanOptionalAction, default=True, help="true drift, KL, agreement")
     run.add_argument("--ignore-eos", action="store_true", help="go on after a stop token")
-    run.add_argument("--trace", type=Path, metavar="FILE.jsonl", help="record the run here, line by line")
+    run.add_argument("--trace", type=parse_path, metavar="FILE.jsonl", help="record the run here, line by line")
     run.add_argument("--json", action="store_true", help="one JSON object on stdout")
     run.set_defaults(command=_run)
 
@@ -119,7 +120,11 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--drop-ratios", metavar="P,P,...", help="default 0.25,0.5,0.75")
     sweep.add_argument("--periods", metavar="W,W,...", help="default 2,4,8")
     sweep.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="gets sweep.csv and sweep.json; goes on where it ended"
+        "--out",
+        type=parse_path,
+        required=True,
+        metavar="DIR",
+        help="gets sweep.csv and sweep.json; goes on where it ended",
     )
     sweep.add_argument("--json", action="store_true", help="one JSON object on stdout")
     sweep.set_defaults(command=_sweep)
@@ -131,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     add_model_options(presets)
     presets.add_argument(
         "--out",
-        type=Path,
+        type=parse_path,
         required=True,
         metavar="DIR",
         help="gets presets.json, samples.json and samples.md; goes on where it ended",
@@ -140,14 +145,16 @@ def _parser() -> argparse.ArgumentParser:
     presets.set_defaults(command=_presets)
 
     figures = commands.add_parser("sweep-figures", help="a sweep as self-contained HTML", allow_abbrev=False)
-    figures.add_argument("folder", type=Path, metavar="DIR", help="where sweep wrote sweep.json")
-    figures.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets heatmaps.html and pareto.html")
+    figures.add_argument("folder", type=parse_path, metavar="DIR", help="where sweep wrote sweep.json")
+    figures.add_argument(
+        "--out", type=parse_path, required=True, metavar="DIR", help="gets heatmaps.html and pareto.html"
+    )
     figures.add_argument("--theme", default="light", help="light (default) or dark")
     figures.add_argument("--json", action="store_true", help="one JSON object on stdout")
     figures.set_defaults(command=_sweep_figures)
 
     choose = commands.add_parser("recommend", help="the fastest setting of a sweep within a limit", allow_abbrev=False)
-    choose.add_argument("sweep", type=Path, metavar="SWEEP.json")
+    choose.add_argument("sweep", type=parse_path, metavar="SWEEP.json")
     choose.add_argument("--min-agreement", type=float, help="least same-top-token share at LoRA steps, e.g. 0.9")
     choose.add_argument("--max-nll-gap", type=float, help="most nats lost over all steps, e.g. 0.1")
     choose.add_argument("--json", action="store_true", help="one JSON object on stdout")
@@ -179,7 +186,9 @@ def _parser() -> argparse.ArgumentParser:
     order = commands.add_parser(
         "drop-order", help="which layers to drop first: a greedy order by measured KL", allow_abbrev=False
     )
-    order.add_argument("--data", type=Path, nargs="+", required=True, metavar="FILE", help="txt, json or jsonl files")
+    order.add_argument(
+        "--data", type=parse_path, nargs="+", required=True, metavar="FILE", help="txt, json or jsonl files"
+    )
     train_options.add_reading_options(order)
     order.add_argument("--windows", type=int, default=10, metavar="N", help="windows of 256 tokens to measure on")
     order.add_argument("--count", type=int, default=12, metavar="N", help="layers to choose")
@@ -193,9 +202,11 @@ def _parser() -> argparse.ArgumentParser:
     training.set_defaults(command=_train)
 
     replay = commands.add_parser("replay", help="read a recorded run and show its figures", allow_abbrev=False)
-    replay.add_argument("trace", type=Path, metavar="TRACE.jsonl")
-    replay.add_argument("--html", type=Path, metavar="OUT.html", help="the run as a page that opens offline")
-    replay.add_argument("--chrome", type=Path, metavar="OUT.json", help="the run for Perfetto and chrome://tracing")
+    replay.add_argument("trace", type=parse_path, metavar="TRACE.jsonl")
+    replay.add_argument("--html", type=parse_path, metavar="OUT.html", help="the run as a page that opens offline")
+    replay.add_argument(
+        "--chrome", type=parse_path, metavar="OUT.json", help="the run for Perfetto and chrome://tracing"
+    )
     replay.add_argument("--json", action="store_true", help="one JSON object on stdout")
     replay.set_defaults(command=_replay)
     return parser
@@ -210,7 +221,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """The options that name prompt and target pairs."""
-    parser.add_argument("--data", type=Path, required=True, metavar="FILE.jsonl")
+    parser.add_argument("--data", type=parse_path, required=True, metavar="FILE.jsonl")
     parser.add_argument("--prompt-field", required=True)
     parser.add_argument("--target-field", required=True)
     parser.add_argument("--limit", type=int, help="only the first N records")
@@ -375,13 +386,13 @@ def _show_run(trace: Trace, as_json: bool) -> None:
         return
     header = trace.header
     model, device = header.model, header.device
-    print(f"{model['id']} ({model['dtype']}) on {device['name']}, {header.prompt_tokens} tokens in")
+    print(_plain(f"{model['id']} ({model['dtype']}) on {device['name']}, {header.prompt_tokens} tokens in"))
     for note in header.sampling.get("notes", []):
-        print(f"note: {note}")
+        print(_plain(f"note: {note}"))
     for lane in header.lanes:
         figures = result[lane["id"]]
         rate = figures["tokens_per_second"]
-        print(f"\n--- {lane['label']}\n{figures['text']}")
+        print(_plain(f"\n--- {lane['label']}\n{figures['text']}"))
         print(
             f"    {len(figures['token_ids'])} tokens, {f'{rate:.1f} tokens/s' if rate else 'no decode step'}, "
             f"KV {human_bytes(figures['kv_bytes'])}"
@@ -405,6 +416,11 @@ def _show_run(trace: Trace, as_json: bool) -> None:
         ("first differing token", result["first_divergence"], "{}"),
     ):
         print(f"{label}: {'-' if value is None else form.format(value)}")
+
+
+def _plain(text: str) -> str:
+    """A text for people to read, without the controls by which it could write elsewhere on their terminal."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", text)
 
 
 def _evaluate(args: argparse.Namespace) -> int:

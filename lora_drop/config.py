@@ -7,12 +7,12 @@ model's number of layers, checks the rest and returns the `Schedule` that every 
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.schedule import Schedule, dropped_layers
+from lora_drop.schedule import MAX_PERIOD, Schedule, dropped_layers
 
 REUSE_RULES = ("state", "anchor", "residual", "skip")
 PARTS = ("block", "attention")
@@ -56,6 +56,8 @@ class LoraDropConfig:
     def __post_init__(self):
         if not _is_int(self.period) or self.period < 1:
             raise LoraDropError(f"period must be a whole number from 1 (the baseline) upwards, got {self.period!r}.")
+        if self.period > MAX_PERIOD:
+            raise LoraDropError(f"period must be at most {MAX_PERIOD:,}, which no run reaches.")
         if isinstance(self.drop_ratio, bool) or not isinstance(self.drop_ratio, (int, float)):
             raise LoraDropError(f"drop_ratio must be a number from 0 to 1, got {self.drop_ratio!r}.")
         if not 0 <= self.drop_ratio <= 1:  # also refuses NaN
@@ -66,7 +68,7 @@ class LoraDropConfig:
         if not isinstance(self.adapters, str) or not self.adapters:
             raise LoraDropError(f"adapters must be auto, none or an adapter folder; got {self.adapters!r}.")
         for name in ("refresh_entropy", "refresh_norm"):
-            _check_threshold(name, getattr(self, name))
+            object.__setattr__(self, name, _threshold(name, getattr(self, name)))
         if self.layers is not None:
             object.__setattr__(self, "layers", _whole_numbers("layers", self.layers))
             if len(self.layers) != 2 or self.layers[0] > self.layers[1]:
@@ -150,10 +152,11 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _check_threshold(name: str, value: Any) -> None:
+def _threshold(name: str, value: Any) -> float | None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if value is not None and not (is_number and 0 <= value < math.inf):  # also refuses NaN
+    if value is not None and not (is_number and 0 <= value <= sys.float_info.max):  # also refuses NaN
         raise LoraDropError(f"{name} must be a finite number from 0 upwards, or left out (off); got {value!r}.")
+    return value and float(value)  # JSON's writers do not all take a whole number of any size
 
 
 def _whole_numbers(name: str, values: Any) -> tuple[int, ...]:

@@ -159,10 +159,10 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tens
     """The next token (B, 1) from logits (B, V)."""
     if sampling.temperature == 0:
         return logits.argmax(-1, keepdim=True)
-    logits = logits.float()
+    # multinomial refuses NaN, and on CUDA faults: of broken logits any token will do, the lane tells of them.
+    logits = logits.float().nan_to_num()
     # From the largest down, and by no less than MIN_TEMPERATURE: nothing overflows however small the temperature is.
     probs = ((logits - logits.amax(-1, keepdim=True)) / max(sampling.temperature, MIN_TEMPERATURE)).softmax(-1)
-    probs = probs.nan_to_num(1.0)  # multinomial refuses NaN: of broken logits any token will do, the lane tells of it
     if sampling.top_p < 1:
         ordered, index = probs.sort(descending=True, stable=True)
         # A token stays if what is before it does not yet fill the nucleus; the most probable one always does.

@@ -1,5 +1,7 @@
 """The one exception a user can cause: its message is one line that says what is wrong and what to do."""
 
+MOST = 600  # characters of a message
+
 
 class LoraDropError(ValueError):
     """A mistake in the input (a setting, a file, a model name), told in one line.
@@ -8,7 +10,11 @@ class LoraDropError(ValueError):
     """
 
     def __init__(self, message: str):
-        super().__init__(" ".join(message.split()))
+        # A message repeats what was given: of any length, with signs that move a terminal's cursor or are no UTF-8.
+        line = " ".join(message.split())
+        if len(line) > MOST:
+            line = f"{line[: MOST // 2]} [...] {line[-MOST // 2 :]}"
+        super().__init__("".join(sign if sign.isprintable() else "\ufffd" for sign in line))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

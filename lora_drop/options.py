@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import os
+from pathlib import Path
 from typing import Any
 
 from lora_drop.config import LoraDropConfig, presets_for
@@ -22,7 +25,7 @@ def config_from(options: Any, model: str) -> LoraDropConfig:
     config = LoraDropConfig()
     if options.preset is not None:
         presets = presets_for(model)
-        if options.preset not in presets:
+        if not isinstance(options.preset, str) or options.preset not in presets:
             raise LoraDropError(f"there is no preset {options.preset!r}; the presets are {', '.join(presets)}.")
         config = presets[options.preset].config
     given = {
@@ -75,6 +78,22 @@ def parse_threshold(name: str, text: str) -> float | None:
         return float(text) if text.strip() else None
     except ValueError:
         raise LoraDropError(f"{name} must be a number, or left empty (off); got {text!r}.") from None
+
+
+def parse_path(text: str) -> Path:
+    """A path of the command line. There need not be such a file, but there could be one.
+
+    Raises:
+        argparse.ArgumentTypeError: the name is too long, or leads where this user may not look.
+    """
+    try:
+        os.lstat(text)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # a null byte is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise argparse.ArgumentTypeError(f"cannot use the path {text[:80]!r}: {reason}") from None
+    return Path(text)
 
 
 def _is_layer(text: str) -> bool:

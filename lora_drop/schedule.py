@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+MAX_PERIOD = 10**9  # longer than any run; JSON's readers do not all take a whole number of any size
 TRIGGERS = ("entropy", "norm")  # what can make an adaptive schedule refresh early
 
 

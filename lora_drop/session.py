@@ -77,7 +77,7 @@ class Request:
             raise LoraDropError(f"view must be one of {', '.join(VIEWS)}; got {self.view!r}.")
         if self.lanes not in LANE_CHOICES:
             raise LoraDropError(f"lanes must be one of {', '.join(LANE_CHOICES)}; got {self.lanes!r}.")
-        if self.compare is not None and self.compare not in COMPARISONS:
+        if self.compare is not None and self.compare not in tuple(COMPARISONS):  # it may be what no dict can look up
             raise LoraDropError(f"compare must be one of {', '.join(COMPARISONS)}; got {self.compare!r}.")
         if self.compare is not None and self.lanes != "both":
             raise LoraDropError("compare adds a third lane to both others: leave lanes at both.")

@@ -11,19 +11,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.schedule import TRIGGERS, average_period
+from lora_drop.schedule import MAX_PERIOD, TRIGGERS, average_period
 
 FORMAT = "lora-drop-trace"
 VERSION = 1
 KINDS = ("prefill", "refresh", "lora")
 MAX_TRACE_BYTES = 64 * 2**20  # about 100,000 steps
+MAX_LANES = 16  # reading a trace, and the page, look through the lanes at every step
+MAX_DEPTH = 8  # of objects and lists in a header: more than any has, and far less than what copying them can take
+LARGEST = 1e300  # of a number: what is computed from those that a run can write stays finite
 TOGETHER = ("speedup", "bound", "kv_saved", "first_divergence", "top1_agreement")  # of a lane beside the baseline
+TAKEN = (*TOGETHER, "config", "device")  # no lane is called so: `run`'s JSON object has these words beside its lanes
 
 
 @dataclass(frozen=True)
@@ -219,11 +224,12 @@ def read_trace(path: str | Path) -> Trace:
     """
     path = Path(path)
     try:
-        if path.stat().st_size > MAX_TRACE_BYTES:
-            raise LoraDropError(f"{path.name} is larger than {MAX_TRACE_BYTES // 2**20} MiB, too large to read.")
-        raw = path.read_bytes()
-    except OSError as error:
-        raise LoraDropError(f"cannot read the trace {path.name}: {error.strerror or error}.") from None
+        with path.open("rb") as file:
+            raw = file.read(MAX_TRACE_BYTES + 1)  # asked for its size, a device or a pipe would say 0
+    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+        raise LoraDropError(f"cannot read the trace {path.name}: {getattr(error, 'strerror', error)}.") from None
+    if len(raw) > MAX_TRACE_BYTES:
+        raise LoraDropError(f"{path.name} is larger than {MAX_TRACE_BYTES // 2**20} MiB, too large to read.")
     return parse_trace(raw, path.name)
 
 
@@ -242,7 +248,7 @@ def parse_trace(raw: bytes, name: str = "the trace") -> Trace:
         cut = i > len(lines)
         try:
             record = _parse(line)
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             if cut and trace is not None:
                 break  # the run was ended while it wrote this line
             reason = error if isinstance(error, LoraDropError) else "this is not a line of a LoRA-Drop trace."
@@ -282,13 +288,7 @@ def _parse(line: bytes) -> Record:
 def _check(record: Record) -> None:
     """Refuse values that a report, a figure or the page could not show; a missing key raises KeyError."""
     if isinstance(record, Header):
-        lanes, model = record.lanes, record.model
-        ids = [lane["id"] for lane in lanes]
-        ok = ids and _all(str, *ids, *(lane["label"] for lane in lanes)) and len(set(ids)) == len(ids)
-        ok = ok and _all(list, *(lane["config"].setdefault("dropped", []) for lane in lanes))
-        ok = ok and _all(str, record.prompt, model["id"], model["dtype"], record.device["name"])
-        ok = ok and _all(dict, record.sampling, record.software) and _all(list, record.sampling.get("notes", []))
-        ok = ok and _is_count(model["layers"], 1, 10_000) and _is_count(record.prompt_tokens, 0, 10**8)
+        ok = _is_plain(vars(record)) and _fits_header(record)
     elif isinstance(record, StepRecord):
         ok = record.kind in KINDS and _all(str, record.lane, record.text) and _is_count(record.step, 0, 10**7)
         ok = ok and _is_count(record.token_id, 0, 2**31) and _is_count(record.kv_bytes, 0, 2**53)
@@ -311,8 +311,49 @@ def _check(record: Record) -> None:
         ok = all(map(_is_number_or_none, numbers))
         for key, most in (("kv_bytes", 2**53), ("refreshes", 10**7)):
             ok = ok and all(_is_count(lane.get(key, 0), 0, most) for lane in record.lanes.values())
+        ok = ok and _all(str, *(lane.get("text_sha256", "") for lane in record.lanes.values()))
+        ok = ok and _is_plain(record.lanes)
     if not ok:
         raise LoraDropError(f"a value of this {record.type} is not one that a run writes.")
+
+
+def _fits_header(record: Header) -> bool:
+    lanes, model, sampling = record.lanes, record.model, record.sampling
+    ids = [lane["id"] for lane in lanes]
+    ok = _all(str, *ids, *(lane["label"] for lane in lanes)) and len(set(ids)) == len(ids) <= MAX_LANES
+    # A lane is a word that `run`'s JSON object has beside its own words.
+    ok = ok and ids and all(re.fullmatch(r"[a-z][a-z0-9_]{0,31}", lane) and lane not in TAKEN for lane in ids)
+    ok = ok and _all(str, record.prompt, model["id"], model["dtype"], record.device["name"])
+    ok = ok and _all(dict, sampling, record.software) and _all(list, sampling.get("notes", []))
+    ok = ok and _is_count(model["layers"], 1, 10_000) and _is_count(record.prompt_tokens, 0, 10**8)
+    ok = ok and _is_count(record.seed, 0, 2**63 - 1) and _is_count(model.get("kv_bytes_per_token", 0), 0, 2**53)
+    ok = ok and _is_count(sampling.get("max_new_tokens", 1), 1, 10**7)
+    shape = model.get("shape") or {}
+    ok = ok and isinstance(shape, dict) and all(isinstance(n, bool) or _is_number(n) for n in shape.values())
+    return ok and all(_fits_config(lane["config"], model["layers"]) for lane in lanes)
+
+
+def _fits_config(config: dict[str, Any], layers: int) -> bool:
+    """A lane's settings, as far as it tells them; without `dropped` it drops nothing."""
+
+    def are_layers(name: str) -> bool:
+        named = config.get(name) or []
+        return isinstance(named, list) and all(_is_count(layer, 0, layers - 1) for layer in named)
+
+    config.setdefault("dropped", [])
+    ok = isinstance(config["dropped"], list)
+    ok = ok and all(map(are_layers, ("dropped", "corrected", "layers", "drop_layers")))
+    ok = ok and _is_count(config.get("period", 1), 1, MAX_PERIOD) and _is_count(config.get("rank", 0), 0, 2**31)
+    ok = ok and _all(str, *(config.get(name, "") for name in ("reuse", "part", "kv", "adapters")))
+    return ok and all(map(_is_number_or_none, map(config.get, ("drop_ratio", "refresh_entropy", "refresh_norm"))))
+
+
+def _is_plain(value: Any, depth: int = MAX_DEPTH) -> bool:
+    """True if lists and objects are nested no deeper than that, and no number in them is too large to write."""
+    if isinstance(value, (dict, list)):
+        inner = value.values() if isinstance(value, dict) else value
+        return depth > 0 and all(_is_plain(one, depth - 1) for one in inner)
+    return value is None or isinstance(value, (str, bool)) or _is_number(value)
 
 
 def _all(kind: type, *values: Any) -> bool:
@@ -324,7 +365,7 @@ def _is_count(value: Any, low: int, high: int) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST  # no NaN either
 
 
 def _is_number_or_none(value: Any) -> bool:

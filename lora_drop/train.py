@@ -113,6 +113,8 @@ def read_texts(
     tokens: list[list[int]] = []
     unused = dict.fromkeys(turns or ())
     for path in paths:
+        if path.is_char_device():
+            raise LoraDropError(f"{path.name} is a device, and reading one may never end: give a file.")
         try:
             content = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
@@ -562,6 +564,16 @@ class Trainer:
         except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise LoraDropError(f"the checkpoint in {self.out.name} cannot be read: {first}") from None
+        try:
+            self._restore(state)
+        except LoraDropError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError):
+            raise LoraDropError(
+                f"the checkpoint in {self.out.name} is none of train's: start without --resume, in another --out."
+            ) from None
+
+    def _restore(self, state: dict[str, Any]) -> None:
         if state["revision"] != self.loaded.revision:
             raise LoraDropError(f"the checkpoint in {self.out.name} is of another model.")
         mine = dataclasses.asdict(self.settings)
@@ -575,9 +587,9 @@ class Trainer:
             for tensor, saved in zip(self.parameters, state["parameters"], strict=True):
                 tensor.copy_(saved)
         self.scales = {i: Scales(*tensors) for i, tensors in state["scales"].items()}
-        self.fit_tokens = state["fit_tokens"]
+        self.fit_tokens = int(state["fit_tokens"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
+        self.step = int(state["step"])
 
 
 def train(args: argparse.Namespace) -> int:

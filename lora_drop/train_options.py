@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from pathlib import Path
 
 from lora_drop.config import LoraDropConfig
 from lora_drop.errors import LoraDropError
-from lora_drop.options import parse_list
+from lora_drop.options import parse_list, parse_path
 
 
 @dataclass(frozen=True)
@@ -80,13 +79,17 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `train`."""
     defaults = TrainSettings()
-    parser.add_argument("--data", type=Path, nargs="+", default=[], metavar="FILE", help="txt, json or jsonl files")
+    parser.add_argument(
+        "--data", type=parse_path, nargs="+", default=[], metavar="FILE", help="txt, json or jsonl files"
+    )
     add_reading_options(parser)
     parser.add_argument(
         "--self-generate", type=int, default=0, metavar="N", help="also train on N texts that the model writes itself"
     )
-    parser.add_argument("--start", type=Path, metavar="DIR", help="an adapter folder to go on from")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="checkpoints and the adapter folder")
+    parser.add_argument("--start", type=parse_path, metavar="DIR", help="an adapter folder to go on from")
+    parser.add_argument(
+        "--out", type=parse_path, required=True, metavar="DIR", help="checkpoints and the adapter folder"
+    )
     parser.add_argument("--model", default="bundled")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")

@@ -39,3 +39,12 @@ def any_tiny(request) -> LoadedModel:
 def bundled() -> LoadedModel:
     """The real bundled model in float32 on the CPU, fetched into the cache folder if it is not there yet."""
     return load_model("bundled", device="cpu", dtype="float32")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """With LORA_DROP_FUZZ: how many inputs the tests of hostile input tried."""
+    from fuzzing import FACTOR, SEED, TRIED
+
+    if FACTOR and TRIED:
+        counts = ", ".join(f"{name} {count:,}" for name, count in sorted(TRIED.items()))
+        terminalreporter.write_line(f"inputs tried: {sum(TRIED.values()):,} ({counts}); seed of mutations {SEED}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.tasks import TASKS
+from lora_drop.options import parse_path
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,13 @@ class Options:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
-    parser.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="holds gsm8k/, bbh/ and so on")
+    parser.add_argument(
+        "--data-dir", type=parse_path, required=True, metavar="DIR", help="holds gsm8k/, bbh/ and so on"
+    )
     parser.add_argument("--tasks", metavar="NAME,NAME", help=f"of {', '.join(TASKS)} (default: all that DIR has)")
     parser.add_argument("--limit", type=int, metavar="N", help="N records a task, from its files in turn")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="gets the table; goes on where it ended"
+        "--out", type=parse_path, required=True, metavar="DIR", help="gets the table; goes on where it ended"
     )
     parser.add_argument("--run-code", action="store_true", help="run the programs that the model writes (sandboxed)")
     parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="of an answer (default 256)")

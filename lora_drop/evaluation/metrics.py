@@ -26,6 +26,8 @@ from lora_drop.refresh import Pacer
 from lora_drop.schedule import Schedule, average_period, baseline_schedule
 from lora_drop.session import find_bank
 
+MAX_LINE = 2**26  # characters of a record
+
 
 @dataclass
 class Means:
@@ -69,7 +71,9 @@ def read_pairs(path: str | Path, prompt_field: str, target_field: str, limit: in
     path, count = Path(path), 0
     try:
         with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE), ""), start=1):
+                if len(line) == MAX_LINE:  # a device may have no end
+                    raise LoraDropError(f"{path.name}, line {number}: this is too long for a record.")
                 if not line.strip():
                     continue
                 if limit is not None and count >= limit:

@@ -41,6 +41,7 @@ from lora_drop.trace import StepRecord, Trace, gather
 
 FORMAT, VERSION = "lora-drop-sweep", 1
 SPEED_TOKENS = 48  # new tokens of the run that measures a point's speed
+MAX_SWEEP = 2**26  # characters of a file; a point takes about a thousand
 CSV_NAME, JSON_NAME = "sweep.csv", "sweep.json"
 SAME = ("format", "version", "model", "device", "data", "settings", "software")  # of two sweeps that are one
 KEY = ("reuse", "part", "adapters", "drop_ratio", "period")  # tells a sweep's rows apart
@@ -318,12 +319,18 @@ def read_sweep(path: Path) -> dict[str, Any]:
         LoraDropError: the file cannot be read or is not a sweep.
     """
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_SWEEP + 1)  # a device or a pipe may have no end
+        if len(text) > MAX_SWEEP:
+            raise LoraDropError(f"{path.name} is too long to be a {JSON_NAME} of the sweep command.")
+        result = json.loads(text)
         if not isinstance(result, dict):
             raise ValueError
         parts_fit = all(isinstance(result.get(name, {}), dict) for name in ("model", "device", "data", "settings"))
         if not parts_fit or not all(map(_is_row, result["rows"])):
             raise ValueError
+    except LoraDropError:
+        raise
     except OSError as error:
         raise LoraDropError(f"cannot read the sweep {path.name}: {error.strerror or error}.") from None
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -415,8 +415,8 @@ class Callbacks:
                 top_p=top_p,
                 seed=whole(seed),
                 view=view,
-                audit=audit,
-                ignore_eos=ignore_eos,
+                audit=bool(audit),
+                ignore_eos=bool(ignore_eos),
                 compare=compare or None,
             )
             if not self.shelf.is_at_hand(model):
@@ -463,7 +463,11 @@ class Callbacks:
             return {"name": "lora-drop-run.jsonl", "text": text}
         trace = parse_trace(text.encode())
         if kind == "chrome":
-            return {"name": "lora-drop-run.chrome.json", "text": json.dumps(chrome_trace(trace), allow_nan=False)}
+            try:
+                events = chrome_trace(trace)
+            except LoraDropError as error:  # an opened trace with times that no clock shows
+                return {"error": str(error)}
+            return {"name": "lora-drop-run.chrome.json", "text": json.dumps(events, allow_nan=False)}
         if kind == "html":
             return {"name": "lora-drop-run.html", "text": replay_html(trace)}
         return {"error": "There is no such file: ask for trace, chrome or html."}
