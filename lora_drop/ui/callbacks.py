@@ -139,12 +139,18 @@ class Stops:
         self._lock = threading.Lock()
 
     def start(self, session: str | None) -> threading.Event | zero.StopFlag:
+        """A flag for a new run, in the place of one that a dropped connection may have left behind."""
         with self._lock:
-            return self._flags.setdefault(session, zero.stop_flag())
+            self._flags[session] = flag = zero.stop_flag()
+            return flag
 
-    def end(self, session: str | None) -> None:
+    def end(self, session: str | None, flag: threading.Event | zero.StopFlag) -> None:
+        """The run with this flag is over. The session's next one may have started already: its flag stays."""
         with self._lock:
-            self._flags.pop(session, None)
+            if self._flags.get(session) is flag:
+                del self._flags[session]
+            if isinstance(flag, zero.StopFlag):
+                flag.end()
 
     def stop(self, session: str | None) -> None:
         with self._lock:
@@ -344,7 +350,7 @@ class Callbacks:
             failed = "The run failed inside the app. The server's log has the details."
             yield gr.skip(), _status("error", failed), off
         finally:
-            self.stops.end(session)
+            self.stops.end(session, stop)
 
     def export_run(self, run_id: str, kind: str) -> dict[str, str]:
         """A run's file for the page's Take away menu: `trace`, `chrome` or `html`.
