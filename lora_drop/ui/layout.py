@@ -9,6 +9,7 @@ from typing import Any
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 
 import gradio as gr  # noqa: E402
+from gradio.state_holder import SessionState  # noqa: E402
 
 from lora_drop.config import COMPARISONS, KV_RULES, PARTS, REUSE_RULES, default_range, presets_for  # noqa: E402
 from lora_drop.models import LoadedModel  # noqa: E402
@@ -41,6 +42,11 @@ FROM_LINK = """async () => {
 }"""
 INVITE = "Ready. Press Run to answer the prompt twice, side by side."
 MAX_TOKENS = 128
+KEPT_SESSIONS = 200  # whose choices Gradio keeps: 0.2 MB each, and the sweep that a visitor ran
+
+# Gradio keeps the last value of every component for each session, for links that this page does not make: the whole
+# text of a run, 18 MB after /replay, and that of thousands of sessions.
+SessionState._update_value_in_config = lambda self, key, value: None
 
 REUSE_LABELS = {
     "state": "state: last token's output (paper)",
@@ -298,6 +304,7 @@ def launch(
         prevent_thread_lock=True,
         show_error=False,
         max_file_size=MAX_TRACE_BYTES,
+        state_session_capacity=KEPT_SESSIONS,
         mcp_server=mcp or None,
         theme=theme(),
         css=css_variables(),
