@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 import traceback
@@ -47,6 +48,7 @@ ENVELOPE = 330  # bytes that Gradio wraps around an update (measured)
 STEP_BUDGET = 400  # bytes a step that the page may cost on the wire, with its share of the envelope
 COUNTABLE = 200_000  # characters of a prompt that are counted while it is typed
 KEPT_TRACES = 64  # of the last runs, whoever's, for their downloads
+KEPT_BYTES = 256 * 2**20  # and no more of them than this
 SWEEP = Path(__file__).resolve().parent.parent.parent / "assets" / "sweeps" / "sweep.json"
 
 
@@ -164,22 +166,41 @@ class Stops:
 class RecentTraces:
     """The lines of the last runs by their ids, also of one that still streams or was cut off, for downloads.
 
-    An id is a visitor's own secret of 128 bits; the oldest run makes room for a new one.
+    An id is a visitor's own secret of 128 bits. The oldest runs make room where there are too many, or their lines
+    together are too long; the newest is always kept.
     """
 
-    def __init__(self, most: int = KEPT_TRACES):
+    def __init__(self, most: int = KEPT_TRACES, most_bytes: int = KEPT_BYTES):
         self._lines: OrderedDict[str, list[str]] = OrderedDict()
+        self._bytes: dict[str, int] = {}
         self._lock = threading.Lock()
-        self._most = most
+        self._most, self._most_bytes = most, most_bytes
 
-    def begin(self) -> tuple[str, list[str]]:
-        """A new run: its id, and the list to append its lines to."""
-        run_id, lines = uuid4().hex, []
+    def begin(self) -> str:
+        """A new run; returns its id."""
+        run_id = uuid4().hex
         with self._lock:
-            self._lines[run_id] = lines
-            while len(self._lines) > self._most:
-                self._lines.popitem(last=False)
-        return run_id, lines
+            self._lines[run_id], self._bytes[run_id] = [], 0
+            self._make_room()
+        return run_id
+
+    def add(self, run_id: str, line: str) -> None:
+        """Append a line to a run; nothing if it has made room for others."""
+        with self._lock:
+            if run_id in self._lines:
+                self._lines[run_id].append(line)
+                self._bytes[run_id] += sys.getsizeof(line)
+                self._make_room()
+
+    def _make_room(self) -> None:
+        while len(self._lines) > 1 and (len(self._lines) > self._most or self.nbytes > self._most_bytes):
+            oldest, _ = self._lines.popitem(last=False)
+            del self._bytes[oldest]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the lines take in memory."""
+        return sum(self._bytes.values())
 
     def text(self, run_id: str) -> str | None:
         """The trace so far, as the file has it; None if it is not kept (any more)."""
@@ -326,12 +347,12 @@ class Callbacks:
             )
             with closing(self.run(wanted, stop)) as records:
                 lane_ids: list[str] = []
-                run_id, lines = self.traces.begin()
+                run_id = self.traces.begin()
 
                 def line(record: Record) -> str:
                     if isinstance(record, Header):
                         lane_ids.extend(lane["id"] for lane in record.lanes)
-                    lines.append(write_line(record))
+                    self.traces.add(run_id, write_line(record))
                     return wire_line(record, lane_ids)
 
                 status = _status("running", "Running: a step of each lane in turn.")
@@ -378,8 +399,9 @@ class Callbacks:
             trace = read_trace(path)
         except LoraDropError as error:
             return gr.skip(), _status("error", str(error))
-        run_id, lines = self.traces.begin()
-        lines += [write_line(record) for record in trace.records()]
+        run_id = self.traces.begin()
+        for record in trace.records():
+            self.traces.add(run_id, write_line(record))
         cut = "" if trace.summary else " It was cut short: it has no summary."
         steps = ", ".join(f"{len(steps)} tokens" for steps in trace.steps.values())
         wire = run_line(run_id) + wire_text(trace).partition("\n")[2]
