@@ -7,6 +7,8 @@ import os
 from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+# Gradio makes a table of its last 10,000 calls after each of them, in a thread beside the decoding: 15 ms.
+os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "200")
 
 import gradio as gr  # noqa: E402
 from gradio.state_holder import SessionState  # noqa: E402
@@ -42,6 +44,7 @@ FROM_LINK = """async () => {
 }"""
 INVITE = "Ready. Press Run to answer the prompt twice, side by side."
 MAX_TOKENS = 128
+UPLOAD_SECONDS = 3600  # how often opened traces are looked for, and after how long they are deleted
 KEPT_SESSIONS = 200  # whose choices Gradio keeps: 0.2 MB each, and the sweep that a visitor ran
 
 # Gradio keeps the last value of every component for each session, for links that this page does not make: the whole
@@ -92,7 +95,7 @@ def build_app(loaded: LoadedModel) -> gr.Blocks:
             "adapters": config.adapters,
         }
 
-    with gr.Blocks(title="LoRA-Drop Studio", fill_width=True) as demo:
+    with gr.Blocks(title="LoRA-Drop Studio", fill_width=True, delete_cache=(UPLOAD_SECONDS, UPLOAD_SECONDS)) as demo:
         with gr.Row(elem_id="ld-top"):
             gr.HTML(
                 "<h1>LoRA-Drop Studio</h1><p>One prompt, answered twice: with every layer for every word, and with "
