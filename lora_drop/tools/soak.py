@@ -68,7 +68,10 @@ RULES: dict[str, dict[str, Any]] = {
 }
 SAMPLED = {"temperature": 0.9, "top_p": 0.95}
 # Asked for again and again: all that could make two runs differ, in both views.
-REPEATED = {"period": 6, "refresh_entropy": 4.6, "compare": "skip", "drop_ratio": 1.0, "max_new_tokens": 48, **SAMPLED}
+REPEATED = {
+    **{"prompt": PROMPTS[2], "period": 6, "drop_ratio": 1.0, "refresh_entropy": 4.6, "compare": "skip"},
+    **{"max_new_tokens": 48, "seed": 7, **SAMPLED},
+}
 # What no visitor may ask for, and a word of the line that says so.
 BAD_CALLS = [
     ({"prompt": " "}, "prompt is empty"),
@@ -164,7 +167,7 @@ def by_lane(lines: list[list[Any]]) -> dict[int, list[list[Any]]]:
 
 def make_cases(loaded: LoadedModel, long: int) -> list[Case]:
     """The questions and their answers. The first two are the repeated ones, the last two have `long` tokens."""
-    asked = [(f"repeated, {view}", {**REPEATED, "seed": 7, "view": view}) for view in ("race", "lock-step")]
+    asked = [(f"repeated, {view}", {**REPEATED, "view": view}) for view in ("race", "lock-step")]
     for i, (rule, options) in enumerate(RULES.items()):
         asked.append((rule, {"max_new_tokens": 16 + 8 * i, "seed": i, **options}))
         sampled = {"max_new_tokens": 40, "seed": 100 + i, "view": "lock-step", **SAMPLED}
@@ -678,13 +681,20 @@ class Soak:
         visitor = Visitor(self, -1)
         async with self.client() as visitor.http:
             for _ in range(3):
-                await visitor.answer()
-        await asyncio.sleep(1)  # the connections of these calls are closed by then
+                await visitor.visit("answer")
+        counts, seen = self.counts(), []
+        while counts not in seen[-2:] and len(seen) < REST:  # the last connections close a little later
+            seen.append(counts)
+            await asyncio.sleep(1)
+            counts = self.counts()
         files = [path for path in self.temporary.rglob("*") if path.is_file()]
         uploads = [path for path in files if path.relative_to(self.temporary).parts[0] == "gradio"]
         others = sorted(path.name for path in files if path not in uploads)
-        counts = [len(list(self._proc(name).iterdir())) for name in ("task", "fd")]
         return Held(*counts, len(uploads), others)
+
+    def counts(self) -> tuple[int, int]:
+        """The server's threads and file descriptors."""
+        return len(os.listdir(self._proc("task"))), len(os.listdir(self._proc("fd")))
 
     async def alone(self) -> None:
         """A single user: every question once, and every kind of visit, before the others come."""
