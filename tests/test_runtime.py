@@ -1,6 +1,7 @@
-"""OpenMP's waiting is chosen before torch is there, and a user's own choice is left alone."""
+"""OpenMP's waiting is chosen before torch is there, a user's own choice is left alone; freed memory goes back."""
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -27,3 +28,17 @@ def test_after_torch_nothing_is_claimed():
     code = "import torch, lora_drop, os; print(os.environ.get('OMP_WAIT_POLICY'))"
     run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "None"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's own habit")
+def test_freed_memory_goes_back_to_the_system():
+    """Also what lies below a block that is still in use."""
+    code = (
+        "from lora_drop import runtime\n"
+        "def kb(): return int(next(l for l in open('/proc/self/status') if l.startswith('VmRSS')).split()[1])\n"
+        "blocks = [bytearray(b'x') * 100_000 for _ in range(500)]\n"
+        "last, held = blocks.pop(), kb()\n"
+        "blocks.clear(); runtime.return_memory(); print(held - kb())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 40_000, "of 50 MB"

@@ -18,6 +18,7 @@ from uuid import uuid4
 
 import gradio as gr
 
+from lora_drop import runtime
 from lora_drop.chrome import chrome_trace
 from lora_drop.config import LoraDropConfig, default_range, presets_for
 from lora_drop.errors import LoraDropError
@@ -318,6 +319,7 @@ class Callbacks:
         on, off = gr.update(interactive=True), gr.update(interactive=False)
         session = request.session_hash
         stop = self.stops.start(session)
+        runtime.return_memory()
         try:
             _refuse_folder(adapters)
             chosen = parse_list(drop_layers or "") or None  # an empty field means the range and the ratio
@@ -441,6 +443,7 @@ class Callbacks:
         0.5, reuse residual, part block, kv skip, adapters auto, no early refresh. layers is a range such as 3-28,
         drop_layers a list such as 4,6,8. compare adds a third lane: adapters-off, skip, state or residual.
         """
+        runtime.return_memory()
         try:
             wanted = Request(
                 prompt=prompt,
@@ -521,6 +524,7 @@ class Callbacks:
 
         trace is the text of a trace file (JSON Lines), as generate streams it or the command line writes it.
         """
+        runtime.return_memory()
         try:
             if not isinstance(trace, str) or len(trace) > MAX_TRACE_BYTES:
                 raise LoraDropError(f"trace must be a text of at most {MAX_TRACE_BYTES // 2**20} MiB.")
