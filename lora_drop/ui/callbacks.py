@@ -318,8 +318,8 @@ class Callbacks:
         """
         on, off = gr.update(interactive=True), gr.update(interactive=False)
         session = request.session_hash
-        stop = self.stops.start(session)
         runtime.return_memory()
+        stop = self.stops.start(session)
         try:
             _refuse_folder(adapters)
             chosen = parse_list(drop_layers or "") or None  # an empty field means the range and the ratio
