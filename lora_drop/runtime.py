@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 
 
 def configure() -> None:
@@ -25,12 +26,25 @@ def configure() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+def share_heap() -> None:
+    """Have all threads allocate from one heap, where the C library is glibc. For a server, before it has threads.
+
+    Otherwise each of its threads that ever built a page of 5 MB keeps a heap of that height, which `return_memory`
+    does not lower.
+    """
+    if mallopt := _glibc("mallopt"):
+        mallopt(-8, 1)  # M_ARENA_MAX
+
+
 def return_memory() -> None:
     """Give what is free back to the system, where the C library is glibc. For a server, between two runs.
 
     glibc keeps freed blocks below the top of its heaps: the texts of runs and the pages of /replay (5 MB, in several
     copies) lie between each other, and 50 visitors made the process grow by 100 MB a minute, of which it used nothing.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim:
+    if trim := _glibc("malloc_trim"):
         trim(0)
+
+
+def _glibc(name: str) -> Callable[..., int] | None:
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -42,3 +42,17 @@ def test_freed_memory_goes_back_to_the_system():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) > 40_000, "of 50 MB"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's own habit")
+@pytest.mark.parametrize(("first", "heaps"), [("runtime.share_heap()", 1), ("pass", 2)])
+def test_threads_share_a_heap(first, heaps):
+    code = (
+        f"from lora_drop import runtime; {first}\n"
+        "import ctypes, threading\n"
+        "keep = []; thread = threading.Thread(target=lambda: keep.append([b'x' * 400 for _ in range(9999)]))\n"
+        "thread.start(); thread.join(); libc = ctypes.CDLL(None); libc.fopen.restype = ctypes.c_void_p\n"
+        "file = ctypes.c_void_p(libc.fopen(b'/dev/stdout', b'w')); libc.malloc_info(0, file); libc.fclose(file)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.count("<heap ") == heaps

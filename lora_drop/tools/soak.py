@@ -833,7 +833,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=10, help="how long they keep coming, after the warm-up (10)")
     parser.add_argument("--visitors", type=int, default=50, help="how many at once (50)")
     parser.add_argument("--seed", type=int, default=0, help="all that they do is drawn from it (0)")
-    parser.add_argument("--warm-up", type=float, default=60, metavar="SECONDS", help="before anything is counted (60)")
+    parser.add_argument("--warm-up", type=float, default=90, metavar="SECONDS", help="before anything is counted (90)")
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the app is stopped then, too
     figures = asyncio.run(
