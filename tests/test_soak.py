@@ -16,7 +16,7 @@ from lora_drop.session import Request, run
 from lora_drop.tools import soak
 from lora_drop.tools.space_check import free_port
 from lora_drop.trace import AuditRecord, StepRecord, Summary, gather, write_line
-from lora_drop.ui import callbacks, layout, zero
+from lora_drop.ui import callbacks, layout, sessions, zero
 from lora_drop.ui.callbacks import RecentTraces, Stops
 
 LINUX = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="reads /proc")
@@ -215,7 +215,7 @@ def test_a_run_ends_when_its_visitor_vanishes(in_process, tiny, cases, monkeypat
 
 def test_gradio_keeps_little_of_a_session(in_process, cases, monkeypatch, tiny):
     """No values, and no more sessions than a few."""
-    monkeypatch.setattr(layout, "KEPT_SESSIONS", 3)
+    monkeypatch.setattr(sessions, "KEPT_SESSIONS", 3)
     app = in_process()
     visitor = app.visitor(cases)
     visitor.soak.recorded = "".join(map(write_line, run(tiny, Request("Hello", max_new_tokens=4))))
@@ -224,16 +224,26 @@ def test_gradio_keeps_little_of_a_session(in_process, cases, monkeypatch, tiny):
         async with visitor.soak.client() as visitor.http:
             for _ in range(4):
                 await visitor.estimate()
+                await visitor.deaf()
             await visitor.run()
             await visitor.replay()
 
     asyncio.run(come())
-    sessions = app.demo.app.state_holder.session_data
-    assert len(sessions) == 3
-    for session in sessions.values():
+    assert len(app.demo._queue.pending_messages_per_session) == 3, "also of those who never fetched their messages"
+    kept = app.demo.app.state_holder.session_data
+    assert len(kept) == 3
+    for session in kept.values():
         for component in session.components:
             value = component["props"].get("value")
             assert not (isinstance(value, str) and "lora_drop" in value), "a run's text is kept"
+
+
+def test_the_session_that_was_silent_for_longest_makes_room():
+    kept = sessions.LastUsed(2)
+    kept["first"], kept["second"] = 1, 2
+    assert kept["first"] == 1
+    kept["third"] = 3
+    assert list(kept) == ["first", "third"] and "second" not in kept
 
 
 def test_an_opened_trace_leaves_the_disk(in_process, cases, monkeypatch, tiny):

@@ -11,14 +11,13 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "200")
 
 import gradio as gr  # noqa: E402
-from gradio.state_holder import SessionState  # noqa: E402
 
 from lora_drop.config import COMPARISONS, KV_RULES, PARTS, REUSE_RULES, default_range, presets_for  # noqa: E402
 from lora_drop.models import LoadedModel  # noqa: E402
 from lora_drop.prompts import EXAMPLES  # noqa: E402
 from lora_drop.race import VIEWS  # noqa: E402
 from lora_drop.trace import MAX_TRACE_BYTES  # noqa: E402
-from lora_drop.ui import method, safe_zone, zero  # noqa: E402
+from lora_drop.ui import method, safe_zone, sessions, zero  # noqa: E402
 from lora_drop.ui.callbacks import Callbacks, model_facts, preset_facts  # noqa: E402
 from lora_drop.ui.colors import css_variables  # noqa: E402
 from lora_drop.ui.components import (  # noqa: E402
@@ -45,11 +44,6 @@ FROM_LINK = """async () => {
 INVITE = "Ready. Press Run to answer the prompt twice, side by side."
 MAX_TOKENS = 128
 UPLOAD_SECONDS = 3600  # how often opened traces are looked for, and after how long they are deleted
-KEPT_SESSIONS = 200  # whose choices Gradio keeps: 0.2 MB each, and the sweep that a visitor ran
-
-# Gradio keeps the last value of every component for each session, for links that this page does not make: the whole
-# text of a run, 18 MB after /replay, and that of thousands of sessions.
-SessionState._update_value_in_config = lambda self, key, value: None
 
 REUSE_LABELS = {
     "state": "state: last token's output (paper)",
@@ -307,7 +301,7 @@ def launch(
         prevent_thread_lock=True,
         show_error=False,
         max_file_size=MAX_TRACE_BYTES,
-        state_session_capacity=KEPT_SESSIONS,
+        state_session_capacity=sessions.keep_few(demo),
         mcp_server=mcp or None,
         theme=theme(),
         css=css_variables(),
