@@ -515,7 +515,7 @@ class Visitor:
 
     async def leave(self) -> None:
         """Press Run, and close the page: waiting, or in the middle. What ran on the server must have ended with it."""
-        case, updates, wire = self.case(long=True), self.draw.randint(0, 3), ""
+        case, updates, wire = self.case(long=True), self.draw.randint(0, 2), ""
         async with self.page() as session:
             async with aclosing(session.call(self.app.page, self.app.page_data(case.page))) as call:
                 async for done, found in call:
