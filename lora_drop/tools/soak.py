@@ -52,6 +52,7 @@ PATIENCE = 180  # seconds that a visitor waits for the next word of the server b
 REST = 12  # seconds after which the server's idle worker threads end (anyio's 10, and some)
 FIELDS = [f.name for f in dataclasses.fields(StepRecord) if f.name not in ("lane", "ms", "type")]
 FLAT = 500  # kB a minute, beyond the slope's own error, that still count as no growth
+JUDGED = 5  # minutes: over fewer the slope is that of a few strings of 10 MB, and is only shown
 LINE = 400  # characters that a mistake's one line may have
 PROMPTS = ("Hello", "Explain why the sky is blue.", "Déjà vu 日本語 🙂 <b>&amp;</b>", "one two three " * 12)
 OPTIONS = (  # of the API, that make a config
@@ -846,7 +847,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     )
     rise, error = figures["memory_kb_a_minute"]
-    if rise - 2 * error > FLAT:
+    if args.minutes >= JUDGED and rise - 2 * error > FLAT:
         figures["failures"].append(f"the memory grows by {rise} +- {error} kB a minute")
     print(table(figures))
     for line, times in Counter(figures["failures"]).most_common(20):
