@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-gpu quality style browser space-check clean
+.PHONY: demo test test-slow test-gpu quality style browser soak space-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m lora_drop.bundled
@@ -40,6 +40,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed tests/requirements.txt
 
 browser: $(VENV)/.installed-dev
 	$(BIN)/python tests/browser/install.py
+
+# 50 visitors at once for 10 minutes, each answer held against a single user's. SOAK="--minutes 2" is shorter.
+soak: $(VENV)/.installed
+	$(BIN)/python -m lora_drop.tools.soak $(SOAK)
 
 # The folder of a HuggingFace Space in a venv of its own, started as a Space starts it, and driven. Minutes.
 space-check: $(VENV)/.installed

@@ -10,6 +10,7 @@ from functools import partial
 
 from lora_drop import runtime
 
+runtime.share_heap()
 runtime.configure()  # before the first `import torch`, here and in every module below
 
 # ZeroGPU's package (every Gradio Space has it) puts a stand-in in CUDA's place. It has to come before torch, and on

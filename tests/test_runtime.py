@@ -1,6 +1,7 @@
-"""OpenMP's waiting is chosen before torch is there, and a user's own choice is left alone."""
+"""OpenMP's waiting is chosen before torch is there, a user's own choice is left alone; freed memory goes back."""
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -27,3 +28,31 @@ def test_after_torch_nothing_is_claimed():
     code = "import torch, lora_drop, os; print(os.environ.get('OMP_WAIT_POLICY'))"
     run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "None"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's own habit")
+def test_freed_memory_goes_back_to_the_system():
+    """Also what lies below a block that is still in use."""
+    code = (
+        "from lora_drop import runtime\n"
+        "def kb(): return int(next(l for l in open('/proc/self/status') if l.startswith('VmRSS')).split()[1])\n"
+        "blocks = [bytearray(b'x') * 100_000 for _ in range(500)]\n"
+        "last, held = blocks.pop(), kb()\n"
+        "blocks.clear(); runtime.return_memory(); print(held - kb())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 40_000, "of 50 MB"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's own habit")
+@pytest.mark.parametrize(("first", "heaps"), [("runtime.share_heap()", 1), ("pass", 2)])
+def test_threads_share_a_heap(first, heaps):
+    code = (
+        f"from lora_drop import runtime; {first}\n"
+        "import ctypes, threading\n"
+        "keep = []; thread = threading.Thread(target=lambda: keep.append([b'x' * 400 for _ in range(9999)]))\n"
+        "thread.start(); thread.join(); libc = ctypes.CDLL(None); libc.fopen.restype = ctypes.c_void_p\n"
+        "file = ctypes.c_void_p(libc.fopen(b'/dev/stdout', b'w')); libc.malloc_info(0, file); libc.fclose(file)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.count("<heap ") == heaps

@@ -113,12 +113,11 @@ def make_venv(venv: Path, folder: Path, python: str) -> str:
 
 
 @contextmanager
-def server(venv: Path, folder: Path, log: Path, env: dict[str, str]) -> Iterator[tuple[subprocess.Popen, str]]:
-    """The Space's process and its address, once the page answers; stopped at the end, whatever happens."""
+def server(python: Path, folder: Path, log: Path, env: dict[str, str]) -> Iterator[tuple[subprocess.Popen, str]]:
+    """The app's process and its address, once the page answers; stopped at the end, whatever happens."""
     url = f"http://127.0.0.1:{env['GRADIO_SERVER_PORT']}"
     with log.open("wb") as output:
-        command = [venv / "bin" / "python", "app.py"]
-        process = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=output)
+        process = subprocess.Popen([python, "app.py"], cwd=folder, env=env, stdout=output, stderr=output)
     try:
         end = time.monotonic() + START_SECONDS
         while True:
@@ -231,7 +230,7 @@ def drive(check: Checks, venv: Path, folder: Path, log: Path, env: dict[str, str
     """Start the Space, and check all that a visitor and the Hub do with it."""
     from gradio_client import Client
 
-    running = server(venv, folder, log, env)
+    running = server(venv / "bin" / "python", folder, log, env)
     opened: list[tuple[subprocess.Popen, str]] = []
     if not check(f"starts, {words}", lambda: opened.append(running.__enter__()) or f"pid {opened[0][0].pid}"):
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 import threading
 import time
 import traceback
@@ -19,6 +20,7 @@ from uuid import uuid4
 
 import gradio as gr
 
+from lora_drop import runtime
 from lora_drop.chrome import chrome_trace
 from lora_drop.config import LoraDropConfig, default_range, presets_for
 from lora_drop.errors import LoraDropError
@@ -52,6 +54,7 @@ STEP_BUDGET = 400  # bytes a step that the page may cost on the wire, with its s
 COUNTABLE = 200_000  # characters of a prompt that are counted while it is typed
 FAILED = "The run failed inside the app. The server's log has the details."
 KEPT_TRACES = 64  # of the last runs, whoever's, for their downloads
+KEPT_BYTES = 256 * 2**20  # and no more of them than this
 SWEEP = Path(__file__).resolve().parent.parent.parent / "assets" / "sweeps" / "sweep.json"
 
 
@@ -187,12 +190,18 @@ class Stops:
         self._lock = threading.Lock()
 
     def start(self, session: str | None) -> threading.Event | zero.StopFlag:
+        """A flag for a new run, in the place of one that a dropped connection may have left behind."""
         with self._lock:
-            return self._flags.setdefault(session, zero.stop_flag())
+            self._flags[session] = flag = zero.stop_flag()
+            return flag
 
-    def end(self, session: str | None) -> None:
+    def end(self, session: str | None, flag: threading.Event | zero.StopFlag) -> None:
+        """The run with this flag is over. The session's next one may have started already: its flag stays."""
         with self._lock:
-            self._flags.pop(session, None)
+            if self._flags.get(session) is flag:
+                del self._flags[session]
+            if isinstance(flag, zero.StopFlag):
+                flag.end()
 
     def stop(self, session: str | None) -> None:
         with self._lock:
@@ -206,22 +215,41 @@ class Stops:
 class RecentTraces:
     """The lines of the last runs by their ids, also of one that still streams or was cut off, for downloads.
 
-    An id is a visitor's own secret of 128 bits; the oldest run makes room for a new one.
+    An id is a visitor's own secret of 128 bits. The oldest runs make room where there are too many, or their lines
+    together are too long; the newest is always kept.
     """
 
-    def __init__(self, most: int = KEPT_TRACES):
+    def __init__(self, most: int = KEPT_TRACES, most_bytes: int = KEPT_BYTES):
         self._lines: OrderedDict[str, list[str]] = OrderedDict()
+        self._bytes: dict[str, int] = {}
         self._lock = threading.Lock()
-        self._most = most
+        self._most, self._most_bytes = most, most_bytes
 
-    def begin(self) -> tuple[str, list[str]]:
-        """A new run: its id, and the list to append its lines to."""
-        run_id, lines = uuid4().hex, []
+    def begin(self) -> str:
+        """A new run; returns its id."""
+        run_id = uuid4().hex
         with self._lock:
-            self._lines[run_id] = lines
-            while len(self._lines) > self._most:
-                self._lines.popitem(last=False)
-        return run_id, lines
+            self._lines[run_id], self._bytes[run_id] = [], 0
+            self._make_room()
+        return run_id
+
+    def add(self, run_id: str, line: str) -> None:
+        """Append a line to a run; nothing if it has made room for others."""
+        with self._lock:
+            if run_id in self._lines:
+                self._lines[run_id].append(line)
+                self._bytes[run_id] += sys.getsizeof(line)
+                self._make_room()
+
+    def _make_room(self) -> None:
+        while len(self._lines) > 1 and (len(self._lines) > self._most or self.nbytes > self._most_bytes):
+            oldest, _ = self._lines.popitem(last=False)
+            del self._bytes[oldest]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the lines take in memory."""
+        return sum(self._bytes.values())
 
     def text(self, run_id: str) -> str | None:
         """The trace so far, as the file has it; None if it is not kept (any more)."""
@@ -391,6 +419,7 @@ class Callbacks:
         """
         on, off = gr.update(interactive=True), gr.update(interactive=False)
         session = request.session_hash
+        runtime.return_memory()
         stop = self.stops.start(session)
         try:
             _refuse_folder(adapters)
@@ -423,12 +452,12 @@ class Callbacks:
                 yield gr.skip(), _status("running", f"Loading {model}: this takes a moment."), on
             with closing(self.run(wanted, stop, model)) as records:
                 lane_ids: list[str] = []
-                run_id, lines = self.traces.begin()
+                run_id = self.traces.begin()
 
                 def line(record: Record) -> str:
                     if isinstance(record, Header):
                         lane_ids.extend(lane["id"] for lane in record.lanes)
-                    lines.append(write_line(record))
+                    self.traces.add(run_id, write_line(record))
                     return wire_line(record, lane_ids)
 
                 status = _status("running", "Running: a step of each lane in turn.")
@@ -448,7 +477,7 @@ class Callbacks:
             traceback.print_exc()
             yield gr.skip(), _status("error", FAILED), off
         finally:
-            self.stops.end(session)
+            self.stops.end(session, stop)
 
     def export_run(self, run_id: str, kind: str) -> dict[str, str]:
         """A run's file for the page's Take away menu: `trace`, `chrome` or `html`.
@@ -480,8 +509,9 @@ class Callbacks:
             trace = read_trace(path)
         except LoraDropError as error:
             return gr.skip(), _status("error", str(error))
-        run_id, lines = self.traces.begin()
-        lines += [write_line(record) for record in trace.records()]
+        run_id = self.traces.begin()
+        for record in trace.records():
+            self.traces.add(run_id, write_line(record))
         cut = "" if trace.summary else " It was cut short: it has no summary."
         steps = ", ".join(f"{len(steps)} tokens" for steps in trace.steps.values())
         wire = run_line(run_id) + wire_text(trace).partition("\n")[2]
@@ -523,6 +553,7 @@ class Callbacks:
         drop_layers a list such as 4,6,8. compare adds a third lane: adapters-off, skip, state or residual. model is
         one of the page's menu; unset, the one that the app started with.
         """
+        runtime.return_memory()
         try:
             model = self.shelf.check(model)
             wanted = Request(
@@ -609,6 +640,7 @@ class Callbacks:
 
         trace is the text of a trace file (JSON Lines), as generate streams it or the command line writes it.
         """
+        runtime.return_memory()
         try:
             if not isinstance(trace, str) or len(trace) > MAX_TRACE_BYTES:
                 raise LoraDropError(f"trace must be a text of at most {MAX_TRACE_BYTES // 2**20} MiB.")

@@ -6,6 +6,8 @@ import json
 import os
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+# Gradio makes a table of its last 10,000 calls after each of them, in a thread beside the decoding: 15 ms.
+os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "200")
 
 import gradio as gr  # noqa: E402
 
@@ -14,7 +16,7 @@ from lora_drop.prompts import EXAMPLES  # noqa: E402
 from lora_drop.race import VIEWS  # noqa: E402
 from lora_drop.shelf import Shelf  # noqa: E402
 from lora_drop.trace import MAX_TRACE_BYTES  # noqa: E402
-from lora_drop.ui import method, safe_zone, zero  # noqa: E402
+from lora_drop.ui import method, safe_zone, sessions, zero  # noqa: E402
 from lora_drop.ui.callbacks import Callbacks, page_facts, settings_of  # noqa: E402
 from lora_drop.ui.colors import css_variables  # noqa: E402
 from lora_drop.ui.components import (  # noqa: E402
@@ -42,6 +44,7 @@ FROM_LINK = """async () => {
 }"""
 INVITE = "Ready. Press Run to answer the prompt twice, side by side."
 MAX_TOKENS = 128
+UPLOAD_SECONDS = 3600  # how often opened traces are looked for, and after how long they are deleted
 
 REUSE_LABELS = {
     "state": "state: last token's output (paper)",
@@ -73,7 +76,7 @@ def build_app(shelf: Shelf) -> gr.Blocks:
     tokens_at_first = min(MAX_TOKENS, calls.limits.tokens)
     settings = settings_of(first, outline.num_layers)
 
-    with gr.Blocks(title="LoRA-Drop Studio", fill_width=True) as demo:
+    with gr.Blocks(title="LoRA-Drop Studio", fill_width=True, delete_cache=(UPLOAD_SECONDS, UPLOAD_SECONDS)) as demo:
         with gr.Row(elem_id="ld-top"):
             gr.HTML(
                 "<h1>LoRA-Drop Studio</h1><p>One prompt, answered twice: with every layer for every word, and with "
@@ -315,6 +318,7 @@ def launch(
         prevent_thread_lock=True,
         show_error=False,
         max_file_size=MAX_TRACE_BYTES,
+        state_session_capacity=sessions.keep_few(demo),
         mcp_server=mcp or None,
         theme=theme(),
         css=css_variables(),

@@ -376,7 +376,7 @@ class SafeZone:
             failed = "The sweep failed inside the app. The server's log has the details."
             yield _progress("error", failed, done, total), *skip, *idle
         finally:
-            self.stops.end(session)
+            self.stops.end(session, stop)
 
     def _shown(self, here: Sweep, point: Point, quality: str) -> tuple[Any, Any, Any, Sweep]:
         """Both figures of a running sweep, the choice that they are, and the sweep for the session."""

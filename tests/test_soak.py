@@ -1,0 +1,268 @@
+"""Many visitors at once, and what a run leaves behind: the short form of `make soak`, and each promise by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+from collections import Counter
+from contextlib import aclosing
+from types import SimpleNamespace
+
+import pytest
+
+from lora_drop.config import LoraDropConfig
+from lora_drop.session import Request, run
+from lora_drop.shelf import Shelf
+from lora_drop.tools import soak
+from lora_drop.tools.space_check import free_port
+from lora_drop.trace import AuditRecord, StepRecord, Summary, gather, write_line
+from lora_drop.ui import callbacks, layout, sessions, zero
+from lora_drop.ui.callbacks import RecentTraces, Stops
+
+LINUX = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="reads /proc")
+
+
+@pytest.fixture(scope="module")
+def figures():
+    """Of eight visitors, five visits each: the same ones every time."""
+    return asyncio.run(soak.soak(8, seed=0, visits=5, long=600))
+
+
+@LINUX
+def test_eight_visitors_get_what_a_single_user_gets(figures):
+    assert figures["failures"] == []
+    assert set(figures["visits"]) == set(soak.KINDS), "every kind of visit was made"
+    assert figures["compared_answers"] > 40 and figures["compared_starts"] > 5
+
+
+@LINUX
+def test_the_same_question_has_the_same_answer_whoever_else_is_there(figures):
+    """Sampled, early refreshes and a third lane, in both views."""
+    assert figures["failures"] == [] and figures["repeated"] >= 10
+    assert {name for name in figures["compared"] if "repeated" in name} == {"repeated, race", "repeated, lock-step"}
+
+
+@LINUX
+def test_who_waits_is_told_a_place_and_moves_up(figures):
+    assert figures["waited"] > 0 and figures["moved_up"] > 0 and figures["worst_place"] > 0
+
+
+@LINUX
+def test_nothing_is_left_over(figures):
+    before, after = figures["before"], figures["after"]
+    assert after["threads"] <= before["threads"] and after["files"] <= before["files"]
+    assert after["temporary"] == [] and len(figures["memory_kb"]) == 2
+
+
+@pytest.fixture(scope="module")
+def cases(tiny):
+    return soak.make_cases(tiny, 60)
+
+
+def test_the_early_refreshes_of_the_repeated_question_are_a_mix(cases):
+    """Else it would not tell whether they are the same each time."""
+    triggers = [step[soak.FIELDS.index("trigger")] for step in cases[0].answer.steps["lora_drop"][1:]]
+    kinds = Counter(step[soak.FIELDS.index("kind")] for step in cases[0].answer.steps["lora_drop"][1:])
+    assert "entropy" in triggers and kinds["lora"] and kinds["refresh"] and len(cases[0].answer.steps) == 3
+    assert cases[0].answer.steps == cases[1].answer.steps, "the view changes whose turn it is, not what a lane says"
+    assert cases[0].answer.steps["lora_drop"] != cases[0].answer.steps["third"]
+
+
+def test_the_soak_sees_another_answer(tiny):
+    records = list(run(tiny, Request("Hello", LoraDropConfig(period=2), max_new_tokens=6, ignore_eos=True)))
+    whole, cut = soak.Answer(gather(records)), soak.Answer(gather(records[:9]))
+    whole.same_as(soak.Answer(gather(slower(record) for record in records)))
+    cut.begins(whole)
+    with pytest.raises(soak.Wrong, match="another answer"):
+        cut.same_as(whole)
+    for kind, change in ((StepRecord, {"token_id": 0}), (StepRecord, {"kv_bytes": 0}), (AuditRecord, {"kl": 9.0})):
+        at = next(i for i, record in enumerate(records) if isinstance(record, kind))
+        other = [*records[:at], dataclasses.replace(records[at], **change), *records[at + 1 :]]
+        for compare in (soak.Answer(gather(other)).same_as, soak.Answer(gather(other)).begins):
+            with pytest.raises(soak.Wrong, match="another answer"):
+                compare(whole)
+
+
+def slower(record):
+    """The same record of a slower machine."""
+    return dataclasses.replace(record, ms=2 * record.ms) if isinstance(record, StepRecord) else record
+
+
+def test_the_slope_of_the_memory():
+    rise, error = soak.slope([(0, 10), (1, 13), (2, 16), (3, 19)])
+    assert rise == pytest.approx(3) and error == pytest.approx(0, abs=1e-9)
+    rise, error = soak.slope([(0, 0), (1, 2), (2, 1), (3, 3)])
+    assert rise == pytest.approx(0.8) and error == pytest.approx((1.8 / 2 / 5) ** 0.5)
+
+
+def test_the_soak_sees_what_is_left_over():
+    log, before = soak.Log(), soak.Held(8, 10, 0, [])
+    soak.hold_still(log, before, soak.Held(8, 9, 5, []))
+    assert log.failures == []
+    soak.hold_still(log, before, soak.Held(9, 11, 0, ["lora-drop-stop-1"]))
+    assert len(log.failures) == 3
+
+
+def test_a_run_takes_away_its_own_stop_flag_only():
+    """A connection that broke may end its run after the same page has started the next one."""
+    stops = Stops()
+    old, new = stops.start("a page"), stops.start("a page")
+    stops.end("a page", old)
+    stops.stop("a page")
+    assert new.is_set() and not old.is_set()
+    stops.end("a page", new)
+    assert len(stops) == 0
+
+
+def test_a_stop_flag_leaves_no_file(monkeypatch, tmp_path):
+    monkeypatch.setenv("SPACES_ZERO_GPU", "1")
+    monkeypatch.setattr(zero.tempfile, "gettempdir", lambda: str(tmp_path))
+    stops = Stops()
+    flag = stops.start("a page")
+    stops.stop("a page")
+    assert flag.is_set() and len(list(tmp_path.iterdir())) == 1
+    stops.end("a page", flag)
+    stops.stop("a page")
+    flag.set()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_kept_traces_are_few_and_short():
+    traces = RecentTraces(most=3, most_bytes=1000)
+    ids = [traces.begin() for _ in range(4)]
+    assert traces.text(ids[0]) is None and traces.text(ids[3]) == "" and len(traces) == 3
+    traces.add(ids[1], "x" * 400)
+    traces.add(ids[3], "y" * 400)
+    assert len(traces) == 3 and traces.nbytes < 1000
+    traces.add(ids[3], "z" * 400)
+    assert traces.text(ids[1]) is None and traces.text(ids[2]) == "" and traces.nbytes < 1000
+    traces.add(ids[1], "late")
+    assert traces.text(ids[1]) is None
+    traces.add(ids[3], "w" * 2000)
+    assert traces.text(ids[3]).endswith("w" * 2000) and len(traces) == 1, "the newest is always kept"
+
+
+class InProcess:
+    """The app in this process, to look inside."""
+
+    def __init__(self, loaded):
+        self.demo = layout.build_app(Shelf(loaded))
+        self.url = layout.launch(self.demo, "127.0.0.1", free_port(), block=False).rstrip("/")
+
+    def visitor(self, cases):
+        """Somebody who comes with these questions."""
+        there = SimpleNamespace(url=self.url, log=soak.Log(), seed=0, cases=cases, recorded="")
+        there.client = lambda: soak.Soak.client(there)
+        asyncio.run(soak.Soak.read_app(there))
+        return soak.Visitor(there, 0)
+
+
+@pytest.fixture
+def in_process(tiny):
+    started = []
+
+    def start():
+        started.append(InProcess(tiny))
+        return started[0]
+
+    yield start
+    for app in started:
+        app.demo.close(verbose=False)
+
+
+async def until(true):
+    """Wait for something that comes by itself."""
+    for _ in range(600):
+        if true():
+            return
+        await asyncio.sleep(0.05)
+    pytest.fail("it never came")
+
+
+@pytest.mark.parametrize("function", ["generate", "page"])
+def test_a_run_ends_when_its_visitor_vanishes(in_process, tiny, cases, monkeypatch, function):
+    """The connection is dropped in the middle: the run is closed after its step, and the next visitor is served."""
+    steps, ended = [], []
+
+    def watched(*args):
+        try:
+            for record in run(*args):
+                steps.append(record)
+                yield record
+        finally:
+            ended.append(isinstance(steps[-1], Summary))
+
+    monkeypatch.setattr(callbacks, "run", watched)
+    app = in_process()
+    visitor = app.visitor(cases)
+    asked = {"prompt": "Hello", "max_new_tokens": 3000, "ignore_eos": True}
+    controls = {"ld-prompt": "Hello", "ld-tokens": 3000, "ld-ignore-eos": True}
+
+    async def vanish():
+        async with visitor.soak.client() as visitor.http:
+            data = visitor.app.call_data("/generate", asked), visitor.app.page_data(controls)
+            data = data[function == "page"]
+            async with aclosing(visitor.session().call(getattr(visitor.app, function), data)) as updates:
+                async for _ in updates:
+                    break
+            await until(lambda: ended)
+            await visitor.answer(cases[2])
+            await until(lambda: not app.demo.app.iterators and not app.demo._queue.event_ids_to_events)
+
+    asyncio.run(vanish())
+    assert ended == [False, True], "the first without a summary"
+
+
+def test_gradio_keeps_little_of_a_session(in_process, cases, monkeypatch, tiny):
+    """No values, and no more sessions than a few."""
+    monkeypatch.setattr(sessions, "KEPT_SESSIONS", 3)
+    app = in_process()
+    visitor = app.visitor(cases)
+    visitor.soak.recorded = "".join(map(write_line, run(tiny, Request("Hello", max_new_tokens=4))))
+
+    async def come():
+        async with visitor.soak.client() as visitor.http:
+            for _ in range(4):
+                await visitor.estimate()
+            # More of them wait than are kept, and the queue goes on.
+            await asyncio.gather(*(visitor.deaf() for _ in range(8)))
+            await visitor.run()
+            await visitor.replay()
+
+    asyncio.run(come())
+    assert len(app.demo._queue.pending_messages_per_session) == 3, "also of those who never fetched their messages"
+    kept = app.demo.app.state_holder.session_data
+    assert len(kept) == 3
+    for session in kept.values():
+        for component in session.components:
+            value = component["props"].get("value")
+            assert not (isinstance(value, str) and "lora_drop" in value), "a run's text is kept"
+
+
+def test_the_session_that_was_silent_for_longest_makes_room():
+    kept = sessions.Unread(2)
+    first, second, third = asyncio.Queue(), asyncio.Queue(), asyncio.Queue()
+    kept["first"], kept["second"] = first, second
+    assert kept["first"] is first
+    kept["third"] = third
+    assert list(kept) == ["first", "third"]
+    kept["second"].put_nowait("lost")  # a KeyError here would end Gradio's queue for everybody
+    del kept["second"]
+    assert list(kept) == ["first", "third"] and kept["third"] is third
+
+
+def test_an_opened_trace_leaves_the_disk(in_process, cases, monkeypatch, tiny):
+    monkeypatch.setattr(layout, "UPLOAD_SECONDS", 1)
+    app = in_process()
+    visitor = app.visitor(cases)
+    visitor.soak.recorded = "".join(map(write_line, run(tiny, Request("An opened run", max_new_tokens=4))))
+
+    async def come():
+        async with visitor.soak.client() as visitor.http:
+            await visitor.open()
+            files = [path for paths in app.demo.temp_file_sets for path in paths]
+            assert files
+            await until(lambda: not any(map(os.path.exists, files)))
+
+    asyncio.run(come())
