@@ -740,6 +740,18 @@ def test_the_assets_are_served_and_nothing_else_beside_them(address):
         assert status >= 400 and b"LoRA" not in content, "the server asks no server of its own network"
 
 
+def test_the_server_asks_no_other_host_for_a_visitor(address, monkeypatch):
+    """Neither through the file route nor as a file that a call names."""
+    asked, real = [], socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *args, **kw: asked.append(host) or real(host, *args, **kw))
+    for name in ("http://visitor.example/x", "https://visitor.example:8000/x.js"):
+        status, content, _ = ask(address, f"/gradio_api/file={name}")
+        assert status == 403 and len(content) < 300
+        file = {"path": name, "meta": {"_type": "gradio.FileData"}}
+        assert b"event: error" in answers(address, "estimate", json.dumps({"data": [file] + [None] * 13}).encode())
+    assert not [host for host in asked if "visitor" in str(host) or "dns" in str(host)]
+
+
 def test_an_upload_stays_in_its_folder_and_is_no_page(address, tmp_path):
     for name in (
         "../../../evil.html",

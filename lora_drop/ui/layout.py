@@ -16,7 +16,7 @@ from lora_drop.prompts import EXAMPLES  # noqa: E402
 from lora_drop.race import VIEWS  # noqa: E402
 from lora_drop.shelf import Shelf  # noqa: E402
 from lora_drop.trace import MAX_TRACE_BYTES  # noqa: E402
-from lora_drop.ui import method, safe_zone, sessions, zero  # noqa: E402
+from lora_drop.ui import method, outgoing, safe_zone, sessions, zero  # noqa: E402
 from lora_drop.ui.callbacks import Callbacks, page_facts, settings_of  # noqa: E402
 from lora_drop.ui.colors import css_variables  # noqa: E402
 from lora_drop.ui.components import (  # noqa: E402
@@ -308,6 +308,7 @@ def launch(
         host, port: `None` leaves them to GRADIO_SERVER_NAME and GRADIO_SERVER_PORT, then to Gradio's own defaults.
         mcp: serve the API's functions as MCP tools too (also by GRADIO_MCP_SERVER).
     """
+    outgoing.refuse()
     demo.queue(max_size=Limits.from_environment().queue)
     _, url, _ = demo.launch(
         server_name=host,
