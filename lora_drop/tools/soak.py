@@ -47,7 +47,7 @@ from lora_drop.trace import StepRecord, Trace, parse_trace, wire_line, write_lin
 from lora_drop.ui.replay import replay_html  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-MODEL = "random:tiny-llama"
+MODEL, OTHER_MODEL = "random:tiny-llama", "random:tiny-qwen2"  # one question asks for the second: the app swaps them
 PATIENCE = 180  # seconds that a visitor waits for the next word of the server before it counts as lost
 REST = 12  # seconds after which the server's idle worker threads end (anyio's 10, and some)
 FIELDS = [f.name for f in dataclasses.fields(StepRecord) if f.name not in ("lane", "ms", "type")]
@@ -165,24 +165,35 @@ def by_lane(lines: list[list[Any]]) -> dict[int, list[list[Any]]]:
     return found
 
 
-def make_cases(loaded: LoadedModel, long: int) -> list[Case]:
-    """The questions and their answers. The first two are the repeated ones, the last two have `long` tokens."""
+def make_cases(loaded: LoadedModel, long: int, other: LoadedModel | None = None) -> list[Case]:
+    """The questions and their answers. The first two are the repeated ones, the last two have `long` tokens.
+
+    Args:
+        other: a second model of the app's menu, for a question of its own.
+    """
     asked = [(f"repeated, {view}", {**REPEATED, "view": view}) for view in ("race", "lock-step")]
     for i, (rule, options) in enumerate(RULES.items()):
         asked.append((rule, {"max_new_tokens": 16 + 8 * i, "seed": i, **options}))
         sampled = {"max_new_tokens": 40, "seed": 100 + i, "view": "lock-step", **SAMPLED}
         asked.append((f"{rule}, sampled", {**sampled, **options}))
+    if other:
+        asked.append(("another model", {"max_new_tokens": 32, "seed": 5, "model": other.id, **SAMPLED}))
     asked.append(("long", {"max_new_tokens": long}))
     asked.append(("long, sampled", {"max_new_tokens": long, "compare": "skip", **SAMPLED, "seed": 3}))
     return [
-        _case(loaded, name, {"prompt": PROMPTS[i % len(PROMPTS)], "ignore_eos": True, **options})
+        _case(
+            other if "model" in options else loaded,
+            name,
+            {"prompt": PROMPTS[i % len(PROMPTS)], "ignore_eos": True, **options},
+        )
         for i, (name, options) in enumerate(asked)
     ]
 
 
 def _case(loaded: LoadedModel, name: str, options: dict[str, Any]) -> Case:
     config = config_from(SimpleNamespace(**{key: options.get(key) for key in OPTIONS}), loaded.id)
-    request = Request(config=config, **{key: value for key, value in options.items() if key not in OPTIONS})
+    rest = {key: value for key, value in options.items() if key not in (*OPTIONS, "model")}
+    request = Request(config=config, **rest)
     layers = list(config.layers or default_range(loaded.num_layers))
     page = {
         "ld-compare": request.compare or "",
@@ -204,6 +215,7 @@ def _case(loaded: LoadedModel, name: str, options: dict[str, Any]) -> Case:
         "ld-view": request.view,
         "ld-audit": request.audit,
         "ld-ignore-eos": request.ignore_eos,
+        "ld-model": loaded.id,
     }
     records = list(run(loaded, request))
     seen = run(loaded, dataclasses.replace(request, config=config.replace(layers=tuple(layers))))
@@ -743,12 +755,17 @@ async def soak(
         say: takes a line now and then.
     """
     loaded = load_model(MODEL)
-    cases = make_cases(loaded, long)
+    cases = make_cases(loaded, long, load_model(OTHER_MODEL))
     recorded = "".join(map(write_line, run(loaded, Request("A recorded run.", max_new_tokens=24))))
     with tempfile.TemporaryDirectory(prefix="lora-drop-soak-") as work:
         temporary, log = Path(work) / "tmp", Path(work) / "log.txt"
         temporary.mkdir()
-        own = {"LORA_DROP_MODEL": MODEL, "TMPDIR": str(temporary), "GRADIO_SERVER_NAME": "127.0.0.1"}
+        own = {
+            "LORA_DROP_MODEL": MODEL,
+            "LORA_DROP_MODELS": OTHER_MODEL,
+            "TMPDIR": str(temporary),
+            "GRADIO_SERVER_NAME": "127.0.0.1",
+        }
         env = {**os.environ, **own, "GRADIO_SERVER_PORT": str(free_port())}
         with server(Path(sys.executable), ROOT, log, env) as (process, url):
             this = Soak(process, url, cases, recorded, seed, temporary)
