@@ -9,21 +9,40 @@ that the other side of the region is waiting for. `docs/openmp.md` has the measu
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
 
 
 def configure() -> None:
-    """Choose passive waiting unless the user chose otherwise. Call it before the first `import torch`.
+    """Choose passive waiting, and no more threads than a container's share of the cores; a user's choice stays.
 
-    Later it would change nothing but what the trace says of it, so then it leaves the variable alone.
+    Call it before the first `import torch`: later it would change nothing but what the trace says of it, so then it
+    leaves the variables alone.
     """
-    chosen = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ)
-    if not chosen and "torch" not in sys.modules:
-        os.environ["OMP_WAIT_POLICY"] = "passive"
+    if "torch" not in sys.modules:
+        if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
+            os.environ["OMP_WAIT_POLICY"] = "passive"
+        share = core_share()
+        if share is not None and share < (os.cpu_count() or 1):
+            # torch counts the host's cores; threads beyond the share are stopped in the middle of a step.
+            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, int(share))))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def core_share(cgroups: Path = CGROUPS) -> float | None:
+    """The cores that a container may use by its quota (cgroups 2 or 1); None without one."""
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+            quota, period = " ".join((cgroups / name).read_text() for name in names).split()
+            if float(quota) > 0:
+                return float(quota) / float(period)
+    return None
 
 
 def share_heap() -> None:

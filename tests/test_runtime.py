@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from lora_drop.runtime import core_share
+
 
 @pytest.mark.parametrize(
     ("chosen", "expected"),
@@ -28,6 +30,40 @@ def test_after_torch_nothing_is_claimed():
     code = "import torch, lora_drop, os; print(os.environ.get('OMP_WAIT_POLICY'))"
     run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "None"
+
+
+@pytest.mark.parametrize(
+    ("files", "share"),
+    [
+        ({}, None),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu.max": "200000 100000\n"}, 2.0),
+        ({"cpu.max": "50000 100000\n"}, 0.5),
+        ({"cpu.max": "broken"}, None),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "150000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1.5),
+    ],
+)
+def test_a_containers_share_of_the_cores(tmp_path, files, share):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert core_share(tmp_path) == share
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [({}, "1"), ({"OMP_NUM_THREADS": "3"}, "3")])
+def test_no_more_threads_than_the_share(chosen, expected):
+    """Also where torch would count more cores; the user's own choice is left alone."""
+    env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | chosen
+    code = (
+        "from lora_drop import runtime\n"
+        "runtime.core_share, runtime.os.cpu_count = lambda: 1.5, lambda: 16\n"
+        "runtime.configure()\n"
+        "import torch; print(runtime.os.environ['OMP_NUM_THREADS'], torch.get_num_threads())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    asked, used = run.stdout.split()
+    assert asked == expected and int(used) <= int(asked)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's own habit")
