@@ -43,7 +43,7 @@ READ_LINKS = """([source, links, run]) => links.map((link) => {
         const values = scope.fromLink();
         const told = values.pop();
         const wrong = [];
-        if (values.length !== 19) wrong.push(`${values.length} values`);
+        if (values.length !== 20) wrong.push(`${values.length} values`);
         for (const value of values) {
             const isRange = Array.isArray(value) && value.length === 2 && value.every(Number.isInteger);
             const isPlain = ["string", "boolean"].includes(typeof value) || Number.isFinite(value);
