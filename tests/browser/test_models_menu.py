@@ -52,7 +52,10 @@ def run_once(menu: Server, page: Page) -> str:
     """Press Run and wait for the end; returns the id of the model that ran."""
     before = len(menu.runs)
     page.click("#ld-run")
-    wait_until(lambda: len(menu.runs) > before and menu.closed == len(menu.runs), "the run ended", 60)
+    try:
+        wait_until(lambda: len(menu.runs) > before and menu.closed == len(menu.runs), "the run ended", 60)
+    except AssertionError:
+        pytest.fail(f"no run ended; the status says {page.inner_text('#ld-status')!r}")
     wait_done(page)
     return menu.runs[-1][0].model["id"]
 
