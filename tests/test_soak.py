@@ -26,7 +26,7 @@ LINUX = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="reads /
 @pytest.fixture(scope="module")
 def figures():
     """Of eight visitors, five visits each: the same ones every time."""
-    return asyncio.run(soak.soak(8, seed=0, visits=5, long=600))
+    return asyncio.run(soak.soak(8, seed=0, visits=3, long=600))
 
 
 @LINUX
