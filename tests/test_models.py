@@ -217,6 +217,29 @@ def test_auto_takes_what_the_machine_has(monkeypatch):
         models.resolve_device("cuda:2")
 
 
+def test_a_model_goes_where_its_weights_fit(monkeypatch):
+    """The GPU with the most room, else the CPU; there in bfloat16 only where float32 does not fit."""
+    gpus, cpu = [torch.device("cuda", i) for i in range(2)], torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(models, "get_max_memory", lambda: {0: 5, 1: 9, "cpu": 100})
+    monkeypatch.setattr(models, "_cpu_has_bfloat16", lambda: False)
+    monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
+    half, whole = torch.bfloat16, torch.float32
+    found = models.places()
+    assert found == [(gpus[1], half), (gpus[0], half), (cpu, whole), (cpu, half)]
+    assert models.places("cuda:0", "float32") == [(gpus[0], whole)]
+    config = models.SHAPES["tiny-llama"]
+    size = models.ModelShape.from_config(config).params
+    for room, place in (((3, 3, 9), 0), ((1, 3, 9), 1), ((1, 1, 4), 2), ((1, 1, 3), 3)):
+        free = dict(zip((gpus[1], gpus[0], cpu), (size * n for n in room), strict=True))
+        monkeypatch.setattr(models, "free_memory", free.get)
+        assert models._fitting(config, "m", found) == found[place]
+    monkeypatch.setattr(models, "free_memory", lambda device: size)
+    with pytest.raises(LoraDropError, match="in bfloat16, and cuda:1 has .* free and cuda:0 has .* free and cpu has"):
+        models._fitting(config, "m", found)
+
+
 def test_processor_s_bfloat16(monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     for avx512, amx in ((False, False), (True, False), (False, True)):

@@ -121,16 +121,16 @@ class Task:
                 yield example
 
     def example(self, record: dict[str, Any], id: str, path: Path) -> Example | None:
-        """One record; None if it is not one to be asked."""
-        raise NotImplementedError
+        """One record; None if it is not one to be asked. Each task has this, or a `read_file` of its own."""
+        raise NotImplementedError(f"{self.name} reads whole files, not records")
 
     def answer(self, example: Example, text: str) -> str:
         """What a generated text answers."""
         return text.strip()
 
     def score(self, example: Example, answer: str) -> float:
-        """From 0 to 1: how good an answer is."""
-        raise NotImplementedError
+        """From 0 to 1: how good an answer is. Each task has this, or `runs_code`: then its program is the judge."""
+        raise NotImplementedError(f"{self.name} is scored by running what was generated")
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
