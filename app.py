@@ -42,10 +42,10 @@ def main() -> int:
     host = args.host or ("0.0.0.0" if in_space else None)
 
     from lora_drop.errors import LoraDropError
-    from lora_drop.models import load_model
-    from lora_drop.shelf import Shelf, allowed_models
-    from lora_drop.ui import zero
-    from lora_drop.ui.layout import build_app, launch
+    from lora_drop.models.load import load_model
+    from lora_drop.models.pool import Shelf, allowed_models
+    from lora_drop.ui import space as zero
+    from lora_drop.ui.page import build_app, launch
 
     try:
         load = partial(load_model, device=args.device, dtype=args.dtype)

@@ -19,13 +19,13 @@ from lora_drop.runtime import configure
 configure()
 
 _HOMES = {
-    "AdapterBank": "lora_drop.adapters",
-    "LoraDropConfig": "lora_drop.config",
+    "AdapterBank": "lora_drop.adapters.bank",
+    "LoraDropConfig": "lora_drop.method.config",
     "LoraDropError": "lora_drop.errors",
-    "generate": "lora_drop.generation",
-    "stream": "lora_drop.generation",
-    "load_model": "lora_drop.models",
-    "read_trace": "lora_drop.trace",
+    "generate": "lora_drop.run.generate",
+    "stream": "lora_drop.run.generate",
+    "load_model": "lora_drop.models.load",
+    "read_trace": "lora_drop.run.trace",
 }
 __all__ = list(_HOMES)
 __version__ = "0.1.0"

@@ -2,6 +2,6 @@
 
 import sys
 
-from lora_drop.cli import main
+from lora_drop.cli.main import main
 
 sys.exit(main())

@@ -9,7 +9,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import pytest  # noqa: E402
 
 import lora_drop  # noqa: E402, F401  sets OpenMP's waiting before torch is imported
-from lora_drop.models import LoadedModel, load_model  # noqa: E402
+from lora_drop.models.load import LoadedModel, load_model  # noqa: E402
 
 ARCHITECTURES = ("tiny-llama", "tiny-qwen2", "tiny-qwen3", "tiny-mistral")
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from lora_drop.adapters import CONFIG_NAME, WEIGHTS_NAME, AdapterBank
+from lora_drop.adapters.bank import CONFIG_NAME, WEIGHTS_NAME, AdapterBank
 from lora_drop.errors import LoraDropError
 
 MODEL = {"num_layers": 6, "hidden_size": 32, "revision": "abc", "reuse": "residual", "part": "block", "name": "bank"}

@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from lora_drop.adapters import AdapterBank
-from lora_drop.cli import main
-from lora_drop.config import LoraDropConfig
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation import adaptive
 from lora_drop.evaluation.metrics import evaluate
+from lora_drop.method.config import LoraDropConfig
 
 ARGS = ["--prompt-field", "q", "--target-field", "a", "--model", "random:tiny-llama", "--dtype", "float32"]
 PAIRS = [("Why?", "Because it can, and it will."), ("What is it?", "It is a small cat.")]

@@ -4,11 +4,12 @@ import json
 
 import pytest
 
-from lora_drop.bench import bench
-from lora_drop.cli import main
-from lora_drop.config import LoraDropConfig
+from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
-from lora_drop.schedule import baseline_schedule, kv_bytes, speed_bound
+from lora_drop.evaluation.bench import bench
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.cost import kv_bytes, speed_bound
+from lora_drop.method.schedule import baseline_schedule
 
 TINY = ["bench", "--model", "random:tiny-llama", "--dtype", "float32", "--rounds", "2"]
 SMALL = ["--prompt-tokens", "9", "--new-tokens", "12"]
@@ -21,7 +22,7 @@ CONTRACT = {
 
 @pytest.fixture(autouse=True)
 def small_bandwidth(monkeypatch):
-    monkeypatch.setattr("lora_drop.bench.BANDWIDTH_BYTES", 2**20)
+    monkeypatch.setattr("lora_drop.evaluation.bench.BANDWIDTH_BYTES", 2**20)
 
 
 def test_the_contracts_keys_with_transformers_beside(capsys):
@@ -74,6 +75,6 @@ def test_a_run_that_does_not_fit_says_what_to_lower(tiny, monkeypatch):
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("lora_drop.decoder.Decoder.prefill", full)
+    monkeypatch.setattr("lora_drop.decode.reference.Decoder.prefill", full)
     with pytest.raises(LoraDropError, match="does not fit into the memory .* lower them"):
         bench(tiny, LoraDropConfig(), prompt_tokens=9, new_tokens=12, rounds=1)

@@ -8,14 +8,14 @@ import torch
 from naive import naive_logits
 from test_tasks import data  # noqa: F401  the data folder is a fixture
 
-from lora_drop.cli import main
-from lora_drop.config import LoraDropConfig
+from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation import benchmark as module
-from lora_drop.evaluation.benchmark import _bootstrap, _wilson, fit_prompt, generate_text
 from lora_drop.evaluation.metrics import decode_target
-from lora_drop.evaluation.tasks import TASKS
-from lora_drop.models import encode_prompt, encode_text
+from lora_drop.evaluation.tasks import benchmark as module
+from lora_drop.evaluation.tasks.benchmark import _bootstrap, _wilson, fit_prompt, generate_text
+from lora_drop.evaluation.tasks.tasks import TASKS
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.models.tokens import encode_prompt, encode_text
 
 MODEL = ["--model", "random:tiny-llama", "--dtype", "float32", "--device", "cpu"]
 DROPPING = ["--period", "3", "--drop-ratio", "1", "--reuse", "state"]

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_drop import bundled as door
 from lora_drop.errors import LoraDropError
+from lora_drop.models import bundled as door
 
 MODEL = b"weights" * 1000
 
@@ -467,7 +467,7 @@ def test_real_tokenizer(bundled):
 def test_real_model_answers(bundled):
     import torch
 
-    from lora_drop.models import encode_prompt
+    from lora_drop.models.tokens import encode_prompt
 
     ids = torch.tensor([encode_prompt(bundled.tokenizer, "What is the capital of France?")])
     out = bundled.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False)

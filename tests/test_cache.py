@@ -2,7 +2,7 @@
 
 import torch
 
-from lora_drop.cache import BLOCK, KVCache
+from lora_drop.decode.cache import BLOCK, KVCache
 
 
 def test_growth_keeps_what_was_written():

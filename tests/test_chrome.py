@@ -6,11 +6,12 @@ from collections import defaultdict
 
 import pytest
 
-from lora_drop.chrome import LONGEST_MS, chrome_trace
-from lora_drop.config import LoraDropConfig
 from lora_drop.errors import LoraDropError
-from lora_drop.session import Request, run
-from lora_drop.trace import Trace, gather
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.run.exports.chrome import LONGEST_MS, chrome_trace
+from lora_drop.run.request import Request
+from lora_drop.run.run import run
+from lora_drop.run.trace import Trace, gather
 
 CONFIG = LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0)
 

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from lora_drop.cli import main
-from lora_drop.trace import read_trace
+from lora_drop.cli.main import main
+from lora_drop.run.trace import read_trace
 
 TINY = ["--model", "random:tiny-llama", "--device", "cpu", "--dtype", "float32"]
 RUN = ["run", "--prompt", "Explain why the sky is blue.", *TINY, "--max-new-tokens", "12", "--ignore-eos"]
@@ -46,7 +46,7 @@ def test_period_1_gives_both_lanes_the_greedy_tokens_of_transformers(bundled, ca
     result = output(capsys, *argv, "--dtype", "float32", "--device", "cpu", "--max-new-tokens", "24")
     import torch  # noqa: I001
 
-    from lora_drop.models import encode_prompt
+    from lora_drop.models.tokens import encode_prompt
 
     ids = torch.tensor([encode_prompt(bundled.tokenizer, "Explain why the sky is blue.")])
     expected = bundled.model.generate(

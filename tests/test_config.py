@@ -2,8 +2,9 @@
 
 import pytest
 
-from lora_drop.config import BUNDLED_ORDER, PRESETS, LoraDropConfig, default_range, presets_for
 from lora_drop.errors import LoraDropError
+from lora_drop.method.config import LoraDropConfig, default_range
+from lora_drop.method.presets import BUNDLED_ORDER, PRESETS, presets_for
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,12 @@ import time
 import pytest
 import torch
 
-from lora_drop.config import REUSE_RULES, LoraDropConfig
-from lora_drop.decoder import Decoder
-from lora_drop.engine import Lane, Sampling, draw, entropy
-from lora_drop.race import take_turns
-from lora_drop.schedule import Schedule, baseline_schedule
+from lora_drop.decode.lane import Lane, entropy
+from lora_drop.decode.reference import Decoder
+from lora_drop.decode.sampling import Sampling, draw
+from lora_drop.method.config import REUSE_RULES, LoraDropConfig
+from lora_drop.method.schedule import Schedule, baseline_schedule
+from lora_drop.run.race import take_turns
 
 PROMPT = [5, 99, 17, 42, 200]
 
@@ -51,7 +52,7 @@ def test_period_1_equals_greedy_generate_on_the_bundled_model(bundled):
 
 def test_in_bfloat16_only_a_near_tie_may_differ():
     """A first mismatch is allowed only where the two best logits lie within 2^-6 of their size."""
-    from lora_drop.models import load_model
+    from lora_drop.models.load import load_model
 
     loaded = load_model("random:tiny-llama", device="cpu", dtype="bfloat16")
     expected = hf_greedy(loaded, PROMPT, 60)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from naive import naive_logits
 
-from lora_drop.cli import main
-from lora_drop.config import LoraDropConfig
-from lora_drop.models import encode_prompt
+from lora_drop.cli.main import main
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.models.tokens import encode_prompt
 
 ARGS = ["--prompt-field", "question", "--target-field", "answer", "--model", "random:tiny-llama", "--dtype", "float32"]
 PAIRS = [("What is it?", "It is a cat."), ("Why?", "Because it can.")]

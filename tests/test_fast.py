@@ -8,17 +8,17 @@ import pytest
 import torch
 from test_decoder import PROMPT, TARGET, random_bank
 
-from lora_drop import bundled as bundled_files
-from lora_drop.cache import KVCache
-from lora_drop.config import KV_RULES, PARTS, REUSE_RULES
-from lora_drop.decoder import Decoder
-from lora_drop.fast import LONG, FastDecoder, is_supported
-from lora_drop.graphs import GraphDecoder
-from lora_drop.models import load_model
-from lora_drop.native import library
-from lora_drop.native.decoder import NativeDecoder, lay_out
-from lora_drop.schedule import Schedule, baseline_schedule
-from lora_drop.weights import fuse, pack
+from lora_drop.decode.cache import KVCache
+from lora_drop.decode.fast import LONG, FastDecoder, is_supported
+from lora_drop.decode.native import library
+from lora_drop.decode.native.decoder import NativeDecoder, lay_out
+from lora_drop.decode.reference import Decoder
+from lora_drop.decode.static import GraphDecoder
+from lora_drop.decode.weights import fuse, pack
+from lora_drop.method.config import KV_RULES, PARTS, REUSE_RULES
+from lora_drop.method.schedule import Schedule, baseline_schedule
+from lora_drop.models import bundled as bundled_files
+from lora_drop.models.load import load_model
 
 
 def logits(decoder, schedule, bank, prompt=PROMPT, target=TARGET, watch=False):

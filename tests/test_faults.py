@@ -29,26 +29,29 @@ from safetensors.torch import load_file, save_file
 from test_decoder import random_bank
 
 import lora_drop
-from lora_drop import audit, session, train
-from lora_drop.adapters import WEIGHTS_NAME
-from lora_drop.cli import main
-from lora_drop.config import LoraDropConfig
+from lora_drop.adapters.bank import WEIGHTS_NAME
+from lora_drop.cli.main import main
+from lora_drop.decode.fast import FastDecoder
+from lora_drop.decode.native import library
+from lora_drop.decode.native.decoder import NativeDecoder, lay_out
+from lora_drop.decode.refresh import Pacer
+from lora_drop.decode.static import GraphDecoder
+from lora_drop.decode.weights import fuse
 from lora_drop.errors import LoraDropError, is_out_of_memory
-from lora_drop.fast import FastDecoder
-from lora_drop.graphs import GraphDecoder
-from lora_drop.models import LoadedModel, load_model
-from lora_drop.native import library
-from lora_drop.native.decoder import NativeDecoder, lay_out
-from lora_drop.refresh import Pacer
-from lora_drop.session import BASELINE, LORA_DROP, THIRD, Request, run
-from lora_drop.shelf import Shelf
-from lora_drop.tools import screenshots
-from lora_drop.trace import Trace, gather, parse_trace, read_trace
-from lora_drop.train import CHECKPOINT, LOG, Trainer
-from lora_drop.train_options import TrainSettings
-from lora_drop.ui.callbacks import Callbacks
-from lora_drop.ui.layout import build_app, launch
-from lora_drop.weights import fuse
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.models.load import LoadedModel, load_model
+from lora_drop.models.pool import Shelf
+from lora_drop.run import audit
+from lora_drop.run import run as session
+from lora_drop.run.request import BASELINE, LORA_DROP, THIRD, Request
+from lora_drop.run.run import run
+from lora_drop.run.trace import Trace, gather, parse_trace, read_trace
+from lora_drop.training import train
+from lora_drop.training.settings import TrainSettings
+from lora_drop.training.train import CHECKPOINT, LOG, Trainer
+from lora_drop.ui.events import Callbacks
+from lora_drop.ui.page import build_app, launch
+from scripts import screenshots
 
 PERIOD, TOKENS = 3, 9
 SHIPPED_SWEEP = Path(__file__).resolve().parent.parent / "assets" / "sweeps" / "sweep.json"
@@ -473,7 +476,7 @@ def last_line(capsys) -> str:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_tells_of_a_damaged_model(command, capsys, monkeypatch, name):
-    monkeypatch.setattr("lora_drop.models.load_model", lambda *_: damaged("reference"))
+    monkeypatch.setattr("lora_drop.models.load.load_model", lambda *_: damaged("reference"))
     assert main(command(name)) == 2
     assert re.match("lora_drop: .*(are|is) NaN or infinite.*(damaged|overflow)", last_line(capsys))
 
@@ -481,7 +484,7 @@ def test_every_command_tells_of_a_damaged_model(command, capsys, monkeypatch, na
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_tells_of_memory_that_runs_out(command, capsys, monkeypatch, name):
     model = fresh("reference")
-    monkeypatch.setattr("lora_drop.models.load_model", lambda *_: model)
+    monkeypatch.setattr("lora_drop.models.load.load_model", lambda *_: model)
     with monkeypatch.context() as patch:
         patch.setattr(torch.nn.Linear, "forward", lambda *_: raising(torch.OutOfMemoryError, "CUDA\nmemory")(None))
         assert main(command(name)) == 2
@@ -599,7 +602,7 @@ def test_a_sweep_that_meets_a_full_disk(command, capsys, tmp_path, name):
 
 def test_figures_and_replays_that_meet_a_full_disk(command, capsys, tmp_path, monkeypatch):
     """`--trace` on a full disk from the start is in test_cli.py."""
-    monkeypatch.setattr("lora_drop.ui.figures._page", lambda figures, theme: "a page")
+    monkeypatch.setattr("lora_drop.run.exports.figures._page", lambda figures, theme: "a page")
     out = tmp_path / "out"
     out.mkdir()
     (out / "sweep.json").write_text(SHIPPED_SWEEP.read_text())

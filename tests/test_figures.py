@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from lora_drop import paper
-from lora_drop.cli import main
+from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
-from lora_drop.models import LARGE_SHAPES
-from lora_drop.schedule import ModelShape
-from lora_drop.ui.figures import PANELS, QUALITIES, groups, pareto, sweep_heatmaps
+from lora_drop.method import paper
+from lora_drop.method.cost import ModelShape
+from lora_drop.models.random_weights import LARGE_SHAPES
+from lora_drop.run.exports.figures import PANELS, QUALITIES, groups, pareto, sweep_heatmaps
 
 HOSTILE = "<b>x</b></script><script>alert(1)</script>%{x}<a href='javascript:alert(2)'>"
 
@@ -168,7 +168,7 @@ def test_words_that_do_not_exist(sweep, tmp_path, capsys):
 
 
 def test_figures_need_no_torch():
-    code = "import sys, lora_drop.ui.figures; print({'torch', 'gradio'} & set(sys.modules))"
+    code = "import sys, lora_drop.run.exports.figures; print({'torch', 'gradio'} & set(sys.modules))"
     env = {**os.environ, "PYTHONPATH": os.getcwd()}
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert run.stdout.strip() == "set()"

@@ -2,8 +2,8 @@
 
 import torch
 
-from lora_drop.adapters import AdapterBank
-from lora_drop.fit import RIDGE, Batch, fit
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.training.fit import RIDGE, Batch, fit
 
 
 def states(loaded, tokens):

@@ -16,16 +16,17 @@ from pathlib import Path
 import pytest
 from fuzzing import CORPUS, SEED, TRIED, budget, mutated_bytes, mutated_json, mutated_lines, one_line, strict_json
 
-from lora_drop import trace as t
-from lora_drop.adapters import CONFIG_NAME, WEIGHTS_NAME, AdapterBank
-from lora_drop.chrome import chrome_trace
-from lora_drop.cli import main
-from lora_drop.config import LoraDropConfig
+from lora_drop.adapters.bank import CONFIG_NAME, WEIGHTS_NAME, AdapterBank
+from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
-from lora_drop.session import Request, run
-from lora_drop.shelf import Shelf
-from lora_drop.ui import replay
-from lora_drop.ui.callbacks import Callbacks
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.models.pool import Shelf
+from lora_drop.run import trace as t
+from lora_drop.run.exports import html as replay
+from lora_drop.run.exports.chrome import chrome_trace
+from lora_drop.run.request import Request
+from lora_drop.run.run import run
+from lora_drop.ui.events import Callbacks
 
 TRACES = sorted((CORPUS / "traces").glob("*.jsonl"))
 BANKS = sorted(path for path in (CORPUS / "adapters").iterdir() if path.is_dir())

@@ -11,9 +11,9 @@ from transformers.generation.streamers import BaseStreamer
 
 import lora_drop
 from lora_drop import LoraDropConfig, LoraDropError
-from lora_drop.models import encode_prompt
-from lora_drop.session import BASELINE, LORA_DROP
-from lora_drop.trace import gather
+from lora_drop.models.tokens import encode_prompt
+from lora_drop.run.request import BASELINE, LORA_DROP
+from lora_drop.run.trace import gather
 
 PROMPT = "Hello there."
 HUB = Path(__file__).resolve().parent.parent / "assets" / "hub"
@@ -119,6 +119,6 @@ def test_generate_refuses_what_it_cannot_do(tiny):
 
 
 def test_names_are_imported_when_used():
-    assert lora_drop.AdapterBank.__module__ == "lora_drop.adapters"
+    assert lora_drop.AdapterBank.__module__ == "lora_drop.adapters.bank"
     with pytest.raises(AttributeError, match="no attribute 'teleport'"):
         lora_drop.teleport  # noqa: B018

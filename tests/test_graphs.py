@@ -7,16 +7,18 @@ import pytest
 import torch
 from test_decoder import PROMPT, random_bank
 
-from lora_drop.cache import BLOCK
-from lora_drop.config import KV_RULES, PARTS, REUSE_RULES, LoraDropConfig
-from lora_drop.decoder import Decoder
-from lora_drop.engine import Lane, Sampling
-from lora_drop.graphs import SPAN, GraphDecoder
-from lora_drop.models import load_model
-from lora_drop.race import take_turns
-from lora_drop.schedule import Schedule, baseline_schedule
-from lora_drop.session import Request, run
-from lora_drop.weights import fuse
+from lora_drop.decode.cache import BLOCK
+from lora_drop.decode.lane import Lane
+from lora_drop.decode.reference import Decoder
+from lora_drop.decode.sampling import Sampling
+from lora_drop.decode.static import SPAN, GraphDecoder
+from lora_drop.decode.weights import fuse
+from lora_drop.method.config import KV_RULES, PARTS, REUSE_RULES, LoraDropConfig
+from lora_drop.method.schedule import Schedule, baseline_schedule
+from lora_drop.models.load import load_model
+from lora_drop.run.race import take_turns
+from lora_drop.run.request import Request
+from lora_drop.run.run import run
 
 LONG_PROMPT = [n * 7 % 256 for n in range(SPAN - 6)]
 

@@ -12,12 +12,13 @@ import pytest
 import torch
 from test_models import make_tokenizer
 
-from lora_drop.config import LoraDropConfig
-from lora_drop.decoder import Decoder
+from lora_drop.decode.reference import Decoder
 from lora_drop.errors import LoraDropError
-from lora_drop.models import encode_prompt
-from lora_drop.session import Request, run
-from lora_drop.trace import gather
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.models.tokens import encode_prompt
+from lora_drop.run.request import Request
+from lora_drop.run.run import run
+from lora_drop.run.trace import gather
 
 ROOT = Path(__file__).parent.parent
 installed = pytest.mark.skipif(
@@ -197,7 +198,7 @@ def test_without_the_harness_one_line_says_what_to_install():
 
 def test_the_engine_s_request_matches(tiny):
     """The engine that `generate_until` uses is the one of `run`."""
-    from lora_drop.evaluation.benchmark import generate_text
+    from lora_drop.evaluation.tasks.benchmark import generate_text
 
     config = LoraDropConfig(**DROPPING)
     trace = gather(run(tiny, Request("Why?", config, 12, lanes="lora-drop", audit=False)))

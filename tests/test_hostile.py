@@ -33,19 +33,21 @@ from fuzzing import CORPUS, HOSTILE, TRIED, anything, one_line, profile, strict_
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lora_drop import bundled as bundled_model
-from lora_drop import models
-from lora_drop.adapters import AdapterBank
-from lora_drop.cli import _parser, main
-from lora_drop.config import COMPARISONS, KV_RULES, PARTS, PRESETS, REUSE_RULES
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.cli.main import _parser, main
 from lora_drop.errors import LoraDropError
-from lora_drop.models import ByteTokenizer, encode_prompt, encode_text, load_model
-from lora_drop.shelf import Shelf
-from lora_drop.trace import parse_trace, read_trace
-from lora_drop.ui import replay
-from lora_drop.ui.callbacks import Callbacks, Stops
-from lora_drop.ui.components import ASSETS, plotly_script
-from lora_drop.ui.layout import build_app, launch
+from lora_drop.method.config import KV_RULES, PARTS, REUSE_RULES
+from lora_drop.method.presets import COMPARISONS, PRESETS
+from lora_drop.models import bundled as bundled_model
+from lora_drop.models import load as models
+from lora_drop.models.load import load_model
+from lora_drop.models.pool import Shelf
+from lora_drop.models.tokens import ByteTokenizer, encode_prompt, encode_text
+from lora_drop.run.exports import html as replay
+from lora_drop.run.exports.scripts import ASSETS, plotly_script
+from lora_drop.run.trace import parse_trace, read_trace
+from lora_drop.ui.events import Callbacks, Stops
+from lora_drop.ui.page import build_app, launch
 from lora_drop.ui.safe_zone import SafeZone
 
 VISITOR = SimpleNamespace(session_hash="visitor")

@@ -21,8 +21,8 @@ from pathlib import Path
 import pytest
 from test_bundled import Workshop, die, in_process, shop  # noqa: F401  the shop is a fixture
 
-from lora_drop import bundled as door
 from lora_drop.errors import LoraDropError
+from lora_drop.models import bundled as door
 
 # ---- downloads ------------------------------------------------------------------------------------------------------
 
@@ -189,7 +189,7 @@ SECOND = 2  # the checkpoint at which most of the kills come: there is a good on
 
 
 def trains(text: Path, out: Path, *more: str) -> int:
-    from lora_drop.cli import main
+    from lora_drop.cli.main import main
 
     return main(["train", "--data", str(text), "--out", str(out), *OPTIONS, *more])
 
@@ -209,7 +209,8 @@ def dies_training(text: Path, out: Path, stage: str, *more: str) -> None:
     """Runs in its own process: trains, and dies at the stage."""
     import torch
 
-    from lora_drop import adapters, train
+    from lora_drop.adapters import bank as adapters
+    from lora_drop.training import train
 
     save_file, save, step, replace = adapters.save_file, torch.save, train.Trainer.train_step, os.replace
 
@@ -253,7 +254,7 @@ def dies_training(text: Path, out: Path, stage: str, *more: str) -> None:
 def server():
     """Processes that start with torch imported: forked from one that has done nothing else."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lora_drop.train"])
+    context.set_forkserver_preload(["lora_drop.training.train"])
     return context
 
 

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 
-from lora_drop.config import LoraDropConfig
 from lora_drop.errors import LoraDropError
-from lora_drop.session import Request
-from lora_drop.shelf import Shelf
-from lora_drop.trace import parse_trace
-from lora_drop.ui import callbacks
-from lora_drop.ui.callbacks import Callbacks
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.models.pool import Shelf
+from lora_drop.run.request import Request
+from lora_drop.run.trace import parse_trace
+from lora_drop.ui import events as callbacks
+from lora_drop.ui.events import Callbacks
 from lora_drop.ui.limits import Limits
 from lora_drop.ui.safe_zone import SafeZone
 

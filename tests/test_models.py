@@ -17,9 +17,10 @@ from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, process
 from tokenizers import models as tokenizer_models
 from transformers import LlamaConfig, MistralConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config
 
-from lora_drop import models
 from lora_drop.errors import LoraDropError
-from lora_drop.models import ByteTokenizer, encode_prompt, fingerprint, load_model, usable_context
+from lora_drop.models import load as models
+from lora_drop.models.load import fingerprint, load_model, usable_context
+from lora_drop.models.tokens import ByteTokenizer, encode_prompt
 
 TEMPLATE = (
     "{% for m in messages %}<|start|>{{ m.role }}\n{{ m.content | trim }}<|end|>\n{% endfor %}"
@@ -125,7 +126,7 @@ def test_tiny_models_have_revisions_of_their_own():
     ("name", "billions"), [("llama2-7b", 6.738), ("llama3-8b", 8.030), ("qwen2.5-7b", 7.616), ("qwen2.5-14b", 14.770)]
 )
 def test_large_shapes_have_the_published_sizes(name, billions):
-    from lora_drop.schedule import ModelShape
+    from lora_drop.method.cost import ModelShape
 
     assert ModelShape.from_config(models.LARGE_SHAPES[name]).params / 1e9 == pytest.approx(billions, abs=0.001)
 

@@ -7,12 +7,12 @@ import threading
 import pytest
 import torch
 
-from lora_drop import native
-from lora_drop.config import LoraDropConfig
-from lora_drop.models import load_model
-from lora_drop.native import build, library
-from lora_drop.native.decoder import NativeDecoder, lay_out
-from lora_drop.refresh import entropy
+from lora_drop.decode import native
+from lora_drop.decode.native import build, library
+from lora_drop.decode.native.decoder import NativeDecoder, lay_out
+from lora_drop.decode.refresh import entropy
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.models.load import load_model
 
 pytestmark = pytest.mark.skipif(library() is None, reason="there is no C compiler here")
 PROMPT = [5, 99, 17, 42, 200]
@@ -59,7 +59,7 @@ def test_where_the_cache_cannot_be_written_there_is_none(tmp_path):
 
 
 def test_models_load_without_it(monkeypatch):
-    monkeypatch.setattr("lora_drop.models.library", lambda: None)
+    monkeypatch.setattr("lora_drop.models.load.library", lambda: None)
     assert load_model("random:tiny-llama", device="cpu", dtype="float32").decoder.name == "fast (float32)"
     monkeypatch.undo()
     assert load_model("random:tiny-llama", device="cpu", dtype="float32").decoder.name == "native (float32)"

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from lora_drop.cli import main
-from lora_drop.config import LoraDropConfig
+from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.order import drop_order
-from lora_drop.student import student_states
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.training.student import student_states
 
 
 @pytest.fixture

@@ -7,17 +7,18 @@ import json
 import pytest
 import torch
 
-from lora_drop import measured, session
-from lora_drop.adapters import AdapterBank
-from lora_drop.cli import main
-from lora_drop.config import COMPARISONS, PRESETS, presets_for
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.adapters.find import config_fingerprint
+from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
+from lora_drop.evaluation import preset_results as measured
 from lora_drop.evaluation import presets as module
-from lora_drop.measured import READS_WELL_GAP, default_preset, measured_presets, reads_well
-from lora_drop.prompts import EXAMPLES, SAMPLE_PROMPTS
-from lora_drop.schedule import ModelShape, speed_bound
-from lora_drop.session import config_fingerprint
-from lora_drop.ui.callbacks import preset_facts
+from lora_drop.evaluation.preset_results import READS_WELL_GAP, default_preset, measured_presets, reads_well
+from lora_drop.evaluation.prompts import EXAMPLES, SAMPLE_PROMPTS
+from lora_drop.method.cost import ModelShape, speed_bound
+from lora_drop.method.presets import COMPARISONS, PRESETS, presets_for
+from lora_drop.run import run as session
+from lora_drop.ui.events import preset_facts
 
 TINY = ["--model", "random:tiny-llama", "--dtype", "float32"]
 BUNDLED = ModelShape(30, 576, 9, 3, 64, 1536, 49_152, tied=True)  # a test holds it against the model itself

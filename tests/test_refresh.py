@@ -7,17 +7,20 @@ import pytest
 import torch
 from naive import naive_logits
 
-from lora_drop import refresh
-from lora_drop.adapters import AdapterBank
-from lora_drop.cli import main
-from lora_drop.config import KV_RULES, PARTS, REUSE_RULES, LoraDropConfig
-from lora_drop.decoder import Decoder
-from lora_drop.engine import Lane, Sampling
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.cli.main import main
+from lora_drop.decode import refresh
+from lora_drop.decode.lane import Lane
+from lora_drop.decode.reference import Decoder
+from lora_drop.decode.sampling import Sampling
 from lora_drop.evaluation import metrics
-from lora_drop.generation import generate
-from lora_drop.schedule import Schedule, kv_bytes, speed_bound
-from lora_drop.session import BASELINE, LORA_DROP, Request, run
-from lora_drop.trace import gather
+from lora_drop.method.config import KV_RULES, PARTS, REUSE_RULES, LoraDropConfig
+from lora_drop.method.cost import kv_bytes, speed_bound
+from lora_drop.method.schedule import Schedule
+from lora_drop.run.generate import generate
+from lora_drop.run.request import BASELINE, LORA_DROP, Request
+from lora_drop.run.run import run
+from lora_drop.run.trace import gather
 
 PROMPT = [5, 99, 17, 42, 200]
 HUGE = 1e6

@@ -8,12 +8,14 @@ from html.parser import HTMLParser
 
 import pytest
 
-from lora_drop.cli import main
-from lora_drop.config import LoraDropConfig
-from lora_drop.session import Request, run
-from lora_drop.trace import KINDS, Header, StepRecord, Trace, gather, write_line
-from lora_drop.ui.components import ASSETS, SCRIPTS, plotly_script
-from lora_drop.ui.replay import replay_html, wire_text
+from lora_drop.cli.main import main
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.run.exports.html import replay_html, wire_text
+from lora_drop.run.exports.scripts import ASSETS, SCRIPTS, plotly_script
+from lora_drop.run.records import KINDS, Header, StepRecord, write_line
+from lora_drop.run.request import Request
+from lora_drop.run.run import run
+from lora_drop.run.trace import Trace, gather
 
 HOSTILE = (
     "</script><SCRIPT>alert(1)</SCRIPT><!--<script>${alert(2)}<img src=x onerror=alert(3)>'\"{{run}}\u2028\ud800\x00"

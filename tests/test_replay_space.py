@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from lora_drop.config import LoraDropConfig
-from lora_drop.session import Request, run
-from lora_drop.tools import replay_space, space_folder
-from lora_drop.trace import Trace, gather, write_line
-from lora_drop.ui.replay import replay_html
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.run.exports import replay_space
+from lora_drop.run.exports.html import replay_html
+from lora_drop.run.records import write_line
+from lora_drop.run.request import Request
+from lora_drop.run.run import run
+from lora_drop.run.trace import Trace, gather
+from lora_drop.ui import space_folder
 
 HOSTILE = "</a></li><script>alert(1)</script><img src=x onerror=alert(2)>'\"{{runs}}${x}\ud800\u2028"
 

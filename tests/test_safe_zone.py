@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import pytest
 
 from lora_drop.errors import LoraDropError
-from lora_drop.models import load_model
-from lora_drop.paper import ROWS
-from lora_drop.prompts import SAMPLE_PROMPTS
-from lora_drop.shelf import Shelf
+from lora_drop.evaluation.prompts import SAMPLE_PROMPTS
+from lora_drop.method.paper import ROWS
+from lora_drop.models.load import load_model
+from lora_drop.models.pool import Shelf
 from lora_drop.ui import method, safe_zone
-from lora_drop.ui.callbacks import Stops
+from lora_drop.ui.events import Stops
 from lora_drop.ui.safe_zone import (
     MAX_POINTS,
     NO_POINTS,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation import sandbox
-from lora_drop.evaluation.sandbox import Limits, protection, run_program
+from lora_drop.evaluation.tasks import sandbox
+from lora_drop.evaluation.tasks.sandbox import Limits, protection, run_program
 
 LIMITS = Limits(seconds=20, cpu_seconds=1, memory_bytes=256 << 20, disk_bytes=4 << 20, processes=4)
 WAYS = ("namespaces", "limits")

@@ -2,19 +2,9 @@
 
 import pytest
 
-from lora_drop.config import LoraDropConfig
-from lora_drop.schedule import (
-    ModelShape,
-    Schedule,
-    average_period,
-    baseline_schedule,
-    dropped_layers,
-    human_bytes,
-    kv_bytes,
-    kv_saved,
-    speed_bound,
-    step_bytes,
-)
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.cost import ModelShape, human_bytes, kv_bytes, kv_saved, speed_bound, step_bytes
+from lora_drop.method.schedule import Schedule, average_period, baseline_schedule, dropped_layers
 
 SMOLLM2 = ModelShape(30, 576, 9, 3, 64, 1536, 49152, tied=True)
 LLAMA2_7B = ModelShape(32, 4096, 32, 32, 128, 11008, 32000, tied=False)

@@ -11,9 +11,16 @@ import pytest
 import torch
 
 from lora_drop.errors import LoraDropError
-from lora_drop.models import ByteTokenizer, encode_prompt, load_model
-from lora_drop.prompts import SAMPLE_PROMPTS
-from lora_drop.self_generate import all_prompts, generate_batch, read_self_generated, seed_prompts, self_generate
+from lora_drop.evaluation.prompts import SAMPLE_PROMPTS
+from lora_drop.models.load import load_model
+from lora_drop.models.tokens import ByteTokenizer, encode_prompt
+from lora_drop.training.self_generate import (
+    all_prompts,
+    generate_batch,
+    read_self_generated,
+    seed_prompts,
+    self_generate,
+)
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"seed": 3, "max_new_tokens": 12, "batch_size": 4}

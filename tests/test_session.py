@@ -5,14 +5,17 @@ import hashlib
 import pytest
 import torch
 
-from lora_drop.adapters import AdapterBank
-from lora_drop.config import LoraDropConfig
-from lora_drop.decoder import Decoder
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.decode.reference import Decoder
 from lora_drop.errors import LoraDropError
-from lora_drop.models import encode_prompt
-from lora_drop.schedule import Schedule, kv_bytes, speed_bound
-from lora_drop.session import BASELINE, LORA_DROP, THIRD, Request, run
-from lora_drop.trace import AuditRecord, Header, StepRecord, Summary, gather
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.cost import kv_bytes, speed_bound
+from lora_drop.method.schedule import Schedule
+from lora_drop.models.tokens import encode_prompt
+from lora_drop.run.records import AuditRecord, Header, StepRecord, Summary
+from lora_drop.run.request import BASELINE, LORA_DROP, THIRD, Request
+from lora_drop.run.run import run
+from lora_drop.run.trace import gather
 
 PROMPT = "Tell me something."
 
@@ -208,7 +211,7 @@ def test_the_whole_context_can_be_used(tiny):
 
 
 def test_caches_that_do_not_fit_are_refused_before_the_run(tiny, monkeypatch):
-    monkeypatch.setattr("lora_drop.session.free_memory", lambda device: 100_000)
+    monkeypatch.setattr("lora_drop.run.run.free_memory", lambda device: 100_000)
     with pytest.raises(LoraDropError, match=r"need 0\.0 GB for the KV caches.*fewer tokens"):
         next(run(tiny, Request("Hello", max_new_tokens=200)))
     next(run(tiny, Request("Hello", max_new_tokens=20, lanes="lora-drop", audit=False)))
@@ -221,7 +224,7 @@ def test_memory_that_runs_out_in_a_step_is_one_clear_line(tiny, monkeypatch):
     def fail(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("lora_drop.engine.draw", fail)
+    monkeypatch.setattr("lora_drop.decode.sampling.draw", fail)
     with pytest.raises(LoraDropError, match=r"ran out of memory with .* GB in the KV caches"):
         list(steps)
 

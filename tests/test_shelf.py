@@ -9,14 +9,15 @@ import weakref
 import pytest
 import torch
 
-from lora_drop import shelf as shelf_module
-from lora_drop.config import LoraDropConfig
 from lora_drop.errors import LoraDropError
-from lora_drop.models import BUNDLED_ID, load_model
-from lora_drop.session import Request, plan, run
-from lora_drop.shelf import PRESET_MODELS, Shelf, allowed_models, label_of
-from lora_drop.trace import gather
-from lora_drop.ui.callbacks import Callbacks, page_facts, train_command
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.models import pool as shelf_module
+from lora_drop.models.load import BUNDLED_ID, load_model
+from lora_drop.models.pool import PRESET_MODELS, Shelf, allowed_models, label_of
+from lora_drop.run.request import Request, plan
+from lora_drop.run.run import run
+from lora_drop.run.trace import gather
+from lora_drop.ui.events import Callbacks, page_facts, train_command
 
 LLAMA, QWEN = "random:tiny-llama", "random:tiny-qwen2"
 ASKED = Request("Why?", LoraDropConfig(period=3), 8, audit=False, ignore_eos=True)

@@ -11,14 +11,19 @@ from types import SimpleNamespace
 
 import pytest
 
-from lora_drop.config import LoraDropConfig
-from lora_drop.session import Request, run
-from lora_drop.shelf import Shelf
-from lora_drop.tools import soak
-from lora_drop.tools.space_check import free_port
-from lora_drop.trace import AuditRecord, StepRecord, Summary, gather, write_line
-from lora_drop.ui import callbacks, layout, sessions, zero
-from lora_drop.ui.callbacks import RecentTraces, Stops
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.models.pool import Shelf
+from lora_drop.run.records import AuditRecord, StepRecord, Summary, write_line
+from lora_drop.run.request import Request
+from lora_drop.run.run import run
+from lora_drop.run.trace import gather
+from lora_drop.ui import events as callbacks
+from lora_drop.ui import page as layout
+from lora_drop.ui import sessions
+from lora_drop.ui import space as zero
+from lora_drop.ui.events import RecentTraces, Stops
+from scripts import soak
+from scripts.space_check import free_port
 
 LINUX = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="reads /proc")
 

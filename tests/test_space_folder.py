@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_drop.tools import space_check, space_folder
+from lora_drop.ui import space_folder
+from scripts import space_check
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -5,11 +5,11 @@ import itertools
 import pytest
 import torch
 
-from lora_drop.adapters import AdapterBank
-from lora_drop.config import KV_RULES, PARTS, REUSE_RULES
-from lora_drop.decoder import Decoder
-from lora_drop.schedule import Schedule
-from lora_drop.student import Layout, student_states
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.decode.reference import Decoder
+from lora_drop.method.config import KV_RULES, PARTS, REUSE_RULES
+from lora_drop.method.schedule import Schedule
+from lora_drop.training.student import Layout, student_states
 
 
 def bank_for(loaded, schedule):

@@ -5,12 +5,12 @@ import json
 
 import pytest
 
-from lora_drop import session
-from lora_drop.adapters import AdapterBank
-from lora_drop.cli import main
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.cli.main import main
 from lora_drop.evaluation import sweep as module
 from lora_drop.evaluation.sweep import median_rates
-from lora_drop.trace import StepRecord
+from lora_drop.run import run as session
+from lora_drop.run.records import StepRecord
 
 ARGS = ["--prompt-field", "q", "--target-field", "a", "--model", "random:tiny-llama", "--dtype", "float32"]
 

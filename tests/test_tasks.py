@@ -5,8 +5,8 @@ import json
 import pytest
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.sandbox import run_program
-from lora_drop.evaluation.tasks import TASKS, overlap_f1, program, read_tasks, rouge_l
+from lora_drop.evaluation.tasks.sandbox import run_program
+from lora_drop.evaluation.tasks.tasks import TASKS, overlap_f1, program, read_tasks, rouge_l
 
 COPA = {"premise": "Avevo fame.", "choice1": "Mangiai.", "choice2": "Dormii.", "question": "effect", "label": 0}
 HUMAN = {

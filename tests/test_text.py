@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from lora_drop.text import Detokenizer, piece
+from lora_drop.models.tokens import Detokenizer, piece
 
 TEXTS = [
     "Plain text.",

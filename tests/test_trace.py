@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from lora_drop import trace as t
 from lora_drop.errors import LoraDropError
+from lora_drop.run import trace as t
 
 HOSTILE = "${alert(1)}<img src=x onerror=alert(2)>\u2028\ud800\x00\"'"
 

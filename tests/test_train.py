@@ -6,12 +6,15 @@ import shlex
 import pytest
 import torch
 
-from lora_drop.adapters import AdapterBank
-from lora_drop.cli import _parser, main
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.cli.main import _parser, main
 from lora_drop.errors import LoraDropError
-from lora_drop.models import encode_prompt, encode_text, load_model
-from lora_drop.train import CHECKPOINT, Trainer, Turn, draw, read_texts, to_windows
-from lora_drop.train_options import TrainSettings
+from lora_drop.models.load import load_model
+from lora_drop.models.tokens import encode_prompt, encode_text
+from lora_drop.training.data import Turn, read_texts, to_windows
+from lora_drop.training.draw import draw
+from lora_drop.training.settings import TrainSettings
+from lora_drop.training.train import CHECKPOINT, Trainer
 
 SMALL = TrainSettings(
     rank=8, alpha=8.0, length=48, batch_size=4, max_tokens=48 * 4 * 24, learning_rate=2e-2, fit_batches=0

@@ -19,11 +19,13 @@ import gradio as gr
 import pytest
 import torch
 
-from lora_drop.config import LoraDropConfig
 from lora_drop.errors import LoraDropError
-from lora_drop.session import Request, plan, run
-from lora_drop.trace import Header, StepRecord, Summary, gather
-from lora_drop.ui import zero
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.run.records import Header, StepRecord, Summary
+from lora_drop.run.request import Request, plan
+from lora_drop.run.run import run
+from lora_drop.run.trace import gather
+from lora_drop.ui import space as zero
 
 FORK = multiprocessing.get_context("fork")
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,12 +11,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lora_drop.config import LoraDropConfig
+from lora_drop.decode.refresh import Pacer
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.metrics import evaluate
-from lora_drop.models import LoadedModel
-from lora_drop.refresh import Pacer
-from lora_drop.schedule import TRIGGERS
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.schedule import TRIGGERS
+from lora_drop.models.load import LoadedModel
 
 PERIODS = (2, 3, 4, 5, 6, 8, 12, 16, 24, 32)  # of the fixed schedules, as far as the longest gap
 QUANTILES = (0.5, 0.7, 0.85, 0.95)  # of what a trigger watches: a threshold that 1 - q of the steps reach

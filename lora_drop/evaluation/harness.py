@@ -22,13 +22,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from lora_drop.engine import Sampling
+from lora_drop.adapters.find import find_bank
+from lora_drop.decode.sampling import Sampling
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.benchmark import generate_text, log_likelihood
 from lora_drop.evaluation.metrics import decode_target
-from lora_drop.models import ByteTokenizer, load_model
-from lora_drop.options import config_from
-from lora_drop.session import find_bank
+from lora_drop.evaluation.tasks.benchmark import generate_text, log_likelihood
+from lora_drop.method.options import config_from
+from lora_drop.models.load import load_model
+from lora_drop.models.tokens import ByteTokenizer
 
 try:
     from lm_eval.api.registry import register_model

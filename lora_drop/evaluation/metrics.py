@@ -15,16 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora_drop.adapters import AdapterBank
-from lora_drop.cache import KVCache
-from lora_drop.config import LoraDropConfig
-from lora_drop.decoder import Decoder
-from lora_drop.engine import not_finite
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.adapters.find import find_bank
+from lora_drop.decode.cache import KVCache
+from lora_drop.decode.lane import not_finite
+from lora_drop.decode.reference import Decoder
+from lora_drop.decode.refresh import Pacer
 from lora_drop.errors import LoraDropError
-from lora_drop.models import LoadedModel, encode_prompt, encode_text
-from lora_drop.refresh import Pacer
-from lora_drop.schedule import Schedule, average_period, baseline_schedule
-from lora_drop.session import find_bank
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.schedule import Schedule, average_period, baseline_schedule
+from lora_drop.models.load import LoadedModel
+from lora_drop.models.tokens import encode_prompt, encode_text
 
 MAX_LINE = 2**26  # characters of a record
 

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora_drop.adapters import AdapterBank
-from lora_drop.config import LoraDropConfig, default_range
+from lora_drop.adapters.bank import AdapterBank
 from lora_drop.errors import LoraDropError
-from lora_drop.models import LoadedModel
-from lora_drop.student import student_states
+from lora_drop.method.config import LoraDropConfig, default_range
+from lora_drop.models.load import LoadedModel
+from lora_drop.training.student import student_states
 
 CANDIDATES = 6  # layers that a round measures at most, the cheapest so far
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_drop.config import Preset, presets_for
 from lora_drop.errors import LoraDropError
+from lora_drop.evaluation.preset_results import FORMAT, JSON_NAME, VERSION, read_presets
+from lora_drop.evaluation.prompts import SAMPLE_PROMPTS
 from lora_drop.evaluation.sweep import (
     SPEED_TOKENS,
     Point,
@@ -28,11 +29,11 @@ from lora_drop.evaluation.sweep import (
     measure,
     write_texts,
 )
-from lora_drop.measured import FORMAT, JSON_NAME, VERSION, read_presets
-from lora_drop.models import LoadedModel
-from lora_drop.prompts import SAMPLE_PROMPTS
-from lora_drop.session import BASELINE, LORA_DROP, Request, run
-from lora_drop.trace import first_divergence, gather
+from lora_drop.method.presets import Preset, presets_for
+from lora_drop.models.load import LoadedModel
+from lora_drop.run.request import BASELINE, LORA_DROP, Request
+from lora_drop.run.run import run
+from lora_drop.run.trace import first_divergence, gather
 
 SAMPLES_FORMAT = "lora-drop-samples"
 SAMPLES_JSON, SAMPLES_MD = "samples.json", "samples.md"

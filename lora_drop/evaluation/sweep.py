@@ -23,21 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import lora_drop
-from lora_drop.config import LoraDropConfig, default_range
+from lora_drop.adapters.find import bank_fingerprint, bank_folder
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.metrics import evaluate
-from lora_drop.models import LoadedModel
-from lora_drop.session import (
-    BASELINE,
-    LORA_DROP,
-    Request,
-    bank_fingerprint,
-    bank_folder,
-    describe_device,
-    plan,
-    run,
-)
-from lora_drop.trace import StepRecord, Trace, gather
+from lora_drop.method.config import LoraDropConfig, default_range
+from lora_drop.models.load import LoadedModel
+from lora_drop.models.place import describe_device
+from lora_drop.run.records import StepRecord
+from lora_drop.run.request import BASELINE, LORA_DROP, Request, plan
+from lora_drop.run.run import run
+from lora_drop.run.trace import Trace, gather
 
 FORMAT, VERSION = "lora-drop-sweep", 1
 SPEED_TOKENS = 48  # new tokens of the run that measures a point's speed

@@ -14,16 +14,8 @@ from typing import Any
 
 import gradio as gr
 
-ASSETS = Path(__file__).resolve().parent.parent.parent / "assets"
-SCRIPTS = ("schedule.js", "controls.js", "charts.js", "player.js", "export.js", "takeaway.js", "live.js")
-
-
-@cache
-def plotly_script() -> Path:
-    """plotly.js as the installed plotly package carries it: nothing is fetched from elsewhere."""
-    from importlib.util import find_spec
-
-    return Path(find_spec("plotly").origin).parent / "package_data" / "plotly.min.js"
+from lora_drop.paths import ASSETS
+from lora_drop.run.exports.scripts import SCRIPTS, plotly_script
 
 
 @cache
@@ -33,7 +25,7 @@ def _address(path: Path) -> str:
     return f"gradio_api/file={path.as_posix()}?v={digest}"
 
 
-def _head(*paths: Path) -> str:
+def head_of(*paths: Path) -> str:
     # Gradio loads a component's scripts in this order, each once a page, before its js_on_load runs.
     return "".join(f'<script src="{_address(path)}"></script>' for path in paths)
 
@@ -45,7 +37,7 @@ def _template(name: str) -> str:
     return html
 
 
-class _Scripted(gr.HTML):
+class Scripted(gr.HTML):
     """What the components below share: a static template, scripts in the head, none of Gradio's own styles."""
 
     def __init__(self, value: Any, template: str, on_load: str, head: str, **kwargs: Any):
@@ -66,10 +58,10 @@ class _Scripted(gr.HTML):
         return value
 
 
-class LiveView(_Scripted):
+class LiveView(Scripted):
     """Both text panes, the figures and the three live charts of a run.
 
-    Its value is the run's wire text so far (see `lora_drop.trace.wire_line`), a growing string of lines: Gradio sends
+    Its value is the run's wire text so far (see `run.records.wire_line`), a growing string of lines: Gradio sends
     only what was appended, nothing is mounted anew, and a chart keeps the reader's zoom.
 
     Args:
@@ -86,7 +78,7 @@ class LiveView(_Scripted):
             "",
             "live.html",
             "LoraDrop.mountLive(element, props, watch, server)",
-            _head(plotly_script(), *(ASSETS / name for name in SCRIPTS)),
+            head_of(plotly_script(), *(ASSETS / name for name in SCRIPTS)),
             server_functions=[export_run],
             model=model,
             **kwargs,
@@ -96,7 +88,7 @@ class LiveView(_Scripted):
         return {"type": "string", "description": "NDJSON, shortened for the page"}
 
 
-class LayerRange(_Scripted):
+class LayerRange(Scripted):
     """A slider with two handles: the droppable layers `[lo, hi]`, inclusive. Layer 0 always runs, so lo >= 1.
 
     It triggers `input` where a visitor moves a handle.
@@ -108,7 +100,7 @@ class LayerRange(_Scripted):
             list(value),
             "range.html",
             "LoraDrop.mountRange(element, props, watch, trigger)",
-            _head(*(ASSETS / name for name in SCRIPTS[:2])),
+            head_of(*(ASSETS / name for name in SCRIPTS[:2])),
             last=num_layers - 1,
             **kwargs,
         )
@@ -123,7 +115,7 @@ class LayerRange(_Scripted):
         return {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}
 
 
-class WhatIf(_Scripted):
+class WhatIf(Scripted):
     """What the settings would do, drawn in the browser with no model run.
 
     Args:
@@ -151,7 +143,7 @@ class WhatIf(_Scripted):
             None,
             "whatif.html",
             "LoraDrop.mountWhatIf(element, props, server)",
-            _head(*(ASSETS / name for name in SCRIPTS[:2])),
+            head_of(*(ASSETS / name for name in SCRIPTS[:2])),
             server_functions=[count_tokens],
             model=model,
             settings=settings,
@@ -161,7 +153,7 @@ class WhatIf(_Scripted):
         )
 
 
-class ModelFacts(_Scripted):
+class ModelFacts(Scripted):
     """Nothing to see: hands on what `page_facts` tells of a model that was chosen, to all that the scripts draw.
 
     Its value is None for the model that the page was built over. It triggers `change` once a model is shown.
@@ -175,13 +167,13 @@ class ModelFacts(_Scripted):
             value,
             "facts.html",
             "LoraDrop.mountFacts(element, props, watch)",
-            _head(*(ASSETS / name for name in SCRIPTS[:2])),
+            head_of(*(ASSETS / name for name in SCRIPTS[:2])),
             labels=list(labels),
             **kwargs,
         )
 
 
-class PresetTable(_Scripted):
+class PresetTable(Scripted):
     """The presets with what they were measured to do, to choose one; its value is the chosen name, or `custom`.
 
     It triggers `input` where a visitor chooses.
@@ -195,13 +187,13 @@ class PresetTable(_Scripted):
             facts["default"],
             "presets.html",
             "LoraDrop.mountPresets(element, props, watch, trigger)",
-            _head(*(ASSETS / name for name in SCRIPTS[:2])),
+            head_of(*(ASSETS / name for name in SCRIPTS[:2])),
             facts=facts,
             **kwargs,
         )
 
 
-class Compare(_Scripted):
+class Compare(Scripted):
     """What the corrections at hand are, and the choice of a third lane: the same schedule with one setting changed.
 
     Its value is the name of a comparison, or an empty text for none.
@@ -215,13 +207,13 @@ class Compare(_Scripted):
             "",
             "compare.html",
             "LoraDrop.mountCompare(element, props, watch)",
-            _head(*(ASSETS / name for name in SCRIPTS[:2])),
+            head_of(*(ASSETS / name for name in SCRIPTS[:2])),
             comparisons=comparisons,
             **kwargs,
         )
 
 
-class Status(_Scripted):
+class Status(Scripted):
     """One line about the run, with a height of its own: `{"kind": "idle"|"running"|"done"|"error", "text": ...}`."""
 
     def __init__(self, text: str, **kwargs: Any):
@@ -229,7 +221,7 @@ class Status(_Scripted):
             {"kind": "idle", "text": text},
             "status.html",
             "LoraDrop.mountStatus(element, props, watch)",
-            _head(*(ASSETS / name for name in SCRIPTS[:2])),
+            head_of(*(ASSETS / name for name in SCRIPTS[:2])),
             **kwargs,
         )
 

@@ -8,8 +8,8 @@ import time
 from dataclasses import dataclass
 
 from lora_drop.errors import LoraDropError
-from lora_drop.session import Request
-from lora_drop.ui import zero
+from lora_drop.run.request import Request
+from lora_drop.ui import space as zero
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lora_drop import paper
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.sweep import read_sweep
-from lora_drop.ui.components import ASSETS, SCRIPTS, _head, _Scripted
+from lora_drop.method import paper
+from lora_drop.paths import ASSETS
+from lora_drop.run.exports.scripts import SCRIPTS
+from lora_drop.ui.components import Scripted, head_of
 from lora_drop.ui.safe_zone import SHIPPED_SWEEP
 
 PAPER_PERIOD, PAPER_RATIO = 4, 0.5  # the setting of the paper's safe zone that most of its rows have
 
 
-class Method(_Scripted):
+class Method(Scripted):
     """The tab: words from its template, the drawing and the table from `method.js`.
 
     Args:
@@ -27,7 +29,7 @@ class Method(_Scripted):
             None,
             "method.html",
             "LoraDrop.mountMethod(element, props)",
-            _head(*(ASSETS / name for name in (*SCRIPTS[:2], "method.js"))),
+            head_of(*(ASSETS / name for name in (*SCRIPTS[:2], "method.js"))),
             model=model,
             paper=paper_rows(),
             label=f"These are {paper.LABEL}. Other and larger models, trained adapters of rank {paper.RANK}, accuracy "

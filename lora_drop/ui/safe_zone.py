@@ -18,8 +18,8 @@ from typing import Any
 import gradio as gr
 import plotly.graph_objects as go
 
-from lora_drop.config import PARTS, REUSE_RULES, LoraDropConfig
 from lora_drop.errors import LoraDropError
+from lora_drop.evaluation.prompts import EXAMPLES
 from lora_drop.evaluation.sweep import (
     JSON_NAME,
     KEY,
@@ -31,19 +31,22 @@ from lora_drop.evaluation.sweep import (
     measure,
     read_sweep,
 )
-from lora_drop.models import LoadedModel
-from lora_drop.prompts import EXAMPLES
-from lora_drop.session import BASELINE, Request, run
-from lora_drop.shelf import Shelf
-from lora_drop.trace import gather
-from lora_drop.ui import zero
-from lora_drop.ui.callbacks import Stops
-from lora_drop.ui.components import ASSETS, SCRIPTS, _head, _Scripted, plotly_script
-from lora_drop.ui.figures import PANELS, QUALITIES, groups, pareto, sweep_heatmaps
+from lora_drop.method.config import PARTS, REUSE_RULES, LoraDropConfig
+from lora_drop.models.load import LoadedModel
+from lora_drop.models.pool import Shelf
+from lora_drop.paths import ASSETS, SHIPPED_PRESETS, SHIPPED_SWEEPS
+from lora_drop.run.exports.figures import PANELS, QUALITIES, groups, pareto, sweep_heatmaps
+from lora_drop.run.exports.scripts import SCRIPTS, plotly_script
+from lora_drop.run.request import BASELINE, Request
+from lora_drop.run.run import run
+from lora_drop.run.trace import gather
+from lora_drop.ui import space as zero
+from lora_drop.ui.components import Scripted, head_of
+from lora_drop.ui.events import Stops
 from lora_drop.ui.limits import Limits
 
-SHIPPED_SWEEP = ASSETS / "sweeps" / JSON_NAME
-SHIPPED_SAMPLES = ASSETS / "presets" / "samples.json"
+SHIPPED_SWEEP = SHIPPED_SWEEPS / JSON_NAME
+SHIPPED_SAMPLES = SHIPPED_PRESETS / "samples.json"
 MAX_POINTS = 16
 MAX_TEXT = 400  # characters of a field: more than any allowed list has
 TEXTS = 3  # answers that a point is measured on: about five seconds a point on two cores
@@ -56,7 +59,7 @@ Sweep = dict[str, Any]
 Pairs = list[tuple[str, str]]
 
 
-class Figure(_Scripted):
+class Figure(Scripted):
     """A figure of `figures.py`, in both themes and for two widths, so that the page follows both with no request.
 
     Its value is what `drawn` returns, or a text that says why there is nothing to see.
@@ -68,12 +71,12 @@ class Figure(_Scripted):
             value,
             "figure.html",
             "LoraDrop.mountFigure(element, props, watch)",
-            _head(plotly_script(), *(ASSETS / name for name in (*SCRIPTS[:2], "tabs.js"))),
+            head_of(plotly_script(), *(ASSETS / name for name in (*SCRIPTS[:2], "tabs.js"))),
             **kwargs,
         )
 
 
-class Progress(_Scripted):
+class Progress(Scripted):
     """A bar and a line of a reserved height: `{"kind", "text", "done", "total"}`, kinds as of `Status`."""
 
     def __init__(self, text: str = "", **kwargs: Any):
@@ -81,7 +84,7 @@ class Progress(_Scripted):
             _progress("idle", text),
             "progress.html",
             "LoraDrop.mountProgress(element, props, watch)",
-            _head(*(ASSETS / name for name in (*SCRIPTS[:2], "tabs.js"))),
+            head_of(*(ASSETS / name for name in (*SCRIPTS[:2], "tabs.js"))),
             **kwargs,
         )
 

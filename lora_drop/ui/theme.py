@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from lora_drop.ui.colors import COLORS
+from lora_drop.run.exports.colors import COLORS
 
 FONT = ["Inter", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 MONO = ["SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"]

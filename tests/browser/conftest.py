@@ -23,11 +23,12 @@ import torch  # noqa: E402
 from playwright.sync_api import Browser, Page, sync_playwright  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 
-from lora_drop.models import ByteTokenizer, LoadedModel, load_model  # noqa: E402
-from lora_drop.shelf import Shelf  # noqa: E402
-from lora_drop.trace import Record  # noqa: E402
-from lora_drop.ui import callbacks  # noqa: E402
-from lora_drop.ui.layout import build_app, launch  # noqa: E402
+from lora_drop.models.load import LoadedModel, load_model  # noqa: E402
+from lora_drop.models.pool import Shelf  # noqa: E402
+from lora_drop.models.tokens import ByteTokenizer  # noqa: E402
+from lora_drop.run.records import Record  # noqa: E402
+from lora_drop.ui import events as callbacks  # noqa: E402
+from lora_drop.ui.page import build_app, launch  # noqa: E402
 
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "

@@ -11,9 +11,10 @@ from fuzzing import CORPUS, HOSTILE, SEED, TRIED, budget, mutated_lines
 from playwright.sync_api import expect
 
 from lora_drop.errors import LoraDropError
-from lora_drop.trace import parse_trace, wire_line
-from lora_drop.ui.components import ASSETS
-from lora_drop.ui.replay import wire_text
+from lora_drop.run.exports.html import wire_text
+from lora_drop.run.exports.scripts import ASSETS
+from lora_drop.run.records import wire_line
+from lora_drop.run.trace import parse_trace
 
 from .test_page import pane_text, prepare, wait_done
 

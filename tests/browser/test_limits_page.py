@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import expect
 
-from lora_drop.config import LoraDropConfig
-from lora_drop.models import load_model
-from lora_drop.session import Request
-from lora_drop.shelf import Shelf
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.models.load import load_model
+from lora_drop.models.pool import Shelf
+from lora_drop.run.request import Request
 
 from .conftest import REAL_RUN, Server, _serve
 from .test_page import open_advanced, set_number, wait_done, wait_until

@@ -11,9 +11,9 @@ from gradio_client import Client
 from playwright.sync_api import Page, expect
 
 from lora_drop.errors import LoraDropError
-from lora_drop.models import load_model
-from lora_drop.shelf import Shelf
-from lora_drop.trace import parse_trace
+from lora_drop.models.load import load_model
+from lora_drop.models.pool import Shelf
+from lora_drop.run.trace import parse_trace
 
 from .conftest import SERVERS, Server, _serve, deep_model
 from .test_page import figure, open_advanced, prepare, set_number, wait_done, wait_until

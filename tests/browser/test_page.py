@@ -10,21 +10,15 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
-from lora_drop.config import LoraDropConfig
 from lora_drop.errors import LoraDropError
-from lora_drop.schedule import (
-    ModelShape,
-    Schedule,
-    dropped_layers,
-    human_bytes,
-    kv_bytes,
-    kv_saved,
-    speed_bound,
-    step_bytes,
-)
-from lora_drop.session import Request, run
-from lora_drop.trace import AuditRecord, Header, StepRecord, Summary, gather, top1_agreement
-from lora_drop.ui.callbacks import model_facts
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.cost import ModelShape, human_bytes, kv_bytes, kv_saved, speed_bound, step_bytes
+from lora_drop.method.schedule import Schedule, dropped_layers
+from lora_drop.run.records import AuditRecord, Header, StepRecord, Summary
+from lora_drop.run.request import Request
+from lora_drop.run.run import run
+from lora_drop.run.trace import gather, top1_agreement
+from lora_drop.ui.events import model_facts
 
 pytestmark = pytest.mark.browser
 
@@ -294,7 +288,7 @@ def test_a_new_prompt_is_counted_for_the_strip(server, open_page):
     page.fill("#ld-prompt textarea", "word " * 50)
     set_range(page, 1, 4)
     set_number(page, "ld-ratio", 1)
-    from lora_drop.models import encode_prompt
+    from lora_drop.models.tokens import encode_prompt
 
     count = len(encode_prompt(server.loaded.tokenizer, "word " * 50))
     expect(page.locator(".ld-whatif-note")).to_contain_text(f"For {count} prompt")
@@ -554,7 +548,7 @@ def test_bad_input_is_one_line_and_the_app_stays_up(server, open_page):
 def test_the_api_streams_the_trace_and_refuses_bad_input(server):
     from gradio_client import Client
 
-    from lora_drop.trace import parse_trace
+    from lora_drop.run.trace import parse_trace
 
     client = Client(server.url, verbose=False)
     job = client.submit(

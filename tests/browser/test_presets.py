@@ -10,12 +10,13 @@ import pytest
 import torch
 from playwright.sync_api import Page, expect
 
-from lora_drop import measured, session
-from lora_drop.adapters import AdapterBank
-from lora_drop.config import COMPARISONS, PRESETS
-from lora_drop.schedule import speed_bound
-from lora_drop.shelf import Shelf
-from lora_drop.trace import gather
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.evaluation import preset_results as measured
+from lora_drop.method.cost import speed_bound
+from lora_drop.method.presets import COMPARISONS, PRESETS
+from lora_drop.models.pool import Shelf
+from lora_drop.run import run as session
+from lora_drop.run.trace import gather
 
 from .conftest import Server, _serve, deep_model
 from .test_page import HOSTILE, figure, open_advanced, pane_text, prepare, set_number, wait_done, wait_ended

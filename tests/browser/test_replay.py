@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from lora_drop.config import LoraDropConfig
-from lora_drop.session import Request, run
-from lora_drop.trace import Trace, gather
-from lora_drop.ui.replay import replay_html
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.run.exports.html import replay_html
+from lora_drop.run.request import Request
+from lora_drop.run.run import run
+from lora_drop.run.trace import Trace, gather
 
 pytestmark = pytest.mark.browser
 

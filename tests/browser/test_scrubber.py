@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
-from lora_drop.trace import gather
+from lora_drop.run.trace import gather
 
 from .test_page import figure, pane_text, prepare, set_number, wait_done, wait_until
 

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
-from lora_drop import paper
-from lora_drop.config import LoraDropConfig
-from lora_drop.schedule import baseline_schedule, human_bytes, kv_bytes, speed_bound
-from lora_drop.shelf import Shelf
+from lora_drop.method import paper
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.cost import human_bytes, kv_bytes, speed_bound
+from lora_drop.method.schedule import baseline_schedule
+from lora_drop.models.pool import Shelf
+from lora_drop.run.exports.colors import COLORS
 from lora_drop.ui import safe_zone
-from lora_drop.ui.callbacks import model_facts
-from lora_drop.ui.colors import COLORS
+from lora_drop.ui.events import model_facts
 
 from .conftest import Server, _serve, deep_model
 from .test_page import HOSTILE, prepare, set_number, set_text

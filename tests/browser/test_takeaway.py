@@ -11,9 +11,11 @@ from xml.etree import ElementTree
 import pytest
 from playwright.sync_api import Page, expect
 
-from lora_drop.config import LoraDropConfig
-from lora_drop.session import Request, run
-from lora_drop.trace import gather, parse_trace, write_line
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.run.records import write_line
+from lora_drop.run.request import Request
+from lora_drop.run.run import run
+from lora_drop.run.trace import gather, parse_trace
 
 from .test_page import HOSTILE, figure, open_advanced, pane_text, prepare, wait_done
 

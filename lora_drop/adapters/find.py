@@ -1,0 +1,138 @@
+"""The bank that a config takes on a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from lora_drop.adapters.bank import CONFIG_NAME, WEIGHTS_NAME, AdapterBank
+from lora_drop.errors import LoraDropError
+from lora_drop.method.config import PARTS, REUSE_RULES, LoraDropConfig
+from lora_drop.method.schedule import Schedule
+from lora_drop.models.load import LoadedModel, Outline
+from lora_drop.paths import SHIPPED_ADAPTERS
+
+
+def find_bank(
+    loaded: LoadedModel | Outline, config: LoraDropConfig, schedule: Schedule
+) -> tuple[AdapterBank | None, list[str]]:
+    """The adapters that a config names, on the model's device, and what there is to say about them.
+
+    `auto` takes the shipped bank trained for this model and these rules, if there is one.
+
+    Raises:
+        LoraDropError: a named folder cannot be read or does not fit.
+    """
+    bank, notes = _named_bank(loaded, config, schedule)
+    if schedule.is_adaptive and schedule.refresh_norm is not None and bank is None:
+        notes.append("refresh_norm never fires here: without adapters there is no correction to measure.")
+    return bank, notes
+
+
+def _named_bank(
+    loaded: LoadedModel | Outline, config: LoraDropConfig, schedule: Schedule
+) -> tuple[AdapterBank | None, list[str]]:
+    folder = bank_folder(loaded, config, schedule)
+    if folder is None:
+        if config.adapters == "none" or schedule.is_baseline:
+            return None, []
+        return None, [
+            f"no trained adapters are shipped for {loaded.id} with reuse {schedule.reuse}, part {schedule.part}: "
+            "this is the untrained rule."
+        ]
+    bank = AdapterBank.load(folder)
+    warning = bank.check(
+        num_layers=loaded.num_layers,
+        hidden_size=loaded.shape.hidden_size,
+        revision=loaded.revision,
+        reuse=schedule.reuse,
+        part=schedule.part,
+        name=folder.name,
+    )
+    notes = [warning] if warning else []
+    if bank.kv != schedule.kv:
+        notes.append(f"adapters {folder.name} were trained for kv {bank.kv}, this run has kv {schedule.kv}.")
+    if bare := [i for i in schedule.dropped if i not in bank.a]:
+        notes.append(f"adapters {folder.name} have no correction for layers {', '.join(map(str, bare))}.")
+    if schedule.is_baseline or len(bare) == len(schedule.dropped):
+        return None, notes
+    return bank.to(loaded.device, loaded.dtype), notes
+
+
+def bank_folder(loaded: LoadedModel | Outline, config: LoraDropConfig, schedule: Schedule) -> Path | None:
+    """The adapter folder that a config takes on a model; None if it takes none.
+
+    Raises:
+        LoraDropError: see `shipped_bank`.
+    """
+    if config.adapters == "none" or (config.adapters == "auto" and schedule.is_baseline):
+        return None
+    if config.adapters == "auto":
+        return shipped_bank(loaded.revision, schedule.reuse, schedule.part)
+    return Path(config.adapters)
+
+
+def shipped_bank(revision: str, reuse: str, part: str) -> Path | None:
+    """The folder of the bank that `auto` takes for these weights and rules, from the folders' configs alone.
+
+    Raises:
+        LoraDropError: a shipped folder's config is broken.
+    """
+    wanted = {"revision": revision, "reuse": reuse, "part": part}
+    for path in sorted(SHIPPED_ADAPTERS.glob(f"*/{CONFIG_NAME}")):
+        if wanted.items() <= _bank_config(path.parent).items():
+            return path.parent
+    return None
+
+
+def _bank_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError
+    except (OSError, ValueError, RecursionError):
+        raise LoraDropError(f"the adapters in {folder.name} are broken: {CONFIG_NAME} cannot be read.") from None
+    return config
+
+
+def bank_facts(revision: str) -> dict[str, dict[str, Any]]:
+    """What `auto` takes on these weights: `{"residual/block": {"name", "rank", "corrected", "tokens"}, ...}`.
+
+    A rule and part without a shipped bank has no entry. `corrected` are the layers that have a correction, `tokens`
+    those that it was trained on (None if the bank does not say).
+
+    Raises:
+        LoraDropError: see `shipped_bank`.
+    """
+    facts = {}
+    for reuse in REUSE_RULES:
+        for part in PARTS:
+            if folder := shipped_bank(revision, reuse, part):
+                config = _bank_config(folder)
+                facts[f"{reuse}/{part}"] = {
+                    "name": folder.name,
+                    "rank": config.get("r", 0),
+                    "corrected": config.get("layers", []),
+                    "tokens": config.get("tokens"),
+                }
+    return facts
+
+
+def bank_fingerprint(folder: Path) -> str:
+    """16 hex digits of a bank's files."""
+    digest = hashlib.sha256()
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def config_fingerprint(loaded: LoadedModel | Outline, config: LoraDropConfig) -> str | None:
+    """The fingerprint of the bank that a config takes on a model; None if it takes none.
+
+    Raises:
+        LoraDropError: the settings do not fit the model, or see `shipped_bank`.
+    """
+    folder = bank_folder(loaded, config, config.schedule_for(loaded.num_layers))
+    return folder and bank_fingerprint(folder)

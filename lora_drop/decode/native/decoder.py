@@ -1,0 +1,255 @@
+"""The native decoder: the reference's interface, single-token steps through `step.c`.
+
+Prefill is the reference's. Activations are float32 whatever the model's number type; K/V have the model's. A test
+holds it against the reference for every rule, part, kv rule and architecture.
+
+Shapes: D hidden size, nh heads, nkv K/V heads, hs head size, r rank.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lora_drop.decode.cache import KVCache
+from lora_drop.decode.correction import Correction
+from lora_drop.decode.fast import ROPE_BLOCK
+from lora_drop.decode.native import BF16, F32, Q4_1, Q8_0, Layer, Matrix, Plan, Step, Store, library
+from lora_drop.decode.reference import Decoder
+from lora_drop.decode.step import DecodeState
+from lora_drop.decode.weights import fused, qk_norms
+from lora_drop.method.config import REUSE_RULES
+from lora_drop.method.schedule import Schedule
+
+KINDS = {torch.float32: F32, torch.bfloat16: BF16}
+GROUP = 32  # weights of a block, of Q4_1 and Q8_0 alike
+Blocks = Callable[[str], np.ndarray]
+BLOCK_BYTES = {Q4_1: 20, Q8_0: 34}
+
+
+@dataclass(frozen=True)
+class NativeWeights:
+    """A model's weights as step.c reads them.
+
+    Args:
+        kind: for the trace: `float32`, `bfloat16` or `q4_1/q8_0 blocks`.
+        layers, head: structures that point into `tensors`, which keeps the memory.
+        layer_bytes, head_bytes: bytes that one weight of a layer's matrices, or of the head, takes.
+    """
+
+    kind: str
+    layers: ctypes.Array[Layer]
+    head: Matrix
+    layer_bytes: float
+    head_bytes: float
+    tensors: list[Tensor] = field(repr=False)
+
+
+@torch.no_grad()
+def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
+    """The model's weights for step.c: its own numbers, fused in place, or the packed blocks that it came from.
+
+    Args:
+        blocks: from the name of a matrix (`0.qkv`, `0.out`, `0.gate_up`, `0.down`, ..., `head`) to its rows of blocks.
+    """
+    config, keep = model.config, []
+    dtype = model.get_input_embeddings().weight.dtype
+
+    def vector(tensor: Tensor | None) -> int | None:
+        if tensor is None:
+            return None
+        keep.append(tensor.float().contiguous())
+        return keep[-1].data_ptr()
+
+    def dense(*parts: torch.nn.Linear) -> Matrix:
+        weight, bias = fused(*parts)
+        keep.append(weight)
+        return Matrix(weight.data_ptr(), vector(bias), *weight.shape, KINDS[dtype])
+
+    def packed(name: str, kind: int = Q4_1) -> Matrix:
+        rows = blocks(name)
+        n, k = rows.shape[0], rows.shape[1] // BLOCK_BYTES[kind] * GROUP
+        panels = torch.empty(rows.size, dtype=torch.uint8)
+        library().ld_pack(rows.ctypes.data, panels.data_ptr(), n, k, kind)
+        keep.append(panels)
+        return Matrix(panels.data_ptr(), None, n, k, kind)
+
+    layers = []
+    for i, layer in enumerate(model.model.layers):
+        attention, mlp = layer.self_attn, layer.mlp
+        if blocks is None:
+            matrices = (
+                dense(attention.q_proj, attention.k_proj, attention.v_proj),
+                dense(attention.o_proj),
+                dense(mlp.gate_proj, mlp.up_proj),
+                dense(mlp.down_proj),
+            )
+        else:
+            matrices = (packed(f"{i}.qkv"), packed(f"{i}.out"), packed(f"{i}.gate_up"), packed(f"{i}.down"))
+        layers.append(
+            Layer(
+                vector(layer.input_layernorm.weight),
+                vector(layer.post_attention_layernorm.weight),
+                vector(qk_norms(attention)),
+                *matrices,
+                config.hidden_size,
+                config.num_attention_heads,
+                config.num_key_value_heads,
+                attention.head_dim,
+                config.intermediate_size,
+                config.rms_norm_eps,
+            )
+        )
+    layers = (Layer * len(layers))(*layers)  # side by side, as ld_step wants them
+    if blocks is None:
+        kind, head = str(dtype).removeprefix("torch."), dense(model.get_output_embeddings())
+        return NativeWeights(kind, layers, head, dtype.itemsize, dtype.itemsize, keep)
+    sizes = BLOCK_BYTES[Q4_1] / GROUP, BLOCK_BYTES[Q8_0] / GROUP
+    return NativeWeights("q4_1/q8_0 blocks", layers, packed("head", Q8_0), *sizes, keep)
+
+
+@dataclass
+class NativeState(DecodeState):
+    """A lane's state, and what step.c reads and writes of it.
+
+    Args:
+        plan: what the schedule does with each layer; points into `tensors` and `vectors`.
+        vectors: what the rule remembers of each dropped layer, (n, D) float32; empty until the first step.
+        stores: of each layer its K/V; None until the first step.
+    """
+
+    plan: ctypes.Array[Plan] | None = None
+    vectors: Tensor = field(default_factory=lambda: torch.empty(0))
+    tensors: list[Tensor] = field(default_factory=list, repr=False)
+    stores: ctypes.Array[Store] | None = None
+
+
+class NativeDecoder(Decoder):
+    """`step` for one token of one text through step.c; all else is the reference's."""
+
+    def __init__(self, model: PreTrainedModel, weights: NativeWeights):
+        super().__init__(model)
+        self.name = f"native ({weights.kind})"
+        self._weights, self._eps = weights, model.config.rms_norm_eps
+        self._layers_at, self._head_at = ctypes.addressof(weights.layers), ctypes.addressof(weights.head)
+        self._vocabulary = weights.head.n
+        self._norm = self.norm.weight.float()
+        self._kv_kind = KINDS[self.dtype]
+        self._library = library()
+        self._library.ld_threads(torch.get_num_threads())
+        self._rope_blocks: dict[int, tuple[Tensor, Tensor]] = {}  # functions of the position alone
+
+    def new_state(self, schedule: Schedule, bank: Correction | None = None, tokens: int = 0) -> NativeState:
+        """See `Decoder.new_state`."""
+        plain = super().new_state(schedule, bank)
+        return NativeState(schedule, bank, plain.kv, plain.hidden)
+
+    @torch.inference_mode()
+    def step(self, token: Tensor, state: NativeState, watch: list[Tensor] | None = None) -> Tensor:
+        """Decode one token (1, 1). Returns logits (1, V) in float32; see `Decoder.step`."""
+        schedule, bank = state.schedule, state.bank
+        lora = not state.pacer.begin()
+        if state.plan is None:
+            self._begin(state)
+        self._make_room(state, schedule.dropped_set if lora and schedule.kv == "skip" else ())
+        n = len(schedule.dropped)
+        h = self.embed.weight[token[0, 0]].to(torch.float32, copy=True)  # (D,): step.c works in it
+        watched = None if watch is None else torch.empty(n, h.shape[0])
+        ratios = None if schedule.refresh_norm is None else torch.empty(n)
+        step = Step(
+            *(lora, REUSE_RULES.index(schedule.reuse), schedule.part == "attention", schedule.kv == "write"),
+            bank.alpha / bank.rank if bank else 0.0,
+            *(None if t is None else t.data_ptr() for t in (watched, ratios)),
+        )
+        self._library.ld_step(
+            *(self._layers_at, ctypes.addressof(state.plan), len(self.layers), ctypes.addressof(step)),
+            *(*self._rope(state.position), ctypes.addressof(state.stores), h.data_ptr()),
+        )
+        if watched is not None:
+            watch.extend(watched.unsqueeze(1))
+        if ratios is not None and lora:
+            state.pacer.take(ratios[~ratios.isnan()])
+        state.position += 1
+        logits = torch.empty(1, self._vocabulary)
+        self._library.ld_head(self._head_at, self._norm.data_ptr(), self._eps, h.data_ptr(), logits.data_ptr())
+        entropy = None
+        if schedule.refresh_entropy is not None:
+            entropy = self._library.ld_entropy(logits.data_ptr(), self._vocabulary)
+        state.pacer.end(logits, entropy)
+        return logits
+
+    @torch.inference_mode()
+    def read(
+        self, tokens: Tensor, kv: KVCache, position: int, layers: tuple[int, ...], logits_from: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """The full model on a chunk of tokens (1, T); see `Decoder.read`.
+
+        What comes before `logits_from` is read at once, the rest token by token: with the very arithmetic of a lane's
+        steps, so that what is compared with them differs by what LoRA-Drop does and by nothing else.
+        """
+        outputs, logits, start = [], [], 0
+        if not kv.lengths[0]:
+            start = logits_from + 1
+            read, last = super().read(tokens[:, :start], kv, position, layers, logits_from)
+            outputs, logits = [read.float()], [last.float()]
+        state = self.new_state(Schedule(1, len(self.layers), layers, reuse="skip"))
+        state.kv, state.position = kv, position + start
+        for at in range(start, tokens.shape[1]):
+            watched: list[Tensor] = []
+            found = self.step(tokens[:, at : at + 1], state, watched)
+            outputs.append(torch.stack(watched)[:, :, None] if watched else torch.empty(0, 1, 1, len(self._norm)))
+            if at >= logits_from:
+                logits.append(found[:, None])
+        return torch.cat(outputs, 2), torch.cat(logits, 1)
+
+    def _rope(self, position: int) -> tuple[int, int]:
+        """Addresses of the cosines and sines (hs,) of a position."""
+        block, at = divmod(position, ROPE_BLOCK)
+        if block not in self._rope_blocks:
+            positions = torch.arange(block * ROPE_BLOCK, (block + 1) * ROPE_BLOCK)[None]
+            cos, sin = self.rotary(self._norm[None], position_ids=positions)  # (1, ROPE_BLOCK, hs)
+            self._rope_blocks[block] = cos[0].contiguous(), sin[0].contiguous()
+        cos, sin = self._rope_blocks[block]
+        offset = at * cos.shape[1] * cos.itemsize
+        return cos.data_ptr() + offset, sin.data_ptr() + offset
+
+    def _begin(self, state: NativeState) -> None:
+        """Before the first step: the plan, and what prefill left behind, where step.c finds it."""
+        schedule, bank = state.schedule, state.bank
+        if schedule.reuse != "skip" and schedule.dropped:
+            state.vectors = torch.cat([state.hidden[i] for i in schedule.dropped]).float()
+        state.plan = (Plan * len(self.layers))()
+        for row, i in enumerate(schedule.dropped):
+            plan = state.plan[i]
+            plan.drops = 1
+            plan.hidden = state.vectors[row].data_ptr() if len(state.vectors) else None
+            if bank is None or i not in bank.a:
+                continue
+            a, bt = bank.a[i].contiguous(), bank.b[i].T.contiguous()  # (r, D) each: both are read along their rows
+            plan.a, plan.bt = (Matrix(t.data_ptr(), None, *t.shape, KINDS[t.dtype]) for t in (a, bt))
+            state.tensors += [a, bt]
+            if schedule.reuse == "residual":
+                state.tensors.append(bank.gate[i].float())
+                plan.gate = state.tensors[-1].data_ptr()
+        pairs = zip(state.kv.stores, state.kv.lengths, strict=True)
+        stores = (Store(t.data_ptr(), t.shape[3], count, self._kv_kind) for t, count in pairs)
+        state.stores = (Store * len(self.layers))(*stores)
+
+    @staticmethod
+    def _make_room(state: NativeState, resting: Collection[int]) -> None:
+        """Room for this token in the caches of all layers but the resting ones; step.c fills it."""
+        kv, lengths = state.kv, state.kv.lengths
+        for i, store in enumerate(state.stores):
+            if i in resting:
+                continue
+            if lengths[i] < store.capacity:
+                lengths[i] += 1
+                continue
+            grown = kv.extend(i)
+            store.data, store.capacity = grown.data_ptr(), grown.shape[3]

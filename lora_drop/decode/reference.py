@@ -1,0 +1,174 @@
+"""The reference decoder: a thin reading of a transformers model, layer by layer. Slow, clear, any architecture.
+
+It runs the model's own modules and holds no state of a request; that is in `DecodeState`, one for each lane. Faster
+decoders have the same interface and are checked against this one.
+
+Shapes: B batch, T tokens of this call, D hidden size, V vocabulary, L layers, n dropped layers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lora_drop.decode.cache import HiddenCache, KVCache
+from lora_drop.decode.correction import Correction
+from lora_drop.decode.step import DecodeState
+from lora_drop.errors import LoraDropError
+from lora_drop.method.schedule import Schedule
+
+
+class Decoder:
+    """Prefill and decode steps over the layers of a Llama, Qwen2, Qwen3 or Mistral model."""
+
+    name = "reference"
+
+    def __init__(self, model: PreTrainedModel):
+        attention = model.config._attn_implementation
+        if attention != "sdpa":  # the others read "no mask" differently
+            raise LoraDropError(f"LoRA-Drop needs sdpa attention, this model has {attention}: load it with sdpa.")
+        self.embed: nn.Embedding = model.get_input_embeddings()
+        self.head: nn.Linear = model.get_output_embeddings()
+        self.layers = model.model.layers
+        self.norm: nn.Module = model.model.norm
+        self.rotary: nn.Module = model.model.rotary_emb
+        self.device, self.dtype = self.embed.weight.device, self.embed.weight.dtype
+
+    def new_state(self, schedule: Schedule, bank: Correction | None = None, tokens: int = 0) -> DecodeState:
+        """A fresh state. `bank` must be on the model's device and in its dtype (`Correction.to`).
+
+        `tokens`, the most that the caches will hold, lets a decoder on static buffers reserve them once; caches that
+        grow by blocks have no use for it.
+        """
+        n = len(self.layers)
+        return DecodeState(schedule, bank, KVCache(n), HiddenCache(n))
+
+    @torch.inference_mode()
+    def prefill(self, input_ids: Tensor, state: DecodeState) -> Tensor:
+        """Read the prompt (B, P): step 0, full, and the first refresh. Returns the logits of its last token (B, V)."""
+        h, rope = self._enter(input_ids, state)
+        for i in range(len(self.layers)):
+            h = self.run_full(i, h, rope, state)
+        state.position += input_ids.shape[1]
+        logits = self.head(self.norm(h[:, -1]))
+        state.pacer.end(logits)
+        return logits
+
+    @torch.inference_mode()
+    def step(self, token: Tensor, state: DecodeState, watch: list[Tensor] | None = None) -> Tensor:
+        """Decode one token (B, 1), full or with dropped layers as the pacer says. Returns logits (B, V).
+
+        Args:
+            watch: receives the output (B, D) of each dropped layer of the schedule, ascending; for the audit.
+        """
+        lora = not state.pacer.begin()
+        dropped = set(state.schedule.dropped)
+        h, rope = self._enter(token, state)
+        for i in range(len(self.layers)):
+            h = (self.run_dropped if lora and i in dropped else self.run_full)(i, h, rope, state)
+            if watch is not None and i in dropped:
+                watch.append(h[:, 0])
+        state.position += 1
+        logits = self.head(self.norm(h[:, -1]))
+        state.pacer.end(logits)
+        return logits
+
+    @torch.inference_mode()
+    def read(
+        self, tokens: Tensor, kv: KVCache, position: int, layers: tuple[int, ...], logits_from: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """The full model on a chunk of tokens (B, T) at `position`, after what `kv` holds: the audit's pass.
+
+        Args:
+            logits_from: the first token of the chunk whose logits are wanted.
+
+        Returns:
+            The outputs of `layers` (n, B, T, D) and the logits (B, T - logits_from, V).
+        """
+        state = DecodeState(Schedule(1, len(self.layers), ()), None, kv, HiddenCache(0), position)
+        h, rope = self._enter(tokens, state)
+        outputs = []
+        for i in range(len(self.layers)):
+            h = self.run_full(i, h, rope, state)
+            if i in layers:
+                outputs.append(h)
+        logits = self.head(self.norm(h[:, logits_from:]))
+        return torch.stack(outputs) if outputs else h.new_empty(0, *h.shape), logits
+
+    def _enter(self, tokens: Tensor, state: DecodeState) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Embeddings (B, T, D) of tokens and the rotary cosines and sines (1, T, hs) of their true positions."""
+        h = self.embed(tokens)
+        positions = torch.arange(state.position, state.position + tokens.shape[1], device=h.device)[None]
+        return h, self.rotary(h, position_ids=positions)
+
+    def run_full(self, i: int, h: Tensor, rope: tuple[Tensor, Tensor], state: DecodeState) -> Tensor:
+        """h[t][i] -> h[t][i+1] = f_i(h[t][i]) for (B, T, D). Writes K/V; a dropped layer leaves its anchor behind."""
+        layer = self.layers[i]
+        past, tokens = state.kv.lengths[i], h.shape[1]
+        attention, _ = layer.self_attn(
+            hidden_states=layer.input_layernorm(h),
+            position_embeddings=rope,
+            attention_mask=_causal_mask(tokens, past, h.device) if past and tokens > 1 else None,
+            cache=state.kv,
+        )
+        u = h + attention
+        out = u + layer.mlp(layer.post_attention_layernorm(u))
+        if i in state.schedule.dropped:
+            # What the reuse rule speaks of: the whole layer's output, or the stream after attention.
+            reached = out if state.schedule.part == "block" else u
+            state.hidden[i] = self._remember(state.schedule.reuse, h[:, -1], reached[:, -1])
+        return out
+
+    @staticmethod
+    def _remember(reuse: str, entered: Tensor, reached: Tensor) -> Tensor | None:
+        """The one vector (B, D) that the rule needs of a full step."""
+        if reuse == "skip":
+            return None
+        # A copy: a view would keep the whole prompt's (B, P, D) alive for one vector of it.
+        return reached - entered if reuse == "residual" else reached.clone()
+
+    def run_dropped(self, i: int, h: Tensor, rope: tuple[Tensor, Tensor], state: DecodeState) -> Tensor:
+        """A dropped layer at a LoRA step, (B, 1, D): no attention, and with `part="block"` no MLP either."""
+        layer, schedule, bank = self.layers[i], state.schedule, state.bank
+        if schedule.kv == "write":
+            self._write_kv(i, h, rope, state)
+        corrected = bank is not None and i in bank.a
+        d = bank.correction(i, h) if corrected else 0.0
+        if corrected:
+            state.pacer.measure(d, h if schedule.reuse == "skip" else state.hidden[i])
+        if schedule.reuse == "skip":
+            u = h + d
+        elif schedule.reuse == "residual":
+            gate = bank.gate[i] if corrected else 1.0
+            u = h + gate * state.hidden[i][:, None] + d
+        else:  # state, anchor
+            u = state.hidden[i][:, None] + d
+            if schedule.reuse == "state":
+                state.hidden[i] = u[:, -1]
+        return u if schedule.part == "block" else u + layer.mlp(layer.post_attention_layernorm(u))
+
+    def _write_kv(self, i: int, h: Tensor, rope: tuple[Tensor, Tensor], state: DecodeState) -> None:
+        """K and V of a dropped layer, without its attention: `kv="write"`."""
+        layer = self.layers[i]
+        attention = layer.self_attn
+        x = layer.input_layernorm(h)
+        shape = (*x.shape[:-1], -1, attention.head_dim)
+        key = attention.k_proj(x).view(shape)
+        if hasattr(attention, "k_norm"):  # Qwen3
+            key = attention.k_norm(key)
+        key, value = key.transpose(1, 2), attention.v_proj(x).view(shape).transpose(1, 2)  # (B, n_kv, 1, hs)
+        state.kv.update(_rotate(key, *rope), value, i)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position for (B, n, T, hs) with cosines and sines (1, T, hs), transformers' half-split order."""
+    cos, sin = cos[:, None], sin[:, None]
+    one, two = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-two, one), dim=-1) * sin
+
+
+def _causal_mask(tokens: int, past: int, device: torch.device) -> Tensor:
+    """(1, 1, T, past + T), True where a token may look: all of the past, itself and what is before it."""
+    rows = torch.arange(past, past + tokens, device=device)[:, None]
+    return (torch.arange(past + tokens, device=device) <= rows)[None, None]

@@ -1,0 +1,202 @@
+"""What a step costs: bytes that it reads, KV bytes that it holds, the most that fewer bytes can gain. No tensors here.
+
+`assets/schedule.js` computes the same for the page; a test compares the two. P is the number of prompt tokens, G the
+number of decode steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from lora_drop.method.schedule import Schedule, baseline_schedule
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes that decide what a decode step reads; counts of weights, without any tensor.
+
+    `qkv_bias` and `qk_norm` tell Qwen2's biases and Qwen3's per-head norms. `matrix_size` and `head_size` are the
+    bytes that a weight of a layer's matrices, or of the head, takes in memory, over those of an activation: 1 unless
+    they are packed. Norms, biases, adapters and K/V have the activations' size.
+    """
+
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    tied: bool
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    matrix_size: float = 1.0
+    head_size: float = 1.0
+
+    @classmethod
+    def from_config(cls, config: Any) -> ModelShape:
+        """Read off a transformers config of a supported architecture (Llama, Qwen2, Qwen3, Mistral)."""
+        heads = config.num_attention_heads
+        return cls(
+            num_layers=config.num_hidden_layers,
+            hidden_size=config.hidden_size,
+            num_heads=heads,
+            num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            intermediate_size=config.intermediate_size,
+            vocab_size=config.vocab_size,
+            tied=bool(config.tie_word_embeddings),
+            qkv_bias=config.model_type == "qwen2" or bool(getattr(config, "attention_bias", False)),
+            qk_norm=config.model_type == "qwen3",
+        )
+
+    @property
+    def kv_weights(self) -> int:
+        """Weights of k_proj and v_proj of one layer (with Qwen3's key norm)."""
+        out = 2 * self.num_kv_heads * self.head_dim
+        return out * (self.hidden_size + self.qkv_bias) + self.head_dim * self.qk_norm
+
+    @property
+    def attention_weights(self) -> int:
+        """Weights of one layer's attention, its norm included."""
+        inner = self.num_heads * self.head_dim
+        q = inner * (self.hidden_size + self.qkv_bias) + self.head_dim * self.qk_norm
+        return self.hidden_size + q + self.kv_weights + inner * self.hidden_size
+
+    @property
+    def mlp_weights(self) -> int:
+        """Weights of one layer's MLP, its norm included."""
+        return self.hidden_size + 3 * self.hidden_size * self.intermediate_size
+
+    @property
+    def vectors(self) -> tuple[int, int, int]:
+        """How many of `kv_weights`, `attention_weights` and `mlp_weights` are in norms and biases: never packed."""
+        kv = 2 * self.num_kv_heads * self.head_dim * self.qkv_bias + self.head_dim * self.qk_norm
+        q = self.num_heads * self.head_dim * self.qkv_bias + self.head_dim * self.qk_norm
+        return kv, self.hidden_size + q + kv, self.hidden_size
+
+    @property
+    def params(self) -> int:
+        """All weights of the model; a tied head counts once."""
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied else 2)
+        return embeddings + self.hidden_size + self.num_layers * (self.attention_weights + self.mlp_weights)
+
+    @property
+    def kv_per_token(self) -> int:
+        """K and V numbers that one layer stores for one token."""
+        return 2 * self.num_kv_heads * self.head_dim
+
+
+def kv_bytes(
+    shape: ModelShape,
+    schedule: Schedule,
+    prompt_tokens: int,
+    steps: int,
+    itemsize: int,
+    refreshes: int | None = None,
+) -> int:
+    """The exact KV formula: bytes held after `steps` decode steps on a prompt of `prompt_tokens` tokens.
+
+    Drawn beside the counted bytes, never instead of them. `refreshes` is as in `Schedule.kv_length`.
+    """
+    tokens = sum(schedule.kv_length(i, prompt_tokens, steps, refreshes) for i in range(shape.num_layers))
+    return shape.kv_per_token * itemsize * tokens
+
+
+def step_bytes(
+    shape: ModelShape,
+    schedule: Schedule,
+    step: int,
+    prompt_tokens: int,
+    itemsize: int,
+    rank: int = 0,
+    corrected: Collection[int] | None = None,
+    kv: bool = True,
+    lora: bool | None = None,
+    refreshes: int | None = None,
+) -> float:
+    """Bytes that decode step `step` has to read: the weights it uses and the K/V that each attention run reads.
+
+    Args:
+        rank: rank of the adapters, 0 without; a dropped layer then reads A, B and, for `residual`, the gate.
+        corrected: the layers that have adapters; None is all.
+        kv: count the K/V reads too; without them the figure does not depend on the text's length.
+        lora, refreshes: whether it was a LoRA step, and how many decode steps up to it were not; None is what the
+            fixed schedule says.
+    """
+    if lora is None:
+        lora = schedule.kind(step) == "lora"
+    dropped = schedule.dropped_set if lora else frozenset()
+    # Of weights: those of k and v, of attention and of the MLP, in units of an activation's size.
+    counts = (shape.kv_weights, shape.attention_weights, shape.mlp_weights)
+    kv_cost, attention_cost, mlp_cost = (
+        vectors + (count - vectors) * shape.matrix_size for count, vectors in zip(counts, shape.vectors, strict=True)
+    )
+    # The head, the last norm, one row of the embedding.
+    total = shape.vocab_size * shape.hidden_size * shape.head_size + 2 * shape.hidden_size
+    for i in range(shape.num_layers):
+        if i not in dropped:
+            total += attention_cost + mlp_cost
+            if kv:
+                total += shape.kv_per_token * schedule.kv_length(i, prompt_tokens, step, refreshes)
+            continue
+        if rank and (corrected is None or i in corrected):
+            total += 2 * rank * shape.hidden_size + (shape.hidden_size if schedule.reuse == "residual" else 0)
+        if schedule.part == "attention":
+            total += mlp_cost
+        if schedule.kv == "write":
+            total += shape.hidden_size + kv_cost
+    return total * itemsize
+
+
+def speed_bound(
+    shape: ModelShape,
+    schedule: Schedule,
+    steps: int | None = None,
+    prompt_tokens: int = 0,
+    rank: int = 0,
+    corrected: Collection[int] | None = None,
+    refreshes: Collection[int] | None = None,
+) -> float:
+    """The most that LoRA-Drop can gain at batch 1: bytes of the baseline's steps over bytes of its own steps.
+
+    Args:
+        steps: decode steps of the run; `None` is one whole period, weights only.
+        prompt_tokens: P, the K/V entries before the first step.
+        rank, corrected: the adapters, as in `step_bytes`.
+        refreshes: the decode steps that were refreshes; `None` is the fixed schedule, and so of an adaptive one its
+            longest gaps: the most that any run of it can gain.
+
+    Returns:
+        A ratio of at least about 1; exactly 1 for the baseline or a run without decode steps.
+    """
+    full = baseline_schedule(shape.num_layers)
+    if steps is None:
+        whole = step_bytes(shape, full, 1, 0, 1, kv=False)
+        lora = step_bytes(shape, schedule, 1, 0, 1, rank, corrected, kv=False)
+        return schedule.period * whole / ((schedule.period - 1) * lora + whole)
+    if refreshes is None:
+        refreshes = [step for step in range(1, steps + 1) if schedule.kind(step) == "refresh"]
+    happened = set(refreshes)
+    own = base = count = 0
+    for step in range(1, steps + 1):
+        lora = step not in happened
+        count += not lora
+        base += step_bytes(shape, full, step, prompt_tokens, 1)
+        own += step_bytes(shape, schedule, step, prompt_tokens, 1, rank, corrected, lora=lora, refreshes=count)
+    return base / own if own else 1.0
+
+
+def kv_saved(shape: ModelShape, schedule: Schedule, prompt_tokens: int, steps: int) -> float:
+    """Share of the baseline's KV bytes that the schedule saves after `steps` decode steps, by the formula."""
+    full = kv_bytes(shape, baseline_schedule(shape.num_layers), prompt_tokens, steps, 1)
+    return 1 - kv_bytes(shape, schedule, prompt_tokens, steps, 1) / full if full else 0.0
+
+
+def human_bytes(n: float) -> str:
+    """Bytes in binary units, three significant digits: `1.25 MiB`."""
+    power = min(3, int(math.log(n, 1024))) if n >= 1 else 0
+    return f"{n / 1024**power:.{0 if power == 0 else 2}f} {('B', 'KiB', 'MiB', 'GiB')[power]}"

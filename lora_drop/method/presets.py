@@ -1,0 +1,114 @@
+"""Named settings, and the changes that a third lane makes to one."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from lora_drop.method.config import LoraDropConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named setting, with what it does in a sentence. What it is good for is measured: `lora_drop.evaluation`."""
+
+    name: str
+    label: str
+    note: str
+    config: LoraDropConfig
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            "gentle",
+            "Gentle",
+            "A quarter of the layers rests every other step.",
+            LoraDropConfig(period=2, drop_ratio=0.25),
+        ),
+        Preset(
+            "balanced",
+            "Balanced",
+            "Half of the layers rest every other step.",
+            LoraDropConfig(period=2, drop_ratio=0.5),
+        ),
+        Preset(
+            "fast",
+            "Fast",
+            "Half of the layers rest in three of four steps.",
+            LoraDropConfig(period=4, drop_ratio=0.5),
+        ),
+        Preset(
+            "kv-saver",
+            "KV saver",
+            "Attention alone rests, in half of the layers: saves K/V, but little time.",
+            LoraDropConfig(period=4, drop_ratio=0.5, part="attention"),
+        ),
+        Preset(
+            "paper",
+            "Paper (p 0.5, k 3)",
+            "The paper's own rule and schedule.",
+            LoraDropConfig(period=4, drop_ratio=0.5, reuse="state"),
+        ),
+    )
+}
+
+
+# Layers of the bundled model, the cheapest to drop first: at the same bound they lose far less than evenly spaced ones
+# (`drop-order`; docs/training-log.md has the measurements, also of the early refreshes of `gentle`).
+BUNDLED_ORDER = (12, 5, 17, 6, 4, 14, 13, 7, 18, 26, 16, 15, 25)
+_BUNDLED_CHOICES = {  # how many of them, other settings, note
+    "gentle": (
+        4,
+        {"period": 8, "refresh_entropy": 0.7},
+        "Four chosen layers rest while the model is sure of its next token; a full step comes where it is not.",
+    ),
+    "balanced": (9, {"period": 8}, "Nine chosen layers rest in seven of eight steps."),
+    "fast": (13, {"period": 8}, "Thirteen chosen layers rest in seven of eight steps."),
+}
+
+
+def presets_for(model: str) -> dict[str, Preset]:
+    """The presets by name, as they are on a model.
+
+    Args:
+        model: its name as `load_model` takes it, or its id; only the bundled one has layers of its own choice.
+    """
+    if model.partition(":")[0] != "bundled":
+        return PRESETS
+    chosen = {}
+    for name, (count, settings, note) in _BUNDLED_CHOICES.items():
+        config = PRESETS[name].config.replace(drop_layers=BUNDLED_ORDER[:count], **settings)
+        chosen[name] = dataclasses.replace(PRESETS[name], note=note, config=config)
+    return PRESETS | chosen
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A third lane: the same schedule with one setting changed, to see what that setting does.
+
+    Args:
+        button: what asks for it on the page.
+        lane: the lane's label, in the trace and on the page.
+        changes: fields of `LoraDropConfig`.
+    """
+
+    button: str
+    lane: str
+    changes: dict[str, Any]
+
+    def applied_to(self, config: LoraDropConfig) -> LoraDropConfig:
+        """The third lane's config. Another rule wants other adapters than a folder that was named for this one."""
+        if "reuse" in self.changes and config.adapters != "none":
+            config = config.replace(adapters="auto")
+        return config.replace(**self.changes)
+
+
+COMPARISONS = {
+    "adapters-off": Comparison("adapters off", "Adapters off", {"adapters": "none"}),
+    "skip": Comparison("skip rule", "Skip rule", {"reuse": "skip"}),
+    "state": Comparison("paper's rule", "Paper's rule (state)", {"reuse": "state"}),
+    "residual": Comparison("our rule", "Our rule (residual)", {"reuse": "residual"}),
+}

@@ -1,0 +1,101 @@
+"""Pure arithmetic of LoRA-Drop: which layers run at which step, what that costs in bytes, what it can gain.
+
+No tensors here. `assets/schedule.js` computes the same for the page; a test compares the two.
+
+Steps: prefill is step 0, full, and a refresh; decode steps are s = 1, 2, 3, ... A step s of a fixed schedule is a
+refresh if `s % period == 0`. An adaptive schedule may refresh earlier (see `lora_drop.refresh`): what depends on it
+takes the refreshes that happened. P is the number of prompt tokens, G the number of decode steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+MAX_PERIOD = 10**9  # longer than any run; JSON's readers do not all take a whole number of any size
+TRIGGERS = ("entropy", "norm")  # what can make an adaptive schedule refresh early
+
+
+def dropped_layers(lo: int, hi: int, drop_ratio: float) -> tuple[int, ...]:
+    """The dropped layers of the range lo..hi (inclusive): n = drop_ratio * S rounded half to even, evenly spread.
+
+    The j-th is `lo + floor((2j + 1) * S / (2n))`, S = hi - lo + 1.
+    """
+    span = hi - lo + 1
+    n = round(drop_ratio * span)
+    return tuple(lo + (2 * j + 1) * span // (2 * n) for j in range(n))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A resolved schedule: settings that were checked against a model of `num_layers` layers.
+
+    Made by `LoraDropConfig.schedule_for`. `dropped` is ascending and never contains layer 0. What is told of a step by
+    its number alone (`is_refresh`, `kind`, `active`) is the fixed schedule; of an adaptive one, its longest gaps.
+    """
+
+    period: int
+    num_layers: int
+    dropped: tuple[int, ...]
+    reuse: str = "residual"
+    part: str = "block"
+    kv: str = "skip"
+    refresh_entropy: float | None = None
+    refresh_norm: float | None = None
+
+    @cached_property
+    def dropped_set(self) -> frozenset[int]:
+        """`dropped`, for asking whether a layer is one of them."""
+        return frozenset(self.dropped)
+
+    @property
+    def is_adaptive(self) -> bool:
+        """True if a step may be a refresh before its time."""
+        return not self.is_baseline and (self.refresh_entropy is not None or self.refresh_norm is not None)
+
+    @property
+    def is_baseline(self) -> bool:
+        """True if every step runs every layer, so that the output is the plain model's."""
+        return self.period == 1 or not self.dropped
+
+    def is_refresh(self, step: int) -> bool:
+        """True for prefill (step 0) and every `period`-th decode step."""
+        return step % self.period == 0
+
+    def kind(self, step: int) -> str:
+        """`prefill`, `refresh` or `lora`, as the trace has it. A run that drops nothing has no LoRA step."""
+        if step == 0:
+            return "prefill"
+        return "refresh" if self.is_baseline or self.is_refresh(step) else "lora"
+
+    def active(self, step: int) -> list[int]:
+        """[num_layers] of 1 (runs whole) or 0 (dropped, wholly or its attention) at this step."""
+        return self.active_in(self.kind(step))
+
+    def active_in(self, kind: str) -> list[int]:
+        """The same for a step of a kind."""
+        if kind != "lora":
+            return [1] * self.num_layers
+        return [0 if i in self.dropped else 1 for i in range(self.num_layers)]
+
+    def kv_length(self, layer: int, prompt_tokens: int, step: int, refreshes: int | None = None) -> int:
+        """Tokens in the K/V cache of `layer` after `step`: P + s, or P + refreshes where it is dropped.
+
+        `refreshes` counts the decode steps up to `step` that were; None is the fixed schedule's floor(s / period).
+        """
+        if layer in self.dropped and self.kv == "skip":
+            return prompt_tokens + (step // self.period if refreshes is None else refreshes)
+        return prompt_tokens + step
+
+
+BASELINE_PERIOD = 1
+
+
+def baseline_schedule(num_layers: int) -> Schedule:
+    """The schedule of the baseline lane: every layer at every step."""
+    return Schedule(BASELINE_PERIOD, num_layers, ())
+
+
+def average_period(steps: int, refreshes: int) -> float | None:
+    """Decode steps for one refresh: those that ran over those that were refreshes; None without any refresh."""
+    return steps / refreshes if refreshes else None

@@ -1,0 +1,203 @@
+"""The one door to a model: the bundled one, a Hub id, a local folder, or random weights of a known shape.
+
+load_model()                        the bundled SmolLM2-135M-Instruct
+load_model("Qwen/Qwen2.5-0.5B")     the Hub (safetensors only, no code from the repository is ever run)
+load_model("./my-model")            a folder as `save_pretrained` writes it
+load_model("random:tiny-llama")     tiny random weights with a byte tokenizer, for tests
+load_model("random:llama3-8b")      the real shape with random weights, for measuring speed and memory
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from lora_drop.decode.fast import FastDecoder, is_supported
+from lora_drop.decode.native import library
+from lora_drop.decode.native.decoder import NativeDecoder, NativeWeights, lay_out
+from lora_drop.decode.reference import Decoder
+from lora_drop.decode.static import GraphDecoder
+from lora_drop.decode.weights import StepWeights, fuse, pack
+from lora_drop.errors import LoraDropError
+from lora_drop.method.cost import ModelShape
+from lora_drop.models import bundled
+from lora_drop.models.download import GGUF
+from lora_drop.models.gguf import gguf_rows
+from lora_drop.models.hub import from_pretrained_files, locate
+from lora_drop.models.place import places, short_name
+from lora_drop.models.random_weights import random_model
+
+# Where a repository has only pickled weights, transformers would ask a service to convert them and then load the
+# result from an unreviewed pull request. Here that is an error that says so.
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+BUNDLED_ID = f"bundled:{bundled.NAME}"
+SAMPLES = 1024  # elements of a tensor that go into the fingerprint
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a model without holding its weights: enough to plan a run and to draw the page."""
+
+    tokenizer: Any  # as in LoadedModel, and so are the others
+    id: str
+    revision: str
+    context: int
+    device: torch.device
+    dtype: torch.dtype
+    shape: ModelShape
+    num_layers: int
+    decoder_name: str  # of the decoder that it decodes with
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that is ready to decode: eval mode, no gradients, on its device. Nothing of a request is kept in it."""
+
+    model: PreTrainedModel
+    tokenizer: Any  # a transformers tokenizer, or a ByteTokenizer
+    id: str  # "bundled:SmolLM2-135M-Instruct", a Hub id, a folder's name (never its path), or "random:..."
+    revision: str  # fingerprint of the weights, 16 hex digits; the same in float32 and bfloat16
+    context: int  # the most tokens, prompt and answer together
+    device: torch.device
+    dtype: torch.dtype  # of activations and K/V
+    weights: StepWeights | NativeWeights | None = None  # laid out for decode steps; None runs the reference decoder
+
+    @property
+    def shape(self) -> ModelShape:
+        """The sizes that the bound and the memory formulas need."""
+        shape = ModelShape.from_config(self.model.config)
+        if self.weights is None:
+            return shape
+        sizes = self.weights.layer_bytes / self.dtype.itemsize, self.weights.head_bytes / self.dtype.itemsize
+        return dataclasses.replace(shape, matrix_size=sizes[0], head_size=sizes[1])
+
+    @property
+    def decoder(self) -> Decoder:
+        """The fastest decoder there is for it; it holds nothing of a request."""
+        if self.weights is None:
+            return Decoder(self.model)
+        if isinstance(self.weights, NativeWeights):
+            return NativeDecoder(self.model, self.weights)
+        kind = GraphDecoder if self.device.type == "cuda" else FastDecoder
+        return kind(self.model, self.weights)
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers, L."""
+        return self.model.config.num_hidden_layers
+
+    @property
+    def decoder_name(self) -> str:
+        """The name of its decoder."""
+        return self.decoder.name
+
+    @property
+    def outline(self) -> Outline:
+        """What can be kept of it when it is let go."""
+        return Outline(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Outline)})
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end a text: those of the generation config, and the tokenizer's own end token."""
+        named = self.model.generation_config.eos_token_id
+        ids = {named} if isinstance(named, int) else set(named or ())
+        return frozenset(ids | {self.tokenizer.eos_token_id} - {None})
+
+
+def load_model(
+    model: str = "bundled",
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+) -> LoadedModel:
+    """Load a model by name.
+
+    Args:
+        model: `bundled`, `random:SHAPE`, a local folder, or a Hub id (a folder of that name comes first).
+        device: `auto` (see `places`), `cpu`, `cuda` or `cuda:N`.
+        dtype: `auto` (bfloat16 on CUDA and on processors that compute it in hardware), `float32` or `bfloat16`.
+
+    Raises:
+        LoraDropError: in one line, whatever is wrong with the name, the files, the network, the device or the memory.
+    """
+    name = str(model).strip()
+    candidates = places(device, dtype)
+    try:
+        if name.startswith("random:"):
+            network, tokenizer, target = random_model(name.removeprefix("random:"), candidates)
+        elif name in ("bundled", BUNDLED_ID):
+            name = BUNDLED_ID
+            network, tokenizer, target = from_pretrained_files(str(bundled.ensure()), name, candidates, local=True)
+        else:
+            source, name, local = locate(name)
+            network, tokenizer, target = from_pretrained_files(source, name, candidates, local)
+    except torch.OutOfMemoryError as error:
+        where = " or ".join(dict.fromkeys(f"{place} in {short_name(kind)}" for place, kind in candidates))
+        raise LoraDropError(f"{name} does not fit into the memory of {where}.") from error
+    network.eval().requires_grad_(False)
+    revision = fingerprint(network)
+    return LoadedModel(
+        model=network,
+        tokenizer=tokenizer,
+        id=name,
+        revision=revision,
+        context=usable_context(network.config),
+        device=target,
+        dtype=network.dtype,
+        weights=_step_weights(network, target, packed=name == BUNDLED_ID and str(dtype).lower() == "auto"),
+    )
+
+
+def _step_weights(model: PreTrainedModel, device: torch.device, packed: bool) -> StepWeights | NativeWeights | None:
+    """The weights as the fastest decoder at hand wants them; None where that is the reference.
+
+    Args:
+        packed: take the bundled model's own blocks instead of the numbers that they stand for.
+    """
+    if not is_supported(model):
+        return None
+    if device.type == "cuda":
+        # On ZeroGPU the card comes and goes with each call, in a process of its own: a graph would not live to pay.
+        return None if os.environ.get("SPACES_ZERO_GPU") else fuse(model)
+    config = model.config
+    rows = None
+    if packed:
+        gguf = bundled.ensure() / GGUF.name
+        rows = gguf_rows(gguf, config.num_attention_heads, config.num_key_value_heads)
+    if library() is not None:
+        return lay_out(model, rows)
+    # torch's packed kernel wants bfloat16 activations, which are slow where the processor does not compute them.
+    return pack(model, rows) if rows and model.dtype == torch.bfloat16 else fuse(model)
+
+
+def usable_context(config: PreTrainedConfig) -> int:
+    """The most tokens a run may have: the positions of the model, within the sliding window if any layer has one.
+
+    Beyond the window those layers would forget, which the caches and the memory formulas here do not model.
+    """
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if window is None or (kinds is not None and "sliding_attention" not in kinds):
+        return config.max_position_embeddings
+    return min(config.max_position_embeddings, window)
+
+
+@torch.no_grad()
+def fingerprint(model: PreTrainedModel) -> str:
+    """16 hex digits that tell these weights from others; equal for float32 and bfloat16 runs of the same weights.
+
+    sha256 over name, shape and up to 1024 evenly spaced elements, as bfloat16, of each parameter in order of its name.
+    `named_parameters` gives a tied head once, as the embedding.
+    """
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.named_parameters()):
+        flat = weight.reshape(-1)
+        sample = flat[:: -(-flat.numel() // SAMPLES)].to(torch.bfloat16)  # rounded up, so that the end counts too
+        digest.update(f"{name} {tuple(weight.shape)}\n".encode())
+        digest.update(sample.view(torch.int16).cpu().numpy().astype("<i2").tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,140 @@
+"""Where a model goes: device, number type, and the memory that is free there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import get_max_memory
+from transformers import PreTrainedConfig
+
+from lora_drop.errors import LoraDropError
+from lora_drop.method.cost import ModelShape
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+Place = tuple[torch.device, torch.dtype]
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The torch device for `auto`, `cpu`, `cuda` or `cuda:N`. Raises LoraDropError if this machine lacks it."""
+    name = str(device).strip().lower()
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return torch.device("cpu")
+    match = re.fullmatch(r"cuda(?::(\d+))?", name)
+    if match is None:
+        raise LoraDropError(f"unknown device {device!r}: use auto, cpu, cuda or cuda:N.")
+    if not torch.cuda.is_available():
+        raise LoraDropError(f"device {name} was asked for, but torch finds no CUDA device here: use auto or cpu.")
+    index, count = int(match[1] or 0), torch.cuda.device_count()
+    if index >= count:
+        raise LoraDropError(f"device {name} was asked for, but the last one here is cuda:{count - 1}.")
+    return torch.device("cuda", index)
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """float32 or bfloat16; `auto` takes bfloat16 where the device computes it in hardware."""
+    name = short_name(dtype) if isinstance(dtype, torch.dtype) else str(dtype).strip().lower()
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" or _cpu_has_bfloat16() else torch.float32
+    if name not in DTYPES:
+        raise LoraDropError(f"unknown dtype {name!r}: use auto, {' or '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def _cpu_has_bfloat16() -> bool:
+    """True if the processor multiplies bfloat16 itself; emulated, it is slower than float32."""
+    if platform.machine().lower() in ("aarch64", "arm64"):  # oneDNN answers for the hardware on ARM only
+        return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def short_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can be had on the device, as far as it says; None where it does not."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    found = []
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # Linux: what can be had without swapping
+        found.append(1024 * int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1]))
+    with contextlib.suppress(OSError, ValueError):  # a container's limit, which /proc/meminfo does not know
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(found, default=None)
+
+
+def places(device: str | torch.device = "auto", dtype: str | torch.dtype = "auto") -> list[Place]:
+    """Where a model may go and in which number type, the best first; the first one that holds its weights is taken.
+
+    Device `auto`: the GPUs, the one with the most free memory first, then the CPU. Dtype `auto`: on a processor that
+    does not compute bfloat16 itself it is float32, and bfloat16 only where that does not fit.
+
+    Raises:
+        LoraDropError: an unknown name, or a device that this machine lacks.
+    """
+    targets = [resolve_device(device)]
+    is_auto = str(device).strip().lower() == "auto"
+    # On ZeroGPU the card is not to be asked from here.
+    if is_auto and targets[0].type == "cuda" and not os.environ.get("SPACES_ZERO_GPU"):
+        free = {index: size for index, size in get_max_memory().items() if isinstance(index, int)}
+        targets = [torch.device("cuda", index) for index in sorted(free, key=free.get, reverse=True)]
+        targets.append(torch.device("cpu"))
+    found = []
+    for target in targets:
+        best = resolve_dtype(dtype, target)
+        found.append((target, best))
+        if str(dtype).strip().lower() == "auto" and best == torch.float32:
+            found.append((target, torch.bfloat16))
+    return found
+
+
+def fitting(config: PreTrainedConfig, name: str, candidates: list[Place]) -> Place:
+    """The first place that holds the weights, known before they are downloaded and before the machine swaps.
+
+    Raises:
+        LoraDropError: none does.
+    """
+    params = ModelShape.from_config(config).params
+    free = {device: free_memory(device) for device, _ in candidates}
+    for device, dtype in candidates:
+        if free[device] is None or params * dtype.itemsize <= free[device]:
+            return device, dtype
+    smallest = min((dtype for _, dtype in candidates), key=lambda dtype: dtype.itemsize)
+    has = " and ".join(f"{device} has {size / 1e9:.1f} GB free" for device, size in free.items())
+    raise LoraDropError(
+        f"{name} needs {params * smallest.itemsize / 1e9:.1f} GB for its weights in {short_name(smallest)}, "
+        f"and {has}: use a smaller model, or another device or dtype."
+    )
+
+
+def describe_device(device: torch.device) -> dict[str, Any]:
+    """The device by type and name, for headers and reports."""
+    if device.type == "cuda":
+        return {"type": "cuda", "name": torch.cuda.get_device_name(device)}
+    return {
+        "type": device.type,
+        "name": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
+        "gomp_spincount": os.environ.get("GOMP_SPINCOUNT", "default"),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as info:
+            for line in info:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,145 @@
+"""Random weights of known shapes: tiny ones for tests, real ones for measuring speed and memory."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedModel, Qwen2Config, Qwen3Config
+
+from lora_drop.errors import LoraDropError
+from lora_drop.models.place import Place, fitting
+from lora_drop.models.tokens import ByteTokenizer
+
+_SPECIAL = {"bos_token_id": ByteTokenizer.bos_token_id, "eos_token_id": ByteTokenizer.eos_token_id}
+_TINY = {
+    "vocab_size": ByteTokenizer.vocab_size,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 2048,
+    **_SPECIAL,
+}
+
+
+def _rope(theta: float) -> dict[str, Any]:
+    return {"rope_type": "default", "rope_theta": theta}
+
+
+# Tied and untied heads, and a sliding window, so that the tests meet each.
+TINY_SHAPES = {
+    "tiny-llama": LlamaConfig(**_TINY | {"max_position_embeddings": 4096}),
+    "tiny-qwen2": Qwen2Config(**_TINY, tie_word_embeddings=True),
+    "tiny-qwen3": Qwen3Config(**_TINY, tie_word_embeddings=True),
+    "tiny-mistral": MistralConfig(**_TINY | {"max_position_embeddings": 4096}, sliding_window=2048),
+}
+LARGE_SHAPES = {
+    "llama2-7b": LlamaConfig(
+        vocab_size=32_000,
+        hidden_size=4096,
+        intermediate_size=11_008,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=32,
+        max_position_embeddings=4096,
+        rms_norm_eps=1e-5,
+        rope_parameters=_rope(1e4),
+        **_SPECIAL,
+    ),
+    "llama3-8b": LlamaConfig(
+        vocab_size=128_256,
+        hidden_size=4096,
+        intermediate_size=14_336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=8192,
+        rms_norm_eps=1e-5,
+        rope_parameters=_rope(5e5),
+        **_SPECIAL,
+    ),
+    "qwen2.5-7b": Qwen2Config(
+        vocab_size=152_064,
+        hidden_size=3584,
+        intermediate_size=18_944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        max_position_embeddings=32_768,
+        rms_norm_eps=1e-6,
+        rope_parameters=_rope(1e6),
+        **_SPECIAL,
+    ),
+    "qwen2.5-14b": Qwen2Config(
+        vocab_size=152_064,
+        hidden_size=5120,
+        intermediate_size=13_824,
+        num_hidden_layers=48,
+        num_attention_heads=40,
+        num_key_value_heads=8,
+        max_position_embeddings=32_768,
+        rms_norm_eps=1e-6,
+        rope_parameters=_rope(1e6),
+        **_SPECIAL,
+    ),
+}
+SHAPES = TINY_SHAPES | LARGE_SHAPES
+
+
+def random_model(shape: str, candidates: list[Place]) -> tuple[PreTrainedModel, ByteTokenizer, torch.device]:
+    """Random weights of a known shape: the same values each time, on each device and in each number type."""
+    if shape not in SHAPES:
+        raise LoraDropError(f"no shape {shape!r}: random: knows {', '.join(SHAPES)}.")
+    config = type(SHAPES[shape]).from_dict(SHAPES[shape].to_dict())  # a copy: loading writes into it
+    device, dtype = fitting(config, f"random:{shape}", candidates)
+    with torch.device("meta"):  # no storage, and no initialisation parameter by parameter
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    model.to_empty(device=device)
+    model.tie_weights()
+    # The one buffer that is computed, not loaded; `to_empty` left it undefined.
+    with torch.device(device):
+        model.model.rotary_emb = type(model.model.rotary_emb)(config)
+    fill = _fill_tiny if shape in TINY_SHAPES else _fill_large
+    with torch.no_grad():
+        fill(dict(model.named_parameters()), torch.Generator().manual_seed(zlib.crc32(shape.encode())))
+    return model, ByteTokenizer(), device
+
+
+def _fill_tiny(weights: dict[str, torch.Tensor], generator: torch.Generator) -> None:
+    """Weights whose greedy text neither stands still nor repeats its input.
+
+    The layers add much more than the embedding brings, so that with a tied head the likeliest token is not the last
+    one, and attention is sharp enough to matter. The head's row of the end token is zero: a text goes on as long as it
+    may, in float32 and in bfloat16.
+    """
+    for name, weight in sorted(weights.items()):
+        if name.endswith("norm.weight"):
+            values = 1 + 0.1 * torch.randn(weight.shape, generator=generator)
+        elif weight.ndim == 1:
+            values = 0.5 * torch.randn(weight.shape, generator=generator)  # Qwen2's biases
+        else:
+            values = 1.5 * torch.randn(weight.shape, generator=generator) / weight.shape[1] ** 0.5
+        if "lm_head" in name or ("embed_tokens" in name and "lm_head.weight" not in weights):
+            values[ByteTokenizer.eos_token_id] = 0
+        weight.copy_(values.to(torch.bfloat16))  # rounded, so that float32 runs have the same weights
+
+
+def _fill_large(weights: dict[str, torch.Tensor], generator: torch.Generator) -> None:
+    """Normal numbers, std 0.02, from one block used over and over: billions of draws would take minutes on a CPU.
+
+    The block's prime length keeps the rows of a matrix from being alike.
+    """
+    block = (0.02 * torch.randn(1_048_583, generator=generator)).to(torch.bfloat16)
+    for name, weight in weights.items():
+        if name.endswith("norm.weight"):
+            weight.fill_(1.0)
+            continue
+        block = block.to(weight.device, weight.dtype)
+        flat = weight.view(-1)
+        whole = flat.numel() // len(block) * len(block)
+        flat[:whole].view(-1, len(block)).copy_(block.expand(whole // len(block), -1))
+        flat[whole:].copy_(block[: flat.numel() - whole])

@@ -1,0 +1,90 @@
+"""The audit: what the full model says of the LoRA-Drop lane's own tokens. Its time is in no lane's clock.
+
+True drift needs the full model's states on the same tokens, so the audit is a second, full pass with a KV cache of its
+own, in chunks: one batched forward a refresh.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lora_drop.decode.cache import KVCache
+from lora_drop.decode.reference import Decoder
+from lora_drop.decode.step import Step
+from lora_drop.run.records import number
+
+MAX_CHUNK = 16  # steps: with a long or endless period the page should not wait longer than this for its drift
+
+
+class Audit:
+    """The shadow pass over one lane.
+
+    Args:
+        prefill: the lane's KV cache right after prefill. Prefill is full by definition, so the audit starts from a
+            copy of it instead of reading the prompt again.
+        prompt_tokens: P.
+        first_token: the token that prefill gave.
+    """
+
+    def __init__(
+        self, decoder: Decoder, dropped: tuple[int, ...], prefill: KVCache, prompt_tokens: int, first_token: int
+    ):
+        self._decoder, self._dropped = decoder, dropped
+        self._kv = prefill.clone()
+        self._position = prompt_tokens
+        self._fed = [first_token]  # tokens to read: step s feeds the token of step s-1
+        self._steps: list[Step] = []
+
+    def add(self, step: Step) -> list[dict]:
+        """Take a decode step of the lane; at a refresh, or a full chunk, return the audit of all since the last."""
+        self._steps.append(step)
+        if step.kind == "refresh" or len(self._steps) >= MAX_CHUNK:
+            out = self.flush()
+            self._fed = [step.token_id]
+            return out
+        self._fed.append(step.token_id)
+        return []
+
+    @torch.inference_mode()
+    def flush(self) -> list[dict]:
+        """Audit what was taken since the last chunk: dicts of step, drift, cosine, kl, agrees, argmax (token id)."""
+        steps, self._steps = self._steps, []
+        if not steps:
+            return []
+        tokens = torch.tensor([self._fed[: len(steps)]], device=self._decoder.device)
+        outputs, logits = self._decoder.read(tokens, self._kv, self._position, self._dropped)
+        self._position += len(steps)
+        return [
+            {
+                "step": step.step,
+                **_drift(step.watched, outputs[:, :, t]),
+                **_divergence(step.logits, logits[:, t]),
+            }
+            for t, step in enumerate(steps)
+        ]
+
+
+def _drift(watched: list[Tensor], full: Tensor) -> dict[str, list[float | None]]:
+    """Relative error and cosine of the lane's outputs, n x (B, D), against the full model's (n, B, D)."""
+    if not watched:
+        return {"drift": [], "cosine": []}
+    ours, full = torch.stack(watched).float(), full.float()
+    drift = (ours - full).norm(dim=-1) / full.norm(dim=-1)
+    cosine = torch.cosine_similarity(ours, full, dim=-1)
+    return {
+        "drift": [number(value, 6) for value in drift[:, 0].tolist()],
+        "cosine": [number(value, 6) for value in cosine[:, 0].tolist()],
+    }
+
+
+def _divergence(ours: Tensor, full: Tensor) -> dict[str, float | bool | int | None]:
+    """KL(full || lane) in nats and the argmax, from logits (B, V) each."""
+    ours, full = ours.float().log_softmax(-1), full.float().log_softmax(-1)
+    kl = (full.exp() * (full - ours)).sum(-1)
+    # Rounding can leave a tiny negative sum where both are equal; a divergence is not negative.
+    return {
+        "kl": number(max(float(kl[0]), 0.0), 6),
+        "agrees": int(ours.argmax(-1)) == int(full.argmax(-1)),
+        "argmax": int(full.argmax(-1)),
+    }

@@ -1,0 +1,125 @@
+"""A run as Chrome's trace event JSON: what Perfetto (ui.perfetto.dev) and chrome://tracing open.
+
+One process is the run, a thread of it is a lane, a slice of the thread is a step. A lane's steps are laid end to end
+on the lane's own clock, which is how they were measured: lanes took turns on the device, so what stands one above the
+other in the viewer did not run at the same time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lora_drop.errors import LoraDropError
+from lora_drop.run.records import AuditRecord, StepRecord
+from lora_drop.run.trace import Trace, first_divergence
+
+PROCESS = 1
+CLOCKS = (
+    "Each lane is on its own clock, which starts at 0 with its prefill and runs only during its steps. The lanes took "
+    "turns on one device: events of two lanes at the same time did not happen at the same time."
+)
+LONGEST_MS = 30 * 24 * 3600 * 1000.0  # of a step: beyond a month it is not a time, and sums of it would be infinite
+
+
+def chrome_trace(trace: Trace) -> dict[str, Any]:
+    """The run as a trace event object, ready for `json.dumps`: no NaN, whole microseconds, events in order of time.
+
+    Each lane has a complete event a step, named by its kind, with the token and what was measured of it in `args`; a
+    counter of the bytes that its caches hold; and instants at early refreshes and at the first token that differs from
+    the baseline's.
+
+    Raises:
+        LoraDropError: a step's duration is not one that a clock shows.
+    """
+    header = trace.header
+    events = [_name("process_name", 0, f"LoRA-Drop: {header.model['id']} on {header.device['name']}")]
+    timed: list[dict[str, Any]] = []
+    for thread, lane in enumerate(header.lanes, start=1):
+        events.append(_name("thread_name", thread, lane["label"]))
+        events.append(_metadata("thread_sort_index", thread, {"sort_index": thread}))
+        timed += _lane_events(trace, lane["id"], thread)
+    # The sort is stable: an instant follows the slice that it belongs to, and viewers nest it there.
+    timed.sort(key=lambda event: event["ts"])
+    return {
+        "traceEvents": events + timed,
+        "displayTimeUnit": "ms",
+        "otherData": {
+            "clocks": CLOCKS,
+            "model": printable(header.model["id"]),
+            "dtype": printable(header.model["dtype"]),
+            "device": printable(header.device["name"]),
+            "prompt": printable(header.prompt),
+            "prompt_tokens": header.prompt_tokens,
+            "seed": header.seed,
+            "complete": trace.summary is not None,
+        },
+    }
+
+
+def printable(text: str) -> str:
+    """The text with lone surrogates replaced: a token may end amid a character, UTF-8 and strict readers of JSON
+    (Perfetto's) refuse such a half."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _lane_events(trace: Trace, lane: str, thread: int) -> list[dict[str, Any]]:
+    events, elapsed, began = [], 0.0, 0
+    differs = None
+    if lane != "baseline" and "baseline" in trace.steps:
+        differs = first_divergence(trace.token_ids("baseline"), trace.token_ids(lane))
+    for step in trace.steps[lane]:
+        if not 0 <= step.ms <= LONGEST_MS:
+            raise LoraDropError(f"step {step.step} of lane {lane} took {step.ms:g} ms: no clock showed that.")
+        elapsed += step.ms
+        # Rounding the sum, not each step: the steps touch and add up to the lane's time.
+        ended = round(1000 * elapsed)
+        events.append(_event("X", step.kind, thread, began, dur=ended - began, cat="step", args=_args(trace, step)))
+        if step.trigger is not None:
+            events.append(_instant(f"early refresh ({step.trigger})", thread, began, {"step": step.step}))
+        if step.step == differs:
+            theirs = trace.steps["baseline"][differs].text
+            args = {"step": step.step, "baseline": printable(theirs), "lane": printable(step.text)}
+            events.append(_instant("first token that differs from the baseline", thread, began, args))
+        # Viewers tell counters apart by process and name alone, so the lane is in the name.
+        events.append(_event("C", f"KV bytes: {lane}", thread, ended, args={"bytes": step.kv_bytes}))
+        began = ended
+    return events
+
+
+def _args(trace: Trace, step: StepRecord) -> dict[str, Any]:
+    args = {
+        "token": printable(step.text),
+        "token_id": step.token_id,
+        "step": step.step,
+        "layers_run": sum(step.active),
+        "entropy": step.entropy,
+        "kv_bytes": step.kv_bytes,
+    }
+    audit = trace.audits[step.lane].get(step.step)
+    return args | _audited(audit) if audit else args
+
+
+def _audited(audit: AuditRecord) -> dict[str, Any]:
+    known = [value for value in audit.drift if value is not None]
+    return {
+        "kl": audit.kl,
+        "agrees": audit.agrees,
+        "full_model_says": printable(audit.argmax_text),
+        "mean_drift": round(sum(known) / len(known), 6) if known else None,
+    }
+
+
+def _event(phase: str, name: str, thread: int, at: int, **more: Any) -> dict[str, Any]:
+    return {"ph": phase, "name": printable(name), "pid": PROCESS, "tid": thread, "ts": at, **more}
+
+
+def _instant(name: str, thread: int, at: int, args: dict[str, Any]) -> dict[str, Any]:
+    return _event("i", name, thread, at, s="t", cat="mark", args=args)
+
+
+def _metadata(name: str, thread: int, args: dict[str, Any]) -> dict[str, Any]:
+    return {"ph": "M", "name": name, "pid": PROCESS, "tid": thread, "args": args}
+
+
+def _name(what: str, thread: int, name: str) -> dict[str, Any]:
+    return _metadata(what, thread, {"name": printable(name)})

@@ -1,0 +1,147 @@
+"""A recorded run as one HTML file that needs nothing else: the page's own live view, its scripts, plotly and the run.
+
+It opens from a disk without a network, and its Content-Security-Policy forbids one. What a run brings with it (prompt,
+tokens, labels, names) is text: escaped where it is markup, and inside a script's element without any `<`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import html
+import re
+from collections.abc import Iterator
+from itertools import zip_longest
+from typing import Any
+
+from lora_drop.paths import ASSETS
+from lora_drop.run.exports.chrome import printable
+from lora_drop.run.exports.colors import css_variables
+from lora_drop.run.exports.scripts import SCRIPTS, plotly_script
+from lora_drop.run.records import Header, Record, wire_line
+from lora_drop.run.trace import Trace
+
+# Of a lane's settings, in the order of the line that tells them: the key, and how it is told.
+SETTINGS = (
+    ("drop_ratio", "drop ratio {}"),
+    ("layers", "layers {}"),
+    ("period", "period {}"),
+    ("reuse", "reuse {}"),
+    ("part", "part {}"),
+    ("kv", "K/V {}"),
+    ("rank", "corrections of rank {}"),
+    ("refresh_entropy", "refresh at entropy {}"),
+    ("refresh_norm", "refresh at norm {}"),
+)
+SAMPLING = (
+    ("max_new_tokens", "{} new tokens"),
+    ("temperature", "temperature {}"),
+    ("top_p", "top-p {}"),
+    ("view", "{} view"),
+)
+
+
+def replay_html(trace: Trace) -> str:
+    """The run as a self-contained page, also one that was cut short. The same trace gives the same page.
+
+    The text has no lone surrogates: it can be written as UTF-8.
+    """
+    header = trace.header
+    model = header.model
+    name = f"{model['id'].removeprefix('bundled:')}, {model['dtype']}, on {header.device['name']}"
+    settings = ", ".join(setting_words(header))
+    cut = "" if trace.summary else ' <span class="ld-replay-cut">The trace was cut short: it has no summary.</span>'
+    blanks = {
+        "title": _escaped(f"{name}: {settings} - LoRA-Drop replay"),
+        "styles": css_variables() + _asset("live.css") + _asset("replay.css"),
+        "heading": _escaped(f"LoRA-Drop: {name}"),
+        "settings": _escaped(settings),
+        "cut": cut,
+        "prompt": _escaped(header.prompt),
+        "notes": "\n".join(f"<p>Note: {_escaped(str(note))}</p>" for note in header.sampling.get("notes", [])),
+        "view": _asset("live.html"),
+        "run": _inert(wire_text(trace)),
+        "scripts": _scripts(),
+    }
+    # One pass: a blank's name within what fills another one stays what it is.
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: blanks[found[1]], _asset("replay.html"))
+
+
+def wire_text(trace: Trace) -> str:
+    """The run as the page gets it: its id, then `wire_line` of each record, the lanes a step each in turn."""
+    header = _completed(trace)
+    ids = [lane["id"] for lane in header.lanes]
+    lines = "".join(wire_line(record, ids) for record in [header, *_in_turn(trace)])
+    return f'{{"type":"run","id":"{hashlib.sha256(lines.encode()).hexdigest()[:12]}"}}\n{lines}'
+
+
+def setting_words(header: Header) -> list[str]:
+    """What was asked for, in words, of the lane that the run is about."""
+    lane = next((lane for lane in header.lanes if lane["id"] == "lora_drop"), header.lanes[-1])
+    config, words = lane["config"], []
+    if config["dropped"] and config.get("period") != 1:
+        words.append(f"{len(config['dropped'])} of {header.model['layers']} layers dropped")
+        if config.get("drop_layers"):  # a list of layers takes the place of ratio and range
+            config = config | {"drop_ratio": None, "layers": None}
+        elif isinstance(config.get("layers"), list):
+            config = config | {"layers": "-".join(map(str, config["layers"]))}
+        words += _told(SETTINGS, config)
+        words += [] if config.get("rank") else ["no corrections"]
+    else:
+        words.append("baseline")
+    return [*words, *_told(SAMPLING, header.sampling), f"seed {header.seed}"]
+
+
+def _told(forms: tuple[tuple[str, str], ...], values: dict[str, Any]) -> Iterator[str]:
+    for key, form in forms:
+        value = values.get(key)
+        if value is None or (key == "rank" and not value):
+            continue
+        yield form.format(f"{value:g}" if isinstance(value, float) else value)
+
+
+def _in_turn(trace: Trace) -> Iterator[Record]:
+    for steps in zip_longest(*trace.steps.values()):
+        for step in filter(None, steps):
+            yield step
+            if audit := trace.audits[step.lane].get(step.step):
+                yield audit
+    if trace.summary:
+        yield trace.summary
+
+
+def _completed(trace: Trace) -> Header:
+    """The header with what the format lets out and the view draws with."""
+    header = trace.header
+    rules = {"period": 1, "reuse": "residual", "part": "block", "kv": "skip"}
+    longest = max(len(steps) for steps in trace.steps.values())
+    return dataclasses.replace(
+        header,
+        lanes=[{**lane, "config": rules | lane["config"]} for lane in header.lanes],
+        model={"kv_bytes_per_token": 0, **header.model},
+        device={"decoder": "unknown", **header.device},
+        sampling={"max_new_tokens": longest, **header.sampling},
+    )
+
+
+def _escaped(text: str) -> str:
+    return html.escape(printable(text))
+
+
+def _inert(text: str) -> str:
+    """JSON for a script's element: without `<` nothing in it can end the element or begin another one."""
+    return text.replace("<", "\\u003c")
+
+
+def _scripts() -> str:
+    paths = [plotly_script(), *(ASSETS / name for name in SCRIPTS)]
+    return "\n".join(f"<script>{_script(path.read_text(encoding='utf-8'))}</script>" for path in paths)
+
+
+def _script(source: str) -> str:
+    """A script for its element: in strings and expressions, the only places where these can be, `\\/` is `/`."""
+    return re.sub(r"<(/script|!--)", r"<\\\1", source, flags=re.IGNORECASE)
+
+
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")

@@ -1,0 +1,178 @@
+"""Recorded runs as a static Space: `python -m lora_drop.run.exports.replay_space OUT TRACE.jsonl...`.
+
+A static Space is served for free and needs no hardware: a page that lists the runs with their figures, and each run as
+its self-contained replay. It opens from a disk just as well. Push it with `hf upload OWNER/NAME OUT . --repo-type
+space`, and name its address to the app in LORA_DROP_REPLAY_URL: the app links to it where the GPU quota is used up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from lora_drop.errors import LoraDropError
+from lora_drop.paths import ASSETS
+from lora_drop.run.exports.chrome import printable
+from lora_drop.run.exports.colors import COLORS
+from lora_drop.run.exports.html import replay_html, setting_words
+from lora_drop.run.trace import Trace, read_trace
+
+TITLE = "LoRA-Drop: recorded runs"
+SHORT = "LoRA-Drop decoding beside the full model, replayed"
+MAX_TITLE = 100
+# Of a run's summary: what it is called, its key, and how it is written.
+FIGURES = (
+    ("speedup", "speedup", "{:.2f}x"),
+    ("at most, by its bytes", "bound", "{:.2f}x"),
+    ("KV saved", "kv_saved", "{:.0%}"),
+    ("same next token at LoRA steps", "top1_agreement", "{:.0%}"),
+    ("first difference at token", "first_divergence", "{:d}"),
+)
+PACES = (("baseline", "full model"), ("lora_drop", "LoRA-Drop"))
+
+
+def build(out: Path, paths: list[Path], title: str = TITLE, app: str | None = None) -> dict[str, int]:
+    """Write the Space.
+
+    Args:
+        out: a folder that is empty or not there yet.
+        paths: trace files, in the order in which they are listed.
+        app: the address of the live app, to link to.
+
+    Returns:
+        Bytes of each file, by its path in the folder.
+
+    Raises:
+        LoraDropError: a trace cannot be read, the folder is in use, or the title or the address are none.
+    """
+    if not title.strip() or len(title) > MAX_TITLE or not title.isprintable():
+        raise LoraDropError(f"--title must be one line of at most {MAX_TITLE} characters.")
+    if app is not None and not _is_web(app):
+        raise LoraDropError(f"--app must be an http or https address, not {app[:80]!r}.")
+    traces = [read_trace(path) for path in paths]
+    names = [f"run-{number}.html" for number in range(1, len(traces) + 1)]
+    files = {
+        "README.md": _readme(title),
+        "index.html": index_html(list(zip(names, traces, strict=True)), title, app),
+        **{name: replay_html(trace) for name, trace in zip(names, traces, strict=True)},
+    }
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise LoraDropError(f"{out} is in use: name a folder that is empty or not there yet.")
+        out.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (out / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise LoraDropError(f"the folder cannot be written: {error}") from None
+    return {name: (out / name).stat().st_size for name in files}
+
+
+def index_html(runs: list[tuple[str, Trace]], title: str = TITLE, app: str | None = None) -> str:
+    """The page that lists runs, each with the name of its file; what a run brings with it is text."""
+    link = f' The app that made them: <a href="{html.escape(app)}">{html.escape(app)}</a>.' if app else ""
+    blanks = {
+        "title": _escaped(title),
+        "colors": _colors(),
+        "app": link,
+        "runs": "\n".join(_entry(name, trace) for name, trace in runs),
+    }
+    template = (ASSETS / "replays.html").read_text(encoding="utf-8")
+    # One pass: a blank's name within what fills another one stays what it is.
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: blanks[found[1]], template)
+
+
+def _entry(name: str, trace: Trace) -> str:
+    header, summary = trace.header, trace.summary
+    where = f"{header.model['id'].removeprefix('bundled:')}, {header.model['dtype']}, on {header.device['name']}"
+    figures = []
+    if summary:
+        for lane, words in PACES:
+            pace = summary.lanes.get(lane, {}).get("tokens_per_second")
+            figures.append((words, _written(pace, "{:.0f} tokens/s")))
+        figures += [(words, _written(getattr(summary, key), form)) for words, key, form in FIGURES]
+    told = "".join(f"<div><dt>{words}</dt><dd>{value}</dd></div>" for words, value in figures if value)
+    cut = "" if summary else '<p class="cut">Cut short: it has no summary.</p>'
+    return (
+        f'<li><h2><a href="{name}">{_escaped(header.prompt)}</a></h2>'
+        f"<p>{_escaped(where)}: {_escaped(', '.join(setting_words(header)))}</p>{cut}"
+        + (f"<dl>{told}</dl>" if told else "")
+        + "</li>"
+    )
+
+
+def _written(value: Any, form: str) -> str:
+    """A figure in words; none for what a trace lacks, or has as something else than a number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return ""
+    return form.format(int(value) if form.endswith("d}") else value)
+
+
+def _escaped(text: str) -> str:
+    return html.escape(printable(text))
+
+
+def _colors() -> str:
+    def block(colors: dict[str, str]) -> str:
+        return ":root {" + "".join(f" --ld-{name}: {value};" for name, value in colors.items()) + " }"
+
+    return f"{block(COLORS['light'])}\n@media (prefers-color-scheme: dark) {{ {block(COLORS['dark'])} }}"
+
+
+def _readme(title: str) -> str:
+    # JSON's strings are YAML's: whatever the title holds stays one value.
+    return f"""---
+title: {json.dumps(title, ensure_ascii=False)}
+emoji: ⏩
+colorFrom: blue
+colorTo: yellow
+sdk: static
+app_file: index.html
+license: apache-2.0
+short_description: {SHORT}
+tags:
+  - text-generation
+  - efficient-inference
+  - arxiv:2601.02569
+---
+
+Runs of LoRA-Drop ([arXiv 2601.02569](https://arxiv.org/abs/2601.02569)) recorded with LoRA-Drop Studio, as pages that
+need nothing else. `python -m lora_drop.run.exports.replay_space` makes them from traces.
+"""
+
+
+def _is_web(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.netloc)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lora_drop.run.exports.replay_space", description=__doc__.split(":")[0]
+    )
+    parser.add_argument("out", type=Path, metavar="OUT", help="an empty folder, or one that is not there yet")
+    parser.add_argument("traces", type=Path, nargs="+", metavar="TRACE", help="of `run --trace`, or from the page")
+    parser.add_argument("--title", default=TITLE, help="of the page and the Space")
+    parser.add_argument("--app", metavar="URL", help="the live app, to link to")
+    args = parser.parse_args(argv)
+    try:
+        sizes = build(args.out, args.traces, args.title, args.app)
+    except LoraDropError as error:
+        print(f"replay_space: {error}", file=sys.stderr)
+        return 2
+    print("\n".join(f"{size / 1e3:10,.0f} kB  {name}" for name, size in sizes.items()))
+    print(f"Push it: hf upload OWNER/NAME {args.out} . --repo-type space")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

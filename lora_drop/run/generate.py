@@ -1,0 +1,131 @@
+"""The library's two calls: `stream` a run's records, and `generate` as transformers' own decoding hook."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.decode.lane import not_finite
+from lora_drop.decode.reference import Decoder
+from lora_drop.errors import LoraDropError
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.models.hub import SUPPORTED
+from lora_drop.models.load import LoadedModel, fingerprint, usable_context
+from lora_drop.run.records import Record
+from lora_drop.run.request import Request
+from lora_drop.run.run import run
+
+
+def stream(
+    loaded: LoadedModel, prompt: str, config: LoraDropConfig | None = None, **settings: Any
+) -> Iterator[Record]:
+    """Run a prompt and yield the records of its trace as they happen: header, steps, audits, summary.
+
+    Args:
+        loaded: from `load_model`.
+        config: LoRA-Drop's settings, the defaults if None.
+        settings: further fields of `lora_drop.run.request.Request`: `max_new_tokens`, `temperature`, `top_p`, `seed`,
+            `view`, `audit`, `ignore_eos`, `lanes`.
+
+    Raises:
+        LoraDropError: a setting does not fit the model; before the first record.
+    """
+    return run(loaded, Request(prompt, config or LoraDropConfig(), **settings))
+
+
+@torch.inference_mode()
+def generate(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    lora_drop: LoraDropConfig | None = None,
+    adapters: AdapterBank | None = None,
+    streamer: BaseStreamer | None = None,
+    **model_kwargs: Any,
+) -> Tensor:
+    """LoRA-Drop decoding for `model.generate(**inputs, custom_generate=lora_drop.generate, lora_drop=config)`.
+
+    It runs the reference decoder over the model's own modules: their weights stay laid out as the caller has them.
+
+    transformers prepares the processors (temperature and top-p among them), the stopping criteria and the config, and
+    draws from torch's global generator as its own sampling does.
+
+    Args:
+        input_ids: the prompt, (1, P).
+        lora_drop: the settings, the defaults if None; its `adapters` is not read, a bank is given here.
+        adapters: the corrections, on any device; None runs the untrained rule.
+        streamer: a transformers streamer. `model.generate(streamer=...)` does not hand its own to a callable and does
+            not say so: bind it here, `custom_generate=functools.partial(lora_drop.generate, streamer=streamer)`.
+        model_kwargs: what transformers prepares for the model's own forward. Only `attention_mask` is looked at, which
+            must be all ones (were it named here, transformers would pass it twice); the decoder has its own cache.
+
+    Returns:
+        Prompt and new tokens, (1, P + new), the stop token included.
+
+    Raises:
+        LoraDropError: more than one prompt, padding, or a model, adapters or settings that do not fit; logits that
+            are NaN or infinite.
+    """
+    if input_ids.shape[0] != 1:
+        raise LoraDropError(f"LoRA-Drop decodes one prompt at a time; this is a batch of {input_ids.shape[0]}.")
+    if input_ids.shape[1] == 0:
+        raise LoraDropError("the prompt has no token: pass input_ids (inputs_embeds is not supported).")
+    if model.config.model_type not in SUPPORTED:
+        raise LoraDropError(f"this is a {model.config.model_type!r} model; supported are {', '.join(SUPPORTED)}.")
+    if generation_config.return_dict_in_generate:
+        raise LoraDropError("return_dict_in_generate is not supported: LoRA-Drop returns the tokens.")
+    if generation_config.max_length > (context := usable_context(model.config)):
+        raise LoraDropError(
+            f"prompt and answer may reach {generation_config.max_length} tokens, the model's context is {context}: "
+            "lower max_new_tokens."
+        )
+    attention_mask = model_kwargs.get("attention_mask")
+    if attention_mask is not None and not attention_mask.all():
+        raise LoraDropError("the prompt is padded; LoRA-Drop decodes prompts without padding.")
+    schedule = (lora_drop or LoraDropConfig()).schedule_for(model.config.num_hidden_layers)
+    decoder = Decoder(model)
+    if adapters is not None:
+        warning = adapters.check(
+            num_layers=model.config.num_hidden_layers,
+            hidden_size=model.config.hidden_size,
+            revision=fingerprint(model),
+            reuse=schedule.reuse,
+            part=schedule.part,
+            name="given",
+        )
+        if warning:
+            warnings.warn(warning, stacklevel=2)
+        adapters = adapters.to(decoder.device, decoder.dtype)
+    state = decoder.new_state(schedule, adapters)
+    if streamer is not None:
+        streamer.put(input_ids.cpu())  # as transformers does: a streamer may skip the prompt
+    logits = decoder.prefill(input_ids, state)
+    while True:
+        scores = logits_processor(input_ids, logits.float())
+        broken = ~logits.isfinite().all()
+        if generation_config.do_sample:
+            # multinomial refuses NaN: of broken logits any token will do, they are told of below.
+            token = torch.multinomial(scores.softmax(-1).masked_fill(broken, 1.0), 1)
+        else:
+            token = scores.argmax(-1, keepdim=True)
+        input_ids = torch.cat((input_ids, token), dim=1)
+        # One wait for the device, for both.
+        ends, broken = torch.stack((stopping_criteria(input_ids, None).all(), broken)).tolist()
+        if broken:
+            raise not_finite(state.pacer.step, schedule, adapters)
+        if streamer is not None:
+            streamer.put(token[0].cpu())
+        if ends:
+            if streamer is not None:
+                streamer.end()
+            return input_ids
+        logits = decoder.step(token, state)

@@ -1,0 +1,155 @@
+"""What a run is asked to do, and the check of it against a model before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.adapters.find import find_bank
+from lora_drop.errors import LoraDropError
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.cost import kv_bytes
+from lora_drop.method.presets import COMPARISONS
+from lora_drop.method.schedule import Schedule, baseline_schedule
+from lora_drop.models.load import LoadedModel, Outline
+from lora_drop.models.place import free_memory
+from lora_drop.models.tokens import encode_prompt
+from lora_drop.run.race import VIEWS
+
+BASELINE, LORA_DROP, THIRD = "baseline", "lora_drop", "third"
+LANE_CHOICES = ("both", "baseline", "lora-drop")
+MAX_NEW_TOKENS = 100_000
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one run is asked to do; the names are the command line's.
+
+    Args:
+        compare: of `COMPARISONS`, what a third lane changes; None runs without one.
+
+    Raises:
+        LoraDropError: a value is outside what it may be, on any model.
+    """
+
+    prompt: str
+    config: LoraDropConfig = field(default_factory=LoraDropConfig)
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    view: str = "race"
+    audit: bool = True
+    ignore_eos: bool = False
+    lanes: str = "both"
+    compare: str | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.prompt, str) or not self.prompt.strip():
+            raise LoraDropError("the prompt is empty: write a question or an instruction.")
+        if not _is_int(self.max_new_tokens) or not 1 <= self.max_new_tokens <= MAX_NEW_TOKENS:
+            raise LoraDropError(
+                f"max_new_tokens must be a whole number from 1 to {MAX_NEW_TOKENS:,}, got {self.max_new_tokens!r}."
+            )
+        if not _is_number(self.temperature) or not 0 <= self.temperature <= 100:
+            raise LoraDropError(f"temperature must be 0 (greedy) or more, up to 100; got {self.temperature!r}.")
+        if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
+            raise LoraDropError(f"top_p must be above 0 and at most 1, got {self.top_p!r}.")
+        if not _is_int(self.seed) or not 0 <= self.seed < 2**63:
+            raise LoraDropError(f"seed must be a whole number from 0 to 2^63 - 1, got {self.seed!r}.")
+        if self.view not in VIEWS:
+            raise LoraDropError(f"view must be one of {', '.join(VIEWS)}; got {self.view!r}.")
+        if self.lanes not in LANE_CHOICES:
+            raise LoraDropError(f"lanes must be one of {', '.join(LANE_CHOICES)}; got {self.lanes!r}.")
+        if self.compare is not None and self.compare not in tuple(COMPARISONS):  # it may be what no dict can look up
+            raise LoraDropError(f"compare must be one of {', '.join(COMPARISONS)}; got {self.compare!r}.")
+        if self.compare is not None and self.lanes != "both":
+            raise LoraDropError("compare adds a third lane to both others: leave lanes at both.")
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class LanePlan:
+    """What one lane of a run does."""
+
+    label: str
+    config: LoraDropConfig
+    schedule: Schedule
+    bank: AdapterBank | None = None
+
+    @property
+    def rank(self) -> int:
+        """Of its corrections; 0 without."""
+        return self.bank.rank if self.bank else 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request that was checked against a model: nothing after this is the user's mistake."""
+
+    lanes: dict[str, LanePlan]
+    prompt_ids: list[int]
+    notes: list[str]
+
+
+def plan(loaded: LoadedModel | Outline, request: Request) -> Plan:
+    """Check a request against the model, before anything runs.
+
+    Raises:
+        LoraDropError: the range, the adapters or the prompt's length do not fit the model, or the caches its memory.
+    """
+    lanes, notes = {}, []
+    if request.lanes != "lora-drop":
+        config = LoraDropConfig(period=1, drop_layers=(), adapters="none")
+        lanes[BASELINE] = LanePlan("Baseline: every layer, every token", config, baseline_schedule(loaded.num_layers))
+    wanted = [] if request.lanes == "baseline" else [(LORA_DROP, "LoRA-Drop", request.config)]
+    if request.compare is not None:
+        comparison = COMPARISONS[request.compare]
+        wanted.append((THIRD, comparison.lane, comparison.applied_to(request.config)))
+    request.config.schedule_for(loaded.num_layers)  # also where it does not run, its mistakes are told
+    for name, label, config in wanted:
+        schedule = config.schedule_for(loaded.num_layers)
+        bank, said = find_bank(loaded, config, schedule)
+        main = lanes.get(LORA_DROP)
+        if main and (schedule.is_baseline or (schedule, bank is None) == (main.schedule, main.bank is None)):
+            notes.append(f"no third lane: with these settings {label!r} would be LoRA-Drop's lane again.")
+            continue
+        lanes[name] = LanePlan(label, config, schedule, bank)
+        notes += said if name == LORA_DROP else [f"{label}: {note}" for note in said]
+    prompt_ids = encode_prompt(loaded.tokenizer, request.prompt)
+    if len(prompt_ids) + request.max_new_tokens > loaded.context:
+        room = loaded.context - len(prompt_ids)
+        advice = f"ask for at most {room} new tokens" if room > 0 else "shorten the prompt"
+        raise LoraDropError(
+            f"the prompt has {len(prompt_ids)} tokens and {request.max_new_tokens} more were asked for, but "
+            f"{loaded.id} has a context of {loaded.context}: {advice}."
+        )
+    _check_memory(loaded, request, lanes, len(prompt_ids))
+    return Plan(lanes, prompt_ids, notes)
+
+
+def _check_memory(
+    loaded: LoadedModel | Outline, request: Request, lanes: dict[str, LanePlan], prompt_tokens: int
+) -> None:
+    """Refuse what the caches alone cannot hold, before anything runs."""
+
+    def size(schedule: Schedule) -> int:
+        return kv_bytes(loaded.shape, schedule, prompt_tokens, request.max_new_tokens - 1, loaded.dtype.itemsize)
+
+    needed = sum(size(lane.schedule) for lane in lanes.values())
+    if request.audit:
+        needed += len(lanes.keys() - {BASELINE}) * size(baseline_schedule(loaded.num_layers))
+    free = free_memory(loaded.device)
+    if free is not None and needed > free:
+        raise LoraDropError(
+            f"{prompt_tokens} + {request.max_new_tokens} tokens need {needed / 1e9:.1f} GB for the KV caches, and "
+            f"{loaded.device} has {free / 1e9:.1f} GB free: ask for fewer tokens, fewer lanes, or no audit."
+        )

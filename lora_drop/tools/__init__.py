@@ -1,1 +1,0 @@
-"""Scripts that make what the repository shows: tables and pictures, from real runs."""

@@ -1,0 +1,102 @@
+"""The README.md of an adapter folder: the bank, its text, its quality, how to make it again."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.training.settings import TrainSettings
+
+CARD_NAME = "README.md"
+
+
+def reproduce(
+    settings: dict[str, Any],
+    data: list[str],
+    reading: dict[str, list[str]],
+    self_generate: int,
+    start: str | None,
+    model: str,
+) -> str:
+    """The `train` command that makes the bank: its data, how it is read, and what differs from the defaults."""
+    defaults = TrainSettings()
+    words = ["python", "-m", "lora_drop", "train", "--model", model]
+    words += ["--data", *data] if data else []
+    for name, values in reading.items():
+        words += [f"--{name}", *values] if values else []
+    words += ["--self-generate", str(self_generate)] if self_generate else []
+    words += ["--start", start] if start else []
+    for name, value in settings.items():
+        if value != getattr(defaults, name):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join([*words, "--out", "OUT"])
+
+
+def card(bank: AdapterBank) -> str:
+    """The card's markdown, from what the bank's own config tells."""
+    meta, layers = bank.meta, bank.layers
+    quality = meta.get("quality") or {"tokens": 0, "schedules": []}
+    lines = [
+        "---",
+        "library_name: lora-drop",
+        f"base_model: {bank.base_model}",
+        "tags: [lora-drop, efficient-inference]",
+        "---",
+        "",
+        f"# LoRA-Drop adapters for {bank.base_model}: `{bank.reuse}`, {bank.part}, rank {bank.rank}",
+        "",
+        "Low-rank corrections that stand in for layers left out while decoding (LoRA-Drop, arXiv 2601.02569).",
+        f"They fit the weights with fingerprint `{bank.revision}`, layers {layers[0]}-{layers[-1]}; the backbone is",
+        "unchanged.",
+        "",
+        "## Training",
+        "",
+        f"- Loss: KL to the full model over the vocabulary, at LoRA steps only; kv `{bank.kv}`.",
+        f"- Periods {_join(meta['trained_schedules']['periods'])}; drop ratios "
+        f"{_join(meta['trained_schedules']['drop_ratios'])}: one bank for every slider position.",
+        *(
+            [f"- Half of the batches drop the first layers, how many is drawn, of {_join(order)}."]
+            if (order := meta["trained_schedules"].get("drop_order"))
+            else []
+        ),
+        f"- Tokens: {meta['tokens']:,} read by gradient steps, after a regression over {meta['fit_tokens']:,}.",
+        f"- Text: {', '.join(meta['data'])}.",
+        "",
+        "## Quality",
+        "",
+        f"On {quality['tokens']:,} tokens of windows that training kept apart, of the same sources (figures on text",
+        "of other sources are in the project's sweeps), at LoRA steps:",
+        "",
+        "| period | dropped | same top token as the full model | KL, nats |",
+        "|---|---|---|---|",
+        *(
+            f"| {row['period']} | {dropped_in(row)} | {row['top1_agreement']:.1%} | {row['kl']:.3f} |"
+            for row in quality["schedules"]
+        ),
+        "",
+        "## Make it again",
+        "",
+        "```",
+        meta["command"],
+        "```",
+        "",
+        "## Use it",
+        "",
+        "```",
+        'python -m lora_drop run --prompt "Explain why the sky is blue." '
+        f"--reuse {bank.reuse} --part {bank.part} --adapters THIS_FOLDER",
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def dropped_in(row: dict[str, Any]) -> str:
+    """What an evaluated schedule drops, in words."""
+    listed = row.get("drop_layers")
+    return f"layers {_join(listed)}" if listed else f"ratio {row['drop_ratio']}"
+
+
+def _join(values: list) -> str:
+    return ", ".join(map(str, values))

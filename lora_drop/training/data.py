@@ -1,0 +1,140 @@
+"""Text for training: files of any shape in, windows of tokens out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lora_drop.errors import LoraDropError
+from lora_drop.models.load import LoadedModel
+from lora_drop.models.tokens import encode_prompt, encode_text
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The fields of a record that make a turn of chat.
+
+    `instruction+input:output` joins two fields to one prompt, `instances.0.output` names one that lies deeper.
+    """
+
+    prompt: tuple[str, ...]
+    target: str
+
+    @classmethod
+    def parse(cls, text: str) -> Turn:
+        """Raises LoraDropError: it is not of that form."""
+        prompt, _, target = text.partition(":")
+        if not all((*prompt.split("+"), target)):
+            raise LoraDropError(f"chat fields are PROMPT:TARGET, such as question:answer; got {text!r}.")
+        return cls(tuple(prompt.split("+")), target)
+
+    def of(self, record: Any) -> tuple[str, str] | None:
+        """(prompt, target) of a record; None if it lacks a field, or prompt or target is blank."""
+        *parts, target = (_field(record, name) for name in (*self.prompt, self.target))
+        if not all(isinstance(text, str) for text in (*parts, target)):
+            return None
+        prompt = "\n\n".join(text for text in parts if text.strip())
+        return (prompt, target) if prompt and target.strip() else None
+
+
+def _field(value: Any, path: str) -> Any:
+    """What a path such as `instances.0.output` leads to; None if it leads nowhere."""
+    for name in path.split("."):
+        if isinstance(value, dict):
+            value = value.get(name)
+        elif isinstance(value, list) and name.isdecimal() and int(name) < len(value):
+            value = value[int(name)]
+        else:
+            return None
+    return value
+
+
+def read_texts(
+    loaded: LoadedModel, paths: list[Path], turns: list[Turn] | None = None, file_tokens: int | None = None
+) -> list[list[int]]:
+    """The tokens of each text of the files, an end token after each.
+
+    A `.jsonl` file has a record a line and a `.json` file a list of records. A record with the fields of one of
+    `turns` goes through the chat template, as the prompt and answer that decoding will see; of any other the text is
+    all its strings. Any other file is plain text, a paragraph (up to a blank line) being a text.
+
+    Args:
+        file_tokens: leave a file after the text that reaches this many tokens, so that a long one does not drown the
+            others; None reads all of it.
+
+    Raises:
+        LoraDropError: a file is missing, empty, not UTF-8 or not what its name says; no record has a turn's fields.
+    """
+    end = sorted(loaded.stop_ids)[:1]  # some models have none
+    tokens: list[list[int]] = []
+    unused = dict.fromkeys(turns or ())
+    for path in paths:
+        if path.is_char_device():
+            raise LoraDropError(f"{path.name} is a device, and reading one may never end: give a file.")
+        try:
+            content = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise LoraDropError(f"{path.name} is not UTF-8 text.") from None
+        except OSError as error:
+            raise LoraDropError(f"cannot read {path.name}: {error.strerror or error}.") from None
+        found = 0  # tokens
+        for record in _records(path, content):
+            if file_tokens is not None and found >= file_tokens:
+                break
+            turn, pair = next(((turn, pair) for turn in turns or () if (pair := turn.of(record))), (None, None))
+            if pair:
+                unused.pop(turn, None)
+                ids = [*encode_prompt(loaded.tokenizer, pair[0]), *encode_text(loaded.tokenizer, pair[1])]
+            elif (text := "\n".join(_strings(record))).strip():
+                ids = encode_text(loaded.tokenizer, text)
+            else:
+                continue
+            tokens.append([*ids, *end])
+            found += len(tokens[-1])
+        if not found:
+            raise LoraDropError(f"{path.name} holds no text.")
+    for turn in unused:
+        raise LoraDropError(f"no record has the chat fields {'+'.join(turn.prompt)}:{turn.target}.")
+    return tokens
+
+
+def to_windows(texts: list[list[int]], length: int) -> Tensor:
+    """All texts in a row, cut into windows of tokens (N, length); what is left at the end is not used.
+
+    Raises:
+        LoraDropError: together they are shorter than one window.
+    """
+    tokens = [token for text in texts for token in text]
+    if len(tokens) < length:
+        raise LoraDropError(f"the training text has {len(tokens)} tokens, less than one window of {length}.")
+    count = len(tokens) // length
+    return torch.tensor(tokens[: count * length]).view(count, length)
+
+
+def _records(path: Path, content: str) -> list[Any]:
+    if path.suffix not in (".json", ".jsonl"):
+        return content.split("\n\n")
+    try:
+        if path.suffix == ".jsonl":
+            return [json.loads(line) for line in content.splitlines() if line.strip()]
+        records = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise LoraDropError(f"{path.name} is not {path.suffix[1:].upper()}: {error}.") from None
+    return records if isinstance(records, list) else [records]
+
+
+def _strings(record: Any) -> list[str]:
+    """All texts in a record, however deep, in its order."""
+    found, left = [], [record]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            found.append(value)
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        left.extend(reversed(list(inner)))
+    return found

@@ -1,0 +1,56 @@
+"""Which schedule a batch is trained for, drawn at random so that one bank serves every slider position."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from lora_drop.errors import LoraDropError
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.schedule import Schedule
+from lora_drop.training.settings import TrainSettings
+
+PERIODS = (2, 3, 4, 6, 8)
+# Half of the batches have one of the ratios that the presets use, half any other: the slider stops anywhere.
+RATIOS, ANY_RATIO = (0.25, 0.5), (0.15, 0.8)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one step trains on: windows, the length of their prompts, a schedule."""
+
+    windows: list[int]
+    prompt_tokens: int
+    schedule: Schedule
+
+
+def draw(settings: TrainSettings, step: int, windows: int, num_layers: int) -> Draw:
+    """The batch of a step: a function of the seed and the step, so that a resumed run draws the same."""
+    rng = random.Random(f"{settings.seed} {step}")
+    places = [divmod(step * settings.batch_size + k, windows) for k in range(settings.batch_size)]
+    orders = {
+        epoch: random.Random(f"{settings.seed} epoch {epoch}").sample(range(windows), windows) for epoch, _ in places
+    }
+    chosen = [orders[epoch][place] for epoch, place in places]
+    ratio = settings.drop_ratio
+    if ratio is None:
+        ratio = rng.choice((rng.choice(RATIOS), rng.uniform(*ANY_RATIO)))
+    config = LoraDropConfig(
+        period=settings.period or rng.choice(PERIODS),
+        drop_ratio=ratio,
+        drop_layers=_first_of(settings.order, rng),
+        reuse=settings.reuse,
+        part=settings.part,
+        kv=settings.kv,
+    )
+    schedule = config.schedule_for(num_layers)
+    if not schedule.dropped and settings.drop_ratio is None:  # a small model may have too few layers for a low ratio
+        schedule = config.replace(drop_ratio=1.0).schedule_for(num_layers)
+    if not schedule.dropped:
+        raise LoraDropError(f"drop_ratio {ratio} drops no layer of this model's {num_layers}: raise it.")
+    return Draw(chosen, rng.randint(4, settings.length // 2), schedule)
+
+
+def _first_of(order: tuple[int, ...], rng: random.Random) -> tuple[int, ...] | None:
+    """Every other time a drawn number of the order's first layers; None leaves it to the ratio."""
+    return order[: rng.randint(1, len(order))] if order and rng.random() < 0.5 else None

@@ -1,0 +1,128 @@
+"""The pictures of the README and of Spaces.md: `python -m scripts.screenshots [--out FOLDER]`.
+
+Each is the real page in a real Chromium after a real run on the bundled model, so it always shows what the app is now.
+It needs what `make test` installs: playwright, and a Chromium that it finds or that CHROMIUM names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[1]
+DESKTOP, PHONE = {"width": 1600, "height": 900}, {"width": 390, "height": 844}
+READY_MS, RUN_MS, SETTLE_MS = 60_000, 120_000, 1200
+
+
+def opened(browser: Browser, url: str, size: dict[str, int], theme: str = "light") -> Page:
+    """The page, ready to run, in a theme."""
+    page = browser.new_page(viewport=size)
+    page.goto(f"{url}?__theme={theme}")
+    page.wait_for_selector(".ld-whatif[data-state]", timeout=READY_MS)
+    page.wait_for_timeout(SETTLE_MS)
+    return page
+
+
+def run(page: Page, preset: str, compare: str = "") -> None:
+    """Press Run on a preset, with a third lane or without, and wait for the end."""
+    page.check(f"#ld-preset input[value={preset}]")
+    page.click(f"[data-compare='{compare}']")
+    page.wait_for_timeout(SETTLE_MS)
+    page.click("#ld-run")
+    page.wait_for_selector(".ld-live[data-state='running']", timeout=RUN_MS)
+    page.wait_for_selector(".ld-live[data-state='done']", timeout=RUN_MS)
+    page.mouse.move(700, 4)
+    page.wait_for_timeout(SETTLE_MS)
+
+
+def scrub(page: Page, step: int) -> None:
+    """Put the scrubber at a step."""
+    page.locator(".ld-scrub").evaluate("(e, v) => { e.value = v; e.dispatchEvent(new Event('input')) }", step)
+    page.wait_for_timeout(SETTLE_MS)
+
+
+def take(browser: Browser, url: str, out: Path) -> None:
+    """All pictures, by name, into a folder."""
+
+    def keep(page: Page, name: str, **options) -> None:
+        page.screenshot(path=out / f"{name}.png", **options)
+        print(out / f"{name}.png", flush=True)
+
+    page = opened(browser, url, DESKTOP)
+    keep(page, "empty")
+    run(page, "gentle")
+    keep(page, "page")
+    run(page, "balanced", "adapters-off")
+    scrub(page, 40)
+    keep(page, "three-lanes")
+    page.keyboard.press("Escape")
+    page.evaluate("document.querySelector('.ld-charts').scrollIntoView()")
+    page.wait_for_timeout(SETTLE_MS)
+    keep(page, "charts")
+    page.evaluate("window.scrollTo(0, 0)")
+    page.keyboard.press("t")
+    page.wait_for_timeout(SETTLE_MS)
+    keep(page, "talk")
+    page.keyboard.press("t")
+    page.evaluate("document.querySelector('.ld-menu').open = true")
+    with page.expect_download() as download:
+        page.click("[data-save=png]")
+    download.value.save_as(out / "figure.png")
+    for tab, name in (("Safe zone", "safe-zone"), ("Method", "method")):
+        page.get_by_role("tab", name=tab).click()
+        page.wait_for_timeout(2 * SETTLE_MS)
+        keep(page, name)
+    page.close()
+    page = opened(browser, url, DESKTOP, "dark")
+    run(page, "balanced")
+    keep(page, "page-dark")
+    page.close()
+    page = opened(browser, url, PHONE)
+    run(page, "gentle")
+    keep(page, "phone")
+    page.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "assets" / "screenshots")
+    out = parser.parse_args().out
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(f"screenshots: cannot make the folder {out}: {error.strerror or error}.")
+    chromium = os.environ.get("CHROMIUM") or next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
+    with closing(socket.socket()) as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    app = subprocess.Popen(
+        [sys.executable, "app.py", "--port", str(port)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        if not app.stdout.readline():
+            sys.exit("screenshots: the app did not start; see its message above.")
+        with sync_playwright() as driver:
+            browser = driver.chromium.launch(
+                executable_path=chromium, headless=True, args=["--no-sandbox", "--disable-gpu"]
+            )
+            take(browser, f"http://127.0.0.1:{port}", out)
+            browser.close()
+    except OSError as error:
+        sys.exit(f"screenshots: cannot write to {out}: {error.strerror or error}.")
+    finally:
+        app.terminate()
+        app.wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,288 @@
+"""A Space, tried out before it is pushed: `make space-check`, or `python -m scripts.space_check`.
+
+The folder that would be pushed is built, and started as a Space starts it: in a fresh venv with only its
+requirements.txt (and Gradio in the version that the front matter names), from that folder, with a Space's environment,
+an empty home and an empty cache. Then it is driven from outside with gradio_client. A line a check; the exit code is 1
+if one failed. It takes minutes, and gigabytes where pip's torch is the one for CUDA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from lora_drop.ui import space_folder
+
+OWNER, NAME = "someone", "lora-drop-studio"
+HOST = f"{OWNER}-{NAME}.hf.space"
+START_SECONDS, STOP_SECONDS, RUN_SECONDS = 600, 20, 300
+PROMPT = "Explain why the sky is blue."
+# What the machine that checks may have set, and a Space has not; where pip finds its packages stays.
+OURS = ("LORA_DROP_", "GRADIO_", "HF_", "SPACE", "OMP_", "GOMP_", "VIRTUAL_ENV", "PYTHON", "XDG_", "SYSTEM")
+
+
+class Failed(Exception):
+    """A check that did not hold, in words."""
+
+
+def environment(home: Path, port: int, **more: str) -> dict[str, str]:
+    """A CPU Space's environment, as the Hub documents it and Gradio asks for it."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    return {
+        **kept,
+        "HOME": str(home),
+        "PYTHONUNBUFFERED": "1",
+        "SYSTEM": "spaces",  # Gradio's own sign that this is a Space
+        "SPACE_ID": f"{OWNER}/{NAME}",
+        "SPACE_HOST": HOST,
+        "SPACE_AUTHOR_NAME": OWNER,
+        "SPACE_REPO_NAME": NAME,
+        "SPACE_TITLE": "LoRA-Drop Studio",
+        "ACCELERATOR": "none",
+        "CPU_CORES": "2",
+        "MEMORY": "16Gi",
+        "GRADIO_SERVER_NAME": "0.0.0.0",
+        "GRADIO_SERVER_PORT": str(port),
+        **more,
+    }
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with closing(socket.socket()) as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class Checks:
+    """Runs checks and prints a line for each; remembers whether all held."""
+
+    def __init__(self):
+        self.failed = 0
+
+    def __call__(self, words: str, check: Callable[[], Any]) -> bool:
+        """Run a check, whose result is a detail to print; True if it held."""
+        started = time.monotonic()
+        try:
+            detail, mark = check(), "ok  "
+        except Exception as error:  # whatever a broken Space does is a check that failed
+            detail, mark = f"{type(error).__name__}: {error}" if not isinstance(error, Failed) else error, "FAIL"
+            self.failed += 1
+        print(f"{mark} {words}: {detail} ({time.monotonic() - started:.1f} s)", flush=True)
+        return mark == "ok  "
+
+
+def hold(true: Any, otherwise: str) -> None:
+    """Raise Failed with these words unless something is true."""
+    if not true:
+        raise Failed(otherwise)
+
+
+def make_venv(venv: Path, folder: Path, python: str) -> str:
+    """A venv with the folder's requirements alone; Gradio in the version of the front matter, as a Space has it."""
+    version = space_folder.front_matter((folder / "README.md").read_text(encoding="utf-8"))["sdk_version"]
+    constraint = venv.with_name("constraints.txt")
+    constraint.write_text(f"gradio=={version}\n", encoding="utf-8")
+    install = [venv / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    for command in (
+        [python, "-m", "venv", venv],
+        [*install, "-r", folder / "requirements.txt", "-c", constraint],
+    ):
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        hold(done.returncode == 0, f"{' '.join(map(str, command[1:4]))} failed: {done.stderr.strip()[-300:]}")
+    code = (
+        "import sys; from importlib.metadata import version; "
+        "print(sys.version.split()[0], *(f'{name} {version(name)}' for name in ('gradio', 'torch', 'transformers')))"
+    )
+    said = subprocess.run([venv / "bin" / "python", "-c", code], capture_output=True, text=True).stdout.strip()
+    hold(f"gradio {version}" in said, f"not gradio {version}: {said}")
+    return f"Python {said}"
+
+
+@contextmanager
+def server(python: Path, folder: Path, log: Path, env: dict[str, str]) -> Iterator[tuple[subprocess.Popen, str]]:
+    """The app's process and its address, once the page answers; stopped at the end, whatever happens."""
+    url = f"http://127.0.0.1:{env['GRADIO_SERVER_PORT']}"
+    with log.open("wb") as output:
+        process = subprocess.Popen([python, "app.py"], cwd=folder, env=env, stdout=output, stderr=output)
+    try:
+        end = time.monotonic() + START_SECONDS
+        while True:
+            hold(process.poll() is None, f"app.py ended with {process.poll()}: {tail(log)}")
+            hold(time.monotonic() < end, f"no answer in {START_SECONDS} s: {tail(log)}")
+            try:
+                fetch(f"{url}/config")
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield process, url
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def tail(log: Path) -> str:
+    """The last words of a log, in one line."""
+    return " ".join(log.read_text(encoding="utf-8", errors="replace").split())[-400:]
+
+
+def fetch(url: str, headers: dict[str, str] | None = None) -> str:
+    """The text at an address; raises OSError unless the answer is 200."""
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers or {}), timeout=30) as answer:
+        return answer.read().decode("utf-8")
+
+
+def check_page(url: str) -> str:
+    """The page, and each script that it names."""
+    page = fetch(url)
+    hold("LoRA-Drop Studio" in page, "the page is not ours")
+    paths = sorted(set(re.findall(r"gradio_api/file=[^\"'\\ >]+", page)))
+    hold(paths, "the page names no script of its own")
+    for path in paths:
+        hold(fetch(f"{url}/{path}"), f"{path} is empty")
+    return f"{len(page) / 1e3:.0f} kB, and {len(paths)} scripts answer"
+
+
+def check_proxy(url: str) -> str:
+    """Behind the Hub's proxy, which speaks https in the Space's own name, no address may lead elsewhere."""
+    config = json.loads(fetch(f"{url}/config", {"Host": HOST, "X-Forwarded-Host": HOST, "X-Forwarded-Proto": "https"}))
+    root = config.get("root", "")
+    hold(root == f"https://{HOST}", f"the page's root is {root}")
+    return root
+
+
+def check_estimate(client: Any) -> str:
+    """`/estimate` on its defaults."""
+    found = client.predict(prompt=PROMPT, api_name="/estimate")
+    hold(found["bound"] >= 1 and found["prompt_tokens"] > 0, f"unlikely: {found}")
+    return f"bound {found['bound']:.2f}, {found['prompt_tokens']} prompt tokens"
+
+
+def check_generate(client: Any) -> str:
+    """`/generate` streams a whole trace of two lanes."""
+    job = client.submit(prompt=PROMPT, max_new_tokens=24, ignore_eos=True, api_name="/generate")
+    updates = list(job)
+    records = [json.loads(line) for line in updates[-1].splitlines()]
+    hold(records[0]["type"] == "header" and records[-1]["type"] == "summary", "the trace is cut short")
+    lanes = records[-1]["lanes"]
+    hold(all(lane["tokens"] == 24 for lane in lanes.values()) and len(lanes) == 2, f"lanes: {lanes}")
+    hold(len(updates) > 1, "it came in one piece")
+    paces = ", ".join(f"{name} {lane['tokens_per_second']:.0f} tokens/s" for name, lane in lanes.items())
+    return f"{len(updates)} updates, {records[0]['device']['decoder']} decoder, {paces}"
+
+
+def check_mistake(client: Any) -> str:
+    """A visitor's mistake is one clear line."""
+    try:
+        client.predict(prompt=PROMPT, layers="3-999", api_name="/estimate")
+    except Exception as error:
+        line = str(error)
+        hold("999" in line and "\n" not in line, f"not one clear line: {line}")
+        return line
+    raise Failed("it was taken")
+
+
+def check_stop(process: subprocess.Popen) -> str:
+    """A Space is stopped with SIGTERM."""
+    process.terminate()
+    try:
+        return f"exit code {process.wait(STOP_SECONDS)}"
+    except subprocess.TimeoutExpired:
+        raise Failed(f"still there after {STOP_SECONDS} s") from None
+
+
+def check_no_home(venv: Path, folder: Path, log: Path, home: Path) -> str:
+    """Nowhere to keep the model: one line that says what to set, and no traceback."""
+    env = environment(home, free_port(), LORA_DROP_MODEL="bundled")
+    with log.open("wb") as output:
+        done = subprocess.run(
+            [venv / "bin" / "python", "app.py"],
+            cwd=folder,
+            env=env,
+            stdout=output,
+            stderr=output,
+            timeout=START_SECONDS,
+        )
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    hold(done.returncode == 2 and "LORA_DROP_CACHE" in lines[-1], f"exit code {done.returncode}: {tail(log)}")
+    hold("Traceback" not in tail(log), "a traceback")
+    return lines[-1]
+
+
+def drive(check: Checks, venv: Path, folder: Path, log: Path, env: dict[str, str], words: str) -> None:
+    """Start the Space, and check all that a visitor and the Hub do with it."""
+    from gradio_client import Client
+
+    running = server(venv / "bin" / "python", folder, log, env)
+    opened: list[tuple[subprocess.Popen, str]] = []
+    if not check(f"starts, {words}", lambda: opened.append(running.__enter__()) or f"pid {opened[0][0].pid}"):
+        return
+    try:
+        process, url = opened[0]
+        check("the page", lambda: check_page(url))
+        check("behind the Hub's proxy", lambda: check_proxy(url))
+        client = Client(url, verbose=False)
+        check("/estimate", lambda: check_estimate(client))
+        check("/generate", lambda: check_generate(client))
+        check("a visitor's mistake", lambda: check_mistake(client))
+        client.close()
+        check("stops", lambda: check_stop(process))
+    finally:
+        running.__exit__(None, None, None)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.space_check", description=__doc__.split(":")[0])
+    parser.add_argument("--python", default=sys.executable, help="the interpreter for the venv (this one)")
+    parser.add_argument("--model", default="bundled", help="what LORA_DROP_MODEL names; random:tiny-llama is quick")
+    parser.add_argument("--zero-gpu", action="store_true", help="with the torch that ZeroGPU lists")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="work in this new folder, and leave it there")
+    args = parser.parse_args(argv)
+    work = args.keep or Path(tempfile.mkdtemp(prefix="lora-drop-space-"))
+    work.mkdir(parents=True, exist_ok=True)
+    check, started = Checks(), time.monotonic()
+    folder, venv, home, log = (work / name for name in ("app", "venv", "home", "log.txt"))
+    home.mkdir()
+    no_home = work / "no-home"  # a file: nothing can be written below it, not even by root
+    no_home.touch()
+    try:
+
+        def built() -> str:
+            sizes = space_folder.build(folder, f"{OWNER}/{NAME}", args.zero_gpu)
+            return f"{len(sizes)} files, {sum(sizes.values()) / 1e6:.1f} MB"
+
+        if check("the folder", built) and check("the venv", lambda: make_venv(venv, folder, args.python)):
+            env = environment(home, free_port(), LORA_DROP_MODEL=args.model)
+            drive(check, venv, folder, log, env, f"model {args.model}, empty cache")
+            cache = {"LORA_DROP_CACHE": str(home / ".cache" / "lora-drop"), "LORA_DROP_MODEL": args.model}
+            env = environment(no_home, free_port(), **cache)
+            drive(check, venv, folder, log, env, "home not writable, LORA_DROP_CACHE filled")
+            check("home not writable and no cache named", lambda: check_no_home(venv, folder, log, no_home))
+    finally:
+        if not args.keep:
+            shutil.rmtree(work, ignore_errors=True)
+    ending = f"{check.failed} checks failed" if check.failed else "all checks passed"
+    print(f"{ending} ({time.monotonic() - started:.0f} s)")
+    return 1 if check.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
