@@ -36,8 +36,8 @@ from hypothesis import strategies as st
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.cli.main import _parser, main
 from lora_drop.errors import LoraDropError
-from lora_drop.method.config import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.method.presets import COMPARISONS, PRESETS
+from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.models import bundled as bundled_model
 from lora_drop.models import load as models
 from lora_drop.models.load import load_model

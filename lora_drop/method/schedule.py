@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-MAX_PERIOD = 10**9  # longer than any run; JSON's readers do not all take a whole number of any size
 TRIGGERS = ("entropy", "norm")  # what can make an adaptive schedule refresh early
 
 

@@ -120,10 +120,11 @@ class WhatIf(Scripted):
 
     Args:
         model: what `model_facts` tells of the loaded model.
-        settings: the page's first settings, in the order that the layout passes them on.
+        settings: what the controls hold at first, by name.
         presets: settings by preset name.
         prompt_tokens: tokens of the page's first prompt.
-        count: counts a prompt's tokens with a model's tokenizer; the page calls it when the typing rests.
+        count: counts a prompt's tokens with a model's tokenizer; the page calls it when the typing stops.
+        table: the settings behind the controls, in their order (`Setting.facts`).
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class WhatIf(Scripted):
         presets: dict[str, dict[str, Any]],
         prompt_tokens: int,
         count: Callable[[str, str | None], int | None],
+        table: list[dict[str, Any]],
         **kwargs: Any,
     ):
         def count_tokens(wanted: Any) -> int | None:  # Gradio marks the function and hands on one argument
@@ -149,6 +151,7 @@ class WhatIf(Scripted):
             settings=settings,
             presets=presets,
             prompt_tokens=prompt_tokens,
+            table=table,
             **kwargs,
         )
 
