@@ -25,7 +25,7 @@ from lora_drop.ui.callbacks import FAILED, Callbacks
 from lora_drop.ui.controls import refuse_private
 from lora_drop.ui.stream import batches
 
-ESTIMATED = (*settings_of(CALL, SCHEDULE), setting("max_new_tokens", RUN))
+ESTIMATED = [one for one in settings_of(CALL, SCHEDULE, RUN) if one.of != RUN or one.name == "max_new_tokens"]
 
 
 def build_api(calls: Callbacks) -> None:
