@@ -1,4 +1,4 @@
-"""The page's own components: small `gr.HTML` subclasses whose behaviour lives in `assets/*.js`.
+"""The page's own components: small `gr.HTML` subclasses whose behaviour lives in `assets/js`.
 
 Gradio evaluates an `html_template` twice (Handlebars, then a JavaScript template string), so the templates are static
 files without `${`, backticks or backslashes, and no value ever enters one: the scripts write text with `textContent`.
@@ -14,8 +14,10 @@ from typing import Any
 
 import gradio as gr
 
+from lora_drop.ui import scripts
+
 ASSETS = Path(__file__).resolve().parent.parent.parent / "assets"
-SCRIPTS = ("schedule.js", "controls.js", "charts.js", "player.js", "export.js", "takeaway.js", "live.js")
+TEMPLATES = ASSETS / "html"
 
 
 @cache
@@ -39,23 +41,23 @@ def _head(*paths: Path) -> str:
 
 
 def _template(name: str) -> str:
-    html = (ASSETS / name).read_text(encoding="utf-8")
+    html = (TEMPLATES / name).read_text(encoding="utf-8")
     if any(mark in html for mark in ("${", "`", "\\", "{{")):
         raise ValueError(f"{name}: Gradio would evaluate this as a template; keep it static.")
     return html
 
 
 class _Scripted(gr.HTML):
-    """What the components below share: a static template, scripts in the head, none of Gradio's own styles."""
+    """What the components below share: a static template, a function that mounts it, none of Gradio's own styles."""
 
-    def __init__(self, value: Any, template: str, on_load: str, head: str, **kwargs: Any):
+    def __init__(self, value: Any, template: str, mount: str, head: str = "", **kwargs: Any):
         super().__init__(
             value=value,
             html_template=_template(template),
-            js_on_load=on_load,
+            js_on_load=scripts.on_load(mount),
             css_template="",
             apply_default_css=False,
-            head=head,
+            head=head or None,
             **kwargs,
         )
 
@@ -85,8 +87,8 @@ class LiveView(_Scripted):
         super().__init__(
             "",
             "live.html",
-            "LoraDrop.mountLive(element, props, watch, server)",
-            _head(plotly_script(), *(ASSETS / name for name in SCRIPTS)),
+            "mountLive(element, props, watch, server)",
+            _head(plotly_script()),
             server_functions=[export_run],
             model=model,
             **kwargs,
@@ -107,8 +109,7 @@ class LayerRange(_Scripted):
         super().__init__(
             list(value),
             "range.html",
-            "LoraDrop.mountRange(element, props, watch, trigger)",
-            _head(*(ASSETS / name for name in SCRIPTS[:2])),
+            "mountRange(element, props, watch, trigger)",
             last=num_layers - 1,
             **kwargs,
         )
@@ -150,8 +151,7 @@ class WhatIf(_Scripted):
         super().__init__(
             None,
             "whatif.html",
-            "LoraDrop.mountWhatIf(element, props, server)",
-            _head(*(ASSETS / name for name in SCRIPTS[:2])),
+            "mountWhatIf(element, props, server)",
             server_functions=[count_tokens],
             model=model,
             settings=settings,
@@ -174,8 +174,7 @@ class ModelFacts(_Scripted):
         super().__init__(
             value,
             "facts.html",
-            "LoraDrop.mountFacts(element, props, watch)",
-            _head(*(ASSETS / name for name in SCRIPTS[:2])),
+            "mountFacts(element, props, watch)",
             labels=list(labels),
             **kwargs,
         )
@@ -194,8 +193,7 @@ class PresetTable(_Scripted):
         super().__init__(
             facts["default"],
             "presets.html",
-            "LoraDrop.mountPresets(element, props, watch, trigger)",
-            _head(*(ASSETS / name for name in SCRIPTS[:2])),
+            "mountPresets(element, props, watch, trigger)",
             facts=facts,
             **kwargs,
         )
@@ -214,8 +212,7 @@ class Compare(_Scripted):
         super().__init__(
             "",
             "compare.html",
-            "LoraDrop.mountCompare(element, props, watch)",
-            _head(*(ASSETS / name for name in SCRIPTS[:2])),
+            "mountCompare(element, props, watch)",
             comparisons=comparisons,
             **kwargs,
         )
@@ -228,8 +225,7 @@ class Status(_Scripted):
         super().__init__(
             {"kind": "idle", "text": text},
             "status.html",
-            "LoraDrop.mountStatus(element, props, watch)",
-            _head(*(ASSETS / name for name in SCRIPTS[:2])),
+            "mountStatus(element, props, watch)",
             **kwargs,
         )
 

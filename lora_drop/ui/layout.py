@@ -16,7 +16,7 @@ from lora_drop.prompts import EXAMPLES  # noqa: E402
 from lora_drop.race import VIEWS  # noqa: E402
 from lora_drop.shelf import Shelf  # noqa: E402
 from lora_drop.trace import MAX_TRACE_BYTES  # noqa: E402
-from lora_drop.ui import method, outgoing, safe_zone, sessions, zero  # noqa: E402
+from lora_drop.ui import method, outgoing, safe_zone, scripts, sessions, zero  # noqa: E402
 from lora_drop.ui.callbacks import Callbacks, page_facts, settings_of  # noqa: E402
 from lora_drop.ui.colors import css_variables  # noqa: E402
 from lora_drop.ui.components import (  # noqa: E402
@@ -67,7 +67,7 @@ def build_app(shelf: Shelf) -> gr.Blocks:
     Raises:
         LoraDropError: shipped adapters are broken.
     """
-    gr.set_static_paths([plotly_script(), *(path for path in ASSETS.glob("*.js"))])
+    gr.set_static_paths([plotly_script()])
     calls, outline = Callbacks(shelf), shelf.outline(None)
     found = page_facts(outline)
     facts, presets = found["model"], found["presets"]
@@ -322,6 +322,8 @@ def launch(
         state_session_capacity=sessions.keep_few(demo),
         mcp_server=mcp or None,
         theme=theme(),
+        head=scripts.head(),
+        app_kwargs={"routes": [scripts.route()]},
         css=css_variables(),
         css_paths=[ASSETS / "live.css", ASSETS / "tabs.css"],
         footer_links=["api", "settings"],

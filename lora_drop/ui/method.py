@@ -9,14 +9,14 @@ from typing import Any
 from lora_drop import paper
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.sweep import read_sweep
-from lora_drop.ui.components import ASSETS, SCRIPTS, _head, _Scripted
+from lora_drop.ui.components import _Scripted
 from lora_drop.ui.safe_zone import SHIPPED_SWEEP
 
 PAPER_PERIOD, PAPER_RATIO = 4, 0.5  # the setting of the paper's safe zone that most of its rows have
 
 
 class Method(_Scripted):
-    """The tab: words from its template, the drawing and the table from `method.js`.
+    """The tab: words from its template, the drawing and the table from `assets/js/method`.
 
     Args:
         model: what `model_facts` tells of the loaded model.
@@ -26,8 +26,7 @@ class Method(_Scripted):
         super().__init__(
             None,
             "method.html",
-            "LoraDrop.mountMethod(element, props)",
-            _head(*(ASSETS / name for name in (*SCRIPTS[:2], "method.js"))),
+            "mountMethod(element, props)",
             model=model,
             paper=paper_rows(),
             label=f"These are {paper.LABEL}. Other and larger models, trained adapters of rank {paper.RANK}, accuracy "

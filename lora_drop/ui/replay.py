@@ -16,9 +16,11 @@ from typing import Any
 
 from lora_drop.chrome import printable
 from lora_drop.trace import Header, Record, Trace, wire_line
+from lora_drop.ui import scripts
 from lora_drop.ui.colors import css_variables
-from lora_drop.ui.components import ASSETS, SCRIPTS, plotly_script
+from lora_drop.ui.components import ASSETS, TEMPLATES, plotly_script
 
+ENTRY = "live/live.js"  # of the page's modules, the one that mounts the live view
 # Of a lane's settings, in the order of the line that tells them: the key, and how it is told.
 SETTINGS = (
     ("drop_ratio", "drop ratio {}"),
@@ -57,12 +59,14 @@ def replay_html(trace: Trace) -> str:
         "cut": cut,
         "prompt": _escaped(header.prompt),
         "notes": "\n".join(f"<p>Note: {_escaped(str(note))}</p>" for note in header.sampling.get("notes", [])),
-        "view": _asset("live.html"),
+        "view": _template("live.html"),
         "run": _inert(wire_text(trace)),
-        "scripts": _scripts(),
+        "plotly": _script(plotly_script().read_text(encoding="utf-8")),
+        "modules": scripts.import_map(ENTRY),
+        "entry": ENTRY,
     }
     # One pass: a blank's name within what fills another one stays what it is.
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: blanks[found[1]], _asset("replay.html"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: blanks[found[1]], _template("replay.html"))
 
 
 def wire_text(trace: Trace) -> str:
@@ -131,14 +135,13 @@ def _inert(text: str) -> str:
     return text.replace("<", "\\u003c")
 
 
-def _scripts() -> str:
-    paths = [plotly_script(), *(ASSETS / name for name in SCRIPTS)]
-    return "\n".join(f"<script>{_script(path.read_text(encoding='utf-8'))}</script>" for path in paths)
-
-
 def _script(source: str) -> str:
     """A script for its element: in strings and expressions, the only places where these can be, `\\/` is `/`."""
     return re.sub(r"<(/script|!--)", r"<\\\1", source, flags=re.IGNORECASE)
+
+
+def _template(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def _asset(name: str) -> str:

@@ -38,7 +38,7 @@ from lora_drop.shelf import Shelf
 from lora_drop.trace import gather
 from lora_drop.ui import zero
 from lora_drop.ui.callbacks import Stops
-from lora_drop.ui.components import ASSETS, SCRIPTS, _head, _Scripted, plotly_script
+from lora_drop.ui.components import ASSETS, _head, _Scripted, plotly_script
 from lora_drop.ui.figures import PANELS, QUALITIES, groups, pareto, sweep_heatmaps
 from lora_drop.ui.limits import Limits
 
@@ -67,8 +67,8 @@ class Figure(_Scripted):
         super().__init__(
             value,
             "figure.html",
-            "LoraDrop.mountFigure(element, props, watch)",
-            _head(plotly_script(), *(ASSETS / name for name in (*SCRIPTS[:2], "tabs.js"))),
+            "mountFigure(element, props, watch)",
+            _head(plotly_script()),
             **kwargs,
         )
 
@@ -80,8 +80,7 @@ class Progress(_Scripted):
         super().__init__(
             _progress("idle", text),
             "progress.html",
-            "LoraDrop.mountProgress(element, props, watch)",
-            _head(*(ASSETS / name for name in (*SCRIPTS[:2], "tabs.js"))),
+            "mountProgress(element, props, watch)",
             **kwargs,
         )
 
