@@ -50,7 +50,7 @@ from lora_drop.run.trace import Trace, gather, parse_trace, read_trace
 from lora_drop.training import train
 from lora_drop.training.settings import TrainSettings
 from lora_drop.training.train import CHECKPOINT, LOG, Trainer
-from lora_drop.ui.events import Callbacks
+from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.page import build_app, launch
 from scripts import screenshots
 

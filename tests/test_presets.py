@@ -18,7 +18,7 @@ from lora_drop.evaluation.preset_results import READS_WELL_GAP, default_preset, 
 from lora_drop.evaluation.prompts import EXAMPLES, SAMPLE_PROMPTS
 from lora_drop.method.cost import ModelShape, speed_bound
 from lora_drop.method.presets import COMPARISONS, PRESETS, presets_for
-from lora_drop.ui.events import preset_facts
+from lora_drop.ui.facts import preset_facts
 
 TINY = ["--model", "random:tiny-llama", "--dtype", "float32"]
 BUNDLED = ModelShape(30, 576, 9, 3, 64, 1536, 49_152, tied=True)  # a test holds it against the model itself

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from lora_drop.errors import LoraDropError
-from lora_drop.method.settings import RUN, SCHEDULE, SETTINGS, Setting
+from lora_drop.method.settings import RUN, SCHEDULE, SETTINGS, Setting, setting
 from lora_drop.method.values import Choice, Flag, LayerList, Layers, Text, Whole
 from lora_drop.ui.components import FreeNumber, FreeSlider, LayerRange
 
@@ -17,6 +17,8 @@ from lora_drop.ui.components import FreeNumber, FreeSlider, LayerRange
 SHOWN: tuple[Setting, ...] = tuple(
     sorted((one for one in SETTINGS if one.label), key=lambda one: (SCHEDULE, RUN).index(one.of))
 )
+# What a link to a run carries beside the prompt, in the order of the controls that it restores.
+LINKED: tuple[Setting, ...] = (setting("compare", RUN), *SHOWN)
 
 
 def is_text(setting: Setting) -> bool:

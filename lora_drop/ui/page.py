@@ -15,7 +15,7 @@ from lora_drop.paths import ASSETS  # noqa: E402
 from lora_drop.run.exports.colors import css_variables  # noqa: E402
 from lora_drop.run.exports.scripts import plotly_script  # noqa: E402
 from lora_drop.run.trace import MAX_TRACE_BYTES  # noqa: E402
-from lora_drop.ui import events, method, outgoing, sessions  # noqa: E402
+from lora_drop.ui import events, method, outgoing, scripts, sessions  # noqa: E402
 from lora_drop.ui.api import build_api  # noqa: E402
 from lora_drop.ui.callbacks import Callbacks  # noqa: E402
 from lora_drop.ui.components import ModelFacts  # noqa: E402
@@ -38,7 +38,7 @@ def build_app(shelf: Shelf) -> gr.Blocks:
     Raises:
         LoraDropError: shipped adapters are broken.
     """
-    gr.set_static_paths([plotly_script(), *(path for path in ASSETS.glob("*.js"))])
+    gr.set_static_paths([plotly_script()])
     calls = Callbacks(shelf)
     found = page_facts(shelf.outline(None))
     with gr.Blocks(title="LoRA-Drop Studio", fill_width=True, delete_cache=(UPLOAD_SECONDS, UPLOAD_SECONDS)) as demo:
@@ -81,6 +81,8 @@ def launch(
         state_session_capacity=sessions.keep_few(demo),
         mcp_server=mcp or None,
         theme=theme(),
+        head=scripts.head(),
+        app_kwargs={"routes": [scripts.route()]},
         css=css_variables(),
         css_paths=[ASSETS / "live.css", ASSETS / "tabs.css"],
         footer_links=["api", "settings"],

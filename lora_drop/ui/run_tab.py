@@ -13,7 +13,7 @@ from lora_drop.method.settings import RUN, setting, settings_of
 from lora_drop.ui import space as zero
 from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.components import Compare, LiveView, PresetTable, Status, WhatIf
-from lora_drop.ui.controls import SHOWN, build_controls, control_value
+from lora_drop.ui.controls import LINKED, build_controls, control_value
 from lora_drop.ui.facts import control_values
 
 FIRST_PROMPT = next(iter(EXAMPLES.values()))
@@ -61,7 +61,7 @@ def build_run_tab(calls: Callbacks, found: dict[str, Any]) -> RunTab:
                     found["settings"],
                     calls.count_tokens(FIRST_PROMPT) or 0,
                     calls.count_tokens,
-                    [one.facts for one in SHOWN],
+                    [one.facts for one in LINKED],
                     elem_id="ld-whatif",
                 )
                 compare = Compare(

@@ -34,9 +34,9 @@ from lora_drop.evaluation.sweep import (
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.pool import Shelf
-from lora_drop.paths import ASSETS, SHIPPED_PRESETS, SHIPPED_SWEEPS
+from lora_drop.paths import SHIPPED_PRESETS, SHIPPED_SWEEPS
 from lora_drop.run.exports.figures import PANELS, QUALITIES, groups, pareto, sweep_heatmaps
-from lora_drop.run.exports.scripts import SCRIPTS, plotly_script
+from lora_drop.run.exports.scripts import plotly_script
 from lora_drop.run.request import BASELINE, Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import gather
@@ -70,8 +70,8 @@ class Figure(Scripted):
         super().__init__(
             value,
             "figure.html",
-            "LoraDrop.mountFigure(element, props, watch)",
-            head_of(plotly_script(), *(ASSETS / name for name in (*SCRIPTS[:2], "tabs.js"))),
+            "mountFigure(element, props, watch)",
+            head_of(plotly_script()),
             **kwargs,
         )
 
@@ -83,8 +83,7 @@ class Progress(Scripted):
         super().__init__(
             _progress("idle", text),
             "progress.html",
-            "LoraDrop.mountProgress(element, props, watch)",
-            head_of(*(ASSETS / name for name in (*SCRIPTS[:2], "tabs.js"))),
+            "mountProgress(element, props, watch)",
             **kwargs,
         )
 

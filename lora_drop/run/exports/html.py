@@ -18,9 +18,11 @@ from lora_drop.method.settings import RUN, SCHEDULE, settings_of
 from lora_drop.paths import ASSETS
 from lora_drop.run.exports.chrome import printable
 from lora_drop.run.exports.colors import css_variables
-from lora_drop.run.exports.scripts import SCRIPTS, plotly_script
+from lora_drop.run.exports.scripts import TEMPLATES, import_map, plotly_script
 from lora_drop.run.records import Header, Record, wire_line
 from lora_drop.run.trace import Trace
+
+ENTRY = "live/live.js"  # of the page's modules, the one that mounts the live view
 
 
 def replay_html(trace: Trace) -> str:
@@ -41,12 +43,14 @@ def replay_html(trace: Trace) -> str:
         "cut": cut,
         "prompt": _escaped(header.prompt),
         "notes": "\n".join(f"<p>Note: {_escaped(str(note))}</p>" for note in header.sampling.get("notes", [])),
-        "view": _asset("live.html"),
+        "view": _template("live.html"),
         "run": _inert(wire_text(trace)),
-        "scripts": _scripts(),
+        "plotly": _script(plotly_script().read_text(encoding="utf-8")),
+        "modules": import_map(ENTRY),
+        "entry": ENTRY,
     }
     # One pass: a blank's name within what fills another one stays what it is.
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: blanks[found[1]], _asset("replay.html"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: blanks[found[1]], _template("replay.html"))
 
 
 def wire_text(trace: Trace) -> str:
@@ -113,9 +117,8 @@ def _inert(text: str) -> str:
     return text.replace("<", "\\u003c")
 
 
-def _scripts() -> str:
-    paths = [plotly_script(), *(ASSETS / name for name in SCRIPTS)]
-    return "\n".join(f"<script>{_script(path.read_text(encoding='utf-8'))}</script>" for path in paths)
+def _template(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def _script(source: str) -> str:
