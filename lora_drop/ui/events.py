@@ -31,7 +31,7 @@ from lora_drop.evaluation.preset_results import (
     measured_presets,
     reads_well,
 )
-from lora_drop.evaluation.sweep import JSON_NAME, read_sweep
+from lora_drop.evaluation.sweep_file import JSON_NAME, read_sweep
 from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.method.cost import kv_bytes, kv_saved, speed_bound
 from lora_drop.method.options import config_from, parse_list, parse_threshold

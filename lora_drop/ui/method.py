@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.sweep import read_sweep
+from lora_drop.evaluation.sweep_file import read_sweep
 from lora_drop.method import paper
 from lora_drop.paths import ASSETS
 from lora_drop.run.exports.scripts import SCRIPTS
