@@ -24,7 +24,15 @@ def page() -> str:
         "everywhere: in Python, JSON, links, the trace and the API; the flag is the same with dashes.",
     ]
     for owner, (title, where) in PARTS.items():
-        lines += ["", f"## {title}", "", where, "", "| setting | values | default | what it does |", "|---|---|---|---|"]
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            where,
+            "",
+            "| setting | values | default | what it does |",
+            "|---|---|---|---|",
+        ]
         for one in settings_of(owner):
             default = "unset" if one.default is None else f"`{one.kind.write(one.default)}`"
             values = one.kind.says.replace("|", "\\|")
