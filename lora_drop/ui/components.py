@@ -18,6 +18,13 @@ from lora_drop.ui import scripts
 
 ASSETS = Path(__file__).resolve().parent.parent.parent / "assets"
 TEMPLATES = ASSETS / "html"
+# The style sheets of the run and of the other tabs, in the order in which they count: the later of two equals wins.
+_RUN = (
+    *("base", "page", "status", "controls", "figures", "what_if", "presets", "compare", "answers", "charts"),
+    *("player", "menu", "talk", "tip", "narrow"),
+)
+RUN_STYLES = tuple(ASSETS / "css" / f"{name}.css" for name in _RUN)
+TAB_STYLES = tuple(ASSETS / "css" / "tabs" / f"{name}.css" for name in ("panels", "safe_zone", "figures", "method"))
 
 
 @cache

@@ -20,7 +20,8 @@ from lora_drop.ui import method, outgoing, safe_zone, scripts, sessions, zero  #
 from lora_drop.ui.callbacks import Callbacks, page_facts, settings_of  # noqa: E402
 from lora_drop.ui.colors import css_variables  # noqa: E402
 from lora_drop.ui.components import (  # noqa: E402
-    ASSETS,
+    RUN_STYLES,
+    TAB_STYLES,
     Compare,
     FreeNumber,
     FreeSlider,
@@ -325,7 +326,7 @@ def launch(
         head=scripts.head(),
         app_kwargs={"routes": [scripts.route()]},
         css=css_variables(),
-        css_paths=[ASSETS / "live.css", ASSETS / "tabs.css"],
+        css_paths=[*RUN_STYLES, *TAB_STYLES],
         footer_links=["api", "settings"],
         run_history=False,
     )

@@ -12,13 +12,14 @@ import html
 import re
 from collections.abc import Iterator
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 from lora_drop.chrome import printable
 from lora_drop.trace import Header, Record, Trace, wire_line
 from lora_drop.ui import scripts
 from lora_drop.ui.colors import css_variables
-from lora_drop.ui.components import ASSETS, TEMPLATES, plotly_script
+from lora_drop.ui.components import ASSETS, RUN_STYLES, TEMPLATES, plotly_script
 
 ENTRY = "live/live.js"  # of the page's modules, the one that mounts the live view
 # Of a lane's settings, in the order of the line that tells them: the key, and how it is told.
@@ -53,20 +54,20 @@ def replay_html(trace: Trace) -> str:
     cut = "" if trace.summary else ' <span class="ld-replay-cut">The trace was cut short: it has no summary.</span>'
     blanks = {
         "title": _escaped(f"{name}: {settings} - LoRA-Drop replay"),
-        "styles": css_variables() + _asset("live.css") + _asset("replay.css"),
+        "styles": css_variables() + "".join(map(_read, (*RUN_STYLES, ASSETS / "css" / "replay.css"))),
         "heading": _escaped(f"LoRA-Drop: {name}"),
         "settings": _escaped(settings),
         "cut": cut,
         "prompt": _escaped(header.prompt),
         "notes": "\n".join(f"<p>Note: {_escaped(str(note))}</p>" for note in header.sampling.get("notes", [])),
-        "view": _template("live.html"),
+        "view": _read(TEMPLATES / "live.html"),
         "run": _inert(wire_text(trace)),
-        "plotly": _script(plotly_script().read_text(encoding="utf-8")),
+        "plotly": _script(_read(plotly_script())),
         "modules": scripts.import_map(ENTRY),
         "entry": ENTRY,
     }
     # One pass: a blank's name within what fills another one stays what it is.
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: blanks[found[1]], _template("replay.html"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: blanks[found[1]], _read(TEMPLATES / "replay.html"))
 
 
 def wire_text(trace: Trace) -> str:
@@ -140,9 +141,5 @@ def _script(source: str) -> str:
     return re.sub(r"<(/script|!--)", r"<\\\1", source, flags=re.IGNORECASE)
 
 
-def _template(name: str) -> str:
-    return (TEMPLATES / name).read_text(encoding="utf-8")
-
-
-def _asset(name: str) -> str:
-    return (ASSETS / name).read_text(encoding="utf-8")
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
