@@ -43,7 +43,7 @@ def main() -> int:
 
     from lora_drop.errors import LoraDropError
     from lora_drop.models.load import load_model
-    from lora_drop.models.pool import Shelf, allowed_models
+    from lora_drop.models.pool import ModelPool, allowed_models
     from lora_drop.ui import space as zero
     from lora_drop.ui.page import build_app, launch
 
@@ -51,7 +51,7 @@ def main() -> int:
         load = partial(load_model, device=args.device, dtype=args.dtype)
         # On ZeroGPU the weights are moved to the card before the first visitor comes: one model a Space.
         names = () if zero.active() else allowed_models()
-        page = build_app(Shelf(load(args.model), names, load, name=args.model))
+        page = build_app(ModelPool(load(args.model), names, load, name=args.model))
     except LoraDropError as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2

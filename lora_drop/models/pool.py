@@ -52,7 +52,7 @@ def label_of(name: str) -> str:
     return path.resolve().name if path.is_dir() else name
 
 
-class Shelf:
+class ModelPool:
     """Lends the one model in memory, and swaps it for another one when that is asked for.
 
     A swap waits for the runs on the old model, and lets it go before the new one is read: two are never held. A name

@@ -39,7 +39,7 @@ from lora_drop.method.presets import presets_for
 from lora_drop.method.schedule import baseline_schedule
 from lora_drop.models.load import LoadedModel, Outline
 from lora_drop.models.place import describe_device
-from lora_drop.models.pool import Shelf
+from lora_drop.models.pool import ModelPool
 from lora_drop.models.tokens import encode_prompt
 from lora_drop.paths import SHIPPED_SWEEPS
 from lora_drop.run.exports.chrome import chrome_trace
@@ -327,19 +327,19 @@ def whole(value: Any) -> Any:
 
 
 class Callbacks:
-    """The page's functions over a shelf of models. Nothing of a run lives here but its stop flag, while it runs.
+    """The page's functions over a pool of models. Nothing of a run lives here but its stop flag, while it runs.
 
     Raises:
         LoraDropError: a limit in the environment is no number.
     """
 
-    def __init__(self, shelf: Shelf):
-        self.shelf = shelf
+    def __init__(self, pool: ModelPool):
+        self.pool = pool
         self.limits = Limits.from_environment()
         self.stops = Stops()
         self.traces = RecentTraces()
-        # ZeroGPU wants its work wrapped before the page is launched, and there the shelf holds one model alone.
-        with shelf.lend() as loaded:
+        # ZeroGPU wants its work wrapped before the page is launched, and there the pool holds one model alone.
+        with pool.lend() as loaded:
             self._borrowed = self._runner(loaded) if zero.active() else None
 
     @staticmethod
@@ -350,13 +350,13 @@ class Callbacks:
     def run(
         self, request: Request, stop: threading.Event | zero.StopFlag | None = None, model: str | None = None
     ) -> Iterator[Record]:
-        """`session.run` on a model of the shelf's list, None being the first; on ZeroGPU in a process of its own.
+        """`session.run` on a model of the pool's list, None being the first; on ZeroGPU in a process of its own.
 
         Raises:
             LoraDropError: before the first record, if the request is over the limits or does not fit the model.
         """
         self.limits.check(request)
-        with self.shelf.lend(model) as loaded:
+        with self.pool.lend(model) as loaded:
             # ZeroGPU has a clock of its own, and a flag that crosses to another process.
             start, flag = (self._borrowed, stop) if self._borrowed else (self._runner(loaded), self.limits.clock(stop))
             with closing(start(request, flag)) as records:
@@ -366,7 +366,7 @@ class Callbacks:
         """Tokens of a prompt, for the what-if strip; None if there is nothing to count."""
         if not isinstance(prompt, str) or not prompt.strip() or len(prompt) > COUNTABLE:
             return None
-        return len(encode_prompt(self.shelf.outline(model).tokenizer, prompt))
+        return len(encode_prompt(self.pool.outline(model).tokenizer, prompt))
 
     def use_model(self, model: str, shown: str) -> Iterator[tuple[Any, dict[str, str], Any, str]]:
         """The models menu: load a model of the list, once, and show what there is to know of it.
@@ -380,12 +380,12 @@ class Callbacks:
             yield (gr.skip(),) * 4
             return
         try:
-            if not self.shelf.is_known(model):
+            if not self.pool.is_known(model):
                 said = f"Loading {model}: this takes a moment, and longer where it is fetched first."
                 yield gr.skip(), _status("running", said), gr.skip(), gr.skip()
-                with self.shelf.lend(model):
+                with self.pool.lend(model):
                     pass
-            facts = page_facts(self.shelf.outline(model))
+            facts = page_facts(self.pool.outline(model))
             yield facts, _status("idle", f"{model} is ready. Press Run."), gr.skip(), model
         except LoraDropError as error:
             yield gr.skip(), _status("error", str(error)), gr.update(value=shown), gr.skip()
@@ -453,7 +453,7 @@ class Callbacks:
                 ignore_eos=bool(ignore_eos),
                 compare=compare or None,
             )
-            if not self.shelf.is_at_hand(model):
+            if not self.pool.is_at_hand(model):
                 yield gr.skip(), _status("running", f"Loading {model}: this takes a moment."), on
             with closing(self.run(wanted, stop, model)) as records:
                 lane_ids: list[str] = []
@@ -560,7 +560,7 @@ class Callbacks:
         """
         runtime.return_memory()
         try:
-            model = self.shelf.check(model)
+            model = self.pool.check(model)
             wanted = Request(
                 prompt=prompt,
                 config=_config(
@@ -619,7 +619,7 @@ class Callbacks:
         that was loaded before; unset, the one that the app started with.
         """
         try:
-            outline = self.shelf.outline(model)
+            outline = self.pool.outline(model)
             config = _config(
                 outline.id,
                 preset=preset,

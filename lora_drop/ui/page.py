@@ -14,7 +14,7 @@ import gradio as gr  # noqa: E402
 from lora_drop.evaluation.prompts import EXAMPLES  # noqa: E402
 from lora_drop.method.config import KV_RULES, PARTS, REUSE_RULES, default_range  # noqa: E402
 from lora_drop.method.presets import COMPARISONS, presets_for  # noqa: E402
-from lora_drop.models.pool import Shelf  # noqa: E402
+from lora_drop.models.pool import ModelPool  # noqa: E402
 from lora_drop.paths import ASSETS
 from lora_drop.run.exports.colors import css_variables  # noqa: E402
 from lora_drop.run.exports.scripts import plotly_script
@@ -63,14 +63,14 @@ def _choices(values: tuple[str, ...], labels: dict[str, str]) -> list[tuple[str,
     return [(labels.get(value, value), value) for value in values]
 
 
-def build_app(shelf: Shelf) -> gr.Blocks:
-    """The page over a shelf of models, on its first one; launch it with `launch`.
+def build_app(pool: ModelPool) -> gr.Blocks:
+    """The page over a pool of models, on its first one; launch it with `launch`.
 
     Raises:
         LoraDropError: shipped adapters are broken.
     """
     gr.set_static_paths([plotly_script(), *(path for path in ASSETS.glob("*.js"))])
-    calls, outline = Callbacks(shelf), shelf.outline(None)
+    calls, outline = Callbacks(pool), pool.outline(None)
     found = page_facts(outline)
     facts, presets = found["model"], found["presets"]
     first = presets_for(outline.id)[presets["default"]].config
@@ -106,9 +106,9 @@ def build_app(shelf: Shelf) -> gr.Blocks:
                             if notice := zero.notice():
                                 gr.HTML(notice, apply_default_css=False, elem_id="ld-zero")
                         with gr.Column(elem_id="ld-settings"):
-                            if len(shelf.labels) > 1:
+                            if len(pool.labels) > 1:
                                 model = gr.Dropdown(
-                                    list(shelf.labels), value=shelf.first, label="Model", elem_id="ld-model"
+                                    list(pool.labels), value=pool.first, label="Model", elem_id="ld-model"
                                 )
                             preset = PresetTable(presets, elem_id="ld-preset")
                             period = FreeSlider(
@@ -201,9 +201,9 @@ def build_app(shelf: Shelf) -> gr.Blocks:
                                 ignore_eos = gr.Checkbox(
                                     False, label="Go on after the model ends its text", elem_id="ld-ignore-eos"
                                 )
-                                if len(shelf.labels) == 1:
+                                if len(pool.labels) == 1:
                                     model = gr.Textbox(
-                                        shelf.first, label="Model", interactive=False, elem_id="ld-model"
+                                        pool.first, label="Model", interactive=False, elem_id="ld-model"
                                     )
                     with gr.Column(elem_id="ld-right"):
                         with gr.Row(elem_id="ld-strip"):
@@ -221,10 +221,10 @@ def build_app(shelf: Shelf) -> gr.Blocks:
                             )
                         live = LiveView(facts, calls.export_run, elem_id="ld-live")
             with gr.Tab("Safe zone", id="safe-zone"):
-                follow = safe_zone.build(shelf, calls.limits, model)
+                follow = safe_zone.build(pool, calls.limits, model)
             with gr.Tab("Method", id="method"):
                 method.build(facts)
-        chosen, shown = ModelFacts(labels=shelf.labels, elem_id="ld-facts"), gr.State(shelf.first)
+        chosen, shown = ModelFacts(labels=pool.labels, elem_id="ld-facts"), gr.State(pool.first)
         follow(shown)
 
         rules = [period, layers, ratio, listed, reuse, part, kv, entropy, norm, adapters]
