@@ -39,12 +39,13 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.config import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.method.presets import COMPARISONS, PRESETS
 from lora_drop.models import bundled as bundled_model
-from lora_drop.models import load as models
+from lora_drop.models import hub
 from lora_drop.models.load import load_model
 from lora_drop.models.pool import Shelf
 from lora_drop.models.tokens import ByteTokenizer, encode_prompt, encode_text
+from lora_drop.paths import ASSETS
 from lora_drop.run.exports import html as replay
-from lora_drop.run.exports.scripts import ASSETS, plotly_script
+from lora_drop.run.exports.scripts import plotly_script
 from lora_drop.run.trace import parse_trace, read_trace
 from lora_drop.ui.events import Callbacks, Stops
 from lora_drop.ui.page import build_app, launch
@@ -431,7 +432,7 @@ def options_of(command: str) -> list[str]:
 def offline(monkeypatch, workplace):
     """In the workplace; a model that is named after nothing is looked for on this machine alone."""
     monkeypatch.chdir(workplace)
-    monkeypatch.setattr(models, "_hub_answers", lambda name: False)
+    monkeypatch.setattr(hub, "_hub_answers", lambda name: False)
 
 
 @pytest.mark.parametrize("command", [*COMMANDS])
@@ -598,7 +599,7 @@ def test_a_model_s_name_leads_nowhere(name, monkeypatch):
         asked.append(hub_id)
         raise LoraDropError("not asked in a test.")
 
-    monkeypatch.setattr(models, "_hub_answers", answers)
+    monkeypatch.setattr(hub, "_hub_answers", answers)
     with pytest.raises(LoraDropError) as caught:
         load_model(name, device="cpu")
     one_line(caught.value)

@@ -10,8 +10,9 @@ import pytest
 
 from lora_drop.cli.main import main
 from lora_drop.method.config import LoraDropConfig
+from lora_drop.paths import ASSETS
 from lora_drop.run.exports.html import replay_html, wire_text
-from lora_drop.run.exports.scripts import ASSETS, SCRIPTS, plotly_script
+from lora_drop.run.exports.scripts import SCRIPTS, plotly_script
 from lora_drop.run.records import KINDS, Header, StepRecord, write_line
 from lora_drop.run.request import Request
 from lora_drop.run.run import run

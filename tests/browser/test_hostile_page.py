@@ -11,8 +11,8 @@ from fuzzing import CORPUS, HOSTILE, SEED, TRIED, budget, mutated_lines
 from playwright.sync_api import expect
 
 from lora_drop.errors import LoraDropError
+from lora_drop.paths import ASSETS
 from lora_drop.run.exports.html import wire_text
-from lora_drop.run.exports.scripts import ASSETS
 from lora_drop.run.records import wire_line
 from lora_drop.run.trace import parse_trace
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from playwright.sync_api import Page, expect
 
+from lora_drop.adapters import find
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.evaluation import preset_results as measured
 from lora_drop.method.cost import speed_bound
 from lora_drop.method.presets import COMPARISONS, PRESETS
 from lora_drop.models.pool import Shelf
-from lora_drop.run import run as session
 from lora_drop.run.trace import gather
 
 from .conftest import Server, _serve, deep_model
@@ -43,7 +43,7 @@ def shipped(tmp_path_factory) -> Iterator[Server]:
     bank.b = {i: torch.randn_like(b) for i, b in bank.b.items()}
     bank.revision, bank.num_layers, bank.meta = loaded.revision, loaded.num_layers, {"tokens": 1_234_567}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "SHIPPED_ADAPTERS", folder / "banks")
+        patch.setattr(find, "SHIPPED_ADAPTERS", folder / "banks")
         patch.setattr(measured, "SHIPPED_PRESETS", folder)
         bank.save(folder / "banks" / "ours")
         rows = []
@@ -53,7 +53,7 @@ def shipped(tmp_path_factory) -> Iterator[Server]:
                 "preset": name,
                 "config": config.to_dict(),
                 "adapters": HOSTILE,
-                "adapters_fingerprint": session.config_fingerprint(loaded, config),
+                "adapters_fingerprint": find.config_fingerprint(loaded, config),
                 "tokens": 4321,
                 "lora_steps_top1_agreement": agreement,
                 "all_steps_nll_gap": gap,
