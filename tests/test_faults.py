@@ -41,7 +41,7 @@ from lora_drop.decode.weights import fuse
 from lora_drop.errors import LoraDropError, is_out_of_memory
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import LoadedModel, load_model
-from lora_drop.models.pool import Shelf
+from lora_drop.models.pool import ModelPool
 from lora_drop.run import audit
 from lora_drop.run import run as session
 from lora_drop.run.request import BASELINE, LORA_DROP, THIRD, Request
@@ -679,7 +679,7 @@ CASES = [(name, place) for name in FAULTS for place in ("prefill", "LoRA step", 
 def test_the_page_tells_of_a_fault_and_the_next_run_is_right(caches, capsys, name, place):
     fault, says = FAULTS[name]
     model = fresh("reference")
-    callbacks, expected = Callbacks(Shelf(model)), facts(gather(run(fresh("reference"), asked())))
+    callbacks, expected = Callbacks(ModelPool(model)), facts(gather(run(fresh("reference"), asked())))
     caches.clear()
     with nothing_left(caches):
         with pytest.MonkeyPatch.context() as patch:
@@ -703,7 +703,7 @@ def app(shelf) -> Iterator[tuple[Client, LoadedModel]]:
         port = listener.getsockname()[1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(find, "SHIPPED_ADAPTERS", shelf)
-        demo = build_app(Shelf(loaded))
+        demo = build_app(ModelPool(loaded))
         yield Client(launch(demo, "127.0.0.1", port, block=False), verbose=False), loaded
         demo.close(verbose=False)
 

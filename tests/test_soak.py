@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.models.pool import Shelf
+from lora_drop.models.pool import ModelPool
 from lora_drop.run.records import AuditRecord, StepRecord, Summary, write_line
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
@@ -152,7 +152,7 @@ class InProcess:
     """The app in this process, to look inside."""
 
     def __init__(self, loaded):
-        self.demo = layout.build_app(Shelf(loaded))
+        self.demo = layout.build_app(ModelPool(loaded))
         self.url = layout.launch(self.demo, "127.0.0.1", free_port(), block=False).rstrip("/")
 
     def visitor(self, cases):
