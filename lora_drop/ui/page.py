@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
-# Gradio makes a table of its last 10,000 calls after each of them, in a thread beside the decoding: 15 ms.
-os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "200")
+import gradio as gr
 
-import gradio as gr  # noqa: E402
-
-from lora_drop.evaluation.prompts import EXAMPLES  # noqa: E402
-from lora_drop.method.config import KV_RULES, PARTS, REUSE_RULES, default_range  # noqa: E402
-from lora_drop.method.presets import COMPARISONS, presets_for  # noqa: E402
-from lora_drop.models.pool import ModelPool  # noqa: E402
+from lora_drop.evaluation.prompts import EXAMPLES
+from lora_drop.method.config import KV_RULES, PARTS, REUSE_RULES, default_range
+from lora_drop.method.presets import COMPARISONS, presets_for
+from lora_drop.models.pool import ModelPool
 from lora_drop.paths import ASSETS
-from lora_drop.run.exports.colors import css_variables  # noqa: E402
+from lora_drop.run.exports.colors import css_variables
 from lora_drop.run.exports.scripts import plotly_script
-from lora_drop.run.race import VIEWS  # noqa: E402
-from lora_drop.run.trace import MAX_TRACE_BYTES  # noqa: E402
-from lora_drop.ui import method, outgoing, safe_zone, sessions  # noqa: E402
+from lora_drop.run.race import VIEWS
+from lora_drop.run.trace import MAX_TRACE_BYTES
+from lora_drop.ui import method, outgoing, safe_zone, sessions
 from lora_drop.ui import space as zero
 from lora_drop.ui.components import (
     Compare,
@@ -33,9 +28,9 @@ from lora_drop.ui.components import (
     Status,
     WhatIf,
 )
-from lora_drop.ui.events import Callbacks, page_facts, settings_of  # noqa: E402
-from lora_drop.ui.limits import Limits  # noqa: E402
-from lora_drop.ui.theme import theme  # noqa: E402
+from lora_drop.ui.events import Callbacks, page_facts, settings_of
+from lora_drop.ui.limits import Limits
+from lora_drop.ui.theme import theme
 
 FIRST_PROMPT = next(iter(EXAMPLES.values()))
 # The page's load event comes before its components are mounted: wait for the last of them.
