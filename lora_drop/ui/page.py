@@ -15,7 +15,7 @@ from lora_drop.run.exports.colors import css_variables
 from lora_drop.run.exports.scripts import plotly_script
 from lora_drop.run.race import VIEWS
 from lora_drop.run.trace import MAX_TRACE_BYTES
-from lora_drop.ui import method, outgoing, safe_zone, sessions
+from lora_drop.ui import gradio_private, method, safe_zone
 from lora_drop.ui import space as zero
 from lora_drop.ui.components import (
     Compare,
@@ -305,7 +305,7 @@ def launch(
         host, port: `None` leaves them to GRADIO_SERVER_NAME and GRADIO_SERVER_PORT, then to Gradio's own defaults.
         mcp: serve the API's functions as MCP tools too (also by GRADIO_MCP_SERVER).
     """
-    outgoing.refuse()
+    gradio_private.ask_no_other_host()
     demo.queue(max_size=Limits.from_environment().queue)
     _, url, _ = demo.launch(
         server_name=host,
@@ -316,7 +316,7 @@ def launch(
         prevent_thread_lock=True,
         show_error=False,
         max_file_size=MAX_TRACE_BYTES,
-        state_session_capacity=sessions.keep_few(demo),
+        state_session_capacity=gradio_private.keep_few_sessions(demo),
         mcp_server=mcp or None,
         theme=theme(),
         css=css_variables(),
