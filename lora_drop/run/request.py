@@ -16,8 +16,8 @@ from lora_drop.models.load import LoadedModel, Outline
 from lora_drop.models.place import free_memory
 from lora_drop.models.tokens import encode_prompt
 from lora_drop.run.race import VIEWS
+from lora_drop.run.records import BASELINE, LORA_DROP, THIRD
 
-BASELINE, LORA_DROP, THIRD = "baseline", "lora_drop", "third"
 LANE_CHOICES = ("both", "baseline", "lora-drop")
 MAX_NEW_TOKENS = 100_000
 

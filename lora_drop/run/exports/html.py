@@ -18,7 +18,7 @@ from lora_drop.paths import ASSETS
 from lora_drop.run.exports.chrome import printable
 from lora_drop.run.exports.colors import css_variables
 from lora_drop.run.exports.scripts import SCRIPTS, plotly_script
-from lora_drop.run.records import Header, Record, wire_line
+from lora_drop.run.records import LORA_DROP, Header, Record, wire_line
 from lora_drop.run.trace import Trace
 
 # Of a lane's settings, in the order of the line that tells them: the key, and how it is told.
@@ -77,7 +77,7 @@ def wire_text(trace: Trace) -> str:
 
 def setting_words(header: Header) -> list[str]:
     """What was asked for, in words, of the lane that the run is about."""
-    lane = next((lane for lane in header.lanes if lane["id"] == "lora_drop"), header.lanes[-1])
+    lane = next((lane for lane in header.lanes if lane["id"] == LORA_DROP), header.lanes[-1])
     config, words = lane["config"], []
     if config["dropped"] and config.get("period") != 1:
         words.append(f"{len(config['dropped'])} of {header.model['layers']} layers dropped")
