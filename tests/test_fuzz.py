@@ -27,7 +27,7 @@ from lora_drop.run.exports.chrome import chrome_trace
 from lora_drop.run.records import write_line
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.ui.events import Callbacks
+from lora_drop.ui.callbacks import Callbacks
 
 TRACES = sorted((CORPUS / "traces").glob("*.jsonl"))
 BANKS = sorted(path for path in (CORPUS / "adapters").iterdir() if path.is_dir())

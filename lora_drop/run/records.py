@@ -13,11 +13,21 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError, with_config
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    with_config,
+)
 from typing_extensions import TypedDict  # pydantic takes Python's own from 3.12 on
 
 from lora_drop.errors import LoraDropError
-from lora_drop.method.schedule import MAX_PERIOD, TRIGGERS
+from lora_drop.method.schedule import TRIGGERS
+from lora_drop.method.settings import RUN, SCHEDULE, Setting, settings_of
 
 FORMAT = "lora-drop-trace"
 VERSION = 1
@@ -28,6 +38,7 @@ LARGEST = 1e300  # of a number: what is computed from those that a run can write
 TOGETHER = ("speedup", "bound", "kv_saved", "first_divergence", "top1_agreement")  # of a lane beside the baseline
 TAKEN = (*TOGETHER, "config", "device")  # no lane is called so: `run`'s JSON object has these words beside its lanes
 
+MORE = ConfigDict(extra="allow")  # keys that are not known are kept
 Kind = Literal["prefill", "refresh", "lora"]
 KINDS = get_args(Kind)
 Text = InstanceOf[str]  # of a token: it may be half of a character, which pydantic's own strings refuse
@@ -41,26 +52,39 @@ Bytes = Annotated[int, Field(strict=True, ge=0, le=2**53)]
 Layers = list[Annotated[int, Field(strict=True, ge=0, lt=10_000)]]
 
 
-@with_config(ConfigDict(extra="allow"))
-class LaneConfig(TypedDict, total=False):
-    """A lane's settings, as far as it says them; without `dropped` it drops nothing."""
+def _of_table(owner: str) -> dict[str, Any]:
+    """The table's settings as types that check a value and leave it as it is: what is read is written the same."""
 
-    dropped: Layers  # resolved
-    corrected: Layers | None
-    layers: Layers | None  # the range
-    drop_layers: Layers | None
-    period: Annotated[int, Field(strict=True, ge=1, le=MAX_PERIOD)]
-    rank: Annotated[int, Field(strict=True, ge=0, le=2**31)]
-    reuse: Text
-    part: Text
-    kv: Text
-    adapters: Text
-    drop_ratio: Number | None
-    refresh_entropy: Number | None
-    refresh_norm: Number | None
+    def as_it_is(one: Setting) -> Any:
+        def check(value: Any) -> Any:
+            if not one.fits(value):
+                raise ValueError(one.name)
+            return value
+
+        return Annotated[Any, AfterValidator(check), WithJsonSchema(one.schema)]
+
+    return {one.name: as_it_is(one) for one in settings_of(owner)}
 
 
-@with_config(ConfigDict(extra="allow"))
+# A lane's settings, as far as it says them; without `dropped` (resolved) it drops nothing.
+LaneConfig = TypedDict(
+    "LaneConfig",
+    {
+        **_of_table(SCHEDULE),
+        "dropped": Layers,
+        "corrected": Layers | None,
+        "rank": Annotated[int, Field(strict=True, ge=0, le=2**31)],
+    },
+    total=False,
+)
+with_config(MORE)(LaneConfig)
+
+# The rest of what was asked for.
+Sampling = TypedDict("Sampling", {**_of_table(RUN), "notes": list[Any]}, total=False)
+with_config(MORE)(Sampling)
+
+
+@with_config(MORE)
 class LaneHeader(TypedDict):
     """A lane of a run."""
 
@@ -69,14 +93,14 @@ class LaneHeader(TypedDict):
     config: LaneConfig
 
 
-@with_config(ConfigDict(extra="allow"))
+@with_config(MORE)
 class _ModelNames(TypedDict):
     id: Text
     dtype: Text
     layers: Annotated[int, Field(strict=True, ge=1, le=10_000)]
 
 
-@with_config(ConfigDict(extra="allow"))
+@with_config(MORE)
 class ModelHeader(_ModelNames, total=False):
     """The model: `kv_bytes_per_token` is what one layer stores for one token; `shape` has the sizes of the formulas.
 
@@ -87,22 +111,14 @@ class ModelHeader(_ModelNames, total=False):
     shape: dict[str, bool | Number] | None
 
 
-@with_config(ConfigDict(extra="allow"))
+@with_config(MORE)
 class DeviceHeader(TypedDict):
     """What it ran on: also the type, and the decoder."""
 
     name: Text
 
 
-@with_config(ConfigDict(extra="allow"))
-class Sampling(TypedDict, total=False):
-    """The rest of what was asked for."""
-
-    max_new_tokens: Annotated[int, Field(strict=True, ge=1, le=10**7)]
-    notes: list[Any]
-
-
-@with_config(ConfigDict(extra="allow"))
+@with_config(MORE)
 class LaneSummary(TypedDict, total=False):
     """A lane's figures: `refreshes` are the decode steps that were full, `average_period` the decode steps for one of
     them (None without any). A third lane has its own comparison with the baseline here too."""

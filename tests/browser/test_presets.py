@@ -109,7 +109,7 @@ def test_a_preset_sets_the_controls_and_a_control_makes_it_custom(shipped, open_
     page = open_page(shipped.url)
     page.click(".ld-presets tr[data-preset='fast'] td >> nth=1")  # anywhere on the row
     expect(page.locator("#ld-period input[type=number]")).to_have_value("4")
-    expect(page.locator("#ld-ratio input[type=number]")).to_have_value("0.5")
+    expect(page.locator("#ld-drop-ratio input[type=number]")).to_have_value("0.5")
     assert checked(page) == "fast"
     set_number(page, "ld-period", 5)
     expect(page.locator("#ld-preset input[value=custom]")).to_be_checked()
@@ -148,7 +148,7 @@ def test_the_strips_bound_is_that_of_the_bank_for_the_rule(shipped, open_page):
 def test_a_third_lane_changes_exactly_one_setting_and_says_which(shipped, open_page):
     page = open_page(shipped.url)
     open_advanced(page)
-    set_number(page, "ld-tokens", 24)
+    set_number(page, "ld-max-new-tokens", 24)
     page.check("#ld-ignore-eos input")
     button = {name: page.locator(f"[data-compare='{name}']") for name in ("", *COMPARISONS)}
     expect(button[""]).to_have_attribute("aria-pressed", "true")
