@@ -11,11 +11,10 @@ from functools import partial
 from lora_drop import runtime
 
 runtime.share_heap()
-runtime.configure()  # before the first `import torch`, here and in every module below
+runtime.configure()  # before the first `import torch` or `import gradio`, here and in every module below
 
 # ZeroGPU's package (every Gradio Space has it) puts a stand-in in CUDA's place. It has to come before torch, and on
-# ZeroGPU it imports Gradio, which then reads whether it may send statistics.
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+# ZeroGPU it imports Gradio.
 if importlib.util.find_spec("spaces"):
     import spaces  # noqa: F401
 
@@ -38,20 +37,19 @@ def main() -> int:
         print("app.py: --mcp needs one more package: pip install 'gradio[mcp]'.", file=sys.stderr)
         return 2
     # Gradio reads GRADIO_SERVER_NAME itself where no host is given.
-    in_space = "SPACE_ID" in os.environ and "GRADIO_SERVER_NAME" not in os.environ
-    host = args.host or ("0.0.0.0" if in_space else None)
+    open_to_all = runtime.in_space() and "GRADIO_SERVER_NAME" not in os.environ
+    host = args.host or ("0.0.0.0" if open_to_all else None)
 
     from lora_drop.errors import LoraDropError
     from lora_drop.models.load import load_model
-    from lora_drop.models.pool import Shelf, allowed_models
-    from lora_drop.ui import space as zero
+    from lora_drop.models.pool import ModelPool, allowed_models
     from lora_drop.ui.page import build_app, launch
 
     try:
         load = partial(load_model, device=args.device, dtype=args.dtype)
         # On ZeroGPU the weights are moved to the card before the first visitor comes: one model a Space.
-        names = () if zero.active() else allowed_models()
-        page = build_app(Shelf(load(args.model), names, load, name=args.model))
+        names = () if runtime.on_zero_gpu() else allowed_models()
+        page = build_app(ModelPool(load(args.model), names, load, name=args.model))
     except LoraDropError as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2

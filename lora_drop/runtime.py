@@ -1,6 +1,6 @@
-"""What concerns the process as a whole: how OpenMP's threads wait for work, and that freed memory goes back.
+"""What concerns the process as a whole: where it runs, how OpenMP's threads wait, and that freed memory goes back.
 
-The first must be set before torch is imported.
+How they wait must be set before torch is imported.
 
 A thread that spins while it waits is a little faster on an idle machine and a disaster on a busy one: a decode step is
 hundreds of small parallel regions, and with a browser or a server beside it each spinning thread burns the time slice
@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from lora_drop.errors import LoraDropError
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -26,13 +29,51 @@ def configure() -> None:
     leaves the variables alone.
     """
     if "torch" not in sys.modules:
-        if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
+        if set(waiting().values()) == {"default"}:
             os.environ["OMP_WAIT_POLICY"] = "passive"
         share = core_share()
         if share is not None and share < (os.cpu_count() or 1):
             # torch counts the host's cores; threads beyond the share are stopped in the middle of a step.
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, int(share))))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Gradio reads these two when it is imported. It makes a table of its last 10,000 calls after each of them, in a
+    # thread beside the decoding: 15 ms.
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "200")
+
+
+def waiting() -> dict[str, str]:
+    """How OpenMP's threads wait for work here, as the environment says it: for headers and reports."""
+    return {
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
+        "gomp_spincount": os.environ.get("GOMP_SPINCOUNT", "default"),
+    }
+
+
+def in_space() -> bool:
+    """True in a HuggingFace Space, whose owner pays for what its visitors load."""
+    return "SPACE_ID" in os.environ
+
+
+def on_zero_gpu() -> bool:
+    """True in a Space on ZeroGPU, read as the package `spaces` reads it (`spaces.config`, 0.51)."""
+    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+
+
+def positive_number(variable: str, default: float) -> float:
+    """A positive number of the default's type, from the environment.
+
+    Raises:
+        LoraDropError: it is none, in one line: that is the operator's mistake.
+    """
+    text = os.environ.get(variable, "").strip()
+    try:
+        value = type(default)(text) if text else default
+        if not math.isfinite(value) or (text and value <= 0):
+            raise ValueError
+    except ValueError:
+        raise LoraDropError(f"the variable {variable} must be a number above 0, not {text[:40]!r}.") from None
+    return value
 
 
 def core_share(cgroups: Path = CGROUPS) -> float | None:

@@ -40,8 +40,8 @@ from lora_drop.decode.weights import fuse
 from lora_drop.errors import LoraDropError, is_out_of_memory
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import LoadedModel, load_model
-from lora_drop.models.pool import Shelf
-from lora_drop.run import audit
+from lora_drop.models.pool import ModelPool
+from lora_drop.run import audit, lanes
 from lora_drop.run import run as session
 from lora_drop.run.request import BASELINE, LORA_DROP, THIRD, Request
 from lora_drop.run.run import run
@@ -186,7 +186,7 @@ def caches(monkeypatch) -> list[weakref.ref]:
     """Weak references to what the runs of this test hold: each lane's state, K/V and each audit's own K/V."""
     found: list[weakref.ref] = []
 
-    class Lane(session.Lane):
+    class Lane(lanes.Lane):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             found.extend((weakref.ref(self), weakref.ref(self.state), weakref.ref(self.state.kv)))
@@ -196,7 +196,7 @@ def caches(monkeypatch) -> list[weakref.ref]:
             super().__init__(*args, **kwargs)
             found.append(weakref.ref(self._kv))
 
-    monkeypatch.setattr(session, "Lane", Lane)
+    monkeypatch.setattr(lanes, "Lane", Lane)
     monkeypatch.setattr(session, "Audit", Audit)
     return found
 
@@ -679,7 +679,7 @@ CASES = [(name, place) for name in FAULTS for place in ("prefill", "LoRA step", 
 def test_the_page_tells_of_a_fault_and_the_next_run_is_right(caches, capsys, name, place):
     fault, says = FAULTS[name]
     model = fresh("reference")
-    callbacks, expected = Callbacks(Shelf(model)), facts(gather(run(fresh("reference"), asked())))
+    callbacks, expected = Callbacks(ModelPool(model)), facts(gather(run(fresh("reference"), asked())))
     caches.clear()
     with nothing_left(caches):
         with pytest.MonkeyPatch.context() as patch:
@@ -703,7 +703,7 @@ def app(shelf) -> Iterator[tuple[Client, LoadedModel]]:
         port = listener.getsockname()[1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(find, "SHIPPED_ADAPTERS", shelf)
-        demo = build_app(Shelf(loaded))
+        demo = build_app(ModelPool(loaded))
         yield Client(launch(demo, "127.0.0.1", port, block=False), verbose=False), loaded
         demo.close(verbose=False)
 

@@ -20,7 +20,7 @@ from lora_drop.adapters.bank import CONFIG_NAME, WEIGHTS_NAME, AdapterBank
 from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.models.pool import Shelf
+from lora_drop.models.pool import ModelPool
 from lora_drop.run import trace as t
 from lora_drop.run.exports import html as replay
 from lora_drop.run.exports.chrome import chrome_trace
@@ -39,7 +39,7 @@ LONGEST = 20  # seconds that one small file may take, on a machine that is busy 
 def calls(tiny, monkeypatch):
     """The page's functions; a replay without its scripts, which are the same in each and megabytes."""
     monkeypatch.setattr(replay, "_scripts", lambda: "")
-    return Callbacks(Shelf(tiny))
+    return Callbacks(ModelPool(tiny))
 
 
 def shown(raw: bytes, calls: Callbacks, folder: Path, capsys) -> bool:

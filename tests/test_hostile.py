@@ -41,7 +41,7 @@ from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.models import bundled as bundled_model
 from lora_drop.models import hub
 from lora_drop.models.load import load_model
-from lora_drop.models.pool import Shelf
+from lora_drop.models.pool import ModelPool
 from lora_drop.models.tokens import ByteTokenizer, encode_prompt, encode_text
 from lora_drop.paths import ASSETS
 from lora_drop.run.exports import html as replay
@@ -105,7 +105,7 @@ FOUND = ({"compare": ["x"]}, {"preset": ["x"]}, {"preset": {}}, {"period": 10**3
 def calls(tiny, monkeypatch):
     """The page's functions; a replay without its scripts, which are the same in each and megabytes."""
     monkeypatch.setattr(replay, "_scripts", lambda: "")
-    return Callbacks(Shelf(tiny))
+    return Callbacks(ModelPool(tiny))
 
 
 def examples(each: Iterable[dict]) -> Callable:
@@ -255,7 +255,7 @@ def test_the_run_button_ends_with_a_status_line(calls, controls):
 )
 def test_the_safe_zone_measures_or_refuses_in_one_line(tiny, ratios, periods, rules, shown):
     TRIED["safe zone"] += 1
-    zone = SafeZone(Shelf(tiny), None, Stops())
+    zone = SafeZone(ModelPool(tiny), None, Stops())
     zone._pairs = lambda loaded, should_stop: iter(
         [[("Why?", "So.")]]
     )  # what the tiny model would write first is no matter
@@ -661,7 +661,7 @@ def address(tiny) -> Iterator[tuple[str, int]]:
     with contextlib.closing(socket.socket()) as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    demo = build_app(Shelf(tiny))
+    demo = build_app(ModelPool(tiny))
     launch(demo, "127.0.0.1", port, block=False)
     yield "127.0.0.1", port
     demo.close(verbose=False)

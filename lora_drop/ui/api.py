@@ -34,7 +34,7 @@ def build_api(calls: Callbacks) -> None:
     def generate(prompt: str, **options: Any) -> Iterator[str]:
         runtime.return_memory()
         try:
-            model = calls.shelf.check(options["model"])
+            model = calls.pool.check(options["model"])
             run = {one.name: one.read(options[one.name]) for one in settings_of(RUN)}
             wanted = Request(prompt=prompt, config=_config(options, model), **run)
             with closing(calls.run(wanted, model=model)) as records:
@@ -47,7 +47,7 @@ def build_api(calls: Callbacks) -> None:
 
     def estimate(prompt: str | None = None, **options: Any) -> dict:
         try:
-            outline = calls.shelf.outline(options["model"])
+            outline = calls.pool.outline(options["model"])
             tokens = setting("max_new_tokens", RUN).read(options["max_new_tokens"])
             wanted = Request(prompt=prompt or "-", config=_config(options, outline.id), max_new_tokens=tokens)
             checked = plan(zero.planning(outline), wanted)

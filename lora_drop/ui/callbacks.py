@@ -17,7 +17,7 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.settings import RUN, SCHEDULE
 from lora_drop.models.load import LoadedModel
-from lora_drop.models.pool import Shelf
+from lora_drop.models.pool import ModelPool
 from lora_drop.models.tokens import encode_prompt
 from lora_drop.run.exports.chrome import chrome_trace
 from lora_drop.run.exports.html import replay_html, wire_text
@@ -48,20 +48,20 @@ def requested(prompt: Any, compare: str | None, values: Sequence[Any]) -> Reques
 
 
 class Callbacks:
-    """The page's functions over a shelf of models. Nothing of a run lives here but its stop flag, while it runs.
+    """The page's functions over a pool of models. Nothing of a run lives here but its stop flag, while it runs.
 
     Raises:
         LoraDropError: a limit in the environment is no number.
     """
 
-    def __init__(self, shelf: Shelf):
-        self.shelf = shelf
+    def __init__(self, pool: ModelPool):
+        self.pool = pool
         self.limits = Limits.from_environment()
         self.stops = Stops()
         self.traces = RecentTraces()
-        # ZeroGPU wants its work wrapped before the page is launched, and there the shelf holds one model alone.
-        with shelf.lend() as loaded:
-            self._borrowed = self._runner(loaded) if zero.active() else None
+        # ZeroGPU wants its work wrapped before the page is launched, and there the pool holds one model alone.
+        with pool.lend() as loaded:
+            self._borrowed = self._runner(loaded) if runtime.on_zero_gpu() else None
 
     @staticmethod
     def _runner(loaded: LoadedModel) -> Callable[..., Iterator[Record]]:
@@ -71,13 +71,13 @@ class Callbacks:
     def run(
         self, request: Request, stop: threading.Event | zero.StopFlag | None = None, model: str | None = None
     ) -> Iterator[Record]:
-        """`session.run` on a model of the shelf's list, None being the first; on ZeroGPU in a process of its own.
+        """`session.run` on a model of the pool's list, None being the first; on ZeroGPU in a process of its own.
 
         Raises:
             LoraDropError: before the first record, if the request is over the limits or does not fit the model.
         """
         self.limits.check(request)
-        with self.shelf.lend(model) as loaded:
+        with self.pool.lend(model) as loaded:
             # ZeroGPU has a clock of its own, and a flag that crosses to another process.
             start, flag = (self._borrowed, stop) if self._borrowed else (self._runner(loaded), self.limits.clock(stop))
             with closing(start(request, flag)) as records:
@@ -87,7 +87,7 @@ class Callbacks:
         """Tokens of a prompt, for the what-if strip; None if there is nothing to count."""
         if not isinstance(prompt, str) or not prompt.strip() or len(prompt) > COUNTABLE:
             return None
-        return len(encode_prompt(self.shelf.outline(model).tokenizer, prompt))
+        return len(encode_prompt(self.pool.outline(model).tokenizer, prompt))
 
     def use_model(self, model: str, shown: str) -> Iterator[tuple[Any, dict[str, str], Any, str]]:
         """The models menu: load a model of the list, once, and show what there is to know of it.
@@ -101,12 +101,12 @@ class Callbacks:
             yield (gr.skip(),) * 4
             return
         try:
-            if not self.shelf.is_known(model):
+            if not self.pool.is_known(model):
                 said = f"Loading {model}: this takes a moment, and longer where it is fetched first."
                 yield gr.skip(), _status("running", said), gr.skip(), gr.skip()
-                with self.shelf.lend(model):
+                with self.pool.lend(model):
                     pass
-            facts = page_facts(self.shelf.outline(model))
+            facts = page_facts(self.pool.outline(model))
             yield facts, _status("idle", f"{model} is ready. Press Run."), gr.skip(), model
         except LoraDropError as error:
             yield gr.skip(), _status("error", str(error)), gr.update(value=shown), gr.skip()
@@ -132,7 +132,7 @@ class Callbacks:
         stop = self.stops.start(session)
         try:
             wanted = requested(prompt, compare, values)
-            if not self.shelf.is_at_hand(model):
+            if not self.pool.is_at_hand(model):
                 yield gr.skip(), _status("running", f"Loading {model}: this takes a moment."), on
             status, ending = _status("running", "Running: a step of each lane in turn."), ""
             with closing(self.run(wanted, stop, model)) as records:

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import gradio as gr
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
-# Gradio makes a table of its last 10,000 calls after each of them, in a thread beside the decoding: 15 ms.
-os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "200")
-
-import gradio as gr  # noqa: E402
-
-from lora_drop.models.pool import Shelf  # noqa: E402
-from lora_drop.run.exports.colors import css_variables  # noqa: E402
-from lora_drop.run.exports.scripts import RUN_STYLES, TAB_STYLES, plotly_script  # noqa: E402
-from lora_drop.run.trace import MAX_TRACE_BYTES  # noqa: E402
-from lora_drop.ui import events, method, outgoing, scripts, sessions  # noqa: E402
-from lora_drop.ui.api import build_api  # noqa: E402
-from lora_drop.ui.callbacks import Callbacks  # noqa: E402
-from lora_drop.ui.components import ModelFacts  # noqa: E402
-from lora_drop.ui.facts import page_facts  # noqa: E402
-from lora_drop.ui.limits import Limits  # noqa: E402
-from lora_drop.ui.run_tab import build_run_tab  # noqa: E402
-from lora_drop.ui.safe_zone_tab import build_safe_zone_tab  # noqa: E402
-from lora_drop.ui.theme import theme  # noqa: E402
+from lora_drop.models.pool import ModelPool
+from lora_drop.run.exports.colors import css_variables
+from lora_drop.run.exports.scripts import RUN_STYLES, TAB_STYLES, plotly_script
+from lora_drop.run.trace import MAX_TRACE_BYTES
+from lora_drop.ui import events, gradio_private, method, scripts
+from lora_drop.ui.api import build_api
+from lora_drop.ui.callbacks import Callbacks
+from lora_drop.ui.components import ModelFacts
+from lora_drop.ui.facts import page_facts
+from lora_drop.ui.limits import Limits
+from lora_drop.ui.run_tab import build_run_tab
+from lora_drop.ui.safe_zone_tab import build_safe_zone_tab
+from lora_drop.ui.theme import theme
 
 UPLOAD_SECONDS = 3600  # how often opened traces are looked for, and after how long they are deleted
 TITLE = (
@@ -31,15 +25,15 @@ TITLE = (
 )
 
 
-def build_app(shelf: Shelf) -> gr.Blocks:
+def build_app(pool: ModelPool) -> gr.Blocks:
     """The page over a pool of models, on its first one; launch it with `launch`.
 
     Raises:
         LoraDropError: shipped adapters are broken.
     """
     gr.set_static_paths([plotly_script()])
-    calls = Callbacks(shelf)
-    found = page_facts(shelf.outline(None))
+    calls = Callbacks(pool)
+    found = page_facts(pool.outline(None))
     with gr.Blocks(title="LoRA-Drop Studio", fill_width=True, delete_cache=(UPLOAD_SECONDS, UPLOAD_SECONDS)) as demo:
         with gr.Row(elem_id="ld-top"):
             gr.HTML(TITLE, elem_id="ld-title", apply_default_css=False)
@@ -47,10 +41,10 @@ def build_app(shelf: Shelf) -> gr.Blocks:
             with gr.Tab("Run", id="run"):
                 tab = build_run_tab(calls, found)
             with gr.Tab("Safe zone", id="safe-zone"):
-                follow = build_safe_zone_tab(shelf, calls.limits, tab.model)
+                follow = build_safe_zone_tab(pool, calls.limits, tab.model)
             with gr.Tab("Method", id="method"):
                 method.build(found["model"])
-        chosen, shown = ModelFacts(labels=shelf.labels, elem_id="ld-facts"), gr.State(shelf.first)
+        chosen, shown = ModelFacts(labels=pool.labels, elem_id="ld-facts"), gr.State(pool.first)
         follow(shown)
         events.join(demo, calls, tab, chosen, shown)
         build_api(calls)
@@ -66,7 +60,7 @@ def launch(
         host, port: `None` leaves them to GRADIO_SERVER_NAME and GRADIO_SERVER_PORT, then to Gradio's own defaults.
         mcp: serve the API's functions as MCP tools too (also by GRADIO_MCP_SERVER).
     """
-    outgoing.refuse()
+    gradio_private.ask_no_other_host()
     demo.queue(max_size=Limits.from_environment().queue)
     _, url, _ = demo.launch(
         server_name=host,
@@ -77,7 +71,7 @@ def launch(
         prevent_thread_lock=True,
         show_error=False,
         max_file_size=MAX_TRACE_BYTES,
-        state_session_capacity=sessions.keep_few(demo),
+        state_session_capacity=gradio_private.keep_few_sessions(demo),
         mcp_server=mcp or None,
         theme=theme(),
         head=scripts.head(),

@@ -74,7 +74,7 @@ def build_run_tab(calls: Callbacks, found: dict[str, Any]) -> RunTab:
 
 def _first_values(calls: Callbacks, found: dict[str, Any]) -> dict[str, Any]:
     """What the controls hold when the page opens: the first preset's settings, and the run's defaults."""
-    outline = calls.shelf.outline(None)
+    outline = calls.pool.outline(None)
     first = presets_for(outline.id)[found["presets"]["default"]].config
     tokens = min(setting("max_new_tokens", RUN).default, calls.limits.tokens)
     return {
@@ -100,14 +100,14 @@ def _build_ask() -> dict[str, Any]:
 
 
 def _build_settings(calls: Callbacks, found: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    shelf, layers = calls.shelf, calls.shelf.outline(None).num_layers
+    pool, layers = calls.pool, calls.pool.outline(None).num_layers
     with gr.Column(elem_id="ld-settings"):
-        if len(shelf.labels) > 1:
-            model = gr.Dropdown(list(shelf.labels), value=shelf.first, label="Model", elem_id="ld-model")
+        if len(pool.labels) > 1:
+            model = gr.Dropdown(list(pool.labels), value=pool.first, label="Model", elem_id="ld-model")
         preset = PresetTable(found["presets"], elem_id="ld-preset")
         controls = build_controls(True, values, layers)
         with gr.Accordion("Advanced", open=False, elem_id="ld-advanced"):
             controls |= build_controls(False, values, layers)
-            if len(shelf.labels) == 1:
-                model = gr.Textbox(shelf.first, label="Model", interactive=False, elem_id="ld-model")
+            if len(pool.labels) == 1:
+                model = gr.Textbox(pool.first, label="Model", interactive=False, elem_id="ld-model")
     return {"model": model, "preset": preset, "controls": controls}

@@ -25,7 +25,7 @@ from lora_drop.evaluation.sweep import grid
 from lora_drop.evaluation.sweep_file import JSON_NAME, read_sweep
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import LoadedModel
-from lora_drop.models.pool import Shelf
+from lora_drop.models.pool import ModelPool
 from lora_drop.paths import SHIPPED_PRESETS, SHIPPED_SWEEPS
 from lora_drop.run.exports.figures import PANELS, QUALITIES, groups, pareto, sweep_heatmaps
 from lora_drop.run.exports.scripts import plotly_script
@@ -243,9 +243,9 @@ def merged(before: Sweep | None, now: Sweep, row: dict[str, Any]) -> Sweep:
 
 @dataclass
 class SafeZone:
-    """The tab's functions over a shelf of models. Nothing of a sweep lives here but its cancel flag, while it runs."""
+    """The tab's functions over a pool of models. Nothing of a sweep lives here but its cancel flag, while it runs."""
 
-    shelf: Shelf
+    pool: ModelPool
     stored: Sweep | None
     stops: Stops
     missing: str = ""  # why nothing is stored
@@ -253,7 +253,7 @@ class SafeZone:
 
     def use_model(self, model: str, quality: str, here: Sweep | None) -> tuple[Any, ...]:
         """Another model of the menu: what is known of it, the choice of what is shown, and both figures."""
-        outline = self.shelf.outline(model)
+        outline = self.pool.outline(model)
         choices = self._choices(outline.revision, here)
         first = choices[0][1] if choices else None
         return (
@@ -328,9 +328,9 @@ class SafeZone:
         done, total = 0, 1
         try:
             zero.refuse_sweeps()
-            if not self.shelf.is_at_hand(model):
+            if not self.pool.is_at_hand(model):
                 yield _progress("running", f"Loading {model}.", 0, total), *skip, *running
-            with self.shelf.lend(model) as loaded:
+            with self.pool.lend(model) as loaded:
                 points = list({p.key: p for p in points_of(loaded, ratios, periods, reuse, part, adapters)}.values())
                 total = len(points)
                 pairs: Pairs = []

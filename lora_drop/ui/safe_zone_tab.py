@@ -7,14 +7,14 @@ from collections.abc import Callable
 import gradio as gr
 
 from lora_drop.method.settings import PARTS, REUSE_RULES
-from lora_drop.models.pool import Shelf
+from lora_drop.models.pool import ModelPool
 from lora_drop.run.exports.figures import QUALITIES
 from lora_drop.ui.kept import Stops
 from lora_drop.ui.limits import Limits
 from lora_drop.ui.safe_zone import MAX_POINTS, Figure, Progress, SafeZone, choices_of, measured_here, stored_sweep
 
 
-def build_safe_zone_tab(shelf: Shelf, limits: Limits, model: gr.components.Component) -> Callable[[gr.State], None]:
+def build_safe_zone_tab(pool: ModelPool, limits: Limits, model: gr.components.Component) -> Callable[[gr.State], None]:
     """The tab's content, inside the layout's open `gr.Tab`.
 
     Args:
@@ -24,8 +24,8 @@ def build_safe_zone_tab(shelf: Shelf, limits: Limits, model: gr.components.Compo
         What wires the tab to a state that holds the model which the page shows.
     """
     stored, missing = stored_sweep()
-    zone = SafeZone(shelf, stored, Stops(), missing, limits)
-    revision = shelf.outline(None).revision
+    zone = SafeZone(pool, stored, Stops(), missing, limits)
+    revision = pool.outline(None).revision
     choices = choices_of(zone.stored_for(revision)[0], None)
     first = choices[0][1] if choices else None
     heatmaps, curve = zone.show(first, next(iter(QUALITIES)), None)

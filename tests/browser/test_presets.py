@@ -15,7 +15,7 @@ from lora_drop.adapters.bank import AdapterBank
 from lora_drop.evaluation import preset_results as measured
 from lora_drop.method.cost import speed_bound
 from lora_drop.method.presets import COMPARISONS, PRESETS
-from lora_drop.models.pool import Shelf
+from lora_drop.models.pool import ModelPool
 from lora_drop.run.trace import gather
 
 from .conftest import Server, _serve, deep_model
@@ -74,7 +74,7 @@ def shipped(tmp_path_factory) -> Iterator[Server]:
             "rows": rows,
         }
         (folder / "presets.json").write_text(json.dumps(content))
-        yield from _serve(Shelf(loaded), patch)
+        yield from _serve(ModelPool(loaded), patch)
 
 
 def cells(page: Page, name: str) -> list[str]:

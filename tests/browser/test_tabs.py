@@ -14,7 +14,7 @@ from lora_drop.method import paper
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import human_bytes, kv_bytes, speed_bound
 from lora_drop.method.schedule import baseline_schedule
-from lora_drop.models.pool import Shelf
+from lora_drop.models.pool import ModelPool
 from lora_drop.run.exports.colors import COLORS
 from lora_drop.ui import safe_zone
 from lora_drop.ui.facts import model_facts
@@ -91,7 +91,7 @@ def stored(tmp_path_factory) -> Iterator[Server]:
     path.write_text(json.dumps(sweep))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(safe_zone, "SHIPPED_SWEEP", path)
-        yield from _serve(Shelf(loaded), patch)
+        yield from _serve(ModelPool(loaded), patch)
 
 
 def test_the_stored_sweep_is_drawn_and_its_names_stay_texts(stored, open_page):
