@@ -27,6 +27,7 @@ from lora_drop.method.options import config_from
 from lora_drop.method.presets import COMPARISONS, PRESETS, presets_for
 from lora_drop.run.records import TOGETHER, Record, StepRecord, write_line
 from lora_drop.run.trace import Trace, gather, pace, read_trace
+from lora_drop.runtime import check_versions
 
 if TYPE_CHECKING:
     from lora_drop.models.load import LoadedModel
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Text may hold what the terminal's encoding has no sign for.
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
+        check_versions()
         args = _parser().parse_args(argv)
         code = args.command(args)
         sys.stdout.flush()
