@@ -21,10 +21,10 @@ from lora_drop.cli import benchmark as benchmark_options
 from lora_drop.cli.arguments import parse_path
 from lora_drop.cli.train import add_arguments, add_reading_options
 from lora_drop.errors import LoraDropError, is_out_of_memory
-from lora_drop.method.config import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.method.cost import human_bytes
 from lora_drop.method.options import config_from
 from lora_drop.method.presets import COMPARISONS, PRESETS, presets_for
+from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.run.records import TOGETHER, Record, StepRecord, write_line
 from lora_drop.run.trace import Trace, gather, pace, read_trace
 from lora_drop.runtime import check_versions
@@ -274,7 +274,7 @@ def _load(args: argparse.Namespace):
 
 
 def _run(args: argparse.Namespace) -> int:
-    config = config_from(args, args.model)
+    config = config_from(vars(args), args.model)
     from lora_drop.run.request import Request
     from lora_drop.run.run import run
 
@@ -430,7 +430,7 @@ def _plain(text: str) -> str:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    config = config_from(args, args.model)
+    config = config_from(vars(args), args.model)
     pairs = read_data(args)  # its mistakes are told before a model is loaded
     from lora_drop.evaluation.metrics import evaluate
 
@@ -459,7 +459,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _adaptive(args: argparse.Namespace) -> int:
-    config, pairs = config_from(args, args.model), read_data(args)
+    config, pairs = config_from(vars(args), args.model), read_data(args)
     try:
         quantiles = [float(text) for text in args.quantiles.split(",")]
     except ValueError:
@@ -523,7 +523,7 @@ def _sweep(args: argparse.Namespace) -> int:
     if args.drop_layers is not None:
         raise LoraDropError("a sweep chooses the layers by --drop-ratios, within --layers; not by --drop-layers.")
     lists = {name: getattr(args, name) for name in ("reuse", "part", "adapters")}
-    base = config_from(argparse.Namespace(**vars(args) | dict.fromkeys(lists)), args.model)
+    base = config_from(vars(args) | dict.fromkeys(lists), args.model)
     rules = {
         name: [getattr(base, name)] if text is None else [part.strip() for part in text.split(",")]
         for name, text in lists.items()
@@ -642,7 +642,7 @@ def _recommend(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    config = config_from(args, args.model)
+    config = config_from(vars(args), args.model)
     from lora_drop.evaluation.bench import bench, hf_reference
 
     def show(text: str) -> None:
@@ -690,7 +690,7 @@ def _bench(args: argparse.Namespace) -> int:
 
 
 def _benchmark(args: argparse.Namespace) -> int:
-    config, options = config_from(args, args.model), benchmark_options.options_from(args)
+    config, options = config_from(vars(args), args.model), benchmark_options.options_from(args)
     from tqdm import tqdm
 
     from lora_drop.evaluation.tasks.tasks import read_tasks
@@ -717,7 +717,7 @@ def _benchmark(args: argparse.Namespace) -> int:
 
 
 def _drop_order(args: argparse.Namespace) -> int:
-    config = config_from(args, args.model)
+    config = config_from(vars(args), args.model)
     if args.windows < 1:
         raise LoraDropError("--windows must be at least 1.")
     from lora_drop.adapters.find import find_bank

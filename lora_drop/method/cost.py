@@ -1,6 +1,6 @@
 """What a step costs: bytes that it reads, KV bytes that it holds, the most that fewer bytes can gain. No tensors here.
 
-`assets/schedule.js` computes the same for the page; a test compares the two. P is the number of prompt tokens, G the
+`assets/js/schedule.js` computes the same for the page; a test compares the two. P is the number of prompt tokens, G the
 number of decode steps.
 """
 
