@@ -12,8 +12,8 @@ from pathlib import Path
 from lora_drop.errors import LoraDropError
 
 PACKAGE = Path(str(files("lora_drop")))
-# The folder of the checkout, or of the Space, that the package lies in; None where it was installed from a wheel, where
-# the package itself has the assets.
+# The folder of the checkout, or of the Space, that the package lies in; None where it was installed from a wheel:
+# there the package has the assets.
 CHECKOUT = None if (PACKAGE / "assets").is_dir() else PACKAGE.parent
 ASSETS = (CHECKOUT or PACKAGE) / "assets"
 SHIPPED_ADAPTERS = ASSETS / "adapters"
