@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 from lora_drop.cli import benchmark as benchmark_options
 from lora_drop.cli.arguments import parse_path
 from lora_drop.cli.train import add_arguments, add_reading_options
-from lora_drop.errors import LoraDropError, is_out_of_memory
+from lora_drop.errors import LoraDropError, is_out_of_memory, missing_extra
 from lora_drop.method.cost import human_bytes
 from lora_drop.method.options import config_from
 from lora_drop.method.presets import COMPARISONS, PRESETS, presets_for
@@ -65,6 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(error, BrokenPipeError):  # a reader that has gone (`| head`) has seen enough
             print(f"lora_drop: cannot write the result: {error.strerror or error}.", file=sys.stderr)
         return 1
+    except ModuleNotFoundError as error:
+        if (line := missing_extra(error)) is None:
+            raise
+        print(f"lora_drop: {line}", file=sys.stderr)
+        return BAD_INPUT
     except Exception as error:
         if not is_out_of_memory(error):
             raise
