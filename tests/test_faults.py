@@ -47,9 +47,10 @@ from lora_drop.run import run as session
 from lora_drop.run.request import BASELINE, LORA_DROP, THIRD, Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import Trace, gather, parse_trace, read_trace
-from lora_drop.training import train
+from lora_drop.training import trainer as module
+from lora_drop.training.checkpoint import CHECKPOINT
 from lora_drop.training.settings import TrainSettings
-from lora_drop.training.train import CHECKPOINT, LOG, Trainer
+from lora_drop.training.trainer import LOG, Trainer
 from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.page import build_app, launch
 from scripts import screenshots
@@ -572,13 +573,13 @@ def test_nan_in_training_stops_before_it_reaches_parameters_or_a_checkpoint(trai
     trainer.train_step()
     trainer.save(None)
     adapter, before = weights(trainer), [tensor.detach().clone() for tensor in trainer.parameters]
-    real = train.distillation
+    real = module.distillation
     for broken in (
         lambda loss: loss * math.nan,
         lambda loss: (loss - loss.detach()).sqrt(),  # zero, whose gradient is none
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(train, "distillation", lambda *args, broken=broken: (broken((f := real(*args))[0]), f[1]))
+            patch.setattr(module, "distillation", lambda *args, broken=broken: (broken((f := real(*args))[0]), f[1]))
             with pytest.raises(LoraDropError, match="loss of batch 2 is .*nan.*--learning-rate, or --dtype float32"):
                 trainer.run(100, 1, quiet=True)
         assert all(map(torch.equal, before, trainer.parameters)) and weights(trainer) == adapter
@@ -603,7 +604,7 @@ def test_a_sweep_that_meets_a_full_disk(command, capsys, tmp_path, name):
 
 def test_figures_and_replays_that_meet_a_full_disk(command, capsys, tmp_path, monkeypatch):
     """`--trace` on a full disk from the start is in test_cli.py."""
-    monkeypatch.setattr("lora_drop.run.exports.figures._page", lambda figures, theme: "a page")
+    monkeypatch.setattr("lora_drop.run.exports.figures.pages._page", lambda figures, theme: "a page")
     out = tmp_path / "out"
     out.mkdir()
     (out / "sweep.json").write_text(SHIPPED_SWEEP.read_text())

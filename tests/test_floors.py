@@ -56,6 +56,8 @@ def test_the_page_answers(tiny):
     try:
         with urlopen(address) as answer:
             assert "LoRA-Drop Studio" in answer.read().decode()
-        assert '"token_ids"' in str(Client(address, verbose=False).predict("hi", max_new_tokens=4, api_name="/generate"))
+        assert '"token_ids"' in str(
+            Client(address, verbose=False).predict("hi", max_new_tokens=4, api_name="/generate")
+        )
     finally:
         page.close()

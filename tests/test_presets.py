@@ -14,6 +14,7 @@ from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation import preset_results as measured
 from lora_drop.evaluation import presets as module
+from lora_drop.evaluation import samples
 from lora_drop.evaluation.preset_results import READS_WELL_GAP, default_preset, measured_presets, reads_well
 from lora_drop.evaluation.prompts import EXAMPLES, SAMPLE_PROMPTS
 from lora_drop.method.cost import ModelShape, speed_bound
@@ -94,8 +95,8 @@ def measure(capsys, data, out):
 @pytest.fixture
 def short(monkeypatch):
     """Two prompts and few tokens: what is tested does not depend on how many."""
-    monkeypatch.setattr(module, "SAMPLE_PROMPTS", SAMPLE_PROMPTS[:2])
-    monkeypatch.setattr(module, "SAMPLE_SETTINGS", module.SAMPLE_SETTINGS | {"max_new_tokens": 12})
+    monkeypatch.setattr(samples, "SAMPLE_PROMPTS", SAMPLE_PROMPTS[:2])
+    monkeypatch.setattr(samples, "SETTINGS", samples.SETTINGS | {"max_new_tokens": 12})
 
 
 def test_rows_are_the_sweeps_with_adapters_and_without(data, bank, short, tmp_path, capsys):
@@ -122,11 +123,11 @@ def test_rows_are_the_sweeps_with_adapters_and_without(data, bank, short, tmp_pa
 
 
 def test_samples_are_unpicked_and_the_same_each_time(data, bank, short, tmp_path, capsys):
-    samples = [measure(capsys, data, tmp_path / name)[0]["samples"] for name in ("one", "two")]
-    assert samples[0]["samples"] == samples[1]["samples"]
-    texts = samples[0]["samples"]
+    first, second = (measure(capsys, data, tmp_path / name)[0]["samples"] for name in ("one", "two"))
+    assert first["samples"] == second["samples"]
+    texts = first["samples"]
     assert [s["lane"] for s in texts] == ["baseline", *PRESETS] * 2
-    assert samples[0]["settings"] == {"max_new_tokens": 12, "temperature": 0.0, "seed": 0}
+    assert first["settings"] == {"max_new_tokens": 12, "temperature": 0.0, "seed": 0}
     run = ["run", "--prompt", SAMPLE_PROMPTS[1], *TINY, "--max-new-tokens", "12", "--preset", "balanced", "--json"]
     assert main(run) == 0
     alone = json.loads(capsys.readouterr().out)
@@ -140,14 +141,14 @@ def test_samples_are_unpicked_and_the_same_each_time(data, bank, short, tmp_path
 
 def test_a_text_cannot_close_its_fence():
     sample = {"prompt": "p", "lane": "baseline", "text": "a\n````\nb"}
-    about = {"settings": module.SAMPLE_SETTINGS, "model": {"id": "m", "dtype": "d"}, "device": {"name": "n"}}
-    assert "`````text\na\n````\nb\n`````\n" in module.samples_text(about | {"samples": [sample]})
+    about = {"settings": samples.SETTINGS, "model": {"id": "m", "dtype": "d"}, "device": {"name": "n"}}
+    assert "`````text\na\n````\nb\n`````\n" in samples.samples_text(about | {"samples": [sample]})
 
 
 def test_a_killed_measurement_goes_on_and_what_is_out_of_date_is_renewed(
     data, bank, short, tmp_path, capsys, monkeypatch
 ):
-    out, real, real_answer, calls = tmp_path / "out", module.measure, module._answer, []
+    out, real, real_answer, calls = tmp_path / "out", module.measure, samples._answer, []
 
     def counted(loaded, point, *rest):
         calls.append((point.config.reuse, point.adapters))
@@ -172,12 +173,12 @@ def test_a_killed_measurement_goes_on_and_what_is_out_of_date_is_renewed(
         answered.append(key["lane"])
         return real_answer(loaded, key, *rest)
 
-    monkeypatch.setattr(module, "_answer", dies_answering)
+    monkeypatch.setattr(samples, "_answer", dies_answering)
     assert main(command(data, out)) == 130
     assert len(calls) == 4 and answered == ["baseline", "gentle", "balanced", "fast"]
     assert "3 of 7 rows" in capsys.readouterr().err
     answered.clear()
-    monkeypatch.setattr(module, "_answer", lambda *args: answered.append(args[1]["lane"]) or real_answer(*args))
+    monkeypatch.setattr(samples, "_answer", lambda *args: answered.append(args[1]["lane"]) or real_answer(*args))
     whole, _ = measure(capsys, data, out)
     assert len(calls) == 4 and answered == ["baseline", "kv-saver", "paper", "baseline", *PRESETS]
 

@@ -72,13 +72,17 @@ def test_without_extras_it_runs(bare, tmp_path):
     done = call(bare / "lora-drop", *tiny, "--trace", "run.jsonl", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["baseline"]["token_ids"]) == 4
-    again = call(bare / "python", "-m", "lora_drop", "replay", "run.jsonl", "--chrome", "run.json", "--json", cwd=tmp_path)
+    again = call(
+        bare / "python", "-m", "lora_drop", "replay", "run.jsonl", "--chrome", "run.json", "--json", cwd=tmp_path
+    )
     assert again.stdout == done.stdout and (tmp_path / "run.json").is_file()
     shipped = "from lora_drop.paths import SHIPPED_ADAPTERS as at; print(len(list(at.glob('*/*.safetensors'))))"
     assert int(call(bare / "python", "-c", shipped, cwd=tmp_path).stdout) > 0
 
 
-@pytest.mark.parametrize("command", [["page"], ["replay", "run.jsonl", "--html", "run.html"], ["sweep-figures", "grid"]])
+@pytest.mark.parametrize(
+    "command", [["page"], ["replay", "run.jsonl", "--html", "run.html"], ["sweep-figures", "grid"]]
+)
 def test_without_the_page_extra_a_line_names_it(bare, tmp_path, command):
     assets = ASSETS / "sweeps"
     (tmp_path / "grid").symlink_to(assets)

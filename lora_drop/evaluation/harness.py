@@ -25,7 +25,7 @@ from lora_drop.adapters.find import find_bank
 from lora_drop.decode.sampling import Sampling
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.metrics import decode_target
-from lora_drop.evaluation.tasks.benchmark import generate_text, log_likelihood
+from lora_drop.evaluation.tasks.runner import generate_text, log_likelihood
 from lora_drop.method.options import config_from
 from lora_drop.method.settings import CALL, SCHEDULE, settings_of
 from lora_drop.models.load import load_model

@@ -57,6 +57,11 @@ class LoraDropConfig(fields("LoraDropConfig", settings_of(SCHEDULE))):
         """The fields as plain JSON values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
+    def differences(self) -> dict[str, Any]:
+        """The fields that are not at their defaults, as plain JSON values: how a file of results names a setting."""
+        defaults = type(self)().to_dict()
+        return {name: value for name, value in self.to_dict().items() if value != defaults[name]}
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LoraDropConfig:
         """Back from `to_dict`.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from pathlib import Path
+
 from lora_drop.errors import LoraDropError
 from lora_drop.method.settings import TRAINING, fields, settings_of
 from lora_drop.method.values import LayerList, unreadable
@@ -31,3 +34,42 @@ class TrainSettings(fields("TrainSettings", settings_of(TRAINING))):
             return LayerList().from_text(self.drop_order or "")
         except ValueError as error:
             raise unreadable("drop_order", LayerList(), self.drop_order, error) from None
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What a training run works on, and how; `TrainSettings` has what makes the bank.
+
+    Args:
+        out: gets checkpoints, log and adapter folder.
+        data: text files; `chat` and `file_tokens` say how they are read, see `data.read_texts`.
+        self_generate: how many texts the model writes itself, in addition.
+        start: an adapter folder to go on from.
+        resume: go on from the last checkpoint in `out`.
+        evaluate_every, checkpoint_every: in steps.
+        model, device, dtype: as `load_model` takes them.
+        quiet: no progress bars.
+
+    Raises:
+        LoraDropError: a number below 1.
+    """
+
+    out: Path
+    data: list[Path] = field(default_factory=list)
+    chat: list[str] = field(default_factory=list)
+    file_tokens: int | None = None
+    self_generate: int = 0
+    start: Path | None = None
+    resume: bool = False
+    evaluate_every: int = 50
+    checkpoint_every: int = 20
+    model: str = "bundled"
+    device: str = "auto"
+    dtype: str = "auto"
+    quiet: bool = False
+
+    def __post_init__(self):
+        for name in ("evaluate_every", "checkpoint_every", "file_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise LoraDropError(f"--{name.replace('_', '-')} must be at least 1.")

@@ -38,10 +38,10 @@ def read_controls(settings: Iterable[Setting], values: Iterable[Any]) -> dict[st
         LoraDropError: a text that cannot be read, or a value that is not a visitor's to give.
     """
     found = {}
-    for setting, value in zip(settings, values, strict=True):
-        refuse_private(setting, value)
+    for one, value in zip(settings, values, strict=True):
+        refuse_private(one, value)
         # An empty field is off; what a config cannot do without, it names itself.
-        found[setting.name] = None if setting.kind.off and value in ("", None) else setting.read(value)
+        found[one.name] = None if one.kind.off and value in ("", None) else one.read(value)
     return found
 
 

@@ -16,7 +16,7 @@ from lora_drop.evaluation.preset_results import (
     measured_presets,
     reads_well,
 )
-from lora_drop.evaluation.sweep import JSON_NAME, read_sweep
+from lora_drop.evaluation.sweep_file import JSON_NAME, read_sweep
 from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.method.presets import presets_for
 from lora_drop.method.settings import SCHEDULE, settings_of

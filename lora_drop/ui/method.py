@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.sweep import read_sweep
+from lora_drop.evaluation.sweep_file import read_sweep
 from lora_drop.method import paper
 from lora_drop.ui.components import Scripted
 from lora_drop.ui.safe_zone import SHIPPED_SWEEP

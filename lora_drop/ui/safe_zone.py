@@ -19,18 +19,10 @@ import gradio as gr
 import plotly.graph_objects as go
 
 from lora_drop.errors import LoraDropError
+from lora_drop.evaluation.measure import KEY, Point, check_point, circumstances, describe_data, measure
 from lora_drop.evaluation.prompts import EXAMPLES
-from lora_drop.evaluation.sweep import (
-    JSON_NAME,
-    KEY,
-    Point,
-    check_point,
-    circumstances,
-    describe_data,
-    grid,
-    measure,
-    read_sweep,
-)
+from lora_drop.evaluation.sweep import grid
+from lora_drop.evaluation.sweep_file import JSON_NAME, read_sweep
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.pool import Shelf
