@@ -1,4 +1,4 @@
-"""The packages that this program asks for: pyproject.toml for the wheel, requirements.txt for a Space, held together."""
+"""The packages that this program asks for: pyproject.toml for the wheel, requirements.txt for a Space, kept alike."""
 
 from __future__ import annotations
 
