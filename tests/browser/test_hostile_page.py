@@ -7,7 +7,6 @@ import random
 from urllib.parse import quote
 
 import pytest
-from fuzzing import CORPUS, HOSTILE, SEED, TRIED, budget, mutated_lines
 from playwright.sync_api import expect
 
 from lora_drop.errors import LoraDropError
@@ -15,8 +14,8 @@ from lora_drop.paths import ASSETS
 from lora_drop.run.exports.html import wire_text
 from lora_drop.run.records import wire_line
 from lora_drop.run.trace import parse_trace
-
-from .test_page import pane_text, prepare, wait_done
+from tests.support.fuzzing import CORPUS, HOSTILE, SEED, TRIED, budget, mutated_lines
+from tests.support.page import pane_text, prepare, wait_done
 
 pytestmark = pytest.mark.browser
 
