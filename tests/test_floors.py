@@ -48,10 +48,10 @@ def test_the_bundled_model_says_what_it_should(tmp_path):
 def test_the_page_answers(tiny):
     from gradio_client import Client
 
-    from lora_drop.models.pool import Shelf
+    from lora_drop.models.pool import ModelPool
     from lora_drop.ui.page import build_app, launch
 
-    page = build_app(Shelf(tiny))
+    page = build_app(ModelPool(tiny))
     address = launch(page, block=False)
     try:
         with urlopen(address) as answer:
