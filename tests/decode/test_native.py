@@ -187,7 +187,7 @@ def test_sanitizers_find_nothing(tmp_path):
     environment = os.environ | {
         "LD_PRELOAD": str(runtime),
         "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
-        "PYTHONPATH": os.pathsep.join((str(here.parent), os.environ.get("PYTHONPATH", ""))),
+        "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", ""))),
     }
     command = [sys.executable, str(here / "sanitized_decode.py"), str(built)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -16,6 +16,7 @@ from lora_drop.models import bundled as bundled_model
 from lora_drop.models.pool import ModelPool
 from lora_drop.paths import ASSETS
 from lora_drop.run.exports.scripts import plotly_script
+from lora_drop.ui import scripts
 from lora_drop.ui.api import functions
 from lora_drop.ui.page import build_app, launch
 from scripts.space_check import free_port

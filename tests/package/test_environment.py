@@ -13,7 +13,7 @@ import pytest
 from lora_drop.runtime import in_space, on_zero_gpu
 from lora_drop.ui.limits import Limits
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCES = [ROOT / "app.py", *sorted((ROOT / "lora_drop").rglob("*.py"))]
 LIMITS = {f"LORA_DROP_MAX_{field.name.upper()}" for field in dataclasses.fields(Limits)}
 
