@@ -15,8 +15,8 @@ from lora_drop.decode.native.decoder import NativeDecoder, lay_out
 from lora_drop.decode.reference import Decoder
 from lora_drop.decode.static import GraphDecoder
 from lora_drop.decode.weights import fuse, pack
-from lora_drop.method.config import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.method.schedule import Schedule, baseline_schedule
+from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.models import bundled as bundled_files
 from lora_drop.models.load import load_model
 

@@ -29,7 +29,8 @@ from safetensors.torch import load_file, save_file
 from test_decoder import random_bank
 
 import lora_drop
-from lora_drop.adapters.bank import WEIGHTS_NAME
+from lora_drop.adapters import find
+from lora_drop.adapters.bank import WEIGHTS_NAME, AdapterBank
 from lora_drop.cli.main import main
 from lora_drop.decode.fast import FastDecoder
 from lora_drop.decode.native import library
@@ -50,7 +51,7 @@ from lora_drop.training import trainer as module
 from lora_drop.training.checkpoint import CHECKPOINT
 from lora_drop.training.settings import TrainSettings
 from lora_drop.training.trainer import LOG, Trainer
-from lora_drop.ui.events import Callbacks
+from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.page import build_app, launch
 from scripts import screenshots
 
@@ -100,7 +101,7 @@ def shelf(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def shipped(shelf, monkeypatch):
-    monkeypatch.setattr(session, "SHIPPED_ADAPTERS", shelf)
+    monkeypatch.setattr(find, "SHIPPED_ADAPTERS", shelf)
 
 
 def asked(**changes) -> Request:
@@ -128,7 +129,7 @@ def facts(trace: Trace) -> dict:
 def right(kind, shelf) -> dict:
     """What a fresh engine answers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "SHIPPED_ADAPTERS", shelf)
+        patch.setattr(find, "SHIPPED_ADAPTERS", shelf)
         found = facts(gather(run(fresh(kind), asked())))
     assert list(found) == [BASELINE, LORA_DROP, THIRD] and all(len(steps) == TOKENS for steps, _ in found.values())
     return found
@@ -257,7 +258,7 @@ def test_memory_that_runs_out_before_the_first_step_is_one_line_too(loaded, righ
     """The adapters move to the device before a lane is made."""
     with nothing_left(caches):
         with monkeypatch.context() as patch:
-            patch.setattr(session.AdapterBank, "to", lambda *_: raising(torch.OutOfMemoryError, "CUDA")(None))
+            patch.setattr(AdapterBank, "to", lambda *_: raising(torch.OutOfMemoryError, "CUDA")(None))
             assert the_line(loaded, asked()).startswith("cpu ran out of memory")
         assert facts(gather(run(loaded, asked()))) == right
 
@@ -428,7 +429,7 @@ def test_broken_adapters_end_no_later_run(shelf, tmp_path, monkeypatch, damage, 
     loaded = fresh("reference")
     before = facts(gather(run(loaded, asked())))
     shutil.copytree(shelf, tmp_path / "shelf")
-    monkeypatch.setattr(session, "SHIPPED_ADAPTERS", tmp_path / "shelf")
+    monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path / "shelf")
     damage(tmp_path / "shelf" / "bank")
     line = the_line(loaded, asked())
     assert re.search(says, line) and " bank " in line and str(tmp_path) not in line
@@ -702,7 +703,7 @@ def app(shelf) -> Iterator[tuple[Client, LoadedModel]]:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "SHIPPED_ADAPTERS", shelf)
+        patch.setattr(find, "SHIPPED_ADAPTERS", shelf)
         demo = build_app(Shelf(loaded))
         yield Client(launch(demo, "127.0.0.1", port, block=False), verbose=False), loaded
         demo.close(verbose=False)

@@ -13,8 +13,9 @@ from lora_drop.decode.reference import Decoder
 from lora_drop.decode.sampling import Sampling
 from lora_drop.decode.static import SPAN, GraphDecoder
 from lora_drop.decode.weights import fuse
-from lora_drop.method.config import KV_RULES, PARTS, REUSE_RULES, LoraDropConfig
+from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import Schedule, baseline_schedule
+from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.models.load import load_model
 from lora_drop.run.race import take_turns
 from lora_drop.run.request import Request

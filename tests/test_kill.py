@@ -23,6 +23,7 @@ from test_bundled import Workshop, die, in_process, shop  # noqa: F401  the shop
 
 from lora_drop.errors import LoraDropError
 from lora_drop.models import bundled as door
+from lora_drop.models import download
 
 # ---- downloads ------------------------------------------------------------------------------------------------------
 
@@ -63,7 +64,7 @@ class Answer(BaseHTTPRequestHandler):
 @pytest.fixture
 def index(shop, monkeypatch) -> Iterator[Index]:  # noqa: F811
     """The real download, by the real pip, from a server that can be told to break."""
-    monkeypatch.setattr(door, "_download", Workshop.real_download)
+    monkeypatch.setattr(download, "_download", Workshop.real_download)
     server = Index(shop)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -135,7 +136,7 @@ def converts_forever(shop: Workshop, begun: Event) -> None:  # noqa: F811
 def waits_and_builds(shop: Workshop, waiting: Event) -> None:  # noqa: F811
     """Runs in its own process: tells when it has found the lock taken."""
     shop.set_up()
-    door._say = lambda text, **_: waiting.set() if "waiting for it" in text else None
+    door.say = lambda text, **_: waiting.set() if "waiting for it" in text else None
     door.ensure()
 
 

@@ -13,8 +13,8 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.pool import Shelf
 from lora_drop.run.request import Request
 from lora_drop.run.trace import parse_trace
-from lora_drop.ui import events as callbacks
-from lora_drop.ui.events import Callbacks
+from lora_drop.ui import callbacks
+from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.limits import Limits
 from lora_drop.ui.safe_zone import SafeZone
 

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from lora_drop.adapters import find
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.adapters.find import config_fingerprint
 from lora_drop.cli.main import main
@@ -18,8 +19,7 @@ from lora_drop.evaluation.preset_results import READS_WELL_GAP, default_preset, 
 from lora_drop.evaluation.prompts import EXAMPLES, SAMPLE_PROMPTS
 from lora_drop.method.cost import ModelShape, speed_bound
 from lora_drop.method.presets import COMPARISONS, PRESETS, presets_for
-from lora_drop.run import run as session
-from lora_drop.ui.events import preset_facts
+from lora_drop.ui.facts import preset_facts
 
 TINY = ["--model", "random:tiny-llama", "--dtype", "float32"]
 BUNDLED = ModelShape(30, 576, 9, 3, 64, 1536, 49_152, tied=True)  # a test holds it against the model itself
@@ -68,7 +68,7 @@ def data(tmp_path):
 @pytest.fixture
 def bank(tiny, tmp_path, monkeypatch):
     """A shipped bank for residual, block; its folder stands in for assets/adapters."""
-    monkeypatch.setattr(session, "SHIPPED_ADAPTERS", tmp_path / "banks")
+    monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path / "banks")
 
     def save(seed=0):
         torch.manual_seed(seed)
@@ -334,15 +334,15 @@ def test_run_tells_a_presets_measured_quality(tiny, tmp_path, capsys, monkeypatc
 def test_the_fingerprint_is_that_of_the_bank_that_a_run_takes(tiny, bank, tmp_path):
     config = PRESETS["fast"].config
     taken = config_fingerprint(tiny, config)
-    assert taken == session.bank_fingerprint(tmp_path / "banks" / "ours")
+    assert taken == find.bank_fingerprint(tmp_path / "banks" / "ours")
     assert config_fingerprint(tiny, config.replace(adapters="none")) is None
     assert config_fingerprint(tiny, PRESETS["paper"].config) is None
-    assert session.bank_facts(tiny.revision) == {
+    assert find.bank_facts(tiny.revision) == {
         "residual/block": {"name": "ours", "rank": 2, "corrected": [3, 4], "tokens": None}
     }
     (tmp_path / "banks" / "ours" / "lora_drop_config.json").write_text("{")
     with pytest.raises(LoraDropError, match="adapters in ours are broken"):
-        session.bank_facts(tiny.revision)
+        find.bank_facts(tiny.revision)
 
 
 def test_the_page_works_with_any_file(tiny, bank, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from lora_drop.method.paper import ROWS
 from lora_drop.models.load import load_model
 from lora_drop.models.pool import Shelf
 from lora_drop.ui import method, safe_zone
-from lora_drop.ui.events import Stops
+from lora_drop.ui.kept import Stops
 from lora_drop.ui.safe_zone import (
     MAX_POINTS,
     NO_POINTS,

@@ -17,7 +17,8 @@ from lora_drop.models.pool import PRESET_MODELS, Shelf, allowed_models, label_of
 from lora_drop.run.request import Request, plan
 from lora_drop.run.run import run
 from lora_drop.run.trace import gather
-from lora_drop.ui.events import Callbacks, page_facts, train_command
+from lora_drop.ui.callbacks import Callbacks
+from lora_drop.ui.facts import page_facts, train_command
 
 LLAMA, QWEN = "random:tiny-llama", "random:tiny-qwen2"
 ASKED = Request("Why?", LoraDropConfig(period=3), 8, audit=False, ignore_eos=True)

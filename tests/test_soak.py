@@ -17,11 +17,10 @@ from lora_drop.run.records import AuditRecord, StepRecord, Summary, write_line
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import gather
-from lora_drop.ui import events as callbacks
+from lora_drop.ui import callbacks, sessions
 from lora_drop.ui import page as layout
-from lora_drop.ui import sessions
 from lora_drop.ui import space as zero
-from lora_drop.ui.events import RecentTraces, Stops
+from lora_drop.ui.kept import RecentTraces, Stops
 from scripts import soak
 from scripts.space_check import free_port
 
@@ -202,7 +201,7 @@ def test_a_run_ends_when_its_visitor_vanishes(in_process, tiny, cases, monkeypat
     app = in_process()
     visitor = app.visitor(cases)
     asked = {"prompt": "Hello", "max_new_tokens": 3000, "ignore_eos": True}
-    controls = {"ld-prompt": "Hello", "ld-tokens": 3000, "ld-ignore-eos": True}
+    controls = {"ld-prompt": "Hello", "ld-max-new-tokens": 3000, "ld-ignore-eos": True}
 
     async def vanish():
         async with visitor.soak.client() as visitor.http:

@@ -5,11 +5,11 @@ import json
 
 import pytest
 
+from lora_drop.adapters import find
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.cli.main import main
 from lora_drop.evaluation import sweep as module
 from lora_drop.evaluation.measure import KEY, median_rates
-from lora_drop.run import run as session
 from lora_drop.run.records import StepRecord
 
 ARGS = ["--prompt-field", "q", "--target-field", "a", "--model", "random:tiny-llama", "--dtype", "float32"]
@@ -43,7 +43,7 @@ def test_the_grid_is_what_evaluate_and_the_formula_give(data, tmp_path, capsys):
 @pytest.fixture
 def banks(tiny, tmp_path, monkeypatch):
     """A folder of shipped banks with one for residual, block; it stands in for assets/adapters."""
-    monkeypatch.setattr(session, "SHIPPED_ADAPTERS", tmp_path / "banks")
+    monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path / "banks")
 
     def save(name, **rules):
         bank = AdapterBank.new([2, 3, 4], tiny.shape.hidden_size, rank=2, **rules)

@@ -35,7 +35,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The command."""
-    config, pairs = config_from(args, args.model), read_data(args)
+    config, pairs = config_from(vars(args), args.model), read_data(args)
     try:
         quantiles = [float(text) for text in args.quantiles.split(",")]
     except ValueError:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_drop.cli.settings import add_settings
 from lora_drop.errors import LoraDropError
-from lora_drop.method.config import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.method.presets import PRESETS
+from lora_drop.method.settings import SCHEDULE, settings_of
 
 if TYPE_CHECKING:
     from lora_drop.models.load import LoadedModel
@@ -100,22 +101,9 @@ def data_source(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `LoraDropConfig`. Unset ones are left to the preset, or to the config's defaults."""
+    """A preset and the schedule's settings; `config_from` reads them. What is not given is left to the preset."""
     parser.add_argument("--preset", help=f"start from one of: {', '.join(PRESETS)}")
-    parser.add_argument("--period", type=int, help="a full step every PERIOD steps; 1 is the baseline (default 4)")
-    parser.add_argument("--layers", metavar="LOW-HIGH", help="the droppable range, e.g. 3-28")
-    parser.add_argument("--drop-ratio", type=float, help="share of the range that is dropped (default 0.5)")
-    parser.add_argument("--drop-layers", metavar="4,6,8", help="the dropped layers by number, instead of a ratio")
-    parser.add_argument("--reuse", help=f"{', '.join(REUSE_RULES)} (default residual)")
-    parser.add_argument("--part", help=f"{', '.join(PARTS)} (default block)")
-    parser.add_argument("--kv", help=f"{', '.join(KV_RULES)} (default skip)")
-    parser.add_argument("--adapters", help="auto (default), none, or an adapter folder")
-    parser.add_argument(
-        "--refresh-entropy", type=float, metavar="NATS", help="refresh early at this entropy of the last logits"
-    )
-    parser.add_argument(
-        "--refresh-norm", type=float, metavar="SHARE", help="refresh early at this ||correction|| / ||cached state||"
-    )
+    add_settings(parser, settings_of(SCHEDULE), unset=True)
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:

@@ -37,7 +37,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The command."""
-    config = config_from(args, args.model)
+    config = config_from(vars(args), args.model)
     from lora_drop.evaluation.bench import bench
     from lora_drop.evaluation.bench_reference import hf_reference
 

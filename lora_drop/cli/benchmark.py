@@ -43,7 +43,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The command."""
-    config, options = config_from(args, args.model), _options(args)
+    config, options = config_from(vars(args), args.model), _options(args)
     from tqdm import tqdm
 
     def tell(line: str) -> None:

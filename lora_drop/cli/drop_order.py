@@ -35,7 +35,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The command."""
-    config = config_from(args, args.model)
+    config = config_from(vars(args), args.model)
     if args.windows < 1:
         raise LoraDropError("--windows must be at least 1.")
     from lora_drop.adapters.find import find_bank

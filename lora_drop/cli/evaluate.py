@@ -29,7 +29,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The command."""
-    config = config_from(args, args.model)
+    config = config_from(vars(args), args.model)
     pairs = read_data(args)  # its mistakes are reported before a model is loaded
     from lora_drop.evaluation.metrics import evaluate
 

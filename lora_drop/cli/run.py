@@ -20,9 +20,11 @@ from lora_drop.cli.arguments import (
 )
 from lora_drop.cli.output import counting, note
 from lora_drop.cli.run_report import show_run
+from lora_drop.cli.settings import add_settings, given
 from lora_drop.errors import LoraDropError
 from lora_drop.method.options import config_from
-from lora_drop.method.presets import COMPARISONS, presets_for
+from lora_drop.method.presets import presets_for
+from lora_drop.method.settings import RUN, settings_of
 from lora_drop.run.records import Record, StepRecord, write_line
 from lora_drop.run.trace import gather
 
@@ -36,38 +38,18 @@ def add(commands: Commands) -> None:
     parser.add_argument("--prompt", required=True)
     add_model_options(parser)
     add_config_options(parser)
-    parser.add_argument("--max-new-tokens", type=int, default=128)
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
-    parser.add_argument("--top-p", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lanes", default="both", help="both (default), baseline or lora-drop")
-    parser.add_argument("--compare", help="a third lane: " + ", ".join(COMPARISONS))
-    parser.add_argument(
-        "--audit", action=argparse.BooleanOptionalAction, default=True, help="true drift, KL, agreement"
-    )
-    parser.add_argument("--ignore-eos", action="store_true", help="go on after a stop token")
+    add_settings(parser, settings_of(RUN))
     parser.add_argument("--trace", type=parse_path, metavar="FILE.jsonl", help="record the run here, line by line")
     add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """The command."""
-    config = config_from(args, args.model)
+    config = config_from(vars(args), args.model)
     from lora_drop.run.request import Request
     from lora_drop.run.run import run
 
-    request = Request(
-        args.prompt,
-        config,
-        args.max_new_tokens,
-        args.temperature,
-        args.top_p,
-        args.seed,
-        audit=args.audit,
-        ignore_eos=args.ignore_eos,
-        lanes=args.lanes,
-        compare=args.compare,
-    )
+    request = Request(args.prompt, config, **given(args, settings_of(RUN)))
     loaded = load(args)
     records = run(loaded, request)
     first = next(records)  # what does not fit the model is reported before a trace file is begun

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if args.drop_layers is not None:
         raise LoraDropError("a sweep chooses the layers by --drop-ratios, within --layers; not by --drop-layers.")
     lists = {name: getattr(args, name) for name in ("reuse", "part", "adapters")}
-    base = config_from(argparse.Namespace(**vars(args) | dict.fromkeys(lists)), args.model)
+    base = config_from(vars(args) | dict.fromkeys(lists), args.model)
     rules = {
         name: [getattr(base, name)] if text is None else [part.strip() for part in text.split(",")]
         for name, text in lists.items()

@@ -14,12 +14,14 @@ from lora_drop.cli.arguments import (
     parse_path,
 )
 from lora_drop.cli.output import print_json
+from lora_drop.cli.settings import add_settings, given
+from lora_drop.method.settings import TRAINING, settings_of
 from lora_drop.training.settings import TrainJob, TrainSettings
 
 
 def add(commands: Commands) -> None:
     """The command's options."""
-    parser, defaults = add_command(commands, "train", run, "distil adapters from the full model"), TrainSettings()
+    parser = add_command(commands, "train", run, "distil adapters from the full model")
     parser.add_argument(
         "--data", type=parse_path, nargs="+", default=[], metavar="FILE", help="txt, json or jsonl files"
     )
@@ -32,18 +34,7 @@ def add(commands: Commands) -> None:
         "--out", type=parse_path, required=True, metavar="DIR", help="checkpoints and the adapter folder"
     )
     add_model_options(parser)
-    for name in ("reuse", "part", "kv"):
-        parser.add_argument(f"--{name}", default=getattr(defaults, name))
-    parser.add_argument("--period", type=int, help="train for one period only (default: drawn)")
-    parser.add_argument("--drop-ratio", type=float, help="train for one drop ratio only (default: drawn)")
-    parser.add_argument(
-        "--drop-order", metavar="14,9,12", help="half of the batches drop the first layers of this list (drop-order)"
-    )
-    for name, kind in (
-        *(("rank", int), ("alpha", float), ("gate", float), ("max_tokens", int), ("length", int)),
-        *(("batch_size", int), ("learning_rate", float), ("fit_batches", int), ("warmup", float), ("seed", int)),
-    ):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=getattr(defaults, name))
+    add_settings(parser, settings_of(TRAINING))
     parser.add_argument("--evaluate-every", type=int, default=TrainJob.evaluate_every, metavar="STEPS")
     parser.add_argument("--checkpoint-every", type=int, default=TrainJob.checkpoint_every, metavar="STEPS")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
@@ -52,11 +43,9 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The command."""
-    given = vars(args) | {"quiet": args.json}
-    settings, job = (
-        kind(**{field.name: given[field.name] for field in dataclasses.fields(kind)})
-        for kind in (TrainSettings, TrainJob)
-    )
+    settings = TrainSettings(**given(args, settings_of(TRAINING)))
+    options = vars(args) | {"quiet": args.json}
+    job = TrainJob(**{field.name: options[field.name] for field in dataclasses.fields(TrainJob)})
     from lora_drop.training.card import dropped_in
     from lora_drop.training.train import train
 

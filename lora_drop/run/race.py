@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from lora_drop.decode.lane import Lane
 from lora_drop.decode.step import Step
 
-VIEWS = ("race", "lock-step")
-
 
 def take_turns(lanes: dict[str, Lane], view: str) -> Iterator[tuple[str, Step]]:
     """Steps of all lanes until each has ended, one lane at a time.

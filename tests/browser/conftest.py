@@ -27,7 +27,7 @@ from lora_drop.models.load import LoadedModel, load_model  # noqa: E402
 from lora_drop.models.pool import Shelf  # noqa: E402
 from lora_drop.models.tokens import ByteTokenizer  # noqa: E402
 from lora_drop.run.records import Record  # noqa: E402
-from lora_drop.ui import events as callbacks  # noqa: E402
+from lora_drop.ui import callbacks  # noqa: E402
 from lora_drop.ui.page import build_app, launch  # noqa: E402
 
 FLAGS = (

@@ -89,7 +89,7 @@ def test_two_visitors_have_each_their_model(menu, open_page):
     pages = [open_page(menu.url) for _ in range(2)]
     for page in pages:
         open_advanced(page)
-        set_number(page, "ld-tokens", 12)
+        set_number(page, "ld-max-new-tokens", 12)
     choose(pages[1], DEEP)
     is_ready(pages[1], DEEP)
     for _ in range(2):

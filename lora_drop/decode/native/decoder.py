@@ -24,8 +24,8 @@ from lora_drop.decode.native import BF16, F32, Q4_1, Q8_0, Layer, Matrix, Plan, 
 from lora_drop.decode.reference import Decoder
 from lora_drop.decode.step import DecodeState
 from lora_drop.decode.weights import fused, qk_norms
-from lora_drop.method.config import REUSE_RULES
 from lora_drop.method.schedule import Schedule
+from lora_drop.method.settings import REUSE_RULES
 
 KINDS = {torch.float32: F32, torch.bfloat16: BF16}
 GROUP = 32  # weights of a block, of Q4_1 and Q8_0 alike

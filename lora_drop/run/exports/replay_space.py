@@ -15,10 +15,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lora_drop.errors import LoraDropError
-from lora_drop.paths import ASSETS
 from lora_drop.run.exports.chrome import printable
 from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.exports.html import replay_html, setting_words
+from lora_drop.run.exports.scripts import TEMPLATES
 from lora_drop.run.trace import Trace, read_trace
 
 TITLE = "LoRA-Drop: recorded runs"
@@ -80,7 +80,7 @@ def index_html(runs: list[tuple[str, Trace]], title: str = TITLE, app: str | Non
         "app": link,
         "runs": "\n".join(_entry(name, trace) for name, trace in runs),
     }
-    template = (ASSETS / "replays.html").read_text(encoding="utf-8")
+    template = (TEMPLATES / "replays.html").read_text(encoding="utf-8")
     # One pass: a blank's name within what fills another one stays what it is.
     return re.sub(r"\{\{(\w+)\}\}", lambda found: blanks[found[1]], template)
 
