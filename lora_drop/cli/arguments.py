@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lora_drop.cli.settings import add_settings
 from lora_drop.errors import LoraDropError
 from lora_drop.method.presets import PRESETS
-from lora_drop.method.settings import SCHEDULE, settings_of
+from lora_drop.method.settings import CALL, SCHEDULE, setting, settings_of
 
 if TYPE_CHECKING:
     from lora_drop.models.load import LoadedModel
@@ -50,7 +50,7 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """The model, device and dtype options; `load` reads them."""
-    parser.add_argument("--model", default="bundled", help="bundled (default), a hub id, a folder, random:SHAPE")
+    parser.add_argument("--model", default="bundled", help=f"{setting('model', CALL).help} (default bundled)")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda")
     parser.add_argument("--dtype", default="auto", help="auto (default), float32, bfloat16")
 
@@ -101,8 +101,8 @@ def data_source(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """A preset and the schedule's settings; `config_from` reads them. What is not given is left to the preset."""
-    parser.add_argument("--preset", help=f"start from one of: {', '.join(PRESETS)}")
+    """The settings of `LoraDropConfig`, and a preset. What is unset the preset has, or the config."""
+    parser.add_argument("--preset", help=f"{setting('preset', CALL).help}: {', '.join(PRESETS)}")
     add_settings(parser, settings_of(SCHEDULE), unset=True)
 
 

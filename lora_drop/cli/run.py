@@ -20,7 +20,7 @@ from lora_drop.cli.arguments import (
 )
 from lora_drop.cli.output import counting, note
 from lora_drop.cli.run_report import show_run
-from lora_drop.cli.settings import add_settings, given
+from lora_drop.cli.settings import add_settings, read_settings
 from lora_drop.errors import LoraDropError
 from lora_drop.method.options import config_from
 from lora_drop.method.presets import presets_for
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from lora_drop.run.request import Request
     from lora_drop.run.run import run
 
-    request = Request(args.prompt, config, **given(args, settings_of(RUN)))
+    request = Request(args.prompt, config, **read_settings(args, settings_of(RUN)))
     loaded = load(args)
     records = run(loaded, request)
     first = next(records)  # what does not fit the model is reported before a trace file is begun

@@ -26,7 +26,7 @@ def add_settings(parser: argparse.ArgumentParser, settings: Iterable[Setting], u
             )
 
 
-def given(args: argparse.Namespace, settings: Iterable[Setting]) -> dict[str, Any]:
+def read_settings(args: argparse.Namespace, settings: Iterable[Setting]) -> dict[str, Any]:
     """What the flags of these settings hold, as values.
 
     Raises:

@@ -14,7 +14,7 @@ from lora_drop.cli.arguments import (
     parse_path,
 )
 from lora_drop.cli.output import print_json
-from lora_drop.cli.settings import add_settings, given
+from lora_drop.cli.settings import add_settings, read_settings
 from lora_drop.method.settings import TRAINING, settings_of
 from lora_drop.training.settings import TrainJob, TrainSettings
 
@@ -43,9 +43,9 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The command."""
-    settings = TrainSettings(**given(args, settings_of(TRAINING)))
-    options = vars(args) | {"quiet": args.json}
-    job = TrainJob(**{field.name: options[field.name] for field in dataclasses.fields(TrainJob)})
+    settings = TrainSettings(**read_settings(args, settings_of(TRAINING)))
+    given = vars(args) | {"quiet": args.json}
+    job = TrainJob(**{field.name: given[field.name] for field in dataclasses.fields(TrainJob)})
     from lora_drop.training.card import dropped_in
     from lora_drop.training.train import train
 

@@ -1,4 +1,4 @@
-"""What a training run is asked to do; apart from `train`, so that the command line's `--help` needs no torch."""
+"""What a training run is asked to do; apart from `train`, so that `--help` needs no torch."""
 
 from __future__ import annotations
 

@@ -11,9 +11,8 @@ os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "200")
 import gradio as gr  # noqa: E402
 
 from lora_drop.models.pool import Shelf  # noqa: E402
-from lora_drop.paths import ASSETS  # noqa: E402
 from lora_drop.run.exports.colors import css_variables  # noqa: E402
-from lora_drop.run.exports.scripts import plotly_script  # noqa: E402
+from lora_drop.run.exports.scripts import RUN_STYLES, TAB_STYLES, plotly_script  # noqa: E402
 from lora_drop.run.trace import MAX_TRACE_BYTES  # noqa: E402
 from lora_drop.ui import events, method, outgoing, scripts, sessions  # noqa: E402
 from lora_drop.ui.api import build_api  # noqa: E402
@@ -84,7 +83,7 @@ def launch(
         head=scripts.head(),
         app_kwargs={"routes": [scripts.route()]},
         css=css_variables(),
-        css_paths=[ASSETS / "live.css", ASSETS / "tabs.css"],
+        css_paths=[*RUN_STYLES, *TAB_STYLES],
         footer_links=["api", "settings"],
         run_history=False,
     )
