@@ -7,11 +7,11 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-slow test-gpu quality quality-js npm style browser soak space-check clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m lora_drop.bundled
+	$(BIN)/python -m lora_drop fetch
 	$(BIN)/python app.py
 
 test: $(VENV)/.installed-dev browser
-	$(BIN)/python -m lora_drop.bundled
+	$(BIN)/python -m lora_drop fetch
 	$(BIN)/python -m pytest
 
 test-slow: $(VENV)/.installed-dev browser
