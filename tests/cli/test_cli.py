@@ -169,3 +169,36 @@ def test_control_c_keeps_the_trace(tmp_path):
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=60)[1] == "lora_drop: interrupted.\n" and process.returncode == 130
     assert len(read_trace(path).steps["baseline"]) > 10
+
+
+def test_help_and_mistakes_need_no_torch():
+    """The parser of every command is built without what is slow to import."""
+    code = (
+        "import sys; from lora_drop.cli.main import main\n"
+        "assert main(['run', '--prompt', 'x', '--period', '0']) == 2\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print({'torch', 'transformers', 'numpy', 'gradio', 'plotly'} & set(sys.modules))"
+    )
+    env = {**os.environ, "PYTHONPATH": os.getcwd()}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    assert done.stdout.splitlines()[-1] == "set()" and "fetch" in done.stdout
+
+
+def test_fetch_prints_the_folder_of_the_bundled_model(capsys, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr("lora_drop.models.bundled.ensure", lambda verify: asked.append(verify) or tmp_path)
+    assert main(["fetch"]) == 0 and capsys.readouterr().out == f"{tmp_path}\n"
+    assert output(capsys, "fetch", "--verify") == {"folder": str(tmp_path)} and asked == [False, True]
+
+
+def test_page_passes_on_what_follows_its_name(monkeypatch):
+    def started(argv, prog):
+        assert prog == "lora_drop page"
+        given.append(argv)
+        return 0
+
+    given = []
+    monkeypatch.setattr("lora_drop.ui.main", started, raising=False)
+    assert main(["page"]) == main(["page", "--port", "80", "--model", "x"]) == main(["page", "--help"]) == 0
+    assert given == [[], ["--port", "80", "--model", "x"], ["--help"]]

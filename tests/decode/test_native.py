@@ -19,6 +19,7 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.settings import REUSE_RULES
 from lora_drop.models.load import load_model
+from tests.support import ROOT
 
 pytestmark = pytest.mark.skipif(library() is None, reason="there is no C compiler here")
 PROMPT = [5, 99, 17, 42, 200]

@@ -1,5 +1,6 @@
 """The folder of a Space: whole, without what it does not need, and with a front matter that Spaces take."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,15 @@ def test_mistakes_are_one_line_and_exit_code_2(tmp_path, capsys, args, says):
     assert main(["space", str(tmp_path / args[0]), *args[1:]]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1 and says in captured.err
+
+
+def test_the_command_says_what_it_made_and_how_to_push_it(tmp_path, capsys):
+    assert main(["space", str(tmp_path / "one"), "--space", "me/mine"]) == 0
+    out = capsys.readouterr().out
+    assert "kB  in " in out and out.endswith(f"hf upload me/mine {tmp_path / 'one'} . --repo-type space\n")
+    assert main(["space", str(tmp_path / "two"), "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["folder"] == str(tmp_path / "two") and made["files"]["README.md"] > 1000
 
 
 def test_the_check_starts_it_with_a_spaces_environment(monkeypatch, tmp_path):
