@@ -1,6 +1,6 @@
-"""What concerns the process as a whole: where it runs, how OpenMP's threads wait, and that freed memory goes back.
+"""What concerns the process as a whole: where it runs, OpenMP's threads, freed memory, and its packages' versions.
 
-How they wait must be set before torch is imported.
+How OpenMP's threads wait for work must be set before torch is imported.
 
 A thread that spins while it waits is a little faster on an idle machine and a disaster on a busy one: a decode step is
 hundreds of small parallel regions, and with a browser or a server beside it each spinning thread burns the time slice
@@ -13,8 +13,10 @@ import contextlib
 import ctypes
 import math
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 from lora_drop.errors import LoraDropError
@@ -84,6 +86,56 @@ def core_share(cgroups: Path = CGROUPS) -> float | None:
             if float(quota) > 0:
                 return float(quota) / float(period)
     return None
+
+
+@cache
+def check_versions(extra: str | None = None) -> None:
+    """Refuse installed packages that are older than this program needs. Imports none of them: some 20 ms, once.
+
+    For where a program starts (a command, the page, a library's first use), not for `import lora_drop`: an old version
+    does not always fail by itself. transformers 5.20 to 5.23 read the bundled model without an error, and wrong.
+
+    Args:
+        extra: the wheel's extra whose packages are looked at too. In a checkout, all are.
+
+    Raises:
+        LoraDropError: in one line, what is too old and how to replace it.
+    """
+    from importlib.metadata import PackageNotFoundError, version
+
+    old, needed = [], []
+    for name, floor, requirement in _floors(extra):
+        with contextlib.suppress(PackageNotFoundError):  # its import will say so, where it is needed
+            if _numbers(found := version(name)) < _numbers(floor):
+                old.append(f"{name} {found} is installed, and {floor} or newer is needed")
+                needed.append(f"'{requirement}'")
+    if old:
+        raise LoraDropError(f"{'; '.join(old)}: pip install {' '.join(needed)}")
+
+
+def _floors(extra: str | None) -> Iterator[tuple[str, str, str]]:
+    """Each package with a lowest version, by the wheel's metadata or else by requirements.txt: name, version, line."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    from lora_drop.paths import CHECKOUT
+
+    lines: list[str] = []
+    with contextlib.suppress(OSError, PackageNotFoundError):  # a package that was copied somewhere alone
+        if CHECKOUT:
+            lines = (CHECKOUT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+        else:
+            lines = requires("lora-drop") or []
+    for line in lines:
+        requirement, _, marker = line.partition(";")
+        of = re.search(r"""extra == ['"](.+?)['"]""", marker)
+        if (of is None or of[1] == extra) and (match := re.match(r"([\w.-]+).*>=([\d.]+)", requirement)):
+            yield match[1], match[2], requirement.strip()
+
+
+def _numbers(version: str) -> list[int]:
+    """The release of a version, in four numbers: [2, 13, 0, 0] for 2.13.0+cpu."""
+    numbers = [int(part) for part in re.match(r"[\d.]*", version)[0].split(".") if part]
+    return (numbers + 4 * [0])[:4]
 
 
 def share_heap() -> None:

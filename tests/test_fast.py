@@ -10,8 +10,7 @@ from test_decoder import PROMPT, TARGET, random_bank
 
 from lora_drop.decode.cache import KVCache
 from lora_drop.decode.fast import LONG, FastDecoder, is_supported
-from lora_drop.decode.native import library
-from lora_drop.decode.native.decoder import NativeDecoder, lay_out
+from lora_drop.decode.native import NativeDecoder, lay_out, library
 from lora_drop.decode.reference import Decoder
 from lora_drop.decode.static import GraphDecoder
 from lora_drop.decode.weights import fuse, pack

@@ -33,8 +33,7 @@ from lora_drop.adapters import find
 from lora_drop.adapters.bank import WEIGHTS_NAME, AdapterBank
 from lora_drop.cli.main import main
 from lora_drop.decode.fast import FastDecoder
-from lora_drop.decode.native import library
-from lora_drop.decode.native.decoder import NativeDecoder, lay_out
+from lora_drop.decode.native import NativeDecoder, lay_out, library
 from lora_drop.decode.refresh import Pacer
 from lora_drop.decode.static import GraphDecoder
 from lora_drop.decode.weights import fuse

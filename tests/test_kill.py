@@ -161,7 +161,7 @@ def prepares(cache: Path, gguf: Path) -> None:
     door.ensure()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
 def test_the_real_conversion_killed_while_it_writes(tmp_path, name):
     """At the first bytes of a file; afterwards every file is that of a conversion in peace."""

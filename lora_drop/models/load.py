@@ -19,8 +19,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from lora_drop.decode.fast import FastDecoder, is_supported
-from lora_drop.decode.native import library
-from lora_drop.decode.native.decoder import NativeDecoder, NativeWeights, lay_out
+from lora_drop.decode.native import NativeDecoder, NativeWeights, lay_out, library
 from lora_drop.decode.reference import Decoder
 from lora_drop.decode.static import GraphDecoder
 from lora_drop.decode.weights import StepWeights, fuse, pack

@@ -5,9 +5,8 @@ from __future__ import annotations
 import gradio as gr
 
 from lora_drop.models.pool import ModelPool
-from lora_drop.paths import ASSETS
 from lora_drop.run.exports.colors import css_variables
-from lora_drop.run.exports.scripts import plotly_script
+from lora_drop.run.exports.scripts import RUN_STYLES, TAB_STYLES, plotly_script
 from lora_drop.run.trace import MAX_TRACE_BYTES
 from lora_drop.ui import events, gradio_private, method, scripts
 from lora_drop.ui.api import build_api
@@ -78,7 +77,7 @@ def launch(
         head=scripts.head(),
         app_kwargs={"routes": [scripts.route()]},
         css=css_variables(),
-        css_paths=[ASSETS / "live.css", ASSETS / "tabs.css"],
+        css_paths=[*RUN_STYLES, *TAB_STYLES],
         footer_links=["api", "settings"],
         run_history=False,
     )

@@ -12,13 +12,14 @@ import html
 import re
 from collections.abc import Iterator
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 from lora_drop.method.settings import RUN, SCHEDULE, settings_of
 from lora_drop.paths import ASSETS
 from lora_drop.run.exports.chrome import printable
 from lora_drop.run.exports.colors import css_variables
-from lora_drop.run.exports.scripts import TEMPLATES, import_map, plotly_script
+from lora_drop.run.exports.scripts import RUN_STYLES, TEMPLATES, import_map, plotly_script
 from lora_drop.run.records import LORA_DROP, Header, Record, wire_line
 from lora_drop.run.trace import Trace
 
@@ -37,20 +38,20 @@ def replay_html(trace: Trace) -> str:
     cut = "" if trace.summary else ' <span class="ld-replay-cut">The trace was cut short: it has no summary.</span>'
     blanks = {
         "title": _escaped(f"{name}: {settings} - LoRA-Drop replay"),
-        "styles": css_variables() + _asset("live.css") + _asset("replay.css"),
+        "styles": css_variables() + "".join(map(_read, (*RUN_STYLES, ASSETS / "css" / "replay.css"))),
         "heading": _escaped(f"LoRA-Drop: {name}"),
         "settings": _escaped(settings),
         "cut": cut,
         "prompt": _escaped(header.prompt),
         "notes": "\n".join(f"<p>Note: {_escaped(str(note))}</p>" for note in header.sampling.get("notes", [])),
-        "view": _template("live.html"),
+        "view": _read(TEMPLATES / "live.html"),
         "run": _inert(wire_text(trace)),
-        "plotly": _script(plotly_script().read_text(encoding="utf-8")),
+        "plotly": _script(_read(plotly_script())),
         "modules": import_map(ENTRY),
         "entry": ENTRY,
     }
     # One pass: a blank's name within what fills another one stays what it is.
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: blanks[found[1]], _template("replay.html"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: blanks[found[1]], _read(TEMPLATES / "replay.html"))
 
 
 def wire_text(trace: Trace) -> str:
@@ -117,14 +118,10 @@ def _inert(text: str) -> str:
     return text.replace("<", "\\u003c")
 
 
-def _template(name: str) -> str:
-    return (TEMPLATES / name).read_text(encoding="utf-8")
-
-
 def _script(source: str) -> str:
     """A script for its element: in strings and expressions, the only places where these can be, `\\/` is `/`."""
     return re.sub(r"<(/script|!--)", r"<\\\1", source, flags=re.IGNORECASE)
 
 
-def _asset(name: str) -> str:
-    return (ASSETS / name).read_text(encoding="utf-8")
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The page's ES modules (`assets/js`) and plotly.js, and how a file that needs nothing else holds them."""
+"""The page's ES modules, style sheets and plotly.js, and how a file that needs nothing else holds the modules."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ from lora_drop.paths import ASSETS
 
 SCRIPTS = ASSETS / "js"
 TEMPLATES = ASSETS / "html"
+# The style sheets of the run and of the other tabs, in the order in which they count: the later of two equals wins.
+_RUN = (
+    *("base", "page", "status", "controls", "figures", "what_if", "presets", "compare", "answers", "charts"),
+    *("player", "menu", "talk", "tip", "narrow"),
+)
+RUN_STYLES = tuple(ASSETS / "css" / f"{name}.css" for name in _RUN)
+TAB_STYLES = tuple(ASSETS / "css" / "tabs" / f"{name}.css" for name in ("panels", "safe_zone", "figures", "method"))
 # The path in `import ... from "./dom.js";`, and in an `export` of the same form. Types name modules in comments only.
 NAMED = re.compile(r'(?<= from ")\.{1,2}/[^"\n]+(?=";$)', re.MULTILINE)
 # What stands in a data: URL as it is: no `<`, which could end the script's element, no `%` or `#`, no line's end.
@@ -23,7 +30,10 @@ PLAIN = " !\"$&'()*+,/:;=?@[]^`{|}"
 @cache
 def plotly_script() -> Path:
     """plotly.js as the installed plotly package carries it: nothing is fetched from elsewhere."""
-    return Path(find_spec("plotly").origin).parent / "package_data" / "plotly.min.js"
+    found = find_spec("plotly")
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError("No module named 'plotly'", name="plotly")
+    return Path(found.origin).parent / "package_data" / "plotly.min.js"
 
 
 @cache
