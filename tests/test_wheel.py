@@ -16,6 +16,7 @@ from urllib.request import urlopen
 import pytest
 
 from lora_drop.paths import ASSETS, CHECKOUT
+from lora_drop.ui.scripts import ENTRY, address
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
 
@@ -104,9 +105,8 @@ def test_it_opens_the_page(wheel, tmp_path):
             time.sleep(0.2)
         with urlopen(f"http://127.0.0.1:{port}/") as answer:
             assert "LoRA-Drop Studio" in answer.read().decode()
-        main = next((tmp_path / "venv").glob("lib/python*/site-packages/lora_drop/assets/js/main.js"))
-        with urlopen(f"http://127.0.0.1:{port}/gradio_api/file={main}") as answer:
-            assert answer.read() == (ASSETS / "js" / "main.js").read_bytes()
+        with urlopen(f"http://127.0.0.1:{port}/{address()}/{ENTRY}") as answer:
+            assert answer.read() == (ASSETS / "js" / ENTRY).read_bytes()
     finally:
         page.terminate()
         page.wait()
