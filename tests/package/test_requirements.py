@@ -1,4 +1,4 @@
-"""The packages that this program asks for: pyproject.toml for the wheel, requirements.txt for a Space, kept alike."""
+"""The packages that this program asks for: pyproject.toml's for the wheel, requirements.txt's for a Space."""
 
 from __future__ import annotations
 

@@ -147,7 +147,9 @@ def test_a_wheel_asks_by_its_metadata(versions, monkeypatch):
 
 
 def test_the_versions_are_looked_at_without_an_import():
-    code = "import sys; from lora_drop import runtime as r; r.check_versions('page'); "
-    code += "print({'torch', 'gradio'} & {*sys.modules})"
+    code = (
+        "import sys; from lora_drop.runtime import check_versions; check_versions('page')\n"
+        "print({'torch', 'transformers', 'gradio', 'numpy'} & {*sys.modules})"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
