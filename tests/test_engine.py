@@ -6,7 +6,8 @@ import time
 import pytest
 import torch
 
-from lora_drop.decode.lane import Lane, entropy
+from lora_drop.decode.lane import Lane
+from lora_drop.decode.logits import entropy
 from lora_drop.decode.reference import Decoder
 from lora_drop.decode.sampling import Sampling, draw
 from lora_drop.method.config import REUSE_RULES, LoraDropConfig

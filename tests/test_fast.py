@@ -74,7 +74,7 @@ def test_adaptive_refreshes_are_the_references(tiny, kind):
         kinds.append([])
         for token in TARGET * 3:
             decoder.step(torch.tensor([[token]]), state)
-            kinds[-1].append((state.pacer.kind, state.pacer.trigger))
+            kinds[-1].append((state.refresher.kind, state.refresher.trigger))
     assert kinds[0] == kinds[1] and len({kind for kind in kinds[0]}) > 1
 
 

@@ -34,7 +34,7 @@ from lora_drop.cli.main import main
 from lora_drop.decode.fast import FastDecoder
 from lora_drop.decode.native import library
 from lora_drop.decode.native.decoder import NativeDecoder, lay_out
-from lora_drop.decode.refresh import Pacer
+from lora_drop.decode.refresh import Refresher
 from lora_drop.decode.static import GraphDecoder
 from lora_drop.decode.weights import fuse
 from lora_drop.errors import LoraDropError, is_out_of_memory
@@ -136,17 +136,17 @@ def right(kind, shelf) -> dict:
 # ---- putting a fault in ---------------------------------------------------------------------------------------------
 
 
-def _rule(pacer: Pacer) -> str | None:
-    return None if pacer.schedule.is_baseline else pacer.schedule.reuse
+def _rule(refresher: Refresher) -> str | None:
+    return None if refresher.schedule.is_baseline else refresher.schedule.reuse
 
 
-# Where in a run: each decoder ends prefill and every step by handing its logits to the lane's pacer, when the step's
-# K/V are written and its states have moved. The audit's own passes have a schedule that drops nothing.
-PLACES: dict[str, Callable[[Pacer], bool]] = {
-    "prefill": lambda pacer: pacer.kind == "prefill",
-    "LoRA step": lambda pacer: _rule(pacer) == "residual" and pacer.kind == "lora",
-    "refresh": lambda pacer: _rule(pacer) == "residual" and pacer.kind == "refresh",
-    "third lane": lambda pacer: _rule(pacer) == "skip" and pacer.step == 4,
+# Where in a run: each decoder ends prefill and every step by handing its logits to the lane's refresher, when the
+# step's K/V are written and its states have moved. The audit's own passes have a schedule that drops nothing.
+PLACES: dict[str, Callable[[Refresher], bool]] = {
+    "prefill": lambda refresher: refresher.kind == "prefill",
+    "LoRA step": lambda refresher: _rule(refresher) == "residual" and refresher.kind == "lora",
+    "refresh": lambda refresher: _rule(refresher) == "residual" and refresher.kind == "refresh",
+    "third lane": lambda refresher: _rule(refresher) == "skip" and refresher.step == 4,
 }
 
 
@@ -155,15 +155,15 @@ def at(place: str, monkeypatch, fault: Callable[[torch.Tensor], None]) -> None:
     if place == "audit":
         monkeypatch.setattr(audit, "_drift", lambda watched, full: fault(full))
         return
-    end, done = Pacer.end, []
+    end, done = Refresher.end, []
 
-    def faulty(self: Pacer, logits: torch.Tensor, known: float | None = None) -> None:
+    def faulty(self: Refresher, logits: torch.Tensor, known: float | None = None) -> None:
         if not done and PLACES[place](self):
             done.append(self)
             fault(logits)
         end(self, logits, known)
 
-    monkeypatch.setattr(Pacer, "end", faulty)
+    monkeypatch.setattr(Refresher, "end", faulty)
 
 
 def raising(kind: type[Exception], text: str) -> Callable[[torch.Tensor], None]:

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from lora_drop.decode import native
+from lora_drop.decode.logits import entropy
 from lora_drop.decode.native import build, library
 from lora_drop.decode.native.decoder import NativeDecoder, lay_out
-from lora_drop.decode.refresh import entropy
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import load_model
 

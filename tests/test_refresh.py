@@ -40,9 +40,9 @@ def lane(loaded, schedule, bank=None, tokens=40):
 
 
 def decoded(loaded, schedule, bank=None, tokens=40):
-    """The steps of a lane, each with the norm that the pacer saw; and the lane's state after them."""
+    """The steps of a lane, each with the norm that the refresher saw; and the lane's state after them."""
     one = lane(loaded, schedule, bank, tokens)
-    steps = [(step, one.state.pacer.norm) for step in one]
+    steps = [(step, one.state.refresher.norm) for step in one]
     return [step for step, _ in steps], [norm for _, norm in steps], one.state
 
 
@@ -71,7 +71,7 @@ def test_off_is_the_fixed_schedule_and_looks_at_nothing(any_tiny, monkeypatch):
     schedule = adaptive(any_tiny, period=3)
     steps, norms, state = decoded(any_tiny, schedule, bank)
     assert kinds(steps) == ["prefill", *("lora" if s % 3 else "refresh" for s in range(1, 40))]
-    assert norms == [None] * 40 and state.pacer.entropy is None and not any(step.trigger for step in steps)
+    assert norms == [None] * 40 and state.refresher.entropy is None and not any(step.trigger for step in steps)
     expected = naive_logits(any_tiny.model, PROMPT + ids(steps)[:-1], len(PROMPT), schedule, bank)
     assert ids(steps) == expected.argmax(-1).tolist()
 
@@ -83,7 +83,7 @@ def test_an_entropy_threshold_of_0_is_the_baseline_exactly(any_tiny, reuse):
     assert kinds(steps) == ["prefill"] + ["refresh"] * 39
     assert [step.trigger for step in steps] == [None] + ["entropy"] * 39
     assert all(torch.equal(one.logits, other.logits) for one, other in zip(steps, plain, strict=True))
-    assert ids(steps) == ids(plain) and state.pacer.refreshes == 39
+    assert ids(steps) == ids(plain) and state.refresher.refreshes == 39
     assert len(set(state.kv.lengths)) == 1
 
 
@@ -131,7 +131,7 @@ def test_kinds_follow_from_the_recorded_entropies_and_norms(any_tiny, which):
     for step in steps:
         assert step.active == [1 if step.kind != "lora" or i not in (2, 3, 4) else 0 for i in range(6)]
         assert step.entropy == refresh.entropy(step.logits)
-    assert state.pacer.refreshes == kinds(steps).count("refresh")
+    assert state.refresher.refreshes == kinds(steps).count("refresh")
 
 
 @pytest.mark.parametrize(("reuse", "part", "kv"), itertools.product(REUSE_RULES, PARTS, KV_RULES))
@@ -185,7 +185,7 @@ def test_evaluate_refreshes_where_the_free_run_does(tiny, monkeypatch):
     monkeypatch.setattr(metrics, "encode_text", lambda tokenizer, text: ids(steps))
     taken = []
     result = metrics.evaluate(
-        tiny, config, iter([(prompt, "")]), after_step=lambda pacer: taken.append((pacer.kind, pacer.trigger))
+        tiny, config, iter([(prompt, "")]), after_step=lambda now: taken.append((now.kind, now.trigger))
     )
     assert taken == [(step.kind, step.trigger) for step in steps[1:]]
     count = kinds(steps).count("refresh")

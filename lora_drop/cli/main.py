@@ -26,7 +26,7 @@ from lora_drop.method.cost import human_bytes
 from lora_drop.method.options import config_from
 from lora_drop.method.presets import COMPARISONS, PRESETS, presets_for
 from lora_drop.run.records import TOGETHER, Record, StepRecord, write_line
-from lora_drop.run.trace import Trace, gather, pace, read_trace
+from lora_drop.run.trace import Trace, gather, read_trace, refresh_counts
 
 if TYPE_CHECKING:
     from lora_drop.models.load import LoadedModel
@@ -370,7 +370,7 @@ def run_object(trace: Trace) -> dict[str, Any]:
         "config": {
             **main["config"],
             **trace.header.sampling,
-            **pace(trace, main["id"]),
+            **refresh_counts(trace, main["id"]),
             "seed": trace.header.seed,
             "model": trace.header.model,
         },

@@ -61,7 +61,7 @@ class FastDecoder(Decoder):
     @torch.inference_mode()
     def step(self, token: Tensor, state: DecodeState, watch: list[Tensor] | None = None) -> Tensor:
         """Decode one token (1, 1). Returns logits (1, V); see `Decoder.step`."""
-        lora = not state.pacer.begin()
+        lora = not state.refresher.begin()
         dropped = state.schedule.dropped_set
         h = F.embedding(token[:, 0], self.embed.weight)  # (1, D)
         rope = self._rope(state.position)
@@ -74,7 +74,7 @@ class FastDecoder(Decoder):
                 watch.append(h)
         state.position += 1
         logits = self.weights.head(self._norm(h, self.norm.weight))
-        state.pacer.end(logits)
+        state.refresher.end(logits)
         return logits
 
     def _rope(self, position: int) -> tuple[Tensor, Tensor]:
@@ -155,7 +155,7 @@ class FastDecoder(Decoder):
         u = base
         if corrected:
             d = bank.correction(i, h)
-            state.pacer.measure(d, h if schedule.reuse == "skip" else state.hidden[i])
+            state.refresher.measure(d, h if schedule.reuse == "skip" else state.hidden[i])
             u = base + d
         if schedule.reuse == "state":
             state.hidden[i] = u

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lora_drop.decode.correction import Correction
+from lora_drop.decode.logits import entropy
 from lora_drop.decode.reference import Decoder
-from lora_drop.decode.refresh import entropy
 from lora_drop.decode.sampling import Sampling, draw
 from lora_drop.decode.step import DecodeState, Step
 from lora_drop.errors import LoraDropError
@@ -111,21 +111,21 @@ class Lane:
             self.ended = "stop"
         elif self._remaining == 0:
             self.ended = "length"
-        pacer = self.state.pacer
-        nats = entropy(logits) if pacer.entropy is None else pacer.entropy
+        refresher = self.state.refresher
+        nats = entropy(logits) if refresher.entropy is None else refresher.entropy
         if not math.isfinite(nats):  # then a logit is not either; the entropy is fetched anyway, so this costs nothing
-            raise not_finite(pacer.step, self.schedule, self.state.bank)
+            raise not_finite(refresher.step, self.schedule, self.state.bank)
         return Step(
-            step=pacer.step,
+            step=refresher.step,
             token_id=token_id,
-            kind=pacer.kind,
-            active=self.schedule.active_in(pacer.kind),
+            kind=refresher.kind,
+            active=self.schedule.active_in(refresher.kind),
             ms=ms,
             kv_bytes=self.state.kv.nbytes,
             entropy=nats,
             logits=logits,
             watched=watched,
-            trigger=pacer.trigger,
+            trigger=refresher.trigger,
         )
 
 

@@ -52,17 +52,17 @@ class Decoder:
             h = self.run_full(i, h, rope, state)
         state.position += input_ids.shape[1]
         logits = self.head(self.norm(h[:, -1]))
-        state.pacer.end(logits)
+        state.refresher.end(logits)
         return logits
 
     @torch.inference_mode()
     def step(self, token: Tensor, state: DecodeState, watch: list[Tensor] | None = None) -> Tensor:
-        """Decode one token (B, 1), full or with dropped layers as the pacer says. Returns logits (B, V).
+        """Decode one token (B, 1), full or with dropped layers as the refresher says. Returns logits (B, V).
 
         Args:
             watch: receives the output (B, D) of each dropped layer of the schedule, ascending; for the audit.
         """
-        lora = not state.pacer.begin()
+        lora = not state.refresher.begin()
         dropped = set(state.schedule.dropped)
         h, rope = self._enter(token, state)
         for i in range(len(self.layers)):
@@ -71,7 +71,7 @@ class Decoder:
                 watch.append(h[:, 0])
         state.position += 1
         logits = self.head(self.norm(h[:, -1]))
-        state.pacer.end(logits)
+        state.refresher.end(logits)
         return logits
 
     @torch.inference_mode()
@@ -136,7 +136,7 @@ class Decoder:
         corrected = bank is not None and i in bank.a
         d = bank.correction(i, h) if corrected else 0.0
         if corrected:
-            state.pacer.measure(d, h if schedule.reuse == "skip" else state.hidden[i])
+            state.refresher.measure(d, h if schedule.reuse == "skip" else state.hidden[i])
         if schedule.reuse == "skip":
             u = h + d
         elif schedule.reuse == "residual":

@@ -89,7 +89,7 @@ class GraphDecoder(FastDecoder):
     @torch.inference_mode()
     def step(self, token: Tensor, state: GraphState, watch: list[Tensor] | None = None) -> Tensor:
         """Decode one token (1, 1). Returns logits (1, V); see `Decoder.step`."""
-        lora = not state.pacer.begin()
+        lora = not state.refresher.begin()
         if state.position == state.tokens:
             self._reserve(state, 2 * state.tokens)
         replay = self._graph(state, lora)
@@ -102,9 +102,9 @@ class GraphDecoder(FastDecoder):
         # Copies: the next replay writes over what a graph gave.
         if watch is not None:
             watch.extend(h.clone() for h in watched)
-        state.pacer.take(ratio.clone() for ratio in ratios)
+        state.refresher.take(ratio.clone() for ratio in ratios)
         logits = logits.clone()
-        state.pacer.end(logits)
+        state.refresher.end(logits)
         return logits
 
     def _reserve(self, state: GraphState, tokens: int) -> None:
@@ -176,7 +176,7 @@ class GraphDecoder(FastDecoder):
             watched.append(h)
         rests = lora and state.schedule.kv == "skip"
         (state.held[:1] if rests else state.held).add_(1)
-        return self.weights.head(self._norm(h, self.norm.weight)), watched, state.pacer.drain()
+        return self.weights.head(self._norm(h, self.norm.weight)), watched, state.refresher.drain()
 
     def _mask(self, span: int, held: Tensor) -> Tensor:
         """(1, 1, 1, span), to be added to the scores: minus infinity after the token that is being read."""

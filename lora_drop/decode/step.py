@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lora_drop.decode.cache import HiddenCache, KVCache
 from lora_drop.decode.correction import Correction
-from lora_drop.decode.refresh import Pacer
+from lora_drop.decode.refresh import Refresher
 from lora_drop.method.schedule import Schedule
 
 
@@ -21,10 +21,10 @@ class DecodeState:
     kv: KVCache
     hidden: HiddenCache
     position: int = 0  # tokens read so far: the true position of the next one
-    pacer: Pacer = field(init=False)  # which step this is, and whether it is full
+    refresher: Refresher = field(init=False)  # which step this is, and whether it is full
 
     def __post_init__(self):
-        self.pacer = Pacer(self.schedule)
+        self.refresher = Refresher(self.schedule)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lora_drop.decode.refresh import Pacer
+from lora_drop.decode.refresh import Refresher
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.metrics import evaluate
 from lora_drop.method.config import LoraDropConfig
@@ -53,7 +53,7 @@ def compare(
     _check(loaded, config, triggers, quantiles)
     done = 0
 
-    def point(some: Pairs, changed: LoraDropConfig, after_step: Callable[[Pacer], None] = lambda pacer: None):
+    def point(some: Pairs, changed: LoraDropConfig, after_step: Callable[[Refresher], None] = lambda refresher: None):
         nonlocal done
         result = evaluate(loaded, changed, iter(some), context_tokens, after_step=after_step)
         done += 1
@@ -65,9 +65,9 @@ def compare(
         periods = [w for w in PERIODS if w < config.period]
         rows = [{"period": w, **point(some, config.replace(period=w))[1]} for w in periods]
 
-        def take(pacer: Pacer) -> None:
+        def take(refresher: Refresher) -> None:
             for name in triggers:
-                if (value := getattr(pacer, name)) is not None and math.isfinite(value):
+                if (value := getattr(refresher, name)) is not None and math.isfinite(value):
                     seen[name].append(value)
 
         watching = config.replace(**{f"refresh_{name}": NEVER for name in triggers})

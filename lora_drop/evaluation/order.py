@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lora_drop.adapters.bank import AdapterBank
+from lora_drop.decode.logits import kl, log_probs
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.models.load import LoadedModel
@@ -58,7 +59,7 @@ def drop_order(
     prompt_tokens = max(1, windows.shape[1] // 4)
     full: list[Tensor] = []
 
-    def kl(dropped: tuple[int, ...]) -> float:
+    def measured(dropped: tuple[int, ...]) -> float:
         schedule = config.replace(drop_layers=dropped).schedule_for(loaded.num_layers)
         total = positions = 0.0
         for n, tokens in enumerate(windows.split(1)):
@@ -67,7 +68,7 @@ def drop_order(
                 whole = loaded.model.model(tokens).last_hidden_state[:, lora]
                 full.append(_log_probs(loaded, whole))
             ours = _log_probs(loaded, states[:, lora])
-            total += float(torch.nn.functional.kl_div(ours, full[n], log_target=True, reduction="sum"))
+            total += float(kl(full[n], ours).sum())
             positions += ours.shape[0]
         if not math.isfinite(total):
             resting = ", ".join(map(str, dropped))
@@ -77,13 +78,13 @@ def drop_order(
             )
         return total / positions
 
-    alone = {layer: kl((layer,)) for layer in layers}
+    alone = {layer: measured((layer,)) for layer in layers}
     last = dict(alone)  # what adding a layer cost when it was last measured
     chosen: list[int] = []
     rows, before = [], 0.0
     for _ in range(count):
         cheapest = sorted(last, key=last.get)[:candidates]
-        found = {layer: alone[layer] if not chosen else kl((*chosen, layer)) for layer in cheapest}
+        found = {layer: alone[layer] if not chosen else measured((*chosen, layer)) for layer in cheapest}
         last |= {layer: value - before for layer, value in found.items()}
         layer = min(found, key=found.get)
         before = found[layer]
@@ -96,4 +97,4 @@ def drop_order(
 
 def _log_probs(loaded: LoadedModel, states: Tensor) -> Tensor:
     """(rows, V) from normed states (1, rows, D)."""
-    return loaded.model.get_output_embeddings()(states).float().log_softmax(-1)[0]
+    return log_probs(loaded.model.get_output_embeddings()(states))[0]

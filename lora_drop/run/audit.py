@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lora_drop.decode.cache import KVCache
+from lora_drop.decode.logits import agreement, kl, log_probs
 from lora_drop.decode.reference import Decoder
 from lora_drop.decode.step import Step
 from lora_drop.run.records import number
@@ -79,12 +80,10 @@ def _drift(watched: list[Tensor], full: Tensor) -> dict[str, list[float | None]]
 
 
 def _divergence(ours: Tensor, full: Tensor) -> dict[str, float | bool | int | None]:
-    """KL(full || lane) in nats and the argmax, from logits (B, V) each."""
-    ours, full = ours.float().log_softmax(-1), full.float().log_softmax(-1)
-    kl = (full.exp() * (full - ours)).sum(-1)
-    # Rounding can leave a tiny negative sum where both are equal; a divergence is not negative.
+    """KL(full || lane) and the argmax, from logits (B, V) each."""
+    ours, full = log_probs(ours), log_probs(full)
     return {
-        "kl": number(max(float(kl[0]), 0.0), 6),
-        "agrees": int(ours.argmax(-1)) == int(full.argmax(-1)),
+        "kl": number(float(kl(full, ours)[0]), 6),
+        "agrees": bool(agreement(full, ours)[0]),
         "argmax": int(full.argmax(-1)),
     }

@@ -121,7 +121,7 @@ def generate(
         # One wait for the device, for both.
         ends, broken = torch.stack((stopping_criteria(input_ids, None).all(), broken)).tolist()
         if broken:
-            raise not_finite(state.pacer.step, schedule, adapters)
+            raise not_finite(state.refresher.step, schedule, adapters)
         if streamer is not None:
             streamer.put(token[0].cpu())
         if ends:

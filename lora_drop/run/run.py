@@ -27,7 +27,7 @@ from lora_drop.run.audit import Audit
 from lora_drop.run.race import take_turns
 from lora_drop.run.records import AuditRecord, Header, Record, StepRecord, Summary, number
 from lora_drop.run.request import BASELINE, LORA_DROP, THIRD, Plan, Request, plan
-from lora_drop.run.trace import Trace, first_divergence, pace
+from lora_drop.run.trace import Trace, first_divergence, refresh_counts
 from lora_drop.run.trace import top1_agreement as agreement
 
 
@@ -190,7 +190,7 @@ def summarise(loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], checked
                 "decode_ms": round(lane.decode_ms, 3),
                 "kv_bytes": lane.state.kv.nbytes,
                 "kv_allocated_bytes": lane.state.kv.allocated_bytes,
-                **pace(trace, name),
+                **refresh_counts(trace, name),
                 **(beside[name] if name == THIRD else {}),
                 "text_sha256": hashlib.sha256(trace.text(name).encode("utf-8", "surrogatepass")).hexdigest(),
                 "ended": lane.ended or ("stopped" if stopped else "length"),

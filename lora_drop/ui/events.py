@@ -267,7 +267,7 @@ class RecentTraces:
 
 
 @dataclass
-class Pace:
+class UpdateInterval:
     """How long to gather records before an update: at most ten a second, fewer where an envelope a step would cost
     more than the budget of bytes."""
 
@@ -275,7 +275,7 @@ class Pace:
     steps: int = 0
     sent: int = 0
 
-    def interval(self, now: float) -> float:
+    def seconds(self, now: float) -> float:
         if self.steps < FIRST_STEPS:
             return MIN_INTERVAL
         rate = self.steps / max(now - self.started, 1e-3)
@@ -294,20 +294,20 @@ def batches(records: Iterator[Record], line: Callable[[Record], str], first: str
     A reader who draws on the decoding machine slows the steps right after an update. An audit takes long, so updates
     would mostly fall due at its end, before the same lane's step each time: some wait for a few steps more.
     """
-    text, last_sent, pace, record = first, 0.0, Pace(time.monotonic()), None
+    text, last_sent, interval, record = first, 0.0, UpdateInterval(time.monotonic()), None
     updates, hold = 0, None  # steps that a due update still waits; None while none is due
     for record in records:
         new = line(record)
         text += new
-        pace.sent += len(new)
+        interval.sent += len(new)
         if isinstance(record, StepRecord):
-            pace.steps = max(pace.steps, record.step)
+            interval.steps = max(interval.steps, record.step)
             hold = hold and hold - 1
         now = time.monotonic()
-        if isinstance(record, Summary) or now - last_sent < pace.interval(now):
+        if isinstance(record, Summary) or now - last_sent < interval.seconds(now):
             continue
         if hold is None:
-            hold = pace.hold(updates, now)
+            hold = interval.hold(updates, now)
         if hold == 0:
             last_sent, hold = now, None
             updates += 1

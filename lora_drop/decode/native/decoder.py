@@ -154,7 +154,7 @@ class NativeDecoder(Decoder):
     def step(self, token: Tensor, state: NativeState, watch: list[Tensor] | None = None) -> Tensor:
         """Decode one token (1, 1). Returns logits (1, V) in float32; see `Decoder.step`."""
         schedule, bank = state.schedule, state.bank
-        lora = not state.pacer.begin()
+        lora = not state.refresher.begin()
         if state.plan is None:
             self._begin(state)
         self._make_room(state, schedule.dropped_set if lora and schedule.kv == "skip" else ())
@@ -174,14 +174,14 @@ class NativeDecoder(Decoder):
         if watched is not None:
             watch.extend(watched.unsqueeze(1))
         if ratios is not None and lora:
-            state.pacer.take(ratios[~ratios.isnan()])
+            state.refresher.take(ratios[~ratios.isnan()])
         state.position += 1
         logits = torch.empty(1, self._vocabulary)
         self._library.ld_head(self._head_at, self._norm.data_ptr(), self._eps, h.data_ptr(), logits.data_ptr())
         entropy = None
         if schedule.refresh_entropy is not None:
             entropy = self._library.ld_entropy(logits.data_ptr(), self._vocabulary)
-        state.pacer.end(logits, entropy)
+        state.refresher.end(logits, entropy)
         return logits
 
     @torch.inference_mode()
