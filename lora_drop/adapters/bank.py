@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from lora_drop.decode.correction import Correction
+from lora_drop.decode import Correction
 from lora_drop.errors import LoraDropError
 
 WEIGHTS_NAME = "adapter_model.safetensors"

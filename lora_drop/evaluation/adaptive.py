@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lora_drop.decode.refresh import Refresher
+from lora_drop.decode import Refresher
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.metrics import evaluate
 from lora_drop.method.config import LoraDropConfig

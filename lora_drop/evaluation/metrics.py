@@ -17,11 +17,8 @@ from torch import Tensor
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.adapters.find import find_bank
-from lora_drop.decode.cache import KVCache
-from lora_drop.decode.lane import not_finite
+from lora_drop.decode import Decoder, KVCache, Refresher, not_finite
 from lora_drop.decode.logits import agreement, kl, log_probs, nll
-from lora_drop.decode.reference import Decoder
-from lora_drop.decode.refresh import Refresher
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import Schedule, average_period, baseline_schedule
@@ -125,9 +122,9 @@ def decode_target(
     """
     prompt, target = (torch.tensor([ids], device=decoder.device) for ids in (prompt_ids, target_ids))
     state = decoder.new_state(schedule, bank, len(prompt_ids) + len(target_ids) - 1)
-    logits, at_lora = [decoder.prefill(prompt, state)], [False]
+    logits, at_lora = [decoder.prefill(prompt, state).logits], [False]
     for s in range(1, len(target_ids)):
-        logits.append(decoder.step(target[:, s - 1 : s], state))
+        logits.append(decoder.step(target[:, s - 1 : s], state).logits)
         at_lora.append(state.refresher.kind == "lora")
         after_step(state.refresher)
     found = torch.cat(logits)
@@ -143,8 +140,8 @@ def read_target(decoder: Decoder, prompt_ids: list[int], target_ids: list[int]) 
         LoraDropError: they are NaN or infinite.
     """
     tokens = torch.tensor([prompt_ids + target_ids[:-1]], device=decoder.device)
-    logits = decoder.read(tokens, KVCache(len(decoder.layers)), 0, (), len(prompt_ids) - 1)[1][0]
-    _check_finite(logits, baseline_schedule(len(decoder.layers)), None)
+    logits = decoder.read(tokens, KVCache(decoder.num_layers), 0, (), len(prompt_ids) - 1).logits[0]
+    _check_finite(logits, baseline_schedule(decoder.num_layers), None)
     return logits
 
 
@@ -183,7 +180,7 @@ def evaluate(
     """
     schedule = config.schedule_for(loaded.num_layers)
     bank, notes = find_bank(loaded, config, schedule)
-    decoder = loaded.decoder
+    decoder = loaded.new_decoder()
     lora, total = Means(), Means()
     decode_steps = refreshes = 0
     for number, (prompt, target) in enumerate(pairs, start=1):

@@ -12,8 +12,7 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel,
 from transformers.generation.streamers import BaseStreamer
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.decode.lane import not_finite
-from lora_drop.decode.reference import Decoder
+from lora_drop.decode import ReferenceDecoder, not_finite
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.hub import SUPPORTED
@@ -92,7 +91,7 @@ def generate(
     if attention_mask is not None and not attention_mask.all():
         raise LoraDropError("the prompt is padded; LoRA-Drop decodes prompts without padding.")
     schedule = (lora_drop or LoraDropConfig()).schedule_for(model.config.num_hidden_layers)
-    decoder = Decoder(model)
+    decoder = ReferenceDecoder(model)
     if adapters is not None:
         warning = adapters.check(
             num_layers=model.config.num_hidden_layers,
@@ -108,7 +107,7 @@ def generate(
     state = decoder.new_state(schedule, adapters)
     if streamer is not None:
         streamer.put(input_ids.cpu())  # as transformers does: a streamer may skip the prompt
-    logits = decoder.prefill(input_ids, state)
+    logits = decoder.prefill(input_ids, state).logits
     while True:
         scores = logits_processor(input_ids, logits.float())
         broken = ~logits.isfinite().all()
@@ -128,4 +127,4 @@ def generate(
             if streamer is not None:
                 streamer.end()
             return input_ids
-        logits = decoder.step(token, state)
+        logits = decoder.step(token, state).logits

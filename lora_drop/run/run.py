@@ -14,10 +14,7 @@ from pathlib import Path
 
 import torch
 
-from lora_drop.decode.lane import Lane
-from lora_drop.decode.reference import Decoder
-from lora_drop.decode.sampling import Sampling
-from lora_drop.decode.step import Step
+from lora_drop.decode import Decoder, Lane, Sampling, StepResult
 from lora_drop.errors import LoraDropError, is_out_of_memory
 from lora_drop.method.cost import speed_bound
 from lora_drop.models.load import LoadedModel
@@ -62,7 +59,7 @@ def _records(
 ) -> Iterator[Record]:
     """The records of `run`; puts the lanes that it makes into `lanes`."""
     checked = plan(loaded, request)
-    decoder = loaded.decoder
+    decoder = loaded.new_decoder()
     lanes.update(_lanes(loaded, request, checked, decoder))
     header = _header(loaded, request, checked, decoder)
     trace = Trace(header)
@@ -112,7 +109,7 @@ def _lanes(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decode
     }
 
 
-def _step_record(lane: str, step: Step, text: str) -> StepRecord:
+def _step_record(lane: str, step: StepResult, text: str) -> StepRecord:
     return StepRecord(
         lane=lane,
         step=step.step,

@@ -33,7 +33,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.decode.lane import not_finite
+from lora_drop.decode import not_finite
 from lora_drop.decode.logits import agreement, kl, log_probs
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig, default_range

@@ -37,7 +37,7 @@ from lora_drop.method.cost import kv_bytes, kv_saved, speed_bound
 from lora_drop.method.options import config_from, parse_list, parse_threshold
 from lora_drop.method.presets import presets_for
 from lora_drop.method.schedule import baseline_schedule
-from lora_drop.models.load import LoadedModel, Outline
+from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import describe_device
 from lora_drop.models.pool import ModelPool
 from lora_drop.models.tokens import encode_prompt
@@ -63,7 +63,7 @@ KEPT_BYTES = 256 * 2**20  # and no more of them than this
 SWEEP = SHIPPED_SWEEPS / JSON_NAME
 
 
-def model_facts(loaded: LoadedModel | Outline) -> dict[str, Any]:
+def model_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
     """What the page's scripts need to know of the model: its shape, the bytes of a number, names, its adapters.
 
     Raises:
@@ -134,7 +134,7 @@ def settings_of(config: LoraDropConfig, num_layers: int) -> dict[str, Any]:
     }
 
 
-def page_facts(loaded: LoadedModel | Outline) -> dict[str, Any]:
+def page_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
     """All that the page shows of a model before a run: `model_facts`, `preset_facts`, and the presets' settings.
 
     Raises:
@@ -148,7 +148,7 @@ def page_facts(loaded: LoadedModel | Outline) -> dict[str, Any]:
     }
 
 
-def preset_facts(loaded: LoadedModel | Outline) -> dict[str, Any]:
+def preset_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
     """What the page tells of the presets: all figures are those of the measurements' file.
 
     Returns:
@@ -366,7 +366,7 @@ class Callbacks:
         """Tokens of a prompt, for the what-if strip; None if there is nothing to count."""
         if not isinstance(prompt, str) or not prompt.strip() or len(prompt) > COUNTABLE:
             return None
-        return len(encode_prompt(self.pool.outline(model).tokenizer, prompt))
+        return len(encode_prompt(self.pool.info(model).tokenizer, prompt))
 
     def use_model(self, model: str, shown: str) -> Iterator[tuple[Any, dict[str, str], Any, str]]:
         """The models menu: load a model of the list, once, and show what there is to know of it.
@@ -385,7 +385,7 @@ class Callbacks:
                 yield gr.skip(), _status("running", said), gr.skip(), gr.skip()
                 with self.pool.lend(model):
                     pass
-            facts = page_facts(self.pool.outline(model))
+            facts = page_facts(self.pool.info(model))
             yield facts, _status("idle", f"{model} is ready. Press Run."), gr.skip(), model
         except LoraDropError as error:
             yield gr.skip(), _status("error", str(error)), gr.update(value=shown), gr.skip()
@@ -619,9 +619,9 @@ class Callbacks:
         that was loaded before; unset, the one that the app started with.
         """
         try:
-            outline = self.pool.outline(model)
+            info = self.pool.info(model)
             config = _config(
-                outline.id,
+                info.id,
                 preset=preset,
                 period=period,
                 layers=layers,
@@ -635,10 +635,10 @@ class Callbacks:
                 refresh_norm=refresh_norm,
             )
             wanted = Request(prompt=prompt or "-", config=config, max_new_tokens=whole(max_new_tokens))
-            checked = plan(zero.planning(outline), wanted)
+            checked = plan(zero.planning(info), wanted)
         except LoraDropError as error:
             raise gr.Error(str(error), print_exception=False) from None
-        return estimate(outline, checked, len(checked.prompt_ids) if prompt else 0, wanted)
+        return estimate(info, checked, len(checked.prompt_ids) if prompt else 0, wanted)
 
     def replay(self, trace: str) -> str:
         """A recorded run as one self-contained HTML page that opens offline.
@@ -671,7 +671,7 @@ def _refuse_folder(adapters: Any) -> None:
         raise LoraDropError("adapters must be auto or none.")
 
 
-def estimate(loaded: LoadedModel | Outline, checked: Plan, prompt_tokens: int, wanted: Request) -> dict[str, Any]:
+def estimate(loaded: LoadedModel | ModelInfo, checked: Plan, prompt_tokens: int, wanted: Request) -> dict[str, Any]:
     """The figures of the what-if strip, by the formulas of `lora_drop.method.schedule`."""
     lane = checked.lanes[LORA_DROP]
     schedule, rank, corrected = lane.schedule, lane.rank, lane.bank.layers if lane.bank else None

@@ -70,13 +70,13 @@ def build_app(pool: ModelPool) -> gr.Blocks:
         LoraDropError: shipped adapters are broken.
     """
     gr.set_static_paths([plotly_script(), *(path for path in ASSETS.glob("*.js"))])
-    calls, outline = Callbacks(pool), pool.outline(None)
-    found = page_facts(outline)
+    calls, info = Callbacks(pool), pool.info(None)
+    found = page_facts(info)
     facts, presets = found["model"], found["presets"]
-    first = presets_for(outline.id)[presets["default"]].config
-    low, high = first.layers or default_range(outline.num_layers)
+    first = presets_for(info.id)[presets["default"]].config
+    low, high = first.layers or default_range(info.num_layers)
     tokens_at_first = min(MAX_TOKENS, calls.limits.tokens)
-    settings = settings_of(first, outline.num_layers)
+    settings = settings_of(first, info.num_layers)
 
     with gr.Blocks(title="LoRA-Drop Studio", fill_width=True, delete_cache=(UPLOAD_SECONDS, UPLOAD_SECONDS)) as demo:
         with gr.Row(elem_id="ld-top"):
@@ -120,7 +120,7 @@ def build_app(pool: ModelPool) -> gr.Blocks:
                                 buttons=[],
                                 elem_id="ld-period",
                             )
-                            layers = LayerRange((low, high), outline.num_layers, elem_id="ld-layers")
+                            layers = LayerRange((low, high), info.num_layers, elem_id="ld-layers")
                             ratio = FreeSlider(
                                 0,
                                 1,

@@ -262,12 +262,12 @@ class SafeZone:
 
     def use_model(self, model: str, quality: str, here: Sweep | None) -> tuple[Any, ...]:
         """Another model of the menu: what is known of it, the choice of what is shown, and both figures."""
-        outline = self.pool.outline(model)
-        choices = self._choices(outline.revision, here)
+        info = self.pool.info(model)
+        choices = self._choices(info.revision, here)
         first = choices[0][1] if choices else None
         return (
-            gr.update(value=self.known(outline.revision)),
-            gr.update(value=measured_here(outline.revision)),
+            gr.update(value=self.known(info.revision)),
+            gr.update(value=measured_here(info.revision)),
             gr.update(choices=choices, value=first),
             *self.show(first, quality, here),
         )
@@ -425,7 +425,7 @@ def build(pool: ModelPool, limits: Limits, model: gr.components.Component) -> Ca
     """
     stored, missing = stored_sweep()
     zone = SafeZone(pool, stored, Stops(), missing, limits)
-    revision = pool.outline(None).revision
+    revision = pool.info(None).revision
     choices = choices_of(zone.stored_for(revision)[0], None)
     first = choices[0][1] if choices else None
     heatmaps, curve = zone.show(first, next(iter(QUALITIES)), None)

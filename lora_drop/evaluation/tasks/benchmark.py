@@ -24,10 +24,8 @@ from torch import Tensor
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.adapters.find import bank_folder, config_fingerprint, find_bank
-from lora_drop.decode.lane import Lane
+from lora_drop.decode import Decoder, Lane, Sampling
 from lora_drop.decode.logits import log_probs, nll
-from lora_drop.decode.reference import Decoder
-from lora_drop.decode.sampling import Sampling
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.metrics import Means, decode_target, read_target
 from lora_drop.evaluation.sweep import check_same, circumstances, json_text, write_texts
@@ -221,7 +219,7 @@ def benchmark(
     """
     schedule = config.schedule_for(loaded.num_layers)
     bank, notes = find_bank(loaded, config, schedule)
-    runner = Runner(loaded, loaded.decoder, schedule, bank, options, tell)
+    runner = Runner(loaded, loaded.new_decoder(), schedule, bank, options, tell)
     folder = bank_folder(loaded, config, schedule) if bank else None
     result = {
         "format": FORMAT,
