@@ -41,8 +41,7 @@ from lora_drop.decoder import Decoder
 from lora_drop.errors import LoraDropError
 from lora_drop.fast import FastDecoder, is_supported
 from lora_drop.graphs import GraphDecoder
-from lora_drop.native import library
-from lora_drop.native.decoder import NativeDecoder, NativeWeights, lay_out
+from lora_drop.native import NativeDecoder, NativeWeights, lay_out, library
 from lora_drop.schedule import ModelShape
 from lora_drop.weights import StepWeights, fuse, pack
 

@@ -15,8 +15,7 @@ from lora_drop.decoder import Decoder
 from lora_drop.fast import LONG, FastDecoder, is_supported
 from lora_drop.graphs import GraphDecoder
 from lora_drop.models import load_model
-from lora_drop.native import library
-from lora_drop.native.decoder import NativeDecoder, lay_out
+from lora_drop.native import NativeDecoder, lay_out, library
 from lora_drop.schedule import Schedule, baseline_schedule
 from lora_drop.weights import fuse, pack
 

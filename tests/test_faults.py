@@ -37,8 +37,7 @@ from lora_drop.errors import LoraDropError, is_out_of_memory
 from lora_drop.fast import FastDecoder
 from lora_drop.graphs import GraphDecoder
 from lora_drop.models import LoadedModel, load_model
-from lora_drop.native import library
-from lora_drop.native.decoder import NativeDecoder, lay_out
+from lora_drop.native import NativeDecoder, lay_out, library
 from lora_drop.refresh import Pacer
 from lora_drop.session import BASELINE, LORA_DROP, THIRD, Request, run
 from lora_drop.shelf import Shelf

@@ -1,4 +1,4 @@
-"""The native decoder: the reference's interface, single-token steps through `step.c`.
+"""The native decoder: the reference's interface, single-token steps through C.
 
 Prefill is the reference's. Activations are float32 whatever the model's number type; K/V have the model's. A test
 holds it against the reference for every rule, part, kv rule and architecture.
@@ -22,7 +22,8 @@ from lora_drop.cache import KVCache
 from lora_drop.config import REUSE_RULES
 from lora_drop.decoder import Decoder, DecodeState
 from lora_drop.fast import ROPE_BLOCK
-from lora_drop.native import BF16, F32, Q4_1, Q8_0, Layer, Matrix, Plan, Step, Store, library
+from lora_drop.native.loader import library
+from lora_drop.native.structs import BF16, F32, Q4_1, Q8_0, Layer, Matrix, Plan, Step, Store
 from lora_drop.schedule import Schedule
 from lora_drop.weights import GROUP, fused, gguf_rows, qk_norms
 
@@ -32,7 +33,7 @@ BLOCK_BYTES = {Q4_1: 20, Q8_0: 34}
 
 @dataclass(frozen=True)
 class NativeWeights:
-    """A model's weights as step.c reads them.
+    """A model's weights as the C steps read them.
 
     Args:
         kind: for the trace: `float32`, `bfloat16` or `q4_1/q8_0 blocks`.
@@ -50,7 +51,7 @@ class NativeWeights:
 
 @torch.no_grad()
 def lay_out(model: PreTrainedModel, gguf: Path | None) -> NativeWeights:
-    """The model's weights for step.c: its own numbers, fused in place, or the blocks of the GGUF that it came from."""
+    """The model's weights for the C steps: its own numbers, fused in place, or the blocks of the GGUF it came from."""
     config, keep = model.config, []
     dtype = model.get_input_embeddings().weight.dtype
     blocks = None if gguf is None else gguf_rows(gguf, config.num_attention_heads, config.num_key_value_heads)
@@ -110,7 +111,7 @@ def lay_out(model: PreTrainedModel, gguf: Path | None) -> NativeWeights:
 
 @dataclass
 class NativeState(DecodeState):
-    """A lane's state, and what step.c reads and writes of it.
+    """A lane's state, and what the C steps read and write of it.
 
     Args:
         plan: what the schedule does with each layer; points into `tensors` and `vectors`.
@@ -125,7 +126,7 @@ class NativeState(DecodeState):
 
 
 class NativeDecoder(Decoder):
-    """`step` for one token of one text through step.c; all else is the reference's."""
+    """`step` for one token of one text through C; all else is the reference's."""
 
     def __init__(self, model: PreTrainedModel, weights: NativeWeights):
         super().__init__(model)
@@ -153,7 +154,7 @@ class NativeDecoder(Decoder):
             self._begin(state)
         self._make_room(state, schedule.dropped_set if lora and schedule.kv == "skip" else ())
         n = len(schedule.dropped)
-        h = self.embed.weight[token[0, 0]].to(torch.float32, copy=True)  # (D,): step.c works in it
+        h = self.embed.weight[token[0, 0]].to(torch.float32, copy=True)  # (D,): `ld_step` works in it
         watched = None if watch is None else torch.empty(n, h.shape[0])
         ratios = None if schedule.refresh_norm is None else torch.empty(n)
         step = Step(
@@ -214,7 +215,7 @@ class NativeDecoder(Decoder):
         return cos.data_ptr() + offset, sin.data_ptr() + offset
 
     def _begin(self, state: NativeState) -> None:
-        """Before the first step: the plan, and what prefill left behind, where step.c finds it."""
+        """Before the first step: the plan, and what prefill left behind, where `ld_step` finds it."""
         schedule, bank = state.schedule, state.bank
         if schedule.reuse != "skip" and schedule.dropped:
             state.vectors = torch.cat([state.hidden[i] for i in schedule.dropped]).float()
@@ -237,7 +238,7 @@ class NativeDecoder(Decoder):
 
     @staticmethod
     def _make_room(state: NativeState, resting: Collection[int]) -> None:
-        """Room for this token in the caches of all layers but the resting ones; step.c fills it."""
+        """Room for this token in the caches of all layers but the resting ones; `ld_step` fills it."""
         kv, lengths = state.kv, state.kv.lengths
         for i, store in enumerate(state.stores):
             if i in resting:
