@@ -31,12 +31,7 @@ from test_decoder import random_bank
 import lora_drop
 from lora_drop.adapters.bank import WEIGHTS_NAME
 from lora_drop.cli.main import main
-from lora_drop.decode.fast import FastDecoder
-from lora_drop.decode.native import library
-from lora_drop.decode.native.decoder import NativeDecoder, lay_out
-from lora_drop.decode.refresh import Refresher
-from lora_drop.decode.static import GraphDecoder
-from lora_drop.decode.weights import fuse
+from lora_drop.decode import NativeDecoder, ReferenceDecoder, Refresher, StaticDecoder, StaticWeights, lay_out, library
 from lora_drop.errors import LoraDropError, is_out_of_memory
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import LoadedModel, load_model
@@ -56,7 +51,7 @@ from scripts import screenshots
 PERIOD, TOKENS = 3, 9
 SHIPPED_SWEEP = Path(__file__).resolve().parent.parent / "assets" / "sweeps" / "sweep.json"
 needs_compiler = pytest.mark.skipif(library() is None, reason="there is no C compiler here")
-KINDS = ["reference", "torch", "static", pytest.param("native", marks=needs_compiler)]
+KINDS = ["reference", "static", pytest.param("native", marks=needs_compiler)]
 
 
 def fresh(kind: str) -> LoadedModel:
@@ -66,11 +61,7 @@ def fresh(kind: str) -> LoadedModel:
         return dataclasses.replace(loaded, weights=None)
     if kind == "native":
         return dataclasses.replace(loaded, weights=lay_out(loaded.model, None))
-    loaded = dataclasses.replace(loaded, weights=fuse(loaded.model))
-    if kind == "torch":
-        return loaded
-    static = property(lambda self: GraphDecoder(self.model, self.weights))
-    return type("Static", (LoadedModel,), {"decoder": static})(**vars(loaded))
+    return dataclasses.replace(loaded, weights=StaticWeights.of(loaded.model))
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -82,8 +73,8 @@ def kind(request) -> str:
 def loaded(kind) -> LoadedModel:
     """The model that every test of this module uses, one after the other: whatever a fault left would show."""
     loaded = fresh(kind)
-    expected = {"torch": FastDecoder, "static": GraphDecoder, "native": NativeDecoder}
-    assert type(loaded.decoder) is expected.get(kind, type(loaded.decoder))
+    expected = {"reference": ReferenceDecoder, "static": StaticDecoder, "native": NativeDecoder}
+    assert type(loaded.new_decoder()) is expected[kind]
     return loaded
 
 

@@ -9,9 +9,8 @@ from naive import naive_logits
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.cli.main import main
-from lora_drop.decode import refresh
+from lora_drop.decode import ReferenceDecoder, refresh
 from lora_drop.decode.lane import Lane
-from lora_drop.decode.reference import Decoder
 from lora_drop.decode.sampling import Sampling
 from lora_drop.evaluation import metrics
 from lora_drop.method.config import KV_RULES, PARTS, REUSE_RULES, LoraDropConfig
@@ -36,7 +35,7 @@ def random_bank(loaded, reuse="residual", part="block", layers=(2, 3, 4)):
 
 
 def lane(loaded, schedule, bank=None, tokens=40):
-    return Lane(Decoder(loaded.model), torch.tensor([PROMPT]), schedule, bank, Sampling(), tokens)
+    return Lane(ReferenceDecoder(loaded.model), torch.tensor([PROMPT]), schedule, bank, Sampling(), tokens)
 
 
 def decoded(loaded, schedule, bank=None, tokens=40):
@@ -279,7 +278,7 @@ def test_old_traces_still_read(tiny, capsys, tmp_path):
 
 
 def test_two_lanes_a_step_each_in_turn_keep_their_own_pace(tiny):
-    decoder, bank = Decoder(tiny.model), random_bank(tiny)
+    decoder, bank = ReferenceDecoder(tiny.model), random_bank(tiny)
     schedules = [adaptive(tiny, entropy=4.4), adaptive(tiny, norm=0.05)]
 
     def lanes():

@@ -60,7 +60,7 @@ def test_the_folder_is_whole(folder):
         assert (folder / name).is_file()
     shipped = sorted(path.relative_to(ROOT) for path in (ROOT / "assets" / "adapters").rglob("*") if path.is_file())
     assert shipped and all((folder / path).is_file() for path in shipped)
-    assert (folder / "lora_drop" / "native" / "step.c").is_file()
+    assert all((folder / "lora_drop" / "decode" / "native" / name).is_file() for name in ("step.c", "abi.h"))
     links = [name for name in space_folder.linked(README) if (ROOT / name).exists()]
     assert links and all((folder / name).exists() for name in links)
 

@@ -1,8 +1,8 @@
 """The engine: tokens in, steps out. It knows no text, no page and no file but the C library's cache.
 
 A `Lane` draws tokens through a `Decoder`: `ReferenceDecoder`, `StaticDecoder` or `NativeDecoder` (`step.py` has the
-protocol and the result objects). What a generation remembers is in its `DecodeState`; nothing of it lives on a model or
-a decoder. `refresh.py` decides which steps are full, `correction.py` holds the trained part, and `logits.py` is the
+protocol and the result objects). What a generation remembers is in its `DecodeState`; nothing of it lives on a model
+or a decoder. `refresh.py` decides which steps are full, `correction.py` holds the trained part, and `logits.py` is the
 one place that computes entropy, KL, agreement and likelihood.
 """
 

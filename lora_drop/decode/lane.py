@@ -62,9 +62,7 @@ class Lane:
         watch: bool = False,
     ):
         self.schedule, self.sampling, self.stop_ids = schedule, sampling, stop_ids
-        self.state: DecodeState = decoder.new_state(
-            schedule, bank, input_ids.shape[1] + max_new_tokens - 1, watch
-        )
+        self.state: DecodeState = decoder.new_state(schedule, bank, input_ids.shape[1] + max_new_tokens - 1, watch)
         self.prefill_ms = self.decode_ms = 0.0
         self.decode_steps = 0
         self.ended: str | None = None  # "stop" or "length" once there is no next step

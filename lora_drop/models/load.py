@@ -165,16 +165,13 @@ def _step_weights(model: PreTrainedModel, device: torch.device, packed: bool) ->
         return None
     if device.type == "cuda":
         # On ZeroGPU the card comes and goes with each call, in a process of its own: a graph would not live to pay.
-        return None if os.environ.get("SPACES_ZERO_GPU") else fuse(model)
-    config = model.config
-    rows = None
-    if packed:
-        gguf = bundled.ensure() / GGUF.name
-        rows = gguf_rows(gguf, config.num_attention_heads, config.num_key_value_heads)
-    if library() is not None:
-        return lay_out(model, rows)
-    # torch's packed kernel wants bfloat16 activations, which are slow where the processor does not compute them.
-    return pack(model, rows) if rows and model.dtype == torch.bfloat16 else fuse(model)
+        return None if os.environ.get("SPACES_ZERO_GPU") else StaticWeights.of(model)
+    if library() is None:
+        return StaticWeights.of(model)
+    if not packed:
+        return lay_out(model, None)
+    gguf = bundled.ensure() / GGUF.name
+    return lay_out(model, gguf_rows(gguf, model.config.num_attention_heads, model.config.num_key_value_heads))
 
 
 def usable_context(config: PreTrainedConfig) -> int:

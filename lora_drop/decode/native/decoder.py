@@ -1,4 +1,4 @@
-"""The native decoder: the reference's interface, single-token steps through `step.c`.
+"""The native decoder: the reference's interface, single-token steps through C.
 
 Prefill is the reference's. Activations are float32 whatever the model's number type; K/V have the model's. A test
 holds it against the reference for every rule, part, kv rule and architecture.
@@ -19,7 +19,8 @@ from transformers import PreTrainedModel
 
 from lora_drop.decode.cache import HiddenCache, KVCache
 from lora_drop.decode.correction import Correction
-from lora_drop.decode.native import BF16, F32, Q4_1, Q8_0, Layer, Matrix, Plan, Step, Store, library
+from lora_drop.decode.native.loader import library
+from lora_drop.decode.native.structs import BF16, F32, Q4_1, Q8_0, Layer, Matrix, Plan, Step, Store
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.step import DecoderOutput, DecodeState
 from lora_drop.decode.weights import fused, qk_norms
@@ -35,7 +36,7 @@ BLOCK_BYTES = {Q4_1: 20, Q8_0: 34}
 
 @dataclass(frozen=True)
 class NativeWeights:
-    """A model's weights as step.c reads them.
+    """A model's weights as the C steps read them.
 
     Args:
         kind: `float32`, `bfloat16` or `q4_1/q8_0 blocks`.
@@ -58,7 +59,7 @@ class NativeWeights:
 
 @torch.no_grad()
 def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
-    """The model's weights for step.c: its own numbers, fused in place, or the packed blocks that it came from.
+    """The model's weights for the C steps: its own numbers, fused in place, or the packed blocks that it came from.
 
     Args:
         blocks: from the name of a matrix (`0.qkv`, `0.out`, `0.gate_up`, `0.down`, ..., `head`) to its rows of blocks.
@@ -121,7 +122,7 @@ def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
 
 @dataclass
 class NativeState(DecodeState):
-    """A lane's state, and what step.c reads and writes of it.
+    """A lane's state, and what the C steps read and write of it.
 
     Args:
         plan: what the schedule does with each layer; points into `tensors` and `vectors`.
@@ -136,7 +137,7 @@ class NativeState(DecodeState):
 
 
 class NativeDecoder(ReferenceDecoder):
-    """`step` for one token of one text through step.c; all else is the reference's."""
+    """`step` for one token of one text through C; all else is the reference's."""
 
     def __init__(self, model: PreTrainedModel, weights: NativeWeights):
         super().__init__(model)
@@ -165,7 +166,7 @@ class NativeDecoder(ReferenceDecoder):
             self._begin(state)
         self._make_room(state, schedule.dropped_set if lora and schedule.kv == "skip" else ())
         n = len(schedule.dropped)
-        h = self.embed.weight[token[0, 0]].to(torch.float32, copy=True)  # (D,): step.c works in it
+        h = self.embed.weight[token[0, 0]].to(torch.float32, copy=True)  # (D,): `ld_step` works in it
         watched = torch.empty(n, 1, h.shape[0]) if state.watch else None
         ratios = None if schedule.refresh_norm is None else torch.empty(n)
         step = Step(
@@ -223,7 +224,7 @@ class NativeDecoder(ReferenceDecoder):
         return cos.data_ptr() + offset, sin.data_ptr() + offset
 
     def _begin(self, state: NativeState) -> None:
-        """Before the first step: the plan, and what prefill left behind, where step.c finds it."""
+        """Before the first step: the plan, and what prefill left behind, where `ld_step` finds it."""
         schedule, bank = state.schedule, state.bank
         if schedule.reuse != "skip" and schedule.dropped:
             state.vectors = torch.cat([state.hidden[i] for i in schedule.dropped]).float()
@@ -246,7 +247,7 @@ class NativeDecoder(ReferenceDecoder):
 
     @staticmethod
     def _make_room(state: NativeState, skipped: Collection[int]) -> None:
-        """Room for this token in the caches of all layers but those that are skipped; step.c fills it."""
+        """Room for this token in the caches of all layers but those that are skipped; `ld_step` fills it."""
         kv, lengths = state.kv, state.kv.lengths
         for i, store in enumerate(state.stores):
             if i in skipped:

@@ -1,0 +1,72 @@
+/* What Python and C share: the structures (in Python: structs.py), the numbers in them, and the exported functions.
+ *
+ * Whoever changes any of it raises LD_ABI here and ABI in structs.py: the loader takes no library with another number.
+ */
+#ifndef LD_ABI_H
+#define LD_ABI_H
+
+#include <stdint.h>
+
+#define LD_ABI 1
+#define LD_API __attribute__((visibility("default"))) /* all else stays inside: the build hides it */
+
+enum { F32, BF16, Q4_1, Q8_0 };              /* kinds of numbers */
+enum { STATE, ANCHOR, RESIDUAL, SKIP };      /* reuse rules */
+enum { LD_OK, LD_NO_MEMORY, LD_NO_THREADS }; /* what a function that returns an int found */
+
+/* Borrows its memory. */
+typedef struct {
+    const void *data;  /* (N, K) rows, or N / 16 panels of blocks (panels.h) */
+    const float *bias; /* (N,) or NULL */
+    int64_t n, k, kind;
+} Matrix;
+
+typedef struct {
+    const float *attention_norm, *mlp_norm; /* (D,) */
+    const float *qk_norm;                   /* (nh + nkv, hs) or NULL */
+    Matrix qkv, out, gate_up, down;
+    int64_t hidden, heads, kv_heads, head_dim, inner; /* D, nh, nkv, hs, I */
+    float eps;
+} Layer;
+
+/* A layer's K/V, and the tokens in it. */
+typedef struct {
+    void *data; /* (2, nkv, capacity, hs) */
+    int64_t capacity, length, kind;
+} Store;
+
+/* What the schedule does with a layer. */
+typedef struct {
+    int64_t drops;     /* the schedule drops it at LoRA steps */
+    const float *gate; /* (D,): `residual` with a correction; else NULL, a gate of 1 */
+    Matrix a, bt;      /* A and B transposed, (r, D) each; r = 0 without a correction */
+    float *hidden;     /* (D,): what the rule remembers of the last full step */
+} Plan;
+
+typedef struct {
+    int64_t lora, rule, attention_only, write_kv; /* of this step, and of the schedule */
+    float scale;                                  /* alpha / r */
+    float *watched;                               /* (dropped layers, D) for their outputs, or NULL */
+    float *ratios;                                /* (dropped layers,) for ||d|| / ||cached||, or NULL */
+} Step;
+
+LD_API int64_t ld_abi(void);
+
+/* Use this many threads from now on, the caller's among them; a pool only grows. */
+LD_API int ld_threads(int64_t threads);
+
+/* Rows (n, k / 32 blocks) of a GGUF into panels; n is a multiple of 16. */
+LD_API void ld_pack(const uint8_t *source, uint8_t *target, int64_t n, int64_t k, int64_t kind);
+
+/* A decode step through all layers: h (D,) is the token's embedding, and at the end what the last norm takes. `kv` has
+ * room for one more token. Where memory is short, nothing has changed. */
+LD_API int ld_step(const Layer *layers, const Plan *plan, int64_t count, const Step *s, const float *cosine,
+                   const float *sine, Store *kv, float *h);
+
+/* Logits (V,) of h: the last norm and the head. */
+LD_API int ld_head(const Matrix *w, const float *norm, float eps, const float *h, float *y);
+
+/* Entropy of the softmax of logits (n,), in nats. */
+LD_API float ld_entropy(const float *logits, int64_t n);
+
+#endif

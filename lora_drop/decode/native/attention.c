@@ -1,0 +1,101 @@
+#include "attention.h"
+
+#include <math.h>
+
+#include "matmul.h"
+#include "pool.h"
+#include "vec.h"
+
+/* Queries, keys and values of h into `heads`, rotated; K and V also into the store. */
+static void project(const Layer *l, const float *h, const Rope *rope, Store *kv, Workspace *space) {
+    int64_t hs = l->head_dim, turned = l->heads + l->kv_heads;
+    float *x = space->normed.at, *heads = space->heads.at;
+    rms_norm(h, l->attention_norm, x, l->hidden, l->eps);
+    multiply(&l->qkv, x, space->sums.at, heads, NULL);
+    for (int64_t i = 0; i < turned; i++) {
+        float *head = heads + i * hs;
+        const float *cosine = rope->cosine, *sine = rope->sine;
+        if (l->qk_norm) rms_norm(head, l->qk_norm + i * hs, head, hs, l->eps);
+        for (int64_t j = 0; j < hs / 2; j++) {
+            float one = head[j], two = head[j + hs / 2];
+            head[j] = one * cosine[j] - two * sine[j];
+            head[j + hs / 2] = two * cosine[j + hs / 2] + one * sine[j + hs / 2];
+        }
+    }
+    for (int64_t i = 0; i < 2 * l->kv_heads; i++) {
+        const float *from = heads + (l->heads + i) * hs;
+        int64_t at = (i * kv->capacity + kv->length) * hs;
+        if (kv->kind == F32) {
+            memcpy((float *)kv->data + at, from, (size_t)hs * 4);
+        } else {
+            for (int64_t j = 0; j < hs; j++) ((uint16_t *)kv->data)[at + j] = to_bf16(from[j]);
+        }
+    }
+    kv->length++;
+}
+
+static void softmax(float *scores, int64_t count, float top) {
+    int64_t t = 0;
+    vf many = {0};
+    float total = 0;
+    for (; t + LANES <= count; t += LANES) {
+        vf e = exponential(loadf(scores + t) - top);
+        memcpy(scores + t, &e, sizeof e);
+        many += e;
+    }
+    for (; t < count; t++) total += scores[t] = expf(scores[t] - top);
+    total += sum(many);
+    for (t = 0; t < count; t++) scores[t] /= total;
+}
+
+typedef struct {
+    const Layer *l;
+    const Store *kv;
+    const float *heads;
+    float *scores, *mixed;
+} Attention;
+
+/* Query heads [from, to) over all that the store holds. */
+static void attend_chunk(void *context, int64_t from, int64_t to) {
+    const Attention *a = context;
+    const Layer *l = a->l;
+    int64_t hs = l->head_dim, count = a->kv->length, group = l->heads / l->kv_heads;
+    float scale = 1 / sqrtf((float)hs);
+    for (int64_t head = from; head < to; head++) {
+        const float *q = a->heads + head * hs;
+        float *scores = a->scores + head * count, *mixed = a->mixed + head * hs, top = -INFINITY;
+        int is_f32 = a->kv->kind == F32;
+        int64_t bytes = a->kv->capacity * hs * (is_f32 ? 4 : 2); /* of a head's keys, and of its values */
+        const char *keys = (const char *)a->kv->data + head / group * bytes, *values = keys + l->kv_heads * bytes;
+        const float *k32 = (const float *)keys, *v32 = (const float *)values;
+        const uint16_t *k16 = (const uint16_t *)keys, *v16 = (const uint16_t *)values;
+        for (int64_t t = 0; t < count; t++) {
+            scores[t] = scale * (is_f32 ? dot_f32(k32 + t * hs, q, hs) : dot_bf16(k16 + t * hs, q, hs));
+            if (!(scores[t] <= top)) top = scores[t]; /* a NaN goes through */
+        }
+        softmax(scores, count, top);
+        for (int64_t j = 0; j < hs; j += WIDTH) { /* a few columns at a time stay in registers */
+            int64_t width = hs - j < WIDTH ? hs - j : WIDTH;
+            if (is_f32) mix_f32(v32 + j, scores, count, hs, width, mixed + j);
+            else mix_bf16(v16 + j, scores, count, hs, width, mixed + j);
+        }
+    }
+}
+
+void attention(const Layer *l, const float *h, const Rope *rope, Store *kv, Workspace *space) {
+    project(l, h, rope, kv, space);
+    Attention a = {l, kv, space->heads.at, space->scores.at, space->mixed.at};
+    parallel(attend_chunk, &a, l->heads, 1);
+    multiply(&l->out, space->mixed.at, space->sums.at, space->attended.at, h);
+}
+
+void write_kv(const Layer *l, const float *h, const Rope *rope, Store *kv, Workspace *space) {
+    int64_t queries = l->heads * l->head_dim;
+    Layer only = *l; /* the rows of k and v alone: queries are neither read nor turned */
+    only.qkv.data = (const char *)l->qkv.data + queries * row_bytes(&l->qkv);
+    only.qkv.n -= queries;
+    if (l->qkv.bias) only.qkv.bias = l->qkv.bias + queries;
+    if (l->qk_norm) only.qk_norm = l->qk_norm + queries;
+    only.heads = 0;
+    project(&only, h, rope, kv, space);
+}

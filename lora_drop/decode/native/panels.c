@@ -1,0 +1,70 @@
+#include "panels.h"
+
+#include "abi.h"
+#include "vec.h"
+
+void panel_q4_1(const uint8_t *p, const float *x, const float *sums, int64_t blocks, float *y) {
+    vf total = {0};
+    for (int64_t b = 0; b < blocks; b++, p += LANES * Q4_BYTES, x += BLOCK) {
+        vf one = {0}, two = {0};
+        for (int j = 0; j < 4; j++) {
+            vi codes = loadi(p + 4 * LANES + 4 * LANES * j);
+            for (int s = 0; s < 8; s += 2) {
+                one += __builtin_convertvector((codes >> (4 * s)) & 15, vf) * x[8 * j + s];
+                two += __builtin_convertvector((codes >> (4 * s + 4)) & 15, vf) * x[8 * j + s + 1];
+            }
+        }
+        total += from_f16(p) * (one + two) + from_f16(p + 2 * LANES) * sums[b];
+    }
+    memcpy(y, &total, sizeof total);
+}
+
+void panel_q8_0(const uint8_t *p, const float *x, int64_t blocks, float *y) {
+    vf total = {0};
+    for (int64_t b = 0; b < blocks; b++, p += LANES * Q8_BYTES, x += BLOCK) {
+        vf one = {0}, two = {0};
+        for (int j = 0; j < 8; j++) {
+            vi codes = loadi(p + 2 * LANES + 4 * LANES * j);
+            one += __builtin_convertvector((codes << 24) >> 24, vf) * x[4 * j];
+            two += __builtin_convertvector((codes << 16) >> 24, vf) * x[4 * j + 1];
+            one += __builtin_convertvector((codes << 8) >> 24, vf) * x[4 * j + 2];
+            two += __builtin_convertvector(codes >> 24, vf) * x[4 * j + 3];
+        }
+        total += from_f16(p) * (one + two);
+    }
+    memcpy(y, &total, sizeof total);
+}
+
+/* One row's block, 16 signed bytes after d, to its place among the 16 of a panel's block. Low byte first, whatever the
+ * machine's order. */
+static void pack_q8_0(const uint8_t *in, uint8_t *out, int row) {
+    memcpy(out + 2 * row, in, 2);
+    for (int j = 0; j < 8; j++) {
+        uint32_t word = 0;
+        for (int s = 0; s < 4; s++) word |= (uint32_t)in[2 + 4 * j + s] << (8 * s);
+        memcpy(out + 2 * LANES + 4 * LANES * j + 4 * row, &word, 4);
+    }
+}
+
+static void pack_q4_1(const uint8_t *in, uint8_t *out, int row) {
+    memcpy(out + 2 * row, in, 2);
+    memcpy(out + 2 * LANES + 2 * row, in + 2, 2);
+    for (int j = 0; j < 4; j++) {
+        uint32_t word = 0;
+        for (int s = 0; s < 8; s++) {
+            int i = 8 * j + s; /* byte i % 16 has weight i in its low (i < 16) or high bits */
+            word |= (uint32_t)(i < 16 ? in[4 + i] & 15 : in[4 + i - 16] >> 4) << (4 * s);
+        }
+        memcpy(out + 4 * LANES + 4 * LANES * j + 4 * row, &word, 4);
+    }
+}
+
+void ld_pack(const uint8_t *source, uint8_t *target, int64_t n, int64_t k, int64_t kind) {
+    int64_t blocks = k / BLOCK, size = kind == Q4_1 ? Q4_BYTES : Q8_BYTES;
+    for (int64_t r = 0; r < n; r++)
+        for (int64_t b = 0; b < blocks; b++) {
+            const uint8_t *in = source + (r * blocks + b) * size;
+            uint8_t *out = target + (r / LANES * blocks + b) * LANES * size;
+            (kind == Q4_1 ? pack_q4_1 : pack_q8_0)(in, out, (int)(r % LANES));
+        }
+}

@@ -1,0 +1,117 @@
+#include "pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <unistd.h>
+
+#include "abi.h"
+
+enum { SPINS = 4000, PATIENCE = 200 };
+
+static struct {
+    pthread_mutex_t calls, sleep;
+    pthread_cond_t wake;
+    int threads; /* workers, the caller not counted */
+    pid_t owner; /* a forked child has none of the parent's threads */
+    Work work;
+    void *context;
+    int64_t count, chunk;
+    _Atomic int64_t next, done;
+    _Atomic uint64_t phase;
+    _Atomic int sleepers, inside;
+} pool = {.calls = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+
+void pool_lock(void) { pthread_mutex_lock(&pool.calls); }
+void pool_unlock(void) { pthread_mutex_unlock(&pool.calls); }
+
+static inline void relax(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static void take_chunks(void) {
+    for (;;) {
+        int64_t from = atomic_fetch_add(&pool.next, pool.chunk);
+        if (from >= pool.count) return;
+        int64_t to = from + pool.chunk < pool.count ? from + pool.chunk : pool.count;
+        pool.work(pool.context, from, to);
+        atomic_fetch_add(&pool.done, to - from);
+    }
+}
+
+/* Phases are open at even numbers; at odd ones the caller lays out the next. */
+static inline int is_new(uint64_t phase, uint64_t seen) { return phase != seen && phase % 2 == 0; }
+
+static void *worker(void *unused) {
+    (void)unused;
+    uint64_t seen = 0;
+    for (;;) {
+        uint64_t phase;
+        for (int i = 0; !is_new(phase = atomic_load(&pool.phase), seen) && i < SPINS; i++) relax();
+        if (!is_new(phase, seen)) {
+            pthread_mutex_lock(&pool.sleep);
+            atomic_fetch_add(&pool.sleepers, 1);
+            while (!is_new(phase = atomic_load(&pool.phase), seen)) pthread_cond_wait(&pool.wake, &pool.sleep);
+            atomic_fetch_sub(&pool.sleepers, 1);
+            pthread_mutex_unlock(&pool.sleep);
+        }
+        seen = phase;
+        /* Announce first, then look again: the caller closes a phase first and then looks for who is inside, so one
+         * of the two sees the other. */
+        atomic_fetch_add(&pool.inside, 1);
+        if (atomic_load(&pool.phase) == seen) take_chunks();
+        atomic_fetch_sub(&pool.inside, 1);
+    }
+    return NULL;
+}
+
+void parallel(Work work, void *context, int64_t count, int64_t chunk) {
+    if (!pool.threads || count <= chunk) {
+        work(context, 0, count);
+        return;
+    }
+    atomic_fetch_add(&pool.phase, 1);
+    for (int i = 0; atomic_load(&pool.inside); i++) i < PATIENCE ? relax() : (void)sched_yield();
+    pool.work = work;
+    pool.context = context;
+    pool.count = count;
+    pool.chunk = chunk;
+    atomic_store(&pool.done, 0);
+    atomic_store(&pool.next, 0);
+    atomic_fetch_add(&pool.phase, 1);
+    if (atomic_load(&pool.sleepers)) {
+        pthread_mutex_lock(&pool.sleep);
+        pthread_cond_broadcast(&pool.wake);
+        pthread_mutex_unlock(&pool.sleep);
+    }
+    take_chunks();
+    for (int i = 0; atomic_load(&pool.done) < count; i++) i < PATIENCE ? relax() : (void)sched_yield();
+}
+
+int ld_threads(int64_t threads) {
+    int status = LD_OK;
+    pool_lock();
+    if (pool.owner != getpid()) {
+        pool.owner = getpid();
+        pool.threads = 0;
+        atomic_store(&pool.inside, 0);
+        atomic_store(&pool.sleepers, 0);
+        pool.sleep = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+        pool.wake = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+    }
+    while (status == LD_OK && pool.threads < threads - 1) {
+        pthread_t thread;
+        if (pthread_create(&thread, NULL, worker, NULL)) {
+            status = LD_NO_THREADS;
+        } else {
+            pthread_detach(thread);
+            pool.threads++;
+        }
+    }
+    pool_unlock();
+    return status;
+}

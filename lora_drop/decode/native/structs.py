@@ -1,0 +1,64 @@
+"""`abi.h` in Python: the structures, numbers and functions that both sides share.
+
+A structure borrows its memory: whoever makes one keeps the tensors. Whoever changes anything here raises ABI, here and
+in `abi.h`; a test compares the layouts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+ABI = 1
+F32, BF16, Q4_1, Q8_0 = range(4)  # kinds of numbers
+OK, NO_MEMORY, NO_THREADS = range(3)  # what a function that returns an int found
+
+_pointer, _int64 = ctypes.c_void_p, ctypes.c_int64
+
+
+class Matrix(ctypes.Structure):
+    """(N, K) weights and a bias."""
+
+    _fields_ = [("data", _pointer), ("bias", _pointer), ("n", _int64), ("k", _int64), ("kind", _int64)]
+
+
+class Layer(ctypes.Structure):
+    """A layer's weights and sizes."""
+
+    _fields_ = [
+        *((name, _pointer) for name in ("attention_norm", "mlp_norm", "qk_norm")),
+        *((name, Matrix) for name in ("qkv", "out", "gate_up", "down")),
+        *((name, _int64) for name in ("hidden", "heads", "kv_heads", "head_dim", "inner")),
+        ("eps", ctypes.c_float),
+    ]
+
+
+class Store(ctypes.Structure):
+    """A layer's K/V, and the tokens in it; whoever writes one there counts it."""
+
+    _fields_ = [("data", _pointer), ("capacity", _int64), ("length", _int64), ("kind", _int64)]
+
+
+class Plan(ctypes.Structure):
+    """What the schedule does with a layer."""
+
+    _fields_ = [("drops", _int64), ("gate", _pointer), ("a", Matrix), ("bt", Matrix), ("hidden", _pointer)]
+
+
+class Step(ctypes.Structure):
+    """What one step does."""
+
+    _fields_ = [
+        *((name, _int64) for name in ("lora", "rule", "attention_only", "write_kv")),
+        ("scale", ctypes.c_float),
+        *((name, _pointer) for name in ("watched", "ratios")),
+    ]
+
+
+FUNCTIONS = {  # what each returns, and what it takes
+    "ld_abi": (_int64, ()),
+    "ld_threads": (ctypes.c_int, (_int64,)),
+    "ld_pack": (None, (_pointer, _pointer, _int64, _int64, _int64)),
+    "ld_step": (ctypes.c_int, (_pointer, _pointer, _int64, *(_pointer,) * 5)),
+    "ld_head": (ctypes.c_int, (_pointer, _pointer, ctypes.c_float, _pointer, _pointer)),
+    "ld_entropy": (ctypes.c_float, (_pointer, _int64)),
+}
