@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-gpu quality style browser soak space-check clean
+.PHONY: demo test test-slow test-gpu quality quality-js npm style browser soak space-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m lora_drop.bundled
@@ -20,9 +20,22 @@ test-slow: $(VENV)/.installed-dev browser
 test-gpu: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m gpu
 
-quality: $(VENV)/.installed-dev
+quality: $(VENV)/.installed-dev quality-js
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The page's scripts: rules and types.
+quality-js: npm node_modules/.installed
+	npm run --silent lint
+	npm run --silent types
+
+npm:
+	@command -v npm > /dev/null || { echo "quality: npm is missing. Install Node.js 20.19 or newer (nodejs.org), which brings it." >&2; exit 1; }
+
+# The lock decides what is installed; an interrupted install has no mark.
+node_modules/.installed: package-lock.json | npm
+	npm ci --no-audit --no-fund
+	touch $@
 
 style: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
@@ -50,4 +63,4 @@ space-check: $(VENV)/.installed
 	$(BIN)/python -m lora_drop.tools.space_check
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) node_modules .pytest_cache .ruff_cache

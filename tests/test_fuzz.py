@@ -20,13 +20,14 @@ from lora_drop.adapters.bank import CONFIG_NAME, WEIGHTS_NAME, AdapterBank
 from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.models.pool import Shelf
+from lora_drop.models.pool import ModelPool
 from lora_drop.run import trace as t
 from lora_drop.run.exports import html as replay
 from lora_drop.run.exports.chrome import chrome_trace
+from lora_drop.run.records import write_line
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.ui.events import Callbacks
+from lora_drop.ui.callbacks import Callbacks
 
 TRACES = sorted((CORPUS / "traces").glob("*.jsonl"))
 BANKS = sorted(path for path in (CORPUS / "adapters").iterdir() if path.is_dir())
@@ -38,7 +39,7 @@ LONGEST = 20  # seconds that one small file may take, on a machine that is busy 
 def calls(tiny, monkeypatch):
     """The page's functions; a replay without its scripts, which are the same in each and megabytes."""
     monkeypatch.setattr(replay, "_scripts", lambda: "")
-    return Callbacks(Shelf(tiny))
+    return Callbacks(ModelPool(tiny))
 
 
 def shown(raw: bytes, calls: Callbacks, folder: Path, capsys) -> bool:
@@ -63,7 +64,7 @@ def shown(raw: bytes, calls: Callbacks, folder: Path, capsys) -> bool:
     assert status["kind"] == "done"
     lines = [strict_json(line) for line in wire.splitlines()]
     assert len(lines) == 1 + sum(1 for _ in trace.records()) and wire.isascii()
-    again = t.parse_trace("".join(map(t.write_line, trace.records())).encode())
+    again = t.parse_trace("".join(map(write_line, trace.records())).encode())
     assert list(again.records()) == list(trace.records()), "what was read is written as it was"
     kinds = {"trace": t.parse_trace, "chrome": strict_json, "html": bytes.decode}
     for kind, read in kinds.items():
@@ -114,7 +115,7 @@ def taken(folder: Path, loaded) -> bool:
         return False
     finally:
         assert time.monotonic() - started < LONGEST
-    lines = "".join(map(t.write_line, records))
+    lines = "".join(map(write_line, records))
     for line in lines.splitlines():
         strict_json(line)
     assert len(t.parse_trace(lines.encode()).steps["lora_drop"]) == 3

@@ -12,8 +12,9 @@ from lora_drop.decode.cache import BLOCK
 from lora_drop.decode.lane import Lane
 from lora_drop.decode.sampling import Sampling
 from lora_drop.decode.static import SPAN, StaticDecoder, StaticWeights
-from lora_drop.method.config import KV_RULES, PARTS, REUSE_RULES, LoraDropConfig
+from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import Schedule, baseline_schedule
+from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.models.load import load_model
 from lora_drop.run.race import take_turns
 from lora_drop.run.request import Request

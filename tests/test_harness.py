@@ -198,7 +198,7 @@ def test_without_the_harness_one_line_says_what_to_install():
 
 def test_the_engine_s_request_matches(tiny):
     """The engine that `generate_until` uses is the one of `run`."""
-    from lora_drop.evaluation.tasks.benchmark import generate_text
+    from lora_drop.evaluation.tasks.runner import generate_text
 
     config = LoraDropConfig(**DROPPING)
     trace = gather(run(tiny, Request("Why?", config, 12, lanes="lora-drop", audit=False)))

@@ -36,17 +36,20 @@ from hypothesis import strategies as st
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.cli.main import _parser, main
 from lora_drop.errors import LoraDropError
-from lora_drop.method.config import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.method.presets import COMPARISONS, PRESETS
+from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.models import bundled as bundled_model
-from lora_drop.models import load as models
+from lora_drop.models import hub
 from lora_drop.models.load import load_model
-from lora_drop.models.pool import Shelf
+from lora_drop.models.pool import ModelPool
 from lora_drop.models.tokens import ByteTokenizer, encode_prompt, encode_text
+from lora_drop.paths import ASSETS
 from lora_drop.run.exports import html as replay
-from lora_drop.run.exports.scripts import ASSETS, plotly_script
+from lora_drop.run.exports.scripts import plotly_script
 from lora_drop.run.trace import parse_trace, read_trace
-from lora_drop.ui.events import Callbacks, Stops
+from lora_drop.ui import scripts
+from lora_drop.ui.callbacks import Callbacks
+from lora_drop.ui.kept import Stops
 from lora_drop.ui.page import build_app, launch
 from lora_drop.ui.safe_zone import SafeZone
 
@@ -102,7 +105,7 @@ FOUND = ({"compare": ["x"]}, {"preset": ["x"]}, {"preset": {}}, {"period": 10**3
 def calls(tiny, monkeypatch):
     """The page's functions; a replay without its scripts, which are the same in each and megabytes."""
     monkeypatch.setattr(replay, "_scripts", lambda: "")
-    return Callbacks(Shelf(tiny))
+    return Callbacks(ModelPool(tiny))
 
 
 def examples(each: Iterable[dict]) -> Callable:
@@ -252,7 +255,7 @@ def test_the_run_button_ends_with_a_status_line(calls, controls):
 )
 def test_the_safe_zone_measures_or_refuses_in_one_line(tiny, ratios, periods, rules, shown):
     TRIED["safe zone"] += 1
-    zone = SafeZone(Shelf(tiny), None, Stops())
+    zone = SafeZone(ModelPool(tiny), None, Stops())
     zone._pairs = lambda loaded, should_stop: iter(
         [[("Why?", "So.")]]
     )  # what the tiny model would write first is no matter
@@ -431,7 +434,7 @@ def options_of(command: str) -> list[str]:
 def offline(monkeypatch, workplace):
     """In the workplace; a model that is named after nothing is looked for on this machine alone."""
     monkeypatch.chdir(workplace)
-    monkeypatch.setattr(models, "_hub_answers", lambda name: False)
+    monkeypatch.setattr(hub, "_hub_answers", lambda name: False)
 
 
 @pytest.mark.parametrize("command", [*COMMANDS])
@@ -598,7 +601,7 @@ def test_a_model_s_name_leads_nowhere(name, monkeypatch):
         asked.append(hub_id)
         raise LoraDropError("not asked in a test.")
 
-    monkeypatch.setattr(models, "_hub_answers", answers)
+    monkeypatch.setattr(hub, "_hub_answers", answers)
     with pytest.raises(LoraDropError) as caught:
         load_model(name, device="cpu")
     one_line(caught.value)
@@ -658,7 +661,7 @@ def address(tiny) -> Iterator[tuple[str, int]]:
     with contextlib.closing(socket.socket()) as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    demo = build_app(Shelf(tiny))
+    demo = build_app(ModelPool(tiny))
     launch(demo, "127.0.0.1", port, block=False)
     yield "127.0.0.1", port
     demo.close(verbose=False)
@@ -689,7 +692,7 @@ def forms(path: str) -> Iterator[str]:
     yield path.replace("/", "%2f").replace(".", "%2e")
     yield "/" + path
     yield f"{ASSETS}/../../../../../../../../../..{path}"
-    yield f"{ASSETS}/charts.js/../../../../../../../../../../..{path}"
+    yield f"{plotly_script()}/../../../../../../../../../../..{path}"
     yield "/".join([".."] * 12) + path
     yield "%2e%2e/" * 12 + path.lstrip("/")
     yield "..%2f" * 12 + path.lstrip("/")
@@ -702,7 +705,8 @@ OUTSIDE = {
     "the environment": Path("/proc/self/environ"),
     "the code": ROOT / "app.py",
     "a file beside the code": ROOT / "pyproject.toml",
-    "an asset that is no script": ASSETS / "live.html",
+    "a template": ASSETS / "html" / "live.html",
+    "a script, which has a route of its own": ASSETS / "js" / "main.js",
     "adapters": next((ASSETS / "adapters").glob("*/*.json")),
     "another file of a package": plotly_script().parent.parent / "__init__.py",
 }
@@ -731,10 +735,18 @@ def test_the_model_s_cache_and_links_are_refused(address, tmp_path):
 
 
 def test_the_assets_are_served_and_nothing_else_beside_them(address):
-    for path in (ASSETS / "charts.js", plotly_script()):
-        status, content, _ = ask(address, f"/gradio_api/file={path}")
+    modules = f"/{scripts.address()}/"
+    for path, where in (
+        (plotly_script(), f"/gradio_api/file={plotly_script()}"),
+        (ASSETS / "js" / "main.js", f"{modules}main.js"),
+        (ASSETS / "js" / "charts" / "drift.js", f"{modules}charts/drift.js"),
+    ):
+        status, content, headers = ask(address, where)
         assert status == 200 and path.read_bytes().startswith(content)
-    for route in ("/static/", "/assets/", "/svelte/", "/gradio_api/custom_component/1/client/component/"):
+        assert headers["content-type"].startswith(("text/javascript", "application/javascript"))
+    for name in ("", "charts", "../css/base.css", "..%2fcss/base.css", "%2e%2e/html/live.html", "gone.js"):
+        assert ask(address, modules + name)[0] == 404
+    for route in (modules, "/static/", "/assets/", "/svelte/", "/gradio_api/custom_component/1/client/component/"):
         for way in ("../" * 14, "..%2f" * 14, "%2e%2e/" * 14, "%2e%2e%2f" * 14, "..%5c" * 14, "....//" * 14):
             status, content, _ = ask(address, f"{route}{way}etc/passwd")
             assert status in (400, 403, 404) and b"root:" not in content

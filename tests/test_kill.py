@@ -23,6 +23,7 @@ from test_bundled import Workshop, die, in_process, shop  # noqa: F401  the shop
 
 from lora_drop.errors import LoraDropError
 from lora_drop.models import bundled as door
+from lora_drop.models import download
 
 # ---- downloads ------------------------------------------------------------------------------------------------------
 
@@ -63,7 +64,7 @@ class Answer(BaseHTTPRequestHandler):
 @pytest.fixture
 def index(shop, monkeypatch) -> Iterator[Index]:  # noqa: F811
     """The real download, by the real pip, from a server that can be told to break."""
-    monkeypatch.setattr(door, "_download", Workshop.real_download)
+    monkeypatch.setattr(download, "_download", Workshop.real_download)
     server = Index(shop)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -135,7 +136,7 @@ def converts_forever(shop: Workshop, begun: Event) -> None:  # noqa: F811
 def waits_and_builds(shop: Workshop, waiting: Event) -> None:  # noqa: F811
     """Runs in its own process: tells when it has found the lock taken."""
     shop.set_up()
-    door._say = lambda text, **_: waiting.set() if "waiting for it" in text else None
+    door.say = lambda text, **_: waiting.set() if "waiting for it" in text else None
     door.ensure()
 
 
@@ -210,9 +211,10 @@ def dies_training(text: Path, out: Path, stage: str, *more: str) -> None:
     import torch
 
     from lora_drop.adapters import bank as adapters
-    from lora_drop.training import train
+    from lora_drop.training import checkpoint
+    from lora_drop.training.trainer import Trainer
 
-    save_file, save, step, replace = adapters.save_file, torch.save, train.Trainer.train_step, os.replace
+    save_file, save, step, replace = adapters.save_file, torch.save, Trainer.train_step, os.replace
 
     def half(write: Callable[..., object]) -> Callable[..., None]:
         def writing(content, path) -> None:
@@ -223,14 +225,14 @@ def dies_training(text: Path, out: Path, stage: str, *more: str) -> None:
         return writing
 
     def replace_or_die(source, target) -> None:
-        if Path(source).name == f"{train.CHECKPOINT}.partial" and Path(target).parent == out:
+        if Path(source).name == f"{checkpoint.CHECKPOINT}.partial" and Path(target).parent == out:
             seen.append(target)
             if stage == "first new name" or len(seen) == SECOND:
                 die()
         replace(source, target)
 
     def rmtree(path, **options) -> None:
-        if Path(path).name == f"{train.CHECKPOINT}.old" and Path(path).exists():
+        if Path(path).name == f"{checkpoint.CHECKPOINT}.old" and Path(path).exists():
             die()
         shutil_rmtree(path, **options)
 
@@ -244,9 +246,9 @@ def dies_training(text: Path, out: Path, stage: str, *more: str) -> None:
     elif stage in ("new name", "first new name"):
         os.replace = replace_or_die
     elif stage == "old one":
-        train.shutil.rmtree = rmtree
+        checkpoint.shutil.rmtree = rmtree
     elif stage == "batch":
-        train.Trainer.train_step = counted(step, 4, lambda *_: die())
+        Trainer.train_step = counted(step, 4, lambda *_: die())
     trains(text, out, *more)
 
 
@@ -254,7 +256,7 @@ def dies_training(text: Path, out: Path, stage: str, *more: str) -> None:
 def server():
     """Processes that start with torch imported: forked from one that has done nothing else."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lora_drop.training.train"])
+    context.set_forkserver_preload(["lora_drop.training.trainer"])
     return context
 
 

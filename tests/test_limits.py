@@ -10,11 +10,11 @@ import pytest
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.models.pool import Shelf
+from lora_drop.models.pool import ModelPool
 from lora_drop.run.request import Request
 from lora_drop.run.trace import parse_trace
-from lora_drop.ui import events as callbacks
-from lora_drop.ui.events import Callbacks
+from lora_drop.ui import callbacks
+from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.limits import Limits
 from lora_drop.ui.safe_zone import SafeZone
 
@@ -35,7 +35,7 @@ def limited(tiny, monkeypatch):
     def build(**limits: object) -> Callbacks:
         for name, value in limits.items():
             monkeypatch.setenv(f"LORA_DROP_MAX_{name.upper()}", str(value))
-        return Callbacks(Shelf(tiny))
+        return Callbacks(ModelPool(tiny))
 
     return build
 
@@ -61,7 +61,7 @@ def test_each_limit_is_an_environment_variable(monkeypatch):
 def test_a_limit_that_is_none_stops_the_start_with_one_line(monkeypatch, tiny, name, value):
     monkeypatch.setenv(f"LORA_DROP_MAX_{name}", value)
     with pytest.raises(LoraDropError, match=f"^the variable LORA_DROP_MAX_{name} must be a number above 0, not"):
-        Callbacks(Shelf(tiny))
+        Callbacks(ModelPool(tiny))
 
 
 def test_tokens_and_prompts_over_the_limit_are_refused_in_words(limited):
@@ -100,7 +100,7 @@ def test_a_visitors_own_stop_is_not_called_a_limit(limited, monkeypatch):
 
 
 def test_a_sweep_whose_time_is_up_keeps_its_points(tiny):
-    zone = SafeZone(Shelf(tiny), None, callbacks.Stops(), limits=Limits(seconds=1e-6))
+    zone = SafeZone(ModelPool(tiny), None, callbacks.Stops(), limits=Limits(seconds=1e-6))
     *_, last = zone.run_page("0.5,1", "2", "residual", "block", "auto", "agreement", None, None, VISITOR)
     assert (
         last[0]["text"] == "Stopped after 1e-06 s, the most that a sweep may take here: 0 of 2 points were measured."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from tokenizers import models as tokenizer_models
 from transformers import LlamaConfig, MistralConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config
 
 from lora_drop.errors import LoraDropError
-from lora_drop.models import load as models
+from lora_drop.method.cost import ModelShape
+from lora_drop.models import hub, place, random_weights, tokens
 from lora_drop.models.load import fingerprint, load_model, usable_context
 from lora_drop.models.tokens import ByteTokenizer, encode_prompt
 
@@ -119,16 +121,14 @@ def test_random_weights_are_the_same_each_time_and_in_each_dtype(any_tiny):
 
 
 def test_tiny_models_have_revisions_of_their_own():
-    assert len({load_model(f"random:{shape}", "cpu", "float32").revision for shape in models.TINY_SHAPES}) == 4
+    assert len({load_model(f"random:{shape}", "cpu", "float32").revision for shape in random_weights.TINY_SHAPES}) == 4
 
 
 @pytest.mark.parametrize(
     ("name", "billions"), [("llama2-7b", 6.738), ("llama3-8b", 8.030), ("qwen2.5-7b", 7.616), ("qwen2.5-14b", 14.770)]
 )
 def test_large_shapes_have_the_published_sizes(name, billions):
-    from lora_drop.method.cost import ModelShape
-
-    assert ModelShape.from_config(models.LARGE_SHAPES[name]).params / 1e9 == pytest.approx(billions, abs=0.001)
+    assert ModelShape.from_config(random_weights.LARGE_SHAPES[name]).params / 1e9 == pytest.approx(billions, abs=0.001)
 
 
 def test_large_shapes_are_filled_and_reproducible(monkeypatch):
@@ -136,8 +136,8 @@ def test_large_shapes_are_filled_and_reproducible(monkeypatch):
     small = LlamaConfig(
         vocab_size=9000, hidden_size=128, intermediate_size=200, num_hidden_layers=2, num_attention_heads=2
     )
-    monkeypatch.setitem(models.LARGE_SHAPES, "small", small)
-    monkeypatch.setitem(models.SHAPES, "small", small)
+    monkeypatch.setitem(random_weights.LARGE_SHAPES, "small", small)
+    monkeypatch.setitem(random_weights.SHAPES, "small", small)
     one, two = load_model("random:small", "cpu", "float32"), load_model("random:small", "cpu", "bfloat16")
     assert one.revision == two.revision
     for name, weight in one.model.named_parameters():
@@ -148,7 +148,7 @@ def test_large_shapes_are_filled_and_reproducible(monkeypatch):
 
 
 def test_too_large_a_model_is_refused(monkeypatch):
-    monkeypatch.setattr(models, "free_memory", lambda device: 8 * 10**9)
+    monkeypatch.setattr(place, "free_memory", lambda device: 8 * 10**9)
     told = the_line("random:qwen2.5-14b", device="cpu", dtype="bfloat16")
     assert "29.5 GB" in told and "8.0 GB free" in told
 
@@ -204,18 +204,18 @@ def test_context_is_limited_by_a_sliding_window(config, context):
 
 def test_auto_takes_what_the_machine_has(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert models.resolve_device("auto") == torch.device("cpu")
+    assert place.resolve_device("auto") == torch.device("cpu")
     for has, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(models, "_cpu_has_bfloat16", lambda has=has: has)
-        assert models.resolve_dtype("auto", torch.device("cpu")) == dtype
-    assert models.resolve_dtype("auto", torch.device("cuda")) == torch.bfloat16
-    assert models.resolve_dtype(torch.bfloat16, torch.device("cpu")) == torch.bfloat16
+        monkeypatch.setattr(place, "_cpu_has_bfloat16", lambda has=has: has)
+        assert place.resolve_dtype("auto", torch.device("cpu")) == dtype
+    assert place.resolve_dtype("auto", torch.device("cuda")) == torch.bfloat16
+    assert place.resolve_dtype(torch.bfloat16, torch.device("cpu")) == torch.bfloat16
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert models.resolve_device("auto") == torch.device("cuda", 0)
-    assert models.resolve_device("cuda:1") == torch.device("cuda", 1)
+    assert place.resolve_device("auto") == torch.device("cuda", 0)
+    assert place.resolve_device("cuda:1") == torch.device("cuda", 1)
     with pytest.raises(LoraDropError, match="the last one here is cuda:1"):
-        models.resolve_device("cuda:2")
+        place.resolve_device("cuda:2")
 
 
 def test_a_model_goes_where_its_weights_fit(monkeypatch):
@@ -223,22 +223,22 @@ def test_a_model_goes_where_its_weights_fit(monkeypatch):
     gpus, cpu = [torch.device("cuda", i) for i in range(2)], torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(models, "get_max_memory", lambda: {0: 5, 1: 9, "cpu": 100})
-    monkeypatch.setattr(models, "_cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr(place, "get_max_memory", lambda: {0: 5, 1: 9, "cpu": 100})
+    monkeypatch.setattr(place, "_cpu_has_bfloat16", lambda: False)
     monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
     half, whole = torch.bfloat16, torch.float32
-    found = models.places()
+    found = place.places()
     assert found == [(gpus[1], half), (gpus[0], half), (cpu, whole), (cpu, half)]
-    assert models.places("cuda:0", "float32") == [(gpus[0], whole)]
-    config = models.SHAPES["tiny-llama"]
-    size = models.ModelShape.from_config(config).params
-    for room, place in (((3, 3, 9), 0), ((1, 3, 9), 1), ((1, 1, 4), 2), ((1, 1, 3), 3)):
+    assert place.places("cuda:0", "float32") == [(gpus[0], whole)]
+    config = random_weights.SHAPES["tiny-llama"]
+    size = ModelShape.from_config(config).params
+    for room, at in (((3, 3, 9), 0), ((1, 3, 9), 1), ((1, 1, 4), 2), ((1, 1, 3), 3)):
         free = dict(zip((gpus[1], gpus[0], cpu), (size * n for n in room), strict=True))
-        monkeypatch.setattr(models, "free_memory", free.get)
-        assert models._fitting(config, "m", found) == found[place]
-    monkeypatch.setattr(models, "free_memory", lambda device: size)
+        monkeypatch.setattr(place, "free_memory", free.get)
+        assert place.fitting(config, "m", found) == found[at]
+    monkeypatch.setattr(place, "free_memory", lambda device: size)
     with pytest.raises(LoraDropError, match="in bfloat16, and cuda:1 has .* free and cuda:0 has .* free and cpu has"):
-        models._fitting(config, "m", found)
+        place.fitting(config, "m", found)
 
 
 def test_processor_s_bfloat16(monkeypatch):
@@ -246,7 +246,7 @@ def test_processor_s_bfloat16(monkeypatch):
     for avx512, amx in ((False, False), (True, False), (False, True)):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=avx512: has)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has=amx: has)
-        assert models._cpu_has_bfloat16() is (avx512 or amx)
+        assert place._cpu_has_bfloat16() is (avx512 or amx)
 
 
 def test_wrong_device_and_dtype(monkeypatch):
@@ -365,7 +365,7 @@ def test_hub_errors(monkeypatch, error, told):
 def test_pickled_weights_on_the_hub():
     """transformers' words for it, as `use_safetensors=True` gives them; and no service is asked to convert them."""
     error = OSError("a/b does not appear to have a file named model.safetensors or model.safetensors.index.json and")
-    assert "no safetensors weights" in models._explain(error, "a/b", "its weights cannot be loaded", local=False)
+    assert "no safetensors weights" in hub._explain(error, "a/b", "its weights cannot be loaded", local=False)
     assert os.environ["DISABLE_SAFETENSORS_CONVERSION"]
 
 
@@ -400,18 +400,18 @@ def test_ordinary_prompts_are_encoded_as_the_template_does(bundled, prompt):
 def test_the_guarded_path_gives_the_same_tokens(bundled, prompt, monkeypatch):
     """A marker that none of the prompts has to hold forces the guarded path: its tokens must be the template's."""
     expected = chat_ids(bundled.tokenizer, prompt)
-    real = models._marker_pattern(bundled.tokenizer).pattern
+    real = tokens._marker_pattern(bundled.tokenizer).pattern
     seen = []
 
     class Pretend:  # finds something in the prompt, and the true markers everywhere else
         def search(self, text, *at):
             seen.append(text)
-            return True if text == prompt else models.re.compile(real).search(text, *at)
+            return True if text == prompt else re.compile(real).search(text, *at)
 
         def finditer(self, text):
-            return models.re.compile(real).finditer(text)
+            return re.compile(real).finditer(text)
 
-    monkeypatch.setattr(models, "_marker_pattern", lambda tokenizer: Pretend())
+    monkeypatch.setattr(tokens, "_marker_pattern", lambda tokenizer: Pretend())
     assert encode_prompt(bundled.tokenizer, prompt) == expected
     assert seen
 
@@ -430,7 +430,7 @@ def test_typed_markers_stay_text(bundled, prompt):
     ids = encode_prompt(tokenizer, prompt)
     own = [i for i in chat_ids(tokenizer, "Hi") if i in special]
     assert [i for i in ids if i in special] == own  # the template's, and no other
-    assert tokenizer.decode(ids) == models._render(tokenizer, prompt)  # not a character lost
+    assert tokenizer.decode(ids) == tokens._render(tokenizer, prompt)  # not a character lost
     plain = encode_prompt(tokenizer, prompt, chat=False)
     assert not special & set(plain) and tokenizer.decode(plain) == prompt
 

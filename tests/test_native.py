@@ -16,7 +16,8 @@ from lora_drop.decode.logits import entropy
 from lora_drop.decode.native import NativeDecoder, lay_out, library, loader, structs
 from lora_drop.decode.native.loader import build, find_compiler
 from lora_drop.errors import LoraDropError
-from lora_drop.method.config import REUSE_RULES, LoraDropConfig
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.settings import REUSE_RULES
 from lora_drop.models.load import load_model
 
 pytestmark = pytest.mark.skipif(library() is None, reason="there is no C compiler here")

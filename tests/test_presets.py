@@ -7,18 +7,19 @@ import json
 import pytest
 import torch
 
+from lora_drop.adapters import find
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.adapters.find import config_fingerprint
 from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation import preset_results as measured
 from lora_drop.evaluation import presets as module
+from lora_drop.evaluation import samples
 from lora_drop.evaluation.preset_results import READS_WELL_GAP, default_preset, measured_presets, reads_well
 from lora_drop.evaluation.prompts import EXAMPLES, SAMPLE_PROMPTS
 from lora_drop.method.cost import ModelShape, speed_bound
 from lora_drop.method.presets import COMPARISONS, PRESETS, presets_for
-from lora_drop.run import run as session
-from lora_drop.ui.events import preset_facts
+from lora_drop.ui.facts import preset_facts
 
 TINY = ["--model", "random:tiny-llama", "--dtype", "float32"]
 BUNDLED = ModelShape(30, 576, 9, 3, 64, 1536, 49_152, tied=True)  # a test holds it against the model itself
@@ -67,7 +68,7 @@ def data(tmp_path):
 @pytest.fixture
 def bank(tiny, tmp_path, monkeypatch):
     """A shipped bank for residual, block; its folder stands in for assets/adapters."""
-    monkeypatch.setattr(session, "SHIPPED_ADAPTERS", tmp_path / "banks")
+    monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path / "banks")
 
     def save(seed=0):
         torch.manual_seed(seed)
@@ -94,8 +95,8 @@ def measure(capsys, data, out):
 @pytest.fixture
 def short(monkeypatch):
     """Two prompts and few tokens: what is tested does not depend on how many."""
-    monkeypatch.setattr(module, "SAMPLE_PROMPTS", SAMPLE_PROMPTS[:2])
-    monkeypatch.setattr(module, "SAMPLE_SETTINGS", module.SAMPLE_SETTINGS | {"max_new_tokens": 12})
+    monkeypatch.setattr(samples, "SAMPLE_PROMPTS", SAMPLE_PROMPTS[:2])
+    monkeypatch.setattr(samples, "SETTINGS", samples.SETTINGS | {"max_new_tokens": 12})
 
 
 def test_rows_are_the_sweeps_with_adapters_and_without(data, bank, short, tmp_path, capsys):
@@ -122,11 +123,11 @@ def test_rows_are_the_sweeps_with_adapters_and_without(data, bank, short, tmp_pa
 
 
 def test_samples_are_unpicked_and_the_same_each_time(data, bank, short, tmp_path, capsys):
-    samples = [measure(capsys, data, tmp_path / name)[0]["samples"] for name in ("one", "two")]
-    assert samples[0]["samples"] == samples[1]["samples"]
-    texts = samples[0]["samples"]
+    first, second = (measure(capsys, data, tmp_path / name)[0]["samples"] for name in ("one", "two"))
+    assert first["samples"] == second["samples"]
+    texts = first["samples"]
     assert [s["lane"] for s in texts] == ["baseline", *PRESETS] * 2
-    assert samples[0]["settings"] == {"max_new_tokens": 12, "temperature": 0.0, "seed": 0}
+    assert first["settings"] == {"max_new_tokens": 12, "temperature": 0.0, "seed": 0}
     run = ["run", "--prompt", SAMPLE_PROMPTS[1], *TINY, "--max-new-tokens", "12", "--preset", "balanced", "--json"]
     assert main(run) == 0
     alone = json.loads(capsys.readouterr().out)
@@ -140,14 +141,14 @@ def test_samples_are_unpicked_and_the_same_each_time(data, bank, short, tmp_path
 
 def test_a_text_cannot_close_its_fence():
     sample = {"prompt": "p", "lane": "baseline", "text": "a\n````\nb"}
-    about = {"settings": module.SAMPLE_SETTINGS, "model": {"id": "m", "dtype": "d"}, "device": {"name": "n"}}
-    assert "`````text\na\n````\nb\n`````\n" in module.samples_text(about | {"samples": [sample]})
+    about = {"settings": samples.SETTINGS, "model": {"id": "m", "dtype": "d"}, "device": {"name": "n"}}
+    assert "`````text\na\n````\nb\n`````\n" in samples.samples_text(about | {"samples": [sample]})
 
 
 def test_a_killed_measurement_goes_on_and_what_is_out_of_date_is_renewed(
     data, bank, short, tmp_path, capsys, monkeypatch
 ):
-    out, real, real_answer, calls = tmp_path / "out", module.measure, module._answer, []
+    out, real, real_answer, calls = tmp_path / "out", module.measure, samples._answer, []
 
     def counted(loaded, point, *rest):
         calls.append((point.config.reuse, point.adapters))
@@ -172,12 +173,12 @@ def test_a_killed_measurement_goes_on_and_what_is_out_of_date_is_renewed(
         answered.append(key["lane"])
         return real_answer(loaded, key, *rest)
 
-    monkeypatch.setattr(module, "_answer", dies_answering)
+    monkeypatch.setattr(samples, "_answer", dies_answering)
     assert main(command(data, out)) == 130
     assert len(calls) == 4 and answered == ["baseline", "gentle", "balanced", "fast"]
     assert "3 of 7 rows" in capsys.readouterr().err
     answered.clear()
-    monkeypatch.setattr(module, "_answer", lambda *args: answered.append(args[1]["lane"]) or real_answer(*args))
+    monkeypatch.setattr(samples, "_answer", lambda *args: answered.append(args[1]["lane"]) or real_answer(*args))
     whole, _ = measure(capsys, data, out)
     assert len(calls) == 4 and answered == ["baseline", "kv-saver", "paper", "baseline", *PRESETS]
 
@@ -333,15 +334,15 @@ def test_run_tells_a_presets_measured_quality(tiny, tmp_path, capsys, monkeypatc
 def test_the_fingerprint_is_that_of_the_bank_that_a_run_takes(tiny, bank, tmp_path):
     config = PRESETS["fast"].config
     taken = config_fingerprint(tiny, config)
-    assert taken == session.bank_fingerprint(tmp_path / "banks" / "ours")
+    assert taken == find.bank_fingerprint(tmp_path / "banks" / "ours")
     assert config_fingerprint(tiny, config.replace(adapters="none")) is None
     assert config_fingerprint(tiny, PRESETS["paper"].config) is None
-    assert session.bank_facts(tiny.revision) == {
+    assert find.bank_facts(tiny.revision) == {
         "residual/block": {"name": "ours", "rank": 2, "corrected": [3, 4], "tokens": None}
     }
     (tmp_path / "banks" / "ours" / "lora_drop_config.json").write_text("{")
     with pytest.raises(LoraDropError, match="adapters in ours are broken"):
-        session.bank_facts(tiny.revision)
+        find.bank_facts(tiny.revision)
 
 
 def test_the_page_works_with_any_file(tiny, bank, tmp_path, monkeypatch):

@@ -13,9 +13,10 @@ from lora_drop.decode import ReferenceDecoder, refresh
 from lora_drop.decode.lane import Lane
 from lora_drop.decode.sampling import Sampling
 from lora_drop.evaluation import metrics
-from lora_drop.method.config import KV_RULES, PARTS, REUSE_RULES, LoraDropConfig
+from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import kv_bytes, speed_bound
 from lora_drop.method.schedule import Schedule
+from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.run.generate import generate
 from lora_drop.run.request import BASELINE, LORA_DROP, Request
 from lora_drop.run.run import run

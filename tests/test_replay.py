@@ -5,17 +5,20 @@ import html
 import json
 import re
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import pytest
 
 from lora_drop.cli.main import main
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.run.exports.html import replay_html, wire_text
-from lora_drop.run.exports.scripts import ASSETS, SCRIPTS, plotly_script
+from lora_drop.run.exports import scripts as modules
+from lora_drop.run.exports.html import ENTRY, replay_html, wire_text
+from lora_drop.run.exports.scripts import plotly_script
 from lora_drop.run.records import KINDS, Header, StepRecord, write_line
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import Trace, gather
+from lora_drop.ui import scripts
 
 HOSTILE = (
     "</script><SCRIPT>alert(1)</SCRIPT><!--<script>${alert(2)}<img src=x onerror=alert(3)>'\"{{run}}\u2028\ud800\x00"
@@ -78,11 +81,42 @@ def test_the_page_is_whole_in_itself(trace):
     for _, attributes in page.found:
         assert not {"src", "srcset", "href", "action", "data"} & attributes.keys()
     policy = next(a["content"] for _, a in page.found if a.get("http-equiv") == "Content-Security-Policy")
-    assert policy.startswith("default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src")
+    assert policy.startswith(
+        "default-src 'none'; script-src 'unsafe-inline' data:; style-src 'unsafe-inline'; img-src"
+    )
     tags = [tag for tag, _ in page.found]
     assert tags.index("meta") < tags.index("script")  # a policy binds what comes after it
-    for path in (plotly_script(), *(ASSETS / name for name in SCRIPTS)):
-        assert path.read_text(encoding="utf-8") in page.scripts
+    assert plotly_script().read_text(encoding="utf-8") in page.scripts
+
+
+def test_the_modules_are_in_the_page_as_they_are(trace):
+    page = Elements(replay_html(trace))
+    text = page.scripts[[a.get("type") for tag, a in page.found if tag == "script"].index("importmap")]
+    assert "<" not in text
+    held = {name: unquote(url.partition(",")[2]) for name, url in json.loads(text)["imports"].items()}
+    assert f"lora-drop/{ENTRY}" in held and "lora-drop/main.js" not in held
+    for name, source in held.items():
+        path = modules.SCRIPTS / name.removeprefix("lora-drop/")
+        theirs = path.read_text(encoding="utf-8").splitlines()
+        for ours, line in zip(source.splitlines(), theirs, strict=True):
+            assert ours == line or re.search(r' from "\.{1,2}/', line)
+        named = re.findall(r'^(?:import|export|\}).* from "(.+)";$', source, re.MULTILINE)
+        assert set(named) <= held.keys()
+
+
+def test_the_modules_have_an_address_that_changes_with_each_of_them(monkeypatch):
+    before = scripts.address()
+    changed = dict(modules.modules("main.js"))
+    changed["dom.js"] += "\n"
+    monkeypatch.setattr(scripts, "modules", lambda entry: changed)
+    assert scripts.address.__wrapped__() != before
+    assert re.fullmatch(r"lora-drop-js/[0-9a-f]{12}", before)
+
+
+def test_no_module_is_left_over():
+    """What no module names is not loaded: types only."""
+    names = {path.relative_to(modules.SCRIPTS).as_posix() for path in modules.SCRIPTS.rglob("*.js")}
+    assert names - modules.modules("main.js").keys() == {"records.js"}
 
 
 def test_the_same_trace_gives_the_same_page(trace):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lora_drop.cli.main import main
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.exports import replay_space
 from lora_drop.run.exports.html import replay_html
@@ -47,7 +48,7 @@ class Elements(HTMLParser):
 def test_the_space(tmp_path, capsys, trace):
     out, files = tmp_path / "space", [written(tmp_path / name, trace) for name in ("one.jsonl", "two.jsonl")]
     address = "https://example.org/app?a=1&b=2"
-    assert replay_space.main([str(out), *map(str, files), "--app", address, "--title", 'Runs: "a" & <b>']) == 0
+    assert main(["replay-space", str(out), *map(str, files), "--app", address, "--title", 'Runs: "a" & <b>']) == 0
     assert "run-2.html" in capsys.readouterr().out
     assert sorted(path.name for path in out.iterdir()) == ["README.md", "index.html", "run-1.html", "run-2.html"]
     assert (out / "run-1.html").read_text(encoding="utf-8") == replay_html(trace)
@@ -118,7 +119,7 @@ def test_mistakes_are_one_line_and_exit_code_2(tmp_path, capsys, trace, change, 
     written(tmp_path / "run.jsonl", trace)
     (tmp_path / "bad.jsonl").write_text("{}\n")
     args = change({"out": "space", "trace": "run.jsonl", "more": []})
-    assert replay_space.main([str(tmp_path / args["out"]), str(tmp_path / args["trace"]), *args["more"]]) == 2
+    assert main(["replay-space", str(tmp_path / args["out"]), str(tmp_path / args["trace"]), *args["more"]]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1 and says in captured.err
     assert not (tmp_path / "space").exists()

@@ -11,9 +11,9 @@ from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.prompts import SAMPLE_PROMPTS
 from lora_drop.method.paper import ROWS
 from lora_drop.models.load import load_model
-from lora_drop.models.pool import Shelf
+from lora_drop.models.pool import ModelPool
 from lora_drop.ui import method, safe_zone
-from lora_drop.ui.events import Stops
+from lora_drop.ui.kept import Stops
 from lora_drop.ui.safe_zone import (
     MAX_POINTS,
     NO_POINTS,
@@ -50,7 +50,7 @@ def tiny():
 
 @pytest.fixture
 def zone(tiny):
-    return SafeZone(Shelf(tiny), None, Stops())
+    return SafeZone(ModelPool(tiny), None, Stops())
 
 
 def run(zone, ratios="0.5,1", periods="2", before=None):
@@ -87,7 +87,7 @@ def test_what_cannot_be_measured_is_refused_in_a_line(tiny):
 def test_the_stored_sweep_is_shown_for_its_own_weights_alone(tmp_path, tiny):
     sweep, missing = stored_sweep()
     assert len(sweep["rows"]) == 36 and not missing
-    zone = SafeZone(Shelf(tiny), sweep, Stops())
+    zone = SafeZone(ModelPool(tiny), sweep, Stops())
     assert zone.stored_for(sweep["model"]["revision"]) == (sweep, "")
     found, words = zone.stored_for(tiny.revision)
     assert found is None and "no stored sweep of this model" in words
@@ -101,7 +101,7 @@ def test_a_stored_sweep_that_cannot_be_read_is_told(tmp_path, tiny):
     for name, words in (("none.json", "No sweep is stored"), ("sweep.json", "is not a sweep.json")):
         sweep, missing = stored_sweep(tmp_path / name)
         assert sweep is None and words in missing
-        assert words in SafeZone(Shelf(tiny), sweep, Stops(), missing).known(tiny.revision)
+        assert words in SafeZone(ModelPool(tiny), sweep, Stops(), missing).known(tiny.revision)
 
 
 def test_the_texts_are_the_full_models_own(tmp_path):
@@ -130,7 +130,7 @@ def test_a_label_names_a_bank_only_where_two_have_to_be_told_apart():
 
 
 def test_a_choice_shows_its_rows_in_both_themes_and_widths(tiny):
-    zone = SafeZone(Shelf(tiny), a_sweep(row(adapters="bank"), row("state", ratio=0.5)), Stops())
+    zone = SafeZone(ModelPool(tiny), a_sweep(row(adapters="bank"), row("state", ratio=0.5)), Stops())
     maps, front = zone.show("stored:1", "nll_gap", None)
     for shape in ("wide", "narrow"):
         light, dark = (maps[shape][theme]["layout"]["paper_bgcolor"] for theme in ("light", "dark"))

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import hashlib
 import json
 import re
 import resource
@@ -14,13 +15,8 @@ from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.prompts import SAMPLE_PROMPTS
 from lora_drop.models.load import load_model
 from lora_drop.models.tokens import ByteTokenizer, encode_prompt
-from lora_drop.training.self_generate import (
-    all_prompts,
-    generate_batch,
-    read_self_generated,
-    seed_prompts,
-    self_generate,
-)
+from lora_drop.training.prompts import all_prompts, seed_prompts
+from lora_drop.training.self_generate import generate_batch, read_self_generated, self_generate
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"seed": 3, "max_new_tokens": 12, "batch_size": 4}
@@ -55,6 +51,13 @@ def test_there_are_enough_distinct_prompts_and_every_field_is_filled():
     assert len(prompts) == len(plain) >= 5000
     for prompt in prompts:
         assert prompt == prompt.strip() and not re.search(r"[{}|\n]|  ", prompt) and 10 < len(prompt) < 300
+
+
+def test_the_prompts_and_their_order_stay_as_they_are():
+    """A file of self-generated text goes on only where its prompts do; the order of `all_prompts` is drawn from."""
+    prompts = all_prompts()
+    digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
+    assert (len(prompts), digest) == (5193, "161e1714cda2d43b13cc2f7802b9d647cce82cb6f8fce8eb8bf6b14347969664")
 
 
 def test_no_prompt_is_one_that_the_page_the_samples_or_the_readme_show():

@@ -210,7 +210,7 @@ def test_the_whole_context_can_be_used(tiny):
 
 
 def test_caches_that_do_not_fit_are_refused_before_the_run(tiny, monkeypatch):
-    monkeypatch.setattr("lora_drop.run.run.free_memory", lambda device: 100_000)
+    monkeypatch.setattr("lora_drop.run.request.free_memory", lambda device: 100_000)
     with pytest.raises(LoraDropError, match=r"need 0\.0 GB for the KV caches.*fewer tokens"):
         next(run(tiny, Request("Hello", max_new_tokens=200)))
     next(run(tiny, Request("Hello", max_new_tokens=20, lanes="lora-drop", audit=False)))

@@ -13,11 +13,12 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models import pool as shelf_module
 from lora_drop.models.load import BUNDLED_ID, load_model
-from lora_drop.models.pool import PRESET_MODELS, Shelf, allowed_models, label_of
+from lora_drop.models.pool import PRESET_MODELS, ModelPool, allowed_models, label_of
 from lora_drop.run.request import Request, plan
 from lora_drop.run.run import run
 from lora_drop.run.trace import gather
-from lora_drop.ui.events import Callbacks, page_facts, train_command
+from lora_drop.ui.callbacks import Callbacks
+from lora_drop.ui.facts import page_facts, train_command
 
 LLAMA, QWEN = "random:tiny-llama", "random:tiny-qwen2"
 ASKED = Request("Why?", LoraDropConfig(period=3), 8, audit=False, ignore_eos=True)
@@ -48,7 +49,7 @@ def loader():
 
 @pytest.fixture
 def shelf(loader):
-    return Shelf(loader(LLAMA), [QWEN], loader)
+    return ModelPool(loader(LLAMA), [QWEN], loader)
 
 
 def test_the_environment_names_the_models_on_offer(monkeypatch):
@@ -159,7 +160,7 @@ def test_the_menu_shows_a_model_and_goes_back_where_it_cannot_be_had(shelf, load
 
 
 def test_a_load_that_breaks_is_one_line_too(loader, capsys):
-    shelf = Shelf(loader(LLAMA), [QWEN], loader)
+    shelf = ModelPool(loader(LLAMA), [QWEN], loader)
     calls = Callbacks(shelf)
     loader.error = RuntimeError("secret detail")
     *_, (_, told, menu, _) = calls.use_model(QWEN, LLAMA)

@@ -12,16 +12,15 @@ from types import SimpleNamespace
 import pytest
 
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.models.pool import Shelf
+from lora_drop.models.pool import ModelPool
 from lora_drop.run.records import AuditRecord, StepRecord, Summary, write_line
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import gather
-from lora_drop.ui import events as callbacks
+from lora_drop.ui import callbacks, sessions
 from lora_drop.ui import page as layout
-from lora_drop.ui import sessions
 from lora_drop.ui import space as zero
-from lora_drop.ui.events import RecentTraces, Stops
+from lora_drop.ui.kept import RecentTraces, Stops
 from scripts import soak
 from scripts.space_check import free_port
 
@@ -152,7 +151,7 @@ class InProcess:
     """The app in this process, to look inside."""
 
     def __init__(self, loaded):
-        self.demo = layout.build_app(Shelf(loaded))
+        self.demo = layout.build_app(ModelPool(loaded))
         self.url = layout.launch(self.demo, "127.0.0.1", free_port(), block=False).rstrip("/")
 
     def visitor(self, cases):
@@ -202,7 +201,7 @@ def test_a_run_ends_when_its_visitor_vanishes(in_process, tiny, cases, monkeypat
     app = in_process()
     visitor = app.visitor(cases)
     asked = {"prompt": "Hello", "max_new_tokens": 3000, "ignore_eos": True}
-    controls = {"ld-prompt": "Hello", "ld-tokens": 3000, "ld-ignore-eos": True}
+    controls = {"ld-prompt": "Hello", "ld-max-new-tokens": 3000, "ld-ignore-eos": True}
 
     async def vanish():
         async with visitor.soak.client() as visitor.http:

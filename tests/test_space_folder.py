@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lora_drop.cli.main import main
 from lora_drop.ui import space_folder
 from scripts import space_check
 
@@ -110,7 +111,7 @@ def test_the_report_adds_up(folder):
 )
 def test_mistakes_are_one_line_and_exit_code_2(tmp_path, capsys, args, says):
     (tmp_path / "file").touch()
-    assert space_folder.main([str(tmp_path / args[0]), *args[1:]]) == 2
+    assert main(["space", str(tmp_path / args[0]), *args[1:]]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1 and says in captured.err
 

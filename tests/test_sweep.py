@@ -5,11 +5,11 @@ import json
 
 import pytest
 
+from lora_drop.adapters import find
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.cli.main import main
 from lora_drop.evaluation import sweep as module
-from lora_drop.evaluation.sweep import median_rates
-from lora_drop.run import run as session
+from lora_drop.evaluation.measure import KEY, median_rates
 from lora_drop.run.records import StepRecord
 
 ARGS = ["--prompt-field", "q", "--target-field", "a", "--model", "random:tiny-llama", "--dtype", "float32"]
@@ -43,7 +43,7 @@ def test_the_grid_is_what_evaluate_and_the_formula_give(data, tmp_path, capsys):
 @pytest.fixture
 def banks(tiny, tmp_path, monkeypatch):
     """A folder of shipped banks with one for residual, block; it stands in for assets/adapters."""
-    monkeypatch.setattr(session, "SHIPPED_ADAPTERS", tmp_path / "banks")
+    monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path / "banks")
 
     def save(name, **rules):
         bank = AdapterBank.new([2, 3, 4], tiny.shape.hidden_size, rank=2, **rules)
@@ -65,7 +65,7 @@ def swept(capsys, data, out, *argv):
 def test_rules_parts_and_adapters_are_axes(data, banks, tmp_path, capsys):
     grid = ["--drop-ratio", "0.5", "--periods", "1,3", "--reuse", "residual,state", "--part", "block, attention"]
     result, err = swept(capsys, data, tmp_path / "out", *grid, "--adapters", "auto,none")
-    points = [tuple(row[name] for name in module.KEY) for row in result["rows"]]
+    points = [tuple(row[name] for name in KEY) for row in result["rows"]]
     assert len(set(points)) == len(points) == 9  # `auto` is another point than `none` only where a bank is shipped
     by_bank = {row["adapters"]: row for row in result["rows"] if row["reuse"] == "residual" and row["period"] == 3}
     assert set(by_bank) == {"ours", "none"} and by_bank["ours"]["rank"] == 2 and by_bank["none"]["rank"] == 0

@@ -5,8 +5,10 @@ import json
 import pytest
 
 from lora_drop.errors import LoraDropError
+from lora_drop.evaluation.tasks.long_texts import overlap_f1, rouge_l
+from lora_drop.evaluation.tasks.programs import program
+from lora_drop.evaluation.tasks.registry import TASKS, read_tasks
 from lora_drop.evaluation.tasks.sandbox import run_program
-from lora_drop.evaluation.tasks.tasks import TASKS, overlap_f1, program, read_tasks, rouge_l
 
 COPA = {"premise": "Avevo fame.", "choice1": "Mangiai.", "choice2": "Dormii.", "question": "effect", "label": 0}
 HUMAN = {

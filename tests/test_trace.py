@@ -7,6 +7,7 @@ import pytest
 
 from lora_drop.errors import LoraDropError
 from lora_drop.run import trace as t
+from lora_drop.run.records import number, wire_line, write_line
 
 HOSTILE = "${alert(1)}<img src=x onerror=alert(2)>\u2028\ud800\x00\"'"
 
@@ -43,7 +44,7 @@ def records():
 
 
 def as_bytes(some):
-    return "".join(map(t.write_line, some)).encode()
+    return "".join(map(write_line, some)).encode()
 
 
 def test_what_is_written_reads_back():
@@ -54,7 +55,7 @@ def test_what_is_written_reads_back():
 
 
 def test_the_lines_have_the_names_of_the_contract():
-    lines = [json.loads(t.write_line(record)) for record in records()]
+    lines = [json.loads(write_line(record)) for record in records()]
     assert lines[0]["format"] == "lora-drop-trace" and lines[0]["version"] == 1
     assert {"type", "lanes", "model", "device", "prompt", "prompt_tokens", "seed", "software"} <= set(lines[0])
     assert set(lines[1]) == {
@@ -62,17 +63,17 @@ def test_the_lines_have_the_names_of_the_contract():
     }
     assert set(lines[4]) == {"type", "lane", "step", "drift", "cosine", "kl", "agrees", "argmax_text"}
     assert {"type", "speedup", "bound", "kv_saved", "first_divergence", "top1_agreement"} <= set(lines[5])
-    assert all(line.isascii() for line in map(t.write_line, records()))
+    assert all(line.isascii() for line in map(write_line, records()))
 
 
 def test_only_an_early_refresh_tells_a_trigger():
     early = dataclasses.replace(step("lora_drop", 1, kind="refresh", active=(1, 1, 1)), trigger="norm")
-    assert json.loads(t.write_line(early))["trigger"] == "norm"
-    assert '"trigger"' not in t.write_line(step("lora_drop", 1))
+    assert json.loads(write_line(early))["trigger"] == "norm"
+    assert '"trigger"' not in write_line(step("lora_drop", 1))
     before = [header(), step("lora_drop", 0, kind="prefill", active=(1, 1, 1))]
     assert t.parse_trace(as_bytes([*before, early])).steps["lora_drop"][1] == early
     ids = ["baseline", "lora_drop"]
-    assert json.loads(t.wire_line(early, ids)) == [1, 1, 7, "x", 1, 1.25, 64, 0.5, 1]
+    assert json.loads(wire_line(early, ids)) == [1, 1, 7, "x", 1, 1.25, 64, 0.5, 1]
     for other in (dataclasses.replace(early, trigger="mood"), dataclasses.replace(early, kind="lora")):
         with pytest.raises(LoraDropError, match="line 3: a value of this step"):
             t.parse_trace(as_bytes([*before, other]) + b"\n")
@@ -131,7 +132,7 @@ def test_what_is_not_a_trace_is_one_clear_line(raw, says):
 
 def _damaged(line, path, value):
     """The records with one field of one line changed (or, with KeyError, removed)."""
-    lines = [json.loads(t.write_line(record)) for record in records()]
+    lines = [json.loads(write_line(record)) for record in records()]
     inner = lines[line]
     for key in path[:-1]:
         inner = inner[key]
@@ -183,8 +184,8 @@ def test_files_that_cannot_be_read(tmp_path, monkeypatch):
 
 
 def test_numbers_that_json_has_no_word_for():
-    assert t.number(float("nan"), 3) is None and t.number(float("inf"), 3) is None
-    assert t.number(1.23456, 3) == 1.235
+    assert number(float("nan"), 3) is None and number(float("inf"), 3) is None
+    assert number(1.23456, 3) == 1.235
 
 
 def test_first_divergence():
@@ -205,7 +206,7 @@ def test_agreement_counts_lora_steps_only():
 
 
 def test_the_wire_says_the_same_in_fewer_bytes():
-    lines = [json.loads(t.wire_line(record, ["baseline", "lora_drop"])) for record in records()]
+    lines = [json.loads(wire_line(record, ["baseline", "lora_drop"])) for record in records()]
     assert lines[1] == [0, 0, 7, HOSTILE, 0, 1.25, 64, 0.5]
     assert lines[3] == [1, 1, 7, "x", 2, 1.25, 64, 0.5]
     assert lines[4] == [101, 1, [1235], 0.25, 0, HOSTILE]

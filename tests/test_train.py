@@ -11,10 +11,11 @@ from lora_drop.cli.main import _parser, main
 from lora_drop.errors import LoraDropError
 from lora_drop.models.load import load_model
 from lora_drop.models.tokens import encode_prompt, encode_text
+from lora_drop.training.checkpoint import CHECKPOINT
 from lora_drop.training.data import Turn, read_texts, to_windows
 from lora_drop.training.draw import draw
 from lora_drop.training.settings import TrainSettings
-from lora_drop.training.train import CHECKPOINT, Trainer
+from lora_drop.training.trainer import Trainer
 
 SMALL = TrainSettings(
     rank=8, alpha=8.0, length=48, batch_size=4, max_tokens=48 * 4 * 24, learning_rate=2e-2, fit_batches=0

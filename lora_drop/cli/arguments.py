@@ -1,10 +1,30 @@
-"""Kinds of argument that commands share."""
+"""Options that commands share, and what they name."""
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_drop.cli.settings import add_settings
+from lora_drop.errors import LoraDropError
+from lora_drop.method.presets import PRESETS
+from lora_drop.method.settings import CALL, SCHEDULE, setting, settings_of
+
+if TYPE_CHECKING:
+    from lora_drop.models.load import LoadedModel
+
+Commands = Any  # what `ArgumentParser.add_subparsers` returns: argparse has no public name for it
+Run = Callable[[argparse.Namespace], int]
+
+
+def add_command(commands: Commands, name: str, run: Run, help: str, **more: Any) -> argparse.ArgumentParser:
+    """A command's parser; `run` does its work and returns the exit code."""
+    parser = commands.add_parser(name, help=help, allow_abbrev=False, **more)
+    parser.set_defaults(command=run)
+    return parser
 
 
 def parse_path(text: str) -> Path:
@@ -21,3 +41,81 @@ def parse_path(text: str) -> Path:
         reason = getattr(error, "strerror", None) or error
         raise argparse.ArgumentTypeError(f"cannot use the path {text[:80]!r}: {reason}") from None
     return Path(text)
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """`--json`: the result is one object, for other programs."""
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """The model, device and dtype options; `load` reads them."""
+    parser.add_argument("--model", default="bundled", help=f"{setting('model', CALL).help} (default bundled)")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda")
+    parser.add_argument("--dtype", default="auto", help="auto (default), float32, bfloat16")
+
+
+def load(args: argparse.Namespace) -> LoadedModel:
+    """The model that the model options name.
+
+    Raises:
+        LoraDropError: see `load_model`.
+    """
+    from lora_drop.models.load import load_model  # torch and transformers load only when a model is needed
+
+    return load_model(args.model, args.device, args.dtype)
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """The options that name prompt and target pairs; `read_data` reads them."""
+    parser.add_argument("--data", type=parse_path, required=True, metavar="FILE.jsonl")
+    parser.add_argument("--prompt-field", required=True)
+    parser.add_argument("--target-field", required=True)
+    parser.add_argument("--limit", type=int, help="only the first N records")
+    parser.add_argument("--context-tokens", type=int, help="keep only the prompt's last N tokens")
+
+
+def read_data(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """The pairs that the data options name.
+
+    Raises:
+        LoraDropError: a limit below 1, or see `pairs.read_pairs`.
+    """
+    for name in ("limit", "context_tokens"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise LoraDropError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
+    from lora_drop.evaluation.pairs import read_pairs
+
+    return list(read_pairs(args.data, args.prompt_field, args.target_field, args.limit))
+
+
+def data_source(args: argparse.Namespace) -> dict[str, Any]:
+    """What a file of results says of the data options."""
+    return {
+        "file": args.data.name,
+        "prompt_field": args.prompt_field,
+        "target_field": args.target_field,
+        "limit": args.limit,
+    }
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """The settings of `LoraDropConfig`, and a preset. What is unset the preset has, or the config."""
+    parser.add_argument("--preset", help=f"{setting('preset', CALL).help}: {', '.join(PRESETS)}")
+    add_settings(parser, settings_of(SCHEDULE), unset=True)
+
+
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say how text files are read."""
+    parser.add_argument(
+        "--chat",
+        nargs="+",
+        default=[],
+        metavar="PROMPT:TARGET",
+        help="fields of json and jsonl records that make a turn of chat, through the chat template; PROMPT may join "
+        "several with +, a dot leads deeper: question:answer instruction+instances.0.input:instances.0.output",
+    )
+    parser.add_argument(
+        "--file-tokens", type=int, metavar="N", help="at most about N tokens of each file, from its beginning"
+    )

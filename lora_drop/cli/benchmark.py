@@ -1,16 +1,30 @@
-"""The options of `benchmark`."""
+"""`benchmark`: the paper's tasks. (`bench` measures speed.)"""
 
 from __future__ import annotations
 
 import argparse
+import sys
 
-from lora_drop.cli.arguments import parse_path
+from lora_drop.cli.arguments import (
+    Commands,
+    add_command,
+    add_config_options,
+    add_json_option,
+    add_model_options,
+    load,
+    parse_path,
+)
+from lora_drop.cli.output import print_json
 from lora_drop.evaluation.tasks.options import Options
-from lora_drop.evaluation.tasks.tasks import TASKS
+from lora_drop.evaluation.tasks.registry import TASKS, read_tasks
+from lora_drop.method.options import config_from
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The command's own options."""
+def add(commands: Commands) -> None:
+    """The command's options."""
+    parser = add_command(
+        commands, "benchmark", run, "the paper's benchmarks from local files, full model and LoRA-Drop"
+    )
     parser.add_argument(
         "--data-dir", type=parse_path, required=True, metavar="DIR", help="holds gsm8k/, bbh/ and so on"
     )
@@ -22,14 +36,42 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run-code", action="store_true", help="run the programs that the model writes (sandboxed)")
     parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="of an answer (default 256)")
     parser.add_argument("--context-tokens", type=int, metavar="N", help="cut the middle out of prompts longer than N")
+    add_model_options(parser)
+    add_config_options(parser)
+    add_json_option(parser)
 
 
-def options_from(args: argparse.Namespace) -> Options:
-    """What the command's options ask for.
+def run(args: argparse.Namespace) -> int:
+    """The command."""
+    config, options = config_from(vars(args), args.model), _options(args)
+    from tqdm import tqdm
 
-    Raises:
-        LoraDropError: see `Options`.
-    """
+    def tell(line: str) -> None:
+        tqdm.write(f"note: {line}", file=sys.stderr)  # above the progress bar
+
+    work = read_tasks(options.data_dir, options.names, options.limit, tell)
+    from lora_drop.evaluation.tasks.benchmark import benchmark
+    from lora_drop.evaluation.tasks.table import markdown
+
+    loaded = load(args)
+    with tqdm(unit="record", file=sys.stderr, mininterval=0.5 if sys.stderr.isatty() else 30) as bar:
+
+        def show(done: int, total: int) -> None:
+            if bar.total is None:  # the records that are there already are no part of the pace
+                bar.total, bar.initial, bar.n = total, done, done
+            bar.update(done - bar.n)
+
+        result = benchmark(loaded, config, work, options, tell, show)
+    for text in result["notes"]:
+        tell(text)
+    if args.json:
+        print_json(result)
+    else:
+        print(markdown(result).rstrip("\n"))
+    return 0
+
+
+def _options(args: argparse.Namespace) -> Options:
     names = None if args.tasks is None else tuple(name.strip() for name in args.tasks.split(","))
     return Options(
         *(args.data_dir, args.out, names, args.limit),

@@ -1,31 +1,27 @@
-"""The options of `train`, and those that say how text is read."""
+"""`train`: distil adapters from the full model."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
-from lora_drop.cli.arguments import parse_path
-from lora_drop.training.settings import TrainSettings
-
-
-def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say how text files are read."""
-    parser.add_argument(
-        "--chat",
-        nargs="+",
-        default=[],
-        metavar="PROMPT:TARGET",
-        help="fields of json and jsonl records that make a turn of chat, through the chat template; PROMPT may join "
-        "several with +, a dot leads deeper: question:answer instruction+instances.0.input:instances.0.output",
-    )
-    parser.add_argument(
-        "--file-tokens", type=int, metavar="N", help="at most about N tokens of each file, from its beginning"
-    )
+from lora_drop.cli.arguments import (
+    Commands,
+    add_command,
+    add_json_option,
+    add_model_options,
+    add_reading_options,
+    parse_path,
+)
+from lora_drop.cli.output import print_json
+from lora_drop.cli.settings import add_settings, read_settings
+from lora_drop.method.settings import TRAINING, settings_of
+from lora_drop.training.settings import TrainJob, TrainSettings
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `train`."""
-    defaults = TrainSettings()
+def add(commands: Commands) -> None:
+    """The command's options."""
+    parser = add_command(commands, "train", run, "distil adapters from the full model")
     parser.add_argument(
         "--data", type=parse_path, nargs="+", default=[], metavar="FILE", help="txt, json or jsonl files"
     )
@@ -37,22 +33,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=parse_path, required=True, metavar="DIR", help="checkpoints and the adapter folder"
     )
-    parser.add_argument("--model", default="bundled")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
-    for name in ("reuse", "part", "kv"):
-        parser.add_argument(f"--{name}", default=getattr(defaults, name))
-    parser.add_argument("--period", type=int, help="train for one period only (default: drawn)")
-    parser.add_argument("--drop-ratio", type=float, help="train for one drop ratio only (default: drawn)")
-    parser.add_argument(
-        "--drop-order", metavar="14,9,12", help="half of the batches drop the first layers of this list (drop-order)"
-    )
-    for name, kind in (
-        *(("rank", int), ("alpha", float), ("gate", float), ("max_tokens", int), ("length", int)),
-        *(("batch_size", int), ("learning_rate", float), ("fit_batches", int), ("warmup", float), ("seed", int)),
-    ):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=getattr(defaults, name))
-    parser.add_argument("--evaluate-every", type=int, default=50, metavar="STEPS")
-    parser.add_argument("--checkpoint-every", type=int, default=20, metavar="STEPS")
+    add_model_options(parser)
+    add_settings(parser, settings_of(TRAINING))
+    parser.add_argument("--evaluate-every", type=int, default=TrainJob.evaluate_every, metavar="STEPS")
+    parser.add_argument("--checkpoint-every", type=int, default=TrainJob.checkpoint_every, metavar="STEPS")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    add_json_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command."""
+    settings = TrainSettings(**read_settings(args, settings_of(TRAINING)))
+    given = vars(args) | {"quiet": args.json}
+    job = TrainJob(**{field.name: given[field.name] for field in dataclasses.fields(TrainJob)})
+    from lora_drop.training.card import dropped_in
+    from lora_drop.training.train import train
+
+    result = train(settings, job)
+    if result is None:  # another process of a launch prints it
+        return 0
+    if args.json:
+        print_json(result)
+        return 0
+    for row in result["evaluation"]["schedules"]:
+        where = f"period {row['period']}, {dropped_in(row)}"
+        print(f"{where}: KL {row['kl']:.3f}, same top token {row['top1_agreement']:.1%}")
+    print(f"adapters: {result['adapters']}")
+    return 0

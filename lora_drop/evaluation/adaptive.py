@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from lora_drop.decode import Refresher
@@ -45,46 +46,17 @@ def compare(
     Returns:
         `{"config", "choosing", "judging", "chosen", "wins"}`. `choosing` and `judging` (None for a single record) hold
         `fixed` and `adaptive` points; `chosen` is the threshold with the largest gain in `choosing`; `wins` is whether
-        it loses fewer nats than a fixed schedule at its average period, and agrees no less often, in `judging`.
+        in `judging` its NLL gap is below that of a fixed schedule at its average period, and it agrees no less often.
 
     Raises:
         LoraDropError: a threshold is set, there is no LoRA step, a trigger or a quantile is none, or see `evaluate`.
     """
     _check(loaded, config, triggers, quantiles)
-    done = 0
-
-    def point(some: Pairs, changed: LoraDropConfig, after_step: Callable[[Refresher], None] = lambda refresher: None):
-        nonlocal done
-        result = evaluate(loaded, changed, iter(some), context_tokens, after_step=after_step)
-        done += 1
-        progress(done)
-        return result, _figures(result)
-
-    def fixed(some: Pairs, seen: dict[str, list[float]]) -> list[dict[str, Any]]:
-        """The fixed schedules; the longest gap also tells what the triggers would have seen."""
-        periods = [w for w in PERIODS if w < config.period]
-        rows = [{"period": w, **point(some, config.replace(period=w))[1]} for w in periods]
-
-        def take(refresher: Refresher) -> None:
-            for name in triggers:
-                if (value := getattr(refresher, name)) is not None and math.isfinite(value):
-                    seen[name].append(value)
-
-        watching = config.replace(**{f"refresh_{name}": NEVER for name in triggers})
-        result, figures = point(some, watching, take)
-        notes.extend(note for note in result["config"]["notes"] if note not in notes)
-        return [*rows, {"period": config.period, **figures}]
-
-    def adaptive(some: Pairs, curve: list[dict[str, Any]], trigger: str, threshold: float) -> dict[str, Any]:
-        figures = point(some, config.replace(**{f"refresh_{trigger}": threshold}))[1]
-        return {"trigger": trigger, "threshold": threshold, **figures, **_against(curve, figures)}
-
-    notes: list[str] = []
-    seen: dict[str, list[float]] = {name: [] for name in TRIGGERS}
+    scan = _Scan(loaded, config, context_tokens, progress)
     one, other = pairs[0::2], pairs[1::2]
-    curve = fixed(one, seen)
+    curve, seen = scan.fixed(one, triggers)
     rows = [
-        {"quantile": q, **adaptive(one, curve, trigger, quantile(seen[trigger], q))}
+        {"quantile": q, **scan.adaptive(one, curve, trigger, quantile(seen[trigger], q))}
         for trigger in triggers
         for q in quantiles
         if seen[trigger]
@@ -92,16 +64,61 @@ def compare(
     chosen = max(rows, key=lambda row: row["nll_gain"], default=None)
     judging = None
     if chosen and other:
-        curve_there = fixed(other, {name: [] for name in TRIGGERS})
-        judged = adaptive(other, curve_there, chosen["trigger"], chosen["threshold"])
+        curve_there, _ = scan.fixed(other, triggers)
+        judged = scan.adaptive(other, curve_there, chosen["trigger"], chosen["threshold"])
         judging = {"fixed": curve_there, "adaptive": [judged]}
     return {
-        "config": {**config.to_dict(), "model": loaded.id, "revision": loaded.revision, "notes": notes},
+        "config": {**config.to_dict(), "model": loaded.id, "revision": loaded.revision, "notes": scan.notes},
         "choosing": {"fixed": curve, "adaptive": rows},
         "judging": judging,
         "chosen": chosen and {"trigger": chosen["trigger"], "threshold": chosen["threshold"]},
         "wins": judging and judged["nll_gain"] > 0 and judged["agreement_gain"] >= 0,
     }
+
+
+@dataclass
+class _Scan:
+    """Evaluates schedules near one, and counts them."""
+
+    loaded: LoadedModel
+    config: LoraDropConfig
+    context_tokens: int | None
+    progress: Callable[[int], None]
+    points: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def fixed(self, pairs: Pairs, triggers: Sequence[str]) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:
+        """The fixed schedules, and what each trigger would have seen in the one of the longest gap."""
+        config = self.config
+        rows = [
+            {"period": w, **_figures(self._evaluate(pairs, config.replace(period=w)))}
+            for w in PERIODS
+            if w < config.period
+        ]
+        seen: dict[str, list[float]] = {name: [] for name in TRIGGERS}
+
+        def take(refresher: Refresher) -> None:
+            for name in triggers:
+                if (value := getattr(refresher, name)) is not None and math.isfinite(value):
+                    seen[name].append(value)
+
+        watching = config.replace(**{f"refresh_{name}": NEVER for name in triggers})
+        result = self._evaluate(pairs, watching, take)
+        self.notes += [note for note in result["config"]["notes"] if note not in self.notes]
+        return [*rows, {"period": config.period, **_figures(result)}], seen
+
+    def adaptive(self, pairs: Pairs, curve: list[dict[str, Any]], trigger: str, threshold: float) -> dict[str, Any]:
+        """A threshold, against the fixed schedules of `curve`."""
+        figures = _figures(self._evaluate(pairs, self.config.replace(**{f"refresh_{trigger}": threshold})))
+        return {"trigger": trigger, "threshold": threshold, **figures, **_against(curve, figures)}
+
+    def _evaluate(
+        self, pairs: Pairs, config: LoraDropConfig, after_step: Callable[[Refresher], None] = lambda refresher: None
+    ) -> dict[str, Any]:
+        result = evaluate(self.loaded, config, iter(pairs), self.context_tokens, after_step=after_step)
+        self.points += 1
+        self.progress(self.points)
+        return result
 
 
 def _check(loaded: LoadedModel, config: LoraDropConfig, triggers: Sequence[str], quantiles: Sequence[float]) -> None:
@@ -118,7 +135,7 @@ def _check(loaded: LoadedModel, config: LoraDropConfig, triggers: Sequence[str],
 
 
 def _figures(result: dict[str, Any]) -> dict[str, Any]:
-    """What a point is judged by, over all steps of an evaluation: nats lost, KL, agreement; and what it costs."""
+    """What a point is judged by, over all steps of an evaluation: NLL gap, KL, agreement; and what it costs."""
     every, config = result["all_steps"], result["config"]
     steps, refreshes = config["decode_steps"], config["refreshes"]
     return {

@@ -14,7 +14,6 @@ The harness is an extra of this package and is imported here alone.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -26,8 +25,9 @@ from lora_drop.adapters.find import find_bank
 from lora_drop.decode import Sampling
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.metrics import decode_target
-from lora_drop.evaluation.tasks.benchmark import generate_text, log_likelihood
+from lora_drop.evaluation.tasks.runner import generate_text, log_likelihood
 from lora_drop.method.options import config_from
+from lora_drop.method.settings import CALL, SCHEDULE, settings_of
 from lora_drop.models.load import load_model
 from lora_drop.models.tokens import ByteTokenizer
 
@@ -44,9 +44,7 @@ except ImportError as error:
     print(f"lora_drop: {missing}", file=sys.stderr)
     sys.exit(2)
 
-SETTINGS = ("preset", "period", "layers", "drop_ratio", "drop_layers", "reuse", "part", "kv", "adapters")
-SETTINGS += ("refresh_entropy", "refresh_norm")
-TEXTS = ("preset", "layers", "drop_layers", "reuse", "part", "kv", "adapters")  # the harness reads "3" as a number
+SETTINGS = ("preset", *(setting.name for setting in settings_of(SCHEDULE)))
 
 
 @register_model("lora_drop")
@@ -79,10 +77,12 @@ class LoraDropLM(HFLM):
             )
         if str(batch_size) not in ("1", "auto") or max_batch_size not in (None, 1):
             raise LoraDropError("LoRA-Drop decodes one text at a time: leave the batch size at 1.")
-        given = {name: str(value) if name in TEXTS else value for name, value in settings.items()}
+        # The harness reads "3" as a number, and its own arguments stand between commas.
+        texts = {one.name for one in settings_of(CALL, SCHEDULE) if one.kind.python is str}
+        given = {name: str(value) if name in texts else value for name, value in settings.items()}
         if "drop_layers" in given:
             given["drop_layers"] = given["drop_layers"].replace(":", ",")
-        config = config_from(argparse.Namespace(**dict.fromkeys(SETTINGS) | given), pretrained)
+        config = config_from(given, pretrained)
         self.loaded = load_model(pretrained, device, dtype)
         if isinstance(self.loaded.tokenizer, ByteTokenizer):
             raise LoraDropError(f"{pretrained} has no tokenizer that the harness can use: take a real model.")

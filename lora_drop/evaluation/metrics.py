@@ -6,10 +6,8 @@ dropped layer attends to the keys that decoding would have written. The full mod
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,8 +22,6 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import Schedule, average_period, baseline_schedule
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.tokens import encode_prompt, encode_text
-
-MAX_LINE = 2**26  # characters of a record
 
 
 @dataclass
@@ -58,44 +54,6 @@ class Means:
             "kl": mean(self.kl),
             "top1_agreement": mean(self.agreements),
         }
-
-
-def read_pairs(path: str | Path, prompt_field: str, target_field: str, limit: int | None) -> Iterator[tuple[str, str]]:
-    """(prompt, target) of each record of a JSONL file.
-
-    Raises:
-        LoraDropError: the file cannot be read, a line is not JSON or lacks a field, or there is no record.
-    """
-    path, count = Path(path), 0
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE), ""), start=1):
-                if len(line) == MAX_LINE:  # a device may have no end
-                    raise LoraDropError(f"{path.name}, line {number}: this is too long for a record.")
-                if not line.strip():
-                    continue
-                if limit is not None and count >= limit:
-                    return
-                yield _pair(line, f"{path.name}, line {number}", prompt_field, target_field)
-                count += 1
-    except OSError as error:
-        raise LoraDropError(f"cannot read {path.name}: {error.strerror or error}.") from None
-    except UnicodeDecodeError:
-        raise LoraDropError(f"{path.name} is not UTF-8 text.") from None
-    if not count:
-        raise LoraDropError(f"{path.name} holds no record.")
-
-
-def _pair(line: str, where: str, prompt_field: str, target_field: str) -> tuple[str, str]:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        raise LoraDropError(f"{where}: this is not JSON.") from None
-    for name in (prompt_field, target_field):
-        if not isinstance(record, dict) or not isinstance(record.get(name), str) or not record[name].strip():
-            fields = ", ".join(record) if isinstance(record, dict) else "none"
-            raise LoraDropError(f"{where}: there is no text in a field {name!r}; the fields are: {fields}.")
-    return record[prompt_field], record[target_field]
 
 
 @torch.inference_mode()
@@ -183,18 +141,8 @@ def evaluate(
     decoder = loaded.new_decoder()
     lora, total = Means(), Means()
     decode_steps = refreshes = 0
-    for number, (prompt, target) in enumerate(pairs, start=1):
-        prompt_ids = encode_prompt(loaded.tokenizer, prompt)
-        if context_tokens is not None:
-            prompt_ids = prompt_ids[-context_tokens:]
-        target_ids = encode_text(loaded.tokenizer, target)
-        if not target_ids:
-            raise LoraDropError(f"record {number}: the target has no token.")
-        if len(prompt_ids) + len(target_ids) > loaded.context:
-            raise LoraDropError(
-                f"record {number} has {len(prompt_ids)} + {len(target_ids)} tokens, more than the context of "
-                f"{loaded.context}: shorten it, or keep less of the prompt with --context-tokens."
-            )
+    for number, pair in enumerate(pairs, start=1):
+        prompt_ids, target_ids = _encoded(loaded, number, pair, context_tokens)
         full = read_target(decoder, prompt_ids, target_ids)
         ours, at_lora, refresher = decode_target(decoder, schedule, bank, prompt_ids, target_ids, after_step)
         targets = torch.tensor(target_ids, device=loaded.device)
@@ -203,21 +151,39 @@ def evaluate(
         total.add(full, ours, targets)
         lora.add(full[at_lora], ours[at_lora], targets[at_lora])
         progress(total.count)
-    return {
-        "tokens": total.count,
-        "lora_steps": lora.to_dict(),
-        "all_steps": total.to_dict(),
-        "config": {
-            **config.to_dict(),
-            "dropped": list(schedule.dropped),
-            "rank": bank.rank if bank else 0,
-            "model": loaded.id,
-            "revision": loaded.revision,
-            "dtype": str(loaded.dtype).removeprefix("torch."),
-            "context_tokens": context_tokens,
-            "decode_steps": decode_steps,
-            "refreshes": refreshes,
-            "average_period": average_period(decode_steps, refreshes),
-            "notes": notes,
-        },
+    facts = {
+        "dropped": list(schedule.dropped),
+        "rank": bank.rank if bank else 0,
+        "model": loaded.id,
+        "revision": loaded.revision,
+        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "context_tokens": context_tokens,
+        "decode_steps": decode_steps,
+        "refreshes": refreshes,
+        "average_period": average_period(decode_steps, refreshes),
+        "notes": notes,
     }
+    means = {"lora_steps": lora.to_dict(), "all_steps": total.to_dict()}
+    return {"tokens": total.count, **means, "config": config.to_dict() | facts}
+
+
+def _encoded(
+    loaded: LoadedModel, number: int, pair: tuple[str, str], context_tokens: int | None
+) -> tuple[list[int], list[int]]:
+    """The token ids of a record's prompt and target.
+
+    Raises:
+        LoraDropError: they do not fit the model's context.
+    """
+    prompt_ids = encode_prompt(loaded.tokenizer, pair[0])
+    if context_tokens is not None:
+        prompt_ids = prompt_ids[-context_tokens:]
+    target_ids = encode_text(loaded.tokenizer, pair[1])
+    if not target_ids:
+        raise LoraDropError(f"record {number}: the target has no token.")
+    if len(prompt_ids) + len(target_ids) > loaded.context:
+        raise LoraDropError(
+            f"record {number} has {len(prompt_ids)} + {len(target_ids)} tokens, more than the context of "
+            f"{loaded.context}: shorten it, or keep less of the prompt with --context-tokens."
+        )
+    return prompt_ids, target_ids

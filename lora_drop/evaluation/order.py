@@ -56,35 +56,14 @@ def drop_order(
         raise LoraDropError(f"count must be from 1 to {len(layers)}, the layers of the range {low}-{high}.")
     if config.period < 2:
         raise LoraDropError("period must be at least 2: period 1 has no LoRA step.")
-    prompt_tokens = max(1, windows.shape[1] // 4)
-    full: list[Tensor] = []
-
-    def measured(dropped: tuple[int, ...]) -> float:
-        schedule = config.replace(drop_layers=dropped).schedule_for(loaded.num_layers)
-        total = positions = 0.0
-        for n, tokens in enumerate(windows.split(1)):
-            states, lora = student_states(loaded.model, tokens, prompt_tokens, schedule, bank)
-            if n == len(full):
-                whole = loaded.model.model(tokens).last_hidden_state[:, lora]
-                full.append(_log_probs(loaded, whole))
-            ours = _log_probs(loaded, states[:, lora])
-            total += float(kl(full[n], ours).sum())
-            positions += ours.shape[0]
-        if not math.isfinite(total):
-            resting = ", ".join(map(str, dropped))
-            raise LoraDropError(
-                f"without layers {resting} the KL is NaN or infinite: the model or the adapters overflow, so there is "
-                "no order. Take adapters none, or try dtype float32."
-            )
-        return total / positions
-
-    alone = {layer: measured((layer,)) for layer in layers}
+    cost = _Cost(loaded, windows, config, bank)
+    alone = {layer: cost.of((layer,)) for layer in layers}
     last = dict(alone)  # what adding a layer cost when it was last measured
     chosen: list[int] = []
     rows, before = [], 0.0
     for _ in range(count):
         cheapest = sorted(last, key=last.get)[:candidates]
-        found = {layer: alone[layer] if not chosen else measured((*chosen, layer)) for layer in cheapest}
+        found = {layer: alone[layer] if not chosen else cost.of((*chosen, layer)) for layer in cheapest}
         last |= {layer: value - before for layer, value in found.items()}
         layer = min(found, key=found.get)
         before = found[layer]
@@ -93,6 +72,37 @@ def drop_order(
         rows.append({"layer": layer, "kl": before, "alone": alone[layer]})
         progress(layer, before)
     return rows
+
+
+class _Cost:
+    """KL(full || LoRA-Drop) on windows, by the layers that are dropped; the full model reads each window once."""
+
+    def __init__(self, loaded: LoadedModel, windows: Tensor, config: LoraDropConfig, bank: AdapterBank | None):
+        self.loaded, self.windows, self.config, self.bank = loaded, windows, config, bank
+        self.full: list[Tensor] = []  # a window's log-probabilities at LoRA steps, (rows, V)
+
+    def of(self, dropped: tuple[int, ...]) -> float:
+        """Nats per token at LoRA steps.
+
+        Raises:
+            LoraDropError: it is not finite.
+        """
+        model, prompt_tokens = self.loaded.model, max(1, self.windows.shape[1] // 4)
+        schedule = self.config.replace(drop_layers=dropped).schedule_for(self.loaded.num_layers)
+        total = positions = 0.0
+        for n, tokens in enumerate(self.windows.split(1)):
+            states, lora = student_states(model, tokens, prompt_tokens, schedule, self.bank)
+            if n == len(self.full):
+                self.full.append(_log_probs(self.loaded, model.model(tokens).last_hidden_state[:, lora]))
+            ours = _log_probs(self.loaded, states[:, lora])
+            total += float(kl(self.full[n], ours).sum())
+            positions += ours.shape[0]
+        if not math.isfinite(total):
+            raise LoraDropError(
+                f"without layers {', '.join(map(str, dropped))} the KL is NaN or infinite: the model or the adapters "
+                "overflow, so there is no order. Take adapters none, or try dtype float32."
+            )
+        return total / positions
 
 
 def _log_probs(loaded: LoadedModel, states: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.errors import LoraDropError
+from lora_drop.evaluation.results import is_setting
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import PRESETS, presets_for
 from lora_drop.paths import SHIPPED_PRESETS
@@ -88,7 +89,7 @@ def measured_presets(
     for name, preset in presets_for(model).items():
         taken = fingerprint_of(preset.config)
         for row in content["rows"]:
-            if (row["preset"], row["config"]) != (name, preset.config.to_dict()):
+            if row["preset"] != name or not is_setting(row["config"], preset.config):
                 continue
             if row["adapters_fingerprint"] == taken:
                 rows[name] = row

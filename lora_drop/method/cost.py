@@ -1,7 +1,7 @@
-"""What a step costs: bytes that it reads, KV bytes that it holds, the most that fewer bytes can gain. No tensors here.
+"""What a step costs: bytes that it reads, KV bytes that it holds, the most that fewer bytes can gain. No tensors.
 
-`assets/schedule.js` computes the same for the page; a test compares the two. P is the number of prompt tokens, G the
-number of decode steps.
+`assets/js/schedule.js` computes the same for the page; a test compares the two. P: prompt tokens, G: decode steps.
+
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Pure arithmetic of LoRA-Drop: which layers run at which step, what that costs in bytes, what it can gain.
 
-No tensors here. `assets/schedule.js` computes the same for the page; a test compares the two.
+No tensors here. `assets/js/schedule.js` computes the same for the page; a test compares the two.
 
 Steps: prefill is step 0, full, and a refresh; decode steps are s = 1, 2, 3, ... A step s of a fixed schedule is a
 refresh if `s % period == 0`. An adaptive schedule may refresh earlier (see `lora_drop.refresh`): what depends on it
@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-MAX_PERIOD = 10**9  # longer than any run; JSON's readers do not all take a whole number of any size
 TRIGGERS = ("entropy", "norm")  # what can make an adaptive schedule refresh early
 
 

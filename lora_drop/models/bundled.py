@@ -86,8 +86,8 @@ def is_ready(folder: Path, verify: bool = False) -> bool:
         if manifest["format"] != FORMAT or manifest["source"]["gguf_sha256"] != GGUF.sha256:
             return False
         return NEEDED_FILES <= files.keys() and all(
-            (folder / name).stat().st_size == size and (not verify or sha256(folder / name) == sha256)
-            for name, (size, sha256) in files.items()
+            (folder / name).stat().st_size == size and (not verify or sha256(folder / name) == digest)
+            for name, (size, digest) in files.items()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 
 from lora_drop.decode import Lane, StepResult
 
-VIEWS = ("race", "lock-step")
-
 
 def take_turns(lanes: dict[str, Lane], view: str) -> Iterator[tuple[str, StepResult]]:
     """Steps of all lanes until each has ended, one lane at a time.

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.method.schedule import MAX_PERIOD, TRIGGERS
+from lora_drop.method.schedule import TRIGGERS
+from lora_drop.method.settings import RUN, SCHEDULE, settings_of
 
 FORMAT = "lora-drop-trace"
 VERSION = 1
@@ -158,14 +159,14 @@ def _fits_header(record: Header) -> bool:
     ok = ok and _all(dict, sampling, record.software) and _all(list, sampling.get("notes", []))
     ok = ok and _is_count(model["layers"], 1, 10_000) and _is_count(record.prompt_tokens, 0, 10**8)
     ok = ok and _is_count(record.seed, 0, 2**63 - 1) and _is_count(model.get("kv_bytes_per_token", 0), 0, 2**53)
-    ok = ok and _is_count(sampling.get("max_new_tokens", 1), 1, 10**7)
+    ok = ok and all(one.fits(sampling[one.name]) for one in settings_of(RUN) if one.name in sampling)
     shape = model.get("shape") or {}
     ok = ok and isinstance(shape, dict) and all(isinstance(n, bool) or _is_number(n) for n in shape.values())
     return ok and all(_fits_config(lane["config"], model["layers"]) for lane in lanes)
 
 
 def _fits_config(config: dict[str, Any], layers: int) -> bool:
-    """A lane's settings, as far as it tells them; without `dropped` it drops nothing."""
+    """A lane's settings, as far as it says them; without `dropped` it drops nothing."""
 
     def are_layers(name: str) -> bool:
         named = config.get(name) or []
@@ -174,9 +175,8 @@ def _fits_config(config: dict[str, Any], layers: int) -> bool:
     config.setdefault("dropped", [])
     ok = isinstance(config["dropped"], list)
     ok = ok and all(map(are_layers, ("dropped", "corrected", "layers", "drop_layers")))
-    ok = ok and _is_count(config.get("period", 1), 1, MAX_PERIOD) and _is_count(config.get("rank", 0), 0, 2**31)
-    ok = ok and _all(str, *(config.get(name, "") for name in ("reuse", "part", "kv", "adapters")))
-    return ok and all(map(_is_number_or_none, map(config.get, ("drop_ratio", "refresh_entropy", "refresh_norm"))))
+    ok = ok and _is_count(config.get("rank", 0), 0, 2**31)
+    return ok and all(one.fits(config[one.name]) for one in settings_of(SCHEDULE) if one.name in config)
 
 
 def _is_plain(value: Any, depth: int = MAX_DEPTH) -> bool:

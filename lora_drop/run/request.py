@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 from lora_drop.adapters.bank import AdapterBank
@@ -12,68 +13,33 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import kv_bytes
 from lora_drop.method.presets import COMPARISONS
 from lora_drop.method.schedule import Schedule, baseline_schedule
+from lora_drop.method.settings import RUN, fields, settings_of
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import free_memory
 from lora_drop.models.tokens import encode_prompt
-from lora_drop.run.race import VIEWS
 
 BASELINE, LORA_DROP, THIRD = "baseline", "lora_drop", "third"
-LANE_CHOICES = ("both", "baseline", "lora-drop")
-MAX_NEW_TOKENS = 100_000
 
 
-@dataclass(frozen=True)
-class Request:
-    """What one run is asked to do; the names are the command line's.
-
-    Args:
-        compare: of `COMPARISONS`, what a third lane changes; None runs without one.
+class Request(
+    fields(
+        "Request",
+        settings_of(RUN),
+        ("prompt", Any),
+        ("config", LoraDropConfig, dataclasses.field(default_factory=LoraDropConfig)),
+    )
+):
+    """What one run is asked to do: a prompt, the schedule's config, and a run's settings by the command line's names.
 
     Raises:
         LoraDropError: a value is outside what it may be, on any model.
     """
 
-    prompt: str
-    config: LoraDropConfig = field(default_factory=LoraDropConfig)
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    view: str = "race"
-    audit: bool = True
-    ignore_eos: bool = False
-    lanes: str = "both"
-    compare: str | None = None
-
-    def __post_init__(self):
+    def check(self) -> None:
         if not isinstance(self.prompt, str) or not self.prompt.strip():
             raise LoraDropError("the prompt is empty: write a question or an instruction.")
-        if not _is_int(self.max_new_tokens) or not 1 <= self.max_new_tokens <= MAX_NEW_TOKENS:
-            raise LoraDropError(
-                f"max_new_tokens must be a whole number from 1 to {MAX_NEW_TOKENS:,}, got {self.max_new_tokens!r}."
-            )
-        if not _is_number(self.temperature) or not 0 <= self.temperature <= 100:
-            raise LoraDropError(f"temperature must be 0 (greedy) or more, up to 100; got {self.temperature!r}.")
-        if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
-            raise LoraDropError(f"top_p must be above 0 and at most 1, got {self.top_p!r}.")
-        if not _is_int(self.seed) or not 0 <= self.seed < 2**63:
-            raise LoraDropError(f"seed must be a whole number from 0 to 2^63 - 1, got {self.seed!r}.")
-        if self.view not in VIEWS:
-            raise LoraDropError(f"view must be one of {', '.join(VIEWS)}; got {self.view!r}.")
-        if self.lanes not in LANE_CHOICES:
-            raise LoraDropError(f"lanes must be one of {', '.join(LANE_CHOICES)}; got {self.lanes!r}.")
-        if self.compare is not None and self.compare not in tuple(COMPARISONS):  # it may be what no dict can look up
-            raise LoraDropError(f"compare must be one of {', '.join(COMPARISONS)}; got {self.compare!r}.")
         if self.compare is not None and self.lanes != "both":
             raise LoraDropError("compare adds a third lane to both others: leave lanes at both.")
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)

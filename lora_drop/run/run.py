@@ -17,6 +17,7 @@ import torch
 from lora_drop.decode import Decoder, Lane, Sampling, StepResult
 from lora_drop.errors import LoraDropError, is_out_of_memory
 from lora_drop.method.cost import speed_bound
+from lora_drop.method.settings import RUN, settings_of
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.place import describe_device
 from lora_drop.models.tokens import Detokenizer, piece
@@ -26,6 +27,9 @@ from lora_drop.run.records import AuditRecord, Header, Record, StepRecord, Summa
 from lora_drop.run.request import BASELINE, LORA_DROP, THIRD, Plan, Request, plan
 from lora_drop.run.trace import Trace, first_divergence, refresh_counts
 from lora_drop.run.trace import top1_agreement as agreement
+
+# Settings that a header has elsewhere: `seed` beside the prompt, `lanes` as its list of lanes.
+TOLD_ELSEWHERE = ("seed", "lanes")
 
 
 def run(loaded: LoadedModel, request: Request, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Record]:
@@ -157,13 +161,7 @@ def _header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decod
         prompt_tokens=len(checked.prompt_ids),
         seed=request.seed,
         sampling={
-            "max_new_tokens": request.max_new_tokens,
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "ignore_eos": request.ignore_eos,
-            "view": request.view,
-            "audit": request.audit,
-            "compare": request.compare,
+            **{one.name: getattr(request, one.name) for one in settings_of(RUN) if one.name not in TOLD_ELSEWHERE},
             "notes": checked.notes,
         },
         software={name: metadata.version(name) for name in ("torch", "transformers")}

@@ -1,4 +1,4 @@
-"""The page's own components: small `gr.HTML` subclasses whose behaviour lives in `assets/*.js`.
+"""The page's own components: small `gr.HTML` subclasses whose behaviour lives in `assets/js`.
 
 Gradio evaluates an `html_template` twice (Handlebars, then a JavaScript template string), so the templates are static
 files without `${`, backticks or backslashes, and no value ever enters one: the scripts write text with `textContent`.
@@ -14,8 +14,8 @@ from typing import Any
 
 import gradio as gr
 
-from lora_drop.paths import ASSETS
-from lora_drop.run.exports.scripts import SCRIPTS, plotly_script
+from lora_drop.run.exports.scripts import TEMPLATES, plotly_script
+from lora_drop.ui import scripts
 
 
 @cache
@@ -31,23 +31,23 @@ def head_of(*paths: Path) -> str:
 
 
 def _template(name: str) -> str:
-    html = (ASSETS / name).read_text(encoding="utf-8")
+    html = (TEMPLATES / name).read_text(encoding="utf-8")
     if any(mark in html for mark in ("${", "`", "\\", "{{")):
         raise ValueError(f"{name}: Gradio would evaluate this as a template; keep it static.")
     return html
 
 
 class Scripted(gr.HTML):
-    """What the components below share: a static template, scripts in the head, none of Gradio's own styles."""
+    """What the components below share: a static template, a function that mounts it, none of Gradio's own styles."""
 
-    def __init__(self, value: Any, template: str, on_load: str, head: str, **kwargs: Any):
+    def __init__(self, value: Any, template: str, mount: str, head: str = "", **kwargs: Any):
         super().__init__(
             value=value,
             html_template=_template(template),
-            js_on_load=on_load,
+            js_on_load=scripts.on_load(mount),
             css_template="",
             apply_default_css=False,
-            head=head,
+            head=head or None,
             **kwargs,
         )
 
@@ -77,8 +77,8 @@ class LiveView(Scripted):
         super().__init__(
             "",
             "live.html",
-            "LoraDrop.mountLive(element, props, watch, server)",
-            head_of(plotly_script(), *(ASSETS / name for name in SCRIPTS)),
+            "mountLive(element, props, watch, server)",
+            head_of(plotly_script()),
             server_functions=[export_run],
             model=model,
             **kwargs,
@@ -99,8 +99,7 @@ class LayerRange(Scripted):
         super().__init__(
             list(value),
             "range.html",
-            "LoraDrop.mountRange(element, props, watch, trigger)",
-            head_of(*(ASSETS / name for name in SCRIPTS[:2])),
+            "mountRange(element, props, watch, trigger)",
             last=num_layers - 1,
             **kwargs,
         )
@@ -120,10 +119,11 @@ class WhatIf(Scripted):
 
     Args:
         model: what `model_facts` tells of the loaded model.
-        settings: the page's first settings, in the order that the layout passes them on.
+        settings: what the controls hold at first, by name.
         presets: settings by preset name.
         prompt_tokens: tokens of the page's first prompt.
-        count: counts a prompt's tokens with a model's tokenizer; the page calls it when the typing rests.
+        count: counts a prompt's tokens with a model's tokenizer; the page calls it when the typing stops.
+        table: the settings behind the controls, in their order (`Setting.facts`).
     """
 
     def __init__(
@@ -133,6 +133,7 @@ class WhatIf(Scripted):
         presets: dict[str, dict[str, Any]],
         prompt_tokens: int,
         count: Callable[[str, str | None], int | None],
+        table: list[dict[str, Any]],
         **kwargs: Any,
     ):
         def count_tokens(wanted: Any) -> int | None:  # Gradio marks the function and hands on one argument
@@ -142,13 +143,13 @@ class WhatIf(Scripted):
         super().__init__(
             None,
             "whatif.html",
-            "LoraDrop.mountWhatIf(element, props, server)",
-            head_of(*(ASSETS / name for name in SCRIPTS[:2])),
+            "mountWhatIf(element, props, server)",
             server_functions=[count_tokens],
             model=model,
             settings=settings,
             presets=presets,
             prompt_tokens=prompt_tokens,
+            table=table,
             **kwargs,
         )
 
@@ -166,8 +167,7 @@ class ModelFacts(Scripted):
         super().__init__(
             value,
             "facts.html",
-            "LoraDrop.mountFacts(element, props, watch)",
-            head_of(*(ASSETS / name for name in SCRIPTS[:2])),
+            "mountFacts(element, props, watch)",
             labels=list(labels),
             **kwargs,
         )
@@ -186,8 +186,7 @@ class PresetTable(Scripted):
         super().__init__(
             facts["default"],
             "presets.html",
-            "LoraDrop.mountPresets(element, props, watch, trigger)",
-            head_of(*(ASSETS / name for name in SCRIPTS[:2])),
+            "mountPresets(element, props, watch, trigger)",
             facts=facts,
             **kwargs,
         )
@@ -206,8 +205,7 @@ class Compare(Scripted):
         super().__init__(
             "",
             "compare.html",
-            "LoraDrop.mountCompare(element, props, watch)",
-            head_of(*(ASSETS / name for name in SCRIPTS[:2])),
+            "mountCompare(element, props, watch)",
             comparisons=comparisons,
             **kwargs,
         )
@@ -220,8 +218,7 @@ class Status(Scripted):
         super().__init__(
             {"kind": "idle", "text": text},
             "status.html",
-            "LoraDrop.mountStatus(element, props, watch)",
-            head_of(*(ASSETS / name for name in SCRIPTS[:2])),
+            "mountStatus(element, props, watch)",
             **kwargs,
         )
 

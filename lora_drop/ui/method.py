@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.sweep import read_sweep
+from lora_drop.evaluation.sweep_file import read_sweep
 from lora_drop.method import paper
-from lora_drop.paths import ASSETS
-from lora_drop.run.exports.scripts import SCRIPTS
-from lora_drop.ui.components import Scripted, head_of
+from lora_drop.ui.components import Scripted
 from lora_drop.ui.safe_zone import SHIPPED_SWEEP
 
 PAPER_PERIOD, PAPER_RATIO = 4, 0.5  # the setting of the paper's safe zone that most of its rows have
 
 
 class Method(Scripted):
-    """The tab: words from its template, the drawing and the table from `method.js`.
+    """The tab: words from its template, the drawing and the table from `assets/js/method`.
 
     Args:
         model: what `model_facts` tells of the loaded model.
@@ -28,8 +26,7 @@ class Method(Scripted):
         super().__init__(
             None,
             "method.html",
-            "LoraDrop.mountMethod(element, props)",
-            head_of(*(ASSETS / name for name in (*SCRIPTS[:2], "method.js"))),
+            "mountMethod(element, props)",
             model=model,
             paper=paper_rows(),
             label=f"These are {paper.LABEL}. Other and larger models, trained adapters of rank {paper.RANK}, accuracy "

@@ -19,30 +19,22 @@ import gradio as gr
 import plotly.graph_objects as go
 
 from lora_drop.errors import LoraDropError
+from lora_drop.evaluation.measure import KEY, Point, check_point, circumstances, describe_data, measure
 from lora_drop.evaluation.prompts import EXAMPLES
-from lora_drop.evaluation.sweep import (
-    JSON_NAME,
-    KEY,
-    Point,
-    check_point,
-    circumstances,
-    describe_data,
-    grid,
-    measure,
-    read_sweep,
-)
-from lora_drop.method.config import PARTS, REUSE_RULES, LoraDropConfig
+from lora_drop.evaluation.sweep import grid
+from lora_drop.evaluation.sweep_file import JSON_NAME, read_sweep
+from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.pool import ModelPool
-from lora_drop.paths import ASSETS, SHIPPED_PRESETS, SHIPPED_SWEEPS
+from lora_drop.paths import SHIPPED_PRESETS, SHIPPED_SWEEPS
 from lora_drop.run.exports.figures import PANELS, QUALITIES, groups, pareto, sweep_heatmaps
-from lora_drop.run.exports.scripts import SCRIPTS, plotly_script
+from lora_drop.run.exports.scripts import plotly_script
 from lora_drop.run.request import BASELINE, Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import gather
 from lora_drop.ui import space as zero
 from lora_drop.ui.components import Scripted, head_of
-from lora_drop.ui.events import Stops
+from lora_drop.ui.kept import Stops
 from lora_drop.ui.limits import Limits
 
 SHIPPED_SWEEP = SHIPPED_SWEEPS / JSON_NAME
@@ -70,8 +62,8 @@ class Figure(Scripted):
         super().__init__(
             value,
             "figure.html",
-            "LoraDrop.mountFigure(element, props, watch)",
-            head_of(plotly_script(), *(ASSETS / name for name in (*SCRIPTS[:2], "tabs.js"))),
+            "mountFigure(element, props, watch)",
+            head_of(plotly_script()),
             **kwargs,
         )
 
@@ -83,8 +75,7 @@ class Progress(Scripted):
         super().__init__(
             _progress("idle", text),
             "progress.html",
-            "LoraDrop.mountProgress(element, props, watch)",
-            head_of(*(ASSETS / name for name in (*SCRIPTS[:2], "tabs.js"))),
+            "mountProgress(element, props, watch)",
             **kwargs,
         )
 
@@ -412,107 +403,3 @@ def measured_here(revision: str) -> str:
         "not those of the stored sweep's texts; a few hundred tokens give an impression, not a benchmark, and a busy "
         "machine can measure a speed above its bound. Nothing is saved.</p>"
     )
-
-
-def build(pool: ModelPool, limits: Limits, model: gr.components.Component) -> Callable[[gr.State], None]:
-    """The tab's content, inside the layout's open `gr.Tab`.
-
-    Args:
-        model: the control that holds the chosen model.
-
-    Returns:
-        What wires the tab to a state that holds the model which the page shows.
-    """
-    stored, missing = stored_sweep()
-    zone = SafeZone(pool, stored, Stops(), missing, limits)
-    revision = pool.info(None).revision
-    choices = choices_of(zone.stored_for(revision)[0], None)
-    first = choices[0][1] if choices else None
-    heatmaps, curve = zone.show(first, next(iter(QUALITIES)), None)
-    here = gr.State(None)
-    with gr.Row(elem_id="ld-zone", equal_height=False):
-        with gr.Column(elem_id="ld-zone-left"):
-            with gr.Column(elem_id="ld-zone-show", elem_classes="ld-panel"):
-                _text(
-                    "<h2>Where is LoRA-Drop safe?</h2><p>Dropping more layers, and longer, saves bytes and costs "
-                    "quality. Each cell is one setting, measured: quality against the full model on the same text, "
-                    "speed beside the most that its bytes allow, and KV memory. The dashed corner is what the paper "
-                    "calls safe, for larger models with trained corrections.</p>"
-                )
-                known = _text(zone.known(revision))
-                choice = gr.Dropdown(
-                    choices,
-                    value=first,
-                    label="Rule, part and adapters",
-                    elem_id="ld-zone-choice",
-                )
-                quality = gr.Radio(
-                    [("same top token", "agreement"), ("nats lost", "nll_gap")],
-                    value="agreement",
-                    label="Quality in the lower plot",
-                    elem_id="ld-zone-quality",
-                )
-            with gr.Column(elem_id="ld-zone-run", elem_classes="ld-panel"):
-                _text("<h2>Run a sweep here</h2>")
-                with gr.Row():
-                    ratios = gr.Textbox("0.25,0.5", label="Drop ratios", max_lines=1, elem_id="ld-sweep-ratios")
-                    periods = gr.Textbox("2,4", label="Periods", max_lines=1, elem_id="ld-sweep-periods")
-                with gr.Row():
-                    reuse = gr.Dropdown(list(REUSE_RULES), value="residual", label="Rule", elem_id="ld-sweep-reuse")
-                    part = gr.Dropdown(
-                        [("whole layer" if value == "block" else "attention only", value) for value in PARTS],
-                        value="block",
-                        label="What is dropped",
-                        elem_id="ld-sweep-part",
-                    )
-                adapters = gr.Radio(
-                    ["auto", "none"], value="auto", label="Trained corrections (adapters)", elem_id="ld-sweep-adapters"
-                )
-                with gr.Row(elem_id="ld-sweep-buttons"):
-                    start = gr.Button("Run sweep", variant="primary", elem_id="ld-sweep-run")
-                    cancel = gr.Button("Cancel", interactive=False, elem_id="ld-sweep-cancel")
-                progress = Progress(
-                    f"Every ratio with every period, at most {MAX_POINTS} points.", elem_id="ld-sweep-progress"
-                )
-                note = _text(measured_here(revision))
-        with gr.Column(elem_id="ld-zone-right"):
-            maps = Figure(heatmaps, elem_id="ld-zone-heatmaps")
-            front = Figure(curve, elem_id="ld-zone-pareto")
-
-    gr.on(
-        [choice.input, quality.input],
-        zone.show,
-        [choice, quality, here],
-        [maps, front],
-        trigger_mode="always_last",  # a choice made while the last one is drawn counts
-        show_progress="hidden",
-        api_visibility="private",
-    )
-    start.click(
-        zone.run_page,
-        [ratios, periods, reuse, part, adapters, quality, here, model],
-        [progress, maps, front, choice, here, start, cancel, quality],
-        show_progress="full",
-        show_progress_on=progress,
-        concurrency_id="gpu",
-        concurrency_limit=1,
-        api_visibility="private",
-    )
-    # Not in the queue of runs: the soft flag ends the sweep after its point, and what it has stays.
-    cancel.click(zone.cancel_page, None, None, queue=False, show_progress="hidden", api_visibility="private")
-
-    def follow(shown: gr.State) -> None:
-        shown.change(
-            zone.use_model,
-            [shown, quality, here],
-            [known, note, choice, maps, front],
-            show_progress="hidden",
-            api_visibility="private",
-        )
-
-    return follow
-
-
-def _text(words: str) -> gr.HTML:
-    """Static words; they are HTML of the app's own."""
-    return gr.HTML(words, apply_default_css=False)

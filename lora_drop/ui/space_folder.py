@@ -1,4 +1,4 @@
-"""The very folder to push to a HuggingFace Space: `python -m lora_drop.ui.space_folder OUT [--space OWNER/NAME]`.
+"""The very folder to push to a HuggingFace Space: `python -m lora_drop space OUT [--space OWNER/NAME]`.
 
 It holds what the page runs on and what README.md shows or links to, and nothing else; the front matter and the
 requirements are checked against what Spaces document. Push it with `hf upload OWNER/NAME OUT . --repo-type space`.
@@ -6,10 +6,8 @@ requirements are checked against what Spaces document. Push it with `hf upload O
 
 from __future__ import annotations
 
-import argparse
 import re
 import shutil
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -147,23 +145,3 @@ def report(sizes: dict[str, int]) -> str:
         parts["/".join([head, *rest[:1]]) + "/" if len(rest) > 1 else f"{head}/" if rest else head] += size
     lines = [f"{size / 1e3:10,.0f} kB  {name}" for name, size in parts.most_common()]
     return "\n".join([*lines, f"{sum(sizes.values()) / 1e3:10,.0f} kB  in {len(sizes)} files"])
-
-
-def main(argv: list[str] | None = None) -> int:
-    """The command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m lora_drop.ui.space_folder", description=__doc__.split(":")[0])
-    parser.add_argument("out", type=Path, metavar="OUT", help="an empty folder, or one that is not there yet")
-    parser.add_argument("--space", metavar="OWNER/NAME", help="the Space's name, for the thumbnail's address")
-    parser.add_argument("--zero-gpu", action="store_true", help=f"ask for torch {ZERO_GPU_TORCH}, which ZeroGPU lists")
-    args = parser.parse_args(argv)
-    try:
-        sizes = build(args.out, args.space, args.zero_gpu)
-    except LoraDropError as error:
-        print(f"space_folder: {error}", file=sys.stderr)
-        return 2
-    print(f"{report(sizes)}\nPush it: hf upload {args.space or 'OWNER/NAME'} {args.out} . --repo-type space")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

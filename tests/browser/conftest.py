@@ -24,10 +24,10 @@ from playwright.sync_api import Browser, Page, sync_playwright  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 from lora_drop.models.load import LoadedModel, load_model  # noqa: E402
-from lora_drop.models.pool import Shelf  # noqa: E402
+from lora_drop.models.pool import ModelPool  # noqa: E402
 from lora_drop.models.tokens import ByteTokenizer  # noqa: E402
 from lora_drop.run.records import Record  # noqa: E402
-from lora_drop.ui import events as callbacks  # noqa: E402
+from lora_drop.ui import callbacks  # noqa: E402
 from lora_drop.ui.page import build_app, launch  # noqa: E402
 
 FLAGS = (
@@ -96,7 +96,7 @@ def deep_model() -> LoadedModel:
     return LoadedModel(model, ByteTokenizer(), "deep test model", "0" * 16, 4096, torch.device("cpu"), torch.float32)
 
 
-def _serve(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def _serve(shelf: ModelPool, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     demo = build_app(shelf)
     with shelf.lend() as loaded:
         server = Server(launch(demo, "127.0.0.1", free_port(), block=False), loaded, demo)
@@ -118,12 +118,12 @@ def patcher() -> Iterator[pytest.MonkeyPatch]:
 
 @pytest.fixture(scope="package")
 def tiny_server(patcher) -> Iterator[Server]:
-    yield from _serve(Shelf(load_model("random:tiny-llama")), patcher)
+    yield from _serve(ModelPool(load_model("random:tiny-llama")), patcher)
 
 
 @pytest.fixture(scope="package")
 def deep(patcher) -> Iterator[Server]:
-    yield from _serve(Shelf(deep_model()), patcher)
+    yield from _serve(ModelPool(deep_model()), patcher)
 
 
 @pytest.fixture

@@ -75,15 +75,15 @@ def page_runs(tokens: int, audits: list[bool]) -> list[dict]:
             page.goto(f"http://127.0.0.1:{port}")
             page.wait_for_selector(".ld-whatif[data-state]", timeout=30_000)
             page.click("#ld-advanced button")
-            page.wait_for_selector("#ld-tokens input", state="visible")
+            page.wait_for_selector("#ld-max-new-tokens input", state="visible")
             page.wait_for_timeout(1000)
             page.check("#ld-ignore-eos input")
             for name, value in (("period", 4), ("ratio", 0.5)):
                 page.fill(f"#ld-{name} input[type=number]", str(value))
                 page.press(f"#ld-{name} input[type=number]", "Tab")
             for count, audit in [(32, True), *((tokens, audit) for audit in audits)]:
-                page.fill("#ld-tokens input", str(count))
-                page.press("#ld-tokens input", "Tab")
+                page.fill("#ld-max-new-tokens input", str(count))
+                page.press("#ld-max-new-tokens input", "Tab")
                 page.set_checked("#ld-audit input", audit)
                 page.wait_for_timeout(1500)
                 page.evaluate(WATCH)

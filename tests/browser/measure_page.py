@@ -73,7 +73,7 @@ def set_number(page: Page, name: str, value: object) -> None:
 
 def run(page: Page, received: list[int], steps: int, audit: bool = True) -> dict:
     """One run of `steps` decode steps in the page, and what it cost."""
-    set_number(page, "ld-tokens", steps + 1)
+    set_number(page, "ld-max-new-tokens", steps + 1)
     page.set_checked("#ld-audit input", audit)
     page.wait_for_timeout(1500)
     received.clear()
@@ -135,11 +135,11 @@ def main() -> None:
             page.goto(f"http://127.0.0.1:{port}")
             page.wait_for_selector(".ld-whatif[data-state]", timeout=30_000)
             page.click("#ld-advanced button")
-            page.wait_for_selector("#ld-tokens input", state="visible")
+            page.wait_for_selector("#ld-max-new-tokens input", state="visible")
             page.wait_for_timeout(1000)
             page.check("#ld-ignore-eos input")
             set_number(page, "ld-period", 4)
-            set_number(page, "ld-ratio", 0.5)
+            set_number(page, "ld-drop-ratio", 0.5)
             run(page, received, 32)  # warm-up
             kinds = [(int(steps), audit) for steps in args.steps.split(",") for audit in (True, False)]
             rows = [run(page, received, *kind) for kind in kinds]

@@ -12,9 +12,11 @@ from playwright.sync_api import expect
 
 from lora_drop.errors import LoraDropError
 from lora_drop.run.exports.html import wire_text
-from lora_drop.run.exports.scripts import ASSETS
+from lora_drop.run.exports.scripts import TEMPLATES
 from lora_drop.run.records import wire_line
 from lora_drop.run.trace import parse_trace
+from lora_drop.ui import scripts
+from lora_drop.ui.controls import LINKED
 
 from .test_page import pane_text, prepare, wait_done
 
@@ -33,15 +35,14 @@ WORDS = (
     *("baseline:0123456789ab", "valueOf:0123456789ab.lora_drop:0123456789ab"),
 )
 
-# The page's own script, with an address of our own in place of the browser's: many links in one page. For each link:
+# The page's own module, with an address of our own in place of the browser's: many links in one page. For each link:
 # what is wrong with the values that it gives the controls, and the kind of the status line.
-READ_LINKS = """([source, links, run]) => links.map((link) => {
-    const scope = { ...window.LoraDrop };
-    const search = new URL("http://127.0.0.1/?" + link).search;
-    const address = { search, origin: "http://127.0.0.1", pathname: "/" };
-    new Function("window", "location", source)({ LoraDrop: scope }, address);
+READ_LINKS = """async ([module, links, run, table]) => {
+  const { compareWithLink, linkOf, readLink } = await import(new URL(module, document.baseURI));
+  return links.map((query) => {
+    const search = new URL("http://127.0.0.1/?" + query).search;
     try {
-        const values = scope.fromLink();
+        const { values, link } = readLink(search, [], table);
         const told = values.pop();
         const wrong = [];
         if (values.length !== 20) wrong.push(`${values.length} values`);
@@ -52,18 +53,16 @@ READ_LINKS = """([source, links, run]) => links.map((link) => {
             if (!(isRange || isPlain || isUnchanged)) wrong.push(`${typeof value} ${String(value)}`);
         }
         if (told.__type__ !== "update" && /[<\\n]|undefined|object/.test(told.text)) wrong.push(told.text);
-        const root = document.createElement("div");
-        root.innerHTML = '<p class="ld-link-note"></p>';
-        scope.ended(root, run);
-        const note = root.querySelector(".ld-link-note").textContent;
+        const note = compareWithLink(link, run, table)?.text ?? "";
         if (note.length > 300 || /[<]|undefined|function|object/.test(note)) wrong.push(note);
-        if (new URL(scope.linkOf(run)).search.length > 4000) wrong.push("a long link");
+        if (new URL(linkOf(run, table, "http://127.0.0.1/")).search.length > 4000) wrong.push("a long link");
         if ({}.polluted !== undefined) wrong.push("polluted");
         return [told.kind ?? "", wrong.join("; ")];
     } catch (error) {
         return ["", `threw ${error}`];
     }
-})"""
+  });
+}"""
 
 
 def a_run() -> dict:
@@ -96,11 +95,11 @@ def written(value: str, rng: random.Random) -> str:
 
 def test_any_link_sets_plain_values_or_says_what_it_cannot(server, open_page):
     page = open_page(server.url)
-    source, run = (ASSETS / "takeaway.js").read_text(encoding="utf-8"), a_run()
+    module, run = f"{scripts.address()}/export/link.js", a_run()
 
     def read(links: list[str]) -> list[tuple[str, str]]:
         TRIED["links"] += len(links)
-        found = page.evaluate(READ_LINKS, [source, links, run])
+        found = page.evaluate(READ_LINKS, [module, links, run, [one.facts for one in LINKED]])
         assert [(link, wrong) for link, (_, wrong) in zip(links, found, strict=True) if wrong] == []
         return found
 
@@ -170,7 +169,7 @@ def test_any_trace_that_reads_is_shown_as_text(server, open_page):
     TRIED["traces on the page"] += len(texts)
     assert len(texts) > len(files)
     page = open_page(server.url)
-    found = page.evaluate(SHOW_RUNS, [(ASSETS / "live.html").read_text(encoding="utf-8"), texts])
+    found = page.evaluate(SHOW_RUNS, [(TEMPLATES / "live.html").read_text(encoding="utf-8"), texts])
     for text, (thrown, inside, took) in zip(texts, found, strict=True):
         assert (thrown, inside) == ("", 0), text
         assert took < 10_000, text
@@ -198,7 +197,7 @@ def test_a_typed_list_of_anything_leaves_the_page_alive(server, open_page):
     """Every free field, given what breaks things: the run ends as a line, and the next one runs."""
     page = open_page(server.url)
     prepare(page, tokens=6)
-    for field in ("ld-listed", "ld-refresh-entropy", "ld-refresh-norm"):
+    for field in ("ld-drop-layers", "ld-refresh-entropy", "ld-refresh-norm"):
         for word in ("${alert(1)}<img src=x onerror=alert(2)>", "9" * 300, "NaN", "1,,2"):
             TRIED["fields"] += 1
             page.fill(f"#{field} textarea, #{field} input", word)

@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import load_model
-from lora_drop.models.pool import Shelf
+from lora_drop.models.pool import ModelPool
 from lora_drop.run.request import Request
 
 from .conftest import REAL_RUN, Server, _serve
@@ -27,7 +27,7 @@ def narrow() -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LORA_DROP_MAX_QUEUE", "1")
         patch.setenv("LORA_DROP_MAX_TOKENS", "20")
-        yield from _serve(Shelf(load_model("random:tiny-llama")), patch)
+        yield from _serve(ModelPool(load_model("random:tiny-llama")), patch)
 
 
 def test_a_full_queue_is_told_and_those_in_it_are_served(narrow, open_page):
@@ -41,7 +41,7 @@ def test_a_full_queue_is_told_and_those_in_it_are_served(narrow, open_page):
     pages = [open_page(narrow.url, busy=True) for _ in range(3)]
     for page in pages:
         open_advanced(page)
-        set_number(page, "ld-tokens", 6)
+        set_number(page, "ld-max-new-tokens", 6)
     status = [page.locator("#ld-status") for page in pages]
     pages[0].click("#ld-run")
     wait_until(lambda: len(narrow.runs) == 1, "the first visitor runs")
@@ -61,8 +61,8 @@ def test_a_full_queue_is_told_and_those_in_it_are_served(narrow, open_page):
 def test_tokens_over_the_limit_are_refused_in_the_status_line(narrow, open_page):
     page = open_page(narrow.url)
     open_advanced(page)
-    expect(page.locator("#ld-tokens input")).to_have_value("20")
-    set_number(page, "ld-tokens", 21)
+    expect(page.locator("#ld-max-new-tokens input")).to_have_value("20")
+    set_number(page, "ld-max-new-tokens", 21)
     page.click("#ld-run")
     told = "a run here may write at most 20 new tokens, 21 were asked for: ask for fewer."
     expect(page.locator("#ld-status .ld-status")).to_have_text(told)

@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 
 from lora_drop.errors import LoraDropError
 from lora_drop.models.load import load_model
-from lora_drop.models.pool import Shelf
+from lora_drop.models.pool import ModelPool
 from lora_drop.run.trace import parse_trace
 
 from .conftest import SERVERS, Server, _serve, deep_model
@@ -38,7 +38,7 @@ def menu() -> Iterator[Server]:
         return loaded
 
     with pytest.MonkeyPatch.context() as patch:
-        for server in _serve(Shelf(load_model(LLAMA), [DEEP, GATED], load), patch):
+        for server in _serve(ModelPool(load_model(LLAMA), [DEEP, GATED], load), patch):
             servers.append(server)
             yield server
 
@@ -89,7 +89,7 @@ def test_two_visitors_have_each_their_model(menu, open_page):
     pages = [open_page(menu.url) for _ in range(2)]
     for page in pages:
         open_advanced(page)
-        set_number(page, "ld-tokens", 12)
+        set_number(page, "ld-max-new-tokens", 12)
     choose(pages[1], DEEP)
     is_ready(pages[1], DEEP)
     for _ in range(2):

@@ -18,7 +18,7 @@ from lora_drop.run.records import AuditRecord, Header, StepRecord, Summary
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import gather, top1_agreement
-from lora_drop.ui.events import model_facts
+from lora_drop.ui.facts import model_facts
 
 pytestmark = pytest.mark.browser
 
@@ -46,17 +46,17 @@ def set_range(page: Page, low: int, high: int) -> None:
 
 def open_advanced(page: Page) -> None:
     page.click("#ld-advanced button")
-    page.wait_for_selector("#ld-tokens input", state="visible")
+    page.wait_for_selector("#ld-max-new-tokens input", state="visible")
     page.wait_for_timeout(200)  # Gradio mounts what is inside only now
 
 
 def prepare(page: Page, tokens: int, period: int = 4, layers: tuple[int, int] = (1, 4), ratio: float = 1) -> None:
     """Settings that drop something on the model, and an end that the model does not choose."""
     open_advanced(page)
-    set_number(page, "ld-tokens", tokens)
+    set_number(page, "ld-max-new-tokens", tokens)
     set_number(page, "ld-period", period)
     set_range(page, *layers)
-    set_number(page, "ld-ratio", ratio)
+    set_number(page, "ld-drop-ratio", ratio)
     page.check("#ld-ignore-eos input")
     expect(page.locator(".ld-whatif-note")).to_contain_text(f"{tokens:,} new tokens")
 
@@ -223,7 +223,7 @@ def test_stop_keeps_what_ran_and_a_summary(server, open_page):
     assert figure(page, "speedup") == f"{trace.summary.speedup:.2f}×"
     expect(page.locator("#ld-stop")).to_be_disabled()
     # The next run is not stopped by the flag of the last one.
-    set_number(page, "ld-tokens", 12)
+    set_number(page, "ld-max-new-tokens", 12)
     page.click("#ld-run")
     expect(page.locator(".ld-status")).to_contain_text("Finished: 12 tokens, 12 tokens.", timeout=20_000)
 
@@ -241,7 +241,7 @@ def test_sliders_redraw_the_what_if_strip_with_no_request(server, open_page):
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
     expect(value).to_have_text("1 – 4")
-    page.focus("#ld-ratio input[type=range]")
+    page.focus("#ld-drop-ratio input[type=range]")
     page.keyboard.press("End")
     expect(dropped).to_have_text("4 of 6")
     expect(page.locator("#ld-preset input[value=custom]")).to_be_checked()
@@ -271,9 +271,9 @@ def test_sliders_redraw_the_what_if_strip_with_no_request(server, open_page):
 
     set_number(page, "ld-period", 1)
     expect(page.locator(".ld-whatif-note")).to_have_text("This is the baseline: nothing is dropped.")
-    page.fill("#ld-listed textarea, #ld-listed input", "0,2")
+    page.fill("#ld-drop-layers textarea, #ld-drop-layers input", "0,2")
     expect(page.locator(".ld-whatif-note")).to_contain_text("layer 0 always runs")
-    page.fill("#ld-listed textarea, #ld-listed input", "")
+    page.fill("#ld-drop-layers textarea, #ld-drop-layers input", "")
 
     page.check("#ld-preset input[value=paper]")
     expect(page.locator(".ld-whatif [data-figure='refreshes']")).to_have_text("1 in 4")
@@ -287,7 +287,7 @@ def test_a_new_prompt_is_counted_for_the_strip(server, open_page):
     open_advanced(page)
     page.fill("#ld-prompt textarea", "word " * 50)
     set_range(page, 1, 4)
-    set_number(page, "ld-ratio", 1)
+    set_number(page, "ld-drop-ratio", 1)
     from lora_drop.models.tokens import encode_prompt
 
     count = len(encode_prompt(server.loaded.tokenizer, "word " * 50))
@@ -508,7 +508,7 @@ def test_a_closed_tab_and_a_reload_end_the_run_and_release_it(server, open_page)
     prepare(page, tokens=10)
     page.click("#ld-run")
     wait_done(page)
-    set_number(page, "ld-tokens", 2000)
+    set_number(page, "ld-max-new-tokens", 2000)
     page.click("#ld-run")
     page.wait_for_function("document.querySelectorAll('.ld-token').length > 30")
     page.close()
@@ -531,15 +531,15 @@ def test_bad_input_is_one_line_and_the_app_stays_up(server, open_page):
     page.fill("#ld-prompt textarea", "x" * 5000)
     refused("context")
     page.fill("#ld-prompt textarea", "fine")
-    set_number(page, "ld-tokens", 0)
+    set_number(page, "ld-max-new-tokens", 0)
     refused("max_new_tokens")
-    set_number(page, "ld-tokens", 8)
-    set_number(page, "ld-temp", -1)
+    set_number(page, "ld-max-new-tokens", 8)
+    set_number(page, "ld-temperature", -1)
     refused("temperature")
-    set_number(page, "ld-temp", 0)
-    page.fill("#ld-listed textarea, #ld-listed input", "2,99")
+    set_number(page, "ld-temperature", 0)
+    page.fill("#ld-drop-layers textarea, #ld-drop-layers input", "2,99")
     refused("this model's layers are 0-5")
-    page.fill("#ld-listed textarea, #ld-listed input", "")
+    page.fill("#ld-drop-layers textarea, #ld-drop-layers input", "")
     assert page.locator("#ld-ask").bounding_box()["height"] == height, "the page jumped"
     page.click("#ld-run")
     wait_done(page)
@@ -660,11 +660,11 @@ def test_moving_the_range_or_the_ratio_takes_the_place_of_exact_layers(server, o
     page = open_page(server.url)
     open_advanced(page)
     note, dropped = page.locator(".ld-range-note"), page.locator("[data-figure='dropped']")
-    for move in (lambda: set_range(page, 1, 4), lambda: set_number(page, "ld-ratio", 0.75)):
-        set_text(page, "ld-listed", "2")
+    for move in (lambda: set_range(page, 1, 4), lambda: set_number(page, "ld-drop-ratio", 0.75)):
+        set_text(page, "ld-drop-layers", "2")
         expect(dropped).to_have_text("1 of 6")
         expect(note).to_contain_text("exact layers are set")
         move()
-        expect(page.locator("#ld-listed textarea, #ld-listed input")).to_have_value("")
+        expect(page.locator("#ld-drop-layers textarea, #ld-drop-layers input")).to_have_value("")
         expect(note).to_have_text("layer 0 always runs")
     expect(dropped).to_have_text("3 of 6")

@@ -13,7 +13,7 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.records import AuditRecord, Header, StepRecord, Summary
 from lora_drop.run.trace import gather
-from lora_drop.ui.events import model_facts
+from lora_drop.ui.facts import model_facts
 from tests.browser.test_page import _hostile_run, prepare, wait_done
 
 pytestmark = pytest.mark.browser

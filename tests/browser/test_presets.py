@@ -10,12 +10,12 @@ import pytest
 import torch
 from playwright.sync_api import Page, expect
 
+from lora_drop.adapters import find
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.evaluation import preset_results as measured
 from lora_drop.method.cost import speed_bound
 from lora_drop.method.presets import COMPARISONS, PRESETS
-from lora_drop.models.pool import Shelf
-from lora_drop.run import run as session
+from lora_drop.models.pool import ModelPool
 from lora_drop.run.trace import gather
 
 from .conftest import Server, _serve, deep_model
@@ -43,7 +43,7 @@ def shipped(tmp_path_factory) -> Iterator[Server]:
     bank.b = {i: torch.randn_like(b) for i, b in bank.b.items()}
     bank.revision, bank.num_layers, bank.meta = loaded.revision, loaded.num_layers, {"tokens": 1_234_567}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "SHIPPED_ADAPTERS", folder / "banks")
+        patch.setattr(find, "SHIPPED_ADAPTERS", folder / "banks")
         patch.setattr(measured, "SHIPPED_PRESETS", folder)
         bank.save(folder / "banks" / "ours")
         rows = []
@@ -53,7 +53,7 @@ def shipped(tmp_path_factory) -> Iterator[Server]:
                 "preset": name,
                 "config": config.to_dict(),
                 "adapters": HOSTILE,
-                "adapters_fingerprint": session.config_fingerprint(loaded, config),
+                "adapters_fingerprint": find.config_fingerprint(loaded, config),
                 "tokens": 4321,
                 "lora_steps_top1_agreement": agreement,
                 "all_steps_nll_gap": gap,
@@ -74,7 +74,7 @@ def shipped(tmp_path_factory) -> Iterator[Server]:
             "rows": rows,
         }
         (folder / "presets.json").write_text(json.dumps(content))
-        yield from _serve(Shelf(loaded), patch)
+        yield from _serve(ModelPool(loaded), patch)
 
 
 def cells(page: Page, name: str) -> list[str]:
@@ -109,7 +109,7 @@ def test_a_preset_sets_the_controls_and_a_control_makes_it_custom(shipped, open_
     page = open_page(shipped.url)
     page.click(".ld-presets tr[data-preset='fast'] td >> nth=1")  # anywhere on the row
     expect(page.locator("#ld-period input[type=number]")).to_have_value("4")
-    expect(page.locator("#ld-ratio input[type=number]")).to_have_value("0.5")
+    expect(page.locator("#ld-drop-ratio input[type=number]")).to_have_value("0.5")
     assert checked(page) == "fast"
     set_number(page, "ld-period", 5)
     expect(page.locator("#ld-preset input[value=custom]")).to_be_checked()
@@ -148,7 +148,7 @@ def test_the_strips_bound_is_that_of_the_bank_for_the_rule(shipped, open_page):
 def test_a_third_lane_changes_exactly_one_setting_and_says_which(shipped, open_page):
     page = open_page(shipped.url)
     open_advanced(page)
-    set_number(page, "ld-tokens", 24)
+    set_number(page, "ld-max-new-tokens", 24)
     page.check("#ld-ignore-eos input")
     button = {name: page.locator(f"[data-compare='{name}']") for name in ("", *COMPARISONS)}
     expect(button[""]).to_have_attribute("aria-pressed", "true")

@@ -198,7 +198,7 @@ def test_talk_mode_is_entered_and_left_by_one_key_and_by_the_address(server, ope
 def test_3000_steps_stay_usable(server, open_page):
     page = open_page(server.url)
     prepare(page, tokens=1900)  # of the tiny model's 2,048 or 4,096 tokens of context
-    set_number(page, "ld-tokens", 3001)
+    set_number(page, "ld-max-new-tokens", 3001)
     page.click("#ld-run")
     wait_done(page, 240_000)
     page.wait_for_timeout(1500)

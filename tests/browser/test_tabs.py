@@ -14,10 +14,10 @@ from lora_drop.method import paper
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import human_bytes, kv_bytes, speed_bound
 from lora_drop.method.schedule import baseline_schedule
-from lora_drop.models.pool import Shelf
+from lora_drop.models.pool import ModelPool
 from lora_drop.run.exports.colors import COLORS
 from lora_drop.ui import safe_zone
-from lora_drop.ui.events import model_facts
+from lora_drop.ui.facts import model_facts
 
 from .conftest import Server, _serve, deep_model
 from .test_page import HOSTILE, prepare, set_number, set_text
@@ -91,7 +91,7 @@ def stored(tmp_path_factory) -> Iterator[Server]:
     path.write_text(json.dumps(sweep))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(safe_zone, "SHIPPED_SWEEP", path)
-        yield from _serve(Shelf(loaded), patch)
+        yield from _serve(ModelPool(loaded), patch)
 
 
 def test_the_stored_sweep_is_drawn_and_its_names_stay_texts(stored, open_page):
@@ -358,7 +358,7 @@ def test_the_drawing_follows_the_settings_and_knows_the_papers(server, open_page
     page.get_by_role("tab", name="Method").click()
     page.wait_for_function("document.querySelectorAll('.ld-drawing-svg .ld-cell').length === 66")
     page.get_by_role("tab", name="Run").click()
-    set_text(page, "ld-listed", "half, but no ratio")
+    set_text(page, "ld-drop-layers", "half, but no ratio")
     expect(page.locator(".ld-whatif")).to_have_attribute("data-state", "invalid")
     page.get_by_role("tab", name="Method").click()
     expect(page.locator(".ld-drawing-caption")).to_contain_text("The Run tab's settings cannot run")

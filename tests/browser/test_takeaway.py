@@ -222,7 +222,7 @@ def test_going_offline_in_the_middle_keeps_what_came(server, open_page, tmp_path
 def test_the_first_setting_of_a_link_survives_the_mount_of_advanced(server, open_page):
     page = open_page(f"{server.url}?{urlencode({'max_new_tokens': '17', 'temperature': '0.5', 'seed': '3'})}")
     open_advanced(page)
-    expect(page.locator("#ld-tokens input")).to_have_value("17")
+    expect(page.locator("#ld-max-new-tokens input")).to_have_value("17")
     page.check("#ld-ignore-eos input")
     page.click("#ld-run")
     wait_done(page)

@@ -24,8 +24,8 @@ from lora_drop.decode.native.structs import BF16, F32, Q4_1, Q8_0, Layer, Matrix
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.step import DecoderOutput, DecodeState
 from lora_drop.decode.weights import fused, qk_norms
-from lora_drop.method.config import REUSE_RULES
 from lora_drop.method.schedule import Schedule
+from lora_drop.method.settings import REUSE_RULES
 
 ROPE_BLOCK = 256  # positions whose cosines and sines are computed together
 KINDS = {torch.float32: F32, torch.bfloat16: BF16}

@@ -12,33 +12,17 @@ import html
 import re
 from collections.abc import Iterator
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
-from lora_drop.paths import ASSETS
+from lora_drop.method.settings import RUN, SCHEDULE, settings_of
 from lora_drop.run.exports.chrome import printable
 from lora_drop.run.exports.colors import css_variables
-from lora_drop.run.exports.scripts import SCRIPTS, plotly_script
+from lora_drop.run.exports.scripts import RUN_STYLES, TEMPLATES, import_map, plotly_script
 from lora_drop.run.records import Header, Record, wire_line
 from lora_drop.run.trace import Trace
 
-# Of a lane's settings, in the order of the line that tells them: the key, and how it is told.
-SETTINGS = (
-    ("drop_ratio", "drop ratio {}"),
-    ("layers", "layers {}"),
-    ("period", "period {}"),
-    ("reuse", "reuse {}"),
-    ("part", "part {}"),
-    ("kv", "K/V {}"),
-    ("rank", "corrections of rank {}"),
-    ("refresh_entropy", "refresh at entropy {}"),
-    ("refresh_norm", "refresh at norm {}"),
-)
-SAMPLING = (
-    ("max_new_tokens", "{} new tokens"),
-    ("temperature", "temperature {}"),
-    ("top_p", "top-p {}"),
-    ("view", "{} view"),
-)
+ENTRY = "live/live.js"  # of the page's modules, the one that mounts the live view
 
 
 def replay_html(trace: Trace) -> str:
@@ -53,18 +37,20 @@ def replay_html(trace: Trace) -> str:
     cut = "" if trace.summary else ' <span class="ld-replay-cut">The trace was cut short: it has no summary.</span>'
     blanks = {
         "title": _escaped(f"{name}: {settings} - LoRA-Drop replay"),
-        "styles": css_variables() + _asset("live.css") + _asset("replay.css"),
+        "styles": css_variables() + "".join(map(_read, (*RUN_STYLES, ASSETS / "css" / "replay.css"))),
         "heading": _escaped(f"LoRA-Drop: {name}"),
         "settings": _escaped(settings),
         "cut": cut,
         "prompt": _escaped(header.prompt),
         "notes": "\n".join(f"<p>Note: {_escaped(str(note))}</p>" for note in header.sampling.get("notes", [])),
-        "view": _asset("live.html"),
+        "view": _read(TEMPLATES / "live.html"),
         "run": _inert(wire_text(trace)),
-        "scripts": _scripts(),
+        "plotly": _script(_read(plotly_script())),
+        "modules": import_map(ENTRY),
+        "entry": ENTRY,
     }
     # One pass: a blank's name within what fills another one stays what it is.
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: blanks[found[1]], _asset("replay.html"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: blanks[found[1]], _read(TEMPLATES / "replay.html"))
 
 
 def wire_text(trace: Trace) -> str:
@@ -83,21 +69,19 @@ def setting_words(header: Header) -> list[str]:
         words.append(f"{len(config['dropped'])} of {header.model['layers']} layers dropped")
         if config.get("drop_layers"):  # a list of layers takes the place of ratio and range
             config = config | {"drop_ratio": None, "layers": None}
-        elif isinstance(config.get("layers"), list):
-            config = config | {"layers": "-".join(map(str, config["layers"]))}
-        words += _told(SETTINGS, config)
-        words += [] if config.get("rank") else ["no corrections"]
+        words += _said(SCHEDULE, config)
+        words.append(f"corrections of rank {config['rank']}" if config.get("rank") else "no corrections")
     else:
         words.append("baseline")
-    return [*words, *_told(SAMPLING, header.sampling), f"seed {header.seed}"]
+    return [*words, *_said(RUN, header.sampling), f"seed {header.seed}"]
 
 
-def _told(forms: tuple[tuple[str, str], ...], values: dict[str, Any]) -> Iterator[str]:
-    for key, form in forms:
-        value = values.get(key)
-        if value is None or (key == "rank" and not value):
-            continue
-        yield form.format(f"{value:g}" if isinstance(value, float) else value)
+def _said(owner: str, values: dict[str, Any]) -> Iterator[str]:
+    """The settings that the table has words for, as far as they are on."""
+    for setting in settings_of(owner):
+        value = values.get(setting.name)
+        if setting.words and value is not None:
+            yield setting.words.format(f"{value:g}" if isinstance(value, float) else setting.kind.write(value))
 
 
 def _in_turn(trace: Trace) -> Iterator[Record]:
@@ -133,9 +117,8 @@ def _inert(text: str) -> str:
     return text.replace("<", "\\u003c")
 
 
-def _scripts() -> str:
-    paths = [plotly_script(), *(ASSETS / name for name in SCRIPTS)]
-    return "\n".join(f"<script>{_script(path.read_text(encoding='utf-8'))}</script>" for path in paths)
+def _template(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def _script(source: str) -> str:
@@ -143,5 +126,5 @@ def _script(source: str) -> str:
     return re.sub(r"<(/script|!--)", r"<\\\1", source, flags=re.IGNORECASE)
 
 
-def _asset(name: str) -> str:
-    return (ASSETS / name).read_text(encoding="utf-8")
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Recorded runs as a static Space: `python -m lora_drop.run.exports.replay_space OUT TRACE.jsonl...`.
+"""Recorded runs as a static Space: `python -m lora_drop replay-space OUT TRACE.jsonl...`.
 
 A static Space is served for free and needs no hardware: a page that lists the runs with their figures, and each run as
 its self-contained replay. It opens from a disk just as well. Push it with `hf upload OWNER/NAME OUT . --repo-type
@@ -7,20 +7,18 @@ space`, and name its address to the app in LORA_DROP_REPLAY_URL: the app links t
 
 from __future__ import annotations
 
-import argparse
 import html
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from lora_drop.errors import LoraDropError
-from lora_drop.paths import ASSETS
 from lora_drop.run.exports.chrome import printable
 from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.exports.html import replay_html, setting_words
+from lora_drop.run.exports.scripts import TEMPLATES
 from lora_drop.run.trace import Trace, read_trace
 
 TITLE = "LoRA-Drop: recorded runs"
@@ -82,7 +80,7 @@ def index_html(runs: list[tuple[str, Trace]], title: str = TITLE, app: str | Non
         "app": link,
         "runs": "\n".join(_entry(name, trace) for name, trace in runs),
     }
-    template = (ASSETS / "replays.html").read_text(encoding="utf-8")
+    template = (TEMPLATES / "replays.html").read_text(encoding="utf-8")
     # One pass: a blank's name within what fills another one stays what it is.
     return re.sub(r"\{\{(\w+)\}\}", lambda found: blanks[found[1]], template)
 
@@ -142,7 +140,7 @@ tags:
 ---
 
 Runs of LoRA-Drop ([arXiv 2601.02569](https://arxiv.org/abs/2601.02569)) recorded with LoRA-Drop Studio, as pages that
-need nothing else. `python -m lora_drop.run.exports.replay_space` makes them from traces.
+need nothing else. `python -m lora_drop replay-space` makes them from traces.
 """
 
 
@@ -152,27 +150,3 @@ def _is_web(address: str) -> bool:
     except ValueError:
         return False
     return parts.scheme in ("http", "https") and bool(parts.netloc)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """The command; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lora_drop.run.exports.replay_space", description=__doc__.split(":")[0]
-    )
-    parser.add_argument("out", type=Path, metavar="OUT", help="an empty folder, or one that is not there yet")
-    parser.add_argument("traces", type=Path, nargs="+", metavar="TRACE", help="of `run --trace`, or from the page")
-    parser.add_argument("--title", default=TITLE, help="of the page and the Space")
-    parser.add_argument("--app", metavar="URL", help="the live app, to link to")
-    args = parser.parse_args(argv)
-    try:
-        sizes = build(args.out, args.traces, args.title, args.app)
-    except LoraDropError as error:
-        print(f"replay_space: {error}", file=sys.stderr)
-        return 2
-    print("\n".join(f"{size / 1e3:10,.0f} kB  {name}" for name, size in sizes.items()))
-    print(f"Push it: hf upload OWNER/NAME {args.out} . --repo-type space")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,16 +1,63 @@
-"""The page's scripts, for the live page and for a replay that opens offline."""
+"""The page's ES modules, style sheets and plotly.js, and how a file that needs nothing else holds the modules."""
 
 from __future__ import annotations
 
+import json
+import posixpath
+import re
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import quote
 
-SCRIPTS = ("schedule.js", "controls.js", "charts.js", "player.js", "export.js", "takeaway.js", "live.js")
+from lora_drop.paths import ASSETS
+
+SCRIPTS = ASSETS / "js"
+TEMPLATES = ASSETS / "html"
+# The style sheets of the run and of the other tabs, in the order in which they count: the later of two equals wins.
+_RUN = (
+    *("base", "page", "status", "controls", "figures", "what_if", "presets", "compare", "answers", "charts"),
+    *("player", "menu", "talk", "tip", "narrow"),
+)
+RUN_STYLES = tuple(ASSETS / "css" / f"{name}.css" for name in _RUN)
+TAB_STYLES = tuple(ASSETS / "css" / "tabs" / f"{name}.css" for name in ("panels", "safe_zone", "figures", "method"))
+# The path in `import ... from "./dom.js";`, and in an `export` of the same form. Types name modules in comments only.
+NAMED = re.compile(r'(?<= from ")\.{1,2}/[^"\n]+(?=";$)', re.MULTILINE)
+# What stands in a data: URL as it is: no `<`, which could end the script's element, no `%` or `#`, no line's end.
+PLAIN = " !\"$&'()*+,/:;=?@[]^`{|}"
 
 
 @cache
 def plotly_script() -> Path:
     """plotly.js as the installed plotly package carries it: nothing is fetched from elsewhere."""
-    from importlib.util import find_spec
-
     return Path(find_spec("plotly").origin).parent / "package_data" / "plotly.min.js"
+
+
+@cache
+def modules(entry: str) -> dict[str, str]:
+    """The modules that an entry needs, itself included: the source of each by its path in the folder, in order."""
+    found, asked = {}, [entry]
+    while asked:
+        name = asked.pop()
+        if name not in found:
+            found[name] = (SCRIPTS / name).read_text(encoding="utf-8")
+            asked += (_beside(name, path) for path in NAMED.findall(found[name]))
+    return dict(sorted(found.items()))
+
+
+def _beside(name: str, path: str) -> str:
+    """What a relative path names in a module."""
+    return posixpath.normpath(posixpath.join(posixpath.dirname(name), path))
+
+
+@cache
+def import_map(entry: str) -> str:
+    """The modules that an entry needs as an import map with each of them in it, as JSON without `<`.
+
+    A module in a data: URL cannot name another one by a relative path: they get names of the map, `lora-drop/dom.js`.
+    """
+    imports = {}
+    for name, source in modules(entry).items():
+        named = NAMED.sub(lambda path, name=name: f"lora-drop/{_beside(name, path[0])}", source)
+        imports[f"lora-drop/{name}"] = f"data:text/javascript;charset=utf-8,{quote(named, safe=PLAIN)}"
+    return json.dumps({"imports": imports}, indent=1)

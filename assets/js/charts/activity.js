@@ -1,0 +1,102 @@
+/* Layers x steps: who runs, who is renewed, who is dropped. */
+
+import { cellKind, triggerWords } from "../kinds.js";
+import { isAdaptive } from "../schedule.js";
+import { Chart } from "./chart.js";
+import { baseLayout, color } from "./layout.js";
+
+/** A cell's kind is its place here; the colours have these names. */
+const KINDS = ["full", "refresh", "early", "dropped", "dropped-kv"];
+/** @type {Record<string, string>} */
+const WORDS = {
+  full: "runs",
+  refresh: "runs, and renews what is reused",
+  early: "runs, and renews what is reused, early: ",
+  dropped: "dropped, no K/V written",
+  "dropped-kv": "dropped, K/V written",
+};
+
+export class ActivityChart extends Chart {
+  /** @param {HTMLElement} figure */
+  constructor(figure) {
+    super(figure);
+    this.drawn = 0; // steps
+    /** @type {number[][]} by layer and step */
+    this.z = [];
+    /** @type {string[][]} */
+    this.words = [];
+    /** @type {Set<number>} */
+    this.dropped = new Set();
+  }
+
+  setUp() {
+    const layers = this.run.focus.schedule.numLayers;
+    this.drawn = 0;
+    this.z = Array.from({ length: layers }, () => []);
+    this.words = Array.from({ length: layers }, () => []);
+    this.traces = [
+      {
+        type: "heatmap",
+        x0: 0,
+        dx: 1,
+        z: this.z,
+        zmin: -0.5,
+        zmax: KINDS.length - 0.5,
+        showscale: false,
+        hovertemplate: "step %{x}, layer %{y}<extra></extra>",
+      },
+    ];
+    this.dropped = new Set(this.run.focus.schedule.dropped);
+    const kept = this.run.focus.schedule.kv === "write";
+    this.figure.dataset.kv = kept ? "write" : "skip";
+    this.figure.dataset.adaptive = String(isAdaptive(this.run.focus.schedule));
+    this.paint();
+  }
+
+  paint() {
+    const bands = KINDS.flatMap((kind, i) => [
+      [i / KINDS.length, color(kind)],
+      [(i + 1) / KINDS.length, color(kind)],
+    ]);
+    this.traces[0].colorscale = bands;
+  }
+
+  extend() {
+    const { steps, schedule } = this.run.focus;
+    if (this.drawn === steps.length) return;
+    for (; this.drawn < steps.length; this.drawn++) {
+      const { kind: stepKind, trigger } = steps[this.drawn];
+      for (let layer = 0; layer < this.z.length; layer++) {
+        /** @type {string} */
+        let kind = cellKind(stepKind === "lora", this.dropped.has(layer), schedule);
+        if (trigger && kind === "refresh") kind = "early";
+        this.z[layer].push(KINDS.indexOf(kind));
+        this.words[layer].push(kind === "early" ? WORDS.early + triggerWords[trigger ?? ""] : WORDS[kind]);
+      }
+    }
+    this.apply();
+  }
+
+  /** @param {number} step */
+  forget(step) {
+    const [trace] = this.traces;
+    const gone = step - trace.x0;
+    for (const row of [...this.z, ...this.words]) row.splice(0, gone);
+    trace.x0 = step;
+  }
+
+  finish() {
+    Object.assign(this.traces[0], {
+      text: this.words,
+      hovertemplate: "step %{x}, layer %{y}<br>%{text}<extra></extra>",
+    });
+  }
+
+  layout() {
+    const layout = baseLayout(this, "layer");
+    layout.yaxis.range = [-0.5, this.z.length - 0.5];
+    layout.yaxis.showgrid = false;
+    layout.yaxis.zeroline = false;
+    return layout;
+  }
+}

@@ -1,0 +1,227 @@
+/* What a chart is. Each keeps its plot for the life of the page: lines grow by Plotly.extendTraces, heatmaps by values
+ * changed in place, and a layout is only set again where its range or its colours change, so a zoom stays. The cursor
+ * of the scrubber is a line and dots over the plot: moving it draws nothing anew. */
+
+import { find, make } from "../dom.js";
+import { baseLayout, laneColor } from "./layout.js";
+import { plotly } from "./plotly.js";
+
+/** @typedef {import("../run.js").Lane} Lane */
+/** @typedef {import("../run.js").Run} Run */
+/** @typedef {import("../run.js").Step} Step */
+
+const FIRST_SPAN = 512; // steps that the x axis shows at once at most, until a run is longer
+const WINDOW = 1024; // steps that are drawn while a longer run streams: its last ones; at its end all are
+const CONFIG = {
+  responsive: false, // a ResizeObserver does it, also when a column changes and not the window
+  displaylogo: false,
+  modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "toImage"],
+};
+
+/**
+ * A plot that is made once. Each kind of chart says how it is set up for a run, how it grows with what came since, how
+ * it is coloured and laid out, and what it shows at a step.
+ */
+export class Chart {
+  /** @param {HTMLElement} figure */
+  constructor(figure) {
+    this.figure = figure;
+    /** @type {import("./plotly.js").Plot} */
+    this.plot = find(figure, ".ld-plot");
+    this.from = 0; // the first step of the x axis
+    this.span = 1;
+    this.revision = 0;
+    /** @type {any[]} what Plotly draws */
+    this.traces = [];
+    this.visible = true;
+    this.isDrawn = false;
+    this.isFinished = false;
+    this.isListening = false;
+    /** @type {number | null} */
+    this.cursorStep = null;
+    this.cursor = make("div", "ld-cursor");
+    this.cursor.hidden = true;
+    this.plot.after(this.cursor);
+    /** @type {((step: number, point: any) => void) | null} the reader picked a step */
+    this.onPick = null;
+    /** @type {Run | null} */
+    this.shown = null;
+  }
+
+  /** The run that is drawn. @returns {Run} */
+  get run() {
+    if (!this.shown) throw new Error("This chart has no run yet.");
+    return this.shown;
+  }
+
+  /** Traces for a run, without any step. */
+  setUp() {}
+
+  /** Add the steps that came since the last time. */
+  extend() {}
+
+  /** Give the traces the theme's colours. */
+  paint() {}
+
+  /** @returns {any} */
+  layout() {
+    return baseLayout(this, "");
+  }
+
+  /**
+   * Start over for a run; the plot stays.
+   *
+   * @param {Run} run
+   */
+  begin(run) {
+    this.shown = run;
+    this.span = firstSpan(run);
+    this.from = 0;
+    this.figure.dataset.state = "running";
+    this.isDrawn = this.isFinished = false;
+    this.setUp();
+    if (this.visible) this.apply();
+  }
+
+  /** What the plot tells of the reader's hand, once there is one. */
+  listen() {
+    this.isListening = true;
+    this.plot.on("plotly_relayout", () => this.moveCursor(this.cursorStep));
+    this.plot.on("plotly_click", ({ points }) => this.onPick?.(Math.round(points[0].x), points[0]));
+  }
+
+  /**
+   * Put the cursor at a step; null takes it away. Values of the chart get a dot.
+   *
+   * @param {number | null} step
+   */
+  moveCursor(step) {
+    this.cursorStep = step;
+    const axes = this.plot._fullLayout;
+    const inside = step !== null && this.isDrawn && axes?.xaxis;
+    const x = inside ? axes.xaxis.l2p(step) : -1;
+    if (!inside || x < -1 || x > axes.xaxis._length + 1) {
+      this.cursor.hidden = true;
+      return;
+    }
+    const { xaxis, yaxis } = axes;
+    this.cursor.hidden = false;
+    this.cursor.style.left = `${this.plot.offsetLeft + xaxis._offset + x}px`;
+    this.cursor.style.top = `${this.plot.offsetTop + yaxis._offset}px`;
+    this.cursor.style.height = `${yaxis._length}px`;
+    const dots = this.at(step).map(([y, tint]) => {
+      const dot = make("i");
+      dot.style.top = `${yaxis.l2p(y)}px`;
+      dot.style.background = tint;
+      return dot;
+    });
+    this.cursor.replaceChildren(...dots);
+  }
+
+  /**
+   * The window has moved on: what is before a step goes.
+   *
+   * @param {number} step
+   */
+  forget(step) {
+    for (const trace of this.traces) {
+      if (!trace.x?.length || trace.isAhead) continue;
+      const gone = trace.x.findIndex((x) => x >= step);
+      const count = gone < 0 ? trace.x.length : gone;
+      for (const key of ["x", "y", "customdata"]) if (Array.isArray(trace[key])) trace[key] = trace[key].slice(count);
+    }
+  }
+
+  /** Add what is too dear to draw while a run streams. */
+  finish() {}
+
+  /** An empty plot before any run: the first one costs the most, and the reader waits for nothing yet. */
+  prepare() {
+    if (this.shown) return;
+    plotly().react(this.plot, [], baseLayout({ from: 0, span: 1 }, ""), CONFIG);
+  }
+
+  /**
+   * The values that the chart shows at a step, with their colours; a heatmap has none.
+   *
+   * @param {number} _step
+   * @returns {[number, string][]}
+   */
+  at(_step) {
+    return [];
+  }
+
+  /** Draw what came since the last time, if the reader can see it. */
+  update() {
+    if (!this.visible) return;
+    const last = Math.max(...this.run.lanes.map((lane) => lane.steps.length - 1), 1);
+    const isOver = Boolean(this.run.summary) && !this.isFinished;
+    const [span, from] = [this.span, this.from];
+    if (this.run.summary) [this.span, this.from] = [last, 0];
+    else if (last > WINDOW) [this.span, this.from] = [WINDOW, (Math.ceil((2 * last) / WINDOW) - 2) * (WINDOW / 2)];
+    else this.span = spanFor(this.run, span, last);
+    const moved = span !== this.span || from !== this.from;
+    if (isOver && from > 0) {
+      // What scrolled out of the window comes back.
+      this.setUp();
+      this.isDrawn = false;
+    }
+    if (moved && this.from > from) this.forget(this.from);
+    if (!this.isDrawn) this.apply();
+    this.extend();
+    if (isOver) this.finish();
+    this.isFinished ||= isOver;
+    if (moved || isOver) this.apply();
+    else if (this.cursorStep !== null) this.moveCursor(this.cursorStep);
+  }
+
+  /** Give data and layout to Plotly, which keeps what the reader zoomed. */
+  apply() {
+    const layout = { ...this.layout(), datarevision: ++this.revision };
+    plotly().react(this.plot, this.traces, layout, CONFIG);
+    this.isDrawn = true;
+    if (!this.isListening) this.listen();
+    if (this.cursorStep !== null) this.moveCursor(this.cursorStep);
+  }
+
+  /** The theme changed. */
+  repaint() {
+    if (!this.shown) return;
+    this.paint();
+    if (this.isDrawn) this.apply();
+  }
+}
+
+/**
+ * The x axis a run starts with: its whole planned length, if that is not too long to read.
+ *
+ * @param {Run} run
+ */
+const firstSpan = (run) => Math.max(1, Math.min(run.planned, FIRST_SPAN));
+
+/**
+ * The x axis once the run is at step `last`: doubled where it is full.
+ *
+ * @param {Run} run
+ * @param {number} span
+ * @param {number} last
+ */
+function spanFor(run, span, last) {
+  while (span < last) span = Math.min(2 * span, Math.max(run.planned, last));
+  return span;
+}
+
+/**
+ * A value of each lane that has come to a step, with the lane's colour.
+ *
+ * @param {Run} run
+ * @param {number} step
+ * @param {(step: Step, lane: Lane) => number | null} value
+ * @returns {[number, string][]}
+ */
+export function valuesAt(run, step, value) {
+  return run.lanes.flatMap((lane) => {
+    const found = lane.steps[step] ? value(lane.steps[step], lane) : null;
+    return found === null ? [] : [/** @type {[number, string]} */ ([found, laneColor(lane.index)])];
+  });
+}

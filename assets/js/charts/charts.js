@@ -1,0 +1,158 @@
+/* The charts of a view, drawn one a frame so that none blocks the text. */
+
+import { find } from "../dom.js";
+import { ActivityChart } from "./activity.js";
+import { DriftChart } from "./drift.js";
+import { DriftMap } from "./drift_map.js";
+import { KlChart, TimeChart } from "./lines.js";
+import { MemoryChart } from "./memory.js";
+import { plotly } from "./plotly.js";
+
+/** @typedef {import("./chart.js").Chart} Chart */
+/** @typedef {import("../run.js").Run} Run */
+/** @typedef {import("../store.js").Store} Store */
+
+const SHORTEST_PAUSE = 250; // milliseconds between two rounds of redraws: on a CPU they take time from the decode
+const SHARE = 0.12; // of the page's time that they may take
+
+export class Charts {
+  /**
+   * @param {HTMLElement} root
+   * @param {Store} store
+   * @param {(step: number) => void} goTo put the scrubber at a step
+   */
+  constructor(root, store, goTo) {
+    const figure = (name) => find(root, `[data-chart="${name}"]`);
+    this.root = root;
+    this.store = store;
+    this.activity = new ActivityChart(figure("activity"));
+    this.drift = new DriftChart(figure("drift"));
+    this.map = new DriftMap(figure("drift-map"));
+    const others = [new TimeChart(figure("time")), new KlChart(figure("kl"))];
+    /** @type {Chart[]} in the page's order */
+    this.all = [this.activity, this.drift, new MemoryChart(figure("kv")), this.map, ...others];
+    /** @type {(() => void)[]} */
+    this.queue = [];
+    this.last = 0; // when the last round of redraws began
+    this.cost = 0; // milliseconds that it took
+    this.waiting = false;
+    this.drawing = false;
+    this.listen(goTo);
+    this.observe();
+    for (const chart of this.all) this.later(() => chart.prepare());
+    store.subscribe(["run", "focus"], ({ run }) => run && this.begin(run));
+    store.subscribe(["focus", "revision"], ({ run }) => run && this.update(run));
+    store.subscribe(["step"], ({ step }) => this.moveCursor(step));
+    store.subscribe(["layer"], ({ layer }) => {
+      if (this.drift.shown && layer !== this.drift.layer) this.drift.showLayer(layer);
+    });
+  }
+
+  /** What the reader picks in a chart. */
+  listen(goTo) {
+    const { store } = this;
+    for (const chart of this.all) chart.onPick = goTo;
+    this.activity.onPick = (step, { y }) => {
+      goTo(step);
+      store.update({ layer: y });
+    };
+    this.map.onPick = (step, { y }) => {
+      goTo(step);
+      store.update({ layer: this.map.run.focus.schedule.dropped[y] });
+    };
+    this.drift.onBack = () => store.update({ layer: null });
+  }
+
+  /** Size, sight, print and theme. */
+  observe() {
+    const resize = new ResizeObserver((entries) => {
+      for (const { target } of entries) {
+        const chart = this.all.find((one) => one.plot === target);
+        if (!chart?.plot.data || !chart.plot.offsetWidth) continue;
+        plotly().Plots.resize(chart.plot).then(() => chart.moveCursor(chart.cursorStep));
+      }
+    });
+    for (const chart of this.all) resize.observe(chart.plot);
+    // What nobody sees is not drawn; it catches up when it comes into view.
+    const seen = new IntersectionObserver((entries) => {
+      for (const { target, isIntersecting } of entries) {
+        const chart = this.all.find((one) => one.figure === target);
+        if (!chart) continue;
+        chart.visible = isIntersecting;
+        if (isIntersecting && chart.shown) this.later(() => chart.update());
+      }
+    });
+    for (const chart of this.all) seen.observe(chart.figure);
+    window.addEventListener("beforeprint", () => {
+      for (const chart of this.all) if (chart.shown) this.complete(chart.figure);
+    });
+    const repaint = () => this.all.forEach((chart) => this.later(() => chart.repaint()));
+    new MutationObserver(repaint).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+  }
+
+  /**
+   * Draw all of a chart's data, seen or not: a picture of it is wanted.
+   *
+   * @param {HTMLElement} figure
+   */
+  complete(figure) {
+    const chart = this.all.find((one) => one.figure === figure);
+    if (!chart) return;
+    const { visible } = chart;
+    chart.visible = true;
+    chart.update();
+    chart.visible = visible;
+  }
+
+  /**
+   * The scrubber's step in all charts; null for none.
+   *
+   * @param {number | null} step
+   */
+  moveCursor(step) {
+    for (const chart of this.all) if (chart.shown) chart.moveCursor(step);
+  }
+
+  /** @param {Run} run */
+  begin(run) {
+    for (const key of this.root.querySelectorAll(".ld-key-third")) key.textContent = run.lanes[2]?.label ?? "";
+    for (const chart of this.all) this.later(() => chart.begin(run));
+  }
+
+  /**
+   * Ask for a redraw. The charts take at most a share of the page's time, however slow the machine is.
+   *
+   * @param {Run} run
+   */
+  update(run) {
+    if (this.waiting) return;
+    this.waiting = true;
+    const next = this.last + Math.max(SHORTEST_PAUSE, this.cost / SHARE);
+    setTimeout(() => {
+      this.waiting = false;
+      this.last = performance.now();
+      this.cost = 0;
+      for (const chart of this.all) this.later(() => chart.update());
+    }, run.summary ? 0 : Math.max(0, next - performance.now()));
+  }
+
+  /**
+   * One piece of work a frame.
+   *
+   * @param {() => void} work
+   */
+  later(work) {
+    this.queue.push(work);
+    if (this.drawing) return;
+    this.drawing = true;
+    const next = () => {
+      const piece = this.queue.shift();
+      this.drawing = this.queue.length > 0;
+      if (this.drawing) requestAnimationFrame(next);
+      const started = performance.now();
+      piece?.();
+      this.cost += performance.now() - started;
+    };
+    requestAnimationFrame(next);
+  }
+}

@@ -1,0 +1,77 @@
+/* Dropped layers x steps: how far each strays. */
+
+import { Chart } from "./chart.js";
+import { baseLayout, color, isTalk } from "./layout.js";
+
+export class DriftMap extends Chart {
+  /** @param {HTMLElement} figure */
+  constructor(figure) {
+    super(figure);
+    this.drawn = 1; // steps; prefill has no audit
+    /** @type {(number | null)[][]} by dropped layer and step */
+    this.z = [];
+  }
+
+  setUp() {
+    const { dropped } = this.run.focus.schedule;
+    this.drawn = 1;
+    this.z = dropped.map(() => [null]); // prefill has no audit
+    const hovertemplate = "step %{x}, layer %{customdata}: %{z:.3f}<extra></extra>";
+    this.traces = [
+      {
+        type: "heatmap",
+        x0: 0,
+        dx: 1,
+        z: this.z,
+        customdata: dropped.map((layer) => Array(1).fill(layer)),
+        zmin: 0,
+        hovertemplate,
+        colorbar: { thickness: 8, len: 1, outlinewidth: 0, xpad: 4, ypad: 0 },
+      },
+    ];
+    this.paint();
+  }
+
+  paint() {
+    this.traces[0].colorscale = [
+      [0, color("panel")],
+      [0.5, color("dropped")],
+      [1, color("bad")],
+    ];
+    Object.assign(this.traces[0].colorbar, { tickfont: { size: isTalk() ? 16 : 10, color: color("muted") } });
+  }
+
+  extend() {
+    const { audits, schedule } = this.run.focus;
+    const before = this.drawn;
+    for (let audit; (audit = audits.get(this.drawn)); this.drawn++) {
+      const { drift } = audit;
+      this.z.forEach((row, i) => row.push(drift[i]));
+      schedule.dropped.forEach((layer, i) => this.traces[0].customdata[i].push(layer));
+    }
+    if (this.drawn > before) this.apply();
+  }
+
+  /** @param {number} step */
+  forget(step) {
+    const [trace] = this.traces;
+    const gone = step - trace.x0;
+    for (const row of [...this.z, ...trace.customdata]) row.splice(0, gone);
+    trace.x0 = step;
+  }
+
+  layout() {
+    const { dropped } = this.run.focus.schedule;
+    const layout = baseLayout(this, "dropped layer");
+    const every = Math.ceil(dropped.length / 8);
+    const shown = dropped.map((_, i) => i).filter((i) => i % every === 0);
+    Object.assign(layout.yaxis, {
+      range: [-0.5, Math.max(dropped.length, 1) - 0.5],
+      tickvals: shown,
+      ticktext: shown.map((i) => String(dropped[i])),
+      showgrid: false,
+      zeroline: false,
+    });
+    return layout;
+  }
+}

@@ -1,0 +1,174 @@
+/* A line for each lane, of a value that comes with its steps: milliseconds, and KL to the full model. */
+
+import { isBaseline } from "../schedule.js";
+import { Chart, valuesAt } from "./chart.js";
+import { baseLayout, laneColor } from "./layout.js";
+import { plotly } from "./plotly.js";
+
+/** @typedef {import("../run.js").Lane} Lane */
+
+class LinesChart extends Chart {
+  /** @param {HTMLElement} figure */
+  constructor(figure) {
+    super(figure);
+    /** @type {Lane[]} that are shown */
+    this.lanes = [];
+    /** @type {number[]} steps of each */
+    this.drawn = [];
+  }
+
+  /**
+   * Has it a line?
+   *
+   * @param {Lane} _lane
+   */
+  shows(_lane) {
+    return true;
+  }
+
+  /**
+   * Is the value of a step known?
+   *
+   * @param {Lane} lane
+   * @param {number} step
+   */
+  isThere(lane, step) {
+    return step < lane.steps.length;
+  }
+
+  /**
+   * A lane's traces, without any point.
+   *
+   * @param {Lane} _lane
+   * @param {string} _name
+   * @returns {any[]}
+   */
+  tracesOf(_lane, _name) {
+    return [];
+  }
+
+  /**
+   * Add a lane's point of a step to its traces, which begin at `_at`.
+   *
+   * @param {Lane} _lane
+   * @param {number} _step
+   * @param {{x: number[], y: number[]}[]} _add
+   * @param {number} _at
+   */
+  point(_lane, _step, _add, _at) {}
+
+  setUp() {
+    this.lanes = this.run.lanes.filter((lane) => this.shows(lane));
+    this.drawn = this.lanes.map(() => 1); // a decode step is the first
+    this.traces = this.lanes.flatMap((lane) => this.tracesOf(lane, this.run.plainLabels[lane.index]));
+    this.paint();
+  }
+
+  extend() {
+    const perLane = this.traces.length / Math.max(1, this.lanes.length);
+    const add = this.traces.map(() => ({ x: [], y: [] }));
+    this.lanes.forEach((lane, i) => {
+      for (; this.isThere(lane, this.drawn[i]); this.drawn[i]++) this.point(lane, this.drawn[i], add, i * perLane);
+    });
+    if (!add.some((trace) => trace.x.length)) return;
+    const column = (key) => add.map((trace) => trace[key]);
+    plotly().extendTraces(this.plot, { x: column("x"), y: column("y") }, add.map((_, i) => i));
+    this.traces = this.plot.data ?? [];
+  }
+}
+
+/** Milliseconds of each step on each lane's own clock. */
+export class TimeChart extends LinesChart {
+  /**
+   * @param {Lane} lane
+   * @param {string} name
+   */
+  tracesOf(lane, name) {
+    const hovertemplate = `step %{x}: %{y:.2f} ms<extra>${name}</extra>`;
+    return [{ type: "scatter", mode: "lines", x: [], y: [], hovertemplate }];
+  }
+
+  /**
+   * @param {Lane} lane
+   * @param {number} step
+   * @param {{x: number[], y: number[]}[]} add
+   * @param {number} at
+   */
+  point(lane, step, add, at) {
+    add[at].x.push(step);
+    add[at].y.push(lane.steps[step].ms);
+  }
+
+  paint() {
+    this.lanes.forEach((lane, i) => (this.traces[i].line = { width: 1.25, color: laneColor(lane.index) }));
+  }
+
+  /** @param {number} step */
+  at(step) {
+    return step === 0 ? [] : valuesAt(this.run, step, ({ ms }) => ms);
+  }
+
+  layout() {
+    return baseLayout(this, "ms");
+  }
+}
+
+/** KL to the full model at each audited step, with a mark where both would say something else. */
+export class KlChart extends LinesChart {
+  /** @param {Lane} lane */
+  shows(lane) {
+    return !isBaseline(lane.schedule);
+  }
+
+  /**
+   * @param {Lane} lane
+   * @param {number} step
+   */
+  isThere(lane, step) {
+    return lane.audits.has(step);
+  }
+
+  /**
+   * @param {Lane} lane
+   * @param {string} name
+   */
+  tracesOf(lane, name) {
+    const hovertemplate = `step %{x}: %{y:.3f} nats<extra>${name}</extra>`;
+    const both = { type: "scatter", x: [], y: [], hovertemplate };
+    return [
+      { ...both, mode: "lines" },
+      { ...both, mode: "markers" },
+    ];
+  }
+
+  /**
+   * @param {Lane} lane
+   * @param {number} step
+   * @param {{x: number[], y: number[]}[]} add
+   * @param {number} at
+   */
+  point(lane, step, add, at) {
+    const audit = lane.audits.get(step);
+    if (!audit || audit.kl === null) return;
+    for (const trace of audit.agrees ? [at] : [at, at + 1]) {
+      add[trace].x.push(step);
+      add[trace].y.push(audit.kl);
+    }
+  }
+
+  paint() {
+    this.lanes.forEach((lane, i) => {
+      this.traces[2 * i].line = { width: 1.25, color: laneColor(lane.index) };
+      this.traces[2 * i + 1].marker = { size: 7, symbol: "x-thin", line: { width: 1.5, color: laneColor(lane.index) } };
+    });
+  }
+
+  /** @param {number} step */
+  at(step) {
+    return valuesAt(this.run, step, (_, lane) => lane.audits.get(step)?.kl ?? null);
+  }
+
+  layout() {
+    return baseLayout(this, "nats");
+  }
+}

@@ -1,0 +1,100 @@
+/* Bytes of K/V: counted in each lane, and the formula dashed ahead of them; where refreshes may come early nobody knows
+ * it ahead, and it is drawn for the refreshes that happened. */
+
+import { baseline, isAdaptive, kvTokens } from "../schedule.js";
+import { Chart, valuesAt } from "./chart.js";
+import { baseLayout, color, laneColor } from "./layout.js";
+import { plotly } from "./plotly.js";
+
+export class MemoryChart extends Chart {
+  /** @param {HTMLElement} figure */
+  constructor(figure) {
+    super(figure);
+    this.unit = "B";
+    this.scale = 1; // bytes of the unit
+    /** @type {number[]} steps of each lane */
+    this.drawn = [];
+  }
+
+  setUp() {
+    const { lanes, promptTokens, bytesPerToken } = this.run;
+    const most = kvTokens(baseline(lanes[0].schedule.numLayers), promptTokens, this.run.planned) * bytesPerToken;
+    const power = Math.max(0, Math.min(3, Math.floor(Math.log2(Math.max(most, 1)) / 10)));
+    this.unit = ["B", "KiB", "MiB", "GiB"][power];
+    this.scale = 1024 ** power;
+    this.drawn = lanes.map(() => 0);
+    this.traces = [
+      ...lanes.map((lane) => ({
+        type: "scatter",
+        mode: "lines",
+        x: [],
+        y: [],
+        hovertemplate: `step %{x}: %{y:.2f} ${this.unit}<extra>${this.run.plainLabels[lane.index]}, counted</extra>`,
+      })),
+      ...lanes.map((lane) => this.formula(lane)), // over the counted lines, so that both are seen
+    ];
+    this.paint();
+  }
+
+  /**
+   * The formula's bytes after a step of a run, in the chart's unit.
+   *
+   * @param {import("../run.js").Lane} lane
+   * @param {number} step
+   * @param {number} [refreshes]
+   */
+  formulaAt(lane, step, refreshes) {
+    return (kvTokens(lane.schedule, this.run.promptTokens, step, refreshes) * this.run.bytesPerToken) / this.scale;
+  }
+
+  /** The formula of a lane over the planned run, in at most some hundred points (it has steps where w > 1). */
+  formula(lane) {
+    if (isAdaptive(lane.schedule)) return { type: "scatter", mode: "lines", x: [], y: [], hoverinfo: "skip" };
+    const x = [];
+    const stride = Math.max(1, Math.floor(this.run.planned / 600));
+    for (let step = 0; step <= this.run.planned; step += stride) x.push(step);
+    const y = x.map((step) => this.formulaAt(lane, step));
+    return { type: "scatter", mode: "lines", x, y, hoverinfo: "skip", isAhead: true };
+  }
+
+  paint() {
+    const n = this.run.lanes.length;
+    for (const { index } of this.run.lanes) {
+      this.traces[index].line = { width: 3.5, color: laneColor(index) };
+      this.traces[n + index].line = { width: 1, dash: "4px,4px", color: color("ink") };
+    }
+  }
+
+  extend() {
+    const { lanes } = this.run;
+    /** @type {number[][]} */
+    const [x, y] = [[], []];
+    /** @type {number[]} */
+    const grown = [];
+    const grow = (trace, steps, bytes) => {
+      grown.push(trace);
+      x.push(steps.map((step) => step.step));
+      y.push(steps.map(bytes));
+    };
+    for (const lane of lanes) {
+      const fresh = lane.steps.slice(this.drawn[lane.index]);
+      this.drawn[lane.index] = lane.steps.length;
+      if (!fresh.length) continue;
+      grow(lane.index, fresh, (step) => step.kvBytes / this.scale);
+      if (!isAdaptive(lane.schedule)) continue;
+      grow(lanes.length + lane.index, fresh, ({ step, refreshes }) => this.formulaAt(lane, step, refreshes));
+    }
+    if (!grown.length) return;
+    plotly().extendTraces(this.plot, { x, y }, grown);
+    this.traces = this.plot.data ?? [];
+  }
+
+  /** @param {number} step */
+  at(step) {
+    return valuesAt(this.run, step, ({ kvBytes }) => kvBytes / this.scale);
+  }
+
+  layout() {
+    return baseLayout(this, this.unit);
+  }
+}

@@ -1,0 +1,20 @@
+/* The part of plotly.js that the page uses. It comes before the modules, as a script of its own (components.py). */
+
+/**
+ * @typedef {object} PlotlyParts
+ * @property {(plot: HTMLElement, data: any[], layout: any, config: any) => Promise<unknown>} react
+ * @property {(plot: HTMLElement, update: Record<string, any[]>, indices: number[]) => Promise<unknown>} extendTraces
+ * @property {(plot: HTMLElement) => void} purge
+ * @property {(figure: {data: any[], layout: any}, options: Record<string, any>) => Promise<string>} toImage
+ * @property {{resize: (plot: HTMLElement) => Promise<unknown>}} Plots
+ */
+
+/**
+ * An element that plotly draws in, with what plotly adds to it.
+ *
+ * @typedef {HTMLElement & {data?: any[], layout?: any, _fullLayout?: any,
+ *   on: (event: string, call: (event: any) => void) => void}} Plot
+ */
+
+/** @returns {PlotlyParts} */
+export const plotly = () => /** @type {any} */ (window).Plotly;

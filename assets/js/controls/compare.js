@@ -1,0 +1,85 @@
+/* What the corrections at hand are, and the choice of a third lane: the same run with one setting changed. */
+
+import { find, make } from "../dom.js";
+import { formatNumber, formatShare } from "../format.js";
+import { isBaseline } from "../schedule.js";
+import { bankOf, chosenPreset, scheduleOf } from "../settings.js";
+
+/** @typedef {import("../store.js").State} State */
+
+/**
+ * Mount the choice: props.comparisons are {button, lane} by name, props.value a name or "" for none.
+ *
+ * @param {HTMLElement} element
+ * @param {import("../records.js").Props} props
+ * @param {import("../records.js").Watch} watch
+ * @param {import("../store.js").Store} store
+ */
+export function mountCompare(element, props, watch, store) {
+  const choices = [["", { button: "none" }], ...Object.entries(props.comparisons)];
+  const buttons = Object.fromEntries(choices.map(([name, { button }]) => [name, buttonOf(name, button)]));
+  const draw = () => drawChoice(element, buttons, props.value ?? "", store.state);
+  for (const [name, button] of Object.entries(buttons)) {
+    button.addEventListener("click", () => {
+      props.value = name;
+      draw();
+    });
+  }
+  find(element, ".ld-compare-buttons").append(...Object.values(buttons));
+  watch("value", draw);
+  store.subscribe(["model", "settings", "preset", "presets"], draw);
+  draw();
+}
+
+function buttonOf(name, text) {
+  const button = make("button", "", text);
+  button.type = "button";
+  button.dataset.compare = name;
+  return button;
+}
+
+/**
+ * Which lanes there are to add, and the words for what they compare.
+ *
+ * @param {HTMLElement} element
+ * @param {Record<string, HTMLButtonElement>} buttons
+ * @param {string} pressed
+ * @param {State} state
+ */
+function drawChoice(element, buttons, pressed, state) {
+  const { model, settings } = state;
+  if (!model || !settings) return;
+  const schedule = scheduleOf(settings, model.shape.num_layers);
+  const drops = typeof schedule !== "string" && !isBaseline(schedule);
+  const bank = drops ? bankOf(model, settings, schedule) : null;
+  buttons["adapters-off"].disabled = !bank;
+  for (const rule of ["skip", "state", "residual"]) buttons[rule].disabled = !drops || settings.reuse === rule;
+  buttons.state.hidden = settings.reuse === "state"; // the paper's rule against ours, or the other way round
+  buttons.residual.hidden = settings.reuse !== "state";
+  for (const [name, button] of Object.entries(buttons)) button.setAttribute("aria-pressed", String(name === pressed));
+  // A model without any corrections: what makes some.
+  const train = find(element, ".ld-train");
+  train.hidden = !model.train || !drops;
+  find(train, "code").textContent = model.train ?? "";
+  const words = drops ? bankWords(settings, bank) + measuredWords(state, bank) : baselineWords(schedule);
+  find(element, ".ld-compare-note").textContent = words;
+}
+
+/** "residual64, rank 64, trained on 143,360 tokens." */
+function bankWords(settings, bank) {
+  if (settings.adapters === "none") return "The adapters are off: this is the untrained rule.";
+  if (!bank) return "There are no trained corrections for these settings: this is the untrained rule.";
+  const trained = bank.tokens === null ? "" : `, trained on ${formatNumber(bank.tokens)} tokens`;
+  return `Corrections ${bank.name}, rank ${bank.rank}${trained}.`;
+}
+
+/** What the chosen preset was measured to do with corrections and without. */
+function measuredWords(state, bank) {
+  const chosen = chosenPreset(state);
+  if (!bank || !chosen?.measured || !chosen.bare) return "";
+  const [withThem, without] = [chosen.measured, chosen.bare].map((row) => formatShare(row.agreement));
+  return ` Same next word, measured: ${withThem} with them, ${without} without.`;
+}
+
+const baselineWords = (schedule) =>
+  typeof schedule === "string" ? "These settings cannot run." : "Nothing is dropped: there is nothing to compare.";

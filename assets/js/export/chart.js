@@ -1,0 +1,147 @@
+/* A chart of the page in a picture: its title, its legend, its plot. */
+
+import { find } from "../dom.js";
+import { plotly } from "../charts/plotly.js";
+import { BASELINE_AT, clean } from "./sheet.js";
+
+/** @typedef {import("./sheet.js").Sheet} Sheet */
+
+// Parts of an axis with the size that Plotly gives them.
+const AXIS_PARTS = [["ticklen", 5], ["tickwidth", 1], ["linewidth", 1], ["gridwidth", 1]];
+const DRAWN_FOR = 11; // the size of axes and legends that the page's lines and keys go with, in talk mode too
+const FINE = 3; // a heatmap is made of pixels: it is drawn so many times as large, and made smaller
+
+/** "rgb(1, 2, 3)" or "rgba(1, 2, 3, 0.5)" as ["#010203", 0.5]: programs for slides do not read rgba(). */
+function plainColor(css) {
+  const [red, green, blue, alpha = 1] = (css.match(/[\d.]+/g) ?? [0, 0, 0]).map(Number);
+  return [`#${[red, green, blue].map((part) => part.toString(16).padStart(2, "0")).join("")}`, alpha];
+}
+
+/** The fonts' sizes and the margins of a layout, times `k`. Parts may be shared: `seen` are those that have it. */
+function enlarge(layout, k, seen = new Set()) {
+  for (const [key, value] of Object.entries(layout)) {
+    if (value === null || typeof value !== "object" || seen.has(value)) continue;
+    seen.add(value);
+    if (/font$/i.test(key) && value.size) value.size *= k;
+    if (key === "title" && value.standoff) value.standoff *= k;
+    if (key === "margin") for (const side of Object.keys(value)) value[side] *= k;
+    enlarge(value, k, seen);
+  }
+}
+
+/** A copy of a plot's data and layout for a picture whose axes are labelled in `size`, lines as much wider. */
+function enlarged(plot, size, unit, panel) {
+  const { data, layout } = structuredClone({ data: plot.data, layout: plot.layout });
+  const k = (unit * size) / DRAWN_FOR;
+  const ofFonts = (unit * size) / (layout.xaxis?.tickfont?.size ?? layout.font?.size ?? DRAWN_FOR);
+  enlarge(layout, ofFonts);
+  Object.assign(layout, { paper_bgcolor: panel, plot_bgcolor: panel, autosize: false });
+  for (const [name, axis] of Object.entries(layout)) {
+    if (unit === 1 || !/^[xy]axis/.test(name)) continue; // setting them may bring ticks where there are none
+    for (const [part, usual] of AXIS_PARTS) axis[part] = (axis[part] ?? usual) * unit;
+  }
+  for (const trace of data) {
+    const { line, marker, colorbar } = trace;
+    for (const gap of ["xgap", "ygap"]) if (trace[gap]) trace[gap] *= k;
+    for (const part of [line, marker?.line]) if (part?.width) part.width *= k;
+    if (/px/.test(line?.dash)) line.dash = line.dash.replace(/[\d.]+/g, (length) => Number(length) * k);
+    if (typeof marker?.size === "number") marker.size *= k;
+    if (!colorbar) continue;
+    enlarge(colorbar, ofFonts);
+    for (const part of ["thickness", "xpad"]) if (colorbar[part]) colorbar[part] *= k;
+  }
+  return { data, layout };
+}
+
+const hasPoints = (plot) =>
+  Boolean(plot.data?.some((trace) => (trace.type === "heatmap" ? trace.z?.[0]?.length : trace.x?.length)));
+
+/** Put a plot's picture on the sheet; the page's own plot is only read. */
+async function addPlot(sheet, plot, box, size) {
+  if (!hasPoints(plot)) {
+    const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
+    sheet.text(x, y, "Nothing was measured here in this run.", { size, color: "muted", anchor: "middle" });
+    return;
+  }
+  const unit = plot.data.some((trace) => trace.type === "heatmap") ? FINE : 1;
+  const [width, height] = [Math.floor(box.width), Math.floor(box.height)];
+  const wanted = { format: "svg", width: width * unit, height: height * unit, imageDataOnly: true };
+  const text = await plotly().toImage(enlarged(plot, size, unit, sheet.colors.panel), wanted);
+  const drawn = new DOMParser().parseFromString(clean(text), "image/svg+xml").documentElement;
+  const place = { x: box.x, y: box.y, width, height, viewBox: `0 0 ${width * unit} ${height * unit}` };
+  for (const [name, value] of Object.entries(place)) drawn.setAttribute(name, value);
+  sheet.svg.append(document.importNode(drawn, true));
+}
+
+/**
+ * The chart's legend from (x, y) in lines of `width`; returns the height that it takes.
+ *
+ * @param {Sheet} sheet
+ * @param {HTMLElement} figure
+ * @param {number} x
+ * @param {number} y
+ * @param {number} width
+ * @param {number} size
+ */
+function addLegend(sheet, figure, x, y, width, size) {
+  const height = 1.5 * size;
+  let [left, middle] = [x, y + height / 2];
+  const isShown = (li) => getComputedStyle(li).display !== "none";
+  const items = [...figure.querySelectorAll(".ld-legend li")].filter(isShown);
+  for (const li of items) {
+    const name = li.textContent ?? "";
+    const key = keyOf(sheet, li, size / DRAWN_FOR);
+    const full = key.width + 0.45 * size + sheet.measure(name, size);
+    if (left > x && left + full > x + width) [left, middle] = [x, middle + height];
+    addKey(sheet, key, left, middle);
+    sheet.text(left + key.width + 0.45 * size, middle + BASELINE_AT * size, name, { size, color: "muted" });
+    left += full + 1.1 * size;
+  }
+  return items.length ? middle + height / 2 - y : 0;
+}
+
+/** The key of a legend's item as the page's style sheet draws it, `k` times as large. */
+function keyOf(sheet, li, k) {
+  const style = getComputedStyle(li, "::before");
+  const sign = /^"(.+)"$/.exec(style.content)?.[1];
+  const signSize = parseFloat(style.fontSize) * k;
+  const width = sign ? sheet.measure(sign, signSize) : parseFloat(style.width) * k;
+  return { style, sign, signSize, width, height: parseFloat(style.height) * k, k };
+}
+
+/** Draw a key at the left of an item: a sign, a dashed line, or a patch. */
+function addKey(sheet, { style, sign, signSize, width, height, k }, left, middle) {
+  const dash = parseFloat(style.borderTopWidth) * k;
+  if (sign) {
+    const [fill] = plainColor(style.color);
+    sheet.add("text", { x: left, y: middle + BASELINE_AT * signSize, "font-size": signSize, fill }, sign);
+  } else if (dash) {
+    const [stroke] = plainColor(style.borderTopColor);
+    const pattern = `${width / 3} ${width / 3}`; // ends as it began
+    const line = { x1: left, x2: left + width, y1: middle, y2: middle, stroke, "stroke-width": dash };
+    sheet.add("line", { ...line, "stroke-dasharray": pattern });
+  } else {
+    const [fill, alpha] = plainColor(style.backgroundColor);
+    const turned = style.transform === "none" ? undefined : `rotate(45 ${left + width / 2} ${middle})`;
+    const round = style.borderTopLeftRadius;
+    const rx = round.endsWith("%") ? width / 2 : Math.min(parseFloat(round) * k, height / 2);
+    const shape = { x: left, y: middle - height / 2, width, height, rx, fill };
+    sheet.add("rect", { ...shape, "fill-opacity": alpha * Number(style.opacity), transform: turned });
+  }
+}
+
+/**
+ * A chart with its title and legend in a box; `size` is that of its axes.
+ *
+ * @param {Sheet} sheet
+ * @param {HTMLElement} figure
+ * @param {{x: number, y: number, width: number, height: number}} box
+ * @param {number} size
+ */
+export async function addChart(sheet, figure, { x, y, width, height }, size) {
+  const title = 1.3 * size;
+  sheet.text(x, y + title, find(figure, "h3").textContent ?? "", { size: title, weight: 700, width });
+  let top = y + 1.55 * title;
+  top += addLegend(sheet, figure, x, top, width, size) + 0.4 * size;
+  await addPlot(sheet, find(figure, ".ld-plot"), { x, y: top, width, height: y + height - top }, size);
+}

@@ -1,0 +1,89 @@
+/* What ran, with its figures: the head of the whole figure. */
+
+import { formatNumber, formatShare } from "../format.js";
+import { decoderWords, modelName } from "../live/words.js";
+import { isAdaptive, isBaseline } from "../schedule.js";
+
+/** @typedef {import("../run.js").Lane} Lane */
+/** @typedef {import("../run.js").Run} Run */
+/** @typedef {import("./sheet.js").Sheet} Sheet */
+
+/**
+ * The settings of the lane that the run is about, in words.
+ *
+ * @param {Run} run
+ * @param {Lane} lane
+ */
+function settingsWords(run, lane) {
+  const { config } = run.header.lanes[lane.index];
+  const { temperature, top_p: topP } = run.header.sampling;
+  const cut = topP < 1 ? `, top-p ${topP}` : "";
+  const sampled = temperature ? `sampled at temperature ${temperature}${cut}` : "greedy";
+  if (isBaseline(lane.schedule)) return `Nothing is dropped; ${sampled}`;
+  const layers = `${config.dropped.length} of ${run.header.model.layers} layers`;
+  const early = isAdaptive(lane.schedule) ? ", or earlier" : "";
+  const parts = [
+    `One full step in ${config.period}${early}`,
+    config.part === "attention" ? `attention of ${layers} dropped` : `${layers} dropped`,
+    `${config.reuse} rule`,
+    config.rank ? `corrections of rank ${config.rank}` : "no corrections",
+    config.kv === "write" ? "K/V kept when dropped" : "no K/V when dropped",
+    sampled,
+  ];
+  return parts.map((part) => part.replaceAll(" ", "\u00A0")).join("\u00A0· "); // a part stays on one line
+}
+
+/**
+ * The run's figures: name, value, and what stands below it.
+ *
+ * @param {Run} run
+ */
+function figuresOf(run) {
+  const now = run.figures();
+  const bound = isBaseline(run.main.schedule) ? 1 : now.bound;
+  const differs = now.first_divergence ?? null;
+  const none = run.lanes.length > 1 ? "none" : "–";
+  const times = (value) => (value ? `${formatNumber(value, 2)}×` : "");
+  const chance = run.isNoisy(now.speedup, bound) ? ", by chance" : "";
+  return [
+    ["Speedup", times(now.speedup) || "–", bound ? `bound ${times(bound)}${chance}` : ""],
+    ["KV memory saved", formatShare(now.kv_saved ?? null, 1), ""],
+    ["Same top choice", formatShare(now.top1_agreement ?? null, 1), "at LoRA steps"],
+    ["First difference", differs === null ? none : `token ${formatNumber(differs + 1)}`, ""],
+  ];
+}
+
+/**
+ * What ran at the left, its figures at the right; returns where the next row may begin.
+ *
+ * @param {Sheet} sheet
+ * @param {Run} run
+ * @param {{x: number, y: number, width: number}} box
+ */
+export function addHeadline(sheet, run, { x, y, width }) {
+  let right = x + width;
+  for (const [name, value, more] of figuresOf(run).reverse()) {
+    const wide = Math.max(sheet.measure(value, 38, 700), sheet.measure(name, 18), sheet.measure(more, 18));
+    const left = right - wide;
+    sheet.text(left, y + 18, name, { size: 18, color: "muted" });
+    sheet.text(left, y + 60, value, { size: 38, weight: 700 });
+    sheet.text(left, y + 86, more, { size: 18, color: "muted" });
+    right = left - 36;
+  }
+  const room = right - x;
+  const { model, device, prompt } = run.header;
+  const title = `LoRA-Drop on ${modelName(model.id)}`;
+  const size = Math.max(24, Math.min(36, (36 * room) / sheet.measure(title, 36, 700)));
+  sheet.text(x, y + 32, title, { size, weight: 700, width: room });
+  const words = settingsWords(run, run.main);
+  sheet.wrap(words, room, 20, 1).slice(0, 2).forEach(([start, end], row) => {
+    const line = row ? words.slice(start) : words.slice(start, end).replace(/\s·$/, "");
+    sheet.text(x, y + 64 + 26 * row, line, { size: 20, width: room });
+  });
+  const below = y + 116;
+  const muted = { size: 18, color: "muted" };
+  const place = `${model.dtype}, ${decoderWords(device.decoder)}, on ${device.name}`;
+  const taken = sheet.text(x + width, below, place, { ...muted, anchor: "end", width: 0.5 * width });
+  sheet.text(x, below, `Prompt: ${prompt.replace(/\s+/g, " ")}`, { ...muted, width: width - taken - 36 });
+  return below + 20;
+}

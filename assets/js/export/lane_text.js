@@ -1,0 +1,165 @@
+/* A lane's text in a picture: tints of LoRA steps, the words over them, a mark at the first difference. */
+
+import { BASELINE_AT, clean, node } from "./sheet.js";
+
+/** @typedef {import("../run.js").Lane} Lane */
+/** @typedef {import("./sheet.js").Sheet} Sheet */
+
+const XML = "http://www.w3.org/XML/1998/namespace";
+
+/**
+ * @typedef {object} LaneText
+ * @property {string} text
+ * @property {number[]} starts where each token begins
+ * @property {{from: number, to: number, isLora: boolean}[]} stretches that LoRA steps wrote, or full ones
+ */
+
+/** @typedef {[number, number]} Line start and end in the text */
+
+/** @typedef {{x: number, y: number, width: number, height: number, most: number}} Box room for `most` lines */
+
+/**
+ * A lane's tokens as one text.
+ *
+ * @param {Lane} lane
+ * @returns {LaneText}
+ */
+export function laneText(lane) {
+  const starts = [0];
+  /** @type {LaneText["stretches"]} */
+  const stretches = [];
+  let text = "";
+  for (const step of lane.steps) {
+    const [from, isLora] = [text.length, step.kind === "lora"];
+    text += clean(step.text.replace(/\r\n?|[\u0085\u2028\u2029]/g, "\n").replace(/\t/g, "    "));
+    starts.push(text.length);
+    const last = stretches.at(-1);
+    if (last?.isLora === isLora) last.to = text.length;
+    else stretches.push({ from, to: text.length, isLora });
+  }
+  return { text, starts, stretches };
+}
+
+/** Lines of a lane's text in a box of the sheet: where a character stands, and a box around some of them. */
+class Lines {
+  /**
+   * @param {Sheet} sheet
+   * @param {string} text
+   * @param {Line[]} lines
+   * @param {Box} box
+   * @param {number} size
+   */
+  constructor(sheet, text, lines, box, size) {
+    this.sheet = sheet;
+    this.text = text;
+    this.all = lines;
+    this.box = box;
+    this.size = size;
+    this.height = Math.min(1.6 * size, box.height / box.most);
+    this.isCut = lines.length > box.most;
+    this.shown = this.isCut ? this.cut() : lines;
+  }
+
+  /** The lines that the box holds, the last one short enough for an ellipsis. */
+  cut() {
+    const { sheet, text, box, size } = this;
+    const shown = this.all.slice(0, box.most);
+    // The ellipsis follows words, not an empty line.
+    while (shown.length > 1 && !text.slice(...shown[shown.length - 1]).trim()) shown.pop();
+    const [start, end] = shown[shown.length - 1];
+    const kept = sheet.cut(text.slice(start, end), box.width, size, 400, " …").replace(/ ?…$/, "");
+    shown[shown.length - 1] = [start, start + kept.length];
+    return shown;
+  }
+
+  /**
+   * @param {Line} line
+   * @param {number} index in the text
+   */
+  at([start], index) {
+    return this.box.x + this.sheet.measure(this.text.slice(start, index), this.size);
+  }
+
+  /**
+   * @param {number} row
+   * @param {number} left
+   * @param {number} right
+   */
+  boxAt(row, left, right) {
+    return { x: left, y: this.box.y + (row + 0.06) * this.height, width: right - left, height: 0.88 * this.height, rx: 4 };
+  }
+
+  /**
+   * @param {number} row
+   * @param {number} left
+   * @param {string} words
+   */
+  put(row, left, words) {
+    const y = this.box.y + (row + 0.5) * this.height + BASELINE_AT * this.size;
+    const made = node("text", { x: left, y }, words);
+    made.setAttributeNS(XML, "xml:space", "preserve");
+    return made;
+  }
+}
+
+/**
+ * Draw as many lines of a lane's text as the box holds: tints, then the text, then the mark of a difference.
+ *
+ * @param {Sheet} sheet
+ * @param {LaneText} lane
+ * @param {Line[]} lines
+ * @param {number | null} differs the first token that differs
+ * @param {Box} box
+ * @param {number} size
+ */
+export function addText(sheet, { text, starts, stretches }, lines, differs, box, size) {
+  const drawn = new Lines(sheet, text, lines, box, size);
+  const group = node("g", { "font-size": size, fill: sheet.colors.ink });
+  drawn.shown.forEach((line, row) => {
+    for (const stretch of stretches) {
+      const [from, to] = [Math.max(stretch.from, line[0]), Math.min(stretch.to, line[1])];
+      if (from >= to) continue;
+      const tint = { ...drawn.boxAt(row, drawn.at(line, from), drawn.at(line, to)), fill: sheet.colors.tint };
+      if (stretch.isLora) sheet.add("rect", tint);
+      // Each stretch has a place of its own, so that text and tint stay together in another font; programs that
+      // collapse spaces must not move it.
+      const words = text.slice(from, to);
+      const left = () => drawn.at(line, from + words.length - words.trimStart().length);
+      if (words.trim()) group.append(drawn.put(row, left(), words.trim()));
+    }
+  });
+  if (drawn.isCut) {
+    const row = drawn.shown.length - 1;
+    const line = drawn.shown[row];
+    const gap = /[.…]$/.test(text.slice(...line)) ? 0.3 * size : 0; // no fourth full stop
+    group.append(drawn.put(row, drawn.at(line, line[1]) + gap, "…"));
+  }
+  sheet.svg.append(group);
+  if (differs !== null) addMark(sheet, drawn, starts[differs], starts[differs + 1]);
+}
+
+/**
+ * A frame around a token, in each line that it stands in.
+ *
+ * @param {Sheet} sheet
+ * @param {Lines} drawn
+ * @param {number} first where the token begins
+ * @param {number} last where it ends
+ */
+function addMark(sheet, drawn, first, last) {
+  const { all, shown, isCut, size } = drawn;
+  const begins = all.findLastIndex(([start]) => start <= first);
+  if (begins >= shown.length || (isCut && first >= shown[shown.length - 1][1])) return;
+  const marks = [];
+  for (let row = begins; row < shown.length && (row === begins || shown[row][0] < last); row++) {
+    const [start, end] = shown[row];
+    const [left, right] = [Math.max(start, Math.min(first, end)), Math.min(last, end)];
+    if (right > left) marks.push(drawn.boxAt(row, drawn.at(shown[row], left) - 2, drawn.at(shown[row], right) + 2));
+  }
+  // What shows nothing, such as a line's end, is marked where it stands.
+  const place = drawn.at(shown[begins], Math.min(first, shown[begins][1]));
+  if (!marks.length) marks.push(drawn.boxAt(begins, place - 2, place + 0.4 * size));
+  for (const mark of marks) {
+    sheet.add("rect", { ...mark, fill: "none", stroke: sheet.colors.diverged, "stroke-width": 3 });
+  }
+}

@@ -1,0 +1,68 @@
+/* All lanes side by side in a picture, each with its name, its figures and its text. */
+
+import { formatBytes, formatNumber } from "../format.js";
+import { addText, laneText } from "./lane_text.js";
+
+/** @typedef {import("../run.js").Lane} Lane */
+/** @typedef {import("../run.js").Run} Run */
+/** @typedef {import("./sheet.js").Sheet} Sheet */
+
+const LANES = ["baseline", "lora-drop", "third"];
+const TEXT_SIZES = [25, 23, 21, 19]; // of the lanes' texts, the largest that shows all of them
+const CUT_SIZE = 21; // where none does: better read than complete
+const LINE_HEIGHT = 1.42;
+
+/**
+ * @param {Sheet} sheet
+ * @param {Run} run
+ * @param {{x: number, y: number, width: number, height: number}} box
+ */
+export function addPanes(sheet, run, { x, y, width, height }) {
+  const gap = 16;
+  const wide = (width - gap * (run.lanes.length - 1)) / run.lanes.length;
+  const head = 48;
+  const inner = { width: wide - 36, height: height - head - 14 };
+  const texts = run.lanes.map(laneText);
+  const mostOf = (size) => Math.max(1, Math.floor(inner.height / (LINE_HEIGHT * size)));
+  const layOut = (size) => texts.map(({ text }) => sheet.wrap(text, inner.width, size, mostOf(size)));
+  const showsAll = (size) => layOut(size).every((lines) => lines.length <= mostOf(size));
+  const size = TEXT_SIZES.find(showsAll) ?? CUT_SIZE;
+  const { speeds } = run.figures();
+  const heads = run.lanes.map((lane, index) => {
+    const speed = speeds[index] ? `${formatNumber(speeds[index], 1)} tokens/s` : "";
+    const kv = lane.steps.length ? `${formatBytes(lane.steps[lane.steps.length - 1].kvBytes)} KV` : "";
+    return [lane.label.split(":")[0], [speed, kv].filter(Boolean).join("  ·  ")];
+  });
+  const needed = heads.map(([name, figures]) => sheet.measure(name, 24, 700) + sheet.measure(figures, 20, 700) + 20);
+  const k = Math.max(0.8, Math.min(1, inner.width / Math.max(...needed)));
+  layOut(size).forEach((lines, index) => {
+    const left = x + index * (wide + gap);
+    const color = LANES[index] ?? "muted";
+    sheet.panel(left, y, wide, height);
+    sheet.add("rect", { x: left, y, width: wide, height: 5, rx: 2.5, fill: sheet.colors[color] });
+    const [name, figures] = heads[index];
+    const side = { size: 20 * k, weight: 700, anchor: "end", width: 0.7 * inner.width };
+    const taken = sheet.text(left + wide - 18, y + 36, figures, side);
+    sheet.text(left + 18, y + 36, name, { size: 24 * k, weight: 700, color, width: inner.width - taken - 16 });
+    const box = { ...inner, x: left + 18, y: y + head, most: mostOf(size) };
+    const { divergence } = index ? run.lanes[index] : run; // the first lane has the run's
+    addText(sheet, texts[index], lines, divergence, box, size);
+  });
+}
+
+/**
+ * What tint and mark mean.
+ *
+ * @param {Sheet} sheet
+ * @param {number} x
+ * @param {number} y
+ */
+export function addKey(sheet, x, y) {
+  const { tint, diverged } = sheet.colors;
+  const style = { size: 17, color: "muted" };
+  const box = { y: y + 2, width: 30, height: 18, rx: 4 };
+  sheet.add("rect", { ...box, x, fill: tint });
+  const next = x + 40 + sheet.text(x + 40, y + 17, "written by a LoRA step", style) + 36;
+  sheet.add("rect", { ...box, x: next, fill: "none", stroke: diverged, "stroke-width": 3 });
+  sheet.text(next + 40, y + 17, "first token that differs from the baseline", style);
+}

@@ -1,0 +1,166 @@
+/* Links to a run: an address that restores every setting, and what it says of the texts that the run gave. */
+
+/** @typedef {import("../records.js").Setting} Setting */
+/** @typedef {import("../run.js").Run} Run */
+
+/**
+ * What the page's address asks for.
+ *
+ * @typedef {object} Link
+ * @property {URLSearchParams} query
+ * @property {string[] | null} texts "lane:hash" of each text
+ * @property {string | null} model "id@revision"
+ */
+
+/** @typedef {Pick<Run, "header" | "summary">} Told what a link tells of a run */
+
+const UNCHANGED = { __type__: "update" }; // Gradio's word for "leave this control alone"
+const MAX_PROMPT = 20000; // characters that a link may carry
+const HASH = 12; // hex digits of a text's sha256 in a link
+const TEXTS = /^[a-z_]{1,20}:[0-9a-f]{12}(\.[a-z_]{1,20}:[0-9a-f]{12}){0,3}$/;
+const LANE_NAMES = new Map([["baseline", "baseline"], ["lora_drop", "LoRA-Drop"], ["third", "third"]]);
+
+/* How a link's text becomes a control's value, by the kind of its setting (lora_drop/method/values.py); undefined where
+ * it cannot. What fits the form but not the model, the run says. */
+/** @type {Record<string, (text: string, setting: Setting) => any>} */
+const READERS = {
+  whole: (text, setting) => within(/^\d{1,19}$/.test(text) ? Number(text) : NaN, setting),
+  // As people and the server write numbers; Number would also take "0x10", which the server does not.
+  number: (text, setting) => within(/^\d{1,30}(\.\d{1,30})?(e[-+]?\d{1,3})?$/.test(text) ? Number(text) : NaN, setting),
+  choice: (text, { words }) => (words?.includes(text) ? text : undefined),
+  flag: (text) => (text === "true" ? true : text === "false" ? false : undefined),
+  list: (text) => (/^\d{1,4}(,\d{1,4}){0,999}$/.test(text) ? text : undefined),
+  range(text) {
+    const found = /^(\d{1,4})-(\d{1,4})$/.exec(text);
+    const [low, high] = found ? found.slice(1).map(Number) : [0, 0];
+    return low >= 1 && low <= high ? [low, high] : undefined;
+  },
+};
+
+/**
+ * @param {number} value
+ * @param {Setting} setting
+ */
+const within = (value, { low = 0, high = Infinity, above }) =>
+  value <= high && (above ? value > low : value >= low) ? value : undefined;
+
+/**
+ * @param {string} text
+ * @param {Setting} setting
+ */
+function read(text, setting) {
+  if (setting.off && setting.kind !== "range" && text === "") return "";
+  const value = READERS[setting.kind](text, setting);
+  // What can be off has a text field: an empty number field would be 0.
+  return setting.off && setting.kind === "number" && value !== undefined ? text : value;
+}
+
+/** @param {string} text */
+const readPrompt = (text) => (text.trim() && text.length <= MAX_PROMPT ? text : undefined);
+
+/**
+ * A run's settings as a link's parameters.
+ *
+ * @param {Told} run
+ * @param {Setting[]} table
+ * @returns {Record<string, string>}
+ */
+function parameters(run, table) {
+  const { header } = run;
+  const lane = header.lanes.find(({ id }) => id === "lora_drop") ?? header.lanes[header.lanes.length - 1];
+  /** @type {Record<string, any>} */
+  const told = { ...header.sampling, ...lane.config, seed: header.seed };
+  const written = table
+    .filter(({ name, kind }) => name in told && !(kind === "range" && !told[name]))
+    .map(({ name, kind }) => {
+      const value = told[name];
+      return [name, Array.isArray(value) ? value.join(kind === "range" ? "-" : ",") : String(value ?? "")];
+    });
+  return { prompt: header.prompt, ...Object.fromEntries(written) };
+}
+
+/**
+ * The texts of a finished run, by lane, as the first digits of their sha256.
+ *
+ * @param {NonNullable<Run["summary"]>} summary
+ */
+const textHashes = (summary) =>
+  Object.entries(summary.lanes).map(([id, lane]) => `${id}:${(lane.text_sha256 ?? "").slice(0, HASH)}`);
+
+/** @param {Told} run */
+const modelOf = ({ header }) => `${header.model.id}@${header.model.revision}`;
+
+/**
+ * The address that restores a run.
+ *
+ * @param {Told} run
+ * @param {Setting[]} table
+ * @param {string} [page] the address without parameters
+ */
+export function linkOf(run, table, page = location.origin + location.pathname) {
+  const query = new URLSearchParams(parameters(run, table));
+  if (run.summary) query.set("texts", textHashes(run.summary).join("."));
+  query.set("model", modelOf(run));
+  return `${page}?${query}`;
+}
+
+/**
+ * What an address asks for: values for prompt, third lane, all controls, the model and the status line, and the link
+ * to compare a run with; null where it asks for nothing.
+ *
+ * @param {string} search
+ * @param {string[]} labels the models on offer
+ * @param {Setting[]} table
+ * @returns {{values: any[], link: Link | null}}
+ */
+export function readLink(search, labels, table) {
+  const query = new URLSearchParams(search);
+  const names = ["prompt", ...table.map(({ name }) => name)];
+  if (!names.some((name) => query.has(name))) {
+    return { values: [...names, "model", "status"].map(() => UNCHANGED), link: null };
+  }
+  /** @type {Record<string, any>} */
+  const values = {};
+  const wrong = [];
+  for (const name of names) {
+    const text = query.get(name);
+    if (text === null) continue;
+    const setting = table.find((one) => one.name === name);
+    const value = setting ? read(text, setting) : readPrompt(text);
+    if (value === undefined) wrong.push(name);
+    else values[name] = value;
+  }
+  const written = query.get("texts") ?? "";
+  const texts = TEXTS.test(written) ? written.split(".") : null;
+  const told = wrong.length
+    ? { kind: "error", text: `The link's ${wrong.join(", ")} cannot be used: left as set here.` }
+    : { kind: "idle", text: `Settings restored from the link. Press Run${texts ? " to see whether it reproduces" : ""}.` };
+  const model = (query.get("model") ?? "").split("@")[0];
+  const offered = labels.includes(model) ? model : UNCHANGED;
+  return {
+    values: [...names.map((name) => (name in values ? values[name] : UNCHANGED)), offered, told],
+    link: { query, texts, model: query.get("model") },
+  };
+}
+
+/**
+ * Does a finished run give what the link's run gave? Null where the link does not say what that was.
+ *
+ * @param {Link | null} link
+ * @param {Told} run
+ * @param {Setting[]} table
+ * @returns {{state: "reproduced" | "differs" | "other", text: string} | null}
+ */
+export function compareWithLink(link, run, table) {
+  if (!link?.texts || !run.summary) return null;
+  const now = parameters(run, table);
+  const other = Object.keys(now).filter((name) => link.query.has(name) && link.query.get(name) !== now[name]);
+  if (other.length) return { state: "other", text: `Not the link's run: ${other.join(", ")} changed since.` };
+  const here = textHashes(run.summary);
+  const differs = link.texts.filter((text) => !here.includes(text)).map((text) => text.split(":")[0]);
+  if (!differs.length) return { state: "reproduced", text: "Reproduced: the texts are the link's, to the letter." };
+  const which = differs.map((id) => LANE_NAMES.get(id) ?? "another").join(" and ");
+  const why =
+    link.model && link.model !== modelOf(run) ? " The link was made with another model or other weights." : "";
+  return { state: "differs", text: `Differs from the link: the text of ${which}.${why}` };
+}

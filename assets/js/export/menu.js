@@ -1,0 +1,117 @@
+/* The menu of what leaves the page: pictures from the page itself, files from the server where there is one, a link. */
+
+import { find, make } from "../dom.js";
+import { linkOf } from "./link.js";
+import { chart, save, whole } from "./picture.js";
+
+/** @typedef {import("../run.js").Run} Run */
+/** @typedef {import("../store.js").Store} Store */
+
+/** @typedef {{name: string, text: string, error?: undefined} | {error: string}} Exported a file, or why there is none */
+/** @typedef {{export_run: (wanted: [string, string]) => Promise<Exported>}} ExportServer */
+
+/**
+ * @param {HTMLElement} root
+ * @param {ExportServer | null} server
+ * @param {Store} store
+ * @param {(figure: HTMLElement) => void} complete draw all of a chart's data
+ */
+export function mountMenu(root, server, store, complete) {
+  const menu = /** @type {HTMLDetailsElement} */ (find(root, ".ld-menu"));
+  const note = find(root, ".ld-menu-note");
+  for (const part of root.querySelectorAll("[data-needs]")) /** @type {HTMLElement} */ (part).hidden = !server;
+  const say = (text, kind = "") => {
+    note.textContent = text;
+    note.dataset.kind = kind;
+  };
+  menu.addEventListener("click", async (event) => {
+    /** @type {HTMLElement | null} */
+    const button = /** @type {Element} */ (event.target).closest("[data-save]");
+    const kind = button?.dataset.save;
+    if (!kind) return;
+    root.querySelector(".ld-link")?.remove();
+    say("One moment …");
+    const { run } = store.state;
+    try {
+      if (kind === "png" || kind === "svg") say(await savePicture(root, run, kind, complete), "done");
+      else if (kind === "link") say(await copyLink(run, store.state.table, note), "done");
+      else say(await saveFile(run, kind, server), "done");
+    } catch (error) {
+      say(error.message, "error");
+    }
+  });
+  // A menu closes where the reader goes elsewhere.
+  document.addEventListener("click", (event) => {
+    if (!menu.contains(/** @type {Node} */ (event.target))) menu.open = false;
+  });
+  menu.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    menu.open = false;
+    find(menu, "summary").focus();
+  });
+}
+
+/**
+ * A picture of what the menu names.
+ *
+ * @param {HTMLElement} root
+ * @param {Run | null} run
+ * @param {"png" | "svg"} format
+ * @param {(figure: HTMLElement) => void} complete
+ */
+async function savePicture(root, run, format, complete) {
+  if (!run) throw new Error("There is no run to draw yet: press Run first.");
+  /** @type {HTMLSelectElement} */
+  const chosen = find(root, ".ld-picture");
+  const what = chosen.value;
+  const figure = (name) => find(root, `[data-chart="${name}"]`);
+  for (const name of what === "whole" ? ["activity", "drift", "kv"] : [what]) complete(figure(name));
+  const blob = what === "whole" ? await whole(root, run, { format }) : await chart(figure(what), { format });
+  save(blob, `lora-drop-${what}.${format}`);
+  return `Saved lora-drop-${what}.${format}.`;
+}
+
+/**
+ * A file that the server makes of the run.
+ *
+ * @param {Run | null} run
+ * @param {string} kind
+ * @param {ExportServer | null} server
+ */
+async function saveFile(run, kind, server) {
+  if (!run || !server) throw new Error("There is no run to take away yet: press Run first.");
+  let answer;
+  try {
+    answer = await server.export_run([run.id, kind]);
+  } catch {
+    throw new Error("The server does not answer: pictures work without it; try files again when it is back.");
+  }
+  if (answer.error !== undefined) throw new Error(answer.error);
+  save(new Blob([answer.text], { type: "application/octet-stream" }), answer.name);
+  return `Saved ${answer.name}.`;
+}
+
+/**
+ * The link goes to the clipboard, or below the menu's line.
+ *
+ * @param {Run | null} run
+ * @param {import("../records.js").Setting[]} table
+ * @param {HTMLElement} note
+ */
+async function copyLink(run, table, note) {
+  if (!run) throw new Error("There is no run to link to yet: press Run first.");
+  const address = linkOf(run, table);
+  try {
+    await navigator.clipboard.writeText(address);
+    return "The link is on the clipboard.";
+  } catch {
+    // No permission, or no secure origin: it is shown, to be copied by hand.
+    const field = make("input", "ld-link");
+    field.value = address;
+    field.readOnly = true;
+    field.setAttribute("aria-label", "Link to this run");
+    note.after(field);
+    field.select();
+    return "Copy this link:";
+  }
+}

@@ -1,0 +1,158 @@
+/* A drawing under way, as SVG: rectangles, lines and texts with all colours resolved. It asks nobody for anything, and
+ * no text becomes markup. */
+
+const SVG = "http://www.w3.org/2000/svg";
+const NAMES = ["baseline", "lora-drop", "third", "diverged", "tint", "ink", "muted", "line", "panel", "page"];
+
+/** Of a text's size, below the middle of its line. */
+export const BASELINE_AT = 0.36;
+
+// What XML 1.0 forbids, and halves of surrogate pairs.
+// eslint-disable-next-line no-control-regex
+const FORBIDDEN = /[\0-\x08\x0B\x0C\x0E-\x1F\uFFFE\uFFFF]|\p{Cs}/gu;
+const graphemes = new Intl.Segmenter(undefined, { granularity: "grapheme" });
+
+/**
+ * A text without what an SVG must not hold.
+ *
+ * @param {string} text
+ */
+export const clean = (text) => text.replace(FORBIDDEN, "\uFFFD");
+
+/**
+ * An SVG element with attributes, numbers rounded.
+ *
+ * @param {string} name
+ * @param {Record<string, string | number | undefined>} [attributes]
+ * @param {(Node | string)[]} children
+ */
+export function node(name, attributes = {}, ...children) {
+  const made = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (value === undefined) continue;
+    made.setAttribute(key, typeof value === "number" ? String(Math.round(100 * value) / 100) : value);
+  }
+  made.append(...children);
+  return made;
+}
+
+/** A drawing under way: the page's colours and font, a ruler for texts, the SVG that grows. */
+export class Sheet {
+  /**
+   * @param {number} width
+   * @param {number} height
+   */
+  constructor(width, height) {
+    const style = getComputedStyle(document.body);
+    this.colors = Object.fromEntries(NAMES.map((name) => [name, style.getPropertyValue(`--ld-${name}`).trim()]));
+    this.family = style.fontFamily;
+    this.ruler = /** @type {CanvasRenderingContext2D} */ (document.createElement("canvas").getContext("2d"));
+    this.svg = node("svg", { viewBox: `0 0 ${width} ${height}`, "font-family": this.family });
+    this.width = width;
+    this.height = height;
+  }
+
+  /**
+   * @param {string} name
+   * @param {Record<string, string | number | undefined>} attributes
+   * @param {(Node | string)[]} children
+   */
+  add(name, attributes, ...children) {
+    this.svg.append(node(name, attributes, ...children));
+  }
+
+  /**
+   * The width of a text.
+   *
+   * @param {string} text
+   * @param {number} size
+   * @param {number} [weight]
+   */
+  measure(text, size, weight = 400) {
+    this.ruler.font = `${weight} ${size}px ${this.family}`;
+    return this.ruler.measureText(text).width;
+  }
+
+  /**
+   * A line of text, its baseline at `y`; `width` cuts it. Returns the width that it takes.
+   *
+   * @param {number} x
+   * @param {number} y
+   * @param {string} string
+   * @param {{size: number, weight?: number, color?: string, anchor?: string, width?: number}} style
+   */
+  text(x, y, string, { size, weight = 400, color = "ink", anchor = "start", width = Infinity }) {
+    const shown = this.cut(clean(string), width, size, weight);
+    const style = { "font-size": size, "font-weight": weight, fill: this.colors[color], "text-anchor": anchor };
+    this.add("text", { x, y, ...style }, shown);
+    return this.measure(shown, size, weight);
+  }
+
+  /**
+   * The text, or as much of it as fits with an ellipsis at its end.
+   *
+   * @param {string} text
+   * @param {number} width
+   * @param {number} size
+   * @param {number} weight
+   * @param {string} [mark] what follows the whole text
+   */
+  cut(text, width, size, weight, mark = "") {
+    if (this.measure(text + mark, size, weight) <= width) return text + mark;
+    const parts = [...graphemes.segment(text.slice(0, 2000))].map(({ segment }) => segment);
+    while (parts.length && this.measure(`${parts.join("").trimEnd()}…`, size, weight) > width) parts.pop();
+    return `${parts.join("").trimEnd()}…`;
+  }
+
+  /**
+   * Start and end of each line of a text in a width; goes on for one line more than `most`.
+   *
+   * @param {string} text
+   * @param {number} width
+   * @param {number} size
+   * @param {number} most
+   * @param {number} [weight]
+   * @returns {[number, number][]}
+   */
+  wrap(text, width, size, most, weight = 400) {
+    const fits = (from, to) => this.measure(text.slice(from, to), size, weight) <= width;
+    /** @type {[number, number][]} */
+    const lines = [];
+    let start = 0;
+    const breakAt = (end, next) => {
+      lines.push([start, start + text.slice(start, end).trimEnd().length]);
+      start = next;
+    };
+    for (const { 0: part, index } of text.matchAll(/\n|[^\S\n\u00A0]+|[\S\u00A0]+/g)) {
+      if (lines.length > most) return lines;
+      if (part === "\n") {
+        breakAt(index, index + 1);
+      } else if (part.trim() && !fits(start, index + part.length)) {
+        if (index > start) breakAt(index, index);
+        if (fits(index, index + part.length)) continue;
+        for (const { segment, index: at } of graphemes.segment(part)) {
+          if (index + at > start && !fits(start, index + at + segment.length)) breakAt(index + at, index + at);
+          if (lines.length > most) return lines;
+        }
+      }
+    }
+    breakAt(text.length, text.length);
+    return lines;
+  }
+
+  /**
+   * @param {number} x
+   * @param {number} y
+   * @param {number} width
+   * @param {number} height
+   */
+  panel(x, y, width, height) {
+    const { panel, line } = this.colors;
+    this.add("rect", { x, y, width, height, rx: 10, fill: panel, stroke: line, "stroke-width": 1.5 });
+  }
+
+  /** @param {string} name of a colour */
+  background(name) {
+    this.add("rect", { width: this.width, height: this.height, fill: this.colors[name] });
+  }
+}

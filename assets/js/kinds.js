@@ -1,0 +1,28 @@
+/* What happens in a step and in a layer, by the words of the trace and of the style sheets. */
+
+/** What a step is, by its word. */
+export const stepWords = { prefill: "prefill, full", refresh: "full step", lora: "LoRA step" };
+
+/**
+ * Why a refresh came early, by the trace's word.
+ *
+ * @type {Record<string, string>}
+ */
+export const triggerWords = {
+  entropy: "the last token's entropy was high",
+  norm: "the last corrections were large",
+};
+
+/**
+ * What a layer does in a step; "refresh" is a full step of a dropped layer.
+ *
+ * @param {boolean} isLora
+ * @param {boolean} isDropped
+ * @param {import("./records.js").Schedule} schedule
+ * @returns {"full" | "refresh" | "dropped" | "dropped-kv"}
+ */
+export function cellKind(isLora, isDropped, schedule) {
+  if (!isDropped) return "full";
+  if (!isLora) return "refresh";
+  return schedule.kv === "write" ? "dropped-kv" : "dropped";
+}

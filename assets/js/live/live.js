@@ -1,0 +1,79 @@
+/* The live view: a run as its wire text grows, in text panes, figures and charts. */
+
+import { Charts } from "../charts/charts.js";
+import { find } from "../dom.js";
+import { mountLinkNote } from "../export/link_note.js";
+import { mountMenu } from "../export/menu.js";
+import { mountTalk } from "../export/talk.js";
+import { Player } from "../player.js";
+import { createStore } from "../store.js";
+import { WireReader } from "../wire.js";
+import { mountFigures } from "./figures.js";
+import { Panes } from "./panes.js";
+import { mountTip } from "./tip.js";
+
+/** @typedef {import("../run.js").Run} Run */
+
+/**
+ * Mount the view: props.value is the wire text so far, props.model the loaded model's facts. A recorded run that is
+ * replayed has no facts, no server and no page: then the view has a store of its own.
+ *
+ * @param {HTMLElement} element
+ * @param {import("../records.js").Props} props
+ * @param {import("../records.js").Watch} watch
+ * @param {import("../export/menu.js").ExportServer | null} [server]
+ * @param {import("../store.js").Store} [store]
+ */
+export function mountLive(element, props, watch, server = null, store = createStore()) {
+  const root = find(element, ".ld-live");
+  if (props.model && !store.state.model) store.update({ model: props.model });
+  // Who subscribes first draws first: text and figures now, the charts over the next frames.
+  const panes = new Panes(root, store, (step) => player.moveTo(step));
+  mountFigures(root, store);
+  const charts = new Charts(root, store, (step) => player.moveTo(step));
+  const player = new Player(root, store);
+  mountTip(root, store, panes);
+  mountMenu(root, server, store, (figure) => charts.complete(figure));
+  mountTalk(root, store);
+  store.subscribe(["run"], ({ run }) => run && showBegin(root, run));
+  store.subscribe(["revision"], ({ run }) => {
+    if (run?.summary) root.dataset.state = "done";
+  });
+  mountLinkNote(root, store);
+  readWire(props, watch, store);
+}
+
+/** The root's attributes: tests and style sheets go by them. */
+function showBegin(root, run) {
+  root.loraDropRun = run;
+  root.dataset.lanes = run.lanes.length;
+  root.dataset.state = "running";
+  root.dataset.run = run.id;
+}
+
+/** Read the value whenever it grows, and have it drawn with the next frame. */
+function readWire(props, watch, store) {
+  const reader = new WireReader();
+  let isAsked = false;
+
+  function draw() {
+    isAsked = false;
+    const { run } = reader;
+    if (!run) return;
+    run.findDivergence();
+    store.update({ revision: store.state.revision + 1 });
+    run.isStreaming = !run.summary;
+  }
+
+  function take() {
+    const before = reader.run;
+    const isMore = reader.take(props.value ?? "");
+    if (reader.run !== before) store.update({ run: reader.run, layer: null });
+    if (!isMore || isAsked) return;
+    isAsked = true;
+    requestAnimationFrame(draw);
+  }
+
+  watch("value", take);
+  take();
+}

@@ -1,0 +1,187 @@
+/* A lane's pane: its name, its figures, its text. */
+
+import { make } from "../dom.js";
+import { formatBytes, formatNumber } from "../format.js";
+import { isAdaptive, isBaseline } from "../schedule.js";
+
+/** @typedef {import("../run.js").Lane} Lane */
+/** @typedef {import("../run.js").Run} Run */
+
+const NEAR_END = 24; // pixels from the end of a pane within which it follows the text
+const FAR = 1e9; // a scroll position beyond every text
+const FIGURES = [["speed", "tokens/s"], ["tokens", "tokens"], ["kv", "KV cache"], ["prefill", "prefill"]];
+
+export class Pane {
+  /** @type {Lane | null} */
+  lane = null;
+  /** @type {HTMLElement[]} the tokens */
+  spans = [];
+  /** @type {{node: HTMLElement, from: number}[]} lines of the text: a new token lays out its own line only */
+  blocks = [];
+  marked = 0; // audits that were looked at
+  isHeld = false; // what comes after a position is veiled
+  /** @type {HTMLElement | null} the token at the position */
+  now = null;
+  /** @type {{node: HTMLElement, from: number} | null} the line that is veiled in part */
+  partial = null;
+  // It follows its text until the reader scrolls up. Asking the pane's height at every update costs a layout.
+  follows = true;
+
+  /**
+   * @param {number} index
+   * @param {string} [title]
+   * @param {string} [note]
+   * @param {string} [invite] what stands there before any run
+   */
+  constructor(index, title = "", note = "", invite = "") {
+    this.node = make("article", "ld-pane");
+    this.node.dataset.lane = String(index);
+    this.title = make("h2", "", title);
+    this.note = make("p", "ld-pane-note", note);
+    /** @type {Record<string, HTMLElement>} */
+    this.values = {};
+    const head = make("header", "ld-pane-head");
+    head.append(this.title, this.figureList(), this.note);
+    this.text = make("div", "ld-text");
+    this.text.tabIndex = 0;
+    this.text.setAttribute("role", "region");
+    this.text.setAttribute("aria-label", `Text of ${title}`);
+    this.text.append(make("p", "ld-empty", invite));
+    this.node.append(head, this.text);
+    this.text.addEventListener("scroll", () => {
+      const { scrollTop, scrollHeight, clientHeight } = this.text;
+      this.follows = scrollHeight - clientHeight - scrollTop < NEAR_END;
+    });
+  }
+
+  figureList() {
+    const list = make("dl", "ld-figures");
+    for (const [key, name] of FIGURES) {
+      const item = make("div");
+      this.values[key] = make("dd", "", "–");
+      this.values[key].dataset.figure = key;
+      item.append(make("dt", "", name), this.values[key]);
+      list.append(item);
+    }
+    return list;
+  }
+
+  /** No token is there. */
+  forget() {
+    this.spans = [];
+    this.blocks = [];
+    this.marked = 0;
+    this.isHeld = false;
+    this.now = null;
+    this.partial = null;
+    this.follows = true;
+  }
+
+  /**
+   * Start over for a lane of a run.
+   *
+   * @param {Lane} lane
+   * @param {Run} run
+   */
+  begin(lane, run) {
+    const [name, note] = lane.label.split(/:\s*/, 2);
+    this.title.textContent = name;
+    this.text.setAttribute("aria-label", `Text of ${name}`);
+    this.text.replaceChildren();
+    this.forget();
+    this.lane = lane;
+    this.note.textContent = note ? `${note.charAt(0).toUpperCase()}${note.slice(1)}.` : laneNote(lane);
+    this.node.dataset.untrained = String(!isBaseline(lane.schedule) && lane.rank === 0);
+    this.note.title = [this.note.textContent, ...(run.header.sampling.notes ?? [])].join("\n");
+  }
+
+  /** Append the tokens that came since the last time. */
+  extend() {
+    const steps = this.lane?.steps ?? [];
+    if (this.spans.length === steps.length) return;
+    const fresh = document.createDocumentFragment();
+    for (let i = this.spans.length; i < steps.length; i++) {
+      const span = make("span", `ld-token ld-token-${steps[i].kind}`, steps[i].text);
+      span.dataset.step = String(i);
+      this.spans.push(span);
+      if (i === 0 || steps[i - 1].text.endsWith("\n")) {
+        this.blocks.push({ node: make("div", "ld-line"), from: i });
+        fresh.append(this.blocks[this.blocks.length - 1].node);
+      }
+      this.blocks[this.blocks.length - 1].node.append(span);
+    }
+    this.text.append(fresh);
+    if (this.follows && !this.isHeld) this.text.scrollTop = FAR;
+  }
+
+  /** The tokens where the full model would say something else. An audit comes after its step, and in order. */
+  markDisagreements() {
+    const { lane, spans } = this;
+    for (let audit; (audit = lane?.audits.get(this.marked + 1)) && spans[this.marked + 1]; this.marked++) {
+      if (!audit.agrees) spans[this.marked + 1].classList.add("ld-disagrees");
+    }
+  }
+
+  /**
+   * The lane's figures.
+   *
+   * @param {number | null} speed tokens a second
+   */
+  drawFigures(speed) {
+    if (!this.lane) return;
+    const { steps, prefillMs } = this.lane;
+    const last = steps[steps.length - 1];
+    this.values.speed.textContent = formatNumber(speed, 1);
+    this.values.tokens.textContent = formatNumber(steps.length);
+    this.values.kv.textContent = last ? formatBytes(last.kvBytes) : "–";
+    this.values.prefill.textContent = prefillMs ? `${formatNumber(prefillMs)} ms` : "–";
+  }
+
+  /**
+   * Veil what comes after the first `count` tokens, and mark the last of those; null shows all.
+   *
+   * @param {number | null} count
+   */
+  showUpTo(count) {
+    if (count === null && !this.isHeld) return;
+    const to = Math.min(count ?? this.spans.length, this.spans.length);
+    this.isHeld = count !== null;
+    // Whole lines by their own class; in the line where the step is, token by token.
+    const isLater = (block) => block.from >= to;
+    for (const block of this.blocks) block.node.classList.toggle("ld-later-line", isLater(block));
+    const line = this.blocks.filter((block) => !isLater(block)).pop();
+    if (this.partial && this.partial !== line) {
+      for (const span of this.partial.node.children) span.classList.remove("ld-later");
+    }
+    this.partial = line ?? null;
+    const inLine = line ? this.spans.slice(line.from, line.from + line.node.childElementCount) : [];
+    for (const span of inLine) span.classList.toggle("ld-later", Number(span.dataset.step) >= to);
+    this.now?.classList.remove("ld-now");
+    this.now = count === null ? null : this.spans[to - 1];
+    if (!this.now) return;
+    this.now.classList.add("ld-now");
+    const { offsetTop, offsetHeight } = this.now;
+    const { scrollTop, clientHeight } = this.text;
+    const top = offsetTop - this.text.offsetTop;
+    if (top < scrollTop || top + offsetHeight > scrollTop + clientHeight) {
+      this.text.scrollTop = top - clientHeight + 2 * offsetHeight;
+    }
+  }
+}
+
+/**
+ * "13 of 30 layers rest in 3 of 4 steps. Corrections of rank 64."
+ *
+ * @param {Lane} lane
+ */
+function laneNote({ schedule, rank }) {
+  if (isBaseline(schedule)) return "Nothing is dropped: this is the baseline again.";
+  const { period, dropped, numLayers, part, reuse } = schedule;
+  const layers = `${dropped.length} of ${numLayers} layers`;
+  const what = part === "attention" ? `Attention of ${layers} rests` : `${layers} rest`;
+  const share = period === 2 ? "every other step" : `in ${period - 1} of ${period} steps`;
+  const when = isAdaptive(schedule) ? `${share} at most` : share;
+  const untrained = reuse === "skip" ? "No corrections: they are left out." : "No corrections: the untrained rule.";
+  const trained = rank ? `Corrections of rank ${rank}.` : untrained;
+  return `${what} ${when}. ${trained}`;
+}

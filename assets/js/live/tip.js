@@ -1,0 +1,78 @@
+/* What is known of a token, beside it. */
+
+import { find, make } from "../dom.js";
+import { formatBytes, formatNumber } from "../format.js";
+import { triggerWords } from "../kinds.js";
+
+/** @typedef {import("../run.js").Lane} Lane */
+/** @typedef {import("../run.js").Run} Run */
+
+const KINDS = { prefill: "prefill (full)", refresh: "full step", lora: "LoRA step" };
+
+/**
+ * @param {HTMLElement} root
+ * @param {import("../store.js").Store} store
+ * @param {import("./panes.js").Panes} panes whose tokens are pointed at
+ */
+export function mountTip(root, store, panes) {
+  const tip = find(root, ".ld-tip");
+  const hide = () => {
+    tip.hidden = true;
+  };
+  for (const name of ["pointerover", "click"]) {
+    panes.row.addEventListener(name, (event) => {
+      const found = panes.tokenAt(/** @type {Element} */ (event.target));
+      const { run } = store.state;
+      if (!found || !run) return hide();
+      const { text } = found.lane.steps[found.step];
+      tip.replaceChildren(make("code", "", JSON.stringify(text)), ...rowsOf(run, found.lane, found.step).map(rowNode));
+      tip.hidden = false;
+      placeBeside(tip, found.span);
+    });
+  }
+  panes.row.addEventListener("pointerleave", hide);
+  window.addEventListener("scroll", hide, { passive: true });
+  document.addEventListener("keydown", (event) => event.key === "Escape" && hide());
+  store.subscribe(["run"], hide);
+}
+
+/**
+ * @param {Run} run
+ * @param {Lane} lane
+ * @param {number} index
+ * @returns {[string, string][]} name and value
+ */
+function rowsOf(run, lane, index) {
+  const step = lane.steps[index];
+  const audit = lane.audits.get(index);
+  /** @type {[string, string][]} */
+  const rows = [
+    ["step", `${index}, ${KINDS[step.kind]}${step.trigger ? ", early" : ""}`],
+    ["time", `${formatNumber(step.ms, 1)} ms`],
+    ["entropy", step.entropy === null ? "–" : `${formatNumber(step.entropy, 2)} nats`],
+    ["K/V", formatBytes(step.kvBytes)],
+  ];
+  if (audit) {
+    rows.push(["KL", audit.kl === null ? "–" : `${formatNumber(audit.kl, 3)} nats`]);
+    rows.push(["full model", audit.agrees ? "same top choice" : `would say ${JSON.stringify(audit.argmax)}`]);
+  }
+  if (step.trigger) rows.push(["early", triggerWords[step.trigger]]);
+  if (index === (lane.index ? lane.divergence : run.divergence)) rows.push(["", "the first token that differs"]);
+  return rows;
+}
+
+/** @param {[string, string]} row */
+function rowNode([name, text]) {
+  const row = make("div");
+  row.append(make("span", "", name), make("b", "", text));
+  return row;
+}
+
+/** Below the token, or above it where there is no room. */
+function placeBeside(tip, span) {
+  const at = span.getBoundingClientRect();
+  const own = tip.getBoundingClientRect();
+  const below = at.bottom + 6 + own.height < window.innerHeight;
+  tip.style.left = `${Math.max(8, Math.min(at.left, window.innerWidth - own.width - 8))}px`;
+  tip.style.top = `${below ? at.bottom + 6 : at.top - own.height - 6}px`;
+}

@@ -1,0 +1,220 @@
+/* The drawing of the real schedule, still or played. Every number of it comes from schedule.js. */
+
+import { find } from "../dom.js";
+import { formatBytes, formatNumber, formatShare } from "../format.js";
+import { baseline, isAdaptive, isBaseline, kvBytes, kvLength, speedBound } from "../schedule.js";
+import { bankOf, scheduleOf } from "../settings.js";
+import { endTime, positionAt, timeAt } from "./pace.js";
+import { Scene } from "./scene.js";
+import { PROMPT, sentencesOf } from "./words.js";
+
+/** @typedef {import("../records.js").Model} Model */
+/** @typedef {import("../records.js").Settings} Settings */
+
+const MAX_STEPS = 16; // decode steps that are drawn, at most
+
+/**
+ * The paper's schedule and rule on a model.
+ *
+ * @param {number} numLayers
+ * @returns {Settings}
+ */
+const paperSettings = (numLayers) => ({
+  ...{ period: 4, drop_ratio: 0.5, layers: [Math.min(3, numLayers - 2), numLayers - 2], drop_layers: "" },
+  ...{ reuse: "state", part: "block", kv: "skip", adapters: "auto", max_new_tokens: MAX_STEPS },
+});
+
+export class Drawing {
+  /**
+   * @param {HTMLElement} element
+   * @param {() => {model: Model, settings: Settings | null}} page what the page shows now
+   */
+  constructor(element, page) {
+    this.element = element;
+    this.page = page;
+    this.panel = find(element, ".ld-drawing");
+    /** @type {SVGElement} */
+    this.svg = find(element, ".ld-drawing-svg");
+    /** @type {HTMLSelectElement} */
+    this.which = find(element, ".ld-drawing-which");
+    this.play = find(element, ".ld-play");
+    this.cursor = { step: 0, layer: 0 }; // layers below `layer` of `step` are done
+    this.time = 0;
+    this.said = "";
+    this.seen = ""; // the page's settings that are drawn
+    this.isPlaying = !window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+    this.isVisible = false;
+    /** @type {number | null} when the frame before was */
+    this.last = null;
+    /** @type {import("../records.js").Bank | null} */
+    this.bank = null;
+    this.isInvalid = false; // the page's settings cannot run
+    this.scene = this.makeScene();
+    this.listen();
+    this.build();
+    this.setPlaying(this.isPlaying);
+  }
+
+  listen() {
+    this.play.addEventListener("click", () => this.setPlaying(!this.isPlaying));
+    find(this.element, ".ld-next").addEventListener("click", () => {
+      this.setPlaying(false);
+      const { step, layer } = this.cursor;
+      const { numLayers } = this.scene.schedule;
+      const isDone = layer >= numLayers;
+      this.seek(isDone ? (step === this.scene.steps ? 0 : step + 1) : step, numLayers);
+    });
+    this.which.addEventListener("change", () => this.build());
+    let width = 0;
+    new ResizeObserver(() => {
+      this.isVisible = this.svg.clientWidth > 0;
+      if (!this.isVisible) return; // its tab is closed
+      const isChanged = this.which.value === "page" && this.seen !== JSON.stringify(this.page().settings);
+      if (isChanged || this.svg.clientWidth !== width) {
+        width = this.svg.clientWidth;
+        this.build();
+      }
+      this.askFrame();
+    }).observe(this.svg);
+  }
+
+  /** Read the settings and lay the drawing out anew. */
+  build() {
+    this.scene = this.makeScene();
+    this.said = "";
+    const { schedule } = this.scene;
+    const { model } = this.page();
+    const corrected = { ...schedule, corrected: this.bank?.corrected };
+    this.figure("bound", `${formatNumber(speedBound(model.shape, corrected, null, 0, this.bank?.rank ?? 0), 2)}×`);
+    for (const rule of this.element.querySelectorAll(".ld-rule")) {
+      const { dataset } = /** @type {HTMLElement} */ (rule);
+      dataset.current = String(dataset.rule === schedule.reuse);
+    }
+    find(this.element, ".ld-key-dropped").hidden = schedule.kv === "write";
+    find(this.element, ".ld-key-dropped-kv").hidden = schedule.kv !== "write";
+    if (this.isPlaying) this.seek(0, 0);
+    else this.showAll();
+  }
+
+  /** The shapes of the schedule that is chosen; the paper's where the page's cannot run. */
+  makeScene() {
+    const { model, settings: ofPage } = this.page();
+    const { num_layers: numLayers } = model.shape;
+    this.seen = JSON.stringify(ofPage);
+    const ofPaper = paperSettings(numLayers);
+    let settings = this.which.value === "page" && ofPage ? { ...ofPage, max_new_tokens: MAX_STEPS } : ofPaper;
+    let schedule = scheduleOf(settings, numLayers);
+    this.isInvalid = typeof schedule === "string";
+    if (typeof schedule === "string") {
+      settings = ofPaper;
+      schedule = /** @type {import("../records.js").Schedule} */ (scheduleOf(settings, numLayers));
+    }
+    this.bank = bankOf(model, settings, schedule);
+    const steps = isBaseline(schedule) ? 8 : Math.min(MAX_STEPS, 2 * schedule.period);
+    return new Scene(this.svg, schedule, steps);
+  }
+
+  figure(name, text) {
+    find(this.element, `[data-figure="${name}"]`).textContent = text;
+  }
+
+  /**
+   * Show everything below `layer` of `step` as done.
+   *
+   * @param {number} step
+   * @param {number} layer
+   */
+  seek(step, layer) {
+    const { scene } = this;
+    scene.cells.forEach((column, s) =>
+      column.forEach((cell, i) => cell.classList.toggle("ld-on", s < step || (s === step && i < layer))),
+    );
+    scene.bars.forEach((_, i) => scene.setBar(i, step, i < layer));
+    this.cursor = { step, layer };
+    this.time = timeAt(scene, step, layer);
+    this.move(step, layer);
+  }
+
+  /** The whole schedule as a still picture. */
+  showAll() {
+    const { scene } = this;
+    const { numLayers } = scene.schedule;
+    this.seek(scene.steps, numLayers);
+    let step = scene.steps;
+    while (step > 0 && !scene.isLora(step)) step--;
+    scene.setLinks(step, numLayers);
+  }
+
+  /** The token with its words and figures. */
+  move(step, height) {
+    this.scene.setToken(step, height);
+    this.say(step, height >= this.scene.schedule.numLayers ? step : step - 1);
+  }
+
+  /** The caption of a step, and the exact figures after `done` steps. */
+  say(step, done) {
+    const key = `${step} ${done}`;
+    if (key === this.said) return;
+    this.said = key;
+    const { scene } = this;
+    const { schedule } = scene;
+    const early = isAdaptive(schedule) ? " Full steps may come earlier in a run: drawn are the longest gaps." : "";
+    const instead = this.isInvalid ? " (The Run tab's settings cannot run: this is the paper's schedule.)" : "";
+    const said = sentencesOf(schedule, step, this.bank !== null) + early + instead;
+    find(this.element, ".ld-drawing-caption").textContent = said;
+    const at = Math.max(done, 0);
+    const { model } = this.page();
+    const tokens = (isDropped) => `${kvLength(schedule, isDropped, PROMPT, at)} tokens`;
+    const full = kvBytes(model.shape, baseline(schedule.numLayers), PROMPT, at, model.itemsize);
+    this.figure("steps", `${at} of ${scene.steps}`);
+    this.figure("kept", tokens(false));
+    this.figure("held", isBaseline(schedule) ? "none dropped" : tokens(true));
+    this.figure("kv-full", formatBytes(full));
+    const own = kvBytes(model.shape, schedule, PROMPT, at, model.itemsize);
+    this.figure("kv", `${formatBytes(own)}, ${formatShare(1 - own / full)} less`);
+  }
+
+  /** A frame of playing. */
+  frame(now) {
+    if (!this.isPlaying || !this.isVisible) {
+      this.last = null;
+      return;
+    }
+    // A tab in the background gets no frames: it goes on where it was.
+    this.time += Math.min(now - (this.last ?? now), 100);
+    this.last = now;
+    if (this.time >= endTime(this.scene)) this.seek(0, 0);
+    const { step, height } = positionAt(this.scene, this.time);
+    this.light(step, Math.floor(height));
+    this.move(step, height);
+    requestAnimationFrame((next) => this.frame(next));
+  }
+
+  /** Light the cells that the token has passed since the frame before. */
+  light(step, layer) {
+    const { scene, cursor } = this;
+    if (step === cursor.step && layer === cursor.layer) return;
+    for (let s = cursor.step; s <= step; s++) {
+      const end = s === step ? layer : scene.schedule.numLayers;
+      for (let i = s === cursor.step ? cursor.layer : 0; i < end; i++) {
+        scene.cells[s][i].classList.add("ld-on");
+        scene.setBar(i, s, true);
+      }
+    }
+    this.cursor = { step, layer };
+  }
+
+  /** @param {boolean} wanted */
+  setPlaying(wanted) {
+    this.isPlaying = wanted;
+    this.play.textContent = wanted ? "Pause" : "Play";
+    this.panel.dataset.playing = String(wanted);
+    const { step, layer } = this.cursor;
+    if (wanted && step === this.scene.steps && layer >= this.scene.schedule.numLayers) this.seek(0, 0);
+    this.askFrame();
+  }
+
+  askFrame() {
+    if (this.isPlaying && this.last === null) requestAnimationFrame((now) => this.frame(now));
+  }
+}

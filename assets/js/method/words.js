@@ -1,0 +1,38 @@
+/* What happens at a step of the drawing, in a sentence or two. */
+
+import { isBaseline, kind } from "../schedule.js";
+
+/** @typedef {import("../records.js").Schedule} Schedule */
+
+/** Tokens of the drawn prompt: few, so that the growth of the caches is seen. */
+export const PROMPT = 6;
+
+/** @type {Record<string, string>} */
+const REUSED = {
+  state: "the previous token's output",
+  anchor: "its output of the last full step",
+  residual: "what it added at the last full step",
+  skip: "nothing",
+};
+
+/**
+ * @param {Schedule} schedule
+ * @param {number} step
+ * @param {boolean} hasBank
+ */
+export function sentencesOf(schedule, step, hasBank) {
+  const n = schedule.dropped.length;
+  const what = kind(schedule, step);
+  if (what === "prefill") {
+    return `The prompt (${PROMPT} tokens here) climbs every layer at once, and each dropped layer keeps its first anchor.`;
+  }
+  if (isBaseline(schedule)) return `Step ${step}: nothing is dropped, so this is the plain model.`;
+  if (what === "refresh") {
+    return `Step ${step}, full: every layer runs, the anchors are renewed, and dropped layers write K/V again.`;
+  }
+  const part = schedule.part === "attention" ? "the attention of " : "";
+  const correction = hasBank ? "adds its trained correction" : "has no trained correction to add";
+  const kv = schedule.kv === "write" ? " Their K/V is still written." : " They write no K/V.";
+  const reused = schedule.reuse === "skip" ? "is passed by, and" : `reuses ${REUSED[schedule.reuse]} and`;
+  return `Step ${step}, LoRA: ${part}${n} of ${schedule.numLayers} layers rest${part ? "s" : ""}. Each ${reused} ${correction}.${kv}`;
+}

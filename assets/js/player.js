@@ -1,0 +1,192 @@
+/* The scrubber over a run: one position, a step of the lane that the charts are about, moved by hand, by keys or by
+ * playing. It knows no text and no chart: the position goes into the store. */
+
+import { find } from "./dom.js";
+import { formatNumber } from "./format.js";
+import { stepWords } from "./kinds.js";
+
+const TYPED_IN = "input:not([type=range]):not([type=checkbox]), textarea, select, [contenteditable]";
+
+export class Player {
+  /**
+   * @param {HTMLElement} root
+   * @param {import("./store.js").Store} store
+   */
+  constructor(root, store) {
+    this.root = root;
+    this.store = store;
+    this.timer = 0;
+    this.at = 0; // the step that playing has come to
+    this.moment = 0; // milliseconds on the clock of the lane that the charts are about
+    this.before = 0; // when the frame before was
+    /** @type {HTMLInputElement} */
+    this.scrub = find(root, ".ld-scrub");
+    this.words = find(root, ".ld-scrub-words");
+    /** @type {HTMLSelectElement} */
+    this.rate = find(root, ".ld-rate");
+    /** @type {HTMLInputElement} */
+    this.same = find(root, ".ld-same-step");
+    /** @type {HTMLButtonElement[]} */
+    const [back, play, forward] = ["back", "play", "forward"].map((act) => find(root, `[data-act=${act}]`));
+    this.buttons = { back, play, forward };
+    this.listen();
+    store.subscribe(["run"], () => this.run && this.begin());
+    store.subscribe(["focus"], () => this.run && this.grow());
+    store.subscribe(["revision"], () => {
+      this.grow();
+      this.show(this.step);
+    });
+  }
+
+  listen() {
+    const { back, play, forward } = this.buttons;
+    this.scrub.addEventListener("input", () => this.moveTo(Number(this.scrub.value)));
+    this.same.addEventListener("change", () => {
+      this.store.update({ isSameStep: this.same.checked });
+      if (this.step !== null) this.moveTo(this.step);
+    });
+    back.addEventListener("click", () => this.moveBy(-1));
+    forward.addEventListener("click", () => this.moveBy(1));
+    play.addEventListener("click", () => this.toggle());
+    document.addEventListener("keydown", (event) => this.onKey(event));
+  }
+
+  get run() {
+    return this.store.state.run;
+  }
+
+  get step() {
+    return this.store.state.step;
+  }
+
+  get last() {
+    return this.run ? this.run.focus.steps.length - 1 : 0;
+  }
+
+  get isPlaying() {
+    return this.timer !== 0;
+  }
+
+  /** Another run: the scrubber is at its live end. */
+  begin() {
+    this.pause();
+    this.same.checked = this.run?.header.sampling.view === "lock-step";
+    this.store.update({ step: null, moment: null, isSameStep: this.same.checked });
+    this.grow();
+  }
+
+  /** More steps are there. */
+  grow() {
+    const isEmpty = this.last < 1;
+    for (const control of [this.scrub, ...Object.values(this.buttons)]) control.disabled = isEmpty;
+    this.scrub.max = String(Math.max(this.last, 0));
+    if (this.step === null) this.scrub.value = String(this.last);
+    this.tell();
+  }
+
+  /**
+   * Go to a step; the last one of a run that still streams follows it again.
+   *
+   * @param {number} step
+   */
+  moveTo(step) {
+    this.pause();
+    const to = Math.max(0, Math.min(step, this.last));
+    this.show(to === this.last && !this.run?.summary ? null : to);
+  }
+
+  /** @param {number} count */
+  moveBy(count) {
+    this.moveTo((this.step ?? this.last) + count);
+  }
+
+  /** Forget the position: all of the run shows. */
+  release() {
+    this.pause();
+    this.show(null);
+  }
+
+  /** @param {number | null} step */
+  show(step) {
+    this.store.update({ step, moment: this.isPlaying ? this.moment : null });
+    this.scrub.value = String(step ?? this.last);
+    this.tell();
+  }
+
+  toggle() {
+    if (this.isPlaying) {
+      this.pause();
+      this.show(this.step);
+      return;
+    }
+    if (this.last < 1 || !this.run) return;
+    this.at = this.step === null || this.step >= this.last ? 0 : this.step;
+    this.moment = this.run.focus.clock[this.at];
+    this.before = performance.now();
+    this.setPlaying(requestAnimationFrame(() => this.tick()));
+    this.show(this.at);
+  }
+
+  /** A frame of playing: the lane's own clock goes on, at the chosen rate. */
+  tick() {
+    if (!this.run) return;
+    const now = performance.now();
+    this.moment += (now - this.before) * Number(this.rate.value);
+    this.before = now;
+    const { clock } = this.run.focus;
+    const from = this.at;
+    while (this.at < this.last && clock[this.at + 1] <= this.moment) this.at += 1;
+    const isOver = this.at >= this.last && (this.same.checked || this.run.lanes.every((lane) => this.isPast(lane)));
+    if (isOver) {
+      this.release();
+      return;
+    }
+    this.timer = requestAnimationFrame(() => this.tick());
+    if (this.at !== from || !this.same.checked) this.show(this.at);
+  }
+
+  /** @param {import("./run.js").Lane} lane */
+  isPast({ clock }) {
+    return clock[clock.length - 1] <= this.moment;
+  }
+
+  pause() {
+    cancelAnimationFrame(this.timer);
+    this.setPlaying(0);
+  }
+
+  /** @param {number} timer of the next frame; 0 stands still */
+  setPlaying(timer) {
+    this.timer = timer;
+    const { play } = this.buttons;
+    play.textContent = timer ? "❚❚" : "▶";
+    play.setAttribute("aria-label", timer ? "Pause" : "Play");
+    this.root.dataset.playing = String(timer !== 0);
+  }
+
+  /** The position in words. */
+  tell() {
+    if (this.last < 1 || !this.run) return;
+    const at = this.step ?? this.last;
+    const { kind, ms } = this.run.focus.steps[at];
+    const kl = this.run.focus.audits.get(at)?.kl ?? null;
+    const audit = kl === null ? "" : `, KL ${formatNumber(kl, 2)}`;
+    this.words.textContent = `step ${at} of ${this.last}: ${stepWords[kind]}, ${formatNumber(ms, 1)} ms${audit}`;
+    this.scrub.setAttribute("aria-valuetext", this.words.textContent);
+  }
+
+  /** @param {KeyboardEvent} event */
+  onKey(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || this.last < 1) return;
+    const target = /** @type {Element} */ (event.target);
+    if (target.matches?.(TYPED_IN) || !this.root.isConnected || !this.root.offsetParent) return;
+    const isScrub = target === this.scrub; // the browser moves it
+    const isButton = target.matches?.("button, summary, a, input, [role=tab], [role=radio]");
+    if (event.key === " " && (!isButton || isScrub)) this.toggle();
+    else if (event.key === "ArrowLeft" && !isButton) this.moveBy(-1);
+    else if (event.key === "ArrowRight" && !isButton) this.moveBy(1);
+    else if (event.key === "Escape" && this.step !== null) this.release();
+    else return;
+    event.preventDefault();
+  }
+}

@@ -1,0 +1,166 @@
+/* What the server tells the page, as types: nothing here runs. Python makes all of it (lora_drop/trace.py wire_line,
+ * lora_drop/ui/callbacks.py page_facts). */
+
+/**
+ * @typedef {object} Shape fields of ModelShape
+ * @property {number} num_layers
+ * @property {number} hidden_size
+ * @property {number} num_heads
+ * @property {number} num_kv_heads
+ * @property {number} head_dim
+ * @property {number} intermediate_size
+ * @property {number} vocab_size
+ * @property {boolean} [tied]
+ * @property {boolean} qkv_bias
+ * @property {boolean} qk_norm
+ * @property {number} matrix_size of a matrix's number, in units of an activation's: matrices may be packed
+ * @property {number} head_size
+ */
+
+/**
+ * @typedef {object} Bank trained corrections
+ * @property {string} name
+ * @property {number} rank
+ * @property {number[]} corrected layers that have some
+ * @property {number | null} tokens that they were trained on
+ */
+
+/**
+ * @typedef {object} SweepRow a measured setting
+ * @property {number} drop_ratio
+ * @property {number} period
+ * @property {string} reuse
+ * @property {string} part
+ * @property {boolean} corrected
+ * @property {number} agreement
+ * @property {number} gap nats a token
+ */
+
+/**
+ * @typedef {object} Model model_facts
+ * @property {string} id
+ * @property {string} device
+ * @property {string} decoder
+ * @property {string} dtype
+ * @property {number} itemsize
+ * @property {Record<string, Bank>} banks by "rule/part"
+ * @property {string | null} train the command that trains corrections, where there are none
+ * @property {Shape} shape
+ * @property {number} droppable
+ * @property {SweepRow[]} sweep
+ */
+
+/**
+ * @typedef {object} Settings what the controls of a run say
+ * @property {number} period
+ * @property {[number, number] | number[]} layers first and last droppable one
+ * @property {number} drop_ratio
+ * @property {string} drop_layers exact layers, such as "4,6,8"
+ * @property {string} reuse
+ * @property {string} part
+ * @property {string} kv
+ * @property {string} adapters
+ * @property {number} max_new_tokens
+ */
+
+/**
+ * @typedef {object} Setting an entry of the table of settings: `Setting.facts` in lora_drop/method/settings.py
+ * @property {string} name
+ * @property {"schedule" | "run"} of
+ * @property {"whole" | "number" | "choice" | "flag" | "range" | "list"} kind
+ * @property {boolean} off it may be left empty
+ * @property {string} default as a text
+ * @property {number} [low]
+ * @property {number} [high]
+ * @property {boolean} [above] `low` itself is too low
+ * @property {string[]} [words]
+ */
+
+/**
+ * @typedef {object} Measured
+ * @property {number} agreement
+ * @property {number} nll_gap nats a token
+ * @property {number} speedup
+ * @property {number} bound
+ * @property {number} kv_saved
+ */
+
+/**
+ * @typedef {object} Preset
+ * @property {string} name
+ * @property {string} label
+ * @property {string} note
+ * @property {Measured | null} measured
+ * @property {Measured | null} [bare] without its corrections
+ * @property {boolean} [reads_well]
+ */
+
+/**
+ * @typedef {object} PresetFacts preset_facts
+ * @property {Preset[]} presets
+ * @property {string} default
+ * @property {{tokens: number, file: string, device: string, dtype: string, date: string}} about
+ * @property {number} gap
+ * @property {string | null} missing why there are no figures
+ */
+
+/** @typedef {{model: Model, settings: Record<string, Settings>, presets: PresetFacts}} PageFacts page_facts */
+
+/**
+ * @typedef {object} Schedule which layers run when
+ * @property {number} period
+ * @property {number} numLayers
+ * @property {number[]} dropped
+ * @property {string} reuse
+ * @property {string} part
+ * @property {string} kv
+ * @property {number[] | null} [corrected] dropped layers that have corrections; without it, all
+ * @property {boolean} [hasTriggers] it may refresh early
+ */
+
+/**
+ * @typedef {object} LaneConfig
+ * @property {number} period
+ * @property {number[]} dropped
+ * @property {number[]} [corrected]
+ * @property {number[] | null} [layers]
+ * @property {number} [drop_ratio]
+ * @property {number[] | null} [drop_layers]
+ * @property {string} reuse
+ * @property {string} part
+ * @property {string} kv
+ * @property {string} [adapters]
+ * @property {number} [rank]
+ */
+
+/**
+ * @typedef {object} Header a run's first record
+ * @property {{id: string, label: string, config: LaneConfig}[]} lanes
+ * @property {{id: string, revision: string, layers: number, dtype: string, kv_bytes_per_token: number, shape?: Shape}} model
+ * @property {{name: string, decoder: string}} device
+ * @property {string} prompt
+ * @property {number} prompt_tokens
+ * @property {number} seed
+ * @property {any} sampling
+ */
+
+/**
+ * @typedef {object} Summary a run's last record
+ * @property {Record<string, {tokens_per_second: number, text_sha256?: string}>} lanes
+ * @property {number | null} speedup
+ * @property {number | null} bound
+ * @property {number | null} kv_saved
+ * @property {number | null} first_divergence
+ * @property {number | null} top1_agreement
+ */
+
+/**
+ * What Gradio hands to a component's script: the element, its props (a value that is set goes to Gradio), a way to be
+ * told of a change, and a way to tell of an event.
+ *
+ * @typedef {any} Props
+ * @typedef {(name: string, changed: () => void) => void} Watch
+ * @typedef {(event: string) => void} Trigger
+ */
+
+export {};

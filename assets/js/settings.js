@@ -1,0 +1,120 @@
+/* The settings of a run as the controls have them: read, checked as the page can, and named. */
+
+import { droppedLayers, isBaseline } from "./schedule.js";
+import { formatNumber } from "./format.js";
+
+/** @typedef {import("./records.js").Model} Model */
+/** @typedef {import("./records.js").Schedule} Schedule */
+/** @typedef {import("./records.js").Setting} Setting */
+/** @typedef {import("./records.js").Settings} Settings */
+/** @typedef {import("./store.js").State} State */
+
+const MAX_NEW_TOKENS = 100000;
+
+/**
+ * The names of the settings that a preset sets, in the order of their controls.
+ *
+ * @param {Setting[]} table
+ */
+export const rulesOf = (table) => table.filter(({ of }) => of === "schedule").map(({ name }) => name);
+
+/**
+ * The thresholds of early refreshes, whose settings all begin with this word, as `wanted` has them.
+ *
+ * @param {Record<string, any>} wanted
+ * @returns {any[]}
+ */
+const thresholdsOf = (wanted) =>
+  Object.keys(wanted)
+    .filter((name) => name.startsWith("refresh_"))
+    .map((name) => wanted[name]);
+
+/**
+ * Whether a lane's recorded settings can make a step refresh before its time.
+ *
+ * @param {Record<string, any>} config
+ */
+export const hasTriggers = (config) => thresholdsOf(config).some((value) => value !== null && value !== undefined);
+
+/**
+ * "4,6,8" as ascending layer numbers; null for an empty text, undefined for one that is not a list.
+ *
+ * @param {string} text
+ */
+function parseList(text) {
+  const parts = text.split(",").map((part) => part.trim());
+  if (text.trim() === "") return null;
+  if (!parts.every((part) => /^\d+$/.test(part))) return undefined;
+  return parts.map(Number).sort((a, b) => a - b);
+}
+
+/**
+ * "2.5" as a number; null for an empty text, undefined for one that is no threshold.
+ *
+ * @param {string | undefined} text
+ */
+function parseThreshold(text) {
+  if ((text ?? "").trim() === "") return null;
+  const value = Number(text);
+  return Number.isFinite(value) && value >= 0 ? value : undefined;
+}
+
+/**
+ * The schedule that page settings give on a model, or a string that says what is wrong with them.
+ *
+ * @param {Settings} settings
+ * @param {number} numLayers
+ * @returns {Schedule | string}
+ */
+export function scheduleOf(settings, numLayers) {
+  const last = numLayers - 1;
+  const { period, drop_ratio: ratio, layers, max_new_tokens: tokens } = settings;
+  if (!Number.isInteger(period) || period < 1) return "The period is a whole number from 1 upwards.";
+  if (typeof ratio !== "number" || !(ratio >= 0 && ratio <= 1)) return "The drop ratio lies between 0 and 1.";
+  if (!Number.isInteger(tokens) || tokens < 1 || tokens > MAX_NEW_TOKENS) {
+    return `New tokens is a whole number from 1 to ${formatNumber(MAX_NEW_TOKENS)}.`;
+  }
+  const listed = parseList(settings.drop_layers ?? "");
+  if (listed === undefined) return "Exact layers are numbers with commas between them, such as 4,6,8.";
+  if (listed && (listed[0] < 1 || listed[listed.length - 1] > last || new Set(listed).size < listed.length)) {
+    return `Exact layers are different numbers from 1 to ${last}: layer 0 always runs.`;
+  }
+  const thresholds = thresholdsOf(settings).map(parseThreshold);
+  if (thresholds.includes(undefined)) {
+    return "A threshold of early refreshes is a number from 0 upwards; leave it empty for none.";
+  }
+  const dropped = listed ?? droppedLayers(layers[0], layers[1], ratio);
+  const { reuse, part, kv } = settings;
+  return { period, numLayers, dropped, reuse, part, kv, hasTriggers: thresholds.some((value) => value !== null) };
+}
+
+/**
+ * The bank that `auto` takes for these settings on a model; null for none, or one that corrects no dropped layer.
+ *
+ * @param {Model} model
+ * @param {Settings} settings
+ * @param {Schedule} schedule
+ */
+export function bankOf(model, settings, schedule) {
+  if (settings.adapters === "none" || isBaseline(schedule)) return null;
+  const bank = model.banks[`${schedule.reuse}/${schedule.part}`];
+  return bank && schedule.dropped.some((layer) => bank.corrected.includes(layer)) ? bank : null;
+}
+
+/**
+ * The preset that the settings are, or "custom".
+ *
+ * @param {State} state
+ */
+export function presetName({ named, settings }) {
+  const same = (name) =>
+    Object.entries(named[name]).every(([key, value]) => String(settings?.[key]) === String(value));
+  return Object.keys(named).find(same) ?? "custom";
+}
+
+/**
+ * What is known of the chosen preset; null where none is chosen.
+ *
+ * @param {State} state
+ */
+export const chosenPreset = ({ presets, preset }) => presets?.presets.find(({ name }) => name === preset) ?? null;

@@ -1,0 +1,48 @@
+/* Reads the run's wire text (lora_drop/trace.py, wire_line) as it grows. */
+
+import { Run } from "./run.js";
+
+const AUDIT = 100; // an audit line starts with 100 + its lane
+
+/** What was read of a text so far, as a run. */
+export class WireReader {
+  constructor() {
+    /** @type {Run | null} */
+    this.run = null;
+    /** @type {string | null} */
+    this.runId = null;
+    this.read = 0; // characters
+  }
+
+  /**
+   * Read the complete lines that were appended; a text that does not go on is another run.
+   *
+   * @param {string} text
+   * @returns {boolean} whether there were any
+   */
+  take(text) {
+    if (text.length < this.read || (this.runId && !text.startsWith(`{"type":"run","id":"${this.runId}"`))) {
+      this.read = 0;
+      this.run = this.runId = null;
+    }
+    const end = text.lastIndexOf("\n") + 1;
+    if (end <= this.read) return false;
+    const lines = text.slice(this.read, end).split("\n");
+    this.read = end;
+    for (const line of lines) if (line) this.takeLine(JSON.parse(line));
+    return true;
+  }
+
+  /** A line: an array is a step or an audit of the run, an object says what it is. */
+  takeLine(values) {
+    if (!Array.isArray(values)) {
+      if (values.type === "run") this.runId = values.id;
+      else if (values.type === "header") this.run = new Run(this.runId ?? "", values);
+      else if (values.type === "summary" && this.run) this.run.summary = values;
+    } else if (values[0] >= AUDIT) {
+      this.run?.addAudit(values[0] - AUDIT, values);
+    } else {
+      this.run?.addStep(values);
+    }
+  }
+}

@@ -1,0 +1,85 @@
+"""`bench`: speed. (`benchmark` runs the paper's tasks.)"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from lora_drop.cli.arguments import (
+    Commands,
+    add_command,
+    add_config_options,
+    add_json_option,
+    add_model_options,
+    load,
+)
+from lora_drop.cli.output import note, print_json, say
+from lora_drop.method.cost import human_bytes
+from lora_drop.method.options import config_from
+
+
+def add(commands: Commands) -> None:
+    """The command's options."""
+    parser = add_command(
+        commands,
+        "bench",
+        run,
+        "tokens a second of both lanes, interleaved, with the bound and transformers beside them",
+    )
+    add_model_options(parser)
+    add_config_options(parser)
+    parser.add_argument("--prompt-tokens", type=int, default=64, metavar="N")
+    parser.add_argument("--new-tokens", type=int, default=129, metavar="N", help="one more than decode steps")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="after a warm-up; figures are medians")
+    parser.add_argument("--hf", action=argparse.BooleanOptionalAction, default=True, help="transformers' generate too")
+    add_json_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command."""
+    config = config_from(vars(args), args.model)
+    from lora_drop.evaluation.bench import bench
+    from lora_drop.evaluation.bench_reference import hf_reference
+
+    loaded = load(args)
+    result = bench(loaded, config, args.prompt_tokens, args.new_tokens, args.rounds, say)
+    del loaded  # the reference loads a model of its own
+    reference = None
+    if args.hf:
+        say("transformers' generate")
+        reference = hf_reference(args.model, args.device, args.dtype, args.prompt_tokens, args.new_tokens)
+        if reference is None:
+            note("transformers' generate failed, so there is no reference.")
+    result["hf_generate_tokens_per_second"] = reference and reference["tokens_per_second"]
+    result["hf_generate_dtype"] = reference and reference["dtype"]
+    if args.json:
+        print_json(result)
+    else:
+        _show(result)
+    return 0
+
+
+def _show(result: dict[str, Any]) -> None:
+    device, config = result["device"], result["config"]
+    for text in config["notes"]:
+        note(text)
+    print(f"{result['model']['id']} ({result['dtype']}), {device['decoder']}, {device['name']}")
+    print(f"{config['prompt_tokens']} + {config['new_tokens']} tokens, medians of {config['rounds']} rounds\n")
+    print("lane         tokens/s   first token       KV held   KV allocated")
+    for lane, name in (("baseline", "baseline"), ("LoRA-Drop", "lora_drop")):
+        print(
+            f"{lane:<11}  {result[f'{name}_tokens_per_second']:8.1f}   {result[f'{name}_first_token_ms']:8.1f} ms  "
+            f"{human_bytes(result[f'kv_bytes_{name}']):>12}   {human_bytes(result[f'kv_allocated_bytes_{name}']):>12}"
+        )
+    if rate := result["hf_generate_tokens_per_second"]:
+        print(
+            f"transformers {rate:8.1f}   generate, {result['hf_generate_dtype']}: the baseline is "
+            f"{result['baseline_tokens_per_second'] / rate:.2f} times as fast"
+        )
+    print(
+        f"\nspeedup {result['speedup']:.3f}x, bound {result['bound']:.3f}x: {result['speedup_over_bound']:.1%} of it\n"
+        f"the baseline reads {result['baseline_bytes_per_step'] / 1e6:.1f} MB a step, "
+        f"{result['baseline_gb_per_second']:.1f} GB/s: {result['baseline_share_of_read_bandwidth']:.0%} of the "
+        f"{result['read_gb_per_second']:.1f} GB/s that this device reads "
+        f"({result['copy_gb_per_second']:.1f} GB/s copying)"
+    )

@@ -1,0 +1,64 @@
+"""`drop-order`: which layers to drop first."""
+
+from __future__ import annotations
+
+import argparse
+
+from lora_drop.cli.arguments import (
+    Commands,
+    add_command,
+    add_config_options,
+    add_json_option,
+    add_model_options,
+    add_reading_options,
+    load,
+    parse_path,
+)
+from lora_drop.cli.output import note, print_json, say
+from lora_drop.errors import LoraDropError
+from lora_drop.method.options import config_from
+
+
+def add(commands: Commands) -> None:
+    """The command's options."""
+    parser = add_command(commands, "drop-order", run, "which layers to drop first: a greedy order by measured KL")
+    parser.add_argument(
+        "--data", type=parse_path, nargs="+", required=True, metavar="FILE", help="txt, json or jsonl files"
+    )
+    add_reading_options(parser)
+    parser.add_argument("--windows", type=int, default=10, metavar="N", help="windows of 256 tokens to measure on")
+    parser.add_argument("--count", type=int, default=12, metavar="N", help="layers to choose")
+    add_model_options(parser)
+    add_config_options(parser)
+    add_json_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command."""
+    config = config_from(vars(args), args.model)
+    if args.windows < 1:
+        raise LoraDropError("--windows must be at least 1.")
+    from lora_drop.adapters.find import find_bank
+    from lora_drop.evaluation.order import drop_order
+    from lora_drop.training.data import Turn, read_texts, to_windows
+    from lora_drop.training.settings import TrainSettings
+
+    turns = [Turn.parse(text) for text in args.chat]
+    loaded = load(args)
+    windows = to_windows(read_texts(loaded, args.data, turns, args.file_tokens), TrainSettings.length)
+    every = max(1, len(windows) // args.windows)
+    bank, notes = find_bank(loaded, config, config.schedule_for(loaded.num_layers))
+    for text in notes:
+        note(text)
+    windows = windows[::every][: args.windows].to(loaded.device)
+    rows = drop_order(
+        *(loaded, windows, config, bank, args.count), progress=lambda layer, kl: say(f"{layer} (KL {kl:.3f})")
+    )
+    if args.json:
+        print_json({"order": [row["layer"] for row in rows], "rows": rows, "tokens": windows.numel()})
+        return 0
+    print("layer   KL with all before it   alone")
+    for row in rows:
+        print(f"{row['layer']:5}   {row['kl']:21.3f}   {row['alone']:5.3f}")
+    print(f"--drop-order {','.join(str(row['layer']) for row in rows)}")
+    return 0

@@ -1,0 +1,27 @@
+"""`fetch`: get the bundled model ready."""
+
+from __future__ import annotations
+
+import argparse
+
+from lora_drop.cli.arguments import Commands, add_command, add_json_option
+from lora_drop.cli.output import print_json
+
+
+def add(commands: Commands) -> None:
+    """The command's options."""
+    parser = add_command(commands, "fetch", run, "get the bundled model ready, and print its folder")
+    parser.add_argument("--verify", action="store_true", help="hash every file, and repair what is damaged")
+    add_json_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command."""
+    from lora_drop.models.bundled import ensure
+
+    folder = str(ensure(verify=args.verify))
+    if args.json:
+        print_json({"folder": folder})
+    else:
+        print(folder)
+    return 0

@@ -1,0 +1,24 @@
+"""`page`: start the page. What follows the command's name is the page's own (`lora_drop page --help`)."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.util import find_spec
+
+from lora_drop.cli.arguments import Commands, add_command
+from lora_drop.errors import LoraDropError
+
+
+def add(commands: Commands) -> None:
+    """The command; `main` leaves what follows its name in `args.rest`."""
+    parser = add_command(commands, "page", run, "start the page", add_help=False)
+    parser.set_defaults(rest=[])
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command; returns when the page is stopped."""
+    if find_spec("gradio") is None:
+        raise LoraDropError("the page needs Gradio: pip install 'lora-drop[page]'")
+    from lora_drop import ui
+
+    return ui.main(args.rest)

@@ -1,0 +1,61 @@
+"""`presets`: measure every preset, and store texts that it writes."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+
+from lora_drop.cli.arguments import (
+    Commands,
+    add_command,
+    add_data_options,
+    add_json_option,
+    add_model_options,
+    data_source,
+    load,
+    parse_path,
+    read_data,
+)
+from lora_drop.cli.output import cell, note, print_json, progress
+
+
+def add(commands: Commands) -> None:
+    """The command's options."""
+    parser = add_command(commands, "presets", run, "measure every preset, and store texts that it writes")
+    add_data_options(parser)
+    add_model_options(parser)
+    parser.add_argument(
+        "--out",
+        type=parse_path,
+        required=True,
+        metavar="DIR",
+        help="gets presets.json, samples.json and samples.md; goes on where it ended",
+    )
+    add_json_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command."""
+    pairs = read_data(args)
+    from lora_drop.evaluation.preset_results import reads_well
+    from lora_drop.evaluation.presets import measure_presets
+    from lora_drop.evaluation.samples import sample_presets
+
+    source = data_source(args) | {"file_sha256": hashlib.sha256(args.data.read_bytes()).hexdigest()}
+    loaded = load(args)
+    result = measure_presets(loaded, pairs, source, args.out, args.context_tokens, progress("rows"))
+    samples = sample_presets(loaded, args.out, progress("texts"))
+    for text in result["notes"]:
+        note(text)
+    if args.json:
+        print_json({"presets": result, "samples": samples})
+        return 0
+    print("preset    agreement   NLL gap  speedup   bound  KV saved  reads well  adapters")
+    for row in result["rows"]:
+        print(
+            f"{row['preset']:<8}  {cell(row['lora_steps_top1_agreement'], '.1%'):>9}  "
+            f"{cell(row['all_steps_nll_gap'], '.3f'):>8}  {cell(row['speedup'], '.2f'):>6}x  "
+            f"{cell(row['bound'], '.2f'):>5}x  {cell(row['kv_saved'], '.1%'):>8}  "
+            f"{'yes' if reads_well(row) else 'no':<10}  {row['adapters']}"
+        )
+    return 0

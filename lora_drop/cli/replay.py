@@ -1,0 +1,49 @@
+"""`replay`: read a recorded run, show its figures, export it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from lora_drop.cli.arguments import Commands, add_command, add_json_option, parse_path
+from lora_drop.cli.run_report import show_run
+from lora_drop.errors import LoraDropError
+from lora_drop.run.trace import read_trace
+
+
+def add(commands: Commands) -> None:
+    """The command's options."""
+    parser = add_command(commands, "replay", run, "read a recorded run and show its figures")
+    parser.add_argument("trace", type=parse_path, metavar="TRACE.jsonl")
+    parser.add_argument("--html", type=parse_path, metavar="OUT.html", help="the run as a page that opens offline")
+    parser.add_argument(
+        "--chrome", type=parse_path, metavar="OUT.json", help="the run for Perfetto and chrome://tracing"
+    )
+    add_json_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command."""
+    trace = read_trace(args.trace)
+    if args.html:
+        from lora_drop.run.exports.html import replay_html
+
+        _write_export(args.trace, args.html, replay_html(trace))
+    if args.chrome:
+        from lora_drop.run.exports.chrome import chrome_trace
+
+        _write_export(args.trace, args.chrome, json.dumps(chrome_trace(trace), allow_nan=False))
+    show_run(trace, args.json)
+    return 0
+
+
+def _write_export(trace: Path, path: Path, text: str) -> None:
+    if path.exists() and path.samefile(trace):
+        raise LoraDropError(f"{path} is the trace itself: name another file.")
+    if not path.parent.is_dir():
+        raise LoraDropError(f"cannot write {path.name}: there is no folder {path.parent}.")
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise LoraDropError(f"cannot write {path}: {error.strerror or error}.") from None

@@ -1,0 +1,101 @@
+"""`run`: generate with baseline and LoRA-Drop, side by side."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from lora_drop.cli.arguments import (
+    Commands,
+    add_command,
+    add_config_options,
+    add_json_option,
+    add_model_options,
+    load,
+    parse_path,
+)
+from lora_drop.cli.output import counting, note
+from lora_drop.cli.run_report import show_run
+from lora_drop.cli.settings import add_settings, read_settings
+from lora_drop.errors import LoraDropError
+from lora_drop.method.options import config_from
+from lora_drop.method.presets import presets_for
+from lora_drop.method.settings import RUN, settings_of
+from lora_drop.run.records import Record, StepRecord, write_line
+from lora_drop.run.trace import gather
+
+if TYPE_CHECKING:
+    from lora_drop.models.load import LoadedModel
+
+
+def add(commands: Commands) -> None:
+    """The command's options."""
+    parser = add_command(commands, "run", run, "generate with baseline and LoRA-Drop, side by side")
+    parser.add_argument("--prompt", required=True)
+    add_model_options(parser)
+    add_config_options(parser)
+    add_settings(parser, settings_of(RUN))
+    parser.add_argument("--trace", type=parse_path, metavar="FILE.jsonl", help="record the run here, line by line")
+    add_json_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command."""
+    config = config_from(vars(args), args.model)
+    from lora_drop.run.request import Request
+    from lora_drop.run.run import run
+
+    request = Request(args.prompt, config, **read_settings(args, settings_of(RUN)))
+    loaded = load(args)
+    records = run(loaded, request)
+    first = next(records)  # what does not fit the model is reported before a trace file is begun
+    trace = gather(_recorded(chain([first], records), args.trace))
+    show_run(trace, args.json)
+    if args.preset is not None and config == presets_for(args.model)[args.preset].config and not args.json:
+        _show_preset(args.preset, loaded)
+    return 0
+
+
+def _show_preset(name: str, loaded: LoadedModel) -> None:
+    """The measured quality of a preset, if it was measured on this model with these adapters."""
+    from lora_drop.adapters.find import config_fingerprint
+    from lora_drop.evaluation.preset_results import in_words, measured_presets
+
+    try:
+        measured = measured_presets(loaded.id, loaded.revision, lambda config: config_fingerprint(loaded, config))
+    except LoraDropError as error:
+        note(str(error))  # the run is done and shown; this would only have been beside it
+        return
+    if name in measured.rows:
+        print(f"preset {name}, as measured: {in_words(measured.rows[name], measured.about)}")
+
+
+def _recorded(records: Iterator[Record], path: Path | None) -> Iterator[Record]:
+    """Pass records on; write each to the trace file as it comes, and count steps on a terminal's stderr."""
+    try:
+        target = path.open("w", encoding="utf-8") if path else nullcontext()
+    except OSError as error:
+        raise LoraDropError(f"cannot write the trace {path.name}: {error.strerror or error}.") from None
+    steps = 0
+    with target as file, counting("steps") as show:
+        for record in records:
+            if file:
+                _write(file, record)
+            if isinstance(record, StepRecord):
+                steps += 1
+                show(steps)
+            yield record
+
+
+def _write(file: TextIO, record: Record) -> None:
+    try:
+        file.write(write_line(record))
+        file.flush()
+    except OSError as error:
+        with suppress(OSError):
+            file.close()  # what the buffer still holds cannot be written either
+        raise LoraDropError(f"the trace could not be written to the end: {error.strerror or error}.") from None

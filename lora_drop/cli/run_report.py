@@ -1,0 +1,95 @@
+"""A run's figures, for programs and for people: what `run` prints is what `replay` prints."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from lora_drop.cli.output import print_json
+from lora_drop.method.cost import human_bytes
+from lora_drop.run.records import TOGETHER
+from lora_drop.run.trace import Trace, refresh_counts
+
+
+def run_object(trace: Trace) -> dict[str, Any]:
+    """The `run` object of the contract, from a trace."""
+    summary = trace.summary
+    lanes: dict[str, Any] = {"baseline": None, "lora_drop": None}
+    main = _main_lane(trace)
+    for name in trace.steps:
+        figures = summary.lanes[name] if summary else {}
+        beside = {key: figures.get(key) for key in TOGETHER} if name not in lanes else {}
+        lanes[name] = {
+            "text": trace.text(name),
+            "token_ids": trace.token_ids(name),
+            "tokens_per_second": figures.get("tokens_per_second"),
+            "kv_bytes": figures.get("kv_bytes", trace.steps[name][-1].kv_bytes if trace.steps[name] else 0),
+            "kv_allocated_bytes": figures.get("kv_allocated_bytes"),
+            **beside,
+        }
+    return {
+        **lanes,
+        **{name: getattr(summary, name) if summary else None for name in TOGETHER},
+        "config": {
+            **main["config"],
+            **trace.header.sampling,
+            **refresh_counts(trace, main["id"]),
+            "seed": trace.header.seed,
+            "model": trace.header.model,
+        },
+        "device": trace.header.device,
+    }
+
+
+def show_run(trace: Trace, as_json: bool) -> None:
+    """Print a run."""
+    result = run_object(trace)
+    if as_json:
+        print_json(result)
+        return
+    _show_lanes(trace, result)
+    if trace.summary is None:
+        print("\nThe trace was cut short: it has no summary.")
+        return
+    early = sum(step.trigger is not None for step in trace.steps[_main_lane(trace)["id"]])
+    if early:
+        config = result["config"]
+        print(
+            f"\n{early} of {config['refreshes']} full steps came early: "
+            f"one decode step in {config['average_period']:.2f} was full"
+        )
+    print()
+    for label, value, form in (
+        ("speedup", result["speedup"], "{:.2f}x"),
+        ("its physical bound", result["bound"], "{:.2f}x"),
+        ("KV saved", result["kv_saved"], "{:.1%}"),
+        ("same next token as the full model, LoRA steps", result["top1_agreement"], "{:.1%}"),
+        ("first differing token", result["first_divergence"], "{}"),
+    ):
+        print(f"{label}: {'-' if value is None else form.format(value)}")
+
+
+def _show_lanes(trace: Trace, result: dict[str, Any]) -> None:
+    header = trace.header
+    model, device = header.model, header.device
+    print(_plain(f"{model['id']} ({model['dtype']}) on {device['name']}, {header.prompt_tokens} tokens in"))
+    for note in header.sampling.get("notes", []):
+        print(_plain(f"note: {note}"))
+    for lane in header.lanes:
+        figures = result[lane["id"]]
+        rate = figures["tokens_per_second"]
+        print(_plain(f"\n--- {lane['label']}\n{figures['text']}"))
+        print(
+            f"    {len(figures['token_ids'])} tokens, {f'{rate:.1f} tokens/s' if rate else 'no decode step'}, "
+            f"KV {human_bytes(figures['kv_bytes'])}"
+        )
+
+
+def _main_lane(trace: Trace) -> dict[str, Any]:
+    """The lane that a run is about: LoRA-Drop's, or the only one."""
+    return next((lane for lane in trace.header.lanes if lane["id"] == "lora_drop"), trace.header.lanes[-1])
+
+
+def _plain(text: str) -> str:
+    """A text for people to read, without the controls by which it could write elsewhere on their terminal."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", text)

@@ -1,0 +1,53 @@
+"""`space` and `replay-space`: the folders to push to HuggingFace Spaces, of the page and of recorded runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lora_drop.cli.arguments import Commands, add_command, add_json_option, parse_path
+from lora_drop.cli.output import print_json
+from lora_drop.run.exports.replay_space import TITLE
+
+
+def add(commands: Commands) -> None:
+    """Both commands' options."""
+    page = add_command(commands, "space", run, "make the folder of a HuggingFace Space that runs the page")
+    runs = add_command(commands, "replay-space", run_replays, "recorded runs as a static Space, free to host")
+    for parser in (page, runs):
+        parser.add_argument(
+            "out", type=parse_path, metavar="OUT", help="an empty folder, or one that is not there yet"
+        )
+    page.add_argument("--space", metavar="OWNER/NAME", help="the Space's name, for the thumbnail's address")
+    page.add_argument("--zero-gpu", action="store_true", help="ask for the newest torch that ZeroGPU lists")
+    runs.add_argument("traces", type=parse_path, nargs="+", metavar="TRACE", help="of `run --trace`, or from the page")
+    runs.add_argument("--title", default=TITLE, help="of the page and the Space")
+    runs.add_argument("--app", metavar="URL", help="the live app, to link to")
+    add_json_option(page)
+    add_json_option(runs)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command `space`."""
+    from lora_drop.ui.space_folder import build, report
+
+    sizes = build(args.out, args.space, args.zero_gpu)
+    return _show(args, sizes, report(sizes), args.space or "OWNER/NAME")
+
+
+def run_replays(args: argparse.Namespace) -> int:
+    """The command `replay-space`."""
+    from lora_drop.run.exports.replay_space import build
+
+    sizes = build(args.out, args.traces, args.title, args.app)
+    report = "\n".join(f"{size / 1e3:10,.0f} kB  {name}" for name, size in sizes.items())
+    return _show(args, sizes, report, "OWNER/NAME")
+
+
+def _show(args: argparse.Namespace, sizes: dict[str, int], report: str, space: str) -> int:
+    out: Path = args.out
+    if args.json:
+        print_json({"folder": str(out), "files": sizes})
+    else:
+        print(f"{report}\nPush it: hf upload {space} {out} . --repo-type space")
+    return 0

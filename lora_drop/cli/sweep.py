@@ -1,0 +1,92 @@
+"""`sweep`: measure a grid of drop ratios, periods, rules and parts."""
+
+from __future__ import annotations
+
+import argparse
+
+from lora_drop.cli.arguments import (
+    Commands,
+    add_command,
+    add_config_options,
+    add_data_options,
+    add_json_option,
+    add_model_options,
+    data_source,
+    load,
+    parse_path,
+    read_data,
+)
+from lora_drop.cli.output import cell, note, print_json, progress
+from lora_drop.errors import LoraDropError
+from lora_drop.method.options import config_from
+
+
+def add(commands: Commands) -> None:
+    """The command's options."""
+    parser = add_command(
+        commands,
+        "sweep",
+        run,
+        "measure a grid of drop ratios, periods, rules and parts",
+        description="--reuse, --part and --adapters take lists too: --reuse residual,state --adapters auto,none.",
+    )
+    add_data_options(parser)
+    add_model_options(parser)
+    add_config_options(parser)
+    parser.add_argument("--drop-ratios", metavar="P,P,...", help="default 0.25,0.5,0.75")
+    parser.add_argument("--periods", metavar="W,W,...", help="default 2,4,8")
+    parser.add_argument(
+        "--out",
+        type=parse_path,
+        required=True,
+        metavar="DIR",
+        help="gets sweep.csv and sweep.json; goes on where it ended",
+    )
+    add_json_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command."""
+    if args.drop_layers is not None:
+        raise LoraDropError("a sweep chooses the layers by --drop-ratios, within --layers; not by --drop-layers.")
+    lists = {name: getattr(args, name) for name in ("reuse", "part", "adapters")}
+    base = config_from(vars(args) | dict.fromkeys(lists), args.model)
+    rules = {
+        name: [getattr(base, name)] if text is None else [part.strip() for part in text.split(",")]
+        for name, text in lists.items()
+    }
+    ratios = _axis(args, "drop_ratio", float, "0.25,0.5,0.75")
+    periods = _axis(args, "period", int, "2,4,8")
+    pairs = read_data(args)
+    from lora_drop.evaluation.sweep import grid, sweep
+
+    configs = grid(base, ratios, periods, rules["reuse"], rules["part"], rules["adapters"])
+    result = sweep(load(args), configs, pairs, data_source(args), args.out, args.context_tokens, progress("points"))
+    for text in result["notes"]:
+        note(text)
+    if args.json:
+        print_json(result)
+        return 0
+    print("reuse     part       ratio  period  agreement   NLL gap  speedup   bound  KV saved  adapters")
+    for row in result["rows"]:
+        print(
+            f"{row['reuse']:<8}  {row['part']:<9}  {row['drop_ratio']:5.2f}  {row['period']:6}  "
+            f"{cell(row['lora_steps_top1_agreement'], '.1%'):>9}  {cell(row['all_steps_nll_gap'], '.3f'):>8}  "
+            f"{cell(row['speedup'], '.2f'):>6}x  {cell(row['bound'], '.2f'):>5}x  "
+            f"{cell(row['kv_saved'], '.1%'):>8}  {row['adapters']}"
+        )
+    return 0
+
+
+def _axis(args: argparse.Namespace, name: str, kind: type, default: str) -> list:
+    """The grid's values of a setting: the list that was given, or the one value, or the default."""
+    many, one = getattr(args, f"{name}s"), getattr(args, name)
+    if many is not None and one is not None:
+        option = name.replace("_", "-")
+        raise LoraDropError(f"give --{option}s or --{option}, not both.")
+    if one is not None:
+        return [one]
+    try:
+        return [kind(text) for text in (many or default).split(",")]
+    except ValueError:
+        raise LoraDropError("--drop-ratios and --periods must be numbers with commas, such as 0.25,0.5.") from None

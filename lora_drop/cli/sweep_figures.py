@@ -1,0 +1,32 @@
+"""`sweep-figures`: a sweep as self-contained HTML."""
+
+from __future__ import annotations
+
+import argparse
+
+from lora_drop.cli.arguments import Commands, add_command, add_json_option, parse_path
+from lora_drop.cli.output import print_json
+
+
+def add(commands: Commands) -> None:
+    """The command's options."""
+    parser = add_command(commands, "sweep-figures", run, "a sweep as self-contained HTML")
+    parser.add_argument("folder", type=parse_path, metavar="DIR", help="where sweep wrote sweep.json")
+    parser.add_argument(
+        "--out", type=parse_path, required=True, metavar="DIR", help="gets heatmaps.html and pareto.html"
+    )
+    parser.add_argument("--theme", default="light", help="light (default) or dark")
+    add_json_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command."""
+    from lora_drop.evaluation.sweep_file import JSON_NAME, read_sweep
+    from lora_drop.run.exports.figures import write_figures
+
+    paths = [str(path) for path in write_figures(read_sweep(args.folder / JSON_NAME), args.out, args.theme)]
+    if args.json:
+        print_json({"files": paths})
+    else:
+        print("\n".join(paths))
+    return 0

@@ -1,0 +1,49 @@
+"""Prompts and targets, read from a JSON Lines file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from lora_drop.errors import LoraDropError
+
+MAX_LINE = 2**26  # characters of a record
+
+
+def read_pairs(path: str | Path, prompt_field: str, target_field: str, limit: int | None) -> Iterator[tuple[str, str]]:
+    """(prompt, target) of each record of a JSONL file.
+
+    Raises:
+        LoraDropError: the file cannot be read, a line is not JSON or lacks a field, or there is no record.
+    """
+    path, count = Path(path), 0
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE), ""), start=1):
+                if len(line) == MAX_LINE:  # a device may have no end
+                    raise LoraDropError(f"{path.name}, line {number}: this is too long for a record.")
+                if not line.strip():
+                    continue
+                if limit is not None and count >= limit:
+                    return
+                yield _pair(line, f"{path.name}, line {number}", prompt_field, target_field)
+                count += 1
+    except OSError as error:
+        raise LoraDropError(f"cannot read {path.name}: {error.strerror or error}.") from None
+    except UnicodeDecodeError:
+        raise LoraDropError(f"{path.name} is not UTF-8 text.") from None
+    if not count:
+        raise LoraDropError(f"{path.name} holds no record.")
+
+
+def _pair(line: str, where: str, prompt_field: str, target_field: str) -> tuple[str, str]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        raise LoraDropError(f"{where}: this is not JSON.") from None
+    for name in (prompt_field, target_field):
+        if not isinstance(record, dict) or not isinstance(record.get(name), str) or not record[name].strip():
+            fields = ", ".join(record) if isinstance(record, dict) else "none"
+            raise LoraDropError(f"{where}: there is no text in a field {name!r}; the fields are: {fields}.")
+    return record[prompt_field], record[target_field]

@@ -1,0 +1,69 @@
+"""Files of results: written whole or not at all, and gone on with only in the same circumstances.
+
+A file stores a setting by its differences from the defaults (`LoraDropConfig.differences`), so that a setting which
+is new leaves its rows in force; files that hold whole settings count too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lora_drop.errors import LoraDropError
+from lora_drop.method.config import LoraDropConfig
+
+
+def whole_setting(stored: dict[str, Any]) -> dict[str, Any]:
+    """A stored setting with the defaults for all that it does not name."""
+    return LoraDropConfig().to_dict() | stored
+
+
+def is_setting(stored: dict[str, Any], config: LoraDropConfig) -> bool:
+    """Whether a stored setting is this one."""
+    return whole_setting(stored) == config.to_dict()
+
+
+def check_same(before: dict[str, Any], now: dict[str, Any], names: Iterable[str], folder: Path, what: str) -> None:
+    """Refuse to go on with a file that was measured in other circumstances.
+
+    Raises:
+        LoraDropError: says which of `names` differ.
+    """
+
+    def part(content: dict[str, Any], name: str) -> Any:
+        value = content.get(name)
+        return whole_setting(value) if name == "settings" and isinstance(value, dict) else value
+
+    if differing := [name for name in names if part(before, name) != part(now, name)]:
+        raise LoraDropError(
+            f"{folder.resolve().name} already holds {what} of another {' and '.join(differing)}: "
+            "name another --out, or delete it."
+        )
+
+
+def json_text(result: dict[str, Any]) -> str:
+    """A result as the text of its file."""
+    return json.dumps(result, indent=1, allow_nan=False) + "\n"
+
+
+def write_texts(texts: dict[str, str], folder: Path, what: str) -> None:
+    """Write files by name, each whole or not at all.
+
+    Raises:
+        LoraDropError: the folder cannot be written; `what` is for the message.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            draft = folder / f"{name}.part"
+            draft.write_text(text, encoding="utf-8", errors="backslashreplace")
+            os.replace(draft, folder / name)
+    except OSError as error:
+        for name in texts:
+            with suppress(OSError):
+                (folder / f"{name}.part").unlink()
+        raise LoraDropError(f"cannot write {what} to {folder.name}: {error.strerror or error}.") from None

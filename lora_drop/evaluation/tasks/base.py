@@ -1,0 +1,117 @@
+"""What a task is: how its files are read, what is asked, how an answer is scored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+from lora_drop.errors import LoraDropError
+from lora_drop.evaluation.tasks.reading import BrokenRecord, Tell, records_of
+
+
+@dataclass(frozen=True)
+class Example:
+    """One record of a benchmark, ready to be asked.
+
+    Args:
+        id: file and line within the data folder.
+        part: what the record is of: a language, a subtask, a dataset.
+        prompt: what is asked.
+        target: the gold text that follows the prompt.
+        chat: the prompt is a user's message for the chat template; else it is plain text to be continued.
+        choices: texts that may follow, the target among them; empty where the answer is generated.
+        references: what a generated answer is compared with.
+        stop: a generated answer ends before any of these.
+        tests: code that a generated program has to pass; `program` joins it with the answer.
+    """
+
+    id: str
+    part: str
+    prompt: str
+    target: str
+    chat: bool = True
+    choices: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()
+    tests: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits of all that it asks and expects."""
+        return hashlib.sha256(json.dumps(astuple(self)).encode()).hexdigest()[:16]
+
+
+class Task:
+    """A benchmark.
+
+    `metric` is what `score` gives; `chance` what guessing would; `accuracy` says whether a score is right or wrong, or
+    a share. `runs_code` marks those that are scored by running what was generated, `parallel` those whose files hold
+    the same records in several languages.
+    """
+
+    name: str
+    metric = "accuracy"
+    chance: float | None = None
+    accuracy = True
+    runs_code = False
+    parallel = False
+    patterns: tuple[str, ...] = ("*.jsonl",)  # the first one that any file matches
+
+    def read(self, data_dir: Path, tell: Tell) -> list[Example]:
+        """All examples, one of each file in turn, so that a limit takes from every language and subtask.
+
+        Args:
+            tell: called with one line for each broken line or file, which is left out.
+
+        Raises:
+            LoraDropError: there is no file, or no readable record in them.
+        """
+        files = self.files(data_dir)
+        if not files:
+            raise LoraDropError(f"{self.name}: there is no {self.name}/{self.patterns[0]} in {data_dir.name or '.'}.")
+        columns = [list(self.read_file(path, f"{self.name}/{path.name}", tell)) for path in files]
+        if self.parallel:  # or a limit would ask the same few records in each language
+            count = len(columns)
+            columns = [
+                [example for shift in range(count) for example in column[(k + shift) % count :: count]]
+                for k, column in enumerate(columns)
+            ]
+        turns = chain.from_iterable(zip_longest(*columns))
+        examples = [example for example in turns if example is not None]
+        if not examples:
+            raise LoraDropError(f"{self.name}: its files hold no record that can be read.")
+        return examples
+
+    def files(self, data_dir: Path) -> list[Path]:
+        """Its files, sorted by name."""
+        found = ([*sorted((data_dir / self.name).glob(pattern))] for pattern in self.patterns)
+        return next(filter(None, found), [])
+
+    def read_file(self, path: Path, name: str, tell: Tell) -> Iterator[Example]:
+        """The examples of one file."""
+        for number, record in records_of(path, name, tell):
+            where = f"{name}, line {number}"
+            try:
+                example = self.example(record, f"{name}:{number}", path)
+            except BrokenRecord as error:
+                tell(f"{where}: {error}; left out.")
+                continue
+            if example is not None:
+                yield example
+
+    def example(self, record: dict[str, Any], id: str, path: Path) -> Example | None:
+        """One record; None if it is not one to be asked. Each task has this, or a `read_file` of its own."""
+        raise NotImplementedError(f"{self.name} reads whole files, not records")
+
+    def answer(self, example: Example, text: str) -> str:
+        """What a generated text answers."""
+        return text.strip()
+
+    def score(self, example: Example, answer: str) -> float:
+        """From 0 to 1: how good an answer is. Each task has this, or `runs_code`: then its program is the judge."""
+        raise NotImplementedError(f"{self.name} is scored by running what was generated")

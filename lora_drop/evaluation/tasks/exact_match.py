@@ -1,0 +1,139 @@
+"""Tasks whose generated answer is right or wrong: GSM8K, MATH, BIG-Bench Hard."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lora_drop.evaluation.tasks.base import Example, Task
+from lora_drop.evaluation.tasks.reading import BrokenRecord, Tell, text_in, text_of
+
+
+class GSM8K(Task):
+    """Grade-school problems: the number after `####`, else the last one in the text."""
+
+    name, metric = "gsm8k", "exact match"
+    ask = "\n\nThink step by step. End with a line that has only #### and the number."
+
+    def example(self, record: dict[str, Any], id: str, path: Path) -> Example:
+        """See `Task.example`. The calculator's marks are taken out of the gold answer."""
+        answer = re.sub(r"<<.*?>>", "", text_in(record, "answer"))
+        if "####" not in answer:
+            raise BrokenRecord("the answer has no ####")
+        final = _number(answer.rsplit("####", 1)[1])
+        return Example(id, "gsm8k", text_in(record, "question") + self.ask, answer, references=(final,))
+
+    def answer(self, example: Example, text: str) -> str:
+        """See `Task.answer`."""
+        return _number(text.split("####", 1)[1] if "####" in text else text, last="####" not in text)
+
+    def score(self, example: Example, answer: str) -> float:
+        """See `Task.score`."""
+        return float(answer == example.references[0] != "")
+
+
+def _number(text: str, last: bool = False) -> str:
+    """The first (or last) number of a text in one spelling: `$1,234.50` -> `1234.5`; empty if there is none."""
+    found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
+    if not found:
+        return ""
+    number = found[-1 if last else 0].replace(",", "")
+    return number.rstrip("0").rstrip(".") if "." in number else number
+
+
+class Math(Task):
+    r"""Competition problems: what the last `\boxed{}` holds, equal after a simple normalisation of its LaTeX."""
+
+    name, metric = "math", "exact match"
+    ask = "\n\nThink step by step. Put the final answer in \\boxed{}."
+
+    def example(self, record: dict[str, Any], id: str, path: Path) -> Example:
+        """See `Task.example`."""
+        references = (_plain_latex(text_in(record, "answer")),)
+        return Example(
+            id, "math", text_in(record, "problem") + self.ask, text_in(record, "solution"), references=references
+        )
+
+    def answer(self, example: Example, text: str) -> str:
+        """See `Task.answer`."""
+        return _plain_latex(_boxed(text))
+
+    def score(self, example: Example, answer: str) -> float:
+        """See `Task.score`."""
+        return float(answer == example.references[0] != "")
+
+
+def _boxed(text: str) -> str:
+    r"""What the last `\boxed{}` holds, its own braces kept; empty without one."""
+    start = text.rfind("\\boxed{")
+    depth, begin = 0, start + len("\\boxed{")
+    for at in range(begin, len(text)) if start >= 0 else ():
+        if text[at] == "{":
+            depth += 1
+        elif text[at] == "}":
+            if depth == 0:
+                return text[begin:at]
+            depth -= 1
+    return ""
+
+
+def _plain_latex(text: str) -> str:
+    """A LaTeX answer without what does not change it: spaces, sizes, units in \\text, a closing stop."""
+    text = re.sub(r"\\(?:left|right|!|,|;|:|\s|displaystyle)(?![a-z])", "", text)
+    text = re.sub(r"\\[dt]frac", r"\\frac", text)
+    text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text)
+    text = re.sub(r"\^\s*\{?\\circ\}?|\\%|%|\\\$|\$", "", text)
+    text = re.sub(r"(?<=\d),(?=\d{3}(?:\D|$))", "", text)
+    return re.sub(r"\s+", "", text).rstrip(".")
+
+
+class BBH(Task):
+    """BIG-Bench Hard: the publishers' three worked examples, then what follows `the answer is`, compared exactly.
+
+    The gold text that is teacher-forced is the closing sentence alone: there is no worked answer in the files.
+    """
+
+    name, metric = "bbh", "exact match"
+    patterns = ("*.json",)
+
+    def read_file(self, path: Path, name: str, tell: Tell) -> Iterator[Example]:
+        """See `Task.read_file`."""
+        shots = ""
+        prompt_file = path.parent / "cot-prompts" / f"{path.stem}.txt"
+        if prompt_file.is_file():
+            text = text_of(prompt_file, f"{self.name}/cot-prompts/{prompt_file.name}", tell)
+            shots = text.partition("-----\n")[2].strip() or text.strip()  # without the note to those who train
+        text = text_of(path, name, tell)
+        if not text:
+            return
+        try:
+            examples = json.loads(text)["examples"]
+            if not isinstance(examples, list):
+                raise ValueError
+        except (ValueError, KeyError, TypeError, RecursionError):
+            tell(f"{name}: this is no JSON object with a list of examples; left out.")
+            return
+        for number, record in enumerate(examples, start=1):
+            try:
+                if not isinstance(record, dict):
+                    raise BrokenRecord("this is not an object")
+                question, target = text_in(record, "input"), text_in(record, "target").strip()
+            except BrokenRecord as error:
+                tell(f"{name}, example {number}: {error}; left out.")
+                continue
+            prompt = f"{shots}\n\nQ: {question}\nA: Let's think step by step.".strip()
+            sentence = f"So the answer is {target}."
+            stop = ("\nQ:",)
+            yield Example(f"{name}:{number}", path.stem, prompt, sentence, references=(target,), stop=stop)
+
+    def answer(self, example: Example, text: str) -> str:
+        """See `Task.answer`."""
+        found = re.search(r"answer is:?\s*(.+)", text)
+        return found[1].strip().removesuffix(".").strip().strip('"*') if found else ""
+
+    def score(self, example: Example, answer: str) -> float:
+        """See `Task.score`."""
+        return float(answer.lower() == example.references[0].lower())

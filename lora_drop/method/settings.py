@@ -1,0 +1,349 @@
+"""THE table of settings: what a user can set, once, and everything else is made from it.
+
+From an entry follow: the field of `LoraDropConfig`, `Request` or `TrainSettings` and its check, the flag of the
+command line, the control of the page, the parameter of a link and of the Gradio API, the place in a trace's header,
+the column of a sweep, and the row in docs/settings.md. A new setting is an entry here, at the table's end (callers of
+the API may count positions), and the code that uses it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pydantic
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from lora_drop.errors import LoraDropError
+from lora_drop.method.values import Choice, Flag, Kind, LayerList, Layers, Number, Text, Whole, unreadable
+
+MAX_PERIOD = 10**9  # longer than any run; JSON's readers do not all take a whole number of any size
+MAX_NEW_TOKENS = 100_000
+MAX_SEED = 2**63 - 1
+REUSE_RULES = ("state", "anchor", "residual", "skip")
+PARTS = ("block", "attention")
+KV_RULES = ("skip", "write")
+VIEWS = ("race", "lock-step")
+LANES = ("both", "baseline", "lora-drop")
+
+# Whose a setting is.
+CALL, SCHEDULE, RUN, TRAINING = "call", "schedule", "run", "training"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One entry of the table.
+
+    Args:
+        name: in Python, JSON, links, the trace and the API; the flag is the same with dashes.
+        of: `CALL` (what a call names before any other), `SCHEDULE`, `RUN` or `TRAINING`.
+        kind: what values there are.
+        default: its value where nothing is said.
+        help: what it does, in one sentence.
+        label: of its control on the page; empty: the page has none.
+        info: a few words beside the control.
+        span: of a slider, (low, high, step).
+        row: controls of one row of the page share its name.
+        main: the control is in view; the others are folded.
+        metavar: of the flag's value.
+        words: how a replay's heading says it, with `{}` for the value; empty: it does not.
+    """
+
+    name: str
+    of: str
+    kind: Kind
+    default: Any
+    help: str
+    label: str = ""
+    info: str = ""
+    span: tuple[float, float, float] | None = None
+    row: str = ""
+    main: bool = False
+    metavar: str | None = None
+    words: str = ""
+
+    @property
+    def flag(self) -> str:
+        """On the command line."""
+        return f"--{self.name.replace('_', '-')}"
+
+    def read(self, given: Any) -> Any:
+        """What a flag, a form, a link or a call holds, as a value; the config checks it.
+
+        Raises:
+            LoraDropError: a text that cannot be read.
+        """
+        try:
+            return self.kind.read(given)
+        except (ValueError, KeyError) as error:
+            raise unreadable(self.name, self.kind, given, error) from None
+
+    def fits(self, value: Any) -> bool:
+        """Whether a value, as JSON has it, is one that this setting can have."""
+        try:
+            TypeAdapter(self.kind.annotation).validate_python(value)
+        except (ValidationError, OverflowError):
+            return False
+        return True
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The JSON Schema of its values."""
+        return TypeAdapter(self.kind.annotation).json_schema() | {"description": self.help, "default": self.default}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the page's scripts know of it."""
+        written = self.kind.write(self.default)
+        return {"name": self.name, "of": self.of, "default": written, **self.kind.facts}
+
+
+_ADAPTERS = "auto, none or an adapter folder"
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        *("preset", CALL, Text("a preset", off=True), None),
+        "start from a named setting; what else is given changes it",
+    ),
+    Setting(
+        *("period", SCHEDULE, Whole(1, MAX_PERIOD, "the baseline"), 4),
+        "a full step (refresh) in every so many decode steps; 1 is the baseline",
+        label="Period: one full step in every …",
+        span=(1, 16, 1),
+        main=True,
+        words="period {}",
+    ),
+    Setting(
+        *("layers", SCHEDULE, Layers(off=True), None),
+        "the range of layers that can be skipped, e.g. 3-28; unset, all but the first three and the last",
+        label="Layers that can be skipped",
+        main=True,
+        metavar="LOW-HIGH",
+        words="layers {}",
+    ),
+    Setting(
+        *("drop_ratio", SCHEDULE, Number(0, 1), 0.5),
+        "share of that range that is skipped at LoRA steps, spread evenly",
+        label="Drop ratio: share of that range",
+        span=(0, 1, 0.05),
+        main=True,
+        words="drop ratio {}",
+    ),
+    Setting(
+        "reuse",
+        SCHEDULE,
+        Choice(
+            REUSE_RULES,
+            (
+                "state: last token's output (paper)",
+                "anchor: last refresh's output",
+                "residual: what the last refresh added",
+                "skip: nothing, the layer is left out",
+            ),
+        ),
+        "residual",
+        "what stands in for a skipped layer",
+        label="Reuse rule",
+        main=True,
+        words="reuse {}",
+    ),
+    Setting(
+        *("part", SCHEDULE, Choice(PARTS, ("layer (paper)", "attention only")), "block"),
+        "what of a layer is skipped: the whole block, or its attention only",
+        label="What is dropped",
+        row="part",
+        main=True,
+        words="part {}",
+    ),
+    Setting(
+        *("kv", SCHEDULE, Choice(KV_RULES, ("none (paper)", "still written")), "skip"),
+        "whether a skipped layer writes no K/V (skip), or still computes and stores them (write)",
+        label="K/V when dropped",
+        row="part",
+        main=True,
+        words="K/V {}",
+    ),
+    Setting(
+        *("drop_layers", SCHEDULE, LayerList(off=True), None),
+        "the skipped layers by number, in place of range and ratio",
+        label="Exact layers to drop (instead of range and ratio)",
+        metavar="4,6,8",
+    ),
+    Setting(
+        *("adapters", SCHEDULE, Text(_ADAPTERS, ("auto", "none")), "auto"),
+        "trained corrections: auto (those that ship for the model and rule), none, or an adapter folder",
+        label="Trained corrections (adapters)",
+        info="auto: those named beside the what-if strip, where there are some",
+    ),
+    Setting(
+        *("max_new_tokens", RUN, Whole(1, MAX_NEW_TOKENS), 128),
+        "the most tokens that a lane writes",
+        label="New tokens, at most",
+        words="{} new tokens",
+    ),
+    Setting(
+        *("temperature", RUN, Number(0, 100), 0.0),
+        "of sampling; 0 is greedy",
+        label="Temperature",
+        info="0 is greedy",
+        row="sampling",
+        words="temperature {}",
+    ),
+    Setting(
+        *("top_p", RUN, Number(0, 1, above=True), 1.0),
+        "share of the probability that sampling draws from; 1 is all",
+        label="Top-p",
+        info="1 is off",
+        row="sampling",
+        words="top-p {}",
+    ),
+    Setting(
+        *("seed", RUN, Whole(0, MAX_SEED), 0),
+        "of sampling, the same in each lane",
+        label="Seed",
+        info="both lanes",
+        row="sampling",
+    ),
+    Setting(
+        *("view", RUN, Choice(VIEWS, ("Race: each at its own pace", "Lock-step: step by step")), "race"),
+        "whose turn it is: the lane whose clock is behind (race), or the same step of each (lock-step)",
+        label="View",
+        words="{} view",
+    ),
+    Setting(
+        *("audit", RUN, Flag(), True),
+        "compare with the full model on the same tokens: true drift, KL, agreement; outside every clock",
+        label="Audit: true drift, KL, agreement (outside both clocks)",
+    ),
+    Setting(
+        *("ignore_eos", RUN, Flag(), False),
+        "go on after a stop token",
+        label="Go on after the model ends its text",
+    ),
+    Setting(
+        *("lanes", RUN, Choice(LANES), "both"),
+        "which lanes run",
+    ),
+    Setting(
+        *("refresh_entropy", SCHEDULE, Number(0, off=True), None),
+        "refresh early where the entropy of the last logits reaches so many nats",
+        label="Refresh early at entropy",
+        info="of the last token, in nats",
+        row="refresh",
+        metavar="NATS",
+        words="refresh at entropy {}",
+    ),
+    Setting(
+        *("refresh_norm", SCHEDULE, Number(0, off=True), None),
+        "refresh early where ||correction|| / ||cached state|| of the last LoRA step reaches this",
+        label="… at correction",
+        info="share of what it corrects",
+        row="refresh",
+        metavar="SHARE",
+        words="refresh at norm {}",
+    ),
+    Setting(
+        *("compare", RUN, Choice(("adapters-off", "skip", "state", "residual"), off=True), None),
+        "a third lane: the same with its corrections off, or with another rule",
+    ),
+    Setting(
+        *("model", CALL, Text("a model", off=True), None),
+        "bundled, a Hub id, a folder, or random:SHAPE",
+    ),
+    # Training draws the schedule of each batch where none is fixed.
+    Setting(*("reuse", TRAINING, Choice(REUSE_RULES), "residual"), "the rule that the corrections are for"),
+    Setting(*("part", TRAINING, Choice(PARTS), "block"), "the part that they are for"),
+    Setting(*("kv", TRAINING, Choice(KV_RULES), "skip"), "the K/V rule that they are for"),
+    Setting(*("period", TRAINING, Whole(2, MAX_PERIOD, off=True), None), "train for one period only (default: drawn)"),
+    Setting(
+        *("drop_ratio", TRAINING, Number(0, 1, above=True, off=True), None),
+        "train for one drop ratio only (default: drawn)",
+    ),
+    Setting(
+        *("drop_order", TRAINING, Text("layers with commas, such as 14,9,12", off=True), None),
+        "layers, the cheapest to skip first (drop-order): half of the batches skip the first ones of this list",
+        metavar="14,9,12",
+    ),
+    Setting(*("rank", TRAINING, Whole(1, 100_000), 64), "r of the corrections"),
+    Setting(*("alpha", TRAINING, Number(0, 1e6), 64.0), "their scale is alpha / r"),
+    # Trials found a start at 0.3 to 0.5 better than at 1.
+    Setting(*("gate", TRAINING, Number(-10, 10), 0.4), "where the gate of the residual rule starts"),
+    Setting(*("max_tokens", TRAINING, Whole(1, 10**15), 1_000_000), "the most tokens to train on"),
+    Setting(*("length", TRAINING, Whole(16, 10**6), 256), "tokens of a window"),
+    Setting(*("batch_size", TRAINING, Whole(1, 10**6), 8), "windows of a batch"),
+    Setting(*("learning_rate", TRAINING, Number(0, 1, above=True), 2e-3), "the highest one, after the warm-up"),
+    Setting(*("fit_batches", TRAINING, Whole(0, 10**6), 16), "batches of the regression it starts from; 0: none"),
+    Setting(*("warmup", TRAINING, Number(0, 1), 0.05), "share of the steps"),
+    Setting(*("seed", TRAINING, Whole(0, MAX_SEED), 0), "of windows, schedules and start"),
+)
+
+
+def settings_of(*owners: str) -> tuple[Setting, ...]:
+    """The entries of these owners, in the table's order."""
+    return tuple(setting for setting in SETTINGS if setting.of in owners)
+
+
+def setting(name: str, owner: str) -> Setting:
+    """One entry. Raises KeyError: there is none."""
+    for found in SETTINGS:
+        if (found.name, found.of) == (name, owner):
+            return found
+    raise KeyError(name)
+
+
+class Checked:
+    """The base of a frozen dataclass whose fields are entries of the table, checked by pydantic when it is made.
+
+    Raises:
+        LoraDropError: a value is not what its setting can have, or there is no such setting; in one line.
+    """
+
+    _settings: dict[str, Setting]
+
+    def __init__(self, *args: Any, **values: Any):
+        names = {field.name for field in dataclasses.fields(self)}
+        if unknown := sorted(values.keys() - names):
+            raise LoraDropError(f"unknown setting {unknown[0]!r}; the settings are {', '.join(sorted(names))}.")
+        try:
+            super().__init__(*args, **values)
+        except ValidationError as error:
+            found = error.errors()[0]
+            at = found["loc"][0]  # a name, or the position of an argument
+            name = at if isinstance(at, str) else dataclasses.fields(self)[at].name
+            raise LoraDropError(_line(name, found, self._settings)) from None
+        self.check()
+
+    def check(self) -> None:
+        """What concerns more than one setting. Raises LoraDropError."""
+
+
+def fields(name: str, settings: Iterable[Setting], *first: tuple) -> Any:
+    """The base class of a settings object: a frozen dataclass with a field an entry, after the fields `first`.
+
+    Args:
+        first: (name, type) or (name, type, default) of fields that are no settings, as `dataclasses.make_dataclass`
+            has them.
+    """
+    table = {entry.name: entry for entry in settings}
+    made = dataclasses.make_dataclass(
+        name,
+        [*first, *((entry.name, entry.kind.annotation, entry.default) for entry in table.values())],
+        frozen=True,
+    )
+    checked = pydantic.dataclasses.dataclass(made, frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
+    return type(name, (Checked, checked), {"_settings": table, "__doc__": None})
+
+
+def _line(name: str, error: Any, settings: dict[str, Setting]) -> str:
+    given = error["input"]
+    if error["type"] == "layers":
+        return f"{name} {error['ctx']['message']}."
+    entry = settings.get(name)
+    if entry is None:
+        return f"{name}: {error['msg']}."
+    # NaN is a number that lies nowhere; a text or a flag is none.
+    is_number = isinstance(given, (int, float)) and not isinstance(given, bool)
+    said = entry.kind.out_of_range() if is_number else None
+    return f"{name} {said}, got {given!r}." if said else f"{name} must be {entry.kind.says}; got {given!r}."

@@ -1,0 +1,232 @@
+"""Heatmaps of a sweep over drop ratio and period."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from lora_drop.method import paper
+from lora_drop.run.exports.colors import COLORS
+from lora_drop.run.exports.figures.style import (
+    AGREEMENT,
+    CELL,
+    NLL_GAP,
+    SMALL,
+    TEXT,
+    Row,
+    check_theme,
+    compacted,
+    group_of,
+    hover_text,
+    is_baseline,
+    label_of,
+    layout,
+    message,
+    percent,
+    provenance,
+    times,
+    value_of,
+)
+
+# (column, title, form, colour at the high end), in reading order; the sixth place is for the words.
+PANELS = (
+    (*AGREEMENT, "baseline"),
+    (*NLL_GAP, "lora-drop"),
+    ("kv_saved", "KV memory saved", percent, "third"),
+    ("speedup", "Speed, measured", times, "refresh"),
+    ("bound", "Speed, physical bound", times, "refresh"),
+)
+
+
+def sweep_heatmaps(
+    sweep: dict[str, Any], reuse: str, part: str, adapters: str, theme: str = "light", compact: bool = False
+) -> go.Figure:
+    """Small multiples over (drop ratio, period) of one rule: quality, KV saved, measured speed and its bound.
+
+    The cells hold the numbers; the paper's safe zone is outlined and labelled as the paper's claim.
+
+    Args:
+        sweep: the content of `sweep.json`; see `evaluation.sweep.read_sweep`.
+        reuse, part, adapters: which rows; see `groups`.
+        theme: `light` or `dark`.
+        compact: one map below the other and without title and words, for a narrow panel that has its own.
+    """
+    check_theme(theme)
+    group = (reuse, part, adapters)
+    cells = {
+        (row["drop_ratio"], row["period"]): row
+        for row in sweep.get("rows", [])
+        if group_of(row) == group or (is_baseline(row) and group_of(row)[:2] == group[:2])
+    }
+    title = f"LoRA-Drop sweep: {label_of(group)}"
+    if not cells:
+        return message(theme, title, "This sweep has no point of this rule yet.")
+    ratios, periods = (sorted(set(values)) for values in zip(*cells, strict=True))
+    grid = [[cells.get((ratio, period)) for ratio in ratios] for period in periods]
+    figure, places = _panels(theme, columns=1 if compact else 3)
+    spans = _spans(cells.values())
+    for panel, place in zip(PANELS, places, strict=True):
+        _add_map(figure, theme, ratios, periods, grid, panel, spans.get(panel[0]), place)
+        _outline_safe_zone(figure, COLORS[theme], ratios, periods, place)
+    axis = {"type": "category", "showgrid": False, "title_standoff": 6, "title_font_size": TEXT}
+    figure.update_xaxes(title_text="drop ratio p", **axis)
+    figure.update_yaxes(title_text="period w = k + 1", **axis)
+    figure.update_layout(layout(theme, title, provenance(sweep)), showlegend=False)
+    return compacted(figure) if compact else _add_words(figure, theme)
+
+
+def _panels(theme: str, columns: int) -> tuple[go.Figure, list[dict[str, int]]]:
+    """An empty figure with a place for each panel, and the places."""
+    rows = -(-len(PANELS) // columns)
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        subplot_titles=[panel[1] for panel in PANELS],
+        horizontal_spacing=0.06,
+        vertical_spacing=0.06 if columns == 1 else 0.2,
+        specs=[[{} if r * columns + c < len(PANELS) else None for c in range(columns)] for r in range(rows)],
+    )
+    figure.update_annotations(font={"size": TEXT, "color": COLORS[theme]["ink"]})
+    return figure, [{"row": n // columns + 1, "col": n % columns + 1} for n in range(len(PANELS))]
+
+
+def _spans(rows: Iterable[Row]) -> dict[str, tuple[float, float]]:
+    """The ends of a panel's colours, where they do not follow from its own values."""
+    speeds = [value for row in rows for name in ("speedup", "bound") if (value := value_of(row, name))]
+    # Speed and bound share a scale, so that a colour means the same in both; a share is out of 1.
+    spans = dict.fromkeys(("speedup", "bound"), (min(speeds, default=1), max(speeds, default=1)))
+    return spans | {AGREEMENT[0]: (0, 1), "kv_saved": (0, 1)}
+
+
+def _add_map(
+    figure: go.Figure,
+    theme: str,
+    ratios: list[float],
+    periods: list[int],
+    grid: list[list[Row | None]],
+    panel: tuple[str, str, Callable[[float], str], str],
+    span: tuple[float, float] | None,
+    place: dict[str, int],
+) -> None:
+    """One panel: coloured cells with their numbers."""
+    name, _, form, high = panel
+    colors = COLORS[theme]
+    z = [[value_of(cell, name) for cell in line] for line in grid]
+    flat = [(i, j, value) for j, line in enumerate(z) for i, value in enumerate(line)]
+    low, top = span or (0, max((value for _, _, value in flat if value is not None), default=1))
+    top = max(top, low + 0.01)  # one value alone still needs a range
+    scale = colors["grid"], colors[high]
+    x, y = [f"{ratio:g}" for ratio in ratios], [f"{period:g}" for period in periods]
+    figure.add_heatmap(
+        x=x,
+        y=y,
+        z=z,
+        zmin=low,
+        zmax=top,
+        hovertext=[["" if cell is None else hover_text(cell) for cell in line] for line in grid],
+        hoverinfo="text",
+        hoverongaps=False,
+        colorscale=list(enumerate(scale)),
+        showscale=False,
+        xgap=3,
+        ygap=3,
+        name=name,
+        **place,
+    )
+    inks = [colors["muted"] if v is None else _ink_on(scale, (v - low) / (top - low)) for _, _, v in flat]
+    # Texts of their own: those of a heatmap have too little contrast on its middle tones.
+    figure.add_scatter(
+        x=[x[i] for i, _, _ in flat],
+        y=[y[j] for _, j, _ in flat],
+        text=["–" if value is None else form(value) for _, _, value in flat],
+        mode="text",
+        textfont={"size": CELL if len(ratios) < 5 else SMALL, "color": inks},
+        hoverinfo="skip",
+        **place,
+    )
+
+
+def _outline_safe_zone(
+    figure: go.Figure, colors: dict[str, str], ratios: list[float], periods: list[int], place: dict[str, int]
+) -> None:
+    """A dashed line around the cells that the paper calls safe; both lists ascend, so they fill a corner."""
+    across = sum(ratio <= paper.SAFE_DROP_RATIO for ratio in ratios)
+    up = sum(period - 1 <= paper.SAFE_K for period in periods)
+    if across and up:
+        figure.add_shape(
+            type="rect",
+            x0=-0.5,
+            x1=across - 0.5,
+            y0=-0.5,
+            y1=up - 0.5,
+            line={"color": colors["ink"], "width": 3, "dash": "dash"},
+            **place,
+        )
+        figure.add_annotation(
+            text="the paper's safe zone",
+            x=-0.5,
+            y=up - 0.5,
+            xanchor="left",
+            xshift=6,
+            showarrow=False,
+            bgcolor=colors["panel"],
+            font={"size": SMALL, "color": colors["ink"]},
+            **place,
+        )
+
+
+def _ink_on(scale: tuple[str, str], share: float) -> str:
+    """Black or white, whichever reads better on the colour at `share` of a scale of two: a contrast of 4.5 or more."""
+    share = min(max(share, 0), 1)
+    low, high = ([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)] for color in scale)
+    mixed = [a + share * (b - a) for a, b in zip(low, high, strict=True)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in mixed]
+    luminance = sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    return "#000000" if luminance > 0.179 else "#FFFFFF"
+
+
+def _add_words(figure: go.Figure, theme: str) -> go.Figure:
+    return figure.add_annotation(
+        text="<br>".join(_words()),
+        x=0.7,  # under the third column
+        y=0.43,
+        xref="paper",
+        yref="paper",
+        xanchor="left",
+        yanchor="top",
+        align="left",
+        showarrow=False,
+        font={"size": SMALL, "color": COLORS[theme]["ink"]},
+    )
+
+
+def _words() -> list[str]:
+    """The lines beside the heatmaps: what the outline and the bound are, and what the paper has there."""
+    lines = [
+        "<b>Dashed: the paper's safe zone</b>",
+        f"p ≤ {paper.SAFE_DROP_RATIO:g} and k ≤ {paper.SAFE_K}: its claim, for other",
+        "and larger models, with trained adapters",
+        "",
+        "<b>The physical bound</b>",
+        "bytes that the full model reads over",
+        "those that LoRA-Drop reads, at batch 1",
+        "",
+        "<b>The paper's own speed</b> (second-hand)",
+    ]
+    for (ratio, k), rows in _paper_settings():
+        lines.append(f"p {ratio:g}, k {k}: {_range(row.speedup for row in rows)}")
+        lines.append(f"    its models' bytes allow {_range(row.bound for row in rows)}")
+    return [*lines, "It may count what this bound does not."]
+
+
+def _paper_settings() -> list[tuple[tuple[float, int], list[paper.PaperRow]]]:
+    settings = dict.fromkeys((row.drop_ratio, row.k) for row in paper.ROWS)
+    return [(key, [row for row in paper.ROWS if (row.drop_ratio, row.k) == key]) for key in settings]
+
+
+def _range(values: Iterable[float]) -> str:
+    values = list(values)
+    return f"{min(values):.2f}x to {max(values):.2f}x"

@@ -1,0 +1,49 @@
+"""The figures of a sweep as HTML pages that work offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+
+from lora_drop.errors import LoraDropError
+from lora_drop.run.exports.colors import COLORS
+from lora_drop.run.exports.figures.heatmaps import sweep_heatmaps
+from lora_drop.run.exports.figures.pareto import pareto
+from lora_drop.run.exports.figures.style import QUALITIES, check_theme, groups
+
+# A picture for a talk, whatever the size on the page.
+CONFIG = {"responsive": True, "displaylogo": False, "toImageButtonOptions": {"width": 1600, "height": 900, "scale": 2}}
+
+
+def write_figures(sweep: dict[str, Any], folder: Path, theme: str = "light") -> list[Path]:
+    """Write `heatmaps.html` (a picture for each rule) and `pareto.html` (one for each quality); each works offline.
+
+    Raises:
+        LoraDropError: no such theme, or the folder cannot be written.
+    """
+    check_theme(theme)
+    chosen = groups(sweep) or [("any rule", "any part", "none")]
+    pages = {
+        "heatmaps.html": [sweep_heatmaps(sweep, *group, theme=theme) for group in chosen],
+        "pareto.html": [pareto(sweep, quality, theme) for quality in QUALITIES],
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, figures in pages.items():
+            (folder / name).write_text(_page(figures, theme), encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise LoraDropError(f"cannot write the figures to {folder.name}: {error.strerror or error}.") from None
+    return [folder / name for name in pages]
+
+
+def _page(figures: list[go.Figure], theme: str) -> str:
+    """A page with a figure on each screen; plotly.js is in it once."""
+    bodies = [
+        figure.to_html(CONFIG, full_html=False, include_plotlyjs=i == 0, default_height="100vh")
+        for i, figure in enumerate(figures)
+    ]
+    style = f"body {{ margin: 0; background: {COLORS[theme]['panel']}; }}"
+    head = f'<meta charset="utf-8"><title>LoRA-Drop sweep</title><style>{style}</style>'
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(bodies)}</body></html>\n'

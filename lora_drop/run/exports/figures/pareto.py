@@ -1,0 +1,225 @@
+"""A sweep's points in speed and quality, with the Pareto front."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from lora_drop.errors import LoraDropError
+from lora_drop.method import paper
+from lora_drop.run.exports.colors import COLORS
+from lora_drop.run.exports.figures.style import (
+    QUALITIES,
+    SMALL,
+    TEXT,
+    Row,
+    check_theme,
+    compacted,
+    group_of,
+    hover_text,
+    is_baseline,
+    label_of,
+    layout,
+    message,
+    provenance,
+    times,
+    value_of,
+)
+
+RULE_COLORS = {"state": "lora-drop", "anchor": "dropped", "residual": "baseline", "skip": "third"}
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "star")
+
+
+def pareto(
+    sweep: dict[str, Any], quality: str = "agreement", theme: str = "light", compact: bool = False
+) -> go.Figure:
+    """Speed against quality, a trace for each (reuse, part, adapters); better is up and to the right.
+
+    The Pareto front joins the points that no other beats in both. A thin line leads from each point to its physical
+    bound, a hollow twin. The paper's own points have a strip of their own on the same speed axis: they have accuracies
+    of other models, which no quality axis of ours can hold.
+
+    Args:
+        quality: `agreement` (same top token at LoRA steps) or `nll_gap` (all steps).
+        theme: `light` or `dark`.
+        compact: for a narrow panel that has a title of its own.
+    """
+    check_theme(theme)
+    if quality not in QUALITIES:
+        raise LoraDropError(f"quality must be one of {', '.join(QUALITIES)}; got {quality!r}.")
+    colors, (column, y_title, _) = COLORS[theme], QUALITIES[quality]
+    title = "LoRA-Drop sweep: speed against quality"
+    dropping = [row for row in sweep.get("rows", []) if not is_baseline(row)]
+    points = [row for row in dropping if None not in (value_of(row, "speedup"), value_of(row, column))]
+    if not points:
+        return message(theme, title, "This sweep has no point with a speed and a quality yet.")
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.36, 0.64], vertical_spacing=0.06)
+    _add_paper_strip(figure, colors)
+    kinds = list(dict.fromkeys(group_of(row)[1:] for row in points))
+    for group in dict.fromkeys(map(group_of, points)):
+        own = [row for row in points if group_of(row) == group]
+        color = colors[RULE_COLORS.get(group[0], "muted")]
+        symbol = SYMBOLS[kinds.index(group[1:]) % len(SYMBOLS)]
+        _add_group(figure, own, column, label_of(group), color, symbol)
+    _add_front(figure, _front(points, column, lower_is_better=quality == "nll_gap"), column, colors["ink"])
+    figure.add_vline(x=1, line={"color": colors["muted"], "width": 1}, row=2, col=1)
+    lacking = len(dropping) - len(points)
+    subtitle = provenance(sweep) + (f" · {lacking} points without a value are left out" if lacking else "")
+    legend = {"orientation": "h", "font": {"size": SMALL}, "x": 0, "y": 0.01, "yref": "container", "yanchor": "bottom"}
+    figure.update_layout(layout(theme, title, subtitle), legend=legend, margin_b=160)
+    _set_axes(figure, points, colors, y_title, reads_down=quality == "nll_gap")
+    return _compacted(figure) if compact else figure
+
+
+def _add_front(figure: go.Figure, front: list[Row], column: str, ink: str) -> None:
+    figure.add_scatter(
+        x=[row["speedup"] for row in front],
+        y=[row[column] for row in front],
+        mode="lines+text",
+        line={"color": ink, "width": 2, "dash": "dot", "shape": "vh"},
+        text=_front_labels(front, column),
+        textposition="top right",
+        textfont={"size": SMALL},
+        hoverinfo="skip",
+        name="Pareto front",
+        row=2,
+        col=1,
+    )
+
+
+def _set_axes(figure: go.Figure, points: list[Row], colors: dict[str, str], y_title: str, reads_down: bool) -> None:
+    """The axes of both strips. What `reads_down` is better the lower it is; any other quality is a share."""
+    speeds = [1.0, *(row.speedup for row in paper.ROWS)]
+    speeds += [value for row in points for name in ("speedup", "bound") if (value := value_of(row, name)) is not None]
+    axis = {"gridcolor": colors["grid"], "linecolor": colors["muted"], "zeroline": False}
+    figure.update_xaxes(range=[min(speeds) - 0.05, max(speeds) + 0.2], ticksuffix="x", **axis)
+    figure.update_xaxes(title={"text": "times the full model's speed", "font": {"size": TEXT}}, row=2, col=1)
+    figure.update_yaxes(automargin=True, **axis)
+    figure.update_yaxes(range=[-0.4, len(paper.SHAPES)], row=1, col=1)  # room for the labels over the top marks
+    figure.update_yaxes(title={"text": y_title, "font": {"size": TEXT}}, row=2, col=1)
+    better = {"autorange": "reversed"} if reads_down else {"tickformat": ".0%"}
+    figure.update_yaxes(row=2, col=1, **better)
+
+
+def _compacted(figure: go.Figure) -> go.Figure:
+    """No room for words at the points, nor for a bank's name in the line of its rule."""
+    figure.layout.annotations = ()
+    figure.for_each_trace(
+        lambda trace: trace.update(
+            mode=trace.mode.replace("+text", ""), name=trace.name.replace(" · adapters ", "<br>adapters ")
+        )
+    )
+    return compacted(figure).update_layout(margin={"b": 290, "t": 10})
+
+
+def _add_group(figure: go.Figure, rows: list[Row], column: str, label: str, color: str, symbol: str) -> None:
+    """The measured points of one rule, and their bounds: hollow, at the end of a thin line."""
+    twins = {"x": [], "y": []}
+    for row in rows:
+        twins["x"] += [row["speedup"], value_of(row, "bound"), None]
+        twins["y"] += [row[column], row[column], None]
+    hover = [hover_text(row) for row in rows]
+    figure.add_scatter(
+        **twins,
+        mode="lines+markers",
+        line={"color": color, "width": 1},
+        marker={"symbol": f"{symbol}-open", "size": [0, 11, 0] * len(rows), "color": color, "opacity": 1},
+        hovertext=[text for line in hover for text in ("", line, "")],
+        hoverinfo="text",
+        legendgroup=label,
+        showlegend=False,
+        name=f"{label}: bound",
+        row=2,
+        col=1,
+    )
+    figure.add_scatter(
+        x=[row["speedup"] for row in rows],
+        y=[row[column] for row in rows],
+        mode="markers",
+        marker={"symbol": symbol, "size": 14, "color": color},
+        hovertext=hover,
+        hoverinfo="text",
+        legendgroup=label,
+        name=label,
+        row=2,
+        col=1,
+    )
+
+
+def _front(rows: list[Row], column: str, lower_is_better: bool) -> list[Row]:
+    """The rows that no other row beats in speed and quality, slowest first."""
+    sign = -1 if lower_is_better else 1
+    front: list[Row] = []
+    for row in sorted(rows, key=lambda row: (row["speedup"], sign * row[column]), reverse=True):
+        if not front or sign * row[column] > sign * front[-1][column]:
+            front.append(row)
+    return front[::-1]
+
+
+def _front_labels(front: list[Row], column: str) -> list[str]:
+    """A label for each point of the front that stands clear of the last one labelled; hovering shows all."""
+    across = (front[-1]["speedup"] - front[0]["speedup"]) or 1
+    up = abs(front[-1][column] - front[0][column]) or 1
+    labels, last = [], None
+    for row in front:
+        clear = last is None or (
+            abs(row["speedup"] - last["speedup"]) > 0.15 * across or abs(row[column] - last[column]) > 0.06 * up
+        )
+        labels.append(f"\u2002p {row['drop_ratio']:g}, w {row['period']:g}" if clear else "")
+        last = row if clear else last
+    return labels
+
+
+def _add_paper_strip(figure: go.Figure, colors: dict[str, str]) -> None:
+    """The paper's rows above our points: a mark at each reported speed, hollow at the bound of that model's bytes."""
+    rows = paper.ROWS
+    hover = [
+        f"<b>The paper's: {row.model}, p {row.drop_ratio:g}, k {row.k}</b><br>{paper.LABEL}<br>"
+        f"average accuracy {row.accuracy_full} → {row.accuracy} ({row.accuracy_change:+} points)<br>"
+        f"speed as reported {times(row.speedup)}; the bytes of this model allow {times(row.bound)}<br>"
+        f"KV saved as reported about {row.kv_saved:.0%}; the exact formula gives at most {row.kv_limit:.0%}"
+        for row in rows
+    ]
+    twins = {"x": [], "y": []}
+    for row in rows:
+        twins["x"] += [row.speedup, row.bound, None]
+        twins["y"] += [row.model, row.model, None]
+    figure.add_scatter(
+        **twins,
+        mode="lines+markers",
+        line={"color": colors["muted"], "width": 1},
+        marker={"symbol": "diamond-open", "size": [0, 11, 0] * len(rows), "color": colors["muted"], "opacity": 1},
+        hovertext=[text for line in hover for text in ("", line, "")],
+        hoverinfo="text",
+        name="hollow: the physical bound",
+        row=1,
+        col=1,
+    )
+    figure.add_scatter(
+        x=[row.speedup for row in rows],
+        y=[row.model for row in rows],
+        mode="markers+text",
+        marker={"symbol": "line-ns-open", "size": 18, "color": colors["bad"], "line": {"width": 4}},
+        text=[f"p {row.drop_ratio:g}, k {row.k}: accuracy {row.accuracy_change:+}" for row in rows],
+        textposition="top center",
+        textfont={"size": SMALL},
+        hovertext=hover,
+        hoverinfo="text",
+        name="the PAPER'S own points",
+        row=1,
+        col=1,
+    )
+    figure.add_annotation(
+        text="<b>The PAPER'S own points</b>: other models, trained adapters, change of average accuracy; "
+        f"second-hand ({paper.SOURCE})",
+        x=0,
+        y=1,
+        xref="x domain",
+        yref="y domain",
+        xanchor="left",
+        yanchor="bottom",
+        showarrow=False,
+        font={"size": SMALL, "color": colors["ink"]},
+    )

@@ -1,0 +1,74 @@
+"""Checkpoints of a training run: written whole or not at all, so the last good one outlives any failure.
+
+A checkpoint is a folder: `adapter/`, the bank as `run --adapters` takes it, with its card, and `state.pt`.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.errors import LoraDropError
+from lora_drop.training.card import CARD_NAME, card
+
+CHECKPOINT = "checkpoint"
+PLACES = (CHECKPOINT, f"{CHECKPOINT}.old")  # a run killed between the two renames has its last good one in the second
+STATE = "state.pt"
+
+
+def adapter_folder(out: Path) -> Path:
+    """Where the last checkpoint's bank is."""
+    return out / CHECKPOINT / "adapter"
+
+
+def last_checkpoint(out: Path) -> Path | None:
+    """The folder of the last good checkpoint; None if there is none."""
+    return next((folder for name in PLACES if (folder := out / name).is_dir()), None)
+
+
+def write_checkpoint(out: Path, bank: AdapterBank, state: dict[str, Any]) -> None:
+    """Write the bank, its card and the state in place of the last checkpoint.
+
+    Raises:
+        LoraDropError: they cannot be written; the last one is kept.
+    """
+    draft, old = (out / f"{CHECKPOINT}.{end}" for end in ("partial", "old"))
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        bank.save(draft / "adapter")
+        (draft / "adapter" / CARD_NAME).write_text(card(bank), encoding="utf-8")
+        torch.save(state, draft / STATE)
+        if (out / CHECKPOINT).exists():  # else the old one is the last good one, left by a kill just below
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(out / CHECKPOINT, old)
+        os.replace(draft, out / CHECKPOINT)
+        shutil.rmtree(old, ignore_errors=True)
+    except (OSError, RuntimeError, SafetensorError) as error:  # so torch.save and safetensors report a full disk
+        shutil.rmtree(draft, ignore_errors=True)
+        raise LoraDropError(
+            f"the checkpoint could not be written ({error}); the last good one is kept: make room, then --resume."
+        ) from None
+
+
+def read_state(out: Path, device: torch.device) -> dict[str, Any]:
+    """The state of the last checkpoint, as it was written.
+
+    Raises:
+        LoraDropError: there is none, or it cannot be read.
+    """
+    folder = last_checkpoint(out)
+    if folder is None:
+        raise LoraDropError(f"there is no checkpoint in {out.name} to resume: start without --resume.")
+    try:
+        return torch.load(folder / STATE, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise LoraDropError(f"the checkpoint in {out.name} cannot be read: {first}") from None

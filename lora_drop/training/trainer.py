@@ -1,0 +1,389 @@
+"""One training run: distil the full model into LoRA-Drop decoding.
+
+The backbone is frozen. The student runs the real schedule in one parallel pass (`student`), the teacher is the same
+model with every layer, and the loss is KL(full || student) over the vocabulary at LoRA steps. Each batch has a period,
+a drop ratio and a prompt length of its own, so that one bank serves every slider position.
+
+Training starts from a regression (`fit`) and goes on with AdamW in the units which that found: A is learned as
+`A = A' @ white`, B as `B = reach * B'`. In the stream's own units a few outlier channels would set the pace.
+
+Everything that a step draws follows from (seed, step), so a checkpoint needs no more than the parameters, the scales,
+the optimizer and the step's number to go on exactly. `accelerate launch -m lora_drop.train ...` spreads the batches
+over processes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm import tqdm
+
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.decode.logits import agreement, kl, log_probs
+from lora_drop.errors import LoraDropError
+from lora_drop.method.config import LoraDropConfig, default_range
+from lora_drop.method.schedule import Schedule
+from lora_drop.models.load import LoadedModel
+from lora_drop.training.card import reproduce
+from lora_drop.training.checkpoint import read_state, write_checkpoint
+from lora_drop.training.draw import ANY_RATIO, PERIODS, RATIOS, draw
+from lora_drop.training.fit import Batch, Scales, fit
+from lora_drop.training.settings import TrainSettings
+from lora_drop.training.student import student_states
+
+LOG = "train_log.jsonl"
+HELD_OUT = 0.02  # share of the windows that is never trained on
+EVALUATED = 8  # windows of each evaluation
+
+
+def distillation(
+    loaded: LoadedModel, tokens: Tensor, prompt_tokens: int, schedule: Schedule, bank: AdapterBank
+) -> tuple[Tensor, Tensor]:
+    """KL(full || student) in nats and the share of equal argmax, means over the LoRA steps of a batch (B, T)."""
+    head = loaded.model.get_output_embeddings()
+    student, lora = student_states(loaded.model, tokens, prompt_tokens, schedule, bank)
+    with torch.no_grad():
+        full = log_probs(head(loaded.model.model(tokens).last_hidden_state[:, lora]))
+    ours = log_probs(head(student[:, lora]))
+    return kl(full, ours).mean(), agreement(full, ours).float().mean()
+
+
+class Trainer:
+    """One training run over a loaded model: `prepare` or `resume`, then `run`, which leaves an adapter folder.
+
+    Args:
+        windows: (N, length) tokens, from `to_windows`.
+        out: an existing folder for checkpoints and log.
+        data: the names of the text's files, for the record.
+        reading: the options that say how they are read, for the record.
+        self_generated: how many of the texts the model wrote itself, for the record.
+        start: an adapter folder to go on from.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        settings: TrainSettings,
+        windows: Tensor,
+        out: Path,
+        data: list[str],
+        self_generated: int = 0,
+        start: Path | None = None,
+        reading: dict[str, list[str]] | None = None,
+    ):
+        self.loaded, self.settings, self.out = loaded, settings, out
+        self.data, self.reading = data, reading or {}
+        self.self_generated, self.start_from = self_generated, start
+        self.accelerator = Accelerator()
+        held_out = max(1, min(EVALUATED, int(len(windows) * HELD_OUT)))
+        apart = torch.zeros(len(windows), dtype=torch.bool)
+        apart[len(windows) // held_out // 2 :: -(-len(windows) // held_out)] = True  # of every part of the text
+        self.held_out, self.windows = windows[apart], windows[~apart]
+        if not len(self.windows):
+            raise LoraDropError("the training text has one window; it needs at least two, for one is held out.")
+        draw(settings, 0, len(self.windows), loaded.num_layers)  # a ratio that drops nothing is told before it starts
+        for parameter in loaded.model.parameters():
+            parameter.requires_grad_(False)
+        self.start = self._new_bank()
+        size = loaded.shape.hidden_size
+        plain = Scales(torch.eye(size, device=loaded.device), torch.ones(size, device=loaded.device))
+        self.scales = dict.fromkeys(self.start.layers, plain)
+        self.fit_tokens = 0
+        self.parameters: list[Tensor] = []
+        self.step = 0
+        self._optimize()
+
+    def _optimize(self) -> None:
+        """Fresh parameters from the starting bank, in the units of its scales, and an optimizer for them."""
+        start, scales = self.start, self.scales
+        self.parameters = [
+            *(torch.linalg.solve(scales[i].white, a, left=False) for i, a in start.a.items()),
+            *(b / scales[i].reach[:, None] for i, b in start.b.items()),
+            *(gate.clone() for gate in start.gate.values()),
+        ]
+        for tensor in self.parameters:
+            tensor.requires_grad_()
+        self.optimizer = torch.optim.AdamW(self.parameters, self.settings.learning_rate, weight_decay=0.0)
+
+    @property
+    def bank(self) -> AdapterBank:
+        """The bank that the parameters make; gradients of its tensors reach them."""
+        layers, n = self.start.layers, len(self.start.layers)
+        a, b, gate = (self.parameters[k * n : (k + 1) * n] for k in range(3))
+        return dataclasses.replace(
+            self.start,
+            a={i: t @ self.scales[i].white for i, t in zip(layers, a, strict=True)},
+            b={i: t * self.scales[i].reach[:, None] for i, t in zip(layers, b, strict=True)},
+            gate=dict(zip(layers, gate, strict=True)),
+        )
+
+    def prepare(self) -> None:
+        """Before the first step: a regression over the first `fit_batches` batches gives the bank and its units.
+
+        It gives the units alone with a bank to start from, and where it does more harm than B = 0: its errors add up
+        from layer to layer, and with `state` from step to step.
+
+        Raises:
+            LoraDropError: that bank cannot be read, or is of another model, rule, rank or set of layers.
+        """
+        start = self.start_from
+        given = None if start is None else self._check_start(AdapterBank.load(start), start.name)
+        batches = []
+        for step in range(self.settings.fit_batches):
+            batch = draw(self.settings, step, len(self.windows), self.loaded.num_layers)
+            tokens = self.windows[batch.windows].to(self.loaded.device)
+            batches.append(Batch(tokens, batch.prompt_tokens, batch.schedule.period))
+        if batches:
+            b, gate = ({i: t.clone() for i, t in store.items()} for store in (self.start.b, self.start.gate))
+            plain = dataclasses.replace(self.start, b=b, gate=gate)  # B = 0: its A does not matter
+            self.scales = fit(self.loaded.model, self.start, batches)
+            if given is None and self._first_loss(self.start) >= self._first_loss(plain):
+                self.start = plain
+        self.fit_tokens = sum(batch.tokens.numel() for batch in batches)
+        if given is not None:
+            self.start = given
+        self._optimize()
+
+    @torch.no_grad()
+    def _first_loss(self, bank: AdapterBank) -> float:
+        """A bank's loss on the first batch."""
+        batch = draw(self.settings, 0, len(self.windows), self.loaded.num_layers)
+        tokens = self.windows[batch.windows].to(self.loaded.device)
+        with self._autocast():
+            return float(distillation(self.loaded, tokens, batch.prompt_tokens, batch.schedule, bank)[0])
+
+    def _check_start(self, bank: AdapterBank, name: str) -> AdapterBank:
+        own, loaded = self.start, self.loaded
+        shape = {"num_layers": loaded.num_layers, "hidden_size": loaded.shape.hidden_size}
+        bank.check(**shape, revision=loaded.revision, reuse=own.reuse, part=own.part, name=name)
+        for what, mine, its in (("rank", own.rank, bank.rank), ("layers", own.layers, bank.layers)):
+            if mine != its:
+                raise LoraDropError(f"adapters {name} have {what} {its}, this run has {mine}: use the same.")
+        # Only the product alpha / r B A counts: its alpha may be another.
+        b = {i: t.float() * (bank.alpha / own.alpha) for i, t in bank.b.items()}
+        return dataclasses.replace(own, a=bank.a, b=b, gate=bank.gate).to(loaded.device, torch.float32)
+
+    def _new_bank(self) -> AdapterBank:
+        settings, loaded = self.settings, self.loaded
+        low, high = default_range(loaded.num_layers)
+        with torch.random.fork_rng():
+            torch.manual_seed(settings.seed)
+            bank = AdapterBank.new(
+                list(range(low, high + 1)),
+                loaded.shape.hidden_size,
+                settings.rank,
+                settings.alpha,
+                reuse=settings.reuse,
+                part=settings.part,
+                kv=settings.kv,
+            )
+        for gate in bank.gate.values():
+            gate.fill_(settings.gate)
+        bank = bank.to(loaded.device, torch.float32)
+        bank.base_model, bank.revision, bank.num_layers = loaded.id, loaded.revision, loaded.num_layers
+        return bank
+
+    def _autocast(self) -> torch.autocast:
+        """The parameters are float32, the backbone may be bfloat16.
+
+        accelerate's own keeps one number type for the whole process, where two runs may have two.
+        """
+        return torch.autocast(self.loaded.device.type, torch.bfloat16, enabled=self.loaded.dtype == torch.bfloat16)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that all processes together read in a step."""
+        return self.settings.batch_size * self.settings.length * self.accelerator.num_processes
+
+    @property
+    def steps(self) -> int:
+        """Batches of the whole run, on each process."""
+        return math.ceil(self.settings.max_tokens / self.tokens_per_step)
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up, then a cosine to zero at the last step."""
+        warmup = max(1, round(self.settings.warmup * self.steps))
+        if step < warmup:
+            return self.settings.learning_rate * (step + 1) / warmup
+        progress = (step - warmup) / max(1, self.steps - warmup)
+        return self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def train_step(self) -> tuple[float, float]:
+        """One batch; returns its loss and agreement.
+
+        Raises:
+            LoraDropError: loss or gradient is NaN or infinite; the parameters are as before.
+        """
+        settings, share = self.settings, self.accelerator.num_processes
+        place = self.step * share + self.accelerator.process_index
+        batch = draw(settings, place, len(self.windows), self.loaded.num_layers)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.step)
+        tokens = self.windows[batch.windows].to(self.loaded.device)
+        with self._autocast():
+            loss, agreement = distillation(self.loaded, tokens, batch.prompt_tokens, batch.schedule, self.bank)
+        self.accelerator.backward(loss)
+        for tensor in self.parameters:
+            # A layer that this batch does not drop has no gradient: zero it is, the same on every process.
+            tensor.grad = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+            if share > 1:
+                tensor.grad = self.accelerator.reduce(tensor.grad, "mean")
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        found, agreed, length = torch.stack((loss.detach(), agreement, norm)).tolist()
+        if not math.isfinite(found + length):
+            raise LoraDropError(
+                f"the loss of batch {self.step + 1} is {found}, its gradient {length}: the model or the adapters "
+                "overflow. Checkpoints are kept; take a lower --learning-rate, or --dtype float32."
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return found, agreed
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, Any]:
+        """KL and agreement on the held-out windows, at the schedules that the sliders and the presets start from."""
+        tokens, settings = self.held_out.to(self.loaded.device), self.settings
+        grid = [(2, 0.25), (2, 0.5), (4, 0.5)]
+        fixed = settings.period, settings.drop_ratio
+        grid = sorted({(fixed[0] or period, ratio if fixed[1] is None else fixed[1]) for period, ratio in grid})
+        cases: list[dict[str, Any]] = [{"period": period, "drop_ratio": ratio} for period, ratio in grid]
+        for count in sorted({-(-len(settings.order) // 2), len(settings.order)} - {0}):
+            cases.append({"period": settings.period or 4, "drop_layers": settings.order[:count]})
+        rows = []
+        for case in cases:
+            config = LoraDropConfig(reuse=settings.reuse, part=settings.part, kv=settings.kv, **case)
+            schedule = config.schedule_for(self.loaded.num_layers)
+            with self._autocast():
+                divergence, agreeing = distillation(self.loaded, tokens, settings.length // 4, schedule, self.bank)
+            if config.drop_layers:
+                case = case | {"drop_layers": list(config.drop_layers)}
+            rows.append(case | {"kl": float(divergence), "top1_agreement": float(agreeing)})
+        return {"tokens": int(tokens.numel()), "schedules": rows}
+
+    def run(self, evaluate_every: int, checkpoint_every: int, quiet: bool = False) -> dict[str, Any]:
+        """Train to the end; returns the last evaluation.
+
+        Args:
+            evaluate_every, checkpoint_every: in steps; both also happen at the end.
+        """
+        main = self.accelerator.is_main_process
+        bar = tqdm(total=self.steps, initial=self.step, disable=quiet or not main, unit="batch", file=sys.stderr)
+        evaluation, started = None, time.monotonic()
+        while self.step < self.steps:
+            loss, agreement = self.train_step()
+            rate = self.tokens_per_step / max(time.monotonic() - started, 1e-9)
+            started = time.monotonic()
+            bar.update()
+            bar.set_postfix_str(f"loss {loss:.3f}, agreement {agreement:.3f}, {rate:.0f} tokens/s")
+            last = self.step == self.steps
+            entry: dict[str, Any] = {"step": self.step, "tokens": self.step * self.tokens_per_step, "loss": loss}
+            if last or self.step % evaluate_every == 0:
+                evaluation = entry["evaluation"] = self.evaluate()
+                started = time.monotonic()
+            if main:
+                self._log(entry)
+                if last or self.step % checkpoint_every == 0:
+                    self.save(evaluation)
+        bar.close()
+        return evaluation or self.evaluate()
+
+    def _log(self, entry: dict[str, Any]) -> None:
+        try:
+            with (self.out / LOG).open("a", encoding="utf-8") as log:
+                log.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise LoraDropError(
+                f"cannot write {LOG} ({error.strerror or error}): make room, then --resume from the last checkpoint."
+            ) from None
+
+    def save(self, evaluation: dict[str, Any] | None) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            LoraDropError: it cannot be written; the last good one is kept.
+        """
+        state = {
+            "step": self.step,
+            "settings": dataclasses.asdict(self.settings),
+            "revision": self.loaded.revision,
+            "parameters": [tensor.detach() for tensor in self.parameters],
+            "scales": {i: (one.white, one.reach) for i, one in self.scales.items()},
+            "fit_tokens": self.fit_tokens,
+            "optimizer": self.optimizer.state_dict(),
+        }
+        write_checkpoint(self.out, self._finished(evaluation), state)
+
+    def _finished(self, evaluation: dict[str, Any] | None) -> AdapterBank:
+        """The bank as its folder holds it: bfloat16, with how it was made and how good it is."""
+        current, settings = self.bank, self.settings
+        tensors = {
+            name: {i: t.detach().cpu().to(torch.bfloat16) for i, t in getattr(current, name).items()}
+            for name in ("a", "b", "gate")
+        }
+        any_ratio = [*RATIOS, f"{ANY_RATIO[0]} to {ANY_RATIO[1]}"]
+        schedules = {
+            "periods": [settings.period] if settings.period else list(PERIODS),
+            **({"drop_order": list(settings.order)} if settings.order else {}),
+            "drop_ratios": any_ratio if settings.drop_ratio is None else [settings.drop_ratio],
+        }
+        given = dataclasses.asdict(settings)
+        start = self.start_from and self.start_from.name
+        meta = {
+            "trained_schedules": schedules,
+            "data": self._sources(),
+            "command": reproduce(given, self.data, self.reading, self.self_generated, start, self.loaded.id),
+            "tokens": self.step * self.tokens_per_step,
+            "fit_tokens": self.fit_tokens,
+            "settings": given,
+            "quality": evaluation,
+        }
+        return dataclasses.replace(current, **tensors, meta=meta)
+
+    def _sources(self) -> list[str]:
+        own = [f"{self.self_generated} texts that the model wrote itself"] if self.self_generated else []
+        start = [f"before that, the text of {self.start_from.name}"] if self.start_from else []
+        return [*self.data, *own, *start]
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint, exactly.
+
+        Raises:
+            LoraDropError: there is none, or it is of other settings or another model.
+        """
+        state = read_state(self.out, self.loaded.device)
+        try:
+            self._restore(state)
+        except LoraDropError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError):
+            raise LoraDropError(
+                f"the checkpoint in {self.out.name} is none of train's: start without --resume, in another --out."
+            ) from None
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        if state["revision"] != self.loaded.revision:
+            raise LoraDropError(f"the checkpoint in {self.out.name} is of another model.")
+        mine = dataclasses.asdict(self.settings)
+        if differs := [name for name, value in state["settings"].items() if mine.get(name) != value]:
+            name = differs[0]
+            raise LoraDropError(
+                f"the checkpoint in {self.out.name} was made with {name} {state['settings'][name]}, this run has "
+                f"{mine[name]}: use the same settings, or another --out."
+            )
+        with torch.no_grad():
+            for tensor, saved in zip(self.parameters, state["parameters"], strict=True):
+                tensor.copy_(saved)
+        self.scales = {i: Scales(*tensors) for i, tensors in state["scales"].items()}
+        self.fit_tokens = int(state["fit_tokens"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = int(state["step"])

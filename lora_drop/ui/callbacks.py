@@ -1,0 +1,221 @@
+"""What the page's events do: check the input, run, stop, export, open a trace, change the model."""
+
+from __future__ import annotations
+
+import json
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lora_drop import runtime
+from lora_drop.errors import LoraDropError
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.settings import RUN, SCHEDULE
+from lora_drop.models.load import LoadedModel
+from lora_drop.models.pool import ModelPool
+from lora_drop.models.tokens import encode_prompt
+from lora_drop.run.exports.chrome import chrome_trace
+from lora_drop.run.exports.html import replay_html, wire_text
+from lora_drop.run.records import Header, Record, Summary, wire_line, write_line
+from lora_drop.run.request import Request
+from lora_drop.run.run import run
+from lora_drop.run.trace import parse_trace, read_trace
+from lora_drop.ui import space as zero
+from lora_drop.ui.controls import SHOWN, read_controls
+from lora_drop.ui.facts import page_facts
+from lora_drop.ui.kept import RecentTraces, Stops
+from lora_drop.ui.limits import Limits
+from lora_drop.ui.stream import batches, run_line
+
+COUNTABLE = 200_000  # characters of a prompt that are counted while it is typed
+FAILED = "The run failed inside the app. The server's log has the details."
+
+
+def requested(prompt: Any, compare: str | None, values: Sequence[Any]) -> Request:
+    """What the controls ask for; `values` in the order of `SHOWN`.
+
+    Raises:
+        LoraDropError: a value is not allowed.
+    """
+    found = read_controls(SHOWN, values)
+    of = {owner: {one.name: found[one.name] for one in SHOWN if one.of == owner} for owner in (SCHEDULE, RUN)}
+    return Request(prompt, LoraDropConfig(**of[SCHEDULE]), compare=compare or None, **of[RUN])
+
+
+class Callbacks:
+    """The page's functions over a pool of models. Nothing of a run lives here but its stop flag, while it runs.
+
+    Raises:
+        LoraDropError: a limit in the environment is no number.
+    """
+
+    def __init__(self, pool: ModelPool):
+        self.pool = pool
+        self.limits = Limits.from_environment()
+        self.stops = Stops()
+        self.traces = RecentTraces()
+        # ZeroGPU wants its work wrapped before the page is launched, and there the pool holds one model alone.
+        with pool.lend() as loaded:
+            self._borrowed = self._runner(loaded) if zero.active() else None
+
+    @staticmethod
+    def _runner(loaded: LoadedModel) -> Callable[..., Iterator[Record]]:
+        # `run` is looked up when it is called: tests put runs of their own there.
+        return zero.runner(loaded, lambda *args: run(*args))
+
+    def run(
+        self, request: Request, stop: threading.Event | zero.StopFlag | None = None, model: str | None = None
+    ) -> Iterator[Record]:
+        """`session.run` on a model of the pool's list, None being the first; on ZeroGPU in a process of its own.
+
+        Raises:
+            LoraDropError: before the first record, if the request is over the limits or does not fit the model.
+        """
+        self.limits.check(request)
+        with self.pool.lend(model) as loaded:
+            # ZeroGPU has a clock of its own, and a flag that crosses to another process.
+            start, flag = (self._borrowed, stop) if self._borrowed else (self._runner(loaded), self.limits.clock(stop))
+            with closing(start(request, flag)) as records:
+                yield from records
+
+    def count_tokens(self, prompt: str, model: str | None = None) -> int | None:
+        """Tokens of a prompt, for the what-if strip; None if there is nothing to count."""
+        if not isinstance(prompt, str) or not prompt.strip() or len(prompt) > COUNTABLE:
+            return None
+        return len(encode_prompt(self.pool.info(model).tokenizer, prompt))
+
+    def use_model(self, model: str, shown: str) -> Iterator[tuple[Any, dict[str, str], Any, str]]:
+        """The models menu: load a model of the list, once, and show what there is to know of it.
+
+        Args:
+            shown: the model that the page is about so far; it stays where the other one cannot be had.
+
+        Yields the page's facts, the status line, the menu, and the model that is shown.
+        """
+        if model == shown:  # the menu was put back
+            yield (gr.skip(),) * 4
+            return
+        try:
+            if not self.pool.is_known(model):
+                said = f"Loading {model}: this takes a moment, and longer where it is fetched first."
+                yield gr.skip(), _status("running", said), gr.skip(), gr.skip()
+                with self.pool.lend(model):
+                    pass
+            facts = page_facts(self.pool.info(model))
+            yield facts, _status("idle", f"{model} is ready. Press Run."), gr.skip(), model
+        except LoraDropError as error:
+            yield gr.skip(), _status("error", str(error)), gr.update(value=shown), gr.skip()
+        except Exception:
+            traceback.print_exc()  # as in run_page
+            failed = f"{model} could not be loaded. The server's log has the details."
+            yield gr.skip(), _status("error", failed), gr.update(value=shown), gr.skip()
+
+    def run_page(
+        self, request: gr.Request, compare, prompt, model, *values
+    ) -> Iterator[tuple[Any, dict[str, str], Any]]:
+        """The Run button.
+
+        Args:
+            compare: what a third lane changes, or an empty text.
+            values: of the controls, in the order of `SHOWN`.
+
+        Yields the live view's text, the status line and the Stop button.
+        """
+        on, off = gr.update(interactive=True), gr.update(interactive=False)
+        session = request.session_hash
+        runtime.return_memory()
+        stop = self.stops.start(session)
+        try:
+            wanted = requested(prompt, compare, values)
+            if not self.pool.is_at_hand(model):
+                yield gr.skip(), _status("running", f"Loading {model}: this takes a moment."), on
+            status, ending = _status("running", "Running: a step of each lane in turn."), ""
+            with closing(self.run(wanted, stop, model)) as records:
+                for text, record in self._streamed(records):
+                    yield text, status, on
+                    if isinstance(record, Summary):
+                        out_of_time = self._borrowed is None and not stop.is_set()
+                        ending = _ending(record, self.limits.seconds if out_of_time else None)
+            # Gradio repeats the last yield whole when a run completes: one without the text saves sending it twice.
+            yield gr.skip(), _status("done", ending), off
+        except LoraDropError as error:
+            yield gr.skip(), _status("error", str(error)), off
+        except Exception:
+            # The visitor gets a line, the operator the traceback; the app and other visitors' runs go on.
+            traceback.print_exc()
+            yield gr.skip(), _status("error", FAILED), off
+        finally:
+            self.stops.end(session, stop)
+
+    def _streamed(self, records: Iterator[Record]) -> Iterator[tuple[str, Record]]:
+        """A run's wire text as it grows; its lines are kept for downloads."""
+        lane_ids: list[str] = []
+        run_id = self.traces.begin()
+
+        def line(record: Record) -> str:
+            if isinstance(record, Header):
+                lane_ids.extend(lane["id"] for lane in record.lanes)
+            self.traces.add(run_id, write_line(record))
+            return wire_line(record, lane_ids)
+
+        yield from batches(records, line, run_line(run_id))
+
+    def export_run(self, run_id: str, kind: str) -> dict[str, str]:
+        """A run's file for the page's Take away menu: `trace`, `chrome` or `html`.
+
+        Returns:
+            `{"name", "text"}`, or `{"error"}` in one line.
+        """
+        text = self.traces.text(run_id) if isinstance(run_id, str) else None
+        if not text:
+            return {"error": "This run is no longer kept on the server: run it again, then take it away."}
+        if kind == "trace":
+            return {"name": "lora-drop-run.jsonl", "text": text}
+        trace = parse_trace(text.encode())
+        if kind == "chrome":
+            try:
+                events = chrome_trace(trace)
+            except LoraDropError as error:  # an opened trace with times that no clock shows
+                return {"error": str(error)}
+            return {"name": "lora-drop-run.chrome.json", "text": json.dumps(events, allow_nan=False)}
+        if kind == "html":
+            return {"name": "lora-drop-run.html", "text": replay_html(trace)}
+        return {"error": "There is no such file: ask for trace, chrome or html."}
+
+    def open_trace(self, path: str | None) -> tuple[Any, dict[str, str]]:
+        """The Open trace button: a recorded run in the live view, as if it had just ended."""
+        if not path:
+            return gr.skip(), gr.skip()
+        try:
+            trace = read_trace(path)
+        except LoraDropError as error:
+            return gr.skip(), _status("error", str(error))
+        run_id = self.traces.begin()
+        for record in trace.records():
+            self.traces.add(run_id, write_line(record))
+        cut = "" if trace.summary else " It was cut short: it has no summary."
+        steps = ", ".join(f"{len(steps)} tokens" for steps in trace.steps.values())
+        wire = run_line(run_id) + wire_text(trace).partition("\n")[2]
+        return wire, _status("done", f"Opened {Path(path).name}: {steps}.{cut}")
+
+    def stop_page(self, request: gr.Request) -> None:
+        """The Stop button: the run ends after the step it is in, and delivers what it has."""
+        self.stops.stop(request.session_hash)
+
+
+def _status(kind: str, text: str) -> dict[str, str]:
+    return {"kind": kind, "text": text}
+
+
+def _ending(summary: Summary, limit: float | None) -> str:
+    """`limit`: the seconds that a run may take, where it is not the visitor who stopped it."""
+    tokens = ", ".join(f"{lane['tokens']} tokens" for lane in summary.lanes.values())
+    if any(lane["ended"] == "stopped" for lane in summary.lanes.values()):
+        why = f" after {limit:g} s, the most that a run may take here" if limit else ""
+        return f"Stopped{why}: {tokens}. What ran is kept below."
+    return f"Finished: {tokens}."

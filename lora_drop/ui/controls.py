@@ -1,0 +1,94 @@
+"""The controls of the Run tab, made from the table of settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+from typing import Any
+
+import gradio as gr
+
+from lora_drop.errors import LoraDropError
+from lora_drop.method.settings import RUN, SCHEDULE, SETTINGS, Setting, setting
+from lora_drop.method.values import Choice, Flag, LayerList, Layers, Text, Whole
+from lora_drop.ui.components import FreeNumber, FreeSlider, LayerRange
+
+# Those of a schedule first: a preset sets them, and the what-if strip follows them.
+SHOWN: tuple[Setting, ...] = tuple(
+    sorted((one for one in SETTINGS if one.label), key=lambda one: (SCHEDULE, RUN).index(one.of))
+)
+# What a link to a run carries beside the prompt, in the order of the controls that it restores.
+LINKED: tuple[Setting, ...] = (setting("compare", RUN), *SHOWN)
+
+
+def is_text(setting: Setting) -> bool:
+    """Whether its control is a text field: of what can be off, too, as Gradio turns an empty number field into 0."""
+    return isinstance(setting.kind, LayerList) or (setting.kind.off and setting.kind.python in (int, float))
+
+
+def control_value(setting: Setting, value: Any) -> Any:
+    """A setting's value as its control holds it."""
+    return setting.kind.write(value) if is_text(setting) else list(value) if isinstance(value, tuple) else value
+
+
+def read_controls(settings: Iterable[Setting], values: Iterable[Any]) -> dict[str, Any]:
+    """The settings that controls hold, by name.
+
+    Raises:
+        LoraDropError: a text that cannot be read, or a value that is not a visitor's to give.
+    """
+    found = {}
+    for one, value in zip(settings, values, strict=True):
+        refuse_private(one, value)
+        # An empty field is off; what a config cannot do without, it names itself.
+        found[one.name] = None if one.kind.off and value in ("", None) else one.read(value)
+    return found
+
+
+def refuse_private(setting: Setting, value: Any) -> None:
+    """No visitor names a folder of the server. Raises LoraDropError."""
+    if isinstance(setting.kind, Text) and setting.kind.public and value not in setting.kind.public:
+        raise LoraDropError(f"{setting.name} must be {' or '.join(setting.kind.public)}.")
+
+
+def build_controls(main: bool, values: dict[str, Any], num_layers: int) -> dict[str, gr.components.Component]:
+    """The controls that are in view, or the folded ones, by name; inside the layout's open block.
+
+    Args:
+        values: what each holds at first, as `control_value` gives it.
+    """
+    built = {}
+    for row, group in groupby((one for one in SHOWN if one.main == main), key=lambda one: one.row or one.name):
+        settings = list(group)
+        if any(setting.row == row for setting in settings):
+            with gr.Row():
+                built |= {one.name: _control(one, values[one.name], num_layers) for one in settings}
+        else:
+            built |= {one.name: _control(one, values[one.name], num_layers) for one in settings}
+    return built
+
+
+def _control(setting: Setting, value: Any, num_layers: int) -> gr.components.Component:
+    kind = setting.kind
+    common = {"label": setting.label, "elem_id": element_id(setting)}
+    beside = common | {"info": setting.info or None}
+    if isinstance(kind, Layers):
+        return LayerRange(tuple(value), num_layers, elem_id=element_id(setting))
+    if setting.span:
+        low, high, step = setting.span
+        return FreeSlider(low, high, value, step=step, buttons=[], **common)
+    if isinstance(kind, Choice):
+        return (gr.Dropdown if setting.main else gr.Radio)(kind.shown, value=value, **beside)
+    if isinstance(kind, Text):
+        return gr.Radio([(word, word) for word in kind.public], value=value, **beside)
+    if isinstance(kind, Flag):
+        return gr.Checkbox(value, **common)
+    if is_text(setting):
+        placeholder = f"e.g. {setting.metavar}" if isinstance(kind, LayerList) else "off"
+        return gr.Textbox(value, placeholder=placeholder, **beside)
+    return FreeNumber(value, precision=0 if isinstance(kind, Whole) else None, **beside)
+
+
+def element_id(setting: Setting) -> str:
+    """Of the control in the page: its flag's name."""
+    return f"ld{setting.flag[1:]}"

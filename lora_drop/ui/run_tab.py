@@ -1,0 +1,113 @@
+"""The Run tab: prompt, settings, what-if strip and the live view."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from lora_drop.evaluation.prompts import EXAMPLES
+from lora_drop.method.presets import COMPARISONS, presets_for
+from lora_drop.method.settings import RUN, setting, settings_of
+from lora_drop.ui import space as zero
+from lora_drop.ui.callbacks import Callbacks
+from lora_drop.ui.components import Compare, LiveView, PresetTable, Status, WhatIf
+from lora_drop.ui.controls import LINKED, build_controls, control_value
+from lora_drop.ui.facts import control_values
+
+FIRST_PROMPT = next(iter(EXAMPLES.values()))
+INVITE = "Ready. Press Run to answer the prompt twice, side by side."
+
+
+@dataclass
+class RunTab:
+    """The parts of the tab that events join.
+
+    Args:
+        controls: the settings' controls by name.
+        examples: each button with the prompt that it brings.
+    """
+
+    prompt: gr.Textbox
+    examples: list[tuple[gr.Button, str]]
+    run: gr.Button
+    stop: gr.Button
+    opened: gr.UploadButton
+    status: Status
+    model: gr.components.Component
+    preset: PresetTable
+    compare: Compare
+    live: LiveView
+    controls: dict[str, gr.components.Component]
+
+
+def build_run_tab(calls: Callbacks, found: dict[str, Any]) -> RunTab:
+    """The tab's content, inside the layout's open `gr.Tab`.
+
+    Args:
+        found: what `page_facts` says of the first model.
+    """
+    values = _first_values(calls, found)
+    with gr.Row(elem_id="ld-page", equal_height=False):
+        with gr.Column(elem_id="ld-left"):
+            asked = _build_ask()
+            settings = _build_settings(calls, found, values)
+        with gr.Column(elem_id="ld-right"):
+            with gr.Row(elem_id="ld-strip"):
+                WhatIf(
+                    found["model"],
+                    values,
+                    found["settings"],
+                    calls.count_tokens(FIRST_PROMPT) or 0,
+                    calls.count_tokens,
+                    [one.facts for one in LINKED],
+                    elem_id="ld-whatif",
+                )
+                compare = Compare(
+                    {name: {"button": c.button, "lane": c.lane} for name, c in COMPARISONS.items()},
+                    elem_id="ld-compare",
+                )
+            live = LiveView(found["model"], calls.export_run, elem_id="ld-live")
+    return RunTab(**asked, **settings, compare=compare, live=live)
+
+
+def _first_values(calls: Callbacks, found: dict[str, Any]) -> dict[str, Any]:
+    """What the controls hold when the page opens: the first preset's settings, and the run's defaults."""
+    info = calls.pool.info(None)
+    first = presets_for(info.id)[found["presets"]["default"]].config
+    tokens = min(setting("max_new_tokens", RUN).default, calls.limits.tokens)
+    return {
+        **control_values(first, info.num_layers),
+        **{one.name: control_value(one, one.default) for one in settings_of(RUN)},
+        "max_new_tokens": tokens,
+    }
+
+
+def _build_ask() -> dict[str, Any]:
+    with gr.Column(elem_id="ld-ask"):
+        prompt = gr.Textbox(FIRST_PROMPT, label="Prompt", lines=2, max_lines=6, elem_id="ld-prompt")
+        with gr.Row(elem_id="ld-examples"):
+            examples = [(gr.Button(name, size="sm", min_width=0), text) for name, text in EXAMPLES.items()]
+        with gr.Row(elem_id="ld-buttons"):
+            run = gr.Button("Run", variant="primary", elem_id="ld-run")
+            stop = gr.Button("Stop", interactive=False, elem_id="ld-stop")
+            opened = gr.UploadButton("Open trace", file_types=[".jsonl"], elem_id="ld-open")
+        status = Status(INVITE, elem_id="ld-status")
+        if notice := zero.notice():
+            gr.HTML(notice, apply_default_css=False, elem_id="ld-zero")
+    return {"prompt": prompt, "examples": examples, "run": run, "stop": stop, "opened": opened, "status": status}
+
+
+def _build_settings(calls: Callbacks, found: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    pool, layers = calls.pool, calls.pool.info(None).num_layers
+    with gr.Column(elem_id="ld-settings"):
+        if len(pool.labels) > 1:
+            model = gr.Dropdown(list(pool.labels), value=pool.first, label="Model", elem_id="ld-model")
+        preset = PresetTable(found["presets"], elem_id="ld-preset")
+        controls = build_controls(True, values, layers)
+        with gr.Accordion("Advanced", open=False, elem_id="ld-advanced"):
+            controls |= build_controls(False, values, layers)
+            if len(pool.labels) == 1:
+                model = gr.Textbox(pool.first, label="Model", interactive=False, elem_id="ld-model")
+    return {"model": model, "preset": preset, "controls": controls}

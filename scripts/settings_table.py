@@ -1,0 +1,44 @@
+"""docs/settings.md, from the table of settings: `python -m scripts.settings_table` writes it anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lora_drop.method.settings import CALL, RUN, SCHEDULE, TRAINING, settings_of
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
+PARTS = {
+    CALL: ("What a call names", "The command line and the API have these; a config does not."),
+    SCHEDULE: ("The schedule", "Fields of `LoraDropConfig`, of a lane's `config` in a trace, and of a sweep's rows."),
+    RUN: ("A run", "Further arguments of `stream` and `Request`; a trace has them under `sampling`."),
+    TRAINING: ("Training", "Flags of `train`, and fields of `TrainSettings`."),
+}
+
+
+def page() -> str:
+    """The page's Markdown."""
+    lines = [
+        "# Settings",
+        "",
+        "Written by `python -m scripts.settings_table` from `lora_drop/method/settings.py`. A setting has one name",
+        "everywhere: in Python, JSON, links, the trace and the API; the flag is the same with dashes.",
+    ]
+    for owner, (title, where) in PARTS.items():
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            where,
+            "",
+            "| setting | values | default | what it does |",
+            "|---|---|---|---|",
+        ]
+        for one in settings_of(owner):
+            default = "unset" if one.default is None else f"`{one.kind.write(one.default)}`"
+            values = one.kind.says.replace("|", "\\|")
+            lines.append(f"| `{one.flag}` | {values} | {default} | {one.help.replace('||', '‖')} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
