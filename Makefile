@@ -1,28 +1,37 @@
-# make demo   a venv, the requirements, the bundled model, and the page
-# make test   everything the tests need, browser included, and the tests
+# make demo         a venv, the requirements, the bundled model, and the page
+# make test         everything the tests need, a browser included, and the tests of every day
+# make test-full    make test, and the long ones: the whole page, faults, fuzzing, a short soak, the wheel
+# make test-gpu     those that need a CUDA device
+# make test-floors  the bundled model and the page on the oldest versions that requirements.txt allows (several GB)
+# make quality      style, format and types
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+FLOORS := .venv-floors
 
-.PHONY: demo test test-slow test-gpu quality quality-js npm style browser soak space-check clean
+.PHONY: demo test test-full test-gpu test-floors model quality quality-js npm style browser soak space-check clean
 
-demo: $(VENV)/.installed
-	$(BIN)/python -m lora_drop.bundled
+demo: $(VENV)/.installed model
 	$(BIN)/python app.py
 
-test: $(VENV)/.installed-dev browser
-	$(BIN)/python -m lora_drop.bundled
+test: $(VENV)/.installed-dev model browser
 	$(BIN)/python -m pytest
 
-test-slow: $(VENV)/.installed-dev browser
-	$(BIN)/python -m pytest -m slow
+test-full: test
+	$(BIN)/python -m pytest -m "full and not gpu and not floors"
 
-test-gpu: $(VENV)/.installed-dev
+test-gpu: $(VENV)/.installed-dev model
 	$(BIN)/python -m pytest -m gpu
+
+# Not in continuous integration: the oldest torch on the package index is its CUDA build.
+test-floors: $(FLOORS)/.installed model
+	$(FLOORS)/bin/python -m pytest -m floors
 
 quality: $(VENV)/.installed-dev quality-js
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	find lora_drop -name '*.pyi' -delete  # Gradio's, beside its components: mypy would read them in the code's place
+	$(BIN)/mypy
 
 # The page's scripts: rules and types.
 quality-js: npm node_modules/.installed
@@ -41,8 +50,12 @@ style: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+model: $(VENV)/.installed
+	$(BIN)/python -m lora_drop fetch
+
 # A venv whose install was interrupted has no mark, and is completed on the next call.
 $(VENV)/.installed: requirements.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=...')"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -r requirements.txt
 	touch $@
@@ -51,16 +64,22 @@ $(VENV)/.installed-dev: $(VENV)/.installed tests/requirements.txt
 	$(BIN)/python -m pip install -r tests/requirements.txt
 	touch $@
 
+$(FLOORS)/.installed: $(VENV)/.installed-dev
+	$(BIN)/uv venv --allow-existing --python $(BIN)/python $(FLOORS)
+	$(BIN)/uv pip install --python $(FLOORS)/bin/python --resolution lowest-direct -r requirements.txt
+	$(BIN)/uv pip install --python $(FLOORS)/bin/python -r tests/requirements.txt
+	touch $@
+
 browser: $(VENV)/.installed-dev
 	$(BIN)/python tests/browser/install.py
 
 # 50 visitors at once for 10 minutes, each answer held against a single user's. SOAK="--minutes 2" is shorter.
 soak: $(VENV)/.installed
-	$(BIN)/python -m lora_drop.tools.soak $(SOAK)
+	$(BIN)/python -m scripts.soak $(SOAK)
 
 # The folder of a HuggingFace Space in a venv of its own, started as a Space starts it, and driven. Minutes.
 space-check: $(VENV)/.installed
-	$(BIN)/python -m lora_drop.tools.space_check
+	$(BIN)/python -m scripts.space_check
 
 clean:
-	rm -rf $(VENV) node_modules .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(FLOORS) node_modules .pytest_cache .ruff_cache .mypy_cache

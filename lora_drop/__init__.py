@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from lora_drop.runtime import configure
+from lora_drop.runtime import check_versions, configure
 
 configure()
 
@@ -33,5 +33,6 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
+        check_versions()
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'lora_drop' has no attribute {name!r}")

@@ -25,3 +25,10 @@ def is_out_of_memory(error: BaseException) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or (isinstance(error, RuntimeError) and any(word in str(error) for word in words))
     )
+
+
+def missing_extra(error: ModuleNotFoundError) -> str | None:
+    """The line about a package of the wheel's extra `page` that is not installed; None if it is another package."""
+    if error.name not in ("gradio", "plotly"):
+        return None
+    return f"this needs the package {error.name}: pip install 'lora-drop[page]'"

@@ -11,14 +11,11 @@ from pathlib import Path
 
 from lora_drop.errors import LoraDropError
 
-
-def _assets() -> Path:
-    """What ships beside the code: inside the package once installed, beside it in a checkout or a Space's folder."""
-    packed = Path(str(files("lora_drop"))) / "assets"
-    return packed if packed.is_dir() else packed.parent.parent / "assets"
-
-
-ASSETS = _assets()
+PACKAGE = Path(str(files("lora_drop")))
+# The folder of the checkout, or of the Space, that the package lies in; None where it was installed from a wheel:
+# there the package has the assets.
+CHECKOUT = None if (PACKAGE / "assets").is_dir() else PACKAGE.parent
+ASSETS = (CHECKOUT or PACKAGE) / "assets"
 SHIPPED_ADAPTERS = ASSETS / "adapters"
 SHIPPED_PRESETS = ASSETS / "presets"
 SHIPPED_SWEEPS = ASSETS / "sweeps"

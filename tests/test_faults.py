@@ -37,7 +37,7 @@ from lora_drop.errors import LoraDropError, is_out_of_memory
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import LoadedModel, load_model
 from lora_drop.models.pool import ModelPool
-from lora_drop.run import audit
+from lora_drop.run import audit, lanes
 from lora_drop.run import run as session
 from lora_drop.run.request import BASELINE, LORA_DROP, THIRD, Request
 from lora_drop.run.run import run
@@ -178,7 +178,7 @@ def caches(monkeypatch) -> list[weakref.ref]:
     """Weak references to what the runs of this test hold: each lane's state, K/V and each audit's own K/V."""
     found: list[weakref.ref] = []
 
-    class Lane(session.Lane):
+    class Lane(lanes.Lane):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             found.extend((weakref.ref(self), weakref.ref(self.state), weakref.ref(self.state.kv)))
@@ -188,7 +188,7 @@ def caches(monkeypatch) -> list[weakref.ref]:
             super().__init__(*args, **kwargs)
             found.append(weakref.ref(self._kv))
 
-    monkeypatch.setattr(session, "Lane", Lane)
+    monkeypatch.setattr(lanes, "Lane", Lane)
     monkeypatch.setattr(session, "Audit", Audit)
     return found
 

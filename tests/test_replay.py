@@ -193,7 +193,7 @@ def test_a_cut_trace_says_so(trace):
 
 def test_a_header_of_the_bare_contract_is_completed():
     header = Header(
-        lanes=[{"id": "lora_drop", "label": "LoRA-Drop", "config": {"dropped": [1], "period": 2, "layers": 7}}],
+        lanes=[{"id": "lora_drop", "label": "LoRA-Drop", "config": {"dropped": [1], "period": 2, "layers": [1, 2]}}],
         model={"id": "m", "revision": "r", "layers": 3, "hidden_size": 4, "dtype": "float32", "params": 9},
         device={"name": "a CPU"},
         prompt="?",

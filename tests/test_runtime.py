@@ -4,9 +4,14 @@ import os
 import platform
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 
+import lora_drop
+from lora_drop import paths, runtime
+from lora_drop.cli.main import main
+from lora_drop.errors import LoraDropError
 from lora_drop.runtime import core_share
 
 
@@ -92,3 +97,57 @@ def test_threads_share_a_heap(first, heaps):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.count("<heap ") == heaps
+
+
+@pytest.fixture
+def versions(tmp_path, monkeypatch):
+    """Make these requirements the program's, and these versions the installed ones."""
+
+    def lay(requirements: str, installed: dict[str, str]) -> None:
+        def version(name: str) -> str:
+            if name not in installed:
+                raise metadata.PackageNotFoundError(name)
+            return installed[name]
+
+        (tmp_path / "requirements.txt").write_text(requirements)
+        monkeypatch.setattr(paths, "CHECKOUT", tmp_path)
+        monkeypatch.setattr(metadata, "version", version)
+        runtime.check_versions.cache_clear()
+
+    yield lay
+    runtime.check_versions.cache_clear()
+
+
+def test_an_older_version_is_one_line(versions, capsys):
+    versions("# a remark\ntransformers>=5.24,<6\ntorch>=2.9\n", {"transformers": "5.23.1", "torch": "2.10.0+cpu"})
+    line = "transformers 5.23.1 is installed, and 5.24 or newer is needed: pip install 'transformers>=5.24,<6'"
+    with pytest.raises(LoraDropError) as refused:
+        runtime.check_versions()
+    assert str(refused.value) == line
+    with pytest.raises(LoraDropError):
+        lora_drop.load_model  # noqa: B018
+    assert main(["replay", "gone.jsonl"]) == 2
+    assert capsys.readouterr().err == f"lora_drop: {line}\n"
+
+
+@pytest.mark.parametrize("installed", ["2.9", "2.9.0", "2.9.0+cu128", "2.10.1", "3.0", "2.9.0.dev20250801", None])
+def test_a_version_that_will_do_passes(versions, installed):
+    versions("torch>=2.9,<3\n", {"torch": installed} if installed else {})
+    runtime.check_versions()
+
+
+def test_a_wheel_asks_by_its_metadata(versions, monkeypatch):
+    asked = ["torch<3,>=2.9", "gradio<7,>=6.24; extra == 'page'", 'lm-eval>=0.4.13; extra == "harness"']
+    versions("", {"torch": "2.9", "gradio": "5.1", "lm-eval": "0.1"})
+    monkeypatch.setattr(paths, "CHECKOUT", None)
+    monkeypatch.setattr(metadata, "requires", lambda name: asked if name == "lora-drop" else None)
+    runtime.check_versions()
+    with pytest.raises(LoraDropError, match=r"^gradio 5.1 is installed, and 6.24 or newer is needed: pip [^;]*$"):
+        runtime.check_versions("page")
+
+
+def test_the_versions_are_looked_at_without_an_import():
+    code = "import sys; from lora_drop import runtime as r; r.check_versions('page'); "
+    code += "print({'torch', 'gradio'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -223,7 +223,7 @@ def test_memory_that_runs_out_in_a_step_is_one_clear_line(tiny, monkeypatch):
     def fail(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("lora_drop.decode.sampling.draw", fail)
+    monkeypatch.setattr("lora_drop.decode.lane.draw", fail)
     with pytest.raises(LoraDropError, match=r"ran out of memory with .* GB in the KV caches"):
         list(steps)
 

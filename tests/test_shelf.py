@@ -1,4 +1,4 @@
-"""The models menu's shelf: what may be chosen, one model in memory at a time, and what goes wrong."""
+"""The models menu's pool: what may be chosen, one model in memory at a time, and what goes wrong."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def loader():
 
 
 @pytest.fixture
-def shelf(loader):
+def pool(loader):
     return ModelPool(loader(LLAMA), [QWEN], loader)
 
 
@@ -70,19 +70,19 @@ def test_visitors_see_ids_and_no_paths(tmp_path):
     assert (label_of("bundled"), label_of("a/b")) == (BUNDLED_ID, "a/b")
 
 
-def test_only_models_of_the_list_are_lent(shelf, loader):
-    assert shelf.labels == (LLAMA, QWEN)
+def test_only_models_of_the_list_are_lent(pool, loader):
+    assert pool.labels == (LLAMA, QWEN)
     for wrong in ("random:tiny-mistral", "", "../" + LLAMA, 3, ["x"], "x" * 10_000):
         with pytest.raises(LoraDropError, match="model must be one of random:tiny-llama, random:tiny-qwen2") as told:
-            with shelf.lend(wrong):
+            with pool.lend(wrong):
                 pass
         assert len(str(told.value)) < 300 and "\n" not in str(told.value)
     assert loader.names == [LLAMA]
 
 
-def test_a_swap_lets_the_old_model_go_before_it_reads_the_new_one(shelf, loader):
+def test_a_swap_lets_the_old_model_go_before_it_reads_the_new_one(pool, loader):
     for name in (QWEN, LLAMA, LLAMA, QWEN):
-        with shelf.lend(name) as loaded:
+        with pool.lend(name) as loaded:
             assert loaded.id == name
             assert gather(run(loaded, ASKED)).token_ids("lora_drop")
             del loaded
@@ -90,21 +90,21 @@ def test_a_swap_lets_the_old_model_go_before_it_reads_the_new_one(shelf, loader)
     assert loader.alive == [0, 0, 0, 0], "two models were in memory"
 
 
-def test_a_swapped_model_answers_as_one_that_was_loaded_alone(shelf):
+def test_a_swapped_model_answers_as_one_that_was_loaded_alone(pool):
     alone = gather(run(load_model(QWEN, "cpu", "float32"), ASKED)).token_ids("lora_drop")
-    calls = Callbacks(shelf)
+    calls = Callbacks(pool)
     for _ in range(2):
         for model in (QWEN, None):
             found = gather(calls.run(ASKED, None, model)).token_ids("lora_drop")
             assert (found == alone) == (model == QWEN)
 
 
-def test_a_swap_waits_for_the_run_that_is_on(shelf):
+def test_a_swap_waits_for_the_run_that_is_on(pool):
     order = []
-    with shelf.lend() as loaded:
-        waiting = threading.Thread(target=lambda: order.append(list(_lent_id(shelf, QWEN))))
+    with pool.lend() as loaded:
+        waiting = threading.Thread(target=lambda: order.append(list(_lent_id(pool, QWEN))))
         waiting.start()
-        with shelf.lend() as also:  # the same model serves others meanwhile
+        with pool.lend() as also:  # the same model serves others meanwhile
             assert also is loaded
         order.append("given back")
         del loaded, also
@@ -112,45 +112,45 @@ def test_a_swap_waits_for_the_run_that_is_on(shelf):
     assert order == ["given back", [QWEN]]
 
 
-def _lent_id(shelf, label):
-    with shelf.lend(label) as loaded:
+def _lent_id(pool, label):
+    with pool.lend(label) as loaded:
         yield loaded.id
 
 
-def test_a_run_that_is_never_given_back_blocks_no_one_for_ever(shelf, monkeypatch):
+def test_a_run_that_is_never_given_back_blocks_no_one_for_ever(pool, monkeypatch):
     monkeypatch.setattr(shelf_module, "WAIT", 0.01)
-    with shelf.lend():
+    with pool.lend():
         with pytest.raises(LoraDropError, match="still in use: ask for random:tiny-qwen2 again"):
-            next(_lent_id(shelf, QWEN))
-    assert next(_lent_id(shelf, QWEN)) == QWEN
+            next(_lent_id(pool, QWEN))
+    assert next(_lent_id(pool, QWEN)) == QWEN
 
 
-def test_where_a_load_fails_the_next_request_is_served(shelf, loader):
+def test_where_a_load_fails_the_next_request_is_served(pool, loader):
     loader.error = LoraDropError(f"{QWEN} is gated: accept its terms on its Hub page.")
     with pytest.raises(LoraDropError, match="is gated"):
-        next(_lent_id(shelf, QWEN))
+        next(_lent_id(pool, QWEN))
     loader.error = None
-    assert next(_lent_id(shelf, LLAMA)) == LLAMA
-    assert next(_lent_id(shelf, QWEN)) == QWEN
+    assert next(_lent_id(pool, LLAMA)) == LLAMA
+    assert next(_lent_id(pool, QWEN)) == QWEN
     assert max(loader.alive) == 0
 
 
-def test_what_is_known_stays_when_the_weights_go(shelf):
+def test_what_is_known_stays_when_the_weights_go(pool):
     with pytest.raises(LoraDropError, match="was not loaded here yet"):
-        shelf.info(QWEN)
-    with shelf.lend(QWEN) as loaded:
+        pool.outline(QWEN)
+    with pool.lend(QWEN) as loaded:
         facts, checked = page_facts(loaded), plan(loaded, ASKED)
         del loaded
-    with shelf.lend(LLAMA):
-        assert not shelf.is_at_hand(QWEN) and shelf.is_known(QWEN)
-        info = shelf.info(QWEN)
-        assert page_facts(info) == facts
-        assert plan(info, ASKED) == checked
-    assert not any(isinstance(value, torch.nn.Module) for value in vars(info).values())
+    with pool.lend(LLAMA):
+        assert not pool.is_at_hand(QWEN) and pool.is_known(QWEN)
+        outline = pool.outline(QWEN)
+        assert page_facts(outline) == facts
+        assert plan(outline, ASKED) == checked
+    assert not any(isinstance(value, torch.nn.Module) for value in vars(outline).values())
 
 
-def test_the_menu_shows_a_model_and_goes_back_where_it_cannot_be_had(shelf, loader):
-    calls = Callbacks(shelf)
+def test_the_menu_shows_a_model_and_goes_back_where_it_cannot_be_had(pool, loader):
+    calls = Callbacks(pool)
     (_, loading, _, _), (facts, ready, _, shown) = calls.use_model(QWEN, LLAMA)
     assert loading["kind"] == "running" and QWEN in loading["text"]
     assert (facts["model"]["id"], ready["kind"], shown) == (QWEN, "idle", QWEN)
@@ -160,25 +160,25 @@ def test_the_menu_shows_a_model_and_goes_back_where_it_cannot_be_had(shelf, load
 
 
 def test_a_load_that_breaks_is_one_line_too(loader, capsys):
-    shelf = ModelPool(loader(LLAMA), [QWEN], loader)
-    calls = Callbacks(shelf)
+    pool = ModelPool(loader(LLAMA), [QWEN], loader)
+    calls = Callbacks(pool)
     loader.error = RuntimeError("secret detail")
     *_, (_, told, menu, _) = calls.use_model(QWEN, LLAMA)
     assert told["kind"] == "error" and "secret" not in told["text"] and menu["value"] == LLAMA
     assert "secret detail" in capsys.readouterr().err, "the operator's log has it"
 
 
-def test_estimate_knows_models_that_were_loaded_once(shelf):
-    calls = Callbacks(shelf)
-    with shelf.lend(QWEN):
+def test_estimate_knows_models_that_were_loaded_once(pool):
+    calls = Callbacks(pool)
+    with pool.lend(QWEN):
         pass
-    with shelf.lend(LLAMA):
+    with pool.lend(LLAMA):
         assert calls.estimate(model=QWEN)["bound"] > 1
     assert calls.estimate(model=QWEN) != calls.estimate()
 
 
-def test_without_adapters_training_is_offered_with_the_command_filled_in(shelf):
-    with shelf.lend() as loaded:
+def test_without_adapters_training_is_offered_with_the_command_filled_in(pool):
+    with pool.lend() as loaded:
         assert page_facts(loaded)["model"]["train"] == train_command(LLAMA)
     assert train_command("Qwen/Qwen2.5-7B-Instruct") == (
         "python -m lora_drop train --model Qwen/Qwen2.5-7B-Instruct --self-generate 500 "

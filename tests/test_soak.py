@@ -17,7 +17,7 @@ from lora_drop.run.records import AuditRecord, StepRecord, Summary, write_line
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import gather
-from lora_drop.ui import callbacks, sessions
+from lora_drop.ui import callbacks, gradio_private
 from lora_drop.ui import page as layout
 from lora_drop.ui import space as zero
 from lora_drop.ui.kept import RecentTraces, Stops
@@ -220,7 +220,7 @@ def test_a_run_ends_when_its_visitor_vanishes(in_process, tiny, cases, monkeypat
 
 def test_gradio_keeps_little_of_a_session(in_process, cases, monkeypatch, tiny):
     """No values, and no more sessions than a few."""
-    monkeypatch.setattr(sessions, "KEPT_SESSIONS", 3)
+    monkeypatch.setattr(gradio_private, "KEPT_SESSIONS", 3)
     app = in_process()
     visitor = app.visitor(cases)
     visitor.soak.recorded = "".join(map(write_line, run(tiny, Request("Hello", max_new_tokens=4))))
@@ -245,7 +245,7 @@ def test_gradio_keeps_little_of_a_session(in_process, cases, monkeypatch, tiny):
 
 
 def test_the_session_that_was_silent_for_longest_makes_room():
-    kept = sessions.Unread(2)
+    kept = gradio_private.Unread(2)
     first, second, third = asyncio.Queue(), asyncio.Queue(), asyncio.Queue()
     kept["first"], kept["second"] = first, second
     assert kept["first"] is first

@@ -29,7 +29,8 @@ from lora_drop.cli import (
     sweep_figures,
     train,
 )
-from lora_drop.errors import LoraDropError, is_out_of_memory
+from lora_drop.errors import LoraDropError, is_out_of_memory, missing_extra
+from lora_drop.runtime import check_versions
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Text may hold what the terminal's encoding has no sign for.
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
+        check_versions()
         parser = _parser()
         args, rest = parser.parse_known_args(argv)
         if rest and not hasattr(args, "rest"):  # `page` passes on what follows its name
@@ -71,6 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(error, BrokenPipeError):  # a reader that has gone (`| head`) has seen enough
             print(f"lora_drop: cannot write the result: {error.strerror or error}.", file=sys.stderr)
         return 1
+    except ModuleNotFoundError as error:
+        if (line := missing_extra(error)) is None:
+            raise
+        print(f"lora_drop: {line}", file=sys.stderr)
+        return BAD_INPUT
     except Exception as error:
         if not is_out_of_memory(error):
             raise

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from importlib.util import find_spec
 
 from lora_drop.cli.arguments import Commands, add_command
-from lora_drop.errors import LoraDropError
 
 
 def add(commands: Commands) -> None:
@@ -17,8 +15,6 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The command; returns when the page is stopped."""
-    if find_spec("gradio") is None:
-        raise LoraDropError("the page needs Gradio: pip install 'lora-drop[page]'")
     from lora_drop import ui
 
-    return ui.main(args.rest)
+    return ui.main(args.rest, prog="lora_drop page")

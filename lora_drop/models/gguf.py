@@ -1,29 +1,79 @@
-"""The packed blocks of the bundled model's GGUF, as the decoders read them."""
+"""The bundled model's GGUF: where its tensors lie, its packed blocks as the decoders read them, its tokenizer."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lora_drop.models.bundled import BLOCKS
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+BLOCKS = "blocks.json"  # what `find_tensors` gives, beside the GGUF
+
+
+def find_tensors(gguf: Path) -> dict[str, list[int]]:
+    """Where the tensors lie, `{name: [offset, rows, bytes a row]}`.
+
+    Kept beside the GGUF (`BLOCKS`), so that a start need not read its header: the vocabulary alone takes seconds.
+    """
+    from gguf import GGUFReader
+
+    tensors = GGUFReader(str(gguf)).tensors
+    return {t.name: [int(t.data_offset), len(t.data), t.data.nbytes // len(t.data)] for t in tensors}
+
+
+def read_tokenizer(gguf: Path, context: int) -> PreTrainedTokenizerFast:
+    """The tokenizer of the GGUF, with the pre-tokenizer that the conversion loses.
+
+    A GGUF only names its pre-tokenizer ("smollm"), and transformers does not know that name: digits then stick to the
+    space before them and `"a  12"` becomes other tokens than the model was trained on. SmolLM2 splits off each digit.
+    """
+    from tokenizers import pre_tokenizers
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    read = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    backend = read.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True),
+        ]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=read.bos_token,
+        eos_token=read.eos_token,
+        unk_token=read.unk_token,
+        pad_token=read.pad_token,
+        chat_template=read.chat_template,
+        model_max_length=context,
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def gguf_rows(gguf: Path, heads: int, kv_heads: int) -> Callable[[str], np.ndarray]:
     """A function from the name of a matrix (`0.qkv`, `0.out`, `0.gate_up`, `0.down`, ..., `head`) to its raw rows.
 
     Args:
-        gguf: the bundled model's; the folder's index says where its tensors lie.
+        gguf: the bundled model's, with its `BLOCKS` beside it.
         heads, kv_heads: nh and nkv, for the order of query and key rows.
 
     Returns:
         Rows of blocks, (N, bytes a row).
+
+    Raises:
+        ValueError: the GGUF or `BLOCKS` is damaged.
     """
     content = np.memmap(gguf, dtype=np.uint8, mode="r")
-    index = json.loads(gguf.with_name(BLOCKS).read_text(encoding="utf-8"))
-    blocks = {name: content[at : at + n * size].reshape(n, size) for name, (at, n, size) in index.items()}
+    try:
+        index = json.loads(gguf.with_name(BLOCKS).read_text(encoding="utf-8"))
+        blocks = {name: content[at : at + n * size].reshape(n, size) for name, (at, n, size) in index.items()}
+    except (AttributeError, TypeError) as error:  # JSON, but not of this form
+        raise ValueError(error) from error
 
     def rows(name: str) -> np.ndarray:
         if name == "head":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from lora_drop.errors import LoraDropError
 from lora_drop.models import bundled
+from lora_drop.models.download import GGUF
 from lora_drop.models.place import Place, fitting
+from lora_drop.runtime import on_zero_gpu
 
 SUPPORTED = ("llama", "qwen2", "qwen3", "mistral")  # config.model_type
 UNREACHABLE = {"TransportError", "ConnectionError", "OfflineModeIsEnabled", "LocalEntryNotFoundError"}  # exceptions
@@ -35,7 +36,7 @@ def locate(name: str) -> tuple[str, str, bool]:
     if path.suffix.lower() == ".gguf":
         raise LoraDropError(
             f"{name}: GGUF files are not loaded directly. Give a folder or Hub id with safetensors weights; a copy of "
-            f"{bundled.GGUF.name} for the bundled model is named by LORA_DROP_WHEEL."
+            f"{GGUF.name} for the bundled model is named by LORA_DROP_WHEEL."
         )
     if path.is_file():
         raise LoraDropError(f"{name} is a file: give the folder that holds config.json and the safetensors weights.")
@@ -66,7 +67,7 @@ def from_pretrained_files(
         # It would print a warning of its own for a long text, beside our one line.
         tokenizer.model_max_length = sys.maxsize
     # ZeroGPU's stand-in for CUDA holds in this thread alone, and transformers loads in others.
-    first = torch.device("cpu") if os.environ.get("SPACES_ZERO_GPU") else device
+    first = torch.device("cpu") if on_zero_gpu() else device
     with _one_line(name, "its weights cannot be loaded", local), _quiet(local):
         model, report = AutoModelForCausalLM.from_pretrained(
             source,
@@ -79,7 +80,10 @@ def from_pretrained_files(
             **options,
         )
     if missing := sorted(report["missing_keys"]):  # transformers fills these with random numbers, and goes on
-        raise LoraDropError(f"{name} is incomplete: its files lack {len(missing)} weights, the first is {missing[0]}.")
+        raise LoraDropError(
+            f"{name} is incomplete: its files lack {len(missing)} weights, the first is {missing[0]}. "
+            f"{_way_out(name, local)}"
+        )
     return model.to(device), tokenizer, device
 
 
@@ -156,4 +160,13 @@ def _explain(error: BaseException, name: str, what: str, local: bool) -> str:
                 f"{name} is not on this machine and the Hub cannot be reached: check the network (or HF_HUB_OFFLINE), "
                 f"or use bundled or a local folder."
             )
-    return f"{name}: {what} ({first_line})."
+    return f"{name}: {what} ({first_line}). {_way_out(name, local)}"
+
+
+def _way_out(name: str, local: bool) -> str:
+    """What to do where a model's files are damaged."""
+    if name.startswith("bundled:"):
+        return f"If its files are damaged: {bundled.REPAIR}."
+    if local:
+        return "If its files are damaged: write or copy the folder again."
+    return "If its files are damaged: delete its folder in the Hub's cache, and load it again."

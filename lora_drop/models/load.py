@@ -37,6 +37,7 @@ from lora_drop.models.gguf import gguf_rows
 from lora_drop.models.hub import from_pretrained_files, locate
 from lora_drop.models.place import places, short_name
 from lora_drop.models.random_weights import random_model
+from lora_drop.runtime import on_zero_gpu
 
 # Where a repository has only pickled weights, transformers would ask a service to convert them and then load the
 # result from an unreviewed pull request. Here that is an error that says so.
@@ -165,13 +166,17 @@ def _step_weights(model: PreTrainedModel, device: torch.device, packed: bool) ->
         return None
     if device.type == "cuda":
         # On ZeroGPU the card comes and goes with each call, in a process of its own: a graph would not live to pay.
-        return None if os.environ.get("SPACES_ZERO_GPU") else StaticWeights.of(model)
+        return None if on_zero_gpu() else StaticWeights.of(model)
     if library() is None:
         return StaticWeights.of(model)
     if not packed:
         return lay_out(model, None)
-    gguf = bundled.ensure() / GGUF.name
-    return lay_out(model, gguf_rows(gguf, model.config.num_attention_heads, model.config.num_key_value_heads))
+    config, gguf = model.config, bundled.ensure() / GGUF.name
+    try:
+        rows = gguf_rows(gguf, config.num_attention_heads, config.num_key_value_heads)
+    except ValueError as error:
+        raise LoraDropError(f"the files of {BUNDLED_ID} are damaged ({error}): {bundled.REPAIR}.") from error
+    return lay_out(model, rows)
 
 
 def usable_context(config: PreTrainedConfig) -> int:

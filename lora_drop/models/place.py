@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.cost import ModelShape
+from lora_drop.runtime import on_zero_gpu, waiting
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Place = tuple[torch.device, torch.dtype]
@@ -83,7 +84,7 @@ def places(device: str | torch.device = "auto", dtype: str | torch.dtype = "auto
     targets = [resolve_device(device)]
     is_auto = str(device).strip().lower() == "auto"
     # On ZeroGPU the card is not to be asked from here.
-    if is_auto and targets[0].type == "cuda" and not os.environ.get("SPACES_ZERO_GPU"):
+    if is_auto and targets[0].type == "cuda" and not on_zero_gpu():
         free = {index: size for index, size in get_max_memory().items() if isinstance(index, int)}
         targets = [torch.device("cuda", index) for index in sorted(free, key=free.get, reverse=True)]
         targets.append(torch.device("cpu"))
@@ -124,8 +125,7 @@ def describe_device(device: torch.device) -> dict[str, Any]:
         "name": _cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
-        "gomp_spincount": os.environ.get("GOMP_SPINCOUNT", "default"),
+        **waiting(),
     }
 
 

@@ -13,6 +13,7 @@ import torch
 
 from lora_drop.errors import LoraDropError
 from lora_drop.models.load import BUNDLED_ID, LoadedModel, ModelInfo, load_model
+from lora_drop.runtime import in_space
 
 # What the menu offers where nothing else is said; the last two are gated on the Hub.
 PRESET_MODELS = (
@@ -39,7 +40,7 @@ def allowed_models() -> tuple[str, ...]:
     """
     text = os.environ.get("LORA_DROP_MODELS")
     if text is None:
-        return () if "SPACE_ID" in os.environ else PRESET_MODELS
+        return () if in_space() else PRESET_MODELS
     names = [name.strip() for name in text.split(",") if name.strip()]
     return tuple(n for name in names for n in (PRESET_MODELS if name == PRESETS_WORD else (name,)))
 

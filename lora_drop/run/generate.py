@@ -15,6 +15,7 @@ from lora_drop.adapters.bank import AdapterBank
 from lora_drop.decode import ReferenceDecoder, not_finite
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.schedule import Schedule
 from lora_drop.models.hub import SUPPORTED
 from lora_drop.models.load import LoadedModel, fingerprint, usable_context
 from lora_drop.run.records import Record
@@ -74,6 +75,37 @@ def generate(
         LoraDropError: more than one prompt, padding, or a model, adapters or settings that do not fit; logits that
             are NaN or infinite.
     """
+    _check_call(model, input_ids, generation_config, model_kwargs.get("attention_mask"))
+    schedule = (lora_drop or LoraDropConfig()).schedule_for(model.config.num_hidden_layers)
+    decoder = ReferenceDecoder(model)
+    if adapters is not None:
+        adapters = _fitting(adapters, model, schedule).to(decoder.device, decoder.dtype)
+    state = decoder.new_state(schedule, adapters)
+    if streamer is not None:
+        streamer.put(input_ids.cpu())  # as transformers does: a streamer may skip the prompt
+    logits = decoder.prefill(input_ids, state).logits
+    while True:
+        scores = logits_processor(input_ids, logits.float())
+        broken = ~logits.isfinite().all()
+        token = _draw(scores, broken) if generation_config.do_sample else scores.argmax(-1, keepdim=True)
+        input_ids = torch.cat((input_ids, token), dim=1)
+        # One wait for the device, for both.
+        ends, broken = torch.stack((stopping_criteria(input_ids, None).all(), broken)).tolist()
+        if broken:
+            raise not_finite(state.refresher.step, schedule, adapters)
+        if streamer is not None:
+            streamer.put(token[0].cpu())
+        if ends:
+            if streamer is not None:
+                streamer.end()
+            return input_ids
+        logits = decoder.step(token, state).logits
+
+
+def _check_call(
+    model: PreTrainedModel, input_ids: Tensor, generation_config: GenerationConfig, attention_mask: Tensor | None
+) -> None:
+    """Refuse what LoRA-Drop does not decode. Raises LoraDropError."""
     if input_ids.shape[0] != 1:
         raise LoraDropError(f"LoRA-Drop decodes one prompt at a time; this is a batch of {input_ids.shape[0]}.")
     if input_ids.shape[1] == 0:
@@ -87,44 +119,25 @@ def generate(
             f"prompt and answer may reach {generation_config.max_length} tokens, the model's context is {context}: "
             "lower max_new_tokens."
         )
-    attention_mask = model_kwargs.get("attention_mask")
     if attention_mask is not None and not attention_mask.all():
         raise LoraDropError("the prompt is padded; LoRA-Drop decodes prompts without padding.")
-    schedule = (lora_drop or LoraDropConfig()).schedule_for(model.config.num_hidden_layers)
-    decoder = ReferenceDecoder(model)
-    if adapters is not None:
-        warning = adapters.check(
-            num_layers=model.config.num_hidden_layers,
-            hidden_size=model.config.hidden_size,
-            revision=fingerprint(model),
-            reuse=schedule.reuse,
-            part=schedule.part,
-            name="given",
-        )
-        if warning:
-            warnings.warn(warning, stacklevel=2)
-        adapters = adapters.to(decoder.device, decoder.dtype)
-    state = decoder.new_state(schedule, adapters)
-    if streamer is not None:
-        streamer.put(input_ids.cpu())  # as transformers does: a streamer may skip the prompt
-    logits = decoder.prefill(input_ids, state).logits
-    while True:
-        scores = logits_processor(input_ids, logits.float())
-        broken = ~logits.isfinite().all()
-        if generation_config.do_sample:
-            # multinomial refuses NaN: of broken logits any token will do, they are told of below.
-            token = torch.multinomial(scores.softmax(-1).masked_fill(broken, 1.0), 1)
-        else:
-            token = scores.argmax(-1, keepdim=True)
-        input_ids = torch.cat((input_ids, token), dim=1)
-        # One wait for the device, for both.
-        ends, broken = torch.stack((stopping_criteria(input_ids, None).all(), broken)).tolist()
-        if broken:
-            raise not_finite(state.refresher.step, schedule, adapters)
-        if streamer is not None:
-            streamer.put(token[0].cpu())
-        if ends:
-            if streamer is not None:
-                streamer.end()
-            return input_ids
-        logits = decoder.step(token, state).logits
+
+
+def _fitting(adapters: AdapterBank, model: PreTrainedModel, schedule: Schedule) -> AdapterBank:
+    """The bank, checked: a warning where it was trained on other weights. Raises LoraDropError if it does not fit."""
+    warning = adapters.check(
+        num_layers=model.config.num_hidden_layers,
+        hidden_size=model.config.hidden_size,
+        revision=fingerprint(model),
+        reuse=schedule.reuse,
+        part=schedule.part,
+        name="given",
+    )
+    if warning:
+        warnings.warn(warning, stacklevel=4)  # the caller of `generate`, through inference_mode's wrapper
+    return adapters
+
+
+def _draw(scores: Tensor, broken: Tensor) -> Tensor:
+    """A token (1, 1) by its probability. multinomial refuses NaN: of broken logits any token will do."""
+    return torch.multinomial(scores.softmax(-1).masked_fill(broken, 1.0), 1)

@@ -1,49 +1,177 @@
-"""The records of a trace, how each is checked, and how it is written in the file and on the wire to the page."""
+"""The records of a trace: what each holds, how it is checked, and how it is written in the file and for the page.
+
+The types are the check: pydantic holds a line of a file against them (`read_line`), and `trace_schema` gives them to
+others as JSON Schema. A run makes its records itself, and they are not checked again.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-import re
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    with_config,
+)
+from typing_extensions import TypedDict  # pydantic takes Python's own from 3.12 on
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.schedule import TRIGGERS
-from lora_drop.method.settings import RUN, SCHEDULE, settings_of
+from lora_drop.method.settings import RUN, SCHEDULE, Setting, settings_of
 
 FORMAT = "lora-drop-trace"
 VERSION = 1
-KINDS = ("prefill", "refresh", "lora")
+BASELINE, LORA_DROP, THIRD = "baseline", "lora_drop", "third"  # the lanes that a run has
 MAX_LANES = 16  # reading a trace, and the page, look through the lanes at every step
 MAX_DEPTH = 8  # of objects and lists in a header: more than any has, and far less than what copying them can take
 LARGEST = 1e300  # of a number: what is computed from those that a run can write stays finite
 TOGETHER = ("speedup", "bound", "kv_saved", "first_divergence", "top1_agreement")  # of a lane beside the baseline
 TAKEN = (*TOGETHER, "config", "device")  # no lane is called so: `run`'s JSON object has these words beside its lanes
 
+MORE = ConfigDict(extra="allow")  # keys that are not known are kept
+Kind = Literal["prefill", "refresh", "lora"]
+KINDS = get_args(Kind)
+Text = InstanceOf[str]  # of a token: it may be half of a character, which pydantic's own strings refuse
+LaneId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]  # a word that `run`'s JSON object has as a key
+Number = (
+    Annotated[int, Field(strict=True, ge=-(2**63), le=2**63)]
+    | Annotated[float, Field(strict=True, ge=-LARGEST, le=LARGEST)]
+)
+StepNumber = Annotated[int, Field(strict=True, ge=0, le=10**7)]
+Bytes = Annotated[int, Field(strict=True, ge=0, le=2**53)]
+Layers = list[Annotated[int, Field(strict=True, ge=0, lt=10_000)]]
+
+
+def _of_table(owner: str) -> dict[str, Any]:
+    """The table's settings as types that check a value and leave it as it is: what is read is written the same."""
+
+    def as_it_is(one: Setting) -> Any:
+        def check(value: Any) -> Any:
+            if not one.fits(value):
+                raise ValueError(one.name)
+            return value
+
+        return Annotated[Any, AfterValidator(check), WithJsonSchema(one.schema)]
+
+    return {one.name: as_it_is(one) for one in settings_of(owner)}
+
+
+# A lane's settings, as far as it says them; without `dropped` (resolved) it drops nothing.
+LaneConfig = TypedDict(
+    "LaneConfig",
+    {
+        **_of_table(SCHEDULE),
+        "dropped": Layers,
+        "corrected": Layers | None,
+        "rank": Annotated[int, Field(strict=True, ge=0, le=2**31)],
+    },
+    total=False,
+)
+with_config(MORE)(LaneConfig)
+
+# The rest of what was asked for.
+Sampling = TypedDict("Sampling", {**_of_table(RUN), "notes": list[Any]}, total=False)
+with_config(MORE)(Sampling)
+
+
+@with_config(MORE)
+class LaneHeader(TypedDict):
+    """A lane of a run."""
+
+    id: LaneId
+    label: Text
+    config: LaneConfig
+
+
+@with_config(MORE)
+class _ModelNames(TypedDict):
+    id: Text
+    dtype: Text
+    layers: Annotated[int, Field(strict=True, ge=1, le=10_000)]
+
+
+@with_config(MORE)
+class ModelHeader(_ModelNames, total=False):
+    """The model: `kv_bytes_per_token` is what one layer stores for one token; `shape` has the sizes of the formulas.
+
+    Also revision, hidden_size and params.
+    """
+
+    kv_bytes_per_token: Bytes
+    shape: dict[str, bool | Number] | None
+
+
+@with_config(MORE)
+class DeviceHeader(TypedDict):
+    """What it ran on: also the type, and the decoder."""
+
+    name: Text
+
+
+@with_config(MORE)
+class LaneSummary(TypedDict, total=False):
+    """A lane's figures: `refreshes` are the decode steps that were full, `average_period` the decode steps for one of
+    them (None without any). A third lane has its own comparison with the baseline here too."""
+
+    tokens_per_second: Number | None
+    kv_bytes: Bytes
+    kv_allocated_bytes: Number | None
+    refreshes: StepNumber
+    average_period: Number | None
+    text_sha256: Text
+    ended: Text  # `stop`, `length` or `stopped`
+    speedup: Number | None
+    bound: Number | None
+    kv_saved: Number | None
+    first_divergence: Number | None
+    top1_agreement: Number | None
+
 
 @dataclass(frozen=True)
 class Header:
-    """The first line: what ran, on what, from which prompt.
+    """The first line: what ran, on what, from which prompt."""
 
-    `lanes` holds `{"id", "label", "config"}` objects, `config` being the lane's settings with the resolved `dropped`
-    layers, the adapters' `rank` and the `corrected` layers. `model` holds id, revision, layers, hidden_size, dtype,
-    params and `kv_bytes_per_token` (bytes that one layer stores for one token). `sampling` holds the rest of what was
-    asked for.
-    """
+    lanes: Annotated[list[LaneHeader], Field(min_length=1, max_length=MAX_LANES)]
+    model: ModelHeader
+    device: DeviceHeader
+    prompt: Text
+    prompt_tokens: Annotated[int, Field(strict=True, ge=0, le=10**8)]
+    seed: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
+    software: dict[str, Any]
+    sampling: Sampling = field(default_factory=dict)
+    type: Literal["header"] = "header"
+    format: Literal["lora-drop-trace"] = FORMAT
+    version: Literal[1] = VERSION
 
-    lanes: list[dict[str, Any]]
-    model: dict[str, Any]
-    device: dict[str, Any]
-    prompt: str
-    prompt_tokens: int
-    seed: int
-    software: dict[str, str]
-    sampling: dict[str, Any] = field(default_factory=dict)
-    type: str = "header"
-    format: str = FORMAT
-    version: int = VERSION
+    def is_right(self) -> bool:
+        """What the types cannot say. Puts the empty `dropped` of a lane that has none in its place."""
+        ids = [lane["id"] for lane in self.lanes]
+        layers = self.model["layers"]
+        for lane in self.lanes:
+            config = lane["config"]
+            config.setdefault("dropped", [])
+            named = [config.get(name) or [] for name in ("dropped", "corrected", "layers", "drop_layers")]
+            if max((layer for some in named for layer in some), default=0) >= layers:
+                return False
+        return len(set(ids)) == len(ids) and not set(ids) & set(TAKEN) and _is_plain(vars(self))
+
+    def to_file(self) -> dict[str, Any]:
+        """The object that a line of the file holds."""
+        return dataclasses.asdict(self)
+
+    def to_page(self, lane_ids: list[str]) -> Any:
+        """What a line for the page holds: the object, as in the file."""
+        return self.to_file()
 
 
 @dataclass(frozen=True)
@@ -53,16 +181,35 @@ class StepRecord:
     `trigger`, of `TRIGGERS`, is what made the step a refresh before its time: a line has it only then."""
 
     lane: str
-    step: int
-    token_id: int
-    text: str
-    kind: str
-    active: list[int]
-    ms: float
-    kv_bytes: int
-    entropy: float | None
-    trigger: str | None = None
-    type: str = "step"
+    step: StepNumber
+    token_id: Annotated[int, Field(strict=True, ge=0, le=2**31)]
+    text: Text
+    kind: Kind
+    active: list[Literal[0, 1]]
+    ms: Number
+    kv_bytes: Bytes
+    entropy: Number | None
+    trigger: Annotated[str, Field(pattern=f"^({'|'.join(TRIGGERS)})$")] | None = None
+    type: Literal["step"] = "step"
+
+    def is_right(self) -> bool:
+        """What the types cannot say."""
+        return self.trigger is None or self.kind == "refresh"
+
+    def to_file(self) -> dict[str, Any]:
+        """The object that a line of the file holds."""
+        values = dataclasses.asdict(self)
+        if self.trigger is None:
+            del values["trigger"]
+        return values
+
+    def to_page(self, lane_ids: list[str]) -> list[Any]:
+        """`[lane, step, token_id, text, kind, ms, kv_bytes, entropy]`, `lane` and `kind` as indices, and at an early
+        refresh its trigger's index. The active layers follow from the kind and the lane's `dropped` layers."""
+        entropy = self.entropy if self.entropy is None else round(self.entropy, 3)
+        values = [lane_ids.index(self.lane), self.step, self.token_id, self.text, KINDS.index(self.kind)]
+        values += [round(self.ms, 2), self.kv_bytes, entropy]
+        return values if self.trigger is None else [*values, TRIGGERS.index(self.trigger)]
 
 
 @dataclass(frozen=True)
@@ -70,38 +217,61 @@ class AuditRecord:
     """What the full model says of a step, given the lane's own tokens.
 
     `drift` = ||x_hat - x|| / ||x|| and `cosine` have an entry for each dropped layer (its output); `kl` is
-    KL(full || lane) of the unscaled logits in nats; `agrees` tells whether both have the same argmax, which for the
+    KL(full || lane) of the unscaled logits in nats; `agrees` says whether both have the same argmax, which for the
     full model is `argmax_text`.
     """
 
     lane: str
-    step: int
-    drift: list[float | None]
-    cosine: list[float | None]
-    kl: float | None
-    agrees: bool
-    argmax_text: str
-    type: str = "audit"
+    step: StepNumber
+    drift: list[Number | None]
+    cosine: list[Number | None]
+    kl: Number | None
+    agrees: Annotated[bool, Field(strict=True)]
+    argmax_text: Text
+    type: Literal["audit"] = "audit"
+
+    def is_right(self) -> bool:
+        """What the types cannot say: nothing."""
+        return True
+
+    def to_file(self) -> dict[str, Any]:
+        """The object that a line of the file holds."""
+        return dataclasses.asdict(self)
+
+    def to_page(self, lane_ids: list[str]) -> list[Any]:
+        """`[100 + lane, step, [10000 * drift, ...], kl, agrees, argmax_text]`, `argmax_text` 0 where both agree."""
+        drift = [value if value is None else round(10_000 * value) for value in self.drift]
+        kl = self.kl if self.kl is None else round(self.kl, 4)
+        text = 0 if self.agrees else self.argmax_text
+        return [100 + lane_ids.index(self.lane), self.step, drift, kl, int(self.agrees), text]
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The last line. `lanes` maps a lane's id to its tokens, tokens_per_second, decode_ms, prefill_ms, kv_bytes,
-    kv_allocated_bytes, text_sha256, `refreshes` (decode steps that were full), `average_period` (decode steps for one
-    of them, None without any) and `ended` (`stop`, `length` or `stopped`); a third lane has its own comparison with
-    the baseline there too. The fields below compare the LoRA-Drop lane with the baseline."""
+    """The last line: the figures of each lane, by its id; the fields below compare LoRA-Drop's with the baseline."""
 
-    lanes: dict[str, dict[str, Any]]
-    speedup: float | None
-    bound: float | None
-    kv_saved: float | None
-    first_divergence: int | None
-    top1_agreement: float | None
-    type: str = "summary"
+    lanes: dict[str, LaneSummary]
+    speedup: Number | None
+    bound: Number | None
+    kv_saved: Number | None
+    first_divergence: Number | None
+    top1_agreement: Number | None
+    type: Literal["summary"] = "summary"
+
+    def is_right(self) -> bool:
+        """What the types cannot say."""
+        return _is_plain(self.lanes)
+
+    def to_file(self) -> dict[str, Any]:
+        """The object that a line of the file holds."""
+        return dataclasses.asdict(self)
+
+    def to_page(self, lane_ids: list[str]) -> Any:
+        """What a line for the page holds: the object, as in the file."""
+        return self.to_file()
 
 
 Record = Header | StepRecord | AuditRecord | Summary
-_TYPES: dict[str, type] = {"header": Header, "step": StepRecord, "audit": AuditRecord, "summary": Summary}
 
 
 def number(value: float, digits: int) -> float | None:
@@ -111,72 +281,52 @@ def number(value: float, digits: int) -> float | None:
 
 def write_line(record: Record) -> str:
     """The record as a line of the file, newline included."""
-    values = dataclasses.asdict(record)
-    if isinstance(record, StepRecord) and record.trigger is None:
-        del values["trigger"]
-    return json.dumps(values, ensure_ascii=True, allow_nan=False) + "\n"
+    return json.dumps(record.to_file(), ensure_ascii=True, allow_nan=False) + "\n"
 
 
-def _check(record: Record) -> None:
-    """Refuse values that a report, a figure or the page could not show; a missing key raises KeyError."""
-    if isinstance(record, Header):
-        ok = _is_plain(vars(record)) and _fits_header(record)
-    elif isinstance(record, StepRecord):
-        ok = record.kind in KINDS and _all(str, record.lane, record.text) and _is_count(record.step, 0, 10**7)
-        ok = ok and _is_count(record.token_id, 0, 2**31) and _is_count(record.kv_bytes, 0, 2**53)
-        ok = ok and all(value in (0, 1) for value in record.active)
-        ok = ok and _is_number(record.ms) and _is_number_or_none(record.entropy)
-        ok = ok and (record.trigger is None or (record.kind == "refresh" and record.trigger in TRIGGERS))
-    elif isinstance(record, AuditRecord):
-        ok = _all(str, record.lane, record.argmax_text) and isinstance(record.agrees, bool)
-        ok = ok and _is_count(record.step, 0, 10**7) and _is_number_or_none(record.kl)
-        ok = ok and all(map(_is_number_or_none, [*record.drift, *record.cosine]))
-    else:
-        if not (_all(dict, record.lanes) and _all(dict, *record.lanes.values())):
-            raise LoraDropError("the lanes of this summary are not lanes.")
-        numbers = [getattr(record, name) for name in TOGETHER]
-        for lane in record.lanes.values():
-            numbers += [lane.get(name) for name in TOGETHER]
-            numbers.append(lane.get("tokens_per_second"))
-            numbers.append(lane.get("kv_allocated_bytes"))
-            numbers.append(lane.get("average_period"))
-        ok = all(map(_is_number_or_none, numbers))
-        for key, most in (("kv_bytes", 2**53), ("refreshes", 10**7)):
-            ok = ok and all(_is_count(lane.get(key, 0), 0, most) for lane in record.lanes.values())
-        ok = ok and _all(str, *(lane.get("text_sha256", "") for lane in record.lanes.values()))
-        ok = ok and _is_plain(record.lanes)
-    if not ok:
-        raise LoraDropError(f"a value of this {record.type} is not one that a run writes.")
+def wire_line(record: Record, lane_ids: list[str]) -> str:
+    """The record as a line for the page, newline included: arrays instead of names, to keep an update small."""
+    return json.dumps(record.to_page(lane_ids), ensure_ascii=True, allow_nan=False, separators=(",", ":")) + "\n"
 
 
-def _fits_header(record: Header) -> bool:
-    lanes, model, sampling = record.lanes, record.model, record.sampling
-    ids = [lane["id"] for lane in lanes]
-    ok = _all(str, *ids, *(lane["label"] for lane in lanes)) and len(set(ids)) == len(ids) <= MAX_LANES
-    # A lane is a word that `run`'s JSON object has beside its own words.
-    ok = ok and ids and all(re.fullmatch(r"[a-z][a-z0-9_]{0,31}", lane) and lane not in TAKEN for lane in ids)
-    ok = ok and _all(str, record.prompt, model["id"], model["dtype"], record.device["name"])
-    ok = ok and _all(dict, sampling, record.software) and _all(list, sampling.get("notes", []))
-    ok = ok and _is_count(model["layers"], 1, 10_000) and _is_count(record.prompt_tokens, 0, 10**8)
-    ok = ok and _is_count(record.seed, 0, 2**63 - 1) and _is_count(model.get("kv_bytes_per_token", 0), 0, 2**53)
-    ok = ok and all(one.fits(sampling[one.name]) for one in settings_of(RUN) if one.name in sampling)
-    shape = model.get("shape") or {}
-    ok = ok and isinstance(shape, dict) and all(isinstance(n, bool) or _is_number(n) for n in shape.values())
-    return ok and all(_fits_config(lane["config"], model["layers"]) for lane in lanes)
+def read_line(line: bytes) -> Record:
+    """The record of a line of the file.
+
+    Raises:
+        LoraDropError: it is none, or holds values that a report, a figure or the page could not show. ValueError,
+            KeyError, TypeError, AttributeError, RecursionError: it is no record's JSON at all.
+    """
+    values = json.loads(line, parse_constant=_refuse_constant)
+    kind = values["type"]
+    if kind == "header":
+        if values["format"] != FORMAT:
+            raise LoraDropError("this is another format.")
+        if values["version"] != VERSION:
+            raise LoraDropError(f"this is version {values['version']!r} of the format; this program reads {VERSION}.")
+    try:
+        record = _readers()[kind].validate_python(values)
+    except ValidationError as error:
+        if any(fault["type"] == "missing" for fault in error.errors(include_url=False, include_input=False)):
+            raise ValueError("a key is missing") from None
+        record = None
+    if record is None or not record.is_right():
+        raise LoraDropError(f"a value of this {kind} is not one that a run writes.")
+    return record
 
 
-def _fits_config(config: dict[str, Any], layers: int) -> bool:
-    """A lane's settings, as far as it says them; without `dropped` it drops nothing."""
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")  # NaN and infinities, which Python's reader would take
 
-    def are_layers(name: str) -> bool:
-        named = config.get(name) or []
-        return isinstance(named, list) and all(_is_count(layer, 0, layers - 1) for layer in named)
 
-    config.setdefault("dropped", [])
-    ok = isinstance(config["dropped"], list)
-    ok = ok and all(map(are_layers, ("dropped", "corrected", "layers", "drop_layers")))
-    ok = ok and _is_count(config.get("rank", 0), 0, 2**31)
-    return ok and all(one.fits(config[one.name]) for one in settings_of(SCHEDULE) if one.name in config)
+@cache
+def _readers() -> dict[str, TypeAdapter]:
+    return {cls.__dataclass_fields__["type"].default: TypeAdapter(cls) for cls in get_args(Record)}
+
+
+def trace_schema() -> dict[str, Any]:
+    """A JSON Schema of a trace's lines, each of them by itself."""
+    schema = TypeAdapter(Annotated[Record, Field(discriminator="type")]).json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": FORMAT, **schema}
 
 
 def _is_plain(value: Any, depth: int = MAX_DEPTH) -> bool:
@@ -184,55 +334,6 @@ def _is_plain(value: Any, depth: int = MAX_DEPTH) -> bool:
     if isinstance(value, (dict, list)):
         inner = value.values() if isinstance(value, dict) else value
         return depth > 0 and all(_is_plain(one, depth - 1) for one in inner)
-    return value is None or isinstance(value, (str, bool)) or _is_number(value)
-
-
-def _all(kind: type, *values: Any) -> bool:
-    return all(isinstance(value, kind) for value in values)
-
-
-def _is_count(value: Any, low: int, high: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST  # no NaN either
-
-
-def _is_number_or_none(value: Any) -> bool:
-    return value is None or _is_number(value)
-
-
-def wire_line(record: Record, lane_ids: list[str]) -> str:
-    """The record as a line for the page, newline included: arrays instead of names, to keep an update small.
-
-    - header and summary: the object, as in the file;
-    - step: `[lane, step, token_id, text, kind, ms, kv_bytes, entropy]`, `lane` and `kind` as indices, and at an early
-      refresh its trigger's index. The active layers follow from the kind and the lane's `dropped` list in the header;
-    - audit: `[100 + lane, step, [10000 * drift, ...], kl, agrees, argmax_text]`, `argmax_text` 0 where both agree.
-    """
-    if isinstance(record, StepRecord):
-        values: Any = [
-            lane_ids.index(record.lane),
-            record.step,
-            record.token_id,
-            record.text,
-            KINDS.index(record.kind),
-            round(record.ms, 2),
-            record.kv_bytes,
-            record.entropy if record.entropy is None else round(record.entropy, 3),
-        ]
-        if record.trigger is not None:
-            values.append(TRIGGERS.index(record.trigger))
-    elif isinstance(record, AuditRecord):
-        values = [
-            100 + lane_ids.index(record.lane),
-            record.step,
-            [value if value is None else round(10_000 * value) for value in record.drift],
-            record.kl if record.kl is None else round(record.kl, 4),
-            int(record.agrees),
-            0 if record.agrees else record.argmax_text,
-        ]
-    else:
-        values = dataclasses.asdict(record)
-    return json.dumps(values, ensure_ascii=True, allow_nan=False, separators=(",", ":")) + "\n"
+    if value is None or isinstance(value, (str, bool)):
+        return True
+    return isinstance(value, (int, float)) and abs(value) <= LARGEST  # no NaN either

@@ -17,8 +17,7 @@ from lora_drop.method.settings import RUN, fields, settings_of
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import free_memory
 from lora_drop.models.tokens import encode_prompt
-
-BASELINE, LORA_DROP, THIRD = "baseline", "lora_drop", "third"
+from lora_drop.run.records import BASELINE, LORA_DROP, THIRD
 
 
 class Request(

@@ -1,15 +1,12 @@
 """The record of a run: the one source of every picture, the replay, the exports and the tests.
 
 A trace is JSON Lines: a header, then a line for each step of a lane and for each audited step as they happen, then a
-summary. `Trace` gathers the records of a run, `write_line` and `read_trace` carry them to and from a file, and
-`wire_line` shortens one for the page. A trace cut short still reads; whatever is broken before its last line is an
-error that names the line.
+summary (`records.py`). `Trace` gathers the records of a run, `read_trace` those of a file. A trace cut short still
+reads; whatever is broken before its last line is an error that names the line.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,17 +14,7 @@ from typing import Any
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.schedule import average_period
-from lora_drop.run.records import (
-    _TYPES,
-    FORMAT,
-    VERSION,
-    AuditRecord,
-    Header,
-    Record,
-    StepRecord,
-    Summary,
-    _check,
-)
+from lora_drop.run.records import AuditRecord, Header, Record, StepRecord, Summary, read_line
 
 MAX_TRACE_BYTES = 64 * 2**20  # about 100,000 steps
 
@@ -154,7 +141,7 @@ def parse_trace(raw: bytes, name: str = "the trace") -> Trace:
             continue
         cut = i > len(lines)
         try:
-            record = _parse(line)
+            record = read_line(line)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             if cut and trace is not None:
                 break  # the run was ended while it wrote this line
@@ -172,21 +159,3 @@ def parse_trace(raw: bytes, name: str = "the trace") -> Trace:
     if trace is None:
         raise LoraDropError(f"{name} is empty: it holds no header.")
     return trace
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")  # NaN and infinities, which Python's reader would take
-
-
-def _parse(line: bytes) -> Record:
-    values = json.loads(line, parse_constant=_refuse_constant)
-    cls = _TYPES[values["type"]]
-    if cls is Header:
-        if values["format"] != FORMAT:
-            raise LoraDropError("this is another format.")
-        if values["version"] != VERSION:
-            raise LoraDropError(f"this is version {values['version']!r} of the format; this program reads {VERSION}.")
-    known = {f.name for f in dataclasses.fields(cls)}
-    record = cls(**{name: value for name, value in values.items() if name in known})
-    _check(record)
-    return record

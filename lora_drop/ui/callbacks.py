@@ -61,7 +61,7 @@ class Callbacks:
         self.traces = RecentTraces()
         # ZeroGPU wants its work wrapped before the page is launched, and there the pool holds one model alone.
         with pool.lend() as loaded:
-            self._borrowed = self._runner(loaded) if zero.active() else None
+            self._borrowed = self._runner(loaded) if runtime.on_zero_gpu() else None
 
     @staticmethod
     def _runner(loaded: LoadedModel) -> Callable[..., Iterator[Record]]:

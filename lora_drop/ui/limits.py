@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from lora_drop.errors import LoraDropError
 from lora_drop.run.request import Request
+from lora_drop.runtime import positive_number
 from lora_drop.ui import space as zero
 
 
@@ -32,7 +33,7 @@ class Limits:
     def from_environment(cls) -> Limits:
         """The operator's limits. Raises LoraDropError if a variable is no number above 0."""
         fields = {field.name: field.default for field in dataclasses.fields(cls)}
-        return cls(**{n: zero.number(f"LORA_DROP_MAX_{n.upper()}", most) for n, most in fields.items()})
+        return cls(**{n: positive_number(f"LORA_DROP_MAX_{n.upper()}", most) for n, most in fields.items()})
 
     def check(self, request: Request) -> None:
         """Refuse a request over the limits, before it waits for anything. Raises LoraDropError."""

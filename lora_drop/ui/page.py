@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import gradio as gr
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
-# Gradio makes a table of its last 10,000 calls after each of them, in a thread beside the decoding: 15 ms.
-os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "200")
-
-import gradio as gr  # noqa: E402
-
-from lora_drop.models.pool import ModelPool  # noqa: E402
-from lora_drop.run.exports.colors import css_variables  # noqa: E402
-from lora_drop.run.exports.scripts import RUN_STYLES, TAB_STYLES, plotly_script  # noqa: E402
-from lora_drop.run.trace import MAX_TRACE_BYTES  # noqa: E402
-from lora_drop.ui import events, method, outgoing, scripts, sessions  # noqa: E402
-from lora_drop.ui.api import build_api  # noqa: E402
-from lora_drop.ui.callbacks import Callbacks  # noqa: E402
-from lora_drop.ui.components import ModelFacts  # noqa: E402
-from lora_drop.ui.facts import page_facts  # noqa: E402
-from lora_drop.ui.limits import Limits  # noqa: E402
-from lora_drop.ui.run_tab import build_run_tab  # noqa: E402
-from lora_drop.ui.safe_zone_tab import build_safe_zone_tab  # noqa: E402
-from lora_drop.ui.theme import theme  # noqa: E402
+from lora_drop.models.pool import ModelPool
+from lora_drop.run.exports.colors import css_variables
+from lora_drop.run.exports.scripts import RUN_STYLES, TAB_STYLES, plotly_script
+from lora_drop.run.trace import MAX_TRACE_BYTES
+from lora_drop.ui import events, gradio_private, method, scripts
+from lora_drop.ui.api import build_api
+from lora_drop.ui.callbacks import Callbacks
+from lora_drop.ui.components import ModelFacts
+from lora_drop.ui.facts import page_facts
+from lora_drop.ui.limits import Limits
+from lora_drop.ui.run_tab import build_run_tab
+from lora_drop.ui.safe_zone_tab import build_safe_zone_tab
+from lora_drop.ui.theme import theme
 
 UPLOAD_SECONDS = 3600  # how often opened traces are looked for, and after how long they are deleted
 TITLE = (
@@ -66,7 +60,7 @@ def launch(
         host, port: `None` leaves them to GRADIO_SERVER_NAME and GRADIO_SERVER_PORT, then to Gradio's own defaults.
         mcp: serve the API's functions as MCP tools too (also by GRADIO_MCP_SERVER).
     """
-    outgoing.refuse()
+    gradio_private.ask_no_other_host()
     demo.queue(max_size=Limits.from_environment().queue)
     _, url, _ = demo.launch(
         server_name=host,
@@ -77,7 +71,7 @@ def launch(
         prevent_thread_lock=True,
         show_error=False,
         max_file_size=MAX_TRACE_BYTES,
-        state_session_capacity=sessions.keep_few(demo),
+        state_session_capacity=gradio_private.keep_few_sessions(demo),
         mcp_server=mcp or None,
         theme=theme(),
         head=scripts.head(),

@@ -35,6 +35,7 @@ from lora_drop.errors import LoraDropError
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.run.records import Record
 from lora_drop.run.request import BASELINE, Plan, Request, plan
+from lora_drop.runtime import on_zero_gpu, positive_number
 
 # Stated, not measured: this project had no ZeroGPU to measure on. They are meant to be twice what a run takes, since a
 # run that is cut off is worse than one that gives time back. LORA_DROP_ZERO_RATE replaces the two of a step.
@@ -47,11 +48,6 @@ PREFILL_RATE = 2e3  # prompt tokens a second
 QUOTA_SECONDS = 120.0  # what a visitor without an account has in a day (HuggingFace's table, August 2026)
 # `spaces` asks the pool for this many times the declared seconds on the GPUs of today (its `duration_factor`).
 QUOTA_FACTOR = 1.5
-
-
-def active() -> bool:
-    """True on ZeroGPU, told as `spaces` tells it."""
-    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
 
 class StopFlag:
@@ -78,7 +74,7 @@ class StopFlag:
 
 def stop_flag() -> threading.Event | StopFlag:
     """The flag of a Stop button, of the kind that this hardware's runs see."""
-    return StopFlag() if active() else threading.Event()
+    return StopFlag() if on_zero_gpu() else threading.Event()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +95,7 @@ def gpu(work: Callable[..., Iterator[Any]], duration: Callable[..., int]) -> Cal
         LoraDropError: this is ZeroGPU, and the package `spaces` is missing. From the generator: what `work` raises of
             this kind, and whatever the pool says, in one line.
     """
-    if not active():
+    if not on_zero_gpu():
         return work
     try:
         import spaces
@@ -144,7 +140,7 @@ def runner(loaded: LoadedModel, run: Callable[..., Iterator[Record]]) -> Callabl
 
     def start(request: Request, stop: threading.Event | StopFlag | None = None) -> Iterator[Record]:
         try:
-            needed = affordable(loaded, request) if active() else 0
+            needed = affordable(loaded, request) if on_zero_gpu() else 0
             with closing(on_gpu(request, stop, needed)) as records:
                 yield from records
         finally:
@@ -156,12 +152,12 @@ def runner(loaded: LoadedModel, run: Callable[..., Iterator[Record]]) -> Callabl
 
 def planning(loaded: LoadedModel | ModelInfo) -> LoadedModel | ModelInfo:
     """The model for `session.plan` in the server's process: on ZeroGPU nothing there may be put on the device."""
-    return dataclasses.replace(loaded, device=torch.device("cpu")) if active() else loaded
+    return dataclasses.replace(loaded, device=torch.device("cpu")) if on_zero_gpu() else loaded
 
 
 def refuse_sweeps() -> None:
     """Raise LoraDropError on ZeroGPU: a sweep takes minutes of a visitor's quota, and longer than a run may."""
-    if active():
+    if on_zero_gpu():
         raise LoraDropError(
             "sweeps do not run on ZeroGPU, they take minutes of a visitor's daily GPU time: duplicate this Space to a "
             "CPU or GPU of your own, or use the sweep command."
@@ -180,7 +176,7 @@ def _costs(loaded: LoadedModel, request: Request, checked: Plan) -> tuple[float,
     passes = len(checked.lanes)
     if request.audit:  # it reads what a lane wrote once more, in chunks: a full step for each is the most it can take
         passes += len(checked.lanes.keys() - {BASELINE})
-    rate = number("LORA_DROP_ZERO_RATE", 0.0)
+    rate = positive_number("LORA_DROP_ZERO_RATE", 0.0)
     step = 1 / rate if rate else loaded.num_layers * LAYER_SECONDS + weights / READ_RATE
     prefill = len(checked.prompt_ids) / PREFILL_RATE
     return START_SECONDS + weights / COPY_RATE + passes * prefill, passes * step
@@ -193,7 +189,7 @@ def affordable(loaded: LoadedModel, request: Request) -> int:
         LoraDropError: it does not; the line says what would.
     """
     checked = plan(planning(loaded), request)
-    needed, quota = seconds(loaded, request, checked), number("LORA_DROP_ZERO_SECONDS", QUOTA_SECONDS)
+    needed, quota = seconds(loaded, request, checked), positive_number("LORA_DROP_ZERO_SECONDS", QUOTA_SECONDS)
     limit = quota / QUOTA_FACTOR
     if needed <= limit:
         return needed
@@ -206,22 +202,6 @@ def affordable(loaded: LoadedModel, request: Request) -> int:
         f"this run asks for {math.ceil(needed * QUOTA_FACTOR)} s of GPU time, and a visitor has {quota:g} s a day: "
         f"ask for {' or '.join(advice)}.{_recorded()}"
     )
-
-
-def number(variable: str, default: float) -> float:
-    """A positive number of the default's type, from the environment.
-
-    Raises:
-        LoraDropError: it is none, in one line: that is the operator's mistake.
-    """
-    text = os.environ.get(variable, "").strip()
-    try:
-        value = type(default)(text) if text else default
-        if not math.isfinite(value) or (text and value <= 0):
-            raise ValueError
-    except ValueError:
-        raise LoraDropError(f"the variable {variable} must be a number above 0, not {text[:40]!r}.") from None
-    return value
 
 
 def told(error: gr.Error) -> str:
@@ -249,7 +229,7 @@ def _recorded() -> str:
 
 def notice() -> str:
     """HTML for the page: what a run costs a visitor here, and where recorded runs are; empty where neither holds."""
-    words = ["Each run borrows a GPU and counts against your daily ZeroGPU time."] if active() else []
+    words = ["Each run borrows a GPU and counts against your daily ZeroGPU time."] if on_zero_gpu() else []
     if address := replay_url():
         link = f'<a href="{html.escape(address)}" target="_blank" rel="noopener">Recorded runs</a>'
         words.append(f"{link} need no GPU.")

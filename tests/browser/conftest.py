@@ -96,9 +96,9 @@ def deep_model() -> LoadedModel:
     return LoadedModel(model, ByteTokenizer(), "deep test model", "0" * 16, 4096, torch.device("cpu"), torch.float32)
 
 
-def _serve(shelf: ModelPool, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    demo = build_app(shelf)
-    with shelf.lend() as loaded:
+def _serve(pool: ModelPool, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    demo = build_app(pool)
+    with pool.lend() as loaded:
         server = Server(launch(demo, "127.0.0.1", free_port(), block=False), loaded, demo)
     monkeypatch.setattr(callbacks, "run", lambda *args: SERVERS[id(args[0])].run(*args))
     SERVERS[id(server.loaded)] = server

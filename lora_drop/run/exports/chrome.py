@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.run.records import AuditRecord, StepRecord
+from lora_drop.run.records import BASELINE, AuditRecord, StepRecord
 from lora_drop.run.trace import Trace, first_divergence
 
 PROCESS = 1
@@ -65,8 +65,8 @@ def printable(text: str) -> str:
 def _lane_events(trace: Trace, lane: str, thread: int) -> list[dict[str, Any]]:
     events, elapsed, began = [], 0.0, 0
     differs = None
-    if lane != "baseline" and "baseline" in trace.steps:
-        differs = first_divergence(trace.token_ids("baseline"), trace.token_ids(lane))
+    if lane != BASELINE and BASELINE in trace.steps:
+        differs = first_divergence(trace.token_ids(BASELINE), trace.token_ids(lane))
     for step in trace.steps[lane]:
         if not 0 <= step.ms <= LONGEST_MS:
             raise LoraDropError(f"step {step.step} of lane {lane} took {step.ms:g} ms: no clock showed that.")
@@ -77,7 +77,7 @@ def _lane_events(trace: Trace, lane: str, thread: int) -> list[dict[str, Any]]:
         if step.trigger is not None:
             events.append(_instant(f"early refresh ({step.trigger})", thread, began, {"step": step.step}))
         if step.step == differs:
-            theirs = trace.steps["baseline"][differs].text
+            theirs = trace.steps[BASELINE][differs].text
             args = {"step": step.step, "baseline": printable(theirs), "lane": printable(step.text)}
             events.append(_instant("first token that differs from the baseline", thread, began, args))
         # Viewers tell counters apart by process and name alone, so the lane is in the name.

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.method.settings import RUN, SCHEDULE, settings_of
+from lora_drop.paths import ASSETS
 from lora_drop.run.exports.chrome import printable
 from lora_drop.run.exports.colors import css_variables
 from lora_drop.run.exports.scripts import RUN_STYLES, TEMPLATES, import_map, plotly_script
-from lora_drop.run.records import Header, Record, wire_line
+from lora_drop.run.records import LORA_DROP, Header, Record, wire_line
 from lora_drop.run.trace import Trace
 
 ENTRY = "live/live.js"  # of the page's modules, the one that mounts the live view
@@ -63,7 +64,7 @@ def wire_text(trace: Trace) -> str:
 
 def setting_words(header: Header) -> list[str]:
     """What was asked for, in words, of the lane that the run is about."""
-    lane = next((lane for lane in header.lanes if lane["id"] == "lora_drop"), header.lanes[-1])
+    lane = next((lane for lane in header.lanes if lane["id"] == LORA_DROP), header.lanes[-1])
     config, words = lane["config"], []
     if config["dropped"] and config.get("period") != 1:
         words.append(f"{len(config['dropped'])} of {header.model['layers']} layers dropped")
@@ -115,10 +116,6 @@ def _escaped(text: str) -> str:
 def _inert(text: str) -> str:
     """JSON for a script's element: without `<` nothing in it can end the element or begin another one."""
     return text.replace("<", "\\u003c")
-
-
-def _template(name: str) -> str:
-    return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def _script(source: str) -> str:

@@ -30,7 +30,10 @@ PLAIN = " !\"$&'()*+,/:;=?@[]^`{|}"
 @cache
 def plotly_script() -> Path:
     """plotly.js as the installed plotly package carries it: nothing is fetched from elsewhere."""
-    return Path(find_spec("plotly").origin).parent / "package_data" / "plotly.min.js"
+    found = find_spec("plotly")
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError("No module named 'plotly'", name="plotly")
+    return Path(found.origin).parent / "package_data" / "plotly.min.js"
 
 
 @cache

@@ -1,0 +1,60 @@
+"""The first record of a run: what ran, on what, from which prompt."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from importlib import metadata
+from pathlib import Path
+
+from lora_drop.decode import Decoder
+from lora_drop.method.settings import RUN, settings_of
+from lora_drop.models.load import LoadedModel
+from lora_drop.models.place import describe_device
+from lora_drop.run.records import Header
+from lora_drop.run.request import Plan, Request
+
+# Settings that a header has elsewhere: `seed` beside the prompt, `lanes` as its list of lanes.
+ELSEWHERE = ("seed", "lanes")
+
+
+def make_header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decoder) -> Header:
+    """The header of a run on this model, with every setting as it was resolved."""
+    shape = loaded.shape
+    return Header(
+        lanes=[
+            {
+                "id": name,
+                "label": lane.label,
+                "config": {
+                    **lane.config.to_dict(),
+                    # The name alone: a trace is for showing around, and the path is nobody's business.
+                    "adapters": Path(lane.config.adapters).name,
+                    "dropped": list(lane.schedule.dropped),
+                    "rank": lane.rank,
+                    "corrected": lane.bank.layers if lane.bank else [],
+                },
+            }
+            for name, lane in checked.lanes.items()
+        ],
+        model={
+            "id": loaded.id,
+            "revision": loaded.revision,
+            "layers": loaded.num_layers,
+            "hidden_size": shape.hidden_size,
+            "dtype": str(loaded.dtype).removeprefix("torch."),
+            "params": shape.params,
+            "kv_bytes_per_token": shape.kv_per_token * loaded.dtype.itemsize,
+            "shape": dataclasses.asdict(shape),
+        },
+        device=describe_device(loaded.device) | {"decoder": decoder.name},
+        prompt=request.prompt,
+        prompt_tokens=len(checked.prompt_ids),
+        seed=request.seed,
+        sampling={
+            **{one.name: getattr(request, one.name) for one in settings_of(RUN) if one.name not in ELSEWHERE},
+            "notes": checked.notes,
+        },
+        software={name: metadata.version(name) for name in ("torch", "transformers")}
+        | {"python": platform.python_version()},
+    )

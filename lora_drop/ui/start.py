@@ -1,0 +1,72 @@
+"""The start of the page, for `app.py` and for the command line's `page`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from importlib.util import find_spec
+
+from lora_drop import runtime
+from lora_drop.errors import LoraDropError
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "app.py") -> int:
+    """Load the model, serve the page; returns the exit code when the page is stopped.
+
+    Call it before torch or Gradio is imported.
+
+    Args:
+        argv: the options; those of the process unless given.
+        prog: what the options' help and the error lines begin with.
+    """
+    runtime.share_heap()
+    # ZeroGPU's package (every Gradio Space has it) puts a stand-in in CUDA's place. It has to come before torch, and
+    # on ZeroGPU it imports Gradio.
+    if find_spec("spaces"):
+        import spaces  # noqa: F401
+    args = _parser(prog).parse_args(argv)
+    try:
+        runtime.check_versions("page")
+        _serve(args)
+    except (LoraDropError, OSError) as error:  # OSError: the port is taken
+        print(f"{prog}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description="LoRA-Drop Studio, the page.")
+    parser.add_argument(
+        "--model",
+        default=os.environ.get("LORA_DROP_MODEL", "bundled"),
+        help="bundled (default), a hub id, a folder or random:SHAPE; LORA_DROP_MODEL names it too",
+    )
+    parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    parser.add_argument("--dtype", default="auto", help="auto (default), float32 or bfloat16")
+    parser.add_argument("--host", help="the address to listen on; 127.0.0.1, or 0.0.0.0 in a Space, unless given")
+    parser.add_argument("--port", type=int, help="the port; GRADIO_SERVER_PORT names it too")
+    parser.add_argument("--mcp", action="store_true", help="also serve the API's functions as MCP tools")
+    return parser
+
+
+def _serve(args: argparse.Namespace) -> None:
+    """Raises LoraDropError or OSError if the page cannot start."""
+    if find_spec("gradio") is None or find_spec("plotly") is None:
+        raise LoraDropError("the page needs Gradio and plotly: pip install 'lora-drop[page]'")
+    if args.mcp and find_spec("mcp") is None:
+        raise LoraDropError("--mcp needs one more package: pip install 'gradio[mcp]'.")
+
+    from lora_drop.models.load import load_model
+    from lora_drop.models.pool import ModelPool, allowed_models
+    from lora_drop.ui.page import build_app, launch
+
+    # Gradio reads GRADIO_SERVER_NAME itself where no host is given.
+    open_to_all = runtime.in_space() and "GRADIO_SERVER_NAME" not in os.environ
+    load = partial(load_model, device=args.device, dtype=args.dtype)
+    # On ZeroGPU the weights are moved to the card before the first visitor comes: one model a Space.
+    names = () if runtime.on_zero_gpu() else allowed_models()
+    page = build_app(ModelPool(load(args.model), names, load, name=args.model))
+    launch(page, args.host or ("0.0.0.0" if open_to_all else None), args.port, mcp=args.mcp)
