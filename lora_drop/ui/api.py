@@ -15,7 +15,7 @@ from lora_drop.method.cost import kv_bytes, kv_saved, speed_bound
 from lora_drop.method.options import config_from
 from lora_drop.method.schedule import baseline_schedule
 from lora_drop.method.settings import CALL, RUN, SCHEDULE, Setting, setting, settings_of
-from lora_drop.models.load import LoadedModel, Outline
+from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.run.exports.html import replay_html
 from lora_drop.run.records import write_line
 from lora_drop.run.request import LORA_DROP, Plan, Request, plan
@@ -68,13 +68,13 @@ def _generate(calls: Callbacks) -> Callable[..., Iterator[str]]:
 def _estimate(calls: Callbacks) -> Callable[..., dict]:
     def estimate(prompt: str | None = None, **options: Any) -> dict:
         try:
-            outline = calls.pool.outline(options["model"])
+            info = calls.pool.info(options["model"])
             tokens = setting("max_new_tokens", RUN).read(options["max_new_tokens"])
-            wanted = Request(prompt=prompt or "-", config=_config(options, outline.id), max_new_tokens=tokens)
-            checked = plan(zero.planning(outline), wanted)
+            wanted = Request(prompt=prompt or "-", config=_config(options, info.id), max_new_tokens=tokens)
+            checked = plan(zero.planning(info), wanted)
         except LoraDropError as error:
             raise gr.Error(str(error), print_exception=False) from None
-        return estimated(outline, checked, len(checked.prompt_ids) if prompt else 0, wanted)
+        return estimated(info, checked, len(checked.prompt_ids) if prompt else 0, wanted)
 
     return with_parameters(
         estimate,
@@ -152,7 +152,7 @@ def _config(options: dict[str, Any], model: str) -> Any:
     return config_from(given, model)
 
 
-def estimated(loaded: LoadedModel | Outline, checked: Plan, prompt_tokens: int, wanted: Request) -> dict[str, Any]:
+def estimated(loaded: LoadedModel | ModelInfo, checked: Plan, prompt_tokens: int, wanted: Request) -> dict[str, Any]:
     """The figures of the what-if strip, by the formulas of `lora_drop.method.cost`."""
     lane = checked.lanes[LORA_DROP]
     schedule, rank, corrected = lane.schedule, lane.rank, lane.bank.layers if lane.bank else None

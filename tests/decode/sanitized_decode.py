@@ -25,9 +25,9 @@ HEADS, HEAD_DIM = 32, 64  # heads wider together than the rest: rows of `out` ar
 
 def decode(native, schedule, bank=None, prompt=PROMPT):
     """Run steps on a fixed text, watched."""
-    state, watched = native.new_state(schedule, bank), []
-    logits = [native.prefill(torch.tensor([prompt]), state)]
-    logits += [native.step(torch.tensor([[token]]), state, watched) for token in range(STEPS)]
+    state = native.new_state(schedule, bank, watch=True)
+    logits = [native.prefill(torch.tensor([prompt]), state).logits]
+    logits += [native.step(torch.tensor([[token]]), state).logits for token in range(STEPS)]
     assert torch.cat(logits).isfinite().all()
 
 

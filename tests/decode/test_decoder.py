@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.decode.reference import Decoder
+from lora_drop.decode import ReferenceDecoder
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import kv_bytes
@@ -19,10 +19,10 @@ from tests.support.naive import naive_logits
 
 def decode(loaded, schedule, bank=None, prompt=PROMPT, target=TARGET):
     """Logits (1 + G, V) of teacher-forced decoding, and the state after it."""
-    decoder = Decoder(loaded.model)
+    decoder = ReferenceDecoder(loaded.model)
     state = decoder.new_state(schedule, bank)
-    logits = [decoder.prefill(torch.tensor([prompt]), state)]
-    logits += [decoder.step(torch.tensor([[token]]), state) for token in target]
+    logits = [decoder.prefill(torch.tensor([prompt]), state).logits]
+    logits += [decoder.step(torch.tensor([[token]]), state).logits for token in target]
     return torch.cat(logits), state
 
 
@@ -106,12 +106,12 @@ def test_two_requests_in_turn_and_interleaved_do_not_mix(tiny):
     alone = [decode(tiny, schedule, prompt=p, target=t)[0] for p, t in ((PROMPT, TARGET), (TARGET, PROMPT))]
     again = decode(tiny, schedule)[0]
     assert torch.equal(alone[0], again)
-    decoder = Decoder(tiny.model)
+    decoder = ReferenceDecoder(tiny.model)
     states = [decoder.new_state(schedule), decoder.new_state(schedule)]
-    mixed = [[decoder.prefill(torch.tensor([p]), s)] for p, s in zip((PROMPT, TARGET), states, strict=True)]
+    mixed = [[decoder.prefill(torch.tensor([p]), s).logits] for p, s in zip((PROMPT, TARGET), states, strict=True)]
     for step in range(len(PROMPT)):
         for out, state, target in zip(mixed, states, (TARGET, PROMPT), strict=True):
-            out.append(decoder.step(torch.tensor([[target[step]]]), state))
+            out.append(decoder.step(torch.tensor([[target[step]]]), state).logits)
     assert torch.equal(torch.cat(mixed[0]), alone[0][: 1 + len(PROMPT)])
     assert torch.equal(torch.cat(mixed[1]), alone[1][: 1 + len(PROMPT)])
 
@@ -147,18 +147,18 @@ def test_attention_other_than_sdpa_is_refused(tiny):
     model = copy.deepcopy(tiny.model)
     model.set_attn_implementation("eager")
     with pytest.raises(LoraDropError, match="sdpa"):
-        Decoder(model)
+        ReferenceDecoder(model)
 
 
 def test_shapes_have_a_batch(tiny):
     """Two prompts of one length in one batch give what each gives alone."""
     schedule = Schedule(3, tiny.num_layers, (2, 3))
-    decoder = Decoder(tiny.model)
+    decoder = ReferenceDecoder(tiny.model)
     state = decoder.new_state(schedule)
     prompts = torch.tensor([PROMPT, TARGET[:5]])
-    logits = [decoder.prefill(prompts, state)]
+    logits = [decoder.prefill(prompts, state).logits]
     targets = torch.tensor([TARGET[:5], PROMPT])
-    logits += [decoder.step(targets[:, t : t + 1], state) for t in range(5)]
+    logits += [decoder.step(targets[:, t : t + 1], state).logits for t in range(5)]
     together = torch.stack(logits)  # (steps, B, V)
     assert_same(together[:, 0], decode(tiny, schedule, target=TARGET[:5])[0])
     assert_same(together[:, 1], decode(tiny, schedule, prompt=TARGET[:5], target=PROMPT)[0])
@@ -166,14 +166,14 @@ def test_shapes_have_a_batch(tiny):
 
 @pytest.mark.parametrize("chunk", [1, 2, 5])
 def test_reading_in_chunks_is_reading_at_once(any_tiny, chunk):
-    decoder = Decoder(any_tiny.model)
+    decoder = ReferenceDecoder(any_tiny.model)
     state = decoder.new_state(baseline_schedule(any_tiny.num_layers))
     decoder.prefill(torch.tensor([PROMPT]), state)
     outputs, logits = [], []
     for start in range(0, 10, chunk):
         tokens = torch.tensor([TARGET[start : start + chunk]])
-        out, lo = decoder.read(tokens, state.kv, len(PROMPT) + start, (2, 3))
-        outputs.append(out), logits.append(lo)
+        found = decoder.read(tokens, state.kv, len(PROMPT) + start, (2, 3))
+        outputs.append(found.watched), logits.append(found.logits)
     with torch.inference_mode():
         full = any_tiny.model(torch.tensor([PROMPT + TARGET[:10]]), output_hidden_states=True)
     assert_same(torch.cat(logits, 1), full.logits[:, len(PROMPT) :])

@@ -6,8 +6,9 @@ import time
 import pytest
 import torch
 
-from lora_drop.decode.lane import Lane, entropy
-from lora_drop.decode.reference import Decoder
+from lora_drop.decode import ReferenceDecoder
+from lora_drop.decode.lane import Lane
+from lora_drop.decode.logits import entropy
 from lora_drop.decode.sampling import Sampling, draw
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import Schedule, baseline_schedule
@@ -20,7 +21,13 @@ PROMPT = [5, 99, 17, 42, 200]
 def lane(loaded, schedule=None, prompt=PROMPT, tokens=24, sampling=None, **options):
     schedule = schedule or baseline_schedule(loaded.num_layers)
     return Lane(
-        Decoder(loaded.model), torch.tensor([prompt]), schedule, None, sampling or Sampling(), tokens, **options
+        ReferenceDecoder(loaded.model),
+        torch.tensor([prompt]),
+        schedule,
+        None,
+        sampling or Sampling(),
+        tokens,
+        **options,
     )
 
 

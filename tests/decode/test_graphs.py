@@ -6,12 +6,11 @@ import itertools
 import pytest
 import torch
 
+from lora_drop.decode import ReferenceDecoder
 from lora_drop.decode.cache import BLOCK
 from lora_drop.decode.lane import Lane
-from lora_drop.decode.reference import Decoder
 from lora_drop.decode.sampling import Sampling
-from lora_drop.decode.static import SPAN, GraphDecoder
-from lora_drop.decode.weights import fuse
+from lora_drop.decode.static import SPAN, StaticDecoder, StaticWeights
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import Schedule, baseline_schedule
 from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
@@ -27,20 +26,20 @@ LONG_PROMPT = [n * 7 % 256 for n in range(SPAN - 6)]
 def fed(decoder, state, prompt, count):
     """Logits of a prompt and of `count` steps on fixed tokens."""
     device = decoder.device
-    found = [decoder.prefill(torch.tensor([prompt], device=device), state)]
-    found += [decoder.step(torch.tensor([[n * 31 % 256]], device=device), state) for n in range(count)]
+    found = [decoder.prefill(torch.tensor([prompt], device=device), state).logits]
+    found += [decoder.step(torch.tensor([[n * 31 % 256]], device=device), state).logits for n in range(count)]
     return torch.cat(found)
 
 
 def static(model):
     model = copy.deepcopy(model)
-    return GraphDecoder(model, fuse(model))
+    return StaticDecoder(model, StaticWeights.of(model))
 
 
 def test_spans_and_storage_grow(tiny):
     """Past the first span, and past what was reserved: the same logits."""
     schedule = Schedule(3, tiny.num_layers, (2, 3))
-    reference, decoder = Decoder(tiny.model), static(tiny.model)
+    reference, decoder = ReferenceDecoder(tiny.model), static(tiny.model)
     expected = fed(reference, reference.new_state(schedule), LONG_PROMPT, 20)
     for tokens in (0, SPAN - 4, 2 * SPAN):
         state = decoder.new_state(schedule, tokens=tokens)
@@ -79,8 +78,8 @@ def test_graphs_are_the_reference(on_gpu, reuse, part, kv):
     """In bfloat16 both round at different places: 6% of the logits' own spread is the tolerance."""
     schedule = Schedule(3, on_gpu.num_layers, (2, 3, 4), reuse, part, kv)
     bank = random_bank(on_gpu, reuse, part, layers=[2, 4]).to(on_gpu.device, on_gpu.dtype)
-    reference, decoder = Decoder(on_gpu.model), on_gpu.decoder
-    assert isinstance(decoder, GraphDecoder)
+    reference, decoder = ReferenceDecoder(on_gpu.model), on_gpu.new_decoder()
+    assert isinstance(decoder, StaticDecoder)
     one = fed(reference, reference.new_state(schedule, bank), PROMPT, 12).float()
     two = fed(decoder, decoder.new_state(schedule, bank), PROMPT, 12).float()
     tolerance = 1e-3 if on_gpu.dtype == torch.float32 else 0.06 * float(one.std())
@@ -95,7 +94,7 @@ def test_lanes_and_graphs_in_any_order(on_gpu):
     def lanes():
         prompt = torch.tensor([LONG_PROMPT], device=on_gpu.device)
         schedules = {"one": baseline_schedule(on_gpu.num_layers), "two": schedule}
-        return {name: Lane(on_gpu.decoder, prompt, its, None, Sampling(), 40) for name, its in schedules.items()}
+        return {name: Lane(on_gpu.new_decoder(), prompt, its, None, Sampling(), 40) for name, its in schedules.items()}
 
     alone = {name: [step.token_id for step in lane] for name, lane in lanes().items()}
     together = {"one": [], "two": []}

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from lora_drop.decode.logits import entropy
 from lora_drop.decode.native import NativeDecoder, lay_out, library, loader, structs
 from lora_drop.decode.native.loader import build, find_compiler
-from lora_drop.decode.refresh import entropy
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.settings import REUSE_RULES
@@ -33,12 +33,12 @@ def decoder(tiny):
 
 def greedy(decoder, period=3, steps=60):
     """The text and the last logits of a run of its own."""
-    schedule = LoraDropConfig(period=period, drop_ratio=1.0).schedule_for(len(decoder.layers))
+    schedule = LoraDropConfig(period=period, drop_ratio=1.0).schedule_for(decoder.num_layers)
     state, tokens = decoder.new_state(schedule), []
-    logits = decoder.prefill(torch.tensor([PROMPT]), state)
+    logits = decoder.prefill(torch.tensor([PROMPT]), state).logits
     for _ in range(steps):
         tokens.append(int(logits.argmax()))
-        logits = decoder.step(torch.tensor([tokens[-1:]]), state)
+        logits = decoder.step(torch.tensor([tokens[-1:]]), state).logits
     return tokens, logits
 
 
@@ -207,9 +207,9 @@ def test_where_the_cache_cannot_be_written_there_is_none(tmp_path):
 
 def test_models_load_without_it(monkeypatch):
     monkeypatch.setattr("lora_drop.models.load.library", lambda: None)
-    assert load_model("random:tiny-llama", device="cpu", dtype="float32").decoder.name == "fast (float32)"
+    assert load_model("random:tiny-llama", device="cpu", dtype="float32").new_decoder().name == "fast (float32)"
     monkeypatch.undo()
-    assert load_model("random:tiny-llama", device="cpu", dtype="float32").decoder.name == "native (float32)"
+    assert load_model("random:tiny-llama", device="cpu", dtype="float32").new_decoder().name == "native (float32)"
 
 
 def test_runs_in_several_threads_do_not_mix(decoder):
@@ -260,15 +260,15 @@ def test_a_forked_process_has_threads_of_its_own(decoder):
 
 def _step_only(decoder):
     """Steps from made-up caches: torch's own OpenMP, which prefill needs, does not survive a fork."""
-    schedule = LoraDropConfig(period=3, drop_ratio=1.0).schedule_for(len(decoder.layers))
+    schedule = LoraDropConfig(period=3, drop_ratio=1.0).schedule_for(decoder.num_layers)
     state = decoder.new_state(schedule)
     config = decoder.layers[0].self_attn.config
     shape = (1, config.num_key_value_heads, 4, decoder.layers[0].self_attn.head_dim)
-    for i in range(len(decoder.layers)):
+    for i in range(decoder.num_layers):
         state.kv.update(torch.full(shape, 0.1), torch.full(shape, 0.2), i)
         state.hidden[i] = torch.full((1, config.hidden_size), 0.1)
     state.position = 4
-    return [round(float(decoder.step(torch.tensor([[7]]), state).sum()), 3) for _ in range(20)]
+    return [round(float(decoder.step(torch.tensor([[7]]), state).logits.sum()), 3) for _ in range(20)]
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 30.0])

@@ -8,9 +8,8 @@ import torch
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.cli.main import main
-from lora_drop.decode import refresh
+from lora_drop.decode import ReferenceDecoder, refresh
 from lora_drop.decode.lane import Lane
-from lora_drop.decode.reference import Decoder
 from lora_drop.decode.sampling import Sampling
 from lora_drop.evaluation import metrics
 from lora_drop.method.config import LoraDropConfig
@@ -37,13 +36,13 @@ def random_bank(loaded, reuse="residual", part="block", layers=(2, 3, 4)):
 
 
 def lane(loaded, schedule, bank=None, tokens=40):
-    return Lane(Decoder(loaded.model), torch.tensor([PROMPT]), schedule, bank, Sampling(), tokens)
+    return Lane(ReferenceDecoder(loaded.model), torch.tensor([PROMPT]), schedule, bank, Sampling(), tokens)
 
 
 def decoded(loaded, schedule, bank=None, tokens=40):
-    """The steps of a lane, each with the norm that the pacer saw; and the lane's state after them."""
+    """The steps of a lane, each with the norm that the refresher saw; and the lane's state after them."""
     one = lane(loaded, schedule, bank, tokens)
-    steps = [(step, one.state.pacer.norm) for step in one]
+    steps = [(step, one.state.refresher.norm) for step in one]
     return [step for step, _ in steps], [norm for _, norm in steps], one.state
 
 
@@ -72,7 +71,7 @@ def test_off_is_the_fixed_schedule_and_looks_at_nothing(any_tiny, monkeypatch):
     schedule = adaptive(any_tiny, period=3)
     steps, norms, state = decoded(any_tiny, schedule, bank)
     assert kinds(steps) == ["prefill", *("lora" if s % 3 else "refresh" for s in range(1, 40))]
-    assert norms == [None] * 40 and state.pacer.entropy is None and not any(step.trigger for step in steps)
+    assert norms == [None] * 40 and state.refresher.entropy is None and not any(step.trigger for step in steps)
     expected = naive_logits(any_tiny.model, PROMPT + ids(steps)[:-1], len(PROMPT), schedule, bank)
     assert ids(steps) == expected.argmax(-1).tolist()
 
@@ -84,7 +83,7 @@ def test_an_entropy_threshold_of_0_is_the_baseline_exactly(any_tiny, reuse):
     assert kinds(steps) == ["prefill"] + ["refresh"] * 39
     assert [step.trigger for step in steps] == [None] + ["entropy"] * 39
     assert all(torch.equal(one.logits, other.logits) for one, other in zip(steps, plain, strict=True))
-    assert ids(steps) == ids(plain) and state.pacer.refreshes == 39
+    assert ids(steps) == ids(plain) and state.refresher.refreshes == 39
     assert len(set(state.kv.lengths)) == 1
 
 
@@ -132,7 +131,7 @@ def test_kinds_follow_from_the_recorded_entropies_and_norms(any_tiny, which):
     for step in steps:
         assert step.active == [1 if step.kind != "lora" or i not in (2, 3, 4) else 0 for i in range(6)]
         assert step.entropy == refresh.entropy(step.logits)
-    assert state.pacer.refreshes == kinds(steps).count("refresh")
+    assert state.refresher.refreshes == kinds(steps).count("refresh")
 
 
 @pytest.mark.parametrize(("reuse", "part", "kv"), itertools.product(REUSE_RULES, PARTS, KV_RULES))
@@ -186,7 +185,7 @@ def test_evaluate_refreshes_where_the_free_run_does(tiny, monkeypatch):
     monkeypatch.setattr(metrics, "encode_text", lambda tokenizer, text: ids(steps))
     taken = []
     result = metrics.evaluate(
-        tiny, config, iter([(prompt, "")]), after_step=lambda pacer: taken.append((pacer.kind, pacer.trigger))
+        tiny, config, iter([(prompt, "")]), after_step=lambda now: taken.append((now.kind, now.trigger))
     )
     assert taken == [(step.kind, step.trigger) for step in steps[1:]]
     count = kinds(steps).count("refresh")
@@ -280,7 +279,7 @@ def test_old_traces_still_read(tiny, capsys, tmp_path):
 
 
 def test_two_lanes_a_step_each_in_turn_keep_their_own_pace(tiny):
-    decoder, bank = Decoder(tiny.model), random_bank(tiny)
+    decoder, bank = ReferenceDecoder(tiny.model), random_bank(tiny)
     schedules = [adaptive(tiny, entropy=4.4), adaptive(tiny, norm=0.05)]
 
     def lanes():

@@ -67,7 +67,7 @@ def test_the_verdict_is_at_equal_average_period(tiny, monkeypatch, better, wins)
         share = 0.4 if early else 1 / config.period
         if config.refresh_entropy == adaptive.NEVER:
             for value in (1.0, 2.0):
-                after_step(type("Pace", (), {"entropy": value, "norm": None}))
+                after_step(type("Refresher", (), {"entropy": value, "norm": None}))
         gap = 2 * (1 - share) - (better if early else 0)
         every = {"nll_baseline": 1.0, "nll_lora_drop": 1.0 + gap, "kl": gap, "top1_agreement": 1 - gap / 4}
         pace = {"decode_steps": 1000, "refreshes": round(1000 * share), "average_period": 1 / share, "notes": []}

@@ -91,7 +91,7 @@ def test_a_decoded_log_likelihood_is_not_that_of_one_forward_pass(any_tiny):
 
     def decoded(config):
         schedule = config.schedule_for(any_tiny.num_layers)
-        found, at_lora, _ = decode_target(any_tiny.decoder, schedule, None, prompt, ids)
+        found, at_lora, _ = decode_target(any_tiny.new_decoder(), schedule, None, prompt, ids)
         expected = naive_logits(any_tiny.model, prompt + ids[:-1], len(prompt), schedule).log_softmax(-1)
         total = float(found.float().log_softmax(-1)[range(len(ids)), ids].sum())
         assert total == pytest.approx(float(expected[range(len(ids)), ids].sum()), abs=2e-3)
@@ -199,9 +199,10 @@ def test_long_prompts_lose_their_middle(bench, tiny):
 
 def test_a_text_ends_before_a_stop(tiny):
     schedule, ids = CONFIG.schedule_for(tiny.num_layers), encode_prompt(tiny.tokenizer, "Why?")
-    whole = generate_text(tiny, tiny.decoder, schedule, None, ids, 40)
+    decoder = tiny.new_decoder()
+    whole = generate_text(tiny, decoder, schedule, None, ids, 40)
     end = whole[10:13]
-    assert generate_text(tiny, tiny.decoder, schedule, None, ids, 40, ("not there", end)) == whole[: whole.index(end)]
+    assert generate_text(tiny, decoder, schedule, None, ids, 40, ("not there", end)) == whole[: whole.index(end)]
 
 
 def test_intervals():

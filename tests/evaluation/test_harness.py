@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_drop.decode.reference import Decoder
+from lora_drop.decode import ReferenceDecoder
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.tokens import encode_prompt
@@ -60,7 +60,7 @@ def one_forward(model, context, continuation):
 
 def step_by_step(loaded, config, context, continuation):
     """The reference decoder, a token at a time."""
-    decoder = Decoder(loaded.model)
+    decoder = ReferenceDecoder(loaded.model)
     state = decoder.new_state(config.schedule_for(loaded.num_layers))
     logits = decoder.prefill(torch.tensor([context]), state)
     total = 0.0
@@ -110,7 +110,7 @@ def test_rolling_goes_through_the_schedule_too(folder):
 def test_a_greedy_continuation_says_so_and_a_long_context_loses_its_start(folder):
     lm = make(folder, **DROPPING)
     ids = lm.tok_encode("Once")
-    record = lm.decoder.prefill(torch.tensor([ids]), lm.decoder.new_state(lm.schedule)).argmax().item()
+    record = lm.decoder.prefill(torch.tensor([ids]), lm.decoder.new_state(lm.schedule)).logits.argmax().item()
     assert lm._loglikelihood_tokens([(None, ids, [record])], disable_tqdm=True)[0][1] is True
     long = [5] * lm.max_length + ids
     cut = lm._loglikelihood_tokens([(None, long, [7, 8])], disable_tqdm=True)
@@ -128,12 +128,12 @@ def test_generation_is_the_engine_s(folder):
     plain = encode_prompt(lm.loaded.tokenizer, prompt, chat=False)
     assert lm.tok_encode(prompt) == plain
     state = lm.decoder.new_state(config.schedule_for(lm.loaded.num_layers))
-    logits, ids = lm.decoder.prefill(torch.tensor([plain]), state), []
+    logits, ids = lm.decoder.prefill(torch.tensor([plain]), state).logits, []
     for _ in range(12):
         ids.append(int(logits.argmax()))
         if ids[-1] in lm.loaded.stop_ids:
             break
-        logits = lm.decoder.step(torch.tensor([[ids[-1]]]), state)
+        logits = lm.decoder.step(torch.tensor([[ids[-1]]]), state).logits
     assert text.rstrip("\ufffd") == lm.loaded.tokenizer.decode(ids, skip_special_tokens=True).rstrip("\ufffd")
     end = text[3:5]
     cut = lm.generate_until(requests("generate_until", [("Why?", {"until": [end], "max_gen_toks": 12})]))
@@ -203,5 +203,5 @@ def test_the_engine_s_request_matches(tiny):
     config = LoraDropConfig(**DROPPING)
     trace = gather(run(tiny, Request("Why?", config, 12, lanes="lora-drop", audit=False)))
     ids = encode_prompt(tiny.tokenizer, "Why?")
-    text = generate_text(tiny, tiny.decoder, config.schedule_for(tiny.num_layers), None, ids, 12)
+    text = generate_text(tiny, tiny.new_decoder(), config.schedule_for(tiny.num_layers), None, ids, 12)
     assert text == trace.text("lora_drop")

@@ -138,16 +138,16 @@ def test_where_a_load_fails_the_next_request_is_served(pool, loader):
 
 def test_what_is_known_stays_when_the_weights_go(pool):
     with pytest.raises(LoraDropError, match="was not loaded here yet"):
-        pool.outline(QWEN)
+        pool.info(QWEN)
     with pool.lend(QWEN) as loaded:
         facts, checked = page_facts(loaded), plan(loaded, ASKED)
         del loaded
     with pool.lend(LLAMA):
         assert not pool.is_at_hand(QWEN) and pool.is_known(QWEN)
-        outline = pool.outline(QWEN)
-        assert page_facts(outline) == facts
-        assert plan(outline, ASKED) == checked
-    assert not any(isinstance(value, torch.nn.Module) for value in vars(outline).values())
+        info = pool.info(QWEN)
+        assert page_facts(info) == facts
+        assert plan(info, ASKED) == checked
+    assert not any(isinstance(value, torch.nn.Module) for value in vars(info).values())
 
 
 def test_the_menu_shows_a_model_and_goes_back_where_it_cannot_be_had(pool, loader):

@@ -12,9 +12,7 @@ import torch
 import lora_drop
 from lora_drop.adapters import find
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.decode.fast import FastDecoder
-from lora_drop.decode.native.decoder import NativeDecoder
-from lora_drop.decode.static import GraphDecoder
+from lora_drop.decode import NativeDecoder, ReferenceDecoder, StaticDecoder
 from lora_drop.errors import LoraDropError, is_out_of_memory
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import LoadedModel
@@ -48,8 +46,8 @@ def kind(request) -> str:
 def loaded(kind) -> LoadedModel:
     """The model that every test of this module uses, one after the other: whatever a fault left would show."""
     loaded = fresh(kind)
-    expected = {"torch": FastDecoder, "static": GraphDecoder, "native": NativeDecoder}
-    assert type(loaded.decoder) is expected.get(kind, type(loaded.decoder))
+    expected = {"reference": ReferenceDecoder, "static": StaticDecoder, "native": NativeDecoder}
+    assert type(loaded.new_decoder()) is expected[kind]
     return loaded
 
 

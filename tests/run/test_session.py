@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.decode.reference import Decoder
+from lora_drop.decode import ReferenceDecoder
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import kv_bytes, speed_bound
@@ -85,20 +85,19 @@ def test_the_drift_is_the_full_models(tiny):
     prompt = encode_prompt(tiny.tokenizer, PROMPT)
     with torch.inference_mode():
         full = tiny.model(torch.tensor([prompt + tokens]), output_hidden_states=True)
-    decoder = Decoder(tiny.model)
-    state = decoder.new_state(LoraDropConfig(period=4, drop_layers=(2, 4)).schedule_for(6))
+    decoder = ReferenceDecoder(tiny.model)
+    state = decoder.new_state(LoraDropConfig(period=4, drop_layers=(2, 4)).schedule_for(6), watch=True)
     decoder.prefill(torch.tensor([prompt]), state)
     for step in range(1, 20):
-        watched = []
-        logits = decoder.step(torch.tensor([[tokens[step - 1]]]), state, watched)
+        found = decoder.step(torch.tensor([[tokens[step - 1]]]), state)
         at = len(prompt) + step - 1
         audit = trace.audits[LORA_DROP][step]
         for k, layer in enumerate((2, 4)):
             x = full.hidden_states[layer + 1][0, at]
-            assert audit.drift[k] == pytest.approx(float((watched[k][0] - x).norm() / x.norm()), abs=2e-5)
-            cosine = torch.cosine_similarity(watched[k][0], x, dim=0)
+            assert audit.drift[k] == pytest.approx(float((found.watched[k][0] - x).norm() / x.norm()), abs=2e-5)
+            cosine = torch.cosine_similarity(found.watched[k][0], x, dim=0)
             assert audit.cosine[k] == pytest.approx(float(cosine), abs=2e-5)
-        p, q = full.logits[0, at].log_softmax(-1), logits[0].log_softmax(-1)
+        p, q = full.logits[0, at].log_softmax(-1), found.logits[0].log_softmax(-1)
         assert audit.kl == pytest.approx(float((p.exp() * (p - q)).sum()), abs=2e-5)
         assert audit.agrees == bool(p.argmax() == q.argmax())
 

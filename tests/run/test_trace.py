@@ -81,11 +81,11 @@ def test_only_an_early_refresh_tells_a_trigger():
 
 def test_pace_counts_the_full_decode_steps():
     trace = t.gather([header(), step("lora_drop", 0, kind="prefill"), step("lora_drop", 1)])
-    assert t.pace(trace, "lora_drop") == {"refreshes": 0, "average_period": None}
-    assert t.pace(trace, "baseline") == {"refreshes": 0, "average_period": None}
+    assert t.refresh_counts(trace, "lora_drop") == {"refreshes": 0, "average_period": None}
+    assert t.refresh_counts(trace, "baseline") == {"refreshes": 0, "average_period": None}
     trace.add(step("lora_drop", 2, kind="refresh"))
     trace.add(step("lora_drop", 3))
-    assert t.pace(trace, "lora_drop") == {"refreshes": 1, "average_period": 3.0}
+    assert t.refresh_counts(trace, "lora_drop") == {"refreshes": 1, "average_period": 3.0}
 
 
 def test_a_trace_cut_anywhere_reads():

@@ -16,11 +16,7 @@ import pytest
 import torch
 
 from lora_drop.adapters import find
-from lora_drop.decode.native import library
-from lora_drop.decode.native.decoder import lay_out
-from lora_drop.decode.refresh import Pacer
-from lora_drop.decode.static import GraphDecoder
-from lora_drop.decode.weights import fuse
+from lora_drop.decode import Refresher, StaticWeights, lay_out, library
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import LoadedModel, load_model
@@ -33,7 +29,7 @@ from tests.support.decoding import random_bank
 
 PERIOD, TOKENS = 3, 9
 needs_compiler = pytest.mark.skipif(library() is None, reason="there is no C compiler here")
-KINDS = ["reference", "torch", "static", pytest.param("native", marks=needs_compiler)]
+KINDS = ["reference", "static", pytest.param("native", marks=needs_compiler)]
 
 
 def fresh(kind: str) -> LoadedModel:
@@ -43,11 +39,7 @@ def fresh(kind: str) -> LoadedModel:
         return dataclasses.replace(loaded, weights=None)
     if kind == "native":
         return dataclasses.replace(loaded, weights=lay_out(loaded.model, None))
-    loaded = dataclasses.replace(loaded, weights=fuse(loaded.model))
-    if kind == "torch":
-        return loaded
-    static = property(lambda self: GraphDecoder(self.model, self.weights))
-    return type("Static", (LoadedModel,), {"decoder": static})(**vars(loaded))
+    return dataclasses.replace(loaded, weights=StaticWeights.of(loaded.model))
 
 
 @pytest.fixture(scope="module")
@@ -87,17 +79,17 @@ def facts(trace: Trace) -> dict:
     }
 
 
-def _rule(pacer: Pacer) -> str | None:
-    return None if pacer.schedule.is_baseline else pacer.schedule.reuse
+def _rule(refresher: Refresher) -> str | None:
+    return None if refresher.schedule.is_baseline else refresher.schedule.reuse
 
 
-# Where in a run: each decoder ends prefill and every step by handing its logits to the lane's pacer, when the step's
-# K/V are written and its states have moved. The audit's own passes have a schedule that drops nothing.
-PLACES: dict[str, Callable[[Pacer], bool]] = {
-    "prefill": lambda pacer: pacer.kind == "prefill",
-    "LoRA step": lambda pacer: _rule(pacer) == "residual" and pacer.kind == "lora",
-    "refresh": lambda pacer: _rule(pacer) == "residual" and pacer.kind == "refresh",
-    "third lane": lambda pacer: _rule(pacer) == "skip" and pacer.step == 4,
+# Where in a run: each decoder ends prefill and every step by handing its logits to the lane's refresher, when the
+# step's K/V are written and its states have moved. The audit's own passes have a schedule that drops nothing.
+PLACES: dict[str, Callable[[Refresher], bool]] = {
+    "prefill": lambda refresher: refresher.kind == "prefill",
+    "LoRA step": lambda refresher: _rule(refresher) == "residual" and refresher.kind == "lora",
+    "refresh": lambda refresher: _rule(refresher) == "residual" and refresher.kind == "refresh",
+    "third lane": lambda refresher: _rule(refresher) == "skip" and refresher.step == 4,
 }
 
 
@@ -106,15 +98,15 @@ def at(place: str, monkeypatch, fault: Callable[[torch.Tensor], None]) -> None:
     if place == "audit":
         monkeypatch.setattr(audit, "_drift", lambda watched, full: fault(full))
         return
-    end, done = Pacer.end, []
+    end, done = Refresher.end, []
 
-    def faulty(self: Pacer, logits: torch.Tensor, known: float | None = None) -> None:
+    def faulty(self: Refresher, logits: torch.Tensor, known: float | None = None) -> None:
         if not done and PLACES[place](self):
             done.append(self)
             fault(logits)
         end(self, logits, known)
 
-    monkeypatch.setattr(Pacer, "end", faulty)
+    monkeypatch.setattr(Refresher, "end", faulty)
 
 
 def raising(kind: type[Exception], text: str) -> Callable[[torch.Tensor], None]:

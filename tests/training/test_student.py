@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.decode.reference import Decoder
+from lora_drop.decode import ReferenceDecoder
 from lora_drop.method.schedule import Schedule
 from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.training.student import Layout, student_states
@@ -28,14 +28,14 @@ def test_parallel_equals_step_by_step(any_tiny, reuse, part, kv, corrected):
     bank = bank_for(any_tiny, schedule) if corrected else None
     torch.manual_seed(0)
     tokens = torch.randint(0, 256, (2, 17))
-    decoder = Decoder(any_tiny.model)
+    decoder = ReferenceDecoder(any_tiny.model)
     for prompt in (1, 4, 9, 17):
         hidden, lora = student_states(any_tiny.model, tokens, prompt, schedule, bank)
         logits = any_tiny.model.get_output_embeddings()(hidden)
         for row in range(2):
             state = decoder.new_state(schedule, bank)
-            ours = [decoder.prefill(tokens[row : row + 1, :prompt], state)]
-            ours += [decoder.step(tokens[row : row + 1, t : t + 1], state) for t in range(prompt, 17)]
+            ours = [decoder.prefill(tokens[row : row + 1, :prompt], state).logits]
+            ours += [decoder.step(tokens[row : row + 1, t : t + 1], state).logits for t in range(prompt, 17)]
             torch.testing.assert_close(logits[row, prompt - 1 :], torch.cat(ours), rtol=1e-4, atol=2e-4)
         assert lora[prompt:].tolist() == [schedule.kind(s) == "lora" for s in range(1, 18 - prompt)]
         assert not lora[:prompt].any()
