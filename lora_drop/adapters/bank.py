@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lora_drop.decode.correction import Correction
+from lora_drop.decode import Correction
 from lora_drop.errors import LoraDropError
 
 WEIGHTS_NAME = "adapter_model.safetensors"

@@ -11,12 +11,12 @@ from lora_drop.adapters.bank import CONFIG_NAME, WEIGHTS_NAME, AdapterBank, brok
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import Schedule
 from lora_drop.method.settings import PARTS, REUSE_RULES
-from lora_drop.models.load import LoadedModel, Outline
+from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.paths import SHIPPED_ADAPTERS
 
 
 def find_bank(
-    loaded: LoadedModel | Outline, config: LoraDropConfig, schedule: Schedule
+    loaded: LoadedModel | ModelInfo, config: LoraDropConfig, schedule: Schedule
 ) -> tuple[AdapterBank | None, list[str]]:
     """The adapters that a config names, on the model's device, and what there is to say about them.
 
@@ -32,7 +32,7 @@ def find_bank(
 
 
 def _named_bank(
-    loaded: LoadedModel | Outline, config: LoraDropConfig, schedule: Schedule
+    loaded: LoadedModel | ModelInfo, config: LoraDropConfig, schedule: Schedule
 ) -> tuple[AdapterBank | None, list[str]]:
     folder = bank_folder(loaded, config, schedule)
     if folder is None:
@@ -61,7 +61,7 @@ def _named_bank(
     return bank.to(loaded.device, loaded.dtype), notes
 
 
-def bank_folder(loaded: LoadedModel | Outline, config: LoraDropConfig, schedule: Schedule) -> Path | None:
+def bank_folder(loaded: LoadedModel | ModelInfo, config: LoraDropConfig, schedule: Schedule) -> Path | None:
     """The adapter folder that a config takes on a model; None if it takes none.
 
     Raises:
@@ -128,7 +128,7 @@ def bank_fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def config_fingerprint(loaded: LoadedModel | Outline, config: LoraDropConfig) -> str | None:
+def config_fingerprint(loaded: LoadedModel | ModelInfo, config: LoraDropConfig) -> str | None:
     """The fingerprint of the bank that a config takes on a model; None if it takes none.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any
 from lora_drop.cli.output import print_json
 from lora_drop.method.cost import human_bytes
 from lora_drop.run.records import TOGETHER
-from lora_drop.run.trace import Trace, pace
+from lora_drop.run.trace import Trace, refresh_counts
 
 
 def run_object(trace: Trace) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def run_object(trace: Trace) -> dict[str, Any]:
         "config": {
             **main["config"],
             **trace.header.sampling,
-            **pace(trace, main["id"]),
+            **refresh_counts(trace, main["id"]),
             "seed": trace.header.seed,
             "model": trace.header.model,
         },

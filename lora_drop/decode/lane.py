@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from lora_drop.decode.correction import Correction
-from lora_drop.decode.reference import Decoder
-from lora_drop.decode.refresh import entropy
+from lora_drop.decode.logits import entropy
 from lora_drop.decode.sampling import Sampling, draw
-from lora_drop.decode.step import DecodeState, Step
+from lora_drop.decode.step import Decoder, DecodeState, StepResult
 from lora_drop.errors import LoraDropError
 from lora_drop.method.schedule import Schedule
 
@@ -63,11 +62,11 @@ class Lane:
         watch: bool = False,
     ):
         self.schedule, self.sampling, self.stop_ids = schedule, sampling, stop_ids
-        self.state: DecodeState = decoder.new_state(schedule, bank, input_ids.shape[1] + max_new_tokens - 1)
+        self.state: DecodeState = decoder.new_state(schedule, bank, input_ids.shape[1] + max_new_tokens - 1, watch)
         self.prefill_ms = self.decode_ms = 0.0
         self.decode_steps = 0
         self.ended: str | None = None  # "stop" or "length" once there is no next step
-        self._decoder, self._input_ids, self._watch = decoder, input_ids, watch
+        self._decoder, self._input_ids = decoder, input_ids
         self._remaining = max_new_tokens
         self._generator = torch.Generator(device=decoder.device).manual_seed(sampling.seed)
         self._clock = Clock(decoder.device)
@@ -83,22 +82,21 @@ class Lane:
         """Decode steps per second of decoding, prefill left out; None before the first decode step."""
         return 1000 * self.decode_steps / self.decode_ms if self.decode_steps else None
 
-    def __iter__(self) -> Iterator[Step]:
+    def __iter__(self) -> Iterator[StepResult]:
         return self
 
     @torch.inference_mode()
-    def __next__(self) -> Step:
+    def __next__(self) -> StepResult:
         """The next step. Raises LoraDropError: its logits are NaN or infinite, so its token would mean nothing."""
         if self.ended:
             raise StopIteration
-        watched: list[Tensor] = []
         prefill = self._token is None
         self._clock.start()
         if prefill:
-            logits = self._decoder.prefill(self._input_ids, self.state)
+            found = self._decoder.prefill(self._input_ids, self.state)
         else:
-            logits = self._decoder.step(self._token, self.state, watched if self._watch else None)
-        self._token = draw(logits, self.sampling, self._generator)
+            found = self._decoder.step(self._token, self.state)
+        self._token = draw(found.logits, self.sampling, self._generator)
         token_id = int(self._token)  # waits for the device: the caller shows the token, and the clock must hold it
         ms = self._clock.stop()
         if prefill:
@@ -111,21 +109,21 @@ class Lane:
             self.ended = "stop"
         elif self._remaining == 0:
             self.ended = "length"
-        pacer = self.state.pacer
-        nats = entropy(logits) if pacer.entropy is None else pacer.entropy
+        refresher = self.state.refresher
+        nats = entropy(found.logits) if found.entropy is None else found.entropy
         if not math.isfinite(nats):  # then a logit is not either; the entropy is fetched anyway, so this costs nothing
-            raise not_finite(pacer.step, self.schedule, self.state.bank)
-        return Step(
-            step=pacer.step,
+            raise not_finite(refresher.step, self.schedule, self.state.bank)
+        return StepResult(
+            step=refresher.step,
             token_id=token_id,
-            kind=pacer.kind,
-            active=self.schedule.active_in(pacer.kind),
+            kind=refresher.kind,
+            active=self.schedule.active_in(refresher.kind),
             ms=ms,
             kv_bytes=self.state.kv.nbytes,
             entropy=nats,
-            logits=logits,
-            watched=watched,
-            trigger=pacer.trigger,
+            logits=found.logits,
+            watched=found.watched,
+            trigger=refresher.trigger,
         )
 
 
@@ -134,7 +132,7 @@ def not_finite(step: int, schedule: Schedule, bank: Correction | None) -> LoraDr
     if schedule.is_baseline or step == 0:  # every layer has run so far
         cause = (
             "the model's weights are damaged or overflow. Try dtype float32, or get its files again (`python -m "
-            "lora_drop.models.bundled --verify` checks and repairs the bundled model's)"
+            "lora_drop fetch --verify` checks and repairs the bundled model's)"
         )
     elif bank is not None:
         cause = "the adapters do not fit or overflow. Take adapters none, or try dtype float32"

@@ -1,7 +1,6 @@
 """The reference decoder: a thin reading of a transformers model, layer by layer. Slow, clear, any architecture.
 
-It runs the model's own modules and holds no state of a request; that is in `DecodeState`, one for each lane. Faster
-decoders have the same interface and are checked against this one.
+It runs the model's own modules. The faster decoders share its prefill and its state, and are checked against it.
 
 Shapes: B batch, T tokens of this call, D hidden size, V vocabulary, L layers, n dropped layers.
 """
@@ -14,13 +13,13 @@ from transformers import PreTrainedModel
 
 from lora_drop.decode.cache import HiddenCache, KVCache
 from lora_drop.decode.correction import Correction
-from lora_drop.decode.step import DecodeState
+from lora_drop.decode.step import DecoderOutput, DecodeState
 from lora_drop.errors import LoraDropError
 from lora_drop.method.schedule import Schedule
 
 
-class Decoder:
-    """Prefill and decode steps over the layers of a Llama, Qwen2, Qwen3 or Mistral model."""
+class ReferenceDecoder:
+    """Prefill and decode steps over the layers of a Llama, Qwen2, Qwen3 or Mistral model. See `step.Decoder`."""
 
     name = "reference"
 
@@ -31,70 +30,58 @@ class Decoder:
         self.embed: nn.Embedding = model.get_input_embeddings()
         self.head: nn.Linear = model.get_output_embeddings()
         self.layers = model.model.layers
+        self.num_layers = len(self.layers)
         self.norm: nn.Module = model.model.norm
         self.rotary: nn.Module = model.model.rotary_emb
         self.device, self.dtype = self.embed.weight.device, self.embed.weight.dtype
 
-    def new_state(self, schedule: Schedule, bank: Correction | None = None, tokens: int = 0) -> DecodeState:
-        """A fresh state. `bank` must be on the model's device and in its dtype (`Correction.to`).
-
-        `tokens`, the most that the caches will hold, lets a decoder on static buffers reserve them once; caches that
-        grow by blocks have no use for it.
-        """
-        n = len(self.layers)
-        return DecodeState(schedule, bank, KVCache(n), HiddenCache(n))
+    def new_state(
+        self, schedule: Schedule, bank: Correction | None = None, tokens: int = 0, watch: bool = False
+    ) -> DecodeState:
+        """See `step.Decoder`. The caches grow by blocks, so `tokens` is of no use here."""
+        return DecodeState(schedule, bank, KVCache(self.num_layers), HiddenCache(self.num_layers), watch)
 
     @torch.inference_mode()
-    def prefill(self, input_ids: Tensor, state: DecodeState) -> Tensor:
-        """Read the prompt (B, P): step 0, full, and the first refresh. Returns the logits of its last token (B, V)."""
+    def prefill(self, input_ids: Tensor, state: DecodeState) -> DecoderOutput:
+        """See `step.Decoder`."""
         h, rope = self._enter(input_ids, state)
-        for i in range(len(self.layers)):
+        for i in range(self.num_layers):
             h = self.run_full(i, h, rope, state)
         state.position += input_ids.shape[1]
         logits = self.head(self.norm(h[:, -1]))
-        state.pacer.end(logits)
-        return logits
+        state.refresher.end(logits)
+        return DecoderOutput(logits, entropy=state.refresher.entropy)
 
     @torch.inference_mode()
-    def step(self, token: Tensor, state: DecodeState, watch: list[Tensor] | None = None) -> Tensor:
-        """Decode one token (B, 1), full or with dropped layers as the pacer says. Returns logits (B, V).
-
-        Args:
-            watch: receives the output (B, D) of each dropped layer of the schedule, ascending; for the audit.
-        """
-        lora = not state.pacer.begin()
-        dropped = set(state.schedule.dropped)
+    def step(self, token: Tensor, state: DecodeState) -> DecoderOutput:
+        """See `step.Decoder`."""
+        lora = not state.refresher.begin()
+        dropped = state.schedule.dropped_set
         h, rope = self._enter(token, state)
-        for i in range(len(self.layers)):
+        watched = []
+        for i in range(self.num_layers):
             h = (self.run_dropped if lora and i in dropped else self.run_full)(i, h, rope, state)
-            if watch is not None and i in dropped:
-                watch.append(h[:, 0])
+            if i in dropped:
+                watched.append(h[:, 0])
         state.position += 1
-        logits = self.head(self.norm(h[:, -1]))
-        state.pacer.end(logits)
-        return logits
+        h = h[:, -1]
+        logits = self.head(self.norm(h))
+        state.refresher.end(logits)
+        return DecoderOutput(logits, stacked(watched, h) if state.watch else None, state.refresher.entropy)
 
     @torch.inference_mode()
     def read(
         self, tokens: Tensor, kv: KVCache, position: int, layers: tuple[int, ...], logits_from: int = 0
-    ) -> tuple[Tensor, Tensor]:
-        """The full model on a chunk of tokens (B, T) at `position`, after what `kv` holds: the audit's pass.
-
-        Args:
-            logits_from: the first token of the chunk whose logits are wanted.
-
-        Returns:
-            The outputs of `layers` (n, B, T, D) and the logits (B, T - logits_from, V).
-        """
-        state = DecodeState(Schedule(1, len(self.layers), ()), None, kv, HiddenCache(0), position)
+    ) -> DecoderOutput:
+        """See `step.Decoder`."""
+        state = DecodeState(Schedule(1, self.num_layers, ()), None, kv, HiddenCache(0), position=position)
         h, rope = self._enter(tokens, state)
         outputs = []
-        for i in range(len(self.layers)):
+        for i in range(self.num_layers):
             h = self.run_full(i, h, rope, state)
             if i in layers:
                 outputs.append(h)
-        logits = self.head(self.norm(h[:, logits_from:]))
-        return torch.stack(outputs) if outputs else h.new_empty(0, *h.shape), logits
+        return DecoderOutput(self.head(self.norm(h[:, logits_from:])), stacked(outputs, h))
 
     def _enter(self, tokens: Tensor, state: DecodeState) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Embeddings (B, T, D) of tokens and the rotary cosines and sines (1, T, hs) of their true positions."""
@@ -136,7 +123,7 @@ class Decoder:
         corrected = bank is not None and i in bank.a
         d = bank.correction(i, h) if corrected else 0.0
         if corrected:
-            state.pacer.measure(d, h if schedule.reuse == "skip" else state.hidden[i])
+            state.refresher.measure(d, h if schedule.reuse == "skip" else state.hidden[i])
         if schedule.reuse == "skip":
             u = h + d
         elif schedule.reuse == "residual":
@@ -159,6 +146,11 @@ class Decoder:
             key = attention.k_norm(key)
         key, value = key.transpose(1, 2), attention.v_proj(x).view(shape).transpose(1, 2)  # (B, n_kv, 1, hs)
         state.kv.update(_rotate(key, *rope), value, i)
+
+
+def stacked(outputs: list[Tensor], like: Tensor) -> Tensor:
+    """Outputs of n layers as one tensor, (n, *like.shape), for n = 0 too."""
+    return torch.stack(outputs) if outputs else like.new_empty(0, *like.shape)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lora_drop.decode.logits import entropy
 from lora_drop.method.schedule import Schedule
 
 
 @dataclass
-class Pacer:
-    """The pace of one generation: what the last step was, and what the next one will be."""
+class Refresher:
+    """Decides which decode steps of one generation are full: what the last step was, and what the next one will be."""
 
     schedule: Schedule
     step: int = 0  # 0 before and at prefill, then the number of the last decode step
@@ -84,9 +85,3 @@ def fired(schedule: Schedule, entropy: float | None, norm: float | None) -> str 
     if schedule.refresh_norm is not None and norm is not None and norm >= schedule.refresh_norm:
         return "norm"
     return None
-
-
-def entropy(logits: Tensor) -> float:
-    """Entropy in nats of the softmax of logits (1, V), unscaled by the temperature."""
-    log_probs = logits.float().log_softmax(-1)
-    return float(-(log_probs.exp() * log_probs).sum())

@@ -1,4 +1,4 @@
-"""The fast decoder on a GPU: a decode step is one CUDA graph, a full one or a LoRA one, over static buffers.
+"""The decoder on a GPU: a decode step is one CUDA graph, a full one or a LoRA one, over static buffers.
 
 At batch 1 a step is hundreds of small kernels, and launching them one by one from Python costs more than they do. So
 each kind of step is captured once and replayed. Nothing of a generation is inside a graph: token, positions, caches
@@ -7,9 +7,11 @@ and anchors are in buffers of the lane's state, which all its graphs share, so t
 Attention reads a span of the cache that grows by doubling, with a mask for what is not filled yet; each span has
 graphs of its own, captured when it is first met. The first ones belong to prefill, on the clock of the first token.
 
-On other devices the very same step runs without a graph; the tests hold it against the reference there.
+On other devices the very same step runs without a graph; the tests hold it against the reference there. Prefill and
+`read` are the reference's everywhere.
 
-Shapes: D hidden size, nkv K/V heads, hs head size, V vocabulary, n dropped layers.
+Shapes: D hidden size, V vocabulary, nh heads, nkv K/V heads, hs head size, S tokens that attention reads, n dropped
+layers.
 """
 
 from __future__ import annotations
@@ -18,19 +20,68 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from lora_drop.decode.cache import HiddenCache, KVCache
 from lora_drop.decode.correction import Correction
-from lora_drop.decode.fast import FastDecoder
-from lora_drop.decode.step import DecodeState
+from lora_drop.decode.reference import ReferenceDecoder, stacked
+from lora_drop.decode.step import DecoderOutput, DecodeState
+from lora_drop.decode.weights import fused, qk_norms
 from lora_drop.method.schedule import Schedule
 
 SPAN = 256  # tokens that attention reads at least
 
-# (1, V) logits, n x (1, D) outputs of the dropped layers, and ||d|| / ||cached|| of the corrected ones.
-Results = tuple[Tensor, list[Tensor], list[Tensor]]
+Rope = tuple[Tensor, Tensor]  # cosines and signed sines (hs,): x * cos + roll(x, hs / 2) * sin rotates
+Projection = tuple[Tensor, Tensor | None]  # weight (N, K), bias (N,)
+# (1, V) logits, (n, 1, D) outputs of the dropped layers if watched, and ||d|| / ||cached|| of the corrected ones.
+Results = tuple[Tensor, Tensor | None, list[Tensor]]
+
+
+@dataclass(frozen=True)
+class StaticLayer:
+    """One layer's weights: norms (D,), and fused projections. `qk_norm` is Qwen3's, (nh + nkv, hs), else None."""
+
+    attention_norm: Tensor
+    qkv: Projection
+    qk_norm: Tensor | None
+    out: Projection
+    mlp_norm: Tensor
+    gate_up: Projection
+    down: Projection
+
+
+@dataclass(frozen=True)
+class StaticWeights:
+    """A model's own weights with q, k, v and gate, up fused; its modules keep views, so that none is there twice.
+
+    Attributes:
+        decoder_name: the name of the decoder that runs them.
+    """
+
+    layers: list[StaticLayer]
+    decoder_name: str
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, model: PreTrainedModel) -> StaticWeights:
+        """Fuse a model that `is_supported`."""
+        dtype = str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")
+        return cls([_layer(layer) for layer in model.model.layers], f"static ({dtype})")
+
+
+def _layer(layer: nn.Module) -> StaticLayer:
+    attention, mlp = layer.self_attn, layer.mlp
+    return StaticLayer(
+        layer.input_layernorm.weight,
+        fused(attention.q_proj, attention.k_proj, attention.v_proj),
+        qk_norms(attention),
+        fused(attention.o_proj),
+        layer.post_attention_layernorm.weight,
+        fused(mlp.gate_proj, mlp.up_proj),
+        fused(mlp.down_proj),
+    )
 
 
 class StaticHidden(HiddenCache):
@@ -44,7 +95,7 @@ class StaticHidden(HiddenCache):
 
 
 @dataclass
-class GraphState(DecodeState):
+class StaticState(DecodeState):
     """A lane's static buffers, and the graphs over them.
 
     Args:
@@ -52,63 +103,69 @@ class GraphState(DecodeState):
         token: (1, 1), the token to read.
         held: (2,), how many tokens the layers that always run hold (which is the position), and the dropped ones.
         rope: cosines and signed sines, (tokens, hs) each.
+        masks: (1, 1, 1, S) of the two groups of layers, made anew in each step.
         graphs: by kind of step and by the two spans.
     """
 
     tokens: int = 0
     token: Tensor | None = None
     held: Tensor | None = None
-    rope: tuple[Tensor, Tensor] | None = None
+    rope: Rope | None = None
     masks: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
     graphs: dict[tuple[bool, int, int], Callable[[], Results]] = field(default_factory=dict, repr=False)
 
 
-class GraphDecoder(FastDecoder):
-    """`FastDecoder` whose steps are graphs on CUDA."""
+class StaticDecoder(ReferenceDecoder):
+    """`step` for one token of one text over static buffers; prefill captures, and all else is the reference's."""
 
-    def __init__(self, model, weights):
-        super().__init__(model, weights)
-        self.name = f"fast ({weights.kind}, CUDA graphs)"
+    def __init__(self, model: PreTrainedModel, weights: StaticWeights):
+        super().__init__(model)
+        config = model.config
+        self.name = weights.decoder_name
+        self._weights = weights.layers
+        self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self._head_dim = self.layers[0].self_attn.head_dim
+        self._intermediate, self._eps = config.intermediate_size, config.rms_norm_eps
 
-    def new_state(self, schedule: Schedule, bank: Correction | None = None, tokens: int = 0) -> GraphState:
-        """See `Decoder.new_state`."""
-        n = len(self.layers)
-        return GraphState(schedule, bank, KVCache(n), StaticHidden(n), tokens=tokens)
+    def new_state(
+        self, schedule: Schedule, bank: Correction | None = None, tokens: int = 0, watch: bool = False
+    ) -> StaticState:
+        """See `step.Decoder`. Without `tokens` the buffers grow, and are captured anew, by doubling."""
+        n = self.num_layers
+        return StaticState(schedule, bank, KVCache(n), StaticHidden(n), watch, tokens=tokens)
 
     @torch.inference_mode()
-    def prefill(self, input_ids: Tensor, state: GraphState) -> Tensor:
-        """See `Decoder.prefill`. Reserves the caches and captures the first steps too."""
-        logits = super().prefill(input_ids, state)
+    def prefill(self, input_ids: Tensor, state: StaticState) -> DecoderOutput:
+        """See `step.Decoder`. Reserves the caches and captures the first steps too."""
+        found = super().prefill(input_ids, state)
         state.token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
         state.held = torch.full((2,), state.position, device=self.device)
         self._reserve(state, max(state.tokens, state.position + 1))
         for lora in {False, not state.schedule.is_baseline}:
             self._graph(state, lora)
-        return logits
+        return found
 
     @torch.inference_mode()
-    def step(self, token: Tensor, state: GraphState, watch: list[Tensor] | None = None) -> Tensor:
-        """Decode one token (1, 1). Returns logits (1, V); see `Decoder.step`."""
-        lora = not state.pacer.begin()
+    def step(self, token: Tensor, state: StaticState) -> DecoderOutput:
+        """See `step.Decoder`; token (1, 1)."""
+        lora = not state.refresher.begin()
         if state.position == state.tokens:
             self._reserve(state, 2 * state.tokens)
         replay = self._graph(state, lora)
         state.token.copy_(token)
         logits, watched, ratios = replay()
-        resting = state.schedule.dropped_set if lora and state.schedule.kv == "skip" else ()
-        for i in range(len(self.layers)):
-            state.kv.lengths[i] += i not in resting
+        skipped = state.schedule.dropped_set if lora and state.schedule.kv == "skip" else ()
+        for i in range(self.num_layers):
+            state.kv.lengths[i] += i not in skipped
         state.position += 1
         # Copies: the next replay writes over what a graph gave.
-        if watch is not None:
-            watch.extend(h.clone() for h in watched)
-        state.pacer.take(ratio.clone() for ratio in ratios)
+        state.refresher.take(ratio.clone() for ratio in ratios)
         logits = logits.clone()
-        state.pacer.end(logits)
-        return logits
+        state.refresher.end(logits)
+        return DecoderOutput(logits, None if watched is None else watched.clone(), state.refresher.entropy)
 
-    def _reserve(self, state: GraphState, tokens: int) -> None:
-        """Room for `tokens` tokens: a dropped layer that rests at LoRA steps gets only what its refreshes need."""
+    def _reserve(self, state: StaticState, tokens: int) -> None:
+        """Room for `tokens` tokens; a dropped layer that writes no K/V at LoRA steps gets what its refreshes need."""
         schedule, prompt = state.schedule, state.position
         sparse = schedule.kv == "skip" and not schedule.is_adaptive
         for i, store in enumerate(state.kv.stores):
@@ -122,11 +179,11 @@ class GraphDecoder(FastDecoder):
         cos, sin = self.rotary(self.embed.weight[:1, None], position_ids=positions)  # (1, tokens, hs)
         half = sin.shape[-1] // 2
         sin = torch.cat((-sin[..., :half], sin[..., half:]), -1)
-        state.rope = cos[0].to(self.weights.dtype), sin[0].to(self.weights.dtype)
+        state.rope = cos[0].to(self.dtype), sin[0].to(self.dtype)
         state.tokens = tokens
         state.graphs.clear()  # they know the old buffers
 
-    def _graph(self, state: GraphState, lora: bool) -> Callable[[], Results]:
+    def _graph(self, state: StaticState, lora: bool) -> Callable[[], Results]:
         """The next step as a call without arguments."""
         dropped = state.schedule.dropped
         spans = tuple(_span(state.kv, i) for i in (0, dropped[0] if dropped else 0))
@@ -138,7 +195,7 @@ class GraphDecoder(FastDecoder):
                 state.graphs[key] = self._capture(state, lora, spans)
         return state.graphs[key]
 
-    def _capture(self, state: GraphState, lora: bool, spans: tuple[int, int]) -> Callable[[], Results]:
+    def _capture(self, state: StaticState, lora: bool, spans: tuple[int, int]) -> Callable[[], Results]:
         """Run the step once aside, as libraries set themselves up on their first call, and then capture it."""
         kept = [tensor for tensor in (state.held, *state.hidden.vectors) if tensor is not None]
         before = [tensor.clone() for tensor in kept]
@@ -161,42 +218,93 @@ class GraphDecoder(FastDecoder):
 
         return replay
 
-    def _run(self, state: GraphState, lora: bool, spans: tuple[int, int]) -> Results:
+    def _run(self, state: StaticState, lora: bool, spans: tuple[int, int]) -> Results:
         """One step over the static buffers: what a graph holds."""
         dropped = state.schedule.dropped_set
         h = F.embedding(state.token[:, 0], self.embed.weight)  # (1, D)
         rope = tuple(table.index_select(0, state.held[:1])[0] for table in state.rope)
         state.masks = tuple(self._mask(span, held) for span, held in zip(spans, state.held, strict=True))
         watched = []
-        for i in range(len(self.layers)):
-            if i not in dropped:
-                h = self._full(i, h, rope, state)
-                continue
-            h = self._lora(i, h, rope, state) if lora else self._refresh(i, h, rope, state)
-            watched.append(h)
-        rests = lora and state.schedule.kv == "skip"
-        (state.held[:1] if rests else state.held).add_(1)
-        return self.weights.head(self._norm(h, self.norm.weight)), watched, state.pacer.drain()
+        for i in range(self.num_layers):
+            h = (self._lora if lora and i in dropped else self._full)(i, h, rope, state)
+            if i in dropped:
+                watched.append(h)
+        skips = lora and state.schedule.kv == "skip"
+        (state.held[:1] if skips else state.held).add_(1)
+        logits = self.head(self._norm(h, self.norm.weight))
+        return logits, stacked(watched, h) if state.watch else None, state.refresher.drain()
 
     def _mask(self, span: int, held: Tensor) -> Tensor:
         """(1, 1, 1, span), to be added to the scores: minus infinity after the token that is being read."""
         beyond = torch.arange(span, device=self.device) > held
-        return torch.zeros(span, dtype=self.weights.dtype, device=self.device).masked_fill_(beyond, -torch.inf)[
-            None, None, None
-        ]
+        mask = torch.zeros(span, dtype=self.dtype, device=self.device).masked_fill_(beyond, -torch.inf)
+        return mask[None, None, None]
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, (x.shape[-1],), weight, self._eps)
 
-    def _write(self, i: int, heads: Tensor, state: GraphState) -> Tensor:
+    def _project(self, i: int, x: Tensor, rope: Rope) -> Tensor:
+        """Queries, keys and values (nh + 2 nkv, hs) of a normed input (1, D), rotated."""
+        weights = self._weights[i]
+        heads = F.linear(x, *weights.qkv).view(-1, self._head_dim)
+        turned = heads[: self._heads + self._kv_heads]
+        if weights.qk_norm is not None:
+            turned.copy_(F.rms_norm(turned, (self._head_dim,), None, self._eps).mul_(weights.qk_norm))
+        cos, sin = rope
+        torch.addcmul(turned * cos, turned.roll(self._head_dim // 2, -1), sin, out=turned)
+        return heads
+
+    def _write(self, i: int, heads: Tensor, state: StaticState) -> Tensor:
+        """Put the token's K/V, the last of `heads`, in its place; returns what attention reads, (2, 1, nkv, S, hs)."""
         both = heads[self._heads :].view(2, 1, self._kv_heads, 1, self._head_dim)
         group = int(i in state.schedule.dropped_set)
         state.kv.stores[i].index_copy_(3, state.held[group : group + 1], both)
         return state.kv.stores[i].narrow(3, 0, state.masks[group].shape[-1])
 
-    def _mix(self, i: int, query: Tensor, held: Tensor, state: GraphState) -> Tensor:
+    def _attend(self, i: int, h: Tensor, rope: Rope, state: StaticState) -> Tensor:
+        """u = h + attention; writes K/V."""
+        weights = self._weights[i]
+        heads = self._project(i, self._norm(h, weights.attention_norm), rope)
+        held = self._write(i, heads, state)
+        # The query heads of a K/V head stand as rows of one query: no key is copied for them.
+        query = heads[: self._heads].view(1, self._kv_heads, -1, self._head_dim)
         mask = state.masks[i in state.schedule.dropped_set]
-        return F.scaled_dot_product_attention(query, *held.unbind(0), attn_mask=mask)
+        mixed = F.scaled_dot_product_attention(query, *held.unbind(0), attn_mask=mask)
+        return F.linear(mixed.reshape(1, -1), *weights.out).add_(h)
+
+    def _feed(self, i: int, u: Tensor) -> Tensor:
+        """u + MLP."""
+        weights = self._weights[i]
+        gate, up = F.linear(self._norm(u, weights.mlp_norm), *weights.gate_up).split(self._intermediate, 1)
+        return F.linear(F.silu(gate).mul_(up), *weights.down).add_(u)
+
+    def _full(self, i: int, h: Tensor, rope: Rope, state: StaticState) -> Tensor:
+        """A whole layer; a droppable one leaves its anchor behind."""
+        u = self._attend(i, h, rope, state)
+        out = self._feed(i, u)
+        if i in state.schedule.dropped_set:
+            reached = out if state.schedule.part == "block" else u
+            state.hidden[i] = self._remember(state.schedule.reuse, h, reached)
+        return out
+
+    def _lora(self, i: int, h: Tensor, rope: Rope, state: StaticState) -> Tensor:
+        """A dropped layer at a LoRA step: no attention, and with `part="block"` no MLP either."""
+        schedule, bank = state.schedule, state.bank
+        if schedule.kv == "write":
+            heads = self._project(i, self._norm(h, self._weights[i].attention_norm), rope)
+            self._write(i, heads, state)
+        corrected = bank is not None and i in bank.a
+        base = h if schedule.reuse == "skip" else state.hidden[i]
+        if schedule.reuse == "residual":
+            base = torch.addcmul(h, bank.gate[i], base) if corrected else h + base
+        u = base
+        if corrected:
+            d = bank.correction(i, h)
+            state.refresher.measure(d, h if schedule.reuse == "skip" else state.hidden[i])
+            u = base + d
+        if schedule.reuse == "state":
+            state.hidden[i] = u
+        return u if schedule.part == "block" else self._feed(i, u)
 
 
 def _span(kv: KVCache, layer: int) -> int:

@@ -1,35 +1,102 @@
-"""What a lane remembers between its steps, and what a step gives."""
+"""What a decoder is, what a lane remembers between its steps, and what a step gives.
+
+Shapes: B batch, P prompt tokens, T tokens of a chunk, D hidden size, V vocabulary, n dropped layers.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from lora_drop.decode.cache import HiddenCache, KVCache
 from lora_drop.decode.correction import Correction
-from lora_drop.decode.refresh import Pacer
+from lora_drop.decode.refresh import Refresher
 from lora_drop.method.schedule import Schedule
 
 
 @dataclass
 class DecodeState:
-    """All that a lane remembers between its steps."""
+    """All that a lane remembers between its steps, made by `Decoder.new_state`; a decoder may add its own buffers."""
 
     schedule: Schedule
     bank: Correction | None
     kv: KVCache
     hidden: HiddenCache
+    watch: bool = False  # whether steps give the outputs of the dropped layers, for the audit
     position: int = 0  # tokens read so far: the true position of the next one
-    pacer: Pacer = field(init=False)  # which step this is, and whether it is full
+    refresher: Refresher = field(init=False)  # which step this is, and whether it is full
 
     def __post_init__(self):
-        self.pacer = Pacer(self.schedule)
+        self.refresher = Refresher(self.schedule)
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderOutput:
+    """What a decoder's call gives.
+
+    Args:
+        logits: of the next token, (B, V); from `read` one row a token, (B, T, V).
+        watched: the outputs of the dropped layers, ascending, (n, B, D); from `read` those of the layers asked for,
+            (n, B, T, D). None where nobody asked.
+        entropy: of the logits in nats, where the schedule needed it, so that nobody computes it again; else None.
+    """
+
+    logits: Tensor
+    watched: Tensor | None = None
+    entropy: float | None = None
+
+
+class Decoder(Protocol):
+    """The layers of one model, ready to decode. It holds nothing of a request: that is in `DecodeState`, one a lane.
+
+    There are three: `ReferenceDecoder` (transformers' own modules; the others are checked against it), `StaticDecoder`
+    (static buffers, CUDA graphs) and `NativeDecoder` (C, on a CPU).
+
+    Attributes:
+        name: for the trace and the page, such as `native (bfloat16)`.
+        device, dtype: of the tokens that it takes, and of its activations and K/V.
+        num_layers: L.
+    """
+
+    name: str
+    device: torch.device
+    dtype: torch.dtype
+    num_layers: int
+
+    def new_state(
+        self, schedule: Schedule, bank: Correction | None = None, tokens: int = 0, watch: bool = False
+    ) -> DecodeState:
+        """A fresh state.
+
+        Args:
+            bank: on the model's device and in its dtype (`Correction.to`).
+            tokens: the most that the caches will hold, which lets static buffers be reserved once; 0 is unknown.
+            watch: have each step give the outputs of the dropped layers.
+        """
+
+    def prefill(self, input_ids: Tensor, state: DecodeState) -> DecoderOutput:
+        """Read the prompt (B, P): step 0, full, and the first refresh. Gives the logits after its last token."""
+
+    def step(self, token: Tensor, state: DecodeState) -> DecoderOutput:
+        """Decode one token (B, 1), full or with the dropped layers skipped, as `state.refresher` decides."""
+
+    def read(
+        self, tokens: Tensor, kv: KVCache, position: int, layers: tuple[int, ...], logits_from: int = 0
+    ) -> DecoderOutput:
+        """The full model on a chunk of tokens (B, T) at `position`, after what `kv` holds: the audit's pass.
+
+        Args:
+            layers: whose outputs are wanted, ascending.
+            logits_from: the first token of the chunk whose logits are wanted, so that there are T - logits_from.
+        """
 
 
 @dataclass(frozen=True)
-class Step:
-    """One step as the engine sees it. `ms` is the lane's own clock; `watched` and `logits` serve the audit only."""
+class StepResult:
+    """One step of a lane. `ms` is the lane's own clock; `watched` and `logits` serve the audit only."""
 
     step: int
     token_id: int
@@ -39,5 +106,5 @@ class Step:
     kv_bytes: int
     entropy: float
     logits: Tensor  # (B, V)
-    watched: list[Tensor]  # n_dropped x (B, D), empty unless asked for
+    watched: Tensor | None  # (n, B, D)
     trigger: str | None = None  # what made this a refresh before its time

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lora_drop.decode.refresh import Pacer
+from lora_drop.decode import Refresher
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.metrics import evaluate
 from lora_drop.method.config import LoraDropConfig
@@ -97,9 +97,9 @@ class _Scan:
         ]
         seen: dict[str, list[float]] = {name: [] for name in TRIGGERS}
 
-        def take(pacer: Pacer) -> None:
+        def take(refresher: Refresher) -> None:
             for name in triggers:
-                if (value := getattr(pacer, name)) is not None and math.isfinite(value):
+                if (value := getattr(refresher, name)) is not None and math.isfinite(value):
                     seen[name].append(value)
 
         watching = config.replace(**{f"refresh_{name}": NEVER for name in triggers})
@@ -113,7 +113,7 @@ class _Scan:
         return {"trigger": trigger, "threshold": threshold, **figures, **_against(curve, figures)}
 
     def _evaluate(
-        self, pairs: Pairs, config: LoraDropConfig, after_step: Callable[[Pacer], None] = lambda pacer: None
+        self, pairs: Pairs, config: LoraDropConfig, after_step: Callable[[Refresher], None] = lambda refresher: None
     ) -> dict[str, Any]:
         result = evaluate(self.loaded, config, iter(pairs), self.context_tokens, after_step=after_step)
         self.points += 1

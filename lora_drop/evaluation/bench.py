@@ -19,8 +19,7 @@ from torch import Tensor
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.adapters.find import find_bank
-from lora_drop.decode.lane import Lane
-from lora_drop.decode.sampling import Sampling
+from lora_drop.decode import Lane, Sampling
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import speed_bound, step_bytes
@@ -63,7 +62,7 @@ def bench(
     runs, lanes = [], {}
     for number in range(rounds + 1):
         progress(f"round {number} of {rounds}" if number else "warm-up")
-        decoder = loaded.decoder
+        decoder = loaded.new_decoder()
         lanes = {name: Lane(decoder, prompt, *kind, Sampling(), new_tokens) for name, kind in kinds.items()}
         figures = _round(loaded, lanes, given)
         if number:

@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from lora_drop.adapters.find import find_bank
-from lora_drop.decode.sampling import Sampling
+from lora_drop.decode import Sampling
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.metrics import decode_target
 from lora_drop.evaluation.tasks.runner import generate_text, log_likelihood
@@ -91,7 +91,7 @@ class LoraDropLM(HFLM):
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
         self.config_of_run = config
-        self.decoder = self.loaded.decoder
+        self.decoder = self.loaded.new_decoder()
         super().__init__(
             pretrained=self.loaded.model,
             tokenizer=self.loaded.tokenizer,

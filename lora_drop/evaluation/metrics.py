@@ -15,10 +15,8 @@ from torch import Tensor
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.adapters.find import find_bank
-from lora_drop.decode.cache import KVCache
-from lora_drop.decode.lane import not_finite
-from lora_drop.decode.reference import Decoder
-from lora_drop.decode.refresh import Pacer
+from lora_drop.decode import Decoder, KVCache, Refresher, not_finite
+from lora_drop.decode.logits import agreement, kl, log_probs, nll
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import Schedule, average_period, baseline_schedule
@@ -38,13 +36,12 @@ class Means:
 
     def add(self, full: Tensor, ours: Tensor, targets: Tensor) -> None:
         """Take the logits (T, V) of both models and the tokens (T,) that follow."""
-        full, ours = full.float().log_softmax(-1), ours.float().log_softmax(-1)
+        full, ours = log_probs(full), log_probs(ours)
         self.count += len(targets)
-        self.nll_baseline -= float(full.gather(-1, targets[:, None]).sum())
-        self.nll_lora_drop -= float(ours.gather(-1, targets[:, None]).sum())
-        # Rounding can leave a tiny negative sum where both are equal; a divergence is not negative.
-        self.kl += max(float((full.exp() * (full - ours)).sum()), 0.0)
-        self.agreements += int((full.argmax(-1) == ours.argmax(-1)).sum())
+        self.nll_baseline += float(nll(full, targets).sum())
+        self.nll_lora_drop += float(nll(ours, targets).sum())
+        self.kl += float(kl(full, ours).sum())
+        self.agreements += int(agreement(full, ours).sum())
 
     def to_dict(self) -> dict[str, float | int | None]:
         def mean(total: float) -> float | None:
@@ -66,31 +63,31 @@ def decode_target(
     bank: AdapterBank | None,
     prompt_ids: list[int],
     target_ids: list[int],
-    after_step: Callable[[Pacer], None] = lambda pacer: None,
-) -> tuple[Tensor, Tensor, Pacer]:
+    after_step: Callable[[Refresher], None] = lambda refresher: None,
+) -> tuple[Tensor, Tensor, Refresher]:
     """What LoRA-Drop expects at each token of a target: prefill on the prompt, then a decode step a token.
 
     Args:
         prompt_ids, target_ids: at least one token each.
-        after_step: told the pace after each decode step.
+        after_step: called with the refresher after each decode step.
 
     Returns:
         Logits (T, V), those that the target's tokens are scored by; which of them a LoRA step gave, (T,) bool; and
-        the pace after the last step.
+        the refresher after the last step.
 
     Raises:
         LoraDropError: a step's logits are NaN or infinite.
     """
     prompt, target = (torch.tensor([ids], device=decoder.device) for ids in (prompt_ids, target_ids))
     state = decoder.new_state(schedule, bank, len(prompt_ids) + len(target_ids) - 1)
-    logits, at_lora = [decoder.prefill(prompt, state)], [False]
+    logits, at_lora = [decoder.prefill(prompt, state).logits], [False]
     for s in range(1, len(target_ids)):
-        logits.append(decoder.step(target[:, s - 1 : s], state))
-        at_lora.append(state.pacer.kind == "lora")
-        after_step(state.pacer)
+        logits.append(decoder.step(target[:, s - 1 : s], state).logits)
+        at_lora.append(state.refresher.kind == "lora")
+        after_step(state.refresher)
     found = torch.cat(logits)
     _check_finite(found, schedule, bank)
-    return found, torch.tensor(at_lora, device=decoder.device), state.pacer
+    return found, torch.tensor(at_lora, device=decoder.device), state.refresher
 
 
 @torch.inference_mode()
@@ -101,8 +98,8 @@ def read_target(decoder: Decoder, prompt_ids: list[int], target_ids: list[int]) 
         LoraDropError: they are NaN or infinite.
     """
     tokens = torch.tensor([prompt_ids + target_ids[:-1]], device=decoder.device)
-    logits = decoder.read(tokens, KVCache(len(decoder.layers)), 0, (), len(prompt_ids) - 1)[1][0]
-    _check_finite(logits, baseline_schedule(len(decoder.layers)), None)
+    logits = decoder.read(tokens, KVCache(decoder.num_layers), 0, (), len(prompt_ids) - 1).logits[0]
+    _check_finite(logits, baseline_schedule(decoder.num_layers), None)
     return logits
 
 
@@ -120,7 +117,7 @@ def evaluate(
     pairs: Iterator[tuple[str, str]],
     context_tokens: int | None = None,
     progress: Callable[[int], None] = lambda tokens: None,
-    after_step: Callable[[Pacer], None] = lambda pacer: None,
+    after_step: Callable[[Refresher], None] = lambda refresher: None,
 ) -> dict[str, Any]:
     """Score targets after prompts with the full model and with LoRA-Drop.
 
@@ -130,7 +127,7 @@ def evaluate(
     Args:
         context_tokens: keep only the prompt's last tokens; None keeps all.
         progress: told the number of scored tokens after each record.
-        after_step: told the pace after each decode step.
+        after_step: called with the refresher after each decode step.
 
     Returns:
         `{"tokens", "lora_steps": {...}, "all_steps": {...}, "config"}`, means over tokens, NLL and KL in nats.
@@ -141,16 +138,16 @@ def evaluate(
     """
     schedule = config.schedule_for(loaded.num_layers)
     bank, notes = find_bank(loaded, config, schedule)
-    decoder = loaded.decoder
+    decoder = loaded.new_decoder()
     lora, total = Means(), Means()
     decode_steps = refreshes = 0
     for number, pair in enumerate(pairs, start=1):
         prompt_ids, target_ids = _encoded(loaded, number, pair, context_tokens)
         full = read_target(decoder, prompt_ids, target_ids)
-        ours, at_lora, pacer = decode_target(decoder, schedule, bank, prompt_ids, target_ids, after_step)
+        ours, at_lora, refresher = decode_target(decoder, schedule, bank, prompt_ids, target_ids, after_step)
         targets = torch.tensor(target_ids, device=loaded.device)
-        decode_steps += pacer.step
-        refreshes += pacer.refreshes
+        decode_steps += refresher.step
+        refreshes += refresher.refreshes
         total.add(full, ours, targets)
         lora.add(full[at_lora], ours[at_lora], targets[at_lora])
         progress(total.count)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lora_drop.adapters.bank import AdapterBank
+from lora_drop.decode.logits import kl, log_probs
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.models.load import LoadedModel
@@ -94,7 +95,7 @@ class _Cost:
             if n == len(self.full):
                 self.full.append(_log_probs(self.loaded, model.model(tokens).last_hidden_state[:, lora]))
             ours = _log_probs(self.loaded, states[:, lora])
-            total += float(torch.nn.functional.kl_div(ours, self.full[n], log_target=True, reduction="sum"))
+            total += float(kl(self.full[n], ours).sum())
             positions += ours.shape[0]
         if not math.isfinite(total):
             raise LoraDropError(
@@ -106,4 +107,4 @@ class _Cost:
 
 def _log_probs(loaded: LoadedModel, states: Tensor) -> Tensor:
     """(rows, V) from normed states (1, rows, D)."""
-    return loaded.model.get_output_embeddings()(states).float().log_softmax(-1)[0]
+    return log_probs(loaded.model.get_output_embeddings()(states))[0]

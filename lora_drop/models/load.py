@@ -18,11 +18,17 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from lora_drop.decode.fast import FastDecoder, is_supported
-from lora_drop.decode.native import NativeDecoder, NativeWeights, lay_out, library
-from lora_drop.decode.reference import Decoder
-from lora_drop.decode.static import GraphDecoder
-from lora_drop.decode.weights import StepWeights, fuse, pack
+from lora_drop.decode import (
+    Decoder,
+    NativeDecoder,
+    NativeWeights,
+    ReferenceDecoder,
+    StaticDecoder,
+    StaticWeights,
+    is_supported,
+    lay_out,
+    library,
+)
 from lora_drop.errors import LoraDropError
 from lora_drop.method.cost import ModelShape
 from lora_drop.models import bundled
@@ -41,7 +47,7 @@ SAMPLES = 1024  # elements of a tensor that go into the fingerprint
 
 
 @dataclass(frozen=True)
-class Outline:
+class ModelInfo:
     """What is known of a model without holding its weights: enough to plan a run and to draw the page."""
 
     tokenizer: Any  # as in LoadedModel, and so are the others
@@ -66,26 +72,16 @@ class LoadedModel:
     context: int  # the most tokens, prompt and answer together
     device: torch.device
     dtype: torch.dtype  # of activations and K/V
-    weights: StepWeights | NativeWeights | None = None  # laid out for decode steps; None runs the reference decoder
+    weights: StaticWeights | NativeWeights | None = None  # laid out for decode steps; None: the reference decoder
 
     @property
     def shape(self) -> ModelShape:
         """The sizes that the bound and the memory formulas need."""
         shape = ModelShape.from_config(self.model.config)
-        if self.weights is None:
+        if not isinstance(self.weights, NativeWeights):
             return shape
         sizes = self.weights.layer_bytes / self.dtype.itemsize, self.weights.head_bytes / self.dtype.itemsize
         return dataclasses.replace(shape, matrix_size=sizes[0], head_size=sizes[1])
-
-    @property
-    def decoder(self) -> Decoder:
-        """The fastest decoder there is for it; it holds nothing of a request."""
-        if self.weights is None:
-            return Decoder(self.model)
-        if isinstance(self.weights, NativeWeights):
-            return NativeDecoder(self.model, self.weights)
-        kind = GraphDecoder if self.device.type == "cuda" else FastDecoder
-        return kind(self.model, self.weights)
 
     @property
     def num_layers(self) -> int:
@@ -94,13 +90,8 @@ class LoadedModel:
 
     @property
     def decoder_name(self) -> str:
-        """The name of its decoder."""
-        return self.decoder.name
-
-    @property
-    def outline(self) -> Outline:
-        """What can be kept of it when it is let go."""
-        return Outline(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Outline)})
+        """The name of what `new_decoder` gives."""
+        return ReferenceDecoder.name if self.weights is None else self.weights.decoder_name
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -108,6 +99,18 @@ class LoadedModel:
         named = self.model.generation_config.eos_token_id
         ids = {named} if isinstance(named, int) else set(named or ())
         return frozenset(ids | {self.tokenizer.eos_token_id} - {None})
+
+    def new_decoder(self) -> Decoder:
+        """The fastest decoder there is for it; it holds nothing of a request."""
+        if isinstance(self.weights, NativeWeights):
+            return NativeDecoder(self.model, self.weights)
+        if isinstance(self.weights, StaticWeights):
+            return StaticDecoder(self.model, self.weights)
+        return ReferenceDecoder(self.model)
+
+    def info(self) -> ModelInfo:
+        """What can be kept of it when it is let go."""
+        return ModelInfo(**{field.name: getattr(self, field.name) for field in dataclasses.fields(ModelInfo)})
 
 
 def load_model(
@@ -153,7 +156,7 @@ def load_model(
     )
 
 
-def _step_weights(model: PreTrainedModel, device: torch.device, packed: bool) -> StepWeights | NativeWeights | None:
+def _step_weights(model: PreTrainedModel, device: torch.device, packed: bool) -> StaticWeights | NativeWeights | None:
     """The weights as the fastest decoder at hand wants them; None where that is the reference.
 
     Args:
@@ -163,19 +166,17 @@ def _step_weights(model: PreTrainedModel, device: torch.device, packed: bool) ->
         return None
     if device.type == "cuda":
         # On ZeroGPU the card comes and goes with each call, in a process of its own: a graph would not live to pay.
-        return None if on_zero_gpu() else fuse(model)
-    config = model.config
-    rows = None
-    if packed:
-        gguf = bundled.ensure() / GGUF.name
-        try:
-            rows = gguf_rows(gguf, config.num_attention_heads, config.num_key_value_heads)
-        except ValueError as error:
-            raise LoraDropError(f"the files of {BUNDLED_ID} are damaged ({error}): {bundled.REPAIR}.") from error
-    if library() is not None:
-        return lay_out(model, rows)
-    # torch's packed kernel wants bfloat16 activations, which are slow where the processor does not compute them.
-    return pack(model, rows) if rows and model.dtype == torch.bfloat16 else fuse(model)
+        return None if on_zero_gpu() else StaticWeights.of(model)
+    if library() is None:
+        return StaticWeights.of(model)
+    if not packed:
+        return lay_out(model, None)
+    config, gguf = model.config, bundled.ensure() / GGUF.name
+    try:
+        rows = gguf_rows(gguf, config.num_attention_heads, config.num_key_value_heads)
+    except ValueError as error:
+        raise LoraDropError(f"the files of {BUNDLED_ID} are damaged ({error}): {bundled.REPAIR}.") from error
+    return lay_out(model, rows)
 
 
 def usable_context(config: PreTrainedConfig) -> int:

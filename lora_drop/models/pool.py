@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from lora_drop.errors import LoraDropError
-from lora_drop.models.load import BUNDLED_ID, LoadedModel, Outline, load_model
+from lora_drop.models.load import BUNDLED_ID, LoadedModel, ModelInfo, load_model
 from lora_drop.runtime import in_space
 
 # What the menu offers where nothing else is said; the last two are gated on the Hub.
@@ -76,7 +76,7 @@ class ModelPool:
         self.first = loaded.id
         self._names = {label_of(other): other for other in (name or loaded.id, *names)}
         self._load = load
-        self._outlines = {loaded.id: loaded.outline}
+        self._infos = {loaded.id: loaded.info()}
         self._loaded: LoadedModel | None = loaded
         self._at: str | None = loaded.id  # the label of what is in memory
         self._lent = 0
@@ -100,17 +100,17 @@ class ModelPool:
         return self.check(label) == self._at
 
     def is_known(self, label: str | None) -> bool:
-        """True if `outline` has it."""
-        return self.check(label) in self._outlines
+        """True if `info` has it."""
+        return self.check(label) in self._infos
 
-    def outline(self, label: str | None) -> Outline:
+    def info(self, label: str | None) -> ModelInfo:
         """What is known of a model that was in memory at least once. Raises LoraDropError for others."""
         label = self.check(label)
-        if label not in self._outlines:
+        if label not in self._infos:
             raise LoraDropError(
                 f"{label} was not loaded here yet: choose it on the page, or call generate with it once."
             )
-        return self._outlines[label]
+        return self._infos[label]
 
     @contextmanager
     def lend(self, label: str | None = None) -> Iterator[LoadedModel]:
@@ -144,5 +144,5 @@ class ModelPool:
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
         loaded = self._load(self._names[label])
-        self._outlines[label] = loaded.outline
+        self._infos[label] = loaded.info()
         self._loaded, self._at = loaded, label

@@ -9,9 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lora_drop.decode.cache import KVCache
-from lora_drop.decode.reference import Decoder
-from lora_drop.decode.step import Step
+from lora_drop.decode import Decoder, KVCache, StepResult
+from lora_drop.decode.logits import agreement, kl, log_probs
 from lora_drop.run.records import number
 
 MAX_CHUNK = 16  # steps: with a long or endless period the page should not wait longer than this for its drift
@@ -34,9 +33,9 @@ class Audit:
         self._kv = prefill.clone()
         self._position = prompt_tokens
         self._fed = [first_token]  # tokens to read: step s feeds the token of step s-1
-        self._steps: list[Step] = []
+        self._steps: list[StepResult] = []
 
-    def add(self, step: Step) -> list[dict]:
+    def add(self, step: StepResult) -> list[dict]:
         """Take a decode step of the lane; at a refresh, or a full chunk, return the audit of all since the last."""
         self._steps.append(step)
         if step.kind == "refresh" or len(self._steps) >= MAX_CHUNK:
@@ -53,23 +52,21 @@ class Audit:
         if not steps:
             return []
         tokens = torch.tensor([self._fed[: len(steps)]], device=self._decoder.device)
-        outputs, logits = self._decoder.read(tokens, self._kv, self._position, self._dropped)
+        full = self._decoder.read(tokens, self._kv, self._position, self._dropped)
         self._position += len(steps)
         return [
             {
                 "step": step.step,
-                **_drift(step.watched, outputs[:, :, t]),
-                **_divergence(step.logits, logits[:, t]),
+                **_drift(step.watched, full.watched[:, :, t]),
+                **_divergence(step.logits, full.logits[:, t]),
             }
             for t, step in enumerate(steps)
         ]
 
 
-def _drift(watched: list[Tensor], full: Tensor) -> dict[str, list[float | None]]:
-    """Relative error and cosine of the lane's outputs, n x (B, D), against the full model's (n, B, D)."""
-    if not watched:
-        return {"drift": [], "cosine": []}
-    ours, full = torch.stack(watched).float(), full.float()
+def _drift(ours: Tensor, full: Tensor) -> dict[str, list[float | None]]:
+    """Relative error and cosine of the lane's outputs against the full model's, (n, B, D) each."""
+    ours, full = ours.float(), full.float()
     drift = (ours - full).norm(dim=-1) / full.norm(dim=-1)
     cosine = torch.cosine_similarity(ours, full, dim=-1)
     return {
@@ -79,12 +76,10 @@ def _drift(watched: list[Tensor], full: Tensor) -> dict[str, list[float | None]]
 
 
 def _divergence(ours: Tensor, full: Tensor) -> dict[str, float | bool | int | None]:
-    """KL(full || lane) in nats and the argmax, from logits (B, V) each."""
-    ours, full = ours.float().log_softmax(-1), full.float().log_softmax(-1)
-    kl = (full.exp() * (full - ours)).sum(-1)
-    # Rounding can leave a tiny negative sum where both are equal; a divergence is not negative.
+    """KL(full || lane) and the argmax, from logits (B, V) each."""
+    ours, full = log_probs(ours), log_probs(full)
     return {
-        "kl": number(max(float(kl[0]), 0.0), 6),
-        "agrees": int(ours.argmax(-1)) == int(full.argmax(-1)),
+        "kl": number(float(kl(full, ours)[0]), 6),
+        "agrees": bool(agreement(full, ours)[0]),
         "argmax": int(full.argmax(-1)),
     }

@@ -12,8 +12,7 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel,
 from transformers.generation.streamers import BaseStreamer
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.decode.lane import not_finite
-from lora_drop.decode.reference import Decoder
+from lora_drop.decode import ReferenceDecoder, not_finite
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import Schedule
@@ -78,13 +77,13 @@ def generate(
     """
     _check_call(model, input_ids, generation_config, model_kwargs.get("attention_mask"))
     schedule = (lora_drop or LoraDropConfig()).schedule_for(model.config.num_hidden_layers)
-    decoder = Decoder(model)
+    decoder = ReferenceDecoder(model)
     if adapters is not None:
         adapters = _fitting(adapters, model, schedule).to(decoder.device, decoder.dtype)
     state = decoder.new_state(schedule, adapters)
     if streamer is not None:
         streamer.put(input_ids.cpu())  # as transformers does: a streamer may skip the prompt
-    logits = decoder.prefill(input_ids, state)
+    logits = decoder.prefill(input_ids, state).logits
     while True:
         scores = logits_processor(input_ids, logits.float())
         broken = ~logits.isfinite().all()
@@ -93,14 +92,14 @@ def generate(
         # One wait for the device, for both.
         ends, broken = torch.stack((stopping_criteria(input_ids, None).all(), broken)).tolist()
         if broken:
-            raise not_finite(state.pacer.step, schedule, adapters)
+            raise not_finite(state.refresher.step, schedule, adapters)
         if streamer is not None:
             streamer.put(token[0].cpu())
         if ends:
             if streamer is not None:
                 streamer.end()
             return input_ids
-        logits = decoder.step(token, state)
+        logits = decoder.step(token, state).logits
 
 
 def _check_call(

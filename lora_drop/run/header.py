@@ -7,7 +7,7 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-from lora_drop.decode.reference import Decoder
+from lora_drop.decode import Decoder
 from lora_drop.method.settings import RUN, settings_of
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.place import describe_device

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lora_drop.decode.lane import Lane
-from lora_drop.decode.reference import Decoder
-from lora_drop.decode.sampling import Sampling
+from lora_drop.decode import Decoder, Lane, Sampling
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.records import BASELINE
 from lora_drop.run.request import Plan, Request

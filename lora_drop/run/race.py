@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lora_drop.decode.lane import Lane
-from lora_drop.decode.step import Step
+from lora_drop.decode import Lane, StepResult
 
 
-def take_turns(lanes: dict[str, Lane], view: str) -> Iterator[tuple[str, Step]]:
+def take_turns(lanes: dict[str, Lane], view: str) -> Iterator[tuple[str, StepResult]]:
     """Steps of all lanes until each has ended, one lane at a time.
 
     Args:

@@ -14,7 +14,7 @@ from lora_drop.method.cost import kv_bytes
 from lora_drop.method.presets import COMPARISONS
 from lora_drop.method.schedule import Schedule, baseline_schedule
 from lora_drop.method.settings import RUN, fields, settings_of
-from lora_drop.models.load import LoadedModel, Outline
+from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import free_memory
 from lora_drop.models.tokens import encode_prompt
 from lora_drop.run.records import BASELINE, LORA_DROP, THIRD
@@ -65,7 +65,7 @@ class Plan:
     notes: list[str]
 
 
-def plan(loaded: LoadedModel | Outline, request: Request) -> Plan:
+def plan(loaded: LoadedModel | ModelInfo, request: Request) -> Plan:
     """Check a request against the model, before anything runs.
 
     Raises:
@@ -102,7 +102,7 @@ def plan(loaded: LoadedModel | Outline, request: Request) -> Plan:
 
 
 def _check_memory(
-    loaded: LoadedModel | Outline, request: Request, lanes: dict[str, LanePlan], prompt_tokens: int
+    loaded: LoadedModel | ModelInfo, request: Request, lanes: dict[str, LanePlan], prompt_tokens: int
 ) -> None:
     """Refuse what the caches alone cannot hold, before anything runs."""
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from lora_drop.decode.lane import Lane
-from lora_drop.decode.step import Step
+from lora_drop.decode import Lane, StepResult
 from lora_drop.errors import LoraDropError, is_out_of_memory
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.tokens import Detokenizer, piece
@@ -53,7 +52,7 @@ def _records(
 ) -> Iterator[Record]:
     """The records of `run`; puts the lanes that it makes into `lanes`."""
     checked = plan(loaded, request)
-    decoder = loaded.decoder
+    decoder = loaded.new_decoder()
     lanes.update(make_lanes(loaded, request, checked, decoder))
     header = make_header(loaded, request, checked, decoder)
     trace = Trace(header)
@@ -87,7 +86,7 @@ def _records(
     yield summarise(loaded, trace, lanes, checked, stopped)
 
 
-def _step_record(lane: str, step: Step, text: str) -> StepRecord:
+def _step_record(lane: str, step: StepResult, text: str) -> StepRecord:
     return StepRecord(
         lane=lane,
         step=step.step,

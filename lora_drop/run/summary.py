@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 
-from lora_drop.decode.lane import Lane
+from lora_drop.decode import Lane
 from lora_drop.method.cost import speed_bound
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.records import BASELINE, LORA_DROP, THIRD, TOGETHER, Summary
 from lora_drop.run.request import Plan
-from lora_drop.run.trace import Trace, first_divergence, pace, top1_agreement
+from lora_drop.run.trace import Trace, first_divergence, refresh_counts, top1_agreement
 
 
 def summarise(loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], checked: Plan, stopped: bool) -> Summary:
@@ -28,7 +28,7 @@ def summarise(loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], checked
                 "decode_ms": round(lane.decode_ms, 3),
                 "kv_bytes": lane.state.kv.nbytes,
                 "kv_allocated_bytes": lane.state.kv.allocated_bytes,
-                **pace(trace, name),
+                **refresh_counts(trace, name),
                 **(beside[name] if name == THIRD else {}),
                 "text_sha256": hashlib.sha256(trace.text(name).encode("utf-8", "surrogatepass")).hexdigest(),
                 "ended": lane.ended or ("stopped" if stopped else "length"),

@@ -97,7 +97,7 @@ def top1_agreement(trace: Trace, lane: str) -> float | None:
     return sum(agrees) / len(agrees) if agrees else None
 
 
-def pace(trace: Trace, lane: str) -> dict[str, Any]:
+def refresh_counts(trace: Trace, lane: str) -> dict[str, Any]:
     """How many decode steps of a lane were full: `refreshes`, and `average_period`, None without any."""
     decoded = trace.steps[lane][1:]
     count = sum(step.kind == "refresh" for step in decoded)

@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lora_drop.adapters.bank import AdapterBank
+from lora_drop.decode.logits import log_probs, nll
 from lora_drop.training.student import Layout, attend, feed, terms
 
 RIDGE = 1e-3  # of each channel's own power: directions that the text hardly shows are not trusted
@@ -110,7 +111,7 @@ def _read(
         h = out
     logits = head(body.norm(h)).float().flatten(0, 1)
     drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
-    loss = torch.nn.functional.cross_entropy(logits, drawn, reduction="sum")
+    loss = nll(log_probs(logits), drawn).sum()
     gradients = torch.autograd.grad(loss, list(reached.values()))
     for i, g in zip(reached, gradients, strict=True):
         goal = reached[i].detach()

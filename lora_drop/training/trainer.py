@@ -28,6 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lora_drop.adapters.bank import AdapterBank
+from lora_drop.decode.logits import agreement, kl, log_probs
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.method.schedule import Schedule
@@ -51,10 +52,9 @@ def distillation(
     head = loaded.model.get_output_embeddings()
     student, lora = student_states(loaded.model, tokens, prompt_tokens, schedule, bank)
     with torch.no_grad():
-        full = head(loaded.model.model(tokens).last_hidden_state[:, lora]).float().log_softmax(-1).flatten(0, 1)
-    ours = head(student[:, lora]).float().log_softmax(-1).flatten(0, 1)
-    kl = torch.nn.functional.kl_div(ours, full, log_target=True, reduction="batchmean")
-    return kl, (full.argmax(-1) == ours.argmax(-1)).float().mean()
+        full = log_probs(head(loaded.model.model(tokens).last_hidden_state[:, lora]))
+    ours = log_probs(head(student[:, lora]))
+    return kl(full, ours).mean(), agreement(full, ours).float().mean()
 
 
 class Trainer:
@@ -264,10 +264,10 @@ class Trainer:
             config = LoraDropConfig(reuse=settings.reuse, part=settings.part, kv=settings.kv, **case)
             schedule = config.schedule_for(self.loaded.num_layers)
             with self._autocast():
-                kl, agreement = distillation(self.loaded, tokens, settings.length // 4, schedule, self.bank)
+                divergence, agreeing = distillation(self.loaded, tokens, settings.length // 4, schedule, self.bank)
             if config.drop_layers:
                 case = case | {"drop_layers": list(config.drop_layers)}
-            rows.append(case | {"kl": float(kl), "top1_agreement": float(agreement)})
+            rows.append(case | {"kl": float(divergence), "top1_agreement": float(agreeing)})
         return {"tokens": int(tokens.numel()), "schedules": rows}
 
     def run(self, evaluate_every: int, checkpoint_every: int, quiet: bool = False) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from lora_drop.method.cost import kv_bytes, kv_saved, speed_bound
 from lora_drop.method.options import config_from
 from lora_drop.method.schedule import baseline_schedule
 from lora_drop.method.settings import CALL, RUN, SCHEDULE, Setting, setting, settings_of
-from lora_drop.models.load import LoadedModel, Outline
+from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.run.exports.html import replay_html
 from lora_drop.run.records import write_line
 from lora_drop.run.request import LORA_DROP, Plan, Request, plan
@@ -30,7 +30,18 @@ ESTIMATED = [one for one in settings_of(CALL, SCHEDULE, RUN) if one.of != RUN or
 
 def build_api(calls: Callbacks) -> None:
     """Add the API's functions to the open page."""
+    found = functions(calls)
+    gr.api(found["generate"], api_name="generate", concurrency_id="gpu", concurrency_limit=1)
+    gr.api(found["estimate"], api_name="estimate", queue=False)
+    gr.api(found["replay"], api_name="replay")
 
+
+def functions(calls: Callbacks) -> dict[str, Callable[..., Any]]:
+    """The API's functions by name, with parameters as Gradio reads them."""
+    return {"generate": _generate(calls), "estimate": _estimate(calls), "replay": replay}
+
+
+def _generate(calls: Callbacks) -> Callable[..., Iterator[str]]:
     def generate(prompt: str, **options: Any) -> Iterator[str]:
         runtime.return_memory()
         try:
@@ -45,38 +56,27 @@ def build_api(calls: Callbacks) -> None:
         except Exception as error:
             raise gr.Error(FAILED) from error  # Gradio prints the traceback
 
-    def estimate(prompt: str | None = None, **options: Any) -> dict:
-        try:
-            outline = calls.pool.outline(options["model"])
-            tokens = setting("max_new_tokens", RUN).read(options["max_new_tokens"])
-            wanted = Request(prompt=prompt or "-", config=_config(options, outline.id), max_new_tokens=tokens)
-            checked = plan(zero.planning(outline), wanted)
-        except LoraDropError as error:
-            raise gr.Error(str(error), print_exception=False) from None
-        return estimated(outline, checked, len(checked.prompt_ids) if prompt else 0, wanted)
-
-    def replay(trace: str) -> str:
-        """A recorded run as one self-contained HTML page that opens offline.
-
-        Args:
-            trace: the text of a trace file (JSON Lines), as generate streams it or the command line writes it.
-        """
-        runtime.return_memory()
-        try:
-            if not isinstance(trace, str) or len(trace) > MAX_TRACE_BYTES:
-                raise LoraDropError(f"trace must be a text of at most {MAX_TRACE_BYTES // 2**20} MiB.")
-            return replay_html(parse_trace(trace.encode("utf-8", "replace")))
-        except LoraDropError as error:
-            raise gr.Error(str(error), print_exception=False) from None
-
-    generate = with_parameters(
+    return with_parameters(
         generate,
         settings_of(CALL, SCHEDULE, RUN),
         "Run baseline and LoRA-Drop on a prompt; streams the growing trace (JSON Lines, the format of the file).\n\n"
         "Unset options of the schedule are the preset's, or without a preset the command line's defaults.",
         "the user's message",
     )
-    estimate = with_parameters(
+
+
+def _estimate(calls: Callbacks) -> Callable[..., dict]:
+    def estimate(prompt: str | None = None, **options: Any) -> dict:
+        try:
+            info = calls.pool.info(options["model"])
+            tokens = setting("max_new_tokens", RUN).read(options["max_new_tokens"])
+            wanted = Request(prompt=prompt or "-", config=_config(options, info.id), max_new_tokens=tokens)
+            checked = plan(zero.planning(info), wanted)
+        except LoraDropError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        return estimated(info, checked, len(checked.prompt_ids) if prompt else 0, wanted)
+
+    return with_parameters(
         estimate,
         ESTIMATED,
         "What the settings would do, with no model run: the skipped layers, the speed bound, the KV bytes.\n\n"
@@ -84,9 +84,21 @@ def build_api(calls: Callbacks) -> None:
         "can reach. The model must have been loaded before.",
         "gives its number of tokens; without one, it counts 0",
     )
-    gr.api(generate, api_name="generate", concurrency_id="gpu", concurrency_limit=1)
-    gr.api(estimate, api_name="estimate", queue=False)
-    gr.api(replay, api_name="replay")
+
+
+def replay(trace: str) -> str:
+    """A recorded run as one self-contained HTML page that opens offline.
+
+    Args:
+        trace: the text of a trace file (JSON Lines), as generate streams it or the command line writes it.
+    """
+    runtime.return_memory()
+    try:
+        if not isinstance(trace, str) or len(trace) > MAX_TRACE_BYTES:
+            raise LoraDropError(f"trace must be a text of at most {MAX_TRACE_BYTES // 2**20} MiB.")
+        return replay_html(parse_trace(trace.encode("utf-8", "replace")))
+    except LoraDropError as error:
+        raise gr.Error(str(error), print_exception=False) from None
 
 
 def with_parameters(
@@ -140,7 +152,7 @@ def _config(options: dict[str, Any], model: str) -> Any:
     return config_from(given, model)
 
 
-def estimated(loaded: LoadedModel | Outline, checked: Plan, prompt_tokens: int, wanted: Request) -> dict[str, Any]:
+def estimated(loaded: LoadedModel | ModelInfo, checked: Plan, prompt_tokens: int, wanted: Request) -> dict[str, Any]:
     """The figures of the what-if strip, by the formulas of `lora_drop.method.cost`."""
     lane = checked.lanes[LORA_DROP]
     schedule, rank, corrected = lane.schedule, lane.rank, lane.bank.layers if lane.bank else None

@@ -87,7 +87,7 @@ class Callbacks:
         """Tokens of a prompt, for the what-if strip; None if there is nothing to count."""
         if not isinstance(prompt, str) or not prompt.strip() or len(prompt) > COUNTABLE:
             return None
-        return len(encode_prompt(self.pool.outline(model).tokenizer, prompt))
+        return len(encode_prompt(self.pool.info(model).tokenizer, prompt))
 
     def use_model(self, model: str, shown: str) -> Iterator[tuple[Any, dict[str, str], Any, str]]:
         """The models menu: load a model of the list, once, and show what there is to know of it.
@@ -106,7 +106,7 @@ class Callbacks:
                 yield gr.skip(), _status("running", said), gr.skip(), gr.skip()
                 with self.pool.lend(model):
                     pass
-            facts = page_facts(self.pool.outline(model))
+            facts = page_facts(self.pool.info(model))
             yield facts, _status("idle", f"{model} is ready. Press Run."), gr.skip(), model
         except LoraDropError as error:
             yield gr.skip(), _status("error", str(error)), gr.update(value=shown), gr.skip()

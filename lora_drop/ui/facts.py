@@ -20,7 +20,7 @@ from lora_drop.evaluation.sweep_file import JSON_NAME, read_sweep
 from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.method.presets import presets_for
 from lora_drop.method.settings import SCHEDULE, settings_of
-from lora_drop.models.load import LoadedModel, Outline
+from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import describe_device
 from lora_drop.paths import SHIPPED_SWEEPS
 from lora_drop.ui.controls import control_value
@@ -28,7 +28,7 @@ from lora_drop.ui.controls import control_value
 SWEEP = SHIPPED_SWEEPS / JSON_NAME
 
 
-def model_facts(loaded: LoadedModel | Outline) -> dict[str, Any]:
+def model_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
     """What the page's scripts need to know of the model: its shape, the bytes of a number, names, its adapters.
 
     Raises:
@@ -81,7 +81,7 @@ def sweep_facts(revision: str) -> list[dict[str, Any]]:
     ]
 
 
-def page_facts(loaded: LoadedModel | Outline) -> dict[str, Any]:
+def page_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
     """All that the page shows of a model before a run: `model_facts`, `preset_facts`, and the presets' settings.
 
     Raises:
@@ -95,7 +95,7 @@ def page_facts(loaded: LoadedModel | Outline) -> dict[str, Any]:
     }
 
 
-def preset_facts(loaded: LoadedModel | Outline) -> dict[str, Any]:
+def preset_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
     """What the page tells of the presets: all figures are those of the measurements' file.
 
     Returns:

@@ -33,7 +33,7 @@ def build_app(pool: ModelPool) -> gr.Blocks:
     """
     gr.set_static_paths([plotly_script()])
     calls = Callbacks(pool)
-    found = page_facts(pool.outline(None))
+    found = page_facts(pool.info(None))
     with gr.Blocks(title="LoRA-Drop Studio", fill_width=True, delete_cache=(UPLOAD_SECONDS, UPLOAD_SECONDS)) as demo:
         with gr.Row(elem_id="ld-top"):
             gr.HTML(TITLE, elem_id="ld-title", apply_default_css=False)

@@ -74,11 +74,11 @@ def build_run_tab(calls: Callbacks, found: dict[str, Any]) -> RunTab:
 
 def _first_values(calls: Callbacks, found: dict[str, Any]) -> dict[str, Any]:
     """What the controls hold when the page opens: the first preset's settings, and the run's defaults."""
-    outline = calls.pool.outline(None)
-    first = presets_for(outline.id)[found["presets"]["default"]].config
+    info = calls.pool.info(None)
+    first = presets_for(info.id)[found["presets"]["default"]].config
     tokens = min(setting("max_new_tokens", RUN).default, calls.limits.tokens)
     return {
-        **control_values(first, outline.num_layers),
+        **control_values(first, info.num_layers),
         **{one.name: control_value(one, one.default) for one in settings_of(RUN)},
         "max_new_tokens": tokens,
     }
@@ -100,7 +100,7 @@ def _build_ask() -> dict[str, Any]:
 
 
 def _build_settings(calls: Callbacks, found: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    pool, layers = calls.pool, calls.pool.outline(None).num_layers
+    pool, layers = calls.pool, calls.pool.info(None).num_layers
     with gr.Column(elem_id="ld-settings"):
         if len(pool.labels) > 1:
             model = gr.Dropdown(list(pool.labels), value=pool.first, label="Model", elem_id="ld-model")

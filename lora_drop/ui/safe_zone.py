@@ -253,12 +253,12 @@ class SafeZone:
 
     def use_model(self, model: str, quality: str, here: Sweep | None) -> tuple[Any, ...]:
         """Another model of the menu: what is known of it, the choice of what is shown, and both figures."""
-        outline = self.pool.outline(model)
-        choices = self._choices(outline.revision, here)
+        info = self.pool.info(model)
+        choices = self._choices(info.revision, here)
         first = choices[0][1] if choices else None
         return (
-            gr.update(value=self.known(outline.revision)),
-            gr.update(value=measured_here(outline.revision)),
+            gr.update(value=self.known(info.revision)),
+            gr.update(value=measured_here(info.revision)),
             gr.update(choices=choices, value=first),
             *self.show(first, quality, here),
         )

@@ -25,7 +25,7 @@ def build_safe_zone_tab(pool: ModelPool, limits: Limits, model: gr.components.Co
     """
     stored, missing = stored_sweep()
     zone = SafeZone(pool, stored, Stops(), missing, limits)
-    revision = pool.outline(None).revision
+    revision = pool.info(None).revision
     choices = choices_of(zone.stored_for(revision)[0], None)
     first = choices[0][1] if choices else None
     heatmaps, curve = zone.show(first, next(iter(QUALITIES)), None)

@@ -32,7 +32,7 @@ import gradio as gr
 import torch
 
 from lora_drop.errors import LoraDropError
-from lora_drop.models.load import LoadedModel, Outline
+from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.run.records import Record
 from lora_drop.run.request import BASELINE, Plan, Request, plan
 from lora_drop.runtime import on_zero_gpu, positive_number
@@ -150,7 +150,7 @@ def runner(loaded: LoadedModel, run: Callable[..., Iterator[Record]]) -> Callabl
     return start
 
 
-def planning(loaded: LoadedModel | Outline) -> LoadedModel | Outline:
+def planning(loaded: LoadedModel | ModelInfo) -> LoadedModel | ModelInfo:
     """The model for `session.plan` in the server's process: on ZeroGPU nothing there may be put on the device."""
     return dataclasses.replace(loaded, device=torch.device("cpu")) if on_zero_gpu() else loaded
 

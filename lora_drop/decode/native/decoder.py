@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lora_drop.decode.cache import KVCache
+from lora_drop.decode.cache import HiddenCache, KVCache
 from lora_drop.decode.correction import Correction
-from lora_drop.decode.fast import ROPE_BLOCK
 from lora_drop.decode.native.loader import library
 from lora_drop.decode.native.structs import BF16, F32, Q4_1, Q8_0, Layer, Matrix, Plan, Step, Store
-from lora_drop.decode.reference import Decoder
-from lora_drop.decode.step import DecodeState
+from lora_drop.decode.reference import ReferenceDecoder
+from lora_drop.decode.step import DecoderOutput, DecodeState
 from lora_drop.decode.weights import fused, qk_norms
 from lora_drop.method.schedule import Schedule
 from lora_drop.method.settings import REUSE_RULES
 
+ROPE_BLOCK = 256  # positions whose cosines and sines are computed together
 KINDS = {torch.float32: F32, torch.bfloat16: BF16}
 GROUP = 32  # weights of a block, of Q4_1 and Q8_0 alike
 Blocks = Callable[[str], np.ndarray]
@@ -39,7 +39,7 @@ class NativeWeights:
     """A model's weights as the C steps read them.
 
     Args:
-        kind: for the trace: `float32`, `bfloat16` or `q4_1/q8_0 blocks`.
+        kind: `float32`, `bfloat16` or `q4_1/q8_0 blocks`.
         layers, head: structures that point into `tensors`, which keeps the memory.
         layer_bytes, head_bytes: bytes that one weight of a layer's matrices, or of the head, takes.
     """
@@ -50,6 +50,11 @@ class NativeWeights:
     layer_bytes: float
     head_bytes: float
     tensors: list[Tensor] = field(repr=False)
+
+    @property
+    def decoder_name(self) -> str:
+        """The name of the decoder that runs them, for the trace."""
+        return f"native ({self.kind})"
 
 
 @torch.no_grad()
@@ -131,12 +136,12 @@ class NativeState(DecodeState):
     stores: ctypes.Array[Store] | None = None
 
 
-class NativeDecoder(Decoder):
+class NativeDecoder(ReferenceDecoder):
     """`step` for one token of one text through C; all else is the reference's."""
 
     def __init__(self, model: PreTrainedModel, weights: NativeWeights):
         super().__init__(model)
-        self.name = f"native ({weights.kind})"
+        self.name = weights.decoder_name
         self._weights, self._eps = weights, model.config.rms_norm_eps
         self._layers_at, self._head_at = ctypes.addressof(weights.layers), ctypes.addressof(weights.head)
         self._vocabulary = weights.head.n
@@ -146,22 +151,23 @@ class NativeDecoder(Decoder):
         self._library.ld_threads(torch.get_num_threads())
         self._rope_blocks: dict[int, tuple[Tensor, Tensor]] = {}  # functions of the position alone
 
-    def new_state(self, schedule: Schedule, bank: Correction | None = None, tokens: int = 0) -> NativeState:
-        """See `Decoder.new_state`."""
-        plain = super().new_state(schedule, bank)
-        return NativeState(schedule, bank, plain.kv, plain.hidden)
+    def new_state(
+        self, schedule: Schedule, bank: Correction | None = None, tokens: int = 0, watch: bool = False
+    ) -> NativeState:
+        """See `step.Decoder`. The caches grow by blocks, so `tokens` is of no use here."""
+        return NativeState(schedule, bank, KVCache(self.num_layers), HiddenCache(self.num_layers), watch)
 
     @torch.inference_mode()
-    def step(self, token: Tensor, state: NativeState, watch: list[Tensor] | None = None) -> Tensor:
-        """Decode one token (1, 1). Returns logits (1, V) in float32; see `Decoder.step`."""
+    def step(self, token: Tensor, state: NativeState) -> DecoderOutput:
+        """See `step.Decoder`; token (1, 1), logits in float32."""
         schedule, bank = state.schedule, state.bank
-        lora = not state.pacer.begin()
+        lora = not state.refresher.begin()
         if state.plan is None:
             self._begin(state)
         self._make_room(state, schedule.dropped_set if lora and schedule.kv == "skip" else ())
         n = len(schedule.dropped)
         h = self.embed.weight[token[0, 0]].to(torch.float32, copy=True)  # (D,): `ld_step` works in it
-        watched = None if watch is None else torch.empty(n, h.shape[0])
+        watched = torch.empty(n, 1, h.shape[0]) if state.watch else None
         ratios = None if schedule.refresh_norm is None else torch.empty(n)
         step = Step(
             *(lora, REUSE_RULES.index(schedule.reuse), schedule.part == "attention", schedule.kv == "write"),
@@ -169,27 +175,25 @@ class NativeDecoder(Decoder):
             *(None if t is None else t.data_ptr() for t in (watched, ratios)),
         )
         self._library.ld_step(
-            *(self._layers_at, ctypes.addressof(state.plan), len(self.layers), ctypes.addressof(step)),
+            *(self._layers_at, ctypes.addressof(state.plan), self.num_layers, ctypes.addressof(step)),
             *(*self._rope(state.position), ctypes.addressof(state.stores), h.data_ptr()),
         )
-        if watched is not None:
-            watch.extend(watched.unsqueeze(1))
         if ratios is not None and lora:
-            state.pacer.take(ratios[~ratios.isnan()])
+            state.refresher.take(ratios[~ratios.isnan()])
         state.position += 1
         logits = torch.empty(1, self._vocabulary)
         self._library.ld_head(self._head_at, self._norm.data_ptr(), self._eps, h.data_ptr(), logits.data_ptr())
         entropy = None
         if schedule.refresh_entropy is not None:
             entropy = self._library.ld_entropy(logits.data_ptr(), self._vocabulary)
-        state.pacer.end(logits, entropy)
-        return logits
+        state.refresher.end(logits, entropy)
+        return DecoderOutput(logits, watched, state.refresher.entropy)
 
     @torch.inference_mode()
     def read(
         self, tokens: Tensor, kv: KVCache, position: int, layers: tuple[int, ...], logits_from: int = 0
-    ) -> tuple[Tensor, Tensor]:
-        """The full model on a chunk of tokens (1, T); see `Decoder.read`.
+    ) -> DecoderOutput:
+        """See `step.Decoder`.
 
         What comes before `logits_from` is read at once, the rest token by token: with the very arithmetic of a lane's
         steps, so that what is compared with them differs by what LoRA-Drop does and by nothing else.
@@ -197,17 +201,16 @@ class NativeDecoder(Decoder):
         outputs, logits, start = [], [], 0
         if not kv.lengths[0]:
             start = logits_from + 1
-            read, last = super().read(tokens[:, :start], kv, position, layers, logits_from)
-            outputs, logits = [read.float()], [last.float()]
-        state = self.new_state(Schedule(1, len(self.layers), layers, reuse="skip"))
+            found = super().read(tokens[:, :start], kv, position, layers, logits_from)
+            outputs, logits = [found.watched.float()], [found.logits.float()]
+        state = self.new_state(Schedule(1, self.num_layers, layers, reuse="skip"), watch=True)
         state.kv, state.position = kv, position + start
         for at in range(start, tokens.shape[1]):
-            watched: list[Tensor] = []
-            found = self.step(tokens[:, at : at + 1], state, watched)
-            outputs.append(torch.stack(watched)[:, :, None] if watched else torch.empty(0, 1, 1, len(self._norm)))
+            found = self.step(tokens[:, at : at + 1], state)
+            outputs.append(found.watched[:, :, None])
             if at >= logits_from:
-                logits.append(found[:, None])
-        return torch.cat(outputs, 2), torch.cat(logits, 1)
+                logits.append(found.logits[:, None])
+        return DecoderOutput(torch.cat(logits, 1), torch.cat(outputs, 2))
 
     def _rope(self, position: int) -> tuple[int, int]:
         """Addresses of the cosines and sines (hs,) of a position."""
@@ -225,7 +228,7 @@ class NativeDecoder(Decoder):
         schedule, bank = state.schedule, state.bank
         if schedule.reuse != "skip" and schedule.dropped:
             state.vectors = torch.cat([state.hidden[i] for i in schedule.dropped]).float()
-        state.plan = (Plan * len(self.layers))()
+        state.plan = (Plan * self.num_layers)()
         for row, i in enumerate(schedule.dropped):
             plan = state.plan[i]
             plan.drops = 1
@@ -240,14 +243,14 @@ class NativeDecoder(Decoder):
                 plan.gate = state.tensors[-1].data_ptr()
         pairs = zip(state.kv.stores, state.kv.lengths, strict=True)
         stores = (Store(t.data_ptr(), t.shape[3], count, self._kv_kind) for t, count in pairs)
-        state.stores = (Store * len(self.layers))(*stores)
+        state.stores = (Store * self.num_layers)(*stores)
 
     @staticmethod
-    def _make_room(state: NativeState, resting: Collection[int]) -> None:
-        """Room for this token in the caches of all layers but the resting ones; `ld_step` fills it."""
+    def _make_room(state: NativeState, skipped: Collection[int]) -> None:
+        """Room for this token in the caches of all layers but those that are skipped; `ld_step` fills it."""
         kv, lengths = state.kv, state.kv.lengths
         for i, store in enumerate(state.stores):
-            if i in resting:
+            if i in skipped:
                 continue
             if lengths[i] < store.capacity:
                 lengths[i] += 1

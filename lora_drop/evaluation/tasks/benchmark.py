@@ -54,7 +54,7 @@ def benchmark(
     """
     schedule = config.schedule_for(loaded.num_layers)
     bank, notes = find_bank(loaded, config, schedule)
-    runner = Runner(loaded, loaded.decoder, schedule, bank, options, tell)
+    runner = Runner(loaded, loaded.new_decoder(), schedule, bank, options, tell)
     result = _content(runner, config) | {"notes": notes, "rows": []}
     if options.run_code and any(task.runs_code for task, _ in work) and protection() != "namespaces":
         result["notes"].append("generated programs ran without the kernel's namespaces: a weak sandbox.")

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.decode.lane import Lane
-from lora_drop.decode.reference import Decoder
-from lora_drop.decode.sampling import Sampling
+from lora_drop.decode import Decoder, Lane, Sampling
+from lora_drop.decode.logits import log_probs, nll
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.metrics import Means, decode_target, read_target
 from lora_drop.evaluation.tasks.base import Example, Task
@@ -121,7 +120,7 @@ class Runner:
 
 def log_likelihood(logits: Tensor, tokens: Tensor) -> float:
     """The sum of log-probabilities (nats) of tokens (T,) under logits (T, V)."""
-    return float(logits.float().log_softmax(-1).gather(-1, tokens[:, None]).sum())
+    return -float(nll(log_probs(logits), tokens).sum())
 
 
 def fit_prompt(tokenizer: Any, text: str, chat: bool, limit: int) -> tuple[list[int], bool]:

@@ -1,0 +1,262 @@
+"""A run's records: true, complete, in order, and equal to what the engine and the formulas say."""
+
+import hashlib
+
+import pytest
+import torch
+
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.decode import ReferenceDecoder
+from lora_drop.errors import LoraDropError
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.cost import kv_bytes, speed_bound
+from lora_drop.method.schedule import Schedule
+from lora_drop.models.tokens import encode_prompt
+from lora_drop.run.records import AuditRecord, Header, StepRecord, Summary
+from lora_drop.run.request import BASELINE, LORA_DROP, THIRD, Request
+from lora_drop.run.run import run
+from lora_drop.run.trace import gather
+
+PROMPT = "Tell me something."
+
+
+def with_stop(loaded, token):
+    """The same model with another stop token."""
+    return type("Stopping", (type(loaded),), {"stop_ids": property(lambda self: frozenset([token]))})(**vars(loaded))
+
+
+def trace_of(loaded, config=None, **settings):
+    config = config or LoraDropConfig(period=3, drop_ratio=1.0)
+    settings = {"max_new_tokens": 20, "ignore_eos": True, **settings}
+    return gather(run(loaded, Request(PROMPT, config, **settings)))
+
+
+def test_the_order_of_the_records(tiny):
+    records = list(run(tiny, Request(PROMPT, LoraDropConfig(period=3), max_new_tokens=9, ignore_eos=True)))
+    assert isinstance(records[0], Header) and isinstance(records[-1], Summary)
+    assert all(isinstance(r, (StepRecord, AuditRecord)) for r in records[1:-1])
+    trace = gather(records)
+    assert len(trace.steps[BASELINE]) == len(trace.steps[LORA_DROP]) == 9
+    assert sorted(trace.audits[LORA_DROP]) == list(range(1, 9)) and not trace.audits[BASELINE]
+
+
+@pytest.mark.parametrize("kv", ["skip", "write"])
+def test_the_summary_adds_up(any_tiny, kv):
+    config = LoraDropConfig(period=3, drop_ratio=1.0, kv=kv)
+    trace = trace_of(any_tiny, config)
+    summary, header = trace.summary, trace.header
+    schedule = config.schedule_for(any_tiny.num_layers)
+    for lane, sched in ((BASELINE, Schedule(1, any_tiny.num_layers, ())), (LORA_DROP, schedule)):
+        figures, steps = summary.lanes[lane], trace.steps[lane]
+        for step in steps:
+            assert step.kv_bytes == kv_bytes(any_tiny.shape, sched, header.prompt_tokens, step.step, 4)
+        assert figures["kv_bytes"] == steps[-1].kv_bytes <= figures["kv_allocated_bytes"]
+        seconds = sum(step.ms for step in steps[1:]) / 1000
+        assert figures["tokens_per_second"] == pytest.approx(
+            19 / seconds, rel=5e-3
+        )  # `ms` is rounded to a microsecond, of a hundred or so
+        assert figures["prefill_ms"] == steps[0].ms
+        assert figures["text_sha256"] == hashlib.sha256(trace.text(lane).encode()).hexdigest()
+    rates = [summary.lanes[lane]["tokens_per_second"] for lane in (BASELINE, LORA_DROP)]
+    assert summary.speedup == pytest.approx(rates[1] / rates[0], rel=1e-3)
+    assert summary.bound == pytest.approx(speed_bound(any_tiny.shape, schedule, 19, header.prompt_tokens), abs=1e-4)
+    saved = 1 - trace.steps[LORA_DROP][-1].kv_bytes / trace.steps[BASELINE][-1].kv_bytes
+    assert summary.kv_saved == pytest.approx(saved, abs=1e-6) and (saved > 0) == (kv == "skip")
+    agrees = [a.agrees for s, a in trace.audits[LORA_DROP].items() if s % 3]
+    assert summary.top1_agreement == sum(agrees) / len(agrees)
+
+
+def test_kv_saved_compares_the_lanes_at_the_shorter_ones_length(tiny):
+    free = trace_of(tiny, max_new_tokens=30)
+    tokens = free.token_ids(LORA_DROP)
+    stop = next(t for i, t in enumerate(tokens) if i >= 3 and t not in free.token_ids(BASELINE))
+    trace = gather(run(with_stop(tiny, stop), Request(PROMPT, LoraDropConfig(period=3, drop_ratio=1.0), 30)))
+    g = len(trace.steps[LORA_DROP]) - 1
+    assert g < len(trace.steps[BASELINE]) - 1
+    expected = 1 - trace.steps[LORA_DROP][g].kv_bytes / trace.steps[BASELINE][g].kv_bytes
+    assert trace.summary.kv_saved == pytest.approx(expected, abs=1e-6)
+    assert trace.summary.lanes[LORA_DROP]["ended"] == "stop" and trace.summary.lanes[BASELINE]["ended"] == "length"
+
+
+def test_the_drift_is_the_full_models(tiny):
+    """Against transformers' own hidden states and logits on the lane's tokens, at every step."""
+    trace = trace_of(tiny, LoraDropConfig(period=4, drop_layers=(2, 4)))
+    tokens = trace.token_ids(LORA_DROP)
+    prompt = encode_prompt(tiny.tokenizer, PROMPT)
+    with torch.inference_mode():
+        full = tiny.model(torch.tensor([prompt + tokens]), output_hidden_states=True)
+    decoder = ReferenceDecoder(tiny.model)
+    state = decoder.new_state(LoraDropConfig(period=4, drop_layers=(2, 4)).schedule_for(6), watch=True)
+    decoder.prefill(torch.tensor([prompt]), state)
+    for step in range(1, 20):
+        found = decoder.step(torch.tensor([[tokens[step - 1]]]), state)
+        at = len(prompt) + step - 1
+        audit = trace.audits[LORA_DROP][step]
+        for k, layer in enumerate((2, 4)):
+            x = full.hidden_states[layer + 1][0, at]
+            assert audit.drift[k] == pytest.approx(float((found.watched[k][0] - x).norm() / x.norm()), abs=2e-5)
+            cosine = torch.cosine_similarity(found.watched[k][0], x, dim=0)
+            assert audit.cosine[k] == pytest.approx(float(cosine), abs=2e-5)
+        p, q = full.logits[0, at].log_softmax(-1), found.logits[0].log_softmax(-1)
+        assert audit.kl == pytest.approx(float((p.exp() * (p - q)).sum()), abs=2e-5)
+        assert audit.agrees == bool(p.argmax() == q.argmax())
+
+
+def test_drift_is_zero_at_period_1_and_not_at_a_refresh(tiny):
+    trace = trace_of(tiny, LoraDropConfig(period=1, drop_layers=(2, 4)))
+    assert max(max(a.drift) for a in trace.audits[LORA_DROP].values()) < 1e-5
+    assert trace.token_ids(BASELINE) == trace.token_ids(LORA_DROP)
+    assert trace.summary.first_divergence is None and trace.summary.top1_agreement is None
+    trace = trace_of(tiny, LoraDropConfig(period=4, drop_layers=(2, 4)))
+    audits = trace.audits[LORA_DROP]
+    at_refresh = [max(audits[s].drift) for s in range(4, 20, 4)]
+    at_lora = [max(audits[s].drift) for s in range(1, 20) if s % 4]
+    assert min(at_refresh) > 1e-5 and sum(at_refresh) / len(at_refresh) < sum(at_lora) / len(at_lora)
+
+
+def test_without_the_audit_the_run_is_the_same(tiny):
+    with_audit, without = trace_of(tiny), trace_of(tiny, audit=False)
+    assert with_audit.token_ids(LORA_DROP) == without.token_ids(LORA_DROP)
+    assert not without.audits[LORA_DROP] and without.summary.top1_agreement is None
+
+
+@pytest.mark.parametrize("lanes", ["baseline", "lora-drop"])
+def test_a_single_lane(tiny, lanes):
+    trace = trace_of(tiny, lanes=lanes)
+    assert [lane["id"] for lane in trace.header.lanes] == [lanes.replace("-", "_")]
+    assert trace.summary.speedup is None and trace.summary.kv_saved is None
+    both = trace_of(tiny)
+    assert trace.token_ids(lanes.replace("-", "_")) == both.token_ids(lanes.replace("-", "_"))
+
+
+def test_a_stopped_run_keeps_what_it_has(tiny):
+    asked = iter(range(1000))
+    records = run(tiny, Request(PROMPT, LoraDropConfig(period=4), 200, ignore_eos=True), lambda: next(asked) >= 20)
+    trace = gather(records)
+    assert sum(map(len, trace.steps.values())) == 21
+    assert sorted(trace.audits[LORA_DROP]) == list(range(1, len(trace.steps[LORA_DROP])))
+    assert {figures["ended"] for figures in trace.summary.lanes.values()} == {"stopped"}
+
+
+def test_two_runs_at_once_do_not_mix(tiny):
+    requests = [Request(p, LoraDropConfig(period=3, reuse="state"), 12, ignore_eos=True) for p in ("One.", "Two!!")]
+    alone = [gather(run(tiny, request)) for request in requests]
+    iterators = [run(tiny, request) for request in requests]
+    records = [[], []]
+    while iterators[0] or iterators[1]:
+        for k in (0, 1):
+            if iterators[k]:
+                record = next(iterators[k], None)
+                if record is None:
+                    iterators[k] = None
+                else:
+                    records[k].append(record)
+    for k in (0, 1):
+        mixed = gather(records[k])
+        for lane in (BASELINE, LORA_DROP):
+            assert mixed.token_ids(lane) == alone[k].token_ids(lane)
+
+
+def test_a_bank_is_used_and_named(tiny, tmp_path):
+    torch.manual_seed(0)
+    bank = AdapterBank.new([1, 2, 3, 4], tiny.shape.hidden_size, rank=4)
+    for i in bank.layers:
+        bank.b[i] = torch.randn_like(bank.b[i])
+    bank.revision = tiny.revision
+    bank.save(tmp_path / "mine")
+    config = LoraDropConfig(period=3, drop_ratio=1.0, adapters=str(tmp_path / "mine"))
+    with_bank, without = trace_of(tiny, config), trace_of(tiny, config.replace(adapters="none"))
+    assert with_bank.token_ids(LORA_DROP) != without.token_ids(LORA_DROP)
+    assert with_bank.header.lanes[1]["config"]["rank"] == 4 and without.header.lanes[1]["config"]["rank"] == 0
+    assert with_bank.summary.bound < without.summary.bound
+    auto = trace_of(tiny, config.replace(adapters="auto"))
+    assert "untrained" in auto.header.sampling["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"prompt": "  \n"}, "prompt is empty"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"max_new_tokens": 10**9}, "max_new_tokens"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"seed": -1}, "seed"),
+        ({"view": "sideways"}, "race, lock-step"),
+        ({"lanes": "three"}, "both, baseline, lora-drop"),
+    ],
+)
+def test_bad_requests_are_one_clear_line(settings, says):
+    with pytest.raises(LoraDropError, match=says) as error:
+        Request(**{"prompt": PROMPT, **settings})
+    assert "\n" not in str(error.value)
+
+
+def test_what_does_not_fit_the_model_is_told_before_the_first_record(tiny):
+    with pytest.raises(LoraDropError, match=f"context of {tiny.context}.*shorten the prompt"):
+        next(run(tiny, Request("x" * (tiny.context + 1))))
+    with pytest.raises(LoraDropError, match="ask for at most"):
+        next(run(tiny, Request("x" * 100, max_new_tokens=tiny.context - 50)))
+    with pytest.raises(LoraDropError, match="0-5 and 1-5 can be dropped"):
+        next(run(tiny, Request(PROMPT, LoraDropConfig(layers=(3, 28)))))
+
+
+def test_the_whole_context_can_be_used(tiny):
+    room = 8
+    prompt = "y" * (tiny.context - room - (len(encode_prompt(tiny.tokenizer, "yy")) - 2))
+    trace = gather(run(tiny, Request(prompt, LoraDropConfig(), room, ignore_eos=True, audit=False, lanes="lora-drop")))
+    assert trace.header.prompt_tokens + len(trace.steps[LORA_DROP]) == tiny.context
+
+
+def test_caches_that_do_not_fit_are_refused_before_the_run(tiny, monkeypatch):
+    monkeypatch.setattr("lora_drop.run.request.free_memory", lambda device: 100_000)
+    with pytest.raises(LoraDropError, match=r"need 0\.0 GB for the KV caches.*fewer tokens"):
+        next(run(tiny, Request("Hello", max_new_tokens=200)))
+    next(run(tiny, Request("Hello", max_new_tokens=20, lanes="lora-drop", audit=False)))
+
+
+def test_memory_that_runs_out_in_a_step_is_one_clear_line(tiny, monkeypatch):
+    steps = run(tiny, Request("Hello", max_new_tokens=20))
+    next(steps), next(steps), next(steps)
+
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("lora_drop.decode.lane.draw", fail)
+    with pytest.raises(LoraDropError, match=r"ran out of memory with .* GB in the KV caches"):
+        list(steps)
+
+
+def test_a_third_lane_changes_one_setting_and_leaves_the_others_alone(tiny):
+    config = LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0)
+    two = gather(run(tiny, Request("Hello", config, 24, ignore_eos=True)))
+    three = gather(run(tiny, Request("Hello", config, 24, ignore_eos=True, compare="skip")))
+    for name in (BASELINE, LORA_DROP):
+        assert three.token_ids(name) == two.token_ids(name)
+    alone = gather(run(tiny, Request("Hello", config.replace(reuse="skip"), 24, ignore_eos=True)))
+    assert three.token_ids(THIRD) == alone.token_ids(LORA_DROP) != three.token_ids(LORA_DROP)
+    assert [a.kl for a in three.audits[THIRD].values()] == [a.kl for a in alone.audits[LORA_DROP].values()]
+    lane = three.summary.lanes[THIRD]
+    for name in ("bound", "kv_saved", "first_divergence", "top1_agreement"):
+        assert lane[name] == getattr(alone.summary, name)
+        assert getattr(three.summary, name) == getattr(two.summary, name)
+    assert lane["speedup"] > 0 and three.header.lanes[2]["config"]["reuse"] == "skip"
+
+
+def test_a_third_lane_that_would_be_the_second_again_is_left_out_and_told(tiny):
+    for config, compare in (
+        (LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0), "adapters-off"),  # there are none
+        (LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0), "residual"),
+        (LoraDropConfig(period=1), "skip"),
+    ):
+        trace = gather(run(tiny, Request("Hello", config, 4, compare=compare)))
+        assert list(trace.steps) == [BASELINE, LORA_DROP]
+        assert "no third lane" in trace.header.sampling["notes"][-1]
+
+
+def test_a_third_lane_that_cannot_be_is_refused(tiny):
+    with pytest.raises(LoraDropError, match="compare must be one of adapters-off, skip, state, residual"):
+        Request("Hello", compare="magic")
+    with pytest.raises(LoraDropError, match="leave lanes at both"):
+        Request("Hello", compare="skip", lanes="lora-drop")

@@ -1,0 +1,213 @@
+"""The trace: what is written reads back, cut or whole, and nothing else is let in."""
+
+import dataclasses
+import json
+
+import pytest
+
+from lora_drop.errors import LoraDropError
+from lora_drop.run import trace as t
+from lora_drop.run.records import number, wire_line, write_line
+
+HOSTILE = "${alert(1)}<img src=x onerror=alert(2)>\u2028\ud800\x00\"'"
+
+
+def header():
+    return t.Header(
+        lanes=[
+            {"id": "baseline", "label": "Baseline", "config": {"period": 1, "dropped": [], "rank": 0}},
+            {"id": "lora_drop", "label": "LoRA-Drop", "config": {"period": 3, "dropped": [1], "rank": 0}},
+        ],
+        model={"id": "m", "revision": "r", "layers": 3, "hidden_size": 4, "dtype": "float32", "params": 9},
+        device={"type": "cpu", "name": "a CPU"},
+        prompt=HOSTILE,
+        prompt_tokens=2,
+        seed=0,
+        sampling={},
+        software={},
+    )
+
+
+def step(lane, s, text="x", kind="lora", active=(1, 0, 1)):
+    return t.StepRecord(lane, s, 7, text, kind, list(active), 1.25, 64, 0.5)
+
+
+def records():
+    return [
+        header(),
+        step("baseline", 0, HOSTILE, "prefill", (1, 1, 1)),
+        step("lora_drop", 0, "", "prefill", (1, 1, 1)),
+        step("lora_drop", 1),
+        t.AuditRecord("lora_drop", 1, [0.123456], [None], 0.25, False, HOSTILE),
+        t.Summary({"baseline": {}, "lora_drop": {}}, 1.5, 1.6, 0.25, 0, 1.0),
+    ]
+
+
+def as_bytes(some):
+    return "".join(map(write_line, some)).encode()
+
+
+def test_what_is_written_reads_back():
+    read = t.parse_trace(as_bytes(records()))
+    assert list(read.records()) == records()
+    assert read.text("baseline") == HOSTILE
+    assert read.token_ids("lora_drop") == [7, 7]
+
+
+def test_the_lines_have_the_names_of_the_contract():
+    lines = [json.loads(write_line(record)) for record in records()]
+    assert lines[0]["format"] == "lora-drop-trace" and lines[0]["version"] == 1
+    assert {"type", "lanes", "model", "device", "prompt", "prompt_tokens", "seed", "software"} <= set(lines[0])
+    assert set(lines[1]) == {
+        *("type", "lane", "step", "token_id", "text", "kind", "active", "ms", "kv_bytes", "entropy")
+    }
+    assert set(lines[4]) == {"type", "lane", "step", "drift", "cosine", "kl", "agrees", "argmax_text"}
+    assert {"type", "speedup", "bound", "kv_saved", "first_divergence", "top1_agreement"} <= set(lines[5])
+    assert all(line.isascii() for line in map(write_line, records()))
+
+
+def test_only_an_early_refresh_tells_a_trigger():
+    early = dataclasses.replace(step("lora_drop", 1, kind="refresh", active=(1, 1, 1)), trigger="norm")
+    assert json.loads(write_line(early))["trigger"] == "norm"
+    assert '"trigger"' not in write_line(step("lora_drop", 1))
+    before = [header(), step("lora_drop", 0, kind="prefill", active=(1, 1, 1))]
+    assert t.parse_trace(as_bytes([*before, early])).steps["lora_drop"][1] == early
+    ids = ["baseline", "lora_drop"]
+    assert json.loads(wire_line(early, ids)) == [1, 1, 7, "x", 1, 1.25, 64, 0.5, 1]
+    for other in (dataclasses.replace(early, trigger="mood"), dataclasses.replace(early, kind="lora")):
+        with pytest.raises(LoraDropError, match="line 3: a value of this step"):
+            t.parse_trace(as_bytes([*before, other]) + b"\n")
+
+
+def test_pace_counts_the_full_decode_steps():
+    trace = t.gather([header(), step("lora_drop", 0, kind="prefill"), step("lora_drop", 1)])
+    assert t.refresh_counts(trace, "lora_drop") == {"refreshes": 0, "average_period": None}
+    assert t.refresh_counts(trace, "baseline") == {"refreshes": 0, "average_period": None}
+    trace.add(step("lora_drop", 2, kind="refresh"))
+    trace.add(step("lora_drop", 3))
+    assert t.refresh_counts(trace, "lora_drop") == {"refreshes": 1, "average_period": 3.0}
+
+
+def test_a_trace_cut_anywhere_reads():
+    raw = as_bytes(records())
+    first = raw.index(b"\n") + 1
+    whole = list(t.parse_trace(raw).records())
+    for cut in range(first, len(raw), 7):
+        read = list(t.parse_trace(raw[:cut]).records())
+        assert read == [r for r in whole if r in read]
+        complete = raw[:cut].count(b"\n")
+        assert len(read) in (complete, complete + 1)
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (b"", "is empty"),
+        (b"\n\n", "is empty"),
+        (b"hello", "line 1"),
+        (b"\x00\xff\n", "line 1"),
+        (b"[1, 2]\n", "line 1"),
+        (b'{"type":"step"}\n', "line 1"),
+        (b"[" * 100_000 + b"\n", "line 1"),
+        (as_bytes(records()[1:]), "starts with its header"),
+        (as_bytes([*records()[:2], header(), *records()[2:]]), "line 3: .*second"),
+        (as_bytes([header(), step("third", 0)]) + b"\n", "no lane 'third'"),
+        (as_bytes([header(), step("lora_drop", 10**9)]), "line 2"),
+        (as_bytes([header(), step("lora_drop", 5)]), "goes from step -1 to step 5"),
+        (as_bytes([header(), step("lora_drop", 0, active=(1, 1))]), "2 layers"),
+        (as_bytes([header(), step("lora_drop", 0, kind="other")]), "line 2"),
+        (as_bytes([header(), t.AuditRecord("lora_drop", 3, [0.1], [1.0], 0.0, True, "")]), "before it ran"),
+        (as_bytes([*records()[:4], t.AuditRecord("lora_drop", 1, [], [], 0.0, True, "")]), "other layers"),
+        (as_bytes([header(), t.Summary({}, None, None, None, None, None)]), "other lanes"),
+        (as_bytes([dataclasses.replace(header(), version=2)]), "version 2"),
+        (as_bytes([dataclasses.replace(header(), format="other")]), "another format"),
+        (as_bytes([header()]) + b"nonsense\n" + as_bytes(records()[1:]), "line 2"),
+    ],
+)
+def test_what_is_not_a_trace_is_one_clear_line(raw, says):
+    with pytest.raises(LoraDropError, match=says) as error:
+        t.parse_trace(raw, "run.jsonl")
+    assert str(error.value).startswith("run.jsonl") and "\n" not in str(error.value)
+
+
+def _damaged(line, path, value):
+    """The records with one field of one line changed (or, with KeyError, removed)."""
+    lines = [json.loads(write_line(record)) for record in records()]
+    inner = lines[line]
+    for key in path[:-1]:
+        inner = inner[key]
+    if value is KeyError:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = value
+    return "\n".join(map(json.dumps, lines)).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "value"),
+    [
+        (0, ("model", "id"), KeyError),
+        (0, ("lanes", 0, "label"), KeyError),
+        (0, ("device", "name"), KeyError),
+        (0, ("sampling",), []),
+        (0, ("model", "layers"), 10**9),
+        (2, ("lane",), []),
+        (3, ("ms",), 10**400),
+        (3, ("ms",), "fast"),
+        (3, ("token_id",), -1),
+        (4, ("drift",), ["x"]),
+        (5, ("lanes",), []),
+        (5, ("speedup",), "high"),
+        (5, ("speedup",), float("nan")),
+        (5, ("lanes", "baseline", "kv_bytes"), None),
+        (5, ("lanes", "baseline", "tokens_per_second"), "x"),
+        (5, ("lanes", "baseline", "average_period"), "x"),
+        (5, ("lanes", "baseline", "refreshes"), -1),
+        (3, ("trigger",), []),
+    ],
+)
+def test_a_damaged_value_is_one_clear_line(line, path, value):
+    with pytest.raises(LoraDropError, match=f"run.jsonl, line {line + 1}") as error:
+        t.parse_trace(_damaged(line, path, value), "run.jsonl")
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_cannot_be_read(tmp_path, monkeypatch):
+    with pytest.raises(LoraDropError, match="cannot read the trace gone.jsonl"):
+        t.read_trace(tmp_path / "gone.jsonl")
+    with pytest.raises(LoraDropError, match="cannot read"):
+        t.read_trace(tmp_path)
+    monkeypatch.setattr(t, "MAX_TRACE_BYTES", 10)
+    (tmp_path / "big.jsonl").write_bytes(as_bytes(records()))
+    with pytest.raises(LoraDropError, match="larger than"):
+        t.read_trace(tmp_path / "big.jsonl")
+
+
+def test_numbers_that_json_has_no_word_for():
+    assert number(float("nan"), 3) is None and number(float("inf"), 3) is None
+    assert number(1.23456, 3) == 1.235
+
+
+def test_first_divergence():
+    assert t.first_divergence([1, 2, 3], [1, 2, 3]) is None
+    assert t.first_divergence([1, 2, 3], [1, 9, 3]) == 1
+    assert t.first_divergence([1, 2], [1, 2, 3]) is None
+    assert t.first_divergence([], [1]) is None
+
+
+def test_agreement_counts_lora_steps_only():
+    trace = t.gather(records()[:4])
+    assert t.top1_agreement(trace, "lora_drop") is None
+    trace.add(step("lora_drop", 2))
+    trace.add(step("lora_drop", 3, kind="refresh", active=(1, 1, 1)))
+    for s, agrees in ((1, True), (2, False), (3, False)):
+        trace.add(t.AuditRecord("lora_drop", s, [0.1], [0.9], 0.1, agrees, ""))
+    assert t.top1_agreement(trace, "lora_drop") == 0.5
+
+
+def test_the_wire_says_the_same_in_fewer_bytes():
+    lines = [json.loads(wire_line(record, ["baseline", "lora_drop"])) for record in records()]
+    assert lines[1] == [0, 0, 7, HOSTILE, 0, 1.25, 64, 0.5]
+    assert lines[3] == [1, 1, 7, "x", 2, 1.25, 64, 0.5]
+    assert lines[4] == [101, 1, [1235], 0.25, 0, HOSTILE]
+    assert lines[0] == dataclasses.asdict(records()[0])

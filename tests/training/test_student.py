@@ -1,0 +1,57 @@
+"""The parallel pass that training runs equals decoding step by step."""
+
+import itertools
+
+import pytest
+import torch
+
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.decode import ReferenceDecoder
+from lora_drop.method.schedule import Schedule
+from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
+from lora_drop.training.student import Layout, student_states
+
+
+def bank_for(loaded, schedule):
+    torch.manual_seed(3)
+    bank = AdapterBank.new(list(schedule.dropped), loaded.shape.hidden_size, 4, 8.0)
+    for i in bank.layers:
+        bank.b[i] = 0.3 * torch.randn_like(bank.b[i])
+        bank.gate[i] = torch.rand_like(bank.gate[i])
+    return bank
+
+
+@pytest.mark.parametrize(("reuse", "part", "kv"), itertools.product(REUSE_RULES, PARTS, KV_RULES))
+@pytest.mark.parametrize("corrected", [False, True], ids=["B=0", "B!=0"])
+def test_parallel_equals_step_by_step(any_tiny, reuse, part, kv, corrected):
+    schedule = Schedule(3, any_tiny.num_layers, (2, 3, 4), reuse, part, kv)
+    bank = bank_for(any_tiny, schedule) if corrected else None
+    torch.manual_seed(0)
+    tokens = torch.randint(0, 256, (2, 17))
+    decoder = ReferenceDecoder(any_tiny.model)
+    for prompt in (1, 4, 9, 17):
+        hidden, lora = student_states(any_tiny.model, tokens, prompt, schedule, bank)
+        logits = any_tiny.model.get_output_embeddings()(hidden)
+        for row in range(2):
+            state = decoder.new_state(schedule, bank)
+            ours = [decoder.prefill(tokens[row : row + 1, :prompt], state).logits]
+            ours += [decoder.step(tokens[row : row + 1, t : t + 1], state).logits for t in range(prompt, 17)]
+            torch.testing.assert_close(logits[row, prompt - 1 :], torch.cat(ours), rtol=1e-4, atol=2e-4)
+        assert lora[prompt:].tolist() == [schedule.kind(s) == "lora" for s in range(1, 18 - prompt)]
+        assert not lora[:prompt].any()
+
+
+def test_gradients_reach_the_corrections_of_dropped_layers_only(tiny):
+    schedule = Schedule(3, tiny.num_layers, (2, 4))
+    bank = bank_for(tiny, Schedule(3, tiny.num_layers, (2, 3, 4)))
+    parameters = [t.requires_grad_() for store in (bank.a, bank.b, bank.gate) for t in store.values()]
+    hidden, lora = student_states(tiny.model, torch.randint(0, 256, (1, 12)), 4, schedule, bank)
+    hidden[:, lora].sum().backward()
+    assert len(parameters) == 9
+    for store in (bank.a, bank.b, bank.gate):
+        assert store[2].grad.abs().sum() > 0 and store[4].grad.abs().sum() > 0 and store[3].grad is None
+    assert all(p.grad is None for p in tiny.model.parameters())
+
+
+def test_a_period_of_1_has_no_lora_positions():
+    assert not Layout.of(5, 9, 1, torch.device("cpu")).lora.any()
