@@ -62,10 +62,10 @@ def drop_order(
     chosen: list[int] = []
     rows, before = [], 0.0
     for _ in range(count):
-        cheapest = sorted(last, key=last.get)[:candidates]
+        cheapest = sorted(last, key=last.__getitem__)[:candidates]
         found = {layer: alone[layer] if not chosen else cost.of((*chosen, layer)) for layer in cheapest}
         last |= {layer: value - before for layer, value in found.items()}
-        layer = min(found, key=found.get)
+        layer = min(found, key=found.__getitem__)
         before = found[layer]
         chosen.append(layer)
         del last[layer]
