@@ -33,7 +33,11 @@ from tests.support.decoding import random_bank
 
 PERIOD, TOKENS = 3, 9
 needs_compiler = pytest.mark.skipif(library() is None, reason="there is no C compiler here")
-KINDS = ["reference", "torch", "static", pytest.param("native", marks=needs_compiler)]
+KINDS = [  # one of them every day
+    "reference",
+    *(pytest.param(name, marks=pytest.mark.full) for name in ("torch", "static")),
+    pytest.param("native", marks=[needs_compiler, pytest.mark.full]),
+]
 
 
 def fresh(kind: str) -> LoadedModel:
