@@ -21,6 +21,7 @@ from pathlib import Path
 
 from lora_drop.errors import LoraDropError
 
+VERSION = "0.1.0"  # as in pyproject.toml
 CGROUPS = Path("/sys/fs/cgroup")
 
 

@@ -21,7 +21,7 @@ from lora_drop.ui.facts import model_facts
 from tests.support.page import HOSTILE, prepare, set_number, set_text
 from tests.support.server import Server, deep_model, serve
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.full]
 
 MAPS, FRONT = "#ld-zone-heatmaps .ld-figure-plot", "#ld-zone-pareto .ld-figure-plot"
 PROMPT = 6  # tokens of the drawing's prompt
