@@ -63,7 +63,8 @@ STILL = """() => new Promise(done => {
     const plots = () => [...document.querySelectorAll('.ld-plot')];
     const state = () => JSON.stringify([
         document.querySelectorAll('*').length,
-        plots().map(plot => (plot.data || []).map(t => [t.y && t.y.length, t.z && t.z.map(row => row.length), t.line])),
+        plots().map(plot => (plot.data || []).map(t => [t.y && t.y.length, t.z && t.z.map(row => row.length),
+                                                        t.line])),
         document.getAnimations().filter(a => a.effect.getComputedTiming().endTime !== Infinity).length,
     ]);
     let before = null, same = 0;
