@@ -11,6 +11,9 @@ import pytest  # noqa: E402
 import lora_drop  # noqa: E402, F401  sets OpenMP's waiting before torch is imported
 from lora_drop.models.load import LoadedModel, load_model  # noqa: E402
 
+pytest_plugins = [
+    f"tests.support.{name}" for name in ("calls", "commands", "faults", "task_files", "workshop")
+]  # their fixtures are every test's; their asserts say what they compared
 ARCHITECTURES = ("tiny-llama", "tiny-qwen2", "tiny-qwen3", "tiny-mistral")
 
 
@@ -43,7 +46,7 @@ def bundled() -> LoadedModel:
 
 def pytest_terminal_summary(terminalreporter):
     """With LORA_DROP_FUZZ: how many inputs the tests of hostile input tried."""
-    from fuzzing import FACTOR, SEED, TRIED
+    from tests.support.fuzzing import FACTOR, SEED, TRIED
 
     if FACTOR and TRIED:
         counts = ", ".join(f"{name} {count:,}" for name, count in sorted(TRIED.items()))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from lora_drop.decode import Correction
 from lora_drop.errors import LoraDropError
@@ -24,8 +25,12 @@ _CONFIG_KEYS = (
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def broken(name: str, why: str) -> LoraDropError:
+    """The one line for an adapter folder that is damaged."""
+    return LoraDropError(
+        f"the adapters in {name} are broken: {why}. Put the folder's files back, train the bank again, or use "
+        "adapters none."
+    )
 
 
 def _layers(values: Any) -> list[int]:
@@ -149,20 +154,26 @@ class AdapterBank(Correction):
                 f"(an adapter folder holds {WEIGHTS_NAME} and {CONFIG_NAME})."
             ) from None
         except (SafetensorError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            raise LoraDropError(f"the adapters in {name} are broken: {type(error).__name__}: {error}.") from None
+            raise broken(name, f"{type(error).__name__}: {error}") from None
         if rank < 1 or not math.isfinite(alpha):
-            raise LoraDropError(f"the adapters in {name} are broken: rank {rank}, lora_alpha {alpha}.")
+            raise broken(name, f"rank {rank}, lora_alpha {alpha}")
         for i in layers:
-            if odd := [t.dtype for t in (a[i], b[i], gate[i]) if t.dtype not in _DTYPES]:
-                kinds = ", ".join(map(_short, _DTYPES))
-                told = f"layer {i} holds {_short(odd[0])} numbers, not {kinds}"
-                raise LoraDropError(f"the adapters in {name} are broken: {told}.")
-            if a[i].dim() != 2 or a[i].shape[0] != rank:
-                shape = tuple(a[i].shape)
-                raise LoraDropError(f"the adapters in {name} are broken: layer {i} has A {shape}, not of rank {rank}.")
-            # As bfloat16, which a run may use: float64 reaches further.
-            if not all(t.to(torch.bfloat16).isfinite().all() for t in (a[i], b[i], gate[i])):
-                raise LoraDropError(f"the adapters in {name} are broken: layer {i} holds NaN or infinity.")
+            if why := _fault(a[i], b[i], gate[i], rank):
+                raise broken(name, f"layer {i} {why}")
         meta = {k: v for k, v in config.items() if k not in _CONFIG_KEYS}
         base, revision = str(config.get("base_model_name_or_path", "")), str(config.get("revision", ""))
         return cls(a, b, gate, alpha, reuse, part, kv, base, revision, num_layers, meta)
+
+
+def _fault(a: Tensor, b: Tensor, gate: Tensor, rank: int) -> str | None:
+    """What is wrong with a layer's tensors; None where nothing is."""
+    names = {tensor.dtype: str(tensor.dtype).removeprefix("torch.") for tensor in (a, b, gate)}
+    if odd := [name for dtype, name in names.items() if dtype not in _DTYPES]:
+        kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
+        return f"holds {odd[0]} numbers, not {kinds}"
+    if a.dim() != 2 or a.shape[0] != rank:
+        return f"has A {tuple(a.shape)}, not of rank {rank}"
+    # As bfloat16, which a run may use: float64 reaches further.
+    if not all(tensor.to(torch.bfloat16).isfinite().all() for tensor in (a, b, gate)):
+        return "holds NaN or infinity"
+    return None

@@ -7,8 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lora_drop.adapters.bank import CONFIG_NAME, WEIGHTS_NAME, AdapterBank
-from lora_drop.errors import LoraDropError
+from lora_drop.adapters.bank import CONFIG_NAME, WEIGHTS_NAME, AdapterBank, broken
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import Schedule
 from lora_drop.method.settings import PARTS, REUSE_RULES
@@ -94,7 +93,7 @@ def _bank_config(folder: Path) -> dict[str, Any]:
         if not isinstance(config, dict):
             raise ValueError
     except (OSError, ValueError, RecursionError):
-        raise LoraDropError(f"the adapters in {folder.name} are broken: {CONFIG_NAME} cannot be read.") from None
+        raise broken(folder.name, f"{CONFIG_NAME} cannot be read") from None
     return config
 
 

@@ -9,8 +9,7 @@ from lora_drop.cli.arguments import Commands, add_command
 
 def add(commands: Commands) -> None:
     """The command; `main` leaves what follows its name in `args.rest`."""
-    parser = add_command(commands, "page", run, "start the page", add_help=False)
-    parser.set_defaults(rest=[])
+    add_command(commands, "page", run, "start the page", add_help=False).set_defaults(rest=[])
 
 
 def run(args: argparse.Namespace) -> int:

@@ -132,7 +132,7 @@ def not_finite(step: int, schedule: Schedule, bank: Correction | None) -> LoraDr
     if schedule.is_baseline or step == 0:  # every layer has run so far
         cause = (
             "the model's weights are damaged or overflow. Try dtype float32, or get its files again (`python -m "
-            "lora_drop.models.bundled --verify` checks and repairs the bundled model's)"
+            "lora_drop fetch --verify` checks and repairs the bundled model's)"
         )
     elif bank is not None:
         cause = "the adapters do not fit or overflow. Take adapters none, or try dtype float32"

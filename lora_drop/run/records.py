@@ -28,6 +28,7 @@ from typing_extensions import TypedDict  # pydantic takes Python's own from 3.12
 from lora_drop.errors import LoraDropError
 from lora_drop.method.schedule import TRIGGERS
 from lora_drop.method.settings import RUN, SCHEDULE, Setting, settings_of
+from lora_drop.method.values import Choice
 
 FORMAT = "lora-drop-trace"
 VERSION = 1
@@ -38,24 +39,24 @@ LARGEST = 1e300  # of a number: what is computed from those that a run can write
 TOGETHER = ("speedup", "bound", "kv_saved", "first_divergence", "top1_agreement")  # of a lane beside the baseline
 TAKEN = (*TOGETHER, "config", "device")  # no lane is called so: `run`'s JSON object has these words beside its lanes
 
-MORE = ConfigDict(extra="allow")  # keys that are not known are kept
+MORE = ConfigDict(extra="allow")  # objects may have further keys
 Kind = Literal["prefill", "refresh", "lora"]
 KINDS = get_args(Kind)
 Text = InstanceOf[str]  # of a token: it may be half of a character, which pydantic's own strings refuse
 LaneId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]  # a word that `run`'s JSON object has as a key
-Number = (
-    Annotated[int, Field(strict=True, ge=-(2**63), le=2**63)]
-    | Annotated[float, Field(strict=True, ge=-LARGEST, le=LARGEST)]
-)
+Number = Annotated[float, Field(strict=True, ge=-LARGEST, le=LARGEST)]  # whole ones too
 StepNumber = Annotated[int, Field(strict=True, ge=0, le=10**7)]
 Bytes = Annotated[int, Field(strict=True, ge=0, le=2**53)]
 Layers = list[Annotated[int, Field(strict=True, ge=0, lt=10_000)]]
 
 
 def _of_table(owner: str) -> dict[str, Any]:
-    """The table's settings as types that check a value and leave it as it is: what is read is written the same."""
+    """The table's settings as types; a choice may be any text, as the run may be another version's."""
 
-    def as_it_is(one: Setting) -> Any:
+    def type_of(one: Setting) -> Any:
+        if isinstance(one.kind, Choice):
+            return Text | None if one.kind.off else Text
+
         def check(value: Any) -> Any:
             if not one.fits(value):
                 raise ValueError(one.name)
@@ -63,7 +64,7 @@ def _of_table(owner: str) -> dict[str, Any]:
 
         return Annotated[Any, AfterValidator(check), WithJsonSchema(one.schema)]
 
-    return {one.name: as_it_is(one) for one in settings_of(owner)}
+    return {one.name: type_of(one) for one in settings_of(owner)}
 
 
 # A lane's settings, as far as it says them; without `dropped` (resolved) it drops nothing.
@@ -303,15 +304,22 @@ def read_line(line: bytes) -> Record:
             raise LoraDropError("this is another format.")
         if values["version"] != VERSION:
             raise LoraDropError(f"this is version {values['version']!r} of the format; this program reads {VERSION}.")
+    cls, types = _readers()[kind]
     try:
-        record = _readers()[kind].validate_python(values)
+        types.validate_python(values)
     except ValidationError as error:
         if any(fault["type"] == "missing" for fault in error.errors(include_url=False, include_input=False)):
             raise ValueError("a key is missing") from None
-        record = None
-    if record is None or not record.is_right():
-        raise LoraDropError(f"a value of this {kind} is not one that a run writes.")
+        raise _wrong(kind) from None
+    # Of the line's own values, not of pydantic's copies: what is read is written the same, to the letter.
+    record = cls(**{name: value for name, value in values.items() if name in cls.__dataclass_fields__})
+    if not record.is_right():
+        raise _wrong(kind)
     return record
+
+
+def _wrong(kind: str) -> LoraDropError:
+    return LoraDropError(f"a value of this {kind} is not one that a run writes.")
 
 
 def _refuse_constant(name: str) -> None:
@@ -319,8 +327,9 @@ def _refuse_constant(name: str) -> None:
 
 
 @cache
-def _readers() -> dict[str, TypeAdapter]:
-    return {cls.__dataclass_fields__["type"].default: TypeAdapter(cls) for cls in get_args(Record)}
+def _readers() -> dict[str, tuple[type, TypeAdapter]]:
+    """By the type that a line says: the record's class, and what checks it."""
+    return {cls.__dataclass_fields__["type"].default: (cls, TypeAdapter(cls)) for cls in get_args(Record)}
 
 
 def trace_schema() -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""The README.md of an adapter folder: the bank, its text, its quality, how to make it again."""
+"""The README.md of an adapter folder: the bank, its text, its quality, how to make it again.
+
+It is here and not in `adapters`: the command that makes a bank again needs the settings of a training run.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def reproduce(
 
 
 def card(bank: AdapterBank) -> str:
-    """The card's markdown, from what the bank's own config tells."""
+    """The card's markdown, from what the bank's own config says."""
     meta, layers = bank.meta, bank.layers
     quality = meta.get("quality") or {"tokens": 0, "schedules": []}
     lines = [

@@ -30,7 +30,18 @@ ESTIMATED = [one for one in settings_of(CALL, SCHEDULE, RUN) if one.of != RUN or
 
 def build_api(calls: Callbacks) -> None:
     """Add the API's functions to the open page."""
+    found = functions(calls)
+    gr.api(found["generate"], api_name="generate", concurrency_id="gpu", concurrency_limit=1)
+    gr.api(found["estimate"], api_name="estimate", queue=False)
+    gr.api(found["replay"], api_name="replay")
 
+
+def functions(calls: Callbacks) -> dict[str, Callable[..., Any]]:
+    """The API's functions by name, with parameters as Gradio reads them."""
+    return {"generate": _generate(calls), "estimate": _estimate(calls), "replay": replay}
+
+
+def _generate(calls: Callbacks) -> Callable[..., Iterator[str]]:
     def generate(prompt: str, **options: Any) -> Iterator[str]:
         runtime.return_memory()
         try:
@@ -45,6 +56,16 @@ def build_api(calls: Callbacks) -> None:
         except Exception as error:
             raise gr.Error(FAILED) from error  # Gradio prints the traceback
 
+    return with_parameters(
+        generate,
+        settings_of(CALL, SCHEDULE, RUN),
+        "Run baseline and LoRA-Drop on a prompt; streams the growing trace (JSON Lines, the format of the file).\n\n"
+        "Unset options of the schedule are the preset's, or without a preset the command line's defaults.",
+        "the user's message",
+    )
+
+
+def _estimate(calls: Callbacks) -> Callable[..., dict]:
     def estimate(prompt: str | None = None, **options: Any) -> dict:
         try:
             info = calls.pool.info(options["model"])
@@ -55,28 +76,7 @@ def build_api(calls: Callbacks) -> None:
             raise gr.Error(str(error), print_exception=False) from None
         return estimated(info, checked, len(checked.prompt_ids) if prompt else 0, wanted)
 
-    def replay(trace: str) -> str:
-        """A recorded run as one self-contained HTML page that opens offline.
-
-        Args:
-            trace: the text of a trace file (JSON Lines), as generate streams it or the command line writes it.
-        """
-        runtime.return_memory()
-        try:
-            if not isinstance(trace, str) or len(trace) > MAX_TRACE_BYTES:
-                raise LoraDropError(f"trace must be a text of at most {MAX_TRACE_BYTES // 2**20} MiB.")
-            return replay_html(parse_trace(trace.encode("utf-8", "replace")))
-        except LoraDropError as error:
-            raise gr.Error(str(error), print_exception=False) from None
-
-    generate = with_parameters(
-        generate,
-        settings_of(CALL, SCHEDULE, RUN),
-        "Run baseline and LoRA-Drop on a prompt; streams the growing trace (JSON Lines, the format of the file).\n\n"
-        "Unset options of the schedule are the preset's, or without a preset the command line's defaults.",
-        "the user's message",
-    )
-    estimate = with_parameters(
+    return with_parameters(
         estimate,
         ESTIMATED,
         "What the settings would do, with no model run: the skipped layers, the speed bound, the KV bytes.\n\n"
@@ -84,9 +84,21 @@ def build_api(calls: Callbacks) -> None:
         "can reach. The model must have been loaded before.",
         "gives its number of tokens; without one, it counts 0",
     )
-    gr.api(generate, api_name="generate", concurrency_id="gpu", concurrency_limit=1)
-    gr.api(estimate, api_name="estimate", queue=False)
-    gr.api(replay, api_name="replay")
+
+
+def replay(trace: str) -> str:
+    """A recorded run as one self-contained HTML page that opens offline.
+
+    Args:
+        trace: the text of a trace file (JSON Lines), as generate streams it or the command line writes it.
+    """
+    runtime.return_memory()
+    try:
+        if not isinstance(trace, str) or len(trace) > MAX_TRACE_BYTES:
+            raise LoraDropError(f"trace must be a text of at most {MAX_TRACE_BYTES // 2**20} MiB.")
+        return replay_html(parse_trace(trace.encode("utf-8", "replace")))
+    except LoraDropError as error:
+        raise gr.Error(str(error), print_exception=False) from None
 
 
 def with_parameters(

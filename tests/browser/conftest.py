@@ -7,28 +7,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
 
-from lora_drop import runtime
-
-runtime.configure()
-
-import torch  # noqa: E402
-from playwright.sync_api import Browser, Page, sync_playwright  # noqa: E402
-from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
-
-from lora_drop.models.load import LoadedModel, load_model  # noqa: E402
-from lora_drop.models.pool import ModelPool  # noqa: E402
-from lora_drop.models.tokens import ByteTokenizer  # noqa: E402
-from lora_drop.run.records import Record  # noqa: E402
-from lora_drop.ui import callbacks  # noqa: E402
-from lora_drop.ui.page import build_app, launch  # noqa: E402
+from lora_drop.models.load import load_model
+from lora_drop.models.pool import ModelPool
+from tests.support.server import Server, deep_model, serve
 
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -47,69 +34,6 @@ def chromium() -> str:
     return found
 
 
-@dataclass
-class Server:
-    """A running page, the records of its runs, and a way to put a run of one's own in their place."""
-
-    url: str
-    loaded: LoadedModel
-    demo: object
-    runs: list[list[Record]] = field(default_factory=list)
-    closed: int = 0
-    script: Callable[[], Iterator[Record]] | None = None
-
-    def run(self, loaded, request, should_stop=lambda: False) -> Iterator[Record]:
-        records: list[Record] = []
-        self.runs.append(records)
-        source = self.script() if self.script else REAL_RUN(loaded, request, should_stop)
-        try:
-            for record in source:
-                records.append(record)
-                yield record
-        finally:
-            source.close()
-            self.closed += 1
-
-
-REAL_RUN = callbacks.run
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def deep_model() -> LoadedModel:
-    """30 narrow layers with random weights: as many numbers a step as the bundled model sends, in little time."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(ByteTokenizer()),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=30,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=4096,
-    )
-    model = LlamaForCausalLM(config).eval().requires_grad_(False)
-    return LoadedModel(model, ByteTokenizer(), "deep test model", "0" * 16, 4096, torch.device("cpu"), torch.float32)
-
-
-def _serve(pool: ModelPool, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    demo = build_app(pool)
-    with pool.lend() as loaded:
-        server = Server(launch(demo, "127.0.0.1", free_port(), block=False), loaded, demo)
-    monkeypatch.setattr(callbacks, "run", lambda *args: SERVERS[id(args[0])].run(*args))
-    SERVERS[id(server.loaded)] = server
-    yield server
-    demo.close(verbose=False)
-    del SERVERS[id(server.loaded)]
-
-
-SERVERS: dict[int, Server] = {}
-
-
 @pytest.fixture(scope="package")
 def patcher() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
@@ -118,12 +42,12 @@ def patcher() -> Iterator[pytest.MonkeyPatch]:
 
 @pytest.fixture(scope="package")
 def tiny_server(patcher) -> Iterator[Server]:
-    yield from _serve(ModelPool(load_model("random:tiny-llama")), patcher)
+    yield from serve(ModelPool(load_model("random:tiny-llama")), patcher)
 
 
 @pytest.fixture(scope="package")
 def deep(patcher) -> Iterator[Server]:
-    yield from _serve(ModelPool(deep_model()), patcher)
+    yield from serve(ModelPool(deep_model()), patcher)
 
 
 @pytest.fixture

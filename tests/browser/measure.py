@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from gradio_client import Client  # noqa: E402
 from playwright.sync_api import sync_playwright  # noqa: E402
 
-from tests.browser.conftest import FLAGS, chromium, free_port  # noqa: E402
+from scripts.space_check import free_port  # noqa: E402
+from tests.browser.conftest import FLAGS, chromium  # noqa: E402
 
 PROMPT = "Explain why the sky is blue."
 WATCH = """() => {

@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from playwright.sync_api import CDPSession, Page, sync_playwright  # noqa: E402
 
-from tests.browser.conftest import FLAGS, chromium, free_port  # noqa: E402
+from scripts.space_check import free_port  # noqa: E402
+from tests.browser.conftest import FLAGS, chromium  # noqa: E402
 
 WATCH = """() => {
     const seen = (window.measured = { longTasks: [], frames: 0, first: null, clicked: performance.now() });

@@ -6,7 +6,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
-from .test_page import prepare, wait_done
+from tests.support.page import prepare, wait_done
 
 pytestmark = pytest.mark.browser
 

@@ -7,7 +7,6 @@ import random
 from urllib.parse import quote
 
 import pytest
-from fuzzing import CORPUS, HOSTILE, SEED, TRIED, budget, mutated_lines
 from playwright.sync_api import expect
 
 from lora_drop.errors import LoraDropError
@@ -17,8 +16,8 @@ from lora_drop.run.records import wire_line
 from lora_drop.run.trace import parse_trace
 from lora_drop.ui import scripts
 from lora_drop.ui.controls import LINKED
-
-from .test_page import pane_text, prepare, wait_done
+from tests.support.fuzzing import CORPUS, HOSTILE, SEED, TRIED, budget, mutated_lines
+from tests.support.page import pane_text, prepare, wait_done
 
 pytestmark = pytest.mark.browser
 

@@ -12,9 +12,8 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import load_model
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.request import Request
-
-from .conftest import REAL_RUN, Server, _serve
-from .test_page import open_advanced, set_number, wait_done, wait_until
+from tests.support.page import open_advanced, set_number, wait_done, wait_until
+from tests.support.server import REAL_RUN, Server, serve
 
 pytestmark = pytest.mark.browser
 
@@ -27,7 +26,7 @@ def narrow() -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LORA_DROP_MAX_QUEUE", "1")
         patch.setenv("LORA_DROP_MAX_TOKENS", "20")
-        yield from _serve(ModelPool(load_model("random:tiny-llama")), patch)
+        yield from serve(ModelPool(load_model("random:tiny-llama")), patch)
 
 
 def test_a_full_queue_is_told_and_those_in_it_are_served(narrow, open_page):

@@ -14,9 +14,9 @@ from lora_drop.errors import LoraDropError
 from lora_drop.models.load import load_model
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.trace import parse_trace
+from tests.support.page import figure, open_advanced, prepare, set_number, wait_done, wait_until
+from tests.support.server import SERVERS, Server, deep_model, serve
 
-from .conftest import SERVERS, Server, _serve, deep_model
-from .test_page import figure, open_advanced, prepare, set_number, wait_done, wait_until
 from .test_takeaway import link_of
 
 pytestmark = pytest.mark.browser
@@ -38,7 +38,7 @@ def menu() -> Iterator[Server]:
         return loaded
 
     with pytest.MonkeyPatch.context() as patch:
-        for server in _serve(ModelPool(load_model(LLAMA), [DEEP, GATED], load), patch):
+        for server in serve(ModelPool(load_model(LLAMA), [DEEP, GATED], load), patch):
             servers.append(server)
             yield server
 

@@ -14,7 +14,8 @@ from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.records import AuditRecord, Header, StepRecord, Summary
 from lora_drop.run.trace import gather
 from lora_drop.ui.facts import model_facts
-from tests.browser.test_page import _hostile_run, prepare, wait_done
+from tests.support.page import prepare, wait_done
+from tests.support.runs import hostile_run
 
 pytestmark = pytest.mark.browser
 
@@ -180,7 +181,7 @@ def test_both_themes_fill_the_picture_and_nothing_overlaps(server, open_page, da
 
 
 def test_hostile_texts_stay_text(server, open_page):
-    server.script = lambda: _hostile_run(server.loaded)
+    server.script = lambda: hostile_run(server.loaded)
     page = open_page(server.url)
     page.click("#ld-run")
     wait_done(page)

@@ -17,9 +17,8 @@ from lora_drop.method.cost import speed_bound
 from lora_drop.method.presets import COMPARISONS, PRESETS
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.trace import gather
-
-from .conftest import Server, _serve, deep_model
-from .test_page import HOSTILE, figure, open_advanced, pane_text, prepare, set_number, wait_done, wait_ended
+from tests.support.page import HOSTILE, figure, open_advanced, pane_text, prepare, set_number, wait_done, wait_ended
+from tests.support.server import Server, deep_model, serve
 
 pytestmark = pytest.mark.browser
 
@@ -74,7 +73,7 @@ def shipped(tmp_path_factory) -> Iterator[Server]:
             "rows": rows,
         }
         (folder / "presets.json").write_text(json.dumps(content))
-        yield from _serve(ModelPool(loaded), patch)
+        yield from serve(ModelPool(loaded), patch)
 
 
 def cells(page: Page, name: str) -> list[str]:

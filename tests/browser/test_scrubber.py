@@ -6,8 +6,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from lora_drop.run.trace import gather
-
-from .test_page import figure, pane_text, prepare, set_number, wait_done, wait_until
+from tests.support.page import figure, pane_text, prepare, set_number, wait_done, wait_until
 
 pytestmark = pytest.mark.browser
 

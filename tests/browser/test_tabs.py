@@ -18,9 +18,8 @@ from lora_drop.models.pool import ModelPool
 from lora_drop.run.exports.colors import COLORS
 from lora_drop.ui import safe_zone
 from lora_drop.ui.facts import model_facts
-
-from .conftest import Server, _serve, deep_model
-from .test_page import HOSTILE, prepare, set_number, set_text
+from tests.support.page import HOSTILE, prepare, set_number, set_text
+from tests.support.server import Server, deep_model, serve
 
 pytestmark = pytest.mark.browser
 
@@ -91,7 +90,7 @@ def stored(tmp_path_factory) -> Iterator[Server]:
     path.write_text(json.dumps(sweep))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(safe_zone, "SHIPPED_SWEEP", path)
-        yield from _serve(ModelPool(loaded), patch)
+        yield from serve(ModelPool(loaded), patch)
 
 
 def test_the_stored_sweep_is_drawn_and_its_names_stay_texts(stored, open_page):

@@ -16,8 +16,7 @@ from lora_drop.run.records import write_line
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import gather, parse_trace
-
-from .test_page import HOSTILE, figure, open_advanced, pane_text, prepare, wait_done
+from tests.support.page import HOSTILE, figure, open_advanced, pane_text, prepare, wait_done
 
 pytestmark = pytest.mark.browser
 

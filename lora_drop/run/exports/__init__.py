@@ -1,0 +1,4 @@
+"""A run, or a sweep, as files for others: `html.replay_html`, `chrome.chrome_trace`, `replay_space.build`, `figures`.
+
+All of it is made from records and rows. No export runs a model or imports torch.
+"""

@@ -1,0 +1,44 @@
+"""The layout: first screen, no jumps, the dark theme."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.page import prepare, wait_done
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.mark.parametrize("width", [1600, 390])
+def test_the_layout_does_not_jump_while_a_run_streams(server, open_page, width):
+    page = open_page(server.url, viewport={"width": width, "height": 900 if width > 400 else 844})
+    prepare(page, tokens=60)
+    boxes = "() => [...document.querySelectorAll('.ld-pane, .ld-chart, #ld-settings')].map(e => e.offsetHeight)"
+    before = page.evaluate(boxes)
+    page.click("#ld-run")
+    page.wait_for_function("document.querySelectorAll('.ld-token').length > 20")
+    during = page.evaluate(boxes)
+    wait_done(page)
+    assert before == during == page.evaluate(boxes)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing is cut off to the side"
+
+
+def test_the_first_screen_holds_prompt_run_and_panes(server, open_page):
+    page = open_page(server.url)
+    for selector in ("#ld-prompt", "#ld-run", ".ld-pane[data-lane='0']", ".ld-chart"):
+        box = page.locator(selector).first.bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= 900, selector
+
+
+def test_the_dark_theme_repaints_the_charts_in_place(server, open_page):
+    page = open_page(server.url)
+    prepare(page, tokens=12)
+    page.click("#ld-run")
+    wait_done(page)
+    page.wait_for_timeout(500)
+    line = "document.querySelector('[data-chart=kv] .ld-plot').data[0].line.color"
+    light = page.evaluate(line)
+    page.evaluate("window.part = document.querySelector('[data-chart=kv] .main-svg')")
+    page.evaluate("document.body.classList.toggle('dark')")
+    page.wait_for_function(f"{line} !== '{light}'")
+    assert page.evaluate("window.part.isConnected")

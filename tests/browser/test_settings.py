@@ -1,0 +1,227 @@
+"""The settings, the what-if strip, and what wrong ones show."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+from playwright.sync_api import expect
+
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.cost import ModelShape, kv_bytes, kv_saved, speed_bound, step_bytes
+from lora_drop.method.schedule import Schedule, dropped_layers
+from lora_drop.run.request import Request
+from lora_drop.run.run import run
+from lora_drop.run.trace import gather
+from tests.support.page import open_advanced, prepare, set_number, set_range, set_text, wait_done
+
+pytestmark = pytest.mark.browser
+
+
+def test_the_page_and_the_session_agree_on_the_default_settings(server):
+    """What the page asks for is what the command line would: same text from the same request."""
+    wanted = Request("Hello", LoraDropConfig(period=3, layers=(1, 4)), max_new_tokens=12, ignore_eos=True)
+    one, two = (gather(run(server.loaded, wanted)) for _ in range(2))
+    assert one.token_ids("lora_drop") == two.token_ids("lora_drop")
+
+
+def test_sliders_redraw_the_what_if_strip_with_no_request(server, open_page):
+    page = open_page(server.url)
+    open_advanced(page)
+    page.wait_for_timeout(500)
+    requests: list[str] = []
+    page.on("request", lambda r: requests.append(r.url) if r.url.startswith("http") else None)
+    value = page.locator(".ld-range-value")
+    dropped = page.locator(".ld-whatif [data-figure='dropped']")
+
+    page.focus(".ld-range-lo")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    expect(value).to_have_text("1 – 4")
+    page.focus("#ld-drop-ratio input[type=range]")
+    page.keyboard.press("End")
+    expect(dropped).to_have_text("4 of 6")
+    expect(page.locator("#ld-preset input[value=custom]")).to_be_checked()
+
+    # While the pointer still holds the handle, the strip has followed already.
+    handle = page.locator("#ld-period input[type=range]")
+    box = handle.bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 1 / 15, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] / 2, steps=6)
+    held = int(page.input_value("#ld-period input[type=number]"))
+    assert 7 <= held <= 10
+    expect(page.locator(".ld-whatif [data-figure='refreshes']")).to_have_text(f"1 in {held}")
+    page.mouse.up()
+    assert page.locator(".ld-pattern-svg rect").count() == 6 * held
+
+    # The upper handle, by the mouse, from layer 4 to layer 2.
+    track = page.locator(".ld-range-track").bounding_box()
+    y, at = track["y"] + track["height"] / 2, lambda layer: track["x"] + 8 + (track["width"] - 16) * (layer - 1) / 4
+    page.mouse.move(at(4), y)
+    page.mouse.down()
+    page.mouse.move(at(2), y, steps=5)
+    expect(value).to_have_text("1 – 2")
+    expect(dropped).to_have_text("2 of 6")
+    page.mouse.up()
+    expect(dropped).to_have_text("2 of 6")
+
+    set_number(page, "ld-period", 1)
+    expect(page.locator(".ld-whatif-note")).to_have_text("This is the baseline: nothing is dropped.")
+    page.fill("#ld-drop-layers textarea, #ld-drop-layers input", "0,2")
+    expect(page.locator(".ld-whatif-note")).to_contain_text("layer 0 always runs")
+    page.fill("#ld-drop-layers textarea, #ld-drop-layers input", "")
+
+    page.check("#ld-preset input[value=paper]")
+    expect(page.locator(".ld-whatif [data-figure='refreshes']")).to_have_text("1 in 4")
+    expect(value).to_have_text("3 – 4")
+    expect(page.locator("#ld-preset input[value=paper]")).to_be_checked()
+    assert requests == []
+
+
+def test_a_new_prompt_is_counted_for_the_strip(server, open_page):
+    page = open_page(server.url)
+    open_advanced(page)
+    page.fill("#ld-prompt textarea", "word " * 50)
+    set_range(page, 1, 4)
+    set_number(page, "ld-drop-ratio", 1)
+    from lora_drop.models.tokens import encode_prompt
+
+    count = len(encode_prompt(server.loaded.tokenizer, "word " * 50))
+    expect(page.locator(".ld-whatif-note")).to_contain_text(f"For {count} prompt")
+
+
+def _random_case(rng: random.Random) -> tuple[dict, dict, dict]:
+    layers = rng.randint(3, 48)
+    heads = rng.choice([2, 4, 8])
+    shape = ModelShape(
+        layers,
+        hidden_size=64 * rng.randint(1, 32),
+        num_heads=heads,
+        num_kv_heads=rng.choice([1, 2, heads]),
+        head_dim=rng.choice([16, 64, 128]),
+        intermediate_size=64 * rng.randint(1, 99),
+        vocab_size=rng.randint(100, 150_000),
+        tied=rng.random() < 0.5,
+        qkv_bias=rng.random() < 0.5,
+        qk_norm=rng.random() < 0.5,
+        # Sizes of packed weights that are exact in binary, as those of real blocks are.
+        matrix_size=rng.choice([1, 0.3125, 0.15625]),
+        head_size=rng.choice([1, 0.53125]),
+    )
+    lo = rng.randint(1, layers - 1)
+    hi = rng.randint(lo, layers - 1)
+    ratio = rng.choice([0, 0.25, 0.5, 0.75, 1, round(rng.random(), 2)])
+    schedule = Schedule(
+        rng.randint(1, 16),
+        layers,
+        dropped_layers(lo, hi, ratio),
+        rng.choice(["state", "anchor", "residual", "skip"]),
+        rng.choice(["block", "attention"]),
+        rng.choice(["skip", "write"]),
+    )
+    case = {
+        "lo": lo,
+        "hi": hi,
+        "ratio": ratio,
+        "prompt": rng.randint(0, 2000),
+        "steps": rng.choice([None, 0, 1, rng.randint(2, 90)]),
+        "rank": rng.choice([0, 16, 128]),
+        "corrected": rng.choice([None, rng.sample(range(1, layers), rng.randint(0, layers - 1))]),
+        "happened": sorted(rng.sample(range(1, 40), rng.randint(0, 39))),
+    }
+    return dataclasses.asdict(shape), dataclasses.asdict(schedule), case
+
+
+def test_the_javascript_computes_what_python_does(server, open_page):
+    page = open_page(server.url)
+    rng = random.Random(0)
+    cases = [_random_case(rng) for _ in range(300)]
+    results = page.evaluate(
+        """(cases) => cases.map(([shape, s, c]) => {
+            const S = window.LoraDrop.schedule;
+            const schedule = { ...s, numLayers: s.num_layers, corrected: c.corrected };
+            const steps = c.steps ?? 7;
+            return {
+                dropped: S.droppedLayers(c.lo, c.hi, c.ratio),
+                bound: S.speedBound(shape, schedule, c.steps, c.prompt, c.rank),
+                kv: S.kvBytes(shape, schedule, c.prompt, steps, 2),
+                saved: S.kvSaved(shape, schedule, c.prompt, steps),
+                kinds: Array.from({ length: 20 }, (_, i) => S.kind(schedule, i)),
+                early: Array.from({ length: 39 }, (_, i) => {
+                    const refreshes = c.happened.filter((step) => step <= i + 1).length;
+                    const happened = { isLora: !c.happened.includes(i + 1), refreshes };
+                    return [
+                        S.stepBytes(shape, schedule, i + 1, c.prompt, 1, c.rank, true, happened),
+                        S.kvTokens(schedule, c.prompt, i + 1, refreshes),
+                    ];
+                }),
+            };
+        })""",
+        cases,
+    )
+    for (shape, schedule, case), got in zip(cases, results, strict=True):
+        shape, schedule = ModelShape(**shape), Schedule(**schedule)
+        steps = 7 if case["steps"] is None else case["steps"]
+        assert tuple(got["dropped"]) == schedule.dropped
+        assert got["bound"] == pytest.approx(
+            speed_bound(shape, schedule, case["steps"], case["prompt"], case["rank"], case["corrected"]), rel=1e-12
+        )
+        assert got["kv"] == kv_bytes(shape, schedule, case["prompt"], steps, 2)
+        assert got["saved"] == pytest.approx(kv_saved(shape, schedule, case["prompt"], steps), rel=1e-12, abs=1e-12)
+        assert got["kinds"] == [schedule.kind(step) for step in range(20)]
+        happened = case["happened"]
+        for step, (read, held) in enumerate(got["early"], start=1):
+            now = {"lora": step not in happened, "refreshes": sum(s <= step for s in happened)}
+            rank, corrected = case["rank"], case["corrected"]
+            assert read == step_bytes(shape, schedule, step, case["prompt"], 1, rank, corrected, **now)
+            entries = shape.kv_per_token * held
+            assert entries == kv_bytes(shape, schedule, case["prompt"], step, 1, now["refreshes"])
+    halves = {0.5: 0, 1.5: 2, 2.5: 2, 6.5: 6, 3.7: 4, -0.5: 0}
+    assert page.evaluate("xs => xs.map(window.LoraDrop.schedule.roundHalfEven)", list(halves)) == list(halves.values())
+
+
+def test_bad_input_is_one_line_and_the_app_stays_up(server, open_page):
+    page = open_page(server.url)
+    prepare(page, tokens=8)
+    line = page.locator(".ld-status")
+    height = page.locator("#ld-ask").bounding_box()["height"]
+
+    def refused(words: str) -> None:
+        page.click("#ld-run")
+        expect(line).to_contain_text(words, timeout=10_000)
+        expect(line).to_have_attribute("data-kind", "error")
+
+    page.fill("#ld-prompt textarea", "   ")
+    refused("the prompt is empty")
+    page.fill("#ld-prompt textarea", "x" * 5000)
+    refused("context")
+    page.fill("#ld-prompt textarea", "fine")
+    set_number(page, "ld-max-new-tokens", 0)
+    refused("max_new_tokens")
+    set_number(page, "ld-max-new-tokens", 8)
+    set_number(page, "ld-temperature", -1)
+    refused("temperature")
+    set_number(page, "ld-temperature", 0)
+    page.fill("#ld-drop-layers textarea, #ld-drop-layers input", "2,99")
+    refused("this model's layers are 0-5")
+    page.fill("#ld-drop-layers textarea, #ld-drop-layers input", "")
+    assert page.locator("#ld-ask").bounding_box()["height"] == height, "the page jumped"
+    page.click("#ld-run")
+    wait_done(page)
+
+
+def test_moving_the_range_or_the_ratio_takes_the_place_of_exact_layers(server, open_page):
+    """A preset may set exact layers; a visitor who then moves a slider means the slider."""
+    page = open_page(server.url)
+    open_advanced(page)
+    note, dropped = page.locator(".ld-range-note"), page.locator("[data-figure='dropped']")
+    for move in (lambda: set_range(page, 1, 4), lambda: set_number(page, "ld-drop-ratio", 0.75)):
+        set_text(page, "ld-drop-layers", "2")
+        expect(dropped).to_have_text("1 of 6")
+        expect(note).to_contain_text("exact layers are set")
+        move()
+        expect(page.locator("#ld-drop-layers textarea, #ld-drop-layers input")).to_have_value("")
+        expect(note).to_have_text("layer 0 always runs")
+    expect(dropped).to_have_text("3 of 6")

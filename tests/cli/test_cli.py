@@ -1,0 +1,204 @@
+"""The command line as other tools call it: JSON on stdout, one line on stderr, exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lora_drop.cli.main import main
+from lora_drop.run.trace import read_trace
+
+TINY = ["--model", "random:tiny-llama", "--device", "cpu", "--dtype", "float32"]
+RUN = ["run", "--prompt", "Explain why the sky is blue.", *TINY, "--max-new-tokens", "12", "--ignore-eos"]
+
+
+def output(capsys, *argv):
+    assert main([*argv, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(capsys, *argv):
+    assert main([*argv]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1 and captured.err.startswith("lora_drop: ")
+    return captured.err
+
+
+def test_run_prints_every_key_of_the_contract(capsys):
+    result = output(capsys, *RUN)
+    assert set(result) == {
+        *("baseline", "lora_drop", "speedup", "bound", "kv_saved"),
+        *("first_divergence", "top1_agreement", "config", "device"),
+    }
+    for lane in ("baseline", "lora_drop"):
+        assert set(result[lane]) == {"text", "token_ids", "tokens_per_second", "kv_bytes", "kv_allocated_bytes"}
+        assert len(result[lane]["token_ids"]) == 12
+    assert result["config"]["period"] == 4 and result["config"]["drop_ratio"] == 0.5
+    assert result["config"]["reuse"] == "residual" and result["config"]["dropped"]
+
+
+def test_period_1_gives_both_lanes_the_greedy_tokens_of_transformers(bundled, capsys):
+    argv = ["run", "--prompt", "Explain why the sky is blue.", "--period", "1", "--adapters", "none"]
+    result = output(capsys, *argv, "--dtype", "float32", "--device", "cpu", "--max-new-tokens", "24")
+    import torch  # noqa: I001
+
+    from lora_drop.models.tokens import encode_prompt
+
+    ids = torch.tensor([encode_prompt(bundled.tokenizer, "Explain why the sky is blue.")])
+    expected = bundled.model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False, pad_token_id=0
+    )[0, ids.shape[1] :].tolist()
+    assert result["baseline"]["token_ids"] == result["lora_drop"]["token_ids"] == expected
+    assert result["first_divergence"] is None and result["bound"] == 1.0
+
+
+def test_the_trace_replays_to_what_run_printed(capsys, tmp_path):
+    result = output(capsys, *RUN, "--trace", str(tmp_path / "run.jsonl"))
+    assert output(capsys, "replay", str(tmp_path / "run.jsonl")) == result
+    lines = (tmp_path / "run.jsonl").read_text().splitlines()
+    (tmp_path / "cut.jsonl").write_text("\n".join(lines[:9]) + "\n" + lines[9][:20])
+    cut = output(capsys, "replay", str(tmp_path / "cut.jsonl"))
+    assert cut["speedup"] is None
+    assert cut["baseline"]["token_ids"] == result["baseline"]["token_ids"][: len(cut["baseline"]["token_ids"])]
+    assert main(["replay", str(tmp_path / "cut.jsonl")]) == 0
+    assert "cut short" in capsys.readouterr().out
+
+
+def test_options_reach_the_run(capsys):
+    result = output(
+        capsys, *RUN, "--period", "3", "--layers", "1-4", "--drop-ratio", "1", "--reuse", "state", "--part",
+        "attention", "--kv", "write", "--adapters", "none", "--temperature", "0.7", "--top-p", "0.9", "--seed", "5",
+        "--no-audit", "--lanes", "lora-drop",
+    )  # fmt: skip
+    config = result["config"]
+    assert (config["temperature"], config["top_p"], config["audit"]) == (0.7, 0.9, False)
+    assert config["dropped"] == [1, 2, 3, 4] and config["layers"] == [1, 4] and config["period"] == 3
+    assert (config["reuse"], config["part"], config["kv"], config["seed"]) == ("state", "attention", "write", 5)
+    assert result["baseline"] is None and result["top1_agreement"] is None
+    assert output(capsys, *RUN, "--drop-layers", "4,2")["config"]["dropped"] == [2, 4]
+
+
+def test_a_preset_is_a_start_that_options_change(capsys):
+    preset = output(capsys, *RUN, "--preset", "paper")["config"]
+    assert (preset["reuse"], preset["period"], preset["drop_ratio"]) == ("state", 4, 0.5)
+    changed = output(capsys, *RUN, "--preset", "paper", "--period", "2")["config"]
+    assert (changed["reuse"], changed["period"]) == ("state", 2)
+
+
+def test_people_get_a_readable_report(capsys):
+    assert main(RUN) == 0
+    out = capsys.readouterr().out
+    assert "speedup:" in out and "KV saved:" in out and "untrained" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ([], "COMMAND"),
+        (["fly"], "invalid choice"),
+        (["run"], "--prompt"),
+        ([*RUN, "--period", "0"], "period"),
+        ([*RUN, "--period", "two"], "invalid int"),
+        ([*RUN, "--drop-ratio", "1.5"], "between 0 and 1"),
+        ([*RUN, "--layers", "3-28"], "0-5 and 1-5 can be dropped"),
+        ([*RUN, "--layers", "3"], "range low-high"),
+        ([*RUN, "--layers", "0-4"], "layer 0 always runs"),
+        ([*RUN, "--drop-layers", "0,4"], "layer 0 always runs"),
+        ([*RUN, "--drop-layers", "a"], "layer numbers"),
+        ([*RUN, "--drop-layers", "9" * 5000], "layer numbers"),
+        ([*RUN, "--drop-layers", "2", "--layers", "1-4"], "not by both"),
+        ([*RUN, "--period", "1", "--adapters", "no-such-folder"], "no-such-folder"),
+        ([*RUN, "--trace", "/dev/full"], "No space left"),
+        (["run", "--prompt", "x", "--model", "m" * 5000], "no model"),
+        (["run", "--prompt", "x", "--model", "~no-such-user/x"], "no model"),
+        ([*RUN, "--reuse", "magic"], "residual"),
+        ([*RUN, "--preset", "warp"], "presets are"),
+        ([*RUN, "--adapters", "no-such-folder"], "no-such-folder"),
+        ([*RUN, "--max-new-tokens", "5000"], "context"),
+        ([*RUN, "--trace", "no-such-folder/x.jsonl"], "cannot write the trace"),
+        ([*RUN, "--lanes", "three"], "lanes"),
+        ([*RUN, "--colour"], "--colour"),
+        (["run", "--prompt", " ", *TINY], "prompt is empty"),
+        (["run", "--prompt", "x", "--model", "random:giant"], "giant"),
+        (["run", "--prompt", "x", "--model", "no-such-folder/at-all/here"], "no-such-folder"),
+        (["replay", "gone.jsonl"], "gone.jsonl"),
+        (["evaluate", "--data", "gone.jsonl", "--prompt-field", "a", "--target-field", "b", *TINY], "gone.jsonl"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(capsys, argv, says):
+    assert says in refused(capsys, *argv)
+
+
+def test_as_a_process(tmp_path):
+    """The real command: JSON alone on stdout, exit code 2 and one line without a traceback for a mistake."""
+    env = {**os.environ, "PYTHONPATH": os.getcwd()}
+    command = [sys.executable, "-m", "lora_drop"]
+    good = subprocess.run([*command, *RUN, "--json"], capture_output=True, text=True, env=env, check=False)
+    assert good.returncode == 0 and json.loads(good.stdout)["speedup"]
+    long = [*command, "run", "--prompt", "word " * 9000, "--dtype", "float32"]  # the bundled model's own tokenizer
+    bad = subprocess.run(long, capture_output=True, text=True, env=env, check=False)
+    assert bad.returncode == 2 and len(bad.stderr.splitlines()) == 1 and "context of 8192" in bad.stderr
+    bad = subprocess.run([*command, *RUN, "--period", "0"], capture_output=True, text=True, env=env, check=False)
+    assert bad.returncode == 2 and bad.stdout == "" and len(bad.stderr.splitlines()) == 1
+
+
+def test_a_result_that_cannot_be_written_is_one_line(tmp_path):
+    env = {**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONUNBUFFERED": ""}
+    command = " ".join([sys.executable, "-m", "lora_drop", *(f"'{a}'" for a in RUN), "--json"])
+    full = subprocess.run(f"{command} > /dev/full", shell=True, capture_output=True, text=True, env=env, check=False)
+    assert full.returncode == 1 and full.stderr.splitlines() == [
+        "lora_drop: cannot write the result: No space left on device."
+    ]
+    gone = subprocess.run(f"{command} | true", shell=True, capture_output=True, text=True, env=env, check=False)
+    assert gone.stderr == ""
+
+
+def test_control_c_keeps_the_trace(tmp_path):
+    env = {**os.environ, "PYTHONPATH": os.getcwd()}
+    path = tmp_path / "run.jsonl"
+    command = [sys.executable, "-m", "lora_drop", *RUN[:3], *TINY, "--max-new-tokens", "4000", "--ignore-eos"]
+    process = subprocess.Popen([*command, "--trace", str(path)], stderr=subprocess.PIPE, text=True, env=env)
+    for _ in range(6000):  # the whole run takes a second or two
+        if path.exists() and path.stat().st_size > 20_000:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == "lora_drop: interrupted.\n" and process.returncode == 130
+    assert len(read_trace(path).steps["baseline"]) > 10
+
+
+def test_help_and_mistakes_need_no_torch():
+    """The parser of every command is built without what is slow to import."""
+    code = (
+        "import sys; from lora_drop.cli.main import main\n"
+        "assert main(['run', '--prompt', 'x', '--period', '0']) == 2\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print({'torch', 'transformers', 'numpy', 'gradio', 'plotly'} & set(sys.modules))"
+    )
+    env = {**os.environ, "PYTHONPATH": os.getcwd()}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    assert done.stdout.splitlines()[-1] == "set()" and "fetch" in done.stdout
+
+
+def test_fetch_prints_the_folder_of_the_bundled_model(capsys, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr("lora_drop.models.bundled.ensure", lambda verify: asked.append(verify) or tmp_path)
+    assert main(["fetch"]) == 0 and capsys.readouterr().out == f"{tmp_path}\n"
+    assert output(capsys, "fetch", "--verify") == {"folder": str(tmp_path)} and asked == [False, True]
+
+
+def test_page_passes_on_what_follows_its_name(monkeypatch):
+    def started(argv, prog):
+        assert prog == "lora_drop page"
+        given.append(argv)
+        return 0
+
+    given = []
+    monkeypatch.setattr("lora_drop.ui.main", started, raising=False)
+    assert main(["page"]) == main(["page", "--port", "80", "--model", "x"]) == main(["page", "--help"]) == 0
+    assert given == [[], ["--port", "80", "--model", "x"], ["--help"]]

@@ -1,0 +1,115 @@
+"""Every command on a damaged model, out of memory and on a full disk."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from lora_drop.cli.main import main
+from lora_drop.paths import SHIPPED_SWEEPS
+from lora_drop.run.trace import read_trace
+from scripts import screenshots
+from tests.support.faults import damaged, files_of_at_most, fresh, on_a_full_disk, raising
+
+SHIPPED_SWEEP = SHIPPED_SWEEPS / "sweep.json"
+SMALL = ["--length", "32", "--batch-size", "2", "--max-tokens", "384", "--rank", "4", "--fit-batches", "0"]
+COMMANDS = {
+    "run": ["run", "--prompt", "Hello", "--max-new-tokens", "4", "--temperature", "1"],
+    "evaluate": ["evaluate", "PAIRS"],
+    "adaptive": ["adaptive", "PAIRS"],
+    "sweep": ["sweep", "PAIRS", "--out", "OUT", "--periods", "2", "--drop-ratios", "0.5"],
+    "presets": ["presets", "PAIRS", "--out", "OUT"],
+    "bench": ["bench", "--prompt-tokens", "8", "--new-tokens", "4", "--rounds", "1", "--no-hf"],
+    "drop-order": ["drop-order", "--data", "TEXT", "--windows", "1", "--count", "2"],
+    "train": ["train", "--data", "TEXT", "--out", "OUT", *SMALL],
+    "self-generate": ["train", "--self-generate", "2", "--out", "OUT", *SMALL],
+}
+
+
+@pytest.fixture
+def command(tmp_path) -> Callable[[str], list[str]]:
+    """The arguments of one of `COMMANDS`, with its files in place."""
+    (tmp_path / "pairs.jsonl").write_text('{"q": "Hello", "a": "there, and more"}\n' * 3)
+    (tmp_path / "text.txt").write_text("The quick brown fox jumps over the lazy dogs.\n\n" * 40)
+    pairs = ["--data", str(tmp_path / "pairs.jsonl"), "--prompt-field", "q", "--target-field", "a"]
+    words = {"PAIRS": pairs, "TEXT": [str(tmp_path / "text.txt")], "OUT": [str(tmp_path / "out")]}
+
+    def arguments(name: str) -> list[str]:
+        line = [part for word in COMMANDS[name] for part in words.get(word, [word])]
+        return [*line, "--model", "random:tiny-llama", "--dtype", "float32"]
+
+    return arguments
+
+
+def last_line(capsys) -> str:
+    """What the command said at last: stdout is empty, and stderr has nothing but its progress before that line."""
+    captured = capsys.readouterr()
+    assert captured.out == "" and "Traceback" not in captured.err
+    return captured.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_tells_of_a_damaged_model(command, capsys, monkeypatch, name):
+    monkeypatch.setattr("lora_drop.models.load.load_model", lambda *_: damaged("reference"))
+    assert main(command(name)) == 2
+    assert re.match("lora_drop: .*(are|is) NaN or infinite.*(damaged|overflow)", last_line(capsys))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_tells_of_memory_that_runs_out(command, capsys, monkeypatch, name):
+    model = fresh("reference")
+    monkeypatch.setattr("lora_drop.models.load.load_model", lambda *_: model)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.Linear, "forward", lambda *_: raising(torch.OutOfMemoryError, "CUDA\nmemory")(None))
+        assert main(command(name)) == 2
+    assert re.match("lora_drop: .*memory.*(take|lower)", last_line(capsys))
+
+
+@pytest.mark.parametrize("name", ["sweep.json", "sweep.csv"])
+def test_a_sweep_that_meets_a_full_disk(command, capsys, tmp_path, name):
+    out = tmp_path / "out"
+    on_a_full_disk(out / f"{name}.part")
+    assert main(command("sweep")) == 2
+    assert last_line(capsys) == "lora_drop: cannot write the sweep to out: No space left on device."
+    assert {path.name for path in out.iterdir()} <= {"sweep.csv"}, "no draft stays"
+    assert main(command("sweep")) == 0
+    rows = json.loads((out / "sweep.json").read_text())["rows"]
+    assert len(rows) == 1 and len((out / "sweep.csv").read_text().splitlines()) == 2
+
+
+def test_figures_and_replays_that_meet_a_full_disk(command, capsys, tmp_path, monkeypatch):
+    """`--trace` on a full disk from the start is in test_cli.py."""
+    monkeypatch.setattr("lora_drop.run.exports.figures.pages._page", lambda figures, theme: "a page")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "sweep.json").write_text(SHIPPED_SWEEP.read_text())
+    on_a_full_disk(tmp_path / "figures" / "pareto.html")
+    capsys.readouterr()
+    assert main(["sweep-figures", str(out), "--out", str(tmp_path / "figures")]) == 2
+    assert last_line(capsys) == "lora_drop: cannot write the figures to figures: No space left on device."
+    trace = str(tmp_path / "run.jsonl")
+    assert main([*command("run"), "--trace", trace]) == 0
+    for option in ("--html", "--chrome"):
+        capsys.readouterr()
+        assert main(["replay", trace, option, "/dev/full"]) == 2
+        assert last_line(capsys) == "lora_drop: cannot write /dev/full: No space left on device."
+
+
+def test_a_trace_that_fills_the_disk_in_the_middle_still_reads(command, capsys, tmp_path):
+    path = tmp_path / "run.jsonl"
+    with files_of_at_most(6_000):
+        code = main([*command("run"), "--max-new-tokens", "200", "--ignore-eos", "--trace", str(path)])
+    assert code == 2
+    assert last_line(capsys) == "lora_drop: the trace could not be written to the end: File too large."
+    assert path.stat().st_size <= 6_000 and read_trace(path).steps["baseline"]
+
+
+def test_screenshots_without_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("sys.argv", ["screenshots", "--out", str(tmp_path / "file" / "out")])
+    with pytest.raises(SystemExit, match="screenshots: cannot make the folder .*: Not a directory."):
+        screenshots.main()

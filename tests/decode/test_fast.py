@@ -1,0 +1,208 @@
+"""The fast decoders, static and native, against the reference: each rule, part, kv rule, architecture; the blocks."""
+
+import copy
+import ctypes
+import itertools
+
+import pytest
+import torch
+
+from lora_drop.decode import (
+    KVCache,
+    NativeDecoder,
+    ReferenceDecoder,
+    StaticDecoder,
+    StaticWeights,
+    is_supported,
+    lay_out,
+    library,
+)
+from lora_drop.decode.static import SPAN
+from lora_drop.method.schedule import Schedule, baseline_schedule
+from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
+from lora_drop.models import bundled as bundled_files
+from lora_drop.models.gguf import gguf_rows
+from tests.support.decoding import PROMPT, TARGET, random_bank
+
+
+def logits(decoder, schedule, bank, prompt=PROMPT, target=TARGET, watch=False):
+    """Logits of prefill and steps, what was watched, and the state."""
+    state = decoder.new_state(schedule, bank, watch=watch)
+    found = [decoder.prefill(torch.tensor([prompt]), state)]
+    found += [decoder.step(torch.tensor([[token]]), state) for token in target]
+    watched = torch.stack([output.watched for output in found[1:]]) if watch else None  # (steps, n, B, D)
+    return torch.cat([output.logits for output in found]), watched, state
+
+
+needs_compiler = pytest.mark.skipif(library() is None, reason="there is no C compiler here")
+KINDS = ["static", pytest.param("native", marks=needs_compiler)]
+
+
+def fast_decoder(model, kind):
+    """Of a copy: fusing lays the modules' weights out anew."""
+    model = copy.deepcopy(model)
+    if kind == "native":
+        return NativeDecoder(model, lay_out(model, None))
+    return StaticDecoder(model, StaticWeights.of(model))
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def fused(any_tiny, request):
+    """A fast decoder of each kind for each architecture."""
+    return fast_decoder(any_tiny.model, request.param)
+
+
+@pytest.mark.parametrize(("reuse", "part", "kv"), itertools.product(REUSE_RULES, PARTS, KV_RULES))
+@pytest.mark.parametrize("corrected", [False, True], ids=["bare", "corrected"])
+def test_it_is_the_reference(any_tiny, fused, reuse, part, kv, corrected):
+    schedule = Schedule(3, any_tiny.num_layers, (2, 3, 4), reuse, part, kv)
+    bank = random_bank(any_tiny, reuse, part, layers=[2, 4]) if corrected else None  # layer 3 has the bare rule
+    one, seen, state = logits(ReferenceDecoder(any_tiny.model), schedule, bank, watch=True)
+    two, seen_fast, state_fast = logits(fused, schedule, bank, watch=True)
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=2e-4)
+    torch.testing.assert_close(seen_fast, seen, rtol=1e-4, atol=2e-4)
+    assert state_fast.kv.lengths == state.kv.lengths and state_fast.kv.allocated_bytes == state.kv.allocated_bytes
+    for i in range(any_tiny.num_layers):
+        pair = (s.kv.stores[i].narrow(3, 0, s.kv.lengths[i]) for s in (state_fast, state))
+        torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adaptive_refreshes_are_the_references(tiny, kind):
+    schedule = Schedule(8, tiny.num_layers, (2, 3, 4), refresh_norm=0.4, refresh_entropy=5.2)
+    bank = random_bank(tiny, "residual")
+    kinds = []
+    for decoder in (ReferenceDecoder(tiny.model), fast_decoder(tiny.model, kind)):
+        state = decoder.new_state(schedule, bank)
+        decoder.prefill(torch.tensor([PROMPT]), state)
+        kinds.append([])
+        for token in TARGET * 3:
+            decoder.step(torch.tensor([[token]]), state)
+            kinds[-1].append((state.refresher.kind, state.refresher.trigger))
+    assert kinds[0] == kinds[1] and len({kind for kind in kinds[0]}) > 1
+
+
+def test_a_text_grows_beyond_the_first_span(any_tiny, fused):
+    prompt = [n * 7 % 256 for n in range(SPAN - 5)]
+    schedule = Schedule(4, any_tiny.num_layers, (2, 3))
+    one, _, _ = logits(ReferenceDecoder(any_tiny.model), schedule, None, prompt)
+    two, _, _ = logits(fused, schedule, None, prompt)
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 127])
+def test_odd_lengths_and_a_period_longer_than_the_run(any_tiny, fused, length):
+    """At the borders of the caches' blocks, and from a prompt of one token."""
+    prompt = [n * 11 % 256 for n in range(length)]
+    for period in (2, 50):
+        schedule = Schedule(period, any_tiny.num_layers, (2, 3))
+        one, _, _ = logits(ReferenceDecoder(any_tiny.model), schedule, None, prompt)
+        two, _, _ = logits(fused, schedule, None, prompt)
+        torch.testing.assert_close(two, one, rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_contexts_last_token_is_the_references(tiny, kind):
+    schedule = Schedule(4, tiny.num_layers, (2, 3))
+    prompt = [n * 7 % 256 for n in range(tiny.context - 6)]
+    one, _, state = logits(ReferenceDecoder(tiny.model), schedule, None, prompt, TARGET[:6])
+    two, _, _ = logits(fast_decoder(tiny.model, kind), schedule, None, prompt, TARGET[:6])
+    assert state.position == tiny.context
+    torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-3)
+
+
+def test_fused_weights_are_there_once(tiny):
+    """The modules keep views: nothing is stored twice, and the model still computes the same."""
+    model = copy.deepcopy(tiny.model)
+    ids = torch.tensor([PROMPT])
+    before = model(ids).logits
+    StaticWeights.of(model)
+    assert torch.equal(model(ids).logits, before)
+    attention = model.model.layers[0].self_attn
+    assert attention.q_proj.weight.untyped_storage().data_ptr() == attention.v_proj.weight.untyped_storage().data_ptr()
+
+
+def test_a_scaling_that_changes_with_the_length_runs_the_reference(tiny):
+    model = copy.deepcopy(tiny.model)
+    assert is_supported(model)
+    model.model.rotary_emb.rope_type = "dynamic"
+    assert not is_supported(model)
+
+
+# ---- the bundled model in its own blocks ----
+
+
+def blocks(model):
+    """The rows of the bundled model's GGUF."""
+    config = model.config
+    path = bundled_files.ensure() / bundled_files.GGUF.name
+    return gguf_rows(path, config.num_attention_heads, config.num_key_value_heads)
+
+
+@needs_compiler
+def test_native_blocks_are_the_models_weights(bundled):
+    """The stored model is these very numbers rounded to bfloat16: half a unit in the last of its 8 bits at most."""
+    weights = lay_out(bundled.model, blocks(bundled.model))
+    full, got = bundled.model.lm_head.weight, torch.empty(49_152)
+    norm = torch.full((576,), 1 / 24)  # with it the rms_norm of a unit vector is that vector
+    for at in (0, 31, 32, 575):
+        x = torch.zeros(576)
+        x[at] = 1
+        library().ld_head(*(ctypes.addressof(weights.head), norm.data_ptr(), 0.0, x.data_ptr(), got.data_ptr()))
+        torch.testing.assert_close(got, full[:, at], rtol=2**-8, atol=1e-6)
+
+
+# Logits that may move, by the stored weights' rounding. Where the top two are closer, another token may come first.
+TOLERANCE, MEAN_KL = 0.25, 0.002
+
+
+@needs_compiler
+def test_packed_steps_are_the_model_within_the_tolerance(bundled):
+    """Teacher-forced on the full model's greedy text: the same token wherever the top-2 gap is above the tolerance."""
+    decoder = NativeDecoder(bundled.model, lay_out(bundled.model, blocks(bundled.model)))
+    prompt = bundled.tokenizer("The three laws of motion say that", return_tensors="pt").input_ids
+    text = bundled.model.generate(prompt, max_new_tokens=48, do_sample=False)[0].tolist()
+    full = bundled.model(torch.tensor([text])).logits[0, prompt.shape[1] - 1 : -1]
+    ours, _, _ = logits(decoder, baseline_schedule(30), None, prompt[0].tolist(), text[prompt.shape[1] : -1])
+    top = full.topk(2).values
+    clear = top[:, 0] - top[:, 1] > TOLERANCE
+    assert clear.sum() > 30
+    assert torch.equal(ours.argmax(-1)[clear], full.argmax(-1)[clear])
+    kl = (full.softmax(-1) * (full.log_softmax(-1) - ours.float().log_softmax(-1))).sum(-1)
+    assert kl.mean() < MEAN_KL
+
+
+def test_chunks_are_read_as_the_reference_reads_them(any_tiny, fused):
+    """From nothing, with logits of the end only, and then a chunk after what the cache holds: the audit's two ways."""
+    tokens = torch.tensor([PROMPT + TARGET])
+    results = []
+    for decoder in (ReferenceDecoder(any_tiny.model), fused):
+        kv = KVCache(any_tiny.num_layers)
+        first = decoder.read(tokens[:, :9], kv, 0, (2, 4), logits_from=4)
+        second = decoder.read(tokens[:, 9:], kv, 9, (2, 4))
+        third = decoder.read(tokens[:, :1], kv, tokens.shape[1], ())
+        results.append(
+            [
+                *(part for found in (first, second, third) for part in (found.watched, found.logits)),
+                torch.tensor(kv.lengths),
+            ]
+        )
+    for one, other in zip(*results, strict=True):
+        assert one.shape == other.shape
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_audit_of_a_baseline_finds_no_drift_at_all_where_the_arithmetic_is_one(tiny, kind):
+    """At period 1 the lane is the full model; read in C, token by token as the lane did, to the last bit."""
+    decoder = fast_decoder(tiny.model, kind)
+    schedule = Schedule(1, tiny.num_layers, (2, 3))
+    found, watched, _ = logits(decoder, schedule, None, watch=True)
+    kv = KVCache(tiny.num_layers)
+    decoder.read(torch.tensor([PROMPT]), kv, 0, (), len(PROMPT) - 1)
+    full = decoder.read(torch.tensor([TARGET]), kv, len(PROMPT), schedule.dropped)
+    ours = watched[:, :, 0].transpose(0, 1)  # (n, T, D)
+    if kind == "native":
+        assert torch.equal(full.logits[0], found[1:]) and torch.equal(full.watched[:, 0], ours)
+    else:
+        torch.testing.assert_close(full.watched[:, 0], ours, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,121 @@
+"""The decoder over static buffers: spans, growth, storage; and on a GPU its graphs (marked `gpu`)."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+
+from lora_drop.decode import ReferenceDecoder
+from lora_drop.decode.cache import BLOCK
+from lora_drop.decode.lane import Lane
+from lora_drop.decode.sampling import Sampling
+from lora_drop.decode.static import SPAN, StaticDecoder, StaticWeights
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.schedule import Schedule, baseline_schedule
+from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
+from lora_drop.models.load import load_model
+from lora_drop.run.race import take_turns
+from lora_drop.run.request import Request
+from lora_drop.run.run import run
+from tests.support.decoding import PROMPT, random_bank
+
+LONG_PROMPT = [n * 7 % 256 for n in range(SPAN - 6)]
+
+
+def fed(decoder, state, prompt, count):
+    """Logits of a prompt and of `count` steps on fixed tokens."""
+    device = decoder.device
+    found = [decoder.prefill(torch.tensor([prompt], device=device), state).logits]
+    found += [decoder.step(torch.tensor([[n * 31 % 256]], device=device), state).logits for n in range(count)]
+    return torch.cat(found)
+
+
+def static(model):
+    model = copy.deepcopy(model)
+    return StaticDecoder(model, StaticWeights.of(model))
+
+
+def test_spans_and_storage_grow(tiny):
+    """Past the first span, and past what was reserved: the same logits."""
+    schedule = Schedule(3, tiny.num_layers, (2, 3))
+    reference, decoder = ReferenceDecoder(tiny.model), static(tiny.model)
+    expected = fed(reference, reference.new_state(schedule), LONG_PROMPT, 20)
+    for tokens in (0, SPAN - 4, 2 * SPAN):
+        state = decoder.new_state(schedule, tokens=tokens)
+        torch.testing.assert_close(fed(decoder, state, LONG_PROMPT, 20), expected, rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("max_new_tokens", [1, 2, 65, 130])
+def test_a_lane_reserves_what_it_needs_and_no_more(tiny, max_new_tokens):
+    """A dropped layer gets room for its refreshes only; nowhere is more than one block left over."""
+    lane = Lane(
+        static(tiny.model),
+        torch.tensor([PROMPT]),
+        Schedule(4, tiny.num_layers, (2, 3)),
+        None,
+        Sampling(),
+        max_new_tokens,
+    )
+    list(lane)
+    kv = lane.state.kv
+    for store, filled in zip(kv.stores, kv.lengths, strict=True):
+        assert filled <= store.shape[3] <= filled + BLOCK
+    assert kv.lengths[2] == len(PROMPT) + (max_new_tokens - 1) // 4
+
+
+# ---- on a GPU ----
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def on_gpu(request):
+    return load_model("random:tiny-llama", "cuda", request.param)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("reuse", "part", "kv"), itertools.product(REUSE_RULES, PARTS, KV_RULES))
+def test_graphs_are_the_reference(on_gpu, reuse, part, kv):
+    """In bfloat16 both round at different places: 6% of the logits' own spread is the tolerance."""
+    schedule = Schedule(3, on_gpu.num_layers, (2, 3, 4), reuse, part, kv)
+    bank = random_bank(on_gpu, reuse, part, layers=[2, 4]).to(on_gpu.device, on_gpu.dtype)
+    reference, decoder = ReferenceDecoder(on_gpu.model), on_gpu.new_decoder()
+    assert isinstance(decoder, StaticDecoder)
+    one = fed(reference, reference.new_state(schedule, bank), PROMPT, 12).float()
+    two = fed(decoder, decoder.new_state(schedule, bank), PROMPT, 12).float()
+    tolerance = 1e-3 if on_gpu.dtype == torch.float32 else 0.06 * float(one.std())
+    assert (one - two).abs().max() <= tolerance
+
+
+@pytest.mark.gpu
+def test_lanes_and_graphs_in_any_order(on_gpu):
+    """Two lanes in turn, full and LoRA steps mixed, equal each lane alone."""
+    schedule = Schedule(3, on_gpu.num_layers, (2, 3))
+
+    def lanes():
+        prompt = torch.tensor([LONG_PROMPT], device=on_gpu.device)
+        schedules = {"one": baseline_schedule(on_gpu.num_layers), "two": schedule}
+        return {name: Lane(on_gpu.new_decoder(), prompt, its, None, Sampling(), 40) for name, its in schedules.items()}
+
+    alone = {name: [step.token_id for step in lane] for name, lane in lanes().items()}
+    together = {"one": [], "two": []}
+    for name, step in take_turns(lanes(), "lock-step"):
+        together[name].append(step.token_id)
+    assert together == alone
+
+
+@pytest.mark.gpu
+def test_a_run_leaves_nothing_on_the_gpu(on_gpu):
+    request = Request("Hello", LoraDropConfig(period=3), max_new_tokens=20)
+    list(run(on_gpu, request))
+    before = torch.cuda.memory_allocated()
+    for _ in range(3):
+        list(run(on_gpu, request))
+    assert torch.cuda.memory_allocated() == before
+
+
+@pytest.mark.gpu
+def test_the_bundled_model_on_a_gpu_is_the_baseline_at_period_1():
+    loaded = load_model("bundled", "cuda", "float32")
+    request = Request("Explain why the sky is blue.", LoraDropConfig(period=1), max_new_tokens=40)
+    records = list(run(loaded, request))
+    assert records[-1].first_divergence is None

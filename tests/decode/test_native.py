@@ -1,0 +1,279 @@
+"""The C steps: built once and safely, the same from several threads, after a fork, and not needed."""
+
+import copy
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from lora_drop.decode.logits import entropy
+from lora_drop.decode.native import NativeDecoder, lay_out, library, loader, structs
+from lora_drop.decode.native.loader import build, find_compiler
+from lora_drop.errors import LoraDropError
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.settings import REUSE_RULES
+from lora_drop.models.load import load_model
+from tests.support import ROOT
+
+pytestmark = pytest.mark.skipif(library() is None, reason="there is no C compiler here")
+PROMPT = [5, 99, 17, 42, 200]
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny):
+    model = copy.deepcopy(tiny.model)
+    return NativeDecoder(model, lay_out(model, None))
+
+
+def greedy(decoder, period=3, steps=60):
+    """The text and the last logits of a run of its own."""
+    schedule = LoraDropConfig(period=period, drop_ratio=1.0).schedule_for(decoder.num_layers)
+    state, tokens = decoder.new_state(schedule), []
+    logits = decoder.prefill(torch.tensor([PROMPT]), state).logits
+    for _ in range(steps):
+        tokens.append(int(logits.argmax()))
+        logits = decoder.step(torch.tensor([tokens[-1:]]), state).logits
+    return tokens, logits
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The library's file, as `build` leaves it in an empty folder."""
+    folder = tmp_path_factory.mktemp("built")
+    assert build(find_compiler(), folder) is not None
+    (path,) = folder.iterdir()
+    return path
+
+
+def test_it_is_built_once(built):
+    before = built.stat()
+    assert build(find_compiler(), built.parent) is not None
+    assert list(built.parent.iterdir()) == [built] and built.stat().st_mtime_ns == before.st_mtime_ns
+
+
+def compiled(folder, flags=(), compiler=None):
+    """A library of the sources with the program's own flags and these."""
+    folder.mkdir(exist_ok=True)
+    loader.compile_library(compiler or find_compiler(), (*loader.FLAGS, *flags), folder / "step.so")
+    return folder / "step.so"
+
+
+@pytest.fixture
+def other_abi(tmp_path):
+    """A copy of the sources with another ABI number."""
+    copied = tmp_path / "sources"
+    shutil.copytree(loader.FOLDER, copied)
+    header = copied / "abi.h"
+    header.write_text(header.read_text().replace(f"LD_ABI {structs.ABI}", "LD_ABI 99"))
+    return copied
+
+
+@pytest.mark.parametrize("damage", ["replaced", "truncated", "no functions", "other number"])
+def test_a_library_that_cannot_be_used_is_built_again(built, damage, tmp_path, other_abi, monkeypatch, capsys):
+    content = built.read_bytes()
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    damaged = {"replaced": b"not a library", "truncated": content[: len(content) // 2]}
+    if damage in damaged:
+        (cache / built.name).write_bytes(damaged[damage])
+    else:  # whole, and under a name that is looked for
+        if damage == "other number":
+            monkeypatch.setattr(loader, "FOLDER", other_abi)
+            other = compiled(tmp_path / "other")
+            monkeypatch.undo()
+        else:
+            other = tmp_path / "other.so"
+            (tmp_path / "none.c").write_text("int nothing;")
+            subprocess.run([find_compiler(), "-shared", "-fPIC", "-o", other, tmp_path / "none.c"], check=True)
+        shutil.copy(other, cache / f"{built.stem.rpartition('-')[0]}-{loader._digest(other.read_bytes())}.so")
+    assert build(find_compiler(), cache).ld_abi() == structs.ABI
+    (again,) = cache.iterdir()
+    assert again.stat().st_size == len(content) and capsys.readouterr().err == ""
+
+
+def test_one_that_cannot_be_used_even_when_new_is_told_in_one_line(tmp_path, other_abi, monkeypatch, capsys):
+    monkeypatch.setattr(loader, "FOLDER", other_abi)
+    calls = []
+    compile_library = loader.compile_library
+    monkeypatch.setattr(loader, "compile_library", lambda *given: (calls.append(1), compile_library(*given)))
+    for runs in (1, 2):  # with an empty cache, and with what the first call left
+        assert build(find_compiler(), tmp_path / "cache") is None and len(calls) == runs
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "have ABI 99, not " in line and "more slowly" in line
+
+
+def test_both_sides_have_one_layout(tmp_path):
+    kinds = [getattr(structs, name) for name in ("Matrix", "Layer", "Store", "Plan", "Step")]
+    lines = ["#include <stddef.h>", f'#include "{loader.FOLDER / "abi.h"}"']
+    for kind in kinds:
+        lines.append(f'_Static_assert(sizeof({kind.__name__}) == {ctypes.sizeof(kind)}, "");')
+        for name, *_ in kind._fields_:
+            lines.append(f'_Static_assert(offsetof({kind.__name__}, {name}) == {getattr(kind, name).offset}, "");')
+    for number in ("F32", "BF16", "Q4_1", "Q8_0"):
+        lines.append(f'_Static_assert({number} == {getattr(structs, number)}, "");')
+    for number in ("OK", "NO_MEMORY", "NO_THREADS", "ABI"):
+        lines.append(f'_Static_assert(LD_{number} == {getattr(structs, number)}, "");')
+    for i, rule in enumerate(REUSE_RULES):
+        lines.append(f'_Static_assert({rule.upper()} == {i}, "");')
+    (tmp_path / "layout.c").write_text("\n".join(lines))
+    subprocess.run([find_compiler(), "-std=gnu11", "-fsyntax-only", tmp_path / "layout.c"], check=True)
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_it_compiles_without_a_warning(compiler, tmp_path):
+    if shutil.which(compiler) is None:
+        pytest.skip(f"there is no {compiler} here")
+    compiled(tmp_path, ["-Werror"], compiler)
+
+
+# Calls that fail once as many as `allowed` have been made.
+SCARCE = """
+#include <pthread.h>
+#include <stdlib.h>
+__attribute__((visibility("default"))) int allowed = 1 << 30;
+void *__real_aligned_alloc(size_t, size_t);
+void *__wrap_aligned_alloc(size_t a, size_t n) { return allowed-- > 0 ? __real_aligned_alloc(a, n) : NULL; }
+int __real_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+int __wrap_pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*f)(void *), void *x) {
+    return allowed-- > 0 ? __real_pthread_create(t, a, f, x) : 11;
+}
+"""
+
+
+def test_where_memory_or_threads_run_out_it_is_told(decoder, tmp_path, monkeypatch):
+    """Each allocation fails in turn. Then, with memory again, the same library decodes the same text."""
+    (tmp_path / "scarce.c").write_text(SCARCE)
+    wrapped = [f"-Wl,--wrap={name}" for name in ("aligned_alloc", "pthread_create")]
+    try:
+        library = loader.bind(compiled(tmp_path, [*wrapped, str(tmp_path / "scarce.c")]))
+    except subprocess.SubprocessError:
+        pytest.skip("this linker cannot wrap functions")
+    allowed = ctypes.c_int.in_dll(library, "allowed")
+    right = greedy(decoder)
+    monkeypatch.setattr(decoder, "_library", library)
+    failed = 0
+    for allowed.value in range(100):
+        try:
+            found = greedy(decoder)
+            break
+        except MemoryError as error:
+            assert "no memory for a decode step" in str(error)
+            failed += 1
+    assert failed >= 1 and found[0] == right[0]
+    allowed.value = 1
+    with pytest.raises(LoraDropError, match="no more threads for decoding"):
+        library.ld_threads(4)
+    assert greedy(decoder)[0] == right[0]  # with the one that there was
+
+
+def test_sanitizers_find_nothing(tmp_path):
+    """Address and undefined-behaviour sanitizers over whole decodes, in a process of their own."""
+    flags = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    compiler = find_compiler()
+    try:
+        built = compiled(tmp_path, flags)
+    except subprocess.SubprocessError:
+        pytest.skip("this compiler has no sanitizers")
+    found = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+    runtime = Path(found.stdout.strip())
+    if not runtime.is_absolute():
+        pytest.skip("the sanitizers of this compiler cannot be loaded into Python")
+    here = Path(__file__).parent
+    environment = os.environ | {
+        "LD_PRELOAD": str(runtime),
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
+        "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", ""))),
+    }
+    command = [sys.executable, str(here / "sanitized_decode.py"), str(built)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "decoded\n", done.stderr[-5000:]
+
+
+@pytest.mark.parametrize("compiler", [None, "/bin/false", "/no/such/compiler"])
+def test_without_a_compiler_there_is_none(compiler, tmp_path):
+    assert build(compiler, tmp_path) is None
+
+
+def test_where_the_cache_cannot_be_written_there_is_none(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert build(find_compiler(), tmp_path / "file" / "native") is None
+
+
+def test_models_load_without_it(monkeypatch):
+    monkeypatch.setattr("lora_drop.models.load.library", lambda: None)
+    assert load_model("random:tiny-llama", device="cpu", dtype="float32").new_decoder().name == "fast (float32)"
+    monkeypatch.undo()
+    assert load_model("random:tiny-llama", device="cpu", dtype="float32").new_decoder().name == "native (float32)"
+
+
+def test_runs_in_several_threads_do_not_mix(decoder):
+    """Calls take turns at the pool; each must find its own numbers, to the bit, over thousands of phases."""
+    alone = {period: greedy(decoder, period) for period in (1, 2, 3, 5)}
+    found = {}
+
+    def go(period):
+        found[period] = [greedy(decoder, period) for _ in range(3)]
+
+    threads = [threading.Thread(target=go, args=(period,)) for period in alone]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for period, (tokens, logits) in alone.items():
+        assert len(found[period]) == 3
+        for again in found[period]:
+            assert again[0] == tokens and torch.equal(again[1], logits)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_the_number_of_threads_changes_no_bit(decoder, threads):
+    before = greedy(decoder)
+    library().ld_threads(threads)  # a pool only grows
+    after = greedy(decoder)
+    assert after[0] == before[0] and torch.equal(after[1], before[1])
+
+
+def test_a_forked_process_has_threads_of_its_own(decoder):
+    """A worker that a Space forks would wait for ever for threads that only its parent has."""
+    tokens, _ = greedy(decoder)
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            forked = NativeDecoder.__new__(NativeDecoder)
+            forked.__dict__.update(decoder.__dict__)
+            library().ld_threads(2)
+            os.write(write, repr(_step_only(forked)).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+    assert answer == repr(_step_only(decoder))
+
+
+def _step_only(decoder):
+    """Steps from made-up caches: torch's own OpenMP, which prefill needs, does not survive a fork."""
+    schedule = LoraDropConfig(period=3, drop_ratio=1.0).schedule_for(decoder.num_layers)
+    state = decoder.new_state(schedule)
+    config = decoder.layers[0].self_attn.config
+    shape = (1, config.num_key_value_heads, 4, decoder.layers[0].self_attn.head_dim)
+    for i in range(decoder.num_layers):
+        state.kv.update(torch.full(shape, 0.1), torch.full(shape, 0.2), i)
+        state.hidden[i] = torch.full((1, config.hidden_size), 0.1)
+    state.position = 4
+    return [round(float(decoder.step(torch.tensor([[7]]), state).logits.sum()), 3) for _ in range(20)]
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 30.0])
+def test_the_entropy_is_the_softmaxs(scale):
+    logits = scale * torch.randn(1, 1003, generator=torch.Generator().manual_seed(0))
+    assert library().ld_entropy(logits.data_ptr(), 1003) == pytest.approx(entropy(logits), rel=1e-5, abs=1e-6)
+    logits[0, 7] = float("nan")
+    assert library().ld_entropy(logits.data_ptr(), 1003) != library().ld_entropy(logits.data_ptr(), 1003)

@@ -1,0 +1,291 @@
+"""Adaptive refresh: off is as before, the extremes are known schedules, and in between every step follows the rule."""
+
+import itertools
+import json
+
+import pytest
+import torch
+
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.cli.main import main
+from lora_drop.decode import ReferenceDecoder, refresh
+from lora_drop.decode.lane import Lane
+from lora_drop.decode.sampling import Sampling
+from lora_drop.evaluation import metrics
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.cost import kv_bytes, speed_bound
+from lora_drop.method.schedule import Schedule
+from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
+from lora_drop.run.generate import generate
+from lora_drop.run.request import BASELINE, LORA_DROP, Request
+from lora_drop.run.run import run
+from lora_drop.run.trace import gather
+from tests.support.naive import naive_logits
+
+PROMPT = [5, 99, 17, 42, 200]
+HUGE = 1e6
+
+
+def random_bank(loaded, reuse="residual", part="block", layers=(2, 3, 4)):
+    torch.manual_seed(1)
+    bank = AdapterBank.new(list(layers), loaded.shape.hidden_size, rank=4, reuse=reuse, part=part)
+    for i in layers:
+        bank.b[i] = 0.3 * torch.randn_like(bank.b[i])
+        bank.gate[i] = torch.rand_like(bank.gate[i])
+    return bank
+
+
+def lane(loaded, schedule, bank=None, tokens=40):
+    return Lane(ReferenceDecoder(loaded.model), torch.tensor([PROMPT]), schedule, bank, Sampling(), tokens)
+
+
+def decoded(loaded, schedule, bank=None, tokens=40):
+    """The steps of a lane, each with the norm that the refresher saw; and the lane's state after them."""
+    one = lane(loaded, schedule, bank, tokens)
+    steps = [(step, one.state.refresher.norm) for step in one]
+    return [step for step, _ in steps], [norm for _, norm in steps], one.state
+
+
+def ids(steps):
+    return [step.token_id for step in steps]
+
+
+def kinds(steps):
+    return [step.kind for step in steps]
+
+
+def adaptive(loaded, period=7, entropy=None, norm=None, dropped=(2, 3, 4), **rules):
+    return Schedule(period, loaded.num_layers, dropped, refresh_entropy=entropy, refresh_norm=norm, **rules)
+
+
+def median(values):
+    values = sorted(values)
+    return values[len(values) // 2]
+
+
+def test_off_is_the_fixed_schedule_and_looks_at_nothing(any_tiny, monkeypatch):
+    # Nothing may be measured, and nothing may wait for the device, while both triggers are off.
+    monkeypatch.setattr(refresh, "entropy", None)
+    monkeypatch.setattr(refresh, "torch", None)
+    bank = random_bank(any_tiny)
+    schedule = adaptive(any_tiny, period=3)
+    steps, norms, state = decoded(any_tiny, schedule, bank)
+    assert kinds(steps) == ["prefill", *("lora" if s % 3 else "refresh" for s in range(1, 40))]
+    assert norms == [None] * 40 and state.refresher.entropy is None and not any(step.trigger for step in steps)
+    expected = naive_logits(any_tiny.model, PROMPT + ids(steps)[:-1], len(PROMPT), schedule, bank)
+    assert ids(steps) == expected.argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("reuse", REUSE_RULES)
+def test_an_entropy_threshold_of_0_is_the_baseline_exactly(any_tiny, reuse):
+    steps, _, state = decoded(any_tiny, adaptive(any_tiny, entropy=0.0, reuse=reuse), random_bank(any_tiny, reuse))
+    plain, _, _ = decoded(any_tiny, Schedule(1, any_tiny.num_layers, ()))
+    assert kinds(steps) == ["prefill"] + ["refresh"] * 39
+    assert [step.trigger for step in steps] == [None] + ["entropy"] * 39
+    assert all(torch.equal(one.logits, other.logits) for one, other in zip(steps, plain, strict=True))
+    assert ids(steps) == ids(plain) and state.refresher.refreshes == 39
+    assert len(set(state.kv.lengths)) == 1
+
+
+def test_a_threshold_never_reached_is_the_fixed_schedule(any_tiny):
+    bank = random_bank(any_tiny)
+    fixed, _, _ = decoded(any_tiny, adaptive(any_tiny, period=4), bank)
+    for thresholds in ({"entropy": HUGE}, {"norm": HUGE}, {"entropy": HUGE, "norm": HUGE}):
+        steps, _, _ = decoded(any_tiny, adaptive(any_tiny, period=4, **thresholds), bank)
+        assert ids(steps) == ids(fixed) and kinds(steps) == kinds(fixed)
+        assert not any(step.trigger for step in steps)
+
+
+def follow(period, seen, entropy=None, norm=None):
+    """Kinds and triggers from what was seen after each step, written down a second time."""
+    out, since = [("prefill", None)], 0
+    for h, ratio in seen[:-1]:
+        since += 1
+        if since == period:
+            out.append(("refresh", None))
+        elif entropy is not None and h >= entropy:
+            out.append(("refresh", "entropy"))
+        elif norm is not None and ratio is not None and ratio >= norm:
+            out.append(("refresh", "norm"))
+        else:
+            out.append(("lora", None))
+        if out[-1][0] == "refresh":
+            since = 0
+    return out
+
+
+@pytest.mark.parametrize("which", [("entropy",), ("norm",), ("entropy", "norm")], ids="+".join)
+def test_kinds_follow_from_the_recorded_entropies_and_norms(any_tiny, which):
+    bank = random_bank(any_tiny)
+    probe, norms, _ = decoded(any_tiny, adaptive(any_tiny, entropy=HUGE, norm=HUGE), bank, 60)
+    wanted = {
+        "entropy": sorted(step.entropy for step in probe)[48],
+        "norm": sorted(norm for norm in norms if norm is not None)[20],
+    }
+    thresholds = {name: wanted[name] for name in which}
+    steps, norms, state = decoded(any_tiny, adaptive(any_tiny, **thresholds), bank, 60)
+    seen = [(step.entropy, norm) for step, norm in zip(steps, norms, strict=True)]
+    assert [(step.kind, step.trigger) for step in steps] == follow(7, seen, **thresholds)
+    assert {step.trigger for step in steps} >= set(which), "each trigger fired somewhere"
+    assert "lora" in kinds(steps)
+    for step in steps:
+        assert step.active == [1 if step.kind != "lora" or i not in (2, 3, 4) else 0 for i in range(6)]
+        assert step.entropy == refresh.entropy(step.logits)
+    assert state.refresher.refreshes == kinds(steps).count("refresh")
+
+
+@pytest.mark.parametrize(("reuse", "part", "kv"), itertools.product(REUSE_RULES, PARTS, KV_RULES))
+def test_the_norm_and_the_logits_are_the_formulas(tiny, reuse, part, kv):
+    """Against the naive decoder, told which steps were full: what is reused, the K/V, and ||d|| / ||reused||."""
+    bank = random_bank(tiny, reuse, part)
+    rules = {"reuse": reuse, "part": part, "kv": kv}
+    _, norms, _ = decoded(tiny, adaptive(tiny, norm=HUGE, **rules), bank)
+    threshold = median(norm for norm in norms if norm is not None)
+    schedule = adaptive(tiny, norm=threshold, **rules)
+    steps, norms, state = decoded(tiny, schedule, bank)
+    full = [step.step for step in steps if step.kind == "refresh"]
+    assert any(step.trigger == "norm" for step in steps) and full != list(range(7, 40, 7))
+    expected_norms = {}
+    expected = naive_logits(
+        tiny.model, PROMPT + ids(steps)[:-1], len(PROMPT), schedule, bank, set(full), expected_norms
+    )
+    torch.testing.assert_close(torch.cat([step.logits for step in steps]), expected, rtol=1e-4, atol=2e-4)
+    assert {s: norm for s, norm in enumerate(norms) if norm is not None} == pytest.approx(expected_norms, rel=1e-4)
+    written = [len(PROMPT) + (len(full) if kv == "skip" and i in (2, 3, 4) else 39) for i in range(6)]
+    assert state.kv.lengths == written
+    assert state.kv.nbytes == kv_bytes(tiny.shape, schedule, len(PROMPT), 39, 4, refreshes=len(full))
+
+
+def test_only_corrected_layers_count_and_without_any_the_norm_never_fires(tiny):
+    steps, norms, _ = decoded(tiny, adaptive(tiny, norm=0.0))
+    assert norms == [None] * 40 and not any(step.trigger for step in steps)
+    some = random_bank(tiny, layers=[3])
+    steps, norms, _ = decoded(tiny, adaptive(tiny, norm=0.0), some)
+    assert kinds(steps)[1:] == ["lora", "refresh"] * 19 + ["lora"]  # a refresh corrects nothing: none right after one
+    expected = {}
+    naive_bank = random_bank(tiny, layers=[3])
+    naive_bank.a[2] = naive_bank.a[4] = torch.zeros_like(some.a[3])
+    naive_bank.b[2] = naive_bank.b[4] = torch.zeros_like(some.b[3])
+    naive_bank.gate[2] = naive_bank.gate[4] = torch.ones_like(some.gate[3])
+    full = {step.step for step in steps if step.kind == "refresh"}
+    naive_logits(tiny.model, PROMPT + ids(steps)[:-1], len(PROMPT), adaptive(tiny), naive_bank, full, expected)
+    assert norms[1] == pytest.approx(
+        3 * expected[1], rel=1e-4
+    )  # two of its three ratios are 0 and are not counted here
+
+
+def test_evaluate_refreshes_where_the_free_run_does(tiny, monkeypatch):
+    prompt = "Tell me something."
+    probe = gather(run(tiny, Request(prompt, LoraDropConfig(period=6, drop_ratio=1.0), 50, ignore_eos=True)))
+    threshold = median(step.entropy for step in probe.steps[LORA_DROP])
+    config = LoraDropConfig(period=6, drop_ratio=1.0, refresh_entropy=threshold)
+    trace = gather(run(tiny, Request(prompt, config, 50, ignore_eos=True)))
+    steps = trace.steps[LORA_DROP]
+    assert {"entropy", None} == {step.trigger for step in steps}
+    monkeypatch.setattr(metrics, "encode_text", lambda tokenizer, text: ids(steps))
+    taken = []
+    result = metrics.evaluate(
+        tiny, config, iter([(prompt, "")]), after_step=lambda now: taken.append((now.kind, now.trigger))
+    )
+    assert taken == [(step.kind, step.trigger) for step in steps[1:]]
+    count = kinds(steps).count("refresh")
+    assert result["config"]["refreshes"] == count and result["config"]["decode_steps"] == 49
+    assert result["config"]["average_period"] == 49 / count
+    assert result["lora_steps"]["count"] == kinds(steps).count("lora")
+
+
+def test_a_run_counts_with_the_refreshes_that_happened(tiny):
+    probe = gather(run(tiny, Request("Hello", LoraDropConfig(period=6, drop_ratio=1.0), 50, ignore_eos=True)))
+    config = LoraDropConfig(
+        period=6, drop_ratio=1.0, refresh_entropy=median(step.entropy for step in probe.steps[LORA_DROP])
+    )
+    trace = gather(run(tiny, Request("Hello", config, 50, ignore_eos=True)))
+    schedule, steps = config.schedule_for(tiny.num_layers), trace.steps[LORA_DROP]
+    full = [step.step for step in steps if step.kind == "refresh"]
+    assert full != list(range(6, 50, 6))
+    for step in steps:
+        held = sum(s <= step.step for s in full)
+        assert step.kv_bytes == kv_bytes(tiny.shape, schedule, trace.header.prompt_tokens, step.step, 4, held)
+    bound = speed_bound(tiny.shape, schedule, 49, trace.header.prompt_tokens, refreshes=full)
+    longest = speed_bound(tiny.shape, schedule, 49, trace.header.prompt_tokens)
+    assert trace.summary.bound == pytest.approx(bound, abs=1e-4) and bound < longest
+    figures = trace.summary.lanes
+    assert figures[LORA_DROP]["refreshes"] == len(full)
+    assert figures[LORA_DROP]["average_period"] == pytest.approx(49 / len(full), abs=1e-4)
+    assert (figures[BASELINE]["refreshes"], figures[BASELINE]["average_period"]) == (49, 1.0)
+    assert sorted(trace.audits[LORA_DROP]) == list(range(1, 50))
+    alone = gather(run(tiny, Request("Hello", config, 50, ignore_eos=True, audit=False)))
+    assert alone.token_ids(LORA_DROP) == trace.token_ids(LORA_DROP)
+
+
+def test_a_norm_threshold_without_adapters_says_that_it_never_fires(tiny):
+    header = next(run(tiny, Request("Hello", LoraDropConfig(drop_ratio=1.0, refresh_norm=0.1))))
+    assert any("refresh_norm never fires" in note for note in header.sampling["notes"])
+    header = next(run(tiny, Request("Hello", LoraDropConfig(drop_ratio=1.0, refresh_entropy=0.1))))
+    assert not any("never fires" in note for note in header.sampling["notes"])
+
+
+def test_transformers_hook_refreshes_early_too(tiny):
+    config = LoraDropConfig(period=7, drop_layers=(2, 3, 4), refresh_entropy=0.0)
+    inputs = {"attention_mask": torch.ones(1, 5, dtype=torch.long), "max_new_tokens": 20, "pad_token_id": 0}
+    prompt = torch.tensor([PROMPT])
+    plain = tiny.model.generate(prompt, do_sample=False, eos_token_id=None, **inputs)
+    ours = tiny.model.generate(
+        prompt, do_sample=False, eos_token_id=None, custom_generate=generate, lora_drop=config, **inputs
+    )
+    assert torch.equal(ours, plain)
+
+
+RUN = ["run", "--prompt", "Hello", "--model", "random:tiny-llama", "--dtype", "float32", "--max-new-tokens", "20"]
+
+
+def test_on_the_command_line(tiny, capsys, tmp_path):
+    path = tmp_path / "run.jsonl"
+    argv = [*RUN, "--ignore-eos", "--drop-ratio", "1", "--period", "6", "--refresh-entropy"]
+    assert main([*argv, "0", "--trace", str(path), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["baseline"]["token_ids"] == result["lora_drop"]["token_ids"]
+    assert result["config"]["refresh_entropy"] == 0 and result["config"]["refresh_norm"] is None
+    assert (result["config"]["refreshes"], result["config"]["average_period"]) == (19, 1.0)
+    assert result["bound"] == 1.0 and result["top1_agreement"] is None
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    early = [line for line in lines if "trigger" in line]
+    assert len(early) == 19 and {line["trigger"] for line in early} == {"entropy"}
+    assert main(["replay", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == result
+    assert main(["replay", str(path)]) == 0
+    assert "19 of 19 full steps came early" in capsys.readouterr().out
+    for option, value in itertools.product(("--refresh-entropy", "--refresh-norm"), ("-1", "nan", "inf")):
+        assert main([*RUN, option, value]) == 2
+        assert "must be a finite number from 0" in capsys.readouterr().err
+
+
+def test_old_traces_still_read(tiny, capsys, tmp_path):
+    """A trace from before early refreshes: no thresholds in its config, no pace in its summary."""
+    path = tmp_path / "old.jsonl"
+    assert main([*RUN, "--ignore-eos", "--drop-ratio", "1", "--trace", str(path), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for name in ("refresh_entropy", "refresh_norm"):
+        for one in lines[0]["lanes"]:
+            del one["config"][name]
+        del result["config"][name]
+    for name in ("refreshes", "average_period"):
+        for figures in lines[-1]["lanes"].values():
+            del figures[name]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["replay", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == result
+
+
+def test_two_lanes_a_step_each_in_turn_keep_their_own_pace(tiny):
+    decoder, bank = ReferenceDecoder(tiny.model), random_bank(tiny)
+    schedules = [adaptive(tiny, entropy=4.4), adaptive(tiny, norm=0.05)]
+
+    def lanes():
+        return [Lane(decoder, torch.tensor([PROMPT]), schedule, bank, Sampling(), 40) for schedule in schedules]
+
+    alone = [[(step.token_id, step.trigger) for step in one] for one in lanes()]
+    mixed = [[(step.token_id, step.trigger) for step in pair] for pair in zip(*lanes(), strict=True)]
+    assert mixed == [list(pair) for pair in zip(*alone, strict=True)]
+    assert all({trigger for _, trigger in steps} > {None} for steps in alone), "both triggers fired"

@@ -1,0 +1,258 @@
+"""Benchmarks: both lanes in one run, through the real schedule; resumed, refused, bounded, told in lines."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from lora_drop.cli.main import main
+from lora_drop.errors import LoraDropError
+from lora_drop.evaluation.metrics import decode_target
+from lora_drop.evaluation.tasks import runner as module
+from lora_drop.evaluation.tasks.registry import TASKS
+from lora_drop.evaluation.tasks.runner import fit_prompt, generate_text
+from lora_drop.evaluation.tasks.table import _bootstrap, _wilson
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.models.tokens import encode_prompt, encode_text
+from tests.support.naive import naive_logits
+
+MODEL = ["--model", "random:tiny-llama", "--dtype", "float32", "--device", "cpu"]
+DROPPING = ["--period", "3", "--drop-ratio", "1", "--reuse", "state"]
+CONFIG = LoraDropConfig(period=3, drop_ratio=1.0, reuse="state")
+
+
+@pytest.fixture
+def bench(task_data, tmp_path, capsys):
+    """Runs the command; gives its JSON and its stderr."""
+
+    def command(*more, code=0, out="out"):
+        argv = ["benchmark", "--data-dir", task_data, "--out", tmp_path / out, "--max-new-tokens", 8]
+        assert main([*argv[:1], *MODEL, *DROPPING, *map(str, [*argv[1:], *more])]) == code
+        captured = capsys.readouterr()
+        return (json.loads(captured.out) if "--json" in more else captured.out), captured.err
+
+    command.out = tmp_path / "out"
+    command.data = task_data
+    return command
+
+
+def lines(bench):
+    return [json.loads(line) for line in (bench.out / "records.jsonl").read_text().splitlines()]
+
+
+def test_all_tasks_in_one_run(bench):
+    result, err = bench("--json", "--run-code")
+    assert [row["task"] for row in result["rows"]] == list(TASKS)
+    for row in result["rows"]:
+        assert row["records"] == row["scored"] > 0 and row["skipped"] == 0
+        for lane in ("baseline", "lora_drop"):
+            assert 0 <= row[lane]["low"] <= row[lane]["value"] <= row[lane]["high"] <= 1
+        assert row["difference"]["value"] == pytest.approx(row["lora_drop"]["value"] - row["baseline"]["value"])
+        assert row["all_steps_kl"]["value"] > 0 and row["lora_steps_count"] < row["all_steps_count"]
+    table = (bench.out / "benchmark.md").read_text()
+    assert all(f"| {name} |" in table for name in TASKS)
+    assert json.loads((bench.out / "benchmark.json").read_text()) == result
+    assert result["settings"]["adapters"] == "none" and result["settings"]["dropped"] == [3, 4]
+    assert "record" in err  # the progress bar
+
+
+def test_quality_and_choices_are_those_of_step_by_step_decoding(bench, tiny):
+    result, _ = bench("--json", "--tasks", "hellaswag")
+    [example] = TASKS["hellaswag"].read(bench.data, print)
+    [record] = lines(bench)
+    schedule = CONFIG.schedule_for(tiny.num_layers)
+    prompt = encode_prompt(tiny.tokenizer, example.prompt, chat=False)
+    for k, choice in enumerate(example.choices):
+        ids = encode_text(tiny.tokenizer, choice)
+        ours = naive_logits(tiny.model, prompt + ids[:-1], len(prompt), schedule).log_softmax(-1)
+        with torch.inference_mode():
+            full = tiny.model(torch.tensor([prompt + ids[:-1]])).logits[0, len(prompt) - 1 :].log_softmax(-1)
+        for lane, logits in (("baseline", full), ("lora_drop", ours)):
+            total = float(logits[range(len(ids)), ids].sum())
+            assert record[lane]["log_likelihoods"][k] == pytest.approx(total, abs=2e-3)
+    for lane in ("baseline", "lora_drop"):
+        normed = [
+            total / len(text) for total, text in zip(record[lane]["log_likelihoods"], example.choices, strict=True)
+        ]
+        assert record[lane]["answer"] == int(np.argmax(normed))
+        assert record[lane]["score"] == (example.choices[record[lane]["answer"]] == example.target)
+    gold = example.choices.index(example.target)
+    every = record["all_steps"]
+    assert every["nll_lora_drop"] * every["count"] == pytest.approx(-record["lora_drop"]["log_likelihoods"][gold])
+    assert result["rows"][0]["all_steps_nll_baseline"]["value"] == pytest.approx(every["nll_baseline"])
+
+
+def test_a_decoded_log_likelihood_is_not_that_of_one_forward_pass(any_tiny):
+    prompt, ids = encode_prompt(any_tiny.tokenizer, "The sky"), encode_text(any_tiny.tokenizer, " is blue today")
+    with torch.inference_mode():
+        logits = any_tiny.model(torch.tensor([prompt + ids[:-1]])).logits[0, len(prompt) - 1 :]
+    base = float(logits.log_softmax(-1)[range(len(ids)), ids].sum())
+
+    def decoded(config):
+        schedule = config.schedule_for(any_tiny.num_layers)
+        found, at_lora, _ = decode_target(any_tiny.new_decoder(), schedule, None, prompt, ids)
+        expected = naive_logits(any_tiny.model, prompt + ids[:-1], len(prompt), schedule).log_softmax(-1)
+        total = float(found.float().log_softmax(-1)[range(len(ids)), ids].sum())
+        assert total == pytest.approx(float(expected[range(len(ids)), ids].sum()), abs=2e-3)
+        return total, int(at_lora.sum())
+
+    total, lora_steps = decoded(CONFIG)
+    assert abs(total - base) > 0.1 and lora_steps == len(ids) - 1 - (len(ids) - 1) // 3
+    total, lora_steps = decoded(LoraDropConfig(period=1))
+    assert total == pytest.approx(base, abs=2e-3) and lora_steps == 0
+
+
+def test_at_period_1_both_lanes_are_one(bench):
+    result, _ = bench("--json", "--period", "1", "--tasks", "gsm8k,xcopa,longbench", out="one")
+    for row in result["rows"]:
+        assert row["same_answer"] == 1 and row["difference"]["value"] == 0
+        assert row["all_steps_kl"]["value"] == pytest.approx(0, abs=1e-6)
+        assert row["lora_steps_top1_agreement"]["value"] is None
+
+
+def test_it_goes_on_where_it_ended(bench, monkeypatch):
+    bench("--tasks", "xnli", "--limit", "1")
+    first = lines(bench)
+    with (bench.out / "records.jsonl").open("a") as file:
+        file.write('{"task": "xnli", "id": "xnli/te')  # a run that was killed while it wrote
+    ran = []
+    run = module.Runner.run
+    monkeypatch.setattr(module.Runner, "run", lambda self, task, ex: ran.append(ex.id) or run(self, task, ex))
+    result, _ = bench("--json", "--tasks", "xnli,hellaswag")
+    assert ran == ["xnli/test.sw.tsv:2", "xnli/test.en.tsv:3", "hellaswag/v.jsonl:1"]
+    assert lines(bench)[0] == first[0] and [row["scored"] for row in result["rows"]] == [3, 1]
+    again, _ = bench("--json", "--tasks", "xnli,hellaswag")
+    assert len(ran) == 3 and again["rows"] == result["rows"]
+
+
+def test_a_changed_record_runs_again(bench):
+    bench("--tasks", "hellaswag")
+    path = bench.data / "hellaswag" / "v.jsonl"
+    path.write_text(path.read_text().replace("A man", "A dog"))
+    result, _ = bench("--json", "--tasks", "hellaswag")
+    assert len(lines(bench)) == 2 and result["rows"][0]["records"] == 1
+
+
+@pytest.mark.parametrize("changed", [["--drop-ratio", "0.5"], ["--max-new-tokens", "9"], ["--run-code"]])
+def test_other_settings_are_refused(bench, changed):
+    bench("--tasks", "xcopa")
+    assert main(
+        ["benchmark", "--data-dir", str(bench.data), "--out", str(bench.out), "--max-new-tokens", "8", "--tasks"]
+        + ["xcopa", *MODEL, *DROPPING, *changed]
+    ) == 2  # fmt: skip
+
+
+def test_code_is_not_run_unless_asked(bench, monkeypatch):
+    monkeypatch.setattr(module, "run_program", lambda code: pytest.fail("a program was run"))
+    result, _ = bench("--json", "--tasks", "humaneval,mbpp")
+    for row in result["rows"]:
+        assert row["scored"] == 0 and row["baseline"]["value"] is None and row["same_answer"] is None
+        assert row["all_steps_nll_baseline"]["value"] > 0
+    assert "| humaneval | pass@1 | 0 |  | - | - | - | - |" in (bench.out / "benchmark.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("import os\n    while True: os.fork()", "unavailable|not allowed"),
+        ("open('f', 'wb').write(b'x' * 100_000_000)", "No space left|File too large"),
+        ("held = bytearray(10**12)", "MemoryError"),
+    ],
+)
+def test_programs_that_meet_a_limit_are_told_and_the_rest_goes_on(bench, monkeypatch, text, says):
+    monkeypatch.setattr(module, "generate_text", lambda *args, **more: f"\n    {text}\n    return 3")
+    result, err = bench("--json", "--run-code", "--tasks", "humaneval,hellaswag")
+    told = [line for line in err.replace("\r", "\n").splitlines() if "program:" in line]
+    assert len(told) == 2  # of each lane
+    assert "note: humaneval/h.jsonl:1, full model's program: " in told[0] and "LoRA-Drop's program" in told[1]
+    assert any(part in told[0] for part in says.split("|"))
+    assert [row["scored"] for row in result["rows"]] == [1, 1] and result["rows"][0]["baseline"]["value"] == 0
+
+
+def test_a_right_program_passes(bench, monkeypatch):
+    monkeypatch.setattr(module, "generate_text", lambda *args, **more: "\n    return a + b")
+    result, _ = bench("--json", "--run-code", "--tasks", "humaneval")
+    assert result["rows"][0]["baseline"]["value"] == result["rows"][0]["lora_drop"]["value"] == 1
+
+
+def test_records_that_do_not_fit_are_told_and_the_rest_goes_on(bench):
+    path = bench.data / "gsm8k" / "test.jsonl"
+    path.write_text(path.read_text() + json.dumps({"question": "?", "answer": "x" * 5000 + "#### 1"}) + "\n{\n")
+    result, err = bench("--json", "--tasks", "gsm8k")
+    assert "note: gsm8k/test.jsonl:2: its answer alone fills the context of 4096 tokens; left out." in err
+    assert "note: gsm8k/test.jsonl, line 3: this is not a JSON object; left out." in err
+    assert (result["rows"][0]["records"], result["rows"][0]["skipped"]) == (1, 1)
+
+
+def test_long_prompts_lose_their_middle(bench, tiny):
+    ids, cut = fit_prompt(tiny.tokenizer, "start " + "x" * 500 + " ende", False, 41)
+    assert cut and ids == encode_prompt(tiny.tokenizer, "start " + "x" * 13 + " " + "x" * 14 + " ende", False)
+    assert fit_prompt(tiny.tokenizer, "short", False, 41) == (encode_prompt(tiny.tokenizer, "short", False), False)
+    ids, _ = fit_prompt(tiny.tokenizer, "文" * 300, False, 40)
+    assert len(ids) <= 40 and "\ufffd" not in tiny.tokenizer.decode(ids)
+    with pytest.raises(LoraDropError, match="does not fit into 2 tokens"):
+        fit_prompt(tiny.tokenizer, "long text", False, 2)
+    result, _ = bench("--json", "--tasks", "mbpp", "--context-tokens", "60")
+    assert result["rows"][0]["cut"] == 2
+
+
+def test_a_text_ends_before_a_stop(tiny):
+    schedule, ids = CONFIG.schedule_for(tiny.num_layers), encode_prompt(tiny.tokenizer, "Why?")
+    decoder = tiny.new_decoder()
+    whole = generate_text(tiny, decoder, schedule, None, ids, 40)
+    end = whole[10:13]
+    assert generate_text(tiny, decoder, schedule, None, ids, 40, ("not there", end)) == whole[: whole.index(end)]
+
+
+def test_intervals():
+    found = _wilson(np.array([1.0] * 8 + [0.0] * 2))
+    assert [found[name] for name in ("value", "low", "high")] == pytest.approx([0.8, 0.4902, 0.9433], abs=1e-4)
+    assert _wilson(np.zeros(5))["low"] == 0 and _wilson(np.ones(5))["high"] == 1
+    assert _wilson(np.array([])) == _bootstrap(np.array([])) == {"value": None, "low": None, "high": None}
+    values, weights = np.arange(100.0), np.ones(100)
+    found = _bootstrap(values, weights)
+    assert found == _bootstrap(values) and found["value"] == 49.5
+    assert found["low"] == pytest.approx(49.5 - 1.96 * 2.89, abs=0.6)
+    assert _bootstrap(np.array([1.0, 4.0]), np.array([3.0, 1.0]))["value"] == 1.75
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--tasks", "gsm8k,mmlu"], "no task 'mmlu'"),
+        (["--limit", "0"], "--limit must be at least 1"),
+        (["--max-new-tokens", "0"], "--max-new-tokens must be at least 1"),
+        (["--context-tokens", "3"], "--context-tokens must be at least 16"),
+        (["--data-dir", "nowhere"], "no folder nowhere"),
+        (["--period", "0"], "period must be"),
+        (["--layers", "3-99"], "layer"),
+    ],
+)
+def test_bad_options_are_one_line(bench, argv, says, capsys):
+    command = ["benchmark", "--data-dir", str(bench.data), "--out", str(bench.out), *MODEL, *argv]
+    assert main(command) == 2
+    err = capsys.readouterr().err.replace("\r", "\n")
+    told = [line for line in err.splitlines() if line.startswith("lora_drop:")]
+    assert len(told) == 1 and says in told[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("benchmark.json", "{", "out/benchmark.json cannot be read"),
+        ("records.jsonl", "{}\n", "out/records.jsonl is broken"),
+        ("records.jsonl", "x\n", "out/records.jsonl is broken"),
+    ],
+)
+def test_a_broken_folder_is_one_line(bench, name, content, says):
+    bench("--tasks", "hellaswag")
+    (bench.out / name).write_text(content)
+    _, err = bench("--tasks", "hellaswag", code=2)
+    assert says in err
+
+
+def test_an_out_that_cannot_be_written(bench, tmp_path):
+    (tmp_path / "file").write_text("")
+    _, err = bench("--tasks", "hellaswag", code=2, out="file")
+    assert "cannot write" in err

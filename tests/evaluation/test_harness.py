@@ -1,0 +1,207 @@
+"""LoRA-Drop in lm-evaluation-harness: log-likelihoods are decoded through the schedule, texts are the engine's."""
+
+import copy
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lora_drop.decode import ReferenceDecoder
+from lora_drop.errors import LoraDropError
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.models.tokens import encode_prompt
+from lora_drop.run.request import Request
+from lora_drop.run.run import run
+from lora_drop.run.trace import gather
+from tests.support import ROOT
+from tests.support.tokenizer import make_tokenizer
+
+installed = pytest.mark.skipif(
+    importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed: pip install lm-eval"
+)
+DROPPING = {"period": 4, "drop_ratio": 1.0, "reuse": "state", "adapters": "none"}
+PAIRS = [("The sky", " is blue and far away"), ("What is it?", " A cat"), ("", "on its own")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny) -> Path:
+    """tiny-llama with a real tokenizer."""
+    folder = tmp_path_factory.mktemp("harness") / "tiny"
+    tokenizer, model = make_tokenizer(), copy.deepcopy(tiny.model)
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make(folder, **settings):
+    from lora_drop.evaluation.harness import LoraDropLM
+
+    return LoraDropLM(str(folder), device="cpu", dtype="float32", **settings)
+
+
+def requests(kind, arguments):
+    from lm_eval.api.instance import Instance
+
+    return [Instance(kind, {}, args, i) for i, args in enumerate(arguments)]
+
+
+def one_forward(model, context, continuation):
+    """What `HFLM` computes: the base model's log-likelihood, teacher-forced in one pass."""
+    with torch.inference_mode():
+        logits = model(torch.tensor([context + continuation[:-1]])).logits[0, len(context) - 1 :].log_softmax(-1)
+    return float(logits.gather(-1, torch.tensor(continuation)[:, None]).sum())
+
+
+def step_by_step(loaded, config, context, continuation):
+    """The reference decoder, a token at a time."""
+    decoder = ReferenceDecoder(loaded.model)
+    state = decoder.new_state(config.schedule_for(loaded.num_layers))
+    logits = decoder.prefill(torch.tensor([context]), state)
+    total = 0.0
+    for token in continuation:
+        total += float(logits.log_softmax(-1)[0, token])
+        logits = decoder.step(torch.tensor([[token]]), state)
+    return total
+
+
+@installed
+def test_log_likelihoods_are_those_of_the_schedule(folder):
+    lm = make(folder, **DROPPING)
+    found = lm.loglikelihood(requests("loglikelihood", PAIRS), disable_tqdm=True)
+    assert lm.schedule.dropped == (3, 4)
+    for (context, continuation), (total, greedy) in zip(PAIRS, found, strict=True):
+        if context:
+            ids, follow = lm._encode_pair(context, continuation)
+        else:
+            ids, follow = [lm.prefix_token_id], lm.tok_encode(continuation, add_special_tokens=False)
+        assert total == pytest.approx(step_by_step(lm.loaded, LoraDropConfig(**DROPPING), ids, follow), abs=1e-3)
+        assert abs(total - one_forward(lm.loaded.model, ids, follow)) > 0.1
+        assert greedy is False
+
+
+@installed
+def test_at_period_1_they_are_the_base_model_s(folder):
+    from lm_eval.models.huggingface import HFLM
+
+    ours, base = make(folder, period=1), HFLM(str(folder), device="cpu", dtype="float32")
+    asked = requests("loglikelihood", PAIRS)
+    for (total, greedy), (expected, exact) in zip(ours.loglikelihood(asked), base.loglikelihood(asked), strict=True):
+        assert total == pytest.approx(expected, abs=1e-3) and greedy == exact
+    rolling = requests("loglikelihood_rolling", [("a longer text, read from its very start",)])
+    assert ours.loglikelihood_rolling(rolling) == pytest.approx(base.loglikelihood_rolling(rolling), abs=1e-3)
+
+
+@installed
+def test_rolling_goes_through_the_schedule_too(folder):
+    lm, text = make(folder, **DROPPING), "a longer text, read from its very start"
+    [total] = lm.loglikelihood_rolling(requests("loglikelihood_rolling", [(text,)]))
+    ids = lm.tok_encode(text)
+    config = LoraDropConfig(**DROPPING)
+    assert total == pytest.approx(step_by_step(lm.loaded, config, [lm.prefix_token_id], ids), abs=1e-3)
+
+
+@installed
+def test_a_greedy_continuation_says_so_and_a_long_context_loses_its_start(folder):
+    lm = make(folder, **DROPPING)
+    ids = lm.tok_encode("Once")
+    record = lm.decoder.prefill(torch.tensor([ids]), lm.decoder.new_state(lm.schedule)).logits.argmax().item()
+    assert lm._loglikelihood_tokens([(None, ids, [record])], disable_tqdm=True)[0][1] is True
+    long = [5] * lm.max_length + ids
+    cut = lm._loglikelihood_tokens([(None, long, [7, 8])], disable_tqdm=True)
+    assert cut == lm._loglikelihood_tokens([(None, long[-(lm.max_length - 1) :], [7, 8])], disable_tqdm=True)
+    with pytest.raises(LoraDropError, match="does not fit"):
+        lm._loglikelihood_tokens([(None, ids, [7] * (lm.max_length + 1))], disable_tqdm=True)
+
+
+@installed
+def test_generation_is_the_engine_s(folder):
+    lm = make(folder, **DROPPING)
+    [text] = lm.generate_until(requests("generate_until", [("Why?", {"until": [], "max_gen_toks": 12})]))
+    config = LoraDropConfig(**DROPPING)
+    prompt = "Why?"
+    plain = encode_prompt(lm.loaded.tokenizer, prompt, chat=False)
+    assert lm.tok_encode(prompt) == plain
+    state = lm.decoder.new_state(config.schedule_for(lm.loaded.num_layers))
+    logits, ids = lm.decoder.prefill(torch.tensor([plain]), state).logits, []
+    for _ in range(12):
+        ids.append(int(logits.argmax()))
+        if ids[-1] in lm.loaded.stop_ids:
+            break
+        logits = lm.decoder.step(torch.tensor([[ids[-1]]]), state).logits
+    assert text.rstrip("\ufffd") == lm.loaded.tokenizer.decode(ids, skip_special_tokens=True).rstrip("\ufffd")
+    end = text[3:5]
+    cut = lm.generate_until(requests("generate_until", [("Why?", {"until": [end], "max_gen_toks": 12})]))
+    assert cut == [text[: text.index(end)]]
+    with pytest.raises(LoraDropError, match="num_beams"):
+        lm.generate_until(requests("generate_until", [("Why?", {"until": [], "num_beams": 2})]))
+
+
+@installed
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"period": 0}, "period must be"),
+        ({"perod": 2}, "no model argument 'perod'"),
+        ({"batch_size": 8}, "one text at a time"),
+        ({"drop_layers": "9:99"}, "layer"),
+    ],
+)
+def test_bad_arguments_are_one_line(folder, settings, says):
+    with pytest.raises(LoraDropError, match=says):
+        make(folder, **settings)
+
+
+@installed
+def test_the_harness_runs_a_local_task(folder, tmp_path):
+    rows = [{"q": "The sky is", "a": ["blue", "a cat"], "gold": 0}, {"q": "It says", "a": ["moo", "x"], "gold": 1}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "local.yaml").write_text(
+        "task: local_choice\ndataset_path: json\ndataset_kwargs:\n  data_files:\n"
+        f"    test: {tmp_path / 'rows.jsonl'}\noutput_type: multiple_choice\ntest_split: test\n"
+        'doc_to_text: "{{q}}"\ndoc_to_choice: "{{a}}"\ndoc_to_target: gold\nmetric_list:\n  - metric: acc\n'
+    )
+    arguments = f"pretrained={folder},dtype=float32,period=4,drop_ratio=1.0,reuse=state,adapters=none"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "lora_drop.evaluation.harness", "run", "--model", "lora_drop"),
+            *("--model_args", arguments, "--tasks", "local_choice", "--include_path", str(tmp_path)),
+            *("--device", "cpu", "--output_path", str(tmp_path / "out")),
+        ],
+        cwd=ROOT,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "local_choice" in done.stdout
+    [written] = (tmp_path / "out").rglob("results_*.json")
+    result = json.loads(written.read_text())
+    assert result["results"]["local_choice"]["acc,none"] in (0.0, 0.5, 1.0)
+    assert result["config"]["lora_drop"]["dropped"] == [3, 4]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lm_eval") is not None, reason="lm-eval is installed")
+def test_without_the_harness_one_line_says_what_to_install():
+    command = [sys.executable, "-m", "lora_drop.evaluation.harness", "--tasks", "hellaswag"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "pip install lm-eval" in done.stderr
+    with pytest.raises(LoraDropError, match="lm-evaluation-harness cannot be imported"):
+        import lora_drop.evaluation.harness  # noqa: F401
+
+
+def test_the_engine_s_request_matches(tiny):
+    """The engine that `generate_until` uses is the one of `run`."""
+    from lora_drop.evaluation.tasks.runner import generate_text
+
+    config = LoraDropConfig(**DROPPING)
+    trace = gather(run(tiny, Request("Why?", config, 12, lanes="lora-drop", audit=False)))
+    ids = encode_prompt(tiny.tokenizer, "Why?")
+    text = generate_text(tiny, tiny.new_decoder(), config.schedule_for(tiny.num_layers), None, ids, 12)
+    assert text == trace.text("lora_drop")

@@ -1,0 +1,89 @@
+"""Files of results: a setting is stored by its differences, and a new one voids no row."""
+
+import dataclasses
+import json
+
+import pytest
+
+from lora_drop.errors import LoraDropError
+from lora_drop.evaluation import preset_results, results
+from lora_drop.evaluation.preset_results import measured_presets
+from lora_drop.evaluation.results import check_same, is_setting
+from lora_drop.evaluation.sweep_file import read_sweep
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.presets import presets_for
+from lora_drop.method.settings import SCHEDULE, Setting, fields, settings_of
+from lora_drop.method.values import Number
+from lora_drop.paths import SHIPPED_PRESETS, SHIPPED_SWEEPS
+
+WOBBLE = Setting("wobble", SCHEDULE, Number(0, 1), 0.25, "made up for this test")
+
+
+class Later(fields("Later", [*settings_of(SCHEDULE), WOBBLE])):
+    """The config of a later version, which has one setting more."""
+
+    to_dict, differences, replace = LoraDropConfig.to_dict, LoraDropConfig.differences, LoraDropConfig.replace
+
+
+@pytest.fixture
+def later(monkeypatch):
+    monkeypatch.setattr(results, "LoraDropConfig", Later)
+
+
+def test_differences_are_what_is_not_at_its_default():
+    assert LoraDropConfig().differences() == {}
+    config = LoraDropConfig(period=8, drop_layers=(4, 2), refresh_entropy=0.7)
+    assert config.differences() == {"period": 8, "drop_layers": [2, 4], "refresh_entropy": 0.7}
+    assert LoraDropConfig.from_dict(config.differences()) == config
+
+
+@pytest.mark.parametrize("form", ["to_dict", "differences"])
+def test_a_new_setting_at_its_default_is_the_old_setting(later, form):
+    stored = getattr(LoraDropConfig(period=8, reuse="state"), form)()
+    assert is_setting(stored, Later(period=8, reuse="state"))
+    assert not is_setting(stored, Later(period=8, reuse="state", wobble=0.5))
+    assert not is_setting(stored, Later(period=7, reuse="state"))
+    assert not is_setting({**stored, "gone": 1}, Later(period=8, reuse="state"))
+    assert is_setting({**stored, "wobble": 0.5}, Later(period=8, reuse="state", wobble=0.5))
+
+
+def measured():
+    """What the shipped file says of the presets, with the banks that it was measured with."""
+    content = json.loads((SHIPPED_PRESETS / "presets.json").read_text())
+    banks = {(row["reuse"], row["part"]): row["adapters_fingerprint"] for row in reversed(content["rows"])}
+    revision = content["model"]["revision"]
+    return measured_presets("bundled", revision, lambda config: banks[config.reuse, config.part])
+
+
+def test_the_shipped_rows_hold_for_todays_presets():
+    assert set(measured().rows) == set(presets_for("bundled"))
+
+
+def test_a_new_setting_voids_no_shipped_row(later, monkeypatch):
+    presets = {
+        name: dataclasses.replace(preset, config=Later(**preset.config.to_dict()))
+        for name, preset in presets_for("bundled").items()
+    }
+    monkeypatch.setattr(preset_results, "presets_for", lambda model: presets)
+    assert set(measured().rows) == set(presets)
+    presets["fast"] = dataclasses.replace(presets["fast"], config=presets["fast"].config.replace(wobble=0.5))
+    assert set(measured().rows) == set(presets) - {"fast"}
+
+
+def test_a_new_setting_is_no_other_sweep(later, tmp_path):
+    before = read_sweep(SHIPPED_SWEEPS / "sweep.json")
+    whole = before | {"settings": {**LoraDropConfig(layers=(3, 28)).to_dict(), **before["settings"]}}
+    for old in (before, whole):
+        check_same(old, before, ("settings",), tmp_path, "a sweep")
+        now = before | {"settings": before["settings"] | {"wobble": 0.5}}
+        with pytest.raises(LoraDropError, match="already holds a sweep of another settings"):
+            check_same(old, now, ("settings",), tmp_path, "a sweep")
+
+
+def test_the_defaults_are_those_that_the_shipped_files_were_written_with():
+    """A default that changes gives the stored differences another meaning: then write it into them, and here."""
+    defaults = {
+        "period": 4, "layers": None, "drop_ratio": 0.5, "drop_layers": None, "reuse": "residual", "part": "block",
+        "kv": "skip", "adapters": "auto", "refresh_entropy": None, "refresh_norm": None,
+    }  # fmt: skip
+    assert LoraDropConfig().to_dict().items() >= defaults.items()

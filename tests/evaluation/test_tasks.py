@@ -1,0 +1,154 @@
+"""The benchmarks' files as they are published: read, asked, scored; broken ones told in a line and left out."""
+
+import json
+
+import pytest
+
+from lora_drop.errors import LoraDropError
+from lora_drop.evaluation.tasks.long_texts import overlap_f1, rouge_l
+from lora_drop.evaluation.tasks.programs import program
+from lora_drop.evaluation.tasks.registry import TASKS, read_tasks
+from lora_drop.evaluation.tasks.sandbox import run_program
+from tests.support.task_files import COPA, mbpp
+
+
+def silent(line):
+    raise AssertionError(line)
+
+
+def read(data, name, tell=silent):
+    return TASKS[name].read(data, tell)
+
+
+def test_every_task_is_read_and_its_gold_text_is_right(task_data):
+    for task, examples in read_tasks(task_data, None, None, silent):
+        for example in examples:
+            if example.choices:
+                assert example.target in example.choices
+            elif task.runs_code:
+                answer = task.answer(example, example.target.replace("[DONE]", ""))
+                assert run_program(program(task, example, answer)).passed
+                assert not run_program(program(task, example, "\n    return None")).passed
+            else:
+                assert task.score(example, task.answer(example, example.target)) == 1
+                assert task.score(example, task.answer(example, "")) == 0
+        assert len({example.id for example in examples}) == len({example.fingerprint for example in examples})
+    assert len(read_tasks(task_data, None, None, silent)) == len(TASKS) == 9
+
+
+def test_prompts(task_data):
+    gsm, bbh, mbpp_ = read(task_data, "gsm8k")[0], read(task_data, "bbh")[0], read(task_data, "mbpp")
+    assert gsm.target == "It is 1+1=2.\n#### 1,002" and gsm.references == ("1002",) and gsm.chat
+    assert bbh.prompt == "Reason.\n\nQ: True is\nA: So it is.\n\nQ: not True is\nA: Let's think step by step."
+    assert bbh.target == "So the answer is False."
+    assert [example.id for example in mbpp_] == ["mbpp/test.jsonl:1", "mbpp/test.jsonl:2"]
+    assert mbpp_[0].prompt.count("[DONE]") == 2 and mbpp_[0].prompt.endswith("f11() == 11\n[BEGIN]\n")
+    assert mbpp_[0].prompt.startswith("You are an expert Python programmer, and here is your task: Write f2.")
+    assert "A {text} of Ann." in read(task_data, "longbench")[0].prompt
+    effect, cause = read(task_data, "xcopa")
+    assert (effect.prompt, effect.target, effect.part) == ("Avevo fame quindi", " mangiai.", "it")
+    assert (cause.prompt, cause.target) == ("Avevo fame perché", " dormii.")
+    english, swahili, _ = read(task_data, "xnli")
+    assert (english.prompt, english.target) == ("It rains, right?", " No, It is dry")
+    assert (swahili.prompt, swahili.target) == ("Mvua, sahihi?", " Hivyo, Kavu")
+
+
+def test_a_limit_takes_from_the_files_in_turn(task_data):
+    [(_, examples)] = read_tasks(task_data, ["xnli"], 2, silent)
+    assert [example.part for example in examples] == ["en", "sw"]
+
+
+def test_a_limit_asks_different_records_in_each_language(task_data):
+    for language in ("it", "sw", "tr"):
+        records = [COPA | {"premise": f"{i}."} for i in range(7)]
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        (task_data / "xcopa" / f"test.{language}.jsonl").write_text(text)
+    examples = read(task_data, "xcopa")
+    assert len({example.id for example in examples}) == len(examples) == 21
+    for start in (0, 3):
+        asked = examples[start : start + 3]
+        assert [example.part for example in asked] == ["it", "sw", "tr"]
+        assert [example.prompt[0] for example in asked] == [str(start + k) for k in range(3)]
+
+
+def test_validation_files_only_where_there_are_no_others(task_data):
+    (task_data / "xcopa" / "test.it.jsonl").unlink()
+    assert [example.id for example in read(task_data, "xcopa")] == ["xcopa/val.it.jsonl:1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "answer"),
+    [
+        ("gsm8k", "1 and 2 make\n#### $1,234.50 dollars", "1234.5"),
+        ("gsm8k", "It is 3, so 1,000.", "1000"),
+        ("gsm8k", "none", ""),
+        ("math", "a \\boxed{2} b \\boxed{ \\left( 3, \\tfrac{\\pi}{2} \\right) }.", "(3,\\frac{\\pi}{2})"),
+        ("math", "\\boxed{12,345\\text{ cm}}", "12345cm"),
+        ("math", "\\boxed{\\frac{1}{2}", ""),
+        ("math", "2", ""),
+        ("bbh", "We see.\nSo the answer is (B).\n\nQ: more", "(B)"),
+        ("bbh", "it is (B)", ""),
+        ("humaneval", "    return 1\n\n", "    return 1"),
+    ],
+)
+def test_answers_are_found(name, text, answer):
+    assert TASKS[name].answer(None, text) == answer
+
+
+def test_overlaps():
+    assert overlap_f1("a b c".split(), "b c d e".split()) == pytest.approx(2 * 2 / 7)
+    assert rouge_l("a b c d".split(), "b x d".split()) == pytest.approx(2 * 2 / 7)
+    assert rouge_l([], ["a"]) == overlap_f1(["b"], ["a"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "says"),
+    [
+        ("gsm8k/test.jsonl", '{"question"', "gsm8k/test.jsonl, line 2: this is not a JSON object; left out."),
+        ("gsm8k/test.jsonl", "[1]", "line 2: this is not a JSON object"),
+        ("gsm8k/test.jsonl", '{"question": "a", "answer": "no mark"}', "line 2: the answer has no ####"),
+        ("gsm8k/test.jsonl", '{"question": "a"}', "line 2: there is no text in a field 'answer'"),
+        ("gsm8k/test.jsonl", "[" * 100_000, "line 2: this is not a JSON object"),
+        ("hellaswag/v.jsonl", '{"ctx": "a", "endings": ["b", "c"], "label": 2}', "'label' is no number from 0 to 1"),
+        ("hellaswag/v.jsonl", '{"ctx": "a", "endings": "bc", "label": 0}', "no list of texts in a field 'endings'"),
+        ("xcopa/test.it.jsonl", json.dumps(COPA | {"question": "why"}), "'question' is neither cause nor effect"),
+        ("xnli/test.en.tsv", "a\tneutral\tonly", "xnli/test.en.tsv, line 4: 3 cells under 4 headings"),
+        ("xnli/test.en.tsv", "a\tmaybe\tb\tc", "'label' is none of entailment, neutral, contradiction"),
+        ("mbpp/test.jsonl", json.dumps(mbpp(13, code=None)), "mbpp/test.jsonl, line 3: there is no text"),
+    ],
+)
+def test_a_broken_line_is_told_once_and_left_out(task_data, file, line, says):
+    name, before, told = file.split("/")[0], len(read(task_data, file.split("/")[0])), []
+    with (task_data / file).open("a") as target:
+        target.write(line + "\n")
+    assert len(read(task_data, name, told.append)) == before
+    assert len(told) == 1 and says in told[0] and "\n" not in told[0]
+
+
+def test_broken_files_are_told_and_the_rest_goes_on(task_data):
+    (task_data / "gsm8k" / "more.jsonl").write_bytes(b"\xff\xfe")
+    (task_data / "bbh" / "other.json").write_text("{")
+    with (task_data / "bbh" / "logic.json").open("w") as file:
+        json.dump({"examples": [{"input": "a"}, 3, {"input": "True is", "target": "True"}]}, file)
+    told = []
+    work = read_tasks(task_data, ["gsm8k", "bbh"], None, told.append)
+    assert [len(examples) for _, examples in work] == [1, 1]
+    assert [line.partition(":")[0] for line in told] == [
+        *("gsm8k/more.jsonl", "bbh/logic.json, example 1", "bbh/logic.json, example 2", "bbh/other.json"),
+    ]
+
+
+def test_what_there_is_not(task_data, tmp_path):
+    with pytest.raises(LoraDropError, match="no task 'mmlu'; the tasks are gsm8k"):
+        read_tasks(task_data, ["mmlu"], None, silent)
+    with pytest.raises(LoraDropError, match="there is no folder"):
+        read_tasks(task_data / "none", None, None, silent)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(LoraDropError, match="none of the tasks' folders"):
+        read_tasks(empty, None, None, silent)
+    with pytest.raises(LoraDropError, match="gsm8k: there is no gsm8k/"):
+        read_tasks(empty, ["gsm8k"], None, silent)
+    (task_data / "math" / "m.jsonl").write_text("x\n")
+    with pytest.raises(LoraDropError, match="no record that can be read"):
+        read_tasks(task_data, ["math"], None, lambda line: None)

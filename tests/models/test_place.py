@@ -1,0 +1,65 @@
+"""Where a model goes and in which number type."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lora_drop.errors import LoraDropError
+from lora_drop.method.cost import ModelShape
+from lora_drop.models import place, random_weights
+from tests.support.loading import the_line
+
+
+def test_auto_takes_what_the_machine_has(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert place.resolve_device("auto") == torch.device("cpu")
+    for has, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(place, "_cpu_has_bfloat16", lambda has=has: has)
+        assert place.resolve_dtype("auto", torch.device("cpu")) == dtype
+    assert place.resolve_dtype("auto", torch.device("cuda")) == torch.bfloat16
+    assert place.resolve_dtype(torch.bfloat16, torch.device("cpu")) == torch.bfloat16
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert place.resolve_device("auto") == torch.device("cuda", 0)
+    assert place.resolve_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(LoraDropError, match="the last one here is cuda:1"):
+        place.resolve_device("cuda:2")
+
+
+def test_a_model_goes_where_its_weights_fit(monkeypatch):
+    """The GPU with the most room, else the CPU; there in bfloat16 only where float32 does not fit."""
+    gpus, cpu = [torch.device("cuda", i) for i in range(2)], torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(place, "get_max_memory", lambda: {0: 5, 1: 9, "cpu": 100})
+    monkeypatch.setattr(place, "_cpu_has_bfloat16", lambda: False)
+    monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
+    half, whole = torch.bfloat16, torch.float32
+    found = place.places()
+    assert found == [(gpus[1], half), (gpus[0], half), (cpu, whole), (cpu, half)]
+    assert place.places("cuda:0", "float32") == [(gpus[0], whole)]
+    config = random_weights.SHAPES["tiny-llama"]
+    size = ModelShape.from_config(config).params
+    for room, at in (((3, 3, 9), 0), ((1, 3, 9), 1), ((1, 1, 4), 2), ((1, 1, 3), 3)):
+        free = dict(zip((gpus[1], gpus[0], cpu), (size * n for n in room), strict=True))
+        monkeypatch.setattr(place, "free_memory", free.get)
+        assert place.fitting(config, "m", found) == found[at]
+    monkeypatch.setattr(place, "free_memory", lambda device: size)
+    with pytest.raises(LoraDropError, match="in bfloat16, and cuda:1 has .* free and cuda:0 has .* free and cpu has"):
+        place.fitting(config, "m", found)
+
+
+def test_processor_s_bfloat16(monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    for avx512, amx in ((False, False), (True, False), (False, True)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=avx512: has)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has=amx: has)
+        assert place._cpu_has_bfloat16() is (avx512 or amx)
+
+
+def test_wrong_device_and_dtype(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "no CUDA device" in the_line("random:tiny-llama", device="cuda")
+    assert "unknown device 'tpu'" in the_line("random:tiny-llama", device="tpu")
+    assert "auto, float32 or bfloat16" in the_line("random:tiny-llama", dtype="int8")

@@ -1,0 +1,188 @@
+"""The models menu's pool: what may be chosen, one model in memory at a time, and what goes wrong."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+
+import pytest
+import torch
+
+from lora_drop.errors import LoraDropError
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.models import pool as shelf_module
+from lora_drop.models.load import BUNDLED_ID, load_model
+from lora_drop.models.pool import PRESET_MODELS, ModelPool, allowed_models, label_of
+from lora_drop.run.request import Request, plan
+from lora_drop.run.run import run
+from lora_drop.run.trace import gather
+from lora_drop.ui.api import functions
+from lora_drop.ui.callbacks import Callbacks
+from lora_drop.ui.facts import page_facts, train_command
+
+LLAMA, QWEN = "random:tiny-llama", "random:tiny-qwen2"
+ASKED = Request("Why?", LoraDropConfig(period=3), 8, audit=False, ignore_eos=True)
+
+
+class Loader:
+    """`load_model` that keeps weak references to what it hands out, and counts those alive when it is called."""
+
+    def __init__(self):
+        self.names, self.handed, self.alive = [], [], []
+        self.error: Exception | None = None
+
+    def __call__(self, name):
+        gc.collect()
+        self.names.append(name)
+        self.alive.append(sum(ref() is not None for ref in self.handed))
+        if self.error:
+            raise self.error
+        loaded = load_model(name, "cpu", "float32")
+        self.handed.append(weakref.ref(loaded.model))
+        return loaded
+
+
+@pytest.fixture
+def loader():
+    return Loader()
+
+
+@pytest.fixture
+def pool(loader):
+    return ModelPool(loader(LLAMA), [QWEN], loader)
+
+
+def test_the_environment_names_the_models_on_offer(monkeypatch):
+    for name in ("LORA_DROP_MODELS", "SPACE_ID"):
+        monkeypatch.delenv(name, raising=False)
+    assert allowed_models() == PRESET_MODELS
+    monkeypatch.setenv("SPACE_ID", "user/name")
+    assert allowed_models() == (), "a public Space offers what its owner lists, and nothing else"
+    monkeypatch.setenv("LORA_DROP_MODELS", " a/b, presets ,, c/d")
+    assert allowed_models() == ("a/b", *PRESET_MODELS, "c/d")
+    monkeypatch.setenv("LORA_DROP_MODELS", "")
+    assert allowed_models() == ()
+
+
+def test_visitors_see_ids_and_no_paths(tmp_path):
+    (tmp_path / "mine").mkdir()
+    assert label_of(str(tmp_path / "mine")) == "mine"
+    assert (label_of("bundled"), label_of("a/b")) == (BUNDLED_ID, "a/b")
+
+
+def test_only_models_of_the_list_are_lent(pool, loader):
+    assert pool.labels == (LLAMA, QWEN)
+    for wrong in ("random:tiny-mistral", "", "../" + LLAMA, 3, ["x"], "x" * 10_000):
+        with pytest.raises(LoraDropError, match="model must be one of random:tiny-llama, random:tiny-qwen2") as told:
+            with pool.lend(wrong):
+                pass
+        assert len(str(told.value)) < 300 and "\n" not in str(told.value)
+    assert loader.names == [LLAMA]
+
+
+def test_a_swap_lets_the_old_model_go_before_it_reads_the_new_one(pool, loader):
+    for name in (QWEN, LLAMA, LLAMA, QWEN):
+        with pool.lend(name) as loaded:
+            assert loaded.id == name
+            assert gather(run(loaded, ASKED)).token_ids("lora_drop")
+            del loaded
+    assert loader.names == [LLAMA, QWEN, LLAMA, QWEN], "what is in memory is not read again"
+    assert loader.alive == [0, 0, 0, 0], "two models were in memory"
+
+
+def test_a_swapped_model_answers_as_one_that_was_loaded_alone(pool):
+    alone = gather(run(load_model(QWEN, "cpu", "float32"), ASKED)).token_ids("lora_drop")
+    calls = Callbacks(pool)
+    for _ in range(2):
+        for model in (QWEN, None):
+            found = gather(calls.run(ASKED, None, model)).token_ids("lora_drop")
+            assert (found == alone) == (model == QWEN)
+
+
+def test_a_swap_waits_for_the_run_that_is_on(pool):
+    order = []
+    with pool.lend() as loaded:
+        waiting = threading.Thread(target=lambda: order.append(list(_lent_id(pool, QWEN))))
+        waiting.start()
+        with pool.lend() as also:  # the same model serves others meanwhile
+            assert also is loaded
+        order.append("given back")
+        del loaded, also
+    waiting.join(30)
+    assert order == ["given back", [QWEN]]
+
+
+def _lent_id(pool, label):
+    with pool.lend(label) as loaded:
+        yield loaded.id
+
+
+def test_a_run_that_is_never_given_back_blocks_no_one_for_ever(pool, monkeypatch):
+    monkeypatch.setattr(shelf_module, "WAIT", 0.01)
+    with pool.lend():
+        with pytest.raises(LoraDropError, match="still in use: ask for random:tiny-qwen2 again"):
+            next(_lent_id(pool, QWEN))
+    assert next(_lent_id(pool, QWEN)) == QWEN
+
+
+def test_where_a_load_fails_the_next_request_is_served(pool, loader):
+    loader.error = LoraDropError(f"{QWEN} is gated: accept its terms on its Hub page.")
+    with pytest.raises(LoraDropError, match="is gated"):
+        next(_lent_id(pool, QWEN))
+    loader.error = None
+    assert next(_lent_id(pool, LLAMA)) == LLAMA
+    assert next(_lent_id(pool, QWEN)) == QWEN
+    assert max(loader.alive) == 0
+
+
+def test_what_is_known_stays_when_the_weights_go(pool):
+    with pytest.raises(LoraDropError, match="was not loaded here yet"):
+        pool.info(QWEN)
+    with pool.lend(QWEN) as loaded:
+        facts, checked = page_facts(loaded), plan(loaded, ASKED)
+        del loaded
+    with pool.lend(LLAMA):
+        assert not pool.is_at_hand(QWEN) and pool.is_known(QWEN)
+        info = pool.info(QWEN)
+        assert page_facts(info) == facts
+        assert plan(info, ASKED) == checked
+    assert not any(isinstance(value, torch.nn.Module) for value in vars(info).values())
+
+
+def test_the_menu_shows_a_model_and_goes_back_where_it_cannot_be_had(pool, loader):
+    calls = Callbacks(pool)
+    (_, loading, _, _), (facts, ready, _, shown) = calls.use_model(QWEN, LLAMA)
+    assert loading["kind"] == "running" and QWEN in loading["text"]
+    assert (facts["model"]["id"], ready["kind"], shown) == (QWEN, "idle", QWEN)
+    assert len(list(calls.use_model(QWEN, QWEN))) == 1, "the menu was put back: nothing happens"
+    [(_, wrong, menu, _)] = calls.use_model("other/model", QWEN)
+    assert wrong["kind"] == "error" and "must be one of" in wrong["text"] and menu["value"] == QWEN
+
+
+def test_a_load_that_breaks_is_one_line_too(loader, capsys):
+    pool = ModelPool(loader(LLAMA), [QWEN], loader)
+    calls = Callbacks(pool)
+    loader.error = RuntimeError("secret detail")
+    *_, (_, told, menu, _) = calls.use_model(QWEN, LLAMA)
+    assert told["kind"] == "error" and "secret" not in told["text"] and menu["value"] == LLAMA
+    assert "secret detail" in capsys.readouterr().err, "the operator's log has it"
+
+
+def test_estimate_knows_models_that_were_loaded_once(pool):
+    calls = Callbacks(pool)
+    with pool.lend(QWEN):
+        pass
+    with pool.lend(LLAMA):
+        assert functions(calls)["estimate"](model=QWEN)["bound"] > 1
+    assert functions(calls)["estimate"](model=QWEN) != functions(calls)["estimate"]()
+
+
+def test_without_adapters_training_is_offered_with_the_command_filled_in(pool):
+    with pool.lend() as loaded:
+        assert page_facts(loaded)["model"]["train"] == train_command(LLAMA)
+    assert train_command("Qwen/Qwen2.5-7B-Instruct") == (
+        "python -m lora_drop train --model Qwen/Qwen2.5-7B-Instruct --self-generate 500 "
+        "--out assets/adapters/qwen2-5-7b-instruct-residual-block"
+    )
+    assert "--model 'my model;ls'" in train_command("my model;ls"), "quoted for a shell"

@@ -1,0 +1,23 @@
+"""The packages that this program asks for: pyproject.toml's for the wheel, requirements.txt's for a Space."""
+
+from __future__ import annotations
+
+import tomllib
+
+from lora_drop.paths import CHECKOUT
+from lora_drop.ui import space_folder
+
+PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+REQUIREMENTS = (CHECKOUT / "requirements.txt").read_text(encoding="utf-8")
+
+
+def test_a_space_gets_the_core_and_the_page():
+    lines = [line for line in REQUIREMENTS.splitlines() if not line.startswith("#")]
+    assert lines == PROJECT["dependencies"] + PROJECT["optional-dependencies"]["page"]
+
+
+def test_zero_gpu_has_what_is_asked_for():
+    assert space_folder.allowed(REQUIREMENTS, "torch", space_folder.ZERO_GPU_TORCH)
+    oldest = PROJECT["requires-python"].removeprefix(">=").split(".")
+    for python in space_folder.ZERO_GPU_PYTHON:
+        assert [int(part) for part in python.split(".")] >= [int(part) for part in oldest]

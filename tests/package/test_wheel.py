@@ -1,0 +1,112 @@
+"""The wheel, built as for a release and installed in an empty venv outside the checkout: it carries what it needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from lora_drop.paths import ASSETS, CHECKOUT
+from lora_drop.ui.scripts import ENTRY, address
+
+pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
+
+PAGE = re.compile("gradio|hf_gradio|plotly|_plotly", re.IGNORECASE)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Built from the sdist, which is built from the checkout."""
+    out = tmp_path_factory.mktemp("dist")
+    subprocess.run([sys.executable, "-m", "build", "--no-isolation", "--outdir", out, CHECKOUT], check=True)
+    return next(out.glob("*.whl"))
+
+
+def install(wheel: Path, folder: Path, without: re.Pattern[str] | None = None) -> Path:
+    """A venv with the wheel; the other packages are links to this venv's, but for those that are named."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    target = next(folder.glob("lib/python*/site-packages"))
+    for place in (Path(path) for path in sys.path if path.endswith("site-packages")):
+        for entry in place.iterdir():
+            hidden = entry.suffix == ".pth" or (without and without.match(entry.name))
+            if not hidden and not (target / entry.name).exists():
+                (target / entry.name).symlink_to(entry)
+    python = folder / "bin" / "python"
+    uv = [sys.executable, "-m", "uv", "pip", "install", "--offline", "--no-deps", "--python", python, wheel]
+    subprocess.run(uv, check=True)
+    return folder / "bin"
+
+
+@pytest.fixture(scope="module")
+def bare(wheel, tmp_path_factory) -> Path:
+    """The programs of a venv with the wheel and no extra."""
+    return install(wheel, tmp_path_factory.mktemp("bare") / "venv", without=PAGE)
+
+
+def call(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+
+
+def test_it_holds_the_package_and_its_assets(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if name.startswith("lora_drop/")}
+    kept = [*(CHECKOUT / "lora_drop").rglob("*"), *ASSETS.rglob("*")]
+    names = {path.relative_to(CHECKOUT).as_posix() for path in kept if path.is_file()}
+    names = {name.replace("assets/", "lora_drop/assets/", 1) if name.startswith("assets/") else name for name in names}
+    assert packed == {name for name in names if not re.search(r"/(__pycache__|screenshots)/|\.py[ci]$", name)}
+    assert "lora_drop/py.typed" in packed
+
+
+def test_without_extras_it_runs(bare, tmp_path):
+    done = call(bare / "python", "-c", "import gradio", cwd=tmp_path)
+    assert "No module named 'gradio'" in done.stderr
+    tiny = ("run", "--model", "random:tiny-llama", "--prompt", "hi", "--max-new-tokens", "4", "--json")
+    done = call(bare / "lora-drop", *tiny, "--trace", "run.jsonl", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["baseline"]["token_ids"]) == 4
+    again = call(bare / "python", "-m", "lora_drop", "replay", "run.jsonl", "--json", cwd=tmp_path)
+    assert again.stdout == done.stdout
+    shipped = "from lora_drop.paths import SHIPPED_ADAPTERS as at; print(len(list(at.glob('*/*.safetensors'))))"
+    assert int(call(bare / "python", "-c", shipped, cwd=tmp_path).stdout) > 0
+
+
+@pytest.mark.parametrize("command", ["page", "replay run.jsonl --html run.html", "sweep-figures grid --out figures"])
+def test_without_the_page_extra_a_line_names_it(bare, tmp_path, command):
+    (tmp_path / "grid").symlink_to(ASSETS / "sweeps")
+    (tmp_path / "run.jsonl").symlink_to(CHECKOUT / "tests" / "corpus" / "traces" / "good_three_lanes.jsonl")
+    done = call(bare / "lora-drop", *command.split(), cwd=tmp_path)
+    assert done.returncode == 2 and "pip install 'lora-drop[page]'" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_it_opens_the_page(wheel, tmp_path):
+    programs = install(wheel, tmp_path / "venv")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [programs / "lora-drop", "page", "--model", "random:tiny-llama", "--port", str(port)]
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        page = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=output, stderr=output)
+    try:
+        while "is ready" not in log.read_text():
+            assert page.poll() is None, log.read_text()
+            time.sleep(0.2)
+        with urlopen(f"http://127.0.0.1:{port}/") as answer:
+            assert "LoRA-Drop Studio" in answer.read().decode()
+        with urlopen(f"http://127.0.0.1:{port}/{address()}/{ENTRY}") as answer:
+            assert answer.read() == (ASSETS / "js" / ENTRY).read_bytes()
+    finally:
+        page.terminate()
+        page.wait()

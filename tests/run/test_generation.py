@@ -1,0 +1,124 @@
+"""The library's calls: the drop-in for `model.generate`, and `stream`."""
+
+from functools import partial
+
+import pytest
+import torch
+from transformers import EosTokenCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+
+import lora_drop
+from lora_drop import LoraDropConfig, LoraDropError
+from lora_drop.models.tokens import encode_prompt
+from lora_drop.run.request import BASELINE, LORA_DROP
+from lora_drop.run.trace import gather
+from tests.support import ROOT
+from tests.support.decoding import random_bank
+
+PROMPT = "Hello there."
+HUB = ROOT / "assets" / "hub"
+
+
+def test_generate_is_the_engine_token_for_token(any_tiny):
+    config = LoraDropConfig(period=3, drop_ratio=1.0)
+    trace = gather(lora_drop.stream(any_tiny, PROMPT, config, max_new_tokens=15, ignore_eos=True, audit=False))
+    ids = torch.tensor([encode_prompt(any_tiny.tokenizer, PROMPT)])
+    out = any_tiny.model.generate(
+        ids, custom_generate=lora_drop.generate, lora_drop=config, max_new_tokens=15, eos_token_id=None
+    )
+    assert out[0, ids.shape[1] :].tolist() == trace.token_ids(LORA_DROP)
+    plain = any_tiny.model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=15, eos_token_id=None, pad_token_id=0, do_sample=False
+    )
+    assert plain[0, ids.shape[1] :].tolist() == trace.token_ids(BASELINE)
+
+
+def test_sampling_repeats_with_torchs_seed(tiny):
+    outs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        outs.append(
+            tiny.model.generate(
+                torch.tensor([[5, 6]]), custom_generate=lora_drop.generate, max_new_tokens=20, do_sample=True,
+                temperature=1.0, eos_token_id=None,
+            ).tolist()
+        )  # fmt: skip
+    assert outs[0] == outs[1] != outs[2]
+
+
+class Recorder(BaseStreamer):
+    def __init__(self):
+        self.parts, self.ended = [], 0
+
+    def put(self, value):
+        self.parts.append(value.flatten().tolist())
+
+    def end(self):
+        self.ended += 1
+
+
+@pytest.mark.parametrize("hub", [False, True], ids=["callable", "hub folder"])
+def test_streamers_processors_and_criteria_work(tiny, hub):
+    """At period 1 it is transformers' own decoding, with a processor and a criterion; the streamer gets each token."""
+    ids = torch.tensor([encode_prompt(tiny.tokenizer, PROMPT)])
+    options = {"max_new_tokens": 24, "repetition_penalty": 1.7, "eos_token_id": None, "pad_token_id": 0}
+    plain = tiny.model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, **options)
+    stop_at = plain[0, ids.shape[1] + 9].item()
+    options["stopping_criteria"] = StoppingCriteriaList([EosTokenCriteria(stop_at)])
+    plain = tiny.model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, **options)
+    streamer, config = Recorder(), LoraDropConfig(period=1)
+    if hub:
+        how = {"custom_generate": str(HUB), "trust_remote_code": True, "streamer": streamer, "lora_drop": config}
+    else:
+        how = {"custom_generate": partial(lora_drop.generate, streamer=streamer), "lora_drop": config}
+    out = tiny.model.generate(ids, **how, **options)
+    assert out.tolist() == plain.tolist() and out.shape[1] < ids.shape[1] + 24
+    assert streamer.parts == [ids[0].tolist(), *([token] for token in out[0, ids.shape[1] :].tolist())]
+    assert streamer.ended == 1
+
+
+def test_the_hub_folder_takes_a_dict_and_a_path(tiny, tmp_path):
+    config = {"period": 3, "drop_ratio": 1.0}
+    bank = random_bank(tiny, "residual")
+    bank.base_model, bank.revision, bank.num_layers = tiny.id, tiny.revision, tiny.num_layers
+    bank.save(tmp_path / "bank")
+    ids = torch.tensor([[5, 99, 17]])
+    options = {"max_new_tokens": 12, "eos_token_id": None}
+    one = tiny.model.generate(
+        ids, custom_generate=lora_drop.generate, lora_drop=LoraDropConfig(**config), adapters=bank, **options
+    )
+    two = tiny.model.generate(
+        ids,
+        custom_generate=str(HUB),
+        trust_remote_code=True,
+        lora_drop=config,
+        adapters=str(tmp_path / "bank"),
+        **options,
+    )
+    bare = tiny.model.generate(ids, custom_generate=lora_drop.generate, lora_drop=LoraDropConfig(**config), **options)
+    assert one.tolist() == two.tolist() != bare.tolist()
+
+
+def test_generate_refuses_what_it_cannot_do(tiny):
+    def run(ids, **options):
+        tiny.model.generate(torch.tensor(ids), custom_generate=lora_drop.generate, max_new_tokens=2, **options)
+
+    with pytest.raises(LoraDropError, match="one prompt at a time; this is a batch of 2"):
+        run([[1, 2], [3, 4]])
+    with pytest.raises(LoraDropError, match="padded"):
+        run([[1, 2]], attention_mask=torch.tensor([[0, 1]]))
+    with pytest.raises(LoraDropError, match="context is 4096"):
+        tiny.model.generate(torch.tensor([[1]]), custom_generate=lora_drop.generate, max_new_tokens=5000)
+    with pytest.raises(LoraDropError, match="return_dict"):
+        run([[1, 2]], return_dict_in_generate=True)
+    bank = lora_drop.AdapterBank.new([2], 32)
+    with pytest.raises(LoraDropError, match="another model"):
+        run([[1, 2]], adapters=bank)
+    with pytest.raises(LoraDropError, match="0-5 and 1-5"):
+        run([[1, 2]], lora_drop=LoraDropConfig(drop_layers=(9,)))
+
+
+def test_names_are_imported_when_used():
+    assert lora_drop.AdapterBank.__module__ == "lora_drop.adapters.bank"
+    with pytest.raises(AttributeError, match="no attribute 'teleport'"):
+        lora_drop.teleport  # noqa: B018

@@ -1,0 +1,80 @@
+"""What the tests in a browser do on the page: set, press, wait, read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from playwright.sync_api import Page, expect
+
+from lora_drop.run.records import Summary
+
+HOSTILE = "`${alert(1)}<img src=x onerror=alert(2)>{{7*7}}\\u0041"
+
+
+def set_number(page: Page, name: str, value: object) -> None:
+    field = page.locator(f"#{name} input[type=number]")
+    field.fill(str(value))
+    field.press("Tab")
+
+
+def set_text(page: Page, name: str, value: object) -> None:
+    page.fill(f"#{name} textarea, #{name} input", str(value))
+
+
+def set_range(page: Page, low: int, high: int) -> None:
+    """Both handles, as a pointer would: `input`, then `change`."""
+    for name, value in (("hi", high), ("lo", low)):
+        page.locator(f".ld-range-{name}").evaluate(
+            "(e, v) => { e.value = v; e.dispatchEvent(new Event('input')); e.dispatchEvent(new Event('change')); }",
+            value,
+        )
+
+
+def open_advanced(page: Page) -> None:
+    page.click("#ld-advanced button")
+    page.wait_for_selector("#ld-max-new-tokens input", state="visible")
+    page.wait_for_timeout(200)  # Gradio mounts what is inside only now
+
+
+def prepare(page: Page, tokens: int, period: int = 4, layers: tuple[int, int] = (1, 4), ratio: float = 1) -> None:
+    """Settings that drop something on the model, and an end that the model does not choose."""
+    open_advanced(page)
+    set_number(page, "ld-max-new-tokens", tokens)
+    set_number(page, "ld-period", period)
+    set_range(page, *layers)
+    set_number(page, "ld-drop-ratio", ratio)
+    page.check("#ld-ignore-eos input")
+    expect(page.locator(".ld-whatif-note")).to_contain_text(f"{tokens:,} new tokens")
+
+
+def figure(page: Page, name: str, lane: int | None = None) -> str:
+    where = ".ld-summary" if lane is None else f".ld-pane[data-lane='{lane}']"
+    return page.inner_text(f"{where} [data-figure='{name}']")
+
+
+def wait_done(page: Page, timeout: float = 60_000) -> None:
+    page.wait_for_selector(".ld-live[data-state='done']", timeout=timeout)
+    expect(page.locator(".ld-status")).to_have_attribute("data-kind", "done")
+
+
+def pane_text(page: Page, lane: int) -> str:
+    return page.eval_on_selector_all(
+        f".ld-pane[data-lane='{lane}'] .ld-token", "spans => spans.map(s => s.textContent).join('')"
+    )
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 15) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.05)
+
+
+def wait_ended(server, runs: int) -> None:
+    """Until so many runs have begun and the last one has its summary."""
+
+    def ended() -> bool:
+        return len(server.runs) == runs and bool(server.runs[-1]) and isinstance(server.runs[-1][-1], Summary)
+
+    wait_until(ended, f"run {runs} ended")

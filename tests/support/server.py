@@ -1,0 +1,75 @@
+"""A real page in this process, on a port of its own, whose runs are recorded and can be replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lora_drop.models.load import LoadedModel
+from lora_drop.models.pool import ModelPool
+from lora_drop.models.tokens import ByteTokenizer
+from lora_drop.run.records import Record
+from lora_drop.ui import callbacks
+from lora_drop.ui.page import build_app, launch
+from scripts.space_check import free_port
+
+
+@dataclass
+class Server:
+    """A running page, the records of its runs, and a way to put a run of one's own in their place."""
+
+    url: str
+    loaded: LoadedModel
+    demo: object
+    runs: list[list[Record]] = field(default_factory=list)
+    closed: int = 0
+    script: Callable[[], Iterator[Record]] | None = None
+
+    def run(self, loaded, request, should_stop=lambda: False) -> Iterator[Record]:
+        records: list[Record] = []
+        self.runs.append(records)
+        source = self.script() if self.script else REAL_RUN(loaded, request, should_stop)
+        try:
+            for record in source:
+                records.append(record)
+                yield record
+        finally:
+            source.close()
+            self.closed += 1
+
+
+REAL_RUN = callbacks.run
+
+
+def deep_model() -> LoadedModel:
+    """30 narrow layers with random weights: as many numbers a step as the bundled model sends, in little time."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(ByteTokenizer()),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=30,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+    )
+    model = LlamaForCausalLM(config).eval().requires_grad_(False)
+    return LoadedModel(model, ByteTokenizer(), "deep test model", "0" * 16, 4096, torch.device("cpu"), torch.float32)
+
+
+def serve(shelf: ModelPool, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    demo = build_app(shelf)
+    with shelf.lend() as loaded:
+        server = Server(launch(demo, "127.0.0.1", free_port(), block=False), loaded, demo)
+    monkeypatch.setattr(callbacks, "run", lambda *args: SERVERS[id(args[0])].run(*args))
+    SERVERS[id(server.loaded)] = server
+    yield server
+    demo.close(verbose=False)
+    del SERVERS[id(server.loaded)]
+
+
+SERVERS: dict[int, Server] = {}

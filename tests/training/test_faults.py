@@ -1,0 +1,94 @@
+"""Training on a full disk and with losses that are no numbers: the last checkpoint stays whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from lora_drop.adapters.bank import WEIGHTS_NAME
+from lora_drop.errors import LoraDropError
+from lora_drop.training import train
+from lora_drop.training.checkpoint import CHECKPOINT
+from lora_drop.training.settings import TrainSettings
+from lora_drop.training.trainer import LOG, Trainer
+from tests.support.faults import files_of_at_most, fresh, on_a_full_disk
+
+
+@pytest.fixture
+def training(tmp_path) -> Callable[[str], Trainer]:
+    """A trainer into a folder; all of them train the same."""
+    loaded = fresh("reference")
+    settings = TrainSettings(rank=8, alpha=8.0, length=48, batch_size=4, max_tokens=48 * 4 * 6, fit_batches=0)
+    words = torch.randint(0, 256, (40, 48), generator=torch.Generator().manual_seed(0))
+
+    def trainer(name: str) -> Trainer:
+        (tmp_path / name).mkdir(exist_ok=True)
+        return Trainer(loaded, settings, words, tmp_path / name, ["text.txt"])
+
+    return trainer
+
+
+def weights(trainer: Trainer) -> bytes:
+    return (trainer.out / CHECKPOINT / "adapter" / WEIGHTS_NAME).read_bytes()
+
+
+@pytest.mark.parametrize(("size", "told_by"), [(2_000, "safetensors"), (20_000, "torch")])
+def test_a_checkpoint_that_meets_a_full_disk(training, size, told_by):
+    """Each of the two libraries that write it has an exception of its own. The last good one is gone on from."""
+    whole = training("whole")
+    whole.run(100, 100, quiet=True)
+    trainer = training("cut")
+    trainer.train_step()
+    trainer.save(None)
+    adapter = weights(trainer)
+    assert 2_000 < len(adapter) < 20_000 < (trainer.out / CHECKPOINT / "state.pt").stat().st_size
+    trainer.train_step()
+    with files_of_at_most(size), pytest.raises(LoraDropError, match="checkpoint could not be written.*--resume"):
+        trainer.save(None)
+    assert sorted(path.name for path in trainer.out.iterdir()) == [CHECKPOINT], "the draft would keep the disk full"
+    assert weights(trainer) == adapter
+    again = training("cut")
+    again.resume()
+    assert again.step == 1
+    again.run(100, 100, quiet=True)
+    assert weights(again) == weights(whole)
+
+
+def test_a_training_log_that_meets_a_full_disk(training):
+    trainer = training("out")
+    trainer.train_step()
+    trainer.save(None)
+    on_a_full_disk(trainer.out / LOG)
+    with pytest.raises(LoraDropError, match=f"cannot write {LOG} .No space left on device.: make room, then --resume"):
+        trainer.run(100, 100, quiet=True)
+    (trainer.out / LOG).unlink()
+    again, whole = training("out"), training("whole")
+    again.resume()
+    for one in (again, whole):
+        one.run(100, 100, quiet=True)
+    assert weights(again) == weights(whole)
+
+
+def test_nan_in_training_stops_before_it_reaches_parameters_or_a_checkpoint(training, monkeypatch):
+    trainer = training("out")
+    trainer.train_step()
+    trainer.save(None)
+    adapter, before = weights(trainer), [tensor.detach().clone() for tensor in trainer.parameters]
+    real = train.distillation
+    for broken in (
+        lambda loss: loss * math.nan,
+        lambda loss: (loss - loss.detach()).sqrt(),  # zero, whose gradient is none
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(train, "distillation", lambda *args, broken=broken: (broken((f := real(*args))[0]), f[1]))
+            with pytest.raises(LoraDropError, match="loss of batch 2 is .*nan.*--learning-rate, or --dtype float32"):
+                trainer.run(100, 1, quiet=True)
+        assert all(map(torch.equal, before, trainer.parameters)) and weights(trainer) == adapter
+    again, whole = training("out"), training("whole")
+    again.resume()
+    for one in (again, whole):
+        one.run(100, 100, quiet=True)
+    assert weights(again) == weights(whole)

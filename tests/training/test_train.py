@@ -1,0 +1,289 @@
+"""Training: the loss falls, a resumed run is the run, bad text and settings are refused."""
+
+import json
+import shlex
+
+import pytest
+import torch
+
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.cli.main import _parser, main
+from lora_drop.errors import LoraDropError
+from lora_drop.models.load import load_model
+from lora_drop.models.tokens import encode_prompt, encode_text
+from lora_drop.training.checkpoint import CHECKPOINT
+from lora_drop.training.data import Turn, read_texts, to_windows
+from lora_drop.training.draw import draw
+from lora_drop.training.settings import TrainSettings
+from lora_drop.training.trainer import Trainer
+
+SMALL = TrainSettings(
+    rank=8, alpha=8.0, length=48, batch_size=4, max_tokens=48 * 4 * 24, learning_rate=2e-2, fit_batches=0
+)
+TEXT = "\n\n".join(f"Line {n}: the quick brown fox jumps over {n * 37 % 101} lazy dogs." for n in range(200))
+
+
+@pytest.fixture
+def windows(tiny, tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    return to_windows(read_texts(tiny, [tmp_path / "text.txt"]), SMALL.length)
+
+
+def trainer(tiny, windows, out, settings=SMALL):
+    out.mkdir(exist_ok=True)
+    return Trainer(tiny, settings, windows, out, ["text.txt"])
+
+
+@pytest.mark.parametrize("reuse", ["state", "residual"])
+def test_the_loss_falls_and_the_bank_helps(tiny, windows, tmp_path, reuse):
+    settings = TrainSettings(**{**vars(SMALL), "reuse": reuse, "period": 3, "drop_ratio": 1.0})
+    run = trainer(tiny, windows, tmp_path / "out", settings)
+    before = run.evaluate()["schedules"][0]
+    after = run.run(100, 100, quiet=True)["schedules"][0]
+    assert after["kl"] < 0.9 * before["kl"]
+    bank = AdapterBank.load(tmp_path / "out" / CHECKPOINT / "adapter")
+    assert bank.check(
+        num_layers=6, hidden_size=64, revision=tiny.revision, reuse=reuse, part="block", name="out"
+    ) is None  # fmt: skip
+    assert bank.meta["tokens"] == SMALL.max_tokens and bank.meta["quality"]["schedules"][0] == after
+
+
+def test_a_resumed_run_is_the_run(tiny, windows, tmp_path):
+    whole = trainer(tiny, windows, tmp_path / "whole")
+    whole.run(100, 100, quiet=True)
+    cut = trainer(tiny, windows, tmp_path / "cut")
+    for _ in range(11):
+        cut.train_step()
+    cut.save(None)
+    cut.train_step()  # lost when the run is killed here
+    resumed = trainer(tiny, windows, tmp_path / "cut")
+    resumed.resume()
+    assert resumed.step == 11
+    resumed.run(100, 100, quiet=True)
+    for one, other in zip(whole.parameters, resumed.parameters, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_failed_checkpoint_leaves_the_last_good_one(tiny, windows, tmp_path, monkeypatch):
+    run = trainer(tiny, windows, tmp_path / "out")
+    run.train_step()
+    run.save(None)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        run.train_step()
+        with pytest.raises(LoraDropError, match="No space left.*last good one is kept"):
+            run.save(None)
+    again = trainer(tiny, windows, tmp_path / "out")
+    again.resume()
+    assert again.step == 1
+    (tmp_path / "out" / CHECKPOINT).rename(tmp_path / "out" / f"{CHECKPOINT}.old")  # killed between two renames
+    again.resume()
+    state = tmp_path / "out" / f"{CHECKPOINT}.old" / "state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(LoraDropError, match="cannot be read"):
+        again.resume()
+
+
+def test_other_settings_do_not_resume(tiny, windows, tmp_path):
+    run = trainer(tiny, windows, tmp_path / "out")
+    with pytest.raises(LoraDropError, match="no checkpoint in out"):
+        run.resume()
+    run.save(None)
+    other = trainer(tiny, windows, tmp_path / "out", TrainSettings(**{**vars(SMALL), "rank": 4}))
+    with pytest.raises(LoraDropError, match="made with rank 8, this run has 4"):
+        other.resume()
+
+
+def test_every_epoch_reads_every_window_once():
+    seen = [w for step in range(10) for w in draw(SMALL, step, 20, 6).windows]
+    assert sorted(seen[:20]) == sorted(seen[20:]) == list(range(20)) and seen[:20] != seen[20:]
+    uneven = [w for step in range(7) for w in draw(SMALL, step, 14, 6).windows]
+    assert sorted(uneven[:14]) == sorted(uneven[14:]) == list(range(14))
+    assert draw(SMALL, 3, 20, 6) == draw(SMALL, 3, 20, 6) != draw(SMALL, 4, 20, 6)
+    assert len({draw(SMALL, step, 20, 30).schedule.period for step in range(40)}) == 5
+
+
+def test_text_comes_from_txt_json_and_jsonl(tiny, tmp_path):
+    records = [{"q": "a" * 40, "list": [{"x": "b" * 40}], "n": 3}]
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    (tmp_path / "b.jsonl").write_text(json.dumps(records[0]) + "\n")
+    one, two = (to_windows(read_texts(tiny, [tmp_path / name]), 16) for name in ("a.json", "b.jsonl"))
+    assert torch.equal(one, two)
+    assert bytes(one.flatten().tolist()[:45]) == b"a" * 40 + b"\n" + b"b" * 4
+
+
+@pytest.mark.parametrize(
+    ("content", "argv", "says"),
+    [
+        (b"", [], "holds no text"),
+        (b"\xff\xfe\x00", [], "not UTF-8"),
+        (b"short", [], "less than one window of 256"),
+        (b"x" * 300, [], "at least two"),
+        (b"x" * 900, ["--rank", "0"], "rank must be a whole number from 1"),
+        (b"x" * 900, ["--period", "1"], "period must be a whole number from 2"),
+        (b"x" * 900, ["--drop-ratio", "0"], "drop_ratio must be"),
+        (b"x" * 900, ["--reuse", "magic"], "residual"),
+        (b"x" * 900, ["--resume"], "no checkpoint"),
+        (b"x" * 900, ["--drop-ratio", "0.01"], "drops no layer"),
+        (b"x" * 900, ["--gate", "nan"], "gate must lie"),
+        (b"x" * 900, ["--warmup", "-5"], "warmup must lie"),
+        (b"x" * 900, ["--seed", str(2**64)], "seed must"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, capsys, content, argv, says):
+    (tmp_path / "text.txt").write_bytes(content)
+    base = ["train", "--data", str(tmp_path / "text.txt"), "--out", str(tmp_path / "out")]
+    assert main([*base, "--model", "random:tiny-llama", *argv]) == 2
+    captured = capsys.readouterr()
+    assert says in captured.err and captured.err.count("\n") == 1
+
+
+def test_the_command_leaves_a_bank_that_run_takes(tmp_path, capsys):
+    (tmp_path / "text.txt").write_text(TEXT)
+    tiny = ["--model", "random:tiny-llama", "--dtype", "float32"]
+    base = ["train", "--data", str(tmp_path / "text.txt"), "--out", str(tmp_path / "out"), *tiny]
+    small = ["--length", "32", "--batch-size", "2", "--max-tokens", "200", "--rank", "4", "--json"]
+    assert main([*base, *small]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert main([*base, *small]) == 2 and "--resume" in capsys.readouterr().err
+    run = ["run", "--prompt", "Hello", *tiny, "--max-new-tokens", "6", "--adapters", result["adapters"], "--json"]
+    assert main(run) == 0
+    assert json.loads(capsys.readouterr().out)["config"]["rank"] == 4
+
+
+def test_the_bank_comes_with_a_card_that_tells_how_to_make_it(tiny, windows, tmp_path):
+    run = trainer(tiny, windows, tmp_path / "out", TrainSettings(**{**vars(SMALL), "max_tokens": 192}))
+    run.run(1, 1, quiet=True)
+    text = (tmp_path / "out" / CHECKPOINT / "adapter" / "README.md").read_text()
+    assert tiny.revision in text and "text.txt" in text and "192" in text
+    command = next(line for line in text.splitlines() if line.startswith("python -m lora_drop train"))
+    args = _parser().parse_args(shlex.split(command)[3:])
+    given = {name: getattr(args, name) for name in vars(SMALL)}
+    assert given == {**vars(SMALL), "max_tokens": 192} and [str(p) for p in args.data] == ["text.txt"]
+
+
+def test_the_regression_alone_already_helps(tiny, windows, tmp_path):
+    settings = TrainSettings(**{**vars(SMALL), "drop_ratio": 1.0, "period": 3, "fit_batches": 12, "rank": 32})
+    run = trainer(tiny, windows, tmp_path / "out", settings)
+    before = run.evaluate()["schedules"][0]["kl"]
+    run.prepare()
+    assert run.evaluate()["schedules"][0]["kl"] < 0.95 * before and run.fit_tokens == 12 * 48 * 4
+
+
+def test_going_on_from_a_bank_starts_where_it_stood(tiny, windows, tmp_path):
+    settings = TrainSettings(**{**vars(SMALL), "max_tokens": 192 * 4})
+    first = trainer(tiny, windows, tmp_path / "first", settings)
+    end = first.run(100, 100, quiet=True)
+    folder = tmp_path / "first" / CHECKPOINT / "adapter"
+    (tmp_path / "second").mkdir()
+    other = TrainSettings(**{**vars(settings), "fit_batches": 4, "alpha": 16.0})
+    second = Trainer(tiny, other, windows, tmp_path / "second", ["text.txt"], start=folder)
+    second.prepare()
+    for one, two in zip(end["schedules"], second.evaluate()["schedules"], strict=True):
+        assert two["kl"] == pytest.approx(one["kl"], rel=0.05)  # the folder keeps bfloat16
+    third = Trainer(tiny, TrainSettings(**{**vars(settings), "rank": 4}), windows, tmp_path, [], start=folder)
+    with pytest.raises(LoraDropError, match="have rank 8, this run has 4"):
+        third.prepare()
+
+
+def test_the_model_can_write_its_own_text(tmp_path, capsys):
+    base = ["train", "--model", "random:tiny-llama", "--dtype", "float32", "--out", str(tmp_path / "out"), "--json"]
+    small = ["--length", "32", "--batch-size", "2", "--max-tokens", "200", "--rank", "4", "--fit-batches", "0"]
+    assert main([*base, *small]) == 2 and "no text to train on" in capsys.readouterr().err
+    assert main([*base, *small, "--self-generate", "2"]) == 0
+    folder = json.loads(capsys.readouterr().out)["adapters"]
+    assert AdapterBank.load(folder).meta["data"] == ["2 texts that the model wrote itself"]
+    assert len((tmp_path / "out" / "self_generated.jsonl").read_text().splitlines()) == 3
+
+
+def test_pairs_go_through_the_chat_template_and_other_records_do_not(bundled, tmp_path):
+    """As decoding will see them: the same tokens as a prompt of the page, then the answer and the end token."""
+    records = [
+        {"instruction": "Add.", "input": "1 and 2", "output": "3"},
+        {"instruction": "Say hello.", "input": "", "output": "Hello!"},
+        {"text": "A plain text."},
+        {"instruction": "No answer.", "input": "", "output": " "},
+    ]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, records)))
+    turns = [Turn.parse("instruction+input:output")]
+    add, hello, plain, unanswered = read_texts(bundled, [tmp_path / "pairs.jsonl"], turns)
+    end = sorted(bundled.stop_ids)[:1]
+    assert add == [*encode_prompt(bundled.tokenizer, "Add.\n\n1 and 2"), *encode_text(bundled.tokenizer, "3"), *end]
+    assert hello[: -1 - len(end)] == encode_prompt(bundled.tokenizer, "Say hello.") + encode_text(
+        bundled.tokenizer, "Hello"
+    )
+    assert plain == [*encode_text(bundled.tokenizer, "A plain text."), *end]
+    assert unanswered == [*encode_text(bundled.tokenizer, "No answer.\n\n "), *end]
+
+
+def test_chat_fields_that_lie_deeper():
+    turn = Turn.parse("task+of.0.in:of.0.out")
+    assert turn.of({"task": "Add.", "of": [{"in": "1, 2", "out": "3"}]}) == ("Add.\n\n1, 2", "3")
+    for record in ({"task": "Add.", "of": []}, {"task": "Add.", "of": {"0": 3}}, {"task": 3, "of": [{}]}, [], "of"):
+        assert turn.of(record) is None
+
+
+@pytest.mark.parametrize("text", ["question", "question:", ":answer", "a++b:c"])
+def test_chat_fields_that_are_none(text):
+    with pytest.raises(LoraDropError, match="chat fields are PROMPT:TARGET"):
+        Turn.parse(text)
+
+
+def test_chat_fields_that_no_record_has(tiny, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"question": "?", "answer": "!"}\n')
+    with pytest.raises(LoraDropError, match="no record has the chat fields a:b"):
+        read_texts(tiny, [tmp_path / "a.jsonl"], [Turn.parse("question:answer"), Turn.parse("a:b")])
+
+
+def test_a_long_file_gives_its_share_only(tiny, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(["x" * 9] * 50))
+    texts = read_texts(tiny, [tmp_path / "one.txt", tmp_path / "two.txt"], file_tokens=35)
+    assert len(texts) == 2 * 4 and len(texts[0]) == 10
+
+
+def test_half_of_the_batches_drop_the_first_layers_of_an_order(tiny):
+    settings = TrainSettings(**{**vars(SMALL), "drop_order": "4,2,3,1"})
+    drawn = [draw(settings, step, 40, 6).schedule.dropped for step in range(200)]
+    firsts = {tuple(sorted(settings.order[:n])) for n in range(1, 5)}
+    assert firsts <= set(drawn)
+    plain = [draw(SMALL, step, 40, 6).schedule.dropped for step in range(200)]
+    assert set(plain) - firsts and 60 < sum(one != other for one, other in zip(drawn, plain, strict=True)) < 140
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [({"drop_order": "4,x"}, "drop_order must be"), ({"drop_order": ""}, "layers with commas")]
+    + [({"drop_order": "4", "drop_ratio": 0.5}, "exclude each other"), ({"drop_order": "4,4"}, "different layers")],
+)
+def test_a_drop_order_that_is_none(values, says):
+    with pytest.raises(LoraDropError, match=says):
+        TrainSettings(**values)
+
+
+def test_an_order_is_in_the_card_and_its_command(tiny, windows, tmp_path):
+    settings = TrainSettings(**{**vars(SMALL), "max_tokens": 48 * 4, "drop_order": "4,2,3"})
+    (tmp_path / "out").mkdir()
+    run = Trainer(tiny, settings, windows, tmp_path / "out", ["a.jsonl"], reading={"chat": ["q:a", "b:c"]})
+    rows = run.run(100, 100, quiet=True)["schedules"]
+    assert [row["drop_layers"] for row in rows if "drop_layers" in row] == [[2, 4], [2, 3, 4]]
+    text = (tmp_path / "out" / CHECKPOINT / "adapter" / "README.md").read_text()
+    assert "of 4, 2, 3." in text and "| 4 | layers 2, 3, 4 |" in text
+    command = shlex.split(next(line for line in text.splitlines() if line.startswith("python -m lora_drop train")))
+    args = _parser().parse_args(command[3:])
+    assert (args.drop_order, args.chat) == ("4,2,3", ["q:a", "b:c"])
+
+
+def test_a_bfloat16_model_trains_float32_adapters(windows, tmp_path):
+    loaded = load_model("random:tiny-llama", device="cpu", dtype="bfloat16")
+    settings = {**vars(SMALL), "period": 3, "drop_ratio": 1.0}
+    trainer(loaded, windows, tmp_path / "fitted", TrainSettings(**settings | {"fit_batches": 2})).prepare()
+    run = trainer(loaded, windows, tmp_path / "out", TrainSettings(**settings))
+    before = run.evaluate()["schedules"][0]
+    after = run.run(100, 100, quiet=True)["schedules"][0]
+    assert after["kl"] < 0.9 * before["kl"]
+    assert all(t.dtype == torch.float32 for t in run.parameters)

@@ -1,0 +1,238 @@
+"""The running app against requests for files, uploads and bodies that no page would send."""
+
+from __future__ import annotations
+
+import http.client
+import inspect
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from lora_drop.models import bundled as bundled_model
+from lora_drop.models.pool import ModelPool
+from lora_drop.paths import ASSETS
+from lora_drop.run.exports.scripts import plotly_script
+from lora_drop.ui import scripts
+from lora_drop.ui.api import functions
+from lora_drop.ui.page import build_app, launch
+from scripts.space_check import free_port
+from tests.support.fuzzing import TRIED, one_line, strict_json
+
+
+@pytest.fixture(scope="module")
+def address(tiny) -> Iterator[tuple[str, int]]:
+    """Host and port of the page, launched as app.py does."""
+    demo = build_app(ModelPool(tiny))
+    launch(demo, "127.0.0.1", port := free_port(), block=False)
+    yield "127.0.0.1", port
+    demo.close(verbose=False)
+
+
+def ask(address, target: str, body: bytes | None = None, kind: str = "application/json") -> tuple[int, bytes, dict]:
+    """Status, content and headers of a request whose target goes out letter for letter."""
+    TRIED["addresses"] += 1
+    connection = http.client.HTTPConnection(*address, timeout=60)
+    try:
+        connection.putrequest("GET" if body is None else "POST", target, skip_host=False)
+        if body is not None:
+            connection.putheader("Content-Type", kind)
+            connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body)
+        answer = connection.getresponse()
+        return answer.status, answer.read(), {name.lower(): value for name, value in answer.getheaders()}
+    finally:
+        connection.close()
+
+
+def forms(path: str) -> Iterator[str]:
+    """A path in the ways that an address can write it."""
+    yield path
+    yield quote(path, safe="")
+    yield quote(quote(path, safe=""), safe="")
+    yield path.replace("/", "//")
+    yield path.replace("/", "%2f").replace(".", "%2e")
+    yield "/" + path
+    yield f"{ASSETS}/../../../../../../../../../..{path}"
+    yield f"{plotly_script()}/../../../../../../../../../../..{path}"
+    yield "/".join([".."] * 12) + path
+    yield "%2e%2e/" * 12 + path.lstrip("/")
+    yield "..%2f" * 12 + path.lstrip("/")
+    yield f"file://{path}"
+
+
+ROOT = ASSETS.parent
+OUTSIDE = {
+    "a file of the system": Path("/etc/passwd"),
+    "the environment": Path("/proc/self/environ"),
+    "the code": ROOT / "app.py",
+    "a file beside the code": ROOT / "pyproject.toml",
+    "a template": ASSETS / "html" / "live.html",
+    "a script, which has a route of its own": ASSETS / "js" / "main.js",
+    "adapters": next((ASSETS / "adapters").glob("*/*.json")),
+    "another file of a package": plotly_script().parent.parent / "__init__.py",
+}
+
+
+@pytest.mark.parametrize("outside", OUTSIDE)
+def test_a_file_outside_of_the_assets_is_refused(address, outside):
+    path = OUTSIDE[outside]
+    for route in ("/gradio_api/file=", "/file=", "/gradio_api/file/"):
+        for form in forms(str(path)):
+            status, content, _ = ask(address, route + form)
+            assert status in (403, 404), (route, form, status)
+            assert path.read_bytes()[:40] not in content or not path.read_bytes()[:40]
+    assert ask(address, f"/gradio_api/file={path}")[0] == 403
+
+
+def test_the_model_s_cache_and_links_are_refused(address, tmp_path):
+    weights = next(bundled_model.ensure().glob("*.safetensors"))
+    link = tmp_path / "link.js"
+    link.symlink_to("/etc/passwd")
+    back = tmp_path / "assets"
+    back.symlink_to(ASSETS)  # a way to an asset that is not its own
+    for path in (weights, weights.parent, weights.parent / "tokenizer.json", link, back / ".." / "app.py", tmp_path):
+        status, content, _ = ask(address, f"/gradio_api/file={path}")
+        assert status == 403 and len(content) < 300
+
+
+def test_the_assets_are_served_and_nothing_else_beside_them(address):
+    modules = f"/{scripts.address()}/"
+    for path, where in (
+        (plotly_script(), f"/gradio_api/file={plotly_script()}"),
+        (ASSETS / "js" / "main.js", f"{modules}main.js"),
+        (ASSETS / "js" / "charts" / "drift.js", f"{modules}charts/drift.js"),
+    ):
+        status, content, headers = ask(address, where)
+        assert status == 200 and path.read_bytes().startswith(content)
+        assert headers["content-type"].startswith(("text/javascript", "application/javascript"))
+    for name in ("", "charts", "../css/base.css", "..%2fcss/base.css", "%2e%2e/html/live.html", "gone.js"):
+        assert ask(address, modules + name)[0] == 404
+    for route in (modules, "/static/", "/assets/", "/svelte/", "/gradio_api/custom_component/1/client/component/"):
+        for way in ("../" * 14, "..%2f" * 14, "%2e%2e/" * 14, "%2e%2e%2f" * 14, "..%5c" * 14, "....//" * 14):
+            status, content, _ = ask(address, f"{route}{way}etc/passwd")
+            assert status in (400, 403, 404) and b"root:" not in content
+    for name in ("http://127.0.0.1:{}/", "http://localhost:{}/", "http://[::1]:{}/", "http://0.0.0.0:{}/"):
+        status, content, _ = ask(address, "/gradio_api/file=" + name.format(address[1]))
+        assert status >= 400 and b"LoRA" not in content, "the server asks no server of its own network"
+
+
+def test_the_server_asks_no_other_host_for_a_visitor(address, monkeypatch):
+    """Neither through the file route nor as a file that a call names."""
+    asked, real = [], socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *args, **kw: asked.append(host) or real(host, *args, **kw))
+    for name in ("http://visitor.example/x", "https://visitor.example:8000/x.js"):
+        status, content, _ = ask(address, f"/gradio_api/file={name}")
+        assert status == 403 and len(content) < 300
+        file = {"path": name, "meta": {"_type": "gradio.FileData"}}
+        assert b"event: error" in answers(address, "estimate", json.dumps({"data": [file] + [None] * 13}).encode())
+    assert not [host for host in asked if "visitor" in str(host) or "dns" in str(host)]
+
+
+def test_an_upload_stays_in_its_folder_and_is_no_page(address, tmp_path):
+    for name in (
+        "../../../evil.html",
+        "/etc/evil.html",
+        "..\\evil.html",
+        "<img src=x>.svg",
+        "a" * 300 + ".html",
+        "\x1b.js",
+    ):
+        body = (
+            f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n'
+            "Content-Type: text/html\r\n\r\n<script>alert(1)</script>\r\n--x--\r\n"
+        ).encode()
+        status, content, _ = ask(address, "/gradio_api/upload", body, "multipart/form-data; boundary=x")
+        assert status < 500
+        if status != 200:
+            continue
+        kept = Path(json.loads(content)[0])
+        assert ".." not in kept.parts and "etc" not in kept.parts[:2] and kept.exists()
+        _, _, headers = ask(address, f"/gradio_api/file={quote(str(kept))}")
+        assert headers["content-disposition"].startswith("attachment") or "html" not in headers["content-type"]
+
+
+BODIES = (
+    b"",
+    b"{",
+    b"null",
+    b"[]",
+    b'{"data": 5}',
+    b'{"data": []}',
+    b'{"data": ["Hi"], "session_hash": "../../x", "fn_index": -1}',
+    b'{"data": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+    b"\xff\xfe\x00",
+)
+# What a parameter may be given, as it stands in a request.
+WRITTEN = (
+    b'"\\ud800"',
+    b'"\\ud83d\\ude00<img src=x onerror=alert(1)>\\u2028"',
+    b"NaN",
+    b"-Infinity",
+    b"1" + b"0" * 400,
+    b"9" * 5000,
+    b"1e999",
+    b'["x"]',
+    b'"' + b"a" * 2**20 + b'"',
+    b"[" * 300 + b"]" * 300,
+)
+
+
+def answers(address, name: str, body: bytes) -> bytes:
+    """What a call over the network comes to: its last event, or the server's refusal."""
+    status, content, _ = ask(address, f"/gradio_api/call/{name}", body)
+    if status != 200:
+        assert 400 <= status < 500, (status, body[:80])
+        return content
+    return ask(address, f"/gradio_api/call/{name}/{json.loads(content)['event_id']}")[1]
+
+
+@pytest.mark.parametrize("name", ["generate", "estimate", "replay"])
+def test_any_body_of_a_call_is_answered(address, name, capfd):
+    """The server goes on, a mistake is a line, and no answer tells of the server's insides."""
+    parameters = inspect.signature(functions(None)[name]).parameters
+    usual = [json.dumps(None if one.default is one.empty else one.default).encode() for one in parameters.values()]
+    usual = [b'"Hi"', *(b"4" if text == b"128" else text for text in usual[1:])]
+    for body in BODIES:
+        content = answers(address, name, body)
+        assert b"event: complete" not in content and b"Traceback" not in content and b"site-packages" not in content
+    file = (
+        b'{"data": ['
+        + b", ".join([*usual[:-1], b'{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}'])
+        + b"]}"
+    )
+    assert b"event: error" in (content := answers(address, name, file)) and b"root:" not in content
+    capfd.readouterr()  # of such a file and of a wrong number of parameters, Gradio prints a traceback of its own
+    for place in range(len(usual)):
+        for value in WRITTEN:
+            content = answers(
+                address, name, b'{"data": [' + b", ".join([*usual[:place], value, *usual[place + 1 :]]) + b"]}"
+            )
+            assert b"Traceback" not in content and b"site-packages" not in content
+            if b"event: error" in content:
+                error = strict_json(content.split(b"event: error\ndata: ")[1].decode())["error"]
+                assert isinstance(error, str) and one_line(error)
+            elif b"event: complete" in content:
+                strict_json(content.rpartition(b"data: ")[2].decode())
+            else:
+                assert b"error parsing the body" in content
+    assert b"event: complete" in answers(
+        address, "estimate", b'{"data": ["Hi"' + b", null" * 9 + b", 8, null, null, null]}"
+    )
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_a_trace_that_is_a_file_of_the_server_is_not_opened(address):
+    """The Open trace button's own call, by number, with a path that nobody uploaded."""
+    config = json.loads(ask(address, "/config")[1])
+    number = next(one["id"] for one in config["dependencies"] if one["api_name"] == "open_trace")
+    for path in ("/etc/passwd", str(ROOT / "app.py"), f"{ASSETS}/../app.py"):
+        data = [{"path": path, "meta": {"_type": "gradio.FileData"}}]
+        body = json.dumps({"data": data, "fn_index": number, "session_hash": "visitor"}).encode()
+        status, content, _ = ask(address, "/gradio_api/queue/join", body)
+        assert status == 200
+        seen = ask(address, "/gradio_api/queue/data?session_hash=visitor")[1]
+        assert b'"success":false' in seen.replace(b" ", b"") and b"root:" not in seen and b"import" not in seen

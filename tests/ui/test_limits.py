@@ -1,0 +1,119 @@
+"""The operator's limits: read from the environment, kept by the page and the API, and named where they are met."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+
+from lora_drop.errors import LoraDropError
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.models.pool import ModelPool
+from lora_drop.run.request import Request
+from lora_drop.run.trace import parse_trace
+from lora_drop.ui import callbacks
+from lora_drop.ui.api import functions
+from lora_drop.ui.callbacks import Callbacks
+from lora_drop.ui.limits import Limits
+from lora_drop.ui.safe_zone import SafeZone
+from tests.support.calls import press_run
+
+VISITOR = SimpleNamespace(session_hash="me")
+NAMES = ("TOKENS", "PROMPT", "QUEUE", "SECONDS")
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch):
+    for name in NAMES:
+        monkeypatch.delenv(f"LORA_DROP_MAX_{name}", raising=False)
+
+
+@pytest.fixture
+def limited(tiny, monkeypatch):
+    """The page's functions under a few limits."""
+
+    def build(**limits: object) -> Callbacks:
+        for name, value in limits.items():
+            monkeypatch.setenv(f"LORA_DROP_MAX_{name.upper()}", str(value))
+        return Callbacks(ModelPool(tiny))
+
+    return build
+
+
+def pressed(calls: Callbacks, prompt: str = "Why?", tokens: int = 8):
+    held = {"period": 2, "drop_ratio": 1, "adapters": "none", "max_new_tokens": tokens, "audit": False}
+    return list(press_run(calls, VISITOR, prompt, ignore_eos=True, **held))
+
+
+def test_each_limit_is_an_environment_variable(monkeypatch):
+    assert Limits.from_environment() == Limits()
+    for name, value in zip(NAMES, ("7", "8", "9", "1.5"), strict=True):
+        monkeypatch.setenv(f"LORA_DROP_MAX_{name}", value)
+    assert Limits.from_environment() == Limits(tokens=7, prompt=8, queue=9, seconds=1.5)
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "many", "nan", "inf", "1e999"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_limit_that_is_none_stops_the_start_with_one_line(monkeypatch, tiny, name, value):
+    monkeypatch.setenv(f"LORA_DROP_MAX_{name}", value)
+    with pytest.raises(LoraDropError, match=f"^the variable LORA_DROP_MAX_{name} must be a number above 0, not"):
+        Callbacks(ModelPool(tiny))
+
+
+def test_tokens_and_prompts_over_the_limit_are_refused_in_words(limited):
+    calls = limited(tokens=10, prompt=20)
+    for prompt, tokens, words in (
+        ("Why?", 11, "at most 10 new tokens, 11 were asked for: ask for fewer."),
+        ("x" * 21, 5, "at most 20 characters, this one has 21: shorten it."),
+    ):
+        [(_, status, _)] = pressed(calls, prompt, tokens)
+        assert status["kind"] == "error" and status["text"].endswith(words)
+        with pytest.raises(gr.Error, match=words.replace(".", r"\.")):
+            list(functions(calls)["generate"](prompt, max_new_tokens=tokens))
+    assert pressed(calls, "x" * 20, 10)[-1][1]["kind"] == "done"
+
+
+def test_a_run_whose_time_is_up_keeps_what_it_has_and_says_why(limited):
+    calls = limited(seconds=1e-6)
+    *_, (_, status, _) = pressed(calls, tokens=50)
+    assert status["text"].startswith("Stopped after 1e-06 s, the most that a run may take here: 1 tokens")
+    *_, text = functions(calls)["generate"]("Why?", max_new_tokens=50, ignore_eos=True)
+    trace = parse_trace(text.encode())
+    assert {lane["ended"] for lane in trace.summary.lanes.values()} == {"stopped"}
+
+
+def test_a_visitors_own_stop_is_not_called_a_limit(limited, monkeypatch):
+    calls = limited()
+    real = callbacks.run
+
+    def stopping(loaded, request, should_stop):
+        calls.stops.stop("me")
+        return real(loaded, request, should_stop)
+
+    monkeypatch.setattr(callbacks, "run", stopping)
+    *_, (_, status, _) = pressed(calls, tokens=50)
+    assert status["text"].startswith("Stopped: ")
+
+
+def test_a_sweep_whose_time_is_up_keeps_its_points(tiny):
+    zone = SafeZone(ModelPool(tiny), None, callbacks.Stops(), limits=Limits(seconds=1e-6))
+    *_, last = zone.run_page("0.5,1", "2", "residual", "block", "auto", "agreement", None, None, VISITOR)
+    assert (
+        last[0]["text"] == "Stopped after 1e-06 s, the most that a sweep may take here: 0 of 2 points were measured."
+    )
+
+
+def test_the_clock_is_one_more_reason_to_stop():
+    flag = threading.Event()
+    clock = Limits(seconds=1000).clock(flag)
+    assert not clock.is_set()
+    flag.set()
+    assert clock.is_set() and not clock.is_up
+    assert Limits(seconds=1e-9).clock(None).is_set()
+
+
+def test_the_command_line_and_the_library_have_no_such_limit(monkeypatch):
+    monkeypatch.setenv("LORA_DROP_MAX_TOKENS", "1")
+    assert Request("Why?", LoraDropConfig(), max_new_tokens=100).max_new_tokens == 100

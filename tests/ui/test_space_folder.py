@@ -1,0 +1,161 @@
+"""The folder of a Space: whole, without what it does not need, and with a front matter that Spaces take."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lora_drop.cli.main import main
+from lora_drop.ui import space_folder
+from scripts import space_check
+from tests.support import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+REQUIREMENTS = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+META = space_folder.front_matter(README)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("space") / "folder"
+    space_folder.build(out, "someone/studio")
+    return out
+
+
+def test_the_front_matter_is_what_spaces_take():
+    assert space_folder.problems(META, REQUIREMENTS) == []
+    assert META["models"] == ["HuggingFaceTB/SmolLM2-135M-Instruct"]
+    assert "https://arxiv.org/abs/2601.02569" in README  # the Hub makes its tag from this link
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"sdk_version": "5.0.0"}, "does not allow gradio 5.0.0"),
+        ({"sdk_version": "6.31"}, "not a full version"),
+        ({"sdk_version": 6.31}, "sdk_version is missing or no str"),
+        ({"python_version": 3.1}, "python_version is missing or no str"),
+        ({"python_version": "3.11"}, "none that ZeroGPU has"),
+        ({"short_description": "x" * 61}, "61 characters"),
+        ({"colorFrom": "teal"}, "teal is no color"),
+        ({"app_file": "gone.py"}, "gone.py, which there is not"),
+        ({"sdk": "docker"}, "sdk is not gradio"),
+        ({"thumbnail": "page.png"}, "no https address"),
+        ({"modles": ["a/b"]}, "modles is no documented key"),
+        ({"tags": []}, "tags is missing"),
+    ],
+)
+def test_what_spaces_do_not_take_is_told(change, says):
+    assert says in "; ".join(space_folder.problems(META | change, REQUIREMENTS))
+
+
+@pytest.mark.parametrize("readme", ["# Title\n", "---\na: [\n---\n", "---\nonly words\n---\n"])
+def test_without_front_matter(readme):
+    with pytest.raises(space_folder.LoraDropError, match="no front matter"):
+        space_folder.front_matter(readme)
+
+
+def test_the_folder_is_whole(folder):
+    for name in ("app.py", "requirements.txt", "README.md", "LICENSE", "assets/presets/presets.json"):
+        assert (folder / name).is_file()
+    shipped = sorted(path.relative_to(ROOT) for path in (ROOT / "assets" / "adapters").rglob("*") if path.is_file())
+    assert shipped and all((folder / path).is_file() for path in shipped)
+    assert all((folder / "lora_drop" / "decode" / "native" / name).is_file() for name in ("step.c", "abi.h"))
+    links = [name for name in space_folder.linked(README) if (ROOT / name).exists()]
+    assert links and all((folder / name).exists() for name in links)
+
+
+def test_the_folder_has_nothing_else(folder):
+    links = space_folder.linked(README)
+    wanted = {*space_folder.FILES, *space_folder.FOLDERS, *(name.split("/")[0] for name in links)}
+    assert {path.name for path in folder.iterdir()} <= wanted and "tests" not in wanted
+    names = [path.name for path in folder.rglob("*")]
+    assert not [name for name in names if name.startswith(".") or name.endswith((".pyc", ".pyi", "__pycache__"))]
+    pictures = {f"assets/screenshots/{path.name}" for path in (folder / "assets" / "screenshots").iterdir()}
+    assert pictures <= {space_folder.PICTURE, *links}
+
+
+def test_the_thumbnail_is_the_spaces_own_picture(folder):
+    meta = space_folder.front_matter((folder / "README.md").read_text(encoding="utf-8"))
+    start = "https://huggingface.co/spaces/someone/studio/resolve/main/"
+    assert meta["thumbnail"].startswith(start) and (folder / meta["thumbnail"].removeprefix(start)).is_file()
+    assert meta | {"thumbnail": None} == META | {"thumbnail": None}
+
+
+def test_the_folder_runs_from_itself(folder):
+    """Imported from there, the package finds its presets and adapters there."""
+    code = "from lora_drop import measured, session; print(session.SHIPPED_ADAPTERS, measured.SHIPPED_PRESETS)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(folder / "assets" / name) for name in ("adapters", "presets")]
+
+
+def test_zero_gpu_asks_for_a_torch_that_it_lists(tmp_path):
+    space_folder.build(tmp_path / "space", zero_gpu=True)
+    lines = (tmp_path / "space" / "requirements.txt").read_text().splitlines()
+    asked = [line for line in lines if line.startswith("torch")]
+    assert asked == [f"torch=={space_folder.ZERO_GPU_TORCH}"]
+    assert space_folder.allowed(REQUIREMENTS, "torch", space_folder.ZERO_GPU_TORCH)
+    assert "thumbnail" not in space_folder.front_matter((tmp_path / "space" / "README.md").read_text())
+
+
+def test_the_report_adds_up(folder):
+    sizes = {"a/b/c": 2000, "a/b/d": 1000, "a/e": 500_000, "f": 1}
+    report = space_folder.report(sizes)
+    assert report.splitlines()[-1].split() == ["503", "kB", "in", "4", "files"]
+    assert "3 kB  a/b/" in report and "500 kB  a/" in report
+
+
+@pytest.mark.parametrize(
+    ("args", "says"), [(["."], "is in use"), (["new", "--space", "no name"], "--space is OWNER/NAME")]
+)
+def test_mistakes_are_one_line_and_exit_code_2(tmp_path, capsys, args, says):
+    (tmp_path / "file").touch()
+    assert main(["space", str(tmp_path / args[0]), *args[1:]]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1 and says in captured.err
+
+
+def test_the_command_says_what_it_made_and_how_to_push_it(tmp_path, capsys):
+    assert main(["space", str(tmp_path / "one"), "--space", "me/mine"]) == 0
+    out = capsys.readouterr().out
+    assert "kB  in " in out and out.endswith(f"hf upload me/mine {tmp_path / 'one'} . --repo-type space\n")
+    assert main(["space", str(tmp_path / "two"), "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["folder"] == str(tmp_path / "two") and made["files"]["README.md"] > 1000
+
+
+def test_the_check_starts_it_with_a_spaces_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("LORA_DROP_CACHE", "ours")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "ours")
+    env = space_check.environment(tmp_path, 1234, LORA_DROP_MODEL="random:tiny-llama")
+    assert "ours" not in env.values() and env["LORA_DROP_MODEL"] == "random:tiny-llama"
+    assert env["SPACE_ID"] and env["HOME"] == str(tmp_path) and env["GRADIO_SERVER_PORT"] == "1234"
+
+
+def test_the_check_tells_what_failed(capsys):
+    check = space_check.Checks()
+    assert check("good", lambda: "fine") and not check("bad", lambda: space_check.hold(False, "why"))
+    assert not check("broken", lambda: 1 / 0)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:4] for line in lines] == ["ok  ", "FAIL", "FAIL"] and "bad: why" in lines[1]
+    assert check.failed == 2
+
+
+def test_the_check_drives_a_server(tmp_path, monkeypatch, capsys):
+    """The driver itself, on a tiny model and this interpreter; `make space-check` is the same in a venv of its own."""
+    folder, home = tmp_path / "app", tmp_path / "home"
+    space_folder.build(folder)
+    home.mkdir()
+    venv = tmp_path / "venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (venv / "bin" / "python").chmod(0o755)
+    check = space_check.Checks()
+    env = space_check.environment(home, space_check.free_port(), LORA_DROP_MODEL="random:tiny-llama")
+    space_check.drive(check, venv, folder, tmp_path / "log.txt", env, "tiny")
+    assert check.failed == 0, capsys.readouterr().out
+    said = capsys.readouterr().out
+    for words in ("starts, tiny", "the page", "behind the Hub's proxy", "/estimate", "/generate", "mistake", "stops"):
+        assert words in said
