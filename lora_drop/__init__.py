@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from lora_drop.runtime import check_versions, configure
+from lora_drop.runtime import VERSION, check_versions, configure
 
 configure()
 
@@ -28,7 +28,7 @@ _HOMES = {
     "read_trace": "lora_drop.run.trace",
 }
 __all__ = list(_HOMES)
-__version__ = "0.1.0"
+__version__ = VERSION
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
-import lora_drop
 from lora_drop.adapters.find import bank_fingerprint, bank_folder
 from lora_drop.evaluation.metrics import evaluate
 from lora_drop.method.config import LoraDropConfig
@@ -23,6 +22,7 @@ from lora_drop.run.records import StepRecord
 from lora_drop.run.request import BASELINE, LORA_DROP, Request, plan
 from lora_drop.run.run import run
 from lora_drop.run.trace import Trace, gather
+from lora_drop.runtime import VERSION
 
 SPEED_TOKENS = 48  # new tokens of the run that measures a point's speed
 KEY = ("reuse", "part", "adapters", "drop_ratio", "period")  # identifies a point within a grid
@@ -50,7 +50,7 @@ def circumstances(loaded: LoadedModel) -> dict[str, Any]:
         "model": {"id": loaded.id, "revision": loaded.revision, "dtype": str(loaded.dtype).removeprefix("torch.")},
         "device": describe_device(loaded.device),
         "software": {name: metadata.version(name) for name in ("torch", "transformers")}
-        | {"lora_drop": lora_drop.__version__, "python": platform.python_version()},
+        | {"lora_drop": VERSION, "python": platform.python_version()},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

@@ -18,6 +18,8 @@ from lora_drop.run.run import run
 from lora_drop.run.trace import gather
 from tests.support.faults import asked, facts, fresh, the_line
 
+pytestmark = pytest.mark.full
+
 
 def _tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:

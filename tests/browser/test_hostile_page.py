@@ -19,7 +19,7 @@ from lora_drop.ui.controls import LINKED
 from tests.support.fuzzing import CORPUS, HOSTILE, SEED, TRIED, budget, mutated_lines
 from tests.support.page import pane_text, prepare, wait_done
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.full]
 
 GOOD, BAD = ((CORPUS / "links" / f"{name}.txt").read_text().splitlines() for name in ("good", "bad"))
 NAMES = (

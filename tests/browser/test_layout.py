@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.page import prepare, wait_done
+from tests.support.page import prepare, wait_done, wait_still
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.full]
 
 
 @pytest.mark.parametrize("width", [1600, 390])
@@ -35,7 +35,7 @@ def test_the_dark_theme_repaints_the_charts_in_place(server, open_page):
     prepare(page, tokens=12)
     page.click("#ld-run")
     wait_done(page)
-    page.wait_for_timeout(500)
+    wait_still(page)
     line = "document.querySelector('[data-chart=kv] .ld-plot').data[0].line.color"
     light = page.evaluate(line)
     page.evaluate("window.part = document.querySelector('[data-chart=kv] .main-svg')")

@@ -15,7 +15,7 @@ from lora_drop.run.request import Request
 from tests.support.page import open_advanced, set_number, wait_done, wait_until
 from tests.support.server import REAL_RUN, Server, serve
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.full]
 
 REFUSED = "The run did not start: this app's queue is full (it holds 1)"
 

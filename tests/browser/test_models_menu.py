@@ -19,7 +19,7 @@ from tests.support.server import SERVERS, Server, deep_model, serve
 
 from .test_takeaway import link_of
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.full]
 
 LLAMA, DEEP, GATED = "random:tiny-llama", "deep test model", "owner/gated"
 TOLD = f"{GATED} is gated: accept its terms on its Hub page, then `hf auth login`."

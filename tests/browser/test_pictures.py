@@ -14,10 +14,10 @@ from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.records import AuditRecord, Header, StepRecord, Summary
 from lora_drop.run.trace import gather
 from lora_drop.ui.facts import model_facts
-from tests.support.page import prepare, wait_done
+from tests.support.page import prepare, wait_done, wait_still
 from tests.support.runs import hostile_run
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.full]
 
 SVG = "{http://www.w3.org/2000/svg}"
 LINK = "{http://www.w3.org/1999/xlink}href"
@@ -95,7 +95,7 @@ def finished(server, open_page, tokens: int = 40, **options) -> Page:
     prepare(page, tokens=tokens)
     page.click("#ld-run")
     wait_done(page)
-    page.wait_for_timeout(800)  # the charts take the frames after the text
+    wait_still(page)
     return page
 
 
@@ -156,7 +156,7 @@ def test_both_themes_fill_the_picture_and_nothing_overlaps(server, open_page, da
     page = finished(server, open_page, tokens=220)
     if dark:
         page.evaluate("document.body.classList.add('dark')")
-        page.wait_for_timeout(800)
+        wait_still(page)
     colors = COLORS["dark" if dark else "light"]
     png = draw(page, "whole", format="png", scale=1)
     corners = page.evaluate(
@@ -185,7 +185,7 @@ def test_hostile_texts_stay_text(server, open_page):
     page = open_page(server.url)
     page.click("#ld-run")
     wait_done(page)
-    page.wait_for_timeout(800)
+    wait_still(page)
     svg = draw(page, "whole", format="svg")
     written = words(parsed(svg))
     assert written.count("<imgsrc=xonerror=alert(2)>") >= 2 and "</script><script>alert(3)</script>" in written
@@ -243,7 +243,7 @@ def test_any_text_in_two_or_three_lanes_stays_in_its_pane(server, open_page, lan
     page = open_page(server.url)
     page.click("#ld-run")
     wait_done(page)
-    page.wait_for_timeout(500)
+    wait_still(page)
     svg = draw(page, "whole", format="svg")
     root = parsed(svg)
     no_overlaps(boxes(page, svg))
@@ -287,7 +287,7 @@ def test_before_a_run_and_for_a_wrong_size_there_is_one_clear_line(server, open_
     prepare(page, tokens=8)
     page.click("#ld-run")
     wait_done(page)
-    page.wait_for_timeout(500)
+    wait_still(page)
     assert page.evaluate(told, ["kv", {"format": "gif"}]) == "A picture's format is svg or png."
     for wrong in ({"scale": 0}, {"width": "wide"}, {"height": None}):
         assert page.evaluate(told, ["whole", wrong]) == "A picture's scale, width and height are numbers above 0."

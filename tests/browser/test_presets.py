@@ -20,7 +20,7 @@ from lora_drop.run.trace import gather
 from tests.support.page import HOSTILE, figure, open_advanced, pane_text, prepare, set_number, wait_done, wait_ended
 from tests.support.server import Server, deep_model, serve
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.full]
 
 BANK_LAYERS, RANK = [4, 6, 8, 10, 12, 14], 32  # some of those that `balanced` drops
 # agreement, gap, speedup, bound, kv_saved; kv-saver was not measured.

@@ -16,7 +16,7 @@ from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import Trace, gather
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.full]
 
 HOSTILE = "</script><script>alert(1)</script><!--<script>${alert(2)}<img src=x onerror=alert(3)>'\"{{run}}\u2028\ud800"
 CONFIG = LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0)

@@ -10,7 +10,7 @@ from lora_drop.method.cost import human_bytes
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import gather, top1_agreement
-from tests.support.page import figure, pane_text, prepare, set_number, set_text, wait_done, wait_ended
+from tests.support.page import figure, pane_text, prepare, set_number, set_text, wait_done, wait_ended, wait_still
 
 pytestmark = pytest.mark.browser
 
@@ -36,7 +36,7 @@ def test_a_run_to_its_end_shows_what_the_trace_says(server, open_page):
     assert figure(page, "kv-saved") == f"{100 * summary.kv_saved:.1f}%"
     assert figure(page, "agreement") == f"{100 * top1_agreement(trace, 'lora_drop'):.1f}%"
     assert figure(page, "divergence") == f"token {summary.first_divergence + 1}"
-    page.wait_for_timeout(600)  # the charts take the frames after the text
+    wait_still(page)
     charts = page.evaluate(
         """() => [...document.querySelectorAll('.ld-plot')].slice(0, 3).map(plot => plot.data.map(t => t.z ?? t.y))"""
     )
@@ -61,6 +61,7 @@ def test_a_run_to_its_end_shows_what_the_trace_says(server, open_page):
     assert shown == pytest.approx(step.entropy, abs=0.0056)  # three digits on the wire, two on the page
 
 
+@pytest.mark.full
 def test_early_refreshes_are_seen_counted_and_explained(server, open_page):
     config = LoraDropConfig(period=4, layers=(1, 4), drop_ratio=1)
     page = open_page(server.url)
@@ -85,7 +86,7 @@ def test_early_refreshes_are_seen_counted_and_explained(server, open_page):
     regular = [step.step for step in steps if step.kind == "refresh" and not step.trigger]
     assert early and regular and len(early) + len(regular) < 47
     assert figure(page, "bound") == f"{trace.summary.bound:.2f}×"
-    page.wait_for_timeout(600)  # the charts take the frames after the text
+    wait_still(page)
     activity, drift, kv = page.evaluate(
         "() => [...document.querySelectorAll('.ld-plot')].slice(0, 3)"
         ".map(p => p.data.map(t => ({ x: t.x, y: t.y, z: t.z, text: t.text, custom: t.customdata })))"
@@ -123,6 +124,7 @@ def test_early_refreshes_are_seen_counted_and_explained(server, open_page):
         expect(page.locator(".ld-status")).to_contain_text(f"refresh_norm {words}")
 
 
+@pytest.mark.full
 def test_stop_keeps_what_ran_and_a_summary(server, open_page):
     page = open_page(server.url)
     prepare(page, tokens=2000)
@@ -143,6 +145,7 @@ def test_stop_keeps_what_ran_and_a_summary(server, open_page):
     expect(page.locator(".ld-status")).to_contain_text("Finished: 12 tokens, 12 tokens.", timeout=20_000)
 
 
+@pytest.mark.full
 def test_400_steps_keep_the_charts_the_zoom_and_the_bytes(deep, open_page):
     page = open_page(deep.url)
     prepare(page, tokens=401, layers=(3, 28), ratio=0.5)
@@ -178,7 +181,7 @@ def test_400_steps_keep_the_charts_the_zoom_and_the_bytes(deep, open_page):
     page.wait_for_function(f"({read})[1] < 200")
     zoomed = page.evaluate(read)
     wait_done(page, 120_000)
-    page.wait_for_timeout(600)
+    wait_still(page)
     assert page.evaluate(read) == zoomed
     assert page.evaluate(
         "window.plots.every((p, i) => p.isConnected && p.querySelector('.main-svg') === window.parts[i])"

@@ -6,9 +6,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from lora_drop.run.trace import gather
-from tests.support.page import figure, pane_text, prepare, set_number, wait_done, wait_until
+from tests.support.page import figure, pane_text, prepare, set_number, wait_done, wait_still, wait_until
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.full]
 
 SHOWN = """lane => document.querySelectorAll(
     `.ld-pane[data-lane='${lane}'] .ld-line:not(.ld-later-line) .ld-token:not(.ld-later)`).length"""
@@ -24,7 +24,7 @@ def run_to_its_end(page: Page, tokens: int = 48) -> None:
     prepare(page, tokens=tokens)
     page.click("#ld-run")
     wait_done(page)
-    page.wait_for_timeout(600)  # the charts take the frames after the text
+    wait_still(page)
 
 
 def scrub(page: Page, step: int) -> None:
@@ -153,7 +153,7 @@ def test_three_lanes_in_panes_and_charts(server, open_page):
     page.click("[data-compare='skip']")
     page.click("#ld-run")
     wait_done(page)
-    page.wait_for_timeout(600)
+    wait_still(page)
     trace = gather(server.runs[-1])
     assert [pane_text(page, lane) for lane in range(3)] == [trace.text(n) for n in ("baseline", "lora_drop", "third")]
     assert figure(page, "speedup") == f"{trace.summary.speedup:.2f}×", "the headline stays LoRA-Drop's"
@@ -163,7 +163,7 @@ def test_three_lanes_in_panes_and_charts(server, open_page):
     drift = page.evaluate("document.querySelector('[data-chart=drift] .ld-plot').data.map(t => t.y)")
     assert drift[8] == pytest.approx(means, abs=1e-4)
     page.click(".ld-pane[data-lane='2'] h2")  # the charts turn to it
-    page.wait_for_timeout(800)
+    wait_still(page)
     drift = page.evaluate("document.querySelector('[data-chart=drift] .ld-plot').data.map(t => t.y)")
     assert drift[3] == pytest.approx(means, abs=1e-4)
     expect(page.locator(".ld-pane[data-lane='2'] .ld-diverged")).to_have_count(1)
@@ -200,7 +200,7 @@ def test_3000_steps_stay_usable(server, open_page):
     set_number(page, "ld-max-new-tokens", 3001)
     page.click("#ld-run")
     wait_done(page, 240_000)
-    page.wait_for_timeout(1500)
+    wait_still(page)
     took = page.evaluate(
         """() => { const scrub = document.querySelector('.ld-scrub'), times = [];
         for (const step of [10, 2900, 1500, 1501, 700]) {

@@ -14,9 +14,9 @@ from lora_drop.method.schedule import Schedule, dropped_layers
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import gather
-from tests.support.page import open_advanced, prepare, set_number, set_range, set_text, wait_done
+from tests.support.page import open_advanced, prepare, set_number, set_range, set_text, wait_done, wait_still
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.full]
 
 
 def test_the_page_and_the_session_agree_on_the_default_settings(server):
@@ -29,7 +29,7 @@ def test_the_page_and_the_session_agree_on_the_default_settings(server):
 def test_sliders_redraw_the_what_if_strip_with_no_request(server, open_page):
     page = open_page(server.url)
     open_advanced(page)
-    page.wait_for_timeout(500)
+    wait_still(page)
     requests: list[str] = []
     page.on("request", lambda r: requests.append(r.url) if r.url.startswith("http") else None)
     value = page.locator(".ld-range-value")

@@ -18,7 +18,7 @@ from lora_drop.run.run import run
 from lora_drop.run.trace import gather, parse_trace
 from tests.support.page import HOSTILE, figure, open_advanced, pane_text, prepare, wait_done
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.full]
 
 NAMES = {
     "png": "lora-drop-whole.png",

@@ -13,7 +13,7 @@ from lora_drop.run.trace import gather
 from tests.support.page import HOSTILE, pane_text, prepare, set_number, wait_done, wait_until
 from tests.support.runs import hostile_run
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.full]
 
 
 def test_hostile_texts_show_as_text(server, open_page):

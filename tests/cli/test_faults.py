@@ -15,6 +15,8 @@ from lora_drop.run.trace import read_trace
 from scripts import screenshots
 from tests.support.faults import damaged, files_of_at_most, fresh, on_a_full_disk, raising
 
+pytestmark = pytest.mark.full
+
 SHIPPED_SWEEP = SHIPPED_SWEEPS / "sweep.json"
 SMALL = ["--length", "32", "--batch-size", "2", "--max-tokens", "384", "--rank", "4", "--fit-batches", "0"]
 COMMANDS = {

@@ -12,6 +12,8 @@ from lora_drop.cli.main import _parser
 from tests.support.commands import COMMANDS, TINY, ends_well
 from tests.support.fuzzing import HOSTILE, profile
 
+pytestmark = pytest.mark.full
+
 DATA = ["--data", "pairs.jsonl", "--prompt-field", "q", "--target-field", "a", "--limit", "1"]
 SLOW = {"presets", "bench"}  # a whole run of them takes seconds
 WRITES = {"--out", "--trace", "--html", "--chrome"}

@@ -172,6 +172,7 @@ def test_where_memory_or_threads_run_out_it_is_told(decoder, tmp_path, monkeypat
     assert greedy(decoder)[0] == right[0]  # with the one that there was
 
 
+@pytest.mark.full
 def test_sanitizers_find_nothing(tmp_path):
     """Address and undefined-behaviour sanitizers over whole decodes, in a process of their own."""
     flags = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]

@@ -81,6 +81,7 @@ def killed_at(shop: Workshop, stage: str) -> None:
     door.ensure()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("stage", "again"),
     [
@@ -114,6 +115,7 @@ def slow_build(shop: Workshop) -> None:
     assert door.ensure() == shop.folder
 
 
+@pytest.mark.full
 def test_two_processes_at_once_build_once(shop, capfd):
     processes = [in_process(slow_build, shop) for _ in range(2)]
     for process in processes:

@@ -22,6 +22,8 @@ from lora_drop.models.load import load_model
 from lora_drop.run.trace import read_trace
 from tests.support.fuzzing import CORPUS, TRIED, one_line, profile, texts
 
+pytestmark = pytest.mark.full
+
 
 class Opened(Exception):
     """A pickle was opened."""

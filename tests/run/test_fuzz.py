@@ -94,6 +94,7 @@ def test_a_trace_of_the_corpus(path, calls, tmp_path, capsys):
     assert shown(path.read_bytes(), calls, tmp_path, capsys) == path.stem.startswith("good_")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)
 def test_a_mutated_trace_is_read_or_refused(path, calls, tmp_path, capsys):
     raw, others = path.read_bytes(), [other.read_bytes() for other in TRACES]
@@ -146,6 +147,7 @@ def test_an_adapter_folder_of_the_corpus(path, tiny, here, capsys):
         assert captured.err.startswith("lora_drop: ") and one_line(captured.err.removesuffix("\n"))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("path", BANKS, ids=lambda path: path.name)
 def test_a_mutated_adapter_folder_is_taken_or_refused(path, tiny, here):
     rng = random.Random(f"{path.name} {SEED}")

@@ -24,6 +24,8 @@ from lora_drop.ui.kept import RecentTraces, Stops
 from scripts import soak
 from scripts.space_check import free_port
 
+pytestmark = pytest.mark.full
+
 LINUX = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="reads /proc")
 
 

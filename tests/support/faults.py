@@ -29,7 +29,11 @@ from tests.support.decoding import random_bank
 
 PERIOD, TOKENS = 3, 9
 needs_compiler = pytest.mark.skipif(library() is None, reason="there is no C compiler here")
-KINDS = ["reference", "static", pytest.param("native", marks=needs_compiler)]
+KINDS = [  # one of them every day
+    "reference",
+    pytest.param("static", marks=pytest.mark.full),
+    pytest.param("native", marks=[needs_compiler, pytest.mark.full]),
+]
 
 
 def fresh(kind: str) -> LoadedModel:

@@ -34,7 +34,7 @@ def set_range(page: Page, low: int, high: int) -> None:
 def open_advanced(page: Page) -> None:
     page.click("#ld-advanced button")
     page.wait_for_selector("#ld-max-new-tokens input", state="visible")
-    page.wait_for_timeout(200)  # Gradio mounts what is inside only now
+    wait_still(page)  # Gradio mounts what is inside only now
 
 
 def prepare(page: Page, tokens: int, period: int = 4, layers: tuple[int, int] = (1, 4), ratio: float = 1) -> None:
@@ -56,6 +56,31 @@ def figure(page: Page, name: str, lane: int | None = None) -> str:
 def wait_done(page: Page, timeout: float = 60_000) -> None:
     page.wait_for_selector(".ld-live[data-state='done']", timeout=timeout)
     expect(page.locator(".ld-status")).to_have_attribute("data-kind", "done")
+
+
+# Frames are drawn when the page has time for them, so this waits longer on a busy machine and hardly on an idle one.
+STILL = """() => new Promise(done => {
+    const plots = () => [...document.querySelectorAll('.ld-plot')];
+    const state = () => JSON.stringify([
+        document.querySelectorAll('*').length,
+        plots().map(plot => (plot.data || []).map(t => [t.y && t.y.length, t.z && t.z.map(row => row.length), t.line])),
+        document.getAnimations().filter(a => a.effect.getComputedTiming().endTime !== Infinity).length,
+    ]);
+    let before = null, same = 0;
+    const look = () => {
+        const now = state();
+        same = now === before ? same + 1 : 0;
+        before = now;
+        if (same >= 15) done();
+        else requestAnimationFrame(look);
+    };
+    look();
+})"""
+
+
+def wait_still(page: Page) -> None:
+    """Until nothing has been added, drawn into a chart or faded for 15 frames: the charts follow the text."""
+    page.evaluate(STILL)
 
 
 def pane_text(page: Page, lane: int) -> str:

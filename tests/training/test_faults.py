@@ -16,6 +16,8 @@ from lora_drop.training.settings import TrainSettings
 from lora_drop.training.trainer import LOG, Trainer
 from tests.support.faults import files_of_at_most, fresh, on_a_full_disk
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture
 def training(tmp_path) -> Callable[[str], Trainer]:

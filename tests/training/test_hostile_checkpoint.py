@@ -11,6 +11,8 @@ import torch
 from lora_drop.cli.main import main
 from tests.support.commands import COMMANDS, ends_well
 
+pytestmark = pytest.mark.full
+
 
 class Touch:
     """What a pickle of this would do when it is opened."""

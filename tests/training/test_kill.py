@@ -13,6 +13,8 @@ import pytest
 
 from tests.support.workshop import die
 
+pytestmark = pytest.mark.full
+
 # Eight batches, a checkpoint after every second one.
 OPTIONS = ["--model", "random:tiny-llama", "--dtype", "float32", "--device", "cpu", "--length", "32", "--rank", "4"]
 OPTIONS += ["--batch-size", "2", "--max-tokens", "512", "--fit-batches", "2", "--checkpoint-every", "2", "--json"]

@@ -25,6 +25,8 @@ from scripts.space_check import free_port
 from tests.support.calls import press_run
 from tests.support.faults import PERIOD, TOKENS, asked, at, facts, fresh, nothing_left, raising, writing
 
+pytestmark = pytest.mark.full
+
 VISITOR = SimpleNamespace(session_hash="a visitor")
 BUG = (RuntimeError, "secret detail")
 MEMORY = (torch.OutOfMemoryError, "CUDA out of memory")

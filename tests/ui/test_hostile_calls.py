@@ -24,6 +24,8 @@ from lora_drop.ui.safe_zone import SafeZone
 from tests.support.calls import press_run, refused
 from tests.support.fuzzing import CORPUS, TRIED, anything, one_line, profile, strict_json, texts
 
+pytestmark = pytest.mark.full
+
 VISITOR = SimpleNamespace(session_hash="visitor")
 UPDATES = 3  # of a run are read, then it is left: whatever was asked for, a test takes little time
 

@@ -22,6 +22,8 @@ from lora_drop.ui.page import build_app, launch
 from scripts.space_check import free_port
 from tests.support.fuzzing import TRIED, one_line, strict_json
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(scope="module")
 def address(tiny) -> Iterator[tuple[str, int]]:

@@ -84,6 +84,7 @@ def test_the_thumbnail_is_the_spaces_own_picture(folder):
     assert meta | {"thumbnail": None} == META | {"thumbnail": None}
 
 
+@pytest.mark.full
 def test_the_folder_runs_from_itself(folder):
     """Imported from there, the package finds its presets and adapters there."""
     code = "from lora_drop import measured, session; print(session.SHIPPED_ADAPTERS, measured.SHIPPED_PRESETS)"
@@ -143,6 +144,7 @@ def test_the_check_tells_what_failed(capsys):
     assert check.failed == 2
 
 
+@pytest.mark.full
 def test_the_check_drives_a_server(tmp_path, monkeypatch, capsys):
     """The driver itself, on a tiny model and this interpreter; `make space-check` is the same in a venv of its own."""
     folder, home = tmp_path / "app", tmp_path / "home"
