@@ -134,7 +134,7 @@ def _floors(extra: str | None) -> Iterator[tuple[str, str, str]]:
 
 def _numbers(version: str) -> list[int]:
     """The release of a version, in four numbers: [2, 13, 0, 0] for 2.13.0+cpu."""
-    numbers = [int(part) for part in re.match(r"[\d.]*", version)[0].split(".") if part]
+    numbers = [int(part) for part in re.findall(r"\d+", version.partition("+")[0])]
     return (numbers + 4 * [0])[:4]
 
 

@@ -135,4 +135,4 @@ def config_fingerprint(loaded: LoadedModel | ModelInfo, config: LoraDropConfig) 
         LoraDropError: the settings do not fit the model, or see `shipped_bank`.
     """
     folder = bank_folder(loaded, config, config.schedule_for(loaded.num_layers))
-    return folder and bank_fingerprint(folder)
+    return None if folder is None else bank_fingerprint(folder)

@@ -71,7 +71,7 @@ def hf_generate(model: str, device: str, dtype: str, prompt_tokens: int, new_tok
         timed(8)  # warm-up
         rates = [(new_tokens - 1) / (timed(new_tokens) - timed(1)) for _ in range(ROUNDS)]
         found[kind] = statistics.median(rates)
-    best = max(found, key=found.get)
+    best = max(found, key=found.__getitem__)
     return {"tokens_per_second": found[best], "dtype": best}
 
 

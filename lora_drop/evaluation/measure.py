@@ -86,12 +86,8 @@ def measure(
     quality = evaluate(loaded, config, iter(pairs), context_tokens)
     trace = gather(run(loaded, _speed_request(config, pairs[0][0])))
     row = {
-        "drop_ratio": config.drop_ratio,
-        "period": config.period,
-        "reuse": config.reuse,
-        "part": config.part,
-        "kv": config.kv,
-        "adapters": point.adapters,
+        **config.to_dict(),
+        "adapters": point.adapters,  # the bank's name in place of what was asked for
         "adapters_fingerprint": point.fingerprint,
         "rank": quality["config"]["rank"],
         "layers_dropped": len(quality["config"]["dropped"]),

@@ -41,7 +41,7 @@ def drop_order(
         windows: (N, T) tokens of text; a quarter of each is the prompt.
         config: its period, rule, part, kv and range; its ratio and list are not read.
         bank: the corrections, on the model's device; None for the untrained rule.
-        progress: told each layer as it is chosen and the KL with it.
+        progress: called with each layer as it is chosen and the KL with it.
 
     Returns:
         A row a layer: `{"layer", "kl", "alone"}`: the KL, in nats at LoRA steps, of dropping it and all before it, and
@@ -62,10 +62,10 @@ def drop_order(
     chosen: list[int] = []
     rows, before = [], 0.0
     for _ in range(count):
-        cheapest = sorted(last, key=last.get)[:candidates]
+        cheapest = sorted(last, key=last.__getitem__)[:candidates]
         found = {layer: alone[layer] if not chosen else cost.of((*chosen, layer)) for layer in cheapest}
         last |= {layer: value - before for layer, value in found.items()}
-        layer = min(found, key=found.get)
+        layer = min(found, key=found.__getitem__)
         before = found[layer]
         chosen.append(layer)
         del last[layer]

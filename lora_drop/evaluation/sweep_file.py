@@ -11,6 +11,8 @@ from typing import Any
 
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.results import json_text, write_texts
+from lora_drop.method.settings import SCHEDULE, settings_of
+from lora_drop.method.values import LayerList, Layers
 
 FORMAT, VERSION = "lora-drop-sweep", 1
 MAX_SWEEP = 2**26  # characters of a file; a point takes about a thousand
@@ -23,10 +25,10 @@ def write_sweep(result: dict[str, Any], folder: Path) -> None:
     Raises:
         LoraDropError: the folder cannot be written.
     """
-    table = io.StringIO()
-    writer = csv.DictWriter(table, result["rows"][0], lineterminator="\n")
+    table, columns = io.StringIO(), dict.fromkeys(name for row in result["rows"] for name in row)
+    writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")  # a row may be older than a setting
     writer.writeheader()
-    writer.writerows(result["rows"])
+    writer.writerows({name: _cell(name, value) for name, value in row.items()} for row in result["rows"])
     # The JSON last: a sweep goes on from it, so what it holds must be in the table already.
     write_texts({CSV_NAME: table.getvalue(), JSON_NAME: json_text(result)}, folder, "the sweep")
 
@@ -57,11 +59,17 @@ def read_sweep(path: Path) -> dict[str, Any]:
     return {"notes": []} | result
 
 
-_TEXTS = {"reuse", "part", "kv", "adapters", "adapters_fingerprint", "decoder"}
+def _cell(name: str, value: Any) -> Any:
+    return _LISTS[name].write(value) if name in _LISTS else value
+
+
+_KINDS = {one.name: one.kind for one in settings_of(SCHEDULE)}
+_LISTS = {name: kind for name, kind in _KINDS.items() if isinstance(kind, (Layers, LayerList))}
+_TEXTS = {name for name, kind in _KINDS.items() if kind.python is str} | {"adapters_fingerprint", "decoder"}
 
 
 def _is_row(row: Any) -> bool:
-    """A row of the sweep's columns: texts and finite numbers, None where there is no value."""
+    """A row of the sweep's columns: texts, finite numbers and lists of layers, None where there is no value."""
     return (
         isinstance(row, dict)
         and all(isinstance(row[name], str) for name in ("reuse", "part"))
@@ -69,7 +77,9 @@ def _is_row(row: Any) -> bool:
         and all(
             value is None
             or (
-                isinstance(value, str)
+                isinstance(value, list) and all(type(layer) is int for layer in value)
+                if name in _LISTS
+                else isinstance(value, str)
                 if name in _TEXTS
                 else isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
             )

@@ -181,7 +181,7 @@ def speed_bound(
     if refreshes is None:
         refreshes = [step for step in range(1, steps + 1) if schedule.kind(step) == "refresh"]
     happened = set(refreshes)
-    own = base = count = 0
+    own, base, count = 0.0, 0.0, 0
     for step in range(1, steps + 1):
         lora = step not in happened
         count += not lora

@@ -113,7 +113,7 @@ class Number(Kind):
 
     @property
     def plain(self) -> Any:
-        low = {"gt": self.low} if self.above else {"ge": self.low}
+        low: dict[str, Any] = {"gt": self.low} if self.above else {"ge": self.low}
         return Annotated[float, Strict(), Field(**low, le=self.high, allow_inf_nan=False)]
 
     @property

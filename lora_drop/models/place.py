@@ -65,8 +65,9 @@ def free_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     found = []
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # Linux: what can be had without swapping
-        found.append(1024 * int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1]))
+    with contextlib.suppress(OSError):  # Linux: what can be had without swapping
+        if match := re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text()):
+            found.append(1024 * int(match[1]))
     with contextlib.suppress(OSError, ValueError):  # a container's limit, which /proc/meminfo does not know
         found.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return min(found, default=None)
@@ -86,7 +87,7 @@ def places(device: str | torch.device = "auto", dtype: str | torch.dtype = "auto
     # On ZeroGPU the card is not to be asked from here.
     if is_auto and targets[0].type == "cuda" and not on_zero_gpu():
         free = {index: size for index, size in get_max_memory().items() if isinstance(index, int)}
-        targets = [torch.device("cuda", index) for index in sorted(free, key=free.get, reverse=True)]
+        targets = [torch.device("cuda", index) for index in sorted(free, key=free.__getitem__, reverse=True)]
         targets.append(torch.device("cpu"))
     found = []
     for target in targets:
@@ -106,10 +107,11 @@ def fitting(config: PreTrainedConfig, name: str, candidates: list[Place]) -> Pla
     params = ModelShape.from_config(config).params
     free = {device: free_memory(device) for device, _ in candidates}
     for device, dtype in candidates:
-        if free[device] is None or params * dtype.itemsize <= free[device]:
+        size = free[device]
+        if size is None or params * dtype.itemsize <= size:
             return device, dtype
     smallest = min((dtype for _, dtype in candidates), key=lambda dtype: dtype.itemsize)
-    has = " and ".join(f"{device} has {size / 1e9:.1f} GB free" for device, size in free.items())
+    has = " and ".join(f"{device} has {size / 1e9:.1f} GB free" for device, size in free.items() if size is not None)
     raise LoraDropError(
         f"{name} needs {params * smallest.itemsize / 1e9:.1f} GB for its weights in {short_name(smallest)}, "
         f"and {has}: use a smaller model, or another device or dtype."

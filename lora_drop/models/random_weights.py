@@ -12,8 +12,8 @@ from lora_drop.errors import LoraDropError
 from lora_drop.models.place import Place, fitting
 from lora_drop.models.tokens import ByteTokenizer
 
-_SPECIAL = {"bos_token_id": ByteTokenizer.bos_token_id, "eos_token_id": ByteTokenizer.eos_token_id}
-_TINY = {
+_SPECIAL: dict[str, Any] = {"bos_token_id": ByteTokenizer.bos_token_id, "eos_token_id": ByteTokenizer.eos_token_id}
+_TINY: dict[str, Any] = {
     "vocab_size": ByteTokenizer.vocab_size,
     "hidden_size": 64,
     "intermediate_size": 128,

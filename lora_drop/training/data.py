@@ -87,7 +87,7 @@ def read_texts(
             if file_tokens is not None and found >= file_tokens:
                 break
             turn, pair = next(((turn, pair) for turn in turns or () if (pair := turn.of(record))), (None, None))
-            if pair:
+            if turn and pair:
                 unused.pop(turn, None)
                 ids = [*encode_prompt(loaded.tokenizer, pair[0]), *encode_text(loaded.tokenizer, pair[1])]
             elif (text := "\n".join(_strings(record))).strip():

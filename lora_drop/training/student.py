@@ -12,6 +12,7 @@ Shapes: B batch, T tokens, F full positions, N LoRA positions, D hidden size, V 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,7 @@ class Layout:
         )
 
 
-def attend(layer: nn.Module, h: Tensor, rope: tuple[Tensor, Tensor], visible: Tensor) -> Tensor:
+def attend(layer: Any, h: Tensor, rope: tuple[Tensor, Tensor], visible: Tensor) -> Tensor:
     """u = h + attention of one layer over the first positions of the pass, h (B, rows, D)."""
     rows = h.shape[1]
     attention, _ = layer.self_attn(
@@ -69,7 +70,7 @@ def attend(layer: nn.Module, h: Tensor, rope: tuple[Tensor, Tensor], visible: Te
     return h + attention
 
 
-def feed(layer: nn.Module, u: Tensor) -> Tensor:
+def feed(layer: Any, u: Tensor) -> Tensor:
     """u + MLP of one layer."""
     return u + layer.mlp(layer.post_attention_layernorm(u))
 

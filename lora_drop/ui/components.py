@@ -71,7 +71,7 @@ class LiveView(Scripted):
 
     def __init__(self, model: dict[str, Any], export: Callable[[str, str], dict[str, str]], **kwargs: Any):
         def export_run(wanted: Any) -> dict[str, str]:  # Gradio marks the function and hands on one argument
-            run_id, kind = wanted if isinstance(wanted, list) and len(wanted) == 2 else (None, None)
+            run_id, kind = wanted if isinstance(wanted, list) and len(wanted) == 2 else ("", "")
             return export(run_id, kind)
 
         super().__init__(
@@ -137,7 +137,7 @@ class WhatIf(Scripted):
         **kwargs: Any,
     ):
         def count_tokens(wanted: Any) -> int | None:  # Gradio marks the function and hands on one argument
-            prompt, chosen = wanted if isinstance(wanted, list) and len(wanted) == 2 else (None, None)
+            prompt, chosen = wanted if isinstance(wanted, list) and len(wanted) == 2 else ("", None)
             return count(prompt, chosen)
 
         super().__init__(

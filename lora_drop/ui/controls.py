@@ -57,7 +57,7 @@ def build_controls(main: bool, values: dict[str, Any], num_layers: int) -> dict[
     Args:
         values: what each holds at first, as `control_value` gives it.
     """
-    built = {}
+    built: dict[str, gr.components.Component] = {}
     for row, group in groupby((one for one in SHOWN if one.main == main), key=lambda one: one.row or one.name):
         settings = list(group)
         if any(setting.row == row for setting in settings):
@@ -70,7 +70,7 @@ def build_controls(main: bool, values: dict[str, Any], num_layers: int) -> dict[
 
 def _control(setting: Setting, value: Any, num_layers: int) -> gr.components.Component:
     kind = setting.kind
-    common = {"label": setting.label, "elem_id": element_id(setting)}
+    common: dict[str, Any] = {"label": setting.label, "elem_id": element_id(setting)}
     beside = common | {"info": setting.info or None}
     if isinstance(kind, Layers):
         return LayerRange(tuple(value), num_layers, elem_id=element_id(setting))

@@ -116,7 +116,7 @@ def _compacted(figure: go.Figure) -> go.Figure:
 
 def _add_group(figure: go.Figure, rows: list[Row], column: str, label: str, color: str, symbol: str) -> None:
     """The measured points of one rule, and their bounds: hollow, at the end of a thin line."""
-    twins = {"x": [], "y": []}
+    twins: dict[str, list[float | None]] = {"x": [], "y": []}
     for row in rows:
         twins["x"] += [row["speedup"], value_of(row, "bound"), None]
         twins["y"] += [row[column], row[column], None]
@@ -182,7 +182,7 @@ def _add_paper_strip(figure: go.Figure, colors: dict[str, str]) -> None:
         f"KV saved as reported about {row.kv_saved:.0%}; the exact formula gives at most {row.kv_limit:.0%}"
         for row in rows
     ]
-    twins = {"x": [], "y": []}
+    twins: dict[str, list[float | None]] = {"x": [], "y": []}
     for row in rows:
         twins["x"] += [row.speedup, row.bound, None]
         twins["y"] += [row.model, row.model, None]

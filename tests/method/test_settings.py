@@ -1,0 +1,140 @@
+"""The table of settings is the one home of a setting: what is made from it has each of them, a new one too."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from pydantic import TypeAdapter
+
+from lora_drop.errors import LoraDropError
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.settings import CALL, RUN, SCHEDULE, SETTINGS, TRAINING, setting, settings_of
+from lora_drop.method.values import Flag, LayerList, Layers, Number, Whole
+from scripts.settings_table import PAGE, page
+from tests.support import ROOT
+
+# Adds a setting to the table, before anything is made from it, and says where it is found.
+MADE_UP = """
+import csv, io, json, sys
+from pathlib import Path
+
+import lora_drop
+from lora_drop.method import settings as table
+from lora_drop.method.values import Number
+
+help = "a setting that somebody made up"
+table.SETTINGS += (table.Setting("made_up", table.SCHEDULE, Number(0, 1, off=True), None, help, label="Made up"),)
+
+from lora_drop.cli.main import main
+from lora_drop.evaluation.measure import check_point, measure
+from lora_drop.evaluation.sweep_file import CSV_NAME, write_sweep
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.models.load import load_model
+from lora_drop.models.pool import ModelPool
+from lora_drop.run.request import Request
+from lora_drop.run.run import run
+from lora_drop.ui.controls import LINKED
+from lora_drop.ui.page import build_app
+from scripts.settings_table import page
+
+folder, found = Path(sys.argv[1]), {}
+found["config"] = LoraDropConfig(made_up=0.25).to_dict()["made_up"]
+trace = folder / "made.jsonl"
+code = main(["run", "--model", "random:tiny-llama", "--prompt", "Hi", "--layers", "1-4", "--made-up", "0.25",
+             "--max-new-tokens", "4", "--trace", str(trace), "--json"])
+found["flag"] = code
+found["refused"] = main(["run", "--model", "random:tiny-llama", "--prompt", "Hi", "--made-up", "7"])
+header = json.loads(trace.read_text().splitlines()[0])
+found["trace"] = next(lane for lane in header["lanes"] if lane["id"] == "lora_drop")["config"]["made_up"]
+loaded = load_model("random:tiny-llama", "cpu", "float32")
+demo = build_app(ModelPool(loaded))
+controls = {block.elem_id: block for block in demo.blocks.values() if getattr(block, "elem_id", None)}
+found["page"] = controls["ld-made-up"].label
+api = demo.get_api_info()["named_endpoints"]
+found["api"] = ["made_up" in [one["parameter_name"] for one in api[name]["parameters"]] for name in api]
+found["link"] = [one.facts for one in LINKED if one.name == "made_up"]
+config = LoraDropConfig(made_up=0.5, layers=(1, 4))
+row = measure(loaded, check_point(loaded, config, "Hi"), [("Hi", "there")], None)
+write_sweep({"rows": [row]}, folder)
+found["sweep"] = next(csv.DictReader(io.StringIO((folder / CSV_NAME).read_text())))["made_up"]
+found["docs"] = [line for line in page().splitlines() if "--made-up" in line]
+print("\\nFOUND", json.dumps(found))
+"""
+
+
+def test_a_made_up_setting_is_everywhere_by_its_one_entry(tmp_path):
+    command = [sys.executable, "-c", MADE_UP, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": "."})
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.rpartition("FOUND ")[2])
+    assert found["config"] == found["trace"] == 0.25 and found["flag"] == 0 and found["refused"] == 2
+    assert "made_up must lie between 0 and 1, got 7.0" in done.stderr
+    assert found["page"] == "Made up" and found["sweep"] == "0.5"
+    assert found["api"] == [True, True, False], "/generate, /estimate and not /replay"
+    assert found["link"][0] | {"kind": "number", "off": True, "low": 0, "high": 1} == found["link"][0]
+    (line,) = found["docs"]
+    assert "a setting that somebody made up" in line
+
+
+def test_the_page_of_the_docs_is_the_tables():
+    assert PAGE.read_text(encoding="utf-8") == page(), "run: python -m scripts.settings_table"
+
+
+def test_names_are_told_apart_and_every_setting_says_what_it_does():
+    for owners in ((CALL, SCHEDULE, RUN), (TRAINING,)):
+        names = [one.name for one in settings_of(*owners)]
+        assert len(set(names)) == len(names)
+    assert all(one.help and not one.help.endswith(".") and one.kind.says for one in SETTINGS)
+    with pytest.raises(KeyError):
+        setting("rank", SCHEDULE)
+
+
+@pytest.mark.parametrize("one", SETTINGS, ids=lambda one: f"{one.of}-{one.name}")
+def test_a_default_fits_and_is_read_back_from_its_text(one):
+    assert one.fits(one.default) and one.fits(json.loads(json.dumps(one.default)))
+    assert TypeAdapter(dict).validate_python(one.schema)["description"] == one.help
+    if one.default is not None:
+        assert one.read(one.kind.write(one.default)) == one.default
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "text"),
+    [
+        (Whole(1, 9), 4, "4"),
+        (Number(0, 1), 0.25, "0.25"),
+        (Flag(), False, "false"),
+        (Layers(), (3, 28), "3-28"),
+        (LayerList(), (4, 6), "4,6"),
+        (LayerList(), (), ""),
+        (Number(0, off=True), None, ""),
+    ],
+)
+def test_texts_and_values(kind, value, text):
+    assert kind.write(value) == text and kind.read(text) == value and kind.read(value) == value
+
+
+def test_a_number_field_may_hold_a_whole_number_as_a_float():
+    assert setting("period", SCHEDULE).read(64.0) == 64
+    with pytest.raises(LoraDropError, match="got 64.5"):
+        LoraDropConfig(period=setting("period", SCHEDULE).read(64.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("layers", "3", "layers must be a range low-high such as 3-28; got '3'"),
+        ("layers", "a-b", "got 'a-b'"),
+        ("drop_layers", "4;6", "drop_layers must be layer numbers with commas such as 4,6,8; got '4;6'"),
+        ("drop_layers", "9999999", "layer numbers"),
+        ("refresh_norm", "much", "refresh_norm must be a number, or left empty (off); got 'much'"),
+        ("period", "two", "period must be a whole number"),
+    ],
+)
+def test_a_text_that_cannot_be_read_is_one_line(name, text, says):
+    with pytest.raises(LoraDropError) as error:
+        setting(name, SCHEDULE).read(text)
+    assert says in str(error.value)
