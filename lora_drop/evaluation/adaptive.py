@@ -41,7 +41,7 @@ def compare(
         config: the schedule; its period is the longest gap, its thresholds are not set.
         pairs: prompts and targets; a single one can be scanned and not judged.
         quantiles: in [0, 1), of the entropies and norms that the fixed schedule of the longest gap sees.
-        progress: told the number of points measured so far.
+        progress: called with the number of points measured so far.
 
     Returns:
         `{"config", "choosing", "judging", "chosen", "wins"}`. `choosing` and `judging` (None for a single record) hold

@@ -126,12 +126,12 @@ def evaluate(
 
     Args:
         context_tokens: keep only the prompt's last tokens; None keeps all.
-        progress: told the number of scored tokens after each record.
+        progress: called with the number of scored tokens after each record.
         after_step: called with the refresher after each decode step.
 
     Returns:
         `{"tokens", "lora_steps": {...}, "all_steps": {...}, "config"}`, means over tokens, NLL and KL in nats.
-        `config` also tells the `decode_steps`, how many were `refreshes`, and the `average_period` that this makes.
+        `config` also has the `decode_steps`, how many were `refreshes`, and the `average_period` that this makes.
 
     Raises:
         LoraDropError: a record does not fit the model's context, or the settings do not fit the model.

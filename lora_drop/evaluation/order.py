@@ -41,7 +41,7 @@ def drop_order(
         windows: (N, T) tokens of text; a quarter of each is the prompt.
         config: its period, rule, part, kv and range; its ratio and list are not read.
         bank: the corrections, on the model's device; None for the untrained rule.
-        progress: told each layer as it is chosen and the KL with it.
+        progress: called with each layer as it is chosen and the KL with it.
 
     Returns:
         A row a layer: `{"layer", "kl", "alone"}`: the KL, in nats at LoRA steps, of dropping it and all before it, and

@@ -1,6 +1,6 @@
 """What the presets were measured to do: the file that the `presets` command wrote, read for the page and for `run`.
 
-A row counts only if it tells what a run of the preset would do now: same weights, same settings, same adapters. What
+A row counts only if it says what a run of the preset would do now: same weights, same settings, same adapters. What
 is known of a preset comes from such a row alone; nothing here is set by hand but the limit of "reads well".
 """
 

@@ -63,7 +63,7 @@ def measure_presets(
 
     Args:
         source: where `pairs` come from, for the record.
-        progress: told the rows done and all of them, first with those already there.
+        progress: called with the rows done and all of them, first with those already there.
 
     Returns:
         The content of the file: the sweep's columns, and each row's `preset` and the preset's `config`.

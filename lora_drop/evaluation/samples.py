@@ -39,7 +39,7 @@ def sample_presets(
     A prompt's baseline runs again where a preset's text is missing: the two are compared token by token.
 
     Args:
-        progress: told the texts done and all of them, first with those already there.
+        progress: called with the texts done and all of them, first with those already there.
 
     Returns:
         The content of `samples.json`; `samples.md` is the same for reading.

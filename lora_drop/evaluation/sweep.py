@@ -71,7 +71,7 @@ def sweep(
         configs: see `grid`; they differ in the grid's axes only.
         source: where `pairs` come from, for the record: file, fields, limit.
         folder: written after each point; points that it already holds are not measured again.
-        progress: told the points done and all of them, first with those already there.
+        progress: called with the points done and all of them, first with those already there.
 
     Returns:
         The content of `sweep.json`: `{"model", "device", "data", "settings", "software", "date", "notes", "rows"}`;
@@ -79,7 +79,7 @@ def sweep(
 
     Raises:
         LoraDropError: a setting, a bank or a record does not fit the model; the folder cannot be written, or holds
-            another sweep. All but a record too long is told before anything is measured.
+            another sweep. All but a record too long is reported before anything is measured.
     """
     points = _points(loaded, configs, pairs[0][0])
     result = _begin(loaded, configs, pairs, source, context_tokens)
@@ -132,7 +132,7 @@ def _key(row: dict[str, Any]) -> tuple:
 
 
 def _points(loaded: LoadedModel, configs: Sequence[LoraDropConfig], prompt: str) -> list[Point]:
-    """The configs checked against the model and told apart by what they really are."""
+    """The configs checked against the model; two that come to the same are one."""
     points: dict[tuple, Point] = {}
     for config in configs:
         point = check_point(loaded, config, prompt)

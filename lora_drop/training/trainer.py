@@ -90,7 +90,7 @@ class Trainer:
         self.held_out, self.windows = windows[apart], windows[~apart]
         if not len(self.windows):
             raise LoraDropError("the training text has one window; it needs at least two, for one is held out.")
-        draw(settings, 0, len(self.windows), loaded.num_layers)  # a ratio that drops nothing is told before it starts
+        draw(settings, 0, len(self.windows), loaded.num_layers)  # refuses a ratio that drops nothing
         for parameter in loaded.model.parameters():
             parameter.requires_grad_(False)
         self.start = self._new_bank()

@@ -113,7 +113,7 @@ def test_the_stored_sweep_is_drawn_and_its_names_stay_texts(stored, open_page):
     page.wait_for_function(f"document.querySelector('{MAPS}').data[0].x.length === 1")
     assert heat(page)[0]["z"] == [[0.25]]
     page.get_by_label("nats lost").check()
-    page.wait_for_function(f"document.querySelector('{FRONT}').layout.yaxis2.title.text.startsWith('NLL lost')")
+    page.wait_for_function(f"document.querySelector('{FRONT}').layout.yaxis2.title.text.startsWith('NLL gap')")
 
 
 def test_the_figures_follow_the_theme_and_the_width_with_no_request(stored, open_page):
@@ -177,7 +177,7 @@ def test_a_sweep_runs_to_its_end_and_grows_in_the_figures(server, open_page, mon
 
     # What was measured stays, and the next sweep adds to it.
     page.get_by_label("nats lost").check()
-    page.wait_for_function(f"document.querySelector('{FRONT}').layout.yaxis2.title.text.startsWith('NLL lost')")
+    page.wait_for_function(f"document.querySelector('{FRONT}').layout.yaxis2.title.text.startsWith('NLL gap')")
     set_text(page, "ld-sweep-periods", "2")
     page.click("#ld-sweep-run")
     page.wait_for_function(f"document.querySelector('{MAPS}').data[0].y.length === 2")

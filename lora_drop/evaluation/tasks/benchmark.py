@@ -44,7 +44,7 @@ def benchmark(
     Args:
         work: from `tasks.read_tasks`.
         tell: called with one line for a record that could not be run, and for a program that met a limit.
-        progress: told the records done and all of them, first with those already there.
+        progress: called with the records done and all of them, first with those already there.
 
     Returns:
         The content of `benchmark.json`: `{"model", "device", "settings", "software", "date", "notes", "rows"}`.

@@ -88,7 +88,7 @@ def _bootstrap(values: np.ndarray, weights: np.ndarray | None = None) -> dict[st
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The table as Markdown: scores first, then what the gold texts tell."""
+    """The table as Markdown: scores first, then what the gold texts say."""
     return "\n".join([*_score_table(result["rows"]), "", *_quality_table(result["rows"])]) + "\n"
 
 
@@ -105,7 +105,7 @@ def _score_table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 def _quality_table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield (
-        "| task | gold tokens | NLL, full model | NLL, LoRA-Drop | nats lost [95%] | KL, all steps | "
+        "| task | gold tokens | NLL, full model | NLL, LoRA-Drop | NLL gap [95%] | KL, all steps | "
         "same top token, LoRA steps [95%] |"
     )
     yield "|---|---|---|---|---|---|---|"

@@ -40,7 +40,7 @@ def times(value: float) -> str:
 
 
 AGREEMENT = ("lora_steps_top1_agreement", "Same top token, LoRA steps", percent)
-NLL_GAP = ("all_steps_nll_gap", "NLL lost, all steps (nats)", nats)
+NLL_GAP = ("all_steps_nll_gap", "NLL gap, all steps (nats)", nats)
 QUALITIES = {"agreement": AGREEMENT, "nll_gap": NLL_GAP}
 
 
