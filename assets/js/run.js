@@ -26,7 +26,7 @@ const TRIGGERS = ["entropy", "norm"];
 
 /**
  * @typedef {object} Audit
- * @property {(number | null)[]} drift by dropped layer
+ * @property {(number | null)[]} drift by skipped layer
  * @property {number | null} kl to the full model, in nats
  * @property {boolean} agrees
  * @property {string | 0} argmax the full model's choice, where it is another one
@@ -107,7 +107,7 @@ export class Run {
     this.lanes = header.lanes.map((lane, index) => laneOf(lane, index, header.model.layers));
     this.plainLabels = this.lanes.map((lane) => lane.label.split(":")[0].replace(/[^\w .-]/g, ""));
     this.shape = header.model.shape ?? null; // traces of older versions have none: then there is no bound on the way
-    // The lane that the activity and drift charts are about: the first that drops something.
+    // The lane that the activity and drift charts are about: the first that skips something.
     this.focus = this.lanes.find((lane) => !isBaseline(lane.schedule)) ?? this.lanes[this.lanes.length - 1];
     this.main = this.focus; // the lane that the headline figures are about; the reader may turn the charts to another
   }

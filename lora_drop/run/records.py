@@ -67,7 +67,7 @@ def _of_table(owner: str) -> dict[str, Any]:
     return {one.name: type_of(one) for one in settings_of(owner)}
 
 
-# A lane's settings, as far as it says them; without `dropped` (resolved) it drops nothing.
+# A lane's settings, as far as it says them; without `dropped` (resolved) it skips nothing.
 LaneConfig = TypedDict(
     "LaneConfig",
     {
@@ -217,7 +217,7 @@ class StepRecord:
 class AuditRecord:
     """What the full model says of a step, given the lane's own tokens.
 
-    `drift` = ||x_hat - x|| / ||x|| and `cosine` have an entry for each dropped layer (its output); `kl` is
+    `drift` = ||x_hat - x|| / ||x|| and `cosine` have an entry for each skipped layer (its output); `kl` is
     KL(full || lane) of the unscaled logits in nats; `agrees` says whether both have the same argmax, which for the
     full model is `argmax_text`.
     """

@@ -122,7 +122,7 @@ def gpu(work: Callable[..., Iterator[Any]], duration: Callable[..., int]) -> Cal
                         raise LoraDropError(value.line)
                     yield value
         except gr.Error as error:
-            raise LoraDropError(told(error)) from error
+            raise LoraDropError(line_of(error)) from error
 
     return borrowing
 
@@ -204,7 +204,7 @@ def affordable(loaded: LoadedModel, request: Request) -> int:
     )
 
 
-def told(error: gr.Error) -> str:
+def line_of(error: gr.Error) -> str:
     """What the pool says, in one line; with a link to the recorded runs, where there are some."""
     title, message = str(getattr(error, "title", "")), str(error.message)
     if "aborted" in message:

@@ -312,7 +312,7 @@ def test_hostile_names_are_only_names(read):
     assert HOSTILE in measured.in_words(found.rows["gentle"], found.about)
 
 
-def test_run_tells_a_presets_measured_quality(tiny, tmp_path, capsys, monkeypatch):
+def test_run_shows_a_presets_measured_quality(tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(measured, "SHIPPED_PRESETS", tmp_path)
     run = ["run", "--prompt", "Hi", *TINY, "--max-new-tokens", "4", "--preset", "balanced"]
 

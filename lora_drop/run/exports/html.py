@@ -67,7 +67,7 @@ def setting_words(header: Header) -> list[str]:
     lane = next((lane for lane in header.lanes if lane["id"] == LORA_DROP), header.lanes[-1])
     config, words = lane["config"], []
     if config["dropped"] and config.get("period") != 1:
-        words.append(f"{len(config['dropped'])} of {header.model['layers']} layers dropped")
+        words.append(f"{len(config['dropped'])} of {header.model['layers']} layers skipped")
         if config.get("drop_layers"):  # a list of layers takes the place of ratio and range
             config = config | {"drop_ratio": None, "layers": None}
         words += _said(SCHEDULE, config)
