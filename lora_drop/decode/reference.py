@@ -90,7 +90,7 @@ class ReferenceDecoder:
         return h, self.rotary(h, position_ids=positions)
 
     def run_full(self, i: int, h: Tensor, rope: tuple[Tensor, Tensor], state: DecodeState) -> Tensor:
-        """h[t][i] -> h[t][i+1] = f_i(h[t][i]) for (B, T, D). Writes K/V; one that LoRA steps skip leaves its anchor."""
+        """h[t][i] -> h[t][i+1] = f_i(h[t][i]) for (B, T, D). Writes K/V; a layer to be skipped leaves its anchor."""
         layer = self.layers[i]
         past, tokens = state.kv.lengths[i], h.shape[1]
         attention, _ = layer.self_attn(
