@@ -128,7 +128,7 @@ def test_text_comes_from_txt_json_and_jsonl(tiny, tmp_path):
         (b"x" * 900, ["--drop-ratio", "0"], "drop_ratio must be"),
         (b"x" * 900, ["--reuse", "magic"], "residual"),
         (b"x" * 900, ["--resume"], "no checkpoint"),
-        (b"x" * 900, ["--drop-ratio", "0.01"], "drops no layer"),
+        (b"x" * 900, ["--drop-ratio", "0.01"], "skips no layer"),
         (b"x" * 900, ["--gate", "nan"], "gate must lie"),
         (b"x" * 900, ["--warmup", "-5"], "warmup must lie"),
         (b"x" * 900, ["--seed", str(2**64)], "seed must"),
