@@ -91,7 +91,7 @@ def core_share(cgroups: Path = CGROUPS) -> float | None:
 
 @cache
 def check_versions(extra: str | None = None) -> None:
-    """Refuse installed packages that are older than this program needs. Imports none of them: some 20 ms, once.
+    """Refuse installed packages that are older than this program needs. Imports none of them: some 50 ms, once.
 
     For where a program starts (a command, the page, a library's first use), not for `import lora_drop`: an old version
     does not always fail by itself. transformers 5.20 to 5.23 read the bundled model without an error, and wrong.

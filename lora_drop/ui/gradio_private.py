@@ -1,6 +1,6 @@
 """What is changed inside of Gradio, where it has no setting for it. All of it is here (read in 6.31).
 
-`tests/test_gradio_private.py` fails where a version of Gradio no longer works as is said here.
+`tests/ui/test_gradio_private.py` fails where a version of Gradio no longer works as is said here.
 
 - **Values of components.** For each of 10,000 sessions Gradio keeps the last value of every component, for links that
   this page does not make: the whole text of a run, and 10 MB after /replay. Here no value is kept.

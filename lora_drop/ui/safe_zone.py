@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import plotly.graph_objects as go
 
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure import KEY, Point, check_point, circumstances, describe_data, measure
@@ -27,15 +26,14 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.pool import ModelPool
 from lora_drop.paths import SHIPPED_PRESETS, SHIPPED_SWEEPS
-from lora_drop.run.exports.figures import PANELS, QUALITIES, groups, pareto, sweep_heatmaps
-from lora_drop.run.exports.scripts import plotly_script
+from lora_drop.run.exports.figures import QUALITIES, groups
 from lora_drop.run.request import BASELINE, Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import gather
 from lora_drop.ui import space as zero
-from lora_drop.ui.components import Scripted, head_of
 from lora_drop.ui.kept import Stops
 from lora_drop.ui.limits import Limits
+from lora_drop.ui.safe_zone_figures import Sweep, heatmaps_of, pareto_of, progress_value, words_of
 
 SHIPPED_SWEEP = SHIPPED_SWEEPS / JSON_NAME
 SHIPPED_SAMPLES = SHIPPED_PRESETS / "samples.json"
@@ -45,102 +43,8 @@ TEXTS = 3  # answers that a point is measured on: about five seconds a point on 
 ANSWER_TOKENS = 48  # of an answer that has to be made first
 STORED, HERE = "stored", "here"
 NOT_OF_THIS = "There is no stored sweep of this model: its weights are not those that the stored one measured."
-NO_POINTS = "No point yet: run a sweep, and it grows here point by point."
 
-Sweep = dict[str, Any]
 Pairs = list[tuple[str, str]]
-
-
-class Figure(Scripted):
-    """A figure of `figures.py`, in both themes and for two widths, so that the page follows both with no request.
-
-    Its value is what `drawn` returns, or a text that says why there is nothing to see.
-    """
-
-    # Gradio makes a component anew for an update, and then without a value.
-    def __init__(self, value: dict[str, Any] | str = "", **kwargs: Any):
-        super().__init__(
-            value,
-            "figure.html",
-            "mountFigure(element, props, watch)",
-            head_of(plotly_script()),
-            **kwargs,
-        )
-
-
-class Progress(Scripted):
-    """A bar and a line of a reserved height: `{"kind", "text", "done", "total"}`, kinds as of `Status`."""
-
-    def __init__(self, text: str = "", **kwargs: Any):
-        super().__init__(
-            _progress("idle", text),
-            "progress.html",
-            "mountProgress(element, props, watch)",
-            **kwargs,
-        )
-
-
-def _progress(kind: str, text: str, done: int = 0, total: int = 1) -> dict[str, Any]:
-    return {"kind": kind, "text": text, "done": done, "total": total}
-
-
-def drawn(title: str, note: str, rows: list[dict[str, Any]], draw: Callable[[str, bool], go.Figure]) -> dict[str, Any]:
-    """A figure's value: `draw(theme, compact)` in every variant, and its rows as texts for a table."""
-    variants = {
-        name: {theme: json.loads(draw(theme, name == "narrow").to_json()) for theme in ("light", "dark")}
-        for name in ("wide", "narrow")
-    }
-
-    def text(row: dict[str, Any], name: str, form: Callable[[float], str]) -> str:
-        return "–" if row.get(name) is None else form(row[name])
-
-    columns = ["Rule", "Part", "Adapters", "Drop ratio", "Period", *(panel[1] for panel in PANELS)]
-    table = [
-        [
-            *(str(row.get(name) or "not recorded") for name in KEY[:3]),
-            *(f"{row[name]:g}" for name in KEY[3:]),
-            *(text(row, name, form) for name, _, form, _ in PANELS),
-        ]
-        for row in rows
-    ]
-    return {"title": title, "note": note, "columns": columns, "rows": table} | variants
-
-
-def heatmaps_of(sweep: Sweep | None, group: tuple[str, str, str] | None) -> dict[str, Any] | str:
-    """The value of the heatmaps' figure."""
-    if not sweep or not group:
-        return NO_POINTS
-    rows = [row for row in sweep["rows"] if tuple(row.get(name) for name in KEY[:3]) == group]
-    title = f"Over drop ratio and period: {_words(group)}"
-    return drawn(
-        title, _measured_on(sweep), rows, lambda theme, compact: sweep_heatmaps(sweep, *group, theme, compact)
-    )
-
-
-def pareto_of(sweep: Sweep | None, quality: str) -> dict[str, Any] | str:
-    """The value of the Pareto figure."""
-    if not sweep or not sweep["rows"]:
-        return NO_POINTS
-    note = f"{_measured_on(sweep)} The paper's own points are marked as the paper's: other models, second-hand."
-    return drawn(
-        "Speed against quality, all rules",
-        note,
-        sweep["rows"],
-        lambda theme, compact: pareto(sweep, quality, theme, compact),
-    )
-
-
-def _words(group: tuple[str, str, str]) -> str:
-    reuse, part, adapters = group
-    dropped = "whole layers" if part == "block" else "attention only"
-    return f"{reuse}, {dropped}, " + ("no adapters" if adapters == "none" else f"adapters {adapters}")
-
-
-def _measured_on(sweep: Sweep) -> str:
-    data, device = sweep.get("data", {}), sweep.get("device", {})
-    tokens = next((row["tokens"] for row in sweep["rows"] if row.get("tokens")), None)
-    size = f"{tokens:,} tokens of " if tokens else ""
-    return f"Measured on {size}{data.get('file', 'unnamed data')}, {device.get('name', 'unnamed device')}."
 
 
 def choices_of(stored: Sweep | None, here: Sweep | None) -> list[tuple[str, str]]:
@@ -152,7 +56,7 @@ def choices_of(stored: Sweep | None, here: Sweep | None) -> list[tuple[str, str]
     def label(group: tuple[str, str, str], among: list[tuple[str, str, str]]) -> str:
         reuse, part, adapters = group
         alike = [other for other in among if other[:2] == group[:2] and other[2] != "none"]
-        words = _words((reuse, part, adapters))
+        words = words_of((reuse, part, adapters))
         return words if adapters == "none" or len(alike) > 1 else words.replace(f"adapters {adapters}", "adapters")
 
     return [
@@ -329,14 +233,14 @@ class SafeZone:
         try:
             zero.refuse_sweeps()
             if not self.pool.is_at_hand(model):
-                yield _progress("running", f"Loading {model}.", 0, total), *skip, *running
+                yield progress_value("running", f"Loading {model}.", 0, total), *skip, *running
             with self.pool.lend(model) as loaded:
                 points = list({p.key: p for p in points_of(loaded, ratios, periods, reuse, part, adapters)}.values())
                 total = len(points)
                 pairs: Pairs = []
                 for made in self._pairs(loaded, clock.is_set):
                     if isinstance(made, str):
-                        yield _progress("running", made, 0, total), *skip, *running
+                        yield progress_value("running", made, 0, total), *skip, *running
                     else:
                         pairs = made
                 if not pairs and not clock.is_set():
@@ -348,29 +252,29 @@ class SafeZone:
                     if clock.is_set():
                         break
                     words = f"Point {done + 1} of {total}: drop ratio {point.config.drop_ratio:g}, period "
-                    yield _progress("running", f"{words}{point.config.period}.", done, total), *shown, *running
+                    yield progress_value("running", f"{words}{point.config.period}.", done, total), *shown, *running
                     before = sweep = merged(before, sweep, measure(loaded, point, pairs, None))
                     done += 1
                     shown = self._shown(sweep, point, quality)
-            why = "Cancelled"
-            if not stop.is_set():
-                why = f"Stopped after {self.limits.seconds:g} s, the most that a sweep may take here"
-            cancelled = f"{why}: {done} of {total} points were measured."
-            ending = _progress(
-                "done", cancelled if done < total else f"Finished: {_points(total)} measured.", done, total
-            )
+            ending = progress_value("done", self._ending(done, total, stop.is_set()), done, total)
             yield ending, *shown, *idle
             # Gradio repeats the last yield whole when a run completes: without the figures, they are not sent twice.
             yield ending, *skip, *idle
         except LoraDropError as error:
-            yield _progress("error", str(error), done, total), *skip, *idle
+            yield progress_value("error", str(error), done, total), *skip, *idle
         except Exception:
             # The visitor gets a line, the operator the traceback; the app goes on.
             traceback.print_exc()
             failed = "The sweep failed inside the app. The server's log has the details."
-            yield _progress("error", failed, done, total), *skip, *idle
+            yield progress_value("error", failed, done, total), *skip, *idle
         finally:
             self.stops.end(session, stop)
+
+    def _ending(self, done: int, total: int, cancelled: bool) -> str:
+        if done == total:
+            return f"Finished: {_points(total)} measured."
+        limit = f"Stopped after {self.limits.seconds:g} s, the most that a sweep may take here"
+        return f"{'Cancelled' if cancelled else limit}: {done} of {total} points were measured."
 
     def _shown(self, here: Sweep, point: Point, quality: str) -> tuple[Any, Any, Any, Sweep]:
         """Both figures of a running sweep, the choice that they are, and the sweep for the session."""

@@ -11,7 +11,8 @@ from lora_drop.models.pool import ModelPool
 from lora_drop.run.exports.figures import QUALITIES
 from lora_drop.ui.kept import Stops
 from lora_drop.ui.limits import Limits
-from lora_drop.ui.safe_zone import MAX_POINTS, Figure, Progress, SafeZone, choices_of, measured_here, stored_sweep
+from lora_drop.ui.safe_zone import MAX_POINTS, SafeZone, choices_of, measured_here, stored_sweep
+from lora_drop.ui.safe_zone_figures import Figure, Progress
 
 
 def build_safe_zone_tab(pool: ModelPool, limits: Limits, model: gr.components.Component) -> Callable[[gr.State], None]:

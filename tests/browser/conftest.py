@@ -97,10 +97,10 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("dialog", lambda dialog: (errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.goto(url)
-        page.wait_for_selector(".ld-status:not(:empty)", timeout=20_000)
-        page.wait_for_selector(".ld-whatif[data-state]", timeout=20_000)
-        page.wait_for_selector(".ld-pane[data-lane='1']", timeout=20_000)
-        page.wait_for_selector(".ld-range-value:not(:empty)", timeout=20_000)
+        page.wait_for_selector(".ld-status:not(:empty)", timeout=60_000)
+        page.wait_for_selector(".ld-whatif[data-state]", timeout=60_000)
+        page.wait_for_selector(".ld-pane[data-lane='1']", timeout=60_000)
+        page.wait_for_selector(".ld-range-value:not(:empty)", timeout=60_000)
         return page
 
     yield open_

@@ -208,7 +208,7 @@ def test_where_the_cache_cannot_be_written_there_is_none(tmp_path):
 
 def test_models_load_without_it(monkeypatch):
     monkeypatch.setattr("lora_drop.models.load.library", lambda: None)
-    assert load_model("random:tiny-llama", device="cpu", dtype="float32").new_decoder().name == "fast (float32)"
+    assert load_model("random:tiny-llama", device="cpu", dtype="float32").new_decoder().name == "static (float32)"
     monkeypatch.undo()
     assert load_model("random:tiny-llama", device="cpu", dtype="float32").new_decoder().name == "native (float32)"
 

@@ -15,7 +15,7 @@ from lora_drop.run.request import Request
 from lora_drop.run.run import run
 
 jsonschema = pytest.importorskip("jsonschema")
-TRACES = Path(__file__).parent / "corpus" / "traces"
+TRACES = Path(__file__).parents[1] / "corpus" / "traces"
 GOOD = sorted(path for path in TRACES.glob("*.jsonl") if not path.name.startswith("bad_"))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import subprocess
+import sys
 from collections import Counter
 from contextlib import aclosing
 
@@ -26,6 +28,7 @@ from scripts.soak.crowd import soak
 from scripts.soak.measure import Held, hold_still, slope
 from scripts.soak.visitor import KINDS, Visitor
 from scripts.space_check import free_port
+from tests.support import ROOT
 
 pytestmark = pytest.mark.full
 
@@ -272,3 +275,11 @@ def test_an_opened_trace_leaves_the_disk(in_process, cases, monkeypatch, tiny):
             await until(lambda: not any(map(os.path.exists, files)))
 
     asyncio.run(come())
+
+
+@pytest.mark.timeout(600)
+def test_two_minutes_of_many_visitors():
+    """`make soak`, shorter, in a process of its own: too short to judge its memory, long enough for all the rest."""
+    command = [sys.executable, "-m", "scripts.soak", "--minutes", "2", "--visitors", "20", "--warm-up", "20"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

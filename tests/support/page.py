@@ -60,16 +60,16 @@ def wait_done(page: Page, timeout: float = 60_000) -> None:
 
 # Frames are drawn when the page has time for them, so this waits longer on a busy machine and hardly on an idle one.
 STILL = """() => new Promise(done => {
-    const plots = () => [...document.querySelectorAll('.ld-plot')];
+    const drawn = t => [t.y && t.y.length, t.z && t.z.map(row => row.length), t.line];
     const state = () => JSON.stringify([
         document.querySelectorAll('*').length,
-        plots().map(plot => (plot.data || []).map(t => [t.y && t.y.length, t.z && t.z.map(row => row.length), t.line])),
-        document.getAnimations().filter(a => a.effect.getComputedTiming().endTime !== Infinity).length,
+        [...document.querySelectorAll('.ld-plot')].map(plot => (plot.data || []).map(drawn)),
     ]);
+    const ends = a => a.playState === 'running' && a.effect.getComputedTiming().endTime !== Infinity;
     let before = null, same = 0;
     const look = () => {
         const now = state();
-        same = now === before ? same + 1 : 0;
+        same = now === before && !document.getAnimations().some(ends) ? same + 1 : 0;
         before = now;
         if (same >= 15) done();
         else requestAnimationFrame(look);

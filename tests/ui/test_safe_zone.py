@@ -16,7 +16,6 @@ from lora_drop.ui import method, safe_zone
 from lora_drop.ui.kept import Stops
 from lora_drop.ui.safe_zone import (
     MAX_POINTS,
-    NO_POINTS,
     SHIPPED_SAMPLES,
     SHIPPED_SWEEP,
     SafeZone,
@@ -27,6 +26,7 @@ from lora_drop.ui.safe_zone import (
     stored_pairs,
     stored_sweep,
 )
+from lora_drop.ui.safe_zone_figures import NO_POINTS
 
 VISITOR = SimpleNamespace(session_hash="visitor")
 
