@@ -1,4 +1,4 @@
-/* Reads the run's wire text (lora_drop/trace.py, wire_line) as it grows. */
+/* Reads the run's wire text (lora_drop/run/records.py, wire_line) as it grows. */
 
 import { Run } from "./run.js";
 
@@ -39,6 +39,7 @@ export class WireReader {
       if (values.type === "run") this.runId = values.id;
       else if (values.type === "header") this.run = new Run(this.runId ?? "", values);
       else if (values.type === "summary" && this.run) this.run.summary = values;
+      else if (values.type === "figures") this.run?.setFigures(values);
     } else if (values[0] >= AUDIT) {
       this.run?.addAudit(values[0] - AUDIT, values);
     } else {

@@ -171,8 +171,15 @@ class Header:
         return dataclasses.asdict(self)
 
     def to_page(self, lane_ids: list[str]) -> Any:
-        """What a line for the page holds: the object, as in the file."""
-        return self.to_file()
+        """What a line for the page holds: the object, as in the file, with the lane that the run is about."""
+        return self.to_file() | {"main": self.main["id"]}
+
+    @property
+    def main(self) -> dict[str, Any]:
+        """The lane that the run is about: LoRA-Drop's; without one the first that drops something, or the last."""
+        named = [lane for lane in self.lanes if lane["id"] == LORA_DROP]
+        dropping = [lane for lane in self.lanes if lane["config"].get("dropped") and lane["config"].get("period") != 1]
+        return [*named, *dropping, self.lanes[-1]][0]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from lora_drop.models.pool import ModelPool
 from lora_drop.models.tokens import encode_prompt
 from lora_drop.run.exports.chrome import chrome_trace
 from lora_drop.run.exports.html import replay_html, wire_text
-from lora_drop.run.records import Header, Record, Summary, wire_line, write_line
+from lora_drop.run.figures import Figures
+from lora_drop.run.records import Record, Summary, wire_line, write_line
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import parse_trace, read_trace
@@ -154,16 +156,16 @@ class Callbacks:
 
     def _streamed(self, records: Iterator[Record]) -> Iterator[tuple[str, Record]]:
         """A run's wire text as it grows; its lines are kept for downloads."""
-        lane_ids: list[str] = []
+        header = next(records)
+        lane_ids, figures = [lane["id"] for lane in header.lanes], Figures(header)
         run_id = self.traces.begin()
 
         def line(record: Record) -> str:
-            if isinstance(record, Header):
-                lane_ids.extend(lane["id"] for lane in record.lanes)
+            figures.add(record)
             self.traces.add(run_id, write_line(record))
             return wire_line(record, lane_ids)
 
-        yield from batches(records, line, run_line(run_id))
+        yield from batches(chain([header], records), line, run_line(run_id), figures.line)
 
     def export_run(self, run_id: str, kind: str) -> dict[str, str]:
         """A run's file for the page's Take away menu: `trace`, `chrome` or `html`.
