@@ -52,6 +52,7 @@ def fused(any_tiny, request):
     return fast_decoder(any_tiny.model, request.param)
 
 
+@pytest.mark.products
 @pytest.mark.parametrize(("reuse", "part", "kv"), itertools.product(REUSE_RULES, PARTS, KV_RULES))
 @pytest.mark.parametrize("corrected", [False, True], ids=["bare", "corrected"])
 def test_it_is_the_reference(any_tiny, fused, reuse, part, kv, corrected):
@@ -90,6 +91,7 @@ def test_a_text_grows_beyond_the_first_span(any_tiny, fused):
     torch.testing.assert_close(two, one, rtol=1e-4, atol=2e-4)
 
 
+@pytest.mark.products
 @pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 127])
 def test_odd_lengths_and_a_period_longer_than_the_run(any_tiny, fused, length):
     """At the borders of the caches' blocks, and from a prompt of one token."""
