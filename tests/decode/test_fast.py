@@ -21,6 +21,7 @@ from lora_drop.decode.static import SPAN
 from lora_drop.method.schedule import Schedule, baseline_schedule
 from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.models import bundled as bundled_files
+from lora_drop.models.download import GGUF
 from lora_drop.models.gguf import gguf_rows
 from tests.support.decoding import PROMPT, TARGET, random_bank
 
@@ -137,7 +138,7 @@ def test_a_scaling_that_changes_with_the_length_runs_the_reference(tiny):
 def blocks(model):
     """The rows of the bundled model's GGUF."""
     config = model.config
-    path = bundled_files.ensure() / bundled_files.GGUF.name
+    path = bundled_files.ensure() / GGUF.name
     return gguf_rows(path, config.num_attention_heads, config.num_key_value_heads)
 
 
