@@ -65,11 +65,8 @@ def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
     Args:
         blocks: from the name of a matrix (`0.qkv`, `0.out`, `0.gate_up`, `0.down`, ..., `head`) to its rows of blocks.
     """
-    # Any: to a type checker each attribute of a transformers module or config may be a tensor or a module.
-    config: Any = model.config
-    embed: Any = model.get_input_embeddings()
-    dtype: torch.dtype = embed.weight.dtype
-    keep: list[Tensor] = []
+    config, keep = model.config, []
+    dtype: Any = model.get_input_embeddings().weight.dtype  # Any: to a type checker it may be a module
 
     def vector(tensor: Tensor | None) -> int | None:
         if tensor is None:
@@ -93,16 +90,15 @@ def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
     layers = []
     for i, layer in enumerate(model.model.layers):
         attention, mlp = layer.self_attn, layer.mlp
-        matrices: tuple[Matrix, ...]
         if blocks is None:
-            matrices = (
+            matrices = [
                 dense(attention.q_proj, attention.k_proj, attention.v_proj),
                 dense(attention.o_proj),
                 dense(mlp.gate_proj, mlp.up_proj),
                 dense(mlp.down_proj),
-            )
+            ]
         else:
-            matrices = tuple(packed(blocks, f"{i}.{name}") for name in ("qkv", "out", "gate_up", "down"))
+            matrices = [packed(blocks, f"{i}.{name}") for name in ("qkv", "out", "gate_up", "down")]
         layers.append(
             Layer(
                 vector(layer.input_layernorm.weight),
