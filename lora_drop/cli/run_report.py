@@ -7,7 +7,7 @@ from typing import Any
 
 from lora_drop.cli.output import print_json
 from lora_drop.method.cost import human_bytes
-from lora_drop.run.records import TOGETHER
+from lora_drop.run.records import TOGETHER, LaneHeader
 from lora_drop.run.trace import Trace, refresh_counts
 
 
@@ -85,7 +85,7 @@ def _show_lanes(trace: Trace, result: dict[str, Any]) -> None:
         )
 
 
-def _main_lane(trace: Trace) -> dict[str, Any]:
+def _main_lane(trace: Trace) -> LaneHeader:
     """The lane that a run is about: LoRA-Drop's, or the only one."""
     return next((lane for lane in trace.header.lanes if lane["id"] == "lora_drop"), trace.header.lanes[-1])
 
