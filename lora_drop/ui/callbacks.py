@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
@@ -66,13 +66,13 @@ class Callbacks:
             self._borrowed = self._runner(loaded) if runtime.on_zero_gpu() else None
 
     @staticmethod
-    def _runner(loaded: LoadedModel) -> Callable[..., Iterator[Record]]:
+    def _runner(loaded: LoadedModel) -> Callable[..., Generator[Record, None, None]]:
         # `run` is looked up when it is called: tests put runs of their own there.
         return zero.runner(loaded, lambda *args: run(*args))
 
     def run(
         self, request: Request, stop: threading.Event | zero.StopFlag | None = None, model: str | None = None
-    ) -> Iterator[Record]:
+    ) -> Generator[Record, None, None]:
         """`session.run` on a model of the pool's list, None being the first; on ZeroGPU in a process of its own.
 
         Raises:
@@ -216,7 +216,7 @@ def _status(kind: str, text: str) -> dict[str, str]:
 
 def _ending(summary: Summary, limit: float | None) -> str:
     """`limit`: the seconds that a run may take, where it is not the visitor who stopped it."""
-    tokens = ", ".join(f"{lane['tokens']} tokens" for lane in summary.lanes.values())
+    tokens = ", ".join(f"{lane.get('tokens')} tokens" for lane in summary.lanes.values())
     if any(lane["ended"] == "stopped" for lane in summary.lanes.values()):
         why = f" after {limit:g} s, the most that a run may take here" if limit else ""
         return f"Stopped{why}: {tokens}. What ran is kept below."

@@ -103,11 +103,12 @@ def _completed(trace: Trace) -> Header:
     header = trace.header
     rules = {"period": 1, "reuse": "residual", "part": "block", "kv": "skip"}
     longest = max(len(steps) for steps in trace.steps.values())
+    device: Any = {"decoder": "unknown", **header.device}  # Any: its type names no decoder
     return dataclasses.replace(
         header,
         lanes=[{**lane, "config": rules | lane["config"]} for lane in header.lanes],
         model={"kv_bytes_per_token": 0, **header.model},
-        device={"decoder": "unknown", **header.device},
+        device=device,
         sampling={"max_new_tokens": longest, **header.sampling},
     )
 
