@@ -73,9 +73,12 @@ class Figures:
     def __init__(self, header: Header):
         self._main = header.main["id"]
         self._lanes = {lane["id"]: _Lane(lane["config"], header) for lane in header.lanes}
-        self._prompt_tokens, self._shape, self._summary = header.prompt_tokens, None, None
+        self._prompt_tokens = header.prompt_tokens
+        self._shape: ModelShape | None = None
+        self._summary: Summary | None = None
+        shape: dict[str, Any] = dict(header.model.get("shape") or {})
         with suppress(TypeError):  # a header may hold any object
-            self._shape = ModelShape(**header.model.get("shape") or {})
+            self._shape = ModelShape(**shape)
         self._differs: dict[str, int | None] = dict.fromkeys(self._lanes)
         self._compared = dict.fromkeys(self._lanes, 0)
 

@@ -178,7 +178,7 @@ class Header:
         return self.to_file() | {"main": self.main["id"]}
 
     @property
-    def main(self) -> dict[str, Any]:
+    def main(self) -> LaneHeader:
         """The lane that the run is about: LoRA-Drop's; without one the first that drops something, or the last."""
         named = [lane for lane in self.lanes if lane["id"] == LORA_DROP]
         dropping = [lane for lane in self.lanes if lane["config"].get("dropped") and lane["config"].get("period") != 1]

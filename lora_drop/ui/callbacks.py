@@ -23,7 +23,7 @@ from lora_drop.models.tokens import encode_prompt
 from lora_drop.run.exports.chrome import chrome_trace
 from lora_drop.run.exports.html import replay_html, wire_text
 from lora_drop.run.figures import Figures
-from lora_drop.run.records import Record, Summary, wire_line, write_line
+from lora_drop.run.records import Header, Record, Summary, wire_line, write_line
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import parse_trace, read_trace
@@ -157,6 +157,7 @@ class Callbacks:
     def _streamed(self, records: Iterator[Record]) -> Iterator[tuple[str, Record]]:
         """A run's wire text as it grows; its lines are kept for downloads."""
         header = next(records)
+        assert isinstance(header, Header)
         lane_ids, figures = [lane["id"] for lane in header.lanes], Figures(header)
         run_id = self.traces.begin()
 
