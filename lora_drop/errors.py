@@ -4,7 +4,7 @@ MOST = 600  # characters of a message
 
 
 class LoraDropError(ValueError):
-    """A mistake in the input (a setting, a file, a model name), told in one line.
+    """A mistake in the input (a setting, a file, a model name), said in one line.
 
     The command line prints the message on stderr and exits with code 2; the page shows it beside the controls.
     """

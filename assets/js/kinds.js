@@ -14,7 +14,7 @@ export const triggerWords = {
 };
 
 /**
- * What a layer does in a step; "refresh" is a full step of a dropped layer.
+ * What a layer does in a step; "refresh" is a full step of a layer that LoRA steps skip.
  *
  * @param {boolean} isLora
  * @param {boolean} isDropped

@@ -81,7 +81,7 @@ export class Player {
     for (const control of [this.scrub, ...Object.values(this.buttons)]) control.disabled = isEmpty;
     this.scrub.max = String(Math.max(this.last, 0));
     if (this.step === null) this.scrub.value = String(this.last);
-    this.tell();
+    this.say();
   }
 
   /**
@@ -110,7 +110,7 @@ export class Player {
   show(step) {
     this.store.update({ step, moment: this.isPlaying ? this.moment : null });
     this.scrub.value = String(step ?? this.last);
-    this.tell();
+    this.say();
   }
 
   toggle() {
@@ -165,7 +165,7 @@ export class Player {
   }
 
   /** The position in words. */
-  tell() {
+  say() {
     if (this.last < 1 || !this.run) return;
     const at = this.step ?? this.last;
     const { kind, ms } = this.run.focus.steps[at];

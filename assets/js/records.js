@@ -1,4 +1,4 @@
-/* What the server tells the page, as types: nothing here runs. Python makes all of it (lora_drop/trace.py wire_line,
+/* What the server sends the page, as types: nothing here runs. Python makes all of it (lora_drop/run/records.py wire_line,
  * lora_drop/ui/callbacks.py page_facts). */
 
 /**
@@ -33,7 +33,7 @@
  * @property {string} part
  * @property {boolean} corrected
  * @property {number} agreement
- * @property {number} gap nats a token
+ * @property {number} gap nats per token
  */
 
 /**
@@ -79,7 +79,7 @@
 /**
  * @typedef {object} Measured
  * @property {number} agreement
- * @property {number} nll_gap nats a token
+ * @property {number} nll_gap nats per token
  * @property {number} speedup
  * @property {number} bound
  * @property {number} kv_saved
@@ -114,7 +114,7 @@
  * @property {string} reuse
  * @property {string} part
  * @property {string} kv
- * @property {number[] | null} [corrected] dropped layers that have corrections; without it, all
+ * @property {number[] | null} [corrected] skipped layers that have corrections; without it, all
  * @property {boolean} [hasTriggers] it may refresh early
  */
 
@@ -168,7 +168,7 @@
 
 /**
  * What Gradio hands to a component's script: the element, its props (a value that is set goes to Gradio), a way to be
- * told of a change, and a way to tell of an event.
+ * called at a change, and a way to report an event.
  *
  * @typedef {any} Props
  * @typedef {(name: string, changed: () => void) => void} Watch

@@ -30,7 +30,7 @@ const NO_FIGURES = {
 
 /**
  * @typedef {object} Audit
- * @property {(number | null)[]} drift by dropped layer
+ * @property {(number | null)[]} drift by skipped layer
  * @property {number | null} kl to the full model, in nats
  * @property {boolean} agrees
  * @property {string | 0} argmax the full model's choice, where it is another one

@@ -17,7 +17,7 @@ export function roundHalfEven(x) {
 }
 
 /**
- * The dropped layers of the range lo..hi (inclusive), evenly spread.
+ * The skipped layers of the range lo..hi (inclusive), evenly spread.
  *
  * @param {number} lo
  * @param {number} hi
@@ -55,7 +55,7 @@ export function kind(schedule, step) {
 }
 
 /**
- * The schedule that drops nothing.
+ * The schedule that skips nothing.
  *
  * @param {number} numLayers
  * @returns {Schedule}

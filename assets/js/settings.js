@@ -89,7 +89,7 @@ export function scheduleOf(settings, numLayers) {
 }
 
 /**
- * The bank that `auto` takes for these settings on a model; null for none, or one that corrects no dropped layer.
+ * The bank that `auto` takes for these settings on a model; null for none, or one that corrects no skipped layer.
  *
  * @param {Model} model
  * @param {Settings} settings

@@ -34,7 +34,7 @@
 /**
  * @typedef {object} Store
  * @property {State} state to be read; it changes through `update` alone
- * @property {(changes: Partial<State>) => void} update take over some values, and tell who draws from them
+ * @property {(changes: Partial<State>) => void} update take over some values, and notify who draws from them
  * @property {(keys: (keyof State)[], draw: (state: State) => void) => void} subscribe draw after each update of a key;
  *   those who subscribed first draw first
  */

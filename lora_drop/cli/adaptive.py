@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _show_part(part: dict[str, Any], title: str) -> None:
     print(f"\n{title}, {part['fixed'][0]['tokens']} tokens")
-    print("schedule                  one full in   NLL gap  same top   at that period, fixed   gain, nats")
+    print("schedule                  one full in   NLL gap  same next  at that period, fixed   gain, nats")
     for row in [*part["fixed"], *part["adaptive"]]:
         name = f"period {row['period']}" if "period" in row else f"{row['trigger']} >= {row['threshold']:.4g}"
         line = f"{name:<26}{cell(row['average_period'], '.2f'):>11}  {row['nll_gap']:8.4f}  {row['agreement']:8.1%}"
@@ -78,6 +78,6 @@ def _verdict(result: dict[str, Any]) -> str:
     gain = judging["adaptive"][0]
     verdict = "wins against" if result["wins"] else "does not win against"
     return (
-        f"{option} {verdict} a fixed schedule of the same average period: {gain['nll_gain']:+.4f} nats a token, "
+        f"{option} {verdict} a fixed schedule of the same average period: {gain['nll_gain']:+.4f} nats per token, "
         f"{gain['agreement_gain']:+.1%} agreement."
     )

@@ -46,10 +46,10 @@ def run(args: argparse.Namespace) -> int:
     config, options = config_from(vars(args), args.model), _options(args)
     from tqdm import tqdm
 
-    def tell(line: str) -> None:
+    def say(line: str) -> None:
         tqdm.write(f"note: {line}", file=sys.stderr)  # above the progress bar
 
-    work = read_tasks(options.data_dir, options.names, options.limit, tell)
+    work = read_tasks(options.data_dir, options.names, options.limit, say)
     from lora_drop.evaluation.tasks.benchmark import benchmark
     from lora_drop.evaluation.tasks.table import markdown
 
@@ -61,9 +61,9 @@ def run(args: argparse.Namespace) -> int:
                 bar.total, bar.initial, bar.n = total, done, done
             bar.update(done - bar.n)
 
-        result = benchmark(loaded, config, work, options, tell, show)
+        result = benchmark(loaded, config, work, options, say, show)
     for text in result["notes"]:
-        tell(text)
+        say(text)
     if args.json:
         print_json(result)
     else:

@@ -1,4 +1,4 @@
-"""`drop-order`: which layers to drop first."""
+"""`drop-order`: which layers to skip first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lora_drop.method.options import config_from
 
 def add(commands: Commands) -> None:
     """The command's options."""
-    parser = add_command(commands, "drop-order", run, "which layers to drop first: a greedy order by measured KL")
+    parser = add_command(commands, "drop-order", run, "which layers to skip first: a greedy order by measured KL")
     parser.add_argument(
         "--data", type=parse_path, nargs="+", required=True, metavar="FILE", help="txt, json or jsonl files"
     )

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(result)
         return 0
-    print(f"{result['tokens']} tokens   NLL full -> LoRA-Drop   KL      same top token")
+    print(f"{result['tokens']} tokens   NLL full -> LoRA-Drop   KL      same next token")
     for label, key in (("LoRA steps", "lora_steps"), ("all steps", "all_steps")):
         row = result[key]
         if not row["count"]:

@@ -13,7 +13,9 @@ def add(commands: Commands) -> None:
     """The command's options."""
     parser = add_command(commands, "recommend", run, "the fastest setting of a sweep within a limit")
     parser.add_argument("sweep", type=parse_path, metavar="SWEEP.json")
-    parser.add_argument("--min-agreement", type=float, help="least same-top-token share at LoRA steps, e.g. 0.9")
+    parser.add_argument(
+        "--min-agreement", type=float, help="least share of LoRA steps with the same next token, e.g. 0.9"
+    )
     parser.add_argument("--max-nll-gap", type=float, help="most quality loss over all steps, nats per token, e.g. 0.1")
     add_json_option(parser)
 

@@ -57,6 +57,6 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for row in result["evaluation"]["schedules"]:
         where = f"period {row['period']}, {dropped_in(row)}"
-        print(f"{where}: KL {row['kl']:.3f}, same top token {row['top1_agreement']:.1%}")
+        print(f"{where}: KL {row['kl']:.3f}, same next token {row['top1_agreement']:.1%}")
     print(f"adapters: {result['adapters']}")
     return 0

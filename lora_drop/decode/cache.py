@@ -1,4 +1,4 @@
-"""What decoding remembers: K/V of a different length in each layer, and one hidden vector for each dropped layer."""
+"""What decoding remembers: K/V of a different length in each layer, and one hidden vector for each skipped layer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BLOCK = 64  # tokens by which a layer's storage grows
 class KVCache:
     """Keys and values of each layer, in storage that grows by blocks.
 
-    Layers may hold different numbers of tokens: a dropped layer writes nothing at LoRA steps. Entries carry their
+    Layers may hold different numbers of tokens: a skipped layer writes nothing at LoRA steps. Entries carry their
     rotary position already, so gaps do no harm. It has the `update` that transformers' attention modules call.
     """
 
@@ -95,7 +95,7 @@ class KVCache:
 
 
 class HiddenCache:
-    """For each dropped layer the one (B, D) vector that its reuse rule needs.
+    """For each skipped layer the one (B, D) vector that its reuse rule needs.
 
     - `state`: the layer's last output, h[t-1][i+1];
     - `anchor`: its output at the last refresh, h[a][i+1];

@@ -1,4 +1,4 @@
-"""The low-rank corrections of the dropped layers, as decoding needs them: tensors alone, no folder and no model."""
+"""The low-rank corrections of the skipped layers, as decoding needs them: tensors alone, no folder and no model."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Lane:
         input_ids: the prompt, (1, P), on the decoder's device.
         schedule, bank: what is dropped when, and the corrections (or None).
         stop_ids: tokens that end the text; an empty set runs to `max_new_tokens`.
-        watch: keep the dropped layers' outputs of each step for the audit.
+        watch: keep the skipped layers' outputs of each step for the audit.
     """
 
     def __init__(

@@ -93,7 +93,7 @@ class ReferenceDecoder:
         return h, self.rotary(h, position_ids=positions)
 
     def run_full(self, i: int, h: Tensor, rope: tuple[Tensor, Tensor], state: DecodeState) -> Tensor:
-        """h[t][i] -> h[t][i+1] = f_i(h[t][i]) for (B, T, D). Writes K/V; a dropped layer leaves its anchor behind."""
+        """h[t][i] -> h[t][i+1] = f_i(h[t][i]) for (B, T, D). Writes K/V; a layer to be skipped leaves its anchor."""
         layer = self.layers[i]
         past, tokens = state.kv.lengths[i], h.shape[1]
         attention, _ = layer.self_attn(
@@ -119,7 +119,7 @@ class ReferenceDecoder:
         return reached - entered if reuse == "residual" else reached.clone()
 
     def run_dropped(self, i: int, h: Tensor, rope: tuple[Tensor, Tensor], state: DecodeState) -> Tensor:
-        """A dropped layer at a LoRA step, (B, 1, D): no attention, and with `part="block"` no MLP either."""
+        """A skipped layer at a LoRA step, (B, 1, D): no attention, and with `part="block"` no MLP either."""
         layer, schedule, bank = self.layers[i], state.schedule, state.bank
         if schedule.kv == "write":
             self._write_kv(i, h, rope, state)
@@ -140,7 +140,7 @@ class ReferenceDecoder:
         return u if schedule.part == "block" else u + layer.mlp(layer.post_attention_layernorm(u))
 
     def _write_kv(self, i: int, h: Tensor, rope: tuple[Tensor, Tensor], state: DecodeState) -> None:
-        """K and V of a dropped layer, without its attention: `kv="write"`."""
+        """K and V of a skipped layer, without its attention: `kv="write"`."""
         layer = self.layers[i]
         attention = layer.self_attn
         x = layer.input_layernorm(h)

@@ -47,7 +47,7 @@ class Refresher:
         return full
 
     def measure(self, d: Tensor, cached: Tensor) -> None:
-        """Take the correction of a dropped layer and the vector that its rule reuses, D numbers each (batch 1)."""
+        """Take the correction of a skipped layer and the vector that its rule reuses, D numbers each (batch 1)."""
         if self.schedule.refresh_norm is not None:
             d, cached = (torch.linalg.vector_norm(x, dtype=torch.float32) for x in (d, cached))
             self._ratios.append(d / cached)

@@ -23,7 +23,7 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tens
     """The next token (B, 1) from logits (B, V)."""
     if sampling.temperature == 0:
         return logits.argmax(-1, keepdim=True)
-    # multinomial refuses NaN, and on CUDA faults: of broken logits any token will do, the lane tells of them.
+    # multinomial refuses NaN, and on CUDA faults: of broken logits any token will do, the lane reports them.
     logits = logits.float().nan_to_num()
     # From the largest down, and by no less than MIN_TEMPERATURE: nothing overflows however small the temperature is.
     probs = ((logits - logits.amax(-1, keepdim=True)) / max(sampling.temperature, MIN_TEMPERATURE)).softmax(-1)

@@ -36,7 +36,7 @@ SPAN = 256  # tokens that attention reads at least
 
 Rope = tuple[Tensor, Tensor]  # cosines and signed sines (hs,): x * cos + roll(x, hs / 2) * sin rotates
 Projection = tuple[Tensor, Tensor | None]  # weight (N, K), bias (N,)
-# (1, V) logits, (n, 1, D) outputs of the dropped layers if watched, and ||d|| / ||cached|| of the corrected ones.
+# (1, V) logits, (n, 1, D) outputs of the skipped layers if watched, and ||d|| / ||cached|| of the corrected ones.
 Results = tuple[Tensor, Tensor | None, list[Tensor]]
 
 
@@ -170,7 +170,7 @@ class StaticDecoder(ReferenceDecoder):
         return DecoderOutput(logits, None if watched is None else watched.clone(), state.refresher.entropy)
 
     def _reserve(self, state: StaticState, tokens: int) -> None:
-        """Room for `tokens` tokens; a dropped layer that writes no K/V at LoRA steps gets what its refreshes need."""
+        """Room for `tokens` tokens; a skipped layer that writes no K/V at LoRA steps gets what its refreshes need."""
         schedule, prompt = state.schedule, state.position
         sparse = schedule.kv == "skip" and not schedule.is_adaptive
         for i in range(self.num_layers):
@@ -286,7 +286,7 @@ class StaticDecoder(ReferenceDecoder):
         return F.linear(F.silu(gate).mul_(up), *weights.down).add_(u)
 
     def _full(self, i: int, h: Tensor, rope: Rope, state: StaticState) -> Tensor:
-        """A whole layer; a droppable one leaves its anchor behind."""
+        """A whole layer; one that LoRA steps skip leaves its anchor behind."""
         u = self._attend(i, h, rope, state)
         out = self._feed(i, u)
         if i in state.schedule.dropped_set:
@@ -295,7 +295,7 @@ class StaticDecoder(ReferenceDecoder):
         return out
 
     def _lora(self, i: int, h: Tensor, rope: Rope, state: StaticState) -> Tensor:
-        """A dropped layer at a LoRA step: no attention, and with `part="block"` no MLP either."""
+        """A skipped layer at a LoRA step: no attention, and with `part="block"` no MLP either."""
         schedule, bank = state.schedule, state.bank
         if schedule.kv == "write":
             heads = self._project(i, self._norm(h, self._weights[i].attention_norm), rope)

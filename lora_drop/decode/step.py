@@ -25,7 +25,7 @@ class DecodeState:
     bank: Correction | None
     kv: KVCache
     hidden: HiddenCache
-    watch: bool = False  # whether steps give the outputs of the dropped layers, for the audit
+    watch: bool = False  # whether steps give the outputs of the skipped layers, for the audit
     position: int = 0  # tokens read so far: the true position of the next one
     refresher: Refresher = field(init=False)  # which step this is, and whether it is full
 
@@ -39,7 +39,7 @@ class DecoderOutput:
 
     Args:
         logits: of the next token, (B, V); from `read` one row a token, (B, T, V).
-        watched: the outputs of the dropped layers, ascending, (n, B, D); from `read` those of the layers asked for,
+        watched: the outputs of the skipped layers, ascending, (n, B, D); from `read` those of the layers asked for,
             (n, B, T, D). None where nobody asked.
         entropy: of the logits in nats, where the schedule needed it, so that nobody computes it again; else None.
     """
@@ -74,14 +74,14 @@ class Decoder(Protocol):
         Args:
             bank: on the model's device and in its dtype (`Correction.to`).
             tokens: the most that the caches will hold, which lets static buffers be reserved once; 0 is unknown.
-            watch: have each step give the outputs of the dropped layers.
+            watch: have each step give the outputs of the skipped layers.
         """
 
     def prefill(self, input_ids: Tensor, state: DecodeState) -> DecoderOutput:
         """Read the prompt (B, P): step 0, full, and the first refresh. Gives the logits after its last token."""
 
     def step(self, token: Tensor, state: DecodeState) -> DecoderOutput:
-        """Decode one token (B, 1), full or with the dropped layers skipped, as `state.refresher` decides."""
+        """Decode one token (B, 1), full or with the schedule's layers skipped, as `state.refresher` decides."""
 
     def read(
         self, tokens: Tensor, kv: KVCache, position: int, layers: tuple[int, ...], logits_from: int = 0

@@ -125,7 +125,7 @@ def _check(loaded: LoadedModel, config: LoraDropConfig, triggers: Sequence[str],
     if config.refresh_entropy is not None or config.refresh_norm is not None:
         raise LoraDropError("this command chooses refresh_entropy and refresh_norm itself: leave both out.")
     if config.schedule_for(loaded.num_layers).is_baseline:
-        raise LoraDropError("these settings drop nothing, or refresh at every step: there is nothing to compare.")
+        raise LoraDropError("these settings skip nothing, or refresh at every step: there is nothing to compare.")
     for trigger in triggers:
         if trigger not in TRIGGERS:
             raise LoraDropError(f"there is no trigger {trigger!r}; the triggers are {', '.join(TRIGGERS)}.")

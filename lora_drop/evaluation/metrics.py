@@ -1,7 +1,7 @@
 """Teacher-forced quality through the real decode schedule.
 
 The target's tokens are fed one at a time through prefill and decode steps, exactly as generation would run them, so a
-dropped layer attends to the keys that decoding would have written. The full model reads the same tokens in one pass.
+skipped layer attends to the keys that decoding would have written. The full model reads the same tokens in one pass.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which layers to drop first: a greedy order, `python -m lora_drop drop-order`.
+"""Which layers to skip first: a greedy order, `python -m lora_drop drop-order`.
 
 Spacing dropped layers evenly takes what costs much along with what costs little. Here the next layer is the one that
 adds least to KL(full || LoRA-Drop) at LoRA steps together with those already chosen, through the parallel pass that
@@ -35,7 +35,7 @@ def drop_order(
     candidates: int = CANDIDATES,
     progress: Callable[[int, float], None] = lambda layer, kl: None,
 ) -> list[dict[str, Any]]:
-    """The first `count` layers to drop, cheapest first.
+    """The first `count` layers to skip, cheapest first.
 
     Args:
         windows: (N, T) tokens of text; a quarter of each is the prompt.
@@ -44,8 +44,8 @@ def drop_order(
         progress: called with each layer as it is chosen and the KL with it.
 
     Returns:
-        A row a layer: `{"layer", "kl", "alone"}`: the KL, in nats at LoRA steps, of dropping it and all before it, and
-        of dropping it alone.
+        A row a layer: `{"layer", "kl", "alone"}`: the KL, in nats at LoRA steps, of skipping it and all before it, and
+        of skipping it alone.
 
     Raises:
         LoraDropError: `count` is not within the range, the period has no LoRA step, or a KL is not finite.
@@ -75,7 +75,7 @@ def drop_order(
 
 
 class _Cost:
-    """KL(full || LoRA-Drop) on windows, by the layers that are dropped; the full model reads each window once."""
+    """KL(full || LoRA-Drop) on windows, by the layers that are skipped; the full model reads each window once."""
 
     def __init__(self, loaded: LoadedModel, windows: Tensor, config: LoraDropConfig, bank: AdapterBank | None):
         self.loaded, self.windows, self.config, self.bank = loaded, windows, config, bank

@@ -23,14 +23,14 @@ FORMAT, VERSION = "lora-drop-presets", 1
 JSON_NAME = "presets.json"
 NOT_MEASURED = "not measured on this model"
 
-# The most nats a token, over all steps, that a text may lose against the full model's and still be said to read well:
+# The most quality loss, in nats per token over all steps, at which a text is still said to read well:
 # a perplexity 16% higher. Settings of the bundled model that lose this much write fluent text on the prompt's subject;
 # at 0.4 statements go wrong, at 0.9 the text goes in circles (the README's table of untrained rules).
 READS_WELL_GAP = 0.15
 
 # Of a row: the figures that are shown, by their names in the file.
 FIGURES = {
-    "agreement": "lora_steps_top1_agreement",  # share of LoRA steps with the full model's top token
+    "agreement": "lora_steps_top1_agreement",  # share of LoRA steps with the full model's next token
     "nll_gap": "all_steps_nll_gap",  # nats
     "speedup": "speedup",
     "bound": "bound",
@@ -121,8 +121,8 @@ def in_words(row: dict[str, Any], about: dict[str, Any]) -> str:
     verdict = "reads well" if reads_well(row) else "does not read well"
     where = f"{about['data']['file']}, {about['model']['dtype']} on {about['device']['name']}"
     return (
-        f"same next token as the full model at {agreement:.1%} of LoRA steps, {gap:+.3f} nats a token over all steps: "
-        f"{verdict} ({row['tokens']:,} tokens of {where})"
+        f"same next token as the full model at {agreement:.1%} of LoRA steps, quality loss {gap:+.3f} nats per token "
+        f"over all steps: {verdict} ({row['tokens']:,} tokens of {where})"
     )
 
 

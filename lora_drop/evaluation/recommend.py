@@ -15,7 +15,7 @@ def recommend(
     """The fastest row of a sweep whose quality stays within the limits; None if no row does.
 
     Args:
-        min_agreement: least share of LoRA steps at which the full model has the same top token.
+        min_agreement: least share of LoRA steps at which the full model has the same next token.
         max_nll_gap: most quality loss over all steps: how much the NLL may grow, in nats per token.
 
     Raises:

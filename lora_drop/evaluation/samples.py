@@ -143,7 +143,7 @@ def samples_text(result: dict[str, Any]) -> str:
         "",
         f"Unpicked: every prompt and every preset, greedy, seed {settings['seed']}, at most "
         f"{settings['max_new_tokens']} new tokens, {model['id']} ({model['dtype']}) on {result['device']['name']}.",
-        "Agreement: share of LoRA steps at which the full model, reading the same text, would pick the same token.",
+        "Agreement: share of LoRA steps at which the full model, reading the same text, has the same next token.",
         "A text that repeats itself is easy to agree with; how well a preset predicts is in presets.json.",
     ]
     prompt = None

@@ -17,7 +17,7 @@ _Fields: Any = fields("LoraDropConfig", settings_of(SCHEDULE))
 
 
 class LoraDropConfig(_Fields):
-    """What LoRA-Drop is asked to do (arXiv 2601.02569).
+    """What LoRA-Drop does (arXiv 2601.02569).
 
     Its fields are the schedule's settings, with the names of the command line: `lora_drop.method.settings` has each
     with its values, its default and what it does, and so has docs/settings.md.
@@ -36,13 +36,13 @@ class LoraDropConfig(_Fields):
         low, high = self.layers or default_range(num_layers)
         if high > last:
             raise LoraDropError(
-                f"layers {low}-{high} is outside this model: its layers are 0-{last} and 1-{last} can be dropped."
+                f"layers {low}-{high} is outside this model: its layers are 0-{last} and 1-{last} can be skipped."
             )
         if self.drop_layers is not None:
             if self.drop_layers and self.drop_layers[-1] > last:
                 raise LoraDropError(
                     f"drop_layers contains {self.drop_layers[-1]}, but this model's layers are 0-{last} "
-                    f"and 1-{last} can be dropped."
+                    f"and 1-{last} can be skipped."
                 )
             dropped = self.drop_layers
         else:
@@ -81,5 +81,5 @@ def default_range(num_layers: int) -> tuple[int, int]:
         LoraDropError: the model has fewer than three layers.
     """
     if num_layers < 3:
-        raise LoraDropError(f"this model has {num_layers} layers; LoRA-Drop needs at least 3 to have one to drop.")
+        raise LoraDropError(f"this model has {num_layers} layers; LoRA-Drop needs at least 3 to have one to skip.")
     return min(3, num_layers - 2), num_layers - 2

@@ -18,7 +18,7 @@ from lora_drop.method.schedule import Schedule, baseline_schedule
 class ModelShape:
     """The sizes that decide what a decode step reads; counts of weights, without any tensor.
 
-    `qkv_bias` and `qk_norm` tell Qwen2's biases and Qwen3's per-head norms. `matrix_size` and `head_size` are the
+    `qkv_bias` and `qk_norm` are Qwen2's biases and Qwen3's per-head norms. `matrix_size` and `head_size` are the
     bytes that a weight of a layer's matrices, or of the head, takes in memory, over those of an activation: 1 unless
     they are packed. Norms, biases, adapters and K/V have the activations' size.
     """
@@ -121,7 +121,7 @@ def step_bytes(
     """Bytes that decode step `step` has to read: the weights it uses and the K/V that each attention run reads.
 
     Args:
-        rank: rank of the adapters, 0 without; a dropped layer then reads A, B and, for `residual`, the gate.
+        rank: rank of the adapters, 0 without; a skipped layer then reads A, B and, for `residual`, the gate.
         corrected: the layers that have adapters; None is all.
         kv: count the K/V reads too; without them the figure does not depend on the text's length.
         lora, refreshes: whether it was a LoRA step, and how many decode steps up to it were not; None is what the

@@ -36,7 +36,7 @@ def config_from(options: Mapping[str, Any], model: str) -> LoraDropConfig:
     }
     spread = given.keys() & {"layers", "drop_ratio"}
     if spread and "drop_layers" in given:
-        raise LoraDropError("name the dropped layers by drop_layers, or by layers and drop_ratio, not by both.")
+        raise LoraDropError("name the skipped layers by drop_layers, or by layers and drop_ratio, not by both.")
     if spread:
         given["drop_layers"] = None  # a range or a ratio on top of a preset that lists layers means the range
     return config.replace(**given)

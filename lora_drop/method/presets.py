@@ -25,25 +25,25 @@ PRESETS = {
         Preset(
             "gentle",
             "Gentle",
-            "A quarter of the layers rests every other step.",
+            "A quarter of the layers is skipped every other step.",
             LoraDropConfig(period=2, drop_ratio=0.25),
         ),
         Preset(
             "balanced",
             "Balanced",
-            "Half of the layers rest every other step.",
+            "Half of the layers are skipped every other step.",
             LoraDropConfig(period=2, drop_ratio=0.5),
         ),
         Preset(
             "fast",
             "Fast",
-            "Half of the layers rest in three of four steps.",
+            "Half of the layers are skipped in three of four steps.",
             LoraDropConfig(period=4, drop_ratio=0.5),
         ),
         Preset(
             "kv-saver",
             "KV saver",
-            "Attention alone rests, in half of the layers: saves K/V, but little time.",
+            "Only attention is skipped, in half of the layers: saves K/V, but little time.",
             LoraDropConfig(period=4, drop_ratio=0.5, part="attention"),
         ),
         Preset(
@@ -56,17 +56,17 @@ PRESETS = {
 }
 
 
-# Layers of the bundled model, the cheapest to drop first: at the same bound they lose far less than evenly spaced ones
+# Layers of the bundled model, the cheapest to skip first: at the same bound they lose far less than evenly spaced ones
 # (`drop-order`; docs/training-log.md has the measurements, also of the early refreshes of `gentle`).
 BUNDLED_ORDER = (12, 5, 17, 6, 4, 14, 13, 7, 18, 26, 16, 15, 25)
 _BUNDLED_CHOICES: dict[str, tuple[int, dict[str, Any], str]] = {  # how many of them, other settings, note
     "gentle": (
         4,
         {"period": 8, "refresh_entropy": 0.7},
-        "Four chosen layers rest while the model is sure of its next token; a full step comes where it is not.",
+        "Four chosen layers are skipped while the model is sure of its next token; a full step comes where it is not.",
     ),
-    "balanced": (9, {"period": 8}, "Nine chosen layers rest in seven of eight steps."),
-    "fast": (13, {"period": 8}, "Thirteen chosen layers rest in seven of eight steps."),
+    "balanced": (9, {"period": 8}, "Nine chosen layers are skipped in seven of eight steps."),
+    "fast": (13, {"period": 8}, "Thirteen chosen layers are skipped in seven of eight steps."),
 }
 
 

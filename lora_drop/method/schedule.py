@@ -18,7 +18,7 @@ TRIGGERS = ("entropy", "norm")  # what can make an adaptive schedule refresh ear
 
 
 def dropped_layers(lo: int, hi: int, drop_ratio: float) -> tuple[int, ...]:
-    """The dropped layers of the range lo..hi (inclusive): n = drop_ratio * S rounded half to even, evenly spread.
+    """The skipped layers of the range lo..hi (inclusive): n = drop_ratio * S rounded half to even, evenly spread.
 
     The j-th is `lo + floor((2j + 1) * S / (2n))`, S = hi - lo + 1.
     """
@@ -31,7 +31,7 @@ def dropped_layers(lo: int, hi: int, drop_ratio: float) -> tuple[int, ...]:
 class Schedule:
     """A resolved schedule: settings that were checked against a model of `num_layers` layers.
 
-    Made by `LoraDropConfig.schedule_for`. `dropped` is ascending and never contains layer 0. What is told of a step by
+    Made by `LoraDropConfig.schedule_for`. `dropped` is ascending and never contains layer 0. What is said of a step by
     its number alone (`is_refresh`, `kind`, `active`) is the fixed schedule; of an adaptive one, its longest gaps.
     """
 
@@ -64,13 +64,13 @@ class Schedule:
         return step % self.period == 0
 
     def kind(self, step: int) -> StepKind:
-        """What step `step` is. A run that drops nothing has no LoRA step."""
+        """What step `step` is. A run that skips nothing has no LoRA step."""
         if step == 0:
             return "prefill"
         return "refresh" if self.is_baseline or self.is_refresh(step) else "lora"
 
     def active(self, step: int) -> list[Literal[0, 1]]:
-        """[num_layers] of 1 (runs whole) or 0 (dropped, wholly or its attention) at this step."""
+        """[num_layers] of 1 (runs whole) or 0 (skipped, wholly or its attention) at this step."""
         return self.active_in(self.kind(step))
 
     def active_in(self, kind: StepKind) -> list[Literal[0, 1]]:
@@ -81,7 +81,7 @@ class Schedule:
         return [0 if i in self.dropped else 1 for i in range(self.num_layers)]
 
     def kv_length(self, layer: int, prompt_tokens: int, step: int, refreshes: int | None = None) -> int:
-        """Tokens in the K/V cache of `layer` after `step`: P + s, or P + refreshes where it is dropped.
+        """Tokens in the K/V cache of `layer` after `step`: P + s, or P + refreshes where it is skipped.
 
         `refreshes` counts the decode steps up to `step` that were; None is the fixed schedule's floor(s / period).
         """

@@ -140,7 +140,7 @@ SETTINGS: tuple[Setting, ...] = (
                 "state: last token's output (paper)",
                 "anchor: last refresh's output",
                 "residual: what the last refresh added",
-                "skip: nothing, the layer is left out",
+                "skip: nothing, the layer is passed by",
             ),
         ),
         "residual",
@@ -152,7 +152,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         *("part", SCHEDULE, Choice(PARTS, ("layer (paper)", "attention only")), "block"),
         "what of a layer is skipped: the whole block, or its attention only",
-        label="What is dropped",
+        label="What is skipped",
         row="part",
         main=True,
         words="part {}",
@@ -160,7 +160,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         *("kv", SCHEDULE, Choice(KV_RULES, ("none (paper)", "still written")), "skip"),
         "whether a skipped layer writes no K/V (skip), or still computes and stores them (write)",
-        label="K/V when dropped",
+        label="K/V when skipped",
         row="part",
         main=True,
         words="K/V {}",
@@ -168,7 +168,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         *("drop_layers", SCHEDULE, LayerList(off=True), None),
         "the skipped layers by number, in place of range and ratio",
-        label="Exact layers to drop (instead of range and ratio)",
+        label="Exact layers to skip (instead of range and ratio)",
         metavar="4,6,8",
     ),
     Setting(

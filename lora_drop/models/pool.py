@@ -54,7 +54,7 @@ def label_of(name: str) -> str:
 
 
 class ModelPool:
-    """Lends the one model in memory, and swaps it for another one when that is asked for.
+    """Lends the one model in memory, and swaps it for another one on request.
 
     A swap waits for the runs on the old model, and lets it go before the new one is read: two are never held. A name
     outside of the list is refused, whoever sends it. Where a load fails, the next request loads what it wants anew.

@@ -1,6 +1,6 @@
 """A run: a request in, lanes that take turns on one device, the records of its trace out.
 
-`request.py` checks what is asked; `run.py` is the run, `generate.py` the library's two calls; `records.py` has the
+`request.py` checks what is asked for; `run.py` is the run, `generate.py` the library's two calls; `records.py` has the
 trace's lines, `trace.py` gathers and reads them, `exports/` makes files of them. Every figure of a run is computed
 here.
 

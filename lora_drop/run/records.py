@@ -70,7 +70,7 @@ if TYPE_CHECKING:  # a type checker does not read the table
     LaneConfig = dict[str, Any]
     Sampling = dict[str, Any]
 else:
-    # A lane's settings, as far as it says them; without `dropped` (resolved) it drops nothing.
+    # A lane's settings, as far as it says them; without `dropped` (resolved) it skips nothing.
     LaneConfig = TypedDict(
         "LaneConfig",
         {
@@ -179,7 +179,7 @@ class Header:
 
     @property
     def main(self) -> LaneHeader:
-        """The lane that the run is about: LoRA-Drop's; without one the first that drops something, or the last."""
+        """The lane that the run is about: LoRA-Drop's; without one the first that skips something, or the last."""
         named = [lane for lane in self.lanes if lane["id"] == LORA_DROP]
         dropping = [lane for lane in self.lanes if lane["config"].get("dropped") and lane["config"].get("period") != 1]
         return [*named, *dropping, self.lanes[-1]][0]
@@ -227,7 +227,7 @@ class StepRecord:
 class AuditRecord:
     """What the full model says of a step, given the lane's own tokens.
 
-    `drift` = ||x_hat - x|| / ||x|| and `cosine` have an entry for each dropped layer (its output); `kl` is
+    `drift` = ||x_hat - x|| / ||x|| and `cosine` have an entry for each skipped layer (its output); `kl` is
     KL(full || lane) of the unscaled logits in nats; `agrees` says whether both have the same argmax, which for the
     full model is `argmax_text`.
     """

@@ -1,4 +1,4 @@
-"""What a run is asked to do, and the check of it against a model before anything runs."""
+"""A run's settings, and the check of it against a model before anything runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _Fields: Any = fields(
 
 
 class Request(_Fields):
-    """What one run is asked to do: a prompt, the schedule's config, and a run's settings by the command line's names.
+    """One run: a prompt, the schedule's config, and a run's settings by the command line's names.
 
     Raises:
         LoraDropError: a value is outside what it may be, on any model.
@@ -79,7 +79,7 @@ def plan(loaded: LoadedModel | ModelInfo, request: Request) -> Plan:
     if request.compare is not None:
         comparison = COMPARISONS[request.compare]
         wanted.append((THIRD, comparison.lane, comparison.applied_to(request.config)))
-    request.config.schedule_for(loaded.num_layers)  # also where it does not run, its mistakes are told
+    request.config.schedule_for(loaded.num_layers)  # also where it does not run, its mistakes are reported
     for name, label, config in wanted:
         schedule = config.schedule_for(loaded.num_layers)
         bank, said = find_bank(loaded, config, schedule)

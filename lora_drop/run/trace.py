@@ -60,7 +60,7 @@ class Trace:
             raise LoraDropError(f"step {record.step} is audited before it ran.")
         dropped = next(lane["config"]["dropped"] for lane in self.header.lanes if lane["id"] == record.lane)
         if not len(record.drift) == len(record.cosine) == len(dropped):
-            raise LoraDropError(f"the audit of step {record.step} has other layers than lane {record.lane!r} drops.")
+            raise LoraDropError(f"the audit of step {record.step} has other layers than lane {record.lane!r} skips.")
         self.audits[record.lane][record.step] = record
 
     def text(self, lane: str) -> str:

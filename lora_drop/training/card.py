@@ -49,7 +49,7 @@ def card(bank: AdapterBank) -> str:
         "",
         f"# LoRA-Drop adapters for {bank.base_model}: `{bank.reuse}`, {bank.part}, rank {bank.rank}",
         "",
-        "Low-rank corrections that stand in for layers left out while decoding (LoRA-Drop, arXiv 2601.02569).",
+        "Low-rank corrections that stand in for layers that are skipped while decoding (LoRA-Drop, arXiv 2601.02569).",
         f"They fit the weights with fingerprint `{bank.revision}`, layers {layers[0]}-{layers[-1]}; the backbone is",
         "unchanged.",
         "",
@@ -59,7 +59,7 @@ def card(bank: AdapterBank) -> str:
         f"- Periods {_join(meta['trained_schedules']['periods'])}; drop ratios "
         f"{_join(meta['trained_schedules']['drop_ratios'])}: one bank for every slider position.",
         *(
-            [f"- Half of the batches drop the first layers, how many is drawn, of {_join(order)}."]
+            [f"- Half of the batches skip the first layers, how many is drawn, of {_join(order)}."]
             if (order := meta["trained_schedules"].get("drop_order"))
             else []
         ),
@@ -71,7 +71,7 @@ def card(bank: AdapterBank) -> str:
         f"On {quality['tokens']:,} tokens of windows that training kept apart, of the same sources (figures on text",
         "of other sources are in the project's sweeps), at LoRA steps:",
         "",
-        "| period | dropped | same top token as the full model | KL, nats |",
+        "| period | skipped | same next token as the full model | KL, nats |",
         "|---|---|---|---|",
         *(
             f"| {row['period']} | {dropped_in(row)} | {row['top1_agreement']:.1%} | {row['kl']:.3f} |"
@@ -96,7 +96,7 @@ def card(bank: AdapterBank) -> str:
 
 
 def dropped_in(row: dict[str, Any]) -> str:
-    """What an evaluated schedule drops, in words."""
+    """What an evaluated schedule skips, in words."""
     listed = row.get("drop_layers")
     return f"layers {_join(listed)}" if listed else f"ratio {row['drop_ratio']}"
 

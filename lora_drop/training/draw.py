@@ -47,7 +47,7 @@ def draw(settings: TrainSettings, step: int, windows: int, num_layers: int) -> D
     if not schedule.dropped and settings.drop_ratio is None:  # a small model may have too few layers for a low ratio
         schedule = config.replace(drop_ratio=1.0).schedule_for(num_layers)
     if not schedule.dropped:
-        raise LoraDropError(f"drop_ratio {ratio} drops no layer of this model's {num_layers}: raise it.")
+        raise LoraDropError(f"drop_ratio {ratio} skips no layer of this model's {num_layers}: raise it.")
     return Draw(chosen, rng.randint(4, settings.length // 2), schedule)
 
 

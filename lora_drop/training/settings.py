@@ -1,4 +1,4 @@
-"""What a training run is asked to do; apart from `train`, so that `--help` needs no torch."""
+"""The settings of a training run; apart from `train`, so that `--help` needs no torch."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def feed(layer: Any, u: Tensor) -> Tensor:
 
 
 def reach(layer: nn.Module, h: Tensor, rope: tuple[Tensor, Tensor], layout: Layout, schedule: Schedule) -> Tensor:
-    """What a dropped layer gives at the full positions (B, F, D): its output, or u with `part="attention"`."""
+    """What a skipped layer gives at the full positions (B, F, D): its output, or u with `part="attention"`."""
     # With kv="write" the LoRA positions' keys are there too, so they take part; their own results are left aside.
     rows = layout.full if schedule.kv == "skip" else h.shape[1]
     u = attend(layer, h[:, :rows], rope, layout.visible)[:, : layout.full]

@@ -90,7 +90,7 @@ class Trainer:
         self.held_out, self.windows = windows[apart], windows[~apart]
         if not len(self.windows):
             raise LoraDropError("the training text has one window; it needs at least two, for one is held out.")
-        draw(settings, 0, len(self.windows), loaded.num_layers)  # refuses a ratio that drops nothing
+        draw(settings, 0, len(self.windows), loaded.num_layers)  # refuses a ratio that skips nothing
         for parameter in loaded.model.parameters():
             parameter.requires_grad_(False)
         self.start = self._new_bank()
@@ -233,7 +233,7 @@ class Trainer:
             loss, agreement = distillation(self.loaded, tokens, batch.prompt_tokens, batch.schedule, self.bank)
         self.accelerator.backward(loss)
         for tensor in self.parameters:
-            # A layer that this batch does not drop has no gradient: zero it is, the same on every process.
+            # A layer that this batch does not skip has no gradient: zero it is, the same on every process.
             tensor.grad = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
             if share > 1:
                 tensor.grad = self.accelerator.reduce(tensor.grad, "mean")

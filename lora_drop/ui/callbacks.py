@@ -169,14 +169,14 @@ class Callbacks:
         yield from batches(chain([header], records), line, run_line(run_id), figures.line)
 
     def export_run(self, run_id: str, kind: str) -> dict[str, str]:
-        """A run's file for the page's Take away menu: `trace`, `chrome` or `html`.
+        """A run's file for the page's Export menu: `trace`, `chrome` or `html`.
 
         Returns:
             `{"name", "text"}`, or `{"error"}` in one line.
         """
         text = self.traces.text(run_id) if isinstance(run_id, str) else None
         if not text:
-            return {"error": "This run is no longer kept on the server: run it again, then take it away."}
+            return {"error": "This run is no longer kept on the server: run it again, then export it."}
         if kind == "trace":
             return {"name": "lora-drop-run.jsonl", "text": text}
         trace = parse_trace(text.encode())

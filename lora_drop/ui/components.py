@@ -65,7 +65,7 @@ class LiveView(Scripted):
     only what was appended, nothing is mounted anew, and a chart keeps the reader's zoom.
 
     Args:
-        model: what `model_facts` tells of the loaded model.
+        model: what `model_facts` says of the loaded model.
         export: a run's id and a kind in, `{"name", "text"}` of the file or `{"error"}` out.
     """
 
@@ -89,7 +89,7 @@ class LiveView(Scripted):
 
 
 class LayerRange(Scripted):
-    """A slider with two handles: the droppable layers `[lo, hi]`, inclusive. Layer 0 always runs, so lo >= 1.
+    """A slider with two handles: layers that can be skipped, `[lo, hi]`, inclusive. Layer 0 always runs, so lo >= 1.
 
     It triggers `input` where a visitor moves a handle.
     """
@@ -118,7 +118,7 @@ class WhatIf(Scripted):
     """What the settings would do, drawn in the browser with no model run.
 
     Args:
-        model: what `model_facts` tells of the loaded model.
+        model: what `model_facts` says of the loaded model.
         settings: what the controls hold at first, by name.
         presets: settings by preset name.
         prompt_tokens: tokens of the page's first prompt.
@@ -155,7 +155,7 @@ class WhatIf(Scripted):
 
 
 class ModelFacts(Scripted):
-    """Nothing to see: hands on what `page_facts` tells of a model that was chosen, to all that the scripts draw.
+    """Nothing to see: hands on what `page_facts` says of a model that was chosen, to all that the scripts draw.
 
     Its value is None for the model that the page was built over. It triggers `change` once a model is shown.
 
@@ -179,7 +179,7 @@ class PresetTable(Scripted):
     It triggers `input` where a visitor chooses.
 
     Args:
-        facts: what `preset_facts` tells.
+        facts: what `preset_facts` says.
     """
 
     def __init__(self, facts: dict[str, Any], **kwargs: Any):
@@ -193,7 +193,7 @@ class PresetTable(Scripted):
 
 
 class Compare(Scripted):
-    """What the corrections at hand are, and the choice of a third lane: the same schedule with one setting changed.
+    """Which corrections there are, and the choice of a third lane: the same schedule with one setting changed.
 
     Its value is the name of a comparison, or an empty text for none.
 

@@ -96,7 +96,7 @@ def page_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
 
 
 def preset_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
-    """What the page tells of the presets: all figures are those of the measurements' file.
+    """What the page says of the presets: all figures are those of the measurements' file.
 
     Returns:
         `{"default", "missing", "about", "gap", "presets"}`: the preset to open on; why nothing was measured (empty if

@@ -19,7 +19,7 @@ class Method(Scripted):
     """The tab: words from its template, the drawing and the table from `assets/js/method`.
 
     Args:
-        model: what `model_facts` tells of the loaded model.
+        model: what `model_facts` says of the loaded model.
     """
 
     def __init__(self, model: dict[str, Any], **kwargs: Any):
@@ -51,7 +51,7 @@ def our_words(path: Path = SHIPPED_SWEEP) -> str:
         agreement, others = (row["lora_steps_top1_agreement"] for row in (ours, state))
         return (
             f"{far}. At p {PAPER_RATIO}, k {PAPER_PERIOD - 1} our residual rule with trained corrections has the full "
-            f"model's next token at {agreement:.0%} of LoRA steps and loses {ours['all_steps_nll_gap']:.2f} nats a "
+            f"model's next token at {agreement:.0%} of LoRA steps and loses {ours['all_steps_nll_gap']:.2f} nats per "
             f"token, at {ours['speedup']:.2f}× of at most {ours['bound']:.2f}×; the state rule agrees at "
             f"{others:.0%}. Such a small model has no layers to spare."
         )
@@ -63,6 +63,6 @@ def build(facts: dict[str, Any]) -> None:
     """The tab's content, inside the layout's open `gr.Tab`.
 
     Args:
-        facts: what `model_facts` tells of the loaded model.
+        facts: what `model_facts` says of the loaded model.
     """
     Method(facts, elem_id="ld-method")

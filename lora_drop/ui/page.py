@@ -20,8 +20,8 @@ from lora_drop.ui.theme import theme
 
 UPLOAD_SECONDS = 3600  # how often opened traces are looked for, and after how long they are deleted
 TITLE = (
-    "<h1>LoRA-Drop Studio</h1><p>One prompt, answered twice: with every layer for every word, and with "
-    "layers left out between full steps.</p>"
+    "<h1>LoRA-Drop Studio</h1><p>One prompt, answered twice: with every layer for every token, and with "
+    "layers skipped between full steps.</p>"
 )
 
 

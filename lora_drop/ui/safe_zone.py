@@ -50,7 +50,7 @@ Pairs = list[tuple[str, str]]
 def choices_of(stored: Sweep | None, here: Sweep | None) -> list[tuple[str, str]]:
     """(label, value) of every rule, part and adapters of both sweeps.
 
-    A bank's name is long, and the figure has it: a label has it only where two banks of a rule have to be told apart.
+    A bank's name is long, and the figure has it: a label has it only where two banks of a rule must be distinguished.
     """
 
     def label(group: tuple[str, str, str], among: list[tuple[str, str, str]]) -> str:

@@ -98,8 +98,8 @@ def pareto_of(sweep: Sweep | None, quality: str) -> dict[str, Any] | str:
 
 def words_of(group: tuple[str, str, str]) -> str:
     reuse, part, adapters = group
-    dropped = "whole layers" if part == "block" else "attention only"
-    return f"{reuse}, {dropped}, " + ("no adapters" if adapters == "none" else f"adapters {adapters}")
+    skipped = "whole layers" if part == "block" else "attention only"
+    return f"{reuse}, {skipped}, " + ("no adapters" if adapters == "none" else f"adapters {adapters}")
 
 
 def _measured_on(sweep: Sweep) -> str:

@@ -79,7 +79,7 @@ def _build_shown(
     """What of a sweep is shown: words on what is stored, the choice of a rule, the choice of a quality."""
     with gr.Column(elem_id="ld-zone-show", elem_classes="ld-panel"):
         _text(
-            "<h2>Where is LoRA-Drop safe?</h2><p>Dropping more layers, and longer, saves bytes and costs "
+            "<h2>Where is LoRA-Drop safe?</h2><p>Skipping more layers, and for longer, saves bytes and costs "
             "quality. Each cell is one setting, measured: quality against the full model on the same text, "
             "speed beside the most that its bytes allow, and KV memory. The dashed corner is what the paper "
             "calls safe, for larger models with trained corrections.</p>"
@@ -92,7 +92,7 @@ def _build_shown(
             elem_id="ld-zone-choice",
         )
         quality = gr.Radio(
-            [("same top token", "agreement"), ("nats lost", "nll_gap")],
+            [("same next token", "agreement"), ("quality loss (nats per token)", "nll_gap")],
             value="agreement",
             label="Quality in the lower plot",
             elem_id="ld-zone-quality",
@@ -112,7 +112,7 @@ def _build_form(revision: str) -> tuple[list[gr.components.Component], gr.Button
             part = gr.Dropdown(
                 [("whole layer" if value == "block" else "attention only", value) for value in PARTS],
                 value="block",
-                label="What is dropped",
+                label="What is skipped",
                 elem_id="ld-sweep-part",
             )
         adapters = gr.Radio(

@@ -124,7 +124,7 @@ def gpu(
                         raise LoraDropError(value.line)
                     yield value
         except gr.Error as error:
-            raise LoraDropError(told(error)) from error
+            raise LoraDropError(line_of(error)) from error
 
     return borrowing
 
@@ -206,7 +206,7 @@ def affordable(loaded: LoadedModel, request: Request) -> int:
     )
 
 
-def told(error: gr.Error) -> str:
+def line_of(error: gr.Error) -> str:
     """What the pool says, in one line; with a link to the recorded runs, where there are some."""
     title, message = str(getattr(error, "title", "")), str(error.message)
     if "aborted" in message:

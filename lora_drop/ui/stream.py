@@ -76,5 +76,5 @@ def batches(
 
 
 def run_line(run_id: str) -> str:
-    """The first line of a run's wire text: the page tells a new run from a longer text by it."""
+    """The first line of a run's wire text: by it the page knows a new run from a longer text."""
     return f'{{"type":"run","id":"{run_id}"}}\n'

@@ -26,7 +26,7 @@ LOCAL = {"127.0.0.1", "localhost"}
 
 
 def chromium() -> str:
-    """The browser's path; a machine without one is told so, not passed over in silence."""
+    """The browser's path; a machine without one gets an error, not passed over in silence."""
     named = os.environ.get("CHROMIUM")
     found = named or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if found is None:

@@ -1,6 +1,6 @@
 """Find a Chromium for the browser tests, or install one: `make browser`.
 
-A browser that is on the machine is used. Otherwise the system's package manager is asked (as root), and at last
+A browser that is on the machine is used. Otherwise the system's package manager installs one (as root), and at last
 Playwright's own download, which needs the open internet.
 """
 

@@ -116,7 +116,7 @@ def test_a_hostile_link_in_the_address_is_text_and_runs(server, open_page):
     expect(page.locator(".ld-status")).to_have_text("The link's reuse, audit cannot be used: left as set here.")
     expect(page.locator("#ld-prompt textarea")).to_have_value(prompt)
     page.click("#ld-run")
-    expect(page.locator(".ld-status")).to_contain_text("layers")  # a range beyond the model is the run's to tell
+    expect(page.locator(".ld-status")).to_contain_text("layers")  # a range beyond the model is the run's to report
     expect(page.locator(".ld-status")).to_have_attribute("data-kind", "error")
     assert page.evaluate("document.querySelectorAll('#ld-page script, #ld-page img, #ld-page iframe').length") == 0
 

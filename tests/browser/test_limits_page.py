@@ -29,7 +29,7 @@ def narrow() -> Iterator[Server]:
         yield from serve(ModelPool(load_model("random:tiny-llama")), patch)
 
 
-def test_a_full_queue_is_told_and_those_in_it_are_served(narrow, open_page):
+def test_a_full_queue_is_reported_and_those_in_it_are_served(narrow, open_page):
     release = threading.Event()
 
     def held():

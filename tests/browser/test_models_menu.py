@@ -1,4 +1,4 @@
-"""The models menu in a real Chromium: another model shows, runs and is linked to; what cannot be had is told."""
+"""The models menu in a real Chromium: another model shows, runs and is linked to; what cannot be had is named."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from lora_drop.run.trace import parse_trace
 from tests.support.page import figure, open_advanced, prepare, set_number, wait_done, wait_until
 from tests.support.server import SERVERS, Server, deep_model, serve
 
-from .test_takeaway import link_of
+from .test_export import link_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
 LLAMA, DEEP, GATED = "random:tiny-llama", "deep test model", "owner/gated"
-TOLD = f"{GATED} is gated: accept its terms on its Hub page, then `hf auth login`."
+REFUSED = f"{GATED} is gated: accept its terms on its Hub page, then `hf auth login`."
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def menu() -> Iterator[Server]:
 
     def load(name: str):
         if name == GATED:
-            raise LoraDropError(TOLD)
+            raise LoraDropError(REFUSED)
         loaded = deep_model() if name == DEEP else load_model(name)
         SERVERS[id(loaded)] = servers[0]
         return loaded
@@ -98,11 +98,11 @@ def test_two_visitors_have_each_their_model(menu, open_page):
     assert "tiny-llama" in figure(pages[0], "device") and "deep test model" in figure(pages[1], "device")
 
 
-def test_what_cannot_be_had_is_told_and_the_page_stays(menu, open_page):
+def test_what_cannot_be_had_is_reported_and_the_page_stays(menu, open_page):
     page = open_page(menu.url)
     choose(page, GATED)
     expect(page.locator("#ld-status .ld-status")).to_have_attribute("data-kind", "error", timeout=30_000)
-    assert page.inner_text("#ld-status .ld-status") == TOLD
+    assert page.inner_text("#ld-status .ld-status") == REFUSED
     expect(page.locator("#ld-model input")).to_have_value(LLAMA)
     time.sleep(0.5)
     assert "is gated" in page.inner_text("#ld-status .ld-status"), "putting the menu back says nothing new"

@@ -190,7 +190,7 @@ def test_where_there_is_nothing_to_compare_the_page_says_why(server, open_page):
     assert [cells(page, name) for name in PRESETS] == [[preset.note] for preset in PRESETS.values()]
     note = page.locator(".ld-compare-note")
     off, skip = page.locator("[data-compare='adapters-off']"), page.locator("[data-compare='skip']")
-    expect(note).to_have_text("Nothing is dropped: there is nothing to compare.")  # on so few layers
+    expect(note).to_have_text("Nothing is skipped: there is nothing to compare.")  # on so few layers
     expect(off).to_be_disabled()
     expect(skip).to_be_disabled()
     prepare(page, tokens=8)

@@ -68,7 +68,7 @@ def test_sliders_redraw_the_what_if_strip_with_no_request(server, open_page):
     expect(dropped).to_have_text("2 of 6")
 
     set_number(page, "ld-period", 1)
-    expect(page.locator(".ld-whatif-note")).to_have_text("This is the baseline: nothing is dropped.")
+    expect(page.locator(".ld-whatif-note")).to_have_text("This is the baseline: nothing is skipped.")
     page.fill("#ld-drop-layers textarea, #ld-drop-layers input", "0,2")
     expect(page.locator(".ld-whatif-note")).to_contain_text("layer 0 always runs")
     page.fill("#ld-drop-layers textarea, #ld-drop-layers input", "")

@@ -112,7 +112,7 @@ def test_the_stored_sweep_is_drawn_and_its_names_stay_texts(stored, open_page):
     page.get_by_role("option", name="Stored: residual, whole layers, no adapters").click()
     page.wait_for_function(f"document.querySelector('{MAPS}').data[0].x.length === 1")
     assert heat(page)[0]["z"] == [[0.25]]
-    page.get_by_label("nats lost").check()
+    page.get_by_label("quality loss (nats per token)").check()
     page.wait_for_function(f"document.querySelector('{FRONT}').layout.yaxis2.title.text.startsWith('NLL gap')")
 
 
@@ -176,7 +176,7 @@ def test_a_sweep_runs_to_its_end_and_grows_in_the_figures(server, open_page, mon
     assert page.input_value("#ld-zone-choice input") == "Run here: residual, whole layers, no adapters"
 
     # What was measured stays, and the next sweep adds to it.
-    page.get_by_label("nats lost").check()
+    page.get_by_label("quality loss (nats per token)").check()
     page.wait_for_function(f"document.querySelector('{FRONT}').layout.yaxis2.title.text.startsWith('NLL gap')")
     set_text(page, "ld-sweep-periods", "2")
     page.click("#ld-sweep-run")
@@ -283,7 +283,7 @@ def test_the_drawing_is_the_run_tabs_schedule(server, open_page, period, layers,
     expect(page.locator(".ld-drawing [data-figure=bound]")).to_have_text(f"{bound:.2f}×")
 
 
-def test_each_step_tells_the_exact_cache(server, open_page):
+def test_each_step_shows_the_exact_cache(server, open_page):
     page = open_page(server.url, reduced_motion="reduce")
     prepare(page, tokens=20, period=3)
     open_method(page)
@@ -308,7 +308,7 @@ def test_each_step_tells_the_exact_cache(server, open_page):
         assert links.count() == (4 if schedule.kind(step) == "lora" else 0)
         if links.count():
             assert links.first.get_attribute("data-from") == str(step // 3 * 3)
-            expect(page.locator(".ld-drawing-caption")).to_contain_text("4 of 6 layers rest")
+            expect(page.locator(".ld-drawing-caption")).to_contain_text("4 of 6 layers are skipped")
 
 
 def test_it_plays_pauses_and_starts_paused_where_motion_is_unwanted(server, open_page):

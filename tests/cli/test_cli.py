@@ -104,7 +104,7 @@ def test_people_get_a_readable_report(capsys):
         ([*RUN, "--period", "0"], "period"),
         ([*RUN, "--period", "two"], "invalid int"),
         ([*RUN, "--drop-ratio", "1.5"], "between 0 and 1"),
-        ([*RUN, "--layers", "3-28"], "0-5 and 1-5 can be dropped"),
+        ([*RUN, "--layers", "3-28"], "0-5 and 1-5 can be skipped"),
         ([*RUN, "--layers", "3"], "range low-high"),
         ([*RUN, "--layers", "0-4"], "layer 0 always runs"),
         ([*RUN, "--drop-layers", "0,4"], "layer 0 always runs"),

@@ -55,14 +55,14 @@ def last_line(capsys) -> str:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_tells_of_a_damaged_model(command, capsys, monkeypatch, name):
+def test_every_command_names_a_damaged_model(command, capsys, monkeypatch, name):
     monkeypatch.setattr("lora_drop.models.load.load_model", lambda *_: damaged("reference"))
     assert main(command(name)) == 2
     assert re.match("lora_drop: .*(are|is) NaN or infinite.*(damaged|overflow)", last_line(capsys))
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_tells_of_memory_that_runs_out(command, capsys, monkeypatch, name):
+def test_every_command_names_memory_that_runs_out(command, capsys, monkeypatch, name):
     model = fresh("reference")
     monkeypatch.setattr("lora_drop.models.load.load_model", lambda *_: model)
     with monkeypatch.context() as patch:

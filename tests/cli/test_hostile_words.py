@@ -88,7 +88,7 @@ PATHS = [
 
 @pytest.mark.parametrize(("command", "option"), PATHS)
 def test_a_path_too_long_is_one_line(command, option, offline, capsys):
-    """It is also told where the system only says so when a file is looked for, which was taken for a full disk."""
+    """It is also reported where the system only says so when a file is looked for, which was taken for a full disk."""
     for path in ("a" * 5000, "a/" * 3000):
         assert ends_well([command, *COMMANDS[command], option, path], capsys) == 2
 

@@ -52,7 +52,7 @@ def test_the_rules_differ(tiny):
 
 
 def test_without_corrections_state_is_anchor(tiny):
-    """h[t-1][i+1] + 0 is never anything but the anchor's output: only the correction tells the two rules apart."""
+    """h[t-1][i+1] + 0 is never anything but the anchor's output: only the correction distinguishes the two rules."""
     state, anchor = (decode(tiny, Schedule(3, tiny.num_layers, (2, 3), reuse))[0] for reuse in ("state", "anchor"))
     assert torch.equal(state, anchor)
 

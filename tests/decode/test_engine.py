@@ -71,7 +71,7 @@ def test_in_bfloat16_only_a_near_tie_may_differ():
             break
 
 
-def test_steps_tell_their_kind_layers_and_bytes(tiny):
+def test_steps_say_their_kind_layers_and_bytes(tiny):
     schedule = Schedule(3, tiny.num_layers, (2, 3))
     steps = list(lane(tiny, schedule, tokens=8))
     assert [s.step for s in steps] == list(range(8))

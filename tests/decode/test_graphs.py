@@ -48,7 +48,7 @@ def test_spans_and_storage_grow(tiny):
 
 @pytest.mark.parametrize("max_new_tokens", [1, 2, 65, 130])
 def test_a_lane_reserves_what_it_needs_and_no_more(tiny, max_new_tokens):
-    """A dropped layer gets room for its refreshes only; nowhere is more than one block left over."""
+    """A skipped layer gets room for its refreshes only; nowhere is more than one block left over."""
     lane = Lane(
         static(tiny.model),
         torch.tensor([PROMPT]),

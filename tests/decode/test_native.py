@@ -97,7 +97,7 @@ def test_a_library_that_cannot_be_used_is_built_again(built, damage, tmp_path, o
     assert again.stat().st_size == len(content) and capsys.readouterr().err == ""
 
 
-def test_one_that_cannot_be_used_even_when_new_is_told_in_one_line(tmp_path, other_abi, monkeypatch, capsys):
+def test_one_that_cannot_be_used_even_when_new_is_reported_in_one_line(tmp_path, other_abi, monkeypatch, capsys):
     monkeypatch.setattr(loader, "FOLDER", other_abi)
     calls = []
     compile_library = loader.compile_library
@@ -146,7 +146,7 @@ int __wrap_pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*f)(void
 """
 
 
-def test_where_memory_or_threads_run_out_it_is_told(decoder, tmp_path, monkeypatch):
+def test_where_memory_or_threads_run_out_it_is_reported(decoder, tmp_path, monkeypatch):
     """Each allocation fails in turn. Then, with memory again, the same library decodes the same text."""
     (tmp_path / "scarce.c").write_text(SCARCE)
     wrapped = [f"-Wl,--wrap={name}" for name in ("aligned_alloc", "pthread_create")]

@@ -136,7 +136,7 @@ def test_kinds_follow_from_the_recorded_entropies_and_norms(any_tiny, which):
 
 @pytest.mark.parametrize(("reuse", "part", "kv"), itertools.product(REUSE_RULES, PARTS, KV_RULES))
 def test_the_norm_and_the_logits_are_the_formulas(tiny, reuse, part, kv):
-    """Against the naive decoder, told which steps were full: what is reused, the K/V, and ||d|| / ||reused||."""
+    """Against the naive decoder, given which steps were full: what is reused, the K/V, and ||d|| / ||reused||."""
     bank = random_bank(tiny, reuse, part)
     rules = {"reuse": reuse, "part": part, "kv": kv}
     _, norms, _ = decoded(tiny, adaptive(tiny, norm=HUGE, **rules), bank)

@@ -1,4 +1,4 @@
-"""Benchmarks: both lanes in one run, through the real schedule; resumed, refused, bounded, told in lines."""
+"""Benchmarks: both lanes in one run, through the real schedule; resumed, refused, bounded, reported in lines."""
 
 import json
 
@@ -160,7 +160,7 @@ def test_code_is_not_run_unless_asked(bench, monkeypatch):
         ("held = bytearray(10**12)", "MemoryError"),
     ],
 )
-def test_programs_that_meet_a_limit_are_told_and_the_rest_goes_on(bench, monkeypatch, text, says):
+def test_programs_that_meet_a_limit_are_reported_and_the_rest_goes_on(bench, monkeypatch, text, says):
     monkeypatch.setattr(module, "generate_text", lambda *args, **more: f"\n    {text}\n    return 3")
     result, err = bench("--json", "--run-code", "--tasks", "humaneval,hellaswag")
     told = [line for line in err.replace("\r", "\n").splitlines() if "program:" in line]
@@ -176,7 +176,7 @@ def test_a_right_program_passes(bench, monkeypatch):
     assert result["rows"][0]["baseline"]["value"] == result["rows"][0]["lora_drop"]["value"] == 1
 
 
-def test_records_that_do_not_fit_are_told_and_the_rest_goes_on(bench):
+def test_records_that_do_not_fit_are_reported_and_the_rest_goes_on(bench):
     path = bench.data / "gsm8k" / "test.jsonl"
     path.write_text(path.read_text() + json.dumps({"question": "?", "answer": "x" * 5000 + "#### 1"}) + "\n{\n")
     result, err = bench("--json", "--tasks", "gsm8k")

@@ -1,4 +1,4 @@
-"""The greedy order: it finds what dropping costs, and the command tells it."""
+"""The greedy order: it finds what skipping costs, and the command shows it."""
 
 import json
 

@@ -312,7 +312,7 @@ def test_hostile_names_are_only_names(read):
     assert HOSTILE in measured.in_words(found.rows["gentle"], found.about)
 
 
-def test_run_tells_a_presets_measured_quality(tiny, tmp_path, capsys, monkeypatch):
+def test_run_shows_a_presets_measured_quality(tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(measured, "SHIPPED_PRESETS", tmp_path)
     run = ["run", "--prompt", "Hi", *TINY, "--max-new-tokens", "4", "--preset", "balanced"]
 
@@ -323,7 +323,8 @@ def test_run_tells_a_presets_measured_quality(tiny, tmp_path, capsys, monkeypatc
     assert "as measured" not in printed().out
     (tmp_path / "presets.json").write_text(json.dumps(made_up(tiny.revision, {"balanced": 0.123})))
     line = next(line for line in printed().out.splitlines() if "as measured" in line)
-    assert "75.0% of LoRA steps, +0.123 nats" in line and "reads well (300 tokens of held-out.jsonl" in line
+    assert "75.0% of LoRA steps, quality loss +0.123 nats" in line
+    assert "reads well (300 tokens of held-out.jsonl" in line
     assert "as measured" not in printed("--period", "5").out  # no longer what was measured
     assert set(json.loads(printed("--json").out)) >= {"baseline", "lora_drop"}
     (tmp_path / "presets.json").write_text("{}")

@@ -126,7 +126,7 @@ def test_the_file_system_is_read_only(way, tmp_path):
     assert kept.read_text() == "as it was" and [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
 
 
-def test_a_machine_where_no_program_passes_is_told(monkeypatch):
+def test_a_machine_where_no_program_passes_is_reported(monkeypatch):
     monkeypatch.setattr(sandbox, "run_program", lambda code, limits=None, way=None: sandbox.Outcome(False, "no fork"))
     with pytest.raises(LoraDropError, match="cannot be run on this machine: no fork"):
         protection.__wrapped__()

@@ -131,7 +131,7 @@ def test_a_folder_holds_one_sweep(data, tmp_path, capsys):
     assert "not a sweep.json" in capsys.readouterr().err
 
 
-def test_a_bank_of_another_rule_is_told_before_anything_runs(data, banks, tmp_path, capsys, monkeypatch):
+def test_a_bank_of_another_rule_is_reported_before_anything_runs(data, banks, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(module, "measure", None)
     sweep = ["sweep", "--data", str(data), *ARGS, "--out", str(tmp_path / "out"), "--periods", "2"]
     path = str(banks("mine"))

@@ -1,4 +1,4 @@
-"""The benchmarks' files as they are published: read, asked, scored; broken ones told in a line and left out."""
+"""The benchmarks' files as they are published: read, asked, scored; broken ones named in a line and left out."""
 
 import json
 
@@ -16,8 +16,8 @@ def silent(line):
     raise AssertionError(line)
 
 
-def read(data, name, tell=silent):
-    return TASKS[name].read(data, tell)
+def read(data, name, say=silent):
+    return TASKS[name].read(data, say)
 
 
 def test_every_task_is_read_and_its_gold_text_is_right(task_data):
@@ -117,7 +117,7 @@ def test_overlaps():
         ("mbpp/test.jsonl", json.dumps(mbpp(13, code=None)), "mbpp/test.jsonl, line 3: there is no text"),
     ],
 )
-def test_a_broken_line_is_told_once_and_left_out(task_data, file, line, says):
+def test_a_broken_line_is_reported_once_and_left_out(task_data, file, line, says):
     name, before, told = file.split("/")[0], len(read(task_data, file.split("/")[0])), []
     with (task_data / file).open("a") as target:
         target.write(line + "\n")
@@ -125,7 +125,7 @@ def test_a_broken_line_is_told_once_and_left_out(task_data, file, line, says):
     assert len(told) == 1 and says in told[0] and "\n" not in told[0]
 
 
-def test_broken_files_are_told_and_the_rest_goes_on(task_data):
+def test_broken_files_are_reported_and_the_rest_goes_on(task_data):
     (task_data / "gsm8k" / "more.jsonl").write_bytes(b"\xff\xfe")
     (task_data / "bbh" / "other.json").write_text("{")
     with (task_data / "bbh" / "logic.json").open("w") as file:

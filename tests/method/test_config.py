@@ -46,7 +46,7 @@ def test_a_bad_value_is_one_clear_line(values, says):
 
 @pytest.mark.parametrize("values", [{"layers": (3, 30)}, {"drop_layers": (4, 30)}])
 def test_the_limit_of_the_model_is_named(values):
-    with pytest.raises(LoraDropError, match="0-29 and 1-29 can be dropped"):
+    with pytest.raises(LoraDropError, match="0-29 and 1-29 can be skipped"):
         LoraDropConfig(**values).schedule_for(30)
 
 

@@ -84,7 +84,7 @@ def test_the_page_of_the_docs_is_the_tables():
     assert PAGE.read_text(encoding="utf-8") == page(), "run: python -m scripts.settings_table"
 
 
-def test_names_are_told_apart_and_every_setting_says_what_it_does():
+def test_names_are_distinguished_and_every_setting_says_what_it_does():
     for owners in ((CALL, SCHEDULE, RUN), (TRAINING,)):
         names = [one.name for one in settings_of(*owners)]
         assert len(set(names)) == len(names)

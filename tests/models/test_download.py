@@ -21,7 +21,7 @@ from tests.support.workshop import MODEL, Workshop
 
 @pytest.fixture
 def real_pip(shop, monkeypatch) -> Workshop:
-    """The real download with the real pip, which is told to look into a folder and at no index."""
+    """The real download with the real pip, which is pointed at a folder and no index."""
     monkeypatch.setattr(download, "fetch_package", shop.real_download)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(shop.shelf))
@@ -131,7 +131,7 @@ def test_neither_pip_nor_uv(no_pip, monkeypatch):
         door.ensure()
 
 
-def test_too_little_space_is_told_before_the_download(shop, monkeypatch):
+def test_too_little_space_is_reported_before_the_download(shop, monkeypatch):
     usage = shutil.disk_usage(Path.cwd())
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(LoraDropError, match="no space left.*LORA_DROP_CACHE") as caught:

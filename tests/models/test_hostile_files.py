@@ -95,7 +95,7 @@ def test_a_model_s_name_leads_nowhere(name, monkeypatch):
 
 @profile(80)
 @given(name=texts)
-def test_a_trace_s_name_is_told_and_not_followed(calls, name):
+def test_a_trace_s_name_is_reported_and_not_followed(calls, name):
     """The error names the file, never its folder."""
     TRIED["names of traces"] += 1
     path = Path("/proc/no-such-folder") / name.replace("/", "_")

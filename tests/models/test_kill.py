@@ -59,7 +59,7 @@ class Answer(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def index(shop, monkeypatch) -> Iterator[Index]:
-    """The real download, by the real pip, from a server that can be told to break."""
+    """The real download, by the real pip, from a server that can be made to break."""
     monkeypatch.setattr(download, "fetch_package", Workshop.real_download)
     server = Index(shop)
     thread = threading.Thread(target=server.serve_forever)
@@ -77,7 +77,7 @@ def index(shop, monkeypatch) -> Iterator[Index]:
     thread.join()
 
 
-def test_a_broken_download_is_told_and_the_next_one_is_whole(index, shop):
+def test_a_broken_download_is_reported_and_the_next_one_is_whole(index, shop):
     """One after the other into the same folder, so that what each leaves behind is there for the next."""
     for percent in (0, 25, 50, 75):
         index.percent = percent
@@ -127,7 +127,7 @@ def converts_forever(shop: Workshop, begun: Event) -> None:
 
 
 def waits_and_builds(shop: Workshop, waiting: Event) -> None:
-    """Runs in its own process: tells when it has found the lock taken."""
+    """Runs in its own process: says when it has found the lock taken."""
     shop.set_up()
     door.say = lambda text, **_: waiting.set() if "waiting for it" in text else None
     door.ensure()

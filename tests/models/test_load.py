@@ -43,7 +43,7 @@ def change_config(folder: Path, **changes) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_fingerprint_tells_weights_apart(tiny):
+def test_fingerprint_distinguishes_weights(tiny):
     assert len(tiny.revision) == 16 and int(tiny.revision, 16) >= 0
     weight = tiny.model.model.norm.weight
     saved = weight.clone()

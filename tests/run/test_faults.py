@@ -64,7 +64,7 @@ def right(kind, bank_shelf) -> dict:
 
 
 @pytest.mark.parametrize("place", [*PLACES, "audit"])
-def test_a_bug_in_a_step_is_told_as_it_is_and_leaves_nothing(loaded, right, caches, place):
+def test_a_bug_in_a_step_is_reported_as_it_is_and_leaves_nothing(loaded, right, caches, place):
     with nothing_left(caches):
         with pytest.MonkeyPatch.context() as patch:
             at(place, patch, raising(RuntimeError, "a bug"))
@@ -137,7 +137,7 @@ def test_nan_logits_end_the_run_in_one_line(loaded, right, caches, place, says, 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_infinite_logits_are_told_as_nan_is(loaded, value, temperature, monkeypatch):
+def test_infinite_logits_are_reported_as_nan_is(loaded, value, temperature, monkeypatch):
     at("LoRA step", monkeypatch, writing(value))
     assert the_line(loaded, asked(temperature=temperature)).startswith("the logits of step 1 are NaN or infinite")
 
@@ -159,12 +159,12 @@ def test_adapters_that_overflow_are_named(loaded, right, trigger, tmp_path):
     assert facts(gather(run(loaded, asked()))) == right
 
 
-def test_a_damaged_model_is_told_at_its_first_step(kind):
+def test_a_damaged_model_is_reported_at_its_first_step(kind):
     assert "the model's weights are damaged" in the_line(damaged(kind), asked())
 
 
 @pytest.mark.parametrize("do_sample", [False, True])
-def test_transformers_hook_tells_of_nan_before_it_streams_it(do_sample):
+def test_transformers_hook_reports_nan_before_it_streams_it(do_sample):
     streamed = []
 
     class Streamer:

@@ -163,7 +163,7 @@ def test_the_head_says_what_ran(trace):
     head = html.unescape(replay_html(trace).split("<main")[0].split("</style>")[1])
     for words in (
         *("random:tiny-llama", "float32", trace.header.device["name"], "Recorded run, replayed", "Why?"),
-        *("4 of 6 layers dropped", "drop ratio 1", "layers 1-4", "period 3", "reuse residual", "no corrections"),
+        *("4 of 6 layers skipped", "drop ratio 1", "layers 1-4", "period 3", "reuse residual", "no corrections"),
         *("12 new tokens", "temperature 0", "seed 0", *trace.header.sampling["notes"]),
     ):
         assert words in head
@@ -173,8 +173,8 @@ def test_the_head_says_what_ran(trace):
 @pytest.mark.parametrize(
     ("config", "words", "not_words"),
     [
-        (CONFIG.replace(period=1), '<p class="ld-replay-settings">baseline, ', "dropped"),
-        (CONFIG.replace(layers=None, drop_layers=(2, 4)), "2 of 6 layers dropped, period 3", "drop ratio"),
+        (CONFIG.replace(period=1), '<p class="ld-replay-settings">baseline, ', "skipped"),
+        (CONFIG.replace(layers=None, drop_layers=(2, 4)), "2 of 6 layers skipped, period 3", "drop ratio"),
     ],
 )
 def test_the_head_of_other_settings(tiny, config, words, not_words):

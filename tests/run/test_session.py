@@ -193,12 +193,12 @@ def test_bad_requests_are_one_clear_line(settings, says):
     assert "\n" not in str(error.value)
 
 
-def test_what_does_not_fit_the_model_is_told_before_the_first_record(tiny):
+def test_what_does_not_fit_the_model_is_reported_before_the_first_record(tiny):
     with pytest.raises(LoraDropError, match=f"context of {tiny.context}.*shorten the prompt"):
         next(run(tiny, Request("x" * (tiny.context + 1))))
     with pytest.raises(LoraDropError, match="ask for at most"):
         next(run(tiny, Request("x" * 100, max_new_tokens=tiny.context - 50)))
-    with pytest.raises(LoraDropError, match="0-5 and 1-5 can be dropped"):
+    with pytest.raises(LoraDropError, match="0-5 and 1-5 can be skipped"):
         next(run(tiny, Request(PROMPT, LoraDropConfig(layers=(3, 28)))))
 
 
@@ -244,7 +244,7 @@ def test_a_third_lane_changes_one_setting_and_leaves_the_others_alone(tiny):
     assert lane["speedup"] > 0 and three.header.lanes[2]["config"]["reuse"] == "skip"
 
 
-def test_a_third_lane_that_would_be_the_second_again_is_left_out_and_told(tiny):
+def test_a_third_lane_that_would_be_the_second_again_is_left_out_and_reported(tiny):
     for config, compare in (
         (LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0), "adapters-off"),  # there are none
         (LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0), "residual"),

@@ -66,7 +66,7 @@ def test_the_lines_have_the_names_of_the_contract():
     assert all(line.isascii() for line in map(write_line, records()))
 
 
-def test_only_an_early_refresh_tells_a_trigger():
+def test_only_an_early_refresh_names_a_trigger():
     early = dataclasses.replace(step("lora_drop", 1, kind="refresh", active=(1, 1, 1)), trigger="norm")
     assert json.loads(write_line(early))["trigger"] == "norm"
     assert '"trigger"' not in write_line(step("lora_drop", 1))

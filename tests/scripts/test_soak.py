@@ -56,7 +56,7 @@ def test_the_same_question_has_the_same_answer_whoever_else_is_there(figures):
 
 
 @LINUX
-def test_who_waits_is_told_a_place_and_moves_up(figures):
+def test_who_waits_sees_a_place_and_moves_up(figures):
     assert figures["waited"] > 0 and figures["moved_up"] > 0 and figures["worst_place"] > 0
 
 
@@ -73,7 +73,7 @@ def cases(tiny):
 
 
 def test_the_early_refreshes_of_the_repeated_question_are_a_mix(cases):
-    """Else it would not tell whether they are the same each time."""
+    """Else it would not show whether they are the same each time."""
     triggers = [step[FIELDS.index("trigger")] for step in cases[0].answer.steps["lora_drop"][1:]]
     kinds = Counter(step[FIELDS.index("kind")] for step in cases[0].answer.steps["lora_drop"][1:])
     assert "entropy" in triggers and kinds["lora"] and kinds["refresh"] and len(cases[0].answer.steps) == 3
@@ -114,7 +114,7 @@ def test_the_soak_sees_what_is_left_over():
     assert len(hold_still(before, Held(9, 11, 0, ["lora-drop-stop-1"]))) == 3
 
 
-def test_a_run_takes_away_its_own_stop_flag_only():
+def test_a_run_clears_its_own_stop_flag_only():
     """A connection that broke may end its run after the same page has started the next one."""
     stops = Stops()
     old, new = stops.start("a page"), stops.start("a page")

@@ -192,7 +192,7 @@ def test_a_higher_count_makes_the_file_longer_and_a_lower_one_leaves_it(tiny, wh
     assert [row["prompt"] for row in records(path)] == seed_prompts(COUNT + 3, seed=3)
 
 
-def test_progress_tells_records_and_tokens(tiny, whole, tmp_path):
+def test_progress_counts_records_and_tokens(tiny, whole, tmp_path):
     calls = []
     path = tmp_path / "a"
     path.write_bytes(b"".join(whole.read_bytes().splitlines(keepends=True)[:3]))  # the header and two records
@@ -220,7 +220,7 @@ def test_a_full_disk_keeps_what_was_written(tiny, whole, tmp_path):
     assert path.read_bytes() == content
 
 
-def test_a_path_that_cannot_be_written_is_told_before_the_first_reply(tiny, tmp_path, monkeypatch):
+def test_a_path_that_cannot_be_written_is_reported_before_the_first_reply(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(tiny.model, "generate", lambda *args, **kwargs: pytest.fail("it generated"))
     with pytest.raises(LoraDropError, match="cannot write self.jsonl: No such file or directory"):
         self_generate(tiny, COUNT, tmp_path / "missing" / "self.jsonl", **SMALL)

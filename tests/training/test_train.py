@@ -155,7 +155,7 @@ def test_the_command_leaves_a_bank_that_run_takes(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["config"]["rank"] == 4
 
 
-def test_the_bank_comes_with_a_card_that_tells_how_to_make_it(tiny, windows, tmp_path):
+def test_the_bank_comes_with_a_card_that_says_how_to_make_it(tiny, windows, tmp_path):
     run = trainer(tiny, windows, tmp_path / "out", TrainSettings(**{**vars(SMALL), "max_tokens": 192}))
     run.run(1, 1, quiet=True)
     text = (tmp_path / "out" / CHECKPOINT / "adapter" / "README.md").read_text()

@@ -33,7 +33,7 @@ MEMORY = (torch.OutOfMemoryError, "CUDA out of memory")
 
 
 def pressed(callbacks: Callbacks) -> tuple[Trace | None, dict[str, str]]:
-    """A press of Run: the trace that the page can take away, None if there is none, and the last status line."""
+    """A press of Run: the trace that the page can export, None if there is none, and the last status line."""
     wanted, text, status = asked(), "", {}
     held = {**vars(wanted.config), **vars(wanted), "drop_layers": "", "refresh_entropy": "", "refresh_norm": ""}
     held = {name: value for name, value in held.items() if name in {one.name for one in SHOWN}}
@@ -56,7 +56,7 @@ CASES = [(name, place) for name in FAULTS for place in ("prefill", "LoRA step", 
 
 
 @pytest.mark.parametrize(("name", "place"), [*CASES, ("bug", "audit"), ("memory", "audit")])
-def test_the_page_tells_of_a_fault_and_the_next_run_is_right(caches, capsys, name, place):
+def test_the_page_names_a_fault_and_the_next_run_is_right(caches, capsys, name, place):
     fault, says = FAULTS[name]
     model = fresh("reference")
     callbacks, expected = Callbacks(ModelPool(model)), facts(gather(run(fresh("reference"), asked())))

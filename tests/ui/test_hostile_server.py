@@ -194,7 +194,7 @@ def answers(address, name: str, body: bytes) -> bytes:
 
 @pytest.mark.parametrize("name", ["generate", "estimate", "replay"])
 def test_any_body_of_a_call_is_answered(address, name, capfd):
-    """The server goes on, a mistake is a line, and no answer tells of the server's insides."""
+    """The server goes on, a mistake is a line, and no answer shows the server's insides."""
     parameters = inspect.signature(functions(None)[name]).parameters
     usual = [json.dumps(None if one.default is one.empty else one.default).encode() for one in parameters.values()]
     usual = [b'"Hi"', *(b"4" if text == b"128" else text for text in usual[1:])]

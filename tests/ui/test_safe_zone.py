@@ -96,7 +96,7 @@ def test_the_stored_sweep_is_shown_for_its_own_weights_alone(tmp_path, tiny):
     assert choice["value"] is None and maps == front == NO_POINTS
 
 
-def test_a_stored_sweep_that_cannot_be_read_is_told(tmp_path, tiny):
+def test_a_stored_sweep_that_cannot_be_read_is_reported(tmp_path, tiny):
     (tmp_path / "sweep.json").write_text("{}")
     for name, words in (("none.json", "No sweep is stored"), ("sweep.json", "is not a sweep.json")):
         sweep, missing = stored_sweep(tmp_path / name)
@@ -117,7 +117,7 @@ def test_the_texts_are_the_full_models_own(tmp_path):
         assert stored_pairs("0" * 16, tmp_path / "samples.json") == []
 
 
-def test_a_label_names_a_bank_only_where_two_have_to_be_told_apart():
+def test_a_label_names_a_bank_only_where_two_have_to_be_distinguished():
     stored = a_sweep(row(adapters="bank"), row(), row("state", adapters="one"), row("state", adapters="two"))
     assert choices_of(stored, a_sweep(row())) == [
         ("Stored: residual, whole layers, adapters", "stored:0"),

@@ -47,7 +47,7 @@ def test_the_front_matter_is_what_spaces_take():
         ({"tags": []}, "tags is missing"),
     ],
 )
-def test_what_spaces_do_not_take_is_told(change, says):
+def test_what_spaces_do_not_take_is_reported(change, says):
     assert says in "; ".join(space_folder.problems(META | change, REQUIREMENTS))
 
 
@@ -135,7 +135,7 @@ def test_the_check_starts_it_with_a_spaces_environment(monkeypatch, tmp_path):
     assert env["SPACE_ID"] and env["HOME"] == str(tmp_path) and env["GRADIO_SERVER_PORT"] == "1234"
 
 
-def test_the_check_tells_what_failed(capsys):
+def test_the_check_says_what_failed(capsys):
     check = space_check.Checks()
     assert check("good", lambda: "fine") and not check("bad", lambda: space_check.hold(False, "why"))
     assert not check("broken", lambda: 1 / 0)

@@ -224,7 +224,7 @@ def test_a_mistake_costs_no_gpu_time(pool):
     assert pool.declared == []
 
 
-def test_what_only_the_gpu_finds_is_told(pool):
+def test_what_only_the_gpu_finds_is_reported(pool):
     def failing(loaded, request, *stop):
         yield from []
         raise LoraDropError("cuda:0 ran out of memory: ask for fewer tokens.")
@@ -343,8 +343,8 @@ def test_an_html_message_of_the_pool_becomes_text():
             return "No GPU was available after 60s\nRetry later"
 
     error = gr.Error(Html("<a href=x>"), title="ZeroGPU queue timeout", print_exception=False)
-    assert zero.told(error) == "ZeroGPU queue timeout: No GPU was available after 60s\nRetry later."
-    assert str(LoraDropError(zero.told(error))).count("\n") == 0
+    assert zero.line_of(error) == "ZeroGPU queue timeout: No GPU was available after 60s\nRetry later."
+    assert str(LoraDropError(zero.line_of(error))).count("\n") == 0
 
 
 def test_app_imports_spaces_before_torch_and_after_openmp(tmp_path):

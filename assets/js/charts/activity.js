@@ -1,4 +1,4 @@
-/* Layers x steps: who runs, who is renewed, who is dropped. */
+/* Layers x steps: who runs, who is renewed, who is skipped. */
 
 import { cellKind, triggerWords } from "../kinds.js";
 import { isAdaptive } from "../schedule.js";
@@ -12,8 +12,8 @@ const WORDS = {
   full: "runs",
   refresh: "runs, and renews what is reused",
   early: "runs, and renews what is reused, early: ",
-  dropped: "dropped, no K/V written",
-  "dropped-kv": "dropped, K/V written",
+  dropped: "skipped, no K/V written",
+  "dropped-kv": "skipped, K/V written",
 };
 
 export class ActivityChart extends Chart {

@@ -83,7 +83,7 @@ export class Chart {
     if (this.visible) this.apply();
   }
 
-  /** What the plot tells of the reader's hand, once there is one. */
+  /** What the plot reports of the reader's hand, once there is one. */
   listen() {
     this.isListening = true;
     this.plot.on("plotly_relayout", () => this.moveCursor(this.cursorStep));

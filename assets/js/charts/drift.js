@@ -1,4 +1,4 @@
-/* The audit's truth: mean drift over the dropped layers, least to most as a band, a line where a refresh is (dotted
+/* The audit's truth: mean drift over the skipped layers, least to most as a band, a line where a refresh is (dotted
  * where it came early). */
 
 import { find, make } from "../dom.js";
@@ -19,7 +19,7 @@ export class DriftChart extends Chart {
   constructor(figure) {
     super(figure);
     this.drawn = 1; // steps; prefill has no audit
-    /** @type {import("../run.js").Lane[]} that drop something too */
+    /** @type {import("../run.js").Lane[]} that skip something too */
     this.others = [];
     /** @type {number[]} */
     this.othersDrawn = [];
@@ -68,7 +68,7 @@ export class DriftChart extends Chart {
     this.paint();
   }
 
-  /** Where the shown layer stands among the dropped ones; -1 where it is none of them. */
+  /** Where the shown layer stands among the skipped ones; -1 where it is none of them. */
   get row() {
     return this.layer === null ? -1 : this.run.focus.schedule.dropped.indexOf(this.layer);
   }
@@ -137,21 +137,21 @@ export class DriftChart extends Chart {
 
   extend() {
     const add = this.traces.map(() => ({ x: [], y: [] }));
-    const told = this.extendFocus(add);
+    const said = this.extendFocus(add);
     this.others.forEach((lane, i) => this.extendOther(lane, i, add[OTHERS + i]));
     if (!add.some((trace) => trace.x.length)) return;
     const column = (key) => add.map((trace) => trace[key]);
     plotly().extendTraces(this.plot, { x: column("x"), y: column("y") }, add.map((_, i) => i));
     this.traces = this.plot.data ?? [];
-    this.traces[MEAN].customdata.push(...told);
+    this.traces[MEAN].customdata.push(...said);
     this.figure.dataset.state = "running";
   }
 
-  /** The new audits of the lane that the chart is about; returns what is told of them under the pointer. */
+  /** The new audits of the lane that the chart is about; returns what the tip says of them. */
   extendFocus(add) {
     const { audits, steps } = this.run.focus;
     const { row } = this;
-    const told = [];
+    const said = [];
     for (let audit; (audit = audits.get(this.drawn)); ) {
       const step = this.drawn++;
       const known = audit.drift.filter(isKnown);
@@ -172,9 +172,9 @@ export class DriftChart extends Chart {
         add[trace].y.push(y);
       }
       const why = trigger ? `<br>refreshed early: ${triggerWords[trigger]}` : "";
-      told.push([least, most, audit.kl === null ? "–" : audit.kl.toFixed(3), why]);
+      said.push([least, most, audit.kl === null ? "–" : audit.kl.toFixed(3), why]);
     }
-    return told;
+    return said;
   }
 
   /** The mean drift of another lane. */

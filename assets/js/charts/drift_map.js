@@ -1,4 +1,4 @@
-/* Dropped layers x steps: how far each strays. */
+/* Skipped layers x steps: how far each strays. */
 
 import { Chart } from "./chart.js";
 import { baseLayout, color, isTalk } from "./layout.js";
@@ -8,7 +8,7 @@ export class DriftMap extends Chart {
   constructor(figure) {
     super(figure);
     this.drawn = 1; // steps; prefill has no audit
-    /** @type {(number | null)[][]} by dropped layer and step */
+    /** @type {(number | null)[][]} by skipped layer and step */
     this.z = [];
   }
 
@@ -62,7 +62,7 @@ export class DriftMap extends Chart {
 
   layout() {
     const { dropped } = this.run.focus.schedule;
-    const layout = baseLayout(this, "dropped layer");
+    const layout = baseLayout(this, "skipped layer");
     const every = Math.ceil(dropped.length / 8);
     const shown = dropped.map((_, i) => i).filter((i) => i % every === 0);
     Object.assign(layout.yaxis, {

@@ -113,7 +113,7 @@ export class TimeChart extends LinesChart {
   }
 }
 
-/** KL to the full model at each audited step, with a mark where both would say something else. */
+/** KL to the full model at each audited step, with a mark where the next token is not the same. */
 export class KlChart extends LinesChart {
   /** @param {Lane} lane */
   shows(lane) {

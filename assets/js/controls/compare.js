@@ -1,4 +1,4 @@
-/* What the corrections at hand are, and the choice of a third lane: the same run with one setting changed. */
+/* Which corrections there are, and the choice of a third lane: the same run with one setting changed. */
 
 import { find, make } from "../dom.js";
 import { formatNumber, formatShare } from "../format.js";
@@ -78,8 +78,8 @@ function measuredWords(state, bank) {
   const chosen = chosenPreset(state);
   if (!bank || !chosen?.measured || !chosen.bare) return "";
   const [withThem, without] = [chosen.measured, chosen.bare].map((row) => formatShare(row.agreement));
-  return ` Same next word, measured: ${withThem} with them, ${without} without.`;
+  return ` Same next token, measured: ${withThem} with them, ${without} without.`;
 }
 
 const baselineWords = (schedule) =>
-  typeof schedule === "string" ? "These settings cannot run." : "Nothing is dropped: there is nothing to compare.";
+  typeof schedule === "string" ? "These settings cannot run." : "Nothing is skipped: there is nothing to compare.";

@@ -22,7 +22,7 @@ export function drawPattern(svg, caption, schedule) {
   svg.replaceChildren(...cells(schedule, dropped, width, height));
   const cycle = isAdaptive(schedule) ? "the longest cycle" : "one cycle";
   const what = plain ? "every step runs every layer" : `${schedule.period} steps, the last one full`;
-  svg.setAttribute("aria-label", `Schedule pattern: ${what}; dropped layers ${[...dropped].join(", ") || "none"}`);
+  svg.setAttribute("aria-label", `Schedule pattern: ${what}; skipped layers ${[...dropped].join(", ") || "none"}`);
   caption.textContent = plain
     ? `${schedule.numLayers} layers, every step alike`
     : `${schedule.numLayers} layers (0 below) × ${cycle} of ${schedule.period} steps`;

@@ -10,7 +10,7 @@ import { formatNumber, formatShare } from "../format.js";
 const CUSTOM = { name: "custom", label: "Custom", note: "Your own settings.", measured: null };
 
 /**
- * Mount the table: props.value is the chosen name, props.facts what preset_facts tells; a choice triggers `input`.
+ * Mount the table: props.value is the chosen name, props.facts what preset_facts says; a choice triggers `input`.
  *
  * @param {HTMLElement} element
  * @param {import("../records.js").Props} props
@@ -36,7 +36,7 @@ export function mountPresets(element, props, watch, trigger, store) {
     });
     body.replaceChildren(...[...facts.presets, CUSTOM].map((preset, i) => rowOf(preset, radios[i])));
     find(element, "[data-column=reads]").title =
-      `“well” where at most ${facts.gap} nats a token are lost over all steps`;
+      `“well” where the quality loss over all steps is at most ${facts.gap} nats per token`;
     find(element, ".ld-presets-about").textContent = aboutWords(facts);
     find(element, ".ld-presets").dataset.state = facts.missing ? "unmeasured" : "measured";
   }
@@ -114,6 +114,6 @@ function aboutWords({ about, gap, missing }) {
   if (missing) return `${missing.charAt(0).toUpperCase()}${missing.slice(1).replace(/\.$/, "")}.`;
   return (
     `Measured on ${formatNumber(about.tokens)} tokens of ${about.file}, ${about.device}, ${about.dtype}, ` +
-    `${about.date}. Same next word as the full model at LoRA steps; nats lost over all steps: up to ${gap} reads well.`
+    `${about.date}. Same next token as the full model at LoRA steps; quality loss in nats per token over all steps: up to ${gap} reads well.`
   );
 }

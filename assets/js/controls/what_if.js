@@ -65,7 +65,7 @@ function drawStrip(element, state) {
   figure("dropped", plain ? "none" : `${schedule.dropped.length} of ${schedule.numLayers}`);
   figure("refreshes", plain ? "all" : `${early ? "at least " : ""}1 in ${schedule.period}`);
   strip.dataset.state = plain ? "baseline" : "drops";
-  note.textContent = plain ? "This is the baseline: nothing is dropped." : noteWords(state, schedule, bank);
+  note.textContent = plain ? "This is the baseline: nothing is skipped." : noteWords(state, schedule, bank);
   /** @type {SVGElement} */
   const svg = find(element, ".ld-pattern-svg");
   drawPattern(svg, find(element, ".ld-pattern-caption"), schedule);
@@ -87,7 +87,7 @@ function expectedWords(state, schedule, bank) {
   const { model } = state;
   const chosen = chosenPreset(state);
   const figures = ({ agreement, gap }) =>
-    `same next word ${formatShare(agreement)}, ${formatNumber(gap, 2)} nats lost a token`;
+    `same next token ${formatShare(agreement)}, quality loss ${formatNumber(gap, 2)} nats per token`;
   const own = bank ? chosen?.measured : chosen?.bare;
   if (own) return `This preset, measured: ${figures({ agreement: own.agreement, gap: own.nll_gap })}.`;
   const share = schedule.dropped.length / model.droppable;
@@ -98,7 +98,7 @@ function expectedWords(state, schedule, bank) {
   return `Nearest measured setting (p ${nearest.drop_ratio}, w ${nearest.period}): ${figures(nearest)}.`;
 }
 
-/** Count the prompt's tokens with the model's tokenizer, once the typing rests. */
+/** Count the prompt's tokens with the model's tokenizer, once the typing stops. */
 function countPrompt(server, store) {
   let timer = 0;
   let last = 0; // number of the count that was asked for last
@@ -119,6 +119,6 @@ function countPrompt(server, store) {
   });
 }
 
-/** The page's first prompt is Gradio's: it tells of changes only. */
+/** The page's first prompt is Gradio's: it reports changes only. */
 const firstPrompt = () =>
   /** @type {HTMLTextAreaElement | null} */ (document.querySelector("#ld-prompt textarea"))?.value ?? "";

@@ -19,15 +19,15 @@ function settingsWords(run, lane) {
   const { temperature, top_p: topP } = run.header.sampling;
   const cut = topP < 1 ? `, top-p ${topP}` : "";
   const sampled = temperature ? `sampled at temperature ${temperature}${cut}` : "greedy";
-  if (isBaseline(lane.schedule)) return `Nothing is dropped; ${sampled}`;
+  if (isBaseline(lane.schedule)) return `Nothing is skipped; ${sampled}`;
   const layers = `${config.dropped.length} of ${run.header.model.layers} layers`;
   const early = isAdaptive(lane.schedule) ? ", or earlier" : "";
   const parts = [
     `One full step in ${config.period}${early}`,
-    config.part === "attention" ? `attention of ${layers} dropped` : `${layers} dropped`,
+    config.part === "attention" ? `attention of ${layers} skipped` : `${layers} skipped`,
     `${config.reuse} rule`,
     config.rank ? `corrections of rank ${config.rank}` : "no corrections",
-    config.kv === "write" ? "K/V kept when dropped" : "no K/V when dropped",
+    config.kv === "write" ? "K/V written when skipped" : "no K/V when skipped",
     sampled,
   ];
   return parts.map((part) => part.replaceAll(" ", "\u00A0")).join("\u00A0· "); // a part stays on one line
@@ -47,7 +47,7 @@ function figuresOf(run) {
   return [
     ["Speedup", times(now.speedup) || "–", now.bound ? `bound ${times(now.bound)}${chance}` : ""],
     ["KV memory saved", formatShare(now.kv_saved ?? null, 1), ""],
-    ["Same top choice", formatShare(now.top1_agreement ?? null, 1), "at LoRA steps"],
+    ["Same next token", formatShare(now.top1_agreement ?? null, 1), "at LoRA steps"],
     ["First difference", differs === null ? none : `token ${formatNumber(differs + 1)}`, ""],
   ];
 }

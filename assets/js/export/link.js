@@ -12,7 +12,7 @@
  * @property {string | null} model "id@revision"
  */
 
-/** @typedef {Pick<Run, "header" | "summary">} Told what a link tells of a run */
+/** @typedef {Pick<Run, "header" | "summary">} Linked what a link says of a run */
 
 const UNCHANGED = { __type__: "update" }; // Gradio's word for "leave this control alone"
 const MAX_PROMPT = 20000; // characters that a link may carry
@@ -61,7 +61,7 @@ const readPrompt = (text) => (text.trim() && text.length <= MAX_PROMPT ? text : 
 /**
  * A run's settings as a link's parameters.
  *
- * @param {Told} run
+ * @param {Linked} run
  * @param {Setting[]} table
  * @returns {Record<string, string>}
  */
@@ -87,13 +87,13 @@ function parameters(run, table) {
 const textHashes = (summary) =>
   Object.entries(summary.lanes).map(([id, lane]) => `${id}:${(lane.text_sha256 ?? "").slice(0, HASH)}`);
 
-/** @param {Told} run */
+/** @param {Linked} run */
 const modelOf = ({ header }) => `${header.model.id}@${header.model.revision}`;
 
 /**
  * The address that restores a run.
  *
- * @param {Told} run
+ * @param {Linked} run
  * @param {Setting[]} table
  * @param {string} [page] the address without parameters
  */
@@ -147,7 +147,7 @@ export function readLink(search, labels, table) {
  * Does a finished run give what the link's run gave? Null where the link does not say what that was.
  *
  * @param {Link | null} link
- * @param {Told} run
+ * @param {Linked} run
  * @param {Setting[]} table
  * @returns {{state: "reproduced" | "differs" | "other", text: string} | null}
  */

@@ -79,7 +79,7 @@ async function savePicture(root, run, format, complete) {
  * @param {ExportServer | null} server
  */
 async function saveFile(run, kind, server) {
-  if (!run || !server) throw new Error("There is no run to take away yet: press Run first.");
+  if (!run || !server) throw new Error("There is no run to export yet: press Run first.");
   let answer;
   try {
     answer = await server.export_run([run.id, kind]);

@@ -114,7 +114,7 @@ export class Pane {
     if (this.follows && !this.isHeld) this.text.scrollTop = FAR;
   }
 
-  /** The tokens where the full model would say something else. An audit comes after its step, and in order. */
+  /** The tokens where the full model's next token is another one. An audit comes after its step, and in order. */
   markDisagreements() {
     const { lane, spans } = this;
     for (let audit; (audit = lane?.audits.get(this.marked + 1)) && spans[this.marked + 1]; this.marked++) {
@@ -170,18 +170,18 @@ export class Pane {
 }
 
 /**
- * "13 of 30 layers rest in 3 of 4 steps. Corrections of rank 64."
+ * "13 of 30 layers are skipped in 3 of 4 steps. Corrections of rank 64."
  *
  * @param {Lane} lane
  */
 function laneNote({ schedule, rank }) {
-  if (isBaseline(schedule)) return "Nothing is dropped: this is the baseline again.";
+  if (isBaseline(schedule)) return "Nothing is skipped: this is the baseline again.";
   const { period, dropped, numLayers, part, reuse } = schedule;
   const layers = `${dropped.length} of ${numLayers} layers`;
-  const what = part === "attention" ? `Attention of ${layers} rests` : `${layers} rest`;
+  const what = part === "attention" ? `The attention of ${layers} is skipped` : `${layers} are skipped`;
   const share = period === 2 ? "every other step" : `in ${period - 1} of ${period} steps`;
   const when = isAdaptive(schedule) ? `${share} at most` : share;
-  const untrained = reuse === "skip" ? "No corrections: they are left out." : "No corrections: the untrained rule.";
+  const untrained = reuse === "skip" ? "No corrections: they are passed by." : "No corrections: the untrained rule.";
   const trained = rank ? `Corrections of rank ${rank}.` : untrained;
   return `${what} ${when}. ${trained}`;
 }

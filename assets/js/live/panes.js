@@ -10,7 +10,7 @@ import { Pane } from "./pane.js";
 
 const INVITES = [
   ["Baseline", "Every layer, for every token.", "Press Run: the full model's answer streams in here."],
-  ["LoRA-Drop", "Some layers rest between full steps.", "Its answer streams in here, each token tinted by the step that wrote it."],
+  ["LoRA-Drop", "Some layers are skipped between full steps.", "Its answer streams in here, each token tinted by the step that wrote it."],
 ];
 
 export class Panes {

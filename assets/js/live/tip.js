@@ -54,7 +54,7 @@ function rowsOf(run, lane, index) {
   ];
   if (audit) {
     rows.push(["KL", audit.kl === null ? "–" : `${formatNumber(audit.kl, 3)} nats`]);
-    rows.push(["full model", audit.agrees ? "same top choice" : `would say ${JSON.stringify(audit.argmax)}`]);
+    rows.push(["full model", audit.agrees ? "same next token" : `would say ${JSON.stringify(audit.argmax)}`]);
   }
   if (step.trigger) rows.push(["early", triggerWords[step.trigger]]);
   if (index === (lane.index ? lane.divergence : run.main.divergence)) rows.push(["", "the first token that differs"]);

@@ -168,7 +168,7 @@ export class Drawing {
     const full = kvBytes(model.shape, baseline(schedule.numLayers), PROMPT, at, model.itemsize);
     this.figure("steps", `${at} of ${scene.steps}`);
     this.figure("kept", tokens(false));
-    this.figure("held", isBaseline(schedule) ? "none dropped" : tokens(true));
+    this.figure("held", isBaseline(schedule) ? "none skipped" : tokens(true));
     this.figure("kv-full", formatBytes(full));
     const own = kvBytes(model.shape, schedule, PROMPT, at, model.itemsize);
     this.figure("kv", `${formatBytes(own)}, ${formatShare(1 - own / full)} less`);

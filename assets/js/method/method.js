@@ -5,7 +5,7 @@ import { fillPaper } from "./paper.js";
 import { drawRule } from "./rules.js";
 
 /**
- * Mount the tab: props.model is what model_facts tells, props.paper the paper's rows, props.ours our own in words.
+ * Mount the tab: props.model is what model_facts says, props.paper the paper's rows, props.ours our own in words.
  *
  * @param {HTMLElement} element
  * @param {import("../records.js").Props} props

@@ -5,7 +5,7 @@
 const FULL_STEP_MS = 1500;
 const REST_MS = 450; // between two steps
 const END_MS = 2500; // at the end, before it starts again
-const HOP = 0.15; // time to pass a dropped layer, of that to run one; attention alone saves about a fifth
+const HOP = 0.15; // time to pass a skipped layer, of that to run one; attention alone saves about a fifth
 const HOP_ATTENTION = 0.8;
 
 /**

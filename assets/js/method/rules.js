@@ -1,4 +1,4 @@
-/* A reuse rule as a pattern: a dropped layer over five steps, full at both ends, and where its output comes from. */
+/* A reuse rule as a pattern: a skipped layer over five steps, full at both ends, and where its output comes from. */
 
 import { makeSvg } from "../dom.js";
 

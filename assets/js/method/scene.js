@@ -58,7 +58,7 @@ export class Scene {
     const { schedule, dropped } = this;
     const every = isBaseline(schedule) ? "every step is full" : `every ${schedule.period}th step is full`;
     const which = [...dropped].join(", ") || "none";
-    return `The schedule: ${schedule.numLayers} layers, dropped ${which}; ${every}. Columns are steps, rows layers.`;
+    return `The schedule: ${schedule.numLayers} layers, skipped ${which}; ${every}. Columns are steps, rows layers.`;
   }
 
   labels() {
@@ -82,7 +82,7 @@ export class Scene {
     ];
   }
 
-  /** The word is wider than a narrow column, where the number tells the same; two digits may be, too. */
+  /** The word is wider than a narrow column, where the number says the same; two digits may be, too. */
   stepLabel(step) {
     if (step === 0) return this.colW < 42 ? "0" : "prompt";
     return this.colW < 18 && this.isLora(step) ? "" : step;
@@ -137,7 +137,7 @@ export class Scene {
   }
 
   /**
-   * Lines from what is reused to the dropped layers that the token has passed.
+   * Lines from what is reused to the skipped layers that the token has passed.
    *
    * @param {number} step
    * @param {number} layers
@@ -155,7 +155,7 @@ export class Scene {
     );
   }
 
-  /** The step whose result a dropped layer reuses at LoRA step `step`; null for none. */
+  /** The step whose result a skipped layer reuses at LoRA step `step`; null for none. */
   sourceOf(step) {
     const { reuse, period } = this.schedule;
     if (reuse === "skip") return null;
@@ -172,7 +172,7 @@ export class Scene {
     const { numLayers } = this.schedule;
     const layer = Math.min(Math.floor(height), numLayers - 1);
     const hops = this.isLora(step) && this.dropped.has(layer) && height < numLayers;
-    // Past a dropped layer it swings out of the stack.
+    // Past a skipped layer it swings out of the stack.
     const aside = hops ? Math.sin(Math.PI * (height - layer)) * Math.min(this.colW * 0.42, 14) : 0;
     this.token.setAttribute("cx", (this.x(step) + this.colW / 2 + aside).toFixed(1));
     this.token.setAttribute("cy", (this.y(0) + this.rowH - height * this.rowH).toFixed(1));

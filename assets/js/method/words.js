@@ -24,15 +24,15 @@ export function sentencesOf(schedule, step, hasBank) {
   const n = schedule.dropped.length;
   const what = kind(schedule, step);
   if (what === "prefill") {
-    return `The prompt (${PROMPT} tokens here) climbs every layer at once, and each dropped layer keeps its first anchor.`;
+    return `The prompt (${PROMPT} tokens here) climbs every layer at once, and each layer to be skipped keeps its first anchor.`;
   }
-  if (isBaseline(schedule)) return `Step ${step}: nothing is dropped, so this is the plain model.`;
+  if (isBaseline(schedule)) return `Step ${step}: nothing is skipped, so this is the plain model.`;
   if (what === "refresh") {
-    return `Step ${step}, full: every layer runs, the anchors are renewed, and dropped layers write K/V again.`;
+    return `Step ${step}, full: every layer runs, the anchors are renewed, and the skipped layers write K/V again.`;
   }
   const part = schedule.part === "attention" ? "the attention of " : "";
   const correction = hasBank ? "adds its trained correction" : "has no trained correction to add";
   const kv = schedule.kv === "write" ? " Their K/V is still written." : " They write no K/V.";
   const reused = schedule.reuse === "skip" ? "is passed by, and" : `reuses ${REUSED[schedule.reuse]} and`;
-  return `Step ${step}, LoRA: ${part}${n} of ${schedule.numLayers} layers rest${part ? "s" : ""}. Each ${reused} ${correction}.${kv}`;
+  return `Step ${step}, LoRA: ${part}${n} of ${schedule.numLayers} layers ${part ? "is" : "are"} skipped. Each ${reused} ${correction}.${kv}`;
 }

@@ -1,4 +1,4 @@
-"""Decode steps in C, compiled once for the processor at hand and kept in the cache folder.
+"""Decode steps in C, compiled once for this machine's processor and kept in the cache folder.
 
 Where there is no C compiler, or `LORA_DROP_NATIVE=0` says so, `library` gives None and decoding goes through torch's
 own kernels.

@@ -37,7 +37,7 @@ typedef struct {
 
 /* What the schedule does with a layer. */
 typedef struct {
-    int64_t drops;     /* the schedule drops it at LoRA steps */
+    int64_t drops;     /* the schedule skips it at LoRA steps */
     const float *gate; /* (D,): `residual` with a correction; else NULL, a gate of 1 */
     Matrix a, bt;      /* A and B transposed, (r, D) each; r = 0 without a correction */
     float *hidden;     /* (D,): what the rule remembers of the last full step */

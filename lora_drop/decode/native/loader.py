@@ -47,15 +47,20 @@ def find_compiler() -> str | None:
 def build(compiler: str | None, folder: Path) -> ctypes.CDLL | None:
     """Load the library that `compiler` makes of the sources, from `folder` if it is there already, else None.
 
-    The name tells sources, flags, compiler and processor, so that a cache folder moved to another machine is safe. It
-    also tells the digest of the file itself: to load a truncated library can end the process. What cannot be used is
+    The name says sources, flags, compiler and processor, so that a cache folder moved to another machine is safe. It
+    also says the digest of the file itself: to load a truncated library can end the process. What cannot be used is
     built once more; if the new one cannot be used either, a line on stderr says why.
     """
     if compiler is None:
         return None
     flags = (*FLAGS, _native_flag())
-    told = (*(path.read_bytes() for path in sources("*.[ch]")), repr(flags).encode(), _version(compiler), _processor())
-    name = f"step-{_digest(b'|'.join(told))}"
+    hashed = (
+        *(path.read_bytes() for path in sources("*.[ch]")),
+        repr(flags).encode(),
+        _version(compiler),
+        _processor(),
+    )
+    name = f"step-{_digest(b'|'.join(hashed))}"
     for path in folder.glob(f"{name}-*.so"):
         try:
             return _load(path)
@@ -140,7 +145,7 @@ def _version(compiler: str) -> bytes:
 
 
 def _processor() -> bytes:
-    """What tells processors apart as far as `-march=native` does."""
+    """What distinguishes processors as far as `-march=native` does."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

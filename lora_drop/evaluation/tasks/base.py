@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.tasks.reading import BrokenRecord, Tell, records_of
+from lora_drop.evaluation.tasks.reading import BrokenRecord, Say, records_of
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ class Task:
     parallel = False
     patterns: tuple[str, ...] = ("*.jsonl",)  # the first one that any file matches
 
-    def read(self, data_dir: Path, tell: Tell) -> list[Example]:
+    def read(self, data_dir: Path, say: Say) -> list[Example]:
         """All examples, one of each file in turn, so that a limit takes from every language and subtask.
 
         Args:
-            tell: called with one line for each broken line or file, which is left out.
+            say: called with one line for each broken line or file, which is left out.
 
         Raises:
             LoraDropError: there is no file, or no readable record in them.
@@ -74,7 +74,7 @@ class Task:
         files = self.files(data_dir)
         if not files:
             raise LoraDropError(f"{self.name}: there is no {self.name}/{self.patterns[0]} in {data_dir.name or '.'}.")
-        columns = [list(self.read_file(path, f"{self.name}/{path.name}", tell)) for path in files]
+        columns = [list(self.read_file(path, f"{self.name}/{path.name}", say)) for path in files]
         if self.parallel:  # or a limit would ask the same few records in each language
             count = len(columns)
             columns = [
@@ -92,14 +92,14 @@ class Task:
         found = ([*sorted((data_dir / self.name).glob(pattern))] for pattern in self.patterns)
         return next(filter(None, found), [])
 
-    def read_file(self, path: Path, name: str, tell: Tell) -> Iterator[Example]:
+    def read_file(self, path: Path, name: str, say: Say) -> Iterator[Example]:
         """The examples of one file."""
-        for number, record in records_of(path, name, tell):
+        for number, record in records_of(path, name, say):
             where = f"{name}, line {number}"
             try:
                 example = self.example(record, f"{name}:{number}", path)
             except BrokenRecord as error:
-                tell(f"{where}: {error}; left out.")
+                say(f"{where}: {error}; left out.")
                 continue
             if example is not None:
                 yield example

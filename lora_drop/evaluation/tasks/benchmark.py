@@ -18,7 +18,7 @@ from lora_drop.evaluation.measure import circumstances
 from lora_drop.evaluation.results import check_same, json_text, write_texts
 from lora_drop.evaluation.tasks.base import Example, Task
 from lora_drop.evaluation.tasks.options import Options
-from lora_drop.evaluation.tasks.reading import Tell
+from lora_drop.evaluation.tasks.reading import Say
 from lora_drop.evaluation.tasks.runner import Runner
 from lora_drop.evaluation.tasks.sandbox import protection
 from lora_drop.evaluation.tasks.table import markdown, summarise
@@ -36,14 +36,14 @@ def benchmark(
     config: LoraDropConfig,
     work: Work,
     options: Options,
-    tell: Tell = lambda line: None,
+    say: Say = lambda line: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Run every record that the folder does not hold yet, and write the table.
 
     Args:
         work: from `tasks.read_tasks`.
-        tell: called with one line for a record that could not be run, and for a program that met a limit.
+        say: called with one line for a record that could not be run, and for a program that met a limit.
         progress: called with the records done and all of them, first with those already there.
 
     Returns:
@@ -54,7 +54,7 @@ def benchmark(
     """
     schedule = config.schedule_for(loaded.num_layers)
     bank, notes = find_bank(loaded, config, schedule)
-    runner = Runner(loaded, loaded.new_decoder(), schedule, bank, options, tell)
+    runner = Runner(loaded, loaded.new_decoder(), schedule, bank, options, say)
     result = _content(runner, config) | {"notes": notes, "rows": []}
     if options.run_code and any(task.runs_code for task, _ in work) and protection() != "namespaces":
         result["notes"].append("generated programs ran without the kernel's namespaces: a weak sandbox.")
@@ -68,7 +68,7 @@ def benchmark(
             try:
                 found = runner.run(task, example)
             except LoraDropError as error:
-                tell(f"{example.id}: {str(error).rstrip('.')}; left out.")
+                say(f"{example.id}: {str(error).rstrip('.')}; left out.")
                 found = {"skipped": str(error)}
             head = {"task": task.name, "id": example.id, "part": example.part, "example": example.fingerprint}
             _append(file, records, head | found, options.out)

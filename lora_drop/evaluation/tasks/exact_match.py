@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.evaluation.tasks.base import Example, Task
-from lora_drop.evaluation.tasks.reading import BrokenRecord, Tell, text_in, text_of
+from lora_drop.evaluation.tasks.reading import BrokenRecord, Say, text_in, text_of
 
 
 class GSM8K(Task):
@@ -99,14 +99,14 @@ class BBH(Task):
     name, metric = "bbh", "exact match"
     patterns = ("*.json",)
 
-    def read_file(self, path: Path, name: str, tell: Tell) -> Iterator[Example]:
+    def read_file(self, path: Path, name: str, say: Say) -> Iterator[Example]:
         """See `Task.read_file`."""
         shots = ""
         prompt_file = path.parent / "cot-prompts" / f"{path.stem}.txt"
         if prompt_file.is_file():
-            text = text_of(prompt_file, f"{self.name}/cot-prompts/{prompt_file.name}", tell)
+            text = text_of(prompt_file, f"{self.name}/cot-prompts/{prompt_file.name}", say)
             shots = text.partition("-----\n")[2].strip() or text.strip()  # without the note to those who train
-        text = text_of(path, name, tell)
+        text = text_of(path, name, say)
         if not text:
             return
         try:
@@ -114,7 +114,7 @@ class BBH(Task):
             if not isinstance(examples, list):
                 raise ValueError
         except (ValueError, KeyError, TypeError, RecursionError):
-            tell(f"{name}: this is no JSON object with a list of examples; left out.")
+            say(f"{name}: this is no JSON object with a list of examples; left out.")
             return
         for number, record in enumerate(examples, start=1):
             try:
@@ -122,7 +122,7 @@ class BBH(Task):
                     raise BrokenRecord("this is not an object")
                 question, target = text_in(record, "input"), text_in(record, "target").strip()
             except BrokenRecord as error:
-                tell(f"{name}, example {number}: {error}; left out.")
+                say(f"{name}, example {number}: {error}; left out.")
                 continue
             prompt = f"{shots}\n\nQ: {question}\nA: Let's think step by step.".strip()
             sentence = f"So the answer is {target}."

@@ -10,7 +10,7 @@ from lora_drop.errors import LoraDropError
 
 @dataclass(frozen=True)
 class Options:
-    """What a benchmark is asked to do, beside model and schedule.
+    """A benchmark's options, beside model and schedule.
 
     Args:
         names: of `TASKS`; None takes those that the data folder has.

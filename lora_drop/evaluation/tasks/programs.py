@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.evaluation.tasks.base import Example, Task
-from lora_drop.evaluation.tasks.reading import BrokenRecord, Tell, records_of, text_in, texts_in
+from lora_drop.evaluation.tasks.reading import BrokenRecord, Say, records_of, text_in, texts_in
 
 
 class HumanEval(Task):
@@ -32,21 +32,23 @@ class HumanEval(Task):
 
 class MBPP(Task):
     """Small programs by a sentence and three tests: pass@1, after the publishers' three-shot prompt where the data has
-    its tasks (2, 3 and 4), else with none. Only the test split is asked (task_id 11 to 510)."""
+    its tasks (2, 3 and 4), else with none. Only the test split is used (task_id 11 to 510)."""
 
     name, metric, runs_code = "mbpp", "pass@1", True
     shots, split = (2, 3, 4), range(11, 511)
 
-    def read_file(self, path: Path, name: str, tell: Tell) -> Iterator[Example]:
+    def read_file(self, path: Path, name: str, say: Say) -> Iterator[Example]:
         """See `Task.read_file`."""
         shown: dict[int, str] = {}
         for other in self.files(path.parent.parent):
-            for _, record in records_of(other, other.name, lambda line: None):  # each file's turn to be told of comes
+            for _, record in records_of(
+                other, other.name, lambda line: None
+            ):  # each file's own turn for its notes comes
                 if record.get("task_id") in self.shots:
                     with suppress(BrokenRecord):
                         shown[record["task_id"]] = f"{self._ask(record)}{self._code(record)}\n[DONE]\n\n"
         before = "".join(text for _, text in sorted(shown.items()))
-        for example in super().read_file(path, name, tell):
+        for example in super().read_file(path, name, say):
             yield replace(example, prompt=before + example.prompt)
 
     def example(self, record: dict[str, Any], id: str, path: Path) -> Example | None:

@@ -7,27 +7,27 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-Tell = Callable[[str], None]
+Say = Callable[[str], None]
 
 
 class BrokenRecord(ValueError):
     """A record that does not have what its task needs."""
 
 
-def text_of(path: Path, name: str, tell: Tell) -> str:
+def text_of(path: Path, name: str, say: Say) -> str:
     """A file's text; empty where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        tell(f"{name}: cannot be read ({error.strerror or error}); left out.")
+        say(f"{name}: cannot be read ({error.strerror or error}); left out.")
     except UnicodeDecodeError:
-        tell(f"{name}: this is not UTF-8 text; left out.")
+        say(f"{name}: this is not UTF-8 text; left out.")
     return ""
 
 
-def records_of(path: Path, name: str, tell: Tell) -> Iterator[tuple[int, dict[str, Any]]]:
+def records_of(path: Path, name: str, say: Say) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line, record) of a JSONL file, or of a TSV file with a header."""
-    lines = enumerate(text_of(path, name, tell).split("\n"), start=1)
+    lines = enumerate(text_of(path, name, say).split("\n"), start=1)
     header = next(lines)[1].split("\t") if path.suffix == ".tsv" else None
     for number, line in lines:
         if not line.strip():
@@ -35,7 +35,7 @@ def records_of(path: Path, name: str, tell: Tell) -> Iterator[tuple[int, dict[st
         if header is not None:
             cells = line.rstrip("\r").split("\t")
             if len(cells) != len(header):
-                tell(f"{name}, line {number}: {len(cells)} cells under {len(header)} headings; left out.")
+                say(f"{name}, line {number}: {len(cells)} cells under {len(header)} headings; left out.")
                 continue
             yield number, dict(zip(header, cells, strict=True))
             continue
@@ -44,7 +44,7 @@ def records_of(path: Path, name: str, tell: Tell) -> Iterator[tuple[int, dict[st
             if not isinstance(record, dict):
                 raise ValueError
         except (ValueError, RecursionError):
-            tell(f"{name}, line {number}: this is not a JSON object; left out.")
+            say(f"{name}, line {number}: this is not a JSON object; left out.")
             continue
         yield number, record
 

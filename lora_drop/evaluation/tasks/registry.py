@@ -19,7 +19,7 @@ from lora_drop.evaluation.tasks.exact_match import BBH, GSM8K, Math
 from lora_drop.evaluation.tasks.long_texts import LongBench
 from lora_drop.evaluation.tasks.multiple_choice import XCOPA, XNLI, HellaSwag
 from lora_drop.evaluation.tasks.programs import MBPP, HumanEval
-from lora_drop.evaluation.tasks.reading import Tell
+from lora_drop.evaluation.tasks.reading import Say
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -28,14 +28,14 @@ TASKS: dict[str, Task] = {
 
 
 def read_tasks(
-    data_dir: Path, names: Iterable[str] | None, limit: int | None, tell: Tell
+    data_dir: Path, names: Iterable[str] | None, limit: int | None, say: Say
 ) -> list[tuple[Task, list[Example]]]:
     """The tasks and their examples.
 
     Args:
         names: of `TASKS`; None takes those that the folder has.
         limit: examples a task; None takes all.
-        tell: called with one line for what is broken and left out.
+        say: called with one line for what is broken and left out.
 
     Raises:
         LoraDropError: an unknown task, no such folder, or a named task without data.
@@ -50,4 +50,4 @@ def read_tasks(
     found = [TASKS[name] for name in chosen if names is not None or TASKS[name].files(data_dir)]
     if not found:
         raise LoraDropError(f"{data_dir.name} holds none of the tasks' folders: {', '.join(TASKS)}.")
-    return [(task, task.read(data_dir, tell)[:limit]) for task in found]
+    return [(task, task.read(data_dir, say)[:limit]) for task in found]

@@ -22,7 +22,7 @@ from lora_drop.evaluation.metrics import Means, decode_target, read_target
 from lora_drop.evaluation.tasks.base import Example, Task
 from lora_drop.evaluation.tasks.options import Options
 from lora_drop.evaluation.tasks.programs import program
-from lora_drop.evaluation.tasks.reading import Tell
+from lora_drop.evaluation.tasks.reading import Say
 from lora_drop.evaluation.tasks.sandbox import run_program
 from lora_drop.method.schedule import Schedule, baseline_schedule
 from lora_drop.models.load import LoadedModel
@@ -41,7 +41,7 @@ class Runner:
     schedule: Schedule
     bank: AdapterBank | None
     options: Options
-    tell: Tell
+    say: Say
 
     def run(self, task: Task, example: Example) -> dict[str, Any]:
         """A record's results.
@@ -114,7 +114,7 @@ class Runner:
             return {"score": task.score(example, answer), **result}
         outcome = run_program(program(task, example, answer))
         if outcome.met_a_limit:
-            self.tell(f"{example.id}, {LABELS[lane]}'s program: {outcome.reason}.")
+            self.say(f"{example.id}, {LABELS[lane]}'s program: {outcome.reason}.")
         return {"score": float(outcome.passed), "reason": outcome.reason, **result}
 
 

@@ -106,7 +106,7 @@ def _score_table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 def _quality_table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield (
         "| task | gold tokens | NLL, full model | NLL, LoRA-Drop | NLL gap [95%] | KL, all steps | "
-        "same top token, LoRA steps [95%] |"
+        "same next token, LoRA steps [95%] |"
     )
     yield "|---|---|---|---|---|---|---|"
     for row in rows:

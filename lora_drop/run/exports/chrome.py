@@ -80,7 +80,7 @@ def _lane_events(trace: Trace, lane: str, thread: int) -> list[dict[str, Any]]:
             theirs = trace.steps[BASELINE][differs].text
             args = {"step": step.step, "baseline": printable(theirs), "lane": printable(step.text)}
             events.append(_instant("first token that differs from the baseline", thread, began, args))
-        # Viewers tell counters apart by process and name alone, so the lane is in the name.
+        # Viewers distinguish counters by process and name alone, so the lane is in the name.
         events.append(_event("C", f"KV bytes: {lane}", thread, ended, args={"bytes": step.kv_bytes}))
         began = ended
     return events

@@ -12,10 +12,10 @@ COLORS: dict[str, dict[str, str]] = {
         "lora-drop": "#C24E00",  # the LoRA-Drop lane (vermillion, darkened a little for text on white)
         "third": "#7A4E9E",  # the next lane, should there be one
         "full": "#D3DAE3",  # a layer that runs whole
-        "refresh": "#009E73",  # a full step that renews what dropped layers reuse
+        "refresh": "#009E73",  # a full step that renews what skipped layers reuse
         "early": "#00503B",  # the same, before its time
-        "dropped": "#E69F00",  # a dropped layer, no K/V written
-        "dropped-kv": "#CC79A7",  # a dropped layer that still writes K/V
+        "dropped": "#E69F00",  # a skipped layer, no K/V written
+        "dropped-kv": "#CC79A7",  # a skipped layer that still writes K/V
         "diverged": "#9E3D75",  # the first token that differs
         "tint": "#FBEBCB",  # background of a token that a LoRA step wrote
         "ink": "#16202B",

@@ -70,7 +70,7 @@ def setting_words(header: Header) -> list[str]:
     """What was asked for, in words, of the lane that the run is about."""
     config, words = header.main["config"], []
     if config["dropped"] and config.get("period") != 1:
-        words.append(f"{len(config['dropped'])} of {header.model['layers']} layers dropped")
+        words.append(f"{len(config['dropped'])} of {header.model['layers']} layers skipped")
         if config.get("drop_layers"):  # a list of layers takes the place of ratio and range
             config = config | {"drop_ratio": None, "layers": None}
         words += _said(SCHEDULE, config)

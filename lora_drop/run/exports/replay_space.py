@@ -94,12 +94,12 @@ def _entry(name: str, trace: Trace) -> str:
             pace = summary.lanes.get(lane, {}).get("tokens_per_second")
             figures.append((words, _written(pace, "{:.0f} tokens/s")))
         figures += [(words, _written(getattr(summary, key), form)) for words, key, form in FIGURES]
-    told = "".join(f"<div><dt>{words}</dt><dd>{value}</dd></div>" for words, value in figures if value)
+    listed = "".join(f"<div><dt>{words}</dt><dd>{value}</dd></div>" for words, value in figures if value)
     cut = "" if summary else '<p class="cut">Cut short: it has no summary.</p>'
     return (
         f'<li><h2><a href="{name}">{_escaped(header.prompt)}</a></h2>'
         f"<p>{_escaped(where)}: {_escaped(', '.join(setting_words(header)))}</p>{cut}"
-        + (f"<dl>{told}</dl>" if told else "")
+        + (f"<dl>{listed}</dl>" if listed else "")
         + "</li>"
     )
 

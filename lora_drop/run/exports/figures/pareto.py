@@ -42,7 +42,7 @@ def pareto(
     of other models, which no quality axis of ours can hold.
 
     Args:
-        quality: `agreement` (same top token at LoRA steps) or `nll_gap` (all steps).
+        quality: `agreement` (same next token at LoRA steps) or `nll_gap` (all steps).
         theme: `light` or `dark`.
         compact: for a narrow panel that has a title of its own.
     """

@@ -39,7 +39,7 @@ def times(value: float) -> str:
     return f"{value:.2f}x"
 
 
-AGREEMENT = ("lora_steps_top1_agreement", "Same top token, LoRA steps", percent)
+AGREEMENT = ("lora_steps_top1_agreement", "Same next token, LoRA steps", percent)
 NLL_GAP = ("all_steps_nll_gap", "NLL gap, all steps (nats)", nats)
 QUALITIES = {"agreement": AGREEMENT, "nll_gap": NLL_GAP}
 
@@ -47,7 +47,7 @@ QUALITIES = {"agreement": AGREEMENT, "nll_gap": NLL_GAP}
 def groups(sweep: dict[str, Any]) -> list[Group]:
     """The (reuse, part, adapters) that a sweep measured, in its order.
 
-    Rows that drop nothing are the baseline and belong to every group of their rule.
+    Rows that skip nothing are the baseline and belong to every group of their rule.
     """
     rows = sweep.get("rows", [])
     found = dict.fromkeys(group_of(row) for row in rows if not is_baseline(row))
@@ -60,7 +60,7 @@ def group_of(row: Row) -> Group:
 
 
 def is_baseline(row: Row) -> bool:
-    """Whether a row drops nothing."""
+    """Whether a row skips nothing."""
     return row["period"] == 1 or row.get("layers_dropped") == 0
 
 
@@ -93,8 +93,8 @@ def hover_text(row: Row) -> str:
     lines = [
         f"<b>{label_of(group_of(row))}</b>",
         f"drop ratio {row['drop_ratio']:g}, period {row['period']:g}, "
-        f"{shown(row, 'layers_dropped', '{:g}'.format)} layers dropped, rank {shown(row, 'rank', '{:g}'.format)}",
-        f"same top token, LoRA steps: {shown(row, AGREEMENT[0], percent)}",
+        f"{shown(row, 'layers_dropped', '{:g}'.format)} layers skipped, rank {shown(row, 'rank', '{:g}'.format)}",
+        f"same next token, LoRA steps: {shown(row, AGREEMENT[0], percent)}",
     ]
     for label, steps in (("LoRA steps", "lora_steps"), ("all steps", "all_steps")):
         lines.append(

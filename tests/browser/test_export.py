@@ -30,7 +30,7 @@ NAMES = {
 
 
 def save(page: Page, kind: str, folder: Path) -> Path:
-    """Click a button of the Take away menu and keep what the browser downloads."""
+    """Click a button of the Export menu and keep what the browser downloads."""
     page.evaluate("document.querySelector('.ld-menu').open = true")
     with page.expect_download(timeout=60_000) as download:
         page.click(f"[data-save={kind}]")
