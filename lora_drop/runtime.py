@@ -18,11 +18,13 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from lora_drop.errors import LoraDropError
 
 VERSION = "0.1.0"  # as in pyproject.toml
 CGROUPS = Path("/sys/fs/cgroup")
+N = TypeVar("N", int, float)
 
 
 def configure() -> None:
@@ -63,7 +65,7 @@ def on_zero_gpu() -> bool:
     return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
 
-def positive_number(variable: str, default: float) -> float:
+def positive_number(variable: str, default: N) -> N:
     """A positive number of the default's type, from the environment.
 
     Raises:

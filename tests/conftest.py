@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
@@ -17,13 +18,20 @@ pytest_plugins = [
 ARCHITECTURES = ("tiny-llama", "tiny-qwen2", "tiny-qwen3", "tiny-mistral")
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(items):
     import torch
 
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="there is no CUDA device here"))
+    seen = Counter()
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="there is no CUDA device here"))
+        if item.get_closest_marker("products"):
+            architecture = item.callspec.params["any_tiny"]
+            seen[item.originalname, architecture] += 1
+            at = ARCHITECTURES.index(architecture)
+            if at and seen[item.originalname, architecture] % (len(ARCHITECTURES) - 1) != at - 1:
+                item.add_marker(pytest.mark.full)
 
 
 @pytest.fixture(scope="session")

@@ -142,6 +142,18 @@
  * @property {number} prompt_tokens
  * @property {number} seed
  * @property {any} sampling
+ * @property {string} main id of the lane that the run is about; on the wire only
+ */
+
+/**
+ * @typedef {object} Figures a run's figures so far (lora_drop/run/figures.py)
+ * @property {string} main id of the lane that they are about
+ * @property {number | null} speedup
+ * @property {number | null} bound
+ * @property {number | null} kv_saved
+ * @property {number | null} first_divergence
+ * @property {number | null} top1_agreement
+ * @property {boolean} by_chance the speedup is beyond what bytes allow
  */
 
 /**

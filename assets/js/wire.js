@@ -39,6 +39,7 @@ export class WireReader {
       if (values.type === "run") this.runId = values.id;
       else if (values.type === "header") this.run = new Run(this.runId ?? "", values);
       else if (values.type === "summary" && this.run) this.run.summary = values;
+      else if (values.type === "figures") this.run?.setFigures(values);
     } else if (values[0] >= AUDIT) {
       this.run?.addAudit(values[0] - AUDIT, values);
     } else {

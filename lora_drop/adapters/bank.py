@@ -68,7 +68,8 @@ class AdapterBank(Correction):
         """A bank as training starts from: A small and random, B zero, g one, so that it changes nothing yet."""
         a = {i: torch.randn(rank, hidden_size) * hidden_size**-0.5 for i in layers}
         b = {i: torch.zeros(hidden_size, rank) for i in layers}
-        return cls(a, b, {i: torch.ones(hidden_size) for i in layers}, alpha, **{"reuse": "residual", **rules})
+        given: dict[str, Any] = {"reuse": "residual", **rules}
+        return cls(a, b, {i: torch.ones(hidden_size) for i in layers}, alpha, **given)
 
     def check(
         self, *, num_layers: int, hidden_size: int, revision: str, reuse: str, part: str, name: str

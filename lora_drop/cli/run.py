@@ -79,6 +79,7 @@ def _recorded(records: Iterator[Record], path: Path | None) -> Iterator[Record]:
     try:
         target = path.open("w", encoding="utf-8") if path else nullcontext()
     except OSError as error:
+        assert path is not None
         raise LoraDropError(f"cannot write the trace {path.name}: {error.strerror or error}.") from None
     steps = 0
     with target as file, counting("steps") as show:

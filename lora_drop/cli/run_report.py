@@ -15,7 +15,7 @@ def run_object(trace: Trace) -> dict[str, Any]:
     """The `run` object of the contract, from a trace."""
     summary = trace.summary
     lanes: dict[str, Any] = {"baseline": None, "lora_drop": None}
-    main = _main_lane(trace)
+    main = trace.header.main
     for name in trace.steps:
         figures = summary.lanes[name] if summary else {}
         beside = {key: figures.get(key) for key in TOGETHER} if name not in lanes else {}
@@ -51,7 +51,7 @@ def show_run(trace: Trace, as_json: bool) -> None:
     if trace.summary is None:
         print("\nThe trace was cut short: it has no summary.")
         return
-    early = sum(step.trigger is not None for step in trace.steps[_main_lane(trace)["id"]])
+    early = sum(step.trigger is not None for step in trace.steps[trace.header.main["id"]])
     if early:
         config = result["config"]
         print(
@@ -83,11 +83,6 @@ def _show_lanes(trace: Trace, result: dict[str, Any]) -> None:
             f"    {len(figures['token_ids'])} tokens, {f'{rate:.1f} tokens/s' if rate else 'no decode step'}, "
             f"KV {human_bytes(figures['kv_bytes'])}"
         )
-
-
-def _main_lane(trace: Trace) -> dict[str, Any]:
-    """The lane that a run is about: LoRA-Drop's, or the only one."""
-    return next((lane for lane in trace.header.lanes if lane["id"] == "lora_drop"), trace.header.lanes[-1])
 
 
 def _plain(text: str) -> str:

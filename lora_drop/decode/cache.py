@@ -45,11 +45,17 @@ class KVCache:
         Returns:
             The layer's storage, (2, B, n_kv, capacity, hs); the new token's place is `lengths[layer] - 1`.
         """
-        store, end = self.stores[layer], self.lengths[layer] + 1
+        store, end = self.store(layer), self.lengths[layer] + 1
         if store.shape[3] < end:
             store = self.reserve(store[0], layer, end)
         self.lengths[layer] = end
         return store
+
+    def store(self, layer: int) -> Tensor:
+        """The storage (2, B, n_kv, capacity, hs) of a layer that holds some tokens."""
+        found = self.stores[layer]
+        assert found is not None
+        return found
 
     def reserve(self, like: Tensor, layer: int, tokens: int) -> Tensor:
         """A layer's storage with room for `tokens` tokens, in whole blocks."""
@@ -59,7 +65,8 @@ class KVCache:
         batch, heads, _, size = like.shape
         shape = (2, batch, heads, -(-tokens // BLOCK) * BLOCK, size)
         new = torch.empty(shape, dtype=like.dtype, device=like.device)
-        if filled := self.lengths[layer]:
+        if old is not None:
+            filled = self.lengths[layer]
             new[:, :, :, :filled] = old[:, :, :, :filled]
         self.stores[layer] = new
         return new
@@ -102,7 +109,9 @@ class HiddenCache:
         self.vectors: list[Tensor | None] = [None] * num_layers
 
     def __getitem__(self, layer: int) -> Tensor:
-        return self.vectors[layer]
+        vector = self.vectors[layer]
+        assert vector is not None  # a full step comes first, and nobody asks under `skip`
+        return vector
 
-    def __setitem__(self, layer: int, vector: Tensor) -> None:
+    def __setitem__(self, layer: int, vector: Tensor | None) -> None:
         self.vectors[layer] = vector

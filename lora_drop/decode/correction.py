@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -42,5 +42,7 @@ class Correction:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
         """A copy on a device, in a dtype."""
-        moved = {name: {i: t.to(device, dtype) for i, t in getattr(self, name).items()} for name in ("a", "b", "gate")}
+        moved: dict[str, Any] = {
+            name: {i: t.to(device, dtype) for i, t in getattr(self, name).items()} for name in ("a", "b", "gate")
+        }
         return dataclasses.replace(self, **moved)

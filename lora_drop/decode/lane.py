@@ -92,7 +92,7 @@ class Lane:
             raise StopIteration
         prefill = self._token is None
         self._clock.start()
-        if prefill:
+        if self._token is None:
             found = self._decoder.prefill(self._input_ids, self.state)
         else:
             found = self._decoder.step(self._token, self.state)

@@ -7,6 +7,8 @@ Shapes: B batch, T tokens of this call, D hidden size, V vocabulary, L layers, n
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -27,12 +29,13 @@ class ReferenceDecoder:
         attention = model.config._attn_implementation
         if attention != "sdpa":  # the others read "no mask" differently
             raise LoraDropError(f"LoRA-Drop needs sdpa attention, this model has {attention}: load it with sdpa.")
-        self.embed: nn.Embedding = model.get_input_embeddings()
+        self.embed = cast(nn.Embedding, model.get_input_embeddings())
         self.head: nn.Linear = model.get_output_embeddings()
         self.layers = model.model.layers
         self.num_layers = len(self.layers)
-        self.norm: nn.Module = model.model.norm
-        self.rotary: nn.Module = model.model.rotary_emb
+        # Any: to a type checker each attribute of a transformers module is a tensor or a module.
+        self.norm: Any = model.model.norm
+        self.rotary: Any = model.model.rotary_emb
         self.device, self.dtype = self.embed.weight.device, self.embed.weight.dtype
 
     def new_state(
@@ -120,14 +123,15 @@ class ReferenceDecoder:
         layer, schedule, bank = self.layers[i], state.schedule, state.bank
         if schedule.kv == "write":
             self._write_kv(i, h, rope, state)
-        corrected = bank is not None and i in bank.a
-        d = bank.correction(i, h) if corrected else 0.0
-        if corrected:
+        own = bank if bank is not None and i in bank.a else None
+        d: Tensor | float = 0.0
+        if own is not None:
+            d = own.correction(i, h)
             state.refresher.measure(d, h if schedule.reuse == "skip" else state.hidden[i])
         if schedule.reuse == "skip":
             u = h + d
         elif schedule.reuse == "residual":
-            gate = bank.gate[i] if corrected else 1.0
+            gate = own.gate[i] if own is not None else 1.0
             u = h + gate * state.hidden[i][:, None] + d
         else:  # state, anchor
             u = state.hidden[i][:, None] + d

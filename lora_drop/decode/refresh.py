@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lora_drop.decode.logits import entropy
-from lora_drop.method.schedule import Schedule
+from lora_drop.method.schedule import Schedule, StepKind
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Refresher:
 
     schedule: Schedule
     step: int = 0  # 0 before and at prefill, then the number of the last decode step
-    kind: str = "prefill"  # of that step, as the trace has it
+    kind: StepKind = "prefill"  # of that step
     trigger: str | None = None  # what made that step a refresh before its time
     last_refresh: int = 0  # the number of the last full step
     refreshes: int = 0  # decode steps so far that were full

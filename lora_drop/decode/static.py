@@ -18,9 +18,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
@@ -71,7 +72,8 @@ class StaticWeights:
         return cls([_layer(layer) for layer in model.model.layers], f"static ({dtype})")
 
 
-def _layer(layer: nn.Module) -> StaticLayer:
+# `Any`: to a type checker each attribute of a transformers module is a tensor or a module.
+def _layer(layer: Any) -> StaticLayer:
     attention, mlp = layer.self_attn, layer.mlp
     return StaticLayer(
         layer.input_layernorm.weight,
@@ -88,15 +90,16 @@ class StaticHidden(HiddenCache):
     """Vectors that keep their place: after the first, a layer's vector is written over."""
 
     def __setitem__(self, layer: int, vector: Tensor | None) -> None:
-        if self.vectors[layer] is None:
+        held = self.vectors[layer]
+        if held is None or vector is None:
             self.vectors[layer] = vector
         else:
-            self.vectors[layer].copy_(vector)
+            held.copy_(vector)
 
 
 @dataclass
 class StaticState(DecodeState):
-    """A lane's static buffers, and the graphs over them.
+    """A lane's static buffers, made by prefill, and the graphs over them.
 
     Args:
         tokens: the most that a layer's cache is going to hold, as far as known.
@@ -108,10 +111,10 @@ class StaticState(DecodeState):
     """
 
     tokens: int = 0
-    token: Tensor | None = None
-    held: Tensor | None = None
-    rope: Rope | None = None
-    masks: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+    token: Tensor = field(init=False, repr=False)
+    held: Tensor = field(init=False, repr=False)
+    rope: Rope = field(init=False, repr=False)
+    masks: tuple[Tensor, Tensor] = field(init=False, repr=False)
     graphs: dict[tuple[bool, int, int], Callable[[], Results]] = field(default_factory=dict, repr=False)
 
 
@@ -135,8 +138,9 @@ class StaticDecoder(ReferenceDecoder):
         return StaticState(schedule, bank, KVCache(n), StaticHidden(n), watch, tokens=tokens)
 
     @torch.inference_mode()
-    def prefill(self, input_ids: Tensor, state: StaticState) -> DecoderOutput:
+    def prefill(self, input_ids: Tensor, state: DecodeState) -> DecoderOutput:
         """See `step.Decoder`. Reserves the caches and captures the first steps too."""
+        assert isinstance(state, StaticState)
         found = super().prefill(input_ids, state)
         state.token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
         state.held = torch.full((2,), state.position, device=self.device)
@@ -146,8 +150,9 @@ class StaticDecoder(ReferenceDecoder):
         return found
 
     @torch.inference_mode()
-    def step(self, token: Tensor, state: StaticState) -> DecoderOutput:
+    def step(self, token: Tensor, state: DecodeState) -> DecoderOutput:
         """See `step.Decoder`; token (1, 1)."""
+        assert isinstance(state, StaticState)
         lora = not state.refresher.begin()
         if state.position == state.tokens:
             self._reserve(state, 2 * state.tokens)
@@ -168,13 +173,13 @@ class StaticDecoder(ReferenceDecoder):
         """Room for `tokens` tokens; a skipped layer that writes no K/V at LoRA steps gets what its refreshes need."""
         schedule, prompt = state.schedule, state.position
         sparse = schedule.kv == "skip" and not schedule.is_adaptive
-        for i, store in enumerate(state.kv.stores):
+        for i in range(self.num_layers):
             need = tokens
             if sparse and i in schedule.dropped_set:
                 need = state.kv.lengths[i] + (tokens - prompt) // schedule.period + 1
             filled = state.kv.lengths[i]
             # What is masked counts nothing, but nothing times NaN is NaN.
-            state.kv.reserve(store[0], i, need)[:, :, :, filled:].zero_()
+            state.kv.reserve(state.kv.store(i)[0], i, need)[:, :, :, filled:].zero_()
         positions = torch.arange(tokens, device=self.device)[None]
         cos, sin = self.rotary(self.embed.weight[:1, None], position_ids=positions)  # (1, tokens, hs)
         half = sin.shape[-1] // 2
@@ -186,7 +191,7 @@ class StaticDecoder(ReferenceDecoder):
     def _graph(self, state: StaticState, lora: bool) -> Callable[[], Results]:
         """The next step as a call without arguments."""
         dropped = state.schedule.dropped
-        spans = tuple(_span(state.kv, i) for i in (0, dropped[0] if dropped else 0))
+        spans = _span(state.kv, 0), _span(state.kv, dropped[0] if dropped else 0)
         if self.device.type != "cuda":
             return lambda: self._run(state, lora, spans)
         key = (lora, *spans)
@@ -197,7 +202,7 @@ class StaticDecoder(ReferenceDecoder):
 
     def _capture(self, state: StaticState, lora: bool, spans: tuple[int, int]) -> Callable[[], Results]:
         """Run the step once aside, as libraries set themselves up on their first call, and then capture it."""
-        kept = [tensor for tensor in (state.held, *state.hidden.vectors) if tensor is not None]
+        kept = [state.held, *(vector for vector in state.hidden.vectors if vector is not None)]
         before = [tensor.clone() for tensor in kept]
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
@@ -222,8 +227,9 @@ class StaticDecoder(ReferenceDecoder):
         """One step over the static buffers: what a graph holds."""
         dropped = state.schedule.dropped_set
         h = F.embedding(state.token[:, 0], self.embed.weight)  # (1, D)
-        rope = tuple(table.index_select(0, state.held[:1])[0] for table in state.rope)
-        state.masks = tuple(self._mask(span, held) for span, held in zip(spans, state.held, strict=True))
+        cos, sin = (table.index_select(0, state.held[:1])[0] for table in state.rope)
+        first, second = (self._mask(span, held) for span, held in zip(spans, state.held, strict=True))
+        rope, state.masks = (cos, sin), (first, second)
         watched = []
         for i in range(self.num_layers):
             h = (self._lora if lora and i in dropped else self._full)(i, h, rope, state)
@@ -258,18 +264,19 @@ class StaticDecoder(ReferenceDecoder):
         """Put the token's K/V, the last of `heads`, in its place; returns what attention reads, (2, 1, nkv, S, hs)."""
         both = heads[self._heads :].view(2, 1, self._kv_heads, 1, self._head_dim)
         group = int(i in state.schedule.dropped_set)
-        state.kv.stores[i].index_copy_(3, state.held[group : group + 1], both)
-        return state.kv.stores[i].narrow(3, 0, state.masks[group].shape[-1])
+        store = state.kv.store(i)
+        store.index_copy_(3, state.held[group : group + 1], both)
+        return store.narrow(3, 0, state.masks[group].shape[-1])
 
     def _attend(self, i: int, h: Tensor, rope: Rope, state: StaticState) -> Tensor:
         """u = h + attention; writes K/V."""
         weights = self._weights[i]
         heads = self._project(i, self._norm(h, weights.attention_norm), rope)
-        held = self._write(i, heads, state)
+        keys, values = self._write(i, heads, state).unbind(0)
         # The query heads of a K/V head stand as rows of one query: no key is copied for them.
         query = heads[: self._heads].view(1, self._kv_heads, -1, self._head_dim)
         mask = state.masks[i in state.schedule.dropped_set]
-        mixed = F.scaled_dot_product_attention(query, *held.unbind(0), attn_mask=mask)
+        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
         return F.linear(mixed.reshape(1, -1), *weights.out).add_(h)
 
     def _feed(self, i: int, u: Tensor) -> Tensor:
@@ -293,13 +300,13 @@ class StaticDecoder(ReferenceDecoder):
         if schedule.kv == "write":
             heads = self._project(i, self._norm(h, self._weights[i].attention_norm), rope)
             self._write(i, heads, state)
-        corrected = bank is not None and i in bank.a
+        own = bank if bank is not None and i in bank.a else None
         base = h if schedule.reuse == "skip" else state.hidden[i]
         if schedule.reuse == "residual":
-            base = torch.addcmul(h, bank.gate[i], base) if corrected else h + base
+            base = torch.addcmul(h, own.gate[i], base) if own is not None else h + base
         u = base
-        if corrected:
-            d = bank.correction(i, h)
+        if own is not None:
+            d = own.correction(i, h)
             state.refresher.measure(d, h if schedule.reuse == "skip" else state.hidden[i])
             u = base + d
         if schedule.reuse == "state":
@@ -310,4 +317,4 @@ class StaticDecoder(ReferenceDecoder):
 def _span(kv: KVCache, layer: int) -> int:
     """How much of a layer's storage the next step reads: a power of two, as far as there is storage."""
     needed = max(SPAN, kv.lengths[layer] + 1)
-    return min(1 << (needed - 1).bit_length(), kv.stores[layer].shape[3])
+    return min(1 << (needed - 1).bit_length(), kv.store(layer).shape[3])

@@ -6,7 +6,7 @@ Shapes: B batch, P prompt tokens, T tokens of a chunk, D hidden size, V vocabula
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from lora_drop.decode.cache import HiddenCache, KVCache
 from lora_drop.decode.correction import Correction
 from lora_drop.decode.refresh import Refresher
-from lora_drop.method.schedule import Schedule
+from lora_drop.method.schedule import Schedule, StepKind
 
 
 @dataclass
@@ -100,8 +100,8 @@ class StepResult:
 
     step: int
     token_id: int
-    kind: str
-    active: list[int]
+    kind: StepKind
+    active: list[Literal[0, 1]]
     ms: float
     kv_bytes: int
     entropy: float

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -33,7 +35,8 @@ def fused(*parts: nn.Linear) -> tuple[Tensor, Tensor | None]:
     return weight, None if parts[0].bias is None else torch.cat([part.bias for part in parts])
 
 
-def qk_norms(attention: nn.Module) -> Tensor | None:
+# `Any`: to a type checker each attribute of a transformers module is a tensor or a module.
+def qk_norms(attention: Any) -> Tensor | None:
     """Qwen3's norms of query and key heads, a row a head (nh + nkv, hs); None for the others."""
     if not hasattr(attention, "q_norm"):
         return None

@@ -116,10 +116,12 @@ def _round(loaded: LoadedModel, lanes: dict[str, Lane], given: dict[str, int]) -
             f"{given['new_tokens']} tokens: lower them, or take a smaller model."
         ) from None
     one, two = lanes[BASELINE], lanes[LORA_DROP]
+    full, ours = one.tokens_per_second, two.tokens_per_second
+    assert full is not None and ours is not None  # of two tokens one is a decode step's
     return {
-        "baseline_tokens_per_second": one.tokens_per_second,
-        "lora_drop_tokens_per_second": two.tokens_per_second,
-        "speedup": two.tokens_per_second / one.tokens_per_second,
+        "baseline_tokens_per_second": full,
+        "lora_drop_tokens_per_second": ours,
+        "speedup": ours / full,
         "baseline_first_token_ms": one.prefill_ms,
         "lora_drop_first_token_ms": two.prefill_ms,
     }

@@ -55,9 +55,10 @@ def hf_generate(model: str, device: str, dtype: str, prompt_tokens: int, new_tok
         ids = text_of(loaded, prompt_tokens)
 
         def timed(count: int, loaded: LoadedModel = loaded, ids: torch.Tensor = ids) -> float:
+            model: Any = loaded.model  # Any: PreTrainedModel's type has no `generate`
             wait(loaded.device)
             started = time.perf_counter()
-            loaded.model.generate(
+            model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=count,

@@ -70,6 +70,7 @@ def check_point(loaded: LoadedModel, config: LoraDropConfig, prompt: str) -> Poi
     name, fingerprint = "none", None
     if checked.lanes[LORA_DROP].bank is not None:
         folder = bank_folder(loaded, config, checked.lanes[LORA_DROP].schedule)
+        assert folder is not None  # there is a bank
         name, fingerprint = folder.resolve().name, bank_fingerprint(folder)
     return Point(config, name, fingerprint, tuple(checked.notes))
 
@@ -85,6 +86,8 @@ def measure(
     config = point.config
     quality = evaluate(loaded, config, iter(pairs), context_tokens)
     trace = gather(run(loaded, _speed_request(config, pairs[0][0])))
+    summary = trace.summary
+    assert summary is not None  # it ran to its end
     row = {
         **config.to_dict(),
         "adapters": point.adapters,  # the bank's name in place of what was asked for
@@ -102,14 +105,14 @@ def measure(
         "baseline_tokens_per_second": baseline,
         "lora_drop_tokens_per_second": ours,
         "speedup": ours / baseline,
-        "bound": trace.summary.bound,
+        "bound": summary.bound,
         "ms_baseline": median_ms(trace.steps[BASELINE])["refresh"],
         "ms_refresh": median_ms(trace.steps[LORA_DROP]).get("refresh"),
         "ms_lora": median_ms(trace.steps[LORA_DROP]).get("lora"),
-        "kv_bytes": trace.summary.lanes[LORA_DROP]["kv_bytes"],
-        "kv_bytes_baseline": trace.summary.lanes[BASELINE]["kv_bytes"],
-        "kv_saved": trace.summary.kv_saved,
-        "decoder": trace.header.device["decoder"],
+        "kv_bytes": summary.lanes[LORA_DROP]["kv_bytes"],
+        "kv_bytes_baseline": summary.lanes[BASELINE]["kv_bytes"],
+        "kv_saved": summary.kv_saved,
+        "decoder": trace.header.device.get("decoder"),
     }
     return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
 

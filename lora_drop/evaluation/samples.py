@@ -122,14 +122,15 @@ def _answer(
     lane = LORA_DROP if point else BASELINE
     config = {"config": point.config} if point else {}
     trace = gather(run(loaded, Request(key["prompt"], **config, **SETTINGS, lanes=lane.replace("_", "-"))))
-    tokens = trace.token_ids(lane)
+    tokens, summary = trace.token_ids(lane), trace.summary
+    assert summary is not None  # it ran to its end
     sample = {
         "text": trace.text(lane),
         "tokens": len(tokens),
-        "ended": trace.summary.lanes[lane]["ended"],
+        "ended": summary.lanes[lane]["ended"],
         "token_ids_sha256": hashlib.sha256(json.dumps(tokens).encode()).hexdigest(),
         "first_divergence": first_divergence(base, tokens) if base else None,
-        "agreement": trace.summary.top1_agreement,
+        "agreement": summary.top1_agreement,
     }
     return sample, tokens
 

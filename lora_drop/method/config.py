@@ -13,8 +13,10 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.schedule import Schedule, dropped_layers
 from lora_drop.method.settings import SCHEDULE, fields, settings_of
 
+_Fields: Any = fields("LoraDropConfig", settings_of(SCHEDULE))
 
-class LoraDropConfig(fields("LoraDropConfig", settings_of(SCHEDULE))):
+
+class LoraDropConfig(_Fields):
     """What LoRA-Drop does (arXiv 2601.02569).
 
     Its fields are the schedule's settings, with the names of the command line: `lora_drop.method.settings` has each

@@ -59,7 +59,7 @@ PRESETS = {
 # Layers of the bundled model, the cheapest to skip first: at the same bound they lose far less than evenly spaced ones
 # (`drop-order`; docs/training-log.md has the measurements, also of the early refreshes of `gentle`).
 BUNDLED_ORDER = (12, 5, 17, 6, 4, 14, 13, 7, 18, 26, 16, 15, 25)
-_BUNDLED_CHOICES = {  # how many of them, other settings, note
+_BUNDLED_CHOICES: dict[str, tuple[int, dict[str, Any], str]] = {  # how many of them, other settings, note
     "gentle": (
         4,
         {"period": 8, "refresh_entropy": 0.7},

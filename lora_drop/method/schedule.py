@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
+StepKind = Literal["prefill", "refresh", "lora"]  # as the trace has it
 TRIGGERS = ("entropy", "norm")  # what can make an adaptive schedule refresh early
 
 
@@ -61,20 +63,21 @@ class Schedule:
         """True for prefill (step 0) and every `period`-th decode step."""
         return step % self.period == 0
 
-    def kind(self, step: int) -> str:
-        """`prefill`, `refresh` or `lora`, as the trace has it. A run that skips nothing has no LoRA step."""
+    def kind(self, step: int) -> StepKind:
+        """What step `step` is. A run that skips nothing has no LoRA step."""
         if step == 0:
             return "prefill"
         return "refresh" if self.is_baseline or self.is_refresh(step) else "lora"
 
-    def active(self, step: int) -> list[int]:
+    def active(self, step: int) -> list[Literal[0, 1]]:
         """[num_layers] of 1 (runs whole) or 0 (skipped, wholly or its attention) at this step."""
         return self.active_in(self.kind(step))
 
-    def active_in(self, kind: str) -> list[int]:
+    def active_in(self, kind: StepKind) -> list[Literal[0, 1]]:
         """The same for a step of a kind."""
         if kind != "lora":
-            return [1] * self.num_layers
+            runs: list[Literal[0, 1]] = [1]
+            return runs * self.num_layers
         return [0 if i in self.dropped else 1 for i in range(self.num_layers)]
 
     def kv_length(self, layer: int, prompt_tokens: int, step: int, refreshes: int | None = None) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pydantic
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -301,6 +301,7 @@ class Checked:
     """
 
     _settings: dict[str, Setting]
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]  # of the other base, see `fields`
 
     def __init__(self, *args: Any, **values: Any):
         names = {field.name for field in dataclasses.fields(self)}

@@ -69,7 +69,8 @@ def from_pretrained_files(
     # ZeroGPU's stand-in for CUDA holds in this thread alone, and transformers loads in others.
     first = torch.device("cpu") if on_zero_gpu() else device
     with _one_line(name, "its weights cannot be loaded", local), _quiet(local):
-        model, report = AutoModelForCausalLM.from_pretrained(
+        # Any: its type has the model alone, and not the pair that output_loading_info gives.
+        found: Any = AutoModelForCausalLM.from_pretrained(
             source,
             config=config,
             dtype=dtype,
@@ -79,6 +80,7 @@ def from_pretrained_files(
             output_loading_info=True,
             **options,
         )
+    model, report = found
     if missing := sorted(report["missing_keys"]):  # transformers fills these with random numbers, and goes on
         raise LoraDropError(
             f"{name} is incomplete: its files lack {len(missing)} weights, the first is {missing[0]}. "

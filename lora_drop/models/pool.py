@@ -135,6 +135,7 @@ class ModelPool:
                     raise LoraDropError(f"{self._at} is still in use: ask for {label} again in a minute.")
                 if self._at != label:  # it was not swapped by somebody else meanwhile
                     self._swap(label)
+            assert self._loaded is not None  # as `_at` is not
             self._lent += 1
             return self._loaded
 

@@ -35,15 +35,13 @@ def encode_prompt(tokenizer: Any, prompt: str, chat: bool = True) -> list[int]:
         before, after = _frame(tokenizer)
         return [*before, *_encode_as_text(tokenizer, prompt), *after]
     text = _render(tokenizer, prompt)
-    if not markers.search(prompt):
+    if (marker := markers.search(prompt)) is None:
         return list(tokenizer.encode(text, add_special_tokens=False))
     # Where the visitor's text lies: a stand-in without special meaning shows what the template writes around it.
     stand_in = "x7Qz" * 8
     around = _render(tokenizer, stand_in).split(stand_in)
     if len(around) != 2 or not (text.startswith(around[0]) and text.endswith(around[1])):
-        raise LoraDropError(
-            f"the model's chat template cannot carry {markers.search(prompt)[0]!r} as plain text: leave it out."
-        )
+        raise LoraDropError(f"the model's chat template cannot carry {marker[0]!r} as plain text: leave it out.")
     # The tokenizer cuts a text at its markers and works on each part alone. So the part to take as plain text reaches
     # from the template's last marker before the visitor's words to its first one after them: merges across the
     # borders come out as they always do.

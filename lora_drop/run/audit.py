@@ -54,14 +54,12 @@ class Audit:
         tokens = torch.tensor([self._fed[: len(steps)]], device=self._decoder.device)
         full = self._decoder.read(tokens, self._kv, self._position, self._dropped)
         self._position += len(steps)
-        return [
-            {
-                "step": step.step,
-                **_drift(step.watched, full.watched[:, :, t]),
-                **_divergence(step.logits, full.logits[:, t]),
-            }
-            for t, step in enumerate(steps)
-        ]
+        found = []
+        for t, step in enumerate(steps):
+            assert step.watched is not None and full.watched is not None  # an audited lane keeps them
+            drift = _drift(step.watched, full.watched[:, :, t])
+            found.append({"step": step.step, **drift, **_divergence(step.logits, full.logits[:, t])})
+        return found
 
 
 def _drift(ours: Tensor, full: Tensor) -> dict[str, list[float | None]]:

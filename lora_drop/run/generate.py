@@ -85,7 +85,8 @@ def generate(
         streamer.put(input_ids.cpu())  # as transformers does: a streamer may skip the prompt
     logits = decoder.prefill(input_ids, state).logits
     while True:
-        scores = logits_processor(input_ids, logits.float())
+        # transformers names the kind of number in the type; what is handed to us has the plain one.
+        scores = logits_processor(input_ids, logits.float())  # type: ignore[arg-type]
         broken = ~logits.isfinite().all()
         token = _draw(scores, broken) if generation_config.do_sample else scores.argmax(-1, keepdim=True)
         input_ids = torch.cat((input_ids, token), dim=1)

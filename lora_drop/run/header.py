@@ -6,6 +6,7 @@ import dataclasses
 import platform
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from lora_drop.decode import Decoder
 from lora_drop.method.settings import RUN, settings_of
@@ -21,6 +22,18 @@ ELSEWHERE = ("seed", "lanes")
 def make_header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decoder) -> Header:
     """The header of a run on this model, with every setting as it was resolved."""
     shape = loaded.shape
+    # Any: the trace's objects may have further keys than its types name, these two have.
+    model: Any = {
+        "id": loaded.id,
+        "revision": loaded.revision,
+        "layers": loaded.num_layers,
+        "hidden_size": shape.hidden_size,
+        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "params": shape.params,
+        "kv_bytes_per_token": shape.kv_per_token * loaded.dtype.itemsize,
+        "shape": dataclasses.asdict(shape),
+    }
+    device: Any = describe_device(loaded.device) | {"decoder": decoder.name}
     return Header(
         lanes=[
             {
@@ -37,17 +50,8 @@ def make_header(loaded: LoadedModel, request: Request, checked: Plan, decoder: D
             }
             for name, lane in checked.lanes.items()
         ],
-        model={
-            "id": loaded.id,
-            "revision": loaded.revision,
-            "layers": loaded.num_layers,
-            "hidden_size": shape.hidden_size,
-            "dtype": str(loaded.dtype).removeprefix("torch."),
-            "params": shape.params,
-            "kv_bytes_per_token": shape.kv_per_token * loaded.dtype.itemsize,
-            "shape": dataclasses.asdict(shape),
-        },
-        device=describe_device(loaded.device) | {"decoder": decoder.name},
+        model=model,
+        device=device,
         prompt=request.prompt,
         prompt_tokens=len(checked.prompt_ids),
         seed=request.seed,

@@ -11,7 +11,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -26,12 +26,12 @@ from pydantic import (
 from typing_extensions import TypedDict  # pydantic takes Python's own from 3.12 on
 
 from lora_drop.errors import LoraDropError
-from lora_drop.method.schedule import TRIGGERS
+from lora_drop.method.schedule import TRIGGERS, StepKind
 from lora_drop.method.settings import RUN, SCHEDULE, Setting, settings_of
 from lora_drop.method.values import Choice
 
-FORMAT = "lora-drop-trace"
-VERSION = 1
+FORMAT: Final = "lora-drop-trace"
+VERSION: Final = 1
 BASELINE, LORA_DROP, THIRD = "baseline", "lora_drop", "third"  # the lanes that a run has
 MAX_LANES = 16  # reading a trace, and the page, look through the lanes at every step
 MAX_DEPTH = 8  # of objects and lists in a header: more than any has, and far less than what copying them can take
@@ -40,8 +40,7 @@ TOGETHER = ("speedup", "bound", "kv_saved", "first_divergence", "top1_agreement"
 TAKEN = (*TOGETHER, "config", "device")  # no lane is called so: `run`'s JSON object has these words beside its lanes
 
 MORE = ConfigDict(extra="allow")  # objects may have further keys
-Kind = Literal["prefill", "refresh", "lora"]
-KINDS = get_args(Kind)
+KINDS = get_args(StepKind)
 Text = InstanceOf[str]  # of a token: it may be half of a character, which pydantic's own strings refuse
 LaneId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]  # a word that `run`'s JSON object has as a key
 Number = Annotated[float, Field(strict=True, ge=-LARGEST, le=LARGEST)]  # whole ones too
@@ -67,22 +66,26 @@ def _of_table(owner: str) -> dict[str, Any]:
     return {one.name: type_of(one) for one in settings_of(owner)}
 
 
-# A lane's settings, as far as it says them; without `dropped` (resolved) it skips nothing.
-LaneConfig = TypedDict(
-    "LaneConfig",
-    {
-        **_of_table(SCHEDULE),
-        "dropped": Layers,
-        "corrected": Layers | None,
-        "rank": Annotated[int, Field(strict=True, ge=0, le=2**31)],
-    },
-    total=False,
-)
-with_config(MORE)(LaneConfig)
+if TYPE_CHECKING:  # a type checker does not read the table
+    LaneConfig = dict[str, Any]
+    Sampling = dict[str, Any]
+else:
+    # A lane's settings, as far as it says them; without `dropped` (resolved) it skips nothing.
+    LaneConfig = TypedDict(
+        "LaneConfig",
+        {
+            **_of_table(SCHEDULE),
+            "dropped": Layers,
+            "corrected": Layers | None,
+            "rank": Annotated[int, Field(strict=True, ge=0, le=2**31)],
+        },
+        total=False,
+    )
+    with_config(MORE)(LaneConfig)
 
-# The rest of what was asked for.
-Sampling = TypedDict("Sampling", {**_of_table(RUN), "notes": list[Any]}, total=False)
-with_config(MORE)(Sampling)
+    # The rest of what was asked for.
+    Sampling = TypedDict("Sampling", {**_of_table(RUN), "notes": list[Any]}, total=False)
+    with_config(MORE)(Sampling)
 
 
 @with_config(MORE)
@@ -171,8 +174,15 @@ class Header:
         return dataclasses.asdict(self)
 
     def to_page(self, lane_ids: list[str]) -> Any:
-        """What a line for the page holds: the object, as in the file."""
-        return self.to_file()
+        """What a line for the page holds: the object, as in the file, with the lane that the run is about."""
+        return self.to_file() | {"main": self.main["id"]}
+
+    @property
+    def main(self) -> LaneHeader:
+        """The lane that the run is about: LoRA-Drop's; without one the first that skips something, or the last."""
+        named = [lane for lane in self.lanes if lane["id"] == LORA_DROP]
+        dropping = [lane for lane in self.lanes if lane["config"].get("dropped") and lane["config"].get("period") != 1]
+        return [*named, *dropping, self.lanes[-1]][0]
 
 
 @dataclass(frozen=True)
@@ -185,7 +195,7 @@ class StepRecord:
     step: StepNumber
     token_id: Annotated[int, Field(strict=True, ge=0, le=2**31)]
     text: Text
-    kind: Kind
+    kind: StepKind
     active: list[Literal[0, 1]]
     ms: Number
     kv_bytes: Bytes
@@ -327,7 +337,7 @@ def _refuse_constant(name: str) -> None:
 
 
 @cache
-def _readers() -> dict[str, tuple[type, TypeAdapter]]:
+def _readers() -> dict[str, tuple[type[Record], TypeAdapter]]:
     """By the type that a line says: the record's class, and what checks it."""
     return {cls.__dataclass_fields__["type"].default: (cls, TypeAdapter(cls)) for cls in get_args(Record)}
 

@@ -19,15 +19,15 @@ from lora_drop.models.place import free_memory
 from lora_drop.models.tokens import encode_prompt
 from lora_drop.run.records import BASELINE, LORA_DROP, THIRD
 
+_Fields: Any = fields(
+    "Request",
+    settings_of(RUN),
+    ("prompt", Any),
+    ("config", LoraDropConfig, dataclasses.field(default_factory=LoraDropConfig)),
+)
 
-class Request(
-    fields(
-        "Request",
-        settings_of(RUN),
-        ("prompt", Any),
-        ("config", LoraDropConfig, dataclasses.field(default_factory=LoraDropConfig)),
-    )
-):
+
+class Request(_Fields):
     """One run: a prompt, the schedule's config, and a run's settings by the command line's names.
 
     Raises:

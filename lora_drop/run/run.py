@@ -5,7 +5,7 @@ This is where text, lanes, audit and trace meet; the command line and the page a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 from lora_drop.decode import Lane, StepResult
 from lora_drop.errors import LoraDropError, is_out_of_memory
@@ -21,7 +21,9 @@ from lora_drop.run.summary import summarise
 from lora_drop.run.trace import Trace
 
 
-def run(loaded: LoadedModel, request: Request, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Record]:
+def run(
+    loaded: LoadedModel, request: Request, should_stop: Callable[[], bool] = lambda: False
+) -> Generator[Record, None, None]:
     """Generate in each lane, a step at a time, and yield the records of the trace as they happen.
 
     The header comes first and the summary last. A run that `should_stop` ends keeps what it has: the audit of the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from lora_drop.decode import Lane
 from lora_drop.method.cost import speed_bound
@@ -19,29 +20,25 @@ def summarise(loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], checked
     """
     nothing = dict.fromkeys(TOGETHER)
     beside = {name: _beside(loaded, trace, lanes, checked, name) for name in lanes if name != BASELINE}
-    return Summary(
-        lanes={
-            name: {
-                "tokens": len(trace.steps[name]),
-                "tokens_per_second": lane.tokens_per_second and round(lane.tokens_per_second, 3),
-                "prefill_ms": round(lane.prefill_ms, 3),
-                "decode_ms": round(lane.decode_ms, 3),
-                "kv_bytes": lane.state.kv.nbytes,
-                "kv_allocated_bytes": lane.state.kv.allocated_bytes,
-                **refresh_counts(trace, name),
-                **(beside[name] if name == THIRD else {}),
-                "text_sha256": hashlib.sha256(trace.text(name).encode("utf-8", "surrogatepass")).hexdigest(),
-                "ended": lane.ended or ("stopped" if stopped else "length"),
-            }
-            for name, lane in lanes.items()
-        },
-        **beside.get(LORA_DROP, nothing),
-    )
+    figures: dict[str, Any] = {
+        name: {
+            "tokens": len(trace.steps[name]),
+            "tokens_per_second": lane.tokens_per_second and round(lane.tokens_per_second, 3),
+            "prefill_ms": round(lane.prefill_ms, 3),
+            "decode_ms": round(lane.decode_ms, 3),
+            "kv_bytes": lane.state.kv.nbytes,
+            "kv_allocated_bytes": lane.state.kv.allocated_bytes,
+            **refresh_counts(trace, name),
+            **(beside[name] if name == THIRD else {}),
+            "text_sha256": hashlib.sha256(trace.text(name).encode("utf-8", "surrogatepass")).hexdigest(),
+            "ended": lane.ended or ("stopped" if stopped else "length"),
+        }
+        for name, lane in lanes.items()
+    }
+    return Summary(lanes=figures, **beside.get(LORA_DROP, nothing))
 
 
-def _beside(
-    loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], checked: Plan, name: str
-) -> dict[str, float | int | None]:
+def _beside(loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], checked: Plan, name: str) -> dict[str, Any]:
     """A lane beside the baseline: None where there is none, or nothing was decoded."""
     one, two, lane = lanes.get(BASELINE), lanes[name], checked.lanes[name]
     steps = trace.steps[name]

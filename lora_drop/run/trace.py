@@ -84,7 +84,9 @@ class Trace:
 def gather(records: Iterable[Record]) -> Trace:
     """A `Trace` of a run's records, the header first."""
     records = iter(records)
-    trace = Trace(next(records))
+    header = next(records)
+    assert isinstance(header, Header)
+    trace = Trace(header)
     for record in records:
         trace.add(record)
     return trace

@@ -308,10 +308,11 @@ def generate_batch(
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
     )
+    model: Any = loaded.model  # Any: PreTrainedModel's type has no `generate`
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         try:
-            out = loaded.model.generate(ids, attention_mask=mask, generation_config=config)  # (B, longest + new)
+            out = model.generate(ids, attention_mask=mask, generation_config=config)  # (B, longest + new)
         except torch.OutOfMemoryError as error:
             raise LoraDropError(
                 f"a batch of {len(prompts)} does not fit into the memory of {loaded.device}: lower batch_size."

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.settings import TRAINING, fields, settings_of
 from lora_drop.method.values import LayerList, unreadable
 
+_Fields: Any = fields("TrainSettings", settings_of(TRAINING))
 
-class TrainSettings(fields("TrainSettings", settings_of(TRAINING))):
+
+class TrainSettings(_Fields):
     """The settings of a training run, by the names of the command line; a checkpoint goes on only with the same.
 
     `period` and `drop_ratio` fix the schedule; None draws it for each batch. With a `drop_order` (layers with commas,

@@ -129,11 +129,11 @@ def student_states(
             continue
         reached = reach(layer, h, rope, layout, schedule)
         base, added, x = terms(layout, schedule.reuse, h, reached)
-        corrected = bank is not None and i in bank.a
+        own = bank if bank is not None and i in bank.a else None
         if added is not None:
-            base = base + (bank.gate[i] * added if corrected else added)
-        if corrected:
-            base = base + bank.correction(i, x)
+            base = base + (own.gate[i] * added if own is not None else added)
+        if own is not None:
+            base = base + own.correction(i, x)
         h = torch.cat((reached, base), 1)
         if schedule.part == "attention":
             h = feed(layer, h)

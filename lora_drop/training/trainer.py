@@ -326,7 +326,7 @@ class Trainer:
     def _finished(self, evaluation: dict[str, Any] | None) -> AdapterBank:
         """The bank as its folder holds it: bfloat16, with how it was made and how good it is."""
         current, settings = self.bank, self.settings
-        tensors = {
+        tensors: dict[str, Any] = {
             name: {i: t.detach().cpu().to(torch.bfloat16) for i, t in getattr(current, name).items()}
             for name in ("a", "b", "gate")
         }
@@ -337,7 +337,7 @@ class Trainer:
             "drop_ratios": any_ratio if settings.drop_ratio is None else [settings.drop_ratio],
         }
         given = dataclasses.asdict(settings)
-        start = self.start_from and self.start_from.name
+        start = self.start_from.name if self.start_from else None
         meta = {
             "trained_schedules": schedules,
             "data": self._sources(),

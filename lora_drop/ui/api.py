@@ -129,17 +129,18 @@ def with_parameters(
 
     if inspect.isgeneratorfunction(function):
 
-        def call(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
             yield from function(**bound(*args, **kwargs))
     else:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             return function(**bound(*args, **kwargs))
 
-    call.__name__, call.__signature__ = function.__name__, signature
-    call.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": own.return_annotation}
-    call.__doc__ = doc + "\n\nArgs:\n" + "".join(f"    {line}\n" for line in lines)
-    return call
+    made: Any = call  # to a type checker a function has no signature to be set
+    made.__name__, made.__signature__ = function.__name__, signature
+    made.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": own.return_annotation}
+    made.__doc__ = doc + "\n\nArgs:\n" + "".join(f"    {line}\n" for line in lines)
+    return made
 
 
 def _config(options: dict[str, Any], model: str) -> Any:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from lora_drop.models.pool import ModelPool
 from lora_drop.models.tokens import encode_prompt
 from lora_drop.run.exports.chrome import chrome_trace
 from lora_drop.run.exports.html import replay_html, wire_text
+from lora_drop.run.figures import Figures
 from lora_drop.run.records import Header, Record, Summary, wire_line, write_line
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
@@ -64,13 +66,13 @@ class Callbacks:
             self._borrowed = self._runner(loaded) if runtime.on_zero_gpu() else None
 
     @staticmethod
-    def _runner(loaded: LoadedModel) -> Callable[..., Iterator[Record]]:
+    def _runner(loaded: LoadedModel) -> Callable[..., Generator[Record, None, None]]:
         # `run` is looked up when it is called: tests put runs of their own there.
         return zero.runner(loaded, lambda *args: run(*args))
 
     def run(
         self, request: Request, stop: threading.Event | zero.StopFlag | None = None, model: str | None = None
-    ) -> Iterator[Record]:
+    ) -> Generator[Record, None, None]:
         """`session.run` on a model of the pool's list, None being the first; on ZeroGPU in a process of its own.
 
         Raises:
@@ -154,16 +156,17 @@ class Callbacks:
 
     def _streamed(self, records: Iterator[Record]) -> Iterator[tuple[str, Record]]:
         """A run's wire text as it grows; its lines are kept for downloads."""
-        lane_ids: list[str] = []
+        header = next(records)
+        assert isinstance(header, Header)
+        lane_ids, figures = [lane["id"] for lane in header.lanes], Figures(header)
         run_id = self.traces.begin()
 
         def line(record: Record) -> str:
-            if isinstance(record, Header):
-                lane_ids.extend(lane["id"] for lane in record.lanes)
+            figures.add(record)
             self.traces.add(run_id, write_line(record))
             return wire_line(record, lane_ids)
 
-        yield from batches(records, line, run_line(run_id))
+        yield from batches(chain([header], records), line, run_line(run_id), figures.line)
 
     def export_run(self, run_id: str, kind: str) -> dict[str, str]:
         """A run's file for the page's Export menu: `trace`, `chrome` or `html`.
@@ -214,7 +217,7 @@ def _status(kind: str, text: str) -> dict[str, str]:
 
 def _ending(summary: Summary, limit: float | None) -> str:
     """`limit`: the seconds that a run may take, where it is not the visitor who stopped it."""
-    tokens = ", ".join(f"{lane['tokens']} tokens" for lane in summary.lanes.values())
+    tokens = ", ".join(f"{lane.get('tokens')} tokens" for lane in summary.lanes.values())
     if any(lane["ended"] == "stopped" for lane in summary.lanes.values()):
         why = f" after {limit:g} s, the most that a run may take here" if limit else ""
         return f"Stopped{why}: {tokens}. What ran is kept below."

@@ -104,7 +104,7 @@ class LayerRange(Scripted):
             **kwargs,
         )
 
-    def preprocess(self, payload: Any) -> tuple[int, int]:
+    def preprocess(self, payload: Any) -> tuple[int, int]:  # type: ignore[override]  # gr.HTML's is a text
         """The two bounds as whole numbers; `LoraDropConfig` checks them against the model."""
         if not isinstance(payload, list) or [type(bound) for bound in payload] != [int, int]:
             raise gr.Error("layers must be a range of two whole numbers.", print_exception=False)

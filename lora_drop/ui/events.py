@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import gradio as gr
 
@@ -56,7 +57,7 @@ def join(demo: gr.Blocks, calls: Callbacks, tab: RunTab, chosen: ModelFacts, sho
     )
 
 
-def _join_settings(tab: RunTab, rules: list[gr.components.Component]) -> None:
+def _join_settings(tab: RunTab, rules: list[Any]) -> None:
     """These run in the browser alone: the what-if strip follows every slider with no request to the server."""
     followed = [*rules, tab.controls["max_new_tokens"]]
     gr.on(
@@ -75,7 +76,7 @@ def _join_settings(tab: RunTab, rules: list[gr.components.Component]) -> None:
     tab.prompt.change(None, tab.prompt, None, js="(text) => window.LoraDrop.prompt(text)")
 
 
-def _join_run(calls: Callbacks, tab: RunTab, everything: list[gr.components.Component]) -> None:
+def _join_run(calls: Callbacks, tab: RunTab, everything: list[Any]) -> None:
     started = gr.on(
         [tab.run.click, tab.prompt.submit],
         calls.run_page,
@@ -95,9 +96,7 @@ def _join_run(calls: Callbacks, tab: RunTab, everything: list[gr.components.Comp
     tab.stop.click(calls.stop_page, None, None, queue=False, show_progress="hidden", api_visibility="private")
 
 
-def _join_model(
-    calls: Callbacks, tab: RunTab, rules: list[gr.components.Component], chosen: ModelFacts, shown: gr.State
-) -> None:
+def _join_model(calls: Callbacks, tab: RunTab, rules: list[Any], chosen: ModelFacts, shown: gr.State) -> None:
     """Another model: its facts go to what the scripts draw, and then its preset's settings to the controls.
 
     A link brings settings of its own.

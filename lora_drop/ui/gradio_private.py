@@ -52,8 +52,8 @@ class Unread(OrderedDict):
 
 def keep_few_sessions(demo: gr.Blocks) -> int:
     """Bound what is kept; call it after `demo.queue`. Returns the capacity that `demo.launch` is to be given."""
-    SessionState._update_value_in_config = lambda self, key, value: None
-    demo._queue.pending_messages_per_session = Unread(KEPT_SESSIONS)
+    SessionState._update_value_in_config = lambda self, key, value: None  # type: ignore[method-assign]
+    demo._queue.pending_messages_per_session = Unread(KEPT_SESSIONS)  # type: ignore[assignment]
     return KEPT_SESSIONS
 
 

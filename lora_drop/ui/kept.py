@@ -16,7 +16,7 @@ KEPT_BYTES = 256 * 2**20  # and no more of them than this
 class Stops:
     """Soft stop flags, one a session while it runs: the run asks after each step and still delivers its summary."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._flags: dict[str | None, threading.Event | zero.StopFlag] = {}
         self._lock = threading.Lock()
 

@@ -6,6 +6,7 @@ import dataclasses
 import threading
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from lora_drop.errors import LoraDropError
 from lora_drop.run.request import Request
@@ -32,7 +33,7 @@ class Limits:
     @classmethod
     def from_environment(cls) -> Limits:
         """The operator's limits. Raises LoraDropError if a variable is no number above 0."""
-        fields = {field.name: field.default for field in dataclasses.fields(cls)}
+        fields: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(cls)}
         return cls(**{n: positive_number(f"LORA_DROP_MAX_{n.upper()}", most) for n, most in fields.items()})
 
     def check(self, request: Request) -> None:

@@ -27,6 +27,7 @@ class RunTab:
     Args:
         controls: the settings' controls by name.
         examples: each button with the prompt that it brings.
+        model: a control too; `Any`, as the types of Gradio's components do not name their events.
     """
 
     prompt: gr.Textbox
@@ -35,11 +36,11 @@ class RunTab:
     stop: gr.Button
     opened: gr.UploadButton
     status: Status
-    model: gr.components.Component
+    model: Any
     preset: PresetTable
     compare: Compare
     live: LiveView
-    controls: dict[str, gr.components.Component]
+    controls: dict[str, Any]
 
 
 def build_run_tab(calls: Callbacks, found: dict[str, Any]) -> RunTab:
@@ -102,6 +103,7 @@ def _build_ask() -> dict[str, Any]:
 def _build_settings(calls: Callbacks, found: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     pool, layers = calls.pool, calls.pool.info(None).num_layers
     with gr.Column(elem_id="ld-settings"):
+        model: gr.components.Component
         if len(pool.labels) > 1:
             model = gr.Dropdown(list(pool.labels), value=pool.first, label="Model", elem_id="ld-model")
         preset = PresetTable(found["presets"], elem_id="ld-preset")

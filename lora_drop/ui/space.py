@@ -21,7 +21,7 @@ import math
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,9 @@ class _Refusal:
     line: str
 
 
-def gpu(work: Callable[..., Iterator[Any]], duration: Callable[..., int]) -> Callable[..., Iterator[Any]]:
+def gpu(
+    work: Callable[..., Generator[Any, None, None]], duration: Callable[..., int]
+) -> Callable[..., Generator[Any, None, None]]:
     """A generator function on a borrowed GPU; outside of ZeroGPU, `work` itself.
 
     Args:
@@ -114,7 +116,7 @@ def gpu(work: Callable[..., Iterator[Any]], duration: Callable[..., int]) -> Cal
     borrowed = spaces.GPU(carried, duration=duration)
 
     @functools.wraps(work)
-    def borrowing(*args: Any) -> Iterator[Any]:
+    def borrowing(*args: Any) -> Generator[Any, None, None]:
         try:
             with closing(borrowed(*args)) as values:
                 for value in values:
@@ -127,18 +129,18 @@ def gpu(work: Callable[..., Iterator[Any]], duration: Callable[..., int]) -> Cal
     return borrowing
 
 
-def runner(loaded: LoadedModel, run: Callable[..., Iterator[Record]]) -> Callable[..., Iterator[Record]]:
+def runner(loaded: LoadedModel, run: Callable[..., Iterator[Record]]) -> Callable[..., Generator[Record, None, None]]:
     """`session.run` over one model, as the page calls it: `(request, stop)`, the flag optional.
 
     On ZeroGPU the request is checked first, without a GPU, and then runs in the GPU's process.
     """
 
-    def decode(request: Request, stop: threading.Event | StopFlag | None, _: int) -> Iterator[Record]:
+    def decode(request: Request, stop: threading.Event | StopFlag | None, _: int) -> Generator[Record, None, None]:
         yield from run(loaded, request, *([stop.is_set] if stop else []))
 
     on_gpu = gpu(decode, lambda request, stop, needed: needed)
 
-    def start(request: Request, stop: threading.Event | StopFlag | None = None) -> Iterator[Record]:
+    def start(request: Request, stop: threading.Event | StopFlag | None = None) -> Generator[Record, None, None]:
         try:
             needed = affordable(loaded, request) if on_zero_gpu() else 0
             with closing(on_gpu(request, stop, needed)) as records:

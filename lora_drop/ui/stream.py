@@ -37,8 +37,17 @@ class UpdateInterval:
         return updates % (min(HELD, fast) + 1) if self.steps >= FIRST_STEPS else 0
 
 
-def batches(records: Iterator[Record], line: Callable[[Record], str], first: str = "") -> Iterator[tuple[str, Record]]:
+def batches(
+    records: Iterator[Record],
+    line: Callable[[Record], str],
+    first: str = "",
+    last: Callable[[], str] = lambda: "",
+) -> Iterator[tuple[str, Record]]:
     """The text of a run so far, each time it is worth an update, with the last record it holds.
+
+    Args:
+        line: the text of a record.
+        first, last: what the text begins with, and what each update ends with.
 
     A reader who draws on the decoding machine slows the steps right after an update. An audit takes long, so updates
     would mostly fall due at its end, before the same lane's step each time: some wait for a few steps more.
@@ -60,9 +69,10 @@ def batches(records: Iterator[Record], line: Callable[[Record], str], first: str
         if hold == 0:
             last_sent, hold = now, None
             updates += 1
+            text += last()
             yield text, record
     if record is not None:
-        yield text, record
+        yield text + last(), record
 
 
 def run_line(run_id: str) -> str:

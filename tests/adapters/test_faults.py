@@ -18,7 +18,7 @@ from lora_drop.run.run import run
 from lora_drop.run.trace import gather
 from tests.support.faults import asked, facts, fresh, the_line
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("shipped")]
 
 
 def _tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:

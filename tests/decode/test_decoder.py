@@ -30,6 +30,7 @@ def assert_same(one, other):
     torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-4)
 
 
+@pytest.mark.products
 @pytest.mark.parametrize(("reuse", "part", "kv"), itertools.product(REUSE_RULES, PARTS, KV_RULES))
 @pytest.mark.parametrize("corrected", [False, True], ids=["B=0", "B!=0"])
 def test_each_rule_is_its_formula(any_tiny, reuse, part, kv, corrected):

@@ -21,6 +21,7 @@ from lora_drop.decode.static import SPAN
 from lora_drop.method.schedule import Schedule, baseline_schedule
 from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.models import bundled as bundled_files
+from lora_drop.models.download import GGUF
 from lora_drop.models.gguf import gguf_rows
 from tests.support.decoding import PROMPT, TARGET, random_bank
 
@@ -52,6 +53,7 @@ def fused(any_tiny, request):
     return fast_decoder(any_tiny.model, request.param)
 
 
+@pytest.mark.products
 @pytest.mark.parametrize(("reuse", "part", "kv"), itertools.product(REUSE_RULES, PARTS, KV_RULES))
 @pytest.mark.parametrize("corrected", [False, True], ids=["bare", "corrected"])
 def test_it_is_the_reference(any_tiny, fused, reuse, part, kv, corrected):
@@ -90,6 +92,7 @@ def test_a_text_grows_beyond_the_first_span(any_tiny, fused):
     torch.testing.assert_close(two, one, rtol=1e-4, atol=2e-4)
 
 
+@pytest.mark.products
 @pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 127])
 def test_odd_lengths_and_a_period_longer_than_the_run(any_tiny, fused, length):
     """At the borders of the caches' blocks, and from a prompt of one token."""
@@ -135,7 +138,7 @@ def test_a_scaling_that_changes_with_the_length_runs_the_reference(tiny):
 def blocks(model):
     """The rows of the bundled model's GGUF."""
     config = model.config
-    path = bundled_files.ensure() / bundled_files.GGUF.name
+    path = bundled_files.ensure() / GGUF.name
     return gguf_rows(path, config.num_attention_heads, config.num_key_value_heads)
 
 

@@ -36,6 +36,8 @@ from tests.support.faults import (
     writing,
 )
 
+pytestmark = pytest.mark.usefixtures("shipped")
+
 
 @pytest.fixture(scope="module", params=KINDS)
 def kind(request) -> str:

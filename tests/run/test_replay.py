@@ -128,12 +128,13 @@ def test_the_run_goes_in_as_the_page_gets_it(trace):
     assert text == wire_text(trace).replace("<", "\\u003c") and text.endswith("\n")
     lines = [json.loads(line) for line in text.splitlines()]
     assert text.startswith('{"type":"run","id":"') and [line["type"] for line in lines[:2]] == ["run", "header"]
-    assert lines[-1] == json.loads(write_line(trace.summary))
+    assert lines[-2] == json.loads(write_line(trace.summary)) and lines[-1]["type"] == "figures"
+    assert lines[1]["main"] == lines[-1]["main"] == "lora_drop"
     assert lines[1]["lanes"] == trace.header.lanes and lines[1]["model"] == trace.header.model
 
 
 def test_lanes_take_turns_and_an_audit_follows_its_step(trace):
-    arrays = [json.loads(line) for line in wire_text(trace).splitlines()[2:-1]]
+    arrays = [json.loads(line) for line in wire_text(trace).splitlines()[2:-2]]
     steps = [line for line in arrays if line[0] < 100]
     assert [line[:2] for line in steps] == [[lane, step] for step in range(12) for lane in range(3)]
     names = list(trace.steps)
@@ -188,7 +189,7 @@ def test_a_cut_trace_says_so(trace):
         for step in trace.steps["baseline"][:steps]:
             cut.add(step)
         page = replay_html(cut)
-        assert "cut short" in page and len(run_in(page).splitlines()) == 2 + steps
+        assert "cut short" in page and len(run_in(page).splitlines()) == 3 + steps
 
 
 def test_a_header_of_the_bare_contract_is_completed():

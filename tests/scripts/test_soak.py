@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections import Counter
 from contextlib import aclosing
-from types import SimpleNamespace
 
 import pytest
 
@@ -23,7 +22,11 @@ from lora_drop.ui import callbacks, gradio_private
 from lora_drop.ui import page as layout
 from lora_drop.ui import space as zero
 from lora_drop.ui.kept import RecentTraces, Stops
-from scripts import soak
+from scripts.soak.app import Soak
+from scripts.soak.cases import FIELDS, Answer, Wrong, make_cases
+from scripts.soak.crowd import soak
+from scripts.soak.measure import Held, hold_still, slope
+from scripts.soak.visitor import KINDS, Visitor
 from scripts.space_check import free_port
 from tests.support import ROOT
 
@@ -35,13 +38,13 @@ LINUX = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="reads /
 @pytest.fixture(scope="module")
 def figures():
     """Of eight visitors, five visits each: the same ones every time."""
-    return asyncio.run(soak.soak(8, seed=0, visits=3, long=600))
+    return asyncio.run(soak(8, seed=0, visits=3, long=600))
 
 
 @LINUX
 def test_eight_visitors_get_what_a_single_user_gets(figures):
     assert figures["failures"] == []
-    assert set(figures["visits"]) == set(soak.KINDS), "every kind of visit was made"
+    assert set(figures["visits"]) == set(KINDS), "every kind of visit was made"
     assert figures["compared_answers"] > 40 and figures["compared_starts"] > 5
 
 
@@ -66,13 +69,13 @@ def test_nothing_is_left_over(figures):
 
 @pytest.fixture(scope="module")
 def cases(tiny):
-    return soak.make_cases(tiny, 60)
+    return make_cases(tiny, 60)
 
 
 def test_the_early_refreshes_of_the_repeated_question_are_a_mix(cases):
     """Else it would not show whether they are the same each time."""
-    triggers = [step[soak.FIELDS.index("trigger")] for step in cases[0].answer.steps["lora_drop"][1:]]
-    kinds = Counter(step[soak.FIELDS.index("kind")] for step in cases[0].answer.steps["lora_drop"][1:])
+    triggers = [step[FIELDS.index("trigger")] for step in cases[0].answer.steps["lora_drop"][1:]]
+    kinds = Counter(step[FIELDS.index("kind")] for step in cases[0].answer.steps["lora_drop"][1:])
     assert "entropy" in triggers and kinds["lora"] and kinds["refresh"] and len(cases[0].answer.steps) == 3
     assert cases[0].answer.steps == cases[1].answer.steps, "the view changes whose turn it is, not what a lane says"
     assert cases[0].answer.steps["lora_drop"] != cases[0].answer.steps["third"]
@@ -80,16 +83,16 @@ def test_the_early_refreshes_of_the_repeated_question_are_a_mix(cases):
 
 def test_the_soak_sees_another_answer(tiny):
     records = list(run(tiny, Request("Hello", LoraDropConfig(period=2), max_new_tokens=6, ignore_eos=True)))
-    whole, cut = soak.Answer(gather(records)), soak.Answer(gather(records[:9]))
-    whole.same_as(soak.Answer(gather(slower(record) for record in records)))
+    whole, cut = Answer(gather(records)), Answer(gather(records[:9]))
+    whole.same_as(Answer(gather(slower(record) for record in records)))
     cut.begins(whole)
-    with pytest.raises(soak.Wrong, match="another answer"):
+    with pytest.raises(Wrong, match="another answer"):
         cut.same_as(whole)
     for kind, change in ((StepRecord, {"token_id": 0}), (StepRecord, {"kv_bytes": 0}), (AuditRecord, {"kl": 9.0})):
         at = next(i for i, record in enumerate(records) if isinstance(record, kind))
         other = [*records[:at], dataclasses.replace(records[at], **change), *records[at + 1 :]]
-        for compare in (soak.Answer(gather(other)).same_as, soak.Answer(gather(other)).begins):
-            with pytest.raises(soak.Wrong, match="another answer"):
+        for compare in (Answer(gather(other)).same_as, Answer(gather(other)).begins):
+            with pytest.raises(Wrong, match="another answer"):
                 compare(whole)
 
 
@@ -99,18 +102,16 @@ def slower(record):
 
 
 def test_the_slope_of_the_memory():
-    rise, error = soak.slope([(0, 10), (1, 13), (2, 16), (3, 19)])
+    rise, error = slope([(0, 10), (1, 13), (2, 16), (3, 19)])
     assert rise == pytest.approx(3) and error == pytest.approx(0, abs=1e-9)
-    rise, error = soak.slope([(0, 0), (1, 2), (2, 1), (3, 3)])
+    rise, error = slope([(0, 0), (1, 2), (2, 1), (3, 3)])
     assert rise == pytest.approx(0.8) and error == pytest.approx((1.8 / 2 / 5) ** 0.5)
 
 
 def test_the_soak_sees_what_is_left_over():
-    log, before = soak.Log(), soak.Held(8, 10, 0, [])
-    soak.hold_still(log, before, soak.Held(8, 9, 5, []))
-    assert log.failures == []
-    soak.hold_still(log, before, soak.Held(9, 11, 0, ["lora-drop-stop-1"]))
-    assert len(log.failures) == 3
+    before = Held(8, 10, 0, [])
+    assert hold_still(before, Held(8, 9, 5, [])) == []
+    assert len(hold_still(before, Held(9, 11, 0, ["lora-drop-stop-1"]))) == 3
 
 
 def test_a_run_clears_its_own_stop_flag_only():
@@ -161,10 +162,9 @@ class InProcess:
 
     def visitor(self, cases):
         """Somebody who comes with these questions."""
-        there = SimpleNamespace(url=self.url, log=soak.Log(), seed=0, cases=cases, recorded="")
-        there.client = lambda: soak.Soak.client(there)
-        asyncio.run(soak.Soak.read_app(there))
-        return soak.Visitor(there, 0)
+        there = Soak(self.url, cases, recorded="", seed=0)
+        asyncio.run(there.read_app())
+        return Visitor(there, 0)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 
 from lora_drop.adapters.bank import WEIGHTS_NAME
 from lora_drop.errors import LoraDropError
-from lora_drop.training import train
+from lora_drop.training import trainer as module
 from lora_drop.training.checkpoint import CHECKPOINT
 from lora_drop.training.settings import TrainSettings
 from lora_drop.training.trainer import LOG, Trainer
@@ -79,13 +79,13 @@ def test_nan_in_training_stops_before_it_reaches_parameters_or_a_checkpoint(trai
     trainer.train_step()
     trainer.save(None)
     adapter, before = weights(trainer), [tensor.detach().clone() for tensor in trainer.parameters]
-    real = train.distillation
+    real = module.distillation
     for broken in (
         lambda loss: loss * math.nan,
         lambda loss: (loss - loss.detach()).sqrt(),  # zero, whose gradient is none
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(train, "distillation", lambda *args, broken=broken: (broken((f := real(*args))[0]), f[1]))
+            patch.setattr(module, "distillation", lambda *args, broken=broken: (broken((f := real(*args))[0]), f[1]))
             with pytest.raises(LoraDropError, match="loss of batch 2 is .*nan.*--learning-rate, or --dtype float32"):
                 trainer.run(100, 1, quiet=True)
         assert all(map(torch.equal, before, trainer.parameters)) and weights(trainer) == adapter

@@ -43,9 +43,10 @@ def dies_training(text: Path, out: Path, stage: str, *more: str) -> None:
     import torch
 
     from lora_drop.adapters import bank as adapters
-    from lora_drop.training import train
+    from lora_drop.training import checkpoint
+    from lora_drop.training.trainer import Trainer
 
-    save_file, save, step, replace = adapters.save_file, torch.save, train.Trainer.train_step, os.replace
+    save_file, save, step, replace = adapters.save_file, torch.save, Trainer.train_step, os.replace
 
     def half(write: Callable[..., object]) -> Callable[..., None]:
         def writing(content, path) -> None:
@@ -56,14 +57,14 @@ def dies_training(text: Path, out: Path, stage: str, *more: str) -> None:
         return writing
 
     def replace_or_die(source, target) -> None:
-        if Path(source).name == f"{train.CHECKPOINT}.partial" and Path(target).parent == out:
+        if Path(source).name == f"{checkpoint.CHECKPOINT}.partial" and Path(target).parent == out:
             seen.append(target)
             if stage == "first new name" or len(seen) == SECOND:
                 die()
         replace(source, target)
 
     def rmtree(path, **options) -> None:
-        if Path(path).name == f"{train.CHECKPOINT}.old" and Path(path).exists():
+        if Path(path).name == f"{checkpoint.CHECKPOINT}.old" and Path(path).exists():
             die()
         shutil_rmtree(path, **options)
 
@@ -77,9 +78,9 @@ def dies_training(text: Path, out: Path, stage: str, *more: str) -> None:
     elif stage in ("new name", "first new name"):
         os.replace = replace_or_die
     elif stage == "old one":
-        train.shutil.rmtree = rmtree
+        checkpoint.shutil.rmtree = rmtree
     elif stage == "batch":
-        train.Trainer.train_step = counted(step, 4, lambda *_: die())
+        Trainer.train_step = counted(step, 4, lambda *_: die())
     trains(text, out, *more)
 
 

@@ -21,6 +21,7 @@ def bank_for(loaded, schedule):
     return bank
 
 
+@pytest.mark.products
 @pytest.mark.parametrize(("reuse", "part", "kv"), itertools.product(REUSE_RULES, PARTS, KV_RULES))
 @pytest.mark.parametrize("corrected", [False, True], ids=["B=0", "B!=0"])
 def test_parallel_equals_step_by_step(any_tiny, reuse, part, kv, corrected):

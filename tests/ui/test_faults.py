@@ -25,7 +25,7 @@ from scripts.space_check import free_port
 from tests.support.calls import press_run
 from tests.support.faults import PERIOD, TOKENS, asked, at, facts, fresh, nothing_left, raising, writing
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("shipped")]
 
 VISITOR = SimpleNamespace(session_hash="a visitor")
 BUG = (RuntimeError, "secret detail")

@@ -39,14 +39,13 @@ function settingsWords(run, lane) {
  * @param {Run} run
  */
 function figuresOf(run) {
-  const now = run.figures();
-  const bound = isBaseline(run.main.schedule) ? 1 : now.bound;
+  const now = run.figures;
   const differs = now.first_divergence ?? null;
   const none = run.lanes.length > 1 ? "none" : "–";
   const times = (value) => (value ? `${formatNumber(value, 2)}×` : "");
-  const chance = run.isNoisy(now.speedup, bound) ? ", by chance" : "";
+  const chance = now.by_chance ? ", by chance" : "";
   return [
-    ["Speedup", times(now.speedup) || "–", bound ? `bound ${times(bound)}${chance}` : ""],
+    ["Speedup", times(now.speedup) || "–", now.bound ? `bound ${times(now.bound)}${chance}` : ""],
     ["KV memory saved", formatShare(now.kv_saved ?? null, 1), ""],
     ["Same next token", formatShare(now.top1_agreement ?? null, 1), "at LoRA steps"],
     ["First difference", differs === null ? none : `token ${formatNumber(differs + 1)}`, ""],

@@ -27,9 +27,9 @@ export function addPanes(sheet, run, { x, y, width, height }) {
   const layOut = (size) => texts.map(({ text }) => sheet.wrap(text, inner.width, size, mostOf(size)));
   const showsAll = (size) => layOut(size).every((lines) => lines.length <= mostOf(size));
   const size = TEXT_SIZES.find(showsAll) ?? CUT_SIZE;
-  const { speeds } = run.figures();
   const heads = run.lanes.map((lane, index) => {
-    const speed = speeds[index] ? `${formatNumber(speeds[index], 1)} tokens/s` : "";
+    const { speed: rate } = run.lanes[index];
+    const speed = rate ? `${formatNumber(rate, 1)} tokens/s` : "";
     const kv = lane.steps.length ? `${formatBytes(lane.steps[lane.steps.length - 1].kvBytes)} KV` : "";
     return [lane.label.split(":")[0], [speed, kv].filter(Boolean).join("  ·  ")];
   });
@@ -45,7 +45,7 @@ export function addPanes(sheet, run, { x, y, width, height }) {
     const taken = sheet.text(left + wide - 18, y + 36, figures, side);
     sheet.text(left + 18, y + 36, name, { size: 24 * k, weight: 700, color, width: inner.width - taken - 16 });
     const box = { ...inner, x: left + 18, y: y + head, most: mostOf(size) };
-    const { divergence } = index ? run.lanes[index] : run; // the first lane has the run's
+    const { divergence } = index ? run.lanes[index] : run.main; // the first lane has the run's
     addText(sheet, texts[index], lines, divergence, box, size);
   });
 }

@@ -2,7 +2,6 @@
 
 import { find } from "../dom.js";
 import { formatNumber, formatShare } from "../format.js";
-import { isBaseline } from "../schedule.js";
 import { placeWords } from "./words.js";
 
 /** @typedef {import("../store.js").State} State */
@@ -30,11 +29,10 @@ function drawPlace(figure, { model, run }) {
 
 function drawFigures(figure, { run }) {
   if (!run) return;
-  const now = run.figures();
-  const bound = isBaseline(run.main.schedule) ? 1 : now.bound;
+  const now = run.figures;
   figure("speedup", now.speedup ? `${formatNumber(now.speedup, 2)}×` : "–");
-  figure("bound", bound ? `${formatNumber(bound, 2)}×` : "–");
-  figure("noise", run.isNoisy(now.speedup, bound) ? ", passed by chance: a busy machine" : "");
+  figure("bound", now.bound ? `${formatNumber(now.bound, 2)}×` : "–");
+  figure("noise", now.by_chance ? ", passed by chance: a busy machine" : "");
   figure("kv-saved", formatShare(now.kv_saved, 1));
   figure("agreement", formatShare(now.top1_agreement, 1));
   const differs = now.first_divergence;

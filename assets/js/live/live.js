@@ -60,7 +60,6 @@ function readWire(props, watch, store) {
     isAsked = false;
     const { run } = reader;
     if (!run) return;
-    run.findDivergence();
     store.update({ revision: store.state.revision + 1 });
     run.isStreaming = !run.summary;
   }

@@ -60,7 +60,7 @@ export class Panes {
   extend(run) {
     for (const pane of this.all) pane.extend();
     for (const lane of run.lanes) this.markDivergence(lane.index, lane.divergence);
-    this.markDivergence(0, run.divergence);
+    this.markDivergence(0, run.main.divergence);
     for (const pane of this.all) pane.markDisagreements();
     // A run that comes whole, from a file, is read from its beginning.
     if (run.summary && !run.isStreaming) for (const pane of this.all) pane.text.scrollTop = 0;
@@ -76,8 +76,7 @@ export class Panes {
 
   /** @param {Run} run */
   drawFigures(run) {
-    const { speeds } = run.figures();
-    for (const [index, pane] of this.all.entries()) pane.drawFigures(speeds[index]);
+    for (const [index, pane] of this.all.entries()) pane.drawFigures(run.lanes[index].speed);
   }
 
   /**

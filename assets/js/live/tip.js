@@ -57,7 +57,7 @@ function rowsOf(run, lane, index) {
     rows.push(["full model", audit.agrees ? "same next token" : `would say ${JSON.stringify(audit.argmax)}`]);
   }
   if (step.trigger) rows.push(["early", triggerWords[step.trigger]]);
-  if (index === (lane.index ? lane.divergence : run.divergence)) rows.push(["", "the first token that differs"]);
+  if (index === (lane.index ? lane.divergence : run.main.divergence)) rows.push(["", "the first token that differs"]);
   return rows;
 }
 

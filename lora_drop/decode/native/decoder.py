@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
         blocks: from the name of a matrix (`0.qkv`, `0.out`, `0.gate_up`, `0.down`, ..., `head`) to its rows of blocks.
     """
     config, keep = model.config, []
-    dtype = model.get_input_embeddings().weight.dtype
+    dtype: Any = model.get_input_embeddings().weight.dtype  # Any: to a type checker it may be a module
 
     def vector(tensor: Tensor | None) -> int | None:
         if tensor is None:
@@ -78,11 +79,11 @@ def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
         keep.append(weight)
         return Matrix(weight.data_ptr(), vector(bias), *weight.shape, KINDS[dtype])
 
-    def packed(name: str, kind: int = Q4_1) -> Matrix:
+    def packed(blocks: Blocks, name: str, kind: int = Q4_1) -> Matrix:
         rows = blocks(name)
         n, k = rows.shape[0], rows.shape[1] // BLOCK_BYTES[kind] * GROUP
         panels = torch.empty(rows.size, dtype=torch.uint8)
-        library().ld_pack(rows.ctypes.data, panels.data_ptr(), n, k, kind)
+        _compiled().ld_pack(rows.ctypes.data, panels.data_ptr(), n, k, kind)
         keep.append(panels)
         return Matrix(panels.data_ptr(), None, n, k, kind)
 
@@ -90,14 +91,14 @@ def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
     for i, layer in enumerate(model.model.layers):
         attention, mlp = layer.self_attn, layer.mlp
         if blocks is None:
-            matrices = (
+            matrices = [
                 dense(attention.q_proj, attention.k_proj, attention.v_proj),
                 dense(attention.o_proj),
                 dense(mlp.gate_proj, mlp.up_proj),
                 dense(mlp.down_proj),
-            )
+            ]
         else:
-            matrices = (packed(f"{i}.qkv"), packed(f"{i}.out"), packed(f"{i}.gate_up"), packed(f"{i}.down"))
+            matrices = [packed(blocks, f"{i}.{name}") for name in ("qkv", "out", "gate_up", "down")]
         layers.append(
             Layer(
                 vector(layer.input_layernorm.weight),
@@ -112,12 +113,19 @@ def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
                 config.rms_norm_eps,
             )
         )
-    layers = (Layer * len(layers))(*layers)  # side by side, as ld_step wants them
+    row = (Layer * len(layers))(*layers)  # side by side, as ld_step wants them
     if blocks is None:
         kind, head = str(dtype).removeprefix("torch."), dense(model.get_output_embeddings())
-        return NativeWeights(kind, layers, head, dtype.itemsize, dtype.itemsize, keep)
+        return NativeWeights(kind, row, head, dtype.itemsize, dtype.itemsize, keep)
     sizes = BLOCK_BYTES[Q4_1] / GROUP, BLOCK_BYTES[Q8_0] / GROUP
-    return NativeWeights("q4_1/q8_0 blocks", layers, packed("head", Q8_0), *sizes, keep)
+    return NativeWeights("q4_1/q8_0 blocks", row, packed(blocks, "head", Q8_0), *sizes, keep)
+
+
+def _compiled() -> ctypes.CDLL:
+    """The library, for those who know that it is there."""
+    found = library()
+    assert found is not None
+    return found
 
 
 @dataclass
@@ -127,13 +135,13 @@ class NativeState(DecodeState):
     Args:
         plan: what the schedule does with each layer; points into `tensors` and `vectors`.
         vectors: what the rule remembers of each dropped layer, (n, D) float32; empty until the first step.
-        stores: of each layer its K/V; None until the first step.
+        stores: of each layer its K/V; there from the first step on.
     """
 
     plan: ctypes.Array[Plan] | None = None
     vectors: Tensor = field(default_factory=lambda: torch.empty(0))
     tensors: list[Tensor] = field(default_factory=list, repr=False)
-    stores: ctypes.Array[Store] | None = None
+    stores: ctypes.Array[Store] = field(init=False, repr=False)
 
 
 class NativeDecoder(ReferenceDecoder):
@@ -147,7 +155,7 @@ class NativeDecoder(ReferenceDecoder):
         self._vocabulary = weights.head.n
         self._norm = self.norm.weight.float()
         self._kv_kind = KINDS[self.dtype]
-        self._library = library()
+        self._library = _compiled()
         self._library.ld_threads(torch.get_num_threads())
         self._rope_blocks: dict[int, tuple[Tensor, Tensor]] = {}  # functions of the position alone
 
@@ -158,12 +166,13 @@ class NativeDecoder(ReferenceDecoder):
         return NativeState(schedule, bank, KVCache(self.num_layers), HiddenCache(self.num_layers), watch)
 
     @torch.inference_mode()
-    def step(self, token: Tensor, state: NativeState) -> DecoderOutput:
+    def step(self, token: Tensor, state: DecodeState) -> DecoderOutput:
         """See `step.Decoder`; token (1, 1), logits in float32."""
+        assert isinstance(state, NativeState)
         schedule, bank = state.schedule, state.bank
         lora = not state.refresher.begin()
         if state.plan is None:
-            self._begin(state)
+            state.plan = self._begin(state)
         self._make_room(state, schedule.dropped_set if lora and schedule.kv == "skip" else ())
         n = len(schedule.dropped)
         h = self.embed.weight[token[0, 0]].to(torch.float32, copy=True)  # (D,): `ld_step` works in it
@@ -202,11 +211,13 @@ class NativeDecoder(ReferenceDecoder):
         if not kv.lengths[0]:
             start = logits_from + 1
             found = super().read(tokens[:, :start], kv, position, layers, logits_from)
+            assert found.watched is not None
             outputs, logits = [found.watched.float()], [found.logits.float()]
         state = self.new_state(Schedule(1, self.num_layers, layers, reuse="skip"), watch=True)
         state.kv, state.position = kv, position + start
         for at in range(start, tokens.shape[1]):
             found = self.step(tokens[:, at : at + 1], state)
+            assert found.watched is not None
             outputs.append(found.watched[:, :, None])
             if at >= logits_from:
                 logits.append(found.logits[:, None])
@@ -223,14 +234,14 @@ class NativeDecoder(ReferenceDecoder):
         offset = at * cos.shape[1] * cos.itemsize
         return cos.data_ptr() + offset, sin.data_ptr() + offset
 
-    def _begin(self, state: NativeState) -> None:
-        """Before the first step: the plan, and what prefill left behind, where `ld_step` finds it."""
+    def _begin(self, state: NativeState) -> ctypes.Array[Plan]:
+        """Before the first step: the plan, to be kept, and what prefill left behind, where `ld_step` finds it."""
         schedule, bank = state.schedule, state.bank
         if schedule.reuse != "skip" and schedule.dropped:
             state.vectors = torch.cat([state.hidden[i] for i in schedule.dropped]).float()
-        state.plan = (Plan * self.num_layers)()
+        plans = (Plan * self.num_layers)()
         for row, i in enumerate(schedule.dropped):
-            plan = state.plan[i]
+            plan = plans[i]
             plan.drops = 1
             plan.hidden = state.vectors[row].data_ptr() if len(state.vectors) else None
             if bank is None or i not in bank.a:
@@ -241,9 +252,11 @@ class NativeDecoder(ReferenceDecoder):
             if schedule.reuse == "residual":
                 state.tensors.append(bank.gate[i].float())
                 plan.gate = state.tensors[-1].data_ptr()
-        pairs = zip(state.kv.stores, state.kv.lengths, strict=True)
+        tensors = [state.kv.store(i) for i in range(self.num_layers)]
+        pairs = zip(tensors, state.kv.lengths, strict=True)
         stores = (Store(t.data_ptr(), t.shape[3], count, self._kv_kind) for t, count in pairs)
         state.stores = (Store * self.num_layers)(*stores)
+        return plans
 
     @staticmethod
     def _make_room(state: NativeState, skipped: Collection[int]) -> None:

@@ -89,7 +89,8 @@ def main() -> None:
     os.execve(python, [python, "-I", "-B", *start], ENVIRONMENT | {"HOME": folder, "TMPDIR": folder})
 
 
-libc = ctypes.CDLL(None, use_errno=True) if sys.platform.startswith("linux") else None
+# None elsewhere, where nobody asks for namespaces. (`Any` would import `typing`, for every program that is run.)
+libc: ctypes.CDLL = ctypes.CDLL(None, use_errno=True) if sys.platform.startswith("linux") else None  # type: ignore[assignment]
 
 
 def check(result: int, what: str) -> None:

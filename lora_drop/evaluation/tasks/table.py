@@ -122,7 +122,7 @@ def _cell(value: float | None, scale: float, form: str, unit: str = "") -> str:
 
 
 def _range(interval: dict[str, float | None], scale: float, form: str, unit: str = "") -> str:
-    if interval["value"] is None:
+    value, low, high = (interval[name] for name in ("value", "low", "high"))
+    if value is None or low is None or high is None:  # all three, or none
         return "-"
-    low, high = (f"{scale * interval[name]:{form}}" for name in ("low", "high"))
-    return f"{scale * interval['value']:{form}}{unit} [{low}, {high}]"
+    return f"{scale * value:{form}}{unit} [{scale * low:{form}}, {scale * high:{form}}]"

@@ -20,7 +20,8 @@ from lora_drop.paths import ASSETS
 from lora_drop.run.exports.chrome import printable
 from lora_drop.run.exports.colors import css_variables
 from lora_drop.run.exports.scripts import RUN_STYLES, TEMPLATES, import_map, plotly_script
-from lora_drop.run.records import LORA_DROP, Header, Record, wire_line
+from lora_drop.run.figures import Figures
+from lora_drop.run.records import Header, Record, wire_line
 from lora_drop.run.trace import Trace
 
 ENTRY = "live/live.js"  # of the page's modules, the one that mounts the live view
@@ -55,17 +56,19 @@ def replay_html(trace: Trace) -> str:
 
 
 def wire_text(trace: Trace) -> str:
-    """The run as the page gets it: its id, then `wire_line` of each record, the lanes a step each in turn."""
+    """The run as the page gets it: its id, `wire_line` of each record, the lanes a step each in turn, its figures."""
     header = _completed(trace)
     ids = [lane["id"] for lane in header.lanes]
-    lines = "".join(wire_line(record, ids) for record in [header, *_in_turn(trace)])
+    figures, records = Figures(header), list(_in_turn(trace))
+    for record in records:
+        figures.add(record)
+    lines = "".join(wire_line(record, ids) for record in [header, *records]) + figures.line()
     return f'{{"type":"run","id":"{hashlib.sha256(lines.encode()).hexdigest()[:12]}"}}\n{lines}'
 
 
 def setting_words(header: Header) -> list[str]:
     """What was asked for, in words, of the lane that the run is about."""
-    lane = next((lane for lane in header.lanes if lane["id"] == LORA_DROP), header.lanes[-1])
-    config, words = lane["config"], []
+    config, words = header.main["config"], []
     if config["dropped"] and config.get("period") != 1:
         words.append(f"{len(config['dropped'])} of {header.model['layers']} layers skipped")
         if config.get("drop_layers"):  # a list of layers takes the place of ratio and range
@@ -100,11 +103,12 @@ def _completed(trace: Trace) -> Header:
     header = trace.header
     rules = {"period": 1, "reuse": "residual", "part": "block", "kv": "skip"}
     longest = max(len(steps) for steps in trace.steps.values())
+    device: Any = {"decoder": "unknown", **header.device}  # Any: its type names no decoder
     return dataclasses.replace(
         header,
         lanes=[{**lane, "config": rules | lane["config"]} for lane in header.lanes],
         model={"kv_bytes_per_token": 0, **header.model},
-        device={"decoder": "unknown", **header.device},
+        device=device,
         sampling={"max_new_tokens": longest, **header.sampling},
     )
 

@@ -53,6 +53,11 @@ def _beside(name: str, path: str) -> str:
     return posixpath.normpath(posixpath.join(posixpath.dirname(name), path))
 
 
+def _named(name: str, source: str) -> str:
+    """A module's source with the map's names in the place of relative paths."""
+    return NAMED.sub(lambda path: f"lora-drop/{_beside(name, path[0])}", source)
+
+
 @cache
 def import_map(entry: str) -> str:
     """The modules that an entry needs as an import map with each of them in it, as JSON without `<`.
@@ -61,6 +66,5 @@ def import_map(entry: str) -> str:
     """
     imports = {}
     for name, source in modules(entry).items():
-        named = NAMED.sub(lambda path, name=name: f"lora-drop/{_beside(name, path[0])}", source)
-        imports[f"lora-drop/{name}"] = f"data:text/javascript;charset=utf-8,{quote(named, safe=PLAIN)}"
+        imports[f"lora-drop/{name}"] = f"data:text/javascript;charset=utf-8,{quote(_named(name, source), safe=PLAIN)}"
     return json.dumps({"imports": imports}, indent=1)

@@ -182,7 +182,7 @@ def _add_paper_strip(figure: go.Figure, colors: dict[str, str]) -> None:
         f"KV saved as reported about {row.kv_saved:.0%}; the exact formula gives at most {row.kv_limit:.0%}"
         for row in rows
     ]
-    twins: dict[str, list[float | None]] = {"x": [], "y": []}
+    twins: dict[str, list[float | str | None]] = {"x": [], "y": []}
     for row in rows:
         twins["x"] += [row.speedup, row.bound, None]
         twins["y"] += [row.model, row.model, None]

@@ -1,0 +1,48 @@
+"""The command: `python -m scripts.soak`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+from collections import Counter
+
+from scripts.soak.crowd import soak
+from scripts.soak.report import table
+
+FLAT = 500  # kB a minute, beyond the slope's own error, that still count as no growth
+JUDGED = 5  # minutes: over fewer the slope is that of a few strings of 10 MB, and is only shown
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.soak", description="Many visitors at once")
+    parser.add_argument("--minutes", type=float, default=10, help="how long they keep coming, after the warm-up (10)")
+    parser.add_argument("--visitors", type=int, default=50, help="how many at once (50)")
+    parser.add_argument("--seed", type=int, default=0, help="all that they do is drawn from it (0)")
+    parser.add_argument("--warm-up", type=float, default=90, metavar="SECONDS", help="before anything is counted (90)")
+    args = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the app is stopped then, too
+    figures = asyncio.run(
+        soak(
+            args.visitors,
+            args.seed,
+            seconds=60 * args.minutes,
+            warm_up=args.warm_up,
+            say=lambda line: print(line, flush=True),
+        )
+    )
+    rise, error = figures["memory_kb_a_minute"]
+    if args.minutes >= JUDGED and rise - 2 * error > FLAT:
+        figures["failures"].append(f"the memory grows by {rise} +- {error} kB a minute")
+    print(table(figures))
+    for line, times in Counter(figures["failures"]).most_common(20):
+        print(f"FAILED {times} times: {line}")
+    print(json.dumps(figures))
+    return 1 if figures["failures"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""The app that is started, and the calls that a client makes to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from gradio_client.utils import apply_diff
+
+from scripts.soak.cases import Case, Wrong, hold
+from scripts.space_check import free_port, server
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL, OTHER_MODEL = "random:tiny-llama", "random:tiny-qwen2"  # one question asks for the second: the app swaps them
+PATIENCE = 180  # seconds that a visitor waits for the next word of the server before it counts as lost
+LINE = 400  # characters that a mistake's one line may have
+
+
+class TurnedAway(Exception):
+    """The queue was full, and the server said so."""
+
+
+def started(temporary: Path, log: Path) -> AbstractContextManager[tuple[subprocess.Popen, str]]:
+    """The app's process and its address, with both models on its menu, a temporary folder and a log of its own."""
+    own = {
+        "LORA_DROP_MODEL": MODEL,
+        "LORA_DROP_MODELS": OTHER_MODEL,
+        "TMPDIR": str(temporary),
+        "GRADIO_SERVER_NAME": "127.0.0.1",
+    }
+    env = {**os.environ, **own, "GRADIO_SERVER_PORT": str(free_port())}
+    return server(Path(sys.executable), ROOT, log, env)
+
+
+@dataclass
+class Log:
+    """What was seen, by all visitors."""
+
+    visits: Counter = field(default_factory=Counter)
+    compared: Counter = field(default_factory=Counter)  # whole answers by case
+    starts: int = 0  # answers cut short that were compared
+    turned_away: int = 0
+    requests: int = 0
+    waited: int = 0  # runs that were told of others before them
+    moved: int = 0  # of those, runs that were told of a better place later
+    worst_place: int = 0
+    late: int = 0  # Stop pressed, but the run had ended
+    unkept: int = 0  # a trace that made room for newer ones
+    failures: list[str] = field(default_factory=list)
+
+
+class Session:
+    """One page load, or one client of the API: a session hash, and the calls made with it."""
+
+    def __init__(self, http: httpx.AsyncClient, app: App, log: Log, name: str):
+        self.http, self.app, self.log, self.name = http, app, log, name
+
+    async def post(self, path: str, body: Any) -> httpx.Response:
+        """A request to Gradio's own addresses."""
+        self.log.requests += 1
+        return await self.http.post(path, json=body)
+
+    async def join(self, function: int, data: list[Any]) -> str:
+        """Queue a call; returns its event id."""
+        asked = {"data": data, "fn_index": function, "session_hash": self.name, "event_data": None, "trigger_id": None}
+        answer = await self.post("/queue/join", asked)
+        if answer.status_code == 503:
+            one_line(answer.json().get("detail"), "ueue")
+            raise TurnedAway
+        hold(answer.status_code == 200, f"queue/join answers {answer.status_code}: {answer.text[:200]}")
+        return answer.json()["event_id"]
+
+    async def call(self, function: int, data: list[Any]) -> AsyncIterator[tuple[bool, Any]]:
+        """Queue a call and yield what it sends: `(False, outputs)` while it runs, and at last `(True, message)`.
+
+        Closed before its end, the connection is dropped, as that of a visitor who leaves.
+        """
+        event = await self.join(function, data)
+        outputs: list[Any] | None = None
+        places: list[int] = []
+        started = False
+        async with self.http.stream("GET", "/queue/data", params={"session_hash": self.name}) as answer:
+            hold(answer.status_code == 200, f"queue/data answers {answer.status_code}")
+            async for line in answer.aiter_lines():
+                if not line.startswith("data:"):
+                    continue
+                message = json.loads(line[5:])
+                kind = message["msg"]
+                if kind == "heartbeat":
+                    continue
+                hold(kind != "unexpected_error", f"the stream broke: {message.get('message')}")
+                hold(message.get("event_id") == event, f"a message of another visitor's event: {kind}")
+                if kind == "estimation":
+                    hold(not started, "a place in the queue after the start")
+                    hold(not places or message["rank"] <= places[-1], f"moved back in the queue: {places}")
+                    places.append(message["rank"])
+                elif kind == "process_starts":
+                    started = True
+                    hold(places, "started without ever being told a place in the queue")
+                    self.log.waited += places[0] > 0
+                    self.log.moved += places[0] > places[-1]
+                    self.log.worst_place = max(self.log.worst_place, places[0])
+                elif kind == "process_generating":
+                    hold(started and message["success"], f"an update that failed: {str(message)[:200]}")
+                    new = message["output"]["data"]
+                    outputs = new if outputs is None else [apply_diff(*pair) for pair in zip(outputs, new)]  # noqa: B905
+                    yield False, outputs
+                elif kind == "process_completed":
+                    yield True, message
+                    return
+        raise Wrong("the stream ended before the answer did")
+
+    async def ask(self, function: int, data: list[Any]) -> tuple[list[Any] | None, dict[str, Any]]:
+        """Queue a call and wait for its end: the last update's outputs, and the last message."""
+        outputs = None
+        async with aclosing(self.call(function, data)) as updates:
+            async for done, found in updates:
+                if done:
+                    return outputs, found
+                outputs = found
+        raise Wrong("no answer")
+
+    async def export(self, run_id: Any, kind: Any) -> dict[str, str]:
+        """A run's file, by the live view's own call."""
+        body = {"data": [run_id, kind], "component_id": self.app.live, "fn_name": "export_run"}
+        answer = await self.post("/component_server", {**body, "session_hash": self.name})
+        hold(answer.status_code == 200, f"export answers {answer.status_code}: {answer.text[:200]}")
+        return answer.json()
+
+    async def press_stop(self) -> None:
+        """The Stop button."""
+        answer = await self.post("/run/stop", {"data": [], "fn_index": self.app.stop, "session_hash": self.name})
+        hold(answer.status_code == 200, f"Stop answers {answer.status_code}: {answer.text[:200]}")
+
+
+def one_line(line: Any, word: str) -> None:
+    """Raise Wrong unless this is one clear line with that word."""
+    clear = isinstance(line, str) and 0 < len(line) <= LINE and "\n" not in line and "Traceback" not in line
+    hold(clear and word in line, f"not one clear line about {word!r}: {str(line)[:300]!r}")
+
+
+class App:
+    """What a client reads of the running app: the numbers of its functions, and their inputs."""
+
+    def __init__(self, config: dict[str, Any], info: dict[str, Any]):
+        functions = {f["api_name"]: f for f in config["dependencies"] if f["backend_fn"]}
+        by_id = {c["id"]: c["props"] for c in config["components"]}
+        named = {props.get("elem_id"): i for i, props in by_id.items()}
+        self.live = named["ld-live"]
+        # The Safe zone tab has a run_page too: ours is the one that fills the live view.
+        page = next(f for f in functions.values() if f["types"]["generator"] and self.live in f["outputs"])
+        self.page, self.outputs = page["id"], [by_id[i]["elem_id"] for i in page["outputs"]]
+        self.controls = [(by_id[i]["elem_id"], by_id[i].get("value")) for i in page["inputs"]]
+        self.stop, self.open = functions["stop_page"]["id"], functions["open_trace"]["id"]
+        self.generate, self.replay = functions["generate"]["id"], functions["replay"]["id"]
+        self.estimate = functions["estimate"]["id"]
+        self.parameters = {
+            name: [
+                (p["parameter_name"], p.get("parameter_default")) for p in info["named_endpoints"][name]["parameters"]
+            ]
+            for name in ("/generate", "/estimate")
+        }
+
+    def page_data(self, controls: dict[str, Any]) -> list[Any]:
+        """The page's controls with some of them moved."""
+        return [controls.get(name, value) for name, value in self.controls]
+
+    def call_data(self, endpoint: str, options: dict[str, Any]) -> list[Any]:
+        """An API call's arguments, the others at their defaults."""
+        return [options.get(name, default) for name, default in self.parameters[endpoint]]
+
+
+class Soak:
+    """The running app's address, what its visitors ask, and what they found."""
+
+    def __init__(self, url: str, cases: list[Case], recorded: str, seed: int):
+        self.url, self.cases, self.recorded, self.seed = url, cases, recorded, seed
+        self.log = Log()
+        self.app: App
+
+    def client(self) -> httpx.AsyncClient:
+        """Connections of one visitor's own."""
+        # The server closes an idle connection after 5 s: none is used again that late.
+        limits = httpx.Limits(keepalive_expiry=2)
+        return httpx.AsyncClient(base_url=f"{self.url}/gradio_api", timeout=PATIENCE, limits=limits)
+
+    async def read_app(self) -> None:
+        """Ask the app for its functions."""
+        async with self.client() as http:
+            config = (await http.get(f"{self.url}/config")).json()
+            self.app = App(config, (await http.get("/info")).json())

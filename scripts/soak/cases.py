@@ -1,0 +1,192 @@
+"""The questions of the visitors, the answers that a single user gets, and what no visitor may ask for."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from lora_drop.errors import LoraDropError
+from lora_drop.method.config import default_range
+from lora_drop.method.options import config_from
+from lora_drop.method.settings import SCHEDULE, settings_of
+from lora_drop.models.load import LoadedModel
+from lora_drop.run.records import StepRecord, wire_line, write_line
+from lora_drop.run.request import Request
+from lora_drop.run.run import run
+from lora_drop.run.trace import Trace, parse_trace
+
+FIELDS = [f.name for f in dataclasses.fields(StepRecord) if f.name not in ("lane", "ms", "type")]
+PROMPTS = ("Hello", "Explain why the sky is blue.", "Déjà vu 日本語 🙂 <b>&amp;</b>", "one two three " * 12)
+OPTIONS = ("preset", *(one.name for one in settings_of(SCHEDULE)))  # of the API, that make a config
+RULES: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "state": {"reuse": "state", "period": 2},
+    "attention": {"part": "attention", "kv": "write", "period": 3},
+    "listed": {"drop_layers": "2,4", "period": 8, "reuse": "anchor"},
+    "baseline": {"period": 1},
+    "third lane": {"compare": "skip", "drop_ratio": 1.0},
+    "adaptive": {"period": 8, "refresh_entropy": 4.6},
+}
+SAMPLED = {"temperature": 0.9, "top_p": 0.95}
+# Asked for again and again: all that could make two runs differ, in both views.
+REPEATED = {
+    **{"prompt": PROMPTS[2], "period": 6, "drop_ratio": 1.0, "refresh_entropy": 4.6, "compare": "skip"},
+    **{"max_new_tokens": 48, "seed": 7, **SAMPLED},
+}
+# What no visitor may ask for, and a word of the line that says so.
+BAD_CALLS = [
+    ({"prompt": " "}, "prompt is empty"),
+    ({"period": 0}, "period"),
+    ({"layers": "3-999"}, "layers"),
+    ({"adapters": "/etc"}, "adapters must be auto or none"),
+    ({"temperature": -1}, "temperature"),
+    ({"preset": "nope"}, "no preset"),
+    ({"max_new_tokens": 10**9}, "max_new_tokens"),
+    ({"drop_layers": "1,1"}, "twice"),
+]
+BAD_PAGES = [
+    ({"ld-prompt": ""}, "prompt is empty"),
+    ({"ld-period": 0}, "period"),
+    ({"ld-layers": [4, 99]}, "layers"),
+    ({"ld-layers": "junk"}, "layers"),
+    ({"ld-drop-layers": "x"}, "drop_layers"),
+    ({"ld-max-new-tokens": None}, "max_new_tokens"),
+    ({"ld-refresh-entropy": "hot"}, "refresh_entropy"),
+]
+
+
+class Wrong(Exception):
+    """Something that a visitor saw and that may not be, in words."""
+
+
+def hold(true: Any, otherwise: str) -> None:
+    """Raise Wrong with these words unless something is true."""
+    if not true:
+        raise Wrong(otherwise)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A question, and the answer that a single user gets."""
+
+    name: str
+    options: dict[str, Any]  # by the API's names
+    page: dict[str, Any]  # the same by the page's controls
+    answer: Answer
+    page_answer: Answer  # its header says what the controls ask for
+    wire: list[list[Any]]
+
+
+class Answer:
+    """A run's records without their times, a lane at a time: lanes take turns by the clock."""
+
+    def __init__(self, trace: Trace):
+        self.header = dataclasses.asdict(trace.header)
+        self.steps = {
+            lane: [tuple(getattr(step, name) for name in FIELDS) for step in steps]
+            for lane, steps in trace.steps.items()
+        }
+        self.audits = {lane: list(audits.values()) for lane, audits in trace.audits.items()}
+        self.summary = timeless(dataclasses.asdict(trace.summary)) if trace.summary else None
+        self.texts = {lane: trace.text(lane) for lane in trace.steps}
+
+    def same_as(self, expected: Answer) -> None:
+        """Raise Wrong unless this is that answer, all of it."""
+        for name in ("header", "steps", "audits", "texts", "summary"):
+            hold(getattr(self, name) == getattr(expected, name), f"another answer: the {name} differ")
+
+    def begins(self, expected: Answer) -> None:
+        """Raise Wrong unless this is the start of that answer, in each lane."""
+        hold(self.header == expected.header, "another answer: the header differs")
+        for name in ("steps", "audits"):
+            for lane, found in getattr(self, name).items():
+                whole = getattr(expected, name)[lane]
+                hold(found == whole[: len(found)], f"another answer: lane {lane}'s {name} are not the start of it")
+
+
+def timeless(summary: dict[str, Any]) -> dict[str, Any]:
+    """A summary without what follows from the clocks."""
+    lanes = {
+        name: {k: v for k, v in lane.items() if k not in ("tokens_per_second", "prefill_ms", "decode_ms", "speedup")}
+        for name, lane in summary["lanes"].items()
+    }
+    return {k: v for k, v in summary.items() if k != "speedup"} | {"lanes": lanes}
+
+
+def by_lane(lines: list[list[Any]]) -> dict[int, list[list[Any]]]:
+    """The page's short lines of steps (`0, 1, ...`) and audits (`100, ...`) without their times, in order."""
+    found: dict[int, list[list[Any]]] = {}
+    for line in lines:
+        found.setdefault(line[0], []).append(line[1:] if line[0] >= 100 else line[1:5] + line[6:])
+    return found
+
+
+def make_cases(loaded: LoadedModel, long: int, other: LoadedModel | None = None) -> list[Case]:
+    """The questions and their answers. The first two are the repeated ones, the last two have `long` tokens.
+
+    Args:
+        other: a second model of the app's menu, for a question of its own.
+    """
+    asked = [(f"repeated, {view}", {**REPEATED, "view": view}) for view in ("race", "lock-step")]
+    for i, (rule, options) in enumerate(RULES.items()):
+        asked.append((rule, {"max_new_tokens": 16 + 8 * i, "seed": i, **options}))
+        sampled = {"max_new_tokens": 40, "seed": 100 + i, "view": "lock-step", **SAMPLED}
+        asked.append((f"{rule}, sampled", {**sampled, **options}))
+    if other:
+        asked.append(("another model", {"max_new_tokens": 32, "seed": 5, "model": other.id, **SAMPLED}))
+    asked.append(("long", {"max_new_tokens": long}))
+    asked.append(("long, sampled", {"max_new_tokens": long, "compare": "skip", **SAMPLED, "seed": 3}))
+    return [
+        _case(
+            other if "model" in options else loaded,
+            name,
+            {"prompt": PROMPTS[i % len(PROMPTS)], "ignore_eos": True, **options},
+        )
+        for i, (name, options) in enumerate(asked)
+    ]
+
+
+def _case(loaded: LoadedModel, name: str, options: dict[str, Any]) -> Case:
+    config = config_from({key: options.get(key) for key in OPTIONS}, loaded.id)
+    rest = {key: value for key, value in options.items() if key not in (*OPTIONS, "model")}
+    request = Request(config=config, **rest)
+    layers = list(config.layers or default_range(loaded.num_layers))
+    page = {
+        "ld-compare": request.compare or "",
+        "ld-prompt": request.prompt,
+        "ld-period": config.period,
+        "ld-layers": layers,
+        "ld-drop-ratio": config.drop_ratio,
+        "ld-drop-layers": options.get("drop_layers", ""),
+        "ld-reuse": config.reuse,
+        "ld-part": config.part,
+        "ld-kv": config.kv,
+        "ld-refresh-entropy": "" if config.refresh_entropy is None else str(config.refresh_entropy),
+        "ld-refresh-norm": "",
+        "ld-adapters": config.adapters,
+        "ld-max-new-tokens": request.max_new_tokens,
+        "ld-temperature": request.temperature,
+        "ld-top-p": request.top_p,
+        "ld-seed": request.seed,
+        "ld-view": request.view,
+        "ld-audit": request.audit,
+        "ld-ignore-eos": request.ignore_eos,
+        "ld-model": loaded.id,
+    }
+    records = list(run(loaded, request))
+    seen = run(loaded, dataclasses.replace(request, config=config.replace(layers=tuple(layers))))
+    page_records = [next(seen), *records[1:]]
+    seen.close()
+    answer, page_answer = (read_trace("".join(map(write_line, found))) for found in (records, page_records))
+    ids = [lane["id"] for lane in answer.header.lanes]
+    wire = [json.loads(wire_line(record, ids)) for record in records[1:-1]]
+    return Case(name, options, page, Answer(answer), Answer(page_answer), wire)
+
+
+def read_trace(text: str) -> Trace:
+    try:
+        return parse_trace(text.encode())
+    except LoraDropError as error:
+        raise Wrong(f"not a trace: {error}") from None

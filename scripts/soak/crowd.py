@@ -1,0 +1,104 @@
+"""The whole soak: start the app, let a single user come and then all the others, and measure before and after."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lora_drop.models.load import load_model
+from lora_drop.models.place import describe_device
+from lora_drop.run.records import write_line
+from lora_drop.run.request import Request
+from lora_drop.run.run import run
+from scripts.soak import report
+from scripts.soak.app import MODEL, OTHER_MODEL, Soak, started
+from scripts.soak.cases import make_cases
+from scripts.soak.measure import REST, Held, Server, hold_still
+from scripts.soak.visitor import KINDS, Visitor
+from scripts.space_check import tail
+
+
+async def alone(soak: Soak) -> None:
+    """A single user: every question once, and every kind of visit, before the others come."""
+    visitor = Visitor(soak, -2)
+    async with soak.client() as visitor.http:
+        for case in soak.cases:
+            await visitor.visit("answer", case)
+        for kind in KINDS:
+            await visitor.visit(kind)
+
+
+async def crowd(soak: Soak, visitors: int, visits: int | None, seconds: float | None, first: int = 0) -> None:
+    """So many visitors at once, each for so many visits or all until the time is up."""
+    until = None if seconds is None else time.monotonic() + seconds
+    await asyncio.gather(*(Visitor(soak, first + i).stay(visits, until) for i in range(visitors)))
+
+
+async def rested(soak: Soak, server: Server, rest: float) -> Held:
+    """What the server holds once it has rested, and answered a few calls by which its idle threads end."""
+    await asyncio.sleep(rest)
+    visitor = Visitor(soak, -1)
+    async with soak.client() as visitor.http:
+        for _ in range(3):
+            await visitor.visit("answer")
+    return await server.held()
+
+
+async def soak(
+    visitors: int,
+    seed: int = 0,
+    seconds: float | None = None,
+    visits: int | None = None,
+    warm_up: float = 0,
+    long: int = 1500,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Start the app, let the visitors come, and stop it; returns the figures, `failures` among them.
+
+    Args:
+        seconds, visits: how long they keep coming, or how often each of them comes.
+        warm_up: seconds of the same crowd before anything is counted; without, a single user's visits have to do.
+        long: tokens of the questions whose visitors stop or leave.
+        say: takes a line now and then.
+    """
+    loaded = load_model(MODEL)
+    cases = make_cases(loaded, long, load_model(OTHER_MODEL))
+    recorded = "".join(map(write_line, run(loaded, Request("A recorded run.", max_new_tokens=24))))
+    with tempfile.TemporaryDirectory(prefix="lora-drop-soak-") as work:
+        temporary, log = Path(work) / "tmp", Path(work) / "log.txt"
+        temporary.mkdir()
+        with started(temporary, log) as (process, url):
+            this, server = Soak(url, cases, recorded, seed), Server(process.pid, temporary)
+            await this.read_app()
+            say(f"the app answers on {url}, pid {process.pid}; {len(cases)} questions")
+            await alone(this)
+            if warm_up:
+                await crowd(this, visitors, None, warm_up, first=10_000)
+            before = await rested(this, server, REST if warm_up else 0)
+            say(f"warm: {before}, {server.resident()} kB")
+            watching = asyncio.create_task(server.watch())
+            begun = time.monotonic()
+            await crowd(this, visitors, visits, seconds)
+            took = time.monotonic() - begun
+            watching.cancel()
+            after = await rested(this, server, REST)
+            say(f"afterwards: {after}, {server.resident()} kB")
+            this.log.failures += hold_still(before, after)
+            if process.poll() is not None:
+                this.log.failures.append(f"the app ended with {process.poll()}")
+        written = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        if broken := sum("Traceback" in line for line in written):
+            this.log.failures.append(f"{broken} tracebacks in the app's log: {tail(log)}")
+    return {
+        "visitors": visitors,
+        "seed": seed,
+        "seconds": round(took, 1),
+        **report.of_visitors(this.log, [case.name for case in cases[:2]]),
+        **report.of_server(server.memory, before, after),
+        "device": describe_device(loaded.device),
+        "failures": this.log.failures,
+    }

@@ -1,0 +1,89 @@
+"""What the server's process holds: memory, threads, file descriptors and temporary files."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+REST = 12  # seconds after which the server's idle worker threads end (anyio's 10, and some)
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the server's process holds."""
+
+    threads: int
+    files: int  # descriptors
+    uploads: int  # in Gradio's own temporary folder
+    temporary: list[str]  # any other temporary file
+
+
+class Server:
+    """The server's process, measured from outside.
+
+    Args:
+        pid: the process.
+        temporary: its temporary folder.
+    """
+
+    def __init__(self, pid: int, temporary: Path):
+        self.pid, self.temporary = pid, temporary
+        self.memory: list[tuple[float, int]] = []  # minutes, kB
+
+    def resident(self) -> int:
+        """The server's resident memory in kB."""
+        return int(re.search(r"VmRSS:\s+(\d+)", self._proc("status").read_text())[1])
+
+    def _proc(self, name: str) -> Path:
+        return Path("/proc") / str(self.pid) / name
+
+    async def watch(self) -> None:
+        """Note the memory once a second, until cancelled."""
+        started = time.monotonic()
+        while True:
+            self.memory.append(((time.monotonic() - started) / 60, self.resident()))
+            await asyncio.sleep(1)
+
+    async def held(self) -> Held:
+        """What it holds, once its threads and descriptors have settled: a look a second, at most `REST`."""
+        counts, seen = self.counts(), []
+        while counts not in seen[-2:] and len(seen) < REST:  # the last connections close a little later
+            seen.append(counts)
+            await asyncio.sleep(1)
+            counts = self.counts()
+        files = [path for path in self.temporary.rglob("*") if path.is_file()]
+        uploads = [path for path in files if path.relative_to(self.temporary).parts[0] == "gradio"]
+        others = sorted(path.name for path in files if path not in uploads)
+        return Held(*counts, len(uploads), others)
+
+    def counts(self) -> tuple[int, int]:
+        """The server's threads and file descriptors."""
+        return len(os.listdir(self._proc("task"))), len(os.listdir(self._proc("fd")))
+
+
+def slope(points: list[tuple[float, float]]) -> tuple[float, float]:
+    """The least-squares slope of points, and its standard error; NaN of fewer than three."""
+    n = len(points)
+    if n < 3:
+        return float("nan"), float("nan")
+    mean_x, mean_y = (sum(values) / n for values in zip(*points, strict=True))
+    spread = sum((x - mean_x) ** 2 for x, _ in points)
+    rise = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
+    rest = sum((y - mean_y - rise * (x - mean_x)) ** 2 for x, y in points)
+    return rise, (rest / (n - 2) / spread) ** 0.5
+
+
+def hold_still(before: Held, after: Held) -> list[str]:
+    """What the server holds afterwards and did not hold before, a line each."""
+    left = [
+        f"left over: {getattr(after, name)} {name}, {getattr(before, name)} before"
+        for name in ("threads", "files")
+        if getattr(after, name) > getattr(before, name)
+    ]
+    if after.temporary:
+        left.append(f"left over: temporary files {after.temporary[:5]}")
+    return left

@@ -1,0 +1,63 @@
+"""The figures of a soak: as the parts of one JSON object, and as a table for people."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from scripts.soak.app import Log
+from scripts.soak.measure import Held, slope
+
+
+def of_visitors(found: Log, repeated: list[str]) -> dict[str, Any]:
+    """What the visitors did and saw.
+
+    Args:
+        repeated: names of the questions that are asked again and again.
+    """
+    return {
+        "visits": dict(found.visits),
+        "requests": found.requests,
+        "turned_away": found.turned_away,
+        "compared": dict(found.compared),
+        "compared_answers": sum(found.compared.values()),
+        "compared_starts": found.starts,
+        # One of each was the single user's.
+        "repeated": sum(found.compared[name] for name in repeated) - len(repeated),
+        "waited": found.waited,
+        "moved_up": found.moved,
+        "worst_place": found.worst_place,
+        "stopped_too_late": found.late,
+        "no_longer_kept": found.unkept,
+    }
+
+
+def of_server(memory: list[tuple[float, int]], before: Held, after: Held) -> dict[str, Any]:
+    """What the server held. `memory` has minutes and kB."""
+    rise, error = slope(memory)
+    return {
+        "memory_kb": [kb for _, kb in memory[:1] + memory[-1:]],
+        "memory_kb_a_minute": [round(rise, 1), round(error, 1)],
+        "before": dataclasses.asdict(before),
+        "after": dataclasses.asdict(after),
+    }
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures for people."""
+    rows = [
+        ("visitors, seconds", f"{figures['visitors']}, {figures['seconds']}"),
+        ("visits", ", ".join(f"{kind} {count}" for kind, count in sorted(figures["visits"].items()))),
+        ("requests, turned away", f"{figures['requests']}, {figures['turned_away']}"),
+        ("whole answers compared", f"{figures['compared_answers']}, of them the repeated one {figures['repeated']}"),
+        ("answers cut short, compared", figures["compared_starts"]),
+        ("waited, moved up, worst place", f"{figures['waited']}, {figures['moved_up']}, {figures['worst_place']}"),
+        ("memory, kB", " -> ".join(map(str, figures["memory_kb"]))),
+        ("memory, kB a minute", "{} +- {}".format(*figures["memory_kb_a_minute"])),
+        *(
+            (name, f"{figures['before'][name]} -> {figures['after'][name]}")
+            for name in ("threads", "files", "uploads", "temporary")
+        ),
+        ("failures", len(figures["failures"])),
+    ]
+    return "\n".join(f"{name:32}{value}" for name, value in rows)

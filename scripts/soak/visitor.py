@@ -1,0 +1,290 @@
+"""A visitor: somebody who comes again and again, asks, waits, presses Stop, reloads or vanishes, and checks it all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import httpx
+
+from lora_drop.run.exports.chrome import chrome_trace
+from lora_drop.run.exports.html import replay_html
+from lora_drop.run.trace import Trace
+from scripts.soak.app import Session, Soak, TurnedAway, one_line
+from scripts.soak.cases import BAD_CALLS, BAD_PAGES, FIELDS, Answer, Case, Wrong, by_lane, hold, read_trace, timeless
+
+
+class Visitor:
+    """Somebody who comes again and again; what they do is drawn from their own seed."""
+
+    def __init__(self, soak: Soak, number: int):
+        self.soak, self.log, self.app = soak, soak.log, soak.app
+        self.number, self.draw = number, random.Random(f"{soak.seed}/{number}")
+        self.http: httpx.AsyncClient
+
+    async def stay(self, visits: int | None, until: float | None) -> None:
+        """Visit so many times, or until a time."""
+        deck: list[str] = []
+        done = 0
+        async with self.soak.client() as self.http:
+            while (visits is None or done < visits) and (until is None or time.monotonic() < until):
+                if not deck:
+                    deck = [kind for kind, (often, _) in KINDS.items() for _ in range(often)]
+                    self.draw.shuffle(deck)
+                await self.visit(deck.pop())
+                done += 1
+                await asyncio.sleep(self.draw.random() / 2)
+
+    async def visit(self, kind: str, *given: Case) -> None:
+        """One visit; whatever is wrong with it is written down, and the others go on."""
+        self.log.visits[kind] += 1
+        try:
+            await KINDS[kind][1](self, *given)
+        except TurnedAway:
+            self.log.turned_away += 1
+            await asyncio.sleep(6 * self.draw.random())
+        except Wrong as wrong:
+            self.log.failures.append(f"{kind}: {wrong}")
+        except (httpx.HTTPError, OSError, KeyError, ValueError, TypeError) as error:
+            self.log.failures.append(f"{kind}: {type(error).__name__}: {error}")
+
+    def session(self) -> Session:
+        """A new page load, or a new client."""
+        return Session(self.http, self.app, self.log, f"{self.draw.getrandbits(64):016x}")
+
+    @asynccontextmanager
+    async def page(self) -> AsyncIterator[Session]:
+        """A page load: like the browser's, it keeps a connection open by which the server knows it is there."""
+        session = self.session()
+        async with self.http.stream("GET", f"/heartbeat/{session.name}"):
+            yield session
+
+    def case(self, long: bool = False) -> Case:
+        """A question; the repeated ones come up a third of the time."""
+        cases = self.soak.cases
+        if long:
+            return self.draw.choice(cases[-2:])
+        return self.draw.choice(cases[:2] if self.draw.random() < 1 / 3 else cases[2:-2])
+
+    def whole(self, found: Answer, case: Case, expected: Answer) -> None:
+        """Compare a whole answer."""
+        found.same_as(expected)
+        self.log.compared[case.name] += 1
+
+    def seen(self, wire: str, case: Case) -> tuple[str, dict[str, Any] | None]:
+        """Compare what the page was sent with the answer's start; returns the run's id, and the summary if there."""
+        lines = [json.loads(line) for line in wire.splitlines()]
+        hold(lines and lines[0].get("type") == "run", "the page's text does not start with the run's id")
+        summary = lines.pop() if isinstance(lines[-1], dict) and lines[-1]["type"] == "summary" else None
+        if len(lines) > 1:
+            hold(lines[1] == case.page_answer.header, "the page was sent another header")
+        whole = by_lane(case.wire)
+        for lane, found in by_lane(lines[2:]).items():
+            hold(found == whole[lane][: len(found)], f"the page was sent other records, lane {lane}")
+        return lines[0]["id"], summary
+
+    # What they do.
+
+    async def answer(self, case: Case | None = None) -> None:
+        """Ask /generate, and read to the end."""
+        case = case or self.case()
+        session = self.session()
+        outputs, last = await session.ask(self.app.generate, self.app.call_data("/generate", case.options))
+        hold(last["success"], f"/generate failed: {last['output']}")
+        self.whole(Answer(read_trace(outputs[0])), case, case.answer)
+
+    async def vanish(self) -> None:
+        """Ask /generate, and drop the connection in the middle."""
+        case = self.case(long=True)
+        updates, text = self.draw.randint(0, 3), ""
+        call = self.session().call(self.app.generate, self.app.call_data("/generate", case.options))
+        async with aclosing(call):
+            async for done, found in call:
+                if done or updates == 0:
+                    break
+                text, updates = found[0], updates - 1
+        if text:
+            Answer(read_trace(text)).begins(case.answer)
+            self.log.starts += 1
+
+    async def run_page(self, session: Session, case: Case, stop_after: int | None = None) -> tuple[str, dict]:
+        """Press Run, and Stop after so many updates (0: while it still waits); the run's id and its summary."""
+        wire, status = "", {}
+        if stop_after == 0:
+            await session.press_stop()
+        async with aclosing(session.call(self.app.page, self.app.page_data(case.page))) as updates:
+            async for done, found in updates:
+                if done:
+                    hold(found["success"], f"the page's run failed: {found['output']}")
+                    break
+                shown = dict(zip(self.app.outputs, found, strict=True))
+                wire = shown["ld-live"] if isinstance(shown["ld-live"], str) else wire  # the last one leaves it alone
+                status = shown["ld-status"]
+                if stop_after is not None:
+                    stop_after -= 1
+                    if stop_after == 0:
+                        await session.press_stop()
+        hold(status.get("kind") == "done", f"the page's run ended with {status}")
+        run_id, summary = self.seen(wire, case)
+        hold(summary, "the page's run ended without a summary")
+        stopped = any(lane["ended"] == "stopped" for lane in summary["lanes"].values())
+        hold(status["text"].startswith("Stopped" if stopped else "Finished"), f"the status says {status['text']!r}")
+        if not stopped:
+            hold(timeless(summary) == case.page_answer.summary, "another answer: the summary differs")
+            self.log.compared[case.name] += 1
+        return run_id, summary
+
+    async def run(self) -> None:
+        """Press Run and wait for the end; Stop, pressed before the run has started, does nothing."""
+        async with self.page() as session:
+            _, summary = await self.run_page(session, self.case(), self.draw.choice((None, None, 0)))
+            hold(all(lane["ended"] == "length" for lane in summary["lanes"].values()), "stopped by somebody else")
+
+    async def stop(self) -> None:
+        """Press Run, and Stop while it runs."""
+        case = self.case(long=True)
+        async with self.page() as session:
+            run_id, summary = await self.run_page(session, case, self.draw.randint(1, 3))
+            if all(lane["ended"] == "length" for lane in summary["lanes"].values()):
+                self.log.late += 1
+                return
+            for name, lane in summary["lanes"].items():
+                ran = case.answer.steps[name][: lane["tokens"]]
+                held = ran[-1][FIELDS.index("kv_bytes")] if ran else 0
+                hold(lane["kv_bytes"] == held, f"the stopped lane {name} holds other K/V than its last step")
+            if trace := await self.kept(session, run_id):
+                found = Answer(trace)
+                found.begins(case.page_answer)
+                hold(found.summary == timeless(summary), "the file has another summary than the page")
+                hold(found.steps != case.answer.steps, "stopped, but it went on to the end")
+                self.log.starts += 1
+
+    async def kept(self, session: Session, run_id: str) -> Trace | None:
+        """The trace of a run, unless it has made room for newer ones."""
+        file = await session.export(run_id, "trace")
+        if "error" in file:
+            one_line(file["error"], "no longer kept")
+            self.log.unkept += 1
+            return None
+        return read_trace(file["text"])
+
+    async def leave(self) -> None:
+        """Press Run, and close the page: waiting, or in the middle. What ran on the server must have ended with it."""
+        case, updates, wire = self.case(long=True), self.draw.randint(0, 2), ""
+        async with self.page() as session:
+            async with aclosing(session.call(self.app.page, self.app.page_data(case.page))) as call:
+                async for done, found in call:
+                    if done or updates == 0:
+                        break
+                    wire, updates = found[self.app.outputs.index("ld-live")], updates - 1
+        if not isinstance(wire, str) or not wire:
+            return
+        run_id, summary = self.seen(wire, case)
+        self.log.starts += 1
+        # Runs are one at a time, so once another has been answered this one is over.
+        await self.answer()
+        if summary is None and (trace := await self.kept(session, run_id)):
+            found = Answer(trace)
+            found.begins(case.page_answer)
+            hold(found.summary is None, "the run went on to its end after its visitor had left")
+
+    async def reload(self) -> None:
+        """Press Run, reload the page, and press Run once more."""
+        await self.leave()
+        await self.run()
+
+    async def deaf(self) -> None:
+        """Queue a run, and be gone before the stream is opened."""
+        await self.session().join(self.app.page, self.app.page_data(self.case().page))
+
+    async def estimate(self) -> None:
+        """Ask /estimate, which needs no queue."""
+        case = self.case()
+        body = {"data": self.app.call_data("/estimate", case.options), "fn_index": self.app.estimate}
+        session = self.session()
+        answer = await session.post("/run/estimate", {**body, "session_hash": session.name})
+        hold(answer.status_code == 200, f"/estimate answers {answer.status_code}: {answer.text[:200]}")
+        found = answer.json()["data"][0]
+        dropped = case.answer.header["lanes"][1]["config"]["dropped"]
+        hold(found["dropped"] == dropped and found["bound"] >= 1, f"/estimate says {found}")
+        hold(found["prompt_tokens"] == case.answer.header["prompt_tokens"], "/estimate counts other tokens")
+
+    async def replay(self) -> None:
+        """Hand /replay a trace."""
+        text = self.soak.recorded
+        _, last = await self.session().ask(self.app.replay, [text])
+        hold(last["success"], f"/replay failed: {last['output']}")
+        hold(last["output"]["data"][0] == replay_html(read_trace(text)), "/replay gives another page")
+
+    async def export(self) -> None:
+        """Press Run, and export every file."""
+        case = self.case()
+        async with self.page() as session:
+            run_id, _ = await self.run_page(session, case)
+            if trace := await self.kept(session, run_id):
+                self.whole(Answer(trace), case, case.page_answer)
+                for kind, made in (("chrome", json.dumps(chrome_trace(trace))), ("html", replay_html(trace))):
+                    file = await session.export(run_id, kind)
+                    hold(file.get("text") == made, f"another {kind} file: {file.get('error')}")
+
+    async def open(self) -> None:
+        """Open a recorded run."""
+        async with self.page() as session:
+            name = f"run-{self.number}.jsonl"
+            self.log.requests += 1
+            sent = await self.http.post("/upload", files={"files": (name, self.soak.recorded.encode())})
+            hold(sent.status_code == 200, f"upload answers {sent.status_code}: {sent.text[:200]}")
+            file = {"path": sent.json()[0], "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+            _, last = await session.ask(self.app.open, [file])
+            hold(last["success"], f"opening a trace failed: {last['output']}")
+            wire, status = last["output"]["data"]
+            hold(status["text"].startswith(f"Opened {name}"), f"opening a trace says {status}")
+            run_id = json.loads(wire.splitlines()[0])["id"]
+            if trace := await self.kept(session, run_id):
+                Answer(trace).same_as(Answer(read_trace(self.soak.recorded)))
+
+    async def mistake(self) -> None:
+        """Ask for what cannot be: each gets its one line."""
+        options, word = self.draw.choice(BAD_CALLS)
+        session = self.session()
+        data = self.app.call_data("/generate", {"prompt": "Hello", **options})
+        _, last = await session.ask(self.app.generate, data)
+        hold(not last["success"], f"/generate took {options}")
+        one_line(last["output"].get("error"), word)
+        controls, word = self.draw.choice(BAD_PAGES)
+        outputs, last = await session.ask(self.app.page, self.app.page_data(controls))
+        if last["success"]:
+            status = last["output"]["data"][self.app.outputs.index("ld-status")]
+            hold(status["kind"] == "error", f"the page took {controls}: {status}")
+            one_line(status["text"], word)
+        else:  # what Gradio's own reading of a control refuses
+            one_line(last["output"].get("error"), word)
+        for wanted in (["0" * 32, "trace"], [None, "html"], "junk"):
+            body = {"data": wanted, "component_id": self.app.live, "fn_name": "export_run"}
+            answer = await session.post("/component_server", {**body, "session_hash": session.name})
+            one_line(answer.json().get("error"), "no longer kept")
+        _, last = await session.ask(self.app.replay, ["{}"])
+        hold(not last["success"], "/replay took a broken trace")
+        one_line(last["output"].get("error"), "line 1")
+
+
+# What a visitor does, and how often of 100 times.
+KINDS = {
+    "answer": (24, Visitor.answer),
+    "vanish": (10, Visitor.vanish),
+    "run": (18, Visitor.run),
+    "stop": (12, Visitor.stop),
+    "leave": (8, Visitor.leave),
+    "reload": (6, Visitor.reload),
+    "deaf": (2, Visitor.deaf),
+    "estimate": (6, Visitor.estimate),
+    "replay": (2, Visitor.replay),
+    "export": (4, Visitor.export),
+    "open": (3, Visitor.open),
+    "mistake": (5, Visitor.mistake),
+}
