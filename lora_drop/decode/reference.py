@@ -2,7 +2,7 @@
 
 It runs the model's own modules. The faster decoders share its prefill and its state, and are checked against it.
 
-Shapes: B batch, T tokens of this call, D hidden size, V vocabulary, L layers, n dropped layers.
+Shapes: B batch, T tokens of this call, D hidden size, V vocabulary, L layers, n skipped layers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a decoder is, what a lane remembers between its steps, and what a step gives.
 
-Shapes: B batch, P prompt tokens, T tokens of a chunk, D hidden size, V vocabulary, n dropped layers.
+Shapes: B batch, P prompt tokens, T tokens of a chunk, D hidden size, V vocabulary, n skipped layers.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ follows the module's name is the harness's. `--model_args` takes `pretrained` (a
 `dtype`, `preset` and LoRA-Drop's settings by the names of the command line with underscores. Commas part the
 arguments, so `drop_layers` has colons: `drop_layers=4:6:8`.
 
-A log-likelihood is decoded: prefill on the context, then a step a token of the continuation, with layers dropped as
+A log-likelihood is decoded: prefill on the context, then a step a token of the continuation, with layers skipped as
 in generation. One forward pass over both, which is what the harness's own class does, would measure the full model.
 The harness is an extra of this package and is imported here alone.
 """

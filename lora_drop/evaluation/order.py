@@ -1,6 +1,6 @@
 """Which layers to skip first: a greedy order, `python -m lora_drop drop-order`.
 
-Spacing dropped layers evenly takes what costs much along with what costs little. Here the next layer is the one that
+Spacing skipped layers evenly takes what costs much along with what costs little. Here the next layer is the one that
 adds least to KL(full || LoRA-Drop) at LoRA steps together with those already chosen, through the parallel pass that
 training uses. How dear a layer was in an earlier round mostly bounds how dear it is now, so each round measures only
 the few candidates that were cheapest so far (lazy greedy): a close guess at a fraction of the passes.

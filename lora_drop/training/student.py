@@ -1,7 +1,7 @@
 """LoRA-Drop over a whole text in one pass, with gradients: what training runs instead of decoding step by step.
 
 Position t of a text whose first P tokens are the prompt is decode step s = t - P + 1; the prompt's positions are full.
-The pass keeps the positions in an order of its own, all full ones first: a dropped layer then runs on that slice alone
+The pass keeps the positions in an order of its own, all full ones first: a skipped layer then runs on that slice alone
 (its keys are those that decoding would have written, the prompt's and the refreshes', and no others), and the LoRA
 positions after it take what the reuse rule makes of the output at their anchor. The logits equal those of step-by-step
 decoding; a test holds them to it.

@@ -50,8 +50,8 @@ class Log:
     starts: int = 0  # answers cut short that were compared
     turned_away: int = 0
     requests: int = 0
-    waited: int = 0  # runs that were told of others before them
-    moved: int = 0  # of those, runs that were told of a better place later
+    waited: int = 0  # runs that saw others before them
+    moved: int = 0  # of those, runs that saw a better place later
     worst_place: int = 0
     late: int = 0  # Stop pressed, but the run had ended
     unkept: int = 0  # a trace that made room for newer ones
@@ -105,7 +105,7 @@ class Session:
                     places.append(message["rank"])
                 elif kind == "process_starts":
                     started = True
-                    hold(places, "started without ever being told a place in the queue")
+                    hold(places, "started without ever seeing a place in the queue")
                     self.log.waited += places[0] > 0
                     self.log.moved += places[0] > places[-1]
                     self.log.worst_place = max(self.log.worst_place, places[0])

@@ -46,8 +46,8 @@ typedef struct {
 typedef struct {
     int64_t lora, rule, attention_only, write_kv; /* of this step, and of the schedule */
     float scale;                                  /* alpha / r */
-    float *watched;                               /* (dropped layers, D) for their outputs, or NULL */
-    float *ratios;                                /* (dropped layers,) for ||d|| / ||cached||, or NULL */
+    float *watched;                               /* (skipped layers, D) for their outputs, or NULL */
+    float *ratios;                                /* (skipped layers,) for ||d|| / ||cached||, or NULL */
 } Step;
 
 LD_API int64_t ld_abi(void);

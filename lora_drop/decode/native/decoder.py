@@ -134,7 +134,7 @@ class NativeState(DecodeState):
 
     Args:
         plan: what the schedule does with each layer; points into `tensors` and `vectors`.
-        vectors: what the rule remembers of each dropped layer, (n, D) float32; empty until the first step.
+        vectors: what the rule remembers of each skipped layer, (n, D) float32; empty until the first step.
         stores: of each layer its K/V; there from the first step on.
     """
 

@@ -6,7 +6,7 @@
 /* The whole layer: h to `output`, with the stream after attention in `attended`. */
 void run_full(const Layer *l, const float *h, const Rope *rope, Store *kv, Workspace *space);
 
-/* A dropped layer at a LoRA step: h to `output` by the reuse rule; with `attention_only` the MLP still runs on it.
+/* A skipped layer at a LoRA step: h to `output` by the reuse rule; with `attention_only` the MLP still runs on it.
  * Returns ||d|| / ||cached|| where the step asks for it, or a NaN without a correction. */
 float run_dropped(const Layer *l, const Plan *p, const Step *s, const float *h, Workspace *space);
 
