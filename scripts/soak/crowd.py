@@ -39,7 +39,7 @@ async def crowd(soak: Soak, visitors: int, visits: int | None, seconds: float | 
 
 
 async def rested(soak: Soak, server: Server, rest: float) -> Held:
-    """What the server holds once it has rested, and answered a few calls by which its idle threads end."""
+    """What the server holds once it is idle, and answered a few calls by which its idle threads end."""
     await asyncio.sleep(rest)
     visitor = Visitor(soak, -1)
     async with soak.client() as visitor.http:
