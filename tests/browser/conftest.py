@@ -26,7 +26,7 @@ LOCAL = {"127.0.0.1", "localhost"}
 
 
 def chromium() -> str:
-    """The browser's path; a machine without one gets an error, not passed over in silence."""
+    """The browser's path; a machine without one is an error, not passed over in silence."""
     named = os.environ.get("CHROMIUM")
     found = named or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if found is None:
@@ -35,19 +35,13 @@ def chromium() -> str:
 
 
 @pytest.fixture(scope="package")
-def patcher() -> Iterator[pytest.MonkeyPatch]:
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
+def tiny_server() -> Iterator[Server]:
+    yield from serve(ModelPool(load_model("random:tiny-llama")))
 
 
 @pytest.fixture(scope="package")
-def tiny_server(patcher) -> Iterator[Server]:
-    yield from serve(ModelPool(load_model("random:tiny-llama")), patcher)
-
-
-@pytest.fixture(scope="package")
-def deep(patcher) -> Iterator[Server]:
-    yield from serve(ModelPool(deep_model()), patcher)
+def deep() -> Iterator[Server]:
+    yield from serve(ModelPool(deep_model()))
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def narrow() -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LORA_DROP_MAX_QUEUE", "1")
         patch.setenv("LORA_DROP_MAX_TOKENS", "20")
-        yield from serve(ModelPool(load_model("random:tiny-llama")), patch)
+        yield from serve(ModelPool(load_model("random:tiny-llama")))
 
 
 def test_a_full_queue_is_reported_and_those_in_it_are_served(narrow, open_page):

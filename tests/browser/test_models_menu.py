@@ -37,10 +37,9 @@ def menu() -> Iterator[Server]:
         SERVERS[id(loaded)] = servers[0]
         return loaded
 
-    with pytest.MonkeyPatch.context() as patch:
-        for server in serve(ModelPool(load_model(LLAMA), [DEEP, GATED], load), patch):
-            servers.append(server)
-            yield server
+    for server in serve(ModelPool(load_model(LLAMA), [DEEP, GATED], load)):
+        servers.append(server)
+        yield server
 
 
 def choose(page: Page, model: str) -> None:

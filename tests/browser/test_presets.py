@@ -73,7 +73,7 @@ def shipped(tmp_path_factory) -> Iterator[Server]:
             "rows": rows,
         }
         (folder / "presets.json").write_text(json.dumps(content))
-        yield from serve(ModelPool(loaded), patch)
+        yield from serve(ModelPool(loaded))
 
 
 def cells(page: Page, name: str) -> list[str]:

@@ -90,7 +90,7 @@ def stored(tmp_path_factory) -> Iterator[Server]:
     path.write_text(json.dumps(sweep))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(safe_zone, "SHIPPED_SWEEP", path)
-        yield from serve(ModelPool(loaded), patch)
+        yield from serve(ModelPool(loaded))
 
 
 def test_the_stored_sweep_is_drawn_and_its_names_stay_texts(stored, open_page):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -61,15 +60,23 @@ def deep_model() -> LoadedModel:
     return LoadedModel(model, ByteTokenizer(), "deep test model", "0" * 16, 4096, torch.device("cpu"), torch.float32)
 
 
-def serve(shelf: ModelPool, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    demo = build_app(shelf)
-    with shelf.lend() as loaded:
+def serve(pool: ModelPool) -> Iterator[Server]:
+    """A page over a pool; its runs, and those of every other page that is open, go through their `Server`."""
+    demo = build_app(pool)
+    with pool.lend() as loaded:
         server = Server(launch(demo, "127.0.0.1", free_port(), block=False), loaded, demo)
-    monkeypatch.setattr(callbacks, "run", lambda *args: SERVERS[id(args[0])].run(*args))
     SERVERS[id(server.loaded)] = server
+    callbacks.run = _run  # not a monkeypatch: pages of other modules begin and end in any order
     yield server
     demo.close(verbose=False)
-    del SERVERS[id(server.loaded)]
+    for key in [key for key, other in SERVERS.items() if other is server]:
+        del SERVERS[key]
+    if not SERVERS:
+        callbacks.run = REAL_RUN
+
+
+def _run(loaded: LoadedModel, *args) -> Iterator[Record]:
+    return SERVERS[id(loaded)].run(loaded, *args) if id(loaded) in SERVERS else REAL_RUN(loaded, *args)
 
 
 SERVERS: dict[int, Server] = {}
