@@ -147,7 +147,6 @@
 
 /**
  * @typedef {object} Figures a run's figures so far (lora_drop/run/figures.py)
- * @property {string} main id of the lane that they are about
  * @property {number | null} speedup
  * @property {number | null} bound
  * @property {number | null} kv_saved

@@ -104,7 +104,7 @@ export class Run {
     this.main = this.lanes.find(({ id }) => id === header.main) ?? this.lanes[this.lanes.length - 1];
     this.focus = this.main; // what the activity and drift charts are about: the reader may turn them to another
     /** @type {Figures} as the server computes them from the records */
-    this.figures = { ...NO_FIGURES, main: this.main.id };
+    this.figures = NO_FIGURES;
   }
 
   /** @param {any[]} values a line of the wire: lane, step, token, text, kind, ms, bytes, entropy, trigger */
@@ -135,12 +135,16 @@ export class Run {
     own.audits.set(step, { drift: drift.map((d) => (d === null ? null : d / 1e4)), kl, agrees: Boolean(agrees), argmax });
   }
 
-  /**
-   * @param {any} values the line of the figures so far: `main`, those of the main lane beside the first one, and each
-   *   lane's speed and first token that differs from the first lane's
-   */
-  setFigures(values) {
-    this.figures = values;
-    for (const lane of this.lanes) [lane.speed, lane.divergence] = values.lanes[lane.id];
+  /** @param {any[]} values the line of the figures so far: its mark, those of the main lane, and each lane's two */
+  setFigures([, speedup, bound, saved, differs, agreement, byChance, lanes]) {
+    this.figures = {
+      speedup,
+      bound,
+      kv_saved: saved,
+      first_divergence: differs,
+      top1_agreement: agreement,
+      by_chance: Boolean(byChance),
+    };
+    for (const lane of this.lanes) [lane.speed, lane.divergence] = lanes[lane.index];
   }
 }

@@ -3,6 +3,7 @@
 import { Run } from "./run.js";
 
 const AUDIT = 100; // an audit line starts with 100 + its lane
+const FIGURES = 200; // what the line of the figures so far starts with
 
 /** What was read of a text so far, as a run. */
 export class WireReader {
@@ -39,7 +40,8 @@ export class WireReader {
       if (values.type === "run") this.runId = values.id;
       else if (values.type === "header") this.run = new Run(this.runId ?? "", values);
       else if (values.type === "summary" && this.run) this.run.summary = values;
-      else if (values.type === "figures") this.run?.setFigures(values);
+    } else if (values[0] === FIGURES) {
+      this.run?.setFigures(values);
     } else if (values[0] >= AUDIT) {
       this.run?.addAudit(values[0] - AUDIT, values);
     } else {

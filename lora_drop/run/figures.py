@@ -16,6 +16,7 @@ from lora_drop.run.records import TOGETHER, AuditRecord, Header, Record, StepRec
 
 # A measured speedup this far beyond the bound was met by chance: the lanes' steps met different loads.
 BY_CHANCE = 1.03
+FIGURES = 200  # what their line for the page begins with
 
 
 class _Lane:
@@ -124,14 +125,14 @@ class Figures:
         return {"main": self._main, **together, "by_chance": by_chance, "lanes": lanes}
 
     def line(self) -> str:
-        """The figures as a line for the page, newline included: rounded to what it shows."""
+        """The figures as a line for the page, newline included, rounded to what it shows: `[200, *TOGETHER, by_chance,
+        [[tokens_per_second, differs] a lane]]`."""
         found = self.now()
-        rounded = {name: number(v, 4) if isinstance(v, float) else v for name, v in found.items()}
-        speeds = {
-            name: [number(lane["tokens_per_second"] or 0, 2) or None, lane["differs"]]
-            for name, lane in found["lanes"].items()
-        }
-        values = {"type": "figures", **rounded, "lanes": speeds}
+        together = [number(v, 4) if isinstance(v := found[name], float) else v for name in TOGETHER]
+        lanes = [
+            [number(lane["tokens_per_second"] or 0, 2) or None, lane["differs"]] for lane in found["lanes"].values()
+        ]
+        values = [FIGURES, *together, int(found["by_chance"]), lanes]
         return json.dumps(values, ensure_ascii=True, allow_nan=False, separators=(",", ":")) + "\n"
 
     def _compare(self, first: list[int]) -> None:

@@ -69,7 +69,9 @@ def batches(
         if hold == 0:
             last_sent, hold = now, None
             updates += 1
-            text += last()
+            tail = last()
+            due.sent += len(tail)
+            text += tail
             yield text, record
     if record is not None:
         yield text + last(), record

@@ -8,7 +8,7 @@ import pytest
 
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.exports.html import wire_text
-from lora_drop.run.figures import BY_CHANCE, Figures
+from lora_drop.run.figures import BY_CHANCE, FIGURES, Figures
 from lora_drop.run.records import BASELINE, LORA_DROP, THIRD, TOGETHER, StepRecord, Summary
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
@@ -63,8 +63,9 @@ def test_they_grow_with_the_records(tiny):
         figures.add(record)
         if isinstance(record, StepRecord):
             steps[record.lane] += 1
-        now = json.loads(figures.line())
-        assert now["type"] == "figures" and set(now["lanes"]) == set(steps)
+        mark, *together, by_chance, lanes = json.loads(figures.line())
+        now = dict(zip(TOGETHER, together, strict=True))
+        assert mark == FIGURES and by_chance == 0 and len(lanes) == len(steps)
         assert (now["speedup"] is not None) == all(count > 1 for count in steps.values())
         assert (now["kv_saved"] is not None) == all(steps.values())
 
@@ -74,7 +75,7 @@ def test_a_cut_trace_and_one_without_a_shape_have_theirs(tiny):
         run(tiny, Request("Hi", LoraDropConfig(period=3, layers=(1, 4)), max_new_tokens=9, ignore_eos=True))
     )
     cut = Trace(whole.header, {name: steps[:5] for name, steps in whole.steps.items()})
-    line = json.loads(wire_text(cut).splitlines()[-1])
-    assert line["type"] == "figures" and line["bound"] > 1 and line["speedup"] and not line["by_chance"]
+    mark, speedup, bound, *_, by_chance, lanes = json.loads(wire_text(cut).splitlines()[-1])
+    assert mark == FIGURES and bound > 1 and speedup and not by_chance and all(speed for speed, _ in lanes)
     del whole.header.model["shape"]
-    assert json.loads(wire_text(Trace(whole.header, cut.steps)).splitlines()[-1])["bound"] is None
+    assert json.loads(wire_text(Trace(whole.header, cut.steps)).splitlines()[-1])[2] is None

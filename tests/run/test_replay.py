@@ -14,6 +14,7 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.exports import scripts as modules
 from lora_drop.run.exports.html import ENTRY, replay_html, wire_text
 from lora_drop.run.exports.scripts import plotly_script
+from lora_drop.run.figures import FIGURES
 from lora_drop.run.records import KINDS, Header, StepRecord, write_line
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
@@ -128,8 +129,8 @@ def test_the_run_goes_in_as_the_page_gets_it(trace):
     assert text == wire_text(trace).replace("<", "\\u003c") and text.endswith("\n")
     lines = [json.loads(line) for line in text.splitlines()]
     assert text.startswith('{"type":"run","id":"') and [line["type"] for line in lines[:2]] == ["run", "header"]
-    assert lines[-2] == json.loads(write_line(trace.summary)) and lines[-1]["type"] == "figures"
-    assert lines[1]["main"] == lines[-1]["main"] == "lora_drop"
+    assert lines[-2] == json.loads(write_line(trace.summary)) and lines[-1][0] == FIGURES
+    assert lines[1]["main"] == "lora_drop"
     assert lines[1]["lanes"] == trace.header.lanes and lines[1]["model"] == trace.header.model
 
 
