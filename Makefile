@@ -8,6 +8,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 FLOORS := .venv-floors
+PYTEST := $(BIN)/python -m pytest
+SPREAD := -n 2 --dist loadfile  # a file's tests in one process: they share a server, a browser, a model
 
 .PHONY: demo test test-full test-gpu test-floors model quality quality-js npm style browser soak space-check clean
 
@@ -15,13 +17,13 @@ demo: $(VENV)/.installed model
 	$(BIN)/python app.py
 
 test: $(VENV)/.installed-dev model browser
-	$(BIN)/python -m pytest
+	$(PYTEST) $(SPREAD)
 
 test-full: test
-	$(BIN)/python -m pytest -m "full and not gpu and not floors"
+	$(PYTEST) $(SPREAD) -m "full and not gpu and not floors"
 
 test-gpu: $(VENV)/.installed-dev model
-	$(BIN)/python -m pytest -m gpu
+	$(PYTEST) -m gpu
 
 # Not in continuous integration: the oldest torch on the package index is its CUDA build.
 test-floors: $(FLOORS)/.installed model
