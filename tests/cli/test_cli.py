@@ -161,7 +161,9 @@ def test_control_c_keeps_the_trace(tmp_path):
     env = {**os.environ, "PYTHONPATH": os.getcwd()}
     path = tmp_path / "run.jsonl"
     command = [sys.executable, "-m", "lora_drop", *RUN[:3], *TINY, "--max-new-tokens", "4000", "--ignore-eos"]
-    process = subprocess.Popen([*command, "--trace", str(path)], stderr=subprocess.PIPE, text=True, env=env)
+    # Where the tests run in the background of a shell, Control-C is ignored, and a child would inherit that.
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    process = subprocess.Popen([*command, "--trace", str(path)], stderr=subprocess.PIPE, text=True, env=env, **heard)
     for _ in range(6000):  # the whole run takes a second or two
         if path.exists() and path.stat().st_size > 20_000:
             break
