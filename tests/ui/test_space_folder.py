@@ -87,7 +87,7 @@ def test_the_thumbnail_is_the_spaces_own_picture(folder):
 @pytest.mark.full
 def test_the_folder_runs_from_itself(folder):
     """Imported from there, the package finds its presets and adapters there."""
-    code = "from lora_drop import measured, session; print(session.SHIPPED_ADAPTERS, measured.SHIPPED_PRESETS)"
+    code = "from lora_drop.paths import SHIPPED_ADAPTERS, SHIPPED_PRESETS; print(SHIPPED_ADAPTERS, SHIPPED_PRESETS)"
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(folder / "assets" / name) for name in ("adapters", "presets")]
 
