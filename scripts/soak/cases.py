@@ -12,6 +12,7 @@ from lora_drop.method.config import default_range
 from lora_drop.method.options import config_from
 from lora_drop.method.settings import SCHEDULE, settings_of
 from lora_drop.models.load import LoadedModel
+from lora_drop.run.figures import FIGURES
 from lora_drop.run.records import StepRecord, wire_line, write_line
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
@@ -76,7 +77,7 @@ class Case:
     page: dict[str, Any]  # the same by the page's controls
     answer: Answer
     page_answer: Answer  # its header says what the controls ask for
-    wire: list[list[Any]]
+    wire: list[Any]  # what the page is sent: the header, then the short lines
 
 
 class Answer:
@@ -116,9 +117,14 @@ def timeless(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def by_lane(lines: list[list[Any]]) -> dict[int, list[list[Any]]]:
-    """The page's short lines of steps (`0, 1, ...`) and audits (`100, ...`) without their times, in order."""
+    """The page's short lines of steps (`0, 1, ...`) and audits (`100, ...`) without their times, in order.
+
+    The lines of figures are left out: they hold times.
+    """
     found: dict[int, list[list[Any]]] = {}
     for line in lines:
+        if line[0] == FIGURES:
+            continue
         found.setdefault(line[0], []).append(line[1:] if line[0] >= 100 else line[1:5] + line[6:])
     return found
 
@@ -181,7 +187,7 @@ def _case(loaded: LoadedModel, name: str, options: dict[str, Any]) -> Case:
     seen.close()
     answer, page_answer = (read_trace("".join(map(write_line, found))) for found in (records, page_records))
     ids = [lane["id"] for lane in answer.header.lanes]
-    wire = [json.loads(wire_line(record, ids)) for record in records[1:-1]]
+    wire = [json.loads(wire_line(record, ids)) for record in page_records[:-1]]
     return Case(name, options, page, Answer(answer), Answer(page_answer), wire)
 
 
