@@ -12,7 +12,6 @@ from lora_drop.method.config import default_range
 from lora_drop.method.options import config_from
 from lora_drop.method.settings import SCHEDULE, settings_of
 from lora_drop.models.load import LoadedModel
-from lora_drop.run.figures import FIGURES
 from lora_drop.run.records import StepRecord, wire_line, write_line
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
@@ -117,14 +116,9 @@ def timeless(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def by_lane(lines: list[list[Any]]) -> dict[int, list[list[Any]]]:
-    """The page's short lines of steps (`0, 1, ...`) and audits (`100, ...`) without their times, in order.
-
-    The lines of figures are left out: they hold times.
-    """
+    """The page's short lines of steps (`0, 1, ...`) and audits (`100, ...`) without their times, in order."""
     found: dict[int, list[list[Any]]] = {}
     for line in lines:
-        if line[0] == FIGURES:
-            continue
         found.setdefault(line[0], []).append(line[1:] if line[0] >= 100 else line[1:5] + line[6:])
     return found
 

@@ -14,6 +14,7 @@ import httpx
 
 from lora_drop.run.exports.chrome import chrome_trace
 from lora_drop.run.exports.html import replay_html
+from lora_drop.run.figures import FIGURES
 from lora_drop.run.trace import Trace
 from scripts.soak.app import Session, Soak, TurnedAway, one_line
 from scripts.soak.cases import BAD_CALLS, BAD_PAGES, FIELDS, Answer, Case, Wrong, by_lane, hold, read_trace, timeless
@@ -79,6 +80,7 @@ class Visitor:
     def seen(self, wire: str, case: Case) -> tuple[str, dict[str, Any] | None]:
         """Compare what the page was sent with the answer's start; returns the run's id, and the summary if there."""
         lines = [json.loads(line) for line in wire.splitlines()]
+        lines = [line for line in lines if isinstance(line, dict) or line[0] != FIGURES]  # figures hold times
         hold(lines and lines[0].get("type") == "run", "the page's text does not start with the run's id")
         summary = lines.pop() if isinstance(lines[-1], dict) and lines[-1]["type"] == "summary" else None
         if len(lines) > 1:
