@@ -65,7 +65,9 @@ def test_they_grow_with_the_records(tiny):
             steps[record.lane] += 1
         mark, *together, by_chance, lanes = json.loads(figures.line())
         now = dict(zip(TOGETHER, together, strict=True))
-        assert mark == FIGURES and by_chance == 0 and len(lanes) == len(steps)
+        assert mark == FIGURES and len(lanes) == len(steps)
+        # Only a summary can say so: what two lanes of a few milliseconds measure is any figure.
+        assert isinstance(record, Summary) or not by_chance
         assert (now["speedup"] is not None) == all(count > 1 for count in steps.values())
         assert (now["kv_saved"] is not None) == all(steps.values())
 
