@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lora_drop.decode import Correction
+from lora_drop.decode import PROJECTIONS, Correction, ScreenedHead
 from lora_drop.errors import LoraDropError
 
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -21,7 +21,10 @@ CONFIG_NAME = "lora_drop_config.json"
 _CONFIG_KEYS = (
     *("base_model_name_or_path", "revision", "num_layers"),
     *("r", "lora_alpha", "reuse", "part", "kv", "layers"),
+    *("mlp_width", "mlp_layers", "kept_rank", "kept_layers", "head"),
 )
+_BOTTLENECK = ("gate_up", "down")  # tensors of a layer's `mlp` part
+_HEAD = ("project", "codes", "scale")  # tensors of the screened head
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -72,7 +75,15 @@ class AdapterBank(Correction):
         return cls(a, b, {i: torch.ones(hidden_size) for i in layers}, alpha, **given)
 
     def check(
-        self, *, num_layers: int, hidden_size: int, revision: str, reuse: str, part: str, name: str
+        self,
+        *,
+        num_layers: int,
+        hidden_size: int,
+        revision: str,
+        reuse: str,
+        part: str,
+        name: str,
+        vocab_size: int = 0,
     ) -> str | None:
         """Refuse a bank that does not fit the model or the rule; `name` is the bank's, for the messages.
 
@@ -95,6 +106,16 @@ class AdapterBank(Correction):
                     f"adapters {name} belong to another model: layer {i} has shapes {shapes}, which do not fit rank "
                     f"{self.rank} and this model's hidden size {hidden_size}. Use their model, or adapters none."
                 )
+        sizes = {down.shape[0] for _, down in self.mlp.values()} | {gate_up.shape[1] for gate_up, _ in self.mlp.values()}
+        sizes |= {size for pairs in self.kept.values() for name in ("qkv", "gate_up") for size in _inner(pairs, name)}
+        if self.head is not None:
+            sizes.add(self.head.project.shape[1])
+        beyond = max([*self.mlp, *self.kept], default=0) >= num_layers
+        if sizes - {hidden_size} or beyond or (vocab_size and self.head and len(self.head.codes) != vocab_size):
+            raise LoraDropError(
+                f"adapters {name} belong to another model: a part of theirs, or their screened head, does not fit this "
+                f"one's {num_layers} layers, hidden size {hidden_size} and vocabulary. Use their model, or adapters none."
+            )
         if (self.reuse, self.part) != (reuse, part):
             raise LoraDropError(
                 f"adapters {name} were trained for reuse {self.reuse}, part {self.part}; this run has reuse {reuse}, "
@@ -113,10 +134,17 @@ class AdapterBank(Correction):
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {}
         for i in self.layers:
-            tensors[f"layers.{i}.lora_A.weight"] = self.a[i].contiguous()
-            tensors[f"layers.{i}.lora_B.weight"] = self.b[i].contiguous()
-            tensors[f"layers.{i}.gate"] = self.gate[i].contiguous()
-        save_file(tensors, folder / WEIGHTS_NAME)
+            tensors[f"layers.{i}.lora_A.weight"] = self.a[i]
+            tensors[f"layers.{i}.lora_B.weight"] = self.b[i]
+            tensors[f"layers.{i}.gate"] = self.gate[i]
+        for i, pair in self.mlp.items():
+            tensors |= {f"layers.{i}.mlp.{name}.weight": t for name, t in zip(_BOTTLENECK, pair, strict=True)}
+        for i, projections in self.kept.items():
+            for name, (a, b) in projections.items():
+                tensors |= {f"layers.{i}.{name}_proj.lora_A.weight": a, f"layers.{i}.{name}_proj.lora_B.weight": b}
+        if self.head is not None:
+            tensors |= {f"head.{name}": getattr(self.head, name) for name in _HEAD}
+        save_file({name: t.contiguous() for name, t in tensors.items()}, folder / WEIGHTS_NAME)
         config = {
             **self.meta,
             "base_model_name_or_path": self.base_model,
@@ -128,6 +156,9 @@ class AdapterBank(Correction):
             "part": self.part,
             "kv": self.kv,
             "layers": self.layers,
+            **({"mlp_width": self.mlp_width, "mlp_layers": sorted(self.mlp)} if self.mlp else {}),
+            **({"kept_rank": self.kept_rank, "kept_layers": sorted(self.kept)} if self.kept else {}),
+            **({"head": {"rank": self.head.rank, "best": self.head.best}} if self.head else {}),
         }
         (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -149,6 +180,7 @@ class AdapterBank(Correction):
             gate = {i: tensors[f"layers.{i}.gate"] for i in layers}
             alpha, reuse, part, kv = float(config["lora_alpha"]), config["reuse"], config["part"], config["kv"]
             num_layers = int(config.get("num_layers", 0))
+            parts = _read_parts(config, tensors)
         except OSError as error:
             raise LoraDropError(
                 f"cannot read the adapters in {name}: {error.strerror or 'a file is missing'} "
@@ -161,9 +193,59 @@ class AdapterBank(Correction):
         for i in layers:
             if why := _fault(a[i], b[i], gate[i], rank):
                 raise broken(name, f"layer {i} {why}")
+        if why := _parts_fault(parts):
+            raise broken(name, why)
         meta = {k: v for k, v in config.items() if k not in _CONFIG_KEYS}
         base, revision = str(config.get("base_model_name_or_path", "")), str(config.get("revision", ""))
-        return cls(a, b, gate, alpha, reuse, part, kv, base, revision, num_layers, meta)
+        return cls(a, b, gate, alpha, reuse, part, kv, base, revision, num_layers, meta, **parts)
+
+
+def _read_parts(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """The parts beyond `linear` that a config names, as arguments of `Correction`. Raises KeyError, ValueError."""
+    mlp = {
+        i: tuple(tensors[f"layers.{i}.mlp.{name}.weight"] for name in _BOTTLENECK)
+        for i in _layers(config.get("mlp_layers", []))
+    }
+    kept = {
+        i: {
+            name: tuple(tensors[f"layers.{i}.{name}_proj.lora_{side}.weight"] for side in "AB")
+            for name in PROJECTIONS
+            if f"layers.{i}.{name}_proj.lora_A.weight" in tensors
+        }
+        for i in _layers(config.get("kept_layers", []))
+    }
+    if "head" not in config:
+        return {"mlp": mlp, "kept": kept}
+    project, codes, scale = (tensors[f"head.{name}"] for name in _HEAD)
+    return {"mlp": mlp, "kept": kept, "head": ScreenedHead(project, codes, scale, int(config["head"]["best"]))}
+
+
+def _parts_fault(parts: dict[str, Any]) -> str | None:
+    """What is wrong with the tensors of the parts beyond `linear`; None where nothing is."""
+    low_rank = [(i, pair) for i, projections in parts["kept"].items() for pair in projections.values()]
+    for i, (first, second) in [*low_rank, *parts["mlp"].items()]:
+        if first.dtype not in _DTYPES or second.dtype not in _DTYPES or first.dim() != 2 or second.dim() != 2:
+            return f"layer {i} has a part that is no pair of matrices of numbers"
+        if not all(tensor.to(torch.bfloat16).isfinite().all() for tensor in (first, second)):
+            return f"layer {i} has a part with NaN or infinity"
+    shapes = {first.shape[0] for _, (first, _) in low_rank} | {second.shape[1] for _, (_, second) in low_rank}
+    widths = {width for first, second in parts["mlp"].values() for width in (first.shape[0], 2 * second.shape[1])}
+    if len(shapes) > 1 or len(widths) > 1:
+        return "a part has layers of different rank or width"
+    head = parts.get("head")
+    if head is None:
+        return None
+    rows, rank = (*head.codes.shape, 0)[:2]
+    if head.codes.dtype != torch.int8 or head.project.shape[:1] != (rank,) or head.scale.shape != (rows,):
+        return "the screened head has tensors that do not belong together"
+    if not (head.project.isfinite().all() and head.scale.isfinite().all() and 1 <= head.best <= rows):
+        return "the screened head holds NaN, infinity or a number of tokens that it lacks"
+    return None
+
+
+def _inner(pairs: dict[str, Any], name: str) -> list[int]:
+    """The input's size of a kept layer's projection, if it has one."""
+    return [pairs[name][0].shape[1]] if name in pairs else []
 
 
 def _fault(a: Tensor, b: Tensor, gate: Tensor, rank: int) -> str | None:

@@ -7,7 +7,8 @@ one place that computes entropy, KL, agreement and likelihood.
 """
 
 from lora_drop.decode.cache import KVCache
-from lora_drop.decode.correction import Correction
+from lora_drop.decode.correction import PROJECTIONS, Correction
+from lora_drop.decode.head import ScreenedHead, screen
 from lora_drop.decode.lane import Lane, not_finite
 from lora_drop.decode.native import NativeDecoder, NativeWeights, lay_out, library
 from lora_drop.decode.reference import ReferenceDecoder
@@ -18,6 +19,7 @@ from lora_drop.decode.step import Decoder, DecoderOutput, DecodeState, StepResul
 from lora_drop.decode.weights import is_supported
 
 __all__ = [
+    "PROJECTIONS",
     "Correction",
     "DecodeState",
     "Decoder",
@@ -29,6 +31,7 @@ __all__ = [
     "ReferenceDecoder",
     "Refresher",
     "Sampling",
+    "ScreenedHead",
     "StaticDecoder",
     "StaticWeights",
     "StepResult",
@@ -36,4 +39,5 @@ __all__ = [
     "lay_out",
     "library",
     "not_finite",
+    "screen",
 ]

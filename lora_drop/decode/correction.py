@@ -1,30 +1,52 @@
-"""The low-rank corrections of the skipped layers, as decoding needs them: tensors alone, no folder and no model."""
+"""The corrections of a model's layers, as decoding needs them: tensors alone, no folder and no model.
+
+A correction has up to three parts, and a bank may bring a screened head. The paper's is `linear`. All act at LoRA steps
+only; at full steps the frozen weights run alone.
+
+Shapes: D hidden size, r rank, b width of the bottleneck, r_k rank of a kept layer's, K and N a projection's input and
+output.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from lora_drop.decode.head import ScreenedHead
+
+Pair = tuple[Tensor, Tensor]
+PROJECTIONS = ("qkv", "out", "gate_up", "down")  # of a kept layer, those with one input side by side
 
 
 @dataclass
 class Correction:
-    """d = (alpha / r) * B (A h) and gates g, by layer.
+    """d = (alpha / r) * B (A h) and gates g, by layer; and the parts beyond the paper's.
 
     Args:
         a: layer -> A, [r, D].
         b: layer -> B, [D, r].
         gate: layer -> g, [D]; read by the `residual` rule only.
         alpha: the scale's numerator (`lora_alpha`).
+        mlp: skipped layer -> a SwiGLU bottleneck on the layer's input after its MLP norm: gate and up in one, [2b, D],
+            and down, [D, b]. Its output is added to d.
+        kept: layer -> projection, of `PROJECTIONS` -> (A [r_k, K], B [N, r_k]): added to a layer that runs. Used from
+            the first skipped layer on.
+        head: the screened head, or None.
     """
 
     a: dict[int, Tensor]
     b: dict[int, Tensor]
     gate: dict[int, Tensor]
     alpha: float
+    mlp: dict[int, Pair] = field(default_factory=dict, kw_only=True)
+    kept: dict[int, dict[str, Pair]] = field(default_factory=dict, kw_only=True)
+    head: ScreenedHead | None = field(default=None, kw_only=True)
 
     @property
     def rank(self) -> int:
@@ -32,17 +54,58 @@ class Correction:
         return next((a.shape[0] for a in self.a.values()), 0)
 
     @property
+    def mlp_width(self) -> int:
+        """b, the same in every layer; 0 without that part."""
+        return next((down.shape[1] for _, down in self.mlp.values()), 0)
+
+    @property
+    def kept_rank(self) -> int:
+        """r_k, the same everywhere; 0 without that part."""
+        return next((a.shape[0] for pairs in self.kept.values() for a, _ in pairs.values()), 0)
+
+    @property
     def layers(self) -> list[int]:
         """The layers that have a correction, ascending."""
         return sorted(self.a)
 
+    @property
+    def parts(self) -> frozenset[str]:
+        """The parts that it has: `linear`, and of `mlp`, `kept` and `head` those that are there."""
+        return frozenset({"linear"} | {name for name in ("mlp", "kept", "head") if getattr(self, name)})
+
     def correction(self, layer: int, h: Tensor) -> Tensor:
-        """d for a layer's input h (B, D) -> (B, D)."""
+        """The linear part of d for a layer's input h (B, D) -> (B, D)."""
         return (h @ self.a[layer].T) @ self.b[layer].T * (self.alpha / self.rank)
+
+    def bottleneck(self, layer: int, x: Tensor) -> Tensor:
+        """The `mlp` part of d for a layer's normed input x (B, D) -> (B, D)."""
+        gate_up, down = self.mlp[layer]
+        gate, up = (x @ gate_up.T).chunk(2, -1)
+        return (F.silu(gate) * up) @ down.T
+
+    def adapted(self, layer: int, projection: str, x: Tensor, y: Tensor) -> Tensor:
+        """The output y (B, N) of a kept layer's projection of x (B, K), with its change; y itself where it has none."""
+        pair = self.kept.get(layer, {}).get(projection)
+        return y if pair is None else y + (x @ pair[0].T) @ pair[1].T
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
         """A copy on a device, in a dtype."""
-        moved: dict[str, Any] = {
-            name: {i: t.to(device, dtype) for i, t in getattr(self, name).items()} for name in ("a", "b", "gate")
-        }
-        return dataclasses.replace(self, **moved)
+        changes: dict[str, Any] = self.mapped(lambda tensor: tensor.to(device, dtype))
+        if self.head is not None:
+            changes["head"] = self.head.to(device, dtype)
+        return dataclasses.replace(self, **changes)
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """The tensors of all parts but the head with a function applied, by field: for `dataclasses.replace`."""
+
+        def each(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: each(inner) for key, inner in value.items()}
+            return tuple(map(change, value)) if isinstance(value, tuple) else change(value)
+
+        return {name: each(getattr(self, name)) for name in ("a", "b", "gate", "mlp", "kept")}
+
+    def only(self, parts: frozenset[str]) -> Self:
+        """A copy with no other parts than these; `linear` stays."""
+        empty: dict[str, Any] = {"mlp": {}, "kept": {}, "head": None}
+        return dataclasses.replace(self, **{name: none for name, none in empty.items() if name not in parts})

@@ -11,7 +11,7 @@ from typing import Any
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.schedule import Schedule, dropped_layers
-from lora_drop.method.settings import SCHEDULE, fields, settings_of
+from lora_drop.method.settings import MAX_REPAIR, SCHEDULE, fields, settings_of
 
 _Fields: Any = fields("LoraDropConfig", settings_of(SCHEDULE))
 
@@ -25,6 +25,17 @@ class LoraDropConfig(_Fields):
     Raises:
         LoraDropError: a value is outside what it may be.
     """
+
+    def check(self) -> None:
+        if self.refresh == "repair" and self.period > MAX_REPAIR:
+            raise LoraDropError(
+                f"with refresh repair the period is at most {MAX_REPAIR}, got {self.period}: shorten it, or take refresh "
+                "single."
+            )
+        if self.accept and (self.refresh, self.kv) != ("repair", "write"):
+            raise LoraDropError(
+                f"accept {self.accept:g} needs exact full steps to judge by: set refresh repair and kv write, or accept 0."
+            )
 
     def schedule_for(self, num_layers: int) -> Schedule:
         """The schedule on a model of `num_layers` layers.

@@ -43,6 +43,9 @@ class Schedule:
     kv: str = "skip"
     refresh_entropy: float | None = None
     refresh_norm: float | None = None
+    refresh: str = "single"
+    accept: float = 0.0
+    head: str = "full"
 
     @cached_property
     def dropped_set(self) -> frozenset[int]:
@@ -55,9 +58,19 @@ class Schedule:
         return not self.is_baseline and (self.refresh_entropy is not None or self.refresh_norm is not None)
 
     @property
+    def repairs(self) -> bool:
+        """True if a full step also runs the tokens since the last one."""
+        return not self.is_baseline and self.refresh == "repair"
+
+    @property
+    def judges(self) -> bool:
+        """True if a full step may take tokens back."""
+        return self.repairs and self.accept > 0
+
+    @property
     def is_baseline(self) -> bool:
-        """True if every step runs every layer, so that the output is the plain model's."""
-        return self.period == 1 or not self.dropped
+        """True if every step runs every layer and the whole head, so that the output is the plain model's."""
+        return self.period == 1 or (not self.dropped and self.head == "full")
 
     def is_refresh(self, step: int) -> bool:
         """True for prefill (step 0) and every `period`-th decode step."""
@@ -80,13 +93,24 @@ class Schedule:
             return runs * self.num_layers
         return [0 if i in self.dropped else 1 for i in range(self.num_layers)]
 
-    def kv_length(self, layer: int, prompt_tokens: int, step: int, refreshes: int | None = None) -> int:
-        """Tokens in the K/V cache of `layer` after `step`: P + s, or P + refreshes where it is skipped.
+    def kv_length(
+        self, layer: int, prompt_tokens: int, step: int, refreshes: int | None = None, last_refresh: int | None = None
+    ) -> int:
+        """Tokens in the K/V cache of `layer` after `step`.
 
-        `refreshes` counts the decode steps up to `step` that were; None is the fixed schedule's floor(s / period).
+        P + s in a layer that always runs. In a skipped one P + refreshes with `kv="skip"`; with `kv="write"` P + s, or
+        P + last refresh where a repair writes them.
+
+        Args:
+            refreshes: how many decode steps up to `step` were; None is the fixed schedule's floor(s / period).
+            last_refresh: the number of the last one; None is the fixed schedule's.
         """
-        if layer in self.dropped and self.kv == "skip":
+        if layer not in self.dropped_set or self.is_baseline:
+            return prompt_tokens + step
+        if self.kv == "skip":
             return prompt_tokens + (step // self.period if refreshes is None else refreshes)
+        if self.repairs:
+            return prompt_tokens + (step // self.period * self.period if last_refresh is None else last_refresh)
         return prompt_tokens + step
 
 

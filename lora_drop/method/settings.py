@@ -25,6 +25,11 @@ MAX_SEED = 2**63 - 1
 REUSE_RULES = ("state", "anchor", "residual", "skip")
 PARTS = ("block", "attention")
 KV_RULES = ("skip", "write")
+REFRESHES = ("single", "repair")
+HEADS = ("full", "screened")
+# Of a correction, by the names that `parts` takes; `linear` is the paper's and always there.
+CORRECTION_PARTS = ("auto", "linear", "linear+mlp", "linear+kept", "linear+mlp+kept")
+MAX_REPAIR = 64  # the longest period with repair: rows of one pass
 VIEWS = ("race", "lock-step")
 LANES = ("both", "baseline", "lora-drop")
 
@@ -251,6 +256,36 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         *("model", CALL, Text("a model", off=True), None),
         "bundled, a Hub id, a folder, or random:SHAPE",
+    ),
+    Setting(
+        *("refresh", SCHEDULE, Choice(REFRESHES, ("the current token (paper)", "all since the last one")), "single"),
+        "what a full step runs: the current token alone (single), or in one pass all tokens since the last (repair)",
+        label="A full step reads",
+        row="exact",
+        words="refresh {}",
+    ),
+    Setting(
+        *("accept", SCHEDULE, Number(0, 1), 0.0),
+        "with repair: take back a token that the full model gives less than this share of its favourite's "
+        "probability; 1 keeps only its own choices, 0 keeps all",
+        label="Accept",
+        info="0 keeps all, 1 only the full model's own choices",
+        row="exact",
+        words="accept {}",
+    ),
+    Setting(
+        *("head", SCHEDULE, Choice(HEADS, ("whole", "screened")), "full"),
+        "at LoRA steps the head is read whole (full), or only for the likeliest tokens of a low-rank preview (screened)",
+        label="Head at LoRA steps",
+        row="parts",
+        words="head {}",
+    ),
+    Setting(
+        *("parts", SCHEDULE, Choice(CORRECTION_PARTS), "auto"),
+        "parts of the correction that run: linear is the paper's, auto takes all that the adapters have",
+        label="Parts of the correction",
+        row="parts",
+        words="parts {}",
     ),
     # Training draws the schedule of each batch where none is fixed.
     Setting(*("reuse", TRAINING, Choice(REUSE_RULES), "residual"), "the rule that the corrections are for"),
