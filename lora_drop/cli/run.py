@@ -25,7 +25,8 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.options import config_from
 from lora_drop.method.presets import presets_for
 from lora_drop.method.settings import RUN, settings_of
-from lora_drop.run.records import Record, StepRecord, write_line
+from lora_drop.run.lines import write_line
+from lora_drop.run.records import Record, StepRecord
 from lora_drop.run.trace import gather
 
 if TYPE_CHECKING:

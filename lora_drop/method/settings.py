@@ -275,7 +275,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         *("head", SCHEDULE, Choice(HEADS, ("whole", "screened")), "full"),
-        "at LoRA steps the head is read whole (full), or only for the likeliest tokens of a low-rank preview (screened)",
+        "at LoRA steps the head is read whole (full), or for the likeliest tokens of a preview only (screened)",
         label="Head at LoRA steps",
         row="parts",
         words="head {}",
