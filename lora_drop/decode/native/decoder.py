@@ -179,7 +179,7 @@ class NativeDecoder(ReferenceDecoder):
         watched = torch.empty(n, 1, h.shape[0]) if state.watch else None
         ratios = None if schedule.refresh_norm is None else torch.empty(n)
         step = Step(
-            *(lora, REUSE_RULES.index(schedule.reuse), schedule.part == "attention", schedule.kv == "write"),
+            *(1, lora, REUSE_RULES.index(schedule.reuse), schedule.part == "attention", schedule.kv == "write"),
             bank.alpha / bank.rank if bank else 0.0,
             *(None if t is None else t.data_ptr() for t in (watched, ratios)),
         )
@@ -191,7 +191,7 @@ class NativeDecoder(ReferenceDecoder):
             state.refresher.take(ratios[~ratios.isnan()])
         state.position += 1
         logits = torch.empty(1, self._vocabulary)
-        self._library.ld_head(self._head_at, self._norm.data_ptr(), self._eps, h.data_ptr(), logits.data_ptr())
+        self._library.ld_head(self._head_at, self._norm.data_ptr(), self._eps, 1, h.data_ptr(), logits.data_ptr())
         entropy = None
         if schedule.refresh_entropy is not None:
             entropy = self._library.ld_entropy(logits.data_ptr(), self._vocabulary)
@@ -247,7 +247,7 @@ class NativeDecoder(ReferenceDecoder):
             if bank is None or i not in bank.a:
                 continue
             a, bt = bank.a[i].contiguous(), bank.b[i].T.contiguous()  # (r, D) each: both are read along their rows
-            plan.a, plan.bt = (Matrix(t.data_ptr(), None, *t.shape, KINDS[t.dtype]) for t in (a, bt))
+            plan.linear.a, plan.linear.bt = (Matrix(t.data_ptr(), None, *t.shape, KINDS[t.dtype]) for t in (a, bt))
             state.tensors += [a, bt]
             if schedule.reuse == "residual":
                 state.tensors.append(bank.gate[i].float())
