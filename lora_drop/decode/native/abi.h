@@ -59,6 +59,15 @@ typedef struct {
     float *ratios;                                /* (skipped layers,) for ||d|| / ||cached||, or NULL */
 } Step;
 
+/* A preview of the head: logits of a normed state x are about scale * (codes (project x)). */
+typedef struct {
+    Matrix project;       /* (R, D), F32 or BF16; R is a multiple of 4 */
+    const int8_t *codes;  /* (V, R) in panels of 16 tokens, of R / 4 x 16 words of 4 as in a Q8_0 panel; V rounded up */
+    const float *scale;   /* (V,), rounded up */
+    const uint8_t *rows;  /* of a head of blocks the rows as `ld_pack` takes them; else NULL */
+    int64_t best;         /* tokens whose logits are exact */
+} Screen;
+
 LD_API int64_t ld_abi(void);
 
 /* Use this many threads from now on, the caller's among them; a pool only grows. */
@@ -75,6 +84,9 @@ LD_API int ld_step(const Layer *layers, const Plan *plan, int64_t count, const S
 
 /* Logits (rows, V) of h (rows, D): the last norm and the head. */
 LD_API int ld_head(const Matrix *w, const float *norm, float eps, int64_t rows, const float *h, float *y);
+
+/* Logits (V,) of one row h (D,): the screen's, but exact, to the bit, for the best of them. */
+LD_API int ld_head_screened(const Matrix *w, const Screen *s, const float *norm, float eps, const float *h, float *y);
 
 /* Entropy of the softmax of logits (n,), in nats. */
 LD_API float ld_entropy(const float *logits, int64_t n);

@@ -10,6 +10,7 @@
 #include "layer.h"
 #include "matmul.h"
 #include "pool.h"
+#include "screen.h"
 #include "vec.h"
 #include "workspace.h"
 
@@ -58,6 +59,17 @@ int ld_head(const Matrix *w, const float *norm, float eps, int64_t rows, const f
         rms_norm(h, norm, space->normed.at, rows, w->k, eps);
         Product p = prepare(w, NULL, space->normed.at, rows, space, y);
         multiply(&p, NULL);
+    }
+    pool_unlock();
+    return space ? LD_OK : LD_NO_MEMORY;
+}
+
+int ld_head_screened(const Matrix *w, const Screen *s, const float *norm, float eps, const float *h, float *y) {
+    pool_lock();
+    Workspace *space = workspace_for_screen(w, s);
+    if (space) {
+        rms_norm(h, norm, space->normed.at, 1, w->k, eps);
+        screened(w, s, space->normed.at, y, space);
     }
     pool_unlock();
     return space ? LD_OK : LD_NO_MEMORY;

@@ -2,7 +2,8 @@
 
 #include <stdlib.h>
 
-#include "panels.h"
+#include "matmul.h"
+#include "vec.h"
 
 static Workspace space;
 
@@ -43,4 +44,10 @@ Workspace *workspace_for_step(const Layer *layers, const Plan *plan, const Store
 
 Workspace *workspace_for_matrix(const Matrix *w, int64_t rows) {
     return fits(&space.sums, rows * (w->k / BLOCK)) && fits(&space.normed, rows * w->k) ? &space : NULL;
+}
+
+Workspace *workspace_for_screen(const Matrix *w, const Screen *s) {
+    int64_t panels = (w->n + LANES - 1) / LANES, groups = (s->best + LANES - 1) / LANES;
+    return workspace_for_matrix(w, 1) && fits(&space.low, s->project.n) && fits(&space.tops, 2 * panels)
+           && fits(&space.found, 2 * w->n) && fits(&space.rows, groups * LANES * row_bytes(w) / 2) ? &space : NULL;
 }

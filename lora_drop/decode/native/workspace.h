@@ -21,6 +21,9 @@ typedef struct {
     Buffer output;     /* (rows, D): the layer's output */
     Buffer low;        /* (r,): A x */
     Buffer correction; /* (D,) */
+    Buffer tops;       /* (V / 16,) keys of 64 bits: see `Screening`, and so are the next */
+    Buffer found;      /* (V,) keys */
+    Buffer rows;       /* bytes of two panels for each 16 of the best */
 } Workspace;
 
 enum { QUERIES = 8 }; /* tokens that attend at a time: there is room for their scores */
@@ -30,5 +33,8 @@ Workspace *workspace_for_step(const Layer *layers, const Plan *plan, const Store
 
 /* The same for a matrix alone. */
 Workspace *workspace_for_matrix(const Matrix *w, int64_t rows);
+
+/* The same for a head with a screen. */
+Workspace *workspace_for_screen(const Matrix *w, const Screen *s);
 
 #endif
