@@ -1,0 +1,69 @@
+"""A text that goes in circles."""
+
+import random
+
+import pytest
+
+from lora_drop.method.collapse import collapse_at, repeated_share
+
+TEXT = list(range(100, 140))  # no token twice
+
+
+@pytest.mark.parametrize("n", range(1, 17))
+@pytest.mark.parametrize("partial", [0, 1])
+def test_a_loop_that_fills_the_last_32_tokens_is_a_collapse_from_its_first_token_on(n, partial):
+    loop = (list(range(n)) * 40)[: 32 + n * partial]  # it may end within a round
+    assert collapse_at(TEXT + loop) == len(TEXT)
+    assert collapse_at(loop) == 0
+    assert collapse_at(TEXT + loop[:31]) is None
+
+
+def test_a_loop_that_began_long_before_the_last_32_tokens_begins_where_it_began():
+    assert collapse_at(TEXT + [7, 8, 9] * 100) == len(TEXT)
+
+
+def test_the_shortest_loop_says_where():
+    assert collapse_at([5, 6] + [5] * 40) == 2  # as a loop of one, not of a longer one that holds it
+
+
+def test_a_text_that_left_its_loop_has_not_collapsed():
+    assert collapse_at([1, 2] * 40 + TEXT[:1]) is None
+    assert collapse_at([1, 2] * 40 + TEXT) is None
+
+
+def test_what_is_no_collapse():
+    assert collapse_at([]) is None
+    assert collapse_at([3] * 31) is None
+    assert collapse_at(TEXT) is None
+    assert collapse_at(list(range(17)) * 3) is None  # 17 tokens do not fill 32 twice
+
+
+def test_one_other_token_within_the_loop_is_enough():
+    loop = [1, 2, 3] * 20
+    for place in range(len(loop) - 32, len(loop)):
+        changed = [*loop]
+        changed[place] = 99
+        assert collapse_at(changed) is None
+
+
+def test_collapse_agrees_with_its_definition_on_random_texts():
+    random.seed(0)
+    for _ in range(2000):
+        loop = random.choices([0, 1], k=3) * random.randrange(16)
+        ids = [*random.choices([0, 1], k=random.randrange(20)), *loop]
+        found = collapse_at(ids)
+        last = ids[-32:]
+        loops = [n for n in range(1, 17) if len(last) == 32 and all(last[i] == last[i - n] for i in range(n, 32))]
+        assert (found is not None) == bool(loops)
+        if found is not None:
+            n = loops[0]
+            assert all(ids[i] == ids[i + n] for i in range(found, len(ids) - n))
+            assert found == 0 or ids[found - 1] != ids[found - 1 + n]
+
+
+def test_the_share_of_repeated_4grams():
+    assert repeated_share([]) == repeated_share([1, 1, 1]) == 0
+    assert repeated_share(TEXT) == 0
+    assert repeated_share([1] * 5) == 0.5  # two 4-grams, the second is the first
+    assert repeated_share([1, 2, 3, 4, 9, 1, 2, 3, 4]) == pytest.approx(1 / 6)
+    assert repeated_share([1] * 103) == pytest.approx(0.99)
