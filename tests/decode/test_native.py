@@ -109,7 +109,7 @@ def test_one_that_cannot_be_used_even_when_new_is_reported_in_one_line(tmp_path,
 
 
 def test_both_sides_have_one_layout(tmp_path):
-    kinds = [getattr(structs, name) for name in ("Matrix", "Layer", "Pair", "Store", "Plan", "Step")]
+    kinds = [getattr(structs, name) for name in ("Matrix", "Layer", "Pair", "Store", "Plan", "Step", "Screen")]
     lines = ["#include <stddef.h>", f'#include "{loader.FOLDER / "abi.h"}"']
     for kind in kinds:
         lines.append(f'_Static_assert(sizeof({kind.__name__}) == {ctypes.sizeof(kind)}, "");')

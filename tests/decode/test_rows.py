@@ -1,4 +1,4 @@
-"""Several rows at once in C: each is, to the bit, what it is alone, whatever the kind, the number of rows and threads."""
+"""Several rows at once in C: each is, to the bit, what it is alone, for each kind, number of rows and of threads."""
 
 import ctypes
 import shutil

@@ -63,11 +63,18 @@ class Step(ctypes.Structure):
     ]
 
 
+class Screen(ctypes.Structure):
+    """A preview of the head."""
+
+    _fields_ = [("project", Matrix), ("codes", _pointer), ("scale", _pointer), ("rows", _pointer), ("best", _int64)]
+
+
 FUNCTIONS = {  # what each returns, and what it takes
     "ld_abi": (_int64, ()),
     "ld_threads": (ctypes.c_int, (_int64,)),
     "ld_pack": (None, (_pointer, _pointer, _int64, _int64, _int64)),
     "ld_step": (ctypes.c_int, (_pointer, _pointer, _int64, *(_pointer,) * 5)),
     "ld_head": (ctypes.c_int, (_pointer, _pointer, ctypes.c_float, _int64, _pointer, _pointer)),
+    "ld_head_screened": (ctypes.c_int, (_pointer,) * 3 + (ctypes.c_float, _pointer, _pointer)),
     "ld_entropy": (ctypes.c_float, (_pointer, _int64)),
 }
