@@ -39,7 +39,7 @@ def matrix(kind, n, k):
     )
     panels = torch.empty(rows.size, dtype=torch.uint8)
     library().ld_pack(rows.ctypes.data, panels.data_ptr(), n, k, kind)
-    return Matrix(panels.data_ptr(), bias.data_ptr(), n, k, kind), (panels, bias)
+    return Matrix(panels.data_ptr(), bias.data_ptr(), n, k, kind), (panels, bias, rows)
 
 
 def logits(fresh, w, h):
@@ -57,7 +57,7 @@ def test_a_matrix_gives_each_row_what_it_gives_alone(fresh, kind, n, k):
     w, kept = matrix(kind, n // 16 * 16 if kind in BYTES else n, k)
     h = torch.randn(max(COUNTS), k)
     alone = torch.cat([logits(fresh, w, row[None].clone()) for row in h])
-    assert alone.isfinite().all() and len(kept) == 2
+    assert alone.isfinite().all() and len(kept) >= 2
     for count in COUNTS:
         assert torch.equal(logits(fresh, w, h[:count]), alone[:count])
 
