@@ -151,7 +151,7 @@ def test_native_blocks_are_the_models_weights(bundled):
     for at in (0, 31, 32, 575):
         x = torch.zeros(576)
         x[at] = 1
-        library().ld_head(*(ctypes.addressof(weights.head), norm.data_ptr(), 0.0, x.data_ptr(), got.data_ptr()))
+        library().ld_head(*(ctypes.addressof(weights.head), norm.data_ptr(), 0.0, 1, x.data_ptr(), got.data_ptr()))
         torch.testing.assert_close(got, full[:, at], rtol=2**-8, atol=1e-6)
 
 
