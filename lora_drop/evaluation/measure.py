@@ -15,6 +15,7 @@ from typing import Any
 
 from lora_drop.adapters.find import bank_fingerprint, bank_folder
 from lora_drop.evaluation.metrics import evaluate
+from lora_drop.evaluation.texts import given_texts
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.place import describe_device
@@ -84,7 +85,7 @@ def measure(
 ) -> dict[str, Any]:
     """A row: the point's teacher-forced quality over the pairs, its measured speed, its bound and KV."""
     config = point.config
-    quality = evaluate(loaded, config, iter(pairs), context_tokens)
+    quality = evaluate(loaded, config, given_texts(loaded, pairs, context_tokens))
     trace = gather(run(loaded, _speed_request(config, pairs[0][0])))
     summary = trace.summary
     assert summary is not None  # it ran to its end
