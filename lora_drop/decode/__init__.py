@@ -9,13 +9,13 @@ one place that computes entropy, KL, agreement and likelihood.
 from lora_drop.decode.cache import KVCache
 from lora_drop.decode.correction import PROJECTIONS, Correction
 from lora_drop.decode.head import ScreenedHead, screen
-from lora_drop.decode.lane import Lane, not_finite
+from lora_drop.decode.lane import Lane, LaneEvent, not_finite
 from lora_drop.decode.native import NativeDecoder, NativeWeights, lay_out, library
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.refresh import Refresher
 from lora_drop.decode.sampling import Sampling
 from lora_drop.decode.static import StaticDecoder, StaticWeights
-from lora_drop.decode.step import Decoder, DecoderOutput, DecodeState, StepResult
+from lora_drop.decode.step import Decoder, DecoderOutput, DecodeState, Judged, Rewind, StepResult
 from lora_drop.decode.weights import is_supported
 
 __all__ = [
@@ -24,12 +24,15 @@ __all__ = [
     "DecodeState",
     "Decoder",
     "DecoderOutput",
+    "Judged",
     "KVCache",
     "Lane",
+    "LaneEvent",
     "NativeDecoder",
     "NativeWeights",
     "ReferenceDecoder",
     "Refresher",
+    "Rewind",
     "Sampling",
     "ScreenedHead",
     "StaticDecoder",

@@ -71,6 +71,17 @@ class KVCache:
         self.stores[layer] = new
         return new
 
+    def cut(self, layer: int, tokens: int) -> None:
+        """Forget a layer's last tokens."""
+        self.lengths[layer] -= tokens
+
+    def keep_last(self, layer: int, rows: int) -> None:
+        """Of a layer's last `rows` tokens keep only the last one."""
+        store, end = self.store(layer), self.lengths[layer]
+        if rows > 1:
+            store.select(3, end - rows).copy_(store.select(3, end - 1))
+            self.cut(layer, rows - 1)
+
     def clone(self) -> KVCache:
         """A copy with storage of its own: the audit starts from the lane's prefill, which is full by definition."""
         copy = KVCache(len(self.lengths))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from lora_drop.decode.correction import Correction
 from lora_drop.decode.logits import entropy
 from lora_drop.decode.sampling import Sampling, draw
-from lora_drop.decode.step import Decoder, DecodeState, StepResult
+from lora_drop.decode.step import Decoder, DecoderOutput, DecodeState, Judged, Rewind, StepResult
 from lora_drop.errors import LoraDropError
 from lora_drop.method.schedule import Schedule
 
@@ -38,7 +39,11 @@ class Clock:
 
 
 class Lane:
-    """One generation: an iterator of steps whose clock counts prefill, decode steps and the drawing of tokens.
+    """One generation: an iterator of steps whose clock counts prefill, decode passes and the drawing of tokens.
+
+    In a schedule that judges, the tokens of LoRA steps are drafts until the next full pass. Where the full model takes
+    some back, the iterator gives a `Rewind` and then the first of these steps again, as a refresh; where the last
+    tokens are drafts, a pass over them ends the lane, and a `Judged` if it keeps them all.
 
     Whatever happens between two `next()` calls (the other lane, the audit, the page) is outside its clock.
 
@@ -48,6 +53,12 @@ class Lane:
         schedule, bank: what is dropped when, and the corrections (or None).
         stop_ids: tokens that end the text; an empty set runs to `max_new_tokens`.
         watch: keep the skipped layers' outputs of each step for the audit.
+        choose: what draws a token (rows, 1) from logits (rows, V), row r of which belongs to step `step` + r; None draws
+            as `sampling` says. Asked twice of one step, it has to answer the same in a schedule that judges.
+
+    Attributes:
+        tokens: those written so far, the stop token included; once the lane has ended all are kept.
+        drafts, accepted: tokens of LoRA steps that were judged, and how many of them the full model kept.
     """
 
     def __init__(
@@ -60,17 +71,20 @@ class Lane:
         max_new_tokens: int,
         stop_ids: frozenset[int] = frozenset(),
         watch: bool = False,
+        choose: Callable[[Tensor, int], Tensor] | None = None,
     ):
         self.schedule, self.sampling, self.stop_ids = schedule, sampling, stop_ids
         self.state: DecodeState = decoder.new_state(schedule, bank, input_ids.shape[1] + max_new_tokens - 1, watch)
         self.prefill_ms = self.decode_ms = 0.0
-        self.decode_steps = 0
         self.ended: str | None = None  # "stop" or "length" once there is no next step
+        self.tokens: list[int] = []
+        self.drafts = self.accepted = 0
         self._decoder, self._input_ids = decoder, input_ids
-        self._remaining = max_new_tokens
-        self._generator = torch.Generator(device=decoder.device).manual_seed(sampling.seed)
+        self._max_new_tokens = max_new_tokens
+        self._choose = choose or (lambda logits, step: draw(logits, sampling, step))
         self._clock = Clock(decoder.device)
         self._token: Tensor | None = None  # (B, 1), the last one drawn
+        self._next: list[StepResult] = []  # what a `Rewind` is followed by
 
     @property
     def clock_ms(self) -> float:
@@ -78,37 +92,103 @@ class Lane:
         return self.prefill_ms + self.decode_ms
 
     @property
+    def decode_steps(self) -> int:
+        """Decode steps whose tokens stand."""
+        return max(0, len(self.tokens) - 1)
+
+    @property
+    def judged(self) -> int:
+        """How many of `tokens` cannot be taken back any more."""
+        return len(self.tokens) - len(self.state.entered) if self.schedule.judges else len(self.tokens)
+
+    @property
     def tokens_per_second(self) -> float | None:
-        """Decode steps per second of decoding, prefill left out; None before the first decode step."""
+        """Tokens that stand per second of decoding, prefill left out; None before the first decode step."""
         return 1000 * self.decode_steps / self.decode_ms if self.decode_steps else None
 
-    def __iter__(self) -> Iterator[StepResult]:
+    def __iter__(self) -> Iterator[LaneEvent]:
         return self
 
     @torch.inference_mode()
-    def __next__(self) -> StepResult:
+    def __next__(self) -> LaneEvent:
         """The next step. Raises LoraDropError: its logits are NaN or infinite, so its token would mean nothing."""
+        if self._next:
+            return self._take(self._next.pop())
         if self.ended:
             raise StopIteration
-        prefill = self._token is None
+        return self._judge_pending() if self._is_over() else self._step()
+
+    def _is_over(self) -> bool:
+        """True after the stop token, or the last one that was asked for."""
+        return len(self.tokens) == self._max_new_tokens or (bool(self.tokens) and self.tokens[-1] in self.stop_ids)
+
+    def _step(self) -> LaneEvent:
+        """Prefill or a decode step."""
         self._clock.start()
+        prefill = self._token is None
         if self._token is None:
             found = self._decoder.prefill(self._input_ids, self.state)
         else:
             found = self._decoder.step(self._token, self.state)
-        self._token = draw(found.logits, self.sampling, self._generator)
-        token_id = int(self._token)  # waits for the device: the caller shows the token, and the clock must hold it
+        rows = found.logits.shape[0] if self.schedule.judges else 1
+        number = self.state.refresher.step - rows + 1  # of the first step that the logits are of
+        choices = self._choose(found.logits, number)
+        token_ids = choices[:, 0].tolist()  # waits for the device: the caller shows them, the clock must hold it
+        kept = self._kept(found.logits, token_ids[:-1], rows - 1) if rows > 1 else 0
+        if kept < rows - 1:
+            return self._rewind(found, kept, choices)
         ms = self._clock.stop()
         if prefill:
             self.prefill_ms = ms
         else:
             self.decode_ms += ms
-            self.decode_steps += 1
-        self._remaining -= 1
-        if token_id in self.stop_ids:
-            self.ended = "stop"
-        elif self._remaining == 0:
-            self.ended = "length"
+        self._token = choices[-1:]
+        last = dataclasses.replace(found, logits=found.logits[-1:], watched=_last_row(found))
+        return self._take(self._result(last, token_ids[-1], ms))
+
+    def _judge_pending(self) -> LaneEvent:
+        """The pass over the last drafts, which begins no step."""
+        self._clock.start()
+        found = self._decoder.repair(None, self.state)
+        choices = self._choose(found.logits, self.state.refresher.step - found.rows + 1)
+        kept = self._kept(found.logits, choices[:, 0].tolist(), found.rows)
+        if kept < found.rows:
+            return self._rewind(found, kept, choices)
+        ms = self._clock.stop()
+        self.decode_ms += ms
+        self.ended = "stop" if self.tokens[-1] in self.stop_ids else "length"
+        return Judged(found.rows, ms, kept)
+
+    def _kept(self, logits: Tensor, choices: list[int], count: int) -> int:
+        """How many of the last `count` tokens, drafts, the full model keeps: up to the first that it does not.
+
+        Args:
+            logits: (rows, V) of the pass.
+            choices: what the full model draws in the place of each.
+        """
+        drafts, accept = self.tokens[-count:], self.schedule.accept
+        stays = [draft == choice for draft, choice in zip(drafts, choices, strict=True)]
+        if accept < 1 and not all(stays):
+            rows = logits[:count].float()
+            theirs = rows.gather(-1, torch.tensor(drafts, device=rows.device)[:, None])[:, 0]
+            likely = (theirs >= rows.amax(-1) + math.log(accept)).tolist()
+            stays = [same or fits for same, fits in zip(stays, likely, strict=True)]
+        kept = stays.index(False) if False in stays else count
+        self.drafts += count
+        self.accepted += kept
+        return kept
+
+    def _rewind(self, found: DecoderOutput, kept: int, choices: Tensor) -> Rewind:
+        """Take back the drafts after the first `kept`; the full model's own choice stands there."""
+        taken = self._decoder.rewind(found, kept + 1, self.state)
+        self._token = choices[kept : kept + 1]
+        ms = self._clock.stop()
+        self.decode_ms += ms
+        del self.tokens[self.state.refresher.step :]
+        self._next = [self._result(taken, int(self._token), ms)]
+        return Rewind(self.state.refresher.step - 1)
+
+    def _result(self, found: DecoderOutput, token_id: int, ms: float) -> StepResult:
         refresher = self.state.refresher
         nats = entropy(found.logits) if found.entropy is None else found.entropy
         if not math.isfinite(nats):  # then a logit is not either; the entropy is fetched anyway, so this costs nothing
@@ -124,7 +204,22 @@ class Lane:
             logits=found.logits,
             watched=found.watched,
             trigger=refresher.trigger,
+            rows=found.rows,
         )
+
+    def _take(self, step: StepResult) -> StepResult:
+        """Count a step's token, and see whether the lane ends with it."""
+        self.tokens.append(step.token_id)
+        if self._is_over() and not (self.schedule.judges and self.state.entered):
+            self.ended = "stop" if step.token_id in self.stop_ids else "length"
+        return step
+
+
+LaneEvent = StepResult | Rewind | Judged
+
+
+def _last_row(found: DecoderOutput) -> Tensor | None:
+    return None if found.watched is None else found.watched[:, -1:]
 
 
 def not_finite(step: int, schedule: Schedule, bank: Correction | None) -> LoraDropError:

@@ -7,10 +7,12 @@ Shapes: B batch, T tokens of this call, D hidden size, V vocabulary, L layers, n
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from lora_drop.decode.cache import HiddenCache, KVCache
@@ -58,19 +60,77 @@ class ReferenceDecoder:
     @torch.inference_mode()
     def step(self, token: Tensor, state: DecodeState) -> DecoderOutput:
         """See `step.Decoder`."""
-        lora = not state.refresher.begin()
-        dropped = state.schedule.dropped_set
+        lora, schedule = not state.refresher.begin(), state.schedule
+        if not lora and schedule.repairs:
+            return self.repair(token, state)
+        first, watched = first_skipped(schedule), []
         h, rope = self._enter(token, state)
-        watched = []
         for i in range(self.num_layers):
-            h = (self.run_dropped if lora and i in dropped else self.run_full)(i, h, rope, state)
-            if i in dropped:
+            if i == first and schedule.repairs:
+                state.entered.append(h)
+            if lora:
+                h = self.run_lora(i, h, rope, state)
+            else:
+                h = self.run_full(i, h, rope, state)
+            if i in schedule.dropped_set:
                 watched.append(h[:, 0])
+        if first == self.num_layers and schedule.repairs:
+            state.entered.append(h)
         state.position += 1
         h = h[:, -1]
-        logits = self.head(self.norm(h))
+        logits = self._lora_logits(h, state) if lora else self.head(self.norm(h))
         state.refresher.end(logits)
         return DecoderOutput(logits, stacked(watched, h) if state.watch else None, state.refresher.entropy)
+
+    @torch.inference_mode()
+    def repair(self, token: Tensor | None, state: DecodeState) -> DecoderOutput:
+        """See `step.Decoder`. Row by row within a layer, so that each is what a full step computes."""
+        schedule, pending = state.schedule, len(state.entered)
+        first, rows, state.entered = first_skipped(schedule), state.entered, []
+        if token is not None:
+            h, rope = self._enter(token, state)
+            for i in range(first):
+                h = self.run_full(i, h, rope, state)
+            rows = [*rows, h]
+            state.position += 1
+        start = state.position - len(rows)
+        ropes = [self._rotation(h, start + row) for row, h in enumerate(rows)]
+        watched, state.passed = [], {}
+        for i in range(first, self.num_layers):
+            skipped = i in schedule.dropped_set
+            if not skipped:
+                state.kv.cut(i, pending)  # what the LoRA steps wrote
+            reached, remembered = [], []
+            for h, rope in zip(rows, ropes, strict=True):
+                reached.append(self.run_full(i, h, rope, state))
+                remembered.append(state.hidden.vectors[i])
+            rows = reached
+            if skipped:
+                watched.append(torch.cat([h[:, 0] for h in rows if schedule.judges or h is rows[-1]]))
+                state.passed[i] = remembered
+                if schedule.kv == "skip":
+                    state.kv.keep_last(i, len(rows))
+        wanted = [h[:, -1] for h in rows if schedule.judges or h is rows[-1]]
+        logits = torch.cat([self.head(self.norm(h)) for h in wanted])
+        state.refresher.end(logits[-1:])
+        seen = stacked(watched, torch.cat(wanted)) if state.watch else None
+        return DecoderOutput(logits, seen, state.refresher.entropy, len(rows))
+
+    @torch.inference_mode()
+    def rewind(self, found: DecoderOutput, rows: int, state: DecodeState) -> DecoderOutput:
+        """See `step.Decoder`."""
+        back = found.rows - rows
+        for i in range(self.num_layers):
+            state.kv.cut(i, back)
+        for i, remembered in state.passed.items():
+            state.hidden[i] = remembered[rows - 1]
+        state.position -= back
+        refresher = state.refresher
+        refresher.back_to(refresher.step - back)
+        logits = found.logits[rows - 1 : rows]
+        refresher.end(logits)
+        watched = None if found.watched is None else found.watched[:, rows - 1 : rows]
+        return DecoderOutput(logits, watched, refresher.entropy, found.rows)
 
     @torch.inference_mode()
     def read(
@@ -89,8 +149,27 @@ class ReferenceDecoder:
     def _enter(self, tokens: Tensor, state: DecodeState) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Embeddings (B, T, D) of tokens and the rotary cosines and sines (1, T, hs) of their true positions."""
         h = self.embed(tokens)
-        positions = torch.arange(state.position, state.position + tokens.shape[1], device=h.device)[None]
-        return h, self.rotary(h, position_ids=positions)
+        return h, self._rotation(h, state.position)
+
+    def _rotation(self, h: Tensor, position: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (1, T, hs) of the tokens h (B, T, D) from a position on."""
+        positions = torch.arange(position, position + h.shape[1], device=h.device)[None]
+        return self.rotary(h, position_ids=positions)
+
+    def _lora_logits(self, h: Tensor, state: DecodeState) -> Tensor:
+        """Logits (B, V) of the last hidden state (B, D) of a LoRA step."""
+        h, bank = self.norm(h), state.bank
+        if state.schedule.head == "screened" and bank is not None and bank.head is not None:
+            return bank.head.logits(h, self.head.weight)
+        return self.head(h)
+
+    def run_lora(self, i: int, h: Tensor, rope: tuple[Tensor, Tensor], state: DecodeState) -> Tensor:
+        """A layer at a LoRA step, (B, 1, D): skipped, or run, with its change where the bank has one."""
+        if i in state.schedule.dropped_set:
+            return self.run_dropped(i, h, rope, state)
+        if state.bank is not None and i in state.bank.kept and i > first_skipped(state.schedule):
+            return self.run_adapted(i, h, rope, state)
+        return self.run_full(i, h, rope, state)
 
     def run_full(self, i: int, h: Tensor, rope: tuple[Tensor, Tensor], state: DecodeState) -> Tensor:
         """h[t][i] -> h[t][i+1] = f_i(h[t][i]) for (B, T, D). Writes K/V; a layer to be skipped leaves its anchor."""
@@ -121,12 +200,14 @@ class ReferenceDecoder:
     def run_dropped(self, i: int, h: Tensor, rope: tuple[Tensor, Tensor], state: DecodeState) -> Tensor:
         """A skipped layer at a LoRA step, (B, 1, D): no attention, and with `part="block"` no MLP either."""
         layer, schedule, bank = self.layers[i], state.schedule, state.bank
-        if schedule.kv == "write":
+        if schedule.kv == "write" and not schedule.repairs:  # a repair writes them, and until then nothing reads them
             self._write_kv(i, h, rope, state)
         own = bank if bank is not None and i in bank.a else None
         d: Tensor | float = 0.0
         if own is not None:
             d = own.correction(i, h)
+            if i in own.mlp:
+                d = d + own.bottleneck(i, layer.post_attention_layernorm(h))
             state.refresher.measure(d, h if schedule.reuse == "skip" else state.hidden[i])
         if schedule.reuse == "skip":
             u = h + d
@@ -139,6 +220,28 @@ class ReferenceDecoder:
                 state.hidden[i] = u[:, -1]
         return u if schedule.part == "block" else u + layer.mlp(layer.post_attention_layernorm(u))
 
+    def run_adapted(self, i: int, h: Tensor, rope: tuple[Tensor, Tensor], state: DecodeState) -> Tensor:
+        """A layer that runs at a LoRA step with the bank's `kept` part, (B, 1, D). Writes K/V."""
+        assert state.bank is not None
+        layer, adapted = self.layers[i], partial(state.bank.adapted, i)
+        attention, mlp = layer.self_attn, layer.mlp
+        x = layer.input_layernorm(h)
+        qkv = torch.cat([proj(x) for proj in (attention.q_proj, attention.k_proj, attention.v_proj)], -1)
+        heads = adapted("qkv", x, qkv).unflatten(-1, (-1, attention.head_dim))  # (B, 1, nh + 2 nkv, hs)
+        kv_heads = attention.k_proj.out_features // attention.head_dim
+        query, key, value = heads.split((heads.shape[2] - 2 * kv_heads, kv_heads, kv_heads), 2)
+        if hasattr(attention, "q_norm"):  # Qwen3
+            query, key = attention.q_norm(query), attention.k_norm(key)
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))  # (B, heads, 1, hs)
+        keys, values = state.kv.update(_rotate(key, *rope), value, i)
+        mixed = F.scaled_dot_product_attention(_rotate(query, *rope), keys, values, enable_gqa=True)
+        mixed = mixed.transpose(1, 2).flatten(2)
+        u = h + adapted("out", mixed, attention.o_proj(mixed))
+        x = layer.post_attention_layernorm(u)
+        gate, up = adapted("gate_up", x, torch.cat((mlp.gate_proj(x), mlp.up_proj(x)), -1)).chunk(2, -1)
+        inner = mlp.act_fn(gate) * up
+        return u + adapted("down", inner, mlp.down_proj(inner))
+
     def _write_kv(self, i: int, h: Tensor, rope: tuple[Tensor, Tensor], state: DecodeState) -> None:
         """K and V of a skipped layer, without its attention: `kv="write"`."""
         layer = self.layers[i]
@@ -150,6 +253,11 @@ class ReferenceDecoder:
             key = attention.k_norm(key)
         key, value = key.transpose(1, 2), attention.v_proj(x).view(shape).transpose(1, 2)  # (B, n_kv, 1, hs)
         state.kv.update(_rotate(key, *rope), value, i)
+
+
+def first_skipped(schedule: Schedule) -> int:
+    """The first layer that LoRA steps compute otherwise; the number of layers where it is the head alone."""
+    return schedule.dropped[0] if schedule.dropped else schedule.num_layers
 
 
 def stacked(outputs: list[Tensor], like: Tensor) -> Tensor:

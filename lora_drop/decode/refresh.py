@@ -46,6 +46,12 @@ class Refresher:
             self.refreshes += 1
         return full
 
+    def back_to(self, step: int) -> None:
+        """A full pass has taken back all after this step, which is the last refresh now."""
+        self.refreshes += self.kind == "lora"  # the pass had begun no step of its own
+        self.step = self.last_refresh = step
+        self.kind, self.trigger = "refresh", None
+
     def measure(self, d: Tensor, cached: Tensor) -> None:
         """Take the correction of a skipped layer and the vector that its rule reuses, D numbers each (batch 1)."""
         if self.schedule.refresh_norm is not None:

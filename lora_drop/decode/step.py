@@ -28,6 +28,10 @@ class DecodeState:
     watch: bool = False  # whether steps give the outputs of the skipped layers, for the audit
     position: int = 0  # tokens read so far: the true position of the next one
     refresher: Refresher = field(init=False)  # which step this is, and whether it is full
+    # With repair, of each token that a LoRA step has read since the last refresh: what the first skipped layer takes.
+    entered: list[Tensor] = field(default_factory=list, repr=False)
+    # Of the last repair: for each skipped layer what its rule remembers of each row.
+    passed: dict[int, list[Tensor | None]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
         self.refresher = Refresher(self.schedule)
@@ -38,15 +42,18 @@ class DecoderOutput:
     """What a decoder's call gives.
 
     Args:
-        logits: of the next token, (B, V); from `read` one row a token, (B, T, V).
+        logits: of the next token, (B, V); from `read` one row a token, (B, T, V); from a pass that judges one a token
+            of the pass, (rows, V).
         watched: the outputs of the skipped layers, ascending, (n, B, D); from `read` those of the layers asked for,
-            (n, B, T, D). None where nobody asked.
-        entropy: of the logits in nats, where the schedule needed it, so that nobody computes it again; else None.
+            (n, B, T, D); from a pass that judges (n, rows, D). None where nobody asked.
+        entropy: of the last logits in nats, where the schedule needed it, so that nobody computes it again; else None.
+        rows: the tokens that the call ran through the skipped layers: more than one only in a repair.
     """
 
     logits: Tensor
     watched: Tensor | None = None
     entropy: float | None = None
+    rows: int = 1
 
 
 class Decoder(Protocol):
@@ -81,7 +88,32 @@ class Decoder(Protocol):
         """Read the prompt (B, P): step 0, full, and the first refresh. Gives the logits after its last token."""
 
     def step(self, token: Tensor, state: DecodeState) -> DecoderOutput:
-        """Decode one token (B, 1), full or with the schedule's layers skipped, as `state.refresher` decides."""
+        """Decode one token (B, 1), full or with the schedule's layers skipped, as `state.refresher` decides.
+
+        A refresh with `refresh="repair"` is a `repair` that ends with this token.
+        """
+
+    def repair(self, token: Tensor | None, state: DecodeState) -> DecoderOutput:
+        """One full pass over the tokens that LoRA steps have read since the last refresh, and over `token` (1, 1).
+
+        With `kv="write"` caches and anchors then equal those of the full model on the same tokens. Each row's numbers
+        are those of a full step, bit for bit (`StaticDecoder`: up to rounding).
+
+        Args:
+            token: None judges what is pending: no step begins.
+
+        Returns:
+            Logits of the last token, or of each where the schedule judges.
+        """
+
+    def rewind(self, found: DecoderOutput, rows: int, state: DecodeState) -> DecoderOutput:
+        """Take back all but the first `rows` tokens of the pass that has just given `found`, in a schedule that judges.
+
+        The last token kept is the last refresh then.
+
+        Returns:
+            What the pass would have given had it ended there: logits (1, V).
+        """
 
     def read(
         self, tokens: Tensor, kv: KVCache, position: int, layers: tuple[int, ...], logits_from: int = 0
@@ -108,3 +140,20 @@ class StepResult:
     logits: Tensor  # (B, V)
     watched: Tensor | None  # (n, B, D)
     trigger: str | None = None  # what made this a refresh before its time
+    rows: int = 1  # tokens that its pass ran through the skipped layers
+
+
+@dataclass(frozen=True)
+class Rewind:
+    """The full model takes back what a lane drew after step `to`; the step after it comes again, as a refresh."""
+
+    to: int
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The pass at the end of a lane whose last tokens were drafts, all of which the full model keeps."""
+
+    rows: int
+    ms: float
+    kept: int

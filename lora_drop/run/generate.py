@@ -12,7 +12,8 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel,
 from transformers.generation.streamers import BaseStreamer
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.decode import ReferenceDecoder, not_finite
+from lora_drop.decode import Lane, ReferenceDecoder, Sampling
+from lora_drop.decode.sampling import draw
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import Schedule
@@ -80,27 +81,40 @@ def generate(
     decoder = ReferenceDecoder(model)
     if adapters is not None:
         adapters = _fitting(adapters, model, schedule).to(decoder.device, decoder.dtype)
-    state = decoder.new_state(schedule, adapters)
     if streamer is not None:
         streamer.put(input_ids.cpu())  # as transformers does: a streamer may skip the prompt
-    logits = decoder.prefill(input_ids, state).logits
-    while True:
-        # transformers names the kind of number in the type; what is handed to us has the plain one.
-        scores = logits_processor(input_ids, logits.float())  # type: ignore[arg-type]
-        broken = ~logits.isfinite().all()
-        token = _draw(scores, broken) if generation_config.do_sample else scores.argmax(-1, keepdim=True)
-        input_ids = torch.cat((input_ids, token), dim=1)
-        # One wait for the device, for both.
-        ends, broken = torch.stack((stopping_criteria(input_ids, None).all(), broken)).tolist()
-        if broken:
-            raise not_finite(state.refresher.step, schedule, adapters)
-        if streamer is not None:
-            streamer.put(token[0].cpu())
-        if ends:
+    prompt = input_ids
+    # Where tokens may be taken back, each draw has to be repeatable: noise of its own, from transformers' generator.
+    seed = int(torch.randint(2**62, ())) if generation_config.do_sample and schedule.judges else 0
+
+    def choose(logits: Tensor, step: int) -> Tensor:
+        """transformers' own choice at each row, after the tokens before it."""
+        rows = []
+        for row in range(len(logits)):
+            before = torch.tensor([lane.tokens[: step + row]], dtype=prompt.dtype, device=prompt.device)
+            # transformers names the kind of number in the type; what is handed to us has the plain one.
+            scores = logits_processor(torch.cat((prompt, before), 1), logits[row : row + 1].float())  # type: ignore[arg-type]
+            if not generation_config.do_sample:
+                rows.append(scores.argmax(-1, keepdim=True))
+            elif schedule.judges:
+                rows.append(draw(scores, Sampling(1.0, 1.0, seed), step + row))
+            else:
+                rows.append(_draw(scores))
+        return torch.cat(rows)
+
+    room = generation_config.max_length - prompt.shape[1]
+    lane = Lane(decoder, prompt, schedule, adapters, Sampling(), room, choose=choose)
+    for _ in lane:
+        # What is shown and what may stop the text can no more be taken back.
+        for token in lane.tokens[input_ids.shape[1] - prompt.shape[1] : lane.judged]:
+            input_ids = torch.cat((input_ids, input_ids.new_tensor([[token]])), 1)
             if streamer is not None:
-                streamer.end()
-            return input_ids
-        logits = decoder.step(token, state).logits
+                streamer.put(input_ids[0, -1:].cpu())
+            if stopping_criteria(input_ids, None).all():
+                if streamer is not None:
+                    streamer.end()
+                return input_ids
+    return input_ids
 
 
 def _check_call(
@@ -139,6 +153,7 @@ def _fitting(adapters: AdapterBank, model: PreTrainedModel, schedule: Schedule) 
     return adapters
 
 
-def _draw(scores: Tensor, broken: Tensor) -> Tensor:
-    """A token (1, 1) by its probability. multinomial refuses NaN: of broken logits any token will do."""
-    return torch.multinomial(scores.softmax(-1).masked_fill(broken, 1.0), 1)
+def _draw(scores: Tensor) -> Tensor:
+    """A token (1, 1) by its probability. multinomial refuses NaN: of broken logits any will do, the lane reports them."""
+    probs = scores.softmax(-1)
+    return torch.multinomial(probs.masked_fill(~probs.isfinite().all(), 1.0), 1)

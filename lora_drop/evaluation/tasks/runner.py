@@ -164,12 +164,15 @@ def generate_text(
     lane = Lane(decoder, ids, schedule, bank, sampling or Sampling(), max_new_tokens, stop_ids)
     detokenizer, text = Detokenizer(loaded.tokenizer), ""
     longest = max(map(len, stop), default=0)
-    for step in lane:
-        if step.token_id in stop_ids:
-            break
-        piece = detokenizer.add(step.token_id)
-        start = max(0, len(text) - longest)
-        text += piece
-        if found := [at for at in (text.find(end, start) for end in stop) if at >= 0]:
-            return text[: min(found)]
+    done = 0
+    for _ in lane:
+        for token in lane.tokens[done : lane.judged]:
+            if token in stop_ids:
+                return text
+            piece = detokenizer.add(token)
+            start = max(0, len(text) - longest)
+            text += piece
+            if found := [at for at in (text.find(end, start) for end in stop) if at >= 0]:
+                return text[: min(found)]
+        done = lane.judged
     return text

@@ -1,0 +1,284 @@
+"""Exact refreshes and what they judge: after a repair every cache and anchor is the full model's, in each decoder."""
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.decode import (
+    Judged,
+    Lane,
+    NativeDecoder,
+    ReferenceDecoder,
+    Rewind,
+    Sampling,
+    StaticDecoder,
+    StaticWeights,
+    StepResult,
+    lay_out,
+    library,
+    screen,
+)
+from lora_drop.decode.sampling import draw
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.schedule import Schedule, baseline_schedule
+from tests.support.decoding import PROMPT, TARGET, random_bank
+
+EXACT = {"refresh": "repair", "kv": "write"}
+DECODERS = ("reference",)
+
+
+def make(name, loaded):
+    model = copy.deepcopy(loaded.model)
+    if name == "native":
+        if library() is None:
+            pytest.skip("there is no C compiler here")
+        return NativeDecoder(model, lay_out(model, None))
+    return StaticDecoder(model, StaticWeights.of(model)) if name == "static" else ReferenceDecoder(model)
+
+
+@pytest.fixture(scope="module", params=DECODERS)
+def decoder(request, tiny):
+    return make(request.param, tiny)
+
+
+def same(one, other, decoder):
+    """Equal to the bit, but for the decoder whose passes of several rows are other kernels."""
+    if isinstance(decoder, StaticDecoder):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-4)
+    else:
+        assert torch.equal(one, other)
+
+
+def held(state, layer):
+    """The K/V of a layer."""
+    return state.kv.store(layer)[:, :, :, : state.kv.lengths[layer]]
+
+
+def full_after(decoder, schedule, tokens):
+    """The state and last logits of the full model that was fed the same tokens, a step at a time."""
+    every = Schedule(2, decoder.num_layers, schedule.dropped, schedule.reuse, schedule.part, "write", refresh_entropy=0)
+    state = decoder.new_state(every)
+    logits = decoder.prefill(torch.tensor([PROMPT]), state).logits
+    for token in tokens:
+        logits = decoder.step(torch.tensor([[token]]), state).logits
+    assert state.refresher.refreshes == len(tokens)
+    return state, logits
+
+
+def forced(decoder, schedule, bank=None, target=TARGET):
+    """A state after each step of teacher-forced decoding: the state, the tokens fed, what the step gave."""
+    state = decoder.new_state(schedule, bank, len(PROMPT) + len(target), watch=True)
+    decoder.prefill(torch.tensor([PROMPT]), state)
+    for count, token in enumerate(target, start=1):
+        yield state, target[:count], decoder.step(torch.tensor([[token]]), state)
+
+
+@pytest.mark.parametrize("reuse", ["residual", "state", "skip"])
+@pytest.mark.parametrize("period", [2, 3, 5])
+def test_after_a_repair_caches_and_anchors_are_the_full_model_s(decoder, tiny, period, reuse):
+    schedule = Schedule(period, tiny.num_layers, (2, 4), reuse, **EXACT)
+    seen = 0
+    for state, fed, found in forced(decoder, schedule, random_bank(tiny, reuse)):
+        assert state.kv.lengths[1] == state.kv.lengths[3] == len(PROMPT) + len(fed)
+        assert state.kv.lengths[2] == schedule.kv_length(2, len(PROMPT), len(fed))
+        if state.refresher.kind != "refresh":
+            continue
+        seen += 1
+        full, logits = full_after(decoder, schedule, fed)
+        assert found.rows == period and state.kv.lengths == full.kv.lengths
+        same(found.logits, logits, decoder)
+        for layer in range(tiny.num_layers):
+            same(held(state, layer), held(full, layer), decoder)
+        if reuse != "skip":
+            same(remembered(state), remembered(full), decoder)
+    assert seen == len(TARGET) // period
+
+
+def remembered(state):
+    """What the rule remembers of each skipped layer, (n, 1, D)."""
+    vectors = getattr(state, "vectors", None)  # NativeDecoder keeps (n, rows, D)
+    if vectors is not None and len(vectors):
+        return vectors[:, :1]
+    return torch.stack([state.hidden[i] for i in state.schedule.dropped])
+
+
+def test_an_early_refresh_repairs_a_shorter_window(decoder, tiny):
+    probe = [float(step.entropy) for step in lane(decoder, baseline_schedule(tiny.num_layers)) if step.step]
+    schedule = Schedule(6, tiny.num_layers, (2, 3), **EXACT, refresh_entropy=sorted(probe)[len(probe) // 2])
+    gaps = set()
+    for state, fed, found in forced(decoder, schedule, target=TARGET * 3):
+        if state.refresher.kind == "refresh":
+            gaps.add(found.rows)
+            same(held(state, 5), held(full_after(decoder, schedule, fed)[0], 5), decoder)
+    assert len(gaps) > 1 and min(gaps) >= 1 and max(gaps) <= 6
+
+
+def test_kv_skip_keeps_the_refresh_s_own_row(decoder, tiny):
+    schedule = Schedule(4, tiny.num_layers, (2, 3), refresh="repair")
+    for state, fed, _ in forced(decoder, schedule):
+        steps = len(fed)
+        assert state.kv.lengths == [schedule.kv_length(i, len(PROMPT), steps) for i in range(tiny.num_layers)]
+    single = Schedule(4, tiny.num_layers, (2, 3))
+    *_, (other, _, _) = forced(decoder, single)
+    assert state.kv.lengths == other.kv.lengths and not torch.equal(held(state, 4), held(other, 4))
+
+
+def screened(loaded, rank, best):
+    """Corrections that change nothing, with a screened head."""
+    bank = AdapterBank.new([1, 2], loaded.shape.hidden_size)
+    weight = loaded.model.get_output_embeddings().weight
+    bank.head = screen(weight.float(), torch.eye(weight.shape[1]), rank, best)
+    return bank
+
+
+def lane(decoder, schedule, tokens=24, sampling=None, bank=None, **options):
+    return Lane(decoder, torch.tensor([PROMPT]), schedule, bank, sampling or Sampling(), tokens, **options)
+
+
+def events_of(decoder, schedule, **options):
+    running = lane(decoder, schedule, **options)
+    return running, list(running)
+
+
+SAMPLINGS = [Sampling(), Sampling(0.8, 1.0, 3), Sampling(1.3, 0.9, 11)]
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "sampled", "top-p"])
+@pytest.mark.parametrize("period", [2, 4, 7])
+def test_accept_1_is_the_baseline_s_text(decoder, tiny, period, sampling):
+    baseline, _ = events_of(decoder, baseline_schedule(tiny.num_layers), tokens=40, sampling=sampling)
+    for dropped in ((1,), (2, 4), (1, 2, 3, 4)):
+        schedule = Schedule(period, tiny.num_layers, dropped, **EXACT, accept=1.0)
+        ours, _ = events_of(decoder, schedule, tokens=40, sampling=sampling)
+        assert ours.tokens == baseline.tokens and ours.ended == "length"
+        assert 0 < ours.drafts and 0 <= ours.accepted <= ours.drafts
+
+
+def test_drafts_are_taken_back_at_every_place(decoder, tiny):
+    """A schedule and prompts that see a rejection of the first, a middle and the last draft of a window."""
+    places = set()
+    schedule = Schedule(4, tiny.num_layers, (1, 2, 3), **EXACT, accept=1.0)
+    for seed in range(6):
+        sampling = Sampling(1.0, 1.0, seed)
+        ours, events = events_of(decoder, schedule, tokens=60, sampling=sampling)
+        assert ours.tokens == events_of(decoder, baseline_schedule(tiny.num_layers), tokens=60, sampling=sampling)[0].tokens
+        last = 0
+        for event in events:
+            if isinstance(event, Rewind):
+                places.add(event.to - last)
+            elif isinstance(event, StepResult) and event.kind == "refresh":
+                last = event.step
+    assert places >= {0, 1, 2}
+
+
+@pytest.mark.parametrize("accept", [0.05, 0.3, 1.0])
+def test_every_draft_that_stays_meets_its_rule(decoder, tiny, accept):
+    schedule = Schedule(5, tiny.num_layers, (1, 2, 3), **EXACT, accept=accept)
+    ours, events = events_of(decoder, schedule, tokens=80, bank=random_bank(tiny, "residual"))
+    full = decoder.new_state(baseline_schedule(tiny.num_layers))
+    logits = [decoder.prefill(torch.tensor([PROMPT]), full).logits]
+    logits += [decoder.step(torch.tensor([[token]]), full).logits for token in ours.tokens[:-1]]
+    kinds = {event.step: event.kind for event in events if isinstance(event, StepResult)}
+    kept, own = 0, 0
+    for step, (token, row) in enumerate(zip(ours.tokens, torch.cat(logits), strict=True)):
+        if kinds[step] == "lora":
+            kept += 1
+            assert token == int(row.argmax()) or float(row[token]) >= float(row.max()) + math.log(accept)
+        else:
+            own += 1
+            assert token == int(row.argmax())
+    assert kept and own and any(isinstance(event, Rewind) for event in events)
+
+
+def test_the_numbering_of_steps_taken_back(decoder, tiny):
+    schedule = Schedule(4, tiny.num_layers, (1, 2, 3), **EXACT, accept=1.0)
+    ours, events = events_of(decoder, schedule, tokens=60)
+    at, last, tokens = -1, 0, []
+    for event, following in itertools.zip_longest(events, events[1:]):
+        if isinstance(event, Rewind):
+            assert last <= event.to < at and isinstance(following, StepResult) and following.kind == "refresh"
+            at = event.to
+            del tokens[at + 1 :]
+        elif isinstance(event, StepResult):
+            assert event.step == at + 1
+            at = event.step
+            tokens.append(event.token_id)
+            if event.kind == "refresh":
+                last = event.step
+            assert event.step - last < 4, "the next refresh is due a period after the last"
+        else:
+            assert following is None and event.kept == event.rows == at - last
+    assert tokens == ours.tokens
+    spent = sum(event.ms for event in events if isinstance(event, (StepResult, Judged)))
+    assert spent == pytest.approx(ours.prefill_ms + ours.decode_ms)
+
+
+@pytest.mark.parametrize("accept", [0.0, 0.2, 1.0])
+def test_a_stop_token_that_is_a_draft_is_judged(decoder, tiny, accept):
+    """Each token that the full model writes is the stop token once: the text ends where the baseline's does."""
+    baseline = lane(decoder, baseline_schedule(tiny.num_layers), tokens=30)
+    written = [step.token_id for step in baseline]
+    ends = set()
+    for stop in sorted(set(written))[:8]:
+        # Layers left out for nothing, whose drafts are mostly taken back, and a head whose drafts mostly stay.
+        for rules in ({"dropped": (1, 2)}, {"dropped": (), "head": "screened"}):
+            schedule = Schedule(4, tiny.num_layers, **rules, **EXACT, accept=accept)
+            bank = screened(tiny, 32, 64)
+            ours, events = events_of(decoder, schedule, tokens=30, stop_ids=frozenset({stop}), bank=bank)
+            assert ours.ended == ("stop" if ours.tokens[-1] == stop else "length") and stop not in ours.tokens[:-1]
+            if accept == 1:
+                assert ours.tokens == written[: written.index(stop) + 1]
+            ends |= {type(event) for event in events[-1:]}
+    assert ends == ({StepResult, Judged} if accept else {StepResult})
+
+
+def test_weight_passes_and_rows(tiny):
+    """A repair is one pass: each layer from the first skipped one on is entered once, with all rows in a row."""
+    decoder = ReferenceDecoder(tiny.model)
+    entered = []
+    run_full = decoder.run_full
+
+    def counted(i, h, rope, state):
+        entered.append(i)
+        return run_full(i, h, rope, state)
+
+    decoder.run_full = counted
+    schedule = Schedule(4, tiny.num_layers, (2, 4), **EXACT)
+    state = decoder.new_state(schedule)
+    decoder.prefill(torch.tensor([PROMPT]), state)
+    for token in TARGET[:4]:
+        entered.clear()
+        decoder.step(torch.tensor([[token]]), state)
+    assert entered == [0, 1, *(layer for layer in range(2, tiny.num_layers) for _ in range(4))]
+
+
+def test_the_head_alone_redone_is_lossless(decoder, tiny):
+    """No layer skipped, the head screened at LoRA steps, `accept` 1: only logits are computed again."""
+    bank = screened(tiny, 8, 16)
+    schedule = Schedule(4, tiny.num_layers, (), **EXACT, head="screened", accept=1.0)
+    baseline, _ = events_of(decoder, baseline_schedule(tiny.num_layers), tokens=40)
+    ours, events = events_of(decoder, schedule, tokens=40, bank=bank)
+    assert ours.tokens == baseline.tokens
+    assert {event.kind for event in events if isinstance(event, StepResult)} == {"prefill", "lora", "refresh"}
+
+
+def test_drawing_is_by_seed_and_step_alone():
+    logits = torch.randn(5, 50, generator=torch.Generator().manual_seed(0))
+    sampling = Sampling(0.9, 0.8, 7)
+    together = draw(logits, sampling, 10)
+    one_by_one = torch.cat([draw(logits[row : row + 1], sampling, 10 + row) for row in range(5)])
+    assert torch.equal(together, one_by_one)
+    assert len({int(draw(logits[:1], Sampling(2.0, 1.0, seed), 3)) for seed in range(40)}) > 5
+
+
+def test_two_at_once_do_not_mix(decoder, tiny):
+    schedule = LoraDropConfig(period=4, drop_ratio=1.0, **EXACT, accept=0.5).schedule_for(tiny.num_layers)
+    alone = [events_of(decoder, schedule, tokens=30, sampling=Sampling(0.9, 1.0, seed))[0].tokens for seed in (1, 2)]
+    lanes = [lane(decoder, schedule, 30, Sampling(0.9, 1.0, seed)) for seed in (1, 2)]
+    for _ in itertools.zip_longest(*lanes):
+        pass
+    assert [one.tokens for one in lanes] == alone
