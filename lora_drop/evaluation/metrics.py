@@ -6,6 +6,7 @@ skipped layer attends to the keys that decoding would have written. The full mod
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -92,6 +93,7 @@ def decode_target(
     Raises:
         LoraDropError: a step's logits are NaN or infinite.
     """
+    schedule = dataclasses.replace(schedule, accept=0.0)  # a forced text is not taken back
     prompt, target = (torch.tensor([ids], device=decoder.device) for ids in (prompt_ids, target_ids))
     state = decoder.new_state(schedule, bank, len(prompt_ids) + len(target_ids) - 1)
     logits, at_lora = [decoder.prefill(prompt, state).logits], [False]
@@ -159,31 +161,37 @@ def evaluate(
     for prompt_ids, target_ids in texts.pairs:
         full = read_target(decoder, prompt_ids, target_ids)
         ours, at_lora, refresher = decode_target(decoder, schedule, bank, prompt_ids, target_ids, after_step)
-        targets = torch.tensor(target_ids, device=loaded.device)
         decode_steps += refresher.step
         refreshes += refresher.refreshes
-        scores = score(full, ours, targets)
+        scores = score(full, ours, torch.tensor(target_ids, device=loaded.device))
         for name, rows in zip(GROUPS, (scores[at_lora], scores[1:][~at_lora[1:]], scores), strict=True):
             groups[name].take(rows)
         losses.append((float(scores[:, KL].sum()), float(len(scores))))
         progress(groups["all_steps"].count)
-    facts = {
-        "dropped": list(schedule.dropped),
-        "rank": bank.rank if bank else 0,
-        "model": loaded.id,
-        "revision": loaded.revision,
-        "dtype": str(loaded.dtype).removeprefix("torch."),
-        "decoder": decoder.name,
-        **texts.facts,
+    pace = {
         "decode_steps": decode_steps,
         "refreshes": refreshes,
         "average_period": average_period(decode_steps, refreshes),
-        "draft": schedule.judges,
-        "notes": notes,
     }
     return {
         "tokens": groups["all_steps"].count,
         **{name: means.to_dict() for name, means in groups.items()},
         "loss_interval": ratio_interval(losses),
-        "config": config.to_dict() | facts,
+        "config": {**describe(loaded, config, decoder.name), **texts.facts, **pace, "notes": notes},
+    }
+
+
+def describe(loaded: LoadedModel, config: LoraDropConfig, decoder: str) -> dict[str, Any]:
+    """What a result's `config` says of the setting and of the model that it ran on."""
+    schedule = config.schedule_for(loaded.num_layers)
+    bank, _ = find_bank(loaded, config, schedule)
+    return {
+        **config.to_dict(),
+        "dropped": list(schedule.dropped),
+        "rank": bank.rank if bank else 0,
+        "draft": schedule.judges,
+        "model": loaded.id,
+        "revision": loaded.revision,
+        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "decoder": decoder,
     }

@@ -123,10 +123,12 @@ def own_answers(
 def answer(
     loaded: LoadedModel, decoder: Decoder, schedule: Schedule, bank: AdapterBank | None, prompt_ids: list[int]
 ) -> list[int]:
-    """A lane's greedy answer, at most `ANSWER_TOKENS`, its end token included."""
+    """What a lane keeps of its greedy answer, at most `ANSWER_TOKENS`, its end token included."""
     prompt = torch.tensor([prompt_ids], device=loaded.device)
     lane = Lane(decoder, prompt, schedule, bank, Sampling(), ANSWER_TOKENS, loaded.stop_ids)
-    return [step.token_id for step in lane]
+    for _ in lane:
+        pass
+    return lane.tokens
 
 
 def without_end(loaded: LoadedModel, answer: list[int]) -> list[int]:

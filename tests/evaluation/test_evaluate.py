@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 
 import pytest
 import torch
@@ -132,12 +133,12 @@ def test_answers_that_collapse_or_are_empty_are_left_out_and_counted():
         texts.Answers([[2]], [[5] * 40]).texts()
 
 
-def test_an_end_token_is_no_part_of_an_answer(tiny):
+def test_an_end_token_is_no_part_of_an_answer(tiny, monkeypatch):
     whole = texts.own_answers(tiny, ["Why?"]).answers[0]
     stop = whole[7]
     first = whole.index(stop)
-    stopping = dataclasses.replace(tiny, stop_ids=frozenset({stop}))
-    assert texts.own_answers(stopping, ["Why?"]).answers[0] == whole[:first]
+    monkeypatch.setattr(type(tiny), "stop_ids", frozenset({stop}))
+    assert texts.own_answers(tiny, ["Why?"]).answers[0] == whole[:first]
 
 
 def test_without_a_file_the_prompts_are_the_held_out_ones(monkeypatch, short_answers, capsys):
@@ -147,10 +148,12 @@ def test_without_a_file_the_prompts_are_the_held_out_ones(monkeypatch, short_ans
 
 
 def test_accept_is_said_to_have_no_effect_on_a_forced_text(tiny, short_answers):
-    answers = texts.own_answers(tiny, ["Why?"]).texts()
+    reference = dataclasses.replace(tiny, weights=None)
+    answers = texts.own_answers(reference, ["Why?"]).texts()
     config = LoraDropConfig(refresh="repair", kv="write", accept=0.5)
-    assert metrics.evaluate(tiny, config, answers)["config"]["draft"] is True
-    assert metrics.evaluate(tiny, config.replace(accept=0), answers)["config"]["draft"] is False
+    drafts, kept = (metrics.evaluate(reference, config.replace(accept=accept), answers) for accept in (0.5, 0))
+    assert drafts["config"]["draft"] is True and kept["config"]["draft"] is False
+    assert drafts["all_steps"] == kept["all_steps"] and drafts["lora_steps"]["kl"] > 0
 
 
 # ---- free text ----
@@ -193,6 +196,17 @@ def test_the_full_models_own_text_leaves_nothing_to_regret(data, short_answers, 
     assert found["regret"] == pytest.approx(0, abs=1e-5) and found["own_choices"] == 1
     assert found["repeated_4grams"] == found["repeated_4grams_baseline"]
     assert result["config"]["target"] == "own"
+
+
+def test_free_text_by_accept_1_is_the_full_models(tiny, short_answers):
+    reference = dataclasses.replace(tiny, weights=None)
+    answers = texts.own_answers(reference, ["Why?", "What?"])
+    config = LoraDropConfig(period=4, drop_ratio=1.0, refresh="repair", kv="write", adapters="none")
+    lossless = free.evaluate_free(reference, config.replace(accept=1.0), answers)
+    assert lossless["regret"] == pytest.approx(0, abs=1e-5) and lossless["own_choices"] == 1
+    within = free.evaluate_free(reference, config.replace(accept=0.5), answers)
+    drafts = free.evaluate_free(reference, config, answers)
+    assert within["worst"] <= math.log(2) + 1e-4 < drafts["worst"]
 
 
 def test_the_table_for_people(data, short_answers, capsys):
