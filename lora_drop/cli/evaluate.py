@@ -64,6 +64,10 @@ def run(args: argparse.Namespace) -> int:
             answers = own_answers(loaded, prompts, args.context_tokens, show)
         texts = texts or answers.texts()
     assert texts is not None  # given, or own
+    if not texts.pairs:
+        raise LoraDropError(
+            "every answer of the full model is empty or goes in circles, so none can be a target: take other prompts."
+        )
     with counting("tokens") as show:
         result = evaluate(loaded, config, texts, show)
         if args.free:

@@ -71,18 +71,9 @@ class Answers:
         return hashlib.sha256(json.dumps(self.answers).encode()).hexdigest()
 
     def texts(self) -> Texts:
-        """The answers as targets; what collapses, or is empty, is left out and counted.
-
-        Raises:
-            LoraDropError: nothing is left.
-        """
+        """The answers as targets; what collapses, or is empty, is left out and counted."""
         pairs = list(zip(self.prompts, self.answers, strict=True))
         kept = [(prompt, answer) for prompt, answer in pairs if answer and collapse_at(answer) is None]
-        if not kept:
-            raise LoraDropError(
-                "every answer of the full model is empty or goes in circles, so none can be a target: take other "
-                "prompts."
-            )
         facts = {
             "target": "own",
             "context_tokens": self.context_tokens,

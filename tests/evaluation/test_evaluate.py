@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from lora_drop.cli.main import main
-from lora_drop.errors import LoraDropError
 from lora_drop.evaluation import free, metrics, prompts, texts
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.tokens import encode_prompt
@@ -129,8 +128,13 @@ def test_answers_that_collapse_or_are_empty_are_left_out_and_counted():
     answers = texts.Answers([[1], [2], [3]], [good, [5] * 40, []])
     kept = answers.texts()
     assert kept.pairs == [([1], good)] and (kept.facts["prompts"], kept.facts["left_out"]) == (3, 2)
-    with pytest.raises(LoraDropError, match="goes in circles"):
-        texts.Answers([[2]], [[5] * 40]).texts()
+
+
+def test_without_any_answer_to_score_there_is_one_clear_line(data, monkeypatch, capsys):
+    monkeypatch.setattr(texts, "collapse_at", lambda answer: 0)
+    assert main([*OWN, "--data", str(data), "--prompt-field", "question"]) == 2
+    err = capsys.readouterr().err
+    assert "goes in circles" in err and err.count("\n") == 1
 
 
 def test_an_end_token_is_no_part_of_an_answer(tiny, monkeypatch):
