@@ -35,7 +35,7 @@ from lora_drop.training.card import reproduce
 from lora_drop.training.checkpoint import read_state, write_checkpoint
 from lora_drop.training.distill import Text, distillation, evaluated_cases, figures
 from lora_drop.training.draw import ANY_RATIO, NEAR_PERIODS, PERIODS, RATIOS, draw
-from lora_drop.training.fit import Batch, Scales, fit
+from lora_drop.training.fit import Batch, Scales, fit, measure
 from lora_drop.training.parameters import bank_of, parameters_of
 from lora_drop.training.parts import add_parts, units
 from lora_drop.training.settings import TrainSettings
@@ -124,11 +124,13 @@ class Trainer:
             batch = draw(self.settings, step, len(self.windows), self.loaded.num_layers)
             tokens = self.windows[batch.windows].to(self.loaded.device)
             batches.append(Batch(tokens, batch.prompt_tokens, batch.schedule.period))
-        if batches:
+        if batches and given is not None:
+            self.scales = measure(self.loaded.model, self.start, batches)
+        elif batches:
             b, gate = ({i: t.clone() for i, t in store.items()} for store in (self.start.b, self.start.gate))
             plain = dataclasses.replace(self.start, b=b, gate=gate)  # B = 0: its A does not matter
             self.scales = fit(self.loaded.model, self.start, batches)
-            if given is None and self._first_loss(self.start) >= self._first_loss(plain):
+            if self._first_loss(self.start) >= self._first_loss(plain):
                 self.start = plain
         self.fit_tokens = sum(batch.tokens.numel() for batch in batches)
         if given is not None:
@@ -266,7 +268,12 @@ class Trainer:
         """
         main = self.accelerator.is_main_process
         bar = tqdm(total=self.steps, initial=self.step, disable=quiet or not main, unit="step", file=sys.stderr)
-        evaluation, started = None, time.monotonic()
+        evaluation = None
+        if self.step == 0:  # what training starts from
+            evaluation = self.evaluate()
+            if main:
+                self._log({"step": 0, "tokens": 0, "evaluation": evaluation})
+        started = time.monotonic()
         while self.step < self.steps:
             loss, agreement = self.train_step()
             rate = self.tokens_per_step / max(time.monotonic() - started, 1e-9)
