@@ -17,7 +17,7 @@ from lora_drop.decode import (
     lay_out,
     library,
 )
-from lora_drop.decode.static import SPAN
+from lora_drop.decode.buffers import SPAN
 from lora_drop.method.schedule import Schedule, baseline_schedule
 from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.models import bundled as bundled_files

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from lora_drop.decode import ReferenceDecoder
+from lora_drop.decode.buffers import SPAN
 from lora_drop.decode.cache import BLOCK
 from lora_drop.decode.lane import Lane
 from lora_drop.decode.sampling import Sampling
-from lora_drop.decode.static import SPAN, StaticDecoder, StaticWeights
+from lora_drop.decode.static import StaticDecoder, StaticWeights
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import Schedule, baseline_schedule
 from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
