@@ -1,4 +1,4 @@
-"""A bank's parts: what is saved comes back, what a run asks for by name has to be there, and `auto` takes the nearest."""
+"""A bank's parts: what is saved comes back, what is asked for by name has to be there, `auto` takes the nearest."""
 
 import json
 
