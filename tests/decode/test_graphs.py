@@ -21,7 +21,8 @@ from lora_drop.run.race import take_turns
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from tests.support import graphs
-from tests.support.decoding import PROMPT, random_bank, random_parts
+from tests.support.decoding import PROMPT, random_bank
+from tests.support.parts import full_bank
 
 LONG_PROMPT = [n * 7 % 256 for n in range(SPAN - 6)]
 
@@ -83,7 +84,7 @@ def recorded(tiny, monkeypatch):
 @pytest.mark.parametrize(("refresh", "kv"), itertools.product(REFRESHES, KV_RULES))
 def test_replays_read_and_write_the_lane_s_buffers_alone(tiny, recorded, reuse, part, refresh, kv):
     schedule = Schedule(3, tiny.num_layers, (2, 4), reuse, part, kv, refresh=refresh, head="screened")
-    bank = random_parts(random_bank(tiny, reuse, part, layers=[2]), tiny)
+    bank = full_bank(tiny, reuse, part, layers=[2])
     reference = ReferenceDecoder(tiny.model)
     expected = fed(reference, reference.new_state(schedule, bank), PROMPT, 12)
     state = recorded.new_state(schedule, bank, len(PROMPT) + 12)
