@@ -66,11 +66,11 @@ def load(args: argparse.Namespace) -> LoadedModel:
     return load_model(args.model, args.device, args.dtype)
 
 
-def add_data_options(parser: argparse.ArgumentParser) -> None:
+def add_data_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """The options that name prompt and target pairs; `read_data` reads them."""
-    parser.add_argument("--data", type=parse_path, required=True, metavar="FILE.jsonl")
-    parser.add_argument("--prompt-field", required=True)
-    parser.add_argument("--target-field", required=True)
+    parser.add_argument("--data", type=parse_path, required=required, metavar="FILE.jsonl")
+    parser.add_argument("--prompt-field", required=required, metavar="NAME")
+    parser.add_argument("--target-field", required=required, metavar="NAME")
     parser.add_argument("--limit", type=int, help="only the first N records")
     parser.add_argument("--context-tokens", type=int, help="keep only the prompt's last N tokens")
 
@@ -81,13 +81,32 @@ def read_data(args: argparse.Namespace) -> list[tuple[str, str]]:
     Raises:
         LoraDropError: a limit below 1, or see `pairs.read_pairs`.
     """
+    _check_limits(args)
+    from lora_drop.evaluation.pairs import read_pairs
+
+    return list(read_pairs(args.data, args.prompt_field, args.target_field, args.limit))
+
+
+def read_data_prompts(args: argparse.Namespace) -> list[str]:
+    """The prompts that the data options name, in the field `prompt` if none is named; without a file the shipped ones.
+
+    Raises:
+        LoraDropError: a limit below 1, or see `pairs.read_prompts`.
+    """
+    _check_limits(args)
+    from lora_drop.evaluation.pairs import read_prompts
+    from lora_drop.evaluation.prompts import HELD_OUT
+
+    if args.data is None:
+        return list(HELD_OUT[: args.limit])
+    return read_prompts(args.data, args.prompt_field or "prompt", args.limit)
+
+
+def _check_limits(args: argparse.Namespace) -> None:
     for name in ("limit", "context_tokens"):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise LoraDropError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
-    from lora_drop.evaluation.pairs import read_pairs
-
-    return list(read_pairs(args.data, args.prompt_field, args.target_field, args.limit))
 
 
 def data_source(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""`evaluate`: teacher-forced quality."""
+"""`evaluate`: the quality of a setting, on given targets, on the full model's own answers, and of its own text."""
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from lora_drop.cli.arguments import (
     Commands,
@@ -13,15 +14,32 @@ from lora_drop.cli.arguments import (
     add_model_options,
     load,
     read_data,
+    read_data_prompts,
 )
-from lora_drop.cli.output import counting, print_json
+from lora_drop.cli.output import counting, note, print_json
+from lora_drop.errors import LoraDropError
 from lora_drop.method.options import config_from
 
 
 def add(commands: Commands) -> None:
     """The command's options."""
-    parser = add_command(commands, "evaluate", run, "teacher-forced quality through the real decode schedule")
-    add_data_options(parser)
+    parser = add_command(
+        commands,
+        "evaluate",
+        run,
+        "quality through the real decode schedule, on given texts or on the full model's own answers",
+        description="Without --data the prompts are those that the presets are measured on.",
+    )
+    add_data_options(parser, required=False)
+    parser.add_argument(
+        "--target",
+        choices=("given", "own"),
+        help="score a field of the records (given; the default with --target-field), or the full model's own greedy "
+        "answer to each prompt (own)",
+    )
+    parser.add_argument(
+        "--free", action="store_true", help="also let the setting answer each prompt, and have the full model judge it"
+    )
     add_model_options(parser)
     add_config_options(parser)
     add_json_option(parser)
@@ -30,24 +48,64 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """The command."""
     config = config_from(vars(args), args.model)
-    pairs = read_data(args)  # its mistakes are reported before a model is loaded
+    own = args.target == "own" or (args.target is None and args.free and args.target_field is None)
+    if not own and None in (args.data, args.prompt_field, args.target_field):
+        raise LoraDropError("name --data, --prompt-field and --target-field, or take --target own.")
+    pairs = [] if own else read_data(args)  # its mistakes are reported before a model is loaded
+    prompts = read_data_prompts(args) if own else [prompt for prompt, _ in pairs]
+    from lora_drop.evaluation.free import evaluate_free
     from lora_drop.evaluation.metrics import evaluate
+    from lora_drop.evaluation.texts import given_texts, own_answers
 
+    loaded = load(args)
+    texts = None if own else given_texts(loaded, pairs, args.context_tokens)
+    if own or args.free:
+        with counting("answers") as show:
+            answers = own_answers(loaded, prompts, args.context_tokens, show)
+        texts = texts or answers.texts()
+    assert texts is not None  # given, or own
+    if not texts.pairs:
+        raise LoraDropError(
+            "every answer of the full model is empty or goes in circles, so none can be a target: take other prompts."
+        )
     with counting("tokens") as show:
-        result = evaluate(load(args), config, iter(pairs), args.context_tokens, show)
+        result = evaluate(loaded, config, texts, show)
+        if args.free:
+            result["free"] = evaluate_free(loaded, config, answers, show)
     if args.json:
         print_json(result)
-        return 0
-    print(f"{result['tokens']} tokens   NLL full -> LoRA-Drop   KL      same next token")
-    for label, key in (("LoRA steps", "lora_steps"), ("all steps", "all_steps")):
+    else:
+        _show(result)
+    return 0
+
+
+def _show(result: dict[str, Any]) -> None:
+    config, free = result["config"], result.get("free")
+    for text in config["notes"]:
+        note(text)
+    print(f"{result['tokens']} tokens   NLL full -> LoRA-Drop   quality loss (KL)   same next token")
+    for label, key in (("LoRA steps", "lora_steps"), ("full steps", "full_steps"), ("all steps", "all_steps")):
         row = result[key]
         if not row["count"]:
             print(f"{label:<12} none")
             continue
         print(
             f"{label:<12} {row['nll_baseline']:.4f} -> {row['nll_lora_drop']:.4f}      "
-            f"{row['kl']:.4f}  {row['top1_agreement']:.1%}"
+            f"{row['kl']:.4f}              {row['top1_agreement']:.1%}"
         )
-    if every := result["config"]["average_period"]:
-        print(f"one decode step in {every:.2f} was full")
-    return 0
+    if result["loss_interval"]:
+        low, high = result["loss_interval"]
+        print(f"quality loss over all steps: {low:.4f} to {high:.4f} in 95 of 100 draws of the prompts")
+    if config["average_period"]:
+        print(f"one decode step in {config['average_period']:.2f} was full")
+    if config.get("left_out"):
+        print(f"{config['left_out']} of {config['prompts']} answers were empty or went in circles, and are left out")
+    if config["draft"]:
+        print("accept has no effect on a forced text: these are the drafts' figures; --free measures what is kept")
+    if free:
+        print(
+            f"free text, {free['tokens']} tokens read by the full model: regret {free['regret']:.4f}, worst token "
+            f"{free['worst']:.2f}, its own choice at {free['own_choices']:.1%}, repeated 4-grams "
+            f"{free['repeated_4grams']:.1%} (full model's own answers {free['repeated_4grams_baseline']:.1%}), "
+            f"{free['collapsed']} went in circles"
+        )

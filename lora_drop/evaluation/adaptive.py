@@ -15,6 +15,7 @@ from typing import Any
 from lora_drop.decode import Refresher
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.metrics import evaluate
+from lora_drop.evaluation.texts import given_texts
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import TRIGGERS
 from lora_drop.models.load import LoadedModel
@@ -115,7 +116,8 @@ class _Scan:
     def _evaluate(
         self, pairs: Pairs, config: LoraDropConfig, after_step: Callable[[Refresher], None] = lambda refresher: None
     ) -> dict[str, Any]:
-        result = evaluate(self.loaded, config, iter(pairs), self.context_tokens, after_step=after_step)
+        texts = given_texts(self.loaded, pairs, self.context_tokens)
+        result = evaluate(self.loaded, config, texts, after_step=after_step)
         self.points += 1
         self.progress(self.points)
         return result

@@ -1,4 +1,4 @@
-"""One setting measured: its quality on given texts, the speed of a free run, its bound and its KV."""
+"""One setting measured: its quality, the speed of a free run with its spread, its bound and its KV."""
 
 from __future__ import annotations
 
@@ -6,25 +6,28 @@ import hashlib
 import json
 import math
 import platform
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
-from lora_drop.adapters.find import bank_fingerprint, bank_folder
-from lora_drop.evaluation.metrics import evaluate
+import torch
+
+from lora_drop.adapters.find import bank_fingerprint, bank_folder, find_bank
+from lora_drop.evaluation.free import evaluate_free
+from lora_drop.evaluation.metrics import GROUPS, evaluate
+from lora_drop.evaluation.texts import Answers, given_texts
+from lora_drop.evaluation.timing import bound_of, time_lanes
 from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.interval import ratio_interval
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.place import describe_device
-from lora_drop.run.records import StepRecord
+from lora_drop.models.tokens import encode_prompt
 from lora_drop.run.request import BASELINE, LORA_DROP, Request, plan
-from lora_drop.run.run import run
-from lora_drop.run.trace import Trace, gather
 from lora_drop.runtime import VERSION
 
-SPEED_TOKENS = 48  # new tokens of the run that measures a point's speed
+SPEED_TOKENS = 97  # new tokens of the run that measures a point's speed
 KEY = ("reuse", "part", "adapters", "drop_ratio", "period")  # identifies a point within a grid
 
 
@@ -60,13 +63,18 @@ def describe_data(pairs: list[tuple[str, str]], source: dict[str, Any]) -> dict[
     return source | {"records": len(pairs), "sha256": hashlib.sha256(json.dumps(pairs).encode()).hexdigest()}
 
 
+def describe_prompts(prompts: Sequence[str]) -> dict[str, Any]:
+    """How many prompts are answered by the full model, and the sha256 of them all."""
+    return {"prompts": len(prompts), "sha256": hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()}
+
+
 def check_point(loaded: LoadedModel, config: LoraDropConfig, prompt: str) -> Point:
     """A config checked against the model, with the adapters that it comes to.
 
     Raises:
         LoraDropError: the settings, a bank or the prompt do not fit the model.
     """
-    checked = plan(loaded, _speed_request(config, prompt))
+    checked = plan(loaded, Request(prompt, config, SPEED_TOKENS, view="lock-step", audit=False, ignore_eos=True))
     name, fingerprint = "none", None
     if checked.lanes[LORA_DROP].bank is not None:
         folder = bank_folder(loaded, config, checked.lanes[LORA_DROP].schedule)
@@ -75,65 +83,78 @@ def check_point(loaded: LoadedModel, config: LoraDropConfig, prompt: str) -> Poi
     return Point(config, name, fingerprint, tuple(checked.notes))
 
 
-def _speed_request(config: LoraDropConfig, prompt: str) -> Request:
-    return Request(prompt, config, SPEED_TOKENS, view="lock-step", audit=False, ignore_eos=True)
-
-
 def measure(
-    loaded: LoadedModel, point: Point, pairs: list[tuple[str, str]], context_tokens: int | None
+    loaded: LoadedModel,
+    point: Point,
+    pairs: list[tuple[str, str]],
+    context_tokens: int | None,
+    answers: Answers | None = None,
+    free: bool = False,
 ) -> dict[str, Any]:
-    """A row: the point's teacher-forced quality over the pairs, its measured speed, its bound and KV."""
+    """A row: the point's quality on given texts, on the full model's own answers and of its own text; its speed.
+
+    Args:
+        pairs: the given texts; the first prompt is also that of the timed run.
+        answers: the full model's; without them the row has no columns of own answers.
+        free: let the point answer the same prompts too.
+    """
     config = point.config
-    quality = evaluate(loaded, config, iter(pairs), context_tokens)
-    trace = gather(run(loaded, _speed_request(config, pairs[0][0])))
-    summary = trace.summary
-    assert summary is not None  # it ran to its end
+    given = evaluate(loaded, config, given_texts(loaded, pairs, context_tokens))
     row = {
         **config.to_dict(),
         "adapters": point.adapters,  # the bank's name in place of what was asked for
         "adapters_fingerprint": point.fingerprint,
-        "rank": quality["config"]["rank"],
-        "layers_dropped": len(quality["config"]["dropped"]),
-        "tokens": quality["tokens"],
+        "rank": given["config"]["rank"],
+        "layers_dropped": len(given["config"]["dropped"]),
+        "tokens": given["tokens"],
+        **_columns(given),
     }
-    for steps in ("lora_steps", "all_steps"):
-        means = quality[steps]
-        row |= {f"{steps}_{name}": value for name, value in means.items()}
-        row[f"{steps}_nll_gap"] = means["nll_lora_drop"] - means["nll_baseline"] if means["count"] else None
-    baseline, ours = median_rates(trace)
-    row |= {
-        "baseline_tokens_per_second": baseline,
-        "lora_drop_tokens_per_second": ours,
-        "speedup": ours / baseline,
-        "bound": summary.bound,
-        "ms_baseline": median_ms(trace.steps[BASELINE])["refresh"],
-        "ms_refresh": median_ms(trace.steps[LORA_DROP]).get("refresh"),
-        "ms_lora": median_ms(trace.steps[LORA_DROP]).get("lora"),
-        "kv_bytes": summary.lanes[LORA_DROP]["kv_bytes"],
-        "kv_bytes_baseline": summary.lanes[BASELINE]["kv_bytes"],
-        "kv_saved": summary.kv_saved,
-        "decoder": trace.header.device.get("decoder"),
-    }
+    if answers is not None:
+        own = evaluate(loaded, config, answers.texts())
+        row |= {f"own_{name}": value for name, value in _columns(own).items()}
+        row["own_answers_sha256"] = answers.sha256
+        if free:
+            row |= {f"free_{name}": value for name, value in evaluate_free(loaded, config, answers).items()}
+    row |= _speed(loaded, config, pairs[0][0])
     return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
 
 
-def _by_kind(steps: Sequence[StepRecord]) -> dict[str, list[float]]:
-    kinds: dict[str, list[float]] = {}
-    for step in steps[1:]:  # prefill is no decode step
-        kinds.setdefault(step.kind, []).append(step.ms)
-    return kinds
+def _columns(quality: dict[str, Any]) -> dict[str, float | int | None]:
+    """The figures of `evaluate`, flat: each group's, its NLL gap, and the ends of the loss's interval."""
+    found: dict[str, float | int | None] = {}
+    for steps in GROUPS:
+        means = quality[steps]
+        found |= {f"{steps}_{name}": value for name, value in means.items()}
+        found[f"{steps}_nll_gap"] = means["nll_lora_drop"] - means["nll_baseline"] if means["count"] else None
+    found["loss_low"], found["loss_high"] = quality["loss_interval"] or (None, None)
+    return found
 
 
-def median_ms(steps: Sequence[StepRecord]) -> dict[str, float]:
-    """The median milliseconds of each kind of decode step of a lane."""
-    return {kind: statistics.median(ms) for kind, ms in _by_kind(steps).items()}
-
-
-def median_rates(trace: Trace) -> tuple[float, float]:
-    """Tokens per second of both lanes, from the median milliseconds of each kind of step, weighted as they ran."""
-
-    def rate(lane: str) -> float:
-        kinds = _by_kind(trace.steps[lane])
-        return 1000 * sum(map(len, kinds.values())) / sum(statistics.median(ms) * len(ms) for ms in kinds.values())
-
-    return rate(BASELINE), rate(LORA_DROP)
+def _speed(loaded: LoadedModel, config: LoraDropConfig, prompt: str) -> dict[str, Any]:
+    """What a timed run of both lanes gives, a step each in turn; stop tokens are ignored."""
+    schedule = config.schedule_for(loaded.num_layers)
+    bank, _ = find_bank(loaded, config, schedule)
+    decoder = loaded.new_decoder()
+    ids = torch.tensor([encode_prompt(loaded.tokenizer, prompt)], device=loaded.device)
+    timed = time_lanes(loaded, decoder, ids, {LORA_DROP: (schedule, bank)}, SPEED_TOKENS)
+    one, two = timed.lanes[BASELINE], timed.lanes[LORA_DROP]
+    full, ours = one.tokens_per_second, two.tokens_per_second
+    assert full is not None and ours is not None  # of two tokens one is a decode step's
+    low, high = ratio_interval(timed.cycles()) or (None, None)
+    base_ms, ms = timed.median_ms(BASELINE), timed.median_ms(LORA_DROP)
+    kv, kv_baseline = two.state.kv.nbytes, one.state.kv.nbytes
+    return {
+        "baseline_tokens_per_second": full,
+        "lora_drop_tokens_per_second": ours,
+        "speedup": ours / full,
+        "speedup_low": low,
+        "speedup_high": high,
+        "bound": bound_of(loaded, schedule, bank, ids.shape[1], timed),
+        "ms_baseline": base_ms["refresh"],
+        "ms_refresh": ms.get("refresh"),
+        "ms_lora": ms.get("lora"),
+        "kv_bytes": kv,
+        "kv_bytes_baseline": kv_baseline,
+        "kv_saved": 1 - kv / kv_baseline,
+        "decoder": decoder.name,
+    }

@@ -6,7 +6,8 @@ skipped layer attends to the keys that decoding would have written. The full mod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +18,14 @@ from lora_drop.adapters.bank import AdapterBank
 from lora_drop.adapters.find import find_bank
 from lora_drop.decode import Decoder, KVCache, Refresher, not_finite
 from lora_drop.decode.logits import agreement, kl, log_probs, nll
-from lora_drop.errors import LoraDropError
+from lora_drop.evaluation.texts import Texts
 from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.interval import ratio_interval
 from lora_drop.method.schedule import Schedule, average_period, baseline_schedule
 from lora_drop.models.load import LoadedModel
-from lora_drop.models.tokens import encode_prompt, encode_text
+
+GROUPS = ("lora_steps", "full_steps", "all_steps")  # full steps are decode steps; the prefill's token counts in all
+KL = 2  # its column of `score`
 
 
 @dataclass
@@ -36,12 +40,16 @@ class Means:
 
     def add(self, full: Tensor, ours: Tensor, targets: Tensor) -> None:
         """Take the logits (T, V) of both models and the tokens (T,) that follow."""
-        full, ours = log_probs(full), log_probs(ours)
-        self.count += len(targets)
-        self.nll_baseline += float(nll(full, targets).sum())
-        self.nll_lora_drop += float(nll(ours, targets).sum())
-        self.kl += float(kl(full, ours).sum())
-        self.agreements += int(agreement(full, ours).sum())
+        self.take(score(full, ours, targets))
+
+    def take(self, scores: Tensor) -> None:
+        """The same from what `score` makes of them."""
+        self.count += len(scores)
+        nll_baseline, nll_lora_drop, divergence, agreements = scores.sum(0).tolist()
+        self.nll_baseline += nll_baseline
+        self.nll_lora_drop += nll_lora_drop
+        self.kl += divergence
+        self.agreements += int(agreements)
 
     def to_dict(self) -> dict[str, float | int | None]:
         def mean(total: float) -> float | None:
@@ -54,6 +62,13 @@ class Means:
             "kl": mean(self.kl),
             "top1_agreement": mean(self.agreements),
         }
+
+
+def score(full: Tensor, ours: Tensor, targets: Tensor) -> Tensor:
+    """Of logits (T, V) and tokens (T,) that follow: (T, 4) of both NLLs, KL(full || ours) and whether both agree."""
+    full, ours = log_probs(full), log_probs(ours)
+    columns = nll(full, targets), nll(ours, targets), kl(full, ours), agreement(full, ours).float()
+    return torch.stack(columns, -1).double()
 
 
 @torch.inference_mode()
@@ -78,6 +93,7 @@ def decode_target(
     Raises:
         LoraDropError: a step's logits are NaN or infinite.
     """
+    schedule = dataclasses.replace(schedule, accept=0.0)  # a forced text is not taken back
     prompt, target = (torch.tensor([ids], device=decoder.device) for ids in (prompt_ids, target_ids))
     state = decoder.new_state(schedule, bank, len(prompt_ids) + len(target_ids) - 1)
     logits, at_lora = [decoder.prefill(prompt, state).logits], [False]
@@ -114,76 +130,68 @@ def _check_finite(logits: Tensor, schedule: Schedule, bank: AdapterBank | None) 
 def evaluate(
     loaded: LoadedModel,
     config: LoraDropConfig,
-    pairs: Iterator[tuple[str, str]],
-    context_tokens: int | None = None,
+    texts: Texts,
     progress: Callable[[int], None] = lambda tokens: None,
     after_step: Callable[[Refresher], None] = lambda refresher: None,
 ) -> dict[str, Any]:
     """Score targets after prompts with the full model and with LoRA-Drop.
 
-    The prompt goes through the chat template; the target is encoded alone, without an end token. Prefill predicts its
-    first token, which counts in `all_steps` only; decode step s feeds target[s-1].
+    Prefill predicts a target's first token, which counts in `all_steps` only; decode step s feeds target[s-1].
 
     Args:
-        context_tokens: keep only the prompt's last tokens; None keeps all.
-        progress: called with the number of scored tokens after each record.
+        progress: called with the number of scored tokens after each target.
         after_step: called with the refresher after each decode step.
 
     Returns:
-        `{"tokens", "lora_steps": {...}, "all_steps": {...}, "config"}`, means over tokens, NLL and KL in nats.
-        `config` also has the `decode_steps`, how many were `refreshes`, and the `average_period` that this makes.
+        `{"tokens", "lora_steps": {...}, "full_steps": {...}, "all_steps": {...}, "loss_interval", "config"}`, means
+        over tokens, NLL and KL in nats. The quality loss is the KL over all steps, and `loss_interval` its 95%
+        interval over the prompts, None for a single one. `config` also has the `decode_steps`, how many were
+        `refreshes`, the `average_period` that this makes, and `draft`: whether the setting takes tokens back, which it
+        cannot do on a forced text, so that this is the quality of its drafts.
 
     Raises:
-        LoraDropError: a record does not fit the model's context, or the settings do not fit the model.
+        LoraDropError: the settings do not fit the model.
     """
     schedule = config.schedule_for(loaded.num_layers)
     bank, notes = find_bank(loaded, config, schedule)
     decoder = loaded.new_decoder()
-    lora, total = Means(), Means()
+    groups = {name: Means() for name in GROUPS}
     decode_steps = refreshes = 0
-    for number, pair in enumerate(pairs, start=1):
-        prompt_ids, target_ids = _encoded(loaded, number, pair, context_tokens)
+    losses = []  # summed KL and tokens of each text
+    for prompt_ids, target_ids in texts.pairs:
         full = read_target(decoder, prompt_ids, target_ids)
         ours, at_lora, refresher = decode_target(decoder, schedule, bank, prompt_ids, target_ids, after_step)
-        targets = torch.tensor(target_ids, device=loaded.device)
         decode_steps += refresher.step
         refreshes += refresher.refreshes
-        total.add(full, ours, targets)
-        lora.add(full[at_lora], ours[at_lora], targets[at_lora])
-        progress(total.count)
-    facts = {
-        "dropped": list(schedule.dropped),
-        "rank": bank.rank if bank else 0,
-        "model": loaded.id,
-        "revision": loaded.revision,
-        "dtype": str(loaded.dtype).removeprefix("torch."),
-        "context_tokens": context_tokens,
+        scores = score(full, ours, torch.tensor(target_ids, device=loaded.device))
+        for name, rows in zip(GROUPS, (scores[at_lora], scores[1:][~at_lora[1:]], scores), strict=True):
+            groups[name].take(rows)
+        losses.append((float(scores[:, KL].sum()), float(len(scores))))
+        progress(groups["all_steps"].count)
+    pace = {
         "decode_steps": decode_steps,
         "refreshes": refreshes,
         "average_period": average_period(decode_steps, refreshes),
-        "notes": notes,
     }
-    means = {"lora_steps": lora.to_dict(), "all_steps": total.to_dict()}
-    return {"tokens": total.count, **means, "config": config.to_dict() | facts}
+    return {
+        "tokens": groups["all_steps"].count,
+        **{name: means.to_dict() for name, means in groups.items()},
+        "loss_interval": ratio_interval(losses),
+        "config": {**describe(loaded, config, decoder.name), **texts.facts, **pace, "notes": notes},
+    }
 
 
-def _encoded(
-    loaded: LoadedModel, number: int, pair: tuple[str, str], context_tokens: int | None
-) -> tuple[list[int], list[int]]:
-    """The token ids of a record's prompt and target.
-
-    Raises:
-        LoraDropError: they do not fit the model's context.
-    """
-    prompt_ids = encode_prompt(loaded.tokenizer, pair[0])
-    if context_tokens is not None:
-        prompt_ids = prompt_ids[-context_tokens:]
-    target_ids = encode_text(loaded.tokenizer, pair[1])
-    if not target_ids:
-        raise LoraDropError(f"record {number}: the target has no token.")
-    if len(prompt_ids) + len(target_ids) > loaded.context:
-        raise LoraDropError(
-            f"record {number} has {len(prompt_ids)} + {len(target_ids)} tokens, more than the context of "
-            f"{loaded.context}: shorten it, or keep less of the prompt with --context-tokens."
-        )
-    return prompt_ids, target_ids
+def describe(loaded: LoadedModel, config: LoraDropConfig, decoder: str) -> dict[str, Any]:
+    """What a result's `config` says of the setting and of the model that it ran on."""
+    schedule = config.schedule_for(loaded.num_layers)
+    bank, _ = find_bank(loaded, config, schedule)
+    return {
+        **config.to_dict(),
+        "dropped": list(schedule.dropped),
+        "rank": bank.rank if bank else 0,
+        "draft": schedule.judges,
+        "model": loaded.id,
+        "revision": loaded.revision,
+        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "decoder": decoder,
+    }

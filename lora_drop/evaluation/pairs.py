@@ -1,4 +1,4 @@
-"""Prompts and targets, read from a JSON Lines file."""
+"""Prompts, and prompts with targets, read from a JSON Lines file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ MAX_LINE = 2**26  # characters of a record
 
 
 def read_pairs(path: str | Path, prompt_field: str, target_field: str, limit: int | None) -> Iterator[tuple[str, str]]:
-    """(prompt, target) of each record of a JSONL file.
+    """(prompt, target) of each record of a JSONL file. Raises LoraDropError: see `_read`."""
+    return ((prompt, target) for prompt, target in _read(path, (prompt_field, target_field), limit))
+
+
+def read_prompts(path: str | Path, prompt_field: str, limit: int | None = None) -> list[str]:
+    """The prompt of each record of a JSONL file. Raises LoraDropError: see `_read`."""
+    return [prompt for (prompt,) in _read(path, (prompt_field,), limit)]
+
+
+def _read(path: str | Path, fields: tuple[str, ...], limit: int | None) -> Iterator[tuple[str, ...]]:
+    """The texts of fields of each record of a JSONL file.
 
     Raises:
         LoraDropError: the file cannot be read, a line is not JSON or lacks a field, or there is no record.
@@ -27,7 +37,7 @@ def read_pairs(path: str | Path, prompt_field: str, target_field: str, limit: in
                     continue
                 if limit is not None and count >= limit:
                     return
-                yield _pair(line, f"{path.name}, line {number}", prompt_field, target_field)
+                yield _texts(line, f"{path.name}, line {number}", fields)
                 count += 1
     except OSError as error:
         raise LoraDropError(f"cannot read {path.name}: {error.strerror or error}.") from None
@@ -37,13 +47,13 @@ def read_pairs(path: str | Path, prompt_field: str, target_field: str, limit: in
         raise LoraDropError(f"{path.name} holds no record.")
 
 
-def _pair(line: str, where: str, prompt_field: str, target_field: str) -> tuple[str, str]:
+def _texts(line: str, where: str, names: tuple[str, ...]) -> tuple[str, ...]:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
         raise LoraDropError(f"{where}: this is not JSON.") from None
-    for name in (prompt_field, target_field):
+    for name in names:
         if not isinstance(record, dict) or not isinstance(record.get(name), str) or not record[name].strip():
             fields = ", ".join(record) if isinstance(record, dict) else "none"
             raise LoraDropError(f"{where}: there is no text in a field {name!r}; the fields are: {fields}.")
-    return record[prompt_field], record[target_field]
+    return tuple(record[name] for name in names)

@@ -18,10 +18,13 @@ from lora_drop.evaluation.measure import (
     check_point,
     circumstances,
     describe_data,
+    describe_prompts,
     measure,
 )
 from lora_drop.evaluation.preset_results import FORMAT, JSON_NAME, VERSION, read_presets
+from lora_drop.evaluation.prompts import HELD_OUT
 from lora_drop.evaluation.results import check_same, is_setting, json_text, write_texts
+from lora_drop.evaluation.texts import own_answers
 from lora_drop.method.presets import Preset, presets_for
 from lora_drop.models.load import LoadedModel
 
@@ -61,6 +64,9 @@ def measure_presets(
 ) -> dict[str, Any]:
     """Measure every preset with its adapters and without, and write `presets.json` after each row.
 
+    Quality is that on the full model's own answers to the held-out prompts, on the given texts, and of the preset's
+    own answers.
+
     Args:
         source: where `pairs` come from, for the record.
         progress: called with the rows done and all of them, first with those already there.
@@ -73,11 +79,12 @@ def measure_presets(
             other measurements.
     """
     cases = _cases(loaded, pairs[0][0])
+    prompts = list(HELD_OUT)
     result = {
         "format": FORMAT,
         "version": VERSION,
         **circumstances(loaded),
-        "data": describe_data(pairs, source),
+        "data": describe_data(pairs, source) | {"own": describe_prompts(prompts)},
         "settings": {"context_tokens": context_tokens, "speed_tokens": SPEED_TOKENS},
         "notes": list(dict.fromkeys(note for case in cases for note in case.point.notes)),
         "rows": [],
@@ -90,9 +97,10 @@ def measure_presets(
     rows = [next(filter(case.is_of, there), None) for case in cases]
     done = len(cases) - rows.count(None)
     progress(done, len(cases))
+    answers = own_answers(loaded, prompts) if done < len(cases) else None
     for i, case in enumerate(cases):
         if rows[i] is None:
-            rows[i] = case.key | measure(loaded, case.point, pairs, context_tokens)
+            rows[i] = case.key | measure(loaded, case.point, pairs, context_tokens, answers, True)
             result["rows"] = [row for row in rows if row]
             write_texts({JSON_NAME: json_text(result)}, folder, "the presets")
             done += 1

@@ -18,13 +18,17 @@ from lora_drop.evaluation.measure import (
     check_point,
     circumstances,
     describe_data,
+    describe_prompts,
     measure,
 )
+from lora_drop.evaluation.prompts import HELD_OUT
 from lora_drop.evaluation.results import check_same
 from lora_drop.evaluation.sweep_file import FORMAT, JSON_NAME, VERSION, read_sweep, write_sweep
+from lora_drop.evaluation.texts import own_answers
 from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.models.load import LoadedModel
 
+OWN_PROMPTS = HELD_OUT[:6]  # few: a grid has many points
 SAME = ("format", "version", "model", "device", "data", "settings", "software")  # of two sweeps that are one
 VARIED = (*KEY, "drop_layers")  # not a setting of the whole sweep: its axes, and what would stand in for one
 
@@ -64,8 +68,8 @@ def sweep(
 ) -> dict[str, Any]:
     """Measure every config; two that come to the same (no bank is shipped, so `auto` is `none`) are one point.
 
-    Quality is teacher-forced over `pairs` through the real decode schedule. Speed is that of a free run on the first
-    prompt, baseline and LoRA-Drop a step each in turn, from the median milliseconds of each kind of step.
+    Quality is teacher-forced through the real decode schedule, over `pairs` and over the full model's own answers to a
+    few held-out prompts. Speed is that of a free run on the first prompt, baseline and LoRA-Drop a step each in turn.
 
     Args:
         configs: see `grid`; they differ in the grid's axes only.
@@ -92,8 +96,9 @@ def sweep(
     missing = [point for point in points if (*point.key, point.fingerprint) not in known]
     there = len(points) - len(missing)
     progress(there, len(points))
+    answers = own_answers(loaded, OWN_PROMPTS) if missing else None
     for done, point in enumerate(missing, start=there + 1):
-        row = measure(loaded, point, pairs, context_tokens)
+        row = measure(loaded, point, pairs, context_tokens, answers)
         # A bank trained further under the same name has another fingerprint: its new row takes the old one's place.
         result["rows"] = [old for old in result["rows"] if _key(old) != point.key] + [row]
         if folder is not None:
@@ -115,7 +120,7 @@ def _begin(
         "format": FORMAT,
         "version": VERSION,
         **circumstances(loaded),
-        "data": describe_data(pairs, source),
+        "data": describe_data(pairs, source) | {"own": describe_prompts(OWN_PROMPTS)},
         "settings": {
             **{name: value for name, value in base.differences().items() if name not in VARIED},
             "layers": list(base.layers or default_range(loaded.num_layers)),

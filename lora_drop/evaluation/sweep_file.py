@@ -65,7 +65,11 @@ def _cell(name: str, value: Any) -> Any:
 
 _KINDS = {one.name: one.kind for one in settings_of(SCHEDULE)}
 _LISTS = {name: kind for name, kind in _KINDS.items() if isinstance(kind, (Layers, LayerList))}
-_TEXTS = {name for name, kind in _KINDS.items() if kind.python is str} | {"adapters_fingerprint", "decoder"}
+_TEXTS = {name for name, kind in _KINDS.items() if kind.python is str} | {
+    "adapters_fingerprint",
+    "decoder",
+    "own_answers_sha256",
+}
 
 
 def _is_row(row: Any) -> bool:

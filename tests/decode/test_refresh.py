@@ -12,10 +12,12 @@ from lora_drop.decode import ReferenceDecoder, refresh
 from lora_drop.decode.lane import Lane
 from lora_drop.decode.sampling import Sampling
 from lora_drop.evaluation import metrics
+from lora_drop.evaluation.texts import Texts
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import kv_bytes, speed_bound
 from lora_drop.method.schedule import Schedule
 from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
+from lora_drop.models.tokens import encode_prompt
 from lora_drop.run.generate import generate
 from lora_drop.run.request import BASELINE, LORA_DROP, Request
 from lora_drop.run.run import run
@@ -174,7 +176,7 @@ def test_only_corrected_layers_count_and_without_any_the_norm_never_fires(tiny):
     )  # two of its three ratios are 0 and are not counted here
 
 
-def test_evaluate_refreshes_where_the_free_run_does(tiny, monkeypatch):
+def test_evaluate_refreshes_where_the_free_run_does(tiny):
     prompt = "Tell me something."
     probe = gather(run(tiny, Request(prompt, LoraDropConfig(period=6, drop_ratio=1.0), 50, ignore_eos=True)))
     threshold = median(step.entropy for step in probe.steps[LORA_DROP])
@@ -182,11 +184,9 @@ def test_evaluate_refreshes_where_the_free_run_does(tiny, monkeypatch):
     trace = gather(run(tiny, Request(prompt, config, 50, ignore_eos=True)))
     steps = trace.steps[LORA_DROP]
     assert {"entropy", None} == {step.trigger for step in steps}
-    monkeypatch.setattr(metrics, "encode_text", lambda tokenizer, text: ids(steps))
     taken = []
-    result = metrics.evaluate(
-        tiny, config, iter([(prompt, "")]), after_step=lambda now: taken.append((now.kind, now.trigger))
-    )
+    texts = Texts([(encode_prompt(tiny.tokenizer, prompt), ids(steps))])
+    result = metrics.evaluate(tiny, config, texts, after_step=lambda now: taken.append((now.kind, now.trigger)))
     assert taken == [(step.kind, step.trigger) for step in steps[1:]]
     count = kinds(steps).count("refresh")
     assert result["config"]["refreshes"] == count and result["config"]["decode_steps"] == 49

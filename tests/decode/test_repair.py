@@ -28,7 +28,7 @@ from lora_drop.method.schedule import Schedule, baseline_schedule
 from tests.support.decoding import PROMPT, TARGET, random_bank
 
 EXACT = {"refresh": "repair", "kv": "write"}
-DECODERS = ("reference", "native")
+DECODERS = ("reference", "native", "static")
 
 
 def make(name, loaded):

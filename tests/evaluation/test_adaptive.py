@@ -10,6 +10,7 @@ from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation import adaptive
 from lora_drop.evaluation.metrics import evaluate
+from lora_drop.evaluation.texts import given_texts
 from lora_drop.method.config import LoraDropConfig
 
 ARGS = ["--prompt-field", "q", "--target-field", "a", "--model", "random:tiny-llama", "--dtype", "float32"]
@@ -41,7 +42,7 @@ def test_the_points_are_what_evaluate_gives(tiny):
     for part, pairs in (("choosing", PAIRS[:1]), ("judging", PAIRS[1:])):
         for row in [*result[part]["fixed"], *result[part]["adaptive"]]:
             changed = {"period": row["period"]} if "period" in row else {"refresh_entropy": row["threshold"]}
-            alone = evaluate(tiny, config.replace(**changed), iter(pairs))
+            alone = evaluate(tiny, config.replace(**changed), given_texts(tiny, pairs))
             every = alone["all_steps"]
             assert row["nll_gap"] == pytest.approx(every["nll_lora_drop"] - every["nll_baseline"])
             assert row["agreement"] == every["top1_agreement"] and row["kl"] == pytest.approx(every["kl"])
@@ -61,8 +62,8 @@ def test_the_points_are_what_evaluate_gives(tiny):
 def test_the_verdict_is_at_equal_average_period(tiny, monkeypatch, better, wins):
     """Fixed schedules lose 2 * (1 - share of full steps) nats; adaptive ones `better` less than that."""
 
-    def fake(loaded, config, pairs, context_tokens=None, *, after_step):
-        assert len(list(pairs)) == 1
+    def fake(loaded, config, texts, *, after_step):
+        assert len(texts.pairs) == 1
         early = config.refresh_entropy is not None and config.refresh_entropy < adaptive.NEVER
         share = 0.4 if early else 1 / config.period
         if config.refresh_entropy == adaptive.NEVER:
@@ -136,8 +137,8 @@ def test_bad_input_is_one_clear_line(data, capsys, argv, says):
 def test_a_threshold_that_never_fires_is_the_fixed_schedule(tiny):
     """The probe of the longest gap is also its point of the curve: measuring must not change it."""
     config = LoraDropConfig(period=3, drop_ratio=1.0)
-    plain = evaluate(tiny, config, iter(PAIRS))["all_steps"]
-    probe = evaluate(tiny, config.replace(refresh_entropy=adaptive.NEVER), iter(PAIRS))["all_steps"]
+    plain = evaluate(tiny, config, given_texts(tiny, PAIRS))["all_steps"]
+    probe = evaluate(tiny, config.replace(refresh_entropy=adaptive.NEVER), given_texts(tiny, PAIRS))["all_steps"]
     assert plain == probe
 
 

@@ -14,9 +14,9 @@ from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation import preset_results as measured
 from lora_drop.evaluation import presets as module
-from lora_drop.evaluation import samples
+from lora_drop.evaluation import prompts, samples, texts
 from lora_drop.evaluation.preset_results import READS_WELL_GAP, default_preset, measured_presets, reads_well
-from lora_drop.evaluation.prompts import EXAMPLES, SAMPLE_PROMPTS
+from lora_drop.evaluation.prompts import EXAMPLES, HELD_OUT, SAMPLE_PROMPTS
 from lora_drop.method.cost import ModelShape, speed_bound
 from lora_drop.method.presets import COMPARISONS, PRESETS, presets_for
 from lora_drop.ui.facts import preset_facts
@@ -97,6 +97,9 @@ def short(monkeypatch):
     """Two prompts and few tokens: what is tested does not depend on how many."""
     monkeypatch.setattr(samples, "SAMPLE_PROMPTS", SAMPLE_PROMPTS[:2])
     monkeypatch.setattr(samples, "SETTINGS", samples.SETTINGS | {"max_new_tokens": 12})
+    monkeypatch.setattr(module, "HELD_OUT", HELD_OUT[:2])
+    monkeypatch.setattr(prompts, "HELD_OUT", HELD_OUT[:2])
+    monkeypatch.setattr(texts, "ANSWER_TOKENS", 24)
 
 
 def test_rows_are_the_sweeps_with_adapters_and_without(data, bank, short, tmp_path, capsys):
@@ -117,7 +120,14 @@ def test_rows_are_the_sweeps_with_adapters_and_without(data, bank, short, tmp_pa
         assert main(["evaluate", *command(data, "")[1:7], *TINY, *point]) == 0
         alone = json.loads(capsys.readouterr().out)
         row = rows["fast", "ours" if adapters == "auto" else "none"]
-        for steps in ("lora_steps", "all_steps"):
+        assert main(["evaluate", "--target", "own", "--free", *TINY, *point]) == 0
+        own = json.loads(capsys.readouterr().out)
+        for steps in ("lora_steps", "full_steps", "all_steps"):
+            found = {name: row[f"own_{steps}_{name}"] for name in own[steps]}
+            assert found == pytest.approx(own[steps])
+        assert [row["own_loss_low"], row["own_loss_high"]] == pytest.approx(own["loss_interval"])
+        assert {name: row[f"free_{name}"] for name in own["free"]} == pytest.approx(own["free"])
+        for steps in ("lora_steps", "full_steps", "all_steps"):
             assert {name: row[f"{steps}_{name}"] for name in alone[steps]} == pytest.approx(alone[steps])
     assert rows["fast", "ours"]["all_steps_kl"] != rows["fast", "none"]["all_steps_kl"]
 

@@ -9,10 +9,18 @@ from lora_drop.adapters import find
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.cli.main import main
 from lora_drop.evaluation import sweep as module
-from lora_drop.evaluation.measure import KEY, median_rates
-from lora_drop.run.records import StepRecord
+from lora_drop.evaluation import texts
+from lora_drop.evaluation.measure import KEY
+from lora_drop.evaluation.prompts import HELD_OUT
 
 ARGS = ["--prompt-field", "q", "--target-field", "a", "--model", "random:tiny-llama", "--dtype", "float32"]
+
+
+@pytest.fixture(autouse=True)
+def few_answers(monkeypatch):
+    """Two prompts and short answers; of 31 tokens none can fill the last 32 with a loop."""
+    monkeypatch.setattr(module, "OWN_PROMPTS", HELD_OUT[:2])
+    monkeypatch.setattr(texts, "ANSWER_TOKENS", 31)
 
 
 @pytest.fixture
@@ -33,8 +41,15 @@ def test_the_grid_is_what_evaluate_and_the_formula_give(data, tmp_path, capsys):
     point = ["--drop-ratio", "1", "--period", "3", "--reuse", "state", "--adapters", "none", "--json"]
     assert main(["evaluate", "--data", str(data), *ARGS, *point]) == 0
     alone = json.loads(capsys.readouterr().out)
-    for steps in ("lora_steps", "all_steps"):
+    for steps in ("lora_steps", "full_steps", "all_steps"):
         assert {name: rows[1.0, 3][f"{steps}_{name}"] for name in alone[steps]} == pytest.approx(alone[steps])
+    assert [rows[1.0, 3]["loss_low"], rows[1.0, 3]["loss_high"]] == [None, None], "one prompt has no interval"
+    assert main(["evaluate", *ARGS[4:], "--target", "own", "--limit", "2", *point]) == 0
+    own = json.loads(capsys.readouterr().out)
+    assert rows[1.0, 3]["own_all_steps_kl"] == pytest.approx(own["all_steps"]["kl"])
+    assert [rows[1.0, 3]["own_loss_low"], rows[1.0, 3]["own_loss_high"]] == pytest.approx(own["loss_interval"])
+    assert rows[1.0, 3]["own_answers_sha256"] == own["config"]["answers_sha256"]
+    assert rows[1.0, 3]["speedup_low"] <= rows[1.0, 3]["speedup_high"] and rows[1.0, 3]["decoder"]
     with (tmp_path / "out" / "sweep.csv").open() as file:
         written = list(csv.DictReader(file))
     assert [float(row["speedup"]) for row in written] == [row["speedup"] for row in result["rows"]]
@@ -71,6 +86,7 @@ def test_rules_parts_and_adapters_are_axes(data, banks, tmp_path, capsys):
     assert set(by_bank) == {"ours", "none"} and by_bank["ours"]["rank"] == 2 and by_bank["none"]["rank"] == 0
     assert {p for p in points if p[2] == "ours"} == {("residual", "block", "ours", 0.5, 3)}
     assert "untrained rule" in err and any("untrained rule" in note for note in result["notes"])
+    assert result["data"].pop("own")["prompts"] == 2
     assert result["data"] | {"sha256": ""} == {
         "file": "pairs.jsonl", "prompt_field": "q", "target_field": "a", "limit": None, "records": 1, "sha256": "",
     }  # fmt: skip
@@ -173,23 +189,6 @@ def test_recommend_takes_the_fastest_within_the_limit(tmp_path, capsys):
     path.write_text("{}")
     assert main(["recommend", str(path), "--max-nll-gap", "1"]) == 2
     assert "not a sweep.json" in capsys.readouterr().err
-
-
-def test_rates_come_from_medians():
-    def lane(name, ms):
-        kinds = ["prefill"] + ["lora" if s % 2 else "refresh" for s in range(1, len(ms))]
-        return [
-            StepRecord(name, s, 0, "", kind, [], m, 0, None) for s, (kind, m) in enumerate(zip(kinds, ms, strict=True))
-        ]
-
-    class Run:
-        steps = {
-            "baseline": lane("baseline", [99, 10, 10, 10, 10, 900, 10]),
-            "lora_drop": lane("b", [99, 5, 10, 5, 10, 5, 70]),
-        }
-
-    baseline, ours = median_rates(Run)
-    assert baseline == pytest.approx(100) and ours == pytest.approx(1000 / 7.5)
 
 
 @pytest.mark.parametrize(

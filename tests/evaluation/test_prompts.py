@@ -1,0 +1,26 @@
+"""What is measured on was not trained on."""
+
+import json
+import re
+from importlib.resources import files
+
+from lora_drop.evaluation.prompts import HELD_OUT, SAMPLE_PROMPTS
+from lora_drop.training.prompts import all_prompts
+
+
+def test_the_held_out_prompts_are_many_and_all_different():
+    assert len(set(HELD_OUT)) == len(HELD_OUT) == 32
+    assert not set(HELD_OUT) & set(SAMPLE_PROMPTS)
+
+
+def test_no_prompt_for_training_is_measured_on():
+    assert not {*HELD_OUT, *SAMPLE_PROMPTS} & set(all_prompts())
+
+
+def test_no_held_out_prompt_has_the_form_of_one_for_training():
+    families = json.loads(files("lora_drop.training").joinpath("prompts.json").read_text(encoding="utf-8"))
+    forms = [re.sub(r"\\{\w+\\}", ".+", re.escape(form)) for family in families for form in family["templates"]]
+    telling = [form for form in forms if re.sub(r"\.\+|\W", "", form)]  # "{x}?" alone would match any question
+    assert len(telling) > 80
+    found = [(prompt, form) for prompt in HELD_OUT for form in telling if re.fullmatch(form, prompt)]
+    assert not found
