@@ -167,8 +167,7 @@ def _is_whole(content: dict[str, Any]) -> bool:
 
 def _is_row(row: dict[str, Any]) -> bool:
     # A row without the adapters that a run of the preset would take has no free text.
-    numbers = [row[column] for column in (*FIGURES.values(), LOSSES[0])]
-    numbers += [row.get(column) for column in (LOSSES[1], *REPEATS)]
+    numbers = [*(row[column] for column in FIGURES.values()), *(row.get(column) for column in (*LOSSES, *REPEATS))]
     return (
         isinstance(row["preset"], str)
         and isinstance(row["config"], dict)

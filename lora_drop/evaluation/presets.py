@@ -65,7 +65,7 @@ def measure_presets(
 ) -> dict[str, Any]:
     """Measure every preset with its adapters and without, and write `presets.json` after each row.
 
-    Quality is that on the full model's own answers to the held-out prompts, on the given texts, and, with the adapters,
+    Quality is that on the full model's own answers to the held-out prompts, on the given texts and, with the adapters,
     of the preset's own answers.
 
     Args:
