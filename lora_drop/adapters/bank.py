@@ -20,7 +20,7 @@ WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "lora_drop_config.json"
 _CONFIG_KEYS = (
     *("base_model_name_or_path", "revision", "num_layers"),
-    *("r", "lora_alpha", "reuse", "part", "kv", "layers"),
+    *("r", "lora_alpha", "reuse", "part", "kv", "refresh", "layers"),
     *("mlp_width", "mlp_layers", "kept_rank", "kept_layers", "head"),
 )
 _BOTTLENECK = ("gate_up", "down")  # tensors of a layer's `mlp` part
@@ -50,7 +50,7 @@ class AdapterBank(Correction):
     """Corrections for the layers of one model, with what they were trained for.
 
     Args:
-        reuse, part, kv: the rules that the bank was trained for.
+        reuse, part, kv, refresh: the rules that the bank was trained for.
         base_model, revision: the model that it belongs to, by name and by the fingerprint of its weights.
         num_layers: how many layers that model has; 0 if not known.
         meta: whatever else the folder's config says (schedules, data, tokens, quality).
@@ -63,6 +63,7 @@ class AdapterBank(Correction):
     revision: str = ""
     num_layers: int = 0
     meta: dict[str, Any] = field(default_factory=dict)
+    refresh: str = "single"
 
     @classmethod
     def new(
@@ -106,15 +107,18 @@ class AdapterBank(Correction):
                     f"adapters {name} belong to another model: layer {i} has shapes {shapes}, which do not fit rank "
                     f"{self.rank} and this model's hidden size {hidden_size}. Use their model, or adapters none."
                 )
-        sizes = {down.shape[0] for _, down in self.mlp.values()} | {gate_up.shape[1] for gate_up, _ in self.mlp.values()}
+        sizes = {down.shape[0] for _, down in self.mlp.values()} | {
+            gate_up.shape[1] for gate_up, _ in self.mlp.values()
+        }
         sizes |= {size for pairs in self.kept.values() for name in ("qkv", "gate_up") for size in _inner(pairs, name)}
         if self.head is not None:
             sizes.add(self.head.project.shape[1])
         beyond = max([*self.mlp, *self.kept], default=0) >= num_layers
         if sizes - {hidden_size} or beyond or (vocab_size and self.head and len(self.head.codes) != vocab_size):
             raise LoraDropError(
-                f"adapters {name} belong to another model: a part of theirs, or their screened head, does not fit this "
-                f"one's {num_layers} layers, hidden size {hidden_size} and vocabulary. Use their model, or adapters none."
+                f"adapters {name} belong to another model: one of their parts, or their screened head, does not fit "
+                f"this one's {num_layers} layers, hidden size {hidden_size} and vocabulary. Use their model, or "
+                "adapters none."
             )
         if (self.reuse, self.part) != (reuse, part):
             raise LoraDropError(
@@ -155,6 +159,7 @@ class AdapterBank(Correction):
             "reuse": self.reuse,
             "part": self.part,
             "kv": self.kv,
+            "refresh": self.refresh,
             "layers": self.layers,
             **({"mlp_width": self.mlp_width, "mlp_layers": sorted(self.mlp)} if self.mlp else {}),
             **({"kept_rank": self.kept_rank, "kept_layers": sorted(self.kept)} if self.kept else {}),
@@ -179,7 +184,7 @@ class AdapterBank(Correction):
             b = {i: tensors[f"layers.{i}.lora_B.weight"] for i in layers}
             gate = {i: tensors[f"layers.{i}.gate"] for i in layers}
             alpha, reuse, part, kv = float(config["lora_alpha"]), config["reuse"], config["part"], config["kv"]
-            num_layers = int(config.get("num_layers", 0))
+            num_layers, refresh = int(config.get("num_layers", 0)), str(config.get("refresh", "single"))
             parts = _read_parts(config, tensors)
         except OSError as error:
             raise LoraDropError(
@@ -197,7 +202,7 @@ class AdapterBank(Correction):
             raise broken(name, why)
         meta = {k: v for k, v in config.items() if k not in _CONFIG_KEYS}
         base, revision = str(config.get("base_model_name_or_path", "")), str(config.get("revision", ""))
-        return cls(a, b, gate, alpha, reuse, part, kv, base, revision, num_layers, meta, **parts)
+        return cls(a, b, gate, alpha, reuse, part, kv, base, revision, num_layers, meta, refresh, **parts)
 
 
 def _read_parts(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:

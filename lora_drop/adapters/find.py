@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.adapters.bank import CONFIG_NAME, WEIGHTS_NAME, AdapterBank, broken
+from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import Schedule
 from lora_drop.method.settings import PARTS, REUSE_RULES
@@ -37,7 +38,12 @@ def _named_bank(
     folder = bank_folder(loaded, config, schedule)
     if folder is None:
         if config.adapters == "none" or schedule.is_baseline:
-            return None, []
+            return None, [] if config.head == "full" else ["without adapters there is no screened head."]
+        if config.parts not in ("auto", "linear"):
+            raise LoraDropError(
+                f"no adapters with parts {config.parts} are shipped for {loaded.id}: take parts auto, or name "
+                "a folder."
+            )
         return None, [
             f"no trained adapters are shipped for {loaded.id} with reuse {schedule.reuse}, part {schedule.part}: "
             "this is the untrained rule."
@@ -50,15 +56,39 @@ def _named_bank(
         reuse=schedule.reuse,
         part=schedule.part,
         name=folder.name,
+        vocab_size=loaded.shape.vocab_size,
     )
     notes = [warning] if warning else []
-    if bank.kv != schedule.kv:
-        notes.append(f"adapters {folder.name} were trained for kv {bank.kv}, this run has kv {schedule.kv}.")
+    for name in ("kv", "refresh"):
+        theirs, ours = getattr(bank, name), getattr(schedule, name)
+        if theirs != ours and not schedule.is_baseline:
+            notes.append(f"adapters {folder.name} were trained for {name} {theirs}, this run has {name} {ours}.")
     if bare := [i for i in schedule.dropped if i not in bank.a]:
         notes.append(f"adapters {folder.name} have no correction for layers {', '.join(map(str, bare))}.")
-    if schedule.is_baseline or len(bare) == len(schedule.dropped):
+    bank = bank.only(_wanted_parts(bank, config, folder.name, notes))
+    if schedule.is_baseline or not (bank.head or len(bare) < len(schedule.dropped)):
         return None, notes
     return bank.to(loaded.device, loaded.dtype), notes
+
+
+def _wanted_parts(bank: AdapterBank, config: LoraDropConfig, name: str, notes: list[str]) -> frozenset[str]:
+    """The parts of a bank that a config runs.
+
+    Raises:
+        LoraDropError: one that was asked for by name is missing.
+    """
+    asked = set() if config.parts == "auto" else set(config.parts.split("+"))
+    if config.head == "screened" and config.adapters != "auto":
+        asked.add("head")
+    if missing := sorted(asked - bank.parts):
+        raise LoraDropError(
+            f"adapters {name} have no {missing[0]} part (they have {', '.join(sorted(bank.parts))}): take parts "
+            "auto and head full, or adapters that have it."
+        )
+    if config.head == "screened" and "head" not in bank.parts:
+        notes.append(f"adapters {name} have no screened head: the whole head is read.")
+    parts = bank.parts if config.parts == "auto" else frozenset(asked)
+    return parts - {"head"} | ({"head"} if config.head == "screened" else set())
 
 
 def bank_folder(loaded: LoadedModel | ModelInfo, config: LoraDropConfig, schedule: Schedule) -> Path | None:
@@ -70,21 +100,25 @@ def bank_folder(loaded: LoadedModel | ModelInfo, config: LoraDropConfig, schedul
     if config.adapters == "none" or (config.adapters == "auto" and schedule.is_baseline):
         return None
     if config.adapters == "auto":
-        return shipped_bank(loaded.revision, schedule.reuse, schedule.part)
+        return shipped_bank(loaded.revision, schedule.reuse, schedule.part, schedule.refresh, schedule.kv)
     return Path(config.adapters)
 
 
-def shipped_bank(revision: str, reuse: str, part: str) -> Path | None:
+def shipped_bank(revision: str, reuse: str, part: str, refresh: str = "single", kv: str = "skip") -> Path | None:
     """The folder of the bank that `auto` takes for these weights and rules, from the folders' configs alone.
+
+    One that was trained for the same refresh comes first, then one for the same K/V rule.
 
     Raises:
         LoraDropError: a shipped folder's config is broken.
     """
     wanted = {"revision": revision, "reuse": reuse, "part": part}
+    found = []
     for path in sorted(SHIPPED_ADAPTERS.glob(f"*/{CONFIG_NAME}")):
-        if wanted.items() <= _bank_config(path.parent).items():
-            return path.parent
-    return None
+        config = _bank_config(path.parent)
+        if wanted.items() <= config.items():
+            found.append((config.get("refresh", "single") != refresh, config.get("kv", "skip") != kv, path.parent))
+    return min(found)[-1] if found else None
 
 
 def _bank_config(folder: Path) -> dict[str, Any]:

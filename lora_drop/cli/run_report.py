@@ -7,7 +7,7 @@ from typing import Any
 
 from lora_drop.cli.output import print_json
 from lora_drop.method.cost import human_bytes
-from lora_drop.run.records import TOGETHER
+from lora_drop.run.records import FREE, TOGETHER
 from lora_drop.run.trace import Trace, refresh_counts
 
 
@@ -18,18 +18,19 @@ def run_object(trace: Trace) -> dict[str, Any]:
     main = trace.header.main
     for name in trace.steps:
         figures = summary.lanes[name] if summary else {}
-        beside = {key: figures.get(key) for key in TOGETHER} if name not in lanes else {}
+        beside = {key: figures.get(key) for key in (*TOGETHER, *FREE)} if name not in lanes else {}
         lanes[name] = {
             "text": trace.text(name),
             "token_ids": trace.token_ids(name),
             "tokens_per_second": figures.get("tokens_per_second"),
             "kv_bytes": figures.get("kv_bytes", trace.steps[name][-1].kv_bytes if trace.steps[name] else 0),
             "kv_allocated_bytes": figures.get("kv_allocated_bytes"),
+            "collapsed": figures.get("collapsed"),
             **beside,
         }
     return {
         **lanes,
-        **{name: getattr(summary, name) if summary else None for name in TOGETHER},
+        **{name: getattr(summary, name) if summary else None for name in (*TOGETHER, *FREE)},
         "config": {
             **main["config"],
             **trace.header.sampling,
@@ -63,10 +64,16 @@ def show_run(trace: Trace, as_json: bool) -> None:
         ("speedup", result["speedup"], "{:.2f}x"),
         ("its physical bound", result["bound"], "{:.2f}x"),
         ("KV saved", result["kv_saved"], "{:.1%}"),
-        ("same next token as the full model, LoRA steps", result["top1_agreement"], "{:.1%}"),
+        ("quality loss on the baseline's answer, nats a token", _loss(result), "{:.3f}"),
+        ("same next token as the full model there, LoRA steps", result["top1_agreement"], "{:.1%}"),
+        ("drafts that the full model kept", result["accepted"], "{:.1%}"),
         ("first differing token", result["first_divergence"], "{}"),
     ):
         print(f"{label}: {'-' if value is None else form.format(value)}")
+
+
+def _loss(result: dict[str, Any]) -> float | None:
+    return result["quality"] and result["quality"]["all_steps"]["kl"]
 
 
 def _show_lanes(trace: Trace, result: dict[str, Any]) -> None:
@@ -83,6 +90,8 @@ def _show_lanes(trace: Trace, result: dict[str, Any]) -> None:
             f"    {len(figures['token_ids'])} tokens, {f'{rate:.1f} tokens/s' if rate else 'no decode step'}, "
             f"KV {human_bytes(figures['kv_bytes'])}"
         )
+        if figures["collapsed"] is not None:
+            print(f"    the text collapses: from token {figures['collapsed']} on it goes in circles")
 
 
 def _plain(text: str) -> str:

@@ -31,6 +31,12 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--start", type=parse_path, metavar="DIR", help="an adapter folder to go on from")
     parser.add_argument(
+        "--held-out",
+        type=parse_path,
+        metavar="FILE",
+        help="self-generated text for the evaluations (default: windows kept apart)",
+    )
+    parser.add_argument(
         "--out", type=parse_path, required=True, metavar="DIR", help="checkpoints and the adapter folder"
     )
     add_model_options(parser)

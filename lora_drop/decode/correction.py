@@ -1,7 +1,7 @@
 """The corrections of a model's layers, as decoding needs them: tensors alone, no folder and no model.
 
-A correction has up to three parts, and a bank may bring a screened head. The paper's is `linear`. All act at LoRA steps
-only; at full steps the frozen weights run alone.
+A correction has up to three parts, of which `linear` is the paper's, and a bank may bring a screened head. All act at
+LoRA steps only; at full steps the frozen weights run alone.
 
 Shapes: D hidden size, r rank, b width of the bottleneck, r_k rank of a kept layer's, K and N a projection's input and
 output.
@@ -84,7 +84,7 @@ class Correction:
         return (F.silu(gate) * up) @ down.T
 
     def adapted(self, layer: int, projection: str, x: Tensor, y: Tensor) -> Tensor:
-        """The output y (B, N) of a kept layer's projection of x (B, K), with its change; y itself where it has none."""
+        """A kept layer's projection y (B, N) of x (B, K) with its change; y itself where it has none."""
         pair = self.kept.get(layer, {}).get(projection)
         return y if pair is None else y + (x @ pair[0].T) @ pair[1].T
 

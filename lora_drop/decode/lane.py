@@ -53,8 +53,8 @@ class Lane:
         schedule, bank: what is dropped when, and the corrections (or None).
         stop_ids: tokens that end the text; an empty set runs to `max_new_tokens`.
         watch: keep the skipped layers' outputs of each step for the audit.
-        choose: what draws a token (rows, 1) from logits (rows, V), row r of which belongs to step `step` + r; None draws
-            as `sampling` says. Asked twice of one step, it has to answer the same in a schedule that judges.
+        choose: draws tokens (rows, 1) from logits (rows, V), row r of which belongs to step `step` + r; None draws as
+            `sampling` says. Asked twice of one step, it has to answer the same in a schedule that judges.
 
     Attributes:
         tokens: those written so far, the stop token included; once the lane has ended all are kept.

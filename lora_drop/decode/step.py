@@ -107,9 +107,9 @@ class Decoder(Protocol):
         """
 
     def rewind(self, found: DecoderOutput, rows: int, state: DecodeState) -> DecoderOutput:
-        """Take back all but the first `rows` tokens of the pass that has just given `found`, in a schedule that judges.
+        """Take back all but the first `rows` tokens of the pass that has just given `found`.
 
-        The last token kept is the last refresh then.
+        Only in a schedule that judges. The last token kept is the last refresh then.
 
         Returns:
             What the pass would have given had it ended there: logits (1, V).

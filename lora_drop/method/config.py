@@ -29,12 +29,13 @@ class LoraDropConfig(_Fields):
     def check(self) -> None:
         if self.refresh == "repair" and self.period > MAX_REPAIR:
             raise LoraDropError(
-                f"with refresh repair the period is at most {MAX_REPAIR}, got {self.period}: shorten it, or take refresh "
-                "single."
+                f"with refresh repair the period is at most {MAX_REPAIR}, got {self.period}: shorten it, or take "
+                "refresh single."
             )
         if self.accept and (self.refresh, self.kv) != ("repair", "write"):
             raise LoraDropError(
-                f"accept {self.accept:g} needs exact full steps to judge by: set refresh repair and kv write, or accept 0."
+                f"accept {self.accept:g} needs exact full steps to judge by: set refresh repair and kv write, or "
+                "accept 0."
             )
 
     def schedule_for(self, num_layers: int) -> Schedule:

@@ -90,6 +90,43 @@ class ModelShape:
         return 2 * self.num_kv_heads * self.head_dim
 
 
+@dataclass(frozen=True)
+class Extras:
+    """What a LoRA step reads beside the paper's correction, in sizes; 0 where that part is off.
+
+    Args:
+        mlp: width of the bottleneck of a corrected layer that is skipped.
+        kept: rank of the change to each layer that runs after the first skipped one.
+        head_rank, head_best: of the screened head, its preview's rank and how many tokens get exact logits.
+        code_size: bytes of a code of that preview, over those of an activation.
+    """
+
+    mlp: int = 0
+    kept: int = 0
+    head_rank: int = 0
+    head_best: int = 0
+    code_size: float = 0.5
+
+    def layer_weights(self, shape: ModelShape) -> int:
+        """Weights of the change to one layer that runs."""
+        inner = shape.num_heads * shape.head_dim
+        sizes = (
+            (shape.hidden_size, inner + 2 * shape.num_kv_heads * shape.head_dim),
+            (inner, shape.hidden_size),
+            (shape.hidden_size, 2 * shape.intermediate_size),
+            (shape.intermediate_size, shape.hidden_size),
+        )
+        return self.kept * sum(a + b for a, b in sizes)
+
+    def head_cost(self, shape: ModelShape) -> float:
+        """What the screened head reads, in units of an activation's size; a row of codes has a float32 scale."""
+        codes = shape.vocab_size * (self.head_rank + 4) * self.code_size
+        return codes + self.head_rank * shape.hidden_size + self.head_best * shape.hidden_size * shape.head_size
+
+
+NO_EXTRAS = Extras()
+
+
 def kv_bytes(
     shape: ModelShape,
     schedule: Schedule,
@@ -97,12 +134,14 @@ def kv_bytes(
     steps: int,
     itemsize: int,
     refreshes: int | None = None,
+    last_refresh: int | None = None,
 ) -> int:
     """The exact KV formula: bytes held after `steps` decode steps on a prompt of `prompt_tokens` tokens.
 
-    Drawn beside the counted bytes, never instead of them. `refreshes` is as in `Schedule.kv_length`.
+    Drawn beside the counted bytes, never instead of them. `refreshes`, `last_refresh` are as in `Schedule.kv_length`.
     """
-    tokens = sum(schedule.kv_length(i, prompt_tokens, steps, refreshes) for i in range(shape.num_layers))
+    past = prompt_tokens, steps, refreshes, last_refresh
+    tokens = sum(schedule.kv_length(i, *past) for i in range(shape.num_layers))
     return shape.kv_per_token * itemsize * tokens
 
 
@@ -117,6 +156,8 @@ def step_bytes(
     kv: bool = True,
     lora: bool | None = None,
     refreshes: int | None = None,
+    last_refresh: int | None = None,
+    extras: Extras = NO_EXTRAS,
 ) -> float:
     """Bytes that decode step `step` has to read: the weights it uses and the K/V that each attention run reads.
 
@@ -124,8 +165,9 @@ def step_bytes(
         rank: rank of the adapters, 0 without; a skipped layer then reads A, B and, for `residual`, the gate.
         corrected: the layers that have adapters; None is all.
         kv: count the K/V reads too; without them the figure does not depend on the text's length.
-        lora, refreshes: whether it was a LoRA step, and how many decode steps up to it were not; None is what the
-            fixed schedule says.
+        lora, refreshes, last_refresh: whether it was a LoRA step, how many decode steps up to it were not, and which
+            was the last of these; None is what the fixed schedule says. A repair reads what a single full step does.
+        extras: the parts of the correction beside the paper's.
     """
     if lora is None:
         lora = schedule.kind(step) == "lora"
@@ -136,18 +178,25 @@ def step_bytes(
         vectors + (count - vectors) * shape.matrix_size for count, vectors in zip(counts, shape.vectors, strict=True)
     )
     # The head, the last norm, one row of the embedding.
-    total = shape.vocab_size * shape.hidden_size * shape.head_size + 2 * shape.hidden_size
+    if lora and schedule.head == "screened" and extras.head_rank:
+        total = extras.head_cost(shape) + 2 * shape.hidden_size
+    else:
+        total = shape.vocab_size * shape.hidden_size * shape.head_size + 2 * shape.hidden_size
+    first = min(dropped, default=shape.num_layers)
     for i in range(shape.num_layers):
         if i not in dropped:
             total += attention_cost + mlp_cost
+            if i > first:
+                total += extras.layer_weights(shape)
             if kv:
-                total += shape.kv_per_token * schedule.kv_length(i, prompt_tokens, step, refreshes)
+                total += shape.kv_per_token * schedule.kv_length(i, prompt_tokens, step, refreshes, last_refresh)
             continue
         if rank and (corrected is None or i in corrected):
             total += 2 * rank * shape.hidden_size + (shape.hidden_size if schedule.reuse == "residual" else 0)
+            total += 3 * extras.mlp * shape.hidden_size + (shape.hidden_size if extras.mlp else 0)
         if schedule.part == "attention":
             total += mlp_cost
-        if schedule.kv == "write":
+        if schedule.kv == "write" and not schedule.repairs:  # a repair writes them
             total += shape.hidden_size + kv_cost
     return total * itemsize
 
@@ -160,34 +209,86 @@ def speed_bound(
     rank: int = 0,
     corrected: Collection[int] | None = None,
     refreshes: Collection[int] | None = None,
+    extras: Extras = NO_EXTRAS,
 ) -> float:
     """The most that LoRA-Drop can gain at batch 1: bytes of the baseline's steps over bytes of its own steps.
 
     Args:
         steps: decode steps of the run; `None` is one whole period, weights only.
         prompt_tokens: P, the K/V entries before the first step.
-        rank, corrected: the adapters, as in `step_bytes`.
+        rank, corrected, extras: the corrections, as in `step_bytes`.
         refreshes: the decode steps that were refreshes; `None` is the fixed schedule, and so of an adaptive one its
             longest gaps: the most that any run of it can gain.
 
     Returns:
         A ratio of at least about 1; exactly 1 for the baseline or a run without decode steps.
     """
-    full = baseline_schedule(shape.num_layers)
     if steps is None:
-        whole = step_bytes(shape, full, 1, 0, 1, kv=False)
-        lora = step_bytes(shape, schedule, 1, 0, 1, rank, corrected, kv=False)
+        whole = step_bytes(shape, baseline_schedule(shape.num_layers), 1, 0, 1, kv=False)
+        lora = step_bytes(shape, schedule, 1, 0, 1, rank, corrected, kv=False, extras=extras)
         return schedule.period * whole / ((schedule.period - 1) * lora + whole)
     if refreshes is None:
         refreshes = [step for step in range(1, steps + 1) if schedule.kind(step) == "refresh"]
-    happened = set(refreshes)
-    own, base, count = 0.0, 0.0, 0
+    read, happened = BytesRead(shape, schedule, prompt_tokens, rank, corrected, extras), set(refreshes)
     for step in range(1, steps + 1):
-        lora = step not in happened
-        count += not lora
-        base += step_bytes(shape, full, step, prompt_tokens, 1)
-        own += step_bytes(shape, schedule, step, prompt_tokens, 1, rank, corrected, lora=lora, refreshes=count)
-    return base / own if own else 1.0
+        read.step(step, lora=step not in happened)
+    return read.bound or 1.0
+
+
+class BytesRead:
+    """What a lane's passes have read so far, beside what the baseline would have read for the tokens that stand.
+
+    Takes a lane's passes as they come, those for tokens that were taken back and the last judging included.
+
+    Args:
+        rank, corrected, extras: the corrections, as in `step_bytes`.
+    """
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        schedule: Schedule,
+        prompt_tokens: int,
+        rank: int = 0,
+        corrected: Collection[int] | None = None,
+        extras: Extras = NO_EXTRAS,
+    ):
+        self._shape, self._schedule, self._prompt_tokens = shape, schedule, prompt_tokens
+        self._correction = rank, corrected
+        self._extras = extras
+        self._last_refresh = self._refreshes = 0
+        self._own = 0.0
+        self._base = [0.0]  # up to each step that stands
+
+    def step(self, step: int, lora: bool) -> None:
+        """A decode step."""
+        if not lora:
+            self._refreshes, self._last_refresh = self._refreshes + 1, step
+        full = baseline_schedule(self._shape.num_layers)
+        self._base.append(self._base[-1] + step_bytes(self._shape, full, step, self._prompt_tokens, 1))
+        self._own += self._bytes(step, lora)
+
+    def rewind(self, to: int) -> None:
+        """All after step `to` is taken back."""
+        del self._base[to + 1 :]
+
+    def judge(self) -> None:
+        """The last pass over drafts."""
+        self._own += self._bytes(len(self._base) - 1, False)
+
+    def _bytes(self, step: int, lora: bool) -> float:
+        past: dict[str, Any] = {"refreshes": self._refreshes, "last_refresh": self._last_refresh}
+        return step_bytes(
+            *(self._shape, self._schedule, step, self._prompt_tokens, 1, *self._correction),
+            lora=lora,
+            extras=self._extras,
+            **past,
+        )
+
+    @property
+    def bound(self) -> float | None:
+        """The baseline's bytes over the lane's, for the same tokens; None before the first step."""
+        return self._base[-1] / self._own if self._own else None
 
 
 def kv_saved(shape: ModelShape, schedule: Schedule, prompt_tokens: int, steps: int) -> float:

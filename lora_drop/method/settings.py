@@ -275,7 +275,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         *("head", SCHEDULE, Choice(HEADS, ("whole", "screened")), "full"),
-        "at LoRA steps the head is read whole (full), or only for the likeliest tokens of a low-rank preview (screened)",
+        "at LoRA steps the head is read whole (full), or for the likeliest tokens of a preview only (screened)",
         label="Head at LoRA steps",
         row="parts",
         words="head {}",
@@ -312,6 +312,17 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(*("fit_batches", TRAINING, Whole(0, 10**6), 16), "batches of the regression it starts from; 0: none"),
     Setting(*("warmup", TRAINING, Number(0, 1), 0.05), "share of the steps"),
     Setting(*("seed", TRAINING, Whole(0, MAX_SEED), 0), "of windows, schedules and start"),
+    Setting(
+        *("refresh", TRAINING, Choice(REFRESHES), "single"),
+        "the refreshes that they are for; with repair a LoRA step sees the full model's states up to its anchor",
+    ),
+    Setting(
+        *("drop_count", TRAINING, Whole(1, 100_000, off=True), None),
+        "how many first layers of drop_order two of three batches skip, and evaluation too (default: drawn)",
+    ),
+    Setting(*("mlp_width", TRAINING, Whole(0, 10**6), 0), "neurons of a skipped layer's mlp part; 0: none"),
+    Setting(*("kept_rank", TRAINING, Whole(0, 100_000), 0), "rank of the kept part, of layers that run; 0: none"),
+    Setting(*("accumulate", TRAINING, Whole(1, 10**6), 1), "batches of a step, on each process"),
 )
 
 

@@ -157,10 +157,12 @@ class Detokenizer:
         self._context = 0  # the window starts here; up to ...
         self._settled = 0  # ... here its text is for context only, whole, and given out
         self._given = 0  # characters of the window's text that were given out
+        self._before: list[tuple[int, int, int]] = []  # these three before each token
 
     def add(self, token_id: int) -> str:
         """Take a token; return the text that is complete with it, or "" if it waits."""
         self._ids.append(token_id)
+        self._before.append((self._context, self._settled, self._given))
         text = self._decode(self._ids[self._context :])
         whole = text.rstrip(_BROKEN)
         piece = whole[self._given :]
@@ -170,6 +172,11 @@ class Detokenizer:
         else:
             self._given = max(self._given, len(whole))
         return piece
+
+    def rewind(self, tokens: int) -> None:
+        """Forget all after the first `tokens` tokens, and what was given out for them."""
+        self._context, self._settled, self._given = self._before[tokens]
+        del self._ids[tokens:], self._before[tokens:]
 
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=True)

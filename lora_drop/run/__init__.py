@@ -1,8 +1,8 @@
 """A run: a request in, lanes that take turns on one device, the records of its trace out.
 
 `request.py` checks what is asked for; `run.py` is the run, `generate.py` the library's two calls; `records.py` has the
-trace's lines, `trace.py` gathers and reads them, `exports/` makes files of them. Every figure of a run is computed
-here.
+trace's records, `lines.py` how they are written and read, `trace.py` gathers and reads them, `exports/` makes files of
+them. Every figure of a run is computed here.
 
 The names below are imported when they are first used: reading a trace needs no torch. `run` and `generate` are named
 as their modules are: `from lora_drop.run.run import run`.
@@ -22,9 +22,9 @@ _HOMES = {
     "read_trace": "trace",
     "parse_trace": "trace",
     "Record": "records",
-    "trace_schema": "records",
-    "write_line": "records",
-    "wire_line": "records",
+    "trace_schema": "lines",
+    "write_line": "lines",
+    "wire_line": "lines",
     "stream": "generate",
 }
 __all__ = list(_HOMES)

@@ -1,23 +1,27 @@
-"""The audit: what the full model says of the LoRA-Drop lane's own tokens. Its time is in no lane's clock.
+"""The audits: what the full model says of a lane. Their time is in no lane's clock.
 
-True drift needs the full model's states on the same tokens, so the audit is a second, full pass with a KV cache of its
-own, in chunks: one batched forward a refresh.
+`DriftAudit` is of the lane's own tokens: true drift needs the full model's states on the same tokens, so it is a
+second, full pass with a KV cache of its own, in chunks: one batched forward a refresh. `QualityAudit` is of the
+baseline's tokens: on a lane's own text the figure would reward collapse, for the full model copies a loop too.
 """
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
-from lora_drop.decode import Decoder, KVCache, StepResult
+from lora_drop.decode import Correction, Decoder, KVCache, StepResult, not_finite
 from lora_drop.decode.logits import agreement, kl, log_probs
+from lora_drop.method.schedule import Schedule
 from lora_drop.run.records import number
 
 MAX_CHUNK = 16  # steps: with a long or endless period the page should not wait longer than this for its drift
 
 
-class Audit:
-    """The shadow pass over one lane.
+class DriftAudit:
+    """The shadow pass over one lane's tokens.
 
     Args:
         prefill: the lane's KV cache right after prefill. Prefill is full by definition, so the audit starts from a
@@ -31,19 +35,26 @@ class Audit:
     ):
         self._decoder, self._dropped = decoder, dropped
         self._kv = prefill.clone()
-        self._position = prompt_tokens
-        self._fed = [first_token]  # tokens to read: step s feeds the token of step s-1
+        self._prompt_tokens = prompt_tokens
+        self._tokens = [first_token]  # the lane's: step s feeds token s-1
+        self._read = 0  # steps whose tokens the cache holds
         self._steps: list[StepResult] = []
 
     def add(self, step: StepResult) -> list[dict]:
         """Take a decode step of the lane; at a refresh, or a full chunk, return the audit of all since the last."""
         self._steps.append(step)
-        if step.kind == "refresh" or len(self._steps) >= MAX_CHUNK:
-            out = self.flush()
-            self._fed = [step.token_id]
-            return out
-        self._fed.append(step.token_id)
-        return []
+        found = self.flush() if step.kind == "refresh" or len(self._steps) >= MAX_CHUNK else []
+        self._tokens.append(step.token_id)
+        return found
+
+    def rewind(self, to: int) -> None:
+        """The lane takes back all after step `to`."""
+        del self._tokens[to + 1 :]
+        self._steps = [step for step in self._steps if step.step <= to]
+        if back := max(0, self._read - to):
+            for layer in range(self._decoder.num_layers):
+                self._kv.cut(layer, back)
+            self._read = to
 
     @torch.inference_mode()
     def flush(self) -> list[dict]:
@@ -51,15 +62,58 @@ class Audit:
         steps, self._steps = self._steps, []
         if not steps:
             return []
-        tokens = torch.tensor([self._fed[: len(steps)]], device=self._decoder.device)
-        full = self._decoder.read(tokens, self._kv, self._position, self._dropped)
-        self._position += len(steps)
+        fed = self._tokens[self._read : self._read + len(steps)]
+        tokens = torch.tensor([fed], device=self._decoder.device)
+        full = self._decoder.read(tokens, self._kv, self._prompt_tokens + self._read, self._dropped)
+        self._read += len(steps)
         found = []
         for t, step in enumerate(steps):
             assert step.watched is not None and full.watched is not None  # an audited lane keeps them
             drift = _drift(step.watched, full.watched[:, :, t])
             found.append({"step": step.step, **drift, **_divergence(step.logits, full.logits[:, t])})
         return found
+
+
+class QualityAudit:
+    """A lane's schedule on the baseline's tokens, a step behind the baseline: what a reader loses.
+
+    Args:
+        schedule, bank: the lane's. On given tokens there is nothing to take back, so `accept` has no part in it.
+        input_ids: the prompt, (1, P).
+        tokens: the most that the baseline writes.
+    """
+
+    def __init__(self, decoder: Decoder, schedule: Schedule, bank: Correction | None, input_ids: Tensor, tokens: int):
+        self._decoder = decoder
+        self._state = decoder.new_state(
+            dataclasses.replace(schedule, accept=0.0), bank, input_ids.shape[1] + tokens - 1
+        )
+        self._input_ids = input_ids
+        self._token: Tensor | None = None  # the baseline's last
+
+    @torch.inference_mode()
+    def add(self, step: StepResult) -> dict:
+        """Take a step of the baseline: a dict of step, kind, kl, agrees, argmax (token id) and nll_gap.
+
+        Raises:
+            LoraDropError: the lane's logits are NaN or infinite.
+        """
+        if self._token is None:
+            found = self._decoder.prefill(self._input_ids, self._state)
+        else:
+            found = self._decoder.step(self._token, self._state)
+        state = self._state
+        if not found.logits.isfinite().all():
+            raise not_finite(state.refresher.step, state.schedule, state.bank)
+        self._token = torch.tensor([[step.token_id]], device=self._decoder.device)
+        full, ours = (log_probs(logits)[0, step.token_id] for logits in (step.logits, found.logits))
+        gap = number(float(full - ours), 6)
+        return {
+            "step": step.step,
+            "kind": state.refresher.kind,
+            **_divergence(found.logits, step.logits),
+            "nll_gap": gap,
+        }
 
 
 def _drift(ours: Tensor, full: Tensor) -> dict[str, list[float | None]]:

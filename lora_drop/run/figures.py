@@ -10,53 +10,86 @@ import json
 from contextlib import suppress
 from typing import Any
 
-from lora_drop.method.cost import ModelShape, step_bytes
-from lora_drop.method.schedule import Schedule, baseline_schedule
-from lora_drop.run.records import TOGETHER, AuditRecord, Header, Record, StepRecord, Summary, number
+from lora_drop.method.cost import BytesRead, Extras, ModelShape
+from lora_drop.method.schedule import Schedule
+from lora_drop.run.records import (
+    TOGETHER,
+    AuditRecord,
+    Header,
+    JudgeRecord,
+    Record,
+    RewindRecord,
+    StepRecord,
+    Summary,
+    number,
+)
+from lora_drop.run.trace import Trace
 
 # A measured speedup this far beyond the bound was met by chance: the lanes' steps met different loads.
 BY_CHANCE = 1.03
 FIGURES = 200  # what their line for the page begins with
+NO_SHAPE = ModelShape(0, 0, 0, 0, 0, 0, 0, False)  # of a header that has none: nothing is counted by it
+
+
+def _read_of(config: dict[str, Any], header: Header, shape: ModelShape) -> tuple[Schedule, BytesRead]:
+    """A lane's schedule, and the count of what its passes read."""
+    names = {field.name for field in dataclasses.fields(Schedule)} - {"dropped", "num_layers"}
+    rules = {"period": 1} | {name: config[name] for name in names & config.keys()}
+    schedule = Schedule(num_layers=header.model["layers"], dropped=tuple(sorted(config.get("dropped") or ())), **rules)
+    extras = Extras(**config.get("extras") or {})
+    correction = config.get("rank") or 0, config.get("corrected"), extras
+    return schedule, BytesRead(shape, schedule, header.prompt_tokens, *correction)
+
+
+def bytes_read(trace: Trace, lane: str, shape: ModelShape) -> BytesRead:
+    """What a lane's passes have read."""
+    config = next(one["config"] for one in trace.header.lanes if one["id"] == lane)
+    _, read = _read_of(config, trace.header, shape)
+    for record in trace.passes[lane]:
+        _take(read, record)
+    return read
+
+
+def _take(read: BytesRead, record: StepRecord | RewindRecord | JudgeRecord) -> None:
+    if isinstance(record, RewindRecord):
+        read.rewind(record.to)
+    elif isinstance(record, JudgeRecord):
+        read.judge()
+    elif record.step:
+        read.step(record.step, lora=record.kind == "lora")
 
 
 class _Lane:
     """What is counted of a lane as its records come."""
 
-    def __init__(self, config: dict[str, Any], header: Header):
-        names = {field.name for field in dataclasses.fields(Schedule)} - {"dropped", "num_layers"}
-        rules = {"period": 1} | {name: config[name] for name in names & config.keys()}
-        dropped = tuple(sorted(config.get("dropped") or ()))
-        self.schedule = Schedule(num_layers=header.model["layers"], dropped=dropped, **rules)
-        self.rank, self.corrected = config.get("rank") or 0, config.get("corrected")
+    def __init__(self, config: dict[str, Any], header: Header, shape: ModelShape | None):
+        self.schedule, self.read = _read_of(config, header, shape or NO_SHAPE)
+        self.knows_bytes = shape is not None
         self.tokens: list[int] = []
         self.kv_bytes: list[int] = []
-        self.lora: list[bool] = []
         self.decode_ms = 0.0
-        self.refreshes = self.audited = self.agreed = 0
-        self.base = self.own = 0.0  # bytes that the full model's steps would have read, and that these did
+        self.audited = self.agreed = 0
 
-    def add(self, record: StepRecord, shape: ModelShape | None, prompt_tokens: int) -> None:
-        lora = record.kind == "lora"
-        self.tokens.append(record.token_id)
-        self.kv_bytes.append(record.kv_bytes)
-        self.lora.append(lora)
-        if record.step == 0:
-            return
-        self.decode_ms += record.ms
-        self.refreshes += not lora
-        if shape:
-            full = baseline_schedule(self.schedule.num_layers)
-            self.base += step_bytes(shape, full, record.step, prompt_tokens, 1)
-            self.own += step_bytes(
-                *(shape, self.schedule, record.step, prompt_tokens, 1, self.rank, self.corrected),
-                lora=lora,
-                refreshes=self.refreshes,
-            )
+    def add(self, record: StepRecord | RewindRecord | JudgeRecord) -> None:
+        if self.knows_bytes:
+            _take(self.read, record)
+        if isinstance(record, RewindRecord):
+            del self.tokens[record.to + 1 :], self.kv_bytes[record.to + 1 :]
+        elif isinstance(record, JudgeRecord):
+            self.decode_ms += record.ms
+        else:
+            self.tokens.append(record.token_id)
+            self.kv_bytes.append(record.kv_bytes)
+            self.decode_ms += record.ms if record.step else 0.0
 
     def audit(self, record: AuditRecord) -> None:
-        if self.lora[record.step]:
+        if record.kind == "lora":
             self.audited += 1
             self.agreed += record.agrees
+
+    @property
+    def bound(self) -> float | None:
+        return 1.0 if self.schedule.is_baseline else self.read.bound
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -73,20 +106,23 @@ class Figures:
 
     def __init__(self, header: Header):
         self._main = header.main["id"]
-        self._lanes = {lane["id"]: _Lane(lane["config"], header) for lane in header.lanes}
-        self._prompt_tokens = header.prompt_tokens
-        self._shape: ModelShape | None = None
         self._summary: Summary | None = None
-        shape: dict[str, Any] = dict(header.model.get("shape") or {})
+        shape = None
         with suppress(TypeError):  # a header may hold any object
-            self._shape = ModelShape(**shape)
+            sizes: dict[str, Any] = dict(header.model.get("shape") or {})
+            shape = ModelShape(**sizes)
+        self._lanes = {lane["id"]: _Lane(lane["config"], header, shape) for lane in header.lanes}
         self._differs: dict[str, int | None] = dict.fromkeys(self._lanes)
         self._compared = dict.fromkeys(self._lanes, 0)
 
     def add(self, record: Record) -> None:
         """Take a record after the header."""
-        if isinstance(record, StepRecord):
-            self._lanes[record.lane].add(record, self._shape, self._prompt_tokens)
+        if isinstance(record, StepRecord | RewindRecord | JudgeRecord):
+            self._lanes[record.lane].add(record)
+            if isinstance(record, RewindRecord):
+                self._compared[record.lane] = min(self._compared[record.lane], record.to + 1)
+                differs = self._differs[record.lane]
+                self._differs[record.lane] = None if differs is None or differs > record.to else differs
         elif isinstance(record, AuditRecord):
             self._lanes[record.lane].audit(record)
         elif isinstance(record, Summary):
@@ -109,7 +145,7 @@ class Figures:
                 saved = 1 - main.kv_bytes[shorter] / first.kv_bytes[shorter]
         together = {
             "speedup": speedup,
-            "bound": 1.0 if main.schedule.is_baseline else main.base / main.own if main.own else None,
+            "bound": main.bound,
             "kv_saved": saved,
             "first_divergence": self._differs[self._main],
             "top1_agreement": main.agreed / main.audited if main.audited else None,

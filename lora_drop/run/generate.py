@@ -84,26 +84,9 @@ def generate(
     if streamer is not None:
         streamer.put(input_ids.cpu())  # as transformers does: a streamer may skip the prompt
     prompt = input_ids
-    # Where tokens may be taken back, each draw has to be repeatable: noise of its own, from transformers' generator.
-    seed = int(torch.randint(2**62, ())) if generation_config.do_sample and schedule.judges else 0
-
-    def choose(logits: Tensor, step: int) -> Tensor:
-        """transformers' own choice at each row, after the tokens before it."""
-        rows = []
-        for row in range(len(logits)):
-            before = torch.tensor([lane.tokens[: step + row]], dtype=prompt.dtype, device=prompt.device)
-            # transformers names the kind of number in the type; what is handed to us has the plain one.
-            scores = logits_processor(torch.cat((prompt, before), 1), logits[row : row + 1].float())  # type: ignore[arg-type]
-            if not generation_config.do_sample:
-                rows.append(scores.argmax(-1, keepdim=True))
-            elif schedule.judges:
-                rows.append(draw(scores, Sampling(1.0, 1.0, seed), step + row))
-            else:
-                rows.append(_draw(scores))
-        return torch.cat(rows)
-
     room = generation_config.max_length - prompt.shape[1]
-    lane = Lane(decoder, prompt, schedule, adapters, Sampling(), room, choose=choose)
+    choose = _Choices(prompt, logits_processor, generation_config.do_sample, schedule.judges)
+    lane = choose.lane = Lane(decoder, prompt, schedule, adapters, Sampling(), room, choose=choose)
     for _ in lane:
         # What is shown and what may stop the text can no more be taken back.
         for token in lane.tokens[input_ids.shape[1] - prompt.shape[1] : lane.judged]:
@@ -115,6 +98,37 @@ def generate(
                     streamer.end()
                 return input_ids
     return input_ids
+
+
+class _Choices:
+    """transformers' own choice at each row of logits, after the tokens before it: what the lane draws with.
+
+    Attributes:
+        lane: whose tokens these are.
+    """
+
+    lane: Lane
+
+    def __init__(self, prompt: Tensor, processor: LogitsProcessorList, samples: bool, judges: bool):
+        self._prompt, self._processor, self._samples = prompt, processor, samples
+        # Where tokens may be taken back, each draw has to be repeatable: noise of its own, from the global generator.
+        self._seed = int(torch.randint(2**62, ())) if samples and judges else None
+
+    def __call__(self, logits: Tensor, step: int) -> Tensor:
+        """Tokens (rows, 1) of logits (rows, V), the first of which is of step `step`."""
+        return torch.cat([self._one(row[None], step + at) for at, row in enumerate(logits)])
+
+    def _one(self, logits: Tensor, step: int) -> Tensor:
+        before = self._prompt.new_tensor([self.lane.tokens[:step]])
+        # transformers names the kind of number in the type; what is handed to us has the plain one.
+        scores = self._processor(torch.cat((self._prompt, before), 1), logits.float())  # type: ignore[arg-type]
+        if not self._samples:
+            return scores.argmax(-1, keepdim=True)
+        if self._seed is not None:
+            return draw(scores, Sampling(1.0, 1.0, self._seed), step)
+        # multinomial refuses NaN: of broken logits any token will do, the lane reports them.
+        probs = scores.softmax(-1)
+        return torch.multinomial(probs.masked_fill(~probs.isfinite().all(), 1.0), 1)
 
 
 def _check_call(
@@ -151,9 +165,3 @@ def _fitting(adapters: AdapterBank, model: PreTrainedModel, schedule: Schedule) 
     if warning:
         warnings.warn(warning, stacklevel=4)  # the caller of `generate`, through inference_mode's wrapper
     return adapters
-
-
-def _draw(scores: Tensor) -> Tensor:
-    """A token (1, 1) by its probability. multinomial refuses NaN: of broken logits any will do, the lane reports them."""
-    probs = scores.softmax(-1)
-    return torch.multinomial(probs.masked_fill(~probs.isfinite().all(), 1.0), 1)

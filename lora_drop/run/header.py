@@ -12,7 +12,7 @@ from lora_drop.decode import Decoder
 from lora_drop.method.settings import RUN, settings_of
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.place import describe_device
-from lora_drop.run.records import Header
+from lora_drop.run.records import BASELINE, Header
 from lora_drop.run.request import Plan, Request
 
 # Settings that a header has elsewhere: `seed` beside the prompt, `lanes` as its list of lanes.
@@ -46,6 +46,7 @@ def make_header(loaded: LoadedModel, request: Request, checked: Plan, decoder: D
                     "dropped": list(lane.schedule.dropped),
                     "rank": lane.rank,
                     "corrected": lane.bank.layers if lane.bank else [],
+                    "extras": dataclasses.asdict(lane.extras(loaded.dtype.itemsize)),
                 },
             }
             for name, lane in checked.lanes.items()
@@ -59,6 +60,11 @@ def make_header(loaded: LoadedModel, request: Request, checked: Plan, decoder: D
             **{one.name: getattr(request, one.name) for one in settings_of(RUN) if one.name not in ELSEWHERE},
             "notes": checked.notes,
         },
+        version=2 if request.audit and BASELINE in checked.lanes or _judges(checked) else 1,
         software={name: metadata.version(name) for name in ("torch", "transformers")}
         | {"python": platform.python_version()},
     )
+
+
+def _judges(checked: Plan) -> bool:
+    return any(lane.schedule.judges for lane in checked.lanes.values())

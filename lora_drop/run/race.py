@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lora_drop.decode import Lane, StepResult
+from lora_drop.decode import Lane, LaneEvent
 
 
-def take_turns(lanes: dict[str, Lane], view: str) -> Iterator[tuple[str, StepResult]]:
+def take_turns(lanes: dict[str, Lane], view: str) -> Iterator[tuple[str, LaneEvent]]:
     """Steps of all lanes until each has ended, one lane at a time.
 
     Args:

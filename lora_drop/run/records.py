@@ -1,43 +1,37 @@
-"""The records of a trace: what each holds, how it is checked, and how it is written in the file and for the page.
+"""The records of a trace: what each holds, and how it is checked.
 
-The types are the check: pydantic holds a line of a file against them (`read_line`), and `trace_schema` gives them to
-others as JSON Schema. A run makes its records itself, and they are not checked again.
+The types are the check: pydantic holds a line of a file against them (`lines.py`). A run makes its records itself, and
+they are not checked again.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass, field
-from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, cast, get_args
 
-from pydantic import (
-    AfterValidator,
-    ConfigDict,
-    Field,
-    InstanceOf,
-    TypeAdapter,
-    ValidationError,
-    WithJsonSchema,
-    with_config,
-)
+from pydantic import AfterValidator, ConfigDict, Field, InstanceOf, WithJsonSchema, with_config
 from typing_extensions import TypedDict  # pydantic takes Python's own from 3.12 on
 
-from lora_drop.errors import LoraDropError
 from lora_drop.method.schedule import TRIGGERS, StepKind
 from lora_drop.method.settings import RUN, SCHEDULE, Setting, settings_of
 from lora_drop.method.values import Choice
 
 FORMAT: Final = "lora-drop-trace"
-VERSION: Final = 1
+VERSIONS: Final = (1, 2)  # 2 where tokens may be taken back, or quality is audited
 BASELINE, LORA_DROP, THIRD = "baseline", "lora_drop", "third"  # the lanes that a run has
 MAX_LANES = 16  # reading a trace, and the page, look through the lanes at every step
 MAX_DEPTH = 8  # of objects and lists in a header: more than any has, and far less than what copying them can take
 LARGEST = 1e300  # of a number: what is computed from those that a run can write stays finite
 TOGETHER = ("speedup", "bound", "kv_saved", "first_divergence", "top1_agreement")  # of a lane beside the baseline
-TAKEN = (*TOGETHER, "config", "device")  # no lane is called so: `run`'s JSON object has these words beside its lanes
+FREE = ("accepted", "tokens_per_refresh", "speedup_interval", "quality")  # further figures of a lane, None where none
+TAKEN = (
+    *TOGETHER,
+    *FREE,
+    "config",
+    "device",
+)  # words of `run`'s JSON object: no lane is called so
 
 MORE = ConfigDict(extra="allow")  # objects may have further keys
 KINDS = get_args(StepKind)
@@ -45,6 +39,7 @@ Text = InstanceOf[str]  # of a token: it may be half of a character, which pydan
 LaneId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]  # a word that `run`'s JSON object has as a key
 Number = Annotated[float, Field(strict=True, ge=-LARGEST, le=LARGEST)]  # whole ones too
 StepNumber = Annotated[int, Field(strict=True, ge=0, le=10**7)]
+Size = Annotated[int, Field(strict=True, ge=0, le=2**31)]
 Bytes = Annotated[int, Field(strict=True, ge=0, le=2**53)]
 Layers = list[Annotated[int, Field(strict=True, ge=0, lt=10_000)]]
 
@@ -66,6 +61,17 @@ def _of_table(owner: str) -> dict[str, Any]:
     return {one.name: type_of(one) for one in settings_of(owner)}
 
 
+@with_config(ConfigDict(extra="forbid"))
+class ExtrasHeader(TypedDict, total=False):
+    """What LoRA steps read beside the paper's correction: `lora_drop.method.cost.Extras`."""
+
+    mlp: Size
+    kept: Size
+    head_rank: Size
+    head_best: Size
+    code_size: Annotated[float, Field(strict=True, ge=0, le=8)]
+
+
 if TYPE_CHECKING:  # a type checker does not read the table
     LaneConfig = dict[str, Any]
     Sampling = dict[str, Any]
@@ -77,7 +83,8 @@ else:
             **_of_table(SCHEDULE),
             "dropped": Layers,
             "corrected": Layers | None,
-            "rank": Annotated[int, Field(strict=True, ge=0, le=2**31)],
+            "rank": Size,
+            "extras": ExtrasHeader,
         },
         total=False,
     )
@@ -125,7 +132,8 @@ class DeviceHeader(TypedDict):
 @with_config(MORE)
 class LaneSummary(TypedDict, total=False):
     """A lane's figures: `refreshes` are the decode steps that were full, `average_period` the decode steps for one of
-    them (None without any). A third lane has its own comparison with the baseline here too."""
+    them (None without any); `collapsed` is the step where the loop begins that its text ends in, None where it does
+    not. A third lane has its own comparison with the baseline here too."""
 
     tokens_per_second: Number | None
     kv_bytes: Bytes
@@ -139,10 +147,32 @@ class LaneSummary(TypedDict, total=False):
     kv_saved: Number | None
     first_divergence: Number | None
     top1_agreement: Number | None
+    accepted: Number | None
+    tokens_per_refresh: Number | None
+    speedup_interval: list[Number] | None
+    quality: dict[str, Any] | None
+    collapsed: Number | None
+
+
+class _Line:
+    """A record as a line of the file holds it: an optional field only where it says something."""
+
+    _optional: ClassVar[tuple[str, ...]] = ()
+
+    def is_right(self) -> bool:
+        """What the types cannot say: nothing."""
+        return True
+
+    def to_file(self) -> dict[str, Any]:
+        """The object that a line of the file holds."""
+        fields: Any = type(self)  # Any: each of them is a dataclass
+        defaults = {one.name: one.default for one in dataclasses.fields(fields)}
+        values = dataclasses.asdict(cast(Any, self))
+        return {k: v for k, v in values.items() if k not in self._optional or v != defaults[k]}
 
 
 @dataclass(frozen=True)
-class Header:
+class Header(_Line):
     """The first line: what ran, on what, from which prompt."""
 
     lanes: Annotated[list[LaneHeader], Field(min_length=1, max_length=MAX_LANES)]
@@ -155,7 +185,7 @@ class Header:
     sampling: Sampling = field(default_factory=dict)
     type: Literal["header"] = "header"
     format: Literal["lora-drop-trace"] = FORMAT
-    version: Literal[1] = VERSION
+    version: Literal[1, 2] = 1
 
     def is_right(self) -> bool:
         """What the types cannot say. Puts the empty `dropped` of a lane that has none in its place."""
@@ -167,11 +197,7 @@ class Header:
             named = [config.get(name) or [] for name in ("dropped", "corrected", "layers", "drop_layers")]
             if max((layer for some in named for layer in some), default=0) >= layers:
                 return False
-        return len(set(ids)) == len(ids) and not set(ids) & set(TAKEN) and _is_plain(vars(self))
-
-    def to_file(self) -> dict[str, Any]:
-        """The object that a line of the file holds."""
-        return dataclasses.asdict(self)
+        return len(set(ids)) == len(ids) and not set(ids) & set(TAKEN) and is_plain(vars(self))
 
     def to_page(self, lane_ids: list[str]) -> Any:
         """What a line for the page holds: the object, as in the file, with the lane that the run is about."""
@@ -186,10 +212,11 @@ class Header:
 
 
 @dataclass(frozen=True)
-class StepRecord:
+class StepRecord(_Line):
     """One step of a lane. `ms` is the lane's own clock for this step; `kv_bytes` is what its caches hold after it;
     `entropy` is that of the step's logits, unscaled, in nats; `active` has a 1 for each layer that ran whole;
-    `trigger`, of `TRIGGERS`, is what made the step a refresh before its time: a line has it only then."""
+    `trigger`, of `TRIGGERS`, is what made the step a refresh before its time: a line has it only then; `rows` are the
+    tokens that its pass ran through the skipped layers: a line has it only where they are more than one."""
 
     lane: str
     step: StepNumber
@@ -201,18 +228,14 @@ class StepRecord:
     kv_bytes: Bytes
     entropy: Number | None
     trigger: Annotated[str, Field(pattern=f"^({'|'.join(TRIGGERS)})$")] | None = None
+    rows: Annotated[int, Field(strict=True, ge=1, le=10**4)] = 1
     type: Literal["step"] = "step"
+
+    _optional = ("trigger", "rows")
 
     def is_right(self) -> bool:
         """What the types cannot say."""
-        return self.trigger is None or self.kind == "refresh"
-
-    def to_file(self) -> dict[str, Any]:
-        """The object that a line of the file holds."""
-        values = dataclasses.asdict(self)
-        if self.trigger is None:
-            del values["trigger"]
-        return values
+        return self.kind == "refresh" or (self.trigger is None and self.rows == 1)
 
     def to_page(self, lane_ids: list[str]) -> list[Any]:
         """`[lane, step, token_id, text, kind, ms, kv_bytes, entropy]`, `lane` and `kind` as indices, and at an early
@@ -224,12 +247,49 @@ class StepRecord:
 
 
 @dataclass(frozen=True)
-class AuditRecord:
-    """What the full model says of a step, given the lane's own tokens.
+class RewindRecord(_Line):
+    """The full model takes back all that a lane wrote after step `to`, which it can only in a schedule with `accept`.
+    The step after it follows once more, as a refresh."""
+
+    lane: str
+    to: StepNumber
+    type: Literal["rewind"] = "rewind"
+
+    def to_page(self, lane_ids: list[str]) -> list[Any]:
+        """`[300 + lane, to]`."""
+        return [300 + lane_ids.index(self.lane), self.to]
+
+
+@dataclass(frozen=True)
+class JudgeRecord(_Line):
+    """The pass at a lane's end over its last drafts, `rows` of them, all `kept`; its `ms` count in the lane's time."""
+
+    lane: str
+    rows: Annotated[int, Field(strict=True, ge=1, le=10**4)]
+    ms: Number
+    kept: Annotated[int, Field(strict=True, ge=0, le=10**4)]
+    type: Literal["judge"] = "judge"
+
+    def is_right(self) -> bool:
+        """What the types cannot say."""
+        return self.kept <= self.rows
+
+    def to_page(self, lane_ids: list[str]) -> list[Any]:
+        """`[400 + lane, rows, ms, kept]`."""
+        return [400 + lane_ids.index(self.lane), self.rows, round(self.ms, 2), self.kept]
+
+
+@dataclass(frozen=True)
+class AuditRecord(_Line):
+    """What the full model says of a step: of the lane's own tokens (`drift`), or of the baseline's (`quality`).
 
     `drift` = ||x_hat - x|| / ||x|| and `cosine` have an entry for each skipped layer (its output); `kl` is
     KL(full || lane) of the unscaled logits in nats; `agrees` says whether both have the same argmax, which for the
     full model is `argmax_text`.
+
+    An audit of quality feeds the lane the tokens that the baseline wrote, with the lane's own schedule: its `kind` is
+    what the step was there, and `nll_gap` how much less likely the baseline's next token is to the lane, in nats. Its
+    steps may go on past the lane's. It has no drift.
     """
 
     lane: str
@@ -239,18 +299,22 @@ class AuditRecord:
     kl: Number | None
     agrees: Annotated[bool, Field(strict=True)]
     argmax_text: Text
+    audit: Literal["drift", "quality"] = "drift"
+    kind: StepKind | None = None
+    nll_gap: Number | None = None
     type: Literal["audit"] = "audit"
 
+    _optional = ("audit", "kind", "nll_gap")
+
     def is_right(self) -> bool:
-        """What the types cannot say: nothing."""
-        return True
+        """What the types cannot say."""
+        return (self.audit == "quality") == (self.kind is not None)
 
-    def to_file(self) -> dict[str, Any]:
-        """The object that a line of the file holds."""
-        return dataclasses.asdict(self)
-
-    def to_page(self, lane_ids: list[str]) -> list[Any]:
-        """`[100 + lane, step, [10000 * drift, ...], kl, agrees, argmax_text]`, `argmax_text` 0 where both agree."""
+    def to_page(self, lane_ids: list[str]) -> list[Any] | None:
+        """`[100 + lane, step, [10000 * drift, ...], kl, agrees, argmax_text]`, `argmax_text` 0 where both agree. None
+        of quality: the page gets the figures that it makes."""
+        if self.audit == "quality":
+            return None
         drift = [value if value is None else round(10_000 * value) for value in self.drift]
         kl = self.kl if self.kl is None else round(self.kl, 4)
         text = 0 if self.agrees else self.argmax_text
@@ -258,8 +322,13 @@ class AuditRecord:
 
 
 @dataclass(frozen=True)
-class Summary:
-    """The last line: the figures of each lane, by its id; the fields below compare LoRA-Drop's with the baseline."""
+class Summary(_Line):
+    """The last line: the figures of each lane, by its id; the fields below are LoRA-Drop's beside the baseline.
+
+    `accepted` is the share of drafts that the full model kept, None where `accept` is 0; `speedup_interval` holds the
+    speedup's 95% interval; `quality` has `lora_steps`, `full_steps` and `all_steps` of the audit on the baseline's
+    text.
+    """
 
     lanes: dict[str, LaneSummary]
     speedup: Number | None
@@ -267,22 +336,22 @@ class Summary:
     kv_saved: Number | None
     first_divergence: Number | None
     top1_agreement: Number | None
+    accepted: Number | None = None
+    tokens_per_refresh: Number | None = None
+    speedup_interval: list[Number] | None = None
+    quality: dict[str, Any] | None = None
     type: Literal["summary"] = "summary"
 
     def is_right(self) -> bool:
         """What the types cannot say."""
-        return _is_plain(self.lanes)
-
-    def to_file(self) -> dict[str, Any]:
-        """The object that a line of the file holds."""
-        return dataclasses.asdict(self)
+        return is_plain(self.lanes) and is_plain(self.quality)
 
     def to_page(self, lane_ids: list[str]) -> Any:
         """What a line for the page holds: the object, as in the file."""
         return self.to_file()
 
 
-Record = Header | StepRecord | AuditRecord | Summary
+Record = Header | StepRecord | RewindRecord | JudgeRecord | AuditRecord | Summary
 
 
 def number(value: float, digits: int) -> float | None:
@@ -290,69 +359,11 @@ def number(value: float, digits: int) -> float | None:
     return round(value, digits) if math.isfinite(value) else None
 
 
-def write_line(record: Record) -> str:
-    """The record as a line of the file, newline included."""
-    return json.dumps(record.to_file(), ensure_ascii=True, allow_nan=False) + "\n"
-
-
-def wire_line(record: Record, lane_ids: list[str]) -> str:
-    """The record as a line for the page, newline included: arrays instead of names, to keep an update small."""
-    return json.dumps(record.to_page(lane_ids), ensure_ascii=True, allow_nan=False, separators=(",", ":")) + "\n"
-
-
-def read_line(line: bytes) -> Record:
-    """The record of a line of the file.
-
-    Raises:
-        LoraDropError: it is none, or holds values that a report, a figure or the page could not show. ValueError,
-            KeyError, TypeError, AttributeError, RecursionError: it is no record's JSON at all.
-    """
-    values = json.loads(line, parse_constant=_refuse_constant)
-    kind = values["type"]
-    if kind == "header":
-        if values["format"] != FORMAT:
-            raise LoraDropError("this is another format.")
-        if values["version"] != VERSION:
-            raise LoraDropError(f"this is version {values['version']!r} of the format; this program reads {VERSION}.")
-    cls, types = _readers()[kind]
-    try:
-        types.validate_python(values)
-    except ValidationError as error:
-        if any(fault["type"] == "missing" for fault in error.errors(include_url=False, include_input=False)):
-            raise ValueError("a key is missing") from None
-        raise _wrong(kind) from None
-    # Of the line's own values, not of pydantic's copies: what is read is written the same, to the letter.
-    record = cls(**{name: value for name, value in values.items() if name in cls.__dataclass_fields__})
-    if not record.is_right():
-        raise _wrong(kind)
-    return record
-
-
-def _wrong(kind: str) -> LoraDropError:
-    return LoraDropError(f"a value of this {kind} is not one that a run writes.")
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")  # NaN and infinities, which Python's reader would take
-
-
-@cache
-def _readers() -> dict[str, tuple[type[Record], TypeAdapter]]:
-    """By the type that a line says: the record's class, and what checks it."""
-    return {cls.__dataclass_fields__["type"].default: (cls, TypeAdapter(cls)) for cls in get_args(Record)}
-
-
-def trace_schema() -> dict[str, Any]:
-    """A JSON Schema of a trace's lines, each of them by itself."""
-    schema = TypeAdapter(Annotated[Record, Field(discriminator="type")]).json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": FORMAT, **schema}
-
-
-def _is_plain(value: Any, depth: int = MAX_DEPTH) -> bool:
+def is_plain(value: Any, depth: int = MAX_DEPTH) -> bool:
     """True if lists and objects are nested no deeper than that, and no number in them is too large to write."""
     if isinstance(value, (dict, list)):
         inner = value.values() if isinstance(value, dict) else value
-        return depth > 0 and all(_is_plain(one, depth - 1) for one in inner)
+        return depth > 0 and all(is_plain(one, depth - 1) for one in inner)
     if value is None or isinstance(value, (str, bool)):
         return True
     return isinstance(value, (int, float)) and abs(value) <= LARGEST  # no NaN either

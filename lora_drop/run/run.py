@@ -6,17 +6,20 @@ This is where text, lanes, audit and trace meet; the command line and the page a
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
-from lora_drop.decode import Lane, StepResult
+import torch
+
+from lora_drop.decode import Decoder, Judged, Lane, LaneEvent, Rewind, StepResult
 from lora_drop.errors import LoraDropError, is_out_of_memory
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.tokens import Detokenizer, piece
-from lora_drop.run.audit import Audit
+from lora_drop.run.audit import DriftAudit, QualityAudit
 from lora_drop.run.header import make_header
 from lora_drop.run.lanes import make_lanes
 from lora_drop.run.race import take_turns
-from lora_drop.run.records import BASELINE, AuditRecord, Record, StepRecord, number
-from lora_drop.run.request import Request, plan
+from lora_drop.run.records import BASELINE, AuditRecord, JudgeRecord, Record, RewindRecord, StepRecord, number
+from lora_drop.run.request import Plan, Request, plan
 from lora_drop.run.summary import summarise
 from lora_drop.run.trace import Trace
 
@@ -59,33 +62,71 @@ def _records(
     header = make_header(loaded, request, checked, decoder)
     trace = Trace(header)
     yield header
-    detokenizers = {name: Detokenizer(loaded.tokenizer) for name in lanes}
-    audits: dict[str, Audit] = {}
-
-    def audited(name: str, found: list[dict]) -> Iterator[AuditRecord]:
-        for values in found:
-            record = AuditRecord(name, argmax_text=piece(loaded.tokenizer, values.pop("argmax")), **values)
+    seen = _Observer(loaded, request, checked, decoder, lanes)
+    stopped = False
+    for name, event in take_turns(lanes, request.view):
+        for record in seen.records(name, event):
             trace.add(record)
             yield record
-
-    stopped = False
-    for name, step in take_turns(lanes, request.view):
-        record = _step_record(name, step, detokenizers[name].add(step.token_id))
-        trace.add(record)
-        yield record
-        if name != BASELINE and request.audit:
-            if name in audits:
-                yield from audited(name, audits[name].add(step))
-            else:
-                dropped = checked.lanes[name].schedule.dropped
-                kv, prompt_tokens = lanes[name].state.kv, len(checked.prompt_ids)
-                audits[name] = Audit(decoder, dropped, kv, prompt_tokens, step.token_id)
         if should_stop():
             stopped = True
             break
-    for name, audit in audits.items():
-        yield from audited(name, audit.flush())
-    yield summarise(loaded, trace, lanes, checked, stopped)
+    for record in seen.rest():
+        trace.add(record)
+        yield record
+    yield summarise(loaded, trace, lanes, stopped)
+
+
+class _Observer:
+    """What is written down of the lanes' events: their records, and those of the audits on the way."""
+
+    def __init__(self, loaded: LoadedModel, request: Request, checked: Plan, decoder: Decoder, lanes: dict[str, Lane]):
+        self._loaded, self._checked, self._decoder, self._lanes = loaded, checked, decoder, lanes
+        self._detokenizers = {name: Detokenizer(loaded.tokenizer) for name in lanes}
+        self._audits = request.audit
+        self._drift: dict[str, DriftAudit] = {}
+        self._quality: dict[str, QualityAudit] = {}
+        if request.audit and BASELINE in lanes:
+            prompt = torch.tensor([checked.prompt_ids], device=loaded.device)
+            for name, lane in checked.lanes.items():
+                if name != BASELINE:
+                    audit = QualityAudit(decoder, lane.schedule, lane.bank, prompt, request.max_new_tokens)
+                    self._quality[name] = audit
+
+    def records(self, name: str, event: LaneEvent) -> Iterator[Record]:
+        """The records of a lane's event."""
+        if isinstance(event, Rewind):
+            self._detokenizers[name].rewind(event.to + 1)
+            if name in self._drift:
+                self._drift[name].rewind(event.to)
+            yield RewindRecord(name, event.to)
+        elif isinstance(event, Judged):
+            yield JudgeRecord(name, event.rows, round(event.ms, 3), event.kept)
+        else:
+            yield _step_record(name, event, self._detokenizers[name].add(event.token_id))
+            if name == BASELINE:
+                for other, audit in self._quality.items():
+                    yield self._audit(other, audit.add(event), drift=[], cosine=[], audit="quality")
+            elif self._audits:
+                yield from self._drift_of(name, event)
+
+    def rest(self) -> Iterator[Record]:
+        """What the audits still hold."""
+        for name, audit in self._drift.items():
+            for found in audit.flush():
+                yield self._audit(name, found)
+
+    def _drift_of(self, name: str, step: StepResult) -> Iterator[Record]:
+        if name in self._drift:
+            for found in self._drift[name].add(step):
+                yield self._audit(name, found)
+            return
+        dropped, kv = self._checked.lanes[name].schedule.dropped, self._lanes[name].state.kv
+        self._drift[name] = DriftAudit(self._decoder, dropped, kv, len(self._checked.prompt_ids), step.token_id)
+
+    def _audit(self, name: str, found: dict, **more: Any) -> AuditRecord:
+        text = piece(self._loaded.tokenizer, found.pop("argmax"))
+        return AuditRecord(name, argmax_text=text, **found, **more)
 
 
 def _step_record(lane: str, step: StepResult, text: str) -> StepRecord:
@@ -100,4 +141,5 @@ def _step_record(lane: str, step: StepResult, text: str) -> StepRecord:
         kv_bytes=step.kv_bytes,
         entropy=number(step.entropy, 4),
         trigger=step.trigger,
+        rows=step.rows,
     )

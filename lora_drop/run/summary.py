@@ -6,20 +6,21 @@ import hashlib
 from typing import Any
 
 from lora_drop.decode import Lane
-from lora_drop.method.cost import speed_bound
+from lora_drop.method.collapse import collapse_at
 from lora_drop.models.load import LoadedModel
-from lora_drop.run.records import BASELINE, LORA_DROP, THIRD, TOGETHER, Summary
-from lora_drop.run.request import Plan
-from lora_drop.run.trace import Trace, first_divergence, refresh_counts, top1_agreement
+from lora_drop.run.figures import bytes_read
+from lora_drop.run.records import BASELINE, FREE, LORA_DROP, THIRD, TOGETHER, Summary
+from lora_drop.run.speed import cycles, speedup_interval
+from lora_drop.run.trace import Trace, first_divergence, quality_of, refresh_counts
 
 
-def summarise(loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], checked: Plan, stopped: bool) -> Summary:
+def summarise(loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], stopped: bool) -> Summary:
     """The last record of a run: each lane's figures, and what LoRA-Drop gives beside the baseline.
 
     A third lane has the same comparison with the baseline among its own figures.
     """
-    nothing = dict.fromkeys(TOGETHER)
-    beside = {name: _beside(loaded, trace, lanes, checked, name) for name in lanes if name != BASELINE}
+    nothing: dict[str, Any] = dict.fromkeys((*TOGETHER, *FREE))
+    beside = {name: _beside(loaded, trace, lanes, name) for name in lanes if name != BASELINE}
     figures: dict[str, Any] = {
         name: {
             "tokens": len(trace.steps[name]),
@@ -30,6 +31,7 @@ def summarise(loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], checked
             "kv_allocated_bytes": lane.state.kv.allocated_bytes,
             **refresh_counts(trace, name),
             **(beside[name] if name == THIRD else {}),
+            "collapsed": collapse_at(_without_end(trace.token_ids(name), loaded)),
             "text_sha256": hashlib.sha256(trace.text(name).encode("utf-8", "surrogatepass")).hexdigest(),
             "ended": lane.ended or ("stopped" if stopped else "length"),
         }
@@ -38,9 +40,14 @@ def summarise(loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], checked
     return Summary(lanes=figures, **beside.get(LORA_DROP, nothing))
 
 
-def _beside(loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], checked: Plan, name: str) -> dict[str, Any]:
+def _without_end(token_ids: list[int], loaded: LoadedModel) -> list[int]:
+    """The tokens of a text, without a stop token at its end."""
+    return token_ids[:-1] if token_ids and token_ids[-1] in loaded.stop_ids else token_ids
+
+
+def _beside(loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], name: str) -> dict[str, Any]:
     """A lane beside the baseline: None where there is none, or nothing was decoded."""
-    one, two, lane = lanes.get(BASELINE), lanes[name], checked.lanes[name]
+    one, two = lanes.get(BASELINE), lanes[name]
     steps = trace.steps[name]
     speedup = saved = None
     if one and one.tokens_per_second and two.tokens_per_second:
@@ -48,14 +55,19 @@ def _beside(loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], checked: 
     if one and steps and trace.steps[BASELINE]:
         shorter = min(len(steps), len(trace.steps[BASELINE])) - 1
         saved = round(1 - steps[shorter].kv_bytes / trace.steps[BASELINE][shorter].kv_bytes, 6)
-    refreshes = [step.step for step in steps[1:] if step.kind == "refresh"]
-    corrected = lane.bank.a if lane.bank else None
-    prompt_tokens = len(checked.prompt_ids)
-    bound = speed_bound(loaded.shape, lane.schedule, two.decode_steps, prompt_tokens, lane.rank, corrected, refreshes)
+    quality = quality_of(trace.quality[name].values())
+    refreshes = refresh_counts(trace, name)["refreshes"]
+    bound = bytes_read(trace, name, loaded.shape).bound
     return {
         "speedup": speedup,
-        "bound": round(bound, 4),
+        "bound": round(bound or 1.0, 4),
         "kv_saved": saved,
         "first_divergence": first_divergence(trace.token_ids(BASELINE), trace.token_ids(name)) if one else None,
-        "top1_agreement": top1_agreement(trace, name),
+        "top1_agreement": quality and quality["lora_steps"]["top1_agreement"],
+        "accepted": round(two.accepted / two.drafts, 6) if two.drafts else None,
+        "tokens_per_refresh": round(two.decode_steps / refreshes, 4) if refreshes else None,
+        "speedup_interval": speedup_interval(cycles(trace.passes[BASELINE]), cycles(trace.passes[name]))
+        if one
+        else None,
+        "quality": quality,
     }

@@ -14,8 +14,19 @@ from typing import Any
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.schedule import average_period
-from lora_drop.run.records import AuditRecord, Header, Record, StepRecord, Summary, read_line
+from lora_drop.run.lines import read_line
+from lora_drop.run.records import (
+    BASELINE,
+    AuditRecord,
+    Header,
+    JudgeRecord,
+    Record,
+    RewindRecord,
+    StepRecord,
+    Summary,
+)
 
+PassRecord = StepRecord | RewindRecord | JudgeRecord
 MAX_TRACE_BYTES = 64 * 2**20  # about 100,000 steps
 
 
@@ -24,14 +35,17 @@ class Trace:
     """A run's records, gathered: what figures and reports read."""
 
     header: Header
-    steps: dict[str, list[StepRecord]] = field(default_factory=dict)
-    audits: dict[str, dict[int, AuditRecord]] = field(default_factory=dict)
+    steps: dict[str, list[StepRecord]] = field(default_factory=dict)  # those whose tokens stand
+    passes: dict[str, list[PassRecord]] = field(default_factory=dict)  # all that ran, as it came
+    audits: dict[str, dict[int, AuditRecord]] = field(default_factory=dict)  # of the lane's own tokens
+    quality: dict[str, dict[int, AuditRecord]] = field(default_factory=dict)  # of the baseline's
     summary: Summary | None = None
 
     def __post_init__(self):
         for lane in self.header.lanes:
-            self.steps.setdefault(lane["id"], [])
+            self.passes.setdefault(lane["id"], list(self.steps.setdefault(lane["id"], [])))
             self.audits.setdefault(lane["id"], {})
+            self.quality.setdefault(lane["id"], {})
 
     def add(self, record: Record) -> None:
         """Append a record.
@@ -48,13 +62,30 @@ class Trace:
             raise LoraDropError("a trace has one header, this is a second one.")
         if record.lane not in self.steps:
             raise LoraDropError(f"the header knows no lane {record.lane!r}.")
+        steps = self.steps[record.lane]
+        if isinstance(record, AuditRecord):
+            self._add_audit(record)
+            return
         if isinstance(record, StepRecord):
-            steps = self.steps[record.lane]
             if record.step != len(steps):
                 raise LoraDropError(f"lane {record.lane!r} goes from step {len(steps) - 1} to step {record.step}.")
             if len(record.active) != self.header.model["layers"]:
                 raise LoraDropError(f"step {record.step} has {len(record.active)} layers, the header another number.")
             steps.append(record)
+        elif isinstance(record, RewindRecord):
+            if record.to >= len(steps):
+                raise LoraDropError(f"lane {record.lane!r} goes back to step {record.to}, which it has not reached.")
+            del steps[record.to + 1 :]
+            kept = {step: audit for step, audit in self.audits[record.lane].items() if step <= record.to}
+            self.audits[record.lane] = kept
+        self.passes[record.lane].append(record)
+
+    def _add_audit(self, record: AuditRecord) -> None:
+        """Raises LoraDropError: it does not fit the header, or the step has not run."""
+        if record.audit == "quality":
+            if record.step >= len(self.steps.get(BASELINE, ())):
+                raise LoraDropError(f"step {record.step} of the baseline is audited before it ran.")
+            self.quality[record.lane][record.step] = record
             return
         if record.step >= len(self.steps[record.lane]):
             raise LoraDropError(f"step {record.step} is audited before it ran.")
@@ -74,9 +105,11 @@ class Trace:
     def records(self) -> Iterator[Record]:
         """All records, lane by lane: the order within a lane is kept."""
         yield self.header
-        for lane, steps in self.steps.items():
-            yield from steps
+        for lane, passes in self.passes.items():
+            yield from passes
             yield from self.audits[lane].values()
+        for audits in self.quality.values():
+            yield from audits.values()
         if self.summary:
             yield self.summary
 
@@ -92,11 +125,33 @@ def gather(records: Iterable[Record]) -> Trace:
     return trace
 
 
-def top1_agreement(trace: Trace, lane: str) -> float | None:
-    """Share of the audited LoRA steps at which the lane and the full model have the same argmax; None without any."""
-    kinds = [step.kind for step in trace.steps[lane]]
-    agrees = [audit.agrees for step, audit in trace.audits[lane].items() if kinds[step] == "lora"]
-    return sum(agrees) / len(agrees) if agrees else None
+def quality_of(audits: Iterable[AuditRecord]) -> dict[str, Any] | None:
+    """Means of the audits on the baseline's text, by kind of step; None without any.
+
+    `{"lora_steps": {"count", "kl", "nll_gap", "top1_agreement"}, "full_steps": {same}, "all_steps": {same}}`, nats a
+    token; the token of the prefill counts in `all_steps` only. A mean without a step is None.
+    """
+    groups: dict[str, list[AuditRecord]] = {"lora_steps": [], "full_steps": [], "all_steps": []}
+    for audit in audits:
+        groups["all_steps"].append(audit)
+        if audit.kind != "prefill":
+            groups["lora_steps" if audit.kind == "lora" else "full_steps"].append(audit)
+    if not groups["all_steps"]:
+        return None
+
+    def mean(values: list[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
+
+    return {
+        name: {
+            "count": len(found),
+            "kl": mean([audit.kl for audit in found]),
+            "nll_gap": mean([audit.nll_gap for audit in found]),
+            "top1_agreement": mean([float(audit.agrees) for audit in found]),
+        }
+        for name, found in groups.items()
+    }
 
 
 def refresh_counts(trace: Trace, lane: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from lora_drop.errors import LoraDropError
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.tokens import encode_prompt, encode_text
+from lora_drop.training.self_generate import is_self_generated, read_self_generated
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def read_texts(
 
     A `.jsonl` file has a record a line and a `.json` file a list of records. A record with the fields of one of
     `turns` goes through the chat template, as the prompt and answer that decoding will see; of any other the text is
-    all its strings. Any other file is plain text, a paragraph (up to a blank line) being a text.
+    all its strings. A file that `self_generate` wrote gives its token ids. Any other file is plain text, a paragraph
+    (up to a blank line) being a text.
 
     Args:
         file_tokens: leave a file after the text that reaches this many tokens, so that a long one does not drown the
@@ -82,6 +84,9 @@ def read_texts(
             raise LoraDropError(f"{path.name} is not UTF-8 text.") from None
         except OSError as error:
             raise LoraDropError(f"cannot read {path.name}: {error.strerror or error}.") from None
+        if is_self_generated(content):
+            tokens += read_self_generated(path, loaded)
+            continue
         found = 0  # tokens
         for record in _records(path, content):
             if file_tokens is not None and found >= file_tokens:

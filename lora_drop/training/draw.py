@@ -11,6 +11,7 @@ from lora_drop.method.schedule import Schedule
 from lora_drop.training.settings import TrainSettings
 
 PERIODS = (2, 3, 4, 6, 8)
+NEAR_PERIODS = (2, 2, 3, 3, 3, 4, 4, 4, 6, 8)  # with exact refreshes: what the presets use comes most often
 # Half of the batches have one of the ratios that the presets use, half any other: the slider stops anywhere.
 RATIOS, ANY_RATIO = (0.25, 0.5), (0.15, 0.8)
 
@@ -35,22 +36,33 @@ def draw(settings: TrainSettings, step: int, windows: int, num_layers: int) -> D
     ratio = settings.drop_ratio
     if ratio is None:
         ratio = rng.choice((rng.choice(RATIOS), rng.uniform(*ANY_RATIO)))
+    exact = settings.refresh == "repair"
     config = LoraDropConfig(
-        period=settings.period or rng.choice(PERIODS),
+        period=settings.period or rng.choice(NEAR_PERIODS if exact else PERIODS),
         drop_ratio=ratio,
-        drop_layers=_first_of(settings.order, rng),
+        drop_layers=_first_of(settings, rng),
         reuse=settings.reuse,
         part=settings.part,
         kv=settings.kv,
+        refresh=settings.refresh,
     )
     schedule = config.schedule_for(num_layers)
     if not schedule.dropped and settings.drop_ratio is None:  # a small model may have too few layers for a low ratio
         schedule = config.replace(drop_ratio=1.0).schedule_for(num_layers)
     if not schedule.dropped:
         raise LoraDropError(f"drop_ratio {ratio} skips no layer of this model's {num_layers}: raise it.")
-    return Draw(chosen, rng.randint(4, settings.length // 2), schedule)
+    # Exact refreshes leave nothing behind: a window needs no more of a prompt than its first anchor, at any place.
+    prompt = (1, config.period) if exact else (4, settings.length // 2)
+    return Draw(chosen, min(rng.randint(*prompt), settings.length // 2), schedule)
 
 
-def _first_of(order: tuple[int, ...], rng: random.Random) -> tuple[int, ...] | None:
-    """Every other time a drawn number of the order's first layers; None leaves it to the ratio."""
+def _first_of(settings: TrainSettings, rng: random.Random) -> tuple[int, ...] | None:
+    """The first layers of the order, as many as are drawn; None leaves it to the ratio.
+
+    With `drop_count` two of three batches skip that many and the others half as many or more; without, every other one
+    skips any number.
+    """
+    order, count = settings.order, settings.drop_count
+    if count:
+        return order[: count if rng.random() < 0.65 else rng.randint(-(-count // 2), len(order))]
     return order[: rng.randint(1, len(order))] if order and rng.random() < 0.5 else None

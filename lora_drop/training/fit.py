@@ -61,17 +61,30 @@ class _Moments:
     tokens: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
 
-    def add(self, x: Tensor, y: Tensor, z: Tensor | None, g: Tensor) -> None:
-        rows = {"x": x, "y": y, "g": g} | ({} if z is None else {"z": z})
-        rows = {name: value.flatten(0, 1).float() for name, value in rows.items()}
+    def add(self, pairs: tuple[str, ...], **given: Tensor | None) -> None:
+        """Add products of x, y, z and g, each (B, rows, D), z being None where the rule has no gate."""
+        rows = {name: value.flatten(0, 1).float() for name, value in given.items() if value is not None}
         self.positions += len(rows["x"])
-        self.tokens += len(rows["g"])
-        for one, other in ("xx", "xy", "xz", "yy", "yz", "zz", "gg"):
+        self.tokens += len(rows.get("g", ()))
+        for pair in pairs:
+            one, other = pair[0], pair[1]
             if one in rows and other in rows:
-                self.sums[one + other] = self.sums.get(one + other, 0) + (rows[one].T @ rows[other]).double()
+                self.sums[pair] = self.sums.get(pair, 0) + (rows[one].T @ rows[other]).double()
 
     def mean(self, pair: str) -> Tensor:
         return self.sums[pair] / (self.tokens if pair == "gg" else self.positions)
+
+
+def measure(model: PreTrainedModel, bank: AdapterBank, batches: list[Batch]) -> dict[int, Scales]:
+    """Each layer's scales alone, for a bank that is fitted already: without gradients and regression."""
+    moments = {i: _Moments() for i in bank.layers}
+    with torch.no_grad():
+        for batch in batches:
+            layout, entered, reached, _ = _pass(model, bank, batch)
+            for i, goal in reached.items():
+                base, _, x = terms(layout, bank.reuse, entered[i], goal[:, : layout.full])
+                moments[i].add(("xx", "yy"), x=x, y=goal[:, layout.full :] - base)
+        return {i: _scales(found) for i, found in moments.items()}
 
 
 def fit(model: PreTrainedModel, bank: AdapterBank, batches: list[Batch]) -> dict[int, Scales]:
@@ -97,7 +110,23 @@ def _read(
     model: PreTrainedModel, bank: AdapterBank, batch: Batch, moments: dict[int, _Moments], generator: torch.Generator
 ) -> None:
     """One batch through the full model, forth and back, into the moments of the bank's layers."""
-    head, body = model.get_output_embeddings(), model.model
+    layout, entered, reached, states = _pass(model, bank, batch)
+    logits = model.get_output_embeddings()(states).float().flatten(0, 1)
+    drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
+    loss = nll(log_probs(logits), drawn).sum()
+    gradients = torch.autograd.grad(loss, list(reached.values()))
+    for i, g in zip(reached, gradients, strict=True):
+        goal = reached[i].detach()
+        base, added, x = terms(layout, bank.reuse, entered[i], goal[:, : layout.full])
+        pairs = ("xx", "xy", "xz", "yy", "yz", "zz", "gg")
+        moments[i].add(pairs, x=x, y=goal[:, layout.full :] - base, z=added, g=g)
+
+
+def _pass(
+    model: PreTrainedModel, bank: AdapterBank, batch: Batch
+) -> tuple[Layout, dict[int, Tensor], dict[int, Tensor], Tensor]:
+    """A batch through the full model: its layout, what the bank's layers read and give, and the normed last states."""
+    body = model.model
     layout = Layout.of(batch.prompt_tokens, batch.tokens.shape[1], batch.period, batch.tokens.device)
     # The embeddings ask for gradients so that there is a graph: the backbone's own weights may be frozen.
     h = body.embed_tokens(batch.tokens[:, layout.order]).detach().requires_grad_()
@@ -106,24 +135,15 @@ def _read(
     for i, layer in enumerate(body.layers):
         u = attend(layer, h, rope, layout.visible)
         out = feed(layer, u)
-        if i in moments:
+        if i in bank.a:
             entered[i], reached[i] = h.detach(), u if bank.part == "attention" else out
         h = out
-    logits = head(body.norm(h)).float().flatten(0, 1)
-    drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
-    loss = nll(log_probs(logits), drawn).sum()
-    gradients = torch.autograd.grad(loss, list(reached.values()))
-    for i, g in zip(reached, gradients, strict=True):
-        goal = reached[i].detach()
-        base, added, x = terms(layout, bank.reuse, entered[i], goal[:, : layout.full])
-        moments[i].add(x, goal[:, layout.full :] - base, added, g)
+    return layout, entered, reached, body.norm(h)
 
 
 def _solve(i: int, moments: _Moments, bank: AdapterBank) -> Scales:
     """Least squares for layer i from its moments; writes its A, B and gate."""
-    xx, metric = moments.mean("xx"), moments.mean("gg")
-    # The least ridge keeps a channel that is always zero from being divided by.
-    xx = xx + torch.diag(RIDGE * xx.diagonal() + 1e-9 * xx.diagonal().mean() + 1e-12)
+    xx, metric = _input(moments), moments.mean("gg")
     metric = metric + torch.diag(RIDGE * metric.diagonal() + 1e-9 * metric.diagonal().mean() + 1e-30)
     to_y = torch.linalg.solve(xx, moments.mean("xy")).T  # (D, D): y ~ to_y @ x
     gate, w = bank.gate[i].double(), to_y
@@ -144,8 +164,19 @@ def _solve(i: int, moments: _Moments, bank: AdapterBank) -> Scales:
     bank.a[i][:keep] = (right[:keep] @ white).to(bank.a[i])
     bank.b[i].zero_()[:, :keep] = b.to(bank.b[i])
     bank.gate[i].copy_(gate)
+    return _scales(moments)
+
+
+def _input(moments: _Moments) -> Tensor:
+    """E[x x^T]; the least ridge keeps a channel that is always zero from being divided by."""
+    xx = moments.mean("xx")
+    return xx + torch.diag(RIDGE * xx.diagonal() + 1e-9 * xx.diagonal().mean() + 1e-12)
+
+
+def _scales(moments: _Moments) -> Scales:
     power = moments.mean("yy").diagonal()
-    return Scales(white.float(), power.clamp_min(1e-6 * power.mean() + 1e-12).sqrt().float())
+    reach = power.clamp_min(1e-6 * power.mean() + 1e-12).sqrt()
+    return Scales(_power(_input(moments), -0.5).float(), reach.float())
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:

@@ -147,14 +147,33 @@ def read_self_generated(path: str | Path, loaded: LoadedModel, limit: int | None
     Raises:
         LoraDropError: there is no such file, it is of another model, or what is in it is no self-generated text.
     """
-    path = Path(path)
+    return [record["token_ids"] for record in _records(Path(path), loaded)[:limit]]
+
+
+def read_replies(path: str | Path, loaded: LoadedModel) -> list[tuple[list[int], int]]:
+    """The token ids of each record with a reply of two tokens or more, and how many of them are its prompt.
+
+    Raises:
+        LoraDropError: as `read_self_generated`.
+    """
+    records = _records(Path(path), loaded)
+    pairs = [(record["token_ids"], len(encode_prompt(loaded.tokenizer, record["prompt"]))) for record in records]
+    return [(ids, prompt) for ids, prompt in pairs if len(ids) > prompt + 1]
+
+
+def is_self_generated(content: str) -> bool:
+    """Whether a file's content begins with the header of self-generated text."""
+    return content.startswith(f'{{"format": "{FORMAT}"')
+
+
+def _records(path: Path, loaded: LoadedModel) -> list[dict[str, Any]]:
     content = _read(path)
     header, records = _parse(path, content[: content.rfind(b"\n") + 1], loaded)
     if header.get("revision") != loaded.revision:
         raise LoraDropError(_other_model(path, header, loaded.id, loaded.revision))
     if not records:
         raise LoraDropError(f"{path.name} has no record yet.")
-    return [record["token_ids"] for record in records[:limit]]
+    return records
 
 
 def _line(record: dict[str, Any]) -> bytes:

@@ -17,7 +17,8 @@ class TrainSettings(_Fields):
     """The settings of a training run, by the names of the command line; a checkpoint goes on only with the same.
 
     `period` and `drop_ratio` fix the schedule; None draws it for each batch. With a `drop_order` (layers with commas,
-    the cheapest to skip first; see `lora_drop.evaluation.order`) half of the batches skip a drawn number of its first.
+    the cheapest to skip first; see `lora_drop.evaluation.order`) half of the batches skip a drawn number of its first;
+    with a `drop_count` two of three skip that many, and the others a number drawn around it.
 
     Raises:
         LoraDropError: a value is outside what it may be.
@@ -29,6 +30,13 @@ class TrainSettings(_Fields):
                 raise LoraDropError("drop_order and drop_ratio exclude each other: name one of them.")
             if not self.order or not 0 < min(self.order) or len(set(self.order)) < len(self.order):
                 raise LoraDropError("drop_order must list different layers from 1 upwards, such as 14,9,12.")
+        if self.drop_count and self.drop_count > len(self.order):
+            raise LoraDropError(f"drop_count {self.drop_count} needs a drop_order of as many layers or more.")
+        exact = self.refresh == "repair"
+        if exact and self.kv != "write":
+            raise LoraDropError("training for refresh repair needs kv write: name it, or train for refresh single.")
+        if (self.mlp_width or self.kept_rank) and not exact:
+            raise LoraDropError("mlp_width and kept_rank need refresh repair: name it, or leave them at 0.")
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -47,7 +55,8 @@ class TrainJob:
         out: gets checkpoints, log and adapter folder.
         data: text files; `chat` and `file_tokens` say how they are read, see `data.read_texts`.
         self_generate: how many texts the model writes itself, in addition.
-        start: an adapter folder to go on from.
+        start: an adapter folder to go on from; parts that it lacks are added.
+        held_out: a file of self-generated text that every evaluation reads; None keeps some windows apart for it.
         resume: go on from the last checkpoint in `out`.
         evaluate_every, checkpoint_every: in steps.
         model, device, dtype: as `load_model` takes them.
@@ -63,6 +72,7 @@ class TrainJob:
     file_tokens: int | None = None
     self_generate: int = 0
     start: Path | None = None
+    held_out: Path | None = None
     resume: bool = False
     evaluate_every: int = 50
     checkpoint_every: int = 20

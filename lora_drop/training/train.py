@@ -17,7 +17,7 @@ from lora_drop.models import load
 from lora_drop.models.load import LoadedModel
 from lora_drop.training.checkpoint import PLACES, adapter_folder
 from lora_drop.training.data import Turn, read_texts, to_windows
-from lora_drop.training.self_generate import read_self_generated, self_generate
+from lora_drop.training.self_generate import read_replies, read_self_generated, self_generate
 from lora_drop.training.settings import TrainJob, TrainSettings
 from lora_drop.training.trainer import Trainer
 
@@ -51,7 +51,10 @@ def train(settings: TrainSettings, job: TrainJob) -> dict[str, Any] | None:
     names = [path.name for path in job.data]
     reading = {"chat": job.chat, "file-tokens": [str(job.file_tokens)] if job.file_tokens else []}
     windows = to_windows(texts, settings.length)
-    trainer = Trainer(loaded, settings, windows, job.out, names, job.self_generate, job.start, reading)
+    held_out = (
+        [(torch.tensor([ids]), prompt) for ids, prompt in read_replies(job.held_out, loaded)] if job.held_out else None
+    )
+    trainer = Trainer(loaded, settings, windows, job.out, names, job.self_generate, job.start, reading, held_out)
     if job.resume:
         trainer.resume()
     else:

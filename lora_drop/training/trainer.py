@@ -28,33 +28,22 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.decode.logits import agreement, kl, log_probs
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig, default_range
-from lora_drop.method.schedule import Schedule
 from lora_drop.models.load import LoadedModel
 from lora_drop.training.card import reproduce
 from lora_drop.training.checkpoint import read_state, write_checkpoint
-from lora_drop.training.draw import ANY_RATIO, PERIODS, RATIOS, draw
-from lora_drop.training.fit import Batch, Scales, fit
+from lora_drop.training.distill import Text, distillation, evaluated_cases, figures
+from lora_drop.training.draw import ANY_RATIO, NEAR_PERIODS, PERIODS, RATIOS, draw
+from lora_drop.training.fit import Batch, Scales, fit, measure
+from lora_drop.training.parameters import bank_of, parameters_of
+from lora_drop.training.parts import add_parts, units
 from lora_drop.training.settings import TrainSettings
-from lora_drop.training.student import student_states
 
 LOG = "train_log.jsonl"
 HELD_OUT = 0.02  # share of the windows that is never trained on
 EVALUATED = 8  # windows of each evaluation
-
-
-def distillation(
-    loaded: LoadedModel, tokens: Tensor, prompt_tokens: int, schedule: Schedule, bank: AdapterBank
-) -> tuple[Tensor, Tensor]:
-    """KL(full || student) in nats and the share of equal argmax, means over the LoRA steps of a batch (B, T)."""
-    head = loaded.model.get_output_embeddings()
-    student, lora = student_states(loaded.model, tokens, prompt_tokens, schedule, bank)
-    with torch.no_grad():
-        full = log_probs(head(loaded.model.model(tokens).last_hidden_state[:, lora]))
-    ours = log_probs(head(student[:, lora]))
-    return kl(full, ours).mean(), agreement(full, ours).float().mean()
+CALIBRATION = 16  # windows that the parts are begun from
 
 
 class Trainer:
@@ -67,6 +56,7 @@ class Trainer:
         reading: the options that say how they are read, for the record.
         self_generated: how many of the texts the model wrote itself, for the record.
         start: an adapter folder to go on from.
+        held_out: the texts of an evaluation; None keeps some of the windows apart for it.
     """
 
     def __init__(
@@ -79,17 +69,13 @@ class Trainer:
         self_generated: int = 0,
         start: Path | None = None,
         reading: dict[str, list[str]] | None = None,
+        held_out: list[Text] | None = None,
     ):
         self.loaded, self.settings, self.out = loaded, settings, out
         self.data, self.reading = data, reading or {}
         self.self_generated, self.start_from = self_generated, start
         self.accelerator = Accelerator()
-        held_out = max(1, min(EVALUATED, int(len(windows) * HELD_OUT)))
-        apart = torch.zeros(len(windows), dtype=torch.bool)
-        apart[len(windows) // held_out // 2 :: -(-len(windows) // held_out)] = True  # of every part of the text
-        self.held_out, self.windows = windows[apart], windows[~apart]
-        if not len(self.windows):
-            raise LoraDropError("the training text has one window; it needs at least two, for one is held out.")
+        self.windows, self.held_out = (windows, held_out) if held_out else self._apart(windows)
         draw(settings, 0, len(self.windows), loaded.num_layers)  # refuses a ratio that skips nothing
         for parameter in loaded.model.parameters():
             parameter.requires_grad_(False)
@@ -97,34 +83,30 @@ class Trainer:
         size = loaded.shape.hidden_size
         plain = Scales(torch.eye(size, device=loaded.device), torch.ones(size, device=loaded.device))
         self.scales = dict.fromkeys(self.start.layers, plain)
+        self.units = units(self.start, loaded.model)
         self.fit_tokens = 0
         self.parameters: list[Tensor] = []
         self.step = 0
         self._optimize()
 
+    def _apart(self, windows: Tensor) -> tuple[Tensor, list[Text]]:
+        """The windows without those that evaluations read, and these."""
+        count = max(1, min(EVALUATED, int(len(windows) * HELD_OUT)))
+        apart = torch.zeros(len(windows), dtype=torch.bool)
+        apart[len(windows) // count // 2 :: -(-len(windows) // count)] = True  # of every part of the text
+        if apart.all():
+            raise LoraDropError("the training text has one window; it needs at least two, for one is held out.")
+        return windows[~apart], [(windows[apart], self.settings.length // 4)]
+
     def _optimize(self) -> None:
         """Fresh parameters from the starting bank, in the units of its scales, and an optimizer for them."""
-        start, scales = self.start, self.scales
-        self.parameters = [
-            *(torch.linalg.solve(scales[i].white, a, left=False) for i, a in start.a.items()),
-            *(b / scales[i].reach[:, None] for i, b in start.b.items()),
-            *(gate.clone() for gate in start.gate.values()),
-        ]
-        for tensor in self.parameters:
-            tensor.requires_grad_()
+        self.parameters = parameters_of(self.start, self.scales, self.units)
         self.optimizer = torch.optim.AdamW(self.parameters, self.settings.learning_rate, weight_decay=0.0)
 
     @property
     def bank(self) -> AdapterBank:
         """The bank that the parameters make; gradients of its tensors reach them."""
-        layers, n = self.start.layers, len(self.start.layers)
-        a, b, gate = (self.parameters[k * n : (k + 1) * n] for k in range(3))
-        return dataclasses.replace(
-            self.start,
-            a={i: t @ self.scales[i].white for i, t in zip(layers, a, strict=True)},
-            b={i: t * self.scales[i].reach[:, None] for i, t in zip(layers, b, strict=True)},
-            gate=dict(zip(layers, gate, strict=True)),
-        )
+        return bank_of(self.parameters, self.start, self.scales, self.units)
 
     def prepare(self) -> None:
         """Before the first step: a regression over the first `fit_batches` batches gives the bank and its units.
@@ -142,11 +124,13 @@ class Trainer:
             batch = draw(self.settings, step, len(self.windows), self.loaded.num_layers)
             tokens = self.windows[batch.windows].to(self.loaded.device)
             batches.append(Batch(tokens, batch.prompt_tokens, batch.schedule.period))
-        if batches:
+        if batches and given is not None:
+            self.scales = measure(self.loaded.model, self.start, batches)
+        elif batches:
             b, gate = ({i: t.clone() for i, t in store.items()} for store in (self.start.b, self.start.gate))
             plain = dataclasses.replace(self.start, b=b, gate=gate)  # B = 0: its A does not matter
             self.scales = fit(self.loaded.model, self.start, batches)
-            if given is None and self._first_loss(self.start) >= self._first_loss(plain):
+            if self._first_loss(self.start) >= self._first_loss(plain):
                 self.start = plain
         self.fit_tokens = sum(batch.tokens.numel() for batch in batches)
         if given is not None:
@@ -165,12 +149,16 @@ class Trainer:
         own, loaded = self.start, self.loaded
         shape = {"num_layers": loaded.num_layers, "hidden_size": loaded.shape.hidden_size}
         bank.check(**shape, revision=loaded.revision, reuse=own.reuse, part=own.part, name=name)
-        for what, mine, its in (("rank", own.rank, bank.rank), ("layers", own.layers, bank.layers)):
+        same = [("rank", own.rank, bank.rank), ("layers", own.layers, bank.layers)]
+        same += [("mlp_width", own.mlp_width, bank.mlp_width)] if bank.mlp else []
+        same += [("kept_rank", own.kept_rank, bank.kept_rank)] if bank.kept else []
+        for what, mine, its in same:
             if mine != its:
                 raise LoraDropError(f"adapters {name} have {what} {its}, this run has {mine}: use the same.")
         # Only the product alpha / r B A counts: its alpha may be another.
         b = {i: t.float() * (bank.alpha / own.alpha) for i, t in bank.b.items()}
-        return dataclasses.replace(own, a=bank.a, b=b, gate=bank.gate).to(loaded.device, torch.float32)
+        parts = {name: getattr(bank, name) or getattr(own, name) for name in ("mlp", "kept")}
+        return dataclasses.replace(own, a=bank.a, b=b, gate=bank.gate, **parts).to(loaded.device, torch.float32)
 
     def _new_bank(self) -> AdapterBank:
         settings, loaded = self.settings, self.loaded
@@ -186,6 +174,9 @@ class Trainer:
                 part=settings.part,
                 kv=settings.kv,
             )
+            skipped = settings.order if settings.drop_count else bank.layers
+            sample = self.windows[:CALIBRATION].to(loaded.device)
+            bank = add_parts(bank, loaded.model, skipped, settings.mlp_width, settings.kept_rank, sample)
         for gate in bank.gate.values():
             gate.fill_(settings.gate)
         bank = bank.to(loaded.device, torch.float32)
@@ -202,11 +193,12 @@ class Trainer:
     @property
     def tokens_per_step(self) -> int:
         """Tokens that all processes together read in a step."""
-        return self.settings.batch_size * self.settings.length * self.accelerator.num_processes
+        settings = self.settings
+        return settings.batch_size * settings.length * settings.accumulate * self.accelerator.num_processes
 
     @property
     def steps(self) -> int:
-        """Batches of the whole run, on each process."""
+        """Steps of the whole run."""
         return math.ceil(self.settings.max_tokens / self.tokens_per_step)
 
     def learning_rate(self, step: int) -> float:
@@ -218,27 +210,30 @@ class Trainer:
         return self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
     def train_step(self) -> tuple[float, float]:
-        """One batch; returns its loss and agreement.
+        """One step; returns the mean loss and agreement of this process's batches.
 
         Raises:
             LoraDropError: loss or gradient is NaN or infinite; the parameters are as before.
         """
         settings, share = self.settings, self.accelerator.num_processes
-        place = self.step * share + self.accelerator.process_index
-        batch = draw(settings, place, len(self.windows), self.loaded.num_layers)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
-        tokens = self.windows[batch.windows].to(self.loaded.device)
-        with self._autocast():
-            loss, agreement = distillation(self.loaded, tokens, batch.prompt_tokens, batch.schedule, self.bank)
-        self.accelerator.backward(loss)
+        loss = agreement = torch.zeros((), device=self.loaded.device)
+        for turn in range(settings.accumulate):
+            place = (self.step * settings.accumulate + turn) * share + self.accelerator.process_index
+            batch = draw(settings, place, len(self.windows), self.loaded.num_layers)
+            tokens = self.windows[batch.windows].to(self.loaded.device)
+            with self._autocast():
+                one, agreeing = distillation(self.loaded, tokens, batch.prompt_tokens, batch.schedule, self.bank)
+            self.accelerator.backward(one / settings.accumulate)
+            loss, agreement = loss + one.detach() / settings.accumulate, agreement + agreeing / settings.accumulate
         for tensor in self.parameters:
-            # A layer that this batch does not skip has no gradient: zero it is, the same on every process.
+            # A layer that no batch skips has no gradient: zero it is, the same on every process.
             tensor.grad = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
             if share > 1:
                 tensor.grad = self.accelerator.reduce(tensor.grad, "mean")
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        found, agreed, length = torch.stack((loss.detach(), agreement, norm)).tolist()
+        found, agreed, length = torch.stack((loss, agreement, norm)).tolist()
         if not math.isfinite(found + length):
             raise LoraDropError(
                 f"the loss of batch {self.step + 1} is {found}, its gradient {length}: the model or the adapters "
@@ -251,24 +246,19 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, Any]:
-        """KL and agreement on the held-out windows, at the schedules that the sliders and the presets start from."""
-        tokens, settings = self.held_out.to(self.loaded.device), self.settings
-        grid = [(2, 0.25), (2, 0.5), (4, 0.5)]
-        fixed = settings.period, settings.drop_ratio
-        grid = sorted({(fixed[0] or period, ratio if fixed[1] is None else fixed[1]) for period, ratio in grid})
-        cases: list[dict[str, Any]] = [{"period": period, "drop_ratio": ratio} for period, ratio in grid]
-        for count in sorted({-(-len(settings.order) // 2), len(settings.order)} - {0}):
-            cases.append({"period": settings.period or 4, "drop_layers": settings.order[:count]})
-        rows = []
-        for case in cases:
-            config = LoraDropConfig(reuse=settings.reuse, part=settings.part, kv=settings.kv, **case)
+        """KL, agreement and more on the held-out text; see `distill.figures`."""
+        texts = [(tokens.to(self.loaded.device), prompt) for tokens, prompt in self.held_out]
+        settings, rows = self.settings, []
+        for case in evaluated_cases(settings):
+            rules = {name: getattr(settings, name) for name in ("reuse", "part", "kv", "refresh")}
+            config = LoraDropConfig(**rules, **case)
             schedule = config.schedule_for(self.loaded.num_layers)
             with self._autocast():
-                divergence, agreeing = distillation(self.loaded, tokens, settings.length // 4, schedule, self.bank)
+                found = figures(self.loaded, texts, schedule, self.bank)
             if config.drop_layers:
                 case = case | {"drop_layers": list(config.drop_layers)}
-            rows.append(case | {"kl": float(divergence), "top1_agreement": float(agreeing)})
-        return {"tokens": int(tokens.numel()), "schedules": rows}
+            rows.append(case | found)
+        return {"tokens": sum(tokens.numel() for tokens, _ in texts), "schedules": rows}
 
     def run(self, evaluate_every: int, checkpoint_every: int, quiet: bool = False) -> dict[str, Any]:
         """Train to the end; returns the last evaluation.
@@ -277,8 +267,13 @@ class Trainer:
             evaluate_every, checkpoint_every: in steps; both also happen at the end.
         """
         main = self.accelerator.is_main_process
-        bar = tqdm(total=self.steps, initial=self.step, disable=quiet or not main, unit="batch", file=sys.stderr)
-        evaluation, started = None, time.monotonic()
+        bar = tqdm(total=self.steps, initial=self.step, disable=quiet or not main, unit="step", file=sys.stderr)
+        evaluation = None
+        if self.step == 0:  # what training starts from
+            evaluation = self.evaluate()
+            if main:
+                self._log({"step": 0, "tokens": 0, "evaluation": evaluation})
+        started = time.monotonic()
         while self.step < self.steps:
             loss, agreement = self.train_step()
             rate = self.tokens_per_step / max(time.monotonic() - started, 1e-9)
@@ -287,6 +282,7 @@ class Trainer:
             bar.set_postfix_str(f"loss {loss:.3f}, agreement {agreement:.3f}, {rate:.0f} tokens/s")
             last = self.step == self.steps
             entry: dict[str, Any] = {"step": self.step, "tokens": self.step * self.tokens_per_step, "loss": loss}
+            entry["agreement"] = agreement
             if last or self.step % evaluate_every == 0:
                 evaluation = entry["evaluation"] = self.evaluate()
                 started = time.monotonic()
@@ -326,14 +322,14 @@ class Trainer:
     def _finished(self, evaluation: dict[str, Any] | None) -> AdapterBank:
         """The bank as its folder holds it: bfloat16, with how it was made and how good it is."""
         current, settings = self.bank, self.settings
-        tensors: dict[str, Any] = {
-            name: {i: t.detach().cpu().to(torch.bfloat16) for i, t in getattr(current, name).items()}
-            for name in ("a", "b", "gate")
-        }
+        tensors = current.mapped(lambda t: t.detach().cpu().to(torch.bfloat16))
         any_ratio = [*RATIOS, f"{ANY_RATIO[0]} to {ANY_RATIO[1]}"]
+        drawn = sorted(set(NEAR_PERIODS)) if settings.refresh == "repair" else list(PERIODS)
         schedules = {
-            "periods": [settings.period] if settings.period else list(PERIODS),
+            "refresh": settings.refresh,
+            "periods": [settings.period] if settings.period else drawn,
             **({"drop_order": list(settings.order)} if settings.order else {}),
+            **({"drop_count": settings.drop_count} if settings.drop_count else {}),
             "drop_ratios": any_ratio if settings.drop_ratio is None else [settings.drop_ratio],
         }
         given = dataclasses.asdict(settings)

@@ -17,7 +17,7 @@ from lora_drop.method.schedule import baseline_schedule
 from lora_drop.method.settings import CALL, RUN, SCHEDULE, Setting, setting, settings_of
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.run.exports.html import replay_html
-from lora_drop.run.records import write_line
+from lora_drop.run.lines import write_line
 from lora_drop.run.request import LORA_DROP, Plan, Request, plan
 from lora_drop.run.trace import MAX_TRACE_BYTES, parse_trace
 from lora_drop.ui import space as zero

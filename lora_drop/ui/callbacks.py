@@ -23,7 +23,8 @@ from lora_drop.models.tokens import encode_prompt
 from lora_drop.run.exports.chrome import chrome_trace
 from lora_drop.run.exports.html import replay_html, wire_text
 from lora_drop.run.figures import Figures
-from lora_drop.run.records import Header, Record, Summary, wire_line, write_line
+from lora_drop.run.lines import wire_line, write_line
+from lora_drop.run.records import Header, Record, Summary
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import parse_trace, read_trace

@@ -12,7 +12,8 @@ from lora_drop.method.config import default_range
 from lora_drop.method.options import config_from
 from lora_drop.method.settings import SCHEDULE, settings_of
 from lora_drop.models.load import LoadedModel
-from lora_drop.run.records import StepRecord, wire_line, write_line
+from lora_drop.run.lines import wire_line, write_line
+from lora_drop.run.records import StepRecord
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import Trace, parse_trace

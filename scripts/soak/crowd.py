@@ -11,7 +11,7 @@ from typing import Any
 
 from lora_drop.models.load import load_model
 from lora_drop.models.place import describe_device
-from lora_drop.run.records import write_line
+from lora_drop.run.lines import write_line
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from scripts.soak import report

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.run.records import write_line
+from lora_drop.run.lines import write_line
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import gather, parse_trace

@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 from lora_drop.errors import LoraDropError
 from lora_drop.run.exports.html import wire_text
 from lora_drop.run.exports.scripts import TEMPLATES
-from lora_drop.run.records import wire_line
+from lora_drop.run.lines import wire_line
 from lora_drop.run.trace import parse_trace
 from lora_drop.ui import scripts
 from lora_drop.ui.controls import LINKED

@@ -33,9 +33,11 @@ def test_run_prints_every_key_of_the_contract(capsys):
     assert set(result) == {
         *("baseline", "lora_drop", "speedup", "bound", "kv_saved"),
         *("first_divergence", "top1_agreement", "config", "device"),
+        *("accepted", "tokens_per_refresh", "speedup_interval", "quality"),
     }
     for lane in ("baseline", "lora_drop"):
-        assert set(result[lane]) == {"text", "token_ids", "tokens_per_second", "kv_bytes", "kv_allocated_bytes"}
+        figures = {"text", "token_ids", "tokens_per_second", "kv_bytes", "kv_allocated_bytes", "collapsed"}
+        assert set(result[lane]) == figures
         assert len(result[lane]["token_ids"]) == 12
     assert result["config"]["period"] == 4 and result["config"]["drop_ratio"] == 0.5
     assert result["config"]["reuse"] == "residual" and result["config"]["dropped"]

@@ -1,7 +1,8 @@
 """Real decodes through a library that was built with sanitizers: `python sanitized_decode.py LIBRARY`, by a test.
 
 They end the process at the first access outside its memory. Every rule, part and kv rule, triggers, biases, norms of
-heads, both number types, several threads, and packed panels.
+heads, both number types, several threads, packed panels; repairs of several rows, corrections with all parts, the
+screened head.
 """
 
 import itertools
@@ -13,11 +14,14 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lora_drop.decode.native import NativeDecoder, decoder, lay_out, loader
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.decode import KVCache, screen
+from lora_drop.decode.native import NativeDecoder, lay_out, loader, weights
 from lora_drop.method.schedule import Schedule
 from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.models.load import load_model
 from tests.support.decoding import random_bank
+from tests.support.parts import full_bank
 
 PROMPT, STEPS = [5, 99, 17], 7
 HEADS, HEAD_DIM = 32, 64  # heads wider together than the rest: rows of `out` are the longest of all
@@ -29,6 +33,17 @@ def decode(native, schedule, bank=None, prompt=PROMPT):
     logits = [native.prefill(torch.tensor([prompt]), state).logits]
     logits += [native.step(torch.tensor([[token]]), state).logits for token in range(STEPS)]
     assert torch.cat(logits).isfinite().all()
+
+
+def judge(native, schedule, bank):
+    """Steps with a repair; where it judges, some of its rows are taken back, and it goes on from there."""
+    state = native.new_state(schedule, bank, watch=True)
+    native.prefill(torch.tensor([PROMPT]), state)
+    for token in range(2 * schedule.period + 3):
+        found = native.step(torch.tensor([[token]]), state)
+        if schedule.judges and found.rows > 1:
+            assert native.rewind(found, found.rows // 2, state).logits.isfinite().all()
+    assert found.logits.isfinite().all() and native.repair(None, state).logits.isfinite().all()
 
 
 def blocks(name):
@@ -47,7 +62,7 @@ def blocks(name):
 
 def main():
     library = loader.bind(Path(sys.argv[1]))
-    decoder.library = lambda: library
+    weights.library = lambda: library
     torch.set_num_threads(1)  # its own threads are not what is tested
     library.ld_threads(3)
 
@@ -57,6 +72,9 @@ def main():
         schedule = Schedule(3, tiny.num_layers, (2, 3, 4), reuse, part, kv)
         decode(native, schedule)
         decode(native, schedule, random_bank(tiny, reuse, part, layers=[2, 4]))
+        repairs = {"refresh": "repair", "accept": 0.5 if kv == "write" else 0.0, "head": "screened"}
+        whole = full_bank(tiny, reuse, part, layers=[2, 4])
+        judge(native, Schedule(5, tiny.num_layers, (2, 3, 4), reuse, part, kv, **repairs), whole)
     triggered = Schedule(8, tiny.num_layers, (2, 3), refresh_norm=0.4, refresh_entropy=5.2)
     decode(native, triggered, random_bank(tiny, "residual"), prompt=[7] * 60)  # the caches grow
     threads = [threading.Thread(target=decode, args=(native, triggered)) for _ in range(3)]
@@ -65,15 +83,25 @@ def main():
     for thread in threads:
         thread.join()
 
+    kv = KVCache(tiny.num_layers)
+    native.read(torch.tensor([PROMPT * 20]), kv, 0, (2, 3), 5)  # many rows, and the caches grow
+
     for name, dtype in itertools.product(("tiny-qwen2", "tiny-qwen3"), ("float32", "bfloat16")):
         other = load_model(f"random:{name}", "cpu", dtype)
-        decode(NativeDecoder(other.model, lay_out(other.model, None)), Schedule(3, 6, (2, 3), kv="write"))
+        native = NativeDecoder(other.model, lay_out(other.model, None))
+        decode(native, Schedule(3, 6, (2, 3), kv="write"))
+        bank = full_bank(other, "residual", dtype=getattr(torch, dtype))
+        judge(native, Schedule(5, 6, (2, 3), kv="write", refresh="repair", accept=0.5, head="screened"), bank)
 
     shape = {"vocab_size": 256, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3}
     heads = {"num_attention_heads": HEADS, "num_key_value_heads": HEADS, "head_dim": HEAD_DIM}
     packed = LlamaForCausalLM(LlamaConfig(**shape, **heads))
+    native = NativeDecoder(packed, lay_out(packed, blocks))
+    bank = AdapterBank.new([1], 64)
+    bank.head = screen(packed.lm_head.weight.detach(), torch.eye(64), 13, 37)
     for kv in KV_RULES:
-        decode(NativeDecoder(packed, lay_out(packed, blocks)), Schedule(3, 3, (1,), part="attention", kv=kv))
+        decode(native, Schedule(3, 3, (1,), part="attention", kv=kv))
+        judge(native, Schedule(5, 3, (1,), kv="write", refresh="repair", accept=0.5, head="screened"), bank)
     print("decoded")
 
 

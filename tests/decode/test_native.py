@@ -20,6 +20,7 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.settings import REUSE_RULES
 from lora_drop.models.load import load_model
 from tests.support import ROOT
+from tests.support.parts import full_bank
 
 pytestmark = pytest.mark.skipif(library() is None, reason="there is no C compiler here")
 PROMPT = [5, 99, 17, 42, 200]
@@ -31,10 +32,10 @@ def decoder(tiny):
     return NativeDecoder(model, lay_out(model, None))
 
 
-def greedy(decoder, period=3, steps=60):
+def greedy(decoder, period=3, steps=60, bank=None, **rules):
     """The text and the last logits of a run of its own."""
-    schedule = LoraDropConfig(period=period, drop_ratio=1.0).schedule_for(decoder.num_layers)
-    state, tokens = decoder.new_state(schedule), []
+    schedule = LoraDropConfig(period=period, drop_ratio=1.0, **rules).schedule_for(decoder.num_layers)
+    state, tokens = decoder.new_state(schedule, bank), []
     logits = decoder.prefill(torch.tensor([PROMPT]), state).logits
     for _ in range(steps):
         tokens.append(int(logits.argmax()))
@@ -109,7 +110,7 @@ def test_one_that_cannot_be_used_even_when_new_is_reported_in_one_line(tmp_path,
 
 
 def test_both_sides_have_one_layout(tmp_path):
-    kinds = [getattr(structs, name) for name in ("Matrix", "Layer", "Store", "Plan", "Step")]
+    kinds = [getattr(structs, name) for name in ("Matrix", "Layer", "Pair", "Store", "Plan", "Step", "Screen")]
     lines = ["#include <stddef.h>", f'#include "{loader.FOLDER / "abi.h"}"']
     for kind in kinds:
         lines.append(f'_Static_assert(sizeof({kind.__name__}) == {ctypes.sizeof(kind)}, "");')
@@ -146,7 +147,7 @@ int __wrap_pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*f)(void
 """
 
 
-def test_where_memory_or_threads_run_out_it_is_reported(decoder, tmp_path, monkeypatch):
+def test_where_memory_or_threads_run_out_it_is_reported(decoder, tiny, tmp_path, monkeypatch):
     """Each allocation fails in turn. Then, with memory again, the same library decodes the same text."""
     (tmp_path / "scarce.c").write_text(SCARCE)
     wrapped = [f"-Wl,--wrap={name}" for name in ("aligned_alloc", "pthread_create")]
@@ -155,21 +156,22 @@ def test_where_memory_or_threads_run_out_it_is_reported(decoder, tmp_path, monke
     except subprocess.SubprocessError:
         pytest.skip("this linker cannot wrap functions")
     allowed = ctypes.c_int.in_dll(library, "allowed")
-    right = greedy(decoder)
+    every_buffer = {"bank": full_bank(tiny, "residual"), "head": "screened", "refresh": "repair", "kv": "write"}
+    right = greedy(decoder, **every_buffer)
     monkeypatch.setattr(decoder, "_library", library)
     failed = 0
     for allowed.value in range(100):
         try:
-            found = greedy(decoder)
+            found = greedy(decoder, **every_buffer)
             break
         except MemoryError as error:
             assert "no memory for a decode step" in str(error)
             failed += 1
-    assert failed >= 1 and found[0] == right[0]
+    assert failed >= 6 and found[0] == right[0]
     allowed.value = 1
     with pytest.raises(LoraDropError, match="no more threads for decoding"):
         library.ld_threads(4)
-    assert greedy(decoder)[0] == right[0]  # with the one that there was
+    assert greedy(decoder, **every_buffer)[0] == right[0]  # with the one that there was
 
 
 @pytest.mark.full

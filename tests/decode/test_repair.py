@@ -28,7 +28,7 @@ from lora_drop.method.schedule import Schedule, baseline_schedule
 from tests.support.decoding import PROMPT, TARGET, random_bank
 
 EXACT = {"refresh": "repair", "kv": "write"}
-DECODERS = ("reference",)
+DECODERS = ("reference", "native", "static")
 
 
 def make(name, loaded):
@@ -60,7 +60,9 @@ def held(state, layer):
 
 def full_after(decoder, schedule, tokens):
     """The state and last logits of the full model that was fed the same tokens, a step at a time."""
-    every = Schedule(2, decoder.num_layers, schedule.dropped, schedule.reuse, schedule.part, "write", refresh_entropy=0)
+    every = Schedule(
+        2, decoder.num_layers, schedule.dropped, schedule.reuse, schedule.part, "write", refresh_entropy=0
+    )
     state = decoder.new_state(every)
     logits = decoder.prefill(torch.tensor([PROMPT]), state).logits
     for token in tokens:
@@ -165,7 +167,10 @@ def test_drafts_are_taken_back_at_every_place(decoder, tiny):
     for seed in range(6):
         sampling = Sampling(1.0, 1.0, seed)
         ours, events = events_of(decoder, schedule, tokens=60, sampling=sampling)
-        assert ours.tokens == events_of(decoder, baseline_schedule(tiny.num_layers), tokens=60, sampling=sampling)[0].tokens
+        assert (
+            ours.tokens
+            == events_of(decoder, baseline_schedule(tiny.num_layers), tokens=60, sampling=sampling)[0].tokens
+        )
         last = 0
         for event in events:
             if isinstance(event, Rewind):

@@ -15,7 +15,8 @@ from lora_drop.run.exports import scripts as modules
 from lora_drop.run.exports.html import ENTRY, replay_html, wire_text
 from lora_drop.run.exports.scripts import plotly_script
 from lora_drop.run.figures import FIGURES
-from lora_drop.run.records import KINDS, Header, StepRecord, write_line
+from lora_drop.run.lines import write_line
+from lora_drop.run.records import KINDS, Header, StepRecord
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import Trace, gather

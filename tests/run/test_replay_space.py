@@ -11,7 +11,7 @@ from lora_drop.cli.main import main
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.exports import replay_space
 from lora_drop.run.exports.html import replay_html
-from lora_drop.run.records import write_line
+from lora_drop.run.lines import write_line
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import Trace, gather

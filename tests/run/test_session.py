@@ -62,8 +62,15 @@ def test_the_summary_adds_up(any_tiny, kv):
     assert summary.bound == pytest.approx(speed_bound(any_tiny.shape, schedule, 19, header.prompt_tokens), abs=1e-4)
     saved = 1 - trace.steps[LORA_DROP][-1].kv_bytes / trace.steps[BASELINE][-1].kv_bytes
     assert summary.kv_saved == pytest.approx(saved, abs=1e-6) and (saved > 0) == (kv == "skip")
-    agrees = [a.agrees for s, a in trace.audits[LORA_DROP].items() if s % 3]
+    quality = list(trace.quality[LORA_DROP].values())
+    assert [(a.step, a.kind) for a in quality] == [(s, schedule.kind(s)) for s in range(20)]
+    agrees = [a.agrees for a in quality if a.step % 3]
     assert summary.top1_agreement == sum(agrees) / len(agrees)
+    for steps, found in (("lora_steps", [a for a in quality if a.step % 3]), ("all_steps", quality)):
+        figures = summary.quality[steps]
+        assert figures["count"] == len(found)
+        for name in ("kl", "nll_gap"):
+            assert figures[name] == pytest.approx(sum(getattr(a, name) for a in found) / len(found), abs=1e-5)
 
 
 def test_kv_saved_compares_the_lanes_at_the_shorter_ones_length(tiny):

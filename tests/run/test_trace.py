@@ -7,7 +7,8 @@ import pytest
 
 from lora_drop.errors import LoraDropError
 from lora_drop.run import trace as t
-from lora_drop.run.records import number, wire_line, write_line
+from lora_drop.run.lines import wire_line, write_line
+from lora_drop.run.records import JudgeRecord, RewindRecord, number
 
 HOSTILE = "${alert(1)}<img src=x onerror=alert(2)>\u2028\ud800\x00\"'"
 
@@ -28,8 +29,8 @@ def header():
     )
 
 
-def step(lane, s, text="x", kind="lora", active=(1, 0, 1)):
-    return t.StepRecord(lane, s, 7, text, kind, list(active), 1.25, 64, 0.5)
+def step(lane, s, text="x", kind="lora", active=(1, 0, 1), rows=1):
+    return t.StepRecord(lane, s, 7, text, kind, list(active), 1.25, 64, 0.5, rows=rows)
 
 
 def records():
@@ -119,7 +120,7 @@ def test_a_trace_cut_anywhere_reads():
         (as_bytes([header(), t.AuditRecord("lora_drop", 3, [0.1], [1.0], 0.0, True, "")]), "before it ran"),
         (as_bytes([*records()[:4], t.AuditRecord("lora_drop", 1, [], [], 0.0, True, "")]), "other layers"),
         (as_bytes([header(), t.Summary({}, None, None, None, None, None)]), "other lanes"),
-        (as_bytes([dataclasses.replace(header(), version=2)]), "version 2"),
+        (as_bytes([dataclasses.replace(header(), version=3)]), "version 3"),
         (as_bytes([dataclasses.replace(header(), format="other")]), "another format"),
         (as_bytes([header()]) + b"nonsense\n" + as_bytes(records()[1:]), "line 2"),
     ],
@@ -195,14 +196,37 @@ def test_first_divergence():
     assert t.first_divergence([], [1]) is None
 
 
-def test_agreement_counts_lora_steps_only():
+def test_quality_is_told_by_kind_of_step():
+    def audit(step, kind, kl, agrees):
+        return t.AuditRecord("lora_drop", step, [], [], kl, agrees, "", audit="quality", kind=kind, nll_gap=2 * kl)
+
+    assert t.quality_of([]) is None
+    found = t.quality_of(
+        [
+            audit(0, "prefill", 0.0, True),
+            audit(1, "lora", 0.3, True),
+            audit(2, "lora", 0.5, False),
+            audit(3, "refresh", 0.2, False),
+        ]
+    )
+    assert found["lora_steps"] == {"count": 2, "kl": 0.4, "nll_gap": 0.8, "top1_agreement": 0.5}
+    assert found["full_steps"] == {"count": 1, "kl": 0.2, "nll_gap": 0.4, "top1_agreement": 0.0}
+    assert found["all_steps"]["count"] == 4 and found["all_steps"]["kl"] == pytest.approx(0.25)
+
+
+def test_what_is_taken_back_is_gone_and_its_passes_stay():
     trace = t.gather(records()[:4])
-    assert t.top1_agreement(trace, "lora_drop") is None
     trace.add(step("lora_drop", 2))
-    trace.add(step("lora_drop", 3, kind="refresh", active=(1, 1, 1)))
-    for s, agrees in ((1, True), (2, False), (3, False)):
-        trace.add(t.AuditRecord("lora_drop", s, [0.1], [0.9], 0.1, agrees, ""))
-    assert t.top1_agreement(trace, "lora_drop") == 0.5
+    trace.add(t.AuditRecord("lora_drop", 2, [0.1], [0.9], 0.1, True, ""))
+    trace.add(RewindRecord("lora_drop", 0))
+    assert len(trace.steps["lora_drop"]) == 1 and not trace.audits["lora_drop"]
+    trace.add(step("lora_drop", 1, kind="refresh", active=(1, 1, 1), rows=3))
+    trace.add(JudgeRecord("lora_drop", 2, 1.5, 2))
+    assert [one.type for one in trace.passes["lora_drop"]] == ["step", "step", "step", "rewind", "step", "judge"]
+    again = t.gather(trace.records())
+    assert again.passes == trace.passes and again.steps == trace.steps
+    with pytest.raises(LoraDropError, match="goes back to step 7"):
+        trace.add(RewindRecord("lora_drop", 7))
 
 
 def test_the_wire_says_the_same_in_fewer_bytes():

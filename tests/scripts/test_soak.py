@@ -14,7 +14,8 @@ import pytest
 
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.pool import ModelPool
-from lora_drop.run.records import AuditRecord, StepRecord, Summary, write_line
+from lora_drop.run.lines import write_line
+from lora_drop.run.records import AuditRecord, StepRecord, Summary
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import gather

@@ -137,13 +137,19 @@ def caches(monkeypatch) -> list[weakref.ref]:
             super().__init__(*args, **kwargs)
             found.extend((weakref.ref(self), weakref.ref(self.state), weakref.ref(self.state.kv)))
 
-    class Audit(session.Audit):
+    class DriftAudit(session.DriftAudit):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             found.append(weakref.ref(self._kv))
 
+    class QualityAudit(session.QualityAudit):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            found.append(weakref.ref(self._state.kv))
+
     monkeypatch.setattr(session, "Lane", Lane)
-    monkeypatch.setattr(session, "Audit", Audit)
+    monkeypatch.setattr(session, "DriftAudit", DriftAudit)
+    monkeypatch.setattr(session, "QualityAudit", QualityAudit)
     return found
 
 

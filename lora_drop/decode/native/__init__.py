@@ -4,13 +4,14 @@ Where there is no C compiler, or `LORA_DROP_NATIVE=0` says so, `library` gives N
 own kernels.
 
 - `library`: the compiled steps (`loader.py`);
-- `lay_out`: a model's weights as they read them, `NativeWeights`;
-- `NativeDecoder`: the decoder on them (`decoder.py`).
+- `lay_out`: a model's weights as they read them, `NativeWeights` (`weights.py`);
+- `NativeDecoder`: the decoder on them (`decoder.py`), with what it knows of a lane (`plan.py`).
 
 The C side begins with `abi.h`, which `structs.py` mirrors, and `step.c`.
 """
 
-from lora_drop.decode.native.decoder import NativeDecoder, NativeWeights, lay_out
+from lora_drop.decode.native.decoder import NativeDecoder
 from lora_drop.decode.native.loader import library
+from lora_drop.decode.native.weights import NativeWeights, lay_out
 
 __all__ = ["NativeDecoder", "NativeWeights", "lay_out", "library"]

@@ -7,12 +7,13 @@
 
 #include <stdint.h>
 
-#define LD_ABI 1
+#define LD_ABI 2
 #define LD_API __attribute__((visibility("default"))) /* all else stays inside: the build hides it */
 
 enum { F32, BF16, Q4_1, Q8_0 };              /* kinds of numbers */
 enum { STATE, ANCHOR, RESIDUAL, SKIP };      /* reuse rules */
 enum { LD_OK, LD_NO_MEMORY, LD_NO_THREADS }; /* what a function that returns an int found */
+enum { QKV, OUT, GATE_UP, DOWN, MATRICES };  /* a layer's */
 
 /* Borrows its memory. */
 typedef struct {
@@ -29,6 +30,11 @@ typedef struct {
     float eps;
 } Layer;
 
+/* What is added to a matrix: y += B (A x). */
+typedef struct {
+    Matrix a, bt; /* A (r, K), and B transposed (r, N), both F32 or BF16; r = 0: nothing */
+} Pair;
+
 /* A layer's K/V, and the tokens in it. */
 typedef struct {
     void *data; /* (2, nkv, capacity, hs) */
@@ -37,18 +43,30 @@ typedef struct {
 
 /* What the schedule does with a layer. */
 typedef struct {
-    int64_t drops;     /* the schedule skips it at LoRA steps */
-    const float *gate; /* (D,): `residual` with a correction; else NULL, a gate of 1 */
-    Matrix a, bt;      /* A and B transposed, (r, D) each; r = 0 without a correction */
-    float *hidden;     /* (D,): what the rule remembers of the last full step */
+    int64_t drops;           /* the schedule skips it at LoRA steps */
+    const float *gate;       /* (D,): `residual` with a correction; else NULL, a gate of 1 */
+    Pair linear;             /* the correction: its linear part, */
+    Matrix mlp_in, mlp_out;  /* and its SwiGLU bottleneck, gate and up (2b, D) and down (D, b); b = 0 without */
+    Pair kept[MATRICES];     /* of a layer that runs: changes of its matrices at LoRA steps */
+    float *hidden;           /* (rows, D): what the rule remembers of each row of a full step; LoRA steps take the first */
 } Plan;
 
 typedef struct {
+    int64_t rows;                                 /* tokens, one after the other; a LoRA step has one */
     int64_t lora, rule, attention_only, write_kv; /* of this step, and of the schedule */
     float scale;                                  /* alpha / r */
-    float *watched;                               /* (skipped layers, D) for their outputs, or NULL */
+    float *watched;                               /* (skipped layers, rows, D) for their outputs, or NULL */
     float *ratios;                                /* (skipped layers,) for ||d|| / ||cached||, or NULL */
 } Step;
+
+/* A preview of the head: logits of a normed state x are about scale * (codes (project x)). */
+typedef struct {
+    Matrix project;       /* (R, D), F32 or BF16; R is a multiple of 4 */
+    const int8_t *codes;  /* (V, R) in panels of 16 tokens, of R / 4 x 16 words of 4 as in a Q8_0 panel; V rounded up */
+    const float *scale;   /* (V,), rounded up */
+    const uint8_t *rows;  /* of a head of blocks the rows as `ld_pack` takes them; else NULL */
+    int64_t best;         /* tokens whose logits are exact */
+} Screen;
 
 LD_API int64_t ld_abi(void);
 
@@ -58,13 +76,17 @@ LD_API int ld_threads(int64_t threads);
 /* Rows (n, k / 32 blocks) of a GGUF into panels; n is a multiple of 16. */
 LD_API void ld_pack(const uint8_t *source, uint8_t *target, int64_t n, int64_t k, int64_t kind);
 
-/* A decode step through all layers: h (D,) is the token's embedding, and at the end what the last norm takes. `kv` has
- * room for one more token. Where memory is short, nothing has changed. */
+/* A decode step through these layers, all or a part of them in a row: h (rows, D) is what the first takes, and at the
+ * end what comes after the last. `kv` has room for as many more tokens; cosine and sine (rows, hs) are of their
+ * positions. A row's result is, to the bit, that of a step of its own. Where memory is short, nothing has changed. */
 LD_API int ld_step(const Layer *layers, const Plan *plan, int64_t count, const Step *s, const float *cosine,
                    const float *sine, Store *kv, float *h);
 
-/* Logits (V,) of h: the last norm and the head. */
-LD_API int ld_head(const Matrix *w, const float *norm, float eps, const float *h, float *y);
+/* Logits (rows, V) of h (rows, D): the last norm and the head. */
+LD_API int ld_head(const Matrix *w, const float *norm, float eps, int64_t rows, const float *h, float *y);
+
+/* Logits (V,) of one row h (D,): the screen's, but exact, to the bit, for the best of them. */
+LD_API int ld_head_screened(const Matrix *w, const Screen *s, const float *norm, float eps, const float *h, float *y);
 
 /* Entropy of the softmax of logits (n,), in nats. */
 LD_API float ld_entropy(const float *logits, int64_t n);

@@ -6,16 +6,12 @@
 #include "pool.h"
 #include "vec.h"
 
-/* Queries, keys and values of h into `heads`, rotated; K and V also into the store. */
-static void project(const Layer *l, const float *h, const Rope *rope, Store *kv, Workspace *space) {
-    int64_t hs = l->head_dim, turned = l->heads + l->kv_heads;
-    float *x = space->normed.at, *heads = space->heads.at;
-    rms_norm(h, l->attention_norm, x, l->hidden, l->eps);
-    multiply(&l->qkv, x, space->sums.at, heads, NULL);
-    for (int64_t i = 0; i < turned; i++) {
+/* A token's queries and keys rotated; K and V at place `at` of the store. */
+static void turn_and_keep(const Layer *l, float *heads, const float *cosine, const float *sine, Store *kv, int64_t at) {
+    int64_t hs = l->head_dim;
+    for (int64_t i = 0; i < l->heads + l->kv_heads; i++) {
         float *head = heads + i * hs;
-        const float *cosine = rope->cosine, *sine = rope->sine;
-        if (l->qk_norm) rms_norm(head, l->qk_norm + i * hs, head, hs, l->eps);
+        if (l->qk_norm) rms_norm(head, l->qk_norm + i * hs, head, 1, hs, l->eps);
         for (int64_t j = 0; j < hs / 2; j++) {
             float one = head[j], two = head[j + hs / 2];
             head[j] = one * cosine[j] - two * sine[j];
@@ -24,14 +20,24 @@ static void project(const Layer *l, const float *h, const Rope *rope, Store *kv,
     }
     for (int64_t i = 0; i < 2 * l->kv_heads; i++) {
         const float *from = heads + (l->heads + i) * hs;
-        int64_t at = (i * kv->capacity + kv->length) * hs;
+        int64_t place = (i * kv->capacity + at) * hs;
         if (kv->kind == F32) {
-            memcpy((float *)kv->data + at, from, (size_t)hs * 4);
+            memcpy((float *)kv->data + place, from, (size_t)hs * 4);
         } else {
-            for (int64_t j = 0; j < hs; j++) ((uint16_t *)kv->data)[at + j] = to_bf16(from[j]);
+            for (int64_t j = 0; j < hs; j++) ((uint16_t *)kv->data)[place + j] = to_bf16(from[j]);
         }
     }
-    kv->length++;
+}
+
+/* Queries, keys and values of h into `heads`, rotated; K and V also into the store. */
+static void project(const Layer *l, const Pair *change, const float *h, const Tokens *t, Store *kv, Workspace *space) {
+    int64_t hs = l->head_dim;
+    float *x = space->normed.at, *heads = space->heads.at;
+    rms_norm(h, l->attention_norm, x, t->count, l->hidden, l->eps);
+    Product p = prepare(&l->qkv, change ? change + QKV : NULL, x, t->count, space, heads);
+    multiply(&p, NULL);
+    for (int64_t r = 0; r < t->count; r++)
+        turn_and_keep(l, heads + r * l->qkv.n, t->cosine + r * hs, t->sine + r * hs, kv, kv->length++);
 }
 
 static void softmax(float *scores, int64_t count, float top) {
@@ -51,45 +57,58 @@ static void softmax(float *scores, int64_t count, float top) {
 typedef struct {
     const Layer *l;
     const Store *kv;
-    const float *heads;
+    const float *heads; /* of the first of `tokens` tokens */
+    int64_t tokens, seen; /* what the store holds up to the first, itself included */
     float *scores, *mixed;
 } Attention;
 
-/* Query heads [from, to) over all that the store holds. */
-static void attend_chunk(void *context, int64_t from, int64_t to) {
-    const Attention *a = context;
+/* A head of a token over the first `count` tokens of the store. */
+static void attend(const Attention *a, int64_t head, const float *q, int64_t count, float *scores, float *mixed) {
     const Layer *l = a->l;
-    int64_t hs = l->head_dim, count = a->kv->length, group = l->heads / l->kv_heads;
-    float scale = 1 / sqrtf((float)hs);
-    for (int64_t head = from; head < to; head++) {
-        const float *q = a->heads + head * hs;
-        float *scores = a->scores + head * count, *mixed = a->mixed + head * hs, top = -INFINITY;
-        int is_f32 = a->kv->kind == F32;
-        int64_t bytes = a->kv->capacity * hs * (is_f32 ? 4 : 2); /* of a head's keys, and of its values */
-        const char *keys = (const char *)a->kv->data + head / group * bytes, *values = keys + l->kv_heads * bytes;
-        const float *k32 = (const float *)keys, *v32 = (const float *)values;
-        const uint16_t *k16 = (const uint16_t *)keys, *v16 = (const uint16_t *)values;
-        for (int64_t t = 0; t < count; t++) {
-            scores[t] = scale * (is_f32 ? dot_f32(k32 + t * hs, q, hs) : dot_bf16(k16 + t * hs, q, hs));
-            if (!(scores[t] <= top)) top = scores[t]; /* a NaN goes through */
-        }
-        softmax(scores, count, top);
-        for (int64_t j = 0; j < hs; j += WIDTH) { /* a few columns at a time stay in registers */
-            int64_t width = hs - j < WIDTH ? hs - j : WIDTH;
-            if (is_f32) mix_f32(v32 + j, scores, count, hs, width, mixed + j);
-            else mix_bf16(v16 + j, scores, count, hs, width, mixed + j);
-        }
+    int64_t hs = l->head_dim, group = l->heads / l->kv_heads;
+    float scale = 1 / sqrtf((float)hs), top = -INFINITY;
+    int is_f32 = a->kv->kind == F32;
+    int64_t bytes = a->kv->capacity * hs * (is_f32 ? 4 : 2); /* of a head's keys, and of its values */
+    const char *keys = (const char *)a->kv->data + head / group * bytes, *values = keys + l->kv_heads * bytes;
+    const float *k32 = (const float *)keys, *v32 = (const float *)values;
+    const uint16_t *k16 = (const uint16_t *)keys, *v16 = (const uint16_t *)values;
+    for (int64_t t = 0; t < count; t++) {
+        scores[t] = scale * (is_f32 ? dot_f32(k32 + t * hs, q, hs) : dot_bf16(k16 + t * hs, q, hs));
+        if (!(scores[t] <= top)) top = scores[t]; /* a NaN goes through */
+    }
+    softmax(scores, count, top);
+    for (int64_t j = 0; j < hs; j += WIDTH) { /* a few columns at a time stay in registers */
+        int64_t width = hs - j < WIDTH ? hs - j : WIDTH;
+        if (is_f32) mix_f32(v32 + j, scores, count, hs, width, mixed + j);
+        else mix_bf16(v16 + j, scores, count, hs, width, mixed + j);
     }
 }
 
-void attention(const Layer *l, const float *h, const Rope *rope, Store *kv, Workspace *space) {
-    project(l, h, rope, kv, space);
-    Attention a = {l, kv, space->heads.at, space->scores.at, space->mixed.at};
-    parallel(attend_chunk, &a, l->heads, 1);
-    multiply(&l->out, space->mixed.at, space->sums.at, space->attended.at, h);
+/* Item i is head i / tokens of token i % tokens: neighbours read the same keys. */
+static void attend_chunk(void *context, int64_t from, int64_t to) {
+    const Attention *a = context;
+    const Layer *l = a->l;
+    for (int64_t i = from; i < to; i++) {
+        int64_t head = i / a->tokens, r = i % a->tokens;
+        const float *q = a->heads + r * l->qkv.n + head * l->head_dim;
+        attend(a, head, q, a->seen + r, a->scores + i * a->kv->capacity, a->mixed + r * l->out.k + head * l->head_dim);
+    }
 }
 
-void write_kv(const Layer *l, const float *h, const Rope *rope, Store *kv, Workspace *space) {
+void attention(const Layer *l, const Pair *change, const float *h, const Tokens *t, Store *kv, Workspace *space) {
+    int64_t seen = kv->length + 1;
+    project(l, change, h, t, kv, space);
+    for (int64_t r = 0; r < t->count; r += QUERIES) {
+        int64_t tokens = t->count - r < QUERIES ? t->count - r : QUERIES;
+        Attention a = {l, kv, space->heads.at + r * l->qkv.n, tokens, seen + r, space->scores.at,
+                       space->mixed.at + r * l->out.k};
+        parallel(attend_chunk, &a, l->heads * tokens, 1);
+    }
+    Product p = prepare(&l->out, change ? change + OUT : NULL, space->mixed.at, t->count, space, space->attended.at);
+    multiply(&p, h);
+}
+
+void write_kv(const Layer *l, const float *h, const Tokens *t, Store *kv, Workspace *space) {
     int64_t queries = l->heads * l->head_dim;
     Layer only = *l; /* the rows of k and v alone: queries are neither read nor turned */
     only.qkv.data = (const char *)l->qkv.data + queries * row_bytes(&l->qkv);
@@ -97,5 +116,5 @@ void write_kv(const Layer *l, const float *h, const Rope *rope, Store *kv, Works
     if (l->qkv.bias) only.qkv.bias = l->qkv.bias + queries;
     if (l->qk_norm) only.qk_norm = l->qk_norm + queries;
     only.heads = 0;
-    project(&only, h, rope, kv, space);
+    project(&only, NULL, h, t, kv, space);
 }

@@ -4,14 +4,17 @@
 #include "abi.h"
 #include "workspace.h"
 
+/* The tokens of a pass, one after the other. */
 typedef struct {
-    const float *cosine, *sine; /* (hs,) of the token's position */
-} Rope;
+    int64_t count;
+    const float *cosine, *sine; /* (count, hs) of their positions */
+} Tokens;
 
-/* h plus its attention over all that the store then holds, into `attended`; K and V go into the store. */
-void attention(const Layer *l, const float *h, const Rope *rope, Store *kv, Workspace *space);
+/* h plus its attention, of each token over what the store then holds up to it, into `attended`; K and V go into the
+ * store. `change` is of the layer's matrices, or NULL. */
+void attention(const Layer *l, const Pair *change, const float *h, const Tokens *t, Store *kv, Workspace *space);
 
 /* K and V of a token alone: a skipped layer that still writes them. */
-void write_kv(const Layer *l, const float *h, const Rope *rope, Store *kv, Workspace *space);
+void write_kv(const Layer *l, const float *h, const Tokens *t, Store *kv, Workspace *space);
 
 #endif

@@ -7,70 +7,81 @@
 #include "vec.h"
 
 typedef struct {
-    const Layer *l;
-    const float *x, *sums;
-    float *gate, *up; /* (I,) each: silu(gate) * up ends in gate */
+    Product product; /* gate and up side by side, (rows, 2 width) */
+    float *neurons;  /* silu(gate) * up, (rows, width) */
 } Gate;
 
 static void gate_chunk(void *context, int64_t from, int64_t to) {
     const Gate *g = context;
-    const Matrix *w = &g->l->gate_up;
-    int64_t inner = g->l->inner;
-    rows(w, g->x, g->sums, from, to, g->gate);
-    rows(w, g->x, g->sums, inner + from, inner + to, g->gate); /* up follows gate in the output too */
-    int64_t r = from;
-    for (; r + LANES <= to; r += LANES) {
-        vf gate = loadf(g->gate + r), out = gate * loadf(g->up + r) / (1.0f + exponential(-gate));
-        memcpy(g->gate + r, &out, sizeof out);
+    const Product *p = &g->product;
+    int64_t width = p->w->n / 2;
+    multiply_columns(p, from, to);
+    multiply_columns(p, width + from, width + to);
+    for (int64_t r = 0; r < p->rows; r++) {
+        const float *gate = p->y + 2 * r * width, *up = gate + width;
+        float *y = g->neurons + r * width;
+        int64_t i = from;
+        for (; i + LANES <= to; i += LANES) {
+            vf x = loadf(gate + i), out = x * loadf(up + i) / (1.0f + exponential(-x));
+            memcpy(y + i, &out, sizeof out);
+        }
+        for (; i < to; i++) y[i] = gate[i] * up[i] / (1 + expf(-gate[i]));
     }
-    for (; r < to; r++) g->gate[r] *= g->up[r] / (1 + expf(-g->gate[r]));
+}
+
+/* y = out (silu(gate) * up) + residual, with gate and up `in` x. */
+static void swiglu(const Matrix *in, const Matrix *out, const Pair *change, const float *x, int64_t rows,
+                   const float *residual, float *y, Workspace *space) {
+    float *neurons = space->neurons.at;
+    Gate g = {prepare(in, change ? change + GATE_UP : NULL, x, rows, space, space->gate_up.at), neurons};
+    parallel(gate_chunk, &g, in->n / 2, chunk_of(in));
+    Product p = prepare(out, change ? change + DOWN : NULL, neurons, rows, space, y);
+    multiply(&p, residual);
 }
 
 /* u plus its MLP into `output`. */
-static void mlp(const Layer *l, const float *u, Workspace *space) {
-    float *x = space->normed.at, *sums = space->sums.at, *gate = space->gate_up.at;
-    rms_norm(u, l->mlp_norm, x, l->hidden, l->eps);
-    block_sums(&l->gate_up, x, sums);
-    Gate g = {l, x, sums, gate, gate + l->inner};
-    parallel(gate_chunk, &g, l->inner, chunk_of(&l->gate_up));
-    multiply(&l->down, gate, sums, space->output.at, u);
+static void mlp(const Layer *l, const Pair *change, const float *u, int64_t rows, Workspace *space) {
+    rms_norm(u, l->mlp_norm, space->normed.at, rows, l->hidden, l->eps);
+    swiglu(&l->gate_up, &l->down, change, space->normed.at, rows, u, space->output.at, space);
 }
 
-void run_full(const Layer *l, const float *h, const Rope *rope, Store *kv, Workspace *space) {
-    attention(l, h, rope, kv, space);
-    mlp(l, space->attended.at, space);
+void run_full(const Layer *l, const Pair *change, const float *h, const Tokens *t, Store *kv, Workspace *space) {
+    attention(l, change, h, t, kv, space);
+    mlp(l, change, space->attended.at, t->count, space);
 }
 
-/* d = scale * B (A h), (D,). Too little work for two threads: they would spend longer on meeting. */
-static void correct(const Plan *p, const float *h, float scale, float *low, float *d) {
-    int64_t n = p->a.k, rank = p->a.n;
-    rows(&p->a, h, NULL, 0, rank, low);
+/* d = scale * B (A h), (D,), plus the bottleneck's. The first is too little work for two threads: they would spend
+ * longer on meeting. */
+static const float *correct(const Layer *l, const Plan *p, const float *h, float scale, Workspace *space) {
+    float *d = space->correction.at, *low = space->low.at, *x = space->normed.at;
+    int64_t n = l->hidden, rank = p->linear.a.n;
+    memset(d, 0, (size_t)n * 4);
+    multiply_columns(&(Product){.w = &p->linear.a, .x = h, .rows = 1, .y = low}, 0, rank);
     for (int64_t r = 0; r < rank; r++) low[r] *= scale;
-    for (int64_t i = 0; i < n; i += WIDTH) {
-        int64_t width = n - i < WIDTH ? n - i : WIDTH;
-        if (p->bt.kind == F32) mix_f32((const float *)p->bt.data + i, low, rank, n, width, d + i);
-        else mix_bf16((const uint16_t *)p->bt.data + i, low, rank, n, width, d + i);
-    }
+    add_change(&p->linear, low, 0, n, d);
+    if (!p->mlp_out.k) return d;
+    rms_norm(h, l->mlp_norm, x, 1, n, l->eps);
+    swiglu(&p->mlp_in, &p->mlp_out, NULL, x, 1, d, x, space);
+    return x;
 }
 
 float run_dropped(const Layer *l, const Plan *p, const Step *s, const float *h, Workspace *space) {
-    const float *cached = s->rule == SKIP ? h : p->hidden;
-    float *d = space->correction.at, ratio = NAN;
+    const float *cached = s->rule == SKIP ? h : p->hidden, *d = NULL;
+    float ratio = NAN;
     int64_t n = l->hidden;
-    if (p->a.n) {
-        correct(p, h, s->scale, space->low.at, d);
+    if (p->linear.a.n) {
+        d = correct(l, p, h, s->scale, space);
         if (s->ratios) ratio = sqrtf(dot_f32(d, d, n)) / sqrtf(dot_f32(cached, cached, n));
-    } else {
-        memset(d, 0, (size_t)n * 4);
     }
     float *u = s->attention_only ? space->attended.at : space->output.at;
-    if (s->rule != RESIDUAL)
-        for (int64_t i = 0; i < n; i++) u[i] = cached[i] + d[i];
+    if (s->rule != RESIDUAL) memcpy(u, cached, (size_t)n * 4);
     else if (p->gate)
-        for (int64_t i = 0; i < n; i++) u[i] = h[i] + p->gate[i] * cached[i] + d[i];
+        for (int64_t i = 0; i < n; i++) u[i] = h[i] + p->gate[i] * cached[i];
     else
-        for (int64_t i = 0; i < n; i++) u[i] = h[i] + cached[i] + d[i];
+        for (int64_t i = 0; i < n; i++) u[i] = h[i] + cached[i];
+    if (d)
+        for (int64_t i = 0; i < n; i++) u[i] += d[i];
     if (s->rule == STATE) memcpy(p->hidden, u, (size_t)n * 4);
-    if (s->attention_only) mlp(l, u, space);
+    if (s->attention_only) mlp(l, NULL, u, 1, space);
     return ratio;
 }

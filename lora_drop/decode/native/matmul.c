@@ -6,35 +6,56 @@
 #include "vec.h"
 
 #define AS_IS(x) (x)
-enum { AHEAD = 8192, CHUNK_BYTES = 32768 };
+#define INLINE static inline __attribute__((always_inline))
+#define EACH_ROW _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++)
+enum { AHEAD = 8192, CHUNK_BYTES = 32768, DOT_ROWS = 4 }; /* rows whose sums, 4 vectors each, fit in registers */
 
-/* The same over rows of either number type. `dot` fetches what lies AHEAD bytes further on, which is what this thread
- * reads next. `mix` keeps its columns in registers where there are WIDTH of them. */
+/* The same over rows of either number type. `dots` fetches what lies AHEAD bytes further on, which is what this thread
+ * reads next; y and x have rows `n` and k long. `mix` keeps its columns in registers where there are WIDTH of them. */
 #define OVER(NAME, TYPE, VECTOR, ONE) \
-    float dot_##NAME(const TYPE *w, const float *x, int64_t k) { \
-        vf a = {0}, b = {0}, c = {0}, d = {0}; \
+    INLINE void some_dots_##NAME(const TYPE *w, const float *x, int64_t k, float *y, int64_t n, int rows) { \
+        vf a[DOT_ROWS] = {0}, b[DOT_ROWS] = {0}, c[DOT_ROWS] = {0}, d[DOT_ROWS] = {0}; \
+        float rest[DOT_ROWS] = {0}; \
         int64_t i = 0; \
         for (; i + WIDTH <= k; i += WIDTH) { \
             __builtin_prefetch((const char *)(w + i) + AHEAD); \
             __builtin_prefetch((const char *)(w + i) + AHEAD + 64); \
-            a += VECTOR(w + i) * loadf(x + i); \
-            b += VECTOR(w + i + LANES) * loadf(x + i + LANES); \
-            c += VECTOR(w + i + 2 * LANES) * loadf(x + i + 2 * LANES); \
-            d += VECTOR(w + i + 3 * LANES) * loadf(x + i + 3 * LANES); \
+            vf one = VECTOR(w + i), two = VECTOR(w + i + LANES); \
+            vf three = VECTOR(w + i + 2 * LANES), four = VECTOR(w + i + 3 * LANES); \
+            EACH_ROW a[r] = madd(one, loadf(x + r * k + i), a[r]); \
+            EACH_ROW b[r] = madd(two, loadf(x + r * k + i + LANES), b[r]); \
+            EACH_ROW c[r] = madd(three, loadf(x + r * k + i + 2 * LANES), c[r]); \
+            EACH_ROW d[r] = madd(four, loadf(x + r * k + i + 3 * LANES), d[r]); \
         } \
-        for (; i + LANES <= k; i += LANES) a += VECTOR(w + i) * loadf(x + i); \
-        float rest = 0; \
-        for (; i < k; i++) rest += ONE(w[i]) * x[i]; \
-        return sum((a + b) + (c + d)) + rest; \
+        for (; i + LANES <= k; i += LANES) { \
+            vf one = VECTOR(w + i); \
+            EACH_ROW a[r] = madd(one, loadf(x + r * k + i), a[r]); \
+        } \
+        for (; i < k; i++) EACH_ROW rest[r] += ONE(w[i]) * x[r * k + i]; \
+        EACH_ROW y[r * n] = sum((a[r] + b[r]) + (c[r] + d[r])) + rest[r]; \
+    } \
+    static void dots_##NAME(const TYPE *w, const float *x, int64_t k, float *y, int64_t n, int64_t rows) { \
+        for (; rows > 0; rows -= DOT_ROWS, x += DOT_ROWS * k, y += DOT_ROWS * n) switch (rows) { \
+            case 1: some_dots_##NAME(w, x, k, y, n, 1); break; \
+            case 2: some_dots_##NAME(w, x, k, y, n, 2); break; \
+            case 3: some_dots_##NAME(w, x, k, y, n, 3); break; \
+            default: some_dots_##NAME(w, x, k, y, n, 4); \
+            } \
+    } \
+    float dot_##NAME(const TYPE *w, const float *x, int64_t k) { \
+        float y; \
+        some_dots_##NAME(w, x, k, &y, 1, 1); \
+        return y; \
     } \
     void mix_##NAME(const TYPE *v, const float *weights, int64_t count, int64_t stride, int64_t width, float *y) { \
         if (width == WIDTH) { \
             vf a = {0}, b = {0}, c = {0}, d = {0}; \
             for (int64_t t = 0; t < count; t++, v += stride) { \
-                a += VECTOR(v) * weights[t]; \
-                b += VECTOR(v + LANES) * weights[t]; \
-                c += VECTOR(v + 2 * LANES) * weights[t]; \
-                d += VECTOR(v + 3 * LANES) * weights[t]; \
+                vf weight = splat(weights[t]); \
+                a = madd(VECTOR(v), weight, a); \
+                b = madd(VECTOR(v + LANES), weight, b); \
+                c = madd(VECTOR(v + 2 * LANES), weight, c); \
+                d = madd(VECTOR(v + 3 * LANES), weight, d); \
             } \
             memcpy(y, (vf[]){a, b, c, d}, 4 * sizeof a); \
             return; \
@@ -44,44 +65,68 @@ enum { AHEAD = 8192, CHUNK_BYTES = 32768 };
             for (int64_t t = 0; t < count; t++) total += ONE(v[t * stride + j]) * weights[t]; \
             y[j] = total; \
         } \
+    } \
+    static void add_##NAME(const TYPE *bt, const float *low, int64_t rank, int64_t n, int64_t from, int64_t to, \
+                           float *y) { \
+        int64_t i = from; \
+        for (; i + LANES <= to; i += LANES) { \
+            vf total = loadf(y + i); \
+            for (int64_t r = 0; r < rank; r++) total = madd(VECTOR(bt + r * n + i), splat(low[r]), total); \
+            memcpy(y + i, &total, sizeof total); \
+        } \
+        for (; i < to; i++) \
+            for (int64_t r = 0; r < rank; r++) y[i] += ONE(bt[r * n + i]) * low[r]; \
     }
 
 OVER(f32, float, loadf, AS_IS)
 OVER(bf16, uint16_t, from_bf16, bf16_to_f32)
 
-void rms_norm(const float *x, const float *weight, float *y, int64_t n, float eps) {
-    float square = dot_f32(x, x, n), scale = 1 / sqrtf(square / (float)n + eps);
-    for (int64_t i = 0; i < n; i++) y[i] = x[i] * scale * weight[i];
+void rms_norm(const float *x, const float *weight, float *y, int64_t rows, int64_t n, float eps) {
+    for (; rows > 0; rows--, x += n, y += n) {
+        float square = dot_f32(x, x, n), scale = 1 / sqrtf(square / (float)n + eps);
+        for (int64_t i = 0; i < n; i++) y[i] = x[i] * scale * weight[i];
+    }
 }
 
-void rows(const Matrix *w, const float *x, const float *sums, int64_t from, int64_t to, float *y) {
-    int64_t k = w->k, blocks = k / BLOCK, bytes = row_bytes(w);
+void add_change(const Pair *change, const float *low, int64_t from, int64_t to, float *y) {
+    const Matrix *bt = &change->bt;
+    if (bt->kind == F32) add_f32(bt->data, low, bt->n, bt->k, from, to, y);
+    else add_bf16(bt->data, low, bt->n, bt->k, from, to, y);
+}
+
+void multiply_columns(const Product *p, int64_t from, int64_t to) {
+    const Matrix *w = p->w;
+    int64_t n = w->n, k = w->k, blocks = k / BLOCK, bytes = row_bytes(w);
     const char *row = (const char *)w->data + from * bytes;
-    switch (w->kind) {
-    case F32:
-        for (int64_t r = from; r < to; r++, row += bytes) y[r] = dot_f32((const float *)row, x, k);
-        break;
-    case BF16:
-        for (int64_t r = from; r < to; r++, row += bytes) y[r] = dot_bf16((const uint16_t *)row, x, k);
-        break;
-    case Q4_1:
-        for (int64_t r = from; r < to; r += LANES, row += LANES * bytes)
-            panel_q4_1((const uint8_t *)row, x, sums, blocks, y + r);
-        break;
-    case Q8_0:
-        for (int64_t r = from; r < to; r += LANES, row += LANES * bytes)
-            panel_q8_0((const uint8_t *)row, x, blocks, y + r);
-        break;
+    if (w->kind == F32) {
+        for (int64_t c = from; c < to; c++, row += bytes) dots_f32((const float *)row, p->x, k, p->y + c, n, p->rows);
+    } else if (w->kind == BF16) {
+        for (int64_t c = from; c < to; c++, row += bytes)
+            dots_bf16((const uint16_t *)row, p->x, k, p->y + c, n, p->rows);
+    } else {
+        for (int64_t c = from; c < to; c += LANES, row += LANES * bytes)
+            for (int64_t r = 0; r < p->rows; r += PANEL_ROWS) {
+                int64_t count = p->rows - r < PANEL_ROWS ? p->rows - r : PANEL_ROWS;
+                const uint8_t *panel = (const uint8_t *)row;
+                float *y = p->y + r * n + c;
+                if (w->kind == Q4_1) panel_q4_1(panel, p->x + r * k, p->sums + r * blocks, blocks, count, y, n);
+                else panel_q8_0(panel, p->x + r * k, blocks, count, y, n);
+            }
     }
     if (w->bias)
-        for (int64_t r = from; r < to; r++) y[r] += w->bias[r];
+        for (int64_t r = 0; r < p->rows; r++)
+            for (int64_t c = from; c < to; c++) p->y[r * n + c] += w->bias[c];
+    if (p->change) add_change(p->change, p->low, from, to, p->y);
 }
 
-void block_sums(const Matrix *w, const float *x, float *sums) {
-    if (w->kind != Q4_1) return;
-    for (int64_t b = 0; b < w->k / BLOCK; b++) {
-        sums[b] = sum(loadf(x + b * BLOCK) + loadf(x + b * BLOCK + LANES));
-    }
+Product prepare(const Matrix *w, const Pair *change, const float *x, int64_t rows, const Workspace *space, float *y) {
+    float *sums = space->sums.at, *low = space->low.at;
+    if (w->kind == Q4_1)
+        for (int64_t b = 0; b < rows * (w->k / BLOCK); b++)
+            sums[b] = sum(loadf(x + b * BLOCK) + loadf(x + b * BLOCK + LANES));
+    if (change && !change->a.n) change = NULL;
+    if (change) multiply_columns(&(Product){.w = &change->a, .x = x, .rows = 1, .y = low}, 0, change->a.n);
+    return (Product){w, change, x, sums, low, rows, y};
 }
 
 int64_t chunk_of(const Matrix *w) {
@@ -90,21 +135,21 @@ int64_t chunk_of(const Matrix *w) {
 }
 
 typedef struct {
-    const Matrix *w;
-    const float *x, *sums;
-    float *y;
+    const Product *product;
     const float *residual;
-} Product;
+} Added;
 
 static void product_chunk(void *context, int64_t from, int64_t to) {
-    const Product *p = context;
-    rows(p->w, p->x, p->sums, from, to, p->y);
-    if (p->residual)
-        for (int64_t r = from; r < to; r++) p->y[r] += p->residual[r];
+    const Added *a = context;
+    const Product *p = a->product;
+    int64_t n = p->w->n;
+    multiply_columns(p, from, to);
+    if (a->residual)
+        for (int64_t r = 0; r < p->rows; r++)
+            for (int64_t c = from; c < to; c++) p->y[r * n + c] += a->residual[r * n + c];
 }
 
-void multiply(const Matrix *w, const float *x, float *sums, float *y, const float *residual) {
-    block_sums(w, x, sums);
-    Product p = {w, x, sums, y, residual};
-    parallel(product_chunk, &p, w->n, chunk_of(w));
+void multiply(const Product *p, const float *residual) {
+    Added a = {p, residual};
+    parallel(product_chunk, &a, p->w->n, chunk_of(p->w));
 }

@@ -1,9 +1,11 @@
-/* Matrices times vectors. Weights are read once and in place; activations are float32. */
+/* Matrices times a few rows of x. Weights are read once and in place; activations are float32. Each row gives, to the
+ * bit, what it gives alone. */
 #ifndef LD_MATMUL_H
 #define LD_MATMUL_H
 
 #include "abi.h"
 #include "panels.h"
+#include "workspace.h"
 
 /* Bytes of a row of K weights. */
 static inline int64_t row_bytes(const Matrix *w) {
@@ -21,18 +23,33 @@ float dot_bf16(const uint16_t *w, const float *x, int64_t k);
 void mix_f32(const float *v, const float *weights, int64_t count, int64_t stride, int64_t width, float *y);
 void mix_bf16(const uint16_t *v, const float *weights, int64_t count, int64_t stride, int64_t width, float *y);
 
-void rms_norm(const float *x, const float *weight, float *y, int64_t n, float eps);
+/* Each of `rows` rows x (n,) to x / rms(x) * weight. */
+void rms_norm(const float *x, const float *weight, float *y, int64_t rows, int64_t n, float eps);
 
-/* Rows [from, to) of y = W x + bias; for blocks both are multiples of 16. `sums`: see `block_sums`. */
-void rows(const Matrix *w, const float *x, const float *sums, int64_t from, int64_t to, float *y);
+/* y (rows, N) = W x + bias for x (rows, K), and with a change of W, which is for one row alone, + B (A x). */
+typedef struct {
+    const Matrix *w;
+    const Pair *change; /* or NULL */
+    const float *x;
+    const float *sums; /* of x over blocks, (rows, K / 32), for a kind that needs them */
+    const float *low;  /* A x */
+    int64_t rows;
+    float *y;
+} Product;
 
-/* Sums of x over blocks, (K / 32,), if the matrix is of a kind that needs them. */
-void block_sums(const Matrix *w, const float *x, float *sums);
+/* What comes before the product: its sums and A x, in the workspace's room for them. */
+Product prepare(const Matrix *w, const Pair *change, const float *x, int64_t rows, const Workspace *space, float *y);
 
-/* Rows that a thread takes at a time. */
+/* Columns [from, to) of y; for blocks both are multiples of 16. */
+void multiply_columns(const Product *p, int64_t from, int64_t to);
+
+/* y (N,) += B low. */
+void add_change(const Pair *change, const float *low, int64_t from, int64_t to, float *y);
+
+/* Columns that a thread takes at a time. */
 int64_t chunk_of(const Matrix *w);
 
-/* y = W x + bias + residual (or NULL), by all threads. `sums` is room for `block_sums`. */
-void multiply(const Matrix *w, const float *x, float *sums, float *y, const float *residual);
+/* The whole product, by all threads; plus a residual (rows, N), or NULL. */
+void multiply(const Product *p, const float *residual);
 
 #endif

@@ -3,36 +3,66 @@
 #include "abi.h"
 #include "vec.h"
 
-void panel_q4_1(const uint8_t *p, const float *x, const float *sums, int64_t blocks, float *y) {
-    vf total = {0};
+/* Each kernel is written once and compiled for each number of rows, which the compiler then unrolls into registers. */
+#define INLINE static inline __attribute__((always_inline))
+#define EACH_ROW _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)
+#define FOR_EACH_COUNT(CASE) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
+
+INLINE void q4_1(const uint8_t *p, const float *x, const float *sums, int64_t blocks, float *y, int64_t n, int rows) {
+    int64_t k = blocks * BLOCK;
+    vf total[PANEL_ROWS] = {0};
     for (int64_t b = 0; b < blocks; b++, p += LANES * Q4_BYTES, x += BLOCK) {
-        vf one = {0}, two = {0};
+        vf one[PANEL_ROWS] = {0}, two[PANEL_ROWS] = {0};
         for (int j = 0; j < 4; j++) {
             vi codes = loadi(p + 4 * LANES + 4 * LANES * j);
             for (int s = 0; s < 8; s += 2) {
-                one += __builtin_convertvector((codes >> (4 * s)) & 15, vf) * x[8 * j + s];
-                two += __builtin_convertvector((codes >> (4 * s + 4)) & 15, vf) * x[8 * j + s + 1];
+                vf even = __builtin_convertvector((codes >> (4 * s)) & 15, vf);
+                vf odd = __builtin_convertvector((codes >> (4 * s + 4)) & 15, vf);
+                const float *at = x + 8 * j + s;
+                EACH_ROW one[r] = madd(even, splat(at[r * k]), one[r]);
+                EACH_ROW two[r] = madd(odd, splat(at[r * k + 1]), two[r]);
             }
         }
-        total += from_f16(p) * (one + two) + from_f16(p + 2 * LANES) * sums[b];
+        vf d = from_f16(p), m = from_f16(p + 2 * LANES);
+        EACH_ROW total[r] = madd(m, splat(sums[r * blocks + b]), madd(d, one[r] + two[r], total[r]));
     }
-    memcpy(y, &total, sizeof total);
+    EACH_ROW memcpy(y + r * n, &total[r], sizeof total[r]);
 }
 
-void panel_q8_0(const uint8_t *p, const float *x, int64_t blocks, float *y) {
-    vf total = {0};
+INLINE void q8_0(const uint8_t *p, const float *x, int64_t blocks, float *y, int64_t n, int rows) {
+    int64_t k = blocks * BLOCK;
+    vf total[PANEL_ROWS] = {0};
     for (int64_t b = 0; b < blocks; b++, p += LANES * Q8_BYTES, x += BLOCK) {
-        vf one = {0}, two = {0};
+        vf one[PANEL_ROWS] = {0}, two[PANEL_ROWS] = {0};
         for (int j = 0; j < 8; j++) {
             vi codes = loadi(p + 2 * LANES + 4 * LANES * j);
-            one += __builtin_convertvector((codes << 24) >> 24, vf) * x[4 * j];
-            two += __builtin_convertvector((codes << 16) >> 24, vf) * x[4 * j + 1];
-            one += __builtin_convertvector((codes << 8) >> 24, vf) * x[4 * j + 2];
-            two += __builtin_convertvector(codes >> 24, vf) * x[4 * j + 3];
+            for (int s = 0; s < 4; s += 2) {
+                vf even = __builtin_convertvector((codes << (24 - 8 * s)) >> 24, vf);
+                vf odd = __builtin_convertvector((codes << (16 - 8 * s)) >> 24, vf);
+                const float *at = x + 4 * j + s;
+                EACH_ROW one[r] = madd(even, splat(at[r * k]), one[r]);
+                EACH_ROW two[r] = madd(odd, splat(at[r * k + 1]), two[r]);
+            }
         }
-        total += from_f16(p) * (one + two);
+        vf d = from_f16(p);
+        EACH_ROW total[r] = madd(d, one[r] + two[r], total[r]);
     }
-    memcpy(y, &total, sizeof total);
+    EACH_ROW memcpy(y + r * n, &total[r], sizeof total[r]);
+}
+
+void panel_q4_1(const uint8_t *p, const float *x, const float *sums, int64_t blocks, int64_t count, float *y,
+                int64_t n) {
+#define CASE(ROWS) \
+    case ROWS: return q4_1(p, x, sums, blocks, y, n, ROWS);
+    switch (count) { FOR_EACH_COUNT(CASE) }
+#undef CASE
+}
+
+void panel_q8_0(const uint8_t *p, const float *x, int64_t blocks, int64_t count, float *y, int64_t n) {
+#define CASE(ROWS) \
+    case ROWS: return q8_0(p, x, blocks, y, n, ROWS);
+    switch (count) { FOR_EACH_COUNT(CASE) }
+#undef CASE
 }
 
 /* One row's block, 16 signed bytes after d, to its place among the 16 of a panel's block. Low byte first, whatever the

@@ -11,9 +11,11 @@
 #include <stdint.h>
 
 enum { BLOCK = 32, Q4_BYTES = 20, Q8_BYTES = 34 }; /* weights of a block, and bytes that it takes a row */
+enum { PANEL_ROWS = 8 };                           /* of x that are multiplied together, each block unpacked once */
 
-/* A panel's 16 rows times x. `sums` has the sum of x over each block, which Q4_1's minimum multiplies. */
-void panel_q4_1(const uint8_t *p, const float *x, const float *sums, int64_t blocks, float *y);
-void panel_q8_0(const uint8_t *p, const float *x, int64_t blocks, float *y);
+/* A panel's 16 rows times `count` (at most PANEL_ROWS) rows of x, to y; y's rows are `n` long. `sums` has the sums of x
+ * over each block, which Q4_1's minimum multiplies. */
+void panel_q4_1(const uint8_t *p, const float *x, const float *sums, int64_t blocks, int64_t count, float *y, int64_t n);
+void panel_q8_0(const uint8_t *p, const float *x, int64_t blocks, int64_t count, float *y, int64_t n);
 
 #endif

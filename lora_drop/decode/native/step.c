@@ -1,4 +1,4 @@
-/* A decode step on a CPU: one token through the layers, full or with dropped ones, in a single call.
+/* A decode step on a CPU: tokens through the layers, full or, for one token, with skipped ones, in a single call.
  *
  * Weights are read once and in place: rows of bfloat16 or float32 as torch has them, or panels of 16 rows of a GGUF's
  * Q4_1 or Q8_0 blocks (see `ld_pack`). Activations are float32 everywhere, so the blocks' own values count and nothing
@@ -10,51 +10,66 @@
 #include "layer.h"
 #include "matmul.h"
 #include "pool.h"
+#include "screen.h"
 #include "vec.h"
 #include "workspace.h"
 
 int64_t ld_abi(void) { return LD_ABI; }
 
-static void run_layers(const Layer *layers, const Plan *plan, int64_t count, const Step *s, const Rope *rope,
+/* What a rule remembers of each row of a full step: h before a skipped layer, and what it reached. */
+static void remember(const Plan *p, const Step *s, const float *h, const float *reached, int64_t count) {
+    if (s->rule == SKIP) return;
+    for (int64_t j = 0; j < count; j++) p->hidden[j] = reached[j] - (s->rule == RESIDUAL ? h[j] : 0);
+}
+
+static void run_layers(const Layer *layers, const Plan *plan, int64_t count, const Step *s, const Tokens *tokens,
                        Store *kv, float *h, Workspace *space) {
-    int64_t n = layers->hidden, dropped = 0;
-    size_t bytes = (size_t)n * 4;
+    int64_t all = s->rows * layers->hidden, dropped = 0;
     const float *y = space->output.at;
     for (int64_t i = 0; i < count; i++) {
         const Layer *l = layers + i;
         const Plan *p = plan + i;
         if (p->drops && s->lora) {
-            if (s->write_kv) write_kv(l, h, rope, kv + i, space);
+            if (s->write_kv) write_kv(l, h, tokens, kv + i, space);
             float ratio = run_dropped(l, p, s, h, space);
             if (s->ratios) s->ratios[dropped] = ratio;
         } else {
-            run_full(l, h, rope, kv + i, space);
-            if (p->drops && s->rule != SKIP) { /* a refresh leaves the anchor behind */
-                const float *reached = s->attention_only ? space->attended.at : y;
-                for (int64_t j = 0; j < n; j++) p->hidden[j] = reached[j] - (s->rule == RESIDUAL ? h[j] : 0);
-            }
+            run_full(l, s->lora ? p->kept : NULL, h, tokens, kv + i, space);
+            if (p->drops) remember(p, s, h, s->attention_only ? space->attended.at : y, all);
         }
-        if (p->drops && s->watched) memcpy(s->watched + dropped * n, y, bytes);
+        if (p->drops && s->watched) memcpy(s->watched + dropped * all, y, (size_t)all * 4);
         dropped += p->drops;
-        memcpy(h, y, bytes);
+        memcpy(h, y, (size_t)all * 4);
     }
 }
 
 int ld_step(const Layer *layers, const Plan *plan, int64_t count, const Step *s, const float *cosine,
             const float *sine, Store *kv, float *h) {
     pool_lock();
-    Workspace *space = workspace_for_step(layers, plan, kv, count);
-    if (space) run_layers(layers, plan, count, s, &(Rope){cosine, sine}, kv, h, space);
+    Workspace *space = workspace_for_step(layers, plan, kv, count, s->rows);
+    if (space) run_layers(layers, plan, count, s, &(Tokens){s->rows, cosine, sine}, kv, h, space);
     pool_unlock();
     return space ? LD_OK : LD_NO_MEMORY;
 }
 
-int ld_head(const Matrix *w, const float *norm, float eps, const float *h, float *y) {
+int ld_head(const Matrix *w, const float *norm, float eps, int64_t rows, const float *h, float *y) {
     pool_lock();
-    Workspace *space = workspace_for_matrix(w);
+    Workspace *space = workspace_for_matrix(w, rows);
     if (space) {
-        rms_norm(h, norm, space->normed.at, w->k, eps);
-        multiply(w, space->normed.at, space->sums.at, y, NULL);
+        rms_norm(h, norm, space->normed.at, rows, w->k, eps);
+        Product p = prepare(w, NULL, space->normed.at, rows, space, y);
+        multiply(&p, NULL);
+    }
+    pool_unlock();
+    return space ? LD_OK : LD_NO_MEMORY;
+}
+
+int ld_head_screened(const Matrix *w, const Screen *s, const float *norm, float eps, const float *h, float *y) {
+    pool_lock();
+    Workspace *space = workspace_for_screen(w, s);
+    if (space) {
+        rms_norm(h, norm, space->normed.at, 1, w->k, eps);
+        screened(w, s, space->normed.at, y, space);
     }
     pool_unlock();
     return space ? LD_OK : LD_NO_MEMORY;
@@ -70,7 +85,7 @@ float ld_entropy(const float *logits, int64_t n) {
     for (; i + LANES <= n; i += LANES) {
         vf x = loadf(logits + i) - top, e = exponential(x);
         many += e;
-        most += e * x;
+        most = madd(e, x, most);
     }
     for (; i < n; i++) {
         float x = logits[i] - top, e = expf(x);

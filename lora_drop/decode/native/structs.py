@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 
-ABI = 1
+ABI = 2
 F32, BF16, Q4_1, Q8_0 = range(4)  # kinds of numbers
 OK, NO_MEMORY, NO_THREADS = range(3)  # what a function that returns an int found
 
@@ -32,6 +32,12 @@ class Layer(ctypes.Structure):
     ]
 
 
+class Pair(ctypes.Structure):
+    """What is added to a matrix: A (r, K), and B transposed (r, N)."""
+
+    _fields_ = [("a", Matrix), ("bt", Matrix)]
+
+
 class Store(ctypes.Structure):
     """A layer's K/V, and the tokens in it; whoever writes one there counts it."""
 
@@ -41,17 +47,26 @@ class Store(ctypes.Structure):
 class Plan(ctypes.Structure):
     """What the schedule does with a layer."""
 
-    _fields_ = [("drops", _int64), ("gate", _pointer), ("a", Matrix), ("bt", Matrix), ("hidden", _pointer)]
+    _fields_ = [
+        *(("drops", _int64), ("gate", _pointer), ("linear", Pair), ("mlp_in", Matrix), ("mlp_out", Matrix)),
+        *(("kept", Pair * 4), ("hidden", _pointer)),
+    ]
 
 
 class Step(ctypes.Structure):
     """What one step does."""
 
     _fields_ = [
-        *((name, _int64) for name in ("lora", "rule", "attention_only", "write_kv")),
+        *((name, _int64) for name in ("rows", "lora", "rule", "attention_only", "write_kv")),
         ("scale", ctypes.c_float),
         *((name, _pointer) for name in ("watched", "ratios")),
     ]
+
+
+class Screen(ctypes.Structure):
+    """A preview of the head."""
+
+    _fields_ = [("project", Matrix), ("codes", _pointer), ("scale", _pointer), ("rows", _pointer), ("best", _int64)]
 
 
 FUNCTIONS = {  # what each returns, and what it takes
@@ -59,6 +74,7 @@ FUNCTIONS = {  # what each returns, and what it takes
     "ld_threads": (ctypes.c_int, (_int64,)),
     "ld_pack": (None, (_pointer, _pointer, _int64, _int64, _int64)),
     "ld_step": (ctypes.c_int, (_pointer, _pointer, _int64, *(_pointer,) * 5)),
-    "ld_head": (ctypes.c_int, (_pointer, _pointer, ctypes.c_float, _pointer, _pointer)),
+    "ld_head": (ctypes.c_int, (_pointer, _pointer, ctypes.c_float, _int64, _pointer, _pointer)),
+    "ld_head_screened": (ctypes.c_int, (_pointer,) * 3 + (ctypes.c_float, _pointer, _pointer)),
     "ld_entropy": (ctypes.c_float, (_pointer, _int64)),
 }

@@ -5,6 +5,12 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__AVX512F__) || defined(__FMA__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
 enum { LANES = 16, WIDTH = 4 * LANES };
 
 typedef float vf __attribute__((vector_size(4 * LANES)));
@@ -14,6 +20,28 @@ typedef uint16_t vh __attribute__((vector_size(2 * LANES)));
 static inline vf loadf(const float *p) { vf v; memcpy(&v, p, sizeof v); return v; }
 static inline vi loadi(const void *p) { vi v; memcpy(&v, p, sizeof v); return v; }
 static inline vh loadh(const void *p) { vh v; memcpy(&v, p, sizeof v); return v; }
+
+static inline vf splat(float x) { return x - (vf){0}; }
+
+/* a * b + c, rounded once where the processor can. It is said here and not left to the compiler, which may fuse an
+ * expression in one place and not in another: several rows at once must give what each gives alone. */
+static inline vf madd(vf a, vf b, vf c) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+    typedef union { vf all; __m256 part[2]; } Parts;
+    Parts x = {a}, y = {b}, z = {c};
+    for (int i = 0; i < 2; i++) z.part[i] = _mm256_fmadd_ps(x.part[i], y.part[i], z.part[i]);
+    return z.all;
+#elif defined(__aarch64__)
+    typedef union { vf all; float32x4_t part[4]; } Parts;
+    Parts x = {a}, y = {b}, z = {c};
+    for (int i = 0; i < 4; i++) z.part[i] = vfmaq_f32(z.part[i], x.part[i], y.part[i]);
+    return z.all;
+#else
+    return a * b + c;
+#endif
+}
 
 static inline vf from_bf16(const uint16_t *p) { return (vf)(__builtin_convertvector(loadh(p), vi) << 16); }
 
@@ -54,16 +82,16 @@ static inline vf exponential(vf x) {
     const vf zero = {0};
     vf held = choose(x < -87.0f, zero - 87.0f, x);
     held = choose(held > 88.0f, zero + 88.0f, held);
-    vf n = held * 1.44269504f + 12582912.0f; /* adding 1.5 * 2^23 rounds to a whole number */
+    vf n = madd(held, splat(1.44269504f), splat(12582912.0f)); /* adding 1.5 * 2^23 rounds to a whole number */
     vi whole = (vi)n - 0x4b400000;
     n -= 12582912.0f;
-    vf f = held - n * 0.693359375f + n * 2.12194440e-4f;
-    vf y = 1.9875691500e-4f * f + 1.3981999507e-3f;
-    y = y * f + 8.3334519073e-3f;
-    y = y * f + 4.1665795894e-2f;
-    y = y * f + 1.6666665459e-1f;
-    y = y * f + 5.0000001201e-1f;
-    y = y * f * f + f + 1.0f;
+    vf f = madd(n, splat(2.12194440e-4f), madd(n, splat(-0.693359375f), held));
+    vf y = madd(splat(1.9875691500e-4f), f, splat(1.3981999507e-3f));
+    y = madd(y, f, splat(8.3334519073e-3f));
+    y = madd(y, f, splat(4.1665795894e-2f));
+    y = madd(y, f, splat(1.6666665459e-1f));
+    y = madd(y, f, splat(5.0000001201e-1f));
+    y = madd(y * f, f, f) + 1.0f;
     return choose(x == x, y * (vf)((whole + 127) << 23), x);
 }
 

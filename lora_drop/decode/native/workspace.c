@@ -2,7 +2,8 @@
 
 #include <stdlib.h>
 
-#include "panels.h"
+#include "matmul.h"
+#include "vec.h"
 
 static Workspace space;
 
@@ -16,24 +17,37 @@ static int fits(Buffer *b, int64_t floats) {
     return b->at != NULL;
 }
 
-/* What `rows` of a matrix needs beside its input. */
-static int sums_fit(const Matrix *w) { return fits(&space.sums, w->k / BLOCK); }
-
-static int layer_fits(const Layer *l, const Plan *p, const Store *kv) {
-    return sums_fit(&l->qkv) && sums_fit(&l->out) && sums_fit(&l->gate_up) && sums_fit(&l->down)
-           && fits(&space.normed, l->qkv.k) && fits(&space.normed, l->gate_up.k)
-           && fits(&space.heads, l->qkv.n) && fits(&space.scores, l->heads * kv->capacity)
-           && fits(&space.mixed, l->out.k) && fits(&space.attended, l->out.n)
-           && fits(&space.gate_up, l->gate_up.n) && fits(&space.output, l->down.n)
-           && fits(&space.low, p->a.n) && fits(&space.correction, l->hidden);
+/* Room for what a product of this matrix takes, gives and needs beside. */
+static int product_fits(const Matrix *w, int64_t rows, Buffer *x, Buffer *y) {
+    return fits(&space.sums, rows * (w->k / BLOCK)) && fits(x, rows * w->k) && fits(y, rows * w->n);
 }
 
-Workspace *workspace_for_step(const Layer *layers, const Plan *plan, const Store *kv, int64_t count) {
+static int layer_fits(const Layer *l, const Plan *p, const Store *kv, int64_t rows) {
+    int64_t queries = rows < QUERIES ? rows : QUERIES;
+    for (int i = 0; i < MATRICES; i++)
+        if (!fits(&space.low, p->kept[i].a.n)) return 0;
+    return product_fits(&l->qkv, rows, &space.normed, &space.heads)
+           && product_fits(&l->out, rows, &space.mixed, &space.attended)
+           && product_fits(&l->gate_up, rows, &space.normed, &space.gate_up)
+           && product_fits(&l->down, rows, &space.neurons, &space.output)
+           && product_fits(&p->mlp_in, 1, &space.normed, &space.gate_up)
+           && product_fits(&p->mlp_out, 1, &space.neurons, &space.normed)
+           && fits(&space.scores, l->heads * queries * kv->capacity) && fits(&space.low, p->linear.a.n)
+           && fits(&space.correction, l->hidden);
+}
+
+Workspace *workspace_for_step(const Layer *layers, const Plan *plan, const Store *kv, int64_t count, int64_t rows) {
     for (int64_t i = 0; i < count; i++)
-        if (!layer_fits(layers + i, plan + i, kv + i)) return NULL;
+        if (!layer_fits(layers + i, plan + i, kv + i, rows)) return NULL;
     return &space;
 }
 
-Workspace *workspace_for_matrix(const Matrix *w) {
-    return sums_fit(w) && fits(&space.normed, w->k) ? &space : NULL;
+Workspace *workspace_for_matrix(const Matrix *w, int64_t rows) {
+    return fits(&space.sums, rows * (w->k / BLOCK)) && fits(&space.normed, rows * w->k) ? &space : NULL;
+}
+
+Workspace *workspace_for_screen(const Matrix *w, const Screen *s) {
+    int64_t panels = (w->n + LANES - 1) / LANES, groups = (s->best + LANES - 1) / LANES;
+    return workspace_for_matrix(w, 1) && fits(&space.low, s->project.n) && fits(&space.tops, 2 * panels)
+           && fits(&space.found, 2 * w->n) && fits(&space.rows, groups * LANES * row_bytes(w) / 2) ? &space : NULL;
 }

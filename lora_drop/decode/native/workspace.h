@@ -10,22 +10,31 @@ typedef struct {
 } Buffer;
 
 typedef struct {
-    Buffer normed;     /* (D,): what a matrix takes, after its norm */
-    Buffer sums;       /* (K / 32,) for the longest rows of all: see `block_sums` */
-    Buffer heads;      /* (nh + 2 nkv, hs): queries, keys, values */
-    Buffer scores;     /* (nh, capacity) */
-    Buffer mixed;      /* (nh, hs): what attention has read */
-    Buffer attended;   /* (D,): the stream after attention, or what stands in for it */
-    Buffer gate_up;    /* (2, I) */
-    Buffer output;     /* (D,): the layer's output */
-    Buffer low;        /* (r,): A h */
+    Buffer normed;     /* (rows, D): what a matrix takes, after its norm */
+    Buffer sums;       /* (rows, K / 32) for the longest rows of all: see `prepare` */
+    Buffer heads;      /* (rows, nh + 2 nkv, hs): queries, keys, values */
+    Buffer scores;     /* (nh, rows or QUERIES, capacity) */
+    Buffer mixed;      /* (rows, nh, hs): what attention has read */
+    Buffer attended;   /* (rows, D): the stream after attention, or what stands in for it */
+    Buffer gate_up;    /* (rows, 2 I) */
+    Buffer neurons;    /* (rows, I) */
+    Buffer output;     /* (rows, D): the layer's output */
+    Buffer low;        /* (r,): A x */
     Buffer correction; /* (D,) */
+    Buffer tops;       /* (V / 16,) keys of 64 bits: see `Screening`, and so are the next */
+    Buffer found;      /* (V,) keys */
+    Buffer rows;       /* bytes of two panels for each 16 of the best */
 } Workspace;
 
-/* The workspace, with room for any step through these layers; NULL where there is no memory for it. */
-Workspace *workspace_for_step(const Layer *layers, const Plan *plan, const Store *kv, int64_t count);
+enum { QUERIES = 8 }; /* tokens that attend at a time: there is room for their scores */
+
+/* The workspace, with room for any step of these rows through these layers; NULL where there is no memory for it. */
+Workspace *workspace_for_step(const Layer *layers, const Plan *plan, const Store *kv, int64_t count, int64_t rows);
 
 /* The same for a matrix alone. */
-Workspace *workspace_for_matrix(const Matrix *w);
+Workspace *workspace_for_matrix(const Matrix *w, int64_t rows);
+
+/* The same for a head with a screen. */
+Workspace *workspace_for_screen(const Matrix *w, const Screen *s);
 
 #endif

@@ -21,7 +21,8 @@ from lora_drop.run.exports.chrome import printable
 from lora_drop.run.exports.colors import css_variables
 from lora_drop.run.exports.scripts import RUN_STYLES, TEMPLATES, import_map, plotly_script
 from lora_drop.run.figures import Figures
-from lora_drop.run.records import Header, Record, wire_line
+from lora_drop.run.lines import wire_line
+from lora_drop.run.records import Header, Record
 from lora_drop.run.trace import Trace
 
 ENTRY = "live/live.js"  # of the page's modules, the one that mounts the live view

@@ -1,0 +1,155 @@
+#include "screen.h"
+
+#include <math.h>
+
+#include "pool.h"
+#include "vec.h"
+
+/* Numbers in their order, as integers. A NaN counts as the largest, so that it is looked at. */
+static vi in_order(vf x) {
+    vi bits = (vi)x, high = {0};
+    return (vi)choose(x == x, (vf)(bits ^ ((bits >> 31) & INT32_MAX)), (vf)(high + INT32_MAX));
+}
+
+/* A number's place among all, and then the first index first: no two keys are equal, so which are the best has one
+ * answer. */
+static uint64_t key_of(int32_t place, int64_t index) {
+    return (uint64_t)((uint32_t)place ^ 0x80000000) << 32 | (uint32_t)~index;
+}
+
+static int64_t index_of(uint64_t key) { return (uint32_t)~key; }
+
+static void swap(uint64_t *a, uint64_t *b) {
+    uint64_t kept = *a;
+    *a = *b;
+    *b = kept;
+}
+
+/* Bring the `best` largest of n keys to the front. */
+static void select_best(uint64_t *keys, int64_t n, int64_t best) {
+    int64_t low = 0, high = n - 1;
+    while (best < n && low < high) { /* Hoare's, with the median of three as pivot */
+        int64_t middle = low + (high - low) / 2, i = low, j = high;
+        if (keys[middle] > keys[low]) swap(keys + middle, keys + low);
+        if (keys[high] > keys[low]) swap(keys + high, keys + low);
+        if (keys[high] > keys[middle]) swap(keys + high, keys + middle);
+        uint64_t pivot = keys[middle];
+        while (i <= j) {
+            while (keys[i] > pivot) i++;
+            while (keys[j] < pivot) j--;
+            if (i <= j) swap(keys + i++, keys + j--);
+        }
+        if (best <= j) high = j;
+        else if (best > i) low = i;
+        else return;
+    }
+}
+
+typedef struct {
+    const Matrix *w;
+    const Screen *s;
+    const float *low, *x, *sums;
+    float *y;
+    uint64_t *tops;  /* of each panel of 16 tokens its largest logit */
+    uint64_t *found; /* the tokens whose logits are to be exact */
+    uint8_t *rows;   /* room for each 16 of them: their rows, and these as a panel */
+} Screening;
+
+/* The places of up to 16 logits; of what is missing the last. */
+static void places_of(const float *logits, int64_t count, int32_t *places) {
+    vf x = splat(-INFINITY);
+    memcpy(&x, logits, (size_t)count * sizeof(float));
+    vi order = in_order(x);
+    memcpy(places, &order, sizeof order);
+}
+
+/* Panels [from, to) of the preview. */
+static void preview_chunk(void *context, int64_t from, int64_t to) {
+    const Screening *g = context;
+    const Screen *s = g->s;
+    int64_t words = s->project.n / 4, tokens = g->w->n;
+    for (int64_t panel = from; panel < to; panel++) {
+        const int8_t *codes = s->codes + panel * LANES * s->project.n;
+        vf one = {0}, two = {0};
+        for (int64_t j = 0; j < words; j++) {
+            vi word = loadi(codes + 4 * LANES * j);
+            const float *x = g->low + 4 * j;
+            one = madd(__builtin_convertvector((word << 24) >> 24, vf), splat(x[0]), one);
+            two = madd(__builtin_convertvector((word << 16) >> 24, vf), splat(x[1]), two);
+            one = madd(__builtin_convertvector((word << 8) >> 24, vf), splat(x[2]), one);
+            two = madd(__builtin_convertvector(word >> 24, vf), splat(x[3]), two);
+        }
+        vf logits = (one + two) * loadf(s->scale + panel * LANES);
+        int64_t start = panel * LANES, count = tokens - start < LANES ? tokens - start : LANES;
+        memcpy(g->y + start, &logits, (size_t)count * sizeof(float));
+        int32_t places[LANES], top = INT32_MIN;
+        places_of(g->y + start, count, places);
+        for (int i = 0; i < LANES; i++) top = places[i] > top ? places[i] : top;
+        g->tops[panel] = key_of(top, panel);
+    }
+}
+
+/* The exact logits of the tokens [from, to) of those found. Rows of blocks go through the panels' own kernel, so that
+ * they are what the whole head gives. */
+static void exact_chunk(void *context, int64_t from, int64_t to) {
+    const Screening *g = context;
+    const Matrix *w = g->w;
+    int64_t bytes = row_bytes(w);
+    if (w->kind == F32 || w->kind == BF16) {
+        Product p = {.w = w, .x = g->x, .rows = 1, .y = g->y};
+        for (int64_t i = from; i < to; i++) multiply_columns(&p, index_of(g->found[i]), index_of(g->found[i]) + 1);
+        return;
+    }
+    for (; from < to; from += LANES) {
+        uint8_t *rows = g->rows + 2 * from * bytes, *panel = rows + LANES * bytes;
+        float logits[LANES];
+        int64_t count = to - from < LANES ? to - from : LANES;
+        memset(rows, 0, (size_t)(LANES * bytes));
+        for (int64_t i = 0; i < count; i++)
+            memcpy(rows + i * bytes, g->s->rows + index_of(g->found[from + i]) * bytes, (size_t)bytes);
+        ld_pack(rows, panel, LANES, w->k, w->kind);
+        Matrix some = {panel, NULL, LANES, w->k, w->kind};
+        multiply_columns(&(Product){.w = &some, .x = g->x, .sums = g->sums, .rows = 1, .y = logits}, 0, LANES);
+        for (int64_t i = 0; i < count; i++) {
+            int64_t token = index_of(g->found[from + i]);
+            g->y[token] = logits[i] + (w->bias ? w->bias[token] : 0);
+        }
+    }
+}
+
+/* The likeliest tokens to the front of `found`. The `best` largest panel tops are a bound from below, which few tokens
+ * reach, all of them in panels whose tops do. */
+static void find_best(const Screening *g, int64_t best) {
+    int64_t tokens = g->w->n, panels = (tokens + LANES - 1) / LANES, count = 0;
+    int32_t places[LANES];
+    uint64_t bound = 0;
+    select_best(g->tops, panels, best);
+    if (best < panels) {
+        bound = g->tops[0];
+        for (int64_t i = 1; i < best; i++)
+            if (g->tops[i] < bound) bound = g->tops[i];
+    }
+    bound = bound >> 32 << 32; /* the value alone: equal ones are looked at too */
+    for (int64_t i = 0; i < panels; i++) {
+        if (g->tops[i] < bound) continue;
+        int64_t start = index_of(g->tops[i]) * LANES, end = start + LANES < tokens ? start + LANES : tokens;
+        places_of(g->y + start, end - start, places);
+        for (int64_t v = start; v < end; v++) {
+            uint64_t key = key_of(places[v - start], v);
+            if (key >= bound) g->found[count++] = key;
+        }
+    }
+    select_best(g->found, count, best);
+}
+
+void screened(const Matrix *w, const Screen *s, const float *x, float *y, Workspace *space) {
+    int64_t panels = (w->n + LANES - 1) / LANES, best = s->best < w->n ? s->best : w->n;
+    Product low = prepare(&s->project, NULL, x, 1, space, space->low.at);
+    multiply(&low, NULL);
+    Product whole = prepare(w, NULL, x, 1, space, y); /* for its sums */
+    Screening g = {w, s, low.y, x, whole.sums, y, (uint64_t *)space->tops.at,
+                   (uint64_t *)space->found.at, (uint8_t *)space->rows.at};
+    parallel(preview_chunk, &g, panels, 32);
+    find_best(&g, best);
+    parallel(exact_chunk, &g, best, LANES);
+}

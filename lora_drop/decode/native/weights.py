@@ -1,0 +1,118 @@
+"""A model's weights as the C steps read them."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lora_drop.decode.native.loader import library
+from lora_drop.decode.native.structs import BF16, F32, Q4_1, Q8_0, Layer, Matrix
+from lora_drop.decode.weights import fused, qk_norms
+
+KINDS = {torch.float32: F32, torch.bfloat16: BF16}
+GROUP = 32  # weights of a block, of Q4_1 and Q8_0 alike
+Blocks = Callable[[str], np.ndarray]
+BLOCK_BYTES = {Q4_1: 20, Q8_0: 34}
+
+
+@dataclass(frozen=True)
+class NativeWeights:
+    """A model's weights as the C steps read them.
+
+    Args:
+        kind: `float32`, `bfloat16` or `q4_1/q8_0 blocks`.
+        layers, head: structures that point into `tensors`, which keeps the memory.
+        layer_bytes, head_bytes: bytes that one weight of a layer's matrices, or of the head, takes.
+        head_rows: of a head of blocks the rows that it was made of, in the model's own file; they take no memory.
+    """
+
+    kind: str
+    layers: ctypes.Array[Layer]
+    head: Matrix
+    layer_bytes: float
+    head_bytes: float
+    tensors: list[Tensor] = field(repr=False)
+    head_rows: np.ndarray | None = field(default=None, repr=False)
+
+    @property
+    def decoder_name(self) -> str:
+        """The name of the decoder that runs them, for the trace."""
+        return f"native ({self.kind})"
+
+
+@torch.no_grad()
+def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
+    """The model's weights for the C steps: its own numbers, fused in place, or the packed blocks that it came from.
+
+    Args:
+        blocks: from the name of a matrix (`0.qkv`, `0.out`, `0.gate_up`, `0.down`, ..., `head`) to its rows of blocks.
+    """
+    config, keep = model.config, []
+    dtype: Any = model.get_input_embeddings().weight.dtype  # Any: to a type checker it may be a module
+
+    def vector(tensor: Tensor | None) -> int | None:
+        if tensor is None:
+            return None
+        keep.append(tensor.float().contiguous())
+        return keep[-1].data_ptr()
+
+    def dense(*parts: torch.nn.Linear) -> Matrix:
+        weight, bias = fused(*parts)
+        keep.append(weight)
+        return Matrix(weight.data_ptr(), vector(bias), *weight.shape, KINDS[dtype])
+
+    def packed(blocks: Blocks, name: str, kind: int = Q4_1) -> Matrix:
+        rows = blocks(name)
+        n, k = rows.shape[0], rows.shape[1] // BLOCK_BYTES[kind] * GROUP
+        panels = torch.empty(rows.size, dtype=torch.uint8)
+        compiled().ld_pack(rows.ctypes.data, panels.data_ptr(), n, k, kind)
+        keep.append(panels)
+        return Matrix(panels.data_ptr(), None, n, k, kind)
+
+    layers = []
+    for i, layer in enumerate(model.model.layers):
+        attention, mlp = layer.self_attn, layer.mlp
+        if blocks is None:
+            matrices = [
+                dense(attention.q_proj, attention.k_proj, attention.v_proj),
+                dense(attention.o_proj),
+                dense(mlp.gate_proj, mlp.up_proj),
+                dense(mlp.down_proj),
+            ]
+        else:
+            matrices = [packed(blocks, f"{i}.{name}") for name in ("qkv", "out", "gate_up", "down")]
+        layers.append(
+            Layer(
+                vector(layer.input_layernorm.weight),
+                vector(layer.post_attention_layernorm.weight),
+                vector(qk_norms(attention)),
+                *matrices,
+                config.hidden_size,
+                config.num_attention_heads,
+                config.num_key_value_heads,
+                attention.head_dim,
+                config.intermediate_size,
+                config.rms_norm_eps,
+            )
+        )
+    row = (Layer * len(layers))(*layers)  # side by side, as ld_step wants them
+    if blocks is None:
+        kind, head = str(dtype).removeprefix("torch."), dense(model.get_output_embeddings())
+        return NativeWeights(kind, row, head, dtype.itemsize, dtype.itemsize, keep)
+    sizes = BLOCK_BYTES[Q4_1] / GROUP, BLOCK_BYTES[Q8_0] / GROUP
+    head = packed(blocks, "head", Q8_0)
+    return NativeWeights("q4_1/q8_0 blocks", row, head, *sizes, keep, blocks("head"))
+
+
+def compiled() -> ctypes.CDLL:
+    """The library, for those who know that it is there."""
+    found = library()
+    assert found is not None
+    return found

@@ -1,0 +1,85 @@
+"""The loss of training, and its figures on text that training does not read.
+
+Shapes: B batch, T tokens, N LoRA positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.decode.logits import agreement, kl, log_probs, nll
+from lora_drop.method.schedule import Schedule
+from lora_drop.models.load import LoadedModel
+from lora_drop.training.exact import exact_states
+from lora_drop.training.student import student_states
+
+Text = tuple[Tensor, int]  # tokens (B, T) and how many of them are the prompt
+
+
+def at_lora_steps(
+    loaded: LoadedModel, tokens: Tensor, prompt_tokens: int, schedule: Schedule, bank: AdapterBank
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities (B, N, V) of LoRA-Drop and of the full model at LoRA steps, and these positions (T,)."""
+    head = loaded.model.get_output_embeddings()
+    if schedule.repairs:
+        ours, full, lora = exact_states(loaded.model, tokens, prompt_tokens, schedule, bank)
+    else:
+        states, lora = student_states(loaded.model, tokens, prompt_tokens, schedule, bank)
+        ours = states[:, lora]
+        with torch.no_grad():
+            full = loaded.model.model(tokens).last_hidden_state[:, lora]
+    with torch.no_grad():
+        teacher = log_probs(head(full))
+    return log_probs(head(ours)), teacher, lora
+
+
+def distillation(
+    loaded: LoadedModel, tokens: Tensor, prompt_tokens: int, schedule: Schedule, bank: AdapterBank
+) -> tuple[Tensor, Tensor]:
+    """KL(full || student) in nats and the share of equal argmax, means over the LoRA steps of a batch (B, T)."""
+    ours, full, _ = at_lora_steps(loaded, tokens, prompt_tokens, schedule, bank)
+    return kl(full, ours).mean(), agreement(full, ours).float().mean()
+
+
+@torch.no_grad()
+def figures(loaded: LoadedModel, texts: list[Text], schedule: Schedule, bank: AdapterBank) -> dict[str, float]:
+    """Means over the LoRA steps of texts.
+
+    Returns:
+        `kl` and `nll_gap` in nats, `top1_agreement`, and with exact refreshes `kl_all_steps`: their full steps lose
+        nothing.
+    """
+    sums, steps, targets, decoded = torch.zeros(3, dtype=torch.float64), 0, 0, 0
+    for tokens, prompt_tokens in texts:
+        ours, full, lora = at_lora_steps(loaded, tokens, prompt_tokens, schedule, bank)
+        following = tokens[:, 1:][:, lora[:-1]]  # the last position has none
+        known = following.shape[1]
+        gap = nll(ours[:, :known], following) - nll(full[:, :known], following)
+        sums += torch.stack([kl(full, ours).sum(), agreement(full, ours).sum(), gap.sum()]).double().cpu()
+        steps, targets = steps + full[..., 0].numel(), targets + following.numel()
+        decoded += tokens[:, prompt_tokens:].numel()
+    divergence, agreed, lost = sums.tolist()
+    found = {"kl": divergence / steps, "top1_agreement": agreed / steps, "nll_gap": lost / max(1, targets)}
+    return found | ({"kl_all_steps": divergence / decoded} if schedule.repairs else {})
+
+
+def evaluated_cases(settings: Any) -> list[dict[str, Any]]:
+    """The schedules of an evaluation, those that the sliders and the presets start from, as settings of a config."""
+    if settings.drop_count:
+        periods = [settings.period] if settings.period else [2, 3, 4]
+        return [{"period": period, "drop_layers": settings.order[: settings.drop_count]} for period in periods]
+    fixed = settings.period, settings.drop_ratio
+    grid = sorted(
+        {
+            (fixed[0] or period, ratio if fixed[1] is None else fixed[1])
+            for period, ratio in [(2, 0.25), (2, 0.5), (4, 0.5)]
+        }
+    )
+    cases: list[dict[str, Any]] = [{"period": period, "drop_ratio": ratio} for period, ratio in grid]
+    for count in sorted({-(-len(settings.order) // 2), len(settings.order)} - {0}):
+        cases.append({"period": settings.period or 4, "drop_layers": settings.order[:count]})
+    return cases

@@ -1,0 +1,138 @@
+"""The native decoder's corrections with parts and its screened head, against the reference and the whole head."""
+
+import copy
+import ctypes
+import itertools
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lora_drop.decode import NativeDecoder, ReferenceDecoder, ScreenedHead, lay_out, library
+from lora_drop.decode.native.plan import NativeScreen
+from lora_drop.decode.native.structs import BF16, F32, Q4_1, Q8_0
+from lora_drop.method.schedule import Schedule
+from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
+from tests.decode.test_rows import matrix
+from tests.support.decoding import PROMPT, TARGET
+from tests.support.parts import full_bank
+
+pytestmark = pytest.mark.skipif(library() is None, reason="there is no C compiler here")
+
+
+@pytest.fixture(scope="module")
+def native(any_tiny):
+    model = copy.deepcopy(any_tiny.model)
+    return NativeDecoder(model, lay_out(model, None))
+
+
+def decode(decoder, schedule, bank, prompt=PROMPT, target=TARGET):
+    """Logits and watched outputs of each step, and the state at the end."""
+    state = decoder.new_state(schedule, bank, watch=True)
+    decoder.prefill(torch.tensor([prompt]), state)
+    found = [decoder.step(torch.tensor([[token]]), state) for token in target]
+    return torch.cat([one.logits[-1:] for one in found]), torch.cat([one.watched[:, -1:] for one in found], 1), state
+
+
+@pytest.mark.products
+@pytest.mark.parametrize(("reuse", "part", "kv"), itertools.product(REUSE_RULES, PARTS, KV_RULES))
+@pytest.mark.parametrize("refresh", ["single", "repair"])
+def test_all_parts_are_the_reference_s(any_tiny, native, reuse, part, kv, refresh):
+    schedule = Schedule(4, any_tiny.num_layers, (2, 4), reuse, part, kv, refresh=refresh, head="screened")
+    bank = full_bank(any_tiny, reuse, part)
+    one, two = (decode(decoder, schedule, bank) for decoder in (ReferenceDecoder(any_tiny.model), native))
+    for right, ours in zip(one[:2], two[:2], strict=True):
+        torch.testing.assert_close(ours, right, rtol=2e-4, atol=5e-4)
+    assert one[2].kv.lengths == two[2].kv.lengths
+
+
+@pytest.mark.parametrize("part", ["mlp", "kept", "head"])
+def test_each_part_has_its_effect_and_counts_in_the_trigger(tiny, part):
+    """Without one of them the steps differ; and the ratio that the trigger reads has the bottleneck in it."""
+    bank = full_bank(tiny, "residual")
+    less = bank.only(frozenset({"mlp", "kept", "head"} - {part}))
+    schedule = Schedule(4, tiny.num_layers, (2, 4), head="screened", refresh_norm=1e9)
+    native = NativeDecoder(model := copy.deepcopy(tiny.model), lay_out(model, None))
+    norms = []
+    for decoder in (ReferenceDecoder(tiny.model), native):
+        (all_of_it, _, state), (without, _, other) = (decode(decoder, schedule, given) for given in (bank, less))
+        assert (all_of_it[0] - without[0]).abs().max() > 1e-3
+        assert (state.refresher.norm == other.refresher.norm) == (part == "head")
+        norms.append(state.refresher.norm)
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+def test_a_bank_in_bfloat16_is_the_reference_s(tiny):
+    model = copy.deepcopy(tiny.model).bfloat16()
+    schedule = Schedule(4, tiny.num_layers, (2, 4), head="screened", refresh="repair", kv="write")
+    bank = full_bank(tiny, "residual", dtype=torch.bfloat16)
+    right = decode(ReferenceDecoder(copy.deepcopy(model)), schedule, bank)[0].float()
+    ours = decode(NativeDecoder(model, lay_out(model, None)), schedule, bank)[0]
+    assert torch.nn.functional.cosine_similarity(ours, right).min() > 0.99
+
+
+def test_a_repair_s_rows_are_single_steps_across_a_block_of_positions(tiny):
+    """Positions 250 to 262, caches that grow in between, judged: each row's logits are a full step's, to the bit."""
+    native = NativeDecoder(model := copy.deepcopy(tiny.model), lay_out(model, None))
+    prompt = [n * 7 % 256 for n in range(250)]
+    every = native.new_state(Schedule(1, tiny.num_layers, ()))
+    native.prefill(torch.tensor([prompt]), every)
+    full = torch.cat([native.step(torch.tensor([[token]]), every).logits for token in TARGET])
+    schedule = Schedule(len(TARGET), tiny.num_layers, (2, 4), refresh="repair", kv="write", accept=0.5)
+    state = native.new_state(schedule)
+    native.prefill(torch.tensor([prompt]), state)
+    for token in TARGET:
+        found = native.step(torch.tensor([[token]]), state)
+    assert found.rows == len(TARGET) and torch.equal(found.logits, full)
+    for i in range(tiny.num_layers):
+        one, other = (s.kv.store(i)[:, :, :, : s.kv.lengths[i]] for s in (state, every))
+        assert torch.equal(one, other)
+
+
+def heads(kind, tokens, best, h, rank=13):
+    """By the C side the whole head's logits (V,) and the screened ones, and what the preview alone gives."""
+    w, kept = matrix(kind, tokens, 96)
+    generator = torch.Generator().manual_seed(best)
+    project, scale = torch.randn(rank, 96, generator=generator) / 10, torch.rand(tokens, generator=generator)
+    codes = torch.randint(-127, 128, (tokens, rank), generator=generator, dtype=torch.int8)
+    half = tokens // 2  # of two tokens each the previews are equal
+    codes[half:], scale[half:] = codes[:half].clone(), scale[:half].clone()
+    rows = kept[2] if len(kept) > 2 else None
+    preview = ScreenedHead(project, codes, scale, best)
+    native = NativeScreen(preview, SimpleNamespace(head_rows=rows))
+    norm, full, mixed = torch.ones(96), torch.empty(tokens), torch.empty(tokens)
+    at, ends = ctypes.addressof(w), (norm.data_ptr(), 0.0)
+    library().ld_head(at, *ends, 1, h.data_ptr(), full.data_ptr())
+    library().ld_head_screened(at, ctypes.addressof(native.screen), *ends, h.data_ptr(), mixed.data_ptr())
+    return full, mixed, preview.preview(h[None] / h.square().mean().sqrt())[0]
+
+
+@pytest.mark.parametrize(("kind", "tokens"), [(F32, 2010), (BF16, 2010), (Q4_1, 2000), (Q8_0, 2000), (Q8_0, 16)])
+@pytest.mark.parametrize("best", [1, 16, 37, 500, 3000])
+def test_the_best_are_exact_and_the_others_the_preview_s(kind, tokens, best):
+    h = torch.randn(96, generator=torch.Generator().manual_seed(7))
+    full, mixed, preview = heads(kind, tokens, best, h)
+    chosen = preview.topk(min(best, tokens)).indices
+    exact = mixed == full
+    assert exact.sum() == min(best, tokens), "each of the best to the bit as the whole head has it, and no other"
+    torch.testing.assert_close(preview[exact].sort().values, preview[chosen].sort().values, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(mixed[~exact], preview[~exact], rtol=1e-4, atol=1e-4)
+    if best < tokens:
+        assert exact[: tokens // 2].sum() - exact[tokens // 2 :].sum() == best % 2  # of two equal ones the first
+    again = heads(kind, tokens, best, h)[1]
+    assert torch.equal(again, mixed)
+
+
+def test_what_is_not_a_number_is_found_and_stays():
+    h = torch.randn(96)
+    h[3] = float("nan")
+    assert all(found.isnan().all() for found in heads(Q8_0, 2000, 37, h)[:2])
+
+
+def test_of_the_screened_head_a_decoder_makes_the_codes_once(tiny):
+    native = NativeDecoder(model := copy.deepcopy(tiny.model), lay_out(model, None))
+    bank, other = full_bank(tiny, "residual"), full_bank(tiny, "residual")
+    schedule = Schedule(4, tiny.num_layers, (2, 4), head="screened")
+    one, two, third = (native.new_state(schedule, given).screen for given in (bank, bank, other))
+    assert one is two and third is not one
+    assert native.new_state(Schedule(4, tiny.num_layers, (2, 4)), bank).screen is None

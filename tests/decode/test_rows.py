@@ -1,0 +1,66 @@
+"""Several rows at once in C: each is, to the bit, what it is alone, for each kind, number of rows and of threads."""
+
+import ctypes
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from lora_drop.decode.native import library, loader, structs
+from lora_drop.decode.native.structs import BF16, F32, Q4_1, Q8_0, Matrix
+
+pytestmark = pytest.mark.skipif(library() is None, reason="there is no C compiler here")
+COUNTS = [*range(1, 10), 15, 16, 17, 64]
+BYTES = {Q4_1: 20, Q8_0: 34}  # of a block of 32
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one thread", "two threads"])
+def fresh(request, tmp_path_factory):
+    """The library with a pool of its own."""
+    path = tmp_path_factory.mktemp("fresh") / "step.so"
+    shutil.copy(library()._name, path)
+    found = loader.bind(path)
+    found.ld_threads(request.param)
+    return found
+
+
+def matrix(kind, n, k):
+    """A random one, and what keeps its memory."""
+    torch.manual_seed(n + k)
+    bias = torch.randn(n)
+    if kind in (F32, BF16):
+        data = torch.randn(n, k, dtype=torch.float32 if kind == F32 else torch.bfloat16)
+        return Matrix(data.data_ptr(), bias.data_ptr(), n, k, kind), (data, bias)
+    rows = np.random.default_rng(k).integers(0, 256, (n, k // 32, BYTES[kind]), dtype=np.uint8)
+    scales = 2 if kind == Q4_1 else 1
+    rows[..., : 2 * scales] = (
+        np.random.default_rng(0).normal(size=(n, k // 32, scales)).astype(np.float16).view(np.uint8)
+    )
+    panels = torch.empty(rows.size, dtype=torch.uint8)
+    library().ld_pack(rows.ctypes.data, panels.data_ptr(), n, k, kind)
+    return Matrix(panels.data_ptr(), bias.data_ptr(), n, k, kind), (panels, bias, rows)
+
+
+def logits(fresh, w, h):
+    norm = torch.linspace(0.5, 1.5, w.k)
+    y = torch.full((len(h), w.n), float("nan"))
+    fresh.ld_head(ctypes.addressof(w), norm.data_ptr(), 1e-5, len(h), h.data_ptr(), y.data_ptr())
+    return y
+
+
+SHAPES = [(F32, 50, 70), (F32, 2000, 192), (BF16, 50, 70), (BF16, 3000, 192), (Q4_1, 4000, 96), (Q8_0, 3008, 64)]
+
+
+@pytest.mark.parametrize(("kind", "n", "k"), SHAPES)
+def test_a_matrix_gives_each_row_what_it_gives_alone(fresh, kind, n, k):
+    w, kept = matrix(kind, n // 16 * 16 if kind in BYTES else n, k)
+    h = torch.randn(max(COUNTS), k)
+    alone = torch.cat([logits(fresh, w, row[None].clone()) for row in h])
+    assert alone.isfinite().all() and len(kept) >= 2
+    for count in COUNTS:
+        assert torch.equal(logits(fresh, w, h[:count]), alone[:count])
+
+
+def test_the_kinds_are_all_there():
+    assert {kind for kind, *_ in SHAPES} == {structs.F32, structs.BF16, structs.Q4_1, structs.Q8_0}

@@ -1,0 +1,89 @@
+"""The pass that trains for exact refreshes equals decoding step by step."""
+
+import copy
+import dataclasses
+import itertools
+
+import pytest
+import torch
+
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.decode import ReferenceDecoder
+from lora_drop.method.schedule import Schedule
+from lora_drop.method.settings import PARTS, REUSE_RULES
+from lora_drop.training.exact import exact_states
+from lora_drop.training.parts import add_parts
+
+
+def bank_for(loaded, schedule, mlp_width=0, kept_rank=0):
+    torch.manual_seed(3)
+    bank = AdapterBank.new(list(schedule.dropped), loaded.shape.hidden_size, 4, 8.0, reuse=schedule.reuse)
+    tokens = torch.randint(0, 256, (2, 16))
+    bank = add_parts(bank, loaded.model, schedule.dropped, mlp_width, kept_rank, tokens)
+    return dataclasses.replace(bank, **bank.mapped(lambda t: t + 0.1 * torch.randn_like(t)))
+
+
+def by_steps(loaded, tokens, prompt_tokens, schedule, bank):
+    """Logits of each LoRA step, decoded from a fresh prefill of all up to its anchor."""
+    merged = copy.deepcopy(loaded.model)
+    for i, pairs in (bank.kept if bank else {}).items():
+        layer = merged.model.layers[i]
+        attention, mlp = layer.self_attn, layer.mlp
+        places = {
+            "qkv": (attention.q_proj, attention.k_proj, attention.v_proj),
+            "out": (attention.o_proj,),
+            "gate_up": (mlp.gate_proj, mlp.up_proj),
+            "down": (mlp.down_proj,),
+        }
+        for name, (a, b) in pairs.items():
+            changes = (b @ a).split([linear.out_features for linear in places[name]])
+            for linear, change in zip(places[name], changes, strict=True):
+                linear.weight.data = linear.weight.data + (0 if i in schedule.dropped else change)
+
+    class WithMlp(AdapterBank):
+        def correction(self, layer, h):
+            x = loaded.model.model.layers[layer].post_attention_layernorm(h)
+            return super().correction(layer, h) + (self.bottleneck(layer, x) if self.mlp else 0)
+
+    bank = WithMlp(**{field.name: getattr(bank, field.name) for field in dataclasses.fields(bank)}) if bank else None
+    full, adapted, found = ReferenceDecoder(loaded.model), ReferenceDecoder(merged), []
+    plain = dataclasses.replace(schedule, refresh="single")
+    for t in range(prompt_tokens, len(tokens)):
+        gap = (t - prompt_tokens + 1) % schedule.period
+        if gap:
+            state = full.new_state(plain, bank)
+            full.prefill(tokens[None, : t - gap + 1], state)
+            outputs = [adapted.step(tokens[None, s : s + 1], state) for s in range(t - gap + 1, t + 1)]
+            found.append(outputs[-1].logits)
+    return torch.cat(found)
+
+
+@pytest.mark.products
+@pytest.mark.parametrize(("reuse", "part"), itertools.product(REUSE_RULES, PARTS))
+@pytest.mark.parametrize("parts", [None, (0, 0), (6, 2)], ids=["none", "linear", "all"])
+def test_the_pass_equals_decoding(any_tiny, reuse, part, parts):
+    schedule = Schedule(3, any_tiny.num_layers, (2, 4), reuse, part, "write", refresh="repair")
+    bank = None if parts is None else bank_for(any_tiny, schedule, *parts)
+    torch.manual_seed(0)
+    tokens = torch.randint(0, 256, (2, 13))
+    head = any_tiny.model.get_output_embeddings()
+    for prompt in (1, 3, 6):
+        with torch.no_grad():
+            ours, full, lora = exact_states(any_tiny.model, tokens, prompt, schedule, bank)
+            teacher = any_tiny.model(tokens).logits
+        assert lora.tolist() == [t >= prompt and (t - prompt + 1) % 3 > 0 for t in range(13)]
+        torch.testing.assert_close(head(full), teacher[:, lora], rtol=1e-4, atol=1e-4)
+        for row in range(2):
+            steps = by_steps(any_tiny, tokens[row], prompt, schedule, bank)
+            torch.testing.assert_close(head(ours)[row], steps, rtol=1e-4, atol=2e-4)
+
+
+def test_gradients_reach_every_part_and_no_weight(tiny):
+    schedule = Schedule(3, tiny.num_layers, (2, 4), kv="write", refresh="repair")
+    bank = bank_for(tiny, schedule, 6, 2)
+    tensors = []
+    bank = dataclasses.replace(bank, **bank.mapped(lambda t: tensors.append(t.requires_grad_()) or t))
+    exact_states(tiny.model, torch.randint(0, 256, (1, 12)), 1, schedule, bank)[0].sum().backward()
+    idle = [t for i in bank.kept if i in schedule.dropped for pair in bank.kept[i].values() for t in pair]
+    assert all(any(t is other for other in idle) == (t.grad is None) for t in tensors)
+    assert sorted(bank.kept) == [3, 4, 5] and all(p.grad is None for p in tiny.model.parameters())
