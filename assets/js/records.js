@@ -32,8 +32,7 @@
  * @property {string} reuse
  * @property {string} part
  * @property {boolean} corrected
- * @property {number} agreement
- * @property {number} gap nats per token
+ * @property {number} loss nats per token
  */
 
 /**
@@ -78,10 +77,8 @@
 
 /**
  * @typedef {object} Measured
- * @property {number} agreement
- * @property {number} nll_gap nats per token
+ * @property {number} loss nats per token
  * @property {number} speedup
- * @property {number} bound
  * @property {number} kv_saved
  */
 
@@ -99,8 +96,8 @@
  * @typedef {object} PresetFacts preset_facts
  * @property {Preset[]} presets
  * @property {string} default
- * @property {{tokens: number, file: string, device: string, dtype: string, date: string}} about
- * @property {number} gap
+ * @property {{prompts: number, device: string, dtype: string, date: string}} about
+ * @property {number} limit of a loss that reads well
  * @property {string | null} missing why there are no figures
  */
 

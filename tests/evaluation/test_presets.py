@@ -15,7 +15,13 @@ from lora_drop.errors import LoraDropError
 from lora_drop.evaluation import preset_results as measured
 from lora_drop.evaluation import presets as module
 from lora_drop.evaluation import prompts, samples, texts
-from lora_drop.evaluation.preset_results import READS_WELL_GAP, default_preset, measured_presets, reads_well
+from lora_drop.evaluation.preset_results import (
+    READS_WELL_LOSS,
+    READS_WELL_REPEATS,
+    default_preset,
+    measured_presets,
+    reads_well,
+)
 from lora_drop.evaluation.prompts import EXAMPLES, HELD_OUT, SAMPLE_PROMPTS
 from lora_drop.method.cost import ModelShape, speed_bound
 from lora_drop.method.presets import COMPARISONS, PRESETS, presets_for
@@ -126,7 +132,10 @@ def test_rows_are_the_sweeps_with_adapters_and_without(data, bank, short, tmp_pa
             found = {name: row[f"own_{steps}_{name}"] for name in own[steps]}
             assert found == pytest.approx(own[steps])
         assert [row["own_loss_low"], row["own_loss_high"]] == pytest.approx(own["loss_interval"])
-        assert {name: row[f"free_{name}"] for name in own["free"]} == pytest.approx(own["free"])
+        if adapters == "auto":
+            assert {name: row[f"free_{name}"] for name in own["free"]} == pytest.approx(own["free"])
+        else:
+            assert not any(name.startswith("free_") for name in row)
         for steps in ("lora_steps", "full_steps", "all_steps"):
             assert {name: row[f"{steps}_{name}"] for name in alone[steps]} == pytest.approx(alone[steps])
     assert rows["fast", "ours"]["all_steps_kl"] != rows["fast", "none"]["all_steps_kl"]
@@ -212,16 +221,16 @@ def test_a_killed_measurement_goes_on_and_what_is_out_of_date_is_renewed(
 # ---- what is read off the file ----
 
 
-def made_up(revision="r1", gaps=None, **about):
-    """A presets file with one row a preset; `gaps` by preset, the others lose a nat."""
-    gaps = dict.fromkeys(PRESETS, 1.0) | (gaps or {})
+def made_up(revision="r1", losses=None, **about):
+    """A presets file with one row a preset; `losses` by preset, the others lose a nat."""
+    losses = dict.fromkeys(PRESETS, 1.0) | (losses or {})
     bounds = {"gentle": 1.08, "balanced": 1.22, "fast": 1.33, "kv-saver": 1.06, "paper": 1.34}
     return {
         "format": "lora-drop-presets",
-        "version": 1,
+        "version": 2,
         "model": {"id": "m", "revision": revision, "dtype": "bfloat16"},
         "device": {"name": "a processor", "type": "cpu"},
-        "data": {"file": "held-out.jsonl", "records": 3},
+        "data": {"file": "held-out.jsonl", "records": 3, "own": {"prompts": 32}},
         "date": "2026-01-01T00:00:00+00:00",
         "rows": [
             {
@@ -229,14 +238,15 @@ def made_up(revision="r1", gaps=None, **about):
                 "config": PRESETS[name].config.to_dict(),
                 "adapters": "none",
                 "adapters_fingerprint": None,
-                "tokens": 300,
-                "lora_steps_top1_agreement": 0.75,
-                "all_steps_nll_gap": gap,
+                "own_all_steps_kl": loss,
+                "free_regret": 0.77,
+                "free_repeated_4grams": 0.2,
+                "free_repeated_4grams_baseline": 0.15,
                 "speedup": 1.05,
                 "bound": bounds[name],
                 "kv_saved": 0.2,
             }
-            for name, gap in gaps.items()
+            for name, loss in losses.items()
         ],
     } | about
 
@@ -251,13 +261,29 @@ def read(tmp_path):
     return read
 
 
-def test_reads_well_is_the_measured_gap_alone():
-    for gap, well in ((READS_WELL_GAP, True), (READS_WELL_GAP + 1e-9, False), (-0.01, True), (None, False)):
-        assert reads_well({"all_steps_nll_gap": gap, "lora_steps_top1_agreement": 0.0}) is well
+def row_of(loss, repeats=0.0, **config):
+    return {
+        "config": config, "own_all_steps_kl": loss, "free_regret": 1 - loss if loss else None,
+        "free_repeated_4grams": 0.15 + repeats, "free_repeated_4grams_baseline": 0.15,
+    }  # fmt: skip
+
+
+def test_reads_well_is_a_small_loss_and_no_circles():
+    for loss, well in ((READS_WELL_LOSS, True), (READS_WELL_LOSS + 1e-9, False), (0.01, True), (None, False)):
+        assert reads_well(row_of(loss)) is well
+    for repeats, well in ((READS_WELL_REPEATS - 1e-9, True), (READS_WELL_REPEATS + 1e-9, False), (-0.1, True)):
+        assert reads_well(row_of(0.01, repeats)) is well
+
+
+def test_where_tokens_are_taken_back_the_loss_is_that_of_the_text_that_is_kept():
+    judged = {"refresh": "repair", "kv": "write", "accept": 0.1}
+    assert measured.loss_of(row_of(0.9)) == 0.9 and not reads_well(row_of(0.9))
+    assert measured.loss_of(row_of(0.9, **judged)) == pytest.approx(0.1) and reads_well(row_of(0.9, **judged))
+    assert measured.loss_of(row_of(0.9, **judged | {"accept": 0.0})) == 0.9
 
 
 @pytest.mark.parametrize(
-    ("gaps", "chosen"),
+    ("losses", "chosen"),
     [
         ({"gentle": 0.02, "balanced": 0.1}, "balanced"),  # of two that read well the faster, not the better
         ({"gentle": 0.02, "kv-saver": 0.01}, "gentle"),
@@ -267,12 +293,12 @@ def test_reads_well_is_the_measured_gap_alone():
         (dict.fromkeys(PRESETS), "gentle"),
     ],
 )
-def test_the_default_is_the_fastest_that_reads_well(read, gaps, chosen):
-    assert default_preset(read(made_up(gaps=gaps))) == chosen
+def test_the_default_is_the_fastest_that_reads_well(read, losses, chosen):
+    assert default_preset(read(made_up(losses=losses))) == chosen
 
 
 def test_a_file_of_another_model_settings_or_bank_does_not_count(read, tmp_path, monkeypatch):
-    good = made_up(gaps={"fast": 0.01})
+    good = made_up(losses={"fast": 0.01})
     assert default_preset(read(good)) == "fast"
     other = read(good, revision="r2")
     assert not other.rows and other.missing == "not measured on this model" and default_preset(other) == "gentle"
@@ -299,14 +325,15 @@ def test_a_broken_file_is_one_clear_line(read):
         '{"rows": []}',
         "[" * 100_000,
         made_up(format="lora-drop-sweep"),
-        made_up(version=2),
+        made_up(version=1),
         made_up(model=[]),
         made_up(device={"name": 3}),
+        made_up(data={"file": "held-out.jsonl"}),
         made_up(rows=[3]),
         made_up(rows=None),
-        json.dumps(made_up()).replace("0.75", "NaN"),
-        json.dumps(made_up()).replace("0.75", '"0.75"'),
-        json.dumps(made_up()).replace("300", "1" + "0" * 400),
+        json.dumps(made_up()).replace("0.77", "NaN"),
+        json.dumps(made_up()).replace("0.77", '"0.77"'),
+        json.dumps(made_up()).replace("32", "1" + "0" * 400),
     ]
     for content in breaks:
         with pytest.raises(LoraDropError, match="presets.json is not a presets.json of the presets command") as error:
@@ -315,7 +342,7 @@ def test_a_broken_file_is_one_clear_line(read):
 
 
 def test_hostile_names_are_only_names(read):
-    content = made_up(device={"name": HOSTILE, "type": "cpu"}, data={"file": HOSTILE})
+    content = made_up(device={"name": HOSTILE, "type": "cpu"}, data={"file": HOSTILE, "own": {"prompts": 32}})
     content["rows"][0]["adapters"] = HOSTILE
     found = read(content)
     assert found.about["device"]["name"] == HOSTILE == found.rows["gentle"]["adapters"]
@@ -333,8 +360,7 @@ def test_run_shows_a_presets_measured_quality(tiny, tmp_path, capsys, monkeypatc
     assert "as measured" not in printed().out
     (tmp_path / "presets.json").write_text(json.dumps(made_up(tiny.revision, {"balanced": 0.123})))
     line = next(line for line in printed().out.splitlines() if "as measured" in line)
-    assert "75.0% of LoRA steps, quality loss +0.123 nats" in line
-    assert "reads well (300 tokens of held-out.jsonl" in line
+    assert "quality loss 0.123 nats per token: reads well (answers to 32 prompts, bfloat16 on a processor)" in line
     assert "as measured" not in printed("--period", "5").out  # no longer what was measured
     assert set(json.loads(printed("--json").out)) >= {"baseline", "lora_drop"}
     (tmp_path / "presets.json").write_text("{}")
@@ -373,11 +399,9 @@ def test_the_page_works_with_any_file(tiny, bank, tmp_path, monkeypatch):
         assert told == [(name, None, None) for name in PRESETS]
 
     found = facts(made_up(tiny.revision, {"paper": 0.1, "gentle": 0.12}))
-    assert (found["default"], found["missing"], found["gap"]) == ("paper", "", READS_WELL_GAP)
+    assert (found["default"], found["missing"], found["limit"]) == ("paper", "", READS_WELL_LOSS)
     by_name = {preset["name"]: preset for preset in found["presets"]}
     assert by_name["paper"]["reads_well"] and not by_name["kv-saver"]["reads_well"]
-    assert by_name["paper"]["measured"] == {
-        "agreement": 0.75, "nll_gap": 0.1, "speedup": 1.05, "bound": 1.34, "kv_saved": 0.2,
-    }  # fmt: skip
+    assert by_name["paper"]["measured"] == {"loss": 0.1, "speedup": 1.05, "kv_saved": 0.2}
     # The shipped bank serves `balanced` and `fast`, which were measured without: those rows are the bare ones.
-    assert by_name["fast"]["measured"] is None and by_name["fast"]["bare"]["agreement"] == 0.75
+    assert by_name["fast"]["measured"] is None and by_name["fast"]["bare"]["loss"] == 1.0

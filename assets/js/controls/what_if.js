@@ -86,10 +86,9 @@ function noteWords(state, schedule, bank) {
 function expectedWords(state, schedule, bank) {
   const { model } = state;
   const chosen = chosenPreset(state);
-  const figures = ({ agreement, gap }) =>
-    `same next token ${formatShare(agreement)}, quality loss ${formatNumber(gap, 2)} nats per token`;
+  const figures = ({ loss }) => `quality loss ${formatNumber(loss, 2)} nats per token`;
   const own = bank ? chosen?.measured : chosen?.bare;
-  if (own) return `This preset, measured: ${figures({ agreement: own.agreement, gap: own.nll_gap })}.`;
+  if (own) return `This preset, measured: ${figures(own)}.`;
   const share = schedule.dropped.length / model.droppable;
   const away = (row) => Math.abs(row.drop_ratio - share) / 0.25 + Math.abs(Math.log2(row.period / schedule.period));
   const alike = (row) => row.reuse === schedule.reuse && row.part === schedule.part && row.corrected === Boolean(bank);
