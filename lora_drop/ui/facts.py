@@ -73,6 +73,7 @@ def sweep_facts(revision: str) -> list[dict[str, Any]]:
     return [
         {
             **{name: row[name] for name in ("drop_ratio", "period", "reuse", "part")},
+            "refresh": row.get("refresh", "single"),
             "corrected": row["adapters"] not in (None, "none"),
             "agreement": row["lora_steps_top1_agreement"],
             "gap": row["all_steps_nll_gap"],
