@@ -96,16 +96,13 @@ def bench(
         **_bandwidth(loaded, ids[-1].shape[1], last.lanes[BASELINE].decode_steps, medians),
         **{f"kv_bytes_{name}": last.lanes[name].state.kv.nbytes for name in (BASELINE, LORA_DROP)},
         **{f"kv_allocated_bytes_{name}": last.lanes[name].state.kv.allocated_bytes for name in (BASELINE, LORA_DROP)},
-        "config": {
-            **config.to_dict(),
-            "dropped": list(plans[LORA_DROP].schedule.dropped),
-            "rank": plans[LORA_DROP].rank,
-            **given,
-            "prompts": list(prompts),
-            "notes": notes,
-        },
+        "config": _settings(config, plans[LORA_DROP]) | given | {"prompts": list(prompts), "notes": notes},
         "runs": [{name: column[i] for name, column in _columns(runs).items()} for i in range(len(runs))],
     }
+
+
+def _settings(config: LoraDropConfig, lane: LanePlan) -> dict[str, Any]:
+    return config.to_dict() | {"dropped": list(lane.schedule.dropped), "rank": lane.rank}
 
 
 def _plans(loaded: LoadedModel, config: LoraDropConfig) -> tuple[dict[str, LanePlan], list[str]]:
