@@ -85,30 +85,24 @@ def bench(
     costs = rows_cost(loaded, decoder, config, ids[0])
     progress("bandwidth")
     return {
-        **_about(loaded, decoder),
+        "device": describe_device(loaded.device) | {"decoder": decoder.name},
+        "model": {"id": loaded.id, "revision": loaded.revision, "params": loaded.shape.params},
+        "dtype": str(loaded.dtype).removeprefix("torch."),
         **medians,
         **figures[LORA_DROP],
         "speedup_over_bound": figures[LORA_DROP]["speedup"] / figures[LORA_DROP]["bound"],
         HEAD_ONLY: figures.get(HEAD_ONLY),
         "rows_cost": costs,
         **_bandwidth(loaded, ids[-1].shape[1], last.lanes[BASELINE].decode_steps, medians),
-        **_memory(last),
-        "config": _settings(plans[LORA_DROP]) | given | {"prompts": list(prompts), "notes": notes},
+        **{f"kv_bytes_{name}": last.lanes[name].state.kv.nbytes for name in (BASELINE, LORA_DROP)},
+        **{f"kv_allocated_bytes_{name}": last.lanes[name].state.kv.allocated_bytes for name in (BASELINE, LORA_DROP)},
+        "config": _settings(config, plans[LORA_DROP]) | given | {"prompts": list(prompts), "notes": notes},
         "runs": [{name: column[i] for name, column in _columns(runs).items()} for i in range(len(runs))],
     }
 
 
-def _about(loaded: LoadedModel, decoder: Decoder) -> dict[str, Any]:
-    """On what the figures were measured."""
-    return {
-        "device": describe_device(loaded.device) | {"decoder": decoder.name},
-        "model": {"id": loaded.id, "revision": loaded.revision, "params": loaded.shape.params},
-        "dtype": str(loaded.dtype).removeprefix("torch."),
-    }
-
-
-def _settings(plan: LanePlan) -> dict[str, Any]:
-    return {**plan.config.to_dict(), "dropped": list(plan.schedule.dropped), "rank": plan.rank}
+def _settings(config: LoraDropConfig, lane: LanePlan) -> dict[str, Any]:
+    return config.to_dict() | {"dropped": list(lane.schedule.dropped), "rank": lane.rank}
 
 
 def _plans(loaded: LoadedModel, config: LoraDropConfig) -> tuple[dict[str, LanePlan], list[str]]:
@@ -166,13 +160,6 @@ def text_of(loaded: LoadedModel, count: int) -> Tensor:
     """`TEXT` again and again: (1, count) tokens."""
     words = encode_text(loaded.tokenizer, TEXT)
     return torch.tensor([(words * (count // len(words) + 1))[:count]], device=loaded.device)
-
-
-def _memory(timed: Timed) -> dict[str, int]:
-    """Bytes of K/V that the lanes hold at their ends, and that their caches have reserved."""
-    caches = {name: timed.lanes[name].state.kv for name in (BASELINE, LORA_DROP)}
-    held = {f"kv_bytes_{name}": kv.nbytes for name, kv in caches.items()}
-    return held | {f"kv_allocated_bytes_{name}": kv.allocated_bytes for name, kv in caches.items()}
 
 
 def _columns(runs: list[list[Timed]]) -> dict[str, list[float]]:

@@ -73,6 +73,7 @@ def sweep_facts(revision: str) -> list[dict[str, Any]]:
     return [
         {
             **{name: row[name] for name in ("drop_ratio", "period", "reuse", "part")},
+            "refresh": row.get("refresh", "single"),
             "corrected": row["adapters"] not in (None, "none"),
             "loss": row.get("own_all_steps_kl", row["all_steps_kl"]),  # an older sweep has given texts only
         }

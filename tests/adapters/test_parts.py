@@ -1,4 +1,4 @@
-"""A bank's parts: what is saved comes back, what is asked for by name has to be there, `auto` takes the nearest."""
+"""A bank's parts: saved ones come back, what a run asks for by name has to be there, `auto` takes the nearest."""
 
 import json
 
@@ -11,7 +11,8 @@ from lora_drop.adapters.bank import CONFIG_NAME, WEIGHTS_NAME, AdapterBank
 from lora_drop.adapters.find import find_bank
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
-from tests.support.decoding import random_bank, random_parts
+from tests.support.decoding import random_bank
+from tests.support.parts import full_bank
 
 EXACT = {"refresh": "repair", "kv": "write"}
 
@@ -25,7 +26,7 @@ def flat(value):
 
 @pytest.fixture
 def bank(tiny):
-    made = random_parts(random_bank(tiny, "residual"), tiny)
+    made = full_bank(tiny, "residual")
     made.revision, made.num_layers, made.kv, made.refresh = tiny.revision, tiny.num_layers, "write", "repair"
     return made
 

@@ -195,9 +195,8 @@ def test_the_fingerprint_is_that_of_the_bank_that_a_run_takes(tiny, bank, tmp_pa
     assert taken == find.bank_fingerprint(tmp_path / "banks" / "ours")
     assert config_fingerprint(tiny, config.replace(adapters="none")) is None
     assert config_fingerprint(tiny, PRESETS["paper"].config) is None
-    assert find.bank_facts(tiny.revision) == {
-        "residual/block": {"name": "ours", "rank": 2, "corrected": [3, 4], "tokens": None}
-    }
+    for facts in find.bank_facts(tiny.revision).values():
+        assert facts.items() >= {"name": "ours", "rank": 2, "corrected": [3, 4], "tokens": None}.items()
     (tmp_path / "banks" / "ours" / "lora_drop_config.json").write_text("{")
     with pytest.raises(LoraDropError, match="adapters in ours are broken"):
         find.bank_facts(tiny.revision)

@@ -5,17 +5,22 @@
 
 /* Each kernel is written once and compiled for each number of rows, which the compiler then unrolls into registers. */
 #define INLINE static inline __attribute__((always_inline))
-#define EACH_ROW _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)
+#define UNROLLED _Pragma("GCC unroll 8")
+#define EACH_ROW UNROLLED for (int r = 0; r < rows; r++)
+#ifdef __AVX512F__
 #define FOR_EACH_COUNT(CASE) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
+#else
+#define FOR_EACH_COUNT(CASE) CASE(1) CASE(2) CASE(3) CASE(4)
+#endif
 
 INLINE void q4_1(const uint8_t *p, const float *x, const float *sums, int64_t blocks, float *y, int64_t n, int rows) {
     int64_t k = blocks * BLOCK;
     vf total[PANEL_ROWS] = {0};
     for (int64_t b = 0; b < blocks; b++, p += LANES * Q4_BYTES, x += BLOCK) {
         vf one[PANEL_ROWS] = {0}, two[PANEL_ROWS] = {0};
-        for (int j = 0; j < 4; j++) {
+        UNROLLED for (int j = 0; j < 4; j++) {
             vi codes = loadi(p + 4 * LANES + 4 * LANES * j);
-            for (int s = 0; s < 8; s += 2) {
+            UNROLLED for (int s = 0; s < 8; s += 2) {
                 vf even = __builtin_convertvector((codes >> (4 * s)) & 15, vf);
                 vf odd = __builtin_convertvector((codes >> (4 * s + 4)) & 15, vf);
                 const float *at = x + 8 * j + s;
@@ -34,9 +39,9 @@ INLINE void q8_0(const uint8_t *p, const float *x, int64_t blocks, float *y, int
     vf total[PANEL_ROWS] = {0};
     for (int64_t b = 0; b < blocks; b++, p += LANES * Q8_BYTES, x += BLOCK) {
         vf one[PANEL_ROWS] = {0}, two[PANEL_ROWS] = {0};
-        for (int j = 0; j < 8; j++) {
+        UNROLLED for (int j = 0; j < 8; j++) {
             vi codes = loadi(p + 2 * LANES + 4 * LANES * j);
-            for (int s = 0; s < 4; s += 2) {
+            UNROLLED for (int s = 0; s < 4; s += 2) {
                 vf even = __builtin_convertvector((codes << (24 - 8 * s)) >> 24, vf);
                 vf odd = __builtin_convertvector((codes << (16 - 8 * s)) >> 24, vf);
                 const float *at = x + 4 * j + s;

@@ -11,7 +11,13 @@
 #include <stdint.h>
 
 enum { BLOCK = 32, Q4_BYTES = 20, Q8_BYTES = 34 }; /* weights of a block, and bytes that it takes a row */
-enum { PANEL_ROWS = 8 };                           /* of x that are multiplied together, each block unpacked once */
+
+/* Rows of x that are multiplied together, each block unpacked once: as many as registers hold. */
+#ifdef __AVX512F__
+enum { PANEL_ROWS = 8 };
+#else
+enum { PANEL_ROWS = 4 };
+#endif
 
 /* A panel's 16 rows times `count` (at most PANEL_ROWS) rows of x, to y; y's rows are `n` long. `sums` has the sums of x
  * over each block, which Q4_1's minimum multiplies. */

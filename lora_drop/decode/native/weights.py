@@ -88,27 +88,17 @@ def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
             ]
         else:
             matrices = [packed(blocks, f"{i}.{name}") for name in ("qkv", "out", "gate_up", "down")]
-        layers.append(
-            Layer(
-                vector(layer.input_layernorm.weight),
-                vector(layer.post_attention_layernorm.weight),
-                vector(qk_norms(attention)),
-                *matrices,
-                config.hidden_size,
-                config.num_attention_heads,
-                config.num_key_value_heads,
-                attention.head_dim,
-                config.intermediate_size,
-                config.rms_norm_eps,
-            )
-        )
+        norms = (layer.input_layernorm.weight, layer.post_attention_layernorm.weight, qk_norms(attention))
+        heads = config.num_attention_heads, config.num_key_value_heads, attention.head_dim
+        sizes = config.hidden_size, *heads, config.intermediate_size
+        layers.append(Layer(*map(vector, norms), *matrices, *sizes, config.rms_norm_eps))
     row = (Layer * len(layers))(*layers)  # side by side, as ld_step wants them
     if blocks is None:
         kind, head = str(dtype).removeprefix("torch."), dense(model.get_output_embeddings())
         return NativeWeights(kind, row, head, dtype.itemsize, dtype.itemsize, keep)
-    sizes = BLOCK_BYTES[Q4_1] / GROUP, BLOCK_BYTES[Q8_0] / GROUP
     head = packed(blocks, "head", Q8_0)
-    return NativeWeights("q4_1/q8_0 blocks", row, head, *sizes, keep, blocks("head"))
+    bytes_a_weight = BLOCK_BYTES[Q4_1] / GROUP, BLOCK_BYTES[Q8_0] / GROUP
+    return NativeWeights("q4_1/q8_0 blocks", row, head, *bytes_a_weight, keep, blocks("head"))
 
 
 def compiled() -> ctypes.CDLL:
