@@ -167,6 +167,7 @@ def _axes(args: argparse.Namespace) -> Axes:
 
 def _show(found: Found) -> None:
     from lora_drop.evaluation.preset_results import loss_of
+    from lora_drop.evaluation.search import credible_speed
 
     best = found.recommended
     assert best is not None
@@ -196,3 +197,5 @@ def _show(found: Found) -> None:
         print(f"; LoRA-Drop beyond it {best['speedup'] / alone:.2f}x" if best["head"] == "screened" else "")
     if best["speedup"] <= 1:
         print("it gains no time")
+    if noisy := sum(credible_speed(row) < row["speedup"] for row in found.rows):
+        note(f"{noisy} of {len(found.rows)} speeds lie beyond their bounds, by chance: measure on an idle machine.")

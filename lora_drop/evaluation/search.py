@@ -82,6 +82,11 @@ class Limits:
         return loss is not None and loss <= (self.regret if row["accept"] else self.loss)
 
 
+def credible_speed(row: Row) -> float:
+    """What a row is chosen by: what is measured far beyond the bound came by chance, so it counts up to there."""
+    return min(row["speedup"], BY_CHANCE * row["bound"])
+
+
 @dataclass
 class Found:
     """What a search found.
@@ -101,7 +106,7 @@ class Found:
     @property
     def recommended(self) -> Row | None:
         """The fastest row within the limits."""
-        return max(filter(self.limits.hold, self.rows), key=lambda row: row["speedup"], default=None)
+        return max(filter(self.limits.hold, self.rows), key=credible_speed, default=None)
 
     @property
     def frontier(self) -> list[Row]:
@@ -183,7 +188,7 @@ def search(
 
 def _is_beaten(point: Point, fastest: Row | None) -> bool:
     """Whether a candidate cannot be faster than one that was measured; the screened head alone is always measured."""
-    return bool(point.config.drop_layers and fastest and point.bound * BY_CHANCE < fastest["speedup"])
+    return bool(point.config.drop_layers and fastest and point.bound * BY_CHANCE < credible_speed(fastest))
 
 
 def _answers(loaded: LoadedModel, prompts: Sequence[str], context_tokens: int | None) -> Answers:

@@ -167,7 +167,8 @@ def found():
         point(9, 1.5, None),
         point(0, 1.25, 0.01, head="screened"),
     ]
-    before = [{"preset": "fast", "speedup": 1.36, "speedup_low": None, "speedup_high": None, "loss": 1.1}]
+    before = [{"preset": "fast", "speedup": 1.36, "speedup_low": None, "speedup_high": None, "loss": 0.5}]
+    before += [before[0] | {"preset": "paper", "loss": 5.0}]
     limits = {"loss": 0.15, "regret": 0.09}
     return {"rows": rows, "limits": limits, "recommended": rows[2]["config"], "before": before, "data": {}}
 
@@ -183,7 +184,8 @@ def test_a_searchs_points_are_its_rows_and_only_lora_drops_are_the_front(found):
     assert front.text == ("\u20028 layers, w 4",) * 2
     alone = next(trace for name, trace in traces.items() if name.startswith("full model, screened head"))
     assert (alone.x, alone.y) == ((1.25,), (0.01,))
-    assert (traces["presets before"].x, traces["presets before"].y) == ((1.36,), (1.1,))
+    assert (traces["presets before"].x, traces["presets before"].y) == ((1.36,), (0.5,))
+    assert any("1 presets before lie below" in text for text in texts(figure))
     assert (traces["the fastest within the limit"].x, traces["the fastest within the limit"].y) == ((1.2,), (0.08,))
     assert {shape.y0 for shape in figure.layout.shapes if shape.y0 == shape.y1} == {0.15, 0.09}
     assert figure.layout.yaxis.autorange == "reversed"

@@ -28,6 +28,8 @@ ACCEPT_COLORS = ("lora-drop", "baseline", "refresh", "third", "dropped-kv")
 SYMBOLS = {"full": "circle", "screened": "diamond"}
 HEAD_ONLY = "full model, screened head (not LoRA-Drop's gain)"
 BEFORE = "presets before"
+SPEEDS = ("speedup", "speedup_low", "speedup_high")
+BEYOND = 3  # how many times the worst loss of a candidate an earlier preset may lose, to have room in the figure
 TITLE = "LoRA-Drop settings: speed against quality loss"
 
 
@@ -47,8 +49,11 @@ def frontier_figure(found: dict[str, Any], theme: str = "light") -> go.Figure:
     rows = [row for row in found["rows"] if None not in (value_of(row, "speedup"), value_of(row, "loss"))]
     if not rows:
         return message(theme, TITLE, "No setting has a speed and a loss yet.")
-    figure = go.Figure(layout=layout(theme, TITLE, provenance(found)))
-    before = [row for row in found.get("before", []) if value_of(row, "loss") is not None]
+    worst = max(row["loss"] for row in rows)
+    known = [row for row in found["before"] if value_of(row, "loss") is not None]
+    before = [row for row in known if row["loss"] <= BEYOND * worst]
+    lacking = f" · {len(known) - len(before)} presets before lie below" if len(known) > len(before) else ""
+    figure = go.Figure(layout=layout(theme, TITLE, provenance(found) + lacking))
     _add_points(
         figure, before, BEFORE, colors["muted"], "x", [f"<b>before: {safe(row['preset'])}</b>" for row in before]
     )
@@ -63,7 +68,9 @@ def frontier_figure(found: dict[str, Any], theme: str = "light") -> go.Figure:
     alone = [row for row in rows if row["head_only"]]
     _add_points(figure, alone, HEAD_ONLY, colors["ink"], "star", [_words(row) for row in alone])
     front = frontier(candidates, lambda row: -row["loss"])
-    add_front(figure, front, "loss", colors["ink"], lambda row: f"{row['layers_dropped']} layers, w {row['period']}")
+    speeds = [one for row in rows for name in SPEEDS if (one := value_of(row, name)) is not None]
+    spans = max(speeds) - min(speeds) or 1.0, max(row["loss"] for row in [*rows, *before]) or 1.0
+    add_front(figure, front, "loss", colors["ink"], _label, spans)
     _add_recommended(figure, [row for row in candidates if row["config"] == found["recommended"]], colors["good"])
     _add_limits(figure, found["limits"], colors["bad"])
     axis = {"gridcolor": colors["grid"], "linecolor": colors["muted"], "zeroline": False}
@@ -74,6 +81,10 @@ def frontier_figure(found: dict[str, Any], theme: str = "light") -> go.Figure:
     figure.add_vline(x=1, line={"color": colors["muted"], "width": 1})
     legend = {"orientation": "h", "font": {"size": SMALL}, "x": 0, "y": 0.01, "yref": "container", "yanchor": "bottom"}
     return figure.update_layout(legend=legend, margin_b=160)
+
+
+def _label(row: Row) -> str:
+    return f"{row['layers_dropped']} layers, w {row['period']}"
 
 
 def _rule(row: Row) -> tuple[str, float]:

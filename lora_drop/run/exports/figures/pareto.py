@@ -67,7 +67,7 @@ def pareto(
         _add_group(figure, own, column, label_of(group), color, symbol)
     sign = -1 if quality == "nll_gap" else 1
     front = frontier(points, lambda row: sign * row[column])
-    add_front(figure, front, column, colors["ink"], _point_label, row=2, col=1)
+    add_front(figure, front, column, colors["ink"], _point_label, _spans_of(front, column), row=2, col=1)
     figure.add_vline(x=1, line={"color": colors["muted"], "width": 1}, row=2, col=1)
     lacking = len(dropping) - len(points)
     subtitle = provenance(sweep) + (f" · {lacking} points without a value are left out" if lacking else "")
@@ -78,15 +78,26 @@ def pareto(
 
 
 def add_front(
-    figure: go.Figure, front: list[Row], column: str, ink: str, label: Callable[[Row], str], **place: int
+    figure: go.Figure,
+    front: list[Row],
+    column: str,
+    ink: str,
+    label: Callable[[Row], str],
+    spans: tuple[float, float],
+    **place: int,
 ) -> None:
-    """The line through a front's points, slowest first, and a label at those that have room; `place` is a subplot."""
+    """The line through a front's points, slowest first, and a label at those that have room.
+
+    Args:
+        spans: of the axes, x and y: what tells whether there is room.
+        place: a subplot's row and col.
+    """
     figure.add_scatter(
         x=[row["speedup"] for row in front],
         y=[row[column] for row in front],
         mode="lines+text",
         line={"color": ink, "width": 2, "dash": "dot", "shape": "vh"},
-        text=_front_labels(front, column, label),
+        text=_front_labels(front, column, label, spans),
         textposition="top right",
         textfont={"size": SMALL},
         hoverinfo="skip",
@@ -158,12 +169,9 @@ def _add_group(figure: go.Figure, rows: list[Row], column: str, label: str, colo
     )
 
 
-def _front_labels(front: list[Row], column: str, label: Callable[[Row], str]) -> list[str]:
+def _front_labels(front: list[Row], column: str, label: Callable[[Row], str], spans: tuple[float, float]) -> list[str]:
     """A label for each point of the front that stands clear of the last one labelled; hovering shows all."""
-    if not front:
-        return []
-    across = (front[-1]["speedup"] - front[0]["speedup"]) or 1
-    up = abs(front[-1][column] - front[0][column]) or 1
+    across, up = spans
     labels, last = [], None
     for row in front:
         clear = last is None or (
@@ -172,6 +180,12 @@ def _front_labels(front: list[Row], column: str, label: Callable[[Row], str]) ->
         labels.append(f"\u2002{label(row)}" if clear else "")
         last = row if clear else last
     return labels
+
+
+def _spans_of(front: list[Row], column: str) -> tuple[float, float]:
+    """How far a front goes across and up."""
+    across, up = ([row[name] for row in front] for name in ("speedup", column))
+    return max(across) - min(across) or 1.0, max(up) - min(up) or 1.0
 
 
 def _add_paper_strip(figure: go.Figure, colors: dict[str, str]) -> None:
