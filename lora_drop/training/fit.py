@@ -66,7 +66,7 @@ class _Moments:
         rows = {name: value.flatten(0, 1).float() for name, value in given.items() if value is not None}
         self.positions += len(rows["x"])
         self.tokens += len(rows.get("g", ()))
-        for one, other in pairs:
+        for one, other in map(tuple, pairs):
             if one in rows and other in rows:
                 self.sums[one + other] = self.sums.get(one + other, 0) + (rows[one].T @ rows[other]).double()
 
