@@ -12,19 +12,12 @@
 
 typedef int8_t vb __attribute__((vector_size(LANES)));
 
-static int32_t largest(vi v) {
-    int32_t t[LANES];
-    memcpy(t, &v, sizeof t);
-    for (int half = LANES / 2; half; half /= 2)
-        for (int l = 0; l < half; l++) t[l] = t[l] > t[l + half] ? t[l] : t[l + half];
-    return t[0];
-}
-
 void take(const float *x, int64_t blocks, Taken *taken) {
     for (; blocks > 0; blocks--, x += BLOCK, taken++) {
         vf part[2] = {loadf(x), loadf(x + LANES)};
         vi one = (vi)part[0] & INT32_MAX, two = (vi)part[1] & INT32_MAX;
-        int32_t bits = largest((vi)choose(one > two, (vf)one, (vf)two)); /* in this order a NaN is the largest, and stays */
+        vi larger = (vi)choose(one > two, (vf)one, (vf)two); /* in this order a NaN is the largest, and stays */
+        int32_t bits = _mm512_reduce_max_epi32((__m512i)larger);
         float top;
         memcpy(&top, &bits, sizeof top);
         float finer = top > 1e-30f ? 0x1p22f / top : 0;
@@ -40,8 +33,7 @@ void take(const float *x, int64_t blocks, Taken *taken) {
             all += whole;
             high += (whole + 0x8080) >> 16;
         }
-        int32_t first = 0, sum = 0;
-        for (int l = 0; l < LANES; l++) first += high[l], sum += all[l];
+        int32_t sum = _mm512_reduce_add_epi32((__m512i)all), first = _mm512_reduce_add_epi32((__m512i)high);
         taken->scale = top * 0x1p-22f;
         taken->sum = (float)sum;
         taken->first = -128 * first;
