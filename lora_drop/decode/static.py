@@ -158,8 +158,8 @@ class StaticDecoder(ReferenceDecoder):
         count = len(state.entered)
         state.entered = [*state.entered, state.pending[count : count + 1]] if lora and schedule.repairs else []
         state.passed = found.passed
+        state.refresher.take(found.ratios)
         # Copies: the next replay writes over what a graph gave.
-        state.refresher.take(ratio.clone() for ratio in found.ratios)
         logits, watched = found.logits.clone(), None if found.watched is None else found.watched.clone()
         state.refresher.end(logits[-1:])
         return DecoderOutput(logits, watched, state.refresher.entropy, rows)

@@ -322,6 +322,8 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(*("mlp_width", TRAINING, Whole(0, 10**6), 0), "neurons of a skipped layer's mlp part; 0: none"),
     Setting(*("kept_rank", TRAINING, Whole(0, 100_000), 0), "rank of the kept part, of layers that run; 0: none"),
+    Setting(*("head_rank", TRAINING, Whole(0, 100_000), 0), "rank of the screened head's preview; 0: none"),
+    Setting(*("head_best", TRAINING, Whole(1, 10**7), 2048), "tokens whose logits the screened head computes exactly"),
     Setting(*("accumulate", TRAINING, Whole(1, 10**6), 1), "batches of a step, on each process"),
 )
 

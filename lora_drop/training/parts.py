@@ -17,6 +17,10 @@ from transformers import PreTrainedModel
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.decode import PROJECTIONS
 
+# How many times faster than A and B of `linear`, in units of their matrices, fresh parts are learned: trials found 1
+# far too slow (docs/training-log.md).
+PACE, PACE_B = 6.0, 2.0
+
 
 def add_parts(
     bank: AdapterBank,
@@ -45,17 +49,16 @@ def add_parts(
 def units(bank: AdapterBank, model: PreTrainedModel) -> list[float]:
     """The scale of each tensor of the parts, in the order of `Correction.mapped`, after a, b and gate.
 
-    In these units a step of the learning rate changes every matrix by about the same share of the frozen one that it
-    adds to.
+    In these units a step of the learning rate changes a matrix by a share of the frozen one that it adds to.
     """
     found: list[float] = []
     for i in bank.mlp:
         weights = _projections(model, i)
-        found += [_size(weights["gate_up"]), _size(weights["down"])]
+        found += [PACE * _size(weights["gate_up"]), PACE * _size(weights["down"])]
     for i, pairs in bank.kept.items():
         for name, (a, _) in pairs.items():
             rank, inner = a.shape
-            found += [inner**-0.5, _size(_projections(model, i)[name]) * (inner / rank) ** 0.5]
+            found += [PACE * inner**-0.5, PACE_B * _size(_projections(model, i)[name]) * (inner / rank) ** 0.5]
     return found
 
 

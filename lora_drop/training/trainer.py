@@ -38,6 +38,7 @@ from lora_drop.training.draw import ANY_RATIO, NEAR_PERIODS, PERIODS, RATIOS, dr
 from lora_drop.training.fit import Batch, Scales, fit, measure
 from lora_drop.training.parameters import bank_of, parameters_of
 from lora_drop.training.parts import add_parts, units
+from lora_drop.training.screen import screened_head
 from lora_drop.training.settings import TrainSettings
 
 LOG = "train_log.jsonl"
@@ -288,6 +289,10 @@ class Trainer:
                 started = time.monotonic()
             if main:
                 self._log(entry)
+                if last and self.settings.head_rank:
+                    self.start.head = screened_head(
+                        self.loaded, self.windows, self.settings.head_rank, self.settings.head_best
+                    )
                 if last or self.step % checkpoint_every == 0:
                     self.save(evaluation)
         bar.close()

@@ -13,8 +13,9 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import kv_bytes
 from lora_drop.method.schedule import Schedule, baseline_schedule
 from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
-from tests.support.decoding import PROMPT, TARGET, random_bank, random_parts
+from tests.support.decoding import PROMPT, TARGET, random_bank
 from tests.support.naive import naive_logits
+from tests.support.parts import full_bank
 
 
 def decode(loaded, schedule, bank=None, prompt=PROMPT, target=TARGET):
@@ -50,7 +51,7 @@ def test_each_part_of_a_correction_is_its_formula(any_tiny, parts, reuse, part, 
     schedule = Schedule(
         3, any_tiny.num_layers, (1, 3), reuse, part, kv, head="screened" if "head" in parts else "full"
     )
-    whole = random_parts(random_bank(any_tiny, reuse, part, layers=[1, 3]), any_tiny)
+    whole = full_bank(any_tiny, reuse, part, layers=[1, 3])
     bank = whole.only(frozenset(parts))
     ours, _ = decode(any_tiny, schedule, bank)
     assert_same(ours, naive_logits(any_tiny.model, PROMPT + TARGET, len(PROMPT), schedule, bank))
@@ -60,7 +61,7 @@ def test_each_part_of_a_correction_is_its_formula(any_tiny, parts, reuse, part, 
 
 
 def test_the_kept_part_begins_after_the_first_skipped_layer_and_ends_with_the_lora_step(tiny):
-    whole = random_parts(random_bank(tiny, "residual", layers=[2, 3]), tiny)
+    whole = full_bank(tiny, "residual", layers=[2, 3])
     schedule = Schedule(3, tiny.num_layers, (2, 3), kv="write", refresh="repair")
     expected, _ = decode(tiny, schedule, whole)
     beyond = copy.copy(whole)
@@ -74,7 +75,7 @@ def test_the_kept_part_begins_after_the_first_skipped_layer_and_ends_with_the_lo
 @pytest.mark.parametrize(("reuse", "part", "kv"), itertools.product(REUSE_RULES, PARTS, KV_RULES))
 def test_a_repair_is_reading_the_tokens_again(any_tiny, reuse, part, kv):
     schedule = Schedule(4, any_tiny.num_layers, (1, 3), reuse, part, kv, refresh="repair")
-    bank = random_parts(random_bank(any_tiny, reuse, part, layers=[1, 3]), any_tiny)
+    bank = full_bank(any_tiny, reuse, part, layers=[1, 3])
     ours, _ = decode(any_tiny, schedule, bank)
     assert_same(ours, naive_logits(any_tiny.model, PROMPT + TARGET, len(PROMPT), schedule, bank))
 

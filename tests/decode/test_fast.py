@@ -23,7 +23,8 @@ from lora_drop.method.settings import KV_RULES, PARTS, REFRESHES, REUSE_RULES
 from lora_drop.models import bundled as bundled_files
 from lora_drop.models.download import GGUF
 from lora_drop.models.gguf import gguf_rows
-from tests.support.decoding import PROMPT, TARGET, random_bank, random_parts
+from tests.support.decoding import PROMPT, TARGET, random_bank
+from tests.support.parts import full_bank
 
 
 def logits(decoder, schedule, bank, prompt=PROMPT, target=TARGET, watch=False):
@@ -69,23 +70,15 @@ def test_it_is_the_reference(any_tiny, fused, reuse, part, kv, corrected):
         torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-4)
 
 
-PARTED = [kind for kind in KINDS if kind == "static"]
-
-
-@pytest.fixture(scope="session", params=PARTED)
-def parted(any_tiny, request):
-    """A fast decoder that knows repairs and all parts of a correction, for each architecture."""
-    return fast_decoder(any_tiny.model, request.param)
-
-
 @pytest.mark.products
+@pytest.mark.parametrize("fused", ["static"], indirect=True)  # test_native_parts.py has the other
 @pytest.mark.parametrize(("reuse", "part", "kv"), itertools.product(REUSE_RULES, PARTS, KV_RULES))
 @pytest.mark.parametrize("refresh", REFRESHES)
-def test_parts_and_repairs_are_the_references(any_tiny, parted, reuse, part, kv, refresh):
+def test_parts_and_repairs_are_the_references(any_tiny, fused, reuse, part, kv, refresh):
     schedule = Schedule(4, any_tiny.num_layers, (2, 4), reuse, part, kv, refresh=refresh, head="screened")
-    bank = random_parts(random_bank(any_tiny, reuse, part, layers=[2]), any_tiny)  # layer 4 has the bare rule
+    bank = full_bank(any_tiny, reuse, part, layers=[2])  # layer 4 has the bare rule
     one, seen, state = logits(ReferenceDecoder(any_tiny.model), schedule, bank, watch=True)
-    two, seen_fast, state_fast = logits(parted, schedule, bank, watch=True)
+    two, seen_fast, state_fast = logits(fused, schedule, bank, watch=True)
     torch.testing.assert_close(two, one, rtol=1e-4, atol=2e-4)
     torch.testing.assert_close(seen_fast, seen, rtol=1e-4, atol=2e-4)
     assert state_fast.kv.lengths == state.kv.lengths and len(state_fast.entered) == len(state.entered)

@@ -21,7 +21,8 @@ from lora_drop.run.race import take_turns
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from tests.support import graphs
-from tests.support.decoding import PROMPT, random_bank, random_parts
+from tests.support.decoding import PROMPT, random_bank
+from tests.support.parts import full_bank
 
 LONG_PROMPT = [n * 7 % 256 for n in range(SPAN - 6)]
 
@@ -83,7 +84,7 @@ def recorded(tiny, monkeypatch):
 @pytest.mark.parametrize(("refresh", "kv"), itertools.product(REFRESHES, KV_RULES))
 def test_replays_read_and_write_the_lane_s_buffers_alone(tiny, recorded, reuse, part, refresh, kv):
     schedule = Schedule(3, tiny.num_layers, (2, 4), reuse, part, kv, refresh=refresh, head="screened")
-    bank = random_parts(random_bank(tiny, reuse, part, layers=[2]), tiny)
+    bank = full_bank(tiny, reuse, part, layers=[2])
     reference = ReferenceDecoder(tiny.model)
     expected = fed(reference, reference.new_state(schedule, bank), PROMPT, 12)
     state = recorded.new_state(schedule, bank, len(PROMPT) + 12)
@@ -116,20 +117,31 @@ def test_triggers_give_windows_of_each_length_under_replays(tiny, recorded):
     assert len({each.rows for each in state.graphs}) > 2
 
 
-def test_drafts_are_taken_back_under_replays(tiny, recorded):
-    """Two lanes in turn; a rewind reads what the last repair has left, and the next passes stand where it says."""
-    schedule = Schedule(4, tiny.num_layers, (1, 2, 3), kv="write", refresh="repair", accept=1.0)
+@pytest.mark.parametrize("reuse", ["residual", "state"])
+def test_drafts_are_taken_back_under_replays(tiny, recorded, reuse):
+    """Two lanes in turn, with triggers: the baseline's text, and the reference's rewinds, so its anchors."""
+    rules = {"kv": "write", "refresh": "repair", "accept": 1.0, "refresh_norm": 0.5, "refresh_entropy": 5.2}
+    schedule = Schedule(5, tiny.num_layers, (1, 2, 3), reuse, **rules)
+    bank = random_bank(tiny, reuse)
 
-    def lane(seed, its):
-        return Lane(recorded, torch.tensor([PROMPT]), its, None, Sampling(1.0, 1.0, seed), 40)
+    def lanes(decoder, its):
+        prompt = torch.tensor([PROMPT])
+        return [Lane(decoder, prompt, its, bank, Sampling(0.5, 1.0, seed), 40) for seed in (1, 2)]
 
-    lanes = [lane(seed, schedule) for seed in (1, 2)]
-    events = [event for pair in itertools.zip_longest(*lanes) for event in pair]
-    assert sum(isinstance(event, Rewind) for event in events) > 4
-    for seed, ours in enumerate(lanes, start=1):
-        baseline = lane(seed, baseline_schedule(tiny.num_layers))
-        list(baseline)
-        assert ours.tokens == baseline.tokens
+    def told(one):
+        return [(event.to,) if isinstance(event, Rewind) else event.rows for event in one]
+
+    ours, seen = lanes(recorded, schedule), ([], [])
+    for events in itertools.zip_longest(*ours):
+        for event, into in zip(events, seen, strict=True):
+            into.extend([] if event is None else [event])
+    assert len({each.rows for one in ours for each in one.state.graphs}) > 2
+    assert sum(isinstance(event, Rewind) for event in seen[0]) > 4
+    for theirs, events in zip(lanes(ReferenceDecoder(tiny.model), schedule), seen, strict=True):
+        assert told(list(theirs)) == told(events)
+    for one, plain in zip(ours, lanes(recorded, baseline_schedule(tiny.num_layers)), strict=True):
+        list(plain)
+        assert one.tokens == plain.tokens
 
 
 # ---- on a GPU ----

@@ -287,3 +287,15 @@ def test_a_bfloat16_model_trains_float32_adapters(windows, tmp_path):
     after = run.run(100, 100, quiet=True)["schedules"][0]
     assert after["kl"] < 0.9 * before["kl"]
     assert all(t.dtype == torch.float32 for t in run.parameters)
+
+
+def test_a_run_can_leave_a_screened_head(tiny, windows, tmp_path):
+    settings = TrainSettings(**{**vars(SMALL), "max_tokens": 192, "head_rank": 48, "head_best": 32})
+    trainer(tiny, windows, tmp_path / "out", settings).run(1, 1, quiet=True)
+    head = AdapterBank.load(tmp_path / "out" / CHECKPOINT / "adapter").head
+    assert head is not None and (head.rank, head.best) == (48, 32)
+    with torch.no_grad():
+        states = tiny.model.model(windows[-4:]).last_hidden_state.flatten(0, 1)
+        exact = tiny.model.get_output_embeddings()(states)
+    found = head.logits(states, tiny.model.get_output_embeddings().weight)
+    assert (found.argmax(-1) == exact.argmax(-1)).float().mean() > 0.95

@@ -5,8 +5,13 @@
 
 /* Each kernel is written once and compiled for each number of rows, which the compiler then unrolls into registers. */
 #define INLINE static inline __attribute__((always_inline))
-#define EACH_ROW _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)
+#define UNROLLED _Pragma("GCC unroll 8")
+#define EACH_ROW UNROLLED for (int r = 0; r < rows; r++)
+#ifdef __AVX512F__
 #define FOR_EACH_COUNT(CASE) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
+#else
+#define FOR_EACH_COUNT(CASE) CASE(1) CASE(2) CASE(3) CASE(4)
+#endif
 
 #ifdef __AVX512VNNI__
 
@@ -44,8 +49,8 @@ void take(const float *x, int64_t blocks, Taken *taken) {
 /* What 32 codes of each of 16 rows, which are not negative, and the planes of x give. The planes take turns, as each sum
  * waits for the one before. */
 INLINE void add_dots(const vi *codes, const Taken *x, vi *sums) {
-    _Pragma("GCC unroll 8") for (int j = 0; j < 8; j++)
-        _Pragma("GCC unroll 3") for (int plane = 0; plane < 3; plane++) {
+    UNROLLED for (int j = 0; j < 8; j++)
+        UNROLLED for (int plane = 0; plane < 3; plane++) {
             int32_t four;
             memcpy(&four, x->digits[plane] + 4 * j, sizeof four);
             sums[plane] = (vi)_mm512_dpbusd_epi32((__m512i)sums[plane], (__m512i)codes[j], _mm512_set1_epi32(four));
@@ -105,9 +110,9 @@ INLINE void q4_1(const uint8_t *p, const Taken *x, int64_t blocks, float *y, int
     vf total[PANEL_ROWS] = {0};
     for (int64_t b = 0; b < blocks; b++, p += LANES * Q4_BYTES, x++) {
         vf one[PANEL_ROWS] = {0}, two[PANEL_ROWS] = {0};
-        for (int j = 0; j < 4; j++) {
+        UNROLLED for (int j = 0; j < 4; j++) {
             vi codes = loadi(p + 4 * LANES + 4 * LANES * j);
-            for (int i = 0; i < 4; i++) {
+            UNROLLED for (int i = 0; i < 4; i++) {
                 vf low = __builtin_convertvector((codes >> (8 * i)) & 15, vf);
                 vf high = __builtin_convertvector((codes >> (8 * i + 4)) & 15, vf);
                 EACH_ROW one[r] = madd(low, splat(x[r * blocks].x[8 * j + i]), one[r]);
@@ -124,9 +129,9 @@ INLINE void q8_0(const uint8_t *p, const Taken *x, int64_t blocks, float *y, int
     vf total[PANEL_ROWS] = {0};
     for (int64_t b = 0; b < blocks; b++, p += LANES * Q8_BYTES, x++) {
         vf one[PANEL_ROWS] = {0}, two[PANEL_ROWS] = {0};
-        for (int j = 0; j < 8; j++) {
+        UNROLLED for (int j = 0; j < 8; j++) {
             vi codes = loadi(p + 2 * LANES + 4 * LANES * j);
-            for (int s = 0; s < 4; s += 2) {
+            UNROLLED for (int s = 0; s < 4; s += 2) {
                 vf even = __builtin_convertvector((codes << (24 - 8 * s)) >> 24, vf);
                 vf odd = __builtin_convertvector((codes << (16 - 8 * s)) >> 24, vf);
                 EACH_ROW one[r] = madd(even, splat(x[r * blocks].x[4 * j + s]), one[r]);

@@ -11,7 +11,13 @@
 #include <stdint.h>
 
 enum { BLOCK = 32, Q4_BYTES = 20, Q8_BYTES = 34 }; /* weights of a block, and bytes that it takes a row */
-enum { PANEL_ROWS = 8 };                           /* of x that are multiplied together, each block unpacked once */
+
+/* Rows of x that are multiplied together, each block unpacked once: as many as registers hold. */
+#ifdef __AVX512F__
+enum { PANEL_ROWS = 8 };
+#else
+enum { PANEL_ROWS = 4 };
+#endif
 
 /* What a panel's block is multiplied by: 32 numbers of x. Where the processor has dot products of bytes they are whole
  * numbers of up to 23 bits, in three planes of bytes: x is about scale * (65536 high + 256 middle + low). What is
