@@ -348,8 +348,10 @@ def test_the_fingerprint_is_that_of_the_bank_that_a_run_takes(tiny, bank, tmp_pa
     assert taken == find.bank_fingerprint(tmp_path / "banks" / "ours")
     assert config_fingerprint(tiny, config.replace(adapters="none")) is None
     assert config_fingerprint(tiny, PRESETS["paper"].config) is None
+    facts = {"name": "ours", "rank": 2, "corrected": [3, 4], "tokens": None}
+    facts |= dict.fromkeys(("mlp", "kept", "head_rank", "head_best"), 0)
     assert find.bank_facts(tiny.revision) == {
-        "residual/block": {"name": "ours", "rank": 2, "corrected": [3, 4], "tokens": None}
+        f"residual/block/{refresh}/{kv}": facts for refresh in ("single", "repair") for kv in ("skip", "write")
     }
     (tmp_path / "banks" / "ours" / "lora_drop_config.json").write_text("{")
     with pytest.raises(LoraDropError, match="adapters in ours are broken"):
