@@ -238,9 +238,8 @@ def test_what_the_config_refuses_the_strip_says_in_its_words(server, open_page):
     set_number(page, "ld-accept", 0.25)
     rules = {"accept": 0.25}
     # No slider goes so far, a link does.
-    update = (
-        "(more) => { const { store } = LoraDrop; store.update({ settings: { ...store.state.settings, ...more } }); }"
-    )
+    store = "window.LoraDrop.store"
+    far = f"{store}.update({{ settings: {{ ...{store}.state.settings, period: 65, accept: 0 }} }})"
     for change, act in (
         ({}, lambda: None),
         ({"refresh": "repair"}, lambda: page.check("#ld-refresh input[value=repair]")),
