@@ -169,7 +169,7 @@ def test_a_third_lane_changes_exactly_one_setting_and_says_which(shipped, open_p
             expect(page.locator(".ld-pane[data-lane='2'] h2")).to_have_text(COMPARISONS[name].lane)
             assert pane_text(page, 2) == traces[name].text("third")
         assert figure(page, "agreement") == f"{100 * traces[name].summary.top1_agreement:.1f}%"
-    follows = {"dropped", "rank", "corrected"}  # from the settings
+    follows = {"dropped", "rank", "corrected", "extras"}  # from the settings
     for name, trace in traces.items():
         assert trace.token_ids("lora_drop") == traces[""].token_ids("lora_drop"), "the other lanes are as they were"
         if name:
