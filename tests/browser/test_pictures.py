@@ -119,7 +119,8 @@ def test_pictures_have_their_exact_size_and_hold_what_ran(server, open_page):
     for text in (
         "Layer activity", "Drift from full model", "KV memory", "decode step", "refreshed",
         "One full step in 4", "4 of 6 layers skipped", "residual rule", "no corrections", "greedy",
-        *([said] if said else [f"{summary.speedup:.2f}×", f"bound {summary.bound:.2f}×"]), f"{100 * summary.kv_saved:.1f}%",
+        *([said] if said else [f"{summary.speedup:.2f}×", f"bound {summary.bound:.2f}×"]),
+        f"{100 * summary.kv_saved:.1f}%",
         f"token {summary.first_divergence + 1}",
         *(f"{lane['tokens_per_second']:,.1f} tokens/s" for lane in summary.lanes.values()),
     ):  # fmt: skip
