@@ -1,5 +1,7 @@
 /* What happens in a step and in a layer, by the words of the trace and of the style sheets. */
 
+import { writesKv } from "./schedule.js";
+
 /** What a step is, by its word. */
 export const stepWords = { prefill: "prefill, full", refresh: "full step", lora: "LoRA step" };
 
@@ -24,5 +26,5 @@ export const triggerWords = {
 export function cellKind(isLora, isDropped, schedule) {
   if (!isDropped) return "full";
   if (!isLora) return "refresh";
-  return schedule.kv === "write" ? "dropped-kv" : "dropped";
+  return writesKv(schedule) ? "dropped-kv" : "dropped";
 }

@@ -34,7 +34,7 @@ export class Player {
     store.subscribe(["focus"], () => this.run && this.grow());
     store.subscribe(["revision"], () => {
       this.grow();
-      this.show(this.step);
+      this.show(this.step === null ? null : Math.min(this.step, this.last)); // its token may have been taken back
     });
   }
 
@@ -80,6 +80,7 @@ export class Player {
     const isEmpty = this.last < 1;
     for (const control of [this.scrub, ...Object.values(this.buttons)]) control.disabled = isEmpty;
     this.scrub.max = String(Math.max(this.last, 0));
+    this.at = Math.min(this.at, Math.max(this.last, 0));
     if (this.step === null) this.scrub.value = String(this.last);
     this.say();
   }

@@ -23,6 +23,19 @@
  * @property {number} rank
  * @property {number[]} corrected layers that have some
  * @property {number | null} tokens that they were trained on
+ * @property {number} mlp width of its `mlp` part; 0 without, as the sizes below
+ * @property {number} kept rank of its change to layers that run
+ * @property {number} head_rank of its screened head
+ * @property {number} head_best
+ */
+
+/**
+ * @typedef {object} Extras what LoRA steps read beside the paper's correction: `Extras` in lora_drop/method/cost.py
+ * @property {number} mlp
+ * @property {number} kept
+ * @property {number} head_rank
+ * @property {number} head_best
+ * @property {number} code_size
  */
 
 /**
@@ -31,9 +44,9 @@
  * @property {number} period
  * @property {string} reuse
  * @property {string} part
+ * @property {string} refresh
  * @property {boolean} corrected
- * @property {number} agreement
- * @property {number} gap nats per token
+ * @property {number} loss nats per token
  */
 
 /**
@@ -43,7 +56,7 @@
  * @property {string} decoder
  * @property {string} dtype
  * @property {number} itemsize
- * @property {Record<string, Bank>} banks by "rule/part"
+ * @property {Record<string, Bank>} banks by "rule/part/refresh/kv"
  * @property {string | null} train the command that trains corrections, where there are none
  * @property {Shape} shape
  * @property {number} droppable
@@ -61,6 +74,10 @@
  * @property {string} kv
  * @property {string} adapters
  * @property {number} max_new_tokens
+ * @property {string} refresh
+ * @property {number} accept
+ * @property {string} head
+ * @property {string} parts
  */
 
 /**
@@ -78,10 +95,8 @@
 
 /**
  * @typedef {object} Measured
- * @property {number} agreement
- * @property {number} nll_gap nats per token
+ * @property {number} loss nats per token
  * @property {number} speedup
- * @property {number} bound
  * @property {number} kv_saved
  */
 
@@ -99,8 +114,8 @@
  * @typedef {object} PresetFacts preset_facts
  * @property {Preset[]} presets
  * @property {string} default
- * @property {{tokens: number, file: string, device: string, dtype: string, date: string}} about
- * @property {number} gap
+ * @property {{prompts: number, device: string, dtype: string, date: string}} about
+ * @property {number} limit of a loss that reads well
  * @property {string | null} missing why there are no figures
  */
 
@@ -115,6 +130,10 @@
  * @property {string} part
  * @property {string} kv
  * @property {number[] | null} [corrected] skipped layers that have corrections; without it, all
+ * @property {Extras} [extras] of its corrections
+ * @property {string} [refresh] `single` or `repair`
+ * @property {number} [accept]
+ * @property {string} [head] `full` or `screened`
  * @property {boolean} [hasTriggers] it may refresh early
  */
 
@@ -131,6 +150,10 @@
  * @property {string} kv
  * @property {string} [adapters]
  * @property {number} [rank]
+ * @property {string} [refresh]
+ * @property {number} [accept]
+ * @property {string} [head]
+ * @property {Partial<Extras>} [extras]
  */
 
 /**
@@ -152,6 +175,8 @@
  * @property {number | null} kv_saved
  * @property {number | null} first_divergence
  * @property {number | null} top1_agreement
+ * @property {number | null} quality_loss nats a token, on the baseline's answer
+ * @property {number | null} accepted share of the drafts that were kept
  * @property {boolean} by_chance the speedup is beyond what bytes allow
  */
 
@@ -163,6 +188,9 @@
  * @property {number | null} kv_saved
  * @property {number | null} first_divergence
  * @property {number | null} top1_agreement
+ * @property {number[] | null} [speedup_interval]
+ * @property {{speedup: string | null, lanes: Record<string, string>}} words what is said of the speedup in place of its
+ *   number, and of lanes that went wrong; on the wire only
  */
 
 /**

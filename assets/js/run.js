@@ -1,5 +1,6 @@
 /* A run as far as the page has it: its header, and each lane's steps and audits as they come. It knows no element. */
 
+import { NO_EXTRAS } from "./schedule.js";
 import { hasTriggers } from "./settings.js";
 
 /** @typedef {import("./records.js").Figures} Figures */
@@ -12,6 +13,7 @@ const KINDS = ["prefill", "refresh", "lora"];
 const TRIGGERS = ["entropy", "norm"];
 const NO_FIGURES = {
   ...{ speedup: null, bound: null, kv_saved: null, first_divergence: null, top1_agreement: null },
+  ...{ quality_loss: null, accepted: null },
   by_chance: false,
 };
 
@@ -26,6 +28,13 @@ const NO_FIGURES = {
  * @property {number | null} entropy in nats
  * @property {string | null} trigger what made it a refresh before its time
  * @property {number} refreshes of the steps up to it
+ * @property {number} lastRefresh step of the last of them; 0 before any
+ */
+
+/**
+ * @typedef {object} Rewind what the full model took back
+ * @property {number} to the last step that stands
+ * @property {string} text of the tokens that do not
  */
 
 /**
@@ -45,9 +54,10 @@ const NO_FIGURES = {
  * @property {Schedule} schedule
  * @property {Step[]} steps
  * @property {Map<number, Audit>} audits by step
+ * @property {Rewind[]} rewinds as they came
  * @property {number[]} clock milliseconds on the lane's own clock after each step
+ * @property {number} takenMs of what was taken back since the last step: the next one stands so much later
  * @property {number} prefillMs
- * @property {number} refreshes
  * @property {number | null} speed in tokens a second
  * @property {number | null} divergence index of the first token that differs from the first lane's
  */
@@ -72,13 +82,18 @@ function laneOf({ id, label, config }, index, numLayers) {
       reuse: config.reuse,
       part: config.part,
       kv: config.kv,
+      refresh: config.refresh,
+      accept: config.accept,
+      head: config.head,
+      extras: config.extras && { ...NO_EXTRAS, ...config.extras },
       hasTriggers: hasTriggers(config),
     },
     steps: [],
     audits: new Map(),
+    rewinds: [],
     clock: [],
+    takenMs: 0,
     prefillMs: 0,
-    refreshes: 0,
     speed: null,
     divergence: null,
   };
@@ -110,7 +125,8 @@ export class Run {
   /** @param {any[]} values a line of the wire: lane, step, token, text, kind, ms, bytes, entropy, trigger */
   addStep([lane, step, tokenId, text, kind, ms, kvBytes, entropy, trigger]) {
     const own = this.lanes[lane];
-    if (KINDS[kind] === "refresh") own.refreshes += 1;
+    const before = own.steps[step - 1];
+    const isRefresh = KINDS[kind] === "refresh";
     own.steps.push({
       step,
       tokenId,
@@ -120,9 +136,11 @@ export class Run {
       kvBytes,
       entropy,
       trigger: TRIGGERS[trigger] ?? null, // only an early refresh has one
-      refreshes: own.refreshes,
+      refreshes: (before?.refreshes ?? 0) + Number(isRefresh),
+      lastRefresh: isRefresh ? step : (before?.lastRefresh ?? 0),
     });
-    own.clock.push(ms + (own.clock[step - 1] ?? 0));
+    own.clock.push((own.clock[step - 1] ?? 0) + own.takenMs + ms);
+    own.takenMs = 0;
     if (step === 0) own.prefillMs = ms;
   }
 
@@ -135,14 +153,42 @@ export class Run {
     own.audits.set(step, { drift: drift.map((d) => (d === null ? null : d / 1e4)), kl, agrees: Boolean(agrees), argmax });
   }
 
+  /**
+   * The full model takes back what a lane wrote after a step. The time that it took stays in the lane's clock.
+   *
+   * @param {number} index of the lane
+   * @param {any[]} values a line of the wire: its lane's mark, the last step that stands
+   */
+  rewind(index, [, to]) {
+    const own = this.lanes[index];
+    const taken = own.steps.splice(to + 1);
+    own.takenMs += own.clock[own.clock.length - 1] - own.clock[to];
+    own.clock.length = to + 1;
+    for (const { step } of taken) own.audits.delete(step);
+    own.rewinds.push({ to, text: taken.map(({ text }) => text).join("") });
+  }
+
+  /**
+   * The last drafts of a lane are judged, and stand.
+   *
+   * @param {number} index of the lane
+   * @param {any[]} values a line of the wire: its lane's mark, tokens, milliseconds, how many stand
+   */
+  judge(index, [, , ms]) {
+    const { clock } = this.lanes[index];
+    if (clock.length) clock[clock.length - 1] += ms;
+  }
+
   /** @param {any[]} values the line of the figures so far: its mark, those of the main lane, and each lane's two */
-  setFigures([, speedup, bound, saved, differs, agreement, byChance, lanes]) {
+  setFigures([, speedup, bound, saved, differs, agreement, loss, accepted, byChance, lanes]) {
     this.figures = {
       speedup,
       bound,
       kv_saved: saved,
       first_divergence: differs,
       top1_agreement: agreement,
+      quality_loss: loss,
+      accepted,
       by_chance: Boolean(byChance),
     };
     for (const lane of this.lanes) [lane.speed, lane.divergence] = lanes[lane.index];

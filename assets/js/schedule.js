@@ -34,15 +34,43 @@ export function droppedLayers(lo, hi, dropRatio) {
  *
  * @param {Schedule} schedule
  */
-export const isBaseline = (schedule) => schedule.period === 1 || schedule.dropped.length === 0;
+export const isBaseline = (schedule) =>
+  schedule.period === 1 || (schedule.dropped.length === 0 && schedule.head !== "screened");
+
+/**
+ * Does a full step also run the tokens since the last one?
+ *
+ * @param {Schedule} schedule
+ */
+export const repairs = (schedule) => !isBaseline(schedule) && schedule.refresh === "repair";
+
+/**
+ * May a full step take tokens back?
+ *
+ * @param {Schedule} schedule
+ */
+export const judges = (schedule) => repairs(schedule) && Boolean(schedule.accept);
+
+/**
+ * Does a skipped layer write K/V in a LoRA step?
+ *
+ * @param {Schedule} schedule
+ */
+export const writesKv = (schedule) => schedule.kv === "write" && !repairs(schedule);
 
 /**
  * May a step be a refresh before its time? Then `kind` and what follows from it are the longest gaps.
  *
  * @param {Schedule} schedule
  */
-export const isAdaptive = (schedule) =>
-  !isBaseline(schedule) && Boolean(schedule.hasTriggers);
+export const isAdaptive = (schedule) => !isBaseline(schedule) && Boolean(schedule.hasTriggers);
+
+/**
+ * May the full steps of a run come at other steps than `kind` says, and more often?
+ *
+ * @param {Schedule} schedule
+ */
+export const varies = (schedule) => isAdaptive(schedule) || judges(schedule);
 
 /**
  * @param {Schedule} schedule
@@ -63,16 +91,20 @@ export function kind(schedule, step) {
 export const baseline = (numLayers) => ({ period: 1, numLayers, dropped: [], reuse: "residual", part: "block", kv: "skip" });
 
 /**
- * Tokens in the K/V cache of a layer after `step`, with `refreshes` of the steps up to it full.
+ * Tokens in the K/V cache of a layer after `step`, with `refreshes` of the steps up to it full, `lastRefresh` the last.
  *
  * @param {Schedule} schedule
  * @param {boolean} isDropped
  * @param {number} promptTokens
  * @param {number} step
  * @param {number} [refreshes]
+ * @param {number} [lastRefresh]
  */
-export function kvLength(schedule, isDropped, promptTokens, step, refreshes = Math.floor(step / schedule.period)) {
-  return promptTokens + (isDropped && schedule.kv === "skip" ? refreshes : step);
+export function kvLength(schedule, isDropped, promptTokens, step, refreshes, lastRefresh) {
+  if (!isDropped || isBaseline(schedule)) return promptTokens + step;
+  const cycles = Math.floor(step / schedule.period);
+  if (schedule.kv === "skip") return promptTokens + (refreshes ?? cycles);
+  return promptTokens + (repairs(schedule) ? (lastRefresh ?? cycles * schedule.period) : step);
 }
 
 /**
@@ -82,12 +114,13 @@ export function kvLength(schedule, isDropped, promptTokens, step, refreshes = Ma
  * @param {number} promptTokens
  * @param {number} step
  * @param {number} [refreshes]
+ * @param {number} [lastRefresh]
  */
-export function kvTokens(schedule, promptTokens, step, refreshes) {
+export function kvTokens(schedule, promptTokens, step, refreshes, lastRefresh) {
   const n = schedule.dropped.length;
   return (
-    (schedule.numLayers - n) * kvLength(schedule, false, promptTokens, step, refreshes) +
-    n * kvLength(schedule, true, promptTokens, step, refreshes)
+    (schedule.numLayers - n) * kvLength(schedule, false, promptTokens, step) +
+    n * kvLength(schedule, true, promptTokens, step, refreshes, lastRefresh)
   );
 }
 
@@ -108,9 +141,36 @@ function weights(shape) {
     kv,
     attention: shape.hidden_size + q + kv + matrix(inner * shape.hidden_size),
     mlp: shape.hidden_size + matrix(3 * shape.hidden_size * shape.intermediate_size),
-    shared: shape.vocab_size * shape.hidden_size * shape.head_size + 2 * shape.hidden_size,
+    head: shape.vocab_size * shape.hidden_size * shape.head_size,
+    others: 2 * shape.hidden_size, // the last norm, one row of the embedding
     perToken,
   };
+}
+
+/** @type {import("./records.js").Extras} */
+export const NO_EXTRAS = { mlp: 0, kept: 0, head_rank: 0, head_best: 0, code_size: 0.5 };
+
+/**
+ * What the change to a layer that runs has to read in a LoRA step, in units of an activation's size.
+ *
+ * @param {Shape} shape
+ * @param {import("./records.js").Extras} extras
+ */
+function layerChange(shape, { kept }) {
+  const inner = shape.num_heads * shape.head_dim;
+  const kv = 2 * shape.num_kv_heads * shape.head_dim;
+  // In and out of: q, k and v; o; gate and up; down.
+  return kept * (4 * shape.hidden_size + 2 * inner + kv + 3 * shape.intermediate_size);
+}
+
+/**
+ * What the screened head has to read; a row of its codes has a float32 scale.
+ *
+ * @param {Shape} shape
+ * @param {import("./records.js").Extras} extras
+ */
+function screenedHead(shape, { head_rank: rank, head_best: best, code_size: codeSize }) {
+  return shape.vocab_size * (rank + 4) * codeSize + (rank + best * shape.head_size) * shape.hidden_size;
 }
 
 /**
@@ -127,7 +187,7 @@ export const kvBytes = (shape, schedule, promptTokens, steps, itemsize) =>
 
 /**
  * Bytes that decode step `step` has to read: weights used, and the K/V that each attention run reads. `happened` is
- * of a run: what the step was, and how many up to it were full; without it, the fixed schedule.
+ * of a run: what the step was, how many up to it were full, and the last of these; without it, the fixed schedule.
  *
  * @param {Shape} shape
  * @param {Schedule} schedule
@@ -136,26 +196,33 @@ export const kvBytes = (shape, schedule, promptTokens, steps, itemsize) =>
  * @param {number} itemsize
  * @param {number} [rank]
  * @param {boolean} [kv]
- * @param {{isLora: boolean, refreshes: number}} [happened]
+ * @param {{isLora: boolean, refreshes: number, lastRefresh: number}} [happened]
  */
 export function stepBytes(shape, schedule, step, promptTokens, itemsize, rank = 0, kv = true, happened = undefined) {
   const w = weights(shape);
   const isLora = happened ? happened.isLora : kind(schedule, step) === "lora";
   const n = schedule.dropped.length;
   const full = w.attention + w.mlp;
-  const held = (isDropped) => kvLength(schedule, isDropped, promptTokens, step, happened?.refreshes);
+  const past = [happened?.refreshes, happened?.lastRefresh];
+  const held = (isDropped) => kvLength(schedule, isDropped, promptTokens, step, ...past);
   const reads = (isDropped) => (kv ? w.perToken * held(isDropped) : 0);
-  let total = w.shared + (schedule.numLayers - n) * (full + reads(false));
-  if (!isLora) return (total + n * (full + reads(true))) * itemsize;
+  const kept = w.others + (schedule.numLayers - n) * (full + reads(false));
+  if (!isLora) return (w.head + kept + n * (full + reads(true))) * itemsize;
+  const extras = schedule.extras ?? NO_EXTRAS;
+  const isScreened = schedule.head === "screened" && extras.head_rank > 0;
+  let total = kept + (isScreened ? screenedHead(shape, extras) : w.head);
+  // The layers that run after the first skipped one are changed.
+  if (n) total += (schedule.numLayers - schedule.dropped[0] - n) * layerChange(shape, extras);
   let dropped = 0;
   if (rank) {
     // `corrected`: the layers that have adapters; without it, all.
     const own = schedule.corrected;
     const corrected = own ? schedule.dropped.filter((i) => own.includes(i)).length : n;
-    total += corrected * (2 * rank * shape.hidden_size + (schedule.reuse === "residual" ? shape.hidden_size : 0));
+    const vectors = Number(schedule.reuse === "residual") + Number(extras.mlp > 0);
+    total += corrected * (2 * rank + 3 * extras.mlp + vectors) * shape.hidden_size;
   }
   if (schedule.part === "attention") dropped += w.mlp;
-  if (schedule.kv === "write") dropped += shape.hidden_size + w.kv;
+  if (writesKv(schedule)) dropped += shape.hidden_size + w.kv;
   total += n * dropped;
   return total * itemsize;
 }

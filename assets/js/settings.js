@@ -10,6 +10,7 @@ import { formatNumber } from "./format.js";
 /** @typedef {import("./store.js").State} State */
 
 const MAX_NEW_TOKENS = 100000;
+const MAX_REPAIR = 64; // the longest period with repair
 
 /**
  * The names of the settings that a preset sets, in the order of their controls.
@@ -83,9 +84,30 @@ export function scheduleOf(settings, numLayers) {
   if (thresholds.includes(undefined)) {
     return "A threshold of early refreshes is a number from 0 upwards; leave it empty for none.";
   }
+  const refused = refusedExactness(settings);
+  if (refused) return refused;
   const dropped = listed ?? droppedLayers(layers[0], layers[1], ratio);
-  const { reuse, part, kv } = settings;
-  return { period, numLayers, dropped, reuse, part, kv, hasTriggers: thresholds.some((value) => value !== null) };
+  const { reuse, part, kv, refresh, accept, head } = settings;
+  const hasTriggers = thresholds.some((value) => value !== null);
+  return { period, numLayers, dropped, reuse, part, kv, refresh, accept, head, hasTriggers };
+}
+
+/**
+ * What is wrong with `refresh` and `accept`, in the words of LoraDropConfig; an empty text for nothing.
+ *
+ * @param {Settings} settings
+ */
+function refusedExactness({ refresh, accept, kv, period }) {
+  if (typeof accept !== "number" || !(accept >= 0 && accept <= 1)) return "Accept lies between 0 and 1.";
+  if (refresh === "repair" && period > MAX_REPAIR) {
+    return (
+      `with refresh repair the period is at most ${MAX_REPAIR}, got ${period}: shorten it, or take ` + "refresh single."
+    );
+  }
+  if (accept && !(refresh === "repair" && kv === "write")) {
+    return `accept ${accept} needs exact full steps to judge by: set refresh repair and kv write, or accept 0.`;
+  }
+  return "";
 }
 
 /**
@@ -97,8 +119,33 @@ export function scheduleOf(settings, numLayers) {
  */
 export function bankOf(model, settings, schedule) {
   if (settings.adapters === "none" || isBaseline(schedule)) return null;
-  const bank = model.banks[`${schedule.reuse}/${schedule.part}`];
-  return bank && schedule.dropped.some((layer) => bank.corrected.includes(layer)) ? bank : null;
+  const { reuse, part, refresh, kv, head } = schedule;
+  const bank = model.banks[[reuse, part, refresh, kv].join("/")];
+  if (!bank) return null;
+  const isOfUse = head === "screened" && bank.head_rank > 0;
+  return isOfUse || schedule.dropped.some((layer) => bank.corrected.includes(layer)) ? bank : null;
+}
+
+/**
+ * A schedule with what its corrections add to a LoRA step: the bound counts it.
+ *
+ * @param {Model} model
+ * @param {Settings} settings
+ * @param {Schedule} schedule
+ * @param {import("./records.js").Bank | null} bank
+ * @returns {Schedule}
+ */
+export function withBank(model, settings, schedule, bank) {
+  if (!bank) return schedule;
+  const has = (part) => settings.parts === "auto" || settings.parts.split("+").includes(part);
+  const extras = {
+    mlp: has("mlp") ? bank.mlp : 0,
+    kept: has("kept") ? bank.kept : 0,
+    head_rank: bank.head_rank,
+    head_best: bank.head_best,
+    code_size: 1 / model.itemsize,
+  };
+  return { ...schedule, corrected: bank.corrected, extras };
 }
 
 /**

@@ -4,6 +4,8 @@ import { Run } from "./run.js";
 
 const AUDIT = 100; // an audit line starts with 100 + its lane
 const FIGURES = 200; // what the line of the figures so far starts with
+const REWIND = 300; // what takes steps back starts with 300 + its lane
+const JUDGE = 400; // the last pass over drafts with 400 + its lane
 
 /** What was read of a text so far, as a run. */
 export class WireReader {
@@ -34,7 +36,7 @@ export class WireReader {
     return true;
   }
 
-  /** A line: an array is a step or an audit of the run, an object says what it is. */
+  /** A line: an array is a step of the run or what is said of some, an object says what it is. */
   takeLine(values) {
     if (!Array.isArray(values)) {
       if (values.type === "run") this.runId = values.id;
@@ -42,6 +44,10 @@ export class WireReader {
       else if (values.type === "summary" && this.run) this.run.summary = values;
     } else if (values[0] === FIGURES) {
       this.run?.setFigures(values);
+    } else if (values[0] >= JUDGE) {
+      this.run?.judge(values[0] - JUDGE, values);
+    } else if (values[0] >= REWIND) {
+      this.run?.rewind(values[0] - REWIND, values);
     } else if (values[0] >= AUDIT) {
       this.run?.addAudit(values[0] - AUDIT, values);
     } else {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from lora_drop.adapters.bank import CONFIG_NAME, WEIGHTS_NAME, AdapterBank, brok
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import Schedule
-from lora_drop.method.settings import PARTS, REUSE_RULES
+from lora_drop.method.settings import KV_RULES, PARTS, REFRESHES, REUSE_RULES
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.paths import SHIPPED_ADAPTERS
 
@@ -132,25 +133,31 @@ def _bank_config(folder: Path) -> dict[str, Any]:
 
 
 def bank_facts(revision: str) -> dict[str, dict[str, Any]]:
-    """What `auto` takes on these weights: `{"residual/block": {"name", "rank", "corrected", "tokens"}, ...}`.
+    """What `auto` takes on these weights: `{"residual/block/single/skip": facts}`, by reuse, part, refresh and kv.
 
-    A rule and part without a shipped bank has no entry. `corrected` are the layers that have a correction, `tokens`
-    those that it was trained on (None if the bank does not say).
+    Facts have name, rank, `corrected` (the layers that have a correction), `tokens` (those that it was trained on,
+    None if the bank does not say) and the sizes of its parts, 0 for one that it lacks: mlp, kept, head_rank,
+    head_best.
+    A rule and part without a shipped bank has no entry.
 
     Raises:
         LoraDropError: see `shipped_bank`.
     """
     facts = {}
-    for reuse in REUSE_RULES:
-        for part in PARTS:
-            if folder := shipped_bank(revision, reuse, part):
-                config = _bank_config(folder)
-                facts[f"{reuse}/{part}"] = {
-                    "name": folder.name,
-                    "rank": config.get("r", 0),
-                    "corrected": config.get("layers", []),
-                    "tokens": config.get("tokens"),
-                }
+    for rules in itertools.product(REUSE_RULES, PARTS, REFRESHES, KV_RULES):
+        if folder := shipped_bank(revision, *rules):
+            config = _bank_config(folder)
+            head = config.get("head") or {}
+            facts["/".join(rules)] = {
+                "name": folder.name,
+                "rank": config.get("r", 0),
+                "corrected": config.get("layers", []),
+                "tokens": config.get("tokens"),
+                "mlp": config.get("mlp_width", 0),
+                "kept": config.get("kept_rank", 0),
+                "head_rank": head.get("rank", 0),
+                "head_best": head.get("best", 0),
+            }
     return facts
 
 

@@ -12,8 +12,9 @@ from lora_drop.cli.arguments import (
     add_json_option,
     add_model_options,
     load,
+    parse_path,
 )
-from lora_drop.cli.output import note, print_json, say
+from lora_drop.cli.output import cell, note, print_json, say
 from lora_drop.method.cost import human_bytes
 from lora_drop.method.options import config_from
 
@@ -31,6 +32,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("--prompt-tokens", type=int, default=64, metavar="N")
     parser.add_argument("--new-tokens", type=int, default=129, metavar="N", help="one more than decode steps")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="after a warm-up; figures are medians")
+    parser.add_argument(
+        "--prompts", type=parse_path, metavar="FILE.jsonl", help="real prompts, in a field named prompt, one a record"
+    )
     parser.add_argument("--hf", action=argparse.BooleanOptionalAction, default=True, help="transformers' generate too")
     add_json_option(parser)
 
@@ -39,19 +43,23 @@ def run(args: argparse.Namespace) -> int:
     """The command."""
     config = config_from(vars(args), args.model)
     from lora_drop.evaluation.bench import bench
-    from lora_drop.evaluation.bench_reference import hf_reference
+    from lora_drop.evaluation.bench_reference import LOOKUP, hf_reference
+    from lora_drop.evaluation.pairs import read_prompts
 
+    prompts = read_prompts(args.prompts, "prompt") if args.prompts else []
     loaded = load(args)
-    result = bench(loaded, config, args.prompt_tokens, args.new_tokens, args.rounds, say)
+    result = bench(loaded, config, args.prompt_tokens, args.new_tokens, args.rounds, prompts, say)
     del loaded  # the reference loads a model of its own
-    reference = None
-    if args.hf:
-        say("transformers' generate")
-        reference = hf_reference(args.model, args.device, args.dtype, args.prompt_tokens, args.new_tokens)
-        if reference is None:
-            note("transformers' generate failed, so there is no reference.")
-    result["hf_generate_tokens_per_second"] = reference and reference["tokens_per_second"]
-    result["hf_generate_dtype"] = reference and reference["dtype"]
+    for name, drafts in (("hf_generate", None), ("hf_prompt_lookup", LOOKUP if config.accept == 1 else None)):
+        reference = None
+        if args.hf and (name == "hf_generate" or drafts):
+            say("transformers' generate" + (f", prompt_lookup_num_tokens {drafts}" if drafts else ""))
+            lengths = args.prompt_tokens, args.new_tokens, result["config"]["prompts"]
+            reference = hf_reference(args.model, args.device, args.dtype, *lengths, drafts)
+            if reference is None:
+                note("transformers' generate failed, so there is no reference.")
+        result[f"{name}_tokens_per_second"] = reference and reference["tokens_per_second"]
+        result[f"{name}_dtype"] = reference and reference["dtype"]
     if args.json:
         print_json(result)
     else:
@@ -64,7 +72,8 @@ def _show(result: dict[str, Any]) -> None:
     for text in config["notes"]:
         note(text)
     print(f"{result['model']['id']} ({result['dtype']}), {device['decoder']}, {device['name']}")
-    print(f"{config['prompt_tokens']} + {config['new_tokens']} tokens, medians of {config['rounds']} rounds\n")
+    given = f"{len(config['prompts'])} prompts, at most" if config["prompts"] else f"{config['prompt_tokens']} +"
+    print(f"{given} {config['new_tokens']} tokens, medians of {config['rounds']} rounds\n")
     print("lane         tokens/s   first token       KV held   KV allocated")
     for lane, name in (("baseline", "baseline"), ("LoRA-Drop", "lora_drop")):
         print(
@@ -76,8 +85,18 @@ def _show(result: dict[str, Any]) -> None:
             f"transformers {rate:8.1f}   generate, {result['hf_generate_dtype']}: the baseline is "
             f"{result['baseline_tokens_per_second'] / rate:.2f} times as fast"
         )
+    if rate := result["hf_prompt_lookup_tokens_per_second"]:
+        print(f"transformers {rate:8.1f}   its own lossless drafts, prompt lookup, {result['hf_prompt_lookup_dtype']}")
+    low, high = result["speedup_interval"] or (None, None)
+    print(f"\nspeedup between {cell(low, '.3f')}x and {cell(high, '.3f')}x in 95 of 100 draws of the refresh cycles")
+    if alone := result["head_only"]:
+        print(f"the full model with the screened head alone: {alone['speedup']:.3f}x, bound {alone['bound']:.3f}x")
+    if result["accepted"] is not None:
+        print(f"the full model kept {result['accepted']:.1%} of the drafts")
+    costs = "  ".join(f"{rows} rows {cell(cost, '.2f')}" for rows, cost in result["rows_cost"].items())
+    print(f"a repair in full steps: {costs}")
     print(
-        f"\nspeedup {result['speedup']:.3f}x, bound {result['bound']:.3f}x: {result['speedup_over_bound']:.1%} of it\n"
+        f"speedup {result['speedup']:.3f}x, bound {result['bound']:.3f}x: {result['speedup_over_bound']:.1%} of it\n"
         f"the baseline reads {result['baseline_bytes_per_step'] / 1e6:.1f} MB a step, "
         f"{result['baseline_gb_per_second']:.1f} GB/s: {result['baseline_share_of_read_bandwidth']:.0%} of the "
         f"{result['read_gb_per_second']:.1f} GB/s that this device reads "

@@ -50,12 +50,17 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"presets": result, "samples": samples})
         return 0
-    print("preset    agreement   NLL gap  speedup   bound  KV saved  reads well  adapters")
+    print(
+        "preset      own loss  given loss  regret  worst  repeats (full)   speedup  spread     KV saved  reads well  "
+        "adapters"
+    )
     for row in result["rows"]:
         print(
-            f"{row['preset']:<8}  {cell(row['lora_steps_top1_agreement'], '.1%'):>9}  "
-            f"{cell(row['all_steps_nll_gap'], '.3f'):>8}  {cell(row['speedup'], '.2f'):>6}x  "
-            f"{cell(row['bound'], '.2f'):>5}x  {cell(row['kv_saved'], '.1%'):>8}  "
+            f"{row['preset']:<10}  {cell(row['own_all_steps_kl'], '.3f'):>8}  {cell(row['all_steps_kl'], '.3f'):>10}  "
+            f"{cell(row.get('free_regret'), '.3f'):>6}  {cell(row.get('free_worst'), '.1f'):>5}  "
+            f"{cell(row.get('free_repeated_4grams'), '.1%'):>7} "
+            f"({cell(row.get('free_repeated_4grams_baseline'), '.1%'):>5})  {row['speedup']:7.2f}x  "
+            f"{cell(row['speedup_low'], '.2f'):>4}-{cell(row['speedup_high'], '.2f'):<4}  {row['kv_saved']:8.1%}  "
             f"{'yes' if reads_well(row) else 'no':<10}  {row['adapters']}"
         )
     return 0

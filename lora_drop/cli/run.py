@@ -23,7 +23,7 @@ from lora_drop.cli.run_report import show_run
 from lora_drop.cli.settings import add_settings, read_settings
 from lora_drop.errors import LoraDropError
 from lora_drop.method.options import config_from
-from lora_drop.method.presets import presets_for
+from lora_drop.method.presets import preset_named
 from lora_drop.method.settings import RUN, settings_of
 from lora_drop.run.lines import write_line
 from lora_drop.run.records import Record, StepRecord
@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
     first = next(records)  # what does not fit the model is reported before a trace file is begun
     trace = gather(_recorded(chain([first], records), args.trace))
     show_run(trace, args.json)
-    if args.preset is not None and config == presets_for(args.model)[args.preset].config and not args.json:
-        _show_preset(args.preset, loaded)
+    if args.preset is not None and config == preset_named(args.preset, args.model).config and not args.json:
+        _show_preset(preset_named(args.preset, args.model).name, loaded)
     return 0
 
 

@@ -67,12 +67,13 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(result)
         return 0
-    print("reuse     part       ratio  period  agreement   NLL gap  speedup   bound  KV saved  adapters")
+    print("reuse     part       ratio  period  given loss  own loss  speedup  spread     bound  KV saved  adapters")
     for row in result["rows"]:
         print(
             f"{row['reuse']:<8}  {row['part']:<9}  {row['drop_ratio']:5.2f}  {row['period']:6}  "
-            f"{cell(row['lora_steps_top1_agreement'], '.1%'):>9}  {cell(row['all_steps_nll_gap'], '.3f'):>8}  "
-            f"{cell(row['speedup'], '.2f'):>6}x  {cell(row['bound'], '.2f'):>5}x  "
+            f"{cell(row['all_steps_kl'], '.3f'):>10}  {cell(row.get('own_all_steps_kl'), '.3f'):>8}  "
+            f"{cell(row['speedup'], '.2f'):>6}x  {cell(row.get('speedup_low'), '.2f'):>4}-"
+            f"{cell(row.get('speedup_high'), '.2f'):<4}  {cell(row['bound'], '.2f'):>5}x  "
             f"{cell(row['kv_saved'], '.1%'):>8}  {row['adapters']}"
         )
     return 0

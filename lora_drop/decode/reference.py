@@ -78,7 +78,8 @@ class ReferenceDecoder:
             state.entered.append(h)
         state.position += 1
         h = h[:, -1]
-        logits = self._lora_logits(h, state) if lora else self.head(self.norm(h))
+        normed = self.norm(h)
+        logits = self._lora_logits(normed, state) if lora else self.head(normed)
         state.refresher.end(logits)
         return DecoderOutput(logits, stacked(watched, h) if state.watch else None, state.refresher.entropy)
 
@@ -157,8 +158,8 @@ class ReferenceDecoder:
         return self.rotary(h, position_ids=positions)
 
     def _lora_logits(self, h: Tensor, state: DecodeState) -> Tensor:
-        """Logits (B, V) of the last hidden state (B, D) of a LoRA step."""
-        h, bank = self.norm(h), state.bank
+        """Logits (B, V) of the last hidden state, normed (B, D), of a LoRA step."""
+        bank = state.bank
         if state.schedule.head == "screened" and bank is not None and bank.head is not None:
             return bank.head.logits(h, self.head.weight)
         return self.head(h)

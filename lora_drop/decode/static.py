@@ -1,23 +1,25 @@
-"""The decoder on a GPU: a decode step is one CUDA graph, a full one or a LoRA one, over static buffers.
+"""The decoder on a GPU: a pass is one CUDA graph, a full step, a LoRA step or a repair, over static buffers.
 
 At batch 1 a step is hundreds of small kernels, and launching them one by one from Python costs more than they do. So
-each kind of step is captured once and replayed. Nothing of a generation is inside a graph: token, positions, caches
-and anchors are in buffers of the lane's state, which all its graphs share, so they may be replayed in any order.
+each kind of pass is captured once and replayed. Nothing of a generation is inside a graph: token, places, caches and
+anchors are in buffers of the lane's state, which all its graphs share, so they may be replayed in any order.
 
 Attention reads a span of the cache that grows by doubling, with a mask for what is not filled yet; each span has
-graphs of its own, captured when it is first met. The first ones belong to prefill, on the clock of the first token.
+graphs of its own, captured when it is first met, and so has each number of rows of a repair. The first ones belong to
+prefill, on the clock of the first token.
 
-On other devices the very same step runs without a graph; the tests hold it against the reference there. Prefill and
+On other devices the very same pass runs without a graph; the tests hold it against the reference there. Prefill and
 `read` are the reference's everywhere.
 
-Shapes: D hidden size, V vocabulary, nh heads, nkv K/V heads, hs head size, S tokens that attention reads, n dropped
-layers.
+Shapes: D hidden size, V vocabulary, nh heads, nkv K/V heads, hs head size, R rows of a pass, S tokens that attention
+reads, n dropped layers.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,19 +27,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from lora_drop.decode.cache import HiddenCache, KVCache
+from lora_drop.decode.buffers import Pass, Results, Rope, StaticHidden, StaticState, Window, capture, span
+from lora_drop.decode.cache import KVCache
 from lora_drop.decode.correction import Correction
-from lora_drop.decode.reference import ReferenceDecoder, stacked
+from lora_drop.decode.reference import ReferenceDecoder, first_skipped, stacked
 from lora_drop.decode.step import DecoderOutput, DecodeState
 from lora_drop.decode.weights import fused, qk_norms
 from lora_drop.method.schedule import Schedule
 
-SPAN = 256  # tokens that attention reads at least
-
-Rope = tuple[Tensor, Tensor]  # cosines and signed sines (hs,): x * cos + roll(x, hs / 2) * sin rotates
 Projection = tuple[Tensor, Tensor | None]  # weight (N, K), bias (N,)
-# (1, V) logits, (n, 1, D) outputs of the skipped layers if watched, and ||d|| / ||cached|| of the corrected ones.
-Results = tuple[Tensor, Tensor | None, list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -86,40 +84,8 @@ def _layer(layer: Any) -> StaticLayer:
     )
 
 
-class StaticHidden(HiddenCache):
-    """Vectors that keep their place: after the first, a layer's vector is written over."""
-
-    def __setitem__(self, layer: int, vector: Tensor | None) -> None:
-        held = self.vectors[layer]
-        if held is None or vector is None:
-            self.vectors[layer] = vector
-        else:
-            held.copy_(vector)
-
-
-@dataclass
-class StaticState(DecodeState):
-    """A lane's static buffers, made by prefill, and the graphs over them.
-
-    Args:
-        tokens: the most that a layer's cache is going to hold, as far as known.
-        token: (1, 1), the token to read.
-        held: (2,), how many tokens the layers that always run hold (which is the position), and the dropped ones.
-        rope: cosines and signed sines, (tokens, hs) each.
-        masks: (1, 1, 1, S) of the two groups of layers, made anew in each step.
-        graphs: by kind of step and by the two spans.
-    """
-
-    tokens: int = 0
-    token: Tensor = field(init=False, repr=False)
-    held: Tensor = field(init=False, repr=False)
-    rope: Rope = field(init=False, repr=False)
-    masks: tuple[Tensor, Tensor] = field(init=False, repr=False)
-    graphs: dict[tuple[bool, int, int], Callable[[], Results]] = field(default_factory=dict, repr=False)
-
-
 class StaticDecoder(ReferenceDecoder):
-    """`step` for one token of one text over static buffers; prefill captures, and all else is the reference's."""
+    """Passes for one text over static buffers; prefill captures, and all else is the reference's."""
 
     def __init__(self, model: PreTrainedModel, weights: StaticWeights):
         super().__init__(model)
@@ -129,6 +95,7 @@ class StaticDecoder(ReferenceDecoder):
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._head_dim = self.layers[0].self_attn.head_dim
         self._intermediate, self._eps = config.intermediate_size, config.rms_norm_eps
+        self._captures = self.device.type == "cuda"
 
     def new_state(
         self, schedule: Schedule, bank: Correction | None = None, tokens: int = 0, watch: bool = False
@@ -139,14 +106,23 @@ class StaticDecoder(ReferenceDecoder):
 
     @torch.inference_mode()
     def prefill(self, input_ids: Tensor, state: DecodeState) -> DecoderOutput:
-        """See `step.Decoder`. Reserves the caches and captures the first steps too."""
+        """See `step.Decoder`. Reserves the caches and captures the first passes too."""
         assert isinstance(state, StaticState)
-        found = super().prefill(input_ids, state)
+        found, schedule = super().prefill(input_ids, state), state.schedule
         state.token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
-        state.held = torch.full((2,), state.position, device=self.device)
+        state.counts = torch.zeros(3, dtype=torch.long, device=self.device)
+        if schedule.repairs:
+            size = self.embed.weight.shape[1]
+            state.pending = torch.zeros(schedule.period, size, dtype=self.dtype, device=self.device)
         self._reserve(state, max(state.tokens, state.position + 1))
-        for lora in {False, not state.schedule.is_baseline}:
-            self._graph(state, lora)
+        if self._captures:
+            if not schedule.is_baseline:
+                self._graph(state, self._place(state, state.position, 1, lora=True))
+            if not schedule.repairs:
+                self._graph(state, self._place(state, state.position, 1))
+            elif state.position + schedule.period <= state.tokens:
+                # As it will be; what it writes lies where the coming tokens go.
+                self._graph(state, self._place(state, state.position, schedule.period))
         return found
 
     @torch.inference_mode()
@@ -154,30 +130,49 @@ class StaticDecoder(ReferenceDecoder):
         """See `step.Decoder`; token (1, 1)."""
         assert isinstance(state, StaticState)
         lora = not state.refresher.begin()
-        if state.position == state.tokens:
+        return self._advance(token, state, lora, 1 if lora else len(state.entered) + 1)
+
+    @torch.inference_mode()
+    def repair(self, token: Tensor | None, state: DecodeState) -> DecoderOutput:
+        """See `step.Decoder`; the rows are those of one pass."""
+        assert isinstance(state, StaticState)
+        return self._advance(token, state, False, len(state.entered) + (token is not None))
+
+    def _advance(self, token: Tensor | None, state: StaticState, lora: bool, rows: int) -> DecoderOutput:
+        """Run a pass, and count what it has read and written."""
+        reads = token is not None
+        if state.position + reads > state.tokens:
             self._reserve(state, 2 * state.tokens)
-        replay = self._graph(state, lora)
-        state.token.copy_(token)
-        logits, watched, ratios = replay()
-        skipped = state.schedule.dropped_set if lora and state.schedule.kv == "skip" else ()
+        if token is not None:
+            state.token.copy_(token)
+        each = self._place(state, state.position + reads - rows, rows, lora)
+        # The pass over the last drafts comes once in a lane: that is no time to capture it.
+        found = self._graph(state, each)() if self._captures and reads else self._run(state, each, reads)
+        schedule = state.schedule
+        grown = rows if schedule.kv == "write" else 1
+        if lora and (schedule.kv == "skip" or schedule.repairs):
+            grown = 0
         for i in range(self.num_layers):
-            state.kv.lengths[i] += i not in skipped
-        state.position += 1
+            state.kv.lengths[i] += grown if i in schedule.dropped_set else reads
+        state.position += reads
+        count = len(state.entered)
+        state.entered = [*state.entered, state.pending[count : count + 1]] if lora and schedule.repairs else []
+        state.passed = found.passed
+        state.refresher.take(found.ratios)
         # Copies: the next replay writes over what a graph gave.
-        state.refresher.take(ratio.clone() for ratio in ratios)
-        logits = logits.clone()
-        state.refresher.end(logits)
-        return DecoderOutput(logits, None if watched is None else watched.clone(), state.refresher.entropy)
+        logits, watched = found.logits.clone(), None if found.watched is None else found.watched.clone()
+        state.refresher.end(logits[-1:])
+        return DecoderOutput(logits, watched, state.refresher.entropy, rows)
 
     def _reserve(self, state: StaticState, tokens: int) -> None:
         """Room for `tokens` tokens; a skipped layer that writes no K/V at LoRA steps gets what its refreshes need."""
         schedule, prompt = state.schedule, state.position
         sparse = schedule.kv == "skip" and not schedule.is_adaptive
         for i in range(self.num_layers):
-            need = tokens
+            need, filled = tokens, state.kv.lengths[i]
             if sparse and i in schedule.dropped_set:
-                need = state.kv.lengths[i] + (tokens - prompt) // schedule.period + 1
-            filled = state.kv.lengths[i]
+                beside = schedule.period - 1 if schedule.repairs else 0  # rows of a pass that are not kept
+                need = min(tokens, filled + (tokens - prompt) // schedule.period + 1 + beside)
             # What is masked counts nothing, but nothing times NaN is NaN.
             state.kv.reserve(state.kv.store(i)[0], i, need)[:, :, :, filled:].zero_()
         positions = torch.arange(tokens, device=self.device)[None]
@@ -188,118 +183,128 @@ class StaticDecoder(ReferenceDecoder):
         state.tokens = tokens
         state.graphs.clear()  # they know the old buffers
 
-    def _graph(self, state: StaticState, lora: bool) -> Callable[[], Results]:
-        """The next step as a call without arguments."""
-        dropped = state.schedule.dropped
-        spans = _span(state.kv, 0), _span(state.kv, dropped[0] if dropped else 0)
-        if self.device.type != "cuda":
-            return lambda: self._run(state, lora, spans)
-        key = (lora, *spans)
-        if key not in state.graphs:
-            with torch.cuda.device(self.device):
-                state.graphs[key] = self._capture(state, lora, spans)
-        return state.graphs[key]
+    def _place(self, state: StaticState, start: int, rows: int, lora: bool = False) -> Pass:
+        """Tell the buffers where the next pass stands, whose first row is the token at position `start`."""
+        other = state.schedule.dropped[0] if state.schedule.dropped else 0
+        held = state.kv.lengths[other]
+        state.counts.copy_(torch.tensor((start, held, len(state.entered))), non_blocking=True)
+        return Pass(lora, rows, (span(state.kv, 0, start + rows), span(state.kv, other, held + rows)))
 
-    def _capture(self, state: StaticState, lora: bool, spans: tuple[int, int]) -> Callable[[], Results]:
-        """Run the step once aside, as libraries set themselves up on their first call, and then capture it."""
-        kept = [state.held, *(vector for vector in state.hidden.vectors if vector is not None)]
-        before = [tensor.clone() for tensor in kept]
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            self._run(state, lora, spans)
-        torch.cuda.current_stream().wait_stream(aside)
-        # The K/V that it wrote lie where the next token's go.
-        for tensor, value in zip(kept, before, strict=True):
-            tensor.copy_(value)
-        graph = torch.cuda.CUDAGraph()
-        # Another visitor's thread may call CUDA meanwhile; that is no business of this capture.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            results = self._run(state, lora, spans)
+    def _graph(self, state: StaticState, each: Pass) -> Callable[[], Results]:
+        """A pass that was placed as a call without arguments."""
+        if each not in state.graphs:
+            # The K/V and the pending row that it writes aside are written again.
+            anchors = [vector for vector in state.hidden.vectors if vector is not None]
+            state.graphs[each] = capture(lambda: self._run(state, each), anchors, self.device)
+        return state.graphs[each]
 
-        def replay() -> Results:
-            graph.replay()
-            return results
+    def _run(self, state: StaticState, each: Pass, reads: bool = True) -> Results:
+        """One pass over the static buffers: what a graph holds. It reads a token, or the pending rows alone."""
+        schedule, watched = state.schedule, []
+        first, state.passed = first_skipped(schedule), {}
+        window, h = self._window(state, each), state.pending[: each.rows - reads] if schedule.repairs else None
+        if reads:
+            token = F.embedding(state.token[:, 0], self.embed.weight)  # (1, D)
+            last = self._window(state, each, each.rows - 1) if each.rows > 1 else window
+            for i in range(first):
+                token = self._full(i, token, last, state)
+            if each.lora and h is not None:
+                state.pending.index_copy_(0, state.counts[2:], token)
+            h = token if each.rows == 1 or h is None else torch.cat((h, token))
+        assert h is not None
+        judged = slice(None) if schedule.judges else slice(-1, None)
+        if each.lora:
+            window = dataclasses.replace(window, bank=state.bank)
+        for i in range(first, self.num_layers):
+            skipped = i in schedule.dropped_set
+            h = (self._lora if each.lora and skipped else self._full)(i, h, window, state)
+            if skipped:
+                watched.append(h[judged])
+        h = h[judged]
+        normed = self._norm(h, self.norm.weight)
+        logits = self._lora_logits(normed, state) if each.lora else self.head(normed)
+        return Results(logits, stacked(watched, h) if state.watch else None, state.refresher.drain(), state.passed)
 
-        return replay
+    def _window(self, state: StaticState, each: Pass, skip: int = 0) -> Window:
+        """Where the rows of a pass stand, without the first `skip`."""
+        places = state.counts[:2, None]  # (2, R)
+        if each.rows > 1:
+            places = places + torch.arange(skip, each.rows, device=self.device)
+        one, two = places
+        cos, sin = (table.index_select(0, one)[:, None] for table in state.rope)
+        return Window((cos, sin), (one, two), (self._mask(each.spans[0], one), self._mask(each.spans[1], two)))
 
-    def _run(self, state: StaticState, lora: bool, spans: tuple[int, int]) -> Results:
-        """One step over the static buffers: what a graph holds."""
-        dropped = state.schedule.dropped_set
-        h = F.embedding(state.token[:, 0], self.embed.weight)  # (1, D)
-        cos, sin = (table.index_select(0, state.held[:1])[0] for table in state.rope)
-        first, second = (self._mask(span, held) for span, held in zip(spans, state.held, strict=True))
-        rope, state.masks = (cos, sin), (first, second)
-        watched = []
-        for i in range(self.num_layers):
-            h = (self._lora if lora and i in dropped else self._full)(i, h, rope, state)
-            if i in dropped:
-                watched.append(h)
-        skips = lora and state.schedule.kv == "skip"
-        (state.held[:1] if skips else state.held).add_(1)
-        logits = self.head(self._norm(h, self.norm.weight))
-        return logits, stacked(watched, h) if state.watch else None, state.refresher.drain()
-
-    def _mask(self, span: int, held: Tensor) -> Tensor:
-        """(1, 1, 1, span), to be added to the scores: minus infinity after the token that is being read."""
-        beyond = torch.arange(span, device=self.device) > held
-        mask = torch.zeros(span, dtype=self.dtype, device=self.device).masked_fill_(beyond, -torch.inf)
-        return mask[None, None, None]
+    def _mask(self, tokens: int, places: Tensor) -> Tensor:
+        """(1, 1, R nh / nkv, S), to be added to the scores: minus infinity after the token that a row is."""
+        beyond = torch.arange(tokens, device=self.device) > places[:, None]
+        mask = torch.zeros(beyond.shape, dtype=self.dtype, device=self.device).masked_fill_(beyond, -torch.inf)
+        group = self._heads // self._kv_heads
+        return mask[:, None].expand(-1, group, -1).reshape(1, 1, -1, tokens)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, (x.shape[-1],), weight, self._eps)
 
-    def _project(self, i: int, x: Tensor, rope: Rope) -> Tensor:
-        """Queries, keys and values (nh + 2 nkv, hs) of a normed input (1, D), rotated."""
-        weights = self._weights[i]
-        heads = F.linear(x, *weights.qkv).view(-1, self._head_dim)
-        turned = heads[: self._heads + self._kv_heads]
-        if weights.qk_norm is not None:
-            turned.copy_(F.rms_norm(turned, (self._head_dim,), None, self._eps).mul_(weights.qk_norm))
+    def _linear(self, i: int, projection: str, x: Tensor, bank: Correction | None = None) -> Tensor:
+        """One of `PROJECTIONS` of a layer, with the bank's change to it."""
+        y = F.linear(x, *getattr(self._weights[i], projection))
+        return y if bank is None else bank.adapted(i, projection, x, y)
+
+    def _project(self, i: int, x: Tensor, rope: Rope, bank: Correction | None = None) -> Tensor:
+        """Queries, keys and values (R, nh + 2 nkv, hs) of normed inputs (R, D), rotated."""
+        heads = self._linear(i, "qkv", x, bank).view(x.shape[0], -1, self._head_dim)
+        turned = heads[:, : self._heads + self._kv_heads]
+        weight = self._weights[i].qk_norm
+        if weight is not None:
+            turned.copy_(F.rms_norm(turned, (self._head_dim,), None, self._eps).mul_(weight))
         cos, sin = rope
         torch.addcmul(turned * cos, turned.roll(self._head_dim // 2, -1), sin, out=turned)
         return heads
 
-    def _write(self, i: int, heads: Tensor, state: StaticState) -> Tensor:
-        """Put the token's K/V, the last of `heads`, in its place; returns what attention reads, (2, 1, nkv, S, hs)."""
-        both = heads[self._heads :].view(2, 1, self._kv_heads, 1, self._head_dim)
-        group = int(i in state.schedule.dropped_set)
-        store = state.kv.store(i)
-        store.index_copy_(3, state.held[group : group + 1], both)
-        return store.narrow(3, 0, state.masks[group].shape[-1])
+    def _write(self, i: int, heads: Tensor, window: Window, state: StaticState) -> Tensor:
+        """Put the rows' K/V, the last of `heads`, in their places; gives them, (2, 1, nkv, R, hs)."""
+        both = heads[:, self._heads :].unflatten(1, (2, 1, self._kv_heads)).permute(1, 2, 3, 0, 4)
+        state.kv.store(i).index_copy_(3, window.places[i in state.schedule.dropped_set], both)
+        return both
 
-    def _attend(self, i: int, h: Tensor, rope: Rope, state: StaticState) -> Tensor:
-        """u = h + attention; writes K/V."""
-        weights = self._weights[i]
-        heads = self._project(i, self._norm(h, weights.attention_norm), rope)
-        keys, values = self._write(i, heads, state).unbind(0)
+    def _attend(self, i: int, h: Tensor, window: Window, state: StaticState) -> Tensor:
+        """u = h + attention, (R, D); writes K/V."""
+        rows, dropped = len(h), i in state.schedule.dropped_set
+        heads = self._project(i, self._norm(h, self._weights[i].attention_norm), window.rope, window.bank)
+        both = self._write(i, heads, window, state)
+        mask, store = window.masks[dropped], state.kv.store(i)
+        keys, values = store.narrow(3, 0, mask.shape[-1]).unbind(0)
         # The query heads of a K/V head stand as rows of one query: no key is copied for them.
-        query = heads[: self._heads].view(1, self._kv_heads, -1, self._head_dim)
-        mask = state.masks[i in state.schedule.dropped_set]
-        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-        return F.linear(mixed.reshape(1, -1), *weights.out).add_(h)
+        query = heads[:, : self._heads].unflatten(1, (self._kv_heads, -1)).transpose(0, 1)  # (nkv, R, nh / nkv, hs)
+        mixed = F.scaled_dot_product_attention(query.flatten(1, 2)[None], keys, values, attn_mask=mask)
+        if dropped and rows > 1 and state.schedule.kv == "skip":  # of the pass it keeps the last row alone
+            store.index_copy_(3, window.places[1][:1], both[:, :, :, -1:])
+        mixed = mixed[0].unflatten(1, (rows, -1)).transpose(0, 1).reshape(rows, -1)
+        return self._linear(i, "out", mixed, window.bank).add_(h)
 
-    def _feed(self, i: int, u: Tensor) -> Tensor:
+    def _feed(self, i: int, u: Tensor, bank: Correction | None = None) -> Tensor:
         """u + MLP."""
-        weights = self._weights[i]
-        gate, up = F.linear(self._norm(u, weights.mlp_norm), *weights.gate_up).split(self._intermediate, 1)
-        return F.linear(F.silu(gate).mul_(up), *weights.down).add_(u)
+        x = self._norm(u, self._weights[i].mlp_norm)
+        gate, up = self._linear(i, "gate_up", x, bank).split(self._intermediate, 1)
+        return self._linear(i, "down", F.silu(gate).mul_(up), bank).add_(u)
 
-    def _full(self, i: int, h: Tensor, rope: Rope, state: StaticState) -> Tensor:
-        """A whole layer; one that LoRA steps skip leaves its anchor behind."""
-        u = self._attend(i, h, rope, state)
-        out = self._feed(i, u)
-        if i in state.schedule.dropped_set:
-            reached = out if state.schedule.part == "block" else u
-            state.hidden[i] = self._remember(state.schedule.reuse, h, reached)
+    def _full(self, i: int, h: Tensor, window: Window, state: StaticState) -> Tensor:
+        """A whole layer, (R, D); one that LoRA steps skip leaves its anchor behind."""
+        u = self._attend(i, h, window, state)
+        out = self._feed(i, u, window.bank)
+        schedule = state.schedule
+        if i in schedule.dropped_set:
+            reached = out if schedule.part == "block" else u
+            remembered = self._remember(schedule.reuse, h, reached)
+            state.hidden[i] = None if remembered is None else remembered[-1:]
+            if schedule.judges:
+                state.passed[i] = [None] * len(h) if remembered is None else list(remembered.split(1))
         return out
 
-    def _lora(self, i: int, h: Tensor, rope: Rope, state: StaticState) -> Tensor:
+    def _lora(self, i: int, h: Tensor, window: Window, state: StaticState) -> Tensor:
         """A skipped layer at a LoRA step: no attention, and with `part="block"` no MLP either."""
-        schedule, bank = state.schedule, state.bank
-        if schedule.kv == "write":
-            heads = self._project(i, self._norm(h, self._weights[i].attention_norm), rope)
-            self._write(i, heads, state)
+        schedule, bank, weights = state.schedule, state.bank, self._weights[i]
+        if schedule.kv == "write" and not schedule.repairs:
+            self._write(i, self._project(i, self._norm(h, weights.attention_norm), window.rope), window, state)
         own = bank if bank is not None and i in bank.a else None
         base = h if schedule.reuse == "skip" else state.hidden[i]
         if schedule.reuse == "residual":
@@ -307,14 +312,10 @@ class StaticDecoder(ReferenceDecoder):
         u = base
         if own is not None:
             d = own.correction(i, h)
+            if i in own.mlp:
+                d = d + own.bottleneck(i, self._norm(h, weights.mlp_norm))
             state.refresher.measure(d, h if schedule.reuse == "skip" else state.hidden[i])
             u = base + d
         if schedule.reuse == "state":
             state.hidden[i] = u
         return u if schedule.part == "block" else self._feed(i, u)
-
-
-def _span(kv: KVCache, layer: int) -> int:
-    """How much of a layer's storage the next step reads: a power of two, as far as there is storage."""
-    needed = max(SPAN, kv.lengths[layer] + 1)
-    return min(1 << (needed - 1).bit_length(), kv.store(layer).shape[3])

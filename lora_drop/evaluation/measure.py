@@ -12,19 +12,18 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
-import torch
-
-from lora_drop.adapters.find import bank_fingerprint, bank_folder, find_bank
+from lora_drop.adapters.find import bank_fingerprint, bank_folder
 from lora_drop.evaluation.free import evaluate_free
 from lora_drop.evaluation.metrics import GROUPS, evaluate
 from lora_drop.evaluation.texts import Answers, given_texts
-from lora_drop.evaluation.timing import bound_of, time_lanes
+from lora_drop.evaluation.timing import median_ms
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.interval import ratio_interval
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.place import describe_device
-from lora_drop.models.tokens import encode_prompt
-from lora_drop.run.request import BASELINE, LORA_DROP, Request, plan
+from lora_drop.run.records import BASELINE, LORA_DROP
+from lora_drop.run.request import Request, plan
+from lora_drop.run.run import run
+from lora_drop.run.trace import gather
 from lora_drop.runtime import VERSION
 
 SPEED_TOKENS = 97  # new tokens of the run that measures a point's speed
@@ -74,7 +73,7 @@ def check_point(loaded: LoadedModel, config: LoraDropConfig, prompt: str) -> Poi
     Raises:
         LoraDropError: the settings, a bank or the prompt do not fit the model.
     """
-    checked = plan(loaded, Request(prompt, config, SPEED_TOKENS, view="lock-step", audit=False, ignore_eos=True))
+    checked = plan(loaded, _speed_request(config, prompt))
     name, fingerprint = "none", None
     if checked.lanes[LORA_DROP].bank is not None:
         folder = bank_folder(loaded, config, checked.lanes[LORA_DROP].schedule)
@@ -132,29 +131,29 @@ def _columns(quality: dict[str, Any]) -> dict[str, float | int | None]:
 
 def _speed(loaded: LoadedModel, config: LoraDropConfig, prompt: str) -> dict[str, Any]:
     """What a timed run of both lanes gives, a step each in turn; stop tokens are ignored."""
-    schedule = config.schedule_for(loaded.num_layers)
-    bank, _ = find_bank(loaded, config, schedule)
-    decoder = loaded.new_decoder()
-    ids = torch.tensor([encode_prompt(loaded.tokenizer, prompt)], device=loaded.device)
-    timed = time_lanes(loaded, decoder, ids, {LORA_DROP: (schedule, bank)}, SPEED_TOKENS)
-    one, two = timed.lanes[BASELINE], timed.lanes[LORA_DROP]
-    full, ours = one.tokens_per_second, two.tokens_per_second
-    assert full is not None and ours is not None  # of two tokens one is a decode step's
-    low, high = ratio_interval(timed.cycles()) or (None, None)
-    base_ms, ms = timed.median_ms(BASELINE), timed.median_ms(LORA_DROP)
-    kv, kv_baseline = two.state.kv.nbytes, one.state.kv.nbytes
+    trace = gather(run(loaded, _speed_request(config, prompt)))
+    summary = trace.summary
+    assert summary is not None and summary.speedup is not None  # it ran to its end
+    low, high = summary.speedup_interval or (None, None)
+    one, two = summary.lanes[BASELINE], summary.lanes[LORA_DROP]
+    base_ms, ms = (median_ms(trace.passes[lane]) for lane in (BASELINE, LORA_DROP))
     return {
-        "baseline_tokens_per_second": full,
-        "lora_drop_tokens_per_second": ours,
-        "speedup": ours / full,
+        "baseline_tokens_per_second": one["tokens_per_second"],
+        "lora_drop_tokens_per_second": two["tokens_per_second"],
+        "speedup": summary.speedup,
         "speedup_low": low,
         "speedup_high": high,
-        "bound": bound_of(loaded, schedule, bank, ids.shape[1], timed),
+        "bound": summary.bound,
+        "accepted": summary.accepted,
         "ms_baseline": base_ms["refresh"],
         "ms_refresh": ms.get("refresh"),
         "ms_lora": ms.get("lora"),
-        "kv_bytes": kv,
-        "kv_bytes_baseline": kv_baseline,
-        "kv_saved": 1 - kv / kv_baseline,
-        "decoder": decoder.name,
+        "kv_bytes": two["kv_bytes"],
+        "kv_bytes_baseline": one["kv_bytes"],
+        "kv_saved": summary.kv_saved,
+        "decoder": trace.header.device.get("decoder"),
     }
+
+
+def _speed_request(config: LoraDropConfig, prompt: str) -> Request:
+    return Request(prompt, config, SPEED_TOKENS, view="lock-step", audit=False, ignore_eos=True)

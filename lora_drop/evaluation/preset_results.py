@@ -14,28 +14,25 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.results import is_setting
+from lora_drop.evaluation.results import is_setting, whole_setting
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import PRESETS, presets_for
 from lora_drop.paths import SHIPPED_PRESETS
 
-FORMAT, VERSION = "lora-drop-presets", 1
+FORMAT, VERSION = "lora-drop-presets", 2
 JSON_NAME = "presets.json"
 NOT_MEASURED = "not measured on this model"
 
-# The most quality loss, in nats per token over all steps, at which a text is still said to read well:
-# a perplexity 16% higher. Settings of the bundled model that lose this much write fluent text on the prompt's subject;
-# at 0.4 statements go wrong, at 0.9 the text goes in circles (the README's table of untrained rules).
-READS_WELL_GAP = 0.15
+# The most quality loss, in nats per token, at which a text is said to read well. The full model's own samples at
+# temperature 0.7 and top-p 0.95 lose 0.26 to its favourites. A text that goes in circles comes to be expected: so that
+# one is not taken for a good one, its repeats count too.
+READS_WELL_LOSS = 0.15
+READS_WELL_REPEATS = 0.1  # how much larger the share of repeated 4-grams may be than in the full model's own answers
 
-# Of a row: the figures that are shown, by their names in the file.
-FIGURES = {
-    "agreement": "lora_steps_top1_agreement",  # share of LoRA steps with the full model's next token
-    "nll_gap": "all_steps_nll_gap",  # nats
-    "speedup": "speedup",
-    "bound": "bound",
-    "kv_saved": "kv_saved",  # share
-}
+# Of a row: the figures that are shown beside the loss, by their names in the file.
+FIGURES = {"speedup": "speedup", "kv_saved": "kv_saved"}
+REPEATS = ("free_repeated_4grams", "free_repeated_4grams_baseline")
+LOSSES = ("own_all_steps_kl", "free_regret")  # of a setting, and of one that takes tokens back: see `loss_of`
 
 
 @dataclass(frozen=True)
@@ -55,15 +52,26 @@ class Measured:
     missing: str = ""
 
 
+def loss_of(row: dict[str, Any]) -> float | None:
+    """A row's quality loss in nats per token: KL(full || lane) on the full model's own answers, over all steps.
+
+    Where the setting takes tokens back that is only its drafts' loss; what is kept is judged as it was written: how
+    much less likely each token is to the full model than its favourite.
+    """
+    return row.get(LOSSES[whole_setting(row["config"])["accept"] > 0])
+
+
 def figures(row: dict[str, Any]) -> dict[str, float | None]:
-    """The figures of a row that are shown, by their short names."""
-    return {name: row.get(column) for name, column in FIGURES.items()}
+    """The figures of a row that are shown, by their short names: one loss, one speed."""
+    return {"loss": loss_of(row)} | {name: row[column] for name, column in FIGURES.items()}
 
 
 def reads_well(row: dict[str, Any]) -> bool:
-    """Whether a text of such a row reads well: the one place that says so, from the measured gap alone."""
-    gap = row.get(FIGURES["nll_gap"])
-    return gap is not None and gap <= READS_WELL_GAP
+    """Whether a text of such a row reads well: the one place that says so, from the measured figures alone."""
+    loss, (repeats, usual) = loss_of(row), (row.get(name) for name in REPEATS)
+    if loss is None or repeats is None or usual is None:
+        return False
+    return loss <= READS_WELL_LOSS and repeats - usual <= READS_WELL_REPEATS
 
 
 def measured_presets(
@@ -105,24 +113,23 @@ def default_preset(measured: Measured) -> str:
 
     If none reads well it is the one that loses the least; if none was measured, the first.
     """
-    gaps = {name: row[FIGURES["nll_gap"]] for name, row in measured.rows.items()}
-    good = [name for name in gaps if reads_well(measured.rows[name])]
+    losses = {name: loss_of(row) for name, row in measured.rows.items()}
+    good = [name for name in losses if reads_well(measured.rows[name])]
     if good:
         return max(good, key=lambda name: measured.rows[name]["bound"])
-    known = [name for name, gap in gaps.items() if gap is not None]
-    return min(known, key=lambda name: gaps[name], default=next(iter(PRESETS)))
+    known = {name: loss for name, loss in losses.items() if loss is not None}
+    return min(known, key=known.__getitem__, default=next(iter(PRESETS)))
 
 
 def in_words(row: dict[str, Any], about: dict[str, Any]) -> str:
     """A row's quality in a line, with where it was measured."""
-    agreement, gap = row[FIGURES["agreement"]], row[FIGURES["nll_gap"]]
-    if agreement is None or gap is None:
-        return "it has no LoRA step"
+    loss = loss_of(row)
+    if loss is None:
+        return "it has no quality loss"
     verdict = "reads well" if reads_well(row) else "does not read well"
-    where = f"{about['data']['file']}, {about['model']['dtype']} on {about['device']['name']}"
     return (
-        f"same next token as the full model at {agreement:.1%} of LoRA steps, quality loss {gap:+.3f} nats per token "
-        f"over all steps: {verdict} ({row['tokens']:,} tokens of {where})"
+        f"quality loss {loss:.3f} nats per token: {verdict} (answers to {about['data']['own']['prompts']} prompts, "
+        f"{about['model']['dtype']} on {about['device']['name']})"
     )
 
 
@@ -153,18 +160,20 @@ def _is_whole(content: dict[str, Any]) -> bool:
     return (
         all(isinstance(part, dict) for part in about)
         and all(isinstance(text, str) for text in texts)
+        and _is_number(content["data"]["own"]["prompts"])
         and all(map(_is_row, content["rows"]))
     )
 
 
 def _is_row(row: dict[str, Any]) -> bool:
-    numbers = [row[column] for column in FIGURES.values()]
+    # A row without the adapters that a run of the preset would take has no free text.
+    numbers = [*(row[column] for column in FIGURES.values()), *(row.get(column) for column in (*LOSSES, *REPEATS))]
     return (
         isinstance(row["preset"], str)
         and isinstance(row["config"], dict)
         and isinstance(row["adapters"], str)
         and isinstance(row["adapters_fingerprint"], (str, type(None)))
-        and all(map(_is_number, (row["tokens"], row["bound"])))
+        and _is_number(row["bound"])
         and all(number is None or _is_number(number) for number in numbers)
     )
 

@@ -37,6 +37,7 @@ class Case:
 
     preset: Preset
     point: Point
+    bare: bool = False  # without the adapters that a run of the preset takes
 
     @property
     def key(self) -> dict[str, Any]:
@@ -64,8 +65,8 @@ def measure_presets(
 ) -> dict[str, Any]:
     """Measure every preset with its adapters and without, and write `presets.json` after each row.
 
-    Quality is that on the full model's own answers to the held-out prompts, on the given texts, and of the preset's
-    own answers.
+    Quality is that on the full model's own answers to the held-out prompts, on the given texts and, with the adapters,
+    of the preset's own answers.
 
     Args:
         source: where `pairs` come from, for the record.
@@ -100,7 +101,7 @@ def measure_presets(
     answers = own_answers(loaded, prompts) if done < len(cases) else None
     for i, case in enumerate(cases):
         if rows[i] is None:
-            rows[i] = case.key | measure(loaded, case.point, pairs, context_tokens, answers, True)
+            rows[i] = case.key | measure(loaded, case.point, pairs, context_tokens, answers, not case.bare)
             result["rows"] = [row for row in rows if row]
             write_texts({JSON_NAME: json_text(result)}, folder, "the presets")
             done += 1
@@ -119,5 +120,5 @@ def _cases(loaded: LoadedModel, prompt: str) -> list[Case]:
             raise LoraDropError(f"preset {preset.name}: {error}") from None
         cases.append(Case(preset, point))
         if point.fingerprint is not None:
-            cases.append(Case(preset, check_point(loaded, preset.config.replace(adapters="none"), prompt)))
+            cases.append(Case(preset, check_point(loaded, preset.config.replace(adapters="none"), prompt), bare=True))
     return cases

@@ -130,7 +130,7 @@ def _answer(
         "ended": summary.lanes[lane]["ended"],
         "token_ids_sha256": hashlib.sha256(json.dumps(tokens).encode()).hexdigest(),
         "first_divergence": first_divergence(base, tokens) if base else None,
-        "agreement": summary.top1_agreement,
+        "collapsed": summary.lanes[lane]["collapsed"],
     }
     return sample, tokens
 
@@ -143,8 +143,7 @@ def samples_text(result: dict[str, Any]) -> str:
         "",
         f"Unpicked: every prompt and every preset, greedy, seed {settings['seed']}, at most "
         f"{settings['max_new_tokens']} new tokens, {model['id']} ({model['dtype']}) on {result['device']['name']}.",
-        "Agreement: share of LoRA steps at which the full model, reading the same text, has the same next token.",
-        "A text that repeats itself is easy to agree with; how well a preset predicts is in presets.json.",
+        "What the presets lose is in presets.json.",
     ]
     prompt = None
     for sample in result["samples"]:
@@ -157,11 +156,9 @@ def samples_text(result: dict[str, Any]) -> str:
 
 
 def _title(sample: dict[str, Any]) -> str:
+    loop, differs = sample.get("collapsed"), sample["first_divergence"]
+    circles = "" if loop is None else f", goes in circles from token {loop + 1} on"
     if sample["lane"] == BASELINE:
-        return "full model"
-    agreement, differs = sample["agreement"], sample["first_divergence"]
-    return (
-        f"{sample['lane']}, adapters {sample['adapters']}: "
-        f"agreement {'none' if agreement is None else f'{agreement:.1%}'}, "
-        f"{'same tokens' if differs is None else f'differs from token {differs + 1} on'}"
-    )
+        return f"full model{circles}"
+    difference = "same tokens" if differs is None else f"differs from token {differs + 1} on"
+    return f"{sample['lane']}, adapters {sample['adapters']}: {difference}{circles}"

@@ -1,95 +1,97 @@
-"""Both lanes on one prompt, a step each in turn: what the clocks say.
-
-A lane's speed is the tokens that it keeps over the time of all its passes, those for tokens taken back included.
-"""
+"""Lanes on one prompt's tokens, a step each in turn: what their clocks say."""
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lora_drop.adapters.bank import AdapterBank
-from lora_drop.decode import Decoder, Judged, Lane, Rewind, Sampling, StepResult
+from lora_drop.decode import Decoder, Judged, Lane, LaneEvent, Rewind, Sampling
 from lora_drop.errors import LoraDropError
-from lora_drop.method.cost import speed_bound
-from lora_drop.method.interval import cycles
-from lora_drop.method.schedule import Schedule, baseline_schedule
+from lora_drop.method.cost import BytesRead, ModelShape
 from lora_drop.models.load import LoadedModel
-from lora_drop.run.request import BASELINE, LORA_DROP
+from lora_drop.run.records import BASELINE, JudgeRecord, RewindRecord, StepRecord
+from lora_drop.run.request import LanePlan
+from lora_drop.run.speed import cycles, speedup_interval
 
-Event = StepResult | Rewind | Judged
-
-
-@dataclass(frozen=True)
-class Pass:
-    """What is kept of an event of a lane: its step, kind, milliseconds and rows; a last judging has no step."""
-
-    step: int | None
-    kind: str
-    ms: float
-    rows: int
+Pass = StepRecord | RewindRecord | JudgeRecord
 
 
 @dataclass(frozen=True)
 class Timed:
-    """The baseline and other lanes, run to their ends, and each one's passes after prefill."""
+    """Lanes that ran to their ends, and the records of each one's events."""
 
     lanes: dict[str, Lane]
     passes: dict[str, list[Pass]]
 
-    def cycles(self, name: str = LORA_DROP) -> list[tuple[float, float]]:
-        """The milliseconds of the baseline and of a lane for the same tokens, of each whole refresh cycle."""
-        last, taken = 0, []
+    def bound(self, name: str, plan: LanePlan, shape: ModelShape, itemsize: int) -> float:
+        """The baseline's bytes over a lane's, all its passes included."""
+        corrected = plan.bank.layers if plan.bank else None
+        prompt_tokens = self.lanes[name].state.position - self.lanes[name].decode_steps
+        read = BytesRead(shape, plan.schedule, prompt_tokens, plan.rank, corrected, plan.extras(itemsize))
         for one in self.passes[name]:
-            step = last if one.step is None else one.step
-            taken.append((one.ms, step - last, one.kind != "lora"))
-            last = step
-        return cycles([one.ms for one in self.passes[BASELINE]], taken)
+            if isinstance(one, RewindRecord):
+                read.rewind(one.to)
+            elif isinstance(one, JudgeRecord):
+                read.judge()
+            elif one.step:
+                read.step(one.step, one.kind == "lora")
+        return read.bound or 1.0
 
-    def median_ms(self, name: str) -> dict[str, float]:
-        """The median milliseconds of each kind of a lane's passes: `refresh`, `lora`, `judge`."""
-        kinds: dict[str, list[float]] = {}
-        for one in self.passes[name]:
+
+def rate_of(runs: Sequence[Timed], name: str) -> float:
+    """Tokens that stand a second of decoding, of a lane over all runs."""
+    lanes = [run.lanes[name] for run in runs]
+    return 1000 * sum(lane.decode_steps for lane in lanes) / sum(lane.decode_ms for lane in lanes)
+
+
+def interval_of(runs: Sequence[Timed], name: str) -> list[float] | None:
+    """The speedup's interval of a lane over the baseline, from the refresh cycles of all runs."""
+    one, two = ([cycle for run in runs for cycle in cycles(run.passes[lane])] for lane in (BASELINE, name))
+    return speedup_interval(one, two)
+
+
+def median_ms(passes: Sequence[Pass]) -> dict[str, float]:
+    """The median milliseconds of each kind of decode step."""
+    kinds: dict[str, list[float]] = {}
+    for one in passes:
+        if isinstance(one, StepRecord) and one.step:
             kinds.setdefault(one.kind, []).append(one.ms)
-        return {kind: statistics.median(ms) for kind, ms in kinds.items()}
-
-    def refreshes(self, name: str = LORA_DROP) -> list[int]:
-        """The decode steps of a lane's text that were full."""
-        kinds = {one.step: one.kind for one in self.passes[name] if one.step is not None}
-        return [step for step, kind in kinds.items() if kind == "refresh" and step <= self.lanes[name].decode_steps]
+    return {kind: statistics.median(ms) for kind, ms in kinds.items()}
 
 
 def time_lanes(
     loaded: LoadedModel,
     decoder: Decoder,
     prompt: Tensor,
-    kinds: dict[str, tuple[Schedule, AdapterBank | None]],
+    plans: dict[str, LanePlan],
     new_tokens: int,
     stop_ids: frozenset[int] = frozenset(),
 ) -> Timed:
-    """Run the baseline and other lanes greedily, a step each in turn, each turn begun by another lane.
+    """Run lanes greedily, a step each in turn, each turn begun by another lane.
 
     Args:
         prompt: (1, P).
-        kinds: the schedule and the bank of each lane beside the baseline, by name.
         stop_ids: tokens that end a text; none runs to `new_tokens`.
 
     Raises:
         LoraDropError: there is no memory for the lanes.
     """
-    kinds = {BASELINE: (baseline_schedule(loaded.num_layers), None), **kinds}
     try:
-        lanes = {name: Lane(decoder, prompt, *kind, Sampling(), new_tokens, stop_ids) for name, kind in kinds.items()}
+        lanes = {
+            name: Lane(decoder, prompt, plan.schedule, plan.bank, Sampling(), new_tokens, stop_ids)
+            for name, plan in plans.items()
+        }
         passes: dict[str, list[Pass]] = {name: [] for name in lanes}
         order = list(lanes)
         while any(not lane.ended for lane in lanes.values()):
             for name in order:
                 if not lanes[name].ended:
-                    passes[name] += _passes([next(lanes[name])])
+                    passes[name].append(_record(name, next(lanes[name])))
             order = order[1:] + order[:1]
     except torch.OutOfMemoryError:
         raise LoraDropError(
@@ -99,21 +101,11 @@ def time_lanes(
     return Timed(lanes, passes)
 
 
-def bound_of(
-    loaded: LoadedModel, schedule: Schedule, bank: AdapterBank | None, prompt_tokens: int, timed: Timed
-) -> float:
-    """The bound of a timed lane, with the refreshes that happened."""
-    rank, corrected = (bank.rank, bank.layers) if bank else (0, None)
-    steps = timed.lanes[LORA_DROP].decode_steps
-    return speed_bound(loaded.shape, schedule, steps, prompt_tokens, rank, corrected, timed.refreshes())
-
-
-def _passes(events: Iterable[Event]) -> list[Pass]:
-    """The passes among events; a rewind is none, the refresh after it has the pass's time."""
-    found = []
-    for event in events:
-        if isinstance(event, StepResult) and event.kind != "prefill":
-            found.append(Pass(event.step, event.kind, event.ms, event.rows))
-        elif isinstance(event, Judged):
-            found.append(Pass(None, "judge", event.ms, event.rows))
-    return found
+def _record(name: str, event: LaneEvent) -> Pass:
+    """An event's record without its text."""
+    if isinstance(event, Rewind):
+        return RewindRecord(name, event.to)
+    if isinstance(event, Judged):
+        return JudgeRecord(name, event.rows, event.ms, event.kept)
+    known = {field.name for field in dataclasses.fields(StepRecord)} & {f.name for f in dataclasses.fields(event)}
+    return StepRecord(lane=name, text="", **{field: getattr(event, field) for field in known})

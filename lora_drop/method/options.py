@@ -7,7 +7,7 @@ from typing import Any
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.presets import presets_for
+from lora_drop.method.presets import preset_named
 from lora_drop.method.settings import SCHEDULE, settings_of
 
 
@@ -25,10 +25,7 @@ def config_from(options: Mapping[str, Any], model: str) -> LoraDropConfig:
     config = LoraDropConfig()
     preset = options.get("preset")
     if preset is not None:
-        presets = presets_for(model)
-        if not isinstance(preset, str) or preset not in presets:
-            raise LoraDropError(f"there is no preset {preset!r}; the presets are {', '.join(presets)}.")
-        config = presets[preset].config
+        config = preset_named(preset, model).config
     given = {
         setting.name: setting.read(options[setting.name])
         for setting in settings_of(SCHEDULE)

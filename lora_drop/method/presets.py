@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 
 
@@ -19,9 +20,30 @@ class Preset:
     config: LoraDropConfig
 
 
+# What full steps make exact, and so can judge by.
+EXACT: dict[str, Any] = {"refresh": "repair", "kv": "write"}
+
 PRESETS = {
     preset.name: preset
     for preset in (
+        Preset(
+            "balanced",
+            "Balanced",
+            "A third of the layers is skipped in two of three steps; what the full model finds absurd is taken back.",
+            LoraDropConfig(period=3, drop_ratio=0.33, accept=0.1, head="screened", **EXACT),
+        ),
+        Preset(
+            "fast",
+            "Fast",
+            "A third of the layers is skipped in three of four steps; full steps mend the caches, every token stays.",
+            LoraDropConfig(period=4, drop_ratio=0.33, head="screened", **EXACT),
+        ),
+        Preset(
+            "lossless",
+            "Lossless",
+            "The full model's own text, token for token: all else is taken back.",
+            LoraDropConfig(period=4, drop_ratio=0.15, accept=1.0, head="screened", **EXACT),
+        ),
         Preset(
             "gentle",
             "Gentle",
@@ -29,20 +51,8 @@ PRESETS = {
             LoraDropConfig(period=2, drop_ratio=0.25),
         ),
         Preset(
-            "balanced",
-            "Balanced",
-            "Half of the layers are skipped every other step.",
-            LoraDropConfig(period=2, drop_ratio=0.5),
-        ),
-        Preset(
-            "fast",
-            "Fast",
-            "Half of the layers are skipped in three of four steps.",
-            LoraDropConfig(period=4, drop_ratio=0.5),
-        ),
-        Preset(
-            "kv-saver",
-            "KV saver",
+            "memory",
+            "Memory",
             "Only attention is skipped, in half of the layers: saves K/V, but little time.",
             LoraDropConfig(period=4, drop_ratio=0.5, part="attention"),
         ),
@@ -54,19 +64,29 @@ PRESETS = {
         ),
     )
 }
+ALIASES = {"kv-saver": "memory"}  # of presets that had another name
 
 
 # Layers of the bundled model, the cheapest to skip first: at the same bound they lose far less than evenly spaced ones
 # (`drop-order`; docs/training-log.md has the measurements, also of the early refreshes of `gentle`).
 BUNDLED_ORDER = (12, 5, 17, 6, 4, 14, 13, 7, 18, 26, 16, 15, 25)
 _BUNDLED_CHOICES: dict[str, tuple[int, dict[str, Any], str]] = {  # how many of them, other settings, note
+    "balanced": (
+        8,
+        {},
+        "Eight chosen layers are skipped in two of three steps; what the full model finds absurd is taken back.",
+    ),
+    "fast": (
+        8,
+        {},
+        "Eight chosen layers are skipped in three of four steps; full steps mend the caches, every token stays.",
+    ),
+    "lossless": (4, {}, "The full model's own text, token for token: all else is taken back."),
     "gentle": (
         4,
         {"period": 8, "refresh_entropy": 0.7},
         "Four chosen layers are skipped while the model is sure of its next token; a full step comes where it is not.",
     ),
-    "balanced": (9, {"period": 8}, "Nine chosen layers are skipped in seven of eight steps."),
-    "fast": (13, {"period": 8}, "Thirteen chosen layers are skipped in seven of eight steps."),
 }
 
 
@@ -83,6 +103,19 @@ def presets_for(model: str) -> dict[str, Preset]:
         config = PRESETS[name].config.replace(drop_layers=BUNDLED_ORDER[:count], **settings)
         chosen[name] = dataclasses.replace(PRESETS[name], note=note, config=config)
     return PRESETS | chosen
+
+
+def preset_named(name: str, model: str) -> Preset:
+    """A preset by its name, or by one that it had before.
+
+    Raises:
+        LoraDropError: there is none of that name.
+    """
+    presets = presets_for(model)
+    found = presets.get(ALIASES.get(name, name)) if isinstance(name, str) else None
+    if found is None:
+        raise LoraDropError(f"there is no preset {name!r}; the presets are {', '.join(presets)}.")
+    return found
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,12 @@ class QualityAudit:
         self._token = torch.tensor([[step.token_id]], device=self._decoder.device)
         full, ours = (log_probs(logits)[0, step.token_id] for logits in (step.logits, found.logits))
         gap = number(float(full - ours), 6)
-        return {"step": step.step, "kind": state.refresher.kind, **_divergence(found.logits, step.logits), "nll_gap": gap}
+        return {
+            "step": step.step,
+            "kind": state.refresher.kind,
+            **_divergence(found.logits, step.logits),
+            "nll_gap": gap,
+        }
 
 
 def _drift(ours: Tensor, full: Tensor) -> dict[str, list[float | None]]:

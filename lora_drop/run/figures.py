@@ -27,6 +27,7 @@ from lora_drop.run.trace import Trace
 
 # A measured speedup this far beyond the bound was met by chance: the lanes' steps met different loads.
 BY_CHANCE = 1.03
+SO_FAR = (*TOGETHER, "quality_loss", "accepted")  # of the lane that the run is about
 FIGURES = 200  # what their line for the page begins with
 NO_SHAPE = ModelShape(0, 0, 0, 0, 0, 0, 0, False)  # of a header that has none: nothing is counted by it
 
@@ -69,20 +70,35 @@ class _Lane:
         self.kv_bytes: list[int] = []
         self.decode_ms = 0.0
         self.audited = self.agreed = 0
+        self.losses: list[float] = []
+        self.pending = self.drafts = self.accepted = 0
 
     def add(self, record: StepRecord | RewindRecord | JudgeRecord) -> None:
         if self.knows_bytes:
             _take(self.read, record)
         if isinstance(record, RewindRecord):
+            self._judge(len(self.tokens) - 1 - record.to)
             del self.tokens[record.to + 1 :], self.kv_bytes[record.to + 1 :]
         elif isinstance(record, JudgeRecord):
+            self._judge(record.rows - record.kept)
             self.decode_ms += record.ms
         else:
+            if record.kind == "lora":
+                self.pending += 1
+            else:
+                self._judge(0)
             self.tokens.append(record.token_id)
             self.kv_bytes.append(record.kv_bytes)
             self.decode_ms += record.ms if record.step else 0.0
 
+    def _judge(self, taken_back: int) -> None:
+        self.drafts += self.pending
+        self.accepted += self.pending - taken_back
+        self.pending = 0
+
     def audit(self, record: AuditRecord) -> None:
+        if record.audit == "quality" and record.kl is not None:
+            self.losses.append(record.kl)
         if record.kind == "lora":
             self.audited += 1
             self.agreed += record.agrees
@@ -129,7 +145,7 @@ class Figures:
             self._summary = record
 
     def now(self) -> dict[str, Any]:
-        """The figures: `main`, those of `TOGETHER` for it, `by_chance`, and each lane's speed and first difference.
+        """The figures: `main`, those of `SO_FAR` for it, `by_chance`, and each lane's speed and first difference.
 
         Once there is a summary they are the summary's.
         """
@@ -149,22 +165,24 @@ class Figures:
             "kv_saved": saved,
             "first_divergence": self._differs[self._main],
             "top1_agreement": main.agreed / main.audited if main.audited else None,
+            "quality_loss": sum(main.losses) / len(main.losses) if main.losses else None,
+            "accepted": main.accepted / main.drafts if main.schedule.judges and main.drafts else None,
         }
         by_chance = False
         if self._summary:
             speeds = {name: lane.get("tokens_per_second") for name, lane in self._summary.lanes.items()}
-            told = {name: getattr(self._summary, name) for name in TOGETHER}
-            together = told | {"bound": together["bound"] if main.schedule.is_baseline else told["bound"]}
+            told = {name: getattr(self._summary, name) for name in (*TOGETHER, "accepted")}
+            together |= told | {"bound": together["bound"] if main.schedule.is_baseline else told["bound"]}
             bound = together["bound"]
             by_chance = bool(together["speedup"] and bound and together["speedup"] > BY_CHANCE * bound)
         lanes = {name: {"tokens_per_second": speeds[name], "differs": self._differs[name]} for name in self._lanes}
         return {"main": self._main, **together, "by_chance": by_chance, "lanes": lanes}
 
     def line(self) -> str:
-        """The figures as a line for the page, newline included, rounded to what it shows: `[200, *TOGETHER, by_chance,
+        """The figures as a line for the page, newline included, rounded to what it shows: `[200, *SO_FAR, by_chance,
         [[tokens_per_second, differs] a lane]]`."""
         found = self.now()
-        together = [number(v, 4) if isinstance(v := found[name], float) else v for name in TOGETHER]
+        together = [number(v, 4) if isinstance(v := found[name], float) else v for name in SO_FAR]
         lanes = [
             [number(lane["tokens_per_second"] or 0, 2) or None, lane["differs"]] for lane in found["lanes"].values()
         ]

@@ -17,6 +17,7 @@ from typing_extensions import TypedDict  # pydantic takes Python's own from 3.12
 from lora_drop.method.schedule import TRIGGERS, StepKind
 from lora_drop.method.settings import RUN, SCHEDULE, Setting, settings_of
 from lora_drop.method.values import Choice
+from lora_drop.run.words import lane_words, speedup_words
 
 FORMAT: Final = "lora-drop-trace"
 VERSIONS: Final = (1, 2)  # 2 where tokens may be taken back, or quality is audited
@@ -347,8 +348,9 @@ class Summary(_Line):
         return is_plain(self.lanes) and is_plain(self.quality)
 
     def to_page(self, lane_ids: list[str]) -> Any:
-        """What a line for the page holds: the object, as in the file."""
-        return self.to_file()
+        """What a line for the page holds: the object, as in the file, with what is said of it in words."""
+        words = {"speedup": speedup_words(self.speedup, self.speedup_interval), "lanes": lane_words(self.lanes)}
+        return self.to_file() | {"words": words}
 
 
 Record = Header | StepRecord | RewindRecord | JudgeRecord | AuditRecord | Summary

@@ -94,6 +94,11 @@ class Trace:
             raise LoraDropError(f"the audit of step {record.step} has other layers than lane {record.lane!r} skips.")
         self.audits[record.lane][record.step] = record
 
+    def stands(self, step: StepRecord) -> bool:
+        """True if a step of `passes` is also one of `steps`."""
+        steps = self.steps[step.lane]
+        return step.step < len(steps) and steps[step.step] is step
+
     def text(self, lane: str) -> str:
         """The text that a lane wrote."""
         return "".join(step.text for step in self.steps[lane])

@@ -66,9 +66,10 @@ class _Moments:
         rows = {name: value.flatten(0, 1).float() for name, value in given.items() if value is not None}
         self.positions += len(rows["x"])
         self.tokens += len(rows.get("g", ()))
-        for one, other in map(tuple, pairs):
+        for pair in pairs:
+            one, other = pair[0], pair[1]
             if one in rows and other in rows:
-                self.sums[one + other] = self.sums.get(one + other, 0) + (rows[one].T @ rows[other]).double()
+                self.sums[pair] = self.sums.get(pair, 0) + (rows[one].T @ rows[other]).double()
 
     def mean(self, pair: str) -> Tensor:
         return self.sums[pair] / (self.tokens if pair == "gg" else self.positions)

@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.decode import PROJECTIONS
 
-# How many times faster than A and B of `linear` the parts are learned, in units of their matrices: trials found 1 too
-# slow (docs/training-log.md).
+# How many times faster than A and B of `linear`, in units of their matrices, fresh parts are learned: trials found 1
+# far too slow (docs/training-log.md).
 PACE, PACE_B = 6.0, 2.0
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from lora_drop.adapters.find import bank_facts, config_fingerprint
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.preset_results import (
-    READS_WELL_GAP,
+    READS_WELL_LOSS,
     Measured,
     default_preset,
     figures,
@@ -73,9 +73,9 @@ def sweep_facts(revision: str) -> list[dict[str, Any]]:
     return [
         {
             **{name: row[name] for name in ("drop_ratio", "period", "reuse", "part")},
+            "refresh": row.get("refresh", "single"),
             "corrected": row["adapters"] not in (None, "none"),
-            "agreement": row["lora_steps_top1_agreement"],
-            "gap": row["all_steps_nll_gap"],
+            "loss": row.get("own_all_steps_kl", row["all_steps_kl"]),  # an older sweep has given texts only
         }
         for row in result["rows"]
     ]
@@ -99,8 +99,8 @@ def preset_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
     """What the page says of the presets: all figures are those of the measurements' file.
 
     Returns:
-        `{"default", "missing", "about", "gap", "presets"}`: the preset to open on; why nothing was measured (empty if
-        something was); on what it was; the limit of "reads well"; and of each preset, in order, `{"name", "label",
+        `{"default", "missing", "about", "limit", "presets"}`: the preset to open on; why nothing was measured (empty
+        if something was); on what it was; the limit of "reads well"; and of each preset, in order, `{"name", "label",
         "note", "measured", "bare", "reads_well"}`, the measured figures with its adapters and without, or None.
     """
     try:
@@ -115,11 +115,10 @@ def preset_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
         and {
             "device": about["device"]["name"],
             "dtype": about["model"]["dtype"],
-            "file": about["data"]["file"],
-            "tokens": next(iter(measured.rows.values()))["tokens"],
+            "prompts": about["data"]["own"]["prompts"],
             "date": about["date"][:10],
         },
-        "gap": READS_WELL_GAP,
+        "limit": READS_WELL_LOSS,
         "presets": [
             {
                 "name": preset.name,

@@ -17,13 +17,14 @@ from lora_drop.decode import (
     lay_out,
     library,
 )
-from lora_drop.decode.static import SPAN
+from lora_drop.decode.buffers import SPAN
 from lora_drop.method.schedule import Schedule, baseline_schedule
-from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
+from lora_drop.method.settings import KV_RULES, PARTS, REFRESHES, REUSE_RULES
 from lora_drop.models import bundled as bundled_files
 from lora_drop.models.download import GGUF
 from lora_drop.models.gguf import gguf_rows
 from tests.support.decoding import PROMPT, TARGET, random_bank
+from tests.support.parts import full_bank
 
 
 def logits(decoder, schedule, bank, prompt=PROMPT, target=TARGET, watch=False):
@@ -64,6 +65,23 @@ def test_it_is_the_reference(any_tiny, fused, reuse, part, kv, corrected):
     torch.testing.assert_close(two, one, rtol=1e-4, atol=2e-4)
     torch.testing.assert_close(seen_fast, seen, rtol=1e-4, atol=2e-4)
     assert state_fast.kv.lengths == state.kv.lengths and state_fast.kv.allocated_bytes == state.kv.allocated_bytes
+    for i in range(any_tiny.num_layers):
+        pair = (s.kv.stores[i].narrow(3, 0, s.kv.lengths[i]) for s in (state_fast, state))
+        torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.products
+@pytest.mark.parametrize("fused", ["static"], indirect=True)  # test_native_parts.py has the other
+@pytest.mark.parametrize(("reuse", "part", "kv"), itertools.product(REUSE_RULES, PARTS, KV_RULES))
+@pytest.mark.parametrize("refresh", REFRESHES)
+def test_parts_and_repairs_are_the_references(any_tiny, fused, reuse, part, kv, refresh):
+    schedule = Schedule(4, any_tiny.num_layers, (2, 4), reuse, part, kv, refresh=refresh, head="screened")
+    bank = full_bank(any_tiny, reuse, part, layers=[2])  # layer 4 has the bare rule
+    one, seen, state = logits(ReferenceDecoder(any_tiny.model), schedule, bank, watch=True)
+    two, seen_fast, state_fast = logits(fused, schedule, bank, watch=True)
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=2e-4)
+    torch.testing.assert_close(seen_fast, seen, rtol=1e-4, atol=2e-4)
+    assert state_fast.kv.lengths == state.kv.lengths and len(state_fast.entered) == len(state.entered)
     for i in range(any_tiny.num_layers):
         pair = (s.kv.stores[i].narrow(3, 0, s.kv.lengths[i]) for s in (state_fast, state))
         torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-4)

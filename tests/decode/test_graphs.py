@@ -1,4 +1,4 @@
-"""The decoder over static buffers: spans, growth, storage; and on a GPU its graphs (marked `gpu`)."""
+"""The decoder over static buffers: spans, growth, storage, replays; and on a GPU its graphs (marked `gpu`)."""
 
 import copy
 import itertools
@@ -6,19 +6,23 @@ import itertools
 import pytest
 import torch
 
-from lora_drop.decode import ReferenceDecoder
+from lora_drop.decode import ReferenceDecoder, Rewind
+from lora_drop.decode.buffers import SPAN
 from lora_drop.decode.cache import BLOCK
 from lora_drop.decode.lane import Lane
+from lora_drop.decode.logits import entropy
 from lora_drop.decode.sampling import Sampling
-from lora_drop.decode.static import SPAN, StaticDecoder, StaticWeights
+from lora_drop.decode.static import StaticDecoder, StaticWeights
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import Schedule, baseline_schedule
-from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
+from lora_drop.method.settings import KV_RULES, PARTS, REFRESHES, REUSE_RULES
 from lora_drop.models.load import load_model
 from lora_drop.run.race import take_turns
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
+from tests.support import graphs
 from tests.support.decoding import PROMPT, random_bank
+from tests.support.parts import full_bank
 
 LONG_PROMPT = [n * 7 % 256 for n in range(SPAN - 6)]
 
@@ -62,6 +66,82 @@ def test_a_lane_reserves_what_it_needs_and_no_more(tiny, max_new_tokens):
     for store, filled in zip(kv.stores, kv.lengths, strict=True):
         assert filled <= store.shape[3] <= filled + BLOCK
     assert kv.lengths[2] == len(PROMPT) + (max_new_tokens - 1) // 4
+
+
+# ---- replayed through a stub: see tests/support/graphs.py ----
+
+
+@pytest.fixture
+def recorded(tiny, monkeypatch):
+    """A decoder on the CPU that captures."""
+    graphs.install(monkeypatch)
+    decoder = static(tiny.model)
+    decoder._captures = True
+    return decoder
+
+
+@pytest.mark.parametrize(("reuse", "part"), [("residual", "block"), ("state", "attention"), ("skip", "block")])
+@pytest.mark.parametrize(("refresh", "kv"), itertools.product(REFRESHES, KV_RULES))
+def test_replays_read_and_write_the_lane_s_buffers_alone(tiny, recorded, reuse, part, refresh, kv):
+    schedule = Schedule(3, tiny.num_layers, (2, 4), reuse, part, kv, refresh=refresh, head="screened")
+    bank = full_bank(tiny, reuse, part, layers=[2])
+    reference = ReferenceDecoder(tiny.model)
+    expected = fed(reference, reference.new_state(schedule, bank), PROMPT, 12)
+    state = recorded.new_state(schedule, bank, len(PROMPT) + 12)
+    torch.testing.assert_close(fed(recorded, state, PROMPT, 12), expected, rtol=1e-4, atol=2e-4)
+    assert {(each.lora, each.rows) for each in state.graphs} == {(True, 1), (False, 3 if refresh == "repair" else 1)}
+    assert sorted(graph.replays for graph in graphs.Graph.all) == [4, 8]
+    assert state.kv.lengths[2] == schedule.kv_length(2, len(PROMPT), 12)
+
+
+def test_spans_and_storage_grow_under_replays(tiny, recorded):
+    """Over the border of a span, and of what was reserved, in the middle of a window."""
+    schedule = Schedule(4, tiny.num_layers, (2, 3), kv="write", refresh="repair")
+    reference = ReferenceDecoder(tiny.model)
+    expected = fed(reference, reference.new_state(schedule), LONG_PROMPT, 12)
+    for tokens in (0, len(LONG_PROMPT) + 12):
+        state = recorded.new_state(schedule, tokens=tokens)
+        torch.testing.assert_close(fed(recorded, state, LONG_PROMPT, 12), expected, rtol=1e-4, atol=2e-4)
+    assert {each.spans[0] for each in state.graphs} == {SPAN, state.kv.store(0).shape[3]}
+
+
+def test_triggers_give_windows_of_each_length_under_replays(tiny, recorded):
+    """Each number of rows has a graph of its own, captured when it is first met."""
+    probe = ReferenceDecoder(tiny.model)
+    logits = fed(probe, probe.new_state(baseline_schedule(tiny.num_layers)), PROMPT, 40)
+    threshold = sorted(map(entropy, logits.split(1)))[25]
+    schedule = Schedule(4, tiny.num_layers, (2, 3), kv="write", refresh="repair", refresh_entropy=threshold)
+    expected = fed(probe, probe.new_state(schedule), PROMPT, 40)
+    state = recorded.new_state(schedule, tokens=len(PROMPT) + 40)
+    torch.testing.assert_close(fed(recorded, state, PROMPT, 40), expected, rtol=1e-4, atol=2e-4)
+    assert len({each.rows for each in state.graphs}) > 2
+
+
+@pytest.mark.parametrize("reuse", ["residual", "state"])
+def test_drafts_are_taken_back_under_replays(tiny, recorded, reuse):
+    """Two lanes in turn, with triggers: the baseline's text, and the reference's rewinds, so its anchors."""
+    rules = {"kv": "write", "refresh": "repair", "accept": 1.0, "refresh_norm": 0.5, "refresh_entropy": 5.2}
+    schedule = Schedule(5, tiny.num_layers, (1, 2, 3), reuse, **rules)
+    bank = random_bank(tiny, reuse)
+
+    def lanes(decoder, its):
+        prompt = torch.tensor([PROMPT])
+        return [Lane(decoder, prompt, its, bank, Sampling(0.5, 1.0, seed), 40) for seed in (1, 2)]
+
+    def told(one):
+        return [(event.to,) if isinstance(event, Rewind) else event.rows for event in one]
+
+    ours, seen = lanes(recorded, schedule), ([], [])
+    for events in itertools.zip_longest(*ours):
+        for event, into in zip(events, seen, strict=True):
+            into.extend([] if event is None else [event])
+    assert len({each.rows for one in ours for each in one.state.graphs}) > 2
+    assert sum(isinstance(event, Rewind) for event in seen[0]) > 4
+    for theirs, events in zip(lanes(ReferenceDecoder(tiny.model), schedule), seen, strict=True):
+        assert told(list(theirs)) == told(events)
+    for one, plain in zip(ours, lanes(recorded, baseline_schedule(tiny.num_layers)), strict=True):
+        list(plain)
+        assert one.tokens == plain.tokens
 
 
 # ---- on a GPU ----

@@ -13,6 +13,7 @@ from lora_drop.decode.native.plan import NativeScreen
 from lora_drop.decode.native.structs import BF16, F32, Q4_1, Q8_0
 from lora_drop.method.schedule import Schedule
 from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
+from tests.decode.test_fast import blocks
 from tests.decode.test_rows import matrix
 from tests.support.decoding import PROMPT, TARGET
 from tests.support.parts import full_bank
@@ -136,3 +137,16 @@ def test_of_the_screened_head_a_decoder_makes_the_codes_once(tiny):
     one, two, third = (native.new_state(schedule, given).screen for given in (bank, bank, other))
     assert one is two and third is not one
     assert native.new_state(Schedule(4, tiny.num_layers, (2, 4)), bank).screen is None
+
+
+def test_the_packed_model_s_best_are_its_own_head_s(bundled):
+    """The rows are the file's own."""
+    native = NativeDecoder(bundled.model, lay_out(bundled.model, blocks(bundled.model)))
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(-127, 128, (native._vocabulary, 32), generator=generator, dtype=torch.int8)
+    preview = ScreenedHead(torch.randn(32, 576, generator=generator), codes, torch.ones(len(codes)), 300)
+    h = torch.randn(3, 576, generator=generator)
+    whole = native._logits(h)  # three rows together
+    for row, right in zip(h, whole, strict=True):
+        mixed = native._logits(row[None], NativeScreen(preview, native._weights))[0]
+        assert (mixed == right).sum() == 300

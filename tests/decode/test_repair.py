@@ -1,6 +1,7 @@
 """Exact refreshes and what they judge: after a repair every cache and anchor is the full model's, in each decoder."""
 
 import copy
+import functools
 import itertools
 import math
 
@@ -28,7 +29,7 @@ from lora_drop.method.schedule import Schedule, baseline_schedule
 from tests.support.decoding import PROMPT, TARGET, random_bank
 
 EXACT = {"refresh": "repair", "kv": "write"}
-DECODERS = ("reference", "native")
+DECODERS = ("reference", "native", "static")
 
 
 def make(name, loaded):
@@ -60,9 +61,8 @@ def held(state, layer):
 
 def full_after(decoder, schedule, tokens):
     """The state and last logits of the full model that was fed the same tokens, a step at a time."""
-    every = Schedule(
-        2, decoder.num_layers, schedule.dropped, schedule.reuse, schedule.part, "write", refresh_entropy=0
-    )
+    rules = (schedule.reuse, schedule.part, "write")
+    every = Schedule(2, decoder.num_layers, schedule.dropped, *rules, refresh_entropy=0)
     state = decoder.new_state(every)
     logits = decoder.prefill(torch.tensor([PROMPT]), state).logits
     for token in tokens:
@@ -98,6 +98,22 @@ def test_after_a_repair_caches_and_anchors_are_the_full_model_s(decoder, tiny, p
         if reuse != "skip":
             same(remembered(state), remembered(full), decoder)
     assert seen == len(TARGET) // period
+
+
+@pytest.mark.parametrize("reuse", ["residual", "state"])
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_after_a_rewind_caches_and_anchors_are_the_full_model_s(decoder, tiny, rows, reuse):
+    schedule = Schedule(4, tiny.num_layers, (2, 4), reuse, **EXACT, accept=1.0)
+    *_, (state, _, found) = forced(decoder, schedule, random_bank(tiny, reuse), TARGET[:4])
+    taken = decoder.rewind(found, rows, state)
+    full, logits = full_after(decoder, schedule, TARGET[:rows])
+    assert state.kv.lengths == full.kv.lengths and state.refresher.step == state.refresher.last_refresh == rows
+    same(taken.logits, logits, decoder)
+    for layer in range(tiny.num_layers):
+        same(held(state, layer), held(full, layer), decoder)
+    same(remembered(state), remembered(full), decoder)
+    token = torch.tensor([[TARGET[rows]]])  # and it goes on from there
+    assert decoder.step(token, state).rows == 1 and state.kv.lengths[1] == len(PROMPT) + rows + 1
 
 
 def remembered(state):
@@ -146,17 +162,23 @@ def events_of(decoder, schedule, **options):
     return running, list(running)
 
 
+@functools.cache
+def plain(decoder, tokens, sampling):
+    """The baseline lane's tokens."""
+    return events_of(decoder, baseline_schedule(decoder.num_layers), tokens=tokens, sampling=sampling)[0].tokens
+
+
 SAMPLINGS = [Sampling(), Sampling(0.8, 1.0, 3), Sampling(1.3, 0.9, 11)]
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "sampled", "top-p"])
 @pytest.mark.parametrize("period", [2, 4, 7])
 def test_accept_1_is_the_baseline_s_text(decoder, tiny, period, sampling):
-    baseline, _ = events_of(decoder, baseline_schedule(tiny.num_layers), tokens=40, sampling=sampling)
-    for dropped in ((1,), (2, 4), (1, 2, 3, 4)):
+    expected = plain(decoder, 40, sampling)
+    for dropped in ((2, 4), (1, 2, 3, 4)):
         schedule = Schedule(period, tiny.num_layers, dropped, **EXACT, accept=1.0)
         ours, _ = events_of(decoder, schedule, tokens=40, sampling=sampling)
-        assert ours.tokens == baseline.tokens and ours.ended == "length"
+        assert ours.tokens == expected and ours.ended == "length"
         assert 0 < ours.drafts and 0 <= ours.accepted <= ours.drafts
 
 
@@ -167,10 +189,7 @@ def test_drafts_are_taken_back_at_every_place(decoder, tiny):
     for seed in range(6):
         sampling = Sampling(1.0, 1.0, seed)
         ours, events = events_of(decoder, schedule, tokens=60, sampling=sampling)
-        assert (
-            ours.tokens
-            == events_of(decoder, baseline_schedule(tiny.num_layers), tokens=60, sampling=sampling)[0].tokens
-        )
+        assert ours.tokens == plain(decoder, 60, sampling)
         last = 0
         for event in events:
             if isinstance(event, Rewind):
@@ -225,10 +244,9 @@ def test_the_numbering_of_steps_taken_back(decoder, tiny):
 @pytest.mark.parametrize("accept", [0.0, 0.2, 1.0])
 def test_a_stop_token_that_is_a_draft_is_judged(decoder, tiny, accept):
     """Each token that the full model writes is the stop token once: the text ends where the baseline's does."""
-    baseline = lane(decoder, baseline_schedule(tiny.num_layers), tokens=30)
-    written = [step.token_id for step in baseline]
+    written = plain(decoder, 30, Sampling())
     ends = set()
-    for stop in sorted(set(written))[:8]:
+    for stop in sorted(set(written))[:5]:
         # Layers left out for nothing, whose drafts are mostly taken back, and a head whose drafts mostly stay.
         for rules in ({"dropped": (1, 2)}, {"dropped": (), "head": "screened"}):
             schedule = Schedule(4, tiny.num_layers, **rules, **EXACT, accept=accept)
@@ -241,33 +259,35 @@ def test_a_stop_token_that_is_a_draft_is_judged(decoder, tiny, accept):
     assert ends == ({StepResult, Judged} if accept else {StepResult})
 
 
-def test_weight_passes_and_rows(tiny):
-    """A repair is one pass: each layer from the first skipped one on is entered once, with all rows in a row."""
-    decoder = ReferenceDecoder(tiny.model)
-    entered = []
-    run_full = decoder.run_full
+@pytest.mark.parametrize("name", ["reference", "static"])
+def test_weight_passes_and_rows(tiny, monkeypatch, name):
+    """A repair is one pass: each layer from the first skipped one on is entered once, with all rows (in a row)."""
+    decoder = make(name, tiny)
+    layer = "_full" if name == "static" else "run_full"
+    entered, run_full = [], getattr(decoder, layer)
 
-    def counted(i, h, rope, state):
-        entered.append(i)
-        return run_full(i, h, rope, state)
+    def counted(i, h, *others):
+        entered.append((i, h.shape[0]))
+        return run_full(i, h, *others)
 
-    decoder.run_full = counted
+    monkeypatch.setattr(decoder, layer, counted)
     schedule = Schedule(4, tiny.num_layers, (2, 4), **EXACT)
     state = decoder.new_state(schedule)
     decoder.prefill(torch.tensor([PROMPT]), state)
     for token in TARGET[:4]:
         entered.clear()
         decoder.step(torch.tensor([[token]]), state)
-    assert entered == [0, 1, *(layer for layer in range(2, tiny.num_layers) for _ in range(4))]
+    times, rows = (1, 4) if name == "static" else (4, 1)
+    rest = [(layer, rows) for layer in range(2, tiny.num_layers) for _ in range(times)]
+    assert entered == [(0, 1), (1, 1), *rest]
 
 
 def test_the_head_alone_redone_is_lossless(decoder, tiny):
     """No layer skipped, the head screened at LoRA steps, `accept` 1: only logits are computed again."""
     bank = screened(tiny, 8, 16)
     schedule = Schedule(4, tiny.num_layers, (), **EXACT, head="screened", accept=1.0)
-    baseline, _ = events_of(decoder, baseline_schedule(tiny.num_layers), tokens=40)
     ours, events = events_of(decoder, schedule, tokens=40, bank=bank)
-    assert ours.tokens == baseline.tokens
+    assert ours.tokens == plain(decoder, 40, Sampling())
     assert {event.kind for event in events if isinstance(event, StepResult)} == {"prefill", "lora", "refresh"}
 
 

@@ -1,12 +1,18 @@
 """The bench: the contract's keys, bytes counted from the tensors, one line for a mistake. Times are not judged."""
 
+import dataclasses
 import json
 
 import pytest
+import torch
 
+from lora_drop.adapters.bank import AdapterBank
 from lora_drop.cli.main import main
+from lora_drop.decode import screen
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.bench import bench
+from lora_drop.evaluation.bench_reference import hf_generate
+from lora_drop.evaluation.prompts import HELD_OUT
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import kv_bytes, speed_bound
 from lora_drop.method.schedule import baseline_schedule
@@ -48,6 +54,54 @@ def test_bytes_and_bound_are_those_of_the_run(tiny):
         assert 0 <= spare < block
 
 
+def test_what_stands_beside_the_speedup(tiny):
+    result = bench(tiny, LoraDropConfig(period=3, drop_ratio=1.0), prompt_tokens=9, new_tokens=20, rounds=2)
+    low, high = result["speedup_interval"]
+    assert 0 < low <= high and result["head_only"] is None, "without adapters there is no screened head"
+    assert result["rows_cost"].keys() == {"4", "8"} and all(cost > 0 for cost in result["rows_cost"].values())
+    assert result["accepted"] is None and result["config"]["prompts"] == []
+
+
+def test_the_full_model_with_the_screened_head_is_a_row_of_its_own(tiny, tmp_path):
+    torch.manual_seed(1)
+    bank = AdapterBank.new([3, 4], tiny.shape.hidden_size, rank=2)
+    head = tiny.model.get_output_embeddings().weight
+    bank.head = screen(head, torch.eye(tiny.shape.hidden_size), 8, 16)
+    bank.revision, bank.num_layers = tiny.revision, tiny.num_layers
+    bank.save(tmp_path / "bank")
+    config = LoraDropConfig(period=3, adapters=str(tmp_path / "bank"))
+    alone = bench(tiny, config, prompt_tokens=9, new_tokens=12, rounds=1)["head_only"]
+    assert alone["speedup"] > 0 and alone["bound"] > 1
+    assert bench(tiny, config.replace(adapters="none"), 9, 12, 1)["head_only"] is None
+
+
+def test_a_setting_that_depends_on_the_text_is_timed_on_real_prompts(tiny, tmp_path):
+    trained = dataclasses.replace(tiny, id="trained", weights=None)
+    config = LoraDropConfig(period=3, drop_ratio=1.0, refresh="repair", kv="write", accept=0.5, adapters="none")
+    result = bench(trained, config, new_tokens=12, rounds=1)
+    assert result["config"]["prompts"] == list(HELD_OUT[:4]) and 0 <= result["accepted"] <= 1
+    fixed = bench(tiny, LoraDropConfig(period=3), new_tokens=12, rounds=1, prompts=["Why?"])
+    assert fixed["config"]["prompts"] == ["Why?"]
+
+
+def test_a_prompts_file_and_transformers_own_drafts(tmp_path, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr("lora_drop.evaluation.bench_reference.hf_reference", lambda *args: asked.append(args))
+    (tmp_path / "p.jsonl").write_text('{"prompt": "Why?"}\n')
+    files = ["--prompts", str(tmp_path / "p.jsonl")]
+    argv = [*TINY[:-1], "1", "--new-tokens", "8", *files, "--refresh", "repair", "--kv", "write", "--json"]
+    monkeypatch.setattr("lora_drop.evaluation.bench._prompts_for", lambda loaded, plan: ())
+    assert main([*argv, "--accept", "1"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["hf_prompt_lookup_tokens_per_second"] is None and result["config"]["prompts"] == ["Why?"]
+    assert [(args[5], args[6]) for args in asked] == [(["Why?"], None), (["Why?"], 10)]
+
+
+def test_transformers_prompt_lookup_runs():
+    found = hf_generate("random:tiny-llama", "cpu", "float32", 9, 8, ["Why?"], 4)
+    assert found["tokens_per_second"] > 0 and found["dtype"] == "float32"
+
+
 def test_the_table_for_people(capsys):
     assert main([*TINY, *SMALL, "--no-hf"]) == 0
     out = capsys.readouterr().out
@@ -61,6 +115,9 @@ def test_the_table_for_people(capsys):
         (["--new-tokens", "1"], "new_tokens must be at least 2"),
         (["--prompt-tokens", "0"], "prompt_tokens must be at least 1"),
         (["--prompt-tokens", "9000000"], "more than the context"),
+        (["--refresh-entropy", "0.5"], "depends on the text"),
+        (["--refresh", "repair", "--kv", "write", "--accept", "0.1"], "depends on the text"),
+        (["--prompts", "nowhere.jsonl"], "cannot read nowhere.jsonl"),
     ],
 )
 def test_bad_input_is_one_line(argv, says, capsys):

@@ -1,10 +1,10 @@
-"""Intervals of ratios, and the refresh cycles that they are drawn from."""
+"""Intervals of ratios."""
 
 import random
 
 import pytest
 
-from lora_drop.method.interval import cycles, ratio_interval
+from lora_drop.method.interval import ratio_interval
 
 
 def test_units_that_are_alike_leave_no_doubt():
@@ -28,16 +28,3 @@ def test_the_interval_is_the_same_each_time_and_narrows_with_more_units():
 def test_a_unit_weighs_by_its_tokens():
     low, high = ratio_interval([(100.0, 1000.0), (5.0, 1.0), (100.0, 1000.0), (100.0, 1000.0)])
     assert 0.1 <= low <= high < 0.12
-
-
-def test_cycles_end_at_full_steps_and_hold_the_same_tokens_of_both_lanes():
-    base = [10.0, 10, 10, 11, 10, 10, 10, 11, 10, 10]
-    step = [(5.0, 1, False), (5.0, 1, False), (5.0, 1, False), (12.0, 1, True)]
-    assert cycles(base, [*step, *step, *step]) == [(41.0, 27.0), (41.0, 27.0)]  # the third goes on past the baseline
-    assert cycles(base, step[:3]) == [] == cycles([], step)
-
-
-def test_a_pass_that_takes_tokens_back_is_paid_for_by_the_tokens_that_stay():
-    base = [10.0] * 8
-    passes = [(5.0, 1, False), (5.0, 1, False), (12.0, -1, True), (5.0, 1, False), (12.0, 1, True)]
-    assert cycles(base, passes) == [(10.0, 22.0), (20.0, 17.0)]

@@ -1,7 +1,7 @@
 /* Layers x steps: who runs, who is renewed, who is skipped. */
 
 import { cellKind, triggerWords } from "../kinds.js";
-import { isAdaptive } from "../schedule.js";
+import { isAdaptive, writesKv } from "../schedule.js";
 import { Chart } from "./chart.js";
 import { baseLayout, color } from "./layout.js";
 
@@ -47,8 +47,7 @@ export class ActivityChart extends Chart {
       },
     ];
     this.dropped = new Set(this.run.focus.schedule.dropped);
-    const kept = this.run.focus.schedule.kv === "write";
-    this.figure.dataset.kv = kept ? "write" : "skip";
+    this.figure.dataset.kv = writesKv(this.run.focus.schedule) ? "write" : "skip";
     this.figure.dataset.adaptive = String(isAdaptive(this.run.focus.schedule));
     this.paint();
   }

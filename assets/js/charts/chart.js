@@ -46,6 +46,8 @@ export class Chart {
     this.onPick = null;
     /** @type {Run | null} */
     this.shown = null;
+    /** @type {{steps: number, rewinds: number}[]} what each lane had when it was drawn last */
+    this.seen = [];
   }
 
   /** The run that is drawn. @returns {Run} */
@@ -79,8 +81,19 @@ export class Chart {
     this.from = 0;
     this.figure.dataset.state = "running";
     this.isDrawn = this.isFinished = false;
+    this.seen = run.lanes.map(({ rewinds }) => ({ steps: 0, rewinds: rewinds.length }));
     this.setUp();
     if (this.visible) this.apply();
+  }
+
+  /** Were steps taken back that it has drawn? */
+  takeNote() {
+    const { lanes } = this.run;
+    const before = this.seen;
+    this.seen = lanes.map(({ steps, rewinds }) => ({ steps: steps.length, rewinds: rewinds.length }));
+    return lanes.some((lane, i) =>
+      lane.rewinds.slice(before[i].rewinds).some(({ to }) => to + 1 < before[i].steps),
+    );
   }
 
   /** What the plot reports of the reader's hand, once there is one. */
@@ -161,17 +174,18 @@ export class Chart {
     else if (last > WINDOW) [this.span, this.from] = [WINDOW, (Math.ceil((2 * last) / WINDOW) - 2) * (WINDOW / 2)];
     else this.span = spanFor(this.run, span, last);
     const moved = span !== this.span || from !== this.from;
-    if (isOver && from > 0) {
-      // What scrolled out of the window comes back.
+    // What was taken back goes; at the end, what scrolled out of the window comes back.
+    const isAnew = this.takeNote() || (isOver && from > 0);
+    if (isAnew) {
       this.setUp();
       this.isDrawn = false;
-    }
-    if (moved && this.from > from) this.forget(this.from);
+    } else if (moved && this.from > from) this.forget(this.from);
     if (!this.isDrawn) this.apply();
     this.extend();
+    if (isAnew && this.from > 0) this.forget(this.from);
     if (isOver) this.finish();
     this.isFinished ||= isOver;
-    if (moved || isOver) this.apply();
+    if (moved || isOver || isAnew) this.apply();
     else if (this.cursorStep !== null) this.moveCursor(this.cursorStep);
   }
 

@@ -60,7 +60,6 @@ export class DriftChart extends Chart {
       const name = this.run.plainLabels[lane.index];
       this.traces.push(line({ hoverinfo: "all", hovertemplate: `step %{x}: mean drift %{y:.3f}<extra>${name}</extra>` }));
     }
-    this.layer = null;
     this.means = [];
     this.refreshes = { [REFRESHES]: { x: [], y: [] }, [EARLY]: { x: [], y: [] } };
     this.figure.dataset.adaptive = String(isAdaptive(this.run.focus.schedule));

@@ -1,7 +1,7 @@
-/* Bytes of K/V: counted in each lane, and the formula dashed ahead of them; where refreshes may come early nobody knows
- * it ahead, and it is drawn for the refreshes that happened. */
+/* Bytes of K/V: counted in each lane, and the formula dashed ahead of them; where refreshes may come early, or tokens be
+ * taken back, nobody knows it ahead, and it is drawn for the refreshes that happened. */
 
-import { baseline, isAdaptive, kvTokens } from "../schedule.js";
+import { baseline, kvTokens, varies } from "../schedule.js";
 import { Chart, valuesAt } from "./chart.js";
 import { baseLayout, color, laneColor } from "./layout.js";
 import { plotly } from "./plotly.js";
@@ -42,14 +42,15 @@ export class MemoryChart extends Chart {
    * @param {import("../run.js").Lane} lane
    * @param {number} step
    * @param {number} [refreshes]
+   * @param {number} [last]
    */
-  formulaAt(lane, step, refreshes) {
-    return (kvTokens(lane.schedule, this.run.promptTokens, step, refreshes) * this.run.bytesPerToken) / this.scale;
+  formulaAt(lane, step, refreshes, last) {
+    return (kvTokens(lane.schedule, this.run.promptTokens, step, refreshes, last) * this.run.bytesPerToken) / this.scale;
   }
 
   /** The formula of a lane over the planned run, in at most some hundred points (it has steps where w > 1). */
   formula(lane) {
-    if (isAdaptive(lane.schedule)) return { type: "scatter", mode: "lines", x: [], y: [], hoverinfo: "skip" };
+    if (varies(lane.schedule)) return { type: "scatter", mode: "lines", x: [], y: [], hoverinfo: "skip" };
     const x = [];
     const stride = Math.max(1, Math.floor(this.run.planned / 600));
     for (let step = 0; step <= this.run.planned; step += stride) x.push(step);
@@ -81,8 +82,9 @@ export class MemoryChart extends Chart {
       this.drawn[lane.index] = lane.steps.length;
       if (!fresh.length) continue;
       grow(lane.index, fresh, (step) => step.kvBytes / this.scale);
-      if (!isAdaptive(lane.schedule)) continue;
-      grow(lanes.length + lane.index, fresh, ({ step, refreshes }) => this.formulaAt(lane, step, refreshes));
+      if (!varies(lane.schedule)) continue;
+      const formula = ({ step, refreshes, lastRefresh }) => this.formulaAt(lane, step, refreshes, lastRefresh);
+      grow(lanes.length + lane.index, fresh, formula);
     }
     if (!grown.length) return;
     plotly().extendTraces(this.plot, { x, y }, grown);

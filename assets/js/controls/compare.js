@@ -1,7 +1,7 @@
 /* Which corrections there are, and the choice of a third lane: the same run with one setting changed. */
 
 import { find, make } from "../dom.js";
-import { formatNumber, formatShare } from "../format.js";
+import { formatNumber } from "../format.js";
 import { isBaseline } from "../schedule.js";
 import { bankOf, chosenPreset, scheduleOf } from "../settings.js";
 
@@ -77,8 +77,8 @@ function bankWords(settings, bank) {
 function measuredWords(state, bank) {
   const chosen = chosenPreset(state);
   if (!bank || !chosen?.measured || !chosen.bare) return "";
-  const [withThem, without] = [chosen.measured, chosen.bare].map((row) => formatShare(row.agreement));
-  return ` Same next token, measured: ${withThem} with them, ${without} without.`;
+  const [withThem, without] = [chosen.measured, chosen.bare].map((row) => formatNumber(row.loss, 2));
+  return ` Quality loss, measured: ${withThem} with them, ${without} without.`;
 }
 
 const baselineWords = (schedule) =>

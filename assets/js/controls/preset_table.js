@@ -36,7 +36,7 @@ export function mountPresets(element, props, watch, trigger, store) {
     });
     body.replaceChildren(...[...facts.presets, CUSTOM].map((preset, i) => rowOf(preset, radios[i])));
     find(element, "[data-column=reads]").title =
-      `“well” where the quality loss over all steps is at most ${facts.gap} nats per token`;
+      `“well” where the quality loss is at most ${facts.limit} nats per token, and the text does not go in circles`;
     find(element, ".ld-presets-about").textContent = aboutWords(facts);
     find(element, ".ld-presets").dataset.state = facts.missing ? "unmeasured" : "measured";
   }
@@ -82,7 +82,7 @@ function rowOf(preset, radio) {
     row.append(...cellsOf(preset.measured, preset.reads_well));
   } else {
     const note = make("td", "ld-presets-note", preset.note);
-    note.colSpan = 5;
+    note.colSpan = 4;
     row.append(note);
   }
   row.addEventListener("click", (event) => {
@@ -94,13 +94,10 @@ function rowOf(preset, radio) {
 /** What a preset was measured to do, and whether its text reads well. */
 function cellsOf(measured, readsWell) {
   const verdict = make("td", readsWell ? "ld-good" : "ld-bad", readsWell ? "well" : "not well");
-  const speed = make("td", "", formatNumber(measured.speedup, 2));
-  speed.append(make("small", "", `\u2009/\u2009${formatNumber(measured.bound, 2)}×`));
   return [
     verdict,
-    make("td", "", formatShare(measured.agreement)),
-    make("td", "", formatNumber(measured.nll_gap, 2)),
-    speed,
+    make("td", "", formatNumber(measured.loss, 2)),
+    make("td", "", `${formatNumber(measured.speedup, 2)}×`),
     make("td", "", formatShare(measured.kv_saved)),
   ];
 }
@@ -110,10 +107,10 @@ function cellsOf(measured, readsWell) {
  *
  * @param {PresetFacts} facts
  */
-function aboutWords({ about, gap, missing }) {
+function aboutWords({ about, limit, missing }) {
   if (missing) return `${missing.charAt(0).toUpperCase()}${missing.slice(1).replace(/\.$/, "")}.`;
   return (
-    `Measured on ${formatNumber(about.tokens)} tokens of ${about.file}, ${about.device}, ${about.dtype}, ` +
-    `${about.date}. Same next token as the full model at LoRA steps; quality loss in nats per token over all steps: up to ${gap} reads well.`
+    `Measured on answers to ${formatNumber(about.prompts)} prompts, ${about.device}, ${about.dtype}, ${about.date}. ` +
+    `Quality loss in nats per token, of all steps: up to ${limit} reads well.`
   );
 }

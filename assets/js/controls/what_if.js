@@ -2,8 +2,8 @@
 
 import { find } from "../dom.js";
 import { formatNumber, formatShare } from "../format.js";
-import { isAdaptive, isBaseline, kvSaved, speedBound } from "../schedule.js";
-import { bankOf, chosenPreset, scheduleOf } from "../settings.js";
+import { isAdaptive, isBaseline, judges, kvSaved, repairs, speedBound, varies } from "../schedule.js";
+import { bankOf, chosenPreset, scheduleOf, withBank } from "../settings.js";
 import { drawPattern } from "./pattern.js";
 
 /** @typedef {import("../store.js").State} State */
@@ -57,9 +57,10 @@ function drawStrip(element, state) {
   const steps = settings.max_new_tokens - 1;
   const plain = isBaseline(schedule);
   const bank = bankOf(model, settings, schedule);
-  const bound = speedBound(model.shape, { ...schedule, corrected: bank?.corrected }, steps, promptTokens, bank?.rank);
-  figure("bound", `${formatNumber(bound, 2)}×`);
-  const early = isAdaptive(schedule); // then all of this is what the longest gaps would give
+  const corrected = withBank(model, settings, schedule, bank);
+  const bound = `${formatNumber(speedBound(model.shape, corrected, steps, promptTokens, bank?.rank), 2)}×`;
+  figure("bound", judges(schedule) ? `at most ${bound}` : bound);
+  const early = varies(schedule); // then all of this is what the longest gaps would give
   const saved = formatShare(kvSaved(model.shape, schedule, promptTokens, steps));
   figure("kv-saved", early ? `at most ${saved}` : saved);
   figure("dropped", plain ? "none" : `${schedule.dropped.length} of ${schedule.numLayers}`);
@@ -78,6 +79,7 @@ function noteWords(state, schedule, bank) {
     `For ${formatNumber(promptTokens)} prompt and ${formatNumber(settings.max_new_tokens)} new tokens. ` +
     "Reading fewer bytes is the most that can be gained." +
     (isAdaptive(schedule) ? " Early refreshes take some of it back." : "") +
+    (judges(schedule) ? " Each token that is taken back costs time." : "") +
     ` ${expectedWords(state, schedule, bank)}`
   );
 }
@@ -86,13 +88,17 @@ function noteWords(state, schedule, bank) {
 function expectedWords(state, schedule, bank) {
   const { model } = state;
   const chosen = chosenPreset(state);
-  const figures = ({ agreement, gap }) =>
-    `same next token ${formatShare(agreement)}, quality loss ${formatNumber(gap, 2)} nats per token`;
+  const figures = ({ loss }) => `quality loss ${formatNumber(loss, 2)} nats per token`;
   const own = bank ? chosen?.measured : chosen?.bare;
-  if (own) return `This preset, measured: ${figures({ agreement: own.agreement, gap: own.nll_gap })}.`;
+  if (own) return `This preset, measured: ${figures(own)}.`;
   const share = schedule.dropped.length / model.droppable;
   const away = (row) => Math.abs(row.drop_ratio - share) / 0.25 + Math.abs(Math.log2(row.period / schedule.period));
-  const alike = (row) => row.reuse === schedule.reuse && row.part === schedule.part && row.corrected === Boolean(bank);
+  const refresh = repairs(schedule) ? "repair" : "single";
+  const alike = (row) =>
+    row.reuse === schedule.reuse &&
+    row.part === schedule.part &&
+    row.refresh === refresh &&
+    row.corrected === Boolean(bank);
   const nearest = model.sweep.filter(alike).sort((a, b) => away(a) - away(b))[0];
   if (!nearest) return "How well these settings read was not measured.";
   return `Nearest measured setting (p ${nearest.drop_ratio}, w ${nearest.period}): ${figures(nearest)}.`;

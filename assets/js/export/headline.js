@@ -2,7 +2,7 @@
 
 import { formatNumber, formatShare } from "../format.js";
 import { decoderWords, modelName } from "../live/words.js";
-import { isAdaptive, isBaseline } from "../schedule.js";
+import { isBaseline, judges, repairs, varies } from "../schedule.js";
 
 /** @typedef {import("../run.js").Lane} Lane */
 /** @typedef {import("../run.js").Run} Run */
@@ -21,13 +21,15 @@ function settingsWords(run, lane) {
   const sampled = temperature ? `sampled at temperature ${temperature}${cut}` : "greedy";
   if (isBaseline(lane.schedule)) return `Nothing is skipped; ${sampled}`;
   const layers = `${config.dropped.length} of ${run.header.model.layers} layers`;
-  const early = isAdaptive(lane.schedule) ? ", or earlier" : "";
+  const early = varies(lane.schedule) ? ", or earlier" : "";
+  const accept = judges(lane.schedule) ? `, accept ${config.accept}` : "";
+  const kv = config.kv === "write" ? "K/V written when skipped" : "no K/V when skipped";
   const parts = [
     `One full step in ${config.period}${early}`,
     config.part === "attention" ? `attention of ${layers} skipped` : `${layers} skipped`,
     `${config.reuse} rule`,
     config.rank ? `corrections of rank ${config.rank}` : "no corrections",
-    config.kv === "write" ? "K/V written when skipped" : "no K/V when skipped",
+    repairs(lane.schedule) ? `full steps repair${accept}` : kv,
     sampled,
   ];
   return parts.map((part) => part.replaceAll(" ", "\u00A0")).join("\u00A0· "); // a part stays on one line
@@ -44,9 +46,13 @@ function figuresOf(run) {
   const none = run.lanes.length > 1 ? "none" : "–";
   const times = (value) => (value ? `${formatNumber(value, 2)}×` : "");
   const chance = now.by_chance ? ", by chance" : "";
+  const words = run.summary?.words.speedup;
+  const bound = now.bound ? `bound ${times(now.bound)}${chance}` : "";
+  const loss = now.quality_loss;
   return [
-    ["Speedup", times(now.speedup) || "–", now.bound ? `bound ${times(now.bound)}${chance}` : ""],
+    ["Speedup", (!words && times(now.speedup)) || "–", words ?? bound],
     ["KV memory saved", formatShare(now.kv_saved ?? null, 1), ""],
+    ["Quality loss", loss === null ? "–" : formatNumber(loss, 2), loss === null ? "" : "nats a token"],
     ["Same next token", formatShare(now.top1_agreement ?? null, 1), "at LoRA steps"],
     ["First difference", differs === null ? none : `token ${formatNumber(differs + 1)}`, ""],
   ];

@@ -11,7 +11,11 @@ import { placeWords } from "./words.js";
  * @param {import("../store.js").Store} store
  */
 export function mountFigures(root, store) {
-  const figure = (name, text) => (find(root, `.ld-summary [data-figure="${name}"]`).textContent = text);
+  const figure = (name, text) => {
+    const node = find(root, `.ld-summary [data-figure="${name}"]`);
+    node.textContent = text;
+    return node;
+  };
   store.subscribe(["focus", "revision"], (state) => drawFigures(figure, state));
   store.subscribe(["model", "run"], (state) => drawPlace(figure, state));
   drawPlace(figure, store.state);
@@ -30,11 +34,18 @@ function drawPlace(figure, { model, run }) {
 function drawFigures(figure, { run }) {
   if (!run) return;
   const now = run.figures;
-  figure("speedup", now.speedup ? `${formatNumber(now.speedup, 2)}×` : "–");
+  const words = run.summary?.words.speedup;
+  const measured = now.speedup ? `${formatNumber(now.speedup, 2)}×` : "–";
+  const speedup = figure("speedup", words ?? measured);
+  speedup.classList.toggle("ld-words", Boolean(words));
+  const interval = run.summary?.speedup_interval?.map((value) => formatNumber(value, 2)).join(" to ");
+  speedup.title = interval ? `${measured}, and 95% of resampled cycles within ${interval}` : "";
   figure("bound", now.bound ? `${formatNumber(now.bound, 2)}×` : "–");
-  figure("noise", now.by_chance ? ", passed by chance: a busy machine" : "");
+  figure("noise", now.by_chance && !words ? ", passed by chance: a busy machine" : "");
   figure("kv-saved", formatShare(now.kv_saved, 1));
   figure("agreement", formatShare(now.top1_agreement, 1));
+  figure("quality", now.quality_loss === null ? "–" : `${formatNumber(now.quality_loss, 2)} nats`);
+  figure("accepted", now.accepted === null ? "" : `kept ${formatShare(now.accepted)} of drafts`);
   const differs = now.first_divergence;
   figure("divergence", differs === null ? (run.lanes.length > 1 ? "none" : "–") : `token ${differs + 1}`);
 }

@@ -2,13 +2,15 @@
 
 import { make } from "../dom.js";
 import { formatBytes, formatNumber } from "../format.js";
-import { isAdaptive, isBaseline } from "../schedule.js";
+import { isBaseline, judges, repairs, varies } from "../schedule.js";
 
 /** @typedef {import("../run.js").Lane} Lane */
 /** @typedef {import("../run.js").Run} Run */
+/** @typedef {import("../records.js").Schedule} Schedule */
 
 const NEAR_END = 24; // pixels from the end of a pane within which it follows the text
 const FAR = 1e9; // a scroll position beyond every text
+const SHOWN_MS = 1000; // how long what was taken back is seen
 const FIGURES = [["speed", "tokens/s"], ["tokens", "tokens"], ["kv", "KV cache"], ["prefill", "prefill"]];
 
 export class Pane {
@@ -19,7 +21,10 @@ export class Pane {
   /** @type {{node: HTMLElement, from: number}[]} lines of the text: a new token lays out its own line only */
   blocks = [];
   marked = 0; // audits that were looked at
+  rewound = 0; // rewinds of the lane that were looked at
   isHeld = false; // what comes after a position is veiled
+  /** @type {HTMLElement | null} the first token that differs */
+  diverged = null;
   /** @type {HTMLElement | null} the token at the position */
   now = null;
   /** @type {{node: HTMLElement, from: number} | null} the line that is veiled in part */
@@ -70,8 +75,9 @@ export class Pane {
   forget() {
     this.spans = [];
     this.blocks = [];
-    this.marked = 0;
+    this.marked = this.rewound = 0;
     this.isHeld = false;
+    this.diverged = null;
     this.now = null;
     this.partial = null;
     this.follows = true;
@@ -95,12 +101,34 @@ export class Pane {
     this.note.title = [this.note.textContent, ...(run.header.sampling.notes ?? [])].join("\n");
   }
 
-  /** Append the tokens that came since the last time. */
-  extend() {
-    const steps = this.lane?.steps ?? [];
-    if (this.spans.length === steps.length) return;
+  /**
+   * What is wrong with the lane's text goes before the note.
+   *
+   * @param {string} words
+   */
+  warn(words) {
+    if (this.note.firstElementChild) return;
+    this.note.prepend(make("strong", "ld-warning", words), " ");
+    this.note.title = `${words}\n${this.note.title}`;
+  }
+
+  /**
+   * Bring the text to what stands: tokens that were taken back go, those that came since the last time are appended.
+   *
+   * @param {boolean} showsTaken what was taken back is seen for a moment
+   */
+  extend(showsTaken) {
+    if (!this.lane) return;
+    const { steps, rewinds } = this.lane;
+    const gone = rewinds.slice(this.rewound);
+    this.rewound = rewinds.length;
+    const stands = Math.min(this.spans.length, ...gone.map(({ to }) => to + 1));
+    if (stands < this.spans.length) this.cut(stands);
+    else if (!gone.length && stands === steps.length) return;
+    const taken = new Map(showsTaken ? gone.map(({ to, text }) => [to, text]) : []);
+    this.strike(taken.get(stands - 1));
     const fresh = document.createDocumentFragment();
-    for (let i = this.spans.length; i < steps.length; i++) {
+    for (let i = stands; i < steps.length; i++) {
       const span = make("span", `ld-token ld-token-${steps[i].kind}`, steps[i].text);
       span.dataset.step = String(i);
       this.spans.push(span);
@@ -109,9 +137,48 @@ export class Pane {
         fresh.append(this.blocks[this.blocks.length - 1].node);
       }
       this.blocks[this.blocks.length - 1].node.append(span);
+      this.strike(taken.get(i));
     }
     this.text.append(fresh);
     if (this.follows && !this.isHeld) this.text.scrollTop = FAR;
+  }
+
+  /**
+   * Remove all but the first `count` tokens.
+   *
+   * @param {number} count
+   */
+  cut(count) {
+    for (const span of this.spans.splice(count)) span.remove();
+    for (const { node, from } of this.blocks) if (from >= count) node.remove();
+    this.blocks = this.blocks.filter(({ from }) => from < count);
+    this.marked = Math.min(this.marked, Math.max(count - 1, 0));
+  }
+
+  /**
+   * Show what was taken back after the last token, struck through, for a moment.
+   *
+   * @param {string | undefined} text
+   */
+  strike(text) {
+    const line = this.blocks[this.blocks.length - 1]?.node;
+    if (!text || !line) return;
+    const node = make("del", "ld-taken-back", text);
+    line.append(node);
+    setTimeout(() => node.remove(), SHOWN_MS);
+  }
+
+  /**
+   * Mark the first token that differs; null for none.
+   *
+   * @param {number | null} token
+   */
+  markDivergence(token) {
+    const span = token === null ? null : this.spans[token];
+    if (span === this.diverged) return;
+    this.diverged?.classList.remove("ld-diverged");
+    span?.classList.add("ld-diverged");
+    this.diverged = span;
   }
 
   /** The tokens where the full model's next token is another one. An audit comes after its step, and in order. */
@@ -149,12 +216,13 @@ export class Pane {
     // Whole lines by their own class; in the line where the step is, token by token.
     const isLater = (block) => block.from >= to;
     for (const block of this.blocks) block.node.classList.toggle("ld-later-line", isLater(block));
-    const line = this.blocks.filter((block) => !isLater(block)).pop();
+    const lines = this.blocks.filter((block) => !isLater(block));
+    const line = lines.pop();
     if (this.partial && this.partial !== line) {
       for (const span of this.partial.node.children) span.classList.remove("ld-later");
     }
     this.partial = line ?? null;
-    const inLine = line ? this.spans.slice(line.from, line.from + line.node.childElementCount) : [];
+    const inLine = line ? this.spans.slice(line.from, this.blocks[lines.length + 1]?.from) : [];
     for (const span of inLine) span.classList.toggle("ld-later", Number(span.dataset.step) >= to);
     this.now?.classList.remove("ld-now");
     this.now = count === null ? null : this.spans[to - 1];
@@ -176,12 +244,34 @@ export class Pane {
  */
 function laneNote({ schedule, rank }) {
   if (isBaseline(schedule)) return "Nothing is skipped: this is the baseline again.";
-  const { period, dropped, numLayers, part, reuse } = schedule;
+  const { period, dropped, numLayers, part, reuse, extras } = schedule;
   const layers = `${dropped.length} of ${numLayers} layers`;
   const what = part === "attention" ? `The attention of ${layers} is skipped` : `${layers} are skipped`;
   const share = period === 2 ? "every other step" : `in ${period - 1} of ${period} steps`;
-  const when = isAdaptive(schedule) ? `${share} at most` : share;
+  const when = varies(schedule) ? `${share} at most` : share;
   const untrained = reuse === "skip" ? "No corrections: they are passed by." : "No corrections: the untrained rule.";
-  const trained = rank ? `Corrections of rank ${rank}.` : untrained;
-  return `${what} ${when}. ${trained}`;
+  const parts = [`rank ${rank}`, ...(extras?.mlp ? [`MLP part ${extras.mlp}`] : [])];
+  if (extras?.kept) parts.push(`rank ${extras.kept} in layers that run`);
+  const trained = rank ? `Corrections of ${parts.join(", ")}.` : untrained;
+  return [`${what} ${when}.`, trained, exactnessNote(schedule), headNote(schedule)].filter(Boolean).join(" ");
 }
+
+/**
+ * What full steps do beside their own token.
+ *
+ * @param {Schedule} schedule
+ */
+function exactnessNote(schedule) {
+  const { accept = 0 } = schedule;
+  if (!repairs(schedule)) return "";
+  const repair = "Full steps also repair the tokens since the last one";
+  if (!judges(schedule)) return `${repair}.`;
+  if (accept === 1) return `${repair}; a token that is not the full model's own choice is taken back.`;
+  return (
+    `${repair}; a token that the full model finds less than ${accept} times as likely as its favourite is taken back.`
+  );
+}
+
+/** @param {Schedule} schedule */
+const headNote = ({ head, extras }) =>
+  head === "screened" && extras?.head_rank ? `At LoRA steps the head is read for the ${extras.head_best} likeliest tokens.` : "";

@@ -8,6 +8,7 @@ import { Pane } from "./pane.js";
 /** @typedef {import("../run.js").Run} Run */
 /** @typedef {import("../store.js").Store} Store */
 
+const STILL = "(prefers-reduced-motion: reduce)";
 const INVITES = [
   ["Baseline", "Every layer, for every token.", "Press Run: the full model's answer streams in here."],
   ["LoRA-Drop", "Some layers are skipped between full steps.", "Its answer streams in here, each token tinted by the step that wrote it."],
@@ -58,20 +59,17 @@ export class Panes {
    * @param {Run} run
    */
   extend(run) {
-    for (const pane of this.all) pane.extend();
-    for (const lane of run.lanes) this.markDivergence(lane.index, lane.divergence);
-    this.markDivergence(0, run.main.divergence);
+    // Of a run that comes whole nothing is shown that does not stand.
+    const showsTaken = run.isStreaming && !window.matchMedia(STILL).matches;
+    for (const pane of this.all) pane.extend(showsTaken);
+    for (const { index, divergence } of run.lanes) {
+      this.all[index].markDivergence(index ? divergence : run.main.divergence);
+      const warning = run.summary?.words.lanes[run.lanes[index].id];
+      if (warning) this.all[index].warn(warning);
+    }
     for (const pane of this.all) pane.markDisagreements();
     // A run that comes whole, from a file, is read from its beginning.
     if (run.summary && !run.isStreaming) for (const pane of this.all) pane.text.scrollTop = 0;
-  }
-
-  /**
-   * @param {number} index of a lane
-   * @param {number | null} token
-   */
-  markDivergence(index, token) {
-    if (token !== null) this.all[index].spans[token].classList.add("ld-diverged");
   }
 
   /** @param {Run} run */

@@ -2,8 +2,8 @@
 
 import { find } from "../dom.js";
 import { formatBytes, formatNumber, formatShare } from "../format.js";
-import { baseline, isAdaptive, isBaseline, kvBytes, kvLength, speedBound } from "../schedule.js";
-import { bankOf, scheduleOf } from "../settings.js";
+import { baseline, isAdaptive, isBaseline, kvBytes, kvLength, speedBound, writesKv } from "../schedule.js";
+import { bankOf, scheduleOf, withBank } from "../settings.js";
 import { endTime, positionAt, timeAt } from "./pace.js";
 import { Scene } from "./scene.js";
 import { PROMPT, sentencesOf } from "./words.js";
@@ -21,7 +21,8 @@ const MAX_STEPS = 16; // decode steps that are drawn, at most
  */
 const paperSettings = (numLayers) => ({
   ...{ period: 4, drop_ratio: 0.5, layers: [Math.min(3, numLayers - 2), numLayers - 2], drop_layers: "" },
-  ...{ reuse: "state", part: "block", kv: "skip", adapters: "auto", max_new_tokens: MAX_STEPS },
+  ...{ reuse: "state", part: "block", kv: "skip", refresh: "single", accept: 0, head: "full", parts: "linear" },
+  ...{ adapters: "auto", max_new_tokens: MAX_STEPS },
 });
 
 export class Drawing {
@@ -84,14 +85,13 @@ export class Drawing {
     this.said = "";
     const { schedule } = this.scene;
     const { model } = this.page();
-    const corrected = { ...schedule, corrected: this.bank?.corrected };
-    this.figure("bound", `${formatNumber(speedBound(model.shape, corrected, null, 0, this.bank?.rank ?? 0), 2)}×`);
+    this.figure("bound", `${formatNumber(speedBound(model.shape, schedule, null, 0, this.bank?.rank ?? 0), 2)}×`);
     for (const rule of this.element.querySelectorAll(".ld-rule")) {
       const { dataset } = /** @type {HTMLElement} */ (rule);
       dataset.current = String(dataset.rule === schedule.reuse);
     }
-    find(this.element, ".ld-key-dropped").hidden = schedule.kv === "write";
-    find(this.element, ".ld-key-dropped-kv").hidden = schedule.kv !== "write";
+    find(this.element, ".ld-key-dropped").hidden = writesKv(schedule);
+    find(this.element, ".ld-key-dropped-kv").hidden = !writesKv(schedule);
     if (this.isPlaying) this.seek(0, 0);
     else this.showAll();
   }
@@ -111,7 +111,7 @@ export class Drawing {
     }
     this.bank = bankOf(model, settings, schedule);
     const steps = isBaseline(schedule) ? 8 : Math.min(MAX_STEPS, 2 * schedule.period);
-    return new Scene(this.svg, schedule, steps);
+    return new Scene(this.svg, withBank(model, settings, schedule, this.bank), steps);
   }
 
   figure(name, text) {

@@ -1,6 +1,6 @@
 /* What happens at a step of the drawing, in a sentence or two. */
 
-import { isBaseline, kind } from "../schedule.js";
+import { isBaseline, kind, repairs, writesKv } from "../schedule.js";
 
 /** @typedef {import("../records.js").Schedule} Schedule */
 
@@ -28,11 +28,14 @@ export function sentencesOf(schedule, step, hasBank) {
   }
   if (isBaseline(schedule)) return `Step ${step}: nothing is skipped, so this is the plain model.`;
   if (what === "refresh") {
+    if (repairs(schedule)) {
+      return `Step ${step}, full: every layer runs for all tokens since the last full step, so that K/V and anchors are the full model's.`;
+    }
     return `Step ${step}, full: every layer runs, the anchors are renewed, and the skipped layers write K/V again.`;
   }
   const part = schedule.part === "attention" ? "the attention of " : "";
   const correction = hasBank ? "adds its trained correction" : "has no trained correction to add";
-  const kv = schedule.kv === "write" ? " Their K/V is still written." : " They write no K/V.";
+  const kv = writesKv(schedule) ? " Their K/V is still written." : " They write no K/V.";
   const reused = schedule.reuse === "skip" ? "is passed by, and" : `reuses ${REUSED[schedule.reuse]} and`;
   return `Step ${step}, LoRA: ${part}${n} of ${schedule.numLayers} layers ${part ? "is" : "are"} skipped. Each ${reused} ${correction}.${kv}`;
 }

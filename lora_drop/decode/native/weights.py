@@ -107,8 +107,7 @@ def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
         kind, head = str(dtype).removeprefix("torch."), dense(model.get_output_embeddings())
         return NativeWeights(kind, row, head, dtype.itemsize, dtype.itemsize, keep)
     sizes = BLOCK_BYTES[Q4_1] / GROUP, BLOCK_BYTES[Q8_0] / GROUP
-    head = packed(blocks, "head", Q8_0)
-    return NativeWeights("q4_1/q8_0 blocks", row, head, *sizes, keep, blocks("head"))
+    return NativeWeights("q4_1/q8_0 blocks", row, packed(blocks, "head", Q8_0), *sizes, keep, blocks("head"))
 
 
 def compiled() -> ctypes.CDLL:

@@ -1,8 +1,9 @@
 """A run as Chrome's trace event JSON: what Perfetto (ui.perfetto.dev) and chrome://tracing open.
 
-One process is the run, a thread of it is a lane, a slice of the thread is a step. A lane's steps are laid end to end
-on the lane's own clock, which is how they were measured: lanes took turns on the device, so what stands one above the
-other in the viewer did not run at the same time.
+One process is the run, a thread of it is a lane, a slice of the thread is a pass: a step, also one whose token was
+taken back, or the last judging of drafts. A lane's passes are laid end to end on the lane's own clock, which is how
+they were measured: lanes took turns on the device, so what stands one above the other in the viewer did not run at the
+same time.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.run.records import BASELINE, AuditRecord, StepRecord
+from lora_drop.run.records import BASELINE, AuditRecord, RewindRecord, StepRecord
 from lora_drop.run.trace import Trace, first_divergence
 
 PROCESS = 1
@@ -24,12 +25,12 @@ LONGEST_MS = 30 * 24 * 3600 * 1000.0  # of a step: beyond a month it is not a ti
 def chrome_trace(trace: Trace) -> dict[str, Any]:
     """The run as a trace event object, ready for `json.dumps`: no NaN, whole microseconds, events in order of time.
 
-    Each lane has a complete event a step, named by its kind, with the token and what was measured of it in `args`; a
-    counter of the bytes that its caches hold; and instants at early refreshes and at the first token that differs from
-    the baseline's.
+    Each lane has a complete event a pass, named by its kind, with the token and what was measured of it in `args`; a
+    counter of the bytes that its caches hold; and instants at early refreshes, where tokens are taken back, and at the
+    first token that differs from the baseline's.
 
     Raises:
-        LoraDropError: a step's duration is not one that a clock shows.
+        LoraDropError: a pass's duration is not one that a clock shows.
     """
     header = trace.header
     events = [_name("process_name", 0, f"LoRA-Drop: {header.model['id']} on {header.device['name']}")]
@@ -67,16 +68,27 @@ def _lane_events(trace: Trace, lane: str, thread: int) -> list[dict[str, Any]]:
     differs = None
     if lane != BASELINE and BASELINE in trace.steps:
         differs = first_divergence(trace.token_ids(BASELINE), trace.token_ids(lane))
-    for step in trace.steps[lane]:
+    for step in trace.passes[lane]:
+        if isinstance(step, RewindRecord):
+            events.append(_instant("tokens taken back", thread, began, {"back_to_step": step.to}))
+            continue
+        what = f"step {step.step}" if isinstance(step, StepRecord) else "the last judging"
         if not 0 <= step.ms <= LONGEST_MS:
-            raise LoraDropError(f"step {step.step} of lane {lane} took {step.ms:g} ms: no clock showed that.")
+            raise LoraDropError(f"{what} of lane {lane} took {step.ms:g} ms: no clock showed that.")
         elapsed += step.ms
         # Rounding the sum, not each step: the steps touch and add up to the lane's time.
         ended = round(1000 * elapsed)
-        events.append(_event("X", step.kind, thread, began, dur=ended - began, cat="step", args=_args(trace, step)))
+        span: dict[str, Any] = {"dur": ended - began, "cat": "step"}
+        if not isinstance(step, StepRecord):
+            events.append(_event("X", "judge", thread, began, **span, args={"rows": step.rows, "kept": step.kept}))
+            began = ended
+            continue
+        stands = trace.stands(step)
+        name = step.kind if stands else f"{step.kind}, taken back"
+        events.append(_event("X", name, thread, began, **span, args=_args(trace, step, stands)))
         if step.trigger is not None:
             events.append(_instant(f"early refresh ({step.trigger})", thread, began, {"step": step.step}))
-        if step.step == differs:
+        if stands and step.step == differs:
             theirs = trace.steps[BASELINE][differs].text
             args = {"step": step.step, "baseline": printable(theirs), "lane": printable(step.text)}
             events.append(_instant("first token that differs from the baseline", thread, began, args))
@@ -86,7 +98,7 @@ def _lane_events(trace: Trace, lane: str, thread: int) -> list[dict[str, Any]]:
     return events
 
 
-def _args(trace: Trace, step: StepRecord) -> dict[str, Any]:
+def _args(trace: Trace, step: StepRecord, stands: bool) -> dict[str, Any]:
     args = {
         "token": printable(step.text),
         "token_id": step.token_id,
@@ -94,8 +106,9 @@ def _args(trace: Trace, step: StepRecord) -> dict[str, Any]:
         "layers_run": sum(step.active),
         "entropy": step.entropy,
         "kv_bytes": step.kv_bytes,
+        **({"rows": step.rows} if step.rows > 1 else {}),
     }
-    audit = trace.audits[step.lane].get(step.step)
+    audit = trace.audits[step.lane].get(step.step) if stands else None
     return args | _audited(audit) if audit else args
 
 

@@ -22,7 +22,7 @@ from lora_drop.run.exports.colors import css_variables
 from lora_drop.run.exports.scripts import RUN_STYLES, TEMPLATES, import_map, plotly_script
 from lora_drop.run.figures import Figures
 from lora_drop.run.lines import wire_line
-from lora_drop.run.records import Header, Record
+from lora_drop.run.records import Header, Record, StepRecord
 from lora_drop.run.trace import Trace
 
 ENTRY = "live/live.js"  # of the page's modules, the one that mounts the live view
@@ -57,7 +57,7 @@ def replay_html(trace: Trace) -> str:
 
 
 def wire_text(trace: Trace) -> str:
-    """The run as the page gets it: its id, `wire_line` of each record, the lanes a step each in turn, its figures."""
+    """The run as the page gets it: its id, `wire_line` of each record, the lanes a pass each in turn, its figures."""
     header = _completed(trace)
     ids = [lane["id"] for lane in header.lanes]
     figures, records = Figures(header), list(_in_turn(trace))
@@ -90,11 +90,14 @@ def _said(owner: str, values: dict[str, Any]) -> Iterator[str]:
 
 
 def _in_turn(trace: Trace) -> Iterator[Record]:
-    for steps in zip_longest(*trace.steps.values()):
-        for step in filter(None, steps):
-            yield step
-            if audit := trace.audits[step.lane].get(step.step):
+    """All passes, those for tokens that were taken back included: their time is in the lane's clock."""
+    for passes in zip_longest(*trace.passes.values()):
+        for one in filter(None, passes):
+            yield one
+            if isinstance(one, StepRecord) and trace.stands(one) and (audit := trace.audits[one.lane].get(one.step)):
                 yield audit
+    for audits in trace.quality.values():
+        yield from audits.values()
     if trace.summary:
         yield trace.summary
 

@@ -1,0 +1,133 @@
+"""A bank's parts: saved ones come back, what a run asks for by name has to be there, `auto` takes the nearest."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lora_drop.adapters import find
+from lora_drop.adapters.bank import CONFIG_NAME, WEIGHTS_NAME, AdapterBank
+from lora_drop.adapters.find import find_bank
+from lora_drop.errors import LoraDropError
+from lora_drop.method.config import LoraDropConfig
+from tests.support.decoding import random_bank
+from tests.support.parts import full_bank
+
+EXACT = {"refresh": "repair", "kv": "write"}
+
+
+def flat(value):
+    """All tensors of a part, in order."""
+    if isinstance(value, dict):
+        return [tensor for key in sorted(value) for tensor in flat(value[key])]
+    return list(value) if isinstance(value, tuple) else [value]
+
+
+@pytest.fixture
+def bank(tiny):
+    made = full_bank(tiny, "residual")
+    made.revision, made.num_layers, made.kv, made.refresh = tiny.revision, tiny.num_layers, "write", "repair"
+    return made
+
+
+def test_parts_come_back(bank, tmp_path):
+    bank.save(tmp_path / "bank")
+    back = AdapterBank.load(tmp_path / "bank")
+    for name in ("mlp", "kept"):
+        assert all(map(torch.equal, flat(getattr(back, name)), flat(getattr(bank, name))))
+    for name in ("project", "codes", "scale"):
+        assert torch.equal(getattr(back.head, name), getattr(bank.head, name))
+    assert (back.head.best, back.refresh, back.parts) == (bank.head.best, "repair", {"linear", "mlp", "kept", "head"})
+    assert back.meta == bank.meta
+
+
+def on(tiny, folder, **settings):
+    config = LoraDropConfig(period=3, layers=(1, 4), adapters=str(folder), **{**EXACT, **settings})
+    return find_bank(tiny, config, config.schedule_for(tiny.num_layers))
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        ({}, {"linear", "mlp", "kept"}),
+        ({"head": "screened"}, {"linear", "mlp", "kept", "head"}),
+        ({"parts": "linear"}, {"linear"}),
+        ({"parts": "linear+kept", "head": "screened"}, {"linear", "kept", "head"}),
+    ],
+)
+def test_a_run_takes_the_parts_that_it_names(tiny, bank, tmp_path, settings, parts):
+    bank.save(tmp_path / "bank")
+    found, notes = on(tiny, tmp_path / "bank", **settings)
+    assert found.parts == parts and not notes
+
+
+@pytest.mark.parametrize(
+    ("settings", "missing"),
+    [({"parts": "linear+mlp"}, "mlp"), ({"parts": "linear+kept"}, "kept"), ({"head": "screened"}, "head")],
+)
+def test_a_part_that_is_asked_for_and_missing_is_one_line(tiny, bank, tmp_path, settings, missing):
+    bank.only(frozenset()).save(tmp_path / "bare")
+    with pytest.raises(
+        LoraDropError, match=rf"adapters bare have no {missing} part \(they have linear\): take parts auto"
+    ):
+        on(tiny, tmp_path / "bare", **settings)
+
+
+def test_under_auto_it_is_a_note(tiny, bank, tmp_path, monkeypatch):
+    monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path)
+    bank.only(frozenset()).save(tmp_path / "bare")
+    found, notes = on(tiny, "auto", head="screened")
+    assert found.parts == {"linear"} and notes == ["adapters bare have no screened head: the whole head is read."]
+    with pytest.raises(LoraDropError, match="have no mlp part"):
+        on(tiny, "auto", parts="linear+mlp")
+
+
+def test_auto_takes_the_bank_of_the_same_refresh(tiny, bank, tmp_path, monkeypatch):
+    monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path)
+    bank.save(tmp_path / "b-exact")
+    plain = random_bank(tiny, "residual")
+    plain.revision = tiny.revision
+    plain.save(tmp_path / "a-single")
+    assert on(tiny, "auto")[0].refresh == "repair" and not on(tiny, "auto")[1]
+    assert on(tiny, "auto", refresh="single", kv="skip")[0].refresh == "single"
+    (tmp_path / "b-exact" / CONFIG_NAME).unlink()
+    found, notes = on(tiny, "auto")
+    assert found.refresh == "single"
+    assert [note.partition("trained for ")[2] for note in notes] == [
+        "kv skip, this run has kv write.",
+        "refresh single, this run has refresh repair.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("head.codes", torch.zeros(9, 2, dtype=torch.int8), "screened head"),
+        ("head.scale", torch.full((258,), torch.nan), "screened head"),
+        ("layers.2.mlp.down.weight", torch.zeros(64, 5), "different rank or width"),
+        ("layers.3.out_proj.lora_B.weight", torch.full((64, 3), torch.inf), "NaN or infinity"),
+    ],
+)
+def test_broken_parts_are_one_line(bank, tmp_path, name, value, says):
+    bank.save(tmp_path / "bank")
+    tensors = load_file(tmp_path / "bank" / WEIGHTS_NAME)
+    assert name in tensors
+    save_file({**tensors, name: value}, tmp_path / "bank" / WEIGHTS_NAME)
+    with pytest.raises(LoraDropError, match=rf"the adapters in bank are broken: .*{says}"):
+        AdapterBank.load(tmp_path / "bank")
+
+
+def test_a_head_of_another_model_is_refused(tiny, bank, tmp_path):
+    bank.head = type(bank.head)(bank.head.project, bank.head.codes[:99], bank.head.scale[:99], 40)
+    bank.save(tmp_path / "bank")
+    with pytest.raises(LoraDropError, match="adapters bank belong to another model: .*screened head, does not fit"):
+        on(tiny, tmp_path / "bank", head="screened")
+
+
+def test_a_config_without_its_tensors_is_one_line(bank, tmp_path):
+    bank.only(frozenset({"mlp"})).save(tmp_path / "bank")
+    path = tmp_path / "bank" / CONFIG_NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"head": {"rank": 8, "best": 40}}))
+    with pytest.raises(LoraDropError, match="the adapters in bank are broken: KeyError"):
+        AdapterBank.load(tmp_path / "bank")

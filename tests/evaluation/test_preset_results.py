@@ -1,0 +1,227 @@
+"""What is read off the file of measured presets, by the page and by `run`."""
+
+import copy
+import json
+
+import pytest
+import torch
+
+from lora_drop.adapters import find
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.adapters.find import config_fingerprint
+from lora_drop.cli.main import main
+from lora_drop.errors import LoraDropError
+from lora_drop.evaluation import preset_results as measured
+from lora_drop.evaluation.preset_results import (
+    READS_WELL_LOSS,
+    READS_WELL_REPEATS,
+    default_preset,
+    measured_presets,
+    reads_well,
+)
+from lora_drop.method.presets import PRESETS
+from lora_drop.ui.facts import preset_facts
+
+TINY = ["--model", "random:tiny-llama", "--dtype", "float32"]
+HOSTILE = "`${alert(1)}<img src=x onerror=alert(2)>{{7*7}}\\u0041"
+
+
+@pytest.fixture
+def bank(tiny, tmp_path, monkeypatch):
+    """A shipped bank for residual, block; its folder stands in for assets/adapters."""
+    monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path / "banks")
+
+    def save(seed=0):
+        torch.manual_seed(seed)
+        bank = AdapterBank.new([3, 4], tiny.shape.hidden_size, rank=2)
+        bank.b = {i: torch.randn_like(b) for i, b in bank.b.items()}
+        bank.revision, bank.num_layers = tiny.revision, tiny.num_layers
+        bank.save(tmp_path / "banks" / "ours")
+
+    save()
+    return save
+
+
+def made_up(revision="r1", losses=None, **about):
+    """A presets file with one row a preset; `losses` by preset, the others lose a nat."""
+    losses = dict.fromkeys(PRESETS, 1.0) | (losses or {})
+    bounds = {"balanced": 1.22, "fast": 1.33, "lossless": 1.1, "gentle": 1.08, "memory": 1.06, "paper": 1.34}
+    return {
+        "format": "lora-drop-presets",
+        "version": 2,
+        "model": {"id": "m", "revision": revision, "dtype": "bfloat16"},
+        "device": {"name": "a processor", "type": "cpu"},
+        "data": {"file": "held-out.jsonl", "records": 3, "own": {"prompts": 32}},
+        "date": "2026-01-01T00:00:00+00:00",
+        "rows": [
+            {
+                "preset": name,
+                "config": PRESETS[name].config.to_dict(),
+                "adapters": "none",
+                "adapters_fingerprint": None,
+                "own_all_steps_kl": loss,
+                "free_regret": loss,
+                "free_repeated_4grams": 0.2,
+                "free_repeated_4grams_baseline": 0.15,
+                "speedup": 1.05,
+                "bound": bounds[name],
+                "kv_saved": 0.2,
+            }
+            for name, loss in losses.items()
+        ],
+    } | about
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(content, revision="r1", taken=None):
+        path = tmp_path / "presets.json"
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return measured_presets("m", revision, lambda config: taken, path)
+
+    return read
+
+
+def row_of(loss, repeats=0.0, **config):
+    return {
+        "config": config, "own_all_steps_kl": loss, "free_regret": 1 - loss if loss else None,
+        "free_repeated_4grams": 0.15 + repeats, "free_repeated_4grams_baseline": 0.15,
+    }  # fmt: skip
+
+
+def test_reads_well_is_a_small_loss_and_no_circles():
+    for loss, well in ((READS_WELL_LOSS, True), (READS_WELL_LOSS + 1e-9, False), (0.01, True), (None, False)):
+        assert reads_well(row_of(loss)) is well
+    for repeats, well in ((READS_WELL_REPEATS - 1e-9, True), (READS_WELL_REPEATS + 1e-9, False), (-0.1, True)):
+        assert reads_well(row_of(0.01, repeats)) is well
+
+
+def test_where_tokens_are_taken_back_the_loss_is_that_of_the_text_that_is_kept():
+    judged = {"refresh": "repair", "kv": "write", "accept": 0.1}
+    assert measured.loss_of(row_of(0.9)) == 0.9 and not reads_well(row_of(0.9))
+    assert measured.loss_of(row_of(0.9, **judged)) == pytest.approx(0.1) and reads_well(row_of(0.9, **judged))
+    assert measured.loss_of(row_of(0.9, **judged | {"accept": 0.0})) == 0.9
+
+
+@pytest.mark.parametrize(
+    ("losses", "chosen"),
+    [
+        ({"gentle": 0.02, "balanced": 0.1}, "balanced"),  # of two that read well the faster, not the better
+        ({"gentle": 0.02, "memory": 0.01}, "gentle"),
+        ({"balanced": 0.14, "fast": 0.151}, "balanced"),
+        (dict.fromkeys(PRESETS, 0.15), "paper"),
+        ({"memory": 0.4, "gentle": 0.5}, "memory"),  # none reads well: what loses the least
+        (dict.fromkeys(PRESETS), "balanced"),
+    ],
+)
+def test_the_default_is_the_fastest_that_reads_well(read, losses, chosen):
+    assert default_preset(read(made_up(losses=losses))) == chosen
+
+
+def test_a_file_of_another_model_settings_or_bank_does_not_count(read, tmp_path, monkeypatch):
+    good = made_up(losses={"fast": 0.01})
+    assert default_preset(read(good)) == "fast"
+    other = read(good, revision="r2")
+    assert not other.rows and other.missing == "not measured on this model" and default_preset(other) == "balanced"
+    gone = measured_presets("m", "r1", lambda config: None, tmp_path / "none.json")
+    assert (gone.rows, gone.missing, default_preset(gone)) == ({}, "not measured on this model", "balanced")
+    with_bank = read(good, taken="f" * 16)
+    assert not with_bank.rows and "adapters" in with_bank.missing and default_preset(with_bank) == "balanced"
+
+    # A preset that was tuned since has no figures; the others keep theirs.
+    tuned = copy.deepcopy(good)
+    tuned["rows"][1]["config"]["period"] = 3
+    now = read(tuned)
+    assert set(now.rows) == set(PRESETS) - {"fast"} and default_preset(now) != "fast"
+    trained = copy.deepcopy(good)
+    trained["rows"].append(trained["rows"][0] | {"adapters": "ours", "adapters_fingerprint": "f" * 16})
+    assert read(trained, taken="f" * 16).rows["balanced"]["adapters"] == "ours"
+    assert read(trained, taken="f" * 16).bare["balanced"]["adapters"] == "none"
+
+
+def test_a_broken_file_is_one_clear_line(read):
+    breaks = [
+        "",
+        "[]",
+        '{"rows": []}',
+        "[" * 100_000,
+        made_up(format="lora-drop-sweep"),
+        made_up(version=1),
+        made_up(model=[]),
+        made_up(device={"name": 3}),
+        made_up(data={"file": "held-out.jsonl"}),
+        made_up(rows=[3]),
+        made_up(rows=None),
+        json.dumps(made_up()).replace("1.05", "NaN"),
+        json.dumps(made_up()).replace("1.05", '"1.05"'),
+        json.dumps(made_up()).replace("32", "1" + "0" * 400),
+    ]
+    for content in breaks:
+        with pytest.raises(LoraDropError, match="presets.json is not a presets.json of the presets command") as error:
+            read(content)
+        assert "\n" not in str(error.value)
+
+
+def test_hostile_names_are_only_names(read):
+    content = made_up(device={"name": HOSTILE, "type": "cpu"}, data={"file": HOSTILE, "own": {"prompts": 32}})
+    content["rows"][3]["adapters"] = HOSTILE
+    found = read(content)
+    assert found.about["device"]["name"] == HOSTILE == found.rows["gentle"]["adapters"]
+    assert HOSTILE in measured.in_words(found.rows["gentle"], found.about)
+
+
+def test_run_shows_a_presets_measured_quality(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(measured, "SHIPPED_PRESETS", tmp_path)
+    run = ["run", "--prompt", "Hi", *TINY, "--max-new-tokens", "4", "--preset", "balanced"]
+
+    def printed(*argv):
+        assert main([*run, *argv]) == 0
+        return capsys.readouterr()
+
+    assert "as measured" not in printed().out
+    (tmp_path / "presets.json").write_text(json.dumps(made_up(tiny.revision, {"balanced": 0.123})))
+    line = next(line for line in printed().out.splitlines() if "as measured" in line)
+    assert "quality loss 0.123 nats per token: reads well (answers to 32 prompts, bfloat16 on a processor)" in line
+    assert "as measured" not in printed("--period", "5").out  # no longer what was measured
+    assert set(json.loads(printed("--json").out)) >= {"baseline", "lora_drop"}
+    (tmp_path / "presets.json").write_text("{}")
+    broken = printed()
+    assert "speedup" in broken.out and broken.err.count("presets.json is not") == 1
+
+
+def test_the_fingerprint_is_that_of_the_bank_that_a_run_takes(tiny, bank, tmp_path):
+    config = PRESETS["fast"].config
+    taken = config_fingerprint(tiny, config)
+    assert taken == find.bank_fingerprint(tmp_path / "banks" / "ours")
+    assert config_fingerprint(tiny, config.replace(adapters="none")) is None
+    assert config_fingerprint(tiny, PRESETS["paper"].config) is None
+    for facts in find.bank_facts(tiny.revision).values():
+        assert facts.items() >= {"name": "ours", "rank": 2, "corrected": [3, 4], "tokens": None}.items()
+    (tmp_path / "banks" / "ours" / "lora_drop_config.json").write_text("{")
+    with pytest.raises(LoraDropError, match="adapters in ours are broken"):
+        find.bank_facts(tiny.revision)
+
+
+def test_the_page_works_with_any_file(tiny, bank, tmp_path, monkeypatch):
+    monkeypatch.setattr(measured, "SHIPPED_PRESETS", tmp_path)
+
+    def facts(content):
+        (tmp_path / "presets.json").write_text(content if isinstance(content, str) else json.dumps(content))
+        return preset_facts(tiny)
+
+    for content, missing in (
+        ("{", "presets.json is not a presets.json of the presets command."),
+        (made_up("another"), "not measured on this model"),
+    ):
+        found = facts(content)
+        assert (found["default"], found["missing"], found["about"]) == ("balanced", missing, {})
+        told = [(preset["name"], preset["measured"], preset["reads_well"]) for preset in found["presets"]]
+        assert told == [(name, None, None) for name in PRESETS]
+
+    found = facts(made_up(tiny.revision, {"paper": 0.1, "gentle": 0.12}))
+    assert (found["default"], found["missing"], found["limit"]) == ("paper", "", READS_WELL_LOSS)
+    by_name = {preset["name"]: preset for preset in found["presets"]}
+    assert by_name["paper"]["reads_well"] and not by_name["memory"]["reads_well"]
+    assert by_name["paper"]["measured"] == {"loss": 0.1, "speedup": 1.05, "kv_saved": 0.2}
+    # The shipped bank serves `balanced` and `fast`, which were measured without: those rows are the bare ones.
+    assert by_name["fast"]["measured"] is None and by_name["fast"]["bare"]["loss"] == 1.0
