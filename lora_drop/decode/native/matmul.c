@@ -109,8 +109,7 @@ void multiply_columns(const Product *p, int64_t from, int64_t to) {
                 int64_t count = p->rows - r < PANEL_ROWS ? p->rows - r : PANEL_ROWS;
                 const uint8_t *panel = (const uint8_t *)row;
                 float *y = p->y + r * n + c;
-                if (w->kind == Q4_1) panel_q4_1(panel, p->x + r * k, p->sums + r * blocks, blocks, count, y, n);
-                else panel_q8_0(panel, p->x + r * k, blocks, count, y, n);
+                (w->kind == Q4_1 ? panel_q4_1 : panel_q8_0)(panel, p->taken + r * blocks, blocks, count, y, n);
             }
     }
     if (w->bias)
@@ -120,13 +119,12 @@ void multiply_columns(const Product *p, int64_t from, int64_t to) {
 }
 
 Product prepare(const Matrix *w, const Pair *change, const float *x, int64_t rows, const Workspace *space, float *y) {
-    float *sums = space->sums.at, *low = space->low.at;
-    if (w->kind == Q4_1)
-        for (int64_t b = 0; b < rows * (w->k / BLOCK); b++)
-            sums[b] = sum(loadf(x + b * BLOCK) + loadf(x + b * BLOCK + LANES));
+    Taken *taken = (Taken *)space->taken.at;
+    float *low = space->low.at;
+    if (w->kind == Q4_1 || w->kind == Q8_0) take(x, rows * (w->k / BLOCK), taken);
     if (change && !change->a.n) change = NULL;
     if (change) multiply_columns(&(Product){.w = &change->a, .x = x, .rows = 1, .y = low}, 0, change->a.n);
-    return (Product){w, change, x, sums, low, rows, y};
+    return (Product){w, change, x, taken, low, rows, y};
 }
 
 int64_t chunk_of(const Matrix *w) {

@@ -31,13 +31,13 @@ typedef struct {
     const Matrix *w;
     const Pair *change; /* or NULL */
     const float *x;
-    const float *sums; /* of x over blocks, (rows, K / 32), for a kind that needs them */
-    const float *low;  /* A x */
+    const Taken *taken; /* x as panels take it, (rows, K / 32), for weights in blocks */
+    const float *low;   /* A x */
     int64_t rows;
     float *y;
 } Product;
 
-/* What comes before the product: its sums and A x, in the workspace's room for them. */
+/* What comes before the product: x as panels take it and A x, in the workspace's room for them. */
 Product prepare(const Matrix *w, const Pair *change, const float *x, int64_t rows, const Workspace *space, float *y);
 
 /* Columns [from, to) of y; for blocks both are multiples of 16. */

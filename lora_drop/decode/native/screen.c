@@ -48,7 +48,8 @@ static void select_best(uint64_t *keys, int64_t n, int64_t best) {
 typedef struct {
     const Matrix *w;
     const Screen *s;
-    const float *low, *x, *sums;
+    const float *low, *x;
+    const Taken *taken; /* x as panels take it */
     float *y;
     uint64_t *tops;  /* of each panel of 16 tokens its largest logit */
     uint64_t *found; /* the tokens whose logits are to be exact */
@@ -109,7 +110,7 @@ static void exact_chunk(void *context, int64_t from, int64_t to) {
             memcpy(rows + i * bytes, g->s->rows + index_of(g->found[from + i]) * bytes, (size_t)bytes);
         ld_pack(rows, panel, LANES, w->k, w->kind);
         Matrix some = {panel, NULL, LANES, w->k, w->kind};
-        multiply_columns(&(Product){.w = &some, .x = g->x, .sums = g->sums, .rows = 1, .y = logits}, 0, LANES);
+        multiply_columns(&(Product){.w = &some, .x = g->x, .taken = g->taken, .rows = 1, .y = logits}, 0, LANES);
         for (int64_t i = 0; i < count; i++) {
             int64_t token = index_of(g->found[from + i]);
             g->y[token] = logits[i] + (w->bias ? w->bias[token] : 0);
@@ -146,8 +147,8 @@ void screened(const Matrix *w, const Screen *s, const float *x, float *y, Worksp
     int64_t panels = (w->n + LANES - 1) / LANES, best = s->best < w->n ? s->best : w->n;
     Product low = prepare(&s->project, NULL, x, 1, space, space->low.at);
     multiply(&low, NULL);
-    Product whole = prepare(w, NULL, x, 1, space, y); /* for its sums */
-    Screening g = {w, s, low.y, x, whole.sums, y, (uint64_t *)space->tops.at,
+    Product whole = prepare(w, NULL, x, 1, space, y); /* for the exact ones */
+    Screening g = {w, s, low.y, x, whole.taken, y, (uint64_t *)space->tops.at,
                    (uint64_t *)space->found.at, (uint8_t *)space->rows.at};
     parallel(preview_chunk, &g, panels, 32);
     find_best(&g, best);

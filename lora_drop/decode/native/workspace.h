@@ -11,7 +11,7 @@ typedef struct {
 
 typedef struct {
     Buffer normed;     /* (rows, D): what a matrix takes, after its norm */
-    Buffer sums;       /* (rows, K / 32) for the longest rows of all: see `prepare` */
+    Buffer taken;      /* (rows, K / 32) blocks, for the longest rows of all: see `prepare` */
     Buffer heads;      /* (rows, nh + 2 nkv, hs): queries, keys, values */
     Buffer scores;     /* (nh, rows or QUERIES, capacity) */
     Buffer mixed;      /* (rows, nh, hs): what attention has read */
