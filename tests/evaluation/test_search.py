@@ -177,6 +177,14 @@ def test_what_cannot_be_the_fastest_is_left_out_and_measured_where_the_limit_ask
     assert len(calls) >= 2
 
 
+def test_a_speed_far_beyond_its_bound_does_not_choose(found):
+    of = bounds(found({}, {}, limit=1, periods=(4,), out="bounds")[0])
+    speeds, losses = {(2, 4): of[2, 4], (1, 4): 9.0}, {(2, 4): 0.9}
+    assert found(speeds, losses, limit=0.5, periods=(4,))[0].recommended["layers_dropped"] == 1, "all there is"
+    both, calls = found(speeds, losses, limit=1, periods=(4,))
+    assert not calls and of[1, 4] * BY_CHANCE < of[2, 4] and both.recommended["layers_dropped"] == 2
+
+
 def test_a_search_goes_on_where_it_ended_and_keeps_what_it_did_not_ask_for(found, tmp_path, bank):
     path = bank()
     first, calls = found({}, {}, limit=1, adapters=path)
