@@ -136,7 +136,8 @@ def bank_facts(revision: str) -> dict[str, dict[str, Any]]:
     """What `auto` takes on these weights: `{"residual/block/single/skip": facts}`, by reuse, part, refresh and kv.
 
     Facts have name, rank, `corrected` (the layers that have a correction), `tokens` (those that it was trained on,
-    None if the bank does not say) and the sizes of its parts, 0 for one that it lacks: mlp, kept, head_rank, head_best.
+    None if the bank does not say) and the sizes of its parts, 0 for one that it lacks: mlp, kept, head_rank,
+    head_best.
     A rule and part without a shipped bank has no entry.
 
     Raises:

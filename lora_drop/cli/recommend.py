@@ -1,27 +1,108 @@
-"""`recommend`: the fastest setting of a sweep within a limit."""
+"""`recommend`: the fastest setting within a limit, searched for by measurement, or of a sweep."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
+from typing import TYPE_CHECKING, Any
 
-from lora_drop.cli.arguments import Commands, add_command, add_json_option, parse_path
-from lora_drop.cli.output import cell, print_json
+from lora_drop.cli.arguments import (
+    Commands,
+    add_command,
+    add_json_option,
+    add_model_options,
+    load,
+    parse_path,
+    read_data_prompts,
+)
+from lora_drop.cli.output import cell, note, print_json, progress
+from lora_drop.cli.settings import add_settings
 from lora_drop.errors import LoraDropError
+from lora_drop.method.options import config_from
+from lora_drop.method.settings import SCHEDULE, Setting, setting, settings_of
+from lora_drop.method.values import LayerList, Whole
+
+if TYPE_CHECKING:
+    from lora_drop.evaluation.search import Axes, Found
+
+COMMON = ("layers", "reuse", "part", "adapters", "parts")  # settings that all candidates share
+# Options that are lists, with the setting whose values they hold.
+LISTS = {
+    "counts": Setting("counts", SCHEDULE, Whole(1, 100_000), None, "how many layers are skipped"),
+    "periods": setting("period", SCHEDULE),
+    "refreshes": setting("refresh", SCHEDULE),
+    "accepts": setting("accept", SCHEDULE),
+    "heads": setting("head", SCHEDULE),
+    "entropies": setting("refresh_entropy", SCHEDULE),
+}
+ORDER = Setting("drop_order", SCHEDULE, LayerList(), None, "layers, the cheapest to skip first")
+OF_SWEEP = ("min_agreement", "max_nll_gap")
+OF_SEARCH = (
+    *("max_loss", "max_regret", *LISTS, "drop_order", *COMMON),
+    *("data", "prompt_field", "limit", "context_tokens", "before", "out"),
+)
 
 
 def add(commands: Commands) -> None:
     """The command's options."""
-    parser = add_command(commands, "recommend", run, "the fastest setting of a sweep within a limit")
-    parser.add_argument("sweep", type=parse_path, metavar="SWEEP.json")
-    parser.add_argument(
-        "--min-agreement", type=float, help="least share of LoRA steps with the same next token, e.g. 0.9"
+    parser = add_command(
+        commands,
+        "recommend",
+        run,
+        "the fastest setting within a limit: searched for by measurement, or of a sweep",
+        description="With SWEEP.json a row of that file; else candidates are measured, and --out has what was found.",
     )
-    parser.add_argument("--max-nll-gap", type=float, help="most quality loss over all steps, nats per token, e.g. 0.1")
+    parser.add_argument("sweep", type=parse_path, nargs="?", metavar="SWEEP.json")
+    parser.add_argument(
+        "--min-agreement", type=float, help="of a sweep: least share of LoRA steps with the same next token, e.g. 0.9"
+    )
+    parser.add_argument(
+        "--max-nll-gap", type=float, help="of a sweep: most growth of the NLL over all steps, nats per token, e.g. 0.1"
+    )
+    parser.add_argument(
+        "--max-loss", type=float, metavar="NATS", help="most quality loss on the full model's own answers, e.g. 0.15"
+    )
+    parser.add_argument(
+        "--max-regret", type=float, metavar="NATS", help="most regret of a setting with accept (default --max-loss)"
+    )
+    parser.add_argument("--counts", metavar="N,N,...", help="how many layers to skip, the first of the drop order")
+    parser.add_argument("--periods", metavar="W,W,...", help="default 2,3,4,6")
+    parser.add_argument("--refreshes", metavar="RULE,...", help="single, repair (default repair)")
+    parser.add_argument("--accepts", metavar="A,A,...", help="default 0,0.1,0.3; above 0 with repair only")
+    parser.add_argument(
+        "--heads", metavar="HEAD,...", help="full, screened (default full, and screened if the adapters have it)"
+    )
+    parser.add_argument("--entropies", metavar="H,H,...", help="triggers: refresh early at so many nats (default off)")
+    parser.add_argument(
+        "--drop-order", metavar="14,9,12", help="layers, the cheapest to skip first (default evenly spaced ones)"
+    )
+    add_model_options(parser)
+    add_settings(parser, [one for one in settings_of(SCHEDULE) if one.name in COMMON], unset=True)
+    parser.add_argument("--data", type=parse_path, metavar="FILE.jsonl", help="prompts (default the presets')")
+    parser.add_argument("--prompt-field", metavar="NAME", help="default prompt")
+    parser.add_argument("--limit", type=int, help="only the first N prompts")
+    parser.add_argument("--context-tokens", type=int, help="keep only the prompt's last N tokens")
+    parser.add_argument("--before", type=parse_path, metavar="PRESETS.json", help="presets to show beside, in grey")
+    parser.add_argument(
+        "--out", type=parse_path, metavar="DIR", help="gets recommend.json and frontier.html; goes on where it ended"
+    )
     add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """The command."""
+    _refuse(args, OF_SEARCH if args.sweep else OF_SWEEP)
+    return _of_sweep(args) if args.sweep else _of_search(args)
+
+
+def _refuse(args: argparse.Namespace, names: tuple[str, ...]) -> None:
+    """What the other use of the command has."""
+    if given := [name for name in names if getattr(args, name) is not None]:
+        of = "belongs to a search: leave out SWEEP.json" if args.sweep else "is a limit of a sweep: name SWEEP.json"
+        raise LoraDropError(f"--{given[0].replace('_', '-')} {of}, or leave it out.")
+
+
+def _of_sweep(args: argparse.Namespace) -> int:
     from lora_drop.evaluation.recommend import recommend
 
     if args.min_agreement is None and args.max_nll_gap is None:
@@ -38,3 +119,80 @@ def run(args: argparse.Namespace) -> int:
         f"bound {cell(row['bound'], '.2f')}x, KV saved {cell(row['kv_saved'], '.1%')})"
     )
     return 0
+
+
+def _of_search(args: argparse.Namespace) -> int:
+    if args.max_loss is None or args.out is None:
+        raise LoraDropError("name a limit and a folder: --max-loss NATS --out DIR; or a SWEEP.json to choose from.")
+    base = config_from({name: getattr(args, name) for name in COMMON}, args.model)
+    prompts = read_data_prompts(args)
+    from lora_drop.evaluation.preset_results import loss_of, read_presets
+    from lora_drop.evaluation.search import Limits, search
+    from lora_drop.run.exports.figures import write_frontier
+
+    limits = Limits(args.max_loss, args.max_loss if args.max_regret is None else args.max_regret)
+    axes, order = _axes(args), ORDER.read(args.drop_order or "")
+    before = read_presets(args.before)["rows"] if args.before else []
+    source = {"file": args.data.name if args.data else "held-out prompts", "limit": args.limit}
+    places = args.out, order, args.context_tokens, progress("settings")
+    found = search(load(args), base, axes, limits, prompts, source, *places)
+    shown = found.figures() | {"before": [row | {"loss": loss_of(row)} for row in before]}
+    write_frontier(shown, args.out)
+    for text in found.content["notes"]:
+        note(text)
+    if found.recommended is None:
+        raise LoraDropError("no setting stays within that limit: relax it, or train adapters.")
+    if args.json:
+        print_json(found.content)
+    else:
+        _show(found)
+    return 0
+
+
+def _axes(args: argparse.Namespace) -> Axes:
+    """The lists as given; each has its default where it is not.
+
+    Raises:
+        LoraDropError: a value cannot be read.
+    """
+    from lora_drop.evaluation.search import Axes
+
+    given: dict[str, list[Any]] = {}
+    for name, of in LISTS.items():
+        if (text := getattr(args, name)) is not None:
+            words = [word.strip() for word in text.split(",")]
+            given[name] = [of.read("" if word == "off" else word) for word in words]
+    return Axes(**given)
+
+
+def _show(found: Found) -> None:
+    from lora_drop.evaluation.preset_results import loss_of
+
+    best = found.recommended
+    assert best is not None
+    print("skipped  period  refresh  accept  head      entropy   loss  speedup  spread      bound  KV saved")
+    for row in found.frontier:
+        print(
+            f"{row['layers_dropped']:7}  {row['period']:6}  {row['refresh']:<7}  {row['accept']:6g}  "
+            f"{row['head']:<8}  {cell(row['refresh_entropy'], 'g'):>7}  {loss_of(row):5.3f}  {row['speedup']:6.2f}x  "
+            f"{cell(row['speedup_low'], '.2f'):>4}-{cell(row['speedup_high'], '.2f'):<5}  {row['bound']:5.2f}x  "
+            f"{row['kv_saved']:8.1%}  {'<- the fastest within the limit' if row is best else ''}".rstrip()
+        )
+    flags = [
+        f"{one.flag} {shlex.quote(one.kind.write(best['config'][one.name]))}"
+        for one in settings_of(SCHEDULE)
+        if one.name in best["config"]
+    ]
+    print(" ".join(flags))
+    kind = "regret" if best["accept"] else "quality loss"
+    print(
+        f"{best['speedup']:.2f}x for a {kind} of {loss_of(best):.3f} nats a token, KV saved {best['kv_saved']:.1%}; "
+        f"adapters {best['adapters']}, {best['decoder']} on {found.content['device']['name']}; "
+        f"{len(found.rows)} settings measured, {len(found.content['left_out'])} left out by their bound"
+    )
+    if found.head_only:
+        alone = found.head_only["speedup"]
+        print(f"the screened head alone: {alone:.2f}x, loss {loss_of(found.head_only):.3f}", end="")
+        print(f"; LoRA-Drop beyond it {best['speedup'] / alone:.2f}x" if best["head"] == "screened" else "")
+    if best["speedup"] <= 1:
+        print("it gains no time")

@@ -114,18 +114,24 @@ def _plans(loaded: LoadedModel, config: LoraDropConfig) -> tuple[dict[str, LaneP
         BASELINE: LanePlan("baseline", plain, baseline_schedule(loaded.num_layers)),
         LORA_DROP: LanePlan("LoRA-Drop", config, schedule, bank),
     }
+    if alone := head_only(loaded, config):
+        plans[HEAD_ONLY] = alone
+    return plans, notes
+
+
+def head_only(loaded: LoadedModel, config: LoraDropConfig) -> LanePlan | None:
+    """The full model with the screened head at a config's LoRA steps; None where its adapters have none."""
     # Everything else as it is, so that `auto` finds the same adapters.
     changes = {"drop_layers": (), "head": "screened", "parts": "auto", "accept": 0.0}
     alone = config.replace(**changes, refresh_entropy=None, refresh_norm=None)
+    schedule = alone.schedule_for(loaded.num_layers)
     try:
-        head_bank, _ = find_bank(loaded, alone, alone.schedule_for(loaded.num_layers))
+        bank, _ = find_bank(loaded, alone, schedule)
     except LoraDropError:  # the named adapters have no screened head
-        head_bank = None
-    if head_bank is not None and head_bank.head is not None:
-        plans[HEAD_ONLY] = LanePlan(
-            "full model, screened head", alone, alone.schedule_for(loaded.num_layers), head_bank
-        )
-    return plans, notes
+        return None
+    if bank is None or bank.head is None:
+        return None
+    return LanePlan("full model, screened head", alone, schedule, bank)
 
 
 def _prompts_for(loaded: LoadedModel, plan: LanePlan) -> Sequence[str]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import platform
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,15 +15,17 @@ from typing import Any
 
 from lora_drop.adapters.find import bank_fingerprint, bank_folder
 from lora_drop.evaluation.free import evaluate_free
-from lora_drop.evaluation.metrics import GROUPS, evaluate
+from lora_drop.evaluation.metrics import GROUPS, describe, evaluate
 from lora_drop.evaluation.texts import Answers, given_texts
 from lora_drop.evaluation.timing import median_ms
 from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.cost import speed_bound
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.place import describe_device
 from lora_drop.run.records import BASELINE, LORA_DROP
 from lora_drop.run.request import Request, plan
 from lora_drop.run.run import run
+from lora_drop.run.speed import cycles, speedup_interval
 from lora_drop.run.trace import gather
 from lora_drop.runtime import VERSION
 
@@ -38,6 +41,8 @@ class Point:
     adapters: str  # the bank folder's name, or "none"
     fingerprint: str | None  # of the bank's files; None without
     notes: tuple[str, ...]
+    bound: float  # the most that its bytes can gain in the timed run, should nothing be taken back
+    screens: bool  # whether LoRA steps read a screened head
 
     @property
     def key(self) -> tuple:
@@ -74,12 +79,19 @@ def check_point(loaded: LoadedModel, config: LoraDropConfig, prompt: str) -> Poi
         LoraDropError: the settings, a bank or the prompt do not fit the model.
     """
     checked = plan(loaded, _speed_request(config, prompt))
+    lane = checked.lanes[LORA_DROP]
     name, fingerprint = "none", None
-    if checked.lanes[LORA_DROP].bank is not None:
-        folder = bank_folder(loaded, config, checked.lanes[LORA_DROP].schedule)
+    if lane.bank is not None:
+        folder = bank_folder(loaded, config, lane.schedule)
         assert folder is not None  # there is a bank
         name, fingerprint = folder.resolve().name, bank_fingerprint(folder)
-    return Point(config, name, fingerprint, tuple(checked.notes))
+    extras = lane.extras(loaded.dtype.itemsize)
+    bound = speed_bound(
+        *(loaded.shape, lane.schedule, SPEED_TOKENS - 1, len(checked.prompt_ids), lane.rank),
+        lane.bank.layers if lane.bank else None,
+        extras=extras,
+    )
+    return Point(config, name, fingerprint, tuple(checked.notes), bound, extras.head_rank > 0)
 
 
 def measure(
@@ -89,32 +101,35 @@ def measure(
     context_tokens: int | None,
     answers: Answers | None = None,
     free: bool = False,
+    prompts: Sequence[str] = (),
 ) -> dict[str, Any]:
     """A row: the point's quality on given texts, on the full model's own answers and of its own text; its speed.
 
     Args:
-        pairs: the given texts; the first prompt is also that of the timed run.
+        pairs: the given texts; without them the row has no columns of these.
         answers: the full model's; without them the row has no columns of own answers.
         free: let the point answer the same prompts too.
+        prompts: of the timed runs; without them there is one run, on the first given prompt.
     """
     config = point.config
-    given = evaluate(loaded, config, given_texts(loaded, pairs, context_tokens))
+    about = describe(loaded, config, loaded.decoder_name)
     row = {
         **config.to_dict(),
         "adapters": point.adapters,  # the bank's name in place of what was asked for
         "adapters_fingerprint": point.fingerprint,
-        "rank": given["config"]["rank"],
-        "layers_dropped": len(given["config"]["dropped"]),
-        "tokens": given["tokens"],
-        **_columns(given),
+        "rank": about["rank"],
+        "layers_dropped": len(about["dropped"]),
     }
+    if pairs:
+        given = evaluate(loaded, config, given_texts(loaded, pairs, context_tokens))
+        row |= {"tokens": given["tokens"], **_columns(given)}
     if answers is not None:
         own = evaluate(loaded, config, answers.texts())
         row |= {f"own_{name}": value for name, value in _columns(own).items()}
         row["own_answers_sha256"] = answers.sha256
         if free:
             row |= {f"free_{name}": value for name, value in evaluate_free(loaded, config, answers).items()}
-    row |= _speed(loaded, config, pairs[0][0])
+    row |= _speed(loaded, config, prompts or [pairs[0][0]])
     return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
 
 
@@ -129,29 +144,35 @@ def _columns(quality: dict[str, Any]) -> dict[str, float | int | None]:
     return found
 
 
-def _speed(loaded: LoadedModel, config: LoraDropConfig, prompt: str) -> dict[str, Any]:
-    """What a timed run of both lanes gives, a step each in turn; stop tokens are ignored."""
-    trace = gather(run(loaded, _speed_request(config, prompt)))
-    summary = trace.summary
-    assert summary is not None and summary.speedup is not None  # it ran to its end
-    low, high = summary.speedup_interval or (None, None)
-    one, two = summary.lanes[BASELINE], summary.lanes[LORA_DROP]
-    base_ms, ms = (median_ms(trace.passes[lane]) for lane in (BASELINE, LORA_DROP))
+def _speed(loaded: LoadedModel, config: LoraDropConfig, prompts: Sequence[str]) -> dict[str, Any]:
+    """What timed runs of both lanes give, a step each in turn, a run a prompt; stop tokens are ignored."""
+    traces = [gather(run(loaded, _speed_request(config, prompt))) for prompt in prompts]
+    summaries = [trace.summary for trace in traces if trace.summary]
+    last = summaries[-1]
+    lanes = BASELINE, LORA_DROP
+    # Every run has as many tokens, so that their rates meet in the harmonic mean.
+    one, two = (
+        statistics.harmonic_mean([each.lanes[lane]["tokens_per_second"] or math.nan for each in summaries])
+        for lane in lanes
+    )
+    spread = speedup_interval(*([cycle for trace in traces for cycle in cycles(trace.passes[lane])] for lane in lanes))
+    base_ms, ms = (median_ms([each for trace in traces for each in trace.passes[lane]]) for lane in lanes)
+    accepted = [summary.accepted for summary in summaries if summary.accepted is not None]
     return {
-        "baseline_tokens_per_second": one["tokens_per_second"],
-        "lora_drop_tokens_per_second": two["tokens_per_second"],
-        "speedup": summary.speedup,
-        "speedup_low": low,
-        "speedup_high": high,
-        "bound": summary.bound,
-        "accepted": summary.accepted,
+        "baseline_tokens_per_second": one,
+        "lora_drop_tokens_per_second": two,
+        "speedup": two / one,
+        "speedup_low": spread[0] if spread else None,
+        "speedup_high": spread[1] if spread else None,
+        "bound": statistics.mean(summary.bound or 1.0 for summary in summaries),
+        "accepted": statistics.mean(accepted) if accepted else None,
         "ms_baseline": base_ms["refresh"],
         "ms_refresh": ms.get("refresh"),
         "ms_lora": ms.get("lora"),
-        "kv_bytes": two["kv_bytes"],
-        "kv_bytes_baseline": one["kv_bytes"],
-        "kv_saved": summary.kv_saved,
-        "decoder": trace.header.device.get("decoder"),
+        "kv_bytes": last.lanes[LORA_DROP]["kv_bytes"],
+        "kv_bytes_baseline": last.lanes[BASELINE]["kv_bytes"],
+        "kv_saved": last.kv_saved,
+        "decoder": traces[-1].header.device.get("decoder"),
     }
 
 

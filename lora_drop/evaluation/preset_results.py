@@ -6,15 +6,13 @@ is known of a preset comes from such a row alone; nothing here is set by hand bu
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.results import is_setting, whole_setting
+from lora_drop.evaluation.results import is_setting, read_result, whole_setting
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import PRESETS, presets_for
 from lora_drop.paths import SHIPPED_PRESETS
@@ -139,15 +137,7 @@ def read_presets(path: Path) -> dict[str, Any]:
     Raises:
         LoraDropError: it cannot be read, or is not what the `presets` command writes.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if (content["format"], content["version"]) != (FORMAT, VERSION) or not _is_whole(content):
-            raise ValueError
-    except OSError as error:
-        raise LoraDropError(f"cannot read {path.name}: {error.strerror or error}.") from None
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        raise LoraDropError(f"{path.name} is not a {JSON_NAME} of the presets command.") from None
-    return content
+    return read_result(path, FORMAT, VERSION, JSON_NAME, "presets", _is_whole)
 
 
 def _is_whole(content: dict[str, Any]) -> bool:
@@ -166,14 +156,17 @@ def _is_whole(content: dict[str, Any]) -> bool:
 
 
 def _is_row(row: dict[str, Any]) -> bool:
+    return isinstance(row["preset"], str) and _is_number(row["bound"]) and is_measured(row)
+
+
+def is_measured(row: dict[str, Any]) -> bool:
+    """Whether a row names its setting and adapters and has the figures of `figures`; a missing key raises KeyError."""
     # A row without the adapters that a run of the preset would take has no free text.
     numbers = [*(row[column] for column in FIGURES.values()), *(row.get(column) for column in (*LOSSES, *REPEATS))]
     return (
-        isinstance(row["preset"], str)
-        and isinstance(row["config"], dict)
+        isinstance(row["config"], dict)
         and isinstance(row["adapters"], str)
         and isinstance(row["adapters_fingerprint"], (str, type(None)))
-        and _is_number(row["bound"])
         and all(number is None or _is_number(number) for number in numbers)
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,30 @@ def check_same(before: dict[str, Any], now: dict[str, Any], names: Iterable[str]
             f"{folder.resolve().name} already holds {what} of another {' and '.join(differing)}: "
             "name another --out, or delete it."
         )
+
+
+def read_result(
+    path: Path, form: str, version: int, name: str, command: str, is_whole: Callable[[dict[str, Any]], bool]
+) -> dict[str, Any]:
+    """The content of a file of results.
+
+    Args:
+        form, version: what its `format` and `version` must be.
+        name, command: what it is called and what writes it, for the message.
+        is_whole: whether all that is read of it is there and of its kind; it may raise KeyError and TypeError.
+
+    Raises:
+        LoraDropError: it cannot be read, or is not what the command writes.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if (content["format"], content["version"]) != (form, version) or not is_whole(content):
+            raise ValueError
+    except OSError as error:
+        raise LoraDropError(f"cannot read {path.name}: {error.strerror or error}.") from None
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        raise LoraDropError(f"{path.name} is not a {name} of the {command} command.") from None
+    return content
 
 
 def json_text(result: dict[str, Any]) -> str:

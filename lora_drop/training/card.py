@@ -55,11 +55,12 @@ def card(bank: AdapterBank) -> str:
         "",
         "## Training",
         "",
-        f"- Loss: KL to the full model over the vocabulary, at LoRA steps only; kv `{bank.kv}`.",
+        f"- Loss: KL to the full model over the vocabulary, {_where(meta['trained_schedules'])}; kv `{bank.kv}`.",
+        *([f"- Parts: {', '.join(sorted(bank.parts))}."] if len(bank.parts) > 1 else []),
         f"- Periods {_join(meta['trained_schedules']['periods'])}; drop ratios "
         f"{_join(meta['trained_schedules']['drop_ratios'])}: one bank for every slider position.",
         *(
-            [f"- Half of the batches skip the first layers, how many is drawn, of {_join(order)}."]
+            [f"- {_share(meta['trained_schedules'])} of {_join(order)}."]
             if (order := meta["trained_schedules"].get("drop_order"))
             else []
         ),
@@ -93,6 +94,21 @@ def card(bank: AdapterBank) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _where(schedules: dict[str, Any]) -> str:
+    """The steps that the loss counts; a bank older than exact refreshes does not name them."""
+    if "refresh" not in schedules:
+        return "at LoRA steps only"
+    where = "LoRA steps" if schedules["refresh"] == "repair" else "all decode steps"
+    return f"at {where}, with refresh `{schedules['refresh']}`"
+
+
+def _share(schedules: dict[str, Any]) -> str:
+    count = schedules.get("drop_count")
+    if count:
+        return f"Two of three batches skip the first {count}, the others a number drawn around it,"
+    return "Half of the batches skip the first layers, how many is drawn,"
 
 
 def dropped_in(row: dict[str, Any]) -> str:

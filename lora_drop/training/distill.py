@@ -20,28 +20,38 @@ from lora_drop.training.student import student_states
 Text = tuple[Tensor, int]  # tokens (B, T) and how many of them are the prompt
 
 
-def at_lora_steps(
-    loaded: LoadedModel, tokens: Tensor, prompt_tokens: int, schedule: Schedule, bank: AdapterBank
+def both(
+    loaded: LoadedModel, tokens: Tensor, prompt_tokens: int, schedule: Schedule, bank: AdapterBank, every: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities (B, N, V) of LoRA-Drop and of the full model at LoRA steps, and these positions (T,)."""
+    """Log-probabilities (B, N, V) of LoRA-Drop and of the full model at LoRA steps, and these positions (T,).
+
+    Args:
+        every: at every decode step, where refreshes are single; exact ones are the full model's.
+    """
     head = loaded.model.get_output_embeddings()
     if schedule.repairs:
-        ours, full, lora = exact_states(loaded.model, tokens, prompt_tokens, schedule, bank)
+        ours, full, where = exact_states(loaded.model, tokens, prompt_tokens, schedule, bank)
     else:
-        states, lora = student_states(loaded.model, tokens, prompt_tokens, schedule, bank)
-        ours = states[:, lora]
+        states, where = student_states(loaded.model, tokens, prompt_tokens, schedule, bank)
+        if every:
+            where = torch.arange(tokens.shape[1], device=tokens.device) >= prompt_tokens
+        ours = states[:, where]
         with torch.no_grad():
-            full = loaded.model.model(tokens).last_hidden_state[:, lora]
+            full = loaded.model.model(tokens).last_hidden_state[:, where]
     with torch.no_grad():
         teacher = log_probs(head(full))
-    return log_probs(head(ours)), teacher, lora
+    return log_probs(head(ours)), teacher, where
 
 
 def distillation(
     loaded: LoadedModel, tokens: Tensor, prompt_tokens: int, schedule: Schedule, bank: AdapterBank
 ) -> tuple[Tensor, Tensor]:
-    """KL(full || student) in nats and the share of equal argmax, means over the LoRA steps of a batch (B, T)."""
-    ours, full, _ = at_lora_steps(loaded, tokens, prompt_tokens, schedule, bank)
+    """KL(full || student) in nats and the share of equal argmax, means over a batch (B, T).
+
+    Over its LoRA steps where refreshes are exact; over all decode steps where they are single, so that what LoRA steps
+    write serves the refreshes too.
+    """
+    ours, full, _ = both(loaded, tokens, prompt_tokens, schedule, bank, every=True)
     return kl(full, ours).mean(), agreement(full, ours).float().mean()
 
 
@@ -55,7 +65,7 @@ def figures(loaded: LoadedModel, texts: list[Text], schedule: Schedule, bank: Ad
     """
     sums, steps, targets, decoded = torch.zeros(3, dtype=torch.float64), 0, 0, 0
     for tokens, prompt_tokens in texts:
-        ours, full, lora = at_lora_steps(loaded, tokens, prompt_tokens, schedule, bank)
+        ours, full, lora = both(loaded, tokens, prompt_tokens, schedule, bank)
         following = tokens[:, 1:][:, lora[:-1]]  # the last position has none
         known = following.shape[1]
         gap = nll(ours[:, :known], following) - nll(full[:, :known], following)

@@ -1,11 +1,10 @@
 """One training run: distil the full model into LoRA-Drop decoding.
 
-The backbone is frozen. The student runs the real schedule in one parallel pass (`student`), the teacher is the same
-model with every layer, and the loss is KL(full || student) over the vocabulary at LoRA steps. Each batch has a period,
-a drop ratio and a prompt length of its own, so that one bank serves every slider position.
-
-Training starts from a regression (`fit`) and goes on with AdamW in the units which that found: A is learned as
-`A = A' @ white`, B as `B = reach * B'`. In the stream's own units a few outlier channels would set the pace.
+The backbone is frozen. The student runs the real schedule in one parallel pass (`student`; `exact` for exact
+refreshes), the teacher is the same model with every layer, and the loss is KL(full || student) over the vocabulary
+(`distill`). Each batch has a period, skipped layers and a prompt length of its own, so that one bank serves many
+schedules. Training starts from a regression (`fit`) and goes on with AdamW in the units which that found
+(`parameters`).
 
 Everything that a step draws follows from (seed, step), so a checkpoint needs no more than the parameters, the scales,
 the optimizer and the step's number to go on exactly. `accelerate launch -m lora_drop.train ...` spreads the batches
@@ -167,7 +166,7 @@ class Trainer:
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
             bank = AdapterBank.new(
-                list(range(low, high + 1)),
+                sorted({*range(low, high + 1), *settings.order}),
                 loaded.shape.hidden_size,
                 settings.rank,
                 settings.alpha,

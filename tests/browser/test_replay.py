@@ -15,6 +15,7 @@ from lora_drop.run.exports.html import replay_html
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import Trace, gather
+from lora_drop.run.words import speedup_words
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
@@ -84,7 +85,8 @@ def test_the_file_shows_the_run(trace, open_file):
         assert pane_text(page, lane) == trace.text(name)
         assert figure(page, "tokens", lane) == "40"
         assert figure(page, "speed", lane) == f"{trace.summary.lanes[name]['tokens_per_second']:,.1f}"
-    assert figure(page, "speedup") == f"{trace.summary.speedup:.2f}×"
+    words = speedup_words(trace.summary.speedup, trace.summary.speedup_interval)
+    assert figure(page, "speedup") == (words or f"{trace.summary.speedup:.2f}×")
     assert figure(page, "bound") == f"{trace.summary.bound:.2f}×"
     wait_drawn(page)
     for plot in page.locator(".ld-plot").all():

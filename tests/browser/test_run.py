@@ -9,7 +9,8 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import human_bytes
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace import gather, top1_agreement
+from lora_drop.run.trace import gather
+from lora_drop.run.words import speedup_words
 from tests.support.page import figure, pane_text, prepare, set_number, set_text, wait_done, wait_ended, wait_still
 
 pytestmark = pytest.mark.browser
@@ -31,10 +32,13 @@ def test_a_run_to_its_end_shows_what_the_trace_says(server, open_page):
             f".ld-pane[data-lane='{lane}'] .ld-token", "spans => spans.map(s => s.className.match(/token-(\\w+)/)[1])"
         )
         assert kinds == [step.kind for step in trace.steps[name]]
-    assert figure(page, "speedup") == f"{summary.speedup:.2f}×"
+    words = speedup_words(summary.speedup, summary.speedup_interval)
+    assert figure(page, "speedup") == (words or f"{summary.speedup:.2f}×")
     assert figure(page, "bound") == f"{summary.bound:.2f}×"
     assert figure(page, "kv-saved") == f"{100 * summary.kv_saved:.1f}%"
-    assert figure(page, "agreement") == f"{100 * top1_agreement(trace, 'lora_drop'):.1f}%"
+    assert figure(page, "agreement") == f"{100 * summary.top1_agreement:.1f}%"
+    assert figure(page, "quality") == f"{summary.quality['all_steps']['kl']:.2f} nats"
+    assert figure(page, "accepted") == ""
     assert figure(page, "divergence") == f"token {summary.first_divergence + 1}"
     wait_still(page)
     charts = page.evaluate(
@@ -137,7 +141,7 @@ def test_stop_keeps_what_ran_and_a_summary(server, open_page):
     trace = gather(server.runs[-1])
     assert trace.summary.lanes["lora_drop"]["ended"] == "stopped"
     assert pane_text(page, 1) == trace.text("lora_drop") and len(trace.steps["lora_drop"]) < 2000
-    assert figure(page, "speedup") == f"{trace.summary.speedup:.2f}×"
+    assert figure(page, "tokens", 1) == f"{len(trace.steps['lora_drop']):,}"
     expect(page.locator("#ld-stop")).to_be_disabled()
     # The next run is not stopped by the flag of the last one.
     set_number(page, "ld-max-new-tokens", 12)

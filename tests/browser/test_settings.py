@@ -8,8 +8,9 @@ import random
 import pytest
 from playwright.sync_api import expect
 
+from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.cost import ModelShape, kv_bytes, kv_saved, speed_bound, step_bytes
+from lora_drop.method.cost import Extras, ModelShape, kv_bytes, kv_saved, speed_bound, step_bytes
 from lora_drop.method.schedule import Schedule, dropped_layers
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
@@ -120,8 +121,18 @@ def _random_case(rng: random.Random) -> tuple[dict, dict, dict]:
         rng.choice(["state", "anchor", "residual", "skip"]),
         rng.choice(["block", "attention"]),
         rng.choice(["skip", "write"]),
+        refresh=rng.choice(["single", "repair"]),
+        head=rng.choice(["full", "screened"]),
+    )
+    extras = Extras(
+        mlp=rng.choice([0, 64]),
+        kept=rng.choice([0, 8]),
+        head_rank=rng.choice([0, 32]),
+        head_best=rng.choice([1, 512]),
+        code_size=rng.choice([0.25, 0.5]),
     )
     case = {
+        "extras": dataclasses.asdict(extras),
         "lo": lo,
         "hi": hi,
         "ratio": ratio,
@@ -141,7 +152,7 @@ def test_the_javascript_computes_what_python_does(server, open_page):
     results = page.evaluate(
         """(cases) => cases.map(([shape, s, c]) => {
             const S = window.LoraDrop.schedule;
-            const schedule = { ...s, numLayers: s.num_layers, corrected: c.corrected };
+            const schedule = { ...s, numLayers: s.num_layers, corrected: c.corrected, extras: c.extras };
             const steps = c.steps ?? 7;
             return {
                 dropped: S.droppedLayers(c.lo, c.hi, c.ratio),
@@ -151,10 +162,11 @@ def test_the_javascript_computes_what_python_does(server, open_page):
                 kinds: Array.from({ length: 20 }, (_, i) => S.kind(schedule, i)),
                 early: Array.from({ length: 39 }, (_, i) => {
                     const refreshes = c.happened.filter((step) => step <= i + 1).length;
-                    const happened = { isLora: !c.happened.includes(i + 1), refreshes };
+                    const lastRefresh = c.happened.findLast((step) => step <= i + 1) ?? 0;
+                    const happened = { isLora: !c.happened.includes(i + 1), refreshes, lastRefresh };
                     return [
                         S.stepBytes(shape, schedule, i + 1, c.prompt, 1, c.rank, true, happened),
-                        S.kvTokens(schedule, c.prompt, i + 1, refreshes),
+                        S.kvTokens(schedule, c.prompt, i + 1, refreshes, lastRefresh),
                     ];
                 }),
             };
@@ -162,22 +174,29 @@ def test_the_javascript_computes_what_python_does(server, open_page):
         cases,
     )
     for (shape, schedule, case), got in zip(cases, results, strict=True):
-        shape, schedule = ModelShape(**shape), Schedule(**schedule)
+        shape, schedule, extras = ModelShape(**shape), Schedule(**schedule), Extras(**case["extras"])
         steps = 7 if case["steps"] is None else case["steps"]
         assert tuple(got["dropped"]) == schedule.dropped
         assert got["bound"] == pytest.approx(
-            speed_bound(shape, schedule, case["steps"], case["prompt"], case["rank"], case["corrected"]), rel=1e-12
+            speed_bound(
+                shape, schedule, case["steps"], case["prompt"], case["rank"], case["corrected"], extras=extras
+            ),
+            rel=1e-12,
         )
         assert got["kv"] == kv_bytes(shape, schedule, case["prompt"], steps, 2)
         assert got["saved"] == pytest.approx(kv_saved(shape, schedule, case["prompt"], steps), rel=1e-12, abs=1e-12)
         assert got["kinds"] == [schedule.kind(step) for step in range(20)]
         happened = case["happened"]
         for step, (read, held) in enumerate(got["early"], start=1):
-            now = {"lora": step not in happened, "refreshes": sum(s <= step for s in happened)}
+            now = {"refreshes": sum(s <= step for s in happened)}
+            now["last_refresh"] = max((s for s in happened if s <= step), default=0)
+            lora = step not in happened
             rank, corrected = case["rank"], case["corrected"]
-            assert read == step_bytes(shape, schedule, step, case["prompt"], 1, rank, corrected, **now)
+            assert read == step_bytes(
+                shape, schedule, step, case["prompt"], 1, rank, corrected, lora=lora, extras=extras, **now
+            )
             entries = shape.kv_per_token * held
-            assert entries == kv_bytes(shape, schedule, case["prompt"], step, 1, now["refreshes"])
+            assert entries == kv_bytes(shape, schedule, case["prompt"], step, 1, **now)
     halves = {0.5: 0, 1.5: 2, 2.5: 2, 6.5: 6, 3.7: 4, -0.5: 0}
     assert page.evaluate("xs => xs.map(window.LoraDrop.schedule.roundHalfEven)", list(halves)) == list(halves.values())
 
@@ -210,6 +229,38 @@ def test_bad_input_is_one_line_and_the_app_stays_up(server, open_page):
     assert page.locator("#ld-ask").bounding_box()["height"] == height, "the page jumped"
     page.click("#ld-run")
     wait_done(page)
+
+
+def test_what_the_config_refuses_the_strip_says_in_its_words(server, open_page):
+    page = open_page(server.url)
+    open_advanced(page)
+    note, bound = page.locator(".ld-whatif-note"), page.locator(".ld-whatif [data-figure='bound']")
+    set_number(page, "ld-accept", 0.25)
+    rules = {"accept": 0.25}
+    # No slider goes so far, a link does.
+    store = "window.LoraDrop.store"
+    far = f"{store}.update({{ settings: {{ ...{store}.state.settings, period: 65, accept: 0 }} }})"
+    for change, act in (
+        ({}, lambda: None),
+        ({"refresh": "repair"}, lambda: page.check("#ld-refresh input[value=repair]")),
+        ({"period": 65, "accept": 0}, lambda: page.evaluate(far)),
+    ):
+        act()
+        rules |= change
+        with pytest.raises(LoraDropError) as refused:
+            LoraDropConfig(**rules)
+        expect(note).to_have_text(str(refused.value))
+        expect(bound).to_have_text("–")
+    set_range(page, 1, 4)
+    set_number(page, "ld-drop-ratio", 1)
+    set_number(page, "ld-accept", 0)
+    set_number(page, "ld-period", 3)
+    expect(bound).not_to_contain_text("at most")
+    page.locator("#ld-kv input").click()
+    page.get_by_role("option", name="still written").click()
+    set_number(page, "ld-accept", 0.25)
+    expect(bound).to_contain_text("at most")
+    expect(note).to_contain_text("Each token that is taken back costs time.")
 
 
 def test_moving_the_range_or_the_ratio_takes_the_place_of_exact_layers(server, open_page):

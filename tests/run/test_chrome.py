@@ -9,9 +9,11 @@ import pytest
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.exports.chrome import LONGEST_MS, chrome_trace
+from lora_drop.run.records import JudgeRecord
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import Trace, gather
+from tests.support.runs import taken_back
 
 CONFIG = LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0)
 
@@ -97,6 +99,26 @@ def test_early_refreshes_are_marked(tiny):
     early = [step.step for step in trace.steps["lora_drop"] if step.trigger]
     marks = [event for event in by_phase(trace, "i")[2] if event["name"] == "early refresh (entropy)"]
     assert early and [mark["args"]["step"] for mark in marks] == early
+
+
+def test_passes_for_what_was_taken_back_are_in_the_lanes_time(tiny):
+    trace = taken_back(tiny)
+    trace.add(JudgeRecord("lora_drop", rows=2, ms=1.5, kept=2))  # a random model's last drafts do not stand
+    events = by_phase(trace, "X")[2]
+    figures = trace.summary.lanes["lora_drop"]
+    total = sum(event["dur"] for event in events) / 1000 - 1.5
+    assert total == pytest.approx(figures["prefill_ms"] + figures["decode_ms"], abs=0.001 * len(events))
+    passes = [one for one in trace.passes["lora_drop"] if one.type != "rewind"]
+    assert len(events) == len(passes) > len(trace.steps["lora_drop"])
+    for event, one in zip(events, passes, strict=True):
+        if one.type == "judge":
+            assert (event["name"], event["args"]) == ("judge", {"rows": one.rows, "kept": one.kept})
+            continue
+        stands = any(one is step for step in trace.steps["lora_drop"])
+        assert event["name"] == (one.kind if stands else f"{one.kind}, taken back")
+        assert event["args"].get("rows", 1) == one.rows and ("kl" in event["args"]) <= stands
+    back = [mark["args"]["back_to_step"] for mark in by_phase(trace, "i")[2] if mark["name"] == "tokens taken back"]
+    assert back == [one.to for one in trace.passes["lora_drop"] if one.type == "rewind"] and back
 
 
 def test_a_cut_trace_and_a_single_lane(trace, tiny):

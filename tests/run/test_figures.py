@@ -12,7 +12,15 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method import paper
 from lora_drop.method.cost import ModelShape
 from lora_drop.models.random_weights import LARGE_SHAPES
-from lora_drop.run.exports.figures import PANELS, QUALITIES, groups, pareto, sweep_heatmaps
+from lora_drop.run.exports.figures import (
+    PANELS,
+    QUALITIES,
+    frontier_figure,
+    groups,
+    pareto,
+    sweep_heatmaps,
+    write_frontier,
+)
 
 HOSTILE = "<b>x</b></script><script>alert(1)</script>%{x}<a href='javascript:alert(2)'>"
 
@@ -140,6 +148,57 @@ def test_hostile_names_stay_text(sweep, tmp_path, capsys):
         page = (tmp_path / "figures" / name).read_text()
         assert "<script>alert" not in page and "cdn.plot.ly" not in page.split("<body>")[0]
         assert page.count("plotly.js v") == 1
+
+
+@pytest.fixture
+def found():
+    def point(count, speedup, loss, low=None, high=None, accept=0.0, head="full", **more):
+        return {
+            "config": {"drop_layers": list(range(3, 3 + count)), "head": head, "accept": accept}, "loss": loss,
+            "layers_dropped": count, "period": 4, "refresh": "repair", "accept": accept, "head": head,
+            "refresh_entropy": None, "adapters": "bank", "speedup": speedup, "speedup_low": low, "speedup_high": high,
+            "bound": 1.4, "kv_saved": 0.0, "accepted": None, "head_only": not count, **more,
+        }  # fmt: skip
+
+    rows = [
+        point(4, 1.1, 0.1, 1.05, 1.2),
+        point(8, 1.3, 0.3, 1.2, 1.35),
+        point(8, 1.2, 0.08, accept=0.1, head="screened"),
+        point(9, 1.5, None),
+        point(0, 1.25, 0.01, head="screened"),
+    ]
+    before = [{"preset": "fast", "speedup": 1.36, "speedup_low": None, "speedup_high": None, "loss": 1.1}]
+    limits = {"loss": 0.15, "regret": 0.09}
+    return {"rows": rows, "limits": limits, "recommended": rows[2]["config"], "before": before, "data": {}}
+
+
+def test_a_searchs_points_are_its_rows_and_only_lora_drops_are_the_front(found):
+    figure = frontier_figure(found)
+    traces = {trace.name: trace for trace in figure.data}
+    plain = traces["repair · accept 0 · head full"]
+    assert (plain.x, plain.y) == ((1.1, 1.3), (0.1, 0.3)), "a row without a loss is no point"
+    assert plain.error_x.array == pytest.approx((0.1, 0.05)) and plain.error_x.arrayminus == pytest.approx((0.05, 0.1))
+    front = traces["Pareto front"]
+    assert (list(front.x), list(front.y)) == ([1.2, 1.3], [0.08, 0.3]), "1.1 is slower and worse than 1.2"
+    assert front.text == ("\u20028 layers, w 4",) * 2
+    alone = next(trace for name, trace in traces.items() if name.startswith("full model, screened head"))
+    assert (alone.x, alone.y) == ((1.25,), (0.01,))
+    assert (traces["presets before"].x, traces["presets before"].y) == ((1.36,), (1.1,))
+    assert (traces["the fastest within the limit"].x, traces["the fastest within the limit"].y) == ((1.2,), (0.08,))
+    assert {shape.y0 for shape in figure.layout.shapes if shape.y0 == shape.y1} == {0.15, 0.09}
+    assert figure.layout.yaxis.autorange == "reversed"
+
+
+def test_a_searchs_names_stay_text_and_an_empty_one_says_so(found, tmp_path):
+    found["before"][0]["preset"] = HOSTILE
+    found["rows"] = [r | {"adapters": HOSTILE, "head": HOSTILE} for r in found["rows"]]
+    shown = texts(frontier_figure(found, "dark"))
+    assert any("&lt;script&gt;" in text for text in shown)
+    assert not any("<script" in text or "<b>x" in text or "<a " in text for text in shown)
+    (page,) = write_frontier(found, tmp_path)
+    assert page.name == "frontier.html" and "<script>alert" not in page.read_text()
+    empty = frontier_figure(found | {"rows": [], "recommended": None})
+    assert not empty.data and any("No setting has" in text for text in texts(empty))
 
 
 @pytest.mark.parametrize("rows", [[], [row(0.5, 2, None, None, None)]])

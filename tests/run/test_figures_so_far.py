@@ -8,7 +8,7 @@ import pytest
 
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.exports.html import wire_text
-from lora_drop.run.figures import BY_CHANCE, FIGURES, Figures
+from lora_drop.run.figures import BY_CHANCE, FIGURES, SO_FAR, Figures
 from lora_drop.run.records import BASELINE, LORA_DROP, THIRD, TOGETHER, StepRecord, Summary
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
@@ -20,6 +20,7 @@ RULES = [
     {"period": 5, "drop_ratio": 1.0, "part": "attention", "reuse": "state"},
     {"period": 6, "drop_ratio": 1.0, "refresh_entropy": 4.2},
     {"period": 1},
+    {"period": 4, "drop_ratio": 1.0, "kv": "write", "refresh": "repair", "accept": 0.9},
 ]
 
 
@@ -43,6 +44,9 @@ def test_counted_from_the_records_they_are_the_summary_s(tiny, rules, compare):
     for name in TOGETHER:
         value, theirs = found[name], getattr(summary, name)
         assert value == theirs or value == pytest.approx(theirs, abs=1e-3, rel=1e-2), name
+    assert found["accepted"] == pytest.approx(summary.accepted, abs=1e-6)
+    assert (found["accepted"] is not None) == ("accept" in rules)
+    assert found["quality_loss"] == pytest.approx(summary.quality["all_steps"]["kl"])
     for name, lane in found["lanes"].items():
         theirs = summary.lanes[name]["tokens_per_second"]
         assert lane["tokens_per_second"] == pytest.approx(theirs, rel=1e-2)  # of milliseconds with three decimals
@@ -50,6 +54,10 @@ def test_counted_from_the_records_they_are_the_summary_s(tiny, rules, compare):
         assert found["lanes"][THIRD]["differs"] == summary.lanes[THIRD]["first_divergence"]
     after = so_far(records).now()
     assert {name: after[name] for name in TOGETHER} == {name: getattr(summary, name) for name in TOGETHER}
+    assert {name: after[name] for name in ("quality_loss", "accepted")} == {
+        "quality_loss": found["quality_loss"],
+        "accepted": summary.accepted,
+    }
     assert after["by_chance"] == (summary.speedup > BY_CHANCE * summary.bound)
 
 
@@ -64,7 +72,7 @@ def test_they_grow_with_the_records(tiny):
         if isinstance(record, StepRecord):
             steps[record.lane] += 1
         mark, *together, by_chance, lanes = json.loads(figures.line())
-        now = dict(zip(TOGETHER, together, strict=True))
+        now = dict(zip(SO_FAR, together, strict=True))
         assert mark == FIGURES and len(lanes) == len(steps)
         # Only a summary can say so: what two lanes of a few milliseconds measure is any figure.
         assert isinstance(record, Summary) or not by_chance

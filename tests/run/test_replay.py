@@ -20,7 +20,9 @@ from lora_drop.run.records import KINDS, Header, StepRecord
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import Trace, gather
+from lora_drop.run.words import speedup_words
 from lora_drop.ui import scripts
+from tests.support.runs import taken_back
 
 HOSTILE = (
     "</script><SCRIPT>alert(1)</SCRIPT><!--<script>${alert(2)}<img src=x onerror=alert(3)>'\"{{run}}\u2028\ud800\x00"
@@ -130,7 +132,8 @@ def test_the_run_goes_in_as_the_page_gets_it(trace):
     assert text == wire_text(trace).replace("<", "\\u003c") and text.endswith("\n")
     lines = [json.loads(line) for line in text.splitlines()]
     assert text.startswith('{"type":"run","id":"') and [line["type"] for line in lines[:2]] == ["run", "header"]
-    assert lines[-2] == json.loads(write_line(trace.summary)) and lines[-1][0] == FIGURES
+    words = {"speedup": speedup_words(trace.summary.speedup, trace.summary.speedup_interval), "lanes": {}}
+    assert lines[-2] == json.loads(write_line(trace.summary)) | {"words": words} and lines[-1][0] == FIGURES
     assert lines[1]["main"] == "lora_drop"
     assert lines[1]["lanes"] == trace.header.lanes and lines[1]["model"] == trace.header.model
 
@@ -148,6 +151,30 @@ def test_lanes_take_turns_and_an_audit_follows_its_step(trace):
             assert before[:2] == [line[0] - 100, line[1]]
     audited = sum(map(len, trace.audits.values()))
     assert audited and len(arrays) - len(steps) == audited
+
+
+def test_what_was_taken_back_is_in_its_place_and_its_time_counts(tiny):
+    trace = taken_back(tiny)
+    arrays = [json.loads(line) for line in wire_text(trace).splitlines()[2:-2]]
+    names = list(trace.steps)
+    for lane, name in enumerate(names):
+        texts, ms = [], 0.0
+        for mark, *values in arrays:
+            if mark == lane:
+                assert values[0] == len(texts)
+                texts.append(values[2])
+                ms += values[4]
+            elif mark == 300 + lane:
+                del texts[values[0] + 1 :]
+            elif mark == 400 + lane:
+                ms += values[1]
+            elif mark == 100 + lane:
+                assert values[0] < len(texts)
+        assert "".join(texts) == trace.text(name)
+        figures = trace.summary.lanes[name]
+        assert ms == pytest.approx(figures["prefill_ms"] + figures["decode_ms"], abs=0.006 * len(trace.passes[name]))
+    assert sum(mark >= 300 for mark, *_ in arrays) > 2
+    assert wire_text(gather(trace.records())) == wire_text(trace)
 
 
 def test_hostile_texts_add_no_element(trace, hostile):

@@ -1,11 +1,22 @@
-"""Runs that no model made."""
+"""Runs that tests look at, of a model and of none."""
 
 from __future__ import annotations
 
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.records import AuditRecord, Header, StepRecord, Summary
+from lora_drop.run.request import Request
+from lora_drop.run.run import run
+from lora_drop.run.trace import Trace, gather
 from lora_drop.ui.facts import model_facts
 from tests.support.page import HOSTILE
+
+# A random model's drafts are kept now and then, also such that the full model would not write itself.
+JUDGED = LoraDropConfig(period=4, layers=(1, 4), drop_ratio=1.0, refresh="repair", kv="write", accept=0.6)
+
+
+def taken_back(loaded, tokens: int = 40) -> Trace:
+    """A run in which tokens are taken back, and the last drafts judged."""
+    return gather(run(loaded, Request("Why?", JUDGED, tokens, ignore_eos=True)))
 
 
 def hostile_run(loaded):

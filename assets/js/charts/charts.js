@@ -35,7 +35,7 @@ export class Charts {
     this.queue = [];
     this.last = 0; // when the last round of redraws began
     this.cost = 0; // milliseconds that it took
-    this.waiting = false;
+    this.timer = 0; // of the next round
     this.drawing = false;
     this.listen(goTo);
     this.observe();
@@ -125,11 +125,11 @@ export class Charts {
    * @param {Run} run
    */
   update(run) {
-    if (this.waiting) return;
-    this.waiting = true;
+    if (this.timer && !run.summary) return; // a run's end is drawn at once
+    clearTimeout(this.timer);
     const next = this.last + Math.max(SHORTEST_PAUSE, this.cost / SHARE);
-    setTimeout(() => {
-      this.waiting = false;
+    this.timer = setTimeout(() => {
+      this.timer = 0;
       this.last = performance.now();
       this.cost = 0;
       for (const chart of this.all) this.later(() => chart.update());

@@ -2,7 +2,7 @@
 
 import { formatNumber, formatShare } from "../format.js";
 import { decoderWords, modelName } from "../live/words.js";
-import { isBaseline, varies, writesKv } from "../schedule.js";
+import { isBaseline, judges, repairs, varies } from "../schedule.js";
 
 /** @typedef {import("../run.js").Lane} Lane */
 /** @typedef {import("../run.js").Run} Run */
@@ -22,12 +22,14 @@ function settingsWords(run, lane) {
   if (isBaseline(lane.schedule)) return `Nothing is skipped; ${sampled}`;
   const layers = `${config.dropped.length} of ${run.header.model.layers} layers`;
   const early = varies(lane.schedule) ? ", or earlier" : "";
+  const accept = judges(lane.schedule) ? `, accept ${config.accept}` : "";
+  const kv = config.kv === "write" ? "K/V written when skipped" : "no K/V when skipped";
   const parts = [
     `One full step in ${config.period}${early}`,
     config.part === "attention" ? `attention of ${layers} skipped` : `${layers} skipped`,
     `${config.reuse} rule`,
     config.rank ? `corrections of rank ${config.rank}` : "no corrections",
-    writesKv(lane.schedule) ? "K/V written when skipped" : "no K/V when skipped",
+    repairs(lane.schedule) ? `full steps repair${accept}` : kv,
     sampled,
   ];
   return parts.map((part) => part.replaceAll(" ", "\u00A0")).join("\u00A0· "); // a part stays on one line

@@ -41,7 +41,7 @@ function drawFigures(figure, { run }) {
   const interval = run.summary?.speedup_interval?.map((value) => formatNumber(value, 2)).join(" to ");
   speedup.title = interval ? `${measured}, and 95% of resampled cycles within ${interval}` : "";
   figure("bound", now.bound ? `${formatNumber(now.bound, 2)}×` : "–");
-  figure("noise", now.by_chance ? ", passed by chance: a busy machine" : "");
+  figure("noise", now.by_chance && !words ? ", passed by chance: a busy machine" : "");
   figure("kv-saved", formatShare(now.kv_saved, 1));
   figure("agreement", formatShare(now.top1_agreement, 1));
   figure("quality", now.quality_loss === null ? "–" : `${formatNumber(now.quality_loss, 2)} nats`);

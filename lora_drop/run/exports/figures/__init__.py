@@ -1,11 +1,21 @@
-"""Figures of a sweep: `sweep.json` in, plotly figures out. Pure: no model, no torch.
+"""Figures of a sweep or of a search: results in, plotly figures out. Pure: no model, no torch.
 
-Every number drawn is the sweep's; the paper's own (`lora_drop.method.paper`) are labelled as the paper's.
+Every number drawn is the results'; the paper's own (`lora_drop.method.paper`) are labelled as the paper's.
 """
 
+from lora_drop.run.exports.figures.frontier import frontier_figure
 from lora_drop.run.exports.figures.heatmaps import PANELS, sweep_heatmaps
-from lora_drop.run.exports.figures.pages import write_figures
+from lora_drop.run.exports.figures.pages import write_figures, write_frontier
 from lora_drop.run.exports.figures.pareto import pareto
 from lora_drop.run.exports.figures.style import QUALITIES, groups
 
-__all__ = ["PANELS", "QUALITIES", "groups", "pareto", "sweep_heatmaps", "write_figures"]
+__all__ = [
+    "PANELS",
+    "QUALITIES",
+    "frontier_figure",
+    "groups",
+    "pareto",
+    "sweep_heatmaps",
+    "write_figures",
+    "write_frontier",
+]

@@ -1,4 +1,4 @@
-"""The figures of a sweep as HTML pages that work offline."""
+"""The figures of a sweep, or of a search, as HTML pages that work offline."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from lora_drop.errors import LoraDropError
 from lora_drop.run.exports.colors import COLORS
+from lora_drop.run.exports.figures.frontier import frontier_figure
 from lora_drop.run.exports.figures.heatmaps import sweep_heatmaps
 from lora_drop.run.exports.figures.pareto import pareto
 from lora_drop.run.exports.figures.style import QUALITIES, check_theme, groups
@@ -29,21 +30,35 @@ def write_figures(sweep: dict[str, Any], folder: Path, theme: str = "light") -> 
         "heatmaps.html": [sweep_heatmaps(sweep, *group, theme=theme) for group in chosen],
         "pareto.html": [pareto(sweep, quality, theme) for quality in QUALITIES],
     }
+    return _write(pages, folder, theme, "LoRA-Drop sweep")
+
+
+def write_frontier(found: dict[str, Any], folder: Path, theme: str = "light") -> list[Path]:
+    """Write `frontier.html`, see `frontier_figure`; it works offline.
+
+    Raises:
+        LoraDropError: no such theme, or the folder cannot be written.
+    """
+    return _write({"frontier.html": [frontier_figure(found, theme)]}, folder, theme, "LoRA-Drop settings")
+
+
+def _write(pages: dict[str, list[go.Figure]], folder: Path, theme: str, title: str) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, figures in pages.items():
-            (folder / name).write_text(_page(figures, theme), encoding="utf-8", errors="backslashreplace")
+            text = _page(figures, theme, title)
+            (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise LoraDropError(f"cannot write the figures to {folder.name}: {error.strerror or error}.") from None
     return [folder / name for name in pages]
 
 
-def _page(figures: list[go.Figure], theme: str) -> str:
+def _page(figures: list[go.Figure], theme: str, title: str) -> str:
     """A page with a figure on each screen; plotly.js is in it once."""
     bodies = [
         figure.to_html(CONFIG, full_html=False, include_plotlyjs=i == 0, default_height="100vh")
         for i, figure in enumerate(figures)
     ]
     style = f"body {{ margin: 0; background: {COLORS[theme]['panel']}; }}"
-    head = f'<meta charset="utf-8"><title>LoRA-Drop sweep</title><style>{style}</style>'
+    head = f'<meta charset="utf-8"><title>{title}</title><style>{style}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(bodies)}</body></html>\n'

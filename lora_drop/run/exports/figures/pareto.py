@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import plotly.graph_objects as go
@@ -9,6 +10,7 @@ from plotly.subplots import make_subplots
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method import paper
+from lora_drop.method.frontier import frontier
 from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.exports.figures.style import (
     QUALITIES,
@@ -63,7 +65,9 @@ def pareto(
         color = colors[RULE_COLORS.get(group[0], "muted")]
         symbol = SYMBOLS[kinds.index(group[1:]) % len(SYMBOLS)]
         _add_group(figure, own, column, label_of(group), color, symbol)
-    _add_front(figure, _front(points, column, lower_is_better=quality == "nll_gap"), column, colors["ink"])
+    sign = -1 if quality == "nll_gap" else 1
+    front = frontier(points, lambda row: sign * row[column])
+    add_front(figure, front, column, colors["ink"], _point_label, row=2, col=1)
     figure.add_vline(x=1, line={"color": colors["muted"], "width": 1}, row=2, col=1)
     lacking = len(dropping) - len(points)
     subtitle = provenance(sweep) + (f" · {lacking} points without a value are left out" if lacking else "")
@@ -73,20 +77,26 @@ def pareto(
     return _compacted(figure) if compact else figure
 
 
-def _add_front(figure: go.Figure, front: list[Row], column: str, ink: str) -> None:
+def add_front(
+    figure: go.Figure, front: list[Row], column: str, ink: str, label: Callable[[Row], str], **place: int
+) -> None:
+    """The line through a front's points, slowest first, and a label at those that have room; `place` is a subplot."""
     figure.add_scatter(
         x=[row["speedup"] for row in front],
         y=[row[column] for row in front],
         mode="lines+text",
         line={"color": ink, "width": 2, "dash": "dot", "shape": "vh"},
-        text=_front_labels(front, column),
+        text=_front_labels(front, column, label),
         textposition="top right",
         textfont={"size": SMALL},
         hoverinfo="skip",
         name="Pareto front",
-        row=2,
-        col=1,
+        **place,
     )
+
+
+def _point_label(row: Row) -> str:
+    return f"p {row['drop_ratio']:g}, w {row['period']:g}"
 
 
 def _set_axes(figure: go.Figure, points: list[Row], colors: dict[str, str], y_title: str, reads_down: bool) -> None:
@@ -148,18 +158,10 @@ def _add_group(figure: go.Figure, rows: list[Row], column: str, label: str, colo
     )
 
 
-def _front(rows: list[Row], column: str, lower_is_better: bool) -> list[Row]:
-    """The rows that no other row beats in speed and quality, slowest first."""
-    sign = -1 if lower_is_better else 1
-    front: list[Row] = []
-    for row in sorted(rows, key=lambda row: (row["speedup"], sign * row[column]), reverse=True):
-        if not front or sign * row[column] > sign * front[-1][column]:
-            front.append(row)
-    return front[::-1]
-
-
-def _front_labels(front: list[Row], column: str) -> list[str]:
+def _front_labels(front: list[Row], column: str, label: Callable[[Row], str]) -> list[str]:
     """A label for each point of the front that stands clear of the last one labelled; hovering shows all."""
+    if not front:
+        return []
     across = (front[-1]["speedup"] - front[0]["speedup"]) or 1
     up = abs(front[-1][column] - front[0][column]) or 1
     labels, last = [], None
@@ -167,7 +169,7 @@ def _front_labels(front: list[Row], column: str) -> list[str]:
         clear = last is None or (
             abs(row["speedup"] - last["speedup"]) > 0.15 * across or abs(row[column] - last[column]) > 0.06 * up
         )
-        labels.append(f"\u2002p {row['drop_ratio']:g}, w {row['period']:g}" if clear else "")
+        labels.append(f"\u2002{label(row)}" if clear else "")
         last = row if clear else last
     return labels
 

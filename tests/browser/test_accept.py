@@ -1,0 +1,149 @@
+"""A run that takes tokens back: what the pane, the clock and the charts hold is what stands."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from playwright.sync_api import expect
+
+from lora_drop.run.exports.html import replay_html
+from lora_drop.run.records import RewindRecord, StepRecord
+from lora_drop.run.request import Request
+from lora_drop.run.run import run
+from lora_drop.run.trace import gather
+from tests.support.page import figure, pane_text, wait_done, wait_still
+from tests.support.runs import JUDGED
+
+pytestmark = pytest.mark.browser
+
+TALL = {"width": 1600, "height": 1800}  # all charts are seen, and so drawn, while the run streams
+WATCH = """() => {
+    window.struck = [];
+    new MutationObserver((changes) => {
+        for (const { addedNodes } of changes)
+            for (const node of addedNodes)
+                for (const del of [node, ...(node.querySelectorAll?.("del") ?? [])])
+                    if (del.className === "ld-taken-back") window.struck.push(del.textContent);
+    }).observe(document.querySelector(".ld-panes"), { childList: true, subtree: true });
+}"""
+
+
+def scripted(server, tokens: int = 120):
+    """Runs on the server take tokens back, whatever the page asks for."""
+
+    def script():
+        return run(server.loaded, Request("Why?", JUDGED, tokens, ignore_eos=True, compare="skip"))
+
+    server.script = script
+
+
+def check(page, trace) -> None:
+    """The page holds what the trace has."""
+    summary = trace.summary
+    lanes = page.evaluate("document.querySelector('.ld-live').loraDropRun.lanes")
+    for lane, name in enumerate(trace.steps):
+        assert pane_text(page, lane) == trace.text(name)
+        figures = summary.lanes[name]
+        ms = figures["prefill_ms"] + figures["decode_ms"]
+        assert lanes[lane]["clock"][-1] == pytest.approx(ms, abs=0.006 * len(trace.passes[name]))
+        assert [step["kind"] for step in lanes[lane]["steps"]] == [step.kind for step in trace.steps[name]]
+        assert figure(page, "tokens", lane) == str(len(trace.steps[name]))
+    differs = f".ld-pane[data-lane='1'] .ld-token[data-step='{summary.first_divergence}'].ld-diverged"
+    assert page.locator(".ld-pane[data-lane='1'] .ld-diverged").count() == page.locator(differs).count() == 1
+    marked = page.eval_on_selector_all(
+        ".ld-pane[data-lane='1'] .ld-disagrees", "spans => spans.map(s => Number(s.dataset.step))"
+    )
+    audits = trace.audits["lora_drop"]
+    assert marked == [step for step in sorted(audits) if not audits[step].agrees]
+    assert figure(page, "accepted") == f"kept {100 * summary.accepted:.0f}% of drafts"
+    assert figure(page, "quality") == f"{summary.quality['all_steps']['kl']:.2f} nats"
+    activity, drift, kv, by_layer, clocks, kl = page.evaluate(
+        "() => [...document.querySelectorAll('.ld-live .ld-plot')]"
+        ".map(plot => plot.data.map(({ x, y, z }) => ({ x, y, z })))"
+    )
+    steps = trace.steps["lora_drop"]
+    assert [value < 2 for value in activity[0]["z"][1]] == [step.kind != "lora" for step in steps]
+    assert drift[3]["x"] == kl[0]["x"] == sorted(audits) and len(by_layer[0]["z"][0]) == len(steps)
+    counted = [step.kv_bytes / 1024 for step in steps]
+    # The formula is drawn for what happened, and lies on the count.
+    assert kv[1]["y"] == pytest.approx(counted) and kv[len(trace.steps) + 1]["y"] == pytest.approx(counted)
+    assert clocks[1]["y"] == pytest.approx([step.ms for step in steps[1:]], abs=0.006)
+
+
+def test_a_run_that_takes_tokens_back_ends_with_what_stands(server, open_page):
+    scripted(server)
+    page = open_page(server.url, viewport=TALL)
+    page.evaluate(WATCH)
+    wait_still(page)
+    page.click("#ld-run")
+    wait_done(page)
+    trace = gather(server.runs[-1])
+    taken = [one for one in trace.passes["lora_drop"] if one.type == "rewind"]
+    assert len(taken) > 5
+    expect(page.locator(".ld-taken-back")).to_have_count(0, timeout=5000)
+    assert page.evaluate("window.struck.length") > 0
+    wait_still(page)
+    check(page, trace)
+    for words in ("Full steps also repair the tokens since the last one", "less than 0.6 times as likely"):
+        expect(page.locator(".ld-pane[data-lane='1'] .ld-pane-note")).to_contain_text(words)
+
+
+def test_a_run_that_comes_whole_or_without_motion_shows_nothing_struck(server, open_page, tmp_path):
+    scripted(server, 60)
+    page = open_page(server.url, viewport=TALL, reduced_motion="reduce")
+    page.evaluate(WATCH)
+    wait_still(page)
+    page.click("#ld-run")
+    wait_done(page)
+    trace = gather(server.runs[-1])
+    wait_still(page)
+    check(page, trace)
+    assert page.evaluate("window.struck") == []
+    (tmp_path / "replay.html").write_text(replay_html(trace), encoding="utf-8")
+    replay = page.context.new_page()
+    replay.set_viewport_size(TALL)
+    replay.goto(f"file://{tmp_path}/replay.html")
+    replay.wait_for_selector(".ld-live[data-state='done']")
+    assert replay.locator(".ld-taken-back").count() == 0
+    replay.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    wait_still(replay)
+    check(replay, trace)
+
+
+def test_the_scrubber_leaves_what_is_taken_back(server, open_page):
+    """The run waits before a rewind while the scrubber is put on a token that goes."""
+    records = list(run(server.loaded, Request("Why?", JUDGED, 60, ignore_eos=True)))
+    lengths, length = {}, 0  # how far the lane had come at each rewind
+    for place, one in enumerate(records):
+        if isinstance(one, RewindRecord):
+            lengths[place] = (length, one.to)
+        elif isinstance(one, StepRecord) and one.lane == "lora_drop":
+            length = one.step
+    at = next(place for place, (length, to) in lengths.items() if length - to > 2)
+    length = lengths[at][0]
+    goes_on = threading.Event()
+
+    def script():
+        yield from records[: at - 1]
+        time.sleep(0.6)  # then an update is due
+        yield records[at - 1]
+        assert goes_on.wait(60)
+        yield from records[at:]
+
+    server.script = script
+    page = open_page(server.url, viewport=TALL)
+    wait_still(page)
+    page.click("#ld-run")
+    goes = f".ld-pane[data-lane='1'] .ld-token[data-step='{length - 1}']"
+    page.wait_for_selector(f".ld-pane[data-lane='1'] .ld-token[data-step='{length}']", state="attached")
+    page.eval_on_selector(goes, "span => span.click()")
+    expect(page.locator(".ld-scrub-words")).to_contain_text(f"step {length - 1} of {length}")
+    goes_on.set()
+    wait_done(page)
+    expect(page.locator(".ld-pane[data-lane='1'] .ld-now")).to_have_count(1)
+    page.keyboard.press("Escape")
+    expect(page.locator(".ld-taken-back")).to_have_count(0, timeout=5000)
+    wait_still(page)
+    check(page, gather(records))

@@ -1,0 +1,157 @@
+"""Training for exact refreshes with the parts `mlp` and `kept`: settings, start, accumulation, held-out text."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.errors import LoraDropError
+from lora_drop.method.schedule import Schedule
+from lora_drop.models.tokens import encode_text
+from lora_drop.training.checkpoint import CHECKPOINT
+from lora_drop.training.data import read_texts, to_windows
+from lora_drop.training.distill import both, figures
+from lora_drop.training.draw import draw
+from lora_drop.training.parameters import bank_of, parameters_of
+from lora_drop.training.self_generate import read_replies, self_generate
+from lora_drop.training.settings import TrainSettings
+from lora_drop.training.trainer import Trainer
+
+EXACT = {
+    **{"rank": 4, "alpha": 4.0, "length": 32, "batch_size": 2, "fit_batches": 2, "learning_rate": 1e-2},
+    **{"refresh": "repair", "kv": "write", "drop_order": "4,2,3", "drop_count": 2, "mlp_width": 8, "kept_rank": 2},
+}
+
+
+def settings(**changes):
+    return TrainSettings(**{**EXACT, "max_tokens": 32 * 2 * 8, **changes})
+
+
+@pytest.fixture
+def windows(tiny):
+    text = "\n\n".join(f"Line {n}: the quick brown fox jumps over {n * 37 % 101} lazy dogs." for n in range(16))
+    return to_windows([encode_text(tiny.tokenizer, text)], 32)
+
+
+def trainer(tiny, windows, out, given=None, **more):
+    out.mkdir(exist_ok=True)
+    return Trainer(tiny, given or settings(), windows, out, ["text.txt"], **more)
+
+
+def test_all_parts_learn_and_stand_in_the_folder(tiny, windows, tmp_path):
+    run = trainer(tiny, windows, tmp_path / "out", settings(max_tokens=32 * 2 * 40))
+    before = run.evaluate()["schedules"]
+    after = run.run(100, 100, quiet=True)["schedules"]
+    assert [(row["period"], row["drop_layers"]) for row in after] == [(2, [2, 4]), (3, [2, 4]), (4, [2, 4])]
+    assert sum(row["kl"] for row in after) < 0.99 * sum(row["kl"] for row in before)
+    bank = AdapterBank.load(tmp_path / "out" / CHECKPOINT / "adapter")
+    assert bank.parts == {"linear", "mlp", "kept"} and (bank.mlp_width, bank.kept_rank) == (8, 2)
+    assert sorted(bank.mlp) == [2, 3, 4] and sorted(bank.kept) == [3, 4, 5]
+    assert all(down.any() for _, down in bank.mlp.values()) and bank.kept[5]["down"][1].any()
+    assert bank.meta["trained_schedules"]["refresh"] == "repair"
+
+
+def test_fresh_parts_change_nothing(tiny, windows, tmp_path):
+    run = trainer(tiny, windows, tmp_path / "out")
+    schedule = draw(run.settings, 0, 16, tiny.num_layers).schedule
+    ours, _, _ = both(tiny, windows[:2], 3, schedule, run.bank)
+    plain, _, _ = both(tiny, windows[:2], 3, schedule, run.bank.only(frozenset({"linear"})))
+    torch.testing.assert_close(ours, plain)
+
+
+def test_a_bank_without_the_parts_gets_them(tiny, windows, tmp_path):
+    linear = trainer(tiny, windows, tmp_path / "first", settings(mlp_width=0, kept_rank=0))
+    linear.prepare()
+    linear.run(100, 100, quiet=True)
+    folder = tmp_path / "first" / CHECKPOINT / "adapter"
+    run = trainer(tiny, windows, tmp_path / "second", start=folder)
+    run.prepare()
+    assert run.bank.parts == {"linear", "mlp", "kept"}
+    start = AdapterBank.load(folder)
+    for i in start.layers:  # saved in bfloat16; its units were taken and given back
+        torch.testing.assert_close(
+            run.bank.b[i] @ run.bank.a[i], start.b[i].float() @ start.a[i].float(), atol=1e-4, rtol=1e-2
+        )
+    run.run(100, 100, quiet=True)
+    other = trainer(
+        tiny, windows, tmp_path / "third", settings(kept_rank=4), start=tmp_path / "second" / CHECKPOINT / "adapter"
+    )
+    with pytest.raises(LoraDropError, match="have kept_rank 2, this run has 4"):
+        other.prepare()
+
+
+def test_parameters_make_the_bank_they_came_from(tiny, windows, tmp_path):
+    run = trainer(tiny, windows, tmp_path / "out")
+    bank = dataclasses.replace(run.start, **run.start.mapped(torch.randn_like))
+    again = bank_of(parameters_of(bank, run.scales, run.units), bank, run.scales, run.units)
+    for name in ("a", "b", "gate", "mlp", "kept"):
+        torch.testing.assert_close(getattr(again, name), getattr(bank, name))
+
+
+def test_batches_of_a_step_add_up(tiny, windows, tmp_path):
+    """Two batches of two windows are a step of four, where both have one schedule."""
+    same = {"period": 3, "drop_count": 3, "max_tokens": 32 * 4}
+    one = trainer(tiny, windows, tmp_path / "one", settings(**same, batch_size=2, accumulate=2))
+    assert one.steps == 1 and one.tokens_per_step == 128
+    drawn = [draw(one.settings, k, len(one.windows), tiny.num_layers) for k in range(2)]
+    loss, _ = one.train_step()
+    losses = []
+    for batch in drawn:
+        fresh = trainer(tiny, windows, tmp_path / "two", settings(**same)).bank
+        ours, full, _ = both(tiny, one.windows[batch.windows], batch.prompt_tokens, batch.schedule, fresh)
+        losses.append(float((full.exp() * (full - ours)).sum(-1).mean()))
+    assert loss == pytest.approx(sum(losses) / 2, rel=1e-4) and one.step == 1
+
+
+def test_held_out_replies(tiny, windows, tmp_path):
+    path = tmp_path / "own.jsonl"
+    self_generate(tiny, 3, path, max_new_tokens=12)
+    replies = read_replies(path, tiny)
+    assert [ids for ids, _ in replies] == read_texts(tiny, [path])
+    texts = [(torch.tensor([ids]), prompt) for ids, prompt in replies]
+    run = trainer(tiny, windows, tmp_path / "out", held_out=texts)
+    assert len(run.windows) == len(windows)
+    found = run.evaluate()
+    assert found["tokens"] == sum(len(ids) for ids, _ in replies)
+    schedule = Schedule(2, tiny.num_layers, (2, 4), kv="write", refresh="repair")
+    row = figures(tiny, texts, schedule, run.bank)
+    assert row.items() <= found["schedules"][0].items()
+    # By hand: at period 2 every other new token is a LoRA step.
+    gaps, divergences, decoded = [], [], 0
+    for tokens, prompt in texts:
+        ours, full, lora = both(tiny, tokens, prompt, schedule, run.bank)
+        places = lora.nonzero()[:, 0].tolist()
+        assert places == list(range(prompt, tokens.shape[1], 2))
+        for row_of, t in enumerate(places):
+            divergences.append(float((full[0, row_of].exp() * (full[0, row_of] - ours[0, row_of])).sum()))
+            if t + 1 < tokens.shape[1]:
+                gaps.append(float(full[0, row_of, tokens[0, t + 1]] - ours[0, row_of, tokens[0, t + 1]]))
+        decoded += tokens.shape[1] - prompt
+    assert row["nll_gap"] == pytest.approx(sum(gaps) / len(gaps), abs=1e-5)
+    assert row["kl"] == pytest.approx(sum(divergences) / len(divergences), abs=1e-5)
+    assert row["kl_all_steps"] == pytest.approx(sum(divergences) / decoded, abs=1e-5)
+
+
+def test_schedules_are_drawn_around_the_count():
+    given = settings(drop_order="5,9,2,7,4,3,8,6", drop_count=4, mlp_width=0, kept_rank=0)
+    drawn = [draw(given, step, 50, 12) for step in range(300)]
+    counts = [len(one.schedule.dropped) for one in drawn]
+    assert 0.6 < sum(count == 4 for count in counts) / 300 < 0.85 and set(counts) == {2, 3, 4, 5, 6, 7, 8}
+    assert {one.schedule.period for one in drawn} == {2, 3, 4, 6, 8} and all(one.schedule.repairs for one in drawn)
+    assert all(1 <= one.prompt_tokens <= one.schedule.period for one in drawn)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"kv": "skip"}, "needs kv write"),
+        ({"refresh": "single"}, "mlp_width and kept_rank need refresh repair"),
+        ({"drop_count": 4}, "drop_count 4 needs a drop_order"),
+        ({"drop_order": None}, "drop_count 2 needs a drop_order"),
+        ({"accumulate": 0}, "accumulate"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(changes, line):
+    with pytest.raises(LoraDropError, match=line):
+        settings(**changes)
