@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lora_drop.decode.native.loader import library
+from lora_drop.decode.native.memory import LargePages
 from lora_drop.decode.native.structs import BF16, F32, Q4_1, Q8_0, Layer, Matrix
 from lora_drop.decode.weights import fused, qk_norms
 
@@ -54,7 +55,7 @@ def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
     Args:
         blocks: from the name of a matrix (`0.qkv`, `0.out`, `0.gate_up`, `0.down`, ..., `head`) to its rows of blocks.
     """
-    config, keep = model.config, []
+    config, keep, pages = model.config, [], LargePages()
     dtype: Any = model.get_input_embeddings().weight.dtype  # Any: to a type checker it may be a module
 
     def vector(tensor: Tensor | None) -> int | None:
@@ -71,7 +72,7 @@ def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
     def packed(blocks: Blocks, name: str, kind: int = Q4_1) -> Matrix:
         rows = blocks(name)
         n, k = rows.shape[0], rows.shape[1] // BLOCK_BYTES[kind] * GROUP
-        panels = torch.empty(rows.size, dtype=torch.uint8)
+        panels = pages.take(rows.size)
         compiled().ld_pack(rows.ctypes.data, panels.data_ptr(), n, k, kind)
         keep.append(panels)
         return Matrix(panels.data_ptr(), None, n, k, kind)
