@@ -100,10 +100,11 @@ def test_batches_of_a_step_add_up(tiny, windows, tmp_path):
     for batch in drawn:
         fresh = trainer(tiny, windows, tmp_path / "two", settings(**same)).bank
         ours, full, _ = both(tiny, one.windows[batch.windows], batch.prompt_tokens, batch.schedule, fresh)
-        losses.append(float((full.exp() * (full - ours)).sum(-1).mean()))
+        losses.append((full.exp() * (full - ours)).sum(-1).mean().item())
     assert loss == pytest.approx(sum(losses) / 2, rel=1e-4) and one.step == 1
 
 
+@torch.no_grad()
 def test_held_out_replies(tiny, windows, tmp_path):
     path = tmp_path / "own.jsonl"
     self_generate(tiny, 3, path, max_new_tokens=12)
