@@ -173,6 +173,7 @@ class Trainer:
                 reuse=settings.reuse,
                 part=settings.part,
                 kv=settings.kv,
+                refresh=settings.refresh,
             )
             skipped = settings.order if settings.drop_count else bank.layers
             sample = self.windows[:CALIBRATION].to(loaded.device)
