@@ -1,5 +1,5 @@
-/* Matrices times a few rows of x. Weights are read once and in place; activations are float32, or as precise. Each row gives, to the
- * bit, what it gives alone. */
+/* Matrices times a few rows of x. Weights are read once and in place; activations are float32, or as precise. Each row
+ * gives, to the bit, what it gives alone. */
 #ifndef LD_MATMUL_H
 #define LD_MATMUL_H
 

@@ -92,13 +92,15 @@ INLINE void q8_0(const uint8_t *p, const Taken *x, int64_t blocks, float *y, int
     for (int64_t b = 0; b < blocks; b++, p += LANES * Q8_BYTES, x++) {
         fetch(p, LANES * Q8_BYTES);
         vi codes[8], zero = {0};
-        for (int j = 0; j < 8; j++) codes[j] = loadi(p + 2 * LANES + 4 * LANES * j) ^ (int32_t)0x80808080; /* plus 128 */
+        for (int j = 0; j < 8; j++) /* plus 128 */
+            codes[j] = loadi(p + 2 * LANES + 4 * LANES * j) ^ (int32_t)0x80808080;
         vf d = from_f16(p);
         EACH_ROW {
             const Taken *t = x + r * blocks;
             vi sums[3] = {zero + t->first, zero, zero + t->rest};
             add_dots(codes, t, sums);
-            vf high = __builtin_convertvector(sums[0], vf), rest = __builtin_convertvector((sums[1] << 8) + sums[2], vf);
+            vf high = __builtin_convertvector(sums[0], vf);
+            vf rest = __builtin_convertvector((sums[1] << 8) + sums[2], vf);
             vf whole = madd(high, splat(65536.0f), rest);
             total[r] = madd(d * whole, splat(t->scale), total[r]);
         }

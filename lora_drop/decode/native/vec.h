@@ -45,7 +45,8 @@ static inline vf madd(vf a, vf b, vf c) {
 
 static inline vf from_bf16(const uint16_t *p) { return (vf)(__builtin_convertvector(loadh(p), vi) << 16); }
 
-/* float16; without an instruction for it by shifting its bits into place and scaling by 2^112, which is exact for subnormals too. */
+/* float16; without an instruction for it by shifting its bits into place and scaling by 2^112, which is exact for
+ * subnormals too. */
 static inline vf from_f16(const void *p) {
 #if defined(__AVX512F__)
     return (vf)_mm512_cvtph_ps((__m256i)loadh(p));

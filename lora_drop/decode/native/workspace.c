@@ -17,9 +17,13 @@ static int fits(Buffer *b, int64_t floats) {
     return b->at != NULL;
 }
 
+static int taken_fits(const Matrix *w, int64_t rows) {
+    return fits(&space.taken, rows * (w->k / BLOCK) * (int64_t)(sizeof(Taken) / 4));
+}
+
 /* Room for what a product of this matrix takes, gives and needs beside. */
 static int product_fits(const Matrix *w, int64_t rows, Buffer *x, Buffer *y) {
-    return fits(&space.taken, rows * (w->k / BLOCK) * (int64_t)(sizeof(Taken) / 4)) && fits(x, rows * w->k) && fits(y, rows * w->n);
+    return taken_fits(w, rows) && fits(x, rows * w->k) && fits(y, rows * w->n);
 }
 
 static int layer_fits(const Layer *l, const Plan *p, const Store *kv, int64_t rows) {
@@ -43,7 +47,7 @@ Workspace *workspace_for_step(const Layer *layers, const Plan *plan, const Store
 }
 
 Workspace *workspace_for_matrix(const Matrix *w, int64_t rows) {
-    return fits(&space.taken, rows * (w->k / BLOCK) * (int64_t)(sizeof(Taken) / 4)) && fits(&space.normed, rows * w->k) ? &space : NULL;
+    return taken_fits(w, rows) && fits(&space.normed, rows * w->k) ? &space : NULL;
 }
 
 Workspace *workspace_for_screen(const Matrix *w, const Screen *s) {
