@@ -41,7 +41,7 @@ def test_each_rule_is_its_formula(any_tiny, reuse, part, kv, corrected):
     assert_same(ours, naive_logits(any_tiny.model, PROMPT + TARGET, len(PROMPT), schedule, bank))
 
 
-PARTS_OF_A_BANK = [{"mlp"}, {"kept"}, {"head"}, {"mlp", "kept", "head"}]
+PARTS_OF_A_BANK = [("mlp",), ("kept",), ("head",), ("mlp", "kept", "head")]
 
 
 @pytest.mark.products
