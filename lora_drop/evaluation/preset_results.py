@@ -14,7 +14,7 @@ from typing import Any
 
 from lora_drop.evaluation.results import is_setting, read_result, whole_setting
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.presets import PRESETS, presets_for
+from lora_drop.method.presets import presets_for
 from lora_drop.paths import SHIPPED_PRESETS
 
 FORMAT, VERSION = "lora-drop-presets", 2
@@ -25,6 +25,7 @@ NOT_MEASURED = "not measured on this model"
 # temperature 0.7 and top-p 0.95 lose 0.26 to its favourites. A text that goes in circles comes to be expected: so that
 # one is not taken for a good one, its repeats count too.
 READS_WELL_LOSS = 0.15
+UNMEASURED = "gentle"  # what a model without figures and corrections opens on: without trained drafts accept is slow
 READS_WELL_REPEATS = 0.1  # how much larger the share of repeated 4-grams may be than in the full model's own answers
 
 # Of a row: the figures that are shown beside the loss, by their names in the file.
@@ -109,14 +110,14 @@ def measured_presets(
 def default_preset(measured: Measured) -> str:
     """The preset that the page opens on: of those that read well the fastest, by its bound.
 
-    If none reads well it is the one that loses the least; if none was measured, the first.
+    If none reads well it is the one that loses the least; if none was measured, `UNMEASURED`.
     """
     losses = {name: loss_of(row) for name, row in measured.rows.items()}
     good = [name for name in losses if reads_well(measured.rows[name])]
     if good:
         return max(good, key=lambda name: measured.rows[name]["bound"])
     known = {name: loss for name, loss in losses.items() if loss is not None}
-    return min(known, key=known.__getitem__, default=next(iter(PRESETS)))
+    return min(known, key=known.__getitem__, default=UNMEASURED)
 
 
 def in_words(row: dict[str, Any], about: dict[str, Any]) -> str:

@@ -111,7 +111,7 @@ def test_where_tokens_are_taken_back_the_loss_is_that_of_the_text_that_is_kept()
         ({"balanced": 0.14, "fast": 0.151}, "balanced"),
         (dict.fromkeys(PRESETS, 0.15), "paper"),
         ({"memory": 0.4, "gentle": 0.5}, "memory"),  # none reads well: what loses the least
-        (dict.fromkeys(PRESETS), "balanced"),
+        (dict.fromkeys(PRESETS), "gentle"),
     ],
 )
 def test_the_default_is_the_fastest_that_reads_well(read, losses, chosen):
@@ -122,11 +122,11 @@ def test_a_file_of_another_model_settings_or_bank_does_not_count(read, tmp_path,
     good = made_up(losses={"fast": 0.01})
     assert default_preset(read(good)) == "fast"
     other = read(good, revision="r2")
-    assert not other.rows and other.missing == "not measured on this model" and default_preset(other) == "balanced"
+    assert not other.rows and other.missing == "not measured on this model" and default_preset(other) == "gentle"
     gone = measured_presets("m", "r1", lambda config: None, tmp_path / "none.json")
-    assert (gone.rows, gone.missing, default_preset(gone)) == ({}, "not measured on this model", "balanced")
+    assert (gone.rows, gone.missing, default_preset(gone)) == ({}, "not measured on this model", "gentle")
     with_bank = read(good, taken="f" * 16)
-    assert not with_bank.rows and "adapters" in with_bank.missing and default_preset(with_bank) == "balanced"
+    assert not with_bank.rows and "adapters" in with_bank.missing and default_preset(with_bank) == "gentle"
 
     # A preset that was tuned since has no figures; the others keep theirs.
     tuned = copy.deepcopy(good)
@@ -214,7 +214,7 @@ def test_the_page_works_with_any_file(tiny, bank, tmp_path, monkeypatch):
         (made_up("another"), "not measured on this model"),
     ):
         found = facts(content)
-        assert (found["default"], found["missing"], found["about"]) == ("balanced", missing, {})
+        assert (found["default"], found["missing"], found["about"]) == ("gentle", missing, {})
         told = [(preset["name"], preset["measured"], preset["reads_well"]) for preset in found["presets"]]
         assert told == [(name, None, None) for name in PRESETS]
 

@@ -50,9 +50,10 @@ def test_a_new_setting_at_its_default_is_the_old_setting(later, form):
 def measured():
     """What the shipped file says of the presets, with the banks that it was measured with."""
     content = json.loads((SHIPPED_PRESETS / "presets.json").read_text())
-    banks = {(row["reuse"], row["part"]): row["adapters_fingerprint"] for row in reversed(content["rows"])}
+    rules = ("reuse", "part", "refresh", "kv")
+    banks = {tuple(row[name] for name in rules): row["adapters_fingerprint"] for row in reversed(content["rows"])}
     revision = content["model"]["revision"]
-    return measured_presets("bundled", revision, lambda config: banks[config.reuse, config.part])
+    return measured_presets("bundled", revision, lambda config: banks[tuple(getattr(config, name) for name in rules)])
 
 
 def test_the_shipped_rows_hold_for_todays_presets():
