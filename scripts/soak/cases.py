@@ -90,18 +90,19 @@ class Answer:
             for lane, steps in trace.steps.items()
         }
         self.audits = {lane: list(audits.values()) for lane, audits in trace.audits.items()}
+        self.quality = {lane: list(audits.values()) for lane, audits in trace.quality.items()}
         self.summary = timeless(dataclasses.asdict(trace.summary)) if trace.summary else None
         self.texts = {lane: trace.text(lane) for lane in trace.steps}
 
     def same_as(self, expected: Answer) -> None:
         """Raise Wrong unless this is that answer, all of it."""
-        for name in ("header", "steps", "audits", "texts", "summary"):
+        for name in ("header", "steps", "audits", "quality", "texts", "summary"):
             hold(getattr(self, name) == getattr(expected, name), f"another answer: the {name} differ")
 
     def begins(self, expected: Answer) -> None:
         """Raise Wrong unless this is the start of that answer, in each lane."""
         hold(self.header == expected.header, "another answer: the header differs")
-        for name in ("steps", "audits"):
+        for name in ("steps", "audits", "quality"):
             for lane, found in getattr(self, name).items():
                 whole = getattr(expected, name)[lane]
                 hold(found == whole[: len(found)], f"another answer: lane {lane}'s {name} are not the start of it")
@@ -182,7 +183,7 @@ def _case(loaded: LoadedModel, name: str, options: dict[str, Any]) -> Case:
     seen.close()
     answer, page_answer = (read_trace("".join(map(write_line, found))) for found in (records, page_records))
     ids = [lane["id"] for lane in answer.header.lanes]
-    wire = [json.loads(wire_line(record, ids)) for record in page_records[:-1]]
+    wire = [json.loads(line) for record in page_records[:-1] if (line := wire_line(record, ids))]
     return Case(name, options, page, Answer(answer), Answer(page_answer), wire)
 
 

@@ -16,6 +16,7 @@ from lora_drop.run.lines import write_line
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import gather, parse_trace
+from lora_drop.run.words import speedup_words
 from tests.support.page import HOSTILE, figure, open_advanced, pane_text, prepare, wait_done
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
@@ -174,7 +175,8 @@ def test_a_trace_file_opens_as_the_run_that_it_was(server, open_page, tmp_path):
     expect(page.locator(".ld-status")).to_contain_text("Opened whole.jsonl: 40 tokens, 40 tokens, 40 tokens.")
     trace = parse_trace(whole.read_bytes())
     assert [pane_text(page, lane) for lane in range(3)] == [trace.text(n) for n in ("baseline", "lora_drop", "third")]
-    assert figure(page, "speedup") == f"{trace.summary.speedup:.2f}×"
+    words = speedup_words(trace.summary.speedup, trace.summary.speedup_interval)
+    assert figure(page, "speedup") == (words or f"{trace.summary.speedup:.2f}×")
     again = parse_trace(save(page, "trace", tmp_path).read_bytes())
     assert sorted(map(write_line, again.records())) == sorted(lines)
     open_file(page, cut)

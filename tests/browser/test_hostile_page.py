@@ -44,7 +44,7 @@ READ_LINKS = """async ([module, links, run, table]) => {
         const { values, link } = readLink(search, [], table);
         const told = values.pop();
         const wrong = [];
-        if (values.length !== 20) wrong.push(`${values.length} values`);
+        if (values.length !== table.length + 2) wrong.push(`${values.length} values`);
         for (const value of values) {
             const isRange = Array.isArray(value) && value.length === 2 && value.every(Number.isInteger);
             const isPlain = ["string", "boolean"].includes(typeof value) || Number.isFinite(value);

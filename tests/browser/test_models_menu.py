@@ -14,7 +14,7 @@ from lora_drop.errors import LoraDropError
 from lora_drop.models.load import load_model
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.trace import parse_trace
-from tests.support.page import figure, open_advanced, prepare, set_number, wait_done, wait_until
+from tests.support.page import figure, open_advanced, prepare, set_number, wait_done, wait_still, wait_until
 from tests.support.server import SERVERS, Server, deep_model, serve
 
 from .test_export import link_of
@@ -50,6 +50,7 @@ def choose(page: Page, model: str) -> None:
 def run_once(menu: Server, page: Page) -> str:
     """Press Run and wait for the end; returns the id of the model that ran."""
     before = len(menu.runs)
+    wait_still(page)  # the controls follow the new model
     page.click("#ld-run")
     try:
         wait_until(lambda: len(menu.runs) > before and menu.closed == len(menu.runs), "the run ended", 60)

@@ -6,6 +6,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from lora_drop.run.trace import gather
+from lora_drop.run.words import speedup_words
 from tests.support.page import figure, pane_text, prepare, set_number, wait_done, wait_still, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
@@ -156,7 +157,8 @@ def test_three_lanes_in_panes_and_charts(server, open_page):
     wait_still(page)
     trace = gather(server.runs[-1])
     assert [pane_text(page, lane) for lane in range(3)] == [trace.text(n) for n in ("baseline", "lora_drop", "third")]
-    assert figure(page, "speedup") == f"{trace.summary.speedup:.2f}×", "the headline stays LoRA-Drop's"
+    words = speedup_words(trace.summary.speedup, trace.summary.speedup_interval)
+    assert figure(page, "speedup") == (words or f"{trace.summary.speedup:.2f}×"), "the headline stays LoRA-Drop's"
     kv = page.evaluate("document.querySelector('[data-chart=kv] .ld-plot').data.map(t => t.y)")
     assert kv[2] == pytest.approx([s.kv_bytes / 1024 for s in trace.steps["third"]])
     means = [sum(a.drift) / len(a.drift) for _, a in sorted(trace.audits["third"].items())]

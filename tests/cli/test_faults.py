@@ -85,7 +85,7 @@ def test_a_sweep_that_meets_a_full_disk(command, capsys, tmp_path, name):
 
 def test_figures_and_replays_that_meet_a_full_disk(command, capsys, tmp_path, monkeypatch):
     """`--trace` on a full disk from the start is in test_cli.py."""
-    monkeypatch.setattr("lora_drop.run.exports.figures.pages._page", lambda figures, theme: "a page")
+    monkeypatch.setattr("lora_drop.run.exports.figures.pages._page", lambda figures, theme, title: "a page")
     out = tmp_path / "out"
     out.mkdir()
     (out / "sweep.json").write_text(SHIPPED_SWEEP.read_text())

@@ -222,7 +222,7 @@ def test_any_body_of_a_call_is_answered(address, name, capfd):
             else:
                 assert b"error parsing the body" in content
     assert b"event: complete" in answers(
-        address, "estimate", b'{"data": ["Hi"' + b", null" * 9 + b", 8, null, null, null]}"
+        address, "estimate", b'{"data": ["Hi"' + b", null" * 9 + b", 8" + b", null" * 7 + b"]}"
     )
     assert "Traceback" not in "".join(capfd.readouterr())
 
