@@ -58,6 +58,9 @@ BAD_PAGES = [
 ]
 
 
+BY_CLOCK = ("speedup", "speedup_interval")  # of a summary, and of a third lane
+
+
 class Wrong(Exception):
     """Something that a visitor saw and that may not be, in words."""
 
@@ -111,10 +114,10 @@ class Answer:
 def timeless(summary: dict[str, Any]) -> dict[str, Any]:
     """A summary without what follows from the clocks."""
     lanes = {
-        name: {k: v for k, v in lane.items() if k not in ("tokens_per_second", "prefill_ms", "decode_ms", "speedup")}
+        name: {k: v for k, v in lane.items() if k not in ("tokens_per_second", "prefill_ms", "decode_ms", *BY_CLOCK)}
         for name, lane in summary["lanes"].items()
     }
-    return {k: v for k, v in summary.items() if k != "speedup"} | {"lanes": lanes}
+    return {k: v for k, v in summary.items() if k not in BY_CLOCK} | {"lanes": lanes}
 
 
 def by_lane(lines: list[list[Any]]) -> dict[int, list[list[Any]]]:
