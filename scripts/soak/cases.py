@@ -58,7 +58,7 @@ BAD_PAGES = [
 ]
 
 
-BY_CLOCK = ("speedup", "speedup_interval")  # of a summary, and of a third lane
+BY_CLOCK = ("speedup", "speedup_interval", "words")  # of a summary, on the page too, and of a third lane
 
 
 class Wrong(Exception):
