@@ -111,8 +111,8 @@ def test_the_slope_of_the_memory():
 
 def test_the_soak_sees_what_is_left_over():
     before = Held(8, 10, 0, [])
-    assert hold_still(before, Held(8, 9, 5, [])) == []
-    assert len(hold_still(before, Held(9, 11, 0, ["lora-drop-stop-1"]))) == 3
+    assert hold_still(before, Held(8, 9, 5, [])) == hold_still(before, Held(9, 9, 5, [])) == []
+    assert len(hold_still(before, Held(10, 11, 0, ["lora-drop-stop-1"]))) == 3
 
 
 def test_a_run_clears_its_own_stop_flag_only():
