@@ -4,10 +4,8 @@ import copy
 import json
 
 import pytest
-import torch
 
 from lora_drop.adapters import find
-from lora_drop.adapters.bank import AdapterBank
 from lora_drop.adapters.find import config_fingerprint
 from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
@@ -24,22 +22,6 @@ from lora_drop.ui.facts import preset_facts
 
 TINY = ["--model", "random:tiny-llama", "--dtype", "float32"]
 HOSTILE = "`${alert(1)}<img src=x onerror=alert(2)>{{7*7}}\\u0041"
-
-
-@pytest.fixture
-def bank(tiny, tmp_path, monkeypatch):
-    """A shipped bank for residual, block; its folder stands in for assets/adapters."""
-    monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path / "banks")
-
-    def save(seed=0):
-        torch.manual_seed(seed)
-        bank = AdapterBank.new([3, 4], tiny.shape.hidden_size, rank=2)
-        bank.b = {i: torch.randn_like(b) for i, b in bank.b.items()}
-        bank.revision, bank.num_layers = tiny.revision, tiny.num_layers
-        bank.save(tmp_path / "banks" / "ours")
-
-    save()
-    return save
 
 
 def made_up(revision="r1", losses=None, **about):
