@@ -15,6 +15,7 @@
  * @property {boolean} qk_norm
  * @property {number} matrix_size of a matrix's number, in units of an activation's: matrices may be packed
  * @property {number} head_size
+ * @property {number} part_size of the corrections' parts `linear` and `mlp`
  */
 
 /**

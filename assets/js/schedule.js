@@ -219,7 +219,7 @@ export function stepBytes(shape, schedule, step, promptTokens, itemsize, rank = 
     const own = schedule.corrected;
     const corrected = own ? schedule.dropped.filter((i) => own.includes(i)).length : n;
     const vectors = Number(schedule.reuse === "residual") + Number(extras.mlp > 0);
-    total += corrected * (2 * rank + 3 * extras.mlp + vectors) * shape.hidden_size;
+    total += corrected * ((2 * rank + 3 * extras.mlp) * shape.part_size + vectors) * shape.hidden_size;
   }
   if (schedule.part === "attention") dropped += w.mlp;
   if (writesKv(schedule)) dropped += shape.hidden_size + w.kv;

@@ -20,7 +20,8 @@ class ModelShape:
 
     `qkv_bias` and `qk_norm` are Qwen2's biases and Qwen3's per-head norms. `matrix_size` and `head_size` are the
     bytes that a weight of a layer's matrices, or of the head, takes in memory, over those of an activation: 1 unless
-    they are packed. Norms, biases, adapters and K/V have the activations' size.
+    they are packed; `part_size` is that of the corrections' parts `linear` and `mlp`. Norms, biases, the part `kept`
+    and K/V have the activations' size.
     """
 
     num_layers: int
@@ -35,6 +36,7 @@ class ModelShape:
     qk_norm: bool = False
     matrix_size: float = 1.0
     head_size: float = 1.0
+    part_size: float = 1.0
 
     @classmethod
     def from_config(cls, config: Any) -> ModelShape:
@@ -192,8 +194,8 @@ def step_bytes(
                 total += shape.kv_per_token * schedule.kv_length(i, prompt_tokens, step, refreshes, last_refresh)
             continue
         if rank and (corrected is None or i in corrected):
-            total += 2 * rank * shape.hidden_size + (shape.hidden_size if schedule.reuse == "residual" else 0)
-            total += 3 * extras.mlp * shape.hidden_size + (shape.hidden_size if extras.mlp else 0)
+            vectors = (schedule.reuse == "residual") + (extras.mlp > 0)  # the gate, and the bottleneck's norm
+            total += ((2 * rank + 3 * extras.mlp) * shape.part_size + vectors) * shape.hidden_size
         if schedule.part == "attention":
             total += mlp_cost
         if schedule.kv == "write" and not schedule.repairs:  # a repair writes them

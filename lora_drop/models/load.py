@@ -81,7 +81,8 @@ class LoadedModel:
         if not isinstance(self.weights, NativeWeights):
             return shape
         sizes = self.weights.layer_bytes / self.dtype.itemsize, self.weights.head_bytes / self.dtype.itemsize
-        return dataclasses.replace(shape, matrix_size=sizes[0], head_size=sizes[1])
+        part = self.weights.part_bytes / self.dtype.itemsize
+        return dataclasses.replace(shape, matrix_size=sizes[0], head_size=sizes[1], part_size=part)
 
     @property
     def num_layers(self) -> int:

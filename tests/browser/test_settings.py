@@ -110,6 +110,7 @@ def _random_case(rng: random.Random) -> tuple[dict, dict, dict]:
         # Sizes of packed weights that are exact in binary, as those of real blocks are.
         matrix_size=rng.choice([1, 0.3125, 0.15625]),
         head_size=rng.choice([1, 0.53125]),
+        part_size=rng.choice([1, 0.53125]),
     )
     lo = rng.randint(1, layers - 1)
     hi = rng.randint(lo, layers - 1)

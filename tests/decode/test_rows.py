@@ -84,8 +84,8 @@ def numbers(kind, rows):
 
 
 @pytest.mark.parametrize("kind", [Q4_1, Q8_0])
-def test_blocks_give_what_their_numbers_give_to_the_precision_of_float32(fresh, kind):
-    """x plain, with an outlier, with a zero and a far smaller block, and in one block alone."""
+def test_blocks_give_what_their_numbers_give_to_the_rounding_of_x(fresh, kind):
+    """x plain, with an outlier, with a zero and a far smaller block, and in one block alone: each of 15 bits."""
     w, kept = matrix(kind, 512, 1536)
     h = torch.randn(4, w.k)
     h[1, 70] = 40
@@ -94,7 +94,7 @@ def test_blocks_give_what_their_numbers_give_to_the_precision_of_float32(fresh, 
     right = h.double() / h.double().square().mean(1, keepdim=True).add(1e-5).sqrt() * torch.linspace(0.5, 1.5, w.k)
     right = right @ numbers(kind, kept[2]).T
     error = logits(fresh, w, h) - kept[1] - right
-    assert (error.norm(dim=1) < 4e-7 * right.norm(dim=1)).all()
+    assert (error.norm(dim=1) < 1e-4 * right.norm(dim=1)).all()
 
 
 def test_the_kinds_are_all_there():

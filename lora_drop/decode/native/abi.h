@@ -7,7 +7,7 @@
 
 #include <stdint.h>
 
-#define LD_ABI 2
+#define LD_ABI 3
 #define LD_API __attribute__((visibility("default"))) /* all else stays inside: the build hides it */
 
 enum { F32, BF16, Q4_1, Q8_0 };              /* kinds of numbers */
@@ -32,7 +32,7 @@ typedef struct {
 
 /* What is added to a matrix: y += B (A x). */
 typedef struct {
-    Matrix a, bt; /* A (r, K), and B transposed (r, N), both F32 or BF16; r = 0: nothing */
+    Matrix a, b; /* A (r, K) and B (N, r), which is in blocks as A is, or else (N / 16, r, 16); r = 0: nothing */
 } Pair;
 
 /* A layer's K/V, and the tokens in it. */
@@ -61,8 +61,8 @@ typedef struct {
 
 /* A preview of the head: logits of a normed state x are about scale * (codes (project x)). */
 typedef struct {
-    Matrix project;       /* (R, D), F32 or BF16; R is a multiple of 4 */
-    const int8_t *codes;  /* (V, R) in panels of 16 tokens, of R / 4 x 16 words of 4 as in a Q8_0 panel; V rounded up */
+    Matrix project;       /* (R, D), R rounded up to blocks */
+    Matrix codes;         /* (V, R) as Q8_0, each block's d 1, V rounded up to panels */
     const float *scale;   /* (V,), rounded up */
     const uint8_t *rows;  /* of a head of blocks the rows as `ld_pack` takes them; else NULL */
     int64_t best;         /* tokens whose logits are exact */
@@ -70,7 +70,7 @@ typedef struct {
 
 LD_API int64_t ld_abi(void);
 
-/* Use this many threads from now on, the caller's among them; a pool only grows. */
+/* Use this many threads from now on (64 at most), the caller's among them; a pool only grows. */
 LD_API int ld_threads(int64_t threads);
 
 /* Rows (n, k / 32 blocks) of a GGUF into panels; n is a multiple of 16. */

@@ -38,6 +38,7 @@ class NativeDecoder(ReferenceDecoder):
         self._weights, self._eps = weights, model.config.rms_norm_eps
         self._layers_at, self._head_at = ctypes.addressof(weights.layers), ctypes.addressof(weights.head)
         self._vocabulary = weights.head.n
+        self._packs = weights.head_rows is not None
         self._norm = self.norm.weight.float()
         self._library = compiled()
         self._library.ld_threads(torch.get_num_threads())
@@ -53,7 +54,7 @@ class NativeDecoder(ReferenceDecoder):
             self._screen = NativeScreen(head, self._weights)
         screen = self._screen if head is not None else None
         caches = KVCache(self.num_layers), HiddenCache(self.num_layers)
-        return NativeState(schedule, bank, *caches, watch, screen=screen)
+        return NativeState(schedule, bank, *caches, watch, screen=screen, packs=self._packs)
 
     @torch.inference_mode()
     def step(self, token: Tensor, state: DecodeState) -> DecoderOutput:
@@ -165,7 +166,7 @@ class NativeDecoder(ReferenceDecoder):
             bank.alpha / bank.rank if bank and bank.rank else 0.0,
             *(None if t is None else t.data_ptr() for t in (watched, ratios)),
         )
-        assert state.plan is not None
+        assert state.stores is not None  # `begin` came first
         self._library.ld_step(
             self._layers_at + start * ctypes.sizeof(Layer),
             ctypes.addressof(state.plan) + start * ctypes.sizeof(Plan),
@@ -190,7 +191,7 @@ class NativeDecoder(ReferenceDecoder):
         if state.schedule.refresh_entropy is not None:
             entropy = self._library.ld_entropy(logits[-1].data_ptr(), self._vocabulary)
         state.refresher.end(logits[-1:], entropy)
-        return DecoderOutput(logits, watched, state.refresher.entropy, rows)
+        return DecoderOutput(logits, watched, entropy, rows)
 
     def _rope_at(self, position: int) -> tuple[int, int]:
         """Addresses of the cosines and sines (rows, hs) of up to MOST_ROWS positions from this one on."""

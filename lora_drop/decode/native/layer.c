@@ -54,11 +54,18 @@ void run_full(const Layer *l, const Pair *change, const float *h, const Tokens *
  * longer on meeting. */
 static const float *correct(const Layer *l, const Plan *p, const float *h, float scale, Workspace *space) {
     float *d = space->correction.at, *low = space->low.at, *x = space->normed.at;
-    int64_t n = l->hidden, rank = p->linear.a.n;
-    memset(d, 0, (size_t)n * 4);
-    multiply_columns(&(Product){.w = &p->linear.a, .x = h, .rows = 1, .y = low}, 0, rank);
+    const Matrix *a = &p->linear.a, *b = &p->linear.b;
+    int64_t n = l->hidden, rank = a->n;
+    Product down = prepare(a, NULL, h, 1, space, low);
+    multiply_columns(&down, 0, rank);
     for (int64_t r = 0; r < rank; r++) low[r] *= scale;
-    add_change(&p->linear, low, 0, n, d);
+    if (a->kind == Q8_0) {
+        Product up = prepare(b, NULL, low, 1, space, d);
+        multiply_columns(&up, 0, n);
+    } else {
+        memset(d, 0, (size_t)n * 4);
+        add_change(&p->linear, low, 0, n, d);
+    }
     if (!p->mlp_out.k) return d;
     rms_norm(h, l->mlp_norm, x, 1, n, l->eps);
     swiglu(&p->mlp_in, &p->mlp_out, NULL, x, 1, d, x, space);

@@ -66,16 +66,14 @@ enum { AHEAD = 8192, CHUNK_BYTES = 32768, DOT_ROWS = 4 }; /* rows whose sums, 4 
             y[j] = total; \
         } \
     } \
-    static void add_##NAME(const TYPE *bt, const float *low, int64_t rank, int64_t n, int64_t from, int64_t to, \
-                           float *y) { \
-        int64_t i = from; \
-        for (; i + LANES <= to; i += LANES) { \
-            vf total = loadf(y + i); \
-            for (int64_t r = 0; r < rank; r++) total = madd(VECTOR(bt + r * n + i), splat(low[r]), total); \
-            memcpy(y + i, &total, sizeof total); \
+    static void add_##NAME(const TYPE *b, const float *low, int64_t rank, int64_t from, int64_t to, float *y) { \
+        for (int64_t i = from / LANES * LANES; i < to; i += LANES) { \
+            const TYPE *panel = b + i * rank; \
+            vf total = {0}; \
+            for (int64_t r = 0; r < rank; r++) total = madd(VECTOR(panel + r * LANES), splat(low[r]), total); \
+            int64_t first = i < from ? from : i, end = i + LANES < to ? i + LANES : to; \
+            for (int64_t c = first; c < end; c++) y[c] += total[c - i]; \
         } \
-        for (; i < to; i++) \
-            for (int64_t r = 0; r < rank; r++) y[i] += ONE(bt[r * n + i]) * low[r]; \
     }
 
 OVER(f32, float, loadf, AS_IS)
@@ -89,9 +87,9 @@ void rms_norm(const float *x, const float *weight, float *y, int64_t rows, int64
 }
 
 void add_change(const Pair *change, const float *low, int64_t from, int64_t to, float *y) {
-    const Matrix *bt = &change->bt;
-    if (bt->kind == F32) add_f32(bt->data, low, bt->n, bt->k, from, to, y);
-    else add_bf16(bt->data, low, bt->n, bt->k, from, to, y);
+    const Matrix *b = &change->b;
+    if (b->kind == F32) add_f32(b->data, low, b->k, from, to, y);
+    else add_bf16(b->data, low, b->k, from, to, y);
 }
 
 void multiply_columns(const Product *p, int64_t from, int64_t to) {

@@ -43,7 +43,7 @@ Product prepare(const Matrix *w, const Pair *change, const float *x, int64_t row
 /* Columns [from, to) of y; for blocks both are multiples of 16. */
 void multiply_columns(const Product *p, int64_t from, int64_t to);
 
-/* y (N,) += B low. */
+/* y (N,) += B low in columns [from, to), for a B that is not in blocks. */
 void add_change(const Pair *change, const float *low, int64_t from, int64_t to, float *y);
 
 /* Columns that a thread takes at a time. */

@@ -19,14 +19,16 @@ enum { PANEL_ROWS = 8 };
 enum { PANEL_ROWS = 4 };
 #endif
 
-/* What a panel's block is multiplied by: 32 numbers of x. Where the processor has dot products of bytes they are whole
- * numbers of up to 23 bits, in three planes of bytes: x is about scale * (65536 high + 256 middle + low). What is
- * rounded away is at most 1.2e-7 of the largest in the block, and from there on sums over a block are exact. */
-#ifdef __AVX512VNNI__
+/* What a panel's block is multiplied by: 32 numbers of x. Where the processor has products of bytes they are whole
+ * numbers of 15 bits and a sign, in two planes of bytes: x is about scale * (256 high + low). What is rounded away is at
+ * most 1.6e-5 of the largest in the block (in llama.cpp, which keeps 7 bits, 4e-3), and from there on sums over a block
+ * are exact. */
+#if defined(__AVX512VNNI__) || (defined(__AVX2__) && defined(__FMA__) && defined(__F16C__))
+#define BYTE_DOTS
 typedef struct {
     float scale, sum;        /* sum: of the whole numbers */
-    int32_t first, rest;     /* -128 times the sums of `high`, and of 256 middle + low */
-    int8_t digits[3][BLOCK]; /* high, middle, low */
+    int32_t shift;           /* -128 times it: what codes plus 128 give too much */
+    int8_t digits[2][BLOCK]; /* high, low */
 } Taken;
 #else
 typedef struct {

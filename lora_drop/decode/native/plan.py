@@ -14,12 +14,12 @@ from torch.nn import functional as F
 
 from lora_drop.decode.correction import PROJECTIONS
 from lora_drop.decode.head import ScreenedHead
-from lora_drop.decode.native.structs import Matrix, Pair, Plan, Screen, Store
-from lora_drop.decode.native.weights import KINDS, NativeWeights
+from lora_drop.decode.native.structs import Q8_0, Matrix, Pair, Plan, Screen, Store
+from lora_drop.decode.native.weights import GROUP, KINDS, NativeWeights, in_panels, q8_0
 from lora_drop.decode.reference import first_skipped
 from lora_drop.decode.step import DecodeState
 
-LANES = 16  # tokens of a panel of codes
+LANES = 16  # rows of a panel
 
 
 @dataclass
@@ -27,6 +27,7 @@ class NativeState(DecodeState):
     """A lane's state, and what the C steps read and write of it.
 
     Args:
+        packs: read the corrections' parts `linear` and `mlp` in blocks of 8 bits, beside weights in blocks.
         plan: what the schedule does with each layer; points into `tensors` and `vectors`.
         vectors: what the rule remembers of each skipped layer, (n, rows, D) float32: of each row of a pass, and
             between steps in the first row. Empty until the first step.
@@ -35,50 +36,75 @@ class NativeState(DecodeState):
         stores: of each layer its K/V; there from the first step on.
     """
 
-    plan: ctypes.Array[Plan] | None = None
+    packs: bool = False
+    plan: ctypes.Array[Plan] = field(init=False, repr=False)
     vectors: Tensor = field(default_factory=lambda: torch.empty(0, 0, 0))
     passed_vectors: Tensor = field(default_factory=lambda: torch.empty(0, 0, 0), repr=False)
     tensors: list[Tensor] = field(default_factory=list, repr=False)
     screen: NativeScreen | None = field(default=None, repr=False)
-    stores: ctypes.Array[Store] = field(init=False, repr=False)
+    stores: ctypes.Array[Store] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.plan = (Plan * self.schedule.num_layers)()
+        self._plan_corrections()
 
     def begin(self) -> None:
-        """Before the first step: lay out the plan, and what prefill left behind, where `ld_step` finds it."""
-        if self.plan is not None:
+        """Before the first step: lay out what prefill left behind where `ld_step` finds it."""
+        if self.stores is not None:
             return
         schedule = self.schedule
         if schedule.reuse != "skip" and schedule.dropped:
             first = torch.cat([self.hidden[i] for i in schedule.dropped]).float()  # (n, D)
             self.vectors = first[:, None].repeat(1, schedule.period if schedule.repairs else 1, 1)
-        self.plan = (Plan * schedule.num_layers)()
         for row, i in enumerate(schedule.dropped):
             self.plan[i].drops = 1
             self.plan[i].hidden = self.vectors[row].data_ptr() if len(self.vectors) else None
-        self._plan_corrections(self.plan)
         pairs = zip(map(self.kv.store, range(schedule.num_layers)), self.kv.lengths, strict=True)
         stores = (Store(t.data_ptr(), t.shape[3], count, KINDS[t.dtype]) for t, count in pairs)
         self.stores = (Store * schedule.num_layers)(*stores)
 
-    def _plan_corrections(self, plan: ctypes.Array[Plan]) -> None:
+    def _plan_corrections(self) -> None:
         """Where each part of the corrections is."""
-        schedule, bank = self.schedule, self.bank
+        schedule, bank, plan = self.schedule, self.bank, self.plan
         if bank is None:
             return
         for i in schedule.dropped_set & bank.a.keys():
-            plan[i].linear = self._pair(bank.a[i], bank.b[i])
+            plan[i].linear = self._linear(bank.a[i], bank.b[i])
             if schedule.reuse == "residual":
                 self.tensors.append(bank.gate[i].float())
                 plan[i].gate = self.tensors[-1].data_ptr()
             if i in bank.mlp:
-                plan[i].mlp_in, plan[i].mlp_out = map(self._matrix, bank.mlp[i])
+                plan[i].mlp_in, plan[i].mlp_out = self._mlp(*bank.mlp[i])
         for i in bank.kept.keys() - schedule.dropped_set:
             if i > first_skipped(schedule):
                 for name, pair in bank.kept[i].items():
                     plan[i].kept[PROJECTIONS.index(name)] = self._pair(*pair)
 
+    def _linear(self, a: Tensor, b: Tensor) -> Pair:
+        """A (r, D) and B (D, r), in blocks where they fit."""
+        if self._fits(a) and self._fits(b):
+            return Pair(self._packed(a), self._packed(b))
+        return self._pair(a, b)
+
+    def _mlp(self, gate_up: Tensor, down: Tensor) -> tuple[Matrix, Matrix]:
+        """Gate and up (2b, D) and down (D, b), in blocks where they fit."""
+        matrix = self._packed if self._fits(gate_up[: len(gate_up) // 2]) and self._fits(down) else self._matrix
+        return matrix(gate_up), matrix(down)
+
     def _pair(self, a: Tensor, b: Tensor) -> Pair:
-        """A (r, K) and B (N, r), the second transposed: both are read along their rows."""
-        return Pair(self._matrix(a), self._matrix(b.T))
+        """A (r, K) and B (N, r), this 16 rows side by side: both are read from start to end."""
+        panels = F.pad(b, (0, 0, 0, -len(b) % LANES)).unflatten(0, (-1, LANES)).transpose(1, 2).contiguous()
+        self.tensors.append(panels)
+        return Pair(self._matrix(a), Matrix(panels.data_ptr(), None, *b.shape, KINDS[b.dtype]))
+
+    def _fits(self, tensor: Tensor) -> bool:
+        return self.packs and tensor.shape[0] % LANES == 0 and tensor.shape[1] % GROUP == 0
+
+    def _packed(self, tensor: Tensor) -> Matrix:
+        rows = q8_0(tensor)
+        self.tensors.append(torch.empty(rows.size, dtype=torch.uint8))
+        return in_panels(rows, Q8_0, self.tensors[-1])
 
     def _matrix(self, tensor: Tensor) -> Matrix:
         self.tensors.append(tensor.contiguous())
@@ -89,6 +115,7 @@ class NativeState(DecodeState):
 
         They are counted as if they were there: `ld_step` fills them.
         """
+        assert self.stores is not None  # `begin` comes first
         kv, skipped = self.kv, self.schedule.dropped_set if skips else ()
         for i in layers:
             if i in skipped:
@@ -101,7 +128,7 @@ class NativeState(DecodeState):
 
     def recount(self) -> None:
         """After the caches were cut: how much each layer's store holds."""
-        for store, length in zip(self.stores, self.kv.lengths, strict=True):
+        for store, length in zip(self.stores or (), self.kv.lengths, strict=True):
             store.length = length
 
     def take_row(self, row: int) -> None:
@@ -111,16 +138,20 @@ class NativeState(DecodeState):
 
 
 class NativeScreen:
-    """A screened head as the C steps read it: codes of 16 tokens side by side, four of a token in a word."""
+    """A screened head as the C steps read it: its codes as blocks whose scale is 1."""
 
     def __init__(self, head: ScreenedHead, weights: NativeWeights):
         self.head = head
-        tokens, rank = -len(head.codes) % LANES, -head.rank % 4  # what is missing to whole panels of whole words
-        words = F.pad(head.codes, (0, rank, 0, tokens)).view(torch.int32)  # (V, R / 4)
-        self._codes = words.unflatten(0, (-1, LANES)).transpose(1, 2).contiguous()
+        tokens, rank = -len(head.codes) % LANES, -head.rank % GROUP  # what is missing to whole panels of whole blocks
+        codes = F.pad(head.codes, (0, rank, 0, tokens)).view(torch.uint8).unflatten(1, (-1, GROUP))
+        one = torch.ones(*codes.shape[:2], 1, dtype=torch.float16).view(torch.uint8)
+        rows = torch.cat([one, codes], -1).flatten(1).numpy()
+        self._codes = torch.empty(rows.size, dtype=torch.uint8)
         self._scale = F.pad(head.scale, (0, tokens))
         self._project = F.pad(head.project, (0, 0, 0, rank))
-        rows = weights.head_rows
-        project = Matrix(self._project.data_ptr(), None, *self._project.shape, KINDS[self._project.dtype])
-        pointers = self._codes.data_ptr(), self._scale.data_ptr(), None if rows is None else rows.ctypes.data
-        self.screen = Screen(project, *pointers, head.best)
+        own = weights.head_rows
+        self.screen = Screen(
+            Matrix(self._project.data_ptr(), None, *self._project.shape, KINDS[self._project.dtype]),
+            in_panels(rows, Q8_0, self._codes),
+            *(self._scale.data_ptr(), None if own is None else own.ctypes.data, head.best),
+        )

@@ -7,7 +7,13 @@
 
 #include "abi.h"
 
-enum { SPINS = 4000, PATIENCE = 200 };
+enum { SPINS = 4000, PATIENCE = 200, MOST_THREADS = 64 };
+
+/* A part of the work, on a cache line of its own. */
+typedef struct {
+    _Alignas(64) _Atomic int64_t next;
+    int64_t end;
+} Share;
 
 static struct {
     pthread_mutex_t calls, sleep;
@@ -16,8 +22,9 @@ static struct {
     pid_t owner; /* a forked child has none of the parent's threads */
     Work work;
     void *context;
-    int64_t count, chunk;
-    _Atomic int64_t next, done;
+    int64_t chunk;
+    Share shares[MOST_THREADS]; /* of each thread; the caller's is the first */
+    _Atomic int64_t done;
     _Atomic uint64_t phase;
     _Atomic int sleepers, inside;
 } pool = {.calls = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
@@ -33,21 +40,25 @@ static inline void relax(void) {
 #endif
 }
 
-static void take_chunks(void) {
-    for (;;) {
-        int64_t from = atomic_fetch_add(&pool.next, pool.chunk);
-        if (from >= pool.count) return;
-        int64_t to = from + pool.chunk < pool.count ? from + pool.chunk : pool.count;
-        pool.work(pool.context, from, to);
-        atomic_fetch_add(&pool.done, to - from);
+/* First a thread's own share, from its start on, so that what it reads next lies behind what it reads; then what others
+ * have left of theirs, as they may wait for a processor. */
+static void take_chunks(int thread) {
+    for (int i = 0; i <= pool.threads; i++) {
+        Share *share = pool.shares + (thread + i) % (pool.threads + 1);
+        for (;;) {
+            int64_t from = atomic_fetch_add(&share->next, pool.chunk);
+            if (from >= share->end) break;
+            int64_t to = from + pool.chunk < share->end ? from + pool.chunk : share->end;
+            pool.work(pool.context, from, to);
+            atomic_fetch_add(&pool.done, to - from);
+        }
     }
 }
 
 /* Phases are open at even numbers; at odd ones the caller lays out the next. */
 static inline int is_new(uint64_t phase, uint64_t seen) { return phase != seen && phase % 2 == 0; }
 
-static void *worker(void *unused) {
-    (void)unused;
+static void *worker(void *number) {
     uint64_t seen = 0;
     for (;;) {
         uint64_t phase;
@@ -63,7 +74,7 @@ static void *worker(void *unused) {
         /* Announce first, then look again: the caller closes a phase first and then looks for who is inside, so one
          * of the two sees the other. */
         atomic_fetch_add(&pool.inside, 1);
-        if (atomic_load(&pool.phase) == seen) take_chunks();
+        if (atomic_load(&pool.phase) == seen) take_chunks((int)(intptr_t)number);
         atomic_fetch_sub(&pool.inside, 1);
     }
     return NULL;
@@ -78,17 +89,21 @@ void parallel(Work work, void *context, int64_t count, int64_t chunk) {
     for (int i = 0; atomic_load(&pool.inside); i++) i < PATIENCE ? relax() : (void)sched_yield();
     pool.work = work;
     pool.context = context;
-    pool.count = count;
     pool.chunk = chunk;
     atomic_store(&pool.done, 0);
-    atomic_store(&pool.next, 0);
+    int64_t chunks = (count + chunk - 1) / chunk, threads = pool.threads + 1;
+    for (int64_t i = 0; i < threads; i++) {
+        int64_t end = chunks * (i + 1) / threads * chunk;
+        atomic_store(&pool.shares[i].next, chunks * i / threads * chunk);
+        pool.shares[i].end = end < count ? end : count;
+    }
     atomic_fetch_add(&pool.phase, 1);
     if (atomic_load(&pool.sleepers)) {
         pthread_mutex_lock(&pool.sleep);
         pthread_cond_broadcast(&pool.wake);
         pthread_mutex_unlock(&pool.sleep);
     }
-    take_chunks();
+    take_chunks(0);
     for (int i = 0; atomic_load(&pool.done) < count; i++) i < PATIENCE ? relax() : (void)sched_yield();
 }
 
@@ -103,9 +118,9 @@ int ld_threads(int64_t threads) {
         pool.sleep = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
         pool.wake = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
     }
-    while (status == LD_OK && pool.threads < threads - 1) {
+    while (status == LD_OK && pool.threads < threads - 1 && pool.threads < MOST_THREADS - 1) {
         pthread_t thread;
-        if (pthread_create(&thread, NULL, worker, NULL)) {
+        if (pthread_create(&thread, NULL, worker, (void *)(intptr_t)(pool.threads + 1))) {
             status = LD_NO_THREADS;
         } else {
             pthread_detach(thread);

@@ -1,5 +1,6 @@
-/* A pool of threads that takes small chunks of work from a counter, so that a thread which the system has put aside
- * holds up one chunk only. It spins briefly for the next phase and then sleeps. */
+/* A pool of threads, each with its share of the work, which it takes in small chunks: what a thread that the system has
+ * put aside leaves, others take, so that it holds up one chunk only. It spins briefly for the next phase and then
+ * sleeps. */
 #ifndef LD_POOL_H
 #define LD_POOL_H
 

@@ -48,7 +48,8 @@ static void select_best(uint64_t *keys, int64_t n, int64_t best) {
 typedef struct {
     const Matrix *w;
     const Screen *s;
-    const float *low, *x;
+    Product preview;    /* of the first half of the work */
+    const float *x;
     const Taken *taken; /* x as panels take it */
     float *y;
     uint64_t *tops;  /* of each panel of 16 tokens its largest logit */
@@ -68,20 +69,11 @@ static void places_of(const float *logits, int64_t count, int32_t *places) {
 static void preview_chunk(void *context, int64_t from, int64_t to) {
     const Screening *g = context;
     const Screen *s = g->s;
-    int64_t words = s->project.n / 4, tokens = g->w->n;
+    int64_t tokens = g->w->n;
+    multiply_columns(&g->preview, from * LANES, to * LANES);
     for (int64_t panel = from; panel < to; panel++) {
-        const int8_t *codes = s->codes + panel * LANES * s->project.n;
-        vf one = {0}, two = {0};
-        for (int64_t j = 0; j < words; j++) {
-            vi word = loadi(codes + 4 * LANES * j);
-            const float *x = g->low + 4 * j;
-            one = madd(__builtin_convertvector((word << 24) >> 24, vf), splat(x[0]), one);
-            two = madd(__builtin_convertvector((word << 16) >> 24, vf), splat(x[1]), two);
-            one = madd(__builtin_convertvector((word << 8) >> 24, vf), splat(x[2]), one);
-            two = madd(__builtin_convertvector(word >> 24, vf), splat(x[3]), two);
-        }
-        vf logits = (one + two) * loadf(s->scale + panel * LANES);
         int64_t start = panel * LANES, count = tokens - start < LANES ? tokens - start : LANES;
+        vf logits = loadf(g->preview.y + start) * loadf(s->scale + start);
         memcpy(g->y + start, &logits, (size_t)count * sizeof(float));
         int32_t places[LANES], top = INT32_MIN;
         places_of(g->y + start, count, places);
@@ -95,7 +87,7 @@ static void preview_chunk(void *context, int64_t from, int64_t to) {
 static void exact_chunk(void *context, int64_t from, int64_t to) {
     const Screening *g = context;
     const Matrix *w = g->w;
-    int64_t bytes = row_bytes(w);
+    int64_t bytes = row_bytes(w), best = g->s->best < w->n ? g->s->best : w->n;
     if (w->kind == F32 || w->kind == BF16) {
         Product p = {.w = w, .x = g->x, .rows = 1, .y = g->y};
         for (int64_t i = from; i < to; i++) multiply_columns(&p, index_of(g->found[i]), index_of(g->found[i]) + 1);
@@ -104,7 +96,10 @@ static void exact_chunk(void *context, int64_t from, int64_t to) {
     for (; from < to; from += LANES) {
         uint8_t *rows = g->rows + 2 * from * bytes, *panel = rows + LANES * bytes;
         float logits[LANES];
-        int64_t count = to - from < LANES ? to - from : LANES;
+        int64_t count = to - from < LANES ? to - from : LANES, next = from + LANES;
+        for (int64_t i = next; i < next + LANES && i < best; i++) /* they lie anywhere: ask for the next ones early */
+            for (int64_t at = 0; at < bytes; at += 64)
+                __builtin_prefetch(g->s->rows + index_of(g->found[i]) * bytes + at);
         memset(rows, 0, (size_t)(LANES * bytes));
         for (int64_t i = 0; i < count; i++)
             memcpy(rows + i * bytes, g->s->rows + index_of(g->found[from + i]) * bytes, (size_t)bytes);
@@ -147,10 +142,10 @@ void screened(const Matrix *w, const Screen *s, const float *x, float *y, Worksp
     int64_t panels = (w->n + LANES - 1) / LANES, best = s->best < w->n ? s->best : w->n;
     Product low = prepare(&s->project, NULL, x, 1, space, space->low.at);
     multiply(&low, NULL);
-    Product whole = prepare(w, NULL, x, 1, space, y); /* for the exact ones */
-    Screening g = {w, s, low.y, x, whole.taken, y, (uint64_t *)space->tops.at,
-                   (uint64_t *)space->found.at, (uint8_t *)space->rows.at};
+    Screening g = {w, s, prepare(&s->codes, NULL, low.y, 1, space, space->preview.at), x, NULL, y,
+                   (uint64_t *)space->tops.at, (uint64_t *)space->found.at, (uint8_t *)space->rows.at};
     parallel(preview_chunk, &g, panels, 32);
     find_best(&g, best);
+    g.taken = prepare(w, NULL, x, 1, space, y).taken; /* for the exact ones */
     parallel(exact_chunk, &g, best, LANES);
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 
-ABI = 2
+ABI = 3
 F32, BF16, Q4_1, Q8_0 = range(4)  # kinds of numbers
 OK, NO_MEMORY, NO_THREADS = range(3)  # what a function that returns an int found
 
@@ -33,9 +33,9 @@ class Layer(ctypes.Structure):
 
 
 class Pair(ctypes.Structure):
-    """What is added to a matrix: A (r, K), and B transposed (r, N)."""
+    """What is added to a matrix: A (r, K) and B (N, r), which is in blocks as A is, or else (N / 16, r, 16)."""
 
-    _fields_ = [("a", Matrix), ("bt", Matrix)]
+    _fields_ = [("a", Matrix), ("b", Matrix)]
 
 
 class Store(ctypes.Structure):
@@ -66,7 +66,7 @@ class Step(ctypes.Structure):
 class Screen(ctypes.Structure):
     """A preview of the head."""
 
-    _fields_ = [("project", Matrix), ("codes", _pointer), ("scale", _pointer), ("rows", _pointer), ("best", _int64)]
+    _fields_ = [("project", Matrix), ("codes", Matrix), ("scale", _pointer), ("rows", _pointer), ("best", _int64)]
 
 
 FUNCTIONS = {  # what each returns, and what it takes

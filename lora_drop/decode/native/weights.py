@@ -30,7 +30,8 @@ class NativeWeights:
     Args:
         kind: `float32`, `bfloat16` or `q4_1/q8_0 blocks`.
         layers, head: structures that point into `tensors`, which keeps the memory.
-        layer_bytes, head_bytes: bytes that one weight of a layer's matrices, or of the head, takes.
+        layer_bytes, head_bytes, part_bytes: bytes that one weight of a layer's matrices, of the head, or of the parts
+            `linear` and `mlp` of a correction takes.
         head_rows: of a head of blocks the rows that it was made of, in the model's own file; they take no memory.
     """
 
@@ -39,6 +40,7 @@ class NativeWeights:
     head: Matrix
     layer_bytes: float
     head_bytes: float
+    part_bytes: float
     tensors: list[Tensor] = field(repr=False)
     head_rows: np.ndarray | None = field(default=None, repr=False)
 
@@ -71,11 +73,8 @@ def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
 
     def packed(blocks: Blocks, name: str, kind: int = Q4_1) -> Matrix:
         rows = blocks(name)
-        n, k = rows.shape[0], rows.shape[1] // BLOCK_BYTES[kind] * GROUP
-        panels = pages.take(rows.size)
-        compiled().ld_pack(rows.ctypes.data, panels.data_ptr(), n, k, kind)
-        keep.append(panels)
-        return Matrix(panels.data_ptr(), None, n, k, kind)
+        keep.append(pages.take(rows.size))
+        return in_panels(rows, kind, keep[-1])
 
     layers = []
     for i, layer in enumerate(model.model.layers):
@@ -106,9 +105,24 @@ def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
     row = (Layer * len(layers))(*layers)  # side by side, as ld_step wants them
     if blocks is None:
         kind, head = str(dtype).removeprefix("torch."), dense(model.get_output_embeddings())
-        return NativeWeights(kind, row, head, dtype.itemsize, dtype.itemsize, keep)
-    sizes = BLOCK_BYTES[Q4_1] / GROUP, BLOCK_BYTES[Q8_0] / GROUP
+        return NativeWeights(kind, row, head, *(dtype.itemsize,) * 3, keep)
+    sizes = BLOCK_BYTES[Q4_1] / GROUP, *(BLOCK_BYTES[Q8_0] / GROUP,) * 2
     return NativeWeights("q4_1/q8_0 blocks", row, packed(blocks, "head", Q8_0), *sizes, keep, blocks("head"))
+
+
+def in_panels(rows: np.ndarray, kind: int, panels: Tensor) -> Matrix:
+    """Rows of blocks (N, bytes) uint8, N a multiple of 16, as the panels that C reads, in memory of the same size."""
+    n, k = rows.shape[0], rows.shape[1] // BLOCK_BYTES[kind] * GROUP
+    compiled().ld_pack(rows.ctypes.data, panels.data_ptr(), n, k, kind)
+    return Matrix(panels.data_ptr(), None, n, k, kind)
+
+
+def q8_0(weights: Tensor) -> np.ndarray:
+    """Weights (N, K) rounded to Q8_0 blocks: rows (N, K / 32 * 34) uint8 of a float16 scale and 32 signed bytes."""
+    groups = weights.float().unflatten(1, (-1, GROUP))  # (N, K / 32, 32)
+    scale = (groups.abs().amax(-1, keepdim=True) / 127).half()
+    codes = (groups / scale.float()).nan_to_num().round().clamp(-127, 127).to(torch.int8)
+    return torch.cat([scale.view(torch.uint8), codes.view(torch.uint8)], -1).flatten(1).numpy()
 
 
 def compiled() -> ctypes.CDLL:

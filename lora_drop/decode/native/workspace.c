@@ -37,6 +37,7 @@ static int layer_fits(const Layer *l, const Plan *p, const Store *kv, int64_t ro
            && product_fits(&p->mlp_in, 1, &space.normed, &space.gate_up)
            && product_fits(&p->mlp_out, 1, &space.neurons, &space.normed)
            && fits(&space.scores, l->heads * queries * kv->capacity) && fits(&space.low, p->linear.a.n)
+           && taken_fits(&p->linear.a, 1) && taken_fits(&p->linear.b, 1)
            && fits(&space.correction, l->hidden);
 }
 
@@ -52,6 +53,7 @@ Workspace *workspace_for_matrix(const Matrix *w, int64_t rows) {
 
 Workspace *workspace_for_screen(const Matrix *w, const Screen *s) {
     int64_t panels = (w->n + LANES - 1) / LANES, groups = (s->best + LANES - 1) / LANES;
-    return workspace_for_matrix(w, 1) && fits(&space.low, s->project.n) && fits(&space.tops, 2 * panels)
+    return workspace_for_matrix(w, 1) && taken_fits(&s->codes, 1) && fits(&space.low, s->project.n)
+           && fits(&space.preview, s->codes.n) && fits(&space.tops, 2 * panels)
            && fits(&space.found, 2 * w->n) && fits(&space.rows, groups * LANES * row_bytes(w) / 2) ? &space : NULL;
 }

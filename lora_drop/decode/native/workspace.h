@@ -21,6 +21,7 @@ typedef struct {
     Buffer output;     /* (rows, D): the layer's output */
     Buffer low;        /* (r,): A x */
     Buffer correction; /* (D,) */
+    Buffer preview;    /* (V,), rounded up to panels */
     Buffer tops;       /* (V / 16,) keys of 64 bits: see `Screening`, and so are the next */
     Buffer found;      /* (V,) keys */
     Buffer rows;       /* bytes of two panels for each 16 of the best */
