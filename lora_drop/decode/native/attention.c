@@ -34,7 +34,7 @@ static void project(const Layer *l, const Pair *change, const float *h, const To
     int64_t hs = l->head_dim;
     float *x = space->normed.at, *heads = space->heads.at;
     rms_norm(h, l->attention_norm, x, t->count, l->hidden, l->eps);
-    Product p = prepare(&l->qkv, change ? change + QKV : NULL, x, t->count, space, heads);
+    Product p = prepare(&l->qkv, change ? change + QKV : NULL, x, NULL, t->count, space, heads);
     multiply(&p, NULL);
     for (int64_t r = 0; r < t->count; r++)
         turn_and_keep(l, heads + r * l->qkv.n, t->cosine + r * hs, t->sine + r * hs, kv, kv->length++);
@@ -104,7 +104,8 @@ void attention(const Layer *l, const Pair *change, const float *h, const Tokens 
                        space->mixed.at + r * l->out.k};
         parallel(attend_chunk, &a, l->heads * tokens, 1);
     }
-    Product p = prepare(&l->out, change ? change + OUT : NULL, space->mixed.at, t->count, space, space->attended.at);
+    Product p = prepare(&l->out, change ? change + OUT : NULL, space->mixed.at, NULL, t->count, space,
+                        space->attended.at);
     multiply(&p, h);
 }
 

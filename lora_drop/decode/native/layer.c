@@ -9,6 +9,7 @@
 typedef struct {
     Product product; /* gate and up side by side, (rows, 2 width) */
     float *neurons;  /* silu(gate) * up, (rows, width) */
+    Taken *taken;    /* the same as panels take them, or NULL: each thread makes its own, while they are at hand */
 } Gate;
 
 static void gate_chunk(void *context, int64_t from, int64_t to) {
@@ -26,6 +27,7 @@ static void gate_chunk(void *context, int64_t from, int64_t to) {
             memcpy(y + i, &out, sizeof out);
         }
         for (; i < to; i++) y[i] = gate[i] * up[i] / (1 + expf(-gate[i]));
+        if (g->taken) take(y + from, (to - from) / BLOCK, g->taken + (r * width + from) / BLOCK);
     }
 }
 
@@ -33,9 +35,10 @@ static void gate_chunk(void *context, int64_t from, int64_t to) {
 static void swiglu(const Matrix *in, const Matrix *out, const Pair *change, const float *x, int64_t rows,
                    const float *residual, float *y, Workspace *space) {
     float *neurons = space->neurons.at;
-    Gate g = {prepare(in, change ? change + GATE_UP : NULL, x, rows, space, space->gate_up.at), neurons};
+    Taken *taken = in_blocks(out) ? (Taken *)space->neurons_taken.at : NULL;
+    Gate g = {prepare(in, change ? change + GATE_UP : NULL, x, NULL, rows, space, space->gate_up.at), neurons, taken};
     parallel(gate_chunk, &g, in->n / 2, chunk_of(in));
-    Product p = prepare(out, change ? change + DOWN : NULL, neurons, rows, space, y);
+    Product p = prepare(out, change ? change + DOWN : NULL, neurons, taken, rows, space, y);
     multiply(&p, residual);
 }
 
@@ -56,11 +59,11 @@ static const float *correct(const Layer *l, const Plan *p, const float *h, float
     float *d = space->correction.at, *low = space->low.at, *x = space->normed.at;
     const Matrix *a = &p->linear.a, *b = &p->linear.b;
     int64_t n = l->hidden, rank = a->n;
-    Product down = prepare(a, NULL, h, 1, space, low);
+    Product down = prepare(a, NULL, h, NULL, 1, space, low);
     multiply_columns(&down, 0, rank);
     for (int64_t r = 0; r < rank; r++) low[r] *= scale;
     if (a->kind == Q8_0) {
-        Product up = prepare(b, NULL, low, 1, space, d);
+        Product up = prepare(b, NULL, low, NULL, 1, space, d);
         multiply_columns(&up, 0, n);
     } else {
         memset(d, 0, (size_t)n * 4);

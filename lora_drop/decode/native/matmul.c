@@ -116,18 +116,21 @@ void multiply_columns(const Product *p, int64_t from, int64_t to) {
     if (p->change) add_change(p->change, p->low, from, to, p->y);
 }
 
-Product prepare(const Matrix *w, const Pair *change, const float *x, int64_t rows, const Workspace *space, float *y) {
-    Taken *taken = (Taken *)space->taken.at;
+Product prepare(const Matrix *w, const Pair *change, const float *x, const Taken *taken, int64_t rows,
+                const Workspace *space, float *y) {
     float *low = space->low.at;
-    if (w->kind == Q4_1 || w->kind == Q8_0) take(x, rows * (w->k / BLOCK), taken);
+    if (in_blocks(w) && !taken) {
+        take(x, rows * (w->k / BLOCK), (Taken *)space->taken.at);
+        taken = (const Taken *)space->taken.at;
+    }
     if (change && !change->a.n) change = NULL;
     if (change) multiply_columns(&(Product){.w = &change->a, .x = x, .rows = 1, .y = low}, 0, change->a.n);
     return (Product){w, change, x, taken, low, rows, y};
 }
 
 int64_t chunk_of(const Matrix *w) {
-    int64_t count = CHUNK_BYTES / row_bytes(w) / LANES * LANES; /* in whole panels */
-    return count < LANES ? LANES : count;
+    int64_t count = CHUNK_BYTES / row_bytes(w) / BLOCK * BLOCK; /* in whole panels, and blocks of what comes next */
+    return count < BLOCK ? BLOCK : count;
 }
 
 typedef struct {

@@ -16,6 +16,8 @@ static inline int64_t row_bytes(const Matrix *w) {
     }
 }
 
+static inline int in_blocks(const Matrix *w) { return w->kind == Q4_1 || w->kind == Q8_0; }
+
 /* dot: w . x over k numbers. mix: sums of `count` weighted rows, `width` (at most WIDTH) of their columns; `stride` is
  * the length of a row. */
 float dot_f32(const float *w, const float *x, int64_t k);
@@ -37,8 +39,9 @@ typedef struct {
     float *y;
 } Product;
 
-/* What comes before the product: x as panels take it and A x, in the workspace's room for them. */
-Product prepare(const Matrix *w, const Pair *change, const float *x, int64_t rows, const Workspace *space, float *y);
+/* What comes before the product: x as panels take it, unless it is there as `taken`, and A x, in the workspace's room. */
+Product prepare(const Matrix *w, const Pair *change, const float *x, const Taken *taken, int64_t rows,
+                const Workspace *space, float *y);
 
 /* Columns [from, to) of y; for blocks both are multiples of 16. */
 void multiply_columns(const Product *p, int64_t from, int64_t to);

@@ -57,7 +57,7 @@ int ld_head(const Matrix *w, const float *norm, float eps, int64_t rows, const f
     Workspace *space = workspace_for_matrix(w, rows);
     if (space) {
         rms_norm(h, norm, space->normed.at, rows, w->k, eps);
-        Product p = prepare(w, NULL, space->normed.at, rows, space, y);
+        Product p = prepare(w, NULL, space->normed.at, NULL, rows, space, y);
         multiply(&p, NULL);
     }
     pool_unlock();

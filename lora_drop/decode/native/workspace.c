@@ -17,9 +17,11 @@ static int fits(Buffer *b, int64_t floats) {
     return b->at != NULL;
 }
 
-static int taken_fits(const Matrix *w, int64_t rows) {
-    return fits(&space.taken, rows * (w->k / BLOCK) * (int64_t)(sizeof(Taken) / 4));
+static int blocks_fit(Buffer *b, const Matrix *w, int64_t rows) {
+    return fits(b, rows * (w->k / BLOCK) * (int64_t)(sizeof(Taken) / 4));
 }
+
+static int taken_fits(const Matrix *w, int64_t rows) { return blocks_fit(&space.taken, w, rows); }
 
 /* Room for what a product of this matrix takes, gives and needs beside. */
 static int product_fits(const Matrix *w, int64_t rows, Buffer *x, Buffer *y) {
@@ -34,6 +36,7 @@ static int layer_fits(const Layer *l, const Plan *p, const Store *kv, int64_t ro
            && product_fits(&l->out, rows, &space.mixed, &space.attended)
            && product_fits(&l->gate_up, rows, &space.normed, &space.gate_up)
            && product_fits(&l->down, rows, &space.neurons, &space.output)
+           && blocks_fit(&space.neurons_taken, &l->down, rows) && blocks_fit(&space.neurons_taken, &p->mlp_out, 1)
            && product_fits(&p->mlp_in, 1, &space.normed, &space.gate_up)
            && product_fits(&p->mlp_out, 1, &space.neurons, &space.normed)
            && fits(&space.scores, l->heads * queries * kv->capacity) && fits(&space.low, p->linear.a.n)

@@ -18,6 +18,7 @@ typedef struct {
     Buffer attended;   /* (rows, D): the stream after attention, or what stands in for it */
     Buffer gate_up;    /* (rows, 2 I) */
     Buffer neurons;    /* (rows, I) */
+    Buffer neurons_taken; /* (rows, I / 32) blocks */
     Buffer output;     /* (rows, D): the layer's output */
     Buffer low;        /* (r,): A x */
     Buffer correction; /* (D,) */
