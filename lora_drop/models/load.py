@@ -43,6 +43,7 @@ from lora_drop.runtime import on_zero_gpu
 # result from an unreviewed pull request. Here that is an error that says so.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 BUNDLED_ID = f"bundled:{bundled.NAME}"
+BUNDLED_REVISION = "137132c2ffa119db"  # its weights' fingerprint
 SAMPLES = 1024  # elements of a tensor that go into the fingerprint
 
 
@@ -77,11 +78,7 @@ class LoadedModel:
     @property
     def shape(self) -> ModelShape:
         """The sizes that the bound and the memory formulas need."""
-        shape = ModelShape.from_config(self.model.config)
-        if not isinstance(self.weights, NativeWeights):
-            return shape
-        sizes = self.weights.layer_bytes / self.dtype.itemsize, self.weights.head_bytes / self.dtype.itemsize
-        return dataclasses.replace(shape, matrix_size=sizes[0], head_size=sizes[1])
+        return model_shape(self.model, self.weights)
 
     @property
     def num_layers(self) -> int:
@@ -102,15 +99,29 @@ class LoadedModel:
 
     def new_decoder(self) -> Decoder:
         """The fastest decoder there is for it; it holds nothing of a request."""
-        if isinstance(self.weights, NativeWeights):
-            return NativeDecoder(self.model, self.weights)
-        if isinstance(self.weights, StaticWeights):
-            return StaticDecoder(self.model, self.weights)
-        return ReferenceDecoder(self.model)
+        return decoder_for(self.model, self.weights)
 
     def info(self) -> ModelInfo:
         """What can be kept of it when it is let go."""
         return ModelInfo(**{field.name: getattr(self, field.name) for field in dataclasses.fields(ModelInfo)})
+
+
+def model_shape(model: PreTrainedModel, weights: StaticWeights | NativeWeights | None) -> ModelShape:
+    """The sizes of a model, and of its weights as its decoder reads them."""
+    shape, itemsize = ModelShape.from_config(model.config), model.dtype.itemsize
+    if not isinstance(weights, NativeWeights):
+        return shape
+    sizes = weights.layer_bytes / itemsize, weights.head_bytes / itemsize
+    return dataclasses.replace(shape, matrix_size=sizes[0], head_size=sizes[1])
+
+
+def decoder_for(model: PreTrainedModel, weights: StaticWeights | NativeWeights | None) -> Decoder:
+    """The decoder that reads weights laid out like this; None is the reference."""
+    if isinstance(weights, NativeWeights):
+        return NativeDecoder(model, weights)
+    if isinstance(weights, StaticWeights):
+        return StaticDecoder(model, weights)
+    return ReferenceDecoder(model)
 
 
 def load_model(
@@ -152,11 +163,11 @@ def load_model(
         context=usable_context(network.config),
         device=target,
         dtype=network.dtype,
-        weights=_step_weights(network, target, packed=name == BUNDLED_ID and str(dtype).lower() == "auto"),
+        weights=step_weights(network, target, packed=name == BUNDLED_ID and str(dtype).lower() == "auto"),
     )
 
 
-def _step_weights(model: PreTrainedModel, device: torch.device, packed: bool) -> StaticWeights | NativeWeights | None:
+def step_weights(model: PreTrainedModel, device: torch.device, packed: bool) -> StaticWeights | NativeWeights | None:
     """The weights as the fastest decoder here wants them; None where that is the reference.
 
     Args:

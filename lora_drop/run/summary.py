@@ -14,7 +14,9 @@ from lora_drop.run.speed import cycles, speedup_interval
 from lora_drop.run.trace import Trace, first_divergence, quality_of, refresh_counts
 
 
-def summarise(loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], stopped: bool) -> Summary:
+def summarise(
+    loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], stopped: bool, prefill_cached: bool = False
+) -> Summary:
     """The last record of a run: each lane's figures, and what LoRA-Drop gives beside the baseline.
 
     A third lane has the same comparison with the baseline among its own figures.
@@ -37,7 +39,7 @@ def summarise(loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], stopped
         }
         for name, lane in lanes.items()
     }
-    return Summary(lanes=figures, **beside.get(LORA_DROP, nothing))
+    return Summary(lanes=figures, **beside.get(LORA_DROP, nothing), prefill_cached=prefill_cached)
 
 
 def _without_end(token_ids: list[int], loaded: LoadedModel) -> list[int]:

@@ -6,6 +6,8 @@
 #include "pool.h"
 #include "vec.h"
 
+enum { JOINED = 64 }; /* parts that are joined without another thread: it would take longer to come */
+
 /* A token's queries and keys rotated; K and V at place `at` of the store. */
 static void turn_and_keep(const Layer *l, float *heads, const float *cosine, const float *sine, Store *kv, int64_t at) {
     int64_t hs = l->head_dim;
@@ -40,7 +42,8 @@ static void project(const Layer *l, const Pair *change, const float *h, const To
         turn_and_keep(l, heads + r * l->qkv.n, t->cosine + r * hs, t->sine + r * hs, kv, kv->length++);
 }
 
-static void softmax(float *scores, int64_t count, float top) {
+/* Scores to weights, the largest 1, in their place; returns their sum. */
+static float weigh(float *scores, int64_t count, float top) {
     int64_t t = 0;
     vf many = {0};
     float total = 0;
@@ -50,48 +53,81 @@ static void softmax(float *scores, int64_t count, float top) {
         many += e;
     }
     for (; t < count; t++) total += scores[t] = expf(scores[t] - top);
-    total += sum(many);
-    for (t = 0; t < count; t++) scores[t] /= total;
+    return total + sum(many);
 }
 
+/* The keys are split at fixed places, so that each row's result is the same whoever reads which part and however many
+ * rows there are. */
 typedef struct {
     const Layer *l;
     const Store *kv;
-    const float *heads; /* of the first of `tokens` tokens */
-    int64_t tokens, seen; /* what the store holds up to the first, itself included */
-    float *scores, *mixed;
+    const float *heads;           /* of the first of `tokens` tokens */
+    int64_t tokens, seen, splits; /* what the store holds up to the first, itself included */
+    float *parts, *mixed;         /* of each token, head and split: weighted values (hs,), top score, sum of weights */
 } Attention;
 
-/* A head of a token over the first `count` tokens of the store. */
-static void attend(const Attention *a, int64_t head, const float *q, int64_t count, float *scores, float *mixed) {
+static float *part_of(const Attention *a, int64_t token, int64_t head, int64_t split) {
+    return a->parts + ((token * a->l->heads + head) * a->splits + split) * PART_FLOATS(a->l);
+}
+
+/* A head of a token over `count` keys, those from `first` on. */
+static void attend(const Attention *a, int64_t head, const float *q, int64_t first, int64_t count, float *part) {
     const Layer *l = a->l;
     int64_t hs = l->head_dim, group = l->heads / l->kv_heads;
-    float scale = 1 / sqrtf((float)hs), top = -INFINITY;
+    float scale = 1 / sqrtf((float)hs), top = -INFINITY, scores[SPLIT];
     int is_f32 = a->kv->kind == F32;
     int64_t bytes = a->kv->capacity * hs * (is_f32 ? 4 : 2); /* of a head's keys, and of its values */
     const char *keys = (const char *)a->kv->data + head / group * bytes, *values = keys + l->kv_heads * bytes;
-    const float *k32 = (const float *)keys, *v32 = (const float *)values;
-    const uint16_t *k16 = (const uint16_t *)keys, *v16 = (const uint16_t *)values;
+    const float *k32 = (const float *)keys + first * hs, *v32 = (const float *)values + first * hs;
+    const uint16_t *k16 = (const uint16_t *)keys + first * hs, *v16 = (const uint16_t *)values + first * hs;
     for (int64_t t = 0; t < count; t++) {
         scores[t] = scale * (is_f32 ? dot_f32(k32 + t * hs, q, hs) : dot_bf16(k16 + t * hs, q, hs));
         if (!(scores[t] <= top)) top = scores[t]; /* a NaN goes through */
     }
-    softmax(scores, count, top);
+    part[hs] = top;
+    part[hs + 1] = weigh(scores, count, top);
     for (int64_t j = 0; j < hs; j += WIDTH) { /* a few columns at a time stay in registers */
         int64_t width = hs - j < WIDTH ? hs - j : WIDTH;
-        if (is_f32) mix_f32(v32 + j, scores, count, hs, width, mixed + j);
-        else mix_bf16(v16 + j, scores, count, hs, width, mixed + j);
+        if (is_f32) mix_f32(v32 + j, scores, count, hs, width, part + j);
+        else mix_bf16(v16 + j, scores, count, hs, width, part + j);
     }
 }
 
-/* Item i is head i / tokens of token i % tokens: neighbours read the same keys. */
-static void attend_chunk(void *context, int64_t from, int64_t to) {
+/* What a head of a token has read, from its parts. Item i is head i % heads of token i / heads. */
+static void join_parts(void *context, int64_t from, int64_t to) {
+    const Attention *a = context;
+    int64_t heads = a->l->heads, hs = a->l->head_dim;
+    for (int64_t i = from; i < to; i++) {
+        int64_t token = i / heads, head = i % heads, splits = (a->seen + token + SPLIT - 1) / SPLIT;
+        float top = -INFINITY, total = 0, *mixed = a->mixed + token * a->l->out.k + head * hs;
+        for (int64_t s = 0; s < splits; s++) {
+            float x = part_of(a, token, head, s)[hs];
+            if (!(x <= top)) top = x;
+        }
+        memset(mixed, 0, (size_t)hs * 4);
+        for (int64_t s = 0; s < splits; s++) {
+            const float *part = part_of(a, token, head, s);
+            float weight = expf(part[hs] - top);
+            total += weight * part[hs + 1];
+            for (int64_t j = 0; j < hs; j++) mixed[j] += weight * part[j];
+        }
+        for (int64_t j = 0; j < hs; j++) mixed[j] /= total;
+    }
+}
+
+/* Item i is a K/V head of a split: its keys are read once for all tokens and heads that look at them. */
+static void attend_split(void *context, int64_t from, int64_t to) {
     const Attention *a = context;
     const Layer *l = a->l;
+    int64_t group = l->heads / l->kv_heads;
     for (int64_t i = from; i < to; i++) {
-        int64_t head = i / a->tokens, r = i % a->tokens;
-        const float *q = a->heads + r * l->qkv.n + head * l->head_dim;
-        attend(a, head, q, a->seen + r, a->scores + i * a->kv->capacity, a->mixed + r * l->out.k + head * l->head_dim);
+        int64_t split = i / l->kv_heads, first = split * SPLIT, head = i % l->kv_heads * group;
+        for (int64_t r = 0; r < a->tokens; r++) {
+            int64_t count = a->seen + r - first;
+            const float *q = a->heads + r * l->qkv.n + head * l->head_dim;
+            for (int64_t h = 0; h < group && count > 0; h++, q += l->head_dim)
+                attend(a, head + h, q, first, count < SPLIT ? count : SPLIT, part_of(a, r, head + h, split));
+        }
     }
 }
 
@@ -100,9 +136,11 @@ void attention(const Layer *l, const Pair *change, const float *h, const Tokens 
     project(l, change, h, t, kv, space);
     for (int64_t r = 0; r < t->count; r += QUERIES) {
         int64_t tokens = t->count - r < QUERIES ? t->count - r : QUERIES;
-        Attention a = {l, kv, space->heads.at + r * l->qkv.n, tokens, seen + r, space->scores.at,
+        int64_t splits = (seen + r + tokens - 1 + SPLIT - 1) / SPLIT;
+        Attention a = {l, kv, space->heads.at + r * l->qkv.n, tokens, seen + r, splits, space->parts.at,
                        space->mixed.at + r * l->out.k};
-        parallel(attend_chunk, &a, l->heads * tokens, 1);
+        parallel(attend_split, &a, l->kv_heads * splits, 1);
+        parallel(join_parts, &a, l->heads * tokens, JOINED / splits + 1);
     }
     Product p = prepare(&l->out, change ? change + OUT : NULL, space->mixed.at, t->count, space, space->attended.at);
     multiply(&p, h);
