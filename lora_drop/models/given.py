@@ -16,6 +16,7 @@ from lora_drop.models.load import (
     BUNDLED_ID,
     BUNDLED_REVISION,
     ModelInfo,
+    bundled_blocks,
     decoder_for,
     fingerprint,
     model_shape,
@@ -65,7 +66,8 @@ def _laid_out(model: PreTrainedModel, revision: str) -> StaticWeights | NativeWe
     with _lock:
         known = _KNOWN.get(model)
         if known is None or (known.revision, known.places) != (revision, _places(model)):
-            weights = step_weights(model, model.device, _is_bundled(model, revision))
+            blocks = bundled_blocks if _is_bundled(model, revision) else None
+            weights = step_weights(model, model.device, blocks)
             known = _KNOWN[model] = _Known(revision, _places(model), weights)
         return known.weights
 

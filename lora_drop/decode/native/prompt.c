@@ -142,7 +142,8 @@ static inline __attribute__((always_inline)) void attend_side(const Prompt *p, i
     memset(sums, 0, (size_t)(hs * SIDE) * 4);
     memset(r.total, 0, sizeof r.total);
     for (int lane = 0; lane < SIDE; lane++) {
-        int64_t row = from + lane < rows ? from + lane : rows - 1, at = row / group * l->heads + head * group + row % group;
+        int64_t row = from + lane < rows ? from + lane : rows - 1;
+        int64_t at = row / group * l->heads + head * group + row % group;
         r.last[lane] = (int32_t)(past + row / group);
         r.top[lane] = -INFINITY;
         for (int64_t j = 0; j < words; j++) {
@@ -203,15 +204,16 @@ static void pack_heads(void *context, int64_t from, int64_t to) {
 
 int ld_prompt(const Layer *l, const Store *kv, int64_t tokens, const void *query, void *mixed) {
     int64_t hs = l->head_dim, heads = l->kv_heads, length = kv->length;
-    Prompt p = {.l = l, .kv = kv, .tokens = tokens, .pairs = HAS_PAIRS && kv->kind == BF16, .query = query, .mixed = mixed};
+    int pairs = HAS_PAIRS && kv->kind == BF16;
+    Prompt p = {.l = l, .kv = kv, .tokens = tokens, .pairs = pairs, .query = query, .mixed = mixed};
     pool_lock();
-    Workspace *space = workspace_for_prompt(kv->kind == F32 ? 0 : heads * hs * (length + 1) * (p.pairs ? 1 : 2));
+    Workspace *space = workspace_for_prompt(kv->kind == F32 ? 0 : heads * hs * (length + 1) * (pairs ? 1 : 2));
     if (space) {
         p.packed = (int32_t *)space->packed.at;
         p.keys = kv->data;
         p.key_head = p.value_head = kv->capacity * hs;
         p.values = p.keys + heads * p.key_head;
-        if (p.pairs) {
+        if (pairs) {
             p.key_head = kv->capacity * hs / 2;
             p.values = p.packed;
             p.value_head = (length + 1) / 2 * hs;
