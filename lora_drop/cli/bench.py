@@ -17,6 +17,7 @@ from lora_drop.cli.arguments import (
 from lora_drop.cli.output import cell, note, print_json, say
 from lora_drop.method.cost import human_bytes
 from lora_drop.method.options import config_from
+from lora_drop.run.words import speedup_words
 
 
 def add(commands: Commands) -> None:
@@ -43,23 +44,27 @@ def run(args: argparse.Namespace) -> int:
     """The command."""
     config = config_from(vars(args), args.model)
     from lora_drop.evaluation.bench import bench
-    from lora_drop.evaluation.bench_reference import LOOKUP, hf_reference
+    from lora_drop.evaluation.bench_reference import LOOKUP, gguf_of, hf_reference, llama_reference
     from lora_drop.evaluation.pairs import read_prompts
 
     prompts = read_prompts(args.prompts, "prompt") if args.prompts else []
     loaded = load(args)
     result = bench(loaded, config, args.prompt_tokens, args.new_tokens, args.rounds, prompts, say)
     del loaded  # the reference loads a model of its own
-    for name, drafts in (("hf_generate", None), ("hf_prompt_lookup", LOOKUP if config.accept == 1 else None)):
+    lengths = args.prompt_tokens, args.new_tokens, result["config"]["prompts"]
+    for name, drafts in (("hf_generate", None), ("hf_prompt_lookup", LOOKUP)):
         reference = None
-        if args.hf and (name == "hf_generate" or drafts):
+        if args.hf:
             say("transformers' generate" + (f", prompt_lookup_num_tokens {drafts}" if drafts else ""))
-            lengths = args.prompt_tokens, args.new_tokens, result["config"]["prompts"]
             reference = hf_reference(args.model, args.device, args.dtype, *lengths, drafts)
             if reference is None:
                 note("transformers' generate failed, so there is no reference.")
         result[f"{name}_tokens_per_second"] = reference and reference["tokens_per_second"]
         result[f"{name}_dtype"] = reference and reference["dtype"]
+    result["llama_cpp_tokens_per_second"] = None
+    if gguf := gguf_of(result["model"]["id"], args.model, result["device"]["type"]):
+        say("llama.cpp")
+        result["llama_cpp_tokens_per_second"] = llama_reference(str(gguf), args.model, *lengths)
     if args.json:
         print_json(result)
     else:
@@ -74,10 +79,10 @@ def _show(result: dict[str, Any]) -> None:
     print(f"{result['model']['id']} ({result['dtype']}), {device['decoder']}, {device['name']}")
     given = f"{len(config['prompts'])} prompts, at most" if config["prompts"] else f"{config['prompt_tokens']} +"
     print(f"{given} {config['new_tokens']} tokens, medians of {config['rounds']} rounds\n")
-    print("lane         tokens/s   first token       KV held   KV allocated")
+    print("lane         tokens/s       KV held   KV allocated")
     for lane, name in (("baseline", "baseline"), ("LoRA-Drop", "lora_drop")):
         print(
-            f"{lane:<11}  {result[f'{name}_tokens_per_second']:8.1f}   {result[f'{name}_first_token_ms']:8.1f} ms  "
+            f"{lane:<11}  {result[f'{name}_tokens_per_second']:8.1f}  "
             f"{human_bytes(result[f'kv_bytes_{name}']):>12}   {human_bytes(result[f'kv_allocated_bytes_{name}']):>12}"
         )
     if rate := result["hf_generate_tokens_per_second"]:
@@ -85,10 +90,15 @@ def _show(result: dict[str, Any]) -> None:
             f"transformers {rate:8.1f}   generate, {result['hf_generate_dtype']}: the baseline is "
             f"{result['baseline_tokens_per_second'] / rate:.2f} times as fast"
         )
+    if rate := result["llama_cpp_tokens_per_second"]:
+        times = result["baseline_tokens_per_second"] / rate
+        print(f"llama.cpp    {rate:8.1f}   on the same GGUF: the baseline is {times:.2f} times as fast")
     if rate := result["hf_prompt_lookup_tokens_per_second"]:
         print(f"transformers {rate:8.1f}   its own lossless drafts, prompt lookup, {result['hf_prompt_lookup_dtype']}")
     low, high = result["speedup_interval"] or (None, None)
-    print(f"\nspeedup between {cell(low, '.3f')}x and {cell(high, '.3f')}x in 95 of 100 draws of the refresh cycles")
+    words = speedup_words(result["speedup"], result["speedup_interval"])
+    print(f"\nthe prompt was read in {result['first_token_ms']:.1f} ms, once for all lanes")
+    print(f"speedup between {cell(low, '.3f')}x and {cell(high, '.3f')}x in 95 of 100 draws of the refresh cycles")
     if alone := result["head_only"]:
         print(f"the full model with the screened head alone: {alone['speedup']:.3f}x, bound {alone['bound']:.3f}x")
     if result["accepted"] is not None:
@@ -96,7 +106,8 @@ def _show(result: dict[str, Any]) -> None:
     costs = "  ".join(f"{rows} rows {cell(cost, '.2f')}" for rows, cost in result["rows_cost"].items())
     print(f"a repair in full steps: {costs}")
     print(
-        f"speedup {result['speedup']:.3f}x, bound {result['bound']:.3f}x: {result['speedup_over_bound']:.1%} of it\n"
+        f"speedup {result['speedup']:.3f}x{f', {words}' if words else ''}; bound, an estimate from memory traffic, "
+        f"{result['bound']:.3f}x: {result['speedup_over_bound']:.1%} of it\n"
         f"the baseline reads {result['baseline_bytes_per_step'] / 1e6:.1f} MB a step, "
         f"{result['baseline_gb_per_second']:.1f} GB/s: {result['baseline_share_of_read_bandwidth']:.0%} of the "
         f"{result['read_gb_per_second']:.1f} GB/s that this device reads "

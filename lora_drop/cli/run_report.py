@@ -9,6 +9,7 @@ from lora_drop.cli.output import print_json
 from lora_drop.method.cost import human_bytes
 from lora_drop.run.records import FREE, TOGETHER
 from lora_drop.run.trace import Trace, refresh_counts
+from lora_drop.run.words import speedup_words
 
 
 def run_object(trace: Trace) -> dict[str, Any]:
@@ -60,9 +61,10 @@ def show_run(trace: Trace, as_json: bool) -> None:
             f"one decode step in {config['average_period']:.2f} was full"
         )
     print()
+    words = speedup_words(result["speedup"], result["speedup_interval"])
     for label, value, form in (
-        ("speedup", result["speedup"], "{:.2f}x"),
-        ("its physical bound", result["bound"], "{:.2f}x"),
+        ("speedup", words or result["speedup"], "{}" if words else "{:.2f}x"),
+        ("its bound, an estimate from memory traffic", result["bound"], "{:.2f}x"),
         ("KV saved", result["kv_saved"], "{:.1%}"),
         ("quality loss on the baseline's answer, nats a token", _loss(result), "{:.3f}"),
         ("same next token as the full model there, LoRA steps", result["top1_agreement"], "{:.1%}"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from lora_drop.cli.arguments import (
     Commands,
@@ -19,6 +20,7 @@ from lora_drop.cli.arguments import (
 from lora_drop.cli.output import cell, note, print_json, progress
 from lora_drop.errors import LoraDropError
 from lora_drop.method.options import config_from
+from lora_drop.run.words import NOISY, speedup_words
 
 
 def add(commands: Commands) -> None:
@@ -72,11 +74,18 @@ def run(args: argparse.Namespace) -> int:
         print(
             f"{row['reuse']:<8}  {row['part']:<9}  {row['drop_ratio']:5.2f}  {row['period']:6}  "
             f"{cell(row['all_steps_kl'], '.3f'):>10}  {cell(row.get('own_all_steps_kl'), '.3f'):>8}  "
-            f"{cell(row['speedup'], '.2f'):>6}x  {cell(row.get('speedup_low'), '.2f'):>4}-"
+            f"{_speedup(row):>7}  {cell(row.get('speedup_low'), '.2f'):>4}-"
             f"{cell(row.get('speedup_high'), '.2f'):<4}  {cell(row['bound'], '.2f'):>5}x  "
             f"{cell(row['kv_saved'], '.1%'):>8}  {row['adapters']}"
         )
     return 0
+
+
+def _speedup(row: dict[str, Any]) -> str:
+    """A measured speedup, or that its spread is too wide for a number."""
+    spread = row.get("speedup_low"), row.get("speedup_high")
+    words = None if None in spread else speedup_words(row["speedup"], spread)
+    return "noisy" if words == NOISY else f"{cell(row['speedup'], '.2f')}x"
 
 
 def _axis(args: argparse.Namespace, name: str, kind: type, default: str) -> list:

@@ -10,7 +10,8 @@ from lora_drop.decode.cache import KVCache
 from lora_drop.decode.correction import PROJECTIONS, Correction
 from lora_drop.decode.head import ScreenedHead, screen
 from lora_drop.decode.lane import Lane, LaneEvent, not_finite
-from lora_drop.decode.native import NativeDecoder, NativeWeights, lay_out, library
+from lora_drop.decode.native import Blocks, NativeDecoder, NativeWeights, lay_out, library
+from lora_drop.decode.prompt import Prefilled, Stopped
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.refresh import Refresher
 from lora_drop.decode.sampling import Sampling
@@ -20,6 +21,7 @@ from lora_drop.decode.weights import is_supported
 
 __all__ = [
     "PROJECTIONS",
+    "Blocks",
     "Correction",
     "DecodeState",
     "Decoder",
@@ -30,6 +32,7 @@ __all__ = [
     "LaneEvent",
     "NativeDecoder",
     "NativeWeights",
+    "Prefilled",
     "ReferenceDecoder",
     "Refresher",
     "Rewind",
@@ -38,6 +41,7 @@ __all__ = [
     "StaticDecoder",
     "StaticWeights",
     "StepResult",
+    "Stopped",
     "is_supported",
     "lay_out",
     "library",

@@ -82,7 +82,7 @@ class StaticHidden(HiddenCache):
 
 @dataclass
 class StaticState(DecodeState):
-    """A lane's static buffers, made by prefill, and the graphs over them. `entered` has views of `pending`.
+    """A lane's static buffers, made by `start`, and the graphs over them. `entered` has views of `pending`.
 
     Args:
         tokens: the most that a layer's cache is going to hold, as far as known.

@@ -4,38 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
+from lora_drop.decode.clock import Clock
 from lora_drop.decode.correction import Correction
 from lora_drop.decode.logits import entropy
+from lora_drop.decode.prompt import Prefilled
 from lora_drop.decode.sampling import Sampling, draw
 from lora_drop.decode.step import Decoder, DecoderOutput, DecodeState, Judged, Rewind, StepResult
 from lora_drop.errors import LoraDropError
 from lora_drop.method.schedule import Schedule
-
-
-class Clock:
-    """Milliseconds between `start` and `stop` of one lane: CUDA events on a GPU, perf_counter on a CPU."""
-
-    def __init__(self, device: torch.device):
-        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else None
-        self._started = 0.0
-
-    def start(self) -> None:
-        if self._events:
-            self._events[0].record()
-        self._started = time.perf_counter()
-
-    def stop(self) -> float:
-        if self._events:
-            self._events[1].record()
-            self._events[1].synchronize()
-            return self._events[0].elapsed_time(self._events[1])
-        return 1000 * (time.perf_counter() - self._started)
 
 
 class Lane:
@@ -45,11 +26,13 @@ class Lane:
     some back, the iterator gives a `Rewind` and then the first of these steps again, as a refresh; where the last
     tokens are drafts, a pass over them ends the lane, and a `Judged` if it keeps them all.
 
-    Whatever happens between two `next()` calls (the other lane, the audit, the page) is outside its clock.
+    Whatever happens between two `next()` calls (the other lane, the audit, the page) is outside its clock. So is the
+    copy of the prompt's K/V that it starts from; what counts of the prompt is the time that reading it took
+    (`Prefilled.ms`), in each lane that starts from it.
 
     Args:
         decoder: the model's layers; shared by lanes, it holds nothing of a request.
-        input_ids: the prompt, (1, P), on the decoder's device.
+        prompt: (1, P), on the decoder's device, for this lane to read; or read already, for several lanes.
         schedule, bank: what is dropped when, and the corrections (or None).
         stop_ids: tokens that end the text; an empty set runs to `max_new_tokens`.
         watch: keep the skipped layers' outputs of each step for the audit.
@@ -64,7 +47,7 @@ class Lane:
     def __init__(
         self,
         decoder: Decoder,
-        input_ids: Tensor,
+        prompt: Tensor | Prefilled,
         schedule: Schedule,
         bank: Correction | None,
         sampling: Sampling,
@@ -74,12 +57,13 @@ class Lane:
         choose: Callable[[Tensor, int], Tensor] | None = None,
     ):
         self.schedule, self.sampling, self.stop_ids = schedule, sampling, stop_ids
-        self.state: DecodeState = decoder.new_state(schedule, bank, input_ids.shape[1] + max_new_tokens - 1, watch)
+        length = (prompt if isinstance(prompt, Tensor) else prompt.tokens).shape[1]
+        self.state: DecodeState = decoder.new_state(schedule, bank, length + max_new_tokens - 1, watch)
         self.prefill_ms = self.decode_ms = 0.0
         self.ended: str | None = None  # "stop" or "length" once there is no next step
         self.tokens: list[int] = []
         self.drafts = self.accepted = 0
-        self._decoder, self._input_ids = decoder, input_ids
+        self._decoder, self._prompt = decoder, prompt
         self._max_new_tokens = max_new_tokens
         self._choose = choose or (lambda logits, step: draw(logits, sampling, step))
         self._clock = Clock(decoder.device)
@@ -124,11 +108,15 @@ class Lane:
 
     def _step(self) -> LaneEvent:
         """Prefill or a decode step."""
-        self._clock.start()
         prefill = self._token is None
+        read_ms = 0.0
         if self._token is None:
-            found = self._decoder.prefill(self._input_ids, self.state)
+            prompt = self._prompt
+            prompt = prompt if isinstance(prompt, Prefilled) else self._decoder.read_prompt(prompt)
+            read_ms, found = prompt.ms, self._decoder.start(prompt, self.state)
+            self._clock.start()
         else:
+            self._clock.start()
             found = self._decoder.step(self._token, self.state)
         rows = found.logits.shape[0] if self.schedule.judges else 1
         number = self.state.refresher.step - rows + 1  # of the first step that the logits are of
@@ -137,7 +125,7 @@ class Lane:
         kept = self._kept(found.logits, token_ids[:-1], rows - 1) if rows > 1 else 0
         if kept < rows - 1:
             return self._rewind(found, kept, choices)
-        ms = self._clock.stop()
+        ms = read_ms + self._clock.stop()
         if prefill:
             self.prefill_ms = ms
         else:

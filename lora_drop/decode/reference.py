@@ -7,6 +7,7 @@ Shapes: B batch, T tokens of this call, D hidden size, V vocabulary, L layers, n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -16,10 +17,14 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from lora_drop.decode.cache import HiddenCache, KVCache
+from lora_drop.decode.clock import Clock
 from lora_drop.decode.correction import Correction
+from lora_drop.decode.prompt import Prefilled, Stopped
 from lora_drop.decode.step import DecoderOutput, DecodeState
 from lora_drop.errors import LoraDropError
 from lora_drop.method.schedule import Schedule
+
+PART = 512, 2048  # tokens of a prompt that are read at once, on a CPU and elsewhere: a stop waits for so many
 
 
 class ReferenceDecoder:
@@ -46,14 +51,40 @@ class ReferenceDecoder:
         """See `step.Decoder`. The caches grow by blocks, so `tokens` is of no use here."""
         return DecodeState(schedule, bank, KVCache(self.num_layers), HiddenCache(self.num_layers), watch)
 
-    @torch.inference_mode()
     def prefill(self, input_ids: Tensor, state: DecodeState) -> DecoderOutput:
         """See `step.Decoder`."""
-        h, rope = self._enter(input_ids, state)
-        for i in range(self.num_layers):
-            h = self.run_full(i, h, rope, state)
-        state.position += input_ids.shape[1]
-        logits = self.head(self.norm(h[:, -1]))
+        return self.start(self.read_prompt(input_ids), state)
+
+    @torch.inference_mode()
+    def read_prompt(self, input_ids: Tensor, should_stop: Callable[[], bool] = lambda: False) -> Prefilled:
+        """See `step.Decoder`."""
+        clock = Clock(self.device)
+        clock.start()
+        kv, position = KVCache(self.num_layers), 0
+        states: list[Tensor] = []
+        attended: list[Tensor] = []
+        for part in input_ids.split(PART[self.device.type != "cpu"], 1):
+            if position and should_stop():
+                raise Stopped
+            h, position = self.embed(part), position + part.shape[1]
+            rope = self._rotation(h, position - part.shape[1])
+            states, attended = [h[:, -1].clone()], []  # copies: a view would keep the whole part alive
+            for i in range(self.num_layers):
+                u, h = self._layer(i, h, rope, kv)
+                attended.append(u[:, -1].clone())
+                states.append(h[:, -1].clone())
+        logits = self.head(self.norm(states[-1]))
+        return Prefilled(input_ids, kv, torch.stack(states), torch.stack(attended), logits, clock.stop())
+
+    @torch.inference_mode()
+    def start(self, prompt: Prefilled, state: DecodeState) -> DecoderOutput:
+        """See `step.Decoder`."""
+        schedule = state.schedule
+        reached = prompt.states[1:] if schedule.part == "block" else prompt.attended
+        for i in schedule.dropped:
+            state.hidden[i] = self._remember(schedule.reuse, prompt.states[i], reached[i])
+        state.kv, state.position = prompt.kv.clone(), prompt.tokens.shape[1]
+        logits = prompt.logits.clone()
         state.refresher.end(logits)
         return DecoderOutput(logits, entropy=state.refresher.entropy)
 
@@ -174,21 +205,25 @@ class ReferenceDecoder:
 
     def run_full(self, i: int, h: Tensor, rope: tuple[Tensor, Tensor], state: DecodeState) -> Tensor:
         """h[t][i] -> h[t][i+1] = f_i(h[t][i]) for (B, T, D). Writes K/V; a layer to be skipped leaves its anchor."""
-        layer = self.layers[i]
-        past, tokens = state.kv.lengths[i], h.shape[1]
-        attention, _ = layer.self_attn(
-            hidden_states=layer.input_layernorm(h),
-            position_embeddings=rope,
-            attention_mask=_causal_mask(tokens, past, h.device) if past and tokens > 1 else None,
-            cache=state.kv,
-        )
-        u = h + attention
-        out = u + layer.mlp(layer.post_attention_layernorm(u))
+        u, out = self._layer(i, h, rope, state.kv)
         if i in state.schedule.dropped:
             # What the reuse rule speaks of: the whole layer's output, or the stream after attention.
             reached = out if state.schedule.part == "block" else u
             state.hidden[i] = self._remember(state.schedule.reuse, h[:, -1], reached[:, -1])
         return out
+
+    def _layer(self, i: int, h: Tensor, rope: tuple[Tensor, Tensor], kv: KVCache) -> tuple[Tensor, Tensor]:
+        """A layer on (B, T, D): the stream after attention, and the layer's output. Writes K/V."""
+        layer = self.layers[i]
+        past, tokens = kv.lengths[i], h.shape[1]
+        attention, _ = layer.self_attn(
+            hidden_states=layer.input_layernorm(h),
+            position_embeddings=rope,
+            attention_mask=_causal_mask(tokens, past, h.device) if past and tokens > 1 else None,
+            cache=kv,
+        )
+        u = h + attention
+        return u, u + layer.mlp(layer.post_attention_layernorm(u))
 
     @staticmethod
     def _remember(reuse: str, entered: Tensor, reached: Tensor) -> Tensor | None:
@@ -226,22 +261,33 @@ class ReferenceDecoder:
         assert state.bank is not None
         layer, adapted = self.layers[i], partial(state.bank.adapted, i)
         attention, mlp = layer.self_attn, layer.mlp
-        x = layer.input_layernorm(h)
-        qkv = torch.cat([proj(x) for proj in (attention.q_proj, attention.k_proj, attention.v_proj)], -1)
-        heads = adapted("qkv", x, qkv).unflatten(-1, (-1, attention.head_dim))  # (B, 1, nh + 2 nkv, hs)
-        kv_heads = attention.k_proj.out_features // attention.head_dim
-        query, key, value = heads.split((heads.shape[2] - 2 * kv_heads, kv_heads, kv_heads), 2)
-        if hasattr(attention, "q_norm"):  # Qwen3
-            query, key = attention.q_norm(query), attention.k_norm(key)
-        query, key, value = (part.transpose(1, 2) for part in (query, key, value))  # (B, heads, 1, hs)
-        keys, values = state.kv.update(_rotate(key, *rope), value, i)
-        mixed = F.scaled_dot_product_attention(_rotate(query, *rope), keys, values, enable_gqa=True)
+        query, key, value = self._heads(i, layer.input_layernorm(h), rope, adapted)
+        keys, values = state.kv.update(key, value, i)
+        mixed = F.scaled_dot_product_attention(query, keys, values, enable_gqa=True)
         mixed = mixed.transpose(1, 2).flatten(2)
         u = h + adapted("out", mixed, attention.o_proj(mixed))
         x = layer.post_attention_layernorm(u)
         gate, up = adapted("gate_up", x, torch.cat((mlp.gate_proj(x), mlp.up_proj(x)), -1)).chunk(2, -1)
         inner = mlp.act_fn(gate) * up
         return u + adapted("down", inner, mlp.down_proj(inner))
+
+    def _heads(
+        self,
+        i: int,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor],
+        adapted: Callable[[str, Tensor, Tensor], Tensor] = lambda name, x, y: y,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, heads, T, hs) of normed inputs (B, T, D), rotated; `adapted` changes them."""
+        attention = self.layers[i].self_attn
+        qkv = torch.cat([proj(x) for proj in (attention.q_proj, attention.k_proj, attention.v_proj)], -1)
+        heads = adapted("qkv", x, qkv).unflatten(-1, (-1, attention.head_dim))  # (B, T, nh + 2 nkv, hs)
+        kv_heads = attention.k_proj.out_features // attention.head_dim
+        query, key, value = heads.split((heads.shape[2] - 2 * kv_heads, kv_heads, kv_heads), 2)
+        if hasattr(attention, "q_norm"):  # Qwen3
+            query, key = attention.q_norm(query), attention.k_norm(key)
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+        return _rotate(query, *rope), _rotate(key, *rope), value
 
     def _write_kv(self, i: int, h: Tensor, rope: tuple[Tensor, Tensor], state: DecodeState) -> None:
         """K and V of a skipped layer, without its attention: `kv="write"`."""

@@ -5,8 +5,8 @@ each kind of pass is captured once and replayed. Nothing of a generation is insi
 anchors are in buffers of the lane's state, which all its graphs share, so they may be replayed in any order.
 
 Attention reads a span of the cache that grows by doubling, with a mask for what is not filled yet; each span has
-graphs of its own, captured when it is first met, and so has each number of rows of a repair. The first ones belong to
-prefill, on the clock of the first token.
+graphs of its own, captured when it is first met, and so has each number of rows of a repair. The first ones are
+captured when a lane starts, off its clock.
 
 On other devices the very same pass runs without a graph; the tests hold it against the reference there. Prefill and
 `read` are the reference's everywhere.
@@ -30,6 +30,7 @@ from transformers import PreTrainedModel
 from lora_drop.decode.buffers import Pass, Results, Rope, StaticHidden, StaticState, Window, capture, span
 from lora_drop.decode.cache import KVCache
 from lora_drop.decode.correction import Correction
+from lora_drop.decode.prompt import Prefilled
 from lora_drop.decode.reference import ReferenceDecoder, first_skipped, stacked
 from lora_drop.decode.step import DecoderOutput, DecodeState
 from lora_drop.decode.weights import fused, qk_norms
@@ -85,7 +86,7 @@ def _layer(layer: Any) -> StaticLayer:
 
 
 class StaticDecoder(ReferenceDecoder):
-    """Passes for one text over static buffers; prefill captures, and all else is the reference's."""
+    """Passes for one text over static buffers; `start` captures, and all else is the reference's."""
 
     def __init__(self, model: PreTrainedModel, weights: StaticWeights):
         super().__init__(model)
@@ -105,10 +106,10 @@ class StaticDecoder(ReferenceDecoder):
         return StaticState(schedule, bank, KVCache(n), StaticHidden(n), watch, tokens=tokens)
 
     @torch.inference_mode()
-    def prefill(self, input_ids: Tensor, state: DecodeState) -> DecoderOutput:
+    def start(self, prompt: Prefilled, state: DecodeState) -> DecoderOutput:
         """See `step.Decoder`. Reserves the caches and captures the first passes too."""
         assert isinstance(state, StaticState)
-        found, schedule = super().prefill(input_ids, state), state.schedule
+        found, schedule = super().start(prompt, state), state.schedule
         state.token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
         state.counts = torch.zeros(3, dtype=torch.long, device=self.device)
         if schedule.repairs:

@@ -5,6 +5,7 @@ Shapes: B batch, P prompt tokens, T tokens of a chunk, D hidden size, V vocabula
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from lora_drop.decode.cache import HiddenCache, KVCache
 from lora_drop.decode.correction import Correction
+from lora_drop.decode.prompt import Prefilled
 from lora_drop.decode.refresh import Refresher
 from lora_drop.method.schedule import Schedule, StepKind
 
@@ -84,8 +86,24 @@ class Decoder(Protocol):
             watch: have each step give the outputs of the skipped layers.
         """
 
+    def read_prompt(self, input_ids: Tensor, should_stop: Callable[[], bool] = lambda: False) -> Prefilled:
+        """Read a prompt (B, P) with every layer, in parts, for any number of lanes.
+
+        Args:
+            should_stop: asked between two parts.
+
+        Raises:
+            Stopped: it said so.
+        """
+
+    def start(self, prompt: Prefilled, state: DecodeState) -> DecoderOutput:
+        """Step 0 of a fresh state, full, and the first refresh: the prompt's K/V, copied, and its anchors.
+
+        Gives the logits after the prompt's last token.
+        """
+
     def prefill(self, input_ids: Tensor, state: DecodeState) -> DecoderOutput:
-        """Read the prompt (B, P): step 0, full, and the first refresh. Gives the logits after its last token."""
+        """`read_prompt` and `start`, for one lane alone."""
 
     def step(self, token: Tensor, state: DecodeState) -> DecoderOutput:
         """Decode one token (B, 1), full or with the schedule's layers skipped, as `state.refresher` decides.

@@ -1,11 +1,12 @@
-"""The outside reference of `bench`: transformers' own `generate` on the same model.
+"""The outside references of `bench`: transformers' own `generate` on the same model, and llama.cpp where it is here.
 
-It runs in a process of its own, with torch's OpenMP as it comes: this package sets it for a machine that is shared
+Each runs in a process of its own, with torch's OpenMP as it comes: this package sets it for a machine that is shared
 with a page and a browser, which on an idle one would slow transformers down (docs/openmp.md).
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import statistics
@@ -13,12 +14,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from lora_drop.evaluation.bench import text_of, wait
-from lora_drop.models.load import LoadedModel, load_model
+from lora_drop.models import bundled
+from lora_drop.models.download import GGUF
+from lora_drop.models.load import BUNDLED_ID, LoadedModel, load_model
 from lora_drop.models.tokens import encode_prompt
 
 ROUNDS = 3
@@ -36,15 +40,64 @@ def hf_reference(
     lookup: int | None = None,
 ) -> dict[str, Any] | None:
     """`hf_generate` in a process of its own, with torch's own way of waiting; None where it fails."""
-    arguments = json.dumps([model, device, dtype, prompt_tokens, new_tokens, list(prompts), lookup])
-    environment = {"OMP_WAIT_POLICY": "active"} | os.environ
+    return _aside("hf_generate", model, device, dtype, prompt_tokens, new_tokens, list(prompts), lookup)
+
+
+def gguf_of(model_id: str, model: str, device: str) -> Path | None:
+    """The GGUF that llama.cpp can read of a model on a CPU; None where there is none, or no llama.cpp."""
+    if device != "cpu" or importlib.util.find_spec("llama_cpp") is None:
+        return None
+    if model_id == BUNDLED_ID:
+        return bundled.ensure() / GGUF.name
+    return Path(model).expanduser() if model.endswith(".gguf") else None
+
+
+def llama_reference(
+    gguf: str, model: str, prompt_tokens: int, new_tokens: int, prompts: Sequence[str] = ()
+) -> float | None:
+    """`llama_generate` in a process of its own; None where it fails."""
+    return _aside("llama_generate", gguf, model, prompt_tokens, new_tokens, list(prompts), torch.get_num_threads())
+
+
+def _aside(function: str, *arguments: Any) -> Any:
+    """What a function of this module gives in a process of its own, as JSON; None where it fails."""
     done = subprocess.run(
-        [sys.executable, "-m", "lora_drop.evaluation.bench_reference", arguments],
-        env=environment,
+        [sys.executable, "-m", "lora_drop.evaluation.bench_reference", json.dumps([function, *arguments])],
+        env={"OMP_WAIT_POLICY": "active"} | os.environ,
         capture_output=True,
         text=True,
     )
-    return json.loads(done.stdout) if done.returncode == 0 else None
+    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
+
+
+def llama_generate(
+    gguf: str, model: str, prompt_tokens: int, new_tokens: int, prompts: Sequence[str], threads: int
+) -> float:
+    """llama.cpp on the same file, tokens and threads, greedy: tokens a second of its decode steps.
+
+    Args:
+        model: whose tokenizer makes the tokens, so that both read the same.
+    """
+    from llama_cpp import Llama
+
+    loaded = load_model(model, "cpu")
+    texts = [encode_prompt(loaded.tokenizer, text) for text in prompts] or [text_of(loaded, prompt_tokens)[0].tolist()]
+    room = max(map(len, texts)) + new_tokens
+    llama = Llama(gguf, n_ctx=room, n_threads=threads, n_threads_batch=threads, verbose=False)
+    rates = []
+    for _ in range(1 if prompts else ROUNDS):
+        spent = 0.0
+        for ids in texts:
+            llama.reset()
+            llama.eval(ids)
+            token = llama.sample(temp=0.0)
+            started = time.perf_counter()
+            for _ in range(new_tokens - 1):
+                llama.eval([token])
+                token = llama.sample(temp=0.0)
+            spent += time.perf_counter() - started
+        rates.append((new_tokens - 1) * len(texts) / spent)
+    return statistics.median(rates)
 
 
 @torch.inference_mode()
@@ -107,4 +160,5 @@ def _timed(loaded: LoadedModel, ids: torch.Tensor, count: int, lookup: int | Non
 
 
 if __name__ == "__main__":
-    print(json.dumps(hf_generate(*json.loads(sys.argv[1]))))
+    name, *given = json.loads(sys.argv[1])
+    print(json.dumps({"hf_generate": hf_generate, "llama_generate": llama_generate}[name](*given)))

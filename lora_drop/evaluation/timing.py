@@ -82,8 +82,9 @@ def time_lanes(
         LoraDropError: there is no memory for the lanes.
     """
     try:
+        read = decoder.read_prompt(prompt)
         lanes = {
-            name: Lane(decoder, prompt, plan.schedule, plan.bank, Sampling(), new_tokens, stop_ids)
+            name: Lane(decoder, read, plan.schedule, plan.bank, Sampling(), new_tokens, stop_ids)
             for name, plan in plans.items()
         }
         passes: dict[str, list[Pass]] = {name: [] for name in lanes}

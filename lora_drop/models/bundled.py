@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from lora_drop.errors import LoraDropError
 from lora_drop.models import download
 from lora_drop.models.download import mismatch, remove, sha256, sync
-from lora_drop.models.gguf import BLOCKS, find_tensors, read_tokenizer
+from lora_drop.models.gguf import BLOCKS, as_numbers, find_tensors, read_tokenizer
 from lora_drop.models.progress import say, ticking
 from lora_drop.paths import cache_dir
 
@@ -116,19 +116,15 @@ def _keep_only_verified(work: Path) -> None:
 def convert(gguf: Path, out: Path) -> None:
     """Dequantise the GGUF to bfloat16 and write config, weights and tokenizer into `out` as safetensors and JSON."""
     import torch
-    import transformers
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    # Newer transformers may keep a GGUF's blocks packed unless configured otherwise; older ones always dequantise.
-    gguf_config = getattr(transformers, "GgufConfig", None)
-    options = {} if gguf_config is None else {"quantization_config": gguf_config(dequantize=True)}
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # bars of transformers, which has no switch for all of them
             source = AutoModelForCausalLM.from_pretrained(
-                str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16, **options
+                str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16, **as_numbers()
             )
         # `save_pretrained` refuses a model that came from a GGUF, so the same weights move into a new one.
         settings = source.config.to_dict()

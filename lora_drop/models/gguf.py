@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,14 @@ def find_tensors(gguf: Path) -> dict[str, list[int]]:
 
     tensors = GGUFReader(str(gguf)).tensors
     return {t.name: [int(t.data_offset), len(t.data), t.data.nbytes // len(t.data)] for t in tensors}
+
+
+def as_numbers() -> dict[str, Any]:
+    """What asks transformers for a GGUF's numbers: newer ones may keep its blocks otherwise."""
+    import transformers
+
+    config = getattr(transformers, "GgufConfig", None)
+    return {} if config is None else {"quantization_config": config(dequantize=True)}
 
 
 def read_tokenizer(gguf: Path, context: int) -> PreTrainedTokenizerFast:
@@ -81,13 +89,13 @@ def gguf_rows(gguf: Path, heads: int, kv_heads: int) -> Callable[[str], np.ndarr
         layer, _, matrix = name.partition(".")
         if matrix == "qkv":
             q, k, v = (blocks[f"blk.{layer}.attn_{part}.weight"] for part in "qkv")
-            return np.concatenate((_half_split(q, heads), _half_split(k, kv_heads), v))
+            return np.concatenate((half_split(q, heads), half_split(k, kv_heads), v))
         names = {"out": ["attn_output"], "gate_up": ["ffn_gate", "ffn_up"], "down": ["ffn_down"]}[matrix]
         return np.concatenate([blocks[f"blk.{layer}.{part}.weight"] for part in names])
 
     return rows
 
 
-def _half_split(rows: np.ndarray, heads: int) -> np.ndarray:
+def half_split(rows: np.ndarray, heads: int) -> np.ndarray:
     """llama.cpp's interleaved rotary order of query and key rows back to transformers' half-split one."""
     return rows.reshape(heads, -1, 2, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)

@@ -14,7 +14,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from lora_drop.errors import LoraDropError
 from lora_drop.models import bundled
-from lora_drop.models.download import GGUF
 from lora_drop.models.place import Place, fitting
 from lora_drop.runtime import on_zero_gpu
 
@@ -34,10 +33,7 @@ def locate(name: str) -> tuple[str, str, bool]:
             raise LoraDropError(f"the folder {name} has no config.json: give one that `save_pretrained` wrote.")
         return str(path), path.resolve().name, True
     if path.suffix.lower() == ".gguf":
-        raise LoraDropError(
-            f"{name}: GGUF files are not loaded directly. Give a folder or Hub id with safetensors weights; a copy of "
-            f"{GGUF.name} for the bundled model is named by LORA_DROP_WHEEL."
-        )
+        raise LoraDropError(f"there is no GGUF file {name}: give the path of one that is here.")
     if path.is_file():
         raise LoraDropError(f"{name} is a file: give the folder that holds config.json and the safetensors weights.")
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is None or name.startswith((".", "/")):

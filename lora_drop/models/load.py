@@ -3,6 +3,7 @@
 load_model()                        the bundled SmolLM2-135M-Instruct
 load_model("Qwen/Qwen2.5-0.5B")     the Hub (safetensors only, no code from the repository is ever run)
 load_model("./my-model")            a folder as `save_pretrained` writes it
+load_model("./model.gguf")          a GGUF file of llama.cpp's
 load_model("random:tiny-llama")     tiny random weights with a byte tokenizer, for tests
 load_model("random:llama3-8b")      the real shape with random weights, for measuring speed and memory
 """
@@ -12,13 +13,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from lora_drop.decode import (
+    Blocks,
     Decoder,
     NativeDecoder,
     NativeWeights,
@@ -34,6 +39,7 @@ from lora_drop.method.cost import ModelShape
 from lora_drop.models import bundled
 from lora_drop.models.download import GGUF
 from lora_drop.models.gguf import gguf_rows
+from lora_drop.models.gguf_file import exact_blocks, load_gguf
 from lora_drop.models.hub import from_pretrained_files, locate
 from lora_drop.models.place import places, short_name
 from lora_drop.models.random_weights import random_model
@@ -43,6 +49,7 @@ from lora_drop.runtime import on_zero_gpu
 # result from an unreviewed pull request. Here that is an error that says so.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 BUNDLED_ID = f"bundled:{bundled.NAME}"
+BUNDLED_REVISION = "137132c2ffa119db"  # its weights' fingerprint
 SAMPLES = 1024  # elements of a tensor that go into the fingerprint
 
 
@@ -77,12 +84,7 @@ class LoadedModel:
     @property
     def shape(self) -> ModelShape:
         """The sizes that the bound and the memory formulas need."""
-        shape = ModelShape.from_config(self.model.config)
-        if not isinstance(self.weights, NativeWeights):
-            return shape
-        sizes = self.weights.layer_bytes / self.dtype.itemsize, self.weights.head_bytes / self.dtype.itemsize
-        part = self.weights.part_bytes / self.dtype.itemsize
-        return dataclasses.replace(shape, matrix_size=sizes[0], head_size=sizes[1], part_size=part)
+        return model_shape(self.model, self.weights)
 
     @property
     def num_layers(self) -> int:
@@ -103,15 +105,33 @@ class LoadedModel:
 
     def new_decoder(self) -> Decoder:
         """The fastest decoder there is for it; it holds nothing of a request."""
-        if isinstance(self.weights, NativeWeights):
-            return NativeDecoder(self.model, self.weights)
-        if isinstance(self.weights, StaticWeights):
-            return StaticDecoder(self.model, self.weights)
-        return ReferenceDecoder(self.model)
+        return decoder_for(self.model, self.weights)
 
     def info(self) -> ModelInfo:
         """What can be kept of it when it is let go."""
         return ModelInfo(**{field.name: getattr(self, field.name) for field in dataclasses.fields(ModelInfo)})
+
+
+def model_shape(model: PreTrainedModel, weights: StaticWeights | NativeWeights | None) -> ModelShape:
+    """The sizes of a model, and of its weights as its decoder reads them."""
+    shape, itemsize = ModelShape.from_config(model.config), model.dtype.itemsize
+    if not isinstance(weights, NativeWeights):
+        return shape
+    sizes: dict[str, Any] = {
+        "matrix_size": weights.layer_bytes / itemsize,
+        "head_size": weights.head_bytes / itemsize,
+        "part_size": weights.part_bytes / itemsize,
+    }
+    return dataclasses.replace(shape, **sizes)
+
+
+def decoder_for(model: PreTrainedModel, weights: StaticWeights | NativeWeights | None) -> Decoder:
+    """The decoder that reads weights laid out like this; None is the reference."""
+    if isinstance(weights, NativeWeights):
+        return NativeDecoder(model, weights)
+    if isinstance(weights, StaticWeights):
+        return StaticDecoder(model, weights)
+    return ReferenceDecoder(model)
 
 
 def load_model(
@@ -131,12 +151,17 @@ def load_model(
     """
     name = str(model).strip()
     candidates = places(device, dtype)
+    blocks: Callable[[PreTrainedModel], Blocks] | None = None
     try:
         if name.startswith("random:"):
             network, tokenizer, target = random_model(name.removeprefix("random:"), candidates)
         elif name in ("bundled", BUNDLED_ID):
-            name = BUNDLED_ID
+            name, blocks = BUNDLED_ID, bundled_blocks
             network, tokenizer, target = from_pretrained_files(str(bundled.ensure()), name, candidates, local=True)
+        elif is_gguf(name):
+            network, tokenizer, target = load_gguf(Path(name).expanduser(), candidates)
+            blocks = partial(exact_blocks, Path(name).expanduser())
+            name = Path(name).name
         else:
             source, name, local = locate(name)
             network, tokenizer, target = from_pretrained_files(source, name, candidates, local)
@@ -153,15 +178,17 @@ def load_model(
         context=usable_context(network.config),
         device=target,
         dtype=network.dtype,
-        weights=_step_weights(network, target, packed=name == BUNDLED_ID and str(dtype).lower() == "auto"),
+        weights=step_weights(network, target, blocks if str(dtype).lower() == "auto" else None),
     )
 
 
-def _step_weights(model: PreTrainedModel, device: torch.device, packed: bool) -> StaticWeights | NativeWeights | None:
+def step_weights(
+    model: PreTrainedModel, device: torch.device, blocks: Callable[[PreTrainedModel], Blocks] | None = None
+) -> StaticWeights | NativeWeights | None:
     """The weights as the fastest decoder here wants them; None where that is the reference.
 
     Args:
-        packed: take the bundled model's own blocks instead of the numbers that they stand for.
+        blocks: what gives the packed blocks that the model's numbers stand for, to be read in place of these.
     """
     if not is_supported(model):
         return None
@@ -170,14 +197,24 @@ def _step_weights(model: PreTrainedModel, device: torch.device, packed: bool) ->
         return None if on_zero_gpu() else StaticWeights.of(model)
     if library() is None:
         return StaticWeights.of(model)
-    if not packed:
-        return lay_out(model, None)
+    return lay_out(model, blocks and blocks(model))
+
+
+def bundled_blocks(model: PreTrainedModel) -> Blocks:
+    """The bundled model's own blocks. Raises LoraDropError where its files are damaged."""
     config, gguf = model.config, bundled.ensure() / GGUF.name
     try:
-        rows = gguf_rows(gguf, config.num_attention_heads, config.num_key_value_heads)
+        return gguf_rows(gguf, config.num_attention_heads, config.num_key_value_heads)
     except ValueError as error:
         raise LoraDropError(f"the files of {BUNDLED_ID} are damaged ({error}): {bundled.REPAIR}.") from error
-    return lay_out(model, rows)
+
+
+def is_gguf(name: str) -> bool:
+    """Whether a model's name is that of a GGUF file that is here."""
+    try:
+        return name.lower().endswith(".gguf") and Path(name).expanduser().is_file()
+    except (OSError, RuntimeError):  # a name too long for a file, a user that there is not
+        return False
 
 
 def usable_context(config: PreTrainedConfig) -> int:

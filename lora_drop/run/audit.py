@@ -12,7 +12,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from lora_drop.decode import Correction, Decoder, KVCache, StepResult, not_finite
+from lora_drop.decode import Correction, Decoder, Prefilled, StepResult, not_finite
 from lora_drop.decode.logits import agreement, kl, log_probs
 from lora_drop.method.schedule import Schedule
 from lora_drop.run.records import number
@@ -24,18 +24,14 @@ class DriftAudit:
     """The shadow pass over one lane's tokens.
 
     Args:
-        prefill: the lane's KV cache right after prefill. Prefill is full by definition, so the audit starts from a
-            copy of it instead of reading the prompt again.
-        prompt_tokens: P.
-        first_token: the token that prefill gave.
+        prompt: that the lane started from.
+        first_token: the token that it drew then.
     """
 
-    def __init__(
-        self, decoder: Decoder, dropped: tuple[int, ...], prefill: KVCache, prompt_tokens: int, first_token: int
-    ):
+    def __init__(self, decoder: Decoder, dropped: tuple[int, ...], prompt: Prefilled, first_token: int):
         self._decoder, self._dropped = decoder, dropped
-        self._kv = prefill.clone()
-        self._prompt_tokens = prompt_tokens
+        self._kv = prompt.kv.clone()
+        self._prompt_tokens = prompt.tokens.shape[1]
         self._tokens = [first_token]  # the lane's: step s feeds token s-1
         self._read = 0  # steps whose tokens the cache holds
         self._steps: list[StepResult] = []
@@ -79,16 +75,14 @@ class QualityAudit:
 
     Args:
         schedule, bank: the lane's. On given tokens there is nothing to take back, so `accept` has no part in it.
-        input_ids: the prompt, (1, P).
+        prompt: that the baseline started from.
         tokens: the most that the baseline writes.
     """
 
-    def __init__(self, decoder: Decoder, schedule: Schedule, bank: Correction | None, input_ids: Tensor, tokens: int):
-        self._decoder = decoder
-        self._state = decoder.new_state(
-            dataclasses.replace(schedule, accept=0.0), bank, input_ids.shape[1] + tokens - 1
-        )
-        self._input_ids = input_ids
+    def __init__(self, decoder: Decoder, schedule: Schedule, bank: Correction | None, prompt: Prefilled, tokens: int):
+        self._decoder, self._prompt = decoder, prompt
+        schedule = dataclasses.replace(schedule, accept=0.0)
+        self._state = decoder.new_state(schedule, bank, prompt.tokens.shape[1] + tokens - 1)
         self._token: Tensor | None = None  # the baseline's last
 
     @torch.inference_mode()
@@ -99,7 +93,7 @@ class QualityAudit:
             LoraDropError: the lane's logits are NaN or infinite.
         """
         if self._token is None:
-            found = self._decoder.prefill(self._input_ids, self._state)
+            found = self._decoder.start(self._prompt, self._state)
         else:
             found = self._decoder.step(self._token, self._state)
         state = self._state

@@ -23,6 +23,7 @@ from lora_drop.run.records import (
     Summary,
     number,
 )
+from lora_drop.run.speed import makes_claims
 from lora_drop.run.trace import Trace
 
 # A measured speedup this far beyond the bound was met by chance: the lanes' steps met different loads.
@@ -123,6 +124,7 @@ class Figures:
     def __init__(self, header: Header):
         self._main = header.main["id"]
         self._summary: Summary | None = None
+        self._claims = makes_claims(header)
         shape = None
         with suppress(TypeError):  # a header may hold any object
             sizes: dict[str, Any] = dict(header.model.get("shape") or {})
@@ -155,7 +157,7 @@ class Figures:
         speedup = saved = None
         if main is not first:
             one, two = first.tokens_per_second, main.tokens_per_second
-            speedup = two / one if one and two else None
+            speedup = two / one if one and two and self._claims else None
             shorter = min(len(first.tokens), len(main.tokens)) - 1
             if shorter >= 0 and first.kv_bytes[shorter]:
                 saved = 1 - main.kv_bytes[shorter] / first.kv_bytes[shorter]

@@ -12,13 +12,15 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel,
 from transformers.generation.streamers import BaseStreamer
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.decode import Lane, ReferenceDecoder, Sampling
+from lora_drop.adapters.find import find_bank
+from lora_drop.decode import Lane, Sampling
 from lora_drop.decode.sampling import draw
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import Schedule
+from lora_drop.models.given import made_ready
 from lora_drop.models.hub import SUPPORTED
-from lora_drop.models.load import LoadedModel, fingerprint, usable_context
+from lora_drop.models.load import LoadedModel, ModelInfo, usable_context
 from lora_drop.run.records import Record
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
@@ -55,15 +57,17 @@ def generate(
 ) -> Tensor:
     """LoRA-Drop decoding for `model.generate(**inputs, custom_generate=lora_drop.generate, lora_drop=config)`.
 
-    It runs the reference decoder over the model's own modules: their weights stay laid out as the caller has them.
+    It decodes and corrects as the command line does: with the fastest decoder for the model, which lays its matrices
+    out side by side in memory when it first meets them, and the adapters that the config names, `auto` by default.
+    What it knows of a model is let go with it.
 
     transformers prepares the processors (temperature and top-p among them), the stopping criteria and the config, and
     draws from torch's global generator as its own sampling does.
 
     Args:
         input_ids: the prompt, (1, P).
-        lora_drop: the settings, the defaults if None; its `adapters` is not read, a bank is given here.
-        adapters: the corrections, on any device; None runs the untrained rule.
+        lora_drop: the settings, the defaults if None.
+        adapters: the corrections, on any device, in place of those that the settings name.
         streamer: a transformers streamer. `model.generate(streamer=...)` does not hand its own to a callable and does
             not say so: bind it here, `custom_generate=functools.partial(lora_drop.generate, streamer=streamer)`.
         model_kwargs: what transformers prepares for the model's own forward. Only `attention_mask` is looked at, which
@@ -77,10 +81,15 @@ def generate(
             are NaN or infinite.
     """
     _check_call(model, input_ids, generation_config, model_kwargs.get("attention_mask"))
-    schedule = (lora_drop or LoraDropConfig()).schedule_for(model.config.num_hidden_layers)
-    decoder = ReferenceDecoder(model)
+    config = lora_drop or LoraDropConfig()
+    schedule = config.schedule_for(model.config.num_hidden_layers)
+    info, decoder = made_ready(model)
     if adapters is not None:
-        adapters = _fitting(adapters, model, schedule).to(decoder.device, decoder.dtype)
+        adapters = _fitting(adapters, info, schedule).to(decoder.device, decoder.dtype)
+    else:
+        adapters, notes = find_bank(info, config, schedule)
+        for note in notes:
+            warnings.warn(note, stacklevel=3)  # the caller of `generate`, through inference_mode's wrapper
     if streamer is not None:
         streamer.put(input_ids.cpu())  # as transformers does: a streamer may skip the prompt
     prompt = input_ids
@@ -152,12 +161,12 @@ def _check_call(
         raise LoraDropError("the prompt is padded; LoRA-Drop decodes prompts without padding.")
 
 
-def _fitting(adapters: AdapterBank, model: PreTrainedModel, schedule: Schedule) -> AdapterBank:
+def _fitting(adapters: AdapterBank, info: ModelInfo, schedule: Schedule) -> AdapterBank:
     """The bank, checked: a warning where it was trained on other weights. Raises LoraDropError if it does not fit."""
     warning = adapters.check(
-        num_layers=model.config.num_hidden_layers,
-        hidden_size=model.config.hidden_size,
-        revision=fingerprint(model),
+        num_layers=info.num_layers,
+        hidden_size=info.shape.hidden_size,
+        revision=info.revision,
         reuse=schedule.reuse,
         part=schedule.part,
         name="given",

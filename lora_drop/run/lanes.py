@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import torch
+from torch import Tensor
 
-from lora_drop.decode import Decoder, Lane, Sampling
+from lora_drop.decode import Decoder, Lane, Prefilled, Sampling
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.records import BASELINE
 from lora_drop.run.request import Plan, Request
 
 
-def make_lanes(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decoder) -> dict[str, Lane]:
+def make_lanes(
+    loaded: LoadedModel, request: Request, checked: Plan, decoder: Decoder, prompt: Tensor | Prefilled
+) -> dict[str, Lane]:
     """A lane for each of the plan, by its id; a lane that is audited keeps what the audit compares."""
     return {
         name: Lane(
             decoder,
-            torch.tensor([checked.prompt_ids], device=loaded.device),
+            prompt,
             lane.schedule,
             lane.bank,
             Sampling(request.temperature, request.top_p, request.seed),

@@ -328,7 +328,7 @@ class Summary(_Line):
 
     `accepted` is the share of drafts that the full model kept, None where `accept` is 0; `speedup_interval` holds the
     speedup's 95% interval; `quality` has `lora_steps`, `full_steps` and `all_steps` of the audit on the baseline's
-    text.
+    text; `prefill_cached` says that the prompt was read in an earlier run, whose time it took.
     """
 
     lanes: dict[str, LaneSummary]
@@ -341,6 +341,7 @@ class Summary(_Line):
     tokens_per_refresh: Number | None = None
     speedup_interval: list[Number] | None = None
     quality: dict[str, Any] | None = None
+    prefill_cached: Annotated[bool, Field(strict=True)] = False
     type: Literal["summary"] = "summary"
 
     def is_right(self) -> bool:

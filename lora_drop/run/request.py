@@ -114,12 +114,16 @@ def _check_memory(
 ) -> None:
     """Refuse what the caches alone cannot hold, before anything runs."""
 
-    def size(schedule: Schedule) -> int:
-        return kv_bytes(loaded.shape, schedule, prompt_tokens, request.max_new_tokens - 1, loaded.dtype.itemsize)
+    def size(schedule: Schedule, steps: int = request.max_new_tokens - 1) -> int:
+        return kv_bytes(loaded.shape, schedule, prompt_tokens, steps, loaded.dtype.itemsize)
 
-    needed = sum(size(lane.schedule) for lane in lanes.values())
+    needed = size(baseline_schedule(loaded.num_layers), 0)  # the prompt as it was read
+    needed += sum(size(lane.schedule) for lane in lanes.values())
     if request.audit:
+        # Of each lane the drift, and the quality on the baseline's tokens.
         needed += len(lanes.keys() - {BASELINE}) * size(baseline_schedule(loaded.num_layers))
+        if BASELINE in lanes:
+            needed += sum(size(lane.schedule) for name, lane in lanes.items() if name != BASELINE)
     free = free_memory(loaded.device)
     if free is not None and needed > free:
         raise LoraDropError(

@@ -5,18 +5,20 @@ This is where text, lanes, audit and trace meet; the command line and the page a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import torch
 
-from lora_drop.decode import Decoder, Judged, Lane, LaneEvent, Rewind, StepResult
+from lora_drop.decode import Decoder, Judged, Lane, LaneEvent, Prefilled, Rewind, StepResult, Stopped
 from lora_drop.errors import LoraDropError, is_out_of_memory
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.tokens import Detokenizer, piece
 from lora_drop.run.audit import DriftAudit, QualityAudit
 from lora_drop.run.header import make_header
 from lora_drop.run.lanes import make_lanes
+from lora_drop.run.prompts import PromptCache
 from lora_drop.run.race import take_turns
 from lora_drop.run.records import BASELINE, AuditRecord, JudgeRecord, Record, RewindRecord, StepRecord, number
 from lora_drop.run.request import Plan, Request, plan
@@ -25,15 +27,20 @@ from lora_drop.run.trace import Trace
 
 
 def run(
-    loaded: LoadedModel, request: Request, should_stop: Callable[[], bool] = lambda: False
+    loaded: LoadedModel,
+    request: Request,
+    should_stop: Callable[[], bool] = lambda: False,
+    prompts: PromptCache | None = None,
 ) -> Generator[Record, None, None]:
     """Generate in each lane, a step at a time, and yield the records of the trace as they happen.
 
-    The header comes first and the summary last. A run that `should_stop` ends keeps what it has: the audit of the
-    steps that ran, and a summary. Closing the iterator releases everything; nothing of a run lives elsewhere.
+    The header comes first and the summary last. The prompt is read once, for all lanes and audits. A run that
+    `should_stop` ends keeps what it has: the audit of the steps that ran, and a summary. Closing the iterator releases
+    everything; of a run only the prompt lives elsewhere, in `prompts`.
 
     Args:
-        should_stop: asked after each step.
+        should_stop: asked after each step, and between the parts of a long prompt.
+        prompts: prompts that were read before, and where this one is kept.
 
     Raises:
         LoraDropError: before the first record, if the request does not fit the model; later, if memory runs out or
@@ -41,7 +48,7 @@ def run(
     """
     lanes: dict[str, Lane] = {}
     try:
-        yield from _records(loaded, request, should_stop, lanes)
+        yield from _records(loaded, request, should_stop, prompts or PromptCache(0), lanes)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -53,16 +60,29 @@ def run(
 
 
 def _records(
-    loaded: LoadedModel, request: Request, should_stop: Callable[[], bool], lanes: dict[str, Lane]
+    loaded: LoadedModel,
+    request: Request,
+    should_stop: Callable[[], bool],
+    prompts: PromptCache,
+    lanes: dict[str, Lane],
 ) -> Iterator[Record]:
     """The records of `run`; puts the lanes that it makes into `lanes`."""
     checked = plan(loaded, request)
     decoder = loaded.new_decoder()
-    lanes.update(make_lanes(loaded, request, checked, decoder))
-    header = make_header(loaded, request, checked, decoder)
-    trace = Trace(header)
-    yield header
-    seen = _Observer(loaded, request, checked, decoder, lanes)
+    trace = Trace(make_header(loaded, request, checked, decoder))
+    yield trace.header
+    kept, tokens = prompts.get(loaded, checked.prompt_ids), torch.tensor([checked.prompt_ids], device=loaded.device)
+    try:
+        prompt = kept or decoder.read_prompt(tokens, should_stop)
+    except Stopped:
+        lanes.update(make_lanes(loaded, request, checked, decoder, tokens))
+        yield summarise(loaded, trace, lanes, stopped=True)
+        return
+    prompts.put(loaded, checked.prompt_ids, prompt)
+    # What it took is told of the run that it was read in.
+    prompt = dataclasses.replace(prompt, ms=0.0) if kept else prompt
+    lanes.update(make_lanes(loaded, request, checked, decoder, prompt))
+    seen = _Observer(loaded, request, checked, decoder, prompt)
     stopped = False
     for name, event in take_turns(lanes, request.view):
         for record in seen.records(name, event):
@@ -74,20 +94,19 @@ def _records(
     for record in seen.rest():
         trace.add(record)
         yield record
-    yield summarise(loaded, trace, lanes, stopped)
+    yield summarise(loaded, trace, lanes, stopped, kept is not None)
 
 
 class _Observer:
     """What is written down of the lanes' events: their records, and those of the audits on the way."""
 
-    def __init__(self, loaded: LoadedModel, request: Request, checked: Plan, decoder: Decoder, lanes: dict[str, Lane]):
-        self._loaded, self._checked, self._decoder, self._lanes = loaded, checked, decoder, lanes
-        self._detokenizers = {name: Detokenizer(loaded.tokenizer) for name in lanes}
+    def __init__(self, loaded: LoadedModel, request: Request, checked: Plan, decoder: Decoder, prompt: Prefilled):
+        self._loaded, self._checked, self._decoder, self._prompt = loaded, checked, decoder, prompt
+        self._detokenizers = {name: Detokenizer(loaded.tokenizer) for name in checked.lanes}
         self._audits = request.audit
         self._drift: dict[str, DriftAudit] = {}
         self._quality: dict[str, QualityAudit] = {}
-        if request.audit and BASELINE in lanes:
-            prompt = torch.tensor([checked.prompt_ids], device=loaded.device)
+        if request.audit and BASELINE in checked.lanes:
             for name, lane in checked.lanes.items():
                 if name != BASELINE:
                     audit = QualityAudit(decoder, lane.schedule, lane.bank, prompt, request.max_new_tokens)
@@ -121,8 +140,8 @@ class _Observer:
             for found in self._drift[name].add(step):
                 yield self._audit(name, found)
             return
-        dropped, kv = self._checked.lanes[name].schedule.dropped, self._lanes[name].state.kv
-        self._drift[name] = DriftAudit(self._decoder, dropped, kv, len(self._checked.prompt_ids), step.token_id)
+        dropped = self._checked.lanes[name].schedule.dropped
+        self._drift[name] = DriftAudit(self._decoder, dropped, self._prompt, step.token_id)
 
     def _audit(self, name: str, found: dict, **more: Any) -> AuditRecord:
         text = piece(self._loaded.tokenizer, found.pop("argmax"))

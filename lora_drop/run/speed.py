@@ -9,11 +9,16 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 
-from lora_drop.run.records import JudgeRecord, RewindRecord, StepRecord
+from lora_drop.run.records import Header, JudgeRecord, RewindRecord, StepRecord
 
 Cycle = tuple[int, float]  # tokens that stand, milliseconds
 RESAMPLES, SEED = 1000, 0
 LEAST = 4  # cycles: of fewer nothing can be said
+
+
+def makes_claims(header: Header) -> bool:
+    """Whether a run's speed says something of LoRA-Drop: the reference decoder is slow for reasons of its own."""
+    return header.device.get("decoder") != "reference"
 
 
 def cycles(passes: Iterable[StepRecord | RewindRecord | JudgeRecord]) -> list[Cycle]:
@@ -35,6 +40,24 @@ def cycles(passes: Iterable[StepRecord | RewindRecord | JudgeRecord]) -> list[Cy
         found.append((tokens, ms))
         tokens, ms = 0, 0.0
     return [*found, (tokens, ms)] if tokens else found
+
+
+def speedup_of(one: Sequence[Cycle], two: Sequence[Cycle]) -> float | None:
+    """The second lane's tokens a second over the first's, both up to the tokens of the shorter one, in whole cycles.
+
+    None where a lane has none.
+    """
+    shorter = min(sum(tokens for tokens, _ in lane) for lane in (one, two))
+
+    def rate(lane: Sequence[Cycle]) -> float:
+        tokens, ms = 0, 0.0
+        for more, spent in lane:
+            if tokens >= shorter:
+                break
+            tokens, ms = tokens + more, ms + spent
+        return tokens / max(ms, 1e-9)
+
+    return rate(two) / rate(one) if shorter > 0 else None
 
 
 def speedup_interval(one: Sequence[Cycle], two: Sequence[Cycle]) -> list[float] | None:

@@ -10,11 +10,13 @@ from lora_drop.method.collapse import collapse_at
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.figures import bytes_read
 from lora_drop.run.records import BASELINE, FREE, LORA_DROP, THIRD, TOGETHER, Summary
-from lora_drop.run.speed import cycles, speedup_interval
+from lora_drop.run.speed import cycles, makes_claims, speedup_interval, speedup_of
 from lora_drop.run.trace import Trace, first_divergence, quality_of, refresh_counts
 
 
-def summarise(loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], stopped: bool) -> Summary:
+def summarise(
+    loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], stopped: bool, prefill_cached: bool = False
+) -> Summary:
     """The last record of a run: each lane's figures, and what LoRA-Drop gives beside the baseline.
 
     A third lane has the same comparison with the baseline among its own figures.
@@ -37,7 +39,7 @@ def summarise(loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], stopped
         }
         for name, lane in lanes.items()
     }
-    return Summary(lanes=figures, **beside.get(LORA_DROP, nothing))
+    return Summary(lanes=figures, **beside.get(LORA_DROP, nothing), prefill_cached=prefill_cached)
 
 
 def _without_end(token_ids: list[int], loaded: LoadedModel) -> list[int]:
@@ -49,9 +51,10 @@ def _beside(loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], name: str
     """A lane beside the baseline: None where there is none, or nothing was decoded."""
     one, two = lanes.get(BASELINE), lanes[name]
     steps = trace.steps[name]
-    speedup = saved = None
-    if one and one.tokens_per_second and two.tokens_per_second:
-        speedup = round(two.tokens_per_second / one.tokens_per_second, 4)
+    speedup = saved = interval = None
+    if one and makes_claims(trace.header):
+        lanes_cycles = cycles(trace.passes[BASELINE]), cycles(trace.passes[name])
+        speedup, interval = speedup_of(*lanes_cycles), speedup_interval(*lanes_cycles)
     if one and steps and trace.steps[BASELINE]:
         shorter = min(len(steps), len(trace.steps[BASELINE])) - 1
         saved = round(1 - steps[shorter].kv_bytes / trace.steps[BASELINE][shorter].kv_bytes, 6)
@@ -59,15 +62,13 @@ def _beside(loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], name: str
     refreshes = refresh_counts(trace, name)["refreshes"]
     bound = bytes_read(trace, name, loaded.shape).bound
     return {
-        "speedup": speedup,
+        "speedup": speedup and round(speedup, 4),
         "bound": round(bound or 1.0, 4),
         "kv_saved": saved,
         "first_divergence": first_divergence(trace.token_ids(BASELINE), trace.token_ids(name)) if one else None,
         "top1_agreement": quality and quality["lora_steps"]["top1_agreement"],
         "accepted": round(two.accepted / two.drafts, 6) if two.drafts else None,
         "tokens_per_refresh": round(two.decode_steps / refreshes, 4) if refreshes else None,
-        "speedup_interval": speedup_interval(cycles(trace.passes[BASELINE]), cycles(trace.passes[name]))
-        if one
-        else None,
+        "speedup_interval": interval,
         "quality": quality,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+NOISY = "too noisy here to tell"
 GAIN = 1.03  # a speedup that is surely below it is none
 NOISE = 0.1  # an interval wider than this share of the speedup says too little
 
@@ -20,7 +21,7 @@ def speedup_words(speedup: float | None, interval: Sequence[float] | None) -> st
     low, high = interval
     if high < GAIN:
         return "gains no time here"
-    return "too noisy here to tell" if high - low > NOISE * speedup else None
+    return NOISY if high - low > NOISE * speedup else None
 
 
 def lane_words(lanes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -24,6 +24,7 @@ from lora_drop.run.exports.chrome import chrome_trace
 from lora_drop.run.exports.html import replay_html, wire_text
 from lora_drop.run.figures import Figures
 from lora_drop.run.lines import wire_line, write_line
+from lora_drop.run.prompts import PromptCache
 from lora_drop.run.records import Header, Record, Summary
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
@@ -51,7 +52,9 @@ def requested(prompt: Any, compare: str | None, values: Sequence[Any]) -> Reques
 
 
 class Callbacks:
-    """The page's functions over a pool of models. Nothing of a run lives here but its stop flag, while it runs.
+    """The page's functions over a pool of models.
+
+    Of a run its stop flag lives here, while it runs, and what the model has of its prompt, until others push it out.
 
     Raises:
         LoraDropError: a limit in the environment is no number.
@@ -62,14 +65,14 @@ class Callbacks:
         self.limits = Limits.from_environment()
         self.stops = Stops()
         self.traces = RecentTraces()
+        self.prompts = PromptCache()
         # ZeroGPU wants its work wrapped before the page is launched, and there the pool holds one model alone.
         with pool.lend() as loaded:
             self._borrowed = self._runner(loaded) if runtime.on_zero_gpu() else None
 
-    @staticmethod
-    def _runner(loaded: LoadedModel) -> Callable[..., Generator[Record, None, None]]:
+    def _runner(self, loaded: LoadedModel) -> Callable[..., Generator[Record, None, None]]:
         # `run` is looked up when it is called: tests put runs of their own there.
-        return zero.runner(loaded, lambda *args: run(*args))
+        return zero.runner(loaded, lambda *args: run(*args, prompts=self.prompts))
 
     def run(
         self, request: Request, stop: threading.Event | zero.StopFlag | None = None, model: str | None = None

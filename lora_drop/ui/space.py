@@ -181,7 +181,7 @@ def _costs(loaded: LoadedModel, request: Request, checked: Plan) -> tuple[float,
     rate = positive_number("LORA_DROP_ZERO_RATE", 0.0)
     step = 1 / rate if rate else loaded.num_layers * LAYER_SECONDS + weights / READ_RATE
     prefill = len(checked.prompt_ids) / PREFILL_RATE
-    return START_SECONDS + weights / COPY_RATE + passes * prefill, passes * step
+    return START_SECONDS + weights / COPY_RATE + prefill, passes * step
 
 
 def affordable(loaded: LoadedModel, request: Request) -> int:

@@ -132,6 +132,6 @@ def test_a_run_that_does_not_fit_says_what_to_lower(tiny, monkeypatch):
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("lora_drop.decode.reference.ReferenceDecoder.prefill", full)
+    monkeypatch.setattr("lora_drop.decode.reference.ReferenceDecoder.read_prompt", full)
     with pytest.raises(LoraDropError, match="does not fit into the memory .* lower them"):
         bench(tiny, LoraDropConfig(), prompt_tokens=9, new_tokens=12, rounds=1)

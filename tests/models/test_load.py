@@ -160,7 +160,8 @@ def test_names_that_are_nothing(name):
 def test_files_are_not_folders(tmp_path):
     path = tmp_path / "weights.gguf"
     path.write_bytes(b"GGUF")
-    assert "GGUF files are not loaded directly" in the_line(path)
+    assert "cannot be read as a GGUF" in the_line(path)
+    assert "there is no GGUF file" in the_line(tmp_path / "other.gguf")
     assert "is a file" in the_line(path.rename(tmp_path / "model.safetensors"))
     assert "tiny-llama, tiny-qwen2" in the_line("random:nothing")
 

@@ -1,14 +1,20 @@
 """The library's calls: the drop-in for `model.generate`, and `stream`."""
 
+import copy
+import gc
+import weakref
 from functools import partial
 
 import pytest
 import torch
-from transformers import EosTokenCriteria, StoppingCriteriaList
+from transformers import AutoModelForCausalLM, EosTokenCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 import lora_drop
 from lora_drop import LoraDropConfig, LoraDropError
+from lora_drop.models import bundled
+from lora_drop.models.given import _KNOWN, made_ready
+from lora_drop.models.load import load_model
 from lora_drop.models.tokens import encode_prompt
 from lora_drop.run.request import BASELINE, LORA_DROP
 from lora_drop.run.trace import gather
@@ -31,6 +37,48 @@ def test_generate_is_the_engine_token_for_token(any_tiny):
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=15, eos_token_id=None, pad_token_id=0, do_sample=False
     )
     assert plain[0, ids.shape[1] :].tolist() == trace.token_ids(BASELINE)
+
+
+def test_greedy_generate_is_the_command_lines_run():
+    """On the bundled model, as a caller loads it: the same decoder over the same blocks, and the shipped bank."""
+    loaded = load_model("bundled", device="cpu")
+    model = AutoModelForCausalLM.from_pretrained(str(bundled.ensure()), dtype=loaded.dtype, attn_implementation="sdpa")
+    ids = torch.tensor([encode_prompt(loaded.tokenizer, "What is the capital of France?")])
+    for settings in ({}, {"refresh": "repair", "kv": "write", "accept": 0.3}):
+        config = LoraDropConfig(**settings)
+        trace = gather(lora_drop.stream(loaded, "What is the capital of France?", config, max_new_tokens=40))
+        out = model.generate(ids, custom_generate=lora_drop.generate, lora_drop=config, max_new_tokens=40)
+        assert out[0, ids.shape[1] :].tolist() == trace.token_ids(LORA_DROP)
+    info, decoder = made_ready(model)
+    assert (info.id, decoder.name) == (loaded.id, loaded.decoder_name) and info.shape == loaded.shape
+
+
+def test_what_is_known_of_a_model_goes_with_it_and_follows_its_changes(tiny):
+    held = [copy.deepcopy(tiny.model)]
+    ids, options = torch.tensor([[5, 99, 17]]), {"max_new_tokens": 6, "eos_token_id": None}
+    config = LoraDropConfig(period=1)
+
+    def text(custom):
+        given = {"custom_generate": lora_drop.generate, "lora_drop": config} if custom else {"do_sample": False}
+        return held[0].generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, **given, **options).tolist()
+
+    before = len(_KNOWN)
+    assert text(True) == text(False)
+    known = weakref.ref(_KNOWN[held[0]])
+    text(True)
+    assert known() is _KNOWN[held[0]]  # laid out once
+    with torch.no_grad():
+        for weight in held[0].parameters():  # as a training step does, and as loading does
+            weight.add_(0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(3)))
+    changed = text(True)
+    assert changed == text(False)
+    held[0].model.layers[1].mlp.up_proj.weight = torch.nn.Parameter(torch.randn(128, 64))
+    assert text(True) == text(False) != changed
+    held[0].model.layers[2].register_forward_hook(lambda module, args, output: output * 1.5)
+    assert made_ready(held[0])[1].name == "reference"
+    held.clear()
+    gc.collect()
+    assert known() is None and len(_KNOWN) == before
 
 
 def test_sampling_repeats_with_torchs_seed(tiny):

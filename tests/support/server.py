@@ -28,10 +28,10 @@ class Server:
     closed: int = 0
     script: Callable[[], Iterator[Record]] | None = None
 
-    def run(self, loaded, request, should_stop=lambda: False) -> Iterator[Record]:
+    def run(self, loaded, request, should_stop=lambda: False, prompts=None) -> Iterator[Record]:
         records: list[Record] = []
         self.runs.append(records)
-        source = self.script() if self.script else REAL_RUN(loaded, request, should_stop)
+        source = self.script() if self.script else REAL_RUN(loaded, request, should_stop, prompts)
         try:
             for record in source:
                 records.append(record)

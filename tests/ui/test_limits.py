@@ -88,7 +88,7 @@ def test_a_visitors_own_stop_is_not_called_a_limit(limited, monkeypatch):
     calls = limited()
     real = callbacks.run
 
-    def stopping(loaded, request, should_stop):
+    def stopping(loaded, request, should_stop, prompts):
         calls.stops.stop("me")
         return real(loaded, request, should_stop)
 

@@ -12,6 +12,6 @@ The C side begins with `abi.h`, which `structs.py` mirrors, and `step.c`.
 
 from lora_drop.decode.native.decoder import NativeDecoder
 from lora_drop.decode.native.loader import library
-from lora_drop.decode.native.weights import NativeWeights, lay_out
+from lora_drop.decode.native.weights import Blocks, NativeWeights, lay_out
 
-__all__ = ["NativeDecoder", "NativeWeights", "lay_out", "library"]
+__all__ = ["Blocks", "NativeDecoder", "NativeWeights", "lay_out", "library"]

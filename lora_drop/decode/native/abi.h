@@ -7,7 +7,7 @@
 
 #include <stdint.h>
 
-#define LD_ABI 3
+#define LD_ABI 4
 #define LD_API __attribute__((visibility("default"))) /* all else stays inside: the build hides it */
 
 enum { F32, BF16, Q4_1, Q8_0 };              /* kinds of numbers */
@@ -81,6 +81,11 @@ LD_API void ld_pack(const uint8_t *source, uint8_t *target, int64_t n, int64_t k
  * positions. A row's result is, to the bit, that of a step of its own. Where memory is short, nothing has changed. */
 LD_API int ld_step(const Layer *layers, const Plan *plan, int64_t count, const Step *s, const float *cosine,
                    const float *sine, Store *kv, float *h);
+
+/* Attention of the last `tokens` tokens of a store, whose K/V are in it: query (tokens, nh, hs), rotated, to mixed of the
+ * same shape; both are numbers of the store's kind. Each token sees what the store holds up to it. hs is even, and at
+ * most 256. */
+LD_API int ld_prompt(const Layer *layer, const Store *kv, int64_t tokens, const void *query, void *mixed);
 
 /* Logits (rows, V) of h (rows, D): the last norm and the head. */
 LD_API int ld_head(const Matrix *w, const float *norm, float eps, int64_t rows, const float *h, float *y);

@@ -6,6 +6,82 @@
 #include "pool.h"
 #include "vec.h"
 
+#define INLINE static inline __attribute__((always_inline))
+enum { JOINED = 64 };  /* parts that are joined without another thread: it would take longer to come */
+enum { AHEAD = 32 };   /* keys that are fetched before they are read; values are while their keys are */
+enum { TOGETHER = 4 }; /* heads that read the same keys and values, each number taken once for all of them */
+#ifdef __AVX512F__
+enum { SPAN = 4 }; /* vectors of columns beside each other, of so many heads: as many as the registers hold */
+#else
+enum { SPAN = 1 };
+#endif
+
+/* The sums of 16 vectors. */
+static inline vf totals(const vf *v) {
+#ifdef __AVX512F__
+    __m512 s[LANES];
+    memcpy(s, v, sizeof s);
+    for (int i = 0; i < LANES; i += 2)
+        s[i / 2] = _mm512_add_ps(_mm512_unpacklo_ps(s[i], s[i + 1]), _mm512_unpackhi_ps(s[i], s[i + 1]));
+    for (int i = 0; i < 8; i += 2) {
+        __m512d one = (__m512d)s[i], two = (__m512d)s[i + 1];
+        s[i / 2] = _mm512_add_ps((__m512)_mm512_unpacklo_pd(one, two), (__m512)_mm512_unpackhi_pd(one, two));
+    }
+    for (int n = 4; n > 1; n /= 2) /* quarters now hold four vectors each */
+        for (int i = 0; i < n; i += 2)
+            s[i / 2] = _mm512_add_ps(_mm512_shuffle_f32x4(s[i], s[i + 1], 0x88),
+                                     _mm512_shuffle_f32x4(s[i], s[i + 1], 0xdd));
+    return (vf)s[0];
+#else
+    vf all;
+    for (int l = 0; l < LANES; l++) all[l] = sum(v[l]);
+    return all;
+#endif
+}
+
+/* Of `rows` queries (rows, hs) with `count` keys: scores, (rows, SPLIT); and sums of values (count, hs) by such
+ * weights, a part of each row of y. Both take whole vectors only. */
+#define OVER(NAME, TYPE, VECTOR) \
+    INLINE void scores_##NAME(const TYPE *key, const TYPE *value, const float *q, int64_t hs, int64_t count, \
+                              float scale, float *y, int rows) { \
+        vf products[TOGETHER][LANES]; \
+        for (int64_t t = 0; t < count; t++, key += hs, value += hs) { \
+            vf s[TOGETHER] = {0}; \
+            for (int64_t j = 0; j < hs; j += LANES) { \
+                __builtin_prefetch(key + AHEAD * hs + j); \
+                __builtin_prefetch(value + j); \
+                vf one = VECTOR(key + j); \
+                for (int r = 0; r < rows; r++) s[r] = madd(one, loadf(q + r * hs + j), s[r]); \
+            } \
+            for (int r = 0; r < rows; r++) products[r][t % LANES] = s[r]; \
+            if (t % LANES != LANES - 1 && t != count - 1) continue; \
+            for (int r = 0; r < rows; r++) { \
+                vf found = totals(products[r]) * scale; \
+                memcpy(y + r * SPLIT + t / LANES * LANES, &found, sizeof found); \
+            } \
+        } \
+    } \
+    INLINE void mixes_##NAME(const TYPE *value, const float *weights, int64_t hs, int64_t count, float *y, \
+                             int64_t stride, int rows, int vectors) { \
+        vf s[TOGETHER][SPAN] = {0}; \
+        for (int64_t t = 0; t < count; t++, value += hs) \
+            for (int c = 0; c < vectors; c++) { \
+                vf one = VECTOR(value + c * LANES); \
+                for (int r = 0; r < rows; r++) s[r][c] = madd(one, splat(weights[r * SPLIT + t]), s[r][c]); \
+            } \
+        for (int r = 0; r < rows; r++) memcpy(y + r * stride, s[r], (size_t)vectors * sizeof(vf)); \
+    } \
+    INLINE void read_##NAME(const TYPE *keys, const TYPE *values, const float *q, int64_t hs, int64_t count, \
+                            float scale, float *y, int64_t stride, int rows) { \
+        float scores[TOGETHER * SPLIT] = {0}; \
+        scores_##NAME(keys, values, q, hs, count, scale, scores, rows); \
+        for (int r = 0; r < rows; r++) weigh(scores + r * SPLIT, count, y + r * stride + hs); \
+        int64_t j = 0; \
+        for (; j + SPAN * LANES <= hs; j += SPAN * LANES) \
+            mixes_##NAME(values + j, scores, hs, count, y + j, stride, rows, SPAN); \
+        for (; j < hs; j += LANES) mixes_##NAME(values + j, scores, hs, count, y + j, stride, rows, 1); \
+    }
+
 /* A token's queries and keys rotated; K and V at place `at` of the store. */
 static void turn_and_keep(const Layer *l, float *heads, const float *cosine, const float *sine, Store *kv, int64_t at) {
     int64_t hs = l->head_dim;
@@ -40,58 +116,122 @@ static void project(const Layer *l, const Pair *change, const float *h, const To
         turn_and_keep(l, heads + r * l->qkv.n, t->cosine + r * hs, t->sine + r * hs, kv, kv->length++);
 }
 
-static void softmax(float *scores, int64_t count, float top) {
+/* Scores to weights, the largest 1, in their place; what the score of that was, and their sum, into `beside`. */
+static void weigh(float *scores, int64_t count, float *beside) {
     int64_t t = 0;
-    vf many = {0};
-    float total = 0;
-    for (; t + LANES <= count; t += LANES) {
+    vf many = {0}, most = splat(-INFINITY);
+    float total = 0, top = -INFINITY, tops[LANES];
+    for (; t + LANES <= count; t += LANES) most = choose(loadf(scores + t) <= most, most, loadf(scores + t));
+    memcpy(tops, &most, sizeof tops);
+    for (int l = 0; l < LANES; l++)
+        if (!(tops[l] <= top)) top = tops[l]; /* a NaN goes through, or is met again */
+    for (; t < count; t++)
+        if (!(scores[t] <= top)) top = scores[t];
+    for (t = 0; t + LANES <= count; t += LANES) {
         vf e = exponential(loadf(scores + t) - top);
         memcpy(scores + t, &e, sizeof e);
         many += e;
     }
     for (; t < count; t++) total += scores[t] = expf(scores[t] - top);
-    total += sum(many);
-    for (t = 0; t < count; t++) scores[t] /= total;
+    beside[0] = top;
+    beside[1] = total + sum(many);
 }
 
+OVER(f32, float, loadf)
+OVER(bf16, uint16_t, from_bf16)
+
+/* The same for heads of any size. */
+static void read_any(const void *keys, const void *values, int is_f32, const float *q, int64_t hs, int64_t count,
+                     float scale, float *y) {
+    float scores[SPLIT];
+    for (int64_t t = 0; t < count; t++)
+        scores[t] = scale * (is_f32 ? dot_f32((const float *)keys + t * hs, q, hs)
+                                    : dot_bf16((const uint16_t *)keys + t * hs, q, hs));
+    weigh(scores, count, y + hs);
+    for (int64_t j = 0; j < hs; j += WIDTH) {
+        int64_t width = hs - j < WIDTH ? hs - j : WIDTH;
+        if (is_f32) mix_f32((const float *)values + j, scores, count, hs, width, y + j);
+        else mix_bf16((const uint16_t *)values + j, scores, count, hs, width, y + j);
+    }
+}
+
+/* The keys are split at fixed places, so that each row's result is the same whoever reads which part and however many
+ * rows there are. */
 typedef struct {
     const Layer *l;
     const Store *kv;
-    const float *heads; /* of the first of `tokens` tokens */
-    int64_t tokens, seen; /* what the store holds up to the first, itself included */
-    float *scores, *mixed;
+    const float *heads;           /* of the first of `tokens` tokens */
+    int64_t tokens, seen, splits; /* what the store holds up to the first, itself included */
+    float *parts, *mixed;         /* of each token, head and split: weighted values (hs,), top score, sum of weights */
 } Attention;
 
-/* A head of a token over the first `count` tokens of the store. */
-static void attend(const Attention *a, int64_t head, const float *q, int64_t count, float *scores, float *mixed) {
+static float *part_of(const Attention *a, int64_t token, int64_t head, int64_t split) {
+    return a->parts + ((token * a->l->heads + head) * a->splits + split) * PART_FLOATS(a->l);
+}
+
+/* Some heads of a token, which have one K/V head, over `count` keys, those from `first` on: into their parts. */
+static void attend(const Attention *a, int64_t token, int64_t head, int64_t heads, int64_t first, int64_t count) {
     const Layer *l = a->l;
-    int64_t hs = l->head_dim, group = l->heads / l->kv_heads;
-    float scale = 1 / sqrtf((float)hs), top = -INFINITY;
+    int64_t hs = l->head_dim, stride = a->splits * PART_FLOATS(l);
     int is_f32 = a->kv->kind == F32;
-    int64_t bytes = a->kv->capacity * hs * (is_f32 ? 4 : 2); /* of a head's keys, and of its values */
-    const char *keys = (const char *)a->kv->data + head / group * bytes, *values = keys + l->kv_heads * bytes;
-    const float *k32 = (const float *)keys, *v32 = (const float *)values;
-    const uint16_t *k16 = (const uint16_t *)keys, *v16 = (const uint16_t *)values;
-    for (int64_t t = 0; t < count; t++) {
-        scores[t] = scale * (is_f32 ? dot_f32(k32 + t * hs, q, hs) : dot_bf16(k16 + t * hs, q, hs));
-        if (!(scores[t] <= top)) top = scores[t]; /* a NaN goes through */
+    int64_t size = is_f32 ? 4 : 2, other = a->kv->capacity * hs * size; /* bytes of a number, and of a head's keys */
+    const char *keys = (const char *)a->kv->data + head / (l->heads / l->kv_heads) * other + first * hs * size;
+    const char *values = keys + l->kv_heads * other;
+    const float *q = a->heads + token * l->qkv.n + head * hs;
+    float scale = 1 / sqrtf((float)hs), *part = part_of(a, token, head, first / SPLIT);
+#define READ(N) \
+    case N: \
+        if (is_f32) read_f32((const float *)keys, (const float *)values, q, hs, count, scale, part, stride, N); \
+        else read_bf16((const uint16_t *)keys, (const uint16_t *)values, q, hs, count, scale, part, stride, N); \
+        break;
+    if (hs % LANES) {
+        for (int64_t h = 0; h < heads; h++)
+            read_any(keys, values, is_f32, q + h * hs, hs, count, scale, part + h * stride);
+        return;
     }
-    softmax(scores, count, top);
-    for (int64_t j = 0; j < hs; j += WIDTH) { /* a few columns at a time stay in registers */
-        int64_t width = hs - j < WIDTH ? hs - j : WIDTH;
-        if (is_f32) mix_f32(v32 + j, scores, count, hs, width, mixed + j);
-        else mix_bf16(v16 + j, scores, count, hs, width, mixed + j);
+    switch (heads) {
+        READ(1)
+        READ(2)
+        READ(3)
+        READ(4)
+    }
+#undef READ
+}
+
+/* What a head of a token has read, from its parts. Item i is head i % heads of token i / heads. */
+static void join_parts(void *context, int64_t from, int64_t to) {
+    const Attention *a = context;
+    int64_t heads = a->l->heads, hs = a->l->head_dim;
+    for (int64_t i = from; i < to; i++) {
+        int64_t token = i / heads, head = i % heads, splits = (a->seen + token + SPLIT - 1) / SPLIT;
+        float top = -INFINITY, total = 0, *mixed = a->mixed + token * a->l->out.k + head * hs;
+        for (int64_t s = 0; s < splits; s++) {
+            float x = part_of(a, token, head, s)[hs];
+            if (!(x <= top)) top = x;
+        }
+        memset(mixed, 0, (size_t)hs * 4);
+        for (int64_t s = 0; s < splits; s++) {
+            const float *part = part_of(a, token, head, s);
+            float weight = expf(part[hs] - top);
+            total += weight * part[hs + 1];
+            for (int64_t j = 0; j < hs; j++) mixed[j] += weight * part[j];
+        }
+        for (int64_t j = 0; j < hs; j++) mixed[j] /= total;
     }
 }
 
-/* Item i is head i / tokens of token i % tokens: neighbours read the same keys. */
-static void attend_chunk(void *context, int64_t from, int64_t to) {
+/* Item i is a K/V head of a split: its keys are read once for all tokens and heads that look at them. */
+static void attend_split(void *context, int64_t from, int64_t to) {
     const Attention *a = context;
     const Layer *l = a->l;
+    int64_t group = l->heads / l->kv_heads;
     for (int64_t i = from; i < to; i++) {
-        int64_t head = i / a->tokens, r = i % a->tokens;
-        const float *q = a->heads + r * l->qkv.n + head * l->head_dim;
-        attend(a, head, q, a->seen + r, a->scores + i * a->kv->capacity, a->mixed + r * l->out.k + head * l->head_dim);
+        int64_t split = i / l->kv_heads, first = split * SPLIT, head = i % l->kv_heads * group;
+        for (int64_t r = 0; r < a->tokens; r++) {
+            int64_t count = a->seen + r - first < SPLIT ? a->seen + r - first : SPLIT;
+            for (int64_t h = 0; h < group && count > 0; h += TOGETHER)
+                attend(a, r, head + h, group - h < TOGETHER ? group - h : TOGETHER, first, count);
+        }
     }
 }
 
@@ -100,9 +240,11 @@ void attention(const Layer *l, const Pair *change, const float *h, const Tokens 
     project(l, change, h, t, kv, space);
     for (int64_t r = 0; r < t->count; r += QUERIES) {
         int64_t tokens = t->count - r < QUERIES ? t->count - r : QUERIES;
-        Attention a = {l, kv, space->heads.at + r * l->qkv.n, tokens, seen + r, space->scores.at,
+        int64_t splits = (seen + r + tokens - 1 + SPLIT - 1) / SPLIT;
+        Attention a = {l, kv, space->heads.at + r * l->qkv.n, tokens, seen + r, splits, space->parts.at,
                        space->mixed.at + r * l->out.k};
-        parallel(attend_chunk, &a, l->heads * tokens, 1);
+        parallel(attend_split, &a, l->kv_heads * splits, 1);
+        parallel(join_parts, &a, l->heads * tokens, JOINED / splits + 1);
     }
     Product p = prepare(&l->out, change ? change + OUT : NULL, space->mixed.at, NULL, t->count, space,
                         space->attended.at);

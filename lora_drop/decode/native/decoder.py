@@ -1,7 +1,7 @@
 """The native decoder: the reference's interface, steps and passes of one text through C.
 
-Prefill is the reference's. Activations are float32 whatever the model's number type; K/V have the model's. A test
-holds it against the reference for every rule, part, kv rule and architecture.
+A prompt is read by the model's own modules, its attention in C. Activations of steps are float32 whatever the model's
+number type; K/V have the model's. A test holds it against the reference, each rule, part, kv rule and architecture.
 
 Shapes: D hidden size, hs head size, V vocabulary, n skipped layers; rows: tokens that one pass runs together.
 """
@@ -18,13 +18,14 @@ from lora_drop.decode.cache import HiddenCache, KVCache
 from lora_drop.decode.correction import Correction
 from lora_drop.decode.native.plan import NativeScreen, NativeState
 from lora_drop.decode.native.structs import Layer, Plan, Step, Store
-from lora_drop.decode.native.weights import NativeWeights, compiled
+from lora_drop.decode.native.weights import KINDS, NativeWeights, compiled
 from lora_drop.decode.reference import ReferenceDecoder, first_skipped
 from lora_drop.decode.step import DecoderOutput, DecodeState
 from lora_drop.method.schedule import Schedule
 from lora_drop.method.settings import REUSE_RULES
 
 ROPE_BLOCK = 256  # positions whose cosines and sines are computed together
+LARGEST_HEAD = 256  # whose attention to a prompt is in C
 MOST_ROWS = 64  # of a pass: the longest period with repair
 READ_ROWS = 16  # that `read` runs together
 
@@ -38,7 +39,7 @@ class NativeDecoder(ReferenceDecoder):
         self._weights, self._eps = weights, model.config.rms_norm_eps
         self._layers_at, self._head_at = ctypes.addressof(weights.layers), ctypes.addressof(weights.head)
         self._vocabulary = weights.head.n
-        self._packs = weights.head_rows is not None
+        self._packs = weights.packs_parts
         self._norm = self.norm.weight.float()
         self._library = compiled()
         self._library.ld_threads(torch.get_num_threads())
@@ -76,6 +77,21 @@ class NativeDecoder(ReferenceDecoder):
             state.refresher.take(ratios[~ratios.isnan()])
         state.position += 1
         return self._output(state, self._logits(h, state.screen if lora else None), watched)
+
+    def _layer(self, i: int, h: Tensor, rope: tuple[Tensor, Tensor], kv: KVCache) -> tuple[Tensor, Tensor]:
+        """A layer on a part of a prompt, (1, T, D), its attention in C: the stream after it, and the output."""
+        layer = self.layers[i]
+        if len(h) > 1 or layer.self_attn.head_dim > LARGEST_HEAD:
+            return super()._layer(i, h, rope, kv)
+        query, key, value = self._heads(i, layer.input_layernorm(h), rope)
+        kv.update(key, value, i)
+        query = query.transpose(1, 2).contiguous()  # (1, T, nh, hs)
+        mixed, store = torch.empty_like(query), kv.store(i)
+        held = Store(store.data_ptr(), store.shape[3], kv.lengths[i], KINDS[store.dtype])
+        at = self._layers_at + i * ctypes.sizeof(Layer)
+        self._library.ld_prompt(at, ctypes.addressof(held), h.shape[1], query.data_ptr(), mixed.data_ptr())
+        u = h + layer.self_attn.o_proj(mixed.flatten(2))
+        return u, u + layer.mlp(layer.post_attention_layernorm(u))
 
     @torch.inference_mode()
     def repair(self, token: Tensor | None, state: DecodeState) -> DecoderOutput:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 
-ABI = 3
+ABI = 4
 F32, BF16, Q4_1, Q8_0 = range(4)  # kinds of numbers
 OK, NO_MEMORY, NO_THREADS = range(3)  # what a function that returns an int found
 
@@ -74,6 +74,7 @@ FUNCTIONS = {  # what each returns, and what it takes
     "ld_threads": (ctypes.c_int, (_int64,)),
     "ld_pack": (None, (_pointer, _pointer, _int64, _int64, _int64)),
     "ld_step": (ctypes.c_int, (_pointer, _pointer, _int64, *(_pointer,) * 5)),
+    "ld_prompt": (ctypes.c_int, (_pointer, _pointer, _int64, _pointer, _pointer)),
     "ld_head": (ctypes.c_int, (_pointer, _pointer, ctypes.c_float, _int64, _pointer, _pointer)),
     "ld_head_screened": (ctypes.c_int, (_pointer,) * 3 + (ctypes.c_float, _pointer, _pointer)),
     "ld_entropy": (ctypes.c_float, (_pointer, _int64)),

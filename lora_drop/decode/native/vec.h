@@ -47,7 +47,13 @@ static inline vf madd(vf a, vf b, vf c) {
 #endif
 }
 
-static inline vf from_bf16(const uint16_t *p) { return (vf)(__builtin_convertvector(loadh(p), vi) << 16); }
+static inline vf from_bf16(const uint16_t *p) {
+#if defined(__AVX512F__)
+    return (vf)((vi)_mm512_cvtepu16_epi32((__m256i)loadh(p)) << 16);
+#else
+    return (vf)(__builtin_convertvector(loadh(p), vi) << 16);
+#endif
+}
 
 /* float16; without an instruction for it by shifting its bits into place and scaling by 2^112, which is exact for
  * subnormals too. */

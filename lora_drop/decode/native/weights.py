@@ -19,8 +19,9 @@ from lora_drop.decode.weights import fused, qk_norms
 
 KINDS = {torch.float32: F32, torch.bfloat16: BF16}
 GROUP = 32  # weights of a block, of Q4_1 and Q8_0 alike
-Blocks = Callable[[str], np.ndarray]
+Blocks = Callable[[str], np.ndarray | None]  # None: this matrix has none
 BLOCK_BYTES = {Q4_1: 20, Q8_0: 34}
+BLOCK_KINDS = {size: kind for kind, size in BLOCK_BYTES.items()}
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class NativeWeights:
     """A model's weights as the C steps read them.
 
     Args:
-        kind: `float32`, `bfloat16` or `q4_1/q8_0 blocks`.
+        kind: `float32`, `bfloat16`, `q4_1/q8_0 blocks`, or blocks and numbers.
         layers, head: structures that point into `tensors`, which keeps the memory.
         layer_bytes, head_bytes, part_bytes: bytes that one weight of a layer's matrices, of the head, or of the parts
             `linear` and `mlp` of a correction takes.
@@ -45,6 +46,11 @@ class NativeWeights:
     head_rows: np.ndarray | None = field(default=None, repr=False)
 
     @property
+    def packs_parts(self) -> bool:
+        """Whether the parts `linear` and `mlp` are read in Q8_0 blocks: beside weights in blocks."""
+        return self.part_bytes == BLOCK_BYTES[Q8_0] / GROUP
+
+    @property
     def decoder_name(self) -> str:
         """The name of the decoder that runs them, for the trace."""
         return f"native ({self.kind})"
@@ -55,7 +61,8 @@ def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
     """The model's weights for the C steps: its own numbers, fused in place, or the packed blocks that it came from.
 
     Args:
-        blocks: from the name of a matrix (`0.qkv`, `0.out`, `0.gate_up`, `0.down`, ..., `head`) to its rows of blocks.
+        blocks: from the name of a matrix (`0.qkv`, `0.out`, `0.gate_up`, `0.down`, ..., `head`) to its rows of Q4_1 or
+            Q8_0 blocks, None for one that is read as numbers.
     """
     config, keep, pages = model.config, [], LargePages()
     dtype: Any = model.get_input_embeddings().weight.dtype  # Any: to a type checker it may be a module
@@ -71,23 +78,25 @@ def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
         keep.append(weight)
         return Matrix(weight.data_ptr(), vector(bias), *weight.shape, KINDS[dtype])
 
-    def packed(blocks: Blocks, name: str, kind: int = Q4_1) -> Matrix:
-        rows = blocks(name)
+    def matrix(name: str, *parts: torch.nn.Linear) -> Matrix:
+        rows = None if blocks is None else blocks(name)
+        if rows is None:
+            return dense(*parts)
+        kind = BLOCK_KINDS[rows.shape[1] // (parts[0].in_features // GROUP)]
         keep.append(pages.take(rows.size))
-        return in_panels(rows, kind, keep[-1])
+        panels = in_panels(rows, kind, keep[-1])
+        panels.bias = vector(None if parts[0].bias is None else torch.cat([part.bias for part in parts]))
+        return panels
 
     layers = []
     for i, layer in enumerate(model.model.layers):
         attention, mlp = layer.self_attn, layer.mlp
-        if blocks is None:
-            matrices = [
-                dense(attention.q_proj, attention.k_proj, attention.v_proj),
-                dense(attention.o_proj),
-                dense(mlp.gate_proj, mlp.up_proj),
-                dense(mlp.down_proj),
-            ]
-        else:
-            matrices = [packed(blocks, f"{i}.{name}") for name in ("qkv", "out", "gate_up", "down")]
+        matrices = [
+            matrix(f"{i}.qkv", attention.q_proj, attention.k_proj, attention.v_proj),
+            matrix(f"{i}.out", attention.o_proj),
+            matrix(f"{i}.gate_up", mlp.gate_proj, mlp.up_proj),
+            matrix(f"{i}.down", mlp.down_proj),
+        ]
         layers.append(
             Layer(
                 vector(layer.input_layernorm.weight),
@@ -103,11 +112,23 @@ def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
             )
         )
     row = (Layer * len(layers))(*layers)  # side by side, as ld_step wants them
-    if blocks is None:
-        kind, head = str(dtype).removeprefix("torch."), dense(model.get_output_embeddings())
-        return NativeWeights(kind, row, head, *(dtype.itemsize,) * 3, keep)
-    sizes = BLOCK_BYTES[Q4_1] / GROUP, *(BLOCK_BYTES[Q8_0] / GROUP,) * 2
-    return NativeWeights("q4_1/q8_0 blocks", row, packed(blocks, "head", Q8_0), *sizes, keep, blocks("head"))
+    head = matrix("head", model.get_output_embeddings())
+    each = [getattr(layer, name) for layer in layers for name in ("qkv", "out", "gate_up", "down")]
+    size = sum(one.n * one.k * _bytes(one) for one in each) / sum(one.n * one.k for one in each)
+    kinds = {one.kind for one in (*each, head)}
+    names = [name for name, kind in (("q4_1", Q4_1), ("q8_0", Q8_0)) if kind in kinds]
+    dense_name = [str(dtype).removeprefix("torch.")] if kinds - BLOCK_BYTES.keys() else []
+    named = " and ".join((["/".join(names) + " blocks"] if names else []) + dense_name)
+    head_rows = blocks("head") if blocks is not None and head.kind in BLOCK_BYTES else None
+    part_bytes = BLOCK_BYTES[Q8_0] / GROUP if names else dtype.itemsize
+    return NativeWeights(named, row, head, size, _bytes(head), part_bytes, keep, head_rows)
+
+
+def _bytes(matrix: Matrix) -> float:
+    """Of a weight."""
+    if matrix.kind in BLOCK_BYTES:
+        return BLOCK_BYTES[matrix.kind] / GROUP
+    return {F32: 4, BF16: 2}[matrix.kind]
 
 
 def in_panels(rows: np.ndarray, kind: int, panels: Tensor) -> Matrix:

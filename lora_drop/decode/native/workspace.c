@@ -29,7 +29,7 @@ static int product_fits(const Matrix *w, int64_t rows, Buffer *x, Buffer *y) {
 }
 
 static int layer_fits(const Layer *l, const Plan *p, const Store *kv, int64_t rows) {
-    int64_t queries = rows < QUERIES ? rows : QUERIES;
+    int64_t queries = rows < QUERIES ? rows : QUERIES, splits = (kv->capacity + SPLIT - 1) / SPLIT;
     for (int i = 0; i < MATRICES; i++)
         if (!fits(&space.low, p->kept[i].a.n)) return 0;
     return product_fits(&l->qkv, rows, &space.normed, &space.heads)
@@ -39,7 +39,7 @@ static int layer_fits(const Layer *l, const Plan *p, const Store *kv, int64_t ro
            && blocks_fit(&space.neurons_taken, &l->down, rows) && blocks_fit(&space.neurons_taken, &p->mlp_out, 1)
            && product_fits(&p->mlp_in, 1, &space.normed, &space.gate_up)
            && product_fits(&p->mlp_out, 1, &space.neurons, &space.normed)
-           && fits(&space.scores, l->heads * queries * kv->capacity) && fits(&space.low, p->linear.a.n)
+           && fits(&space.parts, queries * l->heads * splits * PART_FLOATS(l)) && fits(&space.low, p->linear.a.n)
            && taken_fits(&p->linear.a, 1) && taken_fits(&p->linear.b, 1)
            && fits(&space.correction, l->hidden);
 }
@@ -53,6 +53,8 @@ Workspace *workspace_for_step(const Layer *layers, const Plan *plan, const Store
 Workspace *workspace_for_matrix(const Matrix *w, int64_t rows) {
     return taken_fits(w, rows) && fits(&space.normed, rows * w->k) ? &space : NULL;
 }
+
+Workspace *workspace_for_prompt(int64_t floats) { return fits(&space.packed, floats) ? &space : NULL; }
 
 Workspace *workspace_for_screen(const Matrix *w, const Screen *s) {
     int64_t panels = (w->n + LANES - 1) / LANES, groups = (s->best + LANES - 1) / LANES;

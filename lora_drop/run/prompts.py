@@ -1,0 +1,62 @@
+"""The last prompts that runs have read: the same prompt with other settings is not read again."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import OrderedDict
+
+from lora_drop.decode import Prefilled
+from lora_drop.models.load import LoadedModel
+
+MOST_BYTES = 512 * 2**20  # of all prompts that are kept: 20,000 tokens of the bundled model
+
+Key = tuple[int, str, tuple[int, ...]]  # the model, its decoder, the tokens
+
+
+class PromptCache:
+    """Prompts as a model has read them, the least recently used ones let go first. A model's go with the model.
+
+    It belongs to whoever calls `run` again and again, such as the page. Threads may share it.
+    """
+
+    def __init__(self, most_bytes: int = MOST_BYTES):
+        self._most, self._lock = most_bytes, threading.RLock()  # a model may end while the lock is held
+        self._held: OrderedDict[Key, Prefilled] = OrderedDict()
+        self._models: dict[int, weakref.ref] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the prompts that are kept."""
+        with self._lock:
+            return sum(prompt.nbytes for prompt in self._held.values())
+
+    def get(self, loaded: LoadedModel, tokens: list[int]) -> Prefilled | None:
+        """What the model has of a prompt; None if it has to be read."""
+        with self._lock:
+            key = _key(loaded, tokens)
+            if key in self._held:
+                self._held.move_to_end(key)
+            return self._held.get(key)
+
+    def put(self, loaded: LoadedModel, tokens: list[int], prompt: Prefilled) -> None:
+        """Keep a prompt, if it is not too large, in place of the oldest ones."""
+        if prompt.nbytes > self._most:
+            return
+        with self._lock:
+            key = _key(loaded, tokens)
+            self._models[key[0]] = weakref.ref(loaded.model, lambda _: self._forget(key[0]))
+            self._held[key] = prompt
+            self._held.move_to_end(key)
+            while self.nbytes > self._most:
+                self._held.popitem(last=False)
+
+    def _forget(self, model: int) -> None:
+        with self._lock:
+            self._models.pop(model, None)
+            for key in [key for key in self._held if key[0] == model]:
+                del self._held[key]
+
+
+def _key(loaded: LoadedModel, tokens: list[int]) -> Key:
+    return id(loaded.model), loaded.decoder_name, tuple(tokens)
