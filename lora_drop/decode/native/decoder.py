@@ -12,6 +12,7 @@ import ctypes
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from lora_drop.decode.cache import HiddenCache, KVCache
@@ -159,7 +160,7 @@ class NativeDecoder(ReferenceDecoder):
 
     def _embedded(self, tokens: Tensor) -> Tensor:
         """Embeddings (rows, D) of tokens (1, rows); a copy: `ld_step` works in it."""
-        return self.embed.weight[tokens[0]].to(torch.float32, copy=True)
+        return F.embedding(tokens[0], self.embed.weight).float()
 
     def _run(
         self,

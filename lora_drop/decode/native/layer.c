@@ -35,9 +35,10 @@ static void gate_chunk(void *context, int64_t from, int64_t to) {
 static void swiglu(const Matrix *in, const Matrix *out, const Pair *change, const float *x, int64_t rows,
                    const float *residual, float *y, Workspace *space) {
     float *neurons = space->neurons.at;
-    Taken *taken = in_blocks(out) ? (Taken *)space->neurons_taken.at : NULL;
+    int is_wide = in->n > 32 * LANES; /* a narrow one is cut finer, so that each thread has as much of it */
+    Taken *taken = is_wide && in_blocks(out) ? (Taken *)space->neurons_taken.at : NULL;
     Gate g = {prepare(in, change ? change + GATE_UP : NULL, x, NULL, rows, space, space->gate_up.at), neurons, taken};
-    parallel(gate_chunk, &g, in->n / 2, chunk_of(in));
+    parallel(gate_chunk, &g, in->n / 2, is_wide ? chunk_of(in) : LANES);
     Product p = prepare(out, change ? change + DOWN : NULL, neurons, taken, rows, space, y);
     multiply(&p, residual);
 }
