@@ -9,6 +9,7 @@ from lora_drop.cli.output import print_json
 from lora_drop.method.cost import human_bytes
 from lora_drop.run.records import FREE, TOGETHER
 from lora_drop.run.trace import Trace, refresh_counts
+from lora_drop.run.verdict import verdict
 
 
 def run_object(trace: Trace) -> dict[str, Any]:
@@ -39,6 +40,7 @@ def run_object(trace: Trace) -> dict[str, Any]:
             "model": trace.header.model,
         },
         "device": trace.header.device,
+        "verdict": verdict(trace),
     }
 
 
@@ -49,6 +51,7 @@ def show_run(trace: Trace, as_json: bool) -> None:
         print_json(result)
         return
     _show_lanes(trace, result)
+    print(_plain(f"\n{result['verdict']['text']}"))
     if trace.summary is None:
         print("\nThe trace was cut short: it has no summary.")
         return
@@ -64,16 +67,12 @@ def show_run(trace: Trace, as_json: bool) -> None:
         ("speedup", result["speedup"], "{:.2f}x"),
         ("its physical bound", result["bound"], "{:.2f}x"),
         ("KV saved", result["kv_saved"], "{:.1%}"),
-        ("quality loss on the baseline's answer, nats a token", _loss(result), "{:.3f}"),
+        ("quality loss, nats per token", result["verdict"]["facts"]["quality_loss"], "{:.3f}"),
         ("same next token as the full model there, LoRA steps", result["top1_agreement"], "{:.1%}"),
         ("drafts that the full model kept", result["accepted"], "{:.1%}"),
         ("first differing token", result["first_divergence"], "{}"),
     ):
         print(f"{label}: {'-' if value is None else form.format(value)}")
-
-
-def _loss(result: dict[str, Any]) -> float | None:
-    return result["quality"] and result["quality"]["all_steps"]["kl"]
 
 
 def _show_lanes(trace: Trace, result: dict[str, Any]) -> None:

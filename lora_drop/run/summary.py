@@ -11,6 +11,7 @@ from lora_drop.models.load import LoadedModel
 from lora_drop.run.figures import bytes_read
 from lora_drop.run.records import BASELINE, FREE, LORA_DROP, THIRD, TOGETHER, Summary
 from lora_drop.run.speed import cycles, speedup_interval
+from lora_drop.run.told import with_told
 from lora_drop.run.trace import Trace, first_divergence, quality_of, refresh_counts
 
 
@@ -37,7 +38,7 @@ def summarise(loaded: LoadedModel, trace: Trace, lanes: dict[str, Lane], stopped
         }
         for name, lane in lanes.items()
     }
-    return Summary(lanes=figures, **beside.get(LORA_DROP, nothing))
+    return with_told(trace, Summary(lanes=figures, **beside.get(LORA_DROP, nothing)))
 
 
 def _without_end(token_ids: list[int], loaded: LoadedModel) -> list[int]:

@@ -11,13 +11,12 @@ from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation import preset_results as measured
 from lora_drop.evaluation.preset_results import (
-    READS_WELL_LOSS,
-    READS_WELL_REPEATS,
     default_preset,
     measured_presets,
     reads_well,
 )
 from lora_drop.method.presets import PRESETS
+from lora_drop.method.quality import READS_WELL_LOSS, READS_WELL_REPEATS
 from lora_drop.ui.facts import preset_facts
 
 TINY = ["--model", "random:tiny-llama", "--dtype", "float32"]
