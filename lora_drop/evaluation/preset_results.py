@@ -117,7 +117,8 @@ def idle_gain(loaded: LoadedModel | ModelInfo, config: LoraDropConfig) -> dict[s
     if name is None:
         return None
     try:
-        measured = measured_presets(loaded.id, loaded.revision, lambda one: config_fingerprint(loaded, one))
+        taken = config_fingerprint(loaded, config)  # of this one alone: a fingerprint reads the whole bank
+        measured = measured_presets(loaded.id, loaded.revision, lambda one: taken if one == config else None)
     except LoraDropError:  # a broken file; the run says nothing of it
         return None
     row = measured.rows.get(name)

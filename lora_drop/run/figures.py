@@ -143,12 +143,13 @@ class Figures:
 
     Args:
         header: the run's first record; one without a shape (an old trace) has no bound on the way.
+        counts_bytes: false leaves the bound to the summary.
     """
 
-    def __init__(self, header: Header):
+    def __init__(self, header: Header, counts_bytes: bool = True):
         self._main = header.main["id"]
         self._summary: Summary | None = None
-        shape = shape_of(header)
+        shape = shape_of(header) if counts_bytes else None
         self._lanes = {lane["id"]: _Lane(lane["config"], header, shape) for lane in header.lanes}
         self._differs: dict[str, int | None] = dict.fromkeys(self._lanes)
         self._compared = dict.fromkeys(self._lanes, 0)

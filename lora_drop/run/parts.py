@@ -8,7 +8,7 @@ from typing import Any
 
 from lora_drop.method.cost import ModelShape, step_bytes
 from lora_drop.method.schedule import baseline_schedule
-from lora_drop.run.figures import bytes_read, correction_of, schedule_of, shape_of
+from lora_drop.run.figures import correction_of, schedule_of, shape_of
 from lora_drop.run.records import BASELINE, JudgeRecord, StepRecord, number
 from lora_drop.run.trace import Trace
 
@@ -44,14 +44,18 @@ class Times:
         return total / self.kept if self.kept and total > 0 else None
 
 
-def parts_of(trace: Trace) -> dict[str, Any] | None:
+def parts_of(trace: Trace, bound: float | None) -> dict[str, Any] | None:
     """The parts of the time of the lane that the run is about, in ms for each token that stands.
 
-    `{"unit", "parts": [{"id", "label", "ms"}], "total", "bound", "bound_with_repairs"}`. The first part, `full`, is
-    the baseline's time for a token; what is saved is negative; all of them add up to `total`. What LoRA steps save is
-    split between layers and head by the bytes that each saves. `bound` is what the bytes allow at the baseline's time
-    for a byte, `bound_with_repairs` the same with what repairs were measured to cost. None without a baseline, without
-    decode steps, and of the reference decoder, whose times say nothing.
+    Args:
+        bound: of the speedup, where it is known.
+
+    Returns:
+        `{"unit", "parts": [{"id", "label", "ms"}], "total", "bound", "bound_with_repairs"}`. The first part, `full`,
+        is the baseline's time for a token; what is saved is negative; all of them add up to `total`. What LoRA steps
+        save is split between layers and head by the bytes that each saves. `bound` is the least that the bytes allow,
+        and `bound_with_repairs` the same with what repairs were measured to cost. None without a baseline, without
+        decode steps, and of the reference decoder, whose times say nothing.
     """
     lane = trace.header.main["id"]
     if BASELINE not in trace.steps or lane == BASELINE or is_reference(trace):
@@ -72,7 +76,6 @@ def parts_of(trace: Trace) -> dict[str, Any] | None:
     found.append(("refreshes", "repairs" if does_repair else "full steps", repairs))
     if config.get("accept") or times.taken_back:
         found.append(("taken_back", "tokens taken back", sum(times.taken_back) / times.kept))
-    bound = bytes_read(trace, lane, shape).bound if shape else None
     least = full / bound if bound else None
     return {
         "unit": UNIT,

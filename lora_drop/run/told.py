@@ -14,8 +14,9 @@ from lora_drop.run.why import why
 
 def told_of(trace: Trace) -> dict[str, Any]:
     """`{"verdict", "why", "parts"}` of a run, also of one that was cut short."""
-    parts = parts_of(trace)
-    return {"verdict": verdict(trace), "why": why(trace, parts), "parts": parts}
+    told = verdict(trace)
+    parts = parts_of(trace, told["facts"]["bound"])
+    return {"verdict": told, "why": why(trace, parts), "parts": parts}
 
 
 def with_told(trace: Trace, summary: Summary) -> Summary:

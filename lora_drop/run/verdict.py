@@ -43,7 +43,7 @@ def kind_of(facts: dict[str, Any]) -> Kind:
 
 def facts_of(trace: Trace) -> dict[str, Any]:
     """Every figure of the verdict, by its name; None where one is not known."""
-    figures = Figures(trace.header)
+    figures = Figures(trace.header, counts_bytes=trace.summary is None)  # which takes long
     for record in trace.records():
         if record is not trace.header:
             figures.add(record)

@@ -91,7 +91,7 @@ def _means(trace: Trace, lane: str) -> dict[int, float]:
 
 
 def _drift(trace: Trace, lane: str) -> str | None:
-    """The usual gap between two full steps: mean drift at its last LoRA step, and at the full step after it."""
+    """The usual gap between two refreshes: mean drift at its last LoRA step, and at the refresh after it."""
     means = _means(trace, lane)
     gaps: list[tuple[int, float, float]] = []
     run = 0
@@ -107,7 +107,7 @@ def _drift(trace: Trace, lane: str) -> str | None:
     usual = Counter(run for run, _, _ in gaps).most_common(1)[0][0]
     found = [gap for gap in gaps if gap[0] == usual]
     grown, left = (sum(gap[i] for gap in found) / len(found) for i in (1, 2))
-    text = f"On average drift grew to {grown:.2f} in {_counted(usual, 'LoRA step')}, then the full step brought it to "
+    text = f"On average drift grew to {grown:.2f} in {_counted(usual, 'LoRA step')}, then the refresh brought it to "
     if left < 0.005:
         return f"{text}0: it repaired the caches."
     return f"{text}{left:.2f}: it runs every layer, but reads caches that LoRA steps wrote."
@@ -157,19 +157,22 @@ def _parts(parts: dict[str, Any] | None) -> str | None:
     if parts is None:
         return None
     own = {part["id"]: part["ms"] for part in parts["parts"]}
-    said = [_gain("Skipped layers", own["layers"])]
-    if "head" in own:
-        said.append(_gain("the screened head", own["head"]))
-    what = "repairs" if parts["bound_with_repairs"] is not None else "full steps"
-    said.append(_gain(what, own["refreshes"]))
-    if own.get("taken_back"):
-        said.append(_gain("tokens taken back", own["taken_back"]))
-    return f"Of {_ms(own['full'])} for a full step: {', '.join(said)}; {_ms(parts['total'])} is left for a kept token."
+    repairs = "repairs" if parts["bound_with_repairs"] is not None else "full steps"
+    names = {
+        "layers": "skipped layers",
+        "head": "the screened head",
+        "refreshes": repairs,
+        "taken_back": "tokens taken back",
+    }
+    changes = [_change(names[name], ms, own["full"]) for name, ms in own.items() if name in names]
+    return f"A token takes the full model {_ms(own['full'])}: {', '.join(changes)}; {_ms(parts['total'])} are left."
 
 
-def _gain(what: str, ms: float) -> str:
-    verb = ("save" if ms < 0 else "cost") + ("s" if what.endswith("head") else "")
-    return f"{what} {verb} {_ms(abs(ms))}"
+def _change(what: str, ms: float, full: float) -> str:
+    s = "s" if what.endswith("head") else ""
+    if abs(ms) < full / 200:
+        return f"{what} change{s} nothing"
+    return f"{what} {'save' if ms < 0 else 'cost'}{s} {_ms(abs(ms))}"
 
 
 def _ms(value: float) -> str:
