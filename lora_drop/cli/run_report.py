@@ -8,6 +8,7 @@ from typing import Any
 from lora_drop.cli.output import print_json
 from lora_drop.method.cost import human_bytes
 from lora_drop.run.records import FREE, TOGETHER
+from lora_drop.run.told import told_of
 from lora_drop.run.trace import Trace, refresh_counts
 from lora_drop.run.verdict import verdict
 
@@ -51,7 +52,8 @@ def show_run(trace: Trace, as_json: bool) -> None:
         print_json(result)
         return
     _show_lanes(trace, result)
-    print(_plain(f"\n{result['verdict']['text']}"))
+    told = told_of(trace)
+    print(_plain(f"\n{told['verdict']['text']}"))
     if trace.summary is None:
         print("\nThe trace was cut short: it has no summary.")
         return
@@ -65,14 +67,16 @@ def show_run(trace: Trace, as_json: bool) -> None:
     print()
     for label, value, form in (
         ("speedup", result["speedup"], "{:.2f}x"),
-        ("its physical bound", result["bound"], "{:.2f}x"),
-        ("KV saved", result["kv_saved"], "{:.1%}"),
+        ("bound, estimated from memory traffic", result["bound"], "{:.2f}x"),
+        ("K/V memory saved", result["kv_saved"], "{:.1%}"),
         ("quality loss, nats per token", result["verdict"]["facts"]["quality_loss"], "{:.3f}"),
-        ("same next token as the full model there, LoRA steps", result["top1_agreement"], "{:.1%}"),
+        ("same next token as the full model at LoRA steps, on its own answer", result["top1_agreement"], "{:.1%}"),
         ("drafts that the full model kept", result["accepted"], "{:.1%}"),
         ("first differing token", result["first_divergence"], "{}"),
     ):
         print(f"{label}: {'-' if value is None else form.format(value)}")
+    if why := told["why"]["parts"]:
+        print(f"where the time goes: {why}")
 
 
 def _show_lanes(trace: Trace, result: dict[str, Any]) -> None:

@@ -138,9 +138,11 @@ def _corrections(config: dict[str, Any]) -> str | None:
 
 def _speed(trace: Trace, lane: str, now: dict[str, Any], has_baseline: bool) -> dict[str, Any]:
     speedup, bound = (now["speedup"], now["bound"]) if has_baseline else (None, None)
-    interval = speed = None
+    interval: list[float] | None = None
+    speed = None
     if speedup is not None:
-        interval = speedup_interval(cycles(trace.passes[BASELINE]), cycles(trace.passes[lane]))
+        known = trace.summary.speedup_interval if trace.summary else None
+        interval = known or speedup_interval(cycles(trace.passes[BASELINE]), cycles(trace.passes[lane]))
         speed = "reference" if is_reference(trace) else speed_of(speedup, interval) or "short"
     return {
         "speed": speed,

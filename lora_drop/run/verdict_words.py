@@ -122,7 +122,8 @@ def _third(facts: Facts) -> str | None:
     lead = "without corrections" if third["is_bare"] else f"in the lane \u201c{third['label']}\u201d"
     if third["breaks_after"] is not None:
         verb = "goes in circles" if third["how"] == "loop" else "breaks"
-        return f"{lead} the text {verb} after {_count(third['breaks_after'], 'word')}"
+        where = f"after {_count(third['breaks_after'], 'word')}" if third["breaks_after"] else "at its first word"
+        return f"{lead} the text {verb} {where}"
     first = third["words"]["first"]
     if first is None:
         return f"{lead} the text is the full model's too"
@@ -139,6 +140,8 @@ def _notes(kind: str, facts: Facts) -> Iterator[str]:
         yield "There are no trained corrections for these settings: this is plain skipping."
     elif kind in ("collapsed", "compared") and facts["corrections"] == "off":
         yield "Corrections are off."
+    if kind == "compared" and facts["accept"] == 1 and facts["words"]:
+        yield "Where every other token is taken back, only rounding makes the answers differ."
     if kind == "collapsed":
         yield "Skip fewer layers, or take a shorter period."
 
