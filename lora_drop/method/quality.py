@@ -13,8 +13,8 @@ READS_WELL_LOSS = 0.15
 READS_WELL_REPEATS = 0.1  # how much larger the share of repeated 4-grams may be than in the full model's own answers
 SLIPS_LOSS = 0.5  # up to it a text slips here and there; beyond it few sentences hold together
 
-# A token that the full model gives less than e^-5 (1 in 150) of its favourite's probability is absurd: the worst one
-# of six samples of its own, at temperature 0.7 and top-p 0.95, has e^-4.4.
+# A token of a greedy answer that the full model gives less than e^-5 (1 in 150) of its favourite's probability is
+# absurd: the worst one of six samples of its own, at temperature 0.7 and top-p 0.95, has e^-4.4.
 ABSURD = 5.0
 
 

@@ -131,6 +131,7 @@ def _drift(ours: Tensor, full: Tensor) -> dict[str, list[float | None]]:
 
 def _regret(full: Tensor, token_id: int) -> float | None:
     """ln(p_favourite / p_token), by the full model's logits (V,)."""
+    full = full.float()
     return number(float(full.max() - full[token_id]), 6)
 
 

@@ -82,7 +82,10 @@ def lane_facts(trace: Trace, figures: Figures, lane: str) -> dict[str, Any]:
     ids, usual = trace.token_ids(lane), trace.token_ids(BASELINE) if is_beside else []
     how = reads(loss, repeated_share(ids), repeated_share(usual)) if is_beside else None
     texts = [step.text for step in trace.steps[lane]]
-    absurd = next((step for step, audit in sorted(trace.audits[lane].items()) if (audit.regret or 0) > ABSURD), None)
+    absurd = None
+    if not trace.header.sampling.get("temperature"):  # a sampled token may be one that no argmax would be
+        found = (step for step, audit in sorted(trace.audits[lane].items()) if (audit.regret or 0) > ABSURD)
+        absurd = next(found, None)
     return {
         "words": align(trace.text(BASELINE), trace.text(lane)).counts if is_beside else None,
         "first_token": first_divergence(usual, ids) if is_beside else None,

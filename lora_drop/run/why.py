@@ -165,7 +165,7 @@ def _parts(parts: dict[str, Any] | None) -> str | None:
         "taken_back": "tokens taken back",
     }
     changes = [_change(names[name], ms, own["full"]) for name, ms in own.items() if name in names]
-    return f"A token takes the full model {_ms(own['full'])}: {', '.join(changes)}; {_ms(parts['total'])} are left."
+    return f"A kept token took {_ms(parts['total'])}, the full model's {_ms(own['full'])}: {', '.join(changes)}."
 
 
 def _change(what: str, ms: float, full: float) -> str:

@@ -176,7 +176,9 @@ class Retold:
         return None if at is None else self.words_before(lane, at)
 
     def absurd_word(self, lane: str) -> int | None:
-        """The first word that the full model finds absurd."""
+        """The first word that the full model finds absurd; of a greedy answer."""
+        if self.header["sampling"].get("temperature"):
+            return None
         steps = [
             step for (k, of, step), one in self.audits.items() if k == "drift" and of == lane and one["regret"] > 5
         ]
