@@ -113,18 +113,23 @@ def measured_presets(
 def idle_gain(loaded: LoadedModel | ModelInfo, config: LoraDropConfig) -> dict[str, Any] | None:
     """What a setting was measured to gain: `{"preset", "speedup", "device"}` of the preset that it is; None of others,
     and where the preset was not measured on this model with these adapters."""
-    name = next((name for name, preset in presets_for(loaded.id).items() if preset.config == config), None)
-    if name is None:
-        return None
-    try:
+
+    def resolved(one: LoraDropConfig) -> Any:
+        return one.schedule_for(loaded.num_layers), one.adapters, one.parts
+
+    try:  # settings that do not fit are the run's to refuse; of a broken file it says nothing
+        wanted = resolved(config)
+        same = [p for p in presets_for(loaded.id).values() if resolved(p.config) == wanted]
+        if not same:
+            return None
         taken = config_fingerprint(loaded, config)  # of this one alone: a fingerprint reads the whole bank
-        measured = measured_presets(loaded.id, loaded.revision, lambda one: taken if one == config else None)
-    except LoraDropError:  # a broken file; the run says nothing of it
+        measured = measured_presets(loaded.id, loaded.revision, lambda one: taken if one == same[0].config else None)
+    except LoraDropError:
         return None
-    row = measured.rows.get(name)
+    row = measured.rows.get(same[0].name)
     if row is None or row["speedup"] is None:
         return None
-    return {"preset": name, "speedup": row["speedup"], "device": measured.about["device"]["name"]}
+    return {"preset": same[0].name, "speedup": row["speedup"], "device": measured.about["device"]["name"]}
 
 
 def preset_words(row: dict[str, Any] | None) -> str:

@@ -137,7 +137,10 @@ def test_what_a_run_may_say_of_an_idle_machine_is_its_presets_own_row(tiny, tmp_
     config = PRESETS["gentle"].config
     row = next(row for row in content["rows"] if row["preset"] == "gentle")
     assert idle_gain(tiny, config) == {"preset": "gentle", "speedup": row["speedup"], "device": "a processor"}
+    low_high = (min(3, tiny.num_layers - 2), tiny.num_layers - 2)
+    assert idle_gain(tiny, config.replace(layers=low_high)) == idle_gain(tiny, config), "as the page's sliders say it"
     assert idle_gain(tiny, config.replace(period=7)) is None, "that is no preset"
+    assert idle_gain(tiny, config.replace(layers=(1, 99))) is None, "the run says what is wrong"
     (tmp_path / "presets.json").write_text(json.dumps(made_up("another")))
     assert idle_gain(tiny, config) is None
     (tmp_path / "presets.json").write_text("{")
