@@ -7,7 +7,7 @@ from typing import Any
 
 from lora_drop.method.cost import human_bytes
 from lora_drop.run.align import align
-from lora_drop.run.parts import Times
+from lora_drop.run.parts import Times, is_reference
 from lora_drop.run.records import BASELINE, StepRecord
 from lora_drop.run.trace import Trace
 
@@ -48,6 +48,8 @@ def _answers(trace: Trace, lane: str) -> str | None:
 
 
 def _race(trace: Trace, lane: str) -> str | None:
+    if is_reference(trace):  # its times say nothing
+        return None
     own = Times(trace, lane).per_token
     full = Times(trace, BASELINE).per_token if BASELINE in trace.steps and lane != BASELINE else None
     if own is None or full is None:
@@ -66,7 +68,7 @@ def _time(trace: Trace, lane: str) -> str | None:
     lora, full = times.lora + times.taken_back, times.full
     text = f"A LoRA step took {_ms(sum(lora) / len(lora))} on average, a full step {_ms(sum(full) / len(full))}"
     rows = [one.rows for one in trace.passes[lane] if isinstance(one, StepRecord) and one.rows > 1]
-    text += f", since it runs {sum(rows) / len(rows):.1f} tokens at once" if rows else ""
+    text += f", since it runs {sum(rows) / len(rows):.2g} tokens at once" if rows else ""
     if times.taken_back:
         text += f"; {len(times.taken_back)} of {len(lora)} LoRA steps were for tokens that were taken back"
     return f"{text}."
@@ -148,7 +150,7 @@ def _kl(trace: Trace, lane: str) -> str | None:
     agreed = sum(audit.agrees for audit in audits) / len(audits)
     loss = sum(audit.kl or 0.0 for audit in audits) / len(audits)
     return (
-        f"On the full model's own answer LoRA steps had its favourite word in {agreed:.0%} of cases and lost "
+        f"On the full model's own answer LoRA steps had its favourite token in {agreed:.0%} of cases and lost "
         f"{loss:.2f} nats per token."
     )
 

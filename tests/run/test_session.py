@@ -254,6 +254,7 @@ def test_a_third_lane_changes_one_setting_and_leaves_the_others_alone(tiny):
 def test_a_third_lane_that_would_be_the_second_again_is_left_out_and_reported(tiny):
     for config, compare in (
         (LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0), "adapters-off"),  # there are none
+        (LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0), "bare"),
         (LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0), "residual"),
         (LoraDropConfig(period=1), "skip"),
     ):
