@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from itertools import chain
@@ -47,11 +48,13 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """The command."""
     config = config_from(vars(args), args.model)
+    from lora_drop.evaluation.preset_results import idle_gain
     from lora_drop.run.request import Request
     from lora_drop.run.run import run
 
     request = Request(args.prompt, config, **read_settings(args, settings_of(RUN)))
     loaded = load(args)
+    request = dataclasses.replace(request, idle=idle_gain(loaded, config))
     records = run(loaded, request)
     first = next(records)  # what does not fit the model is reported before a trace file is begun
     trace = gather(_recorded(chain([first], records), args.trace))

@@ -8,7 +8,9 @@ from typing import Any
 from lora_drop.cli.output import print_json
 from lora_drop.method.cost import human_bytes
 from lora_drop.run.records import FREE, TOGETHER
+from lora_drop.run.told import told_of
 from lora_drop.run.trace import Trace, refresh_counts
+from lora_drop.run.verdict import verdict
 from lora_drop.run.words import speedup_words
 
 
@@ -40,6 +42,7 @@ def run_object(trace: Trace) -> dict[str, Any]:
             "model": trace.header.model,
         },
         "device": trace.header.device,
+        "verdict": verdict(trace),
     }
 
 
@@ -50,6 +53,8 @@ def show_run(trace: Trace, as_json: bool) -> None:
         print_json(result)
         return
     _show_lanes(trace, result)
+    told = told_of(trace)
+    print(_plain(f"\n{told['verdict']['text']}"))
     if trace.summary is None:
         print("\nThe trace was cut short: it has no summary.")
         return
@@ -64,18 +69,24 @@ def show_run(trace: Trace, as_json: bool) -> None:
     words = speedup_words(result["speedup"], result["speedup_interval"])
     for label, value, form in (
         ("speedup", words or result["speedup"], "{}" if words else "{:.2f}x"),
-        ("its bound, an estimate from memory traffic", result["bound"], "{:.2f}x"),
-        ("KV saved", result["kv_saved"], "{:.1%}"),
-        ("quality loss on the baseline's answer, nats a token", _loss(result), "{:.3f}"),
-        ("same next token as the full model there, LoRA steps", result["top1_agreement"], "{:.1%}"),
+        ("bound, estimated from memory traffic", result["bound"], "{:.2f}x"),
+        ("K/V memory saved", result["kv_saved"], "{:.1%}"),
+        (
+            "loss on the baseline's answer, nats per token",
+            result["verdict"]["facts"]["quality_loss"],
+            "{:.3f}",
+        ),
+        (
+            "same next token as the full model there, at LoRA steps",
+            result["top1_agreement"],
+            "{:.1%}",
+        ),
         ("drafts that the full model kept", result["accepted"], "{:.1%}"),
         ("first differing token", result["first_divergence"], "{}"),
     ):
         print(f"{label}: {'-' if value is None else form.format(value)}")
-
-
-def _loss(result: dict[str, Any]) -> float | None:
-    return result["quality"] and result["quality"]["all_steps"]["kl"]
+    if why := told["why"]["parts"]:
+        print(f"where the time goes: {why}")
 
 
 def _show_lanes(trace: Trace, result: dict[str, Any]) -> None:

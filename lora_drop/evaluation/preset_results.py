@@ -1,7 +1,7 @@
 """What the presets were measured to do: the file that the `presets` command wrote, read for the page and for `run`.
 
 A row counts only if it says what a run of the preset would do now: same weights, same settings, same adapters. What
-is known of a preset comes from such a row alone; nothing here is set by hand but the limit of "reads well".
+is known of a preset comes from such a row alone; nothing here is set by hand.
 """
 
 from __future__ import annotations
@@ -12,25 +12,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lora_drop.adapters.find import config_fingerprint
+from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.results import is_setting, read_result, whole_setting
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import presets_for
+from lora_drop.method.quality import Reads, reads
+from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.paths import SHIPPED_PRESETS
 
 FORMAT, VERSION = "lora-drop-presets", 2
 JSON_NAME = "presets.json"
 NOT_MEASURED = "not measured on this model"
 
-# The most quality loss, in nats per token, at which a text is said to read well. The full model's own samples at
-# temperature 0.7 and top-p 0.95 lose 0.26 to its favourites. A text that goes in circles comes to be expected: so that
-# one is not taken for a good one, its repeats count too.
-READS_WELL_LOSS = 0.15
 UNMEASURED = "gentle"  # what a model without figures and corrections opens on: without trained drafts accept is slow
-READS_WELL_REPEATS = 0.1  # how much larger the share of repeated 4-grams may be than in the full model's own answers
 
 # Of a row: the figures that are shown beside the loss, by their names in the file.
 FIGURES = {"speedup": "speedup", "kv_saved": "kv_saved"}
 REPEATS = ("free_repeated_4grams", "free_repeated_4grams_baseline")
+LEAST_SAVED = 0.05  # of the K/V memory: less is not worth a word
+_READS: dict[Reads, str] = {"well": "reads well", "slips": "slips", "badly": "reads badly"}
 LOSSES = ("own_all_steps_kl", "free_regret")  # of a setting, and of one that takes tokens back: see `loss_of`
 
 
@@ -65,12 +66,14 @@ def figures(row: dict[str, Any]) -> dict[str, float | None]:
     return {"loss": loss_of(row)} | {name: row[column] for name, column in FIGURES.items()}
 
 
+def row_reads(row: dict[str, Any]) -> Reads | None:
+    """How a text of such a row reads, from the measured figures alone; None where one is missing."""
+    return reads(loss_of(row), *(row.get(name) for name in REPEATS))
+
+
 def reads_well(row: dict[str, Any]) -> bool:
-    """Whether a text of such a row reads well: the one place that says so, from the measured figures alone."""
-    loss, (repeats, usual) = loss_of(row), (row.get(name) for name in REPEATS)
-    if loss is None or repeats is None or usual is None:
-        return False
-    return loss <= READS_WELL_LOSS and repeats - usual <= READS_WELL_REPEATS
+    """Whether a text of such a row reads well."""
+    return row_reads(row) == "well"
 
 
 def measured_presets(
@@ -107,12 +110,49 @@ def measured_presets(
     return Measured(rows, bare, {name: content[name] for name in ("model", "device", "data", "date")})
 
 
+def idle_gain(loaded: LoadedModel | ModelInfo, config: LoraDropConfig) -> dict[str, Any] | None:
+    """What a setting was measured to gain: `{"preset", "speedup", "device"}` of the preset that it is; None of others,
+    and where the preset was not measured on this model with these adapters."""
+
+    def resolved(one: LoraDropConfig) -> Any:
+        return one.schedule_for(loaded.num_layers), one.adapters, one.parts
+
+    try:  # settings that do not fit are the run's to refuse; of a broken file it says nothing
+        wanted = resolved(config)
+        same = [p for p in presets_for(loaded.id).values() if resolved(p.config) == wanted]
+        if not same:
+            return None
+        taken = config_fingerprint(loaded, config)  # of this one alone: a fingerprint reads the whole bank
+        measured = measured_presets(loaded.id, loaded.revision, lambda one: taken if one == same[0].config else None)
+    except LoraDropError:
+        return None
+    row = measured.rows.get(same[0].name)
+    if row is None or row["speedup"] is None:
+        return None
+    return {"preset": same[0].name, "speedup": row["speedup"], "device": measured.about["device"]["name"]}
+
+
+def preset_words(row: dict[str, Any] | None) -> str:
+    """A measured preset in three words and one figure: how its text reads, and the larger of what it gains, in time or
+    in memory."""
+    if row is None:
+        return "not measured"
+    how = row_reads(row)
+    text = "same text" if whole_setting(row["config"])["accept"] == 1 else how and _READS[how]
+    speedup, saved = (row[name] for name in FIGURES.values())
+    if saved is not None and saved >= LEAST_SAVED and saved > (speedup or 0) - 1:
+        gains = [f"{saved:.0%} less K/V"]
+    else:
+        gains = [] if speedup is None else [f"{speedup:.1f}x"]
+    return ", ".join([*([text] if text else []), *gains]) or "not measured"
+
+
 def default_preset(measured: Measured) -> str:
-    """The preset that the page opens on: of those that read well the fastest, by its bound.
+    """The preset that the page opens on: of those that skip layers and read well the fastest, by its bound.
 
     If none reads well it is the one that loses the least; if none was measured, `UNMEASURED`.
     """
-    losses = {name: loss_of(row) for name, row in measured.rows.items()}
+    losses = {name: loss_of(row) for name, row in measured.rows.items() if row.get("layers_dropped") != 0}
     good = [name for name in losses if reads_well(measured.rows[name])]
     if good:
         return max(good, key=lambda name: measured.rows[name]["bound"])

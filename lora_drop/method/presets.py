@@ -120,7 +120,7 @@ def preset_named(name: str, model: str) -> Preset:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A third lane: the same schedule with one setting changed, to see what that setting does.
+    """A third lane: the same schedule with something changed, to see what that does.
 
     Args:
         button: what asks for it on the page.
@@ -140,6 +140,12 @@ class Comparison:
 
 
 COMPARISONS = {
+    # Full steps repair as in LoRA-Drop's lane: what is seen is what corrections and `accept` buy, not the refresh.
+    "bare": Comparison(
+        "no corrections",
+        "Without corrections",
+        {"adapters": "none", "parts": "auto", "head": "full", "accept": 0.0},
+    ),
     "adapters-off": Comparison("adapters off", "Adapters off", {"adapters": "none"}),
     "skip": Comparison("skip rule", "Skip rule", {"reuse": "skip"}),
     "state": Comparison("paper's rule", "Paper's rule (state)", {"reuse": "state"}),

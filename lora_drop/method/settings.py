@@ -250,8 +250,8 @@ SETTINGS: tuple[Setting, ...] = (
         words="refresh at norm {}",
     ),
     Setting(
-        *("compare", RUN, Choice(("adapters-off", "skip", "state", "residual"), off=True), None),
-        "a third lane: the same with its corrections off, or with another rule",
+        *("compare", RUN, Choice(("bare", "adapters-off", "skip", "state", "residual"), off=True), None),
+        "a third lane: the same skipping alone (no corrections, no accept), its corrections off, or another rule",
     ),
     Setting(
         *("model", CALL, Text("a model", off=True), None),
@@ -368,17 +368,17 @@ class Checked:
         """What concerns more than one setting. Raises LoraDropError."""
 
 
-def fields(name: str, settings: Iterable[Setting], *first: tuple) -> Any:
+def fields(name: str, settings: Iterable[Setting], *first: tuple, last: Iterable[tuple] = ()) -> Any:
     """The base class of a settings object: a frozen dataclass with a field an entry, after the fields `first`.
 
     Args:
-        first: (name, type) or (name, type, default) of fields that are no settings, as `dataclasses.make_dataclass`
-            has them.
+        first, last: (name, type) or (name, type, default) of fields that are no settings, as
+            `dataclasses.make_dataclass` has them.
     """
     table = {entry.name: entry for entry in settings}
     made = dataclasses.make_dataclass(
         name,
-        [*first, *((entry.name, entry.kind.annotation, entry.default) for entry in table.values())],
+        [*first, *((entry.name, entry.kind.annotation, entry.default) for entry in table.values()), *last],
         frozen=True,
     )
     checked = pydantic.dataclasses.dataclass(made, frozen=True, config=ConfigDict(arbitrary_types_allowed=True))

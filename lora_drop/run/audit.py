@@ -54,7 +54,8 @@ class DriftAudit:
 
     @torch.inference_mode()
     def flush(self) -> list[dict]:
-        """Audit what was taken since the last chunk: dicts of step, drift, cosine, kl, agrees, argmax (token id)."""
+        """Audit what was taken since the last chunk: dicts of step, drift, cosine, kl, agrees, argmax (token id)
+        and regret."""
         steps, self._steps = self._steps, []
         if not steps:
             return []
@@ -66,7 +67,8 @@ class DriftAudit:
         for t, step in enumerate(steps):
             assert step.watched is not None and full.watched is not None  # an audited lane keeps them
             drift = _drift(step.watched, full.watched[:, :, t])
-            found.append({"step": step.step, **drift, **_divergence(step.logits, full.logits[:, t])})
+            regret = _regret(full.logits[0, t], step.token_id)
+            found.append({"step": step.step, **drift, **_divergence(step.logits, full.logits[:, t]), "regret": regret})
         return found
 
 
@@ -119,6 +121,12 @@ def _drift(ours: Tensor, full: Tensor) -> dict[str, list[float | None]]:
         "drift": [number(value, 6) for value in drift[:, 0].tolist()],
         "cosine": [number(value, 6) for value in cosine[:, 0].tolist()],
     }
+
+
+def _regret(full: Tensor, token_id: int) -> float | None:
+    """ln(p_favourite / p_token), by the full model's logits (V,)."""
+    full = full.float()
+    return number(float(full.max() - full[token_id]), 6)
 
 
 def _divergence(ours: Tensor, full: Tensor) -> dict[str, float | bool | int | None]:

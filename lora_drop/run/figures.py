@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
 
@@ -33,20 +34,30 @@ FIGURES = 200  # what their line for the page begins with
 NO_SHAPE = ModelShape(0, 0, 0, 0, 0, 0, 0, False)  # of a header that has none: nothing is counted by it
 
 
-def _read_of(config: dict[str, Any], header: Header, shape: ModelShape) -> tuple[Schedule, BytesRead]:
-    """A lane's schedule, and the count of what its passes read."""
+def schedule_of(header: Header, config: dict[str, Any]) -> Schedule:
+    """A lane's schedule, from its settings."""
     names = {field.name for field in dataclasses.fields(Schedule)} - {"dropped", "num_layers"}
     rules = {"period": 1} | {name: config[name] for name in names & config.keys()}
-    schedule = Schedule(num_layers=header.model["layers"], dropped=tuple(sorted(config.get("dropped") or ())), **rules)
-    extras = Extras(**config.get("extras") or {})
-    correction = config.get("rank") or 0, config.get("corrected"), extras
-    return schedule, BytesRead(shape, schedule, header.prompt_tokens, *correction)
+    return Schedule(num_layers=header.model["layers"], dropped=tuple(sorted(config.get("dropped") or ())), **rules)
+
+
+def correction_of(config: dict[str, Any]) -> tuple[int, Collection[int] | None, Extras]:
+    """A lane's correction as the counts of bytes take it: its rank, the layers that have one, its further parts."""
+    return config.get("rank") or 0, config.get("corrected"), Extras(**config.get("extras") or {})
+
+
+def shape_of(header: Header) -> ModelShape | None:
+    """The model's sizes; None where a header has none (an old trace)."""
+    with suppress(TypeError):  # a header may hold any object
+        sizes: dict[str, Any] = dict(header.model.get("shape") or {})
+        return ModelShape(**sizes)
+    return None
 
 
 def bytes_read(trace: Trace, lane: str, shape: ModelShape) -> BytesRead:
     """What a lane's passes have read."""
-    config = next(one["config"] for one in trace.header.lanes if one["id"] == lane)
-    _, read = _read_of(config, trace.header, shape)
+    header, config = trace.header, trace.header.config_of(lane)
+    read = BytesRead(shape, schedule_of(header, config), header.prompt_tokens, *correction_of(config))
     for record in trace.passes[lane]:
         _take(read, record)
     return read
@@ -65,13 +76,17 @@ class _Lane:
     """What is counted of a lane as its records come."""
 
     def __init__(self, config: dict[str, Any], header: Header, shape: ModelShape | None):
-        self.schedule, self.read = _read_of(config, header, shape or NO_SHAPE)
+        self.schedule = schedule_of(header, config)
+        self.read = BytesRead(shape or NO_SHAPE, self.schedule, header.prompt_tokens, *correction_of(config))
         self.knows_bytes = shape is not None
         self.tokens: list[int] = []
         self.kv_bytes: list[int] = []
         self.decode_ms = 0.0
         self.audited = self.agreed = 0
-        self.losses: list[float] = []
+        # What is kept of drafts is judged as it was written: on the baseline's answer nothing could be taken back.
+        self.loss_of = "own" if self.schedule.judges else "answer"
+        self.is_sampled = bool(header.sampling.get("temperature"))
+        self.losses: dict[int, float] = {}  # by step
         self.pending = self.drafts = self.accepted = 0
 
     def add(self, record: StepRecord | RewindRecord | JudgeRecord) -> None:
@@ -79,6 +94,9 @@ class _Lane:
             _take(self.read, record)
         if isinstance(record, RewindRecord):
             self._judge(len(self.tokens) - 1 - record.to)
+            if self.loss_of == "own":
+                for step in range(record.to + 1, len(self.tokens)):
+                    self.losses.pop(step, None)
             del self.tokens[record.to + 1 :], self.kv_bytes[record.to + 1 :]
         elif isinstance(record, JudgeRecord):
             self._judge(record.rows - record.kept)
@@ -98,8 +116,9 @@ class _Lane:
         self.pending = 0
 
     def audit(self, record: AuditRecord) -> None:
-        if record.audit == "quality" and record.kl is not None:
-            self.losses.append(record.kl)
+        loss = record.kl if record.audit == "quality" else None if self.is_sampled else record.regret
+        if loss is not None and (record.audit == "quality") == (self.loss_of == "answer"):
+            self.losses[record.step] = loss
         if record.kind == "lora":
             self.audited += 1
             self.agreed += record.agrees
@@ -107,6 +126,12 @@ class _Lane:
     @property
     def bound(self) -> float | None:
         return 1.0 if self.schedule.is_baseline else self.read.bound
+
+    @property
+    def loss(self) -> float | None:
+        """Quality loss, nats per token: KL(full || lane) on the baseline's answer; of a lane that judges its drafts
+        the regret of the tokens that stand, which says nothing where they are sampled."""
+        return sum(self.losses.values()) / len(self.losses) if self.losses else None
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -119,16 +144,14 @@ class Figures:
 
     Args:
         header: the run's first record; one without a shape (an old trace) has no bound on the way.
+        counts_bytes: false leaves the bound to the summary.
     """
 
-    def __init__(self, header: Header):
+    def __init__(self, header: Header, counts_bytes: bool = True):
         self._main = header.main["id"]
         self._summary: Summary | None = None
         self._claims = makes_claims(header)
-        shape = None
-        with suppress(TypeError):  # a header may hold any object
-            sizes: dict[str, Any] = dict(header.model.get("shape") or {})
-            shape = ModelShape(**sizes)
+        shape = shape_of(header) if counts_bytes else None
         self._lanes = {lane["id"]: _Lane(lane["config"], header, shape) for lane in header.lanes}
         self._differs: dict[str, int | None] = dict.fromkeys(self._lanes)
         self._compared = dict.fromkeys(self._lanes, 0)
@@ -167,7 +190,7 @@ class Figures:
             "kv_saved": saved,
             "first_divergence": self._differs[self._main],
             "top1_agreement": main.agreed / main.audited if main.audited else None,
-            "quality_loss": sum(main.losses) / len(main.losses) if main.losses else None,
+            "quality_loss": main.loss,
             "accepted": main.accepted / main.drafts if main.schedule.judges and main.drafts else None,
         }
         by_chance = False
@@ -179,6 +202,11 @@ class Figures:
             by_chance = bool(together["speedup"] and bound and together["speedup"] > BY_CHANCE * bound)
         lanes = {name: {"tokens_per_second": speeds[name], "differs": self._differs[name]} for name in self._lanes}
         return {"main": self._main, **together, "by_chance": by_chance, "lanes": lanes}
+
+    def loss(self, lane: str) -> tuple[float | None, str | None]:
+        """A lane's quality loss, and on which text: the baseline's `answer` or its `own`; None where not known."""
+        found = self._lanes[lane]
+        return found.loss, found.loss_of if found.losses else None
 
     def line(self) -> str:
         """The figures as a line for the page, newline included, rounded to what it shows: `[200, *SO_FAR, by_chance,

@@ -60,6 +60,7 @@ def make_header(loaded: LoadedModel, request: Request, checked: Plan, decoder: D
             **{one.name: getattr(request, one.name) for one in settings_of(RUN) if one.name not in ELSEWHERE},
             "notes": checked.notes,
         },
+        idle=request.idle,
         version=2 if request.audit and BASELINE in checked.lanes or _judges(checked) else 1,
         software={name: metadata.version(name) for name in ("torch", "transformers")}
         | {"python": platform.python_version()},

@@ -9,14 +9,23 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, cast, get_args
+from typing import Annotated, Any, ClassVar, Final, Literal, cast, get_args
 
-from pydantic import AfterValidator, ConfigDict, Field, InstanceOf, WithJsonSchema, with_config
+from pydantic import Field, with_config
 from typing_extensions import TypedDict  # pydantic takes Python's own from 3.12 on
 
 from lora_drop.method.schedule import TRIGGERS, StepKind
-from lora_drop.method.settings import RUN, SCHEDULE, Setting, settings_of
-from lora_drop.method.values import Choice
+from lora_drop.run.record_types import (
+    LARGEST,
+    MORE,
+    Bytes,
+    LaneConfig,
+    LaneId,
+    Number,
+    Sampling,
+    StepNumber,
+    Text,
+)
 from lora_drop.run.words import lane_words, speedup_words
 
 FORMAT: Final = "lora-drop-trace"
@@ -24,7 +33,6 @@ VERSIONS: Final = (1, 2)  # 2 where tokens may be taken back, or quality is audi
 BASELINE, LORA_DROP, THIRD = "baseline", "lora_drop", "third"  # the lanes that a run has
 MAX_LANES = 16  # reading a trace, and the page, look through the lanes at every step
 MAX_DEPTH = 8  # of objects and lists in a header: more than any has, and far less than what copying them can take
-LARGEST = 1e300  # of a number: what is computed from those that a run can write stays finite
 TOGETHER = ("speedup", "bound", "kv_saved", "first_divergence", "top1_agreement")  # of a lane beside the baseline
 FREE = ("accepted", "tokens_per_refresh", "speedup_interval", "quality")  # further figures of a lane, None where none
 TAKEN = (
@@ -32,68 +40,10 @@ TAKEN = (
     *FREE,
     "config",
     "device",
+    "verdict",
 )  # words of `run`'s JSON object: no lane is called so
 
-MORE = ConfigDict(extra="allow")  # objects may have further keys
 KINDS = get_args(StepKind)
-Text = InstanceOf[str]  # of a token: it may be half of a character, which pydantic's own strings refuse
-LaneId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]  # a word that `run`'s JSON object has as a key
-Number = Annotated[float, Field(strict=True, ge=-LARGEST, le=LARGEST)]  # whole ones too
-StepNumber = Annotated[int, Field(strict=True, ge=0, le=10**7)]
-Size = Annotated[int, Field(strict=True, ge=0, le=2**31)]
-Bytes = Annotated[int, Field(strict=True, ge=0, le=2**53)]
-Layers = list[Annotated[int, Field(strict=True, ge=0, lt=10_000)]]
-
-
-def _of_table(owner: str) -> dict[str, Any]:
-    """The table's settings as types; a choice may be any text, as the run may be another version's."""
-
-    def type_of(one: Setting) -> Any:
-        if isinstance(one.kind, Choice):
-            return Text | None if one.kind.off else Text
-
-        def check(value: Any) -> Any:
-            if not one.fits(value):
-                raise ValueError(one.name)
-            return value
-
-        return Annotated[Any, AfterValidator(check), WithJsonSchema(one.schema)]
-
-    return {one.name: type_of(one) for one in settings_of(owner)}
-
-
-@with_config(ConfigDict(extra="forbid"))
-class ExtrasHeader(TypedDict, total=False):
-    """What LoRA steps read beside the paper's correction: `lora_drop.method.cost.Extras`."""
-
-    mlp: Size
-    kept: Size
-    head_rank: Size
-    head_best: Size
-    code_size: Annotated[float, Field(strict=True, ge=0, le=8)]
-
-
-if TYPE_CHECKING:  # a type checker does not read the table
-    LaneConfig = dict[str, Any]
-    Sampling = dict[str, Any]
-else:
-    # A lane's settings, as far as it says them; without `dropped` (resolved) it skips nothing.
-    LaneConfig = TypedDict(
-        "LaneConfig",
-        {
-            **_of_table(SCHEDULE),
-            "dropped": Layers,
-            "corrected": Layers | None,
-            "rank": Size,
-            "extras": ExtrasHeader,
-        },
-        total=False,
-    )
-    with_config(MORE)(LaneConfig)
-
-    # The rest of what was asked for.
-    Sampling = TypedDict("Sampling", {**_of_table(RUN), "notes": list[Any]}, total=False)
-    with_config(MORE)(Sampling)
 
 
 @with_config(MORE)
@@ -128,6 +78,24 @@ class DeviceHeader(TypedDict):
     """What it ran on: also the type, and the decoder."""
 
     name: Text
+
+
+@with_config(MORE)
+class Idle(TypedDict):
+    """What a preset was measured to gain on an idle machine, and which machine that was."""
+
+    preset: Text
+    speedup: Number
+    device: Text
+
+
+@with_config(MORE)
+class Verdict(TypedDict):
+    """What a run says, in a sentence: its kind, the text, and every figure in it (`verdict.py`)."""
+
+    kind: Text
+    text: Text
+    facts: dict[str, Any]
 
 
 @with_config(MORE)
@@ -174,7 +142,10 @@ class _Line:
 
 @dataclass(frozen=True)
 class Header(_Line):
-    """The first line: what ran, on what, from which prompt."""
+    """The first line: what ran, on what, from which prompt.
+
+    `idle`: what the setting was measured to gain, where it is a preset's; a line has it only then.
+    """
 
     lanes: Annotated[list[LaneHeader], Field(min_length=1, max_length=MAX_LANES)]
     model: ModelHeader
@@ -187,6 +158,9 @@ class Header(_Line):
     type: Literal["header"] = "header"
     format: Literal["lora-drop-trace"] = FORMAT
     version: Literal[1, 2] = 1
+    idle: Idle | None = None
+
+    _optional = ("idle",)
 
     def is_right(self) -> bool:
         """What the types cannot say. Puts the empty `dropped` of a lane that has none in its place."""
@@ -199,6 +173,10 @@ class Header(_Line):
             if max((layer for some in named for layer in some), default=0) >= layers:
                 return False
         return len(set(ids)) == len(ids) and not set(ids) & set(TAKEN) and is_plain(vars(self))
+
+    def config_of(self, lane: str) -> LaneConfig:
+        """A lane's settings."""
+        return next(one["config"] for one in self.lanes if one["id"] == lane)
 
     def to_page(self, lane_ids: list[str]) -> Any:
         """What a line for the page holds: the object, as in the file, with the lane that the run is about."""
@@ -286,11 +264,12 @@ class AuditRecord(_Line):
 
     `drift` = ||x_hat - x|| / ||x|| and `cosine` have an entry for each skipped layer (its output); `kl` is
     KL(full || lane) of the unscaled logits in nats; `agrees` says whether both have the same argmax, which for the
-    full model is `argmax_text`.
+    full model is `argmax_text`; `regret` is ln(p_favourite / p_token), by the full model, of the token that the lane
+    wrote: 0 for the full model's own favourite.
 
     An audit of quality feeds the lane the tokens that the baseline wrote, with the lane's own schedule: its `kind` is
     what the step was there, and `nll_gap` how much less likely the baseline's next token is to the lane, in nats. Its
-    steps may go on past the lane's. It has no drift.
+    steps may go on past the lane's. It has no drift and no regret.
     """
 
     lane: str
@@ -303,9 +282,10 @@ class AuditRecord(_Line):
     audit: Literal["drift", "quality"] = "drift"
     kind: StepKind | None = None
     nll_gap: Number | None = None
+    regret: Number | None = None
     type: Literal["audit"] = "audit"
 
-    _optional = ("audit", "kind", "nll_gap")
+    _optional = ("audit", "kind", "nll_gap", "regret")
 
     def is_right(self) -> bool:
         """What the types cannot say."""
@@ -328,7 +308,9 @@ class Summary(_Line):
 
     `accepted` is the share of drafts that the full model kept, None where `accept` is 0; `speedup_interval` holds the
     speedup's 95% interval; `quality` has `lora_steps`, `full_steps` and `all_steps` of the audit on the baseline's
-    text; `prefill_cached` says that the prompt was read in an earlier run, whose time it took.
+    text; `prefill_cached` says that the prompt was read in an earlier run, whose time it took. `verdict`,
+    `why` (a sentence for each chart) and `parts` (where the time goes) are made from the trace by `told.py`, and made
+    anew for whoever opens it.
     """
 
     lanes: dict[str, LaneSummary]
@@ -342,11 +324,16 @@ class Summary(_Line):
     speedup_interval: list[Number] | None = None
     quality: dict[str, Any] | None = None
     prefill_cached: Annotated[bool, Field(strict=True)] = False
+    verdict: Verdict | None = None
+    why: dict[str, Text | None] | None = None
+    parts: dict[str, Any] | None = None
     type: Literal["summary"] = "summary"
+
+    _optional = ("verdict", "why", "parts")
 
     def is_right(self) -> bool:
         """What the types cannot say."""
-        return is_plain(self.lanes) and is_plain(self.quality)
+        return all(map(is_plain, (self.lanes, self.quality, self.verdict, self.parts)))
 
     def to_page(self, lane_ids: list[str]) -> Any:
         """What a line for the page holds: the object, as in the file, with what is said of it in words."""

@@ -24,11 +24,14 @@ _Fields: Any = fields(
     settings_of(RUN),
     ("prompt", Any),
     ("config", LoraDropConfig, dataclasses.field(default_factory=LoraDropConfig)),
+    last=[("idle", Any, None)],
 )
 
 
 class Request(_Fields):
     """One run: a prompt, the schedule's config, and a run's settings by the command line's names.
+
+    `idle` is what the config was measured to gain, where that is known: it goes into the trace's header as it is.
 
     Raises:
         LoraDropError: a value is outside what it may be, on any model.

@@ -11,6 +11,7 @@ from lora_drop.models.load import LoadedModel
 from lora_drop.run.figures import bytes_read
 from lora_drop.run.records import BASELINE, FREE, LORA_DROP, THIRD, TOGETHER, Summary
 from lora_drop.run.speed import cycles, makes_claims, speedup_interval, speedup_of
+from lora_drop.run.told import with_told
 from lora_drop.run.trace import Trace, first_divergence, quality_of, refresh_counts
 
 
@@ -39,7 +40,8 @@ def summarise(
         }
         for name, lane in lanes.items()
     }
-    return Summary(lanes=figures, **beside.get(LORA_DROP, nothing), prefill_cached=prefill_cached)
+    main = beside.get(LORA_DROP, nothing)
+    return with_told(trace, Summary(lanes=figures, **main, prefill_cached=prefill_cached))
 
 
 def _without_end(token_ids: list[int], loaded: LoadedModel) -> list[int]:

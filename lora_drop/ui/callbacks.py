@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 import traceback
@@ -15,6 +16,7 @@ import gradio as gr
 
 from lora_drop import runtime
 from lora_drop.errors import LoraDropError
+from lora_drop.evaluation.preset_results import idle_gain
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.settings import RUN, SCHEDULE
 from lora_drop.models.load import LoadedModel
@@ -84,6 +86,7 @@ class Callbacks:
         """
         self.limits.check(request)
         with self.pool.lend(model) as loaded:
+            request = dataclasses.replace(request, idle=idle_gain(loaded, request.config))
             # ZeroGPU has a clock of its own, and a flag that crosses to another process.
             start, flag = (self._borrowed, stop) if self._borrowed else (self._runner(loaded), self.limits.clock(stop))
             with closing(start(request, flag)) as records:

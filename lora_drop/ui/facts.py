@@ -9,16 +9,17 @@ from typing import Any
 from lora_drop.adapters.find import bank_facts, config_fingerprint
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.preset_results import (
-    READS_WELL_LOSS,
     Measured,
     default_preset,
     figures,
     measured_presets,
+    preset_words,
     reads_well,
 )
 from lora_drop.evaluation.sweep_file import JSON_NAME, read_sweep
 from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.method.presets import presets_for
+from lora_drop.method.quality import READS_WELL_LOSS
 from lora_drop.method.settings import SCHEDULE, settings_of
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import describe_device
@@ -99,17 +100,19 @@ def preset_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
     """What the page says of the presets: all figures are those of the measurements' file.
 
     Returns:
-        `{"default", "missing", "about", "limit", "presets"}`: the preset to open on; why nothing was measured (empty
-        if something was); on what it was; the limit of "reads well"; and of each preset, in order, `{"name", "label",
-        "note", "measured", "bare", "reads_well"}`, the measured figures with its adapters and without, or None.
+        `{"default", "show_me", "missing", "about", "limit", "presets"}`: the preset to open on; what "Show me" runs, a
+        preset and a third lane; why nothing was measured (empty if something was); on what it was; the limit of "reads
+        well"; and of each preset, in order, `{"name", "label", "note", "short", "measured", "bare", "reads_well"}`: it
+        in three words and one figure, the measured figures with its adapters and without, or None.
     """
     try:
         measured = measured_presets(loaded.id, loaded.revision, lambda config: config_fingerprint(loaded, config))
     except LoraDropError as error:
         measured = Measured(missing=str(error))  # the page works without
-    about = measured.about
+    about, default = measured.about, default_preset(measured)
     return {
-        "default": default_preset(measured),
+        "default": default,
+        "show_me": {"preset": default, "compare": "bare"},
         "missing": measured.missing,
         "about": about
         and {
@@ -124,6 +127,7 @@ def preset_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
                 "name": preset.name,
                 "label": preset.label,
                 "note": preset.note,
+                "short": preset_words(measured.rows.get(name)),
                 "measured": figures(measured.rows[name]) if name in measured.rows else None,
                 "bare": figures(measured.bare[name]) if name in measured.bare else None,
                 "reads_well": reads_well(measured.rows[name]) if name in measured.rows else None,

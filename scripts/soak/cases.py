@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_drop.errors import LoraDropError
+from lora_drop.evaluation.preset_results import idle_gain
 from lora_drop.method.config import default_range
 from lora_drop.method.options import config_from
 from lora_drop.method.settings import SCHEDULE, settings_of
@@ -58,7 +59,8 @@ BAD_PAGES = [
 ]
 
 
-BY_CLOCK = ("speedup", "speedup_interval", "words")  # of a summary, on the page too, and of a third lane
+# Of a summary, on the page too, and of a third lane.
+BY_CLOCK = ("speedup", "speedup_interval", "words", "verdict", "why", "parts")
 
 
 class Wrong(Exception):
@@ -156,7 +158,7 @@ def make_cases(loaded: LoadedModel, long: int, other: LoadedModel | None = None)
 def _case(loaded: LoadedModel, name: str, options: dict[str, Any]) -> Case:
     config = config_from({key: options.get(key) for key in OPTIONS}, loaded.id)
     rest = {key: value for key, value in options.items() if key not in (*OPTIONS, "model")}
-    request = Request(config=config, **rest)
+    request = Request(config=config, idle=idle_gain(loaded, config), **rest)
     layers = list(config.layers or default_range(loaded.num_layers))
     page = {
         "ld-compare": request.compare or "",

@@ -58,7 +58,7 @@ def check(page, trace) -> None:
     audits = trace.audits["lora_drop"]
     assert marked == [step for step in sorted(audits) if not audits[step].agrees]
     assert figure(page, "accepted") == f"kept {100 * summary.accepted:.0f}% of drafts"
-    assert figure(page, "quality") == f"{summary.quality['all_steps']['kl']:.2f} nats"
+    assert figure(page, "quality") == f"{summary.verdict['facts']['quality_loss']:.2f} nats"
     activity, drift, kv, by_layer, clocks, kl = page.evaluate(
         "() => [...document.querySelectorAll('.ld-live .ld-plot')]"
         ".map(plot => plot.data.map(({ x, y, z }) => ({ x, y, z })))"

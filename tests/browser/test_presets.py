@@ -15,6 +15,7 @@ from lora_drop.adapters.bank import AdapterBank
 from lora_drop.evaluation import preset_results as measured
 from lora_drop.method.cost import speed_bound
 from lora_drop.method.presets import COMPARISONS, PRESETS
+from lora_drop.method.quality import READS_WELL_LOSS
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.trace import gather
 from tests.support.page import HOSTILE, figure, open_advanced, pane_text, prepare, set_number, wait_done, wait_ended
@@ -90,7 +91,7 @@ def checked(page: Page) -> str:
 def test_the_table_shows_the_files_figures_and_opens_on_the_computed_preset(shipped, open_page, width):
     page = open_page(shipped.url, viewport={"width": width, "height": 900})
     for name, (loss, speedup, _, saved) in FIGURES.items():
-        verdict = "well" if loss <= measured.READS_WELL_LOSS else "not well"
+        verdict = "well" if loss <= READS_WELL_LOSS else "not well"
         assert cells(page, name) == [verdict, f"{loss:.2f}", f"{speedup:.2f}×", f"{saved:.0%}"]
     assert cells(page, "memory") == [PRESETS["memory"].note]
     assert page.locator(".ld-presets tr[data-preset]").evaluate_all("rows => rows.map(row => row.dataset.preset)") == [

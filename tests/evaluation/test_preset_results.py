@@ -11,13 +11,15 @@ from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation import preset_results as measured
 from lora_drop.evaluation.preset_results import (
-    READS_WELL_LOSS,
-    READS_WELL_REPEATS,
     default_preset,
+    idle_gain,
     measured_presets,
+    preset_words,
     reads_well,
 )
 from lora_drop.method.presets import PRESETS
+from lora_drop.method.quality import READS_WELL_LOSS, READS_WELL_REPEATS
+from lora_drop.paths import SHIPPED_PRESETS
 from lora_drop.ui.facts import preset_facts
 
 TINY = ["--model", "random:tiny-llama", "--dtype", "float32"]
@@ -98,6 +100,51 @@ def test_where_tokens_are_taken_back_the_loss_is_that_of_the_text_that_is_kept()
 )
 def test_the_default_is_the_fastest_that_reads_well(read, losses, chosen):
     assert default_preset(read(made_up(losses=losses))) == chosen
+
+
+def test_one_that_skips_nothing_is_not_what_the_page_opens_on(read):
+    content = made_up(losses={"balanced": 0.1, "paper": 0.0})
+    assert default_preset(read(content)) == "paper"
+    next(row for row in content["rows"] if row["preset"] == "paper")["layers_dropped"] = 0
+    assert default_preset(read(content)) == "balanced"
+
+
+def test_a_preset_in_three_words_and_one_figure():
+    def said(loss, speedup, saved=0.0, repeats=0.0, **config):
+        return preset_words(row_of(loss, repeats, **config) | {"speedup": speedup, "kv_saved": saved})
+
+    assert said(0.1, 1.234) == "reads well, 1.2x" and said(0.1, 0.92, 0.04) == "reads well, 0.9x"
+    assert said(0.4, 1.0) == said(0.1, 1.0, repeats=0.2) == "slips, 1.0x"
+    assert said(1.2, 1.05, 0.23) == "reads badly, 23% less K/V" and said(1.2, 1.3, 0.23) == "reads badly, 1.3x"
+    exact = {"refresh": "repair", "kv": "write", "accept": 1.0}
+    assert said(0.9, 0.6, **exact) == "same text, 0.6x"
+    assert said(None, 1.1) == "1.1x" and said(None, None) == preset_words(None) == "not measured"
+
+
+def test_the_shipped_presets_say_what_was_measured():
+    rows = json.loads((SHIPPED_PRESETS / "presets.json").read_text())["rows"]
+    for row in rows:
+        words = preset_words(row)
+        speedup, saved = f"{row['speedup']:.1f}x", f"{row['kv_saved']:.0%} less K/V"
+        assert words.endswith(speedup) or (words.endswith(saved) and row["kv_saved"] > row["speedup"] - 1), words
+
+
+def test_what_a_run_may_say_of_an_idle_machine_is_its_presets_own_row(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(measured, "SHIPPED_PRESETS", tmp_path)
+    monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path)
+    content = made_up(tiny.revision)
+    (tmp_path / "presets.json").write_text(json.dumps(content))
+    config = PRESETS["gentle"].config
+    row = next(row for row in content["rows"] if row["preset"] == "gentle")
+    assert idle_gain(tiny, config) == {"preset": "gentle", "speedup": row["speedup"], "device": "a processor"}
+    low_high = (min(3, tiny.num_layers - 2), tiny.num_layers - 2)
+    assert idle_gain(tiny, config.replace(layers=low_high)) == idle_gain(tiny, config), "as the page's sliders say it"
+    assert idle_gain(tiny, config.replace(period=7)) is None, "that is no preset"
+    assert idle_gain(tiny, config.replace(layers=(1, 99))) is None, "the run says what is wrong"
+    (tmp_path / "presets.json").write_text(json.dumps(made_up("another")))
+    assert idle_gain(tiny, config) is None
+    (tmp_path / "presets.json").write_text("{")
+    assert idle_gain(tiny, config) is None
 
 
 def test_a_file_of_another_model_settings_or_bank_does_not_count(read, tmp_path, monkeypatch):
@@ -204,6 +251,8 @@ def test_the_page_works_with_any_file(tiny, bank, tmp_path, monkeypatch):
     assert (found["default"], found["missing"], found["limit"]) == ("paper", "", READS_WELL_LOSS)
     by_name = {preset["name"]: preset for preset in found["presets"]}
     assert by_name["paper"]["reads_well"] and not by_name["memory"]["reads_well"]
+    assert found["show_me"] == {"preset": "paper", "compare": "bare"}
+    assert by_name["paper"]["short"] == "reads well, 20% less K/V" and by_name["fast"]["short"] == "not measured"
     assert by_name["paper"]["measured"] == {"loss": 0.1, "speedup": 1.05, "kv_saved": 0.2}
     # The shipped bank serves `balanced` and `fast`, which were measured without: those rows are the bare ones.
     assert by_name["fast"]["measured"] is None and by_name["fast"]["bare"]["loss"] == 1.0

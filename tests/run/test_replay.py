@@ -218,7 +218,10 @@ def test_a_cut_trace_says_so(trace):
         for step in trace.steps["baseline"][:steps]:
             cut.add(step)
         page = replay_html(cut)
-        assert "cut short" in page and len(run_in(page).splitlines()) == 3 + steps
+        lines = run_in(page).splitlines()
+        assert "cut short" in page and len(lines) == 4 + steps
+        told = json.loads(lines[-2])
+        assert told["type"] == "cut" and told["verdict"]["kind"] == "stopped"
 
 
 def test_a_header_of_the_bare_contract_is_completed():

@@ -254,6 +254,7 @@ def test_a_third_lane_changes_one_setting_and_leaves_the_others_alone(tiny):
 def test_a_third_lane_that_would_be_the_second_again_is_left_out_and_reported(tiny):
     for config, compare in (
         (LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0), "adapters-off"),  # there are none
+        (LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0), "bare"),
         (LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0), "residual"),
         (LoraDropConfig(period=1), "skip"),
     ):
@@ -263,7 +264,7 @@ def test_a_third_lane_that_would_be_the_second_again_is_left_out_and_reported(ti
 
 
 def test_a_third_lane_that_cannot_be_is_refused(tiny):
-    with pytest.raises(LoraDropError, match="compare must be one of adapters-off, skip, state, residual"):
+    with pytest.raises(LoraDropError, match="compare must be one of bare, adapters-off, skip, state, residual"):
         Request("Hello", compare="magic")
     with pytest.raises(LoraDropError, match="leave lanes at both"):
         Request("Hello", compare="skip", lanes="lora-drop")

@@ -234,4 +234,4 @@ def test_the_wire_says_the_same_in_fewer_bytes():
     assert lines[1] == [0, 0, 7, HOSTILE, 0, 1.25, 64, 0.5]
     assert lines[3] == [1, 1, 7, "x", 2, 1.25, 64, 0.5]
     assert lines[4] == [101, 1, [1235], 0.25, 0, HOSTILE]
-    assert lines[0] == dataclasses.asdict(records()[0]) | {"main": "lora_drop"}
+    assert lines[0] == records()[0].to_file() | {"main": "lora_drop"}

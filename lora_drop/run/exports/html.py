@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import html
+import json
 import re
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -23,6 +24,7 @@ from lora_drop.run.exports.scripts import RUN_STYLES, TEMPLATES, import_map, plo
 from lora_drop.run.figures import Figures
 from lora_drop.run.lines import wire_line
 from lora_drop.run.records import Header, Record, StepRecord
+from lora_drop.run.told import told_of, with_told
 from lora_drop.run.trace import Trace
 
 ENTRY = "live/live.js"  # of the page's modules, the one that mounts the live view
@@ -63,7 +65,8 @@ def wire_text(trace: Trace) -> str:
     figures, records = Figures(header), list(_in_turn(trace))
     for record in records:
         figures.add(record)
-    lines = "".join(wire_line(record, ids) for record in [header, *records]) + figures.line()
+    lines = "".join(wire_line(record, ids) for record in [header, *records])
+    lines += figures.line() if trace.summary else _cut_line(trace) + figures.line()
     return f'{{"type":"run","id":"{hashlib.sha256(lines.encode()).hexdigest()[:12]}"}}\n{lines}'
 
 
@@ -99,7 +102,13 @@ def _in_turn(trace: Trace) -> Iterator[Record]:
     for audits in trace.quality.values():
         yield from audits.values()
     if trace.summary:
-        yield trace.summary
+        yield with_told(trace, trace.summary)  # anew: an old file has none
+
+
+def _cut_line(trace: Trace) -> str:
+    """What is told of a run without a summary, as a line for the page."""
+    values = {"type": "cut", **told_of(trace)}
+    return json.dumps(values, ensure_ascii=True, allow_nan=False, separators=(",", ":")) + "\n"
 
 
 def _completed(trace: Trace) -> Header:
