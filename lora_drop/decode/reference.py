@@ -24,7 +24,7 @@ from lora_drop.decode.step import DecoderOutput, DecodeState
 from lora_drop.errors import LoraDropError
 from lora_drop.method.schedule import Schedule
 
-PART = 512, 2048  # tokens of a prompt that are read at once, on a CPU and elsewhere: a stop waits for so many
+PART = 512, 8192  # tokens of a prompt that are read at once, on a CPU and elsewhere: a stop waits for so many
 
 
 class ReferenceDecoder:
@@ -73,6 +73,8 @@ class ReferenceDecoder:
                 u, h = self._layer(i, h, rope, kv)
                 attended.append(u[:, -1].clone())
                 states.append(h[:, -1].clone())
+                if position < input_ids.shape[1]:
+                    kv.reserve(kv.store(i)[0], i, input_ids.shape[1])  # once, and not part by part
         logits = self.head(self.norm(states[-1]))
         return Prefilled(input_ids, kv, torch.stack(states), torch.stack(attended), logits, clock.stop())
 

@@ -135,3 +135,34 @@ def test_attention_in_c(heads, kv_heads, size, length, dtype):
     )
     for start, end in ((0, 1), (0, 65), (40, 41), (63, length), (length - 1, length)):
         assert torch.equal(attended(query[start:end].contiguous(), store, end, end - start), whole[start:end])
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("length", [120, 250])
+def test_rows_of_a_pass_are_steps_to_the_bit_where_attention_is_split(length, dtype):
+    """Some rows see keys of a further split than others do; one and several threads have read them."""
+    loaded = load_model("random:tiny-llama", "cpu", dtype)
+    native = decoder_of(loaded.model, "native")
+    text = torch.tensor([[(7 * i * i + 3 * i) % 251 for i in range(length + 20)]])
+    state = native.new_state(baseline_schedule(loaded.num_layers))
+    native.prefill(text[:, :length], state)
+    kv = state.kv.clone()
+    single = [native.step(text[:, at : at + 1], state).logits for at in range(length, length + 20)]
+    library().ld_threads(3)
+    rows = native.read(text[:, length:], kv, length, ()).logits[0]
+    assert torch.equal(rows, torch.cat(single))
+    for ours, theirs in zip(kv.stores, state.kv.stores, strict=True):
+        assert torch.equal(ours[:, :, :, : length + 20], theirs[:, :, :, : length + 20])
+
+
+@needs_compiler
+def test_steps_of_a_long_text_are_the_references(tiny):
+    text = torch.tensor([[(7 * i * i + 3 * i) % 251 for i in range(400)]])
+    found = []
+    for kind in ("native", "reference"):
+        decoder = decoder_of(tiny.model, kind)
+        state = decoder.new_state(baseline_schedule(tiny.num_layers))
+        decoder.prefill(text[:, :380], state)
+        found.append(torch.cat([decoder.step(text[:, at : at + 1], state).logits for at in range(380, 400)]))
+    torch.testing.assert_close(*found, atol=1e-3, rtol=1e-3)

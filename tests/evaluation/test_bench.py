@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import pytest
 import torch
@@ -11,11 +12,12 @@ from lora_drop.cli.main import main
 from lora_drop.decode import screen
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.bench import bench
-from lora_drop.evaluation.bench_reference import hf_generate
+from lora_drop.evaluation.bench_reference import gguf_of, hf_generate, llama_reference
 from lora_drop.evaluation.prompts import HELD_OUT
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import kv_bytes, speed_bound
 from lora_drop.method.schedule import baseline_schedule
+from tests.support import ROOT
 
 TINY = ["bench", "--model", "random:tiny-llama", "--dtype", "float32", "--rounds", "2"]
 SMALL = ["--prompt-tokens", "9", "--new-tokens", "12"]
@@ -135,3 +137,28 @@ def test_a_run_that_does_not_fit_says_what_to_lower(tiny, monkeypatch):
     monkeypatch.setattr("lora_drop.decode.reference.ReferenceDecoder.read_prompt", full)
     with pytest.raises(LoraDropError, match="does not fit into the memory .* lower them"):
         bench(tiny, LoraDropConfig(), prompt_tokens=9, new_tokens=12, rounds=1)
+
+
+LLAMA = """
+import time
+class Llama:
+    def __init__(self, path, n_ctx, n_threads, n_threads_batch, verbose):
+        assert path.endswith(".gguf") and n_ctx == 17 and not verbose
+    def reset(self): self.read = 0
+    def eval(self, tokens): self.read += len(tokens); time.sleep(0.001)
+    def sample(self, temp): assert temp == 0.0 and self.read >= 9; return 7
+"""
+
+
+def test_llama_cpp_is_beside_it_where_it_is_here(tmp_path, monkeypatch):
+    """A stub in its place, in the process of its own: the same tokens, one at a time, prefill left out."""
+    (tmp_path / "llama_cpp.py").write_text(LLAMA)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert gguf_of("model.gguf", str(tmp_path / "model.gguf"), "cpu") is None
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    path = gguf_of("model.gguf", str(tmp_path / "model.gguf"), "cpu")
+    assert path == tmp_path / "model.gguf" and gguf_of("random:tiny-llama", "random:tiny-llama", "cpu") is None
+    assert gguf_of("model.gguf", str(path), "cuda") is None
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), str(ROOT))))
+    assert 0 < llama_reference(str(path), "random:tiny-llama", 9, 8) < 1000
+    assert llama_reference(str(path), "random:tiny-llama", 12, 8) is None  # the stub refuses: no figure, no crash
