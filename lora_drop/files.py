@@ -75,11 +75,12 @@ def write_files(contents: Mapping[Path, str | bytes]) -> None:
 def only_writer(folder: Path, what: str) -> Iterator[None]:
     """Make a folder and hold it: no other program of this machine that asks may write there. Frees itself at a kill.
 
-    Drafts that a killed program left are removed.
+    Drafts that a killed program left are removed, and so is a new folder that nothing was written to.
 
     Raises:
         LoraDropError: the folder cannot be written, or another program holds it; `what` is for the message.
     """
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = None if fcntl is None else os.open(folder, os.O_RDONLY)
@@ -94,7 +95,12 @@ def only_writer(folder: Path, what: str) -> Iterator[None]:
                     path.unlink()
         yield
     finally:
+        if made:
+            with contextlib.suppress(OSError):  # it stays unless it is empty
+                folder.rmdir()
         if handle is not None:
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_UN)  # a child of this process may have the folder open, too
             os.close(handle)
 
 

@@ -18,6 +18,7 @@ from lora_drop.cli.arguments import (
 )
 from lora_drop.cli.output import cell, note, print_json, progress
 from lora_drop.errors import LoraDropError
+from lora_drop.files import only_writer
 from lora_drop.method.options import config_from
 
 
@@ -61,7 +62,10 @@ def run(args: argparse.Namespace) -> int:
     from lora_drop.evaluation.sweep import grid, sweep
 
     configs = grid(base, ratios, periods, rules["reuse"], rules["part"], rules["adapters"])
-    result = sweep(load(args), configs, pairs, data_source(args), args.out, args.context_tokens, progress("points"))
+    with only_writer(args.out, "a sweep"):
+        result = sweep(
+            load(args), configs, pairs, data_source(args), args.out, args.context_tokens, progress("points")
+        )
     for text in result["notes"]:
         note(text)
     if args.json:

@@ -136,7 +136,8 @@ def load_model(
             network, tokenizer, target = random_model(name.removeprefix("random:"), candidates)
         elif name in ("bundled", BUNDLED_ID):
             name = BUNDLED_ID
-            network, tokenizer, target = from_pretrained_files(str(bundled.ensure()), name, candidates, local=True)
+            folder = str(bundled.ensure(verify=True))  # a wrong byte would be a wrong number, without a word
+            network, tokenizer, target = from_pretrained_files(folder, name, candidates, local=True)
         else:
             source, name, local = locate(name)
             network, tokenizer, target = from_pretrained_files(source, name, candidates, local)
