@@ -9,12 +9,14 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import pytest  # noqa: E402
 
+pytest.register_assert_rewrite("tests.support")  # so that `python -O` keeps their asserts, as it does the tests' own
+
 import lora_drop  # noqa: E402, F401  sets OpenMP's waiting before torch is imported
 from lora_drop.models.load import LoadedModel, load_model  # noqa: E402
 
 pytest_plugins = [
     f"tests.support.{name}" for name in ("calls", "commands", "faults", "task_files", "workshop")
-]  # their fixtures are every test's; their asserts say what they compared
+]  # their fixtures are every test's
 ARCHITECTURES = ("tiny-llama", "tiny-qwen2", "tiny-qwen3", "tiny-mistral")
 
 

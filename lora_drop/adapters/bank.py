@@ -15,9 +15,11 @@ from torch import Tensor
 
 from lora_drop.decode import PROJECTIONS, Correction, ScreenedHead
 from lora_drop.errors import LoraDropError
+from lora_drop.files import drafted, sha256
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "lora_drop_config.json"
+SUMS_NAME = "SHA256SUMS"  # of the two, as `sha256sum -c` reads them; an older folder has none
 _CONFIG_KEYS = (
     *("base_model_name_or_path", "revision", "num_layers"),
     *("r", "lora_alpha", "reuse", "part", "kv", "refresh", "layers"),
@@ -133,9 +135,12 @@ class AdapterBank(Correction):
         return None
 
     def save(self, folder: str | Path) -> None:
-        """Write the two files of the adapter folder."""
+        """Write the files of the adapter folder: all of them or none.
+
+        Raises:
+            LoraDropError: they cannot be written.
+        """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         tensors = {}
         for i in self.layers:
             tensors[f"layers.{i}.lora_A.weight"] = self.a[i]
@@ -148,7 +153,6 @@ class AdapterBank(Correction):
                 tensors |= {f"layers.{i}.{name}_proj.lora_A.weight": a, f"layers.{i}.{name}_proj.lora_B.weight": b}
         if self.head is not None:
             tensors |= {f"head.{name}": getattr(self.head, name) for name in _HEAD}
-        save_file({name: t.contiguous() for name, t in tensors.items()}, folder / WEIGHTS_NAME)
         config = {
             **self.meta,
             "base_model_name_or_path": self.base_model,
@@ -165,14 +169,23 @@ class AdapterBank(Correction):
             **({"kept_rank": self.kept_rank, "kept_layers": sorted(self.kept)} if self.kept else {}),
             **({"head": {"rank": self.head.rank, "best": self.head.best}} if self.head else {}),
         }
-        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # The sums first: a kill between two renames is seen.
+            with drafted(*(folder / name for name in (SUMS_NAME, WEIGHTS_NAME, CONFIG_NAME))) as (sums, weights, text):
+                save_file({name: t.contiguous() for name, t in tensors.items()}, weights)
+                text.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+                sums.write_text(f"{sha256(weights)}  {WEIGHTS_NAME}\n{sha256(text)}  {CONFIG_NAME}\n")
+        except (OSError, SafetensorError) as error:  # so safetensors reports a full disk
+            raise LoraDropError(f"the adapters cannot be written to {folder.name}: {error}") from None
 
     @classmethod
     def load(cls, folder: str | Path) -> AdapterBank:
         """Read an adapter folder.
 
         Raises:
-            LoraDropError: a file is missing, broken, of other shapes than its config says, or holds NaN or no floats.
+            LoraDropError: a file is missing, broken, not what its checksum says, of other shapes than its config
+                says, or holds NaN or no floats.
         """
         folder = Path(folder)
         name = folder.name
@@ -200,9 +213,23 @@ class AdapterBank(Correction):
                 raise broken(name, f"layer {i} {why}")
         if why := _parts_fault(parts):
             raise broken(name, why)
+        _check_sums(folder)
         meta = {k: v for k, v in config.items() if k not in _CONFIG_KEYS}
         base, revision = str(config.get("base_model_name_or_path", "")), str(config.get("revision", ""))
         return cls(a, b, gate, alpha, reuse, part, kv, base, revision, num_layers, meta, refresh, **parts)
+
+
+def _check_sums(folder: Path) -> None:
+    """Raises LoraDropError where a file is not what the folder's checksums say, if it has any."""
+    if not (folder / SUMS_NAME).exists():
+        return
+    try:
+        sums = (folder / SUMS_NAME).read_text(encoding="utf-8").splitlines()
+        other = [name for name in (WEIGHTS_NAME, CONFIG_NAME) if f"{sha256(folder / name)}  {name}" not in sums]
+    except (OSError, UnicodeDecodeError) as error:
+        raise broken(folder.name, f"{SUMS_NAME} cannot be read ({error})") from None
+    if other:
+        raise broken(folder.name, f"{other[0]} is not what {SUMS_NAME} says (if you changed it, delete {SUMS_NAME})")
 
 
 def _read_parts(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:

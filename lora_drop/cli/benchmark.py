@@ -17,6 +17,7 @@ from lora_drop.cli.arguments import (
 from lora_drop.cli.output import print_json
 from lora_drop.evaluation.tasks.options import Options
 from lora_drop.evaluation.tasks.registry import TASKS, read_tasks
+from lora_drop.files import only_writer
 from lora_drop.method.options import config_from
 
 
@@ -53,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
     from lora_drop.evaluation.tasks.benchmark import benchmark
     from lora_drop.evaluation.tasks.table import markdown
 
-    loaded = load(args)
-    with tqdm(unit="record", file=sys.stderr, mininterval=0.5 if sys.stderr.isatty() else 30) as bar:
+    loaded, pause = load(args), 0.5 if sys.stderr.isatty() else 30
+    with only_writer(options.out, "a benchmark"), tqdm(unit="record", file=sys.stderr, mininterval=pause) as bar:
 
         def show(done: int, total: int) -> None:
             if bar.total is None:  # the records that are there already are no part of the pace

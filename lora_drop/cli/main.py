@@ -49,12 +49,16 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     try:
+        _open_streams()
         # Text may hold what the terminal's encoding has no sign for.
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
         check_versions()
         parser = _parser()
-        args, rest = parser.parse_known_args(argv)
+        try:
+            args, rest = parser.parse_known_args(argv)
+        finally:
+            sys.stdout.flush()  # --help ends here: its reader may have gone
         if rest and not hasattr(args, "rest"):  # `page` passes on what follows its name
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         args.rest = rest
@@ -84,6 +88,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         line = "the memory ran out: take shorter texts, smaller batches, a smaller model or another device."
         print(f"lora_drop: {line}", file=sys.stderr)
         return BAD_INPUT
+
+
+def _open_streams() -> None:
+    """A stream that the caller closed (`>&-`) leads nowhere; else the next file to be opened would be in its place."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            if (opened := os.open(os.devnull, os.O_RDWR)) != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, open(number, mode, encoding="utf-8"))
 
 
 def _parser() -> argparse.ArgumentParser:

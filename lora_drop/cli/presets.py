@@ -17,6 +17,7 @@ from lora_drop.cli.arguments import (
     read_data,
 )
 from lora_drop.cli.output import cell, note, print_json, progress
+from lora_drop.files import only_writer
 
 
 def add(commands: Commands) -> None:
@@ -42,9 +43,10 @@ def run(args: argparse.Namespace) -> int:
     from lora_drop.evaluation.samples import sample_presets
 
     source = data_source(args) | {"file_sha256": hashlib.sha256(args.data.read_bytes()).hexdigest()}
-    loaded = load(args)
-    result = measure_presets(loaded, pairs, source, args.out, args.context_tokens, progress("rows"))
-    samples = sample_presets(loaded, args.out, progress("texts"))
+    with only_writer(args.out, "presets"):
+        loaded = load(args)
+        result = measure_presets(loaded, pairs, source, args.out, args.context_tokens, progress("rows"))
+        samples = sample_presets(loaded, args.out, progress("texts"))
     for text in result["notes"]:
         note(text)
     if args.json:

@@ -18,6 +18,7 @@ from lora_drop.cli.arguments import (
 from lora_drop.cli.output import cell, note, print_json, progress
 from lora_drop.cli.settings import add_settings
 from lora_drop.errors import LoraDropError
+from lora_drop.files import only_writer
 from lora_drop.method.options import config_from
 from lora_drop.method.settings import SCHEDULE, Setting, setting, settings_of
 from lora_drop.method.values import LayerList, Whole
@@ -135,9 +136,10 @@ def _of_search(args: argparse.Namespace) -> int:
     before = read_presets(args.before)["rows"] if args.before else []
     source = {"file": args.data.name if args.data else "held-out prompts", "limit": args.limit}
     places = args.out, order, args.context_tokens, progress("settings")
-    found = search(load(args), base, axes, limits, prompts, source, *places)
-    shown = found.figures() | {"before": [row | {"loss": loss_of(row)} for row in before]}
-    write_frontier(shown, args.out)
+    with only_writer(args.out, "a search"):
+        found = search(load(args), base, axes, limits, prompts, source, *places)
+        shown = found.figures() | {"before": [row | {"loss": loss_of(row)} for row in before]}
+        write_frontier(shown, args.out)
     for text in found.content["notes"]:
         note(text)
     if found.recommended is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from lora_drop.cli.arguments import Commands, add_command, add_json_option, parse_path
 from lora_drop.cli.run_report import show_run
 from lora_drop.errors import LoraDropError
+from lora_drop.files import write_files
 from lora_drop.run.trace import read_trace
 
 
@@ -44,6 +45,6 @@ def _write_export(trace: Path, path: Path, text: str) -> None:
     if not path.parent.is_dir():
         raise LoraDropError(f"cannot write {path.name}: there is no folder {path.parent}.")
     try:
-        path.write_text(text, encoding="utf-8")
+        write_files({path: text})
     except OSError as error:
-        raise LoraDropError(f"cannot write {path}: {error.strerror or error}.") from None
+        raise LoraDropError(f"cannot write {path}: {error.strerror or error}; what it held is whole.") from None

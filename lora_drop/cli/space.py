@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from lora_drop.cli.arguments import Commands, add_command, add_json_option, parse_path
@@ -49,5 +50,5 @@ def _show(args: argparse.Namespace, sizes: dict[str, int], report: str, space: s
     if args.json:
         print_json({"folder": str(out), "files": sizes})
     else:
-        print(f"{report}\nPush it: hf upload {space} {out} . --repo-type space")
+        print(f"{report}\nPush it: hf upload {space} {shlex.quote(str(out))} . --repo-type space")
     return 0

@@ -19,6 +19,7 @@ from lora_drop.cli.arguments import (
 )
 from lora_drop.cli.output import cell, note, print_json, progress
 from lora_drop.errors import LoraDropError
+from lora_drop.files import only_writer
 from lora_drop.method.options import config_from
 from lora_drop.run.words import NOISY, speedup_words
 
@@ -63,7 +64,10 @@ def run(args: argparse.Namespace) -> int:
     from lora_drop.evaluation.sweep import grid, sweep
 
     configs = grid(base, ratios, periods, rules["reuse"], rules["part"], rules["adapters"])
-    result = sweep(load(args), configs, pairs, data_source(args), args.out, args.context_tokens, progress("points"))
+    with only_writer(args.out, "a sweep"):
+        result = sweep(
+            load(args), configs, pairs, data_source(args), args.out, args.context_tokens, progress("points")
+        )
     for text in result["notes"]:
         note(text)
     if args.json:

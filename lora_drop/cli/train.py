@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
+from contextlib import nullcontext
 
 from lora_drop.cli.arguments import (
     Commands,
@@ -15,6 +17,7 @@ from lora_drop.cli.arguments import (
 )
 from lora_drop.cli.output import print_json
 from lora_drop.cli.settings import add_settings, read_settings
+from lora_drop.files import only_writer
 from lora_drop.method.settings import TRAINING, settings_of
 from lora_drop.training.settings import TrainJob, TrainSettings
 
@@ -55,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
     from lora_drop.training.card import dropped_in
     from lora_drop.training.train import train
 
-    result = train(settings, job)
+    first = os.environ.get("RANK", "0") == "0"  # of a launch's processes, which write to one folder
+    with only_writer(job.out, "a training") if first else nullcontext():
+        result = train(settings, job)
     if result is None:  # another process of a launch prints it
         return 0
     if args.json:

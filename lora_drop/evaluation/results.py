@@ -7,13 +7,12 @@ is new leaves its rows in force; files that hold whole settings count too.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lora_drop.errors import LoraDropError
+from lora_drop.files import write_files
 from lora_drop.method.config import LoraDropConfig
 
 
@@ -75,19 +74,15 @@ def json_text(result: dict[str, Any]) -> str:
 
 
 def write_texts(texts: dict[str, str], folder: Path, what: str) -> None:
-    """Write files by name, each whole or not at all.
+    """Write files by name, all of them or none.
 
     Raises:
         LoraDropError: the folder cannot be written; `what` is for the message.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            draft = folder / f"{name}.part"
-            draft.write_text(text, encoding="utf-8", errors="backslashreplace")
-            os.replace(draft, folder / name)
+        write_files({folder / name: text for name, text in texts.items()})
     except OSError as error:
-        for name in texts:
-            with suppress(OSError):
-                (folder / f"{name}.part").unlink()
-        raise LoraDropError(f"cannot write {what} to {folder.name}: {error.strerror or error}.") from None
+        raise LoraDropError(
+            f"cannot write {what} to {folder.name}: {error.strerror or error}; what it held is whole."
+        ) from None

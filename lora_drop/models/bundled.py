@@ -22,8 +22,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lora_drop.errors import LoraDropError
+from lora_drop.files import remove, sha256, sync, write_files
 from lora_drop.models import download
-from lora_drop.models.download import mismatch, remove, sha256, sync
+from lora_drop.models.download import mismatch
 from lora_drop.models.gguf import BLOCKS, as_numbers, find_tensors, read_tokenizer
 from lora_drop.models.progress import say, ticking
 from lora_drop.paths import cache_dir
@@ -77,7 +78,7 @@ def is_ready(folder: Path, verify: bool = False) -> bool:
             (folder / name).stat().st_size == size and (not verify or sha256(folder / name) == digest)
             for name, (size, digest) in files.items()
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
 
@@ -153,11 +154,7 @@ def write_manifest(work: Path) -> None:
         files[path.name] = {"size": path.stat().st_size, "sha256": sha256(path)}
         sync(path)
     source = {"package": download.PACKAGE, "wheel_sha256": download.WHEEL.sha256, "gguf_sha256": download.GGUF.sha256}
-    draft = work / f"{MANIFEST}.draft"
-    draft.write_text(json.dumps({"format": FORMAT, "source": source, "files": files}, indent=1), encoding="utf-8")
-    sync(draft)
-    os.replace(draft, work / MANIFEST)
-    sync(work)
+    write_files({work / MANIFEST: json.dumps({"format": FORMAT, "source": source, "files": files}, indent=1)})
 
 
 @contextlib.contextmanager

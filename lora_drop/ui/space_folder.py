@@ -16,6 +16,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from lora_drop.errors import LoraDropError
+from lora_drop.files import new_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ("app.py", "requirements.txt", "README.md", "LICENSE")
@@ -118,22 +119,17 @@ def build(out: Path, space: str | None = None, zero_gpu: bool = False) -> dict[s
         requirements = re.sub(r"(?m)^torch\b.*$", f"torch=={ZERO_GPU_TORCH}", requirements)
     if wrong := problems(front_matter(readme), requirements):
         raise LoraDropError(f"README.md, front matter: {'; '.join(wrong)}.")
-    try:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise LoraDropError(f"{out} is in use: name a folder that is empty or not there yet.")
-        out.mkdir(parents=True, exist_ok=True)
+    with new_folder(out) as draft:
         for name in FILES:
-            shutil.copyfile(ROOT / name, out / name)
+            shutil.copyfile(ROOT / name, draft / name)
         for name in FOLDERS:
-            shutil.copytree(ROOT / name, out / name, ignore=shutil.ignore_patterns(*LEFT_OUT))
+            shutil.copytree(ROOT / name, draft / name, ignore=shutil.ignore_patterns(*LEFT_OUT))
         for name in (PICTURE, *linked(readme)):
             if (ROOT / name).is_file():
-                (out / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(ROOT / name, out / name)
-        (out / "README.md").write_text(readme, encoding="utf-8")
-        (out / "requirements.txt").write_text(requirements, encoding="utf-8")
-    except OSError as error:
-        raise LoraDropError(f"the folder cannot be written: {error}") from None
+                (draft / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(ROOT / name, draft / name)
+        (draft / "README.md").write_text(readme, encoding="utf-8")
+        (draft / "requirements.txt").write_text(requirements, encoding="utf-8")
     return {path.relative_to(out).as_posix(): path.stat().st_size for path in sorted(out.rglob("*")) if path.is_file()}
 
 

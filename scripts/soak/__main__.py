@@ -12,7 +12,7 @@ from collections import Counter
 from scripts.soak.crowd import soak
 from scripts.soak.report import table
 
-FLAT = 500  # kB a minute, beyond the slope's own error, that still count as no growth
+FLAT = 1000  # kB a minute, beyond the slope's own error, that still count as no growth
 JUDGED = 5  # minutes: over fewer the slope is that of a few strings of 10 MB, and is only shown
 
 
@@ -21,6 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.soak", description="Many visitors at once")
     parser.add_argument("--minutes", type=float, default=10, help="how long they keep coming, after the warm-up (10)")
     parser.add_argument("--visitors", type=int, default=50, help="how many at once (50)")
+    parser.add_argument("--hostile", type=float, default=0.2, help="the share of them that attacks the app (0.2)")
     parser.add_argument("--seed", type=int, default=0, help="all that they do is drawn from it (0)")
     parser.add_argument("--warm-up", type=float, default=90, metavar="SECONDS", help="before anything is counted (90)")
     args = parser.parse_args(argv)
@@ -29,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         soak(
             args.visitors,
             args.seed,
+            hostile=round(args.hostile * args.visitors),
             seconds=60 * args.minutes,
             warm_up=args.warm_up,
             say=lambda line: print(line, flush=True),

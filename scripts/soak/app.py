@@ -55,6 +55,8 @@ class Log:
     worst_place: int = 0
     late: int = 0  # Stop pressed, but the run had ended
     unkept: int = 0  # a trace that made room for newer ones
+    attacks: Counter = field(default_factory=Counter)  # by kind
+    repelled: Counter = field(default_factory=Counter)  # of those, turned away or cut off
     failures: list[str] = field(default_factory=list)
 
 

@@ -17,7 +17,8 @@ from lora_drop.run.run import run
 from scripts.soak import report
 from scripts.soak.app import MODEL, OTHER_MODEL, Soak, started
 from scripts.soak.cases import make_cases
-from scripts.soak.measure import REST, Held, Server, hold_still
+from scripts.soak.hostile import ATTACKS, Hostile
+from scripts.soak.measure import REST, Held, Server, hold_still, within_peak
 from scripts.soak.visitor import KINDS, Visitor
 from scripts.space_check import tail
 
@@ -32,10 +33,13 @@ async def alone(soak: Soak) -> None:
             await visitor.visit(kind)
 
 
-async def crowd(soak: Soak, visitors: int, visits: int | None, seconds: float | None, first: int = 0) -> None:
-    """So many visitors at once, each for so many visits or all until the time is up."""
+async def crowd(
+    soak: Soak, visitors: int, hostile: int, visits: int | None, seconds: float | None, first: int = 0
+) -> None:
+    """So many visitors at once, some of them hostile, each for so many visits or all until the time is up."""
     until = None if seconds is None else time.monotonic() + seconds
-    await asyncio.gather(*(Visitor(soak, first + i).stay(visits, until) for i in range(visitors)))
+    kinds = (Hostile if i < hostile else Visitor for i in range(visitors))
+    await asyncio.gather(*(kind(soak, first + i).stay(visits, until) for i, kind in enumerate(kinds)))
 
 
 async def rested(soak: Soak, server: Server, rest: float) -> Held:
@@ -55,6 +59,7 @@ async def soak(
     visits: int | None = None,
     warm_up: float = 0,
     long: int = 1500,
+    hostile: int = 0,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Start the app, let the visitors come, and stop it; returns the figures, `failures` among them.
@@ -63,6 +68,7 @@ async def soak(
         seconds, visits: how long they keep coming, or how often each of them comes.
         warm_up: seconds of the same crowd before anything is counted; without, a single user's visits have to do.
         long: tokens of the questions whose visitors stop or leave.
+        hostile: how many of the visitors attack the app.
         say: takes a line now and then.
     """
     loaded = load_model(MODEL)
@@ -77,17 +83,20 @@ async def soak(
             say(f"the app answers on {url}, pid {process.pid}; {len(cases)} questions")
             await alone(this)
             if warm_up:
-                await crowd(this, visitors, None, warm_up, first=10_000)
+                await crowd(this, visitors, hostile, None, warm_up, first=10_000)
             before = await rested(this, server, REST if warm_up else 0)
-            say(f"warm: {before}, {server.resident()} kB")
+            base = server.resident()
+            say(f"warm: {before}, {base} kB")
             watching = asyncio.create_task(server.watch())
             begun = time.monotonic()
-            await crowd(this, visitors, visits, seconds)
+            await crowd(this, visitors, hostile, visits, seconds)
             took = time.monotonic() - begun
             watching.cancel()
             after = await rested(this, server, REST)
             say(f"afterwards: {after}, {server.resident()} kB")
-            this.log.failures += hold_still(before, after)
+            this.log.failures += hold_still(before, after) + within_peak(base, server.memory)
+            if hostile and (never := ATTACKS.keys() - this.log.attacks.keys()):
+                this.log.failures.append(f"attacks that never came: {', '.join(sorted(never))}")
             if process.poll() is not None:
                 this.log.failures.append(f"the app ended with {process.poll()}")
         written = log.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LATE_THREADS = 1  # a worker that libraries start once, when they first need it; a leak grows with the visits
+PEAK = 500_000  # kB that the memory may grow by while the visitors are there
 REST = 12  # seconds after which the server's idle worker threads end (anyio's 10, and some)
 
 
@@ -76,6 +77,12 @@ def slope(points: list[tuple[float, float]]) -> tuple[float, float]:
     rise = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
     rest = sum((y - mean_y - rise * (x - mean_x)) ** 2 for x, y in points)
     return rise, (rest / (n - 2) / spread) ** 0.5
+
+
+def within_peak(base: int, memory: list[tuple[float, int]]) -> list[str]:
+    """A line if the memory was ever too far above `base` kB."""
+    peak = max((kb for _, kb in memory), default=base)
+    return [f"the memory rose from {base} to {peak} kB"] if peak > base + PEAK else []
 
 
 def hold_still(before: Held, after: Held) -> list[str]:

@@ -24,6 +24,8 @@ def of_visitors(found: Log, repeated: list[str]) -> dict[str, Any]:
         "compared_starts": found.starts,
         # One of each was the single user's.
         "repeated": sum(found.compared[name] for name in repeated) - len(repeated),
+        "attacks": dict(found.attacks),
+        "repelled": dict(found.repelled),
         "waited": found.waited,
         "moved_up": found.moved,
         "worst_place": found.worst_place,
@@ -37,10 +39,17 @@ def of_server(memory: list[tuple[float, int]], before: Held, after: Held) -> dic
     rise, error = slope(memory)
     return {
         "memory_kb": [kb for _, kb in memory[:1] + memory[-1:]],
+        "memory_peak_kb": max((kb for _, kb in memory), default=0),
         "memory_kb_a_minute": [round(rise, 1), round(error, 1)],
         "before": dataclasses.asdict(before),
         "after": dataclasses.asdict(after),
     }
+
+
+def _attacks(figures: dict[str, Any]) -> list[str]:
+    return [
+        f"{kind} {count} ({figures['repelled'].get(kind, 0)})" for kind, count in sorted(figures["attacks"].items())
+    ]
 
 
 def table(figures: dict[str, Any]) -> str:
@@ -52,7 +61,8 @@ def table(figures: dict[str, Any]) -> str:
         ("whole answers compared", f"{figures['compared_answers']}, of them the repeated one {figures['repeated']}"),
         ("answers cut short, compared", figures["compared_starts"]),
         ("waited, moved up, worst place", f"{figures['waited']}, {figures['moved_up']}, {figures['worst_place']}"),
-        ("memory, kB", " -> ".join(map(str, figures["memory_kb"]))),
+        ("attacks (repelled)", ", ".join(_attacks(figures)) or "none"),
+        ("memory, kB", " -> ".join(map(str, figures["memory_kb"])) + f", at most {figures['memory_peak_kb']}"),
         ("memory, kB a minute", "{} +- {}".format(*figures["memory_kb_a_minute"])),
         *(
             (name, f"{figures['before'][name]} -> {figures['after'][name]}")

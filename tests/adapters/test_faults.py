@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lora_drop.adapters import find
-from lora_drop.adapters.bank import WEIGHTS_NAME
+from lora_drop.adapters.bank import SUMS_NAME, WEIGHTS_NAME
 from lora_drop.run.run import run
 from lora_drop.run.trace import gather
 from tests.support.faults import asked, facts, fresh, the_line
@@ -87,6 +87,7 @@ def test_broken_adapters_end_no_later_run(bank_shelf, tmp_path, monkeypatch, dam
     shutil.copytree(bank_shelf, tmp_path / "shelf")
     monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path / "shelf")
     damage(tmp_path / "shelf" / "bank")
+    (tmp_path / "shelf" / "bank" / SUMS_NAME).unlink()  # a bank from before there were any
     line = the_line(loaded, asked())
     assert re.search(says, line) and " bank " in line and str(tmp_path) not in line
     shutil.rmtree(tmp_path / "shelf")

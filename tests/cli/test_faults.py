@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -71,16 +73,24 @@ def test_every_command_names_memory_that_runs_out(command, capsys, monkeypatch, 
     assert re.match("lora_drop: .*memory.*(take|lower)", last_line(capsys))
 
 
-@pytest.mark.parametrize("name", ["sweep.json", "sweep.csv"])
-def test_a_sweep_that_meets_a_full_disk(command, capsys, tmp_path, name):
-    out = tmp_path / "out"
-    on_a_full_disk(out / f"{name}.part")
-    assert main(command("sweep")) == 2
-    assert last_line(capsys) == "lora_drop: cannot write the sweep to out: No space left on device."
-    assert {path.name for path in out.iterdir()} <= {"sweep.csv"}, "no draft stays"
+@pytest.mark.parametrize("size", [300, 1200], ids=["sweep.csv", "sweep.json"])
+def test_a_sweep_that_meets_a_full_disk(command, capsys, tmp_path, size):
+    """The files of the last point stay; a sweep that has none leaves no folder."""
+    out, line = tmp_path / "out", "lora_drop: cannot write the sweep to out: File too large; what it held is whole."
+    with files_of_at_most(size):
+        assert main(command("sweep")) == 2
+    assert last_line(capsys) == line
+    assert not out.exists()
     assert main(command("sweep")) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert before.keys() == {"sweep.csv", "sweep.json"} and len(before["sweep.csv"]) > 300
+    capsys.readouterr()
+    with files_of_at_most(size):
+        assert main([*command("sweep"), "--periods", "2,3"]) == 2
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert main([*command("sweep"), "--periods", "2,3"]) == 0
     rows = json.loads((out / "sweep.json").read_text())["rows"]
-    assert len(rows) == 1 and len((out / "sweep.csv").read_text().splitlines()) == 2
+    assert len(rows) == 2 and len((out / "sweep.csv").read_text().splitlines()) == 3
 
 
 def test_figures_and_replays_that_meet_a_full_disk(command, capsys, tmp_path, monkeypatch):
@@ -98,7 +108,9 @@ def test_figures_and_replays_that_meet_a_full_disk(command, capsys, tmp_path, mo
     for option in ("--html", "--chrome"):
         capsys.readouterr()
         assert main(["replay", trace, option, "/dev/full"]) == 2
-        assert last_line(capsys) == "lora_drop: cannot write /dev/full: No space left on device."
+        assert (
+            last_line(capsys) == "lora_drop: cannot write /dev/full: No space left on device; what it held is whole."
+        )
 
 
 def test_a_trace_that_fills_the_disk_in_the_middle_still_reads(command, capsys, tmp_path):
@@ -115,3 +127,38 @@ def test_screenshots_without_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["screenshots", "--out", str(tmp_path / "file" / "out")])
     with pytest.raises(SystemExit, match="screenshots: cannot make the folder .*: Not a directory."):
         screenshots.main()
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A disk of 200 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("this user cannot mount a disk")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_exports_that_meet_a_full_disk(command, capsys, tmp_path, small_disk):
+    trace, page, space = tmp_path / "run.jsonl", small_disk / "run.html", small_disk / "space"
+    assert main([*command("run"), "--trace", str(trace)]) == 0
+    page.write_text("the old page")
+    for words in (["replay", str(trace), "--html", str(page)], ["replay-space", str(space), str(trace)]):
+        capsys.readouterr()
+        assert main(words) == 2
+        assert "No space left on device" in last_line(capsys)
+        assert [path.name for path in small_disk.iterdir()] == ["run.html"] and page.read_text() == "the old page"
+
+
+def test_a_trace_and_a_training_on_a_disk_that_fills_up(command, capsys, small_disk):
+    trace, out = small_disk / "run.jsonl", small_disk / "out"
+    words = [*command("run"), "--max-new-tokens", "900", "--ignore-eos", "--trace", str(trace)]
+    assert main(words) == 2
+    assert last_line(capsys) == "lora_drop: the trace could not be written to the end: No space left on device."
+    assert read_trace(trace).steps["baseline"]
+    words = [str(out) if "/out" in word else word for word in command("train")]
+    assert main(words) == 2
+    assert "the checkpoint could not be written" in capsys.readouterr().err and not list(out.glob("checkpoint*"))
+    trace.unlink()
+    assert main(words) == 0

@@ -14,7 +14,7 @@ import torch
 
 from lora_drop.decode.logits import entropy
 from lora_drop.decode.native import NativeDecoder, lay_out, library, loader, structs
-from lora_drop.decode.native.loader import build, find_compiler
+from lora_drop.decode.native.loader import find_compiler
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.settings import REUSE_RULES
@@ -43,71 +43,12 @@ def greedy(decoder, period=3, steps=60, bank=None, **rules):
     return tokens, logits
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """The library's file, as `build` leaves it in an empty folder."""
-    folder = tmp_path_factory.mktemp("built")
-    assert build(find_compiler(), folder) is not None
-    (path,) = folder.iterdir()
-    return path
-
-
-def test_it_is_built_once(built):
-    before = built.stat()
-    assert build(find_compiler(), built.parent) is not None
-    assert list(built.parent.iterdir()) == [built] and built.stat().st_mtime_ns == before.st_mtime_ns
-
-
 def compiled(folder, flags=(), compiler=None):
     """A library of the sources for this processor, with the program's own flags and these."""
     folder.mkdir(exist_ok=True)
     own = (*loader.FLAGS, loader._native_flag(), *flags)
     loader.compile_library(compiler or find_compiler(), own, folder / "step.so")
     return folder / "step.so"
-
-
-@pytest.fixture
-def other_abi(tmp_path):
-    """A copy of the sources with another ABI number."""
-    copied = tmp_path / "sources"
-    shutil.copytree(loader.FOLDER, copied)
-    header = copied / "abi.h"
-    header.write_text(header.read_text().replace(f"LD_ABI {structs.ABI}", "LD_ABI 99"))
-    return copied
-
-
-@pytest.mark.parametrize("damage", ["replaced", "truncated", "no functions", "other number"])
-def test_a_library_that_cannot_be_used_is_built_again(built, damage, tmp_path, other_abi, monkeypatch, capsys):
-    content = built.read_bytes()
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    damaged = {"replaced": b"not a library", "truncated": content[: len(content) // 2]}
-    if damage in damaged:
-        (cache / built.name).write_bytes(damaged[damage])
-    else:  # whole, and under a name that is looked for
-        if damage == "other number":
-            monkeypatch.setattr(loader, "FOLDER", other_abi)
-            other = compiled(tmp_path / "other")
-            monkeypatch.undo()
-        else:
-            other = tmp_path / "other.so"
-            (tmp_path / "none.c").write_text("int nothing;")
-            subprocess.run([find_compiler(), "-shared", "-fPIC", "-o", other, tmp_path / "none.c"], check=True)
-        shutil.copy(other, cache / f"{built.stem.rpartition('-')[0]}-{loader._digest(other.read_bytes())}.so")
-    assert build(find_compiler(), cache).ld_abi() == structs.ABI
-    (again,) = cache.iterdir()
-    assert again.stat().st_size == len(content) and capsys.readouterr().err == ""
-
-
-def test_one_that_cannot_be_used_even_when_new_is_reported_in_one_line(tmp_path, other_abi, monkeypatch, capsys):
-    monkeypatch.setattr(loader, "FOLDER", other_abi)
-    calls = []
-    compile_library = loader.compile_library
-    monkeypatch.setattr(loader, "compile_library", lambda *given: (calls.append(1), compile_library(*given)))
-    for runs in (1, 2):  # with an empty cache, and with what the first call left
-        assert build(find_compiler(), tmp_path / "cache") is None and len(calls) == runs
-        (line,) = capsys.readouterr().err.splitlines()
-        assert "have ABI 99, not " in line and "more slowly" in line
 
 
 def test_both_sides_have_one_layout(tmp_path):
@@ -198,16 +139,6 @@ def test_sanitizers_find_nothing(tmp_path):
     command = [sys.executable, str(here / "sanitized_decode.py"), str(built)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == "decoded\n", done.stderr[-5000:]
-
-
-@pytest.mark.parametrize("compiler", [None, "/bin/false", "/no/such/compiler"])
-def test_without_a_compiler_there_is_none(compiler, tmp_path):
-    assert build(compiler, tmp_path) is None
-
-
-def test_where_the_cache_cannot_be_written_there_is_none(tmp_path):
-    (tmp_path / "file").write_text("")
-    assert build(find_compiler(), tmp_path / "file" / "native") is None
 
 
 def test_models_load_without_it(monkeypatch):

@@ -64,7 +64,7 @@ def killed_at(shop: Workshop, stage: str) -> None:
         die()
 
     def replace_or_die(source, target) -> None:
-        if Path(source).suffix == (".draft" if stage == "manifest" else ".partial"):
+        if Path(source).suffix == (".part" if stage == "manifest" else ".partial"):
             die()
         replace(source, target)
 

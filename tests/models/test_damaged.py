@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from lora_drop.adapters.bank import CONFIG_NAME, AdapterBank
+from lora_drop.adapters.bank import CONFIG_NAME, SUMS_NAME, WEIGHTS_NAME, AdapterBank
 from lora_drop.errors import LoraDropError
-from lora_drop.models import hub, load
+from lora_drop.models import bundled, download, hub, load
 from lora_drop.models.gguf import BLOCKS, gguf_rows
 from lora_drop.models.load import BUNDLED_ID, load_model
+from tests.support.fuzzing import mutated_bytes, one_line
 
 REPAIR = "python -m lora_drop fetch --verify"
 
@@ -31,12 +33,12 @@ def test_a_damaged_index_of_blocks(tmp_path, content):
 
 
 @pytest.mark.parametrize("damage", [BLOCKS, "model.safetensors", "tokenizer.json", "config.json"])
-def test_the_bundled_models_files(bundled, tmp_path, monkeypatch, damage):
+def test_the_bundled_models_files(tmp_path, monkeypatch, damage):
     """Of the right size, so that only a look inside shows it."""
     folder = tmp_path / "copy"
-    shutil.copytree(load.bundled.ensure(), folder, symlinks=True)
+    shutil.copytree(bundled.ensure(), folder, symlinks=True)
     (folder / damage).write_bytes(b"{" * (folder / damage).stat().st_size)
-    monkeypatch.setattr(load.bundled, "ensure", lambda: folder)
+    monkeypatch.setattr(load.bundled, "ensure", lambda verify=False: folder)
     with pytest.raises(LoraDropError, match=REPAIR) as caught:
         load_model("bundled", device="cpu")
     assert BUNDLED_ID in str(caught.value) and "\n" not in str(caught.value)
@@ -62,3 +64,62 @@ def test_what_to_do_with_a_bank(tmp_path):
     config.write_text(json.dumps(json.loads(config.read_text()) | {"r": 0}))
     with pytest.raises(LoraDropError, match="rank 0.*adapters none"):
         AdapterBank.load(tmp_path)
+
+
+@pytest.mark.full
+def test_a_thousand_mutations_of_each_file_of_the_bundled_model(shop):
+    """None is used: the folder does not count as ready, whichever file it is."""
+    folder, rng = bundled.ensure(), random.Random(0)
+    for path in sorted(folder.iterdir()):
+        content = path.read_bytes()
+        for _ in range(1000):
+            mutated = mutated_bytes(content, rng, [content])
+            path.write_bytes(mutated)
+            if bundled.is_ready(folder, verify=True):
+                assert mutated == content or (path.name == bundled.MANIFEST and same_files(mutated, content))
+        path.write_bytes(content)
+    shop.assert_clean()
+
+
+def same_files(one: bytes, other: bytes) -> bool:
+    """Whether two manifests hold the files to the same checksums."""
+    return json.loads(one)["files"] == json.loads(other)["files"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", [WEIGHTS_NAME, CONFIG_NAME, SUMS_NAME])
+def test_a_thousand_mutations_of_each_file_of_a_bank(tmp_path, name):
+    """Each is one line, or gives the very numbers that were saved."""
+    bank, rng = AdapterBank.new([1, 2], 8, rank=2), random.Random(0)
+    bank.save(tmp_path)
+    content, loaded = (tmp_path / name).read_bytes(), 0
+    for _ in range(1000):
+        mutated = mutated_bytes(content, rng, [content])
+        (tmp_path / name).write_bytes(mutated)
+        try:
+            found = AdapterBank.load(tmp_path)
+        except LoraDropError as error:
+            one_line(error)
+            continue
+        loaded += 1
+        assert mutated == content or name == SUMS_NAME
+        assert found.alpha == bank.alpha and all(torch.equal(found.a[i], bank.a[i]) for i in (1, 2))
+    assert loaded < 200
+
+
+def test_an_older_bank_has_no_checksums_and_loads(tmp_path):
+    AdapterBank.new([1], 8, rank=2).save(tmp_path)
+    (tmp_path / SUMS_NAME).unlink()
+    assert AdapterBank.load(tmp_path).layers == [1]
+
+
+def test_a_wrong_byte_of_the_bundled_models_blocks_is_repaired_before_it_is_a_wrong_number(shop):
+    """Of the same size, so that only the checksum shows it."""
+    folder = bundled.ensure()
+    for name in (BLOCKS, download.GGUF.name):
+        path = folder / name
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert bundled.is_ready(folder) and not bundled.is_ready(folder, verify=True)
+        bundled.ensure(verify=True)
+        shop.assert_clean()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import random
 import re
 import signal
 import threading
@@ -166,6 +167,23 @@ def test_the_real_conversion_killed_while_it_writes(tmp_path, name):
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert (work / name).exists() and not (tmp_path / door.NAME).exists()
+    again = in_process(prepares, tmp_path, good / download.GGUF.name)
+    again.join()
+    assert again.exitcode == 0 and door.is_ready(tmp_path / door.NAME, verify=True)
+    one, other = (json.loads((folder / door.MANIFEST).read_text()) for folder in (good, tmp_path / door.NAME))
+    assert one["files"] == other["files"]
+
+
+@pytest.mark.timeout(900)
+def test_the_real_first_start_killed_at_three_random_moments(tmp_path):
+    """One after the other into one cache; then it is as one in peace."""
+    good, draw = door.ensure(verify=True), random.Random(0)
+    for _ in range(3):
+        process = in_process(prepares, tmp_path, good / download.GGUF.name)
+        process.join(25 * draw.random())
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL and not (tmp_path / door.NAME).exists()
     again = in_process(prepares, tmp_path, good / download.GGUF.name)
     again.join()
     assert again.exitcode == 0 and door.is_ready(tmp_path / door.NAME, verify=True)

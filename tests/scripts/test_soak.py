@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -26,7 +27,8 @@ from lora_drop.ui.kept import RecentTraces, Stops
 from scripts.soak.app import Soak
 from scripts.soak.cases import FIELDS, Answer, Wrong, make_cases
 from scripts.soak.crowd import soak
-from scripts.soak.measure import Held, hold_still, slope
+from scripts.soak.hostile import ATTACKS
+from scripts.soak.measure import PEAK, Held, hold_still, slope, within_peak
 from scripts.soak.visitor import KINDS, Visitor
 from scripts.space_check import free_port
 from tests.support import ROOT
@@ -113,6 +115,8 @@ def test_the_soak_sees_what_is_left_over():
     before = Held(8, 10, 0, [])
     assert hold_still(before, Held(8, 9, 5, [])) == hold_still(before, Held(9, 9, 5, [])) == []
     assert len(hold_still(before, Held(10, 11, 0, ["lora-drop-stop-1"]))) == 3
+    assert within_peak(9, [(0, 9), (1, 9 + PEAK)]) == [] and within_peak(9, []) == []
+    assert within_peak(9, [(0, 10 + PEAK), (1, 9)]) == [f"the memory rose from 9 to {10 + PEAK} kB"]
 
 
 def test_a_run_clears_its_own_stop_flag_only():
@@ -280,7 +284,9 @@ def test_an_opened_trace_leaves_the_disk(in_process, cases, monkeypatch, tiny):
 
 @pytest.mark.timeout(600)
 def test_two_minutes_of_many_visitors():
-    """`make soak`, shorter, in a process of its own: too short to judge its memory, long enough for all the rest."""
+    """`make soak`, shorter, one in five hostile: too short for the memory's slope, long enough for all the rest."""
     command = [sys.executable, "-m", "scripts.soak", "--minutes", "2", "--visitors", "20", "--warm-up", "20"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["attacks"].keys() == ATTACKS.keys() and figures["compared_answers"] > 20

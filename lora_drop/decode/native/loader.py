@@ -8,6 +8,7 @@ import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from lora_drop.decode.native.structs import ABI, FUNCTIONS, NO_MEMORY, NO_THREADS
 from lora_drop.errors import LoraDropError
+from lora_drop.files import drafted
 from lora_drop.paths import cache_dir
 
 FOLDER = Path(__file__).parent
@@ -26,6 +28,7 @@ WARNINGS = ("-Wall", "-Wextra", "-Wno-psabi")
 # Without contraction a sum is what the source says, in each function: see `madd` in vec.h.
 FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden", *WARNINGS)
 COMPILE_SECONDS = 60
+MOST_BYTES = 2**26  # of a library; one has 0.2 MB
 
 
 @cache
@@ -49,11 +52,12 @@ def build(compiler: str | None, folder: Path) -> ctypes.CDLL | None:
     """Load the library that `compiler` makes of the sources, from `folder` if it is there already, else None.
 
     The name says sources, flags, compiler and processor, so that a cache folder moved to another machine is safe. It
-    also says the digest of the file itself: to load a truncated library can end the process. What cannot be used is
-    built once more; if the new one cannot be used either, a line on stderr says why.
+    also says the checksum of the file itself: both are there with one rename. Where the folder has none that can be
+    trusted, one is built in a folder of this program's own and kept for the next start, if it can be. Whatever is not
+    as it should be is one line on stderr.
     """
     if compiler is None:
-        return None
+        return _without("there is no C compiler: install cc, gcc or clang, or name one in CC.")
     flags = (*FLAGS, _native_flag())
     hashed = (
         *(path.read_bytes() for path in sources("*.[ch]")),
@@ -61,27 +65,63 @@ def build(compiler: str | None, folder: Path) -> ctypes.CDLL | None:
         _version(compiler),
         _processor(),
     )
-    name = f"step-{_digest(b'|'.join(hashed))}"
-    for path in folder.glob(f"{name}-*.so"):
+    name, refused = f"step-{_digest(b'|'.join(hashed))}", ""
+    for path in sorted(folder.glob(f"{name}-*.so")):
         try:
             return _load(path)
-        except LoraDropError:
+        except LoraDropError as error:
+            refused = str(error)
             with contextlib.suppress(OSError):
                 path.unlink()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as work:
+        # A folder that nobody else can write to; so the compiler's own drafts are in it.
+        with tempfile.TemporaryDirectory(prefix="lora-drop-", ignore_cleanup_errors=True) as work:
             draft = Path(work) / "step.so"
             compile_library(compiler, flags, draft)
-            path = folder / f"{name}-{_digest(draft.read_bytes())}.so"
-            os.replace(draft, path)  # two processes that compile at once: either result will do
-    except (OSError, subprocess.SubprocessError):
-        return None
-    try:
-        return _load(path)
+            draft.chmod(0o644)  # whatever the umask says
+            built = draft.rename(draft.with_name(f"{name}-{_digest(draft.read_bytes())}.so"))
+            kept = _keep(built, folder / built.name)
+            found = _load(folder / built.name if kept else built)
+    except (OSError, subprocess.SubprocessError) as error:
+        return _without(f"{Path(compiler).name} cannot build them ({_reason(error)}).")
     except LoraDropError as error:
-        print(f"note: {error} Decoding goes on without them, more slowly.", file=sys.stderr)
-        return None
+        return _without(str(error))
+    if not kept:
+        refused = f"{refused} They cannot be kept in {folder}: set LORA_DROP_CACHE to a folder of your own."
+    if refused:
+        print(f"note: {refused.strip()} They were built anew.", file=sys.stderr)
+    return found
+
+
+def _without(why: str) -> None:
+    """Say in one line why there is no library."""
+    print(f"note: no compiled decode steps: {LoraDropError(why)} Decoding goes on without, slower.", file=sys.stderr)
+
+
+def _keep(built: Path, path: Path) -> bool:
+    """Put the library into the cache folder, written by its owner alone; whether it can be loaded from there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with drafted(path) as (copy,):
+            shutil.copyfile(built, copy)
+            copy.chmod(0o644)
+    except OSError:
+        return False
+    try:
+        os.close(_opened(path))
+    except LoraDropError:  # a file system that has owners of its own
+        return False
+    return True
+
+
+def _reason(error: Exception) -> str:
+    """The last that a compiler said, or why it could not be asked."""
+    if isinstance(error, subprocess.CalledProcessError):
+        said = error.stderr.decode(errors="replace").split("\n")
+        return next((line for line in reversed(said) if line.strip()), f"exit code {error.returncode}")
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"it takes longer than {COMPILE_SECONDS} s"
+    return str(getattr(error, "strerror", None) or error)
 
 
 def sources(pattern: str) -> list[Path]:
@@ -91,8 +131,9 @@ def sources(pattern: str) -> list[Path]:
 
 def compile_library(compiler: str, flags: Iterable[str], target: Path) -> None:
     """Make the library. Raises OSError or SubprocessError where that fails."""
-    command = [compiler, *flags, "-o", str(target), *map(str, sources("*.c")), "-lm"]
-    subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS)
+    command = [compiler, *flags, "-o", str(target.absolute()), *map(str, sources("*.c")), "-lm"]
+    environment = os.environ | {"TMPDIR": str(target.parent.absolute())}
+    subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS, env=environment)
 
 
 def bind(path: Path) -> ctypes.CDLL:
@@ -113,14 +154,34 @@ def bind(path: Path) -> ctypes.CDLL:
 
 
 def _load(path: Path) -> ctypes.CDLL:
-    """The same for a file that `build` has named. Raises LoraDropError if it is damaged, too."""
+    """The same for a file that `build` has named. Raises LoraDropError if it is damaged, or somebody else's."""
+    handle = _opened(path)
+    if not os.path.isdir("/proc/self/fd"):
+        os.close(handle)
+        return bind(path)
+    # What was checked is what is loaded, whoever renames what meanwhile. The file stays open: a loader that sees a
+    # name for the second time takes the library that it had at first.
+    return bind(Path(f"/proc/self/fd/{handle}"))
+
+
+def _opened(path: Path) -> int:
+    """A descriptor of the library. Raises LoraDropError where it is damaged or somebody else can have written it."""
     try:
-        content = path.read_bytes()
+        # Neither through a link, nor waiting for who writes into a pipe.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
-        raise LoraDropError(f"The compiled decode steps cannot be read ({error}).") from None
-    if not path.stem.endswith(_digest(content)):
-        raise LoraDropError(f"The compiled decode steps in {path} are damaged.")
-    return bind(path)
+        raise LoraDropError(f"The compiled decode steps in {path} cannot be read ({error.strerror}).") from None
+    try:
+        about = os.fstat(handle)
+        if os.name == "posix" and (about.st_uid not in (0, os.geteuid()) or about.st_mode & 0o022):
+            raise LoraDropError(f"The compiled decode steps in {path} can be written by somebody else.")
+        whole = stat.S_ISREG(about.st_mode) and about.st_size < MOST_BYTES
+        if not whole or not path.stem.endswith(_digest(os.pread(handle, about.st_size, 0))):
+            raise LoraDropError(f"The compiled decode steps in {path} are damaged.")
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
 
 
 def _check(status: int, *_) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lora_drop.errors import LoraDropError
+from lora_drop.files import new_folder
 from lora_drop.run.exports.chrome import printable
 from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.exports.html import replay_html, setting_words
@@ -60,14 +61,9 @@ def build(out: Path, paths: list[Path], title: str = TITLE, app: str | None = No
         "index.html": index_html(list(zip(names, traces, strict=True)), title, app),
         **{name: replay_html(trace) for name, trace in zip(names, traces, strict=True)},
     }
-    try:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise LoraDropError(f"{out} is in use: name a folder that is empty or not there yet.")
-        out.mkdir(parents=True, exist_ok=True)
+    with new_folder(out) as draft:
         for name, text in files.items():
-            (out / name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise LoraDropError(f"the folder cannot be written: {error}") from None
+            (draft / name).write_text(text, encoding="utf-8")
     return {name: (out / name).stat().st_size for name in files}
 
 

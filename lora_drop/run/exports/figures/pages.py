@@ -8,6 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from lora_drop.errors import LoraDropError
+from lora_drop.files import write_files
 from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.exports.figures.frontier import frontier_figure
 from lora_drop.run.exports.figures.heatmaps import sweep_heatmaps
@@ -45,9 +46,7 @@ def write_frontier(found: dict[str, Any], folder: Path, theme: str = "light") ->
 def _write(pages: dict[str, list[go.Figure]], folder: Path, theme: str, title: str) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, figures in pages.items():
-            text = _page(figures, theme, title)
-            (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
+        write_files({folder / name: _page(figures, theme, title) for name, figures in pages.items()})
     except OSError as error:
         raise LoraDropError(f"cannot write the figures to {folder.name}: {error.strerror or error}.") from None
     return [folder / name for name in pages]

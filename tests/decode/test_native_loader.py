@@ -1,0 +1,224 @@
+"""The C library's file: built once, trusted only where nobody else can have written it, and not needed."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from lora_drop.decode.native import library, loader, structs
+from lora_drop.decode.native.loader import build, find_compiler
+from lora_drop.errors import LoraDropError
+from tests.decode.test_native import compiled
+from tests.support import ROOT
+from tests.support.fuzzing import mutated_bytes
+
+pytestmark = pytest.mark.skipif(library() is None, reason="there is no C compiler here")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The library's file, as `build` leaves it in an empty folder."""
+    folder = tmp_path_factory.mktemp("built")
+    assert build(find_compiler(), folder) is not None
+    (path,) = folder.iterdir()
+    return path
+
+
+def test_it_is_built_once(built):
+    before = built.stat()
+    assert build(find_compiler(), built.parent) is not None
+    assert list(built.parent.iterdir()) == [built] and built.stat().st_mtime_ns == before.st_mtime_ns
+
+
+@pytest.fixture
+def other_abi(tmp_path):
+    """A copy of the sources with another ABI number."""
+    copied = tmp_path / "sources"
+    shutil.copytree(loader.FOLDER, copied)
+    header = copied / "abi.h"
+    header.write_text(header.read_text().replace(f"LD_ABI {structs.ABI}", "LD_ABI 99"))
+    return copied
+
+
+@pytest.mark.parametrize("damage", ["replaced", "truncated", "no functions", "other number"])
+def test_a_library_that_cannot_be_used_is_built_again(built, damage, tmp_path, other_abi, monkeypatch, capsys):
+    content = built.read_bytes()
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    damaged = {"replaced": b"not a library", "truncated": content[: len(content) // 2]}
+    if damage in damaged:
+        (cache / built.name).write_bytes(damaged[damage])
+    else:  # whole, and under a name that is looked for
+        if damage == "other number":
+            monkeypatch.setattr(loader, "FOLDER", other_abi)
+            other = compiled(tmp_path / "other")
+            monkeypatch.undo()
+        else:
+            other = tmp_path / "other.so"
+            (tmp_path / "none.c").write_text("int nothing;")
+            subprocess.run([find_compiler(), "-shared", "-fPIC", "-o", other, tmp_path / "none.c"], check=True)
+        shutil.copy(other, cache / f"{built.stem.rpartition('-')[0]}-{loader._digest(other.read_bytes())}.so")
+    assert build(find_compiler(), cache).ld_abi() == structs.ABI
+    (again,) = cache.iterdir()
+    assert again.stat().st_size == len(content)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("note: ") and line.endswith(" They were built anew.")
+
+
+def planted(folder, name, tmp_path):
+    """A library that says when it is loaded, under a name that is looked for."""
+    (tmp_path / "evil.c").write_text(
+        f'#include <stdio.h>\n__attribute__((constructor)) void x(void) {{ fclose(fopen("{tmp_path}/ran", "w")); }}'
+    )
+    subprocess.run([find_compiler(), "-shared", "-fPIC", "-o", tmp_path / "evil.so", tmp_path / "evil.c"], check=True)
+    folder.mkdir()
+    digest = loader._digest((tmp_path / "evil.so").read_bytes())
+    return Path(shutil.copy(tmp_path / "evil.so", folder / f"{name.rpartition('-')[0]}-{digest}.so"))
+
+
+@pytest.mark.parametrize("attack", ["somebody's", "writable", "link"])
+def test_a_library_that_somebody_else_can_have_written_is_never_loaded(built, attack, tmp_path, capsys):
+    path = planted(tmp_path / "cache", built.stem, tmp_path)
+    if attack == "somebody's":
+        if os.geteuid() != 0:
+            pytest.skip("only root can give a file away")
+        os.chown(path, 65534, 65534)
+    elif attack == "writable":
+        path.chmod(0o666)
+    else:
+        path.rename(tmp_path / "elsewhere.so")
+        path.symlink_to(tmp_path / "elsewhere.so")
+    assert build(find_compiler(), tmp_path / "cache").ld_abi() == structs.ABI
+    assert not (tmp_path / "ran").exists() and not path.exists()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "built anew" in line
+
+
+@pytest.mark.parametrize("place", ["pipe", "folder"])
+def test_what_is_no_file_under_the_librarys_name_stops_no_start(built, place, tmp_path, capsys):
+    path = tmp_path / built.name
+    os.mkfifo(path) if place == "pipe" else (path / "full").mkdir(parents=True)
+    assert build(find_compiler(), tmp_path) is not None
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_library_is_its_owners_alone_to_write_whatever_the_umask(tmp_path):
+    before = os.umask(0)
+    try:
+        assert build(find_compiler(), tmp_path / "cache") is not None
+    finally:
+        os.umask(before)
+    (path,) = (tmp_path / "cache").iterdir()
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.full
+def test_a_thousand_mutations_of_the_library_are_all_refused(built, tmp_path):
+    rng, content, path = random.Random(0), built.read_bytes(), tmp_path / built.name
+    for _ in range(1000):
+        if (mutated := mutated_bytes(content, rng, [content])) != content:
+            path.write_bytes(mutated)
+            with pytest.raises(LoraDropError, match="damaged"):
+                loader._load(path)
+
+
+def as_nobody(cache, environment=None):
+    """What `build` says to a user without rights, who is this one's child after a fork."""
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            os.environ.update(environment or {})
+            tempfile.tempdir = None  # asked for anew
+            sys.stderr = open(write, "w", closefd=False)
+            found = build(find_compiler(), cache)
+            sys.stderr.write(f"{found is not None and found.ld_abi()}")
+            sys.stderr.flush()
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        *lines, loaded = pipe.read().split("\n")
+    os.waitpid(child, 0)
+    assert loaded == str(structs.ABI), lines
+    return lines
+
+
+@pytest.mark.full
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_users_cache_and_temporary_folder_and_one_that_cannot_be_written(built):
+    """In /tmp itself, for another user may not pass through pytest's folders."""
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        cache, own, foreign = (Path(place) / name for name in ("cache", "own", "foreign"))
+        cache.mkdir()
+        (line,) = as_nobody(cache)
+        assert "cannot be kept in" in line and "LORA_DROP_CACHE" in line, "read-only"
+        shutil.copy(built, cache)
+        assert as_nobody(cache) == [], "what root has built is trusted"
+        os.chown(cache / built.name, 1, 1)
+        (line,) = as_nobody(cache)
+        assert "by somebody else. They cannot be kept" in line and (cache / built.name).exists()
+        own.mkdir()
+        os.chown(own, 65534, 65534)
+        foreign.mkdir(mode=0o700)
+        assert as_nobody(own, {"TMPDIR": str(foreign)}) == [] and [path.name for path in own.iterdir()] == [built.name]
+
+
+@pytest.mark.full
+def test_two_that_build_at_once_both_have_it(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from lora_drop.decode.native import loader; "
+        "assert loader.build(loader.find_compiler(), Path(sys.argv[1]))"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "c"], cwd=ROOT) for _ in range(2)]
+    assert [one.wait(120) for one in both] == [0, 0]
+    assert [path.suffix for path in (tmp_path / "c").iterdir()] == [".so"]
+
+
+def test_one_that_cannot_be_used_even_when_new_is_reported_in_one_line(tmp_path, other_abi, monkeypatch, capsys):
+    monkeypatch.setattr(loader, "FOLDER", other_abi)
+    calls = []
+    compile_library = loader.compile_library
+    monkeypatch.setattr(loader, "compile_library", lambda *given: (calls.append(1), compile_library(*given)))
+    for runs in (1, 2):  # with an empty cache, and with what the first call left
+        assert build(find_compiler(), tmp_path / "cache") is None and len(calls) == runs
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "have ABI 99, not " in line and "slower" in line
+
+
+@pytest.mark.parametrize(
+    ("compiler", "says"),
+    [
+        (None, "there is no C compiler"),
+        ("/bin/false", "false cannot build them (exit code 1)"),
+        ("/no/such/compiler", "compiler cannot build them (No such file or directory)"),
+        ("dumb", "dumb cannot build them (error: unknown value 'native' for '-march')"),
+    ],
+)
+def test_without_a_compiler_that_works_there_is_none_and_one_line(compiler, says, tmp_path, capsys):
+    if compiler == "dumb":  # it has no name for the processor
+        dumb = tmp_path / compiler
+        dumb.write_text("#!/bin/sh\necho \"error: unknown value 'native' for '-march'\" >&2\nexit 1\n")
+        dumb.chmod(0o755)
+        compiler = str(dumb)
+    assert build(compiler, tmp_path / "cache") is None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("note: no compiled decode steps: ") and says in line and line.endswith("slower.")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_where_the_cache_cannot_be_written_it_is_built_for_one_start(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert build(find_compiler(), tmp_path / "file" / "native").ld_abi() == structs.ABI
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "cannot be kept in" in line and "LORA_DROP_CACHE" in line

@@ -1,0 +1,48 @@
+"""Files of results that something has changed: read, or refused in one line."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lora_drop.errors import LoraDropError
+from lora_drop.evaluation.preset_results import in_words, read_presets, reads_well
+from lora_drop.evaluation.recommend import recommend
+from lora_drop.paths import SHIPPED_PRESETS, SHIPPED_SWEEPS
+from tests.support.fuzzing import TRIED, budget, mutated_bytes, mutated_json, one_line
+
+pytestmark = pytest.mark.full
+
+
+def shown_presets(path: Path) -> None:
+    content = read_presets(path)
+    for row in content["rows"]:
+        in_words(row, content)
+        reads_well(row)
+
+
+READERS: dict[str, tuple[Path, Callable[[Path], object]]] = {
+    "sweep": (SHIPPED_SWEEPS / "sweep.json", lambda path: recommend(path, 0.5, 0.5)),
+    "presets": (SHIPPED_PRESETS / "presets.json", shown_presets),
+}
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_a_thousand_mutations(tmp_path, kind):
+    shipped, read = READERS[kind]
+    raw, rng, path = shipped.read_bytes(), random.Random(0), tmp_path / shipped.name
+    value, refused = json.loads(raw), 0
+    for number in range(budget(1000)):
+        text = mutated_bytes(raw, rng, [raw]) if number % 2 else json.dumps(mutated_json(value, rng)).encode()
+        path.write_bytes(text)
+        TRIED["results"] += 1
+        try:
+            read(path)
+        except LoraDropError as error:
+            one_line(error)
+            refused += 1
+    assert 0 < refused < budget(1000)
