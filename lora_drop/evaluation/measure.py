@@ -7,11 +7,11 @@ import json
 import math
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import Any
+from typing import Any, TypeVar
 
 from lora_drop.adapters.find import bank_fingerprint, bank_folder
 from lora_drop.evaluation.free import evaluate_free
@@ -29,6 +29,7 @@ from lora_drop.run.speed import cycles, speedup_interval
 from lora_drop.run.trace import gather
 from lora_drop.runtime import VERSION
 
+Item = TypeVar("Item")
 SPEED_TOKENS = 97  # new tokens of the run that measures a point's speed
 KEY = ("reuse", "part", "adapters", "drop_ratio", "period")  # identifies a point within a grid
 
@@ -102,6 +103,7 @@ def measure(
     answers: Answers | None = None,
     free: bool = False,
     prompts: Sequence[str] = (),
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """A row: the point's quality on given texts, on the full model's own answers and of its own text; its speed.
 
@@ -110,6 +112,10 @@ def measure(
         answers: the full model's; without them the row has no columns of own answers.
         free: let the point answer the same prompts too.
         prompts: of the timed runs; without them there is one run, on the first given prompt.
+        should_stop: asked before each given text, and before the timed runs.
+
+    Raises:
+        Stopped: it said so; there is no row then.
     """
     config = point.config
     about = describe(loaded, config, loaded.decoder_name)
@@ -121,7 +127,7 @@ def measure(
         "layers_dropped": len(about["dropped"]),
     }
     if pairs:
-        given = evaluate(loaded, config, given_texts(loaded, pairs, context_tokens))
+        given = evaluate(loaded, config, _unless(should_stop, given_texts(loaded, pairs, context_tokens)))
         row |= {"tokens": given["tokens"], **_columns(given)}
     if answers is not None:
         own = evaluate(loaded, config, answers.texts())
@@ -129,8 +135,20 @@ def measure(
         row["own_answers_sha256"] = answers.sha256
         if free:
             row |= {f"free_{name}": value for name, value in evaluate_free(loaded, config, answers).items()}
-    row |= _speed(loaded, config, prompts or [pairs[0][0]])
+    row |= _speed(loaded, config, list(_unless(should_stop, prompts or [pairs[0][0]])))
     return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
+
+
+class Stopped(Exception):
+    """A point was left before it was measured."""
+
+
+def _unless(should_stop: Callable[[], bool], items: Iterable[Item]) -> Iterator[Item]:
+    """The items, as long as nothing asks to stop. Raises Stopped."""
+    for item in items:
+        if should_stop():
+            raise Stopped
+        yield item
 
 
 def _columns(quality: dict[str, Any]) -> dict[str, float | int | None]:

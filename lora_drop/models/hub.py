@@ -18,6 +18,7 @@ from lora_drop.models.place import Place, fitting
 from lora_drop.runtime import on_zero_gpu
 
 SUPPORTED = ("llama", "qwen2", "qwen3", "mistral")  # config.model_type
+READ = re.compile(r"[^/]+\.(json|jinja|model|txt)|model[^/]*\.safetensors")  # files at the top of a repository
 UNREACHABLE = {"TransportError", "ConnectionError", "OfflineModeIsEnabled", "LocalEntryNotFoundError"}  # exceptions
 
 
@@ -47,17 +48,7 @@ def from_pretrained_files(
     source: str, name: str, candidates: list[Place], local: bool
 ) -> tuple[PreTrainedModel, Any, torch.device]:
     """Config first, then tokenizer (small), then weights (large): what cannot work is refused before a download."""
-    options = {"trust_remote_code": False, "local_files_only": local or not _hub_answers(name)}
-    # transformers reads these files with half a dozen libraries, and each has its own exceptions for a bad file.
-    with _one_line(name, "its config.json cannot be read", local):
-        config = AutoConfig.from_pretrained(source, **options)
-    if config.model_type not in SUPPORTED:
-        raise LoraDropError(
-            f"{name} is a {config.model_type!r} model; supported architectures are {', '.join(SUPPORTED)}."
-        )
-    if getattr(config, "quantization_config", None) is not None:
-        raise LoraDropError(f"{name} is quantised, which is not supported: use the original weights (16 or 32 bits).")
-    device, dtype = fitting(config, name, candidates)
+    config, device, dtype, options = check_config(source, name, candidates, local)
     with _one_line(name, "its tokenizer cannot be loaded", local):
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         # It would print a warning of its own for a long text, beside our one line.
@@ -83,6 +74,47 @@ def from_pretrained_files(
             f"{_way_out(name, local)}"
         )
     return model.to(device), tokenizer, device
+
+
+def check_config(
+    source: str, name: str, candidates: list[Place], local: bool
+) -> tuple[Any, torch.device, torch.dtype, dict[str, bool]]:
+    """What a model's config says: (config, where it fits and in which type, options for what else is read).
+
+    Raises:
+        LoraDropError: it cannot be read, is of another architecture, or fits nowhere.
+    """
+    options = {"trust_remote_code": False, "local_files_only": local or not _hub_answers(name)}
+    # transformers reads these files with half a dozen libraries, and each has its own exceptions for a bad file.
+    with _one_line(name, "its config.json cannot be read", local):
+        config = AutoConfig.from_pretrained(source, **options)
+    if config.model_type not in SUPPORTED:
+        raise LoraDropError(
+            f"{name} is a {config.model_type!r} model; supported architectures are {', '.join(SUPPORTED)}."
+        )
+    if getattr(config, "quantization_config", None) is not None:
+        raise LoraDropError(f"{name} is quantised, which is not supported: use the original weights (16 or 32 bits).")
+    return config, *fitting(config, name, candidates), options
+
+
+def hub_files(name: str) -> dict[str, int]:
+    """The files that `from_pretrained_files` reads of a Hub model, with their bytes; none if the Hub is not reached.
+
+    Raises:
+        LoraDropError: the Hub refuses it, or it has no safetensors.
+    """
+    if not _hub_answers(name):
+        return {}
+    from huggingface_hub import HfApi
+
+    with _one_line(name, "its files cannot be listed", local=False):
+        listed = HfApi().model_info(name, files_metadata=True).siblings or []
+    found = {one.rfilename: one.size or 0 for one in listed if READ.fullmatch(one.rfilename)}
+    if not any(file.endswith(".safetensors") for file in found):
+        raise LoraDropError(
+            f"{name} has no safetensors weights (pickled ones are refused): convert them, or choose another model."
+        )
+    return found
 
 
 def _hub_answers(name: str) -> bool:

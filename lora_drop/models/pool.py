@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,6 @@ import torch
 
 from lora_drop.errors import LoraDropError
 from lora_drop.models.load import BUNDLED_ID, LoadedModel, ModelInfo, load_model
-from lora_drop.runtime import in_space
 
 # What the menu offers where nothing else is said; the last two are gated on the Hub.
 PRESET_MODELS = (
@@ -29,18 +29,19 @@ PRESET_MODELS = (
     "meta-llama/Meta-Llama-3-8B-Instruct",
 )
 PRESETS_WORD = "presets"  # in LORA_DROP_MODELS: all of these
+POLL = 0.2  # seconds between two looks at whether a visitor who waits has stopped
 WAIT = 120  # seconds that a swap waits for a run on the model that is to make way
 
 
-def allowed_models() -> tuple[str, ...]:
+def allowed_models(public: bool) -> tuple[str, ...]:
     """The names that visitors may choose from, besides the model that the app starts with.
 
     `LORA_DROP_MODELS` lists them with commas; the word `presets` stands for `PRESET_MODELS`. Unset, those are offered
-    on a machine of one's own, and nothing in a Space: there every visitor would fetch models at its owner's cost.
+    on a machine of one's own, and nothing to the public: there every visitor would fetch models at the owner's cost.
     """
     text = os.environ.get("LORA_DROP_MODELS")
     if text is None:
-        return () if in_space() else PRESET_MODELS
+        return () if public else PRESET_MODELS
     names = [name.strip() for name in text.split(",") if name.strip()]
     return tuple(n for name in names for n in (PRESET_MODELS if name == PRESETS_WORD else (name,)))
 
@@ -56,7 +57,8 @@ def label_of(name: str) -> str:
 class ModelPool:
     """Lends the one model in memory, and swaps it for another one on request.
 
-    A swap waits for the runs on the old model, and lets it go before the new one is read: two are never held. A name
+    A swap first brings the new model's files here (`fetch`), then waits for the runs on the old one, lets it go, and
+    reads: two are never held. What needs no weights goes on meanwhile, as no lock is held for any of it. A name
     outside of the list is refused, whoever sends it. Where a load fails, the next request loads what it wants anew.
 
     Args:
@@ -64,6 +66,7 @@ class ModelPool:
         names: further names that may be chosen.
         load: `load_model`, with the operator's device and number type.
         name: what `loaded` was loaded by, if that is not its id: a folder's path.
+        fetch: `fetch.fetch`, with the operator's device and number type; unless given, `load` finds its files itself.
     """
 
     def __init__(
@@ -72,15 +75,20 @@ class ModelPool:
         names: Sequence[str] = (),
         load: Callable[[str], LoadedModel] = load_model,
         name: str | None = None,
+        fetch: Callable[[str, Callable[[], bool]], Iterator[str]] | None = None,
     ):
         self.first = loaded.id
         self._names = {label_of(other): other for other in (name or loaded.id, *names)}
-        self._load = load
+        self._load, self._fetch = load, fetch
+        self._fetching = threading.Lock()
+        self._fetched = {loaded.id}
         self._infos = {loaded.id: loaded.info()}
         self._loaded: LoadedModel | None = loaded
         self._at: str | None = loaded.id  # the label of what is in memory
         self._lent = 0
+        self._reading = False
         self._changed = threading.Condition()
+        self.load_seconds = 0.0  # of the last swap
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -112,14 +120,38 @@ class ModelPool:
             )
         return self._infos[label]
 
+    def fetch(self, label: str | None, should_stop: Callable[[], bool] = lambda: False) -> Iterator[str]:
+        """Bring a model's files here, once, while others run; yields in words how far it is.
+
+        Raises:
+            LoraDropError: it is not on the list, cannot be had, or `should_stop` said so.
+        """
+        label = self.check(label)
+        while self._fetch and label not in self._fetched:
+            if not self._fetching.acquire(timeout=POLL):
+                if should_stop():
+                    raise LoraDropError(f"Stopped: {label} was not fetched.")
+                yield "Another model is fetched first."
+                continue
+            try:
+                if label not in self._fetched:
+                    yield from self._fetch(self._names[label], should_stop)
+                    self._fetched.add(label)
+            finally:
+                self._fetching.release()
+
     @contextmanager
-    def lend(self, label: str | None = None) -> Iterator[LoadedModel]:
+    def lend(self, label: str | None = None, should_stop: Callable[[], bool] = lambda: False) -> Iterator[LoadedModel]:
         """The model, for as long as the block lasts; do not keep it.
 
         Raises:
-            LoraDropError: it is not on the list, cannot be loaded, or a run does not give the other one back in time.
+            LoraDropError: it is not on the list, cannot be loaded, a run does not give the other one back in time, or
+                `should_stop` said so before it was read.
         """
-        loaded = self._take(self.check(label))
+        label = self.check(label)
+        for _ in self.fetch(label, should_stop):
+            pass
+        loaded = self._take(label, should_stop)
         try:
             yield loaded
         finally:
@@ -128,22 +160,38 @@ class ModelPool:
                 self._lent -= 1
                 self._changed.notify_all()
 
-    def _take(self, label: str) -> LoadedModel:
+    def _take(self, label: str, should_stop: Callable[[], bool]) -> LoadedModel:
+        end = time.monotonic() + WAIT
         with self._changed:
             while self._at != label:
-                if not self._changed.wait_for(lambda: self._lent == 0, WAIT):
-                    raise LoraDropError(f"{self._at} is still in use: ask for {label} again in a minute.")
-                if self._at != label:  # it was not swapped by somebody else meanwhile
-                    self._swap(label)
-            assert self._loaded is not None  # as `_at` is not
-            self._lent += 1
-            return self._loaded
+                if self._lent == 0 and not self._reading:
+                    self._loaded = self._at = None
+                    self._reading = True
+                    break
+                if should_stop():
+                    raise LoraDropError(f"Stopped: {label} was not loaded.")
+                if not self._changed.wait(min(POLL, max(0.0, end - time.monotonic()))) and time.monotonic() >= end:
+                    raise LoraDropError(f"another model is still in use: ask for {label} again in a minute.")
+            else:
+                assert self._loaded is not None  # as `_at` is not
+                self._lent += 1
+                return self._loaded
+        return self._read(label)
 
-    def _swap(self, label: str) -> None:
-        self._loaded = self._at = None
-        gc.collect()
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
-        loaded = self._load(self._names[label])
-        self._infos[label] = loaded.info()
-        self._loaded, self._at = loaded, label
+    def _read(self, label: str) -> LoadedModel:
+        """Load a model where there is none, and lend it. No lock is held, but nobody else reads."""
+        loaded, began = None, time.monotonic()
+        try:
+            gc.collect()
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+            loaded = self._load(self._names[label])
+            return loaded
+        finally:
+            with self._changed:
+                self._reading = False
+                if loaded is not None:
+                    self._infos[label] = loaded.info()
+                    self._loaded, self._at, self._lent = loaded, label, self._lent + 1
+                    self.load_seconds = time.monotonic() - began
+                self._changed.notify_all()

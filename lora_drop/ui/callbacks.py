@@ -18,7 +18,7 @@ from lora_drop import runtime
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.preset_results import idle_gain
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.settings import RUN, SCHEDULE
+from lora_drop.method.settings import CALL, RUN, SCHEDULE, settings_of
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.pool import ModelPool
 from lora_drop.models.tokens import encode_prompt
@@ -33,12 +33,18 @@ from lora_drop.run.run import run
 from lora_drop.run.trace import parse_trace, read_trace
 from lora_drop.ui import space as zero
 from lora_drop.ui.controls import SHOWN, read_controls
+from lora_drop.ui.counters import Counters
 from lora_drop.ui.facts import page_facts
 from lora_drop.ui.kept import RecentTraces, Stops
 from lora_drop.ui.limits import Limits
 from lora_drop.ui.stream import batches, run_line
+from lora_drop.ui.uploads import PLACES, Shelf
 
 COUNTABLE = 200_000  # characters of a prompt that are counted while it is typed
+# Where prompt, tokens and model stand among the values of the Run button and of the API's function.
+PAGE_PLACES = (1, 3 + [one.name for one in SHOWN].index("max_new_tokens"), 2)
+_OPTIONS = [one.name for one in settings_of(CALL, SCHEDULE, RUN)]
+API_PLACES = (0, 1 + _OPTIONS.index("max_new_tokens"), 1 + _OPTIONS.index("model"))
 FAILED = "The run failed inside the app. The server's log has the details."
 
 
@@ -58,13 +64,18 @@ class Callbacks:
 
     Of a run its stop flag lives here, while it runs, and what the model has of its prompt, until others push it out.
 
+    Args:
+        limits: those of the environment for a private server unless given.
+
     Raises:
         LoraDropError: a limit in the environment is no number.
     """
 
-    def __init__(self, pool: ModelPool):
+    def __init__(self, pool: ModelPool, limits: Limits | None = None):
         self.pool = pool
-        self.limits = Limits.from_environment()
+        self.limits = limits or Limits.from_environment()
+        self.counters = Counters()
+        self.uploads = Shelf(PLACES * self.limits.trace_bytes)
         self.stops = Stops()
         self.traces = RecentTraces()
         self.prompts = PromptCache()
@@ -85,18 +96,71 @@ class Callbacks:
             LoraDropError: before the first record, if the request is over the limits or does not fit the model.
         """
         self.limits.check(request)
-        with self.pool.lend(model) as loaded:
+        clock = self.limits.clock(stop)
+        with self.pool.lend(model, clock.is_set) as loaded:
             request = dataclasses.replace(request, idle=idle_gain(loaded, request.config))
             # ZeroGPU has a clock of its own, and a flag that crosses to another process.
-            start, flag = (self._borrowed, stop) if self._borrowed else (self._runner(loaded), self.limits.clock(stop))
+            start, flag = (self._borrowed, stop) if self._borrowed else (self._runner(loaded), clock)
             with closing(start(request, flag)) as records:
-                yield from records
+                for record in records:
+                    if isinstance(record, Summary):
+                        self._count(record)
+                    yield record
+
+    def _count(self, summary: Summary) -> None:
+        """A run's figures for the owner's metrics."""
+        self.counters.add("runs")
+        for lane in summary.lanes.values():
+            tokens, rate = lane.get("tokens"), lane.get("tokens_per_second")
+            if isinstance(tokens, int) and isinstance(rate, float) and rate > 0:
+                self.counters.add("tokens", tokens)
+                self.counters.add("decode_seconds", tokens / rate)
+
+    def check_early(self, name: str, values: Sequence[Any]) -> None:
+        """Refuse a run over the limits before it waits; what else may be wrong with it is said when it begins.
+
+        Args:
+            name: the function's name in Gradio's API.
+            values: what it was called with, as it was sent.
+
+        Raises:
+            LoraDropError: prompt or tokens are over the limits, or the model is not on the list.
+        """
+        places = {"run_page": PAGE_PLACES, "generate": API_PLACES}.get(name)
+        if places is None:
+            return
+        prompt, tokens, model = (values[place] if place < len(values) else None for place in places)
+        self.limits.check_sizes(prompt, tokens)
+        self.pool.check(model)
 
     def count_tokens(self, prompt: str, model: str | None = None) -> int | None:
         """Tokens of a prompt, for the what-if strip; None if there is nothing to count."""
         if not isinstance(prompt, str) or not prompt.strip() or len(prompt) > COUNTABLE:
             return None
         return len(encode_prompt(self.pool.info(model).tokenizer, prompt))
+
+    def fetch_model(
+        self, model: str, shown: str, request: gr.Request
+    ) -> Iterator[tuple[dict[str, str], Any, dict[str, Any]]]:
+        """The models menu, before `use_model`: bring the files here, while others run. Stop ends it.
+
+        Yields the status line, the menu, which goes back to what is shown where it fails, and the Stop button.
+        """
+        on, off = gr.update(interactive=True), gr.update(interactive=False)
+        stop = self.stops.start(request.session_hash)
+        try:
+            if model != shown:
+                for words in self.pool.fetch(model, stop.is_set):
+                    yield _status("running", words), gr.skip(), on
+            yield gr.skip(), gr.skip(), off
+        except LoraDropError as error:
+            yield _status("error", str(error)), gr.update(value=shown), off
+        except Exception:
+            traceback.print_exc()  # as in run_page
+            failed = f"{model} could not be fetched. The server's log has the details."
+            yield _status("error", failed), gr.update(value=shown), off
+        finally:
+            self.stops.end(request.session_hash, stop)
 
     def use_model(self, model: str, shown: str) -> Iterator[tuple[Any, dict[str, str], Any, str]]:
         """The models menu: load a model of the list, once, and show what there is to know of it.
@@ -205,6 +269,8 @@ class Callbacks:
             trace = read_trace(path)
         except LoraDropError as error:
             return gr.skip(), _status("error", str(error))
+        finally:
+            self.uploads.done(path)
         run_id = self.traces.begin()
         for record in trace.records():
             self.traces.add(run_id, write_line(record))

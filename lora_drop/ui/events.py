@@ -86,10 +86,7 @@ def _join_run(calls: Callbacks, tab: RunTab, everything: list[Any]) -> None:
         **ON_DEVICE,
     )
     # What never reached `run_page`: without this, the line would go on saying that all is ready.
-    refused = (
-        f"The run did not start: this app's queue is full (it holds {calls.limits.queue}), or the server cannot "
-        "be reached. Try again in a moment."
-    )
+    refused = "The run did not start: the note says why, or the server cannot be reached. Try again in a moment."
     words = json.dumps({"kind": "error", "text": refused})
     started.failure(None, None, tab.status, js=f"() => ({words})", show_progress="hidden")
     # Not in the queue of runs: the soft flag ends the run after its step, and the run delivers what it has.
@@ -102,7 +99,17 @@ def _join_model(calls: Callbacks, tab: RunTab, rules: list[Any], chosen: ModelFa
     A link brings settings of its own.
     """
     tab.model.input(None, None, None, js="() => window.LoraDrop.modelChosen()")
-    tab.model.change(
+    # The files are brought here beside the queue of runs; a menu that went back to what is shown changes nothing.
+    fetched = tab.model.change(
+        calls.fetch_model,
+        [tab.model, shown],
+        [tab.status, tab.model, tab.stop],
+        show_progress="hidden",
+        concurrency_id="fetch",
+        concurrency_limit=4,
+        api_visibility="private",
+    )
+    fetched.success(
         calls.use_model,
         [tab.model, shown],
         [chosen, tab.status, tab.model, shown],

@@ -1,4 +1,7 @@
-"""What one visitor may ask of a server that many share; the operator sets it by environment variables."""
+"""What one visitor may ask of a server that many share: one set for a private server, one for a public one.
+
+The operator changes each by an environment variable; the command line has none of them.
+"""
 
 from __future__ import annotations
 
@@ -13,45 +16,78 @@ from lora_drop.run.request import Request
 from lora_drop.runtime import positive_number
 from lora_drop.ui import space as zero
 
+MIB = 2**20
+
 
 @dataclass(frozen=True)
 class Limits:
-    """The page's and the API's limits; the command line has none of them.
+    """The page's and the API's limits, each set by `LORA_DROP_MAX_` and its name. The defaults are a private server's.
 
     Args:
-        tokens: new tokens of a run, at most (`LORA_DROP_MAX_TOKENS`).
-        prompt: characters of a prompt, at most (`LORA_DROP_MAX_PROMPT`); the model's context comes on top.
-        queue: runs that may wait (`LORA_DROP_MAX_QUEUE`).
-        seconds: of a run or a sweep on the device, at most (`LORA_DROP_MAX_SECONDS`).
+        tokens: new tokens of a run, at most.
+        prompt: characters of a prompt, at most; the model's context comes on top.
+        seconds: of a run or a sweep on the device, at most.
+        queue: runs that may wait.
+        share: of these, the runs of one address.
+        trace: MiB of an opened or posted trace.
+        unread: MiB of answers that wait for one session to read them.
+        calls: requests a second of one address, those that load the page left out.
+        connections: open ones, half of them of one address.
     """
 
     tokens: int = 8192
     prompt: int = 100_000
-    queue: int = 32
     seconds: float = 600.0
+    queue: int = 32
+    share: int = 32
+    trace: int = 64
+    unread: int = 64
+    calls: int = 200
+    connections: int = 1000
 
     @classmethod
-    def from_environment(cls) -> Limits:
+    def from_environment(cls, public: bool = False) -> Limits:
         """The operator's limits. Raises LoraDropError if a variable is no number above 0."""
-        fields: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(cls)}
-        return cls(**{n: positive_number(f"LORA_DROP_MAX_{n.upper()}", most) for n, most in fields.items()})
+        defaults: dict[str, Any] = dataclasses.asdict(PUBLIC if public else cls())
+        return cls(**{n: positive_number(f"LORA_DROP_MAX_{n.upper()}", most) for n, most in defaults.items()})
 
     def check(self, request: Request) -> None:
-        """Refuse a request over the limits, before it waits for anything. Raises LoraDropError."""
-        if request.max_new_tokens > self.tokens:
+        """Refuse a request over the limits. Raises LoraDropError."""
+        self.check_sizes(request.prompt, request.max_new_tokens)
+
+    def check_sizes(self, prompt: Any, tokens: Any) -> None:
+        """The same of what a visitor sent, before it waits for anything; what is of no right type is not judged here.
+
+        Raises:
+            LoraDropError: it is over the limits.
+        """
+        if isinstance(tokens, (int, float)) and tokens > self.tokens:
             raise LoraDropError(
-                f"a run here may write at most {self.tokens:,} new tokens, {request.max_new_tokens:,} were asked for: "
-                "ask for fewer."
+                f"a run here may write at most {self.tokens:,} new tokens, {tokens:,} were asked for: ask for fewer."
             )
-        if len(request.prompt) > self.prompt:
+        if isinstance(prompt, str) and len(prompt) > self.prompt:
             raise LoraDropError(
-                f"a prompt here may have at most {self.prompt:,} characters, this one has {len(request.prompt):,}: "
-                "shorten it."
+                f"a prompt here may have at most {self.prompt:,} characters, this one has {len(prompt):,}: shorten it."
             )
+
+    @property
+    def trace_bytes(self) -> int:
+        """Bytes of a trace, at most."""
+        return self.trace * MIB
+
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes of a session's unread answers, at most."""
+        return self.unread * MIB
 
     def clock(self, stop: threading.Event | zero.StopFlag | None) -> Clock:
         """A stop flag that also stops a run once its time is up; it starts now."""
         return Clock(stop, time.monotonic() + self.seconds)
+
+
+PUBLIC = Limits(
+    tokens=512, prompt=8000, seconds=60.0, queue=16, share=4, trace=8, unread=16, calls=50, connections=500
+)
 
 
 @dataclass

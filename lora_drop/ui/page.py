@@ -3,38 +3,54 @@
 from __future__ import annotations
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.exports.colors import css_variables
 from lora_drop.run.exports.scripts import RUN_STYLES, TAB_STYLES, plotly_script
-from lora_drop.run.trace import MAX_TRACE_BYTES
-from lora_drop.ui import events, gradio_private, method, scripts
+from lora_drop.ui import connections, events, gradio_private, method, owner, scripts
 from lora_drop.ui.api import build_api
 from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.components import ModelFacts
 from lora_drop.ui.facts import page_facts
+from lora_drop.ui.gradio_queue import use_fair_queue
+from lora_drop.ui.guard import Guard
 from lora_drop.ui.limits import Limits
+from lora_drop.ui.policy import Policy
 from lora_drop.ui.run_tab import build_run_tab
 from lora_drop.ui.safe_zone_tab import build_safe_zone_tab
 from lora_drop.ui.theme import theme
+from lora_drop.ui.uploads import Uploads
 
-UPLOAD_SECONDS = 3600  # how often opened traces are looked for, and after how long they are deleted
+UPLOAD_SECONDS = 3600  # how often opened traces that are left over are looked for, and after how long they are deleted
 TITLE = (
     "<h1>LoRA-Drop Studio</h1><p>One prompt, answered twice: with every layer for every token, and with "
     "layers skipped between full steps.</p>"
 )
 
 
-def build_app(pool: ModelPool) -> gr.Blocks:
+class Page(gr.Blocks):
+    """The page, and what its launch needs: its functions, and how it treats those who reach it."""
+
+    calls: Callbacks
+    policy: Policy
+
+
+def build_app(pool: ModelPool, policy: Policy | None = None) -> Page:
     """The page over a pool of models, on its first one; launch it with `launch`.
+
+    Args:
+        policy: private, with the limits of the environment, unless given.
 
     Raises:
         LoraDropError: shipped adapters are broken.
     """
     gr.set_static_paths([plotly_script()])
-    calls = Callbacks(pool)
+    policy = policy or Policy(limits=Limits.from_environment())
+    calls = Callbacks(pool, policy.limits)
     found = page_facts(pool.info(None))
-    with gr.Blocks(title="LoRA-Drop Studio", fill_width=True, delete_cache=(UPLOAD_SECONDS, UPLOAD_SECONDS)) as demo:
+    with Page(title="LoRA-Drop Studio", fill_width=True, delete_cache=(UPLOAD_SECONDS, UPLOAD_SECONDS)) as demo:
+        demo.calls, demo.policy = calls, policy
         with gr.Row(elem_id="ld-top"):
             gr.HTML(TITLE, elem_id="ld-title", apply_default_css=False)
         with gr.Tabs(elem_id="ld-tabs"):
@@ -52,36 +68,59 @@ def build_app(pool: ModelPool) -> gr.Blocks:
 
 
 def launch(
-    demo: gr.Blocks, host: str | None = None, port: int | None = None, block: bool = True, mcp: bool = False
+    demo: Page,
+    host: str | None = None,
+    port: int | None = None,
+    block: bool = True,
+    mcp: bool = False,
+    share: bool = False,
 ) -> str:
     """Serve the page; returns its address, or with `block` when the server ends.
 
     Args:
         host, port: `None` leaves them to GRADIO_SERVER_NAME and GRADIO_SERVER_PORT, then to Gradio's own defaults.
         mcp: serve the API's functions as MCP tools too (also by GRADIO_MCP_SERVER).
+        share: have Gradio lead an address of the web here.
     """
+    calls, policy = demo.calls, demo.policy
     gradio_private.ask_no_other_host()
-    demo.queue(max_size=Limits.from_environment().queue)
-    _, url, _ = demo.launch(
+    gradio_private.keep_no_values()
+    gradio_private.drop_broken_uploads()
+    connections.guard_connections(policy.limits, calls.counters)
+    queue = use_fair_queue(demo, policy, calls.counters, calls.check_early)
+
+    def now() -> dict[str, float]:
+        return {"queue": len(queue.waiting()), "load_seconds": calls.pool.load_seconds}
+
+    guards = [
+        Middleware(Guard, policy=policy, counters=calls.counters),
+        Middleware(Uploads, policy=policy, counters=calls.counters, shelf=calls.uploads),
+    ]
+    _, url, public_url = demo.launch(
         server_name=host,
         server_port=port,
-        share=False,
+        share=share,
         ssr_mode=False,
         quiet=True,
         prevent_thread_lock=True,
         show_error=False,
-        max_file_size=MAX_TRACE_BYTES,
-        state_session_capacity=gradio_private.keep_few_sessions(demo),
+        enable_monitoring=False if policy.public else None,
+        max_file_size=policy.limits.trace_bytes,
+        state_session_capacity=queue.sessions,
         mcp_server=mcp or None,
         theme=theme(),
         head=scripts.head(),
-        app_kwargs={"routes": [scripts.route()]},
+        app_kwargs={
+            "routes": [scripts.route(), *owner.routes(policy, calls.counters, now)],
+            "middleware": guards,
+        },
         css=css_variables(),
         css_paths=[*RUN_STYLES, *TAB_STYLES],
         footer_links=["api", "settings"],
         run_history=False,
     )
     if block:
-        print(f"LoRA-Drop Studio is ready: {url}", flush=True)
+        mode = "public" if policy.public else "private"
+        print(f"LoRA-Drop Studio is ready ({mode}): {public_url or url}", flush=True)
         demo.block_thread()
     return url

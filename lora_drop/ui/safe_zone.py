@@ -18,7 +18,7 @@ from typing import Any
 import gradio as gr
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.measure import KEY, Point, check_point, circumstances, describe_data, measure
+from lora_drop.evaluation.measure import KEY, Point, Stopped, check_point, circumstances, describe_data, measure
 from lora_drop.evaluation.prompts import EXAMPLES
 from lora_drop.evaluation.sweep import grid
 from lora_drop.evaluation.sweep_file import JSON_NAME, read_sweep
@@ -90,10 +90,10 @@ def stored_pairs(revision: str, path: Path | None = None) -> Pairs:
     return found[:TEXTS]
 
 
-def answer(loaded: LoadedModel, prompt: str) -> str:
+def answer(loaded: LoadedModel, prompt: str, should_stop: Callable[[], bool]) -> str:
     """What the full model itself writes, greedy: the text that a model without stored answers is measured on."""
     wanted = Request(prompt, max_new_tokens=ANSWER_TOKENS, lanes="baseline", audit=False)
-    return gather(run(loaded, wanted)).text(BASELINE)
+    return gather(run(loaded, wanted, should_stop)).text(BASELINE)
 
 
 def parse_numbers(name: str, text: Any, kind: type, example: str) -> list:
@@ -210,7 +210,7 @@ class SafeZone:
             if should_stop():
                 break
             yield f"First the full model answers the example prompts: {number} of {len(prompts)}."
-            if (text := answer(loaded, prompt)).strip():
+            if (text := answer(loaded, prompt, should_stop)).strip():
                 pairs.append((prompt, text))
         yield pairs
 
@@ -234,7 +234,7 @@ class SafeZone:
             zero.refuse_sweeps()
             if not self.pool.is_at_hand(model):
                 yield progress_value("running", f"Loading {model}.", 0, total), *skip, *running
-            with self.pool.lend(model) as loaded:
+            with self.pool.lend(model, clock.is_set) as loaded:
                 points = list({p.key: p for p in points_of(loaded, ratios, periods, reuse, part, adapters)}.values())
                 total = len(points)
                 pairs: Pairs = []
@@ -253,7 +253,11 @@ class SafeZone:
                         break
                     words = f"Point {done + 1} of {total}: drop ratio {point.config.drop_ratio:g}, period "
                     yield progress_value("running", f"{words}{point.config.period}.", done, total), *shown, *running
-                    before = sweep = merged(before, sweep, measure(loaded, point, pairs, None))
+                    try:
+                        row = measure(loaded, point, pairs, None, should_stop=clock.is_set)
+                    except Stopped:
+                        break
+                    before = sweep = merged(before, sweep, row)
                     done += 1
                     shown = self._shown(sweep, point, quality)
             ending = progress_value("done", self._ending(done, total, stop.is_set()), done, total)

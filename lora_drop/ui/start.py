@@ -47,6 +47,14 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
     parser.add_argument("--dtype", default="auto", help="auto (default), float32 or bfloat16")
     parser.add_argument("--host", help="the address to listen on; 127.0.0.1, or 0.0.0.0 in a Space, unless given")
+    parser.add_argument(
+        "--public",
+        action=argparse.BooleanOptionalAction,
+        help="strangers may come: tight limits, listed models alone (default in a Space, with --share, or on an "
+        "address that other machines reach; LORA_DROP_PUBLIC sets it too)",
+    )
+    parser.add_argument("--private", dest="public", action="store_false", help="the same as --no-public")
+    parser.add_argument("--share", action="store_true", help="have Gradio lead an address of the web here")
     parser.add_argument("--port", type=int, help="the port; GRADIO_SERVER_PORT names it too")
     parser.add_argument("--mcp", action="store_true", help="also serve the API's functions as MCP tools")
     return parser
@@ -59,14 +67,19 @@ def _serve(args: argparse.Namespace) -> None:
     if args.mcp and find_spec("mcp") is None:
         raise LoraDropError("--mcp needs one more package: pip install 'gradio[mcp]'.")
 
+    from lora_drop.models.fetch import fetch
     from lora_drop.models.load import load_model
     from lora_drop.models.pool import ModelPool, allowed_models
     from lora_drop.ui.page import build_app, launch
+    from lora_drop.ui.policy import Policy
 
     # Gradio reads GRADIO_SERVER_NAME itself where no host is given.
-    open_to_all = runtime.in_space() and "GRADIO_SERVER_NAME" not in os.environ
+    named = os.environ.get("GRADIO_SERVER_NAME")
+    host = args.host or (None if named else "0.0.0.0" if runtime.in_space() else None)
+    policy = Policy.from_environment(args.public, host or named, args.share)
     load = partial(load_model, device=args.device, dtype=args.dtype)
     # On ZeroGPU the weights are moved to the card before the first visitor comes: one model a Space.
-    names = () if runtime.on_zero_gpu() else allowed_models()
-    page = build_app(ModelPool(load(args.model), names, load, name=args.model))
-    launch(page, args.host or ("0.0.0.0" if open_to_all else None), args.port, mcp=args.mcp)
+    names = () if runtime.on_zero_gpu() else allowed_models(policy.public)
+    files = partial(fetch, device=args.device, dtype=args.dtype)
+    page = build_app(ModelPool(load(args.model), names, load, args.model, files), policy)
+    launch(page, host, args.port, mcp=args.mcp, share=args.share)

@@ -75,9 +75,6 @@ class Session:
         """Queue a call; returns its event id."""
         asked = {"data": data, "fn_index": function, "session_hash": self.name, "event_data": None, "trigger_id": None}
         answer = await self.post("/queue/join", asked)
-        if answer.status_code == 503:
-            one_line(answer.json().get("detail"), "ueue")
-            raise TurnedAway
         hold(answer.status_code == 200, f"queue/join answers {answer.status_code}: {answer.text[:200]}")
         return answer.json()["event_id"]
 
@@ -117,6 +114,9 @@ class Session:
                     outputs = new if outputs is None else [apply_diff(*pair) for pair in zip(outputs, new)]  # noqa: B905
                     yield False, outputs
                 elif kind == "process_completed":
+                    if not started and "queue is full" in (message["output"].get("error") or ""):
+                        one_line(message["output"]["error"], "queue is full")
+                        raise TurnedAway
                     yield True, message
                     return
         raise Wrong("the stream ended before the answer did")

@@ -17,7 +17,7 @@ from tests.support.server import REAL_RUN, Server, serve
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
-REFUSED = "The run did not start: this app's queue is full (it holds 1)"
+REFUSED = "The run did not start: the note says why"
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,7 @@ def test_a_full_queue_is_reported_and_those_in_it_are_served(narrow, open_page):
     pages[2].click("#ld-run")
     expect(status[2].locator(".ld-status")).to_contain_text(REFUSED)
     expect(status[2].locator(".ld-status")).to_be_visible()
+    expect(pages[2].get_by_text("This app's queue is full (it holds 1): try again in a moment.")).to_be_visible()
     release.set()
     for page in pages[:2]:
         wait_done(page)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -54,15 +55,14 @@ def pool(loader):
 
 
 def test_the_environment_names_the_models_on_offer(monkeypatch):
-    for name in ("LORA_DROP_MODELS", "SPACE_ID"):
-        monkeypatch.delenv(name, raising=False)
-    assert allowed_models() == PRESET_MODELS
-    monkeypatch.setenv("SPACE_ID", "user/name")
-    assert allowed_models() == (), "a public Space offers what its owner lists, and nothing else"
-    monkeypatch.setenv("LORA_DROP_MODELS", " a/b, presets ,, c/d")
-    assert allowed_models() == ("a/b", *PRESET_MODELS, "c/d")
-    monkeypatch.setenv("LORA_DROP_MODELS", "")
-    assert allowed_models() == ()
+    monkeypatch.delenv("LORA_DROP_MODELS", raising=False)
+    assert allowed_models(public=False) == PRESET_MODELS
+    assert allowed_models(public=True) == (), "to the public a page offers what its owner lists, and nothing else"
+    for public in (False, True):
+        monkeypatch.setenv("LORA_DROP_MODELS", " a/b, presets ,, c/d")
+        assert allowed_models(public) == ("a/b", *PRESET_MODELS, "c/d")
+        monkeypatch.setenv("LORA_DROP_MODELS", "")
+        assert allowed_models(public) == ()
 
 
 def test_visitors_see_ids_and_no_paths(tmp_path):
@@ -112,6 +112,69 @@ def test_a_swap_waits_for_the_run_that_is_on(pool):
         del loaded, also
     waiting.join(30)
     assert order == ["given back", [QWEN]]
+
+
+def test_while_a_model_is_fetched_or_read_others_go_on(loader):
+    """Before: a lock was held for the whole of a download, and nobody could even give a model back."""
+    fetching, go_on, reading, read_on = (threading.Event() for _ in range(4))
+
+    def fetch(name, should_stop):
+        fetching.set()
+        yield f"Fetching {name}: 0 of 1 MB."
+        assert go_on.wait(30)
+
+    def load(name):
+        reading.set()
+        assert read_on.wait(30)
+        return loader(name)
+
+    pool, done = ModelPool(loader(LLAMA), [QWEN], load, fetch=fetch), []
+    other = threading.Thread(target=lambda: done.append(next(_lent_id(pool, QWEN))))
+    other.start()
+    assert fetching.wait(30)
+    for _ in range(3):
+        with pool.lend(LLAMA) as loaded:
+            assert loaded.id == LLAMA and loader.names == [LLAMA], "nothing is dropped for what is not here yet"
+            del loaded
+    go_on.set()
+    assert reading.wait(30)
+    assert pool.check(QWEN) == QWEN and pool.info(LLAMA).id == LLAMA and not pool.is_known(QWEN)
+    with pytest.raises(LoraDropError, match="^Stopped: random:tiny-llama was not loaded.$"):
+        with pool.lend(LLAMA, lambda: True):
+            pass
+    read_on.set()
+    other.join(30)
+    assert done == [QWEN] and loader.alive == [0, 0] and pool.load_seconds > 0
+
+
+def test_a_fetch_ends_when_its_visitor_stops_it_and_is_begun_again(loader):
+    begun = []
+
+    def fetch(name, should_stop):
+        begun.append(name)
+        yield "Fetching."
+        if should_stop():
+            raise LoraDropError("Stopped: it was not fetched.")
+
+    pool = ModelPool(loader(LLAMA), [QWEN], loader, fetch=fetch)
+    with pytest.raises(LoraDropError, match="^Stopped"):
+        list(pool.fetch(QWEN, lambda: True))
+    assert list(pool.fetch(QWEN)) == ["Fetching."] and list(pool.fetch(QWEN)) == list(pool.fetch(LLAMA)) == []
+    assert begun == [QWEN, QWEN]
+
+
+def test_the_menu_fetches_first_and_goes_back_where_that_fails(loader):
+    def fetch(name, should_stop):
+        yield f"Fetching {name}: 1 of 2 MB."
+        raise LoraDropError(f"{name} is gated.")
+
+    visitor = SimpleNamespace(session_hash="me")
+    calls = Callbacks(ModelPool(loader(LLAMA), [QWEN], loader, fetch=fetch))
+    (told, _, stop), (wrong, menu, off) = calls.fetch_model(QWEN, LLAMA, visitor)
+    assert told == {"kind": "running", "text": f"Fetching {QWEN}: 1 of 2 MB."} and stop["interactive"]
+    assert wrong == {"kind": "error", "text": f"{QWEN} is gated."} and menu["value"] == LLAMA
+    assert not off["interactive"] and len(calls.stops) == 0
+    assert len(list(calls.fetch_model(LLAMA, LLAMA, visitor))) == 1
 
 
 def _lent_id(pool, label):

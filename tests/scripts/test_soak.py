@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from contextlib import aclosing
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,7 +21,7 @@ from lora_drop.run.records import AuditRecord, StepRecord, Summary
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import gather
-from lora_drop.ui import callbacks, gradio_private
+from lora_drop.ui import callbacks, gradio_queue
 from lora_drop.ui import page as layout
 from lora_drop.ui import space as zero
 from lora_drop.ui.kept import RecentTraces, Stops
@@ -230,7 +231,7 @@ def test_a_run_ends_when_its_visitor_vanishes(in_process, tiny, cases, monkeypat
 
 def test_gradio_keeps_little_of_a_session(in_process, cases, monkeypatch, tiny):
     """No values, and no more sessions than a few."""
-    monkeypatch.setattr(gradio_private, "KEPT_SESSIONS", 3)
+    monkeypatch.setattr(gradio_queue, "KEPT_SESSIONS", 3)
     app = in_process()
     visitor = app.visitor(cases)
     visitor.soak.recorded = "".join(map(write_line, run(tiny, Request("Hello", max_new_tokens=4))))
@@ -255,15 +256,24 @@ def test_gradio_keeps_little_of_a_session(in_process, cases, monkeypatch, tiny):
 
 
 def test_the_session_that_was_silent_for_longest_makes_room():
-    kept = gradio_private.Unread(2)
-    first, second, third = asyncio.Queue(), asyncio.Queue(), asyncio.Queue()
-    kept["first"], kept["second"] = first, second
-    assert kept["first"] is first
-    kept["third"] = third
+    kept = gradio_queue.Unread(2)
+    kept["first"], kept["second"] = asyncio.Queue(), asyncio.Queue()
+    assert kept["first"] is kept["first"]
+    kept["third"] = asyncio.Queue()
     assert list(kept) == ["first", "third"]
     kept["second"].put_nowait("lost")  # a KeyError here would end Gradio's queue for everybody
     del kept["second"]
-    assert list(kept) == ["first", "third"] and kept["third"] is third
+    assert list(kept) == ["first", "third"]
+
+
+def test_a_session_with_a_run_makes_room_for_none():
+    kept = gradio_queue.Unread(2, lambda session: session == "first")
+    for name in ("first", "second", "third", "fourth"):
+        kept[name] = asyncio.Queue()
+    assert list(kept) == ["first", "fourth"]
+    kept["first"].put_nowait(SimpleNamespace(output={"data": ["x" * 1000]}))
+    assert 1000 < kept.nbytes < 2000 and kept.fullest() == "first"
+    assert kept["first"].get_nowait().output["data"] == ["x" * 1000] and kept.nbytes == 0
 
 
 def test_an_opened_trace_leaves_the_disk(in_process, cases, monkeypatch, tiny):

@@ -13,8 +13,12 @@ import safehttpx
 from gradio import blocks, queueing, route_utils, routes, state_holder
 
 import lora_drop.ui
+from lora_drop.ui import gradio_private
 from lora_drop.ui.components import FreeNumber, FreeSlider
-from lora_drop.ui.gradio_private import Unread, ask_no_other_host, keep_few_sessions
+from lora_drop.ui.counters import Counters
+from lora_drop.ui.gradio_private import ask_no_other_host
+from lora_drop.ui.gradio_queue import FairQueue, Unread, use_fair_queue
+from lora_drop.ui.policy import Policy
 
 CHANGED = "Gradio changed: see lora_drop/ui/gradio_private.py"
 
@@ -33,7 +37,7 @@ def test_gradio_still_keeps_unread_messages_in_this_dict():
     used = inspect.getsource(queueing) + inspect.getsource(routes)
     ways = set(re.findall(r"pending_messages_per_session(\.\w+|\[)", used))
     assert ways <= {"[", ".get"}, CHANGED  # what Unread has a way of its own for, or leaves to the dict
-    keep_few_sessions(demo)
+    use_fair_queue(demo, Policy(), Counters(), lambda name, values: None)
     assert isinstance(demo._queue.pending_messages_per_session, Unread)
     parameters = inspect.signature(gr.Blocks.launch).parameters
     assert "state_session_capacity" in parameters, CHANGED
@@ -48,13 +52,44 @@ def test_gradio_still_checks_addresses_by_this_function(monkeypatch):
         asyncio.run(safehttpx.async_validate_url("example.com"))
 
 
+def test_gradio_still_takes_the_next_event_and_tells_places_by_these_methods():
+    for method, parameters in {
+        "push": ["self", "body", "request", "username"],
+        "get_events": ["self"],
+        "broadcast_estimations": ["self", "concurrency_id", "after"],
+        "send_message": ["self", "event", "event_message"],
+    }.items():
+        assert list(inspect.signature(getattr(queueing.Queue, method)).parameters) == parameters, CHANGED
+        assert method in vars(FairQueue)
+    wanted = ["self", "live_updates", "concurrency_count", "update_intervals", "max_size", "blocks"]
+    assert list(inspect.signature(queueing.Queue.__init__).parameters)[:6] == wanted, CHANGED
+    source = inspect.getsource(queueing.Queue)
+    assert "first_event = event_queue.queue[0]" in source, CHANGED
+    assert "awake_events = [event for event in awake_events if event.alive]" in source, CHANGED
+    assert "if not app.get_blocks().api_open and fn.queue:" in inspect.getsource(routes), CHANGED
+
+
+def test_gradio_still_reads_uploads_with_this_parser():
+    parser = inspect.getsource(route_utils.GradioMultiPartParser)
+    assert "self._files_to_close_on_error.append(tempfile)" in parser and "self.max_files" in parser, CHANGED
+    progress = inspect.getsource(route_utils.FileUploadProgress)
+    assert "self._signals = defaultdict(asyncio.Event)" in progress and "self._statuses: dict[" in progress, CHANGED
+    gradio_private.drop_broken_uploads()
+    gradio_private.drop_broken_uploads()  # once more: another page of this process
+    for number in range(3 * gradio_private.KEPT_UPLOADS):
+        routes.file_upload_statuses.track(str(number))
+    assert len(routes.file_upload_statuses._signals) == gradio_private.KEPT_UPLOADS
+    assert len(routes.file_upload_statuses._statuses) == gradio_private.KEPT_UPLOADS
+    assert gradio_private._PARSE is not route_utils.GradioMultiPartParser.parse
+
+
 def test_a_component_of_ours_is_still_drawn_as_its_parent():
     assert (FreeSlider().get_block_name(), FreeNumber().get_block_name()) == ("slider", "number")
 
 
 def test_no_other_module_of_the_page_reaches_inside_of_gradio():
     for path in Path(lora_drop.ui.__file__).parent.glob("*.py"):
-        if path.name != "gradio_private.py":
+        if path.name not in ("gradio_private.py", "gradio_queue.py"):
             text = path.read_text(encoding="utf-8")
             assert not re.search(r"(?<!self)(?<!cls)\._(?!_)\w", text), path.name
             assert not re.search(r"^(from gradio|import gradio\.)", text, re.M), path.name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import threading
 from types import SimpleNamespace
 
@@ -16,12 +18,13 @@ from lora_drop.run.trace import parse_trace
 from lora_drop.ui import callbacks
 from lora_drop.ui.api import functions
 from lora_drop.ui.callbacks import Callbacks
-from lora_drop.ui.limits import Limits
+from lora_drop.ui.limits import PUBLIC, Limits
 from lora_drop.ui.safe_zone import SafeZone
+from tests.support import ROOT
 from tests.support.calls import press_run
 
 VISITOR = SimpleNamespace(session_hash="me")
-NAMES = ("TOKENS", "PROMPT", "QUEUE", "SECONDS")
+NAMES = tuple(field.name.upper() for field in dataclasses.fields(Limits))
 
 
 @pytest.fixture(autouse=True)
@@ -49,9 +52,25 @@ def pressed(calls: Callbacks, prompt: str = "Why?", tokens: int = 8):
 
 def test_each_limit_is_an_environment_variable(monkeypatch):
     assert Limits.from_environment() == Limits()
-    for name, value in zip(NAMES, ("7", "8", "9", "1.5"), strict=True):
-        monkeypatch.setenv(f"LORA_DROP_MAX_{name}", value)
-    assert Limits.from_environment() == Limits(tokens=7, prompt=8, queue=9, seconds=1.5)
+    assert Limits.from_environment(public=True) == PUBLIC
+    for number, name in enumerate(NAMES, start=7):
+        monkeypatch.setenv(f"LORA_DROP_MAX_{name}", str(number))
+    wanted = Limits(*range(7, 7 + len(NAMES)))
+    assert Limits.from_environment() == Limits.from_environment(public=True) == wanted
+
+
+def test_a_public_server_allows_less_of_everything():
+    private, public = dataclasses.astuple(Limits()), dataclasses.astuple(PUBLIC)
+    assert all(few < many for few, many in zip(public, private, strict=True))
+    assert (PUBLIC.tokens, PUBLIC.prompt, PUBLIC.seconds, PUBLIC.queue, PUBLIC.share) == (512, 8000, 60, 16, 4)
+
+
+def test_the_docs_have_the_table_of_both_modes():
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    for field in dataclasses.fields(Limits):
+        private, public = (f"{getattr(limits, field.name):,g}" for limits in (Limits(), PUBLIC))
+        row = rf"\| `LORA_DROP_MAX_{field.name.upper()}` \| {private}\b[^|]*\| {public}\b"
+        assert re.search(row, text), f"{field.name}: {private}, {public}"
 
 
 @pytest.mark.parametrize("value", ["0", "-3", "many", "nan", "inf", "1e999"])

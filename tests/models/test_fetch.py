@@ -1,0 +1,84 @@
+"""A model's files are brought by a process that says how far it is and can be ended at any moment."""
+
+from __future__ import annotations
+
+import os
+import time
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
+
+from lora_drop.errors import LoraDropError
+from lora_drop.models import fetch as module
+from lora_drop.models import hub
+from lora_drop.models.fetch import fetch
+
+NAME = "owner/model"
+
+
+@pytest.fixture
+def far(monkeypatch, tmp_path):
+    """A model of 3 MB on a Hub that is not there; its download runs the given program with the blobs' folder."""
+    blobs = tmp_path / "models--owner--model" / "blobs"
+    blobs.mkdir(parents=True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(module, "check_config", lambda *args: None)
+    monkeypatch.setattr(module, "hub_files", lambda name: {"config.json": 1000, "model.safetensors": 2_999_000})
+    monkeypatch.setattr(module, "EACH", 0.05)
+
+    def program(text: str):
+        monkeypatch.setattr(module, "DOWNLOAD", f"import os, sys, time; folder = {str(blobs)!r}\n{text}")
+        return blobs
+
+    return program
+
+
+def test_it_says_how_far_it_is(far):
+    far("open(folder + '/a', 'wb').write(bytes(1_000_000)); time.sleep(0.6)")
+    said = list(fetch(NAME))
+    assert said[-1] == "Fetching owner/model: 1 of 3 MB." and all(words.startswith("Fetching") for words in said)
+
+
+def test_a_stop_ends_the_download_at_once(far):
+    blobs = far("open(folder + '/pid', 'w').write(str(os.getpid())); time.sleep(600)")
+    with pytest.raises(LoraDropError, match="^Stopped: owner/model was not fetched; what came of it is kept.$"):
+        list(fetch(NAME, lambda: (blobs / "pid").exists() and (blobs / "pid").read_text() != ""))
+    pid = int((blobs / "pid").read_text())
+    with pytest.raises(ProcessLookupError):
+        for _ in range(100):
+            os.kill(pid, 0)
+            time.sleep(0.05)
+
+
+def test_a_download_that_breaks_is_one_line(far):
+    far("print('first line', file=sys.stderr); sys.exit('no space left')")
+    with pytest.raises(LoraDropError, match=r"^owner/model could not be fetched \(no space left\): try again.$"):
+        list(fetch(NAME))
+
+
+def test_nothing_is_fetched_of_what_is_here(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "_download", lambda *args: pytest.fail("a download"))
+    assert list(fetch("random:tiny-llama")) == []
+    with pytest.raises(LoraDropError, match="no model"):
+        list(fetch("../nowhere"))
+
+
+def test_of_a_repository_only_what_is_read_is_fetched(monkeypatch):
+    names = [
+        "config.json",
+        "model-1-of-2.safetensors",
+        "pytorch_model.bin",
+        "tokenizer.model",
+        "onnx/model.safetensors",
+    ]
+    listed = SimpleNamespace(
+        siblings=[SimpleNamespace(rfilename=name, size=7) for name in [*names, "run.py", "README.md"]]
+    )
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: SimpleNamespace(model_info=lambda *args, **kw: listed))
+    monkeypatch.setattr(hub, "_hub_answers", lambda name: True)
+    assert list(hub.hub_files(NAME)) == ["config.json", "model-1-of-2.safetensors", "tokenizer.model"]
+    listed.siblings = listed.siblings[2:3]
+    with pytest.raises(LoraDropError, match="has no safetensors weights"):
+        hub.hub_files(NAME)

@@ -1,0 +1,73 @@
+"""More connections than descriptors: refused with a sentence, and the server recovers. A process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from lora_drop.ui import connections
+from lora_drop.ui.connections import connections_that_fit
+from lora_drop.ui.limits import Limits
+from scripts.space_check import free_port
+from tests.support import ROOT
+from tests.support.page import wait_until
+
+DESCRIPTORS = 160
+
+
+def test_connections_leave_descriptors_for_the_rest(monkeypatch):
+    resource = pytest.importorskip("resource")
+    found = []
+    monkeypatch.setattr(resource, "setrlimit", lambda which, both: found.append(both))
+    for soft, hard, most in ((20_000, 20_000, 1000), (160, 160, 76), (20, 20, 8), (256, 4096, 923)):
+        monkeypatch.setattr(resource, "getrlimit", lambda which, both=(soft, hard): both)
+        assert connections_that_fit(Limits(connections=1000)) == most
+    assert (1128, 4096) in found, "the process takes what the system lets it have"
+    assert connections.OWN == 64
+
+
+def answer(url: str) -> int:
+    try:
+        with urllib.request.urlopen(f"{url}/config", timeout=30) as found:
+            return found.status
+    except OSError:
+        return 0
+
+
+@pytest.mark.full
+@pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
+def test_silent_connections_are_refused_in_words_and_the_server_recovers(tmp_path):
+    """Before: 220 of them to a server of 160 descriptors; nobody was answered, and 45,005 tracebacks were written."""
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    start = (
+        f"ulimit -n {DESCRIPTORS}; exec {sys.executable} app.py --model random:tiny-llama --device cpu --port {port}"
+    )
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(["bash", "-c", start], cwd=ROOT, stdout=output, stderr=output, env={**os.environ})
+    try:
+        wait_until(lambda: process.poll() is None and answer(url) == 200, "the page is there", 120)
+        with contextlib.ExitStack() as stack:
+            silent = []
+            for _ in range(220):
+                silent.append(stack.enter_context(socket.create_connection(("127.0.0.1", port), 10)))
+                time.sleep(0.005)
+            assert b"too many connections" in silent[-1].recv(1000)
+            assert len(list(Path(f"/proc/{process.pid}/fd").iterdir())) < DESCRIPTORS
+            # From another address there is room.
+            other = stack.enter_context(socket.create_connection(("127.0.0.1", port), 10, ("127.0.0.2", 0)))
+            other.sendall(b"GET /config HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert other.recv(100).startswith(b"HTTP/1.1 200")
+        wait_until(lambda: answer(url) == 200, "it has recovered")
+        assert "Traceback" not in log.read_text()
+    finally:
+        process.terminate()
+        process.wait(20)
