@@ -1,4 +1,4 @@
-"""The Safe zone and Method tabs in a real Chromium, on tiny random models."""
+"""The Safe zone tab in a real Chromium, on tiny random models."""
 
 from __future__ import annotations
 
@@ -10,21 +10,15 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
-from lora_drop.method import paper
-from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.cost import human_bytes, kv_bytes, speed_bound
-from lora_drop.method.schedule import baseline_schedule
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.exports.colors import COLORS
 from lora_drop.ui import safe_zone
-from lora_drop.ui.facts import model_facts
-from tests.support.page import HOSTILE, prepare, set_number, set_text
+from tests.support.page import HOSTILE, set_text
 from tests.support.server import Server, deep_model, serve
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
 MAPS, FRONT = "#ld-zone-heatmaps .ld-figure-plot", "#ld-zone-pareto .ld-figure-plot"
-PROMPT = 6  # tokens of the drawing's prompt
 PHONE = {"viewport": {"width": 390, "height": 844}}
 
 
@@ -36,10 +30,6 @@ def open_tab(page: Page, name: str, wait: str) -> None:
 def open_zone(page: Page) -> None:
     open_tab(page, "Safe zone", ".ld-progress .ld-status:not(:empty)")
     page.wait_for_selector("#ld-zone-pareto .ld-figure[data-state]")
-
-
-def open_method(page: Page) -> None:
-    open_tab(page, "Method", ".ld-drawing-svg .ld-cell")
 
 
 def wait_drawn(page: Page, plot: str) -> None:
@@ -253,139 +243,9 @@ def test_bad_input_is_one_clear_line(server, open_page):
     assert page.locator("#ld-zone .ld-figure[data-state=empty]").count() == 2
 
 
-def cells(page: Page) -> dict[tuple[int, int], dict]:
-    found = page.eval_on_selector_all(
-        ".ld-drawing-svg .ld-cell",
-        "rects => rects.map(r => ({ ...r.dataset, name: r.getAttribute('class'), on: r.matches('.ld-on') }))",
-    )
-    return {(int(cell["step"]), int(cell["layer"])): cell for cell in found}
-
-
-@pytest.mark.parametrize(("period", "layers", "ratio"), [(4, (1, 4), 1), (3, (2, 4), 0.5), (1, (1, 4), 1)])
-def test_the_drawing_is_the_run_tabs_schedule(server, open_page, period, layers, ratio):
-    page = open_page(server.url, reduced_motion="reduce")
-    prepare(page, tokens=20, layers=layers, ratio=ratio)
-    set_number(page, "ld-period", period)
-    expect(page.locator(".ld-whatif [data-figure=refreshes]")).to_have_text("all" if period == 1 else f"1 in {period}")
-    open_method(page)
-    schedule = LoraDropConfig(period=period, layers=layers, drop_ratio=ratio).schedule_for(6)
-    drawn = cells(page)
-    steps = 8 if period == 1 else 2 * period
-    assert set(drawn) == {(step, layer) for step in range(steps + 1) for layer in range(6)}
-    for (step, layer), cell in drawn.items():
-        kind = schedule.kind(step)
-        assert cell["kind"] == kind
-        assert int(cell["active"]) == schedule.active_in(kind)[layer]
-        kept = schedule.is_baseline or layer not in schedule.dropped
-        colour = "full" if kept else "dropped" if kind == "lora" else "refresh"
-        assert cell["name"].split()[1] == f"ld-cell-{colour}"
-    bound = speed_bound(server.loaded.shape, schedule)
-    expect(page.locator(".ld-drawing [data-figure=bound]")).to_have_text(f"{bound:.2f}×")
-
-
-def test_each_step_shows_the_exact_cache(server, open_page):
-    page = open_page(server.url, reduced_motion="reduce")
-    prepare(page, tokens=20, period=3)
-    open_method(page)
-    schedule, shape = LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1).schedule_for(6), server.loaded.shape
-    itemsize = model_facts(server.loaded)["itemsize"]
-
-    def figure(name: str):
-        return page.locator(f".ld-drawing [data-figure={name}]")
-
-    for step in range(7):  # the still picture is the end: the next step is the first
-        page.click(".ld-next")
-        expect(figure("steps")).to_have_text(f"{step} of 6")
-        expect(figure("kept")).to_have_text(f"{PROMPT + step} tokens")
-        expect(figure("held")).to_have_text(f"{schedule.kv_length(1, PROMPT, step)} tokens")
-        own = kv_bytes(shape, schedule, PROMPT, step, itemsize)
-        full = kv_bytes(shape, baseline_schedule(6), PROMPT, step, itemsize)
-        expect(figure("kv-full")).to_have_text(human_bytes(full))
-        expect(figure("kv")).to_contain_text(human_bytes(own))
-        on = {key for key, cell in cells(page).items() if cell["on"]}
-        assert on == {(s, layer) for s in range(step + 1) for layer in range(6)}
-        links = page.locator(".ld-reuse-links line")
-        assert links.count() == (4 if schedule.kind(step) == "lora" else 0)
-        if links.count():
-            assert links.first.get_attribute("data-from") == str(step // 3 * 3)
-            expect(page.locator(".ld-drawing-caption")).to_contain_text("4 of 6 layers are skipped")
-
-
-def test_it_plays_pauses_and_starts_paused_where_motion_is_unwanted(server, open_page):
-    page = open_page(server.url)
-    open_method(page)
-    play, token = page.locator(".ld-play"), ".ld-travelling"
-    expect(play).to_have_text("Pause")
-    where = f"document.querySelector('{token}').getAttribute('cy')"
-    before = page.evaluate(where)
-    page.wait_for_function(f"{where} !== '{before}'")
-    page.wait_for_function("document.querySelectorAll('.ld-drawing-svg .ld-on').length > 8")
-    play.focus()
-    page.keyboard.press("Enter")
-    expect(play).to_have_text("Play")
-    stopped = page.evaluate(where)
-    page.wait_for_timeout(400)
-    assert page.evaluate(where) == stopped
-    page.keyboard.press("Enter")
-    page.wait_for_function(f"{where} !== '{stopped}'")
-
-    still = open_page(server.url, reduced_motion="reduce")
-    open_method(still)
-    expect(still.locator(".ld-play")).to_have_text("Play")
-    drawn = cells(still)
-    assert all(cell["on"] for cell in drawn.values()), "the whole schedule, as a still picture"
-    stopped = still.evaluate(where)
-    still.wait_for_timeout(400)
-    assert still.evaluate(where) == stopped
-    still.click(".ld-play")  # asked for, it moves
-    still.wait_for_function("document.querySelectorAll('.ld-drawing-svg .ld-cell:not(.ld-on)').length > 0")
-
-
-def test_the_drawing_follows_the_settings_and_knows_the_papers(server, open_page):
-    page = open_page(server.url, reduced_motion="reduce")
-    prepare(page, tokens=20, period=2)
-    open_method(page)
-    assert max(step for step, _ in cells(page)) == 4
-    expect(page.locator(".ld-rule[data-rule=residual]")).to_have_attribute("data-current", "true")
-    page.select_option(".ld-drawing-which", "paper")
-    assert max(step for step, _ in cells(page)) == 8
-    expect(page.locator(".ld-rule[data-rule=state]")).to_have_attribute("data-current", "true")
-    page.select_option(".ld-drawing-which", "page")
-    page.get_by_role("tab", name="Run").click()
-    set_number(page, "ld-period", 5)
-    expect(page.locator(".ld-whatif [data-figure=refreshes]")).to_have_text("1 in 5")
-    page.get_by_role("tab", name="Method").click()
-    page.wait_for_function("document.querySelectorAll('.ld-drawing-svg .ld-cell').length === 66")
-    page.get_by_role("tab", name="Run").click()
-    set_text(page, "ld-drop-layers", "half, but no ratio")
-    expect(page.locator(".ld-whatif")).to_have_attribute("data-state", "invalid")
-    page.get_by_role("tab", name="Method").click()
-    expect(page.locator(".ld-drawing-caption")).to_contain_text("The Run tab's settings cannot run")
-
-
-def test_the_papers_table_is_the_papers_and_says_so(server, open_page):
-    page = open_page(server.url, reduced_motion="reduce")
-    open_method(page)
-    assert "the paper's figures" in page.inner_text(".ld-paper-label")
-    assert "second-hand" in page.inner_text(".ld-paper-label")
-    rows = page.locator(".ld-paper tbody tr")
-    assert rows.count() == len(paper.ROWS)
-    for line, row in zip(rows.all(), paper.ROWS, strict=True):
-        texts = line.locator("th, td").all_inner_texts()
-        assert texts[0] == row.model and texts[5:7] == [f"{row.speedup:.2f}×", f"{row.bound:.2f}×"]
-        assert texts[4] == f"{row.accuracy_change:+.1f}".replace("-", "−")
-    assert page.locator(".ld-method a[href='https://arxiv.org/abs/2601.02569']").count() == 1
-
-
-@pytest.mark.parametrize("tab", ["zone", "method"])
-def test_a_phone_needs_no_scrolling_to_the_side(stored, open_page, tab):
+def test_a_phone_needs_no_scrolling_to_the_side(stored, open_page):
     page = open_page(stored.url, **PHONE)
-    if tab == "zone":
-        open_zone(page)
-        wait_drawn(page, MAPS)
-        assert page.locator("#ld-zone-run").bounding_box()["y"] < page.locator(MAPS).bounding_box()["y"]
-    else:
-        open_method(page)
-        box = page.locator(".ld-drawing-svg").bounding_box()
-        assert box["width"] <= 390
+    open_zone(page)
+    wait_drawn(page, MAPS)
+    assert page.locator("#ld-zone-run").bounding_box()["y"] < page.locator(MAPS).bounding_box()["y"]
     assert fits(page)
