@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
+from lora_drop.method.settings import SCHEDULE
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.exports.colors import css_variables
 from lora_drop.run.exports.scripts import RUN_STYLES, TAB_STYLES, plotly_script
@@ -12,10 +13,11 @@ from lora_drop.ui import events, gradio_private, method, scripts
 from lora_drop.ui.api import build_api
 from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.components import ModelFacts
+from lora_drop.ui.controls import SHOWN
 from lora_drop.ui.facts import page_facts
 from lora_drop.ui.limits import Limits
 from lora_drop.ui.run_tab import build_run_tab
-from lora_drop.ui.safe_zone_tab import build_safe_zone_tab
+from lora_drop.ui.safe_zone_tab import build_safe_zone_tab, join_runs
 from lora_drop.ui.theme import theme
 
 UPLOAD_SECONDS = 3600  # how often opened traces are looked for, and after how long they are deleted
@@ -41,11 +43,12 @@ def build_app(pool: ModelPool) -> gr.Blocks:
             with gr.Tab("Run", id="run"):
                 tab = build_run_tab(calls, found)
             with gr.Tab("Safe zone", id="safe-zone"):
-                follow = build_safe_zone_tab(pool, calls.limits, tab.model)
+                zone = build_safe_zone_tab(pool, calls.limits, tab.model)
             with gr.Tab("Method", id="method"):
                 method.build(found["model"])
         chosen, shown = ModelFacts(labels=pool.labels, elem_id="ld-facts"), gr.State(pool.first)
-        follow(shown)
+        zone.follow(shown)
+        join_runs(zone, [tab.controls[one.name] for one in SHOWN if one.of == SCHEDULE])
         events.join(demo, calls, tab, chosen, shown)
         build_api(calls)
     return demo
