@@ -7,6 +7,7 @@ import { mountPresets as presets } from "./controls/preset_table.js";
 import { mountRange as range } from "./controls/range.js";
 import { mountProgress, mountStatus } from "./controls/status.js";
 import { mountWhatIf as whatIf } from "./controls/what_if.js";
+import { exploreDoor, mountDial, mountSafeMap } from "./explore.js";
 import { linkOf } from "./export/link.js";
 import * as pictures from "./export/picture.js";
 import { mountLive as live } from "./live/live.js";
@@ -15,7 +16,7 @@ import { mountFigure } from "./safe_zone.js";
 import * as schedule from "./schedule.js";
 import { store } from "./store.js";
 
-export { mountFigure, mountProgress, mountStatus };
+export { mountDial, mountFigure, mountProgress, mountSafeMap, mountStatus };
 
 export const mountCompare = (element, props, watch) => compare(element, props, watch, store);
 export const mountFacts = (element, props, watch) => facts(props, watch, store);
@@ -27,4 +28,4 @@ export const mountWhatIf = (element, props, server) => whatIf(element, props, se
 
 // Gradio's events are texts that only see what is global. The tests use the rest; a live view that they mount has a
 // store of its own.
-/** @type {any} */ (window).LoraDrop = { ...gradioDoor(store), linkOf: (run) => linkOf(run, store.state.table), mountLive: live, pictures, schedule, store };
+/** @type {any} */ (window).LoraDrop = { ...gradioDoor(store), ...exploreDoor(store), linkOf: (run) => linkOf(run, store.state.table), mountLive: live, pictures, schedule, store };

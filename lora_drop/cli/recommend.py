@@ -16,12 +16,12 @@ from lora_drop.cli.arguments import (
     read_data_prompts,
 )
 from lora_drop.cli.output import cell, note, print_json, progress
-from lora_drop.cli.settings import add_settings
+from lora_drop.cli.settings import ORDER, add_settings
 from lora_drop.errors import LoraDropError
 from lora_drop.files import only_writer
 from lora_drop.method.options import config_from
 from lora_drop.method.settings import SCHEDULE, Setting, setting, settings_of
-from lora_drop.method.values import LayerList, Whole
+from lora_drop.method.values import Whole
 
 if TYPE_CHECKING:
     from lora_drop.evaluation.search import Axes, Found
@@ -36,7 +36,6 @@ LISTS = {
     "heads": setting("head", SCHEDULE),
     "entropies": setting("refresh_entropy", SCHEDULE),
 }
-ORDER = Setting("drop_order", SCHEDULE, LayerList(), None, "layers, the cheapest to skip first")
 OF_SWEEP = ("min_agreement", "max_nll_gap")
 OF_SEARCH = (
     *("max_loss", "max_regret", *LISTS, "drop_order", *COMMON),

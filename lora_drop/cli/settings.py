@@ -6,8 +6,10 @@ import argparse
 from collections.abc import Iterable
 from typing import Any
 
-from lora_drop.method.settings import Setting
-from lora_drop.method.values import Choice, Flag
+from lora_drop.method.settings import SCHEDULE, Setting
+from lora_drop.method.values import Choice, Flag, LayerList
+
+ORDER = Setting("drop_order", SCHEDULE, LayerList(), None, "layers, the cheapest to skip first")
 
 
 def add_settings(parser: argparse.ArgumentParser, settings: Iterable[Setting], unset: bool = False) -> None:

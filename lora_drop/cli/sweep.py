@@ -18,6 +18,7 @@ from lora_drop.cli.arguments import (
     read_data,
 )
 from lora_drop.cli.output import cell, note, print_json, progress
+from lora_drop.cli.settings import ORDER
 from lora_drop.errors import LoraDropError
 from lora_drop.files import only_writer
 from lora_drop.method.options import config_from
@@ -38,6 +39,11 @@ def add(commands: Commands) -> None:
     add_config_options(parser)
     parser.add_argument("--drop-ratios", metavar="P,P,...", help="default 0.25,0.5,0.75")
     parser.add_argument("--periods", metavar="W,W,...", help="default 2,4,8")
+    parser.add_argument(
+        "--drop-order",
+        metavar="L,L,...",
+        help="layers, the cheapest to skip first: a ratio skips the first ones, not evenly spaced ones",
+    )
     parser.add_argument(
         "--out",
         type=parse_path,
@@ -61,13 +67,15 @@ def run(args: argparse.Namespace) -> int:
     ratios = _axis(args, "drop_ratio", float, "0.25,0.5,0.75")
     periods = _axis(args, "period", int, "2,4,8")
     pairs = read_data(args)
-    from lora_drop.evaluation.sweep import grid, sweep
+    order = ORDER.read(args.drop_order or "")
+    from lora_drop.evaluation.sweep import grid, in_order, sweep
 
     configs = grid(base, ratios, periods, rules["reuse"], rules["part"], rules["adapters"])
     with only_writer(args.out, "a sweep"):
-        result = sweep(
-            load(args), configs, pairs, data_source(args), args.out, args.context_tokens, progress("points")
-        )
+        loaded = load(args)
+        if order:
+            configs = in_order(configs, order, loaded.num_layers)
+        result = sweep(loaded, configs, pairs, data_source(args), args.out, args.context_tokens, progress("points"))
     for text in result["notes"]:
         note(text)
     if args.json:

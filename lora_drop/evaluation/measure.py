@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from lora_drop.adapters.find import bank_fingerprint, bank_folder
 from lora_drop.evaluation.free import evaluate_free
 from lora_drop.evaluation.metrics import GROUPS, describe, evaluate
+from lora_drop.evaluation.results import whole_setting
 from lora_drop.evaluation.texts import Answers, given_texts
 from lora_drop.evaluation.timing import median_ms
 from lora_drop.method.config import LoraDropConfig
@@ -31,7 +32,9 @@ from lora_drop.runtime import VERSION
 
 Item = TypeVar("Item")
 SPEED_TOKENS = 97  # new tokens of the run that measures a point's speed
-KEY = ("reuse", "part", "adapters", "drop_ratio", "period")  # identifies a point within a grid
+AXES = ("drop_ratio", "period")  # of a map
+WAY = ("reuse", "part", "adapters", "refresh", "kv", "accept", "head")  # what the points of a map have in common
+KEY = (*WAY, *AXES, "drop_layers")  # identifies a point within a grid
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,14 @@ class Point:
 
     @property
     def key(self) -> tuple:
-        """The row's `KEY` values."""
-        config = self.config
-        return config.reuse, config.part, self.adapters, config.drop_ratio, config.period
+        """See `key_of`."""
+        return key_of(self.config.to_dict() | {"adapters": self.adapters})
+
+
+def key_of(row: dict[str, Any]) -> tuple:
+    """A row's `KEY` values; what an older file does not name is at its default."""
+    values = (whole_setting(row)[name] for name in KEY)
+    return tuple(tuple(value) if isinstance(value, list) else value for value in values)
 
 
 def circumstances(loaded: LoadedModel) -> dict[str, Any]:

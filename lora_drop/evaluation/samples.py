@@ -18,15 +18,16 @@ from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure import Point, check_point, circumstances
 from lora_drop.evaluation.prompts import SAMPLE_PROMPTS
 from lora_drop.evaluation.results import check_same, json_text, whole_setting, write_texts
+from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import presets_for
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.request import BASELINE, LORA_DROP, Request
 from lora_drop.run.run import run
-from lora_drop.run.trace import first_divergence, gather
+from lora_drop.run.trace import Trace, first_divergence, gather
 
 FORMAT, VERSION = "lora-drop-samples", 1
 JSON_NAME, MD_NAME = "samples.json", "samples.md"
-SETTINGS = {"max_new_tokens": 96, "temperature": 0.0, "seed": 0}
+SETTINGS: dict[str, Any] = {"max_new_tokens": 96, "temperature": 0.0, "seed": 0}
 SAME = ("format", "version", "model", "device", "settings", "software")  # of two files that are one
 KEY = ("prompt", "lane", "config", "adapters_fingerprint")  # identifies a sample
 
@@ -115,13 +116,18 @@ def _is_of(sample: dict[str, Any], key: dict[str, Any]) -> bool:
     return same_config and all(sample[name] == key[name] for name in KEY if name != "config")
 
 
+def sample_trace(loaded: LoadedModel, prompt: str, config: LoraDropConfig | None = None) -> Trace:
+    """The run of a sample: the full model's, or that of a config."""
+    lanes = "lora-drop" if config else "baseline"
+    return gather(run(loaded, Request(prompt, config or LoraDropConfig(), **SETTINGS, lanes=lanes)))
+
+
 def _answer(
     loaded: LoadedModel, key: dict[str, Any], point: Point | None, base: list[int] | None
 ) -> tuple[dict[str, Any], list[int]]:
     """The text of a lane on a prompt, and its tokens; without a point it is the baseline's."""
     lane = LORA_DROP if point else BASELINE
-    config = {"config": point.config} if point else {}
-    trace = gather(run(loaded, Request(key["prompt"], **config, **SETTINGS, lanes=lane.replace("_", "-"))))
+    trace = sample_trace(loaded, key["prompt"], point.config if point else None)
     tokens, summary = trace.token_ids(lane), trace.summary
     assert summary is not None  # it ran to its end
     sample = {

@@ -19,18 +19,21 @@ from lora_drop.evaluation.measure import (
     circumstances,
     describe_data,
     describe_prompts,
+    key_of,
     measure,
 )
-from lora_drop.evaluation.prompts import HELD_OUT
+from lora_drop.evaluation.prompts import HELD_OUT, SAMPLE_PROMPTS
 from lora_drop.evaluation.results import check_same
+from lora_drop.evaluation.samples import sample_trace
 from lora_drop.evaluation.sweep_file import FORMAT, JSON_NAME, VERSION, read_sweep, write_sweep
 from lora_drop.evaluation.texts import own_answers
 from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.models.load import LoadedModel
+from lora_drop.run.records import BASELINE, LORA_DROP
 
 OWN_PROMPTS = HELD_OUT[:6]  # few: a grid has many points
 SAME = ("format", "version", "model", "device", "data", "settings", "software")  # of two sweeps that are one
-VARIED = (*KEY, "drop_layers")  # not a setting of the whole sweep: its axes, and what would stand in for one
+SAMPLE_PROMPT = SAMPLE_PROMPTS[0]
 
 
 def grid(
@@ -57,6 +60,24 @@ def grid(
     ]
 
 
+def in_order(configs: Iterable[LoraDropConfig], order: Sequence[int], num_layers: int) -> list[LoraDropConfig]:
+    """The configs with as many layers skipped, but the first of an order in place of evenly spaced ones.
+
+    Raises:
+        LoraDropError: the order has too few layers.
+    """
+    found = []
+    for config in configs:
+        count = len(config.schedule_for(num_layers).dropped)
+        if count > len(order):
+            raise LoraDropError(
+                f"drop ratio {config.drop_ratio:g} skips {count} layers, but the drop order has {len(order)}: "
+                "name more, or take smaller ratios."
+            )
+        found.append(config.replace(drop_layers=tuple(order[:count])))
+    return found
+
+
 def sweep(
     loaded: LoadedModel,
     configs: Sequence[LoraDropConfig],
@@ -69,7 +90,8 @@ def sweep(
     """Measure every config; two that come to the same (no bank is shipped, so `auto` is `none`) are one point.
 
     Quality is teacher-forced through the real decode schedule, over `pairs` and over the full model's own answers to a
-    few held-out prompts. Speed is that of a free run on the first prompt, baseline and LoRA-Drop a step each in turn.
+    few held-out prompts; the point answers these itself too, and the full model reads it. Speed is that of a free run
+    on the first prompt, baseline and LoRA-Drop a step each in turn. `sample` is what the point writes.
 
     Args:
         configs: see `grid`; they differ in the grid's axes only.
@@ -78,8 +100,9 @@ def sweep(
         progress: called with the points done and all of them, first with those already there.
 
     Returns:
-        The content of `sweep.json`: `{"model", "device", "data", "settings", "software", "date", "notes", "rows"}`;
-        the rows are flat, as in the CSV.
+        The content of `sweep.json`: `{"model", "device", "data", "settings", "software", "date", "notes", "sample",
+        "rows"}`; the rows are flat, as in the CSV; `sample` has the prompt of the rows' samples, and what the full
+        model writes to it.
 
     Raises:
         LoraDropError: a setting, a bank or a record does not fit the model; the folder cannot be written, or holds
@@ -90,17 +113,20 @@ def sweep(
     if folder is not None and (folder / JSON_NAME).exists():
         before = read_sweep(folder / JSON_NAME)
         check_same(before, result, SAME, folder, "a sweep")
-        result["rows"], result["notes"] = before["rows"], before["notes"]
+        result |= {name: before[name] for name in ("rows", "notes", "sample") if name in before}
     result["notes"] = list(dict.fromkeys([*result["notes"], *(note for point in points for note in point.notes)]))
-    known = {(*_key(row), row.get("adapters_fingerprint")) for row in result["rows"]}
+    known = {(*key_of(row), row.get("adapters_fingerprint")) for row in result["rows"]}
     missing = [point for point in points if (*point.key, point.fingerprint) not in known]
     there = len(points) - len(missing)
     progress(there, len(points))
     answers = own_answers(loaded, OWN_PROMPTS) if missing else None
+    if missing and "sample" not in result:
+        result["sample"] = {"prompt": SAMPLE_PROMPT, "text": sample_trace(loaded, SAMPLE_PROMPT).text(BASELINE)}
     for done, point in enumerate(missing, start=there + 1):
-        row = measure(loaded, point, pairs, context_tokens, answers)
+        row = measure(loaded, point, pairs, context_tokens, answers, free=True)
+        row["sample"] = sample_trace(loaded, SAMPLE_PROMPT, point.config).text(LORA_DROP)
         # A bank trained further under the same name has another fingerprint: its new row takes the old one's place.
-        result["rows"] = [old for old in result["rows"] if _key(old) != point.key] + [row]
+        result["rows"] = [old for old in result["rows"] if key_of(old) != point.key] + [row]
         if folder is not None:
             write_sweep(result, folder)
         progress(done, len(points))
@@ -122,7 +148,7 @@ def _begin(
         **circumstances(loaded),
         "data": describe_data(pairs, source) | {"own": describe_prompts(OWN_PROMPTS)},
         "settings": {
-            **{name: value for name, value in base.differences().items() if name not in VARIED},
+            **{name: value for name, value in base.differences().items() if name not in KEY},
             "layers": list(base.layers or default_range(loaded.num_layers)),
             "context_tokens": context_tokens,
             "speed_tokens": SPEED_TOKENS,
@@ -130,10 +156,6 @@ def _begin(
         "notes": [],
         "rows": [],
     }
-
-
-def _key(row: dict[str, Any]) -> tuple:
-    return tuple(row.get(name) for name in KEY)
 
 
 def _points(loaded: LoadedModel, configs: Sequence[LoraDropConfig], prompt: str) -> list[Point]:

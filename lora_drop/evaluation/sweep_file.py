@@ -26,7 +26,9 @@ def write_sweep(result: dict[str, Any], folder: Path) -> None:
         LoraDropError: the folder cannot be written.
     """
     table, columns = io.StringIO(), dict.fromkeys(name for row in result["rows"] for name in row)
-    writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")  # a row may be older than a setting
+    columns.pop("sample", None)  # a text of many lines
+    # A row may be older than a setting.
+    writer = csv.DictWriter(table, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: _cell(name, value) for name, value in row.items()} for row in result["rows"])
     # The JSON last: a sweep goes on from it, so what it holds must be in the table already.
@@ -47,7 +49,9 @@ def read_sweep(path: Path) -> dict[str, Any]:
         result = json.loads(text)
         if not isinstance(result, dict):
             raise ValueError
-        parts_fit = all(isinstance(result.get(name, {}), dict) for name in ("model", "device", "data", "settings"))
+        parts_fit = all(
+            isinstance(result.get(name, {}), dict) for name in ("model", "device", "data", "settings", "sample")
+        )
         if not parts_fit or not all(map(_is_row, result["rows"])):
             raise ValueError
     except LoraDropError:
@@ -69,6 +73,7 @@ _TEXTS = {name for name, kind in _KINDS.items() if kind.python is str} | {
     "adapters_fingerprint",
     "decoder",
     "own_answers_sha256",
+    "sample",
 }
 
 

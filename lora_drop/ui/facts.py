@@ -24,6 +24,7 @@ from lora_drop.method.settings import SCHEDULE, settings_of
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import describe_device
 from lora_drop.paths import SHIPPED_SWEEPS
+from lora_drop.run.exports.figures import group_of
 from lora_drop.ui.controls import control_value
 
 SWEEP = SHIPPED_SWEEPS / JSON_NAME
@@ -64,7 +65,10 @@ def train_command(model: str) -> str:
 
 
 def sweep_facts(revision: str) -> list[dict[str, Any]]:
-    """The stored sweep's quality, a row a setting; none if it was measured on other weights, or cannot be read."""
+    """The stored sweep's quality, a row a setting; none if it was measured on other weights, or cannot be read.
+
+    Only rows that are told apart by what the page compares: evenly spaced layers, a full head, no token taken back.
+    """
     try:
         result = read_sweep(SWEEP)
     except LoraDropError:
@@ -79,6 +83,7 @@ def sweep_facts(revision: str) -> list[dict[str, Any]]:
             "loss": row.get("own_all_steps_kl", row["all_steps_kl"]),  # an older sweep has given texts only
         }
         for row in result["rows"]
+        if group_of(row)[3] in ("", "exact refreshes")
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gradio as gr
 from starlette.middleware import Middleware
 
+from lora_drop.method.settings import SCHEDULE
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.exports.colors import css_variables
 from lora_drop.run.exports.scripts import RUN_STYLES, TAB_STYLES, plotly_script
@@ -12,13 +13,14 @@ from lora_drop.ui import connections, events, gradio_private, method, owner, scr
 from lora_drop.ui.api import build_api
 from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.components import ModelFacts
+from lora_drop.ui.controls import SHOWN
 from lora_drop.ui.facts import page_facts
 from lora_drop.ui.gradio_queue import use_fair_queue
 from lora_drop.ui.guard import Guard
 from lora_drop.ui.limits import Limits
 from lora_drop.ui.policy import Policy
 from lora_drop.ui.run_tab import build_run_tab
-from lora_drop.ui.safe_zone_tab import build_safe_zone_tab
+from lora_drop.ui.safe_zone_tab import build_safe_zone_tab, join_runs
 from lora_drop.ui.theme import theme
 from lora_drop.ui.uploads import Uploads
 
@@ -57,11 +59,12 @@ def build_app(pool: ModelPool, policy: Policy | None = None) -> Page:
             with gr.Tab("Run", id="run"):
                 tab = build_run_tab(calls, found)
             with gr.Tab("Safe zone", id="safe-zone"):
-                follow = build_safe_zone_tab(pool, calls.limits, tab.model)
+                zone = build_safe_zone_tab(pool, calls.limits, tab.model)
             with gr.Tab("Method", id="method"):
                 method.build(found["model"])
         chosen, shown = ModelFacts(labels=pool.labels, elem_id="ld-facts"), gr.State(pool.first)
-        follow(shown)
+        zone.follow(shown)
+        join_runs(zone, [tab.controls[one.name] for one in SHOWN if one.of == SCHEDULE])
         events.join(demo, calls, tab, chosen, shown)
         build_api(calls)
     return demo

@@ -7,7 +7,6 @@ that the visitor runs here. The second lives in the visitor's session alone; not
 from __future__ import annotations
 
 import html
-import json
 import math
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,34 +16,42 @@ from typing import Any
 
 import gradio as gr
 
+from lora_drop.adapters.find import config_fingerprint
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.measure import KEY, Point, Stopped, check_point, circumstances, describe_data, measure
+from lora_drop.evaluation.dial import read_samples, stops_of
+from lora_drop.evaluation.measure import (
+    Point,
+    Stopped,
+    check_point,
+    circumstances,
+    describe_prompts,
+    key_of,
+    measure,
+)
+from lora_drop.evaluation.preset_results import Measured, loss_of, measured_presets
 from lora_drop.evaluation.prompts import EXAMPLES
+from lora_drop.evaluation.safe_zone import answer_of, judged, speed_of
 from lora_drop.evaluation.sweep import grid
 from lora_drop.evaluation.sweep_file import JSON_NAME, read_sweep
-from lora_drop.method.config import LoraDropConfig
+from lora_drop.evaluation.texts import Answers, own_answers
+from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.pool import ModelPool
 from lora_drop.paths import SHIPPED_PRESETS, SHIPPED_SWEEPS
-from lora_drop.run.exports.figures import QUALITIES, groups
-from lora_drop.run.request import BASELINE, Request
-from lora_drop.run.run import run
-from lora_drop.run.trace import gather
+from lora_drop.run.exports.figures import QUALITIES, Group, group_of, groups
 from lora_drop.ui import space as zero
 from lora_drop.ui.kept import Stops
 from lora_drop.ui.limits import Limits
-from lora_drop.ui.safe_zone_figures import Sweep, heatmaps_of, pareto_of, progress_value, words_of
+from lora_drop.ui.safe_zone_figures import Sweep, pareto_of, progress_value, words_of
+from lora_drop.ui.safe_zone_map import dial_of, map_of
 
 SHIPPED_SWEEP = SHIPPED_SWEEPS / JSON_NAME
 SHIPPED_SAMPLES = SHIPPED_PRESETS / "samples.json"
 MAX_POINTS = 16
 MAX_TEXT = 400  # characters of a field: more than any allowed list has
-TEXTS = 3  # answers that a point is measured on: about five seconds a point on two cores
-ANSWER_TOKENS = 48  # of an answer that has to be made first
+PROMPTS = tuple(EXAMPLES.values())[:3]  # that a point is measured on: some seconds a point on two cores
 STORED, HERE = "stored", "here"
 NOT_OF_THIS = "There is no stored sweep of this model: its weights are not those that the stored one measured."
-
-Pairs = list[tuple[str, str]]
 
 
 def choices_of(stored: Sweep | None, here: Sweep | None) -> list[tuple[str, str]]:
@@ -53,11 +60,10 @@ def choices_of(stored: Sweep | None, here: Sweep | None) -> list[tuple[str, str]
     A bank's name is long, and the figure has it: a label has it only where two banks of a rule must be distinguished.
     """
 
-    def label(group: tuple[str, str, str], among: list[tuple[str, str, str]]) -> str:
-        reuse, part, adapters = group
-        alike = [other for other in among if other[:2] == group[:2] and other[2] != "none"]
-        words = words_of((reuse, part, adapters))
-        return words if adapters == "none" or len(alike) > 1 else words.replace(f"adapters {adapters}", "adapters")
+    def label(group: Group, among: list[Group]) -> str:
+        alike = [other for other in among if (other[:2], other[3]) == (group[:2], group[3]) and other[2] != "none"]
+        words = words_of(group)
+        return words if group[2] == "none" or len(alike) > 1 else words.replace(f"adapters {group[2]}", "adapters")
 
     return [
         (f"{word}: {label(group, groups(sweep))}", f"{source}:{i}")
@@ -78,22 +84,23 @@ def stored_sweep(path: Path | None = None) -> tuple[Sweep | None, str]:
         return None, f"The stored sweep is not shown: {error}"  # the page works without
 
 
-def stored_pairs(revision: str, path: Path | None = None) -> Pairs:
-    """(prompt, answer) that the full model gave when the samples were written; none of other weights."""
-    try:
-        content = json.loads((path or SHIPPED_SAMPLES).read_text(encoding="utf-8"))
-        if content["model"]["revision"] != revision:
-            return []
-        found = [(s["prompt"], s["text"]) for s in content["samples"] if s["lane"] == BASELINE and s["text"].strip()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return []  # then the model answers anew
-    return found[:TEXTS]
+def first_choice(stored: Sweep | None) -> int:
+    """Which way of skipping is shown first: the one with the fastest safe cell, or with the nearest to one."""
+    if not stored:
+        return 0
+    ways = groups(stored)
+    answers = [answer_of(row for row in stored["rows"] if group_of(row) == way) for way in ways]
 
+    def worth(i: int) -> tuple[bool, bool, float]:
+        row = answers[i].row
+        if row is None:
+            return False, False, 0.0
+        if answers[i].is_safe:
+            return True, True, speed_of(row) or 0.0
+        loss = loss_of(judged(row))
+        return False, loss is not None, -(row["all_steps_kl"] if loss is None else loss)
 
-def answer(loaded: LoadedModel, prompt: str, should_stop: Callable[[], bool]) -> str:
-    """What the full model itself writes, greedy: the text that a model without stored answers is measured on."""
-    wanted = Request(prompt, max_new_tokens=ANSWER_TOKENS, lanes="baseline", audit=False)
-    return gather(run(loaded, wanted, should_stop)).text(BASELINE)
+    return max(range(len(ways)), key=worth, default=0)
 
 
 def parse_numbers(name: str, text: Any, kind: type, example: str) -> list:
@@ -141,8 +148,7 @@ def merged(before: Sweep | None, now: Sweep, row: dict[str, Any]) -> Sweep:
     What was measured before on other texts or another model is left behind: the two cannot be compared.
     """
     rows = before["rows"] if before and all(before[name] == now[name] for name in ("data", "model")) else []
-    same = tuple(row[name] for name in KEY)
-    return now | {"rows": [old for old in rows if tuple(old[name] for name in KEY) != same] + [row]}
+    return now | {"rows": [old for old in rows if key_of(old) != key_of(row)] + [row]}
 
 
 @dataclass
@@ -156,16 +162,32 @@ class SafeZone:
     limits: Limits = Limits()
 
     def use_model(self, model: str, quality: str, here: Sweep | None) -> tuple[Any, ...]:
-        """Another model of the menu: what is known of it, the choice of what is shown, and both figures."""
+        """Another model of the menu: what is known of it, the choice of what is shown, map, figure and dial."""
         info = self.pool.info(model)
         choices = self._choices(info.revision, here)
-        first = choices[0][1] if choices else None
+        first = self.first(choices, info.revision)
         return (
             gr.update(value=self.known(info.revision)),
-            gr.update(value=measured_here(info.revision)),
             gr.update(choices=choices, value=first),
             *self.show(first, quality, here),
+            self.dial(model),
         )
+
+    def first(self, choices: list[tuple[str, str]], revision: str) -> str | None:
+        """Which of the choices is shown first."""
+        best = f"{STORED}:{first_choice(self.stored_for(revision)[0])}"
+        values = [value for _, value in choices]
+        return best if best in values else next(iter(values), None)
+
+    def dial(self, model: str | None) -> dict[str, Any] | str:
+        """The break-it dial of a model, from what was measured of it: the presets, and the stored sweep."""
+        info = self.pool.info(model)
+        try:
+            measured = measured_presets(info.id, info.revision, lambda config: config_fingerprint(info, config))
+        except LoraDropError:
+            measured = Measured()  # the Run tab says that the file is broken
+        samples = read_samples(info.revision, SHIPPED_SAMPLES)
+        return dial_of(stops_of(measured, samples, self.stored_for(info.revision)[0]))
 
     def known(self, revision: str) -> str:
         """What is stored of a model's weights, in words that are HTML."""
@@ -190,11 +212,11 @@ class SafeZone:
         return choices_of(self.stored_for(revision)[0], mine)
 
     def show(self, choice: str | None, quality: str, here: Sweep | None) -> tuple[Any, Any]:
-        """Both figures for a choice of `choices_of`."""
+        """The map and the figure for a choice of `choices_of`."""
         sweep, group = self._find(choice, here)
-        return heatmaps_of(sweep, group), pareto_of(sweep, quality if quality in QUALITIES else next(iter(QUALITIES)))
+        return map_of(sweep, group), pareto_of(sweep, quality if quality in QUALITIES else next(iter(QUALITIES)))
 
-    def _find(self, choice: str | None, here: Sweep | None) -> tuple[Sweep | None, tuple[str, str, str] | None]:
+    def _find(self, choice: str | None, here: Sweep | None) -> tuple[Sweep | None, Group | None]:
         source, _, number = (choice or "").partition(":")
         sweep = {HERE: here, STORED: self.stored}.get(source)
         found = groups(sweep) if sweep else []
@@ -202,24 +224,25 @@ class SafeZone:
         return sweep, found[chosen] if chosen < len(found) else None
 
     @staticmethod
-    def _pairs(loaded: LoadedModel, should_stop: Callable[[], bool]) -> Iterator[str | Pairs]:
-        """The texts to measure on: progress in words where the model has to write them, and the pairs last."""
-        pairs = stored_pairs(loaded.revision)
-        prompts = [] if pairs else list(EXAMPLES.values())[:TEXTS]
-        for number, prompt in enumerate(prompts, start=1):
+    def _answers(loaded: LoadedModel, should_stop: Callable[[], bool]) -> Iterator[str | Answers]:
+        """What to measure on, which the model has to write: progress in words, and the answers last."""
+        found = Answers([], [])
+        for number, prompt in enumerate(PROMPTS, start=1):
             if should_stop():
                 break
-            yield f"First the full model answers the example prompts: {number} of {len(prompts)}."
-            if (text := answer(loaded, prompt, should_stop)).strip():
-                pairs.append((prompt, text))
-        yield pairs
+            yield f"First the full model answers the example prompts: {number} of {len(PROMPTS)}."
+            one = own_answers(loaded, [prompt])
+            if one.texts().pairs:  # not empty, and not in circles
+                found.prompts.extend(one.prompts)
+                found.answers.extend(one.answers)
+        yield found
 
     def run_page(
         self, ratios, periods, reuse, part, adapters, quality, before: Sweep | None, model, request: gr.Request
     ) -> Iterator[tuple]:
         """The Run sweep button.
 
-        Yields the progress, both figures, the choice of what is shown, the session's sweep, both buttons and the
+        Yields the progress, map and figure, the choice of what is shown, the session's sweep, both buttons and the
         choice of quality.
         """
         on, off = gr.update(interactive=True), gr.update(interactive=False)
@@ -237,16 +260,15 @@ class SafeZone:
             with self.pool.lend(model, clock.is_set) as loaded:
                 points = list({p.key: p for p in points_of(loaded, ratios, periods, reuse, part, adapters)}.values())
                 total = len(points)
-                pairs: Pairs = []
-                for made in self._pairs(loaded, clock.is_set):
+                answers = Answers([], [])
+                for made in self._answers(loaded, clock.is_set):
                     if isinstance(made, str):
                         yield progress_value("running", made, 0, total), *skip, *running
                     else:
-                        pairs = made
-                if not pairs and not clock.is_set():
+                        answers = made
+                if not answers.answers and not clock.is_set():
                     raise LoraDropError("the model answered with nothing, so there is no text to measure on.")
-                source = {"file": "the full model's own answers", "prompts": [prompt for prompt, _ in pairs]}
-                sweep = {**circumstances(loaded), "data": describe_data(pairs, source), "notes": [], "rows": []}
+                sweep = begun(loaded, answers)
                 shown: tuple[Any, ...] = skip
                 for point in points:
                     if clock.is_set():
@@ -254,7 +276,7 @@ class SafeZone:
                     words = f"Point {done + 1} of {total}: drop ratio {point.config.drop_ratio:g}, period "
                     yield progress_value("running", f"{words}{point.config.period}.", done, total), *shown, *running
                     try:
-                        row = measure(loaded, point, pairs, None, should_stop=clock.is_set)
+                        row = measure(loaded, point, [], None, answers, True, PROMPTS[:1], should_stop=clock.is_set)
                     except Stopped:
                         break
                     before = sweep = merged(before, sweep, row)
@@ -281,9 +303,9 @@ class SafeZone:
         return f"{'Cancelled' if cancelled else limit}: {done} of {total} points were measured."
 
     def _shown(self, here: Sweep, point: Point, quality: str) -> tuple[Any, Any, Any, Sweep]:
-        """Both figures of a running sweep, the choice that they are, and the sweep for the session."""
+        """Map and figure of a running sweep, the choice that they are, and the sweep for the session."""
         found = groups(here)
-        group = point.config.reuse, point.config.part, point.adapters
+        group = group_of(point.config.to_dict() | {"adapters": point.adapters})
         choice = f"{HERE}:{found.index(group) if group in found else 0}"
         return (
             *self.show(choice, quality, here),
@@ -300,14 +322,15 @@ def _points(count: int) -> str:
     return "1 point" if count == 1 else f"{count} points"
 
 
-def measured_here(revision: str) -> str:
-    """On what a sweep of these weights is measured here, in words that are HTML."""
-    if pairs := stored_pairs(revision):
-        text = f"{len(pairs)} answers that the full model itself gave, stored with the app"
-    else:
-        text = f"{TEXTS} answers of at most {ANSWER_TOKENS} tokens, which the full model writes first"
-    return (
-        f"<p class='ld-zone-note'>Measured on {text}. The full model finds its own words likely, so these figures are "
-        "not those of the stored sweep's texts; a few hundred tokens give an impression, not a benchmark, and a busy "
-        "machine can measure a speed above its bound. Nothing is saved.</p>"
-    )
+def begun(loaded: LoadedModel, answers: Answers) -> Sweep:
+    """A sweep of the page without rows."""
+    data = describe_prompts(PROMPTS) | {"file": "the full model's own answers", "records": len(answers.answers)}
+    settings = {"layers": list(default_range(loaded.num_layers))}
+    return {**circumstances(loaded), "data": data, "settings": settings, "notes": [], "rows": []}
+
+
+MEASURED_HERE = (
+    f"<p class='ld-zone-note'>Measured on the full model's own answers to {len(PROMPTS)} example prompts, which it "
+    "writes first, and on what each setting writes to them. A few hundred tokens give an impression, not a benchmark, "
+    "and a busy machine can measure a speed above its bound. Nothing is saved.</p>"
+)

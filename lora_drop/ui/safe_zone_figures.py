@@ -8,12 +8,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from lora_drop.evaluation.measure import KEY
-from lora_drop.run.exports.figures import PANELS, pareto, sweep_heatmaps
+from lora_drop.run.exports.figures import PANELS, QUALITIES, Group, group_of, pareto
 from lora_drop.run.exports.scripts import plotly_script
 from lora_drop.ui.components import Scripted, head_of
+from lora_drop.ui.safe_zone_map import NO_POINTS, measured_on
 
-NO_POINTS = "No point yet: run a sweep, and it grows here point by point."
 Sweep = dict[str, Any]
 
 
@@ -60,11 +59,11 @@ def drawn(title: str, note: str, rows: list[dict[str, Any]], draw: Callable[[str
     def text(row: dict[str, Any], name: str, form: Callable[[float], str]) -> str:
         return "–" if row.get(name) is None else form(row[name])
 
-    columns = ["Rule", "Part", "Adapters", "Drop ratio", "Period", *(panel[1] for panel in PANELS)]
+    columns = ["Rule", "Part", "Adapters", "Also set", "Drop ratio", "Period", *(panel[1] for panel in PANELS)]
     table = [
         [
-            *(str(row.get(name) or "not recorded") for name in KEY[:3]),
-            *(f"{row[name]:g}" for name in KEY[3:]),
+            *(part or "–" for part in group_of(row)),
+            *(f"{row[name]:g}" for name in ("drop_ratio", "period")),
             *(text(row, name, form) for name, _, form, _ in PANELS),
         ]
         for row in rows
@@ -72,22 +71,14 @@ def drawn(title: str, note: str, rows: list[dict[str, Any]], draw: Callable[[str
     return {"title": title, "note": note, "columns": columns, "rows": table} | variants
 
 
-def heatmaps_of(sweep: Sweep | None, group: tuple[str, str, str] | None) -> dict[str, Any] | str:
-    """The value of the heatmaps' figure."""
-    if not sweep or not group:
-        return NO_POINTS
-    rows = [row for row in sweep["rows"] if tuple(row.get(name) for name in KEY[:3]) == group]
-    title = f"Over drop ratio and period: {words_of(group)}"
-    return drawn(
-        title, _measured_on(sweep), rows, lambda theme, compact: sweep_heatmaps(sweep, *group, theme, compact)
-    )
-
-
 def pareto_of(sweep: Sweep | None, quality: str) -> dict[str, Any] | str:
-    """The value of the Pareto figure."""
+    """The value of the Pareto figure; where the sweep has no such quality, with one that it has."""
     if not sweep or not sweep["rows"]:
         return NO_POINTS
-    note = f"{_measured_on(sweep)} The paper's own points are marked as the paper's: other models, second-hand."
+    known = [name for name, (column, *_) in QUALITIES.items() if any(row.get(column) for row in sweep["rows"])]
+    if known and quality not in known:
+        quality = known[0]  # an older sweep has no own answers, one of the page no given texts
+    note = f"{measured_on(sweep)} The paper's own points are marked as the paper's: other models, second-hand."
     return drawn(
         "Speed against quality, all rules",
         note,
@@ -96,14 +87,9 @@ def pareto_of(sweep: Sweep | None, quality: str) -> dict[str, Any] | str:
     )
 
 
-def words_of(group: tuple[str, str, str]) -> str:
-    reuse, part, adapters = group
+def words_of(group: Group) -> str:
+    """A way of skipping in words."""
+    reuse, part, adapters, others = group
     skipped = "whole layers" if part == "block" else "attention only"
-    return f"{reuse}, {skipped}, " + ("no adapters" if adapters == "none" else f"adapters {adapters}")
-
-
-def _measured_on(sweep: Sweep) -> str:
-    data, device = sweep.get("data", {}), sweep.get("device", {})
-    tokens = next((row["tokens"] for row in sweep["rows"] if row.get("tokens")), None)
-    size = f"{tokens:,} tokens of " if tokens else ""
-    return f"Measured on {size}{data.get('file', 'unnamed data')}, {device.get('name', 'unnamed device')}."
+    trained = "no adapters" if adapters == "none" else f"adapters {adapters}"
+    return ", ".join(filter(None, (reuse, skipped, others, trained)))

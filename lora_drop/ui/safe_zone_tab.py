@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import gradio as gr
 
@@ -11,39 +12,53 @@ from lora_drop.models.pool import ModelPool
 from lora_drop.run.exports.figures import QUALITIES
 from lora_drop.ui.kept import Stops
 from lora_drop.ui.limits import Limits
-from lora_drop.ui.safe_zone import MAX_POINTS, SafeZone, choices_of, measured_here, stored_sweep
+from lora_drop.ui.safe_zone import MAX_POINTS, MEASURED_HERE, SafeZone, choices_of, stored_sweep
 from lora_drop.ui.safe_zone_figures import Figure, Progress
+from lora_drop.ui.safe_zone_map import Dial, SafeMap
 
 
-def build_safe_zone_tab(pool: ModelPool, limits: Limits, model: gr.components.Component) -> Callable[[gr.State], None]:
+@dataclass
+class SafeZoneTab:
+    """The parts of the tab that the page joins.
+
+    Args:
+        map, dial: their `input` says that a visitor wants a setting to be run.
+        follow: wires the tab to a state that holds the model which the page shows.
+    """
+
+    map: SafeMap
+    dial: Dial
+    follow: Callable[[gr.State], None]
+
+
+def build_safe_zone_tab(pool: ModelPool, limits: Limits, model: gr.components.Component) -> SafeZoneTab:
     """The tab's content, inside the layout's open `gr.Tab`.
 
     Args:
         model: the control that holds the chosen model.
-
-    Returns:
-        What wires the tab to a state that holds the model which the page shows.
     """
     stored, missing = stored_sweep()
     zone = SafeZone(pool, stored, Stops(), missing, limits)
     revision = pool.info(None).revision
     choices = choices_of(zone.stored_for(revision)[0], None)
-    first = choices[0][1] if choices else None
-    heatmaps, curve = zone.show(first, next(iter(QUALITIES)), None)
+    first = zone.first(choices, revision)
+    first_map, curve = zone.show(first, next(iter(QUALITIES)), None)
     here = gr.State(None)
     with gr.Row(elem_id="ld-zone", equal_height=False):
-        with gr.Column(elem_id="ld-zone-left"):
-            known, choice, quality = _build_shown(zone.known(revision), choices, first)
-            form, start, cancel, progress, note = _build_form(revision)
+        known, choice = _build_shown(zone.known(revision), choices, first)
         with gr.Column(elem_id="ld-zone-right"):
-            maps = Figure(heatmaps, elem_id="ld-zone-heatmaps")
-            front = Figure(curve, elem_id="ld-zone-pareto")
+            map_ = SafeMap(first_map, elem_id="ld-zone-map")
+            dial = Dial(zone.dial(None), elem_id="ld-zone-dial")
+            with gr.Accordion("Speed against quality, all rules, with the paper's own points", open=False):
+                quality = _build_quality()
+                front = Figure(curve, elem_id="ld-zone-pareto")
+        form, start, cancel, progress = _build_form()
 
     gr.on(
         [choice.input, quality.input],
         zone.show,
         [choice, quality, here],
-        [maps, front],
+        [map_, front],
         trigger_mode="always_last",  # a choice made while the last one is drawn counts
         show_progress="hidden",
         api_visibility="private",
@@ -51,7 +66,7 @@ def build_safe_zone_tab(pool: ModelPool, limits: Limits, model: gr.components.Co
     start.click(
         zone.run_page,
         [*form, quality, here, model],
-        [progress, maps, front, choice, here, start, cancel, quality],
+        [progress, map_, front, choice, here, start, cancel, quality],
         show_progress="full",
         show_progress_on=progress,
         concurrency_id="gpu",
@@ -65,42 +80,58 @@ def build_safe_zone_tab(pool: ModelPool, limits: Limits, model: gr.components.Co
         shown.change(
             zone.use_model,
             [shown, quality, here],
-            [known, note, choice, maps, front],
+            [known, choice, map_, front, dial],
             show_progress="hidden",
             api_visibility="private",
         )
 
-    return follow
+    return SafeZoneTab(map_, dial, follow)
 
 
-def _build_shown(
-    words: str, choices: list[tuple[str, str]], first: str | None
-) -> tuple[gr.HTML, gr.Dropdown, gr.Radio]:
-    """What of a sweep is shown: words on what is stored, the choice of a rule, the choice of a quality."""
+def join_runs(tab: SafeZoneTab, rules: list[gr.components.Component]) -> None:
+    """A chosen cell, or a stop of the dial, sets the sliders and presses Run: in the browser, as a visitor would.
+
+    Args:
+        rules: the controls of a schedule's settings, in the table's order.
+    """
+    for chosen in (tab.map, tab.dial):
+        set_ = chosen.input(None, chosen, rules, js="(value) => window.LoraDrop.chosen(value)", show_progress="hidden")
+        set_.then(None, chosen, None, js="(value) => window.LoraDrop.pressRun(value)", show_progress="hidden")
+
+
+def _build_shown(words: str, choices: list[tuple[str, str]], first: str | None) -> tuple[gr.HTML, gr.Dropdown]:
+    """What of a sweep is shown: words on what is stored, the choice of a way of skipping."""
     with gr.Column(elem_id="ld-zone-show", elem_classes="ld-panel"):
         _text(
             "<h2>Where is LoRA-Drop safe?</h2><p>Skipping more layers, and for longer, saves bytes and costs "
-            "quality. Each cell is one setting, measured: quality against the full model on the same text, "
-            "speed beside the most that its bytes allow, and KV memory. The dashed corner is what the paper "
-            "calls safe, for larger models with trained corrections.</p>"
+            "quality. Each cell of the map is one setting, measured. Safe is what reads well: a small quality loss on "
+            "the full model's own answers, and a text of its own that does not go in circles.</p>"
         )
         known = _text(words)
         choice = gr.Dropdown(
             choices,
             value=first,
-            label="Rule, part and adapters",
+            label="Way of skipping",
             elem_id="ld-zone-choice",
         )
-        quality = gr.Radio(
-            [("same next token", "agreement"), ("quality loss (nats per token)", "nll_gap")],
-            value="agreement",
-            label="Quality in the lower plot",
-            elem_id="ld-zone-quality",
-        )
-    return known, choice, quality
+    return known, choice
 
 
-def _build_form(revision: str) -> tuple[list[gr.components.Component], gr.Button, gr.Button, Progress, gr.HTML]:
+def _build_quality() -> gr.Radio:
+    words = {
+        "own": "loss on own answers",
+        "agreement": "same next token, given text",
+        "nll_gap": "NLL gap, given text",
+    }
+    return gr.Radio(
+        [(words[name], name) for name in QUALITIES],
+        value=next(iter(QUALITIES)),
+        label="Quality",
+        elem_id="ld-zone-quality",
+    )
+
+
+def _build_form() -> tuple[list[gr.components.Component], gr.Button, gr.Button, Progress]:
     """The form of a sweep, in the order of `SafeZone.run_page`; its buttons, its progress and what it measures on."""
     with gr.Column(elem_id="ld-zone-run", elem_classes="ld-panel"):
         _text("<h2>Run a sweep here</h2>")
@@ -124,8 +155,8 @@ def _build_form(revision: str) -> tuple[list[gr.components.Component], gr.Button
         progress = Progress(
             f"Every ratio with every period, at most {MAX_POINTS} points.", elem_id="ld-sweep-progress"
         )
-        note = _text(measured_here(revision))
-    return [ratios, periods, reuse, part, adapters], start, cancel, progress, note
+        _text(MEASURED_HERE)
+    return [ratios, periods, reuse, part, adapters], start, cancel, progress
 
 
 def _text(words: str) -> gr.HTML:

@@ -144,7 +144,7 @@ def test_the_safe_zone_follows_the_model(menu, open_page):
     choose(page, LLAMA)
     is_ready(page, LLAMA)
     page.get_by_role("tab", name="Safe zone").click()
-    expect(page.locator("#ld-zone-heatmaps")).to_contain_text("No point yet")
+    expect(page.locator("#ld-zone-map")).to_contain_text("No point yet")
     page.get_by_role("tab", name="Run").click()
     choose(page, DEEP)
     is_ready(page, DEEP)

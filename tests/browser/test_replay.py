@@ -175,3 +175,13 @@ def test_a_single_lane(tiny, open_file):
     page = open_file(trace)
     wait_drawn(page)
     assert page.locator(".ld-pane").count() == 1 and pane_text(page, 0) == trace.text("lora_drop")
+
+
+def test_the_method_is_in_the_file(trace, open_file):
+    page = open_file(trace)
+    page.click(".ld-fold summary")
+    slider = page.locator("[data-idea=repair] input")
+    expect(slider).to_be_visible()
+    slider.press("End")
+    expect(page.locator("[data-idea=repair] .ld-idea-words")).to_contain_text("Step 8, refresh")
+    assert page.locator("[data-idea=repair] rect").count() == 10 * (3 + 8)

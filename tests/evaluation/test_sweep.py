@@ -10,7 +10,7 @@ from lora_drop.adapters.bank import AdapterBank
 from lora_drop.cli.main import main
 from lora_drop.evaluation import sweep as module
 from lora_drop.evaluation import texts
-from lora_drop.evaluation.measure import KEY
+from lora_drop.evaluation.measure import key_of
 from lora_drop.evaluation.prompts import HELD_OUT
 
 ARGS = ["--prompt-field", "q", "--target-field", "a", "--model", "random:tiny-llama", "--dtype", "float32"]
@@ -49,6 +49,15 @@ def test_the_grid_is_what_evaluate_and_the_formula_give(data, tmp_path, capsys):
     assert rows[1.0, 3]["own_all_steps_kl"] == pytest.approx(own["all_steps"]["kl"])
     assert [rows[1.0, 3]["own_loss_low"], rows[1.0, 3]["own_loss_high"]] == pytest.approx(own["loss_interval"])
     assert rows[1.0, 3]["own_answers_sha256"] == own["config"]["answers_sha256"]
+    assert main(["evaluate", *ARGS[4:], "--free", "--limit", "2", *point]) == 0
+    free = json.loads(capsys.readouterr().out)["free"]
+    assert {name: rows[1.0, 3][f"free_{name}"] for name in ("regret", "repeated_4grams")} == {
+        name: pytest.approx(free[name]) for name in ("regret", "repeated_4grams")
+    }
+    assert main(["run", "--prompt", result["sample"]["prompt"], *ARGS[4:], *point, "--max-new-tokens", "96"]) == 0
+    written = json.loads(capsys.readouterr().out)
+    assert rows[1.0, 3]["sample"] == written["lora_drop"]["text"]
+    assert result["sample"]["text"] == written["baseline"]["text"]
     assert rows[1.0, 3]["speedup_low"] <= rows[1.0, 3]["speedup_high"] and rows[1.0, 3]["decoder"]
     with (tmp_path / "out" / "sweep.csv").open() as file:
         written = list(csv.DictReader(file))
@@ -80,11 +89,12 @@ def swept(capsys, data, out, *argv):
 def test_rules_parts_and_adapters_are_axes(data, banks, tmp_path, capsys):
     grid = ["--drop-ratio", "0.5", "--periods", "1,3", "--reuse", "residual,state", "--part", "block, attention"]
     result, err = swept(capsys, data, tmp_path / "out", *grid, "--adapters", "auto,none")
-    points = [tuple(row[name] for name in KEY) for row in result["rows"]]
+    points = [key_of(row) for row in result["rows"]]
     assert len(set(points)) == len(points) == 9  # `auto` is another point than `none` only where a bank is shipped
     by_bank = {row["adapters"]: row for row in result["rows"] if row["reuse"] == "residual" and row["period"] == 3}
     assert set(by_bank) == {"ours", "none"} and by_bank["ours"]["rank"] == 2 and by_bank["none"]["rank"] == 0
-    assert {p for p in points if p[2] == "ours"} == {("residual", "block", "ours", 0.5, 3)}
+    ours = [row for row in result["rows"] if row["adapters"] == "ours"]
+    assert [(r["reuse"], r["part"], r["drop_ratio"], r["period"]) for r in ours] == [("residual", "block", 0.5, 3)]
     assert "untrained rule" in err and any("untrained rule" in note for note in result["notes"])
     assert result["data"].pop("own")["prompts"] == 2
     assert result["data"] | {"sha256": ""} == {
@@ -103,11 +113,11 @@ def test_a_killed_sweep_keeps_its_points_and_goes_on(data, banks, tmp_path, caps
     grid, out = ["--drop-ratios", "0.5", "--periods", "2,3,4"], tmp_path / "out"
     measure, measured = module.measure, []
 
-    def dies_at_the_third(loaded, point, *rest):
+    def dies_at_the_third(loaded, point, *rest, **more):
         if len(measured) == 2:
             raise KeyboardInterrupt
         measured.append(point.config.period)
-        return measure(loaded, point, *rest)
+        return measure(loaded, point, *rest, **more)
 
     monkeypatch.setattr(module, "measure", dies_at_the_third)
     assert main(["sweep", "--data", str(data), *ARGS, "--out", str(out), *grid]) == 130
@@ -115,9 +125,9 @@ def test_a_killed_sweep_keeps_its_points_and_goes_on(data, banks, tmp_path, caps
     assert [row["period"] for row in kept] == [2, 3] and len((out / "sweep.csv").read_text().splitlines()) == 3
     capsys.readouterr()
 
-    def counted(loaded, point, *rest):
+    def counted(loaded, point, *rest, **more):
         measured.append(point.config.period)
-        return measure(loaded, point, *rest)
+        return measure(loaded, point, *rest, **more)
 
     measured.clear()
     monkeypatch.setattr(module, "measure", counted)
@@ -134,7 +144,7 @@ def test_a_folder_holds_one_sweep(data, tmp_path, capsys):
     swept(capsys, data, out, *grid)
     before = (out / "sweep.json").read_text()
     for argv, says in (
-        (["--kv", "write"], "settings"),
+        (["--parts", "linear"], "settings"),
         (["--limit", "5"], "data"),
         (["--dtype", "bfloat16"], "model"),
     ):
@@ -145,6 +155,19 @@ def test_a_folder_holds_one_sweep(data, tmp_path, capsys):
     (out / "sweep.json").write_text(before[:-20])
     assert main(["sweep", "--data", str(data), *ARGS, "--out", str(out), *grid]) == 2
     assert "not a sweep.json" in capsys.readouterr().err
+
+
+def test_another_way_of_skipping_adds_to_the_sweep(data, banks, tmp_path, capsys):
+    grid, out = ["--drop-ratios", "0.5", "--periods", "2"], tmp_path / "out"
+    first, _ = swept(capsys, data, out, *grid)
+    exact = ["--refresh", "repair", "--kv", "write", "--accept", "0.1", "--adapters", "none"]
+    both, _ = swept(capsys, data, out, *grid, *exact)
+    assert both["rows"][0] == first["rows"][0] and len(both["rows"]) == 2 and both["sample"] == first["sample"]
+    chosen, err = swept(capsys, data, out, *grid, *exact, "--drop-order", "4,2,3")
+    assert err.startswith("0 of 1 points") and [r["drop_layers"] for r in chosen["rows"]] == [None, None, [4]]
+    assert main(["sweep", "--data", str(data), *ARGS, "--out", str(out), "--periods", "2", "--drop-order", "4"]) == 2
+    assert "skips 2 layers, but the drop order has 1" in capsys.readouterr().err
+    assert "sample" not in (out / "sweep.csv").read_text().splitlines()[0]
 
 
 def test_a_bank_of_another_rule_is_reported_before_anything_runs(data, banks, tmp_path, capsys, monkeypatch):

@@ -22,13 +22,15 @@ from lora_drop.run.exports.figures import (
     write_frontier,
 )
 
+OURS = ("residual", "block", "none", "")
 HOSTILE = "<b>x</b></script><script>alert(1)</script>%{x}<a href='javascript:alert(2)'>"
 
 
 def row(ratio, period, agreement, gap, speedup, bound=1.5, adapters="none", **more):
     return {
         "drop_ratio": ratio, "period": period, "reuse": "residual", "part": "block", "kv": "skip",
-        "adapters": adapters, "rank": 0, "layers_dropped": 3, "tokens": 40, "lora_steps_top1_agreement": agreement,
+        "adapters": adapters, "rank": 0, "layers_dropped": 3, "own_all_steps_kl": gap,
+        "tokens": 40, "lora_steps_top1_agreement": agreement,
         "all_steps_nll_gap": gap, "speedup": speedup, "bound": bound, "kv_saved": 0.2, "kv_bytes": 800,
         "kv_bytes_baseline": 1000, **more,
     }  # fmt: skip
@@ -68,7 +70,7 @@ def texts(figure):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_cells_are_the_rows(sweep, theme):
-    figure = sweep_heatmaps(sweep, "residual", "block", "none", theme)
+    figure = sweep_heatmaps(sweep, OURS, theme)
     maps = {trace.name: trace for trace in figure.data if trace.type == "heatmap"}
     words = [trace for trace in figure.data if trace.type == "scatter"]
     assert list(maps) == [panel[0] for panel in PANELS]
@@ -86,13 +88,13 @@ def test_the_cells_are_the_rows(sweep, theme):
 
 
 def test_the_papers_safe_zone_is_outlined_as_the_papers(sweep):
-    figure = sweep_heatmaps(sweep, "residual", "block", "none")
+    figure = sweep_heatmaps(sweep, OURS)
     assert [(s.x0, s.x1, s.y0, s.y1) for s in figure.layout.shapes] == [(-0.5, 1.5, -0.5, 1.5)] * len(PANELS)
     assert texts(figure).count("the paper's safe zone") == len(PANELS)
     words = next(text for text in texts(figure) if "The paper's own speed" in text)
     assert "second-hand" in words and "1.68x to 1.73x" in words and "2.35x to 2.60x" in words
     sweep["rows"] = [row(0.75, 8, 0.1, 2.0, 1.6)]
-    assert not sweep_heatmaps(sweep, "residual", "block", "none").layout.shapes
+    assert not sweep_heatmaps(sweep, OURS).layout.shapes
 
 
 @pytest.mark.parametrize("quality", QUALITIES)
@@ -136,7 +138,7 @@ def test_the_papers_table_lies_above_its_bounds():
 def test_hostile_names_stay_text(sweep, tmp_path, capsys):
     sweep["model"]["id"] = sweep["device"]["name"] = sweep["data"]["file"] = HOSTILE
     sweep["rows"] = [r | {"reuse": HOSTILE, "adapters": HOSTILE} for r in sweep["rows"]]
-    for figure in (sweep_heatmaps(sweep, HOSTILE, "block", HOSTILE), pareto(sweep)):
+    for figure in (sweep_heatmaps(sweep, (HOSTILE, "block", HOSTILE, "")), pareto(sweep)):
         shown = texts(figure)
         assert any("&lt;script&gt;" in text for text in shown)
         assert not any("<script" in text or "<b>x" in text or "<a " in text for text in shown)
@@ -208,15 +210,25 @@ def test_an_empty_sweep_says_so(rows):
     for quality in QUALITIES:
         figure = pareto({"rows": rows}, quality)
         assert not figure.data and any("no point" in text for text in texts(figure))
-    figure = sweep_heatmaps({"rows": rows}, "state", "block", "none")
+    figure = sweep_heatmaps({"rows": rows}, ("state", "block", "none", ""))
     assert not figure.data and any("no point of this rule" in text for text in texts(figure))
 
 
 def test_the_baseline_belongs_to_every_group_of_its_rule(sweep):
-    assert groups(sweep) == [("residual", "block", "none"), ("residual", "block", "bank")]
-    speeds = next(t for t in sweep_heatmaps(sweep, "residual", "block", "bank").data if t.name == "speedup")
+    assert groups(sweep) == [OURS, ("residual", "block", "bank", "")]
+    speeds = next(t for t in sweep_heatmaps(sweep, ("residual", "block", "bank", "")).data if t.name == "speedup")
     assert [list(line) for line in speeds.z] == [[1.0, None], [None, 1.15]]
-    assert groups({"rows": [row(0.5, 1, None, 0.0, 1.0)]}) == [("residual", "block", "none")]
+    assert groups({"rows": [row(0.5, 1, None, 0.0, 1.0)]}) == [OURS]
+
+
+def test_ways_that_differ_in_what_else_is_set_do_not_mix(sweep):
+    exact = {"refresh": "repair", "kv": "write", "accept": 0.1, "head": "screened", "drop_layers": [3, 5]}
+    sweep["rows"].append(row(0.25, 2, 0.99, 0.0, 1.05) | exact)
+    ways = groups(sweep)
+    assert ways[-1] == ("residual", "block", "none", "exact refreshes, accept 0.1, screened head, chosen layers")
+    for way, speed in ((OURS, 1.1), (ways[-1], 1.05)):
+        speeds = next(t for t in sweep_heatmaps(sweep, way).data if t.name == "speedup")
+        assert speeds.z[1][0] == speed, "period 2 stands above the baseline's"
 
 
 def test_words_that_do_not_exist(sweep, tmp_path, capsys):

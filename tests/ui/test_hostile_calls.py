@@ -14,6 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from lora_drop.evaluation.texts import Answers
 from lora_drop.method.presets import COMPARISONS, PRESETS
 from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.models.pool import ModelPool
@@ -210,9 +211,8 @@ def test_the_run_button_ends_with_a_status_line(calls, controls):
 def test_the_safe_zone_measures_or_refuses_in_one_line(tiny, ratios, periods, rules, shown):
     TRIED["safe zone"] += 1
     zone = SafeZone(ModelPool(tiny), None, Stops())
-    zone._pairs = lambda loaded, should_stop: iter(
-        [[("Why?", "So.")]]
-    )  # what the tiny model would write first is no matter
+    # What the tiny model would write first is no matter.
+    zone._answers = lambda loaded, should_stop: iter([Answers([[1, 2]], [[3, 4]])])
     with contextlib.closing(zone.run_page(ratios, periods, *rules, "agreement", None, None, VISITOR)) as updates:
         for progress, *_ in itertools.islice(updates, 2):
             assert "inside the app" not in one_line(progress["text"])

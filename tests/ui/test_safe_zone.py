@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.prompts import SAMPLE_PROMPTS
+from lora_drop.evaluation.texts import Answers
 from lora_drop.method.paper import ROWS
 from lora_drop.models.load import load_model
 from lora_drop.models.pool import ModelPool
@@ -16,17 +16,15 @@ from lora_drop.ui import method, safe_zone
 from lora_drop.ui.kept import Stops
 from lora_drop.ui.safe_zone import (
     MAX_POINTS,
-    SHIPPED_SAMPLES,
     SHIPPED_SWEEP,
     SafeZone,
     choices_of,
     merged,
     parse_numbers,
     points_of,
-    stored_pairs,
     stored_sweep,
 )
-from lora_drop.ui.safe_zone_figures import NO_POINTS
+from lora_drop.ui.safe_zone_map import NO_POINTS, NO_STOPS
 
 VISITOR = SimpleNamespace(session_hash="visitor")
 
@@ -86,14 +84,14 @@ def test_what_cannot_be_measured_is_refused_in_a_line(tiny):
 
 def test_the_stored_sweep_is_shown_for_its_own_weights_alone(tmp_path, tiny):
     sweep, missing = stored_sweep()
-    assert len(sweep["rows"]) == 36 and not missing
+    assert sweep["rows"] and not missing
     zone = SafeZone(ModelPool(tiny), sweep, Stops())
     assert zone.stored_for(sweep["model"]["revision"]) == (sweep, "")
     found, words = zone.stored_for(tiny.revision)
     assert found is None and "no stored sweep of this model" in words
     assert "no stored sweep of this model" in zone.known(tiny.revision)
-    *_, choice, maps, front = zone.use_model(None, "agreement", None)
-    assert choice["value"] is None and maps == front == NO_POINTS
+    *_, choice, maps, front, dial = zone.use_model(None, "agreement", None)
+    assert choice["value"] is None and maps == front == NO_POINTS and dial == NO_STOPS
 
 
 def test_a_stored_sweep_that_cannot_be_read_is_reported(tmp_path, tiny):
@@ -102,19 +100,6 @@ def test_a_stored_sweep_that_cannot_be_read_is_reported(tmp_path, tiny):
         sweep, missing = stored_sweep(tmp_path / name)
         assert sweep is None and words in missing
         assert words in SafeZone(ModelPool(tiny), sweep, Stops(), missing).known(tiny.revision)
-
-
-def test_the_texts_are_the_full_models_own(tmp_path):
-    content = json.loads(SHIPPED_SAMPLES.read_text())
-    pairs = stored_pairs(content["model"]["revision"])
-    full = {s["prompt"]: s["text"] for s in content["samples"] if s["lane"] == "baseline"}
-    assert [prompt for prompt, _ in pairs] == list(SAMPLE_PROMPTS[: safe_zone.TEXTS])
-    assert all(full[prompt] == text for prompt, text in pairs)
-    assert stored_pairs("0" * 16) == []
-    assert stored_pairs("0" * 16, tmp_path / "none.json") == []
-    for broken in ("", "[]", '{"model": 3}'):
-        (tmp_path / "samples.json").write_text(broken)
-        assert stored_pairs("0" * 16, tmp_path / "samples.json") == []
 
 
 def test_a_label_names_a_bank_only_where_two_have_to_be_distinguished():
@@ -131,18 +116,25 @@ def test_a_label_names_a_bank_only_where_two_have_to_be_distinguished():
 
 def test_a_choice_shows_its_rows_in_both_themes_and_widths(tiny):
     zone = SafeZone(ModelPool(tiny), a_sweep(row(adapters="bank"), row("state", ratio=0.5)), Stops())
-    maps, front = zone.show("stored:1", "nll_gap", None)
+    shown, front = zone.show("stored:1", "nll_gap", None)
+    assert shown["ratios"] == ["0.5"] and [cell["period"] for (cell,) in shown["cells"]] == ["2"]
+    assert shown["cells"][0][0]["setting"]["reuse"] == "state"
     for shape in ("wide", "narrow"):
-        light, dark = (maps[shape][theme]["layout"]["paper_bgcolor"] for theme in ("light", "dark"))
+        light, dark = (front[shape][theme]["layout"]["paper_bgcolor"] for theme in ("light", "dark"))
         assert light != dark
-    heat = [trace for trace in maps["narrow"]["light"]["data"] if trace["type"] == "heatmap"]
-    assert [trace["x"] for trace in heat] == [["0.5"]] * 5
-    assert maps["rows"] == [["state", "block", "none", "0.5", "2", "50.0%", "+0.20", "10.0%", "1.10x", "1.20x"]]
+    assert front["rows"][1] == ["state", "block", "none", "–", "0.5", "2", "50.0%", "+0.20", "10.0%", "1.10x", "1.20x"]
     assert len(front["rows"]) == 2 and front["wide"]["light"]["layout"]["yaxis2"]["autorange"] == "reversed"
     names = [trace.get("name") for trace in front["wide"]["light"]["data"]]
     assert "the PAPER'S own points" in names and "hollow: the physical bound" in names
     for wrong in ("stored:9", "here:0", "", None, "x:-1", "stored:9999999"):
         assert isinstance(zone.show(wrong, "magic", None)[0], str)
+
+
+def test_a_figure_shows_a_quality_that_was_measured(tiny):
+    own = {"own_all_steps_kl": 0.3, "lora_steps_top1_agreement": None, "all_steps_nll_gap": None}
+    zone = SafeZone(ModelPool(tiny), a_sweep(row(**own)), Stops())
+    title = zone.show("stored:0", "agreement", None)[1]["wide"]["light"]["layout"]["yaxis2"]["title"]["text"]
+    assert title.startswith("Quality loss, own answers")
 
 
 def test_rows_of_other_texts_are_left_behind_and_a_setting_is_replaced():
@@ -168,7 +160,8 @@ def test_a_sweep_measures_every_point_and_goes_on_from_the_last_one(zone, monkey
         (0.5, 2, "none"),
         (1.0, 2, "none"),
     ]
-    assert all(r["tokens"] > 0 and r["bound"] >= 1 for r in here["rows"])
+    for r in here["rows"]:
+        assert r["own_all_steps_count"] > 0 and r["free_tokens"] > 0 and r["bound"] >= 1
     assert here["data"]["file"] == "the full model's own answers" and here["data"]["records"] == 3
     *_, more, _, _, _ = run(zone, periods="4", before=here)[-2]
     assert [(r["drop_ratio"], r["period"]) for r in more["rows"]] == [(0.5, 2), (1.0, 2), (0.5, 4), (1.0, 4)]
@@ -198,7 +191,7 @@ def test_whatever_ends_a_sweep_releases_it(zone, monkeypatch, capsys):
     assert "secret detail" in capsys.readouterr().err
     progress = run(zone, ratios="2")[-1][0]
     assert (progress["kind"], progress["text"]) == ("error", "drop_ratio must lie between 0 and 1, got 2.0.")
-    monkeypatch.setattr(safe_zone, "answer", lambda *_: "  ")
+    monkeypatch.setattr(safe_zone, "own_answers", lambda *_: Answers([[1]], [[]]))
     assert "no text to measure on" in run(zone)[-1][0]["text"]
     running = zone.run_page("0.5", "2", "residual", "block", "auto", "agreement", None, None, VISITOR)
     next(running)

@@ -1,5 +1,8 @@
-/* The Method tab: the real schedule drawn and played, a pattern for each reuse rule, the paper's table. */
+/* The Method tab: the build-up; folded under it the real schedule drawn and played, a pattern for each reuse rule, the
+ * paper's table. */
 
+import { find } from "../dom.js";
+import { mountBuildUp } from "./build_up.js";
 import { Drawing } from "./drawing.js";
 import { fillPaper } from "./paper.js";
 import { drawRule } from "./rules.js";
@@ -12,6 +15,7 @@ import { drawRule } from "./rules.js";
  * @param {import("../store.js").Store} store
  */
 export function mountMethod(element, props, store) {
+  mountBuildUp(find(element, ".ld-build-up"));
   for (const rule of element.querySelectorAll(".ld-rule")) {
     /** @type {SVGElement | null} */
     const svg = rule.querySelector(".ld-rule-svg");

@@ -20,14 +20,14 @@ from lora_drop.method.settings import RUN, SCHEDULE, settings_of
 from lora_drop.paths import ASSETS
 from lora_drop.run.exports.chrome import printable
 from lora_drop.run.exports.colors import css_variables
-from lora_drop.run.exports.scripts import RUN_STYLES, TEMPLATES, import_map, plotly_script
+from lora_drop.run.exports.scripts import BUILD_UP_STYLE, RUN_STYLES, TEMPLATES, import_map, plotly_script
 from lora_drop.run.figures import Figures
 from lora_drop.run.lines import wire_line
 from lora_drop.run.records import Header, Record, StepRecord
 from lora_drop.run.told import told_of, with_told
 from lora_drop.run.trace import Trace
 
-ENTRY = "live/live.js"  # of the page's modules, the one that mounts the live view
+ENTRY = "replay.js"  # of the page's modules, the one that mounts the live view and the method
 
 
 def replay_html(trace: Trace) -> str:
@@ -42,7 +42,7 @@ def replay_html(trace: Trace) -> str:
     cut = "" if trace.summary else ' <span class="ld-replay-cut">The trace was cut short: it has no summary.</span>'
     blanks = {
         "title": _escaped(f"{name}: {settings} - LoRA-Drop replay"),
-        "styles": css_variables() + "".join(map(_read, (*RUN_STYLES, ASSETS / "css" / "replay.css"))),
+        "styles": css_variables() + "".join(map(_read, (*RUN_STYLES, ASSETS / "css" / "replay.css", BUILD_UP_STYLE))),
         "heading": _escaped(f"LoRA-Drop: {name}"),
         "settings": _escaped(settings),
         "cut": cut,

@@ -20,7 +20,11 @@ _RUN = (
     *("player", "menu", "talk", "tip", "narrow"),
 )
 RUN_STYLES = tuple(ASSETS / "css" / f"{name}.css" for name in _RUN)
-TAB_STYLES = tuple(ASSETS / "css" / "tabs" / f"{name}.css" for name in ("panels", "safe_zone", "figures", "method"))
+BUILD_UP_STYLE = ASSETS / "css" / "build_up.css"  # of the Method tab and of a replay
+TAB_STYLES = (
+    *(ASSETS / "css" / "tabs" / f"{name}.css" for name in ("panels", "safe_zone", "figures", "method")),
+    BUILD_UP_STYLE,
+)
 # The path in `import ... from "./dom.js";`, and in an `export` of the same form. Types name modules in comments only.
 NAMED = re.compile(r'(?<= from ")\.{1,2}/[^"\n]+(?=";$)', re.MULTILINE)
 # What stands in a data: URL as it is: no `<`, which could end the script's element, no `%` or `#`, no line's end.

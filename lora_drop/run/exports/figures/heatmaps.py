@@ -16,6 +16,7 @@ from lora_drop.run.exports.figures.style import (
     NLL_GAP,
     SMALL,
     TEXT,
+    Group,
     Row,
     check_theme,
     compacted,
@@ -41,21 +42,18 @@ PANELS = (
 )
 
 
-def sweep_heatmaps(
-    sweep: dict[str, Any], reuse: str, part: str, adapters: str, theme: str = "light", compact: bool = False
-) -> go.Figure:
+def sweep_heatmaps(sweep: dict[str, Any], group: Group, theme: str = "light", compact: bool = False) -> go.Figure:
     """Small multiples over (drop ratio, period) of one rule: quality, KV saved, measured speed and its bound.
 
     The cells hold the numbers; the paper's safe zone is outlined and labelled as the paper's claim.
 
     Args:
         sweep: the content of `sweep.json`; see `evaluation.sweep.read_sweep`.
-        reuse, part, adapters: which rows; see `groups`.
+        group: which rows; see `groups`.
         theme: `light` or `dark`.
         compact: one map below the other and without title and words, for a narrow panel that has its own.
     """
     check_theme(theme)
-    group = (reuse, part, adapters)
     cells = {
         (row["drop_ratio"], row["period"]): row
         for row in sweep.get("rows", [])

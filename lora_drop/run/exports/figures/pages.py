@@ -26,9 +26,9 @@ def write_figures(sweep: dict[str, Any], folder: Path, theme: str = "light") -> 
         LoraDropError: no such theme, or the folder cannot be written.
     """
     check_theme(theme)
-    chosen = groups(sweep) or [("any rule", "any part", "none")]
+    chosen = groups(sweep) or [("any rule", "any part", "none", "")]
     pages = {
-        "heatmaps.html": [sweep_heatmaps(sweep, *group, theme=theme) for group in chosen],
+        "heatmaps.html": [sweep_heatmaps(sweep, group, theme) for group in chosen],
         "pareto.html": [pareto(sweep, quality, theme) for quality in QUALITIES],
     }
     return _write(pages, folder, theme, "LoRA-Drop sweep")

@@ -44,7 +44,8 @@ def pareto(
     of other models, which no quality axis of ours can hold.
 
     Args:
-        quality: `agreement` (same next token at LoRA steps) or `nll_gap` (all steps).
+        quality: `own` (loss on own answers), or on given texts `agreement` (same next token at LoRA steps) or
+            `nll_gap` (all steps).
         theme: `light` or `dark`.
         compact: for a narrow panel that has a title of its own.
     """
@@ -65,7 +66,8 @@ def pareto(
         color = colors[RULE_COLORS.get(group[0], "muted")]
         symbol = SYMBOLS[kinds.index(group[1:]) % len(SYMBOLS)]
         _add_group(figure, own, column, label_of(group), color, symbol)
-    sign = -1 if quality == "nll_gap" else 1
+    reads_down = quality != "agreement"
+    sign = -1 if reads_down else 1
     front = frontier(points, lambda row: sign * row[column])
     add_front(figure, front, column, colors["ink"], _point_label, _spans_of(front, column), row=2, col=1)
     figure.add_vline(x=1, line={"color": colors["muted"], "width": 1}, row=2, col=1)
@@ -73,7 +75,7 @@ def pareto(
     subtitle = provenance(sweep) + (f" · {lacking} points without a value are left out" if lacking else "")
     legend = {"orientation": "h", "font": {"size": SMALL}, "x": 0, "y": 0.01, "yref": "container", "yanchor": "bottom"}
     figure.update_layout(layout(theme, title, subtitle), legend=legend, margin_b=160)
-    _set_axes(figure, points, colors, y_title, reads_down=quality == "nll_gap")
+    _set_axes(figure, points, colors, y_title, reads_down=reads_down)
     return _compacted(figure) if compact else figure
 
 

@@ -21,7 +21,7 @@ TITLE, TEXT, SMALL, CELL = 26, 17, 15, 20  # font sizes in pixels, readable from
 COMPACT = 12 / TEXT  # what they are multiplied by in a panel of a narrow screen
 
 Row = dict[str, Any]
-Group = tuple[str, str, str]  # reuse, part, adapters
+Group = tuple[str, str, str, str]  # reuse, part, adapters, and what else is set, in words
 
 
 def percent(value: float) -> str:
@@ -41,11 +41,12 @@ def times(value: float) -> str:
 
 AGREEMENT = ("lora_steps_top1_agreement", "Same next token, LoRA steps", percent)
 NLL_GAP = ("all_steps_nll_gap", "NLL gap, all steps (nats)", nats)
-QUALITIES = {"agreement": AGREEMENT, "nll_gap": NLL_GAP}
+OWN_LOSS = ("own_all_steps_kl", "Quality loss, own answers (nats)", nats)
+QUALITIES = {"own": OWN_LOSS, "agreement": AGREEMENT, "nll_gap": NLL_GAP}
 
 
 def groups(sweep: dict[str, Any]) -> list[Group]:
-    """The (reuse, part, adapters) that a sweep measured, in its order.
+    """The ways of skipping that a sweep measured, in its order.
 
     Rows that skip nothing are the baseline and belong to every group of their rule.
     """
@@ -55,8 +56,20 @@ def groups(sweep: dict[str, Any]) -> list[Group]:
 
 
 def group_of(row: Row) -> Group:
-    """The rule, part and adapters of a row."""
-    return row["reuse"], row["part"], row.get("adapters") or "not recorded"
+    """How a row skips: all but its drop ratio and period."""
+    return row["reuse"], row["part"], row.get("adapters") or "not recorded", _others(row)
+
+
+def _others(row: Row) -> str:
+    """What else a row sets, where it is not the paper's."""
+    words = (
+        "exact refreshes" if row.get("refresh") == "repair" else "",
+        "K/V written" if row.get("kv") == "write" and row.get("refresh") != "repair" else "",
+        f"accept {row['accept']:g}" if row.get("accept") else "",
+        "screened head" if row.get("head") == "screened" else "",
+        "chosen layers" if row.get("drop_layers") else "",
+    )
+    return ", ".join(filter(None, words))
 
 
 def is_baseline(row: Row) -> bool:
@@ -83,8 +96,9 @@ def safe(text: Any) -> str:
 
 def label_of(group: Group) -> str:
     """A group in words."""
-    reuse, part, adapters = map(safe, group)
-    return f"{reuse} · {part} · " + ("no adapters" if adapters == "none" else f"adapters {adapters}")
+    reuse, part, adapters, others = map(safe, group)
+    trained = "no adapters" if adapters == "none" else f"adapters {adapters}"
+    return " · ".join(filter(None, (reuse, part, others, trained)))
 
 
 def hover_text(row: Row) -> str:

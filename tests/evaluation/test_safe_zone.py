@@ -1,0 +1,190 @@
+"""Which cell of a map is named, with its price: recomputed here from the rows; and the stops of the dial."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from lora_drop.evaluation.dial import PROMPT, read_samples, stops_of
+from lora_drop.evaluation.preset_results import Measured
+from lora_drop.evaluation.safe_zone import answer_of, best_of, is_safe, setting_of
+from lora_drop.evaluation.sweep_file import read_sweep
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.presets import presets_for
+from lora_drop.paths import SHIPPED_SWEEPS
+
+
+def row(ratio, period, own=0.1, speed=1.2, free=0.1, repeats=0.1, **more):
+    return {
+        **LoraDropConfig(drop_ratio=ratio, period=period).to_dict(), "adapters": "bank", "layers_dropped": 4,
+        "own_all_steps_kl": own, "all_steps_kl": own, "free_regret": free, "free_repeated_4grams": repeats,
+        "free_repeated_4grams_baseline": 0.1, "speedup": speed, "speedup_low": speed and speed - 0.01,
+        "speedup_high": speed and speed + 0.01, "bound": 1.5, "kv_saved": 0.25, **more,
+    }  # fmt: skip
+
+
+EXACT = {"refresh": "repair", "kv": "write", "accept": 0.1}
+
+
+def test_the_fastest_that_reads_well_is_named_with_its_price():
+    rows = [
+        row(0.25, 2, 0.05, 1.1),
+        row(0.25, 4, 0.14, 1.3),
+        row(0.5, 4, 0.4, 1.6),
+        row(0.25, 8, 0.14, 1.5, repeats=0.5),
+    ]
+    answer = answer_of(rows)
+    assert answer.is_safe and answer.row is rows[1]
+    assert answer.text == (
+        "Choose drop ratio 0.25, period 4: the fastest here that reads well. The price is a quality loss of 0.14 nats "
+        "per token; it runs at 1.30× the full model's speed (its bytes allow 1.50×), with 25% of the K/V memory saved."
+    )
+    assert answer_of(reversed(rows)).row is rows[1]
+
+
+def test_a_setting_that_takes_tokens_back_is_judged_by_what_it_writes():
+    rows = [row(0.25, 2, own=0.6, free=0.09, **EXACT), row(0.5, 2, own=0.01, free=0.4, **EXACT)]
+    answer = answer_of(rows)
+    assert answer.row is rows[0] and "0.09 nats" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("rows", "at", "words"),
+    [
+        ([row(0.25, 2, 0.3), row(0.5, 2, 0.2)], 1, "it loses 0.20 nats per token (up to 0.15 reads well)"),
+        (
+            [row(0.25, 2, 0.1, repeats=0.35), row(0.5, 2, 0.2)],
+            0,
+            "goes in circles: 35% of its 4-grams are repeats",
+        ),
+        ([row(0.25, 2, 0.1, repeats=None)], 0, "what it writes by itself was not measured"),
+    ],
+)
+def test_where_none_is_safe_the_nearest_is_named(rows, at, words):
+    answer = answer_of(rows)
+    assert not answer.is_safe and answer.row is rows[at]
+    assert answer.text.startswith("No setting of this map is safe. The nearest is") and words in answer.text
+
+
+def test_a_file_without_own_answers_calls_nothing_safe():
+    old = {"own_all_steps_kl": None, "free_regret": None, "free_repeated_4grams": None}
+    rows = [row(0.5, 2, 0.3) | old, row(0.25, 2, 0.01) | old]
+    answer = answer_of(rows)
+    assert not answer.is_safe and answer.row is rows[1]
+    assert "were not measured here, so no setting can be called safe" in answer.text
+    assert answer_of([rows[0] | {"all_steps_kl": None}]).row is None and answer_of([]).row is None
+
+
+def test_the_shipped_sweep_gets_a_sentence_whose_numbers_are_its_rows():
+    rows = [r for r in read_sweep(SHIPPED_SWEEPS / "sweep.json")["rows"] if r["reuse"] == "residual"]
+    answer = answer_of(rows)
+    ratio, period = re.search(r"drop ratio (\S+), period (\d+)", answer.text).groups()
+    assert (float(ratio), int(period)) == (answer.row["drop_ratio"], answer.row["period"])
+    assert f"{answer.row['speedup']:.2f}×" in answer.text or "noisy" in answer.text
+    if any(r.get("own_all_steps_kl") is not None for r in rows):
+        assert answer.is_safe == any(map(is_safe, rows))
+    else:
+        assert not answer.is_safe and answer.row["all_steps_kl"] == min(r["all_steps_kl"] for r in rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"speedup": 0.9, "speedup_low": 0.88, "speedup_high": 0.95}, "it gains no time here: 0.90×"),
+        (
+            {"speedup": 1.1, "speedup_low": 0.9, "speedup_high": 1.3},
+            "it runs at 0.90× to 1.30× the full model's speed, too noisy here to tell",
+        ),
+        ({"speedup": None, "speedup_low": None, "speedup_high": None}, "it has no measured speed"),
+    ],
+)
+def test_a_speed_that_is_no_gain_is_not_told_as_one(change, words):
+    assert words in answer_of([row(0.25, 2) | change]).text
+
+
+def test_what_is_faster_than_its_bytes_allow_is_not_chosen_for_it():
+    rows = [row(0.25, 2, speed=1.4), row(0.25, 4, speed=3.0, bound=1.1)]
+    assert answer_of(rows).row is rows[0]
+    assert [r["period"] for r in best_of(rows)] == [2]
+
+
+def test_the_frontier_is_what_no_other_beats():
+    rows = [row(0.1 * i, 2, own, speed) for i, (own, speed) in enumerate(
+        [(0.1, 1.1), (0.2, 1.1), (0.3, 1.3), (0.05, 1.05), (0.4, 1.2), (0.3, None)], start=1
+    )]  # fmt: skip
+    best = best_of([*rows, row(0.9, 1, 0.0, 1.4, layers_dropped=0)])
+    beaten = {
+        id(r) for r in rows for other in rows
+        if None not in (r["speedup"], other["speedup"]) and r is not other
+        and other["speedup"] >= r["speedup"] and other["own_all_steps_kl"] <= r["own_all_steps_kl"]
+    }  # fmt: skip
+    assert {id(r) for r in best} == {id(r) for r in rows if r["speedup"] is not None} - beaten
+    assert [r["speedup"] for r in best] == sorted(r["speedup"] for r in best)
+
+
+def test_a_rows_setting_runs_with_what_auto_takes():
+    assert setting_of(row(0.25, 2)) == LoraDropConfig(drop_ratio=0.25, period=2)
+    assert setting_of(row(0.25, 2) | {"adapters": "none"}).adapters == "none"
+    assert setting_of(row(0.25, 2) | {"period": 0}) is None, "no setting at all"
+    old = {"drop_ratio": 0.5, "period": 4, "reuse": "state", "part": "block", "kv": "skip", "adapters": "bank"}
+    assert setting_of(old) == LoraDropConfig(drop_ratio=0.5, period=4, reuse="state")
+
+
+MODEL = {"revision": "r", "dtype": "float32"}
+ABOUT = {"model": MODEL, "device": {"name": "here"}}
+
+
+def preset_row(name, own, speed, **more):
+    config = presets_for("random:x")[name].config
+    figures = {k: v for k, v in row(0.1, 2, own, speed, **more).items() if k not in config.to_dict()}
+    return config.to_dict() | figures | {"adapters": "bank", "preset": name, "config": config.differences()}
+
+
+def sample(lane, text, config=None, prompt=PROMPT):
+    return {"prompt": prompt, "lane": lane, "text": text, "config": config}
+
+
+def test_the_dial_goes_from_the_full_model_over_the_frontier():
+    measured = Measured({"gentle": preset_row("gentle", 0.1, 1.05), "paper": preset_row("paper", 5.0, 1.2)}, {}, ABOUT)
+    gentle = measured.rows["gentle"]["config"]
+    samples = [
+        sample("baseline", "other", prompt="another prompt"),
+        sample("baseline", "The full text."),
+        sample("gentle", "of other settings", {"period": 9}),
+        sample("gentle", "Nearly.", gentle),
+    ]
+    sweep = ABOUT | {
+        "sample": {"prompt": PROMPT, "text": "The full text."},
+        "rows": [row(0.75, 8, 3.0, 1.5, sample="the the the"), row(0.5, 2, 6.0, 1.1, sample="beaten")],
+    }
+    stops = stops_of(measured, samples, sweep)
+    assert [stop.label for stop in stops] == ["Never skip", "Gentle", "Drop ratio 0.75, period 8"]
+    assert [stop.sample for stop in stops] == ["The full text.", "Nearly.", "the the the"]
+    assert stops[0].config.period == 1 and [stop.reads_well for stop in stops] == [True, True, False]
+    assert stops[1].config == presets_for("random:x")["gentle"].config
+    assert stops[2].config == LoraDropConfig(drop_ratio=0.75, period=8)
+    assert "Quality loss 3.00 nats per token: does not read well" in stops[2].words and "1.50×" in stops[2].words
+    # Speeds of another machine do not compare; another prompt's samples do not either.
+    other = sweep | {"device": {"name": "elsewhere"}}
+    assert [stop.label for stop in stops_of(measured, samples, other)] == [
+        "Never skip",
+        "Gentle",
+        "Paper (p 0.5, k 3)",
+    ]
+    asked = stops_of(measured, samples, sweep | {"sample": {"prompt": "another", "text": "x"}})
+    assert asked[-1].sample is None and asked[-1].label == "Drop ratio 0.75, period 8"
+
+
+def test_without_measurements_there_is_no_dial(tmp_path):
+    assert stops_of(Measured(), [], None) == []
+    given_only = row(0.25, 2) | {"own_all_steps_kl": None, "free_regret": None}
+    assert stops_of(Measured(), [], ABOUT | {"rows": [given_only]}) == []
+    from_sweep = stops_of(
+        Measured(), [], ABOUT | {"sample": {"prompt": PROMPT, "text": "full"}, "rows": [row(0.25, 2)]}
+    )
+    assert [stop.sample for stop in from_sweep] == ["full", None]
+    for broken in ("", "[]", '{"model": 3}', '{"model": {"revision": "r"}, "samples": [{"prompt": 3}]}'):
+        (tmp_path / "samples.json").write_text(broken)
+        assert read_samples("r", tmp_path / "samples.json") == []
+    assert read_samples("r", tmp_path / "none.json") == []
