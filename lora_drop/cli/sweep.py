@@ -95,8 +95,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _speedup(row: dict[str, Any]) -> str:
     """A measured speedup, or that its spread is too wide for a number."""
-    spread = row.get("speedup_low"), row.get("speedup_high")
-    words = None if None in spread else speedup_words(row["speedup"], spread)
+    low, high = row.get("speedup_low"), row.get("speedup_high")
+    words = None if low is None or high is None else speedup_words(row["speedup"], (low, high))
     return "noisy" if words == NOISY else f"{cell(row['speedup'], '.2f')}x"
 
 

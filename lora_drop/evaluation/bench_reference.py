@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,4 +161,5 @@ def _timed(loaded: LoadedModel, ids: torch.Tensor, count: int, lookup: int | Non
 
 if __name__ == "__main__":
     name, *given = json.loads(sys.argv[1])
-    print(json.dumps({"hf_generate": hf_generate, "llama_generate": llama_generate}[name](*given)))
+    measures: dict[str, Callable[..., Any]] = {"hf_generate": hf_generate, "llama_generate": llama_generate}
+    print(json.dumps(measures[name](*given)))

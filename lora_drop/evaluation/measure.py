@@ -7,11 +7,11 @@ import json
 import math
 import platform
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import Any, TypeVar
+from typing import Any
 
 from lora_drop.adapters.find import bank_fingerprint, bank_folder
 from lora_drop.evaluation.free import evaluate_free
@@ -30,7 +30,6 @@ from lora_drop.run.speed import cycles, speedup_interval
 from lora_drop.run.trace import gather
 from lora_drop.runtime import VERSION
 
-Item = TypeVar("Item")
 SPEED_TOKENS = 97  # new tokens of the run that measures a point's speed
 AXES = ("drop_ratio", "period")  # of a map
 WAY = ("reuse", "part", "adapters", "refresh", "kv", "accept", "head")  # what the points of a map have in common
@@ -135,15 +134,18 @@ def measure(
         "layers_dropped": len(about["dropped"]),
     }
     if pairs:
-        given = evaluate(loaded, config, _unless(should_stop, given_texts(loaded, pairs, context_tokens)))
+        given = evaluate(loaded, config, given_texts(loaded, pairs, context_tokens))
         row |= {"tokens": given["tokens"], **_columns(given)}
+    _go_on(should_stop)
     if answers is not None:
         own = evaluate(loaded, config, answers.texts())
         row |= {f"own_{name}": value for name, value in _columns(own).items()}
         row["own_answers_sha256"] = answers.sha256
+        _go_on(should_stop)
         if free:
             row |= {f"free_{name}": value for name, value in evaluate_free(loaded, config, answers).items()}
-    row |= _speed(loaded, config, list(_unless(should_stop, prompts or [pairs[0][0]])))
+    _go_on(should_stop)
+    row |= _speed(loaded, config, prompts or [pairs[0][0]])
     return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
 
 
@@ -151,12 +153,10 @@ class Stopped(Exception):
     """A point was left before it was measured."""
 
 
-def _unless(should_stop: Callable[[], bool], items: Iterable[Item]) -> Iterator[Item]:
-    """The items, as long as nothing asks to stop. Raises Stopped."""
-    for item in items:
-        if should_stop():
-            raise Stopped
-        yield item
+def _go_on(should_stop: Callable[[], bool]) -> None:
+    """Between the parts of a point. Raises Stopped."""
+    if should_stop():
+        raise Stopped
 
 
 def _columns(quality: dict[str, Any]) -> dict[str, float | int | None]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.preset_results import READS_WELL_LOSS, REPEATS, loss_of, reads_well
+from lora_drop.evaluation.preset_results import REPEATS, loss_of, reads_well
 from lora_drop.evaluation.search import credible_speed
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.frontier import frontier
+from lora_drop.method.quality import READS_WELL_LOSS
 from lora_drop.method.settings import SCHEDULE, settings_of
 from lora_drop.run.exports.figures import is_baseline, value_of
 from lora_drop.run.words import GAIN, NOISE

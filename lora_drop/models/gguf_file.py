@@ -52,7 +52,7 @@ def load_gguf(path: Path, candidates: list[Place]) -> tuple[PreTrainedModel, Any
                 )
             device, dtype = fitting(config, path.name, candidates)
             tokenizer = AutoTokenizer.from_pretrained(**where)
-            model = AutoModelForCausalLM.from_pretrained(
+            model: Any = AutoModelForCausalLM.from_pretrained(
                 **where, **as_numbers(), dtype=dtype, attn_implementation="sdpa"
             )
     except LoraDropError:

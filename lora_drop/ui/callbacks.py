@@ -85,7 +85,7 @@ class Callbacks:
 
     def _runner(self, loaded: LoadedModel) -> Callable[..., Generator[Record, None, None]]:
         # `run` is looked up when it is called: tests put runs of their own there.
-        return zero.runner(loaded, lambda *args: run(*args, prompts=self.prompts))
+        return zero.runner(loaded, lambda loaded, request, stop: run(loaded, request, stop, self.prompts))
 
     def run(
         self, request: Request, stop: threading.Event | zero.StopFlag | None = None, model: str | None = None

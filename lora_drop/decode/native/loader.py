@@ -57,7 +57,8 @@ def build(compiler: str | None, folder: Path) -> ctypes.CDLL | None:
     as it should be is one line on stderr.
     """
     if compiler is None:
-        return _without("there is no C compiler: install cc, gcc or clang, or name one in CC.")
+        _without("there is no C compiler: install cc, gcc or clang, or name one in CC.")
+        return None
     flags = (*FLAGS, _native_flag())
     hashed = (
         *(path.read_bytes() for path in sources("*.[ch]")),
@@ -83,9 +84,11 @@ def build(compiler: str | None, folder: Path) -> ctypes.CDLL | None:
             kept = _keep(built, folder / built.name)
             found = _load(folder / built.name if kept else built)
     except (OSError, subprocess.SubprocessError) as error:
-        return _without(f"{Path(compiler).name} cannot build them ({_reason(error)}).")
+        _without(f"{Path(compiler).name} cannot build them ({_reason(error)}).")
+        return None
     except LoraDropError as error:
-        return _without(str(error))
+        _without(str(error))
+        return None
     if not kept:
         refused = f"{refused} They cannot be kept in {folder}: set LORA_DROP_CACHE to a folder of your own."
     if refused:
