@@ -160,7 +160,7 @@ def best_for(device: torch.device) -> Functions:
     if os.environ.get("LORA_DROP_COMPILE") == "0" or not has_kernels(device):
         return EAGER
     try:
-        torch.compile(torch.square, fullgraph=True)(torch.ones(2, device=device))
+        torch.compile(norm, fullgraph=True)(torch.ones(1, 2, device=device), None, 1e-5)
     except Exception as error:  # whatever a compiler can raise: none is there, or it is broken
         warn_of("nothing can be compiled for the GPU", error)
         return EAGER

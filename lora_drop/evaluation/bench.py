@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lora_drop.adapters.find import find_bank
 from lora_drop.decode import Decoder
-from lora_drop.decode.lane import Clock
+from lora_drop.decode.clock import Clock
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.prompts import HELD_OUT
 from lora_drop.evaluation.timing import Timed, interval_of, median_ms, rate_of, time_lanes
