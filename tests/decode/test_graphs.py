@@ -152,10 +152,11 @@ def on_gpu(request):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("refresh", REFRESHES)
 @pytest.mark.parametrize(("reuse", "part", "kv"), itertools.product(REUSE_RULES, PARTS, KV_RULES))
-def test_graphs_are_the_reference(on_gpu, reuse, part, kv):
+def test_graphs_are_the_reference(on_gpu, reuse, part, kv, refresh):
     """In bfloat16 both round at different places: 6% of the logits' own spread is the tolerance."""
-    schedule = Schedule(3, on_gpu.num_layers, (2, 3, 4), reuse, part, kv)
+    schedule = Schedule(3, on_gpu.num_layers, (2, 3, 4), reuse, part, kv, refresh=refresh)
     bank = random_bank(on_gpu, reuse, part, layers=[2, 4]).to(on_gpu.device, on_gpu.dtype)
     reference, decoder = ReferenceDecoder(on_gpu.model), on_gpu.new_decoder()
     assert isinstance(decoder, StaticDecoder)
@@ -163,6 +164,20 @@ def test_graphs_are_the_reference(on_gpu, reuse, part, kv):
     two = fed(decoder, decoder.new_state(schedule, bank), PROMPT, 12).float()
     tolerance = 1e-3 if on_gpu.dtype == torch.float32 else 0.06 * float(one.std())
     assert (one - two).abs().max() <= tolerance
+
+
+@pytest.mark.gpu
+def test_the_next_lane_takes_the_graphs_over(on_gpu, recwarn):
+    """Nothing failed on the way: graphs, compiled layers and split attention are all in use."""
+    schedule, prompt = Schedule(3, on_gpu.num_layers, (2, 3)), torch.tensor([PROMPT], device=on_gpu.device)
+    texts, used = [], []
+    for _ in range(2):
+        lane = Lane(on_gpu.new_decoder(), prompt, schedule, None, Sampling(), 20)
+        used.append(id(lane.state.buffers))
+        texts.append([step.token_id for step in lane])
+        del lane
+    assert used[0] == used[1] and texts[0] == texts[1]
+    assert on_gpu.weights.captures and not [str(one.message) for one in recwarn if "without it" in str(one.message)]
 
 
 @pytest.mark.gpu

@@ -18,6 +18,7 @@ from tests.support.decoding import PROMPT, random_bank
 pytest.importorskip("triton", reason="Triton is not installed: torch's CPU builds come without it")
 # Interpreted where there is no GPU: see conftest.py.
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
 
 
 @pytest.fixture(scope="module")
