@@ -89,7 +89,7 @@ class StaticHidden(HiddenCache):
             held.copy_(vector)
 
 
-@dataclass
+@dataclass(eq=False)  # two with the same numbers are not the same
 class Buffers:
     """One lane's at a time. Nothing of a lane is left in them for the next.
 

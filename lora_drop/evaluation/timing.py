@@ -6,6 +6,7 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,9 @@ class Ended:
         """Read it off the lane."""
         kv, prompt_tokens = lane.state.kv, lane.state.position - lane.decode_steps
         names = ("tokens", "decode_steps", "prefill_ms", "decode_ms", "tokens_per_second", "drafts", "accepted")
-        return cls(*(getattr(lane, name) for name in names), prompt_tokens, kv.nbytes, kv.allocated_bytes)
+        same: dict[str, Any] = {name: getattr(lane, name) for name in names}
+        sizes = {"kv_bytes": kv.nbytes, "kv_allocated_bytes": kv.allocated_bytes}
+        return cls(**same, prompt_tokens=prompt_tokens, **sizes)
 
 
 @dataclass(frozen=True)

@@ -174,6 +174,11 @@ def test_lanes_at_once_have_buffers_of_their_own(tiny, recorded):
     for _ in zip(one, two, strict=True):
         pass
     assert one.tokens == two.tokens == tokens(ReferenceDecoder(tiny.model), dropping(tiny))
+    made = {id(one.state.buffers), id(two.state.buffers)}
+    del one, two
+    gc.collect()
+    one, two = (lane_of(recorded, dropping(tiny)) for _ in range(2))
+    assert {id(one.state.buffers), id(two.state.buffers)} == made
 
 
 def test_another_bank_of_the_same_form_takes_the_graphs_over(tiny, recorded):
