@@ -43,7 +43,7 @@ class Ended:
         kv, prompt_tokens = lane.state.kv, lane.state.position - lane.decode_steps
         names = ("tokens", "decode_steps", "prefill_ms", "decode_ms", "tokens_per_second", "drafts", "accepted")
         same: dict[str, Any] = {name: getattr(lane, name) for name in names}
-        sizes = {"kv_bytes": kv.nbytes, "kv_allocated_bytes": kv.allocated_bytes}
+        sizes: dict[str, Any] = {"kv_bytes": kv.nbytes, "kv_allocated_bytes": kv.allocated_bytes}
         return cls(**same, prompt_tokens=prompt_tokens, **sizes)
 
 
