@@ -15,16 +15,18 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from lora_drop.errors import LoraDropError
 
 VERSION = "0.1.0"  # as in pyproject.toml
 CGROUPS = Path("/sys/fs/cgroup")
 N = TypeVar("N", int, float)
+T = TypeVar("T")
 
 
 def configure() -> None:
@@ -53,6 +55,27 @@ def waiting() -> dict[str, str]:
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
         "gomp_spincount": os.environ.get("GOMP_SPINCOUNT", "default"),
     }
+
+
+@cache
+def _owner(device: str) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix=f"owner-of-{device}")
+
+
+def owned(device: str, work: Iterator[T]) -> Generator[T, None, None]:
+    """An iterator whose every step is made by the one thread that owns a device, whoever asks for it.
+
+    A server asks from one of many threads that come and go. On a GPU each would get libraries' workspaces of its own,
+    and one could call CUDA in the middle of another's capture. Two iterators take turns, a step each.
+    """
+    done = object()
+    owner = _owner(device)
+    try:
+        while (found := owner.submit(next, work, done).result()) is not done:
+            yield cast(T, found)
+    finally:
+        if isinstance(work, Generator):
+            owner.submit(work.close).result()
 
 
 def in_space() -> bool:

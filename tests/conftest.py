@@ -12,6 +12,13 @@ import pytest  # noqa: E402
 pytest.register_assert_rewrite("tests.support")  # so that `python -O` keeps their asserts, as it does the tests' own
 
 import lora_drop  # noqa: E402, F401  sets OpenMP's waiting before torch is imported
+
+# isort: split
+import torch  # noqa: E402
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported, by whomever
+
 from lora_drop.models.load import LoadedModel, load_model  # noqa: E402
 
 pytest_plugins = [
@@ -22,8 +29,6 @@ ARCHITECTURES = ("tiny-llama", "tiny-qwen2", "tiny-qwen3", "tiny-mistral")
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(items):
-    import torch
-
     seen = Counter()
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():

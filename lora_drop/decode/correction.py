@@ -54,6 +54,11 @@ class Correction:
         return next((a.shape[0] for a in self.a.values()), 0)
 
     @property
+    def scale(self) -> float:
+        """What the linear part is multiplied by."""
+        return self.alpha / self.rank
+
+    @property
     def mlp_width(self) -> int:
         """b, the same in every layer; 0 without that part."""
         return next((down.shape[1] for _, down in self.mlp.values()), 0)
@@ -75,18 +80,16 @@ class Correction:
 
     def correction(self, layer: int, h: Tensor) -> Tensor:
         """The linear part of d for a layer's input h (B, D) -> (B, D)."""
-        return (h @ self.a[layer].T) @ self.b[layer].T * (self.alpha / self.rank)
+        return low_rank(h, self.a[layer], self.b[layer], self.scale)
 
     def bottleneck(self, layer: int, x: Tensor) -> Tensor:
         """The `mlp` part of d for a layer's normed input x (B, D) -> (B, D)."""
-        gate_up, down = self.mlp[layer]
-        gate, up = (x @ gate_up.T).chunk(2, -1)
-        return (F.silu(gate) * up) @ down.T
+        return bottleneck(x, *self.mlp[layer])
 
     def adapted(self, layer: int, projection: str, x: Tensor, y: Tensor) -> Tensor:
         """A kept layer's projection y (B, N) of x (B, K) with its change; y itself where it has none."""
         pair = self.kept.get(layer, {}).get(projection)
-        return y if pair is None else y + (x @ pair[0].T) @ pair[1].T
+        return y if pair is None else y + low_rank(x, *pair)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
         """A copy on a device, in a dtype."""
@@ -109,3 +112,15 @@ class Correction:
         """A copy with no other parts than these; `linear` stays."""
         empty: dict[str, Any] = {"mlp": {}, "kept": {}, "head": None}
         return dataclasses.replace(self, **{name: none for name, none in empty.items() if name not in parts})
+
+
+def low_rank(x: Tensor, a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor:
+    """scale * B (A x), (B, N), for x (B, K), A (r, K) and B (N, r)."""
+    y = (x @ a.T) @ b.T
+    return y if scale == 1.0 else y * scale
+
+
+def bottleneck(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """A SwiGLU bottleneck (B, D) of x (B, D): gate and up in one, (2b, D), and down, (D, b)."""
+    gate, up = (x @ gate_up.T).chunk(2, -1)
+    return (F.silu(gate) * up) @ down.T

@@ -58,13 +58,14 @@ class Lane:
     ):
         self.schedule, self.sampling, self.stop_ids = schedule, sampling, stop_ids
         length = (prompt if isinstance(prompt, Tensor) else prompt.tokens).shape[1]
-        self.state: DecodeState = decoder.new_state(schedule, bank, length + max_new_tokens - 1, watch)
+        self.state: DecodeState = decoder.new_state(schedule, bank, length + max_new_tokens - 1, watch, length)
         self.prefill_ms = self.decode_ms = 0.0
         self.ended: str | None = None  # "stop" or "length" once there is no next step
         self.tokens: list[int] = []
         self.drafts = self.accepted = 0
         self._decoder, self._prompt = decoder, prompt
         self._max_new_tokens = max_new_tokens
+        self._greedy = choose is None and sampling.temperature == 0
         self._choose = choose or (lambda logits, step: draw(logits, sampling, step))
         self._clock = Clock(decoder.device)
         self._token: Tensor | None = None  # (B, 1), the last one drawn
@@ -120,7 +121,7 @@ class Lane:
             found = self._decoder.step(self._token, self.state)
         rows = found.logits.shape[0] if self.schedule.judges else 1
         number = self.state.refresher.step - rows + 1  # of the first step that the logits are of
-        choices = self._choose(found.logits, number)
+        choices = self._choices(found, number)
         token_ids = choices[:, 0].tolist()  # waits for the device: the caller shows them, the clock must hold it
         kept = self._kept(found.logits, token_ids[:-1], rows - 1) if rows > 1 else 0
         if kept < rows - 1:
@@ -134,11 +135,17 @@ class Lane:
         last = dataclasses.replace(found, logits=found.logits[-1:], watched=_last_row(found))
         return self._take(self._result(last, token_ids[-1], ms))
 
+    def _choices(self, found: DecoderOutput, step: int) -> Tensor:
+        """A token (rows, 1) for each row of logits, the first of which is of step `step`."""
+        if self._greedy and found.choice is not None:
+            return found.choice
+        return self._choose(found.logits, step)
+
     def _judge_pending(self) -> LaneEvent:
         """The pass over the last drafts, which begins no step."""
         self._clock.start()
         found = self._decoder.repair(None, self.state)
-        choices = self._choose(found.logits, self.state.refresher.step - found.rows + 1)
+        choices = self._choices(found, self.state.refresher.step - found.rows + 1)
         kept = self._kept(found.logits, choices[:, 0].tolist(), found.rows)
         if kept < found.rows:
             return self._rewind(found, kept, choices)
@@ -178,7 +185,7 @@ class Lane:
 
     def _result(self, found: DecoderOutput, token_id: int, ms: float) -> StepResult:
         refresher = self.state.refresher
-        nats = entropy(found.logits) if found.entropy is None else found.entropy
+        nats = entropy(found.logits) if found.entropy is None else float(found.entropy)
         if not math.isfinite(nats):  # then a logit is not either; the entropy is fetched anyway, so this costs nothing
             raise not_finite(refresher.step, self.schedule, self.state.bank)
         return StepResult(

@@ -46,7 +46,12 @@ class ReferenceDecoder:
         self.device, self.dtype = self.embed.weight.device, self.embed.weight.dtype
 
     def new_state(
-        self, schedule: Schedule, bank: Correction | None = None, tokens: int = 0, watch: bool = False
+        self,
+        schedule: Schedule,
+        bank: Correction | None = None,
+        tokens: int = 0,
+        watch: bool = False,
+        prompt: int = 0,
     ) -> DecodeState:
         """See `step.Decoder`. The caches grow by blocks, so `tokens` is of no use here."""
         return DecodeState(schedule, bank, KVCache(self.num_layers), HiddenCache(self.num_layers), watch)

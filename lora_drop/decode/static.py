@@ -2,14 +2,14 @@
 
 At batch 1 a step is hundreds of small kernels, and launching them one by one from Python costs more than they do. So
 each kind of pass is captured once and replayed. Nothing of a generation is inside a graph: token, places, caches and
-anchors are in buffers of the lane's state, which all its graphs share, so they may be replayed in any order.
+anchors are in buffers that all graphs of a lane share, so they may be replayed in any order. All that a lane can come
+to are captured when its state is made, before its clock starts; a later lane of the same kind takes them over.
 
-Attention reads a span of the cache that grows by doubling, with a mask for what is not filled yet; each span has
-graphs of its own, captured when it is first met, and so has each number of rows of a repair. The first ones are
-captured when a lane starts, off its clock.
+What a layer computes is in `layers.py`, compiled where something compiles. Attention is split over the keys
+(`split.py`) where Triton is. Elsewhere it is torch's, over all that a cache can hold, with a mask.
 
-On other devices the very same pass runs without a graph; the tests hold it against the reference there. Prefill and
-`read` are the reference's everywhere.
+On other devices the very same pass runs without a graph; the tests hold it against the reference there. Prefill is the
+reference's everywhere.
 
 Shapes: D hidden size, V vocabulary, nh heads, nkv K/V heads, hs head size, R rows of a pass, S tokens that attention
 reads, n dropped layers.
@@ -17,113 +17,71 @@ reads, n dropped layers.
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import sys
+import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 
-from lora_drop.decode.buffers import Pass, Results, Rope, StaticHidden, StaticState, Window, capture, span
-from lora_drop.decode.cache import KVCache
+from lora_drop.decode.buffers import (
+    IDLE_SHARE,
+    Buffers,
+    Pass,
+    Results,
+    StaticHidden,
+    StaticState,
+    bank_key,
+    bank_tensors,
+    capture,
+    copied,
+    padded,
+    passes_of,
+)
+from lora_drop.decode.cache import BLOCK, KVCache
 from lora_drop.decode.correction import Correction
+from lora_drop.decode.layers import EAGER, Pair, warn_of
+from lora_drop.decode.passes import StaticPasses, StaticWeights
 from lora_drop.decode.prompt import Prefilled
-from lora_drop.decode.reference import ReferenceDecoder, first_skipped, stacked
+from lora_drop.decode.reference import stacked
 from lora_drop.decode.step import DecoderOutput, DecodeState
-from lora_drop.decode.weights import fused, qk_norms
 from lora_drop.method.schedule import Schedule
 
-Projection = tuple[Tensor, Tensor | None]  # weight (N, K), bias (N,)
+__all__ = ["StaticDecoder", "StaticWeights"]
 
 
-@dataclass(frozen=True)
-class StaticLayer:
-    """One layer's weights: norms (D,), and fused projections. `qk_norm` is Qwen3's, (nh + nkv, hs), else None."""
+class StaticDecoder(StaticPasses):
+    """See `step.Decoder`."""
 
-    attention_norm: Tensor
-    qkv: Projection
-    qk_norm: Tensor | None
-    out: Projection
-    mlp_norm: Tensor
-    gate_up: Projection
-    down: Projection
-
-
-@dataclass(frozen=True)
-class StaticWeights:
-    """A model's own weights with q, k, v and gate, up fused; its modules keep views, so that none is there twice.
-
-    Attributes:
-        decoder_name: the name of the decoder that runs them.
-    """
-
-    layers: list[StaticLayer]
-    decoder_name: str
-
-    @classmethod
-    @torch.no_grad()
-    def of(cls, model: PreTrainedModel) -> StaticWeights:
-        """Fuse a model that `is_supported`."""
-        dtype = str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")
-        return cls([_layer(layer) for layer in model.model.layers], f"static ({dtype})")
-
-
-# `Any`: to a type checker each attribute of a transformers module is a tensor or a module.
-def _layer(layer: Any) -> StaticLayer:
-    attention, mlp = layer.self_attn, layer.mlp
-    return StaticLayer(
-        layer.input_layernorm.weight,
-        fused(attention.q_proj, attention.k_proj, attention.v_proj),
-        qk_norms(attention),
-        fused(attention.o_proj),
-        layer.post_attention_layernorm.weight,
-        fused(mlp.gate_proj, mlp.up_proj),
-        fused(mlp.down_proj),
-    )
-
-
-class StaticDecoder(ReferenceDecoder):
-    """Passes for one text over static buffers; `start` captures, and all else is the reference's."""
-
-    def __init__(self, model: PreTrainedModel, weights: StaticWeights):
-        super().__init__(model)
-        config = model.config
-        self.name = weights.decoder_name
-        self._weights = weights.layers
-        self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self._head_dim = self.layers[0].self_attn.head_dim
-        self._intermediate, self._eps = config.intermediate_size, config.rms_norm_eps
-        self._captures = self.device.type == "cuda"
-
+    @torch.inference_mode()
     def new_state(
-        self, schedule: Schedule, bank: Correction | None = None, tokens: int = 0, watch: bool = False
+        self,
+        schedule: Schedule,
+        bank: Correction | None = None,
+        tokens: int = 0,
+        watch: bool = False,
+        prompt: int = 0,
     ) -> StaticState:
         """See `step.Decoder`. Without `tokens` the buffers grow, and are captured anew, by doubling."""
         n = self.num_layers
-        return StaticState(schedule, bank, KVCache(n), StaticHidden(n), watch, tokens=tokens)
+        state = StaticState(schedule, bank, KVCache(n), StaticHidden(n), watch, tokens=tokens, prompt=prompt)
+        if prompt:
+            self._furnish(state, max(tokens, prompt + 1), prompt, prompt)
+        return state
 
     @torch.inference_mode()
     def start(self, prompt: Prefilled, state: DecodeState) -> DecoderOutput:
-        """See `step.Decoder`. Reserves the caches and captures the first passes too."""
+        """See `step.Decoder`. Makes the buffers too where the prompt's length was not known before."""
         assert isinstance(state, StaticState)
-        found, schedule = super().start(prompt, state), state.schedule
-        state.token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
-        state.counts = torch.zeros(3, dtype=torch.long, device=self.device)
-        if schedule.repairs:
-            size = self.embed.weight.shape[1]
-            state.pending = torch.zeros(schedule.period, size, dtype=self.dtype, device=self.device)
-        self._reserve(state, max(state.tokens, state.position + 1))
-        if self._captures:
-            if not schedule.is_baseline:
-                self._graph(state, self._place(state, state.position, 1, lora=True))
-            if not schedule.repairs:
-                self._graph(state, self._place(state, state.position, 1))
-            elif state.position + schedule.period <= state.tokens:
-                # As it will be; what it writes lies where the coming tokens go.
-                self._graph(state, self._place(state, state.position, schedule.period))
+        found = super().start(prompt, state)
+        if state.buffers is None or state.prompt != state.position:
+            self._furnish(state, max(state.tokens, state.position + 1), state.position, state.position)
+        else:
+            self._settle(state, state.buffers)
         return found
 
     @torch.inference_mode()
@@ -139,17 +97,49 @@ class StaticDecoder(ReferenceDecoder):
         assert isinstance(state, StaticState)
         return self._advance(token, state, False, len(state.entered) + (token is not None))
 
+    @torch.inference_mode()
+    def read(
+        self, tokens: Tensor, kv: KVCache, position: int, layers: tuple[int, ...], logits_from: int = 0
+    ) -> DecoderOutput:
+        """See `step.Decoder`. With the lane's own weights and functions, and torch's attention."""
+        h, past = F.embedding(tokens[0], self.embed.weight), kv.lengths[0]
+        rope, count = self._signed(position, len(h)), self.heads + self.kv_heads
+        mask = None
+        if past and len(h) > 1:
+            rows = torch.arange(past, past + len(h), device=self.device)
+            mask = torch.arange(past + len(h), device=self.device) <= rows[:, None]
+        outputs = []
+        for i, weights in enumerate(self.weights.layers):
+            heads = EAGER.project(h, weights.attention_norm, weights.qkv, weights.qk_norm, rope, count, self.eps)
+            query, key, value = heads.transpose(0, 1)[None].split((self.heads, self.kv_heads, self.kv_heads), 1)
+            keys, values = kv.update(key, value, i)
+            mixed = F.scaled_dot_product_attention(
+                query, keys, values, mask, is_causal=not past and len(h) > 1, enable_gqa=True
+            )
+            u = EAGER.close(mixed[0].transpose(0, 1).flatten(1), h, weights.out)
+            h = EAGER.feed(u, weights.mlp_norm, weights.gate_up, weights.down, self.eps)
+            if i in layers:
+                outputs.append(h[None])
+        logits = EAGER.head(h[logits_from:], self.norm.weight, self.head.weight, self.eps)
+        return DecoderOutput(logits[None], stacked(outputs, h[None]))
+
     def _advance(self, token: Tensor | None, state: StaticState, lora: bool, rows: int) -> DecoderOutput:
         """Run a pass, and count what it has read and written."""
-        reads = token is not None
+        reads, schedule = token is not None, state.schedule
         if state.position + reads > state.tokens:
-            self._reserve(state, 2 * state.tokens)
-        if token is not None:
-            state.token.copy_(token)
-        each = self._place(state, state.position + reads - rows, rows, lora)
-        # The pass over the last drafts comes once in a lane: that is no time to capture it.
-        found = self._graph(state, each)() if self._captures and reads else self._run(state, each, reads)
-        schedule = state.schedule
+            self._furnish(state, 2 * state.tokens, state.position, state.kv.lengths[_dropped(schedule)])
+        buffers = state.buffers
+        assert buffers is not None and state.kv.stores[0] is buffers.stores[0]  # a graph knows no others
+        each = Pass(lora, padded(rows))
+        with self._here():
+            if token is not None:
+                buffers.token.copy_(token)
+            before = len(state.entered) if lora else rows - 1
+            held = state.kv.lengths[_dropped(schedule)]
+            buffers.place(state.position + reads - 1, held, before)
+            # The pass over the last drafts comes once in a lane, and has no graph.
+            replay = buffers.graphs.get(each) if reads else None
+            found = replay() if replay else self.run(state, each, reads)
         grown = rows if schedule.kv == "write" else 1
         if lora and (schedule.kv == "skip" or schedule.repairs):
             grown = 0
@@ -157,166 +147,143 @@ class StaticDecoder(ReferenceDecoder):
             state.kv.lengths[i] += grown if i in schedule.dropped_set else reads
         state.position += reads
         count = len(state.entered)
-        state.entered = [*state.entered, state.pending[count : count + 1]] if lora and schedule.repairs else []
+        state.entered = [*state.entered, buffers.pending[count : count + 1]] if lora and schedule.repairs else []
         state.passed = found.passed
         state.refresher.take(found.ratios)
-        # Copies: the next replay writes over what a graph gave.
-        logits, watched = found.logits.clone(), None if found.watched is None else found.watched.clone()
-        state.refresher.end(logits[-1:])
-        return DecoderOutput(logits, watched, state.refresher.entropy, rows)
+        # Copies: the next replay writes over what a graph gave. Of padded rows the last ones are no more than copies.
+        kept = slice(rows) if schedule.judges else slice(None)
+        logits, choice, nats = found.logits[kept].clone(), found.choice[kept].clone(), found.entropy[-1:].clone()
+        watched = None if found.watched is None else found.watched[:, kept].clone()
+        known = float(nats) if schedule.refresh_entropy is not None else None
+        state.refresher.end(logits[-1:], known)
+        return DecoderOutput(logits, watched, nats, rows, choice)
 
-    def _reserve(self, state: StaticState, tokens: int) -> None:
-        """Room for `tokens` tokens; a skipped layer that writes no K/V at LoRA steps gets what its refreshes need."""
-        schedule, prompt = state.schedule, state.position
-        sparse = schedule.kv == "skip" and not schedule.is_adaptive
-        for i in range(self.num_layers):
-            need, filled = tokens, state.kv.lengths[i]
-            if sparse and i in schedule.dropped_set:
-                beside = schedule.period - 1 if schedule.repairs else 0  # rows of a pass that are not kept
-                need = min(tokens, filled + (tokens - prompt) // schedule.period + 1 + beside)
-            # What is masked counts nothing, but nothing times NaN is NaN.
-            state.kv.reserve(state.kv.store(i)[0], i, need)[:, :, :, filled:].zero_()
-        positions = torch.arange(tokens, device=self.device)[None]
+    def _here(self) -> contextlib.AbstractContextManager:
+        """The decoder's device as the current one: with two GPUs it need not be."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
+
+    def _furnish(self, state: StaticState, tokens: int, position: int, filled: int) -> None:
+        """Give a state buffers for `tokens` tokens, with what it holds by now.
+
+        Args:
+            position: tokens that it has read when they are first used, of which the dropped layers hold `filled`.
+        """
+        schedule = state.schedule
+        rooms = {False: tokens, True: tokens}
+        if schedule.kv == "skip" and not schedule.is_adaptive:  # a layer that LoRA steps skip needs no room for these
+            beside = schedule.period - 1 if schedule.repairs else 0  # rows of a pass that are not kept
+            rooms[True] = min(tokens, filled + (tokens - position) // schedule.period + 1 + beside)
+        rooms = {dropped: -(-room // BLOCK) * BLOCK for dropped, room in rooms.items()}
+        store, key = self.weights.store, (schedule, *rooms.values(), state.watch, bank_key(state.bank))
+        if state.give_back is not None:
+            state.give_back()
+        with self._here():
+            buffers = store.take(key) if self.weights.captures else None
+            if buffers is None:
+                buffers = self._make(state, rooms)
+            elif state.bank is not None and buffers.bank is not None:
+                for own, theirs in zip(bank_tensors(buffers.bank), bank_tensors(state.bank), strict=True):
+                    own.copy_(theirs)
+            buffers.blank()
+            store.trim(self._idle_bytes())
+            self._settle(state, buffers)
+        state.tokens, state.prompt = tokens, position
+        if self.weights.captures:
+            state.give_back = weakref.finalize(state, store.give_back, key, buffers)
+            state.give_back.atexit = False
+
+    def _idle_bytes(self) -> int:
+        """What idle buffers may hold together."""
+        if self.device.type != "cuda":
+            return sys.maxsize
+        return torch.cuda.get_device_properties(self.device).total_memory // IDLE_SHARE
+
+    def _settle(self, state: StaticState, buffers: Buffers) -> None:
+        """Put what a state holds into buffers, and let it be there from now on."""
+        for i, store in enumerate(buffers.stores):
+            old, filled = state.kv.stores[i], state.kv.lengths[i]
+            if old is not None and old is not store:
+                store[:, :, :, :filled] = old[:, :, :, :filled]
+            state.kv.stores[i] = store
+            vector, place = state.hidden.vectors[i], buffers.vectors[i]
+            if vector is not None and place is not None and vector is not place:
+                place.copy_(vector)
+            state.hidden.vectors[i] = place
+        for at, row in enumerate(state.entered):
+            buffers.pending[at : at + 1] = row
+        state.entered = [buffers.pending[at : at + 1] for at in range(len(state.entered))]
+        state.bank, state.buffers = buffers.bank, buffers
+
+    def _make(self, state: StaticState, rooms: dict[bool, int]) -> Buffers:
+        """New buffers of a lane like this one, and the graphs of all its passes; idle ones make room where need be."""
+        try:
+            return self._captured(self._blank(state, rooms), state)
+        except torch.OutOfMemoryError:
+            self.weights.store.clear()
+            torch.cuda.empty_cache()
+        return self._captured(self._blank(state, rooms), state)
+
+    def _blank(self, state: StaticState, rooms: dict[bool, int]) -> Buffers:
+        schedule, bank, size = state.schedule, state.bank, self.embed.weight.shape[1]
+        if bank is not None and self.weights.captures:
+            bank = copied(bank)
+        new = partial(torch.zeros, dtype=self.dtype, device=self.device)
+        whole = partial(torch.zeros, dtype=torch.long, device=self.device)
+        anchored = schedule.dropped_set if schedule.reuse != "skip" else frozenset()
+        layers = range(self.num_layers)
+        return Buffers(
+            [new(2, 1, self.kv_heads, rooms[i in schedule.dropped_set], self.head_dim) for i in layers],
+            [new(1, size) if i in anchored else None for i in layers],
+            whole(1, 1),
+            whole(3),
+            new(padded(schedule.period) if schedule.repairs else 0, size),
+            self._signed(0, rooms[False]),
+            bank,
+        )
+
+    def _signed(self, position: int, tokens: int) -> Pair:
+        """Cosines and signed sines (tokens, 1, hs) of the positions from one on."""
+        positions = torch.arange(position, position + tokens, device=self.device)[None]
         cos, sin = self.rotary(self.embed.weight[:1, None], position_ids=positions)  # (1, tokens, hs)
         half = sin.shape[-1] // 2
         sin = torch.cat((-sin[..., :half], sin[..., half:]), -1)
-        state.rope = cos[0].to(self.dtype), sin[0].to(self.dtype)
-        state.tokens = tokens
-        state.graphs.clear()  # they know the old buffers
+        return cos[0, :, None].to(self.dtype), sin[0, :, None].to(self.dtype)
 
-    def _place(self, state: StaticState, start: int, rows: int, lora: bool = False) -> Pass:
-        """Tell the buffers where the next pass stands, whose first row is the token at position `start`."""
-        other = state.schedule.dropped[0] if state.schedule.dropped else 0
-        held = state.kv.lengths[other]
-        state.counts.copy_(torch.tensor((start, held, len(state.entered))), non_blocking=True)
-        return Pass(lora, rows, (span(state.kv, 0, start + rows), span(state.kv, other, held + rows)))
+    def _captured(self, buffers: Buffers, like: StaticState) -> Buffers:
+        """Buffers with their graphs; without any where a capture fails, which is said once."""
+        if not self.weights.captures:
+            return buffers
+        n = self.num_layers
+        state = StaticState(like.schedule, None, KVCache(n), StaticHidden(n), like.watch)
+        self._settle(state, buffers)
+        pool = torch.cuda.graph_pool_handle()
+        for each in passes_of(like.schedule):
+            try:
+                buffers.graphs[each] = self._capture(state, each, pool)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                warn_of("a CUDA graph could not be captured", error)
+                self.weights.captures = False
+                buffers.graphs.clear()
+                break
+        return buffers
 
-    def _graph(self, state: StaticState, each: Pass) -> Callable[[], Results]:
-        """A pass that was placed as a call without arguments."""
-        if each not in state.graphs:
-            # The K/V and the pending row that it writes aside are written again.
-            anchors = [vector for vector in state.hidden.vectors if vector is not None]
-            state.graphs[each] = capture(lambda: self._run(state, each), anchors, self.device)
-        return state.graphs[each]
+    def _capture(self, state: StaticState, each: Pass, pool: Any) -> Callable[[], Results]:
+        """A pass as a graph; where the compiled functions fail, all from now on with those that are not."""
+        run = partial(self.run, state, each)
+        try:
+            return capture(run, self.device, pool)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a compiler can raise
+            if self.weights.functions is EAGER:
+                raise
+            warn_of("the compiled layers failed", error)
+            self.weights.functions = EAGER
+        return capture(run, self.device, pool)
 
-    def _run(self, state: StaticState, each: Pass, reads: bool = True) -> Results:
-        """One pass over the static buffers: what a graph holds. It reads a token, or the pending rows alone."""
-        schedule, watched = state.schedule, []
-        first, state.passed = first_skipped(schedule), {}
-        window, h = self._window(state, each), state.pending[: each.rows - reads] if schedule.repairs else None
-        if reads:
-            token = F.embedding(state.token[:, 0], self.embed.weight)  # (1, D)
-            last = self._window(state, each, each.rows - 1) if each.rows > 1 else window
-            for i in range(first):
-                token = self._full(i, token, last, state)
-            if each.lora and h is not None:
-                state.pending.index_copy_(0, state.counts[2:], token)
-            h = token if each.rows == 1 or h is None else torch.cat((h, token))
-        assert h is not None
-        judged = slice(None) if schedule.judges else slice(-1, None)
-        if each.lora:
-            window = dataclasses.replace(window, bank=state.bank)
-        for i in range(first, self.num_layers):
-            skipped = i in schedule.dropped_set
-            h = (self._lora if each.lora and skipped else self._full)(i, h, window, state)
-            if skipped:
-                watched.append(h[judged])
-        h = h[judged]
-        normed = self._norm(h, self.norm.weight)
-        logits = self._lora_logits(normed, state) if each.lora else self.head(normed)
-        return Results(logits, stacked(watched, h) if state.watch else None, state.refresher.drain(), state.passed)
 
-    def _window(self, state: StaticState, each: Pass, skip: int = 0) -> Window:
-        """Where the rows of a pass stand, without the first `skip`."""
-        places = state.counts[:2, None]  # (2, R)
-        if each.rows > 1:
-            places = places + torch.arange(skip, each.rows, device=self.device)
-        one, two = places
-        cos, sin = (table.index_select(0, one)[:, None] for table in state.rope)
-        return Window((cos, sin), (one, two), (self._mask(each.spans[0], one), self._mask(each.spans[1], two)))
-
-    def _mask(self, tokens: int, places: Tensor) -> Tensor:
-        """(1, 1, R nh / nkv, S), to be added to the scores: minus infinity after the token that a row is."""
-        beyond = torch.arange(tokens, device=self.device) > places[:, None]
-        mask = torch.zeros(beyond.shape, dtype=self.dtype, device=self.device).masked_fill_(beyond, -torch.inf)
-        group = self._heads // self._kv_heads
-        return mask[:, None].expand(-1, group, -1).reshape(1, 1, -1, tokens)
-
-    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), weight, self._eps)
-
-    def _linear(self, i: int, projection: str, x: Tensor, bank: Correction | None = None) -> Tensor:
-        """One of `PROJECTIONS` of a layer, with the bank's change to it."""
-        y = F.linear(x, *getattr(self._weights[i], projection))
-        return y if bank is None else bank.adapted(i, projection, x, y)
-
-    def _project(self, i: int, x: Tensor, rope: Rope, bank: Correction | None = None) -> Tensor:
-        """Queries, keys and values (R, nh + 2 nkv, hs) of normed inputs (R, D), rotated."""
-        heads = self._linear(i, "qkv", x, bank).view(x.shape[0], -1, self._head_dim)
-        turned = heads[:, : self._heads + self._kv_heads]
-        weight = self._weights[i].qk_norm
-        if weight is not None:
-            turned.copy_(F.rms_norm(turned, (self._head_dim,), None, self._eps).mul_(weight))
-        cos, sin = rope
-        torch.addcmul(turned * cos, turned.roll(self._head_dim // 2, -1), sin, out=turned)
-        return heads
-
-    def _write(self, i: int, heads: Tensor, window: Window, state: StaticState) -> Tensor:
-        """Put the rows' K/V, the last of `heads`, in their places; gives them, (2, 1, nkv, R, hs)."""
-        both = heads[:, self._heads :].unflatten(1, (2, 1, self._kv_heads)).permute(1, 2, 3, 0, 4)
-        state.kv.store(i).index_copy_(3, window.places[i in state.schedule.dropped_set], both)
-        return both
-
-    def _attend(self, i: int, h: Tensor, window: Window, state: StaticState) -> Tensor:
-        """u = h + attention, (R, D); writes K/V."""
-        rows, dropped = len(h), i in state.schedule.dropped_set
-        heads = self._project(i, self._norm(h, self._weights[i].attention_norm), window.rope, window.bank)
-        both = self._write(i, heads, window, state)
-        mask, store = window.masks[dropped], state.kv.store(i)
-        keys, values = store.narrow(3, 0, mask.shape[-1]).unbind(0)
-        # The query heads of a K/V head stand as rows of one query: no key is copied for them.
-        query = heads[:, : self._heads].unflatten(1, (self._kv_heads, -1)).transpose(0, 1)  # (nkv, R, nh / nkv, hs)
-        mixed = F.scaled_dot_product_attention(query.flatten(1, 2)[None], keys, values, attn_mask=mask)
-        if dropped and rows > 1 and state.schedule.kv == "skip":  # of the pass it keeps the last row alone
-            store.index_copy_(3, window.places[1][:1], both[:, :, :, -1:])
-        mixed = mixed[0].unflatten(1, (rows, -1)).transpose(0, 1).reshape(rows, -1)
-        return self._linear(i, "out", mixed, window.bank).add_(h)
-
-    def _feed(self, i: int, u: Tensor, bank: Correction | None = None) -> Tensor:
-        """u + MLP."""
-        x = self._norm(u, self._weights[i].mlp_norm)
-        gate, up = self._linear(i, "gate_up", x, bank).split(self._intermediate, 1)
-        return self._linear(i, "down", F.silu(gate).mul_(up), bank).add_(u)
-
-    def _full(self, i: int, h: Tensor, window: Window, state: StaticState) -> Tensor:
-        """A whole layer, (R, D); one that LoRA steps skip leaves its anchor behind."""
-        u = self._attend(i, h, window, state)
-        out = self._feed(i, u, window.bank)
-        schedule = state.schedule
-        if i in schedule.dropped_set:
-            reached = out if schedule.part == "block" else u
-            remembered = self._remember(schedule.reuse, h, reached)
-            state.hidden[i] = None if remembered is None else remembered[-1:]
-            if schedule.judges:
-                state.passed[i] = [None] * len(h) if remembered is None else list(remembered.split(1))
-        return out
-
-    def _lora(self, i: int, h: Tensor, window: Window, state: StaticState) -> Tensor:
-        """A skipped layer at a LoRA step: no attention, and with `part="block"` no MLP either."""
-        schedule, bank, weights = state.schedule, state.bank, self._weights[i]
-        if schedule.kv == "write" and not schedule.repairs:
-            self._write(i, self._project(i, self._norm(h, weights.attention_norm), window.rope), window, state)
-        own = bank if bank is not None and i in bank.a else None
-        base = h if schedule.reuse == "skip" else state.hidden[i]
-        if schedule.reuse == "residual":
-            base = torch.addcmul(h, own.gate[i], base) if own is not None else h + base
-        u = base
-        if own is not None:
-            d = own.correction(i, h)
-            if i in own.mlp:
-                d = d + own.bottleneck(i, self._norm(h, weights.mlp_norm))
-            state.refresher.measure(d, h if schedule.reuse == "skip" else state.hidden[i])
-            u = base + d
-        if schedule.reuse == "state":
-            state.hidden[i] = u
-        return u if schedule.part == "block" else self._feed(i, u)
+def _dropped(schedule: Schedule) -> int:
+    """A layer that stands for all dropped ones: they hold alike."""
+    return schedule.dropped[0] if schedule.dropped else 0

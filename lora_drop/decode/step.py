@@ -48,14 +48,17 @@ class DecoderOutput:
             of the pass, (rows, V).
         watched: the outputs of the skipped layers, ascending, (n, B, D); from `read` those of the layers asked for,
             (n, B, T, D); from a pass that judges (n, rows, D). None where nobody asked.
-        entropy: of the last logits in nats, where the schedule needed it, so that nobody computes it again; else None.
+        entropy: of the last logits in nats, where somebody knows it already, so that nobody computes it again; on a
+            GPU still there, (1,): whoever takes its number waits for the device.
         rows: the tokens that the call ran through the skipped layers: more than one only in a repair.
+        choice: the likeliest token of each row of logits, (B, 1), from a decoder that found it on the way.
     """
 
     logits: Tensor
     watched: Tensor | None = None
-    entropy: float | None = None
+    entropy: float | Tensor | None = None
     rows: int = 1
+    choice: Tensor | None = None
 
 
 class Decoder(Protocol):
@@ -76,7 +79,12 @@ class Decoder(Protocol):
     num_layers: int
 
     def new_state(
-        self, schedule: Schedule, bank: Correction | None = None, tokens: int = 0, watch: bool = False
+        self,
+        schedule: Schedule,
+        bank: Correction | None = None,
+        tokens: int = 0,
+        watch: bool = False,
+        prompt: int = 0,
     ) -> DecodeState:
         """A fresh state.
 
@@ -84,6 +92,8 @@ class Decoder(Protocol):
             bank: on the model's device and in its dtype (`Correction.to`).
             tokens: the most that the caches will hold, which lets static buffers be reserved once; 0 is unknown.
             watch: have each step give the outputs of the skipped layers.
+            prompt: how many of the tokens are the prompt's; 0 is unknown. With it a decoder can set itself up now,
+                before the clock of a lane starts.
         """
 
     def read_prompt(self, input_ids: Tensor, should_stop: Callable[[], bool] = lambda: False) -> Prefilled:

@@ -11,7 +11,6 @@ transformers' own `generate` on the same model (`bench_reference`).
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from lora_drop.adapters.find import find_bank
 from lora_drop.decode import Decoder
+from lora_drop.decode.clock import Clock
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.prompts import HELD_OUT
 from lora_drop.evaluation.timing import Timed, interval_of, median_ms, rate_of, time_lanes
@@ -94,8 +94,8 @@ def bench(
         HEAD_ONLY: figures.get(HEAD_ONLY),
         "rows_cost": costs,
         **_bandwidth(loaded, ids[-1].shape[1], last.lanes[BASELINE].decode_steps, medians),
-        **{f"kv_bytes_{name}": last.lanes[name].state.kv.nbytes for name in (BASELINE, LORA_DROP)},
-        **{f"kv_allocated_bytes_{name}": last.lanes[name].state.kv.allocated_bytes for name in (BASELINE, LORA_DROP)},
+        **{f"kv_bytes_{name}": last.lanes[name].kv_bytes for name in (BASELINE, LORA_DROP)},
+        **{f"kv_allocated_bytes_{name}": last.lanes[name].kv_allocated_bytes for name in (BASELINE, LORA_DROP)},
         "config": _settings(config, plans[LORA_DROP]) | given | {"prompts": list(prompts), "notes": notes},
         "runs": [{name: column[i] for name, column in _columns(runs).items()} for i in range(len(runs))],
     }
@@ -230,7 +230,11 @@ def _bandwidth(loaded: LoadedModel, prompt_tokens: int, steps: int, medians: dic
 
 
 def bandwidths(device: torch.device) -> dict[str, float]:
-    """Bytes a second in GB that the device reads (a sum), and reads and writes together (a copy): the best of five."""
+    """Bytes a second in GB that the device reads (a sum), and reads and writes together (a copy): the best of five.
+
+    By a lane's clock: on a GPU neither launching nor waiting counts.
+    """
+    clock = Clock(device)
     source = torch.ones(BANDWIDTH_BYTES // 4, device=device)
     target = torch.empty_like(source)
 
@@ -238,10 +242,9 @@ def bandwidths(device: torch.device) -> dict[str, float]:
         times = []
         for _ in range(BANDWIDTH_TRIES):
             wait(device)
-            started = time.perf_counter()
+            clock.start()
             work()
-            wait(device)
-            times.append(time.perf_counter() - started)
+            times.append(clock.stop() / 1000)
         return size / min(times) / 1e9
 
     return {

@@ -6,6 +6,7 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,16 +23,41 @@ Pass = StepRecord | RewindRecord | JudgeRecord
 
 
 @dataclass(frozen=True)
+class Ended:
+    """What is kept of a lane that ran to its end; its buffers are free for the next round. Names as in `Lane`."""
+
+    tokens: list[int]
+    decode_steps: int
+    prefill_ms: float
+    decode_ms: float
+    tokens_per_second: float | None
+    drafts: int
+    accepted: int
+    prompt_tokens: int
+    kv_bytes: int
+    kv_allocated_bytes: int
+
+    @classmethod
+    def of(cls, lane: Lane) -> Ended:
+        """Read it off the lane."""
+        kv, prompt_tokens = lane.state.kv, lane.state.position - lane.decode_steps
+        names = ("tokens", "decode_steps", "prefill_ms", "decode_ms", "tokens_per_second", "drafts", "accepted")
+        same: dict[str, Any] = {name: getattr(lane, name) for name in names}
+        sizes: dict[str, Any] = {"kv_bytes": kv.nbytes, "kv_allocated_bytes": kv.allocated_bytes}
+        return cls(**same, prompt_tokens=prompt_tokens, **sizes)
+
+
+@dataclass(frozen=True)
 class Timed:
     """Lanes that ran to their ends, and the records of each one's events."""
 
-    lanes: dict[str, Lane]
+    lanes: dict[str, Ended]
     passes: dict[str, list[Pass]]
 
     def bound(self, name: str, plan: LanePlan, shape: ModelShape, itemsize: int) -> float:
         """The baseline's bytes over a lane's, all its passes included."""
         corrected = plan.bank.layers if plan.bank else None
-        prompt_tokens = self.lanes[name].state.position - self.lanes[name].decode_steps
+        prompt_tokens = self.lanes[name].prompt_tokens
         read = BytesRead(shape, plan.schedule, prompt_tokens, plan.rank, corrected, plan.extras(itemsize))
         for one in self.passes[name]:
             if isinstance(one, RewindRecord):
@@ -99,7 +125,7 @@ def time_lanes(
             f"{loaded.id} does not fit into the memory of {loaded.device} with {prompt.shape[1]} + {new_tokens} "
             "tokens: lower them, or take a smaller model."
         ) from None
-    return Timed(lanes, passes)
+    return Timed({name: Ended.of(lane) for name, lane in lanes.items()}, passes)
 
 
 def _record(name: str, event: LaneEvent) -> Pass:

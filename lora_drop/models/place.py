@@ -17,6 +17,10 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.cost import ModelShape
 from lora_drop.runtime import on_zero_gpu, waiting
 
+BFLOAT16 = (8, 0)  # compute capability from which a GPU computes bfloat16 in hardware
+# Of a GPU, beside weights and caches: cuBLAS' workspaces (32 MiB a stream on Hopper), graphs, two matrices that are
+# laid side by side while a model loads, and what fragments.
+CUDA_MARGIN = 768 * 2**20
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Place = tuple[torch.device, torch.dtype]
 
@@ -43,10 +47,16 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     """float32 or bfloat16; `auto` takes bfloat16 where the device computes it in hardware."""
     name = short_name(dtype) if isinstance(dtype, torch.dtype) else str(dtype).strip().lower()
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" or _cpu_has_bfloat16() else torch.float32
+        has = _gpu_has_bfloat16(device) if device.type == "cuda" else _cpu_has_bfloat16()
+        return torch.bfloat16 if has else torch.float32
     if name not in DTYPES:
         raise LoraDropError(f"unknown dtype {name!r}: use auto, {' or '.join(DTYPES)}.")
     return DTYPES[name]
+
+
+def _gpu_has_bfloat16(device: torch.device) -> bool:
+    """True from Ampere on, and on ZeroGPU, whose card is not to be asked from here; before, it is emulated."""
+    return on_zero_gpu() or torch.cuda.get_device_capability(device) >= BFLOAT16
 
 
 def _cpu_has_bfloat16() -> bool:
@@ -63,7 +73,9 @@ def short_name(dtype: torch.dtype) -> str:
 def free_memory(device: torch.device) -> int | None:
     """Bytes that can be had on the device, as far as it says; None where it does not."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        # What torch has reserved and does not use now can be had too.
+        spare = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return max(0, torch.cuda.mem_get_info(device)[0] + spare - CUDA_MARGIN)
     found = []
     with contextlib.suppress(OSError):  # Linux: what can be had without swapping
         if match := re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text()):

@@ -24,6 +24,7 @@ from lora_drop.run.records import BASELINE, AuditRecord, JudgeRecord, Record, Re
 from lora_drop.run.request import Plan, Request, plan
 from lora_drop.run.summary import summarise
 from lora_drop.run.trace import Trace
+from lora_drop.runtime import on_zero_gpu, owned
 
 
 def run(
@@ -48,7 +49,10 @@ def run(
     """
     lanes: dict[str, Lane] = {}
     try:
-        yield from _records(loaded, request, should_stop, prompts or PromptCache(0), lanes)
+        records = _records(loaded, request, should_stop, prompts or PromptCache(0), lanes)
+        # On ZeroGPU the card is lent to the thread that asks.
+        alone = loaded.device.type == "cuda" and not on_zero_gpu()
+        yield from owned(str(loaded.device), records) if alone else records
     except Exception as error:
         if not is_out_of_memory(error):
             raise

@@ -17,7 +17,7 @@ from lora_drop.decode import (
     lay_out,
     library,
 )
-from lora_drop.decode.buffers import SPAN
+from lora_drop.decode.cache import BLOCK
 from lora_drop.method.schedule import Schedule, baseline_schedule
 from lora_drop.method.settings import KV_RULES, PARTS, REFRESHES, REUSE_RULES
 from lora_drop.models import bundled as bundled_files
@@ -102,8 +102,8 @@ def test_adaptive_refreshes_are_the_references(tiny, kind):
     assert kinds[0] == kinds[1] and len({kind for kind in kinds[0]}) > 1
 
 
-def test_a_text_grows_beyond_the_first_span(any_tiny, fused):
-    prompt = [n * 7 % 256 for n in range(SPAN - 5)]
+def test_a_text_grows_beyond_what_was_reserved(any_tiny, fused):
+    prompt = [n * 7 % 256 for n in range(4 * BLOCK - 5)]
     schedule = Schedule(4, any_tiny.num_layers, (2, 3))
     one, _, _ = logits(ReferenceDecoder(any_tiny.model), schedule, None, prompt)
     two, _, _ = logits(fused, schedule, None, prompt)

@@ -1,4 +1,4 @@
-"""The decoder over static buffers: spans, growth, storage, replays; and on a GPU its graphs (marked `gpu`)."""
+"""The decoder over static buffers: growth, storage, replays; and on a GPU its graphs (marked `gpu`)."""
 
 import copy
 import itertools
@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from lora_drop.decode import ReferenceDecoder, Rewind
-from lora_drop.decode.buffers import SPAN
 from lora_drop.decode.cache import BLOCK
 from lora_drop.decode.lane import Lane
 from lora_drop.decode.logits import entropy
@@ -24,7 +23,7 @@ from tests.support import graphs
 from tests.support.decoding import PROMPT, random_bank
 from tests.support.parts import full_bank
 
-LONG_PROMPT = [n * 7 % 256 for n in range(SPAN - 6)]
+LONG_PROMPT = [n * 7 % 256 for n in range(4 * BLOCK - 6)]
 
 
 def fed(decoder, state, prompt, count):
@@ -40,12 +39,12 @@ def static(model):
     return StaticDecoder(model, StaticWeights.of(model))
 
 
-def test_spans_and_storage_grow(tiny):
-    """Past the first span, and past what was reserved: the same logits."""
+def test_storage_grows(tiny):
+    """Past what was reserved: the same logits."""
     schedule = Schedule(3, tiny.num_layers, (2, 3))
     reference, decoder = ReferenceDecoder(tiny.model), static(tiny.model)
     expected = fed(reference, reference.new_state(schedule), LONG_PROMPT, 20)
-    for tokens in (0, SPAN - 4, 2 * SPAN):
+    for tokens in (0, 4 * BLOCK - 4, 8 * BLOCK):
         state = decoder.new_state(schedule, tokens=tokens)
         torch.testing.assert_close(fed(decoder, state, LONG_PROMPT, 20), expected, rtol=1e-4, atol=2e-4)
 
@@ -76,7 +75,7 @@ def recorded(tiny, monkeypatch):
     """A decoder on the CPU that captures."""
     graphs.install(monkeypatch)
     decoder = static(tiny.model)
-    decoder._captures = True
+    decoder.weights.captures = True
     return decoder
 
 
@@ -89,24 +88,23 @@ def test_replays_read_and_write_the_lane_s_buffers_alone(tiny, recorded, reuse, 
     expected = fed(reference, reference.new_state(schedule, bank), PROMPT, 12)
     state = recorded.new_state(schedule, bank, len(PROMPT) + 12)
     torch.testing.assert_close(fed(recorded, state, PROMPT, 12), expected, rtol=1e-4, atol=2e-4)
-    assert {(each.lora, each.rows) for each in state.graphs} == {(True, 1), (False, 3 if refresh == "repair" else 1)}
+    assert set(state.buffers.graphs) == {(True, 1), (False, 4 if refresh == "repair" else 1)}
     assert sorted(graph.replays for graph in graphs.Graph.all) == [4, 8]
     assert state.kv.lengths[2] == schedule.kv_length(2, len(PROMPT), 12)
 
 
-def test_spans_and_storage_grow_under_replays(tiny, recorded):
-    """Over the border of a span, and of what was reserved, in the middle of a window."""
+def test_storage_grows_under_replays(tiny, recorded):
+    """Past what was reserved, in the middle of a window."""
     schedule = Schedule(4, tiny.num_layers, (2, 3), kv="write", refresh="repair")
     reference = ReferenceDecoder(tiny.model)
     expected = fed(reference, reference.new_state(schedule), LONG_PROMPT, 12)
     for tokens in (0, len(LONG_PROMPT) + 12):
         state = recorded.new_state(schedule, tokens=tokens)
         torch.testing.assert_close(fed(recorded, state, LONG_PROMPT, 12), expected, rtol=1e-4, atol=2e-4)
-    assert {each.spans[0] for each in state.graphs} == {SPAN, state.kv.store(0).shape[3]}
 
 
 def test_triggers_give_windows_of_each_length_under_replays(tiny, recorded):
-    """Each number of rows has a graph of its own, captured when it is first met."""
+    """Each number of rows has a graph: the next power of two's."""
     probe = ReferenceDecoder(tiny.model)
     logits = fed(probe, probe.new_state(baseline_schedule(tiny.num_layers)), PROMPT, 40)
     threshold = sorted(map(entropy, logits.split(1)))[25]
@@ -114,7 +112,8 @@ def test_triggers_give_windows_of_each_length_under_replays(tiny, recorded):
     expected = fed(probe, probe.new_state(schedule), PROMPT, 40)
     state = recorded.new_state(schedule, tokens=len(PROMPT) + 40)
     torch.testing.assert_close(fed(recorded, state, PROMPT, 40), expected, rtol=1e-4, atol=2e-4)
-    assert len({each.rows for each in state.graphs}) > 2
+    used = {graph.replays > 0 for graph in graphs.Graph.all}
+    assert used == {True} and {each.rows for each in state.buffers.graphs} == {1, 2, 4}
 
 
 @pytest.mark.parametrize("reuse", ["residual", "state"])
@@ -135,7 +134,7 @@ def test_drafts_are_taken_back_under_replays(tiny, recorded, reuse):
     for events in itertools.zip_longest(*ours):
         for event, into in zip(events, seen, strict=True):
             into.extend([] if event is None else [event])
-    assert len({each.rows for one in ours for each in one.state.graphs}) > 2
+    assert {each.rows for one in ours for each in one.state.buffers.graphs} == {1, 2, 4, 8}
     assert sum(isinstance(event, Rewind) for event in seen[0]) > 4
     for theirs, events in zip(lanes(ReferenceDecoder(tiny.model), schedule), seen, strict=True):
         assert told(list(theirs)) == told(events)
@@ -153,10 +152,11 @@ def on_gpu(request):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("refresh", REFRESHES)
 @pytest.mark.parametrize(("reuse", "part", "kv"), itertools.product(REUSE_RULES, PARTS, KV_RULES))
-def test_graphs_are_the_reference(on_gpu, reuse, part, kv):
+def test_graphs_are_the_reference(on_gpu, reuse, part, kv, refresh):
     """In bfloat16 both round at different places: 6% of the logits' own spread is the tolerance."""
-    schedule = Schedule(3, on_gpu.num_layers, (2, 3, 4), reuse, part, kv)
+    schedule = Schedule(3, on_gpu.num_layers, (2, 3, 4), reuse, part, kv, refresh=refresh)
     bank = random_bank(on_gpu, reuse, part, layers=[2, 4]).to(on_gpu.device, on_gpu.dtype)
     reference, decoder = ReferenceDecoder(on_gpu.model), on_gpu.new_decoder()
     assert isinstance(decoder, StaticDecoder)
@@ -164,6 +164,20 @@ def test_graphs_are_the_reference(on_gpu, reuse, part, kv):
     two = fed(decoder, decoder.new_state(schedule, bank), PROMPT, 12).float()
     tolerance = 1e-3 if on_gpu.dtype == torch.float32 else 0.06 * float(one.std())
     assert (one - two).abs().max() <= tolerance
+
+
+@pytest.mark.gpu
+def test_the_next_lane_takes_the_graphs_over(on_gpu, recwarn):
+    """Nothing failed on the way: graphs, compiled layers and split attention are all in use."""
+    schedule, prompt = Schedule(3, on_gpu.num_layers, (2, 3)), torch.tensor([PROMPT], device=on_gpu.device)
+    texts, used = [], []
+    for _ in range(2):
+        lane = Lane(on_gpu.new_decoder(), prompt, schedule, None, Sampling(), 20)
+        used.append(id(lane.state.buffers))
+        texts.append([step.token_id for step in lane])
+        del lane
+    assert used[0] == used[1] and texts[0] == texts[1]
+    assert on_gpu.weights.captures and not [str(one.message) for one in recwarn if "without it" in str(one.message)]
 
 
 @pytest.mark.gpu

@@ -17,6 +17,7 @@ def test_auto_takes_what_the_machine_has(monkeypatch):
     for has, dtype in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(place, "_cpu_has_bfloat16", lambda has=has: has)
         assert place.resolve_dtype("auto", torch.device("cpu")) == dtype
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     assert place.resolve_dtype("auto", torch.device("cuda")) == torch.bfloat16
     assert place.resolve_dtype(torch.bfloat16, torch.device("cpu")) == torch.bfloat16
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -32,6 +33,7 @@ def test_a_model_goes_where_its_weights_fit(monkeypatch):
     gpus, cpu = [torch.device("cuda", i) for i in range(2)], torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
     monkeypatch.setattr(place, "get_max_memory", lambda: {0: 5, 1: 9, "cpu": 100})
     monkeypatch.setattr(place, "_cpu_has_bfloat16", lambda: False)
     monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
@@ -48,6 +50,16 @@ def test_a_model_goes_where_its_weights_fit(monkeypatch):
     monkeypatch.setattr(place, "free_memory", lambda device: size)
     with pytest.raises(LoraDropError, match="in bfloat16, and cuda:1 has .* free and cuda:0 has .* free and cpu has"):
         place.fitting(config, "m", found)
+
+
+def test_a_gpu_s_free_memory_has_what_torch_holds_unused_and_a_margin(monkeypatch):
+    size = 10 * place.CUDA_MARGIN
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (size, 2 * size))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 500)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 200)
+    assert place.free_memory(torch.device("cuda", 1)) == size + 300 - place.CUDA_MARGIN
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 2 * size))
+    assert place.free_memory(torch.device("cuda", 1)) == 0
 
 
 def test_processor_s_bfloat16(monkeypatch):

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 from importlib import metadata
 
 import pytest
@@ -153,3 +154,29 @@ def test_the_versions_are_looked_at_without_an_import():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_one_thread_takes_all_steps_of_a_device_whoever_asks():
+    seen = []
+
+    def work(name):
+        try:
+            for number in range(3):
+                seen.append(threading.current_thread().name)
+                yield name, number
+        finally:
+            seen.append(threading.current_thread().name)
+
+    found = []
+    one, two = (runtime.owned("test:0", work(name)) for name in "ab")
+    for _ in range(3):  # each step from a thread of its own, two runs in turn
+        for run in (one, two):
+            asking = threading.Thread(target=lambda run=run: found.append(next(run)))
+            asking.start()
+            asking.join()
+    assert found == [(name, number) for number in range(3) for name in "ab"]
+    one.close()
+    assert not list(two)
+    assert len(seen) == 8 and set(seen) == {"owner-of-test:0_0"}
+    with pytest.raises(ZeroDivisionError):
+        list(runtime.owned("test:0", (1 // number for number in (1, 0))))

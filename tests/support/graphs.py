@@ -8,6 +8,7 @@ what reads it, be it an earlier replay's result or what was never computed in th
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -54,7 +55,7 @@ class Graph:
 class Recording(TorchDispatchMode):
     """Stands for `torch.cuda.graph`: afterwards the memory of others is as before, as a capture runs nothing."""
 
-    def __init__(self, graph: Graph, **options):
+    def __init__(self, graph: Graph):
         super().__init__()
         self.graph = graph
         self.before: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -90,16 +91,85 @@ class Recording(TorchDispatchMode):
 
 
 class Stream:
+    """Stands for `torch.cuda.Stream`; one device's."""
+
+    def __init__(self, device):
+        self.device = torch.device(device)
+
     def wait_stream(self, other) -> None:
-        pass
+        assert self.device == other.device
 
 
-def install(monkeypatch) -> None:
+class Machine:
+    """Stands for what CUDA knows of a thread: its current device, and each device's current stream."""
+
+    def __init__(self):
+        self.device = torch.device("cuda", 0)
+        self.streams: list[Stream] = []  # entered and not left
+        self.captures: list[Stream] = []  # the streams of all captures, in order
+
+    @contextlib.contextmanager
+    def on(self, device):
+        before, self.device = self.device, torch.device(device)
+        try:
+            yield
+        finally:
+            self.device = before
+
+    @contextlib.contextmanager
+    def stream(self, stream):
+        assert stream.device == self.device, "a stream of another device"
+        self.streams.append(stream)
+        try:
+            yield
+        finally:
+            self.streams.pop()
+
+    def current_stream(self, device=None):
+        device = self.device if device is None else torch.device(device)
+        here = [stream for stream in self.streams if stream.device == device]
+        return here[-1] if here else Stream(device)
+
+    def capture(self, graph, pool, stream, capture_error_mode):
+        assert stream in self.streams and stream.device == self.device
+        assert capture_error_mode == "thread_local"  # other threads may call CUDA meanwhile
+        self.captures.append(stream)
+        return Recording(graph)
+
+
+def install(monkeypatch) -> Machine:
     """Let a capture on the CPU be recorded."""
+    machine = Machine()
     monkeypatch.setattr(Graph, "all", [])
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", Recording)
+    monkeypatch.setattr(torch.cuda, "graph", machine.capture)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
-    for name in ("stream", "device"):
-        monkeypatch.setattr(torch.cuda, name, lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", machine.current_stream)
+    monkeypatch.setattr(torch.cuda, "stream", machine.stream)
+    monkeypatch.setattr(torch.cuda, "device", machine.on)
+    return machine
+
+
+class Hostless(TorchDispatchMode):
+    """Fails where something waits for the device, or copies a number from the host."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func._schema.name not in REFUSED, func
+        return func(*args, **kwargs or {})
+
+
+class Counting(TorchDispatchMode):
+    """Counts what would be kernels: views and fresh memory are none."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        results = func(*args, **kwargs or {})
+        views = any(each.alias_info is not None and not each.alias_info.is_write for each in func._schema.returns)
+        name = func._schema.name.removeprefix("aten::")
+        if not views and not name.startswith(("empty", "new_empty", "_unsafe_view", "prim::")):
+            self.names[name] += 1
+        return results

@@ -48,7 +48,12 @@ class NativeDecoder(ReferenceDecoder):
         self._screen: NativeScreen | None = None  # of the last head that a lane had, for the next
 
     def new_state(
-        self, schedule: Schedule, bank: Correction | None = None, tokens: int = 0, watch: bool = False
+        self,
+        schedule: Schedule,
+        bank: Correction | None = None,
+        tokens: int = 0,
+        watch: bool = False,
+        prompt: int = 0,
     ) -> NativeState:
         """See `step.Decoder`. The caches grow by blocks, so `tokens` is of no use here."""
         head = bank.head if bank is not None and schedule.head == "screened" else None

@@ -1,0 +1,173 @@
+"""What a pass of the static decoder computes between its caches, as functions of tensors alone.
+
+None of them reads or writes a cache, so the compiler may do with them what it likes. They run as they are, or compiled
+(`compiled`): then norm, product, rotation and residual of a layer are a few kernels, and a product of one row is a sum
+that reads its weights as fast as a copy does.
+
+Shapes: R rows, D hidden size, nh heads, nkv K/V heads, hs head size, r rank, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lora_drop.decode.correction import bottleneck, low_rank
+
+Projection = tuple[Tensor, Tensor | None]  # weight (N, K), bias (N,)
+Pair = tuple[Tensor, Tensor]
+VARIANTS = 128  # shapes and kinds of one function that are compiled at most; torch gives up after 8 by itself
+OLDEST = (8, 0)  # compute capability from which Triton's kernels are used
+
+
+def norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """RMSNorm over the last dimension."""
+    return F.rms_norm(x, x.shape[-1:], weight, eps)
+
+
+def linear(x: Tensor, projection: Projection, change: Pair | None) -> Tensor:
+    """A projection (R, N) of x (R, K), with a bank's low-rank change to it."""
+    y = F.linear(x, *projection)
+    return y if change is None else y + low_rank(x, *change)
+
+
+def project(
+    h: Tensor,
+    weight: Tensor,
+    qkv: Projection,
+    qk_norm: Tensor | None,
+    rope: Pair,
+    heads: int,
+    eps: float,
+    change: Pair | None = None,
+) -> Tensor:
+    """Queries, keys and values (R, nh + 2 nkv, hs) of h (R, D), the first `heads` = nh + nkv of them rotated.
+
+    Args:
+        weight: the norm's before attention.
+        rope: cosines and signed sines (R, 1, hs).
+    """
+    cos, sin = rope
+    size = cos.shape[-1]
+    found = linear(norm(h, weight, eps), qkv, change).view(h.shape[0], -1, size)
+    turned = found[:, :heads]
+    if qk_norm is not None:
+        turned.copy_(norm(turned, None, eps) * qk_norm)
+    rolled = turned.roll(size // 2, -1)
+    turned.mul_(cos).addcmul_(rolled, sin)
+    return found
+
+
+def close(mixed: Tensor, h: Tensor, out: Projection, change: Pair | None = None) -> Tensor:
+    """u = h + attention, (R, D), of the heads' outputs (R, nh hs)."""
+    return linear(mixed, out, change).add_(h)
+
+
+def feed(
+    u: Tensor,
+    weight: Tensor,
+    gate_up: Projection,
+    down: Projection,
+    eps: float,
+    changes: tuple[Pair | None, Pair | None] = (None, None),
+) -> Tensor:
+    """u + MLP, (R, D)."""
+    gate, up = linear(norm(u, weight, eps), gate_up, changes[0]).chunk(2, 1)
+    return linear(F.silu(gate).mul_(up), down, changes[1]).add_(u)
+
+
+def skip(
+    h: Tensor,
+    held: Tensor | None,
+    reuse: str,
+    gate: Tensor | None = None,
+    linear_part: tuple[Tensor, Tensor, float] | None = None,
+    mlp: Pair | None = None,
+    normed: tuple[Tensor, float] | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """A skipped layer: its output (R, D), and its correction d, None without one.
+
+    Args:
+        held: the anchor's vector that the rule reuses, None under `skip`.
+        gate: (D,), of `residual` with a correction.
+        linear_part: A (r, D), B (D, r) and their scale.
+        mlp: the bottleneck's matrices; it reads h after the norm `normed`, weight and epsilon.
+    """
+    if held is None:
+        base = h
+    elif reuse == "residual":
+        base = h + held if gate is None else torch.addcmul(h, gate, held)
+    else:  # state, anchor
+        base = held
+    if linear_part is None:
+        return base, None
+    d = low_rank(h, *linear_part)
+    if mlp is not None and normed is not None:
+        d = d + bottleneck(norm(h, *normed), *mlp)
+    return base + d, d
+
+
+def head(h: Tensor, weight: Tensor, matrix: Tensor, eps: float) -> Tensor:
+    """Logits (R, V) of the last layer's outputs (R, D)."""
+    return F.linear(norm(h, weight, eps), matrix)
+
+
+def told(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The likeliest token (R, 1) of each row of logits (R, V), and the entropy (R,) in nats."""
+    logs = logits.float().log_softmax(-1)
+    return logits.argmax(-1, keepdim=True), -(logs.exp() * logs).sum(-1)
+
+
+class Functions(NamedTuple):
+    """The functions above, as they are or compiled."""
+
+    project: Callable[..., Tensor] = project
+    close: Callable[..., Tensor] = close
+    feed: Callable[..., Tensor] = feed
+    skip: Callable[..., tuple[Tensor, Tensor | None]] = skip
+    head: Callable[..., Tensor] = head
+    told: Callable[..., tuple[Tensor, Tensor]] = told
+
+
+EAGER = Functions()
+
+
+@cache
+def compiled() -> Functions:
+    """All of them through `torch.compile`, once a process; each is compiled when it is first called with a shape."""
+    dynamo: Any = torch._dynamo.config
+    dynamo.recompile_limit = max(dynamo.recompile_limit, VARIANTS)
+    # With it Inductor makes a product of one row a sum, which reads at the speed of a copy.
+    options: Any = {"coordinate_descent_tuning": True}
+    each: list[Any] = [torch.compile(one, fullgraph=True, dynamic=False, options=options) for one in EAGER]
+    return Functions(*each)
+
+
+def has_kernels(device: torch.device) -> bool:
+    """Whether Triton's kernels, ours and the compiler's, are for this GPU."""
+    return torch.cuda.get_device_capability(device) >= OLDEST
+
+
+def best_for(device: torch.device) -> Functions:
+    """Compiled ones where something compiles for this GPU; else, or with `LORA_DROP_COMPILE=0`, as they are."""
+    if os.environ.get("LORA_DROP_COMPILE") == "0" or not has_kernels(device):
+        return EAGER
+    try:
+        torch.compile(norm, fullgraph=True)(torch.ones(1, 2, device=device), None, 1e-5)
+    except Exception as error:  # whatever a compiler can raise: none is there, or it is broken
+        warn_of("nothing can be compiled for the GPU", error)
+        return EAGER
+    return compiled()
+
+
+def warn_of(what: str, error: Exception) -> None:
+    """Say what does not work here and that decoding goes on without it."""
+    first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    warnings.warn(f"{what} ({first}): decode steps run without it, slower.", stacklevel=2)

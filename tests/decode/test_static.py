@@ -1,0 +1,337 @@
+"""The static decoder's captures and buffers without a GPU: devices, faults, the store, padded rows, waits, kernels."""
+
+import ast
+import copy
+import dataclasses
+import gc
+from pathlib import Path
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoModelForCausalLM
+
+from lora_drop.decode import Lane, ReferenceDecoder, Sampling, StaticDecoder, StaticWeights, buffers, layers, passes
+from lora_drop.decode.buffers import Pass, Results, capture
+from lora_drop.decode.clock import Clock
+from lora_drop.method.schedule import Schedule, baseline_schedule
+from lora_drop.models import place
+from lora_drop.models.random_weights import SHAPES
+from tests.support import graphs
+from tests.support.decoding import PROMPT, random_bank
+from tests.support.parts import full_bank
+
+REPAIRING = {"kv": "write", "refresh": "repair"}
+NOTHING = Results(torch.zeros(1, 4), torch.zeros(1, 1), torch.zeros(1), None, [], {})
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    return graphs.install(monkeypatch)
+
+
+@pytest.fixture
+def recorded(tiny, machine):
+    model = copy.deepcopy(tiny.model)
+    decoder = StaticDecoder(model, StaticWeights.of(model))
+    decoder.weights.captures = True
+    return decoder
+
+
+def lane_of(decoder, schedule, bank=None, count=12):
+    return Lane(decoder, torch.tensor([PROMPT]), schedule, bank, Sampling(), count)
+
+
+def tokens(decoder, schedule, bank=None):
+    one = lane_of(decoder, schedule, bank)
+    list(one)
+    return one.tokens
+
+
+def dropping(tiny, **rules):
+    return Schedule(3, tiny.num_layers, (2, 4), **rules)
+
+
+# ---- two GPUs ----
+
+
+def test_a_capture_runs_on_a_stream_of_its_own_device(machine):
+    """Not on the first device's, where torch makes its default one."""
+    second = torch.device("cuda", 1)
+    capture(lambda: NOTHING, second, None)
+    capture(lambda: NOTHING, torch.device("cuda", 0), None)
+    assert [stream.device.index for stream in machine.captures] == [1, 0]
+    assert machine.device.index == 0 and not machine.streams
+
+
+def test_a_lane_s_clock_reads_its_own_device(machine, monkeypatch):
+    recorded_on = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self, stream):
+            recorded_on.append(stream.device)
+
+        def synchronize(self):
+            pass
+
+        def elapsed_time(self, other):
+            return 2.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    clock = Clock(torch.device("cuda", 1))
+    clock.start()
+    assert clock.stop() == 2.0 and recorded_on == [torch.device("cuda", 1)] * 2
+
+
+# ---- old cards ----
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16)])
+def test_an_old_card_gets_neither_bfloat16_nor_kernels(monkeypatch, capability, dtype):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
+    device = torch.device("cuda", 0)
+    assert place.resolve_dtype("auto", device) == dtype
+    assert layers.has_kernels(device) == (capability >= (8, 0))
+    if capability < (8, 0):
+        assert layers.best_for(device) is layers.EAGER and passes.split_for(device) is None
+
+
+# ---- captures that fail ----
+
+
+def test_a_capture_that_raises_leaves_a_lane_that_decodes(tiny, recorded, machine, monkeypatch):
+    """Without graphs, and not tried again; the stream is the caller's again."""
+    expected, tried = tokens(ReferenceDecoder(tiny.model), dropping(tiny)), []
+
+    def broken(graph, **options):
+        tried.append(graph)
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more")
+
+    monkeypatch.setattr(torch.cuda, "graph", broken)
+    with pytest.warns(UserWarning, match="could not be captured .*when stream is capturing\\)"):
+        assert tokens(recorded, dropping(tiny)) == expected
+    assert tokens(recorded, dropping(tiny)) == expected
+    assert len(tried) == 1 and not machine.streams and not recorded.weights.captures
+
+
+def test_compiled_layers_that_fail_are_left(tiny, recorded):
+    def broken(*args):
+        raise NotImplementedError("no such kernel")
+
+    recorded.weights.functions = layers.EAGER._replace(feed=broken)
+    expected = tokens(ReferenceDecoder(tiny.model), dropping(tiny))
+    with pytest.warns(UserWarning, match="compiled layers failed \\(no such kernel\\)"):
+        assert tokens(recorded, dropping(tiny)) == expected
+    assert recorded.weights.functions is layers.EAGER and recorded.weights.captures
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_where_memory_runs_out_idle_buffers_make_room(tiny, recorded, monkeypatch, times):
+    tokens(recorded, baseline_schedule(tiny.num_layers))
+    gc.collect()
+    idle, whole, left = recorded.weights.store._idle, torch.cuda.graph, [times]
+    assert len(idle) == 1
+
+    def full(graph, **options):
+        if left[0]:
+            left[0] -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(graph, **options)
+
+    monkeypatch.setattr(torch.cuda, "graph", full)
+    if times == 1:
+        assert tokens(recorded, dropping(tiny)) == tokens(ReferenceDecoder(tiny.model), dropping(tiny))
+    else:
+        with pytest.raises(torch.OutOfMemoryError):
+            tokens(recorded, dropping(tiny))
+        assert not idle
+    assert recorded.weights.captures
+
+
+# ---- the store ----
+
+
+def test_a_lane_captures_before_its_clock_starts_and_the_next_one_not_at_all(tiny, recorded):
+    schedule = dropping(tiny, accept=0.3, **REPAIRING)
+    one = lane_of(recorded, schedule)
+    made = len(graphs.Graph.all)
+    assert made == 4  # a LoRA step; repairs of 4, 2 and 1 rows
+    list(one)
+    found = one.tokens
+    del one
+    gc.collect()
+    assert tokens(recorded, schedule) == found
+    assert len(graphs.Graph.all) == made
+
+
+def test_lanes_at_once_have_buffers_of_their_own(tiny, recorded):
+    one, two = (lane_of(recorded, dropping(tiny)) for _ in range(2))
+    assert one.state.buffers is not two.state.buffers
+    for _ in zip(one, two, strict=True):
+        pass
+    assert one.tokens == two.tokens == tokens(ReferenceDecoder(tiny.model), dropping(tiny))
+    made = {id(one.state.buffers), id(two.state.buffers)}
+    del one, two
+    gc.collect()
+    one, two = (lane_of(recorded, dropping(tiny)) for _ in range(2))
+    assert {id(one.state.buffers), id(two.state.buffers)} == made
+
+
+def test_another_bank_of_the_same_form_takes_the_graphs_over(tiny, recorded):
+    schedule = dropping(tiny, head="screened", **REPAIRING)
+    bank = full_bank(tiny, "residual", "block", layers=[2])
+    other = dataclasses.replace(bank, **bank.mapped(lambda tensor: tensor.flip(0).contiguous()))
+    tokens(recorded, schedule, bank)
+    gc.collect()
+    made = len(graphs.Graph.all)
+    assert tokens(recorded, schedule, other) == tokens(ReferenceDecoder(tiny.model), schedule, other)
+    assert len(graphs.Graph.all) == made
+    gc.collect()
+    louder = dataclasses.replace(bank, alpha=2 * bank.alpha)  # a number in the graph
+    assert tokens(recorded, schedule, louder) == tokens(ReferenceDecoder(tiny.model), schedule, louder)
+    assert len(graphs.Graph.all) == 2 * made
+
+
+def test_nothing_of_a_lane_reaches_the_next(tiny, recorded):
+    """A lane whose numbers went wrong leaves NaN, which a mask does not hide."""
+    schedule = dropping(tiny, **REPAIRING)
+    one = lane_of(recorded, schedule)
+    held = one.state.buffers
+    list(one)
+    with torch.inference_mode():
+        for tensor in (*held.stores, *held.vectors, held.pending):
+            if tensor is not None:
+                tensor.fill_(torch.nan)
+    del one
+    gc.collect()
+    next_one = lane_of(recorded, schedule)
+    assert next_one.state.buffers is held and not any(store.any() for store in held.stores)
+    list(next_one)
+    assert next_one.tokens == tokens(ReferenceDecoder(tiny.model), schedule)
+
+
+def test_the_store_is_bounded(tiny, recorded):
+    """By number and by bytes, the least recently used first."""
+    store, made = buffers.Store(), []
+    for number in range(buffers.IDLE + 2):
+        made.append(lane_of(recorded, dropping(tiny)).state.buffers)
+        store.give_back(number, made[-1])
+    store.trim(2**60)
+    assert store.take(0) is None and store.take(1) is None and store.take(2) is made[2]
+    store.give_back(2, made[2])
+    store.trim(made[2].nbytes)
+    assert store.take(3) is None and store.take(2) is made[2]
+
+
+# ---- padded rows ----
+
+
+@pytest.mark.parametrize("kv", ["skip", "write"])
+def test_padded_rows_are_stored_nowhere(tiny, recorded, kv):
+    """Repairs of 3 and 5 rows in passes of 4 and 8: beyond what a layer holds there is nothing, whatever they read."""
+    for period in (3, 5):
+        schedule = Schedule(period, tiny.num_layers, (2, 4), kv=kv, refresh="repair")
+        state = recorded.new_state(schedule, None, len(PROMPT) + 40, prompt=len(PROMPT))
+        expected = ReferenceDecoder(tiny.model)
+        other = expected.new_state(schedule)
+        for decoder, its in ((recorded, state), (expected, other)):
+            decoder.prefill(torch.tensor([PROMPT]), its)
+            for number in range(2 * period):
+                decoder.step(torch.tensor([[number * 31 % 256]]), its)
+        assert state.kv.lengths == other.kv.lengths
+        for i in range(tiny.num_layers):
+            filled = state.kv.lengths[i]
+            torch.testing.assert_close(
+                state.kv.store(i)[:, :, :, :filled], other.kv.store(i)[:, :, :, :filled], rtol=1e-4, atol=2e-4
+            )
+            beside = period - 1 if kv == "skip" and i in schedule.dropped_set else 0  # rows that it does not keep
+            assert not state.kv.store(i)[:, :, :, filled + beside :].any()
+
+
+# ---- nothing waits for the device ----
+
+
+@pytest.mark.parametrize("rules", [{}, REPAIRING, {"reuse": "state", "part": "attention"}])
+def test_no_step_waits_for_the_device(tiny, recorded, rules):
+    """Neither what a graph holds nor what is done around it; a trigger alone has to read a number."""
+    state = recorded.new_state(
+        dropping(tiny, **rules), random_bank(tiny, rules.get("reuse", "residual")), 40, False, 9
+    )
+    recorded.prefill(torch.tensor([PROMPT[:9]]), state)
+    token = torch.tensor([[7]])
+    for captures in (True, False):
+        if not captures:
+            state.buffers.graphs.clear()
+        with graphs.Hostless():
+            for _ in range(6):
+                recorded.step(token, state)
+
+
+WAITS = {"item", "tolist", "cpu", "numpy", "nonzero", "synchronize", "argwhere", "masked_select", "unique"}
+
+
+@pytest.mark.parametrize("module", [passes, layers])
+def test_a_pass_calls_nothing_that_waits(module):
+    """A second look, at paths that no test runs."""
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    called = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    names = {ast.unparse(node.func) for node in called}
+    assert not {name for name in names if name.rpartition(".")[2] in WAITS}
+    assert not names & {"float", "bool", "int", "torch.tensor", "torch.as_tensor", "print"}
+
+
+# ---- kernels a step ----
+
+# Of the functions as they are, for Llama-3-8B: operations that are kernels. Compiled ones are fewer.
+BUDGETS = {"layer": 15, "skipped": 2, "around": 24, "rows": 4}
+
+
+def kernels(schedule, bank=None):
+    """What is launched at a LoRA step, at a full one, and at one that repairs: operations without tensors' numbers."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        config = type(SHAPES["llama3-8b"]).from_dict(SHAPES["llama3-8b"].to_dict())
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa").eval()
+        decoder = StaticDecoder(model.requires_grad_(False), StaticWeights.of(model))
+        decoder.weights.captures = False
+        state = decoder.new_state(schedule, bank, 512, prompt=256)
+        found = {}
+        for each in buffers.passes_of(schedule):
+            with torch.inference_mode(), graphs.Counting() as counting:
+                decoder.run(state, each)
+            found[each] = counting.names.total()
+    return found
+
+
+def test_the_kernels_of_a_step_keep_their_budget():
+    dropped = tuple(range(3, 31, 2))
+    plain = kernels(baseline_schedule(32))[Pass(False, 1)]
+    assert plain <= 32 * BUDGETS["layer"] + BUDGETS["around"]
+    paper = kernels(Schedule(4, 32, dropped))
+    most = (32 - len(dropped)) * BUDGETS["layer"] + len(dropped) * BUDGETS["skipped"] + BUDGETS["around"]
+    assert paper[Pass(True, 1)] <= most
+    assert paper[Pass(False, 1)] <= plain + 2 * len(dropped) + 8  # the anchors
+    repairing = kernels(Schedule(4, 32, dropped, kv="write", refresh="repair"))
+    assert repairing[Pass(False, 4)] <= paper[Pass(False, 1)] + 32 * BUDGETS["rows"]
+
+
+# ---- compiled ----
+
+
+@pytest.mark.full
+def test_compiled_layers_are_the_reference(tiny, monkeypatch):
+    """Through Inductor on a CPU, whole functions without a break, padded rows and a bank with all parts included."""
+    model, schedule = copy.deepcopy(tiny.model), dropping(tiny, head="screened", **REPAIRING)
+    decoder, slow = StaticDecoder(model, StaticWeights.of(model)), ReferenceDecoder(tiny.model)
+    decoder.weights.functions = layers.compiled()
+    bank = full_bank(tiny, "residual", "block", layers=[2])
+    found = []
+    for each in (decoder, slow):
+        state = each.new_state(schedule, bank, 40, prompt=len(PROMPT))
+        logits = [each.prefill(torch.tensor([PROMPT]), state).logits]
+        logits += [each.step(torch.tensor([[n * 31 % 256]]), state).logits for n in range(7)]
+        found.append(torch.cat(logits))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=2e-4)
