@@ -33,7 +33,7 @@ def test_run_prints_every_key_of_the_contract(capsys):
     assert set(result) == {
         *("baseline", "lora_drop", "speedup", "bound", "kv_saved"),
         *("first_divergence", "top1_agreement", "config", "device"),
-        *("accepted", "tokens_per_refresh", "speedup_interval", "quality"),
+        *("accepted", "tokens_per_refresh", "speedup_interval", "quality", "verdict"),
     }
     for lane in ("baseline", "lora_drop"):
         figures = {"text", "token_ids", "tokens_per_second", "kv_bytes", "kv_allocated_bytes", "collapsed"}
@@ -94,7 +94,7 @@ def test_a_preset_is_a_start_that_options_change(capsys):
 def test_people_get_a_readable_report(capsys):
     assert main(RUN) == 0
     out = capsys.readouterr().out
-    assert "speedup:" in out and "KV saved:" in out and "untrained" in out
+    assert "speedup:" in out and "K/V memory saved:" in out and "untrained" in out
 
 
 @pytest.mark.parametrize(
