@@ -84,18 +84,15 @@ def generate(
     config = lora_drop or LoraDropConfig()
     schedule = config.schedule_for(model.config.num_hidden_layers)
     info, decoder = made_ready(model)
-    if adapters is not None:
-        adapters = _fitting(adapters, info, schedule).to(decoder.device, decoder.dtype)
-    else:
-        adapters, notes = find_bank(info, config, schedule)
-        for note in notes:
-            warnings.warn(note, stacklevel=3)  # the caller of `generate`, through inference_mode's wrapper
+    bank, notes = (_fitting(adapters, info, schedule), []) if adapters else find_bank(info, config, schedule)
+    for note in notes:
+        warnings.warn(note, stacklevel=3)  # the caller of `generate`, through inference_mode's wrapper
+    bank = bank and bank.to(decoder.device, decoder.dtype)
     if streamer is not None:
         streamer.put(input_ids.cpu())  # as transformers does: a streamer may skip the prompt
-    prompt = input_ids
-    room = generation_config.max_length - prompt.shape[1]
+    prompt, room = input_ids, generation_config.max_length - input_ids.shape[1]
     choose = _Choices(prompt, logits_processor, generation_config.do_sample, schedule.judges)
-    lane = choose.lane = Lane(decoder, prompt, schedule, adapters, Sampling(), room, choose=choose)
+    lane = choose.lane = Lane(decoder, prompt, schedule, bank, Sampling(), room, choose=choose)
     for _ in lane:
         # What is shown and what may stop the text can no more be taken back.
         for token in lane.tokens[input_ids.shape[1] - prompt.shape[1] : lane.judged]:

@@ -111,17 +111,23 @@ def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
                 config.rms_norm_eps,
             )
         )
-    row = (Layer * len(layers))(*layers)  # side by side, as ld_step wants them
     head = matrix("head", model.get_output_embeddings())
+    head_rows = blocks("head") if blocks is not None and head.kind in BLOCK_BYTES else None
+    return NativeWeights(**_described(layers, head, dtype), tensors=keep, head_rows=head_rows)
+
+
+def _described(layers: list[Layer], head: Matrix, dtype: torch.dtype) -> dict[str, Any]:
+    """The fields of `NativeWeights` from `kind` to `part_bytes`."""
+    row = (Layer * len(layers))(*layers)  # side by side, as ld_step wants them
     each = [getattr(layer, name) for layer in layers for name in ("qkv", "out", "gate_up", "down")]
     size = sum(one.n * one.k * _bytes(one) for one in each) / sum(one.n * one.k for one in each)
     kinds = {one.kind for one in (*each, head)}
     names = [name for name, kind in (("q4_1", Q4_1), ("q8_0", Q8_0)) if kind in kinds]
     dense_name = [str(dtype).removeprefix("torch.")] if kinds - BLOCK_BYTES.keys() else []
     named = " and ".join((["/".join(names) + " blocks"] if names else []) + dense_name)
-    head_rows = blocks("head") if blocks is not None and head.kind in BLOCK_BYTES else None
     part_bytes = BLOCK_BYTES[Q8_0] / GROUP if names else dtype.itemsize
-    return NativeWeights(named, row, head, size, _bytes(head), part_bytes, keep, head_rows)
+    sizes = {"layer_bytes": size, "head_bytes": _bytes(head), "part_bytes": part_bytes}
+    return {"kind": named, "layers": row, "head": head, **sizes}
 
 
 def _bytes(matrix: Matrix) -> float:
