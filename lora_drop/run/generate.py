@@ -84,12 +84,7 @@ def generate(
     config = lora_drop or LoraDropConfig()
     schedule = config.schedule_for(model.config.num_hidden_layers)
     info, decoder = made_ready(model)
-    if adapters is not None:
-        adapters = _fitting(adapters, info, schedule).to(decoder.device, decoder.dtype)
-    else:
-        adapters, notes = find_bank(info, config, schedule)
-        for note in notes:
-            warnings.warn(note, stacklevel=3)  # the caller of `generate`, through inference_mode's wrapper
+    adapters = _fitting(adapters, info, config, schedule)
     if streamer is not None:
         streamer.put(input_ids.cpu())  # as transformers does: a streamer may skip the prompt
     prompt = input_ids
@@ -161,16 +156,27 @@ def _check_call(
         raise LoraDropError("the prompt is padded; LoRA-Drop decodes prompts without padding.")
 
 
-def _fitting(adapters: AdapterBank, info: ModelInfo, schedule: Schedule) -> AdapterBank:
-    """The bank, checked: a warning where it was trained on other weights. Raises LoraDropError if it does not fit."""
-    warning = adapters.check(
-        num_layers=info.num_layers,
-        hidden_size=info.shape.hidden_size,
-        revision=info.revision,
-        reuse=schedule.reuse,
-        part=schedule.part,
-        name="given",
-    )
-    if warning:
-        warnings.warn(warning, stacklevel=4)  # the caller of `generate`, through inference_mode's wrapper
+def _fitting(
+    adapters: AdapterBank | None, info: ModelInfo, config: LoraDropConfig, schedule: Schedule
+) -> AdapterBank | None:
+    """The bank that was given, checked, or else the config's, with warnings of what there is to say of it.
+
+    Raises:
+        LoraDropError: it does not fit.
+    """
+    if adapters is None:
+        adapters, notes = find_bank(info, config, schedule)
+    else:
+        warning = adapters.check(
+            num_layers=info.num_layers,
+            hidden_size=info.shape.hidden_size,
+            revision=info.revision,
+            reuse=schedule.reuse,
+            part=schedule.part,
+            name="given",
+        )
+        notes = [warning] if warning else []
+        adapters = adapters.to(info.device, info.dtype)
+    for note in notes:
+        warnings.warn(note, stacklevel=4)  # the caller of `generate`, through inference_mode's wrapper
     return adapters

@@ -115,13 +115,17 @@ def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
     head = matrix("head", model.get_output_embeddings())
     each = [getattr(layer, name) for layer in layers for name in ("qkv", "out", "gate_up", "down")]
     size = sum(one.n * one.k * _bytes(one) for one in each) / sum(one.n * one.k for one in each)
-    kinds = {one.kind for one in (*each, head)}
-    names = [name for name, kind in (("q4_1", Q4_1), ("q8_0", Q8_0)) if kind in kinds]
-    dense_name = [str(dtype).removeprefix("torch.")] if kinds - BLOCK_BYTES.keys() else []
-    named = " and ".join((["/".join(names) + " blocks"] if names else []) + dense_name)
+    named = _named({one.kind for one in (*each, head)}, str(dtype).removeprefix("torch."))
     head_rows = blocks("head") if blocks is not None and head.kind in BLOCK_BYTES else None
-    part_bytes = BLOCK_BYTES[Q8_0] / GROUP if names else dtype.itemsize
+    part_bytes = BLOCK_BYTES[Q8_0] / GROUP if "blocks" in named else dtype.itemsize
     return NativeWeights(named, row, head, size, _bytes(head), part_bytes, keep, head_rows)
+
+
+def _named(kinds: set[int], numbers: str) -> str:
+    """What the kinds of a model's matrices are called together."""
+    names = [name for name, kind in (("q4_1", Q4_1), ("q8_0", Q8_0)) if kind in kinds]
+    packed = ["/".join(names) + " blocks"] if names else []
+    return " and ".join(packed + ([numbers] if kinds - BLOCK_BYTES.keys() else []))
 
 
 def _bytes(matrix: Matrix) -> float:
