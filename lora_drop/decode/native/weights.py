@@ -103,12 +103,8 @@ def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
                 vector(layer.post_attention_layernorm.weight),
                 vector(qk_norms(attention)),
                 *matrices,
-                config.hidden_size,
-                config.num_attention_heads,
-                config.num_key_value_heads,
-                attention.head_dim,
-                config.intermediate_size,
-                config.rms_norm_eps,
+                *(config.hidden_size, config.num_attention_heads, config.num_key_value_heads, attention.head_dim),
+                *(config.intermediate_size, config.rms_norm_eps),
             )
         )
     row = (Layer * len(layers))(*layers)  # side by side, as ld_step wants them
