@@ -39,7 +39,7 @@ def test_exact_kinds_are_decoded_in_blocks(kind, architecture, tmp_path, monkeyp
     per_weight = {Kind.Q4_0: 20 / 32, Kind.Q4_1: 20 / 32, Kind.Q8_0: 34 / 32}[kind]
     assert loaded.weights.layer_bytes == per_weight and loaded.weights.head_bytes == 34 / 32
     ours, right = logits(loaded.new_decoder()), logits(ReferenceDecoder(loaded.model))
-    assert (ours - right).norm() < 2e-5 * right.norm()
+    assert (ours - right).norm() < 5e-4 * right.norm()  # activations are cut into bytes
     trace = gather(run(loaded, Request("Hello", LoraDropConfig(drop_layers=(1,)), max_new_tokens=6, ignore_eos=True)))
     assert len(trace.steps["lora_drop"]) == 6
 
@@ -60,7 +60,7 @@ def test_other_kinds_are_decoded_as_numbers_and_it_says_so(kinds, head, says, na
     (line,) = capsys.readouterr().err.splitlines()
     assert says in line and loaded.decoder_name == name
     ours, right = logits(loaded.new_decoder()), logits(ReferenceDecoder(loaded.model))
-    assert (ours - right).norm() < 2e-5 * right.norm()
+    assert (ours - right).norm() < 5e-4 * right.norm()  # activations are cut into bytes
 
 
 def test_a_number_type_that_is_asked_for_is_that_of_the_weights(tmp_path):

@@ -92,6 +92,23 @@ typedef struct {
     int32_t last[SIDE]; /* the last key that it sees */
 } Running;
 
+/* e^(x * scale + least) of what is hardly above 0, to 3e-7 of it; a NaN stays one. */
+static inline vf weight_of(vf x, float scale, vf least) {
+#ifdef __AVX512F__ /* 2^n times a power series: half of the steps of `exponential` */
+    __m512 t = (__m512)madd(x, splat(scale * 1.44269504f), least * 1.44269504f);
+    t = _mm512_max_ps(_mm512_set1_ps(-126), t);
+    __m512 n = _mm512_roundscale_ps(t, 8);
+    vf f = (vf)_mm512_sub_ps(t, n), y = madd(splat(1.5403530e-4f), f, splat(1.3333558e-3f));
+    y = madd(y, f, splat(9.6181291e-3f));
+    y = madd(y, f, splat(5.5504109e-2f));
+    y = madd(y, f, splat(2.4022651e-1f));
+    y = madd(y, f, splat(6.9314718e-1f));
+    return (vf)_mm512_scalef_ps((__m512)madd(y, f, splat(1)), n);
+#else
+    return exponential(madd(x, splat(scale), least));
+#endif
+}
+
 /* Scores (count, 64) of the keys from `first` on to weights, in their place; what was summed before shrinks along. */
 static void weigh(float *scores, int64_t first, int64_t count, float scale, int pairs, Running *r, float *sums,
                   int64_t hs) {
@@ -118,10 +135,10 @@ static void weigh(float *scores, int64_t first, int64_t count, float scale, int 
             }
             memcpy(r->top + v * LANES, &top, sizeof top);
         }
-        vf all = splat(scale), least = -top * scale;
+        vf least = -top * scale;
         for (int64_t k = 0; k < count; k += 1 + pairs) {
-            vf one = exponential(madd(loadf(s + k * SIDE), all, least)), two = {0};
-            if (pairs && k + 1 < count) two = exponential(madd(loadf(s + (k + 1) * SIDE), all, least));
+            vf one = weight_of(loadf(s + k * SIDE), scale, least), two = {0};
+            if (pairs && k + 1 < count) two = weight_of(loadf(s + (k + 1) * SIDE), scale, least);
             total += one + two;
             vi word = pairs ? to_pairs(one, two) : (vi)one;
             memcpy(s + (pairs ? k / 2 : k) * SIDE, &word, sizeof word);
