@@ -167,6 +167,7 @@
  * @property {number} seed
  * @property {any} sampling
  * @property {string} main id of the lane that the run is about; on the wire only
+ * @property {{command: string, python: string}} commands what to type to have the run again; on the wire only
  */
 
 /**

@@ -112,6 +112,8 @@ export class Run {
     this.planned = header.sampling.max_new_tokens - 1;
     /** @type {Summary | null} */
     this.summary = null;
+    /** @type {import("./inspect/recorded.js").Inside | null} what a replay says of its steps */
+    this.inside = null;
     this.isStreaming = false; // it was shown before it had its end
     this.lanes = header.lanes.map((lane, index) => laneOf(lane, index, header.model.layers));
     this.plainLabels = this.lanes.map((lane) => lane.label.split(":")[0].replace(/[^\w .-]/g, ""));

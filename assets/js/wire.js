@@ -42,6 +42,7 @@ export class WireReader {
       if (values.type === "run") this.runId = values.id;
       else if (values.type === "header") this.run = new Run(this.runId ?? "", values);
       else if (values.type === "summary" && this.run) this.run.summary = values;
+      else if (values.type === "inside" && this.run) this.run.inside = values;
     } else if (values[0] === FIGURES) {
       this.run?.setFigures(values);
     } else if (values[0] >= JUDGE) {

@@ -36,3 +36,11 @@ def agreement(full: Tensor, lane: Tensor) -> Tensor:
 def nll(log_probs: Tensor, targets: Tensor) -> Tensor:
     """Negative log-likelihood (...) of target tokens (...) under log-probabilities (..., V)."""
     return -log_probs.gather(-1, targets[..., None])[..., 0]
+
+
+def likeliest(logits: Tensor, count: int) -> list[list[tuple[int, float]]]:
+    """The most probable tokens of each row of logits (rows, V), the likeliest first: (token id, probability)."""
+    found = logits.float().topk(count, -1)
+    chances = (found.values - logits.float().logsumexp(-1, keepdim=True)).exp()
+    rows = zip(found.indices.tolist(), chances.tolist(), strict=True)
+    return [list(zip(ids, row, strict=True)) for ids, row in rows]

@@ -31,6 +31,7 @@ PRESET_MODELS = (
 PRESETS_WORD = "presets"  # in LORA_DROP_MODELS: all of these
 POLL = 0.2  # seconds between two looks at whether a visitor who waits has stopped
 WAIT = 120  # seconds that a swap waits for a run on the model that is to make way
+SPARE_WAIT = 5  # seconds that a run waits for spare work to make way
 
 
 def allowed_models(public: bool) -> tuple[str, ...]:
@@ -87,6 +88,8 @@ class ModelPool:
         self._at: str | None = loaded.id  # the label of what is in memory
         self._lent = 0
         self._reading = False
+        self._wanted = 0  # by runs: those that have the model, and those that wait for it
+        self._is_spared = False
         self._changed = threading.Condition()
         self.load_seconds = 0.0  # of the last swap
 
@@ -149,16 +152,55 @@ class ModelPool:
                 `should_stop` said so before it was read.
         """
         label = self.check(label)
-        for _ in self.fetch(label, should_stop):
-            pass
-        loaded = self._take(label, should_stop)
+        with self._changed:
+            self._wanted += 1
+            self._changed.wait_for(lambda: not self._is_spared, SPARE_WAIT)
         try:
-            yield loaded
+            for _ in self.fetch(label, should_stop):
+                pass
+            loaded = self._take(label, should_stop)
+            try:
+                yield loaded
+            finally:
+                del loaded
+                self._give_back()
+        finally:
+            with self._changed:
+                self._wanted -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def spare(self, label: str | None, seconds: float) -> Iterator[tuple[LoadedModel, Callable[[], bool]]]:
+        """The model for work that comes after all runs, and a function that turns true once a run wants it.
+
+        The work has to end then, and may be begun again. No model is loaded for it.
+
+        Args:
+            seconds: to wait until no run has the model.
+
+        Raises:
+            LoraDropError: another model is in memory, or runs have had this one all the time.
+        """
+        label = self.check(label)
+        with self._changed:
+            if not self._changed.wait_for(lambda: not (self._wanted or self._is_spared), seconds):
+                raise LoraDropError("runs come first, and the device has been busy with them: ask again in a moment.")
+            if self._at != label:
+                raise LoraDropError(f"{label} is not in memory now: choose it in the models menu first.")
+            assert self._loaded is not None  # as `_at` is not
+            loaded, self._is_spared = self._loaded, True
+            self._lent += 1
+        try:
+            yield loaded, lambda: self._wanted > 0
         finally:
             del loaded
-            with self._changed:
-                self._lent -= 1
-                self._changed.notify_all()
+            self._is_spared = False
+            self._give_back()
+
+    def _give_back(self) -> None:
+        with self._changed:
+            self._lent -= 1
+            self._changed.notify_all()
 
     def _take(self, label: str, should_stop: Callable[[], bool]) -> LoadedModel:
         end = time.monotonic() + WAIT

@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from lora_drop.adapters.find import config_fingerprint
 from lora_drop.decode import Decoder
 from lora_drop.method.settings import RUN, settings_of
 from lora_drop.models.load import LoadedModel
@@ -47,6 +48,7 @@ def make_header(loaded: LoadedModel, request: Request, checked: Plan, decoder: D
                     "rank": lane.rank,
                     "corrected": lane.bank.layers if lane.bank else [],
                     "extras": dataclasses.asdict(lane.extras(loaded.dtype.itemsize)),
+                    **({"bank": config_fingerprint(loaded, lane.config)} if lane.bank else {}),
                 },
             }
             for name, lane in checked.lanes.items()

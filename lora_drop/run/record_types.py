@@ -19,6 +19,8 @@ StepNumber = Annotated[int, Field(strict=True, ge=0, le=10**7)]
 Size = Annotated[int, Field(strict=True, ge=0, le=2**31)]
 Bytes = Annotated[int, Field(strict=True, ge=0, le=2**53)]
 Layers = list[Annotated[int, Field(strict=True, ge=0, lt=10_000)]]
+TOP = 5  # likeliest tokens that are told of a step
+Top = Annotated[list[tuple[Text, Annotated[float, Field(strict=True, ge=0, le=1)]]], Field(max_length=TOP)]
 
 
 def _of_table(owner: str) -> dict[str, Any]:

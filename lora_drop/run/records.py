@@ -15,6 +15,7 @@ from pydantic import Field, with_config
 from typing_extensions import TypedDict  # pydantic takes Python's own from 3.12 on
 
 from lora_drop.method.schedule import TRIGGERS, StepKind
+from lora_drop.run.commands import commands_of
 from lora_drop.run.record_types import (
     LARGEST,
     MORE,
@@ -25,6 +26,7 @@ from lora_drop.run.record_types import (
     Sampling,
     StepNumber,
     Text,
+    Top,
 )
 from lora_drop.run.words import lane_words, speedup_words
 
@@ -179,8 +181,9 @@ class Header(_Line):
         return next(one["config"] for one in self.lanes if one["id"] == lane)
 
     def to_page(self, lane_ids: list[str]) -> Any:
-        """What a line for the page holds: the object, as in the file, with the lane that the run is about."""
-        return self.to_file() | {"main": self.main["id"]}
+        """What a line for the page holds: the object, as in the file, with the lane that the run is about, and what to
+        type to have the run again."""
+        return self.to_file() | {"main": self.main["id"], "commands": commands_of(self)}
 
     @property
     def main(self) -> LaneHeader:
@@ -195,7 +198,8 @@ class StepRecord(_Line):
     """One step of a lane. `ms` is the lane's own clock for this step; `kv_bytes` is what its caches hold after it;
     `entropy` is that of the step's logits, unscaled, in nats; `active` has a 1 for each layer that ran whole;
     `trigger`, of `TRIGGERS`, is what made the step a refresh before its time: a line has it only then; `rows` are the
-    tokens that its pass ran through the skipped layers: a line has it only where they are more than one."""
+    tokens that its pass ran through the skipped layers: a line has it only where they are more than one; `top` are the
+    likeliest next tokens by the step's logits, unscaled, each with its probability, the likeliest first."""
 
     lane: str
     step: StepNumber
@@ -208,9 +212,10 @@ class StepRecord(_Line):
     entropy: Number | None
     trigger: Annotated[str, Field(pattern=f"^({'|'.join(TRIGGERS)})$")] | None = None
     rows: Annotated[int, Field(strict=True, ge=1, le=10**4)] = 1
+    top: Top | None = None
     type: Literal["step"] = "step"
 
-    _optional = ("trigger", "rows")
+    _optional = ("trigger", "rows", "top")
 
     def is_right(self) -> bool:
         """What the types cannot say."""

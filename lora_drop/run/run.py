@@ -23,6 +23,7 @@ from lora_drop.run.race import take_turns
 from lora_drop.run.records import BASELINE, AuditRecord, JudgeRecord, Record, RewindRecord, StepRecord, number
 from lora_drop.run.request import Plan, Request, plan
 from lora_drop.run.summary import summarise
+from lora_drop.run.top import top_of
 from lora_drop.run.trace import Trace
 from lora_drop.runtime import on_zero_gpu, owned
 
@@ -126,7 +127,8 @@ class _Observer:
         elif isinstance(event, Judged):
             yield JudgeRecord(name, event.rows, round(event.ms, 3), event.kept)
         else:
-            yield _step_record(name, event, self._detokenizers[name].add(event.token_id))
+            text = self._detokenizers[name].add(event.token_id)
+            yield _step_record(name, event, text, top_of(self._loaded.tokenizer, event.logits)[0])
             if name == BASELINE:
                 for other, audit in self._quality.items():
                     yield self._audit(other, audit.add(event), drift=[], cosine=[], audit="quality")
@@ -152,7 +154,7 @@ class _Observer:
         return AuditRecord(name, argmax_text=text, **found, **more)
 
 
-def _step_record(lane: str, step: StepResult, text: str) -> StepRecord:
+def _step_record(lane: str, step: StepResult, text: str, top: Any) -> StepRecord:
     return StepRecord(
         lane=lane,
         step=step.step,
@@ -165,4 +167,5 @@ def _step_record(lane: str, step: StepResult, text: str) -> StepRecord:
         entropy=number(step.entropy, 4),
         trigger=step.trigger,
         rows=step.rows,
+        top=top,
     )

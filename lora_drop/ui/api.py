@@ -1,4 +1,4 @@
-"""The Gradio API: `/generate`, `/estimate` and `/replay`, their parameters made from the table of settings."""
+"""The Gradio API: `/generate`, `/estimate`, `/replay`, `/inspect`; its settings are those of the table."""
 
 from __future__ import annotations
 
@@ -34,11 +34,17 @@ def build_api(calls: Callbacks) -> None:
     gr.api(found["generate"], api_name="generate", concurrency_id="gpu", concurrency_limit=1)
     gr.api(found["estimate"], api_name="estimate", queue=False)
     gr.api(found["replay"], api_name="replay")
+    gr.api(found["inspect"], api_name="inspect", concurrency_id="inspect", concurrency_limit=1)
 
 
 def functions(calls: Callbacks) -> dict[str, Callable[..., Any]]:
     """The API's functions by name, with parameters as Gradio reads them."""
-    return {"generate": _generate(calls), "estimate": _estimate(calls), "replay": replay}
+    return {
+        "generate": _generate(calls),
+        "estimate": _estimate(calls),
+        "replay": replay,
+        "inspect": _inspect(calls),
+    }
 
 
 def _generate(calls: Callbacks) -> Callable[..., Iterator[str]]:
@@ -84,6 +90,33 @@ def _estimate(calls: Callbacks) -> Callable[..., dict]:
         "can reach. The model must have been loaded before.",
         "gives its number of tokens; without one, it counts 0",
     )
+
+
+def _inspect(calls: Callbacks) -> Callable[..., dict]:
+    def inspect(run_id: str | None = None, trace: str | None = None, lane: str = LORA_DROP, step: int = 0) -> dict:
+        """A look inside one step of a lane: what each layer did, its drift from the full model, its logit lens.
+
+        The lane's text up to the step is read again, teacher-forced, off every clock and after all runs. The answer
+        has prefix_of (the lanes whose text before the step is this one: layers, lens and full stand on it), layers
+        (did, drift, lens and full_lens of each), top (of each lane that has the step: its five likeliest next tokens,
+        on its own prefix_of), full (the full model's five) and refresh (the full pass that followed: what it ran
+        again and took back). A token is [text, probability]. It is refused where weights or adapters have changed.
+
+        Args:
+            run_id: of a run that this server still keeps (the first line of what the page is sent); or give trace.
+            trace: the text of a trace file (JSON Lines), as generate streams it or the command line writes it.
+            lane: baseline, lora_drop or third.
+            step: number of the step; 0 is the prefill.
+        """
+        runtime.return_memory()
+        try:
+            return calls.inspector.inspect(run_id, trace, lane, step)
+        except LoraDropError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        except Exception as error:
+            raise gr.Error(FAILED) from error  # Gradio prints the traceback
+
+    return inspect
 
 
 def replay(trace: str) -> str:

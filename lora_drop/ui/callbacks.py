@@ -35,6 +35,7 @@ from lora_drop.ui import space as zero
 from lora_drop.ui.controls import SHOWN, read_controls
 from lora_drop.ui.counters import Counters
 from lora_drop.ui.facts import page_facts
+from lora_drop.ui.inspector import Inspector
 from lora_drop.ui.kept import RecentTraces, Stops
 from lora_drop.ui.limits import Limits
 from lora_drop.ui.stream import batches, run_line
@@ -79,6 +80,7 @@ class Callbacks:
         self.stops = Stops()
         self.traces = RecentTraces()
         self.prompts = PromptCache()
+        self.inspector = Inspector(pool, self.traces)
         # ZeroGPU wants its work wrapped before the page is launched, and there the pool holds one model alone.
         with pool.lend() as loaded:
             self._borrowed = self._runner(loaded) if runtime.on_zero_gpu() else None

@@ -67,19 +67,35 @@ class LiveView(Scripted):
     Args:
         model: what `model_facts` says of the loaded model.
         export: a run's id and a kind in, `{"name", "text"}` of the file or `{"error"}` out.
+        inspect: a run's id, a lane and a step in, `{"found", "error"}` out: `Inspector.for_page`.
+        compare: ids of runs in, `{"found", "gone"}` out: `Inspector.compare`.
     """
 
-    def __init__(self, model: dict[str, Any], export: Callable[[str, str], dict[str, str]], **kwargs: Any):
+    def __init__(
+        self,
+        model: dict[str, Any],
+        export: Callable[[str, str], dict[str, str]],
+        inspect: Callable[[str, str, int], dict[str, Any]],
+        compare: Callable[[Any], dict[str, Any]],
+        **kwargs: Any,
+    ):
         def export_run(wanted: Any) -> dict[str, str]:  # Gradio marks the function and hands on one argument
             run_id, kind = wanted if isinstance(wanted, list) and len(wanted) == 2 else ("", "")
             return export(run_id, kind)
+
+        def inspect_step(wanted: Any) -> dict[str, Any]:
+            run_id, lane, step = wanted if isinstance(wanted, list) and len(wanted) == 3 else ("", "", 0)
+            return inspect(run_id, lane, step)
+
+        def compare_runs(wanted: Any) -> dict[str, Any]:
+            return compare(wanted)
 
         super().__init__(
             "",
             "live.html",
             "mountLive(element, props, watch, server)",
             head_of(plotly_script()),
-            server_functions=[export_run],
+            server_functions=[export_run, inspect_step, compare_runs],
             model=model,
             **kwargs,
         )

@@ -39,7 +39,7 @@ CONTENT_SECURITY_POLICY = {
     "base-uri": "'none'",
     "frame-ancestors": "'self' https://huggingface.co https://*.hf.space",
 }
-TRACES = re.compile(r"/(call|call/v2|run|api)/replay/?$|/queue/join/?$|/mcp(/|$)")  # may carry a whole trace
+TRACES = re.compile(r"/(call|call/v2|run|api)/(replay|inspect)/?$|/queue/join/?$|/mcp(/|$)")  # may carry a whole trace
 LIGHT = re.compile(r"/(run|api)/[^/]+/?$|/component_server/?$")  # what Gradio runs at once, beside its queue
 UPLOAD = re.compile(r"/upload/?$")
 COUNTED = re.compile(r"/gradio_api/(?!file=)|/login|/pause|/resume|/metrics")  # all but what a page is made of

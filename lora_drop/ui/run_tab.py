@@ -15,6 +15,7 @@ from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.components import Compare, LiveView, PresetTable, Status, WhatIf
 from lora_drop.ui.controls import LINKED, build_controls, control_value
 from lora_drop.ui.facts import control_values
+from lora_drop.ui.models_menu import menu_choices
 
 FIRST_PROMPT = next(iter(EXAMPLES.values()))
 INVITE = "Ready. Press Run to answer the prompt twice, side by side."
@@ -69,7 +70,9 @@ def build_run_tab(calls: Callbacks, found: dict[str, Any]) -> RunTab:
                     {name: {"button": c.button, "lane": c.lane} for name, c in COMPARISONS.items()},
                     elem_id="ld-compare",
                 )
-            live = LiveView(found["model"], calls.export_run, elem_id="ld-live")
+            live = LiveView(
+                found["model"], calls.export_run, calls.inspector.for_page, calls.inspector.compare, elem_id="ld-live"
+            )
     return RunTab(**asked, **settings, compare=compare, live=live)
 
 
@@ -105,7 +108,7 @@ def _build_settings(calls: Callbacks, found: dict[str, Any], values: dict[str, A
     with gr.Column(elem_id="ld-settings"):
         model: gr.components.Component
         if len(pool.labels) > 1:
-            model = gr.Dropdown(list(pool.labels), value=pool.first, label="Model", elem_id="ld-model")
+            model = gr.Dropdown(menu_choices(pool), value=pool.first, label="Model", elem_id="ld-model")
         preset = PresetTable(found["presets"], elem_id="ld-preset")
         controls = build_controls(True, values, layers)
         with gr.Accordion("Advanced", open=False, elem_id="ld-advanced"):

@@ -19,6 +19,7 @@ from lora_drop.run.lines import write_line
 from lora_drop.run.records import KINDS, Header, StepRecord
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
+from lora_drop.run.steps import inside
 from lora_drop.run.trace import Trace, gather
 from lora_drop.run.words import speedup_words
 from lora_drop.ui import scripts
@@ -129,8 +130,9 @@ def test_the_same_trace_gives_the_same_page(trace):
 
 def test_the_run_goes_in_as_the_page_gets_it(trace):
     text = run_in(replay_html(trace))
-    assert text == wire_text(trace).replace("<", "\\u003c") and text.endswith("\n")
-    lines = [json.loads(line) for line in text.splitlines()]
+    assert text.startswith(wire_text(trace).replace("<", "\\u003c")) and text.endswith("\n")
+    *lines, told = [json.loads(line) for line in text.splitlines()]
+    assert told == json.loads(json.dumps(inside(trace)))
     assert text.startswith('{"type":"run","id":"') and [line["type"] for line in lines[:2]] == ["run", "header"]
     words = {"speedup": speedup_words(trace.summary.speedup, trace.summary.speedup_interval), "lanes": {}}
     assert lines[-2] == json.loads(write_line(trace.summary)) | {"words": words} and lines[-1][0] == FIGURES
@@ -219,8 +221,8 @@ def test_a_cut_trace_says_so(trace):
             cut.add(step)
         page = replay_html(cut)
         lines = run_in(page).splitlines()
-        assert "cut short" in page and len(lines) == 4 + steps
-        told = json.loads(lines[-2])
+        assert "cut short" in page and len(lines) == 5 + steps
+        told = json.loads(lines[-3])
         assert told["type"] == "cut" and told["verdict"]["kind"] == "stopped"
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from lora_drop.errors import LoraDropError
 from lora_drop.run import trace as t
+from lora_drop.run.commands import commands_of
 from lora_drop.run.lines import wire_line, write_line
 from lora_drop.run.records import JudgeRecord, RewindRecord, number
 
@@ -234,4 +235,5 @@ def test_the_wire_says_the_same_in_fewer_bytes():
     assert lines[1] == [0, 0, 7, HOSTILE, 0, 1.25, 64, 0.5]
     assert lines[3] == [1, 1, 7, "x", 2, 1.25, 64, 0.5]
     assert lines[4] == [101, 1, [1235], 0.25, 0, HOSTILE]
-    assert lines[0] == records()[0].to_file() | {"main": "lora_drop"}
+    more = {"main": "lora_drop", "commands": commands_of(records()[0])}
+    assert lines[0] == records()[0].to_file() | more

@@ -1,6 +1,7 @@
 /* The menu of what leaves the page: pictures from the page itself, files from the server where there is one, a link. */
 
 import { find, make } from "../dom.js";
+import { copyCode } from "./code.js";
 import { linkOf } from "./link.js";
 import { chart, save, whole } from "./picture.js";
 
@@ -29,11 +30,12 @@ export function mountMenu(root, server, store, complete) {
     const button = /** @type {Element} */ (event.target).closest("[data-save]");
     const kind = button?.dataset.save;
     if (!kind) return;
-    root.querySelector(".ld-link")?.remove();
+    root.querySelector(".ld-link, .ld-code")?.remove();
     say("One moment …");
     const { run } = store.state;
     try {
       if (kind === "png" || kind === "svg") say(await savePicture(root, run, kind, complete), "done");
+      else if (kind === "command" || kind === "python") say(await copyCode(run, kind, note), "done");
       else if (kind === "link") say(await copyLink(run, store.state.table, note), "done");
       else say(await saveFile(run, kind, server), "done");
     } catch (error) {

@@ -5,6 +5,8 @@ import { find } from "../dom.js";
 import { mountLinkNote } from "../export/link_note.js";
 import { mountMenu } from "../export/menu.js";
 import { mountTalk } from "../export/talk.js";
+import { mountInspector } from "../inspect/inspector.js";
+import { mountPins } from "../pins/pins.js";
 import { Player } from "../player.js";
 import { createStore } from "../store.js";
 import { WireReader } from "../wire.js";
@@ -21,7 +23,7 @@ import { mountTip } from "./tip.js";
  * @param {HTMLElement} element
  * @param {import("../records.js").Props} props
  * @param {import("../records.js").Watch} watch
- * @param {import("../export/menu.js").ExportServer | null} [server]
+ * @param {(import("../export/menu.js").ExportServer & import("../inspect/inspector.js").InspectServer & import("../pins/pins.js").PinServer) | null} [server]
  * @param {import("../store.js").Store} [store]
  */
 export function mountLive(element, props, watch, server = null, store = createStore()) {
@@ -35,6 +37,8 @@ export function mountLive(element, props, watch, server = null, store = createSt
   mountTip(root, store, panes);
   mountMenu(root, server, store, (figure) => charts.complete(figure));
   mountTalk(root, store);
+  mountInspector(root, store, server);
+  mountPins(root, store, server);
   store.subscribe(["run"], ({ run }) => run && showBegin(root, run));
   store.subscribe(["revision"], ({ run }) => {
     if (run?.summary) root.dataset.state = "done";

@@ -24,6 +24,7 @@ from lora_drop.run.exports.scripts import BUILD_UP_STYLE, RUN_STYLES, TEMPLATES,
 from lora_drop.run.figures import Figures
 from lora_drop.run.lines import wire_line
 from lora_drop.run.records import Header, Record, StepRecord
+from lora_drop.run.steps import inside
 from lora_drop.run.told import told_of, with_told
 from lora_drop.run.trace import Trace
 
@@ -49,7 +50,7 @@ def replay_html(trace: Trace) -> str:
         "prompt": _escaped(header.prompt),
         "notes": "\n".join(f"<p>Note: {_escaped(str(note))}</p>" for note in header.sampling.get("notes", [])),
         "view": _read(TEMPLATES / "live.html"),
-        "run": _inert(wire_text(trace)),
+        "run": _inert(wire_text(trace) + json.dumps(inside(trace), ensure_ascii=True, separators=(",", ":")) + "\n"),
         "plotly": _script(_read(plotly_script())),
         "modules": import_map(ENTRY),
         "entry": ENTRY,

@@ -1,0 +1,137 @@
+/* The inspector's panel: the likeliest tokens, the refresh that followed, the stack of layers. It draws what Python says. */
+
+import { make } from "../dom.js";
+import { formatNumber, formatShare } from "../format.js";
+import { stepWords } from "../kinds.js";
+
+/** @typedef {import("../run.js").Run} Run */
+/** @typedef {import("../run.js").Lane} Lane */
+/** @typedef {[string, number][]} Five the likeliest tokens with their probabilities */
+
+/**
+ * A step, as `inspect` and `about_step` tell it (lora_drop/run).
+ *
+ * @typedef {object} Step
+ * @property {string} prefix_text on whose text its figures stand
+ * @property {{did: string, drift?: number | null, lens?: Five, full_lens?: Five}[]} layers
+ * @property {Record<string, {prefix_of: string[], tokens: Five | null}>} top by lane
+ * @property {Five} [full] the full model's on the same text
+ * @property {{text: string, drift?: number | null} | null} refresh
+ */
+
+/** @typedef {{run: Run, lane: Lane, step: number, found: Step | null, said: string, isBusy: boolean}} Shown */
+
+/**
+ * @param {HTMLElement} panel
+ * @param {Shown} shown
+ * @param {() => void} close
+ */
+export function draw(panel, shown, close) {
+  const { found, said, isBusy } = shown;
+  panel.hidden = false;
+  panel.setAttribute("aria-busy", String(isBusy));
+  panel.dataset.state = isBusy ? "busy" : found?.full ? "read" : "recorded";
+  const note = make("p", "ld-inspector-note", said);
+  note.setAttribute("role", "status");
+  note.hidden = !said;
+  const parts = found ? [make("p", "ld-inspector-prefix", found.prefix_text), fives(shown.run, found)] : [];
+  const after = found?.refresh ? [make("p", "ld-inspector-refresh", refreshWords(found.refresh))] : [];
+  panel.replaceChildren(head(shown, close), note, ...parts, ...after, ...(found ? [stack(shown, found)] : []));
+}
+
+/** @param {Shown} shown */
+function head({ run, lane, step }, close) {
+  const { text, kind } = lane.steps[step];
+  const title = make("h3", "", `${run.plainLabels[lane.index]}, step ${step}: `);
+  title.append(make("code", "", visible(text)), make("small", "", ` ${stepWords[kind]}`));
+  const button = make("button", "", "Close");
+  button.type = "button";
+  button.title = "Close (Escape)";
+  button.addEventListener("click", close);
+  const header = make("header", "ld-inspector-head");
+  header.append(title, button);
+  return header;
+}
+
+/** The five likeliest next tokens of each lane and of the full model. */
+function fives(run, found) {
+  const row = make("div", "ld-fives");
+  const nameOf = (id) => run.plainLabels[run.lanes.findIndex((lane) => lane.id === id)] ?? id;
+  for (const [id, { prefix_of: whose, tokens }] of Object.entries(found.top)) {
+    const shared = whose.length > 1 ? `text of ${whose.map(nameOf).join(" and ")}` : "its own text";
+    row.append(five(nameOf(id), shared, tokens));
+  }
+  if (found.full) row.append(five("Full model", found.prefix_text, found.full));
+  return row;
+}
+
+function five(name, whose, tokens) {
+  const box = make("div", "ld-five");
+  const list = make("ol");
+  for (const [text, chance] of tokens ?? []) {
+    const item = make("li");
+    item.style.setProperty("--ld-share", `${100 * chance}%`);
+    item.append(make("code", "", visible(text)), make("span", "", formatShare(chance, 1)));
+    list.append(item);
+  }
+  box.append(make("h4", "", name), make("p", "", whose), tokens ? list : make("p", "", "not recorded"));
+  return box;
+}
+
+/** The layers, from the first to the last. */
+function stack({ run }, found) {
+  const hasLens = Boolean(found.full);
+  const table = make("table", "ld-layers");
+  const lens = hasLens ? ["Lens: this lane would say", "Lens: the full model would say"] : [];
+  const names = make("tr");
+  for (const name of ["Layer", "What it did", "Drift", ...lens]) {
+    const cell = make("th", "", name);
+    cell.scope = "col";
+    names.append(cell);
+  }
+  const body = make("tbody");
+  found.layers.forEach((layer, index) => body.append(layerRow(layer, index, hasLens)));
+  const top = make("thead");
+  top.append(names);
+  const words = `The ${run.header.model.layers} layers at this step. Drift: how far a layer's output is from the full model's, as a share of it.`;
+  const more = " Lens: the next token if the head came right after the layer.";
+  table.append(make("caption", "", hasLens ? words + more : words), top, body);
+  return table;
+}
+
+function layerRow({ did, drift, lens, full_lens: full }, index, hasLens) {
+  const row = make("tr");
+  row.dataset.did = did;
+  const name = make("th", "", index);
+  name.scope = "row";
+  const amount = make("td", "ld-layer-drift", drift === undefined ? "–" : formatNumber(drift, 3));
+  amount.style.setProperty("--ld-share", `${Math.min(100, 100 * (drift ?? 0))}%`);
+  row.append(name, make("td", "", did), amount);
+  if (hasLens) row.append(lensCell(lens), lensCell(full));
+  return row;
+}
+
+function lensCell(tokens) {
+  const cell = make("td", "ld-lens");
+  for (const [text, chance] of tokens ?? []) {
+    const one = make("code", "", visible(text));
+    one.title = formatShare(chance, 1);
+    one.style.setProperty("--ld-chance", formatShare(Math.sqrt(chance)));
+    cell.append(one, " ");
+  }
+  return cell;
+}
+
+/**
+ * A refresh in Python's sentence, with what it left behind.
+ *
+ * @param {{text: string, drift?: number | null}} refresh
+ */
+function refreshWords({ text, drift }) {
+  return drift === undefined || drift === null ? text : `${text} This token's states then stood ${formatNumber(drift, 4)} from the full model's.`;
+}
+
+/** A token's text with its blanks seen. */
+function visible(text) {
+  return text.replace(/^ | $/g, "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥") || "∅";
+}

@@ -1,0 +1,129 @@
+/* The token inspector: what a step of a lane was, layer by layer. The server reads the lane's text again for it
+ * (lora_drop/run/inspect.py); a replay has what the run's records alone say. */
+
+import { find, make } from "../dom.js";
+import { draw } from "./draw.js";
+import { recorded } from "./recorded.js";
+
+/** @typedef {import("../run.js").Run} Run */
+/** @typedef {import("./draw.js").Step} Step */
+/** @typedef {{inspect_step: (wanted: [string, string, number]) => Promise<{found: Step | null, error: string | null}>}} InspectServer */
+
+const PAUSE = 120; // milliseconds that a token is looked at before the server is asked
+const STEPS = new Map([["ArrowRight", 1], ["ArrowLeft", -1], ["ArrowDown", 1], ["ArrowUp", -1]]);
+const OFFLINE = "This is a recorded run without a model: the likeliest tokens are in it, the lens of the layers is not.";
+
+/**
+ * A click on a token opens the inspector; so do the arrow keys in an answer, which is one tab stop.
+ *
+ * @param {HTMLElement} root
+ * @param {import("../store.js").Store} store
+ * @param {InspectServer | null} server
+ */
+export function mountInspector(root, store, server) {
+  const panel = make("section", "ld-inspector");
+  panel.dataset.testid = "token-inspector";
+  panel.setAttribute("aria-label", "Token inspector");
+  panel.hidden = true;
+  find(root, ".ld-panes").after(panel);
+  /** @type {HTMLElement | null} */
+  let token = null;
+  let asked = 0;
+  let timer = 0;
+
+  function leave() {
+    clearTimeout(timer);
+    asked += 1;
+    if (token) release(token, root);
+    token = null;
+    panel.hidden = true;
+  }
+
+  /** @param {HTMLElement} span */
+  function open(span) {
+    const { run } = store.state;
+    const pane = /** @type {HTMLElement} */ (span.closest(".ld-pane"));
+    const lane = run?.lanes[Number(pane.dataset.lane)];
+    if (!run || !lane) return;
+    if (token && token !== span) release(token, root);
+    token = hold(span);
+    clearTimeout(timer);
+    const mine = ++asked;
+    const step = Number(span.dataset.step);
+    const show = (found, said, isBusy = false) => mine === asked && draw(panel, { run, lane, step, found, said, isBusy }, close);
+    const known = recorded(run, lane, step);
+    if (!server) return show(known, known ? OFFLINE : "This recorded run does not say more of its tokens.");
+    show(null, "One moment: the text is read again, as soon as no run needs the device.", true);
+    timer = window.setTimeout(async () => {
+      try {
+        const { found, error } = await server.inspect_step([run.id, lane.id, step]);
+        show(found, error ?? "");
+      } catch {
+        show(null, "The server does not answer: try this token again when it is back.");
+      }
+    }, PAUSE);
+  }
+
+  function close() {
+    const back = token;
+    leave();
+    (back?.isConnected ? back : null)?.focus({ preventScroll: true });
+  }
+
+  root.addEventListener("click", (event) => {
+    const span = /** @type {HTMLElement | null} */ (/** @type {Element} */ (event.target).closest?.(".ld-panes .ld-token"));
+    if (span) open(span);
+  });
+  root.addEventListener("keydown", (event) => onKey(event, () => token, close));
+  store.subscribe(["run"], leave);
+  store.subscribe(["revision"], () => token && !token.isConnected && leave()); // it was taken back
+}
+
+/** The answer's tab stop goes from its text to this token. */
+function hold(span) {
+  const text = /** @type {HTMLElement} */ (span.closest(".ld-text"));
+  text.tabIndex = -1;
+  span.tabIndex = 0;
+  span.setAttribute("role", "button");
+  span.classList.add("ld-inspected");
+  return span;
+}
+
+/**
+ * @param {HTMLElement} span it may be gone from its answer
+ * @param {HTMLElement} root
+ */
+function release(span, root) {
+  span.classList.remove("ld-inspected");
+  span.removeAttribute("tabindex");
+  span.removeAttribute("role");
+  for (const text of root.querySelectorAll(".ld-text")) /** @type {HTMLElement} */ (text).tabIndex = 0;
+}
+
+/**
+ * @param {KeyboardEvent} event
+ * @param {() => HTMLElement | null} current
+ * @param {() => void} close
+ */
+function onKey(event, current, close) {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const at = /** @type {HTMLElement} */ (event.target);
+  const token = current();
+  if (event.key === "Escape" && token && at.closest(".ld-inspector, .ld-text")) {
+    close();
+  } else {
+    const text = at.closest(".ld-panes .ld-text");
+    const by = STEPS.get(event.key) ?? (event.key === "Enter" || event.key === "Home" || event.key === "End" ? 0 : null);
+    if (!text || by === null) return;
+    const all = /** @type {HTMLElement[]} */ ([...text.querySelectorAll(".ld-token:not(.ld-later)")]);
+    const held = token ? all.indexOf(token) : -1;
+    const place = event.key === "Home" ? 0 : event.key === "End" ? all.length - 1 : held < 0 ? 0 : held + by;
+    const next = all[Math.max(0, Math.min(place, all.length - 1))];
+    if (!next) return;
+    next.click(); // the scrubber goes there too
+    next.focus({ preventScroll: true });
+    next.scrollIntoView({ block: "nearest" });
+  }
+  event.preventDefault();
+  event.stopPropagation();
+}

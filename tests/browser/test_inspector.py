@@ -1,0 +1,168 @@
+"""The token inspector on the page: by click and by keys, what it shows is the server's, and what a replay says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.run.exports.html import replay_html
+from lora_drop.run.inspect import inspect, read_again
+from lora_drop.run.records import BASELINE, LORA_DROP
+from lora_drop.run.request import Request
+from lora_drop.run.run import run
+from lora_drop.run.steps import about_step
+from lora_drop.run.trace import gather
+from tests.support.page import prepare, wait_done, wait_still
+
+pytestmark = [pytest.mark.browser, pytest.mark.full]
+
+PANEL = "[data-testid='token-inspector']"
+
+
+def token(lane: int, step: int) -> str:
+    return f".ld-pane[data-lane='{lane}'] .ld-token[data-step='{step}']"
+
+
+def ran(server, open_page, **options) -> Page:
+    page = open_page(server.url, **options)
+    prepare(page, tokens=24)
+    page.click("#ld-run")
+    wait_done(page)
+    wait_still(page)
+    return page
+
+
+def seen(text: str) -> str:
+    """A token as the panel shows it."""
+    text = ("␣" if text.startswith(" ") else text[:1]) + text[1:]
+    text = text[:-1] + "␣" if len(text) > 1 and text.endswith(" ") else text
+    return text.replace("\n", "⏎").replace("\t", "⇥") or "∅"
+
+
+def test_a_click_shows_what_the_step_was(server, open_page):
+    page = ran(server, open_page)
+    page.click(token(1, 7))
+    panel = page.locator(PANEL)
+    expect(panel).to_have_attribute("data-state", "read", timeout=30_000)
+    trace = gather(iter(server.runs[-1]))
+    found = inspect(server.loaded, trace, LORA_DROP, 7, read_again(server.loaded, trace, LORA_DROP, 7))
+    rows = panel.locator("tbody tr")
+    expect(rows).to_have_count(server.loaded.num_layers)
+    for i, layer in enumerate(found["layers"]):
+        cells = rows.nth(i).locator("th, td")
+        assert cells.nth(1).text_content() == layer["did"]
+        assert cells.nth(2).text_content() == f"{layer['drift']:.3f}"
+        for at, name in ((3, "lens"), (4, "full_lens")):
+            shown = cells.nth(at).locator("code").all_text_contents()
+            assert shown == [seen(text) for text, _ in layer[name]]
+    boxes = panel.locator(".ld-five")
+    expect(boxes).to_have_count(3)
+    for at, five in enumerate([found["top"][BASELINE]["tokens"], found["top"][LORA_DROP]["tokens"], found["full"]]):
+        assert boxes.nth(at).locator("li span").all_text_contents() == [f"{100 * p:.1f}%" for _, p in five]
+    expect(panel.locator(".ld-inspector-prefix")).to_have_text(found["prefix_text"])
+    expect(panel.locator(".ld-inspector-refresh")).to_have_text(found["refresh"]["text"])
+
+
+def test_an_answer_is_one_tab_stop_and_arrows_go_through_its_tokens(server, open_page):
+    page = ran(server, open_page)
+    text = page.locator(".ld-pane[data-lane='1'] .ld-text")
+    stops = ".ld-pane[data-lane='1'] :is(.ld-text, .ld-text *)"
+    count = "nodes => nodes.filter(node => node.tabIndex >= 0).length"
+    assert page.eval_on_selector_all(stops, count) == 1
+    text.focus()
+    page.keyboard.press("ArrowRight")
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.dataset.step") == "3"
+    assert page.eval_on_selector_all(stops, count) == 1
+    expect(page.locator(PANEL).locator("h3")).to_contain_text("LoRA-Drop, step 3:")
+    expect(page.locator(PANEL)).to_have_attribute("data-state", "read", timeout=30_000)
+    assert page.evaluate("document.querySelector('.ld-scrub').value") == "3"  # the scrubber is there too, once
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate("document.activeElement.dataset.step") == "2"
+    page.keyboard.press("Home")
+    assert page.evaluate("document.activeElement.dataset.step") == "0"
+    page.keyboard.press("Escape")
+    expect(page.locator(PANEL)).to_be_hidden()
+    assert page.eval_on_selector_all(stops, count) == 1
+
+
+def test_another_run_closes_it_and_a_lost_run_says_so(server, open_page):
+    page = ran(server, open_page)
+    page.click(token(0, 3))
+    expect(page.locator(PANEL)).to_have_attribute("data-state", "read", timeout=30_000)
+    page.click(f"{PANEL} button")
+    expect(page.locator(PANEL)).to_be_hidden()
+    page.evaluate("document.querySelector('.ld-live').loraDropRun.id = 'gone'")
+    page.click(token(0, 3))
+    expect(page.locator(f"{PANEL} [role=status]")).to_contain_text("no longer kept on the server")
+    page.click("#ld-run")
+    wait_done(page)
+    expect(page.locator(PANEL)).to_be_hidden()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_it_has_no_serious_finding_and_fits_a_phone(server, open_page, theme):
+    page = ran(server, open_page, viewport={"width": 375, "height": 800})
+    if theme == "dark":
+        page.evaluate("document.body.classList.add('dark')")
+    page.click(token(1, 7))
+    expect(page.locator(PANEL)).to_have_attribute("data-state", "read", timeout=30_000)
+    wait_still(page)
+    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wide <= 0
+    found = Axe().run(page, context={"include": [[".ld-inspector"]]}, options={"resultTypes": ["violations"]})
+    assert [rule["id"] for rule in found.response["violations"]] == []
+
+
+@pytest.fixture
+def replayed(browser: Browser, tmp_path: Path, tiny) -> Iterator[tuple[Page, object]]:
+    config = LoraDropConfig(period=4, layers=(1, 4), drop_ratio=1.0, refresh="repair", kv="write")
+    trace = gather(run(tiny, Request("Why?", config, 24, ignore_eos=True)))
+    path = tmp_path / "replay.html"
+    path.write_text(replay_html(trace), encoding="utf-8")
+    context = browser.new_context(viewport={"width": 1600, "height": 900})
+    context.set_offline(True)
+    page = context.new_page()
+    page.goto(path.as_uri())
+    page.wait_for_selector(".ld-live[data-run]", timeout=10_000)
+    yield page, trace
+    context.close()
+
+
+def test_a_replay_has_the_likeliest_tokens_and_no_lens(replayed):
+    page, trace = replayed
+    page.click(token(1, 6))
+    panel = page.locator(PANEL)
+    expect(panel.locator("[role=status]")).to_contain_text("the lens of the layers is not")
+    found = about_step(trace, LORA_DROP, 6)
+    for at, name in enumerate((BASELINE, LORA_DROP)):
+        box = panel.locator(".ld-five").nth(at)
+        assert box.locator("li code").all_text_contents() == [seen(text) for text, _ in found["top"][name]["tokens"]]
+    rows = panel.locator("tbody tr")
+    assert rows.locator("td:nth-child(2)").all_text_contents() == [layer["did"] for layer in found["layers"]]
+    drifts = [trace.audits[LORA_DROP][6].drift[i] for i in range(4)]
+    expected = ["–", *(f"{drift:.3f}" for drift in drifts), "–"]
+    assert rows.locator("td:nth-child(3)").all_text_contents() == expected
+    expect(panel.locator(".ld-inspector-prefix")).to_have_text(found["prefix_text"])
+    expect(panel.locator(".ld-inspector-refresh")).to_have_text(found["refresh"]["text"])
+    assert panel.locator(".ld-lens").count() == 0
+
+
+def test_what_was_run_is_copied_from_the_menu(server, open_page, replayed):
+    page = ran(server, open_page, permissions=["clipboard-read", "clipboard-write"])
+    for kind in ("command", "python"):
+        page.click(".ld-menu summary") if not page.evaluate("document.querySelector('.ld-menu').open") else None
+        page.click(f"[data-save='{kind}']")
+        expect(page.locator(".ld-menu-note")).to_contain_text("on the clipboard")
+        header = server.runs[-1][0]
+        assert page.evaluate("navigator.clipboard.readText()") == header.to_page([])["commands"][kind]
+    offline, trace = replayed
+    offline.click(".ld-menu summary")
+    offline.click("[data-save='python']")
+    expect(offline.locator(".ld-menu-note")).to_have_attribute("data-kind", "done")

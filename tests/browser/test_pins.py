@@ -1,0 +1,78 @@
+"""Pinned runs, kept over a reload, and the guess which answer is LoRA-Drop's."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.support.page import prepare, set_number, wait_done, wait_still
+
+pytestmark = [pytest.mark.browser, pytest.mark.full]
+
+
+def run_again(page, period: int) -> None:
+    set_number(page, "ld-period", period)
+    page.click("#ld-run")
+    expect(page.locator(".ld-status")).to_have_attribute("data-kind", "running")
+    wait_done(page)
+    page.get_by_role("button", name="Pin this run").click()
+
+
+def test_five_pinned_runs_stay_over_a_reload_and_are_compared(server, open_page):
+    page = open_page(server.url)
+    prepare(page, tokens=12)
+    for period in (2, 3, 4, 5, 6):
+        run_again(page, period)
+    expect(page.locator(".ld-pins summary")).to_have_text("Pinned runs (5)")
+    page.reload()
+    page.wait_for_selector(".ld-whatif[data-state]", timeout=60_000)
+    page.click(".ld-pins summary")
+    table = page.locator(".ld-pins-table")
+    expect(table.locator("th[scope=col]")).to_have_count(5, timeout=30_000)
+    row = table.locator("tr", has=page.locator("th[scope=row]", has_text="period"))
+    assert row.locator("td").all_text_contents() == ["2", "3", "4", "5", "6"]
+    assert table.locator("th[scope=row]", has_text="seed").count() == 0  # the same in all
+    expect(page.locator(".ld-pins-chart")).to_have_count(2)
+    assert page.locator(".ld-pins-chart").first.locator("path[d^='M']").count() == 5
+    page.get_by_role("button", name="Unpin run 1").click()
+    expect(table.locator("th[scope=col]")).to_have_count(4)
+
+
+def test_a_pin_whose_run_is_gone_says_so(server, open_page):
+    page = open_page(server.url)
+    pins = '[{"id": "gone", "prompt": "<img src=x onerror=alert(1)>"}, 7]'
+    page.evaluate("pins => localStorage.setItem('lora-drop-pins', pins)", pins)
+    page.reload()
+    page.wait_for_selector(".ld-whatif[data-state]", timeout=60_000)
+    page.click(".ld-pins summary")
+    expect(page.locator(".ld-pins-note")).to_contain_text('No longer kept on the server: "<img')
+    page.get_by_role("button", name="Forget those that are gone").click()
+    expect(page.locator(".ld-pins summary")).to_have_text("Pinned runs (0)")
+
+
+def test_two_answers_without_names_a_vote_and_the_reveal(server, open_page):
+    page = open_page(server.url)
+    prepare(page, tokens=12)
+    ask = page.get_by_role("button", name="Which one is LoRA-Drop?")
+    expect(ask).to_be_disabled()
+    page.click("#ld-run")
+    wait_done(page)
+    wait_still(page)
+    ask.click()
+    dialog = page.locator("dialog.ld-blind")
+    texts = dialog.locator(".ld-blind-text").all_text_contents()
+    ours = [
+        page.eval_on_selector_all(
+            f".ld-pane[data-lane='{lane}'] .ld-token", "all => all.map(one => one.textContent).join('')"
+        )
+        for lane in (0, 1)
+    ]
+    assert sorted(texts) == sorted(ours)
+    before = dialog.inner_text()
+    assert "Baseline" not in before and "LoRA-Drop:" not in before
+    dialog.get_by_role("button", name="A is LoRA-Drop").click()
+    right = texts[0] == ours[1]
+    expect(dialog.locator("[role=status]")).to_contain_text("Right." if right else "No: it was the other one.")
+    expect(dialog.locator("h3").nth(0 if right else 1)).to_contain_text("LoRA-Drop")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()

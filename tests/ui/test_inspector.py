@@ -1,0 +1,179 @@
+"""The inspector on the server: after all runs, bounded, and one clear line where it cannot look."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import gradio as gr
+import pytest
+
+from lora_drop.errors import LoraDropError
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.models.load import load_model
+from lora_drop.models.pool import ModelPool
+from lora_drop.run.lines import write_line
+from lora_drop.run.records import BASELINE, LORA_DROP
+from lora_drop.run.request import Request
+from lora_drop.run.run import run
+from lora_drop.run.trace import parse_trace
+from lora_drop.ui import inspector as module
+from lora_drop.ui.api import functions
+from lora_drop.ui.callbacks import Callbacks
+from tests.support import ROOT
+
+CORPUS = ROOT / "tests" / "corpus" / "traces"
+ASKED = Request("Why?", LoraDropConfig(period=3, drop_layers=(2, 4)), 12, ignore_eos=True)
+
+
+@pytest.fixture
+def pool(tiny) -> ModelPool:
+    return ModelPool(tiny, ["random:tiny-qwen2"], lambda name: load_model(name, "cpu", "float32"))
+
+
+@pytest.fixture
+def calls(pool) -> Callbacks:
+    return Callbacks(pool)
+
+
+@pytest.fixture
+def run_id(calls, tiny) -> str:
+    run_id = calls.traces.begin()
+    for record in run(tiny, ASKED):
+        calls.traces.add(run_id, write_line(record))
+    return run_id
+
+
+@pytest.fixture
+def readings(monkeypatch) -> list[int]:
+    """The steps that were read again."""
+    found, read_again = [], module.read_again
+
+    def counted(loaded, trace, lane, step, should_stop):
+        found.append(step)
+        return read_again(loaded, trace, lane, step, should_stop)
+
+    monkeypatch.setattr(module, "read_again", counted)
+    return found
+
+
+def test_a_kept_run_is_read_once(calls, run_id, readings):
+    steps = [calls.inspector.inspect(run_id, None, LORA_DROP, step) for step in (5, 4, 11, 5)]
+    assert readings == [5] and steps[0] == steps[3] and [found["step"] for found in steps] == [5, 4, 11, 5]
+    calls.inspector.inspect(run_id, None, BASELINE, 5)
+    assert readings == [5, 5] and calls.inspector.nbytes > 0
+
+
+def test_a_trace_gives_what_its_run_gave(calls, run_id, readings):
+    text = calls.traces.text(run_id)
+    inspect = functions(calls)["inspect"]
+    assert inspect(trace=text, step=7) == inspect(run_id, step=7) and len(readings) == 1
+    with pytest.raises(gr.Error, match="no longer kept"):
+        inspect("elsewhere")
+    with pytest.raises(gr.Error, match="line 1"):
+        inspect(trace="{}")
+
+
+def test_what_it_keeps_is_bounded(calls, run_id, readings):
+    calls.inspector._most = 1
+    for _ in range(2):
+        calls.inspector.inspect(run_id, None, LORA_DROP, 5)
+    assert readings == [5, 5] and calls.inspector.nbytes == 0
+
+
+def test_it_keeps_no_model(calls, run_id, pool):
+    calls.inspector.inspect(run_id, None, LORA_DROP, 5)
+    with pool.lend("random:tiny-qwen2"):
+        pass
+    with pytest.raises(LoraDropError, match="not in memory now: choose it in the models menu"):
+        calls.inspector.inspect(run_id, None, LORA_DROP, 5)
+
+
+def test_other_weights_under_the_same_name_are_refused_though_it_was_read_before(calls, run_id, pool, tiny):
+    calls.inspector.inspect(run_id, None, LORA_DROP, 5)
+    pool._loaded = type("Retrained", (type(tiny),), {})(**{**vars(tiny), "revision": "0" * 16})
+    with pytest.raises(LoraDropError, match="weights .* are not those"):
+        calls.inspector.inspect(run_id, None, LORA_DROP, 5)
+
+
+def test_runs_come_first(calls, run_id, pool, monkeypatch):
+    """A reading makes way at its next step once a run wants the model, and goes on after it."""
+    began, events, read_again = threading.Event(), [], module.read_again
+
+    def watched(loaded, trace, lane, step, should_stop):
+        if began.is_set():
+            events.append("again")
+            return read_again(loaded, trace, lane, step, should_stop)
+        began.set()
+        while not should_stop():  # as a long reading asks between its steps
+            pass
+        events.append("made way")
+        return None
+
+    monkeypatch.setattr(module, "read_again", watched)
+    found: list = []
+    reader = threading.Thread(target=lambda: found.append(calls.inspector.inspect(run_id, None, LORA_DROP, 5)))
+    reader.start()
+    assert began.wait(30)
+    with pool.lend():
+        events.append("run")
+        assert not found
+    reader.join(30)
+    assert events == ["made way", "run", "again"] and found[0]["step"] == 5
+
+
+def test_where_runs_never_end_it_says_so(calls, run_id, pool, monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 0.05)
+    with pool.lend(), pytest.raises(LoraDropError, match="runs come first"):
+        calls.inspector.inspect(run_id, None, LORA_DROP, 5)
+    found = None
+    with pool.lend():
+        found = calls.inspector.for_page(run_id, LORA_DROP, 5)
+    assert "runs come first" in found["error"]
+    assert found["found"]["layers"][2] == {"did": "skipped"} and len(found["found"]["top"]) == 2
+
+
+def test_few_wait_at_once(calls, run_id):
+    for _ in range(module.READERS):
+        assert calls.inspector._readers.acquire(blocking=False)
+    with pytest.raises(LoraDropError, match="others are looking"):
+        calls.inspector.inspect(run_id, None, LORA_DROP, 5)
+    calls.inspector._readers.release()
+    assert calls.inspector.inspect(run_id, None, LORA_DROP, 5)
+
+
+def test_a_model_that_is_not_on_offer_is_one_line(calls, run_id):
+    text = calls.traces.text(run_id).replace('"id": "random:tiny-llama"', '"id": "random:huge"')
+    assert "random:huge" in text
+    with pytest.raises(LoraDropError, match="random:huge, is not on offer here"):
+        calls.inspector.inspect(None, text, LORA_DROP, 5)
+
+
+@pytest.mark.parametrize("path", sorted(CORPUS.glob("good_*.jsonl")), ids=lambda path: path.stem)
+def test_a_trace_that_claims_this_models_weights_is_read_or_refused_in_one_line(calls, tiny, path):
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    header = json.loads(lines[0])
+    header["model"] |= {"id": tiny.id, "revision": tiny.revision}
+    text = "\n".join([json.dumps(header), *lines[1:]])
+    trace = parse_trace(text.encode())
+    for lane, steps in trace.steps.items():
+        for step in range(len(steps) + 1):
+            try:
+                found = calls.inspector.inspect(None, text, lane, step)
+            except LoraDropError as error:
+                assert "\n" not in str(error)
+            else:
+                assert len(found["layers"]) == tiny.num_layers
+                json.dumps(found, allow_nan=False)
+
+
+def test_on_a_borrowed_gpu_it_is_refused(calls, run_id, monkeypatch):
+    monkeypatch.setattr(module, "on_zero_gpu", lambda: True)
+    found = calls.inspector.for_page(run_id, LORA_DROP, 5)
+    assert "borrows its GPU" in found["error"] and found["found"]["step"] == 5
+
+
+@pytest.mark.parametrize("asked", [("", "", 0), (None, None, None), ([], {}, "5"), ("x", LORA_DROP, 10**30)])
+def test_the_page_s_function_answers_whatever_it_gets(calls, asked):
+    found = calls.inspector.for_page(*asked)
+    assert found["found"] is None and "\n" not in found["error"]
