@@ -119,11 +119,16 @@ def measure(
         answers: the full model's; without them the row has no columns of own answers.
         free: let the point answer the same prompts too.
         prompts: of the timed runs; without them there is one run, on the first given prompt.
-        should_stop: asked before each given text, and before the timed runs.
+        should_stop: asked after each text that was read or written, and before the timed runs.
 
     Raises:
         Stopped: it said so; there is no row then.
     """
+
+    def check(count: int = 0) -> None:
+        if should_stop():
+            raise Stopped
+
     config = point.config
     about = describe(loaded, config, loaded.decoder_name)
     row = {
@@ -134,29 +139,22 @@ def measure(
         "layers_dropped": len(about["dropped"]),
     }
     if pairs:
-        given = evaluate(loaded, config, given_texts(loaded, pairs, context_tokens))
+        given = evaluate(loaded, config, given_texts(loaded, pairs, context_tokens), check)
         row |= {"tokens": given["tokens"], **_columns(given)}
-    _go_on(should_stop)
     if answers is not None:
-        own = evaluate(loaded, config, answers.texts())
+        own = evaluate(loaded, config, answers.texts(), check)
         row |= {f"own_{name}": value for name, value in _columns(own).items()}
         row["own_answers_sha256"] = answers.sha256
-        _go_on(should_stop)
         if free:
-            row |= {f"free_{name}": value for name, value in evaluate_free(loaded, config, answers).items()}
-    _go_on(should_stop)
+            found = evaluate_free(loaded, config, answers, check)
+            row |= {f"free_{name}": value for name, value in found.items()}
+    check()
     row |= _speed(loaded, config, prompts or [pairs[0][0]])
     return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
 
 
 class Stopped(Exception):
     """A point was left before it was measured."""
-
-
-def _go_on(should_stop: Callable[[], bool]) -> None:
-    """Between the parts of a point. Raises Stopped."""
-    if should_stop():
-        raise Stopped
 
 
 def _columns(quality: dict[str, Any]) -> dict[str, float | int | None]:

@@ -141,28 +141,29 @@ class Callbacks:
             return None
         return len(encode_prompt(self.pool.info(model).tokenizer, prompt))
 
-    def fetch_model(
-        self, model: str, shown: str, request: gr.Request
-    ) -> Iterator[tuple[dict[str, str], Any, dict[str, Any]]]:
+    def fetch_model(self, model: str, shown: str, request: gr.Request) -> Iterator[tuple[Any, Any, Any]]:
         """The models menu, before `use_model`: bring the files here, while others run. Stop ends it.
 
         Yields the status line, the menu, which goes back to what is shown where it fails, and the Stop button.
         """
-        on, off = gr.update(interactive=True), gr.update(interactive=False)
-        stop = self.stops.start(request.session_hash)
+        if model == shown:  # the menu was put back
+            yield (gr.skip(),) * 3
+            return
+        name = _fetching(request.session_hash)  # beside a run of the same visitor, whose flag is its own
+        stop, back = self.stops.start(name), gr.skip()
         try:
-            if model != shown:
-                for words in self.pool.fetch(model, stop.is_set):
-                    yield _status("running", words), gr.skip(), on
-            yield gr.skip(), gr.skip(), off
+            for words in self.pool.fetch(model, stop.is_set):
+                yield _status("running", words), gr.skip(), gr.update(interactive=True)
+            said: Any = gr.skip()
         except LoraDropError as error:
-            yield _status("error", str(error)), gr.update(value=shown), off
+            said, back = _status("error", str(error)), gr.update(value=shown)
         except Exception:
             traceback.print_exc()  # as in run_page
             failed = f"{model} could not be fetched. The server's log has the details."
-            yield _status("error", failed), gr.update(value=shown), off
+            said, back = _status("error", failed), gr.update(value=shown)
         finally:
-            self.stops.end(request.session_hash, stop)
+            self.stops.end(name, stop)
+        yield said, back, gr.update(interactive=request.session_hash in self.stops)
 
     def use_model(self, model: str, shown: str) -> Iterator[tuple[Any, dict[str, str], Any, str]]:
         """The models menu: load a model of the list, once, and show what there is to know of it.
@@ -284,6 +285,12 @@ class Callbacks:
     def stop_page(self, request: gr.Request) -> None:
         """The Stop button: the run ends after the step it is in, and delivers what it has."""
         self.stops.stop(request.session_hash)
+        self.stops.stop(_fetching(request.session_hash))
+
+
+def _fetching(session: str | None) -> str:
+    """The name of a session's stop flag while a model is fetched for it."""
+    return f"fetch {session}"
 
 
 def _status(kind: str, text: str) -> dict[str, str]:

@@ -40,11 +40,11 @@ class Counters:
         """All of it in the text format of Prometheus; `now` are values of this moment."""
         with self._lock:
             lines = [f'lora_drop_refused_total{{reason="{reason}"}} {self._refused[reason]}' for reason in REASONS]
-            lines += [f"lora_drop_{name}_total {amount:g}" for name, amount in sorted(self._sums.items())]
+            lines += [f"lora_drop_{name}_total {float(amount)}" for name, amount in sorted(self._sums.items())]
         tokens, seconds = self._sums["tokens"], self._sums["decode_seconds"]
         now |= {"paused": self.paused, "memory_bytes": resident_bytes()}
         now |= {"tokens_per_second": tokens / seconds if seconds else 0.0}
-        return "\n".join([*lines, *(f"lora_drop_{name} {float(value):g}" for name, value in now.items())]) + "\n"
+        return "\n".join([*lines, *(f"lora_drop_{name} {float(value)}" for name, value in now.items())]) + "\n"
 
 
 def resident_bytes() -> int:

@@ -130,6 +130,7 @@ class FairQueue(Queue):
 
     async def push(self, body: Any, request: Any, username: str | None) -> Any:
         """Put a call in the queue, or send its visitor away with a sentence, before it takes a place."""
+        self._forget()
         if body.fn_index is None:
             return await super().push(body, request, username)
         fn = route_utils.get_fn(self.blocks, None, body)
@@ -145,6 +146,13 @@ class FairQueue(Queue):
             self.pending_event_ids_session.setdefault(event.session_hash, set()).add(event._id)
         self.send_message(event, _ending(line))
         return True, event._id, "success"
+
+    def _forget(self) -> None:
+        """Forget the calls of sessions whose messages are gone: Gradio keeps their names for ever."""
+        known: Any = self.pending_event_ids_session
+        if len(known) > 2 * self.sessions:
+            for session in [name for name in known if name not in self.pending_messages_per_session]:
+                del known[session]
 
     def _refusal(self, fn: Any, body: Any, address: str) -> tuple[str, str] | None:
         """(reason, sentence) where a call may not wait."""

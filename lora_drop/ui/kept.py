@@ -39,6 +39,9 @@ class Stops:
             if session in self._flags:
                 self._flags[session].set()
 
+    def __contains__(self, session: str | None) -> bool:
+        return session in self._flags
+
     def __len__(self) -> int:
         return len(self._flags)
 

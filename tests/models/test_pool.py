@@ -175,6 +175,11 @@ def test_the_menu_fetches_first_and_goes_back_where_that_fails(loader):
     assert wrong == {"kind": "error", "text": f"{QWEN} is gated."} and menu["value"] == LLAMA
     assert not off["interactive"] and len(calls.stops) == 0
     assert len(list(calls.fetch_model(LLAMA, LLAMA, visitor))) == 1
+    run_s = calls.stops.start("me")  # a run of the same visitor keeps its flag and its button
+    (_, _, _), (_, _, button) = calls.fetch_model(QWEN, LLAMA, visitor)
+    assert button["interactive"]
+    calls.stop_page(visitor)
+    assert run_s.is_set()
 
 
 def _lent_id(pool, label):

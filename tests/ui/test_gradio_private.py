@@ -52,6 +52,16 @@ def test_gradio_still_checks_addresses_by_this_function(monkeypatch):
         asyncio.run(safehttpx.async_validate_url("example.com"))
 
 
+def test_the_calls_of_sessions_that_are_gone_are_forgotten():
+    with gr.Blocks() as demo:
+        pass
+    queue = use_fair_queue(demo, Policy(), Counters(), lambda name, values: None)
+    queue.pending_messages_per_session["here"] = asyncio.Queue()
+    queue.pending_event_ids_session |= {name: {"a call"} for name in ("here", *map(str, range(2 * queue.sessions)))}
+    queue._forget()
+    assert list(queue.pending_event_ids_session) == ["here"]
+
+
 def test_gradio_still_takes_the_next_event_and_tells_places_by_these_methods():
     for method, parameters in {
         "push": ["self", "body", "request", "username"],

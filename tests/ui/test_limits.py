@@ -11,6 +11,7 @@ import gradio as gr
 import pytest
 
 from lora_drop.errors import LoraDropError
+from lora_drop.evaluation.measure import Stopped, check_point, measure
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.request import Request
@@ -122,6 +123,21 @@ def test_a_sweep_whose_time_is_up_keeps_its_points(tiny):
     assert (
         last[0]["text"] == "Stopped after 1e-06 s, the most that a sweep may take here: 0 of 2 points were measured."
     )
+
+
+def test_a_sweep_ends_within_a_point(tiny):
+    asked: list[int] = []
+
+    def second_time() -> bool:
+        asked.append(1)
+        return len(asked) > 1
+
+    point = check_point(tiny, LoraDropConfig(period=2, drop_ratio=1, adapters="none"), "Why?")
+    pairs = [("Why?", "Because."), ("And then?", "So it is.")]
+    with pytest.raises(Stopped):
+        measure(tiny, point, pairs, None, should_stop=second_time)
+    assert len(asked) == 2
+    assert measure(tiny, point, pairs, None)["tokens"] > 0
 
 
 def test_the_clock_is_one_more_reason_to_stop():
