@@ -67,19 +67,29 @@ class LiveView(Scripted):
     Args:
         model: what `model_facts` says of the loaded model.
         export: a run's id and a kind in, `{"name", "text"}` of the file or `{"error"}` out.
+        recorded: the wire text of the run that is played while a visitor waits.
     """
 
-    def __init__(self, model: dict[str, Any], export: Callable[[str, str], dict[str, str]], **kwargs: Any):
+    def __init__(
+        self,
+        model: dict[str, Any],
+        export: Callable[[str, str], dict[str, str]],
+        recorded: Callable[[], str],
+        **kwargs: Any,
+    ):
         def export_run(wanted: Any) -> dict[str, str]:  # Gradio marks the function and hands on one argument
             run_id, kind = wanted if isinstance(wanted, list) and len(wanted) == 2 else ("", "")
             return export(run_id, kind)
+
+        def recorded_run(_: Any) -> str:
+            return recorded()
 
         super().__init__(
             "",
             "live.html",
             "mountLive(element, props, watch, server)",
             head_of(plotly_script()),
-            server_functions=[export_run],
+            server_functions=[export_run, recorded_run],
             model=model,
             **kwargs,
         )
@@ -92,15 +102,19 @@ class LayerRange(Scripted):
     """A slider with two handles: layers that can be skipped, `[lo, hi]`, inclusive. Layer 0 always runs, so lo >= 1.
 
     It triggers `input` where a visitor moves a handle.
+
+    Args:
+        info: what a move changes on the screen.
     """
 
-    def __init__(self, value: tuple[int, int], num_layers: int, **kwargs: Any):
+    def __init__(self, value: tuple[int, int], num_layers: int, info: str, **kwargs: Any):
         self.num_layers = num_layers
         super().__init__(
             list(value),
             "range.html",
             "mountRange(element, props, watch, trigger)",
             last=num_layers - 1,
+            info=info,
             **kwargs,
         )
 
@@ -201,9 +215,9 @@ class Compare(Scripted):
         comparisons: by name, the `button` and the label of the `lane`.
     """
 
-    def __init__(self, comparisons: dict[str, dict[str, str]], **kwargs: Any):
+    def __init__(self, value: str, comparisons: dict[str, dict[str, str]], **kwargs: Any):
         super().__init__(
-            "",
+            value,
             "compare.html",
             "mountCompare(element, props, watch)",
             comparisons=comparisons,
