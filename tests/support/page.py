@@ -101,6 +101,13 @@ def pane_text(page: Page, lane: int) -> str:
     )
 
 
+def run_to_end(page: Page) -> None:
+    """Press the one button, and wait until the run is told and its charts are drawn."""
+    page.click("#ld-run")
+    wait_done(page)
+    wait_still(page)
+
+
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
