@@ -19,6 +19,7 @@ ASSETS = (CHECKOUT or PACKAGE) / "assets"
 SHIPPED_ADAPTERS = ASSETS / "adapters"
 SHIPPED_PRESETS = ASSETS / "presets"
 SHIPPED_SWEEPS = ASSETS / "sweeps"
+SHIPPED_RECORDED = ASSETS / "recorded" / "show-me.jsonl"
 
 
 def cache_dir() -> Path:

@@ -34,10 +34,15 @@ def opened(browser: Browser, url: str, size: dict[str, int], theme: str = "light
 def run(page: Page, preset: str, compare: str = "") -> None:
     """Press Run on a preset, with a third lane or without, and wait for the end."""
     page.check(f"#ld-preset input[value={preset}]")
+    if not page.is_visible("[data-compare='']"):
+        page.click("#ld-advanced button")
     page.click(f"[data-compare='{compare}']")
+    page.click("#ld-advanced button")
     page.wait_for_timeout(SETTLE_MS)
     page.click("#ld-run")
     page.wait_for_selector(".ld-live[data-state='running']", timeout=RUN_MS)
+    page.wait_for_selector(".ld-live:is([data-state='playing'], [data-state='done'])", timeout=RUN_MS)
+    page.evaluate("document.querySelector('.ld-live[data-state=playing] [data-act=skip]')?.click()")
     page.wait_for_selector(".ld-live[data-state='done']", timeout=RUN_MS)
     page.mouse.move(700, 4)
     page.wait_for_timeout(SETTLE_MS)

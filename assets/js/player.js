@@ -1,9 +1,15 @@
 /* The scrubber over a run: one position, a step of the lane that the charts are about, moved by hand, by keys or by
- * playing. It knows no text and no chart: the position goes into the store. */
+ * playing. A run that comes is played as it comes, at a pace to read. It knows no text and no chart: the position goes
+ * into the store. */
 
 import { find } from "./dom.js";
 import { formatNumber } from "./format.js";
 import { stepWords } from "./kinds.js";
+import { paceWords, reached, readingPace } from "./pace.js";
+import { decodeMs, lastStep } from "./position.js";
+
+const FRAME_MS = 30; // the least between two pictures of a run that is played
+const STILL = "(prefers-reduced-motion: reduce)";
 
 const TYPED_IN = "input:not([type=range]):not([type=checkbox]), textarea, select, [contenteditable]";
 
@@ -17,11 +23,15 @@ export class Player {
     this.store = store;
     this.timer = 0;
     this.at = 0; // the step that playing has come to
-    this.moment = 0; // milliseconds on the clock of the lane that the charts are about
+    this.moment = 0; // milliseconds of decoding on the lanes' clocks
+    this.reading = { rate: 1, isSure: false }; // the pace to read this run at
     this.before = 0; // when the frame before was
     /** @type {HTMLInputElement} */
     this.scrub = find(root, ".ld-scrub");
     this.words = find(root, ".ld-scrub-words");
+    this.paceWords = find(root, ".ld-pace-words");
+    /** @type {HTMLButtonElement} */
+    this.skip = find(root, "[data-act=skip]");
     /** @type {HTMLSelectElement} */
     this.rate = find(root, ".ld-rate");
     /** @type {HTMLInputElement} */
@@ -33,8 +43,9 @@ export class Player {
     store.subscribe(["run"], () => this.run && this.begin());
     store.subscribe(["focus"], () => this.run && this.grow());
     store.subscribe(["revision"], () => {
+      this.setPace();
       this.grow();
-      this.show(this.step === null ? null : Math.min(this.step, this.last)); // its token may have been taken back
+      this.show(this.step === null ? null : Math.max(0, Math.min(this.step, this.last))); // its token may have been taken back
     });
   }
 
@@ -48,6 +59,8 @@ export class Player {
     back.addEventListener("click", () => this.moveBy(-1));
     forward.addEventListener("click", () => this.moveBy(1));
     play.addEventListener("click", () => this.toggle());
+    this.skip.addEventListener("click", () => this.release());
+    this.rate.addEventListener("change", () => this.sayPace());
     document.addEventListener("keydown", (event) => this.onKey(event));
   }
 
@@ -67,12 +80,35 @@ export class Player {
     return this.timer !== 0;
   }
 
-  /** Another run: the scrubber is at its live end. */
+  /** Another run: it is played from its first token on, unless it is there as a whole or motion is unwanted. */
   begin() {
     this.pause();
     this.same.checked = this.run?.header.sampling.view === "lock-step";
-    this.store.update({ step: null, moment: null, isSameStep: this.same.checked });
+    this.reading = { rate: 1, isSure: false };
+    const comes = !this.run?.isWhole || this.run.isRecorded;
+    const isUnfolding = comes && !window.matchMedia(STILL).matches;
+    this.store.update({ step: null, moment: null, isSameStep: this.same.checked, isUnfolding });
     this.grow();
+    if (isUnfolding) this.play(0);
+    this.sayPace();
+  }
+
+  /** The pace to read at is set once each lane has shown how fast it is. */
+  setPace() {
+    if (!this.run || this.reading.isSure) return;
+    this.reading = readingPace(this.run);
+    this.sayPace();
+  }
+
+  /** Of the clocks' time, how much passes in the reader's. */
+  get pace() {
+    return this.rate.value === "reading" ? this.reading.rate : Number(this.rate.value);
+  }
+
+  sayPace() {
+    const isShown = this.isPlaying || this.store.state.isUnfolding;
+    this.skip.hidden = !isShown;
+    this.paceWords.textContent = isShown && this.reading.isSure ? `shown at ${paceWords(this.pace)}` : "";
   }
 
   /** More steps are there. */
@@ -91,9 +127,10 @@ export class Player {
    * @param {number} step
    */
   moveTo(step) {
+    if (this.store.state.isUnfolding) this.store.update({ isUnfolding: false });
     this.pause();
     const to = Math.max(0, Math.min(step, this.last));
-    this.show(to === this.last && !this.run?.summary ? null : to);
+    this.show(to === this.last && !this.run?.isOver ? null : to);
   }
 
   /** @param {number} count */
@@ -103,6 +140,7 @@ export class Player {
 
   /** Forget the position: all of the run shows. */
   release() {
+    this.store.update({ isUnfolding: false });
     this.pause();
     this.show(null);
   }
@@ -121,23 +159,37 @@ export class Player {
       return;
     }
     if (this.last < 1 || !this.run) return;
-    this.at = this.step === null || this.step >= this.last ? 0 : this.step;
-    this.moment = this.run.focus.clock[this.at];
-    this.before = performance.now();
-    this.setPlaying(requestAnimationFrame(() => this.tick()));
-    this.show(this.at);
+    this.play(this.step === null || this.step >= this.last ? 0 : this.step);
   }
 
-  /** A frame of playing: the lane's own clock goes on, at the chosen rate. */
-  tick() {
+  /** @param {number} from a step */
+  play(from) {
     if (!this.run) return;
+    this.at = from;
+    this.moment = this.last > 0 ? decodeMs(this.run.focus, from) : 0;
+    this.before = performance.now();
+    this.setPlaying(requestAnimationFrame(() => this.tick()));
+    this.show(from);
+    this.sayPace();
+  }
+
+  /** A frame of playing: the lanes' clocks go on at the chosen pace, as far as the run has come. */
+  tick() {
+    const { run } = this;
+    if (!run) return;
     const now = performance.now();
-    this.moment += (now - this.before) * Number(this.rate.value);
+    // A CPU that decodes has better things to do than to draw sixty frames a second.
+    if (now - this.before < FRAME_MS) {
+      this.timer = requestAnimationFrame(() => this.tick());
+      return;
+    }
+    const passed = (now - this.before) * this.pace;
+    this.moment = Math.max(this.moment, Math.min(this.moment + passed, reached(run)));
     this.before = now;
-    const { clock } = this.run.focus;
     const from = this.at;
-    while (this.at < this.last && clock[this.at + 1] <= this.moment) this.at += 1;
-    const isOver = this.at >= this.last && (this.same.checked || this.run.lanes.every((lane) => this.isPast(lane)));
+    while (this.at < this.last && decodeMs(run.focus, this.at + 1) <= this.moment) this.at += 1;
+    const isPast = this.same.checked ? this.at >= this.last : run.lanes.every((lane) => this.isPast(lane));
+    const isOver = run.isOver && this.at >= this.last && isPast;
     if (isOver) {
       this.release();
       return;
@@ -147,13 +199,14 @@ export class Player {
   }
 
   /** @param {import("./run.js").Lane} lane */
-  isPast({ clock }) {
-    return clock[clock.length - 1] <= this.moment;
+  isPast(lane) {
+    return decodeMs(lane, lastStep(lane)) <= this.moment;
   }
 
   pause() {
     cancelAnimationFrame(this.timer);
     this.setPlaying(0);
+    this.sayPace();
   }
 
   /** @param {number} timer of the next frame; 0 stands still */

@@ -1,26 +1,47 @@
-/* Where the scrubber stands, in each lane's tokens. */
+/* Where the scrubber stands, in each lane's tokens. All lanes read the prompt once, together: their clocks start after. */
 
 /** @typedef {import("./store.js").State} State */
+/** @typedef {import("./run.js").Lane} Lane */
+
+/**
+ * Milliseconds of decoding on a lane's own clock up to a step.
+ *
+ * @param {Lane} lane
+ * @param {number} step
+ */
+export const decodeMs = ({ clock }, step) => (clock.length ? clock[step] - clock[0] : 0);
+
+/** @param {Lane} lane */
+export const lastStep = (lane) => lane.steps.length - 1;
+
+/**
+ * How many tokens a lane has by a moment of decoding.
+ *
+ * @param {Lane} lane
+ * @param {number} moment milliseconds
+ */
+export function tokensBy(lane, moment) {
+  let count = 0;
+  let above = lane.clock.length;
+  while (count < above) {
+    const middle = (count + above) >> 1;
+    if (decodeMs(lane, middle) <= moment) count = middle + 1;
+    else above = middle;
+  }
+  return count;
+}
 
 /**
  * How many tokens a lane shows at the scrubber's position: what it had by then on its own clock, or the same step.
  * Null at the live end, where all of them show.
  *
  * @param {State} state
- * @param {import("./run.js").Lane} lane
+ * @param {Lane} lane
  * @returns {number | null}
  */
 export function shownTokens({ run, step, moment, isSameStep }, lane) {
   if (step === null || !run) return null;
   const { focus } = run;
-  if (lane === focus || isSameStep) return Math.min(step + 1, lane.steps.length);
-  const until = moment ?? focus.clock[step];
-  let count = 0;
-  let above = lane.clock.length;
-  while (count < above) {
-    const middle = (count + above) >> 1;
-    if (lane.clock[middle] <= until) count = middle + 1;
-    else above = middle;
-  }
-  return count;
+  if (isSameStep || (lane === focus && moment === null)) return Math.min(step + 1, lane.steps.length);
+  return tokensBy(lane, moment ?? decodeMs(focus, step));
 }

@@ -75,6 +75,7 @@
  * @property {string} kv
  * @property {string} adapters
  * @property {number} max_new_tokens
+ * @property {string} [compare] name of the third lane that is asked for; empty for none
  * @property {string} refresh
  * @property {number} accept
  * @property {string} head
@@ -109,6 +110,7 @@
  * @property {Measured | null} measured
  * @property {Measured | null} [bare] without its corrections
  * @property {boolean} [reads_well]
+ * @property {string} [short] "reads well, 1.2x"
  */
 
 /**
@@ -166,6 +168,7 @@
  * @property {number} prompt_tokens
  * @property {number} seed
  * @property {any} sampling
+ * @property {Record<string, any>} [software] versions, and when it was recorded
  * @property {string} main id of the lane that the run is about; on the wire only
  * @property {{command: string, python: string}} commands what to type to have the run again; on the wire only
  */
@@ -193,6 +196,20 @@
  * @property {number[] | null} [speedup_interval]
  * @property {{speedup: string | null, lanes: Record<string, string>}} words what is said of the speedup in place of its
  *   number, and of lanes that went wrong; on the wire only
+ */
+
+/**
+ * @typedef {object} Part of the time of a kept token
+ * @property {string} id
+ * @property {string} label
+ * @property {number} ms negative where it saves
+ */
+
+/**
+ * @typedef {object} Told what Python says of a run that has ended (lora_drop/run/verdict.py)
+ * @property {{kind: string, text: string, facts: Record<string, any>}} [verdict]
+ * @property {Record<string, string | null>} [why] a sentence a chart
+ * @property {{parts: Part[], total: number, bound: number | null, bound_with_repairs: number | null} | null} [parts]
  */
 
 /**

@@ -103,9 +103,12 @@ export class Run {
   /**
    * @param {string} id
    * @param {Header} header
+   * @param {boolean} [isWhole] nothing more will come, though it may have been cut short
    */
-  constructor(id, header) {
+  constructor(id, header, isWhole = false) {
     this.id = id;
+    this.isWhole = isWhole;
+    this.isRecorded = false; // it is shown while a visitor waits for a run of their own
     this.header = header;
     this.promptTokens = header.prompt_tokens;
     this.bytesPerToken = header.model.kv_bytes_per_token;
@@ -114,6 +117,9 @@ export class Run {
     this.summary = null;
     /** @type {import("./inspect/recorded.js").Inside | null} what a replay says of its steps */
     this.inside = null;
+    /** @type {import("./records.js").Told | null} what is said of it, once it has ended */
+    this.told = null;
+    this.isLost = false; // the connection was lost while it streamed
     this.isStreaming = false; // it was shown before it had its end
     this.lanes = header.lanes.map((lane, index) => laneOf(lane, index, header.model.layers));
     this.plainLabels = this.lanes.map((lane) => lane.label.split(":")[0].replace(/[^\w .-]/g, ""));
@@ -122,6 +128,17 @@ export class Run {
     this.focus = this.main; // what the activity and drift charts are about: the reader may turn them to another
     /** @type {Figures} as the server computes them from the records */
     this.figures = NO_FIGURES;
+  }
+
+  /** Will anything more come? */
+  get isOver() {
+    return this.isWhole || this.isLost || this.summary !== null;
+  }
+
+  /** @param {any} values the summary, or of a trace that was cut short what is said of it */
+  end(values) {
+    if (values.type === "summary") this.summary = values;
+    if (values.type === "summary" || values.type === "cut") this.told = values;
   }
 
   /** @param {any[]} values a line of the wire: lane, step, token, text, kind, ms, bytes, entropy, trigger */

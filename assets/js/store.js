@@ -29,6 +29,10 @@
  * @property {boolean} isSameStep all lanes stand at the same step, not where their own clocks are
  * @property {number | null} layer the layer whose drift is shown beside the mean
  * @property {boolean} isTalk the talk mode is on
+ * @property {boolean} isMoved a control was moved since the page opened: what runs is the visitor's own
+ * @property {boolean} isAsked a run was asked for that has not begun
+ * @property {boolean} isUnfolding the run is played for the first time: its end is not told yet
+ * @property {number | null} hover the step that the pointer is at in a chart
  */
 
 /**
@@ -64,6 +68,10 @@ export function createStore() {
     isSameStep: false,
     layer: null,
     isTalk: false,
+    isMoved: false,
+    isAsked: false,
+    isUnfolding: false,
+    hover: null,
   };
   /** @type {{keys: (keyof State)[], draw: (state: State) => void}[]} */
   const views = [];

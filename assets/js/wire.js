@@ -14,6 +14,7 @@ export class WireReader {
     this.run = null;
     /** @type {string | null} */
     this.runId = null;
+    this.isWhole = false; // nothing more will come
     this.read = 0; // characters
   }
 
@@ -39,10 +40,10 @@ export class WireReader {
   /** A line: an array is a step of the run or what is said of some, an object says what it is. */
   takeLine(values) {
     if (!Array.isArray(values)) {
-      if (values.type === "run") this.runId = values.id;
-      else if (values.type === "header") this.run = new Run(this.runId ?? "", values);
-      else if (values.type === "summary" && this.run) this.run.summary = values;
+      if (values.type === "run") [this.runId, this.isWhole] = [values.id, Boolean(values.whole)];
+      else if (values.type === "header") this.run = new Run(this.runId ?? "", values, this.isWhole);
       else if (values.type === "inside" && this.run) this.run.inside = values;
+      else if (this.run) this.run.end(values);
     } else if (values[0] === FIGURES) {
       this.run?.setFigures(values);
     } else if (values[0] >= JUDGE) {

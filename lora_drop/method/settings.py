@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pydantic
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from lora_drop.errors import LoraDropError
-from lora_drop.method.values import Choice, Flag, Kind, LayerList, Layers, Number, Text, Whole, unreadable
+from lora_drop.method.setting import CALL, RUN, SCHEDULE, TRAINING, Setting
+from lora_drop.method.values import Choice, Flag, LayerList, Layers, Number, Text, Whole
 
 MAX_PERIOD = 10**9  # longer than any run; JSON's readers do not all take a whole number of any size
 MAX_NEW_TOKENS = 100_000
@@ -33,77 +33,6 @@ MAX_REPAIR = 64  # the longest period with repair: rows of one pass
 VIEWS = ("race", "lock-step")
 LANES = ("both", "baseline", "lora-drop")
 
-# Whose a setting is.
-CALL, SCHEDULE, RUN, TRAINING = "call", "schedule", "run", "training"
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One entry of the table.
-
-    Args:
-        name: in Python, JSON, links, the trace and the API; the flag is the same with dashes.
-        of: `CALL` (what a call names before any other), `SCHEDULE`, `RUN` or `TRAINING`.
-        kind: what values there are.
-        default: its value where nothing is said.
-        help: what it does, in one sentence.
-        label: of its control on the page; empty: the page has none.
-        info: a few words beside the control.
-        span: of a slider, (low, high, step).
-        row: controls of one row of the page share its name.
-        main: the control is in view; the others are folded.
-        metavar: of the flag's value.
-        words: how a replay's heading says it, with `{}` for the value; empty: it does not.
-    """
-
-    name: str
-    of: str
-    kind: Kind
-    default: Any
-    help: str
-    label: str = ""
-    info: str = ""
-    span: tuple[float, float, float] | None = None
-    row: str = ""
-    main: bool = False
-    metavar: str | None = None
-    words: str = ""
-
-    @property
-    def flag(self) -> str:
-        """On the command line."""
-        return f"--{self.name.replace('_', '-')}"
-
-    def read(self, given: Any) -> Any:
-        """What a flag, a form, a link or a call holds, as a value; the config checks it.
-
-        Raises:
-            LoraDropError: a text that cannot be read.
-        """
-        try:
-            return self.kind.read(given)
-        except (ValueError, KeyError) as error:
-            raise unreadable(self.name, self.kind, given, error) from None
-
-    def fits(self, value: Any) -> bool:
-        """Whether a value, as JSON has it, is one that this setting can have."""
-        try:
-            TypeAdapter(self.kind.annotation).validate_python(value)
-        except (ValidationError, OverflowError):
-            return False
-        return True
-
-    @property
-    def schema(self) -> dict[str, Any]:
-        """The JSON Schema of its values."""
-        return TypeAdapter(self.kind.annotation).json_schema() | {"description": self.help, "default": self.default}
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What the page's scripts know of it."""
-        written = self.kind.write(self.default)
-        return {"name": self.name, "of": self.of, "default": written, **self.kind.facts}
-
 
 _ADAPTERS = "auto, none or an adapter folder"
 
@@ -116,6 +45,7 @@ SETTINGS: tuple[Setting, ...] = (
         *("period", SCHEDULE, Whole(1, MAX_PERIOD, "the baseline"), 4),
         "a full step (refresh) in every so many decode steps; 1 is the baseline",
         label="Period: one full step in every …",
+        info="Longer: fewer full steps, more speed, more drift between them.",
         span=(1, 16, 1),
         main=True,
         words="period {}",
@@ -124,6 +54,7 @@ SETTINGS: tuple[Setting, ...] = (
         *("layers", SCHEDULE, Layers(off=True), None),
         "the range of layers that can be skipped, e.g. 3-28; unset, all but the first three and the last",
         label="Layers that can be skipped",
+        info="Moves the rows of the activity map in which layers are skipped.",
         main=True,
         metavar="LOW-HIGH",
         words="layers {}",
@@ -132,6 +63,7 @@ SETTINGS: tuple[Setting, ...] = (
         *("drop_ratio", SCHEDULE, Number(0, 1), 0.5),
         "share of that range that is skipped at LoRA steps, spread evenly",
         label="Drop ratio: share of that range",
+        info="More: more rows of the activity map are skipped; faster, and more words differ.",
         span=(0, 1, 0.05),
         main=True,
         words="drop ratio {}",
@@ -151,48 +83,51 @@ SETTINGS: tuple[Setting, ...] = (
         "residual",
         "what stands in for a skipped layer",
         label="Reuse rule",
-        main=True,
+        info="Changes what stands in for a skipped layer: the words after the first full step.",
         words="reuse {}",
     ),
     Setting(
         *("part", SCHEDULE, Choice(PARTS, ("layer (paper)", "attention only")), "block"),
         "what of a layer is skipped: the whole block, or its attention only",
         label="What is skipped",
+        info="Attention only: less drift, less speed.",
         row="part",
-        main=True,
         words="part {}",
     ),
     Setting(
         *("kv", SCHEDULE, Choice(KV_RULES, ("none (paper)", "still written")), "skip"),
         "whether a skipped layer writes no K/V (skip), or still computes and stores them (write)",
         label="K/V when skipped",
+        info="Written: the memory line loses its gain.",
         row="part",
-        main=True,
         words="K/V {}",
     ),
     Setting(
         *("drop_layers", SCHEDULE, LayerList(off=True), None),
         "the skipped layers by number, in place of range and ratio",
         label="Exact layers to skip (instead of range and ratio)",
+        info="Skips just these rows of the activity map.",
         metavar="4,6,8",
     ),
     Setting(
         *("adapters", SCHEDULE, Text(_ADAPTERS, ("auto", "none")), "auto"),
         "trained corrections: auto (those that ship for the model and rule), none, or an adapter folder",
         label="Trained corrections (adapters)",
-        info="auto: those named beside the what-if strip, where there are some",
+        info="None: the drift line rises, and the text breaks sooner.",
     ),
     Setting(
         *("max_new_tokens", RUN, Whole(1, MAX_NEW_TOKENS), 128),
         "the most tokens that a lane writes",
         label="New tokens, at most",
+        info="Longer answers, and longer charts.",
+        main=True,
         words="{} new tokens",
     ),
     Setting(
         *("temperature", RUN, Number(0, 100), 0.0),
         "of sampling; 0 is greedy",
         label="Temperature",
-        info="0 is greedy",
+        info="0: always the likeliest word. Higher: other answers, in every lane alike.",
         row="sampling",
         words="temperature {}",
     ),
@@ -200,7 +135,7 @@ SETTINGS: tuple[Setting, ...] = (
         *("top_p", RUN, Number(0, 1, above=True), 1.0),
         "share of the probability that sampling draws from; 1 is all",
         label="Top-p",
-        info="1 is off",
+        info="Lower: fewer odd words. 1 is off.",
         row="sampling",
         words="top-p {}",
     ),
@@ -208,24 +143,27 @@ SETTINGS: tuple[Setting, ...] = (
         *("seed", RUN, Whole(0, MAX_SEED), 0),
         "of sampling, the same in each lane",
         label="Seed",
-        info="both lanes",
+        info="Another seed draws another answer, where the temperature is above 0.",
         row="sampling",
     ),
     Setting(
         *("view", RUN, Choice(VIEWS, ("Race: each at its own pace", "Lock-step: step by step")), "race"),
         "whose turn it is: the lane whose clock is behind (race), or the same step of each (lock-step)",
         label="View",
+        info="Changes the order in which the lanes compute, not what they write.",
         words="{} view",
     ),
     Setting(
         *("audit", RUN, Flag(), True),
         "compare with the full model on the same tokens: true drift, KL, agreement; outside every clock",
         label="Audit: true drift, KL, agreement (outside both clocks)",
+        info="Off: the run ends sooner, and drift and quality are not shown.",
     ),
     Setting(
         *("ignore_eos", RUN, Flag(), False),
         "go on after a stop token",
         label="Go on after the model ends its text",
+        info="On: every answer is as long as you ask.",
     ),
     Setting(
         *("lanes", RUN, Choice(LANES), "both"),
@@ -235,7 +173,7 @@ SETTINGS: tuple[Setting, ...] = (
         *("refresh_entropy", SCHEDULE, Number(0, off=True), None),
         "refresh early where the entropy of the last logits reaches so many nats",
         label="Refresh early at entropy",
-        info="of the last token, in nats",
+        info="Nats. Lower: more early full steps where the model is unsure.",
         row="refresh",
         metavar="NATS",
         words="refresh at entropy {}",
@@ -244,7 +182,7 @@ SETTINGS: tuple[Setting, ...] = (
         *("refresh_norm", SCHEDULE, Number(0, off=True), None),
         "refresh early where ||correction|| / ||cached state|| of the last LoRA step reaches this",
         label="… at correction",
-        info="share of what it corrects",
+        info="A share. Lower: more early full steps where corrections are large.",
         row="refresh",
         metavar="SHARE",
         words="refresh at norm {}",
@@ -261,6 +199,7 @@ SETTINGS: tuple[Setting, ...] = (
         *("refresh", SCHEDULE, Choice(REFRESHES, ("the current token (paper)", "all since the last one")), "single"),
         "what a full step runs: the current token alone (single), or in one pass all tokens since the last (repair)",
         label="A full step reads",
+        info="All since the last one: the drift falls to 0 at each full step, which is then wider in the race.",
         row="exact",
         words="refresh {}",
     ),
@@ -269,7 +208,7 @@ SETTINGS: tuple[Setting, ...] = (
         "with repair: take back a token that the full model gives less than this share of its favourite's "
         "probability; 1 keeps only its own choices, 0 keeps all",
         label="Accept",
-        info="0 keeps all, 1 only the full model's own choices",
+        info="Higher: more tokens are taken back. 0 keeps all, 1 gives the full model's own text.",
         row="exact",
         words="accept {}",
     ),
@@ -277,6 +216,7 @@ SETTINGS: tuple[Setting, ...] = (
         *("head", SCHEDULE, Choice(HEADS, ("whole", "screened")), "full"),
         "at LoRA steps the head is read whole (full), or for the likeliest tokens of a preview only (screened)",
         label="Head at LoRA steps",
+        info="Screened: LoRA steps get narrower in the race.",
         row="parts",
         words="head {}",
     ),
@@ -284,6 +224,7 @@ SETTINGS: tuple[Setting, ...] = (
         *("parts", SCHEDULE, Choice(CORRECTION_PARTS), "auto"),
         "parts of the correction that run: linear is the paper's, auto takes all that the adapters have",
         label="Parts of the correction",
+        info="Fewer parts: faster LoRA steps, more drift.",
         row="parts",
         words="parts {}",
     ),

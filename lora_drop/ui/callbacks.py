@@ -22,6 +22,7 @@ from lora_drop.method.settings import CALL, RUN, SCHEDULE, settings_of
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.pool import ModelPool
 from lora_drop.models.tokens import encode_prompt
+from lora_drop.paths import SHIPPED_RECORDED
 from lora_drop.run.exports.chrome import chrome_trace
 from lora_drop.run.exports.html import replay_html, wire_text
 from lora_drop.run.figures import Figures
@@ -183,7 +184,7 @@ class Callbacks:
                 with self.pool.lend(model):
                     pass
             facts = page_facts(self.pool.info(model))
-            yield facts, _status("idle", f"{model} is ready. Press Run."), gr.skip(), model
+            yield facts, _status("idle", f"{model} is ready."), gr.skip(), model
         except LoraDropError as error:
             yield gr.skip(), _status("error", str(error)), gr.update(value=shown), gr.skip()
         except Exception:
@@ -210,7 +211,7 @@ class Callbacks:
             wanted = requested(prompt, compare, values)
             if not self.pool.is_at_hand(model):
                 yield gr.skip(), _status("running", f"Loading {model}: this takes a moment."), on
-            status, ending = _status("running", "Running: a step of each lane in turn."), ""
+            status, ending = _status("running", "Running: the lanes take turns, a step each."), ""
             with closing(self.run(wanted, stop, model)) as records:
                 for text, record in self._streamed(records):
                     yield text, status, on
@@ -264,6 +265,13 @@ class Callbacks:
             return {"name": "lora-drop-run.html", "text": replay_html(trace)}
         return {"error": "There is no such file: ask for trace, chrome or html."}
 
+    def recorded_run(self) -> str:
+        """The wire text of the run that the page plays while a visitor waits; empty where none can be read."""
+        try:
+            return wire_text(read_trace(SHIPPED_RECORDED))
+        except LoraDropError:
+            return ""  # nobody asked for it
+
     def open_trace(self, path: str | None) -> tuple[Any, dict[str, str]]:
         """The Open trace button: a recorded run in the live view, as if it had just ended."""
         if not path:
@@ -279,7 +287,7 @@ class Callbacks:
             self.traces.add(run_id, write_line(record))
         cut = "" if trace.summary else " It was cut short: it has no summary."
         steps = ", ".join(f"{len(steps)} tokens" for steps in trace.steps.values())
-        wire = run_line(run_id) + wire_text(trace).partition("\n")[2]
+        wire = run_line(run_id, whole=True) + wire_text(trace).partition("\n")[2]
         return wire, _status("done", f"Opened {Path(path).name}: {steps}.{cut}")
 
     def stop_page(self, request: gr.Request) -> None:

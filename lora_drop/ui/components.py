@@ -69,6 +69,7 @@ class LiveView(Scripted):
         export: a run's id and a kind in, `{"name", "text"}` of the file or `{"error"}` out.
         inspect: a run's id, a lane and a step in, `{"found", "error"}` out: `Inspector.for_page`.
         compare: ids of runs in, `{"found", "gone"}` out: `Inspector.compare`.
+        recorded: the wire text of the run that is played while a visitor waits.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class LiveView(Scripted):
         export: Callable[[str, str], dict[str, str]],
         inspect: Callable[[str, str, int], dict[str, Any]],
         compare: Callable[[Any], dict[str, Any]],
+        recorded: Callable[[], str],
         **kwargs: Any,
     ):
         def export_run(wanted: Any) -> dict[str, str]:  # Gradio marks the function and hands on one argument
@@ -90,12 +92,15 @@ class LiveView(Scripted):
         def compare_runs(wanted: Any) -> dict[str, Any]:
             return compare(wanted)
 
+        def recorded_run(_: Any) -> str:
+            return recorded()
+
         super().__init__(
             "",
             "live.html",
             "mountLive(element, props, watch, server)",
             head_of(plotly_script()),
-            server_functions=[export_run, inspect_step, compare_runs],
+            server_functions=[export_run, inspect_step, compare_runs, recorded_run],
             model=model,
             **kwargs,
         )
@@ -108,15 +113,19 @@ class LayerRange(Scripted):
     """A slider with two handles: layers that can be skipped, `[lo, hi]`, inclusive. Layer 0 always runs, so lo >= 1.
 
     It triggers `input` where a visitor moves a handle.
+
+    Args:
+        info: what a move changes on the screen.
     """
 
-    def __init__(self, value: tuple[int, int], num_layers: int, **kwargs: Any):
+    def __init__(self, value: tuple[int, int], num_layers: int, info: str, **kwargs: Any):
         self.num_layers = num_layers
         super().__init__(
             list(value),
             "range.html",
             "mountRange(element, props, watch, trigger)",
             last=num_layers - 1,
+            info=info,
             **kwargs,
         )
 
@@ -217,9 +226,9 @@ class Compare(Scripted):
         comparisons: by name, the `button` and the label of the `lane`.
     """
 
-    def __init__(self, comparisons: dict[str, dict[str, str]], **kwargs: Any):
+    def __init__(self, value: str, comparisons: dict[str, dict[str, str]], **kwargs: Any):
         super().__init__(
-            "",
+            value,
             "compare.html",
             "mountCompare(element, props, watch)",
             comparisons=comparisons,

@@ -70,19 +70,18 @@ def build_controls(main: bool, values: dict[str, Any], num_layers: int) -> dict[
 
 def _control(setting: Setting, value: Any, num_layers: int) -> gr.components.Component:
     kind = setting.kind
-    common: dict[str, Any] = {"label": setting.label, "elem_id": element_id(setting)}
-    beside = common | {"info": setting.info or None}
+    beside: dict[str, Any] = {"label": setting.label, "elem_id": element_id(setting), "info": setting.info or None}
     if isinstance(kind, Layers):
-        return LayerRange(tuple(value), num_layers, elem_id=element_id(setting))
+        return LayerRange(tuple(value), num_layers, setting.info, elem_id=element_id(setting))
     if setting.span:
         low, high, step = setting.span
-        return FreeSlider(low, high, value, step=step, buttons=[], **common)
+        return FreeSlider(low, high, value, step=step, buttons=[], **beside)
     if isinstance(kind, Choice):
-        return (gr.Dropdown if setting.main else gr.Radio)(kind.shown, value=value, **beside)
+        return (gr.Dropdown if len(kind.shown) > 2 else gr.Radio)(kind.shown, value=value, **beside)
     if isinstance(kind, Text):
         return gr.Radio([(word, word) for word in kind.public], value=value, **beside)
     if isinstance(kind, Flag):
-        return gr.Checkbox(value, **common)
+        return gr.Checkbox(value, **beside)
     if is_text(setting):
         placeholder = f"e.g. {setting.metavar}" if isinstance(kind, LayerList) else "off"
         return gr.Textbox(value, placeholder=placeholder, **beside)

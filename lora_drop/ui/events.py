@@ -36,7 +36,7 @@ def join(demo: gr.Blocks, calls: Callbacks, tab: RunTab, chosen: ModelFacts, sho
     """
     everything = [tab.controls[one.name] for one in SHOWN]
     rules = [tab.controls[one.name] for one in SHOWN if one.of == SCHEDULE]
-    _join_settings(tab, rules)
+    _join_settings(tab, rules, [tab.compare, *everything])
     _join_run(calls, tab, everything)
     _join_model(calls, tab, rules, chosen, shown)
     tab.opened.upload(
@@ -57,16 +57,21 @@ def join(demo: gr.Blocks, calls: Callbacks, tab: RunTab, chosen: ModelFacts, sho
     )
 
 
-def _join_settings(tab: RunTab, rules: list[Any]) -> None:
-    """These run in the browser alone: the what-if strip follows every slider with no request to the server."""
-    followed = [*rules, tab.controls["max_new_tokens"]]
+def _join_settings(tab: RunTab, rules: list[Any], linked: list[Any]) -> None:
+    """These run in the browser alone: the what-if strip follows every slider with no request to the server.
+
+    Args:
+        linked: the controls, in the order of `LINKED`.
+    """
     gr.on(
-        [control.change for control in followed],
+        [control.change for control in linked],
         fn=None,
-        inputs=followed,
+        inputs=linked,
         outputs=tab.preset,
         js="(...settings) => window.LoraDrop.settings(settings)",
     )
+    # A visitor who moved something wants a run of that: "Show me" becomes "Run".
+    gr.on([control.input for control in linked], fn=None, js="() => window.LoraDrop.moved()")
     # A visitor who moves the range or the ratio means them, not the exact layers that a preset may have set.
     spread = [tab.controls["layers"].input, tab.controls["drop_ratio"].input]
     gr.on(spread, fn=None, outputs=tab.controls["drop_layers"], js="() => ''")
@@ -77,18 +82,21 @@ def _join_settings(tab: RunTab, rules: list[Any]) -> None:
 
 
 def _join_run(calls: Callbacks, tab: RunTab, everything: list[Any]) -> None:
+    pressed = [tab.run.click, tab.prompt.submit]
+    gr.on(pressed, fn=None, js="() => window.LoraDrop.asked()")  # while it waits, a recorded run plays
     started = gr.on(
-        [tab.run.click, tab.prompt.submit],
+        pressed,
         calls.run_page,
         [tab.compare, tab.prompt, tab.model, *everything],
         [tab.live, tab.status, tab.stop],
         show_progress_on=tab.status,
         **ON_DEVICE,
     )
-    # What never reached `run_page`: without this, the line would go on saying that all is ready.
+    # What never reached `run_page`, or lost it: without this, the line would go on saying that all is well.
     refused = "The run did not start: the note says why, or the server cannot be reached. Try again in a moment."
-    words = json.dumps({"kind": "error", "text": refused})
-    started.failure(None, None, tab.status, js=f"() => ({words})", show_progress="hidden")
+    lost = "The connection was lost in the middle of the run: what came is kept below. Press Run to try again."
+    words = f"window.LoraDrop.failed({json.dumps(refused)}, {json.dumps(lost)})"
+    started.failure(None, None, tab.status, js=f"() => {words}", show_progress="hidden")
     # Not in the queue of runs: the soft flag ends the run after its step, and the run delivers what it has.
     tab.stop.click(calls.stop_page, None, None, queue=False, show_progress="hidden", api_visibility="private")
 

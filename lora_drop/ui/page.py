@@ -26,8 +26,8 @@ from lora_drop.ui.uploads import Uploads
 
 UPLOAD_SECONDS = 3600  # how often opened traces that are left over are looked for, and after how long they are deleted
 TITLE = (
-    "<h1>LoRA-Drop Studio</h1><p>One prompt, answered twice: with every layer for every token, and with "
-    "layers skipped between full steps.</p>"
+    "<h1>LoRA-Drop Studio</h1><p>What does a language model lose, and gain, if it skips layers for most of its "
+    "words?</p>"
 )
 
 

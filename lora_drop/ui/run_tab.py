@@ -18,7 +18,8 @@ from lora_drop.ui.facts import control_values
 from lora_drop.ui.models_menu import menu_choices
 
 FIRST_PROMPT = next(iter(EXAMPLES.values()))
-INVITE = "Ready. Press Run to answer the prompt twice, side by side."
+SHOW_ME = "Show me"  # assets/js/controls/run_button.js makes it "Run" once a control was moved
+INVITE = "Ready."
 
 
 @dataclass
@@ -51,29 +52,18 @@ def build_run_tab(calls: Callbacks, found: dict[str, Any]) -> RunTab:
         found: what `page_facts` says of the first model.
     """
     values = _first_values(calls, found)
+    asked = _build_ask()
     with gr.Row(elem_id="ld-page", equal_height=False):
-        with gr.Column(elem_id="ld-left"):
-            asked = _build_ask()
-            settings = _build_settings(calls, found, values)
+        # In the order of the keyboard and of a narrow page; a wide one has the settings at the left.
         with gr.Column(elem_id="ld-right"):
-            with gr.Row(elem_id="ld-strip"):
-                WhatIf(
-                    found["model"],
-                    values,
-                    found["settings"],
-                    calls.count_tokens(FIRST_PROMPT) or 0,
-                    calls.count_tokens,
-                    [one.facts for one in LINKED],
-                    elem_id="ld-whatif",
-                )
-                compare = Compare(
-                    {name: {"button": c.button, "lane": c.lane} for name, c in COMPARISONS.items()},
-                    elem_id="ld-compare",
-                )
             live = LiveView(
-                found["model"], calls.export_run, calls.inspector.for_page, calls.inspector.compare, elem_id="ld-live"
+                found["model"],
+                *(calls.export_run, calls.inspector.for_page, calls.inspector.compare, calls.recorded_run),
+                elem_id="ld-live",
             )
-    return RunTab(**asked, **settings, compare=compare, live=live)
+        with gr.Column(elem_id="ld-left"):
+            settings = _build_settings(calls, found, values)
+    return RunTab(**asked, **settings, live=live)
 
 
 def _first_values(calls: Callbacks, found: dict[str, Any]) -> dict[str, Any]:
@@ -85,19 +75,22 @@ def _first_values(calls: Callbacks, found: dict[str, Any]) -> dict[str, Any]:
         **control_values(first, info.num_layers),
         **{one.name: control_value(one, one.default) for one in settings_of(RUN)},
         "max_new_tokens": tokens,
+        "compare": found["presets"]["show_me"]["compare"],
     }
 
 
 def _build_ask() -> dict[str, Any]:
-    with gr.Column(elem_id="ld-ask"):
-        prompt = gr.Textbox(FIRST_PROMPT, label="Prompt", lines=2, max_lines=6, elem_id="ld-prompt")
-        with gr.Row(elem_id="ld-examples"):
-            examples = [(gr.Button(name, size="sm", min_width=0), text) for name, text in EXAMPLES.items()]
-        with gr.Row(elem_id="ld-buttons"):
-            run = gr.Button("Run", variant="primary", elem_id="ld-run")
-            stop = gr.Button("Stop", interactive=False, elem_id="ld-stop")
-            opened = gr.UploadButton("Open trace", file_types=[".jsonl"], elem_id="ld-open")
-        status = Status(INVITE, elem_id="ld-status")
+    with gr.Row(elem_id="ld-ask"):
+        with gr.Column(elem_id="ld-question"):
+            prompt = gr.Textbox(FIRST_PROMPT, label="Prompt", lines=1, max_lines=4, elem_id="ld-prompt")
+            with gr.Row(elem_id="ld-examples"):
+                examples = [(gr.Button(name, size="sm", min_width=0), text) for name, text in EXAMPLES.items()]
+        with gr.Column(elem_id="ld-go"):
+            with gr.Row(elem_id="ld-buttons"):
+                run = gr.Button(SHOW_ME, variant="primary", elem_id="ld-run")
+                stop = gr.Button("Stop", interactive=False, elem_id="ld-stop")
+                opened = gr.UploadButton("Open trace", file_types=[".jsonl"], elem_id="ld-open")
+            status = Status(INVITE, elem_id="ld-status")
         if notice := zero.notice():
             gr.HTML(notice, apply_default_css=False, elem_id="ld-zero")
     return {"prompt": prompt, "examples": examples, "run": run, "stop": stop, "opened": opened, "status": status}
@@ -109,10 +102,24 @@ def _build_settings(calls: Callbacks, found: dict[str, Any], values: dict[str, A
         model: gr.components.Component
         if len(pool.labels) > 1:
             model = gr.Dropdown(menu_choices(pool), value=pool.first, label="Model", elem_id="ld-model")
+        else:
+            model = gr.Textbox(pool.first, label="Model", interactive=False, max_lines=1, elem_id="ld-model")
         preset = PresetTable(found["presets"], elem_id="ld-preset")
         controls = build_controls(True, values, layers)
-        with gr.Accordion("Advanced", open=False, elem_id="ld-advanced"):
+        WhatIf(
+            found["model"],
+            values,
+            found["settings"],
+            calls.count_tokens(FIRST_PROMPT) or 0,
+            calls.count_tokens,
+            [one.facts for one in LINKED],
+            elem_id="ld-whatif",
+        )
+        with gr.Accordion("More", open=False, elem_id="ld-advanced"):
+            compare = Compare(
+                found["presets"]["show_me"]["compare"],
+                {name: {"button": c.button, "lane": c.lane} for name, c in COMPARISONS.items()},
+                elem_id="ld-compare",
+            )
             controls |= build_controls(False, values, layers)
-            if len(pool.labels) == 1:
-                model = gr.Textbox(pool.first, label="Model", interactive=False, elem_id="ld-model")
-    return {"model": model, "preset": preset, "controls": controls}
+    return {"model": model, "preset": preset, "compare": compare, "controls": controls}

@@ -77,6 +77,11 @@ def batches(
         yield text + last(), record
 
 
-def run_line(run_id: str) -> str:
-    """The first line of a run's wire text: by it the page knows a new run from a longer text."""
-    return f'{{"type":"run","id":"{run_id}"}}\n'
+def run_line(run_id: str, whole: bool = False) -> str:
+    """The first line of a run's wire text: by it the page knows a new run from a longer text.
+
+    Args:
+        whole: nothing more will come, though the trace may have been cut short.
+    """
+    more = ',"whole":true' if whole else ""
+    return f'{{"type":"run","id":"{run_id}"{more}}}\n'

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,6 +16,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from lora_drop.models.load import load_model
 from lora_drop.models.pool import ModelPool
+from lora_drop.ui import callbacks
 from tests.support.server import Server, deep_model, serve
 
 FLAGS = (
@@ -42,6 +44,12 @@ def tiny_server() -> Iterator[Server]:
 @pytest.fixture(scope="package")
 def deep() -> Iterator[Server]:
     yield from serve(ModelPool(deep_model()))
+
+
+@pytest.fixture(autouse=True)
+def nothing_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that waits on a busy machine waits for its own run: no recorded one is played before it."""
+    monkeypatch.setattr(callbacks, "SHIPPED_RECORDED", Path("nothing.jsonl"))
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ def page_runs(tokens: int, audits: list[bool]) -> list[dict]:
             page.goto(f"http://127.0.0.1:{port}")
             page.wait_for_selector(".ld-whatif[data-state]", timeout=30_000)
             page.click("#ld-advanced button")
-            page.wait_for_selector("#ld-max-new-tokens input", state="visible")
+            page.wait_for_selector("#ld-seed input", state="visible")
             page.wait_for_timeout(1000)
             page.check("#ld-ignore-eos input")
             for name, value in (("period", 4), ("ratio", 0.5)):
@@ -92,7 +92,7 @@ def page_runs(tokens: int, audits: list[bool]) -> list[dict]:
                 started = time.monotonic()
                 page.click("#ld-run")
                 page.wait_for_selector(".ld-live[data-state='running']", timeout=30_000)
-                page.wait_for_selector(".ld-live[data-state='done']", timeout=300_000)
+                page.wait_for_selector(".ld-live:is([data-state='playing'], [data-state='done'])", timeout=300_000)
                 wall = time.monotonic() - started
                 measured = page.evaluate("window.measured")
                 speeds = page.eval_on_selector_all(

@@ -82,7 +82,7 @@ def run(page: Page, received: list[int], steps: int, audit: bool = True) -> dict
     started = time.monotonic()
     page.click("#ld-run")
     page.wait_for_selector(".ld-live[data-state='running']", timeout=60_000)
-    page.wait_for_selector(".ld-live[data-state='done']", timeout=600_000)
+    page.wait_for_selector(".ld-live:is([data-state='playing'], [data-state='done'])", timeout=600_000)
     wall = time.monotonic() - started
     measured = page.evaluate("window.measured")
     tasks = measured["longTasks"]
@@ -136,7 +136,7 @@ def main() -> None:
             page.goto(f"http://127.0.0.1:{port}")
             page.wait_for_selector(".ld-whatif[data-state]", timeout=30_000)
             page.click("#ld-advanced button")
-            page.wait_for_selector("#ld-max-new-tokens input", state="visible")
+            page.wait_for_selector("#ld-seed input", state="visible")
             page.wait_for_timeout(1000)
             page.check("#ld-ignore-eos input")
             set_number(page, "ld-period", 4)

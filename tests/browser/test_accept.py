@@ -13,12 +13,12 @@ from lora_drop.run.records import RewindRecord, StepRecord
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import gather
-from tests.support.page import figure, pane_text, wait_done, wait_still
+from tests.support.page import figure, open_rest, pane_text, wait_done, wait_still
 from tests.support.runs import JUDGED
 
 pytestmark = pytest.mark.browser
 
-TALL = {"width": 1600, "height": 1800}  # all charts are seen, and so drawn, while the run streams
+TALL = {"width": 1600, "height": 2000}  # all charts are seen, and so drawn, while the run streams
 WATCH = """() => {
     window.struck = [];
     new MutationObserver((changes) => {
@@ -52,11 +52,12 @@ def check(page, trace) -> None:
         assert figure(page, "tokens", lane) == str(len(trace.steps[name]))
     differs = f".ld-pane[data-lane='1'] .ld-token[data-step='{summary.first_divergence}'].ld-diverged"
     assert page.locator(".ld-pane[data-lane='1'] .ld-diverged").count() == page.locator(differs).count() == 1
-    marked = page.eval_on_selector_all(
-        ".ld-pane[data-lane='1'] .ld-disagrees", "spans => spans.map(s => Number(s.dataset.step))"
-    )
     audits = trace.audits["lora_drop"]
-    assert marked == [step for step in sorted(audits) if not audits[step].agrees]
+    marked = page.eval_on_selector_all(
+        ".ld-pane[data-lane='1'] .ld-replaced", "spans => spans.map(s => Number(s.dataset.step))"
+    )
+    taken_to = [one.to for one in trace.passes["lora_drop"] if one.type == "rewind"]
+    assert marked == sorted({to + 1 for to in taken_to if to + 1 < len(trace.steps["lora_drop"])})
     assert figure(page, "accepted") == f"kept {100 * summary.accepted:.0f}% of drafts"
     assert figure(page, "quality") == f"{summary.verdict['facts']['quality_loss']:.2f} nats"
     activity, drift, kv, by_layer, clocks, kl = page.evaluate(
@@ -75,15 +76,16 @@ def check(page, trace) -> None:
 def test_a_run_that_takes_tokens_back_ends_with_what_stands(server, open_page):
     scripted(server)
     page = open_page(server.url, viewport=TALL)
+    open_rest(page)
     page.evaluate(WATCH)
     wait_still(page)
     page.click("#ld-run")
+    page.wait_for_function("window.struck.length > 0")
     wait_done(page)
     trace = gather(server.runs[-1])
     taken = [one for one in trace.passes["lora_drop"] if one.type == "rewind"]
     assert len(taken) > 5
     expect(page.locator(".ld-taken-back")).to_have_count(0, timeout=5000)
-    assert page.evaluate("window.struck.length") > 0
     wait_still(page)
     check(page, trace)
     for words in ("Full steps also repair the tokens since the last one", "less than 0.6 times as likely"):

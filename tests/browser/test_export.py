@@ -211,7 +211,7 @@ def test_going_offline_in_the_middle_keeps_what_came(server, open_page, tmp_path
     page = open_page(server.url, leaves=True)
     prepare(page, tokens=2000)
     page.click("#ld-run")
-    page.wait_for_function("document.querySelectorAll('.ld-token').length > 60")
+    page.wait_for_function("document.querySelectorAll('.ld-pane[data-lane=\"1\"] .ld-token').length > 30")
     page.context.set_offline(True)
     page.wait_for_timeout(1000)
     kept = page.evaluate("document.querySelectorAll('.ld-pane[data-lane=\"1\"] .ld-token').length")

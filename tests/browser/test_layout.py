@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.full]
 def test_the_layout_does_not_jump_while_a_run_streams(server, open_page, width):
     page = open_page(server.url, viewport={"width": width, "height": 900 if width > 400 else 844})
     prepare(page, tokens=60)
-    boxes = "() => [...document.querySelectorAll('.ld-pane, .ld-chart, #ld-settings')].map(e => e.offsetHeight)"
+    boxes = "() => [...document.querySelectorAll('.ld-pane, .ld-charts .ld-chart')].map(e => e.offsetHeight)"
     before = page.evaluate(boxes)
     page.click("#ld-run")
     page.wait_for_function("document.querySelectorAll('.ld-token').length > 20")
@@ -25,7 +25,7 @@ def test_the_layout_does_not_jump_while_a_run_streams(server, open_page, width):
 
 def test_the_first_screen_holds_prompt_run_and_panes(server, open_page):
     page = open_page(server.url)
-    for selector in ("#ld-prompt", "#ld-run", ".ld-pane[data-lane='0']", ".ld-chart"):
+    for selector in ("#ld-prompt", "#ld-run", ".ld-verdict", ".ld-pane[data-lane='0']", ".ld-race"):
         box = page.locator(selector).first.bounding_box()
         assert box["y"] >= 0 and box["y"] + box["height"] <= 900, selector
 

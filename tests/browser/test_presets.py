@@ -94,16 +94,17 @@ def test_the_table_shows_the_files_figures_and_opens_on_the_computed_preset(ship
         verdict = "well" if loss <= READS_WELL_LOSS else "not well"
         assert cells(page, name) == [verdict, f"{loss:.2f}", f"{speedup:.2f}×", f"{saved:.0%}"]
     assert cells(page, "memory") == [PRESETS["memory"].note]
-    assert page.locator(".ld-presets tr[data-preset]").evaluate_all("rows => rows.map(row => row.dataset.preset)") == [
-        *PRESETS,
-        "custom",
-    ]
+    named = page.locator(".ld-presets-list input").evaluate_all("radios => radios.map(radio => radio.value)")
+    assert named == [*PRESETS, "custom"]
+    expect(page.locator(".ld-presets table")).to_be_hidden()
+    page.click(".ld-presets-more summary")
     assert checked(page) == "balanced", "the fastest that reads well"
     expect(page.locator(".ld-whatif [data-figure='refreshes']")).to_have_text("at least 1 in 3")
     about = page.inner_text(".ld-presets-about")
     for words in ("4,321 prompts", f"{HOSTILE}, bfloat16", "2026-01-02", "up to 0.15 reads well"):
         assert words in about
     assert page.evaluate("!document.querySelector('img[src=x]')")
+    open_advanced(page)
     words = page.inner_text(".ld-compare-note")
     for told in ("Corrections ours, rank 32, trained on 1,234,567 tokens.", "0.15 with them, 0.45 without"):
         assert told in words
@@ -113,15 +114,16 @@ def test_the_table_shows_the_files_figures_and_opens_on_the_computed_preset(ship
 
 def test_a_preset_sets_the_controls_and_a_control_makes_it_custom(shipped, open_page):
     page = open_page(shipped.url)
-    page.click(".ld-presets tr[data-preset='fast'] td >> nth=1")  # anywhere on the row
+    page.click(".ld-presets-list li:has(input[value='fast'])")  # anywhere on the row
     expect(page.locator("#ld-period input[type=number]")).to_have_value("4")
     expect(page.locator("#ld-drop-ratio input[type=number]")).to_have_value("0.33")
     assert checked(page) == "fast"
     set_number(page, "ld-period", 5)
     expect(page.locator("#ld-preset input[value=custom]")).to_be_checked()
-    assert "measured" not in page.inner_text(".ld-compare-note")
+    assert "measured" not in page.inner_text(".ld-whatif-note")
     page.focus("#ld-preset input[value=custom]")
     page.keyboard.press("ArrowUp")
+    open_advanced(page)
     expect(page.locator("#ld-reuse input")).to_have_value("state: last token's output (paper)")
     assert checked(page) == "paper"
 
@@ -131,6 +133,7 @@ def test_the_strips_bound_is_that_of_the_bank_for_the_rule(shipped, open_page):
     bound = page.locator(".ld-whatif [data-figure='bound']")
     note = page.locator(".ld-compare-note")
     shape, schedule = shipped.loaded.shape, PRESETS["balanced"].config.schedule_for(30)
+    open_advanced(page)
     prompt = int(page.inner_text(".ld-whatif-note").split()[1])
 
     def expected(rank, corrected, of=schedule):
@@ -140,7 +143,6 @@ def test_the_strips_bound_is_that_of_the_bank_for_the_rule(shipped, open_page):
     assert expected(RANK, BANK_LAYERS) != expected(0, None), "the difference shows"
     assert expected(RANK, BANK_LAYERS) != expected(RANK, None)
     expect(bound).to_have_text(expected(RANK, BANK_LAYERS))
-    open_advanced(page)
     page.check("#ld-adapters input[value=none]")
     expect(bound).to_have_text(expected(0, None))
     expect(note).to_contain_text("The adapters are off")
@@ -158,11 +160,11 @@ def test_a_third_lane_changes_exactly_one_setting_and_says_which(shipped, open_p
     set_number(page, "ld-max-new-tokens", 24)
     page.check("#ld-ignore-eos input")
     button = {name: page.locator(f"[data-compare='{name}']") for name in ("", *COMPARISONS)}
-    expect(button[""]).to_have_attribute("aria-pressed", "true")
+    expect(button["bare"]).to_have_attribute("aria-pressed", "true")  # what the page opens on
     expect(button["residual"]).to_be_hidden()  # the rule is ours already
     shipped.runs.clear()
     traces = {}
-    for count, name in enumerate(("", "adapters-off", "skip", "state"), start=1):
+    for count, name in enumerate(("", "adapters-off", "skip", "state", "bare"), start=1):
         button[name].click()
         page.click("#ld-run")
         wait_ended(shipped, count)
@@ -182,17 +184,19 @@ def test_a_third_lane_changes_exactly_one_setting_and_says_which(shipped, open_p
         if name:
             one, two = (trace.header.lanes[lane]["config"] for lane in (1, 2))
             changed = {key: two[key] for key in one if one[key] != two[key] and key not in follows}
-            assert changed == COMPARISONS[name].changes
+            assert changed == {k: v for k, v in COMPARISONS[name].changes.items() if one[k] != v}
     assert {name: t.header.lanes[2]["config"]["rank"] for name, t in traces.items() if name} == {
         "adapters-off": 0,
         "skip": 0,
         "state": 0,
+        "bare": 0,
     }
     assert checked(page) == "balanced", "the controls are as they were"
 
 
 def test_where_there_is_nothing_to_compare_the_page_says_why(server, open_page):
     page = open_page(server.url)
+    open_advanced(page)
     expect(page.locator(".ld-presets-about")).to_have_text("Not measured on this model.")
     assert checked(page) == "gentle"
     assert [cells(page, name) for name in PRESETS] == [[preset.note] for preset in PRESETS.values()]

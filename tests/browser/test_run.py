@@ -17,7 +17,7 @@ pytestmark = pytest.mark.browser
 
 
 def test_a_run_to_its_end_shows_what_the_trace_says(server, open_page):
-    page = open_page(server.url)
+    page = open_page(server.url, viewport={"width": 1600, "height": 1400})
     prepare(page, tokens=48)
     page.click("#ld-run")
     wait_done(page)
@@ -68,7 +68,7 @@ def test_a_run_to_its_end_shows_what_the_trace_says(server, open_page):
 @pytest.mark.full
 def test_early_refreshes_are_seen_counted_and_explained(server, open_page):
     config = LoraDropConfig(period=4, layers=(1, 4), drop_ratio=1)
-    page = open_page(server.url)
+    page = open_page(server.url, viewport={"width": 1600, "height": 1400})
     prepare(page, tokens=48)
     heights = "() => [...document.querySelectorAll('.ld-chart')].map(e => e.offsetHeight)"
     before = page.evaluate(heights)
@@ -151,7 +151,7 @@ def test_stop_keeps_what_ran_and_a_summary(server, open_page):
 
 @pytest.mark.full
 def test_400_steps_keep_the_charts_the_zoom_and_the_bytes(deep, open_page):
-    page = open_page(deep.url)
+    page = open_page(deep.url, viewport={"width": 1600, "height": 1400})
     prepare(page, tokens=401, layers=(3, 28), ratio=0.5)
     cdp = page.context.new_cdp_session(page)
     cdp.send("Network.enable")

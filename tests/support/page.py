@@ -32,8 +32,11 @@ def set_range(page: Page, low: int, high: int) -> None:
 
 
 def open_advanced(page: Page) -> None:
+    """Unfold the further settings; nothing if they are."""
+    if page.is_visible("#ld-seed input"):
+        return
     page.click("#ld-advanced button")
-    page.wait_for_selector("#ld-max-new-tokens input", state="visible")
+    page.wait_for_selector("#ld-seed input", state="visible")
     wait_still(page)  # Gradio mounts what is inside only now
 
 
@@ -49,11 +52,20 @@ def prepare(page: Page, tokens: int, period: int = 4, layers: tuple[int, int] = 
 
 
 def figure(page: Page, name: str, lane: int | None = None) -> str:
+    """A figure's text; those of the whole run are folded."""
     where = ".ld-summary" if lane is None else f".ld-pane[data-lane='{lane}']"
-    return page.inner_text(f"{where} [data-figure='{name}']")
+    return page.text_content(f"{where} [data-figure='{name}']")
+
+
+def open_rest(page: Page) -> None:
+    """Unfold the charts and figures that are not in view at first."""
+    page.evaluate("document.querySelector('.ld-rest').open = true")
 
 
 def wait_done(page: Page, timeout: float = 60_000) -> None:
+    """Until the run has ended; what is still to be played is skipped."""
+    page.wait_for_selector(".ld-live[data-state='playing'], .ld-live[data-state='done']", timeout=timeout)
+    page.evaluate("document.querySelector('.ld-live[data-state=playing] [data-act=skip]')?.click()")
     page.wait_for_selector(".ld-live[data-state='done']", timeout=timeout)
     expect(page.locator(".ld-status")).to_have_attribute("data-kind", "done")
 
@@ -87,6 +99,13 @@ def pane_text(page: Page, lane: int) -> str:
     return page.eval_on_selector_all(
         f".ld-pane[data-lane='{lane}'] .ld-token", "spans => spans.map(s => s.textContent).join('')"
     )
+
+
+def run_to_end(page: Page) -> None:
+    """Press the one button, and wait until the run is told and its charts are drawn."""
+    page.click("#ld-run")
+    wait_done(page)
+    wait_still(page)
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:

@@ -42,8 +42,17 @@ export class Chart {
     this.cursor = make("div", "ld-cursor");
     this.cursor.hidden = true;
     this.plot.after(this.cursor);
+    this.pointer = make("div", "ld-cursor ld-pointer"); // where the reader points at in another chart
+    this.pointer.hidden = true;
+    this.cursor.after(this.pointer);
+    /** @type {[number, number] | null} the steps that the reader zoomed to, in whichever chart */
+    this.zoom = null;
     /** @type {((step: number, point: any) => void) | null} the reader picked a step */
     this.onPick = null;
+    /** @type {((zoom: [number, number] | null) => void) | null} the reader zoomed */
+    this.onZoom = null;
+    /** @type {((step: number | null) => void) | null} the reader points at a step */
+    this.onHover = null;
     /** @type {Run | null} */
     this.shown = null;
     /** @type {{steps: number, rewinds: number}[]} what each lane had when it was drawn last */
@@ -79,7 +88,7 @@ export class Chart {
     this.shown = run;
     this.span = firstSpan(run);
     this.from = 0;
-    this.figure.dataset.state = "running";
+    this.zoom = null;
     this.isDrawn = this.isFinished = false;
     this.seen = run.lanes.map(({ rewinds }) => ({ steps: 0, rewinds: rewinds.length }));
     this.setUp();
@@ -99,8 +108,52 @@ export class Chart {
   /** What the plot reports of the reader's hand, once there is one. */
   listen() {
     this.isListening = true;
-    this.plot.on("plotly_relayout", () => this.moveCursor(this.cursorStep));
+    this.plot.on("plotly_relayout", (change) => {
+      this.moveCursor(this.cursorStep);
+      const [from, to] = [change["xaxis.range[0]"], change["xaxis.range[1]"]];
+      if (change["xaxis.autorange"]) this.onZoom?.(null);
+      else if (from !== undefined) this.onZoom?.([Number(from), Number(to)]);
+    });
+    this.plot.on("plotly_hover", ({ points }) => this.onHover?.(Math.round(points[0].x)));
+    this.plot.on("plotly_unhover", () => this.onHover?.(null));
     this.plot.on("plotly_click", ({ points }) => this.onPick?.(Math.round(points[0].x), points[0]));
+  }
+
+  /**
+   * Show the steps that the reader zoomed to in another chart; null shows all.
+   *
+   * @param {[number, number] | null} zoom
+   */
+  zoomTo(zoom) {
+    this.zoom = zoom;
+    if (this.isDrawn && this.visible) this.apply();
+  }
+
+  /**
+   * Where a step is, in pixels of the figure; null where it is not seen.
+   *
+   * @param {number | null} step
+   */
+  placeOf(step) {
+    const axes = this.plot._fullLayout;
+    if (step === null || !this.isDrawn || !axes?.xaxis) return null;
+    const x = axes.xaxis.l2p(step);
+    return x < -1 || x > axes.xaxis._length + 1 ? null : this.plot.offsetLeft + axes.xaxis._offset + x;
+  }
+
+  /**
+   * Show where the reader points at in another chart.
+   *
+   * @param {number | null} step
+   */
+  pointTo(step) {
+    const left = this.placeOf(step);
+    this.pointer.hidden = left === null;
+    if (left === null) return;
+    const { yaxis } = this.plot._fullLayout;
+    this.pointer.style.left = `${left}px`;
+    this.pointer.style.top = `${this.plot.offsetTop + yaxis._offset}px`;
+    this.pointer.style.height = `${yaxis._length}px`;
   }
 
   /**
@@ -110,16 +163,13 @@ export class Chart {
    */
   moveCursor(step) {
     this.cursorStep = step;
-    const axes = this.plot._fullLayout;
-    const inside = step !== null && this.isDrawn && axes?.xaxis;
-    const x = inside ? axes.xaxis.l2p(step) : -1;
-    if (!inside || x < -1 || x > axes.xaxis._length + 1) {
-      this.cursor.hidden = true;
-      return;
-    }
-    const { xaxis, yaxis } = axes;
-    this.cursor.hidden = false;
-    this.cursor.style.left = `${this.plot.offsetLeft + xaxis._offset + x}px`;
+    const left = this.placeOf(step);
+    this.cursor.hidden = left === null;
+    if (left === null || step === null) return;
+    const { xaxis, yaxis } = this.plot._fullLayout;
+    this.cursor.style.left = `${left}px`;
+    // While a run is played for the first time, what comes after the cursor is veiled, as in the answers.
+    this.cursor.style.setProperty("--ld-rest", `${this.plot.offsetLeft + xaxis._offset + xaxis._length - left}px`);
     this.cursor.style.top = `${this.plot.offsetTop + yaxis._offset}px`;
     this.cursor.style.height = `${yaxis._length}px`;
     const dots = this.at(step).map(([y, tint]) => {
@@ -193,6 +243,7 @@ export class Chart {
   apply() {
     const layout = { ...this.layout(), datarevision: ++this.revision };
     plotly().react(this.plot, this.traces, layout, CONFIG);
+    this.figure.dataset.state = "running"; // before it the chart has no axes
     this.isDrawn = true;
     if (!this.isListening) this.listen();
     if (this.cursorStep !== null) this.moveCursor(this.cursorStep);

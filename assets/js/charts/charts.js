@@ -51,7 +51,17 @@ export class Charts {
   /** What the reader picks in a chart. */
   listen(goTo) {
     const { store } = this;
-    for (const chart of this.all) chart.onPick = goTo;
+    for (const chart of this.all) {
+      chart.onPick = goTo;
+      chart.onHover = (hover) => store.update({ hover });
+      // The charts have one x axis: a zoom in one is a zoom in all.
+      chart.onZoom = (zoom) => {
+        for (const other of this.all) if (other !== chart && other.shown) this.later(() => other.zoomTo(zoom));
+      };
+    }
+    store.subscribe(["hover"], ({ hover }) => {
+      for (const chart of this.all) if (chart.shown) chart.pointTo(hover);
+    });
     this.activity.onPick = (step, { y }) => {
       goTo(step);
       store.update({ layer: y });

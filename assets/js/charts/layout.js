@@ -34,11 +34,12 @@ export const isTalk = () => document.body.classList.contains("ld-talk");
 /**
  * The layout of a chart whose x axis is decode steps.
  *
- * @param {{run?: import("../run.js").Run | null, from: number, span: number}} chart the axis' first step and its span
+ * @param {{run?: import("../run.js").Run | null, from: number, span: number, zoom?: [number, number] | null}} chart the
+ *   axis' first step and its span, and what the reader zoomed to
  * @param {string} yTitle
  * @returns {any}
  */
-export function baseLayout({ run, from, span }, yTitle) {
+export function baseLayout({ run, from, span, zoom }, yTitle) {
   const size = isTalk() ? 18 : 11; // for the back of a room
   const axis = {
     gridcolor: color("grid"),
@@ -65,8 +66,8 @@ export function baseLayout({ run, from, span }, yTitle) {
     modebar: { bgcolor: "rgba(0,0,0,0)", color: color("muted"), activecolor: color("ink") },
     xaxis: {
       ...axis,
-      title: { ...axis.title, text: "decode step" },
-      range: [from - 0.5, from + span + 0.5],
+      title: { ...axis.title, text: "token of the answer" },
+      range: zoom ?? [from - 0.5, from + span + 0.5],
       showgrid: false,
       zeroline: false,
     },

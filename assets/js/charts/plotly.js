@@ -16,5 +16,15 @@
  *   on: (event: string, call: (event: any) => void) => void}} Plot
  */
 
+// No chart sends anything anywhere: plotly.js 4 has a "Share chart" button unless it is told so.
+const AT_HOME = { showSendToCloud: false, plotlyServerURL: "" };
+
+let isAtHome = false;
+
 /** @returns {PlotlyParts} */
-export const plotly = () => /** @type {any} */ (window).Plotly;
+export function plotly() {
+  const { Plotly } = /** @type {any} */ (window);
+  if (!isAtHome) Plotly.setPlotConfig(AT_HOME);
+  isAtHome = true;
+  return Plotly;
+}

@@ -14,36 +14,53 @@ export function gradioDoor(store) {
   const { state } = store;
   const valuesOf = (settings) => rulesOf(state.table).map((key) => settings?.[key]);
   return {
-    /** The controls' values when one changes; returns the preset that they make. */
+    /** The controls' values, in the table's order, when one changes; returns the preset that they make. */
     settings(values) {
       if (!state.settings) return "custom";
-      const names = [...rulesOf(state.table), "max_new_tokens"];
-      const settings = Object.fromEntries(names.map((name, i) => [name, values[i] ?? ""]));
+      const settings = Object.fromEntries(state.table.map(({ name }, i) => [name, values[i] ?? ""]));
       store.update({ settings: { ...state.settings, ...settings } });
       return presetName(state);
     },
 
-    /** A preset's name; returns the values of the controls. */
-    preset: (name) => valuesOf(state.named[name] ?? state.settings),
+    /** A visitor moved a control: from now on what runs is theirs. */
+    moved: () => store.update({ isMoved: true }),
+
+    /** A preset's name; returns the values of the controls. The one that the page opens on is what Show me shows. */
+    preset(name) {
+      store.update({ isMoved: name !== state.presets?.default });
+      return valuesOf(state.named[name] ?? state.settings);
+    },
+
+    /** A run is asked for. */
+    asked: () => store.update({ isAsked: true }),
+
+    /** It did not begin, or its connection was lost; returns the status line. */
+    failed(refused, lost) {
+      const { run, isAsked } = state;
+      const isLost = Boolean(run && !isAsked && !run.isOver);
+      if (run && isLost) run.isLost = true;
+      store.update({ isAsked: false, revision: state.revision + 1 });
+      return { kind: "error", text: isLost ? lost : refused };
+    },
 
     /** The prompt changed. */
     prompt: (text) => store.update({ prompt: text }),
 
     /** The visitor chooses a model, which is not loaded yet. */
-    modelChosen: () => store.update({ isChosen: true }),
+    modelChosen: () => store.update({ isChosen: true, isAsked: true }),
 
     /** A model is shown; returns the preset and the values of the controls. */
     modelSettings() {
       const found = state.isChosen ? state.facts?.value : null;
       const name = found ? found.presets.default : presetName(state);
-      store.update({ isChosen: false });
+      store.update({ isChosen: false, isAsked: false, isMoved: !found });
       return [name, ...valuesOf(found ? found.settings[name] : state.settings)];
     },
 
     /** The page has loaded; returns what its address asks for: all controls, the model and the status line. */
     fromLink() {
       const { values, link } = readLink(location.search, state.facts?.labels ?? [], state.table);
-      store.update({ link });
+      store.update({ link, isMoved: link !== null });
       return values;
     },
   };

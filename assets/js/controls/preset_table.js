@@ -1,4 +1,4 @@
-/* The presets with what they were measured to do, to choose one. */
+/* The presets, to choose one, each in three words; the table of what they were measured to do is folded under them. */
 
 import { find, make } from "../dom.js";
 import { formatNumber, formatShare } from "../format.js";
@@ -7,10 +7,10 @@ import { formatNumber, formatShare } from "../format.js";
 /** @typedef {import("../records.js").PresetFacts} PresetFacts */
 
 /** @type {Preset} */
-const CUSTOM = { name: "custom", label: "Custom", note: "Your own settings.", measured: null };
+const CUSTOM = { name: "custom", label: "Custom", note: "Your own settings.", short: "your own settings", measured: null };
 
 /**
- * Mount the table: props.value is the chosen name, props.facts what preset_facts says; a choice triggers `input`.
+ * Mount the choice: props.value is the chosen name, props.facts what preset_facts says; a choice triggers `input`.
  *
  * @param {HTMLElement} element
  * @param {import("../records.js").Props} props
@@ -34,7 +34,9 @@ export function mountPresets(element, props, watch, trigger, store) {
       });
       return radio;
     });
-    body.replaceChildren(...[...facts.presets, CUSTOM].map((preset, i) => rowOf(preset, radios[i])));
+    const all = [...facts.presets, CUSTOM];
+    find(element, ".ld-presets-list").replaceChildren(...all.map((preset, i) => choiceOf(preset, radios[i])));
+    body.replaceChildren(...facts.presets.map(rowOf));
     find(element, "[data-column=reads]").title =
       `“well” where the quality loss is at most ${facts.limit} nats per token, and the text does not go in circles`;
     find(element, ".ld-presets-about").textContent = aboutWords(facts);
@@ -61,19 +63,32 @@ function radioOf({ name }) {
   return Object.assign(make("input"), { type: "radio", name: "ld-preset", value: name });
 }
 
+/** What is in parentheses stays on one line. @param {string} label */
+const plainLabel = (label) => label.replace(/ (?=[^(]*\))/g, "\u00a0");
+
 /**
- * A preset's row, with the button that chooses it.
+ * A preset to choose, in three words.
  *
  * @param {Preset} preset
  * @param {HTMLInputElement} radio
  */
-function rowOf(preset, radio) {
-  const label = make("label");
-  // What is in parentheses stays on one line.
-  label.append(radio, make("span", "", preset.label.replace(/ (?=[^(]*\))/g, "\u00a0")));
-  const name = make("th");
+function choiceOf({ label, note, short }, radio) {
+  const choice = make("label");
+  choice.append(radio, make("span", "", plainLabel(label)), make("small", "", short ?? ""));
+  const item = make("li");
+  item.title = note;
+  item.append(choice);
+  return item;
+}
+
+/**
+ * What a preset was measured to do, as a row of the table.
+ *
+ * @param {Preset} preset
+ */
+function rowOf(preset) {
+  const name = make("th", "", plainLabel(preset.label));
   name.scope = "row";
-  name.append(label);
   const row = make("tr");
   row.title = preset.note;
   row.dataset.preset = preset.name;
@@ -85,9 +100,6 @@ function rowOf(preset, radio) {
     note.colSpan = 4;
     row.append(note);
   }
-  row.addEventListener("click", (event) => {
-    if (!(/** @type {Element} */ (event.target).closest("label"))) radio.click();
-  });
   return row;
 }
 

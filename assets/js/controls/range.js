@@ -59,6 +59,7 @@ export function mountRange(element, props, watch, trigger, store) {
     find(element, ".ld-range-note").textContent = note;
   }
 
+  find(element, ".ld-range-info").textContent = props.info;
   drawNote();
   setLast(props.last);
   watch("value", take);

@@ -8,10 +8,14 @@ import { find } from "../dom.js";
  * @param {HTMLElement} element
  * @param {import("../records.js").Props} props
  * @param {import("../records.js").Watch} watch
+ * @param {import("../store.js").Store} store
  */
-export function mountStatus(element, props, watch) {
+export function mountStatus(element, props, watch, store) {
   const line = find(element, ".ld-status");
-  const draw = () => say(line, props.value);
+  const draw = () => {
+    say(line, props.value);
+    if (props.value.kind === "error") store.update({ isAsked: false }); // no run will begin
+  };
   watch("value", draw);
   draw();
 }

@@ -3,6 +3,7 @@
 import { find } from "../dom.js";
 import { formatNumber, formatShare } from "../format.js";
 import { isAdaptive, isBaseline, judges, kvSaved, repairs, speedBound, varies } from "../schedule.js";
+import { differences } from "../stale.js";
 import { bankOf, chosenPreset, scheduleOf, withBank } from "../settings.js";
 import { drawPattern } from "./pattern.js";
 
@@ -26,6 +27,10 @@ export function mountWhatIf(element, props, server, store) {
   store.update({ table, named, promptTokens, settings: { ...settings }, ...(store.state.model ? {} : { model }) });
   let isAsked = false;
   drawStrip(element, store.state);
+  const strip = find(element, ".ld-whatif");
+  store.subscribe(["run", "revision", "settings", "prompt", "model", "isUnfolding"], (state) => {
+    strip.dataset.ran = String(Boolean(state.run?.isOver) && !state.run?.isRecorded && !state.isUnfolding && !differences(state).length);
+  });
   store.subscribe(["model", "named", "settings", "promptTokens", "preset", "presets"], () => {
     if (isAsked) return;
     isAsked = true;
@@ -65,6 +70,9 @@ function drawStrip(element, state) {
   figure("kv-saved", early ? `at most ${saved}` : saved);
   figure("dropped", plain ? "none" : `${schedule.dropped.length} of ${schedule.numLayers}`);
   figure("refreshes", plain ? "all" : `${early ? "at least " : ""}1 in ${schedule.period}`);
+  find(element, ".ld-whatif-line").textContent = plain
+    ? "By these settings nothing is skipped."
+    : `By these settings, computed: ${bound.replace("at most ", "")} at most, ${saved} KV memory saved.`;
   strip.dataset.state = plain ? "baseline" : "drops";
   note.textContent = plain ? "This is the baseline: nothing is skipped." : noteWords(state, schedule, bank);
   /** @type {SVGElement} */

@@ -10,6 +10,7 @@
  * @property {URLSearchParams} query
  * @property {string[] | null} texts "lane:hash" of each text
  * @property {string | null} model "id@revision"
+ * @property {string[]} unknown parameters that this version has no setting for
  */
 
 /** @typedef {Pick<Run, "header" | "summary">} Linked what a link says of a run */
@@ -18,6 +19,7 @@ const UNCHANGED = { __type__: "update" }; // Gradio's word for "leave this contr
 const MAX_PROMPT = 20000; // characters that a link may carry
 const HASH = 12; // hex digits of a text's sha256 in a link
 const TEXTS = /^[a-z_]{1,20}:[0-9a-f]{12}(\.[a-z_]{1,20}:[0-9a-f]{12}){0,3}$/;
+const OTHERS = ["texts", "model", "on", "talk"]; // parameters of a link that are no setting; Gradio's begin with __
 const LANE_NAMES = new Map([["baseline", "baseline"], ["lora_drop", "LoRA-Drop"], ["third", "third"]]);
 
 /* How a link's text becomes a control's value, by the kind of its setting (lora_drop/method/values.py); undefined where
@@ -91,6 +93,13 @@ const textHashes = (summary) =>
 const modelOf = ({ header }) => `${header.model.id}@${header.model.revision}`;
 
 /**
+ * What its numbers were computed by: two of these round differently, and then a word may differ.
+ *
+ * @param {Linked} run
+ */
+const arithmeticOf = ({ header: { device, model } }) => `${device.decoder}, ${model.dtype}, ${device.name}`;
+
+/**
  * The address that restores a run.
  *
  * @param {Linked} run
@@ -101,6 +110,7 @@ export function linkOf(run, table, page = location.origin + location.pathname) {
   const query = new URLSearchParams(parameters(run, table));
   if (run.summary) query.set("texts", textHashes(run.summary).join("."));
   query.set("model", modelOf(run));
+  query.set("on", arithmeticOf(run));
   return `${page}?${query}`;
 }
 
@@ -116,7 +126,9 @@ export function linkOf(run, table, page = location.origin + location.pathname) {
 export function readLink(search, labels, table) {
   const query = new URLSearchParams(search);
   const names = ["prompt", ...table.map(({ name }) => name)];
-  if (!names.some((name) => query.has(name))) {
+  const isKnown = (name) => names.includes(name) || OTHERS.includes(name) || name.startsWith("__");
+  const unknown = [...new Set(query.keys())].filter((name) => !isKnown(name));
+  if (!names.some((name) => query.has(name)) && !unknown.length) {
     return { values: [...names, "model", "status"].map(() => UNCHANGED), link: null };
   }
   /** @type {Record<string, any>} */
@@ -132,15 +144,24 @@ export function readLink(search, labels, table) {
   }
   const written = query.get("texts") ?? "";
   const texts = TEXTS.test(written) ? written.split(".") : null;
-  const told = wrong.length
-    ? { kind: "error", text: `The link's ${wrong.join(", ")} cannot be used: left as set here.` }
-    : { kind: "idle", text: `Settings restored from the link. Press Run${texts ? " to see whether it reproduces" : ""}.` };
+  const told = toldOf(wrong, unknown, texts !== null);
   const model = (query.get("model") ?? "").split("@")[0];
   const offered = labels.includes(model) ? model : UNCHANGED;
   return {
     values: [...names.map((name) => (name in values ? values[name] : UNCHANGED)), offered, told],
-    link: { query, texts, model: query.get("model") },
+    link: { query, texts, model: query.get("model"), unknown },
   };
+}
+
+/** The status line: what of a link cannot be used, or that all of it is restored. */
+function toldOf(wrong, unknown, hasTexts) {
+  const strange = unknown.slice(0, 3).map((name) => `“${name.slice(0, 40)}”`).join(", ");
+  const parts = [
+    ...(wrong.length ? [`The link's ${wrong.join(", ")} cannot be used: left as set here.`] : []),
+    ...(unknown.length ? [`The link's ${strange} is no setting of this version: left out. Check the others, then press Run.`] : []),
+  ];
+  if (parts.length) return { kind: "error", text: parts.join(" ") };
+  return { kind: "idle", text: `Settings restored from the link. Press Run${hasTexts ? " to see whether it reproduces" : ""}.` };
 }
 
 /**
@@ -149,7 +170,7 @@ export function readLink(search, labels, table) {
  * @param {Link | null} link
  * @param {Linked} run
  * @param {Setting[]} table
- * @returns {{state: "reproduced" | "differs" | "other", text: string} | null}
+ * @returns {{state: "reproduced" | "differs" | "other" | "arithmetic", text: string} | null}
  */
 export function compareWithLink(link, run, table) {
   if (!link?.texts || !run.summary) return null;
@@ -159,6 +180,16 @@ export function compareWithLink(link, run, table) {
   const here = textHashes(run.summary);
   const differs = link.texts.filter((text) => !here.includes(text)).map((text) => text.split(":")[0]);
   if (!differs.length) return { state: "reproduced", text: "Reproduced: the texts are the link's, to the letter." };
+  if (link.unknown.length) {
+    return { state: "other", text: "Not the link's run: it has settings that this version does not know." };
+  }
+  const on = link.query.get("on");
+  if (link.model === modelOf(run) && on && on !== arithmeticOf(run)) {
+    return {
+      state: "arithmetic",
+      text: `Same settings, other arithmetic: the link's run was computed by ${on}. Rounding differs there, and so may a word.`,
+    };
+  }
   const which = differs.map((id) => LANE_NAMES.get(id) ?? "another").join(" and ");
   const why =
     link.model && link.model !== modelOf(run) ? " The link was made with another model or other weights." : "";

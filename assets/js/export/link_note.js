@@ -9,8 +9,8 @@ import { compareWithLink } from "./link.js";
  */
 export function mountLinkNote(root, store) {
   const note = find(root, ".ld-link-note");
-  store.subscribe(["run", "revision"], ({ link, run, table }) => {
-    const found = run?.summary ? compareWithLink(link, run, table) : null;
+  store.subscribe(["run", "revision", "isUnfolding"], ({ link, run, table, isUnfolding }) => {
+    const found = run?.summary && !run.isRecorded && !isUnfolding ? compareWithLink(link, run, table) : null;
     note.hidden = !found;
     if (!found) return;
     note.dataset.state = found.state;

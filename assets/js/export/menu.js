@@ -8,6 +8,8 @@ import { chart, save, whole } from "./picture.js";
 /** @typedef {import("../run.js").Run} Run */
 /** @typedef {import("../store.js").Store} Store */
 
+const READ_MS = 1600; // how long "Saved" is seen
+
 /** @typedef {{name: string, text: string, error?: undefined} | {error: string}} Exported a file, or why there is none */
 /** @typedef {{export_run: (wanted: [string, string]) => Promise<Exported>}} ExportServer */
 
@@ -21,9 +23,13 @@ export function mountMenu(root, server, store, complete) {
   const menu = /** @type {HTMLDetailsElement} */ (find(root, ".ld-menu"));
   const note = find(root, ".ld-menu-note");
   for (const part of root.querySelectorAll("[data-needs]")) /** @type {HTMLElement} */ (part).hidden = !server;
+  let timer = 0;
   const say = (text, kind = "") => {
     note.textContent = text;
     note.dataset.kind = kind;
+    clearTimeout(timer);
+    // What is done is read before the menu closes; a link that is to be copied by hand stays.
+    if (kind === "done" && !root.querySelector(".ld-link")) timer = setTimeout(() => (menu.open = false), READ_MS);
   };
   menu.addEventListener("click", async (event) => {
     /** @type {HTMLElement | null} */

@@ -1,6 +1,8 @@
 /* The live view: a run as its wire text grows, in text panes, figures and charts. */
 
 import { Charts } from "../charts/charts.js";
+import { mountParts } from "../charts/parts.js";
+import { mountRace } from "../charts/race.js";
 import { find } from "../dom.js";
 import { mountLinkNote } from "../export/link_note.js";
 import { mountMenu } from "../export/menu.js";
@@ -12,7 +14,9 @@ import { createStore } from "../store.js";
 import { WireReader } from "../wire.js";
 import { mountFigures } from "./figures.js";
 import { Panes } from "./panes.js";
+import { mountRecorded } from "./recorded.js";
 import { mountTip } from "./tip.js";
+import { mountVerdict } from "./verdict.js";
 
 /** @typedef {import("../run.js").Run} Run */
 
@@ -23,7 +27,7 @@ import { mountTip } from "./tip.js";
  * @param {HTMLElement} element
  * @param {import("../records.js").Props} props
  * @param {import("../records.js").Watch} watch
- * @param {(import("../export/menu.js").ExportServer & import("../inspect/inspector.js").InspectServer & import("../pins/pins.js").PinServer) | null} [server]
+ * @param {any} [server] what it can ask: `export_run`, `inspect_step` and others of LiveView (lora_drop/ui/components.py)
  * @param {import("../store.js").Store} [store]
  */
 export function mountLive(element, props, watch, server = null, store = createStore()) {
@@ -33,6 +37,8 @@ export function mountLive(element, props, watch, server = null, store = createSt
   const panes = new Panes(root, store, (step) => player.moveTo(step));
   mountFigures(root, store);
   const charts = new Charts(root, store, (step) => player.moveTo(step));
+  mountRace(root, store, (step) => player.moveTo(step));
+  mountParts(root, store);
   const player = new Player(root, store);
   mountTip(root, store, panes);
   mountMenu(root, server, store, (figure) => charts.complete(figure));
@@ -40,10 +46,12 @@ export function mountLive(element, props, watch, server = null, store = createSt
   mountInspector(root, store, server);
   mountPins(root, store, server);
   store.subscribe(["run"], ({ run }) => run && showBegin(root, run));
-  store.subscribe(["revision"], ({ run }) => {
-    if (run?.summary) root.dataset.state = "done";
+  store.subscribe(["revision", "isUnfolding"], ({ run, isUnfolding }) => {
+    if (run?.summary && !run.isRecorded) root.dataset.state = isUnfolding ? "playing" : "done";
   });
+  mountVerdict(root, store);
   mountLinkNote(root, store);
+  if (server) mountRecorded(server, store);
   readWire(props, watch, store);
 }
 
@@ -51,7 +59,7 @@ export function mountLive(element, props, watch, server = null, store = createSt
 function showBegin(root, run) {
   root.loraDropRun = run;
   root.dataset.lanes = run.lanes.length;
-  root.dataset.state = "running";
+  root.dataset.state = run.isRecorded ? "recorded" : "running";
   root.dataset.run = run.id;
 }
 
@@ -65,13 +73,13 @@ function readWire(props, watch, store) {
     const { run } = reader;
     if (!run) return;
     store.update({ revision: store.state.revision + 1 });
-    run.isStreaming = !run.summary;
+    run.isStreaming = !run.isOver;
   }
 
   function take() {
     const before = reader.run;
     const isMore = reader.take(props.value ?? "");
-    if (reader.run !== before) store.update({ run: reader.run, layer: null });
+    if (reader.run !== before) store.update({ run: reader.run, layer: null, isAsked: false });
     if (!isMore || isAsked) return;
     isAsked = true;
     requestAnimationFrame(draw);

@@ -11,7 +11,7 @@ import { isBaseline, judges, repairs, varies } from "../schedule.js";
 const NEAR_END = 24; // pixels from the end of a pane within which it follows the text
 const FAR = 1e9; // a scroll position beyond every text
 const SHOWN_MS = 1000; // how long what was taken back is seen
-const FIGURES = [["speed", "tokens/s"], ["tokens", "tokens"], ["kv", "KV cache"], ["prefill", "prefill"]];
+const FIGURES = [["speed", "tokens/s"], ["tokens", "tokens"], ["kv", "KV cache"]];
 
 export class Pane {
   /** @type {Lane | null} */
@@ -20,9 +20,12 @@ export class Pane {
   spans = [];
   /** @type {{node: HTMLElement, from: number}[]} lines of the text: a new token lays out its own line only */
   blocks = [];
-  marked = 0; // audits that were looked at
   rewound = 0; // rewinds of the lane that were looked at
+  /** @type {Map<number, string>} what the full model took back, by the step that stands in its place */
+  taken = new Map();
+  struck = -1; // the last of these steps whose text was seen struck through
   isHeld = false; // what comes after a position is veiled
+  shown = 0; // tokens before that position
   /** @type {HTMLElement | null} the first token that differs */
   diverged = null;
   /** @type {HTMLElement | null} the token at the position */
@@ -41,6 +44,7 @@ export class Pane {
   constructor(index, title = "", note = "", invite = "") {
     this.node = make("article", "ld-pane");
     this.node.dataset.lane = String(index);
+    this.node.dataset.testid = `answer-${["baseline", "lora_drop"][index] ?? "third"}`;
     this.title = make("h2", "", title);
     this.note = make("p", "ld-pane-note", note);
     /** @type {Record<string, HTMLElement>} */
@@ -75,7 +79,9 @@ export class Pane {
   forget() {
     this.spans = [];
     this.blocks = [];
-    this.marked = this.rewound = 0;
+    this.rewound = 0;
+    this.taken = new Map();
+    this.struck = -1;
     this.isHeld = false;
     this.diverged = null;
     this.now = null;
@@ -96,6 +102,8 @@ export class Pane {
     this.text.replaceChildren();
     this.forget();
     this.lane = lane;
+    this.node.dataset.testid = `answer-${lane.id}`;
+    this.node.dataset.plain = String(isBaseline(lane.schedule)); // every step is full: none of them is marked
     this.note.textContent = note ? `${note.charAt(0).toUpperCase()}${note.slice(1)}.` : laneNote(lane);
     this.node.dataset.untrained = String(!isBaseline(lane.schedule) && lane.rank === 0);
     this.note.title = [this.note.textContent, ...(run.header.sampling.notes ?? [])].join("\n");
@@ -112,35 +120,32 @@ export class Pane {
     this.note.title = `${words}\n${this.note.title}`;
   }
 
-  /**
-   * Bring the text to what stands: tokens that were taken back go, those that came since the last time are appended.
-   *
-   * @param {boolean} showsTaken what was taken back is seen for a moment
-   */
-  extend(showsTaken) {
+  /** Bring the text to what stands: tokens that were taken back go, those that came since the last time are appended. */
+  extend() {
     if (!this.lane) return;
     const { steps, rewinds } = this.lane;
     const gone = rewinds.slice(this.rewound);
     this.rewound = rewinds.length;
+    for (const { to, text } of gone) this.taken.set(to + 1, text);
     const stands = Math.min(this.spans.length, ...gone.map(({ to }) => to + 1));
     if (stands < this.spans.length) this.cut(stands);
     else if (!gone.length && stands === steps.length) return;
-    const taken = new Map(showsTaken ? gone.map(({ to, text }) => [to, text]) : []);
-    this.strike(taken.get(stands - 1));
     const fresh = document.createDocumentFragment();
     for (let i = stands; i < steps.length; i++) {
       const span = make("span", `ld-token ld-token-${steps[i].kind}`, steps[i].text);
       span.dataset.step = String(i);
+      if (this.taken.has(i)) span.classList.add("ld-replaced");
       this.spans.push(span);
       if (i === 0 || steps[i - 1].text.endsWith("\n")) {
         this.blocks.push({ node: make("div", "ld-line"), from: i });
+        if (this.isHeld) this.blocks[this.blocks.length - 1].node.classList.add("ld-later-line");
         fresh.append(this.blocks[this.blocks.length - 1].node);
       }
       this.blocks[this.blocks.length - 1].node.append(span);
-      this.strike(taken.get(i));
     }
     this.text.append(fresh);
-    if (this.follows && !this.isHeld) this.text.scrollTop = FAR;
+    if (this.isHeld) this.veil(this.shown);
+    else if (this.follows) this.text.scrollTop = FAR;
   }
 
   /**
@@ -152,19 +157,19 @@ export class Pane {
     for (const span of this.spans.splice(count)) span.remove();
     for (const { node, from } of this.blocks) if (from >= count) node.remove();
     this.blocks = this.blocks.filter(({ from }) => from < count);
-    this.marked = Math.min(this.marked, Math.max(count - 1, 0));
   }
 
   /**
-   * Show what was taken back after the last token, struck through, for a moment.
+   * Show what was taken back where a token stands now, struck through, for a moment.
    *
-   * @param {string | undefined} text
+   * @param {number} step of the token
    */
-  strike(text) {
-    const line = this.blocks[this.blocks.length - 1]?.node;
-    if (!text || !line) return;
+  strike(step) {
+    const text = this.taken.get(step);
+    if (!text || step <= this.struck) return;
+    this.struck = step;
     const node = make("del", "ld-taken-back", text);
-    line.append(node);
+    this.spans[step].before(node);
     setTimeout(() => node.remove(), SHOWN_MS);
   }
 
@@ -181,14 +186,6 @@ export class Pane {
     this.diverged = span;
   }
 
-  /** The tokens where the full model's next token is another one. An audit comes after its step, and in order. */
-  markDisagreements() {
-    const { lane, spans } = this;
-    for (let audit; (audit = lane?.audits.get(this.marked + 1)) && spans[this.marked + 1]; this.marked++) {
-      if (!audit.agrees) spans[this.marked + 1].classList.add("ld-disagrees");
-    }
-  }
-
   /**
    * The lane's figures.
    *
@@ -196,24 +193,41 @@ export class Pane {
    */
   drawFigures(speed) {
     if (!this.lane) return;
-    const { steps, prefillMs } = this.lane;
-    const last = steps[steps.length - 1];
+    const { steps } = this.lane;
+    const shown = this.isHeld ? this.shown : steps.length;
+    const last = steps[shown - 1];
     this.values.speed.textContent = formatNumber(speed, 1);
-    this.values.tokens.textContent = formatNumber(steps.length);
+    this.values.tokens.textContent = formatNumber(shown);
     this.values.kv.textContent = last ? formatBytes(last.kvBytes) : "–";
-    this.values.prefill.textContent = prefillMs ? `${formatNumber(prefillMs)} ms` : "–";
   }
 
   /**
    * Veil what comes after the first `count` tokens, and mark the last of those; null shows all.
    *
    * @param {number | null} count
+   * @param {boolean} isPlaying what was taken back is seen for a moment
    */
-  showUpTo(count) {
+  showUpTo(count, isPlaying) {
     if (count === null && !this.isHeld) return;
     const to = Math.min(count ?? this.spans.length, this.spans.length);
+    if (this.isHeld && count !== null && to === this.shown && this.now === (this.spans[to - 1] ?? null)) return;
     this.isHeld = count !== null;
-    // Whole lines by their own class; in the line where the step is, token by token.
+    this.shown = to;
+    this.veil(to);
+    this.now?.classList.remove("ld-now");
+    this.now = count === null ? null : (this.spans[to - 1] ?? null);
+    if (!this.now) return;
+    this.now.classList.add("ld-now");
+    if (isPlaying) this.strike(to - 1);
+    this.scrollTo(this.now);
+  }
+
+  /**
+   * Whole lines by their own class; in the line where the position is, token by token.
+   *
+   * @param {number} to
+   */
+  veil(to) {
     const isLater = (block) => block.from >= to;
     for (const block of this.blocks) block.node.classList.toggle("ld-later-line", isLater(block));
     const lines = this.blocks.filter((block) => !isLater(block));
@@ -224,15 +238,20 @@ export class Pane {
     this.partial = line ?? null;
     const inLine = line ? this.spans.slice(line.from, this.blocks[lines.length + 1]?.from) : [];
     for (const span of inLine) span.classList.toggle("ld-later", Number(span.dataset.step) >= to);
-    this.now?.classList.remove("ld-now");
-    this.now = count === null ? null : this.spans[to - 1];
-    if (!this.now) return;
-    this.now.classList.add("ld-now");
-    const { offsetTop, offsetHeight } = this.now;
+  }
+
+  /**
+   * Bring a token into sight.
+   *
+   * @param {HTMLElement} token
+   * @param {number} [lines] that shall be seen before it
+   */
+  scrollTo(token, lines = 0) {
+    const { offsetTop, offsetHeight } = token;
     const { scrollTop, clientHeight } = this.text;
     const top = offsetTop - this.text.offsetTop;
-    if (top < scrollTop || top + offsetHeight > scrollTop + clientHeight) {
-      this.text.scrollTop = top - clientHeight + 2 * offsetHeight;
+    if (lines || top < scrollTop || top + offsetHeight > scrollTop + clientHeight) {
+      this.text.scrollTop = lines ? top - lines * offsetHeight : top - clientHeight + 2 * offsetHeight;
     }
   }
 }

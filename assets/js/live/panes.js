@@ -8,10 +8,10 @@ import { Pane } from "./pane.js";
 /** @typedef {import("../run.js").Run} Run */
 /** @typedef {import("../store.js").Store} Store */
 
-const STILL = "(prefers-reduced-motion: reduce)";
+const LINES_BEFORE = 2; // of the first difference, that are in sight above it
 const INVITES = [
-  ["Baseline", "Every layer, for every token.", "Press Run: the full model's answer streams in here."],
-  ["LoRA-Drop", "Some layers are skipped between full steps.", "Its answer streams in here, each token tinted by the step that wrote it."],
+  ["Baseline", "Every layer, for every token.", "The full model's answer will stand here."],
+  ["LoRA-Drop", "Some layers are skipped between full steps.", "The answer with skipped layers will stand here, beside the full model's."],
 ];
 
 export class Panes {
@@ -23,6 +23,8 @@ export class Panes {
   constructor(root, store, goTo) {
     this.row = find(root, ".ld-panes");
     this.store = store;
+    /** @type {Run | null} whose answers were brought to their first difference */
+    this.settled = null;
     this.all = INVITES.map((words, index) => new Pane(index, ...words));
     this.row.append(...this.all.map((pane) => pane.node));
     this.row.addEventListener("click", (event) => {
@@ -33,10 +35,39 @@ export class Panes {
     });
     store.subscribe(["run"], ({ run }) => run && this.begin(run));
     store.subscribe(["revision"], ({ run }) => run && this.extend(run));
-    store.subscribe(["focus", "revision"], ({ run }) => run && this.drawFigures(run));
     store.subscribe(["step", "moment", "isSameStep"], (state) => {
-      for (const pane of this.all) if (pane.lane) pane.showUpTo(shownTokens(state, pane.lane));
+      for (const pane of this.all) if (pane.lane) pane.showUpTo(shownTokens(state, pane.lane), state.moment !== null);
     });
+    store.subscribe(["step", "moment", "revision"], ({ run }) => run && this.drawFigures(run));
+    store.subscribe(["isUnfolding", "revision"], ({ run, isUnfolding }) => {
+      if (run?.isOver && !isUnfolding && this.settled !== run) this.settle(run);
+    });
+    // Answers scroll together: up to the first difference they have the same lines.
+    this.row.addEventListener("scroll", (event) => this.follow(/** @type {HTMLElement} */ (event.target)), true);
+  }
+
+  /**
+   * The other answers stand where this one does.
+   *
+   * @param {HTMLElement} text
+   */
+  follow(text) {
+    const { step, isUnfolding, isSameStep } = this.store.state;
+    if (isUnfolding || (step !== null && !isSameStep)) return; // each lane is at a token of its own
+    for (const pane of this.all) if (pane.text !== text) pane.text.scrollTop = text.scrollTop;
+  }
+
+  /**
+   * A run is told to its end: its answers stand at the first difference.
+   *
+   * @param {Run} run
+   */
+  settle(run) {
+    this.settled = run;
+    for (const pane of this.all) pane.text.scrollTop = 0;
+    const pane = this.all[run.main.index];
+    if (pane.diverged) pane.scrollTo(pane.diverged, LINES_BEFORE);
+    for (const other of this.all) other.text.scrollTop = pane.text.scrollTop;
   }
 
   /**
@@ -59,17 +90,12 @@ export class Panes {
    * @param {Run} run
    */
   extend(run) {
-    // Of a run that comes whole nothing is shown that does not stand.
-    const showsTaken = run.isStreaming && !window.matchMedia(STILL).matches;
-    for (const pane of this.all) pane.extend(showsTaken);
+    for (const pane of this.all) pane.extend();
     for (const { index, divergence } of run.lanes) {
       this.all[index].markDivergence(index ? divergence : run.main.divergence);
       const warning = run.summary?.words.lanes[run.lanes[index].id];
       if (warning) this.all[index].warn(warning);
     }
-    for (const pane of this.all) pane.markDisagreements();
-    // A run that comes whole, from a file, is read from its beginning.
-    if (run.summary && !run.isStreaming) for (const pane of this.all) pane.text.scrollTop = 0;
   }
 
   /** @param {Run} run */

@@ -25,7 +25,7 @@ export function mountTip(root, store, panes) {
       const { run } = store.state;
       if (!found || !run) return hide();
       const { text } = found.lane.steps[found.step];
-      tip.replaceChildren(make("code", "", JSON.stringify(text)), ...rowsOf(run, found.lane, found.step).map(rowNode));
+      tip.replaceChildren(make("code", "", JSON.stringify(text)), ...rowsOf(run, found.lane, found.step, panes).map(rowNode));
       tip.hidden = false;
       placeBeside(tip, found.span);
     });
@@ -40,9 +40,10 @@ export function mountTip(root, store, panes) {
  * @param {Run} run
  * @param {Lane} lane
  * @param {number} index
+ * @param {import("./panes.js").Panes} panes
  * @returns {[string, string][]} name and value
  */
-function rowsOf(run, lane, index) {
+function rowsOf(run, lane, index, panes) {
   const step = lane.steps[index];
   const audit = lane.audits.get(index);
   /** @type {[string, string][]} */
@@ -56,6 +57,8 @@ function rowsOf(run, lane, index) {
     rows.push(["KL", audit.kl === null ? "–" : `${formatNumber(audit.kl, 3)} nats`]);
     rows.push(["full model", audit.agrees ? "same next token" : `would say ${JSON.stringify(audit.argmax)}`]);
   }
+  const taken = panes.all[lane.index].taken.get(index);
+  if (taken !== undefined) rows.push(["taken back", JSON.stringify(taken)]);
   if (step.trigger) rows.push(["early", triggerWords[step.trigger]]);
   if (index === (lane.index ? lane.divergence : run.main.divergence)) rows.push(["", "the first token that differs"]);
   return rows;

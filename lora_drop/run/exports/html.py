@@ -68,7 +68,7 @@ def wire_text(trace: Trace) -> str:
         figures.add(record)
     lines = "".join(wire_line(record, ids) for record in [header, *records])
     lines += figures.line() if trace.summary else _cut_line(trace) + figures.line()
-    return f'{{"type":"run","id":"{hashlib.sha256(lines.encode()).hexdigest()[:12]}"}}\n{lines}'
+    return f'{{"type":"run","id":"{hashlib.sha256(lines.encode()).hexdigest()[:12]}","whole":true}}\n{lines}'
 
 
 def setting_words(header: Header) -> list[str]:

@@ -17,7 +17,7 @@ TEMPLATES = ASSETS / "html"
 # The style sheets of the run and of the other tabs, in the order in which they count: the later of two equals wins.
 _RUN = (
     *("base", "page", "status", "controls", "figures", "what_if", "presets", "compare", "answers", "charts"),
-    *("inspector", "pins", "player", "menu", "talk", "tip", "narrow"),
+    *("verdict", "race", "inspector", "pins", "player", "menu", "talk", "tip", "narrow"),
 )
 RUN_STYLES = tuple(ASSETS / "css" / f"{name}.css" for name in _RUN)
 BUILD_UP_STYLE = ASSETS / "css" / "build_up.css"  # of the Method tab and of a replay

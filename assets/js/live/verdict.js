@@ -1,0 +1,87 @@
+/* What is to be said of a run, in the one place where the eye is: before it, while it runs, and at its end the verdict
+ * that Python made of its records. Below each chart a sentence says why it looks so. */
+
+import { find } from "../dom.js";
+import { differences } from "../stale.js";
+
+/** @typedef {import("../store.js").State} State */
+/** @typedef {import("../run.js").Run} Run */
+
+const INVITE =
+  "Press Show me: a language model answers the prompt three times. Once with every layer for every word; once skipping " +
+  "layers for most words and putting a small trained correction in their place (LoRA-Drop); once skipping them with " +
+  "nothing in their place.";
+const UNFOLDING = "The answers are written side by side, each at its own measured speed.";
+const LOST = "The connection was lost in the middle of the run: what came is shown. Press Run to try again.";
+
+/**
+ * @param {HTMLElement} root
+ * @param {import("../store.js").Store} store
+ */
+export function mountVerdict(root, store) {
+  const box = find(root, ".ld-verdict");
+  const note = find(box, ".ld-verdict-note");
+  const draw = (state) => {
+    const { kind, text, reads } = verdictOf(state);
+    box.dataset.kind = kind;
+    box.dataset.reads = reads;
+    setText(find(box, ".ld-verdict-text"), text);
+    const words = noteOf(state);
+    note.hidden = !words;
+    setText(note, words);
+    root.dataset.stale = String(isTold(state) && differences(state).length > 0);
+    drawWhys(root, state);
+  };
+  store.subscribe(["run", "revision", "isUnfolding", "settings", "prompt", "model", "isAsked"], draw);
+  draw(store.state);
+}
+
+/** A text that stays is left alone: it is read aloud when it changes. */
+function setText(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+/** Is a run shown to its end? @param {State} state */
+const isTold = ({ run, isUnfolding }) => Boolean(run?.isOver && !isUnfolding);
+
+/**
+ * @param {State} state
+ * @returns {{kind: string, text: string, reads: string}}
+ */
+function verdictOf(state) {
+  const { run } = state;
+  if (!run) return { kind: "invite", text: INVITE, reads: "" };
+  if (!isTold(state)) return { kind: "running", text: UNFOLDING, reads: "" };
+  const verdict = run.told?.verdict;
+  if (verdict) return { kind: verdict.kind, text: verdict.text, reads: verdict.facts.reads ?? "" };
+  return { kind: "stopped", text: run.isLost ? LOST : "This run was cut short: what it holds is shown.", reads: "" };
+}
+
+/**
+ * That a run is a recorded one, or is of other settings than the controls show.
+ *
+ * @param {State} state
+ */
+function noteOf(state) {
+  const { run } = state;
+  if (run?.isRecorded) {
+    const { device, software } = run.header;
+    const date = software?.date ? `, recorded ${software.date}` : "";
+    const what = `a recorded run of “${run.header.prompt}”${date}, on ${device.name}`;
+    return state.isAsked ? `While you wait: ${what}. Yours begins when it is its turn.` : `This is ${what}.`;
+  }
+  if (!isTold(state)) return "";
+  const changed = differences(state);
+  return changed.length ? `This result is of other settings: ${changed.join(", ")}. Press Run for the new ones.` : "";
+}
+
+/**
+ * @param {HTMLElement} root
+ * @param {State} state
+ */
+function drawWhys(root, state) {
+  const why = isTold(state) ? (state.run?.told?.why ?? {}) : {};
+  for (const node of root.querySelectorAll("[data-why]")) {
+    setText(node, why[/** @type {HTMLElement} */ (node).dataset.why ?? ""] ?? "");
+  }
+}

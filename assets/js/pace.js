@@ -1,0 +1,52 @@
+/* How fast a run is played: one factor for all lanes, so that what is seen is the race as it was. It changes nothing of
+ * what was measured. */
+
+import { formatNumber } from "./format.js";
+import { decodeMs, lastStep } from "./position.js";
+
+/** @typedef {import("./run.js").Lane} Lane */
+/** @typedef {import("./run.js").Run} Run */
+
+const READING_MS = 8000; // what the slowest lane takes at most, where its own time is shorter
+const TOKEN_MS = 62.5; // of a short answer: sixteen tokens a second
+const SURE_FROM = 8; // decode steps of each lane by which its time can be told ahead
+
+/**
+ * Milliseconds that a lane will have taken, as far as can be told.
+ *
+ * @param {Run} run
+ * @param {Lane} lane
+ */
+export function expectedMs(run, lane) {
+  const last = lastStep(lane);
+  if (last < 1) return 0;
+  return decodeMs(lane, last) * (run.isOver ? 1 : Math.max(run.planned, last) / last);
+}
+
+/**
+ * Of a clock's time, how much passes in the reader's: 1 is real time, 0.2 five times slower.
+ *
+ * @param {Run} run
+ * @returns {{rate: number, isSure: boolean}}
+ */
+export function readingPace(run) {
+  const longest = Math.max(...run.lanes.map((lane) => expectedMs(run, lane)));
+  const steps = Math.max(...run.lanes.map((lane) => (run.isOver ? lastStep(lane) : run.planned)));
+  const wanted = Math.min(READING_MS, Math.max(steps, 1) * TOKEN_MS);
+  const isSure = run.isOver || run.lanes.every((lane) => lastStep(lane) >= SURE_FROM);
+  return { rate: longest > 0 ? Math.min(1, longest / wanted) : 1, isSure };
+}
+
+/**
+ * The furthest moment that every lane has come to: what is later has not been computed yet.
+ *
+ * @param {Run} run
+ */
+export function reached(run) {
+  if (run.isOver) return Infinity;
+  const going = run.lanes.filter((lane) => lastStep(lane) < run.planned);
+  return Math.min(...going.map((lane) => (lane.steps.length ? decodeMs(lane, lastStep(lane)) : 0)));
+}
+
+/** @param {number} rate */
+export const paceWords = (rate) => (rate === 1 ? "real time" : `${formatNumber(rate, rate < 0.1 ? 3 : 2)}× real speed`);

@@ -1,0 +1,44 @@
+"""The run that the page plays while a visitor waits for their own: `python -m scripts.recorded_run` records it anew.
+
+It is a real run of what the button "Show me" asks for, on the bundled model, with the day on which it ran.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+
+from lora_drop import runtime
+
+
+def main() -> None:
+    runtime.share_heap()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=96, help="new tokens of each lane")
+    tokens = parser.parse_args().tokens
+
+    from lora_drop.method.presets import presets_for
+    from lora_drop.models.load import load_model
+    from lora_drop.paths import SHIPPED_RECORDED
+    from lora_drop.run.lines import write_line
+    from lora_drop.run.records import Header
+    from lora_drop.run.request import Request
+    from lora_drop.run.run import run
+    from lora_drop.ui.facts import preset_facts
+    from lora_drop.ui.run_tab import FIRST_PROMPT
+
+    loaded = load_model("bundled")
+    shown = preset_facts(loaded)["show_me"]
+    config = presets_for(loaded.id)[shown["preset"]].config
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    SHIPPED_RECORDED.parent.mkdir(parents=True, exist_ok=True)
+    with SHIPPED_RECORDED.open("w", encoding="utf-8") as file:
+        for record in run(loaded, Request(FIRST_PROMPT, config, tokens, compare=shown["compare"])):
+            if isinstance(record, Header):
+                record.software["date"] = today
+            file.write(write_line(record))
+    print(SHIPPED_RECORDED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""A run that is played: at one pace for all lanes, as far as it has come, and the race beside it."""
+
+from __future__ import annotations
+
+import re
+import threading
+
+import pytest
+from playwright.sync_api import expect
+
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.paths import SHIPPED_RECORDED
+from lora_drop.run.lines import write_line
+from lora_drop.run.records import StepRecord, Summary
+from lora_drop.run.request import Request
+from lora_drop.run.run import run
+from lora_drop.run.trace import gather
+from lora_drop.ui import callbacks
+from tests.support.page import pane_text, prepare, run_to_end, set_number, wait_done
+from tests.support.runs import JUDGED
+
+pytestmark = pytest.mark.browser
+
+CONFIG = LoraDropConfig(period=4, layers=(1, 4), drop_ratio=1.0)
+# What of each lane is seen, and the moment that it is seen at.
+SEEN = """() => ({
+    moment: window.LoraDrop.store.state.moment,
+    state: document.querySelector('.ld-live').dataset.state,
+    shown: [...document.querySelectorAll('.ld-pane')].map(pane => pane.querySelectorAll(
+        '.ld-line:not(.ld-later-line) .ld-token:not(.ld-later)').length),
+})"""
+
+
+def test_a_changed_prompt_and_seed_are_what_is_played_and_what_is_downloaded(server, open_page, tmp_path):
+    page = open_page(server.url)
+    prepare(page, tokens=40)
+    page.fill("#ld-prompt textarea", "Another prompt, and a seed")
+    set_number(page, "ld-seed", 7)
+    set_number(page, "ld-temperature", 1)
+    page.click("#ld-run")
+    page.wait_for_selector(".ld-live[data-state=running], .ld-live[data-state=playing]")
+    page.wait_for_function("window.LoraDrop.store.state.step > 3")
+    seen = page.evaluate(SEEN)
+    expect(page.locator(".ld-pace-words")).to_contain_text("real speed")
+    expect(page.locator("[data-testid=verdict]")).to_have_attribute("data-kind", "running")
+    page.wait_for_selector(".ld-live[data-state=done]", timeout=60_000)  # by itself: nothing is skipped
+    records = server.runs[-1]
+    trace = gather(records)
+    assert (trace.header.prompt, trace.header.seed) == ("Another prompt, and a seed", 7)
+    assert [pane_text(page, lane) for lane in (0, 1)] == [trace.text(name) for name in ("baseline", "lora_drop")]
+    # Both lanes were at one moment of their own clocks, which start when the prompt has been read.
+    assert 0 < sum(seen["shown"]) < 80
+    for shown, steps in zip(seen["shown"], trace.steps.values(), strict=True):
+        clock = [sum(step.ms for step in steps[1 : i + 1]) for i in range(len(steps))]
+        early, late = (sum(ms <= seen["moment"] + slack for ms in clock) for slack in (-0.5, 0.5))
+        assert early <= shown <= late
+    page.evaluate("document.querySelector('.ld-menu').open = true")
+    with page.expect_download() as download:
+        page.click("[data-save=trace]")
+    expect(page.locator(".ld-menu-note")).to_contain_text("Saved")
+    download.value.save_as(tmp_path / "trace.jsonl")
+    assert (tmp_path / "trace.jsonl").read_text() == "".join(map(write_line, records)), "no ms was changed"
+    page.wait_for_function("!document.querySelector('.ld-menu').open")
+
+
+@pytest.mark.full
+def test_playing_waits_where_the_stream_is_behind_and_can_be_skipped(server, open_page):
+    records = list(run(server.loaded, Request("Why?", CONFIG, 60, ignore_eos=True, view="lock-step")))
+    half = next(i for i, one in enumerate(records) if isinstance(one, StepRecord) and one.step == 20)
+    goes_on = threading.Event()
+
+    def script():
+        yield from records[:half]
+        goes_on.wait(1)  # then an update is due
+        yield records[half]
+        assert goes_on.wait(60)
+        yield from records[half + 1 :]
+
+    server.script = script
+    page = open_page(server.url)
+    page.click("#ld-run")
+    page.select_option(".ld-rate", "4")
+    page.wait_for_function("window.LoraDrop.store.state.step >= 15")
+    page.wait_for_timeout(500)
+    seen = page.evaluate(SEEN)
+    assert seen["state"] == "running" and max(seen["shown"]) <= 22, "it waits at what has come"
+    page.select_option(".ld-rate", "0.1")
+    goes_on.set()
+    page.wait_for_selector(".ld-live[data-state=playing]", timeout=60_000)
+    page.click("[data-act=skip]")
+    expect(page.locator(".ld-live")).to_have_attribute("data-state", "done")
+    assert page.evaluate(SEEN)["shown"] == [60, 60]
+    expect(page.locator("[data-act=skip]")).to_be_hidden()
+
+
+@pytest.mark.full
+def test_the_pace_is_one_factor_for_all_lanes_and_never_faster_than_the_run(server, open_page):
+    page = open_page(server.url)
+    rates = page.evaluate(
+        """() => {
+            const { readingPace } = window.LoraDrop;
+            const clock = (count, ms) => Array.from({ length: count }, (_, i) => 30 + i * ms);
+            const lane = (count, ms) => ({ steps: Array(count), clock: clock(count, ms) });
+            const run = (...lanes) => ({ isOver: true, planned: 127, lanes });
+            return [
+                readingPace(run(lane(128, 5), lane(128, 4))),
+                readingPace(run(lane(128, 100), lane(128, 4))),
+                readingPace(run(lane(33, 5), lane(33, 5))),
+                readingPace({ ...run(lane(5, 5), lane(9, 5)), isOver: false }),
+            ];
+        }"""
+    )
+    assert rates[0]["rate"] == pytest.approx(127 * 5 / (127 * 62.5))  # the slowest lane takes about 8 s
+    assert rates[1]["rate"] == 1, "slower than reading: real time"
+    assert rates[2]["rate"] == pytest.approx(5 / 62.5)
+    assert [rate["isSure"] for rate in rates] == [True, True, True, False]
+
+
+@pytest.mark.full
+def test_without_motion_the_end_is_shown(server, open_page):
+    page = open_page(server.url, reduced_motion="reduce")
+    prepare(page, tokens=24)
+    page.click("#ld-run")
+    page.wait_for_selector(".ld-live[data-state=done]")
+    assert page.evaluate(SEEN)["shown"] == [24, 24]
+    expect(page.locator("[data-act=skip]")).to_be_hidden()
+
+
+@pytest.mark.full
+def test_the_race_compares_at_equal_tokens_and_follows_the_scrubber(server, open_page):
+    records = list(run(server.loaded, Request("Why?", CONFIG, 40, ignore_eos=True)))
+    short = [one for one in records if getattr(one, "lane", "") != "lora_drop" or one.step <= 24]
+    server.script = lambda: (one for one in short)
+    page = open_page(server.url)
+    run_to_end(page)
+    trace = gather(records)
+    canvas = page.locator(".ld-race-canvas")
+    words = canvas.get_attribute("aria-label")
+    for name, label in (("baseline", "Baseline"), ("lora_drop", "LoRA-Drop")):
+        ms = sum(step.ms for step in trace.steps[name][1:25])
+        time, unit = re.search(rf"{label} ([\d.]+) (ms|s) for 25 tokens", words).groups()  # none wins by saying less
+        assert float(time) * (1000 if unit == "s" else 1) == pytest.approx(ms, abs=6 if unit == "s" else 1)
+    assert words.startswith("Time of each lane")
+    box = canvas.bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] - 30)
+    step = page.evaluate("window.LoraDrop.store.state.step")
+    assert 0 < step < 25
+    page.wait_for_function(f"document.querySelector('.ld-race-canvas').ariaLabel?.includes(' for {step + 1} tokens')")
+
+
+@pytest.mark.full
+def test_what_was_taken_back_is_marked_where_it_was(server, open_page):
+    server.script = lambda: run(server.loaded, Request("Why?", JUDGED, 60, ignore_eos=True))
+    page = open_page(server.url)
+    run_to_end(page)
+    marked = page.locator(".ld-pane[data-lane='1'] .ld-replaced")
+    assert marked.count() > 0
+    expect(page.locator(".ld-key-taken").first).to_be_visible()
+    marked.first.hover()
+    expect(page.locator(".ld-tip")).to_contain_text("taken back")
+
+
+@pytest.mark.full
+def test_while_one_waits_a_recorded_run_plays_and_says_that_it_is_one(server, open_page, monkeypatch):
+    monkeypatch.setattr(callbacks, "SHIPPED_RECORDED", SHIPPED_RECORDED)
+    goes_on = threading.Event()
+
+    def script():
+        assert goes_on.wait(60)
+        yield from run(server.loaded, Request("Mine", CONFIG, 12, ignore_eos=True))
+
+    server.script = script
+    page = open_page(server.url)
+    page.click("#ld-run")
+    note = page.locator(".ld-verdict-note")
+    expect(note).to_contain_text("While you wait: a recorded run", timeout=20_000)
+    expect(note).to_contain_text("recorded 20")  # the day
+    recorded = page.evaluate("document.querySelector('.ld-live').loraDropRun.header")
+    assert recorded["device"]["name"] in note.inner_text() and len(recorded["lanes"]) == 3
+    page.wait_for_function("window.LoraDrop.store.state.step > 2")
+    expect(page.locator(".ld-live")).to_have_attribute("data-state", "recorded")
+    goes_on.set()
+    page.wait_for_function("document.querySelector('.ld-live').loraDropRun.header.prompt === 'Mine'")
+    expect(note).to_be_hidden()
+    wait_done(page)
+    assert isinstance(server.runs[-1][-1], Summary)
