@@ -36,7 +36,7 @@ CONTENT_SECURITY_POLICY = {
     "frame-src": "'none'",
     "form-action": "'none'",
     "object-src": "'none'",
-    "base-uri": "'none'",
+    "base-uri": "'self'",
     "frame-ancestors": "'self' https://huggingface.co https://*.hf.space",
 }
 TRACES = re.compile(r"/(call|call/v2|run|api)/(replay|inspect)/?$|/queue/join/?$|/mcp(/|$)")  # may carry a whole trace
