@@ -71,6 +71,11 @@ enum { AHEAD = 8192, CHUNK_BYTES = 32768, DOT_ROWS = 4 }; /* rows whose sums, 4 
             const TYPE *panel = b + i * rank; \
             vf total = {0}; \
             for (int64_t r = 0; r < rank; r++) total = madd(VECTOR(panel + r * LANES), splat(low[r]), total); \
+            if (i >= from && i + LANES <= to) { \
+                total += loadf(y + i); \
+                memcpy(y + i, &total, sizeof total); \
+                continue; \
+            } \
             int64_t first = i < from ? from : i, end = i + LANES < to ? i + LANES : to; \
             for (int64_t c = first; c < end; c++) y[c] += total[c - i]; \
         } \
@@ -92,10 +97,18 @@ void add_change(const Pair *change, const float *low, int64_t from, int64_t to, 
     else add_bf16(b->data, low, b->k, from, to, y);
 }
 
+/* Asks for what `add_change` will read: it is little, and would be waited for. */
+static void fetch_change(const Pair *change, int64_t from, int64_t to) {
+    int64_t bytes = row_bytes(&change->b);
+    const char *b = (const char *)change->b.data + from / LANES * LANES * bytes;
+    for (int64_t at = 0; at < (to - from) * bytes; at += 64) __builtin_prefetch(b + at);
+}
+
 void multiply_columns(const Product *p, int64_t from, int64_t to) {
     const Matrix *w = p->w;
     int64_t n = w->n, k = w->k, blocks = k / BLOCK, bytes = row_bytes(w);
     const char *row = (const char *)w->data + from * bytes;
+    if (p->change) fetch_change(p->change, from, to);
     if (w->kind == F32) {
         for (int64_t c = from; c < to; c++, row += bytes) dots_f32((const float *)row, p->x, k, p->y + c, n, p->rows);
     } else if (w->kind == BF16) {
