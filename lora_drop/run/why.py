@@ -64,10 +64,9 @@ def _race(trace: Trace, lane: str) -> str | None:
 
 def _prefill(trace: Trace, lane: str) -> str:
     """All lanes start from one pass over the prompt."""
-    ms = _ms(trace.steps[lane][0].ms)
     if trace.summary and trace.summary.prefill_cached:
-        return f"The prompt was not read anew: an earlier run read it in {ms}, once for all lanes."
-    return f"The prompt was read once for all lanes, in {ms}."
+        return "The prompt was not read again: it is kept from an earlier run."
+    return f"The prompt was read once for all lanes, in {_ms(trace.steps[lane][0].ms)}."
 
 
 def _time(trace: Trace, lane: str) -> str | None:
