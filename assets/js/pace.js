@@ -38,13 +38,14 @@ export function readingPace(run) {
 }
 
 /**
- * The furthest moment that every lane has come to: what is later has not been computed yet.
+ * The furthest moment that every one of some lanes has come to: what is later has not been computed yet.
  *
  * @param {Run} run
+ * @param {Lane[]} lanes
  */
-export function reached(run) {
+export function reached(run, lanes) {
   if (run.isOver) return Infinity;
-  const going = run.lanes.filter((lane) => lastStep(lane) < run.planned);
+  const going = lanes.filter((lane) => lastStep(lane) < run.planned);
   return Math.min(...going.map((lane) => (lane.steps.length ? decodeMs(lane, lastStep(lane)) : 0)));
 }
 

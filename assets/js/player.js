@@ -184,7 +184,8 @@ export class Player {
       return;
     }
     const passed = (now - this.before) * this.pace;
-    this.moment = Math.max(this.moment, Math.min(this.moment + passed, reached(run)));
+    const lanes = this.same.checked ? [run.focus] : run.lanes; // at the same step the others have no clock of their own
+    this.moment = Math.max(this.moment, Math.min(this.moment + passed, reached(run, lanes)));
     this.before = now;
     const from = this.at;
     while (this.at < this.last && decodeMs(run.focus, this.at + 1) <= this.moment) this.at += 1;

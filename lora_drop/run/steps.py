@@ -176,7 +176,8 @@ def _sentence(step: int, at: int, repaired: list[int], taken: str | None, trigge
     if len(repaired) == 1:
         again = f", and step {repaired[0]} again with it"
     elif repaired:
-        again = f", and steps {repaired[0]} to {repaired[-1]} again with it"
+        joined = "and" if len(repaired) == 2 else "to"
+        again = f", and steps {repaired[0]} {joined} {repaired[-1]} again with it"
     elif at != step:
         again = " for its own token alone; what the steps before it wrote stays as it is"
     back = "" if taken is None else f" The full model took back {taken[:SHOWN]!r} there."

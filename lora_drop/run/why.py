@@ -58,8 +58,15 @@ def _race(trace: Trace, lane: str) -> str | None:
     least = min(len(trace.steps[name]) - 1 for name in (BASELINE, lane))
     return (
         f"A kept token took {_ms(own)}, one of the full model {_ms(full)}: after {least} tokens the lanes stand "
-        f"{_ms(least * abs(full - own))} apart."
+        f"{_ms(least * abs(full - own))} apart. {_prefill(trace, lane)}"
     )
+
+
+def _prefill(trace: Trace, lane: str) -> str:
+    """All lanes start from one pass over the prompt."""
+    if trace.summary and trace.summary.prefill_cached:
+        return "The prompt was not read again: it is kept from an earlier run."
+    return f"The prompt was read once for all lanes, in {_ms(trace.steps[lane][0].ms)}."
 
 
 def _time(trace: Trace, lane: str) -> str | None:

@@ -95,6 +95,7 @@ def test_a_run_that_takes_tokens_back_ends_with_what_stands(server, open_page):
 def test_a_run_that_comes_whole_or_without_motion_shows_nothing_struck(server, open_page, tmp_path):
     scripted(server, 60)
     page = open_page(server.url, viewport=TALL, reduced_motion="reduce")
+    open_rest(page)
     page.evaluate(WATCH)
     wait_still(page)
     page.click("#ld-run")
@@ -136,6 +137,7 @@ def test_the_scrubber_leaves_what_is_taken_back(server, open_page):
 
     server.script = script
     page = open_page(server.url, viewport=TALL)
+    open_rest(page)
     wait_still(page)
     page.click("#ld-run")
     goes = f".ld-pane[data-lane='1'] .ld-token[data-step='{length - 1}']"

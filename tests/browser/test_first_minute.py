@@ -186,6 +186,7 @@ def test_nothing_leaves_the_page_in_a_whole_visit(server, open_page):
     titles = buttons.evaluate_all("nodes => nodes.map(node => node.dataset.title)")
     assert titles and not [t for t in titles if any(word in t.lower() for word in ("share", "cloud", "edit"))]
     for name in ("activity", "drift", "kl"):
+        page.locator(f"[data-chart={name}]").scroll_into_view_if_needed()  # only then it is drawn
         page.hover(f"[data-chart={name}] .ld-plot")
         for button in page.locator(f"[data-chart={name}] .modebar-btn").all():
             button.click()

@@ -12,8 +12,10 @@ pytestmark = [pytest.mark.browser, pytest.mark.full]
 
 def run_again(page, period: int) -> None:
     set_number(page, "ld-period", period)
+    shown = "document.querySelector('.ld-live').loraDropRun?.id ?? ''"
+    before = page.evaluate(shown)
     page.click("#ld-run")
-    expect(page.locator(".ld-status")).to_have_attribute("data-kind", "running")
+    page.wait_for_function(f"before => ({shown}) !== before", arg=before)
     wait_done(page)
     page.get_by_role("button", name="Pin this run").click()
 

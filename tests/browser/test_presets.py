@@ -51,6 +51,7 @@ def shipped(tmp_path_factory) -> Iterator[Server]:
         for name, (loss, speedup, bound, saved) in FIGURES.items():
             config = PRESETS[name].config
             row = {
+                **config.to_dict(),
                 "preset": name,
                 "config": config.to_dict(),
                 "adapters": HOSTILE,

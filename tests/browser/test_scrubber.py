@@ -20,6 +20,13 @@ CURSORS = """() => [...document.querySelectorAll('.ld-chart')].map(figure => {
     return Math.round(axes.xaxis.p2l(parseFloat(cursor.style.left) - plot.offsetLeft - axes.xaxis._offset));
 })"""
 
+# Pixels of the smallest letters in sight, those of charts too.
+SMALLEST = """() => {
+    const all = [...document.querySelectorAll('.ld-live *')].filter(node => node.checkVisibility()
+        && [...node.childNodes].some(child => child.nodeType === 3 && child.textContent.trim()));
+    return Math.min(...all.map(node => parseFloat(getComputedStyle(node).fontSize)));
+}"""
+
 
 def run_to_its_end(page: Page, tokens: int = 48) -> None:
     prepare(page, tokens=tokens)
@@ -191,12 +198,37 @@ def test_talk_mode_is_entered_and_left_by_one_key_and_by_the_address(server, ope
     size = page.evaluate("parseFloat(getComputedStyle(document.querySelector('.ld-text')).fontSize)")
     assert size >= 24
     assert page.evaluate("document.documentElement.scrollHeight") <= 900
+    # No controls on the slide, each slide is one thing, and no text is too small for the back of a room.
+    things = {
+        "answers": ".ld-panes",
+        "race": ".ld-race-canvas",
+        "activity": "[data-chart=activity] .ld-plot",
+        "drift": "[data-chart=drift] .ld-plot",
+        "kv": "[data-chart=kv] .ld-plot",
+    }
+    for at, shown in enumerate(things):
+        for name, where in things.items():
+            expect(page.locator(where)).to_be_visible(visible=name == shown)
+        expect(page.locator(".ld-player")).to_be_hidden()
+        expect(page.locator(".ld-verdict-text")).to_be_visible()
+        wait_still(page)
+        assert page.evaluate(SMALLEST) >= 0.022 * 900, shown
+        assert page.evaluate("document.documentElement.scrollHeight") <= 900
+        if at + 1 < len(things):
+            page.keyboard.press("PageDown")
+    for _ in range(len(things) + 1):
+        page.keyboard.press("PageUp")
+    expect(page.locator(".ld-talk-head")).to_contain_text(gather(server.runs[-1]).header.prompt)
+    expect(page.locator(".ld-verdict")).to_be_hidden()
+    page.keyboard.press("r")
+    wait_until(lambda: len(server.runs) == 2, "a run from the slide")
     page.keyboard.press("t")
     expect(page.locator("#ld-left")).to_be_visible()
+    wait_done(page)
     page.goto(server.url + "?talk=1")
     page.wait_for_selector(".ld-live.ld-talking")
     expect(page.locator("#ld-left")).to_be_hidden()
-    page.click("[data-act=talk]")
+    page.keyboard.press("Escape")
     expect(page.locator("#ld-left")).to_be_visible()
 
 

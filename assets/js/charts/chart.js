@@ -114,8 +114,9 @@ export class Chart {
       if (change["xaxis.autorange"]) this.onZoom?.(null);
       else if (from !== undefined) this.onZoom?.([Number(from), Number(to)]);
     });
-    this.plot.on("plotly_hover", ({ points }) => this.onHover?.(Math.round(points[0].x)));
-    this.plot.on("plotly_unhover", () => this.onHover?.(null));
+    // Plotly reports a pointer near a line alone; the other charts follow it anywhere.
+    this.plot.addEventListener("pointermove", ({ clientX }) => this.onHover?.(this.stepAt(clientX)));
+    this.plot.addEventListener("pointerleave", () => this.onHover?.(null));
     this.plot.on("plotly_click", ({ points }) => this.onPick?.(Math.round(points[0].x), points[0]));
   }
 
@@ -139,6 +140,17 @@ export class Chart {
     if (step === null || !this.isDrawn || !axes?.xaxis) return null;
     const x = axes.xaxis.l2p(step);
     return x < -1 || x > axes.xaxis._length + 1 ? null : this.plot.offsetLeft + axes.xaxis._offset + x;
+  }
+
+  /**
+   * The step under a place of the window; null beside the plot.
+   *
+   * @param {number} clientX
+   */
+  stepAt(clientX) {
+    const { xaxis } = this.plot._fullLayout;
+    const x = clientX - this.plot.getBoundingClientRect().left - xaxis._offset;
+    return x < 0 || x > xaxis._length ? null : Math.max(0, Math.round(xaxis.p2l(x)));
   }
 
   /**

@@ -53,7 +53,7 @@ export class Charts {
     const { store } = this;
     for (const chart of this.all) {
       chart.onPick = goTo;
-      chart.onHover = (hover) => store.update({ hover });
+      chart.onHover = (hover) => hover !== store.state.hover && store.update({ hover });
       // The charts have one x axis: a zoom in one is a zoom in all.
       chart.onZoom = (zoom) => {
         for (const other of this.all) if (other !== chart && other.shown) this.later(() => other.zoomTo(zoom));

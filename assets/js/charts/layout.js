@@ -40,7 +40,7 @@ export const isTalk = () => document.body.classList.contains("ld-talk");
  * @returns {any}
  */
 export function baseLayout({ run, from, span, zoom }, yTitle) {
-  const size = isTalk() ? 18 : 11; // for the back of a room
+  const size = isTalk() ? 20 : 11; // for the back of a room
   const axis = {
     gridcolor: color("grid"),
     linecolor: color("line"),

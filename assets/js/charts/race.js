@@ -72,7 +72,7 @@ function placeOf(state, lane) {
  * @returns {Strip}
  */
 function draw(canvas, run, state) {
-  const scale = isTalk() ? 1.5 : 1;
+  const scale = isTalk() ? 2 : 1;
   const width = canvas.offsetWidth / scale;
   const { lanes } = run;
   const height = lanes.length * (ROW.bar + ROW.strip + 2 * ROW.gap) + ROW.between + ROW.axis;

@@ -1,8 +1,9 @@
-/* The talk mode: large, 16:9, nothing but the run. */
+/* The talk mode: large, 16:9, one thing a slide, and no controls. A speaker goes on by the keys that clickers send. */
 
-import { find } from "../dom.js";
+import { find, make } from "../dom.js";
 
 const TYPED_IN = "input:not([type=range]):not([type=checkbox]), textarea, select";
+const SLIDES = ["prompt", "verdict", "answers", "race", "activity", "drift", "kv"];
 
 /**
  * @param {HTMLElement} root
@@ -10,19 +11,43 @@ const TYPED_IN = "input:not([type=range]):not([type=checkbox]), textarea, select
  */
 export function mountTalk(root, store) {
   const button = find(root, "[data-act=talk]");
+  const head = make("p", "ld-talk-head");
+  root.prepend(head);
   const toggle = () => store.update({ isTalk: !store.state.isTalk });
+
+  /** @param {number} by slides */
+  function turn(by) {
+    const at = SLIDES.indexOf(root.dataset.slide ?? "") + by;
+    root.dataset.slide = SLIDES[Math.max(0, Math.min(at, SLIDES.length - 1))];
+  }
+
+  /** @param {string} key @returns {boolean} whether it meant something */
+  function press(key) {
+    if (key.toLowerCase() === "t") toggle();
+    else if (!store.state.isTalk) return false;
+    else if (key === "PageDown") turn(1);
+    else if (key === "PageUp") turn(-1);
+    else if (key.toLowerCase() === "r") /** @type {HTMLElement | null} */ (document.querySelector("#ld-run"))?.click();
+    else if (key === "Escape" && store.state.step === null) toggle(); // else the scrubber is left first
+    else return false;
+    return true;
+  }
+
   button.addEventListener("click", toggle);
   document.addEventListener("keydown", (event) => {
     const target = /** @type {Element} */ (event.target);
-    if (target.matches?.(TYPED_IN) || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key.toLowerCase() === "t") toggle();
+    if (target.matches?.(TYPED_IN) || event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
+    if (press(event.key)) event.preventDefault();
   });
-  store.subscribe(["isTalk"], ({ isTalk }) => {
+  store.subscribe(["isTalk", "run", "prompt"], ({ run, prompt }) => {
+    head.textContent = run?.header.prompt ?? prompt ?? "";
+  });
+  store.subscribe(["isTalk"], ({ isTalk, run }) => {
+    if (isTalk) root.dataset.slide = run ? "answers" : "prompt";
     // The style sheets, and with them the charts, go by the body's class.
     document.body.classList.toggle("ld-talk", isTalk);
     root.classList.toggle("ld-talking", isTalk);
     button.setAttribute("aria-pressed", String(isTalk));
-    button.textContent = isTalk ? "Leave" : "Talk";
     window.scrollTo(0, 0);
   });
   if (new URLSearchParams(location.search).get("talk") === "1") store.update({ isTalk: true });

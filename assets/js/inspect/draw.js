@@ -34,7 +34,7 @@ export function draw(panel, shown, close) {
   const note = make("p", "ld-inspector-note", said);
   note.setAttribute("role", "status");
   note.hidden = !said;
-  const parts = found ? [make("p", "ld-inspector-prefix", found.prefix_text), fives(shown.run, found)] : [];
+  const parts = found ? [make("p", "ld-inspector-prefix", found.prefix_text), fives(shown, found)] : [];
   const after = found?.refresh ? [make("p", "ld-inspector-refresh", refreshWords(found.refresh))] : [];
   panel.replaceChildren(head(shown, close), note, ...parts, ...after, ...(found ? [stack(shown, found)] : []));
 }
@@ -54,14 +54,14 @@ function head({ run, lane, step }, close) {
 }
 
 /** The five likeliest next tokens of each lane and of the full model. */
-function fives(run, found) {
+function fives({ run, lane }, found) {
   const row = make("div", "ld-fives");
   const nameOf = (id) => run.plainLabels[run.lanes.findIndex((lane) => lane.id === id)] ?? id;
   for (const [id, { prefix_of: whose, tokens }] of Object.entries(found.top)) {
     const shared = whose.length > 1 ? `text of ${whose.map(nameOf).join(" and ")}` : "its own text";
     row.append(five(nameOf(id), shared, tokens));
   }
-  if (found.full) row.append(five("Full model", found.prefix_text, found.full));
+  if (found.full) row.append(five("Full model", `text of ${run.plainLabels[lane.index]}`, found.full));
   return row;
 }
 
@@ -128,7 +128,9 @@ function lensCell(tokens) {
  * @param {{text: string, drift?: number | null}} refresh
  */
 function refreshWords({ text, drift }) {
-  return drift === undefined || drift === null ? text : `${text} This token's states then stood ${formatNumber(drift, 4)} from the full model's.`;
+  if (drift === undefined || drift === null) return text;
+  const where = drift < 5e-5 ? "where the full model's do" : `${formatNumber(drift, 4)} from the full model's`;
+  return `${text} This token's states then stood ${where}.`;
 }
 
 /** A token's text with its blanks seen. */

@@ -115,7 +115,7 @@ function onKey(event, current, close) {
     const text = at.closest(".ld-panes .ld-text");
     const by = STEPS.get(event.key) ?? (event.key === "Enter" || event.key === "Home" || event.key === "End" ? 0 : null);
     if (!text || by === null) return;
-    const all = /** @type {HTMLElement[]} */ ([...text.querySelectorAll(".ld-token:not(.ld-later)")]);
+    const all = /** @type {HTMLElement[]} */ ([...text.querySelectorAll(".ld-token")]);
     const held = token ? all.indexOf(token) : -1;
     const place = event.key === "Home" ? 0 : event.key === "End" ? all.length - 1 : held < 0 ? 0 : held + by;
     const next = all[Math.max(0, Math.min(place, all.length - 1))];
