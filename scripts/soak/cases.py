@@ -59,8 +59,8 @@ BAD_PAGES = [
 ]
 
 
-# Of a summary, on the page too, and of a third lane.
-BY_CLOCK = ("speedup", "speedup_interval", "words", "verdict", "why", "parts")
+# Of a summary, on the page too, and of a third lane: what follows from the clocks, or from what was asked before.
+BY_CLOCK = ("speedup", "speedup_interval", "words", "verdict", "why", "parts", "prefill_cached")
 
 
 class Wrong(Exception):
@@ -114,7 +114,7 @@ class Answer:
 
 
 def timeless(summary: dict[str, Any]) -> dict[str, Any]:
-    """A summary without what follows from the clocks."""
+    """A summary without what another moment may change."""
     lanes = {
         name: {k: v for k, v in lane.items() if k not in ("tokens_per_second", "prefill_ms", "decode_ms", *BY_CLOCK)}
         for name, lane in summary["lanes"].items()
