@@ -28,6 +28,7 @@ from lora_drop.evaluation.texts import own_answers
 from lora_drop.method.presets import Preset, presets_for
 from lora_drop.models.load import LoadedModel
 
+TIMED = 8  # prompts that the speed is measured on
 SAME = ("format", "version", "model", "device", "data", "settings", "software")  # of two files that are one
 
 
@@ -86,7 +87,7 @@ def measure_presets(
         "version": VERSION,
         **circumstances(loaded),
         "data": describe_data(pairs, source) | {"own": describe_prompts(prompts)},
-        "settings": {"context_tokens": context_tokens, "speed_tokens": SPEED_TOKENS},
+        "settings": {"context_tokens": context_tokens, "speed_tokens": SPEED_TOKENS, "timed": TIMED},
         "notes": list(dict.fromkeys(note for case in cases for note in case.point.notes)),
         "rows": [],
     }
@@ -101,7 +102,9 @@ def measure_presets(
     answers = own_answers(loaded, prompts) if done < len(cases) else None
     for i, case in enumerate(cases):
         if rows[i] is None:
-            rows[i] = case.key | measure(loaded, case.point, pairs, context_tokens, answers, not case.bare)
+            texts = pairs, context_tokens, answers
+            timed = [prompt for prompt, _ in pairs[:TIMED]]
+            rows[i] = case.key | measure(loaded, case.point, *texts, free=not case.bare, prompts=timed)
             result["rows"] = [row for row in rows if row]
             write_texts({JSON_NAME: json_text(result)}, folder, "the presets")
             done += 1
