@@ -67,7 +67,7 @@ def run_once(menu: Server, page: Page) -> str:
 
 
 def is_ready(page: Page, model: str) -> None:
-    expect(page.locator("#ld-status .ld-status")).to_have_text(f"{model} is ready. Press Run.", timeout=30_000)
+    expect(page.locator("#ld-status .ld-status")).to_have_text(f"{model} is ready.", timeout=30_000)
 
 
 def test_another_model_shows_runs_and_comes_back(menu, open_page):

@@ -33,14 +33,12 @@ SEEN = """() => ({
 
 def test_a_changed_prompt_and_seed_are_what_is_played_and_what_is_downloaded(server, open_page, tmp_path):
     page = open_page(server.url)
-    prepare(page, tokens=40)
+    prepare(page, tokens=128)  # about 8 s
     page.fill("#ld-prompt textarea", "Another prompt, and a seed")
     set_number(page, "ld-seed", 7)
     set_number(page, "ld-temperature", 1)
     page.click("#ld-run")
-    page.wait_for_selector(".ld-live[data-state=running], .ld-live[data-state=playing]")
-    page.wait_for_function("window.LoraDrop.store.state.step > 3")
-    seen = page.evaluate(SEEN)
+    seen = page.wait_for_function(f"() => window.LoraDrop.store.state.step > 3 && ({SEEN})()").json_value()
     expect(page.locator(".ld-pace-words")).to_contain_text("real speed")
     expect(page.locator("[data-testid=verdict]")).to_have_attribute("data-kind", "running")
     page.wait_for_selector(".ld-live[data-state=done]", timeout=60_000)  # by itself: nothing is skipped
@@ -49,7 +47,7 @@ def test_a_changed_prompt_and_seed_are_what_is_played_and_what_is_downloaded(ser
     assert (trace.header.prompt, trace.header.seed) == ("Another prompt, and a seed", 7)
     assert [pane_text(page, lane) for lane in (0, 1)] == [trace.text(name) for name in ("baseline", "lora_drop")]
     # Both lanes were at one moment of their own clocks, which start when the prompt has been read.
-    assert 0 < sum(seen["shown"]) < 80
+    assert 0 < sum(seen["shown"]) < 256
     for shown, steps in zip(seen["shown"], trace.steps.values(), strict=True):
         clock = [sum(step.ms for step in steps[1 : i + 1]) for i in range(len(steps))]
         early, late = (sum(ms <= seen["moment"] + slack for ms in clock) for slack in (-0.5, 0.5))
@@ -67,14 +65,15 @@ def test_a_changed_prompt_and_seed_are_what_is_played_and_what_is_downloaded(ser
 def test_playing_waits_where_the_stream_is_behind_and_can_be_skipped(server, open_page):
     records = list(run(server.loaded, Request("Why?", CONFIG, 60, ignore_eos=True, view="lock-step")))
     half = next(i for i, one in enumerate(records) if isinstance(one, StepRecord) and one.step == 20)
+    more = next(i for i, one in enumerate(records) if isinstance(one, StepRecord) and one.step == 30)
     goes_on = threading.Event()
 
     def script():
         yield from records[:half]
-        goes_on.wait(1)  # then an update is due
-        yield records[half]
+        goes_on.wait(1)  # then an update is due, some steps later
+        yield from records[half:more]
         assert goes_on.wait(60)
-        yield from records[half + 1 :]
+        yield from records[more:]
 
     server.script = script
     page = open_page(server.url)
@@ -83,7 +82,7 @@ def test_playing_waits_where_the_stream_is_behind_and_can_be_skipped(server, ope
     page.wait_for_function("window.LoraDrop.store.state.step >= 15")
     page.wait_for_timeout(500)
     seen = page.evaluate(SEEN)
-    assert seen["state"] == "running" and max(seen["shown"]) <= 22, "it waits at what has come"
+    assert seen["state"] == "running" and max(seen["shown"]) <= 31, "it waits at what has come"
     page.select_option(".ld-rate", "0.1")
     goes_on.set()
     page.wait_for_selector(".ld-live[data-state=playing]", timeout=60_000)
@@ -172,12 +171,12 @@ def test_while_one_waits_a_recorded_run_plays_and_says_that_it_is_one(server, op
     server.script = script
     page = open_page(server.url)
     page.click("#ld-run")
+    page.wait_for_function("window.LoraDrop.store.state.step > 2")
     note = page.locator(".ld-verdict-note")
     expect(note).to_contain_text("While you wait: a recorded run", timeout=20_000)
     expect(note).to_contain_text("recorded 20")  # the day
     recorded = page.evaluate("document.querySelector('.ld-live').loraDropRun.header")
     assert recorded["device"]["name"] in note.inner_text() and len(recorded["lanes"]) == 3
-    page.wait_for_function("window.LoraDrop.store.state.step > 2")
     expect(page.locator(".ld-live")).to_have_attribute("data-state", "recorded")
     goes_on.set()
     page.wait_for_function("document.querySelector('.ld-live').loraDropRun.header.prompt === 'Mine'")

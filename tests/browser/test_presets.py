@@ -121,7 +121,7 @@ def test_a_preset_sets_the_controls_and_a_control_makes_it_custom(shipped, open_
     assert checked(page) == "fast"
     set_number(page, "ld-period", 5)
     expect(page.locator("#ld-preset input[value=custom]")).to_be_checked()
-    assert "measured" not in page.inner_text(".ld-whatif-note")
+    assert "How well these settings read was not measured." in page.inner_text(".ld-whatif-note")
     page.focus("#ld-preset input[value=custom]")
     page.keyboard.press("ArrowUp")
     open_advanced(page)
