@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -155,37 +156,32 @@ def prepares(cache: Path, gguf: Path) -> None:
     door.ensure()
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
-def test_the_real_conversion_killed_while_it_writes(tmp_path, name):
-    """At the first bytes of a file; afterwards every file is that of a conversion in peace."""
-    good = door.ensure(verify=True)
-    work = tmp_path / f"{door.NAME}.partial"
-    process = in_process(prepares, tmp_path, good / download.GGUF.name)
-    while process.is_alive() and not (work / name).exists():
-        time.sleep(0.001)
+def killed(process: BaseProcess) -> None:
+    """Kill it, and look that it was at work until then."""
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    assert (work / name).exists() and not (tmp_path / door.NAME).exists()
-    again = in_process(prepares, tmp_path, good / download.GGUF.name)
-    again.join()
-    assert again.exitcode == 0 and door.is_ready(tmp_path / door.NAME, verify=True)
-    one, other = (json.loads((folder / door.MANIFEST).read_text()) for folder in (good, tmp_path / door.NAME))
-    assert one["files"] == other["files"]
 
 
 @pytest.mark.timeout(900)
-def test_the_real_first_start_killed_at_three_random_moments(tmp_path):
-    """One after the other into one cache; then it is as one in peace."""
+def test_the_real_first_start_killed_at_three_random_moments_and_as_it_writes(tmp_path):
+    """At the first bytes of two files; one after the other into one cache. Then it is as one in peace."""
     good, draw = door.ensure(verify=True), random.Random(0)
+    folder, work = tmp_path / door.NAME, tmp_path / f"{door.NAME}.partial"
     for _ in range(3):
         process = in_process(prepares, tmp_path, good / download.GGUF.name)
-        process.join(25 * draw.random())
-        process.kill()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL and not (tmp_path / door.NAME).exists()
+        process.join(8 * draw.random())  # of some ten to thirty seconds
+        killed(process)
+        assert not folder.exists()
+    for name in ("model.safetensors", "tokenizer.json"):
+        (work / name).unlink(missing_ok=True)
+        process = in_process(prepares, tmp_path, good / download.GGUF.name)
+        while process.is_alive() and not (work / name).exists():
+            time.sleep(0.001)
+        killed(process)
+        assert (work / name).exists() and not folder.exists()
     again = in_process(prepares, tmp_path, good / download.GGUF.name)
     again.join()
-    assert again.exitcode == 0 and door.is_ready(tmp_path / door.NAME, verify=True)
-    one, other = (json.loads((folder / door.MANIFEST).read_text()) for folder in (good, tmp_path / door.NAME))
+    assert again.exitcode == 0 and door.is_ready(folder, verify=True)
+    one, other = (json.loads((place / door.MANIFEST).read_text()) for place in (good, folder))
     assert one["files"] == other["files"]
