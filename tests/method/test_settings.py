@@ -74,7 +74,7 @@ def test_a_made_up_setting_is_everywhere_by_its_one_entry(tmp_path):
     assert found["config"] == found["trace"] == 0.25 and found["flag"] == 0 and found["refused"] == 2
     assert "made_up must lie between 0 and 1, got 7.0" in done.stderr
     assert found["page"] == "Made up" and found["sweep"] == "0.5"
-    assert found["api"] == [True, True, False], "/generate, /estimate and not /replay"
+    assert found["api"] == [True, True, False, False], "/generate, /estimate; not /replay, /inspect"
     assert found["link"][0] | {"kind": "number", "off": True, "low": 0, "high": 1} == found["link"][0]
     (line,) = found["docs"]
     assert "a setting that somebody made up" in line
