@@ -67,7 +67,7 @@ def _speed(facts: Facts) -> str | None:
     if speed in ("faster", "slower"):
         if is_wide(speedup, interval):
             low, high = interval
-            return f"{speed} ({low:.1f}x to {high:.1f}x)"
+            return f"{speed} ({low:.2f}x to {high:.2f}x)"
         bound = f" (above the bound of {facts['bound']:.2f}x that memory traffic sets)" if facts["by_chance"] else ""
         return f"{speedup:.2f}x faster{bound}" if speed == "faster" else f"slower ({speedup:.2f}x)"
     if speed == "same":

@@ -83,6 +83,7 @@ def test_another_model_shows_runs_and_comes_back(menu, open_page):
     expect(page.locator(".ld-whatif [data-figure=dropped]")).to_have_text("6 of 30")
     expect(page.locator(".ld-pattern-caption")).to_contain_text("30 layers")
     assert "deep test model, float32" in figure(page, "device")
+    open_advanced(page)
     expect(page.locator(".ld-train code")).to_contain_text("lora_drop train --model 'deep test model'")
     assert run_once(menu, page) == DEEP and menu.runs[-1][0].model["layers"] == 30
     choose(page, LLAMA)

@@ -63,7 +63,7 @@ def test_a_changed_prompt_and_seed_are_what_is_played_and_what_is_downloaded(ser
 
 @pytest.mark.full
 def test_playing_waits_where_the_stream_is_behind_and_can_be_skipped(server, open_page):
-    records = list(run(server.loaded, Request("Why?", CONFIG, 60, ignore_eos=True, view="lock-step")))
+    records = list(run(server.loaded, Request("Why?", CONFIG, 400, ignore_eos=True, view="lock-step")))
     half = next(i for i, one in enumerate(records) if isinstance(one, StepRecord) and one.step == 20)
     more = next(i for i, one in enumerate(records) if isinstance(one, StepRecord) and one.step == 30)
     goes_on = threading.Event()
@@ -88,7 +88,7 @@ def test_playing_waits_where_the_stream_is_behind_and_can_be_skipped(server, ope
     page.wait_for_selector(".ld-live[data-state=playing]", timeout=60_000)
     page.click("[data-act=skip]")
     expect(page.locator(".ld-live")).to_have_attribute("data-state", "done")
-    assert page.evaluate(SEEN)["shown"] == [60, 60]
+    assert page.evaluate(SEEN)["shown"] == [400, 400]
     expect(page.locator("[data-act=skip]")).to_be_hidden()
 
 

@@ -179,12 +179,12 @@ def test_a_third_lane_changes_exactly_one_setting_and_says_which(shipped, open_p
             expect(page.locator(".ld-pane[data-lane='2'] h2")).to_have_text(COMPARISONS[name].lane)
             assert pane_text(page, 2) == traces[name].text("third")
         assert figure(page, "agreement") == f"{100 * traces[name].summary.top1_agreement:.1f}%"
-    follows = {"dropped", "rank", "corrected", "extras"}  # from the settings
+    follows = {"dropped", "rank", "corrected", "extras", "bank"}  # from the settings
     for name, trace in traces.items():
         assert trace.token_ids("lora_drop") == traces[""].token_ids("lora_drop"), "the other lanes are as they were"
         if name:
             one, two = (trace.header.lanes[lane]["config"] for lane in (1, 2))
-            changed = {key: two[key] for key in one if one[key] != two[key] and key not in follows}
+            changed = {key: two[key] for key in one if key not in follows and one[key] != two[key]}
             assert changed == {k: v for k, v in COMPARISONS[name].changes.items() if one[k] != v}
     assert {name: t.header.lanes[2]["config"]["rank"] for name, t in traces.items() if name} == {
         "adapters-off": 0,

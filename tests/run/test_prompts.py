@@ -14,6 +14,7 @@ from lora_drop.run.prompts import PromptCache
 from lora_drop.run.records import BASELINE, LORA_DROP, THIRD
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
+from lora_drop.run.told import told_of
 from lora_drop.run.trace import gather
 
 PROMPT = "Tell me something."
@@ -59,6 +60,14 @@ def test_another_setting_does_not_read_the_prompt_again(tiny, reads):
     assert facts(moved) == facts(trace_of(tiny, period=4))
     assert moved.summary.lanes[BASELINE]["prefill_ms"] == moved.steps[BASELINE][0].ms > 0
     assert not trace_of(tiny, prompts, prompt="Another one.").summary.prefill_cached
+
+
+def test_it_is_said_whether_the_prompt_was_read(tiny, reads):
+    prompts = PromptCache()
+    for words in ("was read once for all lanes, in", "was not read again"):
+        trace = trace_of(tiny, prompts)
+        header = dataclasses.replace(trace.header, device=trace.header.device | {"decoder": "native"})
+        assert words in told_of(dataclasses.replace(trace, header=header))["why"]["race"]
 
 
 def test_other_weights_and_other_decoders_read_it_themselves(tiny, reads):

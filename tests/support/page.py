@@ -67,7 +67,7 @@ def wait_done(page: Page, timeout: float = 60_000) -> None:
     page.wait_for_selector(".ld-live[data-state='playing'], .ld-live[data-state='done']", timeout=timeout)
     page.evaluate("document.querySelector('.ld-live[data-state=playing] [data-act=skip]')?.click()")
     page.wait_for_selector(".ld-live[data-state='done']", timeout=timeout)
-    expect(page.locator(".ld-status")).to_have_attribute("data-kind", "done")
+    expect(page.locator(".ld-status")).to_have_attribute("data-kind", "done", timeout=timeout)
 
 
 # Frames are drawn when the page has time for them, so this waits longer on a busy machine and hardly on an idle one.

@@ -204,7 +204,7 @@ def check(text: str, lines: list[str]) -> str:
 
     def wide(low, high):
         one, two = trace.interval()
-        return near(low, one, 1) and near(high, two, 1)
+        return near(low, one) and near(high, two)
 
     rules = [
         (r"\(measured idle: ([\d.]+)x on (.+?)\)", lambda x, of: near(x, idle["speedup"]) and of == idle["device"]),
