@@ -116,7 +116,7 @@ def core_share(cgroups: Path = CGROUPS) -> float | None:
 
 @cache
 def check_versions(extra: str | None = None) -> None:
-    """Refuse installed packages that are older than this program needs. Imports none of them: some 50 ms, once.
+    """Refuse installed packages that are older than this program needs, and `-OO`. Imports none of them: 50 ms, once.
 
     For where a program starts (a command, the page, a library's first use), not for `import lora_drop`: an old version
     does not always fail by itself. transformers 5.20 to 5.23 read the bundled model without an error, and wrong.
@@ -129,6 +129,8 @@ def check_versions(extra: str | None = None) -> None:
     """
     from importlib.metadata import PackageNotFoundError, version
 
+    if sys.flags.optimize > 1:
+        raise LoraDropError("transformers reads docstrings, which -OO (PYTHONOPTIMIZE=2) removes: use -O, or neither")
     old, needed = [], []
     for name, floor, requirement in _floors(extra):
         with contextlib.suppress(PackageNotFoundError):  # its import will say so, where it is needed

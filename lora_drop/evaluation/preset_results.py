@@ -206,6 +206,7 @@ def is_measured(row: dict[str, Any]) -> bool:
     numbers = [*(row[column] for column in FIGURES.values()), *(row.get(column) for column in (*LOSSES, *REPEATS))]
     return (
         isinstance(row["config"], dict)
+        and _is_number(whole_setting(row["config"])["accept"])  # decides which loss is shown
         and isinstance(row["adapters"], str)
         and isinstance(row["adapters_fingerprint"], (str, type(None)))
         and all(number is None or _is_number(number) for number in numbers)

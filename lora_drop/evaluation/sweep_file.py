@@ -58,7 +58,7 @@ def read_sweep(path: Path) -> dict[str, Any]:
         raise
     except OSError as error:
         raise LoraDropError(f"cannot read the sweep {path.name}: {error.strerror or error}.") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise LoraDropError(f"{path.name} is not a {JSON_NAME} of the sweep command.") from None
     return {"notes": []} | result
 

@@ -156,6 +156,12 @@ def test_the_versions_are_looked_at_without_an_import():
     assert done.stdout == "set()\n"
 
 
+def test_without_docstrings_it_is_refused_in_one_line():
+    words = [sys.executable, "-OO", "-m", "lora_drop", "run", "--model", "random:tiny-llama", "--prompt", "Hi"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1) and "use -O" in done.stderr
+
+
 def test_one_thread_takes_all_steps_of_a_device_whoever_asks():
     seen = []
 
