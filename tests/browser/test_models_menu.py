@@ -59,7 +59,7 @@ def run_once(menu: Server, page: Page) -> str:
     wait_still(page)  # the controls follow the new model
     page.click("#ld-run")
     try:
-        wait_until(lambda: len(menu.runs) > before and menu.closed == len(menu.runs), "the run ended", 60)
+        wait_until(lambda: len(menu.runs) > before and menu.closed == len(menu.runs), "the run ended", 60, page)
     except AssertionError:
         pytest.fail(f"no run ended; the status says {page.inner_text('#ld-status')!r}")
     wait_done(page)

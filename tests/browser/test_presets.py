@@ -168,7 +168,7 @@ def test_a_third_lane_changes_exactly_one_setting_and_says_which(shipped, open_p
     for count, name in enumerate(("", "adapters-off", "skip", "state", "bare"), start=1):
         button[name].click()
         page.click("#ld-run")
-        wait_ended(shipped, count)
+        wait_ended(shipped, count, page)
         wait_done(page)
         traces[name] = gather(shipped.runs[-1])
         expect(page.locator(".ld-pane")).to_have_count(3 if name else 2)

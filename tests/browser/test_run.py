@@ -117,7 +117,7 @@ def test_early_refreshes_are_seen_counted_and_explained(server, open_page):
     set_text(page, "ld-refresh-entropy", "")
     expect(refreshes).to_have_text("1 in 4")
     page.click("#ld-run")
-    wait_ended(server, 2)
+    wait_ended(server, 2, page)
     wait_done(page)
     assert server.runs[-1][0].lanes[1]["config"]["refresh_entropy"] is None
     expect(page.locator("[data-chart=activity] .ld-key-early")).to_be_hidden()

@@ -158,7 +158,7 @@ def test_a_cell_sets_the_sliders_and_runs(stored, open_page, by):
     else:
         chosen.focus()
         page.keyboard.press("Enter")
-    wait_until(lambda: bool(stored.runs and stored.runs[-1]), "a run began")
+    wait_until(lambda: bool(stored.runs and stored.runs[-1]), "a run began", page=page)
     config = stored.runs[-1][0].lanes[1]["config"]
     assert (config["drop_ratio"], config["period"], config["reuse"], config["layers"]) == (
         0.25,
@@ -180,7 +180,7 @@ def test_exact_layers_and_an_unmeasured_cell_run_too(stored, open_page):
     assert answer(page).startswith("No setting of this map is safe. The nearest is drop ratio 0.25, period 3")
     stored.runs.clear()
     page.click(".ld-map-cell")
-    wait_until(lambda: bool(stored.runs and stored.runs[-1]), "a run began")
+    wait_until(lambda: bool(stored.runs and stored.runs[-1]), "a run began", page=page)
     config = stored.runs[-1][0].lanes[1]["config"]
     assert (config["drop_layers"], config["accept"], config["refresh"]) == ([5, 7], 0.1, "repair")
     run_done(page)
@@ -190,7 +190,7 @@ def test_exact_layers_and_an_unmeasured_cell_run_too(stored, open_page):
     page.wait_for_selector(".ld-map-cell[data-ratio='0.75'][data-period='4']")
     stored.runs.clear()
     page.click(".ld-map-cell[data-ratio='0.75'][data-period='4']")
-    wait_until(lambda: bool(stored.runs and stored.runs[-1]), "a run began")
+    wait_until(lambda: bool(stored.runs and stored.runs[-1]), "a run began", page=page)
     config = stored.runs[-1][0].lanes[1]["config"]
     assert (config["drop_ratio"], config["period"], config["drop_layers"], config["accept"]) == (0.75, 4, None, 0)
     run_done(page)
@@ -211,7 +211,7 @@ def test_the_dial_shows_each_stop_and_runs_it(stored, open_page):
     assert "1.60×" in page.inner_text(".ld-dial-words") and page.inner_text(".ld-dial-sample") == HOSTILE
     assert not asked and page.locator(".ld-dial img").count() == 0
     page.click(".ld-dial-run")
-    wait_until(lambda: bool(stored.runs and stored.runs[-1]), "a run began")
+    wait_until(lambda: bool(stored.runs and stored.runs[-1]), "a run began", page=page)
     config = stored.runs[-1][0].lanes[1]["config"]
     assert (config["drop_ratio"], config["period"]) == (0.75, 8)
     run_done(page)
@@ -220,7 +220,7 @@ def test_the_dial_shows_each_stop_and_runs_it(stored, open_page):
     dial.press("Home")
     stored.runs.clear()
     page.click(".ld-dial-run")
-    wait_until(lambda: bool(stored.runs and stored.runs[-1]), "a run began")
+    wait_until(lambda: bool(stored.runs and stored.runs[-1]), "a run began", page=page)
     assert stored.runs[-1][0].lanes[1]["config"]["period"] == 1
     run_done(page)
 

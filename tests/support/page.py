@@ -108,17 +108,18 @@ def run_to_end(page: Page) -> None:
     wait_still(page)
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60, page: Page | None = None) -> None:
+    """Poll a condition of this process. `page`: one whose requests have to be let through meanwhile."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
+        page.wait_for_timeout(50) if page else time.sleep(0.05)
 
 
-def wait_ended(server, runs: int) -> None:
+def wait_ended(server, runs: int, page: Page | None = None) -> None:
     """Until so many runs have begun and the last one has its summary."""
 
     def ended() -> bool:
         return len(server.runs) == runs and bool(server.runs[-1]) and isinstance(server.runs[-1][-1], Summary)
 
-    wait_until(ended, f"run {runs} ended")
+    wait_until(ended, f"run {runs} ended", page=page)
