@@ -169,7 +169,7 @@ def test_a_sweep_measures_every_point_and_goes_on_from_the_last_one(zone, monkey
 
 
 def test_cancel_keeps_what_was_measured(zone, monkeypatch):
-    monkeypatch.setattr(safe_zone, "measure", lambda loaded, point, *_: row(ratio=point.config.drop_ratio))
+    monkeypatch.setattr(safe_zone, "measure", lambda loaded, point, *_, **__: row(ratio=point.config.drop_ratio))
     updates = []
     for update in zone.run_page("0.25,0.5,0.75", "2", "residual", "block", "auto", "agreement", None, None, VISITOR):
         updates.append(update)
@@ -182,7 +182,7 @@ def test_cancel_keeps_what_was_measured(zone, monkeypatch):
 
 
 def test_whatever_ends_a_sweep_releases_it(zone, monkeypatch, capsys):
-    def fails(*_):
+    def fails(*_, **__):
         raise RuntimeError("secret detail")
 
     monkeypatch.setattr(safe_zone, "measure", fails)
