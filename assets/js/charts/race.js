@@ -157,7 +157,7 @@ function stripOf(run, state, box) {
 /** Each token of each lane on a scale of milliseconds, up to the position. */
 function drawStrip(pen, run, state, strip, top) {
   const unit = strip.width / strip.span;
-  label(pen, "each token as wide as it took long", strip.x, top - 10, "left", color("muted"));
+  label(pen, "each token as wide as it took long, counted from the end of the prompt", strip.x, top - 10, "left", color("muted"));
   for (const [row, lane] of run.lanes.entries()) {
     const y = top + row * (ROW.strip + ROW.gap);
     const { tokens } = placeOf(state, lane);

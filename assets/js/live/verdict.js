@@ -22,9 +22,10 @@ export function mountVerdict(root, store) {
   const box = find(root, ".ld-verdict");
   const note = find(box, ".ld-verdict-note");
   const draw = (state) => {
-    const { kind, text, reads } = verdictOf(state);
+    const { kind, text, reads, speed } = verdictOf(state);
     box.dataset.kind = kind;
-    box.dataset.reads = reads;
+    box.dataset.reads = reads ?? "";
+    box.dataset.speed = speed ?? "";
     setText(find(box, ".ld-verdict-text"), text);
     const words = noteOf(state);
     note.hidden = !words;
@@ -46,15 +47,15 @@ const isTold = ({ run, isUnfolding }) => Boolean(run?.isOver && !isUnfolding);
 
 /**
  * @param {State} state
- * @returns {{kind: string, text: string, reads: string}}
+ * @returns {{kind: string, text: string, reads?: string, speed?: string}}
  */
 function verdictOf(state) {
   const { run } = state;
-  if (!run) return { kind: "invite", text: INVITE, reads: "" };
-  if (!isTold(state)) return { kind: "running", text: UNFOLDING, reads: "" };
+  if (!run) return { kind: "invite", text: INVITE };
+  if (!isTold(state)) return { kind: "running", text: UNFOLDING };
   const verdict = run.told?.verdict;
-  if (verdict) return { kind: verdict.kind, text: verdict.text, reads: verdict.facts.reads ?? "" };
-  return { kind: "stopped", text: run.isLost ? LOST : "This run was cut short: what it holds is shown.", reads: "" };
+  if (verdict) return { kind: verdict.kind, text: verdict.text, reads: verdict.facts.reads, speed: verdict.facts.speed };
+  return { kind: "stopped", text: run.isLost ? LOST : "This run was cut short: what it holds is shown." };
 }
 
 /**
