@@ -39,7 +39,7 @@ DRAW = """async ([what, options]) => {
 
 def draw(page: Page, what: str, **options) -> bytes:
     if what == "whole":
-        for chart in ("activity", "drift", "kv"):  # only in sight are they drawn; the menu itself draws what is missing
+        for chart in ("activity", "drift", "kv"):  # drawn once they are in sight
             page.locator(f"[data-chart={chart}]").scroll_into_view_if_needed()
         wait_still(page)
     kind, content = page.evaluate(DRAW, [what, options])

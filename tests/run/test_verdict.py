@@ -270,7 +270,7 @@ def test_the_command_line_prints_it(tmp_path, capsys):
 @pytest.mark.parametrize("name", list(presets_for("bundled:x")))
 def test_the_presets_on_the_bundled_model(bundled, name, prompt):
     config = preset_named(name, bundled.id).config
-    trace = gather(run(bundled, Request(prompt, config, 96, compare="bare")))
+    trace = gather(run(bundled, Request(prompt, config, 48, compare="bare")))
     told = trace.summary.verdict
     check(told["text"], lines_of(trace))
     assert told["kind"] in ("compared", "collapsed", "lossless") and (told["kind"] == "lossless") == (
