@@ -64,7 +64,8 @@ def pane_text(page: Page, lane: int) -> str:
 
 
 def wait_drawn(page: Page) -> None:
-    """Until each plot has something of the run in it; one is drawn when it comes into view."""
+    """Until each plot has something of the run in it; one is drawn when it comes into view, the folded ones too."""
+    page.locator(".ld-rest").evaluate("rest => { rest.open = true; }")
     filled = "plot => (plot.data ?? []).some(trace => (trace.z?.[0] ?? trace.x ?? []).length)"
     for plot in page.locator(".ld-plot").all():
         plot.scroll_into_view_if_needed()
@@ -76,7 +77,7 @@ def wait_drawn(page: Page) -> None:
 
 def figure(page: Page, name: str, lane: int | None = None) -> str:
     where = ".ld-summary" if lane is None else f".ld-pane[data-lane='{lane}']"
-    return page.inner_text(f"{where} [data-figure='{name}']")
+    return page.text_content(f"{where} [data-figure='{name}']").strip()
 
 
 def test_the_file_shows_the_run(trace, open_file):
