@@ -71,6 +71,7 @@ def build_safe_zone_tab(pool: ModelPool, limits: Limits, model: gr.components.Co
         show_progress_on=progress,
         concurrency_id="gpu",
         concurrency_limit=1,
+        api_name="run_sweep",  # else Gradio calls it after the method, as the run is called (`Callbacks.check_early`)
         api_visibility="private",
     )
     # Not in the queue of runs: the soft flag ends the sweep after its point, and what it has stays.

@@ -299,7 +299,7 @@ def test_cancel_keeps_what_ran(server, open_page, monkeypatch):
     open_zone(page)
     calls = []
 
-    def slow(loaded, point, *_):
+    def slow(loaded, point, *_, **__):
         calls.append(point)
         time.sleep(1)
         return made_row(point.config.drop_ratio, point.config.period, "none")
@@ -322,7 +322,7 @@ def test_a_closed_tab_ends_the_sweep(server, open_page, monkeypatch):
     open_zone(page)
     calls = []
 
-    def slow(loaded, point, *_):
+    def slow(loaded, point, *_, **__):
         calls.append(point)
         time.sleep(1)
         return made_row(point.config.drop_ratio, point.config.period, "none")
