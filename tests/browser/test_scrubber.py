@@ -104,7 +104,7 @@ def test_keys_and_clicks_move_the_scrubber(server, open_page):
     assert not page.evaluate("document.body.classList.contains('ld-talk')")
 
     # A click on a cell of the activity map: its column, and that layer's drift.
-    page.locator("[data-chart=activity]").scroll_into_view_if_needed()
+    page.locator("[data-chart=activity] .ld-plot").evaluate("plot => plot.scrollIntoView({ block: 'center' })")
     wait_still(page)
     trace = gather(server.runs[-1])
     at = page.evaluate(
