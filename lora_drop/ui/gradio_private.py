@@ -23,6 +23,8 @@ import safehttpx
 from gradio import routes
 from gradio.route_utils import GradioMultiPartParser
 from gradio.state_holder import SessionState
+from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect
 
 KEPT_UPLOADS = 100  # names of uploads that are remembered
 
@@ -71,10 +73,12 @@ async def _parse(parser: GradioMultiPartParser) -> Any:
     parser.max_files = 1
     try:
         return await _PARSE(parser)
-    except BaseException:  # its visitor has left, too
+    except BaseException as error:
         for file in parser._files_to_close_on_error:
             file.close()
             Path(file.name).unlink(missing_ok=True)
+        if isinstance(error, ClientDisconnect):  # Gradio knows only the other: it would be a traceback a visitor
+            raise MultiPartException("The upload broke off.") from None
         raise
 
 
