@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from itertools import chain, zip_longest
@@ -46,18 +47,19 @@ class Example:
         return hashlib.sha256(json.dumps(astuple(self)).encode()).hexdigest()[:16]
 
 
-class Task:
+class Task(ABC):
     """A benchmark.
 
     `metric` is what `score` gives; `chance` what guessing would; `accuracy` says whether a score is right or wrong, or
-    a share. `runs_code` marks those that are scored by running what was generated, `parallel` those whose files hold
-    the same records in several languages.
+    a share; `unit` what the number of a record counts in its file. `runs_code` marks those that are scored by running
+    what was generated, `parallel` those whose files hold the same records in several languages.
     """
 
     name: str
     metric = "accuracy"
     chance: float | None = None
     accuracy = True
+    unit = "line"
     runs_code = False
     parallel = False
     patterns: tuple[str, ...] = ("*.jsonl",)  # the first one that any file matches
@@ -94,8 +96,8 @@ class Task:
 
     def read_file(self, path: Path, name: str, say: Say) -> Iterator[Example]:
         """The examples of one file."""
-        for number, record in records_of(path, name, say):
-            where = f"{name}, line {number}"
+        for number, record in self.records(path, name, say):
+            where = f"{name}, {self.unit} {number}"
             try:
                 example = self.example(record, f"{name}:{number}", path)
             except BrokenRecord as error:
@@ -104,14 +106,18 @@ class Task:
             if example is not None:
                 yield example
 
+    def records(self, path: Path, name: str, say: Say) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The records of one file, each with its number from 1 on."""
+        return records_of(path, name, say)
+
+    @abstractmethod
     def example(self, record: dict[str, Any], id: str, path: Path) -> Example | None:
-        """One record; None if it is not one to be asked. Each task has this, or a `read_file` of its own."""
-        raise NotImplementedError(f"{self.name} reads whole files, not records")
+        """One record; None if it is not one to be asked. Raises BrokenRecord."""
 
     def answer(self, example: Example, text: str) -> str:
         """What a generated text answers."""
         return text.strip()
 
     def score(self, example: Example, answer: str) -> float:
-        """From 0 to 1: how good an answer is. Each task has this, or `runs_code`: then its program is the judge."""
-        raise NotImplementedError(f"{self.name} is scored by running what was generated")
+        """From 0 to 1: how good an answer is; here whether it is a reference. Not asked with `runs_code`."""
+        return float(answer.lower() in map(str.lower, example.references))

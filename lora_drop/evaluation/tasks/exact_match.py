@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ class BBH(Task):
     The gold text that is teacher-forced is the closing sentence alone: there is no worked answer in the files.
     """
 
-    name, metric = "bbh", "exact match"
+    name, metric, unit = "bbh", "exact match", "example"
     patterns = ("*.json",)
 
     def read_file(self, path: Path, name: str, say: Say) -> Iterator[Example]:
@@ -106,6 +107,11 @@ class BBH(Task):
         if prompt_file.is_file():
             text = text_of(prompt_file, f"{self.name}/cot-prompts/{prompt_file.name}", say)
             shots = text.partition("-----\n")[2].strip() or text.strip()  # without the note to those who train
+        for example in super().read_file(path, name, say):
+            yield replace(example, prompt=f"{shots}\n\n{example.prompt}".strip())
+
+    def records(self, path: Path, name: str, say: Say) -> Iterator[tuple[int, dict[str, Any]]]:
+        """See `Task.records`."""
         text = text_of(path, name, say)
         if not text:
             return
@@ -117,23 +123,18 @@ class BBH(Task):
             say(f"{name}: this is no JSON object with a list of examples; left out.")
             return
         for number, record in enumerate(examples, start=1):
-            try:
-                if not isinstance(record, dict):
-                    raise BrokenRecord("this is not an object")
-                question, target = text_in(record, "input"), text_in(record, "target").strip()
-            except BrokenRecord as error:
-                say(f"{name}, example {number}: {error}; left out.")
-                continue
-            prompt = f"{shots}\n\nQ: {question}\nA: Let's think step by step.".strip()
-            sentence = f"So the answer is {target}."
-            stop = ("\nQ:",)
-            yield Example(f"{name}:{number}", path.stem, prompt, sentence, references=(target,), stop=stop)
+            if isinstance(record, dict):
+                yield number, record
+            else:
+                say(f"{name}, {self.unit} {number}: this is not an object; left out.")
+
+    def example(self, record: dict[str, Any], id: str, path: Path) -> Example:
+        """See `Task.example`."""
+        question, target = text_in(record, "input"), text_in(record, "target").strip()
+        prompt = f"Q: {question}\nA: Let's think step by step."
+        return Example(id, path.stem, prompt, f"So the answer is {target}.", references=(target,), stop=("\nQ:",))
 
     def answer(self, example: Example, text: str) -> str:
         """See `Task.answer`."""
         found = re.search(r"answer is:?\s*(.+)", text)
         return found[1].strip().removesuffix(".").strip().strip('"*') if found else ""
-
-    def score(self, example: Example, answer: str) -> float:
-        """See `Task.score`."""
-        return float(answer.lower() == example.references[0].lower())
