@@ -237,7 +237,7 @@ class SafeZone:
                 found.answers.extend(one.answers)
         yield found
 
-    def run_page(
+    def run_sweep(
         self, ratios, periods, reuse, part, adapters, quality, before: Sweep | None, model, request: gr.Request
     ) -> Iterator[tuple]:
         """The Run sweep button.

@@ -64,14 +64,13 @@ def build_safe_zone_tab(pool: ModelPool, limits: Limits, model: gr.components.Co
         api_visibility="private",
     )
     start.click(
-        zone.run_page,
+        zone.run_sweep,
         [*form, quality, here, model],
         [progress, map_, front, choice, here, start, cancel, quality],
         show_progress="full",
         show_progress_on=progress,
         concurrency_id="gpu",
         concurrency_limit=1,
-        api_name="run_sweep",  # else Gradio calls it after the method, as the run is called (`Callbacks.check_early`)
         api_visibility="private",
     )
     # Not in the queue of runs: the soft flag ends the sweep after its point, and what it has stays.
@@ -133,7 +132,7 @@ def _build_quality() -> gr.Radio:
 
 
 def _build_form() -> tuple[list[gr.components.Component], gr.Button, gr.Button, Progress]:
-    """The form of a sweep, in the order of `SafeZone.run_page`; its buttons, its progress and what it measures on."""
+    """The form of a sweep, in the order of `SafeZone.run_sweep`; its buttons, its progress and what it measures on."""
     with gr.Column(elem_id="ld-zone-run", elem_classes="ld-panel"):
         _text("<h2>Run a sweep here</h2>")
         with gr.Row():

@@ -213,7 +213,7 @@ def test_the_safe_zone_measures_or_refuses_in_one_line(tiny, ratios, periods, ru
     zone = SafeZone(ModelPool(tiny), None, Stops())
     # What the tiny model would write first is no matter.
     zone._answers = lambda loaded, should_stop: iter([Answers([[1, 2]], [[3, 4]])])
-    with contextlib.closing(zone.run_page(ratios, periods, *rules, "agreement", None, None, VISITOR)) as updates:
+    with contextlib.closing(zone.run_sweep(ratios, periods, *rules, "agreement", None, None, VISITOR)) as updates:
         for progress, *_ in itertools.islice(updates, 2):
             assert "inside the app" not in one_line(progress["text"])
             orjson.dumps(progress)

@@ -119,7 +119,7 @@ def test_a_visitors_own_stop_is_not_called_a_limit(limited, monkeypatch):
 
 def test_a_sweep_whose_time_is_up_keeps_its_points(tiny):
     zone = SafeZone(ModelPool(tiny), None, callbacks.Stops(), limits=Limits(seconds=1e-6))
-    *_, last = zone.run_page("0.5,1", "2", "residual", "block", "auto", "agreement", None, None, VISITOR)
+    *_, last = zone.run_sweep("0.5,1", "2", "residual", "block", "auto", "agreement", None, None, VISITOR)
     assert (
         last[0]["text"] == "Stopped after 1e-06 s, the most that a sweep may take here: 0 of 2 points were measured."
     )

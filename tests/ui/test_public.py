@@ -190,6 +190,13 @@ def test_limits_are_checked_before_anything_waits(server):
     assert server.begun == ["wait"]
 
 
+def test_what_is_checked_early_is_the_run_and_nothing_else(server):
+    """Gradio names a function after its method: a sweep of the same name was once refused as a run."""
+    named = {fn.api_name: fn.fn for fn in server.demo.fns.values()}
+    assert named["run_page"].__qualname__ == "Callbacks.run_page" and "run_page_1" not in named
+    assert named["run_sweep"].__qualname__ == "SafeZone.run_sweep"
+
+
 @pytest.mark.parametrize("route", ["run", "api"])
 def test_no_route_runs_the_model_beside_the_queue(server, route):
     """Before: four calls of /run/generate ran at once beside the one of the queue."""

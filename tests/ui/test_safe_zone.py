@@ -52,7 +52,7 @@ def zone(tiny):
 
 
 def run(zone, ratios="0.5,1", periods="2", before=None):
-    return list(zone.run_page(ratios, periods, "residual", "block", "auto", "agreement", before, None, VISITOR))
+    return list(zone.run_sweep(ratios, periods, "residual", "block", "auto", "agreement", before, None, VISITOR))
 
 
 def test_numbers_are_read_as_written_and_each_once():
@@ -171,7 +171,7 @@ def test_a_sweep_measures_every_point_and_goes_on_from_the_last_one(zone, monkey
 def test_cancel_keeps_what_was_measured(zone, monkeypatch):
     monkeypatch.setattr(safe_zone, "measure", lambda loaded, point, *_, **__: row(ratio=point.config.drop_ratio))
     updates = []
-    for update in zone.run_page("0.25,0.5,0.75", "2", "residual", "block", "auto", "agreement", None, None, VISITOR):
+    for update in zone.run_sweep("0.25,0.5,0.75", "2", "residual", "block", "auto", "agreement", None, None, VISITOR):
         updates.append(update)
         if update[0]["text"].startswith("Point 2"):
             zone.cancel_page(SimpleNamespace(session_hash="another visitor"))
@@ -193,7 +193,7 @@ def test_whatever_ends_a_sweep_releases_it(zone, monkeypatch, capsys):
     assert (progress["kind"], progress["text"]) == ("error", "drop_ratio must lie between 0 and 1, got 2.0.")
     monkeypatch.setattr(safe_zone, "own_answers", lambda *_: Answers([[1]], [[]]))
     assert "no text to measure on" in run(zone)[-1][0]["text"]
-    running = zone.run_page("0.5", "2", "residual", "block", "auto", "agreement", None, None, VISITOR)
+    running = zone.run_sweep("0.5", "2", "residual", "block", "auto", "agreement", None, None, VISITOR)
     next(running)
     assert len(zone.stops) == 1
     running.close()  # as Gradio does when the tab is closed
