@@ -58,7 +58,7 @@ def test_the_summary_adds_up(any_tiny, kv):
         assert figures["prefill_ms"] == steps[0].ms
         assert figures["text_sha256"] == hashlib.sha256(trace.text(lane).encode()).hexdigest()
     rates = [summary.lanes[lane]["tokens_per_second"] for lane in (BASELINE, LORA_DROP)]
-    assert summary.speedup == pytest.approx(rates[1] / rates[0], rel=1e-3)
+    assert summary.speedup == pytest.approx(rates[1] / rates[0], rel=1e-2)  # of the records, whose `ms` is rounded
     assert summary.bound == pytest.approx(speed_bound(any_tiny.shape, schedule, 19, header.prompt_tokens), abs=1e-4)
     saved = 1 - trace.steps[LORA_DROP][-1].kv_bytes / trace.steps[BASELINE][-1].kv_bytes
     assert summary.kv_saved == pytest.approx(saved, abs=1e-6) and (saved > 0) == (kv == "skip")
