@@ -136,14 +136,14 @@ def test_a_killed_measurement_goes_on_and_what_is_out_of_date_is_renewed(
 ):
     out, real, real_answer, calls = tmp_path / "out", module.measure, samples._answer, []
 
-    def counted(loaded, point, *rest):
+    def counted(loaded, point, *rest, **more):
         calls.append((point.config.reuse, point.adapters))
-        return real(loaded, point, *rest)
+        return real(loaded, point, *rest, **more)
 
-    def dies(loaded, point, *rest):
+    def dies(loaded, point, *rest, **more):
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return counted(loaded, point, *rest)
+        return counted(loaded, point, *rest, **more)
 
     monkeypatch.setattr(module, "measure", dies)
     assert main(command(data, out)) == 130
