@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import random
 import subprocess
 import sys
+import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, aclosing
@@ -200,3 +204,39 @@ class Soak:
         async with self.client() as http:
             config = (await http.get(f"{self.url}/config")).json()
             self.app = App(config, (await http.get("/info")).json())
+
+
+class Guest(ABC):
+    """Somebody who comes again and again; what they do is drawn from their own seed."""
+
+    pause: float  # seconds between two visits, at most
+
+    def __init__(self, soak: Soak, number: int):
+        self.soak, self.log, self.app = soak, soak.log, soak.app
+        self.number, self.draw = number, random.Random(f"{soak.seed}/{type(self).__name__}/{number}")
+        self.http: httpx.AsyncClient
+
+    async def stay(self, visits: int | None, until: float | None) -> None:
+        """Visit so many times, or until a time."""
+        deck: list[str] = []
+        done = 0
+        async with self.soak.client() as self.http:
+            while (visits is None or done < visits) and (until is None or time.monotonic() < until):
+                if not deck:
+                    deck = self.deck()
+                    self.draw.shuffle(deck)
+                await self.visit(deck.pop())
+                done += 1
+                await asyncio.sleep(self.draw.random() * self.pause)
+
+    @abstractmethod
+    def deck(self) -> list[str]:
+        """The kinds of visits, each as often as it comes up before all come again."""
+
+    @abstractmethod
+    async def visit(self, kind: str) -> None:
+        """One visit; whatever is wrong with it is written down, and the others go on."""
+
+    def session(self) -> Session:
+        """A new page load, or a new client."""
+        return Session(self.http, self.app, self.log, f"{self.draw.getrandbits(64):016x}")

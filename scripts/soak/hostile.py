@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import socket
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,7 +16,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from scripts.soak.app import Session, Soak, TurnedAway, one_line
+from scripts.soak.app import Guest, Session, TurnedAway, one_line
 from scripts.soak.cases import Wrong, hold
 
 PAUSE = 4  # seconds that a stream is left unread, or an upload half sent
@@ -53,28 +51,16 @@ VALUES = (
 )
 
 
-class Hostile:
-    """An attacker; what they do is drawn from their own seed."""
+class Hostile(Guest):
+    """An attacker; every way comes up as often as any other."""
 
-    def __init__(self, soak: Soak, number: int):
-        self.soak, self.log, self.app = soak, soak.log, soak.app
-        self.draw = random.Random(f"{soak.seed}/hostile/{number}")
-        self.http: httpx.AsyncClient
+    pause = 1.0
 
-    async def stay(self, visits: int | None, until: float | None) -> None:
-        """Attack so many times, or until a time; every way comes up as often as any other."""
-        deck: list[str] = []
-        done = 0
-        async with self.soak.client() as self.http:
-            while (visits is None or done < visits) and (until is None or time.monotonic() < until):
-                if not deck:
-                    deck = list(ATTACKS)
-                    self.draw.shuffle(deck)
-                await self.attack(deck.pop())
-                done += 1
-                await asyncio.sleep(self.draw.random())
+    def deck(self) -> list[str]:
+        """See `Guest.deck`."""
+        return list(ATTACKS)
 
-    async def attack(self, kind: str) -> None:
+    async def visit(self, kind: str) -> None:
         """One attack: counted once it is under way, and again if it was turned away."""
         self.log.attacks[kind] += 1
         try:
@@ -83,10 +69,6 @@ class Hostile:
             self.log.repelled[kind] += 1
         except Wrong as wrong:
             self.log.failures.append(f"attack {kind}: {wrong}")
-
-    def session(self) -> Session:
-        """A new one."""
-        return Session(self.http, self.app, self.log, f"{self.draw.getrandbits(64):016x}")
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:

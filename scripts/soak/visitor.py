@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
-import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -16,30 +14,18 @@ from lora_drop.run.exports.chrome import chrome_trace
 from lora_drop.run.exports.html import replay_html
 from lora_drop.run.figures import FIGURES
 from lora_drop.run.trace import Trace
-from scripts.soak.app import Session, Soak, TurnedAway, one_line
+from scripts.soak.app import Guest, Session, TurnedAway, one_line
 from scripts.soak.cases import BAD_CALLS, BAD_PAGES, FIELDS, Answer, Case, Wrong, by_lane, hold, read_trace, timeless
 
 
-class Visitor:
-    """Somebody who comes again and again; what they do is drawn from their own seed."""
+class Visitor(Guest):
+    """One who asks, waits and checks."""
 
-    def __init__(self, soak: Soak, number: int):
-        self.soak, self.log, self.app = soak, soak.log, soak.app
-        self.number, self.draw = number, random.Random(f"{soak.seed}/{number}")
-        self.http: httpx.AsyncClient
+    pause = 0.5
 
-    async def stay(self, visits: int | None, until: float | None) -> None:
-        """Visit so many times, or until a time."""
-        deck: list[str] = []
-        done = 0
-        async with self.soak.client() as self.http:
-            while (visits is None or done < visits) and (until is None or time.monotonic() < until):
-                if not deck:
-                    deck = [kind for kind, (often, _) in KINDS.items() for _ in range(often)]
-                    self.draw.shuffle(deck)
-                await self.visit(deck.pop())
-                done += 1
-                await asyncio.sleep(self.draw.random() / 2)
+    def deck(self) -> list[str]:
+        """See `Guest.deck`."""
+        return [kind for kind, (often, _) in KINDS.items() for _ in range(often)]
 
     async def visit(self, kind: str, *given: Case) -> None:
         """One visit; whatever is wrong with it is written down, and the others go on."""
@@ -53,10 +39,6 @@ class Visitor:
             self.log.failures.append(f"{kind}: {wrong}")
         except (httpx.HTTPError, OSError, KeyError, ValueError, TypeError) as error:
             self.log.failures.append(f"{kind}: {type(error).__name__}: {error}")
-
-    def session(self) -> Session:
-        """A new page load, or a new client."""
-        return Session(self.http, self.app, self.log, f"{self.draw.getrandbits(64):016x}")
 
     @asynccontextmanager
     async def page(self) -> AsyncIterator[Session]:

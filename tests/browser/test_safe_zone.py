@@ -294,17 +294,23 @@ def test_a_sweep_runs_to_its_end_and_grows_in_the_figures(server, open_page, mon
     page.wait_for_function("document.querySelectorAll('.ld-map-cell[data-measured=true]').length === 4")
 
 
-def test_cancel_keeps_what_ran(server, open_page, monkeypatch):
-    page = open_page(server.url)
-    open_zone(page)
-    calls = []
+@pytest.fixture
+def calls(monkeypatch):
+    """The points of a sweep that takes a second for each."""
+    found = []
 
     def slow(loaded, point, *_, **__):
-        calls.append(point)
+        found.append(point)
         time.sleep(1)
         return made_row(point.config.drop_ratio, point.config.period, "none")
 
     monkeypatch.setattr(safe_zone, "measure", slow)
+    return found
+
+
+def test_cancel_keeps_what_ran(server, open_page, calls):
+    page = open_page(server.url)
+    open_zone(page)
     set_text(page, "ld-sweep-ratios", "0.25,0.5,0.75,1")
     set_text(page, "ld-sweep-periods", "2,4")
     page.click("#ld-sweep-run")
@@ -317,17 +323,9 @@ def test_cancel_keeps_what_ran(server, open_page, monkeypatch):
     expect(page.locator("#ld-sweep-run")).to_be_enabled()
 
 
-def test_a_closed_tab_ends_the_sweep(server, open_page, monkeypatch):
+def test_a_closed_tab_ends_the_sweep(server, open_page, calls):
     page = open_page(server.url, leaves=True)
     open_zone(page)
-    calls = []
-
-    def slow(loaded, point, *_, **__):
-        calls.append(point)
-        time.sleep(1)
-        return made_row(point.config.drop_ratio, point.config.period, "none")
-
-    monkeypatch.setattr(safe_zone, "measure", slow)
     set_text(page, "ld-sweep-periods", "2,3,4,5,6,7,8,9")
     page.click("#ld-sweep-run")
     expect(page.locator(".ld-progress .ld-status")).to_contain_text(re.compile("Point [2-9] of 16"), timeout=30_000)
