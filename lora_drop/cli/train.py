@@ -15,7 +15,7 @@ from lora_drop.cli.arguments import (
     add_reading_options,
     parse_path,
 )
-from lora_drop.cli.output import print_json
+from lora_drop.cli.output import print_json, say
 from lora_drop.cli.settings import add_settings, read_settings
 from lora_drop.files import only_writer
 from lora_drop.method.settings import TRAINING, settings_of
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
     first = os.environ.get("RANK", "0") == "0"  # of a launch's processes, which write to one folder
     with only_writer(job.out, "a training") if first else nullcontext():
-        result = train(settings, job)
+        result = train(settings, job, say)
     if result is None:  # another process of a launch prints it
         return 0
     if args.json:

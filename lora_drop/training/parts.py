@@ -16,6 +16,8 @@ from transformers import PreTrainedModel
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.decode import PROJECTIONS
+from lora_drop.errors import LoraDropError
+from lora_drop.models.load import LoadedModel
 
 # How many times faster than A and B of `linear`, in units of their matrices, fresh parts are learned: trials found 1
 # far too slow (docs/training-log.md).
@@ -46,6 +48,30 @@ def add_parts(
     return dataclasses.replace(bank, mlp=mlp, kept=kept)
 
 
+def continued(own: AdapterBank, bank: AdapterBank, name: str, loaded: LoadedModel) -> AdapterBank:
+    """A bank to go on from as a run's own: float32, on the model's device, with the parts that it lacks.
+
+    Args:
+        own: what the run would start from without it.
+        name: the bank's, for a message.
+
+    Raises:
+        LoraDropError: it is of another model, rule, rank or set of layers.
+    """
+    shape = {"num_layers": loaded.num_layers, "hidden_size": loaded.shape.hidden_size}
+    bank.check(**shape, revision=loaded.revision, reuse=own.reuse, part=own.part, name=name)
+    same = [("rank", own.rank, bank.rank), ("layers", own.layers, bank.layers)]
+    same += [("mlp_width", own.mlp_width, bank.mlp_width)] if bank.mlp else []
+    same += [("kept_rank", own.kept_rank, bank.kept_rank)] if bank.kept else []
+    for what, mine, its in same:
+        if mine != its:
+            raise LoraDropError(f"adapters {name} have {what} {its}, this run has {mine}: use the same.")
+    # Only the product alpha / r B A counts: its alpha may be another.
+    b = {i: t.float() * (bank.alpha / own.alpha) for i, t in bank.b.items()}
+    parts = {part: getattr(bank, part) or getattr(own, part) for part in ("mlp", "kept")}
+    return dataclasses.replace(own, a=bank.a, b=b, gate=bank.gate, **parts).to(loaded.device, torch.float32)
+
+
 def units(bank: AdapterBank, model: PreTrainedModel) -> list[float]:
     """The scale of each tensor of the parts, in the order of `Correction.mapped`, after a, b and gate.
 
@@ -70,11 +96,12 @@ def _bottlenecks(model: PreTrainedModel, layers: list[int], width: int, tokens: 
     for i in layers:
 
         def keep(_: nn.Module, inputs: tuple[Tensor, ...], i: int = i) -> None:
-            power[i] = inputs[0].float().abs().mean((0, 1))  # (M,)
+            power[i] = power.get(i, 0) + inputs[0].float().abs().sum((0, 1))  # (M,)
 
         hooks.append(model.model.layers[i].mlp.down_proj.register_forward_pre_hook(keep))
     try:
-        model.model(tokens)
+        for row in tokens.split(1):  # all at once would take more memory than a batch
+            model.model(row)
     finally:
         for hook in hooks:
             hook.remove()

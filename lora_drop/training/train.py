@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.schedule import baseline_schedule
 from lora_drop.models import load
 from lora_drop.models.load import LoadedModel
+from lora_drop.models.place import free_memory
 from lora_drop.training.checkpoint import PLACES, adapter_folder
 from lora_drop.training.data import Turn, read_texts, to_windows
+from lora_drop.training.estimate import check_room, memory, memory_words, time_words
 from lora_drop.training.self_generate import read_replies, read_self_generated, self_generate
 from lora_drop.training.settings import TrainJob, TrainSettings
 from lora_drop.training.trainer import Trainer
@@ -24,11 +27,17 @@ from lora_drop.training.trainer import Trainer
 SELF_GENERATED = "self_generated.jsonl"
 
 
-def train(settings: TrainSettings, job: TrainJob) -> dict[str, Any] | None:
+def train(
+    settings: TrainSettings, job: TrainJob, tell: Callable[[str], None] = lambda text: None
+) -> dict[str, Any] | None:
     """Train adapters, and leave checkpoints and the adapter folder in `job.out`.
 
+    Args:
+        tell: gets a line about the memory and one about the time, before the first step.
+
     Returns:
-        `{"adapters": the folder, "steps", "evaluation"}`; None in all processes of a launch but the main one.
+        `{"adapters": the folder, "steps", "evaluation", "estimate": {"memory", "seconds"}}`; None in all processes of
+        a launch but the main one.
 
     Raises:
         LoraDropError: text, settings or model do not fit, or a checkpoint stands in the way or cannot be gone on from.
@@ -40,6 +49,8 @@ def train(settings: TrainSettings, job: TrainJob) -> dict[str, Any] | None:
     turns = [Turn.parse(text) for text in job.chat]
     loaded = load.load_model(job.model, job.device, job.dtype)
     _check_weights(loaded)
+    needs, free = memory(loaded.shape, loaded.dtype.itemsize, settings, job), free_memory(loaded.device)
+    check_room(needs, settings, free, loaded.device)
     texts = read_texts(loaded, job.data, turns, job.file_tokens)
     try:
         job.out.mkdir(parents=True, exist_ok=True)
@@ -59,10 +70,18 @@ def train(settings: TrainSettings, job: TrainJob) -> dict[str, Any] | None:
         trainer.resume()
     else:
         trainer.prepare()
+    rate = trainer.probe()
+    left = (trainer.steps - trainer.step) * trainer.tokens_per_step
+    main = trainer.accelerator.is_main_process
+    if main:
+        tell(f"memory: about {memory_words(needs, settings)}")
+        tell(f"time: about {time_words(left / rate)} for {left:,} tokens at {rate:.0f} tokens/s, evaluations left out")
     evaluation = trainer.run(job.evaluate_every, job.checkpoint_every, quiet=job.quiet)
-    if not trainer.accelerator.is_main_process:
+    if not main:
         return None
-    return {"adapters": str(adapter_folder(job.out)), "steps": trainer.step, "evaluation": evaluation}
+    estimate = {"memory": needs.told(free), "seconds": left / rate}
+    adapters = str(adapter_folder(job.out))
+    return {"adapters": adapters, "steps": trainer.step, "evaluation": evaluation, "estimate": estimate}
 
 
 @torch.no_grad()

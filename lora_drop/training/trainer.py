@@ -36,7 +36,7 @@ from lora_drop.training.distill import Text, distillation, evaluated_cases, figu
 from lora_drop.training.draw import ANY_RATIO, NEAR_PERIODS, PERIODS, RATIOS, draw
 from lora_drop.training.fit import Batch, Scales, fit, measure
 from lora_drop.training.parameters import bank_of, parameters_of
-from lora_drop.training.parts import add_parts, units
+from lora_drop.training.parts import add_parts, continued, units
 from lora_drop.training.screen import screened_head
 from lora_drop.training.settings import TrainSettings
 
@@ -96,7 +96,8 @@ class Trainer:
         apart[len(windows) // count // 2 :: -(-len(windows) // count)] = True  # of every part of the text
         if apart.all():
             raise LoraDropError("the training text has one window; it needs at least two, for one is held out.")
-        return windows[~apart], [(windows[apart], self.settings.length // 4)]
+        # One at a time: together they would take more memory than a batch.
+        return windows[~apart], [(row, self.settings.length // 4) for row in windows[apart].split(1)]
 
     def _optimize(self) -> None:
         """Fresh parameters from the starting bank, in the units of its scales, and an optimizer for them."""
@@ -118,7 +119,7 @@ class Trainer:
             LoraDropError: that bank cannot be read, or is of another model, rule, rank or set of layers.
         """
         start = self.start_from
-        given = None if start is None else self._check_start(AdapterBank.load(start), start.name)
+        given = None if start is None else continued(self.start, AdapterBank.load(start), start.name, self.loaded)
         batches = []
         for step in range(self.settings.fit_batches):
             batch = draw(self.settings, step, len(self.windows), self.loaded.num_layers)
@@ -144,21 +145,6 @@ class Trainer:
         tokens = self.windows[batch.windows].to(self.loaded.device)
         with self._autocast():
             return float(distillation(self.loaded, tokens, batch.prompt_tokens, batch.schedule, bank)[0])
-
-    def _check_start(self, bank: AdapterBank, name: str) -> AdapterBank:
-        own, loaded = self.start, self.loaded
-        shape = {"num_layers": loaded.num_layers, "hidden_size": loaded.shape.hidden_size}
-        bank.check(**shape, revision=loaded.revision, reuse=own.reuse, part=own.part, name=name)
-        same = [("rank", own.rank, bank.rank), ("layers", own.layers, bank.layers)]
-        same += [("mlp_width", own.mlp_width, bank.mlp_width)] if bank.mlp else []
-        same += [("kept_rank", own.kept_rank, bank.kept_rank)] if bank.kept else []
-        for what, mine, its in same:
-            if mine != its:
-                raise LoraDropError(f"adapters {name} have {what} {its}, this run has {mine}: use the same.")
-        # Only the product alpha / r B A counts: its alpha may be another.
-        b = {i: t.float() * (bank.alpha / own.alpha) for i, t in bank.b.items()}
-        parts = {name: getattr(bank, name) or getattr(own, name) for name in ("mlp", "kept")}
-        return dataclasses.replace(own, a=bank.a, b=b, gate=bank.gate, **parts).to(loaded.device, torch.float32)
 
     def _new_bank(self) -> AdapterBank:
         settings, loaded = self.settings, self.loaded
@@ -216,9 +202,28 @@ class Trainer:
         Raises:
             LoraDropError: loss or gradient is NaN or infinite; the parameters are as before.
         """
-        settings, share = self.settings, self.accelerator.num_processes
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
+        found, agreed = self._gradients()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return found, agreed
+
+    def probe(self) -> float:
+        """Tokens a second, of all processes, in a step like the next one: it is computed and thrown away.
+
+        Raises:
+            LoraDropError: as in `train_step`.
+        """
+        started = time.monotonic()
+        self._gradients()
+        self.optimizer.zero_grad(set_to_none=True)
+        return self.tokens_per_step / max(time.monotonic() - started, 1e-9)
+
+    def _gradients(self) -> tuple[float, float]:
+        """The gradients of the next step's batches; returns their mean loss and agreement."""
+        settings, share = self.settings, self.accelerator.num_processes
         loss = agreement = torch.zeros((), device=self.loaded.device)
         for turn in range(settings.accumulate):
             place = (self.step * settings.accumulate + turn) * share + self.accelerator.process_index
@@ -240,9 +245,6 @@ class Trainer:
                 f"the loss of batch {self.step + 1} is {found}, its gradient {length}: the model or the adapters "
                 "overflow. Checkpoints are kept; take a lower --learning-rate, or --dtype float32."
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
         return found, agreed
 
     @torch.no_grad()

@@ -1,0 +1,117 @@
+"""What a training run takes, before it starts: memory by formulas, time from one batch that is measured.
+
+The memory is that of the tensors that are there at once beside the model, on the longest graph that a batch can have:
+from what is really allocated to twice as much, which a test counts.
+
+Shapes: D hidden size, M intermediate size, V vocabulary, L layers, T tokens of a window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lora_drop.errors import LoraDropError
+from lora_drop.method.config import default_range
+from lora_drop.method.cost import ModelShape
+from lora_drop.training.settings import TrainJob, TrainSettings
+
+FLOAT = 4  # bytes: of parameters, log-probabilities and what norms save, whatever the model's number type
+COPIES = 6  # of the adapters: as they start, parameters, gradients, two moments of AdamW, and a step's tensors
+VOCABULARY = 6  # numbers a row and token of the vocabulary: both log-probabilities, the divergence, its gradient
+MOMENTS, MOMENTS_OF_START = 7, 2  # of a layer, (D, D) in float64: for the regression, for the scales alone
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a run needs beside the model's weights: `adapters` with their optimizer, and what works on them."""
+
+    adapters: int
+    batch: int
+    regression: int
+
+    @property
+    def needed(self) -> int:
+        """The most at once."""
+        return self.adapters + self.batch + self.regression
+
+    def told(self, free: int | None) -> dict[str, Any]:
+        """For the result of a command; `free` is None where the device does not say it."""
+        return {**asdict(self), "needed": self.needed, "free": free}
+
+
+def memory(shape: ModelShape, itemsize: int, settings: TrainSettings, job: TrainJob) -> Memory:
+    """What a run needs; `itemsize` is the bytes of a number of the model's type."""
+    low, high = default_range(shape.num_layers)
+    layers, size = sorted({*range(low, high + 1), *settings.order}), shape.hidden_size
+    fits = settings.fit_batches > 0
+    white = FLOAT * len(layers) * size**2 * fits
+    moments = 8 * len(layers) * size**2 * (MOMENTS_OF_START if job.start else MOMENTS) * (fits and not job.resume)
+    # The regression's graph begins at the embeddings, a step's behind the first layer that is skipped.
+    step, fit = (
+        _graph(shape, itemsize, settings, depth) for depth in (shape.num_layers - layers[0] - 1, shape.num_layers)
+    )
+    return Memory(
+        adapters=COPIES * FLOAT * _numbers(shape, settings, layers) + white,
+        batch=max(step, fit) if fits else step,
+        regression=moments,
+    )
+
+
+def _graph(shape: ModelShape, itemsize: int, settings: TrainSettings, layers: int) -> int:
+    """Bytes that a batch keeps for its gradients in so many layers, and for its loss."""
+    rows, size = settings.batch_size * settings.length, shape.hidden_size
+    # A layer keeps the stream twice, its norms, queries, keys, values and what they mix; gate, up and their product.
+    row = itemsize * (6 * size + 3 * shape.intermediate_size) + (2 * FLOAT * size if itemsize < FLOAT else 0)
+    row += FLOAT * (settings.rank + 3 * settings.mlp_width + 4 * settings.kept_rank)
+    mask = itemsize * settings.length**2 * (2 if settings.refresh == "repair" else 1)
+    return layers * (rows * row + mask) + rows * shape.vocab_size * FLOAT * VOCABULARY
+
+
+def _numbers(shape: ModelShape, settings: TrainSettings, layers: list[int]) -> int:
+    """How many numbers the adapters have."""
+    size, width = shape.hidden_size, shape.intermediate_size
+    skipped = settings.order if settings.drop_count else layers
+    inner, kv = shape.num_heads * shape.head_dim, shape.kv_per_token
+    # Inputs and outputs of the four projections of a layer that runs.
+    sides = (size + inner + kv) + (inner + size) + (size + 2 * width) + (width + size)
+    return (
+        len(layers) * size * (2 * settings.rank + 1)
+        + len(skipped) * 3 * size * min(settings.mlp_width, width)
+        + (shape.num_layers - min(skipped) - 1) * settings.kept_rank * sides
+    )
+
+
+def check_room(needs: Memory, settings: TrainSettings, free: int | None, device: Any) -> None:
+    """Refuse what the free memory of a device cannot hold.
+
+    Raises:
+        LoraDropError: it cannot.
+    """
+    if free is not None and needs.needed > free:
+        raise LoraDropError(
+            f"training needs about {memory_words(needs, settings)}, and {device} has {_gb(free)} free: lower "
+            "--batch-size (--accumulate makes up for it), --length or --rank, or take another device."
+        )
+
+
+def memory_words(needs: Memory, settings: TrainSettings) -> str:
+    """`3.1 GB beside the model: adapters and optimizer 0.1 GB, a batch of 8 x 256 tokens 3.0 GB`."""
+    parts = [
+        f"adapters and optimizer {_gb(needs.adapters)}",
+        f"a batch of {settings.batch_size} x {settings.length} tokens {_gb(needs.batch)}",
+    ]
+    parts += [f"regression {_gb(needs.regression)}"] if needs.regression else []
+    return f"{_gb(needs.needed)} beside the model ({', '.join(parts)})"
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 5e7 else f"{size / 1e6:.1f} MB"
+
+
+def time_words(seconds: float) -> str:
+    """`2 h 05 min`, `12 min`, `40 s`."""
+    minutes = round(seconds / 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min" if minutes else f"{seconds:.0f} s"
