@@ -39,7 +39,9 @@ def _named_bank(
     folder = bank_folder(loaded, config, schedule)
     if folder is None:
         if config.adapters == "none" or schedule.is_baseline:
-            return None, [] if config.head == "full" else ["without adapters there is no screened head."]
+            notes = [] if config.head == "full" else ["without adapters there is no screened head."]
+            named = config.parts not in ("auto", "linear") and not schedule.is_baseline
+            return None, [*notes, f"without adapters there are no parts {config.parts}."] if named else notes
         if config.parts not in ("auto", "linear"):
             raise LoraDropError(
                 f"no adapters with parts {config.parts} are shipped for {loaded.id}: take parts auto, or name "

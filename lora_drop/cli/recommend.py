@@ -20,6 +20,7 @@ from lora_drop.cli.settings import ORDER, add_settings
 from lora_drop.errors import LoraDropError
 from lora_drop.files import only_writer
 from lora_drop.method.options import config_from
+from lora_drop.method.schedule import TRIGGERS
 from lora_drop.method.settings import SCHEDULE, Setting, setting, settings_of
 from lora_drop.method.values import Whole
 
@@ -35,6 +36,7 @@ LISTS = {
     "accepts": setting("accept", SCHEDULE),
     "heads": setting("head", SCHEDULE),
     "entropies": setting("refresh_entropy", SCHEDULE),
+    "norms": setting("refresh_norm", SCHEDULE),
 }
 OF_SWEEP = ("min_agreement", "max_nll_gap")
 OF_SEARCH = (
@@ -72,7 +74,8 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--heads", metavar="HEAD,...", help="full, screened (default full, and screened if the adapters have it)"
     )
-    parser.add_argument("--entropies", metavar="H,H,...", help="triggers: refresh early at so many nats (default off)")
+    parser.add_argument("--entropies", metavar="H,H,...", help="refresh early at so many nats (default off,1)")
+    parser.add_argument("--norms", metavar="X,X,...", help="refresh early at so large a correction (default off)")
     parser.add_argument(
         "--drop-order", metavar="14,9,12", help="layers, the cheapest to skip first (default evenly spaced ones)"
     )
@@ -172,11 +175,11 @@ def _show(found: Found) -> None:
 
     best = found.recommended
     assert best is not None
-    print("skipped  period  refresh  accept  head      entropy   loss  speedup  spread      bound  KV saved")
+    print("skipped  period  refresh  accept  head      trigger        loss  speedup  spread      bound  KV saved")
     for row in found.frontier:
         print(
             f"{row['layers_dropped']:7}  {row['period']:6}  {row['refresh']:<7}  {row['accept']:6g}  "
-            f"{row['head']:<8}  {cell(row['refresh_entropy'], 'g'):>7}  {loss_of(row):5.3f}  {row['speedup']:6.2f}x  "
+            f"{row['head']:<8}  {_triggers(row):<12}  {loss_of(row):5.3f}  {row['speedup']:6.2f}x  "
             f"{cell(row['speedup_low'], '.2f'):>4}-{cell(row['speedup_high'], '.2f'):<5}  {row['bound']:5.2f}x  "
             f"{row['kv_saved']:8.1%}  {'<- the fastest within the limit' if row is best else ''}".rstrip()
         )
@@ -200,3 +203,9 @@ def _show(found: Found) -> None:
         print("it gains no time")
     if noisy := sum(credible_speed(row) < row["speedup"] for row in found.rows):
         note(f"{noisy} of {len(found.rows)} speeds lie beyond their bounds, by chance: measure on an idle machine.")
+
+
+def _triggers(row: dict[str, Any]) -> str:
+    """`entropy 1`, a dash where full steps come at their time."""
+    given = [f"{name} {row[f'refresh_{name}']:g}" for name in TRIGGERS if row[f"refresh_{name}"] is not None]
+    return ", ".join(given) or "-"

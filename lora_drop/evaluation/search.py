@@ -49,7 +49,7 @@ class Axes:
     Args:
         counts: how many layers are skipped, the first of the drop order; empty is `SHARES`.
         heads: empty is full, and screened where the adapters have one.
-        entropies: of the trigger; None is off.
+        entropies, norms: of the triggers; None is off.
     """
 
     counts: Sequence[int] = ()
@@ -57,7 +57,8 @@ class Axes:
     refreshes: Sequence[str] = ("repair",)
     accepts: Sequence[float] = (0.0, 0.1, 0.3)
     heads: Sequence[str] = ()
-    entropies: Sequence[float | None] = (None,)
+    entropies: Sequence[float | None] = (None, 1.0)
+    norms: Sequence[float | None] = (None,)
 
 
 @dataclass(frozen=True)
@@ -239,13 +240,14 @@ def candidates(loaded: LoadedModel, base: LoraDropConfig, axes: Axes, order: Seq
         _first_layers(loaded, base, count, order) for count in axes.counts or _default_counts(loaded, base, order)
     ]
     found = [alone.config] if alone and "screened" in heads else []
-    for dropped, period, refresh, accept, head, entropy in itertools.product(
-        *(layers, axes.periods, axes.refreshes, axes.accepts, heads, axes.entropies)
+    for dropped, period, refresh, accept, head, entropy, norm in itertools.product(
+        *(layers, axes.periods, axes.refreshes, axes.accepts, heads, axes.entropies, axes.norms)
     ):
         if accept and refresh != "repair":
             continue
-        rules = {"refresh": refresh, "kv": "write" if refresh == "repair" else "skip", "accept": accept}
-        config = plain.replace(drop_layers=dropped, period=period, **rules, head=head, refresh_entropy=entropy)
+        rules: dict[str, Any] = {"refresh": refresh, "kv": "write" if refresh == "repair" else "skip"}
+        rules |= {"accept": accept, "refresh_entropy": entropy, "refresh_norm": norm}
+        config = plain.replace(drop_layers=dropped, period=period, head=head, **rules)
         if not config.schedule_for(loaded.num_layers).is_baseline:
             found.append(config)
     if not any(config.drop_layers for config in found):

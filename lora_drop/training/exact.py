@@ -10,6 +10,7 @@ Shapes: B batch, T tokens, N LoRA positions, D hidden size, hs head size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,7 +102,12 @@ class _Rows:
 
 
 def exact_states(
-    model: PreTrainedModel, tokens: Tensor, prompt_tokens: int, schedule: Schedule, bank: Correction | None
+    model: PreTrainedModel,
+    tokens: Tensor,
+    prompt_tokens: int,
+    schedule: Schedule,
+    bank: Correction | None,
+    measure: Callable[[Tensor, Tensor], None] = lambda d, cached: None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The normed last states of LoRA steps and the full model's at the same positions, which the head makes logits of.
 
@@ -110,6 +116,7 @@ def exact_states(
         prompt_tokens: P, the same for all texts: 1 to T - 1.
         schedule: with `refresh` repair, kv `write` and a skipped layer at least.
         bank: the corrections, on the model's device; gradients reach its tensors.
+        measure: gets each correction and what its rule reuses, (B, N, D) both, as `Refresher.measure` does.
 
     Returns:
         The student's and the full model's, (B, N, D), and the LoRA positions (T,) bool.
@@ -120,12 +127,22 @@ def exact_states(
     h = full.entered[:, layout.lora]
     for i in range(schedule.dropped[0], len(model.model.layers)):
         layer = model.model.layers[i]
-        h = (_skip if i in schedule.dropped_set else _run)(i, layer, h, rows, full, schedule, bank)
+        if i in schedule.dropped_set:
+            h = _skip(i, layer, h, rows, full, schedule, bank, measure)
+        else:
+            h = _run(i, layer, h, rows, full, schedule, bank)
     return model.model.norm(h), full.states[:, layout.lora], layout.lora
 
 
 def _skip(
-    i: int, layer: Any, h: Tensor, rows: _Rows, full: Full, schedule: Schedule, bank: Correction | None
+    i: int,
+    layer: Any,
+    h: Tensor,
+    rows: _Rows,
+    full: Full,
+    schedule: Schedule,
+    bank: Correction | None,
+    measure: Callable[[Tensor, Tensor], None],
 ) -> Tensor:
     """A skipped layer: the reuse rule at the rows h (B, N, D)."""
     own = bank if bank is not None and i in bank.a else None
@@ -136,6 +153,7 @@ def _skip(
             d = d + own.bottleneck(i, layer.post_attention_layernorm(h))
         if schedule.reuse == "state":  # each step adds its correction to the one before
             d = rows.window_sum(d)
+        measure(d, h if schedule.reuse == "skip" else full.anchors[i][:, rows.anchor])
     if schedule.reuse == "skip":
         u = h + d
     elif schedule.reuse == "residual":

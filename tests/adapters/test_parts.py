@@ -83,6 +83,12 @@ def test_under_auto_it_is_a_note(tiny, bank, tmp_path, monkeypatch):
         on(tiny, "auto", parts="linear+mlp")
 
 
+def test_without_adapters_parts_that_are_named_are_one_line(tiny):
+    notes = ["without adapters there is no screened head.", "without adapters there are no parts linear+mlp."]
+    assert on(tiny, "none", parts="linear+mlp", head="screened") == (None, notes)
+    assert on(tiny, "none", parts="linear+mlp", drop_ratio=0.0) == (None, [])
+
+
 def test_auto_takes_the_bank_of_the_same_refresh(tiny, bank, tmp_path, monkeypatch):
     monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path)
     bank.save(tmp_path / "b-exact")

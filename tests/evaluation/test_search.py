@@ -46,6 +46,7 @@ def command(out, *argv):
 
 def test_rows_are_what_evaluate_says_and_the_frontier_is_what_no_row_beats(bank, tmp_path, capsys):
     axes = ["--counts", "1,2", "--periods", "3", "--accepts", "0,0.5", "--adapters", bank(), "--drop-order", "4,2,3"]
+    axes += ["--entropies", "off"]
     out = tmp_path / "out"
     assert main(command(out, *axes, "--max-loss", "99", "--json")) == 0
     captured = capsys.readouterr()
@@ -86,12 +87,15 @@ def test_rows_are_what_evaluate_says_and_the_frontier_is_what_no_row_beats(bank,
 
 def test_the_words_are_a_setting_that_run_takes(bank, tmp_path, capsys):
     argv = ["--counts", "2", "--periods", "3", "--accepts", "0.1", "--heads", "screened", "--adapters", bank()]
+    argv += ["--entropies", "1.5"]
     assert main(command(tmp_path / "out", *argv, "--max-loss", "0", "--max-regret", "99")) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert any("entropy 1.5" in line and "<- the fastest" in line for line in lines)
     flags = next(line for line in lines if line.startswith("--")).split()
     assert main(["run", "--prompt", "Hi", *TINY, "--max-new-tokens", "4", *flags, "--json"]) == 0
     config = json.loads(capsys.readouterr().out)["config"]
     wanted = {"period": 3, "drop_layers": [3, 4], "accept": 0.1, "head": "screened", "kv": "write"}
+    wanted["refresh_entropy"] = 1.5
     assert {name: config[name] for name in wanted} == wanted
     assert any("the screened head alone: " in line and "LoRA-Drop beyond it" in line for line in lines)
     assert any("for a regret of" in line and "1 settings measured" in line for line in lines)
@@ -108,7 +112,12 @@ def test_the_bundled_model_has_a_drop_order_and_others_evenly_spaced_layers(tiny
     ):
         chosen = [config.drop_layers for config in candidates(loaded, base, Axes(periods=(2,)), order)]
         assert list(dict.fromkeys(chosen))[: len(first)] == first
-    configs = candidates(tiny, LoraDropConfig(adapters="none"), Axes(refreshes=("single", "repair")), ())
+    plain = LoraDropConfig(adapters="none")
+    configs = candidates(tiny, plain, Axes(norms=(None, 0.5)), ())
+    assert {(c.refresh_entropy, c.refresh_norm) for c in configs} == {
+        (None, None), (None, 0.5), (1.0, None), (1.0, 0.5)
+    }  # fmt: skip
+    configs = candidates(tiny, plain, Axes(refreshes=("single", "repair")), ())
     assert {(c.refresh, c.kv, c.accept) for c in configs} == {
         ("single", "skip", 0.0), *(("repair", "write", accept) for accept in (0.0, 0.1, 0.3)),
     }  # fmt: skip
@@ -140,7 +149,7 @@ def found(tiny, tmp_path, monkeypatch):
     def run(speeds, losses, limit, periods=(2, 4), adapters="none", out="out"):
         calls = []
         monkeypatch.setattr(module, "measure", made_up(speeds, losses, calls))
-        axes = Axes(counts=(1, 2), periods=periods, accepts=(0.0,), heads=("full",))
+        axes = Axes(counts=(1, 2), periods=periods, accepts=(0.0,), heads=("full",), entropies=(None,))
         base = LoraDropConfig(adapters=adapters)
         result = search(tiny, base, axes, Limits(limit, limit), ["Hi", "Ho"], SOURCE, tmp_path / out)
         return result, calls
@@ -212,6 +221,7 @@ def test_a_folder_holds_one_search(found, tmp_path, capsys):
 
 def test_nothing_within_the_limit_is_one_line_and_the_files_stay(tmp_path, capsys):
     argv = ["--counts", "2", "--periods", "3", "--accepts", "0", "--adapters", "none", "--max-loss", "0"]
+    argv += ["--entropies", "off"]
     assert main(command(tmp_path / "out", *argv)) == 2
     assert "no setting stays within that limit" in capsys.readouterr().err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["frontier.html", "recommend.json"]
@@ -238,6 +248,7 @@ LIMIT = ["--max-loss", "1"]
         ([*LIMIT, "--refreshes", "magic", "--accepts", "0"], "refresh must be one of"),
         ([*LIMIT, "--heads", "screened", "--adapters", "none"], "no screened head"),
         ([*LIMIT, "--entropies", "-1"], "refresh_entropy must be"),
+        ([*LIMIT, "--norms", "big"], "refresh_norm must be"),
         ([*LIMIT, "--min-agreement", "0.9"], "--min-agreement is a limit of a sweep"),
         (["sweep.json", *LIMIT], "--max-loss belongs to a search"),
         ([*LIMIT, "--before", "gone.json"], "cannot read gone.json"),
