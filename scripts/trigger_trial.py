@@ -9,8 +9,9 @@ A trigger gives each step a number, and a step whose number reaches a threshold 
 shares of LoRA steps (by its threshold) with the fixed schedules of these shares and with the entropy:
 
 - `entropy`, `norm`: of the step before, as `refresh_entropy` and `refresh_norm` have them;
-- `learned, last step`: on entropy, norm, gap, the favourite's log-probability and its lead, of the step before;
-- `learned, state`: on these and the state before the first skipped layer, so that this very step may become full;
+- `learned, last step`: on entropy and norm of the step before, and the gap;
+- `learned, state`: on that entropy, the gap, and the state before the first skipped layer, so that this very step may
+  become full;
 - `best there is`: the step's own loss, which no trigger knows.
 
 Shapes: n decode steps of a text, K gaps, D hidden size.
@@ -57,8 +58,7 @@ class Table:
     Attributes:
         kl: (n, K) KL(full || LoRA-Drop).
         regret: (n, K) of LoRA-Drop's favourite under the full model.
-        before: (n, K, 4) of the step before: entropy, the favourite's log-probability, its lead, the corrections' norm
-            (0 after a full step).
+        before: (n, K, 2) of the step before: entropy, and the corrections' norm (0 after a full step).
         entered: (n, D) the state before the first skipped layer.
     """
 
@@ -78,8 +78,8 @@ def table(
     full = read_full(model, tokens, schedule)
     theirs = log_probs(head(full.states[0, start - 1 :]))
     shape = (steps, period - 1)
-    own, before = torch.full((2, *shape), math.nan), torch.full((*shape, 4), math.nan)
-    before[:, 0] = nn.functional.pad(_told(theirs[:-1]), (0, 1))
+    own, before = torch.full((2, *shape), math.nan), torch.full((*shape, 2), math.nan)
+    before[:, 0] = nn.functional.pad(_entropy(theirs[:-1])[:, None], (0, 1))
     for offset in range(min(period, steps)):
         norms: list[Tensor] = []
         states, _, lora = exact_states(
@@ -93,14 +93,13 @@ def table(
         own[1, at, gap] = truth.amax(-1) - truth.gather(-1, chosen)[:, 0]
         follows = (at < steps - 1) & (gap < period - 2)
         norm = torch.stack(norms).mean(0) if norms else torch.zeros(len(at))
-        before[at[follows] + 1, gap[follows] + 1] = torch.cat((_told(ours), norm[:, None]), -1)[follows]
+        before[at[follows] + 1, gap[follows] + 1] = torch.stack((_entropy(ours), norm), -1)[follows]
     return Table(own[0], own[1], before, full.entered[0, start:].float())
 
 
-def _told(logs: Tensor) -> Tensor:
-    """Entropy, the favourite's log-probability and its lead, (rows, 3), of log-probabilities (rows, V)."""
-    best = logs.topk(2, -1).values
-    return torch.stack((-(logs.exp() * logs).sum(-1), best[:, 0], best[:, 0] - best[:, 1]), -1)
+def _entropy(logs: Tensor) -> Tensor:
+    """(rows,) of log-probabilities (rows, V)."""
+    return -(logs.exp() * logs).sum(-1)
 
 
 # ---- triggers -------------------------------------------------------------------------------------------------------
@@ -109,9 +108,8 @@ def _told(logs: Tensor) -> Tensor:
 def _inputs(one: Table, state: bool) -> Tensor:
     """What a learned trigger reads at each step and gap, (n, K, features)."""
     steps, gaps = one.kl.shape
-    parts = [one.before, torch.eye(gaps).expand(steps, gaps, gaps)]
-    parts += [one.entered[:, None].expand(steps, gaps, -1)] if state else []
-    return torch.cat(parts, -1).nan_to_num()
+    told = one.entered[:, None].expand(steps, gaps, -1) if state else one.before[..., 1:]
+    return torch.cat((one.before[..., :1], torch.eye(gaps).expand(steps, gaps, gaps), told), -1).nan_to_num()
 
 
 def learned(tables: Sequence[Table], state: bool) -> Scorer:
@@ -155,7 +153,7 @@ def triggers(tables: Sequence[Table]) -> dict[str, Scorer]:
     """Each by its name; tables to learn from."""
     return {
         "entropy": lambda one: one.before[..., 0].nan_to_num(),
-        "norm": lambda one: one.before[..., 3].nan_to_num(),
+        "norm": lambda one: one.before[..., 1].nan_to_num(),
         "learned, last step": learned(tables, state=False),
         "learned, state": learned(tables, state=True),
         "best there is": lambda one: one.kl.nan_to_num(NEVER),
