@@ -14,6 +14,10 @@ shares of LoRA steps (by its threshold) with the fixed schedules of these shares
   become full;
 - `best there is`: the step's own loss, which no trigger knows.
 
+With `--free` the preset then answers the held-out prompts itself, with its own schedule and with `learned, state`, and
+the full model reads what stands. Its speed is arithmetic: a LoRA step costs `--lora` of a full step, and each row of a
+repair after the first `--row`.
+
 Shapes: n decode steps of a text, K gaps, D hidden size.
 """
 
@@ -31,10 +35,18 @@ from torch import Tensor, nn
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.adapters.find import find_bank
+from lora_drop.decode import Decoder, Judged, Lane, NativeDecoder, NativeWeights, Sampling, StepResult
 from lora_drop.decode.logits import kl, log_probs
+from lora_drop.decode.native.plan import NativeState
+from lora_drop.decode.reference import first_skipped
+from lora_drop.decode.step import DecoderOutput, DecodeState
 from lora_drop.evaluation.adaptive import NEVER, interpolate
+from lora_drop.evaluation.free import regrets
+from lora_drop.evaluation.metrics import read_target
 from lora_drop.evaluation.prompts import HELD_OUT
-from lora_drop.evaluation.texts import own_answers
+from lora_drop.evaluation.texts import ANSWER_TOKENS, own_answers
+from lora_drop.method.collapse import repeated_share
+from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import preset_named
 from lora_drop.method.schedule import Schedule
 from lora_drop.models.load import LoadedModel, load_model
@@ -44,6 +56,7 @@ from lora_drop.training.self_generate import read_replies
 LONGEST = 6  # gap that is looked at
 SHARES = {3: (0.5, 0.6), 4: (0.5, 0.6, 0.7), 6: (0.5, 0.6, 0.7)}  # longest gap -> shares of LoRA steps
 THRESHOLDS = 40  # of each trigger, at the quantiles of what it gives
+FREE = ((4, 0.5), (6, 0.5), (6, 0.65))  # longest gap; share of a table's LoRA steps below the threshold
 HIDDEN, EPOCHS, BATCH, DRAWS = 32, 14, 1024, 300
 ABSURD = math.log(10)  # a token that `accept` 0.1 takes back
 LOSS, TAKEN, LORA, STEPS = range(4)  # columns of `played`
@@ -244,6 +257,88 @@ def lines(learn: Sequence[Table], judge: Sequence[Table]) -> list[str]:
     return found
 
 
+# ---- free running ---------------------------------------------------------------------------------------------------
+
+
+class Looking(NativeDecoder):
+    """Makes a step full where a learned trigger expects so much of it. To see its state it reads some layers twice."""
+
+    def __init__(self, loaded: LoadedModel, scorer: Scorer, level: float):
+        assert isinstance(loaded.weights, NativeWeights), "the C decoder does not run here"
+        super().__init__(loaded.model, loaded.weights)
+        self.scorer, self.level = scorer, level
+
+    def step(self, token: Tensor, state: DecodeState) -> DecoderOutput:
+        assert isinstance(state, NativeState)
+        refresher, schedule = state.refresher, state.schedule
+        gap, first = refresher.step - refresher.last_refresh, first_skipped(schedule)
+        if gap < schedule.period - 1:
+            state.begin()
+            h = self._embedded(token)
+            self._run(state, range(first), h, state.position)
+            for i in range(first):
+                state.kv.cut(i, 1)
+            state.recount()
+            nothing = torch.zeros(1, LONGEST - 1)
+            before = torch.full((1, LONGEST - 1, 2), refresher.entropy or 0.0)
+            if float(self.scorer(Table(nothing, nothing, before, h))[0, gap]) >= self.level:
+                refresher.last_refresh = refresher.step + 1 - schedule.period  # due
+        return super().step(token, state)
+
+
+def answered(
+    loaded: LoadedModel,
+    decoder: Decoder,
+    config: LoraDropConfig,
+    prompts: Sequence[list[int]],
+    costs: tuple[float, float],
+) -> str:
+    """A row of Markdown: what a setting answers. `costs`: of a LoRA step and of a further row, in full steps."""
+    schedule = config.schedule_for(loaded.num_layers)
+    bank, _ = find_bank(loaded, config, schedule)
+    regret, spent, drafts, kept, lora, repeats = [], 0.0, 0, 0, 0, 0.0
+    for prompt in prompts:
+        lane = Lane(*(decoder, torch.tensor([prompt]), schedule, bank, Sampling(), ANSWER_TOKENS, loaded.stop_ids))
+        for event in lane:
+            if isinstance(event, Judged) or (isinstance(event, StepResult) and event.kind == "refresh"):
+                spent += 1 + costs[1] * (event.rows - 1)
+            elif isinstance(event, StepResult) and event.kind == "lora":
+                spent, lora = spent + costs[0], lora + 1
+        regret.append(regrets(read_target(loaded.new_decoder(), prompt, lane.tokens), torch.tensor(lane.tokens)))
+        drafts, kept, repeats = drafts + lane.drafts, kept + lane.accepted, repeats + repeated_share(lane.tokens)
+    every = torch.cat(regret)
+    steps = len(every) - len(prompts)  # a prompt's prefill gives its first token
+    stay = kept / drafts if drafts else 1.0
+    return (
+        f"| {config.period} | {config.accept:g} | {every.mean():.3f} | {every.max():.2f} | "
+        f"{stay:.1%} | {repeats / len(prompts):.3f} | {lora / steps:.2f} | {steps / spent:.3f} |"
+    )
+
+
+def free_lines(
+    loaded: LoadedModel,
+    config: LoraDropConfig,
+    learn: Sequence[Table],
+    prompts: Sequence[list[int]],
+    costs: tuple[float, float],
+) -> list[str]:
+    """The preset as it is, then a learned trigger's at some longest gaps and quantiles of what it expects."""
+    found = [
+        "| full steps | longest gap | accept | regret | worst | drafts kept | repeated 4-grams | LoRA steps a token "
+        "| speed, computed |",
+        "|---|---|---|---|---|---|---|---|---|",
+        "| fixed " + answered(loaded, loaded.new_decoder(), config, prompts, costs),
+    ]
+    scorer = learned(learn, state=True)
+    every = torch.cat([scorer(one)[~one.kl.isnan()] for one in learn])
+    for period, share in FREE:
+        level = float(every.quantile(share))
+        setting = config.replace(period=period, refresh_entropy=NEVER)  # so that the entropy is known
+        row = answered(loaded, Looking(loaded, scorer, level), setting, prompts, costs)
+        found.append(f"| at an expected {math.exp(level):.2f} " + row)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Does a learned trigger pay?")
     parser.add_argument("replies", type=Path, help="text that the model wrote itself, to learn from")
@@ -252,6 +347,9 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=128, help="of the file")
     parser.add_argument("--tokens", type=int, default=112, help="of each")
     parser.add_argument("--prompts", type=int, default=len(HELD_OUT), help="held-out ones")
+    parser.add_argument("--free", action="store_true", help="also let the preset answer")
+    parser.add_argument("--lora", type=float, default=0.62, help="cost of a LoRA step")
+    parser.add_argument("--row", type=float, default=0.15, help="cost of each further row of a repair")
     args = parser.parse_args()
     loaded = load_model(args.model, "cpu")
     config = preset_named(args.preset, args.model).config.replace(period=LONGEST)
@@ -265,6 +363,10 @@ def main() -> None:
         for pairs in (given, own)
     )
     print("\n".join(lines(learn, judge)))
+    if args.free:
+        own_period = preset_named(args.preset, args.model).config.period
+        prompts, costs = [prompt for prompt, _ in own], (args.lora, args.row)
+        print("\n".join(free_lines(loaded, config.replace(period=own_period), learn, prompts, costs)))
 
 
 if __name__ == "__main__":

@@ -52,10 +52,10 @@ def test_a_trigger_on_the_table_is_the_trigger_in_decoding(tiny, config, tables,
         assert found["config"]["refreshes"] > evaluate(tiny, config, texts)["config"]["refreshes"]
 
 
-def made_up(seed, steps=80):
+def made_up(seed, steps=80, size=4):
     """A text whose loss is told by a number of the state, and by nothing of the step before."""
     generator = torch.Generator().manual_seed(seed)
-    entered = torch.randn(steps, 4, generator=generator)
+    entered = torch.randn(steps, size, generator=generator)
     kl = (entered[:, :1] > 0.5).float().expand(steps, 5) + 0.01
     before = torch.rand(steps, 5, 2, generator=generator)
     return trial.Table(kl.clone(), 3 * kl, before, entered)
@@ -88,3 +88,24 @@ def test_the_command_prints_a_row_a_trigger(tables, monkeypatch):
     names = [row.split("|")[3].strip() for row in rows]
     assert names == ["fixed", "entropy", "norm", "learned, last step", "learned, state", "best there is"]
     assert all(row.count("|") == head.count("|") for row in rows), "and no share that a gap cannot reach"
+
+
+def test_a_step_that_is_expected_to_lose_much_is_full(tiny, config, tables):
+    """At a threshold that nothing reaches the text is the preset's own; at one that all reach every step is full."""
+    prompts = [prompt for prompt, _ in PAIRS]
+    setting = config.replace(period=4, accept=0.5, refresh_entropy=trial.NEVER)
+    plain = trial.answered(tiny, tiny.new_decoder(), setting, prompts, (0.6, 0.1))
+    scorer = trial.learned([made_up(seed, size=64) for seed in range(6)], state=True)
+    assert trial.answered(tiny, trial.Looking(tiny, scorer, trial.NEVER), setting, prompts, (0.6, 0.1)) == plain
+    always = trial.answered(tiny, trial.Looking(tiny, scorer, -trial.NEVER), setting, prompts, (0.6, 0.1))
+    cells = [cell.strip() for cell in always.split("|")[1:-1]]
+    assert cells[2:] == ["0.000", "0.00", "100.0%", cells[5], "0.00", "1.000"], "the full model's own text and cost"
+    assert plain != always
+
+
+def test_free_running_has_a_row_for_the_preset_and_each_threshold(tiny, config, monkeypatch):
+    monkeypatch.setattr(trial, "FREE", ((3, 0.5),))
+    learn = [made_up(seed, size=64) for seed in range(6)]
+    head, _, *rows = trial.free_lines(tiny, config.replace(accept=0.1), learn, [PAIRS[0][0]], (0.6, 0.1))
+    assert len(rows) == 2 and all(row.count("|") == head.count("|") for row in rows)
+    assert rows[0].startswith("| fixed | 4 | 0.1 |") and rows[1].split("|")[2].strip() == "3"
