@@ -71,6 +71,11 @@ def guard_connections(limits: Limits, counters: Counters) -> None:
             if not self.transport.is_closing():
                 super().data_received(data)
 
+        def eof_received(self) -> None:
+            if self.cycle and not self.cycle.response_complete:
+                counters.add("half_closed")  # while its answer was due
+            super().eof_received()
+
         def connection_lost(self, exc: Exception | None) -> None:
             if self._head is not None:
                 self._head.cancel()
