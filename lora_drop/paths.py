@@ -6,8 +6,11 @@ Nothing else in the package builds such a path, so that what the program touches
 from __future__ import annotations
 
 import os
+import tempfile
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
+from stat import S_ISDIR
 
 from lora_drop.errors import LoraDropError
 
@@ -42,6 +45,22 @@ def local_wheel() -> Path | None:
     """
     named = os.environ.get("LORA_DROP_WHEEL")
     return _expanded("LORA_DROP_WHEEL", named) if named else None
+
+
+def own_upload_folder() -> str | None:
+    """A new folder for the page's uploads where Gradio's own, `gradio` among the temporary files, is somebody else's.
+
+    Returns:
+        None where that one is this user's, as it is on most machines.
+    """
+    usual = Path(tempfile.gettempdir()) / "gradio"
+    with suppress(OSError):
+        usual.mkdir(0o700, exist_ok=True)
+        found = usual.lstat()  # a link leads to somebody's folder
+        mine = not hasattr(os, "getuid") or found.st_uid == os.getuid()
+        if S_ISDIR(found.st_mode) and mine and os.access(usual, os.W_OK | os.X_OK):
+            return None
+    return tempfile.mkdtemp(prefix="lora-drop-gradio-")
 
 
 def _expanded(variable: str, named: str) -> Path:

@@ -25,12 +25,14 @@ def evaluate_free(
     config: LoraDropConfig,
     baseline: Answers,
     progress: Callable[[int], None] = lambda tokens: None,
+    after_step: Callable[[], None] = lambda: None,
 ) -> dict[str, float | int]:
     """What the full model thinks of a lane's greedy answers.
 
     Args:
         baseline: the prompts, with the full model's own answers for comparison.
         progress: called with the tokens judged so far.
+        after_step: called after each token that the lane writes.
 
     Returns:
         `tokens` (end tokens included); over them `regret`, the mean of ln(p_favourite / p_token) under the full model,
@@ -46,7 +48,7 @@ def evaluate_free(
     found: list[Tensor] = []
     texts = []
     for prompt_ids in baseline.prompts:
-        ids = answer(loaded, decoder, schedule, bank, prompt_ids)
+        ids = answer(loaded, decoder, schedule, bank, prompt_ids, after_step)
         found.append(regrets(read_target(decoder, prompt_ids, ids), torch.tensor(ids, device=loaded.device)))
         texts.append(without_end(loaded, ids))
         progress(sum(map(len, found)))

@@ -27,7 +27,7 @@ from lora_drop.run.records import BASELINE, LORA_DROP
 from lora_drop.run.request import Request, plan
 from lora_drop.run.run import run
 from lora_drop.run.speed import cycles, speedup_interval
-from lora_drop.run.trace import gather
+from lora_drop.run.trace import Trace, gather
 from lora_drop.runtime import VERSION
 
 SPEED_TOKENS = 97  # new tokens of the run that measures a point's speed
@@ -119,13 +119,13 @@ def measure(
         answers: the full model's; without them the row has no columns of own answers.
         free: let the point answer the same prompts too.
         prompts: of the timed runs; without them there is one run, on the first given prompt.
-        should_stop: asked after each text that was read or written, and before the timed runs.
+        should_stop: asked after each step of the point and each text that the full model reads.
 
     Raises:
         Stopped: it said so; there is no row then.
     """
 
-    def check(count: int = 0) -> None:
+    def check(done: Any = None) -> None:
         if should_stop():
             raise Stopped
 
@@ -139,17 +139,18 @@ def measure(
         "layers_dropped": len(about["dropped"]),
     }
     if pairs:
-        given = evaluate(loaded, config, given_texts(loaded, pairs, context_tokens), check)
+        given = evaluate(loaded, config, given_texts(loaded, pairs, context_tokens), check, check)
         row |= {"tokens": given["tokens"], **_columns(given)}
     if answers is not None:
-        own = evaluate(loaded, config, answers.texts(), check)
+        own = evaluate(loaded, config, answers.texts(), check, check)
         row |= {f"own_{name}": value for name, value in _columns(own).items()}
         row["own_answers_sha256"] = answers.sha256
         if free:
-            found = evaluate_free(loaded, config, answers, check)
+            found = evaluate_free(loaded, config, answers, check, check)
             row |= {f"free_{name}": value for name, value in found.items()}
-    check()
-    row |= _speed(loaded, config, prompts or [pairs[0][0]])
+    traces = [gather(run(loaded, _speed_request(config, each), should_stop)) for each in prompts or [pairs[0][0]]]
+    check()  # a run that was stopped has too little to be timed
+    row |= _speed(traces)
     return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
 
 
@@ -168,9 +169,8 @@ def _columns(quality: dict[str, Any]) -> dict[str, float | int | None]:
     return found
 
 
-def _speed(loaded: LoadedModel, config: LoraDropConfig, prompts: Sequence[str]) -> dict[str, Any]:
+def _speed(traces: list[Trace]) -> dict[str, Any]:
     """What timed runs of both lanes give, a step each in turn, a run a prompt; stop tokens are ignored."""
-    traces = [gather(run(loaded, _speed_request(config, prompt))) for prompt in prompts]
     summaries = [trace.summary for trace in traces if trace.summary]
     last = summaries[-1]
     lanes = BASELINE, LORA_DROP

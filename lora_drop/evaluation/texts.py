@@ -89,12 +89,14 @@ def own_answers(
     prompts: Sequence[str],
     context_tokens: int | None = None,
     progress: Callable[[int], None] = lambda answers: None,
+    after_step: Callable[[], None] = lambda: None,
 ) -> Answers:
     """The full model's answers: once for all the settings that are measured on them.
 
     Args:
         context_tokens: keep only the prompt's last tokens; None keeps all.
         progress: called with the answers so far.
+        after_step: called after each token.
 
     Raises:
         LoraDropError: a prompt does not fit the model's context.
@@ -106,19 +108,24 @@ def own_answers(
         found.prompts.append(prompt_ids)
     decoder, schedule = loaded.new_decoder(), baseline_schedule(loaded.num_layers)
     for prompt_ids in found.prompts:
-        found.answers.append(without_end(loaded, answer(loaded, decoder, schedule, None, prompt_ids)))
+        found.answers.append(without_end(loaded, answer(loaded, decoder, schedule, None, prompt_ids, after_step)))
         progress(len(found.answers))
     return found
 
 
 def answer(
-    loaded: LoadedModel, decoder: Decoder, schedule: Schedule, bank: AdapterBank | None, prompt_ids: list[int]
+    loaded: LoadedModel,
+    decoder: Decoder,
+    schedule: Schedule,
+    bank: AdapterBank | None,
+    prompt_ids: list[int],
+    after_step: Callable[[], None] = lambda: None,
 ) -> list[int]:
     """What a lane keeps of its greedy answer, at most `ANSWER_TOKENS`, its end token included."""
     prompt = torch.tensor([prompt_ids], device=loaded.device)
     lane = Lane(decoder, prompt, schedule, bank, Sampling(), ANSWER_TOKENS, loaded.stop_ids)
     for _ in lane:
-        pass
+        after_step()
     return lane.tokens
 
 

@@ -7,7 +7,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -218,22 +219,34 @@ class ModelPool:
                 assert self._loaded is not None  # as `_at` is not
                 self._lent += 1
                 return self._loaded
-        return self._read(label)
+        lent: Future[LoadedModel] = Future()
+        reader = threading.Thread(target=self._read, args=(label, lent), daemon=True)
+        reader.start()
+        while not lent.done():
+            with suppress(TimeoutError):
+                lent.exception(POLL)
+            if should_stop() and lent.cancel():  # weights cannot be half read: it goes on, for the next visitor
+                raise LoraDropError(f"Stopped: {label} was not loaded.")
+        reader.join()  # it holds the model as long as it is there
+        return lent.result()
 
-    def _read(self, label: str) -> LoadedModel:
-        """Load a model where there is none, and lend it. No lock is held, but nobody else reads."""
-        loaded, began = None, time.monotonic()
+    def _read(self, label: str, lent: Future[LoadedModel]) -> None:
+        """Load a model where there is none, and lend it if somebody waits. No lock is held, but nobody else reads."""
+        loaded, began, wrong = None, time.monotonic(), None
         try:
             gc.collect()
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()
             loaded = self._load(self._names[label])
-            return loaded
-        finally:
-            with self._changed:
-                self._reading = False
-                if loaded is not None:
-                    self._infos[label] = loaded.info()
-                    self._loaded, self._at, self._lent = loaded, label, self._lent + 1
-                    self.load_seconds = time.monotonic() - began
-                self._changed.notify_all()
+        except BaseException as error:
+            wrong = error
+        with self._changed:
+            self._reading = False
+            waits = lent.set_running_or_notify_cancel()
+            if loaded is not None:
+                self._infos[label] = loaded.info()
+                self._loaded, self._at, self._lent = loaded, label, self._lent + waits
+                self.load_seconds = time.monotonic() - began
+            self._changed.notify_all()
+        if waits:
+            lent.set_exception(wrong) if loaded is None else lent.set_result(loaded)

@@ -58,6 +58,7 @@ def _generate(calls: Callbacks) -> Callable[..., Iterator[str]]:
                 for text, _ in batches(records, write_line):
                     yield text
         except LoraDropError as error:
+            calls.counters.refuse("input")
             raise gr.Error(str(error), print_exception=False) from None
         except Exception as error:
             raise gr.Error(FAILED) from error  # Gradio prints the traceback

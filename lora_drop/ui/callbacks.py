@@ -221,6 +221,7 @@ class Callbacks:
             # Gradio repeats the last yield whole when a run completes: one without the text saves sending it twice.
             yield gr.skip(), _status("done", ending), off
         except LoraDropError as error:
+            self.counters.refuse("input")
             yield gr.skip(), _status("error", str(error)), off
         except Exception:
             # The visitor gets a line, the operator the traceback; the app and other visitors' runs go on.

@@ -19,7 +19,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from lora_drop.ui.counters import Counters
 from lora_drop.ui.limits import Limits
 
-HEAD_SECONDS = 20.0  # until a first request has come
+HEAD_SECONDS = 20.0  # until a request has come, at most twice as long for a later one of the same connection
 OWN = 64  # descriptors of the server's own: files, libraries, the model
 BUSY = b'{"detail":"This app has too many connections: try again in a moment."}'
 ANSWER = (
@@ -57,6 +57,7 @@ def guard_connections(limits: Limits, counters: Counters) -> None:
             peer = (transport.get_extra_info("peername") or ("",))[0]
             self._peer: str | None = None
             self._head: asyncio.TimerHandle | None = None
+            self._answered: Any = None  # the request that was the last one, and answered, when it was looked at last
             super().connection_made(transport)
             if peers.total() >= most or peers[peer] >= max(4, most // 2):
                 counters.refuse("connections")
@@ -71,6 +72,11 @@ def guard_connections(limits: Limits, counters: Counters) -> None:
             if not self.transport.is_closing():
                 super().data_received(data)
 
+        def eof_received(self) -> None:
+            if self.cycle and not self.cycle.response_complete:
+                counters.add("half_closed")  # while its answer was due
+            super().eof_received()
+
         def connection_lost(self, exc: Exception | None) -> None:
             if self._head is not None:
                 self._head.cancel()
@@ -81,8 +87,13 @@ def guard_connections(limits: Limits, counters: Counters) -> None:
             super().connection_lost(exc)
 
         def _end_if_silent(self) -> None:
-            if self.cycle is None:
+            """Close where nothing has come since the last look: uvicorn waits for ever for the rest of a head."""
+            answered = self.cycle is None or self.cycle.response_complete
+            if answered and self._answered is self.cycle:
                 self.transport.close()
+                return
+            self._answered = self.cycle if answered else None
+            self._head = self.loop.call_later(HEAD_SECONDS, self._end_if_silent)
 
     uvicorn_config.HTTP_PROTOCOLS["auto"] = Guarded  # type: ignore[assignment]
     # Whose request it is, the guard finds itself: uvicorn believes any header that comes from this machine.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 # Why a visitor was sent away, as `/metrics` names it.
 REASONS = (
-    *("body", "calls", "connections", "host", "light", "limits", "model", "paused", "queue", "session", "share"),
+    *("body", "calls", "connections", "host", "input", "light", "limits", "paused", "queue", "session", "share"),
     *("unread", "upload"),
 )
 

@@ -226,12 +226,18 @@ class SafeZone:
     @staticmethod
     def _answers(loaded: LoadedModel, should_stop: Callable[[], bool]) -> Iterator[str | Answers]:
         """What to measure on, which the model has to write: progress in words, and the answers last."""
+
+        def check() -> None:
+            if should_stop():
+                raise Stopped
+
         found = Answers([], [])
         for number, prompt in enumerate(PROMPTS, start=1):
-            if should_stop():
-                break
             yield f"First the full model answers the example prompts: {number} of {len(PROMPTS)}."
-            one = own_answers(loaded, [prompt])
+            try:
+                one = own_answers(loaded, [prompt], after_step=check)
+            except Stopped:
+                break
             if one.texts().pairs:  # not empty, and not in circles
                 found.prompts.extend(one.prompts)
                 found.answers.extend(one.answers)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -11,6 +13,7 @@ from importlib.util import find_spec
 
 from lora_drop import runtime
 from lora_drop.errors import LoraDropError
+from lora_drop.paths import own_upload_folder
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "app.py") -> int:
@@ -66,6 +69,10 @@ def _serve(args: argparse.Namespace) -> None:
         raise LoraDropError("the page needs Gradio and plotly: pip install 'lora-drop[page]'")
     if args.mcp and find_spec("mcp") is None:
         raise LoraDropError("--mcp needs one more package: pip install 'gradio[mcp]'.")
+    # Gradio reads it when it is imported, and writes there before the page is up.
+    if not os.environ.get("GRADIO_TEMP_DIR") and (own := own_upload_folder()):
+        os.environ["GRADIO_TEMP_DIR"] = own
+        atexit.register(shutil.rmtree, own, ignore_errors=True)
 
     from lora_drop.models.fetch import fetch
     from lora_drop.models.load import load_model

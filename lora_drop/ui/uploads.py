@@ -78,6 +78,15 @@ class Shelf:
             _remove(file.path)
 
 
+def _paths(answer: bytes) -> list[str] | None:
+    """The files that an upload's answer names; None where it did not end well."""
+    with contextlib.suppress(ValueError):
+        found = json.loads(answer)
+        if isinstance(found, list):
+            return found
+    return None
+
+
 def _remove(path: Path) -> None:
     """A file in the folder that Gradio made for it."""
     with contextlib.suppress(OSError):
@@ -135,6 +144,8 @@ class Uploads:
             self._coming[address] -= 1
             if not self._coming[address]:
                 del self._coming[address]
-            with contextlib.suppress(ValueError, TypeError):
-                for path in json.loads(said):
-                    self.shelf.add(Path(path), address if self._visits[address] else None)
+            paths = _paths(bytes(said))
+            if paths is None:
+                self.counters.add("uploads_broken")
+            for path in paths or ():
+                self.shelf.add(Path(path), address if self._visits[address] else None)

@@ -6,13 +6,14 @@ import asyncio
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, aclosing
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,16 +27,28 @@ from scripts.space_check import free_port, server
 ROOT = Path(__file__).resolve().parents[2]
 MODEL, OTHER_MODEL = "random:tiny-llama", "random:tiny-qwen2"  # one question asks for the second: the app swaps them
 PATIENCE = 180  # seconds that a visitor waits for the next word of the server before it counts as lost
+VISIT = 420  # seconds of a whole visit, three runs and their waiting at most, before it counts as hanging
+TOKEN = "soak"  # the owner's
+AWAY = ("queue is full", "wait already")  # what the server says to whom it sends away for now
 LINE = 400  # characters that a mistake's one line may have
 
 
 class TurnedAway(Exception):
-    """The queue was full, and the server said so."""
+    """The queue was full, or the address's share of it, and the server said so."""
 
 
 def started(temporary: Path, log: Path) -> AbstractContextManager[tuple[subprocess.Popen, str]]:
-    """The app's process and its address, with both models on its menu, a temporary folder and a log of its own."""
+    """The app's process and its address, with both models on its menu, a temporary folder and a log of its own.
+
+    It is public, behind one proxy, which the visitors play: each has an address of their own. Its runs may be long, so
+    that there is time to stop them, and however slow the machine is, none is stopped by the clock.
+    """
     own = {
+        "LORA_DROP_PUBLIC": "1",
+        "LORA_DROP_TRUSTED_HOPS": "1",
+        "LORA_DROP_OWNER_TOKEN": TOKEN,
+        "LORA_DROP_MAX_TOKENS": "4000",
+        "LORA_DROP_MAX_SECONDS": str(VISIT),
         "LORA_DROP_MODEL": MODEL,
         "LORA_DROP_MODELS": OTHER_MODEL,
         "TMPDIR": str(temporary),
@@ -43,6 +56,15 @@ def started(temporary: Path, log: Path) -> AbstractContextManager[tuple[subproce
     }
     env = {**os.environ, **own, "GRADIO_SERVER_PORT": str(free_port())}
     return server(Path(sys.executable), ROOT, log, env)
+
+
+@dataclass(frozen=True)
+class Waited:
+    """A run as its visitor saw it: when it was taken into the queue, and when it began."""
+
+    address: str
+    joined: float
+    began: float
 
 
 @dataclass
@@ -57,6 +79,7 @@ class Log:
     waited: int = 0  # runs that saw others before them
     moved: int = 0  # of those, runs that saw a better place later
     worst_place: int = 0
+    runs: list[Waited] = field(default_factory=list)
     late: int = 0  # Stop pressed, but the run had ended
     unkept: int = 0  # a trace that made room for newer ones
     attacks: Counter = field(default_factory=Counter)  # by kind
@@ -69,6 +92,7 @@ class Session:
 
     def __init__(self, http: httpx.AsyncClient, app: App, log: Log, name: str):
         self.http, self.app, self.log, self.name = http, app, log, name
+        self.heard = "nothing"  # the last word of the server
 
     async def post(self, path: str, body: Any) -> httpx.Response:
         """A request to Gradio's own addresses; a lone surrogate in it goes as an escape."""
@@ -88,6 +112,7 @@ class Session:
         Closed before its end, the connection is dropped, as that of a visitor who leaves.
         """
         event = await self.join(function, data)
+        joined, runs = time.monotonic(), function in (self.app.page, self.app.generate)
         outputs: list[Any] | None = None
         places: list[int] = []
         started = False
@@ -100,26 +125,30 @@ class Session:
                 kind = message["msg"]
                 if kind == "heartbeat":
                     continue
+                self.heard = kind
                 hold(kind != "unexpected_error", f"the stream broke: {message.get('message')}")
                 hold(message.get("event_id") == event, f"a message of another visitor's event: {kind}")
                 if kind == "estimation":
                     hold(not started, "a place in the queue after the start")
-                    hold(not places or message["rank"] <= places[-1], f"moved back in the queue: {places}")
                     places.append(message["rank"])
                 elif kind == "process_starts":
                     started = True
                     hold(places, "started without ever seeing a place in the queue")
                     self.log.waited += places[0] > 0
                     self.log.moved += places[0] > places[-1]
-                    self.log.worst_place = max(self.log.worst_place, places[0])
+                    self.log.worst_place = max(self.log.worst_place, *places)
+                    if runs:
+                        address = self.http.headers["X-Forwarded-For"]
+                        self.log.runs.append(Waited(address, joined, time.monotonic()))
                 elif kind == "process_generating":
                     hold(started and message["success"], f"an update that failed: {str(message)[:200]}")
                     new = message["output"]["data"]
                     outputs = new if outputs is None else [apply_diff(*pair) for pair in zip(outputs, new)]  # noqa: B905
                     yield False, outputs
                 elif kind == "process_completed":
-                    if not started and "queue is full" in (message["output"].get("error") or ""):
-                        one_line(message["output"]["error"], "queue is full")
+                    said = message["output"].get("error") or ""
+                    if not started and any(words in said for words in AWAY):
+                        one_line(said, "")
                         raise TurnedAway
                     yield True, message
                     return
@@ -193,11 +222,13 @@ class Soak:
         self.log = Log()
         self.app: App
 
-    def client(self) -> httpx.AsyncClient:
-        """Connections of one visitor's own."""
+    def client(self, address: str = "10.0.0.1") -> httpx.AsyncClient:
+        """Connections of one visitor's own, from an address of theirs."""
         # The server closes an idle connection after 5 s: none is used again that late.
         limits = httpx.Limits(keepalive_expiry=2)
-        return httpx.AsyncClient(base_url=f"{self.url}/gradio_api", timeout=PATIENCE, limits=limits)
+        return httpx.AsyncClient(
+            base_url=f"{self.url}/gradio_api", timeout=PATIENCE, limits=limits, headers={"X-Forwarded-For": address}
+        )
 
     async def read_app(self) -> None:
         """Ask the app for its functions."""
@@ -205,38 +236,62 @@ class Soak:
             config = (await http.get(f"{self.url}/config")).json()
             self.app = App(config, (await http.get("/info")).json())
 
+    async def counters(self) -> Counter:
+        """The owner's metrics that only grow, without what is alike in their names."""
+        async with self.client() as http:
+            text = (await http.get(f"{self.url}/metrics", headers={"Authorization": f"Bearer {TOKEN}"})).text
+        found = re.findall(r"^lora_drop_(?:refused_total\{reason=\"(\w+)\"\}|(\w+)_total) (\S+)$", text, re.M)
+        return Counter({refused or name: round(float(value)) for refused, name, value in found})
+
 
 class Guest(ABC):
     """Somebody who comes again and again; what they do is drawn from their own seed."""
 
     pause: float  # seconds between two visits, at most
+    attacks = False
 
     def __init__(self, soak: Soak, number: int):
         self.soak, self.log, self.app = soak, soak.log, soak.app
         self.number, self.draw = number, random.Random(f"{soak.seed}/{type(self).__name__}/{number}")
+        self.address = ".".join(map(str, (10, 1 + self.attacks, number >> 8 & 255, number & 255)))
         self.http: httpx.AsyncClient
+        self.last: Session | None = None
 
     async def stay(self, visits: int | None, until: float | None) -> None:
         """Visit so many times, or until a time."""
         deck: list[str] = []
         done = 0
-        async with self.soak.client() as self.http:
+        async with self.come():
             while (visits is None or done < visits) and (until is None or time.monotonic() < until):
-                if not deck:
-                    deck = self.deck()
-                    self.draw.shuffle(deck)
-                await self.visit(deck.pop())
+                deck = deck or self.deck()
+                await self.bounded(deck.pop(0))
                 done += 1
                 await asyncio.sleep(self.draw.random() * self.pause)
 
     @abstractmethod
     def deck(self) -> list[str]:
-        """The kinds of visits, each as often as it comes up before all come again."""
+        """The next kinds of visits, in their order, each as often as it comes up before all come again."""
+
+    @asynccontextmanager
+    async def come(self) -> AsyncIterator[None]:
+        """Be there, with connections of one's own."""
+        async with self.soak.client(self.address) as self.http:
+            yield
+
+    async def bounded(self, kind: str, *given: Any) -> None:
+        """One visit, which ends: one that hangs is written down with the last word that was heard."""
+        try:
+            async with asyncio.timeout(VISIT):
+                await self.visit(kind, *given)
+        except TimeoutError:
+            heard = self.last.heard if self.last else "nothing"
+            self.log.failures.append(f"{kind}: hangs, no end after {VISIT} s; last heard: {heard}")
 
     @abstractmethod
-    async def visit(self, kind: str) -> None:
+    async def visit(self, kind: str, *given: Any) -> None:
         """One visit; whatever is wrong with it is written down, and the others go on."""
 
     def session(self) -> Session:
         """A new page load, or a new client."""
-        return Session(self.http, self.app, self.log, f"{self.draw.getrandbits(64):016x}")
+        self.last = Session(self.http, self.app, self.log, f"{self.draw.getrandbits(64):016x}")
+        return self.last

@@ -45,7 +45,7 @@ BAD_CALLS = [
     ({"adapters": "/etc"}, "adapters must be auto or none"),
     ({"temperature": -1}, "temperature"),
     ({"preset": "nope"}, "no preset"),
-    ({"max_new_tokens": 10**9}, "max_new_tokens"),
+    ({"max_new_tokens": 10**9}, "new tokens"),
     ({"drop_layers": "1,1"}, "twice"),
 ]
 BAD_PAGES = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,21 +17,30 @@ from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from scripts.soak import report
 from scripts.soak.app import MODEL, OTHER_MODEL, Soak, started
-from scripts.soak.cases import make_cases
-from scripts.soak.hostile import ATTACKS, Hostile
-from scripts.soak.measure import REST, Held, Server, hold_still, within_peak
+from scripts.soak.cases import BAD_CALLS, BAD_PAGES, make_cases
+from scripts.soak.hostile import ATTACKS, COUNTED, Hostile
+from scripts.soak.measure import AHEAD, REST, Held, Server, hold_still, most_ahead, within_peak
 from scripts.soak.visitor import KINDS, Visitor
 from scripts.space_check import tail
+
+
+def came(attacks: Counter, counted: Counter) -> list[str]:
+    """A line for each attack that never came, or that the server's own counters know nothing of."""
+    never = [kind for kind in ATTACKS if not attacks[kind]]
+    unseen = [kind for kind, name in COUNTED.items() if attacks[kind] and not counted[name]]
+    return [f"attack {kind} never came" for kind in never] + [f"the server counted no {kind}" for kind in unseen]
 
 
 async def alone(soak: Soak) -> None:
     """A single user: every question once, and every kind of visit, before the others come."""
     visitor = Visitor(soak, -2)
-    async with soak.client() as visitor.http:
+    async with visitor.come():
         for case in soak.cases:
-            await visitor.visit("answer", case)
+            await visitor.bounded("answer", case)
         for kind in KINDS:
-            await visitor.visit(kind)
+            await visitor.bounded(kind)
+        for number in range(max(len(BAD_CALLS), len(BAD_PAGES))):
+            await visitor.bounded("mistake", number)
 
 
 async def crowd(
@@ -42,13 +52,25 @@ async def crowd(
     await asyncio.gather(*(kind(soak, first + i).stay(visits, until) for i, kind in enumerate(kinds)))
 
 
+async def counted_crowd(
+    soak: Soak, server: Server, visitors: int, hostile: int, visits: int | None, seconds: float | None
+) -> tuple[float, Counter]:
+    """The crowd that is measured: the seconds that it stayed, and what the server counted meanwhile."""
+    before, begun = await soak.counters(), time.monotonic()
+    soak.log.runs, soak.log.attacks, soak.log.repelled = [], Counter(), Counter()
+    watching = asyncio.create_task(server.watch())
+    await crowd(soak, visitors, hostile, visits, seconds)
+    watching.cancel()
+    return time.monotonic() - begun, await soak.counters() - before
+
+
 async def rested(soak: Soak, server: Server, rest: float) -> Held:
     """What the server holds once it is idle, and answered a few calls by which its idle threads end."""
     await asyncio.sleep(rest)
     visitor = Visitor(soak, -1)
-    async with soak.client() as visitor.http:
+    async with visitor.come():
         for _ in range(3):
-            await visitor.visit("answer")
+            await visitor.bounded("answer")
     return await server.held()
 
 
@@ -87,16 +109,14 @@ async def soak(
             before = await rested(this, server, REST if warm_up else 0)
             base = server.resident()
             say(f"warm: {before}, {base} kB")
-            watching = asyncio.create_task(server.watch())
-            begun = time.monotonic()
-            await crowd(this, visitors, hostile, visits, seconds)
-            took = time.monotonic() - begun
-            watching.cancel()
+            took, counted = await counted_crowd(this, server, visitors, hostile, visits, seconds)
             after = await rested(this, server, REST)
             say(f"afterwards: {after}, {server.resident()} kB")
             this.log.failures += hold_still(before, after) + within_peak(base, server.memory)
-            if hostile and (never := ATTACKS.keys() - this.log.attacks.keys()):
-                this.log.failures.append(f"attacks that never came: {', '.join(sorted(never))}")
+            if (ahead := most_ahead(this.log.runs)) > AHEAD:
+                this.log.failures.append(f"{ahead} runs of one address came before one of another")
+            if hostile:
+                this.log.failures += came(this.log.attacks, counted)
             if process.poll() is not None:
                 this.log.failures.append(f"the app ended with {process.poll()}")
         written = log.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -107,7 +127,9 @@ async def soak(
         "seed": seed,
         "seconds": round(took, 1),
         **report.of_visitors(this.log, [case.name for case in cases[:2]]),
-        **report.of_server(server.memory, before, after),
+        **report.of_server(server.memory, base, before, after),
+        "runs_ahead": ahead,
+        "counters": dict(sorted(counted.items())),
         "device": describe_device(loaded.device),
         "failures": this.log.failures,
     }

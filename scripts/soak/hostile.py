@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,8 +20,10 @@ import httpx
 from scripts.soak.app import Guest, Session, TurnedAway, one_line
 from scripts.soak.cases import Wrong, hold
 
-PAUSE = 4  # seconds that a stream is left unread, or an upload half sent
+PAUSE = 4  # seconds that an upload is left half sent
+UNREAD = 90  # seconds that a stream is left unread, at most
 GIANT = 8 * 2**20  # characters of a body
+UPLOAD = 6 * 2**20  # bytes that an upload says it has
 FLOOD = 12  # calls at once
 PROMPTS = (
     "\ud800 alone, \udc00 too",
@@ -55,12 +58,14 @@ class Hostile(Guest):
     """An attacker; every way comes up as often as any other."""
 
     pause = 1.0
+    attacks = True
 
     def deck(self) -> list[str]:
-        """See `Guest.deck`."""
-        return list(ATTACKS)
+        """See `Guest.deck`. Each begins elsewhere, so that a few of them make every attack within two visits."""
+        kinds, first = list(ATTACKS), 2 * self.number % len(ATTACKS)
+        return kinds[first:] + kinds[:first]
 
-    async def visit(self, kind: str) -> None:
+    async def visit(self, kind: str, *given: Any) -> None:
         """One attack: counted once it is under way, and again if it was turned away."""
         self.log.attacks[kind] += 1
         try:
@@ -81,8 +86,10 @@ class Hostile(Guest):
             writer.transport.abort()
 
     def head(self, method: str, path: str, *lines: str) -> bytes:
-        """The start of a request."""
-        return "\r\n".join((f"{method} /gradio_api{path} HTTP/1.1", f"Host: {self.host}", *lines, "", "")).encode()
+        """The start of a request. What it says of its address is forged, but for what the proxy adds."""
+        forged = f"X-Forwarded-For: 10.66.{self.draw.randrange(256)}.1, {self.address}"
+        first = f"{method} /gradio_api{path} HTTP/1.1"
+        return "\r\n".join((first, f"Host: {self.host}", forged, *lines, "", "")).encode()
 
     @property
     def host(self) -> str:
@@ -101,20 +108,23 @@ class Hostile(Guest):
     # What they do.
 
     async def unread(self) -> None:
-        """Queue the longest run, and never read its stream."""
-        session = self.session()
-        await session.join(self.app.page, self.app.page_data(self.soak.cases[-1].page))
+        """Call for the longest run, whose each message has the whole text, and read no word until it is cut off."""
+        call = {"data": self.app.call_data("/generate", self.soak.cases[-1].options)}
+        answer = await self.session().post("/call/generate", call)
+        hold(answer.status_code == 200, f"call/generate answers {answer.status_code}")
+        before, end = (await self.soak.counters())["unread"], time.monotonic() + UNREAD
         async with self.connection() as (_, writer):
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            writer.write(self.head("GET", f"/queue/data?session_hash={session.name}"))
+            writer.write(self.head("GET", f"/call/generate/{answer.json()['event_id']}"))
             await writer.drain()
             writer.transport.pause_reading()
-            await asyncio.sleep(PAUSE * (1 + self.draw.random()))
+            while time.monotonic() < end and (await self.soak.counters())["unread"] == before:
+                await asyncio.sleep(1)
 
     async def upload(self) -> None:
         """Begin an upload, and be gone in the middle."""
         mark = "soak-boundary"
-        lines = (f"Content-Type: multipart/form-data; boundary={mark}", f"Content-Length: {64 * 2**20}")
+        lines = (f"Content-Type: multipart/form-data; boundary={mark}", f"Content-Length: {UPLOAD}")
         part = f'--{mark}\r\nContent-Disposition: form-data; name="files"; filename="run.jsonl"\r\n\r\n'
         async with self.connection() as (_, writer):
             writer.write(self.head("POST", "/upload", *lines) + part.encode())
@@ -171,4 +181,14 @@ ATTACKS = {
     "unicode": Hostile.unicode,
     "giant": Hostile.giant,
     "parameters": Hostile.parameters,
+}
+# What the server's own metrics have of each; to it a hostile prompt is a run as any other.
+COUNTED = {
+    "unread": "unread",
+    "upload": "uploads_broken",
+    "flood": "session",
+    "half_closed": "half_closed",
+    "unicode": "runs",
+    "giant": "limits",
+    "parameters": "input",
 }

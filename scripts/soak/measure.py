@@ -6,10 +6,14 @@ import asyncio
 import os
 import re
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.soak.app import Waited
+
 LATE_THREADS = 1  # a worker that libraries start once, when they first need it; a leak grows with the visits
+AHEAD = 2  # runs of another address that may come before one's own: the one that was on, and one turn
 PEAK = 500_000  # kB that the memory may grow by while the visitors are there
 REST = 12  # seconds after which the server's idle worker threads end (anyio's 10, and some)
 
@@ -83,6 +87,16 @@ def within_peak(base: int, memory: list[tuple[float, int]]) -> list[str]:
     """A line if the memory was ever too far above `base` kB."""
     peak = max((kb for _, kb in memory), default=base)
     return [f"the memory rose from {base} to {peak} kB"] if peak > base + PEAK else []
+
+
+def most_ahead(runs: list[Waited]) -> int:
+    """The most runs that another address had begun while one waited."""
+    most = 0
+    for run in runs:
+        before = Counter(other.address for other in runs if run.joined < other.began < run.began)
+        del before[run.address]
+        most = max(most, *before.values(), 0)
+    return most
 
 
 def hold_still(before: Held, after: Held) -> list[str]:

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from scripts.soak.app import Log
-from scripts.soak.measure import Held, slope
+from scripts.soak.measure import AHEAD, PEAK, Held, slope
 
 
 def of_visitors(found: Log, repeated: list[str]) -> dict[str, Any]:
@@ -27,6 +27,8 @@ def of_visitors(found: Log, repeated: list[str]) -> dict[str, Any]:
         "attacks": dict(found.attacks),
         "repelled": dict(found.repelled),
         "waited": found.waited,
+        "addresses": len({run.address for run in found.runs}),
+        "waited_seconds": waits(found),
         "moved_up": found.moved,
         "worst_place": found.worst_place,
         "stopped_too_late": found.late,
@@ -34,16 +36,25 @@ def of_visitors(found: Log, repeated: list[str]) -> dict[str, Any]:
     }
 
 
-def of_server(memory: list[tuple[float, int]], before: Held, after: Held) -> dict[str, Any]:
-    """What the server held. `memory` has minutes and kB."""
+def of_server(memory: list[tuple[float, int]], base: int, before: Held, after: Held) -> dict[str, Any]:
+    """What the server held. `memory` has minutes and kB, `base` is its warm state in kB."""
     rise, error = slope(memory)
+    peak = max((kb for _, kb in memory), default=0)
     return {
         "memory_kb": [kb for _, kb in memory[:1] + memory[-1:]],
-        "memory_peak_kb": max((kb for _, kb in memory), default=0),
+        "memory_base_kb": base,
+        "memory_peak_kb": peak,
+        "memory_over_base_mb": round((peak - base) / 1000, 1),
         "memory_kb_a_minute": [round(rise, 1), round(error, 1)],
         "before": dataclasses.asdict(before),
         "after": dataclasses.asdict(after),
     }
+
+
+def waits(found: Log) -> list[float]:
+    """Seconds from the queue to the start of a run: the median, nine in ten, and the longest."""
+    seconds = sorted(run.began - run.joined for run in found.runs)
+    return [round(seconds[int(share * (len(seconds) - 1))], 1) for share in (0.5, 0.9, 1)] if seconds else []
 
 
 def _attacks(figures: dict[str, Any]) -> list[str]:
@@ -62,7 +73,11 @@ def table(figures: dict[str, Any]) -> str:
         ("answers cut short, compared", figures["compared_starts"]),
         ("waited, moved up, worst place", f"{figures['waited']}, {figures['moved_up']}, {figures['worst_place']}"),
         ("attacks (repelled)", ", ".join(_attacks(figures)) or "none"),
+        ("waited s: half, 9 in 10, most", ", ".join(map(str, figures["waited_seconds"]))),
+        ("addresses, runs of one ahead", f"{figures['addresses']}, {figures['runs_ahead']} of {AHEAD} allowed"),
+        ("the server counted", ", ".join(f"{name} {count}" for name, count in figures["counters"].items())),
         ("memory, kB", " -> ".join(map(str, figures["memory_kb"])) + f", at most {figures['memory_peak_kb']}"),
+        ("memory over its warm state, MB", f"{figures['memory_over_base_mb']}, of {PEAK / 1000:g} allowed"),
         ("memory, kB a minute", "{} +- {}".format(*figures["memory_kb_a_minute"])),
         *(
             (name, f"{figures['before'][name]} -> {figures['after'][name]}")

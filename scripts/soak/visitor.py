@@ -17,6 +17,8 @@ from lora_drop.run.trace import Trace
 from scripts.soak.app import Guest, Session, TurnedAway, one_line
 from scripts.soak.cases import BAD_CALLS, BAD_PAGES, FIELDS, Answer, Case, Wrong, by_lane, hold, read_trace, timeless
 
+MISTAKES = len(BAD_CALLS) * len(BAD_PAGES)
+
 
 class Visitor(Guest):
     """One who asks, waits and checks."""
@@ -25,9 +27,10 @@ class Visitor(Guest):
 
     def deck(self) -> list[str]:
         """See `Guest.deck`."""
-        return [kind for kind, (often, _) in KINDS.items() for _ in range(often)]
+        kinds = [kind for kind, (often, _) in KINDS.items() for _ in range(often)]
+        return self.draw.sample(kinds, len(kinds))
 
-    async def visit(self, kind: str, *given: Case) -> None:
+    async def visit(self, kind: str, *given: Any) -> None:
         """One visit; whatever is wrong with it is written down, and the others go on."""
         self.log.visits[kind] += 1
         try:
@@ -232,15 +235,16 @@ class Visitor(Guest):
             if trace := await self.kept(session, run_id):
                 Answer(trace).same_as(Answer(read_trace(self.soak.recorded)))
 
-    async def mistake(self) -> None:
-        """Ask for what cannot be: each gets its one line."""
-        options, word = self.draw.choice(BAD_CALLS)
+    async def mistake(self, number: int | None = None) -> None:
+        """Ask for what cannot be, or for that of a number: each gets its one line."""
+        number = self.draw.randrange(MISTAKES) if number is None else number
+        options, word = BAD_CALLS[number % len(BAD_CALLS)]
         session = self.session()
         data = self.app.call_data("/generate", {"prompt": "Hello", **options})
         _, last = await session.ask(self.app.generate, data)
         hold(not last["success"], f"/generate took {options}")
         one_line(last["output"].get("error"), word)
-        controls, word = self.draw.choice(BAD_PAGES)
+        controls, word = BAD_PAGES[number % len(BAD_PAGES)]
         outputs, last = await session.ask(self.app.page, self.app.page_data(controls))
         if last["success"]:
             status = last["output"]["data"][self.app.outputs.index("ld-status")]

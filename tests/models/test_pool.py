@@ -21,6 +21,8 @@ from lora_drop.run.trace import gather
 from lora_drop.ui.api import functions
 from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.facts import page_facts, train_command
+from lora_drop.ui.limits import Limits
+from tests.support.calls import press_run
 
 LLAMA, QWEN = "random:tiny-llama", "random:tiny-qwen2"
 ASKED = Request("Why?", LoraDropConfig(period=3), 8, audit=False, ignore_eos=True)
@@ -180,6 +182,50 @@ def test_the_menu_fetches_first_and_goes_back_where_that_fails(loader):
     assert button["interactive"]
     calls.stop_page(visitor)
     assert run_s.is_set()
+
+
+def test_who_stops_while_weights_are_read_does_not_wait_for_them(loader):
+    """The next visitor finds the model, which was read once."""
+    reading, read_on = threading.Event(), threading.Event()
+
+    def load(name):
+        reading.set()
+        assert read_on.wait(30)
+        return loader(name)
+
+    pool = ModelPool(loader(LLAMA), [QWEN], load)
+    with pytest.raises(LoraDropError, match="^Stopped: random:tiny-qwen2 was not loaded.$"):
+        with pool.lend(QWEN, reading.is_set):
+            pass
+    assert not read_on.is_set() and not pool.is_at_hand(QWEN)
+    waiting = []
+    next_one = threading.Thread(target=lambda: waiting.append(next(_lent_id(pool, QWEN))))
+    next_one.start()
+    read_on.set()
+    next_one.join(30)
+    assert waiting == [QWEN] and loader.names == [LLAMA, QWEN] and loader.alive == [0, 0]
+    assert next(_lent_id(pool, LLAMA)) == LLAMA and max(loader.alive) == 0, "it was lent to nobody else"
+
+
+def test_a_visitors_stop_and_the_clock_end_a_run_that_waits_for_weights(loader):
+    reading, read_on = threading.Event(), threading.Event()
+
+    def load(name):
+        reading.set()
+        assert read_on.wait(30)
+        return loader(name)
+
+    visitor = SimpleNamespace(session_hash="me")
+    for limits, stops in ((Limits(), True), (Limits(seconds=1e-6), False)):
+        reading.clear()
+        read_on.clear()
+        calls = Callbacks(ModelPool(loader(LLAMA), [QWEN], load), limits)
+        if stops:
+            threading.Thread(target=lambda calls=calls: reading.wait(30) and calls.stop_page(visitor)).start()
+        told = list(press_run(calls, visitor, "Why?", model=QWEN, max_new_tokens=4))
+        assert told[-1][1] == {"kind": "error", "text": f"Stopped: {QWEN} was not loaded."}
+        assert not read_on.is_set() and len(calls.stops) == 0
+        read_on.set()
 
 
 def _lent_id(pool, label):

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from lora_drop.models.pool import ModelPool
 from lora_drop.ui import connections
 from lora_drop.ui.connections import connections_that_fit
 from lora_drop.ui.limits import Limits
+from lora_drop.ui.page import build_app, launch
 from scripts.space_check import free_port
 from tests.support import ROOT
 from tests.support.page import wait_until
@@ -40,6 +42,36 @@ def answer(url: str) -> int:
             return found.status
     except OSError:
         return 0
+
+
+def test_half_a_request_holds_no_connection_for_ever(tiny, monkeypatch):
+    """Before: the head of a second request could stay half sent, and uvicorn waited for the rest of it."""
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
+    demo, head = build_app(ModelPool(tiny)), b"GET /gradio_api/app_id HTTP/1.1\r\nHost: localhost\r\n"
+    launch(demo, "127.0.0.1", port := free_port(), block=False)
+    try:
+        for whole in (0, 1, 2):
+            with socket.create_connection(("127.0.0.1", port), 30) as silent:
+                for _ in range(whole):
+                    silent.sendall(head + b"\r\n")
+                    said = b""
+                    while not said.endswith(b"}"):
+                        said += silent.recv(65536)
+                    assert said.startswith(b"HTTP/1.1 200")
+                silent.sendall(head)
+                assert silent.recv(65536) == b"", "it was closed, and nothing was answered"
+        assert answer(f"http://127.0.0.1:{port}") == 200
+        with socket.create_connection(("127.0.0.1", port), 30) as page:  # a stream that is open is not silent
+            page.sendall(b"GET /gradio_api/heartbeat/x HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            page.settimeout(1)
+            said = b""
+            with contextlib.suppress(TimeoutError):
+                while part := page.recv(65536):
+                    said += part
+                pytest.fail("a stream was cut")
+            assert said.startswith(b"HTTP/1.1 200")
+    finally:
+        demo.close(verbose=False)
 
 
 @pytest.mark.full

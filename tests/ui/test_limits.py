@@ -16,10 +16,10 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.request import Request
 from lora_drop.run.trace import parse_trace
-from lora_drop.ui import callbacks
+from lora_drop.ui import callbacks, safe_zone
 from lora_drop.ui.api import functions
 from lora_drop.ui.callbacks import Callbacks
-from lora_drop.ui.limits import PUBLIC, Limits
+from lora_drop.ui.limits import PUBLIC, Clock, Limits
 from lora_drop.ui.safe_zone import SafeZone
 from tests.support import ROOT
 from tests.support.calls import press_run
@@ -138,6 +138,33 @@ def test_a_sweep_ends_within_a_point(tiny):
         measure(tiny, point, pairs, None, should_stop=second_time)
     assert len(asked) == 2
     assert measure(tiny, point, pairs, None)["tokens"] > 0
+
+
+def test_a_sweep_ends_within_a_text(tiny, monkeypatch):
+    """Of the full model's own answers, of the forced texts, of free ones, and of the timed runs."""
+    decoder, steps = type(tiny.new_decoder()), []
+    step = decoder.step
+
+    def counted(*args):
+        steps.append(1)
+        return step(*args)
+
+    monkeypatch.setattr(decoder, "step", counted)
+    ends = Clock(None, float("inf"))
+    monkeypatch.setattr(Clock, "is_set", lambda clock: len(steps) >= ends.end)
+    monkeypatch.setattr(Limits, "clock", lambda limits, stop: ends)
+    zone = SafeZone(ModelPool(tiny), None, callbacks.Stops())
+    monkeypatch.setattr(safe_zone, "PROMPTS", ["Why?"])
+    ends.end = 10**9
+    *_, last = zone.run_sweep("1", "2", "residual", "block", "auto", "agreement", None, None, VISITOR)
+    assert last[0]["text"] == "Finished: 1 point measured."
+    whole = len(steps)
+    for end in (3, *range(whole // 8, whole, whole // 8)):
+        steps.clear()
+        ends.end = end
+        *_, last = zone.run_sweep("1", "2", "residual", "block", "auto", "agreement", None, None, VISITOR)
+        assert last[0]["text"].endswith("0 of 1 points were measured.")
+        assert len(steps) <= end + 1, "no step came after the one that was on"
 
 
 def test_the_clock_is_one_more_reason_to_stop():

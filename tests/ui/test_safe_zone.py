@@ -191,7 +191,7 @@ def test_whatever_ends_a_sweep_releases_it(zone, monkeypatch, capsys):
     assert "secret detail" in capsys.readouterr().err
     progress = run(zone, ratios="2")[-1][0]
     assert (progress["kind"], progress["text"]) == ("error", "drop_ratio must lie between 0 and 1, got 2.0.")
-    monkeypatch.setattr(safe_zone, "own_answers", lambda *_: Answers([[1]], [[]]))
+    monkeypatch.setattr(safe_zone, "own_answers", lambda *_, **__: Answers([[1]], [[]]))
     assert "no text to measure on" in run(zone)[-1][0]["text"]
     running = zone.run_sweep("0.5", "2", "residual", "block", "auto", "agreement", None, None, VISITOR)
     next(running)
