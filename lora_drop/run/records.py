@@ -72,7 +72,7 @@ class ModelHeader(_ModelNames, total=False):
     """
 
     kv_bytes_per_token: Bytes
-    shape: dict[str, bool | Number] | None
+    shape: dict[str, bool | Number | list[list[Number]]] | None
 
 
 @with_config(MORE)

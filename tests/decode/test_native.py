@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lora_drop.decode.logits import entropy
-from lora_drop.decode.native import NativeDecoder, lay_out, library, loader, structs
+from lora_drop.decode.native import BLOCK_KINDS, NativeDecoder, lay_out, library, loader, structs
 from lora_drop.decode.native.loader import find_compiler
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
@@ -58,7 +58,7 @@ def test_both_sides_have_one_layout(tmp_path):
         lines.append(f'_Static_assert(sizeof({kind.__name__}) == {ctypes.sizeof(kind)}, "");')
         for name, *_ in kind._fields_:
             lines.append(f'_Static_assert(offsetof({kind.__name__}, {name}) == {getattr(kind, name).offset}, "");')
-    for number in ("F32", "BF16", "Q4_1", "Q8_0"):
+    for number in ("F32", "BF16", *BLOCK_KINDS):
         lines.append(f'_Static_assert({number} == {getattr(structs, number)}, "");')
     for number in ("OK", "NO_MEMORY", "NO_THREADS", "ABI"):
         lines.append(f'_Static_assert(LD_{number} == {getattr(structs, number)}, "");')

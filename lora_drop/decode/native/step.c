@@ -1,7 +1,7 @@
 /* A decode step on a CPU: tokens through the layers, full or, for one token, with skipped ones, in a single call.
  *
  * Weights are read once and in place: rows of bfloat16 or float32 as torch has them, or panels of 16 rows of a GGUF's
- * Q4_1 or Q8_0 blocks (see `ld_pack`). Activations are float32, or as precise (panels.h), so the blocks' own values
+ * blocks (panels.h). Activations are float32, or as precise (panels.h), so the blocks' own values
  * count; K/V are bfloat16 or float32.
  */
 #include <math.h>

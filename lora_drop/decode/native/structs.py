@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import ctypes
 
-ABI = 4
-F32, BF16, Q4_1, Q8_0 = range(4)  # kinds of numbers
+ABI = 5
+F32, BF16, Q4_0, Q4_1, Q8_0, Q4_K, Q6_K = range(7)  # kinds of numbers
 OK, NO_MEMORY, NO_THREADS = range(3)  # what a function that returns an int found
 
 _pointer, _int64 = ctypes.c_void_p, ctypes.c_int64
@@ -18,7 +18,11 @@ _pointer, _int64 = ctypes.c_void_p, ctypes.c_int64
 class Matrix(ctypes.Structure):
     """(N, K) weights and a bias."""
 
-    _fields_ = [("data", _pointer), ("bias", _pointer), ("n", _int64), ("k", _int64), ("kind", _int64)]
+    _fields_ = [
+        *((name, _pointer) for name in ("data", "bias")),
+        *((name, _int64) for name in ("n", "k", "kind")),
+        ("next", _pointer),
+    ]
 
 
 class Layer(ctypes.Structure):
