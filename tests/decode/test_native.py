@@ -117,8 +117,9 @@ def test_where_memory_or_threads_run_out_it_is_reported(decoder, tiny, tmp_path,
 
 
 @pytest.mark.full
-def test_sanitizers_find_nothing(tmp_path):
+def test_sanitizers_find_nothing(tmp_path, monkeypatch):
     """Address and undefined-behaviour sanitizers over whole decodes, in a process of their own."""
+    monkeypatch.setattr(loader, "COMPILE_SECONDS", 600)  # on a busy machine it may take long
     flags = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     compiler = find_compiler()
     try:
