@@ -70,7 +70,9 @@ class Before:
     @classmethod
     def of(cls, state: DecodeState) -> Before:
         """As it is now."""
-        return cls(state.position, list(state.kv.lengths), copy.copy(state.refresher), list(state.entered), state.kv.nbytes)
+        return cls(
+            state.position, list(state.kv.lengths), copy.copy(state.refresher), list(state.entered), state.kv.nbytes
+        )
 
     def restore(self, state: DecodeState) -> None:
         """Take back the step: it was one too many, and the last."""

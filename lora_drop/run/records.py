@@ -77,7 +77,7 @@ class ModelHeader(_ModelNames, total=False):
 
 @with_config(MORE)
 class DeviceHeader(TypedDict):
-    """What it ran on: also the type, and the decoder."""
+    """What it ran on: also the type, the decoder, and the instructions that its kernels use."""
 
     name: Text
 

@@ -1,6 +1,7 @@
 """Several rows at once in C: each is, to the bit, what it is alone, for each kind, number of rows and of threads; and
 blocks give what their numbers give."""
 
+import contextlib
 import ctypes
 import platform
 import shutil
@@ -13,6 +14,7 @@ import torch
 
 from lora_drop.decode.native import BLOCK_KINDS, library, loader
 from lora_drop.decode.native.structs import BF16, F32, Q4_0, Q4_1, Q4_K, Q6_K, Q8_0, Matrix
+from lora_drop.errors import LoraDropError
 
 pytestmark = pytest.mark.skipif(library() is None, reason="there is no C compiler here")
 COUNTS = [*range(1, 10), 15, 16, 17, 64]
@@ -20,21 +22,54 @@ GGUF_KINDS = {kind: gguf.GGMLQuantizationType[name] for name, kind in BLOCK_KIND
 SCALES = {Q4_0: [0], Q4_1: [0, 2], Q8_0: [0], Q4_K: [0, 2], Q6_K: [208]}  # where a block's float16 numbers are
 
 
-@pytest.fixture(scope="module", params=["one thread", "two threads", "x86-64-v3", "x86-64"])
-def fresh(request, tmp_path_factory):
-    """The library with a pool of its own; and as it is for lesser processors than this one may be."""
-    path = tmp_path_factory.mktemp("fresh") / "step.so"
-    if "thread" in request.param:
-        shutil.copy(library()._name, path)
-    elif platform.machine() != "x86_64":
-        pytest.skip("another family of processors")
-    elif request.param == "x86-64-v3" and " avx2 " not in Path("/proc/cpuinfo").read_text():
-        pytest.skip("this processor has no AVX2")
-    else:
-        loader.compile_library(loader.find_compiler(), (*loader.FLAGS, f"-march={request.param}"), path)
-    found = loader.bind(path)
-    found.ld_threads(1 if request.param == "one thread" else 2)
+def processor():
+    """What this one can do, as the system tells it; nothing on another family."""
+    if platform.machine() != "x86_64":
+        return set()
+    return set(Path("/proc/cpuinfo").read_text().split())
+
+
+OWN = "one thread", "two threads"  # of the library as the program builds it
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    """By name a library of each path that runs here, with a pool of its own."""
+    folder, found = tmp_path_factory.mktemp("paths"), {}
+    for name in (*OWN, *loader.PATHS):
+        path = folder / f"{name}.so"
+        if name in OWN:
+            shutil.copy(library()._name, path)
+        elif platform.machine() == "x86_64":
+            loader.compile_library(loader.find_compiler(), (*loader.FLAGS, loader.PATHS[name]), path)
+        with contextlib.suppress(LoraDropError):  # another family, or it has not these instructions
+            found[name] = loader.bind(path)
+            found[name].ld_threads(1 if name == "one thread" else 2)
     return found
+
+
+@pytest.fixture(scope="module", params=[*OWN, *loader.PATHS])
+def fresh(request, paths):
+    """The library, and as it is for lesser processors than this one may be."""
+    if request.param not in paths:
+        pytest.skip("this processor has no such instructions")
+    return paths[request.param]
+
+
+def test_every_path_that_this_processor_has_is_tested(paths, capsys):
+    """By what the system says of it and not by what the library does; and the run lists them."""
+    able = processor()
+    best = "plain"
+    if "avx2" in able:
+        best = "avx2"
+    if "avx512bw" in able:
+        best = "avx512" + "-vnni" * ("avx512_vnni" in able) + "-bf16" * ("avx512_bf16" in able)
+    found = {name: one.ld_path().decode() for name, one in paths.items()}
+    with capsys.disabled():
+        print(f"\nC kernels tested: {', '.join(sorted(set(found.values())))}")
+    if able:
+        has = {"plain": "lm", "avx2": "avx2", "avx512": "avx512bw"}
+        assert found == dict.fromkeys(OWN, best) | {name: name for name, flag in has.items() if flag in able}
 
 
 def matrix(kind, n, k):

@@ -7,7 +7,7 @@
 
 #include <stdint.h>
 
-#define LD_ABI 5
+#define LD_ABI 6
 #define LD_API __attribute__((visibility("default"))) /* all else stays inside: the build hides it */
 
 enum { F32, BF16, Q4_0, Q4_1, Q8_0, Q4_K, Q6_K }; /* kinds of numbers */
@@ -70,6 +70,10 @@ typedef struct {
 } Screen;
 
 LD_API int64_t ld_abi(void);
+
+/* The instructions that the kernels were compiled for: `avx512`, with `-vnni` and `-bf16` where they use these, `avx2`,
+ * `neon` or `plain`. NULL on a processor that does not have them. */
+LD_API const char *ld_path(void);
 
 /* Use this many threads from now on (64 at most), the caller's among them; a pool only grows. */
 LD_API int ld_threads(int64_t threads);

@@ -16,6 +16,31 @@
 
 int64_t ld_abi(void) { return LD_ABI; }
 
+#ifdef __AVX512VNNI__
+#define VNNI "-vnni"
+#else
+#define VNNI ""
+#endif
+#ifdef __AVX512BF16__
+#define PAIRS "-bf16"
+#else
+#define PAIRS ""
+#endif
+
+const char *ld_path(void) {
+#if defined(__AVX512F__)
+    int fits = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    return fits ? "avx512" VNNI PAIRS : NULL;
+#elif defined(BYTE_DOTS)
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? "avx2" : NULL;
+#elif defined(__aarch64__)
+    return "neon";
+#else
+    return "plain";
+#endif
+}
+
 /* What a rule remembers of each row of a full step: h before a skipped layer, and what it reached. */
 static void remember(const Plan *p, const Step *s, const float *h, const float *reached, int64_t count) {
     if (s->rule == SKIP) return;

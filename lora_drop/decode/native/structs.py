@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 
-ABI = 5
+ABI = 6
 F32, BF16, Q4_0, Q4_1, Q8_0, Q4_K, Q6_K = range(7)  # kinds of numbers
 OK, NO_MEMORY, NO_THREADS = range(3)  # what a function that returns an int found
 
@@ -75,6 +75,7 @@ class Screen(ctypes.Structure):
 
 FUNCTIONS = {  # what each returns, and what it takes
     "ld_abi": (_int64, ()),
+    "ld_path": (ctypes.c_char_p, ()),
     "ld_threads": (ctypes.c_int, (_int64,)),
     "ld_pack": (None, (_pointer, _pointer, _int64, _int64, _int64)),
     "ld_step": (ctypes.c_int, (_pointer, _pointer, _int64, *(_pointer,) * 5)),
