@@ -88,11 +88,12 @@ INLINE void ready(const wi *words, int offset, wi *codes) {
     UNROLLED for (int j = 0; j < 8; j++) codes[j] = words[j];
 }
 
-/* What `words` words of codes of each row and the digits of x from the word `at` on give, plus `start`. The planes take
- * turns, as each sum waits for the one before. Without VNNI the sums of `together` words must stay within 16 bits: with
- * codes of 4 bits those of 8, 32 * 15 * 128 / 2 < 2^15, of 6 bits those of 2. */
+/* What `words` words of codes of each row and the digits of x from the word `at` on give, plus `start`. As each sum waits
+ * for the one before, the planes take turns, and of 8 words the even and the odd ones. Without VNNI the sums of
+ * `together` words must stay within 16 bits: with codes of 4 bits those of 8, 32 * 15 * 128 / 2 < 2^15, of 6 bits those
+ * of 2. */
 INLINE wi dots(const wi *codes, const Taken *x, int at, int words, int together, wi start) {
-    wi sums[2] = {{0}, start};
+    wi sums[2][2] = {{{0}, start}};
 #ifdef __AVX512VNNI__
     (void)together;
 #else
@@ -103,19 +104,21 @@ INLINE wi dots(const wi *codes, const Taken *x, int at, int words, int together,
             int32_t four;
             memcpy(&four, x->digits[plane] + 4 * (at + j), sizeof four);
 #ifdef __AVX512VNNI__
-            sums[plane] = (wi)_mm512_dpbusd_epi32((__m512i)sums[plane], (__m512i)codes[j], _mm512_set1_epi32(four));
+            wi *sum = &sums[words == 8 ? j % 2 : 0][plane];
+            *sum = (wi)_mm512_dpbusd_epi32((__m512i)*sum, (__m512i)codes[j], _mm512_set1_epi32(four));
 #else
             __m256i two = _mm256_maddubs_epi16((__m256i)codes[j], _mm256_set1_epi32(four));
             pairs[plane] = j % together ? _mm256_add_epi16(pairs[plane], two) : two;
             if (j % together == together - 1)
-                sums[plane] += (wi)_mm256_madd_epi16(pairs[plane], _mm256_set1_epi16(1));
+                sums[0][plane] += (wi)_mm256_madd_epi16(pairs[plane], _mm256_set1_epi16(1));
 #endif
         }
 #ifndef __AVX512VNNI__ /* else gcc loads all of x before, and its 16 registers go to the stack */
         __asm__ volatile("" : "+x"(pairs[0]), "+x"(pairs[1]) : : "memory");
 #endif
     }
-    return (sums[0] << 8) + sums[1]; /* of bytes at most 32 * 255 * 2^15 < 2^31 */
+    /* Of bytes at most 32 * 255 * 2^15 < 2^31. */
+    return ((sums[0][0] + sums[1][0]) << 8) + (sums[0][1] + sums[1][1]);
 }
 
 /* The sum of 32 codes of 4 bits times x, over its scale. */
