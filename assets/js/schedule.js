@@ -125,7 +125,8 @@ export function kvTokens(schedule, promptTokens, step, refreshes, lastRefresh) {
 }
 
 /**
- * What ModelShape's weights cost to read, in units of an activation's size: matrices may be packed.
+ * What ModelShape's weights cost to read, in units of an activation's size: matrices may be packed, each layer's in
+ * ways of its own.
  *
  * @param {Shape} shape
  */
@@ -134,13 +135,20 @@ function weights(shape) {
   const norm = shape.qk_norm ? shape.head_dim : 0;
   const inner = shape.num_heads * shape.head_dim;
   const perToken = 2 * shape.num_kv_heads * shape.head_dim;
-  const matrix = (count) => count * shape.matrix_size;
-  const kv = matrix(perToken * shape.hidden_size) + perToken * bias + norm;
-  const q = matrix(inner * shape.hidden_size) + inner * bias + norm;
+  /** @param {number[]} sizes */
+  const layer = ([kvSize, attentionSize, mlpSize]) => {
+    const vectors = perToken * bias + norm;
+    const q = inner * shape.hidden_size;
+    const kv = perToken * shape.hidden_size;
+    return {
+      kv: kv * kvSize + vectors,
+      attention: shape.hidden_size + inner * bias + norm + vectors + (2 * q + kv) * attentionSize,
+      mlp: shape.hidden_size + 3 * shape.hidden_size * shape.intermediate_size * mlpSize,
+    };
+  };
+  const even = layer(Array(3).fill(shape.matrix_size));
   return {
-    kv,
-    attention: shape.hidden_size + q + kv + matrix(inner * shape.hidden_size),
-    mlp: shape.hidden_size + matrix(3 * shape.hidden_size * shape.intermediate_size),
+    layers: shape.layer_sizes?.length ? shape.layer_sizes.map(layer) : Array(shape.num_layers).fill(even),
     head: shape.vocab_size * shape.hidden_size * shape.head_size,
     others: 2 * shape.hidden_size, // the last norm, one row of the embedding
     perToken,
@@ -202,18 +210,19 @@ export function stepBytes(shape, schedule, step, promptTokens, itemsize, rank = 
   const w = weights(shape);
   const isLora = happened ? happened.isLora : kind(schedule, step) === "lora";
   const n = schedule.dropped.length;
-  const full = w.attention + w.mlp;
   const past = [happened?.refreshes, happened?.lastRefresh];
   const held = (isDropped) => kvLength(schedule, isDropped, promptTokens, step, ...past);
   const reads = (isDropped) => (kv ? w.perToken * held(isDropped) : 0);
-  const kept = w.others + (schedule.numLayers - n) * (full + reads(false));
-  if (!isLora) return (w.head + kept + n * (full + reads(true))) * itemsize;
+  const sum = (costs) => costs.reduce((total, one) => total + one, 0);
+  const skipped = schedule.dropped.map((i) => w.layers[i]);
+  const full = (layers) => sum(layers.map((layer) => layer.attention + layer.mlp));
+  const all = w.others + full(w.layers) + (schedule.numLayers - n) * reads(false);
+  if (!isLora) return (w.head + all + n * reads(true)) * itemsize;
   const extras = schedule.extras ?? NO_EXTRAS;
   const isScreened = schedule.head === "screened" && extras.head_rank > 0;
-  let total = kept + (isScreened ? screenedHead(shape, extras) : w.head);
+  let total = all - full(skipped) + (isScreened ? screenedHead(shape, extras) : w.head);
   // The layers that run after the first skipped one are changed.
   if (n) total += (schedule.numLayers - schedule.dropped[0] - n) * layerChange(shape, extras);
-  let dropped = 0;
   if (rank) {
     // `corrected`: the layers that have adapters; without it, all.
     const own = schedule.corrected;
@@ -221,9 +230,8 @@ export function stepBytes(shape, schedule, step, promptTokens, itemsize, rank = 
     const vectors = Number(schedule.reuse === "residual") + Number(extras.mlp > 0);
     total += corrected * ((2 * rank + 3 * extras.mlp) * shape.part_size + vectors) * shape.hidden_size;
   }
-  if (schedule.part === "attention") dropped += w.mlp;
-  if (writesKv(schedule)) dropped += shape.hidden_size + w.kv;
-  total += n * dropped;
+  if (schedule.part === "attention") total += sum(skipped.map((layer) => layer.mlp));
+  if (writesKv(schedule)) total += sum(skipped.map((layer) => shape.hidden_size + layer.kv));
   return total * itemsize;
 }
 

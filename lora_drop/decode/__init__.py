@@ -10,7 +10,15 @@ from lora_drop.decode.cache import KVCache
 from lora_drop.decode.correction import PROJECTIONS, Correction
 from lora_drop.decode.head import ScreenedHead, screen
 from lora_drop.decode.lane import Lane, LaneEvent, not_finite
-from lora_drop.decode.native import Blocks, NativeDecoder, NativeWeights, lay_out, library
+from lora_drop.decode.native import (
+    BLOCK_KINDS,
+    Blocks,
+    NativeDecoder,
+    NativeWeights,
+    Packed,
+    lay_out,
+    library,
+)
 from lora_drop.decode.prompt import Prefilled, Stopped
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.refresh import Refresher
@@ -20,6 +28,7 @@ from lora_drop.decode.step import Decoder, DecoderOutput, DecodeState, Judged, R
 from lora_drop.decode.weights import is_supported
 
 __all__ = [
+    "BLOCK_KINDS",
     "PROJECTIONS",
     "Blocks",
     "Correction",
@@ -32,6 +41,7 @@ __all__ = [
     "LaneEvent",
     "NativeDecoder",
     "NativeWeights",
+    "Packed",
     "Prefilled",
     "ReferenceDecoder",
     "Refresher",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lora_drop.decode.ahead import Before, Fetched, Launched
 from lora_drop.decode.clock import Clock
 from lora_drop.decode.correction import Correction
 from lora_drop.decode.logits import entropy
@@ -25,6 +27,10 @@ class Lane:
     In a schedule that judges, the tokens of LoRA steps are drafts until the next full pass. Where the full model takes
     some back, the iterator gives a `Rewind` and then the first of these steps again, as a refresh; where the last
     tokens are drafts, a pass over them ends the lane, and a `Judged` if it keeps them all.
+
+    On a decoder that `runs_ahead` a greedy lane with a fixed schedule asks for its next pass before it reads a token,
+    which the device has drawn already: the device never waits for the host. Where that token ends the text, the pass
+    was one too many and is taken back.
 
     Whatever happens between two `next()` calls (the other lane, the audit, the page) is outside its clock. So is the
     copy of the prompt's K/V that it starts from; what counts of the prompt is the time that reading it took
@@ -67,14 +73,20 @@ class Lane:
         self._max_new_tokens = max_new_tokens
         self._greedy = choose is None and sampling.temperature == 0
         self._choose = choose or (lambda logits, step: draw(logits, sampling, step))
-        self._clock = Clock(decoder.device)
         self._token: Tensor | None = None  # (B, 1), the last one drawn
+        self._looks_ahead = decoder.runs_ahead and self._greedy and not (schedule.judges or schedule.is_adaptive)
+        self._ahead: tuple[Before, Launched] | None = None  # the next step's pass, and what the state was before it
         self._next: list[StepResult] = []  # what a `Rewind` is followed by
 
     @property
     def clock_ms(self) -> float:
         """All that this lane has spent."""
         return self.prefill_ms + self.decode_ms
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes that the caches hold after the last step that it gave."""
+        return self._ahead[0].kv_bytes if self._ahead else self.state.kv.nbytes
 
     @property
     def decode_steps(self) -> int:
@@ -109,31 +121,46 @@ class Lane:
 
     def _step(self) -> LaneEvent:
         """Prefill or a decode step."""
-        prefill = self._token is None
-        read_ms = 0.0
-        if self._token is None:
-            prompt = self._prompt
-            prompt = prompt if isinstance(prompt, Prefilled) else self._decoder.read_prompt(prompt)
-            read_ms, found = prompt.ms, self._decoder.start(prompt, self.state)
-            self._clock.start()
-        else:
-            self._clock.start()
-            found = self._decoder.step(self._token, self.state)
-        rows = found.logits.shape[0] if self.schedule.judges else 1
-        number = self.state.refresher.step - rows + 1  # of the first step that the logits are of
-        choices = self._choices(found, number)
-        token_ids = choices[:, 0].tolist()  # waits for the device: the caller shows them, the clock must hold it
+        now, self._ahead = self._ahead[1] if self._ahead else self._launch(self._token), None
+        if self._looks_ahead and len(self.tokens) + 1 < self._max_new_tokens:
+            self._ahead = Before.of(self.state), self._launch(now.choices)
+        found = now.found
+        token_ids, *nats = now.numbers.read()  # waits for the device
+        rows = len(token_ids)
         kept = self._kept(found.logits, token_ids[:-1], rows - 1) if rows > 1 else 0
         if kept < rows - 1:
-            return self._rewind(found, kept, choices)
-        ms = read_ms + self._clock.stop()
-        if prefill:
+            return self._rewind(found, kept, now.choices, now.clock)
+        if self._ahead and token_ids[-1] in self.stop_ids:
+            self._ahead[0].restore(self.state)
+            self._ahead = None
+        # Where nothing is asked for meanwhile, the clock holds the wait: the caller shows the token.
+        ms = now.read_ms + (now.clock.read() if self._looks_ahead else now.clock.stop())
+        if self._token is None:
             self.prefill_ms = ms
         else:
             self.decode_ms += ms
-        self._token = choices[-1:]
-        last = dataclasses.replace(found, logits=found.logits[-1:], watched=_last_row(found))
-        return self._take(self._result(last, token_ids[-1], ms))
+        self._token = now.choices[-1:]
+        known = nats[0][-1] if nats else found.entropy
+        last = dataclasses.replace(found, logits=found.logits[-1:], watched=_last_row(found), entropy=known)
+        return self._take(self._result(last, token_ids[-1], ms, now.about))
+
+    def _launch(self, token: Tensor | None) -> Launched:
+        """Ask for prefill, or for the decode step that reads a token. It waits for the device in a trigger alone."""
+        clock, read_ms = Clock(self._decoder.device), 0.0
+        if token is None:
+            prompt = self._prompt
+            prompt = prompt if isinstance(prompt, Prefilled) else self._decoder.read_prompt(prompt)
+            read_ms, found = prompt.ms, self._decoder.start(prompt, self.state)
+            clock.start()
+        else:
+            clock.start()
+            found = self._decoder.step(token, self.state)
+        rows = found.logits.shape[0] if self.schedule.judges else 1
+        number = self.state.refresher.step - rows + 1  # of the first step that the logits are of
+        choices = self._choices(found, number)
+        numbers = Fetched([choices, found.entropy] if isinstance(found.entropy, Tensor) else [choices])
+        clock.mark()
+        return Launched(found, choices, numbers, clock, read_ms, self._about())
 
     def _choices(self, found: DecoderOutput, step: int) -> Tensor:
         """A token (rows, 1) for each row of logits, the first of which is of step `step`."""
@@ -143,13 +170,14 @@ class Lane:
 
     def _judge_pending(self) -> LaneEvent:
         """The pass over the last drafts, which begins no step."""
-        self._clock.start()
+        clock = Clock(self._decoder.device)
+        clock.start()
         found = self._decoder.repair(None, self.state)
         choices = self._choices(found, self.state.refresher.step - found.rows + 1)
         kept = self._kept(found.logits, choices[:, 0].tolist(), found.rows)
         if kept < found.rows:
-            return self._rewind(found, kept, choices)
-        ms = self._clock.stop()
+            return self._rewind(found, kept, choices, clock)
+        ms = clock.stop()
         self.decode_ms += ms
         self.ended = "stop" if self.tokens[-1] in self.stop_ids else "length"
         return Judged(found.rows, ms, kept)
@@ -173,34 +201,33 @@ class Lane:
         self.accepted += kept
         return kept
 
-    def _rewind(self, found: DecoderOutput, kept: int, choices: Tensor) -> Rewind:
+    def _rewind(self, found: DecoderOutput, kept: int, choices: Tensor, clock: Clock) -> Rewind:
         """Take back the drafts after the first `kept`; the full model's own choice stands there."""
         taken = self._decoder.rewind(found, kept + 1, self.state)
         self._token = choices[kept : kept + 1]
-        ms = self._clock.stop()
+        ms = clock.stop()
         self.decode_ms += ms
         del self.tokens[self.state.refresher.step :]
-        self._next = [self._result(taken, int(self._token), ms)]
+        self._next = [self._result(taken, int(self._token), ms, self._about())]
         return Rewind(self.state.refresher.step - 1)
 
-    def _result(self, found: DecoderOutput, token_id: int, ms: float) -> StepResult:
+    def _about(self) -> dict[str, Any]:
+        """What a step's record has of the state that it leaves."""
         refresher = self.state.refresher
+        return {
+            "step": refresher.step,
+            "kind": refresher.kind,
+            "active": self.schedule.active_in(refresher.kind),
+            "kv_bytes": self.state.kv.nbytes,
+            "trigger": refresher.trigger,
+        }
+
+    def _result(self, found: DecoderOutput, token_id: int, ms: float, about: dict[str, Any]) -> StepResult:
         nats = entropy(found.logits) if found.entropy is None else float(found.entropy)
         if not math.isfinite(nats):  # then a logit is not either; the entropy is fetched anyway, so this costs nothing
-            raise not_finite(refresher.step, self.schedule, self.state.bank)
-        return StepResult(
-            step=refresher.step,
-            token_id=token_id,
-            kind=refresher.kind,
-            active=self.schedule.active_in(refresher.kind),
-            ms=ms,
-            kv_bytes=self.state.kv.nbytes,
-            entropy=nats,
-            logits=found.logits,
-            watched=found.watched,
-            trigger=refresher.trigger,
-            rows=found.rows,
-        )
+            raise not_finite(about["step"], self.schedule, self.state.bank)
+        shown: dict[str, Any] = {"logits": found.logits, "watched": found.watched, "rows": found.rows}
+        return StepResult(token_id=token_id, ms=ms, entropy=nats, **shown, **about)
 
     def _take(self, step: StepResult) -> StepResult:
         """Count a step's token, and see whether the lane ends with it."""

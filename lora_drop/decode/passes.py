@@ -101,6 +101,7 @@ class StaticPasses(ReferenceDecoder):
         self.name, self.weights = weights.decoder_name, weights
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim, self.eps = self.layers[0].self_attn.head_dim, config.rms_norm_eps
+        self.runs_ahead = self.device.type == "cuda"
 
     def run(self, state: StaticState, each: Pass, reads: bool = True) -> Results:
         """One pass. It reads a token, or the pending rows alone; of more rows than there are, the last repeat."""

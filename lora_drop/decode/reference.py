@@ -31,6 +31,8 @@ class ReferenceDecoder:
     """Prefill and decode steps over the layers of a Llama, Qwen2, Qwen3 or Mistral model. See `step.Decoder`."""
 
     name = "reference"
+    kernels: str | None = None
+    runs_ahead = False
 
     def __init__(self, model: PreTrainedModel):
         attention = model.config._attn_implementation

@@ -71,12 +71,16 @@ class Decoder(Protocol):
         name: for the trace and the page, such as `native (bfloat16)`.
         device, dtype: of the tokens that it takes, and of its activations and K/V.
         num_layers: L.
+        kernels: the instructions that its own kernels use, such as `avx2`; None: it has none.
+        runs_ahead: whether a step only asks the device for its work, so that the next can be asked for meanwhile.
     """
 
     name: str
     device: torch.device
     dtype: torch.dtype
     num_layers: int
+    kernels: str | None
+    runs_ahead: bool
 
     def new_state(
         self,

@@ -27,7 +27,8 @@ def fused(*parts: nn.Linear) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of the parts side by side. The parts' own weights become views of the one matrix."""
     if len(parts) == 1:
         return parts[0].weight, parts[0].bias
-    with torch.inference_mode(False), torch.no_grad():  # a caller in inference mode must leave a model that can learn
+    # A caller in inference mode must leave a model that can learn, unless it was loaded in it.
+    with torch.inference_mode(parts[0].weight.is_inference()), torch.no_grad():
         weight = torch.cat([part.weight for part in parts])
     start = 0
     for part in parts:

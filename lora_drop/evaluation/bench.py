@@ -29,6 +29,7 @@ from lora_drop.method.schedule import baseline_schedule
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.place import describe_device
 from lora_drop.models.tokens import encode_prompt, encode_text
+from lora_drop.run.header import decoder_facts
 from lora_drop.run.records import BASELINE, LORA_DROP, StepRecord
 from lora_drop.run.request import LanePlan
 
@@ -85,7 +86,7 @@ def bench(
     costs = rows_cost(loaded, decoder, config, ids[0])
     progress("bandwidth")
     return {
-        "device": describe_device(loaded.device) | {"decoder": decoder.name},
+        "device": describe_device(loaded.device) | decoder_facts(decoder),
         "model": {"id": loaded.id, "revision": loaded.revision, "params": loaded.shape.params},
         "dtype": str(loaded.dtype).removeprefix("torch."),
         **medians,

@@ -21,7 +21,8 @@ class ModelShape:
     `qkv_bias` and `qk_norm` are Qwen2's biases and Qwen3's per-head norms. `matrix_size` and `head_size` are the
     bytes that a weight of a layer's matrices, or of the head, takes in memory, over those of an activation: 1 unless
     they are packed; `part_size` is that of the corrections' parts `linear` and `mlp`. Norms, biases, the part `kept`
-    and K/V have the activations' size.
+    and K/V have the activations' size. Where matrices are packed in several ways, `layer_sizes` stands for
+    `matrix_size`: of each layer the size of k and v, of the attention, of the MLP.
     """
 
     num_layers: int
@@ -37,6 +38,11 @@ class ModelShape:
     matrix_size: float = 1.0
     head_size: float = 1.0
     part_size: float = 1.0
+    layer_sizes: tuple[tuple[float, float, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.layer_sizes and [len(sizes) for sizes in self.layer_sizes] != [3] * self.num_layers:
+            raise ValueError("layer_sizes must be three numbers of each layer")
 
     @classmethod
     def from_config(cls, config: Any) -> ModelShape:
@@ -79,6 +85,16 @@ class ModelShape:
         kv = 2 * self.num_kv_heads * self.head_dim * self.qkv_bias + self.head_dim * self.qk_norm
         q = self.num_heads * self.head_dim * self.qkv_bias + self.head_dim * self.qk_norm
         return kv, self.hidden_size + q + kv, self.hidden_size
+
+    def layer_costs(self) -> list[tuple[float, ...]]:
+        """What each layer's k and v, its attention and its MLP have to read, in units of an activation's size."""
+        counts = (self.kv_weights, self.attention_weights, self.mlp_weights)
+        sizes = self.layer_sizes or (3 * (self.matrix_size,),)
+        costs = [
+            tuple(own + (count - own) * size for count, own, size in zip(counts, self.vectors, layer, strict=True))
+            for layer in sizes
+        ]
+        return costs if self.layer_sizes else costs * self.num_layers
 
     @property
     def params(self) -> int:
@@ -174,18 +190,13 @@ def step_bytes(
     if lora is None:
         lora = schedule.kind(step) == "lora"
     dropped = schedule.dropped_set if lora else frozenset()
-    # Of weights: those of k and v, of attention and of the MLP, in units of an activation's size.
-    counts = (shape.kv_weights, shape.attention_weights, shape.mlp_weights)
-    kv_cost, attention_cost, mlp_cost = (
-        vectors + (count - vectors) * shape.matrix_size for count, vectors in zip(counts, shape.vectors, strict=True)
-    )
     # The head, the last norm, one row of the embedding.
     if lora and schedule.head == "screened" and extras.head_rank:
         total = extras.head_cost(shape) + 2 * shape.hidden_size
     else:
         total = shape.vocab_size * shape.hidden_size * shape.head_size + 2 * shape.hidden_size
     first = min(dropped, default=shape.num_layers)
-    for i in range(shape.num_layers):
+    for i, (kv_cost, attention_cost, mlp_cost) in enumerate(shape.layer_costs()):
         if i not in dropped:
             total += attention_cost + mlp_cost
             if i > first:

@@ -9,10 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lora_drop.decode import Packed
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 BLOCKS = "blocks.json"  # what `find_tensors` gives, beside the GGUF
+PARTS = {  # of each matrix of a layer
+    "qkv": ("attn_q", "attn_k", "attn_v"),
+    "out": ("attn_output",),
+    "gate_up": ("ffn_gate", "ffn_up"),
+    "down": ("ffn_down",),
+}
 
 
 def find_tensors(gguf: Path) -> dict[str, list[int]]:
@@ -63,15 +71,12 @@ def read_tokenizer(gguf: Path, context: int) -> PreTrainedTokenizerFast:
     )
 
 
-def gguf_rows(gguf: Path, heads: int, kv_heads: int) -> Callable[[str], np.ndarray]:
-    """A function from the name of a matrix (`0.qkv`, `0.out`, `0.gate_up`, `0.down`, ..., `head`) to its raw rows.
+def gguf_rows(gguf: Path, heads: int, kv_heads: int) -> Callable[[str], list[Packed]]:
+    """A function from the name of a matrix (`0.qkv`, `0.out`, `0.gate_up`, `0.down`, ..., `head`) to its parts.
 
     Args:
         gguf: the bundled model's, with its `BLOCKS` beside it.
         heads, kv_heads: nh and nkv, for the order of query and key rows.
-
-    Returns:
-        Rows of blocks, (N, bytes a row).
 
     Raises:
         ValueError: the GGUF or `BLOCKS` is damaged.
@@ -83,17 +88,18 @@ def gguf_rows(gguf: Path, heads: int, kv_heads: int) -> Callable[[str], np.ndarr
     except (AttributeError, TypeError) as error:  # JSON, but not of this form
         raise ValueError(error) from error
 
-    def rows(name: str) -> np.ndarray:
-        if name == "head":
-            return blocks["token_embd.weight"]  # tied
-        layer, _, matrix = name.partition(".")
-        if matrix == "qkv":
-            q, k, v = (blocks[f"blk.{layer}.attn_{part}.weight"] for part in "qkv")
-            return np.concatenate((half_split(q, heads), half_split(k, kv_heads), v))
-        names = {"out": ["attn_output"], "gate_up": ["ffn_gate", "ffn_up"], "down": ["ffn_down"]}[matrix]
-        return np.concatenate([blocks[f"blk.{layer}.{part}.weight"] for part in names])
+    turned = {"attn_q": heads, "attn_k": kv_heads}
 
-    return rows
+    def parts(name: str) -> list[Packed]:
+        if name == "head":
+            return [Packed("Q8_0", blocks["token_embd.weight"])]  # tied
+        layer, _, matrix = name.partition(".")
+        found = {part: blocks[f"blk.{layer}.{part}.weight"] for part in PARTS[matrix]}
+        return [
+            Packed("Q4_1", half_split(rows, turned[part]) if part in turned else rows) for part, rows in found.items()
+        ]
+
+    return parts
 
 
 def half_split(rows: np.ndarray, heads: int) -> np.ndarray:

@@ -1,9 +1,4 @@
-"""Any GGUF file of a supported architecture: its weights as numbers, and as blocks where the C steps read those.
-
-The C steps know Q4_1 and Q8_0. Q4_0 is the same as Q4_1 with the minimum -8 d, to the bit. Q4_K and Q6_K scale 32 or
-16 weights by the product of two numbers, which no float16 holds exactly: such matrices are kept as the numbers that
-they stand for.
-"""
+"""Any GGUF file of a supported architecture: its weights as numbers, and as blocks where the C steps read those."""
 
 from __future__ import annotations
 
@@ -18,19 +13,14 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
+from lora_drop.decode import BLOCK_KINDS, Packed
 from lora_drop.errors import LoraDropError
-from lora_drop.models.gguf import as_numbers, half_split
+from lora_drop.models.gguf import PARTS, as_numbers, half_split
 from lora_drop.models.hub import SUPPORTED
 from lora_drop.models.place import Place, fitting, short_name
 from lora_drop.models.progress import say
 
 ROWS = 16  # of a panel: the C steps read whole ones
-PARTS = {
-    "qkv": ("attn_q", "attn_k", "attn_v"),
-    "out": ("attn_output",),
-    "gate_up": ("ffn_gate", "ffn_up"),
-    "down": ("ffn_down",),
-}
 
 
 def load_gguf(path: Path, candidates: list[Place]) -> tuple[PreTrainedModel, Any, torch.device]:
@@ -65,12 +55,11 @@ def load_gguf(path: Path, candidates: list[Place]) -> tuple[PreTrainedModel, Any
     return model.to(device), tokenizer, device
 
 
-def exact_blocks(path: Path, model: PreTrainedModel) -> Callable[[str], np.ndarray | None]:
-    """A function from the name of a matrix (see `gguf.gguf_rows`) to its rows of Q4_1 or Q8_0 blocks.
+def own_blocks(path: Path, model: PreTrainedModel) -> Callable[[str], list[Packed | None]]:
+    """A function from the name of a matrix (see `gguf.gguf_rows`) to its parts, each in the file's own blocks.
 
-    It gives None for one that has no such blocks, and says in a line which kinds are kept as numbers.
+    It gives None for one that has no blocks that the C steps read, and says in a line which kinds these are.
     """
-    from gguf import GGMLQuantizationType as Kind
     from gguf import GGUFReader
 
     reader = GGUFReader(str(path))
@@ -78,38 +67,29 @@ def exact_blocks(path: Path, model: PreTrainedModel) -> Callable[[str], np.ndarr
     field = reader.get_field("general.architecture")
     turned = field is not None and field.contents() == "llama"  # only there llama.cpp reorders queries and keys
     config = model.config
-    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads} if turned else {}
 
-    def blocks(name: str, part: str) -> np.ndarray | None:
-        tensor = tensors[name]
+    def packed(name: str) -> Packed | None:
+        tensor, part = tensors[name], name.rpartition(".")[2]
+        if tensor.tensor_type.name not in BLOCK_KINDS:
+            return None
         rows = np.asarray(tensor.data)
-        if tensor.tensor_type == Kind.Q4_0:
-            rows = with_minimum(rows)
-        elif tensor.tensor_type not in (Kind.Q4_1, Kind.Q8_0):
-            return None
-        return half_split(rows, heads[part]) if turned and part in heads else rows
+        return Packed(tensor.tensor_type.name, half_split(rows, heads[part]) if part in heads else rows)
 
-    def matrix(name: str) -> np.ndarray | None:
+    def parts(name: str) -> list[Packed | None]:
         layer, _, which = name.partition(".")
-        names = ["output" if "output" in tensors else "token_embd"]
-        if which:
-            names = [f"blk.{layer}.{part}" for part in PARTS[which]]
-        found = [blocks(one, one.rpartition(".")[2]) for one in names]
-        same = {None if rows is None else rows.shape[1] for rows in found}
-        if None in same or len(same) > 1 or sum(map(len, found)) % ROWS:  # type: ignore[arg-type]
-            return None
-        return np.concatenate(found)  # type: ignore[arg-type]
+        names = [f"blk.{layer}.{part}" for part in PARTS[which]] if which else [head]
+        whole = all(tensors[one].shape[1] % ROWS == 0 for one in names)  # (K, N)
+        return [packed(one) if whole else None for one in names]
 
-    kept = {t.tensor_type.name for t in tensors.values() if len(t.shape) == 2} - {"Q4_0", "Q4_1", "Q8_0"}
+    head = "output" if "output" in tensors else "token_embd"
+    read = [tensor for name, tensor in tensors.items() if name.startswith("blk.") and len(tensor.shape) == 2]
+    kept = {
+        one.tensor_type.name
+        for one in (tensors[head], *read)
+        if one.tensor_type.name not in BLOCK_KINDS or one.shape[1] % ROWS
+    }
     if kept:
         kinds, numbers = " and ".join(sorted(kept)), short_name(model.dtype)
         say(f"{path.name}: its {kinds} matrices are decoded as the numbers that they stand for, in {numbers}.")
-    return matrix
-
-
-def with_minimum(rows: np.ndarray) -> np.ndarray:
-    """Rows of Q4_0 blocks, d (q - 8), as Q4_1, d q + m with m = -8 d, which a float16 holds exactly."""
-    old = rows.reshape(len(rows), -1, 18)
-    scale = np.ascontiguousarray(old[..., :2]).view(np.float16)
-    minimum = (scale * np.float16(-8)).view(np.uint8)
-    return np.concatenate((old[..., :2], minimum, old[..., 2:]), -1).reshape(len(rows), -1)
+    return parts

@@ -39,7 +39,7 @@ from lora_drop.method.cost import ModelShape
 from lora_drop.models import bundled
 from lora_drop.models.download import GGUF
 from lora_drop.models.gguf import gguf_rows
-from lora_drop.models.gguf_file import exact_blocks, load_gguf
+from lora_drop.models.gguf_file import load_gguf, own_blocks
 from lora_drop.models.hub import from_pretrained_files, locate
 from lora_drop.models.place import places, short_name
 from lora_drop.models.random_weights import random_model
@@ -117,12 +117,14 @@ def model_shape(model: PreTrainedModel, weights: StaticWeights | NativeWeights |
     shape, itemsize = ModelShape.from_config(model.config), model.dtype.itemsize
     if not isinstance(weights, NativeWeights):
         return shape
-    sizes: dict[str, Any] = {
-        "matrix_size": weights.layer_bytes / itemsize,
-        "head_size": weights.head_bytes / itemsize,
-        "part_size": weights.part_bytes / itemsize,
-    }
-    return dataclasses.replace(shape, **sizes)
+    layers = tuple(tuple(size / itemsize for size in sizes) for sizes in weights.layer_bytes)
+    is_even = len({size for sizes in layers for size in sizes}) == 1
+    return dataclasses.replace(
+        shape,
+        **({"matrix_size": layers[0][0]} if is_even else {"layer_sizes": layers}),
+        head_size=weights.head_bytes / itemsize,
+        part_size=weights.part_bytes / itemsize,
+    )
 
 
 def decoder_for(model: PreTrainedModel, weights: StaticWeights | NativeWeights | None) -> Decoder:
@@ -161,7 +163,7 @@ def load_model(
             network, tokenizer, target = from_pretrained_files(folder, name, candidates, local=True)
         elif is_gguf(name):
             network, tokenizer, target = load_gguf(Path(name).expanduser(), candidates)
-            blocks = partial(exact_blocks, Path(name).expanduser())
+            blocks = partial(own_blocks, Path(name).expanduser())
             name = Path(name).name
         else:
             source, name, local = locate(name)

@@ -48,7 +48,7 @@ def correction_of(config: dict[str, Any]) -> tuple[int, Collection[int] | None, 
 
 def shape_of(header: Header) -> ModelShape | None:
     """The model's sizes; None where a header has none (an old trace)."""
-    with suppress(TypeError):  # a header may hold any object
+    with suppress(TypeError, ValueError):  # a header may hold any object
         sizes: dict[str, Any] = dict(header.model.get("shape") or {})
         return ModelShape(**sizes)
     return None

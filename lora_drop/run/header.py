@@ -34,7 +34,7 @@ def make_header(loaded: LoadedModel, request: Request, checked: Plan, decoder: D
         "kv_bytes_per_token": shape.kv_per_token * loaded.dtype.itemsize,
         "shape": dataclasses.asdict(shape),
     }
-    device: Any = describe_device(loaded.device) | {"decoder": decoder.name}
+    device: Any = describe_device(loaded.device) | decoder_facts(decoder)
     return Header(
         lanes=[
             {
@@ -67,6 +67,11 @@ def make_header(loaded: LoadedModel, request: Request, checked: Plan, decoder: D
         software={name: metadata.version(name) for name in ("torch", "transformers")}
         | {"python": platform.python_version()},
     )
+
+
+def decoder_facts(decoder: Decoder) -> dict[str, str]:
+    """What headers and reports say of a decoder beside its device."""
+    return {"decoder": decoder.name} | ({"kernels": decoder.kernels} if decoder.kernels else {})
 
 
 def _judges(checked: Plan) -> bool:

@@ -72,12 +72,12 @@ class ModelHeader(_ModelNames, total=False):
     """
 
     kv_bytes_per_token: Bytes
-    shape: dict[str, bool | Number] | None
+    shape: dict[str, bool | Number | list[list[Number]]] | None
 
 
 @with_config(MORE)
 class DeviceHeader(TypedDict):
-    """What it ran on: also the type, and the decoder."""
+    """What it ran on: also the type, the decoder, and the instructions that its kernels use."""
 
     name: Text
 

@@ -30,7 +30,7 @@ def summarise(
             "tokens_per_second": lane.tokens_per_second and round(lane.tokens_per_second, 3),
             "prefill_ms": round(lane.prefill_ms, 3),
             "decode_ms": round(lane.decode_ms, 3),
-            "kv_bytes": lane.state.kv.nbytes,
+            "kv_bytes": lane.kv_bytes,
             "kv_allocated_bytes": lane.state.kv.allocated_bytes,
             **refresh_counts(trace, name),
             **(beside[name] if name == THIRD else {}),

@@ -111,6 +111,7 @@ def _random_case(rng: random.Random) -> tuple[dict, dict, dict]:
         matrix_size=rng.choice([1, 0.3125, 0.15625]),
         head_size=rng.choice([1, 0.53125]),
         part_size=rng.choice([1, 0.53125]),
+        layer_sizes=rng.choice([(), tuple(tuple(rng.choices([0.28125, 0.53125], k=3)) for _ in range(layers))]),
     )
     lo = rng.randint(1, layers - 1)
     hi = rng.randint(lo, layers - 1)

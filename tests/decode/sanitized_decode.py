@@ -10,12 +10,13 @@ import sys
 import threading
 from pathlib import Path
 
+import gguf
 import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.decode import KVCache, screen
+from lora_drop.decode import KVCache, Packed, screen
 from lora_drop.decode.native import NativeDecoder, lay_out, loader, weights
 from lora_drop.method.schedule import Schedule
 from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
@@ -47,17 +48,23 @@ def judge(native, schedule, bank):
 
 
 def blocks(name):
-    """Random rows of a matrix of the packed model, in Q4_1 or Q8_0 blocks."""
-    n, k = {
-        "qkv": (3 * HEADS * HEAD_DIM, 64),
-        "out": (64, HEADS * HEAD_DIM),
-        "gate_up": (256, 64),
-        "down": (64, 128),
-    }.get(name.partition(".")[2], (256, 64))
-    scales, size = (1, 34) if name == "head" else (2, 20)
-    rows = np.random.default_rng(0).integers(0, 256, (n, k // 32, size), dtype=np.uint8)
-    rows[..., : 2 * scales] = np.full(scales, 0.001, np.float16).view(np.uint8)
-    return rows.reshape(n, -1)
+    """Random rows of a matrix of the packed model, each part in another kind of blocks, or in none."""
+    width = HEADS * HEAD_DIM
+    kinds, n, k = {
+        "qkv": (("Q4_K", None, "Q6_K"), width, 256),
+        "out": (("Q4_0",), 256, width),
+        "gate_up": (("Q4_1", "Q8_0"), 512, 256),
+        "down": (("Q4_K",), 256, 512),
+    }.get(name.partition(".")[2], (("Q6_K",), 256, 256))
+    return [kind and _packed(kind, n, k) for kind in kinds]
+
+
+def _packed(kind, n, k):
+    weights, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    rows = np.random.default_rng(0).integers(0, 256, (n, k // weights, size), dtype=np.uint8)
+    for at in {"Q4_0": [0], "Q4_1": [0, 2], "Q8_0": [0], "Q4_K": [0, 2], "Q6_K": [208]}[kind]:
+        rows[..., at : at + 2] = np.array([1e-4], np.float16).view(np.uint8)
+    return Packed(kind, rows.reshape(n, -1))
 
 
 def main():
@@ -93,12 +100,12 @@ def main():
         bank = full_bank(other, "residual", dtype=getattr(torch, dtype))
         judge(native, Schedule(5, 6, (2, 3), kv="write", refresh="repair", accept=0.5, head="screened"), bank)
 
-    shape = {"vocab_size": 256, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3}
+    shape = {"vocab_size": 256, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 3}
     heads = {"num_attention_heads": HEADS, "num_key_value_heads": HEADS, "head_dim": HEAD_DIM}
     packed = LlamaForCausalLM(LlamaConfig(**shape, **heads))
     native = NativeDecoder(packed, lay_out(packed, blocks))
-    bank = AdapterBank.new([1], 64)
-    bank.head = screen(packed.lm_head.weight.detach(), torch.eye(64), 13, 37)
+    bank = AdapterBank.new([1], 256)
+    bank.head = screen(packed.lm_head.weight.detach(), torch.eye(256), 13, 37)
     for kv in KV_RULES:
         decode(native, Schedule(3, 3, (1,), part="attention", kv=kv))
         judge(native, Schedule(5, 3, (1,), kv="write", refresh="repair", accept=0.5, head="screened"), bank)

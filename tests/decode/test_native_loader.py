@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -222,3 +224,42 @@ def test_where_the_cache_cannot_be_written_it_is_built_for_one_start(tmp_path, c
     assert build(find_compiler(), tmp_path / "file" / "native").ld_abi() == structs.ABI
     (line,) = capsys.readouterr().err.splitlines()
     assert "cannot be kept in" in line and "LORA_DROP_CACHE" in line
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """The library as a start finds it that has LORA_DROP_NATIVE set."""
+
+    def ask(value):
+        monkeypatch.setenv("LORA_DROP_NATIVE", value)
+        monkeypatch.setenv("LORA_DROP_CACHE", str(tmp_path))
+        return library.__wrapped__()
+
+    return ask
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="another family of processors")
+def test_a_lesser_path_can_be_asked_for_beside_the_usual_one(asked, capsys):
+    """Both are kept, each under its name."""
+    assert asked("plain").ld_path() == b"plain" and asked("1").ld_path() == library().ld_path()
+    assert asked("plain").ld_path() == b"plain" and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("0", ""),
+        ("sse9", "is 'sse9', not 0, 1, avx512, avx2, plain."),
+        ("avx2", "for another processor"),
+    ],
+)
+def test_a_path_that_there_is_not_is_one_line(asked, value, says, tmp_path, monkeypatch, capsys):
+    """The last as on a processor without AVX2, whose compiler makes the file all the same."""
+    copied = tmp_path / "sources"
+    shutil.copytree(loader.FOLDER, copied)
+    step = copied / "step.c"
+    step.write_text(re.sub(r"(?s)(ld_path\(void\) \{).*?\n\}", r"\1 return NULL; }", step.read_text()))
+    monkeypatch.setattr(loader, "FOLDER", copied)
+    assert asked(value) is None
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == bool(says) and all(says in line and line.endswith("slower.") for line in lines)

@@ -10,7 +10,7 @@ import torch
 
 from lora_drop.decode import NativeDecoder, ReferenceDecoder, ScreenedHead, lay_out, library
 from lora_drop.decode.native.plan import NativeScreen
-from lora_drop.decode.native.structs import BF16, F32, Q4_1, Q8_0
+from lora_drop.decode.native.structs import BF16, F32, Q4_1, Q6_K, Q8_0
 from lora_drop.method.schedule import Schedule
 from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
 from tests.decode.test_fast import blocks
@@ -92,26 +92,28 @@ def test_a_repair_s_rows_are_single_steps_across_a_block_of_positions(tiny):
 
 def heads(kind, tokens, best, h, rank=13):
     """By the C side the whole head's logits (V,) and the screened ones, and what the preview alone gives."""
-    w, kept = matrix(kind, tokens, 96)
+    w, kept = matrix(kind, tokens, len(h))
     generator = torch.Generator().manual_seed(best)
-    project, scale = torch.randn(rank, 96, generator=generator) / 10, torch.rand(tokens, generator=generator)
+    project, scale = torch.randn(rank, len(h), generator=generator) / 10, torch.rand(tokens, generator=generator)
     codes = torch.randint(-127, 128, (tokens, rank), generator=generator, dtype=torch.int8)
     half = tokens // 2  # of two tokens each the previews are equal
     codes[half:], scale[half:] = codes[:half].clone(), scale[:half].clone()
     rows = kept[2] if len(kept) > 2 else None
     preview = ScreenedHead(project, codes, scale, best)
     native = NativeScreen(preview, SimpleNamespace(head_rows=rows))
-    norm, full, mixed = torch.ones(96), torch.empty(tokens), torch.empty(tokens)
+    norm, full, mixed = torch.ones(len(h)), torch.empty(tokens), torch.empty(tokens)
     at, ends = ctypes.addressof(w), (norm.data_ptr(), 0.0)
     library().ld_head(at, *ends, 1, h.data_ptr(), full.data_ptr())
     library().ld_head_screened(at, ctypes.addressof(native.screen), *ends, h.data_ptr(), mixed.data_ptr())
     return full, mixed, preview.preview(h[None] / h.square().mean().sqrt())[0]
 
 
-@pytest.mark.parametrize(("kind", "tokens"), [(F32, 2010), (BF16, 2010), (Q4_1, 2000), (Q8_0, 2000), (Q8_0, 16)])
+@pytest.mark.parametrize(
+    ("kind", "tokens"), [(F32, 2010), (BF16, 2010), (Q4_1, 2000), (Q6_K, 2000), (Q8_0, 2000), (Q8_0, 16)]
+)
 @pytest.mark.parametrize("best", [1, 16, 37, 500, 3000])
 def test_the_best_are_exact_and_the_others_the_preview_s(kind, tokens, best):
-    h = torch.randn(96, generator=torch.Generator().manual_seed(7))
+    h = torch.randn(256, generator=torch.Generator().manual_seed(7))
     full, mixed, preview = heads(kind, tokens, best, h)
     chosen = preview.topk(min(best, tokens)).indices
     exact = mixed == full

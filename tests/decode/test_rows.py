@@ -1,38 +1,75 @@
 """Several rows at once in C: each is, to the bit, what it is alone, for each kind, number of rows and of threads; and
 blocks give what their numbers give."""
 
+import contextlib
 import ctypes
 import platform
 import shutil
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
 
-from lora_drop.decode.native import library, loader, structs
-from lora_drop.decode.native.structs import BF16, F32, Q4_1, Q8_0, Matrix
+from lora_drop.decode.native import BLOCK_KINDS, library, loader
+from lora_drop.decode.native.structs import BF16, F32, Q4_0, Q4_1, Q4_K, Q6_K, Q8_0, Matrix
+from lora_drop.errors import LoraDropError
 
 pytestmark = pytest.mark.skipif(library() is None, reason="there is no C compiler here")
 COUNTS = [*range(1, 10), 15, 16, 17, 64]
-BYTES = {Q4_1: 20, Q8_0: 34}  # of a block of 32
+GGUF_KINDS = {kind: gguf.GGMLQuantizationType[name] for name, kind in BLOCK_KINDS.items()}
+SCALES = {Q4_0: [0], Q4_1: [0, 2], Q8_0: [0], Q4_K: [0, 2], Q6_K: [208]}  # where a block's float16 numbers are
 
 
-@pytest.fixture(scope="module", params=["one thread", "two threads", "x86-64-v3", "x86-64"])
-def fresh(request, tmp_path_factory):
-    """The library with a pool of its own; and as it is for lesser processors than this one may be."""
-    path = tmp_path_factory.mktemp("fresh") / "step.so"
-    if "thread" in request.param:
-        shutil.copy(library()._name, path)
-    elif platform.machine() != "x86_64":
-        pytest.skip("another family of processors")
-    elif request.param == "x86-64-v3" and " avx2 " not in Path("/proc/cpuinfo").read_text():
-        pytest.skip("this processor has no AVX2")
-    else:
-        loader.compile_library(loader.find_compiler(), (*loader.FLAGS, f"-march={request.param}"), path)
-    found = loader.bind(path)
-    found.ld_threads(1 if request.param == "one thread" else 2)
+def processor():
+    """What this one can do, as the system tells it; nothing on another family."""
+    if platform.machine() != "x86_64":
+        return set()
+    return set(Path("/proc/cpuinfo").read_text().split())
+
+
+OWN = "one thread", "two threads"  # of the library as the program builds it
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    """By name a library of each path that runs here, with a pool of its own."""
+    folder, found = tmp_path_factory.mktemp("paths"), {}
+    for name in (*OWN, *loader.PATHS):
+        path = folder / f"{name}.so"
+        if name in OWN:
+            shutil.copy(library()._name, path)
+        elif platform.machine() == "x86_64":
+            loader.compile_library(loader.find_compiler(), (*loader.FLAGS, loader.PATHS[name]), path)
+        with contextlib.suppress(LoraDropError):  # another family, or it has not these instructions
+            found[name] = loader.bind(path)
+            found[name].ld_threads(1 if name == "one thread" else 2)
     return found
+
+
+@pytest.fixture(scope="module", params=[*OWN, *loader.PATHS])
+def fresh(request, paths):
+    """The library, and as it is for lesser processors than this one may be."""
+    if request.param not in paths:
+        pytest.skip("this processor has no such instructions")
+    return paths[request.param]
+
+
+def test_every_path_that_this_processor_has_is_tested(paths, capsys):
+    """By what the system says of it and not by what the library does; and the run lists them."""
+    able = processor()
+    best = "plain"
+    if "avx2" in able:
+        best = "avx2"
+    if "avx512bw" in able:
+        best = "avx512" + "-vnni" * ("avx512_vnni" in able) + "-bf16" * ("avx512_bf16" in able)
+    found = {name: one.ld_path().decode() for name, one in paths.items()}
+    with capsys.disabled():
+        print(f"\nC kernels tested: {', '.join(sorted(set(found.values())))}")
+    if able:
+        has = {"plain": "lm", "avx2": "avx2", "avx512": "avx512bw"}
+        assert found == dict.fromkeys(OWN, best) | {name: name for name, flag in has.items() if flag in able}
 
 
 def matrix(kind, n, k):
@@ -42,14 +79,23 @@ def matrix(kind, n, k):
     if kind in (F32, BF16):
         data = torch.randn(n, k, dtype=torch.float32 if kind == F32 else torch.bfloat16)
         return Matrix(data.data_ptr(), bias.data_ptr(), n, k, kind), (data, bias)
-    rows = np.random.default_rng(k).integers(0, 256, (n, k // 32, BYTES[kind]), dtype=np.uint8)
-    scales = 2 if kind == Q4_1 else 1
-    rows[..., : 2 * scales] = (
-        np.random.default_rng(0).normal(size=(n, k // 32, scales)).astype(np.float16).view(np.uint8)
-    )
+    weights, size = gguf.GGML_QUANT_SIZES[GGUF_KINDS[kind]]
+    rng = np.random.default_rng(k)
+    rows = rng.integers(0, 256, (n, k // weights, size), dtype=np.uint8)
+    for at in SCALES[kind]:
+        rows[..., at : at + 2] = rng.normal(size=(n, k // weights, 1)).astype(np.float16).view(np.uint8)
     panels = torch.empty(rows.size, dtype=torch.uint8)
     library().ld_pack(rows.ctypes.data, panels.data_ptr(), n, k, kind)
-    return Matrix(panels.data_ptr(), bias.data_ptr(), n, k, kind), (panels, bias, rows)
+    return Matrix(panels.data_ptr(), bias.data_ptr(), n, k, kind), (panels, bias, rows.reshape(n, -1))
+
+
+def joined(*pieces):
+    """Matrices one after the other as one, and what keeps their memory."""
+    bias, matrices = torch.cat([kept[1] for _, kept in pieces]), [Matrix.from_buffer_copy(w) for w, _ in pieces]
+    for w, after in zip(matrices[-2::-1], matrices[:0:-1], strict=True):
+        w.n, w.next = w.n + after.n, ctypes.addressof(after)
+    matrices[0].bias = bias.data_ptr()
+    return matrices[0], (bias, matrices)
 
 
 def logits(fresh, w, h):
@@ -59,12 +105,15 @@ def logits(fresh, w, h):
     return y
 
 
-SHAPES = [(F32, 50, 70), (F32, 2000, 192), (BF16, 50, 70), (BF16, 3000, 192), (Q4_1, 4000, 96), (Q8_0, 3008, 64)]
+SHAPES = [
+    *[(F32, 50, 70), (F32, 2000, 192), (BF16, 50, 70), (BF16, 3000, 192)],
+    *[(Q4_0, 4000, 96), (Q4_1, 4000, 96), (Q8_0, 3008, 64), (Q4_K, 2000, 256), (Q6_K, 1504, 512)],
+]
 
 
 @pytest.mark.parametrize(("kind", "n", "k"), SHAPES)
 def test_a_matrix_gives_each_row_what_it_gives_alone(fresh, kind, n, k):
-    w, kept = matrix(kind, n // 16 * 16 if kind in BYTES else n, k)
+    w, kept = matrix(kind, n, k)
     h = torch.randn(max(COUNTS), k)
     alone = torch.cat([logits(fresh, w, row[None].clone()) for row in h])
     assert alone.isfinite().all() and len(kept) >= 2
@@ -72,18 +121,7 @@ def test_a_matrix_gives_each_row_what_it_gives_alone(fresh, kind, n, k):
         assert torch.equal(logits(fresh, w, h[:count]), alone[:count])
 
 
-def numbers(kind, rows):
-    """What random rows of blocks (n, blocks, bytes) stand for, in float64."""
-    d = rows[..., :2].copy().view(np.float16).astype(float)
-    if kind == Q8_0:
-        weights = d * rows[..., 2:].view(np.int8)
-    else:
-        codes = np.concatenate([rows[..., 4:] & 15, rows[..., 4:] >> 4], -1)
-        weights = d * codes + rows[..., 2:4].copy().view(np.float16).astype(float)
-    return torch.from_numpy(weights).flatten(1)
-
-
-@pytest.mark.parametrize("kind", [Q4_1, Q8_0])
+@pytest.mark.parametrize("kind", BLOCK_KINDS.values(), ids=BLOCK_KINDS)
 def test_blocks_give_what_their_numbers_give_to_the_rounding_of_x(fresh, kind):
     """x plain, with an outlier, with a zero and a far smaller block, and in one block alone: each of 15 bits."""
     w, kept = matrix(kind, 512, 1536)
@@ -92,10 +130,18 @@ def test_blocks_give_what_their_numbers_give_to_the_rounding_of_x(fresh, kind):
     h[2, :32], h[2, 32:64] = 0, h[2, 32:64] * 1e-7
     h[3, 32:] = 0
     right = h.double() / h.double().square().mean(1, keepdim=True).add(1e-5).sqrt() * torch.linspace(0.5, 1.5, w.k)
-    right = right @ numbers(kind, kept[2]).T
+    right = right @ torch.from_numpy(gguf.dequantize(kept[2], GGUF_KINDS[kind])).double().T
     error = logits(fresh, w, h) - kept[1] - right
     assert (error.norm(dim=1) < 1e-4 * right.norm(dim=1)).all()
 
 
+def test_a_matrix_of_several_kinds_gives_what_each_gives_alone(fresh):
+    pieces = [matrix(kind, n, 512) for kind, n in ((Q4_K, 208), (F32, 80), (Q6_K, 16), (Q8_0, 144), (BF16, 7))]
+    h = torch.randn(3, 512)
+    alone = torch.cat([logits(fresh, w, h) for w, _ in pieces], 1)
+    whole, kept = joined(*pieces)
+    assert torch.equal(logits(fresh, whole, h), alone) and kept
+
+
 def test_the_kinds_are_all_there():
-    assert {kind for kind, *_ in SHAPES} == {structs.F32, structs.BF16, structs.Q4_1, structs.Q8_0}
+    assert {kind for kind, *_ in SHAPES} == {F32, BF16, *BLOCK_KINDS.values()}

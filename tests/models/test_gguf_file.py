@@ -1,14 +1,14 @@
-"""GGUF files of each kind of blocks: decoded in their own blocks where those are exact, else as numbers."""
+"""GGUF files of each kind of blocks: decoded in their own where the C steps read those, else as numbers."""
 
 import gguf
-import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
 
 from lora_drop.decode import ReferenceDecoder, library
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.models.gguf_file import with_minimum
+from lora_drop.method.cost import step_bytes
+from lora_drop.method.schedule import Schedule
 from lora_drop.models.load import load_model
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
@@ -27,51 +27,94 @@ def logits(decoder, steps=6):
     return torch.cat(found)
 
 
+@pytest.fixture(autouse=True)
+def in_float32(monkeypatch):
+    """Else the numbers of a file would be rounded, and its blocks not."""
+    monkeypatch.setattr("lora_drop.models.place._cpu_has_bfloat16", lambda: False)
+
+
+def assert_reads_its_numbers(loaded):
+    """Prompt and steps, then a repair of several rows, as the reference has them with transformers' own weights."""
+    ours, right = logits(loaded.new_decoder()), logits(ReferenceDecoder(loaded.model))
+    assert (ours - right).norm() < 5e-4 * right.norm()  # activations are cut into bytes
+    request = Request("Hello", LoraDropConfig(drop_layers=(1,)), max_new_tokens=6, ignore_eos=True)
+    assert len(gather(run(loaded, request)).steps["lora_drop"]) == 6
+
+
+SIZES = {Kind.Q4_0: 18, Kind.Q4_1: 20, Kind.Q8_0: 34, Kind.Q4_K: 18, Kind.Q6_K: 26.25}  # bytes of 32 weights
+
+
 @needs_compiler
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])
-@pytest.mark.parametrize("kind", [Kind.Q4_0, Kind.Q4_1, Kind.Q8_0])
-def test_exact_kinds_are_decoded_in_blocks(kind, architecture, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("kind", SIZES)
+def test_each_kind_is_decoded_in_its_own_blocks(kind, architecture, tmp_path, capsys):
     """The same logits as the numbers that transformers makes of them; query and key rows in order, biases too."""
-    monkeypatch.setattr("lora_drop.models.place._cpu_has_bfloat16", lambda: False)  # no rounding between the two
     path = write(tmp_path / "model.gguf", {"": kind}, architecture)
     loaded = load_model(str(path), device="cpu")
     assert loaded.id == "model.gguf" and loaded.decoder_name.endswith(" blocks)") and not capsys.readouterr().err
-    per_weight = {Kind.Q4_0: 20 / 32, Kind.Q4_1: 20 / 32, Kind.Q8_0: 34 / 32}[kind]
-    assert loaded.weights.layer_bytes == per_weight and loaded.weights.head_bytes == 34 / 32
-    ours, right = logits(loaded.new_decoder()), logits(ReferenceDecoder(loaded.model))
-    assert (ours - right).norm() < 5e-4 * right.norm()  # activations are cut into bytes
-    trace = gather(run(loaded, Request("Hello", LoraDropConfig(drop_layers=(1,)), max_new_tokens=6, ignore_eos=True)))
-    assert len(trace.steps["lora_drop"]) == 6
+    assert set(loaded.weights.layer_bytes) == {3 * (SIZES[kind] / 32,)} and loaded.weights.head_bytes == 34 / 32
+    assert loaded.shape.matrix_size == SIZES[kind] / 128 and not loaded.shape.layer_sizes
+    assert_reads_its_numbers(loaded)
+
+
+# As llama.cpp's tool writes Q4_K_M; three kinds in one matrix; parts with and without blocks in one; other heads.
+MIXED = [
+    ({"": Kind.Q4_K, "attn_v": Kind.Q6_K, "ffn_down": Kind.Q6_K}, Kind.Q6_K, "q4_k/q6_k blocks"),
+    (
+        {"": Kind.Q4_K, "attn_k": Kind.Q8_0, "attn_v": Kind.Q6_K, "ffn_up": Kind.Q4_1},
+        None,
+        "q4_1/q8_0/q4_k/q6_k blocks",
+    ),
+    ({"": Kind.Q4_0, "attn_k": Kind.F16, "ffn_gate": Kind.F16}, Kind.Q4_K, "q4_0/q4_k blocks and float32"),
+]
 
 
 @needs_compiler
-@pytest.mark.parametrize(
-    ("kinds", "head", "says", "name"),
-    [
-        ({"": Kind.Q4_K}, None, "its Q4_K matrices", "native (q8_0 blocks and float32)"),
-        ({"": Kind.Q6_K}, Kind.Q6_K, "its Q6_K matrices", "native (float32)"),
-        ({"": Kind.Q4_0, "attn_v": Kind.Q6_K}, Kind.Q6_K, "its Q6_K matrices", "native (q4_1 blocks and float32)"),
-    ],
-)
-def test_other_kinds_are_decoded_as_numbers_and_it_says_so(kinds, head, says, name, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("lora_drop.models.place._cpu_has_bfloat16", lambda: False)
-    path = write(tmp_path / "model.gguf", kinds, head=head)
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+@pytest.mark.parametrize(("kinds", "head", "name"), MIXED)
+def test_each_part_has_its_own_kind(kinds, head, name, architecture, tmp_path, capsys):
+    path = write(tmp_path / "model.gguf", kinds, architecture, head)
+    loaded = load_model(str(path), device="cpu")
+    assert loaded.decoder_name == f"native ({name})"
+    assert capsys.readouterr().err.count("\n") == ("float32" in name)
+    assert_reads_its_numbers(loaded)
+
+
+@needs_compiler
+def test_the_bound_counts_the_bytes_of_each_part(tmp_path):
+    """All that a full step reads has the sizes of the file's tensors; and so has what a skipped layer still reads."""
+    kinds = {"": Kind.Q4_K, "attn_v": Kind.Q6_K, "ffn_down": Kind.Q6_K}
+    path = write(tmp_path / "model.gguf", kinds, head=Kind.Q6_K)
+    shape = load_model(str(path), device="cpu").shape
+    tensors = {tensor.name: int(tensor.n_bytes) for tensor in gguf.GGUFReader(str(path)).tensors}
+    of_step = (
+        sum(size for name, size in tensors.items() if "embd" not in name) + 4 * shape.hidden_size
+    )  # of it one row
+    full = Schedule(1, shape.num_layers, ())
+    assert step_bytes(shape, full, 1, 0, 4, kv=False) == of_step
+    for rules, read in (
+        ({"kv": "write"}, ("attn_norm", "attn_k", "attn_v")),
+        ({"part": "attention"}, ("ffn_norm", "ffn_gate", "ffn_up", "ffn_down")),
+    ):
+        skipped = sum(
+            tensors[name] for name in tensors if name.startswith("blk.2.") and name.split(".")[2] not in read
+        )
+        schedule = Schedule(4, shape.num_layers, (2,), reuse="skip", **rules)
+        assert step_bytes(shape, schedule, 1, 0, 4, kv=False) == of_step - skipped
+
+
+@needs_compiler
+def test_what_has_no_such_blocks_is_decoded_as_numbers_and_it_says_so(tmp_path, capsys):
+    path = write(tmp_path / "model.gguf", {"": Kind.Q4_1, "ffn_down": Kind.Q5_0})
     loaded = load_model(str(path), device="cpu")
     (line,) = capsys.readouterr().err.splitlines()
-    assert says in line and loaded.decoder_name == name
-    ours, right = logits(loaded.new_decoder()), logits(ReferenceDecoder(loaded.model))
-    assert (ours - right).norm() < 5e-4 * right.norm()  # activations are cut into bytes
+    assert "its Q5_0 matrices" in line and loaded.decoder_name == "native (q4_1/q8_0 blocks and float32)"
+    assert_reads_its_numbers(loaded)
 
 
 def test_a_number_type_that_is_asked_for_is_that_of_the_weights(tmp_path):
     path = write(tmp_path / "model.gguf", {"": Kind.Q4_0})
     assert "blocks" not in load_model(str(path), device="cpu", dtype="float32").decoder_name
-
-
-def test_q4_0_is_q4_1_to_the_bit():
-    weights = np.random.default_rng(0).standard_normal((48, 256)).astype(np.float32) * 3
-    rows = gguf.quants.quantize(weights, Kind.Q4_0)
-    assert np.array_equal(gguf.dequantize(with_minimum(rows), Kind.Q4_1), gguf.dequantize(rows, Kind.Q4_0))
 
 
 @pytest.mark.parametrize("damage", ["missing", "text", "cut"])

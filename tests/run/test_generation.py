@@ -62,6 +62,7 @@ def test_what_is_known_of_a_model_goes_with_it_and_follows_its_changes():
         return held[0].generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, **given, **options).tolist()
 
     assert text(True) == text(False)
+    held[0].requires_grad_(True)
     held[0](ids, labels=ids).loss.backward()  # the fast decoders' fused weights can still learn
     held[0].zero_grad()
     known = weakref.ref(_KNOWN[held[0]])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.decode import ReferenceDecoder
+from lora_drop.decode import ReferenceDecoder, library
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import kv_bytes, speed_bound
@@ -45,6 +45,8 @@ def test_the_summary_adds_up(any_tiny, kv):
     config = LoraDropConfig(period=3, drop_ratio=1.0, kv=kv)
     trace = trace_of(any_tiny, config)
     summary, header = trace.summary, trace.header
+    kernels = library()
+    assert header.device.get("kernels") == (kernels and kernels.ld_path().decode())
     schedule = config.schedule_for(any_tiny.num_layers)
     for lane, sched in ((BASELINE, Schedule(1, any_tiny.num_layers, ())), (LORA_DROP, schedule)):
         figures, steps = summary.lanes[lane], trace.steps[lane]

@@ -7,19 +7,20 @@
 
 #include <stdint.h>
 
-#define LD_ABI 4
+#define LD_ABI 6
 #define LD_API __attribute__((visibility("default"))) /* all else stays inside: the build hides it */
 
-enum { F32, BF16, Q4_1, Q8_0 };              /* kinds of numbers */
+enum { F32, BF16, Q4_0, Q4_1, Q8_0, Q4_K, Q6_K }; /* kinds of numbers */
 enum { STATE, ANCHOR, RESIDUAL, SKIP };      /* reuse rules */
 enum { LD_OK, LD_NO_MEMORY, LD_NO_THREADS }; /* what a function that returns an int found */
 enum { QKV, OUT, GATE_UP, DOWN, MATRICES };  /* a layer's */
 
 /* Borrows its memory. */
-typedef struct {
-    const void *data;  /* (N, K) rows, or N / 16 panels of blocks (panels.h) */
-    const float *bias; /* (N,) or NULL */
+typedef struct Matrix {
+    const void *data;          /* (N, K) rows, or N / 16 panels of blocks (panels.h) */
+    const float *bias;         /* (N,) or NULL */
     int64_t n, k, kind;
+    const struct Matrix *next; /* of what is of several kinds the rows after those in `data`, or NULL: N are all */
 } Matrix;
 
 typedef struct {
@@ -64,16 +65,20 @@ typedef struct {
     Matrix project;       /* (R, D), R rounded up to blocks */
     Matrix codes;         /* (V, R) as Q8_0, each block's d 1, V rounded up to panels */
     const float *scale;   /* (V,), rounded up */
-    const uint8_t *rows;  /* of a head of blocks the rows as `ld_pack` takes them; else NULL */
+    const uint8_t *rows;  /* of a head of blocks, all of a kind, the rows as `ld_pack` takes them; else NULL */
     int64_t best;         /* tokens whose logits are exact */
 } Screen;
 
 LD_API int64_t ld_abi(void);
 
+/* The instructions that the kernels were compiled for: `avx512`, with `-vnni` and `-bf16` where they use these, `avx2`,
+ * `neon` or `plain`. NULL on a processor that does not have them. */
+LD_API const char *ld_path(void);
+
 /* Use this many threads from now on (64 at most), the caller's among them; a pool only grows. */
 LD_API int ld_threads(int64_t threads);
 
-/* Rows (n, k / 32 blocks) of a GGUF into panels; n is a multiple of 16. */
+/* Rows (n, k) of a GGUF's blocks into panels; n is a multiple of 16. */
 LD_API void ld_pack(const uint8_t *source, uint8_t *target, int64_t n, int64_t k, int64_t kind);
 
 /* A decode step through these layers, all or a part of them in a row: h (rows, D) is what the first takes, and at the

@@ -254,9 +254,7 @@ void attention(const Layer *l, const Pair *change, const float *h, const Tokens 
 void write_kv(const Layer *l, const float *h, const Tokens *t, Store *kv, Workspace *space) {
     int64_t queries = l->heads * l->head_dim;
     Layer only = *l; /* the rows of k and v alone: queries are neither read nor turned */
-    only.qkv.data = (const char *)l->qkv.data + queries * row_bytes(&l->qkv);
-    only.qkv.n -= queries;
-    if (l->qkv.bias) only.qkv.bias = l->qkv.bias + queries;
+    only.qkv = rows_from(&l->qkv, queries);
     if (l->qk_norm) only.qk_norm = l->qk_norm + queries;
     only.heads = 0;
     project(&only, NULL, h, t, kv, space);

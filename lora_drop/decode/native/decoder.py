@@ -43,6 +43,7 @@ class NativeDecoder(ReferenceDecoder):
         self._packs = weights.packs_parts
         self._norm = self.norm.weight.float()
         self._library = compiled()
+        self.kernels = self._library.ld_path().decode()
         self._library.ld_threads(torch.get_num_threads())
         self._rope_blocks: dict[int, tuple[Tensor, Tensor]] = {}  # functions of the position alone
         self._screen: NativeScreen | None = None  # of the last head that a lane had, for the next

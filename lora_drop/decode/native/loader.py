@@ -27,19 +27,25 @@ FOLDER = Path(__file__).parent
 WARNINGS = ("-Wall", "-Wextra", "-Wno-psabi")
 # Without contraction a sum is what the source says, in each function: see `madd` in vec.h.
 FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden", *WARNINGS)
+# Paths through the kernels that any x86 processor can be told to take, if it has the instructions.
+PATHS = {"avx512": "-march=x86-64-v4", "avx2": "-march=x86-64-v3", "plain": "-march=x86-64"}
 COMPILE_SECONDS = 180  # a machine that others keep busy took more than 60
 MOST_BYTES = 2**26  # of a library; one has 0.2 MB
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled steps; None where they cannot be had. Compiles for about a second, once a machine.
+    """The compiled steps; None where they cannot be had. Compiles for a few seconds, once a machine.
 
     Its functions raise MemoryError and LoraDropError where memory or threads run out.
     """
-    if os.environ.get("LORA_DROP_NATIVE", "1") == "0":
+    path = os.environ.get("LORA_DROP_NATIVE", "1")
+    if path == "0":
         return None
-    return build(find_compiler(), cache_dir() / "native")
+    if path not in ("1", *PATHS):
+        _without(f"LORA_DROP_NATIVE is {path!r}, not 0, 1, {', '.join(PATHS)}.")
+        return None
+    return build(find_compiler(), cache_dir() / "native", PATHS.get(path))
 
 
 def find_compiler() -> str | None:
@@ -48,18 +54,21 @@ def find_compiler() -> str | None:
     return next((found for name in names if name and (found := shutil.which(name))), None)
 
 
-def build(compiler: str | None, folder: Path) -> ctypes.CDLL | None:
+def build(compiler: str | None, folder: Path, processor: str | None = None) -> ctypes.CDLL | None:
     """Load the library that `compiler` makes of the sources, from `folder` if it is there already, else None.
 
     The name says sources, flags, compiler and processor, so that a cache folder moved to another machine is safe. It
     also says the checksum of the file itself: both are there with one rename. Where the folder has none that can be
     trusted, one is built in a folder of this program's own and kept for the next start, if it can be. Whatever is not
     as it should be is one line on stderr.
+
+    Args:
+        processor: the flag that names one, of `PATHS`; this machine's own unless given.
     """
     if compiler is None:
         _without("there is no C compiler: install cc, gcc or clang, or name one in CC.")
         return None
-    flags = (*FLAGS, _native_flag())
+    flags = (*FLAGS, processor or _native_flag())
     hashed = (
         *(path.read_bytes() for path in sources("*.[ch]")),
         repr(flags).encode(),
@@ -153,6 +162,8 @@ def bind(path: Path) -> ctypes.CDLL:
         raise LoraDropError(f"The compiled decode steps cannot be loaded ({error}).") from None
     if abi != ABI:
         raise LoraDropError(f"The compiled decode steps in {path} have ABI {abi}, not {ABI}.")
+    if found.ld_path() is None:
+        raise LoraDropError("The compiled decode steps are for another processor than this one.")
     return found
 
 

@@ -104,28 +104,41 @@ static void fetch_change(const Pair *change, int64_t from, int64_t to) {
     for (int64_t at = 0; at < (to - from) * bytes; at += 64) __builtin_prefetch(b + at);
 }
 
-void multiply_columns(const Product *p, int64_t from, int64_t to) {
-    const Matrix *w = p->w;
-    int64_t n = w->n, k = w->k, blocks = k / BLOCK, bytes = row_bytes(w);
+/* Rows that `data` has. */
+static int64_t own_rows(const Matrix *w) { return w->next ? w->n - w->next->n : w->n; }
+
+Matrix rows_from(const Matrix *w, int64_t row) {
+    const float *bias = w->bias ? w->bias + row : NULL;
+    for (; w->next && row >= own_rows(w); w = w->next) row -= own_rows(w);
+    return (Matrix){(const char *)w->data + row * row_bytes(w), bias, w->n - row, w->k, w->kind, w->next};
+}
+
+/* Columns [from, to) of those that w gives; `y` is where its first one goes. */
+static void multiply_rows(const Matrix *w, const Product *p, int64_t from, int64_t to, float *y) {
+    int64_t own = own_rows(w), n = p->w->n, k = w->k, blocks = k / BLOCK, bytes = row_bytes(w);
+    if (to > own) multiply_rows(w->next, p, from > own ? from - own : 0, to - own, y + own);
     const char *row = (const char *)w->data + from * bytes;
-    if (p->change) fetch_change(p->change, from, to);
+    if (to > own) to = own;
     if (w->kind == F32) {
-        for (int64_t c = from; c < to; c++, row += bytes) dots_f32((const float *)row, p->x, k, p->y + c, n, p->rows);
+        for (int64_t c = from; c < to; c++, row += bytes) dots_f32((const float *)row, p->x, k, y + c, n, p->rows);
     } else if (w->kind == BF16) {
-        for (int64_t c = from; c < to; c++, row += bytes)
-            dots_bf16((const uint16_t *)row, p->x, k, p->y + c, n, p->rows);
+        for (int64_t c = from; c < to; c++, row += bytes) dots_bf16((const uint16_t *)row, p->x, k, y + c, n, p->rows);
     } else {
         for (int64_t c = from; c < to; c += LANES, row += LANES * bytes)
             for (int64_t r = 0; r < p->rows; r += PANEL_ROWS) {
                 int64_t count = p->rows - r < PANEL_ROWS ? p->rows - r : PANEL_ROWS;
-                const uint8_t *panel = (const uint8_t *)row;
-                float *y = p->y + r * n + c;
-                (w->kind == Q4_1 ? panel_q4_1 : panel_q8_0)(panel, p->taken + r * blocks, blocks, count, y, n);
+                panel_times(w->kind, (const uint8_t *)row, p->taken + r * blocks, blocks, count, y + r * n + c, n);
             }
     }
+}
+
+void multiply_columns(const Product *p, int64_t from, int64_t to) {
+    const Matrix *w = p->w;
+    if (p->change) fetch_change(p->change, from, to);
+    multiply_rows(w, p, from, to, p->y);
     if (w->bias)
         for (int64_t r = 0; r < p->rows; r++)
-            for (int64_t c = from; c < to; c++) p->y[r * n + c] += w->bias[c];
+            for (int64_t c = from; c < to; c++) p->y[r * w->n + c] += w->bias[c];
     if (p->change) add_change(p->change, p->low, from, to, p->y);
 }
 

@@ -7,16 +7,22 @@
 #include "panels.h"
 #include "workspace.h"
 
-/* Bytes of a row of K weights. */
+/* Bytes of a row of K weights, of a matrix of several kinds one of the first. */
 static inline int64_t row_bytes(const Matrix *w) {
     switch (w->kind) {
     case F32: return 4 * w->k;
     case BF16: return 2 * w->k;
-    default: return w->k / BLOCK * (w->kind == Q4_1 ? Q4_BYTES : Q8_BYTES);
+    default: return blocks_bytes(w->kind, w->k);
     }
 }
 
-static inline int in_blocks(const Matrix *w) { return w->kind == Q4_1 || w->kind == Q8_0; }
+/* Whether any of its rows are. */
+static inline int in_blocks(const Matrix *w) {
+    return (w->kind != F32 && w->kind != BF16) || (w->next && in_blocks(w->next));
+}
+
+/* Its rows from one on, which of blocks is the first of a panel. */
+Matrix rows_from(const Matrix *w, int64_t row);
 
 /* dot: w . x over k numbers. mix: sums of `count` weighted rows, `width` (at most WIDTH) of their columns; `stride` is
  * the length of a row. */

@@ -8,28 +8,29 @@
 #define UNROLLED _Pragma("GCC unroll 8")
 #define EACH_ROW UNROLLED for (int r = 0; r < rows; r++)
 #ifdef __AVX512F__
-#define FOR_EACH_COUNT(CASE) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
+#define FOR_EACH_COUNT(N) CASE(N, 1) CASE(N, 2) CASE(N, 3) CASE(N, 4) CASE(N, 5) CASE(N, 6) CASE(N, 7) CASE(N, 8)
 #else
-#define FOR_EACH_COUNT(CASE) CASE(1) CASE(2) CASE(3) CASE(4)
+#define FOR_EACH_COUNT(N) CASE(N, 1) CASE(N, 2) CASE(N, 3) CASE(N, 4)
 #endif
-
-#ifdef BYTE_DOTS
-
-enum { AHEAD = 4096 };
 
 /* Vectors as long as the processor's own: PARTS of them hold the 16 rows. */
-#ifdef __AVX512VNNI__
-enum { LONG = 16 };
-#else
+#if defined(BYTE_DOTS) && !defined(__AVX512VNNI__)
 enum { LONG = 8 };
+#else
+enum { LONG = 16 };
 #endif
-enum { PARTS = LANES / LONG };
+enum { AHEAD = 4096, PARTS = LANES / LONG };
 typedef float wf __attribute__((vector_size(4 * LONG)));
 typedef int32_t wi __attribute__((vector_size(4 * LONG)));
-typedef int8_t wb __attribute__((vector_size(LONG)));
 
 INLINE wi load_words(const void *p) { wi v; memcpy(&v, p, sizeof v); return v; }
 INLINE wf all_of(float x) { return x - (wf){0}; }
+INLINE wf to_floats(wi v) { return __builtin_convertvector(v, wf); }
+
+#ifdef BYTE_DOTS
+
+typedef int8_t wb __attribute__((vector_size(LONG)));
+typedef wi Numbers[8]; /* the codes of 32 weights of each row, 4 in a word */
 
 #ifdef __AVX512VNNI__
 INLINE wf fused(wf a, wf b, wf c) { return (wf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
@@ -55,7 +56,7 @@ INLINE int32_t largest_of(wi v) {
 
 void take(const float *x, int64_t blocks, Taken *taken) {
     for (; blocks > 0; blocks--, x += BLOCK, taken++) {
-        wi top_bits = {0}, all = {0};
+        wi top_bits = {0}, sums[2] = {0};
         for (int i = 0; i < BLOCK; i += LONG) { /* by their bits, in which order a NaN is the largest, and stays */
             wi bits = load_words(x + i) & INT32_MAX, larger = bits > top_bits;
             top_bits = (bits & larger) | (top_bits & ~larger);
@@ -71,192 +72,269 @@ void take(const float *x, int64_t blocks, Taken *taken) {
             wb high = __builtin_convertvector(bytes >> 8, wb), low = __builtin_convertvector(bytes, wb);
             memcpy(taken->digits[0] + i, &high, sizeof high);
             memcpy(taken->digits[1] + i, &low, sizeof low);
-            all += whole;
+            sums[i / HALF] += whole;
         }
-        int32_t sum = total_of(all);
+        int32_t first = total_of(sums[0]), second = total_of(sums[1]);
         taken->scale = top * (1 / 32512.0f);
-        taken->sum = (float)sum;
-        taken->shift = -128 * sum;
+        taken->sum = (float)(first + second);
+        taken->shifts[0] = -32 * first;
+        taken->shifts[1] = -32 * second;
+        taken->shift = -128 * (first + second);
     }
 }
 
-/* Asks for what comes AHEAD bytes later, while this is computed with: the processor's own prefetch stops at a page. */
-INLINE void fetch(const uint8_t *p, int bytes) {
-    for (int at = 0; at < bytes; at += 64) __builtin_prefetch(p + AHEAD + at);
+INLINE void ready(const wi *words, int offset, wi *codes) {
+    (void)offset; /* what codes have too much comes off the sums */
+    UNROLLED for (int j = 0; j < 8; j++) codes[j] = words[j];
 }
 
-/* What 32 codes of each row and the digits of x give, plus `start`. The planes take turns, as each sum waits for the
- * one before. Codes of 4 bits: without VNNI their sums stay within 16 bits, 32 * 15 * 128 / 2 < 2^15. */
-INLINE wi dots(const wi *codes, const Taken *x, wi start) {
-    wi sums[2] = {{0}, start};
-#ifndef __AVX512VNNI__
+/* What `words` words of codes of each row and the digits of x from the word `at` on give, plus `start`. As each sum waits
+ * for the one before, the planes take turns, and of 8 words the even and the odd ones. Without VNNI the sums of
+ * `together` words must stay within 16 bits: with codes of 4 bits those of 8, 32 * 15 * 128 / 2 < 2^15, of 6 bits those
+ * of 2. */
+INLINE wi dots(const wi *codes, const Taken *x, int at, int words, int together, wi start) {
+    wi sums[2][2] = {{{0}, start}};
+#ifdef __AVX512VNNI__
+    (void)together;
+#else
     __m256i pairs[2] = {0};
 #endif
-    UNROLLED for (int j = 0; j < 8; j++) {
+    UNROLLED for (int j = 0; j < words; j++) {
         UNROLLED for (int plane = 0; plane < 2; plane++) {
             int32_t four;
-            memcpy(&four, x->digits[plane] + 4 * j, sizeof four);
+            memcpy(&four, x->digits[plane] + 4 * (at + j), sizeof four);
 #ifdef __AVX512VNNI__
-            sums[plane] = (wi)_mm512_dpbusd_epi32((__m512i)sums[plane], (__m512i)codes[j], _mm512_set1_epi32(four));
+            wi *sum = &sums[words == 8 ? j % 2 : 0][plane];
+            *sum = (wi)_mm512_dpbusd_epi32((__m512i)*sum, (__m512i)codes[j], _mm512_set1_epi32(four));
 #else
             __m256i two = _mm256_maddubs_epi16((__m256i)codes[j], _mm256_set1_epi32(four));
-            pairs[plane] = _mm256_add_epi16(pairs[plane], two);
+            pairs[plane] = j % together ? _mm256_add_epi16(pairs[plane], two) : two;
+            if (j % together == together - 1)
+                sums[0][plane] += (wi)_mm256_madd_epi16(pairs[plane], _mm256_set1_epi16(1));
 #endif
         }
 #ifndef __AVX512VNNI__ /* else gcc loads all of x before, and its 16 registers go to the stack */
         __asm__ volatile("" : "+x"(pairs[0]), "+x"(pairs[1]) : : "memory");
 #endif
     }
-#ifndef __AVX512VNNI__
-    for (int plane = 0; plane < 2; plane++) sums[plane] += (wi)_mm256_madd_epi16(pairs[plane], _mm256_set1_epi16(1));
-#endif
-    return (sums[0] << 8) + sums[1]; /* of bytes at most 32 * 255 * 2^15 < 2^31 */
+    /* Of bytes at most 32 * 255 * 2^15 < 2^31. */
+    return ((sums[0][0] + sums[1][0]) << 8) + (sums[0][1] + sums[1][1]);
 }
 
-/* The same for codes of 8 bits. */
-INLINE wi byte_dots(const wi *codes, const Taken *x) {
+/* The sum of 32 codes of 4 bits times x, over its scale. */
+INLINE wf times_nibbles(const wi *codes, const Taken *x) { return to_floats(dots(codes, x, 0, 8, 8, (wi){0})); }
+
+/* Of 32 bytes, each 128 too much. */
+INLINE wf times_bytes(const wi *codes, const Taken *x) {
     wi start = (wi){0} + x->shift;
 #ifdef __AVX512VNNI__
-    return dots(codes, x, start);
+    return to_floats(dots(codes, x, 0, 8, 8, start));
 #else
     wi half[8];
     UNROLLED for (int j = 0; j < 8; j++) half[j] = (codes[j] >> 4) & 0x0f0f0f0f;
-    wi high = dots(half, x, (wi){0});
+    wi high = dots(half, x, 0, 8, 8, (wi){0});
     UNROLLED for (int j = 0; j < 8; j++) half[j] = codes[j] & 0x0f0f0f0f;
-    return (high << 4) + dots(half, x, start);
+    return to_floats((high << 4) + dots(half, x, 0, 8, 8, start));
 #endif
 }
 
-INLINE void q4_1(const uint8_t *p, const Taken *x, int64_t blocks, float *y, int64_t n, int rows) {
-    wf total[PARTS][PANEL_ROWS] = {0};
-    for (int64_t b = 0; b < blocks; b++, p += LANES * Q4_BYTES, x++) {
-        fetch(p, LANES * Q4_BYTES);
-        UNROLLED for (int part = 0; part < PARTS; part++) {
-            wi codes[8];
-            UNROLLED for (int j = 0; j < 4; j++) {
-                wi word = load_words(p + 4 * LANES * (j + 1) + 4 * LONG * part);
-                codes[2 * j] = word & 0x0f0f0f0f;
-                codes[2 * j + 1] = (word >> 4) & 0x0f0f0f0f;
-            }
-            wf d = load_f16(p + 2 * LONG * part), m = load_f16(p + 2 * LANES + 2 * LONG * part);
-            EACH_ROW {
-                const Taken *t = x + r * blocks;
-                wf whole = __builtin_convertvector(dots(codes, t, (wi){0}), wf);
-                wf one = fused(d, whole, m * all_of(t->sum));
-                total[part][r] = fused(one, all_of(t->scale), total[part][r]);
-            }
-        }
-    }
-    EACH_ROW for (int part = 0; part < PARTS; part++) memcpy(y + r * n + LONG * part, &total[part][r], sizeof(wf));
-}
-
-INLINE void q8_0(const uint8_t *p, const Taken *x, int64_t blocks, float *y, int64_t n, int rows) {
-    wf total[PARTS][PANEL_ROWS] = {0};
-    for (int64_t b = 0; b < blocks; b++, p += LANES * Q8_BYTES, x++) {
-        fetch(p, LANES * Q8_BYTES);
-        UNROLLED for (int part = 0; part < PARTS; part++) {
-            wi codes[8];
-            UNROLLED for (int j = 0; j < 8; j++) /* plus 128 */
-                codes[j] = load_words(p + 2 * LANES + 4 * LANES * j + 4 * LONG * part) ^ (int32_t)0x80808080;
-            wf d = load_f16(p + 2 * LONG * part);
-            EACH_ROW {
-                const Taken *t = x + r * blocks;
-                wf whole = __builtin_convertvector(byte_dots(codes, t), wf);
-                total[part][r] = fused(d * whole, all_of(t->scale), total[part][r]);
-            }
-        }
-    }
-    EACH_ROW for (int part = 0; part < PARTS; part++) memcpy(y + r * n + LONG * part, &total[part][r], sizeof(wf));
+/* Of 16 codes of 6 bits, each 32 too much: exact in a float, 16 * 32 * 32512 < 2^24. */
+INLINE wf times_sixes(const wi *codes, const Taken *x, int half) {
+    return to_floats(dots(codes + 4 * half, x, 4 * half, 4, 2, (wi){0} + x->shifts[half]));
 }
 
 #else
 
+typedef wf Numbers[BLOCK]; /* those of each row that the codes of 32 weights are */
+
+INLINE wf fused(wf a, wf b, wf c) { return madd(a, b, c); }
+INLINE wf load_f16(const uint8_t *p) { return from_f16(p); }
+
 void take(const float *x, int64_t blocks, Taken *taken) {
     for (; blocks > 0; blocks--, x += BLOCK, taken++) {
+        taken->scale = 1;
         taken->sum = sum(loadf(x) + loadf(x + LANES));
         memcpy(taken->x, x, sizeof taken->x);
     }
 }
 
-INLINE void q4_1(const uint8_t *p, const Taken *x, int64_t blocks, float *y, int64_t n, int rows) {
-    vf total[PANEL_ROWS] = {0};
-    for (int64_t b = 0; b < blocks; b++, p += LANES * Q4_BYTES, x++) {
-        vf one[PANEL_ROWS] = {0}, two[PANEL_ROWS] = {0};
-        UNROLLED for (int j = 0; j < 4; j++) {
-            vi codes = loadi(p + 4 * LANES + 4 * LANES * j);
-            UNROLLED for (int i = 0; i < 4; i++) {
-                vf low = __builtin_convertvector((codes >> (8 * i)) & 15, vf);
-                vf high = __builtin_convertvector((codes >> (8 * i + 4)) & 15, vf);
-                EACH_ROW one[r] = madd(low, splat(x[r * blocks].x[8 * j + i]), one[r]);
-                EACH_ROW two[r] = madd(high, splat(x[r * blocks].x[8 * j + 4 + i]), two[r]);
-            }
-        }
-        vf d = from_f16(p), m = from_f16(p + 2 * LANES);
-        EACH_ROW total[r] = madd(m, splat(x[r * blocks].sum), madd(d, one[r] + two[r], total[r]));
-    }
-    EACH_ROW memcpy(y + r * n, &total[r], sizeof total[r]);
+INLINE void ready(const wi *words, int offset, wf *numbers) {
+    for (int j = 0; j < 8; j++)
+        UNROLLED for (int i = 0; i < 4; i++) numbers[4 * j + i] = to_floats(((words[j] >> 8 * i) & 255) - offset);
 }
 
-INLINE void q8_0(const uint8_t *p, const Taken *x, int64_t blocks, float *y, int64_t n, int rows) {
-    vf total[PANEL_ROWS] = {0};
-    for (int64_t b = 0; b < blocks; b++, p += LANES * Q8_BYTES, x++) {
-        vf one[PANEL_ROWS] = {0}, two[PANEL_ROWS] = {0};
-        UNROLLED for (int j = 0; j < 8; j++) {
-            vi codes = loadi(p + 2 * LANES + 4 * LANES * j);
-            UNROLLED for (int s = 0; s < 4; s += 2) {
-                vf even = __builtin_convertvector((codes << (24 - 8 * s)) >> 24, vf);
-                vf odd = __builtin_convertvector((codes << (16 - 8 * s)) >> 24, vf);
-                EACH_ROW one[r] = madd(even, splat(x[r * blocks].x[4 * j + s]), one[r]);
-                EACH_ROW two[r] = madd(odd, splat(x[r * blocks].x[4 * j + s + 1]), two[r]);
-            }
-        }
-        vf d = from_f16(p);
-        EACH_ROW total[r] = madd(d, one[r] + two[r], total[r]);
+INLINE wf products(const wf *numbers, const float *x, int count) {
+    wf one = {0}, two = {0};
+    UNROLLED for (int i = 0; i < count; i += 2) {
+        one = fused(numbers[i], all_of(x[i]), one);
+        two = fused(numbers[i + 1], all_of(x[i + 1]), two);
     }
-    EACH_ROW memcpy(y + r * n, &total[r], sizeof total[r]);
+    return one + two;
+}
+
+INLINE wf times_nibbles(const wf *numbers, const Taken *x) { return products(numbers, x->x, BLOCK); }
+INLINE wf times_bytes(const wf *numbers, const Taken *x) { return products(numbers, x->x, BLOCK); }
+INLINE wf times_sixes(const wf *numbers, const Taken *x, int half) {
+    return products(numbers + HALF * half, x->x + HALF * half, HALF);
 }
 
 #endif
 
-void panel_q4_1(const uint8_t *p, const Taken *x, int64_t blocks, int64_t count, float *y, int64_t n) {
-#define CASE(ROWS) \
-    case ROWS: return q4_1(p, x, blocks, y, n, ROWS);
-    switch (count) { FOR_EACH_COUNT(CASE) }
-#undef CASE
+/* Asks for what comes AHEAD bytes later, while this is computed with: the processor's own prefetch stops at a page. */
+INLINE void fetch(const uint8_t *p, int bytes) {
+    for (int at = 0; at < bytes; at += 64) __builtin_prefetch(p + AHEAD + at);
 }
 
-void panel_q8_0(const uint8_t *p, const Taken *x, int64_t blocks, int64_t count, float *y, int64_t n) {
-#define CASE(ROWS) \
-    case ROWS: return q8_0(p, x, blocks, y, n, ROWS);
-    switch (count) { FOR_EACH_COUNT(CASE) }
-#undef CASE
-}
-
-/* One row's block, 32 signed bytes after d, to its place among the 16 of a panel's block. */
-static void pack_q8_0(const uint8_t *in, uint8_t *out, int row) {
-    memcpy(out + 2 * row, in, 2);
-    for (int j = 0; j < 8; j++) memcpy(out + 2 * LANES + 4 * LANES * j + 4 * row, in + 2 + 4 * j, 4);
-}
-
-static void pack_q4_1(const uint8_t *in, uint8_t *out, int row) {
-    memcpy(out + 2 * row, in, 2);
-    memcpy(out + 2 * LANES + 2 * row, in + 2, 2);
-    for (int j = 0; j < 4; j++) {
-        uint32_t word = 0;
-        for (int s = 0; s < 8; s++) {
-            int i = 8 * j + s; /* byte i % 16 has weight i in its low (i < 16) or high bits */
-            word |= (uint32_t)(i < 16 ? in[4 + i] & 15 : in[4 + i - 16] >> 4) << (s < 4 ? 8 * s : 8 * (s - 4) + 4);
-        }
-        memcpy(out + 4 * LANES + 4 * LANES * j + 4 * row, &word, 4);
+/* The codes of 32 weights in words of 4, from words of 8. */
+INLINE void split_nibbles(const uint8_t *p, wi *words) {
+    UNROLLED for (int j = 0; j < 4; j++) {
+        wi word = load_words(p + 4 * LANES * j);
+        words[2 * j] = word & 0x0f0f0f0f;
+        words[2 * j + 1] = (word >> 4) & 0x0f0f0f0f;
     }
 }
 
-void ld_pack(const uint8_t *source, uint8_t *target, int64_t n, int64_t k, int64_t kind) {
-    int64_t blocks = k / BLOCK, size = kind == Q4_1 ? Q4_BYTES : Q8_BYTES;
-    for (int64_t r = 0; r < n; r++)
-        for (int64_t b = 0; b < blocks; b++) {
-            const uint8_t *in = source + (r * blocks + b) * size;
-            uint8_t *out = target + (r / LANES * blocks + b) * LANES * size;
-            (kind == Q4_1 ? pack_q4_1 : pack_q8_0)(in, out, (int)(r % LANES));
+/* 32 weights d code + m times each row of x, to its total. */
+INLINE void add_nibbles(const uint8_t *p, wf d, wf m, const Taken *x, int64_t blocks, wf *total, int rows) {
+    wi words[8];
+    Numbers numbers;
+    split_nibbles(p, words);
+    ready(words, 0, numbers);
+    EACH_ROW {
+        const Taken *t = x + r * blocks;
+        wf one = fused(d, times_nibbles(numbers, t), m * all_of(t->sum));
+        total[r] = fused(one, all_of(t->scale), total[r]);
+    }
+}
+
+INLINE void q4(const uint8_t *p, const Taken *x, int64_t blocks, wf (*total)[PANEL_ROWS], int rows, int scales) {
+    for (int64_t b = 0; b < blocks; b++, x++) {
+        fetch(p, LANES * (2 * scales + NIBBLES));
+        UNROLLED for (int part = 0; part < PARTS; part++) {
+            wf d = load_f16(p + 2 * LONG * part);
+            wf m = scales == 2 ? load_f16(p + 2 * LANES + 2 * LONG * part) : d * -8.0f;
+            add_nibbles(p + 2 * LANES * scales + 4 * LONG * part, d, m, x, blocks, total[part], rows);
         }
+        p += LANES * (2 * scales + NIBBLES);
+    }
+}
+
+INLINE void q4_0(const uint8_t *p, const Taken *x, int64_t blocks, wf (*total)[PANEL_ROWS], int rows) {
+    q4(p, x, blocks, total, rows, 1);
+}
+
+INLINE void q4_1(const uint8_t *p, const Taken *x, int64_t blocks, wf (*total)[PANEL_ROWS], int rows) {
+    q4(p, x, blocks, total, rows, 2);
+}
+
+INLINE void q8_0(const uint8_t *p, const Taken *x, int64_t blocks, wf (*total)[PANEL_ROWS], int rows) {
+    for (int64_t b = 0; b < blocks; b++, p += LANES * (2 + BLOCK), x++) {
+        fetch(p, LANES * (2 + BLOCK));
+        UNROLLED for (int part = 0; part < PARTS; part++) {
+            wi words[8];
+            Numbers numbers;
+            UNROLLED for (int j = 0; j < 8; j++) /* plus 128 */
+                words[j] = load_words(p + 2 * LANES + 4 * LANES * j + 4 * LONG * part) ^ (int32_t)0x80808080;
+            ready(words, 128, numbers);
+            wf d = load_f16(p + 2 * LONG * part);
+            EACH_ROW {
+                const Taken *t = x + r * blocks;
+                total[part][r] = fused(d * times_bytes(numbers, t), all_of(t->scale), total[part][r]);
+            }
+        }
+    }
+}
+
+/* Of words with numbers of 6 bits: in bytes those of the first four 32 weights, and of the others; `low` are 4 bits of
+ * the latter, and 2 more lie at the top of the former's bytes. */
+INLINE void six_bits(wi first, wi low, wi *found) {
+    found[0] = first & 0x3f3f3f3f;
+    found[1] = (low & 0x0f0f0f0f) | ((first >> 2) & 0x30303030);
+}
+
+INLINE void q4_k(const uint8_t *p, const Taken *x, int64_t blocks, wf (*total)[PANEL_ROWS], int rows) {
+    for (int64_t b = 0; b < blocks; b += SUPER / BLOCK) {
+        wi scales[PARTS][2], minima[PARTS][2];
+        wf d[PARTS], m[PARTS];
+        fetch(p, LANES * (4 + K_SCALES));
+        UNROLLED for (int part = 0; part < PARTS; part++) {
+            wi words[3];
+            for (int j = 0; j < 3; j++) words[j] = load_words(p + 4 * LANES * (1 + j) + 4 * LONG * part);
+            six_bits(words[0], words[2], scales[part]);
+            six_bits(words[1], words[2] >> 4, minima[part]);
+            d[part] = load_f16(p + 2 * LONG * part);
+            m[part] = -load_f16(p + 2 * LANES + 2 * LONG * part);
+        }
+        p += LANES * (4 + K_SCALES);
+        for (int j = 0; j < SUPER / BLOCK; j++, p += LANES * NIBBLES, x++) {
+            int shift = j % 4 * 8;
+            fetch(p, LANES * NIBBLES);
+            UNROLLED for (int part = 0; part < PARTS; part++) {
+                wf own_d = d[part] * to_floats((scales[part][j / 4] >> shift) & 63);
+                wf own_m = m[part] * to_floats((minima[part][j / 4] >> shift) & 63);
+                add_nibbles(p + 4 * LONG * part, own_d, own_m, x, blocks, total[part], rows);
+            }
+        }
+    }
+}
+
+INLINE void q6_k(const uint8_t *p, const Taken *x, int64_t blocks, wf (*total)[PANEL_ROWS], int rows) {
+    for (int64_t b = 0; b < blocks; b += SUPER / BLOCK) {
+        const uint8_t *head = p;
+        fetch(p, LANES * (2 + K_SCALES_6));
+        p += LANES * (2 + K_SCALES_6);
+        for (int j = 0; j < SUPER / BLOCK; j++, p += LANES * (NIBBLES + HIGH_BITS), x++) {
+            fetch(p, LANES * (NIBBLES + HIGH_BITS));
+            UNROLLED for (int part = 0; part < PARTS; part++) {
+                const uint8_t *own = p + 4 * LONG * part;
+                wf d = load_f16(head + 2 * LONG * part);
+                wi words[8], scales = load_words(head + 2 * LANES + 4 * LANES * (j / 2) + 4 * LONG * part);
+                Numbers numbers;
+                split_nibbles(own, words);
+                UNROLLED for (int h = 0; h < 2; h++) {
+                    wi high = load_words(own + LANES * NIBBLES + 4 * LANES * h);
+                    UNROLLED for (int c = 0; c < 4; c++)
+                        words[4 * h + c] |= (c < 2 ? high << (4 - 2 * c) : high >> (2 * c - 4)) & 0x30303030;
+                }
+                ready(words, 32, numbers);
+                wf one = d * to_floats((scales << (24 - j % 2 * 16)) >> 24);
+                wf two = d * to_floats((scales << (16 - j % 2 * 16)) >> 24);
+                EACH_ROW {
+                    const Taken *t = x + r * blocks;
+                    wf found = fused(one, times_sixes(numbers, t, 0), two * times_sixes(numbers, t, 1));
+                    total[part][r] = fused(found, all_of(t->scale), total[part][r]);
+                }
+            }
+        }
+    }
+}
+
+/* y = what a panel times so many rows of x is. */
+#define CASE(NAME, ROWS) \
+    case ROWS: { \
+        wf total[PARTS][PANEL_ROWS] = {0}; \
+        NAME(p, x, blocks, total, ROWS); \
+        for (int r = 0; r < ROWS; r++) \
+            for (int part = 0; part < PARTS; part++) memcpy(y + r * n + LONG * part, &total[part][r], sizeof(wf)); \
+        return; \
+    }
+#define KERNEL(NAME) \
+    static void times_##NAME(const uint8_t *p, const Taken *x, int64_t blocks, int64_t count, float *y, int64_t n) { \
+        switch (count) { FOR_EACH_COUNT(NAME) } \
+    }
+
+KERNEL(q4_0)
+KERNEL(q4_1)
+KERNEL(q8_0)
+KERNEL(q4_k)
+KERNEL(q6_k)
+
+void panel_times(int64_t kind, const uint8_t *p, const Taken *x, int64_t blocks, int64_t count, float *y, int64_t n) {
+    switch (kind) {
+    case Q4_0: return times_q4_0(p, x, blocks, count, y, n);
+    case Q4_1: return times_q4_1(p, x, blocks, count, y, n);
+    case Q8_0: return times_q8_0(p, x, blocks, count, y, n);
+    case Q4_K: return times_q4_k(p, x, blocks, count, y, n);
+    default: return times_q6_k(p, x, blocks, count, y, n);
+    }
 }

@@ -104,7 +104,7 @@ static void exact_chunk(void *context, int64_t from, int64_t to) {
         for (int64_t i = 0; i < count; i++)
             memcpy(rows + i * bytes, g->s->rows + index_of(g->found[from + i]) * bytes, (size_t)bytes);
         ld_pack(rows, panel, LANES, w->k, w->kind);
-        Matrix some = {panel, NULL, LANES, w->k, w->kind};
+        Matrix some = {panel, NULL, LANES, w->k, w->kind, NULL};
         multiply_columns(&(Product){.w = &some, .x = g->x, .taken = g->taken, .rows = 1, .y = logits}, 0, LANES);
         for (int64_t i = 0; i < count; i++) {
             int64_t token = index_of(g->found[from + i]);

@@ -1,7 +1,7 @@
 /* A decode step on a CPU: tokens through the layers, full or, for one token, with skipped ones, in a single call.
  *
  * Weights are read once and in place: rows of bfloat16 or float32 as torch has them, or panels of 16 rows of a GGUF's
- * Q4_1 or Q8_0 blocks (see `ld_pack`). Activations are float32, or as precise (panels.h), so the blocks' own values
+ * blocks (panels.h). Activations are float32, or as precise (panels.h), so the blocks' own values
  * count; K/V are bfloat16 or float32.
  */
 #include <math.h>
@@ -15,6 +15,31 @@
 #include "workspace.h"
 
 int64_t ld_abi(void) { return LD_ABI; }
+
+#ifdef __AVX512VNNI__
+#define VNNI "-vnni"
+#else
+#define VNNI ""
+#endif
+#ifdef __AVX512BF16__
+#define PAIRS "-bf16"
+#else
+#define PAIRS ""
+#endif
+
+const char *ld_path(void) {
+#if defined(__AVX512F__)
+    int fits = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    return fits ? "avx512" VNNI PAIRS : NULL;
+#elif defined(BYTE_DOTS)
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? "avx2" : NULL;
+#elif defined(__aarch64__)
+    return "neon";
+#else
+    return "plain";
+#endif
+}
 
 /* What a rule remembers of each row of a full step: h before a skipped layer, and what it reached. */
 static void remember(const Plan *p, const Step *s, const float *h, const float *reached, int64_t count) {

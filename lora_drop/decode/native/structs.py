@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import ctypes
 
-ABI = 4
-F32, BF16, Q4_1, Q8_0 = range(4)  # kinds of numbers
+ABI = 6
+F32, BF16, Q4_0, Q4_1, Q8_0, Q4_K, Q6_K = range(7)  # kinds of numbers
 OK, NO_MEMORY, NO_THREADS = range(3)  # what a function that returns an int found
 
 _pointer, _int64 = ctypes.c_void_p, ctypes.c_int64
@@ -18,7 +18,11 @@ _pointer, _int64 = ctypes.c_void_p, ctypes.c_int64
 class Matrix(ctypes.Structure):
     """(N, K) weights and a bias."""
 
-    _fields_ = [("data", _pointer), ("bias", _pointer), ("n", _int64), ("k", _int64), ("kind", _int64)]
+    _fields_ = [
+        *((name, _pointer) for name in ("data", "bias")),
+        *((name, _int64) for name in ("n", "k", "kind")),
+        ("next", _pointer),
+    ]
 
 
 class Layer(ctypes.Structure):
@@ -71,6 +75,7 @@ class Screen(ctypes.Structure):
 
 FUNCTIONS = {  # what each returns, and what it takes
     "ld_abi": (_int64, ()),
+    "ld_path": (ctypes.c_char_p, ()),
     "ld_threads": (ctypes.c_int, (_int64,)),
     "ld_pack": (None, (_pointer, _pointer, _int64, _int64, _int64)),
     "ld_step": (ctypes.c_int, (_pointer, _pointer, _int64, *(_pointer,) * 5)),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,14 +15,23 @@ from transformers import PreTrainedModel
 
 from lora_drop.decode.native.loader import library
 from lora_drop.decode.native.memory import LargePages
-from lora_drop.decode.native.structs import BF16, F32, Q4_1, Q8_0, Layer, Matrix
+from lora_drop.decode.native.structs import BF16, F32, Q4_0, Q4_1, Q4_K, Q6_K, Q8_0, Layer, Matrix
 from lora_drop.decode.weights import fused, qk_norms
 
 KINDS = {torch.float32: F32, torch.bfloat16: BF16}
-GROUP = 32  # weights of a block, of Q4_1 and Q8_0 alike
-Blocks = Callable[[str], np.ndarray | None]  # None: this matrix has none
-BLOCK_BYTES = {Q4_1: 20, Q8_0: 34}
-BLOCK_KINDS = {size: kind for kind, size in BLOCK_BYTES.items()}
+GROUP = 32  # weights of a block; of Q4_K and Q6_K an eighth of one
+BLOCK_KINDS = {"Q4_0": Q4_0, "Q4_1": Q4_1, "Q8_0": Q8_0, "Q4_K": Q4_K, "Q6_K": Q6_K}  # as GGUF files name them
+BLOCK_BYTES: dict[int, float] = {Q4_0: 18, Q4_1: 20, Q8_0: 34, Q4_K: 18, Q6_K: 26.25}  # of 32 weights
+
+
+class Packed(NamedTuple):
+    """Rows of a matrix in the blocks of a GGUF file, (N, bytes a row) uint8, and the name of their kind."""
+
+    kind: str
+    rows: np.ndarray
+
+
+Blocks = Callable[[str], Sequence[Packed | None]]
 
 
 @dataclass(frozen=True)
@@ -30,19 +40,19 @@ class NativeWeights:
 
     Args:
         kind: `float32`, `bfloat16`, `q4_1/q8_0 blocks`, or blocks and numbers.
-        layers, head: structures that point into `tensors`, which keeps the memory.
-        layer_bytes, head_bytes, part_bytes: bytes that one weight of a layer's matrices, of the head, or of the parts
-            `linear` and `mlp` of a correction takes.
+        layers, head: structures that point into `memory`, which keeps it.
+        layer_bytes: of each layer the bytes that one weight of k and v, of the attention, of the MLP takes.
+        head_bytes, part_bytes: the same of the head, and of the parts `linear` and `mlp` of a correction.
         head_rows: of a head of blocks the rows that it was made of, in the model's own file; they take no memory.
     """
 
     kind: str
     layers: ctypes.Array[Layer]
     head: Matrix
-    layer_bytes: float
+    layer_bytes: list[tuple[float, float, float]]
     head_bytes: float
     part_bytes: float
-    tensors: list[Tensor] = field(repr=False)
+    memory: list[Any] = field(repr=False)
     head_rows: np.ndarray | None = field(default=None, repr=False)
 
     @property
@@ -56,53 +66,78 @@ class NativeWeights:
         return f"native ({self.kind})"
 
 
+class _Layout:
+    """Lays matrices out, and keeps their memory and what a weight of each part takes."""
+
+    def __init__(self, blocks: Blocks | None, dtype: torch.dtype):
+        self._blocks, self._dtype, self._pages = blocks, dtype, LargePages()
+        self.memory: list[Any] = []
+        self.kinds: set[int] = set()
+
+    def vector(self, tensor: Tensor | None) -> int | None:
+        """Where its float32 numbers are."""
+        if tensor is None:
+            return None
+        self.memory.append(tensor.float().contiguous())
+        return self.memory[-1].data_ptr()
+
+    def matrix(self, name: str, *parts: torch.nn.Linear) -> tuple[Matrix, list[int]]:
+        """Parts as one matrix, those of one kind beside each other in memory; and the kind of each."""
+        packed = [None] * len(parts) if self._blocks is None else self._blocks(name)
+        kinds = [KINDS[self._dtype] if one is None else BLOCK_KINDS[one.kind] for one in packed]
+        pieces = []
+        for kind, group in groupby(zip(kinds, parts, packed, strict=True), lambda one: one[0]):
+            _, linear, found = zip(*group, strict=True)
+            pieces.append(self._dense(*linear) if found[0] is None else self._panels(kind, found))
+        for piece, after in zip(pieces[-2::-1], pieces[:0:-1], strict=True):  # from the end
+            self.memory.append(after)
+            piece.n, piece.next = piece.n + after.n, ctypes.addressof(after)
+        pieces[0].bias = self.vector(None if parts[0].bias is None else torch.cat([part.bias for part in parts]))
+        self.kinds.update(kinds)
+        return pieces[0], kinds
+
+    def _dense(self, *parts: torch.nn.Linear) -> Matrix:
+        self.memory.append(fused(*parts)[0])
+        return Matrix(self.memory[-1].data_ptr(), None, *self.memory[-1].shape, KINDS[self._dtype])
+
+    def _panels(self, kind: int, found: Sequence[Packed]) -> Matrix:
+        rows = np.concatenate([one.rows for one in found])
+        self.memory.append(self._pages.take(rows.size))
+        return in_panels(rows, kind, self.memory[-1])
+
+
 @torch.no_grad()
 def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
     """The model's weights for the C steps: its own numbers, fused in place, or the packed blocks that it came from.
 
     Args:
-        blocks: from the name of a matrix (`0.qkv`, `0.out`, `0.gate_up`, `0.down`, ..., `head`) to its rows of Q4_1 or
-            Q8_0 blocks, None for one that is read as numbers.
+        blocks: from the name of a matrix (`0.qkv`, `0.out`, `0.gate_up`, `0.down`, ..., `head`) to its parts (q, k and
+            v; gate and up) in blocks, each of a multiple of 16 rows; None for one that is read as numbers.
     """
-    config, keep, pages = model.config, [], LargePages()
+    config = model.config
     dtype: Any = model.get_input_embeddings().weight.dtype  # Any: to a type checker it may be a module
-
-    def vector(tensor: Tensor | None) -> int | None:
-        if tensor is None:
-            return None
-        keep.append(tensor.float().contiguous())
-        return keep[-1].data_ptr()
-
-    def dense(*parts: torch.nn.Linear) -> Matrix:
-        weight, bias = fused(*parts)
-        keep.append(weight)
-        return Matrix(weight.data_ptr(), vector(bias), *weight.shape, KINDS[dtype])
-
-    def matrix(name: str, *parts: torch.nn.Linear) -> Matrix:
-        rows = None if blocks is None else blocks(name)
-        if rows is None:
-            return dense(*parts)
-        kind = BLOCK_KINDS[rows.shape[1] // (parts[0].in_features // GROUP)]
-        keep.append(pages.take(rows.size))
-        panels = in_panels(rows, kind, keep[-1])
-        panels.bias = vector(None if parts[0].bias is None else torch.cat([part.bias for part in parts]))
-        return panels
-
-    layers = []
+    layout, layers, layer_bytes = _Layout(blocks, dtype), [], []
     for i, layer in enumerate(model.model.layers):
         attention, mlp = layer.self_attn, layer.mlp
-        matrices = [
-            matrix(f"{i}.qkv", attention.q_proj, attention.k_proj, attention.v_proj),
-            matrix(f"{i}.out", attention.o_proj),
-            matrix(f"{i}.gate_up", mlp.gate_proj, mlp.up_proj),
-            matrix(f"{i}.down", mlp.down_proj),
-        ]
+        groups = {
+            "qkv": (attention.q_proj, attention.k_proj, attention.v_proj),
+            "out": (attention.o_proj,),
+            "gate_up": (mlp.gate_proj, mlp.up_proj),
+            "down": (mlp.down_proj,),
+        }
+        found = {name: layout.matrix(f"{i}.{name}", *parts) for name, parts in groups.items()}
+        sizes = {
+            name: [(part.weight.numel(), bytes_of(kind)) for part, kind in zip(parts, found[name][1], strict=True)]
+            for name, parts in groups.items()
+        }
+        qkv = sizes["qkv"]
+        layer_bytes.append((_mean(qkv[1:]), _mean(qkv + sizes["out"]), _mean(sizes["gate_up"] + sizes["down"])))
         layers.append(
             Layer(
-                vector(layer.input_layernorm.weight),
-                vector(layer.post_attention_layernorm.weight),
-                vector(qk_norms(attention)),
-                *matrices,
+                layout.vector(layer.input_layernorm.weight),
+                layout.vector(layer.post_attention_layernorm.weight),
+                layout.vector(qk_norms(attention)),
+                *(matrix for matrix, _ in found.values()),
                 config.hidden_size,
                 config.num_attention_heads,
                 config.num_key_value_heads,
@@ -111,35 +146,41 @@ def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
                 config.rms_norm_eps,
             )
         )
-    head = matrix("head", model.get_output_embeddings())
-    head_rows = blocks("head") if blocks is not None and head.kind in BLOCK_BYTES else None
-    return NativeWeights(**_described(layers, head, dtype), tensors=keep, head_rows=head_rows)
+    head, (head_kind,) = layout.matrix("head", model.get_output_embeddings())
+    own = blocks("head")[0] if blocks is not None else None
+    in_blocks = bool(layout.kinds - set(KINDS.values()))
+    return NativeWeights(
+        kind=_named(layout.kinds, dtype),
+        layers=(Layer * len(layers))(*layers),  # side by side, as ld_step wants them
+        head=head,
+        layer_bytes=layer_bytes,
+        head_bytes=bytes_of(head_kind),
+        part_bytes=BLOCK_BYTES[Q8_0] / GROUP if in_blocks else dtype.itemsize,
+        memory=layout.memory,
+        head_rows=None if own is None else own.rows,
+    )
 
 
-def _described(layers: list[Layer], head: Matrix, dtype: torch.dtype) -> dict[str, Any]:
-    """The fields of `NativeWeights` from `kind` to `part_bytes`."""
-    row = (Layer * len(layers))(*layers)  # side by side, as ld_step wants them
-    each = [getattr(layer, name) for layer in layers for name in ("qkv", "out", "gate_up", "down")]
-    size = sum(one.n * one.k * _bytes(one) for one in each) / sum(one.n * one.k for one in each)
-    kinds = {one.kind for one in (*each, head)}
-    names = [name for name, kind in (("q4_1", Q4_1), ("q8_0", Q8_0)) if kind in kinds]
-    dense_name = [str(dtype).removeprefix("torch.")] if kinds - BLOCK_BYTES.keys() else []
-    named = " and ".join((["/".join(names) + " blocks"] if names else []) + dense_name)
-    part_bytes = BLOCK_BYTES[Q8_0] / GROUP if names else dtype.itemsize
-    sizes = {"layer_bytes": size, "head_bytes": _bytes(head), "part_bytes": part_bytes}
-    return {"kind": named, "layers": row, "head": head, **sizes}
+def _mean(sizes: list[tuple[int, float]]) -> float:
+    """Bytes of a weight, from pairs of how many weights there are and what each of them takes."""
+    return sum(count * size for count, size in sizes) / sum(count for count, _ in sizes)
 
 
-def _bytes(matrix: Matrix) -> float:
-    """Of a weight."""
-    if matrix.kind in BLOCK_BYTES:
-        return BLOCK_BYTES[matrix.kind] / GROUP
-    return {F32: 4, BF16: 2}[matrix.kind]
+def _named(kinds: set[int], dtype: torch.dtype) -> str:
+    """What a decoder's name says of the weights."""
+    blocks = [name.lower() for name, kind in BLOCK_KINDS.items() if kind in kinds]
+    numbers = [str(dtype).removeprefix("torch.")] if kinds & set(KINDS.values()) else []
+    return " and ".join(([f"{'/'.join(blocks)} blocks"] if blocks else []) + numbers)
+
+
+def bytes_of(kind: int) -> float:
+    """Bytes of a weight."""
+    return BLOCK_BYTES[kind] / GROUP if kind in BLOCK_BYTES else {F32: 4, BF16: 2}[kind]
 
 
 def in_panels(rows: np.ndarray, kind: int, panels: Tensor) -> Matrix:
     """Rows of blocks (N, bytes) uint8, N a multiple of 16, as the panels that C reads, in memory of the same size."""
-    n, k = rows.shape[0], rows.shape[1] // BLOCK_BYTES[kind] * GROUP
+    n, k = rows.shape[0], int(rows.shape[1] / bytes_of(kind))
     compiled().ld_pack(rows.ctypes.data, panels.data_ptr(), n, k, kind)
     return Matrix(panels.data_ptr(), None, n, k, kind)
 

@@ -1,0 +1,89 @@
+/* Rows of a GGUF's blocks into panels, see panels.h: the same bits in another order. */
+#include "abi.h"
+#include "panels.h"
+#include "vec.h"
+
+int64_t blocks_bytes(int64_t kind, int64_t k) {
+    switch (kind) {
+    case Q4_0: return k / BLOCK * 18;
+    case Q4_1: return k / BLOCK * 20;
+    case Q8_0: return k / BLOCK * 34;
+    case Q4_K: return k / SUPER * 144;
+    default: return k / SUPER * 210; /* Q6_K */
+    }
+}
+
+/* `count` words or halves of words of a row to their places among those of the 16. */
+static void spread(const void *in, uint8_t *out, int row, int count, int size) {
+    for (int j = 0; j < count; j++) memcpy(out + size * (LANES * j + row), (const uint8_t *)in + size * j, (size_t)size);
+}
+
+/* The low bits of 32 codes. */
+static void spread_nibbles(const uint8_t *codes, uint8_t *out, int row) {
+    uint8_t bytes[NIBBLES];
+    for (int i = 0; i < NIBBLES; i++) {
+        int first = i / 4 * 8 + i % 4;
+        bytes[i] = (uint8_t)((codes[first] & 15) | codes[first + 4] << 4);
+    }
+    spread(bytes, out, row, 4, 4);
+}
+
+/* Byte i of 16 has weight i in its low bits, and weight 16 + i in its high ones. */
+static void pack_q4(const uint8_t *in, uint8_t *out, int row, int scales) {
+    uint8_t codes[BLOCK];
+    spread(in, out, row, scales, 2);
+    for (int i = 0; i < BLOCK; i++) codes[i] = in[2 * scales + i % 16] >> (i < 16 ? 0 : 4) & 15;
+    spread_nibbles(codes, out + 2 * LANES * scales, row);
+}
+
+static void pack_q8_0(const uint8_t *in, uint8_t *out, int row) {
+    spread(in, out, row, 1, 2);
+    spread(in + 2, out + 2 * LANES, row, 8, 4);
+}
+
+/* d, m, scales, then for each 64 weights 32 bytes: the first 32 weights in their low bits, the others in the high. */
+static void pack_q4_k(const uint8_t *in, uint8_t *out, int row) {
+    uint8_t codes[BLOCK];
+    spread(in, out, row, 2, 2);
+    spread(in + 4, out + 4 * LANES, row, 3, 4);
+    for (int j = 0; j < SUPER / BLOCK; j++) {
+        for (int i = 0; i < BLOCK; i++) codes[i] = in[16 + j / 2 * BLOCK + i] >> (j % 2 ? 4 : 0) & 15;
+        spread_nibbles(codes, out + LANES * (4 + K_SCALES + j * NIBBLES), row);
+    }
+}
+
+/* For each 128 weights 64 bytes of low bits (32 bytes: the first 32 weights in their low bits, the third in their high
+ * ones; 32 more: the second and the fourth) and, after all of these, 32 bytes of high ones, two bits of each of the
+ * four; then scales, and d. */
+static void pack_q6_k(const uint8_t *in, uint8_t *out, int row) {
+    const uint8_t *high = in + SUPER / 2, *scales = high + SUPER / 4;
+    spread(scales + K_SCALES_6, out, row, 1, 2);
+    spread(scales, out + 2 * LANES, row, 4, 4);
+    for (int j = 0; j < SUPER / BLOCK; j++) {
+        uint8_t codes[BLOCK], bytes[HIGH_BITS] = {0}, *block = out + LANES * (2 + K_SCALES_6 + j * (NIBBLES + HIGH_BITS));
+        for (int i = 0; i < BLOCK; i++) {
+            int quarter = j % 4, two = high[j / 4 * 32 + i] >> 2 * quarter & 3;
+            codes[i] = in[j / 4 * 64 + quarter % 2 * 32 + i] >> (quarter < 2 ? 0 : 4) & 15;
+            bytes[i / 16 * 4 + i % 4] |= (uint8_t)(two << i % 16 / 4 * 2);
+        }
+        spread_nibbles(codes, block, row);
+        spread(bytes, block + LANES * NIBBLES, row, 2, 4);
+    }
+}
+
+void ld_pack(const uint8_t *source, uint8_t *target, int64_t n, int64_t k, int64_t kind) {
+    int64_t weights = kind == Q4_K || kind == Q6_K ? SUPER : BLOCK, size = blocks_bytes(kind, weights);
+    for (int64_t r = 0; r < n; r++)
+        for (int64_t b = 0; b < k / weights; b++) {
+            const uint8_t *in = source + (r * (k / weights) + b) * size;
+            uint8_t *out = target + (r / LANES * (k / weights) + b) * LANES * size;
+            int row = (int)(r % LANES);
+            switch (kind) {
+            case Q4_0: pack_q4(in, out, row, 1); break;
+            case Q4_1: pack_q4(in, out, row, 2); break;
+            case Q8_0: pack_q8_0(in, out, row); break;
+            case Q4_K: pack_q4_k(in, out, row); break;
+            default: pack_q6_k(in, out, row);
+            }
+        }
+}
