@@ -5,17 +5,14 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.page import prepare, set_number, wait_done, wait_still
+from tests.support.page import prepare, press_run, set_number, wait_done, wait_still
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
 
 def run_again(page, period: int) -> None:
     set_number(page, "ld-period", period)
-    shown = "document.querySelector('.ld-live').loraDropRun?.id ?? ''"
-    before = page.evaluate(shown)
-    page.click("#ld-run")
-    page.wait_for_function(f"before => ({shown}) !== before", arg=before)
+    press_run(page)
     wait_done(page)
     page.get_by_role("button", name="Pin this run").click()
 

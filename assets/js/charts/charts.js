@@ -94,7 +94,7 @@ export class Charts {
     });
     for (const chart of this.all) seen.observe(chart.figure);
     window.addEventListener("beforeprint", () => {
-      for (const chart of this.all) if (chart.shown) this.complete(chart.figure);
+      if (this.store.state.run) for (const chart of this.all) this.complete(chart.figure);
     });
     const repaint = () => this.all.forEach((chart) => this.later(() => chart.repaint()));
     new MutationObserver(repaint).observe(document.body, { attributes: true, attributeFilter: ["class"] });
@@ -108,6 +108,8 @@ export class Charts {
   complete(figure) {
     const chart = this.all.find((one) => one.figure === figure);
     if (!chart) return;
+    // Work that waits for its frame comes first: a run that has just come has not begun in all charts.
+    for (let piece; (piece = this.queue.shift()); ) piece();
     const { visible } = chart;
     chart.visible = true;
     chart.update();
