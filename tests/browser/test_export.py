@@ -172,7 +172,7 @@ def test_a_trace_file_opens_as_the_run_that_it_was(server, open_page, tmp_path):
     cut.write_text("".join(lines[:50]) + lines[50][:30])
     page = open_page(server.url)
     open_file(page, whole)
-    expect(page.locator(".ld-status")).to_contain_text("Opened whole.jsonl: 40 tokens, 40 tokens, 40 tokens.")
+    expect(page.locator(".ld-status")).to_contain_text("Opened whole.jsonl: 40 tokens in each answer.")
     trace = parse_trace(whole.read_bytes())
     assert [pane_text(page, lane) for lane in range(3)] == [trace.text(n) for n in ("baseline", "lora_drop", "third")]
     words = speedup_words(trace.summary.speedup, trace.summary.speedup_interval)

@@ -157,7 +157,7 @@ def test_stop_keeps_what_ran_and_a_summary(server, open_page):
     # The next run is not stopped by the flag of the last one.
     set_number(page, "ld-max-new-tokens", 12)
     page.click("#ld-run")
-    expect(page.locator(".ld-status")).to_contain_text("Finished: 12 tokens, 12 tokens.", timeout=20_000)
+    expect(page.locator(".ld-status")).to_contain_text("Finished: 12 tokens in each answer.", timeout=20_000)
 
 
 @pytest.mark.full

@@ -7,6 +7,7 @@ import { DriftMap } from "./drift_map.js";
 import { KlChart, TimeChart } from "./lines.js";
 import { MemoryChart } from "./memory.js";
 import { plotly } from "./plotly.js";
+import { addRunTable } from "./table.js";
 
 /** @typedef {import("./chart.js").Chart} Chart */
 /** @typedef {import("../run.js").Run} Run */
@@ -39,7 +40,13 @@ export class Charts {
     this.drawing = false;
     this.listen(goTo);
     this.observe();
-    for (const chart of this.all) this.later(() => chart.prepare());
+    for (const chart of this.all) {
+      this.later(() => chart.prepare());
+      addRunTable(chart.figure, store, () => {
+        this.complete(chart.figure);
+        return chart.table();
+      });
+    }
     store.subscribe(["run", "focus"], ({ run }) => run && this.begin(run));
     store.subscribe(["focus", "revision"], ({ run }) => run && this.update(run));
     store.subscribe(["step"], ({ step }) => this.moveCursor(step));

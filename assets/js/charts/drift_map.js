@@ -60,6 +60,12 @@ export class DriftMap extends Chart {
     trace.x0 = step;
   }
 
+  columns() {
+    const [{ x0 }] = this.traces;
+    const columnOf = (layer, i) => ({ name: `layer ${layer}`, x: this.z[i].map((_, at) => x0 + at), y: this.z[i], digits: 3 });
+    return this.run.focus.schedule.dropped.map(columnOf);
+  }
+
   layout() {
     const { dropped } = this.run.focus.schedule;
     const layout = baseLayout(this, "skipped layer");

@@ -7,6 +7,7 @@ import { expectedMs } from "../pace.js";
 import { decodeMs, lastStep, shownTokens, tokensBy } from "../position.js";
 import { isBaseline } from "../schedule.js";
 import { color, faded, isTalk, laneColor } from "./layout.js";
+import { addRunTable } from "./table.js";
 
 /** @typedef {import("../run.js").Lane} Lane */
 /** @typedef {import("../run.js").Run} Run */
@@ -40,6 +41,7 @@ export function mountRace(root, store, goTo) {
     });
   };
   store.subscribe(["run", "revision", "step", "moment", "isUnfolding", "isTalk", "hover"], ask);
+  addRunTable(figure, store, () => tableOf(store.state));
   new ResizeObserver(ask).observe(figure);
   new MutationObserver(ask).observe(document.body, { attributes: true, attributeFilter: ["class"] });
   canvas.addEventListener("click", ({ offsetX }) => {
@@ -125,6 +127,29 @@ function drawBars(pen, run, state, box, isNarrow) {
     label(pen, words, box.x + box.width + 8, middle, "left", color("ink"));
     return `${run.plainLabels[lane.index]} ${time} for ${count} tokens`;
   });
+}
+
+/**
+ * The bars' figures; how long each token took is in the table of the time per step.
+ *
+ * @param {State} state
+ * @returns {import("./table.js").Table}
+ */
+function tableOf({ run }) {
+  if (!run) throw new Error("There is no run.");
+  const equal = Math.min(...run.lanes.map((lane) => lane.steps.length));
+  const [first] = run.lanes;
+  const rowOf = (lane) => [
+    run.plainLabels[lane.index],
+    equal ? timeWords(decodeMs(lane, equal - 1)) : "–",
+    lane.steps.length,
+    timeWords(decodeMs(lane, Math.max(lastStep(lane), 0))),
+  ];
+  return {
+    caption: `Time for each answer, after the prompt was read once in ${timeWords(first.prefillMs)}`,
+    head: ["answer", `time for ${formatNumber(equal)} tokens`, "tokens", "time for all of them"],
+    rows: run.lanes.map(rowOf),
+  };
 }
 
 const timeWords = (ms) => (ms >= 1000 ? `${formatNumber(ms / 1000, 2)} s` : `${formatNumber(ms)} ms`);

@@ -15,6 +15,7 @@ import { WireReader } from "../wire.js";
 import { mountFigures } from "./figures.js";
 import { Panes } from "./panes.js";
 import { mountRecorded } from "./recorded.js";
+import { mountSpoken } from "./spoken.js";
 import { mountTip } from "./tip.js";
 import { mountVerdict } from "./verdict.js";
 
@@ -50,6 +51,7 @@ export function mountLive(element, props, watch, server = null, store = createSt
     if (run?.summary && !run.isRecorded) root.dataset.state = isUnfolding ? "playing" : "done";
   });
   mountVerdict(root, store);
+  mountSpoken(root, store);
   mountLinkNote(root, store);
   if (server) mountRecorded(server, store);
   readWire(props, watch, store);
