@@ -60,7 +60,7 @@ def test_every_file_is_the_run(server, open_page, tmp_path):
     events = json.loads(files["chrome"].read_text())["traceEvents"]
     assert sum(event["ph"] == "X" for event in events) == 48
     header = files["png"].read_bytes()[:24]
-    assert header[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">II", header[16:24]) == (4800, 2700)
+    assert header[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">II", header[16:24]) == (3200, 1800)
     ElementTree.parse(files["svg"])
     page.evaluate("document.querySelector('.ld-menu').open = true")
     page.select_option(".ld-picture", "kl")  # a chart below the first screen, which nobody has seen yet

@@ -6,6 +6,7 @@ import { DriftChart } from "./drift.js";
 import { DriftMap } from "./drift_map.js";
 import { KlChart, TimeChart } from "./lines.js";
 import { MemoryChart } from "./memory.js";
+import { isTalk } from "./layout.js";
 import { plotly } from "./plotly.js";
 import { addRunTable } from "./table.js";
 
@@ -105,6 +106,7 @@ export class Charts {
     });
     const repaint = () => this.all.forEach((chart) => this.later(() => chart.repaint()));
     new MutationObserver(repaint).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+    window.addEventListener("resize", () => isTalk() && repaint()); // its letters go by the window
   }
 
   /**

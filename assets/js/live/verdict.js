@@ -30,7 +30,8 @@ export function mountVerdict(root, store) {
     const words = noteOf(state);
     note.hidden = !words;
     setText(note, words);
-    root.dataset.stale = String(isTold(state) && differences(state).length > 0);
+    // An opened run was never one of the controls': it keeps its colours.
+    root.dataset.stale = String(isTold(state) && !state.run?.isWhole && differences(state).length > 0);
     drawWhys(root, state);
   };
   store.subscribe(["run", "revision", "isUnfolding", "settings", "prompt", "model", "isAsked"], draw);
@@ -73,7 +74,9 @@ function noteOf(state) {
   }
   if (!isTold(state)) return "";
   const changed = differences(state);
-  return changed.length ? `This result is of other settings: ${changed.join(", ")}. Press Run for the new ones.` : "";
+  if (!changed.length) return "";
+  const what = run?.isWhole ? "This is an opened run, of other settings than the controls" : "This result is of other settings";
+  return `${what}: ${changed.join(", ")}. Press Run for the new ones.`;
 }
 
 /**
