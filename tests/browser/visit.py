@@ -42,6 +42,12 @@ class Visit:
     def _finished(self, event: dict) -> None:
         self.bytes[whose(self.urls.get(event["requestId"], ""))] += int(event["encodedDataLength"])
 
+    def wait_idle(self) -> None:
+        """Until nothing has come for a second; Gradio's stream of heartbeats never ends."""
+        before = None
+        while before != (before := sum(self.bytes.values())) or not before:
+            self.page.wait_for_timeout(1000)
+
     @property
     def shift(self) -> float:
         """The sum of all layout shifts so far."""

@@ -10,6 +10,8 @@ import { addRunTable } from "./table.js";
 /** @typedef {import("../run.js").Run} Run */
 /** @typedef {import("../store.js").State} State */
 
+const TALL = 1.6; // times as high as on the page are bars on a slide
+
 /**
  * @param {HTMLElement} root
  * @param {import("../store.js").Store} store
@@ -54,7 +56,8 @@ export function mountRace(root, store, goTo) {
 function draw(canvas, run, state) {
   const scale = isTalk() ? talkSize() / TEXT : 1;
   const width = canvas.offsetWidth / scale;
-  const height = raceHeight(run.lanes.length);
+  const tall = isTalk() ? TALL : 1;
+  const height = raceHeight(run.lanes.length, tall);
   const ratio = (window.devicePixelRatio || 1) * scale;
   canvas.style.height = `${height * scale}px`;
   if (canvas.width !== Math.round(width * ratio)) canvas.width = Math.round(width * ratio);
@@ -63,7 +66,7 @@ function draw(canvas, run, state) {
   if (!pen) throw new Error("The browser gives no canvas to draw on.");
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
   pen.clearRect(0, 0, width, height);
-  const { said, strip } = drawRace(pen, run, state, { width, family: getComputedStyle(document.body).fontFamily });
+  const { said, strip } = drawRace(pen, run, state, { width, tall, family: getComputedStyle(document.body).fontFamily });
   canvas.setAttribute("aria-label", `Time of each lane: ${said.join("; ")}`);
   return { ...strip, x: strip.x * scale, width: strip.width * scale };
 }

@@ -35,7 +35,10 @@ export function mountLive(element, props, watch, server = null, store = createSt
   const root = find(element, ".ld-live");
   if (props.model && !store.state.model) store.update({ model: props.model });
   // Who subscribes first draws first: text and figures now, the charts over the next frames.
-  const panes = new Panes(root, store, (step) => player.moveTo(step));
+  // Show me adds a lane without corrections, where the model has some.
+  const lanes = Object.keys(props.model?.banks ?? {}).length ? 3 : 2;
+  root.dataset.lanes = String(lanes);
+  const panes = new Panes(root, store, (step) => player.moveTo(step), lanes);
   mountFigures(root, store);
   const charts = new Charts(root, store, (step) => player.moveTo(step));
   mountRace(root, store, (step) => player.moveTo(step));

@@ -19,7 +19,7 @@ export function wordsView(choices, first, ask) {
   const said = make("p", "ld-diff-said");
   said.setAttribute("role", "status");
   const words = make("div", "ld-diff-text");
-  const head = make("p", "ld-diff-head", "Word by word: ");
+  const head = make("p", "ld-diff-head");
   head.append(menus[0], " beside ", menus[1]);
   view.append(make("h3", "", "Two answers word by word"), head, said, keyOf(), words);
   let asked = 0;
