@@ -35,7 +35,7 @@ export function tokensBy(lane, moment) {
  * How many tokens a lane shows at the scrubber's position: what it had by then on its own clock, or the same step.
  * Null at the live end, where all of them show.
  *
- * @param {State} state
+ * @param {Pick<State, "run" | "step" | "moment" | "isSameStep">} state
  * @param {Lane} lane
  * @returns {number | null}
  */

@@ -117,6 +117,8 @@ export class Run {
     this.summary = null;
     /** @type {import("./inspect/recorded.js").Inside | null} what a replay says of its steps */
     this.inside = null;
+    /** @type {(import("./pins/words.js").Aligned & {lanes: string[]})[] | null} a replay's answers, word by word */
+    this.answers = null;
     /** @type {import("./records.js").Told | null} what is said of it, once it has ended */
     this.told = null;
     this.isLost = false; // the connection was lost while it streamed

@@ -43,6 +43,7 @@ export class WireReader {
       if (values.type === "run") [this.runId, this.isWhole] = [values.id, Boolean(values.whole)];
       else if (values.type === "header") this.run = new Run(this.runId ?? "", values, this.isWhole);
       else if (values.type === "inside" && this.run) this.run.inside = values;
+      else if (values.type === "answers" && this.run) this.run.answers = values.pairs;
       else if (this.run) this.run.end(values);
     } else if (values[0] === FIGURES) {
       this.run?.setFigures(values);

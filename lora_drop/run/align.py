@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Literal
+from itertools import combinations
+from typing import Any, Literal
 
 ALIGNED = 2000  # words after the first difference that are aligned; those after them stand by their place
 # A sign of a script that is written without spaces is a word of its own.
@@ -58,6 +60,11 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
+def text_of(words: list[str]) -> str:
+    """Words as a text again: with a space between them, but beside a Chinese or Japanese sign."""
+    return re.sub(rf" (?=[{_SIGNS}])|(?<=[{_SIGNS}]) ", "", " ".join(words))
+
+
 def word_at(texts: list[str], token: int) -> int:
     """Index of the word that a token belongs to, or begins.
 
@@ -82,3 +89,24 @@ def align(one: str, other: str) -> Alignment:
     ]
     found.append((a[end_a:], b[end_b:]))
     return Alignment([Piece("same" if x == y else "differ", x, y) for x, y in found if x or y])
+
+
+def side_by_side(one: str, other: str) -> dict[str, Any]:
+    """Two answers' words beside each other, aligned as the verdict aligns them.
+
+    Returns:
+        `{"text", "pieces"}`: how many differ, in a sentence, and in order `[kind, words of one, words of the other]`;
+        both are the same text where the kind is `same`.
+    """
+    found = align(one, other)
+    first, counts = found.first, found.counts
+    same = f"All {counts['all']:,} words are the same."
+    differ = f"Of {counts['all']:,} words side by side {counts['differ']:,} differ, from word {(first or 0) + 1:,} on."
+    pieces = [[piece.kind, text_of(piece.one), text_of(piece.other)] for piece in found.pieces]
+    return {"text": same if first is None else differ, "pieces": pieces}
+
+
+def answers_side_by_side(texts: Mapping[str, str]) -> list[dict[str, Any]]:
+    """`side_by_side` for any two of a run's answers, with `lanes`, their ids; of more than three the first three."""
+    pairs = combinations(list(texts)[:3], 2)
+    return [{"lanes": [one, other], **side_by_side(texts[one], texts[other])} for one, other in pairs]

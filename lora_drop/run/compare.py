@@ -18,8 +18,9 @@ def compared(traces: Mapping[str, Trace]) -> dict[str, Any]:
     """Runs by their ids, in this order.
 
     Returns:
-        `{"runs": [{"id", "name", "words", "verdict", "figures"}], "settings": [{"name", "values"}], "curves":
-        {"drift": [...], "clock": [...]}}`. `figures` are those of the summary; `settings` those that are not the same
+        `{"runs": [{"id", "name", "main", "lanes", "words", "verdict", "figures"}], "settings": [{"name", "values"}],
+        "curves": {"drift": [...], "clock": [...]}}`. `main` is the id of the lane that a run is about, `lanes` have
+        `id` and `label`. `figures` are those of the summary; `settings` those that are not the same
         in all runs, as texts, a value a run; `curves` have a list a run: by decode step of the lane that the run is
         about its mean drift (None where it was not audited), and the milliseconds on its clock so far.
     """
@@ -43,6 +44,8 @@ def _about(run_id: str, trace: Trace) -> dict[str, Any]:
     return {
         "id": run_id,
         "name": trace.header.prompt,
+        "main": trace.header.main["id"],
+        "lanes": [{"id": lane["id"], "label": lane["label"]} for lane in trace.header.lanes],
         "words": ", ".join(setting_words(trace.header)),
         "verdict": (line.get("verdict") or {}).get("text"),
         "figures": {name: line.get(name) for name in TOGETHER},

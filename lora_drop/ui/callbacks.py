@@ -6,7 +6,7 @@ import dataclasses
 import json
 import threading
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
@@ -213,11 +213,13 @@ class Callbacks:
                 yield gr.skip(), _status("running", f"Loading {model}: this takes a moment."), on
             status, ending = _status("running", "Running: the lanes take turns, a step each."), ""
             with closing(self.run(wanted, stop, model)) as records:
-                for text, record in self._streamed(records):
+                header = next(records)
+                assert isinstance(header, Header)
+                for text, record in self._streamed(header, records):
                     yield text, status, on
                     if isinstance(record, Summary):
                         out_of_time = self._borrowed is None and not stop.is_set()
-                        ending = _ending(record, self.limits.seconds if out_of_time else None)
+                        ending = _ending(header, record, self.limits.seconds if out_of_time else None)
             # Gradio repeats the last yield whole when a run completes: one without the text saves sending it twice.
             yield gr.skip(), _status("done", ending), off
         except LoraDropError as error:
@@ -230,10 +232,8 @@ class Callbacks:
         finally:
             self.stops.end(session, stop)
 
-    def _streamed(self, records: Iterator[Record]) -> Iterator[tuple[str, Record]]:
+    def _streamed(self, header: Header, records: Iterator[Record]) -> Iterator[tuple[str, Record]]:
         """A run's wire text as it grows; its lines are kept for downloads."""
-        header = next(records)
-        assert isinstance(header, Header)
         lane_ids, figures = [lane["id"] for lane in header.lanes], Figures(header)
         run_id = self.traces.begin()
 
@@ -287,9 +287,9 @@ class Callbacks:
         for record in trace.records():
             self.traces.add(run_id, write_line(record))
         cut = "" if trace.summary else " It was cut short: it has no summary."
-        steps = ", ".join(f"{len(steps)} tokens" for steps in trace.steps.values())
+        lengths = _lengths(trace.header, {lane: len(steps) for lane, steps in trace.steps.items()})
         wire = run_line(run_id, whole=True) + wire_text(trace).partition("\n")[2]
-        return wire, _status("done", f"Opened {Path(path).name}: {steps}.{cut}")
+        return wire, _status("done", f"Opened {Path(path).name}: {lengths}.{cut}")
 
     def stop_page(self, request: gr.Request) -> None:
         """The Stop button: the run ends after the step it is in, and delivers what it has."""
@@ -306,9 +306,18 @@ def _status(kind: str, text: str) -> dict[str, str]:
     return {"kind": kind, "text": text}
 
 
-def _ending(summary: Summary, limit: float | None) -> str:
+def _lengths(header: Header, tokens: Mapping[str, int]) -> str:
+    """The lengths of a run's answers in words: once where they are equal."""
+    if len(set(tokens.values())) == 1:
+        length = f"{next(iter(tokens.values())):,} tokens"
+        return length if len(tokens) == 1 else f"{length} in each answer"
+    names = {lane["id"]: lane["label"].partition(":")[0] for lane in header.lanes}
+    return ", ".join(f"{names[lane]} {count:,}" for lane, count in tokens.items()) + " tokens"
+
+
+def _ending(header: Header, summary: Summary, limit: float | None) -> str:
     """`limit`: the seconds that a run may take, where it is not the visitor who stopped it."""
-    tokens = ", ".join(f"{lane.get('tokens')} tokens" for lane in summary.lanes.values())
+    tokens = _lengths(header, {name: int(lane.get("tokens") or 0) for name, lane in summary.lanes.items()})
     if any(lane["ended"] == "stopped" for lane in summary.lanes.values()):
         why = f" after {limit:g} s, the most that a run may take here" if limit else ""
         return f"Stopped{why}: {tokens}. What ran is kept below."

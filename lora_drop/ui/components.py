@@ -69,6 +69,7 @@ class LiveView(Scripted):
         export: a run's id and a kind in, `{"name", "text"}` of the file or `{"error"}` out.
         inspect: a run's id, a lane and a step in, `{"found", "error"}` out: `Inspector.for_page`.
         compare: ids of runs in, `{"found", "gone"}` out: `Inspector.compare`.
+        align: a run's id and a lane, twice, in; their words side by side out: `Inspector.align`.
         recorded: the wire text of the run that is played while a visitor waits.
     """
 
@@ -78,6 +79,7 @@ class LiveView(Scripted):
         export: Callable[[str, str], dict[str, str]],
         inspect: Callable[[str, str, int], dict[str, Any]],
         compare: Callable[[Any], dict[str, Any]],
+        align: Callable[[Any], dict[str, Any]],
         recorded: Callable[[], str],
         **kwargs: Any,
     ):
@@ -92,6 +94,9 @@ class LiveView(Scripted):
         def compare_runs(wanted: Any) -> dict[str, Any]:
             return compare(wanted)
 
+        def align_answers(wanted: Any) -> dict[str, Any]:
+            return align(wanted)
+
         def recorded_run(_: Any) -> str:
             return recorded()
 
@@ -100,7 +105,7 @@ class LiveView(Scripted):
             "live.html",
             "mountLive(element, props, watch, server)",
             head_of(plotly_script()),
-            server_functions=[export_run, inspect_step, compare_runs, recorded_run],
+            server_functions=[export_run, inspect_step, compare_runs, align_answers, recorded_run],
             model=model,
             **kwargs,
         )

@@ -13,6 +13,7 @@ from typing import Any
 
 from lora_drop.errors import LoraDropError
 from lora_drop.models.pool import ModelPool
+from lora_drop.run.align import side_by_side
 from lora_drop.run.compare import MOST, compared
 from lora_drop.run.inspect import Window, inspect, read_again
 from lora_drop.run.steps import about_step
@@ -82,6 +83,28 @@ class Inspector:
         kept = {one: text for one in wanted if (text := self._traces.text(one))}
         traces = {one: parse_trace(text.encode()) for one, text in kept.items()}
         return {"found": compared(traces), "gone": [one for one in wanted if one not in kept]}
+
+    def align(self, wanted: Any) -> dict[str, Any]:
+        """Two answers word by word.
+
+        Args:
+            wanted: the ids of run and lane of the one, then of the other.
+
+        Returns:
+            `run.align.side_by_side`, or `{"error"}` in one line.
+        """
+        if not isinstance(wanted, list) or len(wanted) != 4:
+            return {"error": "name a run and a lane, twice."}
+        texts = []
+        for run_id, lane in (wanted[:2], wanted[2:]):
+            try:
+                trace = self._trace(run_id, None)
+            except LoraDropError:
+                return {"error": "one of these runs is no longer kept on the server: run and pin it again."}
+            if lane not in list(trace.steps):
+                return {"error": "that run has no such lane."}
+            texts.append(trace.text(lane))
+        return side_by_side(*texts)
 
     def _trace(self, run_id: str | None, text: str | None) -> Trace:
         if text:

@@ -58,7 +58,8 @@ def build_run_tab(calls: Callbacks, found: dict[str, Any]) -> RunTab:
         with gr.Column(elem_id="ld-right"):
             live = LiveView(
                 found["model"],
-                *(calls.export_run, calls.inspector.for_page, calls.inspector.compare, calls.recorded_run),
+                *(calls.export_run, calls.inspector.for_page, calls.inspector.compare, calls.inspector.align),
+                calls.recorded_run,
                 elem_id="ld-live",
             )
         with gr.Column(elem_id="ld-left"):

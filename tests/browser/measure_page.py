@@ -1,8 +1,10 @@
 """What the page costs its reader: `python tests/browser/measure_page.py`, the table of docs/page.md.
 
-The real app on the bundled model and a real Chromium, both on this machine: long tasks, bytes on the wire, frames a
-second while 400 and 3,000 steps stream, click to first token, a drag of a slider to the redrawn strip, a scrub, and
-the tab's memory after ten runs. For reading; no test asserts a time.
+The real app on the bundled model and a real Chromium, both on this machine. First a visit on a desktop and on a phone:
+bytes until the page is idle and when a tab is opened, layout shift, blocked time, axe's findings (`--visit` stops
+there). Then long tasks, bytes on the wire, frames a second while 400 and 3,000 steps stream, click to first token, a
+drag of a slider to the redrawn strip, a scrub, and the tab's memory after ten runs. For reading: no test asserts a
+time.
 """
 
 from __future__ import annotations
@@ -16,10 +18,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from playwright.sync_api import CDPSession, Page, sync_playwright  # noqa: E402
+from playwright.sync_api import Browser, CDPSession, Page, sync_playwright  # noqa: E402
 
 from scripts.space_check import free_port  # noqa: E402
 from tests.browser.conftest import FLAGS, chromium  # noqa: E402
+from tests.browser.test_accessible import findings  # noqa: E402
+from tests.browser.visit import Visit  # noqa: E402
+from tests.support.page import wait_still  # noqa: E402
+
+WINDOWS = ((1600, 900), (375, 800))
 
 WATCH = """() => {
     const seen = (window.measured = { longTasks: [], frames: 0, first: null, clicked: performance.now() });
@@ -98,6 +105,34 @@ def run(page: Page, received: list[int], steps: int, audit: bool = True) -> dict
     }
 
 
+def visit(browser: Browser, address: str, width: int, height: int) -> dict:
+    """A first visit: the page loads, a run is pressed for, the other tabs are opened."""
+    page = browser.new_page(viewport={"width": width, "height": height})
+    seen = Visit(page)
+    page.goto(address)
+    page.wait_for_selector(".ld-pane", timeout=60_000)
+    seen.wait_idle()
+    row = {"window": f"{width} x {height}"}
+    for name in ("gradio", "plotly", "ours"):
+        row[f"{name}, kB"] = f"{seen.bytes[name] / 1000:,.0f}"
+    row["blocked while it loads, ms"] = f"{seen.blocked:.0f}"
+    row["layout shift"] = f"{seen.shift:.3f}"
+    page.click("#ld-run")
+    page.wait_for_selector(".ld-live[data-state='done']", timeout=120_000)
+    wait_still(page)
+    row["with a run"] = f"{seen.shift:.3f}"
+    found = findings(page)
+    for name in ("Safe zone", "Method"):
+        before = sum(seen.bytes.values())
+        page.get_by_role("tab", name=name).click()
+        seen.wait_idle()
+        row[f"{name} opened, kB"] = f"{(sum(seen.bytes.values()) - before) / 1000:,.1f}"
+        found += findings(page)
+    row["axe"] = str(len(found))
+    page.close()
+    return row
+
+
 def memory(cdp: CDPSession) -> float:
     """MB of JavaScript that is still held after a collection."""
     cdp.send("HeapProfiler.collectGarbage")
@@ -113,6 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", default="400,3000", help="lengths of the runs, with commas")
     parser.add_argument("--repeats", type=int, default=10, help="short runs between the two looks at the memory")
+    parser.add_argument("--visit", action="store_true", help="the visits alone")
     args = parser.parse_args()
     port = free_port()
     app = subprocess.Popen([sys.executable, "app.py", "--port", str(port)], stdout=subprocess.PIPE, text=True)
@@ -120,6 +156,9 @@ def main() -> None:
         app.stdout.readline()  # "ready"
         with sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=chromium(), headless=True, args=FLAGS)
+            print(table([visit(browser, f"http://127.0.0.1:{port}", *size) for size in WINDOWS]), flush=True)
+            if args.visit:
+                return
             page = browser.new_page(viewport={"width": 1600, "height": 900})
             cdp = page.context.new_cdp_session(page)
             cdp.send("Network.enable")

@@ -18,7 +18,7 @@ from tests.support.runs import JUDGED
 
 pytestmark = pytest.mark.browser
 
-TALL = {"width": 1600, "height": 2000}  # all charts are seen, and so drawn, while the run streams
+TALL = {"width": 1600, "height": 3000}  # all charts are seen, and so drawn, while the run streams
 WATCH = """() => {
     window.struck = [];
     new MutationObserver((changes) => {

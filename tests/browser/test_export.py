@@ -60,7 +60,7 @@ def test_every_file_is_the_run(server, open_page, tmp_path):
     events = json.loads(files["chrome"].read_text())["traceEvents"]
     assert sum(event["ph"] == "X" for event in events) == 48
     header = files["png"].read_bytes()[:24]
-    assert header[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">II", header[16:24]) == (4800, 2700)
+    assert header[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">II", header[16:24]) == (3200, 1800)
     ElementTree.parse(files["svg"])
     page.evaluate("document.querySelector('.ld-menu').open = true")
     page.select_option(".ld-picture", "kl")  # a chart below the first screen, which nobody has seen yet
@@ -172,7 +172,7 @@ def test_a_trace_file_opens_as_the_run_that_it_was(server, open_page, tmp_path):
     cut.write_text("".join(lines[:50]) + lines[50][:30])
     page = open_page(server.url)
     open_file(page, whole)
-    expect(page.locator(".ld-status")).to_contain_text("Opened whole.jsonl: 40 tokens, 40 tokens, 40 tokens.")
+    expect(page.locator(".ld-status")).to_contain_text("Opened whole.jsonl: 40 tokens in each answer.")
     trace = parse_trace(whole.read_bytes())
     assert [pane_text(page, lane) for lane in range(3)] == [trace.text(n) for n in ("baseline", "lora_drop", "third")]
     words = speedup_words(trace.summary.speedup, trace.summary.speedup_interval)

@@ -13,7 +13,7 @@ from lora_drop.run.told import told_of
 from lora_drop.run.trace import gather
 from lora_drop.ui.controls import SHOWN, element_id
 from tests.browser.test_presets import shipped  # noqa: F401  # a model whose presets were measured
-from tests.support.page import open_advanced, prepare, run_to_end, set_number, wait_done, wait_still
+from tests.support.page import open_advanced, prepare, press_run, run_to_end, set_number, wait_done, wait_still
 
 pytestmark = pytest.mark.browser
 
@@ -44,7 +44,7 @@ def test_show_me_runs_the_default_preset_in_three_lanes_and_never_overwrites_a_s
     others = {element_id(one) for one in SHOWN} - set(IN_VIEW)
     assert not [name for name in others if page.locator(f"#{name}").is_visible()]
     shipped.runs.clear()
-    button.click()
+    press_run(page)
     wait_done(page)
     trace = gather(shipped.runs[-1])
     asked = PRESETS["balanced"].config
@@ -59,7 +59,7 @@ def test_show_me_runs_the_default_preset_in_three_lanes_and_never_overwrites_a_s
     set_number(page, "ld-period", 5)
     expect(page.get_by_test_id("run")).to_have_text("Run")
     expect(page.get_by_test_id("show-me")).to_have_count(0)
-    page.get_by_test_id("run").click()
+    press_run(page)
     wait_done(page)
     assert shipped.runs[-1][0].lanes[1]["config"]["period"] == 5
     page.check("#ld-preset input[value=balanced]")  # the way back

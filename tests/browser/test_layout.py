@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.page import prepare, wait_done, wait_still
+from tests.browser.visit import Visit
+from tests.support.page import prepare, run_to_end, wait_done, wait_still
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
@@ -21,6 +22,20 @@ def test_the_layout_does_not_jump_while_a_run_streams(server, open_page, width):
     wait_done(page)
     assert before == during == page.evaluate(boxes)
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing is cut off to the side"
+
+
+@pytest.mark.parametrize("size", [(1600, 900), (375, 800)])
+def test_a_visit_shifts_nothing_and_its_bytes_are_told_apart(server, browser, size):
+    """From the first byte to the end of a run; Gradio's own parts, which come piece by piece, included."""
+    page = browser.new_page(viewport=dict(zip(("width", "height"), size, strict=True)))
+    seen = Visit(page)
+    page.goto(server.url)
+    page.wait_for_selector(".ld-pane[data-lane='1']", timeout=60_000)
+    seen.wait_idle()
+    assert seen.bytes["ours"] > 50_000 and seen.bytes["plotly"] > 500_000 and seen.bytes["gradio"] > 50_000
+    run_to_end(page)
+    assert seen.shift < 0.05, page.evaluate("window.visit.shifted")
+    page.close()
 
 
 def test_the_first_screen_holds_prompt_run_and_panes(server, open_page):

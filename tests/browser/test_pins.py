@@ -5,19 +5,27 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.page import prepare, set_number, wait_done, wait_still
+from lora_drop.run.align import side_by_side
+from lora_drop.run.trace import gather
+from tests.support.page import prepare, press_run, set_number, wait_done, wait_still
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
 
 def run_again(page, period: int) -> None:
     set_number(page, "ld-period", period)
-    shown = "document.querySelector('.ld-live').loraDropRun?.id ?? ''"
-    before = page.evaluate(shown)
-    page.click("#ld-run")
-    page.wait_for_function(f"before => ({shown}) !== before", arg=before)
+    press_run(page)
     wait_done(page)
     page.get_by_role("button", name="Pin this run").click()
+
+
+def check_words(page, one: str, other: str) -> None:
+    """The two answers stand side by side as `run.align` has them: what is not struck is the second, and so on."""
+    found = side_by_side(one, other)
+    expect(page.locator(".ld-diff-said")).to_have_text(found["text"])
+    shown = page.eval_on_selector_all(".ld-diff-text > *", "all => all.map(n => [n.tagName, n.textContent])")
+    told = [[("SPAN", a)] if kind == "same" else [("DEL", a), ("INS", b)] for kind, a, b in found["pieces"]]
+    assert [tuple(one) for one in shown] == [one for piece in told for one in piece if one[1]]
 
 
 def test_five_pinned_runs_stay_over_a_reload_and_are_compared(server, open_page):
@@ -36,6 +44,9 @@ def test_five_pinned_runs_stay_over_a_reload_and_are_compared(server, open_page)
     assert table.locator("th[scope=row]", has_text="seed").count() == 0  # the same in all
     expect(page.locator(".ld-pins-chart")).to_have_count(2)
     assert page.locator(".ld-pins-chart").first.locator("path[d^='M']").count() == 5
+    check_words(page, gather(server.runs[0]).text("lora_drop"), gather(server.runs[4]).text("lora_drop"))
+    page.get_by_label("Second answer").select_option(label="2. Baseline")
+    check_words(page, gather(server.runs[0]).text("lora_drop"), gather(server.runs[1]).text("baseline"))
     page.get_by_role("button", name="Unpin run 1").click()
     expect(table.locator("th[scope=col]")).to_have_count(4)
 

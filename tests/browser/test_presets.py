@@ -18,7 +18,17 @@ from lora_drop.method.presets import COMPARISONS, PRESETS
 from lora_drop.method.quality import READS_WELL_LOSS
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.trace import gather
-from tests.support.page import HOSTILE, figure, open_advanced, pane_text, prepare, set_number, wait_done, wait_ended
+from tests.support.page import (
+    HOSTILE,
+    figure,
+    open_advanced,
+    pane_text,
+    prepare,
+    press_run,
+    set_number,
+    wait_done,
+    wait_ended,
+)
 from tests.support.server import Server, deep_model, serve
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
@@ -167,7 +177,7 @@ def test_a_third_lane_changes_exactly_one_setting_and_says_which(shipped, open_p
     traces = {}
     for count, name in enumerate(("", "adapters-off", "skip", "state", "bare"), start=1):
         button[name].click()
-        page.click("#ld-run")
+        press_run(page)
         wait_ended(shipped, count, page)
         wait_done(page)
         traces[name] = gather(shipped.runs[-1])

@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from lora_drop.method.config import LoraDropConfig
+from lora_drop.run.align import side_by_side, words_of
 from lora_drop.run.exports.html import replay_html
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
@@ -169,6 +170,21 @@ def test_a_third_lane_has_its_pane(tiny, open_file):
     assert [pane_text(page, lane) for lane in range(3)] == [trace.text(name) for name in trace.steps]
     wait_drawn(page)
     assert page.locator(".ld-pane").count() == 3
+
+
+def test_any_two_answers_stand_word_by_word(tiny, open_file):
+    trace = gather(run(tiny, Request("Why?", CONFIG, 12, ignore_eos=True, compare="skip")))
+    page = open_file(trace)
+    page.get_by_text("Two answers word by word").click()
+    for one, other in (("baseline", "lora_drop"), ("third", "baseline")):
+        for menu, lane in zip(("First answer", "Second answer"), (one, other), strict=True):
+            page.get_by_label(menu).select_option(lane)
+        said = side_by_side(*(trace.text(lane) for lane in ("baseline", one if other == "baseline" else other)))
+        expect(page.locator(".ld-diff-said")).to_have_text(said["text"])
+        struck = page.eval_on_selector_all(".ld-diff-text > :not(ins)", "all => all.map(n => n.textContent).join(' ')")
+        assert words_of(struck) == words_of(trace.text(one))
+    page.get_by_label("First answer").select_option("baseline")
+    expect(page.locator(".ld-diff-said")).to_have_text("This is one and the same answer.")
 
 
 def test_a_single_lane(tiny, open_file):

@@ -11,7 +11,17 @@ from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import gather
 from lora_drop.run.words import speedup_words
-from tests.support.page import figure, pane_text, prepare, set_number, set_text, wait_done, wait_ended, wait_still
+from tests.support.page import (
+    figure,
+    pane_text,
+    prepare,
+    press_run,
+    set_number,
+    set_text,
+    wait_done,
+    wait_ended,
+    wait_still,
+)
 
 pytestmark = pytest.mark.browser
 
@@ -117,7 +127,7 @@ def test_early_refreshes_are_seen_counted_and_explained(server, open_page):
     # An empty field is off again, and the marks go with the run that had them.
     set_text(page, "ld-refresh-entropy", "")
     expect(refreshes).to_have_text("1 in 4")
-    page.click("#ld-run")
+    press_run(page)
     wait_ended(server, 2, page)
     wait_done(page)
     assert server.runs[-1][0].lanes[1]["config"]["refresh_entropy"] is None
@@ -147,7 +157,7 @@ def test_stop_keeps_what_ran_and_a_summary(server, open_page):
     # The next run is not stopped by the flag of the last one.
     set_number(page, "ld-max-new-tokens", 12)
     page.click("#ld-run")
-    expect(page.locator(".ld-status")).to_contain_text("Finished: 12 tokens, 12 tokens.", timeout=20_000)
+    expect(page.locator(".ld-status")).to_contain_text("Finished: 12 tokens in each answer.", timeout=20_000)
 
 
 @pytest.mark.full

@@ -40,7 +40,7 @@ def scrub(page: Page, step: int) -> None:
 
 
 def test_one_scrubber_moves_the_tokens_and_every_chart(server, open_page):
-    page = open_page(server.url, viewport={"width": 1600, "height": 2000})  # all charts in sight
+    page = open_page(server.url, viewport={"width": 1600, "height": 3000})  # all charts in sight
     open_rest(page)
     for name in ("back", "play", "forward"):
         expect(page.locator(f"[data-act={name}]")).to_be_disabled()  # there is no run yet
@@ -142,7 +142,7 @@ def test_playing_goes_from_the_first_step_to_the_last_and_can_pause(server, open
 
 
 def test_the_other_charts_show_what_the_trace_says(server, open_page):
-    page = open_page(server.url, viewport={"width": 1600, "height": 2000})
+    page = open_page(server.url, viewport={"width": 1600, "height": 3000})
     open_rest(page)
     run_to_its_end(page)
     trace = gather(server.runs[-1])

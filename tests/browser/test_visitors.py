@@ -55,7 +55,7 @@ def test_two_visitors_get_their_own_runs_and_the_second_sees_its_place(server, o
     one.click("#ld-stop")  # the first visitor's stop is not the second's
     wait_done(one)
     wait_done(two)
-    assert "Finished: 16 tokens, 16 tokens." in two.inner_text(".ld-status")
+    assert "Finished: 16 tokens in each answer." in two.inner_text(".ld-status")
     first, second = (gather(records) for records in server.runs[-2:])
     assert (first.header.prompt, second.header.prompt) == ("first visitor", "second visitor")
     assert pane_text(one, 1) == first.text("lora_drop") and pane_text(two, 1) == second.text("lora_drop")

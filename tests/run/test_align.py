@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from lora_drop.run.align import ALIGNED, Piece, align, word_at, words_of
+from lora_drop.run.align import ALIGNED, Piece, align, answers_side_by_side, side_by_side, text_of, word_at, words_of
 from tests.support.retold import beside, words
 
 
@@ -64,3 +64,27 @@ def test_a_text_made_to_be_slow_is_not():
 def test_the_word_of_a_token():
     texts = ["The", " sky", " is", " bl", "ue", ".", "\n", " It", "天", "空", ""]
     assert [word_at(texts, token) for token in range(len(texts))] == [0, 1, 2, 3, 3, 3, 4, 4, 5, 6, 7]
+
+
+def test_side_by_side_is_the_alignment_in_words():
+    found = side_by_side("The sky is blue today", "The sky is very blue")
+    assert found["pieces"] == [
+        *(["same", "The sky is", "The sky is"], ["differ", "", "very"]),
+        *(["same", "blue", "blue"], ["differ", "today", ""]),
+    ]
+    assert found["text"] == "Of 6 words side by side 2 differ, from word 4 on."
+    assert side_by_side("a b", "a  b")["text"] == "All 2 words are the same."
+    assert side_by_side("", "")["pieces"] == []
+    assert side_by_side("空は 青い", "空は青い")["text"] == "All 4 words are the same."
+    assert text_of(words_of("空は青い because of light")) == "空は青いbecause of light"
+
+
+def test_any_two_answers_of_a_run():
+    pairs = answers_side_by_side({"baseline": "a b", "lora_drop": "a c", "third": "d"})
+    assert [pair["lanes"] for pair in pairs] == [
+        ["baseline", "lora_drop"],
+        ["baseline", "third"],
+        ["lora_drop", "third"],
+    ]
+    assert pairs[2] == {"lanes": ["lora_drop", "third"], **side_by_side("a c", "d")}
+    assert answers_side_by_side({"baseline": "a b"}) == []

@@ -11,6 +11,7 @@ import pytest
 
 from lora_drop.cli.main import main
 from lora_drop.method.config import LoraDropConfig
+from lora_drop.run.align import answers_side_by_side
 from lora_drop.run.exports import scripts as modules
 from lora_drop.run.exports.html import ENTRY, replay_html, wire_text
 from lora_drop.run.exports.scripts import plotly_script
@@ -131,8 +132,12 @@ def test_the_same_trace_gives_the_same_page(trace):
 def test_the_run_goes_in_as_the_page_gets_it(trace):
     text = run_in(replay_html(trace))
     assert text.startswith(wire_text(trace).replace("<", "\\u003c")) and text.endswith("\n")
-    *lines, told = [json.loads(line) for line in text.splitlines()]
+    *lines, told, answers = [json.loads(line) for line in text.splitlines()]
     assert told == json.loads(json.dumps(inside(trace)))
+    assert answers == {
+        "type": "answers",
+        "pairs": answers_side_by_side({lane: trace.text(lane) for lane in trace.steps}),
+    }
     assert text.startswith('{"type":"run","id":"') and [line["type"] for line in lines[:2]] == ["run", "header"]
     words = {"speedup": speedup_words(trace.summary.speedup, trace.summary.speedup_interval), "lanes": {}}
     assert lines[-2] == json.loads(write_line(trace.summary)) | {"words": words} and lines[-1][0] == FIGURES

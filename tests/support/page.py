@@ -101,9 +101,17 @@ def pane_text(page: Page, lane: int) -> str:
     )
 
 
+def press_run(page: Page) -> None:
+    """Press the one button, and wait until its run is what is shown: the one before may be there for a while."""
+    shown = "document.querySelector('.ld-live').dataset.run"
+    before = page.evaluate(shown)
+    page.click("#ld-run")
+    page.wait_for_function(f"before => {shown} !== before", arg=before, timeout=60_000)
+
+
 def run_to_end(page: Page) -> None:
     """Press the one button, and wait until the run is told and its charts are drawn."""
-    page.click("#ld-run")
+    press_run(page)
     wait_done(page)
     wait_still(page)
 

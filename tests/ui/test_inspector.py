@@ -12,6 +12,7 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import load_model
 from lora_drop.models.pool import ModelPool
+from lora_drop.run.align import side_by_side
 from lora_drop.run.lines import write_line
 from lora_drop.run.records import BASELINE, LORA_DROP
 from lora_drop.run.request import Request
@@ -177,3 +178,13 @@ def test_on_a_borrowed_gpu_it_is_refused(calls, run_id, monkeypatch):
 def test_the_page_s_function_answers_whatever_it_gets(calls, asked):
     found = calls.inspector.for_page(*asked)
     assert found["found"] is None and "\n" not in found["error"]
+
+
+def test_two_answers_stand_word_by_word(calls, run_id):
+    trace = parse_trace(calls.traces.text(run_id).encode())
+    told = side_by_side(trace.text(BASELINE), trace.text(LORA_DROP))
+    assert calls.inspector.align([run_id, BASELINE, run_id, LORA_DROP]) == told
+    assert "no longer kept" in calls.inspector.align(["gone", BASELINE, run_id, LORA_DROP])["error"]
+    assert "no such lane" in calls.inspector.align([run_id, BASELINE, run_id, {"x": 1}])["error"]
+    for wanted in (None, [run_id], {"a": 1}, [run_id, BASELINE, run_id, [LORA_DROP]], [7, [], {}, None]):
+        assert "error" in calls.inspector.align(wanted)

@@ -1,6 +1,6 @@
 /* Layers x steps: who runs, who is renewed, who is skipped. */
 
-import { cellKind, triggerWords } from "../kinds.js";
+import { cellKind, stepWords, triggerWords } from "../kinds.js";
 import { isAdaptive, writesKv } from "../schedule.js";
 import { Chart } from "./chart.js";
 import { baseLayout, color } from "./layout.js";
@@ -89,6 +89,17 @@ export class ActivityChart extends Chart {
       text: this.words,
       hovertemplate: "step %{x}, layer %{y}<br>%{text}<extra></extra>",
     });
+  }
+
+  columns() {
+    const { steps, schedule } = this.run.focus;
+    const x = (this.z[0] ?? []).map((_, i) => this.traces[0].x0 + i);
+    const skipped = x.map((_, i) => this.z.flatMap((row, layer) => (row[i] >= KINDS.indexOf("dropped") ? [layer] : [])));
+    return [
+      { name: "step", x, y: x.map((step) => stepWords[steps[step].kind]) },
+      { name: "layers that run", x, y: skipped.map((layers) => schedule.numLayers - layers.length) },
+      { name: "skipped layers", x, y: skipped.map((layers) => layers.join(", ") || "none") },
+    ];
   }
 
   layout() {

@@ -5,6 +5,7 @@
 import { find, make } from "../dom.js";
 import { baseLayout, laneColor } from "./layout.js";
 import { plotly } from "./plotly.js";
+import { byToken } from "./table.js";
 
 /** @typedef {import("../run.js").Lane} Lane */
 /** @typedef {import("../run.js").Run} Run */
@@ -223,6 +224,20 @@ export class Chart {
    * @returns {[number, string][]}
    */
   at(_step) {
+    return [];
+  }
+
+  /**
+   * What is drawn, as a table.
+   *
+   * @returns {import("./table.js").Table}
+   */
+  table() {
+    return byToken(find(this.figure, "h3").textContent ?? "", this.columns());
+  }
+
+  /** @returns {import("./table.js").Column[]} of that table */
+  columns() {
     return [];
   }
 

@@ -6,7 +6,9 @@ import { DriftChart } from "./drift.js";
 import { DriftMap } from "./drift_map.js";
 import { KlChart, TimeChart } from "./lines.js";
 import { MemoryChart } from "./memory.js";
+import { isTalk } from "./layout.js";
 import { plotly } from "./plotly.js";
+import { addRunTable } from "./table.js";
 
 /** @typedef {import("./chart.js").Chart} Chart */
 /** @typedef {import("../run.js").Run} Run */
@@ -39,7 +41,13 @@ export class Charts {
     this.drawing = false;
     this.listen(goTo);
     this.observe();
-    for (const chart of this.all) this.later(() => chart.prepare());
+    for (const chart of this.all) {
+      this.later(() => chart.prepare());
+      addRunTable(chart.figure, store, () => {
+        this.complete(chart.figure);
+        return chart.table();
+      });
+    }
     store.subscribe(["run", "focus"], ({ run }) => run && this.begin(run));
     store.subscribe(["focus", "revision"], ({ run }) => run && this.update(run));
     store.subscribe(["step"], ({ step }) => this.moveCursor(step));
@@ -94,10 +102,11 @@ export class Charts {
     });
     for (const chart of this.all) seen.observe(chart.figure);
     window.addEventListener("beforeprint", () => {
-      for (const chart of this.all) if (chart.shown) this.complete(chart.figure);
+      if (this.store.state.run) for (const chart of this.all) this.complete(chart.figure);
     });
     const repaint = () => this.all.forEach((chart) => this.later(() => chart.repaint()));
     new MutationObserver(repaint).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+    window.addEventListener("resize", () => isTalk() && repaint()); // its letters go by the window
   }
 
   /**
@@ -108,6 +117,8 @@ export class Charts {
   complete(figure) {
     const chart = this.all.find((one) => one.figure === figure);
     if (!chart) return;
+    // Work that waits for its frame comes first: a run that has just come has not begun in all charts.
+    for (let piece; (piece = this.queue.shift()); ) piece();
     const { visible } = chart;
     chart.visible = true;
     chart.update();

@@ -2,7 +2,7 @@
  * where it came early). */
 
 import { find, make } from "../dom.js";
-import { triggerWords } from "../kinds.js";
+import { stepWords, triggerWords } from "../kinds.js";
 import { isAdaptive, isBaseline } from "../schedule.js";
 import { Chart } from "./chart.js";
 import { baseLayout, color, faded, laneColor } from "./layout.js";
@@ -191,6 +191,17 @@ export class DriftChart extends Chart {
       Object.assign(this.traces[trace], { x, y, visible: true });
     }
     this.paint();
+  }
+
+  columns() {
+    const { focus, plainLabels } = this.run;
+    const column = (name, trace, digits = 3) => ({ name, x: this.traces[trace].x, y: this.traces[trace].y, digits });
+    const { x } = this.traces[MEAN];
+    return [
+      { name: "step", x, y: Array.from(x, (step) => stepWords[focus.steps[step].kind]) },
+      ...[column("mean drift", MEAN), column("least", LEAST), column("most", MOST)],
+      ...this.others.map((lane, i) => column(`${plainLabels[lane.index]}, mean drift`, OTHERS + i)),
+    ];
   }
 
   layout() {

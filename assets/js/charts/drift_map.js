@@ -1,7 +1,7 @@
 /* Skipped layers x steps: how far each strays. */
 
 import { Chart } from "./chart.js";
-import { baseLayout, color, isTalk } from "./layout.js";
+import { baseLayout, color, isTalk, talkSize } from "./layout.js";
 
 export class DriftMap extends Chart {
   /** @param {HTMLElement} figure */
@@ -38,7 +38,7 @@ export class DriftMap extends Chart {
       [0.5, color("dropped")],
       [1, color("bad")],
     ];
-    Object.assign(this.traces[0].colorbar, { tickfont: { size: isTalk() ? 16 : 10, color: color("muted") } });
+    Object.assign(this.traces[0].colorbar, { tickfont: { size: isTalk() ? talkSize() : 10, color: color("muted") } });
   }
 
   extend() {
@@ -58,6 +58,12 @@ export class DriftMap extends Chart {
     const gone = step - trace.x0;
     for (const row of [...this.z, ...trace.customdata]) row.splice(0, gone);
     trace.x0 = step;
+  }
+
+  columns() {
+    const [{ x0 }] = this.traces;
+    const columnOf = (layer, i) => ({ name: `layer ${layer}`, x: this.z[i].map((_, at) => x0 + at), y: this.z[i], digits: 3 });
+    return this.run.focus.schedule.dropped.map(columnOf);
   }
 
   layout() {

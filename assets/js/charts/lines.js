@@ -108,6 +108,11 @@ export class TimeChart extends LinesChart {
     return step === 0 ? [] : valuesAt(this.run, step, ({ ms }) => ms);
   }
 
+  columns() {
+    const { plainLabels } = this.run;
+    return this.lanes.map((lane, i) => ({ name: `${plainLabels[lane.index]}, ms`, x: this.traces[i].x, y: this.traces[i].y, digits: 2 }));
+  }
+
   layout() {
     return baseLayout(this, "ms");
   }
@@ -166,6 +171,17 @@ export class KlChart extends LinesChart {
   /** @param {number} step */
   at(step) {
     return valuesAt(this.run, step, (_, lane) => lane.audits.get(step)?.kl ?? null);
+  }
+
+  columns() {
+    return this.lanes.flatMap((lane, i) => {
+      const name = this.run.plainLabels[lane.index];
+      const { x } = this.traces[2 * i + 1];
+      return [
+        { name: `${name}, nats`, x: this.traces[2 * i].x, y: this.traces[2 * i].y, digits: 3 },
+        { name: `${name}, next token`, x, y: Array.from(x, () => "another one") },
+      ];
+    });
   }
 
   layout() {

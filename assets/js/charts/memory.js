@@ -96,6 +96,14 @@ export class MemoryChart extends Chart {
     return valuesAt(this.run, step, ({ kvBytes }) => kvBytes / this.scale);
   }
 
+  columns() {
+    const { lanes, plainLabels } = this.run;
+    return this.traces.map(({ x, y, isAhead }, i) => {
+      const what = i < lanes.length ? "counted" : "formula";
+      return { name: `${plainLabels[i % lanes.length]}, ${what}, ${this.unit}`, x, y, digits: 2, isAhead };
+    });
+  }
+
   layout() {
     return baseLayout(this, this.unit);
   }

@@ -1,20 +1,16 @@
-/* The race: a bar for each lane that grows with its own clock, and below it each token as wide as it took long, so that
- * a full step is seen to be wider. Both have one scale for all lanes. Reading the prompt is there once, in grey. */
+/* The race on the page: it is drawn anew at most once a frame, and a click in it moves the scrubber. */
 
 import { find } from "../dom.js";
 import { formatNumber } from "../format.js";
-import { expectedMs } from "../pace.js";
-import { decodeMs, lastStep, shownTokens, tokensBy } from "../position.js";
-import { isBaseline } from "../schedule.js";
-import { color, faded, isTalk, laneColor } from "./layout.js";
+import { decodeMs, lastStep, tokensBy } from "../position.js";
+import { isTalk, talkSize } from "./layout.js";
+import { TEXT, drawRace, raceHeight, timeWords } from "./race_drawing.js";
+import { addRunTable } from "./table.js";
 
-/** @typedef {import("../run.js").Lane} Lane */
 /** @typedef {import("../run.js").Run} Run */
 /** @typedef {import("../store.js").State} State */
 
-const ROW = { bar: 18, strip: 16, gap: 4, between: 24, axis: 18 };
-const NARROW = 640; // pixels of a view whose labels make way
-const TOKEN = 6; // pixels that a token of the strip takes at least, on average
+const TALL = 1.6; // times as high as on the page are bars on a slide
 
 /**
  * @param {HTMLElement} root
@@ -25,7 +21,7 @@ export function mountRace(root, store, goTo) {
   const figure = find(root, ".ld-race");
   /** @type {HTMLCanvasElement} */
   const canvas = find(figure, ".ld-race-canvas");
-  /** @type {Strip | null} */
+  /** @type {import("./race_drawing.js").Strip | null} */
   let strip = null;
   let isAsked = false;
   const ask = () => {
@@ -40,6 +36,7 @@ export function mountRace(root, store, goTo) {
     });
   };
   store.subscribe(["run", "revision", "step", "moment", "isUnfolding", "isTalk", "hover"], ask);
+  addRunTable(figure, store, () => tableOf(store.state));
   new ResizeObserver(ask).observe(figure);
   new MutationObserver(ask).observe(document.body, { attributes: true, attributeFilter: ["class"] });
   canvas.addEventListener("click", ({ offsetX }) => {
@@ -50,32 +47,17 @@ export function mountRace(root, store, goTo) {
   });
 }
 
-/** @typedef {{x: number, width: number, from: number, span: number}} Strip where the milliseconds from `from` on lie */
-
-/**
- * What a lane has come to at the scrubber's position, in tokens and in milliseconds of decoding.
- *
- * @param {State} state
- * @param {Lane} lane
- */
-function placeOf(state, lane) {
-  const tokens = shownTokens(state, lane) ?? lane.steps.length;
-  const ms = tokens ? decodeMs(lane, tokens - 1) : 0;
-  const whole = decodeMs(lane, Math.max(lastStep(lane), 0));
-  return { tokens, ms: state.moment === null ? ms : Math.min(Math.max(state.moment, ms), whole) };
-}
-
 /**
  * @param {HTMLCanvasElement} canvas
  * @param {Run} run
  * @param {State} state
- * @returns {Strip}
+ * @returns {import("./race_drawing.js").Strip}
  */
 function draw(canvas, run, state) {
-  const scale = isTalk() ? 2 : 1;
+  const scale = isTalk() ? talkSize() / TEXT : 1;
   const width = canvas.offsetWidth / scale;
-  const { lanes } = run;
-  const height = lanes.length * (ROW.bar + ROW.strip + 2 * ROW.gap) + ROW.between + ROW.axis;
+  const tall = isTalk() ? TALL : 1;
+  const height = raceHeight(run.lanes.length, tall);
   const ratio = (window.devicePixelRatio || 1) * scale;
   canvas.style.height = `${height * scale}px`;
   if (canvas.width !== Math.round(width * ratio)) canvas.width = Math.round(width * ratio);
@@ -84,125 +66,30 @@ function draw(canvas, run, state) {
   if (!pen) throw new Error("The browser gives no canvas to draw on.");
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
   pen.clearRect(0, 0, width, height);
-  pen.font = `12px ${getComputedStyle(document.body).fontFamily}`;
-  pen.textBaseline = "middle";
-  const [left, right] = width < NARROW ? [74, 86] : [150, 150];
-  const box = { x: left, width: width - left - right };
-  const said = drawBars(pen, run, state, box, width < NARROW);
+  const { said, strip } = drawRace(pen, run, state, { width, tall, family: getComputedStyle(document.body).fontFamily });
   canvas.setAttribute("aria-label", `Time of each lane: ${said.join("; ")}`);
-  const top = lanes.length * (ROW.bar + ROW.gap) + ROW.between;
-  const strip = stripOf(run, state, box);
-  drawStrip(pen, run, state, strip, top);
   return { ...strip, x: strip.x * scale, width: strip.width * scale };
 }
 
-/** The bars, on a scale that the whole run fits; returns what they say. */
-function drawBars(pen, run, state, box, isNarrow) {
-  const [first] = run.lanes;
-  const prefill = first.prefillMs;
-  const longest = Math.max(...run.lanes.map((lane) => expectedMs(run, lane)), 1e-6);
-  const unit = box.width / (prefill + longest);
-  const equal = Math.min(...run.lanes.map((lane) => lane.steps.length));
-  const isTold = run.isOver && !state.isUnfolding && state.step === null;
-  return run.lanes.map((lane, row) => {
-    const y = row * (ROW.bar + ROW.gap);
-    const { tokens, ms } = placeOf(state, lane);
-    const solid = isTold && equal > 1 ? decodeMs(lane, equal - 1) : ms;
-    pen.fillStyle = color("grid");
-    pen.fillRect(box.x, y, box.width, ROW.bar);
-    pen.fillStyle = color("muted");
-    pen.fillRect(box.x, y, lane.steps.length ? prefill * unit : 0, ROW.bar);
-    pen.fillStyle = laneColor(lane.index);
-    pen.fillRect(box.x + prefill * unit, y, solid * unit, ROW.bar);
-    // What a longer answer took beyond the shortest one: no lane wins by saying less.
-    pen.fillStyle = faded(laneColor(lane.index), 0.3);
-    pen.fillRect(box.x + (prefill + solid) * unit, y, Math.max(ms - solid, 0) * unit, ROW.bar);
-    const middle = y + ROW.bar / 2;
-    label(pen, run.plainLabels[lane.index], box.x - 8, middle, "right", laneColor(lane.index), box.x - 10);
-    const count = isTold ? equal : tokens;
-    const time = timeWords(isTold ? solid : ms);
-    const words = isNarrow ? time : `${time}, ${formatNumber(count)} tokens`;
-    label(pen, words, box.x + box.width + 8, middle, "left", color("ink"));
-    return `${run.plainLabels[lane.index]} ${time} for ${count} tokens`;
-  });
-}
-
-const timeWords = (ms) => (ms >= 1000 ? `${formatNumber(ms / 1000, 2)} s` : `${formatNumber(ms)} ms`);
-
-/** A text that is cut where it has no room. */
-function label(pen, text, x, y, align, tint, room = Infinity) {
-  pen.fillStyle = tint;
-  pen.textAlign = align;
-  let words = text;
-  while (words.length > 2 && pen.measureText(words).width > room) words = `${words.replace(/…$/, "").slice(0, -1)}…`;
-  pen.fillText(words, x, y);
-}
-
 /**
- * The stretch of time that the strip shows: all of it, or as much as leaves its tokens wide enough, about the position.
+ * The bars' figures; how long each token took is in the table of the time per step.
  *
- * @param {Run} run
  * @param {State} state
- * @param {{x: number, width: number}} box
- * @returns {Strip}
+ * @returns {import("./table.js").Table}
  */
-function stripOf(run, state, box) {
-  const whole = Math.max(...run.lanes.map((lane) => expectedMs(run, lane)), 1e-6);
-  const tokens = Math.max(...run.lanes.map((lane) => (run.isOver ? lane.steps.length : run.planned)), 1);
-  const span = whole * Math.min(1, box.width / TOKEN / tokens);
-  const at = state.step === null ? 0 : placeOf(state, run.focus).ms;
-  return { ...box, span, from: Math.max(0, Math.min(at - span / 2, whole - span)) };
-}
-
-/** Each token of each lane on a scale of milliseconds, up to the position. */
-function drawStrip(pen, run, state, strip, top) {
-  const unit = strip.width / strip.span;
-  label(pen, "each token as wide as it took long, counted from the end of the prompt", strip.x, top - 10, "left", color("muted"));
-  for (const [row, lane] of run.lanes.entries()) {
-    const y = top + row * (ROW.strip + ROW.gap);
-    const { tokens } = placeOf(state, lane);
-    const tints = { lora: faded(laneColor(lane.index), 0.35), refresh: color("refresh"), prefill: color("muted") };
-    if (isBaseline(lane.schedule)) tints.refresh = faded(laneColor(lane.index), 0.6);
-    const end = strip.from + strip.span;
-    for (let step = Math.max(1, tokensBy(lane, strip.from)); step < tokens; step++) {
-      const from = decodeMs(lane, step - 1);
-      if (from > end) break;
-      const to = Math.min(decodeMs(lane, step), end);
-      const begin = Math.max(to - lane.steps[step].ms, from, strip.from); // before it lies what was taken back
-      cell(pen, strip, unit, y, Math.max(from, strip.from), begin, color("bad"));
-      cell(pen, strip, unit, y, begin, to, tints[lane.steps[step].kind]);
-    }
-  }
-  drawAxis(pen, strip, unit, top + run.lanes.length * (ROW.strip + ROW.gap));
-  drawCursor(pen, run, state, strip, unit, top);
-}
-
-function cell(pen, strip, unit, y, from, to, tint) {
-  const width = (to - from) * unit;
-  if (width < 0.3) return;
-  pen.fillStyle = tint;
-  pen.fillRect(strip.x + (from - strip.from) * unit, y, Math.max(width - (width > 3 ? 1 : 0), 0.5), ROW.strip);
-}
-
-function drawAxis(pen, strip, unit, y) {
-  const about = (strip.span * 90) / strip.width;
-  const power = 10 ** Math.floor(Math.log10(about));
-  const stride = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= about) ?? about;
-  for (let ms = Math.ceil(strip.from / stride) * stride; ms <= strip.from + strip.span; ms += stride) {
-    const x = strip.x + (ms - strip.from) * unit;
-    pen.fillStyle = color("line");
-    pen.fillRect(x, y - ROW.gap, 1, 4);
-    const last = ms + stride > strip.from + strip.span;
-    label(pen, `${formatNumber(ms, stride < 1 ? 1 : 0)}${last ? " ms" : ""}`, x, y + 8, "center", color("muted"));
-  }
-}
-
-function drawCursor(pen, run, state, strip, unit, top) {
-  const step = state.step === null ? state.hover : null;
-  if (state.step === null && step === null) return;
-  const ms = step === null ? placeOf(state, run.focus).ms : decodeMs(run.focus, Math.min(step, lastStep(run.focus)));
-  const x = strip.x + (ms - strip.from) * unit;
-  if (x < strip.x - 1 || x > strip.x + strip.width + 1) return;
-  pen.fillStyle = color("ink");
-  pen.fillRect(x - 0.75, top - 2, 1.5, run.lanes.length * (ROW.strip + ROW.gap));
+function tableOf({ run }) {
+  if (!run) throw new Error("There is no run.");
+  const equal = Math.min(...run.lanes.map((lane) => lane.steps.length));
+  const [first] = run.lanes;
+  const rowOf = (lane) => [
+    run.plainLabels[lane.index],
+    equal ? timeWords(decodeMs(lane, equal - 1)) : "–",
+    lane.steps.length,
+    timeWords(decodeMs(lane, Math.max(lastStep(lane), 0))),
+  ];
+  return {
+    caption: `Time for each answer, after the prompt was read once in ${timeWords(first.prefillMs)}`,
+    head: ["answer", `time for ${formatNumber(equal)} tokens`, "tokens", "time for all of them"],
+    rows: run.lanes.map(rowOf),
+  };
 }

@@ -12,7 +12,7 @@ const DRAWN_FOR = 11; // the size of axes and legends that the page's lines and 
 const FINE = 3; // a heatmap is made of pixels: it is drawn so many times as large, and made smaller
 
 /** "rgb(1, 2, 3)" or "rgba(1, 2, 3, 0.5)" as ["#010203", 0.5]: programs for slides do not read rgba(). */
-function plainColor(css) {
+export function plainColor(css) {
   const [red, green, blue, alpha = 1] = (css.match(/[\d.]+/g) ?? [0, 0, 0]).map(Number);
   return [`#${[red, green, blue].map((part) => part.toString(16).padStart(2, "0")).join("")}`, alpha];
 }
@@ -66,7 +66,7 @@ async function addPlot(sheet, plot, box, size) {
   const unit = plot.data.some((trace) => trace.type === "heatmap") ? FINE : 1;
   const [width, height] = [Math.floor(box.width), Math.floor(box.height)];
   const wanted = { format: "svg", width: width * unit, height: height * unit, imageDataOnly: true };
-  const text = await plotly().toImage(enlarged(plot, size, unit, sheet.colors.panel), wanted);
+  const text = await plotly().toImage(enlarged(plot, size, unit, sheet.under), wanted);
   const drawn = new DOMParser().parseFromString(clean(text), "image/svg+xml").documentElement;
   const place = { x: box.x, y: box.y, width, height, viewBox: `0 0 ${width * unit} ${height * unit}` };
   for (const [name, value] of Object.entries(place)) drawn.setAttribute(name, value);
@@ -83,7 +83,7 @@ async function addPlot(sheet, plot, box, size) {
  * @param {number} width
  * @param {number} size
  */
-function addLegend(sheet, figure, x, y, width, size) {
+export function addLegend(sheet, figure, x, y, width, size) {
   const height = 1.5 * size;
   let [left, middle] = [x, y + height / 2];
   const isShown = (li) => getComputedStyle(li).display !== "none";

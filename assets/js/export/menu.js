@@ -4,6 +4,7 @@ import { find, make } from "../dom.js";
 import { copyCode } from "./code.js";
 import { linkOf } from "./link.js";
 import { chart, save, whole } from "./picture.js";
+import { raceFilm } from "./race_picture.js";
 
 /** @typedef {import("../run.js").Run} Run */
 /** @typedef {import("../store.js").Store} Store */
@@ -31,22 +32,34 @@ export function mountMenu(root, server, store, complete) {
     // What is done is read before the menu closes; a link that is to be copied by hand stays.
     if (kind === "done" && !root.querySelector(".ld-link")) timer = setTimeout(() => (menu.open = false), READ_MS);
   };
+  let isBusy = false;
   menu.addEventListener("click", async (event) => {
     /** @type {HTMLElement | null} */
     const button = /** @type {Element} */ (event.target).closest("[data-save]");
     const kind = button?.dataset.save;
-    if (!kind) return;
+    if (!kind || isBusy) return;
+    isBusy = true;
     root.querySelector(".ld-link, .ld-code")?.remove();
     say("One moment …");
     const { run } = store.state;
     try {
       if (kind === "png" || kind === "svg") say(await savePicture(root, run, kind, complete), "done");
+      else if (kind === "film") say(await saveFilm(run, say), "done");
       else if (kind === "command" || kind === "python") say(await copyCode(run, kind, note), "done");
       else if (kind === "link") say(await copyLink(run, store.state.table, note), "done");
       else say(await saveFile(run, kind, server), "done");
     } catch (error) {
       say(error.message, "error");
+    } finally {
+      isBusy = false;
     }
+  });
+  // It opens where there is room.
+  menu.addEventListener("toggle", () => {
+    const body = find(menu, ".ld-menu-body");
+    body.classList.remove("ld-above");
+    const { bottom, height } = body.getBoundingClientRect();
+    body.classList.toggle("ld-above", bottom > window.innerHeight && height < menu.getBoundingClientRect().top);
   });
   // A menu closes where the reader goes elsewhere.
   document.addEventListener("click", (event) => {
@@ -72,11 +85,25 @@ async function savePicture(root, run, format, complete) {
   /** @type {HTMLSelectElement} */
   const chosen = find(root, ".ld-picture");
   const what = chosen.value;
-  const figure = (name) => find(root, `[data-chart="${name}"]`);
+  const scale = Number(/** @type {HTMLSelectElement} */ (find(root, ".ld-picture-scale")).value);
+  const transparent = /** @type {HTMLInputElement} */ (find(root, ".ld-picture-clear")).checked;
+  const wanted = { format, scale, transparent };
+  const figure = (name) => find(root, name === "race" ? ".ld-race" : `[data-chart="${name}"]`);
   for (const name of what === "whole" ? ["activity", "drift", "kv"] : [what]) complete(figure(name));
-  const blob = what === "whole" ? await whole(root, run, { format }) : await chart(figure(what), { format });
+  const blob = what === "whole" ? await whole(root, run, wanted) : await chart(figure(what), wanted, run);
   save(blob, `lora-drop-${what}.${format}`);
   return `Saved lora-drop-${what}.${format}.`;
+}
+
+/**
+ * The race as an animated GIF.
+ *
+ * @param {Run | null} run
+ * @param {(words: string) => void} say
+ */
+async function saveFilm(run, say) {
+  save(await raceFilm(run, say), "lora-drop-race.gif");
+  return "Saved lora-drop-race.gif.";
 }
 
 /**

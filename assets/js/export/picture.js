@@ -4,6 +4,7 @@ import { find } from "../dom.js";
 import { addChart } from "./chart.js";
 import { addHeadline } from "./headline.js";
 import { addKey, addPanes } from "./lanes.js";
+import { addRace } from "./race_picture.js";
 import { Sheet, clean } from "./sheet.js";
 
 /** @typedef {import("../run.js").Run} Run */
@@ -11,16 +12,17 @@ import { Sheet, clean } from "./sheet.js";
 /**
  * @typedef {object} Wanted
  * @property {"png" | "svg"} format
- * @property {number} scale how many times as large a PNG is
+ * @property {number} scale how many times as large it is
  * @property {number} width
  * @property {number} height
+ * @property {boolean} transparent it has no background
  */
 
 const NO_RUN = "There is no run to draw yet: press Run first.";
 const CHARTS = ["activity", "drift", "kv"]; // of the whole figure
 
-async function drawWhole(root, run, width, height) {
-  const sheet = new Sheet(width, height);
+async function drawWhole(root, run, sheet) {
+  const { width, height } = sheet;
   const [side, gap] = [32, 16];
   const inner = width - 2 * side;
   sheet.background("page");
@@ -37,25 +39,23 @@ async function drawWhole(root, run, width, height) {
     const box = { x: x + 14, y: charts.y + 6, width: wide - 28, height: charts.height - 14 };
     await addChart(sheet, find(root, `[data-chart="${name}"]`), box, 17);
   }
-  return sheet.svg;
 }
 
-async function drawChart(figure, width, height) {
-  const sheet = new Sheet(width, height);
+async function drawChart(figure, run, sheet) {
+  const box = { x: 40, y: 24, width: sheet.width - 80, height: sheet.height - 48 };
   sheet.background("panel");
-  await addChart(sheet, figure, { x: 40, y: 24, width: width - 80, height: height - 48 }, 26);
-  return sheet.svg;
+  if (figure.dataset.chart) await addChart(sheet, figure, box, 26);
+  else addRace(sheet, figure, run, box, 22);
 }
 
 /**
- * The drawing as a file of `width` x `height`, a PNG `scale` times as large.
+ * The drawing as a file of `width` x `height`, `scale` times as large.
  *
  * @param {Element} svg
  * @param {Wanted} wanted
  * @returns {Promise<Blob>}
  */
-async function file(svg, { format, scale, width, height }) {
-  const k = format === "png" ? scale : 1;
+async function file(svg, { format, scale: k, width, height, transparent }) {
   svg.setAttribute("width", String(Math.round(width * k)));
   svg.setAttribute("height", String(Math.round(height * k)));
   const drawing = new Blob([clean(new XMLSerializer().serializeToString(svg))], { type: "image/svg+xml" });
@@ -67,7 +67,7 @@ async function file(svg, { format, scale, width, height }) {
     await picture.decode();
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [Math.round(width * k), Math.round(height * k)];
-    canvas.getContext("2d", { alpha: false })?.drawImage(picture, 0, 0, canvas.width, canvas.height);
+    canvas.getContext("2d", { alpha: transparent })?.drawImage(picture, 0, 0, canvas.width, canvas.height);
     /** @type {Blob | null} */
     const png = await new Promise((done) => canvas.toBlob(done, "image/png"));
     if (!png) throw new Error(`${canvas.width} x ${canvas.height} pixels are too many for this browser.`);
@@ -80,30 +80,33 @@ async function file(svg, { format, scale, width, height }) {
 /**
  * Draw at `design` pixels across, so that every size keeps its place at any width.
  *
- * @param {(width: number, height: number) => Promise<Element>} draw
+ * @param {(sheet: Sheet) => Promise<void>} draw
  * @param {number} design
  * @param {Wanted} wanted
  */
 async function picture(draw, design, wanted) {
-  const { format, scale, width, height } = wanted;
+  const { format, scale, width, height, transparent } = wanted;
   if (format !== "svg" && format !== "png") throw new Error("A picture's format is svg or png.");
   if (![scale, width, height].every((value) => Number.isFinite(value) && value > 0)) {
     throw new Error("A picture's scale, width and height are numbers above 0.");
   }
-  return file(await draw(design, Math.round((design * height) / width)), wanted);
+  const sheet = new Sheet(design, Math.round((design * height) / width), transparent);
+  await draw(sheet);
+  return file(sheet.svg, wanted);
 }
 
 /**
- * A picture of one chart (a [data-chart] element) with its title and legend.
+ * A picture of one chart (a [data-chart] element) or of the race, with its title and legend.
  *
  * @param {HTMLElement} figure
  * @param {Partial<Wanted>} [wanted]
+ * @param {Run | null} [run] whose race it is
  */
-export async function chart(figure, { format = "png", scale = 3, width = 1280, height = 720 } = {}) {
-  /** @type {import("../charts/plotly.js").Plot} */
-  const plot = find(figure, ".ld-plot");
-  if (!plot.data?.length) throw new Error(NO_RUN);
-  return picture((...size) => drawChart(figure, ...size), 1280, { format, scale, width, height });
+export async function chart(figure, wanted = {}, run = null) {
+  /** @type {import("../charts/plotly.js").Plot | null} */
+  const plot = figure.querySelector(".ld-plot");
+  if (plot ? !plot.data?.length : !run?.lanes.some((lane) => lane.steps.length)) throw new Error(NO_RUN);
+  return picture((sheet) => drawChart(figure, run, sheet), 1280, { ...asked(wanted), width: 1280, height: 720, ...wanted });
 }
 
 /**
@@ -113,10 +116,13 @@ export async function chart(figure, { format = "png", scale = 3, width = 1280, h
  * @param {Run | null | undefined} run
  * @param {Partial<Wanted>} [wanted]
  */
-export async function whole(root, run, { format = "png", scale = 3, width = 1600, height = 900 } = {}) {
+export async function whole(root, run, wanted = {}) {
   if (!run?.lanes.some((lane) => lane.steps.length)) throw new Error(NO_RUN);
-  return picture((...size) => drawWhole(root, run, ...size), 1600, { format, scale, width, height });
+  return picture((sheet) => drawWhole(root, run, sheet), 1600, { ...asked(wanted), width: 1600, height: 900, ...wanted });
 }
+
+/** What is drawn unless something else is asked for. @param {Partial<Wanted>} wanted @returns {Pick<Wanted, "format" | "scale" | "transparent">} */
+const asked = ({ format = "png" }) => ({ format, scale: format === "png" ? 3 : 1, transparent: false });
 
 /**
  * Hand a file to the reader as a download.

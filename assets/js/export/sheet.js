@@ -41,8 +41,9 @@ export class Sheet {
   /**
    * @param {number} width
    * @param {number} height
+   * @param {boolean} [isClear] without any background
    */
-  constructor(width, height) {
+  constructor(width, height, isClear = false) {
     const style = getComputedStyle(document.body);
     this.colors = Object.fromEntries(NAMES.map((name) => [name, style.getPropertyValue(`--ld-${name}`).trim()]));
     this.family = style.fontFamily;
@@ -50,6 +51,12 @@ export class Sheet {
     this.svg = node("svg", { viewBox: `0 0 ${width} ${height}`, "font-family": this.family });
     this.width = width;
     this.height = height;
+    this.isClear = isClear;
+  }
+
+  /** The colour under a plot. */
+  get under() {
+    return this.isClear ? "rgba(0,0,0,0)" : this.colors.panel;
   }
 
   /**
@@ -148,11 +155,11 @@ export class Sheet {
    */
   panel(x, y, width, height) {
     const { panel, line } = this.colors;
-    this.add("rect", { x, y, width, height, rx: 10, fill: panel, stroke: line, "stroke-width": 1.5 });
+    this.add("rect", { x, y, width, height, rx: 10, fill: this.isClear ? "none" : panel, stroke: line, "stroke-width": 1.5 });
   }
 
   /** @param {string} name of a colour */
   background(name) {
-    this.add("rect", { width: this.width, height: this.height, fill: this.colors[name] });
+    if (!this.isClear) this.add("rect", { width: this.width, height: this.height, fill: this.colors[name] });
   }
 }

@@ -11,7 +11,7 @@ const SLIDES = ["prompt", "verdict", "answers", "race", "activity", "drift", "kv
  */
 export function mountTalk(root, store) {
   const button = find(root, "[data-act=talk]");
-  const head = make("p", "ld-talk-head");
+  const head = make("h1", "ld-talk-head"); // the page's own is not on the slide
   root.prepend(head);
   const toggle = () => store.update({ isTalk: !store.state.isTalk });
 

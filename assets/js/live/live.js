@@ -15,6 +15,7 @@ import { WireReader } from "../wire.js";
 import { mountFigures } from "./figures.js";
 import { Panes } from "./panes.js";
 import { mountRecorded } from "./recorded.js";
+import { mountSpoken } from "./spoken.js";
 import { mountTip } from "./tip.js";
 import { mountVerdict } from "./verdict.js";
 
@@ -34,7 +35,10 @@ export function mountLive(element, props, watch, server = null, store = createSt
   const root = find(element, ".ld-live");
   if (props.model && !store.state.model) store.update({ model: props.model });
   // Who subscribes first draws first: text and figures now, the charts over the next frames.
-  const panes = new Panes(root, store, (step) => player.moveTo(step));
+  // Show me adds a lane without corrections, where the model has some.
+  const lanes = Object.keys(props.model?.banks ?? {}).length ? 3 : 2;
+  root.dataset.lanes = String(lanes);
+  const panes = new Panes(root, store, (step) => player.moveTo(step), lanes);
   mountFigures(root, store);
   const charts = new Charts(root, store, (step) => player.moveTo(step));
   mountRace(root, store, (step) => player.moveTo(step));
@@ -50,6 +54,7 @@ export function mountLive(element, props, watch, server = null, store = createSt
     if (run?.summary && !run.isRecorded) root.dataset.state = isUnfolding ? "playing" : "done";
   });
   mountVerdict(root, store);
+  mountSpoken(root, store);
   mountLinkNote(root, store);
   if (server) mountRecorded(server, store);
   readWire(props, watch, store);

@@ -12,6 +12,7 @@ const LINES_BEFORE = 2; // of the first difference, that are in sight above it
 const INVITES = [
   ["Baseline", "Every layer, for every token.", "The full model's answer will stand here."],
   ["LoRA-Drop", "Some layers are skipped between full steps.", "The answer with skipped layers will stand here, beside the full model's."],
+  ["Without corrections", "The same layers are skipped, with nothing in their place.", "What skipping alone writes will stand here."],
 ];
 
 export class Panes {
@@ -19,13 +20,14 @@ export class Panes {
    * @param {HTMLElement} root
    * @param {Store} store
    * @param {(step: number) => void} goTo put the scrubber at a step
+   * @param {number} lanes of the first run, as far as can be told: its answers then move nothing
    */
-  constructor(root, store, goTo) {
+  constructor(root, store, goTo, lanes) {
     this.row = find(root, ".ld-panes");
     this.store = store;
     /** @type {Run | null} whose answers were brought to their first difference */
     this.settled = null;
-    this.all = INVITES.map((words, index) => new Pane(index, ...words));
+    this.all = INVITES.slice(0, lanes).map((words, index) => new Pane(index, ...words));
     this.row.append(...this.all.map((pane) => pane.node));
     this.row.addEventListener("click", (event) => {
       const target = /** @type {Element} */ (event.target);

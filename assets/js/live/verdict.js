@@ -7,10 +7,6 @@ import { differences } from "../stale.js";
 /** @typedef {import("../store.js").State} State */
 /** @typedef {import("../run.js").Run} Run */
 
-const INVITE =
-  "Press Show me: a language model answers the prompt three times. Once with every layer for every word; once skipping " +
-  "layers for most words and putting a small trained correction in their place (LoRA-Drop); once skipping them with " +
-  "nothing in their place.";
 const UNFOLDING = "The answers are written side by side, each at its own measured speed.";
 const LOST = "The connection was lost in the middle of the run: what came is shown. Press Run to try again.";
 
@@ -21,18 +17,25 @@ const LOST = "The connection was lost in the middle of the run: what came is sho
 export function mountVerdict(root, store) {
   const box = find(root, ".ld-verdict");
   const note = find(box, ".ld-verdict-note");
+  const invite = find(box, ".ld-verdict-text").textContent ?? ""; // the template has it: nothing moves when this mounts
   const draw = (state) => {
-    const { kind, text, reads, speed } = verdictOf(state);
+    const { kind, text, reads, speed } = verdictOf(state, invite);
+    // A run's one line keeps the room of what stood before: the answers below it stay where they are.
+    if (kind === "running" && box.dataset.kind !== "running") box.style.minHeight = `${box.offsetHeight}px`;
     box.dataset.kind = kind;
+    box.dataset.opened = String(Boolean(state.run?.isWhole && !state.run.isRecorded));
     box.dataset.reads = reads ?? "";
     box.dataset.speed = speed ?? "";
     setText(find(box, ".ld-verdict-text"), text);
     const words = noteOf(state);
     note.hidden = !words;
     setText(note, words);
-    root.dataset.stale = String(isTold(state) && differences(state).length > 0);
+    // An opened run was never one of the controls': it keeps its colours.
+    root.dataset.stale = String(isTold(state) && !state.run?.isWhole && differences(state).length > 0);
     drawWhys(root, state);
   };
+  window.addEventListener("resize", () => (box.style.minHeight = ""));
+  store.subscribe(["isTalk"], () => (box.style.minHeight = ""));
   store.subscribe(["run", "revision", "isUnfolding", "settings", "prompt", "model", "isAsked"], draw);
   draw(store.state);
 }
@@ -47,11 +50,12 @@ const isTold = ({ run, isUnfolding }) => Boolean(run?.isOver && !isUnfolding);
 
 /**
  * @param {State} state
+ * @param {string} invite what stands there before any run
  * @returns {{kind: string, text: string, reads?: string, speed?: string}}
  */
-function verdictOf(state) {
+function verdictOf(state, invite) {
   const { run } = state;
-  if (!run) return { kind: "invite", text: INVITE };
+  if (!run) return { kind: "invite", text: invite };
   if (!isTold(state)) return { kind: "running", text: UNFOLDING };
   const verdict = run.told?.verdict;
   if (verdict) return { kind: verdict.kind, text: verdict.text, reads: verdict.facts.reads, speed: verdict.facts.speed };
@@ -73,7 +77,9 @@ function noteOf(state) {
   }
   if (!isTold(state)) return "";
   const changed = differences(state);
-  return changed.length ? `This result is of other settings: ${changed.join(", ")}. Press Run for the new ones.` : "";
+  if (!changed.length) return "";
+  const what = run?.isWhole ? "This is an opened run, of other settings than the controls" : "This result is of other settings";
+  return `${what}: ${changed.join(", ")}. Press Run for the new ones.`;
 }
 
 /**

@@ -4,16 +4,22 @@
 import { make } from "../dom.js";
 import { mountBlind } from "./blind.js";
 import { comparison } from "./table.js";
+import { mountRecordedWords, wordsView } from "./words.js";
 
 /** @typedef {{id: string, prompt: string}} Pin */
 /** @typedef {{found: import("./table.js").Compared, gone: string[]}} Answer */
-/** @typedef {{compare_runs: (ids: string[]) => Promise<Answer>}} PinServer */
+/** @typedef {import("./words.js").Aligned} Aligned */
+/**
+ * @typedef {object} PinServer
+ * @property {(ids: string[]) => Promise<Answer>} compare_runs
+ * @property {(wanted: string[]) => Promise<Aligned | {error: string}>} align_answers a run and a lane, twice
+ */
 
 const KEY = "lora-drop-pins";
 const MOST = 8; // as MOST in compare.py
 
 /**
- * A folded part below the charts; a replay, which has no server, has the guess alone.
+ * A folded part below the charts. A replay, which has no server, has the guess and the words of its own answers.
  *
  * @param {HTMLElement} root
  * @param {import("../store.js").Store} store
@@ -23,7 +29,7 @@ export function mountPins(root, store, server) {
   const bar = make("div", "ld-pins-bar");
   root.append(bar);
   mountBlind(bar, store);
-  if (!server) return;
+  if (!server) return mountRecordedWords(root, store);
   const part = make("details", "ld-pins");
   const title = make("summary");
   const add = button("Pin this run", () => change([...read().filter(({ id }) => id !== store.state.run?.id), pinOf()]));
@@ -45,7 +51,7 @@ export function mountPins(root, store, server) {
   async function show() {
     const pins = read();
     title.textContent = `Pinned runs (${pins.length})`;
-    add.disabled = !store.state.run?.summary;
+    add.disabled = !isPinnable(store.state);
     if (!part.open || !server) return;
     note.textContent = pins.length ? "One moment …" : "Pin runs to see here what was set otherwise and what came of it.";
     body.replaceChildren();
@@ -55,7 +61,7 @@ export function mountPins(root, store, server) {
       const lost = pins.filter(({ id }) => gone.includes(id)).map(({ prompt }) => `"${prompt}"`);
       note.textContent = lost.length ? `No longer kept on the server: ${lost.join(", ")}. Run and pin again.` : "";
       const forget = (id) => change(read().filter((pin) => pin.id !== id));
-      body.replaceChildren(comparison(found, forget));
+      body.replaceChildren(comparison(found, forget), ...wordsOf(found, server));
       if (lost.length) body.append(button("Forget those that are gone", () => change(pins.filter(({ id }) => !gone.includes(id)))));
     } catch {
       note.textContent = "The server does not answer: the pins stay, open this again when it is back.";
@@ -63,8 +69,27 @@ export function mountPins(root, store, server) {
   }
 
   part.addEventListener("toggle", show);
-  store.subscribe(["run", "revision"], ({ run }) => (add.disabled = !run?.summary));
+  store.subscribe(["run", "revision"], (state) => (add.disabled = !isPinnable(state)));
   show();
+}
+
+/** A run that is over and that the server has: one that was cut short too. @param {import("../store.js").State} state */
+const isPinnable = ({ run }) => Boolean(run?.isOver && !run.isRecorded && !run.isLost);
+
+/**
+ * Any two of the pinned answers: at first the first run's and the last one's; of a single run, the full model's and its own.
+ *
+ * @param {import("./table.js").Compared} found
+ * @param {PinServer} server
+ */
+function wordsOf({ runs }, server) {
+  const lanes = runs.flatMap((run, at) => run.lanes.map(({ id, label }) => ({ run, at, id, label: label.split(":")[0] })));
+  if (lanes.length < 2) return [];
+  const mains = lanes.flatMap(({ run, id }, place) => (id === run.main ? [place] : []));
+  const last = mains[mains.length - 1];
+  const choices = lanes.map(({ run, at, id, label }) => ({ key: JSON.stringify([run.id, id]), label: `${at + 1}. ${label}` }));
+  const ask = (one, other) => server.align_answers([...JSON.parse(one), ...JSON.parse(other)]);
+  return [wordsView(choices, mains.length > 1 ? [mains[0], last] : [last ? 0 : 1, last], ask)];
 }
 
 /**

@@ -1,5 +1,6 @@
 /* Pinned runs as a table, and their curves over each other. All figures and words are the server's. */
 
+import { addTable, byToken } from "../charts/table.js";
 import { make, makeSvg } from "../dom.js";
 import { formatNumber, formatShare } from "../format.js";
 
@@ -7,7 +8,7 @@ import { formatNumber, formatShare } from "../format.js";
  * `compared` in lora_drop/run/compare.py.
  *
  * @typedef {object} Compared
- * @property {{id: string, name: string, words: string, verdict: string | null, figures: Record<string, number | null>}[]} runs
+ * @property {{id: string, name: string, main: string, lanes: {id: string, label: string}[], words: string, verdict: string | null, figures: Record<string, number | null>}[]} runs
  * @property {{name: string, values: string[]}[]} settings
  * @property {Record<string, (number | null)[][]>} curves
  */
@@ -69,6 +70,7 @@ function chart(words, curves) {
   const svg = makeSvg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${words}, 0 to ${formatNumber(top, 2)}` });
   curves.forEach((curve, at) => svg.append(makeSvg("path", { d: pathOf(curve, steps, top), class: `ld-pin-line ld-pin-${at}` })));
   figure.append(make("figcaption", "", `${words} (0 to ${formatNumber(top, 2)}; ${steps} steps)`), svg);
+  addTable(figure, () => byToken(words, curves.map((curve, at) => ({ name: `run ${at + 1}`, x: curve.map((_, i) => i + 1), y: curve, digits: 2 }))));
   return figure;
 }
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from lora_drop.method.settings import RUN, SCHEDULE, settings_of
 from lora_drop.paths import ASSETS
+from lora_drop.run.align import answers_side_by_side
 from lora_drop.run.exports.chrome import printable
 from lora_drop.run.exports.colors import css_variables
 from lora_drop.run.exports.scripts import BUILD_UP_STYLE, RUN_STYLES, TEMPLATES, import_map, plotly_script
@@ -50,7 +51,7 @@ def replay_html(trace: Trace) -> str:
         "prompt": _escaped(header.prompt),
         "notes": "\n".join(f"<p>Note: {_escaped(str(note))}</p>" for note in header.sampling.get("notes", [])),
         "view": _read(TEMPLATES / "live.html"),
-        "run": _inert(wire_text(trace) + json.dumps(inside(trace), ensure_ascii=True, separators=(",", ":")) + "\n"),
+        "run": _inert(wire_text(trace) + _line(inside(trace)) + _line(_answers(trace))),
         "plotly": _script(_read(plotly_script())),
         "modules": import_map(ENTRY),
         "entry": ENTRY,
@@ -108,7 +109,15 @@ def _in_turn(trace: Trace) -> Iterator[Record]:
 
 def _cut_line(trace: Trace) -> str:
     """What is told of a run without a summary, as a line for the page."""
-    values = {"type": "cut", **told_of(trace)}
+    return _line({"type": "cut", **told_of(trace)})
+
+
+def _answers(trace: Trace) -> dict[str, Any]:
+    """Any two answers word by word: a replay has no server to ask."""
+    return {"type": "answers", "pairs": answers_side_by_side({lane: trace.text(lane) for lane in trace.steps})}
+
+
+def _line(values: dict[str, Any]) -> str:
     return json.dumps(values, ensure_ascii=True, allow_nan=False, separators=(",", ":")) + "\n"
 
 

@@ -16,7 +16,7 @@ SCRIPTS = ASSETS / "js"
 TEMPLATES = ASSETS / "html"
 # The style sheets of the run and of the other tabs, in the order in which they count: the later of two equals wins.
 _RUN = (
-    *("base", "page", "status", "controls", "figures", "what_if", "presets", "compare", "answers", "charts"),
+    *("base", "page", "status", "controls", "figures", "what_if", "presets", "compare", "answers", "charts", "tables"),
     *("verdict", "race", "inspector", "pins", "player", "menu", "talk", "tip", "narrow"),
 )
 RUN_STYLES = tuple(ASSETS / "css" / f"{name}.css" for name in _RUN)

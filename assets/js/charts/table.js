@@ -1,0 +1,94 @@
+/* A chart's data as a table, for whoever does not see the chart, or wants its numbers. It is made from what is drawn when
+ * it is unfolded, and again when the run has ended: while a run streams it costs nothing. */
+
+import { find, make } from "../dom.js";
+import { formatNumber } from "../format.js";
+
+/**
+ * @typedef {object} Table
+ * @property {string} caption
+ * @property {string[]} head names of the columns; the first one's cells name the rows
+ * @property {(string | number)[][]} rows
+ */
+
+/**
+ * @typedef {object} Column values by token
+ * @property {string} name
+ * @property {ArrayLike<number>} x tokens
+ * @property {ArrayLike<number | string | null>} y
+ * @property {number} [digits]
+ * @property {boolean} [isAhead] it is drawn for tokens that are not there yet: they get no row
+ */
+
+/**
+ * Columns beside each other, a row a token.
+ *
+ * @param {string} caption
+ * @param {Column[]} columns
+ * @returns {Table}
+ */
+export function byToken(caption, columns) {
+  const values = columns.map(({ x, y }) => new Map(Array.from(x, (token, i) => [token, y[i]])));
+  const tokens = [...new Set(columns.flatMap(({ x, isAhead }) => (isAhead ? [] : Array.from(x))))].sort((a, b) => a - b);
+  const cell = (value, digits = 0) => (typeof value === "string" ? value : formatNumber(value, digits));
+  return {
+    caption,
+    head: ["token", ...columns.map(({ name }) => name)],
+    rows: tokens.map((token) => [token, ...columns.map(({ digits }, i) => cell(values[i].get(token), digits))]),
+  };
+}
+
+/**
+ * Put a folded table at the end of a figure; returns what fills it anew, if it is unfolded.
+ *
+ * @param {HTMLElement} figure
+ * @param {() => Table} tableOf
+ */
+export function addTable(figure, tableOf) {
+  const part = make("details", "ld-figure-table");
+  const place = make("div", "ld-table-scroll");
+  place.tabIndex = 0;
+  place.setAttribute("role", "group");
+  part.append(make("summary", "", "Data as a table"), place);
+  figure.append(part);
+  const fill = () => {
+    if (!part.open) return place.replaceChildren();
+    const table = tableOf();
+    place.setAttribute("aria-label", table.caption);
+    place.replaceChildren(drawn(table));
+  };
+  part.addEventListener("toggle", fill);
+  return fill;
+}
+
+/**
+ * A table of the run that is shown: another run folds it.
+ *
+ * @param {HTMLElement} figure
+ * @param {import("../store.js").Store} store
+ * @param {() => Table} tableOf
+ */
+export function addRunTable(figure, store, tableOf) {
+  const fill = addTable(figure, () => (store.state.run ? tableOf() : { caption: "No run yet", head: [], rows: [] }));
+  store.subscribe(["run", "focus"], () => {
+    /** @type {HTMLDetailsElement} */ (find(figure, ".ld-figure-table")).open = false;
+  });
+  store.subscribe(["revision", "isUnfolding"], ({ run }) => run?.isOver && fill());
+}
+
+/** @param {Table} table */
+function drawn({ caption, head, rows }) {
+  const node = make("table", "ld-table");
+  const names = make("tr");
+  names.append(...head.map((name) => Object.assign(make("th", "", name), { scope: "col" })));
+  const lines = rows.map(([name, ...cells]) => {
+    const line = make("tr");
+    line.append(Object.assign(make("th", "", name), { scope: "row" }), ...cells.map((cell) => make("td", "", cell)));
+    return line;
+  });
+  const [top, body] = [make("thead"), make("tbody")];
+  top.append(names);
+  body.append(...lines);
+  node.append(make("caption", "", caption), top, body);
+  return node;
+}

@@ -1,0 +1,181 @@
+/* An animated picture as a GIF, written here: it needs no server, every program for slides plays it, and its frames last
+ * as long as they say, however slow this machine is. */
+
+const CLEAR = 256;
+const END = 257;
+const MOST = 4096; // codes, of 12 bits
+const UNCHANGED = 255; // the index of a pixel that stays as it was
+
+/** The colours of some pixels, the most frequent first. @param {Uint32Array[]} pictures */
+function frequent(pictures) {
+  /** @type {Map<number, number>} */
+  const counts = new Map();
+  for (const pixels of pictures) for (const color of pixels) counts.set(color, (counts.get(color) ?? 0) + 1);
+  return [...counts].sort((a, b) => b[1] - a[1]).slice(0, UNCHANGED).map(([color]) => color);
+}
+
+const partsOf = (color) => [color & 255, (color >> 8) & 255, (color >> 16) & 255];
+
+/** Frames of one size become a file, each as what changed since the one before. */
+export class Gif {
+  /**
+   * @param {number} width
+   * @param {number} height
+   * @param {ImageData[]} samples pictures with the colours that matter: 255 of them are kept
+   */
+  constructor(width, height, samples) {
+    this.width = width;
+    this.height = height;
+    this.palette = frequent(samples.map(({ data }) => new Uint32Array(data.buffer)));
+    /** @type {Map<number, number>} */
+    this.places = new Map(this.palette.map((color, place) => [color, place]));
+    /** @type {Uint8Array | null} */
+    this.before = null;
+    this.bytes = new Bytes();
+    this.head();
+  }
+
+  head() {
+    const { bytes, width, height } = this;
+    bytes.text("GIF89a").short(width).short(height).put(0xf7, 0, 0); // a table of 256 colours for all frames
+    for (let i = 0; i < 256; i++) bytes.put(...partsOf(this.palette[i] ?? 0));
+    bytes.put(0x21, 0xff, 11).text("NETSCAPE2.0").put(3, 1, 0, 0, 0); // it is played again and again
+  }
+
+  /**
+   * @param {ImageData} picture
+   * @param {number} ms how long it is seen, in steps of 10
+   */
+  add({ data }, ms) {
+    const now = this.indexed(new Uint32Array(data.buffer));
+    const { left, top, right, bottom } = this.changed(now);
+    const [width, height] = [right - left + 1, bottom - top + 1];
+    const part = new Uint8Array(width * height);
+    for (let y = 0; y < height; y++) {
+      const from = (top + y) * this.width + left;
+      for (let x = 0; x < width; x++) {
+        const isSame = this.before?.[from + x] === now[from + x];
+        part[y * width + x] = isSame ? UNCHANGED : now[from + x];
+      }
+    }
+    this.bytes.put(0x21, 0xf9, 4, 0x05).short(Math.round(ms / 10)).put(UNCHANGED, 0);
+    this.bytes.put(0x2c).short(left).short(top).short(width).short(height).put(0);
+    compress(part, this.bytes);
+    this.before = now;
+  }
+
+  /** The place of each pixel's colour in the table, or of the nearest one. @param {Uint32Array} pixels */
+  indexed(pixels) {
+    const found = new Uint8Array(pixels.length);
+    let [last, place] = [-1, 0];
+    pixels.forEach((color, i) => {
+      if (color !== last) [last, place] = [color, this.places.get(color) ?? this.nearest(color)];
+      found[i] = place;
+    });
+    return found;
+  }
+
+  /** @param {number} color */
+  nearest(color) {
+    const parts = partsOf(color);
+    const far = this.palette.map((one) => partsOf(one).reduce((sum, part, i) => sum + (part - parts[i]) ** 2, 0));
+    const place = far.indexOf(Math.min(...far));
+    this.places.set(color, place);
+    return place;
+  }
+
+  /** The smallest rectangle with all that changed; one pixel where nothing did. @param {Uint8Array} now */
+  changed(now) {
+    const { before, width, height } = this;
+    if (!before) return { left: 0, top: 0, right: width - 1, bottom: height - 1 };
+    let [left, top, right, bottom] = [width, height, 0, 0];
+    for (let i = 0; i < now.length; i++) {
+      if (now[i] === before[i]) continue;
+      const [x, y] = [i % width, Math.floor(i / width)];
+      [left, right, top, bottom] = [Math.min(left, x), Math.max(right, x), Math.min(top, y), Math.max(bottom, y)];
+    }
+    return left > right ? { left: 0, top: 0, right: 0, bottom: 0 } : { left, top, right, bottom };
+  }
+
+  /** The file. */
+  end() {
+    return new Blob([this.bytes.put(0x3b).all()], { type: "image/gif" });
+  }
+}
+
+/** GIF's LZW over one byte a pixel. @param {Uint8Array} pixels @param {Bytes} bytes */
+function compress(pixels, bytes) {
+  const codes = new Int16Array(MOST * 256);
+  let [next, size, held, bits] = [END + 1, 9, 0, 0];
+  /** @type {number[]} */
+  let block = [];
+  bytes.put(8);
+  const flush = () => {
+    if (block.length) bytes.put(block.length, ...block);
+    block = [];
+  };
+  const put = (code) => {
+    held |= code << bits;
+    for (bits += size; bits >= 8; bits -= 8, held >>>= 8) {
+      block.push(held & 255);
+      if (block.length === 255) flush();
+    }
+  };
+  put(CLEAR);
+  let prefix = pixels[0];
+  for (let i = 1; i < pixels.length; i++) {
+    const place = prefix * 256 + pixels[i];
+    if (codes[place]) {
+      prefix = codes[place];
+      continue;
+    }
+    put(prefix);
+    if (next < MOST) {
+      if (next === 1 << size) size += 1;
+      codes[place] = next++;
+    } else {
+      put(CLEAR);
+      codes.fill(0);
+      [next, size] = [END + 1, 9];
+    }
+    prefix = pixels[i];
+  }
+  put(prefix);
+  if (next === 1 << size && size < 12) size += 1; // a reader makes a code of the last one too
+  put(END);
+  if (bits) block.push(held & 255);
+  flush();
+  bytes.put(0);
+}
+
+/** Bytes that grow. */
+class Bytes {
+  buffer = new Uint8Array(1 << 16);
+  length = 0;
+
+  /** @param {number[]} values */
+  put(...values) {
+    if (this.length + values.length > this.buffer.length) {
+      const larger = new Uint8Array(2 * this.buffer.length);
+      larger.set(this.buffer);
+      this.buffer = larger;
+    }
+    this.buffer.set(values, this.length);
+    this.length += values.length;
+    return this;
+  }
+
+  /** @param {number} value of two bytes, the lower one first */
+  short(value) {
+    return this.put(value & 255, value >> 8);
+  }
+
+  /** @param {string} text in ASCII */
+  text(text) {
+    return this.put(...Array.from(text, (sign) => sign.charCodeAt(0)));
+  }
+
+  all() {
+    return this.buffer.slice(0, this.length);
+  }
+}

@@ -1,0 +1,157 @@
+/* The race for slides: as a picture, and as a film (an animated GIF) that plays it at the pace of the page. Both are drawn
+ * from the run's records. */
+
+import { color } from "../charts/layout.js";
+import { TEXT, drawRace, raceHeight } from "../charts/race_drawing.js";
+import { find } from "../dom.js";
+import { modelName } from "../live/words.js";
+import { paceWords, readingPace } from "../pace.js";
+import { decodeMs, lastStep } from "../position.js";
+import { addLegend, plainColor } from "./chart.js";
+import { Gif } from "./gif.js";
+import { BASELINE_AT, Sheet } from "./sheet.js";
+
+/** @typedef {import("../run.js").Run} Run */
+/** @typedef {import("../charts/race_drawing.js").Position} Position */
+
+const FILM = { width: 1280, height: 720, side: 40 };
+const FRAME_MS = 80;
+const MOST_FRAMES = 250; // of a run that is played in its own time, however long that is
+const HELD_MS = 2500; // how long its end is seen, with the verdict
+const VERDICT = { size: 24, lines: 4 };
+
+/** @type {Position} the whole run, told */
+const WHOLE = { step: null, moment: null, isSameStep: false, isUnfolding: false, hover: null };
+
+/** What the race is drawn with on a sheet. */
+class SheetPen {
+  fillStyle = "";
+  font = "";
+  /** @type {CanvasTextAlign} */
+  textAlign = "left";
+  /** @type {CanvasTextBaseline} */
+  textBaseline = "middle";
+
+  /**
+   * @param {Sheet} sheet
+   * @param {number} x where (0, 0) is
+   * @param {number} y
+   * @param {number} k how many times as large all is
+   */
+  constructor(sheet, x, y, k) {
+    this.sheet = sheet;
+    this.x = x;
+    this.y = y;
+    this.k = k;
+  }
+
+  fillRect(x, y, width, height) {
+    const [fill, alpha] = this.fillStyle.startsWith("#") ? [this.fillStyle, undefined] : plainColor(this.fillStyle);
+    const place = { x: this.x + this.k * x, y: this.y + this.k * y, width: this.k * width, height: this.k * height };
+    if (width > 0) this.sheet.add("rect", { ...place, fill, "fill-opacity": alpha });
+  }
+
+  fillText(text, x, y) {
+    const size = TEXT * this.k;
+    const anchor = { left: "start", center: "middle", right: "end" }[this.textAlign];
+    const place = { x: this.x + this.k * x, y: this.y + this.k * y + BASELINE_AT * size };
+    this.sheet.add("text", { ...place, "font-size": size, fill: this.fillStyle, "text-anchor": anchor }, text);
+  }
+
+  measureText(text) {
+    return { width: this.sheet.measure(text, TEXT) };
+  }
+}
+
+/**
+ * The race with its title and legend in a box.
+ *
+ * @param {Sheet} sheet
+ * @param {HTMLElement} figure
+ * @param {Run} run
+ * @param {{x: number, y: number, width: number, height: number}} box
+ * @param {number} size of its words
+ */
+export function addRace(sheet, figure, run, { x, y, width, height }, size) {
+  const title = 1.3 * size;
+  sheet.text(x, y + title, find(figure, "h3").textContent ?? "", { size: title, weight: 700, width });
+  const top = y + 1.7 * title;
+  const used = top + addLegend(sheet, figure, x, top, width, size) + size;
+  const k = size / TEXT;
+  const room = { width: width / k, family: sheet.family, tall: tallFor(run, (y + height - used) / k) };
+  drawRace(/** @type {any} */ (new SheetPen(sheet, x, used, k)), run, WHOLE, room);
+}
+
+/** How many times as high bars are in a room. */
+const tallFor = (run, height) => {
+  const [one, two] = [raceHeight(run.lanes.length, 1), raceHeight(run.lanes.length, 2)];
+  return Math.max(0.5, Math.min(4, 1 + (height - one) / (two - one)));
+};
+
+/**
+ * The race as a film. Its frames last as long as they say: this machine may take longer to draw them.
+ *
+ * @param {Run | null} run
+ * @param {(words: string) => void} say how far it is
+ * @returns {Promise<Blob>}
+ */
+export async function raceFilm(run, say) {
+  if (!run?.lanes.some((lane) => lane.steps.length > 1)) throw new Error("There is no race to draw yet: press Run first.");
+  if (!run.isOver) throw new Error("The race can be saved once the run has ended.");
+  const { rate } = readingPace(run);
+  const shown = Math.max(...run.lanes.map((lane) => decodeMs(lane, Math.max(lastStep(lane), 0)))) / rate;
+  const ms = Math.max(FRAME_MS, Math.ceil(shown / MOST_FRAMES / 10) * 10);
+  const count = Math.max(1, Math.ceil(shown / ms));
+  const canvas = Object.assign(document.createElement("canvas"), { width: FILM.width, height: FILM.height });
+  const pen = canvas.getContext("2d", { alpha: false, willReadFrequently: true });
+  if (!pen) throw new Error("The browser gives no canvas to draw on.");
+  /** @param {Position} position */
+  const frame = (position) => {
+    drawFrame(pen, run, position, rate);
+    return pen.getImageData(0, 0, FILM.width, FILM.height);
+  };
+  const film = new Gif(FILM.width, FILM.height, [frame({ ...WHOLE, step: 0, moment: (shown * rate) / 2 }), frame(WHOLE)]);
+  for (let at = 0; at < count; at++) {
+    film.add(frame({ ...WHOLE, step: 0, moment: at * ms * rate }), ms);
+    say(`Frame ${at + 1} of ${count} …`);
+    await new Promise((done) => setTimeout(done)); // the page goes on meanwhile
+  }
+  film.add(frame(WHOLE), HELD_MS);
+  return film.end();
+}
+
+/**
+ * @param {CanvasRenderingContext2D} pen
+ * @param {Run} run
+ * @param {Position} position
+ * @param {number} rate of the page's time, how much a clock's second takes
+ */
+function drawFrame(pen, run, position, rate) {
+  const { width, height, side } = FILM;
+  const ruler = new Sheet(width, height);
+  const inner = width - 2 * side;
+  pen.setTransform(1, 0, 0, 1, 0, 0);
+  pen.fillStyle = color("page");
+  pen.fillRect(0, 0, width, height);
+  pen.textBaseline = "alphabetic";
+  /** @param {string} words */
+  const line = (words, y, size, weight, tint) => {
+    pen.font = `${weight} ${size}px ${ruler.family}`;
+    pen.textAlign = "left";
+    pen.fillStyle = color(tint);
+    pen.fillText(ruler.cut(words, inner, size, weight), side, y);
+  };
+  line(run.header.prompt.replace(/\s+/g, " "), 66, 34, 700, "ink");
+  line(`${modelName(run.header.model.id)}, shown at ${paceWords(rate)}`, 106, 22, 400, "muted");
+  const isEnd = position.step === null;
+  const words = (isEnd && run.told?.verdict?.text) || "";
+  const lines = ruler.wrap(words, inner, VERDICT.size, VERDICT.lines, 600).slice(0, VERDICT.lines);
+  const bottom = height - 24 - VERDICT.lines * 1.35 * VERDICT.size;
+  lines.forEach(([from, to], row) => {
+    const more = row === VERDICT.lines - 1 && to < words.trimEnd().length ? "…" : "";
+    line(words.slice(from, to) + more, bottom + (row + 1) * 1.35 * VERDICT.size, VERDICT.size, 600, "ink");
+  });
+  const k = 20 / TEXT;
+  pen.setTransform(k, 0, 0, k, side, 140);
+  drawRace(pen, run, position, { width: inner / k, family: ruler.family, tall: tallFor(run, (bottom - 140 - 10) / k) });
+}

@@ -1,0 +1,88 @@
+/* Any two answers word by word. Python aligned them, by the same function that the verdict uses (lora_drop/run/align.py). */
+
+import { find, make } from "../dom.js";
+
+/** @typedef {{text: string, pieces: ["same" | "differ", string, string][], error?: undefined}} Aligned */
+/** @typedef {{key: string, label: string}} Choice an answer */
+
+/**
+ * Two menus of answers, a sentence, and the words.
+ *
+ * @param {Choice[]} choices at least two
+ * @param {[number, number]} first the two that are shown at first, by their places
+ * @param {(one: string, other: string) => Promise<Aligned | {error: string}>} ask the words of two answers, by their keys
+ */
+export function wordsView(choices, first, ask) {
+  const view = make("section", "ld-diff");
+  view.setAttribute("aria-label", "Two answers word by word");
+  const menus = first.map((place, at) => menuOf(choices, place, ["First answer", "Second answer"][at]));
+  const said = make("p", "ld-diff-said");
+  said.setAttribute("role", "status");
+  const words = make("div", "ld-diff-text");
+  const head = make("p", "ld-diff-head");
+  head.append(menus[0], " beside ", menus[1]);
+  view.append(make("h3", "", "Two answers word by word"), head, said, keyOf(), words);
+  let asked = 0;
+
+  async function show() {
+    const mine = ++asked;
+    const answer = await ask(menus[0].value, menus[1].value).catch(() => ({ error: "The server does not answer." }));
+    if (mine !== asked) return; // another pair was asked for since
+    said.textContent = answer.error ?? answer.text;
+    words.replaceChildren(...(answer.error === undefined ? answer.pieces.flatMap(pieceOf) : []));
+  }
+
+  for (const menu of menus) menu.addEventListener("change", show);
+  show();
+  return view;
+}
+
+/**
+ * The lanes of a replayed run: its file has their words.
+ *
+ * @param {HTMLElement} root
+ * @param {import("../store.js").Store} store
+ */
+export function mountRecordedWords(root, store) {
+  const part = make("details", "ld-pins");
+  part.append(make("summary", "", "Two answers word by word"));
+  part.hidden = true;
+  root.append(part);
+  store.subscribe(["run", "revision"], ({ run }) => {
+    const pairs = run?.answers ?? [];
+    if (!run || !pairs.length || !part.hidden) return;
+    part.hidden = false;
+    const ids = [...new Set(pairs.flatMap(({ lanes }) => lanes))];
+    const nameOf = (id) => run.lanes.find((lane) => lane.id === id)?.label.split(":")[0] ?? id;
+    const ask = async (one, other) => {
+      const found = pairs.find(({ lanes }) => lanes.includes(one) && lanes.includes(other) && one !== other);
+      if (!found) return { error: "This is one and the same answer." };
+      return found.lanes[0] === one ? found : { ...found, pieces: found.pieces.map(turned) };
+    };
+    part.append(wordsView(ids.map((id) => ({ key: id, label: nameOf(id) })), [0, 1], ask));
+    find(part, "h3").remove(); // the summary says it
+  });
+}
+
+function menuOf(choices, place, label) {
+  const menu = make("select");
+  menu.setAttribute("aria-label", label);
+  for (const { key, label: text } of choices) menu.append(Object.assign(make("option", "", text), { value: key }));
+  menu.selectedIndex = place;
+  return menu;
+}
+
+function keyOf() {
+  const key = make("p", "ld-diff-key");
+  key.append(make("del", "", "only in the first"), " ", make("ins", "", "only in the second"));
+  return key;
+}
+
+/** @param {Aligned["pieces"][number]} piece @returns {Aligned["pieces"][number]} the answers changed about */
+const turned = ([kind, one, other]) => [kind, other, one];
+
+/** @param {Aligned["pieces"][number]} piece */
+function pieceOf([kind, one, other]) {
+  if (kind === "same") return [make("span", "", one), " "];
+  return [one && make("del", "", one), other && make("ins", "", other)].filter(Boolean).flatMap((node) => [node, " "]);
+}
