@@ -15,7 +15,8 @@ int64_t blocks_bytes(int64_t kind, int64_t k) {
 
 /* `count` words or halves of words of a row to their places among those of the 16. */
 static void spread(const void *in, uint8_t *out, int row, int count, int size) {
-    for (int j = 0; j < count; j++) memcpy(out + size * (LANES * j + row), (const uint8_t *)in + size * j, (size_t)size);
+    const uint8_t *from = in;
+    for (int j = 0; j < count; j++) memcpy(out + size * (LANES * j + row), from + size * j, (size_t)size);
 }
 
 /* The low bits of 32 codes. */
@@ -60,7 +61,8 @@ static void pack_q6_k(const uint8_t *in, uint8_t *out, int row) {
     spread(scales + K_SCALES_6, out, row, 1, 2);
     spread(scales, out + 2 * LANES, row, 4, 4);
     for (int j = 0; j < SUPER / BLOCK; j++) {
-        uint8_t codes[BLOCK], bytes[HIGH_BITS] = {0}, *block = out + LANES * (2 + K_SCALES_6 + j * (NIBBLES + HIGH_BITS));
+        uint8_t codes[BLOCK], bytes[HIGH_BITS] = {0};
+        uint8_t *block = out + LANES * (2 + K_SCALES_6 + j * (NIBBLES + HIGH_BITS));
         for (int i = 0; i < BLOCK; i++) {
             int quarter = j % 4, two = high[j / 4 * 32 + i] >> 2 * quarter & 3;
             codes[i] = in[j / 4 * 64 + quarter % 2 * 32 + i] >> (quarter < 2 ? 0 : 4) & 15;

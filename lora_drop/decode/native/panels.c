@@ -83,8 +83,8 @@ void take(const float *x, int64_t blocks, Taken *taken) {
     }
 }
 
-INLINE void ready(const wi *words, int offset, wi *codes) {
-    (void)offset; /* what codes have too much comes off the sums */
+INLINE void ready(const wi *words, int offset, const Taken *x, int64_t blocks, int rows, wi *codes) {
+    (void)offset, (void)x, (void)blocks, (void)rows; /* what codes have too much comes off the sums of each row */
     UNROLLED for (int j = 0; j < 8; j++) codes[j] = words[j];
 }
 
@@ -109,23 +109,27 @@ INLINE wi dots(const wi *codes, const Taken *x, int at, int words, int together,
 #else
             __m256i two = _mm256_maddubs_epi16((__m256i)codes[j], _mm256_set1_epi32(four));
             pairs[plane] = j % together ? _mm256_add_epi16(pairs[plane], two) : two;
-            if (j % together == together - 1)
-                sums[0][plane] += (wi)_mm256_madd_epi16(pairs[plane], _mm256_set1_epi16(1));
 #endif
         }
 #ifndef __AVX512VNNI__ /* else gcc loads all of x before, and its 16 registers go to the stack */
         __asm__ volatile("" : "+x"(pairs[0]), "+x"(pairs[1]) : : "memory");
+        for (int plane = 0; plane < 2 && j % together == together - 1; plane++)
+            sums[0][plane] += (wi)_mm256_madd_epi16(pairs[plane], _mm256_set1_epi16(1));
 #endif
     }
     /* Of bytes at most 32 * 255 * 2^15 < 2^31. */
     return ((sums[0][0] + sums[1][0]) << 8) + (sums[0][1] + sums[1][1]);
 }
 
-/* The sum of 32 codes of 4 bits times x, over its scale. */
-INLINE wf times_nibbles(const wi *codes, const Taken *x) { return to_floats(dots(codes, x, 0, 8, 8, (wi){0})); }
+/* The sum of 32 codes of 4 bits times x, the row r, over its scale. */
+INLINE wf times_nibbles(const wi *codes, const Taken *x, int r) {
+    (void)r;
+    return to_floats(dots(codes, x, 0, 8, 8, (wi){0}));
+}
 
 /* Of 32 bytes, each 128 too much. */
-INLINE wf times_bytes(const wi *codes, const Taken *x) {
+INLINE wf times_bytes(const wi *codes, const Taken *x, int r) {
+    (void)r;
     wi start = (wi){0} + x->shift;
 #ifdef __AVX512VNNI__
     return to_floats(dots(codes, x, 0, 8, 8, start));
@@ -139,13 +143,14 @@ INLINE wf times_bytes(const wi *codes, const Taken *x) {
 }
 
 /* Of 16 codes of 6 bits, each 32 too much: exact in a float, 16 * 32 * 32512 < 2^24. */
-INLINE wf times_sixes(const wi *codes, const Taken *x, int half) {
+INLINE wf times_sixes(const wi *codes, const Taken *x, int r, int half) {
+    (void)r;
     return to_floats(dots(codes + 4 * half, x, 4 * half, 4, 2, (wi){0} + x->shifts[half]));
 }
 
 #else
 
-typedef wf Numbers[BLOCK]; /* those of each row that the codes of 32 weights are */
+typedef wf Numbers[2][PANEL_ROWS]; /* what each 16 weights give with each row of x, which share the unpacking */
 
 INLINE wf fused(wf a, wf b, wf c) { return madd(a, b, c); }
 INLINE wf load_f16(const uint8_t *p) { return from_f16(p); }
@@ -158,25 +163,23 @@ void take(const float *x, int64_t blocks, Taken *taken) {
     }
 }
 
-INLINE void ready(const wi *words, int offset, wf *numbers) {
-    for (int j = 0; j < 8; j++)
-        UNROLLED for (int i = 0; i < 4; i++) numbers[4 * j + i] = to_floats(((words[j] >> 8 * i) & 255) - offset);
-}
-
-INLINE wf products(const wf *numbers, const float *x, int count) {
-    wf one = {0}, two = {0};
-    UNROLLED for (int i = 0; i < count; i += 2) {
-        one = fused(numbers[i], all_of(x[i]), one);
-        two = fused(numbers[i + 1], all_of(x[i + 1]), two);
+INLINE void ready(const wi *words, int offset, const Taken *x, int64_t blocks, int rows, wf (*sums)[PANEL_ROWS]) {
+    for (int half = 0; half < 2; half++) {
+        wf one[PANEL_ROWS] = {0}, two[PANEL_ROWS] = {0};
+        UNROLLED for (int j = 4 * half; j < 4 * half + 4; j++)
+            UNROLLED for (int i = 0; i < 4; i += 2) {
+                wf even = to_floats(((words[j] >> 8 * i) & 255) - offset);
+                wf odd = to_floats(((words[j] >> (8 * i + 8)) & 255) - offset);
+                EACH_ROW one[r] = fused(even, all_of(x[r * blocks].x[4 * j + i]), one[r]);
+                EACH_ROW two[r] = fused(odd, all_of(x[r * blocks].x[4 * j + i + 1]), two[r]);
+            }
+        EACH_ROW sums[half][r] = one[r] + two[r];
     }
-    return one + two;
 }
 
-INLINE wf times_nibbles(const wf *numbers, const Taken *x) { return products(numbers, x->x, BLOCK); }
-INLINE wf times_bytes(const wf *numbers, const Taken *x) { return products(numbers, x->x, BLOCK); }
-INLINE wf times_sixes(const wf *numbers, const Taken *x, int half) {
-    return products(numbers + HALF * half, x->x + HALF * half, HALF);
-}
+INLINE wf times_nibbles(wf (*sums)[PANEL_ROWS], const Taken *x, int r) { (void)x; return sums[0][r] + sums[1][r]; }
+INLINE wf times_bytes(wf (*sums)[PANEL_ROWS], const Taken *x, int r) { (void)x; return sums[0][r] + sums[1][r]; }
+INLINE wf times_sixes(wf (*sums)[PANEL_ROWS], const Taken *x, int r, int half) { (void)x; return sums[half][r]; }
 
 #endif
 
@@ -199,10 +202,10 @@ INLINE void add_nibbles(const uint8_t *p, wf d, wf m, const Taken *x, int64_t bl
     wi words[8];
     Numbers numbers;
     split_nibbles(p, words);
-    ready(words, 0, numbers);
+    ready(words, 0, x, blocks, rows, numbers);
     EACH_ROW {
         const Taken *t = x + r * blocks;
-        wf one = fused(d, times_nibbles(numbers, t), m * all_of(t->sum));
+        wf one = fused(d, times_nibbles(numbers, t, r), m * all_of(t->sum));
         total[r] = fused(one, all_of(t->scale), total[r]);
     }
 }
@@ -235,11 +238,11 @@ INLINE void q8_0(const uint8_t *p, const Taken *x, int64_t blocks, wf (*total)[P
             Numbers numbers;
             UNROLLED for (int j = 0; j < 8; j++) /* plus 128 */
                 words[j] = load_words(p + 2 * LANES + 4 * LANES * j + 4 * LONG * part) ^ (int32_t)0x80808080;
-            ready(words, 128, numbers);
+            ready(words, 128, x, blocks, rows, numbers);
             wf d = load_f16(p + 2 * LONG * part);
             EACH_ROW {
                 const Taken *t = x + r * blocks;
-                total[part][r] = fused(d * times_bytes(numbers, t), all_of(t->scale), total[part][r]);
+                total[part][r] = fused(d * times_bytes(numbers, t, r), all_of(t->scale), total[part][r]);
             }
         }
     }
@@ -296,12 +299,12 @@ INLINE void q6_k(const uint8_t *p, const Taken *x, int64_t blocks, wf (*total)[P
                     UNROLLED for (int c = 0; c < 4; c++)
                         words[4 * h + c] |= (c < 2 ? high << (4 - 2 * c) : high >> (2 * c - 4)) & 0x30303030;
                 }
-                ready(words, 32, numbers);
+                ready(words, 32, x, blocks, rows, numbers);
                 wf one = d * to_floats((scales << (24 - j % 2 * 16)) >> 24);
                 wf two = d * to_floats((scales << (16 - j % 2 * 16)) >> 24);
                 EACH_ROW {
                     const Taken *t = x + r * blocks;
-                    wf found = fused(one, times_sixes(numbers, t, 0), two * times_sixes(numbers, t, 1));
+                    wf found = fused(one, times_sixes(numbers, t, r, 0), two * times_sixes(numbers, t, r, 1));
                     total[part][r] = fused(found, all_of(t->scale), total[part][r]);
                 }
             }
