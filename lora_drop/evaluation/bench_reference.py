@@ -100,7 +100,7 @@ def llama_generate(
     return statistics.median(rates)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # a model that is loaded in inference mode stays there, and torch 2.15's generate leaves it
 def hf_generate(
     model: str,
     device: str,

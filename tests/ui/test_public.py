@@ -333,9 +333,11 @@ def test_light_work_has_few_places_and_a_line(server, monkeypatch):
         return server.ask("POST", "/gradio_api/run/estimate", body)
 
     before = server.refused("light")
-    release = threading.Thread(
-        target=lambda: (wait_until(lambda: server.refused("light") == before + 6, "six"), go.set())
-    )
+
+    def full() -> bool:
+        return server.refused("light") == before + 6 and len(running) == LIGHT_AT_ONCE
+
+    release = threading.Thread(target=lambda: (wait_until(full, "all places are taken, and six refused"), go.set()))
     release.start()
     found = in_threads(calls, estimate)
     release.join()
