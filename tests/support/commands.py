@@ -64,7 +64,9 @@ def ends_well(argv: list[str], capsys) -> int:
     return code
 
 
-PROGRESS = re.compile(r"\d+ of \d+ |note: |warm-up|round \d|bandwidth|\r|\d+ \(KL |\s*\d+%|.*\bbatch/s|.*records?/s|$")
+PROGRESS = re.compile(
+    r"\d+ of \d+ |note: |warm-up|round \d|bandwidth|\r|\d+ \(KL |\s*\d+%|.*\bbatch/s|.*records?/s|memory: |time: |$"
+)
 
 
 @pytest.fixture
