@@ -55,21 +55,15 @@ def build_safe_zone_tab(pool: ModelPool, limits: Limits, model: gr.components.Co
         form, start, cancel, progress = _build_form()
 
     # It is half of all that the page would load at its start, so it comes when it is asked for.
-    curves.expand(
-        lambda *chosen: zone.show(*chosen)[1],
-        [choice, quality, here],
-        front,
-        show_progress="hidden",
-        api_visibility="private",
-    )
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    curves.expand(lambda *chosen: zone.show(*chosen)[1], [choice, quality, here], front, **quiet)
     gr.on(
         [choice.input, quality.input],
         zone.show,
         [choice, quality, here],
         [map_, front],
         trigger_mode="always_last",  # a choice made while the last one is drawn counts
-        show_progress="hidden",
-        api_visibility="private",
+        **quiet,
     )
     start.click(
         zone.run_sweep,
