@@ -306,7 +306,7 @@ def _status(kind: str, text: str) -> dict[str, str]:
     return {"kind": kind, "text": text}
 
 
-def _lengths(header: Header, tokens: Mapping[str, int]) -> str:
+def _lengths(header: Header, tokens: Mapping[str, Any]) -> str:
     """The lengths of a run's answers in words: once where they are equal."""
     if len(set(tokens.values())) == 1:
         length = f"{next(iter(tokens.values())):,} tokens"
@@ -317,7 +317,7 @@ def _lengths(header: Header, tokens: Mapping[str, int]) -> str:
 
 def _ending(header: Header, summary: Summary, limit: float | None) -> str:
     """`limit`: the seconds that a run may take, where it is not the visitor who stopped it."""
-    tokens = _lengths(header, {name: int(lane.get("tokens") or 0) for name, lane in summary.lanes.items()})
+    tokens = _lengths(header, {name: lane.get("tokens") for name, lane in summary.lanes.items()})
     if any(lane["ended"] == "stopped" for lane in summary.lanes.values()):
         why = f" after {limit:g} s, the most that a run may take here" if limit else ""
         return f"Stopped{why}: {tokens}. What ran is kept below."

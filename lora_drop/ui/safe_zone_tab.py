@@ -42,26 +42,28 @@ def build_safe_zone_tab(pool: ModelPool, limits: Limits, model: gr.components.Co
     revision = pool.info(None).revision
     choices = choices_of(zone.stored_for(revision)[0], None)
     first = zone.first(choices, revision)
-    first_map, curve = zone.show(first, next(iter(QUALITIES)), None)
+    first_map, _ = zone.show(first, next(iter(QUALITIES)), None)
     here = gr.State(None)
     with gr.Row(elem_id="ld-zone", equal_height=False):
         known, choice = _build_shown(zone.known(revision), choices, first)
         with gr.Column(elem_id="ld-zone-right"):
             map_ = SafeMap(first_map, elem_id="ld-zone-map")
             dial = Dial(zone.dial(None), elem_id="ld-zone-dial")
-            with gr.Accordion("Speed against quality, all rules, with the paper's own points", open=False):
+            with gr.Accordion("Speed against quality, all rules, with the paper's own points", open=False) as curves:
                 quality = _build_quality()
-                front = Figure(curve, elem_id="ld-zone-pareto")
+                front = Figure("One moment …", elem_id="ld-zone-pareto")
         form, start, cancel, progress = _build_form()
 
+    # It is half of all that the page would load at its start, so it comes when it is asked for.
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    curves.expand(lambda *chosen: zone.show(*chosen)[1], [choice, quality, here], front, **quiet)
     gr.on(
         [choice.input, quality.input],
         zone.show,
         [choice, quality, here],
         [map_, front],
         trigger_mode="always_last",  # a choice made while the last one is drawn counts
-        show_progress="hidden",
-        api_visibility="private",
+        **quiet,
     )
     start.click(
         zone.run_sweep,

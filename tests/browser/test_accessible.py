@@ -134,3 +134,45 @@ def test_answers_are_announced_by_sentences_each_once(server, open_page, motion)
     expect(page.locator(".ld-status").first).to_have_text("Finished: 5 tokens in each answer.")
     outputs = page.eval_on_selector_all("output", "all => all.map(one => one.getAttribute('aria-live'))")
     assert outputs[0] == "off", "the scrubber's words change with every token"
+
+
+STOP = """() => {
+    const node = document.activeElement;
+    if (!node || node === document.body) return null;
+    const folded = node.closest("details:not([open])");
+    const { top, bottom, width, height } = node.getBoundingClientRect();
+    return {
+        name: node.id || node.dataset.act || node.className || node.textContent.slice(0, 40),
+        isFolded: Boolean(folded && node !== folded.querySelector("summary")),
+        isSeen: width > 0 && height > 0 && node.checkVisibility({ visibilityProperty: true }),
+        top: top + window.scrollY, bottom: bottom + window.scrollY,
+    };
+}"""
+
+
+def stops(page: Page) -> list[dict]:
+    """Every place where Tab stops, from the first one on, till it leaves the page."""
+    page.evaluate("document.activeElement?.blur(); window.scrollTo(0, 0)")
+    found = []
+    for _ in range(120):
+        page.keyboard.press("Tab")
+        stop = page.evaluate(STOP)
+        if stop is None or (found and stop["name"] == found[0]["name"] and abs(stop["top"] - found[0]["top"]) < 1):
+            return found
+        found.append(stop)
+    raise AssertionError("Tab goes on and on")
+
+
+def test_the_keyboard_goes_down_the_page_and_never_into_what_is_closed(server, open_page):
+    """On a phone, where all stands in one column."""
+    page = open_page(server.url, viewport={"width": 375, "height": 800})
+    before = stops(page)
+    prepare(page, tokens=8)
+    page.click("#ld-advanced button")  # folded again
+    run_to_end(page)
+    after = stops(page)
+    for found in (before, after):
+        assert [stop["name"] for stop in found if stop["isFolded"] or not stop["isSeen"]] == []
+        bad = [(one, two) for one, two in zip(found, found[1:], strict=False) if two["bottom"] < one["top"]]
+        assert bad == [], "the next stop is above the one before"
+    assert len(after) - len(before) < 25, "a run brings its scrubber and tables, not its words"

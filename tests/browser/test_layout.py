@@ -46,7 +46,7 @@ def test_the_first_screen_holds_prompt_run_and_panes(server, open_page):
 
 
 def test_the_dark_theme_repaints_the_charts_in_place(server, open_page):
-    page = open_page(server.url)
+    page = open_page(server.url, viewport={"width": 1600, "height": 1400})
     prepare(page, tokens=12)
     page.click("#ld-run")
     wait_done(page)

@@ -21,6 +21,7 @@ from tests.support.runs import hostile_run
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
 SVG = "{http://www.w3.org/2000/svg}"
+TALL = {"width": 1600, "height": 1400}  # charts are drawn once they are in sight
 LINK = "{http://www.w3.org/1999/xlink}href"
 DRAW = """async ([what, options]) => {
     const root = document.querySelector(".ld-live");
@@ -92,7 +93,7 @@ def no_overlaps(found: list[list[float]]) -> None:
 
 
 def finished(server, open_page, tokens: int = 40, **options) -> Page:
-    page = open_page(server.url, **options)
+    page = open_page(server.url, **{"viewport": TALL} | options)
     prepare(page, tokens=tokens)
     page.click("#ld-run")
     wait_done(page)
@@ -273,7 +274,7 @@ def test_any_text_in_two_or_three_lanes_stays_in_its_pane(server, open_page, lan
 
 
 def test_before_a_run_and_for_a_wrong_size_there_is_one_clear_line(server, open_page):
-    page = open_page(server.url)
+    page = open_page(server.url, viewport=TALL)
     told = """async ([what, options]) => {
         const root = document.querySelector(".ld-live");
         const { pictures } = window.LoraDrop;

@@ -22,7 +22,7 @@ CURSORS = """() => [...document.querySelectorAll('.ld-chart')].map(figure => {
 
 # Pixels of the smallest letters in sight, those of charts too.
 SMALLEST = """() => {
-    const all = [...document.querySelectorAll('.ld-live *')].filter(node => node.checkVisibility()
+    const all = [...document.querySelectorAll('.ld-live :not(.ld-spoken p)')].filter(node => node.checkVisibility()
         && [...node.childNodes].some(child => child.nodeType === 3 && child.textContent.trim()));
     return Math.min(...all.map(node => parseFloat(getComputedStyle(node).fontSize)));
 }"""

@@ -226,8 +226,8 @@ def test_a_cut_trace_says_so(trace):
             cut.add(step)
         page = replay_html(cut)
         lines = run_in(page).splitlines()
-        assert "cut short" in page and len(lines) == 5 + steps
-        told = json.loads(lines[-3])
+        assert "cut short" in page and len(lines) == 6 + steps
+        told = json.loads(lines[-4])
         assert told["type"] == "cut" and told["verdict"]["kind"] == "stopped"
 
 

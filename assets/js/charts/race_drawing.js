@@ -127,7 +127,7 @@ function stripOf(run, state, box) {
 /** Each token of each lane on a scale of milliseconds, up to the position. */
 function drawStrip(pen, run, state, strip, top, size) {
   const unit = strip.width / strip.span;
-  label(pen, "each token as wide as it took long, counted from the end of the prompt", strip.x, top - 10, "left", color("muted"));
+  label(pen, "each token as wide as it took long, counted from the end of the prompt", strip.x, top - 10, "left", color("muted"), strip.width + 80);
   for (const [row, lane] of run.lanes.entries()) {
     const y = top + row * (size.strip + size.gap);
     const { tokens } = placeOf(state, lane);
