@@ -223,7 +223,7 @@ def test_talk_mode_is_entered_and_left_by_one_key_and_by_the_address(server, ope
     expect(page.locator(".ld-talk-head")).to_contain_text(gather(server.runs[-1]).header.prompt)
     expect(page.locator(".ld-verdict")).to_be_hidden()
     page.keyboard.press("r")
-    wait_until(lambda: len(server.runs) == 2, "a run from the slide")
+    wait_until(lambda: len(server.runs) == 2, "a run from the slide", page=page)
     page.keyboard.press("t")
     expect(page.locator("#ld-left")).to_be_visible()
     wait_done(page)
