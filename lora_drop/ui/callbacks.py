@@ -309,7 +309,8 @@ def _status(kind: str, text: str) -> dict[str, str]:
 def _lengths(header: Header, tokens: Mapping[str, Any]) -> str:
     """The lengths of a run's answers in words: once where they are equal."""
     if len(set(tokens.values())) == 1:
-        length = f"{next(iter(tokens.values())):,} tokens"
+        count = next(iter(tokens.values()))
+        length = f"{count:,} token{'s' * (count != 1)}"
         return length if len(tokens) == 1 else f"{length} in each answer"
     names = {lane["id"]: lane["label"].partition(":")[0] for lane in header.lanes}
     return ", ".join(f"{names[lane]} {count:,}" for lane, count in tokens.items()) + " tokens"

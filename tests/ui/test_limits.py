@@ -98,7 +98,8 @@ def test_tokens_and_prompts_over_the_limit_are_refused_in_words(limited):
 def test_a_run_whose_time_is_up_keeps_what_it_has_and_says_why(limited):
     calls = limited(seconds=1e-6)
     *_, (_, status, _) = pressed(calls, tokens=50)
-    assert status["text"].startswith("Stopped after 1e-06 s, the most that a run may take here: 1 tokens")
+    said = "Stopped after 1e-06 s, the most that a run may take here: Baseline 1, LoRA-Drop 0 tokens."
+    assert status["text"].startswith(said)
     *_, text = functions(calls)["generate"]("Why?", max_new_tokens=50, ignore_eos=True)
     trace = parse_trace(text.encode())
     assert {lane["ended"] for lane in trace.summary.lanes.values()} == {"stopped"}
