@@ -41,7 +41,7 @@ def test_a_hostile_prompt_is_only_a_prompt(server, open_page):
 
 def test_two_visitors_get_their_own_runs_and_the_second_sees_its_place(server, open_page):
     one, two = open_page(server.url), open_page(server.url)
-    for page, tokens in ((one, 600), (two, 16)):
+    for page, tokens in ((one, 1800), (two, 16)):  # the first is stopped
         prepare(page, tokens)
     one.fill("#ld-prompt textarea", "first visitor")
     two.fill("#ld-prompt textarea", "second visitor")
