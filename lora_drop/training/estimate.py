@@ -91,7 +91,7 @@ def check_room(needs: Memory, settings: TrainSettings, free: int | None, device:
     if free is not None and needs.needed > free:
         raise LoraDropError(
             f"training needs about {memory_words(needs, settings)}, and {device} has {_gb(free)} free: lower "
-            "--batch-size (--accumulate makes up for it), --length or --rank, or take another device."
+            "--batch-size (--accumulate makes up for it) or --length, take --fit-batches 0, or another device."
         )
 
 
