@@ -142,7 +142,7 @@ def test_the_run_goes_in_as_the_page_gets_it(trace):
     words = {"speedup": speedup_words(trace.summary.speedup, trace.summary.speedup_interval), "lanes": {}}
     assert lines[-2] == json.loads(write_line(trace.summary)) | {"words": words} and lines[-1][0] == FIGURES
     assert lines[1]["main"] == "lora_drop"
-    assert lines[1]["lanes"] == trace.header.lanes and lines[1]["model"] == trace.header.model
+    assert lines[1]["lanes"] == trace.header.lanes and lines[1]["model"] == json.loads(json.dumps(trace.header.model))
 
 
 def test_lanes_take_turns_and_an_audit_follows_its_step(trace):
