@@ -222,7 +222,7 @@ export class Player {
   /** The position in words. */
   say() {
     if (this.last < 1 || !this.run) return;
-    const at = this.step ?? this.last;
+    const at = Math.min(this.step ?? this.last, this.last); // its token may have been taken back
     const { kind, ms } = this.run.focus.steps[at];
     const kl = this.run.focus.audits.get(at)?.kl ?? null;
     const audit = kl === null ? "" : `, KL ${formatNumber(kl, 2)}`;
