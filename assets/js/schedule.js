@@ -214,7 +214,7 @@ export function stepBytes(shape, schedule, step, promptTokens, itemsize, rank = 
   const held = (isDropped) => kvLength(schedule, isDropped, promptTokens, step, ...past);
   const reads = (isDropped) => (kv ? w.perToken * held(isDropped) : 0);
   const sum = (costs) => costs.reduce((total, one) => total + one, 0);
-  const skipped = schedule.dropped.map((i) => w.layers[i]);
+  const skipped = w.layers.filter((_, i) => schedule.dropped.includes(i)); // a link may name layers that are not there
   const full = (layers) => sum(layers.map((layer) => layer.attention + layer.mlp));
   const all = w.others + full(w.layers) + (schedule.numLayers - n) * reads(false);
   if (!isLora) return (w.head + all + n * reads(true)) * itemsize;
