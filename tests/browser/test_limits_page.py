@@ -58,11 +58,12 @@ def test_a_full_queue_is_reported_and_those_in_it_are_served(narrow, open_page):
     wait_done(pages[2])
 
 
-def test_tokens_over_the_limit_are_refused_in_the_status_line(narrow, open_page):
+def test_tokens_over_the_limit_are_refused_before_they_wait(narrow, open_page):
     page = open_page(narrow.url)
     open_advanced(page)
     expect(page.locator("#ld-max-new-tokens input")).to_have_value("20")
     set_number(page, "ld-max-new-tokens", 21)
     page.click("#ld-run")
     told = "a run here may write at most 20 new tokens, 21 were asked for: ask for fewer."
-    expect(page.locator("#ld-status .ld-status")).to_have_text(told)
+    expect(page.get_by_text(told)).to_be_visible()
+    expect(page.locator("#ld-status .ld-status")).to_contain_text(REFUSED)
