@@ -273,7 +273,9 @@ class SafeZone:
                     else:
                         answers = made
                 if not answers.answers and not clock.is_set():
-                    raise LoraDropError("the model's answers are empty or go in circles, so there is no text to measure on.")
+                    raise LoraDropError(
+                        "the model's answers are empty or go in circles: there is nothing to measure on."
+                    )
                 sweep = begun(loaded, answers)
                 shown: tuple[Any, ...] = skip
                 for point in points:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -254,9 +255,9 @@ UPLOAD = b'--x\r\nContent-Disposition: form-data; name="files"; filename="%s.jso
 
 
 def kept(server: Server) -> list[Path]:
-    """The files that lie in the folder of uploads."""
-    folder = Path(server.demo.app.uploaded_file_dir)
-    return [path for path in folder.rglob("*") if path.is_file()] if folder.exists() else []
+    """The files that lie in the folder of uploads, whose folders may go meanwhile."""
+    walk = os.walk(server.demo.app.uploaded_file_dir)
+    return [Path(folder, name) for folder, _, names in walk for name in names]
 
 
 def upload(server: Server, name: str, size: int, address: str = ME) -> int:
