@@ -132,7 +132,7 @@ def answer_of(rows: Iterable[Row]) -> Answer:
     if safe:
         row = max(safe, key=lambda row: (speed_of(row) or 0.0, -_loss(row)))
         text = (
-            f"Choose {place_of(row)}: the fastest here that reads well. The price is a quality loss of "
+            f"Choose {place_of(row)}: the fastest here that reads well. The price is {_named(row)} of "
             f"{_loss(row):.2f} nats per token; it {gain_of(row)}."
         )
         return Answer(text, row, True)
@@ -153,6 +153,11 @@ def answer_of(rows: Iterable[Row]) -> Answer:
         )
         return Answer(text, row, False)
     return Answer("No setting of this map has a measured quality.", None, False)
+
+
+def _named(row: Row) -> str:
+    """What `_loss` of a row is: where tokens are taken back, the free text counts."""
+    return "a regret of its free text" if judged(row)["config"].get("accept") else "a quality loss"
 
 
 def place_of(row: Row) -> str:
