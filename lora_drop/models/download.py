@@ -14,6 +14,7 @@ import time
 import zipfile
 import zlib
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from lora_drop.errors import LoraDropError
@@ -125,7 +126,9 @@ def find_client(folder: Path) -> Client:
     """
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
     pip += ["--progress-bar", "off", "--disable-pip-version-check", "--dest", str(folder), PACKAGE]
-    if importlib.util.find_spec("pip"):
+    # Not `importlib.util.find_spec`: asked for pip, setuptools' import hook stands aside for the whole process, and
+    # what imports setuptools later, as torch's compiler does, fails.
+    if PathFinder.find_spec("pip"):
         return Client("pip", pip, {}, folder / WHEEL.name)
     if uv := shutil.which("uv"):  # it has no `download`: it unpacks the wheel, into a folder that is no environment
         unpacked = folder / "package"

