@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,7 @@ class KVCache:
         # Keys and values of a layer in one tensor, (2, B, n_kv, capacity, hs): a decode step writes both at once.
         self.stores: list[Tensor | None] = [None] * num_layers
         self.lengths = [0] * num_layers
+        self._token_bytes = [0] * num_layers  # of a layer's key and value of one token, counted from its tensor
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """Append (B, n_kv, T, hs) keys and values to a layer and return all that it holds.
@@ -69,6 +72,7 @@ class KVCache:
             filled = self.lengths[layer]
             new[:, :, :, :filled] = old[:, :, :, :filled]
         self.stores[layer] = new
+        self._token_bytes[layer] = new.nbytes // new.shape[3]
         return new
 
     def cut(self, layer: int, tokens: int) -> None:
@@ -87,12 +91,12 @@ class KVCache:
         copy = KVCache(len(self.lengths))
         copy.stores = [None if store is None else store.clone() for store in self.stores]
         copy.lengths = list(self.lengths)
+        copy._token_bytes = list(self._token_bytes)
         return copy
 
     def layer_bytes(self) -> list[int]:
         """Bytes of the filled entries of each layer, counted from the tensors."""
-        pairs = zip(self.stores, self.lengths, strict=True)
-        return [0 if store is None else store.narrow(3, 0, filled).nbytes for store, filled in pairs]
+        return list(map(operator.mul, self._token_bytes, self.lengths))
 
     @property
     def nbytes(self) -> int:

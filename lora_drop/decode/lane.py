@@ -13,7 +13,6 @@ from torch import Tensor
 from lora_drop.decode.ahead import Before, Fetched, Launched
 from lora_drop.decode.clock import Clock
 from lora_drop.decode.correction import Correction
-from lora_drop.decode.logits import entropy
 from lora_drop.decode.prompt import Prefilled
 from lora_drop.decode.sampling import Sampling, draw
 from lora_drop.decode.step import Decoder, DecoderOutput, DecodeState, Judged, Rewind, StepResult
@@ -127,7 +126,7 @@ class Lane:
         found = now.found
         token_ids, *nats = now.numbers.read()  # waits for the device
         rows = len(token_ids)
-        kept = self._kept(found.logits, token_ids[:-1], rows - 1) if rows > 1 else 0
+        kept = self._kept(found, token_ids[:-1]) if rows > 1 else 0
         if kept < rows - 1:
             return self._rewind(found, kept, now.choices, now.clock)
         if self._ahead and token_ids[-1] in self.stop_ids:
@@ -174,7 +173,7 @@ class Lane:
         clock.start()
         found = self._decoder.repair(None, self.state)
         choices = self._choices(found, self.state.refresher.step - found.rows + 1)
-        kept = self._kept(found.logits, choices[:, 0].tolist(), found.rows)
+        kept = self._kept(found, choices[:, 0].tolist())
         if kept < found.rows:
             return self._rewind(found, kept, choices, clock)
         ms = clock.stop()
@@ -182,19 +181,21 @@ class Lane:
         self.ended = "stop" if self.tokens[-1] in self.stop_ids else "length"
         return Judged(found.rows, ms, kept)
 
-    def _kept(self, logits: Tensor, choices: list[int], count: int) -> int:
-        """How many of the last `count` tokens, drafts, the full model keeps: up to the first that it does not.
+    def _kept(self, found: DecoderOutput, choices: list[int]) -> int:
+        """How many of the last tokens, drafts, the full model keeps: up to the first that it does not.
 
         Args:
-            logits: (rows, V) of the pass.
+            found: of the pass.
             choices: what the full model draws in the place of each.
         """
-        drafts, accept = self.tokens[-count:], self.schedule.accept
+        count, accept = len(choices), self.schedule.accept
+        drafts = self.tokens[-count:]
         stays = [draft == choice for draft, choice in zip(drafts, choices, strict=True)]
         if accept < 1 and not all(stays):
-            rows = logits[:count].float()
+            rows, best = found.logits[:count].float(), found.choice
             theirs = rows.gather(-1, torch.tensor(drafts, device=rows.device)[:, None])[:, 0]
-            likely = (theirs >= rows.amax(-1) + math.log(accept)).tolist()
+            tops = rows.gather(-1, best[:count])[:, 0] if best is not None else rows.amax(-1)
+            likely = (theirs >= tops + math.log(accept)).tolist()
             stays = [same or fits for same, fits in zip(stays, likely, strict=True)]
         kept = stays.index(False) if False in stays else count
         self.drafts += count
@@ -223,7 +224,7 @@ class Lane:
         }
 
     def _result(self, found: DecoderOutput, token_id: int, ms: float, about: dict[str, Any]) -> StepResult:
-        nats = entropy(found.logits) if found.entropy is None else float(found.entropy)
+        nats = self._decoder.entropy(found.logits) if found.entropy is None else float(found.entropy)
         if not math.isfinite(nats):  # then a logit is not either; the entropy is fetched anyway, so this costs nothing
             raise not_finite(about["step"], self.schedule, self.state.bank)
         shown: dict[str, Any] = {"logits": found.logits, "watched": found.watched, "rows": found.rows}

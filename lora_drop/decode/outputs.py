@@ -76,10 +76,11 @@ class NativeOutputs(ReferenceOutputs, NativeDecoder):
         lora: bool = False,
         watched: Tensor | None = None,
         ratios: Tensor | None = None,
+        entered: Tensor | None = None,
     ) -> None:
         for i in layers:
-            super()._run(state, range(i, i + 1), h, position, lora)
-            self._see(i, h)
+            super()._run(state, range(i, i + 1), h, position, lora, entered=entered if i <= state.first else None)
+            self._see(i, h[-1:] if i < state.first else h)
 
     def _step_head(self, h: Tensor) -> Tensor:
         return self._logits(h.float().contiguous())

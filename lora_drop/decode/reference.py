@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from lora_drop.decode.cache import HiddenCache, KVCache
 from lora_drop.decode.clock import Clock
 from lora_drop.decode.correction import Correction
+from lora_drop.decode.logits import entropy
 from lora_drop.decode.prompt import Prefilled, Stopped
 from lora_drop.decode.step import DecoderOutput, DecodeState
 from lora_drop.errors import LoraDropError
@@ -172,6 +173,10 @@ class ReferenceDecoder:
         refresher.end(logits)
         watched = None if found.watched is None else found.watched[:, rows - 1 : rows]
         return DecoderOutput(logits, watched, refresher.entropy, found.rows)
+
+    def entropy(self, logits: Tensor) -> float:
+        """See `step.Decoder`."""
+        return entropy(logits)
 
     @torch.inference_mode()
     def read(

@@ -147,6 +147,9 @@ class Decoder(Protocol):
             What the pass would have given had it ended there: logits (1, V).
         """
 
+    def entropy(self, logits: Tensor) -> float:
+        """Entropy in nats of a step's logits (1, V)."""
+
     def read(
         self, tokens: Tensor, kv: KVCache, position: int, layers: tuple[int, ...], logits_from: int = 0
     ) -> DecoderOutput:

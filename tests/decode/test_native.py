@@ -214,3 +214,13 @@ def test_the_entropy_is_the_softmaxs(scale):
     assert library().ld_entropy(logits.data_ptr(), 1003) == pytest.approx(entropy(logits), rel=1e-5, abs=1e-6)
     logits[0, 7] = float("nan")
     assert library().ld_entropy(logits.data_ptr(), 1003) != library().ld_entropy(logits.data_ptr(), 1003)
+
+
+@pytest.mark.parametrize("n", [1, 5, 63, 64, 65, 1003])
+def test_the_best_is_the_first_of_the_largest(n):
+    logits = torch.randn(3, n, generator=torch.Generator().manual_seed(n)).round(decimals=1)  # some are equal
+    logits[1] = -float("inf")
+    logits[2, n // 2] = float("nan")
+    found = torch.empty(3, dtype=torch.int64)
+    library().ld_best(logits.data_ptr(), 3, n, found.data_ptr())
+    assert found[:2].tolist() == [int(logits[0].numpy().argmax()), 0] and 0 <= found[2] < n

@@ -120,7 +120,7 @@ def remembered(state):
     """What the rule remembers of each skipped layer, (n, 1, D)."""
     vectors = getattr(state, "vectors", None)  # NativeDecoder keeps (n, rows, D)
     if vectors is not None and len(vectors):
-        return vectors[:, :1]
+        return vectors[:, state.held : state.held + 1]
     return torch.stack([state.hidden[i] for i in state.schedule.dropped])
 
 

@@ -7,7 +7,7 @@
 
 #include <stdint.h>
 
-#define LD_ABI 6
+#define LD_ABI 7
 #define LD_API __attribute__((visibility("default"))) /* all else stays inside: the build hides it */
 
 enum { F32, BF16, Q4_0, Q4_1, Q8_0, Q4_K, Q6_K }; /* kinds of numbers */
@@ -49,13 +49,16 @@ typedef struct {
     Pair linear;             /* the correction: its linear part, */
     Matrix mlp_in, mlp_out;  /* and its SwiGLU bottleneck, gate and up (2b, D) and down (D, b); b = 0 without */
     Pair kept[MATRICES];     /* of a layer that runs: changes of its matrices at LoRA steps */
-    float *hidden;           /* (rows, D): what the rule remembers of each row of a full step; LoRA steps take the first */
+    float *hidden;           /* (rows, D): what the rule remembers of each row of a full step */
 } Plan;
 
 typedef struct {
     int64_t rows;                                 /* tokens, one after the other; a LoRA step has one */
     int64_t lora, rule, attention_only, write_kv; /* of this step, and of the schedule */
+    int64_t narrow;                               /* that many layers, the first, run for the last token alone */
+    int64_t held;                                 /* the row of `hidden` that a LoRA step takes */
     float scale;                                  /* alpha / r */
+    float *entered;                               /* (D,) for what comes after those layers, of one token, or NULL */
     float *watched;                               /* (skipped layers, rows, D) for their outputs, or NULL */
     float *ratios;                                /* (skipped layers,) for ||d|| / ||cached||, or NULL */
 } Step;
@@ -100,5 +103,8 @@ LD_API int ld_head_screened(const Matrix *w, const Screen *s, const float *norm,
 
 /* Entropy of the softmax of logits (n,), in nats. */
 LD_API float ld_entropy(const float *logits, int64_t n);
+
+/* The place of the largest of each row of logits (rows, n), of equal ones the first; of a NaN any. */
+LD_API void ld_best(const float *logits, int64_t rows, int64_t n, int64_t *best);
 
 #endif

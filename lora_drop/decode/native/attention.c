@@ -119,15 +119,9 @@ static void project(const Layer *l, const Pair *change, const float *h, const To
 /* Scores to weights, the largest 1, in their place; what the score of that was, and their sum, into `beside`. */
 static void weigh(float *scores, int64_t count, float *beside) {
     int64_t t = 0;
-    vf many = {0}, most = splat(-INFINITY);
-    float total = 0, top = -INFINITY, tops[LANES];
-    for (; t + LANES <= count; t += LANES) most = choose(loadf(scores + t) <= most, most, loadf(scores + t));
-    memcpy(tops, &most, sizeof tops);
-    for (int l = 0; l < LANES; l++)
-        if (!(tops[l] <= top)) top = tops[l]; /* a NaN goes through, or is met again */
-    for (; t < count; t++)
-        if (!(scores[t] <= top)) top = scores[t];
-    for (t = 0; t + LANES <= count; t += LANES) {
+    vf many = {0};
+    float total = 0, top = largest(scores, count);
+    for (; t + LANES <= count; t += LANES) {
         vf e = exponential(loadf(scores + t) - top);
         memcpy(scores + t, &e, sizeof e);
         many += e;
@@ -220,30 +214,30 @@ static void join_parts(void *context, int64_t from, int64_t to) {
     }
 }
 
-/* Item i is a K/V head of a split: its keys are read once for all tokens and heads that look at them. */
+/* Item i is a token of a K/V head of a split: its keys are read once for all heads that look at them, and are at hand
+ * for the next token. */
 static void attend_split(void *context, int64_t from, int64_t to) {
     const Attention *a = context;
     const Layer *l = a->l;
     int64_t group = l->heads / l->kv_heads;
     for (int64_t i = from; i < to; i++) {
-        int64_t split = i / l->kv_heads, first = split * SPLIT, head = i % l->kv_heads * group;
-        for (int64_t r = 0; r < a->tokens; r++) {
-            int64_t count = a->seen + r - first < SPLIT ? a->seen + r - first : SPLIT;
-            for (int64_t h = 0; h < group && count > 0; h += TOGETHER)
-                attend(a, r, head + h, group - h < TOGETHER ? group - h : TOGETHER, first, count);
-        }
+        int64_t token = i % a->tokens, at = i / a->tokens, first = at / l->kv_heads * SPLIT;
+        int64_t head = at % l->kv_heads * group, left = a->seen + token - first, count = left < SPLIT ? left : SPLIT;
+        for (int64_t h = 0; h < group && count > 0; h += TOGETHER)
+            attend(a, token, head + h, group - h < TOGETHER ? group - h : TOGETHER, first, count);
     }
 }
 
 void attention(const Layer *l, const Pair *change, const float *h, const Tokens *t, Store *kv, Workspace *space) {
     int64_t seen = kv->length + 1;
     project(l, change, h, t, kv, space);
+    for (int i = OUT; change && i <= DOWN; i++) fetch_low(change + i); /* attention leaves the memory idle */
     for (int64_t r = 0; r < t->count; r += QUERIES) {
         int64_t tokens = t->count - r < QUERIES ? t->count - r : QUERIES;
         int64_t splits = (seen + r + tokens - 1 + SPLIT - 1) / SPLIT;
         Attention a = {l, kv, space->heads.at + r * l->qkv.n, tokens, seen + r, splits, space->parts.at,
                        space->mixed.at + r * l->out.k};
-        parallel(attend_split, &a, l->kv_heads * splits, 1);
+        parallel(attend_split, &a, l->kv_heads * splits * tokens, 1);
         parallel(join_parts, &a, l->heads * tokens, JOINED / splits + 1);
     }
     Product p = prepare(&l->out, change ? change + OUT : NULL, space->mixed.at, NULL, t->count, space,

@@ -75,11 +75,11 @@ class NativeDecoder(ReferenceDecoder):
         n, h = len(schedule.dropped), self._embedded(token)
         watched = torch.empty(n, 1, h.shape[1]) if state.watch else None
         ratios = torch.empty(n) if lora and schedule.refresh_norm is not None else None
-        first = first_skipped(schedule) if schedule.repairs else 0
-        self._run(state, range(first), h, state.position, lora)
+        entered = None
         if schedule.repairs:
-            state.entered.append(h.clone())
-        self._run(state, range(first, self.num_layers), h, state.position, lora, watched, ratios)
+            entered = torch.empty_like(h)
+            state.entered.append(entered)
+        self._run(state, range(self.num_layers), h, state.position, lora, watched, ratios, entered)
         if ratios is not None:
             state.refresher.take(ratios[~ratios.isnan()])
         state.position += 1
@@ -108,21 +108,19 @@ class NativeDecoder(ReferenceDecoder):
         schedule, kv, pending = state.schedule, state.kv, len(state.entered)
         first, entered, state.entered = first_skipped(schedule), state.entered, []
         if token is not None:
-            h = self._embedded(token)
-            self._run(state, range(first), h, state.position)
-            entered.append(h)
+            entered.append(self._embedded(token))
             state.position += 1
         h, rows = torch.cat(entered), len(entered)
-        for i in set(range(first, self.num_layers)) - schedule.dropped_set:
-            kv.cut(i, pending)  # what the LoRA steps wrote
+        for i in range(first, self.num_layers):
+            if i not in schedule.dropped_set:
+                kv.cut(i, pending)  # what the LoRA steps wrote
         state.recount()
         watched = torch.empty(len(schedule.dropped), rows, h.shape[1]) if state.watch else None
-        self._run(state, range(first, self.num_layers), h, state.position - rows, watched=watched)
-        if schedule.judges:
-            state.passed_vectors = state.vectors[:, :rows].clone()
-        else:
+        layers = range(first if token is None else 0, self.num_layers)
+        self._run(state, layers, h, state.position - rows, watched=watched)
+        if not schedule.judges:
             h, watched = h[-1:], None if watched is None else watched[:, -1:]
-        state.take_row(rows - 1)
+        state.held = rows - 1
         if schedule.kv == "skip":
             for i in schedule.dropped:
                 kv.keep_last(i, rows)
@@ -135,8 +133,14 @@ class NativeDecoder(ReferenceDecoder):
         assert isinstance(state, NativeState)
         taken = super().rewind(found, rows, state)
         state.recount()
-        state.take_row(rows - 1)
+        state.held = rows - 1
         return taken
+
+    def entropy(self, logits: Tensor) -> float:
+        """See `step.Decoder`."""
+        if logits.dtype != torch.float32:  # prefill's
+            return super().entropy(logits)
+        return self._library.ld_entropy(logits.data_ptr(), self._vocabulary)
 
     @torch.inference_mode()
     def read(
@@ -177,17 +181,24 @@ class NativeDecoder(ReferenceDecoder):
         lora: bool = False,
         watched: Tensor | None = None,
         ratios: Tensor | None = None,
+        entered: Tensor | None = None,
     ) -> None:
-        """h (rows, D) of the tokens from `position` on through some layers, in place."""
+        """h (rows, D) of the tokens from `position` on through some layers, in place.
+
+        Those before the first skipped layer run for the last token alone: of those before it what they gave is kept.
+        `entered` takes what comes after them.
+        """
         if not layers:
             return
-        schedule, bank, start = state.schedule, state.bank, layers.start
+        schedule, bank, start, rows = state.schedule, state.bank, layers.start, len(h)
+        narrow = max(0, min(state.first - start, len(layers)))
         writes = schedule.kv == "write" and not schedule.repairs  # at LoRA steps: else a repair writes them
-        state.make_room(layers, len(h), lora and not writes)
+        state.make_room(layers[:narrow], 1, False)
+        state.make_room(layers[narrow:], rows, lora and not writes)
         step = Step(
-            *(len(h), lora, REUSE_RULES.index(schedule.reuse), schedule.part == "attention", writes),
+            *(rows, lora, REUSE_RULES.index(schedule.reuse), schedule.part == "attention", writes, narrow, state.held),
             bank.alpha / bank.rank if bank and bank.rank else 0.0,
-            *(None if t is None else t.data_ptr() for t in (watched, ratios)),
+            *(None if t is None else t.data_ptr() for t in (entered, watched, ratios)),
         )
         assert state.stores is not None  # `begin` came first
         self._library.ld_step(
@@ -210,11 +221,11 @@ class NativeDecoder(ReferenceDecoder):
 
     def _output(self, state: NativeState, logits: Tensor, watched: Tensor | None, rows: int = 1) -> DecoderOutput:
         """What a step gives; its last logits decide on the next."""
-        entropy = None
-        if state.schedule.refresh_entropy is not None:
-            entropy = self._library.ld_entropy(logits[-1].data_ptr(), self._vocabulary)
+        entropy = self.entropy(logits[-1:]) if state.schedule.refresh_entropy is not None else None
         state.refresher.end(logits[-1:], entropy)
-        return DecoderOutput(logits, watched, entropy, rows)
+        choice = torch.empty(len(logits), 1, dtype=torch.int64)
+        self._library.ld_best(logits.data_ptr(), len(logits), self._vocabulary, choice.data_ptr())
+        return DecoderOutput(logits, watched, entropy, rows, choice)
 
     def _rope_at(self, position: int) -> tuple[int, int]:
         """Addresses of the cosines and sines (rows, hs) of up to MOST_ROWS positions from this one on."""

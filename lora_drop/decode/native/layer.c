@@ -77,9 +77,9 @@ static const float *correct(const Layer *l, const Plan *p, const float *h, float
 }
 
 float run_dropped(const Layer *l, const Plan *p, const Step *s, const float *h, Workspace *space) {
-    const float *cached = s->rule == SKIP ? h : p->hidden, *d = NULL;
-    float ratio = NAN;
     int64_t n = l->hidden;
+    float *held = s->rule == SKIP ? NULL : p->hidden + s->held * n, ratio = NAN;
+    const float *cached = held ? held : h, *d = NULL;
     if (p->linear.a.n) {
         d = correct(l, p, h, s->scale, space);
         if (s->ratios) ratio = sqrtf(dot_f32(d, d, n)) / sqrtf(dot_f32(cached, cached, n));
@@ -92,7 +92,7 @@ float run_dropped(const Layer *l, const Plan *p, const Step *s, const float *h, 
         for (int64_t i = 0; i < n; i++) u[i] = h[i] + cached[i];
     if (d)
         for (int64_t i = 0; i < n; i++) u[i] += d[i];
-    if (s->rule == STATE) memcpy(p->hidden, u, (size_t)n * 4);
+    if (s->rule == STATE) memcpy(held, u, (size_t)n * 4);
     if (s->attention_only) mlp(l, NULL, u, 1, space);
     return ratio;
 }

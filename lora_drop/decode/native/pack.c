@@ -73,19 +73,19 @@ static void pack_q6_k(const uint8_t *in, uint8_t *out, int row) {
     }
 }
 
-void ld_pack(const uint8_t *source, uint8_t *target, int64_t n, int64_t k, int64_t kind) {
+void pack_row(const uint8_t *in, uint8_t *panel, int row, int64_t k, int64_t kind) {
     int64_t weights = kind == Q4_K || kind == Q6_K ? SUPER : BLOCK, size = blocks_bytes(kind, weights);
-    for (int64_t r = 0; r < n; r++)
-        for (int64_t b = 0; b < k / weights; b++) {
-            const uint8_t *in = source + (r * (k / weights) + b) * size;
-            uint8_t *out = target + (r / LANES * (k / weights) + b) * LANES * size;
-            int row = (int)(r % LANES);
-            switch (kind) {
-            case Q4_0: pack_q4(in, out, row, 1); break;
-            case Q4_1: pack_q4(in, out, row, 2); break;
-            case Q8_0: pack_q8_0(in, out, row); break;
-            case Q4_K: pack_q4_k(in, out, row); break;
-            default: pack_q6_k(in, out, row);
-            }
+    for (int64_t b = 0; b < k / weights; b++, in += size, panel += LANES * size) switch (kind) {
+        case Q4_0: pack_q4(in, panel, row, 1); break;
+        case Q4_1: pack_q4(in, panel, row, 2); break;
+        case Q8_0: pack_q8_0(in, panel, row); break;
+        case Q4_K: pack_q4_k(in, panel, row); break;
+        default: pack_q6_k(in, panel, row);
         }
+}
+
+void ld_pack(const uint8_t *source, uint8_t *target, int64_t n, int64_t k, int64_t kind) {
+    int64_t bytes = blocks_bytes(kind, k);
+    for (int64_t r = 0; r < n; r++)
+        pack_row(source + r * bytes, target + r / LANES * LANES * bytes, (int)(r % LANES), k, kind);
 }

@@ -52,6 +52,9 @@ void take(const float *x, int64_t blocks, Taken *taken);
 /* Bytes that k weights of a row take. */
 int64_t blocks_bytes(int64_t kind, int64_t k);
 
+/* A row of k weights, as the file has them, to its place in a panel. */
+void pack_row(const uint8_t *in, uint8_t *panel, int row, int64_t k, int64_t kind);
+
 /* A panel's 16 rows times `count` (at most PANEL_ROWS) rows of x, which are `blocks` times 32 long, to y; y's rows are
  * `n` long. */
 void panel_times(int64_t kind, const uint8_t *p, const Taken *x, int64_t blocks, int64_t count, float *y, int64_t n);

@@ -29,23 +29,28 @@ class NativeState(DecodeState):
     Args:
         packs: read the corrections' parts `linear` and `mlp` in blocks of 8 bits, beside weights in blocks.
         plan: what the schedule does with each layer; points into `tensors` and `vectors`.
-        vectors: what the rule remembers of each skipped layer, (n, rows, D) float32: of each row of a pass, and
-            between steps in the first row. Empty until the first step.
-        passed_vectors: the same of the last pass, in a schedule that judges.
+        vectors: what the rule remembers of each skipped layer, (n, rows, D) float32, of each row of the last pass.
+            Empty until the first step.
+        held: the row of them that stands.
         screen: the head at LoRA steps, where it is screened.
         stores: of each layer its K/V; there from the first step on.
+        rooms: the tokens that each has room for.
+        first: the first layer that a repair runs for all of its tokens.
     """
 
     packs: bool = False
     plan: ctypes.Array[Plan] = field(init=False, repr=False)
     vectors: Tensor = field(default_factory=lambda: torch.empty(0, 0, 0))
-    passed_vectors: Tensor = field(default_factory=lambda: torch.empty(0, 0, 0), repr=False)
+    held: int = 0
     tensors: list[Tensor] = field(default_factory=list, repr=False)
     screen: NativeScreen | None = field(default=None, repr=False)
     stores: ctypes.Array[Store] | None = field(default=None, repr=False)
+    rooms: list[int] = field(default_factory=list, repr=False)
+    first: int = field(init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.first = first_skipped(self.schedule) if self.schedule.repairs else 0
         self.plan = (Plan * self.schedule.num_layers)()
         self._plan_corrections()
 
@@ -63,6 +68,7 @@ class NativeState(DecodeState):
         pairs = zip(map(self.kv.store, range(schedule.num_layers)), self.kv.lengths, strict=True)
         stores = (Store(t.data_ptr(), t.shape[3], count, KINDS[t.dtype]) for t, count in pairs)
         self.stores = (Store * schedule.num_layers)(*stores)
+        self.rooms = [store.capacity for store in self.stores]
 
     def _plan_corrections(self) -> None:
         """Where each part of the corrections is."""
@@ -120,21 +126,17 @@ class NativeState(DecodeState):
         for i in layers:
             if i in skipped:
                 continue
-            store, end = self.stores[i], kv.lengths[i] + tokens
-            if end > store.capacity:
+            end = kv.lengths[i] + tokens
+            if end > self.rooms[i]:
                 grown = kv.reserve(kv.store(i)[0], i, end)
-                store.data, store.capacity = grown.data_ptr(), grown.shape[3]
+                self.stores[i].data, self.stores[i].capacity = grown.data_ptr(), grown.shape[3]
+                self.rooms[i] = grown.shape[3]
             kv.lengths[i] = end
 
     def recount(self) -> None:
         """After the caches were cut: how much each layer's store holds."""
         for store, length in zip(self.stores or (), self.kv.lengths, strict=True):
             store.length = length
-
-    def take_row(self, row: int) -> None:
-        """After a pass: what the rule remembers is that of this row."""
-        if len(self.vectors):
-            self.vectors[:, 0] = (self.passed_vectors if self.schedule.judges else self.vectors)[:, row]
 
 
 class NativeScreen:

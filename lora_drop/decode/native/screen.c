@@ -25,23 +25,26 @@ static void swap(uint64_t *a, uint64_t *b) {
     *b = kept;
 }
 
-/* Bring the `best` largest of n keys to the front. */
+/* Bring the `best` largest of n keys to the front. Nothing is guessed in the inner loop: half of the guesses would be
+ * wrong. */
 static void select_best(uint64_t *keys, int64_t n, int64_t best) {
     int64_t low = 0, high = n - 1;
-    while (best < n && low < high) { /* Hoare's, with the median of three as pivot */
-        int64_t middle = low + (high - low) / 2, i = low, j = high;
+    while (best < n && low < high) {
+        int64_t middle = low + (high - low) / 2, i = low;
         if (keys[middle] > keys[low]) swap(keys + middle, keys + low);
         if (keys[high] > keys[low]) swap(keys + high, keys + low);
-        if (keys[high] > keys[middle]) swap(keys + high, keys + middle);
-        uint64_t pivot = keys[middle];
-        while (i <= j) {
-            while (keys[i] > pivot) i++;
-            while (keys[j] < pivot) j--;
-            if (i <= j) swap(keys + i++, keys + j--);
+        if (keys[middle] > keys[high]) swap(keys + middle, keys + high); /* the median of the three to the end */
+        uint64_t pivot = keys[high];
+        for (int64_t j = low; j < high; j++) {
+            uint64_t key = keys[j];
+            keys[j] = keys[i];
+            keys[i] = key;
+            i += key > pivot;
         }
-        if (best <= j) high = j;
-        else if (best > i) low = i;
-        else return;
+        swap(keys + i, keys + high);
+        if (best == i || best == i + 1) return;
+        if (best < i) high = i - 1;
+        else low = i + 1;
     }
 }
 
@@ -54,7 +57,7 @@ typedef struct {
     float *y;
     uint64_t *tops;  /* of each panel of 16 tokens its largest logit */
     uint64_t *found; /* the tokens whose logits are to be exact */
-    uint8_t *rows;   /* room for each 16 of them: their rows, and these as a panel */
+    uint8_t *panels; /* room for each 16 of them */
 } Screening;
 
 /* The places of up to 16 logits; of what is missing the last. */
@@ -94,16 +97,15 @@ static void exact_chunk(void *context, int64_t from, int64_t to) {
         return;
     }
     for (; from < to; from += LANES) {
-        uint8_t *rows = g->rows + 2 * from * bytes, *panel = rows + LANES * bytes;
+        uint8_t *panel = g->panels + from * bytes;
         float logits[LANES];
         int64_t count = to - from < LANES ? to - from : LANES, next = from + LANES;
         for (int64_t i = next; i < next + LANES && i < best; i++) /* they lie anywhere: ask for the next ones early */
             for (int64_t at = 0; at < bytes; at += 64)
                 __builtin_prefetch(g->s->rows + index_of(g->found[i]) * bytes + at);
-        memset(rows, 0, (size_t)(LANES * bytes));
+        if (count < LANES) memset(panel, 0, (size_t)(LANES * bytes));
         for (int64_t i = 0; i < count; i++)
-            memcpy(rows + i * bytes, g->s->rows + index_of(g->found[from + i]) * bytes, (size_t)bytes);
-        ld_pack(rows, panel, LANES, w->k, w->kind);
+            pack_row(g->s->rows + index_of(g->found[from + i]) * bytes, panel, (int)i, w->k, w->kind);
         Matrix some = {panel, NULL, LANES, w->k, w->kind, NULL};
         multiply_columns(&(Product){.w = &some, .x = g->x, .taken = g->taken, .rows = 1, .y = logits}, 0, LANES);
         for (int64_t i = 0; i < count; i++) {
@@ -132,7 +134,8 @@ static void find_best(const Screening *g, int64_t best) {
         places_of(g->y + start, end - start, places);
         for (int64_t v = start; v < end; v++) {
             uint64_t key = key_of(places[v - start], v);
-            if (key >= bound) g->found[count++] = key;
+            g->found[count] = key; /* counted or written over */
+            count += key >= bound;
         }
     }
     select_best(g->found, count, best);
@@ -143,7 +146,7 @@ void screened(const Matrix *w, const Screen *s, const float *x, float *y, Worksp
     Product low = prepare(&s->project, NULL, x, NULL, 1, space, space->low.at);
     multiply(&low, NULL);
     Screening g = {w, s, prepare(&s->codes, NULL, low.y, NULL, 1, space, space->preview.at), x, NULL, y,
-                   (uint64_t *)space->tops.at, (uint64_t *)space->found.at, (uint8_t *)space->rows.at};
+                   (uint64_t *)space->tops.at, (uint64_t *)space->found.at, (uint8_t *)space->panels.at};
     parallel(preview_chunk, &g, panels, 32);
     find_best(&g, best);
     g.taken = prepare(w, NULL, x, NULL, 1, space, y).taken; /* for the exact ones */

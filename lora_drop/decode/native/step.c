@@ -49,7 +49,7 @@ static void remember(const Plan *p, const Step *s, const float *h, const float *
 
 static void run_layers(const Layer *layers, const Plan *plan, int64_t count, const Step *s, const Tokens *tokens,
                        Store *kv, float *h, Workspace *space) {
-    int64_t all = s->rows * layers->hidden, dropped = 0;
+    int64_t all = tokens->count * layers->hidden, dropped = 0;
     const float *y = space->output.at;
     for (int64_t i = 0; i < count; i++) {
         const Layer *l = layers + i;
@@ -72,9 +72,24 @@ int ld_step(const Layer *layers, const Plan *plan, int64_t count, const Step *s,
             const float *sine, Store *kv, float *h) {
     pool_lock();
     Workspace *space = workspace_for_step(layers, plan, kv, count, s->rows);
-    if (space) run_layers(layers, plan, count, s, &(Tokens){s->rows, cosine, sine}, kv, h, space);
+    if (space) {
+        int64_t before = s->rows - 1, turned = before * layers->head_dim, n = s->narrow;
+        float *last = h + before * layers->hidden;
+        run_layers(layers, plan, n, s, &(Tokens){1, cosine + turned, sine + turned}, kv, last, space);
+        if (s->entered) memcpy(s->entered, last, (size_t)layers->hidden * 4);
+        run_layers(layers + n, plan + n, count - n, s, &(Tokens){s->rows, cosine, sine}, kv + n, h, space);
+    }
     pool_unlock();
     return space ? LD_OK : LD_NO_MEMORY;
+}
+
+void ld_best(const float *logits, int64_t rows, int64_t n, int64_t *best) {
+    for (; rows > 0; rows--, logits += n, best++) {
+        float top = largest(logits, n);
+        int64_t i = 0;
+        while (i < n - 1 && logits[i] != top) i++;
+        *best = i;
+    }
 }
 
 int ld_head(const Matrix *w, const float *norm, float eps, int64_t rows, const float *h, float *y) {
@@ -102,9 +117,7 @@ int ld_head_screened(const Matrix *w, const Screen *s, const float *norm, float 
 
 /* log S - sum(e^x x) / S with x from the largest down. */
 float ld_entropy(const float *logits, int64_t n) {
-    float top = -INFINITY, total = 0, weighted = 0;
-    for (int64_t i = 0; i < n; i++)
-        if (!(logits[i] <= top)) top = logits[i]; /* a NaN goes through */
+    float top = largest(logits, n), total = 0, weighted = 0;
     vf many = {0}, most = {0};
     int64_t i = 0;
     for (; i + LANES <= n; i += LANES) {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 
-ABI = 6
+ABI = 7
 F32, BF16, Q4_0, Q4_1, Q8_0, Q4_K, Q6_K = range(7)  # kinds of numbers
 OK, NO_MEMORY, NO_THREADS = range(3)  # what a function that returns an int found
 
@@ -61,9 +61,9 @@ class Step(ctypes.Structure):
     """What one step does."""
 
     _fields_ = [
-        *((name, _int64) for name in ("rows", "lora", "rule", "attention_only", "write_kv")),
+        *((name, _int64) for name in ("rows", "lora", "rule", "attention_only", "write_kv", "narrow", "held")),
         ("scale", ctypes.c_float),
-        *((name, _pointer) for name in ("watched", "ratios")),
+        *((name, _pointer) for name in ("entered", "watched", "ratios")),
     ]
 
 
@@ -83,4 +83,5 @@ FUNCTIONS = {  # what each returns, and what it takes
     "ld_head": (ctypes.c_int, (_pointer, _pointer, ctypes.c_float, _int64, _pointer, _pointer)),
     "ld_head_screened": (ctypes.c_int, (_pointer,) * 3 + (ctypes.c_float, _pointer, _pointer)),
     "ld_entropy": (ctypes.c_float, (_pointer, _int64)),
+    "ld_best": (None, (_pointer, _int64, _int64, _pointer)),
 }

@@ -91,6 +91,28 @@ static inline float sum(vf v) { /* by halves: a chain of 16 additions would wait
 
 static inline vf choose(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
 
+/* The largest of n numbers; a NaN may stand for it. */
+static inline float largest(const float *x, int64_t n) {
+    float top = -__builtin_inff(), tops[LANES];
+    int64_t i = 0;
+    if (n >= WIDTH) {
+        vf most[WIDTH / LANES]; /* as each waits for the one before, some take turns */
+        memcpy(most, x, sizeof most);
+        for (i = WIDTH; i + WIDTH <= n; i += WIDTH)
+            for (int v = 0; v < WIDTH / LANES; v++) {
+                vf next = loadf(x + i + v * LANES);
+                most[v] = choose(next <= most[v], most[v], next);
+            }
+        for (int v = 1; v < WIDTH / LANES; v++) most[0] = choose(most[v] <= most[0], most[0], most[v]);
+        memcpy(tops, most, sizeof tops);
+        for (int l = 0; l < LANES; l++)
+            if (!(tops[l] <= top)) top = tops[l];
+    }
+    for (; i < n; i++)
+        if (!(x[i] <= top)) top = x[i];
+    return top;
+}
+
 /* e^x to about 2 units in the last place: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]. Below -87 it is as good as 0,
  * above 88 as good as infinite; a NaN stays one. */
 static inline vf exponential(vf x) {

@@ -26,7 +26,7 @@ typedef struct {
     Buffer tops;       /* (V / 16,) keys of 64 bits: see `Screening`, and so are the next */
     Buffer found;      /* (V,) keys */
     Buffer packed;     /* K/V of a prompt, see prompt.c */
-    Buffer rows;       /* bytes of two panels for each 16 of the best */
+    Buffer panels;     /* of each 16 of the best */
 } Workspace;
 
 enum { QUERIES = 8, SPLIT = 128 }; /* tokens that attend at a time; keys that one thread reads for them */
