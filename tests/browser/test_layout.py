@@ -34,6 +34,7 @@ def test_a_visit_shifts_nothing_and_its_bytes_are_told_apart(server, browser, si
     seen.wait_idle()
     assert seen.bytes["ours"] > 50_000 and seen.bytes["plotly"] > 500_000 and seen.bytes["gradio"] > 50_000
     run_to_end(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0], "nothing is cut off to the side"
     assert seen.shift < 0.05, page.evaluate("window.visit.shifted")
     page.close()
 
