@@ -46,6 +46,17 @@ def test_the_first_screen_holds_prompt_run_and_panes(server, open_page):
         assert box["y"] >= 0 and box["y"] + box["height"] <= 900, selector
 
 
+def test_on_a_phone_the_answers_come_before_the_charts_and_the_settings(server, open_page):
+    page = open_page(server.url, viewport={"width": 375, "height": 800})
+    order = ("#ld-prompt", "#ld-run", ".ld-verdict", ".ld-panes", ".ld-race", "[data-chart=activity]", "#ld-settings")
+    for has_run in (False, True):
+        if has_run:
+            run_to_end(page)
+        boxes = [page.locator(where).bounding_box() for where in order]
+        assert all(one["y"] + one["height"] <= two["y"] for one, two in zip(boxes, boxes[1:], strict=False)), has_run
+        assert all(box["x"] >= 0 and box["x"] + box["width"] <= 375 for box in boxes)
+
+
 def test_the_dark_theme_repaints_the_charts_in_place(server, open_page):
     page = open_page(server.url, viewport={"width": 1600, "height": 1400})
     prepare(page, tokens=12)

@@ -27,6 +27,11 @@ SMALLEST = """() => {
     return Math.min(...all.map(node => parseFloat(getComputedStyle(node).fontSize)));
 }"""
 
+TEXTS = """() => [...document.querySelectorAll('.ld-text')].map(text => ({
+    top: text.getBoundingClientRect().top, height: text.clientHeight, scrolled: text.scrollTop,
+    line: parseFloat(getComputedStyle(text).lineHeight),
+}))"""
+
 
 def run_to_its_end(page: Page, tokens: int = 48) -> None:
     prepare(page, tokens=tokens)
@@ -199,6 +204,12 @@ def test_talk_mode_is_entered_and_left_by_one_key_and_by_the_address(server, ope
     assert (round(box["width"]), round(box["height"])) == (1600, 900)
     size = page.evaluate("parseFloat(getComputedStyle(document.querySelector('.ld-text')).fontSize)")
     assert size >= 24
+    texts = page.evaluate(TEXTS)
+    assert len(texts) == 2 and texts[0]["top"] == texts[1]["top"], "the answers are aligned"
+    for text in texts:
+        lines = text["height"] / text["line"]
+        assert lines > 3 and abs(lines - round(lines)) < 0.05, "no line is cut"
+        assert abs(text["scrolled"] / text["line"] - round(text["scrolled"] / text["line"])) < 0.05
     assert page.evaluate("document.documentElement.scrollHeight") <= 900
     # No controls on the slide, each slide is one thing, and no text is too small for the back of a room.
     things = {
