@@ -2,7 +2,6 @@
  * here a measure or a stop is chosen, and what is chosen to be run is handed on. */
 
 import { find, make } from "./dom.js";
-import { rulesOf } from "./settings.js";
 
 /** @typedef {import("./records.js").Props} Props */
 /** @typedef {import("./records.js").Watch} Watch */
@@ -11,14 +10,16 @@ import { rulesOf } from "./settings.js";
 const MARKS = { safe: "✓", frontier: "◆", paper: "P" };
 
 /**
- * Mount the map: props.value is what map_of says, or a text; a cell that is pressed triggers `input`.
+ * Mount the map: props.value is what map_of says, or a text. A map that is seen without one asks for it; a cell
+ * that is pressed triggers `input`.
  *
  * @param {HTMLElement} element
  * @param {Props} props
  * @param {Watch} watch
  * @param {Trigger} trigger
+ * @param {() => void} ask
  */
-export function mountSafeMap(element, props, watch, trigger) {
+export function mountSafeMap(element, props, watch, trigger, ask) {
   const panel = find(element, ".ld-map");
   let shown = ""; // the measure; the visitor's choice stays from map to map
 
@@ -29,6 +30,7 @@ export function mountSafeMap(element, props, watch, trigger) {
 
   function draw() {
     const { value } = props;
+    if (!value) return;
     const isEmpty = typeof value === "string";
     panel.dataset.state = isEmpty ? "empty" : value.safe ? "safe" : "none";
     find(panel, ".ld-map-answer").textContent = isEmpty ? value : value.answer;
@@ -48,6 +50,10 @@ export function mountSafeMap(element, props, watch, trigger) {
 
   watch("value", draw);
   draw();
+  // A panel gets its size whenever its tab is opened: where the answer did not come, that asks again.
+  new ResizeObserver(() => {
+    if (!props.value && panel.clientWidth) ask();
+  }).observe(panel);
 }
 
 /** The switch of the measure; it is made once, so that the keyboard stays on it. */
@@ -100,7 +106,7 @@ function cellOf(cell, measure, choose) {
 }
 
 /**
- * Mount the dial: props.value is what dial_of says, or a text; its button triggers `input`.
+ * Mount the dial: props.value is what dial_of says, or a text, and null until it comes; its button triggers `input`.
  *
  * @param {HTMLElement} element
  * @param {Props} props
@@ -114,6 +120,7 @@ export function mountDial(element, props, watch, trigger) {
 
   function draw() {
     const { value } = props;
+    if (!value) return;
     const isEmpty = typeof value === "string";
     panel.dataset.state = isEmpty ? "empty" : "drawn";
     find(panel, ".ld-empty").textContent = isEmpty ? value : "";
@@ -136,29 +143,4 @@ export function mountDial(element, props, watch, trigger) {
   });
   watch("value", draw);
   draw();
-}
-
-/**
- * What Gradio asks of the page when a cell or a stop is to be run: lora_drop/ui/safe_zone_tab.py names these.
- *
- * @param {import("./store.js").Store} store
- */
-export function exploreDoor({ state }) {
-  const rules = () => rulesOf(state.table);
-  return {
-    /** The value of the map or the dial; returns the values of the controls, as a preset's. */
-    chosen({ chosen }) {
-      /** @type {any} */ (window).LoraDrop.moved?.(); // what runs from now on is the visitor's choice
-      return rules().map((key) => chosen?.[key] ?? state.settings?.[key]);
-    },
-
-    /** Press Run once the controls hold what was chosen. */
-    async pressRun({ chosen }) {
-      const isSet = () => rules().every((key) => !(key in chosen) || String(state.settings?.[key]) === String(chosen[key]));
-      for (let waited = 0; !isSet() && waited < 3000; waited += 50) await new Promise((done) => setTimeout(done, 50));
-      /** @type {HTMLElement} */ (document.querySelector("#ld-tabs [role=tab]")).click();
-      /** @type {HTMLElement} */ (document.querySelector("#ld-run")).click();
-      window.scrollTo(0, 0);
-    },
-  };
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.sweep_file import read_sweep
 from lora_drop.method import paper
 from lora_drop.run.exports.figures import group_of
+from lora_drop.run.exports.scripts import TEMPLATES
 from lora_drop.ui.components import Scripted
 from lora_drop.ui.safe_zone import SHIPPED_SWEEP
 
@@ -17,24 +19,31 @@ PAPER_PERIOD, PAPER_RATIO = 4, 0.5  # the setting of the paper's safe zone that 
 
 
 class Method(Scripted):
-    """The tab: words from its template, the drawing and the table from `assets/js/method`.
+    """The tab: drawings and a table from `assets/js/method`, which asks for the words when the tab is first opened."""
 
-    Args:
-        model: what `model_facts` says of the loaded model.
-    """
+    def __init__(self, **kwargs: Any):
+        def method_words(_: Any = None) -> dict[str, Any]:  # Gradio marks the function and hands on one argument
+            return words()
 
-    def __init__(self, model: dict[str, Any], **kwargs: Any):
         super().__init__(
             None,
             "method.html",
-            "mountMethod(element, props)",
-            model=model,
-            paper=paper_rows(),
-            label=f"These are {paper.LABEL}. Other and larger models, trained adapters of rank {paper.RANK}, accuracy "
-            "averaged over tasks; the two columns after a “…” are computed here.",
-            ours=our_words(),
+            "mountMethod(element, server)",
+            server_functions=[method_words],
             **kwargs,
         )
+
+
+@cache
+def words() -> dict[str, Any]:
+    """What the tab says: its words as HTML, the paper's rows with their label, and our own figures in words."""
+    return {
+        "words": (TEMPLATES / "method_words.html").read_text(encoding="utf-8"),
+        "paper": paper_rows(),
+        "label": f"These are {paper.LABEL}. Other and larger models, trained adapters of rank {paper.RANK}, accuracy "
+        "averaged over tasks; the two columns after a “…” are computed here.",
+        "ours": our_words(),
+    }
 
 
 def paper_rows() -> list[dict[str, Any]]:
@@ -67,12 +76,3 @@ def _at_the_papers(rows: list[dict[str, Any]], reuse: str) -> dict[str, Any]:
         if is_there and (rule, part, others) == (reuse, "block", "") and adapters != "none":
             return row
     raise ValueError(reuse)
-
-
-def build(facts: dict[str, Any]) -> None:
-    """The tab's content, inside the layout's open `gr.Tab`.
-
-    Args:
-        facts: what `model_facts` says of the loaded model.
-    """
-    Method(facts, elem_id="ld-method")

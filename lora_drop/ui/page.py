@@ -9,15 +9,17 @@ from lora_drop.method.settings import SCHEDULE
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.exports.colors import css_variables
 from lora_drop.run.exports.scripts import RUN_STYLES, TAB_STYLES, plotly_script
-from lora_drop.ui import connections, events, gradio_private, method, owner, scripts
+from lora_drop.ui import connections, events, gradio_private, owner, scripts
 from lora_drop.ui.api import build_api
 from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.components import ModelFacts
+from lora_drop.ui.compressed import Compressed
 from lora_drop.ui.controls import SHOWN
 from lora_drop.ui.facts import page_facts
 from lora_drop.ui.gradio_queue import use_fair_queue
 from lora_drop.ui.guard import Guard
 from lora_drop.ui.limits import Limits
+from lora_drop.ui.method import Method
 from lora_drop.ui.policy import Policy
 from lora_drop.ui.run_tab import build_run_tab
 from lora_drop.ui.safe_zone_tab import build_safe_zone_tab, join_runs
@@ -61,7 +63,7 @@ def build_app(pool: ModelPool, policy: Policy | None = None) -> Page:
             with gr.Tab("Safe zone", id="safe-zone"):
                 zone = build_safe_zone_tab(pool, calls.limits, tab.model)
             with gr.Tab("Method", id="method"):
-                method.build(found["model"])
+                Method(elem_id="ld-method")
         chosen, shown = ModelFacts(labels=pool.labels, elem_id="ld-facts"), gr.State(pool.first)
         zone.follow(shown)
         join_runs(zone, [tab.controls[one.name] for one in SHOWN if one.of == SCHEDULE])
@@ -98,6 +100,7 @@ def launch(
     guards = [
         Middleware(Guard, policy=policy, counters=calls.counters),
         Middleware(Uploads, policy=policy, counters=calls.counters, shelf=calls.uploads),
+        Middleware(Compressed),
     ]
     _, url, public_url = demo.launch(
         server_name=host,

@@ -161,15 +161,27 @@ class SafeZone:
     missing: str = ""  # why nothing is stored
     limits: Limits = Limits()
 
-    def use_model(self, model: str, quality: str, here: Sweep | None) -> tuple[Any, ...]:
-        """Another model of the menu: what is known of it, the choice of what is shown, map, figure and dial."""
+    def open(self, *shown: Any) -> tuple[Any, ...]:
+        """The tab is opened: what `use_model` gives, and that it is open."""
+        return *self.use_model(*shown), True
+
+    def follow(self, opened: bool, *shown: Any) -> tuple[Any, ...]:
+        """Another model of the menu: what `use_model` gives, where the tab was opened."""
+        return self.use_model(*shown) if opened else (gr.skip(),) * 5
+
+    def use_model(self, model: str, quality: str, here: Sweep | None, curves: bool) -> tuple[Any, ...]:
+        """What is known of a model, the choice of what is shown, map, figure and dial.
+
+        Args:
+            curves: the figure was unfolded.
+        """
         info = self.pool.info(model)
         choices = self._choices(info.revision, here)
         first = self.first(choices, info.revision)
         return (
             gr.update(value=self.known(info.revision)),
             gr.update(choices=choices, value=first),
-            *self.show(first, quality, here),
+            *self.show(first, quality, here, curves),
             self.dial(model),
         )
 
@@ -211,10 +223,11 @@ class SafeZone:
         mine = here if here and here["model"]["revision"] == revision else None
         return choices_of(self.stored_for(revision)[0], mine)
 
-    def show(self, choice: str | None, quality: str, here: Sweep | None) -> tuple[Any, Any]:
-        """The map and the figure for a choice of `choices_of`."""
+    def show(self, choice: str | None, quality: str, here: Sweep | None, curves: bool = True) -> tuple[Any, Any]:
+        """The map and, where it is unfolded, the figure, for a choice of `choices_of`."""
         sweep, group = self._find(choice, here)
-        return map_of(sweep, group), pareto_of(sweep, quality if quality in QUALITIES else next(iter(QUALITIES)))
+        quality = quality if quality in QUALITIES else next(iter(QUALITIES))
+        return map_of(sweep, group), pareto_of(sweep, quality) if curves else gr.skip()
 
     def _find(self, choice: str | None, here: Sweep | None) -> tuple[Sweep | None, Group | None]:
         source, _, number = (choice or "").partition(":")

@@ -22,17 +22,20 @@ WORST = 4  # doublings of the loss that reads well until a cell has no colour le
 class SafeMap(Scripted):
     """The map over drop ratio and period; its value is `map_of`'s, or a text that says why there is nothing to see.
 
-    It triggers `input` where a visitor chooses a cell: the value then has its control values as `chosen`.
+    It is None until the tab is opened, which triggers `opened`. Where a visitor chooses a cell, it triggers `input`:
+    the value then has its control values as `chosen`.
     """
 
-    def __init__(self, value: dict[str, Any] | str = "", **kwargs: Any):
-        super().__init__(value, "safe_map.html", "mountSafeMap(element, props, watch, trigger)", **kwargs)
+    def __init__(self, value: dict[str, Any] | str | None = None, **kwargs: Any):
+        super().__init__(
+            value, "safe_map.html", "mountSafeMap(element, props, watch, trigger, () => trigger('opened'))", **kwargs
+        )
 
 
 class Dial(Scripted):
-    """The break-it dial; its value is `dial_of`'s, or a text. It triggers `input` as the map does."""
+    """The break-it dial; its value is `dial_of`'s, a text or None, and it triggers `input` as the map does."""
 
-    def __init__(self, value: dict[str, Any] | str = "", **kwargs: Any):
+    def __init__(self, value: dict[str, Any] | str | None = None, **kwargs: Any):
         super().__init__(value, "dial.html", "mountDial(element, props, watch, trigger)", **kwargs)
 
 

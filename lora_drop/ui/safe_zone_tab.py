@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
@@ -12,7 +13,7 @@ from lora_drop.models.pool import ModelPool
 from lora_drop.run.exports.figures import QUALITIES
 from lora_drop.ui.kept import Stops
 from lora_drop.ui.limits import Limits
-from lora_drop.ui.safe_zone import MAX_POINTS, MEASURED_HERE, SafeZone, choices_of, stored_sweep
+from lora_drop.ui.safe_zone import MAX_POINTS, MEASURED_HERE, SafeZone, stored_sweep
 from lora_drop.ui.safe_zone_figures import Figure, Progress
 from lora_drop.ui.safe_zone_map import Dial, SafeMap
 
@@ -32,35 +33,31 @@ class SafeZoneTab:
 
 
 def build_safe_zone_tab(pool: ModelPool, limits: Limits, model: gr.components.Component) -> SafeZoneTab:
-    """The tab's content, inside the layout's open `gr.Tab`.
+    """The tab's content, inside the layout's open `gr.Tab`; what it shows comes when the tab is first opened.
 
     Args:
         model: the control that holds the chosen model.
     """
     stored, missing = stored_sweep()
     zone = SafeZone(pool, stored, Stops(), missing, limits)
-    revision = pool.info(None).revision
-    choices = choices_of(zone.stored_for(revision)[0], None)
-    first = zone.first(choices, revision)
-    first_map, _ = zone.show(first, next(iter(QUALITIES)), None)
-    here = gr.State(None)
+    here, opened, unfolded = gr.State(None), gr.State(False), gr.State(False)
     with gr.Row(elem_id="ld-zone", equal_height=False):
-        known, choice = _build_shown(zone.known(revision), choices, first)
+        known, choice = _build_shown()
         with gr.Column(elem_id="ld-zone-right"):
-            map_ = SafeMap(first_map, elem_id="ld-zone-map")
-            dial = Dial(zone.dial(None), elem_id="ld-zone-dial")
+            map_ = SafeMap(None, elem_id="ld-zone-map")
+            dial = Dial(None, elem_id="ld-zone-dial")
             with gr.Accordion("Speed against quality, all rules, with the paper's own points", open=False) as curves:
                 quality = _build_quality()
                 front = Figure("One moment …", elem_id="ld-zone-pareto")
         form, start, cancel, progress = _build_form()
 
-    # It is half of all that the page would load at its start, so it comes when it is asked for.
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    curves.expand(lambda *chosen: zone.show(*chosen)[1], [choice, quality, here], front, **quiet)
+    quiet: Any = {"show_progress": "hidden", "api_visibility": "private"}
+    # The curves are large, so they come when they are asked for.
+    curves.expand(lambda *chosen: (zone.show(*chosen)[1], True), [choice, quality, here], [front, unfolded], **quiet)
     gr.on(
         [choice.input, quality.input],
         zone.show,
-        [choice, quality, here],
+        [choice, quality, here, unfolded],
         [map_, front],
         trigger_mode="always_last",  # a choice made while the last one is drawn counts
         **quiet,
@@ -79,13 +76,9 @@ def build_safe_zone_tab(pool: ModelPool, limits: Limits, model: gr.components.Co
     cancel.click(zone.cancel_page, None, None, queue=False, show_progress="hidden", api_visibility="private")
 
     def follow(shown: gr.State) -> None:
-        shown.change(
-            zone.use_model,
-            [shown, quality, here],
-            [known, choice, map_, front, dial],
-            show_progress="hidden",
-            api_visibility="private",
-        )
+        found = [known, choice, map_, front, dial]
+        map_.opened(zone.open, [shown, quality, here, unfolded], [*found, opened], **quiet)
+        shown.change(zone.follow, [opened, shown, quality, here, unfolded], found, **quiet)
 
     return SafeZoneTab(map_, dial, follow)
 
@@ -101,7 +94,7 @@ def join_runs(tab: SafeZoneTab, rules: list[gr.components.Component]) -> None:
         set_.then(None, chosen, None, js="(value) => window.LoraDrop.pressRun(value)", show_progress="hidden")
 
 
-def _build_shown(words: str, choices: list[tuple[str, str]], first: str | None) -> tuple[gr.HTML, gr.Dropdown]:
+def _build_shown() -> tuple[gr.HTML, gr.Dropdown]:
     """What of a sweep is shown: words on what is stored, the choice of a way of skipping."""
     with gr.Column(elem_id="ld-zone-show", elem_classes="ld-panel"):
         _text(
@@ -109,13 +102,8 @@ def _build_shown(words: str, choices: list[tuple[str, str]], first: str | None) 
             "quality. Each cell of the map is one setting, measured. Safe is what reads well: a small quality loss on "
             "the full model's own answers, and a text of its own that does not go in circles.</p>"
         )
-        known = _text(words)
-        choice = gr.Dropdown(
-            choices,
-            value=first,
-            label="Way of skipping",
-            elem_id="ld-zone-choice",
-        )
+        known = _text("<p class='ld-zone-known'>One moment …</p>")
+        choice = gr.Dropdown([], label="Way of skipping", elem_id="ld-zone-choice")
     return known, choice
 
 

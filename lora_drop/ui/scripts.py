@@ -20,13 +20,14 @@ from starlette.staticfiles import StaticFiles
 
 from lora_drop.run.exports.scripts import SCRIPTS, modules
 
-ENTRY = "main.js"  # of the page
+ENTRY = "main.js"  # of the page; what only a tab needs, it imports when the tab is first opened
 
 
 @cache
 def address() -> str:
     """The relative address of the folder; it changes with the content of any module."""
-    content = json.dumps(modules(ENTRY)).encode()
+    sources = {path.relative_to(SCRIPTS).as_posix(): path.read_text("utf-8") for path in SCRIPTS.rglob("*.js")}
+    content = json.dumps(sources, sort_keys=True).encode()
     return f"lora-drop-js/{hashlib.sha256(content).hexdigest()[:12]}"
 
 
@@ -45,7 +46,7 @@ def route() -> Mount:
 
 
 def head() -> str:
-    """What fetches all modules at once: by themselves, each would be asked for once another one has named it."""
+    """What fetches the page's modules at once: by themselves, each would be asked for once another has named it."""
     return "".join(f'<link rel="modulepreload" href="{address()}/{name}">' for name in modules(ENTRY))
 
 

@@ -34,6 +34,7 @@ def test_a_visit_shifts_nothing_and_its_bytes_are_told_apart(server, browser, si
     seen.wait_idle()
     assert seen.bytes["ours"] > 50_000 and seen.bytes["plotly"] > 500_000 and seen.bytes["gradio"] > 50_000
     run_to_end(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0], "nothing is cut off to the side"
     assert seen.shift < 0.05, page.evaluate("window.visit.shifted")
     page.close()
 
@@ -43,6 +44,17 @@ def test_the_first_screen_holds_prompt_run_and_panes(server, open_page):
     for selector in ("#ld-prompt", "#ld-run", ".ld-verdict", ".ld-pane[data-lane='0']", ".ld-race"):
         box = page.locator(selector).first.bounding_box()
         assert box["y"] >= 0 and box["y"] + box["height"] <= 900, selector
+
+
+def test_on_a_phone_the_answers_come_before_the_charts_and_the_settings(server, open_page):
+    page = open_page(server.url, viewport={"width": 375, "height": 800})
+    order = ("#ld-prompt", "#ld-run", ".ld-verdict", ".ld-panes", ".ld-race", "[data-chart=activity]", "#ld-settings")
+    for has_run in (False, True):
+        if has_run:
+            run_to_end(page)
+        boxes = [page.locator(where).bounding_box() for where in order]
+        assert all(one["y"] + one["height"] <= two["y"] for one, two in zip(boxes, boxes[1:], strict=False)), has_run
+        assert all(box["x"] >= 0 and box["x"] + box["width"] <= 375 for box in boxes)
 
 
 def test_the_dark_theme_repaints_the_charts_in_place(server, open_page):

@@ -27,7 +27,8 @@ PHONE = {"viewport": {"width": 375, "height": 812}}
 def open_zone(page: Page) -> None:
     page.get_by_role("tab", name="Safe zone").click()
     page.wait_for_selector(".ld-progress .ld-status:not(:empty)")
-    page.wait_for_selector("#ld-zone-map .ld-map-answer:not(:empty)")
+    page.wait_for_selector("#ld-zone-map .ld-map:not([data-state=waiting])")
+    page.wait_for_selector("#ld-zone-dial .ld-dial:not([data-state=waiting])")
 
 
 def open_front(page: Page) -> None:

@@ -27,6 +27,11 @@ SMALLEST = """() => {
     return Math.min(...all.map(node => parseFloat(getComputedStyle(node).fontSize)));
 }"""
 
+TEXTS = """() => [...document.querySelectorAll('.ld-text')].map(text => ({
+    top: text.getBoundingClientRect().top, height: text.clientHeight, scrolled: text.scrollTop,
+    line: parseFloat(getComputedStyle(text).lineHeight),
+}))"""
+
 
 def run_to_its_end(page: Page, tokens: int = 48) -> None:
     prepare(page, tokens=tokens)
@@ -199,6 +204,12 @@ def test_talk_mode_is_entered_and_left_by_one_key_and_by_the_address(server, ope
     assert (round(box["width"]), round(box["height"])) == (1600, 900)
     size = page.evaluate("parseFloat(getComputedStyle(document.querySelector('.ld-text')).fontSize)")
     assert size >= 24
+    texts = page.evaluate(TEXTS)
+    assert len(texts) == 2 and texts[0]["top"] == texts[1]["top"], "the answers are aligned"
+    for text in texts:
+        lines = text["height"] / text["line"]
+        assert lines > 3 and abs(lines - round(lines)) < 0.05, "no line is cut"
+        assert abs(text["scrolled"] / text["line"] - round(text["scrolled"] / text["line"])) < 0.05
     assert page.evaluate("document.documentElement.scrollHeight") <= 900
     # No controls on the slide, each slide is one thing, and no text is too small for the back of a room.
     things = {
@@ -232,6 +243,32 @@ def test_talk_mode_is_entered_and_left_by_one_key_and_by_the_address(server, ope
     expect(page.locator("#ld-left")).to_be_hidden()
     page.keyboard.press("Escape")
     expect(page.locator("#ld-left")).to_be_visible()
+
+
+def test_on_a_slide_a_token_moves_the_scrubber_alone_and_each_escape_closes_one_thing(server, open_page):
+    page = open_page(server.url)
+    run_to_its_end(page)
+    inspector = page.get_by_test_id("token-inspector")
+    token = page.locator(".ld-pane[data-lane='1'] .ld-token[data-step='5']")
+    token.evaluate("span => span.click()")
+    expect(inspector).to_be_visible()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.keyboard.press("t")
+    expect(inspector).to_be_hidden()
+    assert page.locator(".ld-inspected").count() == 0, "no mark of it stands on the slide"
+    token.evaluate("span => span.click()")
+    expect(page.locator(".ld-tip")).to_be_visible()
+    assert page.evaluate(SMALLEST) >= 0.022 * 900
+    page.keyboard.press("ArrowRight")
+    assert page.input_value(".ld-scrub") == "6"
+    page.keyboard.press("Escape")
+    expect(page.locator(".ld-later")).to_have_count(0)
+    expect(page.locator("#ld-left")).to_be_hidden()
+    page.keyboard.press("Escape")
+    expect(page.locator("#ld-left")).to_be_visible()
+    expect(inspector).to_be_hidden()
+    assert not [url for url in asked if "component_server" in url]
 
 
 def test_3000_steps_stay_usable(server, open_page):

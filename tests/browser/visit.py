@@ -37,10 +37,16 @@ class Visit:
         cdp.send("Network.enable")
         cdp.send("Network.setCacheDisabled", {"cacheDisabled": True})
         cdp.on("Network.requestWillBeSent", lambda e: self.urls.update({e["requestId"]: e["request"]["url"]}))
-        cdp.on("Network.loadingFinished", self._finished)
+        cdp.on("Network.loadingFinished", lambda e: self._add(e, int(e["encodedDataLength"])))
+        cdp.on("Network.dataReceived", self._came)
 
-    def _finished(self, event: dict) -> None:
-        self.bytes[whose(self.urls.get(event["requestId"], ""))] += int(event["encodedDataLength"])
+    def _came(self, event: dict) -> None:
+        """A part of something; a stream of events, which the page ends itself, is never told as finished."""
+        if "queue/data" in self.urls.get(event["requestId"], ""):
+            self._add(event, event["dataLength"])
+
+    def _add(self, event: dict, count: int) -> None:
+        self.bytes[whose(self.urls.get(event["requestId"], ""))] += count
 
     def wait_idle(self) -> None:
         """Until nothing has come for a second; Gradio's stream of heartbeats never ends."""

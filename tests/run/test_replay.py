@@ -4,6 +4,7 @@ import dataclasses
 import html
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
@@ -106,15 +107,20 @@ def test_the_modules_are_in_the_page_as_they_are(trace):
         theirs = path.read_text(encoding="utf-8").splitlines()
         for ours, line in zip(source.splitlines(), theirs, strict=True):
             assert ours == line or re.search(r' from "\.{1,2}/', line)
+        code = re.sub(r"/\*.*?\*/", "", source, flags=re.DOTALL)
+        assert "import(" not in code, "a file that needs nothing else cannot ask for more"
         named = re.findall(r'^(?:import|export|\}).* from "(.+)";$', source, re.MULTILINE)
         assert set(named) <= held.keys()
 
 
-def test_the_modules_have_an_address_that_changes_with_each_of_them(monkeypatch):
+@pytest.mark.parametrize("name", ["dom.js", "method/scenes.js"])
+def test_the_modules_have_an_address_that_changes_with_each_of_them(monkeypatch, tmp_path, name):
     before = scripts.address()
-    changed = dict(modules.modules("main.js"))
-    changed["dom.js"] += "\n"
-    monkeypatch.setattr(scripts, "modules", lambda entry: changed)
+    changed = shutil.copytree(modules.SCRIPTS, tmp_path / "js")
+    monkeypatch.setattr(scripts, "SCRIPTS", changed)
+    assert scripts.address.__wrapped__() == before
+    with (changed / name).open("a") as file:
+        file.write("\n")
     assert scripts.address.__wrapped__() != before
     assert re.fullmatch(r"lora-drop-js/[0-9a-f]{12}", before)
 
@@ -122,7 +128,10 @@ def test_the_modules_have_an_address_that_changes_with_each_of_them(monkeypatch)
 def test_no_module_is_left_over():
     """What no module names is not loaded: types only, and the replay's own entry."""
     names = {path.relative_to(modules.SCRIPTS).as_posix() for path in modules.SCRIPTS.rglob("*.js")}
-    assert names - modules.modules("main.js").keys() == {"records.js", "replay.js"}
+    at_once = modules.modules("main.js")
+    late = set(re.findall(r'import\("\./(.+?)"\)', at_once["main.js"]))
+    assert late == {"explore.js", "safe_zone.js", "method/method.js"} and not late & at_once.keys()
+    assert names - at_once.keys() - set().union(*map(modules.modules, late)) == {"records.js", "replay.js"}
 
 
 def test_the_same_trace_gives_the_same_page(trace):

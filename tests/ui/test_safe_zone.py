@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 
 from lora_drop.errors import LoraDropError
@@ -90,8 +91,19 @@ def test_the_stored_sweep_is_shown_for_its_own_weights_alone(tmp_path, tiny):
     found, words = zone.stored_for(tiny.revision)
     assert found is None and "no stored sweep of this model" in words
     assert "no stored sweep of this model" in zone.known(tiny.revision)
-    *_, choice, maps, front, dial = zone.use_model(None, "agreement", None)
+    name = zone.pool.first
+    _, choice, maps, front, dial = zone.use_model(name, "agreement", None, True)
     assert choice["value"] is None and maps == front == NO_POINTS and dial == NO_STOPS
+
+
+def test_what_is_not_opened_is_not_sent(tiny):
+    zone = SafeZone(ModelPool(tiny), None, Stops())
+    name = zone.pool.first
+    assert list(zone.follow(False, name, "own", None, False)) == [gr.skip()] * 5, "a model, before the tab is opened"
+    *_, maps, front, dial, opened = zone.open(name, "own", None, False)
+    assert (maps, dial, opened) == (NO_POINTS, NO_STOPS, True) and front == gr.skip(), "the curves are folded"
+    *_, maps, front, dial = zone.follow(True, name, "own", None, True)
+    assert (maps, front, dial) == (NO_POINTS, NO_POINTS, NO_STOPS)
 
 
 def test_a_stored_sweep_that_cannot_be_read_is_reported(tmp_path, tiny):

@@ -73,7 +73,7 @@ export class ActivityChart extends Chart {
         this.words[layer].push(kind === "early" ? WORDS.early + triggerWords[trigger ?? ""] : WORDS[kind]);
       }
     }
-    this.apply();
+    this.isDue = true;
   }
 
   /** @param {number} step */

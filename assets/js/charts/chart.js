@@ -36,6 +36,7 @@ export class Chart {
     this.traces = [];
     this.visible = true;
     this.isDrawn = false;
+    this.isDue = false; // all is to be given to Plotly anew
     this.isFinished = false;
     this.isListening = false;
     /** @type {number | null} */
@@ -257,13 +258,31 @@ export class Chart {
       this.setUp();
       this.isDrawn = false;
     } else if (moved && this.from > from) this.forget(this.from);
-    if (!this.isDrawn) this.apply();
+    this.isDue = !this.isDrawn || moved || isOver || isAnew;
     this.extend();
     if (isAnew && this.from > 0) this.forget(this.from);
     if (isOver) this.finish();
     this.isFinished ||= isOver;
-    if (moved || isOver || isAnew) this.apply();
+    if (this.isDue) this.apply();
     else if (this.cursorStep !== null) this.moveCursor(this.cursorStep);
+  }
+
+  /**
+   * Add points to traces: Plotly draws these alone, unless all is due. One call of it a frame is enough.
+   *
+   * @param {{x: any[], y: any[]}} fresh of each trace
+   * @param {number[]} indices of the traces
+   */
+  grow(fresh, indices) {
+    if (this.isDue) {
+      indices.forEach((at, i) => {
+        const trace = this.traces[at];
+        Object.assign(trace, { x: [...trace.x, ...fresh.x[i]], y: [...trace.y, ...fresh.y[i]] });
+      });
+      return;
+    }
+    plotly().extendTraces(this.plot, fresh, indices);
+    this.traces = this.plot.data ?? [];
   }
 
   /** Give data and layout to Plotly, which keeps what the reader zoomed. */

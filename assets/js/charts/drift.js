@@ -6,7 +6,6 @@ import { stepWords, triggerWords } from "../kinds.js";
 import { isAdaptive, isBaseline } from "../schedule.js";
 import { Chart } from "./chart.js";
 import { baseLayout, color, faded, laneColor } from "./layout.js";
-import { plotly } from "./plotly.js";
 
 // The traces by their place.
 const [REFRESHES, LEAST, MOST, MEAN, DOTS, EARLY, EARLY_DOTS, LAYER, OTHERS] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
@@ -140,8 +139,7 @@ export class DriftChart extends Chart {
     this.others.forEach((lane, i) => this.extendOther(lane, i, add[OTHERS + i]));
     if (!add.some((trace) => trace.x.length)) return;
     const column = (key) => add.map((trace) => trace[key]);
-    plotly().extendTraces(this.plot, { x: column("x"), y: column("y") }, add.map((_, i) => i));
-    this.traces = this.plot.data ?? [];
+    this.grow({ x: column("x"), y: column("y") }, add.map((_, i) => i));
     this.traces[MEAN].customdata.push(...said);
     this.figure.dataset.state = "running";
   }

@@ -49,7 +49,7 @@ export class DriftMap extends Chart {
       this.z.forEach((row, i) => row.push(drift[i]));
       schedule.dropped.forEach((layer, i) => this.traces[0].customdata[i].push(layer));
     }
-    if (this.drawn > before) this.apply();
+    if (this.drawn > before) this.isDue = true;
   }
 
   /** @param {number} step */

@@ -3,7 +3,6 @@
 import { isBaseline } from "../schedule.js";
 import { Chart, valuesAt } from "./chart.js";
 import { baseLayout, laneColor } from "./layout.js";
-import { plotly } from "./plotly.js";
 
 /** @typedef {import("../run.js").Lane} Lane */
 
@@ -72,8 +71,7 @@ class LinesChart extends Chart {
     });
     if (!add.some((trace) => trace.x.length)) return;
     const column = (key) => add.map((trace) => trace[key]);
-    plotly().extendTraces(this.plot, { x: column("x"), y: column("y") }, add.map((_, i) => i));
-    this.traces = this.plot.data ?? [];
+    this.grow({ x: column("x"), y: column("y") }, add.map((_, i) => i));
   }
 }
 

@@ -4,7 +4,6 @@
 import { baseline, kvTokens, varies } from "../schedule.js";
 import { Chart, valuesAt } from "./chart.js";
 import { baseLayout, color, laneColor } from "./layout.js";
-import { plotly } from "./plotly.js";
 
 export class MemoryChart extends Chart {
   /** @param {HTMLElement} figure */
@@ -87,8 +86,7 @@ export class MemoryChart extends Chart {
       grow(lanes.length + lane.index, fresh, formula);
     }
     if (!grown.length) return;
-    plotly().extendTraces(this.plot, { x, y }, grown);
-    this.traces = this.plot.data ?? [];
+    this.grow({ x, y }, grown);
   }
 
   /** @param {number} step */

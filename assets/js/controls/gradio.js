@@ -1,4 +1,4 @@
-/* What Gradio's own controls ask of the page's scripts: lora_drop/ui/events.py names these. */
+/* What Gradio's own controls ask of the page's scripts: lora_drop/ui/events.py and safe_zone_tab.py name these. */
 
 import { readLink } from "../export/link.js";
 import { presetName, rulesOf } from "../settings.js";
@@ -29,6 +29,21 @@ export function gradioDoor(store) {
     preset(name) {
       store.update({ isMoved: name !== state.presets?.default });
       return valuesOf(state.named[name] ?? state.settings);
+    },
+
+    /** A cell of the Safe zone's map or a stop of the dial; returns the values of the controls. */
+    chosen({ chosen }) {
+      store.update({ isMoved: true }); // what runs from now on is the visitor's choice
+      return rulesOf(state.table).map((key) => chosen?.[key] ?? state.settings?.[key]);
+    },
+
+    /** Press Run once the controls hold what was chosen. */
+    async pressRun({ chosen }) {
+      const isSet = () => rulesOf(state.table).every((key) => !(key in chosen) || String(state.settings?.[key]) === String(chosen[key]));
+      for (let waited = 0; !isSet() && waited < 3000; waited += 50) await new Promise((done) => setTimeout(done, 50));
+      /** @type {HTMLElement} */ (document.querySelector("#ld-tabs [role=tab]")).click();
+      /** @type {HTMLElement} */ (document.querySelector("#ld-run")).click();
+      window.scrollTo(0, 0);
     },
 
     /** A run is asked for. */

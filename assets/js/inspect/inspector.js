@@ -14,7 +14,8 @@ const STEPS = new Map([["ArrowRight", 1], ["ArrowLeft", -1], ["ArrowDown", 1], [
 const OFFLINE = "This is a recorded run without a model: the likeliest tokens are in it, the lens of the layers is not.";
 
 /**
- * A click on a token opens the inspector; so do the arrow keys in an answer, which is one tab stop.
+ * A click on a token opens the inspector; so do the arrow keys in an answer, which is one tab stop. A slide of the talk
+ * mode has none.
  *
  * @param {HTMLElement} root
  * @param {import("../store.js").Store} store
@@ -72,10 +73,10 @@ export function mountInspector(root, store, server) {
 
   root.addEventListener("click", (event) => {
     const span = /** @type {HTMLElement | null} */ (/** @type {Element} */ (event.target).closest?.(".ld-panes .ld-token"));
-    if (span) open(span);
+    if (span && !store.state.isTalk) open(span);
   });
-  root.addEventListener("keydown", (event) => onKey(event, () => token, close));
-  store.subscribe(["run"], leave);
+  root.addEventListener("keydown", (event) => store.state.isTalk || onKey(event, () => token, close));
+  store.subscribe(["run", "isTalk"], leave);
   store.subscribe(["revision"], () => token && !token.isConnected && leave()); // it was taken back
 }
 

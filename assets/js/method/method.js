@@ -7,22 +7,27 @@ import { Drawing } from "./drawing.js";
 import { fillPaper } from "./paper.js";
 import { drawRule } from "./rules.js";
 
+/** @typedef {import("../records.js").Model} Model */
+
 /**
- * Mount the tab: props.model is what model_facts says, props.paper the paper's rows, props.ours our own in words.
+ * Mount the tab: the server has its words, a file of its own, and what the paper says.
  *
  * @param {HTMLElement} element
- * @param {import("../records.js").Props} props
+ * @param {{method_words: () => Promise<{words: string, label: string, ours: string, paper: Record<string, any>[]}>}} server
  * @param {import("../store.js").Store} store
  */
-export function mountMethod(element, props, store) {
+export async function mountMethod(element, server, store) {
+  const found = await server.method_words();
+  const { body } = new DOMParser().parseFromString(found.words, "text/html");
+  find(element, ".ld-method").replaceChildren(...body.childNodes);
   mountBuildUp(find(element, ".ld-build-up"));
   for (const rule of element.querySelectorAll(".ld-rule")) {
     /** @type {SVGElement | null} */
     const svg = rule.querySelector(".ld-rule-svg");
     if (svg) drawRule(svg, /** @type {HTMLElement} */ (rule).dataset.rule ?? "");
   }
-  fillPaper(element, props);
+  fillPaper(element, found);
   const { state } = store;
-  const drawing = new Drawing(element, () => ({ model: state.model ?? props.model, settings: state.settings }));
+  const drawing = new Drawing(element, () => ({ model: /** @type {Model} */ (state.model), settings: state.settings }));
   store.subscribe(["model"], () => drawing.build());
 }

@@ -5,7 +5,7 @@ import { formatNumber, formatShare } from "../format.js";
 
 /**
  * @param {HTMLElement} element
- * @param {{label: string, ours: string, paper: Record<string, any>[]}} props
+ * @param {{label: string, ours: string, paper: Record<string, any>[]}} found
  */
 export function fillPaper(element, { label, ours, paper }) {
   find(element, ".ld-paper-label").textContent = label;

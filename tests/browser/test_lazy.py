@@ -1,0 +1,95 @@
+"""Safe zone and Method load when they are opened, in a real Chromium."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.support.page import run_to_end, set_text, wait_still
+
+from .visit import Visit
+
+pytestmark = [pytest.mark.browser, pytest.mark.full]
+
+LATE = re.compile(r"/lora-drop-js/\w+/(explore|safe_zone|method/\w+)\.js")
+WORDS = "prunes LoRA adapters"  # of the Method tab's, and of nothing else
+
+
+def watched(page: Page) -> list[str]:
+    """What a page asks for from now on: modules of the two tabs by name, calls by what they carry."""
+    asked: list[str] = []
+
+    def note(request) -> None:
+        if found := LATE.search(request.url):
+            asked.append(found[1])
+        elif request.method == "POST" and "component_server" in request.url:
+            asked.append(request.post_data_json["fn_name"])
+        elif request.method == "POST" and "queue/join" in request.url:
+            asked.append("queue")
+
+    page.on("request", note)
+    return asked
+
+
+def test_nothing_of_a_tab_comes_before_it_is_opened_and_then_it_comes_once(server, browser):
+    """Before the page goes anywhere: `open_page` would look too late."""
+    page = browser.new_page()
+    asked = watched(page)
+    answer = page.goto(server.url)
+    page.wait_for_selector(".ld-pane[data-lane='1']", timeout=60_000)
+    assert [one for one in asked if one != "count_tokens"] == []
+    assert WORDS not in answer.text()
+    config = page.evaluate("window.gradio_config.components")
+    values = {one["props"].get("elem_id"): one["props"].get("value") for one in config}
+    assert values["ld-zone-map"] is None and values["ld-zone-dial"] is None
+    assert page.locator("#ld-zone, #ld-method").count() == 0, "nothing of them is on the page"
+
+    page.get_by_role("tab", name="Method").click()
+    page.wait_for_selector(".ld-idea-svg rect")
+    assert WORDS in page.inner_text(".ld-method-lead")
+    assert {"method/method", "method_words"} <= set(asked) and not {"explore", "safe_zone"} & set(asked)
+    asked.clear()
+    page.get_by_role("tab", name="Safe zone").click()
+    expect(page.locator(".ld-map-answer")).to_contain_text("run a sweep")
+    assert sorted(asked) == ["explore", "queue"]
+    set_text(page, "ld-sweep-ratios", "0.75")
+    asked.clear()
+    for name in ("Method", "Run", "Safe zone"):
+        page.get_by_role("tab", name=name).click()
+        wait_still(page)
+    assert asked == [], "it is there"
+    assert page.input_value("#ld-sweep-ratios input, #ld-sweep-ratios textarea") == "0.75", "and stays as it was"
+    page.close()
+
+
+def test_the_tabs_open_by_the_keyboard_and_shift_nothing(server, browser):
+    page = browser.new_page(viewport={"width": 375, "height": 812})
+    seen = Visit(page)
+    page.goto(server.url)
+    page.wait_for_selector(".ld-pane[data-lane='1']", timeout=60_000)
+    seen.wait_idle()
+    before = seen.shift
+    page.get_by_role("tab", name="Run").focus()
+    for name, there in (("Safe zone", ".ld-map[data-state=empty]"), ("Method", ".ld-idea-svg rect")):
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("tab", name=name)).to_be_focused()
+        page.keyboard.press("Enter")
+        page.wait_for_selector(there)
+        wait_still(page)
+    assert seen.shift - before < 0.05, page.evaluate("window.visit.shifted")
+    page.close()
+
+
+def test_a_tab_whose_scripts_do_not_come_says_so(server, browser):
+    """The server has been renewed since the page was opened: its scripts have another address."""
+    page = browser.new_page()
+    page.goto(server.url)
+    page.wait_for_selector(".ld-pane[data-lane='1']", timeout=60_000)
+    page.route(LATE, lambda route: route.fulfill(status=404))
+    page.get_by_role("tab", name="Method").click()
+    expect(page.locator("#ld-method").get_by_role("alert")).to_contain_text("Reload the page")
+    page.get_by_role("tab", name="Run").click()
+    run_to_end(page)
+    page.close()
