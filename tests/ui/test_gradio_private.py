@@ -93,6 +93,37 @@ def test_gradio_still_reads_uploads_with_this_parser():
     assert gradio_private._PARSE is not route_utils.GradioMultiPartParser.parse
 
 
+def test_gradio_still_reads_calls_in_these_places():
+    for method, parameters in {
+        "preprocess_data": ["self", "block_fn", "inputs", "state", "explicit_call"],
+        "process_api": ["self", "block_fn", "inputs", "state", "request"],
+    }.items():
+        found = list(inspect.signature(getattr(gr.Blocks, method)).parameters)
+        assert found[: len(parameters)] == parameters and method in vars(gradio_private.Blocks), CHANGED
+    assert "fns[body.fn_index]" in inspect.getsource(route_utils.get_fn), CHANGED
+    source = inspect.getsource(routes)
+    for place in (
+        '["named_endpoints"]["/" + api_name]',
+        "client_utils.construct_args(",
+        ".blocks[component_id]",
+        "content = utils.error_payload(error, app.get_blocks().show_error)",
+    ):
+        assert place in source, CHANGED
+
+
+def test_an_error_that_is_no_visitors_goes_on_as_it_came():
+    for kind in (KeyError, TypeError):
+        with pytest.raises(kind):
+            asyncio.run(gradio_private.answers_to_mistakes()[kind](None, _raised(kind)))
+
+
+def _raised(kind: type[Exception]) -> Exception:
+    try:
+        raise kind("a bug of ours")
+    except kind as error:
+        return error
+
+
 def test_a_component_of_ours_is_still_drawn_as_its_parent():
     assert (FreeSlider().get_block_name(), FreeNumber().get_block_name()) == ("slider", "number")
 
