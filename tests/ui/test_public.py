@@ -275,7 +275,8 @@ def test_of_an_upload_that_breaks_off_nothing_stays(server):
         )
         connection.sendall(f"{head}Content-Length: 900000\r\n\r\n".encode() + UPLOAD % b"half" + b"a" * 400_000)
         wait_until(lambda: len(kept(server)) > len(before), "half of it is there")
-    wait_until(lambda: set(kept(server)) == before, "it is gone")
+    counted = "lora_drop_uploads_broken_total"
+    wait_until(lambda: set(kept(server)) == before and counted in server.figures(), "it is gone, and counted")
 
 
 def test_files_have_one_way_in(server):
