@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lora_drop.ui.counters import Counters
+from lora_drop.ui.gradio_private import MISTAKE
 from lora_drop.ui.limits import MIB
 from lora_drop.ui.policy import Policy
 
@@ -74,6 +75,8 @@ class Guard:
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
+                if message["status"] == 500 and MISTAKE in scope:
+                    message["status"] = 400
                 MutableHeaders(scope=message).update(self._headers)
             await send(message)
 

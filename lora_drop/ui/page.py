@@ -33,7 +33,7 @@ TITLE = (
 )
 
 
-class Page(gr.Blocks):
+class Page(gradio_private.Blocks):
     """The page, and what its launch needs: its functions, and how it treats those who reach it."""
 
     calls: Callbacks
@@ -119,6 +119,7 @@ def launch(
         app_kwargs={
             "routes": [scripts.route(), *owner.routes(policy, calls.counters, now)],
             "middleware": guards,
+            "exception_handlers": gradio_private.answers_to_mistakes(),
         },
         css=css_variables(),
         css_paths=[*RUN_STYLES, *TAB_STYLES],

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from lora_drop.cli.main import main
+from lora_drop.files import only_writer
 from lora_drop.paths import SHIPPED_SWEEPS
 from lora_drop.run.trace import read_trace
 from scripts import screenshots
@@ -47,6 +48,19 @@ def command(tmp_path) -> Callable[[str], list[str]]:
         return [*line, "--model", "random:tiny-llama", "--dtype", "float32"]
 
     return arguments
+
+
+@pytest.mark.parametrize("name", ["sweep", "presets", "train", "recommend", "benchmark"])
+def test_a_second_command_that_writes_to_one_folder_is_one_line(command, task_data, tmp_path, capsys, name):
+    out, model = tmp_path / "out", ["--model", "random:tiny-llama", "--dtype", "float32"]
+    others = {
+        "recommend": ["recommend", "--max-loss", "9", "--limit", "1", "--out", str(out), *model],
+        "benchmark": ["benchmark", "--data-dir", str(task_data), "--limit", "1", "--out", str(out), *model],
+    }
+    with only_writer(out, "anything"):
+        assert main(others.get(name) or command(name)) == 2
+    said = last_line(capsys)
+    assert re.fullmatch("lora_drop: another command is writing (a|presets).* to out: wait for its end.*", said), said
 
 
 def last_line(capsys) -> str:

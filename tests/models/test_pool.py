@@ -91,6 +91,7 @@ def test_a_swap_lets_the_old_model_go_before_it_reads_the_new_one(pool, loader):
             del loaded
     assert loader.names == [LLAMA, QWEN, LLAMA, QWEN], "what is in memory is not read again"
     assert loader.alive == [0, 0, 0, 0], "two models were in memory"
+    assert pool.load_seconds > 0, "the owner's metrics have it"
 
 
 @pytest.mark.full

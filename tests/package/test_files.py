@@ -34,6 +34,16 @@ def test_all_files_or_none(tmp_path):
     assert content(tmp_path) == {"one": "\\ud800", "other": "3"}
 
 
+def test_all_are_on_the_disk_before_one_takes_its_place(tmp_path, monkeypatch):
+    """A power cut after the rename would else leave an empty file under the name."""
+    done: list[str] = []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (done.append("sync"), sync(file)))
+    monkeypatch.setattr(os, "replace", lambda draft, place: (done.append("rename"), replace(draft, place)))
+    write_files({tmp_path / "one": "1", tmp_path / "other": "2"})
+    assert done == ["sync", "sync", "rename", "rename", "sync"], "the folder's list of names comes last"
+
+
 def test_a_file_keeps_its_mode_and_a_new_one_has_the_umasks(tmp_path):
     secret, new = tmp_path / "secret", tmp_path / "new"
     secret.write_text("")

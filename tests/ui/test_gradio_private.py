@@ -6,18 +6,21 @@ import asyncio
 import inspect
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
 import safehttpx
 from gradio import blocks, queueing, route_utils, routes, state_holder
+from gradio.server_messages import ProcessGeneratingMessage
 
 import lora_drop.ui
 from lora_drop.ui import gradio_private
 from lora_drop.ui.components import FreeNumber, FreeSlider
 from lora_drop.ui.counters import Counters
 from lora_drop.ui.gradio_private import ask_no_other_host
-from lora_drop.ui.gradio_queue import FairQueue, Unread, use_fair_queue
+from lora_drop.ui.gradio_queue import TOTAL, FairQueue, Unread, use_fair_queue
+from lora_drop.ui.limits import Limits
 from lora_drop.ui.policy import Policy
 
 CHANGED = "Gradio changed: see lora_drop/ui/gradio_private.py"
@@ -62,6 +65,25 @@ def test_the_calls_of_sessions_that_are_gone_are_forgotten():
     assert list(queue.pending_event_ids_session) == ["here"]
 
 
+def test_what_all_sessions_leave_unread_is_bounded_and_the_fullest_is_cut():
+    with gr.Blocks() as demo:
+        pass
+    counters = Counters()
+    queue = use_fair_queue(demo, Policy(limits=Limits(unread=1)), counters, lambda name, values: None)
+    events = [SimpleNamespace(session_hash=str(n), _id=f"run {n}", alive=True) for n in range(TOTAL + 1)]
+    for n, event in enumerate(events):
+        queue.event_ids_to_events[event._id] = event
+        queue.pending_messages_per_session[event.session_hash] = asyncio.Queue()
+        size = 1_000_000 if n == 2 else 780_000
+        queue.send_message(event, ProcessGeneratingMessage(output={"data": ["a" * size]}, success=True))
+    assert not counters.refused("unread"), "so much may wait"
+    queue.send_message(events[0], ProcessGeneratingMessage(output={"data": ["a" * 100_000]}, success=True))
+    assert counters.refused("unread") == 1 and [event.alive for event in events] == [True, True, False, True, True]
+    unread = queue.pending_messages_per_session
+    assert unread["2"].get_nowait().output["error"].startswith("Stopped: more than 1 MiB of its answer")
+    assert unread["2"].empty() and unread.nbytes < TOTAL * 2**20 and unread["0"].qsize() == 2
+
+
 def test_gradio_still_takes_the_next_event_and_tells_places_by_these_methods():
     for method, parameters in {
         "push": ["self", "body", "request", "username"],
@@ -91,6 +113,37 @@ def test_gradio_still_reads_uploads_with_this_parser():
     assert len(routes.file_upload_statuses._signals) == gradio_private.KEPT_UPLOADS
     assert len(routes.file_upload_statuses._statuses) == gradio_private.KEPT_UPLOADS
     assert gradio_private._PARSE is not route_utils.GradioMultiPartParser.parse
+
+
+def test_gradio_still_reads_calls_in_these_places():
+    for method, parameters in {
+        "preprocess_data": ["self", "block_fn", "inputs", "state", "explicit_call"],
+        "process_api": ["self", "block_fn", "inputs", "state", "request"],
+    }.items():
+        found = list(inspect.signature(getattr(gr.Blocks, method)).parameters)
+        assert found[: len(parameters)] == parameters and method in vars(gradio_private.Blocks), CHANGED
+    assert "fns[body.fn_index]" in inspect.getsource(route_utils.get_fn), CHANGED
+    source = inspect.getsource(routes)
+    for place in (
+        '["named_endpoints"]["/" + api_name]',
+        "client_utils.construct_args(",
+        ".blocks[component_id]",
+        "content = utils.error_payload(error, app.get_blocks().show_error)",
+    ):
+        assert place in source, CHANGED
+
+
+def test_an_error_that_is_no_visitors_goes_on_as_it_came():
+    for kind in (KeyError, TypeError):
+        with pytest.raises(kind):
+            asyncio.run(gradio_private.answers_to_mistakes()[kind](None, _raised(kind)))
+
+
+def _raised(kind: type[Exception]) -> Exception:
+    try:
+        raise kind("a bug of ours")
+    except kind as error:
+        return error
 
 
 def test_a_component_of_ours_is_still_drawn_as_its_parent():

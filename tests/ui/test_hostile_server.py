@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import inspect
 import json
+import logging
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -207,7 +208,6 @@ def test_any_body_of_a_call_is_answered(address, name, capfd):
         + b"]}"
     )
     assert b"event: error" in (content := answers(address, name, file)) and b"root:" not in content
-    capfd.readouterr()  # of such a file and of a wrong number of parameters, Gradio prints a traceback of its own
     for place in range(len(usual)):
         for value in WRITTEN:
             content = answers(
@@ -224,6 +224,94 @@ def test_any_body_of_a_call_is_answered(address, name, capfd):
     assert b"event: complete" in answers(
         address, "estimate", b'{"data": ["Hi"' + b", null" * 9 + b", 8" + b", null" * 7 + b"]}"
     )
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+ROUTES = [
+    "reset",
+    "cancel",
+    "run/estimate",
+    "run/generate",
+    "run/gone",
+    "call/estimate",
+    "call/gone",
+    "call/v2/estimate",
+    "call/v2/gone",
+    "queue/join",
+    "component_server",
+    "stream/gone",
+]
+# Beside BODIES: what the fields of a call may not be.
+CALLS = (
+    b"NaN",
+    b'"\\ud800"',
+    b"9" * 5000,
+    b'{"a":' * 5000 + b"}" * 5000,
+    '{"data": []}'.encode("utf-16"),
+    b'{"data": [], "data": 5, "session_hash": "a", "session_hash": null}',
+    b'{"data": [], "session_hash": null, "event_id": null, "fn_index": null}',
+    b'{"data": [], "session_hash": ["a"], "event_id": {}, "fn_index": "x"}',
+    b'{"data": [], "session_hash": "a", "event_id": "b", "fn_index": NaN}',
+    b'{"data": [], "session_hash": "a", "event_id": "b", "fn_index": 1e999}',
+    b'{"data": [], "session_hash": "a", "event_id": "b", "fn_index": 1' + b"0" * 400 + b"}",
+    b'{"data": [[1], 2], "batched": true, "event_data": 5, "trigger_id": 99999}',
+    b'{"prompt": "Hi", "gone": 1}',
+    b'{"data": 1, "session_hash": "a", "component_id": -1, "fn_name": "__init__"}',
+    b'{"data": ["\\ud800"], "session_hash": "\\ud800", "event_id": "\\ud800", "fn_index": -1}',
+)
+KINDS = (
+    "application/json",
+    "text/plain",
+    "application/x-www-form-urlencoded",
+    "application/json; charset=utf-16",
+    "/",
+)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_call_that_cannot_be_read_is_one_line(address, route, capfd, caplog):
+    """Before: status 500 and a traceback in the log for most of them, on each route for bytes that are no UTF-8."""
+    log = logging.getLogger("uvicorn.error")
+    log.addHandler(caplog.handler)
+    try:
+        for body in (*BODIES, *CALLS):
+            for kind in KINDS:
+                status, content, _ = ask(address, f"/gradio_api/{route}", body, kind)
+                assert status == 200 or 400 <= status < 500, (status, body[:80], kind)
+                if status != 200 and content:
+                    told = strict_json(content.decode())
+                    line = told["detail"] if "detail" in told else told["error"]
+                    assert isinstance(line, str) and one_line(line), (body[:80], content)
+    finally:
+        log.removeHandler(caplog.handler)
+    assert not caplog.records and "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_what_the_line_of_a_wrong_call_says(address):
+    for route, body, status, words in (
+        ("reset", b"[1]", 422, "This request cannot be read: body: Input should be"),
+        ("cancel", b"{}", 422, "This request cannot be read: body.session_hash: Field required."),
+        ("call/gone", b'{"data": []}', 404, "This app has no such function"),
+        ("call/v2/gone", b"{}", 404, "This app has no such function"),
+        ("call/v2/estimate", b'{"gone": 1}', 422, "A parameter is missing, or the function has none of this name"),
+        ("run/estimate", b'{"data": []}', 400, "this function takes 18 values, 0 were sent."),
+        ("run/estimate", b'{"data": [' + b"null, " * 17 + b"null]}", 400, "max_new_tokens must be a whole number"),
+        ("queue/join", b'{"data": [], "session_hash": "a", "fn_index": 99999}', 404, "This app has no such function"),
+    ):
+        found, content, _ = ask(address, f"/gradio_api/{route}", body)
+        told = json.loads(content)
+        assert found == status and words in told.get("detail", told.get("error")), (route, content)
+
+
+def test_values_that_no_component_takes_are_one_line(address, capfd):
+    """Each of the page's functions, and those that the server has none of, with one value for all parameters."""
+    for one in json.loads(ask(address, "/config")[1])["dependencies"]:
+        for value in (b'"\\ud800"', b'{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}', b"[[]]", b"NaN"):
+            data = b'{"data": [' + b", ".join([value] * len(one["inputs"])) + b"]"
+            visit = b', "session_hash": "v%d", "fn_index": %d}' % (one["id"], one["id"])
+            assert ask(address, "/gradio_api/queue/join", data + visit)[0] == 200
+            seen = ask(address, f"/gradio_api/queue/data?session_hash=v{one['id']}")[1]
+            assert b"process_completed" in seen and b"unexpected_error" not in seen and b"root:" not in seen
     assert "Traceback" not in "".join(capfd.readouterr())
 
 

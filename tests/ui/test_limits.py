@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import json
 import re
 import threading
 from types import SimpleNamespace
@@ -16,10 +18,13 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.request import Request
 from lora_drop.run.trace import parse_trace
-from lora_drop.ui import callbacks, safe_zone
+from lora_drop.ui import callbacks, guard, safe_zone
 from lora_drop.ui.api import functions
 from lora_drop.ui.callbacks import Callbacks
-from lora_drop.ui.limits import PUBLIC, Clock, Limits
+from lora_drop.ui.counters import Counters
+from lora_drop.ui.guard import SMALL, Guard
+from lora_drop.ui.limits import MIB, PUBLIC, Clock, Limits
+from lora_drop.ui.policy import Policy
 from lora_drop.ui.safe_zone import SafeZone
 from tests.support import ROOT
 from tests.support.calls import press_run
@@ -180,3 +185,81 @@ def test_the_clock_is_one_more_reason_to_stop():
 def test_the_command_line_and_the_library_have_no_such_limit(monkeypatch):
     monkeypatch.setenv("LORA_DROP_MAX_TOKENS", "1")
     assert Request("Why?", LoraDropConfig(), max_new_tokens=100).max_new_tokens == 100
+
+
+class Door:
+    """A guard, over an app that reads each body whole and answers once it may."""
+
+    def __init__(self, **limits: int):
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.read = 0  # bodies
+        self.guard = Guard(self._app, Policy(limits=Limits(**limits)), Counters())
+
+    async def _app(self, scope, receive, send):
+        while (await receive()).get("more_body"):
+            pass
+        self.read += 1
+        await self.may_answer.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    async def ask(self, size: int | None) -> tuple[int, str]:
+        """Status and line of a POST with a body of so many bytes; of None, one that never comes."""
+        sent = []
+
+        async def receive():
+            if size is None:
+                await asyncio.Event().wait()
+            return {"type": "http.request", "body": b"a" * size}
+
+        async def send(message):
+            sent.append(message)
+
+        client = "127.0.0.1", 9
+        scope = {"type": "http", "method": "POST", "path": "/gradio_api/queue/join", "headers": [], "client": client}
+        await self.guard(scope, receive, send)
+        return sent[0]["status"], json.loads(sent[1]["body"]).get("detail", "")
+
+
+def test_an_address_that_calls_too_often_is_told_so():
+    async def come():
+        door = Door(calls=1)
+        assert [(await door.ask(2))[0] for _ in range(guard.BURST)] == [200] * guard.BURST
+        assert await door.ask(2) == (429, "Too many requests from your address: wait a second, and try again.")
+        assert door.guard.counters.refused("calls") == 1 and door.read == guard.BURST
+
+    asyncio.run(come())
+
+
+def test_a_body_that_does_not_come_ends(monkeypatch):
+    monkeypatch.setattr(guard, "BODY_SECONDS", 0)
+    monkeypatch.setattr(guard, "DRAIN_SECONDS", 0)
+
+    async def come():
+        door = Door()
+        assert await door.ask(None) == (408, "The request did not arrive in time: try again.")
+        assert door.read == 0 and door.guard.counters.refused("body") >= 1
+
+    asyncio.run(come())
+
+
+def test_all_bodies_together_are_bounded_and_small_ones_always_taken():
+    """The bytes are free again when their requests are answered."""
+
+    async def come():
+        door = Door(trace=1)
+        door.may_answer.clear()
+        held = [asyncio.create_task(door.ask(2 * MIB)) for _ in range(2)]
+        while door.read < 2:
+            await asyncio.sleep(0)
+        more, small = asyncio.create_task(door.ask(SMALL + 1)), asyncio.create_task(door.ask(SMALL))
+        while door.read + more.done() + small.done() < 4:  # three are read and one refused, or it goes wrong
+            await asyncio.sleep(0)
+        assert more.done() and more.result() == (503, "Too many large requests at once: try again in a moment.")
+        assert door.read == 3, "the small one"
+        door.may_answer.set()
+        assert [(await task)[0] for task in (*held, small)] == [200] * 3
+        assert (await door.ask(2 * MIB))[0] == 200
+
+    asyncio.run(come())

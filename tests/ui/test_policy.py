@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lora_drop.errors import LoraDropError
+from lora_drop.ui import page, start
 from lora_drop.ui.limits import PUBLIC, Limits
 from lora_drop.ui.policy import Policy
 from lora_drop.ui.turns import KNOWN, Turns
@@ -35,6 +36,28 @@ def test_public_is_what_others_can_reach(host, share, public):
     found = Policy.from_environment(None, host, share)
     assert found.public is public and found.limits == (PUBLIC if public else Limits())
     assert Policy.from_environment(True, host, share).public and not Policy.from_environment(False, host, share).public
+
+
+@pytest.mark.parametrize(
+    ("words", "public", "share"),
+    [
+        ([], False, False),
+        (["--public"], True, False),
+        (["--host", "0.0.0.0"], True, False),
+        (["--host", "0.0.0.0", "--private"], False, False),
+        (["--share"], True, True),
+        (["--share", "--no-public"], False, True),
+    ],
+)
+def test_the_start_takes_the_choice_from_its_options(monkeypatch, tmp_path, words, public, share):
+    launched = []
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.delenv("GRADIO_SERVER_NAME", raising=False)
+    monkeypatch.setattr(page, "build_app", lambda pool, policy: policy)
+    monkeypatch.setattr(page, "launch", lambda policy, *_, share, **__: launched.append((policy.public, share)))
+    parser = start._parser("app.py")
+    start._serve(parser.parse_args(["--model", "random:tiny-llama", "--device", "cpu", *words]))
+    assert launched == [(public, share)], "an address of the web is asked for by --share alone"
 
 
 def test_a_space_is_public_and_the_variable_says_otherwise(monkeypatch):

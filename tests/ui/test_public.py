@@ -202,13 +202,13 @@ def test_what_is_checked_early_is_the_run_and_nothing_else(server):
 def test_no_route_runs_the_model_beside_the_queue(server, route):
     """Before: four calls of /run/generate ran at once beside the one of the queue."""
     for name in ("generate", "run_page", "use_model", "replay"):
-        assert server.ask("POST", f"/gradio_api/{route}/{name}", asked("beside", 4))[0] in (404, 500)
+        assert server.ask("POST", f"/gradio_api/{route}/{name}", asked("beside", 4))[0] == 404
     for number, fn in server.demo.fns.items():  # nor by the number of a function, under a name that is open
         if fn.queue:
             body = asked("beside", 4) | {"fn_index": number}
             assert server.ask("POST", f"/gradio_api/{route}/estimate", body)[0] == 404
     assert server.begun == []
-    assert server.ask("POST", f"/gradio_api/{route}/estimate", {"data": asked("x", 4)["data"][:1]})[0] in (200, 500)
+    assert server.ask("POST", f"/gradio_api/{route}/estimate", {"data": asked("x", 4)["data"][:1]})[0] == 400
 
 
 def test_what_is_not_read_is_bounded_and_its_run_stops(server):
@@ -275,7 +275,8 @@ def test_of_an_upload_that_breaks_off_nothing_stays(server):
         )
         connection.sendall(f"{head}Content-Length: 900000\r\n\r\n".encode() + UPLOAD % b"half" + b"a" * 400_000)
         wait_until(lambda: len(kept(server)) > len(before), "half of it is there")
-    wait_until(lambda: set(kept(server)) == before, "it is gone")
+    counted = "lora_drop_uploads_broken_total"
+    wait_until(lambda: set(kept(server)) == before and counted in server.figures(), "it is gone, and counted")
 
 
 def test_files_have_one_way_in(server):
@@ -366,9 +367,9 @@ def test_the_public_sees_no_monitoring_and_no_traceback(server, capfd):
         assert server.ask("GET", path)[0] == 403
     for body in (b"{", b'{"data": 5}', b'{"data": []}', b'{"data": [{"path": "/etc/passwd"}]}'):
         for path in ("run/estimate", "call/estimate", "component_server", "queue/join"):
-            content = server.ask("POST", f"/gradio_api/{path}", body)[1]
-            assert b"Traceback" not in content and b"site-packages" not in content
-    capfd.readouterr()
+            status, content, _ = server.ask("POST", f"/gradio_api/{path}", body)
+            assert status < 500 and b"Traceback" not in content and b"site-packages" not in content
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_the_owner_alone_reads_figures_and_pauses(server):
