@@ -30,7 +30,7 @@ PRESETS = {
             "balanced",
             "Balanced",
             "A third of the layers is skipped in two of three steps; what the full model finds absurd is taken back.",
-            LoraDropConfig(period=3, drop_ratio=0.33, accept=0.1, head="screened", **EXACT),
+            LoraDropConfig(period=3, drop_ratio=0.33, accept=0.15, head="screened", **EXACT),
         ),
         Preset(
             "fast",

@@ -231,7 +231,6 @@ static void attend_split(void *context, int64_t from, int64_t to) {
 void attention(const Layer *l, const Pair *change, const float *h, const Tokens *t, Store *kv, Workspace *space) {
     int64_t seen = kv->length + 1;
     project(l, change, h, t, kv, space);
-    for (int i = OUT; change && i <= DOWN; i++) fetch_low(change + i); /* attention leaves the memory idle */
     for (int64_t r = 0; r < t->count; r += QUERIES) {
         int64_t tokens = t->count - r < QUERIES ? t->count - r : QUERIES;
         int64_t splits = (seen + r + tokens - 1 + SPLIT - 1) / SPLIT;

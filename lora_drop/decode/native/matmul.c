@@ -97,11 +97,6 @@ void add_change(const Pair *change, const float *low, int64_t from, int64_t to, 
     else add_bf16(b->data, low, b->k, from, to, y);
 }
 
-void fetch_low(const Pair *change) {
-    const char *a = change->a.data;
-    for (int64_t at = 0; at < change->a.n * row_bytes(&change->a); at += 64) __builtin_prefetch(a + at, 0, 2);
-}
-
 /* Asks for what `add_change` will read: it is little, and would be waited for. */
 static void fetch_change(const Pair *change, int64_t from, int64_t to) {
     int64_t bytes = row_bytes(&change->b);

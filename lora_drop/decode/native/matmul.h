@@ -55,9 +55,6 @@ void multiply_columns(const Product *p, int64_t from, int64_t to);
 /* y (N,) += B low in columns [from, to), for a B that is not in blocks. */
 void add_change(const Pair *change, const float *low, int64_t from, int64_t to, float *y);
 
-/* Asks for the A of a change, which one thread reads while the others wait. */
-void fetch_low(const Pair *change);
-
 /* Columns that a thread takes at a time. */
 int64_t chunk_of(const Matrix *w);
 
