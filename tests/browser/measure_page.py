@@ -122,6 +122,7 @@ def visit(browser: Browser, address: str, width: int, height: int) -> dict:
     wait_still(page)
     row["with a run"] = f"{seen.shift:.3f}"
     found = findings(page)
+    seen.wait_idle()  # the run's own stream is closed and counted
     for name in ("Safe zone", "Method"):
         before = sum(seen.bytes.values())
         page.get_by_role("tab", name=name).click()
