@@ -85,6 +85,7 @@ export class Player {
     this.pause();
     this.same.checked = this.run?.header.sampling.view === "lock-step";
     this.reading = { rate: 1, isSure: false };
+    this.setPace(); // all of a fast run may be there with its first record
     const comes = !this.run?.isWhole || this.run.isRecorded;
     const isUnfolding = comes && !window.matchMedia(STILL).matches;
     this.store.update({ step: null, moment: null, isSameStep: this.same.checked, isUnfolding });
