@@ -95,9 +95,12 @@ class Session:
         self.heard = "nothing"  # the last word of the server
 
     async def post(self, path: str, body: Any) -> httpx.Response:
-        """A request to Gradio's own addresses; a lone surrogate in it goes as an escape."""
+        """A request to Gradio's own addresses; a lone surrogate in it goes as an escape. Raises TurnedAway."""
         self.log.requests += 1
-        return await self.http.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
+        answer = await self.http.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
+        if answer.status_code == 503:  # busy: one line, and nothing was begun
+            raise TurnedAway
+        return answer
 
     async def join(self, function: int, data: list[Any]) -> str:
         """Queue a call; returns its event id."""
