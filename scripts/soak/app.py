@@ -34,7 +34,7 @@ LINE = 400  # characters that a mistake's one line may have
 
 
 class TurnedAway(Exception):
-    """The queue was full, or the address's share of it, and the server said so."""
+    """The queue was full, or the address's share of it, or the server busy, and it said so."""
 
 
 def started(temporary: Path, log: Path) -> AbstractContextManager[tuple[subprocess.Popen, str]]:
