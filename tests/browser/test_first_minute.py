@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from playwright.sync_api import expect
 
@@ -212,12 +214,23 @@ def test_every_control_says_what_will_change(server, open_page):
 
 @pytest.mark.full
 def test_a_lost_connection_is_one_sentence_and_the_page_goes_on(server, open_page):
+    records = list(run(server.loaded, Request("Why?", LoraDropConfig(), 200, ignore_eos=True)))
+    is_seen = threading.Event()
+
+    def script():
+        half = len(records) // 2
+        yield from records[:half]
+        is_seen.wait(1)  # then an update is due, some steps later
+        yield from records[half : half + 20]
+        is_seen.wait(60)
+
+    server.script = script
     page = open_page(server.url, leaves=True)
-    prepare(page, tokens=2000)
     page.click("#ld-run")
     page.wait_for_function("document.querySelectorAll('.ld-token').length > 60")
     page.evaluate("window.LoraDrop.failed('refused', 'lost')")  # what Gradio calls where a stream breaks
     expect(page.get_by_test_id("verdict")).to_contain_text("The connection was lost", timeout=60_000)
+    is_seen.set()
 
 
 @pytest.mark.full
