@@ -72,7 +72,7 @@ def row(loaded: LoadedModel, layers: str, ratio: float, k: int, prompt_tokens: i
     runs, plan = measured(loaded, ratio, k, prompt_tokens)
     base, ours = rate_of(runs, BASELINE), rate_of(runs, LORA_DROP)
     spread = interval_of(runs, LORA_DROP)
-    bound = runs[0].bound(LORA_DROP, plan, loaded.shape, loaded.dtype.itemsize)
+    bound = runs[0].bound(LORA_DROP, plan, loaded.shape)
     held = {name: lane.kv_bytes for name, lane in runs[0].lanes.items()}
     limit = kv_saved(loaded.shape, plan.schedule, prompt_tokens=0, steps=CYCLES * (k + 1))
     return (

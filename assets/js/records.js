@@ -16,6 +16,7 @@
  * @property {number} matrix_size of a matrix's number, in units of an activation's: matrices may be packed
  * @property {number} head_size
  * @property {number} part_size of the corrections' parts `linear` and `mlp`
+ * @property {number} code_size of a code of a screened head
  * @property {number[][]} [layer_sizes] in place of matrix_size: of each layer the size of k and v, attention, MLP
  */
 

@@ -156,7 +156,7 @@ function weights(shape) {
 }
 
 /** @type {import("./records.js").Extras} */
-export const NO_EXTRAS = { mlp: 0, kept: 0, head_rank: 0, head_best: 0, code_size: 0.5 };
+export const NO_EXTRAS = { mlp: 0, kept: 0, head_rank: 0, head_best: 0, code_size: 1 };
 
 /**
  * What the change to a layer that runs has to read in a LoRA step, in units of an activation's size.
@@ -172,13 +172,13 @@ function layerChange(shape, { kept }) {
 }
 
 /**
- * What the screened head has to read; a row of its codes has a float32 scale.
+ * What the screened head has to read.
  *
  * @param {Shape} shape
  * @param {import("./records.js").Extras} extras
  */
 function screenedHead(shape, { head_rank: rank, head_best: best, code_size: codeSize }) {
-  return shape.vocab_size * (rank + 4) * codeSize + (rank + best * shape.head_size) * shape.hidden_size;
+  return shape.vocab_size * rank * codeSize + (rank + best * shape.head_size) * shape.hidden_size;
 }
 
 /**

@@ -143,7 +143,7 @@ export function withBank(model, settings, schedule, bank) {
     kept: has("kept") ? bank.kept : 0,
     head_rank: bank.head_rank,
     head_best: bank.head_best,
-    code_size: 1 / model.itemsize,
+    code_size: model.shape.code_size,
   };
   return { ...schedule, corrected: bank.corrected, extras };
 }

@@ -152,7 +152,8 @@ class AdapterBank(Correction):
             for name, (a, b) in projections.items():
                 tensors |= {f"layers.{i}.{name}_proj.lora_A.weight": a, f"layers.{i}.{name}_proj.lora_B.weight": b}
         if self.head is not None:
-            tensors |= {f"head.{name}": getattr(self.head, name) for name in _HEAD}
+            tensors |= {"head.project": self.head.project, "head.codes": self.head.packed()}
+            tensors["head.scale"] = self.head.scale.half()
         config = {
             **self.meta,
             "base_model_name_or_path": self.base_model,
@@ -248,8 +249,9 @@ def _read_parts(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str,
     }
     if "head" not in config:
         return {"mlp": mlp, "kept": kept}
-    project, codes, scale = (tensors[f"head.{name}"] for name in _HEAD)
-    return {"mlp": mlp, "kept": kept, "head": ScreenedHead(project, codes, scale, int(config["head"]["best"]))}
+    project, packed, scale = (tensors[f"head.{name}"] for name in _HEAD)
+    head = ScreenedHead.unpacked(project, packed, scale.float(), int(config["head"]["best"]))
+    return {"mlp": mlp, "kept": kept, "head": head}
 
 
 def _parts_fault(parts: dict[str, Any]) -> str | None:
@@ -267,10 +269,7 @@ def _parts_fault(parts: dict[str, Any]) -> str | None:
     head = parts.get("head")
     if head is None:
         return None
-    rows, rank = (*head.codes.shape, 0)[:2]
-    if head.codes.dtype != torch.int8 or head.project.shape[:1] != (rank,) or head.scale.shape != (rows,):
-        return "the screened head has tensors that do not belong together"
-    if not (head.project.isfinite().all() and head.scale.isfinite().all() and 1 <= head.best <= rows):
+    if not (head.project.isfinite().all() and head.scale.isfinite().all() and 1 <= head.best <= len(head.codes)):
         return "the screened head holds NaN, infinity or a number of tokens that it lacks"
     return None
 

@@ -8,7 +8,7 @@ one place that computes entropy, KL, agreement and likelihood.
 
 from lora_drop.decode.cache import KVCache
 from lora_drop.decode.correction import PROJECTIONS, Correction
-from lora_drop.decode.head import ScreenedHead, screen
+from lora_drop.decode.head import CODE_BYTES, ScreenedHead, screen
 from lora_drop.decode.lane import Lane, LaneEvent, not_finite
 from lora_drop.decode.native import (
     BLOCK_KINDS,
@@ -29,6 +29,7 @@ from lora_drop.decode.weights import is_supported
 
 __all__ = [
     "BLOCK_KINDS",
+    "CODE_BYTES",
     "PROJECTIONS",
     "Blocks",
     "Correction",

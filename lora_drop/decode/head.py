@@ -1,8 +1,10 @@
 """The screened head: logits at a LoRA step without reading the whole head.
 
-The head is the largest matrix of a small model. A low-rank preview of all logits, its codes in int8, finds the
+The head is the largest matrix of a small model. A low-rank preview of all logits, its codes of 4 bits, finds the
 likeliest tokens; their logits are then computed exactly, and the others keep the preview's value. The preview is the
-best one of its rank on the states that the model really has: an SVD of the head weighted by their second moment.
+best one of its rank on the states that the model really has: an SVD of the head weighted by their second moment. Its
+columns are then turned at random: side by side they would be of all sizes, and 4 bits are for numbers of one size. At
+equal bytes twice the rank in 4 bits finds more than 8 bits do (docs/training-log.md).
 
 Shapes: D hidden size, V vocabulary, R rank of the preview, N tokens whose logits are exact.
 """
@@ -14,18 +16,23 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+GROUP = 32  # codes that share a scale: a block of Q4_0
+LOWEST, HIGHEST = -8, 7  # codes of 4 bits
+CODE_BYTES = 1 + 4 / GROUP  # of a code in memory, with its share of a scale
+TRIED = (-8, -7.5, -7, -6.5)  # codes that the largest number of a group may get
 RIDGE = 1e-4  # of a channel's mean power: what the calibration text hardly shows is not amplified
 
 
 @dataclass(frozen=True)
 class ScreenedHead:
-    """The preview of a head: logits of a normed state h are about `scale * (codes @ (project @ h))`.
+    """The preview of a head: logits of a normed state h are about `rows() @ (project @ h)`.
 
     Args:
         project: (R, D).
-        codes: (V, R) int8.
-        scale: (V,).
+        codes: (V, R) int8, each of 4 bits: -8 to 7.
+        scale: (V, R / 32, rounded up), of each 32 codes.
         best: N.
     """
 
@@ -39,10 +46,29 @@ class ScreenedHead:
         """R."""
         return self.project.shape[0]
 
+    @classmethod
+    def unpacked(cls, project: Tensor, packed: Tensor, scale: Tensor, best: int) -> ScreenedHead:
+        """One whose codes are as `packed` has them. Raises ValueError where the tensors do not belong together."""
+        rank, tokens = project.shape[0], packed.shape[0]
+        if packed.dtype != torch.uint8 or packed.shape[1:] != ((rank + 1) // 2,) or project.dim() != 2:
+            raise ValueError("the screened head has codes that are not of 4 bits, or of another rank")
+        if scale.shape != (tokens, (rank + GROUP - 1) // GROUP):
+            raise ValueError("the screened head has scales for other codes")
+        codes = torch.stack((packed & 15, packed >> 4), -1).flatten(1)[:, :rank]  # (V, R)
+        return cls(project, codes.to(torch.int8) + LOWEST, scale, best)
+
+    def packed(self) -> Tensor:
+        """The codes (V, R / 2, rounded up) uint8, two in a byte, the first in its low bits."""
+        codes = F.pad((self.codes - LOWEST).to(torch.uint8), (0, self.rank % 2))
+        return codes[:, ::2] | codes[:, 1::2] << 4
+
+    def rows(self) -> Tensor:
+        """The preview's matrix (V, R) in float32."""
+        return self.codes * self.scale.float().repeat_interleave(GROUP, 1)[:, : self.rank]
+
     def preview(self, h: Tensor) -> Tensor:
         """Approximate logits (B, V) in float32 of normed states (B, D)."""
-        low = h.float() @ self.project.float().T
-        return (low @ self.codes.float().T) * self.scale.float()
+        return h.float() @ self.project.float().T @ self.rows().T
 
     def logits(self, h: Tensor, head: Tensor) -> Tensor:
         """Logits (B, V) in float32 of normed states h (B, D): those of the N best by the head (V, D), exactly."""
@@ -73,7 +99,20 @@ def screen(head: Tensor, moment: Tensor, rank: int, best: int) -> ScreenedHead:
     weighted = head.double() @ root
     _, right = torch.linalg.eigh(weighted.T @ weighted)
     right = right[:, -rank:].flip(1)  # (D, R), the strongest first
-    rows = weighted @ right  # (V, R)
-    scale = rows.abs().amax(1).clamp_min(1e-12) / 127
-    codes = (rows / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
-    return ScreenedHead((right.T @ back).float(), codes, scale.float(), best)
+    turn, _ = torch.linalg.qr(torch.randn(rank, rank, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    right = right @ turn
+    return ScreenedHead((right.T @ back).float(), *_in_four_bits((weighted @ right).float()), best)
+
+
+def _in_four_bits(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (V, R) as codes (V, R) and scales, see `ScreenedHead`: of a few scales for each group the best."""
+    groups = F.pad(rows, (0, -rows.shape[1] % GROUP)).unflatten(1, (-1, GROUP))  # (V, R / 32, 32)
+    largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
+    tried = torch.stack([(largest / code).half().float() for code in TRIED])  # as the blocks of a GGUF have them
+    errors = (_codes(groups, tried) * tried - groups).square().sum(-1, keepdim=True)
+    scale = tried.gather(0, errors.argmin(0, keepdim=True))[0]
+    return _codes(groups, scale).to(torch.int8).flatten(1)[:, : rows.shape[1]].contiguous(), scale[..., 0]
+
+
+def _codes(groups: Tensor, scale: Tensor) -> Tensor:
+    return (groups / scale).nan_to_num().round().clamp(LOWEST, HIGHEST)

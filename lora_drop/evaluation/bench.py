@@ -186,7 +186,7 @@ def _beside(loaded: LoadedModel, runs: list[Timed], name: str, plan: LanePlan) -
     return {
         "speedup": rate_of(runs, name) / rate_of(runs, BASELINE),
         "speedup_interval": interval_of(runs, name),
-        "bound": statistics.mean(run.bound(name, plan, loaded.shape, loaded.dtype.itemsize) for run in runs),
+        "bound": statistics.mean(run.bound(name, plan, loaded.shape) for run in runs),
         "accepted": sum(lane.accepted for lane in lanes) / drafts if drafts else None,
     }
 

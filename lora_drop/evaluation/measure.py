@@ -93,7 +93,7 @@ def check_point(loaded: LoadedModel, config: LoraDropConfig, prompt: str) -> Poi
         folder = bank_folder(loaded, config, lane.schedule)
         assert folder is not None  # there is a bank
         name, fingerprint = folder.resolve().name, bank_fingerprint(folder)
-    extras = lane.extras(loaded.dtype.itemsize)
+    extras = lane.extras(loaded.shape)
     bound = speed_bound(
         *(loaded.shape, lane.schedule, SPEED_TOKENS - 1, len(checked.prompt_ids), lane.rank),
         lane.bank.layers if lane.bank else None,

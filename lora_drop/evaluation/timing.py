@@ -54,11 +54,11 @@ class Timed:
     lanes: dict[str, Ended]
     passes: dict[str, list[Pass]]
 
-    def bound(self, name: str, plan: LanePlan, shape: ModelShape, itemsize: int) -> float:
+    def bound(self, name: str, plan: LanePlan, shape: ModelShape) -> float:
         """The baseline's bytes over a lane's, all its passes included."""
         corrected = plan.bank.layers if plan.bank else None
         prompt_tokens = self.lanes[name].prompt_tokens
-        read = BytesRead(shape, plan.schedule, prompt_tokens, plan.rank, corrected, plan.extras(itemsize))
+        read = BytesRead(shape, plan.schedule, prompt_tokens, plan.rank, corrected, plan.extras(shape))
         for one in self.passes[name]:
             if isinstance(one, RewindRecord):
                 read.rewind(one.to)

@@ -20,8 +20,8 @@ class ModelShape:
 
     `qkv_bias` and `qk_norm` are Qwen2's biases and Qwen3's per-head norms. `matrix_size` and `head_size` are the
     bytes that a weight of a layer's matrices, or of the head, takes in memory, over those of an activation: 1 unless
-    they are packed; `part_size` is that of the corrections' parts `linear` and `mlp`. Norms, biases, the part `kept`
-    and K/V have the activations' size. Where matrices are packed in several ways, `layer_sizes` stands for
+    they are packed; `part_size` is that of the corrections' parts `linear` and `mlp`, `code_size` that of a code of a
+    screened head, with its share of a scale. Norms, biases, the part `kept` and K/V have the activations' size. Where matrices are packed in several ways, `layer_sizes` stands for
     `matrix_size`: of each layer the size of k and v, of the attention, of the MLP.
     """
 
@@ -38,6 +38,7 @@ class ModelShape:
     matrix_size: float = 1.0
     head_size: float = 1.0
     part_size: float = 1.0
+    code_size: float = 1.0
     layer_sizes: tuple[tuple[float, float, float], ...] = ()
 
     def __post_init__(self) -> None:
@@ -116,14 +117,14 @@ class Extras:
         mlp: width of the bottleneck of a corrected layer that is skipped.
         kept: rank of the change to each layer that runs after the first skipped one.
         head_rank, head_best: of the screened head, its preview's rank and how many tokens get exact logits.
-        code_size: bytes of a code of that preview, over those of an activation.
+        code_size: see `ModelShape`.
     """
 
     mlp: int = 0
     kept: int = 0
     head_rank: int = 0
     head_best: int = 0
-    code_size: float = 0.5
+    code_size: float = 1.0
 
     def layer_weights(self, shape: ModelShape) -> int:
         """Weights of the change to one layer that runs."""
@@ -137,8 +138,8 @@ class Extras:
         return self.kept * sum(a + b for a, b in sizes)
 
     def head_cost(self, shape: ModelShape) -> float:
-        """What the screened head reads, in units of an activation's size; a row of codes has a float32 scale."""
-        codes = shape.vocab_size * (self.head_rank + 4) * self.code_size
+        """What the screened head reads, in units of an activation's size."""
+        codes = shape.vocab_size * self.head_rank * self.code_size
         return codes + self.head_rank * shape.hidden_size + self.head_best * shape.hidden_size * shape.head_size
 
 

@@ -23,6 +23,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from lora_drop.decode import (
+    CODE_BYTES,
     Blocks,
     Decoder,
     NativeDecoder,
@@ -114,7 +115,8 @@ class LoadedModel:
 
 def model_shape(model: PreTrainedModel, weights: StaticWeights | NativeWeights | None) -> ModelShape:
     """The sizes of a model, and of its weights as its decoder reads them."""
-    shape, itemsize = ModelShape.from_config(model.config), model.dtype.itemsize
+    itemsize = model.dtype.itemsize
+    shape = dataclasses.replace(ModelShape.from_config(model.config), code_size=CODE_BYTES / itemsize)
     if not isinstance(weights, NativeWeights):
         return shape
     layers = tuple(tuple(size / itemsize for size in sizes) for sizes in weights.layer_bytes)
@@ -124,6 +126,7 @@ def model_shape(model: PreTrainedModel, weights: StaticWeights | NativeWeights |
         **({"matrix_size": layers[0][0]} if is_even else {"layer_sizes": layers}),
         head_size=weights.head_bytes / itemsize,
         part_size=weights.part_bytes / itemsize,
+        code_size=weights.code_bytes / itemsize,
     )
 
 

@@ -47,7 +47,7 @@ def make_header(loaded: LoadedModel, request: Request, checked: Plan, decoder: D
                     "dropped": list(lane.schedule.dropped),
                     "rank": lane.rank,
                     "corrected": lane.bank.layers if lane.bank else [],
-                    "extras": dataclasses.asdict(lane.extras(loaded.dtype.itemsize)),
+                    "extras": dataclasses.asdict(lane.extras(loaded.shape)),
                     **({"bank": config_fingerprint(loaded, lane.config)} if lane.bank else {}),
                 },
             }

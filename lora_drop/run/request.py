@@ -10,7 +10,7 @@ from lora_drop.adapters.bank import AdapterBank
 from lora_drop.adapters.find import find_bank
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.cost import NO_EXTRAS, Extras, kv_bytes
+from lora_drop.method.cost import NO_EXTRAS, Extras, ModelShape, kv_bytes
 from lora_drop.method.presets import COMPARISONS
 from lora_drop.method.schedule import Schedule, baseline_schedule
 from lora_drop.method.settings import RUN, fields, settings_of
@@ -58,13 +58,13 @@ class LanePlan:
         """Of its corrections; 0 without."""
         return self.bank.rank if self.bank else 0
 
-    def extras(self, itemsize: int) -> Extras:
-        """What its LoRA steps read beside the paper's correction; `itemsize` is an activation's."""
+    def extras(self, shape: ModelShape) -> Extras:
+        """What its LoRA steps read beside the paper's correction on a model of this shape."""
         if self.bank is None:
             return NO_EXTRAS
         head = self.bank.head if self.schedule.head == "screened" else None
         sizes = (head.rank, head.best) if head else (0, 0)
-        return Extras(self.bank.mlp_width, self.bank.kept_rank, *sizes, 1 / itemsize)
+        return Extras(self.bank.mlp_width, self.bank.kept_rank, *sizes, shape.code_size)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def model_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
     shape = loaded.shape
     names = ("num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "intermediate_size", "vocab_size")
     low, high = default_range(loaded.num_layers)
-    flags = ("tied", "qkv_bias", "qk_norm", "matrix_size", "head_size", "part_size", "layer_sizes")
+    flags = ("tied", "qkv_bias", "qk_norm", "matrix_size", "head_size", "part_size", "code_size", "layer_sizes")
     banks = bank_facts(loaded.revision)
     return {
         "id": loaded.id,

@@ -111,6 +111,7 @@ def _random_case(rng: random.Random) -> tuple[dict, dict, dict]:
         matrix_size=rng.choice([1, 0.3125, 0.15625]),
         head_size=rng.choice([1, 0.53125]),
         part_size=rng.choice([1, 0.53125]),
+        code_size=rng.choice([0.5625, 0.28125]),
         layer_sizes=rng.choice([(), tuple(tuple(rng.choices([0.28125, 0.53125], k=3)) for _ in range(layers))]),
     )
     lo = rng.randint(1, layers - 1)
@@ -131,7 +132,7 @@ def _random_case(rng: random.Random) -> tuple[dict, dict, dict]:
         kept=rng.choice([0, 8]),
         head_rank=rng.choice([0, 32]),
         head_best=rng.choice([1, 512]),
-        code_size=rng.choice([0.25, 0.5]),
+        code_size=rng.choice([0.28125, 0.5625]),
     )
     case = {
         "extras": dataclasses.asdict(extras),

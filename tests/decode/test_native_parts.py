@@ -94,8 +94,9 @@ def heads(kind, tokens, best, h, rank=13):
     """By the C side the whole head's logits (V,) and the screened ones, and what the preview alone gives."""
     w, kept = matrix(kind, tokens, len(h))
     generator = torch.Generator().manual_seed(best)
-    project, scale = torch.randn(rank, len(h), generator=generator) / 10, torch.rand(tokens, generator=generator)
-    codes = torch.randint(-127, 128, (tokens, rank), generator=generator, dtype=torch.int8)
+    project = torch.randn(rank, len(h), generator=generator) / 10
+    codes = torch.randint(-8, 8, (tokens, rank), generator=generator, dtype=torch.int8)
+    scale = torch.rand(tokens, -(-rank // 32), generator=generator).half().float()  # as blocks have it
     half = tokens // 2  # of two tokens each the previews are equal
     codes[half:], scale[half:] = codes[:half].clone(), scale[:half].clone()
     rows = kept[2] if len(kept) > 2 else None
@@ -146,8 +147,8 @@ def test_the_packed_model_s_best_are_its_own_head_s(bundled):
     """The rows are the file's own."""
     native = NativeDecoder(bundled.model, lay_out(bundled.model, blocks(bundled.model)))
     generator = torch.Generator().manual_seed(0)
-    codes = torch.randint(-127, 128, (native._vocabulary, 32), generator=generator, dtype=torch.int8)
-    preview = ScreenedHead(torch.randn(32, 576, generator=generator), codes, torch.ones(len(codes)), 300)
+    codes = torch.randint(-8, 8, (native._vocabulary, 32), generator=generator, dtype=torch.int8)
+    preview = ScreenedHead(torch.randn(32, 576, generator=generator), codes, torch.ones(len(codes), 1), 300)
     h = torch.randn(3, 576, generator=generator)
     whole = native._logits(h)  # three rows together
     for row, right in zip(h, whole, strict=True):

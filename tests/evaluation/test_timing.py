@@ -33,7 +33,7 @@ def test_every_step_of_both_lanes_is_there(tiny):
         assert rate_of([found], lane) == pytest.approx(found.lanes[lane].tokens_per_second)
     assert set(median_ms(found.passes[LORA_DROP])) == {"lora", "refresh"}
     assert set(median_ms(found.passes[BASELINE])) == {"refresh"}
-    assert found.bound(LORA_DROP, plan, tiny.shape, 4) == speed_bound(tiny.shape, plan.schedule, 19, 5)
+    assert found.bound(LORA_DROP, plan, tiny.shape) == speed_bound(tiny.shape, plan.schedule, 19, 5)
     low, high = interval_of([found, found], LORA_DROP)
     assert 0 < low <= high
 
@@ -46,4 +46,4 @@ def test_passes_for_tokens_taken_back_count(tiny):
     ran = [one for one in passes if isinstance(one, (StepRecord, JudgeRecord))]
     assert len(ran) > 20 and sum(one.ms for one in ran[1:]) == pytest.approx(lane.decode_ms)
     kept_all = speed_bound(tiny.shape, plan.schedule, 19, 5)
-    assert found.bound(LORA_DROP, plan, tiny.shape, 4) < kept_all, "what is taken back was read for nothing"
+    assert found.bound(LORA_DROP, plan, tiny.shape) < kept_all, "what is taken back was read for nothing"

@@ -88,7 +88,11 @@ def head_logits(model, h: Tensor, screen=None) -> Tensor:
     exact = weight @ x
     if screen is None:
         return exact
-    preview = screen.scale * (screen.codes.float() @ (screen.project @ x))
+    low = screen.project @ x
+    preview = sum(
+        screen.scale[:, at // 32] * (screen.codes[:, at : at + 32].float() @ low[at : at + 32])
+        for at in range(0, len(low), 32)
+    )
     best = preview.sort(descending=True).indices[: screen.best]
     preview[best] = exact[best]
     return preview

@@ -7,7 +7,7 @@
 
 #include <stdint.h>
 
-#define LD_ABI 7
+#define LD_ABI 8
 #define LD_API __attribute__((visibility("default"))) /* all else stays inside: the build hides it */
 
 enum { F32, BF16, Q4_0, Q4_1, Q8_0, Q4_K, Q6_K }; /* kinds of numbers */
@@ -63,11 +63,10 @@ typedef struct {
     float *ratios;                                /* (skipped layers,) for ||d|| / ||cached||, or NULL */
 } Step;
 
-/* A preview of the head: logits of a normed state x are about scale * (codes (project x)). */
+/* A preview of the head: logits of a normed state x are about codes (project x). */
 typedef struct {
     Matrix project;       /* (R, D), R rounded up to blocks */
-    Matrix codes;         /* (V, R) as Q8_0, each block's d 1, V rounded up to panels */
-    const float *scale;   /* (V,), rounded up */
+    Matrix codes;         /* (V, R) as Q4_0, V rounded up to panels */
     const uint8_t *rows;  /* of a head of blocks, all of a kind, the rows as `ld_pack` takes them; else NULL */
     int64_t best;         /* tokens whose logits are exact */
 } Screen;

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lora_drop.decode.correction import PROJECTIONS
-from lora_drop.decode.head import ScreenedHead
-from lora_drop.decode.native.structs import Q8_0, Matrix, Pair, Plan, Screen, Store
+from lora_drop.decode.head import LOWEST, ScreenedHead
+from lora_drop.decode.native.structs import Q4_0, Q8_0, Matrix, Pair, Plan, Screen, Store
 from lora_drop.decode.native.weights import GROUP, KINDS, NativeWeights, in_panels, q8_0
 from lora_drop.decode.reference import first_skipped
 from lora_drop.decode.step import DecodeState
@@ -140,20 +140,21 @@ class NativeState(DecodeState):
 
 
 class NativeScreen:
-    """A screened head as the C steps read it: its codes as blocks whose scale is 1."""
+    """A screened head as the C steps read it: its codes as blocks of Q4_0."""
 
     def __init__(self, head: ScreenedHead, weights: NativeWeights):
         self.head = head
         tokens, rank = -len(head.codes) % LANES, -head.rank % GROUP  # what is missing to whole panels of whole blocks
-        codes = F.pad(head.codes, (0, rank, 0, tokens)).view(torch.uint8).unflatten(1, (-1, GROUP))
-        one = torch.ones(*codes.shape[:2], 1, dtype=torch.float16).view(torch.uint8)
-        rows = torch.cat([one, codes], -1).flatten(1).numpy()
+        # A block of a file has a scale, then bytes with a code of its first half and one of its second.
+        codes = F.pad(head.codes, (0, rank, 0, tokens)).unflatten(1, (-1, 2, GROUP // 2)) - LOWEST
+        low, high = codes.to(torch.uint8).unbind(2)
+        scale = F.pad(head.scale.half(), (0, 0, 0, tokens))[..., None].view(torch.uint8)
+        rows = torch.cat([scale, low | high << 4], -1).flatten(1).numpy()
         self._codes = torch.empty(rows.size, dtype=torch.uint8)
-        self._scale = F.pad(head.scale, (0, tokens))
         self._project = F.pad(head.project, (0, 0, 0, rank))
         own = weights.head_rows
         self.screen = Screen(
             Matrix(self._project.data_ptr(), None, *self._project.shape, KINDS[self._project.dtype]),
-            in_panels(rows, Q8_0, self._codes),
-            *(self._scale.data_ptr(), None if own is None else own.ctypes.data, head.best),
+            in_panels(rows, Q4_0, self._codes),
+            *(None if own is None else own.ctypes.data, head.best),
         )

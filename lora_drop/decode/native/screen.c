@@ -71,13 +71,11 @@ static void places_of(const float *logits, int64_t count, int32_t *places) {
 /* Panels [from, to) of the preview. */
 static void preview_chunk(void *context, int64_t from, int64_t to) {
     const Screening *g = context;
-    const Screen *s = g->s;
     int64_t tokens = g->w->n;
     multiply_columns(&g->preview, from * LANES, to * LANES);
     for (int64_t panel = from; panel < to; panel++) {
         int64_t start = panel * LANES, count = tokens - start < LANES ? tokens - start : LANES;
-        vf logits = loadf(g->preview.y + start) * loadf(s->scale + start);
-        memcpy(g->y + start, &logits, (size_t)count * sizeof(float));
+        memcpy(g->y + start, g->preview.y + start, (size_t)count * sizeof(float));
         int32_t places[LANES], top = INT32_MIN;
         places_of(g->y + start, count, places);
         for (int i = 0; i < LANES; i++) top = places[i] > top ? places[i] : top;

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 
-ABI = 7
+ABI = 8
 F32, BF16, Q4_0, Q4_1, Q8_0, Q4_K, Q6_K = range(7)  # kinds of numbers
 OK, NO_MEMORY, NO_THREADS = range(3)  # what a function that returns an int found
 
@@ -70,7 +70,7 @@ class Step(ctypes.Structure):
 class Screen(ctypes.Structure):
     """A preview of the head."""
 
-    _fields_ = [("project", Matrix), ("codes", Matrix), ("scale", _pointer), ("rows", _pointer), ("best", _int64)]
+    _fields_ = [("project", Matrix), ("codes", Matrix), ("rows", _pointer), ("best", _int64)]
 
 
 FUNCTIONS = {  # what each returns, and what it takes

@@ -61,6 +61,11 @@ class NativeWeights:
         return self.part_bytes == BLOCK_BYTES[Q8_0] / GROUP
 
     @property
+    def code_bytes(self) -> float:
+        """Bytes of a code of a screened head, with its share of a scale."""
+        return bytes_of(Q4_0)
+
+    @property
     def decoder_name(self) -> str:
         """The name of the decoder that runs them, for the trace."""
         return f"native ({self.kind})"
