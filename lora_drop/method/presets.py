@@ -20,8 +20,9 @@ class Preset:
     config: LoraDropConfig
 
 
-# What full steps make exact, and so can judge by.
-EXACT: dict[str, Any] = {"refresh": "repair", "kv": "write"}
+# What full steps make exact, and so can judge by. Of the corrections the linear part alone: on a CPU the others take
+# more time than what they mend is worth (docs/training-log.md).
+EXACT: dict[str, Any] = {"refresh": "repair", "kv": "write", "parts": "linear"}
 
 PRESETS = {
     preset.name: preset
