@@ -98,7 +98,8 @@ class Session:
         """A request to Gradio's own addresses; a lone surrogate in it goes as an escape. Raises TurnedAway."""
         self.log.requests += 1
         answer = await self.http.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
-        if answer.status_code == 503:  # busy: one line, and nothing was begun
+        if answer.status_code == 503:  # nothing was begun
+            one_line(answer.json().get("detail"), "try again in a moment")
             raise TurnedAway
         return answer
 
