@@ -2,8 +2,8 @@
 
 Where descriptors run out, the system refuses each new connection, and asyncio says so in a traceback for each try:
 220 silent connections to a server of 160 descriptors were its end, and 45,005 tracebacks. Here a server keeps some for
-its files, takes no more connections than fit, no more than half of them from one address, and ends one that sends no
-request.
+its files, takes no more connections than fit, no more than half of them from one address unless that is a trusted
+proxy's, and ends one that sends no request.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from lora_drop.ui.counters import Counters
 from lora_drop.ui.limits import Limits
+from lora_drop.ui.policy import Policy
 
 HEAD_SECONDS = 20.0  # until a request has come, at most twice as long for a later one of the same connection
 OWN = 64  # descriptors of the server's own: files, libraries, the model
@@ -45,9 +46,10 @@ def connections_that_fit(limits: Limits) -> int:
     return max(8, min(limits.connections, soft - OWN - soft // 8))
 
 
-def guard_connections(limits: Limits, counters: Counters) -> None:
+def guard_connections(policy: Policy, counters: Counters) -> None:
     """Have the servers that start from now on keep to this. Gradio makes uvicorn's settings itself."""
-    most = connections_that_fit(limits)
+    most = connections_that_fit(policy.limits)
+    share = most if policy.hops else max(4, most // 2)  # behind a proxy all of them come from its one address
     peers: Counter[str] = Counter()
 
     class Guarded(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
@@ -59,7 +61,7 @@ def guard_connections(limits: Limits, counters: Counters) -> None:
             self._head: asyncio.TimerHandle | None = None
             self._answered: Any = None  # the request that was the last one, and answered, when it was looked at last
             super().connection_made(transport)
-            if peers.total() >= most or peers[peer] >= max(4, most // 2):
+            if peers.total() >= most or peers[peer] >= share:
                 counters.refuse("connections")
                 transport.write(ANSWER)
                 transport.close()

@@ -32,7 +32,7 @@ class Limits:
         trace: MiB of an opened or posted trace.
         unread: MiB of answers that wait for one session to read them.
         calls: requests a second of one address, those that load the page left out.
-        connections: open ones, half of them of one address.
+        connections: open ones, half of them of one address, all of them of a trusted proxy.
     """
 
     tokens: int = 8192

@@ -91,7 +91,7 @@ def launch(
     gradio_private.ask_no_other_host()
     gradio_private.keep_no_values()
     gradio_private.drop_broken_uploads()
-    connections.guard_connections(policy.limits, calls.counters)
+    connections.guard_connections(policy, calls.counters)
     queue = use_fair_queue(demo, policy, calls.counters, calls.check_early)
 
     def now() -> dict[str, float]:

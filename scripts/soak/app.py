@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import random
 import re
@@ -58,13 +59,13 @@ def started(temporary: Path, log: Path) -> AbstractContextManager[tuple[subproce
     return server(Path(sys.executable), ROOT, log, env)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Waited:
-    """A run as its visitor saw it: when it was taken into the queue, and when it began."""
+    """A run as its visitor saw it: when it was taken into the queue, and when it began, if that was seen."""
 
     address: str
     joined: float
-    began: float
+    began: float = math.inf
 
 
 @dataclass
@@ -79,7 +80,7 @@ class Log:
     waited: int = 0  # runs that saw others before them
     moved: int = 0  # of those, runs that saw a better place later
     worst_place: int = 0
-    runs: list[Waited] = field(default_factory=list)
+    runs: dict[str, Waited] = field(default_factory=dict)  # by event
     late: int = 0  # Stop pressed, but the run had ended
     unkept: int = 0  # a trace that made room for newer ones
     attacks: Counter = field(default_factory=Counter)  # by kind
@@ -98,16 +99,17 @@ class Session:
         """A request to Gradio's own addresses; a lone surrogate in it goes as an escape. Raises TurnedAway."""
         self.log.requests += 1
         answer = await self.http.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
-        if answer.status_code == 503:  # busy: one line, and nothing was begun
-            raise TurnedAway
-        return answer
+        return let_in(answer)
 
     async def join(self, function: int, data: list[Any]) -> str:
         """Queue a call; returns its event id."""
         asked = {"data": data, "fn_index": function, "session_hash": self.name, "event_data": None, "trigger_id": None}
         answer = await self.post("/queue/join", asked)
         hold(answer.status_code == 200, f"queue/join answers {answer.status_code}: {answer.text[:200]}")
-        return answer.json()["event_id"]
+        event = answer.json()["event_id"]
+        if function in (self.app.page, self.app.generate):
+            self.log.runs[event] = Waited(self.http.headers["X-Forwarded-For"], time.monotonic())
+        return event
 
     async def call(self, function: int, data: list[Any]) -> AsyncIterator[tuple[bool, Any]]:
         """Queue a call and yield what it sends: `(False, outputs)` while it runs, and at last `(True, message)`.
@@ -115,7 +117,6 @@ class Session:
         Closed before its end, the connection is dropped, as that of a visitor who leaves.
         """
         event = await self.join(function, data)
-        joined, runs = time.monotonic(), function in (self.app.page, self.app.generate)
         outputs: list[Any] | None = None
         places: list[int] = []
         started = False
@@ -140,9 +141,8 @@ class Session:
                     self.log.waited += places[0] > 0
                     self.log.moved += places[0] > places[-1]
                     self.log.worst_place = max(self.log.worst_place, *places)
-                    if runs:
-                        address = self.http.headers["X-Forwarded-For"]
-                        self.log.runs.append(Waited(address, joined, time.monotonic()))
+                    if event in self.log.runs:
+                        self.log.runs[event].began = time.monotonic()
                 elif kind == "process_generating":
                     hold(started and message["success"], f"an update that failed: {str(message)[:200]}")
                     new = message["output"]["data"]
@@ -152,6 +152,7 @@ class Session:
                     said = message["output"].get("error") or ""
                     if not started and any(words in said for words in AWAY):
                         one_line(said, "")
+                        self.log.runs.pop(event, None)
                         raise TurnedAway
                     yield True, message
                     return
@@ -178,6 +179,14 @@ class Session:
         """The Stop button."""
         answer = await self.post("/run/stop", {"data": [], "fn_index": self.app.stop, "session_hash": self.name})
         hold(answer.status_code == 200, f"Stop answers {answer.status_code}: {answer.text[:200]}")
+
+
+def let_in(answer: httpx.Response) -> httpx.Response:
+    """The answer. Raises TurnedAway where there was no room, so that nothing was begun, and it said so in one line."""
+    if answer.status_code == 503:
+        one_line(answer.json().get("detail"), "try again in a moment")
+        raise TurnedAway
+    return answer
 
 
 def one_line(line: Any, word: str) -> None:

@@ -57,7 +57,7 @@ async def counted_crowd(
 ) -> tuple[float, Counter]:
     """The crowd that is measured: the seconds that it stayed, and what the server counted meanwhile."""
     before, begun = await soak.counters(), time.monotonic()
-    soak.log.runs, soak.log.attacks, soak.log.repelled = [], Counter(), Counter()
+    soak.log.runs, soak.log.attacks, soak.log.repelled = {}, Counter(), Counter()
     watching = asyncio.create_task(server.watch())
     await crowd(soak, visitors, hostile, visits, seconds)
     watching.cancel()
@@ -113,7 +113,7 @@ async def soak(
             after = await rested(this, server, REST)
             say(f"afterwards: {after}, {server.resident()} kB")
             this.log.failures += hold_still(before, after) + within_peak(base, server.memory)
-            if (ahead := most_ahead(this.log.runs)) > AHEAD:
+            if (ahead := most_ahead(list(this.log.runs.values()))) > AHEAD:
                 this.log.failures.append(f"{ahead} runs of one address came before one of another")
             if hostile:
                 this.log.failures += came(this.log.attacks, counted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import time
@@ -90,12 +91,19 @@ def within_peak(base: int, memory: list[tuple[float, int]]) -> list[str]:
 
 
 def most_ahead(runs: list[Waited]) -> int:
-    """The most runs that another address had begun while one waited."""
+    """The most runs that another address had begun while one waited, less one for each turn of its own that it took.
+
+    In an address the order is that of asking: its own that came before, and before which none is known to have begun,
+    may have had turns meanwhile, also those whose visitor had gone.
+    """
     most = 0
-    for run in runs:
+    for run in (run for run in runs if run.began < math.inf):
+        earlier = [own for own in runs if own.address == run.address and own.joined < run.joined]
+        gone = max((own.joined for own in earlier if own.began < run.joined), default=-math.inf)
+        turns = sum(own.joined > gone for own in earlier)
         before = Counter(other.address for other in runs if run.joined < other.began < run.began)
         del before[run.address]
-        most = max(most, *before.values(), 0)
+        most = max(most, *(count - turns for count in before.values()), 0)
     return most
 
 

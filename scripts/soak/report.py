@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from scripts.soak.app import Log
@@ -27,7 +28,7 @@ def of_visitors(found: Log, repeated: list[str]) -> dict[str, Any]:
         "attacks": dict(found.attacks),
         "repelled": dict(found.repelled),
         "waited": found.waited,
-        "addresses": len({run.address for run in found.runs}),
+        "addresses": len({run.address for run in found.runs.values()}),
         "waited_seconds": waits(found),
         "moved_up": found.moved,
         "worst_place": found.worst_place,
@@ -53,7 +54,7 @@ def of_server(memory: list[tuple[float, int]], base: int, before: Held, after: H
 
 def waits(found: Log) -> list[float]:
     """Seconds from the queue to the start of a run: the median, nine in ten, and the longest."""
-    seconds = sorted(run.began - run.joined for run in found.runs)
+    seconds = sorted(run.began - run.joined for run in found.runs.values() if run.began < math.inf)
     return [round(seconds[int(share * (len(seconds) - 1))], 1) for share in (0.5, 0.9, 1)] if seconds else []
 
 

@@ -14,7 +14,7 @@ from lora_drop.run.exports.chrome import chrome_trace
 from lora_drop.run.exports.html import replay_html
 from lora_drop.run.figures import FIGURES
 from lora_drop.run.trace import Trace
-from scripts.soak.app import Guest, Session, TurnedAway, one_line
+from scripts.soak.app import Guest, Session, TurnedAway, let_in, one_line
 from scripts.soak.cases import BAD_CALLS, BAD_PAGES, FIELDS, Answer, Case, Wrong, by_lane, hold, read_trace, timeless
 
 MISTAKES = len(BAD_CALLS) * len(BAD_PAGES)
@@ -224,7 +224,7 @@ class Visitor(Guest):
         async with self.page() as session:
             name = f"run-{self.number}.jsonl"
             self.log.requests += 1
-            sent = await self.http.post("/upload", files={"files": (name, self.soak.recorded.encode())})
+            sent = let_in(await self.http.post("/upload", files={"files": (name, self.soak.recorded.encode())}))
             hold(sent.status_code == 200, f"upload answers {sent.status_code}: {sent.text[:200]}")
             file = {"path": sent.json()[0], "orig_name": name, "meta": {"_type": "gradio.FileData"}}
             _, last = await session.ask(self.app.open, [file])

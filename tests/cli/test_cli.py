@@ -155,8 +155,6 @@ def test_a_result_that_cannot_be_written_is_one_line(tmp_path):
     assert full.returncode == 1 and full.stderr.splitlines() == [
         "lora_drop: cannot write the result: No space left on device."
     ]
-    gone = subprocess.run(f"{command} | true", shell=True, capture_output=True, text=True, env=env, check=False)
-    assert gone.stderr == ""
 
 
 def test_control_c_keeps_the_trace(tmp_path):

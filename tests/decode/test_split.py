@@ -1,7 +1,6 @@
 """Triton's attention, on a CPU under Triton's interpreter, and compiled for GPUs that are not there."""
 
 import copy
-import itertools
 import os
 import subprocess
 import sys
@@ -65,7 +64,14 @@ def test_in_half_precision(split):
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="test_graphs.py has it on a GPU")
-@pytest.mark.parametrize(("refresh", "kv"), itertools.product(("single", "repair"), ("skip", "write")))
+@pytest.mark.parametrize(
+    ("refresh", "kv"),
+    [
+        ("single", "skip"),
+        ("repair", "write"),
+        *(pytest.param(*other, marks=pytest.mark.full) for other in (("single", "write"), ("repair", "skip"))),
+    ],
+)
 def test_a_lane_over_it_is_the_reference(split, tiny, refresh, kv):
     model = copy.deepcopy(tiny.model)
     fast, slow = StaticDecoder(model, StaticWeights.of(model)), ReferenceDecoder(tiny.model)

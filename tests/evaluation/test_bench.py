@@ -144,10 +144,11 @@ LLAMA = """
 import time
 class Llama:
     def __init__(self, path, n_ctx, n_threads, n_threads_batch, verbose):
-        assert path.endswith(".gguf") and n_ctx == 17 and not verbose
+        if not path.endswith(".gguf") or n_ctx != 17 or verbose:  # no assert: PYTHONOPTIMIZE would take it away
+            raise ValueError("not what it is called with")
     def reset(self): self.read = 0
     def eval(self, tokens): self.read += len(tokens); time.sleep(0.001)
-    def sample(self, temp): assert temp == 0.0 and self.read >= 9; return 7
+    def sample(self, temp): return {(0.0, True): 7}[temp, self.read >= 9]
 """
 
 

@@ -122,11 +122,15 @@ def test_the_soak_sees_what_is_left_over():
 
 
 def test_the_soak_sees_who_is_overtaken():
-    """One run of another that was on and one turn are fair; a third is not. One's own do not count."""
-    mine = [Waited("me", 1.0, 9.0), Waited("me", 0.0, 3.0)]
-    others = [Waited("you", 0.0, began) for began in (0.5, 2.0, 4.0, 9.5)] + [Waited("she", 3.5, 5.0)]
+    """One run of another that was on and one turn are fair; a third is not, but where one of one's own came before."""
+    mine = [Waited("me", 1.0, 9.0), Waited("me", -1.0, 0.5)]
+    others = [Waited("you", began / 100, began) for began in (0.5, 2.0, 4.0, 9.5)] + [Waited("she", 3.5, 5.0)]
     assert most_ahead([*mine, *others]) == 2 and most_ahead(mine) == most_ahead([]) == 0
-    assert most_ahead([*mine, *others, Waited("you", 2.0, 6.0)]) == 3
+    overtaken = [*mine, *others, Waited("you", 2.0, 6.0)]
+    assert most_ahead(overtaken) == 3
+    assert most_ahead([*overtaken, Waited("me", 0.8)]) == 2, "one that was left waiting may have had a turn"
+    assert most_ahead([*overtaken, Waited("me", 0.8, 3.0)]) == 2
+    assert most_ahead([*overtaken, Waited("me", -2.0)]) == 3, "it was gone: a later one of the same address had begun"
 
 
 def test_the_soak_asks_the_server_whether_each_attack_came():

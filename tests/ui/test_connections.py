@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -10,14 +11,18 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import uvicorn
 
 from lora_drop.models.pool import ModelPool
 from lora_drop.ui import connections
 from lora_drop.ui.connections import connections_that_fit
+from lora_drop.ui.counters import Counters
 from lora_drop.ui.limits import Limits
 from lora_drop.ui.page import build_app, launch
+from lora_drop.ui.policy import Policy
 from scripts.space_check import free_port
 from tests.support import ROOT
 from tests.support.page import wait_until
@@ -34,6 +39,24 @@ def test_connections_leave_descriptors_for_the_rest(monkeypatch):
         assert connections_that_fit(Limits(connections=1000)) == most
     assert (1128, 4096) in found, "the process takes what the system lets it have"
     assert connections.OWN == 64
+
+
+@pytest.mark.parametrize(("hops", "fit"), [(0, 10), (1, 20)])
+def test_half_of_the_connections_are_one_addresss_or_all_of_them_a_trusted_proxys(monkeypatch, hops, fit):
+    monkeypatch.setattr(connections.uvicorn_config, "HTTP_PROTOCOLS", dict(connections.uvicorn_config.HTTP_PROTOCOLS))
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "")
+    connections.guard_connections(Policy(limits=Limits(connections=20), hops=hops), counters := Counters())
+    wires = [Mock(get_extra_info={"peername": ("10.0.0.1", 5)}.get) for _ in range(25)]
+
+    async def come() -> None:
+        config = uvicorn.Config(lambda: None, log_config=None, factory=True)
+        config.load()
+        for wire in wires:
+            config.http_protocol_class(config, uvicorn.server.ServerState(), {}).connection_made(wire)
+
+    asyncio.run(come())
+    assert [wire.close.called for wire in wires] == [False] * fit + [True] * (25 - fit)
+    assert counters.refused("connections") == 25 - fit
 
 
 def answer(url: str) -> int:

@@ -12,6 +12,7 @@ import signal
 import sys
 
 PROGRAM = "program.py"
+PYTHON = "/proc/python"  # where the Python that root runs is bound
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 1 << 17, 1 << 27, 1 << 28, 1 << 29, 1 << 30
 MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 1 << 12, 1 << 14, 1 << 18
 MOUNT_ATTR_RDONLY, AT_FDCWD, AT_RECURSIVE, SYS_MOUNT_SETATTR = 1, -100, 0x8000, 442
@@ -62,7 +63,7 @@ def main() -> None:
     """Narrow this process and run the program in it, or in a child of it."""
     way, folder = sys.argv[1:3]
     cpu_seconds, memory, disk, processes = (int(text) for text in sys.argv[3:])
-    python, start = sys.executable, ["-c", GUARD]
+    python, start, environment = sys.executable, ["-c", GUARD], ENVIRONMENT | {"HOME": folder, "TMPDIR": folder}
     if way == "namespaces":
         with open(os.path.join(folder, PROGRAM), "rb") as file:
             code = file.read()
@@ -78,6 +79,7 @@ def main() -> None:
             file.write(code)
         os.chmod(PROGRAM, 0o444)
         if is_root:  # its limit on processes is never enforced
+            environment["LD_LIBRARY_PATH"] = f"{PYTHON}/lib"  # a libpython that is named by its path is out of reach
             os.setgroups([])
             os.setresgid(NOBODY, NOBODY, NOBODY)
             os.setresuid(NOBODY, NOBODY, NOBODY)
@@ -86,7 +88,7 @@ def main() -> None:
     limit(cpu_seconds, memory, disk, processes)
     if libc:
         check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
-    os.execve(python, [python, "-I", "-B", *start], ENVIRONMENT | {"HOME": folder, "TMPDIR": folder})
+    os.execve(python, [python, "-I", "-B", *start], environment)
 
 
 # None elsewhere, where nobody asks for namespaces. (`Any` would import `typing`, for every program that is run.)
@@ -136,9 +138,9 @@ def close_file_system(folder: str, disk: int, is_root: bool) -> str:
     mount("tmpfs", "/proc", "tmpfs", MS_NOSUID | MS_NODEV, "size=64k,mode=755")
     python = sys.executable
     if is_root:
-        os.mkdir("/proc/python")
-        mount(sys.base_prefix, "/proc/python", "none", MS_BIND | MS_REC)
-        python = os.path.join("/proc/python", os.path.relpath(python, sys.base_prefix))
+        os.mkdir(PYTHON)
+        mount(sys.base_prefix, PYTHON, "none", MS_BIND | MS_REC)
+        python = os.path.join(PYTHON, os.path.relpath(python, sys.base_prefix))
     return python
 
 
