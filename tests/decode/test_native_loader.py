@@ -24,8 +24,16 @@ from tests.support.fuzzing import mutated_bytes
 pytestmark = pytest.mark.skipif(library() is None, reason="there is no C compiler here")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_builds():
+    """What is built here is looked at and not run: no time goes into making it fast."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader, "FLAGS", tuple("-O0" if flag == "-O3" else flag for flag in loader.FLAGS))
+        yield
+
+
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
+def built(tmp_path_factory, quick_builds):
     """The library's file, as `build` leaves it in an empty folder."""
     folder = tmp_path_factory.mktemp("built")
     assert build(find_compiler(), folder) is not None
