@@ -141,11 +141,13 @@ def test_a_run_that_does_not_fit_says_what_to_lower(tiny, monkeypatch):
 
 
 LLAMA = """
-import time
+import os, time
 class Llama:
     def __init__(self, path, n_ctx, n_threads, n_threads_batch, verbose):
         if not path.endswith(".gguf") or n_ctx != 17 or verbose:  # no assert: PYTHONOPTIMIZE would take it away
             raise ValueError("not what it is called with")
+        if os.environ["OMP_WAIT_POLICY"] != "active":  # what is best for it, whatever this program waits by
+            raise ValueError("its threads sleep")
     def reset(self): self.read = 0
     def eval(self, tokens): self.read += len(tokens); time.sleep(0.001)
     def sample(self, temp): return {(0.0, True): 7}[temp, self.read >= 9]
@@ -162,5 +164,6 @@ def test_llama_cpp_is_beside_it_where_it_is_here(tmp_path, monkeypatch):
     assert path == tmp_path / "model.gguf" and gguf_of("random:tiny-llama", "random:tiny-llama", "cpu") is None
     assert gguf_of("model.gguf", str(path), "cuda") is None
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), str(ROOT))))
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     assert 0 < llama_reference(str(path), "random:tiny-llama", 9, 8) < 1000
     assert llama_reference(str(path), "random:tiny-llama", 12, 8) is None  # the stub refuses: no figure, no crash
