@@ -63,7 +63,7 @@ def _aside(function: str, *arguments: Any) -> Any:
     """What a function of this module gives in a process of its own, as JSON; None where it fails."""
     done = subprocess.run(
         [sys.executable, "-m", "lora_drop.evaluation.bench_reference", json.dumps([function, *arguments])],
-        # What this process waits by is best beside others (`runtime.configure`); a reference has the machine to itself.
+        # This process waits as is best beside others (`runtime.configure`); a reference has the machine to itself.
         env=os.environ | {"OMP_WAIT_POLICY": "active"},
         capture_output=True,
         text=True,

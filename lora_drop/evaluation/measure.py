@@ -32,7 +32,7 @@ from lora_drop.runtime import VERSION
 
 SPEED_TOKENS = 97  # new tokens of the run that measures a point's speed
 AXES = ("drop_ratio", "period")  # of a map
-WAY = ("reuse", "part", "adapters", "refresh", "kv", "accept", "head", "parts")  # what the points of a map have in common
+WAY = ("reuse", "part", "adapters", "refresh", "kv", "accept", "head", "parts")  # of a map, alike at its points
 KEY = (*WAY, *AXES, "drop_layers")  # identifies a point within a grid
 
 

@@ -21,8 +21,9 @@ class ModelShape:
     `qkv_bias` and `qk_norm` are Qwen2's biases and Qwen3's per-head norms. `matrix_size` and `head_size` are the
     bytes that a weight of a layer's matrices, or of the head, takes in memory, over those of an activation: 1 unless
     they are packed; `part_size` is that of the corrections' parts `linear` and `mlp`, `code_size` that of a code of a
-    screened head, with its share of a scale. Norms, biases, the part `kept` and K/V have the activations' size. Where matrices are packed in several ways, `layer_sizes` stands for
-    `matrix_size`: of each layer the size of k and v, of the attention, of the MLP.
+    screened head, with its share of a scale. Norms, biases, the part `kept` and K/V have the activations' size. Where
+    matrices are packed in several ways, `layer_sizes` stands for `matrix_size`: of each layer the size of k and v, of
+    the attention, of the MLP.
     """
 
     num_layers: int
