@@ -67,6 +67,7 @@ def _others(row: Row) -> str:
         "K/V written" if row.get("kv") == "write" and row.get("refresh") != "repair" else "",
         f"accept {row['accept']:g}" if row.get("accept") else "",
         "screened head" if row.get("head") == "screened" else "",
+        f"parts {row['parts']}" if row.get("parts", "auto") != "auto" else "",
         "chosen layers" if row.get("drop_layers") else "",
     )
     return ", ".join(filter(None, words))
