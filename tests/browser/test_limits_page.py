@@ -43,7 +43,7 @@ def test_a_full_queue_is_reported_and_those_in_it_are_served(narrow, open_page):
         set_number(page, "ld-max-new-tokens", 6)
     status = [page.locator("#ld-status") for page in pages]
     pages[0].click("#ld-run")
-    wait_until(lambda: len(narrow.runs) == 1, "the first visitor runs")
+    wait_until(lambda: len(narrow.runs) == 1, "the first visitor runs", page=pages[0])
     pages[1].click("#ld-run")
     expect(status[1]).to_contain_text("queue: 1/1")
     pages[2].click("#ld-run")

@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -298,7 +299,10 @@ def test_what_the_line_of_a_wrong_call_says(address):
         ("run/estimate", b'{"data": [' + b"null, " * 17 + b"null]}", 400, "max_new_tokens must be a whole number"),
         ("queue/join", b'{"data": [], "session_hash": "a", "fn_index": 99999}', 404, "This app has no such function"),
     ):
-        found, content, _ = ask(address, f"/gradio_api/{route}", body)
+        found = 429
+        while found == 429:  # what the tests before have called counts too
+            found, content, _ = ask(address, f"/gradio_api/{route}", body)
+            time.sleep(0.2 if found == 429 else 0)
         told = json.loads(content)
         assert found == status and words in told.get("detail", told.get("error")), (route, content)
 
