@@ -49,9 +49,11 @@ class ScreenedHead:
     @classmethod
     def unpacked(cls, project: Tensor, packed: Tensor, scale: Tensor, best: int) -> ScreenedHead:
         """One whose codes are as `packed` has them. Raises ValueError where the tensors do not belong together."""
-        rank, tokens = project.shape[0], packed.shape[0]
-        if packed.dtype != torch.uint8 or packed.shape[1:] != ((rank + 1) // 2,) or project.dim() != 2:
-            raise ValueError("the screened head has codes that are not of 4 bits, or of another rank")
+        if project.dim() != 2 or packed.dim() != 2 or packed.dtype != torch.uint8:
+            raise ValueError("the screened head has tensors of another form")
+        (rank, _), (tokens, width) = project.shape, packed.shape
+        if width != (rank + 1) // 2:
+            raise ValueError("the screened head has codes of another rank")
         if scale.shape != (tokens, (rank + GROUP - 1) // GROUP):
             raise ValueError("the screened head has scales for other codes")
         codes = torch.stack((packed & 15, packed >> 4), -1).flatten(1)[:, :rank]  # (V, R)

@@ -110,7 +110,11 @@ def test_auto_takes_the_bank_of_the_same_refresh(tiny, bank, tmp_path, monkeypat
     ("name", "value", "says"),
     [
         ("head.codes", torch.zeros(9, 2, dtype=torch.int8), "screened head"),
+        ("head.codes", torch.zeros(258, 8, dtype=torch.int8), "screened head"),
+        ("head.codes", torch.zeros(258, 9, dtype=torch.uint8), "screened head"),
+        ("head.project", torch.tensor(1.0), "screened head"),
         ("head.scale", torch.full((258,), torch.nan), "screened head"),
+        ("head.scale", torch.full((258, 1), torch.nan), "screened head"),
         ("layers.2.mlp.down.weight", torch.zeros(64, 5), "different rank or width"),
         ("layers.3.out_proj.lora_B.weight", torch.full((64, 3), torch.inf), "NaN or infinity"),
     ],
