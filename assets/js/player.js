@@ -9,6 +9,7 @@ import { paceWords, reached, readingPace } from "./pace.js";
 import { decodeMs, lastStep } from "./position.js";
 
 const FRAME_MS = 30; // the least between two pictures of a run that is played
+const LATE_MS = 250; // the most that a frame moves on: after a busy second, or behind other tabs, it goes on and does not leap
 const STILL = "(prefers-reduced-motion: reduce)";
 
 const TYPED_IN = "input:not([type=range]):not([type=checkbox]), textarea, select, [contenteditable]";
@@ -184,7 +185,7 @@ export class Player {
       this.timer = requestAnimationFrame(() => this.tick());
       return;
     }
-    const passed = (now - this.before) * this.pace;
+    const passed = Math.min(now - this.before, LATE_MS) * this.pace;
     const lanes = this.same.checked ? [run.focus] : run.lanes; // at the same step the others have no clock of their own
     this.moment = Math.max(this.moment, Math.min(this.moment + passed, reached(run, lanes)));
     this.before = now;

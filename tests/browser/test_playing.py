@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from dataclasses import replace
 
 import pytest
 from playwright.sync_api import expect
@@ -75,6 +76,7 @@ def test_a_changed_prompt_and_seed_are_what_is_played_and_what_is_downloaded(ser
 @pytest.mark.full
 def test_playing_waits_where_the_stream_is_behind_and_can_be_skipped(server, open_page):
     records = list(run(server.loaded, Request("Why?", CONFIG, 400, ignore_eos=True, view="lock-step")))
+    records = [replace(one, ms=50.0) if isinstance(one, StepRecord) else one for one in records]  # 185 s at rate 0.1
     half = next(i for i, one in enumerate(records) if isinstance(one, StepRecord) and one.step == 20)
     more = next(i for i, one in enumerate(records) if isinstance(one, StepRecord) and one.step == 30)
     goes_on = threading.Event()
@@ -101,6 +103,21 @@ def test_playing_waits_where_the_stream_is_behind_and_can_be_skipped(server, ope
     expect(page.locator(".ld-live")).to_have_attribute("data-state", "done")
     assert page.evaluate(SEEN)["shown"] == [400, 400]
     expect(page.locator("[data-act=skip]")).to_be_hidden()
+
+
+def test_after_a_busy_moment_playing_goes_on_and_does_not_leap(server, open_page):
+    records = list(run(server.loaded, Request("Why?", CONFIG, 100, ignore_eos=True, view="lock-step")))
+    records = [replace(one, ms=2.0) if isinstance(one, StepRecord) else one for one in records]  # 2 s at rate 0.1
+    server.script = lambda: (one for one in records)
+    page = open_page(server.url)
+    page.select_option(".ld-rate", "0.1")
+    page.click("#ld-run")
+    page.wait_for_selector(".ld-live[data-state=playing]")
+    page.evaluate("setTimeout(() => { for (const end = performance.now() + 2500; performance.now() < end; ); })")
+    page.wait_for_timeout(100)  # answered when the page is idle again
+    seen = page.evaluate(SEEN)
+    assert seen["state"] == "playing" and max(seen["shown"]) < 100
+    page.wait_for_selector(".ld-live[data-state=done]")
 
 
 @pytest.mark.full
