@@ -1,18 +1,29 @@
-"""Every folder that the program reads or writes, and the environment variables that name one.
+"""Every folder that the program reads or writes, the environment variables that name one, and how files are written.
 
-Nothing else in the package builds such a path, so that what the program touches on a machine can be read here.
+Nothing else in the package builds such a path, so that what the program touches on a machine can be read here. Files
+are written whole or not at all, by one program at a time, and known by their checksums.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
+import re
+import secrets
+import shutil
+import stat
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
-from stat import S_ISDIR
 
 from lora_drop.errors import LoraDropError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 PACKAGE = Path(str(files("lora_drop")))
 # The folder of the checkout, or of the Space, that the package lies in; None where it was installed from a wheel:
@@ -23,6 +34,7 @@ SHIPPED_ADAPTERS = ASSETS / "adapters"
 SHIPPED_PRESETS = ASSETS / "presets"
 SHIPPED_SWEEPS = ASSETS / "sweeps"
 SHIPPED_RECORDED = ASSETS / "recorded" / "show-me.jsonl"
+DRAFT = re.compile(r"\.[0-9a-f]{16}\.part")
 
 
 def cache_dir() -> Path:
@@ -54,11 +66,11 @@ def own_upload_folder() -> str | None:
         None where that one is this user's, as it is on most machines.
     """
     usual = Path(tempfile.gettempdir()) / "gradio"
-    with suppress(OSError):
+    with contextlib.suppress(OSError):
         usual.mkdir(0o700, exist_ok=True)
         found = usual.lstat()  # a link leads to somebody's folder
         mine = not hasattr(os, "getuid") or found.st_uid == os.getuid()
-        if S_ISDIR(found.st_mode) and mine and os.access(usual, os.W_OK | os.X_OK):
+        if stat.S_ISDIR(found.st_mode) and mine and os.access(usual, os.W_OK | os.X_OK):
             return None
     return tempfile.mkdtemp(prefix="lora-drop-gradio-")
 
@@ -68,3 +80,144 @@ def _expanded(variable: str, named: str) -> Path:
         return Path(named).expanduser()
     except RuntimeError as error:  # ~somebody who is not there
         raise LoraDropError(f"{variable} names {named}: {error}") from None
+
+
+@contextlib.contextmanager
+def drafted(*paths: Path) -> Iterator[list[Path]]:
+    """Empty drafts beside files that are to be written; they take the files' places when all of them are on the disk.
+
+    Left by an exception, every file is what it was and no draft stays. A draft's name is drawn anew each time, so that
+    nobody can have put a link there. A link that is to be written stays one: its file is replaced.
+
+    Raises:
+        OSError: a draft cannot be written, or cannot take its file's place.
+    """
+    targets = [path.resolve() if path.is_symlink() else path for path in paths]
+    drafts = [path.with_name(f".{secrets.token_hex(8)}.part") for path in targets]
+    try:
+        for draft, target in zip(drafts, targets, strict=True):
+            os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            if target.exists():
+                draft.chmod(stat.S_IMODE(target.stat().st_mode))
+        yield drafts
+        for draft in drafts:
+            sync(draft)
+        for draft, target in zip(drafts, targets, strict=True):
+            os.replace(draft, target)
+    finally:
+        for draft in drafts:
+            with contextlib.suppress(OSError):
+                draft.unlink()
+    for folder in {target.parent for target in targets}:
+        with contextlib.suppress(OSError):  # some file systems sync no folders
+            sync(folder)
+
+
+def write_files(contents: Mapping[Path, str | bytes]) -> None:
+    """Write files, all of them or none; text is UTF-8. A device or a pipe is written to as it is.
+
+    Raises:
+        OSError: see `drafted`.
+    """
+    raw = {
+        path: content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+        for path, content in contents.items()
+    }
+    special = [path for path in raw if path.exists() and not path.is_file()]
+    for path in special:
+        path.write_bytes(raw.pop(path))
+    with drafted(*raw) as drafts:
+        for draft, content in zip(drafts, raw.values(), strict=True):
+            draft.write_bytes(content)
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path, what: str) -> Iterator[None]:
+    """Make a folder and hold it: no other program of this machine that asks may write there. Frees itself at a kill.
+
+    Drafts that a killed program left are removed, and so is a new folder that nothing was written to.
+
+    Raises:
+        LoraDropError: the folder cannot be written, or another program holds it; `what` is for the message.
+    """
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = None if fcntl is None else os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise LoraDropError(f"cannot write {what} to {folder.name}: {error.strerror or error}.") from None
+    try:
+        if handle is not None:
+            _lock(handle, folder, what)
+        for path in folder.iterdir():
+            if DRAFT.fullmatch(path.name):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+        yield
+    finally:
+        if made:
+            with contextlib.suppress(OSError):  # it stays unless it is empty
+                folder.rmdir()
+        if handle is not None:
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_UN)  # a child of this process may have the folder open, too
+            os.close(handle)
+
+
+def _lock(handle: int, folder: Path, what: str) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise LoraDropError(
+            f"another command is writing {what} to {folder.resolve().name}: wait for its end, or name another --out."
+        ) from None
+    except OSError:
+        pass  # a file system without locks
+
+
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A draft of a folder that is empty or not there yet; it takes the folder's place when it is whole.
+
+    Raises:
+        LoraDropError: the folder is in use, or cannot be written; nothing of it is left then.
+    """
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise LoraDropError(f"{out} is in use: name a folder that is empty or not there yet.")
+        place = out.resolve()
+        draft = place.with_name(f".{secrets.token_hex(8)}.part")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        draft.mkdir()
+        try:
+            yield draft
+            os.replace(draft, place)
+        finally:
+            remove(draft)
+    except OSError as error:
+        raise LoraDropError(f"the folder cannot be written: {error}") from None
+
+
+def sha256(path: Path) -> str:
+    """The file's, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Have the file, or the folder's list of names, on the disk: the rename must not get there first."""
+    if path.is_dir() and os.name == "nt":  # Windows opens no folders
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lora_drop.decode import PROJECTIONS, Correction, ScreenedHead
 from lora_drop.errors import LoraDropError
-from lora_drop.files import drafted, sha256
+from lora_drop.paths import drafted, sha256
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "lora_drop_config.json"

@@ -28,7 +28,7 @@ def find_bank(
         LoraDropError: a named folder cannot be read or does not fit.
     """
     bank, notes = _named_bank(loaded, config, schedule)
-    if schedule.is_adaptive and schedule.refresh_norm is not None and bank is None:
+    if schedule.watches_norm and bank is None:
         notes.append("refresh_norm never fires here: without adapters there is no correction to measure.")
     return bank, notes
 

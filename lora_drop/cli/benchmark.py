@@ -17,8 +17,8 @@ from lora_drop.cli.arguments import (
 from lora_drop.cli.output import print_json
 from lora_drop.evaluation.tasks.options import Options
 from lora_drop.evaluation.tasks.registry import TASKS, read_tasks
-from lora_drop.files import only_writer
 from lora_drop.method.options import config_from
+from lora_drop.paths import only_writer
 
 
 def add(commands: Commands) -> None:

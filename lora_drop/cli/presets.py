@@ -17,7 +17,7 @@ from lora_drop.cli.arguments import (
     read_data,
 )
 from lora_drop.cli.output import cell, note, print_json, progress
-from lora_drop.files import only_writer
+from lora_drop.paths import only_writer
 
 
 def add(commands: Commands) -> None:

@@ -18,11 +18,11 @@ from lora_drop.cli.arguments import (
 from lora_drop.cli.output import cell, note, print_json, progress
 from lora_drop.cli.settings import ORDER, add_settings
 from lora_drop.errors import LoraDropError
-from lora_drop.files import only_writer
 from lora_drop.method.options import config_from
 from lora_drop.method.schedule import TRIGGERS
 from lora_drop.method.settings import SCHEDULE, Setting, setting, settings_of
 from lora_drop.method.values import Whole
+from lora_drop.paths import only_writer
 
 if TYPE_CHECKING:
     from lora_drop.evaluation.search import Axes, Found

@@ -9,7 +9,7 @@ from pathlib import Path
 from lora_drop.cli.arguments import Commands, add_command, add_json_option, parse_path
 from lora_drop.cli.run_report import show_run
 from lora_drop.errors import LoraDropError
-from lora_drop.files import write_files
+from lora_drop.paths import write_files
 from lora_drop.run.trace import read_trace
 
 

@@ -20,8 +20,8 @@ from lora_drop.cli.arguments import (
 from lora_drop.cli.output import cell, note, print_json, progress
 from lora_drop.cli.settings import ORDER
 from lora_drop.errors import LoraDropError
-from lora_drop.files import only_writer
 from lora_drop.method.options import config_from
+from lora_drop.paths import only_writer
 from lora_drop.run.words import NOISY, speedup_words
 
 

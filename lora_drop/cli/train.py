@@ -17,8 +17,8 @@ from lora_drop.cli.arguments import (
 )
 from lora_drop.cli.output import print_json, say
 from lora_drop.cli.settings import add_settings, read_settings
-from lora_drop.files import only_writer
 from lora_drop.method.settings import TRAINING, settings_of
+from lora_drop.paths import only_writer
 from lora_drop.training.settings import TrainJob, TrainSettings
 
 

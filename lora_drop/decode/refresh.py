@@ -38,7 +38,7 @@ class Refresher:
         """Go on to the next decode step; True if it is full."""
         self.step += 1
         due = self.schedule.is_baseline or self.step - self.last_refresh >= self.schedule.period
-        self.trigger = None if due else fired(self.schedule, self.entropy, self.norm)
+        self.trigger = None if due else self.schedule.trigger(self.entropy, self.norm)
         full = due or self.trigger is not None
         self.kind = "refresh" if full else "lora"
         if full:
@@ -54,7 +54,7 @@ class Refresher:
 
     def measure(self, d: Tensor, cached: Tensor) -> None:
         """Take the correction of a skipped layer and the vector that its rule reuses, D numbers each (batch 1)."""
-        if self.schedule.refresh_norm is not None:
+        if self.schedule.watches_norm:
             d, cached = (torch.linalg.vector_norm(x, dtype=torch.float32) for x in (d, cached))
             self._ratios.append(d / cached)
 
@@ -74,20 +74,7 @@ class Refresher:
         """
         if not self.schedule.is_adaptive:
             return
-        if self.schedule.refresh_entropy is not None:
+        if self.schedule.watches_entropy:
             self.entropy = entropy(logits) if known is None else known
         self.norm = float(torch.stack(self._ratios).mean()) if self._ratios else None
         self._ratios.clear()
-
-
-def fired(schedule: Schedule, entropy: float | None, norm: float | None) -> str | None:
-    """The trigger, of `TRIGGERS`, that calls for a refresh after a step of this entropy and norm; None if none does.
-
-    A value that reaches its threshold fires, so that an entropy threshold of 0 refreshes at every step. A norm of None
-    (a full step, or no layer with a correction) never does.
-    """
-    if schedule.refresh_entropy is not None and entropy is not None and entropy >= schedule.refresh_entropy:
-        return "entropy"
-    if schedule.refresh_norm is not None and norm is not None and norm >= schedule.refresh_norm:
-        return "norm"
-    return None

@@ -154,7 +154,7 @@ class StaticDecoder(StaticPasses):
         kept = slice(rows) if schedule.judges else slice(None)
         logits, choice, nats = found.logits[kept].clone(), found.choice[kept].clone(), found.entropy[-1:].clone()
         watched = None if found.watched is None else found.watched[:, kept].clone()
-        known = float(nats) if schedule.refresh_entropy is not None else None
+        known = float(nats) if schedule.watches_entropy else None
         state.refresher.end(logits[-1:], known)
         return DecoderOutput(logits, watched, nats, rows, choice)
 

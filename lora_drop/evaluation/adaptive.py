@@ -17,7 +17,7 @@ from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.metrics import evaluate
 from lora_drop.evaluation.texts import given_texts
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.schedule import TRIGGERS
+from lora_drop.method.schedule import NO_TRIGGERS, TRIGGERS
 from lora_drop.models.load import LoadedModel
 
 PERIODS = (2, 3, 4, 5, 6, 8, 12, 16, 24, 32)  # of the fixed schedules, as far as the longest gap
@@ -124,8 +124,8 @@ class _Scan:
 
 
 def _check(loaded: LoadedModel, config: LoraDropConfig, triggers: Sequence[str], quantiles: Sequence[float]) -> None:
-    if config.refresh_entropy is not None or config.refresh_norm is not None:
-        raise LoraDropError("this command chooses refresh_entropy and refresh_norm itself: leave both out.")
+    if config != config.replace(**NO_TRIGGERS):
+        raise LoraDropError(f"this command chooses {' and '.join(NO_TRIGGERS)} itself: leave both out.")
     if config.schedule_for(loaded.num_layers).is_baseline:
         raise LoraDropError("these settings skip nothing, or refresh at every step: there is nothing to compare.")
     for trigger in triggers:

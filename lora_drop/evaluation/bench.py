@@ -25,7 +25,7 @@ from lora_drop.evaluation.prompts import HELD_OUT
 from lora_drop.evaluation.timing import Timed, interval_of, median_ms, rate_of, time_lanes
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import step_bytes
-from lora_drop.method.schedule import baseline_schedule
+from lora_drop.method.schedule import NO_TRIGGERS, baseline_schedule
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.place import describe_device
 from lora_drop.models.tokens import encode_prompt, encode_text
@@ -124,7 +124,7 @@ def head_only(loaded: LoadedModel, config: LoraDropConfig) -> LanePlan | None:
     """The full model with the screened head at a config's LoRA steps; None where its adapters have none."""
     # Everything else as it is, so that `auto` finds the same adapters.
     changes = {"drop_layers": (), "head": "screened", "parts": "auto", "accept": 0.0}
-    alone = config.replace(**changes, refresh_entropy=None, refresh_norm=None)
+    alone = config.replace(**changes, **NO_TRIGGERS)
     schedule = alone.schedule_for(loaded.num_layers)
     try:
         bank, _ = find_bank(loaded, alone, schedule)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.files import write_files
 from lora_drop.method.config import LoraDropConfig
+from lora_drop.paths import write_files
 
 
 def whole_setting(stored: dict[str, Any]) -> dict[str, Any]:

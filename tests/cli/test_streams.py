@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from lora_drop.cli.main import main
-from lora_drop.files import only_writer
+from lora_drop.paths import only_writer
 from tests.support import ROOT
 from tests.support.commands import TINY
 

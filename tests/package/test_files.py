@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from lora_drop import files
+from lora_drop import paths
 from lora_drop.errors import LoraDropError
-from lora_drop.files import drafted, new_folder, only_writer, write_files
+from lora_drop.paths import drafted, new_folder, only_writer, write_files
 from tests.support.faults import files_of_at_most
 
 
@@ -113,10 +113,10 @@ def test_a_file_system_without_locks_or_a_system_without_them(tmp_path, monkeypa
     def none(*_):
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(files.fcntl, "flock", none)
+    monkeypatch.setattr(paths.fcntl, "flock", none)
     with only_writer(tmp_path, "a sweep"):
         pass
-    monkeypatch.setattr(files, "fcntl", None)
+    monkeypatch.setattr(paths, "fcntl", None)
     with only_writer(tmp_path, "a sweep"):
         pass
 

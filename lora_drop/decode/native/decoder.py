@@ -74,7 +74,7 @@ class NativeDecoder(ReferenceDecoder):
         state.begin()
         n, h = len(schedule.dropped), self._embedded(token)
         watched = torch.empty(n, 1, h.shape[1]) if state.watch else None
-        ratios = torch.empty(n) if lora and schedule.refresh_norm is not None else None
+        ratios = torch.empty(n) if lora and schedule.watches_norm else None
         entered = None
         if schedule.repairs:
             entered = torch.empty_like(h)
@@ -221,7 +221,7 @@ class NativeDecoder(ReferenceDecoder):
 
     def _output(self, state: NativeState, logits: Tensor, watched: Tensor | None, rows: int = 1) -> DecoderOutput:
         """What a step gives; its last logits decide on the next."""
-        entropy = self.entropy(logits[-1:]) if state.schedule.refresh_entropy is not None else None
+        entropy = self.entropy(logits[-1:]) if state.schedule.watches_entropy else None
         state.refresher.end(logits[-1:], entropy)
         choice = torch.empty(len(logits), 1, dtype=torch.int64)
         self._library.ld_best(logits.data_ptr(), len(logits), self._vocabulary, choice.data_ptr())

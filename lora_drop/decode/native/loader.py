@@ -18,8 +18,7 @@ from pathlib import Path
 
 from lora_drop.decode.native.structs import ABI, FUNCTIONS, NO_MEMORY, NO_THREADS
 from lora_drop.errors import LoraDropError
-from lora_drop.files import drafted
-from lora_drop.paths import cache_dir
+from lora_drop.paths import cache_dir, drafted
 
 FOLDER = Path(__file__).parent
 # A user's compiler may warn of what ours does not: -Werror is for the tests alone. psabi speaks of vectors handed from

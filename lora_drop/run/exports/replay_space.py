@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lora_drop.errors import LoraDropError
-from lora_drop.files import new_folder
+from lora_drop.paths import new_folder
 from lora_drop.run.exports.chrome import printable
 from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.exports.html import replay_html, setting_words

@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from lora_drop.errors import LoraDropError
-from lora_drop.files import write_files
+from lora_drop.paths import write_files
 from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.exports.figures.frontier import frontier_figure
 from lora_drop.run.exports.figures.heatmaps import sweep_heatmaps
