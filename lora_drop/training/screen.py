@@ -8,7 +8,7 @@ from torch import Tensor
 from lora_drop.decode import ScreenedHead, screen
 from lora_drop.models.load import LoadedModel
 
-WINDOWS = 64  # of the text that the preview is made for; more change nothing that shows
+WINDOWS = 64  # evenly of the whole text, as a preview knows what it has seen: a language too; more change little
 BATCH = 8  # of them at a time
 
 
@@ -21,8 +21,9 @@ def screened_head(loaded: LoadedModel, windows: Tensor, rank: int, best: int) ->
     """
     head = loaded.model.get_output_embeddings().weight
     moment = torch.zeros(head.shape[1], head.shape[1], dtype=torch.float64)
-    for batch in windows[:WINDOWS].split(BATCH):
+    windows = windows[:: -(-len(windows) // WINDOWS)]
+    for batch in windows.split(BATCH):
         states = loaded.model.model(batch.to(loaded.device)).last_hidden_state.flatten(0, 1).float()
         moment += (states.T @ states).double().cpu()
-    moment /= windows[:WINDOWS].numel()
+    moment /= windows.numel()
     return screen(head.float().cpu(), moment, min(rank, len(moment)), min(best, len(head)))
