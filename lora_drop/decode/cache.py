@@ -7,6 +7,8 @@ import operator
 import torch
 from torch import Tensor
 
+from lora_drop.runtime import ask_large_pages
+
 BLOCK = 64  # tokens by which a layer's storage grows
 
 
@@ -68,6 +70,8 @@ class KVCache:
         batch, heads, _, size = like.shape
         shape = (2, batch, heads, -(-tokens // BLOCK) * BLOCK, size)
         new = torch.empty(shape, dtype=like.dtype, device=like.device)
+        if new.device.type == "cpu":
+            ask_large_pages(new.data_ptr(), new.nbytes)
         if old is not None:
             filled = self.lengths[layer]
             new[:, :, :, :filled] = old[:, :, :, :filled]

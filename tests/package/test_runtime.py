@@ -1,11 +1,15 @@
 """OpenMP's waiting is chosen before torch is there, a user's own choice is left alone; freed memory goes back."""
 
+import ctypes
+import mmap
 import os
 import platform
+import re
 import subprocess
 import sys
 import threading
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +17,7 @@ import lora_drop
 from lora_drop import paths, runtime
 from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
-from lora_drop.runtime import core_share
+from lora_drop.runtime import LARGE_PAGE, ask_large_pages, core_share
 
 
 @pytest.mark.parametrize(
@@ -186,3 +190,16 @@ def test_one_thread_takes_all_steps_of_a_device_whoever_asks():
     assert len(seen) == 8 and set(seen) == {"owner-of-test:0_0"}
     with pytest.raises(ZeroDivisionError):
         list(runtime.owned("test:0", (1 // number for number in (1, 0))))
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="no large pages here")
+def test_large_pages_are_asked_for_within_a_tensor():
+    with mmap.mmap(-1, 4 * LARGE_PAGE) as memory:
+        start = ctypes.addressof(held := ctypes.c_char.from_buffer(memory))
+        ask_large_pages(start + 1, 3 * LARGE_PAGE)
+        first = -(-(start + 1) // LARGE_PAGE) * LARGE_PAGE
+        asked = [area for area in re.split(r"\n(?=[0-9a-f]+-)", Path("/proc/self/smaps").read_text()) if " hg" in area]
+        bounds = [[int(end, 16) for end in area.split()[0].split("-")] for area in asked]
+        assert [first, first + 2 * LARGE_PAGE] in [b for b in bounds if start <= b[0] < start + 4 * LARGE_PAGE]
+        ask_large_pages(start, LARGE_PAGE - 1)  # too little for one: nothing, and no error
+        del held

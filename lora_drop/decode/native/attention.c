@@ -40,7 +40,8 @@ static inline vf totals(const vf *v) {
 }
 
 /* Of `rows` queries (rows, hs) with `count` keys: scores, (rows, SPLIT); and sums of values (count, hs) by such
- * weights, a part of each row of y. Both take whole vectors only. */
+ * weights, a part of each row of y. Both take whole vectors only. Memory has no pause: while scores are computed the
+ * values come, and while values are summed the keys that are read `next`. */
 #define OVER(NAME, TYPE, VECTOR) \
     INLINE void scores_##NAME(const TYPE *key, const TYPE *value, const float *q, int64_t hs, int64_t count, \
                               float scale, float *y, int rows) { \
@@ -61,25 +62,27 @@ static inline vf totals(const vf *v) {
             } \
         } \
     } \
-    INLINE void mixes_##NAME(const TYPE *value, const float *weights, int64_t hs, int64_t count, float *y, \
-                             int64_t stride, int rows, int vectors) { \
+    INLINE void mixes_##NAME(const TYPE *value, const TYPE *next, const float *weights, int64_t hs, int64_t count, \
+                             float *y, int64_t stride, int rows, int vectors) { \
         vf s[TOGETHER][SPAN] = {0}; \
-        for (int64_t t = 0; t < count; t++, value += hs) \
+        for (int64_t t = 0; t < count; t++, value += hs, next += hs) \
             for (int c = 0; c < vectors; c++) { \
+                __builtin_prefetch(next + c * LANES); \
                 vf one = VECTOR(value + c * LANES); \
                 for (int r = 0; r < rows; r++) s[r][c] = madd(one, splat(weights[r * SPLIT + t]), s[r][c]); \
             } \
         for (int r = 0; r < rows; r++) memcpy(y + r * stride, s[r], (size_t)vectors * sizeof(vf)); \
     } \
-    INLINE void read_##NAME(const TYPE *keys, const TYPE *values, const float *q, int64_t hs, int64_t count, \
-                            float scale, float *y, int64_t stride, int rows) { \
+    INLINE void read_##NAME(const TYPE *keys, const TYPE *values, const TYPE *next, const float *q, int64_t hs, \
+                            int64_t count, float scale, float *y, int64_t stride, int rows) { \
         float scores[TOGETHER * SPLIT] = {0}; \
         scores_##NAME(keys, values, q, hs, count, scale, scores, rows); \
         for (int r = 0; r < rows; r++) weigh(scores + r * SPLIT, count, y + r * stride + hs); \
         int64_t j = 0; \
         for (; j + SPAN * LANES <= hs; j += SPAN * LANES) \
-            mixes_##NAME(values + j, scores, hs, count, y + j, stride, rows, SPAN); \
-        for (; j < hs; j += LANES) mixes_##NAME(values + j, scores, hs, count, y + j, stride, rows, 1); \
+            mixes_##NAME(values + j, next + j, scores, hs, count, y + j, stride, rows, SPAN); \
+        for (; j < hs; j += LANES) \
+            mixes_##NAME(values + j, next + j, scores, hs, count, y + j, stride, rows, 1); \
     }
 
 /* A token's queries and keys rotated; K and V at place `at` of the store. */
@@ -163,20 +166,27 @@ static float *part_of(const Attention *a, int64_t token, int64_t head, int64_t s
     return a->parts + ((token * a->l->heads + head) * a->splits + split) * PART_FLOATS(a->l);
 }
 
+/* The keys of a K/V head from one on. */
+static const char *keys_of(const Attention *a, int64_t kv_head, int64_t first) {
+    int64_t size = a->kv->kind == F32 ? 4 : 2; /* bytes of a number */
+    return (const char *)a->kv->data + (kv_head * a->kv->capacity + first) * a->l->head_dim * size;
+}
+
 /* Some heads of a token, which have one K/V head, over `count` keys, those from `first` on: into their parts. */
-static void attend(const Attention *a, int64_t token, int64_t head, int64_t heads, int64_t first, int64_t count) {
+static void attend(const Attention *a, int64_t token, int64_t head, int64_t heads, int64_t first, int64_t count,
+                   const char *next) {
     const Layer *l = a->l;
-    int64_t hs = l->head_dim, stride = a->splits * PART_FLOATS(l);
+    int64_t hs = l->head_dim, stride = a->splits * PART_FLOATS(l), kv_head = head / (l->heads / l->kv_heads);
     int is_f32 = a->kv->kind == F32;
-    int64_t size = is_f32 ? 4 : 2, other = a->kv->capacity * hs * size; /* bytes of a number, and of a head's keys */
-    const char *keys = (const char *)a->kv->data + head / (l->heads / l->kv_heads) * other + first * hs * size;
-    const char *values = keys + l->kv_heads * other;
+    const char *keys = keys_of(a, kv_head, first), *values = keys_of(a, l->kv_heads + kv_head, first);
     const float *q = a->heads + token * l->qkv.n + head * hs;
     float scale = 1 / sqrtf((float)hs), *part = part_of(a, token, head, first / SPLIT);
+#define READ_AS(NAME, TYPE, N) \
+    read_##NAME((const TYPE *)keys, (const TYPE *)values, (const TYPE *)next, q, hs, count, scale, part, stride, N)
 #define READ(N) \
     case N: \
-        if (is_f32) read_f32((const float *)keys, (const float *)values, q, hs, count, scale, part, stride, N); \
-        else read_bf16((const uint16_t *)keys, (const uint16_t *)values, q, hs, count, scale, part, stride, N); \
+        if (is_f32) READ_AS(f32, float, N); \
+        else READ_AS(bf16, uint16_t, N); \
         break;
     if (hs % LANES) {
         for (int64_t h = 0; h < heads; h++)
@@ -190,6 +200,7 @@ static void attend(const Attention *a, int64_t token, int64_t head, int64_t head
         READ(4)
     }
 #undef READ
+#undef READ_AS
 }
 
 /* What a head of a token has read, from its parts. Item i is head i % heads of token i / heads. */
@@ -223,8 +234,10 @@ static void attend_split(void *context, int64_t from, int64_t to) {
     for (int64_t i = from; i < to; i++) {
         int64_t token = i % a->tokens, at = i / a->tokens, first = at / l->kv_heads * SPLIT;
         int64_t head = at % l->kv_heads * group, left = a->seen + token - first, count = left < SPLIT ? left : SPLIT;
+        int64_t after = (i + 1) / a->tokens % (l->kv_heads * a->splits); /* what this thread reads next, or the first */
+        const char *next = keys_of(a, after % l->kv_heads, after / l->kv_heads * SPLIT);
         for (int64_t h = 0; h < group && count > 0; h += TOGETHER)
-            attend(a, token, head + h, group - h < TOGETHER ? group - h : TOGETHER, first, count);
+            attend(a, token, head + h, group - h < TOGETHER ? group - h : TOGETHER, first, count, next);
     }
 }
 
