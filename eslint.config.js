@@ -21,8 +21,8 @@ export default [
       "no-implied-eval": "error",
       "no-new-func": "error",
       eqeqeq: "error",
-      "max-lines": ["error", { max: 400 }],
-      "max-lines-per-function": ["error", { max: 60, skipComments: true, skipBlankLines: true }],
+      "max-lines": ["error", { max: 600 }],
+      "max-lines-per-function": ["error", { max: 120, skipComments: true, skipBlankLines: true }],
       "no-restricted-properties": [
         "error",
         ...["innerHTML", "outerHTML", "insertAdjacentHTML", "setHTMLUnsafe", "createContextualFragment", "srcdoc"].map(

@@ -25,7 +25,7 @@ _HOMES = {
     "generate": "lora_drop.run.generate",
     "stream": "lora_drop.run.generate",
     "load_model": "lora_drop.models.load",
-    "read_trace": "lora_drop.run.trace",
+    "read_trace": "lora_drop.run.trace.trace",
 }
 __all__ = list(_HOMES)
 __version__ = VERSION

@@ -14,7 +14,8 @@ import torch
 from tqdm import tqdm
 
 from lora_drop.adapters.find import find_bank
-from lora_drop.decode import Lane, Sampling
+from lora_drop.decode.lane import Lane
+from lora_drop.decode.sampling import Sampling
 from lora_drop.method.presets import preset_named
 from lora_drop.method.schedule import baseline_schedule
 from lora_drop.models.load import load_model

@@ -17,16 +17,16 @@ from collections.abc import Iterator
 
 import torch
 
-from lora_drop.evaluation.bench import text_of
-from lora_drop.evaluation.timing import Timed, interval_of, rate_of, time_lanes
+from lora_drop.evaluation.measure.bench import text_of
+from lora_drop.evaluation.measure.timing import Timed, interval_of, rate_of, time_lanes
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import ModelShape, kv_saved
 from lora_drop.method.paper import LABEL, ROWS, PaperRow
 from lora_drop.method.schedule import baseline_schedule
 from lora_drop.models.load import LoadedModel, load_model
 from lora_drop.models.random_weights import SHAPES
-from lora_drop.run.records import BASELINE, LORA_DROP
 from lora_drop.run.request import LanePlan
+from lora_drop.run.trace.records import BASELINE, LORA_DROP
 
 MODELS = {"llama2-7b": "LLaMA2-7B", "llama3-8b": "LLaMA3-8B", "qwen2.5-7b": "Qwen2.5-7B", "qwen2.5-14b": "Qwen2.5-14B"}
 RATIOS, KS = (0.25, 0.5, 0.75), (1, 3, 5)

@@ -20,10 +20,10 @@ def main() -> None:
     from lora_drop.method.presets import presets_for
     from lora_drop.models.load import load_model
     from lora_drop.paths import SHIPPED_RECORDED
-    from lora_drop.run.lines import write_line
-    from lora_drop.run.records import Header
     from lora_drop.run.request import Request
     from lora_drop.run.run import run
+    from lora_drop.run.trace.lines import write_line
+    from lora_drop.run.trace.records import Header
     from lora_drop.ui.facts import preset_facts
     from lora_drop.ui.run_tab import FIRST_PROMPT
 

@@ -24,7 +24,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from lora_drop.ui import space_folder
+from lora_drop.ui.serve import space_folder
 
 OWNER, NAME = "someone", "lora-drop-studio"
 HOST = f"{OWNER}-{NAME}.hf.space"

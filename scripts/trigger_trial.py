@@ -35,16 +35,19 @@ from torch import Tensor, nn
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.adapters.find import find_bank
-from lora_drop.decode import Decoder, Judged, Lane, NativeDecoder, NativeWeights, Sampling, StepResult
+from lora_drop.decode.lane import Lane
 from lora_drop.decode.logits import kl, log_probs
+from lora_drop.decode.native.decoder import NativeDecoder
 from lora_drop.decode.native.plan import NativeState
+from lora_drop.decode.native.weights import NativeWeights
 from lora_drop.decode.reference import first_skipped
-from lora_drop.decode.step import DecoderOutput, DecodeState
+from lora_drop.decode.sampling import Sampling
+from lora_drop.decode.step import Decoder, DecoderOutput, DecodeState, Judged, StepResult
 from lora_drop.evaluation.adaptive import NEVER, interpolate
-from lora_drop.evaluation.free import regrets
-from lora_drop.evaluation.metrics import read_target
-from lora_drop.evaluation.prompts import HELD_OUT
-from lora_drop.evaluation.texts import ANSWER_TOKENS, own_answers
+from lora_drop.evaluation.measure.free import regrets
+from lora_drop.evaluation.measure.metrics import read_target
+from lora_drop.evaluation.measure.prompts import HELD_OUT
+from lora_drop.evaluation.measure.texts import ANSWER_TOKENS, own_answers
 from lora_drop.method.collapse import repeated_share
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import preset_named

@@ -1,4 +1,4 @@
-/* What the server sends the page, as types: nothing here runs. Python makes all of it (lora_drop/run/records.py wire_line,
+/* What the server sends the page, as types: nothing here runs. Python makes all of it (lora_drop/run/trace/records.py wire_line,
  * lora_drop/ui/callbacks.py page_facts). */
 
 /**
@@ -176,7 +176,7 @@
  */
 
 /**
- * @typedef {object} Figures a run's figures so far (lora_drop/run/figures.py)
+ * @typedef {object} Figures a run's figures so far (lora_drop/run/report/figures.py)
  * @property {number | null} speedup
  * @property {number | null} bound
  * @property {number | null} kv_saved
@@ -208,7 +208,7 @@
  */
 
 /**
- * @typedef {object} Told what Python says of a run that has ended (lora_drop/run/verdict.py)
+ * @typedef {object} Told what Python says of a run that has ended (lora_drop/run/report/verdict.py)
  * @property {{kind: string, text: string, facts: Record<string, any>}} [verdict]
  * @property {Record<string, string | null>} [why] a sentence a chart
  * @property {{parts: Part[], total: number, bound: number | null, bound_with_repairs: number | null} | null} [parts]

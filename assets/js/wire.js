@@ -1,4 +1,4 @@
-/* Reads the run's wire text (lora_drop/run/records.py, wire_line) as it grows. */
+/* Reads the run's wire text (lora_drop/run/trace/records.py, wire_line) as it grows. */
 
 import { Run } from "./run.js";
 

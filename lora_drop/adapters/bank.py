@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lora_drop.decode import PROJECTIONS, Correction, ScreenedHead
+from lora_drop.decode.correction import PROJECTIONS, Correction
+from lora_drop.decode.head import ScreenedHead
 from lora_drop.errors import LoraDropError
 from lora_drop.paths import drafted, sha256
 

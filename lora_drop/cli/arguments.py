@@ -82,7 +82,7 @@ def read_data(args: argparse.Namespace) -> list[tuple[str, str]]:
         LoraDropError: a limit below 1, or see `pairs.read_pairs`.
     """
     _check_limits(args)
-    from lora_drop.evaluation.pairs import read_pairs
+    from lora_drop.evaluation.measure.pairs import read_pairs
 
     return list(read_pairs(args.data, args.prompt_field, args.target_field, args.limit))
 
@@ -94,8 +94,8 @@ def read_data_prompts(args: argparse.Namespace) -> list[str]:
         LoraDropError: a limit below 1, or see `pairs.read_prompts`.
     """
     _check_limits(args)
-    from lora_drop.evaluation.pairs import read_prompts
-    from lora_drop.evaluation.prompts import HELD_OUT
+    from lora_drop.evaluation.measure.pairs import read_prompts
+    from lora_drop.evaluation.measure.prompts import HELD_OUT
 
     if args.data is None:
         return list(HELD_OUT[: args.limit])

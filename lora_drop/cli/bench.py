@@ -17,7 +17,7 @@ from lora_drop.cli.arguments import (
 from lora_drop.cli.output import cell, note, print_json, say
 from lora_drop.method.cost import human_bytes
 from lora_drop.method.options import config_from
-from lora_drop.run.words import speedup_words
+from lora_drop.run.report.words import speedup_words
 
 
 def add(commands: Commands) -> None:
@@ -43,9 +43,9 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """The command."""
     config = config_from(vars(args), args.model)
-    from lora_drop.evaluation.bench import bench
-    from lora_drop.evaluation.bench_reference import LOOKUP, gguf_of, hf_reference, llama_reference
-    from lora_drop.evaluation.pairs import read_prompts
+    from lora_drop.evaluation.measure.bench import bench
+    from lora_drop.evaluation.measure.bench_reference import LOOKUP, gguf_of, hf_reference, llama_reference
+    from lora_drop.evaluation.measure.pairs import read_prompts
 
     prompts = read_prompts(args.prompts, "prompt") if args.prompts else []
     loaded = load(args)

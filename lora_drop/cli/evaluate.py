@@ -53,9 +53,9 @@ def run(args: argparse.Namespace) -> int:
         raise LoraDropError("name --data, --prompt-field and --target-field, or take --target own.")
     pairs = [] if own else read_data(args)  # its mistakes are reported before a model is loaded
     prompts = read_data_prompts(args) if own else [prompt for prompt, _ in pairs]
-    from lora_drop.evaluation.free import evaluate_free
-    from lora_drop.evaluation.metrics import evaluate
-    from lora_drop.evaluation.texts import given_texts, own_answers
+    from lora_drop.evaluation.measure.free import evaluate_free
+    from lora_drop.evaluation.measure.metrics import evaluate
+    from lora_drop.evaluation.measure.texts import given_texts, own_answers
 
     loaded = load(args)
     texts = None if own else given_texts(loaded, pairs, args.context_tokens)

@@ -38,8 +38,8 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """The command."""
     pairs = read_data(args)
-    from lora_drop.evaluation.preset_results import reads_well
     from lora_drop.evaluation.presets import measure_presets
+    from lora_drop.evaluation.results.preset_results import reads_well
     from lora_drop.evaluation.samples import sample_presets
 
     source = data_source(args) | {"file_sha256": hashlib.sha256(args.data.read_bytes()).hexdigest()}

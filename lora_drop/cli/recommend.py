@@ -129,9 +129,9 @@ def _of_search(args: argparse.Namespace) -> int:
         raise LoraDropError("name a limit and a folder: --max-loss NATS --out DIR; or a SWEEP.json to choose from.")
     base = config_from({name: getattr(args, name) for name in COMMON}, args.model)
     prompts = read_data_prompts(args)
-    from lora_drop.evaluation.preset_results import loss_of, read_presets
+    from lora_drop.evaluation.results.preset_results import loss_of, read_presets
     from lora_drop.evaluation.search import Limits, search
-    from lora_drop.run.exports.figures import write_frontier
+    from lora_drop.run.exports.figures.pages import write_frontier
 
     limits = Limits(args.max_loss, args.max_loss if args.max_regret is None else args.max_regret)
     axes, order = _axes(args), ORDER.read(args.drop_order or "")
@@ -170,8 +170,7 @@ def _axes(args: argparse.Namespace) -> Axes:
 
 
 def _show(found: Found) -> None:
-    from lora_drop.evaluation.preset_results import loss_of
-    from lora_drop.evaluation.search import credible_speed
+    from lora_drop.evaluation.results.preset_results import credible_speed, loss_of
 
     best = found.recommended
     assert best is not None

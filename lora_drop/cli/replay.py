@@ -10,7 +10,7 @@ from lora_drop.cli.arguments import Commands, add_command, add_json_option, pars
 from lora_drop.cli.run_report import show_run
 from lora_drop.errors import LoraDropError
 from lora_drop.paths import write_files
-from lora_drop.run.trace import read_trace
+from lora_drop.run.trace.trace import read_trace
 
 
 def add(commands: Commands) -> None:

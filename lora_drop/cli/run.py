@@ -26,9 +26,9 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.options import config_from
 from lora_drop.method.presets import preset_named
 from lora_drop.method.settings import RUN, settings_of
-from lora_drop.run.lines import write_line
-from lora_drop.run.records import Record, StepRecord
-from lora_drop.run.trace import gather
+from lora_drop.run.trace.lines import write_line
+from lora_drop.run.trace.records import Record, StepRecord
+from lora_drop.run.trace.trace import gather
 
 if TYPE_CHECKING:
     from lora_drop.models.load import LoadedModel
@@ -48,7 +48,7 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """The command."""
     config = config_from(vars(args), args.model)
-    from lora_drop.evaluation.preset_results import idle_gain
+    from lora_drop.evaluation.results.preset_results import idle_gain
     from lora_drop.run.request import Request
     from lora_drop.run.run import run
 
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 def _show_preset(name: str, loaded: LoadedModel) -> None:
     """The measured quality of a preset, if it was measured on this model with these adapters."""
     from lora_drop.adapters.find import config_fingerprint
-    from lora_drop.evaluation.preset_results import in_words, measured_presets
+    from lora_drop.evaluation.results.preset_results import in_words, measured_presets
 
     try:
         measured = measured_presets(loaded.id, loaded.revision, lambda config: config_fingerprint(loaded, config))

@@ -7,11 +7,11 @@ from typing import Any
 
 from lora_drop.cli.output import print_json
 from lora_drop.method.cost import human_bytes
-from lora_drop.run.records import FREE, TOGETHER
-from lora_drop.run.told import told_of
-from lora_drop.run.trace import Trace, refresh_counts
-from lora_drop.run.verdict import verdict
-from lora_drop.run.words import speedup_words
+from lora_drop.run.report.report import told_of
+from lora_drop.run.report.verdict import verdict
+from lora_drop.run.report.words import speedup_words
+from lora_drop.run.trace.records import FREE, TOGETHER
+from lora_drop.run.trace.trace import Trace, refresh_counts
 
 
 def run_object(trace: Trace) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The command `space`."""
-    from lora_drop.ui.space_folder import build, report
+    from lora_drop.ui.serve.space_folder import build, report
 
     sizes = build(args.out, args.space, args.zero_gpu)
     return _show(args, sizes, report(sizes), args.space or "OWNER/NAME")

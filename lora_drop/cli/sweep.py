@@ -22,7 +22,7 @@ from lora_drop.cli.settings import ORDER
 from lora_drop.errors import LoraDropError
 from lora_drop.method.options import config_from
 from lora_drop.paths import only_writer
-from lora_drop.run.words import NOISY, speedup_words
+from lora_drop.run.report.words import NOISY, speedup_words
 
 
 def add(commands: Commands) -> None:

@@ -21,8 +21,8 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The command."""
-    from lora_drop.evaluation.sweep_file import JSON_NAME, read_sweep
-    from lora_drop.run.exports.figures import write_figures
+    from lora_drop.evaluation.results.sweep_file import JSON_NAME, read_sweep
+    from lora_drop.run.exports.figures.pages import write_figures
 
     paths = [str(path) for path in write_figures(read_sweep(args.folder / JSON_NAME), args.out, args.theme)]
     if args.json:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lora_drop.decode.native.decoder import NativeDecoder
 from lora_drop.decode.reference import ReferenceDecoder
-from lora_drop.decode.static import StaticDecoder
+from lora_drop.decode.static.decoder import StaticDecoder
 from lora_drop.decode.step import DecodeState
 
 HEAD_ROWS = 16  # that the head reads together

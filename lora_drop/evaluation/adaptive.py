@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lora_drop.decode import Refresher
+from lora_drop.decode.refresh import Refresher
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.metrics import evaluate
-from lora_drop.evaluation.texts import given_texts
+from lora_drop.evaluation.measure.metrics import evaluate
+from lora_drop.evaluation.measure.texts import given_texts
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import NO_TRIGGERS, TRIGGERS
 from lora_drop.models.load import LoadedModel

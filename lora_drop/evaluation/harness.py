@@ -22,9 +22,9 @@ import torch
 from tqdm import tqdm
 
 from lora_drop.adapters.find import find_bank
-from lora_drop.decode import Sampling
+from lora_drop.decode.sampling import Sampling
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.metrics import decode_target
+from lora_drop.evaluation.measure.metrics import decode_target
 from lora_drop.evaluation.tasks.runner import generate_text, log_likelihood
 from lora_drop.method.options import config_from
 from lora_drop.method.settings import CALL, SCHEDULE, settings_of

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.measure import (
+from lora_drop.evaluation.measure.point import (
     SPEED_TOKENS,
     Point,
     check_point,
@@ -21,10 +21,10 @@ from lora_drop.evaluation.measure import (
     describe_prompts,
     measure,
 )
-from lora_drop.evaluation.preset_results import FORMAT, JSON_NAME, VERSION, read_presets
-from lora_drop.evaluation.prompts import HELD_OUT
-from lora_drop.evaluation.results import check_same, is_setting, json_text, write_texts
-from lora_drop.evaluation.texts import own_answers
+from lora_drop.evaluation.measure.prompts import HELD_OUT
+from lora_drop.evaluation.measure.texts import own_answers
+from lora_drop.evaluation.results.preset_results import FORMAT, JSON_NAME, VERSION, read_presets
+from lora_drop.evaluation.results.store import check_same, is_setting, json_text, write_texts
 from lora_drop.method.presets import Preset, presets_for
 from lora_drop.models.load import LoadedModel
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.sweep_file import JSON_NAME, read_sweep
+from lora_drop.evaluation.results.sweep_file import JSON_NAME, read_sweep
 
 
 def recommend(

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.measure import Point, check_point, circumstances
-from lora_drop.evaluation.prompts import SAMPLE_PROMPTS
-from lora_drop.evaluation.results import check_same, json_text, whole_setting, write_texts
+from lora_drop.evaluation.measure.point import Point, check_point, circumstances
+from lora_drop.evaluation.measure.prompts import SAMPLE_PROMPTS
+from lora_drop.evaluation.results.store import check_same, json_text, whole_setting, write_texts
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import presets_for
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.request import BASELINE, LORA_DROP, Request
 from lora_drop.run.run import run
-from lora_drop.run.trace import Trace, first_divergence, gather
+from lora_drop.run.trace.trace import Trace, first_divergence, gather
 
 FORMAT, VERSION = "lora-drop-samples", 1
 JSON_NAME, MD_NAME = "samples.json", "samples.md"

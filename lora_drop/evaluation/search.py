@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.bench import head_only
-from lora_drop.evaluation.measure import (
+from lora_drop.evaluation.measure.bench import head_only
+from lora_drop.evaluation.measure.point import (
     SPEED_TOKENS,
     Point,
     check_point,
@@ -22,15 +22,15 @@ from lora_drop.evaluation.measure import (
     describe_prompts,
     measure,
 )
-from lora_drop.evaluation.preset_results import is_measured, loss_of
-from lora_drop.evaluation.results import check_same, is_setting, json_text, read_result, write_texts
-from lora_drop.evaluation.texts import Answers, own_answers
+from lora_drop.evaluation.measure.texts import Answers, own_answers
+from lora_drop.evaluation.results.preset_results import credible_speed, is_measured, loss_of
+from lora_drop.evaluation.results.store import check_same, is_setting, json_text, read_result, write_texts
 from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.method.frontier import frontier
 from lora_drop.method.presets import BUNDLED_ORDER, EXACT
 from lora_drop.method.schedule import dropped_layers
 from lora_drop.models.load import LoadedModel
-from lora_drop.run.figures import BY_CHANCE
+from lora_drop.run.report.figures import BY_CHANCE
 
 FORMAT, VERSION = "lora-drop-recommend", 1
 JSON_NAME = "recommend.json"
@@ -81,11 +81,6 @@ class Limits:
         """Whether a row stays within them."""
         loss = loss_of(row)
         return loss is not None and loss <= (self.regret if row["accept"] else self.loss)
-
-
-def credible_speed(row: Row) -> float:
-    """What a row is chosen by: what is measured far beyond the bound came by chance, so it counts up to there."""
-    return min(row["speedup"], BY_CHANCE * row["bound"])
 
 
 @dataclass

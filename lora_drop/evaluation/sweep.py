@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.measure import (
+from lora_drop.evaluation.measure.point import (
     KEY,
     SPEED_TOKENS,
     Point,
@@ -22,14 +22,14 @@ from lora_drop.evaluation.measure import (
     key_of,
     measure,
 )
-from lora_drop.evaluation.prompts import HELD_OUT, SAMPLE_PROMPTS
-from lora_drop.evaluation.results import check_same
+from lora_drop.evaluation.measure.prompts import HELD_OUT, SAMPLE_PROMPTS
+from lora_drop.evaluation.measure.texts import own_answers
+from lora_drop.evaluation.results.store import check_same
+from lora_drop.evaluation.results.sweep_file import FORMAT, JSON_NAME, VERSION, read_sweep, write_sweep
 from lora_drop.evaluation.samples import sample_trace
-from lora_drop.evaluation.sweep_file import FORMAT, JSON_NAME, VERSION, read_sweep, write_sweep
-from lora_drop.evaluation.texts import own_answers
 from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.models.load import LoadedModel
-from lora_drop.run.records import BASELINE, LORA_DROP
+from lora_drop.run.trace.records import BASELINE, LORA_DROP
 
 OWN_PROMPTS = HELD_OUT[:6]  # few: a grid has many points
 SAME = ("format", "version", "model", "device", "data", "settings", "software")  # of two sweeps that are one

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_drop.decode import Packed
+from lora_drop.decode.native.weights import Packed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
-from lora_drop.decode import BLOCK_KINDS, Packed
+from lora_drop.decode.native.weights import BLOCK_KINDS, Packed
 from lora_drop.errors import LoraDropError
 from lora_drop.models.gguf import PARTS, as_numbers, half_split
 from lora_drop.models.hub import SUPPORTED

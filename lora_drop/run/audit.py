@@ -12,10 +12,13 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from lora_drop.decode import Correction, Decoder, Prefilled, StepResult, not_finite
+from lora_drop.decode.correction import Correction
+from lora_drop.decode.lane import not_finite
 from lora_drop.decode.logits import agreement, kl, log_probs
+from lora_drop.decode.prompt import Prefilled
+from lora_drop.decode.step import Decoder, StepResult
 from lora_drop.method.schedule import Schedule
-from lora_drop.run.records import number
+from lora_drop.run.trace.records import number
 
 MAX_CHUNK = 16  # steps: with a long or endless period the page should not wait longer than this for its drift
 

@@ -13,17 +13,17 @@ from transformers.generation.streamers import BaseStreamer
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.adapters.find import find_bank
-from lora_drop.decode import Lane, Sampling
-from lora_drop.decode.sampling import draw
+from lora_drop.decode.lane import Lane
+from lora_drop.decode.sampling import Sampling, draw
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import Schedule
 from lora_drop.models.given import made_ready
 from lora_drop.models.hub import SUPPORTED
 from lora_drop.models.load import LoadedModel, ModelInfo, usable_context
-from lora_drop.run.records import Record
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
+from lora_drop.run.trace.records import Record
 
 
 def stream(

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.adapters.find import config_fingerprint
-from lora_drop.decode import Decoder
+from lora_drop.decode.step import Decoder
 from lora_drop.method.settings import RUN, settings_of
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.place import describe_device
-from lora_drop.run.records import BASELINE, Header
 from lora_drop.run.request import Plan, Request
+from lora_drop.run.trace.records import BASELINE, Header
 
 # Settings that a header has elsewhere: `seed` beside the prompt, `lanes` as its list of lanes.
 ELSEWHERE = ("seed", "lanes")

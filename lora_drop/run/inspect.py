@@ -16,14 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora_drop.decode import DecodeState, NativeWeights, Refresher, StaticWeights, Stopped
+from lora_drop.decode.native.weights import NativeWeights
 from lora_drop.decode.outputs import NativeOutputs, ReferenceOutputs, StaticOutputs
+from lora_drop.decode.prompt import Stopped
+from lora_drop.decode.refresh import Refresher
+from lora_drop.decode.static.decoder import StaticWeights
+from lora_drop.decode.step import DecodeState
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.recorded import check_weights, recorded_lane
-from lora_drop.run.records import number
-from lora_drop.run.steps import about_step
+from lora_drop.run.report.steps import about_step
 from lora_drop.run.top import top_of
-from lora_drop.run.trace import Trace
+from lora_drop.run.trace.records import number
+from lora_drop.run.trace.trace import Trace
 
 AROUND = 64  # steps before and after the one asked for whose outputs are kept: a reader goes on to its neighbours
 CHUNK = 64  # tokens that the full model reads together

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lora_drop.decode import Lane, LaneEvent
+from lora_drop.decode.lane import Lane, LaneEvent
 
 
 def take_turns(lanes: dict[str, Lane], view: str) -> Iterator[tuple[str, LaneEvent]]:

@@ -14,8 +14,8 @@ from lora_drop.method.settings import SCHEDULE, settings_of
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.tokens import encode_prompt
 from lora_drop.paths import SHIPPED_ADAPTERS
-from lora_drop.run.records import StepRecord
-from lora_drop.run.trace import Trace
+from lora_drop.run.trace.records import StepRecord
+from lora_drop.run.trace.trace import Trace
 
 
 @dataclass(frozen=True)

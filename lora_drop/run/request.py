@@ -17,7 +17,7 @@ from lora_drop.method.settings import RUN, fields, settings_of
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import free_memory
 from lora_drop.models.tokens import encode_prompt
-from lora_drop.run.records import BASELINE, LORA_DROP, THIRD
+from lora_drop.run.trace.records import BASELINE, LORA_DROP, THIRD
 
 _Fields: Any = fields(
     "Request",

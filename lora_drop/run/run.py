@@ -10,21 +10,24 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from lora_drop.decode import Decoder, Judged, Lane, LaneEvent, Prefilled, Rewind, StepResult, Stopped
+from lora_drop.decode.lane import Lane, LaneEvent
+from lora_drop.decode.prompt import Prefilled, Stopped
+from lora_drop.decode.sampling import Sampling
+from lora_drop.decode.step import Decoder, Judged, Rewind, StepResult
 from lora_drop.errors import LoraDropError, is_out_of_memory
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.tokens import Detokenizer, piece
 from lora_drop.run.audit import DriftAudit, QualityAudit
 from lora_drop.run.header import make_header
-from lora_drop.run.lanes import make_lanes
 from lora_drop.run.prompts import PromptCache
 from lora_drop.run.race import take_turns
-from lora_drop.run.records import BASELINE, AuditRecord, JudgeRecord, Record, RewindRecord, StepRecord, number
 from lora_drop.run.request import Plan, Request, plan
 from lora_drop.run.summary import summarise
 from lora_drop.run.top import top_of
-from lora_drop.run.trace import Trace
+from lora_drop.run.trace.records import BASELINE, AuditRecord, JudgeRecord, Record, RewindRecord, StepRecord, number
+from lora_drop.run.trace.trace import Trace
 from lora_drop.runtime import on_zero_gpu, owned
 
 
@@ -80,13 +83,13 @@ def _records(
     try:
         prompt = kept or decoder.read_prompt(tokens, should_stop)
     except Stopped:
-        lanes.update(make_lanes(loaded, request, checked, decoder, tokens))
+        lanes.update(_make_lanes(loaded, request, checked, decoder, tokens))
         yield summarise(loaded, trace, lanes, stopped=True)
         return
     prompts.put(loaded, checked.prompt_ids, prompt)
     # What it took is told of the run that it was read in.
     prompt = dataclasses.replace(prompt, ms=0.0) if kept else prompt
-    lanes.update(make_lanes(loaded, request, checked, decoder, prompt))
+    lanes.update(_make_lanes(loaded, request, checked, decoder, prompt))
     seen = _Observer(loaded, request, checked, decoder, prompt)
     stopped = False
     for name, event in take_turns(lanes, request.view):
@@ -169,3 +172,22 @@ def _step_record(lane: str, step: StepResult, text: str, top: Any) -> StepRecord
         rows=step.rows,
         top=top,
     )
+
+
+def _make_lanes(
+    loaded: LoadedModel, request: Request, checked: Plan, decoder: Decoder, prompt: Tensor | Prefilled
+) -> dict[str, Lane]:
+    """A lane for each of the plan, by its id; a lane that is audited keeps what the audit compares."""
+    return {
+        name: Lane(
+            decoder,
+            prompt,
+            lane.schedule,
+            lane.bank,
+            Sampling(request.temperature, request.top_p, request.seed),
+            request.max_new_tokens,
+            frozenset() if request.ignore_eos else loaded.stop_ids,
+            watch=request.audit and name != BASELINE,
+        )
+        for name, lane in checked.lanes.items()
+    }

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from lora_drop.decode import Lane
+from lora_drop.decode.lane import Lane
 from lora_drop.method.collapse import collapse_at
 from lora_drop.models.load import LoadedModel
-from lora_drop.run.figures import bytes_read
-from lora_drop.run.records import BASELINE, FREE, LORA_DROP, THIRD, TOGETHER, Summary
-from lora_drop.run.speed import cycles, makes_claims, speedup_interval, speedup_of
-from lora_drop.run.told import with_told
-from lora_drop.run.trace import Trace, first_divergence, quality_of, refresh_counts
+from lora_drop.run.report.figures import bytes_read
+from lora_drop.run.report.report import with_told
+from lora_drop.run.report.speed import cycles, makes_claims, speedup_interval, speedup_of
+from lora_drop.run.trace.records import BASELINE, FREE, LORA_DROP, THIRD, TOGETHER, Summary
+from lora_drop.run.trace.trace import Trace, first_divergence, quality_of, refresh_counts
 
 
 def summarise(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lora_drop.decode.logits import likeliest
 from lora_drop.models.tokens import piece
-from lora_drop.run.record_types import TOP
+from lora_drop.run.trace.records import TOP
 
 
 def top_of(tokenizer: Any, logits: Tensor) -> list[list[list[Any]]]:

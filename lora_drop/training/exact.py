@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from lora_drop.decode import Correction, KVCache
+from lora_drop.decode.cache import KVCache
+from lora_drop.decode.correction import Correction
 from lora_drop.method.schedule import Schedule
 from lora_drop.training.student import Layout
 

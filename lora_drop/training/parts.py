@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.decode import PROJECTIONS
+from lora_drop.decode.correction import PROJECTIONS
 from lora_drop.errors import LoraDropError
 from lora_drop.models.load import LoadedModel
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lora_drop.decode import ScreenedHead, screen
+from lora_drop.decode.head import ScreenedHead, screen
 from lora_drop.models.load import LoadedModel
 
 WINDOWS = 64  # evenly of the whole text, as a preview knows what it has seen: a language too; more change little

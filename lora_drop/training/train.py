@@ -11,7 +11,7 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
-from lora_drop.decode import not_finite
+from lora_drop.decode.lane import not_finite
 from lora_drop.errors import LoraDropError
 from lora_drop.method.schedule import baseline_schedule
 from lora_drop.models import load

@@ -17,12 +17,12 @@ from lora_drop.method.schedule import baseline_schedule
 from lora_drop.method.settings import CALL, RUN, SCHEDULE, Setting, setting, settings_of
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.run.exports.html import replay_html
-from lora_drop.run.lines import write_line
 from lora_drop.run.request import LORA_DROP, Plan, Request, plan
-from lora_drop.run.trace import MAX_TRACE_BYTES, parse_trace
-from lora_drop.ui import space as zero
+from lora_drop.run.trace.lines import write_line
+from lora_drop.run.trace.trace import MAX_TRACE_BYTES, parse_trace
 from lora_drop.ui.callbacks import FAILED, Callbacks
 from lora_drop.ui.controls import refuse_private
+from lora_drop.ui.serve import space as zero
 from lora_drop.ui.stream import batches
 
 ESTIMATED = [one for one in settings_of(CALL, SCHEDULE, RUN) if one.of != RUN or one.name == "max_new_tokens"]

@@ -16,7 +16,7 @@ import gradio as gr
 
 from lora_drop import runtime
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.preset_results import idle_gain
+from lora_drop.evaluation.results.preset_results import idle_gain
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.settings import CALL, RUN, SCHEDULE, settings_of
 from lora_drop.models.load import LoadedModel
@@ -25,22 +25,23 @@ from lora_drop.models.tokens import encode_prompt
 from lora_drop.paths import SHIPPED_RECORDED
 from lora_drop.run.exports.chrome import chrome_trace
 from lora_drop.run.exports.html import replay_html, wire_text
-from lora_drop.run.figures import Figures
-from lora_drop.run.lines import wire_line, write_line
 from lora_drop.run.prompts import PromptCache
-from lora_drop.run.records import Header, Record, Summary
+from lora_drop.run.report.figures import Figures
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace import parse_trace, read_trace
-from lora_drop.ui import space as zero
+from lora_drop.run.trace.lines import write_line
+from lora_drop.run.trace.records import Header, Record, Summary
+from lora_drop.run.trace.trace import parse_trace, read_trace
+from lora_drop.run.wire import wire_line
 from lora_drop.ui.controls import SHOWN, read_controls
-from lora_drop.ui.counters import Counters
 from lora_drop.ui.facts import page_facts
 from lora_drop.ui.inspector import Inspector
-from lora_drop.ui.kept import RecentTraces, Stops
-from lora_drop.ui.limits import Limits
+from lora_drop.ui.serve import space as zero
+from lora_drop.ui.serve.counters import Counters
+from lora_drop.ui.serve.kept import RecentTraces, Stops
+from lora_drop.ui.serve.limits import Limits
+from lora_drop.ui.serve.uploads import PLACES, Shelf
 from lora_drop.ui.stream import batches, run_line
-from lora_drop.ui.uploads import PLACES, Shelf
 
 COUNTABLE = 200_000  # characters of a prompt that are counted while it is typed
 # Where prompt, tokens and model stand among the values of the Run button and of the API's function.

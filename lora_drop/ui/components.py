@@ -61,7 +61,7 @@ class Scripted(gr.HTML):
 class LiveView(Scripted):
     """Both text panes, the figures and the three live charts of a run.
 
-    Its value is the run's wire text so far (see `run.records.wire_line`), a growing string of lines: Gradio sends
+    Its value is the run's wire text so far (see `run.wire.wire_line`), a growing string of lines: Gradio sends
     only what was appended, nothing is mounted anew, and a chart keeps the reader's zoom.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lora_drop.adapters.find import bank_facts, config_fingerprint
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.preset_results import (
+from lora_drop.evaluation.results.preset_results import (
     Measured,
     default_preset,
     figures,
@@ -16,7 +16,7 @@ from lora_drop.evaluation.preset_results import (
     preset_words,
     reads_well,
 )
-from lora_drop.evaluation.sweep_file import JSON_NAME, read_sweep
+from lora_drop.evaluation.results.sweep_file import JSON_NAME, read_sweep
 from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.method.presets import presets_for
 from lora_drop.method.quality import READS_WELL_LOSS
@@ -24,7 +24,7 @@ from lora_drop.method.settings import SCHEDULE, settings_of
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import describe_device
 from lora_drop.paths import SHIPPED_SWEEPS
-from lora_drop.run.exports.figures import group_of
+from lora_drop.run.exports.figures.style import group_of
 from lora_drop.ui.controls import control_value
 
 SWEEP = SHIPPED_SWEEPS / JSON_NAME

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.sweep_file import read_sweep
+from lora_drop.evaluation.results.sweep_file import read_sweep
 from lora_drop.method import paper
-from lora_drop.run.exports.figures import group_of
+from lora_drop.run.exports.figures.style import group_of
 from lora_drop.run.exports.scripts import TEMPLATES
 from lora_drop.ui.components import Scripted
-from lora_drop.ui.safe_zone import SHIPPED_SWEEP
+from lora_drop.ui.safe_zone.callbacks import SHIPPED_SWEEP
 
 PAPER_PERIOD, PAPER_RATIO = 4, 0.5  # the setting of the paper's safe zone that most of its rows have
 

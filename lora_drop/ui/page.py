@@ -9,22 +9,23 @@ from lora_drop.method.settings import SCHEDULE
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.exports.colors import css_variables
 from lora_drop.run.exports.scripts import RUN_STYLES, TAB_STYLES, plotly_script
-from lora_drop.ui import connections, events, gradio_private, owner, scripts
+from lora_drop.ui import events, scripts
 from lora_drop.ui.api import build_api
 from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.components import ModelFacts
-from lora_drop.ui.compressed import Compressed
 from lora_drop.ui.controls import SHOWN
 from lora_drop.ui.facts import page_facts
-from lora_drop.ui.gradio_queue import use_fair_queue
-from lora_drop.ui.guard import Guard
-from lora_drop.ui.limits import Limits
 from lora_drop.ui.method import Method
-from lora_drop.ui.policy import Policy
 from lora_drop.ui.run_tab import build_run_tab
-from lora_drop.ui.safe_zone_tab import build_safe_zone_tab, join_runs
+from lora_drop.ui.safe_zone.tab import build_safe_zone_tab, join_runs
+from lora_drop.ui.serve import connections, gradio_private, owner
+from lora_drop.ui.serve.compressed import Compressed
+from lora_drop.ui.serve.gradio_queue import use_fair_queue
+from lora_drop.ui.serve.guard import Guard
+from lora_drop.ui.serve.limits import Limits
+from lora_drop.ui.serve.policy import Policy
+from lora_drop.ui.serve.uploads import Uploads
 from lora_drop.ui.theme import theme
-from lora_drop.ui.uploads import Uploads
 
 UPLOAD_SECONDS = 3600  # how often opened traces that are left over are looked for, and after how long they are deleted
 TITLE = (

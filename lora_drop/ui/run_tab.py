@@ -7,15 +7,15 @@ from typing import Any
 
 import gradio as gr
 
-from lora_drop.evaluation.prompts import EXAMPLES
+from lora_drop.evaluation.measure.prompts import EXAMPLES
 from lora_drop.method.presets import COMPARISONS, presets_for
 from lora_drop.method.settings import RUN, setting, settings_of
-from lora_drop.ui import space as zero
 from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.components import Compare, LiveView, PresetTable, Status, WhatIf
 from lora_drop.ui.controls import LINKED, build_controls, control_value
 from lora_drop.ui.facts import control_values
 from lora_drop.ui.models_menu import menu_choices
+from lora_drop.ui.serve import space as zero
 
 FIRST_PROMPT = next(iter(EXAMPLES.values()))
 SHOW_ME = "Show me"  # assets/js/controls/run_button.js makes it "Run" once a control was moved

@@ -78,7 +78,7 @@ def _serve(args: argparse.Namespace) -> None:
     from lora_drop.models.load import load_model
     from lora_drop.models.pool import ModelPool, allowed_models
     from lora_drop.ui.page import build_app, launch
-    from lora_drop.ui.policy import Policy
+    from lora_drop.ui.serve.policy import Policy
 
     # Gradio reads GRADIO_SERVER_NAME itself where no host is given.
     named = os.environ.get("GRADIO_SERVER_NAME")

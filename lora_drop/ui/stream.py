@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from lora_drop.run.records import Record, StepRecord, Summary
+from lora_drop.run.trace.records import Record, StepRecord, Summary
 
 MIN_INTERVAL, MAX_INTERVAL = 0.1, 0.4  # seconds between two updates of the page
 FIRST_STEPS = 8  # the first words should come at once

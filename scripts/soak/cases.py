@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.preset_results import idle_gain
+from lora_drop.evaluation.results.preset_results import idle_gain
 from lora_drop.method.config import default_range
 from lora_drop.method.options import config_from
 from lora_drop.method.settings import SCHEDULE, settings_of
 from lora_drop.models.load import LoadedModel
-from lora_drop.run.lines import wire_line, write_line
-from lora_drop.run.records import StepRecord
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace import Trace, parse_trace
+from lora_drop.run.trace.lines import write_line
+from lora_drop.run.trace.records import StepRecord
+from lora_drop.run.trace.trace import Trace, parse_trace
+from lora_drop.run.wire import wire_line
 
 FIELDS = [f.name for f in dataclasses.fields(StepRecord) if f.name not in ("lane", "ms", "type")]
 PROMPTS = ("Hello", "Explain why the sky is blue.", "Déjà vu 日本語 🙂 <b>&amp;</b>", "one two three " * 12)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from lora_drop.adapters import find
 from lora_drop.adapters.bank import SUMS_NAME, WEIGHTS_NAME
 from lora_drop.run.run import run
-from lora_drop.run.trace import gather
+from lora_drop.run.trace.trace import gather
 from tests.support.faults import asked, facts, fresh, the_line
 
 pytestmark = [pytest.mark.full, pytest.mark.usefixtures("shipped")]

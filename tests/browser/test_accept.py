@@ -9,10 +9,10 @@ import pytest
 from playwright.sync_api import expect
 
 from lora_drop.run.exports.html import replay_html
-from lora_drop.run.records import RewindRecord, StepRecord
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace import gather
+from lora_drop.run.trace.records import RewindRecord, StepRecord
+from lora_drop.run.trace.trace import gather
 from lora_drop.ui.stream import MIN_INTERVAL
 from tests.support.page import figure, open_rest, pane_text, wait_done, wait_still
 from tests.support.runs import JUDGED

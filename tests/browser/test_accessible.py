@@ -9,10 +9,10 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.run.records import StepRecord
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace import gather
+from lora_drop.run.trace.records import StepRecord
+from lora_drop.run.trace.trace import gather
 from tests.support.page import open_rest, prepare, run_to_end, wait_done, wait_still
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]

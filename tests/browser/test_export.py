@@ -12,11 +12,11 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.run.lines import write_line
+from lora_drop.run.report.words import speedup_words
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace import gather, parse_trace
-from lora_drop.run.words import speedup_words
+from lora_drop.run.trace.lines import write_line
+from lora_drop.run.trace.trace import gather, parse_trace
 from tests.support.page import HOSTILE, figure, open_advanced, pane_text, prepare, wait_done
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]

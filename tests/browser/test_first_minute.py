@@ -9,10 +9,10 @@ from playwright.sync_api import expect
 
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import COMPARISONS, PRESETS
+from lora_drop.run.report.report import told_of
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.told import told_of
-from lora_drop.run.trace import gather
+from lora_drop.run.trace.trace import gather
 from lora_drop.ui.controls import SHOWN, element_id
 from tests.browser.test_presets import shipped  # noqa: F401  # a model whose presets were measured
 from tests.support.page import open_advanced, prepare, press_run, run_to_end, set_number, wait_done, wait_still

@@ -12,8 +12,8 @@ from playwright.sync_api import expect
 from lora_drop.errors import LoraDropError
 from lora_drop.run.exports.html import wire_text
 from lora_drop.run.exports.scripts import TEMPLATES
-from lora_drop.run.lines import wire_line
-from lora_drop.run.trace import parse_trace
+from lora_drop.run.trace.trace import parse_trace
+from lora_drop.run.wire import wire_line
 from lora_drop.ui import scripts
 from lora_drop.ui.controls import LINKED
 from tests.support.fuzzing import CORPUS, HOSTILE, SEED, TRIED, budget, mutated_lines

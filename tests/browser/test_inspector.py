@@ -12,11 +12,12 @@ from playwright.sync_api import Browser, Page, expect
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.exports.html import replay_html
 from lora_drop.run.inspect import inspect, read_again
-from lora_drop.run.records import BASELINE, LORA_DROP
+from lora_drop.run.report.steps import about_step
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.steps import about_step
-from lora_drop.run.trace import gather
+from lora_drop.run.trace.records import BASELINE, LORA_DROP
+from lora_drop.run.trace.trace import gather
+from lora_drop.run.wire import page_values
 from tests.support.page import prepare, wait_done, wait_still
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
@@ -167,7 +168,7 @@ def test_what_was_run_is_copied_from_the_menu(server, open_page, replayed):
         page.click(f"[data-save='{kind}']")
         expect(page.locator(".ld-menu-note")).to_contain_text("on the clipboard")
         header = server.runs[-1][0]
-        assert page.evaluate("navigator.clipboard.readText()") == header.to_page([])["commands"][kind]
+        assert page.evaluate("navigator.clipboard.readText()") == page_values(header, [])["commands"][kind]
     offline, trace = replayed
     offline.click(".ld-menu summary")
     offline.click("[data-save='python']")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
-from lora_drop.run.align import side_by_side
-from lora_drop.run.trace import gather
+from lora_drop.run.report.align import side_by_side
+from lora_drop.run.trace.trace import gather
 from tests.support.page import prepare, press_run, set_number, wait_done, wait_still
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]

@@ -11,12 +11,12 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.run.align import side_by_side, words_of
 from lora_drop.run.exports.html import replay_html
+from lora_drop.run.report.align import side_by_side, words_of
+from lora_drop.run.report.words import speedup_words
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace import Trace, gather
-from lora_drop.run.words import speedup_words
+from lora_drop.run.trace.trace import Trace, gather
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 

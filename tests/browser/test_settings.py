@@ -14,7 +14,7 @@ from lora_drop.method.cost import Extras, ModelShape, kv_bytes, kv_saved, speed_
 from lora_drop.method.schedule import Schedule, dropped_layers
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace import gather
+from lora_drop.run.trace.trace import gather
 from tests.support.page import open_advanced, prepare, set_number, set_range, set_text, wait_done, wait_still
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]

@@ -14,10 +14,10 @@ from playwright.sync_api import Page, expect
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.exports.html import replay_html
-from lora_drop.run.lines import write_line
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace import Trace, gather
+from lora_drop.run.trace.lines import write_line
+from lora_drop.run.trace.trace import Trace, gather
 from tests.browser.test_export import open_file, save
 from tests.support.page import wait_done
 

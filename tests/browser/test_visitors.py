@@ -9,7 +9,7 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace import gather
+from lora_drop.run.trace.trace import gather
 from tests.support.page import HOSTILE, pane_text, prepare, set_number, wait_done, wait_until
 from tests.support.runs import hostile_run
 
@@ -83,7 +83,7 @@ def test_a_closed_tab_and_a_reload_end_the_run_and_release_it(server, open_page)
 def test_the_api_streams_the_trace_and_refuses_bad_input(server):
     from gradio_client import Client
 
-    from lora_drop.run.trace import parse_trace
+    from lora_drop.run.trace.trace import parse_trace
 
     client = Client(server.url, verbose=False)
     job = client.submit(

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from lora_drop.cli.main import main
-from lora_drop.run.trace import read_trace
+from lora_drop.run.trace.trace import read_trace
 
 TINY = ["--model", "random:tiny-llama", "--device", "cpu", "--dtype", "float32"]
 RUN = ["run", "--prompt", "Explain why the sky is blue.", *TINY, "--max-new-tokens", "12", "--ignore-eos"]

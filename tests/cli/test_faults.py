@@ -13,7 +13,7 @@ import torch
 
 from lora_drop.cli.main import main
 from lora_drop.paths import SHIPPED_SWEEPS, only_writer
-from lora_drop.run.trace import read_trace
+from lora_drop.run.trace.trace import read_trace
 from scripts import screenshots
 from tests.support.faults import damaged, files_of_at_most, fresh, on_a_full_disk, raising
 

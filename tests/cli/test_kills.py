@@ -14,7 +14,7 @@ import pytest
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.cli.main import main
-from lora_drop.evaluation.sweep_file import CSV_NAME, JSON_NAME, read_sweep
+from lora_drop.evaluation.results.sweep_file import CSV_NAME, JSON_NAME, read_sweep
 from lora_drop.paths import DRAFT
 from lora_drop.training.checkpoint import CHECKPOINT, PLACES
 

@@ -16,8 +16,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.decode import KVCache, Packed, screen
-from lora_drop.decode.native import NativeDecoder, lay_out, loader, weights
+from lora_drop.decode.cache import KVCache
+from lora_drop.decode.head import screen
+from lora_drop.decode.native import loader, weights
+from lora_drop.decode.native.decoder import NativeDecoder
+from lora_drop.decode.native.weights import Packed, lay_out
 from lora_drop.method.schedule import Schedule
 from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.models.load import load_model

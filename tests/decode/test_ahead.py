@@ -8,8 +8,10 @@ import itertools
 import pytest
 import torch
 
-from lora_drop.decode import Lane, Sampling, StaticDecoder, StaticWeights
 from lora_drop.decode.ahead import Fetched
+from lora_drop.decode.lane import Lane
+from lora_drop.decode.sampling import Sampling
+from lora_drop.decode.static.decoder import StaticDecoder, StaticWeights
 from lora_drop.method.schedule import Schedule, baseline_schedule
 from tests.support import graphs
 from tests.support.decoding import PROMPT

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.decode import ReferenceDecoder
+from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import kv_bytes

@@ -6,9 +6,9 @@ import time
 import pytest
 import torch
 
-from lora_drop.decode import ReferenceDecoder
 from lora_drop.decode.lane import Lane
 from lora_drop.decode.logits import entropy
+from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.sampling import Sampling, draw
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import Schedule, baseline_schedule

@@ -7,17 +7,13 @@ import itertools
 import pytest
 import torch
 
-from lora_drop.decode import (
-    KVCache,
-    NativeDecoder,
-    ReferenceDecoder,
-    StaticDecoder,
-    StaticWeights,
-    is_supported,
-    lay_out,
-    library,
-)
-from lora_drop.decode.cache import BLOCK
+from lora_drop.decode.cache import BLOCK, KVCache
+from lora_drop.decode.native.decoder import NativeDecoder
+from lora_drop.decode.native.loader import library
+from lora_drop.decode.native.weights import lay_out
+from lora_drop.decode.reference import ReferenceDecoder
+from lora_drop.decode.static.decoder import StaticDecoder, StaticWeights
+from lora_drop.decode.weights import is_supported
 from lora_drop.method.schedule import Schedule, baseline_schedule
 from lora_drop.method.settings import KV_RULES, PARTS, REFRESHES, REUSE_RULES
 from lora_drop.models import bundled as bundled_files

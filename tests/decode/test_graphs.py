@@ -6,12 +6,13 @@ import itertools
 import pytest
 import torch
 
-from lora_drop.decode import ReferenceDecoder, Rewind
 from lora_drop.decode.cache import BLOCK
 from lora_drop.decode.lane import Lane
 from lora_drop.decode.logits import entropy
+from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.sampling import Sampling
-from lora_drop.decode.static import StaticDecoder, StaticWeights
+from lora_drop.decode.static.decoder import StaticDecoder, StaticWeights
+from lora_drop.decode.step import Rewind
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import Schedule, baseline_schedule
 from lora_drop.method.settings import KV_RULES, PARTS, REFRESHES, REUSE_RULES

@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from lora_drop.decode.logits import entropy
-from lora_drop.decode.native import BLOCK_KINDS, NativeDecoder, lay_out, library, loader, structs
-from lora_drop.decode.native.loader import find_compiler
+from lora_drop.decode.native import loader, structs
+from lora_drop.decode.native.decoder import NativeDecoder
+from lora_drop.decode.native.loader import find_compiler, library
+from lora_drop.decode.native.weights import BLOCK_KINDS, lay_out
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.settings import REUSE_RULES

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_drop.decode.native import library, loader, structs
-from lora_drop.decode.native.loader import build, find_compiler
+from lora_drop.decode.native import loader, structs
+from lora_drop.decode.native.loader import build, find_compiler, library
 from lora_drop.errors import LoraDropError
 from tests.decode.test_native import compiled
 from tests.support import ROOT

@@ -8,9 +8,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lora_drop.decode import NativeDecoder, ReferenceDecoder, ScreenedHead, lay_out, library
+from lora_drop.decode.head import ScreenedHead
+from lora_drop.decode.native.decoder import NativeDecoder
+from lora_drop.decode.native.loader import library
 from lora_drop.decode.native.plan import NativeScreen
 from lora_drop.decode.native.structs import BF16, F32, Q4_1, Q6_K, Q8_0
+from lora_drop.decode.native.weights import lay_out
+from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.method.schedule import Schedule
 from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
 from tests.decode.test_fast import blocks

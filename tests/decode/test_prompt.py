@@ -8,19 +8,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lora_drop.decode import (
-    Lane,
-    NativeDecoder,
-    ReferenceDecoder,
-    Sampling,
-    StaticDecoder,
-    StaticWeights,
-    Stopped,
-    lay_out,
-    library,
-    reference,
-)
+from lora_drop.decode import reference
+from lora_drop.decode.lane import Lane
+from lora_drop.decode.native.decoder import NativeDecoder
+from lora_drop.decode.native.loader import library
 from lora_drop.decode.native.structs import BF16, F32, Layer, Store
+from lora_drop.decode.native.weights import lay_out
+from lora_drop.decode.prompt import Stopped
+from lora_drop.decode.reference import ReferenceDecoder
+from lora_drop.decode.sampling import Sampling
+from lora_drop.decode.static.decoder import StaticDecoder, StaticWeights
 from lora_drop.method.schedule import Schedule, baseline_schedule
 from lora_drop.method.settings import PARTS, REUSE_RULES
 from lora_drop.models.load import load_model

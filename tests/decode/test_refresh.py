@@ -8,11 +8,12 @@ import torch
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.cli.main import main
-from lora_drop.decode import ReferenceDecoder, refresh
+from lora_drop.decode import refresh
 from lora_drop.decode.lane import Lane
+from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.sampling import Sampling
-from lora_drop.evaluation import metrics
-from lora_drop.evaluation.texts import Texts
+from lora_drop.evaluation.measure import metrics
+from lora_drop.evaluation.measure.texts import Texts
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import kv_bytes, speed_bound
 from lora_drop.method.schedule import Schedule
@@ -21,7 +22,7 @@ from lora_drop.models.tokens import encode_prompt
 from lora_drop.run.generate import generate
 from lora_drop.run.request import BASELINE, LORA_DROP, Request
 from lora_drop.run.run import run
-from lora_drop.run.trace import gather
+from lora_drop.run.trace.trace import gather
 from tests.support.naive import naive_logits
 
 PROMPT = [5, 99, 17, 42, 200]

@@ -9,21 +9,15 @@ import pytest
 import torch
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.decode import (
-    Judged,
-    Lane,
-    NativeDecoder,
-    ReferenceDecoder,
-    Rewind,
-    Sampling,
-    StaticDecoder,
-    StaticWeights,
-    StepResult,
-    lay_out,
-    library,
-    screen,
-)
-from lora_drop.decode.sampling import draw
+from lora_drop.decode.head import screen
+from lora_drop.decode.lane import Lane
+from lora_drop.decode.native.decoder import NativeDecoder
+from lora_drop.decode.native.loader import library
+from lora_drop.decode.native.weights import lay_out
+from lora_drop.decode.reference import ReferenceDecoder
+from lora_drop.decode.sampling import Sampling, draw
+from lora_drop.decode.static.decoder import StaticDecoder, StaticWeights
+from lora_drop.decode.step import Judged, Rewind, StepResult
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import Schedule, baseline_schedule
 from tests.support.decoding import PROMPT, TARGET, random_bank

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from lora_drop.decode.native import BLOCK_KINDS, library, loader
+from lora_drop.decode.native import loader
+from lora_drop.decode.native.loader import library
 from lora_drop.decode.native.structs import BF16, F32, Q4_0, Q4_1, Q4_K, Q6_K, Q8_0, Matrix
+from lora_drop.decode.native.weights import BLOCK_KINDS
 from lora_drop.errors import LoraDropError
 
 pytestmark = pytest.mark.skipif(library() is None, reason="there is no C compiler here")

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lora_drop.decode import ReferenceDecoder, StaticDecoder, StaticWeights
+from lora_drop.decode.reference import ReferenceDecoder
+from lora_drop.decode.static.decoder import StaticDecoder, StaticWeights
 from lora_drop.method.schedule import Schedule
 from tests.support import ROOT
 from tests.support.decoding import PROMPT, random_bank
@@ -22,7 +23,7 @@ pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
 
 @pytest.fixture(scope="module")
 def split():
-    from lora_drop.decode import split
+    from lora_drop.decode.static import split
 
     return split
 

@@ -11,9 +11,13 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM
 
-from lora_drop.decode import Lane, ReferenceDecoder, Sampling, StaticDecoder, StaticWeights, buffers, layers, passes
-from lora_drop.decode.buffers import Pass, Results, capture
 from lora_drop.decode.clock import Clock
+from lora_drop.decode.lane import Lane
+from lora_drop.decode.reference import ReferenceDecoder
+from lora_drop.decode.sampling import Sampling
+from lora_drop.decode.static import buffers, layers, passes
+from lora_drop.decode.static.buffers import Pass, Results, capture
+from lora_drop.decode.static.decoder import StaticDecoder, StaticWeights
 from lora_drop.method.schedule import Schedule, baseline_schedule
 from lora_drop.models import place
 from lora_drop.models.random_weights import SHAPES

@@ -9,8 +9,8 @@ from lora_drop.adapters.bank import AdapterBank
 from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation import adaptive
-from lora_drop.evaluation.metrics import evaluate
-from lora_drop.evaluation.texts import given_texts
+from lora_drop.evaluation.measure.metrics import evaluate
+from lora_drop.evaluation.measure.texts import given_texts
 from lora_drop.method.config import LoraDropConfig
 
 ARGS = ["--prompt-field", "q", "--target-field", "a", "--model", "random:tiny-llama", "--dtype", "float32"]

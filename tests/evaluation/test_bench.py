@@ -9,11 +9,12 @@ import torch
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.cli.main import main
-from lora_drop.decode import library, screen
+from lora_drop.decode.head import screen
+from lora_drop.decode.native.loader import library
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.bench import bench
-from lora_drop.evaluation.bench_reference import gguf_of, hf_generate, llama_reference
-from lora_drop.evaluation.prompts import HELD_OUT
+from lora_drop.evaluation.measure.bench import bench
+from lora_drop.evaluation.measure.bench_reference import gguf_of, hf_generate, llama_reference
+from lora_drop.evaluation.measure.prompts import HELD_OUT
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import kv_bytes, speed_bound
 from lora_drop.method.schedule import baseline_schedule
@@ -30,7 +31,7 @@ CONTRACT = {
 
 @pytest.fixture(autouse=True)
 def small_bandwidth(monkeypatch):
-    monkeypatch.setattr("lora_drop.evaluation.bench.BANDWIDTH_BYTES", 2**20)
+    monkeypatch.setattr("lora_drop.evaluation.measure.bench.BANDWIDTH_BYTES", 2**20)
 
 
 def test_the_contracts_keys_with_transformers_beside(capsys):
@@ -89,11 +90,11 @@ def test_a_setting_that_depends_on_the_text_is_timed_on_real_prompts(tiny, tmp_p
 
 def test_a_prompts_file_and_transformers_own_drafts(tmp_path, capsys, monkeypatch):
     asked = []
-    monkeypatch.setattr("lora_drop.evaluation.bench_reference.hf_reference", lambda *args: asked.append(args))
+    monkeypatch.setattr("lora_drop.evaluation.measure.bench_reference.hf_reference", lambda *args: asked.append(args))
     (tmp_path / "p.jsonl").write_text('{"prompt": "Why?"}\n')
     files = ["--prompts", str(tmp_path / "p.jsonl")]
     argv = [*TINY[:-1], "1", "--new-tokens", "8", *files, "--refresh", "repair", "--kv", "write", "--json"]
-    monkeypatch.setattr("lora_drop.evaluation.bench._prompts_for", lambda loaded, plan: ())
+    monkeypatch.setattr("lora_drop.evaluation.measure.bench._prompts_for", lambda loaded, plan: ())
     assert main([*argv, "--accept", "1"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["hf_prompt_lookup_tokens_per_second"] is None and result["config"]["prompts"] == ["Why?"]

@@ -8,7 +8,7 @@ import torch
 
 from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.metrics import decode_target
+from lora_drop.evaluation.measure.metrics import decode_target
 from lora_drop.evaluation.tasks import runner as module
 from lora_drop.evaluation.tasks.registry import TASKS
 from lora_drop.evaluation.tasks.runner import fit_prompt, generate_text

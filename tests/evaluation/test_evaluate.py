@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lora_drop.cli.main import main
-from lora_drop.evaluation import free, metrics, prompts, texts
+from lora_drop.evaluation.measure import free, metrics, prompts, texts
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.tokens import encode_prompt
 from tests.support.naive import naive_logits

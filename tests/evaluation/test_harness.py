@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_drop.decode import ReferenceDecoder
+from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.tokens import encode_prompt
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace import gather
+from lora_drop.run.trace.trace import gather
 from tests.support import ROOT
 from tests.support.tokenizer import make_tokenizer
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.preset_results import in_words, read_presets, reads_well
 from lora_drop.evaluation.recommend import recommend
+from lora_drop.evaluation.results.preset_results import in_words, read_presets, reads_well
 from lora_drop.paths import SHIPPED_PRESETS, SHIPPED_SWEEPS
 from tests.support.fuzzing import TRIED, budget, mutated_bytes, mutated_json, one_line
 

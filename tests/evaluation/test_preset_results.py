@@ -9,8 +9,8 @@ from lora_drop.adapters import find
 from lora_drop.adapters.find import config_fingerprint
 from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation import preset_results as measured
-from lora_drop.evaluation.preset_results import (
+from lora_drop.evaluation.results import preset_results as measured
+from lora_drop.evaluation.results.preset_results import (
     default_preset,
     idle_gain,
     measured_presets,

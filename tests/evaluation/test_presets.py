@@ -6,10 +6,11 @@ import json
 import pytest
 
 from lora_drop.cli.main import main
-from lora_drop.decode import CODE_BYTES
+from lora_drop.decode.head import CODE_BYTES
 from lora_drop.evaluation import presets as module
-from lora_drop.evaluation import prompts, samples, texts
-from lora_drop.evaluation.prompts import EXAMPLES, HELD_OUT, SAMPLE_PROMPTS
+from lora_drop.evaluation import samples
+from lora_drop.evaluation.measure import prompts, texts
+from lora_drop.evaluation.measure.prompts import EXAMPLES, HELD_OUT, SAMPLE_PROMPTS
 from lora_drop.method.cost import ModelShape, speed_bound
 from lora_drop.method.presets import COMPARISONS, PRESETS, presets_for
 

@@ -6,10 +6,11 @@ import json
 import pytest
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation import preset_results, results
-from lora_drop.evaluation.preset_results import measured_presets
-from lora_drop.evaluation.results import check_same, is_setting
-from lora_drop.evaluation.sweep_file import read_sweep
+from lora_drop.evaluation.results import preset_results
+from lora_drop.evaluation.results import store as results
+from lora_drop.evaluation.results.preset_results import measured_presets
+from lora_drop.evaluation.results.store import check_same, is_setting
+from lora_drop.evaluation.results.sweep_file import read_sweep
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import presets_for
 from lora_drop.method.settings import SCHEDULE, Setting, fields, settings_of

@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from lora_drop.evaluation.dial import PROMPT, read_samples, stops_of
-from lora_drop.evaluation.preset_results import Measured
-from lora_drop.evaluation.safe_zone import answer_of, best_of, is_safe, setting_of
-from lora_drop.evaluation.sweep_file import read_sweep
+from lora_drop.evaluation.results.dial import PROMPT, read_samples, stops_of
+from lora_drop.evaluation.results.preset_results import Measured
+from lora_drop.evaluation.results.safe_zone import answer_of, best_of, is_safe, setting_of
+from lora_drop.evaluation.results.sweep_file import read_sweep
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import presets_for
 from lora_drop.paths import SHIPPED_SWEEPS

@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 import torch
 
-from lora_drop.evaluation.timing import interval_of, median_ms, rate_of, time_lanes
+from lora_drop.evaluation.measure.timing import interval_of, median_ms, rate_of, time_lanes
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import speed_bound
 from lora_drop.method.schedule import baseline_schedule
-from lora_drop.run.records import BASELINE, LORA_DROP, JudgeRecord, RewindRecord, StepRecord
 from lora_drop.run.request import LanePlan
+from lora_drop.run.trace.records import BASELINE, LORA_DROP, JudgeRecord, RewindRecord, StepRecord
 
 PROMPT = torch.tensor([[5, 99, 17, 42, 200]])
 

@@ -30,8 +30,8 @@ help = "a setting that somebody made up"
 table.SETTINGS += (table.Setting("made_up", table.SCHEDULE, Number(0, 1, off=True), None, help, label="Made up"),)
 
 from lora_drop.cli.main import main
-from lora_drop.evaluation.measure import check_point, measure
-from lora_drop.evaluation.sweep_file import CSV_NAME, write_sweep
+from lora_drop.evaluation.measure.point import check_point, measure
+from lora_drop.evaluation.results.sweep_file import CSV_NAME, write_sweep
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import load_model
 from lora_drop.models.pool import ModelPool

@@ -5,14 +5,15 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
 
-from lora_drop.decode import ReferenceDecoder, library
+from lora_drop.decode.native.loader import library
+from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import step_bytes
 from lora_drop.method.schedule import Schedule
 from lora_drop.models.load import load_model
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace import gather
+from lora_drop.run.trace.trace import gather
 from tests.support.gguf_files import write
 from tests.support.loading import the_line
 

@@ -19,7 +19,7 @@ from lora_drop.errors import LoraDropError
 from lora_drop.models import bundled as bundled_model
 from lora_drop.models import hub
 from lora_drop.models.load import load_model
-from lora_drop.run.trace import read_trace
+from lora_drop.run.trace.trace import read_trace
 from tests.support.fuzzing import CORPUS, TRIED, one_line, profile, texts
 
 pytestmark = pytest.mark.full

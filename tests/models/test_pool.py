@@ -17,11 +17,11 @@ from lora_drop.models.load import BUNDLED_ID, load_model
 from lora_drop.models.pool import PRESET_MODELS, ModelPool, allowed_models, label_of
 from lora_drop.run.request import Request, plan
 from lora_drop.run.run import run
-from lora_drop.run.trace import gather
+from lora_drop.run.trace.trace import gather
 from lora_drop.ui.api import functions
 from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.facts import page_facts, train_command
-from lora_drop.ui.limits import Limits
+from lora_drop.ui.serve.limits import Limits
 from tests.support.calls import press_run
 
 LLAMA, QWEN = "random:tiny-llama", "random:tiny-qwen2"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lora_drop.runtime import in_space, on_zero_gpu
-from lora_drop.ui.limits import Limits
+from lora_drop.ui.serve.limits import Limits
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [ROOT / "app.py", *sorted((ROOT / "lora_drop").rglob("*.py"))]

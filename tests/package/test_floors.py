@@ -24,7 +24,7 @@ ASK = """
 from lora_drop import LoraDropConfig, load_model
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace import gather
+from lora_drop.run.trace.trace import gather
 loaded = load_model("bundled", device="cpu", dtype="float32")
 asked = Request("Explain why the sky is blue.", LoraDropConfig(period=4), 20, audit=False)
 print(gather(run(loaded, asked)).token_ids("baseline"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 
 from lora_drop.paths import CHECKOUT
-from lora_drop.ui import space_folder
+from lora_drop.ui.serve import space_folder
 
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 REQUIREMENTS = (CHECKOUT / "requirements.txt").read_text(encoding="utf-8")

@@ -5,7 +5,16 @@ import time
 
 import pytest
 
-from lora_drop.run.align import ALIGNED, Piece, align, answers_side_by_side, side_by_side, text_of, word_at, words_of
+from lora_drop.run.report.align import (
+    ALIGNED,
+    Piece,
+    align,
+    answers_side_by_side,
+    side_by_side,
+    text_of,
+    word_at,
+    words_of,
+)
 from tests.support.retold import beside, words
 
 

@@ -9,10 +9,10 @@ import pytest
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.exports.chrome import LONGEST_MS, chrome_trace
-from lora_drop.run.records import JudgeRecord
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace import Trace, gather
+from lora_drop.run.trace.records import JudgeRecord
+from lora_drop.run.trace.trace import Trace, gather
 from tests.support.runs import taken_back
 
 CONFIG = LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0)

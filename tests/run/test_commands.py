@@ -11,11 +11,12 @@ import pytest
 
 from lora_drop.cli.main import main
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.run.commands import COMMAND, commands_of
-from lora_drop.run.records import Header
+from lora_drop.run.report.commands import COMMAND, commands_of
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace import gather
+from lora_drop.run.trace.records import Header
+from lora_drop.run.trace.trace import gather
+from lora_drop.run.wire import page_values
 from tests.support.runs import JUDGED, hostile_run
 
 PROMPTS = ["Why?", "--json 'it''s' \"$HOME\" `id`\n${x} \\ é"]
@@ -75,4 +76,4 @@ def test_of_a_hostile_trace_every_word_stays_one_word(tiny):
     words = shlex.split(found["command"])
     assert words[:5] == [*COMMAND.split(), f"--prompt={header.prompt}"] and header.model["id"] in words
     compile(found["python"], "copied", "exec")
-    assert header.to_page([])["commands"] == found
+    assert page_values(header, [])["commands"] == found

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.run.compare import compared
-from lora_drop.run.records import LORA_DROP, RewindRecord
+from lora_drop.run.report.compare import compared
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace import Trace, gather
+from lora_drop.run.trace.records import LORA_DROP, RewindRecord
+from lora_drop.run.trace.trace import Trace, gather
 from tests.support.runs import taken_back
 
 

@@ -12,13 +12,15 @@ import torch
 import lora_drop
 from lora_drop.adapters import find
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.decode import NativeDecoder, ReferenceDecoder, StaticDecoder
+from lora_drop.decode.native.decoder import NativeDecoder
+from lora_drop.decode.reference import ReferenceDecoder
+from lora_drop.decode.static.decoder import StaticDecoder
 from lora_drop.errors import LoraDropError, is_out_of_memory
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.request import BASELINE, LORA_DROP, THIRD
 from lora_drop.run.run import run
-from lora_drop.run.trace import gather
+from lora_drop.run.trace.trace import gather
 from tests.support.decoding import random_bank
 from tests.support.faults import (
     KINDS,

@@ -12,15 +12,11 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method import paper
 from lora_drop.method.cost import ModelShape
 from lora_drop.models.random_weights import LARGE_SHAPES
-from lora_drop.run.exports.figures import (
-    PANELS,
-    QUALITIES,
-    frontier_figure,
-    groups,
-    pareto,
-    sweep_heatmaps,
-    write_frontier,
-)
+from lora_drop.run.exports.figures.frontier import frontier_figure
+from lora_drop.run.exports.figures.heatmaps import PANELS, sweep_heatmaps
+from lora_drop.run.exports.figures.pages import write_frontier
+from lora_drop.run.exports.figures.pareto import pareto
+from lora_drop.run.exports.figures.style import QUALITIES, groups
 
 OURS = ("residual", "block", "none", "")
 HOSTILE = "<b>x</b></script><script>alert(1)</script>%{x}<a href='javascript:alert(2)'>"

@@ -9,11 +9,11 @@ import pytest
 
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.exports.html import wire_text
-from lora_drop.run.figures import BY_CHANCE, FIGURES, SO_FAR, Figures
-from lora_drop.run.records import BASELINE, LORA_DROP, THIRD, TOGETHER, StepRecord, Summary
+from lora_drop.run.report.figures import BY_CHANCE, FIGURES, SO_FAR, Figures
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace import Trace, gather
+from lora_drop.run.trace.records import BASELINE, LORA_DROP, THIRD, TOGETHER, StepRecord, Summary
+from lora_drop.run.trace.trace import Trace, gather
 
 RULES = [
     {"period": 3},

@@ -19,11 +19,11 @@ from lora_drop.adapters.bank import CONFIG_NAME, WEIGHTS_NAME, AdapterBank
 from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.run import trace as t
 from lora_drop.run.exports.chrome import chrome_trace
-from lora_drop.run.lines import write_line
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
+from lora_drop.run.trace import trace as t
+from lora_drop.run.trace.lines import write_line
 from lora_drop.ui.callbacks import Callbacks
 from tests.support.fuzzing import (
     CORPUS,

@@ -16,7 +16,7 @@ from lora_drop.models.given import _KNOWN, made_ready
 from lora_drop.models.load import load_model
 from lora_drop.models.tokens import encode_prompt
 from lora_drop.run.request import BASELINE, LORA_DROP
-from lora_drop.run.trace import gather
+from lora_drop.run.trace.trace import gather
 from tests.support import ROOT
 from tests.support.decoding import random_bank
 

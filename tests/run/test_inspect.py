@@ -9,18 +9,19 @@ import pytest
 import torch
 
 from lora_drop.adapters import find
-from lora_drop.decode import StaticWeights
+from lora_drop.decode.static.decoder import StaticWeights
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.tokens import encode_prompt, piece
 from lora_drop.run.inspect import AROUND, inspect, read_again
-from lora_drop.run.lines import write_line
 from lora_drop.run.recorded import recorded_lane
-from lora_drop.run.records import BASELINE, LORA_DROP
+from lora_drop.run.report.steps import about_step, inside
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.steps import about_step, inside
-from lora_drop.run.trace import Trace, gather, parse_trace
+from lora_drop.run.trace.lines import write_line
+from lora_drop.run.trace.records import BASELINE, LORA_DROP
+from lora_drop.run.trace.trace import Trace, gather, parse_trace
+from lora_drop.run.wire import page_values
 from tests.support.parts import full_bank
 from tests.support.runs import JUDGED, taken_back
 
@@ -186,7 +187,7 @@ def test_the_likeliest_tokens_are_in_the_file_and_not_on_the_live_wire(tiny):
     line = json.loads(write_line(step))
     assert len(line["top"]) == 5 and line["top"] == sorted(line["top"], key=lambda one: -one[1])
     assert line["top"][0][0] == piece(tiny.tokenizer, step.token_id)  # greedy
-    assert step.top not in step.to_page([BASELINE, LORA_DROP])
+    assert step.top not in page_values(step, [BASELINE, LORA_DROP])
     assert parse_trace(b"".join(write_line(one).encode() for one in trace.records())).steps == trace.steps
 
 

@@ -11,11 +11,11 @@ from lora_drop.decode import reference
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.prompts import PromptCache
-from lora_drop.run.records import BASELINE, LORA_DROP, THIRD
+from lora_drop.run.report.report import told_of
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.told import told_of
-from lora_drop.run.trace import gather
+from lora_drop.run.trace.records import BASELINE, LORA_DROP, THIRD
+from lora_drop.run.trace.trace import gather
 
 PROMPT = "Tell me something."
 

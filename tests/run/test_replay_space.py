@@ -11,11 +11,11 @@ from lora_drop.cli.main import main
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.exports import replay_space
 from lora_drop.run.exports.html import replay_html
-from lora_drop.run.lines import write_line
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace import Trace, gather
-from lora_drop.ui import space_folder
+from lora_drop.run.trace.lines import write_line
+from lora_drop.run.trace.trace import Trace, gather
+from lora_drop.ui.serve import space_folder
 
 HOSTILE = "</a></li><script>alert(1)</script><img src=x onerror=alert(2)>'\"{{runs}}${x}\ud800\u2028"
 

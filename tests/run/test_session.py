@@ -6,16 +6,17 @@ import pytest
 import torch
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.decode import ReferenceDecoder, library
+from lora_drop.decode.native.loader import library
+from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import kv_bytes, speed_bound
 from lora_drop.method.schedule import Schedule
 from lora_drop.models.tokens import encode_prompt
-from lora_drop.run.records import AuditRecord, Header, StepRecord, Summary
 from lora_drop.run.request import BASELINE, LORA_DROP, THIRD, Request
 from lora_drop.run.run import run
-from lora_drop.run.trace import gather
+from lora_drop.run.trace.records import AuditRecord, Header, StepRecord, Summary
+from lora_drop.run.trace.trace import gather
 
 PROMPT = "Tell me something."
 

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 
 from lora_drop.method.config import LoraDropConfig
+from lora_drop.run.report.speed import speedup_of
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.speed import speedup_of
-from lora_drop.run.trace import gather
+from lora_drop.run.trace.trace import gather
 
 
 def test_a_speedup_is_at_the_tokens_of_the_shorter_lane():

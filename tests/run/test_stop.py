@@ -5,14 +5,16 @@ import dataclasses
 
 import pytest
 
-from lora_drop.decode import StaticWeights, lay_out, library
+from lora_drop.decode.native.loader import library
+from lora_drop.decode.native.weights import lay_out
 from lora_drop.decode.reference import PART
+from lora_drop.decode.static.decoder import StaticWeights
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.run.lines import write_line
-from lora_drop.run.records import BASELINE, LORA_DROP, JudgeRecord, StepRecord, Summary
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace import gather, parse_trace
+from lora_drop.run.trace.lines import write_line
+from lora_drop.run.trace.records import BASELINE, LORA_DROP, JudgeRecord, StepRecord, Summary
+from lora_drop.run.trace.trace import gather, parse_trace
 
 REPAIR = {"refresh": "repair", "kv": "write", "drop_ratio": 1.0, "adapters": "none"}
 

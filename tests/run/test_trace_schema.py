@@ -10,9 +10,9 @@ import pytest
 
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.settings import RUN, SCHEDULE, settings_of
-from lora_drop.run.lines import read_line, trace_schema, write_line
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
+from lora_drop.run.trace.lines import read_line, trace_schema, write_line
 
 jsonschema = pytest.importorskip("jsonschema")
 TRACES = Path(__file__).parents[1] / "corpus" / "traces"

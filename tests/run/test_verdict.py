@@ -13,13 +13,13 @@ from lora_drop.cli.main import main
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import COMPARISONS, preset_named, presets_for
 from lora_drop.run.exports.html import wire_text
-from lora_drop.run.lines import write_line
-from lora_drop.run.records import BASELINE, LORA_DROP, THIRD, StepRecord
+from lora_drop.run.report.report import told_of
+from lora_drop.run.report.verdict import verdict
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.told import told_of
-from lora_drop.run.trace import Trace, gather, parse_trace
-from lora_drop.run.verdict import verdict
+from lora_drop.run.trace.lines import write_line
+from lora_drop.run.trace.records import BASELINE, LORA_DROP, THIRD, StepRecord
+from lora_drop.run.trace.trace import Trace, gather, parse_trace
 from tests.support.faults import fresh
 from tests.support.parts import full_bank
 from tests.support.retold import Retold, check

@@ -2,8 +2,9 @@
 
 import pytest
 
-from lora_drop.run.records import Summary
-from lora_drop.run.words import lane_words, speedup_words
+from lora_drop.run.report.words import lane_words, speedup_words
+from lora_drop.run.trace.records import Summary
+from lora_drop.run.wire import page_values
 
 
 @pytest.mark.parametrize(
@@ -27,5 +28,5 @@ def test_lanes_that_loop_are_named_for_the_page():
     lanes = {"baseline": {"collapsed": None}, "lora_drop": {"collapsed": 40}, "third": {}}
     assert lane_words(lanes) == {"lora_drop": "Goes in circles from token 41 on."}
     summary = Summary(lanes, 1.2, 1.3, 0.0, None, 0.5, speedup_interval=[1.0, 1.4])
-    assert summary.to_page([])["words"] == {"speedup": "too noisy here to tell", "lanes": lane_words(lanes)}
+    assert page_values(summary, [])["words"] == {"speedup": "too noisy here to tell", "lanes": lane_words(lanes)}
     assert "words" not in summary.to_file()

@@ -16,15 +16,16 @@ import pytest
 
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.pool import ModelPool
-from lora_drop.run.lines import write_line
-from lora_drop.run.records import AuditRecord, StepRecord, Summary
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace import gather
-from lora_drop.ui import callbacks, gradio_queue
+from lora_drop.run.trace.lines import write_line
+from lora_drop.run.trace.records import AuditRecord, StepRecord, Summary
+from lora_drop.run.trace.trace import gather
+from lora_drop.ui import callbacks
 from lora_drop.ui import page as layout
-from lora_drop.ui import space as zero
-from lora_drop.ui.kept import RecentTraces, Stops
+from lora_drop.ui.serve import gradio_queue
+from lora_drop.ui.serve import space as zero
+from lora_drop.ui.serve.kept import RecentTraces, Stops
 from scripts.soak import app as soak_app
 from scripts.soak.app import Soak, Waited
 from scripts.soak.cases import FIELDS, Answer, Wrong, make_cases

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lora_drop.adapters.find import find_bank
-from lora_drop.evaluation.metrics import evaluate
-from lora_drop.evaluation.texts import Texts
+from lora_drop.evaluation.measure.metrics import evaluate
+from lora_drop.evaluation.measure.texts import Texts
 from lora_drop.method.config import LoraDropConfig
 from scripts import trigger_trial as trial
 from tests.support.parts import full_bank

@@ -16,7 +16,10 @@ import pytest
 import torch
 
 from lora_drop.adapters import find
-from lora_drop.decode import Refresher, StaticWeights, lay_out, library
+from lora_drop.decode.native.loader import library
+from lora_drop.decode.native.weights import lay_out
+from lora_drop.decode.refresh import Refresher
+from lora_drop.decode.static.decoder import StaticWeights
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import LoadedModel, load_model
@@ -24,7 +27,7 @@ from lora_drop.run import audit
 from lora_drop.run import run as session
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace import Trace, gather
+from lora_drop.run.trace.trace import Trace, gather
 from tests.support.decoding import random_bank
 
 PERIOD, TOKENS = 3, 9

@@ -16,7 +16,7 @@ PACKAGE = "lora_drop"
 
 @dataclass(frozen=True)
 class Import:
-    """One imported name: `importer` (a file's module), `target` ("torch", "lora_drop.run.trace"), where it stands."""
+    """One imported name: `importer` (a file's module), `target` ("torch", "lora_drop.run.run"), where it stands."""
 
     importer: str
     target: str

@@ -2,7 +2,7 @@
 
 import torch
 
-from lora_drop.decode import screen
+from lora_drop.decode.head import screen
 from tests.support.decoding import random_bank
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.run.records import AuditRecord, Header, StepRecord, Summary
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace import Trace, gather
+from lora_drop.run.trace.records import AuditRecord, Header, StepRecord, Summary
+from lora_drop.run.trace.trace import Trace, gather
 from lora_drop.ui.facts import model_facts
 from tests.support.page import HOSTILE
 

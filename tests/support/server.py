@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.pool import ModelPool
 from lora_drop.models.tokens import ByteTokenizer
-from lora_drop.run.records import Record
+from lora_drop.run.trace.records import Record
 from lora_drop.ui import callbacks
 from lora_drop.ui.page import build_app, launch
 from scripts.space_check import free_port

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.prompts import SAMPLE_PROMPTS
+from lora_drop.evaluation.measure.prompts import SAMPLE_PROMPTS
 from lora_drop.models.load import load_model
 from lora_drop.models.tokens import ByteTokenizer, encode_prompt
 from lora_drop.training.prompts import all_prompts, seed_prompts

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.decode import ReferenceDecoder
+from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.method.schedule import Schedule
 from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.training.student import Layout, student_states

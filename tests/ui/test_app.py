@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from lora_drop.paths import SHIPPED_RECORDED
-from lora_drop.run.trace import read_trace
+from lora_drop.run.trace.trace import read_trace
 from tests.support import ROOT
 
 APP = ROOT / "app.py"

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from lora_drop.models.pool import ModelPool
-from lora_drop.run.records import Record, StepRecord
 from lora_drop.run.run import run
+from lora_drop.run.trace.records import Record, StepRecord
 from lora_drop.ui import callbacks, scripts
 from lora_drop.ui.page import build_app, launch
 from scripts.space_check import free_port

@@ -17,7 +17,7 @@ from lora_drop.adapters import find
 from lora_drop.models.load import LoadedModel, load_model
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.run import run
-from lora_drop.run.trace import Trace, gather, parse_trace
+from lora_drop.run.trace.trace import Trace, gather, parse_trace
 from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.controls import SHOWN
 from lora_drop.ui.page import build_app, launch

@@ -1,4 +1,4 @@
-"""What ui/gradio_private.py changes inside of Gradio is still there, and still does what is said of it."""
+"""What ui/serve/gradio_private.py changes inside of Gradio is still there, and still does what is said of it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from gradio import blocks, queueing, route_utils, routes, state_holder
 from gradio.server_messages import ProcessGeneratingMessage
 
 import lora_drop.ui
-from lora_drop.ui import gradio_private
 from lora_drop.ui.components import FreeNumber, FreeSlider
-from lora_drop.ui.counters import Counters
-from lora_drop.ui.gradio_private import ask_no_other_host
-from lora_drop.ui.gradio_queue import TOTAL, FairQueue, Unread, use_fair_queue
-from lora_drop.ui.limits import Limits
-from lora_drop.ui.policy import Policy
+from lora_drop.ui.serve import gradio_private
+from lora_drop.ui.serve.counters import Counters
+from lora_drop.ui.serve.gradio_private import ask_no_other_host
+from lora_drop.ui.serve.gradio_queue import TOTAL, FairQueue, Unread, use_fair_queue
+from lora_drop.ui.serve.limits import Limits
+from lora_drop.ui.serve.policy import Policy
 
-CHANGED = "Gradio changed: see lora_drop/ui/gradio_private.py"
+CHANGED = "Gradio changed: see lora_drop/ui/serve/gradio_private.py"
 
 
 def test_gradio_still_keeps_values_by_this_method():

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lora_drop.evaluation.texts import Answers
+from lora_drop.evaluation.measure.texts import Answers
 from lora_drop.method.presets import COMPARISONS, PRESETS
 from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.models.pool import ModelPool
-from lora_drop.run.trace import parse_trace
+from lora_drop.run.trace.trace import parse_trace
 from lora_drop.ui.api import functions
-from lora_drop.ui.kept import Stops
-from lora_drop.ui.safe_zone import SafeZone
+from lora_drop.ui.safe_zone.callbacks import SafeZone
+from lora_drop.ui.serve.kept import Stops
 from tests.support.calls import press_run, refused
 from tests.support.fuzzing import CORPUS, TRIED, anything, one_line, profile, strict_json, texts
 

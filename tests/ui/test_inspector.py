@@ -12,12 +12,12 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import load_model
 from lora_drop.models.pool import ModelPool
-from lora_drop.run.align import side_by_side
-from lora_drop.run.lines import write_line
-from lora_drop.run.records import BASELINE, LORA_DROP
+from lora_drop.run.report.align import side_by_side
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace import parse_trace
+from lora_drop.run.trace.lines import write_line
+from lora_drop.run.trace.records import BASELINE, LORA_DROP
+from lora_drop.run.trace.trace import parse_trace
 from lora_drop.ui import inspector as module
 from lora_drop.ui.api import functions
 from lora_drop.ui.callbacks import Callbacks

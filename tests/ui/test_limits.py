@@ -13,19 +13,21 @@ import gradio as gr
 import pytest
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.measure import Stopped, check_point, measure
+from lora_drop.evaluation.measure.point import Stopped, check_point, measure
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.request import Request
-from lora_drop.run.trace import parse_trace
-from lora_drop.ui import callbacks, guard, safe_zone
+from lora_drop.run.trace.trace import parse_trace
+from lora_drop.ui import callbacks
 from lora_drop.ui.api import functions
 from lora_drop.ui.callbacks import Callbacks
-from lora_drop.ui.counters import Counters
-from lora_drop.ui.guard import SMALL, Guard
-from lora_drop.ui.limits import MIB, PUBLIC, Clock, Limits
-from lora_drop.ui.policy import Policy
-from lora_drop.ui.safe_zone import SafeZone
+from lora_drop.ui.safe_zone import callbacks as safe_zone
+from lora_drop.ui.safe_zone.callbacks import SafeZone
+from lora_drop.ui.serve import guard
+from lora_drop.ui.serve.counters import Counters
+from lora_drop.ui.serve.guard import SMALL, Guard
+from lora_drop.ui.serve.limits import MIB, PUBLIC, Clock, Limits
+from lora_drop.ui.serve.policy import Policy
 from tests.support import ROOT
 from tests.support.calls import press_run
 

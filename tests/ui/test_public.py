@@ -21,11 +21,11 @@ import pytest
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.run import run
 from lora_drop.ui import api, callbacks
-from lora_drop.ui.counters import Counters
-from lora_drop.ui.guard import BURST, CONTENT_SECURITY_POLICY, LIGHT_AT_ONCE, LIGHT_WAITING, Guard
-from lora_drop.ui.limits import MIB, PUBLIC
 from lora_drop.ui.page import Page, build_app, launch
-from lora_drop.ui.policy import LOOPBACK, Policy
+from lora_drop.ui.serve.counters import Counters
+from lora_drop.ui.serve.guard import BURST, CONTENT_SECURITY_POLICY, LIGHT_AT_ONCE, LIGHT_WAITING, Guard
+from lora_drop.ui.serve.limits import MIB, PUBLIC
+from lora_drop.ui.serve.policy import LOOPBACK, Policy
 from scripts.space_check import free_port
 from tests.support import ROOT
 from tests.support.page import wait_until

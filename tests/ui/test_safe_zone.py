@@ -9,13 +9,13 @@ import gradio as gr
 import pytest
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.texts import Answers
+from lora_drop.evaluation.measure.texts import Answers
 from lora_drop.method.paper import ROWS
 from lora_drop.models.load import load_model
 from lora_drop.models.pool import ModelPool
-from lora_drop.ui import method, safe_zone
-from lora_drop.ui.kept import Stops
-from lora_drop.ui.safe_zone import (
+from lora_drop.ui import method
+from lora_drop.ui.safe_zone import callbacks as safe_zone
+from lora_drop.ui.safe_zone.callbacks import (
     MAX_POINTS,
     SHIPPED_SWEEP,
     SafeZone,
@@ -25,7 +25,8 @@ from lora_drop.ui.safe_zone import (
     points_of,
     stored_sweep,
 )
-from lora_drop.ui.safe_zone_map import NO_POINTS, NO_STOPS
+from lora_drop.ui.safe_zone.map import NO_POINTS, NO_STOPS
+from lora_drop.ui.serve.kept import Stops
 
 VISITOR = SimpleNamespace(session_hash="visitor")
 

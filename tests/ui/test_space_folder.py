@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lora_drop.cli.main import main
-from lora_drop.ui import space_folder
+from lora_drop.ui.serve import space_folder
 from scripts import space_check
 from tests.support import ROOT
 

@@ -20,11 +20,11 @@ import torch
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.run.records import Header, StepRecord, Summary
 from lora_drop.run.request import Request, plan
 from lora_drop.run.run import run
-from lora_drop.run.trace import gather
-from lora_drop.ui import space as zero
+from lora_drop.run.trace.records import Header, StepRecord, Summary
+from lora_drop.run.trace.trace import gather
+from lora_drop.ui.serve import space as zero
 from tests.support import ROOT
 
 FORK = multiprocessing.get_context("fork")

@@ -1,4 +1,4 @@
-/* What to type to have a run again: Python made it from the table of settings (lora_drop/run/commands.py). */
+/* What to type to have a run again: Python made it from the table of settings (lora_drop/run/report/commands.py). */
 
 import { make } from "../dom.js";
 

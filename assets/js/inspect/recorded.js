@@ -1,4 +1,4 @@
-/* What a replay says of its steps: the server put it together (lora_drop/run/steps.py, `inside`). */
+/* What a replay says of its steps: the server put it together (lora_drop/run/report/steps.py, `inside`). */
 
 /** @typedef {[number, number, number, number, [string, number][] | null]} Told places in `words`, and the likeliest tokens */
 /** @typedef {{words: any[], lanes: Record<string, Told[]>}} Inside */

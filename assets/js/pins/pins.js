@@ -1,5 +1,5 @@
 /* Runs that the reader has pinned, beside each other. Their ids stay in the browser, the runs on the server, which
- * compares them (lora_drop/run/compare.py). */
+ * compares them (lora_drop/run/report/compare.py). */
 
 import { make } from "../dom.js";
 import { mountBlind } from "./blind.js";

@@ -5,7 +5,7 @@ import { make, makeSvg } from "../dom.js";
 import { formatNumber, formatShare } from "../format.js";
 
 /**
- * `compared` in lora_drop/run/compare.py.
+ * `compared` in lora_drop/run/report/compare.py.
  *
  * @typedef {object} Compared
  * @property {{id: string, name: string, main: string, lanes: {id: string, label: string}[], words: string, verdict: string | null, figures: Record<string, number | null>}[]} runs

@@ -1,4 +1,4 @@
-/* Any two answers word by word. Python aligned them, by the same function that the verdict uses (lora_drop/run/align.py). */
+/* Any two answers word by word. Python aligned them, by the same function that the verdict uses (lora_drop/run/report/align.py). */
 
 import { find, make } from "../dom.js";
 

@@ -14,8 +14,8 @@ from typing import IO, Any
 
 from lora_drop.adapters.find import bank_folder, config_fingerprint, find_bank
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.measure import circumstances
-from lora_drop.evaluation.results import check_same, json_text, write_texts
+from lora_drop.evaluation.measure.point import circumstances
+from lora_drop.evaluation.results.store import check_same, json_text, write_texts
 from lora_drop.evaluation.tasks.base import Example, Task
 from lora_drop.evaluation.tasks.options import Options
 from lora_drop.evaluation.tasks.reading import Say

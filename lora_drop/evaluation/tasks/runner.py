@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.decode import Decoder, Lane, Sampling
+from lora_drop.decode.lane import Lane
 from lora_drop.decode.logits import log_probs, nll
+from lora_drop.decode.sampling import Sampling
+from lora_drop.decode.step import Decoder
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.metrics import Means, decode_target, read_target
+from lora_drop.evaluation.measure.metrics import Means, decode_target, read_target
 from lora_drop.evaluation.tasks.base import Example, Task
 from lora_drop.evaluation.tasks.options import Options
 from lora_drop.evaluation.tasks.programs import program

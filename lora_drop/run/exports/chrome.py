@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.run.records import BASELINE, AuditRecord, RewindRecord, StepRecord
-from lora_drop.run.trace import Trace, first_divergence
+from lora_drop.run.trace.records import BASELINE, AuditRecord, RewindRecord, StepRecord
+from lora_drop.run.trace.trace import Trace, first_divergence
 
 PROCESS = 1
 CLOCKS = (

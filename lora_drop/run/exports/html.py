@@ -16,18 +16,18 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from lora_drop.method.settings import RUN, SCHEDULE, settings_of
 from lora_drop.paths import ASSETS
-from lora_drop.run.align import answers_side_by_side
 from lora_drop.run.exports.chrome import printable
 from lora_drop.run.exports.colors import css_variables
 from lora_drop.run.exports.scripts import BUILD_UP_STYLE, RUN_STYLES, TEMPLATES, import_map, plotly_script
-from lora_drop.run.figures import Figures
-from lora_drop.run.lines import wire_line
-from lora_drop.run.records import Header, Record, StepRecord
-from lora_drop.run.steps import inside
-from lora_drop.run.told import told_of, with_told
-from lora_drop.run.trace import Trace
+from lora_drop.run.report.align import answers_side_by_side
+from lora_drop.run.report.figures import Figures
+from lora_drop.run.report.report import told_of, with_told
+from lora_drop.run.report.steps import inside
+from lora_drop.run.report.words import setting_words
+from lora_drop.run.trace.records import Header, Record, StepRecord
+from lora_drop.run.trace.trace import Trace
+from lora_drop.run.wire import wire_line
 
 ENTRY = "replay.js"  # of the page's modules, the one that mounts the live view and the method
 
@@ -70,28 +70,6 @@ def wire_text(trace: Trace) -> str:
     lines = "".join(wire_line(record, ids) for record in [header, *records])
     lines += figures.line() if trace.summary else _cut_line(trace) + figures.line()
     return f'{{"type":"run","id":"{hashlib.sha256(lines.encode()).hexdigest()[:12]}","whole":true}}\n{lines}'
-
-
-def setting_words(header: Header) -> list[str]:
-    """What was asked for, in words, of the lane that the run is about."""
-    config, words = header.main["config"], []
-    if config["dropped"] and config.get("period") != 1:
-        words.append(f"{len(config['dropped'])} of {header.model['layers']} layers skipped")
-        if config.get("drop_layers"):  # a list of layers takes the place of ratio and range
-            config = config | {"drop_ratio": None, "layers": None}
-        words += _said(SCHEDULE, config)
-        words.append(f"corrections of rank {config['rank']}" if config.get("rank") else "no corrections")
-    else:
-        words.append("baseline")
-    return [*words, *_said(RUN, header.sampling), f"seed {header.seed}"]
-
-
-def _said(owner: str, values: dict[str, Any]) -> Iterator[str]:
-    """The settings that the table has words for, as far as they are on."""
-    for setting in settings_of(owner):
-        value = values.get(setting.name)
-        if setting.words and value is not None:
-            yield setting.words.format(f"{value:g}" if isinstance(value, float) else setting.kind.write(value))
 
 
 def _in_turn(trace: Trace) -> Iterator[Record]:

@@ -20,7 +20,7 @@ from lora_drop.run.exports.chrome import printable
 from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.exports.html import replay_html, setting_words
 from lora_drop.run.exports.scripts import TEMPLATES
-from lora_drop.run.trace import Trace, read_trace
+from lora_drop.run.trace.trace import Trace, read_trace
 
 TITLE = "LoRA-Drop: recorded runs"
 SHORT = "LoRA-Drop decoding beside the full model, replayed"

@@ -1,0 +1,243 @@
+"""One pass of the static decoder over a lane's buffers: what a CUDA graph holds. It waits for the device nowhere.
+
+Shapes: D hidden size, V vocabulary, nh heads, nkv K/V heads, hs head size, R rows of a pass, S tokens that attention
+reads, n dropped layers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from lora_drop.decode.correction import Correction
+from lora_drop.decode.reference import ReferenceDecoder, first_skipped, stacked
+from lora_drop.decode.static.buffers import Pass, Results, StaticState, Store, Window
+from lora_drop.decode.static.layers import EAGER, Functions, Pair, Projection, best_for, has_kernels
+from lora_drop.decode.weights import fused, qk_norms
+
+
+@dataclass(frozen=True)
+class StaticLayer:
+    """One layer's weights: norms (D,), and fused projections. `qk_norm` is Qwen3's, (nh + nkv, hs), else None."""
+
+    attention_norm: Tensor
+    qkv: Projection
+    qk_norm: Tensor | None
+    out: Projection
+    mlp_norm: Tensor
+    gate_up: Projection
+    down: Projection
+
+
+@dataclass
+class StaticWeights:
+    """A model's own weights with q, k, v and gate, up fused; its modules keep views, so that none is there twice.
+
+    Attributes:
+        decoder_name: the name of the decoder that runs them.
+        functions: what runs the layers.
+        split: the module `split`, or None: torch's attention.
+        captures: whether passes become graphs; off after one that failed.
+        store: buffers and graphs that no lane uses now.
+    """
+
+    layers: list[StaticLayer]
+    decoder_name: str
+    functions: Functions = EAGER
+    split: ModuleType | None = None
+    captures: bool = False
+    store: Store = field(default_factory=Store, repr=False)
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, model: PreTrainedModel) -> StaticWeights:
+        """Fuse a model that `is_supported`."""
+        like = model.get_input_embeddings().weight
+        name = f"static ({str(like.dtype).removeprefix('torch.')})"
+        layers = [_layer(layer) for layer in model.model.layers]
+        if like.device.type != "cuda":
+            return cls(layers, name)
+        return cls(layers, name, best_for(like.device), split_for(like.device), captures=True)
+
+
+# `Any`: to a type checker each attribute of a transformers module is a tensor or a module.
+def _layer(layer: Any) -> StaticLayer:
+    attention, mlp = layer.self_attn, layer.mlp
+    return StaticLayer(
+        layer.input_layernorm.weight,
+        fused(attention.q_proj, attention.k_proj, attention.v_proj),
+        qk_norms(attention),
+        fused(attention.o_proj),
+        layer.post_attention_layernorm.weight,
+        fused(mlp.gate_proj, mlp.up_proj),
+        fused(mlp.down_proj),
+    )
+
+
+def split_for(device: torch.device) -> ModuleType | None:
+    """Attention split over the keys, where Triton is and knows the GPU."""
+    if not has_kernels(device):
+        return None
+    try:
+        from lora_drop.decode.static import split
+    except ImportError:
+        return None
+    return split
+
+
+class StaticPasses(ReferenceDecoder):
+    """The passes of `StaticDecoder`; a lane's state has its buffers."""
+
+    def __init__(self, model: PreTrainedModel, weights: StaticWeights):
+        super().__init__(model)
+        config = model.config
+        self.name, self.weights = weights.decoder_name, weights
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.head_dim, self.eps = self.layers[0].self_attn.head_dim, config.rms_norm_eps
+        self.runs_ahead = self.device.type == "cuda"
+
+    def run(self, state: StaticState, each: Pass, reads: bool = True) -> Results:
+        """One pass. It reads a token, or the pending rows alone; of more rows than there are, the last repeat."""
+        schedule, buffers, watched = state.schedule, state.buffers, []
+        assert buffers is not None
+        first, state.passed = first_skipped(schedule), {}
+        window = self._window(state, each.rows)
+        if reads:
+            h = F.embedding(buffers.token[:, 0], self.embed.weight)  # (1, D)
+            last = window if each.rows == 1 else self._window(state, 1)
+            for i in range(first):
+                h = self._full(i, h, last, state)
+            if schedule.repairs and (each.lora or each.rows > 1):
+                buffers.pending.index_copy_(0, buffers.counts[2:], h)
+        if window.rows is not None:
+            h = buffers.pending.index_select(0, window.rows)
+        elif not reads:
+            h = buffers.pending[:1]
+        judged = slice(None) if schedule.judges else slice(-1, None)
+        if each.lora:
+            window = dataclasses.replace(window, bank=state.bank)
+        for i in range(first, self.num_layers):
+            skipped = i in schedule.dropped_set
+            h = (self._lora if each.lora and skipped else self._full)(i, h, window, state)
+            if skipped:
+                watched.append(h[judged])
+        h = h[judged]
+        logits = self._logits(h, state, each.lora)
+        seen = stacked(watched, h) if state.watch else None
+        return Results(logits, *self.weights.functions.told(logits), seen, state.refresher.drain(), state.passed)
+
+    def _logits(self, h: Tensor, state: StaticState, lora: bool) -> Tensor:
+        bank = state.bank
+        if lora and state.schedule.head == "screened" and bank is not None and bank.head is not None:
+            return bank.head.logits(self.norm(h), self.head.weight)
+        return self.weights.functions.head(h, self.norm.weight, self.head.weight, self.eps)
+
+    def _window(self, state: StaticState, rows: int) -> Window:
+        """Where the rows of a pass stand: one is the token, more begin with the pending ones."""
+        buffers = state.buffers
+        assert buffers is not None
+        position, held, pending = buffers.counts.split(1)
+        at = None
+        if rows > 1:
+            at = torch.arange(rows, device=self.device).minimum(pending)
+            position, held = position - pending + at, held + at
+        cos, sin = (table.index_select(0, position) for table in buffers.rope)
+        mask, dropped = self._mask(state, 0, position), state.schedule.dropped
+        masks = mask, self._mask(state, dropped[0], held) if dropped else mask
+        return Window((cos, sin), (position, held), masks, at)
+
+    def _mask(self, state: StaticState, layer: int, places: Tensor) -> Tensor | None:
+        """(1, 1, R nh / nkv, S), to be added to the scores: minus infinity after the token that a row is."""
+        if self.weights.split is not None:
+            return None
+        # A graph has to read all that there may be; without one the host knows how much there is.
+        tokens = state.kv.store(layer).shape[3]
+        if not self.weights.captures:
+            tokens = min(tokens, state.kv.lengths[layer] + len(places))
+        beyond = torch.arange(tokens, device=self.device) > places[:, None]
+        mask = torch.zeros(beyond.shape, dtype=self.dtype, device=self.device).masked_fill_(beyond, -torch.inf)
+        group = self.heads // self.kv_heads
+        return mask[:, None].expand(-1, group, -1).reshape(1, 1, -1, tokens)
+
+    def _project(self, i: int, h: Tensor, rope: Pair, bank: Correction | None = None) -> Tensor:
+        """Queries, keys and values (R, nh + 2 nkv, hs) of a layer's inputs (R, D), rotated."""
+        own, count = self.weights.layers[i], self.heads + self.kv_heads
+        change = _change(bank, i, "qkv")
+        return self.weights.functions.project(
+            h, own.attention_norm, own.qkv, own.qk_norm, rope, count, self.eps, change
+        )
+
+    def _write(self, i: int, heads: Tensor, window: Window, state: StaticState) -> Tensor:
+        """Put the rows' K/V, the last of `heads`, in their places; gives them, (2, 1, nkv, R, hs)."""
+        both = heads[:, self.heads :].unflatten(1, (2, 1, self.kv_heads)).permute(1, 2, 3, 0, 4)
+        if window.rows is not None:  # what a padded row has computed is stored nowhere
+            both = both.index_select(3, window.rows)
+        state.kv.store(i).index_copy_(3, window.places[i in state.schedule.dropped_set], both)
+        return both
+
+    def _attend(self, i: int, h: Tensor, window: Window, state: StaticState) -> Tensor:
+        """u = h + attention, (R, D); writes K/V."""
+        rows, dropped, store = len(h), i in state.schedule.dropped_set, state.kv.store(i)
+        heads = self._project(i, h, window.rope, window.bank)
+        both, mask = self._write(i, heads, window, state), window.masks[dropped]
+        if mask is None:
+            assert self.weights.split is not None
+            mixed = self.weights.split.attend(heads, store, window.places[dropped], self.heads)
+        else:
+            keys, values = store.narrow(3, 0, mask.shape[-1]).unbind(0)
+            # The query heads of a K/V head stand as rows of one query: no key is copied for them.
+            query = heads[:, : self.heads].unflatten(1, (self.kv_heads, -1)).transpose(0, 1)  # (nkv, R, nh / nkv, hs)
+            mixed = F.scaled_dot_product_attention(query.flatten(1, 2)[None], keys, values, attn_mask=mask)
+            mixed = mixed[0].unflatten(1, (rows, -1)).transpose(0, 1).reshape(rows, -1)
+        if dropped and rows > 1 and state.schedule.kv == "skip":  # of the pass it keeps the last row alone
+            store.index_copy_(3, window.places[1][:1], both[:, :, :, -1:])
+        change = _change(window.bank, i, "out")
+        return self.weights.functions.close(mixed, h, self.weights.layers[i].out, change)
+
+    def _feed(self, i: int, u: Tensor, bank: Correction | None = None) -> Tensor:
+        """u + MLP."""
+        own, changes = self.weights.layers[i], (_change(bank, i, "gate_up"), _change(bank, i, "down"))
+        return self.weights.functions.feed(u, own.mlp_norm, own.gate_up, own.down, self.eps, changes)
+
+    def _full(self, i: int, h: Tensor, window: Window, state: StaticState) -> Tensor:
+        """A whole layer, (R, D); one that LoRA steps skip leaves its anchor behind."""
+        u = self._attend(i, h, window, state)
+        out = self._feed(i, u, window.bank)
+        schedule = state.schedule
+        if i in schedule.dropped_set:
+            reached = out if schedule.part == "block" else u
+            remembered = self._remember(schedule.reuse, h, reached)
+            state.hidden[i] = None if remembered is None else remembered[-1:]
+            if schedule.judges:
+                state.passed[i] = [None] * len(h) if remembered is None else list(remembered.split(1))
+        return out
+
+    def _lora(self, i: int, h: Tensor, window: Window, state: StaticState) -> Tensor:
+        """A skipped layer at a LoRA step: no attention, and with `part="block"` no MLP either."""
+        schedule, bank, own = state.schedule, state.bank, self.weights.layers[i]
+        if schedule.kv == "write" and not schedule.repairs:
+            self._write(i, self._project(i, h, window.rope), window, state)
+        held = None if schedule.reuse == "skip" else state.hidden[i]
+        if bank is not None and i in bank.a:
+            gate = bank.gate[i] if schedule.reuse == "residual" else None
+            change, normed = (bank.a[i], bank.b[i], bank.scale), (own.mlp_norm, self.eps)
+            u, d = self.weights.functions.skip(h, held, schedule.reuse, gate, change, bank.mlp.get(i), normed)
+            assert d is not None
+            state.refresher.measure(d, h if held is None else held)
+        else:
+            u, _ = self.weights.functions.skip(h, held, schedule.reuse)
+        if schedule.reuse == "state":
+            state.hidden[i] = u
+        return u if schedule.part == "block" else self._feed(i, u)
+
+
+def _change(bank: Correction | None, layer: int, projection: str) -> Pair | None:
+    """A bank's change to a projection of a kept layer."""
+    return None if bank is None else bank.kept.get(layer, {}).get(projection)

@@ -1,0 +1,166 @@
+"""The outside references of `bench`: transformers' own `generate` on the same model, and llama.cpp where it is here.
+
+Each runs in a process of its own, with torch's OpenMP as it comes: this package sets it for a machine that is shared
+with a page and a browser, which on an idle one would slow transformers down (docs/openmp.md).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lora_drop.evaluation.measure.bench import text_of, wait
+from lora_drop.models import bundled
+from lora_drop.models.download import GGUF
+from lora_drop.models.load import BUNDLED_ID, LoadedModel, load_model
+from lora_drop.models.tokens import encode_prompt
+
+ROUNDS = 3
+LOOKUP = 10  # tokens that transformers' prompt lookup drafts at most
+SMALL = 500_000_000  # weights up to which transformers is tried in float32 as well as in bfloat16
+
+
+def hf_reference(
+    model: str,
+    device: str,
+    dtype: str,
+    prompt_tokens: int,
+    new_tokens: int,
+    prompts: Sequence[str] = (),
+    lookup: int | None = None,
+) -> dict[str, Any] | None:
+    """`hf_generate` in a process of its own, with torch's own way of waiting; None where it fails."""
+    return _aside("hf_generate", model, device, dtype, prompt_tokens, new_tokens, list(prompts), lookup)
+
+
+def gguf_of(model_id: str, model: str, device: str) -> Path | None:
+    """The GGUF that llama.cpp can read of a model on a CPU; None where there is none, or no llama.cpp."""
+    if device != "cpu" or importlib.util.find_spec("llama_cpp") is None:
+        return None
+    if model_id == BUNDLED_ID:
+        return bundled.ensure() / GGUF.name
+    return Path(model).expanduser() if model.endswith(".gguf") else None
+
+
+def llama_reference(
+    gguf: str, model: str, prompt_tokens: int, new_tokens: int, prompts: Sequence[str] = ()
+) -> float | None:
+    """`llama_generate` in a process of its own; None where it fails."""
+    return _aside("llama_generate", gguf, model, prompt_tokens, new_tokens, list(prompts), torch.get_num_threads())
+
+
+def _aside(function: str, *arguments: Any) -> Any:
+    """What a function of this module gives in a process of its own, as JSON; None where it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", "lora_drop.evaluation.measure.bench_reference", json.dumps([function, *arguments])],
+        # This process waits as is best beside others (`runtime.configure`); a reference has the machine to itself.
+        env=os.environ | {"OMP_WAIT_POLICY": "active"},
+        capture_output=True,
+        text=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
+
+
+def llama_generate(
+    gguf: str, model: str, prompt_tokens: int, new_tokens: int, prompts: Sequence[str], threads: int
+) -> float:
+    """llama.cpp on the same file, tokens and threads, greedy: tokens a second of its decode steps.
+
+    Args:
+        model: whose tokenizer makes the tokens, so that both read the same.
+    """
+    from llama_cpp import Llama
+
+    loaded = load_model(model, "cpu")
+    texts = [encode_prompt(loaded.tokenizer, text) for text in prompts] or [text_of(loaded, prompt_tokens)[0].tolist()]
+    room = max(map(len, texts)) + new_tokens
+    llama = Llama(gguf, n_ctx=room, n_threads=threads, n_threads_batch=threads, verbose=False)
+    rates = []
+    for _ in range(1 if prompts else ROUNDS):
+        spent = 0.0
+        for ids in texts:
+            llama.reset()
+            llama.eval(ids)
+            token = llama.sample(temp=0.0)
+            started = time.perf_counter()
+            for _ in range(new_tokens - 1):
+                llama.eval([token])
+                token = llama.sample(temp=0.0)
+            spent += time.perf_counter() - started
+        rates.append((new_tokens - 1) * len(texts) / spent)
+    return statistics.median(rates)
+
+
+@torch.no_grad()  # a model that is loaded in inference mode stays there, and torch 2.15's generate leaves it
+def hf_generate(
+    model: str,
+    device: str,
+    dtype: str,
+    prompt_tokens: int,
+    new_tokens: int,
+    prompts: Sequence[str] = (),
+    lookup: int | None = None,
+) -> dict[str, Any]:
+    """transformers' `generate`, greedy: tokens a second in the number type that is faster, prefill left out.
+
+    The time for one new token is taken off that for all, so what remains is the decode steps.
+
+    Args:
+        prompts: real ones; without them `prompt_tokens` tokens of any text.
+        lookup: transformers' own lossless drafts, `prompt_lookup_num_tokens`; None is plain decoding.
+
+    Returns:
+        `{"tokens_per_second", "dtype"}`.
+    """
+    found = {}
+    loaded = load_model(model, device, dtype)
+    kinds = [str(loaded.dtype).removeprefix("torch.")]
+    if loaded.device.type == "cpu" and dtype == "auto" and loaded.shape.params <= SMALL:
+        kinds = ["bfloat16", "float32"]
+    for kind in kinds:
+        loaded = load_model(model, device, kind)
+        texts = [torch.tensor([encode_prompt(loaded.tokenizer, text)], device=loaded.device) for text in prompts]
+        texts = texts or [text_of(loaded, prompt_tokens)]
+        _timed(loaded, texts[0], 8, lookup)  # warm-up
+        rates = []
+        for _ in range(1 if prompts else ROUNDS):
+            spent = sum(_timed(loaded, ids, new_tokens, lookup) - _timed(loaded, ids, 1, lookup) for ids in texts)
+            rates.append((new_tokens - 1) * len(texts) / spent)
+        found[kind] = statistics.median(rates)
+    best = max(found, key=found.__getitem__)
+    return {"tokens_per_second": found[best], "dtype": best}
+
+
+def _timed(loaded: LoadedModel, ids: torch.Tensor, count: int, lookup: int | None) -> float:
+    """Seconds for `count` new tokens after ids (1, P)."""
+    model: Any = loaded.model  # Any: PreTrainedModel's type has no `generate`
+    drafts = {"prompt_lookup_num_tokens": lookup} if lookup and count > 1 else {}
+    wait(loaded.device)
+    started = time.perf_counter()
+    model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=count,
+        min_new_tokens=count,
+        do_sample=False,
+        pad_token_id=0,
+        **drafts,
+    )
+    wait(loaded.device)
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    name, *given = json.loads(sys.argv[1])
+    measures: dict[str, Callable[..., Any]] = {"hf_generate": hf_generate, "llama_generate": llama_generate}
+    print(json.dumps(measures[name](*given)))

@@ -1,0 +1,204 @@
+"""One setting measured: its quality, the speed of a free run with its spread, its bound and its KV."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+from lora_drop.adapters.find import bank_fingerprint, bank_folder
+from lora_drop.evaluation.measure.free import evaluate_free
+from lora_drop.evaluation.measure.metrics import GROUPS, describe, evaluate
+from lora_drop.evaluation.measure.texts import Answers, given_texts
+from lora_drop.evaluation.measure.timing import median_ms
+from lora_drop.evaluation.results.store import whole_setting
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.cost import speed_bound
+from lora_drop.models.load import LoadedModel
+from lora_drop.models.place import describe_device
+from lora_drop.run.report.speed import cycles, speedup_interval
+from lora_drop.run.request import Request, plan
+from lora_drop.run.run import run
+from lora_drop.run.trace.records import BASELINE, LORA_DROP
+from lora_drop.run.trace.trace import Trace, gather
+from lora_drop.runtime import VERSION
+
+SPEED_TOKENS = 97  # new tokens of the run that measures a point's speed
+AXES = ("drop_ratio", "period")  # of a map
+WAY = ("reuse", "part", "adapters", "refresh", "kv", "accept", "head", "parts")  # of a map, alike at its points
+KEY = (*WAY, *AXES, "drop_layers")  # identifies a point within a grid
+
+
+@dataclass(frozen=True)
+class Point:
+    """A setting of the grid, checked against the model, and the adapters that it turned out to use."""
+
+    config: LoraDropConfig
+    adapters: str  # the bank folder's name, or "none"
+    fingerprint: str | None  # of the bank's files; None without
+    notes: tuple[str, ...]
+    bound: float  # the most that its bytes can gain in the timed run, should nothing be taken back
+    screens: bool  # whether LoRA steps read a screened head
+
+    @property
+    def key(self) -> tuple:
+        """See `key_of`."""
+        return key_of(self.config.to_dict() | {"adapters": self.adapters})
+
+
+def key_of(row: dict[str, Any]) -> tuple:
+    """A row's `KEY` values; what an older file does not name is at its default."""
+    values = (whole_setting(row)[name] for name in KEY)
+    return tuple(tuple(value) if isinstance(value, list) else value for value in values)
+
+
+def circumstances(loaded: LoadedModel) -> dict[str, Any]:
+    """The model, device, software and date of a measurement."""
+    return {
+        "model": {"id": loaded.id, "revision": loaded.revision, "dtype": str(loaded.dtype).removeprefix("torch.")},
+        "device": describe_device(loaded.device),
+        "software": {name: metadata.version(name) for name in ("torch", "transformers")}
+        | {"lora_drop": VERSION, "python": platform.python_version()},
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def describe_data(pairs: list[tuple[str, str]], source: dict[str, Any]) -> dict[str, Any]:
+    """Where the pairs come from, how many they are and the sha256 of them all."""
+    return source | {"records": len(pairs), "sha256": hashlib.sha256(json.dumps(pairs).encode()).hexdigest()}
+
+
+def describe_prompts(prompts: Sequence[str]) -> dict[str, Any]:
+    """How many prompts are answered by the full model, and the sha256 of them all."""
+    return {"prompts": len(prompts), "sha256": hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()}
+
+
+def check_point(loaded: LoadedModel, config: LoraDropConfig, prompt: str) -> Point:
+    """A config checked against the model, with the adapters that it comes to.
+
+    Raises:
+        LoraDropError: the settings, a bank or the prompt do not fit the model.
+    """
+    checked = plan(loaded, _speed_request(config, prompt))
+    lane = checked.lanes[LORA_DROP]
+    name, fingerprint = "none", None
+    if lane.bank is not None:
+        folder = bank_folder(loaded, config, lane.schedule)
+        assert folder is not None  # there is a bank
+        name, fingerprint = folder.resolve().name, bank_fingerprint(folder)
+    extras = lane.extras(loaded.shape)
+    bound = speed_bound(
+        *(loaded.shape, lane.schedule, SPEED_TOKENS - 1, len(checked.prompt_ids), lane.rank),
+        lane.bank.layers if lane.bank else None,
+        extras=extras,
+    )
+    return Point(config, name, fingerprint, tuple(checked.notes), bound, extras.head_rank > 0)
+
+
+def measure(
+    loaded: LoadedModel,
+    point: Point,
+    pairs: list[tuple[str, str]],
+    context_tokens: int | None,
+    answers: Answers | None = None,
+    free: bool = False,
+    prompts: Sequence[str] = (),
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """A row: the point's quality on given texts, on the full model's own answers and of its own text; its speed.
+
+    Args:
+        pairs: the given texts; without them the row has no columns of these.
+        answers: the full model's; without them the row has no columns of own answers.
+        free: let the point answer the same prompts too.
+        prompts: of the timed runs; without them there is one run, on the first given prompt.
+        should_stop: asked after each step of the point and each text that the full model reads.
+
+    Raises:
+        Stopped: it said so; there is no row then.
+    """
+
+    def check(done: Any = None) -> None:
+        if should_stop():
+            raise Stopped
+
+    config = point.config
+    about = describe(loaded, config, loaded.decoder_name)
+    row = {
+        **config.to_dict(),
+        "adapters": point.adapters,  # the bank's name in place of what was asked for
+        "adapters_fingerprint": point.fingerprint,
+        "rank": about["rank"],
+        "layers_dropped": len(about["dropped"]),
+    }
+    if pairs:
+        given = evaluate(loaded, config, given_texts(loaded, pairs, context_tokens), check, check)
+        row |= {"tokens": given["tokens"], **_columns(given)}
+    if answers is not None:
+        own = evaluate(loaded, config, answers.texts(), check, check)
+        row |= {f"own_{name}": value for name, value in _columns(own).items()}
+        row["own_answers_sha256"] = answers.sha256
+        if free:
+            found = evaluate_free(loaded, config, answers, check, check)
+            row |= {f"free_{name}": value for name, value in found.items()}
+    traces = [gather(run(loaded, _speed_request(config, each), should_stop)) for each in prompts or [pairs[0][0]]]
+    check()  # a run that was stopped has too little to be timed
+    row |= _speed(traces)
+    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
+
+
+class Stopped(Exception):
+    """A point was left before it was measured."""
+
+
+def _columns(quality: dict[str, Any]) -> dict[str, float | int | None]:
+    """The figures of `evaluate`, flat: each group's, its NLL gap, and the ends of the loss's interval."""
+    found: dict[str, float | int | None] = {}
+    for steps in GROUPS:
+        means = quality[steps]
+        found |= {f"{steps}_{name}": value for name, value in means.items()}
+        found[f"{steps}_nll_gap"] = means["nll_lora_drop"] - means["nll_baseline"] if means["count"] else None
+    found["loss_low"], found["loss_high"] = quality["loss_interval"] or (None, None)
+    return found
+
+
+def _speed(traces: list[Trace]) -> dict[str, Any]:
+    """What timed runs of both lanes give, a step each in turn, a run a prompt; stop tokens are ignored."""
+    summaries = [trace.summary for trace in traces if trace.summary]
+    last = summaries[-1]
+    lanes = BASELINE, LORA_DROP
+    # Every run has as many tokens, so that their rates meet in the harmonic mean.
+    one, two = (
+        statistics.harmonic_mean([each.lanes[lane]["tokens_per_second"] or math.nan for each in summaries])
+        for lane in lanes
+    )
+    spread = speedup_interval(*([cycle for trace in traces for cycle in cycles(trace.passes[lane])] for lane in lanes))
+    base_ms, ms = (median_ms([each for trace in traces for each in trace.passes[lane]]) for lane in lanes)
+    accepted = [summary.accepted for summary in summaries if summary.accepted is not None]
+    return {
+        "baseline_tokens_per_second": one,
+        "lora_drop_tokens_per_second": two,
+        "speedup": two / one,
+        "speedup_low": spread[0] if spread else None,
+        "speedup_high": spread[1] if spread else None,
+        "bound": statistics.mean(summary.bound or 1.0 for summary in summaries),
+        "accepted": statistics.mean(accepted) if accepted else None,
+        "ms_baseline": base_ms["refresh"],
+        "ms_refresh": ms.get("refresh"),
+        "ms_lora": ms.get("lora"),
+        "kv_bytes": last.lanes[LORA_DROP]["kv_bytes"],
+        "kv_bytes_baseline": last.lanes[BASELINE]["kv_bytes"],
+        "kv_saved": last.kv_saved,
+        "decoder": traces[-1].header.device.get("decoder"),
+    }
+
+
+def _speed_request(config: LoraDropConfig, prompt: str) -> Request:
+    return Request(prompt, config, SPEED_TOKENS, view="lock-step", audit=False, ignore_eos=True)

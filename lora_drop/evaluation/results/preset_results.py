@@ -1,0 +1,223 @@
+"""What the presets were measured to do: the file that the `presets` command wrote, read for the page and for `run`.
+
+A row counts only if it says what a run of the preset would do now: same weights, same settings, same adapters. What
+is known of a preset comes from such a row alone; nothing here is set by hand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lora_drop.adapters.find import config_fingerprint
+from lora_drop.errors import LoraDropError
+from lora_drop.evaluation.results.store import is_setting, read_result, whole_setting
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.presets import presets_for
+from lora_drop.method.quality import Reads, reads
+from lora_drop.models.load import LoadedModel, ModelInfo
+from lora_drop.paths import SHIPPED_PRESETS
+from lora_drop.run.report.figures import BY_CHANCE
+
+FORMAT, VERSION = "lora-drop-presets", 2
+JSON_NAME = "presets.json"
+NOT_MEASURED = "not measured on this model"
+
+UNMEASURED = "gentle"  # what a model without figures and corrections opens on: without trained drafts accept is slow
+
+# Of a row: the figures that are shown beside the loss, by their names in the file.
+FIGURES = {"speedup": "speedup", "kv_saved": "kv_saved"}
+REPEATS = ("free_repeated_4grams", "free_repeated_4grams_baseline")
+LEAST_SAVED = 0.05  # of the K/V memory: less is not worth a word
+_READS: dict[Reads, str] = {"well": "reads well", "slips": "slips", "badly": "reads badly"}
+LOSSES = ("own_all_steps_kl", "free_regret")  # of a setting, and of one that takes tokens back: see `loss_of`
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The rows of a file that hold for a model and its adapters as they are now.
+
+    Args:
+        rows: by preset, measured with the adapters that a run of the preset takes.
+        bare: by preset, the same without adapters; none where the preset takes none anyway.
+        about: model, device and data of the measurement; empty without rows.
+        missing: why there are no rows; empty if there are some.
+    """
+
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    bare: dict[str, dict[str, Any]] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
+    missing: str = ""
+
+
+def loss_of(row: dict[str, Any]) -> float | None:
+    """A row's quality loss in nats per token: KL(full || lane) on the full model's own answers, over all steps.
+
+    Where the setting takes tokens back that is only its drafts' loss; what is kept is judged as it was written: how
+    much less likely each token is to the full model than its favourite.
+    """
+    return row.get(LOSSES[whole_setting(row["config"])["accept"] > 0])
+
+
+def figures(row: dict[str, Any]) -> dict[str, float | None]:
+    """The figures of a row that are shown, by their short names: one loss, one speed."""
+    return {"loss": loss_of(row)} | {name: row[column] for name, column in FIGURES.items()}
+
+
+def row_reads(row: dict[str, Any]) -> Reads | None:
+    """How a text of such a row reads, from the measured figures alone; None where one is missing."""
+    return reads(loss_of(row), *(row.get(name) for name in REPEATS))
+
+
+def reads_well(row: dict[str, Any]) -> bool:
+    """Whether a text of such a row reads well."""
+    return row_reads(row) == "well"
+
+
+def measured_presets(
+    model: str, revision: str, fingerprint_of: Callable[[LoraDropConfig], str | None], path: Path | None = None
+) -> Measured:
+    """What is known of the presets on a model.
+
+    Args:
+        model, revision: its id, and the fingerprint of its weights.
+        fingerprint_of: the fingerprint of the bank that a config takes on it; None without one.
+        path: the file; None is the shipped one.
+
+    Raises:
+        LoraDropError: there is a file, but it is broken.
+    """
+    path = path or SHIPPED_PRESETS / JSON_NAME
+    if not path.exists():
+        return Measured(missing=NOT_MEASURED)
+    content = read_presets(path)
+    if content["model"]["revision"] != revision:
+        return Measured(missing=NOT_MEASURED)
+    rows, bare = {}, {}
+    for name, preset in presets_for(model).items():
+        taken = fingerprint_of(preset.config)
+        for row in content["rows"]:
+            if row["preset"] != name or not is_setting(row["config"], preset.config):
+                continue
+            if row["adapters_fingerprint"] == taken:
+                rows[name] = row
+            elif row["adapters_fingerprint"] is None:
+                bare[name] = row
+    if not rows:
+        return Measured(missing="not measured with these presets and adapters")
+    return Measured(rows, bare, {name: content[name] for name in ("model", "device", "data", "date")})
+
+
+def idle_gain(loaded: LoadedModel | ModelInfo, config: LoraDropConfig) -> dict[str, Any] | None:
+    """What a setting was measured to gain: `{"preset", "speedup", "device"}` of the preset that it is; None of others,
+    and where the preset was not measured on this model with these adapters."""
+
+    def resolved(one: LoraDropConfig) -> Any:
+        return one.schedule_for(loaded.num_layers), one.adapters, one.parts
+
+    try:  # settings that do not fit are the run's to refuse; of a broken file it says nothing
+        wanted = resolved(config)
+        same = [p for p in presets_for(loaded.id).values() if resolved(p.config) == wanted]
+        if not same:
+            return None
+        taken = config_fingerprint(loaded, config)  # of this one alone: a fingerprint reads the whole bank
+        measured = measured_presets(loaded.id, loaded.revision, lambda one: taken if one == same[0].config else None)
+    except LoraDropError:
+        return None
+    row = measured.rows.get(same[0].name)
+    if row is None or row["speedup"] is None:
+        return None
+    return {"preset": same[0].name, "speedup": row["speedup"], "device": measured.about["device"]["name"]}
+
+
+def preset_words(row: dict[str, Any] | None) -> str:
+    """A measured preset in three words and one figure: how its text reads, and the larger of what it gains, in time or
+    in memory."""
+    if row is None:
+        return "not measured"
+    how = row_reads(row)
+    text = "same text" if whole_setting(row["config"])["accept"] == 1 else how and _READS[how]
+    speedup, saved = (row[name] for name in FIGURES.values())
+    if saved is not None and saved >= LEAST_SAVED and saved > (speedup or 0) - 1:
+        gains = [f"{saved:.0%} less K/V"]
+    else:
+        gains = [] if speedup is None else [f"{speedup:.1f}x"]
+    return ", ".join([*([text] if text else []), *gains]) or "not measured"
+
+
+def default_preset(measured: Measured) -> str:
+    """The preset that the page opens on: of those that skip layers and read well the fastest, by its bound.
+
+    If none reads well it is the one that loses the least; if none was measured, `UNMEASURED`.
+    """
+    losses = {name: loss_of(row) for name, row in measured.rows.items() if row.get("layers_dropped") != 0}
+    good = [name for name in losses if reads_well(measured.rows[name])]
+    if good:
+        return max(good, key=lambda name: measured.rows[name]["bound"])
+    known = {name: loss for name, loss in losses.items() if loss is not None}
+    return min(known, key=known.__getitem__, default=UNMEASURED)
+
+
+def in_words(row: dict[str, Any], about: dict[str, Any]) -> str:
+    """A row's quality in a line, with where it was measured."""
+    loss = loss_of(row)
+    if loss is None:
+        return "it has no quality loss"
+    verdict = "reads well" if reads_well(row) else "does not read well"
+    return (
+        f"quality loss {loss:.3f} nats per token: {verdict} (answers to {about['data']['own']['prompts']} prompts, "
+        f"{about['model']['dtype']} on {about['device']['name']})"
+    )
+
+
+def read_presets(path: Path) -> dict[str, Any]:
+    """The content of a presets file.
+
+    Raises:
+        LoraDropError: it cannot be read, or is not what the `presets` command writes.
+    """
+    return read_result(path, FORMAT, VERSION, JSON_NAME, "presets", _is_whole)
+
+
+def _is_whole(content: dict[str, Any]) -> bool:
+    """Whether all that is shown is there and of its kind; a missing key raises KeyError."""
+    about = (content["model"], content["device"], content["data"])
+    texts = (
+        *(content["model"][name] for name in ("id", "revision", "dtype")),
+        *(content["device"]["name"], content["data"]["file"], content["date"]),
+    )
+    return (
+        all(isinstance(part, dict) for part in about)
+        and all(isinstance(text, str) for text in texts)
+        and _is_number(content["data"]["own"]["prompts"])
+        and all(map(_is_row, content["rows"]))
+    )
+
+
+def _is_row(row: dict[str, Any]) -> bool:
+    return isinstance(row["preset"], str) and _is_number(row["bound"]) and is_measured(row)
+
+
+def is_measured(row: dict[str, Any]) -> bool:
+    """Whether a row names its setting and adapters and has the figures of `figures`; a missing key raises KeyError."""
+    # A row without the adapters that a run of the preset would take has no free text.
+    numbers = [*(row[column] for column in FIGURES.values()), *(row.get(column) for column in (*LOSSES, *REPEATS))]
+    return (
+        isinstance(row["config"], dict)
+        and _is_number(whole_setting(row["config"])["accept"])  # decides which loss is shown
+        and isinstance(row["adapters"], str)
+        and isinstance(row["adapters_fingerprint"], (str, type(None)))
+        and all(number is None or _is_number(number) for number in numbers)
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def credible_speed(row: dict[str, Any]) -> float:
+    """What a row is chosen by: what is measured far beyond the bound came by chance, so it counts up to there."""
+    return min(row["speedup"], BY_CHANCE * row["bound"])

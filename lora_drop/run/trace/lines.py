@@ -1,0 +1,69 @@
+"""A record as a line of a trace file, and back.
+
+A line of a file is held against the records' types, which `trace_schema` gives to others as JSON Schema.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Annotated, Any, get_args
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from lora_drop.errors import LoraDropError
+from lora_drop.run.trace.records import FORMAT, VERSIONS, Record
+
+
+def write_line(record: Record) -> str:
+    """The record as a line of the file, newline included."""
+    return json.dumps(record.to_file(), ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def read_line(line: bytes) -> Record:
+    """The record of a line of the file.
+
+    Raises:
+        LoraDropError: it is none, or holds values that a report, a figure or the page could not show. ValueError,
+            KeyError, TypeError, AttributeError, RecursionError: it is no record's JSON at all.
+    """
+    values = json.loads(line, parse_constant=_refuse_constant)
+    kind = values["type"]
+    if kind == "header":
+        if values["format"] != FORMAT:
+            raise LoraDropError("this is another format.")
+        if values["version"] not in VERSIONS:
+            known = " and ".join(map(str, VERSIONS))
+            raise LoraDropError(f"this is version {values['version']!r} of the format; this program reads {known}.")
+    cls, types = _readers()[kind]
+    try:
+        types.validate_python(values)
+    except ValidationError as error:
+        if any(fault["type"] == "missing" for fault in error.errors(include_url=False, include_input=False)):
+            raise ValueError("a key is missing") from None
+        raise _wrong(kind) from None
+    # Of the line's own values, not of pydantic's copies: what is read is written the same, to the letter.
+    record = cls(**{name: value for name, value in values.items() if name in cls.__dataclass_fields__})
+    if not record.is_right():
+        raise _wrong(kind)
+    return record
+
+
+def _wrong(kind: str) -> LoraDropError:
+    return LoraDropError(f"a value of this {kind} is not one that a run writes.")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")  # NaN and infinities, which Python's reader would take
+
+
+@cache
+def _readers() -> dict[str, tuple[type[Record], TypeAdapter]]:
+    """By the type that a line says: the record's class, and what checks it."""
+    return {cls.__dataclass_fields__["type"].default: (cls, TypeAdapter(cls)) for cls in get_args(Record)}
+
+
+def trace_schema() -> dict[str, Any]:
+    """A JSON Schema of a trace's lines, each of them by itself."""
+    schema = TypeAdapter(Annotated[Record, Field(discriminator="type")]).json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": FORMAT, **schema}

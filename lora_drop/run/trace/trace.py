@@ -1,0 +1,223 @@
+"""The record of a run: the one source of every picture, the replay, the exports and the tests.
+
+A trace is JSON Lines: a header, then a line for each step of a lane and for each audited step as they happen, then a
+summary (`records.py`). `Trace` gathers the records of a run, `read_trace` those of a file. A trace cut short still
+reads; whatever is broken before its last line is an error that names the line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lora_drop.errors import LoraDropError
+from lora_drop.method.schedule import average_period
+from lora_drop.run.trace.lines import read_line
+from lora_drop.run.trace.records import (
+    BASELINE,
+    AuditRecord,
+    Header,
+    JudgeRecord,
+    Record,
+    RewindRecord,
+    StepRecord,
+    Summary,
+)
+
+PassRecord = StepRecord | RewindRecord | JudgeRecord
+MAX_TRACE_BYTES = 64 * 2**20  # about 100,000 steps
+
+
+@dataclass
+class Trace:
+    """A run's records, gathered: what figures and reports read."""
+
+    header: Header
+    steps: dict[str, list[StepRecord]] = field(default_factory=dict)  # those whose tokens stand
+    passes: dict[str, list[PassRecord]] = field(default_factory=dict)  # all that ran, as it came
+    audits: dict[str, dict[int, AuditRecord]] = field(default_factory=dict)  # of the lane's own tokens
+    quality: dict[str, dict[int, AuditRecord]] = field(default_factory=dict)  # of the baseline's
+    summary: Summary | None = None
+
+    def __post_init__(self):
+        for lane in self.header.lanes:
+            self.passes.setdefault(lane["id"], list(self.steps.setdefault(lane["id"], [])))
+            self.audits.setdefault(lane["id"], {})
+            self.quality.setdefault(lane["id"], {})
+
+    def add(self, record: Record) -> None:
+        """Append a record.
+
+        Raises:
+            LoraDropError: the record names an unknown lane, skips a step, or does not fit the header.
+        """
+        if isinstance(record, Summary):
+            if set(record.lanes) != set(self.steps):
+                raise LoraDropError("the summary has other lanes than the header.")
+            self.summary = record
+            return
+        if isinstance(record, Header):
+            raise LoraDropError("a trace has one header, this is a second one.")
+        if record.lane not in self.steps:
+            raise LoraDropError(f"the header knows no lane {record.lane!r}.")
+        steps = self.steps[record.lane]
+        if isinstance(record, AuditRecord):
+            self._add_audit(record)
+            return
+        if isinstance(record, StepRecord):
+            if record.step != len(steps):
+                raise LoraDropError(f"lane {record.lane!r} goes from step {len(steps) - 1} to step {record.step}.")
+            if len(record.active) != self.header.model["layers"]:
+                raise LoraDropError(f"step {record.step} has {len(record.active)} layers, the header another number.")
+            steps.append(record)
+        elif isinstance(record, RewindRecord):
+            if record.to >= len(steps):
+                raise LoraDropError(f"lane {record.lane!r} goes back to step {record.to}, which it has not reached.")
+            del steps[record.to + 1 :]
+            kept = {step: audit for step, audit in self.audits[record.lane].items() if step <= record.to}
+            self.audits[record.lane] = kept
+        self.passes[record.lane].append(record)
+
+    def _add_audit(self, record: AuditRecord) -> None:
+        """Raises LoraDropError: it does not fit the header, or the step has not run."""
+        if record.audit == "quality":
+            if record.step >= len(self.steps.get(BASELINE, ())):
+                raise LoraDropError(f"step {record.step} of the baseline is audited before it ran.")
+            self.quality[record.lane][record.step] = record
+            return
+        if record.step >= len(self.steps[record.lane]):
+            raise LoraDropError(f"step {record.step} is audited before it ran.")
+        dropped = next(lane["config"]["dropped"] for lane in self.header.lanes if lane["id"] == record.lane)
+        if not len(record.drift) == len(record.cosine) == len(dropped):
+            raise LoraDropError(f"the audit of step {record.step} has other layers than lane {record.lane!r} skips.")
+        self.audits[record.lane][record.step] = record
+
+    def stands(self, step: StepRecord) -> bool:
+        """True if a step of `passes` is also one of `steps`."""
+        steps = self.steps[step.lane]
+        return step.step < len(steps) and steps[step.step] is step
+
+    def text(self, lane: str) -> str:
+        """The text that a lane wrote."""
+        return "".join(step.text for step in self.steps[lane])
+
+    def token_ids(self, lane: str) -> list[int]:
+        """The tokens that a lane wrote, the stop token included."""
+        return [step.token_id for step in self.steps[lane]]
+
+    def records(self) -> Iterator[Record]:
+        """All records, lane by lane: the order within a lane is kept."""
+        yield self.header
+        for lane, passes in self.passes.items():
+            yield from passes
+            yield from self.audits[lane].values()
+        for audits in self.quality.values():
+            yield from audits.values()
+        if self.summary:
+            yield self.summary
+
+
+def gather(records: Iterable[Record]) -> Trace:
+    """A `Trace` of a run's records, the header first."""
+    records = iter(records)
+    header = next(records)
+    assert isinstance(header, Header)
+    trace = Trace(header)
+    for record in records:
+        trace.add(record)
+    return trace
+
+
+def quality_of(audits: Iterable[AuditRecord]) -> dict[str, Any] | None:
+    """Means of the audits on the baseline's text, by kind of step; None without any.
+
+    `{"lora_steps": {"count", "kl", "nll_gap", "top1_agreement"}, "full_steps": {same}, "all_steps": {same}}`, nats a
+    token; the token of the prefill counts in `all_steps` only. A mean without a step is None.
+    """
+    groups: dict[str, list[AuditRecord]] = {"lora_steps": [], "full_steps": [], "all_steps": []}
+    for audit in audits:
+        groups["all_steps"].append(audit)
+        if audit.kind != "prefill":
+            groups["lora_steps" if audit.kind == "lora" else "full_steps"].append(audit)
+    if not groups["all_steps"]:
+        return None
+
+    def mean(values: list[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
+
+    return {
+        name: {
+            "count": len(found),
+            "kl": mean([audit.kl for audit in found]),
+            "nll_gap": mean([audit.nll_gap for audit in found]),
+            "top1_agreement": mean([float(audit.agrees) for audit in found]),
+        }
+        for name, found in groups.items()
+    }
+
+
+def refresh_counts(trace: Trace, lane: str) -> dict[str, Any]:
+    """How many decode steps of a lane were full: `refreshes`, and `average_period`, None without any."""
+    decoded = trace.steps[lane][1:]
+    count = sum(step.kind == "refresh" for step in decoded)
+    average = average_period(len(decoded), count)
+    return {"refreshes": count, "average_period": average and round(average, 4)}
+
+
+def first_divergence(one: list[int], other: list[int]) -> int | None:
+    """0-based index of the first differing token; None if one list starts with the other."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
+
+
+def read_trace(path: str | Path) -> Trace:
+    """Read a trace file, also one that was cut short.
+
+    Raises:
+        LoraDropError: there is no such file, it is too large, or a line before the last is not a trace's.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_TRACE_BYTES + 1)  # asked for its size, a device or a pipe would say 0
+    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+        raise LoraDropError(f"cannot read the trace {path.name}: {getattr(error, 'strerror', error)}.") from None
+    if len(raw) > MAX_TRACE_BYTES:
+        raise LoraDropError(f"{path.name} is larger than {MAX_TRACE_BYTES // 2**20} MiB, too large to read.")
+    return parse_trace(raw, path.name)
+
+
+def parse_trace(raw: bytes, name: str = "the trace") -> Trace:
+    """Read a trace from its bytes; `name` is for the messages.
+
+    Raises:
+        LoraDropError: see `read_trace`.
+    """
+    lines = raw.split(b"\n")
+    tail = lines.pop()  # b"" if the last line is complete
+    trace: Trace | None = None
+    for i, line in enumerate([*lines, tail], start=1):
+        if not line.strip():
+            continue
+        cut = i > len(lines)
+        try:
+            record = read_line(line)
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+            if cut and trace is not None:
+                break  # the run was ended while it wrote this line
+            reason = error if isinstance(error, LoraDropError) else "this is not a line of a LoRA-Drop trace."
+            raise LoraDropError(f"{name}, line {i}: {reason}") from None
+        if trace is None:
+            if not isinstance(record, Header):
+                raise LoraDropError(f"{name}, line {i}: a trace starts with its header.")
+            trace = Trace(record)
+            continue
+        try:
+            trace.add(record)
+        except LoraDropError as error:
+            raise LoraDropError(f"{name}, line {i}: {error}") from None
+    if trace is None:
+        raise LoraDropError(f"{name} is empty: it holds no header.")
+    return trace

@@ -1,0 +1,71 @@
+"""The records of a run as lines for the page: arrays instead of names, to keep an update small."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lora_drop.method.schedule import TRIGGERS
+from lora_drop.run.report.commands import commands_of
+from lora_drop.run.report.words import lane_words, speedup_words
+from lora_drop.run.trace.records import (
+    KINDS,
+    AuditRecord,
+    Header,
+    JudgeRecord,
+    Record,
+    RewindRecord,
+    StepRecord,
+    Summary,
+)
+
+# Added to the lane's number, the first value of a line, to tell the records apart; a step's line adds nothing.
+AUDIT, REWIND, JUDGE = 100, 300, 400
+
+
+def wire_line(record: Record, lane_ids: list[str]) -> str:
+    """The record as a line for the page, newline included. Empty where the page needs none."""
+    values = page_values(record, lane_ids)
+    if values is None:
+        return ""
+    return json.dumps(values, ensure_ascii=True, allow_nan=False, separators=(",", ":")) + "\n"
+
+
+def page_values(record: Record, lane_ids: list[str]) -> Any:
+    """The values of a record's line for the page; None if the page does not need the record.
+
+    Returns:
+        For a header its object as in the file, with `main`, the lane that the run is about, and `commands`. For a
+        summary its object, with `words`. The others are arrays; `lane` and `kind` are indices:
+
+        - step: `[lane, step, token_id, text, kind, ms, kv_bytes, entropy]`, and at an early refresh the index of its
+          trigger. The active layers follow from the kind and the lane's `dropped` layers;
+        - rewind: `[300 + lane, to]`; judge: `[400 + lane, rows, ms, kept]`;
+        - audit: `[100 + lane, step, [10000 * drift, ...], kl, agrees, argmax_text]`, where `argmax_text` is 0 if both
+          agree. An audit of quality has no line: the page gets the figures made from it.
+    """
+    match record:
+        case Header():
+            return record.to_file() | {"main": record.main["id"], "commands": commands_of(record)}
+        case Summary():
+            words = {
+                "speedup": speedup_words(record.speedup, record.speedup_interval),
+                "lanes": lane_words(record.lanes),
+            }
+            return record.to_file() | {"words": words}
+        case AuditRecord(audit="quality"):
+            return None
+    lane = lane_ids.index(record.lane)
+    match record:
+        case StepRecord():
+            entropy = record.entropy if record.entropy is None else round(record.entropy, 3)
+            values = [lane, record.step, record.token_id, record.text, KINDS.index(record.kind)]
+            values += [round(record.ms, 2), record.kv_bytes, entropy]
+            return values if record.trigger is None else [*values, TRIGGERS.index(record.trigger)]
+        case RewindRecord():
+            return [REWIND + lane, record.to]
+        case JudgeRecord():
+            return [JUDGE + lane, record.rows, round(record.ms, 2), record.kept]
+    drift = [value if value is None else round(10_000 * value) for value in record.drift]
+    kl = record.kl if record.kl is None else round(record.kl, 4)
+    return [AUDIT + lane, record.step, drift, kl, int(record.agrees), 0 if record.agrees else record.argmax_text]

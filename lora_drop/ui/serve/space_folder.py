@@ -1,0 +1,143 @@
+"""The very folder to push to a HuggingFace Space: `python -m lora_drop space OUT [--space OWNER/NAME]`.
+
+It holds what the page runs on and what README.md shows or links to, and nothing else; the front matter and the
+requirements are checked against what Spaces document. Push it with `hf upload OWNER/NAME OUT . --repo-type space`.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import yaml
+from packaging.requirements import Requirement
+
+from lora_drop.errors import LoraDropError
+from lora_drop.paths import new_folder
+
+ROOT = Path(__file__).resolve().parents[3]
+FILES = ("app.py", "requirements.txt", "README.md", "LICENSE")
+FOLDERS = ("lora_drop", "assets")
+LEFT_OUT = ("__pycache__", "*.py[cio]", "screenshots", ".*")  # Gradio writes .pyi files beside its components
+REQUIRED = {
+    **dict.fromkeys(("title", "emoji", "colorFrom", "colorTo", "app_file", "license", "short_description"), str),
+    **dict.fromkeys(("sdk", "sdk_version", "python_version"), str),
+    **dict.fromkeys(("models", "tags"), list),
+}
+OPTIONAL = ("thumbnail", "suggested_hardware", "fullWidth", "header", "pinned", "startup_duration_timeout")
+COLORS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
+SHORT = 60  # characters of a short_description
+PICTURE = "assets/screenshots/page.png"
+ZERO_GPU_TORCH = "2.11.0"  # the newest that ZeroGPU's documentation lists (August 2026)
+ZERO_GPU_PYTHON = ("3.12.12",)  # of those that it lists; the other, 3.10.13, is too old for transformers 5.24
+
+
+def front_matter(readme: str) -> dict[str, Any]:
+    """The YAML block at the top of a README.
+
+    Raises:
+        LoraDropError: there is none, or it cannot be read.
+    """
+    match = re.match(r"---\n(.*?)\n---\n", readme, re.DOTALL)
+    try:
+        content = yaml.safe_load(match[1]) if match else None
+    except yaml.YAMLError:
+        content = None
+    if not isinstance(content, dict):
+        raise LoraDropError("README.md has no front matter: a YAML block between two lines of --- at its top.")
+    return content
+
+
+def problems(meta: dict[str, Any], requirements: str, folder: Path = ROOT) -> list[str]:
+    """What a Space would stumble over, each in one line; none if all is well."""
+    found = [f"{name} is missing or no {kind.__name__}" for name, kind in REQUIRED.items() if not_a(meta, name, kind)]
+    if found:
+        return found
+    found += [f"{name} is no documented key" for name in sorted(meta.keys() - REQUIRED.keys() - set(OPTIONAL))]
+    colors = [meta[name] for name in ("colorFrom", "colorTo")]
+    found += [f"{color} is no color of Spaces: {', '.join(COLORS)}" for color in colors if color not in COLORS]
+    if meta["sdk"] != "gradio":
+        found.append("sdk is not gradio")
+    if len(meta["short_description"]) > SHORT:
+        found.append(f"short_description has {len(meta['short_description'])} characters, more than {SHORT}")
+    if not (folder / meta["app_file"]).is_file():
+        found.append(f"app_file names {meta['app_file']}, which there is not")
+    if re.fullmatch(r"\d+\.\d+\.\d+", meta["sdk_version"]) is None:
+        found.append("sdk_version is not a full version, such as 6.31.0")
+    elif not allowed(requirements, "gradio", meta["sdk_version"]):
+        found.append(f"requirements.txt does not allow gradio {meta['sdk_version']}, which sdk_version names")
+    if meta["python_version"] not in ZERO_GPU_PYTHON:
+        found.append(f"python_version is none that ZeroGPU has: {', '.join(ZERO_GPU_PYTHON)}")
+    if "thumbnail" in meta and not str(meta["thumbnail"]).startswith("https://"):
+        found.append("thumbnail is no https address")
+    return found
+
+
+def not_a(meta: dict[str, Any], name: str, kind: type) -> bool:
+    """True if a key is missing, empty, or of another type (an unquoted 3.10 is the number 3.1)."""
+    return not isinstance(meta.get(name), kind) or not meta[name]
+
+
+def allowed(requirements: str, package: str, version: str) -> bool:
+    """True if the lines of a requirements.txt ask for a package, and for no version that shuts this one out."""
+    lines = [Requirement(line) for line in requirements.splitlines() if line.strip() and not line.startswith("#")]
+    asked = [line.specifier for line in lines if line.name == package]
+    return bool(asked) and all(version in specifier for specifier in asked)
+
+
+def linked(readme: str) -> list[str]:
+    """The relative paths that a README shows or links to, in order and each once."""
+    paths = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", readme)
+    return list(dict.fromkeys(paths))
+
+
+def build(out: Path, space: str | None = None, zero_gpu: bool = False) -> dict[str, int]:
+    """Write the folder.
+
+    Args:
+        out: a folder that is empty or not there yet.
+        space: OWNER/NAME, for the thumbnail's address; without it there is none.
+        zero_gpu: ask for the newest torch that ZeroGPU lists, instead of the newest.
+
+    Returns:
+        Bytes of each file, by its path in the folder.
+
+    Raises:
+        LoraDropError: the folder is in use, or a Space would not take these files.
+    """
+    if space is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", space) is None:
+        raise LoraDropError(f"--space is OWNER/NAME, not {space!r}.")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    requirements = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    if space is not None:
+        address = f"https://huggingface.co/spaces/{space}/resolve/main/{PICTURE}"
+        readme = readme.replace("\n---\n", f"\nthumbnail: {address}\n---\n", 1)
+    if zero_gpu:
+        requirements = re.sub(r"(?m)^torch\b.*$", f"torch=={ZERO_GPU_TORCH}", requirements)
+    if wrong := problems(front_matter(readme), requirements):
+        raise LoraDropError(f"README.md, front matter: {'; '.join(wrong)}.")
+    with new_folder(out) as draft:
+        for name in FILES:
+            shutil.copyfile(ROOT / name, draft / name)
+        for name in FOLDERS:
+            shutil.copytree(ROOT / name, draft / name, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        for name in (PICTURE, *linked(readme)):
+            if (ROOT / name).is_file():
+                (draft / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(ROOT / name, draft / name)
+        (draft / "README.md").write_text(readme, encoding="utf-8")
+        (draft / "requirements.txt").write_text(requirements, encoding="utf-8")
+    return {path.relative_to(out).as_posix(): path.stat().st_size for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def report(sizes: dict[str, int]) -> str:
+    """The folder's size, by its parts; the largest first."""
+    parts: Counter[str] = Counter()
+    for name, size in sizes.items():
+        head, *rest = name.split("/")
+        parts["/".join([head, *rest[:1]]) + "/" if len(rest) > 1 else f"{head}/" if rest else head] += size
+    lines = [f"{size / 1e3:10,.0f} kB  {name}" for name, size in parts.most_common()]
+    return "\n".join([*lines, f"{sum(sizes.values()) / 1e3:10,.0f} kB  in {len(sizes)} files"])
