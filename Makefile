@@ -3,6 +3,7 @@
 # make test-full    make test, and the long ones: the whole page, faults, fuzzing, a short soak, the wheel
 # make test-gpu     those that need a CUDA device
 # make test-floors  the bundled model and the page on the oldest versions that requirements.txt allows (several GB)
+# make golden       rewrite the golden files in tests/golden with what the code says now
 # make quality      style, format and types
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +12,7 @@ FLOORS := .venv-floors
 PYTEST := $(BIN)/python -m pytest
 SPREAD := -n 2 --dist loadfile  # a file's tests in one process: they share a server, a browser, a model
 
-.PHONY: demo test test-full test-gpu test-floors model quality quality-js npm style browser soak space-check clean
+.PHONY: demo test test-full test-gpu test-floors golden model quality quality-js npm style browser soak space-check clean
 
 demo: $(VENV)/.installed model
 	$(BIN)/python app.py
@@ -24,6 +25,10 @@ test-full: test
 
 test-gpu: $(VENV)/.installed-dev model
 	$(PYTEST) -m gpu
+
+# Look at `git diff tests/golden` afterwards.
+golden: $(VENV)/.installed-dev model
+	LORA_DROP_GOLDEN=1 $(PYTEST) $(SPREAD) -m "" $$(grep -rl check_golden tests --include='test_*.py')
 
 # Not in continuous integration: the oldest torch on the package index is its CUDA build.
 test-floors: $(FLOORS)/.installed model
