@@ -18,7 +18,7 @@ from lora_drop.decode.sampling import Sampling, draw
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import Schedule
-from lora_drop.models.given import made_ready
+from lora_drop.models.external import prepare
 from lora_drop.models.hub import SUPPORTED
 from lora_drop.models.load import LoadedModel, ModelInfo, usable_context
 from lora_drop.run.request import Request
@@ -83,7 +83,7 @@ def generate(
     _check_call(model, input_ids, generation_config, model_kwargs.get("attention_mask"))
     config = lora_drop or LoraDropConfig()
     schedule = config.schedule_for(model.config.num_hidden_layers)
-    info, decoder = made_ready(model)
+    info, decoder = prepare(model)
     bank, notes = (_fitting(adapters, info, schedule), []) if adapters else find_bank(info, config, schedule)
     for note in notes:
         warnings.warn(note, stacklevel=3)  # the caller of `generate`, through inference_mode's wrapper

@@ -12,7 +12,7 @@ from transformers.generation.streamers import BaseStreamer
 import lora_drop
 from lora_drop import LoraDropConfig, LoraDropError
 from lora_drop.models import bundled
-from lora_drop.models.given import _KNOWN, made_ready
+from lora_drop.models.external import _PREPARED, prepare
 from lora_drop.models.load import load_model
 from lora_drop.models.tokens import encode_prompt
 from lora_drop.run.request import BASELINE, LORA_DROP
@@ -48,7 +48,7 @@ def test_greedy_generate_is_the_command_lines_run():
         trace = gather(lora_drop.stream(loaded, "What is the capital of France?", config, max_new_tokens=40))
         out = model.generate(ids, custom_generate=lora_drop.generate, lora_drop=config, max_new_tokens=40)
         assert out[0, ids.shape[1] :].tolist() == trace.token_ids(LORA_DROP)
-    info, decoder = made_ready(model)
+    info, decoder = prepare(model)
     assert (info.id, decoder.name) == (loaded.id, loaded.decoder_name) and info.shape == loaded.shape
 
 
@@ -65,9 +65,9 @@ def test_what_is_known_of_a_model_goes_with_it_and_follows_its_changes():
     held[0].requires_grad_(True)
     held[0](ids, labels=ids).loss.backward()  # the fast decoders' fused weights can still learn
     held[0].zero_grad()
-    known = weakref.ref(_KNOWN[held[0]])
+    known = weakref.ref(_PREPARED[held[0]])
     text(True)
-    assert known() is _KNOWN[held[0]]  # laid out once
+    assert known() is _PREPARED[held[0]]  # laid out once
     with torch.no_grad():
         for weight in held[0].parameters():  # as a training step does, and as loading does
             weight.add_(0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(3)))
@@ -76,7 +76,7 @@ def test_what_is_known_of_a_model_goes_with_it_and_follows_its_changes():
     held[0].model.layers[1].mlp.up_proj.weight = torch.nn.Parameter(torch.randn(128, 64))
     assert text(True) == text(False) != changed
     held[0].model.layers[2].register_forward_hook(lambda module, args, output: output * 1.5)
-    assert made_ready(held[0])[1].name == "reference"
+    assert prepare(held[0])[1].name == "reference"
     held.clear()
     gc.collect()
     assert known() is None

@@ -1,4 +1,4 @@
-"""A model that a caller holds, made ready for decoding: what is known of it lives as long as it does."""
+"""Prepare a model that the caller loaded; what is cached about it lives as long as the model."""
 
 from __future__ import annotations
 
@@ -30,24 +30,25 @@ from lora_drop.paths import cache_dir
 
 
 @dataclass(frozen=True)
-class _Known:
+class _Prepared:
     revision: str
-    places: tuple[int, ...]  # of the parameters, once their weights are laid out
+    addresses: tuple[int, ...]  # of the parameters, once their weights are laid out
     weights: StaticWeights | NativeWeights | None
 
 
-_KNOWN: weakref.WeakKeyDictionary[PreTrainedModel, _Known] = weakref.WeakKeyDictionary()
+_PREPARED: weakref.WeakKeyDictionary[PreTrainedModel, _Prepared] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
-def made_ready(model: PreTrainedModel) -> tuple[ModelInfo, Decoder]:
-    """What there is to know of a caller's model, and the fastest decoder for it as it is now.
+def prepare(model: PreTrainedModel) -> tuple[ModelInfo, Decoder]:
+    """Describe a caller's model and build the fastest decoder for it in its present state.
 
-    Its matrices are laid out side by side in memory, once; the modules keep working. The bundled model is found by its
-    weights. Where its modules are not plain ones (hooks, quantised or adapted layers) it is the reference decoder.
+    The first call lays the matrices out side by side in memory; the modules keep working. The bundled model is
+    recognised by its weights. A model with modules that are not plain (hooks, quantised or adapted layers) gets the
+    reference decoder.
     """
     revision = fingerprint(model)
-    weights = _laid_out(model, revision) if _is_plain(model) else None
+    weights = _weights(model, revision) if _is_plain(model) else None
     decoder = decoder_for(model, weights)
     info = ModelInfo(
         tokenizer=None,
@@ -63,34 +64,34 @@ def made_ready(model: PreTrainedModel) -> tuple[ModelInfo, Decoder]:
     return info, decoder
 
 
-def _laid_out(model: PreTrainedModel, revision: str) -> StaticWeights | NativeWeights | None:
-    """The weights as its decoder reads them; anew only where they have changed or moved."""
+def _weights(model: PreTrainedModel, revision: str) -> StaticWeights | NativeWeights | None:
+    """The weights in the decoder's layout; laid out again only where they changed or moved."""
     with _lock:
-        known = _KNOWN.get(model)
-        if known is None or (known.revision, known.places) != (revision, _places(model)):
+        prepared = _PREPARED.get(model)
+        if prepared is None or (prepared.revision, prepared.addresses) != (revision, _addresses(model)):
             blocks = bundled_blocks if _is_bundled(model, revision) else None
             weights = step_weights(model, model.device, blocks)
-            known = _KNOWN[model] = _Known(revision, _places(model), weights)
-        return known.weights
+            prepared = _PREPARED[model] = _Prepared(revision, _addresses(model), weights)
+        return prepared.weights
 
 
-def _places(model: PreTrainedModel) -> tuple[int, ...]:
+def _addresses(model: PreTrainedModel) -> tuple[int, ...]:
     return tuple(weight.data_ptr() for weight in model.parameters())
 
 
 def _is_bundled(model: PreTrainedModel, revision: str) -> bool:
-    """Whether its own blocks are here, and what the command line takes for it in this number type."""
+    """Whether the bundled model's blocks fit: they are on disk, and the command line would use this number type."""
     usual = resolve_dtype("auto", model.device) == model.dtype
     return revision == BUNDLED_REVISION and usual and bundled.is_ready(cache_dir() / bundled.NAME)
 
 
 def _is_plain(model: PreTrainedModel) -> bool:
-    """Whether the modules compute what their weights say, all on one device in one number type."""
-    weights = {(weight.device, weight.dtype) for weight in model.parameters()}
+    """Whether the modules compute exactly their weights, all on one device in one supported number type."""
+    placements = {(weight.device, weight.dtype) for weight in model.parameters()}
     hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     wrapped = any("forward" in vars(module) for module in model.modules())  # accelerate replaces it
     adapted = any(isinstance(module, nn.Linear) and type(module) is not nn.Linear for module in model.modules())
     linear = sum(type(module) is nn.Linear for module in model.modules())
-    whole = linear == 7 * model.config.num_hidden_layers + 1
-    known = {dtype for _, dtype in weights} <= {torch.float32, torch.bfloat16}
-    return whole and len(weights) == 1 and known and not (hooked or wrapped or adapted)
+    complete = linear == 7 * model.config.num_hidden_layers + 1
+    supported = {dtype for _, dtype in placements} <= {torch.float32, torch.bfloat16}
+    return complete and len(placements) == 1 and supported and not (hooked or wrapped or adapted)
