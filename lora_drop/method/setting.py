@@ -29,7 +29,7 @@ class Setting:
         row: controls of one row of the page share its name.
         main: the control is in view; the others are folded.
         metavar: of the flag's value.
-        words: how a replay's heading says it, with `{}` for the value; empty: it does not.
+        words: how `setting_words` names a value, `{}`, that is not the default; empty: it does not.
     """
 
     name: str

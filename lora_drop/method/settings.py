@@ -48,7 +48,7 @@ SETTINGS: tuple[Setting, ...] = (
         info="Longer: fewer full steps, more speed, more drift between them.",
         span=(1, 16, 1),
         main=True,
-        words="period {}",
+        words="full step every {} tokens",
     ),
     Setting(
         *("layers", SCHEDULE, Layers(off=True), None),
@@ -84,7 +84,7 @@ SETTINGS: tuple[Setting, ...] = (
         "what stands in for a skipped layer",
         label="Reuse rule",
         info="Changes what stands in for a skipped layer: the words after the first full step.",
-        words="reuse {}",
+        words="{} rule",
     ),
     Setting(
         *("part", SCHEDULE, Choice(PARTS, ("layer (paper)", "attention only")), "block"),
@@ -92,7 +92,7 @@ SETTINGS: tuple[Setting, ...] = (
         label="What is skipped",
         info="Attention only: less drift, less speed.",
         row="part",
-        words="part {}",
+        words="attention only",
     ),
     Setting(
         *("kv", SCHEDULE, Choice(KV_RULES, ("none (paper)", "still written")), "skip"),
@@ -100,7 +100,7 @@ SETTINGS: tuple[Setting, ...] = (
         label="K/V when skipped",
         info="Written: the memory line loses its gain.",
         row="part",
-        words="K/V {}",
+        words="K/V of skipped layers written",
     ),
     Setting(
         *("drop_layers", SCHEDULE, LayerList(off=True), None),
@@ -201,7 +201,7 @@ SETTINGS: tuple[Setting, ...] = (
         label="A full step reads",
         info="All since the last one: the drift falls to 0 at each full step, which is then wider in the race.",
         row="exact",
-        words="refresh {}",
+        words="full steps repair",
     ),
     Setting(
         *("accept", SCHEDULE, Number(0, 1), 0.0),
@@ -218,7 +218,7 @@ SETTINGS: tuple[Setting, ...] = (
         label="Head at LoRA steps",
         info="Screened: LoRA steps get narrower in the race.",
         row="parts",
-        words="head {}",
+        words="screened head",
     ),
     Setting(
         *("parts", SCHEDULE, Choice(CORRECTION_PARTS), "auto"),

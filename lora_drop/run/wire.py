@@ -7,7 +7,7 @@ from typing import Any
 
 from lora_drop.method.schedule import TRIGGERS
 from lora_drop.run.report.commands import commands_of
-from lora_drop.run.report.words import lane_words, speedup_words
+from lora_drop.run.report.words import lane_words, loop_words, run_words, speedup_words
 from lora_drop.run.trace.records import (
     KINDS,
     AuditRecord,
@@ -35,8 +35,11 @@ def page_values(record: Record, lane_ids: list[str]) -> Any:
     """The values of a record's line for the page; None if the page does not need the record.
 
     Returns:
-        For a header its object as in the file, with `main`, the lane that the run is about, and `commands`. For a
-        summary its object, with `words`. The others are arrays; `lane` and `kind` are indices:
+        For a header its object as in the file, with `main`, the lane that the run is about, `commands`, and `words`:
+        `{"lanes": {lane: [text, ...]}, "run": [text, ...]}`, the settings of each lane and those of all lanes (tokens,
+        sampling), as lists for the page to join. For a summary its object, with `words`: `{"speedup": text or null,
+        "lanes": {lane: text}}`, what to show instead of a speedup, and a note on lanes that loop. The others are
+        arrays; `lane` and `kind` are indices:
 
         - step: `[lane, step, token_id, text, kind, ms, kv_bytes, entropy]`, and at an early refresh the index of its
           trigger. The active layers follow from the kind and the lane's `dropped` layers;
@@ -46,11 +49,13 @@ def page_values(record: Record, lane_ids: list[str]) -> Any:
     """
     match record:
         case Header():
-            return record.to_file() | {"main": record.main["id"], "commands": commands_of(record)}
+            lanes = {name: lane_words(record, name) for name in lane_ids}
+            words = {"lanes": lanes, "run": run_words(record)}
+            return record.to_file() | {"main": record.main["id"], "commands": commands_of(record), "words": words}
         case Summary():
             words = {
                 "speedup": speedup_words(record.speedup, record.speedup_interval),
-                "lanes": lane_words(record.lanes),
+                "lanes": loop_words(record.lanes),
             }
             return record.to_file() | {"words": words}
         case AuditRecord(audit="quality"):

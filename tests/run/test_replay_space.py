@@ -68,7 +68,7 @@ def test_the_figures_are_the_traces(trace):
     text = Elements(replay_space.index_html([("run-1.html", trace)])).text
     summary = trace.summary
     for words in (
-        *("Why is the sky blue?", "random:tiny-llama", "4 of 6 layers skipped", "period 3"),
+        *("Why is the sky blue?", "random:tiny-llama", "4 of 6 layers skipped", "full step every 3 tokens"),
         *(f"{summary.speedup:.2f}x", f"{summary.bound:.2f}x", f"{summary.kv_saved:.0%}"),
         f"{summary.lanes['lora_drop']['tokens_per_second']:.0f} tokens/s",
         f"{summary.top1_agreement:.0%}",

@@ -1,10 +1,13 @@
-"""What is said in place of a number that would mislead."""
+"""Settings in words, and what stands in place of a number that would mislead."""
+
+import dataclasses
 
 import pytest
 
-from lora_drop.run.report.words import lane_words, speedup_words
-from lora_drop.run.trace.records import Summary
+from lora_drop.run.report.words import loop_words, rule_words, setting_words, speedup_words
+from lora_drop.run.trace.records import Header, Summary
 from lora_drop.run.wire import page_values
+from tests.support.golden import check_golden
 
 
 @pytest.mark.parametrize(
@@ -26,7 +29,47 @@ def test_a_speedup_is_a_number_only_where_it_is_known(speedup, interval, words):
 
 def test_lanes_that_loop_are_named_for_the_page():
     lanes = {"baseline": {"collapsed": None}, "lora_drop": {"collapsed": 40}, "third": {}}
-    assert lane_words(lanes) == {"lora_drop": "Goes in circles from token 41 on."}
+    assert loop_words(lanes) == {"lora_drop": "Goes in circles from token 41 on."}
     summary = Summary(lanes, 1.2, 1.3, 0.0, None, 0.5, speedup_interval=[1.0, 1.4])
-    assert page_values(summary, [])["words"] == {"speedup": "too noisy here to tell", "lanes": lane_words(lanes)}
+    assert page_values(summary, [])["words"] == {"speedup": "too noisy here to tell", "lanes": loop_words(lanes)}
     assert "words" not in summary.to_file()
+
+
+def _header(rule, sampling=None, seed=0):
+    config = {"dropped": [2, 4], "period": 3, "reuse": "residual", "rank": 0} | rule
+    lanes = [{"id": "baseline", "label": "", "config": {"dropped": [], "period": 1}}]
+    lanes.append({"id": "lora_drop", "label": "", "config": config})
+    model = {"id": "m", "dtype": "float32", "layers": 6}
+    return Header(lanes, model, {"name": "d"}, "Why?", 3, seed, {}, {"max_new_tokens": 128} | (sampling or {}))
+
+
+SETTINGS = {
+    "defaults": _header({"temperature": 0.0, "kv": "skip", "drop_ratio": 0.5, "layers": None}),
+    "baseline": _header({"period": 1}),
+    "the head alone": _header({"dropped": [], "head": "screened"}),
+    "a list of layers": _header({"drop_layers": [2, 4], "drop_ratio": 1.0, "layers": [1, 4]}),
+    "a range": _header({"drop_ratio": 1.0, "layers": [1, 4]}),
+    "all else": _header(
+        {
+            **{"reuse": "state", "part": "attention", "kv": "write", "refresh": "repair", "accept": 0.15},
+            **{"head": "screened", "parts": "linear", "refresh_entropy": 2.5, "refresh_norm": 0.25},
+            **{"rank": 64, "extras": {"mlp": 96, "kept": 8}},
+        },
+        {"temperature": 0.7, "top_p": 0.9, "view": "lock-step", "max_new_tokens": 12},
+        7,
+    ),
+}
+
+
+def test_settings_in_words():
+    check_golden("settings", {name: setting_words(header) for name, header in SETTINGS.items()})
+
+
+def test_words_of_settings_are_the_same_everywhere():
+    header = SETTINGS["all else"]
+    words = page_values(header, ["baseline", "lora_drop"])["words"]
+    assert [*words["lanes"]["lora_drop"], *words["run"]] == setting_words(header)
+    assert words["lanes"]["baseline"] == ["no layer skipped"]
+    assert set(rule_words(header.config_of("lora_drop"))) <= set(setting_words(header))
+    unlisted = dataclasses.replace(header, sampling={})
+    assert setting_words(unlisted)[-1] == "greedy", "as far as the header has settings"

@@ -50,29 +50,47 @@ def speedup_words(speedup: float | None, interval: Sequence[float] | None) -> st
     return f"{low:.1f}x to {high:.1f}x" if speed_of(speedup, interval) == "faster" else NOISY
 
 
-def lane_words(lanes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """What is wrong with lanes' texts, by lane, from their figures in the summary."""
+def loop_words(lanes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """A note for each lane whose text ends in a loop, by lane, from the lanes' figures in the summary."""
     loops = {name: lane.get("collapsed") for name, lane in lanes.items()}
     return {name: f"Goes in circles from token {at + 1:g} on." for name, at in loops.items() if at is not None}
 
 
 def setting_words(header: Header) -> list[str]:
-    """What was asked for, in words, of the lane that the run is about."""
-    config, words = header.main["config"], []
-    if config["dropped"] and config.get("period") != 1:
-        words.append(f"{len(config['dropped'])} of {header.model['layers']} layers skipped")
-        if config.get("drop_layers"):  # a list of layers takes the place of ratio and range
-            config = config | {"drop_ratio": None, "layers": None}
-        words += _said(SCHEDULE, config)
-        words.append(f"corrections of rank {config['rank']}" if config.get("rank") else "no corrections")
-    else:
-        words.append("baseline")
-    return [*words, *_said(RUN, header.sampling), f"seed {header.seed}"]
+    """Settings of a run in words: of the lane that it is about, then those of all lanes."""
+    return [*lane_words(header, header.main["id"]), *run_words(header)]
 
 
-def _said(owner: str, values: dict[str, Any]) -> Iterator[str]:
-    """The settings that the table has words for, as far as they are on."""
+def lane_words(header: Header, lane: str) -> list[str]:
+    """Settings of a lane in words. Defaults are left out, except the period and the reuse rule."""
+    config: dict[str, Any] = dict(header.config_of(lane))
+    if config.get("period", 1) == 1 or not config["dropped"]:
+        is_screened = config.get("period", 1) != 1 and config.get("head") == "screened"
+        return ["no layer skipped", *(["screened head"] if is_screened else [])]
+    counted = f"{len(config['dropped'])} of {header.model['layers']} layers skipped"
+    rank, extras = config.get("rank"), config.get("extras") or {}
+    parts = [f"{part} {extras[part]}" for part in ("mlp", "kept") if extras.get(part)]
+    corrections = " + ".join([f"corrections of rank {rank}", *parts]) if rank else "no corrections"
+    return [counted, *rule_words(config), corrections]
+
+
+def rule_words(config: Mapping[str, Any]) -> list[str]:
+    """Settings of a schedule in words, from a config or a row of results. Defaults are left out, as in `lane_words`."""
+    if config.get("drop_layers"):  # a list of layers takes the place of ratio and range
+        config = {**config, "drop_ratio": None, "layers": None}
+    return list(_named(SCHEDULE, config, ("period", "reuse")))
+
+
+def run_words(header: Header) -> list[str]:
+    """Settings of all lanes of a run in words."""
+    sampled = header.sampling.get("temperature")
+    seed = [f"seed {header.seed}"] if sampled else ["greedy"]
+    return [*_named(RUN, header.sampling, ("max_new_tokens",)), *seed]
+
+
+def _named(owner: str, values: Mapping[str, Any], always: Sequence[str]) -> Iterator[str]:
+    """The settings that the table has words for, where they are set."""
     for setting in settings_of(owner):
         value = values.get(setting.name)
-        if setting.words and value is not None:
+        if setting.words and value is not None and (value != setting.default or setting.name in always):
             yield setting.words.format(f"{value:g}" if isinstance(value, float) else setting.kind.write(value))
