@@ -42,7 +42,7 @@ from lora_drop.decode.native.plan import NativeState
 from lora_drop.decode.native.weights import NativeWeights
 from lora_drop.decode.reference import first_skipped
 from lora_drop.decode.sampling import Sampling
-from lora_drop.decode.step import Decoder, DecoderOutput, DecodeState, Judged, StepResult
+from lora_drop.decode.step import Decoder, DecoderOutput, DecodeState, StepResult, Verified
 from lora_drop.evaluation.adaptive import NEVER, interpolate
 from lora_drop.evaluation.measure.free import regrets
 from lora_drop.evaluation.measure.metrics import read_target
@@ -303,7 +303,7 @@ def answered(
     for prompt in prompts:
         lane = Lane(*(decoder, torch.tensor([prompt]), schedule, bank, Sampling(), ANSWER_TOKENS, loaded.stop_ids))
         for event in lane:
-            if isinstance(event, Judged) or (isinstance(event, StepResult) and event.kind == "refresh"):
+            if isinstance(event, Verified) or (isinstance(event, StepResult) and event.kind == "refresh"):
                 spent += 1 + costs[1] * (event.rows - 1)
             elif isinstance(event, StepResult) and event.kind == "lora":
                 spent, lora = spent + costs[0], lora + 1

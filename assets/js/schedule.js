@@ -49,7 +49,7 @@ export const repairs = (schedule) => !isBaseline(schedule) && schedule.refresh =
  *
  * @param {Schedule} schedule
  */
-export const judges = (schedule) => repairs(schedule) && Boolean(schedule.accept);
+export const verifies = (schedule) => repairs(schedule) && Boolean(schedule.accept);
 
 /**
  * Does a skipped layer write K/V in a LoRA step?
@@ -70,7 +70,7 @@ export const isAdaptive = (schedule) => !isBaseline(schedule) && Boolean(schedul
  *
  * @param {Schedule} schedule
  */
-export const varies = (schedule) => isAdaptive(schedule) || judges(schedule);
+export const varies = (schedule) => isAdaptive(schedule) || verifies(schedule);
 
 /**
  * @param {Schedule} schedule

@@ -64,17 +64,17 @@ class Before:
     position: int
     lengths: list[int]
     refresher: Refresher
-    entered: list[Tensor]
+    pending: list[Tensor]
     kv_bytes: int
 
     @classmethod
     def of(cls, state: DecodeState) -> Before:
         """As it is now."""
         return cls(
-            state.position, list(state.kv.lengths), copy.copy(state.refresher), list(state.entered), state.kv.nbytes
+            state.position, list(state.kv.lengths), copy.copy(state.refresher), list(state.pending), state.kv.nbytes
         )
 
     def restore(self, state: DecodeState) -> None:
         """Take back the step: it was one too many, and the last."""
         state.position, state.kv.lengths[:] = self.position, self.lengths
-        state.refresher, state.entered = self.refresher, self.entered
+        state.refresher, state.pending = self.refresher, self.pending

@@ -15,7 +15,7 @@ from lora_drop.decode.clock import Clock
 from lora_drop.decode.correction import Correction
 from lora_drop.decode.prompt import Prefilled
 from lora_drop.decode.sampling import Sampling, draw
-from lora_drop.decode.step import Decoder, DecoderOutput, DecodeState, Judged, Rewind, StepResult
+from lora_drop.decode.step import Decoder, DecoderOutput, DecodeState, Rewind, StepResult, Verified
 from lora_drop.errors import LoraDropError
 from lora_drop.method.schedule import Schedule
 
@@ -23,9 +23,9 @@ from lora_drop.method.schedule import Schedule
 class Lane:
     """One generation: an iterator of steps whose clock counts prefill, decode passes and the drawing of tokens.
 
-    In a schedule that judges, the tokens of LoRA steps are drafts until the next full pass. Where the full model takes
-    some back, the iterator gives a `Rewind` and then the first of these steps again, as a refresh; where the last
-    tokens are drafts, a pass over them ends the lane, and a `Judged` if it keeps them all.
+    In a schedule that verifies, the tokens of LoRA steps are drafts until the next full pass. Where the full model
+    takes some back, the iterator gives a `Rewind` and then the first of these steps again, as a refresh; where the
+    last tokens are drafts, a pass over them ends the lane, and a `Verified` if it keeps them all.
 
     On a decoder that `runs_ahead` a greedy lane with a fixed schedule asks for its next pass before it reads a token,
     which the device has drawn already: the device never waits for the host. Where that token ends the text, the pass
@@ -42,11 +42,11 @@ class Lane:
         stop_ids: tokens that end the text; an empty set runs to `max_new_tokens`.
         watch: keep the skipped layers' outputs of each step for the audit.
         choose: draws tokens (rows, 1) from logits (rows, V), row r of which belongs to step `step` + r; None draws as
-            `sampling` says. Asked twice of one step, it has to answer the same in a schedule that judges.
+            `sampling` says. Asked twice of one step, it has to answer the same in a schedule that verifies.
 
     Attributes:
-        tokens: those written so far, the stop token included; once the lane has ended all are kept.
-        drafts, accepted: tokens of LoRA steps that were judged, and how many of them the full model kept.
+        tokens: those written so far, the stop token included; once the lane has ended all are accepted.
+        drafts, accepted: tokens of LoRA steps that were verified, and how many of them the full model accepted.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Lane:
         self._greedy = choose is None and sampling.temperature == 0
         self._choose = choose or (lambda logits, step: draw(logits, sampling, step))
         self._token: Tensor | None = None  # (B, 1), the last one drawn
-        self._looks_ahead = decoder.runs_ahead and self._greedy and not (schedule.judges or schedule.is_adaptive)
+        self._looks_ahead = decoder.runs_ahead and self._greedy and not (schedule.verifies or schedule.is_adaptive)
         self._ahead: tuple[Before, Launched] | None = None  # the next step's pass, and what the state was before it
         self._next: list[StepResult] = []  # what a `Rewind` is followed by
 
@@ -93,9 +93,9 @@ class Lane:
         return max(0, len(self.tokens) - 1)
 
     @property
-    def judged(self) -> int:
+    def verified(self) -> int:
         """How many of `tokens` cannot be taken back any more."""
-        return len(self.tokens) - len(self.state.entered) if self.schedule.judges else len(self.tokens)
+        return len(self.tokens) - len(self.state.pending) if self.schedule.verifies else len(self.tokens)
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -112,7 +112,7 @@ class Lane:
             return self._take(self._next.pop())
         if self.ended:
             raise StopIteration
-        return self._judge_pending() if self._is_over() else self._step()
+        return self._verify_pending() if self._is_over() else self._step()
 
     def _is_over(self) -> bool:
         """True after the stop token, or the last one that was asked for."""
@@ -126,9 +126,9 @@ class Lane:
         found = now.found
         token_ids, *nats = now.numbers.read()  # waits for the device
         rows = len(token_ids)
-        kept = self._kept(found, token_ids[:-1]) if rows > 1 else 0
-        if kept < rows - 1:
-            return self._rewind(found, kept, now.choices, now.clock)
+        accepted = self._accept(found, token_ids[:-1]) if rows > 1 else 0
+        if accepted < rows - 1:
+            return self._rewind(found, accepted, now.choices, now.clock)
         if self._ahead and token_ids[-1] in self.stop_ids:
             self._ahead[0].restore(self.state)
             self._ahead = None
@@ -154,7 +154,7 @@ class Lane:
         else:
             clock.start()
             found = self._decoder.step(token, self.state)
-        rows = found.logits.shape[0] if self.schedule.judges else 1
+        rows = found.logits.shape[0] if self.schedule.verifies else 1
         number = self.state.refresher.step - rows + 1  # of the first step that the logits are of
         choices = self._choices(found, number)
         numbers = Fetched([choices, found.entropy] if isinstance(found.entropy, Tensor) else [choices])
@@ -167,21 +167,21 @@ class Lane:
             return found.choice
         return self._choose(found.logits, step)
 
-    def _judge_pending(self) -> LaneEvent:
+    def _verify_pending(self) -> LaneEvent:
         """The pass over the last drafts, which begins no step."""
         clock = Clock(self._decoder.device)
         clock.start()
         found = self._decoder.repair(None, self.state)
         choices = self._choices(found, self.state.refresher.step - found.rows + 1)
-        kept = self._kept(found, choices[:, 0].tolist())
-        if kept < found.rows:
-            return self._rewind(found, kept, choices, clock)
+        accepted = self._accept(found, choices[:, 0].tolist())
+        if accepted < found.rows:
+            return self._rewind(found, accepted, choices, clock)
         ms = clock.stop()
         self.decode_ms += ms
         self.ended = "stop" if self.tokens[-1] in self.stop_ids else "length"
-        return Judged(found.rows, ms, kept)
+        return Verified(found.rows, ms, accepted)
 
-    def _kept(self, found: DecoderOutput, choices: list[int]) -> int:
+    def _accept(self, found: DecoderOutput, choices: list[int]) -> int:
         """How many of the last tokens, drafts, the full model keeps: up to the first that it does not.
 
         Args:
@@ -197,15 +197,15 @@ class Lane:
             tops = rows.gather(-1, best[:count])[:, 0] if best is not None else rows.amax(-1)
             likely = (theirs >= tops + math.log(accept)).tolist()
             stays = [same or fits for same, fits in zip(stays, likely, strict=True)]
-        kept = stays.index(False) if False in stays else count
+        accepted = stays.index(False) if False in stays else count
         self.drafts += count
-        self.accepted += kept
-        return kept
+        self.accepted += accepted
+        return accepted
 
-    def _rewind(self, found: DecoderOutput, kept: int, choices: Tensor, clock: Clock) -> Rewind:
-        """Take back the drafts after the first `kept`; the full model's own choice stands there."""
-        taken = self._decoder.rewind(found, kept + 1, self.state)
-        self._token = choices[kept : kept + 1]
+    def _rewind(self, found: DecoderOutput, accepted: int, choices: Tensor, clock: Clock) -> Rewind:
+        """Take back the drafts after the first `accepted`; the full model's own choice stands there."""
+        taken = self._decoder.rewind(found, accepted + 1, self.state)
+        self._token = choices[accepted : accepted + 1]
         ms = clock.stop()
         self.decode_ms += ms
         del self.tokens[self.state.refresher.step :]
@@ -233,12 +233,12 @@ class Lane:
     def _take(self, step: StepResult) -> StepResult:
         """Count a step's token, and see whether the lane ends with it."""
         self.tokens.append(step.token_id)
-        if self._is_over() and not (self.schedule.judges and self.state.entered):
+        if self._is_over() and not (self.schedule.verifies and self.state.pending):
             self.ended = "stop" if step.token_id in self.stop_ids else "length"
         return step
 
 
-LaneEvent = StepResult | Rewind | Judged
+LaneEvent = StepResult | Rewind | Verified
 
 
 def _last_row(found: DecoderOutput) -> Tensor | None:

@@ -108,7 +108,7 @@ class ReferenceDecoder:
         h, rope = self._enter(token, state)
         for i in range(self.num_layers):
             if i == first and schedule.repairs:
-                state.entered.append(h)
+                state.pending.append(h)
             if lora:
                 h = self.run_lora(i, h, rope, state)
             else:
@@ -116,7 +116,7 @@ class ReferenceDecoder:
             if i in schedule.dropped_set:
                 watched.append(h[:, 0])
         if first == self.num_layers and schedule.repairs:
-            state.entered.append(h)
+            state.pending.append(h)
         state.position += 1
         h = h[:, -1]
         normed = self.norm(h)
@@ -127,8 +127,8 @@ class ReferenceDecoder:
     @torch.inference_mode()
     def repair(self, token: Tensor | None, state: DecodeState) -> DecoderOutput:
         """See `step.Decoder`. Row by row within a layer, so that each is what a full step computes."""
-        schedule, pending = state.schedule, len(state.entered)
-        first, rows, state.entered = first_skipped(schedule), state.entered, []
+        schedule, pending = state.schedule, len(state.pending)
+        first, rows, state.pending = first_skipped(schedule), state.pending, []
         if token is not None:
             h, rope = self._enter(token, state)
             for i in range(first):
@@ -137,7 +137,7 @@ class ReferenceDecoder:
             state.position += 1
         start = state.position - len(rows)
         ropes = [self._rotation(h, start + row) for row, h in enumerate(rows)]
-        watched, state.passed = [], {}
+        watched, state.row_anchors = [], {}
         for i in range(first, self.num_layers):
             skipped = i in schedule.dropped_set
             if not skipped:
@@ -148,11 +148,11 @@ class ReferenceDecoder:
                 remembered.append(state.hidden.vectors[i])
             rows = reached
             if skipped:
-                watched.append(torch.cat([h[:, 0] for h in rows if schedule.judges or h is rows[-1]]))
-                state.passed[i] = remembered
+                watched.append(torch.cat([h[:, 0] for h in rows if schedule.verifies or h is rows[-1]]))
+                state.row_anchors[i] = remembered
                 if schedule.kv == "skip":
                     state.kv.keep_last(i, len(rows))
-        wanted = [h[:, -1] for h in rows if schedule.judges or h is rows[-1]]
+        wanted = [h[:, -1] for h in rows if schedule.verifies or h is rows[-1]]
         logits = torch.cat([self.head(self.norm(h)) for h in wanted])
         state.refresher.end(logits[-1:])
         seen = stacked(watched, torch.cat(wanted)) if state.watch else None
@@ -164,7 +164,7 @@ class ReferenceDecoder:
         back = found.rows - rows
         for i in range(self.num_layers):
             state.kv.cut(i, back)
-        for i, remembered in state.passed.items():
+        for i, remembered in state.row_anchors.items():
             state.hidden[i] = remembered[rows - 1]
         state.position -= back
         refresher = state.refresher

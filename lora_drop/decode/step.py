@@ -31,9 +31,9 @@ class DecodeState:
     position: int = 0  # tokens read so far: the true position of the next one
     refresher: Refresher = field(init=False)  # which step this is, and whether it is full
     # With repair, of each token that a LoRA step has read since the last refresh: what the first skipped layer takes.
-    entered: list[Tensor] = field(default_factory=list, repr=False)
+    pending: list[Tensor] = field(default_factory=list, repr=False)
     # Of the last repair: for each skipped layer what its rule remembers of each row.
-    passed: dict[int, list[Tensor | None]] = field(default_factory=dict, repr=False)
+    row_anchors: dict[int, list[Tensor | None]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
         self.refresher = Refresher(self.schedule)
@@ -44,10 +44,10 @@ class DecoderOutput:
     """What a decoder's call gives.
 
     Args:
-        logits: of the next token, (B, V); from `read` one row a token, (B, T, V); from a pass that judges one a token
-            of the pass, (rows, V).
+        logits: of the next token, (B, V); from `read` one row a token, (B, T, V); from a pass that verifies one a
+            token of the pass, (rows, V).
         watched: the outputs of the skipped layers, ascending, (n, B, D); from `read` those of the layers asked for,
-            (n, B, T, D); from a pass that judges (n, rows, D). None where nobody asked.
+            (n, B, T, D); from a pass that verifies (n, rows, D). None where nobody asked.
         entropy: of the last logits in nats, where somebody knows it already, so that nobody computes it again; on a
             GPU still there, (1,): whoever takes its number waits for the device.
         rows: the tokens that the call ran through the skipped layers: more than one only in a repair.
@@ -132,16 +132,16 @@ class Decoder(Protocol):
         are those of a full step, bit for bit (`StaticDecoder`: up to rounding).
 
         Args:
-            token: None judges what is pending: no step begins.
+            token: None verifies what is pending: no step begins.
 
         Returns:
-            Logits of the last token, or of each where the schedule judges.
+            Logits of the last token, or of each where the schedule verifies.
         """
 
     def rewind(self, found: DecoderOutput, rows: int, state: DecodeState) -> DecoderOutput:
         """Take back all but the first `rows` tokens of the pass that has just given `found`.
 
-        Only in a schedule that judges. The last token kept is the last refresh then.
+        Only in a schedule that verifies. The last token kept is the last refresh then.
 
         Returns:
             What the pass would have given had it ended there: logits (1, V).
@@ -186,9 +186,9 @@ class Rewind:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Verified:
     """The pass at the end of a lane whose last tokens were drafts, all of which the full model keeps."""
 
     rows: int
     ms: float
-    kept: int
+    accepted: int

@@ -86,7 +86,7 @@ class Schedule:
         return not self.is_baseline and self.refresh == "repair"
 
     @property
-    def judges(self) -> bool:
+    def verifies(self) -> bool:
         """True if a full step may take tokens back."""
         return self.repairs and self.accept > 0
 

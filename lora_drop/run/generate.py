@@ -91,11 +91,11 @@ def generate(
     if streamer is not None:
         streamer.put(input_ids.cpu())  # as transformers does: a streamer may skip the prompt
     prompt, room = input_ids, generation_config.max_length - input_ids.shape[1]
-    choose = _Choices(prompt, logits_processor, generation_config.do_sample, schedule.judges)
+    choose = _Choices(prompt, logits_processor, generation_config.do_sample, schedule.verifies)
     lane = choose.lane = Lane(decoder, prompt, schedule, bank, Sampling(), room, choose=choose)
     for _ in lane:
         # What is shown and what may stop the text can no more be taken back.
-        for token in lane.tokens[input_ids.shape[1] - prompt.shape[1] : lane.judged]:
+        for token in lane.tokens[input_ids.shape[1] - prompt.shape[1] : lane.verified]:
             input_ids = torch.cat((input_ids, input_ids.new_tensor([[token]])), 1)
             if streamer is not None:
                 streamer.put(input_ids[0, -1:].cpu())
@@ -115,10 +115,10 @@ class _Choices:
 
     lane: Lane
 
-    def __init__(self, prompt: Tensor, processor: LogitsProcessorList, samples: bool, judges: bool):
+    def __init__(self, prompt: Tensor, processor: LogitsProcessorList, samples: bool, verifies: bool):
         self._prompt, self._processor, self._samples = prompt, processor, samples
         # Where tokens may be taken back, each draw has to be repeatable: noise of its own, from the global generator.
-        self._seed = int(torch.randint(2**62, ())) if samples and judges else None
+        self._seed = int(torch.randint(2**62, ())) if samples and verifies else None
 
     def __call__(self, logits: Tensor, step: int) -> Tensor:
         """Tokens (rows, 1) of logits (rows, V), the first of which is of step `step`."""

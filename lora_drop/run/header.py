@@ -63,7 +63,7 @@ def make_header(loaded: LoadedModel, request: Request, checked: Plan, decoder: D
             "notes": checked.notes,
         },
         idle=request.idle,
-        version=2 if request.audit and BASELINE in checked.lanes or _judges(checked) else 1,
+        version=2 if request.audit and BASELINE in checked.lanes or _verifies(checked) else 1,
         software={name: metadata.version(name) for name in ("torch", "transformers")}
         | {"python": platform.python_version()},
     )
@@ -74,5 +74,5 @@ def decoder_facts(decoder: Decoder) -> dict[str, str]:
     return {"decoder": decoder.name} | ({"kernels": decoder.kernels} if decoder.kernels else {})
 
 
-def _judges(checked: Plan) -> bool:
-    return any(lane.schedule.judges for lane in checked.lanes.values())
+def _verifies(checked: Plan) -> bool:
+    return any(lane.schedule.verifies for lane in checked.lanes.values())

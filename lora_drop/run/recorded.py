@@ -60,7 +60,7 @@ def _check_steps(loaded: LoadedModel, schedule: Schedule, steps: list[StepRecord
     gap = 0
     for one in steps[1:]:
         gap = gap + 1 if one.kind == "lora" else 0
-        is_free = schedule.is_adaptive or schedule.judges  # its full steps come where the text has them
+        is_free = schedule.is_adaptive or schedule.verifies  # its full steps come where the text has them
         fits = one.kind == "refresh" or gap if is_free else one.kind == schedule.kind(one.step)
         if not fits or gap >= schedule.period:
             raise LoraDropError(f"step {one.step} is not what this lane's schedule says: it cannot be read again.")

@@ -15,7 +15,7 @@ from torch import Tensor
 from lora_drop.decode.lane import Lane, LaneEvent
 from lora_drop.decode.prompt import Prefilled, Stopped
 from lora_drop.decode.sampling import Sampling
-from lora_drop.decode.step import Decoder, Judged, Rewind, StepResult
+from lora_drop.decode.step import Decoder, Rewind, StepResult, Verified
 from lora_drop.errors import LoraDropError, is_out_of_memory
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.tokens import Detokenizer, piece
@@ -127,8 +127,8 @@ class _Observer:
             if name in self._drift:
                 self._drift[name].rewind(event.to)
             yield RewindRecord(name, event.to)
-        elif isinstance(event, Judged):
-            yield JudgeRecord(name, event.rows, round(event.ms, 3), event.kept)
+        elif isinstance(event, Verified):
+            yield JudgeRecord(name, event.rows, round(event.ms, 3), event.accepted)
         else:
             text = self._detokenizers[name].add(event.token_id)
             yield _step_record(name, event, text, top_of(self._loaded.tokenizer, event.logits)[0])

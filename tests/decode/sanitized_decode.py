@@ -40,12 +40,12 @@ def decode(native, schedule, bank=None, prompt=PROMPT):
 
 
 def judge(native, schedule, bank):
-    """Steps with a repair; where it judges, some of its rows are taken back, and it goes on from there."""
+    """Steps with a repair; where it verifies, some of its rows are taken back, and it goes on from there."""
     state = native.new_state(schedule, bank, watch=True)
     native.prefill(torch.tensor([PROMPT]), state)
     for token in range(2 * schedule.period + 3):
         found = native.step(torch.tensor([[token]]), state)
-        if schedule.judges and found.rows > 1:
+        if schedule.verifies and found.rows > 1:
             assert native.rewind(found, found.rows // 2, state).logits.isfinite().all()
     assert found.logits.isfinite().all() and native.repair(None, state).logits.isfinite().all()
 

@@ -65,7 +65,7 @@ def told(lane):
     """Its records without their times, and what its state is at the end."""
     steps = [dataclasses.replace(step, ms=0.0, logits=step.logits.tolist(), watched=None) for step in lane]
     state = lane.state
-    return steps, lane.ended, state.position, state.kv.lengths, len(state.entered), dataclasses.asdict(state.refresher)
+    return steps, lane.ended, state.position, state.kv.lengths, len(state.pending), dataclasses.asdict(state.refresher)
 
 
 @pytest.mark.parametrize("rules", [None, *LOOKING])

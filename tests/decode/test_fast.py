@@ -77,7 +77,7 @@ def test_parts_and_repairs_are_the_references(any_tiny, fused, reuse, part, kv, 
     two, seen_fast, state_fast = logits(fused, schedule, bank, watch=True)
     torch.testing.assert_close(two, one, rtol=1e-4, atol=2e-4)
     torch.testing.assert_close(seen_fast, seen, rtol=1e-4, atol=2e-4)
-    assert state_fast.kv.lengths == state.kv.lengths and len(state_fast.entered) == len(state.entered)
+    assert state_fast.kv.lengths == state.kv.lengths and len(state_fast.pending) == len(state.pending)
     for i in range(any_tiny.num_layers):
         pair = (s.kv.stores[i].narrow(3, 0, s.kv.lengths[i]) for s in (state_fast, state))
         torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-4)

@@ -17,7 +17,7 @@ from lora_drop.decode.native.weights import lay_out
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.sampling import Sampling, draw
 from lora_drop.decode.static.decoder import StaticDecoder, StaticWeights
-from lora_drop.decode.step import Judged, Rewind, StepResult
+from lora_drop.decode.step import Rewind, StepResult, Verified
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import Schedule, baseline_schedule
 from tests.support.decoding import PROMPT, TARGET, random_bank
@@ -229,9 +229,9 @@ def test_the_numbering_of_steps_taken_back(decoder, tiny):
                 last = event.step
             assert event.step - last < 4, "the next refresh is due a period after the last"
         else:
-            assert following is None and event.kept == event.rows == at - last
+            assert following is None and event.accepted == event.rows == at - last
     assert tokens == ours.tokens
-    spent = sum(event.ms for event in events if isinstance(event, (StepResult, Judged)))
+    spent = sum(event.ms for event in events if isinstance(event, (StepResult, Verified)))
     assert spent == pytest.approx(ours.prefill_ms + ours.decode_ms)
 
 
@@ -250,7 +250,7 @@ def test_a_stop_token_that_is_a_draft_is_judged(decoder, tiny, accept):
             if accept == 1:
                 assert ours.tokens == written[: written.index(stop) + 1]
             ends |= {type(event) for event in events[-1:]}
-    assert ends == ({StepResult, Judged} if accept else {StepResult})
+    assert ends == ({StepResult, Verified} if accept else {StepResult})
 
 
 @pytest.mark.parametrize("name", ["reference", "static"])

@@ -2,7 +2,7 @@
 
 import { find, make } from "../dom.js";
 import { formatNumber } from "../format.js";
-import { isBaseline, judges } from "../schedule.js";
+import { isBaseline, verifies } from "../schedule.js";
 import { bankOf, chosenPreset, scheduleOf } from "../settings.js";
 
 /** @typedef {import("../store.js").State} State */
@@ -55,7 +55,7 @@ function drawChoice(element, buttons, pressed, state) {
   const drops = typeof schedule !== "string" && !isBaseline(schedule);
   const bank = drops ? bankOf(model, settings, schedule) : null;
   buttons["adapters-off"].disabled = !bank;
-  buttons.bare.disabled = !bank && !(drops && judges(schedule));
+  buttons.bare.disabled = !bank && !(drops && verifies(schedule));
   for (const rule of ["skip", "state", "residual"]) buttons[rule].disabled = !drops || settings.reuse === rule;
   buttons.state.hidden = settings.reuse === "state"; // the paper's rule against ours, or the other way round
   buttons.residual.hidden = settings.reuse !== "state";

@@ -2,7 +2,7 @@
 
 import { find } from "../dom.js";
 import { formatNumber, formatShare } from "../format.js";
-import { isAdaptive, isBaseline, judges, kvSaved, repairs, speedBound, varies } from "../schedule.js";
+import { isAdaptive, isBaseline, verifies, kvSaved, repairs, speedBound, varies } from "../schedule.js";
 import { differences } from "../stale.js";
 import { bankOf, chosenPreset, scheduleOf, withBank } from "../settings.js";
 import { drawPattern } from "./pattern.js";
@@ -64,7 +64,7 @@ function drawStrip(element, state) {
   const bank = bankOf(model, settings, schedule);
   const corrected = withBank(model, settings, schedule, bank);
   const bound = `${formatNumber(speedBound(model.shape, corrected, steps, promptTokens, bank?.rank), 2)}×`;
-  figure("bound", judges(schedule) ? `at most ${bound}` : bound);
+  figure("bound", verifies(schedule) ? `at most ${bound}` : bound);
   const early = varies(schedule); // then all of this is what the longest gaps would give
   const saved = formatShare(kvSaved(model.shape, schedule, promptTokens, steps));
   figure("kv-saved", early ? `at most ${saved}` : saved);
@@ -87,7 +87,7 @@ function noteWords(state, schedule, bank) {
     `For ${formatNumber(promptTokens)} prompt and ${formatNumber(settings.max_new_tokens)} new tokens. ` +
     "Reading fewer bytes is the most that can be gained." +
     (isAdaptive(schedule) ? " Early refreshes take some of it back." : "") +
-    (judges(schedule) ? " Each token that is taken back costs time." : "") +
+    (verifies(schedule) ? " Each token that is taken back costs time." : "") +
     ` ${expectedWords(state, schedule, bank)}`
   );
 }

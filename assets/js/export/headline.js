@@ -2,7 +2,7 @@
 
 import { formatNumber, formatShare } from "../format.js";
 import { decoderWords, modelName } from "../live/words.js";
-import { isBaseline, judges, repairs, varies } from "../schedule.js";
+import { isBaseline, verifies, repairs, varies } from "../schedule.js";
 
 /** @typedef {import("../run.js").Lane} Lane */
 /** @typedef {import("../run.js").Run} Run */
@@ -22,7 +22,7 @@ function settingsWords(run, lane) {
   if (isBaseline(lane.schedule)) return `Nothing is skipped; ${sampled}`;
   const layers = `${config.dropped.length} of ${run.header.model.layers} layers`;
   const early = varies(lane.schedule) ? ", or earlier" : "";
-  const accept = judges(lane.schedule) ? `, accept ${config.accept}` : "";
+  const accept = verifies(lane.schedule) ? `, accept ${config.accept}` : "";
   const kv = config.kv === "write" ? "K/V written when skipped" : "no K/V when skipped";
   const parts = [
     `One full step in ${config.period}${early}`,

@@ -2,7 +2,7 @@
 
 import { make } from "../dom.js";
 import { formatBytes, formatNumber } from "../format.js";
-import { isBaseline, judges, repairs, varies } from "../schedule.js";
+import { isBaseline, verifies, repairs, varies } from "../schedule.js";
 
 /** @typedef {import("../run.js").Lane} Lane */
 /** @typedef {import("../run.js").Run} Run */
@@ -284,7 +284,7 @@ function exactnessNote(schedule) {
   const { accept = 0 } = schedule;
   if (!repairs(schedule)) return "";
   const repair = "Full steps also repair the tokens since the last one";
-  if (!judges(schedule)) return `${repair}.`;
+  if (!verifies(schedule)) return `${repair}.`;
   if (accept === 1) return `${repair}; a token that is not the full model's own choice is taken back.`;
   return (
     `${repair}; a token that the full model finds less than ${accept} times as likely as its favourite is taken back.`

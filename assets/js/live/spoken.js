@@ -2,7 +2,7 @@
 
 import { make } from "../dom.js";
 import { shownTokens } from "../position.js";
-import { judges } from "../schedule.js";
+import { verifies } from "../schedule.js";
 
 /** @typedef {import("../run.js").Lane} Lane */
 /** @typedef {import("../run.js").Run} Run */
@@ -70,7 +70,7 @@ class Speaker {
     const isEnd = Boolean(state.run?.isOver && !state.isUnfolding);
     const shown = Math.min(isEnd ? steps.length : (shownTokens(state, this.lane) ?? steps.length), steps.length);
     // A draft may be taken back until the next full step: what was said cannot be.
-    const stands = judges(this.lane.schedule) && !isEnd ? (steps[shown - 1]?.lastRefresh ?? -1) + 1 : shown;
+    const stands = verifies(this.lane.schedule) && !isEnd ? (steps[shown - 1]?.lastRefresh ?? -1) + 1 : shown;
     for (; this.tokens < stands; this.tokens++) this.waiting += steps[this.tokens].text;
     const found = [];
     for (let end; (end = this.endOf(isEnd)); ) {

@@ -78,7 +78,7 @@ class NativeDecoder(ReferenceDecoder):
         entered = None
         if schedule.repairs:
             entered = torch.empty_like(h)
-            state.entered.append(entered)
+            state.pending.append(entered)
         self._run(state, range(self.num_layers), h, state.position, lora, watched, ratios, entered)
         if ratios is not None:
             state.refresher.take(ratios[~ratios.isnan()])
@@ -105,8 +105,8 @@ class NativeDecoder(ReferenceDecoder):
         """See `step.Decoder`."""
         assert isinstance(state, NativeState)
         state.begin()
-        schedule, kv, pending = state.schedule, state.kv, len(state.entered)
-        first, entered, state.entered = first_skipped(schedule), state.entered, []
+        schedule, kv, pending = state.schedule, state.kv, len(state.pending)
+        first, entered, state.pending = first_skipped(schedule), state.pending, []
         if token is not None:
             entered.append(self._embedded(token))
             state.position += 1
@@ -118,7 +118,7 @@ class NativeDecoder(ReferenceDecoder):
         watched = torch.empty(len(schedule.dropped), rows, h.shape[1]) if state.watch else None
         layers = range(first if token is None else 0, self.num_layers)
         self._run(state, layers, h, state.position - rows, watched=watched)
-        if not schedule.judges:
+        if not schedule.verifies:
             h, watched = h[-1:], None if watched is None else watched[:, -1:]
         state.held = rows - 1
         if schedule.kv == "skip":

@@ -24,7 +24,7 @@ from lora_drop.method.schedule import Schedule
 IDLE = 8  # lanes' buffers that are kept at most: a run with three lanes and their audits has five
 IDLE_SHARE = 16  # and at most this part of the device's memory, in bytes
 
-Passed = dict[int, list[Tensor | None]]  # as in `DecodeState`
+RowAnchors = dict[int, list[Tensor | None]]  # as in `DecodeState`
 
 
 class Results(NamedTuple):
@@ -35,7 +35,7 @@ class Results(NamedTuple):
         choice, entropy: the likeliest token (rows, 1) and the entropy (rows,) of these.
         watched: outputs of the skipped layers for the same rows, (n, rows, D), if watched.
         ratios: ||d|| / ||cached|| of the corrected layers.
-        passed: what a rewind needs.
+        row_anchors: what a rewind needs.
     """
 
     logits: Tensor
@@ -43,7 +43,7 @@ class Results(NamedTuple):
     entropy: Tensor
     watched: Tensor | None
     ratios: list[Tensor]
-    passed: Passed
+    row_anchors: RowAnchors
 
 
 class Pass(NamedTuple):
@@ -139,7 +139,7 @@ class Buffers:
 
 @dataclass
 class StaticState(DecodeState):
-    """A lane that decodes over static buffers. `entered` has views of their `pending`.
+    """A lane that decodes over static buffers. Its `pending` holds views of the buffers' `pending`.
 
     Args:
         tokens: the most that a layer's cache is going to hold, as far as known.
@@ -227,7 +227,7 @@ def passes_of(schedule: Schedule) -> list[Pass]:
     if not schedule.repairs:
         return [*found, Pass(False, 1)]
     most = padded(schedule.period)
-    if not (schedule.is_adaptive or schedule.judges):
+    if not (schedule.is_adaptive or schedule.verifies):
         return [*found, Pass(False, most)]
     return [*found, *(Pass(False, 1 << power) for power in reversed(range(most.bit_length())))]
 

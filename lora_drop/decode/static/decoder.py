@@ -70,7 +70,7 @@ class StaticDecoder(StaticPasses):
         n = self.num_layers
         state = StaticState(schedule, bank, KVCache(n), StaticHidden(n), watch, tokens=tokens, prompt=prompt)
         if prompt:
-            self._furnish(state, max(tokens, prompt + 1), prompt, prompt)
+            self._allocate(state, max(tokens, prompt + 1), prompt, prompt)
         return state
 
     @torch.inference_mode()
@@ -79,9 +79,9 @@ class StaticDecoder(StaticPasses):
         assert isinstance(state, StaticState)
         found = super().start(prompt, state)
         if state.buffers is None or state.prompt != state.position:
-            self._furnish(state, max(state.tokens, state.position + 1), state.position, state.position)
+            self._allocate(state, max(state.tokens, state.position + 1), state.position, state.position)
         else:
-            self._settle(state, state.buffers)
+            self._bind(state, state.buffers)
         return found
 
     @torch.inference_mode()
@@ -89,13 +89,13 @@ class StaticDecoder(StaticPasses):
         """See `step.Decoder`; token (1, 1)."""
         assert isinstance(state, StaticState)
         lora = not state.refresher.begin()
-        return self._advance(token, state, lora, 1 if lora else len(state.entered) + 1)
+        return self._advance(token, state, lora, 1 if lora else len(state.pending) + 1)
 
     @torch.inference_mode()
     def repair(self, token: Tensor | None, state: DecodeState) -> DecoderOutput:
         """See `step.Decoder`; the rows are those of one pass."""
         assert isinstance(state, StaticState)
-        return self._advance(token, state, False, len(state.entered) + (token is not None))
+        return self._advance(token, state, False, len(state.pending) + (token is not None))
 
     @torch.inference_mode()
     def read(
@@ -127,14 +127,14 @@ class StaticDecoder(StaticPasses):
         """Run a pass, and count what it has read and written."""
         reads, schedule = token is not None, state.schedule
         if state.position + reads > state.tokens:
-            self._furnish(state, 2 * state.tokens, state.position, state.kv.lengths[_dropped(schedule)])
+            self._allocate(state, 2 * state.tokens, state.position, state.kv.lengths[_dropped(schedule)])
         buffers = state.buffers
         assert buffers is not None and state.kv.stores[0] is buffers.stores[0]  # a graph knows no others
         each = Pass(lora, padded(rows))
         with self._here():
             if token is not None:
                 buffers.token.copy_(token)
-            before = len(state.entered) if lora else rows - 1
+            before = len(state.pending) if lora else rows - 1
             held = state.kv.lengths[_dropped(schedule)]
             buffers.place(state.position + reads - 1, held, before)
             # The pass over the last drafts comes once in a lane, and has no graph.
@@ -146,12 +146,12 @@ class StaticDecoder(StaticPasses):
         for i in range(self.num_layers):
             state.kv.lengths[i] += grown if i in schedule.dropped_set else reads
         state.position += reads
-        count = len(state.entered)
-        state.entered = [*state.entered, buffers.pending[count : count + 1]] if lora and schedule.repairs else []
-        state.passed = found.passed
+        count = len(state.pending)
+        state.pending = [*state.pending, buffers.pending[count : count + 1]] if lora and schedule.repairs else []
+        state.row_anchors = found.row_anchors
         state.refresher.take(found.ratios)
         # Copies: the next replay writes over what a graph gave. Of padded rows the last ones are no more than copies.
-        kept = slice(rows) if schedule.judges else slice(None)
+        kept = slice(rows) if schedule.verifies else slice(None)
         logits, choice, nats = found.logits[kept].clone(), found.choice[kept].clone(), found.entropy[-1:].clone()
         watched = None if found.watched is None else found.watched[:, kept].clone()
         known = float(nats) if schedule.watches_entropy else None
@@ -162,7 +162,7 @@ class StaticDecoder(StaticPasses):
         """The decoder's device as the current one: with two GPUs it need not be."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
 
-    def _furnish(self, state: StaticState, tokens: int, position: int, filled: int) -> None:
+    def _allocate(self, state: StaticState, tokens: int, position: int, filled: int) -> None:
         """Give a state buffers for `tokens` tokens, with what it holds by now.
 
         Args:
@@ -186,7 +186,7 @@ class StaticDecoder(StaticPasses):
                     own.copy_(theirs)
             buffers.blank()
             store.trim(self._idle_bytes())
-            self._settle(state, buffers)
+            self._bind(state, buffers)
         state.tokens, state.prompt = tokens, position
         if self.weights.captures:
             state.give_back = weakref.finalize(state, store.give_back, key, buffers)
@@ -198,7 +198,7 @@ class StaticDecoder(StaticPasses):
             return sys.maxsize
         return torch.cuda.get_device_properties(self.device).total_memory // IDLE_SHARE
 
-    def _settle(self, state: StaticState, buffers: Buffers) -> None:
+    def _bind(self, state: StaticState, buffers: Buffers) -> None:
         """Put what a state holds into buffers, and let it be there from now on."""
         for i, store in enumerate(buffers.stores):
             old, filled = state.kv.stores[i], state.kv.lengths[i]
@@ -209,9 +209,9 @@ class StaticDecoder(StaticPasses):
             if vector is not None and place is not None and vector is not place:
                 place.copy_(vector)
             state.hidden.vectors[i] = place
-        for at, row in enumerate(state.entered):
+        for at, row in enumerate(state.pending):
             buffers.pending[at : at + 1] = row
-        state.entered = [buffers.pending[at : at + 1] for at in range(len(state.entered))]
+        state.pending = [buffers.pending[at : at + 1] for at in range(len(state.pending))]
         state.bank, state.buffers = buffers.bank, buffers
 
     def _make(self, state: StaticState, rooms: dict[bool, int]) -> Buffers:
@@ -255,7 +255,7 @@ class StaticDecoder(StaticPasses):
             return buffers
         n = self.num_layers
         state = StaticState(like.schedule, None, KVCache(n), StaticHidden(n), like.watch)
-        self._settle(state, buffers)
+        self._bind(state, buffers)
         pool = torch.cuda.graph_pool_handle()
         for each in passes_of(like.schedule):
             try:

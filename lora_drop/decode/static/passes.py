@@ -107,7 +107,7 @@ class StaticPasses(ReferenceDecoder):
         """One pass. It reads a token, or the pending rows alone; of more rows than there are, the last repeat."""
         schedule, buffers, watched = state.schedule, state.buffers, []
         assert buffers is not None
-        first, state.passed = first_skipped(schedule), {}
+        first, state.row_anchors = first_skipped(schedule), {}
         window = self._window(state, each.rows)
         if reads:
             h = F.embedding(buffers.token[:, 0], self.embed.weight)  # (1, D)
@@ -120,18 +120,18 @@ class StaticPasses(ReferenceDecoder):
             h = buffers.pending.index_select(0, window.rows)
         elif not reads:
             h = buffers.pending[:1]
-        judged = slice(None) if schedule.judges else slice(-1, None)
+        verified = slice(None) if schedule.verifies else slice(-1, None)
         if each.lora:
             window = dataclasses.replace(window, bank=state.bank)
         for i in range(first, self.num_layers):
             skipped = i in schedule.dropped_set
             h = (self._lora if each.lora and skipped else self._full)(i, h, window, state)
             if skipped:
-                watched.append(h[judged])
-        h = h[judged]
+                watched.append(h[verified])
+        h = h[verified]
         logits = self._logits(h, state, each.lora)
         seen = stacked(watched, h) if state.watch else None
-        return Results(logits, *self.weights.functions.told(logits), seen, state.refresher.drain(), state.passed)
+        return Results(logits, *self.weights.functions.told(logits), seen, state.refresher.drain(), state.row_anchors)
 
     def _logits(self, h: Tensor, state: StaticState, lora: bool) -> Tensor:
         bank = state.bank
@@ -215,8 +215,8 @@ class StaticPasses(ReferenceDecoder):
             reached = out if schedule.part == "block" else u
             remembered = self._remember(schedule.reuse, h, reached)
             state.hidden[i] = None if remembered is None else remembered[-1:]
-            if schedule.judges:
-                state.passed[i] = [None] * len(h) if remembered is None else list(remembered.split(1))
+            if schedule.verifies:
+                state.row_anchors[i] = [None] * len(h) if remembered is None else list(remembered.split(1))
         return out
 
     def _lora(self, i: int, h: Tensor, window: Window, state: StaticState) -> Tensor:

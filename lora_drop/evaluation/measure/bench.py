@@ -141,7 +141,7 @@ def _prompts_for(loaded: LoadedModel, plan: LanePlan) -> Sequence[str]:
     Raises:
         LoraDropError: the model's weights are random.
     """
-    if not (plan.schedule.is_adaptive or plan.schedule.judges):
+    if not (plan.schedule.is_adaptive or plan.schedule.verifies):
         return ()
     if loaded.id.startswith("random:"):
         raise LoraDropError(

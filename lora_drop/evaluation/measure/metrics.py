@@ -192,7 +192,7 @@ def describe(loaded: LoadedModel, config: LoraDropConfig, decoder: str) -> dict[
         **config.to_dict(),
         "dropped": list(schedule.dropped),
         "rank": bank.rank if bank else 0,
-        "draft": schedule.judges,
+        "draft": schedule.verifies,
         "model": loaded.id,
         "revision": loaded.revision,
         "dtype": str(loaded.dtype).removeprefix("torch."),

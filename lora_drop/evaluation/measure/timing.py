@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lora_drop.decode.lane import Lane, LaneEvent
 from lora_drop.decode.sampling import Sampling
-from lora_drop.decode.step import Decoder, Judged, Rewind
+from lora_drop.decode.step import Decoder, Rewind, Verified
 from lora_drop.errors import LoraDropError
 from lora_drop.method.cost import BytesRead, ModelShape
 from lora_drop.models.load import LoadedModel
@@ -134,7 +134,7 @@ def _record(name: str, event: LaneEvent) -> Pass:
     """An event's record without its text."""
     if isinstance(event, Rewind):
         return RewindRecord(name, event.to)
-    if isinstance(event, Judged):
-        return JudgeRecord(name, event.rows, event.ms, event.kept)
+    if isinstance(event, Verified):
+        return JudgeRecord(name, event.rows, event.ms, event.accepted)
     known = {field.name for field in dataclasses.fields(StepRecord)} & {f.name for f in dataclasses.fields(event)}
     return StepRecord(lane=name, text="", **{field: getattr(event, field) for field in known})

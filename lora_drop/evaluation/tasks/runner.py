@@ -168,7 +168,7 @@ def generate_text(
     longest = max(map(len, stop), default=0)
     done = 0
     for _ in lane:
-        for token in lane.tokens[done : lane.judged]:
+        for token in lane.tokens[done : lane.verified]:
             if token in stop_ids:
                 return text
             piece = detokenizer.add(token)
@@ -176,5 +176,5 @@ def generate_text(
             text += piece
             if found := [at for at in (text.find(end, start) for end in stop) if at >= 0]:
                 return text[: min(found)]
-        done = lane.judged
+        done = lane.verified
     return text

@@ -84,7 +84,7 @@ class _Lane:
         self.decode_ms = 0.0
         self.audited = self.agreed = 0
         # What is kept of drafts is judged as it was written: on the baseline's answer nothing could be taken back.
-        self.loss_of = "own" if self.schedule.judges else "answer"
+        self.loss_of = "own" if self.schedule.verifies else "answer"
         self.is_sampled = bool(header.sampling.get("temperature"))
         self.losses: dict[int, float] = {}  # by step
         self.pending = self.drafts = self.accepted = 0
@@ -129,7 +129,7 @@ class _Lane:
 
     @property
     def loss(self) -> float | None:
-        """Quality loss, nats per token: KL(full || lane) on the baseline's answer; of a lane that judges its drafts
+        """Quality loss, nats per token: KL(full || lane) on the baseline's answer; of a lane that verifies its drafts
         the regret of the tokens that stand, which says nothing where they are sampled."""
         return sum(self.losses.values()) / len(self.losses) if self.losses else None
 
@@ -191,7 +191,7 @@ class Figures:
             "first_divergence": self._differs[self._main],
             "top1_agreement": main.agreed / main.audited if main.audited else None,
             "quality_loss": main.loss,
-            "accepted": main.accepted / main.drafts if main.schedule.judges and main.drafts else None,
+            "accepted": main.accepted / main.drafts if main.schedule.verifies and main.drafts else None,
         }
         by_chance = False
         if self._summary:
