@@ -13,7 +13,6 @@ from io import TextIOWrapper
 from typing import NoReturn
 
 from lora_drop.cli import (
-    adaptive,
     bench,
     benchmark,
     drop_order,
@@ -35,7 +34,7 @@ from lora_drop.runtime import check_versions
 BAD_INPUT = 2
 INTERRUPTED = 130
 COMMANDS = (
-    *(run, page, evaluate, adaptive, sweep, presets, sweep_figures, recommend, bench, benchmark, drop_order),
+    *(run, page, evaluate, sweep, presets, sweep_figures, recommend, bench, benchmark, drop_order),
     *(train, replay, fetch, space),
 )
 

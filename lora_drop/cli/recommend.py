@@ -1,4 +1,4 @@
-"""`recommend`: the fastest setting within a limit, searched for by measurement, or of a sweep."""
+"""`recommend`: measure settings and name the fastest within a limit."""
 
 from __future__ import annotations
 
@@ -38,29 +38,11 @@ LISTS = {
     "entropies": setting("refresh_entropy", SCHEDULE),
     "norms": setting("refresh_norm", SCHEDULE),
 }
-OF_SWEEP = ("min_agreement", "max_nll_gap")
-OF_SEARCH = (
-    *("max_loss", "max_regret", *LISTS, "drop_order", *COMMON),
-    *("data", "prompt_field", "limit", "context_tokens", "before", "out"),
-)
 
 
 def add(commands: Commands) -> None:
     """The command's options."""
-    parser = add_command(
-        commands,
-        "recommend",
-        run,
-        "the fastest setting within a limit: searched for by measurement, or of a sweep",
-        description="With SWEEP.json a row of that file; else candidates are measured, and --out has what was found.",
-    )
-    parser.add_argument("sweep", type=parse_path, nargs="?", metavar="SWEEP.json")
-    parser.add_argument(
-        "--min-agreement", type=float, help="of a sweep: least share of LoRA steps with the same next token, e.g. 0.9"
-    )
-    parser.add_argument(
-        "--max-nll-gap", type=float, help="of a sweep: most growth of the NLL over all steps, nats per token, e.g. 0.1"
-    )
+    parser = add_command(commands, "recommend", run, "measure settings and name the fastest within a limit")
     parser.add_argument(
         "--max-loss", type=float, metavar="NATS", help="most quality loss on the full model's own answers, e.g. 0.15"
     )
@@ -94,39 +76,8 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The command."""
-    _refuse(args, OF_SEARCH if args.sweep else OF_SWEEP)
-    return _of_sweep(args) if args.sweep else _of_search(args)
-
-
-def _refuse(args: argparse.Namespace, names: tuple[str, ...]) -> None:
-    """What the other use of the command has."""
-    if given := [name for name in names if getattr(args, name) is not None]:
-        of = "belongs to a search: leave out SWEEP.json" if args.sweep else "is a limit of a sweep: name SWEEP.json"
-        raise LoraDropError(f"--{given[0].replace('_', '-')} {of}, or leave it out.")
-
-
-def _of_sweep(args: argparse.Namespace) -> int:
-    from lora_drop.evaluation.recommend import recommend
-
-    if args.min_agreement is None and args.max_nll_gap is None:
-        raise LoraDropError("name a limit: --min-agreement, --max-nll-gap, or both.")
-    row = recommend(args.sweep, args.min_agreement, args.max_nll_gap)
-    if row is None:
-        raise LoraDropError(f"no setting in {args.sweep.name} stays within that limit: relax it, or train adapters.")
-    if args.json:
-        print_json(row)
-        return 0
-    print(
-        f"--period {row['period']} --drop-ratio {row['drop_ratio']} --reuse {row['reuse']} --part {row['part']} "
-        f"--kv {row['kv']}   (adapters {row.get('adapters', 'not recorded')}, {cell(row['speedup'], '.2f')}x, "
-        f"bound {cell(row['bound'], '.2f')}x, KV saved {cell(row['kv_saved'], '.1%')})"
-    )
-    return 0
-
-
-def _of_search(args: argparse.Namespace) -> int:
     if args.max_loss is None or args.out is None:
-        raise LoraDropError("name a limit and a folder: --max-loss NATS --out DIR; or a SWEEP.json to choose from.")
+        raise LoraDropError("name a limit and a folder: --max-loss NATS --out DIR.")
     base = config_from({name: getattr(args, name) for name in COMMON}, args.model)
     prompts = read_data_prompts(args)
     from lora_drop.evaluation.results.preset_results import loss_of, read_presets

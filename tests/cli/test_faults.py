@@ -24,7 +24,6 @@ SMALL = ["--length", "32", "--batch-size", "2", "--max-tokens", "384", "--rank",
 COMMANDS = {
     "run": ["run", "--prompt", "Hello", "--max-new-tokens", "4", "--temperature", "1"],
     "evaluate": ["evaluate", "PAIRS"],
-    "adaptive": ["adaptive", "PAIRS"],
     "sweep": ["sweep", "PAIRS", "--out", "OUT", "--periods", "2", "--drop-ratios", "0.5"],
     "presets": ["presets", "PAIRS", "--out", "OUT"],
     "bench": ["bench", "--prompt-tokens", "8", "--new-tokens", "4", "--rounds", "1", "--no-hf"],

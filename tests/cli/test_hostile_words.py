@@ -15,7 +15,7 @@ from tests.support.fuzzing import HOSTILE, profile
 pytestmark = pytest.mark.full
 
 DATA = ["--data", "pairs.jsonl", "--prompt-field", "q", "--target-field", "a", "--limit", "1"]
-SLOW = {"presets", "bench"}  # a whole run of them takes seconds
+SLOW = {"presets", "bench", "recommend"}  # a whole run of them takes seconds
 WRITES = {"--out", "--trace", "--html", "--chrome"}
 UNBOUNDED = {"--rounds", "--max-tokens", "--self-generate"}  # who asks for a million rounds may wait for them
 WORDS = [word for word in HOSTILE if "\x00" not in word]  # no program can be given a null byte
@@ -57,7 +57,7 @@ def test_any_word_for_any_option_runs_or_is_refused_in_one_line(command, workpla
         if option in UNBOUNDED and value.strip().isdecimal():
             value = "2"
         base = COMMANDS[command]
-        if option == "" and command in ("sweep-figures", "recommend", "replay"):
+        if option == "" and command in ("sweep-figures", "replay"):
             ends_well([command, "--", value] if command == "replay" else [command, *base[1:], "--", value], capsys)
         else:
             ends_well([command, *base, *([f"{option}={value}"] if option else [value])], capsys)
@@ -108,7 +108,6 @@ def test_any_words_are_no_command(argv, offline, capsys):
 
 ENDLESS = {
     "replay": ["/dev/zero"],
-    "recommend": ["/dev/zero", "--min-agreement", "0"],
     "train": [*TINY, "--out", "x", "--data", "/dev/zero"],
     "evaluate": [*TINY, "--prompt-field", "a", "--target-field", "b", "--data", "/dev/zero"],
 }

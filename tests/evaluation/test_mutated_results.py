@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.recommend import recommend
 from lora_drop.evaluation.results.preset_results import in_words, read_presets, reads_well
+from lora_drop.evaluation.results.safe_zone import answer_of, best_of
+from lora_drop.evaluation.results.sweep_file import read_sweep
 from lora_drop.paths import SHIPPED_PRESETS, SHIPPED_SWEEPS
 from tests.support.fuzzing import TRIED, budget, mutated_bytes, mutated_json, one_line
 
@@ -25,8 +26,14 @@ def shown_presets(path: Path) -> None:
         reads_well(row)
 
 
+def shown_sweep(path: Path) -> None:
+    rows = read_sweep(path)["rows"]
+    answer_of(rows)
+    best_of(rows)
+
+
 READERS: dict[str, tuple[Path, Callable[[Path], object]]] = {
-    "sweep": (SHIPPED_SWEEPS / "sweep.json", lambda path: recommend(path, 0.5, 0.5)),
+    "sweep": (SHIPPED_SWEEPS / "sweep.json", shown_sweep),
     "presets": (SHIPPED_PRESETS / "presets.json", shown_presets),
 }
 

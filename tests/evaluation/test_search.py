@@ -249,8 +249,8 @@ LIMIT = ["--max-loss", "1"]
         ([*LIMIT, "--heads", "screened", "--adapters", "none"], "no screened head"),
         ([*LIMIT, "--entropies", "-1"], "refresh_entropy must be"),
         ([*LIMIT, "--norms", "big"], "refresh_norm must be"),
-        ([*LIMIT, "--min-agreement", "0.9"], "--min-agreement is a limit of a sweep"),
-        (["sweep.json", *LIMIT], "--max-loss belongs to a search"),
+        ([*LIMIT, "--min-agreement", "0.9"], "unrecognized arguments"),
+        (["sweep.json", *LIMIT], "unrecognized arguments"),
         ([*LIMIT, "--before", "gone.json"], "cannot read gone.json"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The grid: every point is what evaluate and run give, and the recommendation is the fastest within the limit."""
+"""The grid: every point is what evaluate and run give."""
 
 import csv
 import json
@@ -183,35 +183,6 @@ def test_a_bank_of_another_rule_is_reported_before_anything_runs(data, banks, tm
     ):
         assert main([*sweep, *argv]) == 2
         assert says in capsys.readouterr().err and not (tmp_path / "out").exists()
-
-
-def test_recommend_takes_the_fastest_within_the_limit(tmp_path, capsys):
-    def row(speedup, agreement, gap):
-        return {
-            "drop_ratio": 0.5, "period": 2, "reuse": "residual", "part": "block", "kv": "skip", "speedup": speedup,
-            "bound": 2.0, "kv_saved": 0.2, "lora_steps_top1_agreement": agreement, "all_steps_nll_baseline": 1.0,
-            "all_steps_nll_lora_drop": 1.0 + gap,
-        }  # fmt: skip
-
-    rows = [row(1.0, None, 0.0), row(1.1, 0.95, 0.05), row(1.2, 0.92, 0.2), row(1.9, 0.3, 2.0)]
-    path = tmp_path / "sweep.json"
-    path.write_text(json.dumps({"rows": rows}))
-
-    def chosen(*limits):
-        assert main(["recommend", str(path), *limits, "--json"]) == 0
-        return json.loads(capsys.readouterr().out)["speedup"]
-
-    assert chosen("--min-agreement", "0.9") == 1.2
-    assert chosen("--max-nll-gap", "0.1") == 1.1
-    assert chosen("--min-agreement", "0", "--max-nll-gap", "9") == 1.9
-    for argv, says in (
-        ([], "name a limit"),
-        (["--min-agreement", "0.99"], "no setting"),
-    ):
-        assert main(["recommend", str(path), *argv]) == 2 and says in capsys.readouterr().err
-    path.write_text("{}")
-    assert main(["recommend", str(path), "--max-nll-gap", "1"]) == 2
-    assert "not a sweep.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

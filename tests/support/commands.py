@@ -19,11 +19,13 @@ DATA = ["--data", "pairs.jsonl", "--prompt-field", "q", "--target-field", "a", "
 COMMANDS = {
     "run": ["--prompt", "Hi", *TINY, "--max-new-tokens", "2"],
     "evaluate": [*DATA, *TINY],
-    "adaptive": [*DATA, *TINY, "--quantiles", "0.5", "--triggers", "entropy"],
     "sweep": [*DATA, *TINY, "--drop-ratios", "0.5", "--periods", "2", "--out", "swept"],
     "presets": [*DATA, *TINY, "--out", "measured"],
     "sweep-figures": ["swept", "--out", "drawn"],
-    "recommend": ["swept/sweep.json", "--min-agreement", "0"],
+    "recommend": [
+        *(*TINY, "--max-loss", "9", "--out", "sought", "--limit", "1"),
+        *("--counts", "1", "--periods", "2", "--accepts", "0", "--entropies", "off", "--heads", "full"),
+    ],
     "bench": [*TINY, "--prompt-tokens", "2", "--new-tokens", "3", "--rounds", "1", "--no-hf"],
     "benchmark": ["--data-dir", "tasks", "--out", "scores", *TINY, "--limit", "1", "--max-new-tokens", "2"],
     "drop-order": ["--data", "text.txt", *TINY, "--windows", "1", "--count", "1"],

@@ -19,6 +19,4 @@ def check_golden(surface: str, sentences: dict[str, object]) -> None:
     path = FOLDER / f"{surface}.json"
     if os.environ.get(REWRITE):
         path.write_text(json.dumps(sentences, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    assert sentences == json.loads(path.read_text(encoding="utf-8")), (
-        f"{surface}: `make golden`, then `git diff`"
-    )
+    assert sentences == json.loads(path.read_text(encoding="utf-8")), f"{surface}: `make golden`, then `git diff`"
