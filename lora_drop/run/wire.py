@@ -50,8 +50,11 @@ def page_values(record: Record, lane_ids: list[str]) -> Any:
     match record:
         case Header():
             lanes = {name: lane_words(record, name) for name in lane_ids}
-            words = {"lanes": lanes, "run": run_words(record)}
-            return record.to_file() | {"main": record.main["id"], "commands": commands_of(record), "words": words}
+            return record.to_file() | {
+                "main": record.main["id"],
+                "commands": commands_of(record),
+                "words": {"lanes": lanes, "run": run_words(record)},
+            }
         case Summary():
             words = {
                 "speedup": speedup_words(record.speedup, record.speedup_interval),

@@ -24,7 +24,7 @@ from lora_drop.method.settings import SCHEDULE, settings_of
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import describe_device
 from lora_drop.paths import SHIPPED_SWEEPS
-from lora_drop.run.exports.figures.style import group_of
+from lora_drop.run.rows import sets_only_refresh
 from lora_drop.ui.controls import control_value
 
 SWEEP = SHIPPED_SWEEPS / JSON_NAME
@@ -83,7 +83,7 @@ def sweep_facts(revision: str) -> list[dict[str, Any]]:
             "loss": row.get("own_all_steps_kl", row["all_steps_kl"]),  # an older sweep has given texts only
         }
         for row in result["rows"]
-        if group_of(row)[3] in ("", "exact refreshes")
+        if sets_only_refresh(row)
     ]
 
 

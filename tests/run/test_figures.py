@@ -16,9 +16,10 @@ from lora_drop.run.exports.figures.frontier import frontier_figure
 from lora_drop.run.exports.figures.heatmaps import PANELS, sweep_heatmaps
 from lora_drop.run.exports.figures.pages import write_frontier
 from lora_drop.run.exports.figures.pareto import pareto
-from lora_drop.run.exports.figures.style import QUALITIES, groups
+from lora_drop.run.rows import QUALITIES, Group, groups, sets_only_refresh
 
-OURS = ("residual", "block", "none", "")
+OURS = Group("residual", "block", "none", "")
+BANK = OURS._replace(adapters="bank")
 HOSTILE = "<b>x</b></script><script>alert(1)</script>%{x}<a href='javascript:alert(2)'>"
 
 
@@ -99,7 +100,10 @@ def test_the_points_are_the_rows(sweep, quality):
     figure = pareto(sweep, quality)
     traces = {trace.name: trace for trace in figure.data}
     measured = [r for r in sweep["rows"] if r["period"] > 1 and None not in (r["speedup"], r[column])]
-    for name, adapters in (("residual · block · no adapters", "none"), ("residual · block · adapters bank", "bank")):
+    for name, adapters in (
+        ("residual · whole layers · no adapters", "none"),
+        ("residual · whole layers · adapters bank", "bank"),
+    ):
         own = [r for r in measured if r["adapters"] == adapters]
         points, twins = traces[name], traces[f"{name}: bound"]
         assert points.x == tuple(r["speedup"] for r in own) and points.y == tuple(r[column] for r in own)
@@ -134,7 +138,7 @@ def test_the_papers_table_lies_above_its_bounds():
 def test_hostile_names_stay_text(sweep, tmp_path, capsys):
     sweep["model"]["id"] = sweep["device"]["name"] = sweep["data"]["file"] = HOSTILE
     sweep["rows"] = [r | {"reuse": HOSTILE, "adapters": HOSTILE} for r in sweep["rows"]]
-    for figure in (sweep_heatmaps(sweep, (HOSTILE, "block", HOSTILE, "")), pareto(sweep)):
+    for figure in (sweep_heatmaps(sweep, Group(HOSTILE, "block", HOSTILE, "")), pareto(sweep)):
         shown = texts(figure)
         assert any("&lt;script&gt;" in text for text in shown)
         assert not any("<script" in text or "<b>x" in text or "<a " in text for text in shown)
@@ -206,13 +210,13 @@ def test_an_empty_sweep_says_so(rows):
     for quality in QUALITIES:
         figure = pareto({"rows": rows}, quality)
         assert not figure.data and any("no point" in text for text in texts(figure))
-    figure = sweep_heatmaps({"rows": rows}, ("state", "block", "none", ""))
+    figure = sweep_heatmaps({"rows": rows}, OURS._replace(reuse="state"))
     assert not figure.data and any("no point of this rule" in text for text in texts(figure))
 
 
 def test_the_baseline_belongs_to_every_group_of_its_rule(sweep):
-    assert groups(sweep) == [OURS, ("residual", "block", "bank", "")]
-    speeds = next(t for t in sweep_heatmaps(sweep, ("residual", "block", "bank", "")).data if t.name == "speedup")
+    assert groups(sweep) == [OURS, BANK]
+    speeds = next(t for t in sweep_heatmaps(sweep, BANK).data if t.name == "speedup")
     assert [list(line) for line in speeds.z] == [[1.0, None], [None, 1.15]]
     assert groups({"rows": [row(0.5, 1, None, 0.0, 1.0)]}) == [OURS]
 
@@ -221,10 +225,17 @@ def test_ways_that_differ_in_what_else_is_set_do_not_mix(sweep):
     exact = {"refresh": "repair", "kv": "write", "accept": 0.1, "head": "screened", "drop_layers": [3, 5]}
     sweep["rows"].append(row(0.25, 2, 0.99, 0.0, 1.05) | exact)
     ways = groups(sweep)
-    assert ways[-1] == ("residual", "block", "none", "exact refreshes, accept 0.1, screened head, chosen layers")
+    assert ways[-1][:3] == OURS[:3] and "accept 0.1" in ways[-1].others
     for way, speed in ((OURS, 1.1), (ways[-1], 1.05)):
         speeds = next(t for t in sweep_heatmaps(sweep, way).data if t.name == "speedup")
         assert speeds.z[1][0] == speed, "period 2 stands above the baseline's"
+
+
+def test_rows_that_set_only_how_full_steps_run():
+    plain = row(0.25, 2, 0.99, 0.0, 1.05)
+    assert sets_only_refresh(plain) and sets_only_refresh(plain | {"refresh": "repair", "kv": "write"})
+    for more in ({"accept": 0.1}, {"head": "screened"}, {"parts": "linear"}, {"drop_layers": [3]}, {"kv": "write"}):
+        assert not sets_only_refresh(plain | more)
 
 
 def test_words_that_do_not_exist(sweep, tmp_path, capsys):

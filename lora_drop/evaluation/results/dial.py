@@ -14,7 +14,7 @@ from lora_drop.evaluation.results.safe_zone import Row, best_of, gain_of, is_saf
 from lora_drop.evaluation.results.store import whole_setting
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import PRESETS
-from lora_drop.run.exports.figures.style import value_of
+from lora_drop.run.rows import value_of
 from lora_drop.run.trace.records import BASELINE
 
 PROMPT = SAMPLE_PROMPTS[0]  # that the samples answer

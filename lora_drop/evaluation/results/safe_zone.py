@@ -12,8 +12,8 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.frontier import frontier
 from lora_drop.method.quality import READS_WELL_LOSS
 from lora_drop.method.settings import SCHEDULE, settings_of
-from lora_drop.run.exports.figures.style import is_baseline, value_of
 from lora_drop.run.report.words import GAIN, NOISE
+from lora_drop.run.rows import is_baseline, value_of
 
 Row = dict[str, Any]
 

@@ -75,7 +75,7 @@ def lane_words(header: Header, lane: str) -> list[str]:
 
 
 def rule_words(config: Mapping[str, Any]) -> list[str]:
-    """Settings of a schedule in words, from a config or a row of results. Defaults are left out, as in `lane_words`."""
+    """Settings of a schedule in words, from a config or a row of results; defaults are left out as in `lane_words`."""
     if config.get("drop_layers"):  # a list of layers takes the place of ratio and range
         config = {**config, "drop_ratio": None, "layers": None}
     return list(_named(SCHEDULE, config, ("period", "reuse")))

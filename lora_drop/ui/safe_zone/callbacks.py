@@ -38,8 +38,8 @@ from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.pool import ModelPool
 from lora_drop.paths import SHIPPED_PRESETS, SHIPPED_SWEEPS
-from lora_drop.run.exports.figures.style import QUALITIES, Group, group_of, groups
-from lora_drop.ui.safe_zone.figures import Sweep, pareto_of, progress_value, words_of
+from lora_drop.run.rows import QUALITIES, Group, group_of, groups
+from lora_drop.ui.safe_zone.figures import Sweep, pareto_of, progress_value
 from lora_drop.ui.safe_zone.map import dial_of, map_of
 from lora_drop.ui.serve import space as zero
 from lora_drop.ui.serve.kept import Stops
@@ -62,7 +62,7 @@ def choices_of(stored: Sweep | None, here: Sweep | None) -> list[tuple[str, str]
 
     def label(group: Group, among: list[Group]) -> str:
         alike = [other for other in among if (other[:2], other[3]) == (group[:2], group[3]) and other[2] != "none"]
-        words = words_of(group)
+        words = ", ".join(group.words)
         return words if group[2] == "none" or len(alike) > 1 else words.replace(f"adapters {group[2]}", "adapters")
 
     return [

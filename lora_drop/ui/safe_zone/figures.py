@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 
 from lora_drop.run.exports.figures.heatmaps import PANELS
 from lora_drop.run.exports.figures.pareto import pareto
-from lora_drop.run.exports.figures.style import QUALITIES, Group, group_of
 from lora_drop.run.exports.scripts import plotly_script
+from lora_drop.run.rows import QUALITIES, group_of
 from lora_drop.ui.components import Scripted, head_of
 from lora_drop.ui.safe_zone.map import NO_POINTS, measured_on
 
@@ -87,11 +87,3 @@ def pareto_of(sweep: Sweep | None, quality: str) -> dict[str, Any] | str:
         sweep["rows"],
         lambda theme, compact: pareto(sweep, quality, theme, compact),
     )
-
-
-def words_of(group: Group) -> str:
-    """A way of skipping in words."""
-    reuse, part, adapters, others = group
-    skipped = "whole layers" if part == "block" else "attention only"
-    trained = "no adapters" if adapters == "none" else f"adapters {adapters}"
-    return ", ".join(filter(None, (reuse, skipped, others, trained)))

@@ -10,7 +10,7 @@ from lora_drop.evaluation.results.safe_zone import MEASURES, Measure, Row, answe
 from lora_drop.method import paper
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.quality import READS_WELL_LOSS
-from lora_drop.run.exports.figures.style import Group, group_of, is_baseline, value_of
+from lora_drop.run.rows import Group, group_of, is_baseline, value_of
 from lora_drop.ui.components import Scripted
 from lora_drop.ui.facts import control_values
 

@@ -9,20 +9,8 @@ import plotly.graph_objects as go
 from lora_drop.method.frontier import frontier
 from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.exports.figures.pareto import add_front
-from lora_drop.run.exports.figures.style import (
-    SMALL,
-    TEXT,
-    Row,
-    check_theme,
-    layout,
-    message,
-    percent,
-    provenance,
-    safe,
-    shown,
-    times,
-    value_of,
-)
+from lora_drop.run.exports.figures.style import SMALL, TEXT, check_theme, layout, message, provenance, safe
+from lora_drop.run.rows import Row, percent, times, value_of, written
 
 ACCEPT_COLORS = ("lora-drop", "baseline", "refresh", "third", "dropped-kv")
 SYMBOLS = {"full": "circle", "screened": "diamond"}
@@ -143,14 +131,14 @@ def _add_limits(figure: go.Figure, limits: dict[str, float], color: str) -> None
 def _words(row: Row) -> str:
     """What is told of a point, as lines of plotly's HTML."""
     what = "the whole model, head screened" if row["head_only"] else f"{row['layers_dropped']} layers skipped"
-    low, high = (shown(row, name, times) for name in ("speedup_low", "speedup_high"))
+    low, high = (written(row, name, times) for name in ("speedup_low", "speedup_high"))
     return "<br>".join(
         [
             f"<b>{what}, w {row['period']}, refresh {safe(row['refresh'])}, accept {row['accept']:g}</b>",
-            f"head {safe(row['head'])}, early refresh at entropy {shown(row, 'refresh_entropy', '{:g}'.format)}, "
+            f"head {safe(row['head'])}, early refresh at entropy {written(row, 'refresh_entropy', '{:g}'.format)}, "
             f"adapters {safe(row['adapters'])}",
-            f"{'regret' if row['accept'] else 'quality loss'} {shown(row, 'loss', '{:.3f}'.format)} nats a token",
-            f"speed {shown(row, 'speedup', times)} ({low} to {high}), bound {shown(row, 'bound', times)}, "
-            f"drafts kept {shown(row, 'accepted', percent)}, KV saved {shown(row, 'kv_saved', percent)}",
+            f"{'regret' if row['accept'] else 'quality loss'} {written(row, 'loss', '{:.3f}'.format)} nats a token",
+            f"speed {written(row, 'speedup', times)} ({low} to {high}), bound {written(row, 'bound', times)}, "
+            f"drafts kept {written(row, 'accepted', percent)}, KV saved {written(row, 'kv_saved', percent)}",
         ]
     )

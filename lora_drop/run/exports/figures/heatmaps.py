@@ -11,26 +11,18 @@ from plotly.subplots import make_subplots
 from lora_drop.method import paper
 from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.exports.figures.style import (
-    AGREEMENT,
     CELL,
-    NLL_GAP,
     SMALL,
     TEXT,
-    Group,
-    Row,
     check_theme,
     compacted,
-    group_of,
     hover_text,
-    is_baseline,
     label_of,
     layout,
     message,
-    percent,
     provenance,
-    times,
-    value_of,
 )
+from lora_drop.run.rows import AGREEMENT, NLL_GAP, Group, Row, group_of, is_baseline, percent, times, value_of
 
 # (column, title, form, colour at the high end), in reading order; the sixth place is for the words.
 PANELS = (

@@ -13,7 +13,8 @@ from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.exports.figures.frontier import frontier_figure
 from lora_drop.run.exports.figures.heatmaps import sweep_heatmaps
 from lora_drop.run.exports.figures.pareto import pareto
-from lora_drop.run.exports.figures.style import QUALITIES, check_theme, groups
+from lora_drop.run.exports.figures.style import check_theme
+from lora_drop.run.rows import QUALITIES, Group, groups
 
 # A picture for a talk, whatever the size on the page.
 CONFIG = {"responsive": True, "displaylogo": False, "toImageButtonOptions": {"width": 1600, "height": 900, "scale": 2}}
@@ -26,7 +27,7 @@ def write_figures(sweep: dict[str, Any], folder: Path, theme: str = "light") -> 
         LoraDropError: no such theme, or the folder cannot be written.
     """
     check_theme(theme)
-    chosen = groups(sweep) or [("any rule", "any part", "none", "")]
+    chosen = groups(sweep) or [Group("any rule", "any part", "none", "")]
     pages = {
         "heatmaps.html": [sweep_heatmaps(sweep, group, theme) for group in chosen],
         "pareto.html": [pareto(sweep, quality, theme) for quality in QUALITIES],

@@ -13,22 +13,17 @@ from lora_drop.method import paper
 from lora_drop.method.frontier import frontier
 from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.exports.figures.style import (
-    QUALITIES,
     SMALL,
     TEXT,
-    Row,
     check_theme,
     compacted,
-    group_of,
     hover_text,
-    is_baseline,
     label_of,
     layout,
     message,
     provenance,
-    times,
-    value_of,
 )
+from lora_drop.run.rows import QUALITIES, Row, group_of, is_baseline, times, value_of
 
 RULE_COLORS = {"state": "lora-drop", "anchor": "dropped", "residual": "baseline", "skip": "third"}
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "star")

@@ -1,4 +1,4 @@
-"""What the figures of a sweep share: which rows belong together, how a figure is written, fonts and layout.
+"""What the figures of a sweep share: fonts, layout, and the text at a point.
 
 Plotly reads texts as HTML, so names that come with a sweep are escaped.
 """
@@ -6,8 +6,6 @@ Plotly reads texts as HTML, so names that come with a sweep are escaped.
 from __future__ import annotations
 
 import html
-import math
-from collections.abc import Callable
 from typing import Any
 
 import plotly.graph_objects as go
@@ -15,79 +13,11 @@ import plotly.graph_objects as go
 from lora_drop.errors import LoraDropError
 from lora_drop.method.cost import human_bytes
 from lora_drop.run.exports.colors import COLORS
+from lora_drop.run.rows import AGREEMENT, Group, Row, group_of, nats, percent, times, written
 
 FONT = "Inter, Segoe UI, Roboto, Helvetica Neue, Arial, sans-serif"
 TITLE, TEXT, SMALL, CELL = 26, 17, 15, 20  # font sizes in pixels, readable from the back of a room at 1600 x 900
 COMPACT = 12 / TEXT  # what they are multiplied by in a panel of a narrow screen
-
-Row = dict[str, Any]
-Group = tuple[str, str, str, str]  # reuse, part, adapters, and what else is set, in words
-
-
-def percent(value: float) -> str:
-    """A share: `12.3%`."""
-    return f"{value:.1%}"
-
-
-def nats(value: float) -> str:
-    """Nats, with their sign."""
-    return f"{value:+.2f}"
-
-
-def times(value: float) -> str:
-    """A ratio of speeds: `1.23x`."""
-    return f"{value:.2f}x"
-
-
-AGREEMENT = ("lora_steps_top1_agreement", "Same next token, LoRA steps", percent)
-NLL_GAP = ("all_steps_nll_gap", "NLL gap, all steps (nats)", nats)
-OWN_LOSS = ("own_all_steps_kl", "Quality loss, own answers (nats)", nats)
-QUALITIES = {"own": OWN_LOSS, "agreement": AGREEMENT, "nll_gap": NLL_GAP}
-
-
-def groups(sweep: dict[str, Any]) -> list[Group]:
-    """The ways of skipping that a sweep measured, in its order.
-
-    Rows that skip nothing are the baseline and belong to every group of their rule.
-    """
-    rows = sweep.get("rows", [])
-    found = dict.fromkeys(group_of(row) for row in rows if not is_baseline(row))
-    return list(found or dict.fromkeys(map(group_of, rows)))
-
-
-def group_of(row: Row) -> Group:
-    """How a row skips: all but its drop ratio and period."""
-    return row["reuse"], row["part"], row.get("adapters") or "not recorded", _others(row)
-
-
-def _others(row: Row) -> str:
-    """What else a row sets, where it is not the paper's."""
-    words = (
-        "exact refreshes" if row.get("refresh") == "repair" else "",
-        "K/V written" if row.get("kv") == "write" and row.get("refresh") != "repair" else "",
-        f"accept {row['accept']:g}" if row.get("accept") else "",
-        "screened head" if row.get("head") == "screened" else "",
-        f"parts {row['parts']}" if row.get("parts", "auto") != "auto" else "",
-        "chosen layers" if row.get("drop_layers") else "",
-    )
-    return ", ".join(filter(None, words))
-
-
-def is_baseline(row: Row) -> bool:
-    """Whether a row skips nothing."""
-    return row["period"] == 1 or row.get("layers_dropped") == 0
-
-
-def value_of(row: Row | None, name: str) -> float | None:
-    """The row's finite number, or None."""
-    value = row.get(name) if row else None
-    return value if isinstance(value, (int, float)) and math.isfinite(value) else None
-
-
-def shown(row: Row, name: str, form: Callable[[float], str]) -> str:
-    """A row's number as it is written; a dash where there is none."""
-    value = value_of(row, name)
-    return "–" if value is None else form(value)
 
 
 def safe(text: Any) -> str:
@@ -97,9 +27,7 @@ def safe(text: Any) -> str:
 
 def label_of(group: Group) -> str:
     """A group in words."""
-    reuse, part, adapters, others = map(safe, group)
-    trained = "no adapters" if adapters == "none" else f"adapters {adapters}"
-    return " · ".join(filter(None, (reuse, part, others, trained)))
+    return safe(" · ".join(group.words))
 
 
 def hover_text(row: Row) -> str:
@@ -108,22 +36,22 @@ def hover_text(row: Row) -> str:
     lines = [
         f"<b>{label_of(group_of(row))}</b>",
         f"drop ratio {row['drop_ratio']:g}, period {row['period']:g}, "
-        f"{shown(row, 'layers_dropped', '{:g}'.format)} layers skipped, rank {shown(row, 'rank', '{:g}'.format)}",
-        f"same next token, LoRA steps: {shown(row, AGREEMENT[0], percent)}",
+        f"{written(row, 'layers_dropped', '{:g}'.format)} layers skipped, rank {written(row, 'rank', '{:g}'.format)}",
+        f"same next token, LoRA steps: {written(row, AGREEMENT[0], percent)}",
     ]
     for label, steps in (("LoRA steps", "lora_steps"), ("all steps", "all_steps")):
         lines.append(
-            f"NLL, {label}: {shown(row, f'{steps}_nll_baseline', decimals)} → "
-            f"{shown(row, f'{steps}_nll_lora_drop', decimals)} ({shown(row, f'{steps}_nll_gap', nats)}), "
-            f"KL {shown(row, f'{steps}_kl', decimals)}"
+            f"NLL, {label}: {written(row, f'{steps}_nll_baseline', decimals)} → "
+            f"{written(row, f'{steps}_nll_lora_drop', decimals)} ({written(row, f'{steps}_nll_gap', nats)}), "
+            f"KL {written(row, f'{steps}_kl', decimals)}"
         )
     lines += [
-        f"speed: measured {shown(row, 'speedup', times)}, physical bound {shown(row, 'bound', times)}",
-        f"a step: baseline {shown(row, 'ms_baseline', ms)}, refresh {shown(row, 'ms_refresh', ms)}, "
-        f"LoRA {shown(row, 'ms_lora', ms)}",
-        f"KV: {shown(row, 'kv_bytes', human_bytes)} of {shown(row, 'kv_bytes_baseline', human_bytes)} "
-        f"({shown(row, 'kv_saved', percent)} saved)",
-        f"scored tokens: {shown(row, 'tokens', '{:,}'.format)}",
+        f"speed: measured {written(row, 'speedup', times)}, physical bound {written(row, 'bound', times)}",
+        f"a step: baseline {written(row, 'ms_baseline', ms)}, refresh {written(row, 'ms_refresh', ms)}, "
+        f"LoRA {written(row, 'ms_lora', ms)}",
+        f"KV: {written(row, 'kv_bytes', human_bytes)} of {written(row, 'kv_bytes_baseline', human_bytes)} "
+        f"({written(row, 'kv_saved', percent)} saved)",
+        f"scored tokens: {written(row, 'tokens', '{:,}'.format)}",
     ]
     return "<br>".join(lines)
 

@@ -1,0 +1,93 @@
+"""Rows of results (a sweep, a search, a presets file): how each skips, which belong together, and their numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from lora_drop.run.report.words import rule_words
+
+Row = dict[str, Any]
+OTHERS = ("kv", "refresh", "accept", "head", "parts", "drop_layers")  # settings that set groups apart, beside the rule
+
+
+class Group(NamedTuple):
+    """The rows that skip alike: they differ only in drop ratio and period."""
+
+    reuse: str
+    part: str
+    adapters: str
+    others: str  # what else is not the paper's, in words
+
+    @property
+    def words(self) -> list[str]:
+        """The way of skipping in words."""
+        skipped = "attention only" if self.part == "attention" else "whole layers"
+        trained = "no adapters" if self.adapters == "none" else f"adapters {self.adapters}"
+        return [self.reuse, skipped, *([self.others] if self.others else []), trained]
+
+
+def percent(value: float) -> str:
+    """A share: `12.3%`."""
+    return f"{value:.1%}"
+
+
+def nats(value: float) -> str:
+    """Nats, with their sign."""
+    return f"{value:+.2f}"
+
+
+def times(value: float) -> str:
+    """A ratio of speeds: `1.23x`."""
+    return f"{value:.2f}x"
+
+
+# Column, title and form of each quality.
+AGREEMENT = ("lora_steps_top1_agreement", "Same next token, LoRA steps", percent)
+NLL_GAP = ("all_steps_nll_gap", "NLL gap, all steps (nats)", nats)
+OWN_LOSS = ("own_all_steps_kl", "Quality loss, own answers (nats)", nats)
+QUALITIES = {"own": OWN_LOSS, "agreement": AGREEMENT, "nll_gap": NLL_GAP}
+
+
+def groups(sweep: dict[str, Any]) -> list[Group]:
+    """The ways of skipping that a sweep measured, in its order.
+
+    Rows that skip nothing are the baseline and belong to every group of their rule.
+    """
+    rows = sweep.get("rows", [])
+    skipping = dict.fromkeys(group_of(row) for row in rows if not is_baseline(row))
+    return list(skipping or dict.fromkeys(map(group_of, rows)))
+
+
+def group_of(row: Row) -> Group:
+    """How a row skips: all but its drop ratio and period."""
+    others = rule_words({name: row[name] for name in OTHERS if name in row})
+    layers = ["chosen layers"] if row.get("drop_layers") else []
+    return Group(row["reuse"], row["part"], row.get("adapters") or "not recorded", ", ".join([*others, *layers]))
+
+
+def is_baseline(row: Row) -> bool:
+    """Whether a row skips nothing."""
+    return row["period"] == 1 or row.get("layers_dropped") == 0
+
+
+def sets_only_refresh(row: Row) -> bool:
+    """Whether a row sets at most `refresh` (and the `kv` that a repair needs) beside rule, part and adapters.
+
+    Its layers are then spread evenly, its head is whole, and every draft is accepted.
+    """
+    repairs = row.get("refresh") == "repair"
+    return not group_of({**row, "refresh": "single", "kv": "skip" if repairs else row.get("kv", "skip")}).others
+
+
+def value_of(row: Row | None, name: str) -> float | None:
+    """The row's finite number, or None."""
+    value = row.get(name) if row else None
+    return value if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def written(row: Row, name: str, form: Callable[[float], str]) -> str:
+    """A row's number as text; a dash where there is none."""
+    value = value_of(row, name)
+    return "–" if value is None else form(value)
