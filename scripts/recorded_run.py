@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 import datetime
 
-from lora_drop import runtime
+from lora_drop.ui.serve.memory import share_heap
 
 
 def main() -> None:
-    runtime.share_heap()
+    share_heap()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=96, help="new tokens of each lane")
     tokens = parser.parse_args().tokens

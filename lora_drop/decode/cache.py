@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
 import operator
+import sys
 
 import torch
 from torch import Tensor
 
-from lora_drop.runtime import ask_large_pages
-
 BLOCK = 64  # tokens by which a layer's storage grows
+LARGE_PAGE = 1 << 21  # bytes
+
+
+def ask_large_pages(address: int, size: int) -> None:
+    """On Linux, ask for large pages inside `size` bytes from an address on, before they are written.
+
+    Memory that is read in full again and again (the K/V of a long text) then waits less for address translation.
+    """
+    first, last = -(-address // LARGE_PAGE) * LARGE_PAGE, (address + size) // LARGE_PAGE * LARGE_PAGE
+    if first < last and sys.platform == "linux":
+        length, huge = ctypes.c_size_t(last - first), 14  # MADV_HUGEPAGE; a kernel without it refuses, which is fine
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), length, huge)
 
 
 class KVCache:

@@ -14,8 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from lora_drop.errors import LoraDropError
 from lora_drop.models import bundled
-from lora_drop.models.place import Place, fitting
-from lora_drop.runtime import on_zero_gpu
+from lora_drop.models.place import Place, fitting, on_zero_gpu
 
 SUPPORTED = ("llama", "qwen2", "qwen3", "mistral")  # config.model_type
 READ = re.compile(r"[^/]+\.(json|jinja|model|txt)|model[^/]*\.safetensors")  # files at the top of a repository

@@ -37,9 +37,8 @@ from lora_drop.models.download import GGUF
 from lora_drop.models.gguf import gguf_rows
 from lora_drop.models.gguf_file import load_gguf, own_blocks
 from lora_drop.models.hub import from_pretrained_files, locate
-from lora_drop.models.place import places, short_name
+from lora_drop.models.place import on_zero_gpu, places, short_name
 from lora_drop.models.random_weights import random_model
-from lora_drop.runtime import on_zero_gpu
 
 # Where a repository has only pickled weights, transformers would ask a service to convert them and then load the
 # result from an unreviewed pull request. Here that is an error that says so.

@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.cost import ModelShape
-from lora_drop.runtime import on_zero_gpu, waiting
+from lora_drop.runtime import waiting
 
 BFLOAT16 = (8, 0)  # compute capability from which a GPU computes bfloat16 in hardware
 # Of a GPU, beside weights and caches: cuBLAS' workspaces (32 MiB a stream on Hopper), graphs, two matrices that are
@@ -23,6 +23,11 @@ BFLOAT16 = (8, 0)  # compute capability from which a GPU computes bfloat16 in ha
 CUDA_MARGIN = 768 * 2**20
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Place = tuple[torch.device, torch.dtype]
+
+
+def on_zero_gpu() -> bool:
+    """True in a Space on ZeroGPU, by the variable that the package `spaces` reads (`spaces.config`, 0.51)."""
+    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

@@ -18,17 +18,17 @@ from lora_drop.decode.sampling import Sampling
 from lora_drop.decode.step import Decoder, Rewind, StepResult, Verified
 from lora_drop.errors import LoraDropError, is_out_of_memory
 from lora_drop.models.load import LoadedModel
+from lora_drop.models.place import on_zero_gpu
 from lora_drop.models.tokens import Detokenizer, piece
 from lora_drop.run.audit import DriftAudit, QualityAudit
 from lora_drop.run.header import make_header
 from lora_drop.run.prompts import PromptCache
-from lora_drop.run.race import take_turns
+from lora_drop.run.race import owned, take_turns
 from lora_drop.run.request import Plan, Request, plan
 from lora_drop.run.summary import summarise
 from lora_drop.run.top import top_of
 from lora_drop.run.trace.records import BASELINE, AuditRecord, JudgeRecord, Record, RewindRecord, StepRecord, number
 from lora_drop.run.trace.trace import Trace
-from lora_drop.runtime import on_zero_gpu, owned
 
 
 def run(

@@ -9,7 +9,6 @@ from typing import Any
 
 import gradio as gr
 
-from lora_drop import runtime
 from lora_drop.errors import LoraDropError
 from lora_drop.method.cost import kv_bytes, kv_saved, speed_bound
 from lora_drop.method.options import config_from
@@ -23,6 +22,7 @@ from lora_drop.run.trace.trace import MAX_TRACE_BYTES, parse_trace
 from lora_drop.ui.callbacks import FAILED, Callbacks
 from lora_drop.ui.controls import refuse_private
 from lora_drop.ui.serve import space as zero
+from lora_drop.ui.serve.memory import return_memory
 from lora_drop.ui.stream import batches
 
 ESTIMATED = [one for one in settings_of(CALL, SCHEDULE, RUN) if one.of != RUN or one.name == "max_new_tokens"]
@@ -49,7 +49,7 @@ def functions(calls: Callbacks) -> dict[str, Callable[..., Any]]:
 
 def _generate(calls: Callbacks) -> Callable[..., Iterator[str]]:
     def generate(prompt: str, **options: Any) -> Iterator[str]:
-        runtime.return_memory()
+        return_memory()
         try:
             model = calls.pool.check(options["model"])
             run = {one.name: one.read(options[one.name]) for one in settings_of(RUN)}
@@ -109,7 +109,7 @@ def _inspect(calls: Callbacks) -> Callable[..., dict]:
             lane: baseline, lora_drop or third.
             step: number of the step; 0 is the prefill.
         """
-        runtime.return_memory()
+        return_memory()
         try:
             return calls.inspector.inspect(run_id, trace, lane, step)
         except LoraDropError as error:
@@ -126,7 +126,7 @@ def replay(trace: str) -> str:
     Args:
         trace: the text of a trace file (JSON Lines), as generate streams it or the command line writes it.
     """
-    runtime.return_memory()
+    return_memory()
     try:
         if not isinstance(trace, str) or len(trace) > MAX_TRACE_BYTES:
             raise LoraDropError(f"trace must be a text of at most {MAX_TRACE_BYTES // 2**20} MiB.")

@@ -14,12 +14,12 @@ from typing import Any
 
 import gradio as gr
 
-from lora_drop import runtime
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.results.preset_results import idle_gain
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.settings import CALL, RUN, SCHEDULE, settings_of
 from lora_drop.models.load import LoadedModel
+from lora_drop.models.place import on_zero_gpu
 from lora_drop.models.pool import ModelPool
 from lora_drop.models.tokens import encode_prompt
 from lora_drop.paths import SHIPPED_RECORDED
@@ -40,6 +40,7 @@ from lora_drop.ui.serve import space as zero
 from lora_drop.ui.serve.counters import Counters
 from lora_drop.ui.serve.kept import RecentTraces, Stops
 from lora_drop.ui.serve.limits import Limits
+from lora_drop.ui.serve.memory import return_memory
 from lora_drop.ui.serve.uploads import PLACES, Shelf
 from lora_drop.ui.stream import batches, run_line
 
@@ -85,7 +86,7 @@ class Callbacks:
         self.inspector = Inspector(pool, self.traces)
         # ZeroGPU wants its work wrapped before the page is launched, and there the pool holds one model alone.
         with pool.lend() as loaded:
-            self._borrowed = self._runner(loaded) if runtime.on_zero_gpu() else None
+            self._borrowed = self._runner(loaded) if on_zero_gpu() else None
 
     def _runner(self, loaded: LoadedModel) -> Callable[..., Generator[Record, None, None]]:
         # `run` is looked up when it is called: tests put runs of their own there.
@@ -206,7 +207,7 @@ class Callbacks:
         """
         on, off = gr.update(interactive=True), gr.update(interactive=False)
         session = request.session_hash
-        runtime.return_memory()
+        return_memory()
         stop = self.stops.start(session)
         try:
             wanted = requested(prompt, compare, values)

@@ -12,13 +12,13 @@ from collections import OrderedDict
 from typing import Any
 
 from lora_drop.errors import LoraDropError
+from lora_drop.models.place import on_zero_gpu
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.inspect import Window, inspect, read_again
 from lora_drop.run.report.align import side_by_side
 from lora_drop.run.report.compare import MOST, compared
 from lora_drop.run.report.steps import about_step
 from lora_drop.run.trace.trace import MAX_TRACE_BYTES, Trace, parse_trace
-from lora_drop.runtime import on_zero_gpu
 from lora_drop.ui.serve.kept import RecentTraces
 
 KEPT_BYTES = 128 * 2**20  # of what layers gave, all readers' together

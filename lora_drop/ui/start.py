@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 
-from lora_drop import runtime
 from lora_drop.errors import LoraDropError
 from lora_drop.paths import own_upload_folder
+from lora_drop.runtime import check_versions
+from lora_drop.ui.serve.environment import in_space
+from lora_drop.ui.serve.memory import share_heap
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "app.py") -> int:
@@ -25,14 +27,14 @@ def main(argv: Sequence[str] | None = None, prog: str = "app.py") -> int:
         argv: the options; those of the process unless given.
         prog: what the options' help and the error lines begin with.
     """
-    runtime.share_heap()
+    share_heap()
     # ZeroGPU's package (every Gradio Space has it) puts a stand-in in CUDA's place. It has to come before torch, and
     # on ZeroGPU it imports Gradio.
     if find_spec("spaces"):
         import spaces  # noqa: F401
     args = _parser(prog).parse_args(argv)
     try:
-        runtime.check_versions("page")
+        check_versions("page")
         _serve(args)
     except (LoraDropError, OSError) as error:  # OSError: the port is taken
         print(f"{prog}: {error}", file=sys.stderr)
@@ -76,17 +78,18 @@ def _serve(args: argparse.Namespace) -> None:
 
     from lora_drop.models.fetch import fetch
     from lora_drop.models.load import load_model
+    from lora_drop.models.place import on_zero_gpu
     from lora_drop.models.pool import ModelPool, allowed_models
     from lora_drop.ui.page import build_app, launch
     from lora_drop.ui.serve.policy import Policy
 
     # Gradio reads GRADIO_SERVER_NAME itself where no host is given.
     named = os.environ.get("GRADIO_SERVER_NAME")
-    host = args.host or (None if named else "0.0.0.0" if runtime.in_space() else None)
+    host = args.host or (None if named else "0.0.0.0" if in_space() else None)
     policy = Policy.from_environment(args.public, host or named, args.share)
     load = partial(load_model, device=args.device, dtype=args.dtype)
     # On ZeroGPU the weights are moved to the card before the first visitor comes: one model a Space.
-    names = () if runtime.on_zero_gpu() else allowed_models(policy.public)
+    names = () if on_zero_gpu() else allowed_models(policy.public)
     files = partial(fetch, device=args.device, dtype=args.dtype)
     page = build_app(ModelPool(load(args.model), names, load, args.model, files), policy)
     launch(page, host, args.port, mcp=args.mcp, share=args.share)

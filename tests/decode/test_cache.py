@@ -1,8 +1,14 @@
 """KV storage: what it holds, what it takes."""
 
+import ctypes
+import mmap
+import re
+from pathlib import Path
+
+import pytest
 import torch
 
-from lora_drop.decode.cache import BLOCK, KVCache
+from lora_drop.decode.cache import BLOCK, LARGE_PAGE, KVCache, ask_large_pages
 
 
 def test_growth_keeps_what_was_written():
@@ -48,3 +54,16 @@ def test_a_token_is_appended_as_update_would():
         both = two.append(torch.stack((key, value))[:, :, :, 0], 0)
         assert torch.equal(both, torch.stack((keys, values)))
     assert one.lengths == two.lengths and one.allocated_bytes == two.allocated_bytes
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="no large pages here")
+def test_large_pages_are_asked_for_within_a_tensor():
+    with mmap.mmap(-1, 4 * LARGE_PAGE) as memory:
+        start = ctypes.addressof(held := ctypes.c_char.from_buffer(memory))
+        ask_large_pages(start + 1, 3 * LARGE_PAGE)
+        first = -(-(start + 1) // LARGE_PAGE) * LARGE_PAGE
+        asked = [area for area in re.split(r"\n(?=[0-9a-f]+-)", Path("/proc/self/smaps").read_text()) if " hg" in area]
+        bounds = [[int(end, 16) for end in area.split()[0].split("-")] for area in asked]
+        assert [first, first + 2 * LARGE_PAGE] in [b for b in bounds if start <= b[0] < start + 4 * LARGE_PAGE]
+        ask_large_pages(start, LARGE_PAGE - 1)  # too little for one: nothing, and no error
+        del held

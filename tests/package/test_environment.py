@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_drop.runtime import in_space, on_zero_gpu
+from lora_drop.models.place import on_zero_gpu
+from lora_drop.ui.serve.environment import in_space
 from lora_drop.ui.serve.limits import Limits
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +52,7 @@ def reads() -> dict[str, list[str]]:
                 for limit in LIMITS:
                     found[limit].append(place)
             elif name is not None:
-                assert isinstance(name, ast.Name) and path.name == "runtime.py", f"{place}: which variable is it?"
+                assert isinstance(name, ast.Name) and path.name == "environment.py", f"{place}: which variable is it?"
     return found
 
 

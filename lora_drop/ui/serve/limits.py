@@ -13,8 +13,8 @@ from typing import Any
 
 from lora_drop.errors import LoraDropError
 from lora_drop.run.request import Request
-from lora_drop.runtime import positive_number
 from lora_drop.ui.serve import space as zero
+from lora_drop.ui.serve.environment import positive_number
 
 MIB = 2**20
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lora_drop.errors import LoraDropError
-from lora_drop.runtime import in_space
+from lora_drop.ui.serve.environment import in_space
 from lora_drop.ui.serve.limits import Limits
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")

@@ -33,9 +33,10 @@ import torch
 
 from lora_drop.errors import LoraDropError
 from lora_drop.models.load import LoadedModel, ModelInfo
+from lora_drop.models.place import on_zero_gpu
 from lora_drop.run.request import BASELINE, Plan, Request, plan
 from lora_drop.run.trace.records import Record
-from lora_drop.runtime import on_zero_gpu, positive_number
+from lora_drop.ui.serve.environment import positive_number
 
 # Stated, not measured: this project had no ZeroGPU to measure on. They are meant to be twice what a run takes, since a
 # run that is cut off is worse than one that gives time back. LORA_DROP_ZERO_RATE replaces the two of a step.
