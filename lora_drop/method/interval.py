@@ -1,26 +1,41 @@
-"""How sure a measured ratio is: bootstrap intervals, with a fixed seed. Numbers only."""
+"""Bootstrap intervals of measured ratios, with a fixed seed. Numbers only."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 
-RESAMPLES = 2000
-LEVEL = 0.95
+import numpy as np
+
+RESAMPLES, SEED = 2000, 0
+MIDDLE = (0.025, 0.975)  # 95%
+LEAST = 1e-9  # a sum below it counts as this much: no division by zero
+
+Unit = tuple[float, float]
 
 
-def ratio_interval(units: Sequence[tuple[float, float]]) -> list[float] | None:
-    """The 95% interval of sum(a) / sum(b) over units (a, b), drawn anew with replacement; None for fewer than two.
+def ratio_interval(units: Sequence[Unit], base: Sequence[Unit] | None = None) -> list[float] | None:
+    """95% interval of sum(a) / sum(b) over resampled units (a, b). The same units give the same interval.
 
-    A unit is what is drawn whole: a prompt, with its summed loss and its tokens. The sum of all b is above 0.
+    Args:
+        units: drawn whole, with replacement: a prompt with its loss and its tokens, a refresh cycle with its tokens
+            and its time. b is not negative.
+        base: the ratio of these, drawn on their own, divides that of `units`. A speedup has a lane on either side.
+
+    Returns:
+        [low, high]; None for fewer than two units.
     """
-    if len(units) < 2:
+    sides = [units] if base is None else [units, base]
+    if min(map(len, sides)) < 2:
         return None
-    rng = random.Random(0)
-    found = []
-    for _ in range(RESAMPLES):
-        drawn = rng.choices(units, k=len(units))
-        found.append(sum(a for a, _ in drawn) / sum(b for _, b in drawn))
-    found.sort()
-    outside = int((1 - LEVEL) / 2 * RESAMPLES)
-    return [found[outside], found[-1 - outside]]
+    rng = np.random.default_rng(SEED)
+    above, *below = (_ratios(np.array(side, float), rng) for side in sides)
+    for ratios in below:
+        above = above / np.maximum(ratios, LEAST)
+    return [float(end) for end in np.quantile(above, MIDDLE)]
+
+
+def _ratios(units: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """sum(a) / sum(b) of each resample of units (n, 2)."""
+    count = len(units)
+    sums = np.array([units[rng.integers(count, size=count)].sum(0) for _ in range(RESAMPLES)])
+    return sums[:, 0] / np.maximum(sums[:, 1], LEAST)

@@ -28,3 +28,14 @@ def test_the_interval_is_the_same_each_time_and_narrows_with_more_units():
 def test_a_unit_weighs_by_its_tokens():
     low, high = ratio_interval([(100.0, 1000.0), (5.0, 1.0), (100.0, 1000.0), (100.0, 1000.0)])
     assert 0.1 <= low <= high < 0.12
+
+
+def test_a_speedup_has_a_lane_on_either_side():
+    """Each lane is drawn on its own. Rates 2 (sure) over 1 (0.5 or 1.5 a unit) are about 2."""
+    sure, unsure = [(2.0, 1.0)] * 50, [(0.5, 1.0), (1.5, 1.0)] * 25
+    low, high = ratio_interval(sure, unsure)
+    spread = 1.96 * 0.5 / 50**0.5
+    assert [low, high] == pytest.approx([2 / (1 + spread), 2 / (1 - spread)], rel=0.03)
+    assert ratio_interval(unsure, sure) == pytest.approx([1 / high, 1 / low], rel=0.03)
+    assert ratio_interval(sure, [(1.0, 1.0)]) is None
+    assert ratio_interval(sure, [(1.0, 0.0)] * 4) == pytest.approx([5e-10, 5e-10]), "no time is no division by zero"

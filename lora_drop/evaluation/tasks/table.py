@@ -10,9 +10,9 @@ import numpy as np
 
 from lora_drop.evaluation.tasks.base import Task
 from lora_drop.evaluation.tasks.runner import LANES
+from lora_drop.method.interval import ratio_interval
 
 Z95 = 1.959964
-RESAMPLES = 2000
 
 
 def summarise(task: Task, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -76,15 +76,13 @@ def _wilson(scores: np.ndarray) -> dict[str, float | None]:
 
 
 def _bootstrap(values: np.ndarray, weights: np.ndarray | None = None) -> dict[str, float | None]:
-    """The weighted mean with the middle 95% of the means of resampled records; always the same draws."""
-    n = len(values)
-    if not n:
+    """The weighted mean, with its interval over resampled records."""
+    if not len(values):
         return {"value": None, "low": None, "high": None}
-    weights = np.ones(n) if weights is None else weights
-    drawn = np.random.default_rng(0).integers(n, size=(RESAMPLES, n))
-    means = (values * weights)[drawn].sum(1) / weights[drawn].sum(1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return {"value": float((values * weights).sum() / weights.sum()), "low": float(low), "high": float(high)}
+    weights = np.ones(len(values)) if weights is None else weights
+    value = float((values * weights).sum() / weights.sum())
+    low, high = ratio_interval(list(zip(values * weights, weights, strict=True))) or (value, value)
+    return {"value": value, "low": low, "high": high}
 
 
 def markdown(result: dict[str, Any]) -> str:

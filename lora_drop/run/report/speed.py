@@ -6,13 +6,12 @@ cycle is what runs from one full step to the next, so that the dear steps are ne
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Sequence
 
+from lora_drop.method.interval import ratio_interval
 from lora_drop.run.trace.records import Header, JudgeRecord, RewindRecord, StepRecord
 
 Cycle = tuple[int, float]  # tokens that stand, milliseconds
-RESAMPLES, SEED = 1000, 0
 LEAST = 4  # cycles: of fewer nothing can be said
 
 
@@ -61,17 +60,9 @@ def speedup_of(one: Sequence[Cycle], two: Sequence[Cycle]) -> float | None:
 
 
 def speedup_interval(one: Sequence[Cycle], two: Sequence[Cycle]) -> list[float] | None:
-    """The middle 95% of the second lane's tokens per second over the first's, [low, high], of resampled cycles.
+    """95% interval of the second lane's tokens per second over the first's, [low, high], of resampled cycles.
 
-    None where a lane has too few cycles. The same cycles give the same interval.
+    None where a lane has too few cycles.
     """
-    if min(len(one), len(two)) < LEAST:
-        return None
-    rng = random.Random(SEED)
-
-    def rate(lane: Sequence[Cycle]) -> float:
-        drawn = rng.choices(lane, k=len(lane))
-        return sum(tokens for tokens, _ in drawn) / max(sum(ms for _, ms in drawn), 1e-9)
-
-    ratios = sorted(rate(two) / max(rate(one), 1e-9) for _ in range(RESAMPLES))
-    return [round(ratios[int(RESAMPLES * share)], 4) for share in (0.025, 0.975)]
+    interval = ratio_interval(two, one) if min(len(one), len(two)) >= LEAST else None
+    return interval and [round(end, 4) for end in interval]
