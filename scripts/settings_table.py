@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lora_drop.method.settings import CALL, RUN, SCHEDULE, TRAINING, settings_of
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.fields import settings_in
+from lora_drop.method.settings import CallSettings, RunSettings
+from lora_drop.training.settings import TrainSettings
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
 PARTS = {
-    CALL: ("What a call names", "The command line and the API have these; a config does not."),
-    SCHEDULE: ("The schedule", "Fields of `LoraDropConfig`, of a lane's `config` in a trace, and of a sweep's rows."),
-    RUN: ("A run", "Further arguments of `stream` and `Request`; a trace has them under `sampling`."),
-    TRAINING: ("Training", "Flags of `train`, and fields of `TrainSettings`."),
+    CallSettings: ("What a call names", "The command line and the API have these; a config does not."),
+    LoraDropConfig: (
+        "The schedule",
+        "Fields of `LoraDropConfig`, of a lane's `config` in a trace, and of a sweep's rows.",
+    ),
+    RunSettings: ("A run", "Further arguments of `stream` and `Request`; a trace has them under `sampling`."),
+    TrainSettings: ("Training", "Flags of `train`, and fields of `TrainSettings`."),
 }
 
 
@@ -33,9 +39,9 @@ def page() -> str:
             "| setting | values | default | what it does |",
             "|---|---|---|---|",
         ]
-        for one in settings_of(owner):
+        for one in settings_in(owner):
             default = "unset" if one.default is None else f"`{one.kind.write(one.default)}`"
-            values = one.kind.says.replace("|", "\\|")
+            values = one.kind.must_be.replace("|", "\\|")
             lines.append(f"| `{one.flag}` | {values} | {default} | {one.help.replace('||', '‖')} |")
     return "\n".join(lines) + "\n"
 

@@ -11,8 +11,7 @@ from typing import Any
 from lora_drop.adapters.bank import CONFIG_NAME, WEIGHTS_NAME, AdapterBank, broken
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.schedule import Schedule
-from lora_drop.method.settings import KV_RULES, PARTS, REFRESHES, REUSE_RULES
+from lora_drop.method.schedule import KV_RULES, PARTS, REFRESHES, REUSE_RULES, Schedule
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.paths import SHIPPED_ADAPTERS
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_drop.cli.settings import add_settings
 from lora_drop.errors import LoraDropError
+from lora_drop.method.fields import SCHEDULE, Setting
+from lora_drop.method.kinds import Choice, Flag
 from lora_drop.method.presets import PRESETS
-from lora_drop.method.settings import CALL, SCHEDULE, setting, settings_of
+from lora_drop.method.settings import BY_NAME, settings_of
 
 if TYPE_CHECKING:
     from lora_drop.models.load import LoadedModel
@@ -50,7 +51,7 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """The model, device and dtype options; `load` reads them."""
-    parser.add_argument("--model", default="bundled", help=f"{setting('model', CALL).help} (default bundled)")
+    parser.add_argument("--model", default="bundled", help=f"{BY_NAME['model'].help} (default bundled)")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda")
     parser.add_argument("--dtype", default="auto", help="auto (default), float32, bfloat16")
 
@@ -121,8 +122,38 @@ def data_source(args: argparse.Namespace) -> dict[str, Any]:
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """The settings of `LoraDropConfig`, and a preset. What is unset the preset has, or the config."""
-    parser.add_argument("--preset", help=f"{setting('preset', CALL).help}: {', '.join(PRESETS)}")
+    parser.add_argument("--preset", help=f"{BY_NAME['preset'].help}: {', '.join(PRESETS)}")
     add_settings(parser, settings_of(SCHEDULE), unset=True)
+
+
+def add_settings(parser: argparse.ArgumentParser, settings: Iterable[Setting], unset: bool = False) -> None:
+    """A flag for each setting. With `unset` one that is not given is None: a preset, or the config, has its value.
+
+    What argparse cannot check (a word, a range, bounds) the config checks, with one line for every way in.
+    """
+    for setting in settings:
+        default = None if unset else setting.default
+        help_ = f"{setting.help}{_default(setting)}".replace("%", "%%")
+        if isinstance(setting.kind, Flag):
+            parser.add_argument(setting.flag, action=argparse.BooleanOptionalAction, default=default, help=help_)
+        else:
+            parser.add_argument(
+                setting.flag, type=setting.kind.python, default=default, metavar=setting.metavar, help=help_
+            )
+
+
+def read_settings(args: argparse.Namespace, settings: Iterable[Setting]) -> dict[str, Any]:
+    """What the flags of these settings hold, as values.
+
+    Raises:
+        LoraDropError: a text that cannot be read.
+    """
+    return {setting.name: setting.read(getattr(args, setting.name)) for setting in settings}
+
+
+def _default(setting: Setting) -> str:
+    words = f": {', '.join(setting.kind.words)}" if isinstance(setting.kind, Choice) else ""
+    return words if setting.default is None else f"{words} (default {setting.kind.write(setting.default)})"
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from lora_drop.cli.arguments import (
 from lora_drop.cli.output import print_json
 from lora_drop.evaluation.tasks.options import Options
 from lora_drop.evaluation.tasks.registry import TASKS, read_tasks
-from lora_drop.method.options import config_from
+from lora_drop.method.presets import config_from
 from lora_drop.paths import only_writer
 
 

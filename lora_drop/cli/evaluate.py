@@ -18,7 +18,7 @@ from lora_drop.cli.arguments import (
 )
 from lora_drop.cli.output import counting, note, print_json
 from lora_drop.errors import LoraDropError
-from lora_drop.method.options import config_from
+from lora_drop.method.presets import config_from
 
 
 def add(commands: Commands) -> None:

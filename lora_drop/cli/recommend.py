@@ -11,17 +11,18 @@ from lora_drop.cli.arguments import (
     add_command,
     add_json_option,
     add_model_options,
+    add_settings,
     load,
     parse_path,
     read_data_prompts,
 )
 from lora_drop.cli.output import cell, note, print_json, progress
-from lora_drop.cli.settings import ORDER, add_settings
 from lora_drop.errors import LoraDropError
-from lora_drop.method.options import config_from
+from lora_drop.method.fields import SCHEDULE, Setting
+from lora_drop.method.kinds import Whole, read_layer_order
+from lora_drop.method.presets import config_from
 from lora_drop.method.schedule import TRIGGERS
-from lora_drop.method.settings import SCHEDULE, Setting, setting, settings_of
-from lora_drop.method.values import Whole
+from lora_drop.method.settings import BY_NAME, settings_of
 from lora_drop.paths import only_writer
 
 if TYPE_CHECKING:
@@ -31,12 +32,12 @@ COMMON = ("layers", "reuse", "part", "adapters", "parts")  # settings that all c
 # Options that are lists, with the setting whose values they hold.
 LISTS = {
     "counts": Setting("counts", SCHEDULE, Whole(1, 100_000), None, "how many layers are skipped"),
-    "periods": setting("period", SCHEDULE),
-    "refreshes": setting("refresh", SCHEDULE),
-    "accepts": setting("accept", SCHEDULE),
-    "heads": setting("head", SCHEDULE),
-    "entropies": setting("refresh_entropy", SCHEDULE),
-    "norms": setting("refresh_norm", SCHEDULE),
+    "periods": BY_NAME["period"],
+    "refreshes": BY_NAME["refresh"],
+    "accepts": BY_NAME["accept"],
+    "heads": BY_NAME["head"],
+    "entropies": BY_NAME["refresh_entropy"],
+    "norms": BY_NAME["refresh_norm"],
 }
 
 
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     from lora_drop.run.exports.figures.pages import write_frontier
 
     limits = Limits(args.max_loss, args.max_loss if args.max_regret is None else args.max_regret)
-    axes, order = _axes(args), ORDER.read(args.drop_order or "")
+    axes, order = _axes(args), read_layer_order(args.drop_order)
     before = read_presets(args.before)["rows"] if args.before else []
     source = {"file": args.data.name if args.data else "held-out prompts", "limit": args.limit}
     places = args.out, order, args.context_tokens, progress("settings")

@@ -16,16 +16,17 @@ from lora_drop.cli.arguments import (
     add_config_options,
     add_json_option,
     add_model_options,
+    add_settings,
     load,
     parse_path,
+    read_settings,
 )
 from lora_drop.cli.output import counting, note
 from lora_drop.cli.run_report import show_run
-from lora_drop.cli.settings import add_settings, read_settings
 from lora_drop.errors import LoraDropError
-from lora_drop.method.options import config_from
-from lora_drop.method.presets import preset_named
-from lora_drop.method.settings import RUN, settings_of
+from lora_drop.method.fields import RUN
+from lora_drop.method.presets import config_from, preset_named
+from lora_drop.method.settings import settings_of
 from lora_drop.run.trace.lines import write_line
 from lora_drop.run.trace.records import Record, StepRecord
 from lora_drop.run.trace.trace import gather

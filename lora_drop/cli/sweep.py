@@ -18,9 +18,9 @@ from lora_drop.cli.arguments import (
     read_data,
 )
 from lora_drop.cli.output import cell, note, print_json, progress
-from lora_drop.cli.settings import ORDER
 from lora_drop.errors import LoraDropError
-from lora_drop.method.options import config_from
+from lora_drop.method.kinds import read_layer_order
+from lora_drop.method.presets import config_from
 from lora_drop.paths import only_writer
 from lora_drop.run.report.words import NOISY, speedup_words
 
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     ratios = _axis(args, "drop_ratio", float, "0.25,0.5,0.75")
     periods = _axis(args, "period", int, "2,4,8")
     pairs = read_data(args)
-    order = ORDER.read(args.drop_order or "")
+    order = read_layer_order(args.drop_order)
     from lora_drop.evaluation.sweep import grid, in_order, sweep
 
     configs = grid(base, ratios, periods, rules["reuse"], rules["part"], rules["adapters"])

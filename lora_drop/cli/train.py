@@ -13,11 +13,12 @@ from lora_drop.cli.arguments import (
     add_json_option,
     add_model_options,
     add_reading_options,
+    add_settings,
     parse_path,
+    read_settings,
 )
 from lora_drop.cli.output import print_json, say
-from lora_drop.cli.settings import add_settings, read_settings
-from lora_drop.method.settings import TRAINING, settings_of
+from lora_drop.method.fields import settings_in
 from lora_drop.paths import only_writer
 from lora_drop.training.settings import TrainJob, TrainSettings
 
@@ -43,7 +44,7 @@ def add(commands: Commands) -> None:
         "--out", type=parse_path, required=True, metavar="DIR", help="checkpoints and the adapter folder"
     )
     add_model_options(parser)
-    add_settings(parser, settings_of(TRAINING))
+    add_settings(parser, settings_in(TrainSettings))
     parser.add_argument("--evaluate-every", type=int, default=TrainJob.evaluate_every, metavar="STEPS")
     parser.add_argument("--checkpoint-every", type=int, default=TrainJob.checkpoint_every, metavar="STEPS")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
@@ -52,7 +53,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The command."""
-    settings = TrainSettings(**read_settings(args, settings_of(TRAINING)))
+    settings = TrainSettings(**read_settings(args, settings_in(TrainSettings)))
     given = vars(args) | {"quiet": args.json}
     job = TrainJob(**{field.name: given[field.name] for field in dataclasses.fields(TrainJob)})
     from lora_drop.training.card import dropped_in

@@ -26,8 +26,9 @@ from lora_drop.decode.sampling import Sampling
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.metrics import decode_target
 from lora_drop.evaluation.tasks.runner import generate_text, log_likelihood
-from lora_drop.method.options import config_from
-from lora_drop.method.settings import CALL, SCHEDULE, settings_of
+from lora_drop.method.fields import CALL, SCHEDULE
+from lora_drop.method.presets import config_from
+from lora_drop.method.settings import settings_of
 from lora_drop.models.load import load_model
 from lora_drop.models.tokens import ByteTokenizer
 

@@ -20,6 +20,7 @@ from lora_drop.evaluation.measure.prompts import SAMPLE_PROMPTS
 from lora_drop.evaluation.results.store import check_same, json_text, whole_setting, write_texts
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import presets_for
+from lora_drop.method.settings import Lanes
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.request import BASELINE, LORA_DROP, Request
 from lora_drop.run.run import run
@@ -118,7 +119,7 @@ def _is_of(sample: dict[str, Any], key: dict[str, Any]) -> bool:
 
 def sample_trace(loaded: LoadedModel, prompt: str, config: LoraDropConfig | None = None) -> Trace:
     """The run of a sample: the full model's, or that of a config."""
-    lanes = "lora-drop" if config else "baseline"
+    lanes: Lanes = "lora-drop" if config else "baseline"
     return gather(run(loaded, Request(prompt, config or LoraDropConfig(), **SETTINGS, lanes=lanes)))
 
 

@@ -7,26 +7,169 @@ model's number of layers, checks the rest and returns the `Schedule` that every 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from lora_drop.errors import LoraDropError
-from lora_drop.method.schedule import Schedule, dropped_layers
-from lora_drop.method.settings import MAX_REPAIR, SCHEDULE, fields, settings_of
+from lora_drop.method.fields import SCHEDULE, checked, setting
+from lora_drop.method.schedule import Head, KvRule, Part, Refresh, ReuseRule, Schedule, dropped_layers
 
-_Fields: Any = fields("LoraDropConfig", settings_of(SCHEDULE))
+MAX_PERIOD = 10**9  # longer than any run; JSON's readers do not all take a whole number of any size
+MAX_REPAIR = 64  # the longest period with repair: rows of one pass
+# Of a correction; `linear` is the paper's and always there.
+CorrectionParts = Literal["auto", "linear", "linear+mlp", "linear+kept", "linear+mlp+kept"]
 
 
-class LoraDropConfig(_Fields):
-    """What LoRA-Drop does (arXiv 2601.02569).
-
-    Its fields are the schedule's settings, with the names of the command line: `lora_drop.method.settings` has each
-    with its values, its default and what it does, and so has docs/settings.md.
+@checked(SCHEDULE)
+class LoraDropConfig:
+    """What LoRA-Drop does (arXiv 2601.02569); docs/settings.md has a table of the fields.
 
     Raises:
         LoraDropError: a value is outside what it may be.
     """
 
-    def check(self) -> None:
+    period: int = setting(
+        4,
+        "a full step (refresh) in every so many decode steps; 1 is the baseline",
+        low=1,
+        high=MAX_PERIOD,
+        note="the baseline",
+        label="Period: one full step in every …",
+        info="Longer: fewer full steps, more speed, more drift between them.",
+        span=(1, 16, 1),
+        main=True,
+        words="full step every {} tokens",
+    )
+    layers: tuple[int, int] | None = setting(
+        None,
+        "the range of layers that can be skipped, e.g. 3-28; unset, all but the first three and the last",
+        label="Layers that can be skipped",
+        info="Moves the rows of the activity map in which layers are skipped.",
+        main=True,
+        metavar="LOW-HIGH",
+        words="layers {}",
+    )
+    drop_ratio: float = setting(
+        0.5,
+        "share of that range that is skipped at LoRA steps, spread evenly",
+        low=0,
+        high=1,
+        label="Drop ratio: share of that range",
+        info="More: more rows of the activity map are skipped; faster, and more words differ.",
+        span=(0, 1, 0.05),
+        main=True,
+        words="drop ratio {}",
+    )
+    reuse: ReuseRule = setting(
+        "residual",
+        "what stands in for a skipped layer",
+        labels=(
+            "state: last token's output (paper)",
+            "anchor: last refresh's output",
+            "residual: what the last refresh added",
+            "skip: nothing, the layer is passed by",
+        ),
+        label="Reuse rule",
+        info="Changes what stands in for a skipped layer: the words after the first full step.",
+        words="{} rule",
+    )
+    part: Part = setting(
+        "block",
+        "what of a layer is skipped: the whole block, or its attention only",
+        labels=("layer (paper)", "attention only"),
+        label="What is skipped",
+        info="Attention only: less drift, less speed.",
+        row="part",
+        words="attention only",
+    )
+    kv: KvRule = setting(
+        "skip",
+        "whether a skipped layer writes no K/V (skip), or still computes and stores them (write)",
+        labels=("none (paper)", "still written"),
+        label="K/V when skipped",
+        info="Written: the memory line loses its gain.",
+        row="part",
+        words="K/V of skipped layers written",
+    )
+    drop_layers: tuple[int, ...] | None = setting(
+        None,
+        "the skipped layers by number, in place of range and ratio",
+        label="Exact layers to skip (instead of range and ratio)",
+        info="Skips just these rows of the activity map.",
+        metavar="4,6,8",
+    )
+    adapters: str = setting(
+        "auto",
+        "trained corrections: auto (those that ship for the model and rule), none, or an adapter folder",
+        allowed="auto, none or an adapter folder",
+        public=("auto", "none"),
+        label="Trained corrections (adapters)",
+        info="None: the drift line rises, and the text breaks sooner.",
+    )
+    refresh_entropy: float | None = setting(
+        None,
+        "refresh early where the entropy of the last logits reaches so many nats",
+        low=0,
+        label="Refresh early at entropy",
+        info="Nats. Lower: more early full steps where the model is unsure.",
+        row="refresh",
+        metavar="NATS",
+        words="refresh at entropy {}",
+        since=2,
+    )
+    refresh_norm: float | None = setting(
+        None,
+        "refresh early where ||correction|| / ||cached state|| of the last LoRA step reaches this",
+        low=0,
+        label="… at correction",
+        info="A share. Lower: more early full steps where corrections are large.",
+        row="refresh",
+        metavar="SHARE",
+        words="refresh at norm {}",
+        since=2,
+    )
+    refresh: Refresh = setting(
+        "single",
+        "what a full step runs: the current token alone (single), or in one pass all tokens since the last (repair)",
+        labels=("the current token (paper)", "all since the last one"),
+        label="A full step reads",
+        info="All since the last one: the drift falls to 0 at each full step, which is then wider in the race.",
+        row="exact",
+        words="full steps repair",
+        since=3,
+    )
+    accept: float = setting(
+        0.0,
+        "with repair: take back a token that the full model gives less than this share of its favourite's "
+        "probability; 1 keeps only its own choices, 0 keeps all",
+        low=0,
+        high=1,
+        label="Accept",
+        info="Higher: more tokens are taken back. 0 keeps all, 1 gives the full model's own text.",
+        row="exact",
+        words="accept {}",
+        since=3,
+    )
+    head: Head = setting(
+        "full",
+        "at LoRA steps the head is read whole (full), or for the likeliest tokens of a preview only (screened)",
+        labels=("whole", "screened"),
+        label="Head at LoRA steps",
+        info="Screened: LoRA steps get narrower in the race.",
+        row="parts",
+        words="screened head",
+        since=3,
+    )
+    parts: CorrectionParts = setting(
+        "auto",
+        "parts of the correction that run: linear is the paper's, auto takes all that the adapters have",
+        label="Parts of the correction",
+        info="Fewer parts: faster LoRA steps, more drift.",
+        row="parts",
+        words="parts {}",
+        since=3,
+    )
+
+    def __post_init__(self) -> None:
         if self.refresh == "repair" and self.period > MAX_REPAIR:
             raise LoraDropError(
                 f"with refresh repair the period is at most {MAX_REPAIR}, got {self.period}: shorten it, or take "

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.fields import settings_in
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,34 @@ def preset_named(name: str, model: str) -> Preset:
     if found is None:
         raise LoraDropError(f"there is no preset {name!r}; the presets are {', '.join(presets)}.")
     return found
+
+
+def config_from(options: Mapping[str, Any], model: str) -> LoraDropConfig:
+    """The config of given options: the preset (or the defaults), changed by what was given.
+
+    Args:
+        options: settings by name, and `preset`; what is missing or None was not given. A text is read as its setting
+            writes it.
+        model: the model's name or id: it may have presets of its own.
+
+    Raises:
+        LoraDropError: an unknown preset, or a value that is not allowed.
+    """
+    config = LoraDropConfig()
+    preset = options.get("preset")
+    if preset is not None:
+        config = preset_named(preset, model).config
+    given = {
+        setting.name: setting.read(options[setting.name])
+        for setting in settings_in(LoraDropConfig)
+        if options.get(setting.name) is not None
+    }
+    spread = given.keys() & {"layers", "drop_ratio"}
+    if spread and "drop_layers" in given:
+        raise LoraDropError("name the skipped layers by drop_layers, or by layers and drop_ratio, not by both.")
+    if spread:
+        given["drop_layers"] = None  # a range or a ratio on top of a preset that lists layers means the range
+    return config.replace(**given)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 StepKind = Literal["prefill", "refresh", "lora"]  # as the trace has it
+ReuseRule = Literal["state", "anchor", "residual", "skip"]
+Part = Literal["block", "attention"]
+KvRule = Literal["skip", "write"]
+Refresh = Literal["single", "repair"]
+Head = Literal["full", "screened"]
+REUSE_RULES, PARTS, KV_RULES, REFRESHES = map(get_args, (ReuseRule, Part, KvRule, Refresh))
 TRIGGERS = ("entropy", "norm")  # what can make an adaptive schedule refresh early
 NO_TRIGGERS = {f"refresh_{name}": None for name in TRIGGERS}  # the settings that turn them off
 
@@ -39,14 +45,14 @@ class Schedule:
     period: int
     num_layers: int
     dropped: tuple[int, ...]
-    reuse: str = "residual"
-    part: str = "block"
-    kv: str = "skip"
+    reuse: ReuseRule = "residual"
+    part: Part = "block"
+    kv: KvRule = "skip"
     refresh_entropy: float | None = None
     refresh_norm: float | None = None
-    refresh: str = "single"
+    refresh: Refresh = "single"
     accept: float = 0.0
-    head: str = "full"
+    head: Head = "full"
 
     @cached_property
     def dropped_set(self) -> frozenset[int]:

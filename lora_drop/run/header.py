@@ -10,7 +10,8 @@ from typing import Any
 
 from lora_drop.adapters.find import config_fingerprint
 from lora_drop.decode.step import Decoder
-from lora_drop.method.settings import RUN, settings_of
+from lora_drop.method.fields import RUN
+from lora_drop.method.settings import settings_of
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.place import describe_device
 from lora_drop.run.request import Plan, Request

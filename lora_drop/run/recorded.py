@@ -9,8 +9,9 @@ from lora_drop.adapters.bank import AdapterBank
 from lora_drop.adapters.find import config_fingerprint, find_bank
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.fields import SCHEDULE
 from lora_drop.method.schedule import Schedule
-from lora_drop.method.settings import SCHEDULE, settings_of
+from lora_drop.method.settings import settings_of
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.tokens import encode_prompt
 from lora_drop.paths import SHIPPED_ADAPTERS

@@ -6,29 +6,31 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import SkipValidation
+
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.adapters.find import find_bank
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import NO_EXTRAS, Extras, ModelShape, kv_bytes
+from lora_drop.method.fields import RUN, checked
 from lora_drop.method.presets import COMPARISONS
 from lora_drop.method.schedule import Schedule, baseline_schedule
-from lora_drop.method.settings import RUN, fields, settings_of
+from lora_drop.method.settings import RunSettings
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import free_memory
 from lora_drop.models.tokens import encode_prompt
 from lora_drop.run.trace.records import BASELINE, LORA_DROP, THIRD
 
-_Fields: Any = fields(
-    "Request",
-    settings_of(RUN),
-    ("prompt", Any),
-    ("config", LoraDropConfig, dataclasses.field(default_factory=LoraDropConfig)),
-    last=[("idle", Any, None)],
-)
+
+@checked(RUN)
+class _Question:
+    prompt: SkipValidation[str]  # pydantic refuses half of a character
+    config: LoraDropConfig = dataclasses.field(default_factory=LoraDropConfig)
 
 
-class Request(_Fields):
+@checked(RUN)
+class Request(RunSettings, _Question):  # the fields of the last base come first: prompt, config
     """One run: a prompt, the schedule's config, and a run's settings by the command line's names.
 
     `idle` is what the config was measured to gain, where that is known: it goes into the trace's header as it is.
@@ -37,7 +39,9 @@ class Request(_Fields):
         LoraDropError: a value is outside what it may be, on any model.
     """
 
-    def check(self) -> None:
+    idle: Any = None
+
+    def __post_init__(self) -> None:
         if not isinstance(self.prompt, str) or not self.prompt.strip():
             raise LoraDropError("the prompt is empty: write a question or an instruction.")
         if self.compare is not None and self.lanes != "both":

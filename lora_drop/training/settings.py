@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.method.settings import TRAINING, fields, settings_of
-from lora_drop.method.values import LayerList, unreadable
+from lora_drop.method.config import MAX_PERIOD
+from lora_drop.method.fields import TRAINING, checked, setting
+from lora_drop.method.kinds import read_layer_order
+from lora_drop.method.schedule import KvRule, Part, Refresh, ReuseRule
+from lora_drop.method.settings import MAX_SEED
 
-_Fields: Any = fields("TrainSettings", settings_of(TRAINING))
 
-
-class TrainSettings(_Fields):
+@checked(TRAINING)
+class TrainSettings:
     """The settings of a training run, by the names of the command line; a checkpoint goes on only with the same.
 
     `period` and `drop_ratio` fix the schedule; None draws it for each batch. With a `drop_order` (layers with commas,
@@ -24,7 +25,47 @@ class TrainSettings(_Fields):
         LoraDropError: a value is outside what it may be.
     """
 
-    def check(self) -> None:
+    reuse: ReuseRule = setting("residual", "the rule that the corrections are for")
+    part: Part = setting("block", "the part that they are for")
+    kv: KvRule = setting("skip", "the K/V rule that they are for")
+    period: int | None = setting(None, "train for one period only (default: drawn)", low=2, high=MAX_PERIOD)
+    drop_ratio: float | None = setting(
+        None, "train for one drop ratio only (default: drawn)", low=0, high=1, above=True
+    )
+    drop_order: str | None = setting(
+        None,
+        "layers, the cheapest to skip first (drop-order): half of the batches skip the first ones of this list",
+        allowed="layers with commas, such as 14,9,12",
+        metavar="14,9,12",
+    )
+    rank: int = setting(64, "r of the corrections", low=1, high=100_000)
+    alpha: float = setting(64.0, "their scale is alpha / r", low=0, high=1e6)
+    # Trials found a start at 0.3 to 0.5 better than at 1.
+    gate: float = setting(0.4, "where the gate of the residual rule starts", low=-10, high=10)
+    max_tokens: int = setting(1_000_000, "the most tokens to train on", low=1, high=10**15)
+    length: int = setting(256, "tokens of a window", low=16, high=10**6)
+    batch_size: int = setting(8, "windows of a batch", low=1, high=10**6)
+    learning_rate: float = setting(2e-3, "the highest one, after the warm-up", low=0, high=1, above=True)
+    fit_batches: int = setting(16, "batches of the regression it starts from; 0: none", low=0, high=10**6)
+    warmup: float = setting(0.05, "share of the steps", low=0, high=1)
+    seed: int = setting(0, "of windows, schedules and start", low=0, high=MAX_SEED)
+    refresh: Refresh = setting(
+        "single",
+        "the refreshes that they are for; with repair a LoRA step sees the full model's states up to its anchor",
+    )
+    drop_count: int | None = setting(
+        None,
+        "how many first layers of drop_order two of three batches skip, and evaluation too (default: drawn)",
+        low=1,
+        high=100_000,
+    )
+    mlp_width: int = setting(0, "neurons of a skipped layer's mlp part; 0: none", low=0, high=10**6)
+    kept_rank: int = setting(0, "rank of the kept part, of layers that run; 0: none", low=0, high=100_000)
+    head_rank: int = setting(0, "rank of the screened head's preview; 0: none", low=0, high=100_000)
+    head_best: int = setting(2048, "tokens whose logits the screened head computes exactly", low=1, high=10**7)
+    accumulate: int = setting(1, "batches of a step, on each process", low=1, high=10**6)
+
+    def __post_init__(self) -> None:
         if self.drop_order is not None:
             if self.drop_ratio is not None:
                 raise LoraDropError("drop_order and drop_ratio exclude each other: name one of them.")
@@ -41,10 +82,7 @@ class TrainSettings(_Fields):
     @property
     def order(self) -> tuple[int, ...]:
         """`drop_order` as layer numbers, in its order."""
-        try:
-            return LayerList().from_text(self.drop_order or "")
-        except ValueError as error:
-            raise unreadable("drop_order", LayerList(), self.drop_order, error) from None
+        return read_layer_order(self.drop_order)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ import gradio as gr
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.cost import kv_bytes, kv_saved, speed_bound
-from lora_drop.method.options import config_from
+from lora_drop.method.fields import CALL, RUN, SCHEDULE, Setting
+from lora_drop.method.presets import config_from
 from lora_drop.method.schedule import baseline_schedule
-from lora_drop.method.settings import CALL, RUN, SCHEDULE, Setting, setting, settings_of
+from lora_drop.method.settings import BY_NAME, settings_of
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.run.exports.html import replay_html
 from lora_drop.run.request import LORA_DROP, Plan, Request, plan
@@ -76,7 +77,7 @@ def _estimate(calls: Callbacks) -> Callable[..., dict]:
     def estimate(prompt: str | None = None, **options: Any) -> dict:
         try:
             info = calls.pool.info(options["model"])
-            tokens = setting("max_new_tokens", RUN).read(options["max_new_tokens"])
+            tokens = BY_NAME["max_new_tokens"].read(options["max_new_tokens"])
             wanted = Request(prompt=prompt or "-", config=_config(options, info.id), max_new_tokens=tokens)
             checked = plan(zero.planning(info), wanted)
         except LoraDropError as error:
@@ -153,7 +154,7 @@ def with_parameters(
         parameters.append(
             inspect.Parameter(one.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=kind)
         )
-        lines.append(f"{one.name}: {one.help}; {one.kind.says}.")
+        lines.append(f"{one.name}: {one.help}; {one.kind.must_be}.")
     signature = own.replace(parameters=parameters)
 
     def bound(*args: Any, **kwargs: Any) -> dict[str, Any]:

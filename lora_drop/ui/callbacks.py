@@ -17,7 +17,8 @@ import gradio as gr
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.results.preset_results import idle_gain
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.settings import CALL, RUN, SCHEDULE, settings_of
+from lora_drop.method.fields import CALL, RUN, SCHEDULE
+from lora_drop.method.settings import settings_of
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.place import on_zero_gpu
 from lora_drop.models.pool import ModelPool
@@ -52,7 +53,7 @@ API_PLACES = (0, 1 + _OPTIONS.index("max_new_tokens"), 1 + _OPTIONS.index("model
 FAILED = "The run failed inside the app. The server's log has the details."
 
 
-def requested(prompt: Any, compare: str | None, values: Sequence[Any]) -> Request:
+def requested(prompt: Any, compare: Any, values: Sequence[Any]) -> Request:
     """What the controls ask for; `values` in the order of `SHOWN`.
 
     Raises:

@@ -9,8 +9,9 @@ from typing import Any
 import gradio as gr
 
 from lora_drop.errors import LoraDropError
-from lora_drop.method.settings import RUN, SCHEDULE, SETTINGS, Setting, setting
-from lora_drop.method.values import Choice, Flag, LayerList, Layers, Text, Whole
+from lora_drop.method.fields import RUN, SCHEDULE, Setting
+from lora_drop.method.kinds import Choice, Flag, LayerList, Layers, Text, Whole
+from lora_drop.method.settings import BY_NAME, SETTINGS
 from lora_drop.ui.components import FreeNumber, FreeSlider, LayerRange
 
 # Those of a schedule first: a preset sets them, and the what-if strip follows them.
@@ -18,7 +19,7 @@ SHOWN: tuple[Setting, ...] = tuple(
     sorted((one for one in SETTINGS if one.label), key=lambda one: (SCHEDULE, RUN).index(one.of))
 )
 # What a link to a run carries beside the prompt, in the order of the controls that it restores.
-LINKED: tuple[Setting, ...] = (setting("compare", RUN), *SHOWN)
+LINKED: tuple[Setting, ...] = (BY_NAME["compare"], *SHOWN)
 
 
 def is_text(setting: Setting) -> bool:
@@ -77,7 +78,7 @@ def _control(setting: Setting, value: Any, num_layers: int) -> gr.components.Com
         low, high, step = setting.span
         return FreeSlider(low, high, value, step=step, buttons=[], **beside)
     if isinstance(kind, Choice):
-        return (gr.Dropdown if len(kind.shown) > 2 else gr.Radio)(kind.shown, value=value, **beside)
+        return (gr.Dropdown if len(kind.labelled) > 2 else gr.Radio)(kind.labelled, value=value, **beside)
     if isinstance(kind, Text):
         return gr.Radio([(word, word) for word in kind.public], value=value, **beside)
     if isinstance(kind, Flag):

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from lora_drop.method.settings import SCHEDULE
+from lora_drop.method.fields import SCHEDULE
 from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.components import ModelFacts
 from lora_drop.ui.controls import SHOWN

@@ -18,9 +18,10 @@ from lora_drop.evaluation.results.preset_results import (
 )
 from lora_drop.evaluation.results.sweep_file import JSON_NAME, read_sweep
 from lora_drop.method.config import LoraDropConfig, default_range
+from lora_drop.method.fields import SCHEDULE
 from lora_drop.method.presets import presets_for
 from lora_drop.method.quality import READS_WELL_LOSS
-from lora_drop.method.settings import SCHEDULE, settings_of
+from lora_drop.method.settings import settings_of
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import describe_device
 from lora_drop.paths import SHIPPED_SWEEPS

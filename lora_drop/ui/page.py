@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 from starlette.middleware import Middleware
 
-from lora_drop.method.settings import SCHEDULE
+from lora_drop.method.fields import SCHEDULE
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.exports.colors import css_variables
 from lora_drop.run.exports.scripts import RUN_STYLES, TAB_STYLES, plotly_script

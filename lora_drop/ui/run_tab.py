@@ -8,8 +8,9 @@ from typing import Any
 import gradio as gr
 
 from lora_drop.evaluation.measure.prompts import EXAMPLES
+from lora_drop.method.fields import RUN
 from lora_drop.method.presets import COMPARISONS, presets_for
-from lora_drop.method.settings import RUN, setting, settings_of
+from lora_drop.method.settings import BY_NAME, settings_of
 from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.components import Compare, LiveView, PresetTable, Status, WhatIf
 from lora_drop.ui.controls import LINKED, build_controls, control_value
@@ -71,7 +72,7 @@ def _first_values(calls: Callbacks, found: dict[str, Any]) -> dict[str, Any]:
     """What the controls hold when the page opens: the first preset's settings, and the run's defaults."""
     info = calls.pool.info(None)
     first = presets_for(info.id)[found["presets"]["default"]].config
-    tokens = min(setting("max_new_tokens", RUN).default, calls.limits.tokens)
+    tokens = min(BY_NAME["max_new_tokens"].default, calls.limits.tokens)
     return {
         **control_values(first, info.num_layers),
         **{one.name: control_value(one, one.default) for one in settings_of(RUN)},

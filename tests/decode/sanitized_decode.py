@@ -21,8 +21,7 @@ from lora_drop.decode.head import screen
 from lora_drop.decode.native import loader, weights
 from lora_drop.decode.native.decoder import NativeDecoder
 from lora_drop.decode.native.weights import Packed, lay_out
-from lora_drop.method.schedule import Schedule
-from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
+from lora_drop.method.schedule import KV_RULES, PARTS, REUSE_RULES, Schedule
 from lora_drop.models.load import load_model
 from tests.support.decoding import random_bank
 from tests.support.parts import full_bank

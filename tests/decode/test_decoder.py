@@ -11,8 +11,7 @@ from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import kv_bytes
-from lora_drop.method.schedule import Schedule, baseline_schedule
-from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
+from lora_drop.method.schedule import KV_RULES, PARTS, REUSE_RULES, Schedule, baseline_schedule
 from tests.support.decoding import PROMPT, TARGET, random_bank
 from tests.support.naive import naive_logits
 from tests.support.parts import full_bank

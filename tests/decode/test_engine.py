@@ -11,8 +11,7 @@ from lora_drop.decode.logits import entropy
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.sampling import Sampling, draw
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.schedule import Schedule, baseline_schedule
-from lora_drop.method.settings import REUSE_RULES
+from lora_drop.method.schedule import REUSE_RULES, Schedule, baseline_schedule
 from lora_drop.run.race import take_turns
 
 PROMPT = [5, 99, 17, 42, 200]

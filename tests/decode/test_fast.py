@@ -14,8 +14,7 @@ from lora_drop.decode.native.weights import lay_out
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.static.decoder import StaticDecoder, StaticWeights
 from lora_drop.decode.weights import is_supported
-from lora_drop.method.schedule import Schedule, baseline_schedule
-from lora_drop.method.settings import KV_RULES, PARTS, REFRESHES, REUSE_RULES
+from lora_drop.method.schedule import KV_RULES, PARTS, REFRESHES, REUSE_RULES, Schedule, baseline_schedule
 from lora_drop.models import bundled as bundled_files
 from lora_drop.models.download import GGUF
 from lora_drop.models.gguf import gguf_rows

@@ -14,8 +14,7 @@ from lora_drop.decode.sampling import Sampling
 from lora_drop.decode.static.decoder import StaticDecoder, StaticWeights
 from lora_drop.decode.step import Rewind
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.schedule import Schedule, baseline_schedule
-from lora_drop.method.settings import KV_RULES, PARTS, REFRESHES, REUSE_RULES
+from lora_drop.method.schedule import KV_RULES, PARTS, REFRESHES, REUSE_RULES, Schedule, baseline_schedule
 from lora_drop.models.load import load_model
 from lora_drop.run.race import take_turns
 from lora_drop.run.request import Request

@@ -19,7 +19,7 @@ from lora_drop.decode.native.loader import find_compiler, library
 from lora_drop.decode.native.weights import BLOCK_KINDS, lay_out
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.settings import REUSE_RULES
+from lora_drop.method.schedule import REUSE_RULES
 from lora_drop.models.load import load_model
 from tests.support import ROOT
 from tests.support.parts import full_bank

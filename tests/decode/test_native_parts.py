@@ -15,8 +15,7 @@ from lora_drop.decode.native.plan import NativeScreen
 from lora_drop.decode.native.structs import BF16, F32, Q4_1, Q6_K, Q8_0
 from lora_drop.decode.native.weights import lay_out
 from lora_drop.decode.reference import ReferenceDecoder
-from lora_drop.method.schedule import Schedule
-from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
+from lora_drop.method.schedule import KV_RULES, PARTS, REUSE_RULES, Schedule
 from tests.decode.test_fast import blocks
 from tests.decode.test_rows import matrix
 from tests.support.decoding import PROMPT, TARGET

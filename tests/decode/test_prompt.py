@@ -18,8 +18,7 @@ from lora_drop.decode.prompt import Stopped
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.sampling import Sampling
 from lora_drop.decode.static.decoder import StaticDecoder, StaticWeights
-from lora_drop.method.schedule import Schedule, baseline_schedule
-from lora_drop.method.settings import PARTS, REUSE_RULES
+from lora_drop.method.schedule import PARTS, REUSE_RULES, Schedule, baseline_schedule
 from lora_drop.models.load import load_model
 from tests.support.decoding import PROMPT, TARGET, random_bank
 

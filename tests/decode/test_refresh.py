@@ -16,8 +16,7 @@ from lora_drop.evaluation.measure import metrics
 from lora_drop.evaluation.measure.texts import Texts
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import kv_bytes, speed_bound
-from lora_drop.method.schedule import Schedule
-from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
+from lora_drop.method.schedule import KV_RULES, PARTS, REUSE_RULES, Schedule
 from lora_drop.models.tokens import encode_prompt
 from lora_drop.run.generate import generate
 from lora_drop.run.request import BASELINE, LORA_DROP, Request

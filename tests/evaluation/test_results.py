@@ -12,18 +12,16 @@ from lora_drop.evaluation.results.preset_results import measured_presets
 from lora_drop.evaluation.results.store import check_same, is_setting
 from lora_drop.evaluation.results.sweep_file import read_sweep
 from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.fields import SCHEDULE, checked, setting
 from lora_drop.method.presets import presets_for
-from lora_drop.method.settings import SCHEDULE, Setting, fields, settings_of
-from lora_drop.method.values import Number
 from lora_drop.paths import SHIPPED_PRESETS, SHIPPED_SWEEPS
 
-WOBBLE = Setting("wobble", SCHEDULE, Number(0, 1), 0.25, "made up for this test")
 
-
-class Later(fields("Later", [*settings_of(SCHEDULE), WOBBLE])):
+@checked(SCHEDULE)
+class Later(LoraDropConfig):
     """The config of a later version, which has one setting more."""
 
-    to_dict, differences, replace = LoraDropConfig.to_dict, LoraDropConfig.differences, LoraDropConfig.replace
+    wobble: float = setting(0.25, "made up for this test", low=0, high=1)
 
 
 @pytest.fixture

@@ -12,22 +12,27 @@ from pydantic import TypeAdapter
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.settings import CALL, RUN, SCHEDULE, SETTINGS, TRAINING, setting, settings_of
-from lora_drop.method.values import Flag, LayerList, Layers, Number, Whole
+from lora_drop.method.fields import CALL, RUN, settings_in
+from lora_drop.method.kinds import Flag, LayerList, Layers, Number, Whole
+from lora_drop.method.settings import BY_NAME, SETTINGS, settings_of
+from lora_drop.training.settings import TrainSettings
 from scripts.settings_table import PAGE, page
 from tests.support import ROOT
 
-# Adds a setting to the table, before anything is made from it, and says where it is found.
+ALL = (*SETTINGS, *settings_in(TrainSettings))
+
+# Adds one field to the source of `LoraDropConfig`, and prints where the setting turns up.
 MADE_UP = """
-import csv, io, json, sys
+import csv, importlib.util, io, json, sys
 from pathlib import Path
 
 import lora_drop
-from lora_drop.method import settings as table
-from lora_drop.method.values import Number
 
-help = "a setting that somebody made up"
-table.SETTINGS += (table.Setting("made_up", table.SCHEDULE, Number(0, 1, off=True), None, help, label="Made up"),)
+spec = importlib.util.find_spec("lora_drop.method.config")
+config = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+field = 'made_up: float | None = setting(None, "a made-up setting", low=0, high=1, label="Made up", since=99)'
+source, end = Path(spec.origin).read_text(), "    def __post_init__"
+exec(compile(source.replace(end, f"    {field}\\n\\n{end}"), spec.origin, "exec"), config.__dict__)
 
 from lora_drop.cli.main import main
 from lora_drop.evaluation.measure.point import check_point, measure
@@ -66,7 +71,7 @@ print("\\nFOUND", json.dumps(found))
 """
 
 
-def test_a_made_up_setting_is_everywhere_by_its_one_entry(tmp_path):
+def test_a_made_up_setting_is_everywhere_by_its_one_field(tmp_path):
     command = [sys.executable, "-c", MADE_UP, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": "."})
     assert done.returncode == 0, done.stderr[-3000:]
@@ -77,23 +82,32 @@ def test_a_made_up_setting_is_everywhere_by_its_one_entry(tmp_path):
     assert found["api"] == [True, True, False, False], "/generate, /estimate; not /replay, /inspect"
     assert found["link"][0] | {"kind": "number", "off": True, "low": 0, "high": 1} == found["link"][0]
     (line,) = found["docs"]
-    assert "a setting that somebody made up" in line
+    assert "a made-up setting" in line
 
 
 def test_the_page_of_the_docs_is_the_tables():
     assert PAGE.read_text(encoding="utf-8") == page(), "run: python -m scripts.settings_table"
 
 
-def test_names_are_distinguished_and_every_setting_says_what_it_does():
-    for owners in ((CALL, SCHEDULE, RUN), (TRAINING,)):
-        names = [one.name for one in settings_of(*owners)]
-        assert len(set(names)) == len(names)
-    assert all(one.help and not one.help.endswith(".") and one.kind.says for one in SETTINGS)
-    with pytest.raises(KeyError):
-        setting("rank", SCHEDULE)
+# Callers of the API count positions: a new setting comes after these (`since`).
+API_ORDER = """preset period layers drop_ratio reuse part kv drop_layers adapters
+max_new_tokens temperature top_p seed view audit ignore_eos lanes
+refresh_entropy refresh_norm compare model refresh accept head parts""".split()
 
 
-@pytest.mark.parametrize("one", SETTINGS, ids=lambda one: f"{one.of}-{one.name}")
+def test_the_api_keeps_its_order():
+    assert [one.name for one in SETTINGS][: len(API_ORDER)] == API_ORDER
+    assert [one.name for one in settings_of(CALL, RUN)] == [
+        name for name in API_ORDER if BY_NAME[name].of in (CALL, RUN)
+    ]
+
+
+def test_every_setting_has_its_own_name_and_says_what_it_does():
+    assert len(BY_NAME) == len(SETTINGS)
+    assert all(one.help and not one.help.endswith(".") and one.kind.must_be for one in ALL)
+
+
+@pytest.mark.parametrize("one", ALL, ids=lambda one: f"{one.of}-{one.name}")
 def test_a_default_fits_and_is_read_back_from_its_text(one):
     assert one.fits(one.default) and one.fits(json.loads(json.dumps(one.default)))
     assert TypeAdapter(dict).validate_python(one.schema)["description"] == one.help
@@ -118,9 +132,9 @@ def test_texts_and_values(kind, value, text):
 
 
 def test_a_number_field_may_hold_a_whole_number_as_a_float():
-    assert setting("period", SCHEDULE).read(64.0) == 64
+    assert BY_NAME["period"].read(64.0) == 64
     with pytest.raises(LoraDropError, match="got 64.5"):
-        LoraDropConfig(period=setting("period", SCHEDULE).read(64.5))
+        LoraDropConfig(period=BY_NAME["period"].read(64.5))
 
 
 @pytest.mark.parametrize(
@@ -136,5 +150,5 @@ def test_a_number_field_may_hold_a_whole_number_as_a_float():
 )
 def test_a_text_that_cannot_be_read_is_one_line(name, text, says):
     with pytest.raises(LoraDropError) as error:
-        setting(name, SCHEDULE).read(text)
+        BY_NAME[name].read(text)
     assert says in str(error.value)

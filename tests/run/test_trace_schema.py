@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.settings import RUN, SCHEDULE, settings_of
+from lora_drop.method.fields import RUN, SCHEDULE
+from lora_drop.method.settings import settings_of
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.lines import read_line, trace_schema, write_line

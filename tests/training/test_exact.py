@@ -8,8 +8,7 @@ import torch
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.decode.reference import ReferenceDecoder
-from lora_drop.method.schedule import Schedule
-from lora_drop.method.settings import PARTS, REUSE_RULES
+from lora_drop.method.schedule import PARTS, REUSE_RULES, Schedule
 from lora_drop.training.exact import exact_states
 from lora_drop.training.parts import add_parts
 

@@ -7,8 +7,7 @@ import torch
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.decode.reference import ReferenceDecoder
-from lora_drop.method.schedule import Schedule
-from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
+from lora_drop.method.schedule import KV_RULES, PARTS, REUSE_RULES, Schedule
 from lora_drop.training.student import Layout, student_states
 
 

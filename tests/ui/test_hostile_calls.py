@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from lora_drop.evaluation.measure.texts import Answers
 from lora_drop.method.presets import COMPARISONS, PRESETS
-from lora_drop.method.settings import KV_RULES, PARTS, REUSE_RULES
+from lora_drop.method.schedule import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.trace.trace import parse_trace
 from lora_drop.ui.api import functions

@@ -22,7 +22,7 @@ const TEXTS = /^[a-z_]{1,20}:[0-9a-f]{12}(\.[a-z_]{1,20}:[0-9a-f]{12}){0,3}$/;
 const OTHERS = ["texts", "model", "on", "talk"]; // parameters of a link that are no setting; Gradio's begin with __
 const LANE_NAMES = new Map([["baseline", "baseline"], ["lora_drop", "LoRA-Drop"], ["third", "third"]]);
 
-/* How a link's text becomes a control's value, by the kind of its setting (lora_drop/method/values.py); undefined where
+/* How a link's text becomes a control's value, by the kind of its setting (lora_drop/method/kinds.py); undefined where
  * it cannot. What fits the form but not the model, the run says. */
 /** @type {Record<string, (text: string, setting: Setting) => any>} */
 const READERS = {

@@ -22,8 +22,7 @@ from lora_drop.decode.native.structs import Layer, Plan, Step, Store
 from lora_drop.decode.native.weights import KINDS, NativeWeights, compiled
 from lora_drop.decode.reference import ReferenceDecoder, first_skipped
 from lora_drop.decode.step import DecoderOutput, DecodeState
-from lora_drop.method.schedule import Schedule
-from lora_drop.method.settings import REUSE_RULES
+from lora_drop.method.schedule import REUSE_RULES, Schedule
 
 ROPE_BLOCK = 256  # positions whose cosines and sines are computed together
 LARGEST_HEAD = 256  # whose attention to a prompt is in C

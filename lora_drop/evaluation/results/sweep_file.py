@@ -11,8 +11,9 @@ from typing import Any
 
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.results.store import json_text, write_texts
-from lora_drop.method.settings import SCHEDULE, settings_of
-from lora_drop.method.values import LayerList, Layers
+from lora_drop.method.fields import SCHEDULE
+from lora_drop.method.kinds import LayerList, Layers
+from lora_drop.method.settings import settings_of
 
 FORMAT, VERSION = "lora-drop-sweep", 1
 MAX_SWEEP = 2**26  # characters of a file; a point takes about a thousand

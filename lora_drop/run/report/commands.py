@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from lora_drop.method.settings import RUN, SCHEDULE, Setting, settings_of
+from lora_drop.method.fields import RUN, SCHEDULE, Setting
+from lora_drop.method.settings import settings_of
 
 COMMAND = "python -m lora_drop run"
 

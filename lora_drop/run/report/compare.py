@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lora_drop.method.settings import RUN, SCHEDULE, settings_of
+from lora_drop.method.fields import RUN, SCHEDULE
+from lora_drop.method.settings import settings_of
 from lora_drop.run.report.words import setting_words
 from lora_drop.run.trace.records import TOGETHER
 from lora_drop.run.trace.trace import Trace

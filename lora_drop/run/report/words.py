@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from lora_drop.method.settings import RUN, SCHEDULE, settings_of
+from lora_drop.method.fields import RUN, SCHEDULE
+from lora_drop.method.settings import settings_of
 from lora_drop.run.trace.records import Header
 
 NOISY = "too noisy here to tell"

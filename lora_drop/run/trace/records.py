@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, cast
 from pydantic import AfterValidator, ConfigDict, Field, InstanceOf, WithJsonSchema, with_config
 from typing_extensions import TypedDict  # pydantic takes Python's own from 3.12 on
 
+from lora_drop.method.fields import RUN, SCHEDULE, Setting
+from lora_drop.method.kinds import Choice
 from lora_drop.method.schedule import TRIGGERS, StepKind
-from lora_drop.method.settings import RUN, SCHEDULE, Setting, settings_of
-from lora_drop.method.values import Choice
+from lora_drop.method.settings import settings_of
 
 FORMAT: Final = "lora-drop-trace"
 VERSIONS: Final = (1, 2)  # 2 where tokens may be taken back, or quality is audited

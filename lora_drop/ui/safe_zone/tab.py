@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from lora_drop.method.settings import PARTS, REUSE_RULES
+from lora_drop.method.schedule import PARTS, REUSE_RULES
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.rows import QUALITIES
 from lora_drop.ui.safe_zone.callbacks import MAX_POINTS, MEASURED_HERE, SafeZone, stored_sweep

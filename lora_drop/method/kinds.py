@@ -1,14 +1,15 @@
-"""The kinds of value that a setting can have: what pydantic accepts, how a text is read, what a message says.
+"""Kinds of value that a setting can have: how pydantic checks one, how a text is read, what an error says.
 
-A kind knows nothing of a particular setting. `annotation` is its pydantic type; `read` turns what a flag, a form, a
-link or a call holds into a value; `write` is the text of a value, as a link and a form have it.
+A kind knows nothing of a particular setting. `annotation` is its pydantic type, `read` turns a flag, a form, a link
+or an argument of a call into a value, and `write` gives the text of a value for a link or a form.
 """
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from types import NoneType
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BeforeValidator, Field, Strict
 from pydantic_core import PydanticCustomError
@@ -16,24 +17,25 @@ from pydantic_core import PydanticCustomError
 from lora_drop.errors import LoraDropError
 
 MAX_LAYER_DIGITS = 6
+JAVASCRIPT_MAX = 2**53 - 1  # the largest whole number that JavaScript counts exactly
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """What all kinds share.
+    """Base of all kinds.
 
     Args:
-        off: None is allowed, and means that the setting is off; its text is empty.
+        off: None is allowed and turns the setting off; its text is empty.
     """
 
     off: bool = False
-    name: ClassVar[str]  # for the page's scripts
+    name: ClassVar[str]  # in the page's scripts
     python: ClassVar[type] = str  # of an argument on the command line and in the API
 
     @property
     def plain(self) -> Any:
         """The pydantic type without `off`."""
-        raise AttributeError
+        raise NotImplementedError
 
     @property
     def annotation(self) -> Any:
@@ -41,17 +43,17 @@ class Kind:
         return self.plain | None if self.off else self.plain
 
     @property
-    def says(self) -> str:
-        """What a value must be, for a message."""
-        raise AttributeError
+    def must_be(self) -> str:
+        """What a value must be, for an error and the docs."""
+        raise NotImplementedError
 
-    def read(self, given: Any) -> Any:
-        """A text, or a number of a form, as a value; what it cannot be is left for the check of the value.
+    def read(self, value: Any) -> Any:
+        """Turn a text, or a number of a form, into a value. The check of the value comes later.
 
         Raises:
-            ValueError: the text cannot be read; without a message, or with one that goes on after "must be".
+            ValueError: the text cannot be read. Its message, if any, completes "must be".
         """
-        return self.from_text(given) if isinstance(given, str) else given
+        return self.from_text(value) if isinstance(value, str) else value
 
     def from_text(self, text: str) -> Any:
         return text
@@ -62,11 +64,11 @@ class Kind:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the page's scripts know of the kind."""
+        """The kind as the page's scripts get it."""
         return {"kind": self.name, "off": self.off}
 
     def out_of_range(self) -> str | None:
-        """What is said of a number outside its bounds, where that is not what `says` says."""
+        """The error for a number outside its bounds; None: the one of `must_be`."""
         return None
 
 
@@ -85,20 +87,20 @@ class Whole(Kind):
         return Annotated[int, Strict(), Field(ge=self.low, le=self.high)]
 
     @property
-    def says(self) -> str:
+    def must_be(self) -> str:
         return f"a whole number from {self.low:,}{self.note and f' ({self.note})'} to {self.high:,}"
 
-    def read(self, given: Any) -> Any:
-        if isinstance(given, float) and given.is_integer():  # a number field's 64.0
-            return int(given)
-        return super().read(given)
+    def read(self, value: Any) -> Any:
+        if isinstance(value, float) and value.is_integer():  # a number field's 64.0
+            return int(value)
+        return super().read(value)
 
     def from_text(self, text: str) -> int | None:
         return None if self.off and not text.strip() else int(text)
 
     @property
     def facts(self) -> dict[str, Any]:
-        return super().facts | {"low": self.low, "high": min(self.high, 2**53 - 1)}  # what JavaScript counts to
+        return super().facts | {"low": self.low, "high": min(self.high, JAVASCRIPT_MAX)}
 
 
 @dataclass(frozen=True)
@@ -117,13 +119,12 @@ class Number(Kind):
         return Annotated[float, Strict(), Field(**low, le=self.high, allow_inf_nan=False)]
 
     @property
-    def says(self) -> str:
+    def must_be(self) -> str:
         if self.high == sys.float_info.max:
             return f"a finite number from {self.low:g} upwards{', or left out (off)' if self.off else ''}"
-        return f"a number above {self.low:g}, at most {self.high:g}" if self.above else self._between("from")
-
-    def _between(self, word: str) -> str:
-        return f"a number {word} {self.low:g} {'to' if word == 'from' else 'and'} {self.high:g}"
+        if self.above:
+            return f"a number above {self.low:g}, at most {self.high:g}"
+        return f"a number from {self.low:g} to {self.high:g}"
 
     def out_of_range(self) -> str | None:
         bounded = self.high < sys.float_info.max and not self.above
@@ -144,7 +145,7 @@ class Number(Kind):
 
 @dataclass(frozen=True)
 class Choice(Kind):
-    """One of some words; `labels` are what the page shows for them."""
+    """One of some words; `labels` are the page's names for them."""
 
     words: tuple[str, ...]
     labels: tuple[str, ...] = ()
@@ -155,14 +156,14 @@ class Choice(Kind):
         return Literal[self.words]
 
     @property
-    def says(self) -> str:
+    def must_be(self) -> str:
         return f"one of {', '.join(self.words)}"
 
     def from_text(self, text: str) -> str | None:
         return None if self.off and not text else text
 
     @property
-    def shown(self) -> list[tuple[str, str]]:
+    def labelled(self) -> list[tuple[str, str]]:
         """Label and word of each choice."""
         return list(zip(self.labels or self.words, self.words, strict=True))
 
@@ -173,7 +174,7 @@ class Choice(Kind):
 
 @dataclass(frozen=True)
 class Text(Kind):
-    """Any text that is not empty; `public` are those that a visitor of the page may give."""
+    """Any text but the empty one, described by `allowed`; a visitor of the page may only choose one of `public`."""
 
     allowed: str
     public: tuple[str, ...] = ()
@@ -184,7 +185,7 @@ class Text(Kind):
         return Annotated[str, Strict(), Field(min_length=1)]
 
     @property
-    def says(self) -> str:
+    def must_be(self) -> str:
         return self.allowed
 
     @property
@@ -204,7 +205,7 @@ class Flag(Kind):
         return Annotated[bool, Strict()]
 
     @property
-    def says(self) -> str:
+    def must_be(self) -> str:
         return "true or false"
 
     def from_text(self, text: str) -> bool:
@@ -222,15 +223,15 @@ class Layers(Kind):
 
     @property
     def plain(self) -> Any:
-        return Annotated[tuple[int, int], BeforeValidator(_range)]
+        return Annotated[tuple[int, int], BeforeValidator(_check_range)]
 
     @property
-    def says(self) -> str:
+    def must_be(self) -> str:
         return "a range low-high such as 3-28"
 
     def from_text(self, text: str) -> tuple[int, int]:
-        low, mark, high = text.partition("-")
-        if not (mark and _is_layer(low.strip()) and _is_layer(high.strip())):
+        low, dash, high = text.partition("-")
+        if not (dash and _is_layer(low.strip()) and _is_layer(high.strip())):
             raise ValueError
         return int(low), int(high)
 
@@ -246,10 +247,10 @@ class LayerList(Kind):
 
     @property
     def plain(self) -> Any:
-        return Annotated[tuple[int, ...], BeforeValidator(_list)]
+        return Annotated[tuple[int, ...], BeforeValidator(_check_list)]
 
     @property
-    def says(self) -> str:
+    def must_be(self) -> str:
         return "layer numbers with commas such as 4,6,8"
 
     def from_text(self, text: str) -> tuple[int, ...]:
@@ -262,6 +263,51 @@ class LayerList(Kind):
         return ",".join(map(str, value or ()))
 
 
+_KINDS: dict[Any, Any] = {
+    **{int: Whole, float: Number, bool: Flag, str: Text},
+    **{tuple[int, int]: Layers, tuple[int, ...]: LayerList},
+}
+
+
+def kind_of(annotation: Any, **limits: Any) -> Kind:
+    """The kind of a field's annotation; `| None` makes it one that can be off.
+
+    Args:
+        limits: arguments of the kind, such as the bounds of a number.
+    """
+    options = get_args(annotation)
+    off = NoneType in options
+    plain = next(one for one in options if one is not NoneType) if off else annotation
+    if get_origin(plain) is Literal:
+        return Choice(get_args(plain), off=off, **limits)
+    kind: Kind = _KINDS[plain](off=off, **limits)
+    return kind
+
+
+def read_value(name: str, kind: Kind, value: Any) -> Any:
+    """`kind.read`, with a line of error that names the setting.
+
+    Raises:
+        LoraDropError: the text cannot be read.
+    """
+    try:
+        return kind.read(value)
+    except (ValueError, KeyError) as error:
+        # Not `int`'s own message, "invalid literal for ...".
+        own = str(error) if type(error) is ValueError and "literal" not in str(error) else ""
+        raise LoraDropError(f"{name} must be {own or kind.must_be}; got {value[:80]!r}.") from None
+
+
+def read_layer_order(text: str | None) -> tuple[int, ...]:
+    """Layers with commas, in the order of the text; none for an empty one.
+
+    Raises:
+        LoraDropError: it is not such a list.
+    """
+    order: tuple[int, ...] = read_value("drop_order", LayerList(), text or "")
+    return order
+
+
 def _is_layer(text: str) -> bool:
     return text.isdecimal() and len(text) <= MAX_LAYER_DIGITS
 
@@ -270,7 +316,7 @@ def _wrong(message: str) -> PydanticCustomError:
     return PydanticCustomError("layers", "{message}", {"message": message})
 
 
-def _numbers(values: Any) -> tuple[int, ...]:
+def _check_numbers(values: Any) -> tuple[int, ...]:
     if isinstance(values, str) or not hasattr(values, "__iter__"):
         raise _wrong(f"must be a list of layer numbers, got {values!r}")
     values = tuple(values)
@@ -279,8 +325,8 @@ def _numbers(values: Any) -> tuple[int, ...]:
     return values
 
 
-def _range(values: Any) -> tuple[int, ...]:
-    values = _numbers(values)
+def _check_range(values: Any) -> tuple[int, ...]:
+    values = _check_numbers(values)
     text = "-".join(map(str, values))
     if len(values) != 2 or values[0] > values[1]:
         raise _wrong(f"must be a range low-high such as 3-28, got {text}")
@@ -289,16 +335,10 @@ def _range(values: Any) -> tuple[int, ...]:
     return values
 
 
-def _list(values: Any) -> tuple[int, ...]:
-    chosen = tuple(sorted(_numbers(values)))
-    if len(set(chosen)) != len(chosen):
-        raise _wrong(f"names a layer twice: {','.join(map(str, chosen))}")
-    if chosen and chosen[0] < 1:
-        raise _wrong(f"may not contain layer {chosen[0]}: layer 0 always runs")
-    return chosen
-
-
-def unreadable(name: str, kind: Kind, given: str, error: ValueError | KeyError) -> LoraDropError:
-    """The line for a text that `read` refused."""
-    said = str(error) if type(error) is ValueError and error.args and "literal" not in str(error) else ""
-    return LoraDropError(f"{name} must be {said or kind.says}; got {given[:80]!r}.")
+def _check_list(values: Any) -> tuple[int, ...]:
+    layers = tuple(sorted(_check_numbers(values)))
+    if len(set(layers)) != len(layers):
+        raise _wrong(f"names a layer twice: {','.join(map(str, layers))}")
+    if layers and layers[0] < 1:
+        raise _wrong(f"may not contain layer {layers[0]}: layer 0 always runs")
+    return layers
