@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from torch import Tensor
 from lora_drop.errors import LoraDropError
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.tokens import encode_prompt, encode_text
-from lora_drop.training.self_generate import is_self_generated, read_self_generated
+from lora_drop.training.self_generate import Text, is_self_generated, read_self_generated
+
+LEAST = 16  # tokens of a window that count: with fewer, a long period may have no LoRA step among them
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def _field(value: Any, path: str) -> Any:
 
 def read_texts(
     loaded: LoadedModel, paths: list[Path], turns: list[Turn] | None = None, file_tokens: int | None = None
-) -> list[list[int]]:
+) -> list[Text]:
     """The tokens of each text of the files, an end token after each.
 
     A `.jsonl` file has a record a line and a `.json` file a list of records. A record with the fields of one of
@@ -73,7 +76,7 @@ def read_texts(
         LoraDropError: a file is missing, empty, not UTF-8 or not what its name says; no record has a turn's fields.
     """
     end = sorted(loaded.stop_ids)[:1]  # some models have none
-    tokens: list[list[int]] = []
+    tokens: list[Text] = []
     unused = dict.fromkeys(turns or ())
     for path in paths:
         if path.is_char_device():
@@ -92,14 +95,15 @@ def read_texts(
             if file_tokens is not None and found >= file_tokens:
                 break
             turn, pair = next(((turn, pair) for turn in turns or () if (pair := turn.of(record))), (None, None))
+            prompt: list[int] = []
             if turn and pair:
                 unused.pop(turn, None)
-                ids = [*encode_prompt(loaded.tokenizer, pair[0]), *encode_text(loaded.tokenizer, pair[1])]
+                prompt, ids = encode_prompt(loaded.tokenizer, pair[0]), encode_text(loaded.tokenizer, pair[1])
             elif (text := "\n".join(_strings(record))).strip():
                 ids = encode_text(loaded.tokenizer, text)
             else:
                 continue
-            tokens.append([*ids, *end])
+            tokens.append(Text([*prompt, *ids, *end], len(prompt)))
             found += len(tokens[-1])
         if not found:
             raise LoraDropError(f"{path.name} holds no text.")
@@ -108,7 +112,38 @@ def read_texts(
     return tokens
 
 
-def to_windows(texts: list[list[int]], length: int) -> Tensor:
+def to_rows(texts: Sequence[Text], length: int) -> tuple[Tensor, Tensor]:
+    """Windows of tokens (N, length), and which of these count, (N, length) bool: the decode steps of replies.
+
+    A reply begins a window of its own, and a long one goes on in further ones. Its prompt does not count, nor the
+    texts that follow it there, which only fill the window; one of a few tokens is left out. All other text, or all of
+    it where no reply is long enough, is as in `to_windows` and counts.
+
+    Raises:
+        LoraDropError: there is less text than one window.
+    """
+    replies = [text for text in texts if text.prompt_tokens]
+    other = [token for text in texts if not text.prompt_tokens for token in text]
+    row = torch.tensor([token for text in replies for token in text], dtype=torch.long)
+    row = torch.cat((row, row.repeat(-(-length // max(1, len(row))))))  # the last one is followed by the first
+    windows, counted, at = [], [], 0
+    place = torch.arange(length)
+    for text in replies:
+        for start in range(0, len(text), length):
+            # The last token is not read: nothing is decoded after it.
+            counts = (place >= text.prompt_tokens - start) & (place < len(text) - 1 - start)
+            if counts.sum() >= min(LEAST, length // 2):
+                windows.append(row[at + start : at + start + length])
+                counted.append(counts)
+        at += len(text)
+    if not windows or len(other) >= length:
+        whole = to_windows([other] if windows else texts, length)
+        windows += whole
+        counted += torch.ones_like(whole, dtype=torch.bool)
+    return torch.stack(windows), torch.stack(counted)
+
+
+def to_windows(texts: Sequence[list[int]], length: int) -> Tensor:
     """All texts in a row, cut into windows of tokens (N, length); what is left at the end is not used.
 
     Raises:

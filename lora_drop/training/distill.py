@@ -21,12 +21,19 @@ Text = tuple[Tensor, int]  # tokens (B, T) and how many of them are the prompt
 
 
 def both(
-    loaded: LoadedModel, tokens: Tensor, prompt_tokens: int, schedule: Schedule, bank: AdapterBank, every: bool = False
+    loaded: LoadedModel,
+    tokens: Tensor,
+    prompt_tokens: int,
+    schedule: Schedule,
+    bank: AdapterBank,
+    every: bool = False,
+    counted: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities (B, N, V) of LoRA-Drop and of the full model at LoRA steps, and these positions (T,).
 
     Args:
         every: at every decode step, where refreshes are single; exact ones are the full model's.
+        counted: (B, T) bool: only where it is True, in one row (their number, V); None: everywhere.
     """
     head = loaded.model.get_output_embeddings()
     if schedule.repairs:
@@ -38,21 +45,24 @@ def both(
         ours = states[:, where]
         with torch.no_grad():
             full = loaded.model.model(tokens).last_hidden_state[:, where]
+    if counted is not None:  # before the head, which costs as much as six layers
+        ours, full = ours[counted[:, where]], full[counted[:, where]]
     with torch.no_grad():
         teacher = log_probs(head(full))
     return log_probs(head(ours)), teacher, where
 
 
 def distillation(
-    loaded: LoadedModel, tokens: Tensor, prompt_tokens: int, schedule: Schedule, bank: AdapterBank
+    loaded: LoadedModel, tokens: Tensor, counted: Tensor, prompt_tokens: int, schedule: Schedule, bank: AdapterBank
 ) -> tuple[Tensor, Tensor]:
-    """KL(full || student) in nats and the share of equal argmax, means over a batch (B, T).
+    """KL(full || student) in nats and the share of equal argmax, means over what counts of a batch, (B, T) both.
 
     Over its LoRA steps where refreshes are exact; over all decode steps where they are single, so that what LoRA steps
     write serves the refreshes too.
     """
-    ours, full, _ = both(loaded, tokens, prompt_tokens, schedule, bank, every=True)
-    return kl(full, ours).mean(), agreement(full, ours).float().mean()
+    ours, full, _ = both(loaded, tokens, prompt_tokens, schedule, bank, every=True, counted=counted)
+    rows = max(1, len(ours))  # a long prompt may leave none
+    return kl(full, ours).sum() / rows, agreement(full, ours).float().sum() / rows
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,13 +141,24 @@ def _encoded(loaded: LoadedModel, prompts: list[str], max_new_tokens: int) -> li
     return encoded
 
 
-def read_self_generated(path: str | Path, loaded: LoadedModel, limit: int | None = None) -> list[list[int]]:
+class Text(list[int]):
+    """The token ids of a text, the first `prompt_tokens` of which are the prompt of a reply; 0: it is none."""
+
+    def __init__(self, ids: Sequence[int], prompt_tokens: int = 0):
+        super().__init__(ids)
+        self.prompt_tokens = prompt_tokens
+
+
+def read_self_generated(path: str | Path, loaded: LoadedModel, limit: int | None = None) -> list[Text]:
     """The token ids of each record, of the first `limit` if given; a last line cut short by a kill is left out.
 
     Raises:
         LoraDropError: there is no such file, it is of another model, or what is in it is no self-generated text.
     """
-    return [record["token_ids"] for record in _records(Path(path), loaded)[:limit]]
+    return [
+        Text(record["token_ids"], len(encode_prompt(loaded.tokenizer, record["prompt"])))
+        for record in _records(Path(path), loaded)[:limit]
+    ]
 
 
 def read_replies(path: str | Path, loaded: LoadedModel) -> list[tuple[list[int], int]]:
@@ -156,9 +167,8 @@ def read_replies(path: str | Path, loaded: LoadedModel) -> list[tuple[list[int],
     Raises:
         LoraDropError: as `read_self_generated`.
     """
-    records = _records(Path(path), loaded)
-    pairs = [(record["token_ids"], len(encode_prompt(loaded.tokenizer, record["prompt"]))) for record in records]
-    return [(ids, prompt) for ids, prompt in pairs if len(ids) > prompt + 1]
+    texts = read_self_generated(path, loaded)
+    return [(text, text.prompt_tokens) for text in texts if len(text) > text.prompt_tokens + 1]
 
 
 def is_self_generated(content: str) -> bool:

@@ -64,6 +64,13 @@ class TrainSettings:
     head_rank: int = setting(0, "rank of the screened head's preview; 0: none", low=0, high=100_000)
     head_best: int = setting(2048, "tokens whose logits the screened head computes exactly", low=1, high=10**7)
     accumulate: int = setting(1, "batches of a step, on each process", low=1, high=10**6)
+    decay: float | None = setting(
+        None,
+        "keep the rate constant, and let it fall to 0 over this share of the steps at the end; with --resume it and "
+        "--max-tokens may be others than before (default: a cosine from the warm-up on)",
+        low=0,
+        high=1,
+    )
 
     def __post_init__(self) -> None:
         if self.drop_order is not None:

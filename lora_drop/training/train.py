@@ -18,9 +18,9 @@ from lora_drop.models import load
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.place import free_memory
 from lora_drop.training.checkpoint import PLACES, adapter_folder
-from lora_drop.training.data import Turn, read_texts, to_windows
+from lora_drop.training.data import Turn, read_texts, to_rows
 from lora_drop.training.estimate import check_room, memory, memory_words, time_words
-from lora_drop.training.self_generate import read_replies, read_self_generated, self_generate
+from lora_drop.training.self_generate import Text, read_replies, read_self_generated, self_generate
 from lora_drop.training.settings import TrainJob, TrainSettings
 from lora_drop.training.trainer import Trainer
 
@@ -61,11 +61,13 @@ def train(
             texts += _self_generated(loaded, job.self_generate, job.out / SELF_GENERATED, job.quiet)
     names = [path.name for path in job.data]
     reading = {"chat": job.chat, "file-tokens": [str(job.file_tokens)] if job.file_tokens else []}
-    windows = to_windows(texts, settings.length)
+    windows, counted = to_rows(texts, settings.length)
     held_out = (
         [(torch.tensor([ids]), prompt) for ids, prompt in read_replies(job.held_out, loaded)] if job.held_out else None
     )
-    trainer = Trainer(loaded, settings, windows, job.out, names, job.self_generate, job.start, reading, held_out)
+    trainer = Trainer(
+        loaded, settings, windows, job.out, names, job.self_generate, job.start, reading, held_out, counted
+    )
     if job.resume:
         trainer.resume()
     else:
@@ -91,7 +93,7 @@ def _check_weights(loaded: LoadedModel) -> None:
         raise not_finite(0, baseline_schedule(loaded.num_layers), None)
 
 
-def _self_generated(loaded: LoadedModel, count: int, path: Path, quiet: bool) -> list[list[int]]:
+def _self_generated(loaded: LoadedModel, count: int, path: Path, quiet: bool) -> list[Text]:
     """The model's own texts, written to `path` first as far as they are not there yet."""
     with tqdm(total=count, unit="text", desc="self-generate", disable=quiet, file=sys.stderr) as bar:
         self_generate(loaded, count, path, progress=lambda done, tokens: bar.update(done - bar.n))

@@ -14,6 +14,7 @@ over processes.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import sys
@@ -33,7 +34,7 @@ from lora_drop.models.load import LoadedModel
 from lora_drop.training.card import reproduce
 from lora_drop.training.checkpoint import read_state, write_checkpoint
 from lora_drop.training.distill import Text, distillation, evaluated_cases, figures
-from lora_drop.training.draw import ANY_RATIO, NEAR_PERIODS, PERIODS, RATIOS, draw
+from lora_drop.training.draw import ANY_RATIO, NEAR_PERIODS, PERIODS, RATIOS, Draw, draw
 from lora_drop.training.fit import Batch, Scales, fit, measure
 from lora_drop.training.parameters import bank_of, parameters_of
 from lora_drop.training.parts import add_parts, continued, units
@@ -50,13 +51,14 @@ class Trainer:
     """One training run over a loaded model: `prepare` or `resume`, then `run`, which leaves an adapter folder.
 
     Args:
-        windows: (N, length) tokens, from `to_windows`.
+        windows: (N, length) tokens, from `to_rows`.
         out: an existing folder for checkpoints and log.
         data: the names of the text's files, for the record.
         reading: the options that say how they are read, for the record.
         self_generated: how many of the texts the model wrote itself, for the record.
         start: an adapter folder to go on from.
         held_out: the texts of an evaluation; None keeps some of the windows apart for it.
+        counted: (N, length) bool, the tokens that the loss counts; None: all of them.
     """
 
     def __init__(
@@ -70,12 +72,14 @@ class Trainer:
         start: Path | None = None,
         reading: dict[str, list[str]] | None = None,
         held_out: list[Text] | None = None,
+        counted: Tensor | None = None,
     ):
         self.loaded, self.settings, self.out = loaded, settings, out
         self.data, self.reading = data, reading or {}
         self.self_generated, self.start_from = self_generated, start
         self.accelerator = Accelerator()
-        self.windows, self.held_out = (windows, held_out) if held_out else self._apart(windows)
+        self.windows, self.counted = windows, torch.ones_like(windows).bool() if counted is None else counted
+        self.held_out = held_out or self._apart()
         draw(settings, 0, len(self.windows), loaded.num_layers)  # refuses a ratio that skips nothing
         for parameter in loaded.model.parameters():
             parameter.requires_grad_(False)
@@ -89,15 +93,17 @@ class Trainer:
         self.step = 0
         self._optimize()
 
-    def _apart(self, windows: Tensor) -> tuple[Tensor, list[Text]]:
-        """The windows without those that evaluations read, and these."""
+    def _apart(self) -> list[Text]:
+        """Takes the windows that evaluations read from the others."""
+        windows = self.windows
         count = max(1, min(EVALUATED, int(len(windows) * HELD_OUT)))
         apart = torch.zeros(len(windows), dtype=torch.bool)
         apart[len(windows) // count // 2 :: -(-len(windows) // count)] = True  # of every part of the text
         if apart.all():
             raise LoraDropError("the training text has one window; it needs at least two, for one is held out.")
+        self.windows, self.counted = windows[~apart], self.counted[~apart]
         # One at a time: together they would take more memory than a batch.
-        return windows[~apart], [(row, self.settings.length // 4) for row in windows[apart].split(1)]
+        return [(row, self.settings.length // 4) for row in windows[apart].split(1)]
 
     def _optimize(self) -> None:
         """Fresh parameters from the starting bank, in the units of its scales, and an optimizer for them."""
@@ -142,9 +148,18 @@ class Trainer:
     def _first_loss(self, bank: AdapterBank) -> float:
         """A bank's loss on the first batch."""
         batch = draw(self.settings, 0, len(self.windows), self.loaded.num_layers)
-        tokens = self.windows[batch.windows].to(self.loaded.device)
+        return float(self._distillation(batch, bank)[0])
+
+    def _distillation(self, batch: Draw, bank: AdapterBank) -> tuple[Tensor, Tensor]:
+        """Loss and agreement of a batch, of which no more is computed than counts."""
+        tokens, counted = self.windows[batch.windows], self.counted[batch.windows]
+        first, *_, last = counted.any(0).nonzero()[:, 0].tolist()
+        prompt = batch.prompt_tokens
+        if self.settings.refresh == "repair":  # which leaves nothing behind: its LoRA steps may begin anywhere
+            prompt = min(prompt + first, last)
+        tokens, counted = (t[:, : last + 1].to(self.loaded.device) for t in (tokens, counted))
         with self._autocast():
-            return float(distillation(self.loaded, tokens, batch.prompt_tokens, batch.schedule, bank)[0])
+            return distillation(self.loaded, tokens, counted, prompt, batch.schedule, bank)
 
     def _new_bank(self) -> AdapterBank:
         settings, loaded = self.settings, self.loaded
@@ -189,10 +204,13 @@ class Trainer:
         return math.ceil(self.settings.max_tokens / self.tokens_per_step)
 
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then a cosine to zero at the last step."""
+        """Linear warm-up, then a cosine to zero at the last step; with `decay` constant, and a line to zero there."""
         warmup = max(1, round(self.settings.warmup * self.steps))
         if step < warmup:
             return self.settings.learning_rate * (step + 1) / warmup
+        if self.settings.decay is not None:
+            falling = max(1, round(self.settings.decay * self.steps))
+            return self.settings.learning_rate * min(1, (self.steps - step) / falling)
         progress = (step - warmup) / max(1, self.steps - warmup)
         return self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
@@ -228,9 +246,7 @@ class Trainer:
         for turn in range(settings.accumulate):
             place = (self.step * settings.accumulate + turn) * share + self.accelerator.process_index
             batch = draw(settings, place, len(self.windows), self.loaded.num_layers)
-            tokens = self.windows[batch.windows].to(self.loaded.device)
-            with self._autocast():
-                one, agreeing = distillation(self.loaded, tokens, batch.prompt_tokens, batch.schedule, self.bank)
+            one, agreeing = self._distillation(batch, self.bank)
             self.accelerator.backward(one / settings.accumulate)
             loss, agreement = loss + one.detach() / settings.accumulate, agreement + agreeing / settings.accumulate
         for tensor in self.parameters:
@@ -319,12 +335,19 @@ class Trainer:
             "step": self.step,
             "settings": dataclasses.asdict(self.settings),
             "revision": self.loaded.revision,
+            "text": self._text(),
             "parameters": [tensor.detach() for tensor in self.parameters],
             "scales": {i: (one.white, one.reach) for i, one in self.scales.items()},
             "fit_tokens": self.fit_tokens,
             "optimizer": self.optimizer.state_dict(),
         }
         write_checkpoint(self.out, self._finished(evaluation), state)
+
+    def _text(self) -> str:
+        """A hash of what is trained on."""
+        found = hashlib.sha256(self.windows.numpy().tobytes())
+        found.update(self.counted.numpy().tobytes())
+        return found.hexdigest()
 
     def _finished(self, evaluation: dict[str, Any] | None) -> AdapterBank:
         """The bank as its folder holds it: bfloat16, with how it was made and how good it is."""
@@ -361,7 +384,7 @@ class Trainer:
         """Go on from the last checkpoint, exactly.
 
         Raises:
-            LoraDropError: there is none, or it is of other settings or another model.
+            LoraDropError: there is none, or it is of other settings, another text or another model.
         """
         state = read_state(self.out, self.loaded.device)
         try:
@@ -376,12 +399,19 @@ class Trainer:
     def _restore(self, state: dict[str, Any]) -> None:
         if state["revision"] != self.loaded.revision:
             raise LoraDropError(f"the checkpoint in {self.out.name} is of another model.")
-        mine = dataclasses.asdict(self.settings)
-        if differs := [name for name, value in state["settings"].items() if mine.get(name) != value]:
+        mine, its = dataclasses.asdict(self.settings), state["settings"]
+        constant = None not in (mine["decay"], its.get("decay"))  # what was done does not hang on the end then
+        free = ("max_tokens", "decay") if constant else ()
+        if differs := [name for name, value in its.items() if mine.get(name) != value and name not in free]:
             name = differs[0]
             raise LoraDropError(
-                f"the checkpoint in {self.out.name} was made with {name} {state['settings'][name]}, this run has "
+                f"the checkpoint in {self.out.name} was made with {name} {its[name]}, this run has "
                 f"{mine[name]}: use the same settings, or another --out."
+            )
+        if state["text"] != self._text():
+            raise LoraDropError(
+                f"the checkpoint in {self.out.name} was trained on another text: give the same files, in the same "
+                "order, or --start from its adapter folder in another --out."
             )
         with torch.no_grad():
             for tensor, saved in zip(self.parameters, state["parameters"], strict=True):

@@ -12,9 +12,10 @@ from lora_drop.errors import LoraDropError
 from lora_drop.models.load import load_model
 from lora_drop.models.tokens import encode_prompt, encode_text
 from lora_drop.training.checkpoint import CHECKPOINT
-from lora_drop.training.data import Turn, read_texts, to_windows
+from lora_drop.training.data import Turn, read_texts, to_rows, to_windows
 from lora_drop.training.draw import draw
 from lora_drop.training.screen import WINDOWS, screened_head
+from lora_drop.training.self_generate import Text
 from lora_drop.training.settings import TrainSettings
 from lora_drop.training.trainer import Trainer
 
@@ -97,6 +98,64 @@ def test_other_settings_do_not_resume(tiny, windows, tmp_path):
     other = trainer(tiny, windows, tmp_path / "out", TrainSettings(**{**vars(SMALL), "rank": 4}))
     with pytest.raises(LoraDropError, match="made with rank 8, this run has 4"):
         other.resume()
+
+
+def test_another_text_does_not_resume(tiny, windows, tmp_path):
+    trainer(tiny, windows, tmp_path / "out").save(None)
+    with pytest.raises(LoraDropError, match="trained on another text"):
+        trainer(tiny, windows.flip(0), tmp_path / "out").resume()
+    counted = torch.ones_like(windows).bool()
+    counted[:, 0] = False
+    with pytest.raises(LoraDropError, match="trained on another text"):
+        Trainer(tiny, SMALL, windows, tmp_path / "out", ["text.txt"], counted=counted).resume()
+
+
+def test_a_constant_rate_decays_from_any_checkpoint(tiny, windows, tmp_path):
+    constant = TrainSettings(**{**vars(SMALL), "decay": 0})
+    run = trainer(tiny, windows, tmp_path / "out", constant)
+    assert {run.learning_rate(step) for step in range(1, run.steps)} == {SMALL.learning_rate}
+    for _ in range(6):
+        run.train_step()
+    run.save(None)
+    shorter = TrainSettings(**{**vars(SMALL), "decay": 0.25, "max_tokens": 8 * 4 * 48})
+    branch = trainer(tiny, windows, tmp_path / "out", shorter)
+    branch.resume()
+    assert [branch.learning_rate(step) for step in (5, 6, 7)] == [2e-2, 2e-2, 1e-2]
+    branch.run(100, 100, quiet=True)
+    assert branch.step == 8
+    cosine = trainer(tiny, windows, tmp_path / "cosine", SMALL)
+    cosine.save(None)
+    with pytest.raises(LoraDropError, match="made with max_tokens"):
+        trainer(tiny, windows, tmp_path / "cosine", shorter).resume()
+
+
+def test_a_reply_has_a_window_of_its_own_and_its_decode_steps_count():
+    plain = Text(range(100, 150))
+    texts = [Text(range(40), 10), plain, Text(range(40, 50), 4), Text(range(50, 130), 70)]
+    windows, counted = to_rows(texts, 32)
+    row = [*range(40), *range(40, 50), *range(50, 130)]
+    # The second reply has too few tokens, and so have the first two windows of the third and the first one's rest.
+    assert windows.tolist() == [row[:32], [*plain[:32]]]
+    assert counted.tolist() == [[place >= 10 for place in range(32)], [True] * 32]
+    windows, counted = to_rows(texts[:1] + texts[3:], 40)
+    assert windows.tolist() == [[*range(40)]]
+    assert counted.tolist() == [[10 <= place < 39 for place in range(40)]]
+    short = [Text(range(12), 10)] * 4
+    assert to_rows(short, 16)[1].all()  # no reply is long enough: all is text
+
+
+@pytest.mark.parametrize("refresh", ["single", "repair"])
+def test_what_does_not_count_changes_nothing(tiny, windows, tmp_path, refresh):
+    settings = TrainSettings(**{**vars(SMALL), "refresh": refresh, "kv": "write", "period": 3, "batch_size": 1})
+    counted = torch.zeros_like(windows).bool()
+    counted[:, 30:40] = True
+    other = windows.clone()
+    other[:, 40:] = 7
+    losses = []
+    for text in (windows, other):
+        run = Trainer(tiny, settings, text, tmp_path, ["text.txt"], counted=counted)
+        losses.append(run.train_step())
+    assert losses[0] == losses[1] and losses[0][0] > 0
 
 
 def test_every_epoch_reads_every_window_once():
