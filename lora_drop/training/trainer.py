@@ -345,9 +345,9 @@ class Trainer:
 
     def _text(self) -> str:
         """A hash of what is trained on."""
-        found = hashlib.sha256(self.windows.numpy().tobytes())
-        found.update(self.counted.numpy().tobytes())
-        return found.hexdigest()
+        digest = hashlib.sha256(self.windows.numpy().tobytes())
+        digest.update(self.counted.numpy().tobytes())
+        return digest.hexdigest()
 
     def _finished(self, evaluation: dict[str, Any] | None) -> AdapterBank:
         """The bank as its folder holds it: bfloat16, with how it was made and how good it is."""
