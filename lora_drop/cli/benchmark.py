@@ -18,7 +18,6 @@ from lora_drop.cli.output import print_json
 from lora_drop.evaluation.tasks.options import Options
 from lora_drop.evaluation.tasks.registry import TASKS, read_tasks
 from lora_drop.method.presets import config_from
-from lora_drop.paths import only_writer
 
 
 def add(commands: Commands) -> None:
@@ -51,11 +50,12 @@ def run(args: argparse.Namespace) -> int:
         tqdm.write(f"note: {line}", file=sys.stderr)  # above the progress bar
 
     work = read_tasks(options.data_dir, options.names, options.limit, say)
+    from lora_drop.evaluation.results.files import BENCHMARK
     from lora_drop.evaluation.tasks.benchmark import benchmark
     from lora_drop.evaluation.tasks.table import markdown
 
     loaded, pause = load(args), 0.5 if sys.stderr.isatty() else 30
-    with only_writer(options.out, "a benchmark"), tqdm(unit="record", file=sys.stderr, mininterval=pause) as bar:
+    with BENCHMARK.writing(options.out), tqdm(unit="record", file=sys.stderr, mininterval=pause) as bar:
 
         def show(done: int, total: int) -> None:
             if bar.total is None:  # the records that are there already are no part of the pace

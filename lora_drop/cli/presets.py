@@ -17,7 +17,6 @@ from lora_drop.cli.arguments import (
     read_data,
 )
 from lora_drop.cli.output import cell, note, print_json, progress
-from lora_drop.paths import only_writer
 
 
 def add(commands: Commands) -> None:
@@ -39,11 +38,12 @@ def run(args: argparse.Namespace) -> int:
     """The command."""
     pairs = read_data(args)
     from lora_drop.evaluation.presets import measure_presets
+    from lora_drop.evaluation.results.files import PRESETS_FILE
     from lora_drop.evaluation.results.preset_results import reads_well
     from lora_drop.evaluation.samples import sample_presets
 
     source = data_source(args) | {"file_sha256": hashlib.sha256(args.data.read_bytes()).hexdigest()}
-    with only_writer(args.out, "presets"):
+    with PRESETS_FILE.writing(args.out):
         loaded = load(args)
         result = measure_presets(loaded, pairs, source, args.out, args.context_tokens, progress("rows"))
         samples = sample_presets(loaded, args.out, progress("texts"))

@@ -23,10 +23,9 @@ from lora_drop.method.kinds import Whole, read_layer_order
 from lora_drop.method.presets import config_from
 from lora_drop.method.schedule import TRIGGERS
 from lora_drop.method.settings import BY_NAME, settings_of
-from lora_drop.paths import only_writer
 
 if TYPE_CHECKING:
-    from lora_drop.evaluation.search import Axes, Found
+    from lora_drop.evaluation.search import Axes, Search
 
 COMMON = ("layers", "reuse", "part", "adapters", "parts")  # settings that all candidates share
 # Options that are lists, with the setting whose values they hold.
@@ -81,16 +80,17 @@ def run(args: argparse.Namespace) -> int:
         raise LoraDropError("name a limit and a folder: --max-loss NATS --out DIR.")
     base = config_from({name: getattr(args, name) for name in COMMON}, args.model)
     prompts = read_data_prompts(args)
-    from lora_drop.evaluation.results.preset_results import loss_of, read_presets
+    from lora_drop.evaluation.results.files import PRESETS_FILE, SEARCH
+    from lora_drop.evaluation.results.preset_results import loss_of
     from lora_drop.evaluation.search import Limits, search
     from lora_drop.run.exports.figures.pages import write_frontier
 
     limits = Limits(args.max_loss, args.max_loss if args.max_regret is None else args.max_regret)
     axes, order = _axes(args), read_layer_order(args.drop_order)
-    before = read_presets(args.before)["rows"] if args.before else []
+    before = PRESETS_FILE.read(args.before)["rows"] if args.before else []
     source = {"file": args.data.name if args.data else "held-out prompts", "limit": args.limit}
     places = args.out, order, args.context_tokens, progress("settings")
-    with only_writer(args.out, "a search"):
+    with SEARCH.writing(args.out):
         found = search(load(args), base, axes, limits, prompts, source, *places)
         shown = found.figures() | {"before": [row | {"loss": loss_of(row)} for row in before]}
         write_frontier(shown, args.out)
@@ -121,7 +121,7 @@ def _axes(args: argparse.Namespace) -> Axes:
     return Axes(**given)
 
 
-def _show(found: Found) -> None:
+def _show(found: Search) -> None:
     from lora_drop.evaluation.results.preset_results import credible_speed, loss_of
 
     best = found.recommended

@@ -21,7 +21,6 @@ from lora_drop.cli.output import cell, note, print_json, progress
 from lora_drop.errors import LoraDropError
 from lora_drop.method.kinds import read_layer_order
 from lora_drop.method.presets import config_from
-from lora_drop.paths import only_writer
 from lora_drop.run.report.words import NOISY, speedup_words
 
 
@@ -68,10 +67,11 @@ def run(args: argparse.Namespace) -> int:
     periods = _axis(args, "period", int, "2,4,8")
     pairs = read_data(args)
     order = read_layer_order(args.drop_order)
+    from lora_drop.evaluation.results.files import SWEEP
     from lora_drop.evaluation.sweep import grid, in_order, sweep
 
     configs = grid(base, ratios, periods, rules["reuse"], rules["part"], rules["adapters"])
-    with only_writer(args.out, "a sweep"):
+    with SWEEP.writing(args.out):
         loaded = load(args)
         if order:
             configs = in_order(configs, order, loaded.num_layers)

@@ -21,10 +21,10 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The command."""
-    from lora_drop.evaluation.results.sweep_file import JSON_NAME, read_sweep
+    from lora_drop.evaluation.results.files import SWEEP
     from lora_drop.run.exports.figures.pages import write_figures
 
-    paths = [str(path) for path in write_figures(read_sweep(args.folder / JSON_NAME), args.out, args.theme)]
+    paths = [str(path) for path in write_figures(SWEEP.read(args.folder / SWEEP.name), args.out, args.theme)]
     if args.json:
         print_json({"files": paths})
     else:

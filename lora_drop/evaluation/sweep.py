@@ -1,39 +1,44 @@
-"""The grid over drop ratio, period, rule and part: each point's quality, measured speed, bound and KV.
+"""Measure a grid over drop ratio, period, rule, part and adapters: quality, speed, bound and K/V of each point.
 
-A sweep is a folder with `sweep.json` (all of it) and `sweep.csv` (its rows), both whole after every point. Called
-again with the same model, data, settings and machine it measures what is missing; with others it refuses.
+A sweep is a folder with `sweep.json`, all of it, and `sweep.csv`, its rows. The rows also hold a text that each point
+writes.
 """
 
 from __future__ import annotations
 
+import csv
+import io
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.point import (
-    KEY,
     SPEED_TOKENS,
     Point,
     check_point,
     circumstances,
     describe_data,
     describe_prompts,
-    key_of,
     measure,
 )
 from lora_drop.evaluation.measure.prompts import HELD_OUT, SAMPLE_PROMPTS
 from lora_drop.evaluation.measure.texts import own_answers
-from lora_drop.evaluation.results.store import check_same
-from lora_drop.evaluation.results.sweep_file import FORMAT, JSON_NAME, VERSION, read_sweep, write_sweep
+from lora_drop.evaluation.results.files import CSV_NAME, SWEEP
+from lora_drop.evaluation.results.store import Content, Row, Store, whole_setting
 from lora_drop.evaluation.samples import sample_trace
 from lora_drop.method.config import LoraDropConfig, default_range
+from lora_drop.method.fields import SCHEDULE
+from lora_drop.method.kinds import LayerList, Layers
+from lora_drop.method.settings import settings_of
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.trace.records import BASELINE, LORA_DROP
 
 OWN_PROMPTS = HELD_OUT[:6]  # few: a grid has many points
-SAME = ("format", "version", "model", "device", "data", "settings", "software")  # of two sweeps that are one
 SAMPLE_PROMPT = SAMPLE_PROMPTS[0]
+AXES = ("reuse", "part", "adapters", "refresh", "kv", "accept", "head", "parts", "drop_ratio", "period", "drop_layers")
+_LISTS = {one.name: one.kind for one in settings_of(SCHEDULE) if isinstance(one.kind, (Layers, LayerList))}
 
 
 def grid(
@@ -49,14 +54,9 @@ def grid(
     Raises:
         LoraDropError: a value is not allowed.
     """
-    ratios, periods, parts, adapters = list(ratios), list(periods), list(parts), list(adapters)
     return [
         base.replace(reuse=reuse, part=part, adapters=bank, drop_ratio=ratio, period=period, drop_layers=None)
-        for reuse in reuses
-        for part in parts
-        for bank in adapters
-        for ratio in ratios
-        for period in periods
+        for reuse, part, bank, ratio, period in itertools.product(reuses, parts, adapters, ratios, periods)
     ]
 
 
@@ -66,7 +66,7 @@ def in_order(configs: Iterable[LoraDropConfig], order: Sequence[int], num_layers
     Raises:
         LoraDropError: the order has too few layers.
     """
-    found = []
+    ordered = []
     for config in configs:
         count = len(config.schedule_for(num_layers).dropped)
         if count > len(order):
@@ -74,8 +74,33 @@ def in_order(configs: Iterable[LoraDropConfig], order: Sequence[int], num_layers
                 f"drop ratio {config.drop_ratio:g} skips {count} layers, but the drop order has {len(order)}: "
                 "name more, or take smaller ratios."
             )
-        found.append(config.replace(drop_layers=tuple(order[:count])))
-    return found
+        ordered.append(config.replace(drop_layers=tuple(order[:count])))
+    return ordered
+
+
+def check_grid(loaded: LoadedModel, configs: Sequence[LoraDropConfig], prompt: str) -> list[Point]:
+    """Check configs against the model; two that come to the same (`auto` without a bank is `none`) are one point.
+
+    Raises:
+        LoraDropError: a setting or a bank does not fit the model, or two banks have one name.
+    """
+    points: dict[tuple, Point] = {}
+    for config in configs:
+        point = check_point(loaded, config, prompt)
+        if points.setdefault(key_of(point.setting), point).fingerprint != point.fingerprint:
+            raise LoraDropError(f"two different adapter folders are called {point.adapters}: rename one of them.")
+    return list(points.values())
+
+
+def key_of(row: Row) -> tuple:
+    """What identifies a row within a sweep: its `AXES`, those that an older file does not name at their defaults."""
+    values = (whole_setting(row)[name] for name in AXES)
+    return tuple(tuple(value) if isinstance(value, list) else value for value in values)
+
+
+def with_row(rows: Iterable[Row], row: Row) -> list[Row]:
+    """The rows with one more at the end, in place of an older one of the same key."""
+    return [*(old for old in rows if key_of(old) != key_of(row)), row]
 
 
 def sweep(
@@ -83,86 +108,76 @@ def sweep(
     configs: Sequence[LoraDropConfig],
     pairs: list[tuple[str, str]],
     source: dict[str, Any],
-    folder: Path | None = None,
+    folder: Path,
     context_tokens: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Any]:
-    """Measure every config; two that come to the same (no bank is shipped, so `auto` is `none`) are one point.
+) -> Content:
+    """Measure every point that the folder does not hold yet, and write the files after each.
 
     Quality is teacher-forced through the real decode schedule, over `pairs` and over the full model's own answers to a
-    few held-out prompts; the point answers these itself too, and the full model reads it. Speed is that of a free run
-    on the first prompt, baseline and LoRA-Drop a step each in turn. `sample` is what the point writes.
+    few held-out prompts. Each point also answers these itself, and the full model reads its answers. Speed is that of
+    a free run on the first prompt, baseline and LoRA-Drop a step each in turn.
 
     Args:
-        configs: see `grid`; they differ in the grid's axes only.
+        configs: see `grid`; they differ in `AXES` only.
         source: where `pairs` come from, for the record: file, fields, limit.
-        folder: written after each point; points that it already holds are not measured again.
         progress: called with the points done and all of them, first with those already there.
 
     Returns:
-        The content of `sweep.json`: `{"model", "device", "data", "settings", "software", "date", "notes", "sample",
-        "rows"}`; the rows are flat, as in the CSV; `sample` has the prompt of the rows' samples, and what the full
-        model writes to it.
+        The content of `sweep.json`. Its rows are flat, as in the CSV; its `sample` has the prompt of the rows' samples
+        and the full model's answer to it.
 
     Raises:
         LoraDropError: a setting, a bank or a record does not fit the model; the folder cannot be written, or holds
             another sweep. All but a record too long is reported before anything is measured.
     """
-    points = _points(loaded, configs, pairs[0][0])
-    result = _begin(loaded, configs, pairs, source, context_tokens)
-    if folder is not None and (folder / JSON_NAME).exists():
-        before = read_sweep(folder / JSON_NAME)
-        check_same(before, result, SAME, folder, "a sweep")
-        result |= {name: before[name] for name in ("rows", "notes", "sample") if name in before}
-    result["notes"] = list(dict.fromkeys([*result["notes"], *(note for point in points for note in point.notes)]))
-    known = {(*key_of(row), row.get("adapters_fingerprint")) for row in result["rows"]}
-    missing = [point for point in points if (*point.key, point.fingerprint) not in known]
-    there = len(points) - len(missing)
-    progress(there, len(points))
+    points = check_grid(loaded, configs, pairs[0][0])
+    store = Store(SWEEP, folder, _content(loaded, configs[0], pairs, source, context_tokens), _table)
+    content = store.content
+    content["notes"] = list(dict.fromkeys([*content.get("notes", []), *(note for p in points for note in p.notes)]))
+    # A bank trained further under the same name has another fingerprint: its points are measured again.
+    measured = {(key_of(row), row.get("adapters_fingerprint")) for row in store.rows}
+    missing = [point for point in points if (key_of(point.setting), point.fingerprint) not in measured]
+    progress(len(points) - len(missing), len(points))
     answers = own_answers(loaded, OWN_PROMPTS) if missing else None
-    if missing and "sample" not in result:
-        result["sample"] = {"prompt": SAMPLE_PROMPT, "text": sample_trace(loaded, SAMPLE_PROMPT).text(BASELINE)}
-    for done, point in enumerate(missing, start=there + 1):
+    if missing and "sample" not in content:
+        content["sample"] = {"prompt": SAMPLE_PROMPT, "text": sample_trace(loaded, SAMPLE_PROMPT).text(BASELINE)}
+    for done, point in enumerate(missing, start=len(points) - len(missing) + 1):
         row = measure(loaded, point, pairs, context_tokens, answers, free=True)
         row["sample"] = sample_trace(loaded, SAMPLE_PROMPT, point.config).text(LORA_DROP)
-        # A bank trained further under the same name has another fingerprint: its new row takes the old one's place.
-        result["rows"] = [old for old in result["rows"] if key_of(old) != point.key] + [row]
-        if folder is not None:
-            write_sweep(result, folder)
+        store.write(with_row(store.rows, row))
         progress(done, len(points))
-    return result
+    return content
 
 
-def _begin(
+def _content(
     loaded: LoadedModel,
-    configs: Sequence[LoraDropConfig],
+    base: LoraDropConfig,
     pairs: list[tuple[str, str]],
     source: dict[str, Any],
     context_tokens: int | None,
-) -> dict[str, Any]:
+) -> Content:
     """A sweep without rows: where and on what it is measured, and what all its points have in common."""
-    base = configs[0]
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        **circumstances(loaded),
-        "data": describe_data(pairs, source) | {"own": describe_prompts(OWN_PROMPTS)},
-        "settings": {
-            **{name: value for name, value in base.differences().items() if name not in KEY},
+    return SWEEP.begin(
+        circumstances(loaded),
+        data=describe_data(pairs, source) | {"own": describe_prompts(OWN_PROMPTS)},
+        settings={
+            **{name: value for name, value in base.differences().items() if name not in AXES},
             "layers": list(base.layers or default_range(loaded.num_layers)),
             "context_tokens": context_tokens,
             "speed_tokens": SPEED_TOKENS,
         },
-        "notes": [],
-        "rows": [],
-    }
+        notes=[],
+    )
 
 
-def _points(loaded: LoadedModel, configs: Sequence[LoraDropConfig], prompt: str) -> list[Point]:
-    """The configs checked against the model; two that come to the same are one."""
-    points: dict[tuple, Point] = {}
-    for config in configs:
-        point = check_point(loaded, config, prompt)
-        if points.setdefault(point.key, point).fingerprint != point.fingerprint:
-            raise LoraDropError(f"two different adapter folders are called {point.adapters}: rename one of them.")
-    return list(points.values())
+def _table(content: Content) -> dict[str, str]:
+    """The rows as CSV, without their samples."""
+    table, columns = io.StringIO(), dict.fromkeys(name for row in content["rows"] for name in row)
+    columns.pop("sample", None)  # a text of many lines
+    # A row may be older than a setting.
+    writer = csv.DictWriter(table, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for row in content["rows"]:
+        writer.writerow({name: _LISTS[name].write(cell) if name in _LISTS else cell for name, cell in row.items()})
+    return {CSV_NAME: table.getvalue()}

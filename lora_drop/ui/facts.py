@@ -8,6 +8,7 @@ from typing import Any
 
 from lora_drop.adapters.find import bank_facts, config_fingerprint
 from lora_drop.errors import LoraDropError
+from lora_drop.evaluation.results.files import SWEEP
 from lora_drop.evaluation.results.preset_results import (
     Measured,
     default_preset,
@@ -16,7 +17,6 @@ from lora_drop.evaluation.results.preset_results import (
     preset_words,
     reads_well,
 )
-from lora_drop.evaluation.results.sweep_file import JSON_NAME, read_sweep
 from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.method.fields import SCHEDULE
 from lora_drop.method.presets import presets_for
@@ -27,8 +27,6 @@ from lora_drop.models.place import describe_device
 from lora_drop.paths import SHIPPED_SWEEPS
 from lora_drop.run.rows import sets_only_refresh
 from lora_drop.ui.controls import control_value
-
-SWEEP = SHIPPED_SWEEPS / JSON_NAME
 
 
 def model_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
@@ -71,7 +69,7 @@ def sweep_facts(revision: str) -> list[dict[str, Any]]:
     Only rows that are told apart by what the page compares: evenly spaced layers, a full head, no token taken back.
     """
     try:
-        result = read_sweep(SWEEP)
+        result = SWEEP.read(SHIPPED_SWEEPS / SWEEP.name)
     except LoraDropError:
         return []
     if result["model"].get("revision") != revision:

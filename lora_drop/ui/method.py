@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.results.sweep_file import read_sweep
+from lora_drop.evaluation.results.files import SWEEP
 from lora_drop.method import paper
 from lora_drop.run.exports.scripts import TEMPLATES
 from lora_drop.run.rows import group_of
@@ -56,7 +56,7 @@ def our_words(path: Path = SHIPPED_SWEEP) -> str:
     """How far our own measurement at the paper's setting is from the paper's, from the stored sweep."""
     far = "This app's own figures, on a bundled model of 135M weights, are far from the paper's"
     try:
-        ours, state = (_at_the_papers(read_sweep(path)["rows"], reuse) for reuse in ("residual", "state"))
+        ours, state = (_at_the_papers(SWEEP.read(path)["rows"], reuse) for reuse in ("residual", "state"))
         agreement, others = (row["lora_steps_top1_agreement"] for row in (ours, state))
         return (
             f"{far}. At p {PAPER_RATIO}, k {PAPER_PERIOD - 1} our residual rule with trained corrections has the full "

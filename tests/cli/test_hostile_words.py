@@ -108,6 +108,7 @@ def test_any_words_are_no_command(argv, offline, capsys):
 
 ENDLESS = {
     "replay": ["/dev/zero"],
+    "recommend": ["--max-loss", "1", "--out", "x", "--before", "/dev/zero"],
     "train": [*TINY, "--out", "x", "--data", "/dev/zero"],
     "evaluate": [*TINY, "--prompt-field", "a", "--target-field", "b", "--data", "/dev/zero"],
 }

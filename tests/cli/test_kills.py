@@ -14,7 +14,7 @@ import pytest
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.cli.main import main
-from lora_drop.evaluation.results.sweep_file import CSV_NAME, JSON_NAME, read_sweep
+from lora_drop.evaluation.results.files import CSV_NAME, SWEEP
 from lora_drop.paths import DRAFT
 from lora_drop.training.checkpoint import CHECKPOINT, PLACES
 
@@ -90,7 +90,7 @@ class Kills:
 
 def losses(folder: Path) -> dict[tuple, tuple]:
     """The figures of a sweep that no clock has part in, by point."""
-    rows = read_sweep(folder / JSON_NAME)["rows"]
+    rows = SWEEP.read(folder / SWEEP.name)["rows"]
     return {(row["drop_ratio"], row["period"]): (row["all_steps_kl"], row["bound"], row["kv_saved"]) for row in rows}
 
 
@@ -100,12 +100,12 @@ def test_a_sweep(server, work):
     argv = [*COMMANDS["sweep"][:-1], "cut"]
     for share in kills.shares:
         kills.run(argv, share)
-        if (cut / JSON_NAME).exists():
+        if (cut / SWEEP.name).exists():
             assert losses(cut).items() <= whole.items()
             assert len((cut / CSV_NAME).read_text().splitlines()) > len(losses(cut)), "the table has each row, too"
     assert kills.met, "at least one met it at work"
     assert ends(server, work, argv) == 0
-    assert losses(cut) == whole and {path.name for path in cut.iterdir()} == {JSON_NAME, CSV_NAME}
+    assert losses(cut) == whole and {path.name for path in cut.iterdir()} == {SWEEP.name, CSV_NAME}
 
 
 def adapter(out: Path) -> dict[str, bytes]:

@@ -240,7 +240,7 @@ def test_bad_options_are_one_line(bench, argv, says, capsys):
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("benchmark.json", "{", "out/benchmark.json cannot be read"),
+        ("benchmark.json", "{", "benchmark.json is not a benchmark.json of the benchmark command"),
         ("records.jsonl", "{}\n", "out/records.jsonl is broken"),
         ("records.jsonl", "x\n", "out/records.jsonl is broken"),
     ],

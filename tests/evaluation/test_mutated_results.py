@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.results.preset_results import in_words, read_presets, reads_well
+from lora_drop.evaluation.results.files import PRESETS_FILE, SAMPLES, SWEEP
+from lora_drop.evaluation.results.preset_results import in_words, reads_well
 from lora_drop.evaluation.results.safe_zone import answer_of, best_of
-from lora_drop.evaluation.results.sweep_file import read_sweep
 from lora_drop.paths import SHIPPED_PRESETS, SHIPPED_SWEEPS
 from tests.support.fuzzing import TRIED, budget, mutated_bytes, mutated_json, one_line
 
@@ -20,14 +20,14 @@ pytestmark = pytest.mark.full
 
 
 def shown_presets(path: Path) -> None:
-    content = read_presets(path)
+    content = PRESETS_FILE.read(path)
     for row in content["rows"]:
         in_words(row, content)
         reads_well(row)
 
 
 def shown_sweep(path: Path) -> None:
-    rows = read_sweep(path)["rows"]
+    rows = SWEEP.read(path)["rows"]
     answer_of(rows)
     best_of(rows)
 
@@ -35,6 +35,7 @@ def shown_sweep(path: Path) -> None:
 READERS: dict[str, tuple[Path, Callable[[Path], object]]] = {
     "sweep": (SHIPPED_SWEEPS / "sweep.json", shown_sweep),
     "presets": (SHIPPED_PRESETS / "presets.json", shown_presets),
+    "samples": (SHIPPED_PRESETS / "samples.json", SAMPLES.read),
 }
 
 

@@ -131,7 +131,8 @@ def test_samples_are_unpicked_and_the_same_each_time(data, bank, short, tmp_path
 def test_a_text_cannot_close_its_fence():
     sample = {"prompt": "p", "lane": "baseline", "text": "a\n````\nb", "first_divergence": None}
     about = {"settings": samples.SETTINGS, "model": {"id": "m", "dtype": "d"}, "device": {"name": "n"}}
-    assert "`````text\na\n````\nb\n`````\n" in samples.samples_text(about | {"samples": [sample]})
+    [text] = samples._markdown(about | {"samples": [sample]}).values()
+    assert "`````text\na\n````\nb\n`````\n" in text
 
 
 def test_a_killed_measurement_goes_on_and_what_is_out_of_date_is_renewed(
@@ -156,18 +157,18 @@ def test_a_killed_measurement_goes_on_and_what_is_out_of_date_is_renewed(
     monkeypatch.setattr(module, "measure", counted)
     answered = []
 
-    def dies_answering(loaded, key, *rest):
+    def dies_answering(loaded, prompt, lane, *rest):
         if len(answered) == 4:
             raise KeyboardInterrupt
-        answered.append(key["lane"])
-        return real_answer(loaded, key, *rest)
+        answered.append(lane)
+        return real_answer(loaded, prompt, lane, *rest)
 
     monkeypatch.setattr(samples, "_answer", dies_answering)
     assert main(command(data, out)) == 130
     assert len(calls) == 5 and answered == ["baseline", "balanced", "fast", "lossless"]
     assert "3 of 8 rows" in capsys.readouterr().err
     answered.clear()
-    monkeypatch.setattr(samples, "_answer", lambda *args: answered.append(args[1]["lane"]) or real_answer(*args))
+    monkeypatch.setattr(samples, "_answer", lambda *args: answered.append(args[2]) or real_answer(*args))
     whole, _ = measure(capsys, data, out)
     assert len(calls) == 5 and answered == ["baseline", "gentle", "memory", "paper", "baseline", *PRESETS]
 

@@ -8,9 +8,9 @@ import pytest
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.results import preset_results
 from lora_drop.evaluation.results import store as results
+from lora_drop.evaluation.results.files import SWEEP
 from lora_drop.evaluation.results.preset_results import measured_presets
-from lora_drop.evaluation.results.store import check_same, is_setting
-from lora_drop.evaluation.results.sweep_file import read_sweep
+from lora_drop.evaluation.results.store import Store, is_setting
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.fields import SCHEDULE, checked, setting
 from lora_drop.method.presets import presets_for
@@ -71,13 +71,14 @@ def test_a_new_setting_voids_no_shipped_row(later, monkeypatch):
 
 
 def test_a_new_setting_is_no_other_sweep(later, tmp_path):
-    before = read_sweep(SHIPPED_SWEEPS / "sweep.json")
+    before = SWEEP.read(SHIPPED_SWEEPS / "sweep.json")
     whole = before | {"settings": {**LoraDropConfig(layers=(3, 28)).to_dict(), **before["settings"]}}
     for old in (before, whole):
-        check_same(old, before, ("settings",), tmp_path, "a sweep")
+        (tmp_path / "sweep.json").write_text(json.dumps(old))
+        assert Store(SWEEP, tmp_path, before | {"rows": []}).rows == before["rows"]
         now = before | {"settings": before["settings"] | {"wobble": 0.5}}
         with pytest.raises(LoraDropError, match="already holds a sweep of another settings"):
-            check_same(old, now, ("settings",), tmp_path, "a sweep")
+            Store(SWEEP, tmp_path, now)
 
 
 def test_the_defaults_are_those_that_the_shipped_files_were_written_with():

@@ -7,9 +7,9 @@ import re
 import pytest
 
 from lora_drop.evaluation.results.dial import PROMPT, read_samples, stops_of
+from lora_drop.evaluation.results.files import SWEEP
 from lora_drop.evaluation.results.preset_results import Measured
 from lora_drop.evaluation.results.safe_zone import answer_of, best_of, is_safe, setting_of
-from lora_drop.evaluation.results.sweep_file import read_sweep
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import presets_for
 from lora_drop.paths import SHIPPED_SWEEPS
@@ -77,7 +77,7 @@ def test_a_file_without_own_answers_calls_nothing_safe():
 
 
 def test_the_shipped_sweep_gets_a_sentence_whose_numbers_are_its_rows():
-    rows = [r for r in read_sweep(SHIPPED_SWEEPS / "sweep.json")["rows"] if r["reuse"] == "residual"]
+    rows = [r for r in SWEEP.read(SHIPPED_SWEEPS / "sweep.json")["rows"] if r["reuse"] == "residual"]
     answer = answer_of(rows)
     ratio, period = re.search(r"drop ratio (\S+), period (\d+)", answer.text).groups()
     assert (float(ratio), int(period)) == (answer.row["drop_ratio"], answer.row["period"])

@@ -36,7 +36,8 @@ exec(compile(source.replace(end, f"    {field}\\n\\n{end}"), spec.origin, "exec"
 
 from lora_drop.cli.main import main
 from lora_drop.evaluation.measure.point import check_point, measure
-from lora_drop.evaluation.results.sweep_file import CSV_NAME, write_sweep
+from lora_drop.evaluation.results.files import CSV_NAME
+from lora_drop.evaluation.sweep import _table
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import load_model
 from lora_drop.models.pool import ModelPool
@@ -64,8 +65,7 @@ found["api"] = ["made_up" in [one["parameter_name"] for one in api[name]["parame
 found["link"] = [one.facts for one in LINKED if one.name == "made_up"]
 config = LoraDropConfig(made_up=0.5, layers=(1, 4))
 row = measure(loaded, check_point(loaded, config, "Hi"), [("Hi", "there")], None)
-write_sweep({"rows": [row]}, folder)
-found["sweep"] = next(csv.DictReader(io.StringIO((folder / CSV_NAME).read_text())))["made_up"]
+found["sweep"] = next(csv.DictReader(io.StringIO(_table({"rows": [row]})[CSV_NAME])))["made_up"]
 found["docs"] = [line for line in page().splitlines() if "--made-up" in line]
 print("\\nFOUND", json.dumps(found))
 """

@@ -18,7 +18,6 @@ from lora_drop.evaluation.measure.free import evaluate_free
 from lora_drop.evaluation.measure.metrics import GROUPS, describe, evaluate
 from lora_drop.evaluation.measure.texts import Answers, given_texts
 from lora_drop.evaluation.measure.timing import median_ms
-from lora_drop.evaluation.results.store import whole_setting
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import speed_bound
 from lora_drop.models.load import LoadedModel
@@ -31,32 +30,31 @@ from lora_drop.run.trace.trace import Trace, gather
 from lora_drop.runtime import VERSION
 
 SPEED_TOKENS = 97  # new tokens of the run that measures a point's speed
-AXES = ("drop_ratio", "period")  # of a map
-WAY = ("reuse", "part", "adapters", "refresh", "kv", "accept", "head", "parts")  # of a map, alike at its points
-KEY = (*WAY, *AXES, "drop_layers")  # identifies a point within a grid
 
 
 @dataclass(frozen=True)
 class Point:
-    """A setting of the grid, checked against the model, and the adapters that it turned out to use."""
+    """A setting checked against the model, and the adapters that it comes to.
+
+    Args:
+        adapters: name of the bank's folder, or "none".
+        fingerprint: of the bank's files; None without a bank.
+        notes: about the adapters.
+        bound: of the timed run, if no token is rejected.
+        screens: True if LoRA steps read a screened head.
+    """
 
     config: LoraDropConfig
-    adapters: str  # the bank folder's name, or "none"
-    fingerprint: str | None  # of the bank's files; None without
+    adapters: str
+    fingerprint: str | None
     notes: tuple[str, ...]
-    bound: float  # the most that its bytes can gain in the timed run, should nothing be taken back
-    screens: bool  # whether LoRA steps read a screened head
+    bound: float
+    screens: bool
 
     @property
-    def key(self) -> tuple:
-        """See `key_of`."""
-        return key_of(self.config.to_dict() | {"adapters": self.adapters})
-
-
-def key_of(row: dict[str, Any]) -> tuple:
-    """A row's `KEY` values; what an older file does not name is at its default."""
-    values = (whole_setting(row)[name] for name in KEY)
-    return tuple(tuple(value) if isinstance(value, list) else value for value in values)
+    def setting(self) -> dict[str, Any]:
+        """The whole setting as a row has it, with the adapters by their name."""
+        return self.config.to_dict() | {"adapters": self.adapters, "adapters_fingerprint": self.fingerprint}
 
 
 def circumstances(loaded: LoadedModel) -> dict[str, Any]:
@@ -132,9 +130,7 @@ def measure(
     config = point.config
     about = describe(loaded, config, loaded.decoder_name)
     row = {
-        **config.to_dict(),
-        "adapters": point.adapters,  # the bank's name in place of what was asked for
-        "adapters_fingerprint": point.fingerprint,
+        **point.setting,
         "rank": about["rank"],
         "layers_dropped": len(about["dropped"]),
     }

@@ -1,2 +1,4 @@
-"""Stored results: `store.py` keeps them on disk, `preset_results.py` and `sweep_file.py` read what was measured,
-`safe_zone.py` and `dial.py` choose from it. Reading loads no torch."""
+"""Stored results: `store.py` keeps them on disk, and `files.py` has one kind of file a command.
+
+`preset_results.py` reads the presets' figures, `safe_zone.py` and `dial.py` choose among rows.
+"""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.prompts import SAMPLE_PROMPTS
+from lora_drop.evaluation.results.files import SAMPLES
 from lora_drop.evaluation.results.preset_results import Measured, loss_of
 from lora_drop.evaluation.results.safe_zone import Row, best_of, gain_of, is_safe, judged, place_of, setting_of
 from lora_drop.evaluation.results.store import whole_setting
@@ -61,13 +62,10 @@ def stops_of(measured: Measured, samples: list[dict[str, Any]], sweep: dict[str,
 def read_samples(revision: str, path: Path) -> list[dict[str, Any]]:
     """The samples that were written with these weights; none of others, or of a file that cannot be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["model"]["revision"] != revision:
-            return []
-        names = ("prompt", "lane", "text")
-        return [one for one in content["samples"] if all(isinstance(one[name], str) for name in names)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        content = SAMPLES.read(path)
+    except LoraDropError:
         return []
+    return content["samples"] if content["model"]["revision"] == revision else []
 
 
 def _of_presets(measured: Measured, samples: list[dict[str, Any]]) -> Iterator[Row]:
@@ -103,11 +101,10 @@ def _stop(row: Row) -> Stop | None:
 def _sample(samples: list[dict[str, Any]], lane: str, config: dict[str, Any] | None) -> str | None:
     """What a lane of the stored samples writes to `PROMPT`, if it is of the same setting."""
     for one in samples:
-        same = config is None or (
-            isinstance(one.get("config"), dict) and whole_setting(one["config"]) == whole_setting(config)
-        )
-        if one["prompt"] == PROMPT and one["lane"] == lane and same:
-            return one["text"]
+        if (one["prompt"], one["lane"]) == (PROMPT, lane):
+            stored = one["config"]
+            if config is None or (stored is not None and whole_setting(stored) == whole_setting(config)):
+                return one["text"]
     return None
 
 

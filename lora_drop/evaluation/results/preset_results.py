@@ -6,7 +6,6 @@ is known of a preset comes from such a row alone; nothing here is set by hand.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any
 
 from lora_drop.adapters.find import config_fingerprint
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.results.store import is_setting, read_result, whole_setting
+from lora_drop.evaluation.results.files import PRESETS_FILE
+from lora_drop.evaluation.results.store import is_setting, whole_setting
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import presets_for
 from lora_drop.method.quality import Reads, reads
@@ -22,14 +22,11 @@ from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.paths import SHIPPED_PRESETS
 from lora_drop.run.report.figures import BY_CHANCE
 
-FORMAT, VERSION = "lora-drop-presets", 2
-JSON_NAME = "presets.json"
 NOT_MEASURED = "not measured on this model"
 
 UNMEASURED = "gentle"  # what a model without figures and corrections opens on: without trained drafts accept is slow
 
-# Of a row: the figures that are shown beside the loss, by their names in the file.
-FIGURES = {"speedup": "speedup", "kv_saved": "kv_saved"}
+FIGURES = ("speedup", "kv_saved")  # the columns that are shown beside the loss
 REPEATS = ("free_repeated_4grams", "free_repeated_4grams_baseline")
 LEAST_SAVED = 0.05  # of the K/V memory: less is not worth a word
 _READS: dict[Reads, str] = {"well": "reads well", "slips": "slips", "badly": "reads badly"}
@@ -64,7 +61,7 @@ def loss_of(row: dict[str, Any]) -> float | None:
 
 def figures(row: dict[str, Any]) -> dict[str, float | None]:
     """The figures of a row that are shown, by their short names: one loss, one speed."""
-    return {"loss": loss_of(row)} | {name: row[column] for name, column in FIGURES.items()}
+    return {"loss": loss_of(row)} | {name: row[name] for name in FIGURES}
 
 
 def row_reads(row: dict[str, Any]) -> Reads | None:
@@ -90,10 +87,10 @@ def measured_presets(
     Raises:
         LoraDropError: there is a file, but it is broken.
     """
-    path = path or SHIPPED_PRESETS / JSON_NAME
+    path = path or SHIPPED_PRESETS / PRESETS_FILE.name
     if not path.exists():
         return Measured(missing=NOT_MEASURED)
-    content = read_presets(path)
+    content = PRESETS_FILE.read(path)
     if content["model"]["revision"] != revision:
         return Measured(missing=NOT_MEASURED)
     rows, bare = {}, {}
@@ -140,7 +137,7 @@ def preset_words(row: dict[str, Any] | None) -> str:
         return "not measured"
     how = row_reads(row)
     text = "same text" if whole_setting(row["config"])["accept"] == 1 else how and _READS[how]
-    speedup, saved = (row[name] for name in FIGURES.values())
+    speedup, saved = (row[name] for name in FIGURES)
     if saved is not None and saved >= LEAST_SAVED and saved > (speedup or 0) - 1:
         gains = [f"{saved:.0%} less K/V"]
     else:
@@ -171,51 +168,6 @@ def in_words(row: dict[str, Any], about: dict[str, Any]) -> str:
         f"quality loss {loss:.3f} nats per token: {verdict} (answers to {about['data']['own']['prompts']} prompts, "
         f"{about['model']['dtype']} on {about['device']['name']})"
     )
-
-
-def read_presets(path: Path) -> dict[str, Any]:
-    """The content of a presets file.
-
-    Raises:
-        LoraDropError: it cannot be read, or is not what the `presets` command writes.
-    """
-    return read_result(path, FORMAT, VERSION, JSON_NAME, "presets", _is_whole)
-
-
-def _is_whole(content: dict[str, Any]) -> bool:
-    """Whether all that is shown is there and of its kind; a missing key raises KeyError."""
-    about = (content["model"], content["device"], content["data"])
-    texts = (
-        *(content["model"][name] for name in ("id", "revision", "dtype")),
-        *(content["device"]["name"], content["data"]["file"], content["date"]),
-    )
-    return (
-        all(isinstance(part, dict) for part in about)
-        and all(isinstance(text, str) for text in texts)
-        and _is_number(content["data"]["own"]["prompts"])
-        and all(map(_is_row, content["rows"]))
-    )
-
-
-def _is_row(row: dict[str, Any]) -> bool:
-    return isinstance(row["preset"], str) and _is_number(row["bound"]) and is_measured(row)
-
-
-def is_measured(row: dict[str, Any]) -> bool:
-    """Whether a row names its setting and adapters and has the figures of `figures`; a missing key raises KeyError."""
-    # A row without the adapters that a run of the preset would take has no free text.
-    numbers = [*(row[column] for column in FIGURES.values()), *(row.get(column) for column in (*LOSSES, *REPEATS))]
-    return (
-        isinstance(row["config"], dict)
-        and _is_number(whole_setting(row["config"])["accept"])  # decides which loss is shown
-        and isinstance(row["adapters"], str)
-        and isinstance(row["adapters_fingerprint"], (str, type(None)))
-        and all(number is None or _is_number(number) for number in numbers)
-    )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def credible_speed(row: dict[str, Any]) -> float:

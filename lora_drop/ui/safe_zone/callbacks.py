@@ -21,19 +21,17 @@ from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.point import (
     Point,
     Stopped,
-    check_point,
     circumstances,
     describe_prompts,
-    key_of,
     measure,
 )
 from lora_drop.evaluation.measure.prompts import EXAMPLES
 from lora_drop.evaluation.measure.texts import Answers, own_answers
 from lora_drop.evaluation.results.dial import read_samples, stops_of
+from lora_drop.evaluation.results.files import SAMPLES, SWEEP
 from lora_drop.evaluation.results.preset_results import Measured, loss_of, measured_presets
 from lora_drop.evaluation.results.safe_zone import answer_of, judged, speed_of
-from lora_drop.evaluation.results.sweep_file import JSON_NAME, read_sweep
-from lora_drop.evaluation.sweep import grid
+from lora_drop.evaluation.sweep import check_grid, grid, with_row
 from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.pool import ModelPool
@@ -45,8 +43,8 @@ from lora_drop.ui.serve import space as zero
 from lora_drop.ui.serve.kept import Stops
 from lora_drop.ui.serve.limits import Limits
 
-SHIPPED_SWEEP = SHIPPED_SWEEPS / JSON_NAME
-SHIPPED_SAMPLES = SHIPPED_PRESETS / "samples.json"
+SHIPPED_SWEEP = SHIPPED_SWEEPS / SWEEP.name
+SHIPPED_SAMPLES = SHIPPED_PRESETS / SAMPLES.name
 MAX_POINTS = 16
 MAX_TEXT = 400  # characters of a field: more than any allowed list has
 PROMPTS = tuple(EXAMPLES.values())[:3]  # that a point is measured on: some seconds a point on two cores
@@ -79,7 +77,7 @@ def stored_sweep(path: Path | None = None) -> tuple[Sweep | None, str]:
     if not path.exists():
         return None, "No sweep is stored with the app."
     try:
-        return read_sweep(path), ""
+        return SWEEP.read(path), ""
     except LoraDropError as error:
         return None, f"The stored sweep is not shown: {error}"  # the page works without
 
@@ -139,7 +137,7 @@ def points_of(loaded: LoadedModel, ratios: Any, periods: Any, reuse: Any, part: 
         )
     prompt = next(iter(EXAMPLES.values()))
     configs = grid(LoraDropConfig(), ratios, periods, [reuse], [part], [adapters])
-    return [check_point(loaded, config, prompt) for config in configs]
+    return check_grid(loaded, configs, prompt)
 
 
 def merged(before: Sweep | None, now: Sweep, row: dict[str, Any]) -> Sweep:
@@ -148,7 +146,7 @@ def merged(before: Sweep | None, now: Sweep, row: dict[str, Any]) -> Sweep:
     What was measured before on other texts or another model is left behind: the two cannot be compared.
     """
     rows = before["rows"] if before and all(before[name] == now[name] for name in ("data", "model")) else []
-    return now | {"rows": [old for old in rows if key_of(old) != key_of(row)] + [row]}
+    return now | {"rows": with_row(rows, row)}
 
 
 @dataclass
@@ -277,7 +275,7 @@ class SafeZone:
             if not self.pool.is_at_hand(model):
                 yield progress_value("running", f"Loading {model}.", 0, total), *skip, *running
             with self.pool.lend(model, clock.is_set) as loaded:
-                points = list({p.key: p for p in points_of(loaded, ratios, periods, reuse, part, adapters)}.values())
+                points = points_of(loaded, ratios, periods, reuse, part, adapters)
                 total = len(points)
                 answers = Answers([], [])
                 for made in self._answers(loaded, clock.is_set):
@@ -347,7 +345,7 @@ def begun(loaded: LoadedModel, answers: Answers) -> Sweep:
     """A sweep of the page without rows."""
     data = describe_prompts(PROMPTS) | {"file": "the full model's own answers", "records": len(answers.answers)}
     settings = {"layers": list(default_range(loaded.num_layers))}
-    return {**circumstances(loaded), "data": data, "settings": settings, "notes": [], "rows": []}
+    return SWEEP.begin(circumstances(loaded), data=data, settings=settings, notes=[])
 
 
 MEASURED_HERE = (

@@ -1,0 +1,103 @@
+"""The files of results, one kind a command: their names, and what must be in them for the code that reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, create_model
+
+from lora_drop.evaluation.results.store import Kind, Number, Shape
+from lora_drop.method.fields import SCHEDULE, Setting
+from lora_drop.method.kinds import LayerList, Layers
+from lora_drop.method.settings import settings_of
+
+CSV_NAME, SAMPLES_TEXT, TABLE_NAME, RECORDS_NAME = "sweep.csv", "samples.md", "benchmark.md", "records.jsonl"
+
+
+def _shape(_base: type[Shape] = Shape, /, **parts: Any) -> type[Shape]:
+    """A shape by its parts: a type each, or (type, default) for what may be missing."""
+    return create_model("File", __base__=_base, **parts)
+
+
+def _many(row: type[Shape]) -> Any:
+    return list[row]  # type: ignore[valid-type]
+
+
+# ---- a sweep: a row holds a whole setting and the point's figures ----
+
+
+class _Figures(Shape):
+    __pydantic_extra__: dict[str, Number | None] = Field(init=False)  # all that is not named otherwise
+
+
+def _type_of(one: Setting) -> Any:
+    if isinstance(one.kind, (Layers, LayerList)):
+        return list[int] | None
+    return str | None if one.kind.python is str else Number | None
+
+
+_Point = _shape(
+    _Figures,
+    # A row may be older than a setting.
+    **{one.name: (_type_of(one), None) for one in settings_of(SCHEDULE)},
+    **{name: (str | None, None) for name in ("adapters_fingerprint", "decoder", "own_answers_sha256", "sample")},
+)
+_SweepRow = _shape(_Point, reuse=str, part=str, drop_ratio=Number, period=Number)
+_ABOUT: dict[str, Any] = dict.fromkeys(("model", "device", "data", "settings"), dict[str, Any])
+SWEEP = Kind(
+    *("sweep.json", "sweep", "a sweep", "lora-drop-sweep", 1),
+    _shape(**{name: (dict[str, Any], {}) for name in (*_ABOUT, "sample")}, rows=_many(_SweepRow)),
+    keeps=("notes", "sample"),
+)
+
+# ---- presets and a search: a row holds a setting by its differences from the defaults ----
+
+_Measured = _shape(
+    config=_shape(accept=(Number, 0.0)),  # decides which loss counts
+    adapters=str,
+    adapters_fingerprint=str | None,
+    speedup=Number | None,
+    kv_saved=Number | None,
+    # A row without the adapters that a run of the preset would take has no free text.
+    own_all_steps_kl=(Number | None, None),
+    free_regret=(Number | None, None),
+    free_repeated_4grams=(Number | None, None),
+    free_repeated_4grams_baseline=(Number | None, None),
+)
+PRESETS_FILE = Kind(
+    *("presets.json", "presets", "presets", "lora-drop-presets", 2),
+    _shape(
+        model=_shape(id=str, revision=str, dtype=str),
+        device=_shape(name=str),
+        data=_shape(file=str, own=_shape(prompts=Number)),
+        date=str,
+        rows=_many(_shape(_Measured, preset=str, bound=Number)),
+    ),
+)
+SEARCH = Kind(
+    *("recommend.json", "recommend", "a search", "lora-drop-recommend", 1),
+    _shape(
+        **_ABOUT,
+        rows=_many(
+            _shape(_Measured, speedup=Number, bound=Number, accept=Number, period=Number, layers_dropped=Number)
+        ),
+    ),
+)
+
+# ---- texts that the presets write; without a config a sample is the full model's ----
+
+SAMPLES = Kind(
+    *("samples.json", "presets", "samples", "lora-drop-samples", 1),
+    _shape(
+        model=_shape(revision=str),
+        samples=_many(
+            _shape(prompt=str, lane=str, text=str, config=dict[str, Any] | None, adapters_fingerprint=str | None)
+        ),
+    ),
+    rows="samples",
+)
+
+# ---- the paper's tasks: the table, made anew each time from records that are appended ----
+
+BENCHMARK = Kind("benchmark.json", "benchmark", "a benchmark", "lora-drop-benchmark", 1, Shape)
+TASK_RECORD = _shape(task=str, id=str, example=str)  # `example` is its fingerprint
