@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ def search(
     state, answers = Search(store.content, limits), None
     for done, point in enumerate(points):
         progress(done, len(points))
-        row = store.first(lambda row, point=point: _is_of(row, point))
+        row = store.first(partial(_is_of, point))
         if row is None:
             if _is_beaten(point, state.recommended):
                 store.content["left_out"].append({"config": point.config.differences(), "bound": point.bound})
@@ -266,6 +267,6 @@ def _points(loaded: LoadedModel, configs: Sequence[LoraDropConfig], prompt: str)
     return sorted(points, key=lambda point: (bool(point.config.drop_layers), -point.bound))
 
 
-def _is_of(row: Row, point: Point) -> bool:
+def _is_of(point: Point, row: Row) -> bool:
     same = (row["adapters"], row["adapters_fingerprint"]) == (point.adapters, point.fingerprint)
     return same and is_setting(row["config"], point.config)
