@@ -17,7 +17,7 @@ from lora_drop.cli.arguments import (
 from lora_drop.cli.output import cell, note, print_json, say
 from lora_drop.method.cost import human_bytes
 from lora_drop.method.presets import config_from
-from lora_drop.run.report.words import speedup_words
+from lora_drop.run.report.speed import speedup_words
 
 
 def add(commands: Commands) -> None:

@@ -7,16 +7,16 @@ from typing import Any
 
 from lora_drop.cli.output import print_json
 from lora_drop.method.cost import human_bytes
-from lora_drop.run.report.report import told_of
-from lora_drop.run.report.verdict import verdict
-from lora_drop.run.report.words import speedup_words
+from lora_drop.run.report.report import Report
+from lora_drop.run.report.speed import speedup_words
+from lora_drop.run.report.verdict import conclusions
 from lora_drop.run.trace.records import FREE, TOGETHER
-from lora_drop.run.trace.trace import Trace, refresh_counts
+from lora_drop.run.trace.trace import Trace
 
 
-def run_object(trace: Trace) -> dict[str, Any]:
-    """The `run` object of the contract, from a trace."""
-    summary = trace.summary
+def run_object(report: Report, verdict: Any) -> dict[str, Any]:
+    """The `run` object of the contract."""
+    trace, summary = report.trace, report.trace.summary
     lanes: dict[str, Any] = {"baseline": None, "lora_drop": None}
     main = trace.header.main
     for name in trace.steps:
@@ -37,24 +37,25 @@ def run_object(trace: Trace) -> dict[str, Any]:
         "config": {
             **main["config"],
             **trace.header.sampling,
-            **refresh_counts(trace, main["id"]),
+            **report.lanes[report.main].refresh_counts,
             "seed": trace.header.seed,
             "model": trace.header.model,
         },
         "device": trace.header.device,
-        "verdict": verdict(trace),
+        "verdict": verdict,
     }
 
 
 def show_run(trace: Trace, as_json: bool) -> None:
     """Print a run."""
-    result = run_object(trace)
+    report = Report.of(trace)
+    concluded = conclusions(report)
+    result = run_object(report, concluded["verdict"])
     if as_json:
         print_json(result)
         return
     _show_lanes(trace, result)
-    told = told_of(trace)
-    print(_plain(f"\n{told['verdict']['text']}"))
+    print(_plain(f"\n{concluded['verdict']['text']}"))
     if trace.summary is None:
         print("\nThe trace was cut short: it has no summary.")
         return
@@ -85,7 +86,7 @@ def show_run(trace: Trace, as_json: bool) -> None:
         ("first differing token", result["first_divergence"], "{}"),
     ):
         print(f"{label}: {'-' if value is None else form.format(value)}")
-    if why := told["why"]["parts"]:
+    if why := concluded["why"]["parts"]:
         print(f"where the time goes: {why}")
 
 

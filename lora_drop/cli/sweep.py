@@ -21,7 +21,7 @@ from lora_drop.cli.output import cell, note, print_json, progress
 from lora_drop.errors import LoraDropError
 from lora_drop.method.kinds import read_layer_order
 from lora_drop.method.presets import config_from
-from lora_drop.run.report.words import NOISY, speedup_words
+from lora_drop.run.report.speed import NOISY, speedup_words
 
 
 def add(commands: Commands) -> None:

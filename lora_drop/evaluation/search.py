@@ -32,7 +32,7 @@ from lora_drop.method.frontier import frontier
 from lora_drop.method.presets import BUNDLED_ORDER, EXACT
 from lora_drop.method.schedule import dropped_layers
 from lora_drop.models.load import LoadedModel
-from lora_drop.run.report.figures import BY_CHANCE
+from lora_drop.run.report.speed import BY_CHANCE
 
 TIMED = 4  # prompts that the speed is measured on: with `accept` it depends on the text
 SHARES = (0.15, 0.3, 0.4)  # of the layers that can be skipped: the counts that are tried by default

@@ -24,11 +24,11 @@ from lora_drop.run.audit import DriftAudit, QualityAudit
 from lora_drop.run.header import make_header
 from lora_drop.run.prompts import PromptCache
 from lora_drop.run.race import owned, take_turns
+from lora_drop.run.report.report import Report
 from lora_drop.run.request import Plan, Request, plan
 from lora_drop.run.summary import summarise
 from lora_drop.run.top import top_of
 from lora_drop.run.trace.records import BASELINE, AuditRecord, JudgeRecord, Record, RewindRecord, StepRecord, number
-from lora_drop.run.trace.trace import Trace
 
 
 def run(
@@ -77,14 +77,14 @@ def _records(
     """The records of `run`; puts the lanes that it makes into `lanes`."""
     checked = plan(loaded, request)
     decoder = loaded.new_decoder()
-    trace = Trace(make_header(loaded, request, checked, decoder))
-    yield trace.header
+    report = Report(make_header(loaded, request, checked, decoder))
+    yield report.trace.header
     kept, tokens = prompts.get(loaded, checked.prompt_ids), torch.tensor([checked.prompt_ids], device=loaded.device)
     try:
         prompt = kept or decoder.read_prompt(tokens, should_stop)
     except Stopped:
         lanes.update(_make_lanes(loaded, request, checked, decoder, tokens))
-        yield summarise(loaded, trace, lanes, stopped=True)
+        yield summarise(report, lanes, stopped=True)
         return
     prompts.put(loaded, checked.prompt_ids, prompt)
     # What it took is told of the run that it was read in.
@@ -94,15 +94,15 @@ def _records(
     stopped = False
     for name, event in take_turns(lanes, request.view):
         for record in seen.records(name, event):
-            trace.add(record)
+            report.add(record)
             yield record
         if should_stop():
             stopped = True
             break
     for record in seen.rest():
-        trace.add(record)
+        report.add(record)
         yield record
-    yield summarise(loaded, trace, lanes, stopped, kept is not None)
+    yield summarise(report, lanes, stopped, kept is not None)
 
 
 class _Observer:

@@ -7,9 +7,12 @@ from typing import Any
 
 from lora_drop.method.schedule import TRIGGERS
 from lora_drop.run.report.commands import commands_of
-from lora_drop.run.report.words import lane_words, loop_words, run_words, speedup_words
+from lora_drop.run.report.report import Report
+from lora_drop.run.report.speed import speedup_words
+from lora_drop.run.report.words import lane_words, loop_words, run_words
 from lora_drop.run.trace.records import (
     KINDS,
+    TOGETHER,
     AuditRecord,
     Header,
     JudgeRecord,
@@ -17,18 +20,34 @@ from lora_drop.run.trace.records import (
     RewindRecord,
     StepRecord,
     Summary,
+    number,
 )
 
 # Added to the lane's number, the first value of a line, to tell the records apart; a step's line adds nothing.
 AUDIT, REWIND, JUDGE = 100, 300, 400
+FIGURES = 200  # what the figures' line begins with
+SO_FAR = (*TOGETHER, "quality_loss", "accepted")  # the figures of it, of the lane that the run is about
 
 
 def wire_line(record: Record, lane_ids: list[str]) -> str:
     """The record as a line for the page, newline included. Empty where the page needs none."""
     values = page_values(record, lane_ids)
-    if values is None:
-        return ""
+    return "" if values is None else page_line(values)
+
+
+def page_line(values: Any) -> str:
+    """JSON as a line for the page, newline included."""
     return json.dumps(values, ensure_ascii=True, allow_nan=False, separators=(",", ":")) + "\n"
+
+
+def figures_line(report: Report) -> str:
+    """The figures so far as a line for the page, rounded to what it shows: `[200, *SO_FAR, by_chance,
+    [[tokens_per_second, differs] a lane]]`."""
+    figures = report.figures()
+    together = [number(v, 4) if isinstance(v := figures[name], float) else v for name in SO_FAR]
+    lanes = figures["lanes"].values()
+    pairs = [[number(lane["tokens_per_second"] or 0, 2) or None, lane["differs"]] for lane in lanes]
+    return page_line([FIGURES, *together, int(figures["by_chance"]), pairs])
 
 
 def page_values(record: Record, lane_ids: list[str]) -> Any:

@@ -27,13 +27,13 @@ from lora_drop.paths import SHIPPED_RECORDED
 from lora_drop.run.exports.chrome import chrome_trace
 from lora_drop.run.exports.html import replay_html, wire_text
 from lora_drop.run.prompts import PromptCache
-from lora_drop.run.report.figures import Figures
+from lora_drop.run.report.report import Report
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.lines import write_line
 from lora_drop.run.trace.records import Header, Record, Summary
 from lora_drop.run.trace.trace import parse_trace, read_trace
-from lora_drop.run.wire import wire_line
+from lora_drop.run.wire import figures_line, wire_line
 from lora_drop.ui.controls import SHOWN, read_controls
 from lora_drop.ui.facts import page_facts
 from lora_drop.ui.inspector import Inspector
@@ -237,15 +237,16 @@ class Callbacks:
 
     def _streamed(self, header: Header, records: Iterator[Record]) -> Iterator[tuple[str, Record]]:
         """A run's wire text as it grows; its lines are kept for downloads."""
-        lane_ids, figures = [lane["id"] for lane in header.lanes], Figures(header)
+        lane_ids, report = [lane["id"] for lane in header.lanes], Report(header)
         run_id = self.traces.begin()
 
         def line(record: Record) -> str:
-            figures.add(record)
+            if record is not header:
+                report.add(record)
             self.traces.add(run_id, write_line(record))
             return wire_line(record, lane_ids)
 
-        yield from batches(chain([header], records), line, run_line(run_id), figures.line)
+        yield from batches(chain([header], records), line, run_line(run_id), lambda: figures_line(report))
 
     def export_run(self, run_id: str, kind: str) -> dict[str, str]:
         """A run's file for the page's Export menu: `trace`, `chrome` or `html`.

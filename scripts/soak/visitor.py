@@ -12,8 +12,8 @@ import httpx
 
 from lora_drop.run.exports.chrome import chrome_trace
 from lora_drop.run.exports.html import replay_html
-from lora_drop.run.report.figures import FIGURES
 from lora_drop.run.trace.trace import Trace
+from lora_drop.run.wire import FIGURES
 from scripts.soak.app import Guest, Session, TurnedAway, let_in, one_line
 from scripts.soak.cases import BAD_CALLS, BAD_PAGES, FIELDS, Answer, Case, Wrong, by_lane, hold, read_trace, timeless
 

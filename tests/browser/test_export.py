@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.run.report.words import speedup_words
+from lora_drop.run.report.speed import speedup_words
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.lines import write_line

@@ -9,7 +9,8 @@ from playwright.sync_api import expect
 
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import COMPARISONS, PRESETS
-from lora_drop.run.report.report import told_of
+from lora_drop.run.report.report import Report
+from lora_drop.run.report.verdict import conclusions
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.trace import gather
@@ -97,7 +98,7 @@ def test_the_verdict_the_whys_and_the_parts_are_the_records(server, open_page):
     page = open_page(server.url, viewport={"width": 1600, "height": 1600})
     page.evaluate("document.querySelector('.ld-rest').open = true")
     run_to_end(page)
-    said = told_of(gather(server.runs[-1]))
+    said = conclusions(Report.of(gather(server.runs[-1])))
     expect(page.locator(".ld-verdict-text")).to_have_text(said["verdict"]["text"])
     expect(page.get_by_test_id("verdict")).to_have_attribute("data-kind", said["verdict"]["kind"])
     shown = page.eval_on_selector_all(

@@ -12,7 +12,7 @@ from playwright.sync_api import Page
 
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.exports.colors import COLORS
-from lora_drop.run.report.words import speedup_words
+from lora_drop.run.report.speed import speedup_words
 from lora_drop.run.trace.records import AuditRecord, Header, StepRecord, Summary
 from lora_drop.run.trace.trace import gather
 from lora_drop.ui.facts import model_facts

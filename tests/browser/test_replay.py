@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.exports.html import replay_html
 from lora_drop.run.report.align import side_by_side, words_of
-from lora_drop.run.report.words import speedup_words
+from lora_drop.run.report.speed import speedup_words
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.trace import Trace, gather

@@ -7,7 +7,7 @@ from playwright.sync_api import expect
 
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import human_bytes
-from lora_drop.run.report.words import speedup_words
+from lora_drop.run.report.speed import speedup_words
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.trace import gather

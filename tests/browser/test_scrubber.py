@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
-from lora_drop.run.report.words import speedup_words
+from lora_drop.run.report.speed import speedup_words
 from lora_drop.run.trace.trace import gather
 from tests.support.page import figure, open_rest, pane_text, prepare, set_number, wait_done, wait_still, wait_until
 

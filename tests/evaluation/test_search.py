@@ -11,7 +11,7 @@ from lora_drop.evaluation.measure import texts
 from lora_drop.evaluation.results.preset_results import loss_of
 from lora_drop.evaluation.search import Axes, Limits, candidates, search
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.run.report.figures import BY_CHANCE
+from lora_drop.run.report.speed import BY_CHANCE
 from tests.support.parts import full_bank
 from tests.support.server import deep_model
 

@@ -11,7 +11,8 @@ from lora_drop.decode import reference
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.prompts import PromptCache
-from lora_drop.run.report.report import told_of
+from lora_drop.run.report.report import Report
+from lora_drop.run.report.verdict import conclusions
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import BASELINE, LORA_DROP, THIRD
@@ -67,7 +68,7 @@ def test_it_is_said_whether_the_prompt_was_read(tiny, reads):
     for words in ("was read once for all lanes, in", "was not read again"):
         trace = trace_of(tiny, prompts)
         header = dataclasses.replace(trace.header, device=trace.header.device | {"decoder": "native"})
-        assert words in told_of(dataclasses.replace(trace, header=header))["why"]["race"]
+        assert words in conclusions(Report.of(dataclasses.replace(trace, header=header)))["why"]["race"]
 
 
 def test_other_weights_and_other_decoders_read_it_themselves(tiny, reads):

@@ -16,14 +16,15 @@ from lora_drop.run.exports import scripts as modules
 from lora_drop.run.exports.html import ENTRY, replay_html, wire_text
 from lora_drop.run.exports.scripts import plotly_script
 from lora_drop.run.report.align import answers_side_by_side
-from lora_drop.run.report.figures import FIGURES
+from lora_drop.run.report.speed import speedup_words
 from lora_drop.run.report.steps import inside
-from lora_drop.run.report.words import setting_words, speedup_words
+from lora_drop.run.report.words import setting_words
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.lines import write_line
 from lora_drop.run.trace.records import KINDS, Header, StepRecord
 from lora_drop.run.trace.trace import Trace, gather
+from lora_drop.run.wire import FIGURES
 from lora_drop.ui import scripts
 from tests.support.runs import taken_back
 

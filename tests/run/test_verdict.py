@@ -13,8 +13,8 @@ from lora_drop.cli.main import main
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import COMPARISONS, preset_named, presets_for
 from lora_drop.run.exports.html import wire_text
-from lora_drop.run.report.report import told_of
-from lora_drop.run.report.verdict import verdict
+from lora_drop.run.report import verdict as reported
+from lora_drop.run.report.report import Report
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.lines import write_line
@@ -77,6 +77,10 @@ def bank_folder(tiny, tmp_path_factory):
     return str(folder)
 
 
+def verdict(trace):
+    return reported.verdict(Report.of(trace))
+
+
 def trace_of(loaded, rules, wanted, folder="", prompt="Tell me something.", stop=lambda: False):
     rules = {name: folder if value is BANK else value for name, value in rules.items()}
     request = Request(prompt, LoraDropConfig(**rules), **{"max_new_tokens": 48, "ignore_eos": True} | wanted)
@@ -133,7 +137,7 @@ def test_a_file_cut_anywhere_has_one(judged):
     lines = lines_of(judged)
     for end in range(1, len(lines), 37):
         cut = parse_trace("".join([*lines[:end], '{"type": "st']).encode())
-        told = told_of(cut)
+        told = reported.conclusions(Report.of(cut))
         assert told["verdict"]["kind"] == "stopped" and "cut short" in told["verdict"]["text"]
         if cut.steps[LORA_DROP] and cut.steps[BASELINE]:
             check(told["verdict"]["text"], lines[:end])

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from lora_drop.run.report.words import loop_words, rule_words, setting_words, speedup_words
+from lora_drop.run.report.speed import speedup_words
+from lora_drop.run.report.words import loop_words, rule_words, setting_words
 from lora_drop.run.trace.records import Header, Summary
 from lora_drop.run.wire import page_values
 from tests.support.golden import check_golden

@@ -22,7 +22,8 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import speed_bound
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.place import describe_device
-from lora_drop.run.report.speed import cycles, speedup_interval
+from lora_drop.run.report.report import Report
+from lora_drop.run.report.speed import speedup_interval
 from lora_drop.run.request import Request, plan
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import BASELINE, LORA_DROP
@@ -175,7 +176,8 @@ def _speed(traces: list[Trace]) -> dict[str, Any]:
         statistics.harmonic_mean([each.lanes[lane]["tokens_per_second"] or math.nan for each in summaries])
         for lane in lanes
     )
-    spread = speedup_interval(*([cycle for trace in traces for cycle in cycles(trace.passes[lane])] for lane in lanes))
+    reports = [Report.of(trace) for trace in traces]
+    spread = speedup_interval(*([cycle for each in reports for cycle in each.lanes[lane].cycles] for lane in lanes))
     base_ms, ms = (median_ms([each for trace in traces for each in trace.passes[lane]]) for lane in lanes)
     accepted = [summary.accepted for summary in summaries if summary.accepted is not None]
     return {

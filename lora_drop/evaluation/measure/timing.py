@@ -6,6 +6,7 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from lora_drop.decode.step import Decoder, Rewind, Verified
 from lora_drop.errors import LoraDropError
 from lora_drop.method.cost import BytesRead, ModelShape
 from lora_drop.models.load import LoadedModel
-from lora_drop.run.report.speed import cycles, speedup_interval
+from lora_drop.run.report.speed import Cycle, speedup_interval
 from lora_drop.run.request import LanePlan
 from lora_drop.run.trace.records import BASELINE, JudgeRecord, RewindRecord, StepRecord
 
@@ -79,8 +80,26 @@ def rate_of(runs: Sequence[Timed], name: str) -> float:
 
 def interval_of(runs: Sequence[Timed], name: str) -> list[float] | None:
     """The speedup's interval of a lane over the baseline, from the refresh cycles of all runs."""
-    one, two = ([cycle for run in runs for cycle in cycles(run.passes[lane])] for lane in (BASELINE, name))
+    one, two = ([cycle for run in runs for cycle in _cycles(run.passes[lane])] for lane in (BASELINE, name))
     return speedup_interval(one, two)
+
+
+def _cycles(passes: Sequence[Pass]) -> list[Cycle]:
+    """A lane's decode passes, cut after each full one."""
+    ends = [(0, 0.0)]
+    tokens, ms = 0, 0.0
+    for one in passes:
+        if isinstance(one, RewindRecord):
+            tokens = one.to
+            continue
+        if isinstance(one, StepRecord):
+            tokens = one.step
+        ms += one.ms if isinstance(one, JudgeRecord) or one.step else 0.0
+        if isinstance(one, JudgeRecord) or one.kind == "refresh":
+            ends.append((tokens, ms))
+    if tokens != ends[-1][0]:
+        ends.append((tokens, ms))
+    return [(end[0] - start[0], end[1] - start[1]) for start, end in pairwise(ends)]
 
 
 def median_ms(passes: Sequence[Pass]) -> dict[str, float]:

@@ -20,7 +20,7 @@ from lora_drop.method.presets import presets_for
 from lora_drop.method.quality import Reads, reads
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.paths import SHIPPED_PRESETS
-from lora_drop.run.report.figures import BY_CHANCE
+from lora_drop.run.report.speed import BY_CHANCE
 
 NOT_MEASURED = "not measured on this model"
 

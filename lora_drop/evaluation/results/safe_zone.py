@@ -13,7 +13,7 @@ from lora_drop.method.fields import SCHEDULE
 from lora_drop.method.frontier import frontier
 from lora_drop.method.quality import READS_WELL_LOSS
 from lora_drop.method.settings import settings_of
-from lora_drop.run.report.words import GAIN, NOISE
+from lora_drop.run.report.speed import GAIN, NOISE
 from lora_drop.run.rows import is_baseline, value_of
 
 Row = dict[str, Any]

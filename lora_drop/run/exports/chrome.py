@@ -113,12 +113,12 @@ def _args(trace: Trace, step: StepRecord, stands: bool) -> dict[str, Any]:
 
 
 def _audited(audit: AuditRecord) -> dict[str, Any]:
-    known = [value for value in audit.drift if value is not None]
+    drift = audit.mean_drift
     return {
         "kl": audit.kl,
         "agrees": audit.agrees,
         "full_model_says": printable(audit.argmax_text),
-        "mean_drift": round(sum(known) / len(known), 6) if known else None,
+        "mean_drift": drift and round(drift, 6),
     }
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import html
-import json
 import re
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -21,13 +20,13 @@ from lora_drop.run.exports.chrome import printable
 from lora_drop.run.exports.colors import css_variables
 from lora_drop.run.exports.scripts import BUILD_UP_STYLE, RUN_STYLES, TEMPLATES, import_map, plotly_script
 from lora_drop.run.report.align import answers_side_by_side
-from lora_drop.run.report.figures import Figures
-from lora_drop.run.report.report import told_of, with_told
+from lora_drop.run.report.report import Report
 from lora_drop.run.report.steps import inside
+from lora_drop.run.report.verdict import conclusions
 from lora_drop.run.report.words import setting_words
 from lora_drop.run.trace.records import Header, Record, StepRecord
 from lora_drop.run.trace.trace import Trace
-from lora_drop.run.wire import wire_line
+from lora_drop.run.wire import figures_line, page_line, wire_line
 
 ENTRY = "replay.js"  # of the page's modules, the one that mounts the live view and the method
 
@@ -51,7 +50,7 @@ def replay_html(trace: Trace) -> str:
         "prompt": _escaped(header.prompt),
         "notes": "\n".join(f"<p>Note: {_escaped(str(note))}</p>" for note in header.sampling.get("notes", [])),
         "view": _read(TEMPLATES / "live.html"),
-        "run": _inert(wire_text(trace) + _line(inside(trace)) + _line(_answers(trace))),
+        "run": _inert(wire_text(trace) + page_line(inside(trace)) + page_line(_answers(trace))),
         "plotly": _script(_read(plotly_script())),
         "modules": import_map(ENTRY),
         "entry": ENTRY,
@@ -62,18 +61,19 @@ def replay_html(trace: Trace) -> str:
 
 def wire_text(trace: Trace) -> str:
     """The run as the page gets it: its id, `wire_line` of each record, the lanes a pass each in turn, its figures."""
-    header = _completed(trace)
+    header, report = _completed(trace), Report.of(trace)
     ids = [lane["id"] for lane in header.lanes]
-    figures, records = Figures(header), list(_in_turn(trace))
-    for record in records:
-        figures.add(record)
-    lines = "".join(wire_line(record, ids) for record in [header, *records])
-    lines += figures.line() if trace.summary else _cut_line(trace) + figures.line()
+    lines = "".join(wire_line(record, ids) for record in [header, *_in_turn(trace)])
+    if trace.summary:  # concluded anew: an old file has no verdict
+        lines += wire_line(dataclasses.replace(trace.summary, **conclusions(report)), ids)
+    else:
+        lines += page_line({"type": "cut", **conclusions(report)})
+    lines += figures_line(report)
     return f'{{"type":"run","id":"{hashlib.sha256(lines.encode()).hexdigest()[:12]}","whole":true}}\n{lines}'
 
 
 def _in_turn(trace: Trace) -> Iterator[Record]:
-    """All passes, those for tokens that were taken back included: their time is in the lane's clock."""
+    """All passes, those for rejected tokens included (their time is in the lane's clock), each with its audit."""
     for passes in zip_longest(*trace.passes.values()):
         for one in filter(None, passes):
             yield one
@@ -81,22 +81,11 @@ def _in_turn(trace: Trace) -> Iterator[Record]:
                 yield audit
     for audits in trace.quality.values():
         yield from audits.values()
-    if trace.summary:
-        yield with_told(trace, trace.summary)  # anew: an old file has none
-
-
-def _cut_line(trace: Trace) -> str:
-    """What is told of a run without a summary, as a line for the page."""
-    return _line({"type": "cut", **told_of(trace)})
 
 
 def _answers(trace: Trace) -> dict[str, Any]:
     """Any two answers word by word: a replay has no server to ask."""
     return {"type": "answers", "pairs": answers_side_by_side({lane: trace.text(lane) for lane in trace.steps})}
-
-
-def _line(values: dict[str, Any]) -> str:
-    return json.dumps(values, ensure_ascii=True, allow_nan=False, separators=(",", ":")) + "\n"
 
 
 def _completed(trace: Trace) -> Header:

@@ -68,12 +68,9 @@ def _settings(trace: Trace) -> dict[str, str]:
 
 def _drift(trace: Trace) -> list[float | None]:
     lane = trace.header.main["id"]
-    means: list[float | None] = []
-    for step in trace.steps[lane][1:]:
-        audit = trace.audits[lane].get(step.step)
-        known = [one for one in audit.drift if one is not None] if audit else []
-        means.append(round(sum(known) / len(known), 4) if known else None)
-    return means
+    audits = [trace.audits[lane].get(step.step) for step in trace.steps[lane][1:]]
+    means = [audit.mean_drift if audit else None for audit in audits]
+    return [mean and round(mean, 4) for mean in means]
 
 
 def _clock(trace: Trace) -> list[float]:

@@ -1,24 +1,389 @@
-"""What is told of a run, from its trace: the verdict, why its charts look as they do, where its time goes."""
+"""Report of a run: every figure of it, counted record by record.
+
+The page's live figures, the summary, the verdict, `why`, `parts` and the measurements of `evaluation` read them here.
+A report can be asked at any time: while the run goes on, at its end, or of a trace that was cut short.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from bisect import bisect_left
+from collections.abc import Collection
+from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
-from lora_drop.run.report.parts import parts_of
-from lora_drop.run.report.verdict import verdict
-from lora_drop.run.report.why import why
-from lora_drop.run.trace.records import Summary
-from lora_drop.run.trace.trace import Trace
+from lora_drop.method.collapse import collapse_at
+from lora_drop.method.cost import BytesRead, Extras, ModelShape
+from lora_drop.method.schedule import Schedule, average_period
+from lora_drop.run.report.speed import Cycle, is_by_chance, makes_claims, speedup_interval
+from lora_drop.run.trace.records import (
+    BASELINE,
+    TOGETHER,
+    AuditRecord,
+    Header,
+    JudgeRecord,
+    LaneHeader,
+    Record,
+    RewindRecord,
+    StepRecord,
+    Summary,
+)
+from lora_drop.run.trace.trace import PassRecord, Trace
+
+LEAST_MS = 1e-9  # a time below it counts as this much: no division by zero
 
 
-def told_of(trace: Trace) -> dict[str, Any]:
-    """`{"verdict", "why", "parts"}` of a run, also of one that was cut short."""
-    told = verdict(trace)
-    parts = parts_of(trace, told["facts"]["bound"])
-    return {"verdict": told, "why": why(trace, parts), "parts": parts}
+def schedule_of(header: Header, config: dict[str, Any]) -> Schedule:
+    """A lane's schedule, from its settings."""
+    names = {field.name for field in dataclasses.fields(Schedule)} - {"dropped", "num_layers"}
+    rules = {"period": 1} | {name: config[name] for name in names & config.keys()}
+    return Schedule(num_layers=header.model["layers"], dropped=tuple(sorted(config.get("dropped") or ())), **rules)
 
 
-def with_told(trace: Trace, summary: Summary) -> Summary:
-    """The run's summary with what is told of the run."""
-    return dataclasses.replace(summary, **told_of(dataclasses.replace(trace, summary=summary)))
+def correction_of(config: dict[str, Any]) -> tuple[int, Collection[int] | None, Extras]:
+    """A lane's correction as the counts of bytes take it: its rank, the layers that have one, its further parts."""
+    return config.get("rank") or 0, config.get("corrected"), Extras(**config.get("extras") or {})
+
+
+def shape_of(header: Header) -> ModelShape | None:
+    """The model's sizes; None where a header has none (an old trace)."""
+    with suppress(TypeError, ValueError):  # a header may hold any object
+        sizes: dict[str, Any] = dict(header.model.get("shape") or {})
+        return ModelShape(**sizes)
+    return None
+
+
+class Mean:
+    """A running mean, of the values that are not None."""
+
+    def __init__(self) -> None:
+        self.count, self._sum = 0, 0.0
+
+    def add(self, value: float | None) -> None:
+        """Take a value."""
+        if value is not None:
+            self.count, self._sum = self.count + 1, self._sum + value
+
+    @property
+    def value(self) -> float | None:
+        """The mean; None of no values."""
+        return self._sum / self.count if self.count else None
+
+
+class Quality:
+    """Means of the audits on the baseline's text, by kind of step."""
+
+    def __init__(self) -> None:
+        names = ("kl", "nll_gap", "top1_agreement")
+        steps = ("lora_steps", "full_steps", "all_steps")
+        self._means = {group: {name: Mean() for name in names} for group in steps}
+
+    def add(self, audit: AuditRecord) -> None:
+        """Take an audit. The token of the prefill counts in `all_steps` only."""
+        own = [] if audit.kind == "prefill" else ["lora_steps" if audit.kind == "lora" else "full_steps"]
+        for group in [*own, "all_steps"]:
+            values = {"kl": audit.kl, "nll_gap": audit.nll_gap, "top1_agreement": float(audit.agrees)}
+            for name, value in values.items():
+                self._means[group][name].add(value)
+
+    def mean(self, group: str, name: str) -> float | None:
+        """One mean; None without a step."""
+        return self._means[group][name].value
+
+    def to_dict(self) -> dict[str, Any] | None:
+        """`{"lora_steps": {"count", "kl", "nll_gap", "top1_agreement"}, "full_steps": {same}, "all_steps": {same}}`,
+        nats a token; None without any audit."""
+        counts = {group: means["top1_agreement"].count for group, means in self._means.items()}
+        if not counts["all_steps"]:
+            return None
+        return {
+            group: {"count": counts[group], **{name: mean.value for name, mean in means.items()}}
+            for group, means in self._means.items()
+        }
+
+
+class LaneReport:
+    """Figures of one lane. Prefill counts in none of its times.
+
+    Attributes:
+        schedule: as the header has it.
+        steps: whose tokens stand, prefill's first.
+        passes: all that ran, those for rejected drafts included.
+        decode_ms: time of all decode passes.
+        full_ms: times of the full steps, repairs and the last verification included.
+        rejected_ms: times of the LoRA steps whose tokens were rejected.
+        drafts, accepted: tokens of LoRA steps that the full model has verified, and those that it let stand.
+        quality: on the baseline's text.
+    """
+
+    def __init__(self, header: Header, lane: LaneHeader):
+        config: dict[str, Any] = dict(lane["config"])
+        self.schedule = schedule_of(header, config)
+        self.steps: list[StepRecord] = []
+        self.passes: list[PassRecord] = []
+        self.decode_ms = 0.0
+        self.full_ms: list[float] = []
+        self.rejected_ms: list[float] = []
+        self.drafts = self.accepted = self._pending = 0
+        self.quality = Quality()
+        self._ends: list[Cycle] = []  # tokens and time up to the end of each full pass
+        self._layer_runs = 0  # passes over a layer's weights, of however many rows
+        self._regrets: dict[int, float] = {}  # by step, of tokens that stand
+        self._is_sampled = bool(header.sampling.get("temperature"))
+        shape = shape_of(header)
+        correction = correction_of(config)
+        self._read = BytesRead(shape, self.schedule, header.prompt_tokens, *correction) if shape else None
+        self._bytes_of = 0  # passes whose bytes are counted
+
+    def add(self, record: PassRecord) -> None:
+        """Take a pass of the lane."""
+        self.passes.append(record)
+        if isinstance(record, RewindRecord):
+            gone = self.steps[record.to + 1 :]
+            self._verify(len(gone))
+            self.rejected_ms += [step.ms for step in gone if step.kind == "lora"]
+            for step in gone:
+                self._regrets.pop(step.step, None)
+            del self.steps[record.to + 1 :]
+            return
+        if isinstance(record, StepRecord):
+            self.steps.append(record)
+            if record.step == 0:
+                return
+            self._layer_runs += sum(record.active)
+        else:
+            self._layer_runs += self.schedule.num_layers - min(self.schedule.dropped, default=self.schedule.num_layers)
+        self.decode_ms += record.ms
+        if isinstance(record, StepRecord) and record.kind == "lora":
+            self._pending += 1
+            return
+        self._verify(record.rows - record.kept if isinstance(record, JudgeRecord) else 0)
+        self.full_ms.append(record.ms)
+        self._ends.append((self.kept, self.decode_ms))
+
+    def _verify(self, rejected: int) -> None:
+        self.drafts += self._pending
+        self.accepted += self._pending - rejected
+        self._pending = 0
+
+    def audit(self, record: AuditRecord) -> None:
+        """Take an audit of the lane."""
+        if record.audit == "quality":
+            self.quality.add(record)
+        elif record.regret is not None and not self._is_sampled:
+            self._regrets[record.step] = record.regret
+
+    @property
+    def kept(self) -> int:
+        """Decode tokens that stand."""
+        return max(0, len(self.steps) - 1)
+
+    @property
+    def lora_ms(self) -> list[float]:
+        """Times of the LoRA steps whose tokens stand."""
+        return [step.ms for step in self.steps if step.kind == "lora"]
+
+    @property
+    def ms_per_token(self) -> float | None:
+        """Milliseconds for each token that stands; None where none was decoded, or no clock ran."""
+        return self.decode_ms / self.kept if self.kept and self.decode_ms > 0 else None
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Tokens that stand per second of decoding; None where `ms_per_token` is."""
+        return 1000 / self.ms_per_token if self.ms_per_token else None
+
+    @property
+    def cycles(self) -> list[Cycle]:
+        """Tokens that stand and milliseconds of each refresh cycle, the last one however far it came."""
+        ends = [(0, 0.0), *self._ends]
+        if self.kept != ends[-1][0]:
+            ends.append((self.kept, self.decode_ms))
+        return [(end[0] - start[0], end[1] - start[1]) for start, end in pairwise(ends)]
+
+    def rate_to(self, tokens: int) -> float:
+        """Tokens per millisecond up to the end of the refresh cycle that reaches so many tokens."""
+        at = bisect_left(self._ends, (tokens, 0.0))
+        reached, ms = self._ends[at] if at < len(self._ends) else (self.kept, self.decode_ms)
+        return reached / max(ms, LEAST_MS)
+
+    @property
+    def bound(self) -> float | None:
+        """The baseline's bytes over the lane's; None before the first step, or where the header has no sizes."""
+        if self.schedule.is_baseline:
+            return 1.0
+        if self._read is None:
+            return None
+        for record in self.passes[self._bytes_of :]:
+            if isinstance(record, RewindRecord):
+                self._read.rewind(record.to)
+            elif isinstance(record, JudgeRecord):
+                self._read.judge()
+            elif record.step:
+                self._read.step(record.step, lora=record.kind == "lora")
+        self._bytes_of = len(self.passes)
+        return self._read.bound
+
+    @property
+    def acceptance(self) -> float | None:
+        """Share of the drafts that the full model accepted; None where it verifies none."""
+        return self.accepted / self.drafts if self.schedule.verifies and self.drafts else None
+
+    @property
+    def refreshes(self) -> int:
+        """Decode steps that were full."""
+        return sum(step.kind == "refresh" for step in self.steps)
+
+    @property
+    def refresh_counts(self) -> dict[str, Any]:
+        """`refreshes`, and `average_period`: decode steps for one of them, None without any."""
+        average = average_period(self.kept, self.refreshes)
+        return {"refreshes": self.refreshes, "average_period": average and round(average, 4)}
+
+    @property
+    def skipped_share(self) -> float | None:
+        """The share of layer runs that the lane spared, of those that the full model makes for the tokens that stand.
+
+        A run of a layer is one pass over its weights, of however many rows; those for rejected tokens count. None
+        without a decode step.
+        """
+        return 1 - self._layer_runs / (self.schedule.num_layers * self.kept) if self.kept else None
+
+    @property
+    def loss_of(self) -> str:
+        """Whose text the quality loss is measured on: the lane's `own` where drafts may be rejected, for on the
+        baseline's `answer` none could be; else that."""
+        return "own" if self.schedule.verifies else "answer"
+
+    @property
+    def loss(self) -> float | None:
+        """Quality loss, nats per token: KL(full || lane) on the baseline's answer, over all steps; of a lane that
+        verifies its drafts the regret of the tokens that stand, which says nothing where they are sampled."""
+        if self.loss_of == "answer":
+            return self.quality.mean("all_steps", "kl")
+        return sum(self._regrets.values()) / len(self._regrets) if self._regrets else None
+
+    def loop_at(self, ended: str | None) -> int | None:
+        """Token where the loop begins that the text ends in; None if it does not.
+
+        Args:
+            ended: how the lane ended, as the summary has it: a stop token is no part of the text.
+        """
+        ids = [step.token_id for step in self.steps]
+        return collapse_at(ids[:-1] if ended == "stop" else ids)
+
+
+class Report:
+    """Figures of a run: of each lane by itself, and beside the baseline (without one, the first lane).
+
+    Attributes:
+        trace: the records so far.
+        lanes: by id.
+        main: id of the lane that the run is about.
+    """
+
+    def __init__(self, header: Header):
+        self.trace = Trace(header)
+        self.main = header.main["id"]
+        self.lanes = {lane["id"]: LaneReport(header, lane) for lane in header.lanes}
+        self._base = BASELINE if BASELINE in self.lanes else next(iter(self.lanes))
+        self._same = dict.fromkeys(self.lanes, 0)  # leading tokens that were compared and are the baseline's
+
+    @classmethod
+    def of(cls, trace: Trace) -> Report:
+        """The report of a trace, whole or cut short."""
+        report = cls(trace.header)
+        for record in trace.records():
+            report._count(record)
+        report.trace = trace
+        return report
+
+    def add(self, record: Record) -> None:
+        """Take a record after the header.
+
+        Raises:
+            LoraDropError: see `Trace.add`.
+        """
+        self.trace.add(record)
+        self._count(record)
+
+    def _count(self, record: Record) -> None:
+        if isinstance(record, AuditRecord):
+            self.lanes[record.lane].audit(record)
+        elif not isinstance(record, Header | Summary):
+            self.lanes[record.lane].add(record)
+            if isinstance(record, RewindRecord):
+                for lane in self.lanes if record.lane == self._base else [record.lane]:
+                    self._same[lane] = min(self._same[lane], record.to + 1)
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether the lane that the run is about has the full model beside it."""
+        return BASELINE in self.lanes and self.main != BASELINE
+
+    def first_difference(self, lane: str) -> int | None:
+        """Index of a lane's first token that differs from the baseline's; None if none does."""
+        base, own = self.lanes[self._base].steps, self.lanes[lane].steps
+        at, both = self._same[lane], min(len(base), len(own))
+        while at < both and base[at].token_id == own[at].token_id:
+            at += 1
+        self._same[lane] = at
+        return at if at < both else None
+
+    def speedup(self, lane: str) -> float | None:
+        """A lane's tokens per second over the baseline's, both up to the tokens of the shorter one, in whole cycles.
+
+        None of the baseline, where either has no decode step, and of the reference decoder.
+        """
+        base, own = self.lanes[self._base], self.lanes[lane]
+        shorter = min(base.kept, own.kept)
+        if own is base or not shorter or not makes_claims(self.trace.header):
+            return None
+        return own.rate_to(shorter) / max(base.rate_to(shorter), LEAST_MS)
+
+    def speedup_interval(self, lane: str) -> list[float] | None:
+        """95% interval of `speedup`, [low, high], from a bootstrap over refresh cycles; None where it has none."""
+        if self.speedup(lane) is None:
+            return None
+        return speedup_interval(self.lanes[self._base].cycles, self.lanes[lane].cycles)
+
+    def kv_saved(self, lane: str) -> float | None:
+        """Share of the baseline's K/V bytes that a lane saves, at the last step that both have."""
+        base, own = self.lanes[self._base], self.lanes[lane]
+        last = min(len(base.steps), len(own.steps)) - 1
+        if own is base or last < 0 or not base.steps[last].kv_bytes:
+            return None
+        return 1 - own.steps[last].kv_bytes / base.steps[last].kv_bytes
+
+    def figures(self) -> dict[str, Any]:
+        """Figures so far: `main`, those of `TOGETHER`, `quality_loss` and `accepted` for it, `by_chance`, and `lanes`:
+        the speed and first difference of each. Where there is a summary they are the summary's.
+        """
+        main, summary = self.lanes[self.main], self.trace.summary
+        speeds: dict[str, Any] = {name: lane.tokens_per_second for name, lane in self.lanes.items()}
+        together: dict[str, Any]
+        if summary:
+            speeds = {name: lane.get("tokens_per_second") for name, lane in summary.lanes.items()}
+            together = {name: getattr(summary, name) for name in (*TOGETHER, "accepted")}
+            together["bound"] = 1.0 if main.schedule.is_baseline else summary.bound
+        else:
+            together = {
+                "speedup": self.speedup(self.main),
+                "bound": main.bound,
+                "kv_saved": self.kv_saved(self.main),
+                "first_divergence": self.first_difference(self.main),
+                "top1_agreement": main.quality.mean("lora_steps", "top1_agreement"),
+                "accepted": main.acceptance,
+            }
+        lanes = {
+            name: {"tokens_per_second": speeds[name], "differs": self.first_difference(name)} for name in self.lanes
+        }
+        return {
+            "main": self.main,
+            **together,
+            "quality_loss": main.loss,
+            # Before the end both lanes have run a few steps only: their speedup may be any number.
+            "by_chance": bool(summary) and is_by_chance(together["speedup"], together["bound"]),
+            "lanes": lanes,
+        }

@@ -1,31 +1,39 @@
-"""What a run says, in a sentence: a pure function of its trace, also of one that is old or was cut short.
+"""What a run comes to: its verdict in a sentence, why its charts look as they do, and where its time goes.
 
-`verdict` gathers the facts (`facts_of`), takes the first kind that fits, and says it; every figure of the text is one
-of the facts. What a lane's text is worth is in `lane_facts`, the same for LoRA-Drop's lane and for a third one.
+The verdict is a pure function of the run's records, also of a run that is old or was cut short. `verdict` gathers the
+facts (`facts_of`), takes the first kind that fits, and writes its sentence; every figure in the sentence is a fact.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
-from lora_drop.method.collapse import collapse_at, repeated_share
+from lora_drop.method.collapse import repeated_share
 from lora_drop.method.quality import ABSURD, reads
 from lora_drop.run.report.align import align, word_at
-from lora_drop.run.report.figures import BY_CHANCE, Figures, schedule_of
-from lora_drop.run.report.speed import cycles, makes_claims, speedup_interval
-from lora_drop.run.report.verdict_words import said
-from lora_drop.run.report.words import speed_of
-from lora_drop.run.trace.records import BASELINE, THIRD, JudgeRecord, StepRecord, Verdict
-from lora_drop.run.trace.trace import Trace, first_divergence
+from lora_drop.run.report.parts import parts_of
+from lora_drop.run.report.report import Report
+from lora_drop.run.report.speed import is_by_chance, is_wide, makes_claims, speed_of
+from lora_drop.run.report.why import why
+from lora_drop.run.trace.records import BASELINE, THIRD, Verdict
 
+Facts = dict[str, Any]
 Kind = Literal["stopped", "nothing_skipped", "lossless", "collapsed", "compared"]
 
 
-def verdict(trace: Trace) -> Verdict:
-    """The verdict of a run: `{"kind", "text", "facts"}`. The same trace gives the same one."""
-    facts = facts_of(trace)
+def conclusions(report: Report) -> dict[str, Any]:
+    """`{"verdict", "why", "parts"}` of a run, also of one that was cut short."""
+    judgement = verdict(report)
+    parts = parts_of(report, judgement["facts"]["bound"])
+    return {"verdict": judgement, "why": why(report, parts), "parts": parts}
+
+
+def verdict(report: Report) -> Verdict:
+    """The verdict of a run: `{"kind", "text", "facts"}`. The same records give the same one."""
+    facts = facts_of(report)
     kind = kind_of(facts)
-    return {"kind": kind, "text": said(kind, facts), "facts": facts}
+    return {"kind": kind, "text": sentence(kind, facts), "facts": facts}
 
 
 def kind_of(facts: dict[str, Any]) -> Kind:
@@ -40,95 +48,73 @@ def kind_of(facts: dict[str, Any]) -> Kind:
     return "compared" if facts["collapsed_word"] is None else "collapsed"
 
 
-def facts_of(trace: Trace) -> dict[str, Any]:
+def facts_of(report: Report) -> Facts:
     """Every figure of the verdict, by its name; None where one is not known."""
-    figures = Figures(trace.header, counts_bytes=trace.summary is None)  # which takes long
-    for record in trace.records():
-        if record is not trace.header:
-            figures.add(record)
-    header, now = trace.header, figures.now()
-    main = header.main
-    config: dict[str, Any] = dict(main["config"])
-    has_baseline = BASELINE in trace.steps and main["id"] != BASELINE
+    trace, lane = report.trace, report.main
+    header = trace.header
+    config: dict[str, Any] = dict(header.main["config"])
     return {
-        "lane": main["id"],
+        "lane": lane,
         "tokens": {name: len(steps) for name, steps in trace.steps.items()},
-        "stopped": _stopped(trace),
-        "nothing": _nothing(trace),
+        "stopped": _stopped_by(report),
+        "nothing": _nothing_skipped(report),
         "part": config.get("part", "block"),
         "accept": config.get("accept") or 0,
         "head": config.get("head", "full"),
         "corrections": _corrections(config),
-        "skipped_share": skipped_share(trace, main["id"]),
-        **_speed(trace, main["id"], now, has_baseline),
-        "kv_saved": now["kv_saved"] if has_baseline else None,
-        **lane_facts(trace, figures, main["id"]),
-        "baseline_collapsed_word": _loop(trace, BASELINE)[1] if has_baseline else None,
-        "third": _third(trace, figures, config),
+        "skipped_share": report.lanes[lane].skipped_share,
+        **_speed_facts(report),
+        **lane_facts(report, lane),
+        "baseline_collapsed_word": _loop_word(report, BASELINE) if report.has_baseline else None,
+        "third": _third_facts(report, config),
     }
 
 
-def lane_facts(trace: Trace, figures: Figures, lane: str) -> dict[str, Any]:
+def lane_facts(report: Report, lane: str) -> Facts:
     """What a lane's text is beside the baseline's.
 
     `words` (`Alignment.counts`) and `first_token` say where they differ; `quality_loss` is in nats per token, on the
     text that `loss_of` names; `collapsed_word` is where its loop begins; `absurd_word` holds the first token that the
     full model finds absurd. Words are counted from 0.
     """
+    trace, own = report.trace, report.lanes[lane]
     is_beside = BASELINE in trace.steps and lane != BASELINE
-    loss, loss_of = figures.loss(lane)
-    loop, collapsed_word = _loop(trace, lane)
-    ids, usual = trace.token_ids(lane), trace.token_ids(BASELINE) if is_beside else []
-    how = reads(loss, repeated_share(ids), repeated_share(usual)) if is_beside else None
+    loop_word = _loop_word(report, lane)
+    how = None
+    if is_beside:
+        how = reads(own.loss, *(repeated_share(trace.token_ids(name)) for name in (lane, BASELINE)))
     texts = [step.text for step in trace.steps[lane]]
     absurd = None
     if not trace.header.sampling.get("temperature"):  # a sampled token may be one that no argmax would be
-        found = (step for step, audit in sorted(trace.audits[lane].items()) if (audit.regret or 0) > ABSURD)
-        absurd = next(found, None)
+        steps = (step for step, audit in sorted(trace.audits[lane].items()) if (audit.regret or 0) > ABSURD)
+        absurd = next(steps, None)
     return {
         "words": align(trace.text(BASELINE), trace.text(lane)).counts if is_beside else None,
-        "first_token": first_divergence(usual, ids) if is_beside else None,
-        "quality_loss": loss,
-        "loss_of": loss_of,
-        "reads": "badly" if loop is not None and how else how,
-        "collapsed_word": collapsed_word,
+        "first_token": report.first_difference(lane) if is_beside else None,
+        "quality_loss": own.loss,
+        "loss_of": None if own.loss is None else own.loss_of,
+        "reads": "badly" if loop_word is not None and how else how,
+        "collapsed_word": loop_word,
         "absurd_word": None if absurd is None else word_at(texts, absurd),
     }
 
 
-def skipped_share(trace: Trace, lane: str) -> float | None:
-    """The share of layer runs that the lane spared, of those that the full model makes for the tokens that stand.
-
-    A run of a layer is one pass over its weights, of however many rows; those for tokens that were taken back count.
-    None without a decode step.
-    """
-    layers, kept = trace.header.model["layers"], len(trace.steps[lane]) - 1
-    if kept < 1:
-        return None
-    first = min(trace.header.config_of(lane).get("dropped") or [layers])
-    passes = trace.passes[lane]
-    ran = sum(sum(one.active) for one in passes if isinstance(one, StepRecord) and one.step)
-    ran += sum(layers - first for one in passes if isinstance(one, JudgeRecord))
-    return 1 - ran / (layers * kept)
-
-
-def _stopped(trace: Trace) -> str | None:
+def _stopped_by(report: Report) -> str | None:
     """Why a run has no end: it was `stopped`, or its file was `cut`."""
-    if trace.summary is None:
+    summary = report.trace.summary
+    if summary is None:
         return "cut"
-    return "stopped" if any(lane.get("ended") == "stopped" for lane in trace.summary.lanes.values()) else None
+    return "stopped" if any(lane.get("ended") == "stopped" for lane in summary.lanes.values()) else None
 
 
-def _nothing(trace: Trace) -> str | None:
+def _nothing_skipped(report: Report) -> str | None:
     """Why nothing was skipped: `period`, no `layers`, the `head` alone is screened, or no `step` was a LoRA step."""
-    main = trace.header.main
-    schedule = schedule_of(trace.header, dict(main["config"]))
-    if schedule.is_baseline:
-        return "period" if schedule.dropped else "layers"
-    if not schedule.dropped:
+    lane = report.lanes[report.main]
+    if lane.schedule.is_baseline:
+        return "period" if lane.schedule.dropped else "layers"
+    if not lane.schedule.dropped:
         return "head"
-    passes = trace.passes[main["id"]]
-    return None if any(isinstance(one, StepRecord) and one.kind == "lora" for one in passes) else "steps"
+    return None if lane.lora_ms or lane.rejected_ms else "steps"
 
 
 def _corrections(config: dict[str, Any]) -> str | None:
@@ -138,42 +124,184 @@ def _corrections(config: dict[str, Any]) -> str | None:
     return "off" if config.get("adapters") == "none" else "missing"
 
 
-def _speed(trace: Trace, lane: str, now: dict[str, Any], has_baseline: bool) -> dict[str, Any]:
-    speedup, bound = (now["speedup"], now["bound"]) if has_baseline else (None, None)
-    interval: list[float] | None = None
-    speed = None
-    if has_baseline and not makes_claims(trace.header):
+def _speed_facts(report: Report) -> Facts:
+    figures, interval, speed = report.figures(), None, None
+    has_baseline = report.has_baseline
+    speedup, bound = (figures["speedup"], figures["bound"]) if has_baseline else (None, None)
+    if has_baseline and not makes_claims(report.trace.header):
         speed = "reference"
     elif speedup is not None:
-        known = trace.summary.speedup_interval if trace.summary else None
-        interval = known or speedup_interval(cycles(trace.passes[BASELINE]), cycles(trace.passes[lane]))
+        summary = report.trace.summary
+        interval = (summary and summary.speedup_interval) or report.speedup_interval(report.main)
         speed = speed_of(speedup, interval) or "short"
     return {
         "speed": speed,
         "speedup": speedup,
         "speedup_interval": interval,
         "bound": bound,
-        "by_chance": bool(speedup and bound and speedup > BY_CHANCE * bound),
-        "idle": trace.header.idle,
+        "by_chance": is_by_chance(speedup, bound),
+        "idle": report.trace.header.idle,
+        "kv_saved": figures["kv_saved"] if has_baseline else None,
     }
 
 
-def _loop(trace: Trace, lane: str) -> tuple[int | None, int | None]:
-    """The token where the loop begins in which a lane's text ends, and its word; None where it does not."""
-    ids = trace.token_ids(lane)
-    ended = trace.summary.lanes[lane].get("ended") if trace.summary else None
-    at = collapse_at(ids[:-1] if ended == "stop" else ids)
-    return at, None if at is None else word_at([step.text for step in trace.steps[lane]], at)
+def _loop_word(report: Report, lane: str) -> int | None:
+    """The word where the loop begins in which a lane's text ends; None where it does not."""
+    trace = report.trace
+    at = report.lanes[lane].loop_at(trace.summary.lanes[lane].get("ended") if trace.summary else None)
+    return None if at is None else word_at([step.text for step in trace.steps[lane]], at)
 
 
-def _third(trace: Trace, figures: Figures, config: dict[str, Any]) -> dict[str, Any] | None:
+def _third_facts(report: Report, config: dict[str, Any]) -> Facts | None:
     """The facts of a third lane, with `breaks_after`: the words before its loop or its first absurd word begin."""
-    lane = next((one for one in trace.header.lanes if one["id"] == THIRD), None)
-    if lane is None or BASELINE not in trace.steps:
+    lane = next((one for one in report.trace.header.lanes if one["id"] == THIRD), None)
+    if lane is None or BASELINE not in report.lanes:
         return None
     own: dict[str, Any] = dict(lane["config"])
-    found = lane_facts(trace, figures, THIRD)
-    breaks = [(found["collapsed_word"], "loop"), (found["absurd_word"], "absurd")]
+    facts = lane_facts(report, THIRD)
+    breaks = [(facts["collapsed_word"], "loop"), (facts["absurd_word"], "absurd")]
     after, how = min(((at, how) for at, how in breaks if at is not None), default=(None, None))
     is_bare = bool(config.get("rank")) and not own.get("rank") and own.get("reuse") == config.get("reuse")
-    return {"lane": THIRD, "label": lane["label"], "is_bare": is_bare, "breaks_after": after, "how": how, **found}
+    return {"lane": THIRD, "label": lane["label"], "is_bare": is_bare, "breaks_after": after, "how": how, **facts}
+
+
+_NOTHING = {
+    "period": "Nothing was skipped: at period 1 every step runs every layer, so this is the full model",
+    "layers": "Nothing was skipped: no layer is chosen, so this is the full model",
+    "head": "No layer is skipped, only the head is screened",
+    "steps": "Nothing was skipped: every step was a full one",
+}
+_READS = {"well": " and both read well", "slips": ", and LoRA-Drop's slips", "badly": ", and LoRA-Drop's reads badly"}
+_THIRD_READS = {"well": "reads well too", "slips": "slips", "badly": "reads badly"}
+
+
+def sentence(kind: str, facts: Facts) -> str:
+    """The text of a verdict, from its facts alone."""
+    parts = {"stopped": _stopped, "nothing_skipped": _nothing, "lossless": _lossless, "collapsed": _collapsed}
+    text = ", ".join(filter(None, parts.get(kind, _compared)(facts)))
+    if kind != "stopped" and (third := _third(facts)):
+        text += f"; {third}"
+    return " ".join([_capitalised(text), *_notes(kind, facts)])
+
+
+def _capitalised(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _stopped(facts: Facts) -> Iterator[str | None]:
+    tokens = facts["tokens"]
+    own = f"{_count(tokens[facts['lane']], 'token')} of the answer"
+    yield f"The file is cut short after {own}" if facts["stopped"] == "cut" else f"Stopped after {own}"
+    words = facts["words"]
+    if words:
+        first = words["first"]
+        yield "the answers are the same so far" if first is None else f"the answers differ from word {first + 1} on"
+
+
+def _nothing(facts: Facts) -> Iterator[str | None]:
+    yield _NOTHING[facts["nothing"]]
+    if facts["nothing"] in ("head", "steps") and facts["words"]:
+        yield from (_speed(facts), _answers(facts))
+
+
+def _lossless(facts: Facts) -> Iterator[str | None]:
+    yield from (_speed(facts), _skipped(facts))
+    yield "the answer is the full model's, word for word"
+    yield _memory(facts)
+
+
+def _collapsed(facts: Facts) -> Iterator[str | None]:
+    yield f"LoRA-Drop's answer goes in circles from word {facts['collapsed_word'] + 1} on"
+    yield from (_skipped(facts), _speed(facts), _memory(facts))
+
+
+def _compared(facts: Facts) -> Iterator[str | None]:
+    yield from (_speed(facts), _skipped(facts), _answers(facts), _memory(facts))
+
+
+def _speed(facts: Facts) -> str | None:
+    speed, speedup, interval = facts["speed"], facts["speedup"], facts["speedup_interval"]
+    if speed in ("faster", "slower"):
+        if is_wide(speedup, interval):
+            low, high = interval
+            return f"{speed} ({low:.2f}x to {high:.2f}x)"
+        bound = f" (above the bound of {facts['bound']:.2f}x that memory traffic sets)" if facts["by_chance"] else ""
+        return f"{speedup:.2f}x faster{bound}" if speed == "faster" else f"slower ({speedup:.2f}x)"
+    if speed == "same":
+        return f"as fast as the full model ({speedup:.2f}x)"
+    idle = facts["idle"]
+    known = f" (measured idle: {idle['speedup']:.2f}x on {idle['device']})" if idle else ""
+    if speed == "noisy":
+        return f"too noisy here to tell the speed{known}"
+    if speed == "short":
+        return f"too short to tell the speed{known}"
+    return "the reference decoder makes no claim of speed" if speed == "reference" else None
+
+
+def _skipped(facts: Facts) -> str | None:
+    share = facts["skipped_share"]
+    if share is None:
+        return None
+    what = "attention" if facts["part"] == "attention" else "layer"
+    return f"{share:.0%} of {what} runs skipped" if share > 0 else f"no {what} run spared, as too much was taken back"
+
+
+def _answers(facts: Facts) -> str | None:
+    words = facts["words"]
+    if words is None:
+        return "without the full model beside it there is nothing to compare the answer with"
+    loss = _loss(facts["quality_loss"])
+    if words["first"] is None:
+        return f"the answers are the same, word for word{loss}"
+    differ = f"the answers differ from word {words['first'] + 1} on ({words['differ']} of {words['all']} words)"
+    if facts["baseline_collapsed_word"] is not None and facts["reads"] == "well":
+        return f"{differ}, and LoRA-Drop's reads well{loss}"
+    return f"{differ}{_READS.get(facts['reads'], '')}{loss or ', and the quality was not measured'}"
+
+
+def _loss(loss: float | None) -> str:
+    return "" if loss is None else f" (quality loss {loss:.2f} nats per token)"
+
+
+def _memory(facts: Facts) -> str | None:
+    saved = facts["kv_saved"]
+    if saved is None:
+        return None
+    if abs(saved) < 0.01:
+        return "no memory saved"
+    return f"{saved:.0%} of the K/V memory saved" if saved > 0 else f"{-saved:.0%} more K/V memory"
+
+
+def _third(facts: Facts) -> str | None:
+    third = facts["third"]
+    if third is None:
+        return None
+    lead = "without corrections" if third["is_bare"] else f"in the lane \u201c{third['label']}\u201d"
+    if third["breaks_after"] is not None:
+        verb = "goes in circles" if third["how"] == "loop" else "breaks"
+        where = f"after {_count(third['breaks_after'], 'word')}" if third["breaks_after"] else "at its first word"
+        return f"{lead} the text {verb} {where}"
+    first = third["words"]["first"]
+    if first is None:
+        return f"{lead} the text is the full model's too"
+    if third["reads"]:
+        return f"{lead} the text {_THIRD_READS[third['reads']]}{_loss(third['quality_loss'])}"
+    return f"{lead} the text differs from word {first + 1} on"
+
+
+def _notes(kind: str, facts: Facts) -> Iterator[str]:
+    loop = facts["baseline_collapsed_word"]
+    if kind != "stopped" and loop is not None:
+        yield f"The full model's own answer goes in circles from word {loop + 1} on."
+    if kind in ("collapsed", "compared") and facts["corrections"] == "missing":
+        yield "There are no trained corrections for these settings: this is plain skipping."
+    elif kind in ("collapsed", "compared") and facts["corrections"] == "off":
+        yield "Corrections are off."
+    if kind == "compared" and facts["accept"] == 1 and facts["words"]:
+        yield "Where every other token is taken back, only rounding makes the answers differ."
+    if kind == "collapsed":
+        yield "Skip fewer layers, or take a shorter period."
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

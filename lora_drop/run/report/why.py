@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from statistics import fmean
 from typing import Any
 
 from lora_drop.method.cost import human_bytes
 from lora_drop.run.report.align import align
-from lora_drop.run.report.parts import Times
+from lora_drop.run.report.report import LaneReport, Report
 from lora_drop.run.report.speed import makes_claims
 from lora_drop.run.trace.records import BASELINE, StepRecord
 from lora_drop.run.trace.trace import Trace
@@ -16,49 +16,49 @@ CHARTS = ("answers", "race", "activity", "drift", "drift_map", "memory", "time",
 SHOWN = 40  # characters of a word that are quoted
 
 
-def why(trace: Trace, parts: dict[str, Any] | None) -> dict[str, str | None]:
-    """The sentences by chart, about the lane that the run is about; `parts` is `parts_of` the trace."""
-    lane = trace.header.main["id"]
-    if not any(step.step for step in trace.steps[lane]):
+def why(report: Report, parts: dict[str, Any] | None) -> dict[str, str | None]:
+    """The sentences by chart, about the lane that the run is about; `parts` is `parts_of` the report."""
+    trace, lane = report.trace, report.main
+    if not report.lanes[lane].kept:
         return dict.fromkeys(CHARTS)
     return {
-        "answers": _answers(trace, lane),
-        "race": _race(trace, lane),
+        "answers": _answers(report),
+        "race": _race(report),
         "activity": _activity(trace, lane),
         "drift": _drift(trace, lane),
         "drift_map": _drift_map(trace, lane),
-        "memory": _memory(trace, lane),
-        "time": _time(trace, lane),
-        "kl": _kl(trace, lane),
+        "memory": _memory(report),
+        "time": _time(report.lanes[lane]),
+        "kl": _kl(report.lanes[lane]),
         "parts": _parts(parts),
     }
 
 
-def _answers(trace: Trace, lane: str) -> str | None:
-    if BASELINE not in trace.steps or lane == BASELINE:
+def _answers(report: Report) -> str | None:
+    if not report.has_baseline:
         return None
-    found = align(trace.text(BASELINE), trace.text(lane))
-    if found.first is None:
+    alignment = align(report.trace.text(BASELINE), report.trace.text(report.main))
+    if alignment.first is None:
         return "Both answers have the same words."
-    piece = next(piece for piece in found.pieces if piece.kind == "differ")
+    piece = next(piece for piece in alignment.pieces if piece.kind == "differ")
     own, full = (f"\u201c{words[0][:SHOWN]}\u201d" if words else None for words in (piece.other, piece.one))
     if own is None:
-        return f"The first difference is word {found.first + 1}: {full} is missing."
+        return f"The first difference is word {alignment.first + 1}: {full} is missing."
     there = f"where the full model wrote {full}" if full else "which the full model did not write"
-    return f"The first difference is word {found.first + 1}: {own}, {there}."
+    return f"The first difference is word {alignment.first + 1}: {own}, {there}."
 
 
-def _race(trace: Trace, lane: str) -> str | None:
-    if not makes_claims(trace.header):  # its times say nothing
+def _race(report: Report) -> str | None:
+    if not report.has_baseline or not makes_claims(report.trace.header):
         return None
-    own = Times(trace, lane).per_token
-    full = Times(trace, BASELINE).per_token if BASELINE in trace.steps and lane != BASELINE else None
+    lanes = report.lanes[report.main], report.lanes[BASELINE]
+    own, full = (lane.ms_per_token for lane in lanes)
     if own is None or full is None:
         return None
-    least = min(len(trace.steps[name]) - 1 for name in (BASELINE, lane))
+    least = min(lane.kept for lane in lanes)
     return (
         f"A kept token took {_ms(own)}, one of the full model {_ms(full)}: after {least} tokens the lanes stand "
-        f"{_ms(least * abs(full - own))} apart. {_prefill(trace, lane)}"
+        f"{_ms(least * abs(full - own))} apart. {_prefill(report.trace, report.main)}"
     )
 
 
@@ -69,16 +69,15 @@ def _prefill(trace: Trace, lane: str) -> str:
     return f"The prompt was read once for all lanes, in {_ms(trace.steps[lane][0].ms)}."
 
 
-def _time(trace: Trace, lane: str) -> str | None:
-    times = Times(trace, lane)
-    if not times.full or not (times.lora or times.taken_back):
+def _time(lane: LaneReport) -> str | None:
+    lora, full = lane.lora_ms + lane.rejected_ms, lane.full_ms
+    if not full or not lora:
         return None
-    lora, full = times.lora + times.taken_back, times.full
-    text = f"A LoRA step took {_ms(sum(lora) / len(lora))} on average, a full step {_ms(sum(full) / len(full))}"
-    rows = [one.rows for one in trace.passes[lane] if isinstance(one, StepRecord) and one.rows > 1]
-    text += f", since it runs {sum(rows) / len(rows):.2g} tokens at once" if rows else ""
-    if times.taken_back:
-        text += f"; {len(times.taken_back)} of {len(lora)} LoRA steps were for tokens that were taken back"
+    text = f"A LoRA step took {_ms(fmean(lora))} on average, a full step {_ms(fmean(full))}"
+    rows = [one.rows for one in lane.passes if isinstance(one, StepRecord) and one.rows > 1]
+    text += f", since it runs {fmean(rows):.2g} tokens at once" if rows else ""
+    if lane.rejected_ms:
+        text += f"; {len(lane.rejected_ms)} of {len(lora)} LoRA steps were for tokens that were taken back"
     return f"{text}."
 
 
@@ -94,29 +93,23 @@ def _activity(trace: Trace, lane: str) -> str | None:
     return f"{text}, {early} of which came early." if early else f"{text}."
 
 
-def _means(trace: Trace, lane: str) -> dict[int, float]:
-    """Mean drift of the skipped layers, by step."""
-    known = {step: [x for x in audit.drift if x is not None] for step, audit in trace.audits[lane].items()}
-    return {step: sum(values) / len(values) for step, values in known.items() if values}
-
-
 def _drift(trace: Trace, lane: str) -> str | None:
     """The usual gap between two refreshes: mean drift at its last LoRA step, and at the refresh after it."""
-    means = _means(trace, lane)
-    gaps: list[tuple[int, float, float]] = []
+    means = {step: audit.mean_drift for step, audit in trace.audits[lane].items()}
+    gaps: dict[int, list[tuple[float, float]]] = {}  # by LoRA steps
     run = 0
     for step in trace.steps[lane][1:]:
         if step.kind == "lora":
             run += 1
             continue
-        if run and step.step in means and step.step - 1 in means:
-            gaps.append((run, means[step.step - 1], means[step.step]))
+        before, after = means.get(step.step - 1), means.get(step.step)
+        if run and before is not None and after is not None:
+            gaps.setdefault(run, []).append((before, after))
         run = 0
     if not gaps:
         return None
-    usual = Counter(run for run, _, _ in gaps).most_common(1)[0][0]
-    found = [gap for gap in gaps if gap[0] == usual]
-    grown, left = (sum(gap[i] for gap in found) / len(found) for i in (1, 2))
+    usual = max(gaps, key=lambda length: len(gaps[length]))
+    grown, left = map(fmean, zip(*gaps[usual], strict=True))
     text = f"On average drift grew to {grown:.2f} in {_counted(usual, 'LoRA step')}, then the refresh brought it to "
     if left < 0.005:
         return f"{text}0: it repaired the caches."
@@ -128,22 +121,25 @@ def _drift_map(trace: Trace, lane: str) -> str | None:
     lora = [step.step for step in trace.steps[lane] if step.kind == "lora" and step.step in trace.audits[lane]]
     means = []
     for i, layer in enumerate(dropped):
-        known = [x for step in lora if (x := trace.audits[lane][step].drift[i]) is not None]
-        if known:
-            means.append((sum(known) / len(known), layer))
+        drifts = [x for step in lora if (x := trace.audits[lane][step].drift[i]) is not None]
+        if drifts:
+            means.append((fmean(drifts), layer))
     if len(means) < 2:
         return None
     (least, low), (most, high) = min(means), max(means)
     return f"Layer {high} drifts most at LoRA steps, {most:.2f} on average, and layer {low} least, {least:.2f}."
 
 
-def _memory(trace: Trace, lane: str) -> str | None:
-    if BASELINE not in trace.steps or lane == BASELINE:
+def _memory(report: Report) -> str | None:
+    if not report.has_baseline:
         return None
-    last = min(len(trace.steps[name]) for name in (BASELINE, lane)) - 1
-    own, full = (trace.steps[name][last].kv_bytes for name in (lane, BASELINE))
+    lanes = report.lanes[report.main], report.lanes[BASELINE]
+    last = min(len(lane.steps) for lane in lanes) - 1
+    if last < 0:  # a file that was cut short
+        return None
+    own, full = (lane.steps[last].kv_bytes for lane in lanes)
     text = f"After {_counted(last, 'step')} the caches hold {human_bytes(own)}, the full model's {human_bytes(full)}"
-    config = trace.header.config_of(lane)
+    config = report.trace.header.config_of(report.main)
     if not config.get("dropped"):
         return f"{text}."
     if config.get("kv") == "write":
@@ -151,12 +147,10 @@ def _memory(trace: Trace, lane: str) -> str | None:
     return f"{text}: skipped layers keep K/V of the prompt and of full steps only."
 
 
-def _kl(trace: Trace, lane: str) -> str | None:
-    audits = [audit for audit in trace.quality[lane].values() if audit.kind == "lora" and audit.kl is not None]
-    if not audits:
+def _kl(lane: LaneReport) -> str | None:
+    agreed, loss = (lane.quality.mean("lora_steps", name) for name in ("top1_agreement", "kl"))
+    if agreed is None or loss is None:
         return None
-    agreed = sum(audit.agrees for audit in audits) / len(audits)
-    loss = sum(audit.kl or 0.0 for audit in audits) / len(audits)
     return (
         f"On the full model's own answer LoRA steps had its favourite token in {agreed:.0%} of cases and lost "
         f"{loss:.2f} nats per token."

@@ -323,6 +323,12 @@ class AuditRecord(_Line):
 
     _optional = ("audit", "kind", "nll_gap", "regret")
 
+    @property
+    def mean_drift(self) -> float | None:
+        """Of the skipped layers; None without one."""
+        drifts = [value for value in self.drift if value is not None]
+        return sum(drifts) / len(drifts) if drifts else None
+
     def is_right(self) -> bool:
         """What the types cannot say."""
         return (self.audit == "quality") == (self.kind is not None)

@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.method.schedule import average_period
 from lora_drop.run.trace.lines import read_line
 from lora_drop.run.trace.records import (
     BASELINE,
@@ -128,43 +126,6 @@ def gather(records: Iterable[Record]) -> Trace:
     for record in records:
         trace.add(record)
     return trace
-
-
-def quality_of(audits: Iterable[AuditRecord]) -> dict[str, Any] | None:
-    """Means of the audits on the baseline's text, by kind of step; None without any.
-
-    `{"lora_steps": {"count", "kl", "nll_gap", "top1_agreement"}, "full_steps": {same}, "all_steps": {same}}`, nats a
-    token; the token of the prefill counts in `all_steps` only. A mean without a step is None.
-    """
-    groups: dict[str, list[AuditRecord]] = {"lora_steps": [], "full_steps": [], "all_steps": []}
-    for audit in audits:
-        groups["all_steps"].append(audit)
-        if audit.kind != "prefill":
-            groups["lora_steps" if audit.kind == "lora" else "full_steps"].append(audit)
-    if not groups["all_steps"]:
-        return None
-
-    def mean(values: list[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return sum(known) / len(known) if known else None
-
-    return {
-        name: {
-            "count": len(found),
-            "kl": mean([audit.kl for audit in found]),
-            "nll_gap": mean([audit.nll_gap for audit in found]),
-            "top1_agreement": mean([float(audit.agrees) for audit in found]),
-        }
-        for name, found in groups.items()
-    }
-
-
-def refresh_counts(trace: Trace, lane: str) -> dict[str, Any]:
-    """How many decode steps of a lane were full: `refreshes`, and `average_period`, None without any."""
-    decoded = trace.steps[lane][1:]
-    count = sum(step.kind == "refresh" for step in decoded)
-    average = average_period(len(decoded), count)
-    return {"refreshes": count, "average_period": average and round(average, 4)}
 
 
 def first_divergence(one: list[int], other: list[int]) -> int | None:

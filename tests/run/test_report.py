@@ -9,11 +9,13 @@ import pytest
 
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.exports.html import wire_text
-from lora_drop.run.report.figures import BY_CHANCE, FIGURES, SO_FAR, Figures
+from lora_drop.run.report.report import Report
+from lora_drop.run.report.speed import BY_CHANCE
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import BASELINE, LORA_DROP, THIRD, TOGETHER, StepRecord, Summary
 from lora_drop.run.trace.trace import Trace, gather
+from lora_drop.run.wire import FIGURES, SO_FAR, figures_line
 
 RULES = [
     {"period": 3},
@@ -25,12 +27,12 @@ RULES = [
 ]
 
 
-def so_far(records) -> Figures:
+def so_far(records) -> Report:
     header, *others = records
-    figures = Figures(header)
+    report = Report(header)
     for record in others:
-        figures.add(record)
-    return figures
+        report.add(record)
+    return report
 
 
 @pytest.mark.parametrize("rules", RULES, ids=lambda rules: "-".join(map(str, rules.values())))
@@ -40,7 +42,7 @@ def test_counted_from_the_records_they_are_the_summary_s(tiny, rules, compare):
     wanted = Request("Tell me something.", config, max_new_tokens=24, ignore_eos=True, compare=compare)
     records = list(run(tiny, wanted))
     *before, summary = records
-    found = so_far(before).now()
+    found = so_far(before).figures()
     assert isinstance(summary, Summary) and found["main"] == LORA_DROP and not found["by_chance"]
     for name in TOGETHER:
         value, theirs = found[name], getattr(summary, name)
@@ -55,7 +57,7 @@ def test_counted_from_the_records_they_are_the_summary_s(tiny, rules, compare):
         assert lane["tokens_per_second"] == pytest.approx(theirs, rel=1e-2)  # of milliseconds with three decimals
     if THIRD in summary.lanes:
         assert found["lanes"][THIRD]["differs"] == summary.lanes[THIRD]["first_divergence"]
-    after = so_far(records).now()
+    after = so_far(records).figures()
     assert {name: after[name] for name in TOGETHER} == {name: getattr(summary, name) for name in TOGETHER}
     assert {name: after[name] for name in ("quality_loss", "accepted")} == {
         "quality_loss": found["quality_loss"],
@@ -68,13 +70,13 @@ def test_they_grow_with_the_records(tiny):
     records = list(
         run(tiny, Request("Hi", LoraDropConfig(period=3, layers=(1, 4)), max_new_tokens=8, ignore_eos=True))
     )
-    figures, steps = Figures(records[0]), dict.fromkeys((BASELINE, LORA_DROP), 0)
-    assert all(figures.now()[name] is None for name in ("speedup", "bound", "kv_saved", "top1_agreement"))
+    report, steps = Report(records[0]), dict.fromkeys((BASELINE, LORA_DROP), 0)
+    assert all(report.figures()[name] is None for name in ("speedup", "bound", "kv_saved", "top1_agreement"))
     for record in records[1:]:
-        figures.add(record)
+        report.add(record)
         if isinstance(record, StepRecord):
             steps[record.lane] += 1
-        mark, *together, by_chance, lanes = json.loads(figures.line())
+        mark, *together, by_chance, lanes = json.loads(figures_line(report))
         now = dict(zip(SO_FAR, together, strict=True))
         assert mark == FIGURES and len(lanes) == len(steps)
         # Only a summary can say so: what two lanes of a few milliseconds measure is any figure.
