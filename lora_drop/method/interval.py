@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 RESAMPLES, SEED = 2000, 0
 MIDDLE = (0.025, 0.975)  # 95%
 LEAST = 1e-9  # a sum below it counts as this much: no division by zero
@@ -24,18 +22,18 @@ def ratio_interval(units: Sequence[Unit], base: Sequence[Unit] | None = None) ->
     Returns:
         [low, high]; None for fewer than two units.
     """
+    import numpy as np  # here: it is slow to load, and a command's help needs none of it
+
     sides = [units] if base is None else [units, base]
     if min(map(len, sides)) < 2:
         return None
     rng = np.random.default_rng(SEED)
-    above, *below = (_ratios(np.array(side, float), rng) for side in sides)
-    for ratios in below:
-        above = above / np.maximum(ratios, LEAST)
+
+    def ratios(side: np.ndarray) -> np.ndarray:
+        sums = np.array([side[rng.integers(len(side), size=len(side))].sum(0) for _ in range(RESAMPLES)])
+        return sums[:, 0] / np.maximum(sums[:, 1], LEAST)
+
+    above, *below = (ratios(np.array(side, float)) for side in sides)
+    for each in below:
+        above = above / np.maximum(each, LEAST)
     return [float(end) for end in np.quantile(above, MIDDLE)]
-
-
-def _ratios(units: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """sum(a) / sum(b) of each resample of units (n, 2)."""
-    count = len(units)
-    sums = np.array([units[rng.integers(count, size=count)].sum(0) for _ in range(RESAMPLES)])
-    return sums[:, 0] / np.maximum(sums[:, 1], LEAST)
