@@ -14,7 +14,7 @@ from lora_drop.cli.arguments import (
     load,
     parse_path,
 )
-from lora_drop.cli.output import note, print_json, say
+from lora_drop.cli.output import note, print_json, print_table, say
 from lora_drop.errors import LoraDropError
 from lora_drop.method.presets import config_from
 
@@ -57,8 +57,6 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"order": [row["layer"] for row in rows], "rows": rows, "tokens": windows.numel()})
         return 0
-    print("layer   KL with all before it   alone")
-    for row in rows:
-        print(f"{row['layer']:5}   {row['kl']:21.3f}   {row['alone']:5.3f}")
+    print_table(rows, {"layer": ("layer",), "KL with all before it": ("kl", ".3f"), "alone": ("alone", ".3f")})
     print(f"--drop-order {','.join(str(row['layer']) for row in rows)}")
     return 0

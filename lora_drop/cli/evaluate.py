@@ -16,7 +16,7 @@ from lora_drop.cli.arguments import (
     read_data,
     read_data_prompts,
 )
-from lora_drop.cli.output import counting, note, print_json
+from lora_drop.cli.output import counting, note, print_json, print_table
 from lora_drop.errors import LoraDropError
 from lora_drop.method.presets import config_from
 
@@ -80,19 +80,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(result: dict[str, Any]) -> None:
+    from lora_drop.evaluation.measure.metrics import GROUPS
+
     config, free = result["config"], result.get("free")
     for text in config["notes"]:
         note(text)
-    print(f"{result['tokens']} tokens   NLL full -> LoRA-Drop   quality loss (KL)   same next token")
-    for label, key in (("LoRA steps", "lora_steps"), ("full steps", "full_steps"), ("all steps", "all_steps")):
-        row = result[key]
-        if not row["count"]:
-            print(f"{label:<12} none")
-            continue
-        print(
-            f"{label:<12} {row['nll_baseline']:.4f} -> {row['nll_lora_drop']:.4f}      "
-            f"{row['kl']:.4f}              {row['top1_agreement']:.1%}"
-        )
+    groups = [{"label": name.replace("_", " ").replace("lora", "LoRA"), **result[name]} for name in GROUPS]
+    print_table(
+        groups,
+        {
+            f"{result['tokens']} tokens": ("label",),
+            "NLL, full model": ("nll_baseline", ".4f"),
+            "LoRA-Drop": ("nll_lora_drop", ".4f"),
+            "quality loss (KL)": ("kl", ".4f"),
+            "same next token": ("top1_agreement", ".1%"),
+        },
+    )
     if result["loss_interval"]:
         low, high = result["loss_interval"]
         print(f"quality loss over all steps: {low:.4f} to {high:.4f} in 95 of 100 draws of the prompts")

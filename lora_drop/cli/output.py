@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+Row = dict[str, Any]
+Column = tuple[str, ...] | Callable[[Row], str]
 
 
 def print_json(result: Any) -> None:
@@ -47,6 +50,29 @@ def counting(what: str) -> Iterator[Callable[[int], None]]:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-def cell(value: float | None, form: str) -> str:
-    """A figure in a table; a dash where there is none."""
-    return "-" if value is None else f"{value:{form}}"
+def cell(value: Any, form: str = "", unit: str = "") -> str:
+    """A value in a table; a dash where there is none."""
+    return "-" if value is None else f"{value:{form}}{unit}"
+
+
+def spread(row: Row) -> str:
+    """The interval of a row's speedup, `0.98-1.07`; a dash where there is none."""
+    low, high = row.get("speedup_low"), row.get("speedup_high")
+    return "-" if low is None or high is None else f"{low:.2f}-{high:.2f}"
+
+
+def print_table(rows: Sequence[Row], columns: Mapping[str, Column]) -> None:
+    """Print rows as a table on stdout; columns with figures are aligned to the right.
+
+    Args:
+        columns: by heading, what `cell` is called with (the name of a value, its format, its unit), or a function of
+            the row.
+    """
+    table = []
+    for heading, column in columns.items():
+        cells = [column(row) if callable(column) else cell(row.get(column[0]), *column[1:]) for row in rows]
+        width = max(map(len, (heading, *cells)))
+        has_figures = any(text[:1].isdigit() for text in cells)
+        table.append([text.rjust(width) if has_figures else text.ljust(width) for text in (heading, *cells)])
+    for line in zip(*table, strict=True):
+        print("  ".join(line).rstrip())

@@ -16,7 +16,20 @@ from lora_drop.cli.arguments import (
     parse_path,
     read_data,
 )
-from lora_drop.cli.output import cell, note, print_json, progress
+from lora_drop.cli.output import Column, note, print_json, print_table, progress, spread
+
+COLUMNS: dict[str, Column] = {
+    "preset": ("preset",),
+    "own loss": ("own_all_steps_kl", ".3f"),
+    "given loss": ("all_steps_kl", ".3f"),
+    "regret": ("free_regret", ".3f"),
+    "worst": ("free_worst", ".1f"),
+    "repeats": ("free_repeated_4grams", ".1%"),
+    "full model's": ("free_repeated_4grams_baseline", ".1%"),
+    "speedup": ("speedup", ".2f", "x"),
+    "spread": spread,
+    "KV saved": ("kv_saved", ".1%"),
+}
 
 
 def add(commands: Commands) -> None:
@@ -52,17 +65,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"presets": result, "samples": samples})
         return 0
-    print(
-        "preset      own loss  given loss  regret  worst  repeats (full)   speedup  spread     KV saved  reads well  "
-        "adapters"
-    )
-    for row in result["rows"]:
-        print(
-            f"{row['preset']:<10}  {cell(row['own_all_steps_kl'], '.3f'):>8}  {cell(row['all_steps_kl'], '.3f'):>10}  "
-            f"{cell(row.get('free_regret'), '.3f'):>6}  {cell(row.get('free_worst'), '.1f'):>5}  "
-            f"{cell(row.get('free_repeated_4grams'), '.1%'):>7} "
-            f"({cell(row.get('free_repeated_4grams_baseline'), '.1%'):>5})  {row['speedup']:7.2f}x  "
-            f"{cell(row['speedup_low'], '.2f'):>4}-{cell(row['speedup_high'], '.2f'):<4}  {row['kv_saved']:8.1%}  "
-            f"{'yes' if reads_well(row) else 'no':<10}  {row['adapters']}"
-        )
+    reading: dict[str, Column] = {
+        "reads well": lambda row: "yes" if reads_well(row) else "no",
+        "adapters": ("adapters",),
+    }
+    print_table(result["rows"], COLUMNS | reading)
     return 0

@@ -16,7 +16,7 @@ from lora_drop.cli.arguments import (
     parse_path,
     read_data_prompts,
 )
-from lora_drop.cli.output import cell, note, print_json, progress
+from lora_drop.cli.output import Row, cell, note, print_json, print_table, progress, spread
 from lora_drop.errors import LoraDropError
 from lora_drop.method.fields import SCHEDULE, Setting
 from lora_drop.method.kinds import Whole, read_layer_order
@@ -91,49 +91,54 @@ def run(args: argparse.Namespace) -> int:
     source = {"file": args.data.name if args.data else "held-out prompts", "limit": args.limit}
     places = args.out, order, args.context_tokens, progress("settings")
     with SEARCH.writing(args.out):
-        found = search(load(args), base, axes, limits, prompts, source, *places)
-        shown = found.figures() | {"before": [row | {"loss": loss_of(row)} for row in before]}
-        write_frontier(shown, args.out)
-    for text in found.content["notes"]:
+        state = search(load(args), base, axes, limits, prompts, source, *places)
+        presets = [row | {"loss": loss_of(row)} for row in before]
+        write_frontier(state.figures() | {"before": presets}, args.out)
+    for text in state.content["notes"]:
         note(text)
-    if found.recommended is None:
+    if state.recommended is None:
         raise LoraDropError("no setting stays within that limit: relax it, or train adapters.")
     if args.json:
-        print_json(found.content)
+        print_json(state.content)
     else:
-        _show(found)
+        _show(state)
     return 0
 
 
 def _axes(args: argparse.Namespace) -> Axes:
-    """The lists as given; each has its default where it is not.
-
-    Raises:
-        LoraDropError: a value cannot be read.
-    """
+    """The values of the list options. Raises LoraDropError: one cannot be read."""
     from lora_drop.evaluation.search import Axes
 
-    given: dict[str, list[Any]] = {}
+    values: dict[str, list[Any]] = {}
     for name, of in LISTS.items():
         if (text := getattr(args, name)) is not None:
             words = [word.strip() for word in text.split(",")]
-            given[name] = [of.read("" if word == "off" else word) for word in words]
-    return Axes(**given)
+            values[name] = [of.read("" if word == "off" else word) for word in words]
+    return Axes(**values)
 
 
-def _show(found: Search) -> None:
+def _show(search: Search) -> None:
     from lora_drop.evaluation.results.preset_results import credible_speed, loss_of
 
-    best = found.recommended
+    best = search.recommended
     assert best is not None
-    print("skipped  period  refresh  accept  head      trigger        loss  speedup  spread      bound  KV saved")
-    for row in found.frontier:
-        print(
-            f"{row['layers_dropped']:7}  {row['period']:6}  {row['refresh']:<7}  {row['accept']:6g}  "
-            f"{row['head']:<8}  {_triggers(row):<12}  {loss_of(row):5.3f}  {row['speedup']:6.2f}x  "
-            f"{cell(row['speedup_low'], '.2f'):>4}-{cell(row['speedup_high'], '.2f'):<5}  {row['bound']:5.2f}x  "
-            f"{row['kv_saved']:8.1%}  {'<- the fastest within the limit' if row is best else ''}".rstrip()
-        )
+    print_table(
+        search.frontier,
+        {
+            "skipped": ("layers_dropped",),
+            "period": ("period",),
+            "refresh": ("refresh",),
+            "accept": ("accept", "g"),
+            "head": ("head",),
+            "trigger": _triggers,
+            "loss": lambda row: cell(loss_of(row), ".3f"),
+            "speedup": ("speedup", ".2f", "x"),
+            "spread": spread,
+            "bound": ("bound", ".2f", "x"),
+            "KV saved": ("kv_saved", ".1%"),
+            "": lambda row: "<- the fastest within the limit" if row is best else "",
+        },
+    )
     flags = [
         f"{one.flag} {shlex.quote(one.kind.write(best['config'][one.name]))}"
         for one in settings_of(SCHEDULE)
@@ -143,20 +148,20 @@ def _show(found: Search) -> None:
     kind = "regret" if best["accept"] else "quality loss"
     print(
         f"{best['speedup']:.2f}x for a {kind} of {loss_of(best):.3f} nats a token, KV saved {best['kv_saved']:.1%}; "
-        f"adapters {best['adapters']}, {best['decoder']} on {found.content['device']['name']}; "
-        f"{len(found.rows)} settings measured, {len(found.content['left_out'])} left out by their bound"
+        f"adapters {best['adapters']}, {best['decoder']} on {search.content['device']['name']}; "
+        f"{len(search.rows)} settings measured, {len(search.content['left_out'])} left out by their bound"
     )
-    if found.head_only:
-        alone = found.head_only["speedup"]
-        print(f"the screened head alone: {alone:.2f}x, loss {loss_of(found.head_only):.3f}", end="")
+    if search.head_only:
+        alone = search.head_only["speedup"]
+        print(f"the screened head alone: {alone:.2f}x, loss {loss_of(search.head_only):.3f}", end="")
         print(f"; LoRA-Drop beyond it {best['speedup'] / alone:.2f}x" if best["head"] == "screened" else "")
     if best["speedup"] <= 1:
         print("it gains no time")
-    if noisy := sum(credible_speed(row) < row["speedup"] for row in found.rows):
-        note(f"{noisy} of {len(found.rows)} speeds lie beyond their bounds, by chance: measure on an idle machine.")
+    if noisy := sum(credible_speed(row) < row["speedup"] for row in search.rows):
+        note(f"{noisy} of {len(search.rows)} speeds lie beyond their bounds, by chance: measure on an idle machine.")
 
 
-def _triggers(row: dict[str, Any]) -> str:
-    """`entropy 1`, a dash where full steps come at their time."""
-    given = [f"{name} {row[f'refresh_{name}']:g}" for name in TRIGGERS if row[f"refresh_{name}"] is not None]
-    return ", ".join(given) or "-"
+def _triggers(row: Row) -> str:
+    """The thresholds for early refreshes, `entropy 1`; a dash if there is none."""
+    thresholds = [f"{name} {row[f'refresh_{name}']:g}" for name in TRIGGERS if row[f"refresh_{name}"] is not None]
+    return ", ".join(thresholds) or "-"

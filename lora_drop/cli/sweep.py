@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from lora_drop.cli.arguments import (
     Commands,
@@ -17,11 +16,33 @@ from lora_drop.cli.arguments import (
     parse_path,
     read_data,
 )
-from lora_drop.cli.output import cell, note, print_json, progress
+from lora_drop.cli.output import Column, Row, cell, note, print_json, print_table, progress, spread
 from lora_drop.errors import LoraDropError
 from lora_drop.method.kinds import read_layer_order
 from lora_drop.method.presets import config_from
 from lora_drop.run.report.speed import NOISY, speedup_words
+
+
+def _speedup(row: Row) -> str:
+    """A measured speedup, or that its spread is too wide for a number."""
+    low, high = row.get("speedup_low"), row.get("speedup_high")
+    interval = None if low is None or high is None else (low, high)
+    return "noisy" if speedup_words(row["speedup"], interval) == NOISY else cell(row["speedup"], ".2f", "x")
+
+
+COLUMNS: dict[str, Column] = {
+    "reuse": ("reuse",),
+    "part": ("part",),
+    "ratio": ("drop_ratio", ".2f"),
+    "period": ("period",),
+    "given loss": ("all_steps_kl", ".3f"),
+    "own loss": ("own_all_steps_kl", ".3f"),
+    "speedup": _speedup,
+    "spread": spread,
+    "bound": ("bound", ".2f", "x"),
+    "KV saved": ("kv_saved", ".1%"),
+    "adapters": ("adapters",),
+}
 
 
 def add(commands: Commands) -> None:
@@ -81,27 +102,12 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(result)
         return 0
-    print("reuse     part       ratio  period  given loss  own loss  speedup  spread     bound  KV saved  adapters")
-    for row in result["rows"]:
-        print(
-            f"{row['reuse']:<8}  {row['part']:<9}  {row['drop_ratio']:5.2f}  {row['period']:6}  "
-            f"{cell(row['all_steps_kl'], '.3f'):>10}  {cell(row.get('own_all_steps_kl'), '.3f'):>8}  "
-            f"{_speedup(row):>7}  {cell(row.get('speedup_low'), '.2f'):>4}-"
-            f"{cell(row.get('speedup_high'), '.2f'):<4}  {cell(row['bound'], '.2f'):>5}x  "
-            f"{cell(row['kv_saved'], '.1%'):>8}  {row['adapters']}"
-        )
+    print_table(result["rows"], COLUMNS)
     return 0
 
 
-def _speedup(row: dict[str, Any]) -> str:
-    """A measured speedup, or that its spread is too wide for a number."""
-    low, high = row.get("speedup_low"), row.get("speedup_high")
-    words = None if low is None or high is None else speedup_words(row["speedup"], (low, high))
-    return "noisy" if words == NOISY else f"{cell(row['speedup'], '.2f')}x"
-
-
 def _axis(args: argparse.Namespace, name: str, kind: type, default: str) -> list:
-    """The grid's values of a setting: the list that was given, or the one value, or the default."""
+    """The grid's values of a setting: of its list option, of its own option, or the default."""
     many, one = getattr(args, f"{name}s"), getattr(args, name)
     if many is not None and one is not None:
         option = name.replace("_", "-")
