@@ -1,24 +1,38 @@
-"""The one exception a user can cause: its message is one line that says what is wrong and what to do."""
+"""The one exception that a user can cause, and lines for what other libraries raise."""
 
-MOST = 600  # characters of a message
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+MAX_CHARACTERS = 600  # of a message
 
 
 class LoraDropError(ValueError):
-    """A mistake in the input (a setting, a file, a model name), said in one line.
+    """A mistake in the input (a setting, a file, a model name): one line that says what is wrong, then what to do.
 
     The command line prints the message on stderr and exits with code 2; the page shows it beside the controls.
     """
 
     def __init__(self, message: str):
-        # A message repeats what was given: of any length, with signs that move a terminal's cursor or are no UTF-8.
+        # A message repeats input: of any length, with characters that move a terminal's cursor or are not UTF-8.
         line = " ".join(message.split())
-        if len(line) > MOST:
-            line = f"{line[: MOST // 2]} [...] {line[-MOST // 2 :]}"
+        if len(line) > MAX_CHARACTERS:
+            line = f"{line[: MAX_CHARACTERS // 2]} [...] {line[-MAX_CHARACTERS // 2 :]}"
         super().__init__("".join(sign if sign.isprintable() else "\ufffd" for sign in line))
 
 
+def first_mistake(error: ValidationError) -> str:
+    """The first mistake in a pydantic error, as `field: reason`."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    reason = first["msg"].removeprefix("Value error, ")
+    return ": ".join(filter(None, (".".join(map(str, first["loc"])), reason)))
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: torch has an exception of its own for CUDA's allocator alone, and words for the rest."""
+    """Whether memory ran out: torch has its own exception for CUDA's allocator alone, and only words elsewhere."""
     words = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
     return (
         isinstance(error, MemoryError)
@@ -28,7 +42,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def missing_extra(error: ModuleNotFoundError) -> str | None:
-    """The line about a package of the wheel's extra `page` that is not installed; None if it is another package."""
+    """The line for a package of the wheel's extra `page` that is not installed; None for another package."""
     if error.name not in ("gradio", "plotly"):
         return None
     return f"this needs the package {error.name}: pip install 'lora-drop[page]'"

@@ -3,49 +3,91 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
+from pydantic import AfterValidator, BaseModel, ConfigDict, FiniteFloat, Strict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lora_drop.decode.correction import PROJECTIONS, Correction
 from lora_drop.decode.head import ScreenedHead
-from lora_drop.errors import LoraDropError
+from lora_drop.errors import LoraDropError, first_mistake
 from lora_drop.paths import drafted, sha256
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "lora_drop_config.json"
 SUMS_NAME = "SHA256SUMS"  # of the two, as `sha256sum -c` reads them; an older folder has none
-_CONFIG_KEYS = (
-    *("base_model_name_or_path", "revision", "num_layers"),
-    *("r", "lora_alpha", "reuse", "part", "kv", "refresh", "layers"),
-    *("mlp_width", "mlp_layers", "kept_rank", "kept_layers", "head"),
-)
 _BOTTLENECK = ("gate_up", "down")  # tensors of a layer's `mlp` part
 _HEAD = ("project", "codes", "scale")  # tensors of the screened head
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def broken(name: str, why: str) -> LoraDropError:
-    """The one line for an adapter folder that is damaged."""
+    """The error for a damaged adapter folder."""
     return LoraDropError(
         f"the adapters in {name} are broken: {why}. Put the folder's files back, train the bank again, or use "
         "adapters none."
     )
 
 
-def _layers(values: Any) -> list[int]:
-    """The layers that a config names; anything else than different whole numbers is a ValueError."""
-    if not isinstance(values, list) or [type(value) for value in values] != [int] * len(values):
-        raise ValueError("layers are no list of whole numbers")
-    if len(set(values)) != len(values) or min(values, default=0) < 0:
-        raise ValueError("layers name one twice, or one below 0")
-    return values
+def _different(layers: list[int]) -> list[int]:
+    if len(set(layers)) != len(layers):
+        raise ValueError("a layer is named twice")
+    return layers
+
+
+_Layers = Annotated[list[Annotated[int, Strict(), Ge(0)]], AfterValidator(_different)]
+
+
+class HeadSizes(BaseModel):
+    """The screened head's rank R, and for how many tokens it computes exact logits."""
+
+    rank: int
+    best: int
+
+
+class BankConfig(BaseModel):
+    """`lora_drop_config.json`. Further keys are kept as they are (schedules, data, tokens, quality)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    base_model_name_or_path: str = ""
+    revision: str = ""
+    num_layers: int = 0
+    r: Annotated[int, Ge(1)]
+    lora_alpha: FiniteFloat
+    reuse: str
+    part: str
+    kv: str
+    refresh: str = "single"
+    layers: _Layers
+    mlp_width: int = 0
+    mlp_layers: _Layers = []
+    kept_rank: int = 0
+    kept_layers: _Layers = []
+    head: HeadSizes | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> BankConfig:
+        """The config of an adapter folder. Raises LoraDropError if it is missing or broken."""
+        try:
+            return cls.model_validate_json((folder / CONFIG_NAME).read_bytes())
+        except OSError as error:
+            raise _unreadable(folder, error) from None
+        except ValidationError as error:
+            raise broken(folder.name, f"{CONFIG_NAME}, {first_mistake(error)}") from None
+
+
+def _unreadable(folder: Path, error: OSError) -> LoraDropError:
+    return LoraDropError(
+        f"cannot read the adapters in {folder.name}: {error.strerror or 'a file is missing'} "
+        f"(an adapter folder holds {WEIGHTS_NAME} and {CONFIG_NAME})."
+    )
 
 
 @dataclass
@@ -55,8 +97,8 @@ class AdapterBank(Correction):
     Args:
         reuse, part, kv, refresh: the rules that the bank was trained for.
         base_model, revision: the model that it belongs to, by name and by the fingerprint of its weights.
-        num_layers: how many layers that model has; 0 if not known.
-        meta: whatever else the folder's config says (schedules, data, tokens, quality).
+        num_layers: that model's number of layers; 0 if unknown.
+        meta: the further keys of the folder's config (schedules, data, tokens, quality).
     """
 
     reuse: str
@@ -72,11 +114,11 @@ class AdapterBank(Correction):
     def new(
         cls, layers: list[int], hidden_size: int, rank: int = 16, alpha: float = 16.0, **rules: str
     ) -> AdapterBank:
-        """A bank as training starts from: A small and random, B zero, g one, so that it changes nothing yet."""
+        """A bank for the start of training: A small and random, B zero, g one, so that it changes nothing yet."""
         a = {i: torch.randn(rank, hidden_size) * hidden_size**-0.5 for i in layers}
         b = {i: torch.zeros(hidden_size, rank) for i in layers}
-        given: dict[str, Any] = {"reuse": "residual", **rules}
-        return cls(a, b, {i: torch.ones(hidden_size) for i in layers}, alpha, **given)
+        fields: dict[str, Any] = {"reuse": "residual", **rules}
+        return cls(a, b, {i: torch.ones(hidden_size) for i in layers}, alpha, **fields)
 
     def check(
         self,
@@ -92,11 +134,11 @@ class AdapterBank(Correction):
         """Refuse a bank that does not fit the model or the rule; `name` is the bank's, for the messages.
 
         Returns:
-            A warning if the bank fits but was trained on other weights (the hub's original of a quantised model, a
+            A warning if the bank fits but was trained on other weights (the Hub's original of a quantised model, a
             fine-tuned sister), else None.
 
         Raises:
-            LoraDropError: says what differs.
+            LoraDropError: the bank does not fit.
         """
         if (self.num_layers and self.num_layers != num_layers) or (self.layers and self.layers[-1] >= num_layers):
             raise LoraDropError(
@@ -110,10 +152,9 @@ class AdapterBank(Correction):
                     f"adapters {name} belong to another model: layer {i} has shapes {shapes}, which do not fit rank "
                     f"{self.rank} and this model's hidden size {hidden_size}. Use their model, or adapters none."
                 )
-        sizes = {down.shape[0] for _, down in self.mlp.values()} | {
-            gate_up.shape[1] for gate_up, _ in self.mlp.values()
-        }
-        sizes |= {size for pairs in self.kept.values() for name in ("qkv", "gate_up") for size in _inner(pairs, name)}
+        sizes = {size for gate_up, down in self.mlp.values() for size in (gate_up.shape[1], down.shape[0])}
+        inputs = [pairs[key][0] for pairs in self.kept.values() for key in ("qkv", "gate_up") if key in pairs]
+        sizes |= {a.shape[1] for a in inputs}
         if self.head is not None:
             sizes.add(self.head.project.shape[1])
         beyond = max([*self.mlp, *self.kept], default=0) >= num_layers
@@ -171,14 +212,19 @@ class AdapterBank(Correction):
             **({"kept_rank": self.kept_rank, "kept_layers": sorted(self.kept)} if self.kept else {}),
             **({"head": {"rank": self.head.rank, "best": self.head.best}} if self.head else {}),
         }
+        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # The sums first: a kill between two renames is seen.
-            with drafted(*(folder / name for name in (SUMS_NAME, WEIGHTS_NAME, CONFIG_NAME))) as (sums, weights, text):
+            # The sums first: then a kill between two renames is noticed.
+            with drafted(*(folder / name for name in (SUMS_NAME, WEIGHTS_NAME, CONFIG_NAME))) as (
+                sums,
+                weights,
+                draft,
+            ):
                 save_file({name: t.contiguous() for name, t in tensors.items()}, weights)
-                text.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-                sums.write_text(f"{sha256(weights)}  {WEIGHTS_NAME}\n{sha256(text)}  {CONFIG_NAME}\n")
-        except (OSError, SafetensorError) as error:  # so safetensors reports a full disk
+                draft.write_bytes(text.encode("utf-8", "replace"))  # names of files need not be UTF-8
+                sums.write_text(f"{sha256(weights)}  {WEIGHTS_NAME}\n{sha256(draft)}  {CONFIG_NAME}\n")
+        except (OSError, SafetensorError) as error:  # safetensors' own for a full disk
             raise LoraDropError(f"the adapters cannot be written to {folder.name}: {error}") from None
 
     @classmethod
@@ -186,43 +232,40 @@ class AdapterBank(Correction):
         """Read an adapter folder.
 
         Raises:
-            LoraDropError: a file is missing, broken, not what its checksum says, of other shapes than its config
-                says, or holds NaN or no floats.
+            LoraDropError: a file is missing, broken, differs from its checksum or from its config's shapes, or holds
+                NaN or no floats.
         """
         folder = Path(folder)
-        name = folder.name
+        config = BankConfig.read(folder)
         try:
-            config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-            tensors = load_file(folder / WEIGHTS_NAME)
-            layers, rank = _layers(config["layers"]), int(config["r"])
-            a = {i: tensors[f"layers.{i}.lora_A.weight"] for i in layers}
-            b = {i: tensors[f"layers.{i}.lora_B.weight"] for i in layers}
-            gate = {i: tensors[f"layers.{i}.gate"] for i in layers}
-            alpha, reuse, part, kv = float(config["lora_alpha"]), config["reuse"], config["part"], config["kv"]
-            num_layers, refresh = int(config.get("num_layers", 0)), str(config.get("refresh", "single"))
+            tensors = _Tensors(load_file(folder / WEIGHTS_NAME))
+            a = {i: tensors[f"layers.{i}.lora_A.weight"] for i in config.layers}
+            b = {i: tensors[f"layers.{i}.lora_B.weight"] for i in config.layers}
+            gate = {i: tensors[f"layers.{i}.gate"] for i in config.layers}
             parts = _read_parts(config, tensors)
         except OSError as error:
-            raise LoraDropError(
-                f"cannot read the adapters in {name}: {error.strerror or 'a file is missing'} "
-                f"(an adapter folder holds {WEIGHTS_NAME} and {CONFIG_NAME})."
-            ) from None
-        except (SafetensorError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            raise broken(name, f"{type(error).__name__}: {error}") from None
-        if rank < 1 or not math.isfinite(alpha):
-            raise broken(name, f"rank {rank}, lora_alpha {alpha}")
-        for i in layers:
-            if why := _fault(a[i], b[i], gate[i], rank):
-                raise broken(name, f"layer {i} {why}")
-        if why := _parts_fault(parts):
-            raise broken(name, why)
+            raise _unreadable(folder, error) from None
+        except (SafetensorError, ValueError) as error:
+            raise broken(folder.name, f"{WEIGHTS_NAME}, {error}") from None
+        faults = (_layer_fault(i, a[i], b[i], gate[i], config.r) for i in config.layers)
+        if fault := next(filter(None, faults), None) or _parts_fault(**parts):
+            raise broken(folder.name, fault)
         _check_sums(folder)
-        meta = {k: v for k, v in config.items() if k not in _CONFIG_KEYS}
-        base, revision = str(config.get("base_model_name_or_path", "")), str(config.get("revision", ""))
-        return cls(a, b, gate, alpha, reuse, part, kv, base, revision, num_layers, meta, refresh, **parts)
+        return cls(
+            *(a, b, gate, config.lora_alpha, config.reuse, config.part, config.kv),
+            *(config.base_model_name_or_path, config.revision, config.num_layers, config.model_extra or {}),
+            config.refresh,
+            **parts,
+        )
+
+
+class _Tensors(dict[str, Tensor]):
+    def __missing__(self, name: str) -> Tensor:
+        raise ValueError(f"no tensor {name}")
 
 
 def _check_sums(folder: Path) -> None:
-    """Raises LoraDropError where a file is not what the folder's checksums say, if it has any."""
+    """Raise LoraDropError where a file differs from the folder's checksums, if it has any."""
     if not (folder / SUMS_NAME).exists():
         return
     try:
@@ -231,64 +274,59 @@ def _check_sums(folder: Path) -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise broken(folder.name, f"{SUMS_NAME} cannot be read ({error})") from None
     if other:
-        raise broken(folder.name, f"{other[0]} is not what {SUMS_NAME} says (if you changed it, delete {SUMS_NAME})")
+        raise broken(folder.name, f"{other[0]} differs from {SUMS_NAME} (if you changed it, delete {SUMS_NAME})")
 
 
-def _read_parts(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """The parts beyond `linear` that a config names, as arguments of `Correction`. Raises KeyError, ValueError."""
-    mlp = {
-        i: tuple(tensors[f"layers.{i}.mlp.{name}.weight"] for name in _BOTTLENECK)
-        for i in _layers(config.get("mlp_layers", []))
-    }
+def _read_parts(config: BankConfig, tensors: _Tensors) -> dict[str, Any]:
+    """The parts beyond `linear` that a config names, as arguments of `Correction`. Raises ValueError."""
+    mlp = {i: tuple(tensors[f"layers.{i}.mlp.{name}.weight"] for name in _BOTTLENECK) for i in config.mlp_layers}
     kept = {
         i: {
             name: tuple(tensors[f"layers.{i}.{name}_proj.lora_{side}.weight"] for side in "AB")
             for name in PROJECTIONS
             if f"layers.{i}.{name}_proj.lora_A.weight" in tensors
         }
-        for i in _layers(config.get("kept_layers", []))
+        for i in config.kept_layers
     }
-    if "head" not in config:
+    if config.head is None:
         return {"mlp": mlp, "kept": kept}
     project, packed, scale = (tensors[f"head.{name}"] for name in _HEAD)
-    head = ScreenedHead.unpacked(project, packed, scale.float(), int(config["head"]["best"]))
-    return {"mlp": mlp, "kept": kept, "head": head}
+    return {
+        "mlp": mlp,
+        "kept": kept,
+        "head": ScreenedHead.unpacked(project, packed, scale.float(), config.head.best),
+    }
 
 
-def _parts_fault(parts: dict[str, Any]) -> str | None:
-    """What is wrong with the tensors of the parts beyond `linear`; None where nothing is."""
-    low_rank = [(i, pair) for i, projections in parts["kept"].items() for pair in projections.values()]
-    for i, (first, second) in [*low_rank, *parts["mlp"].items()]:
-        if first.dtype not in _DTYPES or second.dtype not in _DTYPES or first.dim() != 2 or second.dim() != 2:
-            return f"layer {i} has a part that is no pair of matrices of numbers"
-        if not all(tensor.to(torch.bfloat16).isfinite().all() for tensor in (first, second)):
-            return f"layer {i} has a part with NaN or infinity"
-    shapes = {first.shape[0] for _, (first, _) in low_rank} | {second.shape[1] for _, (_, second) in low_rank}
-    widths = {width for first, second in parts["mlp"].values() for width in (first.shape[0], 2 * second.shape[1])}
-    if len(shapes) > 1 or len(widths) > 1:
-        return "a part has layers of different rank or width"
-    head = parts.get("head")
-    if head is None:
-        return None
-    if not (head.project.isfinite().all() and head.scale.isfinite().all() and 1 <= head.best <= len(head.codes)):
-        return "the screened head holds NaN, infinity or a number of tokens that it lacks"
-    return None
+def _are_finite(*tensors: Tensor) -> bool:
+    """As bfloat16, which a run may use: float64 reaches further."""
+    return all(bool(tensor.to(torch.bfloat16).isfinite().all()) for tensor in tensors)
 
 
-def _inner(pairs: dict[str, Any], name: str) -> list[int]:
-    """The input's size of a kept layer's projection, if it has one."""
-    return [pairs[name][0].shape[1]] if name in pairs else []
-
-
-def _fault(a: Tensor, b: Tensor, gate: Tensor, rank: int) -> str | None:
-    """What is wrong with a layer's tensors; None where nothing is."""
-    names = {tensor.dtype: str(tensor.dtype).removeprefix("torch.") for tensor in (a, b, gate)}
-    if odd := [name for dtype, name in names.items() if dtype not in _DTYPES]:
-        kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
-        return f"holds {odd[0]} numbers, not {kinds}"
+def _layer_fault(layer: int, a: Tensor, b: Tensor, gate: Tensor, rank: int) -> str | None:
+    """What is wrong with a layer's tensors, or None."""
+    if odd := [tensor.dtype for tensor in (a, b, gate) if tensor.dtype not in _DTYPES]:
+        names = [str(dtype).removeprefix("torch.") for dtype in (odd[0], *_DTYPES)]
+        return f"layer {layer} holds {names[0]} numbers, not {', '.join(names[1:])}"
     if a.dim() != 2 or a.shape[0] != rank:
-        return f"has A {tuple(a.shape)}, not of rank {rank}"
-    # As bfloat16, which a run may use: float64 reaches further.
-    if not all(tensor.to(torch.bfloat16).isfinite().all() for tensor in (a, b, gate)):
-        return "holds NaN or infinity"
+        return f"layer {layer} has A {tuple(a.shape)}, not of rank {rank}"
+    return None if _are_finite(a, b, gate) else f"layer {layer} holds NaN or infinity"
+
+
+def _parts_fault(mlp: dict[int, Any], kept: dict[int, Any], head: ScreenedHead | None = None) -> str | None:
+    """What is wrong with the tensors of the parts beyond `linear`, or None."""
+    low_rank = [(i, pair) for i, projections in kept.items() for pair in projections.values()]
+    for i, (first, second) in [*low_rank, *mlp.items()]:
+        if any(tensor.dtype not in _DTYPES or tensor.dim() != 2 for tensor in (first, second)):
+            return f"layer {i} has a part that is not a pair of matrices of numbers"
+        if not _are_finite(first, second):
+            return f"layer {i} has a part with NaN or infinity"
+    ranks = {rank for _, (first, second) in low_rank for rank in (first.shape[0], second.shape[1])}
+    widths = {width for first, second in mlp.values() for width in (first.shape[0], 2 * second.shape[1])}
+    if len(ranks) > 1 or len(widths) > 1:
+        return "a part has layers of different rank or width"
+    if head and not (
+        head.project.isfinite().all() and head.scale.isfinite().all() and 1 <= head.best <= len(head.codes)
+    ):
+        return "the screened head holds NaN, infinity or more tokens than its vocabulary"
     return None

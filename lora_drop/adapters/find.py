@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
-from lora_drop.adapters.bank import CONFIG_NAME, WEIGHTS_NAME, AdapterBank, broken
+from lora_drop.adapters.bank import CONFIG_NAME, WEIGHTS_NAME, AdapterBank, BankConfig
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import KV_RULES, PARTS, REFRESHES, REUSE_RULES, Schedule
@@ -114,23 +113,19 @@ def shipped_bank(revision: str, reuse: str, part: str, refresh: str = "single", 
     Raises:
         LoraDropError: a shipped folder's config is broken.
     """
-    wanted = {"revision": revision, "reuse": reuse, "part": part}
-    found = []
-    for path in sorted(SHIPPED_ADAPTERS.glob(f"*/{CONFIG_NAME}")):
-        config = _bank_config(path.parent)
-        if wanted.items() <= config.items():
-            found.append((config.get("refresh", "single") != refresh, config.get("kv", "skip") != kv, path.parent))
-    return min(found)[-1] if found else None
+    wanted = (revision, reuse, part)
+    banks = [
+        (config.refresh != refresh, config.kv != kv, folder)
+        for folder, config in _shipped()
+        if (config.revision, config.reuse, config.part) == wanted
+    ]
+    return min(banks)[-1] if banks else None
 
 
-def _bank_config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError
-    except (OSError, ValueError, RecursionError):
-        raise broken(folder.name, f"{CONFIG_NAME} cannot be read") from None
-    return config
+def _shipped() -> list[tuple[Path, BankConfig]]:
+    """Every shipped bank's folder and config. Raises LoraDropError if one is broken."""
+    folders = sorted(path.parent for path in SHIPPED_ADAPTERS.glob(f"*/{CONFIG_NAME}"))
+    return [(folder, BankConfig.read(folder)) for folder in folders]
 
 
 def bank_facts(revision: str) -> dict[str, dict[str, Any]]:
@@ -147,17 +142,16 @@ def bank_facts(revision: str) -> dict[str, dict[str, Any]]:
     facts = {}
     for rules in itertools.product(REUSE_RULES, PARTS, REFRESHES, KV_RULES):
         if folder := shipped_bank(revision, *rules):
-            config = _bank_config(folder)
-            head = config.get("head") or {}
+            config = BankConfig.read(folder)
             facts["/".join(rules)] = {
                 "name": folder.name,
-                "rank": config.get("r", 0),
-                "corrected": config.get("layers", []),
-                "tokens": config.get("tokens"),
-                "mlp": config.get("mlp_width", 0),
-                "kept": config.get("kept_rank", 0),
-                "head_rank": head.get("rank", 0),
-                "head_best": head.get("best", 0),
+                "rank": config.r,
+                "corrected": config.layers,
+                "tokens": (config.model_extra or {}).get("tokens"),
+                "mlp": config.mlp_width,
+                "kept": config.kept_rank,
+                "head_rank": config.head.rank if config.head else 0,
+                "head_best": config.head.best if config.head else 0,
             }
     return facts
 

@@ -17,7 +17,7 @@ from transformers.utils import logging
 from lora_drop.decode.native.weights import BLOCK_KINDS, Packed
 from lora_drop.errors import LoraDropError
 from lora_drop.models.gguf import PARTS, as_numbers, half_split
-from lora_drop.models.hub import SUPPORTED
+from lora_drop.models.hub import check_architecture
 from lora_drop.models.place import Place, fitting, short_name
 
 ROWS = 16  # of a panel: the C steps read whole ones
@@ -35,11 +35,7 @@ def load_gguf(path: Path, candidates: list[Place]) -> tuple[PreTrainedModel, Any
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # bars of transformers, which has no switch for all of them
             config = AutoConfig.from_pretrained(**where)
-            if config.model_type not in SUPPORTED:
-                raise LoraDropError(
-                    f"{path.name} is a {config.model_type!r} model; supported architectures are "
-                    f"{', '.join(SUPPORTED)}."
-                )
+            check_architecture(config, path.name)
             device, dtype = fitting(config, path.name, candidates)
             tokenizer = AutoTokenizer.from_pretrained(**where)
             model: Any = AutoModelForCausalLM.from_pretrained(

@@ -85,8 +85,8 @@ def _edit(folder, **changes):
         (lambda folder: (folder / CONFIG_NAME).write_text("{"), "are broken"),
         (lambda folder: _edit(folder, r=5), "A .4, 32., not of rank 5"),
         (lambda folder: _edit(folder, layers=[2, 3]), "are broken"),
-        (lambda folder: _edit(folder, r=0), "rank 0"),
-        (lambda folder: _edit(folder, lora_alpha=float("nan")), "lora_alpha nan"),
+        (lambda folder: _edit(folder, r=0), "config.json, r: "),
+        (lambda folder: _edit(folder, lora_alpha=float("nan")), "config.json, lora_alpha: "),
         (lambda folder: _edit(folder, num_layers="many"), "are broken"),
     ],
 )

@@ -139,5 +139,5 @@ def test_a_config_without_its_tensors_is_one_line(bank, tmp_path):
     bank.only(frozenset({"mlp"})).save(tmp_path / "bank")
     path = tmp_path / "bank" / CONFIG_NAME
     path.write_text(json.dumps(json.loads(path.read_text()) | {"head": {"rank": 8, "best": 40}}))
-    with pytest.raises(LoraDropError, match="the adapters in bank are broken: KeyError"):
+    with pytest.raises(LoraDropError, match="the adapters in bank are broken: .*no tensor head"):
         AdapterBank.load(tmp_path / "bank")

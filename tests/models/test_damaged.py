@@ -62,7 +62,7 @@ def test_what_to_do_with_a_bank(tmp_path):
         AdapterBank.load(tmp_path)
     config = Path(tmp_path / CONFIG_NAME)
     config.write_text(json.dumps(json.loads(config.read_text()) | {"r": 0}))
-    with pytest.raises(LoraDropError, match="rank 0.*adapters none"):
+    with pytest.raises(LoraDropError, match="lora_drop_config.json, r: .*adapters none"):
         AdapterBank.load(tmp_path)
 
 
