@@ -161,7 +161,7 @@ def test_files_are_not_folders(tmp_path):
     path = tmp_path / "weights.gguf"
     path.write_bytes(b"GGUF")
     assert "cannot be read as a GGUF" in the_line(path)
-    assert "there is no GGUF file" in the_line(tmp_path / "other.gguf")
+    assert "no such GGUF file" in the_line(tmp_path / "other.gguf")
     assert "is a file" in the_line(path.rename(tmp_path / "model.safetensors"))
     assert "tiny-llama, tiny-qwen2" in the_line("random:nothing")
 
