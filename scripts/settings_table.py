@@ -26,8 +26,9 @@ def page() -> str:
     lines = [
         "# Settings",
         "",
-        "Written by `python -m scripts.settings_table` from `lora_drop/method/settings.py`. A setting has one name",
-        "everywhere: in Python, JSON, links, the trace and the API; the flag is the same with dashes.",
+        "Written by `python -m scripts.settings_table` from the fields of `LoraDropConfig`, `RunSettings` and",
+        "`TrainSettings`. A setting has one name everywhere: in Python, JSON, links, the trace and the API; the flag",
+        "is the same with dashes.",
     ]
     for owner, (title, where) in PARTS.items():
         lines += [

@@ -1,4 +1,4 @@
-"""Options that commands share, and what they name."""
+"""Options that commands share, and their values."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ Run = Callable[[argparse.Namespace], int]
 
 
 def add_command(commands: Commands, name: str, run: Run, help: str, **more: Any) -> argparse.ArgumentParser:
-    """A command's parser; `run` does its work and returns the exit code."""
+    """Add a command's parser; `run` does its work and returns the exit code."""
     parser = commands.add_parser(name, help=help, allow_abbrev=False, **more)
     parser.set_defaults(command=run)
     return parser
 
 
 def parse_path(text: str) -> Path:
-    """A path of the command line. There need not be such a file, but there could be one.
+    """A path of the command line, which need not exist.
 
     Raises:
-        argparse.ArgumentTypeError: the name is too long, or leads where this user may not look.
+        argparse.ArgumentTypeError: the name is too long, or in a folder that this user may not read.
     """
     try:
         os.lstat(text)
@@ -45,19 +45,19 @@ def parse_path(text: str) -> Path:
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
-    """`--json`: the result is one object, for other programs."""
+    """Add `--json`: the result is one object, for other programs."""
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """The model, device and dtype options; `load` reads them."""
+    """Add the model, device and dtype options; `load` reads them."""
     parser.add_argument("--model", default="bundled", help=f"{BY_NAME['model'].help} (default bundled)")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda")
     parser.add_argument("--dtype", default="auto", help="auto (default), float32, bfloat16")
 
 
 def load(args: argparse.Namespace) -> LoadedModel:
-    """The model that the model options name.
+    """Load the model that the model options name.
 
     Raises:
         LoraDropError: see `load_model`.
@@ -68,7 +68,7 @@ def load(args: argparse.Namespace) -> LoadedModel:
 
 
 def add_data_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """The options that name prompt and target pairs; `read_data` reads them."""
+    """Add the options that name prompt and target pairs; `read_data` reads them."""
     parser.add_argument("--data", type=parse_path, required=required, metavar="FILE.jsonl")
     parser.add_argument("--prompt-field", required=required, metavar="NAME")
     parser.add_argument("--target-field", required=required, metavar="NAME")
@@ -77,7 +77,7 @@ def add_data_options(parser: argparse.ArgumentParser, required: bool = True) -> 
 
 
 def read_data(args: argparse.Namespace) -> list[tuple[str, str]]:
-    """The pairs that the data options name.
+    """Read the pairs that the data options name.
 
     Raises:
         LoraDropError: a limit below 1, or see `pairs.read_pairs`.
@@ -89,7 +89,7 @@ def read_data(args: argparse.Namespace) -> list[tuple[str, str]]:
 
 
 def read_data_prompts(args: argparse.Namespace) -> list[str]:
-    """The prompts that the data options name, in the field `prompt` if none is named; without a file the shipped ones.
+    """Read the prompts that the data options name, by default in the field `prompt`; without a file the shipped ones.
 
     Raises:
         LoraDropError: a limit below 1, or see `pairs.read_prompts`.
@@ -111,7 +111,7 @@ def _check_limits(args: argparse.Namespace) -> None:
 
 
 def data_source(args: argparse.Namespace) -> dict[str, Any]:
-    """What a file of results says of the data options."""
+    """The data options as a file of results holds them."""
     return {
         "file": args.data.name,
         "prompt_field": args.prompt_field,
@@ -121,15 +121,15 @@ def data_source(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """The settings of `LoraDropConfig`, and a preset. What is unset the preset has, or the config."""
+    """Add the settings of `LoraDropConfig`, and a preset; unset ones are the preset's, or the config's defaults."""
     parser.add_argument("--preset", help=f"{BY_NAME['preset'].help}: {', '.join(PRESETS)}")
     add_settings(parser, settings_of(SCHEDULE), unset=True)
 
 
 def add_settings(parser: argparse.ArgumentParser, settings: Iterable[Setting], unset: bool = False) -> None:
-    """A flag for each setting. With `unset` one that is not given is None: a preset, or the config, has its value.
+    """Add a flag for each setting. With `unset` its default is None, so that a preset can have the value.
 
-    What argparse cannot check (a word, a range, bounds) the config checks, with one line for every way in.
+    The config checks words, ranges and bounds, so that every way in has the same errors.
     """
     for setting in settings:
         default = None if unset else setting.default
@@ -143,7 +143,7 @@ def add_settings(parser: argparse.ArgumentParser, settings: Iterable[Setting], u
 
 
 def read_settings(args: argparse.Namespace, settings: Iterable[Setting]) -> dict[str, Any]:
-    """What the flags of these settings hold, as values.
+    """Read the values of these settings' flags.
 
     Raises:
         LoraDropError: a text that cannot be read.
@@ -157,7 +157,7 @@ def _default(setting: Setting) -> str:
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say how text files are read."""
+    """Add the options that say how to read text files."""
     parser.add_argument(
         "--chat",
         nargs="+",

@@ -218,7 +218,7 @@ class Lane:
         return {
             "step": refresher.step,
             "kind": refresher.kind,
-            "active": self.schedule.active_in(refresher.kind),
+            "active": self.schedule.active(refresher.kind),
             "kv_bytes": self.state.kv.nbytes,
             "trigger": refresher.trigger,
         }

@@ -1,7 +1,7 @@
 """The settings of a schedule: one frozen object, checked once.
 
-`LoraDropConfig` holds what a user asks for and checks what can be checked without a model. `schedule_for` adds the
-model's number of layers, checks the rest and returns the `Schedule` that every other module works from.
+`LoraDropConfig` holds a user's settings and checks all that needs no model. `schedule_for` takes the model's number of
+layers, checks the rest and returns the `Schedule` that every other module works from.
 """
 
 from __future__ import annotations
@@ -13,27 +13,26 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.fields import SCHEDULE, checked, setting
 from lora_drop.method.schedule import Head, KvRule, Part, Refresh, ReuseRule, Schedule, dropped_layers
 
-MAX_PERIOD = 10**9  # longer than any run; JSON's readers do not all take a whole number of any size
-MAX_REPAIR = 64  # the longest period with repair: rows of one pass
-# Of a correction; `linear` is the paper's and always there.
+MAX_PERIOD = 10**9  # longer than any run; not every JSON reader takes larger numbers
+MAX_REPAIR = 64  # the longest period with repair, and so the most rows of one pass
+# `linear` is the paper's part, and always there.
 CorrectionParts = Literal["auto", "linear", "linear+mlp", "linear+kept", "linear+mlp+kept"]
 
 
 @checked(SCHEDULE)
 class LoraDropConfig:
-    """What LoRA-Drop does (arXiv 2601.02569); docs/settings.md has a table of the fields.
+    """Settings of LoRA-Drop (arXiv 2601.02569). docs/settings.md lists them.
 
     Raises:
-        LoraDropError: a value is outside what it may be.
+        LoraDropError: a value is not allowed, or two do not go together.
     """
 
     period: int = setting(
         4,
-        "a full step (refresh) in every so many decode steps; 1 is the baseline",
-        low=1,
-        high=MAX_PERIOD,
+        "run a full step (refresh) every N decode steps; 1 is the baseline",
+        between=(1, MAX_PERIOD),
         note="the baseline",
-        label="Period: one full step in every …",
+        label="Full step every N tokens",
         info="Longer: fewer full steps, more speed, more drift between them.",
         span=(1, 16, 1),
         main=True,
@@ -41,40 +40,39 @@ class LoraDropConfig:
     )
     layers: tuple[int, int] | None = setting(
         None,
-        "the range of layers that can be skipped, e.g. 3-28; unset, all but the first three and the last",
-        label="Layers that can be skipped",
-        info="Moves the rows of the activity map in which layers are skipped.",
+        "range of the layers that may be skipped, e.g. 3-28; unset, all but the first three and the last",
+        label="Layers that may be skipped",
+        info="The skipped rows of the activity map lie in this range.",
         main=True,
         metavar="LOW-HIGH",
         words="layers {}",
     )
     drop_ratio: float = setting(
         0.5,
-        "share of that range that is skipped at LoRA steps, spread evenly",
-        low=0,
-        high=1,
+        "share of that range that LoRA steps skip, spread evenly",
+        between=(0, 1),
         label="Drop ratio: share of that range",
-        info="More: more rows of the activity map are skipped; faster, and more words differ.",
+        info="Higher: more rows of the activity map are skipped; faster, and more words differ.",
         span=(0, 1, 0.05),
         main=True,
         words="drop ratio {}",
     )
     reuse: ReuseRule = setting(
         "residual",
-        "what stands in for a skipped layer",
+        "what replaces the output of a skipped layer",
         labels=(
             "state: last token's output (paper)",
             "anchor: last refresh's output",
-            "residual: what the last refresh added",
-            "skip: nothing, the layer is passed by",
+            "residual: what the layer added at the last refresh",
+            "skip: nothing",
         ),
         label="Reuse rule",
-        info="Changes what stands in for a skipped layer: the words after the first full step.",
+        info="Changes the words that LoRA steps write.",
         words="{} rule",
     )
     part: Part = setting(
         "block",
-        "what of a layer is skipped: the whole block, or its attention only",
+        "part of a layer that is skipped: all of it (block), or its attention only",
         labels=("layer (paper)", "attention only"),
         label="What is skipped",
         info="Attention only: less drift, less speed.",
@@ -84,15 +82,15 @@ class LoraDropConfig:
     kv: KvRule = setting(
         "skip",
         "whether a skipped layer writes no K/V (skip), or still computes and stores them (write)",
-        labels=("none (paper)", "still written"),
+        labels=("none (paper)", "written"),
         label="K/V when skipped",
-        info="Written: the memory line loses its gain.",
+        info="Written: no memory is saved.",
         row="part",
         words="K/V of skipped layers written",
     )
     drop_layers: tuple[int, ...] | None = setting(
         None,
-        "the skipped layers by number, in place of range and ratio",
+        "layers to skip, by number, instead of range and ratio",
         label="Exact layers to skip (instead of range and ratio)",
         info="Skips just these rows of the activity map.",
         metavar="4,6,8",
@@ -103,14 +101,14 @@ class LoraDropConfig:
         allowed="auto, none or an adapter folder",
         public=("auto", "none"),
         label="Trained corrections (adapters)",
-        info="None: the drift line rises, and the text breaks sooner.",
+        info="None: more drift, and the text breaks sooner.",
     )
     refresh_entropy: float | None = setting(
         None,
-        "refresh early where the entropy of the last logits reaches so many nats",
+        "refresh early if the entropy of the last logits reaches this many nats",
         low=0,
         label="Refresh early at entropy",
-        info="Nats. Lower: more early full steps where the model is unsure.",
+        info="In nats. Lower: more early full steps where the model is unsure.",
         row="refresh",
         metavar="NATS",
         words="refresh at entropy {}",
@@ -118,10 +116,10 @@ class LoraDropConfig:
     )
     refresh_norm: float | None = setting(
         None,
-        "refresh early where ||correction|| / ||cached state|| of the last LoRA step reaches this",
+        "refresh early if ||correction|| / ||cached state|| of the last LoRA step reaches this",
         low=0,
-        label="… at correction",
-        info="A share. Lower: more early full steps where corrections are large.",
+        label="… or at correction",
+        info="Relative to the cached state. Lower: more early full steps where corrections are large.",
         row="refresh",
         metavar="SHARE",
         words="refresh at norm {}",
@@ -129,29 +127,28 @@ class LoraDropConfig:
     )
     refresh: Refresh = setting(
         "single",
-        "what a full step runs: the current token alone (single), or in one pass all tokens since the last (repair)",
+        "tokens of a full step: the current one (single), or in one pass all since the last full step (repair)",
         labels=("the current token (paper)", "all since the last one"),
         label="A full step reads",
-        info="All since the last one: the drift falls to 0 at each full step, which is then wider in the race.",
+        info="All since the last one: drift falls to 0 at each full step, which then takes longer.",
         row="exact",
         words="full steps repair",
         since=3,
     )
     accept: float = setting(
         0.0,
-        "with repair: take back a token that the full model gives less than this share of its favourite's "
-        "probability; 1 keeps only its own choices, 0 keeps all",
-        low=0,
-        high=1,
+        "with repair: reject a draft that the full model gives less than this share of its favourite's probability; "
+        "1 accepts only its own choices, 0 accepts all",
+        between=(0, 1),
         label="Accept",
-        info="Higher: more tokens are taken back. 0 keeps all, 1 gives the full model's own text.",
+        info="Higher: more drafts are rejected. 0 accepts all, 1 gives the full model's own text.",
         row="exact",
         words="accept {}",
         since=3,
     )
     head: Head = setting(
         "full",
-        "at LoRA steps the head is read whole (full), or for the likeliest tokens of a preview only (screened)",
+        "head at LoRA steps: all logits exact (full), or only those of the likeliest tokens of a preview (screened)",
         labels=("whole", "screened"),
         label="Head at LoRA steps",
         info="Screened: LoRA steps get narrower in the race.",
@@ -177,7 +174,7 @@ class LoraDropConfig:
             )
         if self.accept and (self.refresh, self.kv) != ("repair", "write"):
             raise LoraDropError(
-                f"accept {self.accept:g} needs exact full steps to judge by: set refresh repair and kv write, or "
+                f"accept {self.accept:g} needs exact full steps to verify by: set refresh repair and kv write, or "
                 "accept 0."
             )
 
@@ -207,7 +204,7 @@ class LoraDropConfig:
         return Schedule(num_layers=num_layers, dropped=dropped, **rules)
 
     def replace(self, **changes: Any) -> LoraDropConfig:
-        """A copy with some fields changed, checked anew."""
+        """A copy with some fields changed, checked like a new one."""
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -215,13 +212,13 @@ class LoraDropConfig:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     def differences(self) -> dict[str, Any]:
-        """The fields that are not at their defaults, as plain JSON values: how a file of results names a setting."""
+        """The fields that differ from their defaults, as plain JSON values: how files of results store a config."""
         defaults = type(self)().to_dict()
         return {name: value for name, value in self.to_dict().items() if value != defaults[name]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LoraDropConfig:
-        """Back from `to_dict`.
+        """The inverse of `to_dict`.
 
         Raises:
             LoraDropError: a name is unknown or a value is not allowed.

@@ -1,7 +1,6 @@
-"""What a step costs: bytes that it reads, KV bytes that it holds, the most that fewer bytes can gain. No tensors.
+"""Cost of a step: bytes read, KV bytes held, and the bound on the speedup from reading fewer bytes. No tensors.
 
 `assets/js/schedule.js` computes the same for the page; a test compares the two. P: prompt tokens, G: decode steps.
-
 """
 
 from __future__ import annotations
@@ -16,14 +15,16 @@ from lora_drop.method.schedule import Schedule, baseline_schedule
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes that decide what a decode step reads; counts of weights, without any tensor.
+    """The sizes that decide how many bytes a decode step reads.
 
-    `qkv_bias` and `qk_norm` are Qwen2's biases and Qwen3's per-head norms. `matrix_size` and `head_size` are the
-    bytes that a weight of a layer's matrices, or of the head, takes in memory, over those of an activation: 1 unless
-    they are packed; `part_size` is that of the corrections' parts `linear` and `mlp`, `code_size` that of a code of a
-    screened head, with its share of a scale. Norms, biases, the part `kept` and K/V have the activations' size. Where
-    matrices are packed in several ways, `layer_sizes` stands for `matrix_size`: of each layer the size of k and v, of
-    the attention, of the MLP.
+    Args:
+        qkv_bias, qk_norm: Qwen2's biases and Qwen3's per-head norms.
+        matrix_size: bytes of a weight of the layers' matrices over bytes of an activation; 1 unless they are packed.
+            Norms, biases, the part `kept` and K/V have the activations' size.
+        head_size, part_size: the same of the head, and of the corrections' parts `linear` and `mlp`.
+        code_size: the same of a code of the screened head, with its share of a scale.
+        layer_sizes: in place of `matrix_size` if layers are packed differently: for each layer the sizes of k and v,
+            of the attention and of the MLP.
     """
 
     num_layers: int
@@ -48,7 +49,7 @@ class ModelShape:
 
     @classmethod
     def from_config(cls, config: Any) -> ModelShape:
-        """Read off a transformers config of a supported architecture (Llama, Qwen2, Qwen3, Mistral)."""
+        """The shape of a transformers config (Llama, Qwen2, Qwen3, Mistral)."""
         heads = config.num_attention_heads
         return cls(
             num_layers=config.num_hidden_layers,
@@ -65,35 +66,35 @@ class ModelShape:
 
     @property
     def kv_weights(self) -> int:
-        """Weights of k_proj and v_proj of one layer (with Qwen3's key norm)."""
+        """Weights of k_proj and v_proj of one layer, with Qwen3's key norm."""
         out = 2 * self.num_kv_heads * self.head_dim
         return out * (self.hidden_size + self.qkv_bias) + self.head_dim * self.qk_norm
 
     @property
     def attention_weights(self) -> int:
-        """Weights of one layer's attention, its norm included."""
+        """Weights of one layer's attention and its norm."""
         inner = self.num_heads * self.head_dim
         q = inner * (self.hidden_size + self.qkv_bias) + self.head_dim * self.qk_norm
         return self.hidden_size + q + self.kv_weights + inner * self.hidden_size
 
     @property
     def mlp_weights(self) -> int:
-        """Weights of one layer's MLP, its norm included."""
+        """Weights of one layer's MLP and its norm."""
         return self.hidden_size + 3 * self.hidden_size * self.intermediate_size
 
     @property
     def vectors(self) -> tuple[int, int, int]:
-        """How many of `kv_weights`, `attention_weights` and `mlp_weights` are in norms and biases: never packed."""
+        """Weights of norms and biases, never packed, in `kv_weights`, `attention_weights` and `mlp_weights`."""
         kv = 2 * self.num_kv_heads * self.head_dim * self.qkv_bias + self.head_dim * self.qk_norm
         q = self.num_heads * self.head_dim * self.qkv_bias + self.head_dim * self.qk_norm
         return kv, self.hidden_size + q + kv, self.hidden_size
 
     def layer_costs(self) -> list[tuple[float, ...]]:
-        """What each layer's k and v, its attention and its MLP have to read, in units of an activation's size."""
+        """Cost of reading each layer's k and v, attention and MLP, in units of an activation's size."""
         counts = (self.kv_weights, self.attention_weights, self.mlp_weights)
         sizes = self.layer_sizes or (3 * (self.matrix_size,),)
         costs = [
-            tuple(own + (count - own) * size for count, own, size in zip(counts, self.vectors, layer, strict=True))
+            tuple(plain + (n - plain) * size for n, plain, size in zip(counts, self.vectors, layer, strict=True))
             for layer in sizes
         ]
         return costs if self.layer_sizes else costs * self.num_layers
@@ -112,12 +113,12 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Extras:
-    """What a LoRA step reads beside the paper's correction, in sizes; 0 where that part is off.
+    """Sizes of what a LoRA step reads beside the paper's correction; 0 if that part is off.
 
     Args:
-        mlp: width of the bottleneck of a corrected layer that is skipped.
+        mlp: width of the bottleneck of a skipped layer.
         kept: rank of the change to each layer that runs after the first skipped one.
-        head_rank, head_best: of the screened head, its preview's rank and how many tokens get exact logits.
+        head_rank, head_best: rank of the screened head's preview, and tokens that get exact logits.
         code_size: see `ModelShape`.
     """
 
@@ -139,7 +140,7 @@ class Extras:
         return self.kept * sum(a + b for a, b in sizes)
 
     def head_cost(self, shape: ModelShape) -> float:
-        """What the screened head reads, in units of an activation's size."""
+        """Cost of reading the screened head, in units of an activation's size."""
         codes = shape.vocab_size * self.head_rank * self.code_size
         return codes + self.head_rank * shape.hidden_size + self.head_best * shape.hidden_size * shape.head_size
 
@@ -158,10 +159,13 @@ def kv_bytes(
 ) -> int:
     """The exact KV formula: bytes held after `steps` decode steps on a prompt of `prompt_tokens` tokens.
 
-    Drawn beside the counted bytes, never instead of them. `refreshes`, `last_refresh` are as in `Schedule.kv_length`.
+    Figures draw it beside the counted bytes, never instead of them.
+
+    Args:
+        refreshes, last_refresh: as in `Schedule.kv_length`.
     """
-    past = prompt_tokens, steps, refreshes, last_refresh
-    tokens = sum(schedule.kv_length(i, *past) for i in range(shape.num_layers))
+    layers = range(shape.num_layers)
+    tokens = sum(schedule.kv_length(i, prompt_tokens, steps, refreshes, last_refresh) for i in layers)
     return shape.kv_per_token * itemsize * tokens
 
 
@@ -179,14 +183,15 @@ def step_bytes(
     last_refresh: int | None = None,
     extras: Extras = NO_EXTRAS,
 ) -> float:
-    """Bytes that decode step `step` has to read: the weights it uses and the K/V that each attention run reads.
+    """Bytes that decode step `step` has to read: the weights it uses, and the K/V of each attention that runs.
 
     Args:
-        rank: rank of the adapters, 0 without; a skipped layer then reads A, B and, for `residual`, the gate.
-        corrected: the layers that have adapters; None is all.
-        kv: count the K/V reads too; without them the figure does not depend on the text's length.
-        lora, refreshes, last_refresh: whether it was a LoRA step, how many decode steps up to it were not, and which
-            was the last of these; None is what the fixed schedule says. A repair reads what a single full step does.
+        itemsize: bytes of an activation.
+        rank: rank of the adapters, 0 without. A skipped layer then reads A, B and, for `residual`, the gate.
+        corrected: the layers that have adapters; None: all.
+        kv: count the K/V reads too. Without them the text's length does not matter.
+        lora, refreshes, last_refresh: whether it was a LoRA step, how many decode steps up to it were full, and the
+            last of these; None: as in the fixed schedule. A repair reads the same as a single full step.
         extras: the parts of the correction beside the paper's.
     """
     if lora is None:
@@ -211,7 +216,7 @@ def step_bytes(
             total += ((2 * rank + 3 * extras.mlp) * shape.part_size + vectors) * shape.hidden_size
         if schedule.part == "attention":
             total += mlp_cost
-        if schedule.kv == "write" and not schedule.repairs:  # a repair writes them
+        if schedule.kv == "write" and not schedule.repairs:  # a repair writes them later
             total += shape.hidden_size + kv_cost
     return total * itemsize
 
@@ -226,14 +231,14 @@ def speed_bound(
     refreshes: Collection[int] | None = None,
     extras: Extras = NO_EXTRAS,
 ) -> float:
-    """The most that LoRA-Drop can gain at batch 1: bytes of the baseline's steps over bytes of its own steps.
+    """Bound on the speedup at batch 1: bytes of the baseline's steps over bytes of the schedule's steps.
 
     Args:
-        steps: decode steps of the run; `None` is one whole period, weights only.
+        steps: decode steps of the run; None: one whole period, weights only.
         prompt_tokens: P, the K/V entries before the first step.
         rank, corrected, extras: the corrections, as in `step_bytes`.
-        refreshes: the decode steps that were refreshes; `None` is the fixed schedule, and so of an adaptive one its
-            longest gaps: the most that any run of it can gain.
+        refreshes: the decode steps that were refreshes; None: the fixed schedule's. Of an adaptive schedule these are
+            the longest gaps, so no run of it can gain more.
 
     Returns:
         A ratio of at least about 1; exactly 1 for the baseline or a run without decode steps.
@@ -244,60 +249,64 @@ def speed_bound(
         return schedule.period * whole / ((schedule.period - 1) * lora + whole)
     if refreshes is None:
         refreshes = [step for step in range(1, steps + 1) if schedule.kind(step) == "refresh"]
-    read, happened = BytesRead(shape, schedule, prompt_tokens, rank, corrected, extras), set(refreshes)
+    full_steps = set(refreshes)
+    read = BytesRead(shape, schedule, prompt_tokens, rank, corrected, extras)
     for step in range(1, steps + 1):
-        read.step(step, lora=step not in happened)
+        read.step(step, lora=step not in full_steps)
     return read.bound or 1.0
 
 
+@dataclass
 class BytesRead:
-    """What a lane's passes have read so far, beside what the baseline would have read for the tokens that stand.
+    """Bytes that a lane's passes have read so far, and the baseline for the same tokens.
 
-    Takes a lane's passes as they come, those for tokens that were taken back and the last judging included.
+    It takes the passes in order, those for rejected tokens and the last verification included.
 
     Args:
         rank, corrected, extras: the corrections, as in `step_bytes`.
     """
 
-    def __init__(
-        self,
-        shape: ModelShape,
-        schedule: Schedule,
-        prompt_tokens: int,
-        rank: int = 0,
-        corrected: Collection[int] | None = None,
-        extras: Extras = NO_EXTRAS,
-    ):
-        self._shape, self._schedule, self._prompt_tokens = shape, schedule, prompt_tokens
-        self._correction = rank, corrected
-        self._extras = extras
-        self._last_refresh = self._refreshes = 0
+    shape: ModelShape
+    schedule: Schedule
+    prompt_tokens: int
+    rank: int = 0
+    corrected: Collection[int] | None = None
+    extras: Extras = NO_EXTRAS
+
+    def __post_init__(self) -> None:
+        self._full = baseline_schedule(self.shape.num_layers)
+        self._refreshes = self._last_refresh = 0
         self._own = 0.0
-        self._base = [0.0]  # up to each step that stands
+        self._base = [0.0]  # up to each step that was not taken back
 
     def step(self, step: int, lora: bool) -> None:
-        """A decode step."""
+        """Count a decode step."""
         if not lora:
             self._refreshes, self._last_refresh = self._refreshes + 1, step
-        full = baseline_schedule(self._shape.num_layers)
-        self._base.append(self._base[-1] + step_bytes(self._shape, full, step, self._prompt_tokens, 1))
-        self._own += self._bytes(step, lora)
+        self._base.append(self._base[-1] + step_bytes(self.shape, self._full, step, self.prompt_tokens, 1))
+        self._read(step, lora)
 
     def rewind(self, to: int) -> None:
-        """All after step `to` is taken back."""
+        """Take back all steps after step `to`."""
         del self._base[to + 1 :]
 
     def judge(self) -> None:
-        """The last pass over drafts."""
-        self._own += self._bytes(len(self._base) - 1, False)
+        """Count the last pass, which verifies drafts and adds no token."""
+        self._read(len(self._base) - 1, lora=False)
 
-    def _bytes(self, step: int, lora: bool) -> float:
-        past: dict[str, Any] = {"refreshes": self._refreshes, "last_refresh": self._last_refresh}
-        return step_bytes(
-            *(self._shape, self._schedule, step, self._prompt_tokens, 1, *self._correction),
+    def _read(self, step: int, lora: bool) -> None:
+        self._own += step_bytes(
+            self.shape,
+            self.schedule,
+            step,
+            self.prompt_tokens,
+            itemsize=1,
+            rank=self.rank,
+            corrected=self.corrected,
             lora=lora,
-            extras=self._extras,
-            **past,
+            refreshes=self._refreshes,
+            last_refresh=self._last_refresh,
+            extras=self.extras,
         )
 
     @property

@@ -1,4 +1,4 @@
-"""What is worth having of things that have a speed and a quality: no other is both faster and better."""
+"""The frontier of speed and quality: rows that no other row beats in both."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Row = dict[str, Any]
 
 
 def frontier(rows: Iterable[Row], quality: Callable[[Row], float]) -> list[Row]:
-    """The rows that no other row beats in `speedup` and quality (more is better), slowest first."""
+    """The rows that no other row beats in both `speedup` and quality (more is better), slowest first."""
     front: list[Row] = []
     for row in sorted(rows, key=lambda row: (row["speedup"], quality(row)), reverse=True):
         if not front or quality(row) > quality(front[-1]):

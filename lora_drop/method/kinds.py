@@ -20,6 +20,42 @@ MAX_LAYER_DIGITS = 6
 JAVASCRIPT_MAX = 2**53 - 1  # the largest whole number that JavaScript counts exactly
 
 
+def _is_layer(text: str) -> bool:
+    return text.isdecimal() and len(text) <= MAX_LAYER_DIGITS
+
+
+def _wrong(message: str) -> PydanticCustomError:
+    return PydanticCustomError("layers", "{message}", {"message": message})
+
+
+def _check_numbers(values: Any) -> tuple[int, ...]:
+    if isinstance(values, str) or not hasattr(values, "__iter__"):
+        raise _wrong(f"must be a list of layer numbers, got {values!r}")
+    values = tuple(values)
+    if any(type(value) is not int for value in values):
+        raise _wrong(f"must hold whole numbers, got {list(values)!r}")
+    return values
+
+
+def _check_range(values: Any) -> tuple[int, ...]:
+    values = _check_numbers(values)
+    text = "-".join(map(str, values))
+    if len(values) != 2 or values[0] > values[1]:
+        raise _wrong(f"must be a range low-high such as 3-28, got {text}")
+    if values[0] < 1:
+        raise _wrong(f"must start at 1 (layer 0 always runs), got {text}")
+    return values
+
+
+def _check_list(values: Any) -> tuple[int, ...]:
+    layers = tuple(sorted(_check_numbers(values)))
+    if len(set(layers)) != len(layers):
+        raise _wrong(f"names a layer twice: {','.join(map(str, layers))}")
+    if layers and layers[0] < 1:
+        raise _wrong(f"may not contain layer {layers[0]}: layer 0 always runs")
+    return layers
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """Base of all kinds.
@@ -180,9 +216,7 @@ class Text(Kind):
     public: tuple[str, ...] = ()
     name = "choice"
 
-    @property
-    def plain(self) -> Any:
-        return Annotated[str, Strict(), Field(min_length=1)]
+    plain = Annotated[str, Strict(), Field(min_length=1)]
 
     @property
     def must_be(self) -> str:
@@ -199,14 +233,8 @@ class Flag(Kind):
 
     name = "flag"
     python = bool
-
-    @property
-    def plain(self) -> Any:
-        return Annotated[bool, Strict()]
-
-    @property
-    def must_be(self) -> str:
-        return "true or false"
+    plain = Annotated[bool, Strict()]
+    must_be = "true or false"
 
     def from_text(self, text: str) -> bool:
         return {"true": True, "false": False}[text.lower()]
@@ -220,14 +248,8 @@ class Layers(Kind):
     """A range of layers `(lo, hi)`, both included, from 1 upwards; as a text `3-28`."""
 
     name = "range"
-
-    @property
-    def plain(self) -> Any:
-        return Annotated[tuple[int, int], BeforeValidator(_check_range)]
-
-    @property
-    def must_be(self) -> str:
-        return "a range low-high such as 3-28"
+    plain = Annotated[tuple[int, int], BeforeValidator(_check_range)]
+    must_be = "a range low-high such as 3-28"
 
     def from_text(self, text: str) -> tuple[int, int]:
         low, dash, high = text.partition("-")
@@ -244,14 +266,8 @@ class LayerList(Kind):
     """Different layers by number, from 1 upwards, in ascending order; as a text `4,6,8`."""
 
     name = "list"
-
-    @property
-    def plain(self) -> Any:
-        return Annotated[tuple[int, ...], BeforeValidator(_check_list)]
-
-    @property
-    def must_be(self) -> str:
-        return "layer numbers with commas such as 4,6,8"
+    plain = Annotated[tuple[int, ...], BeforeValidator(_check_list)]
+    must_be = "layer numbers with commas such as 4,6,8"
 
     def from_text(self, text: str) -> tuple[int, ...]:
         parts = [part.strip() for part in text.split(",")] if text.strip() else []
@@ -269,12 +285,15 @@ _KINDS: dict[Any, Any] = {
 }
 
 
-def kind_of(annotation: Any, **limits: Any) -> Kind:
+def kind_of(annotation: Any, between: tuple[float, float] | None = None, **limits: Any) -> Kind:
     """The kind of a field's annotation; `| None` makes it one that can be off.
 
     Args:
-        limits: arguments of the kind, such as the bounds of a number.
+        between: the lowest and the highest number.
+        limits: other arguments of the kind.
     """
+    if between:
+        limits["low"], limits["high"] = between
     options = get_args(annotation)
     off = NoneType in options
     plain = next(one for one in options if one is not NoneType) if off else annotation
@@ -306,39 +325,3 @@ def read_layer_order(text: str | None) -> tuple[int, ...]:
     """
     order: tuple[int, ...] = read_value("drop_order", LayerList(), text or "")
     return order
-
-
-def _is_layer(text: str) -> bool:
-    return text.isdecimal() and len(text) <= MAX_LAYER_DIGITS
-
-
-def _wrong(message: str) -> PydanticCustomError:
-    return PydanticCustomError("layers", "{message}", {"message": message})
-
-
-def _check_numbers(values: Any) -> tuple[int, ...]:
-    if isinstance(values, str) or not hasattr(values, "__iter__"):
-        raise _wrong(f"must be a list of layer numbers, got {values!r}")
-    values = tuple(values)
-    if any(type(value) is not int for value in values):
-        raise _wrong(f"must hold whole numbers, got {list(values)!r}")
-    return values
-
-
-def _check_range(values: Any) -> tuple[int, ...]:
-    values = _check_numbers(values)
-    text = "-".join(map(str, values))
-    if len(values) != 2 or values[0] > values[1]:
-        raise _wrong(f"must be a range low-high such as 3-28, got {text}")
-    if values[0] < 1:
-        raise _wrong(f"must start at 1 (layer 0 always runs), got {text}")
-    return values
-
-
-def _check_list(values: Any) -> tuple[int, ...]:
-    layers = tuple(sorted(_check_numbers(values)))
-    if len(set(layers)) != len(layers):
-        raise _wrong(f"names a layer twice: {','.join(map(str, layers))}")
-    if layers and layers[0] < 1:
-        raise _wrong(f"may not contain layer {layers[0]}: layer 0 always runs")
-    return layers

@@ -1,7 +1,7 @@
-"""What the paper reports (LoRA-Drop, arXiv 2601.02569), as data: shown beside our measurements, never as ours.
+"""The paper's figures (LoRA-Drop, arXiv 2601.02569), as data. They appear beside our measurements, never as ours.
 
 The table is second-hand, from a summary of the paper: other models, trained adapters of rank 16, accuracy averaged
-over tasks. No tensors here, so that figures can use it.
+over tasks. No tensors, so that figures can use it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lora_drop.method.schedule import Schedule
 SOURCE = "arXiv 2601.02569"
 LABEL = f"the paper's figures ({SOURCE}), second-hand: from a summary of it"
 RANK = 16
-SAFE_DROP_RATIO, SAFE_K = 0.5, 3  # the safe zone that the paper claims: p <= 0.5 and k <= 3
+SAFE_DROP_RATIO, SAFE_K = 0.5, 3  # the largest of the safe zone that the paper claims
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class PaperRow:
         drop_ratio, k: p, and the LoRA steps between two full ones.
         accuracy_full, accuracy: average task accuracy in percent, of the full model and with LoRA-Drop.
         speedup: times the full model's speed.
-        kv_saved: share of the KV memory, which the paper gives as "about".
+        kv_saved: share of the KV memory; "about", says the paper.
     """
 
     model: str
@@ -40,7 +40,7 @@ class PaperRow:
 
     @property
     def period(self) -> int:
-        """w = k + 1: our name for the same."""
+        """w = k + 1."""
         return self.k + 1
 
     @property
@@ -56,16 +56,16 @@ class PaperRow:
 
     @property
     def bound(self) -> float:
-        """The physical bound of the row's schedule on its model's shape, weights only: see `schedule.speed_bound`."""
+        """The bound of the row's schedule on its model's shape, weights only: see `cost.speed_bound`."""
         return speed_bound(SHAPES[self.model], self.schedule, rank=RANK)
 
     @property
     def kv_limit(self) -> float:
-        """The KV share that the exact formula gives without a prompt: the most of any run with whole periods."""
+        """Share of KV bytes saved by the exact formula, without a prompt: the most of any run of whole periods."""
         return kv_saved(SHAPES[self.model], self.schedule, prompt_tokens=0, steps=self.period)
 
 
-# The sizes of the published models; a test holds them against the configs of `models.py`.
+# Sizes of the published models; a test compares them with `models/random_weights.py`.
 SHAPES = {
     "LLaMA2-7B": ModelShape(32, 4096, 32, 32, 128, 11_008, 32_000, tied=False),
     "Qwen2.5-7B": ModelShape(28, 3584, 28, 4, 128, 18_944, 152_064, tied=False, qkv_bias=True),
@@ -85,5 +85,5 @@ ROWS = (
 
 
 def in_safe_zone(drop_ratio: float, period: int) -> bool:
-    """Whether the paper calls the setting safe (for its models, with its trained adapters)."""
+    """Whether the paper calls these settings safe, for its models and its trained adapters."""
     return drop_ratio <= SAFE_DROP_RATIO and period - 1 <= SAFE_K

@@ -1,25 +1,28 @@
-"""How a text reads, from its quality loss and its repeats. The limits are figures that are set by hand."""
+"""How a text reads: loops at its end, repeats, quality loss. Token ids and numbers only."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 Reads = Literal["well", "slips", "badly"]
 
-# The most quality loss, in nats per token, at which a text is said to read well. The full model's own samples at
-# temperature 0.7 and top-p 0.95 lose 0.26 to its favourites. A text that goes in circles comes to be expected: so that
-# one is not taken for a good one, its repeats count too.
-READS_WELL_LOSS = 0.15
-READS_WELL_REPEATS = 0.1  # how much larger the share of repeated 4-grams may be than in the full model's own answers
-SLIPS_LOSS = 0.5  # up to it a text slips here and there; beyond it few sentences hold together
+LAST = 32  # tokens at the end that a loop must fill
+GRAM = 4
 
-# A token of a greedy answer that the full model gives less than e^-5 (1 in 150) of its favourite's probability is
-# absurd: the worst one of six samples of its own, at temperature 0.7 and top-p 0.95, has e^-4.4.
+# Limits of quality loss, in nats per token, set by hand. The full model's own samples at temperature 0.7 and top-p
+# 0.95 lose 0.26 to its favourites. The full model comes to expect a text that goes in circles, so repeats count too.
+READS_WELL_LOSS = 0.15
+READS_WELL_REPEATS = 0.1  # the share of repeated 4-grams may exceed that of the full model's own answers by this much
+SLIPS_LOSS = 0.5  # up to it a text slips here and there; beyond it few sentences make sense
+
+# A token of a greedy answer is absurd if the full model gives it less than e^-5 (1 in 150) of its favourite's
+# probability. The worst token in six of its own samples, at temperature 0.7 and top-p 0.95, has e^-4.4.
 ABSURD = 5.0
 
 
 def reads(loss: float | None, repeats: float | None, usual: float | None) -> Reads | None:
-    """How a text reads; None where a figure is missing.
+    """How a text reads; None if a figure is missing.
 
     Args:
         loss: quality loss in nats per token.
@@ -30,3 +33,26 @@ def reads(loss: float | None, repeats: float | None, usual: float | None) -> Rea
     if loss > SLIPS_LOSS:
         return "badly"
     return "well" if loss <= READS_WELL_LOSS and repeats - usual <= READS_WELL_REPEATS else "slips"
+
+
+def collapse_at(token_ids: Sequence[int]) -> int | None:
+    """Index of the first token of the loop in which a text collapses; None if it does not.
+
+    A text has collapsed if its last 32 tokens repeat one n-gram at least twice (n is at most 16). The loop may have
+    begun before them. Leave out the end token.
+    """
+    if len(token_ids) < LAST:
+        return None
+    for n in range(1, LAST // 2 + 1):
+        i = len(token_ids) - n  # the tokens from i on equal those from i + n on
+        while i and token_ids[i - 1] == token_ids[i - 1 + n]:
+            i -= 1
+        if len(token_ids) - i >= LAST:
+            return i
+    return None
+
+
+def repeated_share(token_ids: Sequence[int]) -> float:
+    """The share of a text's 4-grams that occurred earlier in it; 0 if it has none."""
+    grams = [tuple(token_ids[i : i + GRAM]) for i in range(len(token_ids) - GRAM + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0

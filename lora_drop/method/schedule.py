@@ -1,10 +1,10 @@
-"""Pure arithmetic of LoRA-Drop: which layers run at which step, what that costs in bytes, what it can gain.
+"""Which layers run at which step. No tensors.
 
-No tensors here. `assets/js/schedule.js` computes the same for the page; a test compares the two.
+`assets/js/schedule.js` computes the same for the page; a test compares the two.
 
-Steps: prefill is step 0, full, and a refresh; decode steps are s = 1, 2, 3, ... A step s of a fixed schedule is a
-refresh if `s % period == 0`. An adaptive schedule may refresh earlier (see `lora_drop.decode.refresh`): what depends
-on it takes the refreshes that happened. P is the number of prompt tokens, G the number of decode steps.
+Prefill is step 0: full, and a refresh. Decode steps are s = 1, 2, 3, ... Step s of a fixed schedule is a refresh if
+`s % period == 0`. An adaptive schedule may refresh earlier (`lora_drop.decode.refresh`); functions whose result
+depends on it take the refreshes that happened. P: prompt tokens, G: decode steps.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ KvRule = Literal["skip", "write"]
 Refresh = Literal["single", "repair"]
 Head = Literal["full", "screened"]
 REUSE_RULES, PARTS, KV_RULES, REFRESHES = map(get_args, (ReuseRule, Part, KvRule, Refresh))
-TRIGGERS = ("entropy", "norm")  # what can make an adaptive schedule refresh early
-NO_TRIGGERS = {f"refresh_{name}": None for name in TRIGGERS}  # the settings that turn them off
+TRIGGERS = ("entropy", "norm")  # of an early refresh
+NO_TRIGGERS = {f"refresh_{name}": None for name in TRIGGERS}  # turns them off
 
 
 def dropped_layers(lo: int, hi: int, drop_ratio: float) -> tuple[int, ...]:
@@ -36,10 +36,10 @@ def dropped_layers(lo: int, hi: int, drop_ratio: float) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A resolved schedule: settings that were checked against a model of `num_layers` layers.
+    """A resolved schedule: settings checked against a model of `num_layers` layers.
 
-    Made by `LoraDropConfig.schedule_for`. `dropped` is ascending and never contains layer 0. What is said of a step by
-    its number alone (`is_refresh`, `kind`, `active`) is the fixed schedule; of an adaptive one, its longest gaps.
+    `LoraDropConfig.schedule_for` makes it. `dropped` is ascending and never contains layer 0. `is_refresh` and `kind`
+    follow the fixed schedule; of an adaptive one they have the longest gaps.
     """
 
     period: int
@@ -56,12 +56,12 @@ class Schedule:
 
     @cached_property
     def dropped_set(self) -> frozenset[int]:
-        """`dropped`, for asking whether a layer is one of them."""
+        """`dropped` as a set, for membership tests."""
         return frozenset(self.dropped)
 
     @property
     def is_adaptive(self) -> bool:
-        """True if a step may be a refresh before its time."""
+        """True if a refresh may come early."""
         return self.watches_entropy or self.watches_norm
 
     @property
@@ -75,10 +75,13 @@ class Schedule:
         return not self.is_baseline and self.refresh_norm is not None
 
     def trigger(self, entropy: float | None, norm: float | None) -> str | None:
-        """The one of `TRIGGERS` that calls for a refresh after a step of this entropy and norm; None if none does.
+        """The one of `TRIGGERS` that calls for a refresh after a step, or None.
 
-        A value that reaches its threshold fires, so that an entropy threshold of 0 refreshes at every step. A norm of
-        None (a full step, or no layer with a correction) never does.
+        A value that reaches its threshold fires, so an entropy threshold of 0 refreshes at every step.
+
+        Args:
+            entropy: of the step's logits, in nats.
+            norm: of its corrections, relative to the cached states; None at a full step, or without corrections.
         """
         if self.refresh_entropy is not None and entropy is not None and entropy >= self.refresh_entropy:
             return "entropy"
@@ -106,33 +109,26 @@ class Schedule:
         return step % self.period == 0
 
     def kind(self, step: int) -> StepKind:
-        """What step `step` is. A run that skips nothing has no LoRA step."""
+        """The kind of a step. A run that skips nothing has no LoRA step."""
         if step == 0:
             return "prefill"
         return "refresh" if self.is_baseline or self.is_refresh(step) else "lora"
 
-    def active(self, step: int) -> list[Literal[0, 1]]:
-        """[num_layers] of 1 (runs whole) or 0 (skipped, wholly or its attention) at this step."""
-        return self.active_in(self.kind(step))
-
-    def active_in(self, kind: StepKind) -> list[Literal[0, 1]]:
-        """The same for a step of a kind."""
-        if kind != "lora":
-            runs: list[Literal[0, 1]] = [1]
-            return runs * self.num_layers
-        return [0 if i in self.dropped else 1 for i in range(self.num_layers)]
+    def active(self, kind: StepKind) -> list[Literal[0, 1]]:
+        """[num_layers] of 1 (the whole layer runs) or 0 (it is skipped, or its attention) at a step of this kind."""
+        return [0 if kind == "lora" and i in self.dropped_set else 1 for i in range(self.num_layers)]
 
     def kv_length(
         self, layer: int, prompt_tokens: int, step: int, refreshes: int | None = None, last_refresh: int | None = None
     ) -> int:
         """Tokens in the K/V cache of `layer` after `step`.
 
-        P + s in a layer that always runs. In a skipped one P + refreshes with `kv="skip"`; with `kv="write"` P + s, or
-        P + last refresh where a repair writes them.
+        P + s in a layer that always runs. In a skipped one: P + refreshes with `kv="skip"`; with `kv="write"` P + s,
+        or P + last refresh if a repair writes them.
 
         Args:
-            refreshes: how many decode steps up to `step` were; None is the fixed schedule's floor(s / period).
-            last_refresh: the number of the last one; None is the fixed schedule's.
+            refreshes: how many decode steps up to `step` were refreshes; None: as in the fixed schedule.
+            last_refresh: number of the last of them; None: as in the fixed schedule.
         """
         if layer not in self.dropped_set or self.is_baseline:
             return prompt_tokens + step
@@ -143,14 +139,11 @@ class Schedule:
         return prompt_tokens + step
 
 
-BASELINE_PERIOD = 1
-
-
 def baseline_schedule(num_layers: int) -> Schedule:
     """The schedule of the baseline lane: every layer at every step."""
-    return Schedule(BASELINE_PERIOD, num_layers, ())
+    return Schedule(1, num_layers, ())
 
 
 def average_period(steps: int, refreshes: int) -> float | None:
-    """Decode steps for one refresh: those that ran over those that were refreshes; None without any refresh."""
+    """Decode steps per refresh; None without any refresh."""
     return steps / refreshes if refreshes else None

@@ -1,4 +1,4 @@
-"""THE table of settings: what a user can set, once, and everything else is made from it.
+"""THE table of settings: each has one home, and everything else is made from it.
 
 A schedule's settings are the fields of `LoraDropConfig` (`config.py`), a run's those of `RunSettings`, training's
 those of `lora_drop.training.settings.TrainSettings`. From a field follow its check, the flag of the command line, the
@@ -22,21 +22,20 @@ Compare = Literal["bare", "adapters-off", "skip", "state", "residual"]
 
 @checked(CALL)
 class CallSettings:
-    """What a call of the command line or the API names; a config does not have it."""
+    """Options of the command line and the API that are no part of a config."""
 
-    preset: str | None = setting(None, "start from a named setting; what else is given changes it", allowed="a preset")
+    preset: str | None = setting(None, "start from named settings; other options change them", allowed="a preset")
     model: str | None = setting(None, "bundled, a Hub id, a folder, or random:SHAPE", allowed="a model", since=3)
 
 
 @checked(RUN)
 class RunSettings:
-    """The settings of a run, beside its schedule's."""
+    """Settings of a run, beside those of its schedule."""
 
     max_new_tokens: int = setting(
         128,
         "the most tokens that a lane writes",
-        low=1,
-        high=MAX_NEW_TOKENS,
+        between=(1, MAX_NEW_TOKENS),
         label="New tokens, at most",
         info="Longer answers, and longer charts.",
         main=True,
@@ -44,19 +43,17 @@ class RunSettings:
     )
     temperature: float = setting(
         0.0,
-        "of sampling; 0 is greedy",
-        low=0,
-        high=100,
+        "temperature of sampling; 0 is greedy",
+        between=(0, 100),
         label="Temperature",
-        info="0: always the likeliest word. Higher: other answers, in every lane alike.",
+        info="0: always the likeliest word. Higher: more varied answers, in every lane.",
         row="sampling",
         words="temperature {}",
     )
     top_p: float = setting(
         1.0,
-        "share of the probability that sampling draws from; 1 is all",
-        low=0,
-        high=1,
+        "share of the probability that sampling draws from; 1 is all of it",
+        between=(0, 1),
         above=True,
         label="Top-p",
         info="Lower: fewer odd words. 1 is off.",
@@ -65,26 +62,25 @@ class RunSettings:
     )
     seed: int = setting(
         0,
-        "of sampling, the same in each lane",
-        low=0,
-        high=MAX_SEED,
+        "random seed of sampling, the same in each lane",
+        between=(0, MAX_SEED),
         label="Seed",
-        info="Another seed draws another answer, where the temperature is above 0.",
+        info="Another seed samples another answer if the temperature is above 0.",
         row="sampling",
     )
     view: View = setting(
         "race",
-        "whose turn it is: the lane whose clock is behind (race), or the same step of each (lock-step)",
+        "which lane steps next: the one whose clock is behind (race), or each in turn (lock-step)",
         labels=("Race: each at its own pace", "Lock-step: step by step"),
         label="View",
-        info="Changes the order in which the lanes compute, not what they write.",
+        info="Changes the order in which lanes compute, not their text.",
         words="{} view",
     )
     audit: bool = setting(
         True,
-        "compare with the full model on the same tokens: true drift, KL, agreement; outside every clock",
-        label="Audit: true drift, KL, agreement (outside both clocks)",
-        info="Off: the run ends sooner, and drift and quality are not shown.",
+        "compare with the full model on the same tokens: true drift, KL, agreement; not timed",
+        label="Audit: true drift, KL, agreement (not timed)",
+        info="Off: the run ends sooner, without drift and quality.",
     )
     ignore_eos: bool = setting(
         False,
@@ -95,12 +91,12 @@ class RunSettings:
     lanes: Lanes = setting("both", "which lanes run")
     compare: Compare | None = setting(
         None,
-        "a third lane: the same skipping alone (no corrections, no accept), its corrections off, or another rule",
+        "add a third lane: without corrections and accept (bare), with adapters off, or with another reuse rule",
         since=2,
     )
 
 
-# Callers of the API may count positions: settings are in the order of the rounds in which they joined it.
+# In the order of the rounds in which they joined the API: its callers may count positions.
 SETTINGS = tuple(
     sorted(
         (*settings_in(CallSettings), *settings_in(LoraDropConfig), *settings_in(RunSettings)),

@@ -1,4 +1,4 @@
-"""A run's settings, and the check of it against a model before anything runs."""
+"""A request for a run, and its check against a model before anything runs."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class _Question:
 
 @checked(RUN)
 class Request(RunSettings, _Question):  # the fields of the last base come first: prompt, config
-    """One run: a prompt, the schedule's config, and a run's settings by the command line's names.
+    """A run's prompt, its schedule's config and its settings, named as on the command line.
 
-    `idle` is what the config was measured to gain, where that is known: it goes into the trace's header as it is.
+    `idle` is the gain that was measured for the config on an idle machine, if any; the trace's header repeats it.
 
     Raises:
-        LoraDropError: a value is outside what it may be, on any model.
+        LoraDropError: a value is not allowed on any model.
     """
 
     idle: Any = None
@@ -50,7 +50,7 @@ class Request(RunSettings, _Question):  # the fields of the last base come first
 
 @dataclass(frozen=True)
 class LanePlan:
-    """What one lane of a run does."""
+    """One lane of a run."""
 
     label: str
     config: LoraDropConfig
@@ -59,11 +59,11 @@ class LanePlan:
 
     @property
     def rank(self) -> int:
-        """Of its corrections; 0 without."""
+        """Rank of its corrections; 0 without."""
         return self.bank.rank if self.bank else 0
 
     def extras(self, shape: ModelShape) -> Extras:
-        """What its LoRA steps read beside the paper's correction on a model of this shape."""
+        """Sizes of what its LoRA steps read beside the paper's correction."""
         if self.bank is None:
             return NO_EXTRAS
         head = self.bank.head if self.schedule.head == "screened" else None
@@ -73,7 +73,7 @@ class LanePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """A request that was checked against a model: nothing after this is the user's mistake."""
+    """A request checked against a model: an error after this is not the user's."""
 
     lanes: dict[str, LanePlan]
     prompt_ids: list[int]
@@ -94,16 +94,16 @@ def plan(loaded: LoadedModel | ModelInfo, request: Request) -> Plan:
     if request.compare is not None:
         comparison = COMPARISONS[request.compare]
         wanted.append((THIRD, comparison.lane, comparison.applied_to(request.config)))
-    request.config.schedule_for(loaded.num_layers)  # also where it does not run, its mistakes are reported
+    request.config.schedule_for(loaded.num_layers)  # reports its mistakes even if its lane does not run
     for name, label, config in wanted:
         schedule = config.schedule_for(loaded.num_layers)
-        bank, said = find_bank(loaded, config, schedule)
+        bank, bank_notes = find_bank(loaded, config, schedule)
         main = lanes.get(LORA_DROP)
         if main and (schedule.is_baseline or (schedule, bank is None) == (main.schedule, main.bank is None)):
             notes.append(f"no third lane: with these settings {label!r} would be LoRA-Drop's lane again.")
             continue
         lanes[name] = LanePlan(label, config, schedule, bank)
-        notes += said if name == LORA_DROP else [f"{label}: {note}" for note in said]
+        notes += bank_notes if name == LORA_DROP else [f"{label}: {note}" for note in bank_notes]
     prompt_ids = encode_prompt(loaded.tokenizer, request.prompt)
     if len(prompt_ids) + request.max_new_tokens > loaded.context:
         room = loaded.context - len(prompt_ids)
@@ -119,15 +119,15 @@ def plan(loaded: LoadedModel | ModelInfo, request: Request) -> Plan:
 def _check_memory(
     loaded: LoadedModel | ModelInfo, request: Request, lanes: dict[str, LanePlan], prompt_tokens: int
 ) -> None:
-    """Refuse what the caches alone cannot hold, before anything runs."""
+    """Raise LoraDropError if the KV caches alone need more memory than is free."""
 
     def size(schedule: Schedule, steps: int = request.max_new_tokens - 1) -> int:
         return kv_bytes(loaded.shape, schedule, prompt_tokens, steps, loaded.dtype.itemsize)
 
-    needed = size(baseline_schedule(loaded.num_layers), 0)  # the prompt as it was read
+    needed = size(baseline_schedule(loaded.num_layers), 0)  # the prefill's
     needed += sum(size(lane.schedule) for lane in lanes.values())
     if request.audit:
-        # Of each lane the drift, and the quality on the baseline's tokens.
+        # Each lane's drift, and its quality on the baseline's tokens, have caches of their own.
         needed += len(lanes.keys() - {BASELINE}) * size(baseline_schedule(loaded.num_layers))
         if BASELINE in lanes:
             needed += sum(size(lane.schedule) for name, lane in lanes.items() if name != BASELINE)

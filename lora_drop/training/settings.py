@@ -15,61 +15,58 @@ from lora_drop.method.settings import MAX_SEED
 
 @checked(TRAINING)
 class TrainSettings:
-    """The settings of a training run, by the names of the command line; a checkpoint goes on only with the same.
+    """The settings of a training run, by the names of the command line. A checkpoint resumes only with the same.
 
-    `period` and `drop_ratio` fix the schedule; None draws it for each batch. With a `drop_order` (layers with commas,
-    the cheapest to skip first; see `lora_drop.evaluation.order`) half of the batches skip a drawn number of its first;
-    with a `drop_count` two of three skip that many, and the others a number drawn around it.
+    `period` and `drop_ratio` fix the schedule; None draws it for each batch. With a `drop_order` (see
+    `lora_drop.evaluation.order`) half of the batches skip its first layers, their number drawn. With a `drop_count`
+    two of three batches skip that many of them, and the others a number drawn around it.
 
     Raises:
         LoraDropError: a value is outside what it may be.
     """
 
-    reuse: ReuseRule = setting("residual", "the rule that the corrections are for")
-    part: Part = setting("block", "the part that they are for")
-    kv: KvRule = setting("skip", "the K/V rule that they are for")
-    period: int | None = setting(None, "train for one period only (default: drawn)", low=2, high=MAX_PERIOD)
+    reuse: ReuseRule = setting("residual", "reuse rule to train for")
+    part: Part = setting("block", "part of a layer that is skipped: all of it, or its attention")
+    kv: KvRule = setting("skip", "K/V rule to train for")
+    period: int | None = setting(None, "train for this period only (default: drawn)", between=(2, MAX_PERIOD))
     drop_ratio: float | None = setting(
-        None, "train for one drop ratio only (default: drawn)", low=0, high=1, above=True
+        None, "train for this drop ratio only (default: drawn)", between=(0, 1), above=True
     )
     drop_order: str | None = setting(
         None,
-        "layers, the cheapest to skip first (drop-order): half of the batches skip the first ones of this list",
+        "layers, the cheapest to skip first (see drop-order): half of the batches skip the first ones of this list",
         allowed="layers with commas, such as 14,9,12",
         metavar="14,9,12",
     )
-    rank: int = setting(64, "r of the corrections", low=1, high=100_000)
-    alpha: float = setting(64.0, "their scale is alpha / r", low=0, high=1e6)
-    # Trials found a start at 0.3 to 0.5 better than at 1.
-    gate: float = setting(0.4, "where the gate of the residual rule starts", low=-10, high=10)
-    max_tokens: int = setting(1_000_000, "the most tokens to train on", low=1, high=10**15)
-    length: int = setting(256, "tokens of a window", low=16, high=10**6)
-    batch_size: int = setting(8, "windows of a batch", low=1, high=10**6)
-    learning_rate: float = setting(2e-3, "the highest one, after the warm-up", low=0, high=1, above=True)
-    fit_batches: int = setting(16, "batches of the regression it starts from; 0: none", low=0, high=10**6)
-    warmup: float = setting(0.05, "share of the steps", low=0, high=1)
-    seed: int = setting(0, "of windows, schedules and start", low=0, high=MAX_SEED)
+    rank: int = setting(64, "rank r of the corrections", between=(1, 100_000))
+    alpha: float = setting(64.0, "scale the corrections by alpha / r", between=(0, 1e6))
+    # Trials did better from 0.3 to 0.5 than from 1.
+    gate: float = setting(0.4, "initial gate of the residual rule", between=(-10, 10))
+    max_tokens: int = setting(1_000_000, "the most tokens to train on", between=(1, 10**15))
+    length: int = setting(256, "tokens in a window", between=(16, 10**6))
+    batch_size: int = setting(8, "windows in a batch", between=(1, 10**6))
+    learning_rate: float = setting(2e-3, "peak learning rate, after the warm-up", between=(0, 1), above=True)
+    fit_batches: int = setting(16, "batches of the regression before training; 0: none", between=(0, 10**6))
+    warmup: float = setting(0.05, "share of the steps that warm up", between=(0, 1))
+    seed: int = setting(0, "random seed of windows, schedules and initial weights", between=(0, MAX_SEED))
     refresh: Refresh = setting(
-        "single",
-        "the refreshes that they are for; with repair a LoRA step sees the full model's states up to its anchor",
+        "single", "refresh to train for; with repair a LoRA step sees the full model's states up to its anchor"
     )
     drop_count: int | None = setting(
         None,
-        "how many first layers of drop_order two of three batches skip, and evaluation too (default: drawn)",
-        low=1,
-        high=100_000,
+        "how many layers of drop_order two of three batches skip, and every evaluation (default: drawn)",
+        between=(1, 100_000),
     )
-    mlp_width: int = setting(0, "neurons of a skipped layer's mlp part; 0: none", low=0, high=10**6)
-    kept_rank: int = setting(0, "rank of the kept part, of layers that run; 0: none", low=0, high=100_000)
-    head_rank: int = setting(0, "rank of the screened head's preview; 0: none", low=0, high=100_000)
-    head_best: int = setting(2048, "tokens whose logits the screened head computes exactly", low=1, high=10**7)
-    accumulate: int = setting(1, "batches of a step, on each process", low=1, high=10**6)
+    mlp_width: int = setting(0, "neurons of a skipped layer's mlp part; 0: none", between=(0, 10**6))
+    kept_rank: int = setting(0, "rank of the kept part, which adapts layers that run; 0: none", between=(0, 100_000))
+    head_rank: int = setting(0, "rank of the screened head's preview; 0: none", between=(0, 100_000))
+    head_best: int = setting(2048, "tokens whose logits the screened head computes exactly", between=(1, 10**7))
+    accumulate: int = setting(1, "batches per step, on each process", between=(1, 10**6))
     decay: float | None = setting(
         None,
-        "keep the rate constant, and let it fall to 0 over this share of the steps at the end; with --resume it and "
-        "--max-tokens may be others than before (default: a cosine from the warm-up on)",
-        low=0,
-        high=1,
+        "keep the rate constant, then let it fall to 0 over this share of the steps; with --resume, decay and "
+        "max_tokens may differ from before (default: a cosine from the warm-up on)",
+        between=(0, 1),
     )
 
     def __post_init__(self) -> None:

@@ -126,7 +126,7 @@ def test_the_drawing_is_the_run_tabs_schedule(server, open_page, period, layers,
     for (step, layer), cell in drawn.items():
         kind = schedule.kind(step)
         assert cell["kind"] == kind
-        assert int(cell["active"]) == schedule.active_in(kind)[layer]
+        assert int(cell["active"]) == schedule.active(kind)[layer]
         kept = schedule.is_baseline or layer not in schedule.dropped
         colour = "full" if kept else "dropped" if kind == "lora" else "refresh"
         assert cell["name"].split()[1] == f"ld-cell-{colour}"

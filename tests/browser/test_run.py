@@ -61,7 +61,7 @@ def test_a_run_to_its_end_shows_what_the_trace_says(server, open_page):
     columns = list(zip(*activity[0], strict=True))
     assert len(columns) == 48
     for step, column in enumerate(columns):
-        assert [value < 2 for value in column] == [bool(x) for x in schedule.active(step)]
+        assert [value < 2 for value in column] == [bool(x) for x in schedule.active(schedule.kind(step))]
     means = [sum(a.drift) / len(a.drift) for _, a in sorted(trace.audits["lora_drop"].items())]
     assert drift[3] == pytest.approx(means, abs=1e-4)
     counted = [step.kv_bytes / 1024 for step in trace.steps["lora_drop"]]

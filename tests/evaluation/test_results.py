@@ -21,7 +21,7 @@ from lora_drop.paths import SHIPPED_PRESETS, SHIPPED_SWEEPS
 class Later(LoraDropConfig):
     """The config of a later version, which has one setting more."""
 
-    wobble: float = setting(0.25, "made up for this test", low=0, high=1)
+    wobble: float = setting(0.25, "made up for this test", between=(0, 1))
 
 
 @pytest.fixture

@@ -34,8 +34,8 @@ def test_steps_are_counted_from_prefill():
     schedule = Schedule(4, 6, (2, 3))
     kinds = [schedule.kind(s) for s in range(9)]
     assert kinds == ["prefill", "lora", "lora", "lora", "refresh", "lora", "lora", "lora", "refresh"]
-    assert schedule.active(1) == [1, 1, 0, 0, 1, 1]
-    assert schedule.active(4) == [1] * 6
+    assert schedule.active("lora") == [1, 1, 0, 0, 1, 1]
+    assert schedule.active("refresh") == [1] * 6
     assert [schedule.kind(s) for s in range(3)] == ["prefill", "lora", "lora"]
 
 

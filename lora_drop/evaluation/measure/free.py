@@ -14,8 +14,8 @@ from lora_drop.adapters.find import find_bank
 from lora_drop.decode.logits import log_probs
 from lora_drop.evaluation.measure.metrics import read_target
 from lora_drop.evaluation.measure.texts import Answers, answer, without_end
-from lora_drop.method.collapse import collapse_at, repeated_share
 from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.quality import collapse_at, repeated_share
 from lora_drop.models.load import LoadedModel
 
 

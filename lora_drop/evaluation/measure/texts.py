@@ -18,7 +18,7 @@ from lora_drop.decode.lane import Lane
 from lora_drop.decode.sampling import Sampling
 from lora_drop.decode.step import Decoder
 from lora_drop.errors import LoraDropError
-from lora_drop.method.collapse import collapse_at
+from lora_drop.method.quality import collapse_at
 from lora_drop.method.schedule import Schedule, baseline_schedule
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.tokens import encode_prompt, encode_text

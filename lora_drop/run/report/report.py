@@ -13,8 +13,8 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
-from lora_drop.method.collapse import collapse_at
 from lora_drop.method.cost import BytesRead, Extras, ModelShape
+from lora_drop.method.quality import collapse_at
 from lora_drop.method.schedule import Schedule, average_period
 from lora_drop.run.report.speed import Cycle, is_by_chance, makes_claims, speedup_interval
 from lora_drop.run.trace.records import (

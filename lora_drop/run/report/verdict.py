@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from lora_drop.method.collapse import repeated_share
-from lora_drop.method.quality import ABSURD, reads
+from lora_drop.method.quality import ABSURD, reads, repeated_share
 from lora_drop.run.report.align import align, word_at
 from lora_drop.run.report.parts import parts_of
 from lora_drop.run.report.report import Report

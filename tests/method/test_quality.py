@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from lora_drop.method.collapse import collapse_at, repeated_share
+from lora_drop.method.quality import collapse_at, repeated_share
 
 TEXT = list(range(100, 140))  # no token twice
 
