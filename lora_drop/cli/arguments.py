@@ -96,7 +96,7 @@ def read_data_prompts(args: argparse.Namespace) -> list[str]:
     """
     _check_limits(args)
     from lora_drop.evaluation.measure.pairs import read_prompts
-    from lora_drop.evaluation.measure.prompts import HELD_OUT
+    from lora_drop.run.results.prompts import HELD_OUT
 
     if args.data is None:
         return list(HELD_OUT[: args.limit])

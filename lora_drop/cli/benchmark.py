@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from lora_drop.cli.arguments import (
     Commands,
@@ -15,9 +16,10 @@ from lora_drop.cli.arguments import (
     parse_path,
 )
 from lora_drop.cli.output import print_json
-from lora_drop.evaluation.tasks.options import Options
-from lora_drop.evaluation.tasks.registry import TASKS, read_tasks
 from lora_drop.method.presets import config_from
+
+if TYPE_CHECKING:
+    from lora_drop.evaluation.tasks.options import Options
 
 
 def add(commands: Commands) -> None:
@@ -28,7 +30,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--data-dir", type=parse_path, required=True, metavar="DIR", help="holds gsm8k/, bbh/ and so on"
     )
-    parser.add_argument("--tasks", metavar="NAME,NAME", help=f"of {', '.join(TASKS)} (default: all that DIR has)")
+    parser.add_argument("--tasks", metavar="NAME,NAME", help="such as gsm8k,bbh (default: all that DIR has)")
     parser.add_argument("--limit", type=int, metavar="N", help="N records a task, from its files in turn")
     parser.add_argument(
         "--out", type=parse_path, required=True, metavar="DIR", help="gets the table; goes on where it ended"
@@ -46,13 +48,15 @@ def run(args: argparse.Namespace) -> int:
     config, options = config_from(vars(args), args.model), _options(args)
     from tqdm import tqdm
 
+    from lora_drop.evaluation.tasks.registry import read_tasks
+
     def say(line: str) -> None:
         tqdm.write(f"note: {line}", file=sys.stderr)  # above the progress bar
 
     work = read_tasks(options.data_dir, options.names, options.limit, say)
-    from lora_drop.evaluation.results.files import BENCHMARK
     from lora_drop.evaluation.tasks.benchmark import benchmark
     from lora_drop.evaluation.tasks.table import markdown
+    from lora_drop.run.results.files import BENCHMARK
 
     loaded, pause = load(args), 0.5 if sys.stderr.isatty() else 30
     with BENCHMARK.writing(options.out), tqdm(unit="record", file=sys.stderr, mininterval=pause) as bar:
@@ -73,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _options(args: argparse.Namespace) -> Options:
+    from lora_drop.evaluation.tasks.options import Options
+
     names = None if args.tasks is None else tuple(name.strip() for name in args.tasks.split(","))
     return Options(
         *(args.data_dir, args.out, names, args.limit),

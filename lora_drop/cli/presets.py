@@ -51,9 +51,9 @@ def run(args: argparse.Namespace) -> int:
     """The command."""
     pairs = read_data(args)
     from lora_drop.evaluation.presets import measure_presets
-    from lora_drop.evaluation.results.files import PRESETS_FILE
-    from lora_drop.evaluation.results.preset_results import reads_well
     from lora_drop.evaluation.samples import sample_presets
+    from lora_drop.run.results.files import PRESETS_FILE
+    from lora_drop.run.results.preset_results import reads_well
 
     source = data_source(args) | {"file_sha256": hashlib.sha256(args.data.read_bytes()).hexdigest()}
     with PRESETS_FILE.writing(args.out):

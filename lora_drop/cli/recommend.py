@@ -80,10 +80,10 @@ def run(args: argparse.Namespace) -> int:
         raise LoraDropError("name a limit and a folder: --max-loss NATS --out DIR.")
     base = config_from({name: getattr(args, name) for name in COMMON}, args.model)
     prompts = read_data_prompts(args)
-    from lora_drop.evaluation.results.files import PRESETS_FILE, SEARCH
-    from lora_drop.evaluation.results.preset_results import loss_of
     from lora_drop.evaluation.search import Limits, search
     from lora_drop.run.exports.figures.pages import write_frontier
+    from lora_drop.run.results.files import PRESETS_FILE, SEARCH
+    from lora_drop.run.results.preset_results import loss_of
 
     limits = Limits(args.max_loss, args.max_loss if args.max_regret is None else args.max_regret)
     axes, order = _axes(args), read_layer_order(args.drop_order)
@@ -118,7 +118,7 @@ def _axes(args: argparse.Namespace) -> Axes:
 
 
 def _show(search: Search) -> None:
-    from lora_drop.evaluation.results.preset_results import credible_speed, loss_of
+    from lora_drop.run.results.preset_results import credible_speed, loss_of
 
     best = search.recommended
     assert best is not None

@@ -49,8 +49,8 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """The command."""
     config = config_from(vars(args), args.model)
-    from lora_drop.evaluation.results.preset_results import idle_gain
     from lora_drop.run.request import Request
+    from lora_drop.run.results.preset_results import idle_gain
     from lora_drop.run.run import run
 
     request = Request(args.prompt, config, **read_settings(args, settings_of(RUN)))
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 def _show_preset(name: str, loaded: LoadedModel) -> None:
     """The measured quality of a preset, if it was measured on this model with these adapters."""
     from lora_drop.adapters.find import config_fingerprint
-    from lora_drop.evaluation.results.preset_results import in_words, measured_presets
+    from lora_drop.run.results.preset_results import in_words, measured_presets
 
     try:
         measured = measured_presets(loaded.id, loaded.revision, lambda config: config_fingerprint(loaded, config))

@@ -88,8 +88,8 @@ def run(args: argparse.Namespace) -> int:
     periods = _axis(args, "period", int, "2,4,8")
     pairs = read_data(args)
     order = read_layer_order(args.drop_order)
-    from lora_drop.evaluation.results.files import SWEEP
     from lora_drop.evaluation.sweep import grid, in_order, sweep
+    from lora_drop.run.results.files import SWEEP
 
     configs = grid(base, ratios, periods, rules["reuse"], rules["part"], rules["adapters"])
     with SWEEP.writing(args.out):

@@ -21,8 +21,8 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The command."""
-    from lora_drop.evaluation.results.files import SWEEP
     from lora_drop.run.exports.figures.pages import write_figures
+    from lora_drop.run.results.files import SWEEP
 
     paths = [str(path) for path in write_figures(SWEEP.read(args.folder / SWEEP.name), args.out, args.theme)]
     if args.json:

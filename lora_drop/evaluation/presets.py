@@ -17,12 +17,12 @@ from lora_drop.evaluation.measure.point import (
     describe_prompts,
     measure,
 )
-from lora_drop.evaluation.measure.prompts import HELD_OUT
 from lora_drop.evaluation.measure.texts import own_answers
-from lora_drop.evaluation.results.files import PRESETS_FILE
-from lora_drop.evaluation.results.store import Content, Row, Store, is_setting
 from lora_drop.method.presets import Preset, presets_for
 from lora_drop.models.load import LoadedModel
+from lora_drop.run.results.files import PRESETS_FILE
+from lora_drop.run.results.prompts import HELD_OUT
+from lora_drop.run.results.store import Content, Row, Store, is_setting
 
 TIMED = 8  # prompts that the speed is measured on
 

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.evaluation.measure.point import Point, check_point, circumstances
-from lora_drop.evaluation.measure.prompts import SAMPLE_PROMPTS
-from lora_drop.evaluation.results.files import SAMPLES, SAMPLES_TEXT
-from lora_drop.evaluation.results.store import Content, Row, Store, is_setting
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import presets_for
 from lora_drop.method.settings import Lanes
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.request import BASELINE, LORA_DROP, Request
+from lora_drop.run.results.files import SAMPLES, SAMPLES_TEXT
+from lora_drop.run.results.prompts import SAMPLE_PROMPTS
+from lora_drop.run.results.store import Content, Row, Store, is_setting
 from lora_drop.run.run import run
 from lora_drop.run.trace.trace import Trace, first_divergence, gather
 

@@ -24,15 +24,15 @@ from lora_drop.evaluation.measure.point import (
     measure,
 )
 from lora_drop.evaluation.measure.texts import Answers, own_answers
-from lora_drop.evaluation.results.files import SEARCH
-from lora_drop.evaluation.results.preset_results import credible_speed, loss_of
-from lora_drop.evaluation.results.store import Content, Row, Store, is_setting
 from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.method.frontier import frontier
 from lora_drop.method.presets import BUNDLED_ORDER, EXACT
 from lora_drop.method.schedule import dropped_layers
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.report.speed import BY_CHANCE
+from lora_drop.run.results.files import SEARCH
+from lora_drop.run.results.preset_results import credible_speed, loss_of
+from lora_drop.run.results.store import Content, Row, Store, is_setting
 
 TIMED = 4  # prompts that the speed is measured on: with `accept` it depends on the text
 SHARES = (0.15, 0.3, 0.4)  # of the layers that can be skipped: the counts that are tried by default

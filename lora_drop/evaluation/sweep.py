@@ -23,16 +23,16 @@ from lora_drop.evaluation.measure.point import (
     describe_prompts,
     measure,
 )
-from lora_drop.evaluation.measure.prompts import HELD_OUT, SAMPLE_PROMPTS
 from lora_drop.evaluation.measure.texts import own_answers
-from lora_drop.evaluation.results.files import CSV_NAME, SWEEP
-from lora_drop.evaluation.results.store import Content, Row, Store, whole_setting
 from lora_drop.evaluation.samples import sample_trace
 from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.method.fields import SCHEDULE
 from lora_drop.method.kinds import LayerList, Layers
 from lora_drop.method.settings import settings_of
 from lora_drop.models.load import LoadedModel
+from lora_drop.run.results.files import CSV_NAME, SWEEP
+from lora_drop.run.results.prompts import HELD_OUT, SAMPLE_PROMPTS
+from lora_drop.run.results.store import Content, Row, Store, whole_setting
 from lora_drop.run.trace.records import BASELINE, LORA_DROP
 
 OWN_PROMPTS = HELD_OUT[:6]  # few: a grid has many points

@@ -15,7 +15,6 @@ from typing import Any
 import gradio as gr
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.results.preset_results import idle_gain
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.fields import CALL, RUN, SCHEDULE
 from lora_drop.method.settings import settings_of
@@ -29,6 +28,7 @@ from lora_drop.run.exports.html import replay_html, wire_text
 from lora_drop.run.prompts import PromptCache
 from lora_drop.run.report.report import Report
 from lora_drop.run.request import Request
+from lora_drop.run.results.preset_results import idle_gain
 from lora_drop.run.run import run
 from lora_drop.run.trace.lines import write_line
 from lora_drop.run.trace.records import Header, Record, Summary

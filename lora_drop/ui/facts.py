@@ -8,15 +8,6 @@ from typing import Any
 
 from lora_drop.adapters.find import bank_facts, config_fingerprint
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.results.files import SWEEP
-from lora_drop.evaluation.results.preset_results import (
-    Measured,
-    default_preset,
-    figures,
-    measured_presets,
-    preset_words,
-    reads_well,
-)
 from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.method.fields import SCHEDULE
 from lora_drop.method.presets import presets_for
@@ -25,7 +16,16 @@ from lora_drop.method.settings import settings_of
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import describe_device
 from lora_drop.paths import SHIPPED_SWEEPS
-from lora_drop.run.rows import sets_only_refresh
+from lora_drop.run.results.files import SWEEP
+from lora_drop.run.results.preset_results import (
+    Measured,
+    default_preset,
+    figures,
+    measured_presets,
+    preset_words,
+    reads_well,
+)
+from lora_drop.run.results.rows import sets_only_refresh
 from lora_drop.ui.controls import control_value
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.results.files import SWEEP
 from lora_drop.method import paper
 from lora_drop.run.exports.scripts import TEMPLATES
-from lora_drop.run.rows import group_of
+from lora_drop.run.results.files import SWEEP
+from lora_drop.run.results.rows import group_of
 from lora_drop.ui.components import Scripted
 from lora_drop.ui.safe_zone.callbacks import SHIPPED_SWEEP
 

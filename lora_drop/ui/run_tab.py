@@ -7,10 +7,10 @@ from typing import Any
 
 import gradio as gr
 
-from lora_drop.evaluation.measure.prompts import EXAMPLES
 from lora_drop.method.fields import RUN
 from lora_drop.method.presets import COMPARISONS, presets_for
 from lora_drop.method.settings import BY_NAME, settings_of
+from lora_drop.run.results.prompts import EXAMPLES
 from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.components import Compare, LiveView, PresetTable, Status, WhatIf
 from lora_drop.ui.controls import LINKED, build_controls, control_value

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.results.preset_results import idle_gain
 from lora_drop.method.config import default_range
 from lora_drop.method.fields import SCHEDULE
 from lora_drop.method.presets import config_from
 from lora_drop.method.settings import settings_of
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.request import Request
+from lora_drop.run.results.preset_results import idle_gain
 from lora_drop.run.run import run
 from lora_drop.run.trace.lines import write_line
 from lora_drop.run.trace.records import StepRecord

@@ -12,9 +12,9 @@ from gradio_client import Client
 from playwright.sync_api import Page, expect
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.measure.prompts import HELD_OUT
 from lora_drop.models.load import load_model
 from lora_drop.models.pool import ModelPool
+from lora_drop.run.results.prompts import HELD_OUT
 from lora_drop.run.trace.trace import parse_trace
 from lora_drop.ui.safe_zone import callbacks as safe_zone
 from tests.support.page import figure, open_advanced, prepare, set_number, wait_done, wait_still, wait_until

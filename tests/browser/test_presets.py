@@ -12,11 +12,11 @@ from playwright.sync_api import Page, expect
 
 from lora_drop.adapters import find
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.evaluation.results import preset_results as measured
 from lora_drop.method.cost import speed_bound
 from lora_drop.method.presets import COMPARISONS, PRESETS
 from lora_drop.method.quality import READS_WELL_LOSS
 from lora_drop.models.pool import ModelPool
+from lora_drop.run.results import preset_results as measured
 from lora_drop.run.trace.trace import gather
 from tests.support.page import (
     HOSTILE,

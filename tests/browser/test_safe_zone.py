@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
-from lora_drop.evaluation.results.dial import PROMPT
-from lora_drop.evaluation.results.safe_zone import answer_of
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.exports.colors import COLORS
+from lora_drop.run.results.dial import PROMPT
+from lora_drop.run.results.safe_zone import answer_of
 from lora_drop.ui.safe_zone import callbacks as safe_zone
 from tests.support.page import HOSTILE, set_text, wait_until
 from tests.support.server import Server, deep_model, serve

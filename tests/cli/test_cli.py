@@ -173,18 +173,35 @@ def test_control_c_keeps_the_trace(tmp_path):
     assert len(read_trace(path).steps["baseline"]) > 10
 
 
-def test_help_and_mistakes_need_no_torch():
-    """The parser of every command is built without what is slow to import."""
+def _modules_after(*calls):
+    """Names of the modules that these commands, one after the other, leave loaded."""
     code = (
         "import sys; from lora_drop.cli.main import main\n"
-        "assert main(['run', '--prompt', 'x', '--period', '0']) == 2\n"
-        "try: main(['--help'])\n"
-        "except SystemExit: pass\n"
-        "print({'torch', 'transformers', 'numpy', 'gradio', 'plotly'} & set(sys.modules))"
+        f"for words in {calls!r}:\n"
+        "    try: main(words)\n"
+        "    except SystemExit: pass\n"
+        "print(*sys.modules)"
     )
     env = {**os.environ, "PYTHONPATH": os.getcwd()}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
-    assert done.stdout.splitlines()[-1] == "set()" and "fetch" in done.stdout
+    return set(done.stdout.splitlines()[-1].split())
+
+
+SLOW = {"torch", "transformers", "numpy", "gradio", "plotly"}
+
+
+def test_help_and_mistakes_need_no_torch():
+    """The parser of every command is built without what is slow to import."""
+    assert not _modules_after(["run", "--prompt", "x", "--period", "0"], ["--help"]) & SLOW
+
+
+def test_a_run_needs_no_evaluation_and_its_replay_no_torch(tmp_path):
+    path = str(tmp_path / "run.jsonl")
+    loaded = _modules_after([*RUN, "--preset", "fast", "--trace", path])
+    assert "torch" in loaded and not [name for name in loaded if name.startswith("lora_drop.evaluation")]
+    files = ["--html", str(tmp_path / "run.html"), "--chrome", str(tmp_path / "run.json")]
+    assert not _modules_after(["replay", path, *files], ["replay", path, "--json"]) & (SLOW - {"numpy"})
+    assert (tmp_path / "run.html").stat().st_size and (tmp_path / "run.json").stat().st_size
 
 
 def test_fetch_prints_the_folder_of_the_bundled_model(capsys, monkeypatch, tmp_path):

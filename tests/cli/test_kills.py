@@ -14,8 +14,8 @@ import pytest
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.cli.main import main
-from lora_drop.evaluation.results.files import CSV_NAME, SWEEP
 from lora_drop.paths import DRAFT
+from lora_drop.run.results.files import CSV_NAME, SWEEP
 from lora_drop.training.checkpoint import CHECKPOINT, PLACES
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]

@@ -14,10 +14,10 @@ from lora_drop.decode.native.loader import library
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.bench import bench
 from lora_drop.evaluation.measure.bench_reference import gguf_of, hf_generate, llama_reference
-from lora_drop.evaluation.measure.prompts import HELD_OUT
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import kv_bytes, speed_bound
 from lora_drop.method.schedule import baseline_schedule
+from lora_drop.run.results.prompts import HELD_OUT
 from tests.support import ROOT
 
 TINY = ["bench", "--model", "random:tiny-llama", "--dtype", "float32", "--rounds", "2"]

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.results.files import PRESETS_FILE, SAMPLES, SWEEP
-from lora_drop.evaluation.results.preset_results import in_words, reads_well
-from lora_drop.evaluation.results.safe_zone import answer_of, best_of
 from lora_drop.paths import SHIPPED_PRESETS, SHIPPED_SWEEPS
+from lora_drop.run.results.files import PRESETS_FILE, SAMPLES, SWEEP
+from lora_drop.run.results.preset_results import in_words, reads_well
+from lora_drop.run.results.safe_zone import answer_of, best_of
 from tests.support.fuzzing import TRIED, budget, mutated_bytes, mutated_json, one_line
 
 pytestmark = pytest.mark.full

@@ -9,17 +9,17 @@ from lora_drop.adapters import find
 from lora_drop.adapters.find import config_fingerprint
 from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.results import preset_results as measured
-from lora_drop.evaluation.results.preset_results import (
+from lora_drop.method.presets import PRESETS
+from lora_drop.method.quality import READS_WELL_LOSS, READS_WELL_REPEATS
+from lora_drop.paths import SHIPPED_PRESETS
+from lora_drop.run.results import preset_results as measured
+from lora_drop.run.results.preset_results import (
     default_preset,
     idle_gain,
     measured_presets,
     preset_words,
     reads_well,
 )
-from lora_drop.method.presets import PRESETS
-from lora_drop.method.quality import READS_WELL_LOSS, READS_WELL_REPEATS
-from lora_drop.paths import SHIPPED_PRESETS
 from lora_drop.ui.facts import preset_facts
 
 TINY = ["--model", "random:tiny-llama", "--dtype", "float32"]

@@ -4,7 +4,7 @@ import json
 import re
 from importlib.resources import files
 
-from lora_drop.evaluation.measure.prompts import HELD_OUT, SAMPLE_PROMPTS
+from lora_drop.run.results.prompts import HELD_OUT, SAMPLE_PROMPTS
 from lora_drop.training.prompts import all_prompts
 
 

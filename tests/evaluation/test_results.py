@@ -6,15 +6,15 @@ import json
 import pytest
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.results import preset_results
-from lora_drop.evaluation.results import store as results
-from lora_drop.evaluation.results.files import SWEEP
-from lora_drop.evaluation.results.preset_results import measured_presets
-from lora_drop.evaluation.results.store import Store, is_setting
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.fields import SCHEDULE, checked, setting
 from lora_drop.method.presets import presets_for
 from lora_drop.paths import SHIPPED_PRESETS, SHIPPED_SWEEPS
+from lora_drop.run.results import preset_results
+from lora_drop.run.results import store as results
+from lora_drop.run.results.files import SWEEP
+from lora_drop.run.results.preset_results import measured_presets
+from lora_drop.run.results.store import Store, is_setting
 
 
 @checked(SCHEDULE)

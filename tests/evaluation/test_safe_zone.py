@@ -6,13 +6,13 @@ import re
 
 import pytest
 
-from lora_drop.evaluation.results.dial import PROMPT, read_samples, stops_of
-from lora_drop.evaluation.results.files import SWEEP
-from lora_drop.evaluation.results.preset_results import Measured
-from lora_drop.evaluation.results.safe_zone import answer_of, best_of, is_safe, setting_of
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import presets_for
 from lora_drop.paths import SHIPPED_SWEEPS
+from lora_drop.run.results.dial import PROMPT, read_samples, stops_of
+from lora_drop.run.results.files import SWEEP
+from lora_drop.run.results.preset_results import Measured
+from lora_drop.run.results.safe_zone import answer_of, best_of, is_safe, setting_of
 
 
 def row(ratio, period, own=0.1, speed=1.2, free=0.1, repeats=0.1, **more):

@@ -10,8 +10,8 @@ from lora_drop.adapters.bank import AdapterBank
 from lora_drop.cli.main import main
 from lora_drop.evaluation import sweep as module
 from lora_drop.evaluation.measure import texts
-from lora_drop.evaluation.measure.prompts import HELD_OUT
 from lora_drop.evaluation.sweep import key_of
+from lora_drop.run.results.prompts import HELD_OUT
 
 ARGS = ["--prompt-field", "q", "--target-field", "a", "--model", "random:tiny-llama", "--dtype", "float32"]
 

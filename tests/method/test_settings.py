@@ -36,7 +36,7 @@ exec(compile(source.replace(end, f"    {field}\\n\\n{end}"), spec.origin, "exec"
 
 from lora_drop.cli.main import main
 from lora_drop.evaluation.measure.point import check_point, measure
-from lora_drop.evaluation.results.files import CSV_NAME
+from lora_drop.run.results.files import CSV_NAME
 from lora_drop.evaluation.sweep import _table
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import load_model

@@ -16,7 +16,7 @@ from lora_drop.run.exports.figures.frontier import frontier_figure
 from lora_drop.run.exports.figures.heatmaps import PANELS, sweep_heatmaps
 from lora_drop.run.exports.figures.pages import write_frontier
 from lora_drop.run.exports.figures.pareto import pareto
-from lora_drop.run.rows import QUALITIES, Group, groups, sets_only_refresh
+from lora_drop.run.results.rows import QUALITIES, Group, groups, sets_only_refresh
 
 OURS = Group("residual", "block", "none", "")
 BANK = OURS._replace(adapters="bank")

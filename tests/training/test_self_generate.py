@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.measure.prompts import SAMPLE_PROMPTS
 from lora_drop.models.load import load_model
 from lora_drop.models.tokens import ByteTokenizer, encode_prompt
+from lora_drop.run.results.prompts import SAMPLE_PROMPTS
 from lora_drop.training.prompts import all_prompts, seed_prompts
 from lora_drop.training.self_generate import generate_batch, read_self_generated, self_generate
 from tests.support import ROOT

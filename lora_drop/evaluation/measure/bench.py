@@ -21,7 +21,6 @@ from lora_drop.adapters.find import find_bank
 from lora_drop.decode.clock import Clock
 from lora_drop.decode.step import Decoder
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.measure.prompts import HELD_OUT
 from lora_drop.evaluation.measure.timing import Timed, interval_of, median_ms, rate_of, time_lanes
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import step_bytes
@@ -31,6 +30,7 @@ from lora_drop.models.place import describe_device
 from lora_drop.models.tokens import encode_prompt, encode_text
 from lora_drop.run.header import decoder_facts
 from lora_drop.run.request import LanePlan
+from lora_drop.run.results.prompts import HELD_OUT
 from lora_drop.run.trace.records import BASELINE, LORA_DROP, StepRecord
 
 TEXT = "The lighthouse keeper wrote down the wind, the tide and the names of the ships that passed in the night. "

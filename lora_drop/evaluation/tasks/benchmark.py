@@ -11,8 +11,6 @@ from collections.abc import Callable
 from lora_drop.adapters.find import bank_folder, config_fingerprint, find_bank
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.point import circumstances
-from lora_drop.evaluation.results.files import BENCHMARK, RECORDS_NAME, TABLE_NAME, TASK_RECORD
-from lora_drop.evaluation.results.store import Content, Lines, Row, Store
 from lora_drop.evaluation.tasks.base import Example, Task
 from lora_drop.evaluation.tasks.options import Options
 from lora_drop.evaluation.tasks.reading import Say
@@ -21,6 +19,8 @@ from lora_drop.evaluation.tasks.sandbox import protection
 from lora_drop.evaluation.tasks.table import markdown, summarise
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import LoadedModel
+from lora_drop.run.results.files import BENCHMARK, RECORDS_NAME, TABLE_NAME, TASK_RECORD
+from lora_drop.run.results.store import Content, Lines, Row, Store
 
 Work = list[tuple[Task, list[Example]]]
 

@@ -25,18 +25,18 @@ from lora_drop.evaluation.measure.point import (
     describe_prompts,
     measure,
 )
-from lora_drop.evaluation.measure.prompts import EXAMPLES
 from lora_drop.evaluation.measure.texts import Answers, own_answers
-from lora_drop.evaluation.results.dial import read_samples, stops_of
-from lora_drop.evaluation.results.files import SAMPLES, SWEEP
-from lora_drop.evaluation.results.preset_results import Measured, loss_of, measured_presets
-from lora_drop.evaluation.results.safe_zone import answer_of, judged, speed_of
 from lora_drop.evaluation.sweep import check_grid, grid, with_row
 from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.pool import ModelPool
 from lora_drop.paths import SHIPPED_PRESETS, SHIPPED_SWEEPS
-from lora_drop.run.rows import QUALITIES, Group, group_of, groups
+from lora_drop.run.results.dial import read_samples, stops_of
+from lora_drop.run.results.files import SAMPLES, SWEEP
+from lora_drop.run.results.preset_results import Measured, loss_of, measured_presets
+from lora_drop.run.results.prompts import EXAMPLES
+from lora_drop.run.results.rows import QUALITIES, Group, group_of, groups
+from lora_drop.run.results.safe_zone import answer_of, judged, speed_of
 from lora_drop.ui.safe_zone.figures import Sweep, pareto_of, progress_value
 from lora_drop.ui.safe_zone.map import dial_of, map_of
 from lora_drop.ui.serve import space as zero

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from lora_drop.run.exports.figures.heatmaps import PANELS
 from lora_drop.run.exports.figures.pareto import pareto
 from lora_drop.run.exports.scripts import plotly_script
-from lora_drop.run.rows import QUALITIES, group_of
+from lora_drop.run.results.rows import QUALITIES, group_of
 from lora_drop.ui.components import Scripted, head_of
 from lora_drop.ui.safe_zone.map import NO_POINTS, measured_on
 

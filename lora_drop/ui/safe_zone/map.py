@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lora_drop.evaluation.results.dial import PROMPT, Stop
-from lora_drop.evaluation.results.safe_zone import MEASURES, Measure, Row, answer_of, best_of, is_safe, setting_of
 from lora_drop.method import paper
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.quality import READS_WELL_LOSS
-from lora_drop.run.rows import Group, group_of, is_baseline, value_of
+from lora_drop.run.results.dial import PROMPT, Stop
+from lora_drop.run.results.rows import Group, group_of, is_baseline, value_of
+from lora_drop.run.results.safe_zone import MEASURES, Measure, Row, answer_of, best_of, is_safe, setting_of
 from lora_drop.ui.components import Scripted
 from lora_drop.ui.facts import control_values
 

@@ -10,7 +10,7 @@ import gradio as gr
 
 from lora_drop.method.schedule import PARTS, REUSE_RULES
 from lora_drop.models.pool import ModelPool
-from lora_drop.run.rows import QUALITIES
+from lora_drop.run.results.rows import QUALITIES
 from lora_drop.ui.safe_zone.callbacks import MAX_POINTS, MEASURED_HERE, SafeZone, stored_sweep
 from lora_drop.ui.safe_zone.figures import Figure, Progress
 from lora_drop.ui.safe_zone.map import Dial, SafeMap

@@ -10,7 +10,7 @@ from lora_drop.method.frontier import frontier
 from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.exports.figures.pareto import add_front
 from lora_drop.run.exports.figures.style import SMALL, TEXT, check_theme, layout, message, provenance, safe
-from lora_drop.run.rows import Row, percent, times, value_of, written
+from lora_drop.run.results.rows import Row, percent, times, value_of, written
 
 ACCEPT_COLORS = ("lora-drop", "baseline", "refresh", "third", "dropped-kv")
 SYMBOLS = {"full": "circle", "screened": "diamond"}

@@ -22,7 +22,7 @@ from lora_drop.run.exports.figures.style import (
     message,
     provenance,
 )
-from lora_drop.run.rows import AGREEMENT, NLL_GAP, Group, Row, group_of, is_baseline, percent, times, value_of
+from lora_drop.run.results.rows import AGREEMENT, NLL_GAP, Group, Row, group_of, is_baseline, percent, times, value_of
 
 # (column, title, form, colour at the high end), in reading order; the sixth place is for the words.
 PANELS = (

@@ -14,7 +14,7 @@ from lora_drop.run.exports.figures.frontier import frontier_figure
 from lora_drop.run.exports.figures.heatmaps import sweep_heatmaps
 from lora_drop.run.exports.figures.pareto import pareto
 from lora_drop.run.exports.figures.style import check_theme
-from lora_drop.run.rows import QUALITIES, Group, groups
+from lora_drop.run.results.rows import QUALITIES, Group, groups
 
 # A picture for a talk, whatever the size on the page.
 CONFIG = {"responsive": True, "displaylogo": False, "toImageButtonOptions": {"width": 1600, "height": 900, "scale": 2}}

@@ -23,7 +23,7 @@ from lora_drop.run.exports.figures.style import (
     message,
     provenance,
 )
-from lora_drop.run.rows import QUALITIES, Row, group_of, is_baseline, times, value_of
+from lora_drop.run.results.rows import QUALITIES, Row, group_of, is_baseline, times, value_of
 
 RULE_COLORS = {"state": "lora-drop", "anchor": "dropped", "residual": "baseline", "skip": "third"}
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "star")

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from lora_drop.errors import LoraDropError
 from lora_drop.method.cost import human_bytes
 from lora_drop.run.exports.colors import COLORS
-from lora_drop.run.rows import AGREEMENT, Group, Row, group_of, nats, percent, times, written
+from lora_drop.run.results.rows import AGREEMENT, Group, Row, group_of, nats, percent, times, written
 
 FONT = "Inter, Segoe UI, Roboto, Helvetica Neue, Arial, sans-serif"
 TITLE, TEXT, SMALL, CELL = 26, 17, 15, 20  # font sizes in pixels, readable from the back of a room at 1600 x 900

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.measure.prompts import SAMPLE_PROMPTS
-from lora_drop.evaluation.results.files import SAMPLES
-from lora_drop.evaluation.results.preset_results import Measured, loss_of
-from lora_drop.evaluation.results.safe_zone import Row, best_of, gain_of, is_safe, judged, place_of, setting_of
-from lora_drop.evaluation.results.store import whole_setting
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import PRESETS
-from lora_drop.run.rows import value_of
+from lora_drop.run.results.files import SAMPLES
+from lora_drop.run.results.preset_results import Measured, loss_of
+from lora_drop.run.results.prompts import SAMPLE_PROMPTS
+from lora_drop.run.results.rows import value_of
+from lora_drop.run.results.safe_zone import Row, best_of, gain_of, is_safe, judged, place_of, setting_of
+from lora_drop.run.results.store import whole_setting
 from lora_drop.run.trace.records import BASELINE
 
 PROMPT = SAMPLE_PROMPTS[0]  # that the samples answer

@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import Field, create_model
 
-from lora_drop.evaluation.results.store import Kind, Number, Shape
 from lora_drop.method.fields import SCHEDULE, Setting
 from lora_drop.method.kinds import LayerList, Layers
 from lora_drop.method.settings import settings_of
+from lora_drop.run.results.store import Kind, Number, Shape
 
 CSV_NAME, SAMPLES_TEXT, TABLE_NAME, RECORDS_NAME = "sweep.csv", "samples.md", "benchmark.md", "records.jsonl"
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.results.preset_results import REPEATS, credible_speed, loss_of, reads_well
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.fields import SCHEDULE
 from lora_drop.method.frontier import frontier
 from lora_drop.method.quality import READS_WELL_LOSS
 from lora_drop.method.settings import settings_of
 from lora_drop.run.report.speed import GAIN, NOISE
-from lora_drop.run.rows import is_baseline, value_of
+from lora_drop.run.results.preset_results import REPEATS, credible_speed, loss_of, reads_well
+from lora_drop.run.results.rows import is_baseline, value_of
 
 Row = dict[str, Any]
 

@@ -13,14 +13,14 @@ from typing import Any
 
 from lora_drop.adapters.find import config_fingerprint
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.results.files import PRESETS_FILE
-from lora_drop.evaluation.results.store import is_setting, whole_setting
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import presets_for
 from lora_drop.method.quality import Reads, reads
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.paths import SHIPPED_PRESETS
 from lora_drop.run.report.speed import BY_CHANCE
+from lora_drop.run.results.files import PRESETS_FILE
+from lora_drop.run.results.store import is_setting, whole_setting
 
 NOT_MEASURED = "not measured on this model"
 
