@@ -1,4 +1,4 @@
-"""What decoding remembers: K/V of a different length in each layer, and one hidden vector for each skipped layer."""
+"""K/V cache of a lane, in which layers may hold different numbers of tokens."""
 
 from __future__ import annotations
 
@@ -27,55 +27,51 @@ def ask_large_pages(address: int, size: int) -> None:
 class KVCache:
     """Keys and values of each layer, in storage that grows by blocks.
 
-    Layers may hold different numbers of tokens: a skipped layer writes nothing at LoRA steps. Entries carry their
-    rotary position already, so gaps do no harm. It has the `update` that transformers' attention modules call.
+    A skipped layer may write nothing at LoRA steps, so layers hold different numbers of tokens. Entries are rotated
+    to their true position before they are stored, so gaps do no harm. transformers' attention modules call `update`.
+
+    Shapes: B batch, nkv K/V heads, T tokens, S tokens that a layer holds, hs head size.
+
+    Attributes:
+        stores: a layer's keys and values in one tensor (2, B, nkv, capacity, hs), so that a decode step writes both at
+            once; None while it holds nothing.
+        lengths: S of each layer.
     """
 
     def __init__(self, num_layers: int):
-        # Keys and values of a layer in one tensor, (2, B, n_kv, capacity, hs): a decode step writes both at once.
         self.stores: list[Tensor | None] = [None] * num_layers
         self.lengths = [0] * num_layers
-        self._token_bytes = [0] * num_layers  # of a layer's key and value of one token, counted from its tensor
+        self._token_bytes = [0] * num_layers  # of one token's key and value, counted from the tensors
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        """Append (B, n_kv, T, hs) keys and values to a layer and return all that it holds.
+        """Append keys and values (B, nkv, T, hs) to a layer; return all that it holds, (B, nkv, S, hs) each.
 
-        `args` and `kwargs` are what transformers passes to caches of other kinds; none of it matters here.
+        `args` and `kwargs` are for transformers' other kinds of cache and are ignored.
         """
         start, end = self.lengths[layer_idx], self.lengths[layer_idx] + key.shape[2]
         store = self.reserve(key, layer_idx, end)
         store[0, :, :, start:end] = key
         store[1, :, :, start:end] = value
         self.lengths[layer_idx] = end
-        keys, values = store.narrow(3, 0, end).unbind(0)
+        return self.filled(layer_idx)
+
+    def filled(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer, (B, nkv, S, hs) each."""
+        keys, values = self.store(layer).narrow(3, 0, self.lengths[layer]).unbind(0)
         return keys, values
 
-    def append(self, both: Tensor, layer: int) -> Tensor:
-        """Append a token's key and value (2, B, n_kv, hs) to a layer and return all it holds, (2, B, n_kv, S, hs)."""
-        store, at = self.extend(layer), self.lengths[layer] - 1
-        store.select(3, at).copy_(both)
-        return store.narrow(3, 0, at + 1)
-
-    def extend(self, layer: int) -> Tensor:
-        """Make room for one more token in a layer that holds some, and count it; the caller fills it.
-
-        Returns:
-            The layer's storage, (2, B, n_kv, capacity, hs); the new token's place is `lengths[layer] - 1`.
-        """
-        store, end = self.store(layer), self.lengths[layer] + 1
-        if store.shape[3] < end:
-            store = self.reserve(store[0], layer, end)
-        self.lengths[layer] = end
+    def store(self, layer: int) -> Tensor:
+        """Storage (2, B, nkv, capacity, hs) of a layer that holds some tokens."""
+        store = self.stores[layer]
+        assert store is not None
         return store
 
-    def store(self, layer: int) -> Tensor:
-        """The storage (2, B, n_kv, capacity, hs) of a layer that holds some tokens."""
-        found = self.stores[layer]
-        assert found is not None
-        return found
-
     def reserve(self, like: Tensor, layer: int, tokens: int) -> Tensor:
-        """A layer's storage with room for `tokens` tokens, in whole blocks."""
+        """Make room for `tokens` tokens in a layer, in whole blocks; return its storage.
+
+        Args:
+            like: a key (B, nkv, T, hs), for the shape, number type and device.
+        """
         old = self.stores[layer]
         if old is not None and old.shape[3] >= tokens:
             return old
@@ -96,14 +92,14 @@ class KVCache:
         self.lengths[layer] -= tokens
 
     def keep_last(self, layer: int, rows: int) -> None:
-        """Of a layer's last `rows` tokens keep only the last one."""
+        """Keep only the last one of a layer's last `rows` tokens."""
         store, end = self.store(layer), self.lengths[layer]
         if rows > 1:
             store.select(3, end - rows).copy_(store.select(3, end - 1))
             self.cut(layer, rows - 1)
 
     def clone(self) -> KVCache:
-        """A copy with storage of its own: the audit starts from the lane's prefill, which is full by definition."""
+        """Copy with storage of its own."""
         copy = KVCache(len(self.lengths))
         copy.stores = [None if store is None else store.clone() for store in self.stores]
         copy.lengths = list(self.lengths)
@@ -121,28 +117,5 @@ class KVCache:
 
     @property
     def allocated_bytes(self) -> int:
-        """Bytes of the storage that is really held: at most one block a layer more than `nbytes`."""
+        """Bytes of the storage: at most one block a layer more than `nbytes`."""
         return sum(store.untyped_storage().nbytes() for store in self.stores if store is not None)
-
-
-class HiddenCache:
-    """For each skipped layer the one (B, D) vector that its reuse rule needs.
-
-    - `state`: the layer's last output, h[t-1][i+1];
-    - `anchor`: its output at the last refresh, h[a][i+1];
-    - `residual`: what it added at the last refresh, h[a][i+1] - h[a][i];
-    - `skip`: nothing.
-
-    With `part="attention"` the stream after attention, u, stands in place of the output.
-    """
-
-    def __init__(self, num_layers: int):
-        self.vectors: list[Tensor | None] = [None] * num_layers
-
-    def __getitem__(self, layer: int) -> Tensor:
-        vector = self.vectors[layer]
-        assert vector is not None  # a full step comes first, and nobody asks under `skip`
-        return vector
-
-    def __setitem__(self, layer: int, vector: Tensor | None) -> None:
-        self.vectors[layer] = vector

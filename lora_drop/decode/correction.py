@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from lora_drop.decode.head import ScreenedHead
 
 Pair = tuple[Tensor, Tensor]
+Norm = Callable[[Tensor], Tensor] | None
 PROJECTIONS = ("qkv", "out", "gate_up", "down")  # of a kept layer, those with one input side by side
 
 
@@ -78,13 +79,9 @@ class Correction:
         """The parts that it has: `linear`, and of `mlp`, `kept` and `head` those that are there."""
         return frozenset({"linear"} | {name for name in ("mlp", "kept", "head") if getattr(self, name)})
 
-    def correction(self, layer: int, h: Tensor) -> Tensor:
-        """The linear part of d for a layer's input h (B, D) -> (B, D)."""
-        return low_rank(h, self.a[layer], self.b[layer], self.scale)
-
-    def bottleneck(self, layer: int, x: Tensor) -> Tensor:
-        """The `mlp` part of d for a layer's normed input x (B, D) -> (B, D)."""
-        return bottleneck(x, *self.mlp[layer])
+    def correction(self, layer: int, h: Tensor, normed: Norm = None) -> Tensor:
+        """d, (..., D), of a skipped layer's input h (..., D); see `correction_of`."""
+        return correction_of(h, (self.a[layer], self.b[layer], self.scale), self.mlp.get(layer), normed)
 
     def adapted(self, layer: int, projection: str, x: Tensor, y: Tensor) -> Tensor:
         """A kept layer's projection y (B, N) of x (B, K) with its change; y itself where it has none."""
@@ -112,6 +109,27 @@ class Correction:
         """A copy with no other parts than these; `linear` stays."""
         empty: dict[str, Any] = {"mlp": {}, "kept": {}, "head": None}
         return dataclasses.replace(self, **{name: none for name, none in empty.items() if name not in parts})
+
+
+def correct(
+    bank: Correction | None, layer: int, h: Tensor, normed: Norm = None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Correction d (..., D) and gate (D,) of a skipped layer with input h (..., D); both None if the bank has none."""
+    if bank is None or layer not in bank.a:
+        return None, None
+    return bank.correction(layer, h, normed), bank.gate[layer]
+
+
+def correction_of(h: Tensor, linear: tuple[Tensor, Tensor, float], mlp: Pair | None, normed: Norm) -> Tensor:
+    """d, (..., D), of a skipped layer's input h (..., D).
+
+    Args:
+        linear: A (r, D), B (D, r) and their scale.
+        mlp: the bottleneck's matrices, as in `Correction.mlp`; None without this part.
+        normed: the layer's norm before its MLP, whose output the bottleneck reads; None leaves the bottleneck out.
+    """
+    d = low_rank(h, *linear)
+    return d if mlp is None or normed is None else d + bottleneck(normed(h), *mlp)
 
 
 def low_rank(x: Tensor, a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor:

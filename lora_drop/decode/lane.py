@@ -1,52 +1,58 @@
-"""Prefill and the decode loop of one lane. Tokens in, steps out: it knows no text and no page."""
+"""Prefill and the decode loop of one lane: tokens in, steps out. It knows no text and no page."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lora_drop.decode.ahead import Before, Fetched, Launched
-from lora_drop.decode.clock import Clock
+from lora_drop.decode.clock import Clock, Fetched
 from lora_drop.decode.correction import Correction
-from lora_drop.decode.prompt import Prefilled
+from lora_drop.decode.refresh import Refresher
 from lora_drop.decode.sampling import Sampling, draw
-from lora_drop.decode.step import Decoder, DecoderOutput, DecodeState, Rewind, StepResult, Verified
+from lora_drop.decode.step import Decoder, DecoderOutput, DecodeState, Prefilled, Rewind, StepResult, Verified
 from lora_drop.errors import LoraDropError
 from lora_drop.method.schedule import Schedule
 
+LaneEvent = StepResult | Rewind | Verified
+
 
 class Lane:
-    """One generation: an iterator of steps whose clock counts prefill, decode passes and the drawing of tokens.
+    """One generation: an iterator of steps, with a clock of its own.
 
-    In a schedule that verifies, the tokens of LoRA steps are drafts until the next full pass. Where the full model
-    takes some back, the iterator gives a `Rewind` and then the first of these steps again, as a refresh; where the
-    last tokens are drafts, a pass over them ends the lane, and a `Verified` if it keeps them all.
+    If the schedule verifies, the tokens of LoRA steps are drafts until the next full pass. Where the full model
+    rejects one, the iterator yields a `Rewind`, then the first rejected step again, as a refresh. Drafts at the end of
+    the text get a pass of their own: if the full model accepts them all, the lane ends with a `Verified`.
 
-    On a decoder that `runs_ahead` a greedy lane with a fixed schedule asks for its next pass before it reads a token,
-    which the device has drawn already: the device never waits for the host. Where that token ends the text, the pass
-    was one too many and is taken back.
+    If the decoder `runs_ahead`, a greedy lane with a fixed schedule launches its next pass before it reads the last
+    token, which the device has already drawn, so the device never waits for the host. When that token ends the text,
+    the extra pass is undone.
 
-    Whatever happens between two `next()` calls (the other lane, the audit, the page) is outside its clock. So is the
-    copy of the prompt's K/V that it starts from; what counts of the prompt is the time that reading it took
-    (`Prefilled.ms`), in each lane that starts from it.
+    The clock counts prefill, decode passes and drawing tokens. It leaves out what happens between two `next()` calls
+    (the other lane, the audit, the page) and copying the prompt's K/V. A prompt that several lanes share counts in
+    each of them, with the time that reading it took (`Prefilled.ms`).
 
     Args:
-        decoder: the model's layers; shared by lanes, it holds nothing of a request.
-        prompt: (1, P), on the decoder's device, for this lane to read; or read already, for several lanes.
-        schedule, bank: what is dropped when, and the corrections (or None).
-        stop_ids: tokens that end the text; an empty set runs to `max_new_tokens`.
-        watch: keep the skipped layers' outputs of each step for the audit.
-        choose: draws tokens (rows, 1) from logits (rows, V), row r of which belongs to step `step` + r; None draws as
-            `sampling` says. Asked twice of one step, it has to answer the same in a schedule that verifies.
+        decoder: the model's layers, which lanes may share.
+        prompt: tokens (1, P) on the decoder's device, or a prompt that has been read already.
+        schedule, bank: what is skipped when, and the corrections (or None).
+        stop_ids: tokens that end the text; if empty, the lane runs to `max_new_tokens`.
+        watch: return the skipped layers' outputs with each step, for the audit.
+        choose: draws tokens (rows, 1) from logits (rows, V), row r for step `step` + r; None draws as `sampling` says.
+            If the schedule verifies, it must draw the same token when asked twice for a step.
 
     Attributes:
-        tokens: those written so far, the stop token included; once the lane has ended all are accepted.
-        drafts, accepted: tokens of LoRA steps that were verified, and how many of them the full model accepted.
+        state: of the decoder.
+        tokens: those written so far, with the stop token; drafts among them may still be rejected.
+        drafts, accepted: drafts verified so far, and how many of these the full model accepted.
+        prefill_ms, decode_ms: time spent.
+        ended: "stop" or "length" once there is no next step, else None.
     """
 
     def __init__(
@@ -65,41 +71,41 @@ class Lane:
         length = (prompt if isinstance(prompt, Tensor) else prompt.tokens).shape[1]
         self.state: DecodeState = decoder.new_state(schedule, bank, length + max_new_tokens - 1, watch, length)
         self.prefill_ms = self.decode_ms = 0.0
-        self.ended: str | None = None  # "stop" or "length" once there is no next step
+        self.ended: str | None = None
         self.tokens: list[int] = []
         self.drafts = self.accepted = 0
         self._decoder, self._prompt = decoder, prompt
         self._max_new_tokens = max_new_tokens
         self._greedy = choose is None and sampling.temperature == 0
         self._choose = choose or (lambda logits, step: draw(logits, sampling, step))
-        self._token: Tensor | None = None  # (B, 1), the last one drawn
+        self._token: Tensor | None = None  # (1, 1), the last one drawn
         self._looks_ahead = decoder.runs_ahead and self._greedy and not (schedule.verifies or schedule.is_adaptive)
-        self._ahead: tuple[Before, Launched] | None = None  # the next step's pass, and what the state was before it
-        self._next: list[StepResult] = []  # what a `Rewind` is followed by
+        self._ahead: tuple[Snapshot, Launched] | None = None  # the state before the next pass, and that pass
+        self._after_rewind: StepResult | None = None  # the step that follows a `Rewind`
 
     @property
     def clock_ms(self) -> float:
-        """All that this lane has spent."""
+        """Milliseconds spent by this lane."""
         return self.prefill_ms + self.decode_ms
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes that the caches hold after the last step that it gave."""
+        """Bytes of K/V after the last step that the lane returned."""
         return self._ahead[0].kv_bytes if self._ahead else self.state.kv.nbytes
 
     @property
     def decode_steps(self) -> int:
-        """Decode steps whose tokens stand."""
+        """Decode steps that were not taken back."""
         return max(0, len(self.tokens) - 1)
 
     @property
     def verified(self) -> int:
-        """How many of `tokens` cannot be taken back any more."""
+        """How many of `tokens` can no longer be rejected."""
         return len(self.tokens) - len(self.state.pending) if self.schedule.verifies else len(self.tokens)
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Tokens that stand per second of decoding, prefill left out; None before the first decode step."""
+        """Tokens per second of decoding, without prefill and rejected tokens; None before the first decode step."""
         return 1000 * self.decode_steps / self.decode_ms if self.decode_steps else None
 
     def __iter__(self) -> Iterator[LaneEvent]:
@@ -107,113 +113,121 @@ class Lane:
 
     @torch.inference_mode()
     def __next__(self) -> LaneEvent:
-        """The next step. Raises LoraDropError: its logits are NaN or infinite, so its token would mean nothing."""
-        if self._next:
-            return self._take(self._next.pop())
+        """Make the next step.
+
+        Raises:
+            LoraDropError: its logits are NaN or infinite.
+        """
+        if self._after_rewind is not None:
+            step, self._after_rewind = self._after_rewind, None
+            return self._append(step)
         if self.ended:
             raise StopIteration
         return self._verify_pending() if self._is_over() else self._step()
 
     def _is_over(self) -> bool:
-        """True after the stop token, or the last one that was asked for."""
+        """True after the stop token or the last token asked for."""
         return len(self.tokens) == self._max_new_tokens or (bool(self.tokens) and self.tokens[-1] in self.stop_ids)
 
     def _step(self) -> LaneEvent:
-        """Prefill or a decode step."""
-        now, self._ahead = self._ahead[1] if self._ahead else self._launch(self._token), None
+        """Run prefill or a decode step."""
+        launched, self._ahead = self._ahead[1] if self._ahead else self._launch(self._token), None
         if self._looks_ahead and len(self.tokens) + 1 < self._max_new_tokens:
-            self._ahead = Before.of(self.state), self._launch(now.choices)
-        found = now.found
-        token_ids, *nats = now.numbers.read()  # waits for the device
-        rows = len(token_ids)
-        accepted = self._accept(found, token_ids[:-1]) if rows > 1 else 0
-        if accepted < rows - 1:
-            return self._rewind(found, accepted, now.choices, now.clock)
+            self._ahead = Snapshot.of(self.state), self._launch(launched.choices)
+        output = launched.output
+        token_ids, *entropies = launched.numbers.read()  # waits for the device
+        drafts = len(token_ids) - 1
+        accepted = self._accept(output, token_ids[:-1]) if drafts else 0
+        if accepted < drafts:
+            return self._rewind(output, accepted, launched.choices, launched.clock)
         if self._ahead and token_ids[-1] in self.stop_ids:
             self._ahead[0].restore(self.state)
             self._ahead = None
-        # Where nothing is asked for meanwhile, the clock holds the wait: the caller shows the token.
-        ms = now.read_ms + (now.clock.read() if self._looks_ahead else now.clock.stop())
+        # Without a pass in flight the clock counts the wait for the token too: the caller shows it before it goes on.
+        ms = launched.read_ms + (launched.clock.read() if self._looks_ahead else launched.clock.stop())
         if self._token is None:
             self.prefill_ms = ms
         else:
             self.decode_ms += ms
-        self._token = now.choices[-1:]
-        known = nats[0][-1] if nats else found.entropy
-        last = dataclasses.replace(found, logits=found.logits[-1:], watched=_last_row(found), entropy=known)
-        return self._take(self._result(last, token_ids[-1], ms, now.about))
+        self._token = launched.choices[-1:]
+        watched = None if output.watched is None else output.watched[:, -1:]
+        entropy = entropies[0][-1] if entropies else output.entropy
+        last = dataclasses.replace(output, logits=output.logits[-1:], watched=watched, entropy=entropy)
+        return self._append(self._result(last, token_ids[-1], ms, launched.about))
 
     def _launch(self, token: Tensor | None) -> Launched:
-        """Ask for prefill, or for the decode step that reads a token. It waits for the device in a trigger alone."""
+        """Launch the decode step that reads `token` (1, 1), or prefill. Only a trigger waits for the device here."""
         clock, read_ms = Clock(self._decoder.device), 0.0
         if token is None:
             prompt = self._prompt
             prompt = prompt if isinstance(prompt, Prefilled) else self._decoder.read_prompt(prompt)
-            read_ms, found = prompt.ms, self._decoder.start(prompt, self.state)
+            read_ms, output = prompt.ms, self._decoder.start(prompt, self.state)
             clock.start()
         else:
             clock.start()
-            found = self._decoder.step(token, self.state)
-        rows = found.logits.shape[0] if self.schedule.verifies else 1
-        number = self.state.refresher.step - rows + 1  # of the first step that the logits are of
-        choices = self._choices(found, number)
-        numbers = Fetched([choices, found.entropy] if isinstance(found.entropy, Tensor) else [choices])
+            output = self._decoder.step(token, self.state)
+        choices = self._choices(output, output.logits.shape[0] if self.schedule.verifies else 1)
+        numbers = Fetched([choices, output.entropy] if isinstance(output.entropy, Tensor) else [choices])
         clock.mark()
-        return Launched(found, choices, numbers, clock, read_ms, self._about())
+        return Launched(output, choices, numbers, clock, read_ms, self._about())
 
-    def _choices(self, found: DecoderOutput, step: int) -> Tensor:
-        """A token (rows, 1) for each row of logits, the first of which is of step `step`."""
-        if self._greedy and found.choice is not None:
-            return found.choice
-        return self._choose(found.logits, step)
+    def _choices(self, output: DecoderOutput, rows: int) -> Tensor:
+        """Draw a token (rows, 1) for each row of logits, the last of which belongs to the current step."""
+        if self._greedy and output.choice is not None:
+            return output.choice
+        return self._choose(output.logits, self.state.refresher.step - rows + 1)
 
     def _verify_pending(self) -> LaneEvent:
-        """The pass over the last drafts, which begins no step."""
+        """Run the pass over the last drafts, which begins no step."""
         clock = Clock(self._decoder.device)
         clock.start()
-        found = self._decoder.repair(None, self.state)
-        choices = self._choices(found, self.state.refresher.step - found.rows + 1)
-        accepted = self._accept(found, choices[:, 0].tolist())
-        if accepted < found.rows:
-            return self._rewind(found, accepted, choices, clock)
+        output = self._decoder.repair(None, self.state)
+        choices = self._choices(output, output.rows)
+        accepted = self._accept(output, choices[:, 0].tolist())
+        if accepted < output.rows:
+            return self._rewind(output, accepted, choices, clock)
         ms = clock.stop()
         self.decode_ms += ms
         self.ended = "stop" if self.tokens[-1] in self.stop_ids else "length"
-        return Verified(found.rows, ms, accepted)
+        return Verified(output.rows, ms, accepted)
 
-    def _accept(self, found: DecoderOutput, choices: list[int]) -> int:
-        """How many of the last tokens, drafts, the full model keeps: up to the first that it does not.
+    def _accept(self, output: DecoderOutput, choices: list[int]) -> int:
+        """Count the drafts that the full model accepts: those before the first one that it rejects.
+
+        It accepts its own choice, and with `accept` below 1 also a token that it rates at least `accept` times as
+        likely as its most likely one.
 
         Args:
-            found: of the pass.
-            choices: what the full model draws in the place of each.
+            output: of the pass over the drafts, row r of its logits in the place of draft r.
+            choices: the full model's token in the place of each draft, the last tokens of the lane.
         """
         count, accept = len(choices), self.schedule.accept
         drafts = self.tokens[-count:]
-        stays = [draft == choice for draft, choice in zip(drafts, choices, strict=True)]
-        if accept < 1 and not all(stays):
-            rows, best = found.logits[:count].float(), found.choice
+        fits = [draft == choice for draft, choice in zip(drafts, choices, strict=True)]
+        if accept < 1 and not all(fits):
+            rows, best = output.logits[:count].float(), output.choice
             theirs = rows.gather(-1, torch.tensor(drafts, device=rows.device)[:, None])[:, 0]
             tops = rows.gather(-1, best[:count])[:, 0] if best is not None else rows.amax(-1)
             likely = (theirs >= tops + math.log(accept)).tolist()
-            stays = [same or fits for same, fits in zip(stays, likely, strict=True)]
-        accepted = stays.index(False) if False in stays else count
+            fits = [same or near for same, near in zip(fits, likely, strict=True)]
+        accepted = fits.index(False) if False in fits else count
         self.drafts += count
         self.accepted += accepted
         return accepted
 
-    def _rewind(self, found: DecoderOutput, accepted: int, choices: Tensor, clock: Clock) -> Rewind:
-        """Take back the drafts after the first `accepted`; the full model's own choice stands there."""
-        taken = self._decoder.rewind(found, accepted + 1, self.state)
+    def _rewind(self, output: DecoderOutput, accepted: int, choices: Tensor, clock: Clock) -> Rewind:
+        """Take back the drafts after the first `accepted`; the full model's own token replaces the first of these."""
+        taken = self._decoder.rewind(output, accepted + 1, self.state)
         self._token = choices[accepted : accepted + 1]
         ms = clock.stop()
         self.decode_ms += ms
-        del self.tokens[self.state.refresher.step :]
-        self._next = [self._result(taken, int(self._token), ms, self._about())]
-        return Rewind(self.state.refresher.step - 1)
+        step = self.state.refresher.step
+        del self.tokens[step:]
+        self._after_rewind = self._result(taken, int(self._token), ms, self._about())
+        return Rewind(step - 1)
 
     def _about(self) -> dict[str, Any]:
-        """What a step's record has of the state that it leaves."""
+        """The fields of a step's result that describe the state after it."""
         refresher = self.state.refresher
         return {
             "step": refresher.step,
@@ -223,30 +237,76 @@ class Lane:
             "trigger": refresher.trigger,
         }
 
-    def _result(self, found: DecoderOutput, token_id: int, ms: float, about: dict[str, Any]) -> StepResult:
-        nats = self._decoder.entropy(found.logits) if found.entropy is None else float(found.entropy)
-        if not math.isfinite(nats):  # then a logit is not either; the entropy is fetched anyway, so this costs nothing
+    def _result(self, output: DecoderOutput, token_id: int, ms: float, about: dict[str, Any]) -> StepResult:
+        nats = self._decoder.entropy(output.logits) if output.entropy is None else float(output.entropy)
+        if not math.isfinite(nats):  # then some logit is not finite; the entropy is needed anyway, so checking is free
             raise not_finite(about["step"], self.schedule, self.state.bank)
-        shown: dict[str, Any] = {"logits": found.logits, "watched": found.watched, "rows": found.rows}
-        return StepResult(token_id=token_id, ms=ms, entropy=nats, **shown, **about)
+        return StepResult(
+            token_id=token_id,
+            ms=ms,
+            entropy=nats,
+            logits=output.logits,
+            watched=output.watched,
+            rows=output.rows,
+            **about,
+        )
 
-    def _take(self, step: StepResult) -> StepResult:
-        """Count a step's token, and see whether the lane ends with it."""
+    def _append(self, step: StepResult) -> StepResult:
+        """Append a step's token, and end the lane if it is the last one and no draft is pending."""
         self.tokens.append(step.token_id)
         if self._is_over() and not (self.schedule.verifies and self.state.pending):
             self.ended = "stop" if step.token_id in self.stop_ids else "length"
         return step
 
 
-LaneEvent = StepResult | Rewind | Verified
+@dataclass(frozen=True)
+class Launched:
+    """A pass whose work has been launched on the device.
+
+    Attributes:
+        output: of the decoder; its logits may have several rows.
+        choices: a token (rows, 1) for each row of logits.
+        numbers: these tokens, and the entropy if the decoder returns it as a tensor.
+        clock: started before the pass and marked after it.
+        read_ms: time that reading the prompt took, for prefill.
+        about: what the step's result says of the state after it.
+    """
+
+    output: DecoderOutput
+    choices: Tensor
+    numbers: Fetched
+    clock: Clock
+    read_ms: float
+    about: dict[str, Any]
 
 
-def _last_row(found: DecoderOutput) -> Tensor | None:
-    return None if found.watched is None else found.watched[:, -1:]
+@dataclass(frozen=True)
+class Snapshot:
+    """What a step that reads one token changes in a state.
+
+    The contents of its buffers are left out: K/V beyond the caches' lengths is never read, and no step follows that
+    would read the anchors.
+    """
+
+    position: int
+    lengths: list[int]
+    refresher: Refresher
+    pending: list[Tensor]
+    kv_bytes: int
+
+    @classmethod
+    def of(cls, state: DecodeState) -> Snapshot:
+        kv = state.kv
+        return cls(state.position, list(kv.lengths), copy.copy(state.refresher), list(state.pending), kv.nbytes)
+
+    def restore(self, state: DecodeState) -> None:
+        """Undo the step after this snapshot, the last one of the lane."""
+        state.position, state.kv.lengths[:] = self.position, self.lengths
+        state.refresher, state.pending = self.refresher, self.pending
 
 
 def not_finite(step: int, schedule: Schedule, bank: Correction | None) -> LoraDropError:
-    """The line for a step's logits that are NaN or infinite: what can be the cause, and what to do."""
+    """The error for a step whose logits are NaN or infinite, with the likely cause and what to do."""
     if schedule.is_baseline or step == 0:  # every layer has run so far
         cause = (
             "the model's weights are damaged or overflow. Try dtype float32, or get its files again (`python -m "
@@ -256,4 +316,4 @@ def not_finite(step: int, schedule: Schedule, bank: Correction | None) -> LoraDr
         cause = "the adapters do not fit or overflow. Take adapters none, or try dtype float32"
     else:
         cause = f"rule {schedule.reuse}, or the model itself, overflows. Take another rule, or try dtype float32"
-    return LoraDropError(f"the logits of step {step} are NaN or infinite, which makes no token: {cause}.")
+    return LoraDropError(f"the logits of step {step} are NaN or infinite, so no token can be sampled: {cause}.")

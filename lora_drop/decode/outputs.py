@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lora_drop.decode.layer import Rope
 from lora_drop.decode.native.decoder import NativeDecoder
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.static.decoder import StaticDecoder
@@ -48,17 +49,17 @@ class ReferenceOutputs(ReferenceDecoder):
     def _see(self, i: int, rows: Tensor) -> None:
         self._rows[i].extend(rows.clone())
 
-    def run_full(self, i: int, h: Tensor, rope: tuple[Tensor, Tensor], state: DecodeState) -> Tensor:
+    def run_full(self, i: int, h: Tensor, rope: Rope, state: DecodeState) -> Tensor:
         out = super().run_full(i, h, rope, state)
         self._see(i, out[0, -1:])
         return out
 
-    def run_dropped(self, i: int, h: Tensor, rope: tuple[Tensor, Tensor], state: DecodeState) -> Tensor:
+    def run_dropped(self, i: int, h: Tensor, rope: Rope, state: DecodeState) -> Tensor:
         out = super().run_dropped(i, h, rope, state)
         self._see(i, out[0])
         return out
 
-    def run_adapted(self, i: int, h: Tensor, rope: tuple[Tensor, Tensor], state: DecodeState) -> Tensor:
+    def run_adapted(self, i: int, h: Tensor, rope: Rope, state: DecodeState) -> Tensor:
         out = super().run_adapted(i, h, rope, state)
         self._see(i, out[0])
         return out

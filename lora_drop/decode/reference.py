@@ -1,8 +1,8 @@
-"""The reference decoder: a thin reading of a transformers model, layer by layer. Slow, clear, any architecture.
+"""The reference decoder: the layers of a transformers model, one after the other. Slow, clear, any architecture.
 
-It runs the model's own modules. The faster decoders share its prefill and its state, and are checked against it.
+It runs the model's own modules. The faster decoders inherit its prefill and are tested against it.
 
-Shapes: B batch, T tokens of this call, D hidden size, V vocabulary, L layers, n skipped layers.
+Shapes: B batch, T tokens of a call, D hidden size, V vocabulary, L layers, n skipped layers.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from lora_drop.decode.cache import HiddenCache, KVCache
+from lora_drop.decode import rules
+from lora_drop.decode.cache import KVCache
 from lora_drop.decode.clock import Clock
-from lora_drop.decode.correction import Correction
+from lora_drop.decode.correction import Correction, correct
+from lora_drop.decode.layer import Rope, attend, feed, keys_values, run_changed
 from lora_drop.decode.logits import entropy
-from lora_drop.decode.prompt import Prefilled, Stopped
-from lora_drop.decode.step import DecoderOutput, DecodeState
+from lora_drop.decode.step import DecoderOutput, DecodeState, Prefilled, Stopped
 from lora_drop.errors import LoraDropError
 from lora_drop.method.schedule import Schedule
 
-PART = 512, 8192  # tokens of a prompt that are read at once, on a CPU and elsewhere: a stop waits for so many
+PART = 512, 8192  # tokens of a prompt that are read at once, on a CPU and elsewhere; Stop waits for one part
 
 
 class ReferenceDecoder:
@@ -56,8 +57,8 @@ class ReferenceDecoder:
         watch: bool = False,
         prompt: int = 0,
     ) -> DecodeState:
-        """See `step.Decoder`. The caches grow by blocks, so `tokens` is of no use here."""
-        return DecodeState(schedule, bank, KVCache(self.num_layers), HiddenCache(self.num_layers), watch)
+        """See `step.Decoder`. The caches grow by blocks, so `tokens` and `prompt` are ignored."""
+        return DecodeState(schedule, bank, watch)
 
     def prefill(self, input_ids: Tensor, state: DecodeState) -> DecoderOutput:
         """See `step.Decoder`."""
@@ -74,8 +75,8 @@ class ReferenceDecoder:
         for part in input_ids.split(PART[self.device.type != "cpu"], 1):
             if position and should_stop():
                 raise Stopped
-            h, position = self.embed(part), position + part.shape[1]
-            rope = self._rotation(h, position - part.shape[1])
+            h, rope = self._embed(part, position)
+            position += part.shape[1]
             states, attended = [h[:, -1].clone()], []  # copies: a view would keep the whole part alive
             for i in range(self.num_layers):
                 u, h = self._layer(i, h, rope, kv)
@@ -90,9 +91,10 @@ class ReferenceDecoder:
     def start(self, prompt: Prefilled, state: DecodeState) -> DecoderOutput:
         """See `step.Decoder`."""
         schedule = state.schedule
-        reached = prompt.states[1:] if schedule.part == "block" else prompt.attended
         for i in schedule.dropped:
-            state.hidden[i] = self._remember(schedule.reuse, prompt.states[i], reached[i])
+            f = rules.replaced(schedule.part, prompt.attended[i], prompt.states[i + 1])
+            anchor = rules.anchor_of(schedule.reuse, prompt.states[i], f)
+            state.anchors[i] = None if anchor is None else anchor.clone()  # a view would keep all layers' states alive
         state.kv, state.position = prompt.kv.clone(), prompt.tokens.shape[1]
         logits = prompt.logits.clone()
         state.refresher.end(logits)
@@ -104,75 +106,75 @@ class ReferenceDecoder:
         lora, schedule = not state.refresher.begin(), state.schedule
         if not lora and schedule.repairs:
             return self.repair(token, state)
-        first, watched = first_skipped(schedule), []
-        h, rope = self._enter(token, state)
-        for i in range(self.num_layers):
-            if i == first and schedule.repairs:
-                state.pending.append(h)
-            if lora:
-                h = self.run_lora(i, h, rope, state)
-            else:
-                h = self.run_full(i, h, rope, state)
+        h, rope = self._embed(token, state.position)
+        for i in range(schedule.first_skipped):
+            h = self.run_full(i, h, rope, state)
+        if schedule.repairs:
+            state.pending.append(h)
+        run, watched = self.run_lora if lora else self.run_full, []
+        for i in range(schedule.first_skipped, self.num_layers):
+            h = run(i, h, rope, state)
             if i in schedule.dropped_set:
                 watched.append(h[:, 0])
-        if first == self.num_layers and schedule.repairs:
-            state.pending.append(h)
         state.position += 1
         h = h[:, -1]
         normed = self.norm(h)
-        logits = self._lora_logits(normed, state) if lora else self.head(normed)
+        screen = state.screened_head if lora else None
+        logits = self.head(normed) if screen is None else screen.logits(normed, self.head.weight)
         state.refresher.end(logits)
         return DecoderOutput(logits, stacked(watched, h) if state.watch else None, state.refresher.entropy)
 
     @torch.inference_mode()
     def repair(self, token: Tensor | None, state: DecodeState) -> DecoderOutput:
-        """See `step.Decoder`. Row by row within a layer, so that each is what a full step computes."""
-        schedule, pending = state.schedule, len(state.pending)
-        first, rows, state.pending = first_skipped(schedule), state.pending, []
+        """See `step.Decoder`. Runs row by row within a layer, so that each row is what a full step computes."""
+        schedule, first, pending = state.schedule, state.schedule.first_skipped, len(state.pending)
+        rows, state.pending = state.pending, []
         if token is not None:
-            h, rope = self._enter(token, state)
+            h, rope = self._embed(token, state.position)
             for i in range(first):
                 h = self.run_full(i, h, rope, state)
             rows = [*rows, h]
             state.position += 1
         start = state.position - len(rows)
-        ropes = [self._rotation(h, start + row) for row, h in enumerate(rows)]
+        ropes = [self._rope(h, start + row) for row, h in enumerate(rows)]
+        wanted = slice(None) if schedule.verifies else slice(-1, None)
         watched, state.row_anchors = [], {}
         for i in range(first, self.num_layers):
             skipped = i in schedule.dropped_set
             if not skipped:
                 state.kv.cut(i, pending)  # what the LoRA steps wrote
-            reached, remembered = [], []
+            outputs, anchors = [], []
             for h, rope in zip(rows, ropes, strict=True):
-                reached.append(self.run_full(i, h, rope, state))
-                remembered.append(state.hidden.vectors[i])
-            rows = reached
+                outputs.append(self.run_full(i, h, rope, state))
+                anchors.append(state.anchors[i])
+            rows = outputs
             if skipped:
-                watched.append(torch.cat([h[:, 0] for h in rows if schedule.verifies or h is rows[-1]]))
-                state.row_anchors[i] = remembered
+                watched.append(torch.cat([h[:, 0] for h in rows[wanted]]))
+                state.row_anchors[i] = anchors
                 if schedule.kv == "skip":
                     state.kv.keep_last(i, len(rows))
-        wanted = [h[:, -1] for h in rows if schedule.verifies or h is rows[-1]]
-        logits = torch.cat([self.head(self.norm(h)) for h in wanted])
+        last = [h[:, -1] for h in rows[wanted]]
+        logits = torch.cat([self.head(self.norm(h)) for h in last])
         state.refresher.end(logits[-1:])
-        seen = stacked(watched, torch.cat(wanted)) if state.watch else None
+        seen = stacked(watched, torch.cat(last)) if state.watch else None
         return DecoderOutput(logits, seen, state.refresher.entropy, len(rows))
 
     @torch.inference_mode()
-    def rewind(self, found: DecoderOutput, rows: int, state: DecodeState) -> DecoderOutput:
+    def rewind(self, output: DecoderOutput, rows: int, state: DecodeState) -> DecoderOutput:
         """See `step.Decoder`."""
-        back = found.rows - rows
+        rejected = output.rows - rows
         for i in range(self.num_layers):
-            state.kv.cut(i, back)
-        for i, remembered in state.row_anchors.items():
-            state.hidden[i] = remembered[rows - 1]
-        state.position -= back
+            state.kv.cut(i, rejected)
+        for i, anchors in state.row_anchors.items():
+            state.anchors[i] = anchors[rows - 1]
+        state.position -= rejected
         refresher = state.refresher
-        refresher.back_to(refresher.step - back)
-        logits = found.logits[rows - 1 : rows]
+        refresher.back_to(refresher.step - rejected)
+        last = slice(rows - 1, rows)
+        logits = output.logits[last]
         refresher.end(logits)
-        watched = None if found.watched is None else found.watched[:, rows - 1 : rows]
-        return DecoderOutput(logits, watched, refresher.entropy, found.rows)
+        watched = None if output.watched is None else output.watched[:, last]
+        return DecoderOutput(logits, watched, refresher.entropy, output.rows)
 
     def entropy(self, logits: Tensor) -> float:
         """See `step.Decoder`."""
@@ -183,142 +185,71 @@ class ReferenceDecoder:
         self, tokens: Tensor, kv: KVCache, position: int, layers: tuple[int, ...], logits_from: int = 0
     ) -> DecoderOutput:
         """See `step.Decoder`."""
-        state = DecodeState(Schedule(1, self.num_layers, ()), None, kv, HiddenCache(0), position=position)
-        h, rope = self._enter(tokens, state)
+        h, rope = self._embed(tokens, position)
         outputs = []
         for i in range(self.num_layers):
-            h = self.run_full(i, h, rope, state)
+            _, h = self._layer(i, h, rope, kv)
             if i in layers:
                 outputs.append(h)
         return DecoderOutput(self.head(self.norm(h[:, logits_from:])), stacked(outputs, h))
 
-    def _enter(self, tokens: Tensor, state: DecodeState) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Embeddings (B, T, D) of tokens and the rotary cosines and sines (1, T, hs) of their true positions."""
+    def _embed(self, tokens: Tensor, position: int) -> tuple[Tensor, Rope]:
+        """Embeddings (B, T, D) of the tokens from `position` on, and their rotary cosines and sines."""
         h = self.embed(tokens)
-        return h, self._rotation(h, state.position)
+        return h, self._rope(h, position)
 
-    def _rotation(self, h: Tensor, position: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (1, T, hs) of the tokens h (B, T, D) from a position on."""
+    def _rope(self, h: Tensor, position: int) -> Rope:
+        """Cosines and sines (1, T, hs) of the tokens h (B, T, D) from `position` on."""
         positions = torch.arange(position, position + h.shape[1], device=h.device)[None]
         return self.rotary(h, position_ids=positions)
 
-    def _lora_logits(self, h: Tensor, state: DecodeState) -> Tensor:
-        """Logits (B, V) of the last hidden state, normed (B, D), of a LoRA step."""
-        bank = state.bank
-        if state.schedule.head == "screened" and bank is not None and bank.head is not None:
-            return bank.head.logits(h, self.head.weight)
-        return self.head(h)
-
-    def run_lora(self, i: int, h: Tensor, rope: tuple[Tensor, Tensor], state: DecodeState) -> Tensor:
-        """A layer at a LoRA step, (B, 1, D): skipped, or run, with its change where the bank has one."""
+    def run_lora(self, i: int, h: Tensor, rope: Rope, state: DecodeState) -> Tensor:
+        """Layer i at a LoRA step, (B, 1, D): skipped, or run, with the change that the bank may have for it."""
         if i in state.schedule.dropped_set:
             return self.run_dropped(i, h, rope, state)
-        if state.bank is not None and i in state.bank.kept and i > first_skipped(state.schedule):
+        if state.bank is not None and i in state.bank.kept and i > state.schedule.first_skipped:
             return self.run_adapted(i, h, rope, state)
         return self.run_full(i, h, rope, state)
 
-    def run_full(self, i: int, h: Tensor, rope: tuple[Tensor, Tensor], state: DecodeState) -> Tensor:
-        """h[t][i] -> h[t][i+1] = f_i(h[t][i]) for (B, T, D). Writes K/V; a layer to be skipped leaves its anchor."""
-        u, out = self._layer(i, h, rope, state.kv)
-        if i in state.schedule.dropped:
-            # What the reuse rule speaks of: the whole layer's output, or the stream after attention.
-            reached = out if state.schedule.part == "block" else u
-            state.hidden[i] = self._remember(state.schedule.reuse, h[:, -1], reached[:, -1])
-        return out
+    def run_full(self, i: int, h: Tensor, rope: Rope, state: DecodeState) -> Tensor:
+        """h[t][i] -> h[t][i+1] = f_i(h[t][i]), (B, 1, D). Writes K/V; a layer of the schedule leaves its anchor."""
+        u, output = self._layer(i, h, rope, state.kv)
+        schedule = state.schedule
+        if i in schedule.dropped_set:
+            f = rules.replaced(schedule.part, u, output)
+            state.anchors[i] = rules.anchor_of(schedule.reuse, h[:, -1], f[:, -1])
+        return output
 
-    def _layer(self, i: int, h: Tensor, rope: tuple[Tensor, Tensor], kv: KVCache) -> tuple[Tensor, Tensor]:
-        """A layer on (B, T, D): the stream after attention, and the layer's output. Writes K/V."""
+    def _layer(self, i: int, h: Tensor, rope: Rope, kv: KVCache) -> tuple[Tensor, Tensor]:
+        """Run layer i on (B, T, D) and write its K/V; return the stream after attention and the layer's output."""
         layer = self.layers[i]
         past, tokens = kv.lengths[i], h.shape[1]
-        attention, _ = layer.self_attn(
-            hidden_states=layer.input_layernorm(h),
-            position_embeddings=rope,
-            attention_mask=_causal_mask(tokens, past, h.device) if past and tokens > 1 else None,
-            cache=kv,
-        )
-        u = h + attention
-        return u, u + layer.mlp(layer.post_attention_layernorm(u))
+        mask = _causal_mask(tokens, past, h.device) if past and tokens > 1 else None
+        u = attend(layer, h, rope, mask, kv)
+        return u, feed(layer, u)
 
-    @staticmethod
-    def _remember(reuse: str, entered: Tensor, reached: Tensor) -> Tensor | None:
-        """The one vector (B, D) that the rule needs of a full step."""
-        if reuse == "skip":
-            return None
-        # A copy: a view would keep the whole prompt's (B, P, D) alive for one vector of it.
-        return reached - entered if reuse == "residual" else reached.clone()
-
-    def run_dropped(self, i: int, h: Tensor, rope: tuple[Tensor, Tensor], state: DecodeState) -> Tensor:
+    def run_dropped(self, i: int, h: Tensor, rope: Rope, state: DecodeState) -> Tensor:
         """A skipped layer at a LoRA step, (B, 1, D): no attention, and with `part="block"` no MLP either."""
-        layer, schedule, bank = self.layers[i], state.schedule, state.bank
-        if schedule.kv == "write" and not schedule.repairs:  # a repair writes them, and until then nothing reads them
-            self._write_kv(i, h, rope, state)
-        own = bank if bank is not None and i in bank.a else None
-        d: Tensor | float = 0.0
-        if own is not None:
-            d = own.correction(i, h)
-            if i in own.mlp:
-                d = d + own.bottleneck(i, layer.post_attention_layernorm(h))
-            state.refresher.measure(d, h if schedule.reuse == "skip" else state.hidden[i])
-        if schedule.reuse == "skip":
-            u = h + d
-        elif schedule.reuse == "residual":
-            gate = own.gate[i] if own is not None else 1.0
-            u = h + gate * state.hidden[i][:, None] + d
-        else:  # state, anchor
-            u = state.hidden[i][:, None] + d
-            if schedule.reuse == "state":
-                state.hidden[i] = u[:, -1]
-        return u if schedule.part == "block" else u + layer.mlp(layer.post_attention_layernorm(u))
+        layer, schedule, anchor = self.layers[i], state.schedule, state.anchors[i]
+        if schedule.kv == "write" and not schedule.repairs:  # a repair writes them; nothing reads them before
+            state.kv.update(*keys_values(layer, h, rope), i)
+        anchor = None if anchor is None else anchor[:, None]
+        d, gate = correct(state.bank, i, h, layer.post_attention_layernorm)
+        if d is not None:
+            state.refresher.measure(d, h if anchor is None else anchor)
+        u = rules.reused(schedule.reuse, h, anchor, gate, d)
+        if schedule.reuse == "state":
+            state.anchors[i] = u[:, -1]
+        return u if schedule.part == "block" else feed(layer, u)
 
-    def run_adapted(self, i: int, h: Tensor, rope: tuple[Tensor, Tensor], state: DecodeState) -> Tensor:
-        """A layer that runs at a LoRA step with the bank's `kept` part, (B, 1, D). Writes K/V."""
+    def run_adapted(self, i: int, h: Tensor, rope: Rope, state: DecodeState) -> Tensor:
+        """A layer that runs at a LoRA step with the bank's part `kept`, (B, 1, D). Writes K/V."""
+
+        def mix(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(query, *state.kv.update(key, value, i), enable_gqa=True)
+
         assert state.bank is not None
-        layer, adapted = self.layers[i], partial(state.bank.adapted, i)
-        attention, mlp = layer.self_attn, layer.mlp
-        query, key, value = self._heads(i, layer.input_layernorm(h), rope, adapted)
-        keys, values = state.kv.update(key, value, i)
-        mixed = F.scaled_dot_product_attention(query, keys, values, enable_gqa=True)
-        mixed = mixed.transpose(1, 2).flatten(2)
-        u = h + adapted("out", mixed, attention.o_proj(mixed))
-        x = layer.post_attention_layernorm(u)
-        gate, up = adapted("gate_up", x, torch.cat((mlp.gate_proj(x), mlp.up_proj(x)), -1)).chunk(2, -1)
-        inner = mlp.act_fn(gate) * up
-        return u + adapted("down", inner, mlp.down_proj(inner))
-
-    def _heads(
-        self,
-        i: int,
-        x: Tensor,
-        rope: tuple[Tensor, Tensor],
-        adapted: Callable[[str, Tensor, Tensor], Tensor] = lambda name, x, y: y,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (B, heads, T, hs) of normed inputs (B, T, D), rotated; `adapted` changes them."""
-        attention = self.layers[i].self_attn
-        qkv = torch.cat([proj(x) for proj in (attention.q_proj, attention.k_proj, attention.v_proj)], -1)
-        heads = adapted("qkv", x, qkv).unflatten(-1, (-1, attention.head_dim))  # (B, T, nh + 2 nkv, hs)
-        kv_heads = attention.k_proj.out_features // attention.head_dim
-        query, key, value = heads.split((heads.shape[2] - 2 * kv_heads, kv_heads, kv_heads), 2)
-        if hasattr(attention, "q_norm"):  # Qwen3
-            query, key = attention.q_norm(query), attention.k_norm(key)
-        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-        return _rotate(query, *rope), _rotate(key, *rope), value
-
-    def _write_kv(self, i: int, h: Tensor, rope: tuple[Tensor, Tensor], state: DecodeState) -> None:
-        """K and V of a skipped layer, without its attention: `kv="write"`."""
-        layer = self.layers[i]
-        attention = layer.self_attn
-        x = layer.input_layernorm(h)
-        shape = (*x.shape[:-1], -1, attention.head_dim)
-        key = attention.k_proj(x).view(shape)
-        if hasattr(attention, "k_norm"):  # Qwen3
-            key = attention.k_norm(key)
-        key, value = key.transpose(1, 2), attention.v_proj(x).view(shape).transpose(1, 2)  # (B, n_kv, 1, hs)
-        state.kv.update(_rotate(key, *rope), value, i)
-
-
-def first_skipped(schedule: Schedule) -> int:
-    """The first layer that LoRA steps compute otherwise; the number of layers where it is the head alone."""
-    return schedule.dropped[0] if schedule.dropped else schedule.num_layers
+        return run_changed(self.layers[i], h, rope, partial(state.bank.adapted, i), mix)
 
 
 def stacked(outputs: list[Tensor], like: Tensor) -> Tensor:
@@ -326,14 +257,7 @@ def stacked(outputs: list[Tensor], like: Tensor) -> Tensor:
     return torch.stack(outputs) if outputs else like.new_empty(0, *like.shape)
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position for (B, n, T, hs) with cosines and sines (1, T, hs), transformers' half-split order."""
-    cos, sin = cos[:, None], sin[:, None]
-    one, two = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-two, one), dim=-1) * sin
-
-
 def _causal_mask(tokens: int, past: int, device: torch.device) -> Tensor:
-    """(1, 1, T, past + T), True where a token may look: all of the past, itself and what is before it."""
+    """(1, 1, T, past + T) bool: a token sees all of the past, itself and the tokens before it."""
     rows = torch.arange(past, past + tokens, device=device)[:, None]
     return (torch.arange(past + tokens, device=device) <= rows)[None, None]

@@ -1,6 +1,6 @@
-"""What a decoder is, what a lane remembers between its steps, and what a step gives.
+"""What a decoder is, what it takes and gives, and what a lane remembers between its steps.
 
-Shapes: B batch, P prompt tokens, T tokens of a chunk, D hidden size, V vocabulary, n skipped layers.
+Shapes: B batch, P prompt tokens, T tokens of a chunk, D hidden size, V vocabulary, L layers, n skipped layers.
 """
 
 from __future__ import annotations
@@ -12,46 +12,94 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from lora_drop.decode.cache import HiddenCache, KVCache
+from lora_drop.decode.cache import KVCache
 from lora_drop.decode.correction import Correction
-from lora_drop.decode.prompt import Prefilled
+from lora_drop.decode.head import ScreenedHead
 from lora_drop.decode.refresh import Refresher
 from lora_drop.method.schedule import Schedule, StepKind
 
 
+class Stopped(Exception):
+    """Reading a prompt was stopped between two of its parts."""
+
+
+@dataclass(frozen=True)
+class Prefilled:
+    """A prompt that the full model has read: a lane of any schedule can start from it. Nobody writes into it.
+
+    Args:
+        tokens: (B, P).
+        kv: K/V of the whole prompt.
+        states: of the last token, each layer's input and the last layer's output, (L + 1, B, D).
+        attended: of the same token, the stream after each layer's attention, (L, B, D).
+        logits: of the next token, (B, V).
+        ms: time that reading it took.
+    """
+
+    tokens: Tensor
+    kv: KVCache
+    states: Tensor
+    attended: Tensor
+    logits: Tensor
+    ms: float
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds."""
+        tensors = (self.tokens, self.states, self.attended, self.logits)
+        return self.kv.allocated_bytes + sum(tensor.nbytes for tensor in tensors)
+
+
 @dataclass
 class DecodeState:
-    """All that a lane remembers between its steps, made by `Decoder.new_state`; a decoder may add its own buffers."""
+    """All that a lane remembers between its steps, made by `Decoder.new_state`. Decoders extend it with buffers.
+
+    Attributes:
+        schedule, bank: what is skipped when, and the corrections (or None).
+        watch: whether steps return the outputs of the skipped layers, for the audit.
+        position: tokens read so far, which is the position of the next one.
+        kv: the K/V cache.
+        anchors: of each skipped layer the vector (B, D) that its reuse rule needs, see `rules`; None elsewhere.
+        refresher: decides which steps are full.
+        pending: with repair, of each token that a LoRA step has read since the last refresh, the input of the first
+            skipped layer.
+        row_anchors: of the last repair, for each skipped layer the anchors of all its rows.
+    """
 
     schedule: Schedule
     bank: Correction | None
-    kv: KVCache
-    hidden: HiddenCache
-    watch: bool = False  # whether steps give the outputs of the skipped layers, for the audit
-    position: int = 0  # tokens read so far: the true position of the next one
-    refresher: Refresher = field(init=False)  # which step this is, and whether it is full
-    # With repair, of each token that a LoRA step has read since the last refresh: what the first skipped layer takes.
-    pending: list[Tensor] = field(default_factory=list, repr=False)
-    # Of the last repair: for each skipped layer what its rule remembers of each row.
-    row_anchors: dict[int, list[Tensor | None]] = field(default_factory=dict, repr=False)
+    watch: bool = False
+    position: int = 0
+    kv: KVCache = field(init=False)
+    anchors: list[Tensor | None] = field(init=False, repr=False)
+    refresher: Refresher = field(init=False)
+    pending: list[Tensor] = field(default_factory=list, init=False, repr=False)
+    row_anchors: dict[int, list[Tensor | None]] = field(default_factory=dict, init=False, repr=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        self.kv = KVCache(self.schedule.num_layers)
+        self.anchors = [None] * self.schedule.num_layers
         self.refresher = Refresher(self.schedule)
+
+    @property
+    def screened_head(self) -> ScreenedHead | None:
+        """The head of LoRA steps where it is screened; None is the model's own."""
+        return self.bank.head if self.bank is not None and self.schedule.head == "screened" else None
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderOutput:
-    """What a decoder's call gives.
+    """Output of a decoder's call.
 
     Args:
-        logits: of the next token, (B, V); from `read` one row a token, (B, T, V); from a pass that verifies one a
+        logits: of the next token, (B, V); from `read` one row a token, (B, T, V); from a pass that verifies one row a
             token of the pass, (rows, V).
-        watched: the outputs of the skipped layers, ascending, (n, B, D); from `read` those of the layers asked for,
-            (n, B, T, D); from a pass that verifies (n, rows, D). None where nobody asked.
-        entropy: of the last logits in nats, where somebody knows it already, so that nobody computes it again; on a
-            GPU still there, (1,): whoever takes its number waits for the device.
-        rows: the tokens that the call ran through the skipped layers: more than one only in a repair.
-        choice: the likeliest token of each row of logits, (B, 1), from a decoder that found it on the way.
+        watched: outputs of the skipped layers, ascending, (n, B, D); from `read` those of the layers asked for,
+            (n, B, T, D); from a pass that verifies (n, rows, D). None unless asked for.
+        entropy: of the last logits in nats, if the decoder has computed it. On a GPU a tensor (1,): reading its number
+            waits for the device.
+        rows: tokens that the call ran through the skipped layers; more than one only in a repair.
+        choice: most likely token of each row of logits, (B, 1), if the decoder has computed it.
     """
 
     logits: Tensor
@@ -62,17 +110,17 @@ class DecoderOutput:
 
 
 class Decoder(Protocol):
-    """The layers of one model, ready to decode. It holds nothing of a request: that is in `DecodeState`, one a lane.
+    """The layers of one model, ready to decode. It holds nothing of a request: each lane has a `DecodeState`.
 
-    There are three: `ReferenceDecoder` (transformers' own modules; the others are checked against it), `StaticDecoder`
+    There are three: `ReferenceDecoder` (transformers' own modules; the others are tested against it), `StaticDecoder`
     (static buffers, CUDA graphs) and `NativeDecoder` (C, on a CPU).
 
     Attributes:
         name: for the trace and the page, such as `native (bfloat16)`.
         device, dtype: of the tokens that it takes, and of its activations and K/V.
         num_layers: L.
-        kernels: the instructions that its own kernels use, such as `avx2`; None: it has none.
-        runs_ahead: whether a step only asks the device for its work, so that the next can be asked for meanwhile.
+        kernels: instruction set of its own kernels, such as `avx2`; None if it has none.
+        runs_ahead: whether a step only launches its work, so that the next step can be launched before it is done.
     """
 
     name: str
@@ -90,14 +138,14 @@ class Decoder(Protocol):
         watch: bool = False,
         prompt: int = 0,
     ) -> DecodeState:
-        """A fresh state.
+        """Make the state of a new lane.
 
         Args:
             bank: on the model's device and in its dtype (`Correction.to`).
-            tokens: the most that the caches will hold, which lets static buffers be reserved once; 0 is unknown.
-            watch: have each step give the outputs of the skipped layers.
-            prompt: how many of the tokens are the prompt's; 0 is unknown. With it a decoder can set itself up now,
-                before the clock of a lane starts.
+            tokens: most tokens that the caches will hold, to reserve static buffers once; 0 is unknown.
+            watch: have each step return the outputs of the skipped layers.
+            prompt: how many of these tokens are the prompt's, so that a decoder can set itself up before the lane's
+                clock starts; 0 is unknown.
         """
 
     def read_prompt(self, input_ids: Tensor, should_stop: Callable[[], bool] = lambda: False) -> Prefilled:
@@ -107,13 +155,14 @@ class Decoder(Protocol):
             should_stop: asked between two parts.
 
         Raises:
-            Stopped: it said so.
+            Stopped: `should_stop` returned True.
         """
 
     def start(self, prompt: Prefilled, state: DecodeState) -> DecoderOutput:
-        """Step 0 of a fresh state, full, and the first refresh: the prompt's K/V, copied, and its anchors.
+        """Make step 0 of a new state, which is full: copy the prompt's K/V and keep its anchors.
 
-        Gives the logits after the prompt's last token.
+        Returns:
+            Logits of the token after the prompt.
         """
 
     def prefill(self, input_ids: Tensor, state: DecodeState) -> DecoderOutput:
@@ -122,29 +171,32 @@ class Decoder(Protocol):
     def step(self, token: Tensor, state: DecodeState) -> DecoderOutput:
         """Decode one token (B, 1), full or with the schedule's layers skipped, as `state.refresher` decides.
 
-        A refresh with `refresh="repair"` is a `repair` that ends with this token.
+        With `refresh="repair"` a full step is a `repair` that ends with this token.
         """
 
     def repair(self, token: Tensor | None, state: DecodeState) -> DecoderOutput:
-        """One full pass over the tokens that LoRA steps have read since the last refresh, and over `token` (1, 1).
+        """Run one full pass over the pending tokens, those that LoRA steps have read, and over `token` (1, 1).
 
-        With `kv="write"` caches and anchors then equal those of the full model on the same tokens. Each row's numbers
-        are those of a full step, bit for bit (`StaticDecoder`: up to rounding).
+        With `kv="write"` caches and anchors then equal the full model's on the same tokens. Each row's numbers equal
+        those of a full step, bit for bit (`StaticDecoder`: up to rounding).
 
         Args:
-            token: None verifies what is pending: no step begins.
+            token: None verifies the pending tokens alone; no step begins.
 
         Returns:
-            Logits of the last token, or of each where the schedule verifies.
+            Logits of the last token, or of each token if the schedule verifies.
         """
 
-    def rewind(self, found: DecoderOutput, rows: int, state: DecodeState) -> DecoderOutput:
-        """Take back all but the first `rows` tokens of the pass that has just given `found`.
+    def rewind(self, output: DecoderOutput, rows: int, state: DecodeState) -> DecoderOutput:
+        """Take back all but the first `rows` tokens of the last pass, in a schedule that verifies.
 
-        Only in a schedule that verifies. The last token kept is the last refresh then.
+        The last token that stays is the last refresh then.
+
+        Args:
+            output: of that pass.
 
         Returns:
-            What the pass would have given had it ended there: logits (1, V).
+            What the pass would have returned had it ended there: logits (1, V).
         """
 
     def entropy(self, logits: Tensor) -> float:
@@ -153,41 +205,41 @@ class Decoder(Protocol):
     def read(
         self, tokens: Tensor, kv: KVCache, position: int, layers: tuple[int, ...], logits_from: int = 0
     ) -> DecoderOutput:
-        """The full model on a chunk of tokens (B, T) at `position`, after what `kv` holds: the audit's pass.
+        """Run the full model on a chunk of tokens (B, T) at `position`, after those in `kv`: the audit's pass.
 
         Args:
-            layers: whose outputs are wanted, ascending.
-            logits_from: the first token of the chunk whose logits are wanted, so that there are T - logits_from.
+            layers: whose outputs to return, ascending.
+            logits_from: first token of the chunk whose logits to return, T - logits_from in all.
         """
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """One step of a lane. `ms` is the lane's own clock; `watched` and `logits` serve the audit only."""
+    """One step of a lane; `watched` and `logits` serve the audit only."""
 
     step: int
     token_id: int
     kind: StepKind
     active: list[Literal[0, 1]]
-    ms: float
+    ms: float  # on the lane's own clock
     kv_bytes: int
-    entropy: float
+    entropy: float  # nats
     logits: Tensor  # (B, V)
     watched: Tensor | None  # (n, B, D)
-    trigger: str | None = None  # what made this a refresh before its time
+    trigger: str | None = None  # what made this step a refresh before its time
     rows: int = 1  # tokens that its pass ran through the skipped layers
 
 
 @dataclass(frozen=True)
 class Rewind:
-    """The full model takes back what a lane drew after step `to`; the step after it comes again, as a refresh."""
+    """The full model rejected the tokens after step `to`; step `to` + 1 follows again, as a refresh."""
 
     to: int
 
 
 @dataclass(frozen=True)
 class Verified:
-    """The pass at the end of a lane whose last tokens were drafts, all of which the full model keeps."""
+    """The pass at the end of a lane over its last drafts, all of which the full model accepted."""
 
     rows: int
     ms: float

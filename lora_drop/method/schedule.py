@@ -60,6 +60,11 @@ class Schedule:
         return frozenset(self.dropped)
 
     @property
+    def first_skipped(self) -> int:
+        """The first layer that LoRA steps compute otherwise; the number of layers where only the head differs."""
+        return self.dropped[0] if self.dropped else self.num_layers
+
+    @property
     def is_adaptive(self) -> bool:
         """True if a refresh may come early."""
         return self.watches_entropy or self.watches_norm

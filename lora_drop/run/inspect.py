@@ -18,10 +18,9 @@ from torch import Tensor
 
 from lora_drop.decode.native.weights import NativeWeights
 from lora_drop.decode.outputs import NativeOutputs, ReferenceOutputs, StaticOutputs
-from lora_drop.decode.prompt import Stopped
 from lora_drop.decode.refresh import Refresher
 from lora_drop.decode.static.decoder import StaticWeights
-from lora_drop.decode.step import DecodeState
+from lora_drop.decode.step import DecodeState, Stopped
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.recorded import check_weights, recorded_lane
 from lora_drop.run.report.steps import about_step

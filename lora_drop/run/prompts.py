@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections import OrderedDict
 
-from lora_drop.decode.prompt import Prefilled
+from lora_drop.decode.step import Prefilled
 from lora_drop.models.load import LoadedModel
 
 MOST_BYTES = 512 * 2**20  # of all prompts that are kept: 20,000 tokens of the bundled model

@@ -1,5 +1,5 @@
-"""Training of adapters: text in, a bank out that serves every schedule.
+"""Training of adapters: text in, one bank for every schedule out.
 
-What other rooms use: `settings.TrainSettings` and `TrainJob` (without torch), `train.train`, the text of
-`data.read_texts` and `to_windows`, and `student.student_states`, the parallel pass through a schedule.
+`train.py` runs the command, `trainer.py` the steps, `distill.py` has the loss. `student.py` and `exact.py` run a
+schedule over a whole text in one pass. `settings.py` imports no torch.
 """

@@ -1,6 +1,6 @@
-"""The README.md of an adapter folder: the bank, its text, its quality, how to make it again.
+"""README.md of an adapter folder: the bank, its training text, its quality, and the command that makes it again.
 
-It is here and not in `adapters`: the command that makes a bank again needs the settings of a training run.
+It is not in `adapters`, because that command needs the settings of a training run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def reproduce(
     start: str | None,
     model: str,
 ) -> str:
-    """The `train` command that makes the bank: its data, how it is read, and what differs from the defaults."""
+    """The `train` command that makes a bank: its data, how they are read, and settings other than the defaults."""
     defaults = TrainSettings()
     words = ["python", "-m", "lora_drop", "train", "--model", model]
     words += ["--data", *data] if data else []
@@ -37,7 +37,7 @@ def reproduce(
 
 
 def card(bank: AdapterBank) -> str:
-    """The card's markdown, from what the bank's own config says."""
+    """Markdown of the card, from the bank's config."""
     meta, layers = bank.meta, bank.layers
     quality = meta.get("quality") or {"tokens": 0, "schedules": []}
     lines = [
@@ -97,7 +97,7 @@ def card(bank: AdapterBank) -> str:
 
 
 def _where(schedules: dict[str, Any]) -> str:
-    """The steps that the loss counts; a bank older than exact refreshes does not name them."""
+    """The steps that the loss counts; banks from before exact refreshes do not name them."""
     if "refresh" not in schedules:
         return "at LoRA steps only"
     where = "LoRA steps" if schedules["refresh"] == "repair" else "all decode steps"
@@ -112,7 +112,7 @@ def _share(schedules: dict[str, Any]) -> str:
 
 
 def dropped_in(row: dict[str, Any]) -> str:
-    """What an evaluated schedule skips, in words."""
+    """Layers that an evaluated schedule skips, in words."""
     listed = row.get("drop_layers")
     return f"layers {_join(listed)}" if listed else f"ratio {row['drop_ratio']}"
 

@@ -1,4 +1,4 @@
-"""Which schedule a batch is trained for, drawn at random so that one bank serves every slider position."""
+"""The schedule that a batch is trained for, drawn at random so that one bank serves every slider position."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from lora_drop.method.schedule import Schedule
 from lora_drop.training.settings import TrainSettings
 
 PERIODS = (2, 3, 4, 6, 8)
-NEAR_PERIODS = (2, 2, 3, 3, 3, 4, 4, 4, 6, 8)  # with exact refreshes: what the presets use comes most often
-# Half of the batches have one of the ratios that the presets use, half any other: the slider stops anywhere.
+NEAR_PERIODS = (2, 2, 3, 3, 3, 4, 4, 4, 6, 8)  # with exact refreshes: those of the presets most often
+# Half of the batches take a ratio of the presets, half any ratio: the slider stops anywhere.
 RATIOS, ANY_RATIO = (0.25, 0.5), (0.15, 0.8)
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What one step trains on: windows, the length of their prompts, a schedule."""
+    """Windows that one step trains on, the length of their prompts, and the schedule."""
 
     windows: list[int]
     prompt_tokens: int
@@ -26,7 +26,14 @@ class Draw:
 
 
 def draw(settings: TrainSettings, step: int, windows: int, num_layers: int) -> Draw:
-    """The batch of a step: a function of the seed and the step, so that a resumed run draws the same."""
+    """Draw the batch of a step, from the seed and the step alone, so that a resumed run draws the same.
+
+    Args:
+        windows: how many there are.
+
+    Raises:
+        LoraDropError: the drop ratio skips no layer of this model.
+    """
     rng = random.Random(f"{settings.seed} {step}")
     places = [divmod(step * settings.batch_size + k, windows) for k in range(settings.batch_size)]
     orders = {
@@ -51,16 +58,16 @@ def draw(settings: TrainSettings, step: int, windows: int, num_layers: int) -> D
         schedule = config.replace(drop_ratio=1.0).schedule_for(num_layers)
     if not schedule.dropped:
         raise LoraDropError(f"drop_ratio {ratio} skips no layer of this model's {num_layers}: raise it.")
-    # Exact refreshes leave nothing behind: a window needs no more of a prompt than its first anchor, at any place.
+    # An exact refresh forgets all before it, so a window needs no longer prompt than up to its first anchor.
     prompt = (1, config.period) if exact else (4, settings.length // 2)
     return Draw(chosen, min(rng.randint(*prompt), settings.length // 2), schedule)
 
 
 def _first_of(settings: TrainSettings, rng: random.Random) -> tuple[int, ...] | None:
-    """The first layers of the order, as many as are drawn; None leaves it to the ratio.
+    """Draw how many of the first layers of the order to skip; None leaves it to the ratio.
 
-    With `drop_count` two of three batches skip that many and the others half as many or more; without, every other one
-    skips any number.
+    With `drop_count` two batches in three skip that many and the others at least half as many. Without it every other
+    batch skips any number.
     """
     order, count = settings.order, settings.drop_count
     if count:

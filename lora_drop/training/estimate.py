@@ -1,7 +1,7 @@
-"""What a training run takes, before it starts: memory by formulas, time from one batch that is measured.
+"""Estimate of a training run before it starts: memory by formulas, and both in words.
 
-The memory is that of the tensors that are there at once beside the model, on the longest graph that a batch can have:
-from what is really allocated to twice as much, which a test counts.
+The memory is that of all tensors beside the model that exist at the same time, for the longest graph that a batch can
+have. A test holds it between the bytes that are really allocated and twice as many.
 
 Shapes: D hidden size, M intermediate size, V vocabulary, L layers, T tokens of a window.
 """
@@ -17,14 +17,14 @@ from lora_drop.method.cost import ModelShape
 from lora_drop.training.settings import TrainJob, TrainSettings
 
 FLOAT = 4  # bytes: of parameters, log-probabilities and what norms save, whatever the model's number type
-COPIES = 6  # of the adapters: as they start, parameters, gradients, two moments of AdamW, and a step's tensors
-VOCABULARY = 6  # numbers a row and token of the vocabulary: both log-probabilities, the divergence, its gradient
+COPIES = 6  # of the adapters: starting values, parameters, gradients, two moments of AdamW, a step's tensors
+VOCABULARY = 6  # numbers a position and vocabulary entry: both log-probabilities, the divergence, its gradient
 MOMENTS, MOMENTS_OF_START = 7, 2  # of a layer, (D, D) in float64: for the regression, for the scales alone
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that a run needs beside the model's weights: `adapters` with their optimizer, and what works on them."""
+    """Bytes that a run needs beside the model's weights; `adapters` includes their optimizer."""
 
     adapters: int
     batch: int
@@ -32,22 +32,22 @@ class Memory:
 
     @property
     def needed(self) -> int:
-        """The most at once."""
+        """Bytes at the peak."""
         return self.adapters + self.batch + self.regression
 
-    def told(self, free: int | None) -> dict[str, Any]:
-        """For the result of a command; `free` is None where the device does not say it."""
+    def report(self, free: int | None) -> dict[str, Any]:
+        """JSON for a command's result; `free` bytes on the device, None if it does not report them."""
         return {**asdict(self), "needed": self.needed, "free": free}
 
 
 def memory(shape: ModelShape, itemsize: int, settings: TrainSettings, job: TrainJob) -> Memory:
-    """What a run needs; `itemsize` is the bytes of a number of the model's type."""
+    """Estimate the memory of a run; `itemsize` is the bytes of a number of the model's type."""
     low, high = default_range(shape.num_layers)
     layers, size = sorted({*range(low, high + 1), *settings.order}), shape.hidden_size
     fits = settings.fit_batches > 0
     white = FLOAT * len(layers) * size**2 * fits
     moments = 8 * len(layers) * size**2 * (MOMENTS_OF_START if job.start else MOMENTS) * (fits and not job.resume)
-    # The regression's graph begins at the embeddings, a step's behind the first layer that is skipped.
+    # The regression's graph begins at the embeddings, a step's after the first skipped layer.
     step, fit = (
         _graph(shape, itemsize, settings, depth) for depth in (shape.num_layers - layers[0] - 1, shape.num_layers)
     )
@@ -59,9 +59,9 @@ def memory(shape: ModelShape, itemsize: int, settings: TrainSettings, job: Train
 
 
 def _graph(shape: ModelShape, itemsize: int, settings: TrainSettings, layers: int) -> int:
-    """Bytes that a batch keeps for its gradients in so many layers, and for its loss."""
+    """Bytes that a batch keeps for its gradients in `layers` layers, and for its loss."""
     rows, size = settings.batch_size * settings.length, shape.hidden_size
-    # A layer keeps the stream twice, its norms, queries, keys, values and what they mix; gate, up and their product.
+    # A layer keeps the stream twice, its norms, queries, keys, values and their mix, gate, up and their product.
     row = itemsize * (6 * size + 3 * shape.intermediate_size) + (2 * FLOAT * size if itemsize < FLOAT else 0)
     row += FLOAT * (settings.rank + 3 * settings.mlp_width + 4 * settings.kept_rank)
     mask = itemsize * settings.length**2 * (2 if settings.refresh == "repair" else 1)
@@ -69,7 +69,7 @@ def _graph(shape: ModelShape, itemsize: int, settings: TrainSettings, layers: in
 
 
 def _numbers(shape: ModelShape, settings: TrainSettings, layers: list[int]) -> int:
-    """How many numbers the adapters have."""
+    """Count the numbers of the adapters."""
     size, width = shape.hidden_size, shape.intermediate_size
     skipped = settings.order if settings.drop_count else layers
     inner, kv = shape.num_heads * shape.head_dim, shape.kv_per_token
@@ -83,10 +83,10 @@ def _numbers(shape: ModelShape, settings: TrainSettings, layers: list[int]) -> i
 
 
 def check_room(needs: Memory, settings: TrainSettings, free: int | None, device: Any) -> None:
-    """Refuse what the free memory of a device cannot hold.
+    """Check that the free memory of a device holds a run; `free` None skips the check.
 
     Raises:
-        LoraDropError: it cannot.
+        LoraDropError: it does not.
     """
     if free is not None and needs.needed > free:
         raise LoraDropError(

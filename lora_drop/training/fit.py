@@ -2,12 +2,12 @@
 
 At a LoRA position the best linear correction and gate against the layer's full output are a least-squares problem.
 Plain squared error would spend the rank on the stream's few outlier channels, which barely matter to the text. So the
-error is weighted by the Fisher information of that output, G = E[g g^T] with g the gradient of the log-likelihood of a
-token that the model itself draws: half of e^T G e is the KL to second order. The truncation to rank r is the best one
+error is weighted by the Fisher information of that output, G = E[g g^T], where g is the gradient of the log-likelihood
+of a token that the model itself draws: e^T G e / 2 is the KL to second order. The truncation to rank r is the best one
 in that metric (reduced-rank regression).
 
-Each layer is fitted on the full model's states. Fitting layer after layer on the states that LoRA-Drop reaches was
-tried and is worse at low drop ratios: the drift of the high ones fills the moments (docs/training-log.md).
+Each layer is fitted on the full model's states. Fitting layer after layer on the states that LoRA-Drop reaches is
+worse at low drop ratios: the drift of the high ones fills the moments (docs/training-log.md).
 
 Shapes: B batch, T tokens, N LoRA positions, D hidden size.
 """
@@ -21,16 +21,18 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lora_drop.adapters.bank import AdapterBank
+from lora_drop.decode import rules
+from lora_drop.decode.layer import feed
 from lora_drop.decode.logits import log_probs, nll
-from lora_drop.training.student import Layout, attend, feed, terms
+from lora_drop.training.student import Layout, at_lora, attend_first
 
-RIDGE = 1e-3  # of each channel's own power: directions that the text hardly shows are not trusted
-ROUNDS = 4  # correction and gate in turn; the fourth changes nothing that shows
+RIDGE = 1e-3  # share of each channel's power: directions that are rare in the text are not trusted
+ROUNDS = 4  # of fitting the correction and the gate in turn; a fifth changes nothing
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Texts (B, T) that share a prompt's length and a period."""
+    """Texts (B, T) with one prompt length and one period."""
 
     tokens: Tensor
     prompt_tokens: int
@@ -42,8 +44,8 @@ class Scales:
     """The units in which a layer's correction is well conditioned.
 
     Attributes:
-        white: (D, D), turns the correction's input into uncorrelated channels of unit power: x @ white.
-        reach: (D,), root mean square of what the correction has to give.
+        white: (D, D); x @ white has uncorrelated channels of unit power.
+        reach: (D,), root mean square of the output that the correction aims at.
     """
 
     white: Tensor
@@ -52,18 +54,18 @@ class Scales:
 
 @dataclass
 class _Moments:
-    """Of one layer: second moments over LoRA positions, and G.
+    """Second moments of one layer over LoRA positions, and G.
 
-    x is the correction's input, y what is missing of the full output, z what the gate scales.
+    x is the correction's input, y the full output minus the rule's bare output, z what the gate scales.
     """
 
     positions: int = 0
     tokens: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
 
-    def add(self, pairs: tuple[str, ...], **given: Tensor | None) -> None:
-        """Add products of x, y, z and g, each (B, rows, D), z being None where the rule has no gate."""
-        rows = {name: value.flatten(0, 1).float() for name, value in given.items() if value is not None}
+    def add(self, pairs: tuple[str, ...], **values: Tensor | None) -> None:
+        """Add products of x, y, z and g, (B, rows, D) each; z is None where the rule has no gate."""
+        rows = {name: value.flatten(0, 1).float() for name, value in values.items() if value is not None}
         self.positions += len(rows["x"])
         self.tokens += len(rows.get("g", ()))
         for pair in pairs:
@@ -76,15 +78,14 @@ class _Moments:
 
 
 def measure(model: PreTrainedModel, bank: AdapterBank, batches: list[Batch]) -> dict[int, Scales]:
-    """Each layer's scales alone, for a bank that is fitted already: without gradients and regression."""
+    """Measure each layer's scales alone, for a bank that is fitted already."""
     moments = {i: _Moments() for i in bank.layers}
     with torch.no_grad():
         for batch in batches:
-            layout, entered, reached, _ = _pass(model, bank, batch)
-            for i, goal in reached.items():
-                base, _, x = terms(layout, bank.reuse, entered[i], goal[:, : layout.full])
-                moments[i].add(("xx", "yy"), x=x, y=goal[:, layout.full :] - base)
-        return {i: _scales(found) for i, found in moments.items()}
+            layout, inputs, goals, _ = _pass(model, bank, batch)
+            for i, goal in goals.items():
+                moments[i].add(("xx", "yy"), **_regression(layout, bank.reuse, inputs[i], goal))
+        return {i: _scales(own) for i, own in moments.items()}
 
 
 def fit(model: PreTrainedModel, bank: AdapterBank, batches: list[Batch]) -> dict[int, Scales]:
@@ -92,7 +93,7 @@ def fit(model: PreTrainedModel, bank: AdapterBank, batches: list[Batch]) -> dict
 
     Args:
         bank: float32, on the model's device; its tensors are written in place.
-        batches: at least one, with a LoRA position at least; the model's weights need no gradients.
+        batches: with at least one LoRA position; the model's weights need no gradients.
 
     Returns:
         Each layer's scales.
@@ -102,47 +103,52 @@ def fit(model: PreTrainedModel, bank: AdapterBank, batches: list[Batch]) -> dict
     for batch in batches:
         _read(model, bank, batch, moments, generator)
     with torch.no_grad():
-        return {i: _solve(i, found, bank) for i, found in moments.items()}
+        return {i: _solve(i, own, bank) for i, own in moments.items()}
 
 
 @torch.enable_grad()
 def _read(
     model: PreTrainedModel, bank: AdapterBank, batch: Batch, moments: dict[int, _Moments], generator: torch.Generator
 ) -> None:
-    """One batch through the full model, forth and back, into the moments of the bank's layers."""
-    layout, entered, reached, states = _pass(model, bank, batch)
+    """Run the full model on a batch, forward and backward, and add to the moments of the bank's layers."""
+    layout, inputs, goals, states = _pass(model, bank, batch)
     logits = model.get_output_embeddings()(states).float().flatten(0, 1)
     drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
     loss = nll(log_probs(logits), drawn).sum()
-    gradients = torch.autograd.grad(loss, list(reached.values()))
-    for i, g in zip(reached, gradients, strict=True):
-        goal = reached[i].detach()
-        base, added, x = terms(layout, bank.reuse, entered[i], goal[:, : layout.full])
+    gradients = torch.autograd.grad(loss, list(goals.values()))
+    for i, g in zip(goals, gradients, strict=True):
         pairs = ("xx", "xy", "xz", "yy", "yz", "zz", "gg")
-        moments[i].add(pairs, x=x, y=goal[:, layout.full :] - base, z=added, g=g)
+        moments[i].add(pairs, **_regression(layout, bank.reuse, inputs[i], goals[i].detach()), g=g)
+
+
+def _regression(layout: Layout, reuse: str, h: Tensor, goal: Tensor) -> dict[str, Tensor | None]:
+    """x, y and z of `_Moments` for a layer with input h and f(h) `goal`, (B, T, D) both."""
+    own, anchor, x = at_lora(layout, reuse, h, goal[:, : layout.full])
+    y = goal[:, layout.full :] - rules.reused(reuse, own, anchor, gate=0.0)
+    return {"x": x, "y": y, "z": anchor if reuse == "residual" else None}
 
 
 def _pass(
     model: PreTrainedModel, bank: AdapterBank, batch: Batch
 ) -> tuple[Layout, dict[int, Tensor], dict[int, Tensor], Tensor]:
-    """A batch through the full model: its layout, what the bank's layers read and give, and the normed last states."""
+    """Run the full model on a batch: its layout, the bank's layers' inputs and f(h), and the normed last states."""
     body = model.model
     layout = Layout.of(batch.prompt_tokens, batch.tokens.shape[1], batch.period, batch.tokens.device)
-    # The embeddings ask for gradients so that there is a graph: the backbone's own weights may be frozen.
+    # Gradients of the embeddings make the graph, as the backbone's own weights may be frozen.
     h = body.embed_tokens(batch.tokens[:, layout.order]).detach().requires_grad_()
     rope = body.rotary_emb(h, position_ids=layout.order[None])
-    entered, reached = {}, {}
+    inputs, goals = {}, {}
     for i, layer in enumerate(body.layers):
-        u = attend(layer, h, rope, layout.visible)
-        out = feed(layer, u)
+        u = attend_first(layer, h, rope, layout)
+        output = feed(layer, u)
         if i in bank.a:
-            entered[i], reached[i] = h.detach(), u if bank.part == "attention" else out
-        h = out
-    return layout, entered, reached, body.norm(h)
+            inputs[i], goals[i] = h.detach(), rules.replaced(bank.part, u, output)
+        h = output
+    return layout, inputs, goals, body.norm(h)
 
 
 def _solve(i: int, moments: _Moments, bank: AdapterBank) -> Scales:
-    """Least squares for layer i from its moments; writes its A, B and gate."""
+    """Solve least squares for layer i from its moments; write its A, B and gate."""
     xx, metric = _input(moments), moments.mean("gg")
     metric = metric + torch.diag(RIDGE * metric.diagonal() + 1e-9 * metric.diagonal().mean() + 1e-30)
     to_y = torch.linalg.solve(xx, moments.mean("xy")).T  # (D, D): y ~ to_y @ x
@@ -168,7 +174,7 @@ def _solve(i: int, moments: _Moments, bank: AdapterBank) -> Scales:
 
 
 def _input(moments: _Moments) -> Tensor:
-    """E[x x^T]; the least ridge keeps a channel that is always zero from being divided by."""
+    """E[x x^T] with a ridge, so that a channel that is always zero can be divided by."""
     xx = moments.mean("xx")
     return xx + torch.diag(RIDGE * xx.diagonal() + 1e-9 * xx.diagonal().mean() + 1e-12)
 
@@ -180,6 +186,6 @@ def _scales(moments: _Moments) -> Scales:
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:
-    """A symmetric positive matrix to a power."""
+    """Raise a symmetric positive matrix to a power."""
     values, vectors = torch.linalg.eigh(matrix)
     return (vectors * values.clamp_min(values[-1] * 1e-12).pow(exponent)) @ vectors.T

@@ -1,4 +1,6 @@
-"""The correction's parts beyond the paper's as training starts from them: they change nothing yet.
+"""What training moves: the parts of a bank as it starts from them, their parameters, and the screened head.
+
+Fresh parts change nothing yet: the second matrix of each is zero.
 
 Shapes: D hidden size, M intermediate size, b width of a bottleneck, r_k rank of a kept layer's, K and N a projection's
 input and output.
@@ -16,12 +18,15 @@ from transformers import PreTrainedModel
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.decode.correction import PROJECTIONS
+from lora_drop.decode.head import ScreenedHead, screen
 from lora_drop.errors import LoraDropError
 from lora_drop.models.load import LoadedModel
+from lora_drop.training.fit import Scales
 
 # How many times faster than A and B of `linear`, in units of their matrices, fresh parts are learned: trials found 1
 # far too slow (docs/training-log.md).
 PACE, PACE_B = 6.0, 2.0
+HEAD_WINDOWS, HEAD_BATCH = 64, 8  # windows that a preview is made from, and how many are run at once
 
 
 def add_parts(
@@ -32,12 +37,12 @@ def add_parts(
     kept_rank: int,
     tokens: Tensor,
 ) -> AdapterBank:
-    """A bank with fresh parts where it has none yet.
+    """Add fresh parts to a bank that has none yet.
 
     Args:
-        skipped: the layers that may be skipped: they get a bottleneck. Every layer above the lowest of them may run
-            behind a skipped one: it gets a low-rank change.
-        mlp_width, kept_rank: b and r_k; 0: not this part.
+        skipped: layers that may be skipped, which get a bottleneck. Every layer above the lowest of them may run
+            behind a skipped one and gets a low-rank change.
+        mlp_width, kept_rank: b and r_k; 0 leaves the part out.
         tokens: (B, T) of text, to find the most important neurons with.
     """
     mlp, kept = bank.mlp, bank.kept
@@ -49,73 +54,118 @@ def add_parts(
 
 
 def continued(own: AdapterBank, bank: AdapterBank, name: str, loaded: LoadedModel) -> AdapterBank:
-    """A bank to go on from as a run's own: float32, on the model's device, with the parts that it lacks.
+    """Make a run's starting bank from a trained one: float32, on the model's device, with the parts that it lacks.
 
     Args:
-        own: what the run would start from without it.
-        name: the bank's, for a message.
+        own: what the run would start from otherwise.
+        name: the bank's, for messages.
 
     Raises:
-        LoraDropError: it is of another model, rule, rank or set of layers.
+        LoraDropError: the bank is of another model, rule, rank or set of layers.
     """
     shape = {"num_layers": loaded.num_layers, "hidden_size": loaded.shape.hidden_size}
     bank.check(**shape, revision=loaded.revision, reuse=own.reuse, part=own.part, name=name)
     same = [("rank", own.rank, bank.rank), ("layers", own.layers, bank.layers)]
     same += [("mlp_width", own.mlp_width, bank.mlp_width)] if bank.mlp else []
     same += [("kept_rank", own.kept_rank, bank.kept_rank)] if bank.kept else []
-    for what, mine, its in same:
-        if mine != its:
-            raise LoraDropError(f"adapters {name} have {what} {its}, this run has {mine}: use the same.")
-    # Only the product alpha / r B A counts: its alpha may be another.
+    for field, mine, theirs in same:
+        if mine != theirs:
+            raise LoraDropError(f"adapters {name} have {field} {theirs}, this run has {mine}: use the same.")
+    # Only the product alpha / r B A counts, so their alpha may differ.
     b = {i: t.float() * (bank.alpha / own.alpha) for i, t in bank.b.items()}
     parts = {part: getattr(bank, part) or getattr(own, part) for part in ("mlp", "kept")}
     return dataclasses.replace(own, a=bank.a, b=b, gate=bank.gate, **parts).to(loaded.device, torch.float32)
 
 
+# ---- parameters -----------------------------------------------------------------------------------------------------
+
+
+def parameters_of(bank: AdapterBank, scales: dict[int, Scales], units: list[float]) -> list[Tensor]:
+    """Parameters of a bank, each in units in which one learning rate suits them all.
+
+    A is learned as `A = A' @ white` and B as `B = reach * B'` (`fit.Scales`): in the stream's own units a few outlier
+    channels would set the pace. The parts' tensors are in the `units` of the function below.
+
+    Returns:
+        All A, all B, all gates, then the parts, in the order of `Correction.mapped`.
+    """
+    tensors: list[Tensor] = []
+    bank.mapped(lambda t: tensors.append(t) or t)  # type: ignore[func-returns-value]
+    parts = tensors[3 * len(bank.a) :]
+    parameters = [
+        *(torch.linalg.solve(scales[i].white, a, left=False) for i, a in bank.a.items()),
+        *(b / scales[i].reach[:, None] for i, b in bank.b.items()),
+        *(gate.clone() for gate in bank.gate.values()),
+        *(t / unit for t, unit in zip(parts, units, strict=True)),
+    ]
+    return [tensor.requires_grad_() for tensor in parameters]
+
+
+def bank_of(parameters: list[Tensor], like: AdapterBank, scales: dict[int, Scales], units: list[float]) -> AdapterBank:
+    """Make the bank of parameters, with all else from `like`; gradients of its tensors reach them."""
+    layers, n = list(like.a), len(like.a)
+    a, b, gate, parts = parameters[:n], parameters[n : 2 * n], parameters[2 * n : 3 * n], parameters[3 * n :]
+    tensors = iter(
+        [
+            *(t @ scales[i].white for i, t in zip(layers, a, strict=True)),
+            *(t * scales[i].reach[:, None] for i, t in zip(layers, b, strict=True)),
+            *gate,
+            *(t * unit for t, unit in zip(parts, units, strict=True)),
+        ]
+    )
+    return dataclasses.replace(like, **like.mapped(lambda _: next(tensors)))
+
+
 def units(bank: AdapterBank, model: PreTrainedModel) -> list[float]:
-    """The scale of each tensor of the parts, in the order of `Correction.mapped`, after a, b and gate.
+    """Scale of each tensor of the parts, in the order of `Correction.mapped`, after a, b and gate.
 
     In these units a step of the learning rate changes a matrix by a share of the frozen one that it adds to.
     """
-    found: list[float] = []
+    scales: list[float] = []
     for i in bank.mlp:
         weights = _projections(model, i)
-        found += [PACE * _size(weights["gate_up"]), PACE * _size(weights["down"])]
+        scales += [PACE * _size(weights["gate_up"]), PACE * _size(weights["down"])]
     for i, pairs in bank.kept.items():
         for name, (a, _) in pairs.items():
             rank, inner = a.shape
-            found += [PACE * inner**-0.5, PACE_B * _size(_projections(model, i)[name]) * (inner / rank) ** 0.5]
-    return found
+            scales += [PACE * inner**-0.5, PACE_B * _size(_projections(model, i)[name]) * (inner / rank) ** 0.5]
+    return scales
+
+
+# ---- the parts themselves -------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 def _bottlenecks(model: PreTrainedModel, layers: list[int], width: int, tokens: Tensor) -> dict[int, Any]:
-    """Each layer's `width` most important neurons: the mean size of what one gives, on text. Their output is zero."""
+    """The `width` most important neurons of each layer's MLP by the mean size of their output on text.
+
+    Their down matrix is zero.
+    """
     power: dict[int, Tensor] = {}
     hooks = []
     for i in layers:
 
-        def keep(_: nn.Module, inputs: tuple[Tensor, ...], i: int = i) -> None:
+        def add(_: nn.Module, inputs: tuple[Tensor, ...], i: int = i) -> None:
             power[i] = power.get(i, 0) + inputs[0].float().abs().sum((0, 1))  # (M,)
 
-        hooks.append(model.model.layers[i].mlp.down_proj.register_forward_pre_hook(keep))
+        hooks.append(model.model.layers[i].mlp.down_proj.register_forward_pre_hook(add))
     try:
         for row in tokens.split(1):  # all at once would take more memory than a batch
             model.model(row)
     finally:
         for hook in hooks:
             hook.remove()
-    found = {}
+    bottlenecks = {}
     for i in layers:
         mlp: Any = model.model.layers[i].mlp
         best = (power[i] * mlp.down_proj.weight.float().norm(dim=0)).topk(min(width, len(power[i]))).indices
         gate_up = torch.cat((mlp.gate_proj.weight[best], mlp.up_proj.weight[best])).float()
-        found[i] = gate_up, gate_up.new_zeros(gate_up.shape[1], len(best))
-    return found
+        bottlenecks[i] = gate_up, gate_up.new_zeros(gate_up.shape[1], len(best))
+    return bottlenecks
 
 
 def _low_rank(model: PreTrainedModel, layer: int, rank: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """A layer's changes: A small and random, B zero."""
+    """Changes of a layer's projections: A small and random, B zero."""
     pairs = {}
     for name, linears in _projections(model, layer).items():
         inner, outer = linears[0].in_features, sum(linear.out_features for linear in linears)
@@ -125,7 +175,7 @@ def _low_rank(model: PreTrainedModel, layer: int, rank: int) -> dict[str, tuple[
 
 
 def _projections(model: PreTrainedModel, layer: int) -> dict[str, tuple[nn.Linear, ...]]:
-    """The layer's matrices by the names of `PROJECTIONS`."""
+    """A layer's matrices by the names of `PROJECTIONS`."""
     attention, mlp = model.model.layers[layer].self_attn, model.model.layers[layer].mlp
     sides = (
         (attention.q_proj, attention.k_proj, attention.v_proj),
@@ -139,3 +189,22 @@ def _projections(model: PreTrainedModel, layer: int) -> dict[str, tuple[nn.Linea
 def _size(linears: tuple[nn.Linear, ...]) -> float:
     """Root mean square of the entries of matrices side by side."""
     return float(torch.cat([linear.weight for linear in linears]).float().square().mean().sqrt())
+
+
+@torch.no_grad()
+def screened_head(loaded: LoadedModel, windows: Tensor, rank: int, best: int) -> ScreenedHead:
+    """Make the preview of a model's head that is best for its normed last states on text; see `decode.head`.
+
+    Args:
+        windows: (N, T) tokens, of which evenly spread ones are read: the preview suits the languages and kinds of text
+            that it was made from.
+        rank, best: R and N of `decode.head`; at most what the head has.
+    """
+    head = loaded.model.get_output_embeddings().weight
+    moment = torch.zeros(head.shape[1], head.shape[1], dtype=torch.float64)
+    windows = windows[:: -(-len(windows) // HEAD_WINDOWS)]
+    for batch in windows.split(HEAD_BATCH):
+        states = loaded.model.model(batch.to(loaded.device)).last_hidden_state.flatten(0, 1).float()
+        moment += (states.T @ states).double().cpu()
+    moment /= windows.numel()
+    return screen(head.float().cpu(), moment, min(rank, len(moment)), min(best, len(head)))

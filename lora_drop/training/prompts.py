@@ -1,7 +1,7 @@
-"""The seed prompts of self-generated text: `prompts.json`, filled in.
+"""Seed prompts of self-generated text, made from `prompts.json`.
 
-The file is a list of families: templates, and the values that go into their fields. A template is filled with every
-combination of the values that it names.
+The file is a list of families: templates, and values for their fields. A template is filled with every combination of
+the values of the fields that it names.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from importlib.resources import files
 
 
 def seed_prompts(count: int, seed: int = 0) -> list[str]:
-    """`count` prompts in an order of the seed; a higher count begins with the same ones.
+    """Return `count` prompts in an order drawn from the seed; a higher count begins with the same ones.
 
-    No prompt comes twice before each has come once; after that all come again, in another order.
+    Every prompt comes once before any comes again; then all come again, in another order.
     """
     prompts: list[str] = []
     for cycle in range(math.ceil(count / len(all_prompts()))):
@@ -28,7 +28,7 @@ def seed_prompts(count: int, seed: int = 0) -> list[str]:
 
 @cache
 def all_prompts() -> tuple[str, ...]:
-    """Every seed prompt once, in a fixed order."""
+    """All seed prompts once each, in a fixed order."""
     families = json.loads(files("lora_drop.training").joinpath("prompts.json").read_text(encoding="utf-8"))
     return tuple(dict.fromkeys(prompt for family in families for prompt in _filled(**family)))
 

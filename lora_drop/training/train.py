@@ -81,7 +81,7 @@ def train(
     evaluation = trainer.run(job.evaluate_every, job.checkpoint_every, quiet=job.quiet)
     if not main:
         return None
-    estimate = {"memory": needs.told(free), "seconds": left / rate}
+    estimate = {"memory": needs.report(free), "seconds": left / rate}
     adapters = str(adapter_folder(job.out))
     return {"adapters": adapters, "steps": trainer.step, "evaluation": evaluation, "estimate": estimate}
 

@@ -4,7 +4,7 @@ The backbone is frozen. The student runs the real schedule in one parallel pass 
 refreshes), the teacher is the same model with every layer, and the loss is KL(full || student) over the vocabulary
 (`distill`). Each batch has a period, skipped layers and a prompt length of its own, so that one bank serves many
 schedules. Training starts from a regression (`fit`) and goes on with AdamW in the units which that found
-(`parameters`).
+(`parts`).
 
 Everything that a step draws follows from (seed, step), so a checkpoint needs no more than the parameters, the scales,
 the optimizer and the step's number to go on exactly. `accelerate launch -m lora_drop.train ...` spreads the batches
@@ -36,9 +36,7 @@ from lora_drop.training.checkpoint import read_state, write_checkpoint
 from lora_drop.training.distill import Text, distillation, evaluated_cases, figures
 from lora_drop.training.draw import ANY_RATIO, NEAR_PERIODS, PERIODS, RATIOS, Draw, draw
 from lora_drop.training.fit import Batch, Scales, fit, measure
-from lora_drop.training.parameters import bank_of, parameters_of
-from lora_drop.training.parts import add_parts, continued, units
-from lora_drop.training.screen import screened_head
+from lora_drop.training.parts import add_parts, bank_of, continued, parameters_of, screened_head, units
 from lora_drop.training.settings import TrainSettings
 
 LOG = "train_log.jsonl"

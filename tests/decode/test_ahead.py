@@ -8,7 +8,7 @@ import itertools
 import pytest
 import torch
 
-from lora_drop.decode.ahead import Fetched
+from lora_drop.decode.clock import Fetched
 from lora_drop.decode.lane import Lane
 from lora_drop.decode.sampling import Sampling
 from lora_drop.decode.static.decoder import StaticDecoder, StaticWeights

@@ -43,19 +43,6 @@ def test_a_clone_has_storage_of_its_own():
     assert copy.stores[0][0, 0, 0, :3, 0].tolist() == [1, 1, 0]
 
 
-def test_a_token_is_appended_as_update_would():
-    one, two = KVCache(1), KVCache(1)
-    first = torch.ones(1, 3, 1, 8)
-    for cache in (one, two):
-        cache.update(first, -first, 0)  # a layer is only ever extended after its prefill
-    for step in range(BLOCK + 3):
-        key, value = torch.full((1, 3, 1, 8), step + 1.0), torch.full((1, 3, 1, 8), -step - 1.0)
-        keys, values = one.update(key, value, 0)
-        both = two.append(torch.stack((key, value))[:, :, :, 0], 0)
-        assert torch.equal(both, torch.stack((keys, values)))
-    assert one.lengths == two.lengths and one.allocated_bytes == two.allocated_bytes
-
-
 @pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="no large pages here")
 def test_large_pages_are_asked_for_within_a_tensor():
     with mmap.mmap(-1, 4 * LARGE_PAGE) as memory:

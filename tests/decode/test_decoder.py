@@ -179,7 +179,7 @@ def test_nothing_of_a_request_stays_on_the_model(tiny):
 def test_a_dropped_layer_keeps_one_vector_and_no_more(tiny):
     for reuse in REUSE_RULES:
         _, state = decode(tiny, Schedule(100, tiny.num_layers, (2, 3), reuse), target=TARGET[:2])
-        stores = [v.untyped_storage().nbytes() for v in state.hidden.vectors if v is not None]
+        stores = [v.untyped_storage().nbytes() for v in state.anchors if v is not None]
         assert stores == [] if reuse == "skip" else stores == [tiny.shape.hidden_size * 4] * 2
 
 

@@ -205,7 +205,7 @@ def _step_only(decoder):
     shape = (1, config.num_key_value_heads, 4, decoder.layers[0].self_attn.head_dim)
     for i in range(decoder.num_layers):
         state.kv.update(torch.full(shape, 0.1), torch.full(shape, 0.2), i)
-        state.hidden[i] = torch.full((1, config.hidden_size), 0.1)
+        state.anchors[i] = torch.full((1, config.hidden_size), 0.1)
     state.position = 4
     return [round(float(decoder.step(torch.tensor([[7]]), state).logits.sum()), 3) for _ in range(20)]
 

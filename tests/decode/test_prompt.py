@@ -14,10 +14,10 @@ from lora_drop.decode.native.decoder import NativeDecoder
 from lora_drop.decode.native.loader import library
 from lora_drop.decode.native.structs import BF16, F32, Layer, Store
 from lora_drop.decode.native.weights import lay_out
-from lora_drop.decode.prompt import Stopped
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.sampling import Sampling
 from lora_drop.decode.static.decoder import StaticDecoder, StaticWeights
+from lora_drop.decode.step import Stopped
 from lora_drop.method.schedule import PARTS, REUSE_RULES, Schedule, baseline_schedule
 from lora_drop.models.load import load_model
 from tests.support.decoding import PROMPT, TARGET, random_bank

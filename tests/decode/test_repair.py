@@ -115,7 +115,7 @@ def remembered(state):
     vectors = getattr(state, "vectors", None)  # NativeDecoder keeps (n, rows, D)
     if vectors is not None and len(vectors):
         return vectors[:, state.held : state.held + 1]
-    return torch.stack([state.hidden[i] for i in state.schedule.dropped])
+    return torch.stack([state.anchors[i] for i in state.schedule.dropped])
 
 
 def test_an_early_refresh_repairs_a_shorter_window(decoder, tiny):

@@ -13,7 +13,7 @@ from lora_drop.training.checkpoint import CHECKPOINT
 from lora_drop.training.data import read_texts, to_windows
 from lora_drop.training.distill import both, figures
 from lora_drop.training.draw import draw
-from lora_drop.training.parameters import bank_of, parameters_of
+from lora_drop.training.parts import bank_of, parameters_of
 from lora_drop.training.self_generate import read_replies, self_generate
 from lora_drop.training.settings import TrainSettings
 from lora_drop.training.trainer import Trainer

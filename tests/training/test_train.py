@@ -14,7 +14,7 @@ from lora_drop.models.tokens import encode_prompt, encode_text
 from lora_drop.training.checkpoint import CHECKPOINT
 from lora_drop.training.data import Turn, read_texts, to_rows, to_windows
 from lora_drop.training.draw import draw
-from lora_drop.training.screen import WINDOWS, screened_head
+from lora_drop.training.parts import HEAD_WINDOWS, screened_head
 from lora_drop.training.self_generate import Text
 from lora_drop.training.settings import TrainSettings
 from lora_drop.training.trainer import Trainer
@@ -362,7 +362,7 @@ def test_a_run_can_leave_a_screened_head(tiny, windows, tmp_path):
 
 
 def test_a_preview_knows_the_last_of_the_texts_too(tiny):
-    first, last = (torch.full((WINDOWS, 16), token).add_(torch.arange(16) % 3) for token in (20, 120))
+    first, last = (torch.full((HEAD_WINDOWS, 16), token).add_(torch.arange(16) % 3) for token in (20, 120))
     with torch.no_grad():
         states = tiny.model.model(last[:1]).last_hidden_state[0]
         exact = tiny.model.get_output_embeddings()(states)

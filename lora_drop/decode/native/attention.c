@@ -7,16 +7,16 @@
 #include "vec.h"
 
 #define INLINE static inline __attribute__((always_inline))
-enum { JOINED = 64 };  /* parts that are joined without another thread: it would take longer to come */
-enum { AHEAD = 32 };   /* keys that are fetched before they are read; values are while their keys are */
-enum { TOGETHER = 4 }; /* heads that read the same keys and values, each number taken once for all of them */
+enum { JOINED = 64 };  /* parts that one thread joins: waking another would take longer */
+enum { AHEAD = 32 };   /* keys that are prefetched ahead */
+enum { TOGETHER = 4 }; /* heads that share keys and values, each number loaded once for all of them */
 #ifdef __AVX512F__
-enum { SPAN = 4 }; /* vectors of columns beside each other, of so many heads: as many as the registers hold */
+enum { SPAN = 4 }; /* vectors of adjacent columns, of TOGETHER heads: as many as the registers hold */
 #else
 enum { SPAN = 1 };
 #endif
 
-/* The sums of 16 vectors. */
+/* Sums of 16 vectors. */
 static inline vf totals(const vf *v) {
 #ifdef __AVX512F__
     __m512 s[LANES];
@@ -39,9 +39,9 @@ static inline vf totals(const vf *v) {
 #endif
 }
 
-/* Of `rows` queries (rows, hs) with `count` keys: scores, (rows, SPLIT); and sums of values (count, hs) by such
- * weights, a part of each row of y. Both take whole vectors only. Memory has no pause: while scores are computed the
- * values come, and while values are summed the keys that are read `next`. */
+/* scores: of `rows` queries (rows, hs) and `count` keys, (rows, SPLIT). mixes: sums of values (count, hs) with such
+ * weights, some columns of each row of y. hs is a multiple of the vector's length. The values are prefetched while
+ * scores are computed, and the keys that are read `next` while values are summed. */
 #define OVER(NAME, TYPE, VECTOR) \
     INLINE void scores_##NAME(const TYPE *key, const TYPE *value, const float *q, int64_t hs, int64_t count, \
                               float scale, float *y, int rows) { \
@@ -85,7 +85,7 @@ static inline vf totals(const vf *v) {
             mixes_##NAME(values + j, next + j, scores, hs, count, y + j, stride, rows, 1); \
     }
 
-/* A token's queries and keys rotated; K and V at place `at` of the store. */
+/* Rotate a token's queries and keys; write K and V to place `at` of the store. */
 static void turn_and_keep(const Layer *l, float *heads, const float *cosine, const float *sine, Store *kv, int64_t at) {
     int64_t hs = l->head_dim;
     for (int64_t i = 0; i < l->heads + l->kv_heads; i++) {
@@ -108,7 +108,7 @@ static void turn_and_keep(const Layer *l, float *heads, const float *cosine, con
     }
 }
 
-/* Queries, keys and values of h into `heads`, rotated; K and V also into the store. */
+/* Write rotated queries, keys, and values of h to `heads`, and K and V to the store too. */
 static void project(const Layer *l, const Pair *change, const float *h, const Tokens *t, Store *kv, Workspace *space) {
     int64_t hs = l->head_dim;
     float *x = space->normed.at, *heads = space->heads.at;
@@ -119,7 +119,7 @@ static void project(const Layer *l, const Pair *change, const float *h, const To
         turn_and_keep(l, heads + r * l->qkv.n, t->cosine + r * hs, t->sine + r * hs, kv, kv->length++);
 }
 
-/* Scores to weights, the largest 1, in their place; what the score of that was, and their sum, into `beside`. */
+/* Turn scores into weights in place, the largest 1; write the largest score and the sum of weights to `beside`. */
 static void weigh(float *scores, int64_t count, float *beside) {
     int64_t t = 0;
     vf many = {0};
@@ -152,27 +152,27 @@ static void read_any(const void *keys, const void *values, int is_f32, const flo
     }
 }
 
-/* The keys are split at fixed places, so that each row's result is the same whoever reads which part and however many
- * rows there are. */
+/* The keys are split at fixed places, so that a row's result depends neither on the threads nor on the number of
+ * rows. */
 typedef struct {
     const Layer *l;
     const Store *kv;
     const float *heads;           /* of the first of `tokens` tokens */
-    int64_t tokens, seen, splits; /* what the store holds up to the first, itself included */
-    float *parts, *mixed;         /* of each token, head and split: weighted values (hs,), top score, sum of weights */
+    int64_t tokens, seen, splits; /* seen: tokens in the store up to the first, with itself */
+    float *parts, *mixed;         /* parts: (tokens, nh, splits) of weighted values (hs,), top score, sum of weights */
 } Attention;
 
 static float *part_of(const Attention *a, int64_t token, int64_t head, int64_t split) {
     return a->parts + ((token * a->l->heads + head) * a->splits + split) * PART_FLOATS(a->l);
 }
 
-/* The keys of a K/V head from one on. */
+/* Keys of a K/V head from `first` on. */
 static const char *keys_of(const Attention *a, int64_t kv_head, int64_t first) {
     int64_t size = a->kv->kind == F32 ? 4 : 2; /* bytes of a number */
     return (const char *)a->kv->data + (kv_head * a->kv->capacity + first) * a->l->head_dim * size;
 }
 
-/* Some heads of a token, which have one K/V head, over `count` keys, those from `first` on: into their parts. */
+/* Attend with `heads` heads of a token, which share a K/V head, to `count` keys from `first` on; write their parts. */
 static void attend(const Attention *a, int64_t token, int64_t head, int64_t heads, int64_t first, int64_t count,
                    const char *next) {
     const Layer *l = a->l;
@@ -203,7 +203,7 @@ static void attend(const Attention *a, int64_t token, int64_t head, int64_t head
 #undef READ_AS
 }
 
-/* What a head of a token has read, from its parts. Item i is head i % heads of token i / heads. */
+/* Join the parts of a head of a token. Item i is head i % heads of token i / heads. */
 static void join_parts(void *context, int64_t from, int64_t to) {
     const Attention *a = context;
     int64_t heads = a->l->heads, hs = a->l->head_dim;
@@ -225,7 +225,7 @@ static void join_parts(void *context, int64_t from, int64_t to) {
     }
 }
 
-/* Item i is a token of a K/V head of a split: its keys are read once for all heads that look at them, and are at hand
+/* Item i is a token of a K/V head of a split. Its keys are read once for all heads that share them, and stay in cache
  * for the next token. */
 static void attend_split(void *context, int64_t from, int64_t to) {
     const Attention *a = context;
@@ -234,7 +234,7 @@ static void attend_split(void *context, int64_t from, int64_t to) {
     for (int64_t i = from; i < to; i++) {
         int64_t token = i % a->tokens, at = i / a->tokens, first = at / l->kv_heads * SPLIT;
         int64_t head = at % l->kv_heads * group, left = a->seen + token - first, count = left < SPLIT ? left : SPLIT;
-        int64_t after = (i + 1) / a->tokens % (l->kv_heads * a->splits); /* what this thread reads next, or the first */
+        int64_t after = (i + 1) / a->tokens % (l->kv_heads * a->splits); /* the keys that this thread reads next */
         const char *next = keys_of(a, after % l->kv_heads, after / l->kv_heads * SPLIT);
         for (int64_t h = 0; h < group && count > 0; h += TOGETHER)
             attend(a, token, head + h, group - h < TOGETHER ? group - h : TOGETHER, first, count, next);
@@ -259,7 +259,7 @@ void attention(const Layer *l, const Pair *change, const float *h, const Tokens 
 
 void write_kv(const Layer *l, const float *h, const Tokens *t, Store *kv, Workspace *space) {
     int64_t queries = l->heads * l->head_dim;
-    Layer only = *l; /* the rows of k and v alone: queries are neither read nor turned */
+    Layer only = *l; /* the rows of K and V alone: no queries are computed */
     only.qkv = rows_from(&l->qkv, queries);
     if (l->qk_norm) only.qk_norm = l->qk_norm + queries;
     only.heads = 0;

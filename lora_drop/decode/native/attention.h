@@ -4,17 +4,17 @@
 #include "abi.h"
 #include "workspace.h"
 
-/* The tokens of a pass, one after the other. */
+/* Consecutive tokens of a pass. */
 typedef struct {
     int64_t count;
     const float *cosine, *sine; /* (count, hs) of their positions */
 } Tokens;
 
-/* h plus its attention, of each token over what the store then holds up to it, into `attended`; K and V go into the
- * store. `change` is of the layer's matrices, or NULL. */
+/* Write h + attention to `attended`, and K and V to the store; each token sees the store up to itself. `change` is for
+ * the layer's matrices, or NULL. */
 void attention(const Layer *l, const Pair *change, const float *h, const Tokens *t, Store *kv, Workspace *space);
 
-/* K and V of a token alone: a skipped layer that still writes them. */
+/* Write K and V alone, for a skipped layer with kv="write". */
 void write_kv(const Layer *l, const float *h, const Tokens *t, Store *kv, Workspace *space);
 
 #endif

@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from lora_drop.decode.cache import HiddenCache, KVCache
+from lora_drop.decode.cache import KVCache
 from lora_drop.decode.correction import Correction
+from lora_drop.decode.layer import Rope, feed, heads
 from lora_drop.decode.native.plan import NativeScreen, NativeState
 from lora_drop.decode.native.structs import Layer, Plan, Step, Store
 from lora_drop.decode.native.weights import KINDS, NativeWeights, compiled
-from lora_drop.decode.reference import ReferenceDecoder, first_skipped
+from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.step import DecoderOutput, DecodeState
 from lora_drop.method.schedule import REUSE_RULES, Schedule
 
@@ -56,12 +57,12 @@ class NativeDecoder(ReferenceDecoder):
         prompt: int = 0,
     ) -> NativeState:
         """See `step.Decoder`. The caches grow by blocks, so `tokens` is of no use here."""
-        head = bank.head if bank is not None and schedule.head == "screened" else None
-        if head is not None and (self._screen is None or self._screen.head is not head):
-            self._screen = NativeScreen(head, self._weights)
-        screen = self._screen if head is not None else None
-        caches = KVCache(self.num_layers), HiddenCache(self.num_layers)
-        return NativeState(schedule, bank, *caches, watch, screen=screen, packs=self._packs)
+        state = NativeState(schedule, bank, watch, packs=self._packs)
+        if (head := state.screened_head) is not None:
+            if self._screen is None or self._screen.head is not head:
+                self._screen = NativeScreen(head, self._weights)
+            state.screen = self._screen
+        return state
 
     @torch.inference_mode()
     def step(self, token: Tensor, state: DecodeState) -> DecoderOutput:
@@ -84,12 +85,12 @@ class NativeDecoder(ReferenceDecoder):
         state.position += 1
         return self._output(state, self._logits(h, state.screen if lora else None), watched)
 
-    def _layer(self, i: int, h: Tensor, rope: tuple[Tensor, Tensor], kv: KVCache) -> tuple[Tensor, Tensor]:
+    def _layer(self, i: int, h: Tensor, rope: Rope, kv: KVCache) -> tuple[Tensor, Tensor]:
         """A layer on a part of a prompt, (1, T, D), its attention in C: the stream after it, and the output."""
         layer = self.layers[i]
         if len(h) > 1 or layer.self_attn.head_dim > LARGEST_HEAD:
             return super()._layer(i, h, rope, kv)
-        query, key, value = self._heads(i, layer.input_layernorm(h), rope)
+        query, key, value = heads(layer, h, rope)
         kv.update(key, value, i)
         query = query.transpose(1, 2).contiguous()  # (1, T, nh, hs)
         mixed, store = torch.empty_like(query), kv.store(i)
@@ -97,7 +98,7 @@ class NativeDecoder(ReferenceDecoder):
         at = self._layers_at + i * ctypes.sizeof(Layer)
         self._library.ld_prompt(at, ctypes.addressof(held), h.shape[1], query.data_ptr(), mixed.data_ptr())
         u = h + layer.self_attn.o_proj(mixed.flatten(2))
-        return u, u + layer.mlp(layer.post_attention_layernorm(u))
+        return u, feed(layer, u)
 
     @torch.inference_mode()
     def repair(self, token: Tensor | None, state: DecodeState) -> DecoderOutput:
@@ -105,7 +106,7 @@ class NativeDecoder(ReferenceDecoder):
         assert isinstance(state, NativeState)
         state.begin()
         schedule, kv, pending = state.schedule, state.kv, len(state.pending)
-        first, entered, state.pending = first_skipped(schedule), state.pending, []
+        first, entered, state.pending = schedule.first_skipped, state.pending, []
         if token is not None:
             entered.append(self._embedded(token))
             state.position += 1
@@ -127,10 +128,10 @@ class NativeDecoder(ReferenceDecoder):
         return self._output(state, self._logits(h), watched, rows)
 
     @torch.inference_mode()
-    def rewind(self, found: DecoderOutput, rows: int, state: DecodeState) -> DecoderOutput:
+    def rewind(self, output: DecoderOutput, rows: int, state: DecodeState) -> DecoderOutput:
         """See `step.Decoder`."""
         assert isinstance(state, NativeState)
-        taken = super().rewind(found, rows, state)
+        taken = super().rewind(output, rows, state)
         state.recount()
         state.held = rows - 1
         return taken

@@ -9,7 +9,7 @@
 typedef struct {
     Product product; /* gate and up side by side, (rows, 2 width) */
     float *neurons;  /* silu(gate) * up, (rows, width) */
-    Taken *taken;    /* the same as panels take them, or NULL: each thread makes its own, while they are at hand */
+    Taken *taken;    /* the same in the form that panels take, made while the numbers are in cache; or NULL */
 } Gate;
 
 static void gate_chunk(void *context, int64_t from, int64_t to) {
@@ -31,11 +31,11 @@ static void gate_chunk(void *context, int64_t from, int64_t to) {
     }
 }
 
-/* y = out (silu(gate) * up) + residual, with gate and up `in` x. */
+/* y = out (silu(gate) * up) + residual, where gate and up are `in` x. */
 static void swiglu(const Matrix *in, const Matrix *out, const Pair *change, const float *x, int64_t rows,
                    const float *residual, float *y, Workspace *space) {
     float *neurons = space->neurons.at;
-    int is_wide = in->n > 32 * LANES; /* a narrow one is cut finer, so that each thread has as much of it */
+    int is_wide = in->n > 32 * LANES; /* a narrow one is cut finer, so that all threads share it */
     Taken *taken = is_wide && in_blocks(out) ? (Taken *)space->neurons_taken.at : NULL;
     Gate g = {prepare(in, change ? change + GATE_UP : NULL, x, NULL, rows, space, space->gate_up.at), neurons, taken};
     parallel(gate_chunk, &g, in->n / 2, is_wide ? chunk_of(in) : LANES);
@@ -43,7 +43,7 @@ static void swiglu(const Matrix *in, const Matrix *out, const Pair *change, cons
     multiply(&p, residual);
 }
 
-/* u plus its MLP into `output`. */
+/* Write u + MLP to `output`. */
 static void mlp(const Layer *l, const Pair *change, const float *u, int64_t rows, Workspace *space) {
     rms_norm(u, l->mlp_norm, space->normed.at, rows, l->hidden, l->eps);
     swiglu(&l->gate_up, &l->down, change, space->normed.at, rows, u, space->output.at, space);
@@ -54,8 +54,8 @@ void run_full(const Layer *l, const Pair *change, const float *h, const Tokens *
     mlp(l, change, space->attended.at, t->count, space);
 }
 
-/* d = scale * B (A h), (D,), plus the bottleneck's. The first is too little work for two threads: they would spend
- * longer on meeting. */
+/* d = scale * B (A h), (D,), plus the bottleneck's output. One thread computes the first part: it takes less time than
+ * waking another. */
 static const float *correct(const Layer *l, const Plan *p, const float *h, float scale, Workspace *space) {
     float *d = space->correction.at, *low = space->low.at, *x = space->normed.at;
     const Matrix *a = &p->linear.a, *b = &p->linear.b;

@@ -3,11 +3,12 @@
 
 #include "attention.h"
 
-/* The whole layer: h to `output`, with the stream after attention in `attended`. `change`: of its matrices, or NULL. */
+/* Run the whole layer from h to `output`; the stream after attention is in `attended`. `change` may be NULL. */
 void run_full(const Layer *l, const Pair *change, const float *h, const Tokens *t, Store *kv, Workspace *space);
 
-/* A skipped layer at a LoRA step, of one token: h to `output` by the reuse rule; with `attention_only` the MLP still
- * runs on it. Returns ||d|| / ||cached|| where the step asks for it, or a NaN without a correction. */
+/* Run a skipped layer at a LoRA step, from h (one token) to `output`, by the reuse rule (rules.py in Python); with
+ * `attention_only` the MLP runs on its result. Returns ||d|| / ||cached|| if the step asks for it, a NaN without a
+ * correction. */
 float run_dropped(const Layer *l, const Plan *p, const Step *s, const float *h, Workspace *space);
 
 #endif

@@ -8,10 +8,10 @@
 #define AS_IS(x) (x)
 #define INLINE static inline __attribute__((always_inline))
 #define EACH_ROW _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++)
-enum { AHEAD = 8192, CHUNK_BYTES = 32768, DOT_ROWS = 4 }; /* rows whose sums, 4 vectors each, fit in registers */
+enum { AHEAD = 8192, CHUNK_BYTES = 32768, DOT_ROWS = 4 }; /* DOT_ROWS: their sums, 4 vectors each, fit in registers */
 
-/* The same over rows of either number type. `dots` fetches what lies AHEAD bytes further on, which is what this thread
- * reads next; y and x have rows `n` and k long. `mix` keeps its columns in registers where there are WIDTH of them. */
+/* Kernels for rows of either number type. `dots` prefetches the weights AHEAD bytes further on, which this thread reads
+ * next; rows of y and x have `n` and k numbers. `mix` keeps its columns in registers if there are WIDTH of them. */
 #define OVER(NAME, TYPE, VECTOR, ONE) \
     INLINE void some_dots_##NAME(const TYPE *w, const float *x, int64_t k, float *y, int64_t n, int rows) { \
         vf a[DOT_ROWS] = {0}, b[DOT_ROWS] = {0}, c[DOT_ROWS] = {0}, d[DOT_ROWS] = {0}; \
@@ -97,14 +97,14 @@ void add_change(const Pair *change, const float *low, int64_t from, int64_t to, 
     else add_bf16(b->data, low, b->k, from, to, y);
 }
 
-/* Asks for what `add_change` will read: it is little, and would be waited for. */
+/* Prefetch what `add_change` will read: too little for the hardware prefetcher, and late otherwise. */
 static void fetch_change(const Pair *change, int64_t from, int64_t to) {
     int64_t bytes = row_bytes(&change->b);
     const char *b = (const char *)change->b.data + from / LANES * LANES * bytes;
     for (int64_t at = 0; at < (to - from) * bytes; at += 64) __builtin_prefetch(b + at);
 }
 
-/* Rows that `data` has. */
+/* Rows in `data`. */
 static int64_t own_rows(const Matrix *w) { return w->next ? w->n - w->next->n : w->n; }
 
 Matrix rows_from(const Matrix *w, int64_t row) {
@@ -113,7 +113,7 @@ Matrix rows_from(const Matrix *w, int64_t row) {
     return (Matrix){(const char *)w->data + row * row_bytes(w), bias, w->n - row, w->k, w->kind, w->next};
 }
 
-/* Columns [from, to) of those that w gives; `y` is where its first one goes. */
+/* Compute columns [from, to) of w x; `y` is the place of column 0. */
 static void multiply_rows(const Matrix *w, const Product *p, int64_t from, int64_t to, float *y) {
     int64_t own = own_rows(w), n = p->w->n, k = w->k, blocks = k / BLOCK, bytes = row_bytes(w);
     if (to > own) multiply_rows(w->next, p, from > own ? from - own : 0, to - own, y + own);
@@ -155,7 +155,7 @@ Product prepare(const Matrix *w, const Pair *change, const float *x, const Taken
 }
 
 int64_t chunk_of(const Matrix *w) {
-    int64_t count = CHUNK_BYTES / row_bytes(w) / BLOCK * BLOCK; /* in whole panels, and blocks of what comes next */
+    int64_t count = CHUNK_BYTES / row_bytes(w) / BLOCK * BLOCK; /* whole panels and whole blocks of y */
     return count < BLOCK ? BLOCK : count;
 }
 

@@ -1,5 +1,5 @@
-/* Matrices times a few rows of x. Weights are read once and in place; activations are float32, or as precise. Each row
- * gives, to the bit, what it gives alone. */
+/* Matrices times a few rows of x. Weights are read once and in place; activations are float32, or as precise. Each
+ * row's result equals, to the bit, what it is alone. */
 #ifndef LD_MATMUL_H
 #define LD_MATMUL_H
 
@@ -7,7 +7,7 @@
 #include "panels.h"
 #include "workspace.h"
 
-/* Bytes of a row of K weights, of a matrix of several kinds one of the first. */
+/* Bytes of a row of K weights; in a matrix of several kinds, of the first kind. */
 static inline int64_t row_bytes(const Matrix *w) {
     switch (w->kind) {
     case F32: return 4 * w->k;
@@ -16,49 +16,49 @@ static inline int64_t row_bytes(const Matrix *w) {
     }
 }
 
-/* Whether any of its rows are. */
+/* True if some of its rows are in blocks. */
 static inline int in_blocks(const Matrix *w) {
     return (w->kind != F32 && w->kind != BF16) || (w->next && in_blocks(w->next));
 }
 
-/* Its rows from one on, which of blocks is the first of a panel. */
+/* The rows from `first` on, which in blocks begins a panel. */
 Matrix rows_from(const Matrix *w, int64_t row);
 
-/* dot: w . x over k numbers. mix: sums of `count` weighted rows, `width` (at most WIDTH) of their columns; `stride` is
- * the length of a row. */
+/* dot: w . x over k numbers. mix: weighted sum of `count` rows of length `stride`, over `width` (at most WIDTH) of
+ * their columns. */
 float dot_f32(const float *w, const float *x, int64_t k);
 float dot_bf16(const uint16_t *w, const float *x, int64_t k);
 void mix_f32(const float *v, const float *weights, int64_t count, int64_t stride, int64_t width, float *y);
 void mix_bf16(const uint16_t *v, const float *weights, int64_t count, int64_t stride, int64_t width, float *y);
 
-/* Each of `rows` rows x (n,) to x / rms(x) * weight. */
+/* y = x / rms(x) * weight for each of `rows` rows x (n,). */
 void rms_norm(const float *x, const float *weight, float *y, int64_t rows, int64_t n, float eps);
 
-/* y (rows, N) = W x + bias for x (rows, K), and with a change of W, which is for one row alone, + B (A x). */
+/* y (rows, N) = W x + bias for x (rows, K); with a change of W, for a single row, + B (A x). */
 typedef struct {
     const Matrix *w;
     const Pair *change; /* or NULL */
     const float *x;
-    const Taken *taken; /* x as panels take it, (rows, K / 32), for weights in blocks */
+    const Taken *taken; /* x in the form that panels take, (rows, K / 32), for weights in blocks */
     const float *low;   /* A x */
     int64_t rows;
     float *y;
 } Product;
 
-/* What comes before the product: x as panels take it, unless it is there as `taken`, and A x, in the workspace's room. */
+/* Prepare a product in the workspace: x in the form that panels take, unless `taken` has it already, and A x. */
 Product prepare(const Matrix *w, const Pair *change, const float *x, const Taken *taken, int64_t rows,
                 const Workspace *space, float *y);
 
-/* Columns [from, to) of y; for blocks both are multiples of 16. */
+/* Compute columns [from, to) of y; for blocks both are multiples of 16. */
 void multiply_columns(const Product *p, int64_t from, int64_t to);
 
-/* y (N,) += B low in columns [from, to), for a B that is not in blocks. */
+/* y (N,) += B low in columns [from, to), for a B without blocks. */
 void add_change(const Pair *change, const float *low, int64_t from, int64_t to, float *y);
 
-/* Columns that a thread takes at a time. */
+/* Columns of a chunk, which one thread computes at a time. */
 int64_t chunk_of(const Matrix *w);
 
-/* The whole product, by all threads; plus a residual (rows, N), or NULL. */
+/* Compute the whole product with all threads, plus a residual (rows, N) unless NULL. */
 void multiply(const Product *p, const float *residual);
 
 #endif

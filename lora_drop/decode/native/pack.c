@@ -1,4 +1,4 @@
-/* Rows of a GGUF's blocks into panels, see panels.h: the same bits in another order. */
+/* Rows of GGUF blocks to panels (panels.h): the same bits in another order. */
 #include "abi.h"
 #include "panels.h"
 #include "vec.h"
@@ -13,13 +13,13 @@ int64_t blocks_bytes(int64_t kind, int64_t k) {
     }
 }
 
-/* `count` words or halves of words of a row to their places among those of the 16. */
+/* Copy `count` words or half words of a row to their places among those of the 16 rows. */
 static void spread(const void *in, uint8_t *out, int row, int count, int size) {
     const uint8_t *from = in;
     for (int j = 0; j < count; j++) memcpy(out + size * (LANES * j + row), from + size * j, (size_t)size);
 }
 
-/* The low bits of 32 codes. */
+/* Copy the low 4 bits of 32 codes. */
 static void spread_nibbles(const uint8_t *codes, uint8_t *out, int row) {
     uint8_t bytes[NIBBLES];
     for (int i = 0; i < NIBBLES; i++) {
@@ -29,7 +29,7 @@ static void spread_nibbles(const uint8_t *codes, uint8_t *out, int row) {
     spread(bytes, out, row, 4, 4);
 }
 
-/* Byte i of 16 has weight i in its low bits, and weight 16 + i in its high ones. */
+/* The file: byte i of 16 has weight i in its low bits and weight 16 + i in its high bits. */
 static void pack_q4(const uint8_t *in, uint8_t *out, int row, int scales) {
     uint8_t codes[BLOCK];
     spread(in, out, row, scales, 2);
@@ -42,7 +42,7 @@ static void pack_q8_0(const uint8_t *in, uint8_t *out, int row) {
     spread(in + 2, out + 2 * LANES, row, 8, 4);
 }
 
-/* d, m, scales, then for each 64 weights 32 bytes: the first 32 weights in their low bits, the others in the high. */
+/* The file: d, m, scales, then 32 bytes for each 64 weights, the first 32 in their low bits, the others in the high. */
 static void pack_q4_k(const uint8_t *in, uint8_t *out, int row) {
     uint8_t codes[BLOCK];
     spread(in, out, row, 2, 2);
@@ -53,9 +53,9 @@ static void pack_q4_k(const uint8_t *in, uint8_t *out, int row) {
     }
 }
 
-/* For each 128 weights 64 bytes of low bits (32 bytes: the first 32 weights in their low bits, the third in their high
- * ones; 32 more: the second and the fourth) and, after all of these, 32 bytes of high ones, two bits of each of the
- * four; then scales, and d. */
+/* The file: 64 bytes of low bits for each 128 weights (32 bytes with the first and the third 32 weights, 32 with the
+ * second and the fourth), then 32 bytes of high bits for each 128 weights, two bits of each of the four; then the
+ * scales, and d. */
 static void pack_q6_k(const uint8_t *in, uint8_t *out, int row) {
     const uint8_t *high = in + SUPER / 2, *scales = high + SUPER / 4;
     spread(scales + K_SCALES_6, out, row, 1, 2);

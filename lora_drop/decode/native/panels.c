@@ -3,7 +3,7 @@
 #include "abi.h"
 #include "vec.h"
 
-/* Each kernel is written once and compiled for each number of rows, which the compiler then unrolls into registers. */
+/* Each kernel is written once and compiled for each number of rows, so that all rows stay in registers. */
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLLED _Pragma("GCC unroll 8")
 #define EACH_ROW UNROLLED for (int r = 0; r < rows; r++)
@@ -13,7 +13,7 @@
 #define FOR_EACH_COUNT(N) CASE(N, 1) CASE(N, 2) CASE(N, 3) CASE(N, 4)
 #endif
 
-/* Vectors as long as the processor's own: PARTS of them hold the 16 rows. */
+/* Vectors of the processor's own length, PARTS of which hold the 16 rows. */
 #if defined(BYTE_DOTS) && !defined(__AVX512VNNI__)
 enum { LONG = 8 };
 #else
@@ -30,7 +30,7 @@ INLINE wf to_floats(wi v) { return __builtin_convertvector(v, wf); }
 #ifdef BYTE_DOTS
 
 typedef int8_t wb __attribute__((vector_size(LONG)));
-typedef wi Numbers[8]; /* the codes of 32 weights of each row, 4 in a word */
+typedef wi Numbers[8]; /* codes of 32 weights of each row, 4 a word */
 
 #ifdef __AVX512VNNI__
 INLINE wf fused(wf a, wf b, wf c) { return (wf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
@@ -57,7 +57,7 @@ INLINE int32_t largest_of(wi v) {
 void take(const float *x, int64_t blocks, Taken *taken) {
     for (; blocks > 0; blocks--, x += BLOCK, taken++) {
         wi top_bits = {0}, sums[2] = {0};
-        for (int i = 0; i < BLOCK; i += LONG) { /* by their bits, in which order a NaN is the largest, and stays */
+        for (int i = 0; i < BLOCK; i += LONG) { /* compares the bits, by which a NaN is the largest */
             wi bits = load_words(x + i) & INT32_MAX, larger = bits > top_bits;
             top_bits = (bits & larger) | (top_bits & ~larger);
         }
@@ -84,14 +84,13 @@ void take(const float *x, int64_t blocks, Taken *taken) {
 }
 
 INLINE void ready(const wi *words, int offset, const Taken *x, int64_t blocks, int rows, wi *codes) {
-    (void)offset, (void)x, (void)blocks, (void)rows; /* what codes have too much comes off the sums of each row */
+    (void)offset, (void)x, (void)blocks, (void)rows; /* the offset is subtracted from each row's sum */
     UNROLLED for (int j = 0; j < 8; j++) codes[j] = words[j];
 }
 
-/* What `words` words of codes of each row and the digits of x from the word `at` on give, plus `start`. As each sum waits
- * for the one before, the planes take turns, and of 8 words the even and the odd ones. Without VNNI the sums of
- * `together` words must stay within 16 bits: with codes of 4 bits those of 8, 32 * 15 * 128 / 2 < 2^15, of 6 bits those
- * of 2. */
+/* Product of `words` words of codes of each row with the digits of x from word `at` on, plus `start`. Each addition
+ * waits for the one before, so the two planes take turns, and of 8 words the even and the odd ones. Without VNNI the
+ * sum of `together` words must fit in 16 bits: 8 words for codes of 4 bits (32 * 15 * 128 / 2 < 2^15), 2 for 6 bits. */
 INLINE wi dots(const wi *codes, const Taken *x, int at, int words, int together, wi start) {
     wi sums[2][2] = {{{0}, start}};
 #ifdef __AVX512VNNI__
@@ -111,23 +110,23 @@ INLINE wi dots(const wi *codes, const Taken *x, int at, int words, int together,
             pairs[plane] = j % together ? _mm256_add_epi16(pairs[plane], two) : two;
 #endif
         }
-#ifndef __AVX512VNNI__ /* else gcc loads all of x before, and its 16 registers go to the stack */
+#ifndef __AVX512VNNI__ /* else gcc loads all of x first and spills its 16 registers */
         __asm__ volatile("" : "+x"(pairs[0]), "+x"(pairs[1]) : : "memory");
         for (int plane = 0; plane < 2 && j % together == together - 1; plane++)
             sums[0][plane] += (wi)_mm256_madd_epi16(pairs[plane], _mm256_set1_epi16(1));
 #endif
     }
-    /* Of bytes at most 32 * 255 * 2^15 < 2^31. */
+    /* At most 32 * 255 * 2^15 < 2^31 for codes of a byte. */
     return ((sums[0][0] + sums[1][0]) << 8) + (sums[0][1] + sums[1][1]);
 }
 
-/* The sum of 32 codes of 4 bits times x, the row r, over its scale. */
+/* Sum of 32 codes of 4 bits times row r of x, divided by its scale. */
 INLINE wf times_nibbles(const wi *codes, const Taken *x, int r) {
     (void)r;
     return to_floats(dots(codes, x, 0, 8, 8, (wi){0}));
 }
 
-/* Of 32 bytes, each 128 too much. */
+/* Of 32 codes of 8 bits, stored plus 128. */
 INLINE wf times_bytes(const wi *codes, const Taken *x, int r) {
     (void)r;
     wi start = (wi){0} + x->shift;
@@ -142,7 +141,7 @@ INLINE wf times_bytes(const wi *codes, const Taken *x, int r) {
 #endif
 }
 
-/* Of 16 codes of 6 bits, each 32 too much: exact in a float, 16 * 32 * 32512 < 2^24. */
+/* Of 16 codes of 6 bits, stored plus 32; exact in a float, as 16 * 32 * 32512 < 2^24. */
 INLINE wf times_sixes(const wi *codes, const Taken *x, int r, int half) {
     (void)r;
     return to_floats(dots(codes + 4 * half, x, 4 * half, 4, 2, (wi){0} + x->shifts[half]));
@@ -150,7 +149,7 @@ INLINE wf times_sixes(const wi *codes, const Taken *x, int r, int half) {
 
 #else
 
-typedef wf Numbers[2][PANEL_ROWS]; /* what each 16 weights give with each row of x, which share the unpacking */
+typedef wf Numbers[2][PANEL_ROWS]; /* product of each 16 weights with each row of x, all from one unpacking */
 
 INLINE wf fused(wf a, wf b, wf c) { return madd(a, b, c); }
 INLINE wf load_f16(const uint8_t *p) { return from_f16(p); }
@@ -183,12 +182,12 @@ INLINE wf times_sixes(wf (*sums)[PANEL_ROWS], const Taken *x, int r, int half) {
 
 #endif
 
-/* Asks for what comes AHEAD bytes later, while this is computed with: the processor's own prefetch stops at a page. */
+/* Prefetch AHEAD bytes further on: the hardware prefetcher stops at the end of a page. */
 INLINE void fetch(const uint8_t *p, int bytes) {
     for (int at = 0; at < bytes; at += 64) __builtin_prefetch(p + AHEAD + at);
 }
 
-/* The codes of 32 weights in words of 4, from words of 8. */
+/* Split words of 8 codes into words of 4, for 32 weights. */
 INLINE void split_nibbles(const uint8_t *p, wi *words) {
     UNROLLED for (int j = 0; j < 4; j++) {
         wi word = load_words(p + 4 * LANES * j);
@@ -197,7 +196,7 @@ INLINE void split_nibbles(const uint8_t *p, wi *words) {
     }
 }
 
-/* 32 weights d code + m times each row of x, to its total. */
+/* Add the product of 32 weights d code + m with each row of x to the row's total. */
 INLINE void add_nibbles(const uint8_t *p, wf d, wf m, const Taken *x, int64_t blocks, wf *total, int rows) {
     wi words[8];
     Numbers numbers;
@@ -236,7 +235,7 @@ INLINE void q8_0(const uint8_t *p, const Taken *x, int64_t blocks, wf (*total)[P
         UNROLLED for (int part = 0; part < PARTS; part++) {
             wi words[8];
             Numbers numbers;
-            UNROLLED for (int j = 0; j < 8; j++) /* plus 128 */
+            UNROLLED for (int j = 0; j < 8; j++) /* stored plus 128 */
                 words[j] = load_words(p + 2 * LANES + 4 * LANES * j + 4 * LONG * part) ^ (int32_t)0x80808080;
             ready(words, 128, x, blocks, rows, numbers);
             wf d = load_f16(p + 2 * LONG * part);
@@ -248,8 +247,8 @@ INLINE void q8_0(const uint8_t *p, const Taken *x, int64_t blocks, wf (*total)[P
     }
 }
 
-/* Of words with numbers of 6 bits: in bytes those of the first four 32 weights, and of the others; `low` are 4 bits of
- * the latter, and 2 more lie at the top of the former's bytes. */
+/* Split words of numbers of 6 bits into bytes: those of the first four 32 weights, then those of the other four, whose
+ * low 4 bits are in `low` and high 2 bits at the top of the first's bytes. */
 INLINE void six_bits(wi first, wi low, wi *found) {
     found[0] = first & 0x3f3f3f3f;
     found[1] = (low & 0x0f0f0f0f) | ((first >> 2) & 0x30303030);
@@ -312,7 +311,7 @@ INLINE void q6_k(const uint8_t *p, const Taken *x, int64_t blocks, wf (*total)[P
     }
 }
 
-/* y = what a panel times so many rows of x is. */
+/* y = a panel times N rows of x. */
 #define CASE(NAME, ROWS) \
     case ROWS: { \
         wf total[PARTS][PANEL_ROWS] = {0}; \

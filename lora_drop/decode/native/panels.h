@@ -1,16 +1,16 @@
-/* Matrices in a GGUF's own blocks, regrouped into panels of 16 rows, so that a vector holds a number of each row.
- * `ld_pack` (pack.c) makes them, of as many bytes.
+/* Matrices in the blocks of a GGUF file, regrouped into panels of 16 rows, so that a vector holds one number of each
+ * row. `ld_pack` (pack.c) makes them; they take as many bytes.
  *
- * A block of a panel has the scales of the 16 rows, one row beside the other, then for each 32 weights their codes, in
- * words of a row:
- *   Q4_0  d (float16); 4 words of 8 codes: byte i of word j has the codes of the weights 8j + i and, in its high bits,
- *         8j + 4 + i. A weight is d (code - 8).
- *   Q4_1  d and m (float16); the same words. d code + m.
- *   Q8_0  d; 8 words of 4 signed bytes. d code.
- *   Q4_K  256 weights: d and m; 3 words with a scale s and a minimum t of 6 bits for each 32 weights, as the file has
- *         them; then 8 times the words of Q4_1. (d s) code - m t, and both products are exact in float32.
- *   Q6_K  256 weights: d; 4 words with a signed byte s for each 16 weights; then 8 times the words of Q4_1 with the low
- *         bits, and 2 words with the high ones: byte i of word j has those of 16j + i, + 4, + 8, + 12.
+ * A block of a panel has the scales of its 16 rows side by side, then the codes of each 32 weights, in words that are
+ * side by side for the 16 rows:
+ *   Q4_0  d (float16); 4 words of 8 codes: byte i of word j has the code of weight 8j + i in its low bits and that of
+ *         8j + 4 + i in its high bits. A weight is d (code - 8).
+ *   Q4_1  d and m (float16); the same words. A weight is d code + m.
+ *   Q8_0  d; 8 words of 4 signed bytes. A weight is d code.
+ *   Q4_K  256 weights: d and m; 3 words with a scale s and a minimum t, of 6 bits each, for each 32 weights, as in the
+ *         file; then the words of Q4_1 eight times. A weight is (d s) code - m t; both products are exact in float32.
+ *   Q6_K  256 weights: d; 4 words with a signed byte s for each 16 weights; then eight times the words of Q4_1 with the
+ *         low bits, and 2 words with the high bits: byte i of word j has those of 16j + i, + 4, + 8, + 12. A weight is
  *         (d s) (code - 32).
  */
 #ifndef LD_PANELS_H
@@ -18,26 +18,26 @@
 
 #include <stdint.h>
 
-enum { BLOCK = 32, HALF = 16, SUPER = 256 }; /* weights: of a block, and of one of Q4_K or Q6_K */
-enum { NIBBLES = 16, HIGH_BITS = 8, K_SCALES = 12, K_SCALES_6 = 16 }; /* bytes of a row's parts of a block */
+enum { BLOCK = 32, HALF = 16, SUPER = 256 }; /* weights of a block; SUPER: of Q4_K and Q6_K */
+enum { NIBBLES = 16, HIGH_BITS = 8, K_SCALES = 12, K_SCALES_6 = 16 }; /* bytes of a row in parts of a block */
 
-/* Rows of x that are multiplied together, each block unpacked once: as many as registers hold. */
+/* Rows of x that share the unpacking of each block: as many as the registers hold. */
 #ifdef __AVX512F__
 enum { PANEL_ROWS = 8 };
 #else
 enum { PANEL_ROWS = 4 };
 #endif
 
-/* What a panel's block is multiplied by: 32 numbers of x. Where the processor has products of bytes they are whole
- * numbers of 15 bits and a sign, in two planes of bytes: x is about scale * (256 high + low). What is rounded away is at
- * most 1.6e-5 of the largest in the block (in llama.cpp, which keeps 7 bits, 4e-3), and from there on sums over a block
- * are exact. Elsewhere they are what they are, and the scale is 1. */
+/* 32 numbers of x, in the form that a panel's block is multiplied by. On a processor with byte products they are whole
+ * numbers of 15 bits and a sign, in two planes of bytes: x is about scale * (256 high + low). The rounding error is at
+ * most 1.6e-5 of the block's largest number (4e-3 in llama.cpp, which keeps 7 bits), and sums over a block are exact.
+ * On other processors they are floats and the scale is 1. */
 #if defined(__AVX512VNNI__) || (defined(__AVX2__) && defined(__FMA__) && defined(__F16C__))
 #define BYTE_DOTS
 typedef struct {
-    float scale, sum;        /* sum: of the whole numbers */
-    int32_t shift;           /* -128 times it: what codes plus 128 give too much */
-    int32_t shifts[2];       /* what each 16 codes plus 32 do */
+    float scale, sum;        /* sum of the whole numbers */
+    int32_t shift;           /* -128 times it: corrects for codes stored plus 128 */
+    int32_t shifts[2];       /* of each 16 codes, stored plus 32 */
     int8_t digits[2][BLOCK]; /* high, low */
 } Taken;
 #else
@@ -46,17 +46,17 @@ typedef struct {
 } Taken;
 #endif
 
-/* Blocks of x, as the panels take them. */
+/* Convert `blocks` blocks of x. */
 void take(const float *x, int64_t blocks, Taken *taken);
 
-/* Bytes that k weights of a row take. */
+/* Bytes of k weights of a row. */
 int64_t blocks_bytes(int64_t kind, int64_t k);
 
-/* A row of k weights, as the file has them, to its place in a panel. */
+/* Copy a row of k weights from the file's blocks to its place in a panel. */
 void pack_row(const uint8_t *in, uint8_t *panel, int row, int64_t k, int64_t kind);
 
-/* A panel's 16 rows times `count` (at most PANEL_ROWS) rows of x, which are `blocks` times 32 long, to y; y's rows are
- * `n` long. */
+/* Multiply a panel's 16 rows by `count` (at most PANEL_ROWS) rows of x of 32 `blocks` numbers each; y's rows have `n`
+ * numbers. */
 void panel_times(int64_t kind, const uint8_t *p, const Taken *x, int64_t blocks, int64_t count, float *y, int64_t n);
 
 #endif

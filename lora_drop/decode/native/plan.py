@@ -16,7 +16,6 @@ from lora_drop.decode.correction import PROJECTIONS
 from lora_drop.decode.head import LOWEST, ScreenedHead
 from lora_drop.decode.native.structs import Q4_0, Q8_0, Matrix, Pair, Plan, Screen, Store
 from lora_drop.decode.native.weights import GROUP, KINDS, NativeWeights, in_panels, q8_0
-from lora_drop.decode.reference import first_skipped
 from lora_drop.decode.step import DecodeState
 
 LANES = 16  # rows of a panel
@@ -50,7 +49,7 @@ class NativeState(DecodeState):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.first = first_skipped(self.schedule) if self.schedule.repairs else 0
+        self.first = self.schedule.first_skipped if self.schedule.repairs else 0
         self.plan = (Plan * self.schedule.num_layers)()
         self._plan_corrections()
 
@@ -60,7 +59,7 @@ class NativeState(DecodeState):
             return
         schedule = self.schedule
         if schedule.reuse != "skip" and schedule.dropped:
-            first = torch.cat([self.hidden[i] for i in schedule.dropped]).float()  # (n, D)
+            first = torch.cat([anchor for anchor in self.anchors if anchor is not None]).float()  # (n, D)
             self.vectors = first[:, None].repeat(1, schedule.period if schedule.repairs else 1, 1)
         for row, i in enumerate(schedule.dropped):
             self.plan[i].drops = 1
@@ -83,7 +82,7 @@ class NativeState(DecodeState):
             if i in bank.mlp:
                 plan[i].mlp_in, plan[i].mlp_out = self._mlp(*bank.mlp[i])
         for i in bank.kept.keys() - schedule.dropped_set:
-            if i > first_skipped(schedule):
+            if i > schedule.first_skipped:
                 for name, pair in bank.kept[i].items():
                     plan[i].kept[PROJECTIONS.index(name)] = self._pair(*pair)
 

@@ -9,7 +9,7 @@
 
 enum { SPINS = 4000, PATIENCE = 200, MOST_THREADS = 64 };
 
-/* A part of the work, on a cache line of its own. */
+/* A thread's share of the work, on a cache line of its own. */
 typedef struct {
     _Alignas(64) _Atomic int64_t next;
     int64_t end;
@@ -18,12 +18,12 @@ typedef struct {
 static struct {
     pthread_mutex_t calls, sleep;
     pthread_cond_t wake;
-    int threads; /* workers, the caller not counted */
+    int threads; /* without the caller */
     pid_t owner; /* a forked child has none of the parent's threads */
     Work work;
     void *context;
     int64_t chunk;
-    Share shares[MOST_THREADS]; /* of each thread; the caller's is the first */
+    Share shares[MOST_THREADS]; /* the caller's is the first */
     _Atomic int64_t done;
     _Atomic uint64_t phase;
     _Atomic int sleepers, inside;
@@ -40,8 +40,8 @@ static inline void relax(void) {
 #endif
 }
 
-/* First a thread's own share, from its start on, so that what it reads next lies behind what it reads; then what others
- * have left of theirs, as they may wait for a processor. */
+/* A thread works through its own share from the start, so that it reads memory in order; then it takes chunks from the
+ * others' shares, as these may be waiting for a processor. */
 static void take_chunks(int thread) {
     for (int i = 0; i <= pool.threads; i++) {
         Share *share = pool.shares + (thread + i) % (pool.threads + 1);
@@ -55,7 +55,7 @@ static void take_chunks(int thread) {
     }
 }
 
-/* Phases are open at even numbers; at odd ones the caller lays out the next. */
+/* Even phases are open; at odd numbers the caller prepares the next one. */
 static inline int is_new(uint64_t phase, uint64_t seen) { return phase != seen && phase % 2 == 0; }
 
 static void *worker(void *number) {
@@ -71,7 +71,7 @@ static void *worker(void *number) {
             pthread_mutex_unlock(&pool.sleep);
         }
         seen = phase;
-        /* Announce first, then look again: the caller closes a phase first and then looks for who is inside, so one
+        /* Announce first, then look again. The caller closes a phase first and then looks for threads inside, so one
          * of the two sees the other. */
         atomic_fetch_add(&pool.inside, 1);
         if (atomic_load(&pool.phase) == seen) take_chunks((int)(intptr_t)number);

@@ -1,8 +1,8 @@
-/* Attention of a prompt's tokens: many queries at once over what the layer's store holds.
+/* Attention of a prompt: many queries at once over the layer's store.
  *
- * 64 queries lie side by side in the lanes: a key's number is one broadcast for all of them, and a query's softmax
- * stays in its lane. Keys come in blocks from the first one on, so that what a query gets depends on the keys before
- * it alone. Where the processor multiplies bfloat16, two neighbouring numbers lie in a word; elsewhere all is float32.
+ * 64 queries are side by side in the lanes: one broadcast of a key's number serves them all, and a query's softmax
+ * stays in its lane. Keys are read in blocks from the first one on, so that a query's result depends only on the keys
+ * before it. If the processor multiplies bfloat16, a word holds two neighbouring numbers; otherwise all is float32.
  */
 #include <math.h>
 
@@ -15,12 +15,12 @@ enum { SIDE = 64, VECTORS = SIDE / LANES, KEYS = 64, MOST_HEAD = 256, AT_ONCE = 
 #ifdef __AVX512F__
 enum { SPAN = VECTORS }; /* vectors of a tile: as many as the registers hold */
 static inline vi everywhere(int32_t x) { return (vi)_mm512_set1_epi32(x); }
-#define STAYS(v) __asm__("" : "+v"(v)) /* in a register: else GCC loads it anew for each use */
+#define STAYS(v) __asm__("" : "+v"(v)) /* in a register: else GCC reloads it for each use */
 #else
 enum { SPAN = 1 };
 #define STAYS(v)
 static inline vi everywhere(int32_t x) {
-    vi v; /* GCC 12 breaks off at `x - (vi){0}` here */
+    vi v; /* GCC 12 crashes at `x - (vi){0}` here */
     for (int l = 0; l < LANES; l++) v[l] = x;
     return v;
 }
@@ -43,10 +43,10 @@ enum { HAS_PAIRS = 0 };
 typedef struct {
     const Layer *l;
     const Store *kv;
-    int64_t tokens;                /* the last ones in the store */
-    int pairs;                     /* words hold two bfloat16 */
-    const int32_t *keys, *values;  /* words of the first head, */
-    int64_t key_head, value_head;  /* and how far it is to the next one's */
+    int64_t tokens;                /* the last tokens of the store */
+    int pairs;                     /* true if a word holds two bfloat16 */
+    const int32_t *keys, *values;  /* words of the first head */
+    int64_t key_head, value_head;  /* words from one head to the next */
     int32_t *packed;
     const void *query; /* (tokens, nh, hs) */
     void *mixed;
@@ -86,13 +86,13 @@ static inline __attribute__((always_inline)) void tiles(const int32_t *a, int64_
     for (; i < rows; i++) tile(a + i * down, down, along, 1, b, n, adds, pairs, out + i * SIDE);
 }
 
-/* A query's softmax, in its lane. */
+/* Softmax of 64 queries, each in its lane. */
 typedef struct {
     float top[SIDE], total[SIDE];
-    int32_t last[SIDE]; /* the last key that it sees */
+    int32_t last[SIDE]; /* last key that each query sees */
 } Running;
 
-/* e^(x * scale + least) of what is hardly above 0, to 3e-7 of it; a NaN stays one. */
+/* e^(x * scale + least) for exponents that are at most slightly above 0, to 3e-7; a NaN stays a NaN. */
 static inline vf weight_of(vf x, float scale, vf least) {
 #ifdef __AVX512F__ /* 2^n times a power series: half of the steps of `exponential` */
     __m512 t = (__m512)madd(x, splat(scale * 1.44269504f), least * 1.44269504f);
@@ -109,10 +109,10 @@ static inline vf weight_of(vf x, float scale, vf least) {
 #endif
 }
 
-/* Scores (count, 64) of the keys from `first` on to weights, in their place; what was summed before shrinks along. */
+/* Turn scores (count, 64) of the keys from `first` on into weights in place, and rescale the sums so far. */
 static void weigh(float *scores, int64_t first, int64_t count, float scale, int pairs, Running *r, float *sums,
                   int64_t hs) {
-    int hides = first + count - 1 > r->last[0]; /* some of these keys from some of the queries */
+    int hides = first + count - 1 > r->last[0]; /* some queries do not see all of these keys */
     for (int v = 0; v < VECTORS; v++) {
         vf before = loadf(r->top + v * LANES), top = before, total = loadf(r->total + v * LANES);
         vi last = loadi(r->last + v * LANES);
@@ -147,7 +147,7 @@ static void weigh(float *scores, int64_t first, int64_t count, float scale, int 
     }
 }
 
-/* 64 queries: item i of a K/V head's. Its rows are a token's heads, then the next token's. */
+/* Item i of a K/V head: 64 queries, the heads of a token, then those of the next. */
 static inline __attribute__((always_inline)) void attend_side(const Prompt *p, int64_t head, int64_t from, int pairs) {
     const Layer *l = p->l;
     int64_t hs = l->head_dim, group = l->heads / l->kv_heads, rows = p->tokens * group, words = pairs ? hs / 2 : hs;
@@ -194,14 +194,14 @@ static inline __attribute__((always_inline)) void attend_side(const Prompt *p, i
 static void attend_sides(void *context, int64_t from, int64_t to) {
     const Prompt *p = context;
     int64_t heads = p->l->kv_heads, rows = p->tokens * (p->l->heads / heads), last = (rows - 1) / SIDE;
-    for (int64_t i = from; i < to; i++) { /* those that see the most come first: at the end all threads are done */
+    for (int64_t i = from; i < to; i++) { /* the longest come first, so that all threads end together */
         int64_t head = i % heads, side = (last - i / heads) * SIDE;
         if (HAS_PAIRS && p->pairs) attend_side(p, head, side, 1);
         else attend_side(p, head, side, 0);
     }
 }
 
-/* Items are the heads of keys, and then of values. */
+/* Items are the heads of the keys, then those of the values. */
 static void pack_heads(void *context, int64_t from, int64_t to) {
     const Prompt *p = context;
     int64_t hs = p->l->head_dim, length = p->kv->length, heads = p->l->kv_heads;

@@ -5,14 +5,13 @@
 #include "pool.h"
 #include "vec.h"
 
-/* Numbers in their order, as integers. A NaN counts as the largest, so that it is looked at. */
+/* Integers in the order of the numbers. A NaN counts as the largest, so that it becomes exact. */
 static vi in_order(vf x) {
     vi bits = (vi)x, high = {0};
     return (vi)choose(x == x, (vf)(bits ^ ((bits >> 31) & INT32_MAX)), (vf)(high + INT32_MAX));
 }
 
-/* A number's place among all, and then the first index first: no two keys are equal, so which are the best has one
- * answer. */
+/* Sort key of a logit: by number, then the lower index first. No two are equal, so the set of the best is unique. */
 static uint64_t key_of(int32_t place, int64_t index) {
     return (uint64_t)((uint32_t)place ^ 0x80000000) << 32 | (uint32_t)~index;
 }
@@ -25,7 +24,7 @@ static void swap(uint64_t *a, uint64_t *b) {
     *b = kept;
 }
 
-/* Bring the `best` largest of n keys to the front. Nothing is guessed in the inner loop: half of the guesses would be
+/* Bring the `best` largest of n keys to the front. The inner loop has no branch: half of the predictions would be
  * wrong. */
 static void select_best(uint64_t *keys, int64_t n, int64_t best) {
     int64_t low = 0, high = n - 1;
@@ -51,16 +50,16 @@ static void select_best(uint64_t *keys, int64_t n, int64_t best) {
 typedef struct {
     const Matrix *w;
     const Screen *s;
-    Product preview;    /* of the first half of the work */
+    Product preview;    /* the product of the preview */
     const float *x;
-    const Taken *taken; /* x as panels take it */
+    const Taken *taken; /* x in the form that panels take */
     float *y;
-    uint64_t *tops;  /* of each panel of 16 tokens its largest logit */
-    uint64_t *found; /* the tokens whose logits are to be exact */
-    uint8_t *panels; /* room for each 16 of them */
+    uint64_t *tops;  /* key of the largest logit of each panel of 16 tokens */
+    uint64_t *found; /* keys of the tokens whose logits become exact */
+    uint8_t *panels; /* room for the rows of 16 of them at a time */
 } Screening;
 
-/* The places of up to 16 logits; of what is missing the last. */
+/* Indices of up to 16 logits; the last fills the missing ones. */
 static void places_of(const float *logits, int64_t count, int32_t *places) {
     vf x = splat(-INFINITY);
     memcpy(&x, logits, (size_t)count * sizeof(float));
@@ -68,7 +67,7 @@ static void places_of(const float *logits, int64_t count, int32_t *places) {
     memcpy(places, &order, sizeof order);
 }
 
-/* Panels [from, to) of the preview. */
+/* Compute panels [from, to) of the preview. */
 static void preview_chunk(void *context, int64_t from, int64_t to) {
     const Screening *g = context;
     int64_t tokens = g->w->n;
@@ -83,8 +82,8 @@ static void preview_chunk(void *context, int64_t from, int64_t to) {
     }
 }
 
-/* The exact logits of the tokens [from, to) of those found. Rows of blocks go through the panels' own kernel, so that
- * they are what the whole head gives. */
+/* Compute the exact logits of tokens [from, to) of `found`. Rows in blocks go through the kernel of the panels, so that
+ * the result equals the whole head's. */
 static void exact_chunk(void *context, int64_t from, int64_t to) {
     const Screening *g = context;
     const Matrix *w = g->w;
@@ -98,7 +97,7 @@ static void exact_chunk(void *context, int64_t from, int64_t to) {
         uint8_t *panel = g->panels + from * bytes;
         float logits[LANES];
         int64_t count = to - from < LANES ? to - from : LANES, next = from + LANES;
-        for (int64_t i = next; i < next + LANES && i < best; i++) /* they lie anywhere: ask for the next ones early */
+        for (int64_t i = next; i < next + LANES && i < best; i++) /* they lie anywhere: prefetch the next ones */
             for (int64_t at = 0; at < bytes; at += 64)
                 __builtin_prefetch(g->s->rows + index_of(g->found[i]) * bytes + at);
         if (count < LANES) memset(panel, 0, (size_t)(LANES * bytes));
@@ -113,8 +112,8 @@ static void exact_chunk(void *context, int64_t from, int64_t to) {
     }
 }
 
-/* The likeliest tokens to the front of `found`. The `best` largest panel tops are a bound from below, which few tokens
- * reach, all of them in panels whose tops do. */
+/* Bring the most likely tokens to the front of `found`. The smallest of the `best` largest panel tops is a lower bound
+ * that few tokens reach, all of them in panels whose tops reach it. */
 static void find_best(const Screening *g, int64_t best) {
     int64_t tokens = g->w->n, panels = (tokens + LANES - 1) / LANES, count = 0;
     int32_t places[LANES];
@@ -125,14 +124,14 @@ static void find_best(const Screening *g, int64_t best) {
         for (int64_t i = 1; i < best; i++)
             if (g->tops[i] < bound) bound = g->tops[i];
     }
-    bound = bound >> 32 << 32; /* the value alone: equal ones are looked at too */
+    bound = bound >> 32 << 32; /* the number alone: equal ones count too */
     for (int64_t i = 0; i < panels; i++) {
         if (g->tops[i] < bound) continue;
         int64_t start = index_of(g->tops[i]) * LANES, end = start + LANES < tokens ? start + LANES : tokens;
         places_of(g->y + start, end - start, places);
         for (int64_t v = start; v < end; v++) {
             uint64_t key = key_of(places[v - start], v);
-            g->found[count] = key; /* counted or written over */
+            g->found[count] = key; /* counted, or overwritten next */
             count += key >= bound;
         }
     }
@@ -147,6 +146,6 @@ void screened(const Matrix *w, const Screen *s, const float *x, float *y, Worksp
                    (uint64_t *)space->tops.at, (uint64_t *)space->found.at, (uint8_t *)space->panels.at};
     parallel(preview_chunk, &g, panels, 32);
     find_best(&g, best);
-    g.taken = prepare(w, NULL, x, NULL, 1, space, y).taken; /* for the exact ones */
+    g.taken = prepare(w, NULL, x, NULL, 1, space, y).taken; /* for the exact logits */
     parallel(exact_chunk, &g, best, LANES);
 }

@@ -1,8 +1,8 @@
-/* A decode step on a CPU: tokens through the layers, full or, for one token, with skipped ones, in a single call.
+/* A decode step on a CPU in a single call: a full step of some tokens, or a LoRA step of one.
  *
- * Weights are read once and in place: rows of bfloat16 or float32 as torch has them, or panels of 16 rows of a GGUF's
- * blocks (panels.h). Activations are float32, or as precise (panels.h), so the blocks' own values
- * count; K/V are bfloat16 or float32.
+ * Weights are read once and in place: rows of bfloat16 or float32 in torch's own memory, or panels of 16 rows of GGUF
+ * blocks (panels.h). Activations are float32, or as precise (panels.h), so only the weights are quantised. K/V are
+ * bfloat16 or float32.
  */
 #include <math.h>
 
@@ -41,7 +41,7 @@ const char *ld_path(void) {
 #endif
 }
 
-/* What a rule remembers of each row of a full step: h before a skipped layer, and what it reached. */
+/* Keep the anchor after each row of a full step, from the layer's input h and f(h) (rules.py in Python). */
 static void remember(const Plan *p, const Step *s, const float *h, const float *reached, int64_t count) {
     if (s->rule == SKIP) return;
     for (int64_t j = 0; j < count; j++) p->hidden[j] = reached[j] - (s->rule == RESIDUAL ? h[j] : 0);
@@ -115,7 +115,7 @@ int ld_head_screened(const Matrix *w, const Screen *s, const float *norm, float 
     return space ? LD_OK : LD_NO_MEMORY;
 }
 
-/* log S - sum(e^x x) / S with x from the largest down. */
+/* log S - sum(e^x x) / S, with x relative to the largest logit. */
 float ld_entropy(const float *logits, int64_t n) {
     float top = largest(logits, n), total = 0, weighted = 0;
     vf many = {0}, most = {0};

@@ -1,4 +1,4 @@
-/* Vectors of 16 floats. The compiler makes them of whatever width the processor has. */
+/* Vectors of 16 floats. The compiler maps them to the processor's own width. */
 #ifndef LD_VEC_H
 #define LD_VEC_H
 
@@ -27,8 +27,8 @@ static inline vh loadh(const void *p) { vh v; memcpy(&v, p, sizeof v); return v;
 
 static inline vf splat(float x) { return x - (vf){0}; }
 
-/* a * b + c, rounded once where the processor can. It is said here and not left to the compiler, which may fuse an
- * expression in one place and not in another: several rows at once must give what each gives alone. */
+/* a * b + c, rounded once if the processor can. Explicit, because the compiler may fuse an expression in one place and
+ * not in another, and several rows together must give what each gives alone. */
 static inline vf madd(vf a, vf b, vf c) {
 #if defined(__AVX512F__)
     return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -55,7 +55,7 @@ static inline vf from_bf16(const uint16_t *p) {
 #endif
 }
 
-/* float16; without an instruction for it by shifting its bits into place and scaling by 2^112, which is exact for
+/* float16 to float. Without an instruction for it: shift its bits into place and scale by 2^112, which is exact for
  * subnormals too. */
 static inline vf from_f16(const void *p) {
 #if defined(__AVX512F__)
@@ -67,7 +67,7 @@ static inline vf from_f16(const void *p) {
 #endif
 }
 
-static inline uint16_t to_bf16(float x) { /* to nearest, ties to even; NaN stays NaN */
+static inline uint16_t to_bf16(float x) { /* to nearest, ties to even; a NaN stays a NaN */
     uint32_t u;
     memcpy(&u, &x, 4);
     if ((u & 0x7fffffff) > 0x7f800000) return (uint16_t)(u >> 16) | 64;
@@ -81,7 +81,7 @@ static inline float bf16_to_f32(uint16_t h) {
     return x;
 }
 
-static inline float sum(vf v) { /* by halves: a chain of 16 additions would wait for each */
+static inline float sum(vf v) { /* by halves: in a chain of 16 additions each would wait for the one before */
     float t[LANES];
     memcpy(t, &v, sizeof t);
     for (int l = 0; l < 8; l++) t[l] += t[l + 8];
@@ -91,12 +91,12 @@ static inline float sum(vf v) { /* by halves: a chain of 16 additions would wait
 
 static inline vf choose(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
 
-/* The largest of n numbers; a NaN may stand for it. */
+/* The largest of n numbers; undefined if one is a NaN. */
 static inline float largest(const float *x, int64_t n) {
     float top = -__builtin_inff(), tops[LANES];
     int64_t i = 0;
     if (n >= WIDTH) {
-        vf most[WIDTH / LANES]; /* as each waits for the one before, some take turns */
+        vf most[WIDTH / LANES]; /* several, as each comparison waits for the one before */
         memcpy(most, x, sizeof most);
         for (i = WIDTH; i + WIDTH <= n; i += WIDTH)
             for (int v = 0; v < WIDTH / LANES; v++) {
@@ -113,8 +113,8 @@ static inline float largest(const float *x, int64_t n) {
     return top;
 }
 
-/* e^x to about 2 units in the last place: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]. Below -87 it is as good as 0,
- * above 88 as good as infinite; a NaN stays one. */
+/* e^x to about 2 units in the last place: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]. x is clamped to [-87, 88]; a
+ * NaN stays a NaN. */
 static inline vf exponential(vf x) {
     const vf zero = {0};
     vf held = choose(x < -87.0f, zero - 87.0f, x);

@@ -7,7 +7,7 @@
 
 static Workspace space;
 
-/* Each size is taken from the matrix that writes or reads the buffer, so that no shape of a model can pass it by. */
+/* Each size comes from the matrix that writes or reads the buffer, so that it is right for a model of any shape. */
 
 static int fits(Buffer *b, int64_t floats) {
     if (b->floats >= floats) return 1;
@@ -23,7 +23,7 @@ static int blocks_fit(Buffer *b, const Matrix *w, int64_t rows) {
 
 static int taken_fits(const Matrix *w, int64_t rows) { return blocks_fit(&space.taken, w, rows); }
 
-/* Room for what a product of this matrix takes, gives and needs beside. */
+/* Room for the input, the output and the temporaries of a product of this matrix. */
 static int product_fits(const Matrix *w, int64_t rows, Buffer *x, Buffer *y) {
     return taken_fits(w, rows) && fits(x, rows * w->k) && fits(y, rows * w->n);
 }

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lora_drop.decode.cache import HiddenCache
 from lora_drop.decode.correction import Correction
 from lora_drop.decode.static.layers import Pair
 from lora_drop.decode.step import DecodeState
@@ -78,15 +77,22 @@ class Window:
     bank: Correction | None = None
 
 
-class StaticHidden(HiddenCache):
-    """Vectors that keep their place: after the first, a layer's vector is written over."""
+class StaticAnchors(list[Tensor | None]):
+    """Anchors that keep their place in memory: setting one copies it into the buffer that is there."""
 
-    def __setitem__(self, layer: int, vector: Tensor | None) -> None:
-        held = self.vectors[layer]
-        if held is None or vector is None:
-            self.vectors[layer] = vector
+    def __setitem__(self, layer, anchor) -> None:
+        place = self[layer]
+        if place is None or anchor is None:
+            super().__setitem__(layer, anchor)
         else:
-            held.copy_(vector)
+            place.copy_(anchor)
+
+    def bind(self, layer: int, place: Tensor | None) -> None:
+        """Copy a layer's anchor to a buffer, and keep it there from now on."""
+        anchor = self[layer]
+        if anchor is not None and place is not None and anchor is not place:
+            place.copy_(anchor)
+        super().__setitem__(layer, place)
 
 
 @dataclass(eq=False)  # two with the same numbers are not the same
@@ -151,6 +157,10 @@ class StaticState(DecodeState):
     prompt: int = 0
     buffers: Buffers | None = field(default=None, repr=False)
     give_back: Any = field(default=None, repr=False)  # the finalizer that puts them back into the store
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.anchors: StaticAnchors = StaticAnchors(self.anchors)
 
 
 class Store:

@@ -30,14 +30,12 @@ from torch.nn import functional as F
 
 from lora_drop.decode.cache import BLOCK, KVCache
 from lora_drop.decode.correction import Correction
-from lora_drop.decode.prompt import Prefilled
 from lora_drop.decode.reference import stacked
 from lora_drop.decode.static.buffers import (
     IDLE_SHARE,
     Buffers,
     Pass,
     Results,
-    StaticHidden,
     StaticState,
     bank_key,
     bank_tensors,
@@ -48,7 +46,7 @@ from lora_drop.decode.static.buffers import (
 )
 from lora_drop.decode.static.layers import EAGER, Pair, warn_of
 from lora_drop.decode.static.passes import StaticPasses, StaticWeights
-from lora_drop.decode.step import DecoderOutput, DecodeState
+from lora_drop.decode.step import DecoderOutput, DecodeState, Prefilled
 from lora_drop.method.schedule import Schedule
 
 __all__ = ["StaticDecoder", "StaticWeights"]
@@ -67,8 +65,7 @@ class StaticDecoder(StaticPasses):
         prompt: int = 0,
     ) -> StaticState:
         """See `step.Decoder`. Without `tokens` the buffers grow, and are captured anew, by doubling."""
-        n = self.num_layers
-        state = StaticState(schedule, bank, KVCache(n), StaticHidden(n), watch, tokens=tokens, prompt=prompt)
+        state = StaticState(schedule, bank, watch, tokens=tokens, prompt=prompt)
         if prompt:
             self._allocate(state, max(tokens, prompt + 1), prompt, prompt)
         return state
@@ -205,10 +202,7 @@ class StaticDecoder(StaticPasses):
             if old is not None and old is not store:
                 store[:, :, :, :filled] = old[:, :, :, :filled]
             state.kv.stores[i] = store
-            vector, place = state.hidden.vectors[i], buffers.vectors[i]
-            if vector is not None and place is not None and vector is not place:
-                place.copy_(vector)
-            state.hidden.vectors[i] = place
+            state.anchors.bind(i, buffers.vectors[i])
         for at, row in enumerate(state.pending):
             buffers.pending[at : at + 1] = row
         state.pending = [buffers.pending[at : at + 1] for at in range(len(state.pending))]
@@ -253,8 +247,7 @@ class StaticDecoder(StaticPasses):
         """Buffers with their graphs; without any where a capture fails, which is said once."""
         if not self.weights.captures:
             return buffers
-        n = self.num_layers
-        state = StaticState(like.schedule, None, KVCache(n), StaticHidden(n), like.watch)
+        state = StaticState(like.schedule, None, like.watch)
         self._bind(state, buffers)
         pool = torch.cuda.graph_pool_handle()
         for each in passes_of(like.schedule):

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lora_drop.decode.correction import bottleneck, low_rank
+from lora_drop.decode import rules
+from lora_drop.decode.correction import Pair, correction_of, low_rank
 
 Projection = tuple[Tensor, Tensor | None]  # weight (N, K), bias (N,)
-Pair = tuple[Tensor, Tensor]
 VARIANTS = 128  # shapes and kinds of one function that are compiled at most; torch gives up after 8 by itself
 OLDEST = (8, 0)  # compute capability from which Triton's kernels are used
 
@@ -85,33 +85,24 @@ def feed(
 
 def skip(
     h: Tensor,
-    held: Tensor | None,
+    anchor: Tensor | None,
     reuse: str,
     gate: Tensor | None = None,
-    linear_part: tuple[Tensor, Tensor, float] | None = None,
+    linear: tuple[Tensor, Tensor, float] | None = None,
     mlp: Pair | None = None,
-    normed: tuple[Tensor, float] | None = None,
+    mlp_norm: tuple[Tensor, float] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """A skipped layer: its output (R, D), and its correction d, None without one.
+    """A skipped layer: its output (R, D), and its correction d (R, D), None without one.
 
     Args:
-        held: the anchor's vector that the rule reuses, None under `skip`.
-        gate: (D,), of `residual` with a correction.
-        linear_part: A (r, D), B (D, r) and their scale.
-        mlp: the bottleneck's matrices; it reads h after the norm `normed`, weight and epsilon.
+        anchor, gate: as in `rules.reused`.
+        linear, mlp: as in `correction_of`.
+        mlp_norm: weight and epsilon of the norm before the MLP.
     """
-    if held is None:
-        base = h
-    elif reuse == "residual":
-        base = h + held if gate is None else torch.addcmul(h, gate, held)
-    else:  # state, anchor
-        base = held
-    if linear_part is None:
-        return base, None
-    d = low_rank(h, *linear_part)
-    if mlp is not None and normed is not None:
-        d = d + bottleneck(norm(h, *normed), *mlp)
-    return base + d, d
+    d = None
+    if linear is not None:
+        d = correction_of(h, linear, mlp, None if mlp_norm is None else lambda x: norm(x, *mlp_norm))
+    return rules.reused(reuse, h, anchor, gate, d), d
 
 
 def head(h: Tensor, weight: Tensor, matrix: Tensor, eps: float) -> Tensor:

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from lora_drop.decode import rules
 from lora_drop.decode.correction import Correction
-from lora_drop.decode.reference import ReferenceDecoder, first_skipped, stacked
+from lora_drop.decode.reference import ReferenceDecoder, stacked
 from lora_drop.decode.static.buffers import Pass, Results, StaticState, Store, Window
 from lora_drop.decode.static.layers import EAGER, Functions, Pair, Projection, best_for, has_kernels
 from lora_drop.decode.weights import fused, qk_norms
@@ -107,7 +108,7 @@ class StaticPasses(ReferenceDecoder):
         """One pass. It reads a token, or the pending rows alone; of more rows than there are, the last repeat."""
         schedule, buffers, watched = state.schedule, state.buffers, []
         assert buffers is not None
-        first, state.row_anchors = first_skipped(schedule), {}
+        first, state.row_anchors = schedule.first_skipped, {}
         window = self._window(state, each.rows)
         if reads:
             h = F.embedding(buffers.token[:, 0], self.embed.weight)  # (1, D)
@@ -134,9 +135,9 @@ class StaticPasses(ReferenceDecoder):
         return Results(logits, *self.weights.functions.told(logits), seen, state.refresher.drain(), state.row_anchors)
 
     def _logits(self, h: Tensor, state: StaticState, lora: bool) -> Tensor:
-        bank = state.bank
-        if lora and state.schedule.head == "screened" and bank is not None and bank.head is not None:
-            return bank.head.logits(self.norm(h), self.head.weight)
+        screen = state.screened_head if lora else None
+        if screen is not None:
+            return screen.logits(self.norm(h), self.head.weight)
         return self.weights.functions.head(h, self.norm.weight, self.head.weight, self.eps)
 
     def _window(self, state: StaticState, rows: int) -> Window:
@@ -212,11 +213,10 @@ class StaticPasses(ReferenceDecoder):
         out = self._feed(i, u, window.bank)
         schedule = state.schedule
         if i in schedule.dropped_set:
-            reached = out if schedule.part == "block" else u
-            remembered = self._remember(schedule.reuse, h, reached)
-            state.hidden[i] = None if remembered is None else remembered[-1:]
+            anchors = rules.anchor_of(schedule.reuse, h, rules.replaced(schedule.part, u, out))  # (R, D)
+            state.anchors[i] = None if anchors is None else anchors[-1:]
             if schedule.verifies:
-                state.row_anchors[i] = [None] * len(h) if remembered is None else list(remembered.split(1))
+                state.row_anchors[i] = [None] * len(h) if anchors is None else list(anchors.split(1))
         return out
 
     def _lora(self, i: int, h: Tensor, window: Window, state: StaticState) -> Tensor:
@@ -224,17 +224,16 @@ class StaticPasses(ReferenceDecoder):
         schedule, bank, own = state.schedule, state.bank, self.weights.layers[i]
         if schedule.kv == "write" and not schedule.repairs:
             self._write(i, self._project(i, h, window.rope), window, state)
-        held = None if schedule.reuse == "skip" else state.hidden[i]
+        anchor: Tensor | None = state.anchors[i]
+        parts: tuple[Any, ...] = ()
         if bank is not None and i in bank.a:
-            gate = bank.gate[i] if schedule.reuse == "residual" else None
-            change, normed = (bank.a[i], bank.b[i], bank.scale), (own.mlp_norm, self.eps)
-            u, d = self.weights.functions.skip(h, held, schedule.reuse, gate, change, bank.mlp.get(i), normed)
-            assert d is not None
-            state.refresher.measure(d, h if held is None else held)
-        else:
-            u, _ = self.weights.functions.skip(h, held, schedule.reuse)
+            linear, mlp_norm = (bank.a[i], bank.b[i], bank.scale), (own.mlp_norm, self.eps)
+            parts = bank.gate[i], linear, bank.mlp.get(i), mlp_norm
+        u, d = self.weights.functions.skip(h, anchor, schedule.reuse, *parts)
+        if d is not None:
+            state.refresher.measure(d, h if anchor is None else anchor)
         if schedule.reuse == "state":
-            state.hidden[i] = u
+            state.anchors[i] = u
         return u if schedule.part == "block" else self._feed(i, u)
 
 
