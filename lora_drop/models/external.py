@@ -52,7 +52,9 @@ def prepare(model: PreTrainedModel) -> tuple[ModelInfo, Decoder]:
     decoder = decoder_for(model, weights)
     info = ModelInfo(
         tokenizer=None,
-        id=BUNDLED_ID if revision == BUNDLED_REVISION else getattr(model, "name_or_path", "") or "the model given",
+        id=BUNDLED_ID
+        if revision == BUNDLED_REVISION
+        else getattr(model, "name_or_path", "") or "a model of the caller",
         revision=revision,
         context=usable_context(model.config),
         device=decoder.device,

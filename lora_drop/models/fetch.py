@@ -1,7 +1,6 @@
-"""A model's files, brought here and checked before any weights are read: it says how far it is, and ends when asked.
+"""Download and check a model's files before any weights are read, with progress, and stop on request.
 
-The download is a process of its own, the only way to end one at any moment; what it has is kept, and gone on with the
-next time.
+The download is a process of its own: only that can be ended at any moment. The next download goes on from its files.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from lora_drop.models import bundled
 from lora_drop.models.hub import check_config, hub_files, locate
 from lora_drop.models.place import places
 
-EACH = 0.5  # seconds between two looks at a download
+POLL = 0.5  # seconds between two looks at a download
 DOWNLOAD = (
     "import sys; from huggingface_hub import snapshot_download as get; get(sys.argv[1], allow_patterns=sys.argv[2:])"
 )
@@ -32,12 +31,10 @@ def fetch(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
 ) -> Iterator[str]:
-    """Bring a model's files here; nothing where they are, or where there are none.
-
-    Yields, in words, how far it is.
+    """Download a model's files, unless they are here or the model has none; yields the progress in words.
 
     Raises:
-        LoraDropError: the model cannot be had, does not fit, or `should_stop` said so.
+        LoraDropError: the model cannot be downloaded, does not fit, or `should_stop` returned true.
     """
     if name.startswith("random:"):
         return
@@ -55,7 +52,7 @@ def fetch(
 
 
 def _download(name: str, files: dict[str, int], should_stop: Callable[[], bool]) -> Iterator[str]:
-    """Get the files, with their sizes in bytes."""
+    """Download files, by name with their sizes in bytes."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     folder = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "blobs"
@@ -65,13 +62,14 @@ def _download(name: str, files: dict[str, int], should_stop: Callable[[], bool])
     try:
         while process.poll() is None:
             if should_stop():
-                raise LoraDropError(f"Stopped: {name} was not fetched; what came of it is kept.")
+                raise LoraDropError(f"Stopped: {name} was not fetched; the next download goes on from here.")
             yield f"Fetching {name}: {min(_size(folder), total) / 1e6:,.0f} of {total / 1e6:,.0f} MB."
-            time.sleep(EACH)
+            time.sleep(POLL)
         if process.returncode:
             assert process.stderr is not None
-            said = [line.strip() for line in process.stderr.read().splitlines() if line.strip()]
-            raise LoraDropError(f"{name} could not be fetched ({said[-1] if said else 'no reason given'}): try again.")
+            lines = process.stderr.read().split("\n")
+            reason = next((line.strip() for line in reversed(lines) if line.strip()), f"code {process.returncode}")
+            raise LoraDropError(f"{name} could not be fetched ({reason}): try again.")
     finally:
         if process.poll() is None:
             process.kill()
@@ -79,9 +77,9 @@ def _download(name: str, files: dict[str, int], should_stop: Callable[[], bool])
 
 
 def _size(folder: Path) -> int:
-    """Bytes that the files of a folder take on the disk; a file that is being written may be longer than that."""
-    found = 0
+    """Bytes on the disk of a folder's files; a file that is being written may already have its full length."""
+    size = 0
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
-            found += path.stat().st_blocks * 512
-    return found
+            size += path.stat().st_blocks * 512
+    return size

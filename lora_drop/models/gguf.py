@@ -1,4 +1,4 @@
-"""The bundled model's GGUF: where its tensors lie, its packed blocks as the decoders read them, its tokenizer."""
+"""The bundled model's GGUF: its tensors' offsets, its packed blocks for the decoders, its tokenizer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lora_drop.decode.native.weights import Packed
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-BLOCKS = "blocks.json"  # what `find_tensors` gives, beside the GGUF
+BLOCKS = "blocks.json"  # the index that `find_tensors` returns, kept beside the GGUF
 PARTS = {  # of each matrix of a layer
     "qkv": ("attn_q", "attn_k", "attn_v"),
     "out": ("attn_output",),
@@ -25,9 +25,9 @@ _INDEX = TypeAdapter(dict[str, tuple[int, int, int]])  # of BLOCKS
 
 
 def find_tensors(gguf: Path) -> dict[str, list[int]]:
-    """Where the tensors lie, `{name: [offset, rows, bytes a row]}`.
+    """Index of the tensors, `{name: [offset, rows, bytes a row]}`.
 
-    Kept beside the GGUF (`BLOCKS`), so that a start need not read its header: the vocabulary alone takes seconds.
+    It is kept beside the GGUF (`BLOCKS`): reading the header at each start would take seconds for the vocabulary.
     """
     from gguf import GGUFReader
 
@@ -36,7 +36,7 @@ def find_tensors(gguf: Path) -> dict[str, list[int]]:
 
 
 def as_numbers() -> dict[str, Any]:
-    """What asks transformers for a GGUF's numbers: newer ones may keep its blocks otherwise."""
+    """Arguments that make transformers dequantise a GGUF: newer versions may keep its blocks otherwise."""
     import transformers
 
     config = getattr(transformers, "GgufConfig", None)
@@ -46,8 +46,9 @@ def as_numbers() -> dict[str, Any]:
 def read_tokenizer(gguf: Path, context: int) -> PreTrainedTokenizerFast:
     """The tokenizer of the GGUF, with the pre-tokenizer that the conversion loses.
 
-    A GGUF only names its pre-tokenizer ("smollm"), and transformers does not know that name: digits then stick to the
-    space before them and `"a  12"` becomes other tokens than the model was trained on. SmolLM2 splits off each digit.
+    A GGUF only names its pre-tokenizer ("smollm"), and transformers does not know that name. Digits would stick to the
+    space before them, and `"a  12"` would become other tokens than the model was trained on: SmolLM2 splits off each
+    digit.
     """
     from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -73,10 +74,10 @@ def read_tokenizer(gguf: Path, context: int) -> PreTrainedTokenizerFast:
 
 
 def gguf_rows(gguf: Path, heads: int, kv_heads: int) -> Callable[[str], list[Packed]]:
-    """A function from the name of a matrix (`0.qkv`, `0.out`, `0.gate_up`, `0.down`, ..., `head`) to its parts.
+    """A function that returns the parts of a matrix by name: `0.qkv`, `0.out`, `0.gate_up`, `0.down`, ..., `head`.
 
     Args:
-        gguf: the bundled model's, with its `BLOCKS` beside it.
+        gguf: the bundled model's file, with `BLOCKS` beside it.
         heads, kv_heads: nh and nkv, for the order of query and key rows.
 
     Raises:
@@ -85,20 +86,21 @@ def gguf_rows(gguf: Path, heads: int, kv_heads: int) -> Callable[[str], list[Pac
     content = np.memmap(gguf, dtype=np.uint8, mode="r")
     index = _INDEX.validate_json(gguf.with_name(BLOCKS).read_bytes())
     blocks = {name: content[at : at + n * size].reshape(n, size) for name, (at, n, size) in index.items()}
-    turned = {"attn_q": heads, "attn_k": kv_heads}
+    interleaved = {"attn_q": heads, "attn_k": kv_heads}
 
     def parts(name: str) -> list[Packed]:
         if name == "head":
             return [Packed("Q8_0", blocks["token_embd.weight"])]  # tied
         layer, _, matrix = name.partition(".")
-        found = {part: blocks[f"blk.{layer}.{part}.weight"] for part in PARTS[matrix]}
-        return [
-            Packed("Q4_1", half_split(rows, turned[part]) if part in turned else rows) for part, rows in found.items()
-        ]
+        packed = []
+        for part in PARTS[matrix]:
+            rows = blocks[f"blk.{layer}.{part}.weight"]
+            packed.append(Packed("Q4_1", half_split(rows, interleaved[part]) if part in interleaved else rows))
+        return packed
 
     return parts
 
 
 def half_split(rows: np.ndarray, heads: int) -> np.ndarray:
-    """llama.cpp's interleaved rotary order of query and key rows back to transformers' half-split one."""
+    """Query and key rows in llama.cpp's interleaved rotary order, put into transformers' half-split order."""
     return rows.reshape(heads, -1, 2, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)

@@ -1,4 +1,4 @@
-"""Any GGUF file of a supported architecture: its weights as numbers, and as blocks where the C steps read those."""
+"""GGUF files of the supported architectures: weights as numbers, and as blocks where the C steps can read them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from lora_drop.models.gguf import PARTS, as_numbers, half_split
 from lora_drop.models.hub import check_architecture
 from lora_drop.models.place import Place, fitting, short_name
 
-ROWS = 16  # of a panel: the C steps read whole ones
+ROWS = 16  # of a panel; the C steps read whole panels
 
 
 def load_gguf(path: Path, candidates: list[Place]) -> tuple[PreTrainedModel, Any, torch.device]:
-    """The model of a GGUF file with its weights as numbers, its tokenizer, and where it is.
+    """The model of a GGUF file with its weights as numbers, its tokenizer, and its device.
 
     Raises:
         LoraDropError: the file cannot be read, or holds another architecture.
@@ -43,27 +43,27 @@ def load_gguf(path: Path, candidates: list[Place]) -> tuple[PreTrainedModel, Any
             )
     except LoraDropError:
         raise
-    except Exception as error:  # it reads the file with several libraries, each of which has its own for a bad one
+    except Exception as error:  # transformers uses several libraries here, with exceptions of their own
         raise LoraDropError(f"{path.name} cannot be read as a GGUF of a language model ({error}).") from error
     finally:
         logging.set_verbosity(verbosity)
-    tokenizer.model_max_length = 10**9  # else a warning for a long text, beside our one line
+    tokenizer.model_max_length = 10**9  # otherwise a long text is a warning, beside our one line
     return model.to(device), tokenizer, device
 
 
 def own_blocks(path: Path, model: PreTrainedModel) -> Callable[[str], list[Packed | None]]:
-    """A function from the name of a matrix (see `gguf.gguf_rows`) to its parts, each in the file's own blocks.
+    """A function that returns the parts of a matrix (see `gguf.gguf_rows`), each in the file's own blocks.
 
-    It gives None for one that has no blocks that the C steps read, and says in a line which kinds these are.
+    It returns None for a part whose blocks the C steps cannot read; a line on stderr names those kinds.
     """
     from gguf import GGUFReader
 
     reader = GGUFReader(str(path))
     tensors = {tensor.name.removesuffix(".weight"): tensor for tensor in reader.tensors}
     field = reader.get_field("general.architecture")
-    turned = field is not None and field.contents() == "llama"  # only there llama.cpp reorders queries and keys
+    is_llama = field is not None and field.contents() == "llama"  # only there llama.cpp reorders queries and keys
     config = model.config
-    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads} if turned else {}
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads} if is_llama else {}
 
     def packed(name: str) -> Packed | None:
         tensor, part = tensors[name], name.rpartition(".")[2]
@@ -75,18 +75,18 @@ def own_blocks(path: Path, model: PreTrainedModel) -> Callable[[str], list[Packe
     def parts(name: str) -> list[Packed | None]:
         layer, _, which = name.partition(".")
         names = [f"blk.{layer}.{part}" for part in PARTS[which]] if which else [head]
-        whole = all(tensors[one].shape[1] % ROWS == 0 for one in names)  # (K, N)
-        return [packed(one) if whole else None for one in names]
+        has_panels = all(tensors[each].shape[1] % ROWS == 0 for each in names)  # (K, N)
+        return [packed(each) if has_panels else None for each in names]
 
     head = "output" if "output" in tensors else "token_embd"
-    read = [tensor for name, tensor in tensors.items() if name.startswith("blk.") and len(tensor.shape) == 2]
-    kept = {
-        one.tensor_type.name
-        for one in (tensors[head], *read)
-        if one.tensor_type.name not in BLOCK_KINDS or one.shape[1] % ROWS
+    matrices = [tensor for name, tensor in tensors.items() if name.startswith("blk.") and len(tensor.shape) == 2]
+    unreadable = {
+        tensor.tensor_type.name
+        for tensor in (tensors[head], *matrices)
+        if tensor.tensor_type.name not in BLOCK_KINDS or tensor.shape[1] % ROWS
     }
-    if kept:
-        kinds, numbers = " and ".join(sorted(kept)), short_name(model.dtype)
+    if unreadable:
+        kinds, numbers = " and ".join(sorted(unreadable)), short_name(model.dtype)
         line = f"{path.name}: its {kinds} matrices are decoded as the numbers that they stand for, in {numbers}."
         print(line, file=sys.stderr, flush=True)
     return parts

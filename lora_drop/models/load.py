@@ -1,9 +1,9 @@
-"""The one door to a model: the bundled one, a Hub id, a local folder, or random weights of a known shape.
+"""Load a model: the bundled one, a Hub id, a local folder, a GGUF file, or random weights of a real shape.
 
 load_model()                        the bundled SmolLM2-135M-Instruct
-load_model("Qwen/Qwen2.5-0.5B")     the Hub (safetensors only, no code from the repository is ever run)
-load_model("./my-model")            a folder as `save_pretrained` writes it
-load_model("./model.gguf")          a GGUF file of llama.cpp's
+load_model("Qwen/Qwen2.5-0.5B")     the Hub (safetensors only; code from the repository is never run)
+load_model("./my-model")            a folder that `save_pretrained` wrote
+load_model("./model.gguf")          a GGUF file of llama.cpp
 load_model("random:tiny-llama")     tiny random weights with a byte tokenizer, for tests
 load_model("random:llama3-8b")      the real shape with random weights, for measuring speed and memory
 """
@@ -41,7 +41,7 @@ from lora_drop.models.place import on_zero_gpu, places, short_name
 from lora_drop.models.random_weights import random_model
 
 # Where a repository has only pickled weights, transformers would ask a service to convert them and then load the
-# result from an unreviewed pull request. Here that is an error that says so.
+# result from an unreviewed pull request. Here that is an error.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 BUNDLED_ID = f"bundled:{bundled.NAME}"
 BUNDLED_REVISION = "137132c2ffa119db"  # its weights' fingerprint
@@ -50,7 +50,7 @@ SAMPLES = 1024  # elements of a tensor that go into the fingerprint
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a model without holding its weights: enough to plan a run and to draw the page."""
+    """A model without its weights: enough to plan a run and to draw the page."""
 
     tokenizer: Any  # as in LoadedModel, and so are the others
     id: str
@@ -60,12 +60,12 @@ class ModelInfo:
     dtype: torch.dtype
     shape: ModelShape
     num_layers: int
-    decoder_name: str  # of the decoder that it decodes with
+    decoder_name: str
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that is ready to decode: eval mode, no gradients, on its device. Nothing of a request is kept in it."""
+    """A model that is ready to decode: eval mode, no gradients, on its device. It holds nothing of a request."""
 
     model: PreTrainedModel
     tokenizer: Any  # a transformers tokenizer, or a ByteTokenizer
@@ -74,7 +74,7 @@ class LoadedModel:
     context: int  # the most tokens, prompt and answer together
     device: torch.device
     dtype: torch.dtype  # of activations and K/V
-    weights: StaticWeights | NativeWeights | None = None  # laid out for decode steps; None: the reference decoder
+    weights: StaticWeights | NativeWeights | None = None  # laid out for decode steps; None for the reference decoder
 
     @property
     def shape(self) -> ModelShape:
@@ -88,7 +88,7 @@ class LoadedModel:
 
     @property
     def decoder_name(self) -> str:
-        """The name of what `new_decoder` gives."""
+        """The name of the decoder that `new_decoder` returns."""
         return ReferenceDecoder.name if self.weights is None else self.weights.decoder_name
 
     @property
@@ -99,16 +99,16 @@ class LoadedModel:
         return frozenset(ids | {self.tokenizer.eos_token_id} - {None})
 
     def new_decoder(self) -> Decoder:
-        """The fastest decoder there is for it; it holds nothing of a request."""
+        """The fastest decoder for the model; it holds nothing of a request."""
         return decoder_for(self.model, self.weights)
 
     def info(self) -> ModelInfo:
-        """What can be kept of it when it is let go."""
+        """The part that can be kept when the weights are freed."""
         return ModelInfo(**{field.name: getattr(self, field.name) for field in dataclasses.fields(ModelInfo)})
 
 
 def model_shape(model: PreTrainedModel, weights: StaticWeights | NativeWeights | None) -> ModelShape:
-    """The sizes of a model, and of its weights as its decoder reads them."""
+    """The sizes of a model, and of its weights in its decoder's layout."""
     itemsize = model.dtype.itemsize
     shape = dataclasses.replace(ModelShape.from_config(model.config), code_size=CODE_BYTES / itemsize)
     if not isinstance(weights, NativeWeights):
@@ -125,7 +125,7 @@ def model_shape(model: PreTrainedModel, weights: StaticWeights | NativeWeights |
 
 
 def decoder_for(model: PreTrainedModel, weights: StaticWeights | NativeWeights | None) -> Decoder:
-    """The decoder that reads weights laid out like this; None is the reference."""
+    """The decoder for weights in this layout; None is the reference."""
     if isinstance(weights, NativeWeights):
         return NativeDecoder(model, weights)
     if isinstance(weights, StaticWeights):
@@ -146,7 +146,7 @@ def load_model(
         dtype: `auto` (bfloat16 on CUDA and on processors that compute it in hardware), `float32` or `bfloat16`.
 
     Raises:
-        LoraDropError: in one line, whatever is wrong with the name, the files, the network, the device or the memory.
+        LoraDropError: the name, the files, the network, the device or the memory is at fault.
     """
     name = str(model).strip()
     candidates = places(device, dtype)
@@ -156,7 +156,7 @@ def load_model(
             network, tokenizer, target = random_model(name.removeprefix("random:"), candidates)
         elif name in ("bundled", BUNDLED_ID):
             name, blocks = BUNDLED_ID, bundled_blocks
-            folder = str(bundled.ensure(verify=True))  # a wrong byte would be a wrong number, without a word
+            folder = str(bundled.ensure(verify=True))  # a wrong byte would silently be a wrong number
             network, tokenizer, target = from_pretrained_files(folder, name, candidates, local=True)
         elif is_gguf(name):
             network, tokenizer, target = load_gguf(Path(name).expanduser(), candidates)
@@ -185,15 +185,15 @@ def load_model(
 def step_weights(
     model: PreTrainedModel, device: torch.device, blocks: Callable[[PreTrainedModel], Blocks] | None = None
 ) -> StaticWeights | NativeWeights | None:
-    """The weights as the fastest decoder here wants them; None where that is the reference.
+    """The weights in the layout of the fastest decoder here; None where that is the reference.
 
     Args:
-        blocks: what gives the packed blocks that the model's numbers stand for, to be read in place of these.
+        blocks: returns the packed blocks that the model's numbers come from, to be read in place of the numbers.
     """
     if not is_supported(model):
         return None
     if device.type == "cuda":
-        # On ZeroGPU the card comes and goes with each call, in a process of its own: a graph would not live to pay.
+        # On ZeroGPU each call borrows the card in a process of its own: a graph would not live long enough to pay.
         return None if on_zero_gpu() else StaticWeights.of(model)
     if library() is None:
         return StaticWeights.of(model)
@@ -210,17 +210,17 @@ def bundled_blocks(model: PreTrainedModel) -> Blocks:
 
 
 def is_gguf(name: str) -> bool:
-    """Whether a model's name is that of a GGUF file that is here."""
+    """Whether a model's name is the path of an existing GGUF file."""
     try:
         return name.lower().endswith(".gguf") and Path(name).expanduser().is_file()
-    except (OSError, RuntimeError):  # a name too long for a file, a user that there is not
+    except (OSError, RuntimeError):  # a name too long for a file, an unknown user
         return False
 
 
 def usable_context(config: PreTrainedConfig) -> int:
-    """The most tokens a run may have: the positions of the model, within the sliding window if any layer has one.
+    """The most tokens of a run: the model's positions, within the sliding window if any layer has one.
 
-    Beyond the window those layers would forget, which the caches and the memory formulas here do not model.
+    Beyond the window those layers would forget tokens, which the caches and memory formulas here do not model.
     """
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)
@@ -231,15 +231,15 @@ def usable_context(config: PreTrainedConfig) -> int:
 
 @torch.no_grad()
 def fingerprint(model: PreTrainedModel) -> str:
-    """16 hex digits that are of these weights alone; equal for float32 and bfloat16 runs of the same weights.
+    """16 hex digits that identify the weights; equal for float32 and bfloat16 runs of the same weights.
 
     sha256 over name, shape and up to 1024 evenly spaced elements, as bfloat16, of each parameter in order of its name.
-    `named_parameters` gives a tied head once, as the embedding.
+    `named_parameters` has a tied head once, as the embedding.
     """
     digest = hashlib.sha256()
     for name, weight in sorted(model.named_parameters()):
         flat = weight.reshape(-1)
-        sample = flat[:: -(-flat.numel() // SAMPLES)].to(torch.bfloat16)  # rounded up, so that the end counts too
+        sample = flat[:: -(-flat.numel() // SAMPLES)].to(torch.bfloat16)  # rounded up, so that the end is sampled too
         digest.update(f"{name} {tuple(weight.shape)}\n".encode())
         digest.update(sample.view(torch.int16).cpu().numpy().astype("<i2").tobytes())
     return digest.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Where a model goes: device, number type, and the memory that is free there."""
+"""Place a model: device, number type, and the memory that is free there."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from lora_drop.method.cost import ModelShape
 from lora_drop.runtime import waiting
 
 BFLOAT16 = (8, 0)  # compute capability from which a GPU computes bfloat16 in hardware
-# Of a GPU, beside weights and caches: cuBLAS' workspaces (32 MiB a stream on Hopper), graphs, two matrices that are
-# laid side by side while a model loads, and what fragments.
+# Kept free on a GPU beside weights and caches: cuBLAS' workspaces (32 MiB a stream on Hopper), graphs, two matrices
+# that are laid side by side while a model loads, and fragments.
 CUDA_MARGIN = 768 * 2**20
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Place = tuple[torch.device, torch.dtype]
@@ -41,10 +41,10 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if match is None:
         raise LoraDropError(f"unknown device {device!r}: use auto, cpu, cuda or cuda:N.")
     if not torch.cuda.is_available():
-        raise LoraDropError(f"device {name} was asked for, but torch finds no CUDA device here: use auto or cpu.")
+        raise LoraDropError(f"no CUDA device for {name}: torch has none here. Use auto or cpu.")
     index, count = int(match[1] or 0), torch.cuda.device_count()
     if index >= count:
-        raise LoraDropError(f"device {name} was asked for, but the last one here is cuda:{count - 1}.")
+        raise LoraDropError(f"no such device: {name}. The last one here is cuda:{count - 1}.")
     return torch.device("cuda", index)
 
 
@@ -60,66 +60,67 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
 
 
 def _gpu_has_bfloat16(device: torch.device) -> bool:
-    """True from Ampere on, and on ZeroGPU, whose card is not to be asked from here; before, it is emulated."""
+    """True from Ampere on, and on ZeroGPU, whose card this process must not query; older cards emulate it."""
     return on_zero_gpu() or torch.cuda.get_device_capability(device) >= BFLOAT16
 
 
 def _cpu_has_bfloat16() -> bool:
-    """True if the processor multiplies bfloat16 itself; emulated, it is slower than float32."""
-    if platform.machine().lower() in ("aarch64", "arm64"):  # oneDNN answers for the hardware on ARM only
+    """True if the processor multiplies bfloat16 in hardware; emulation is slower than float32."""
+    if platform.machine().lower() in ("aarch64", "arm64"):  # only on ARM does oneDNN report the hardware
         return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def short_name(dtype: torch.dtype) -> str:
+    """`float32` for torch.float32."""
     return str(dtype).removeprefix("torch.")
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can be had on the device, as far as it says; None where it does not."""
+    """Free bytes on the device; None if it does not report them."""
     if device.type == "cuda":
-        # What torch has reserved and does not use now can be had too.
+        # Memory that torch has reserved and does not use now is free too.
         spare = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return max(0, torch.cuda.mem_get_info(device)[0] + spare - CUDA_MARGIN)
-    found = []
-    with contextlib.suppress(OSError):  # Linux: what can be had without swapping
+    sizes = []
+    with contextlib.suppress(OSError):  # Linux: memory that is available without swapping
         if match := re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text()):
-            found.append(1024 * int(match[1]))
-    with contextlib.suppress(OSError, ValueError):  # a container's limit, which /proc/meminfo does not know
-        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(found, default=None)
+            sizes.append(1024 * int(match[1]))
+    with contextlib.suppress(OSError, ValueError):  # a container's limit, which /proc/meminfo does not show
+        sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(sizes, default=None)
 
 
 def places(device: str | torch.device = "auto", dtype: str | torch.dtype = "auto") -> list[Place]:
-    """Where a model may go and in which number type, the best first; the first one that holds its weights is taken.
+    """Candidates of device and number type for a model, the best first; `fitting` takes the first with enough memory.
 
-    Device `auto`: the GPUs, the one with the most free memory first, then the CPU. Dtype `auto`: on a processor that
-    does not compute bfloat16 itself it is float32, and bfloat16 only where that does not fit.
+    Device `auto`: the GPUs, the one with the most free memory first, then the CPU. Dtype `auto` on a processor without
+    bfloat16 in hardware: float32, and bfloat16 only where float32 does not fit.
 
     Raises:
         LoraDropError: an unknown name, or a device that this machine lacks.
     """
     targets = [resolve_device(device)]
     is_auto = str(device).strip().lower() == "auto"
-    # On ZeroGPU the card is not to be asked from here.
+    # On ZeroGPU this process must not query the card.
     if is_auto and targets[0].type == "cuda" and not on_zero_gpu():
         free = {index: size for index, size in get_max_memory().items() if isinstance(index, int)}
         targets = [torch.device("cuda", index) for index in sorted(free, key=free.__getitem__, reverse=True)]
         targets.append(torch.device("cpu"))
-    found = []
+    candidates = []
     for target in targets:
         best = resolve_dtype(dtype, target)
-        found.append((target, best))
+        candidates.append((target, best))
         if str(dtype).strip().lower() == "auto" and best == torch.float32:
-            found.append((target, torch.bfloat16))
-    return found
+            candidates.append((target, torch.bfloat16))
+    return candidates
 
 
 def fitting(config: PreTrainedConfig, name: str, candidates: list[Place]) -> Place:
-    """The first place that holds the weights, known before they are downloaded and before the machine swaps.
+    """The first candidate with enough memory for the weights, decided before a download and before the machine swaps.
 
     Raises:
-        LoraDropError: none does.
+        LoraDropError: none has.
     """
     params = ModelShape.from_config(config).params
     free = {device: free_memory(device) for device, _ in candidates}
@@ -128,10 +129,10 @@ def fitting(config: PreTrainedConfig, name: str, candidates: list[Place]) -> Pla
         if size is None or params * dtype.itemsize <= size:
             return device, dtype
     smallest = min((dtype for _, dtype in candidates), key=lambda dtype: dtype.itemsize)
-    has = " and ".join(f"{device} has {size / 1e9:.1f} GB free" for device, size in free.items() if size is not None)
+    rooms = " and ".join(f"{device} has {size / 1e9:.1f} GB free" for device, size in free.items() if size is not None)
     raise LoraDropError(
         f"{name} needs {params * smallest.itemsize / 1e9:.1f} GB for its weights in {short_name(smallest)}, "
-        f"and {has}: use a smaller model, or another device or dtype."
+        f"and {rooms}: use a smaller model, or another device or dtype."
     )
 
 

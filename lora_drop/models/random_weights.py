@@ -1,4 +1,4 @@
-"""Random weights of known shapes: tiny ones for tests, real ones for measuring speed and memory."""
+"""Models with random weights: tiny shapes for tests, real ones for measuring speed and memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _rope(theta: float) -> dict[str, Any]:
     return {"rope_type": "default", "rope_theta": theta}
 
 
-# Tied and untied heads, and a sliding window, so that the tests meet each.
+# With tied and untied heads, and a sliding window, so that the tests cover each.
 TINY_SHAPES = {
     "tiny-llama": LlamaConfig(**_TINY | {"max_position_embeddings": 4096}),
     "tiny-qwen2": Qwen2Config(**_TINY, tie_word_embeddings=True),
@@ -91,16 +91,16 @@ SHAPES = TINY_SHAPES | LARGE_SHAPES
 
 
 def random_model(shape: str, candidates: list[Place]) -> tuple[PreTrainedModel, ByteTokenizer, torch.device]:
-    """Random weights of a known shape: the same values each time, on each device and in each number type."""
+    """Random weights of a shape: the same values each time, on each device and in each number type."""
     if shape not in SHAPES:
-        raise LoraDropError(f"no shape {shape!r}: random: knows {', '.join(SHAPES)}.")
-    config = type(SHAPES[shape]).from_dict(SHAPES[shape].to_dict())  # a copy: loading writes into it
+        raise LoraDropError(f"no random shape {shape!r}: use one of {', '.join(SHAPES)}.")
+    config = type(SHAPES[shape]).from_dict(SHAPES[shape].to_dict())  # a copy, as loading writes into it
     device, dtype = fitting(config, f"random:{shape}", candidates)
     with torch.device("meta"):  # no storage, and no initialisation parameter by parameter
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
     model.to_empty(device=device)
     model.tie_weights()
-    # The one buffer that is computed, not loaded; `to_empty` left it undefined.
+    # The one buffer that is computed instead of loaded; `to_empty` left it undefined.
     with torch.device(device):
         model.model.rotary_emb = type(model.model.rotary_emb)(config)
     fill = _fill_tiny if shape in TINY_SHAPES else _fill_large
@@ -110,11 +110,11 @@ def random_model(shape: str, candidates: list[Place]) -> tuple[PreTrainedModel, 
 
 
 def _fill_tiny(weights: dict[str, torch.Tensor], generator: torch.Generator) -> None:
-    """Weights whose greedy text neither stands still nor repeats its input.
+    """Weights whose greedy text neither gets stuck nor repeats its input.
 
-    The layers add much more than the embedding brings, so that with a tied head the likeliest token is not the last
-    one, and attention is sharp enough to matter. The head's row of the end token is zero: a text goes on as long as it
-    may, in float32 and in bfloat16.
+    The layers add much more than the embedding has, so that with a tied head the likeliest token is not the last one,
+    and attention is sharp enough to matter. The head's row of the end token is zero, so that a text goes on to its
+    limit, in float32 and in bfloat16.
     """
     for name, weight in sorted(weights.items()):
         if name.endswith("norm.weight"):
@@ -129,9 +129,9 @@ def _fill_tiny(weights: dict[str, torch.Tensor], generator: torch.Generator) -> 
 
 
 def _fill_large(weights: dict[str, torch.Tensor], generator: torch.Generator) -> None:
-    """Normal numbers, std 0.02, from one block used over and over: billions of draws would take minutes on a CPU.
+    """Normal numbers, std 0.02, from one block that is repeated: billions of draws would take minutes on a CPU.
 
-    The block's prime length keeps the rows of a matrix from being alike.
+    The block's prime length keeps a matrix from having equal rows.
     """
     block = (0.02 * torch.randn(1_048_583, generator=generator)).to(torch.bfloat16)
     for name, weight in weights.items():

@@ -26,7 +26,7 @@ def far(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(module, "check_config", lambda *args: None)
     monkeypatch.setattr(module, "hub_files", lambda name: {"config.json": 1000, "model.safetensors": 2_999_000})
-    monkeypatch.setattr(module, "EACH", 0.05)
+    monkeypatch.setattr(module, "POLL", 0.05)
 
     def program(text: str):
         monkeypatch.setattr(module, "DOWNLOAD", f"import os, sys, time; folder = {str(blobs)!r}\n{text}")
@@ -43,7 +43,9 @@ def test_it_says_how_far_it_is(far):
 
 def test_a_stop_ends_the_download_at_once(far):
     blobs = far("open(folder + '/pid', 'w').write(str(os.getpid())); time.sleep(600)")
-    with pytest.raises(LoraDropError, match="^Stopped: owner/model was not fetched; what came of it is kept.$"):
+    with pytest.raises(
+        LoraDropError, match="^Stopped: owner/model was not fetched; the next download goes on from here.$"
+    ):
         list(fetch(NAME, lambda: (blobs / "pid").exists() and (blobs / "pid").read_text() != ""))
     pid = int((blobs / "pid").read_text())
     with pytest.raises(ProcessLookupError):

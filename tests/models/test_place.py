@@ -24,7 +24,7 @@ def test_auto_takes_what_the_machine_has(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert place.resolve_device("auto") == torch.device("cuda", 0)
     assert place.resolve_device("cuda:1") == torch.device("cuda", 1)
-    with pytest.raises(LoraDropError, match="the last one here is cuda:1"):
+    with pytest.raises(LoraDropError, match="last one here is cuda:1"):
         place.resolve_device("cuda:2")
 
 

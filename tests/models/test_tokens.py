@@ -96,7 +96,7 @@ def test_typed_markers_on_other_tokenizers(kind, prompt):
 def test_a_template_that_cannot_carry_a_marker():
     tokenizer = make_tokenizer(template="{{ messages[0].content }} and again {{ messages[0].content }}")
     assert encode_prompt(tokenizer, "a")
-    with pytest.raises(LoraDropError, match="cannot carry '<|end|>'"):
+    with pytest.raises(LoraDropError, match="cannot hold '<|end|>'"):
         encode_prompt(tokenizer, "<|end|>")
     refusing = make_tokenizer(template="{{ raise_exception('a system message is needed') }}")
     with pytest.raises(LoraDropError, match="a system message is needed"):

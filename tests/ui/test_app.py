@@ -17,7 +17,7 @@ APP = ROOT / "app.py"
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--model", "random:nope"], "no shape 'nope'"),
+        (["--model", "random:nope"], "no random shape 'nope'"),
         (["--device", "toaster"], "unknown device 'toaster'"),
         pytest.param(
             ["--mcp"],
