@@ -1,7 +1,7 @@
 """Every folder that the program reads or writes, the environment variables that name one, and how files are written.
 
-Nothing else in the package builds such a path, so that what the program touches on a machine can be read here. Files
-are written whole or not at all, by one program at a time, and known by their checksums.
+No other module builds such a path: this file lists all that the program touches on a machine. Files are written whole
+or not at all, by one program at a time.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 PACKAGE = Path(str(files("lora_drop")))
-# The folder of the checkout, or of the Space, that the package lies in; None where it was installed from a wheel:
-# there the package has the assets.
+# The folder of the checkout, or of the Space, around the package; None for an installed wheel, which has the assets
+# inside the package.
 CHECKOUT = None if (PACKAGE / "assets").is_dir() else PACKAGE.parent
 ASSETS = (CHECKOUT or PACKAGE) / "assets"
 SHIPPED_ADAPTERS = ASSETS / "adapters"
@@ -41,7 +41,7 @@ def cache_dir() -> Path:
     """The cache folder, absolute (it may not exist): `LORA_DROP_CACHE`, or `lora-drop` in the user's cache (XDG).
 
     Raises:
-        LoraDropError: the variable names the home of a user that there is not.
+        LoraDropError: the variable names the home of an unknown user.
     """
     if named := os.environ.get("LORA_DROP_CACHE"):
         return _expanded("LORA_DROP_CACHE", named).absolute()
@@ -53,24 +53,23 @@ def local_wheel() -> Path | None:
     """The file that `LORA_DROP_WHEEL` names in place of a download of the bundled model; None if it is unset.
 
     Raises:
-        LoraDropError: the variable names the home of a user that there is not.
+        LoraDropError: the variable names the home of an unknown user.
     """
     named = os.environ.get("LORA_DROP_WHEEL")
     return _expanded("LORA_DROP_WHEEL", named) if named else None
 
 
 def own_upload_folder() -> str | None:
-    """A new folder for the page's uploads where Gradio's own, `gradio` among the temporary files, is somebody else's.
+    """A new folder for the page's uploads; None where Gradio's default, `gradio` among the temporary files, will do.
 
-    Returns:
-        None where that one is this user's, as it is on most machines.
+    On a machine of several users that folder may be somebody else's.
     """
     usual = Path(tempfile.gettempdir()) / "gradio"
     with contextlib.suppress(OSError):
         usual.mkdir(0o700, exist_ok=True)
-        found = usual.lstat()  # a link leads to somebody's folder
-        mine = not hasattr(os, "getuid") or found.st_uid == os.getuid()
-        if stat.S_ISDIR(found.st_mode) and mine and os.access(usual, os.W_OK | os.X_OK):
+        status = usual.lstat()  # a link could lead to somebody else's folder
+        mine = not hasattr(os, "getuid") or status.st_uid == os.getuid()
+        if stat.S_ISDIR(status.st_mode) and mine and os.access(usual, os.W_OK | os.X_OK):
             return None
     return tempfile.mkdtemp(prefix="lora-drop-gradio-")
 
@@ -78,19 +77,19 @@ def own_upload_folder() -> str | None:
 def _expanded(variable: str, named: str) -> Path:
     try:
         return Path(named).expanduser()
-    except RuntimeError as error:  # ~somebody who is not there
-        raise LoraDropError(f"{variable} names {named}: {error}") from None
+    except RuntimeError:  # ~unknown
+        raise LoraDropError(f"{variable} names {named}: no such user. Write the path in full.") from None
 
 
 @contextlib.contextmanager
 def drafted(*paths: Path) -> Iterator[list[Path]]:
-    """Empty drafts beside files that are to be written; they take the files' places when all of them are on the disk.
+    """Empty drafts beside the files to write; they replace the files once all of them are on the disk.
 
-    Left by an exception, every file is what it was and no draft stays. A draft's name is drawn anew each time, so that
-    nobody can have put a link there. A link that is to be written stays one: its file is replaced.
+    After an exception every file is as before and no draft is left. A draft's name is random, so that nobody can have
+    put a link there. Where a path is a link, the file that it leads to is replaced.
 
     Raises:
-        OSError: a draft cannot be written, or cannot take its file's place.
+        OSError: a draft cannot be written, or cannot replace its file.
     """
     targets = [path.resolve() if path.is_symlink() else path for path in paths]
     drafts = [path.with_name(f".{secrets.token_hex(8)}.part") for path in targets]
@@ -114,7 +113,7 @@ def drafted(*paths: Path) -> Iterator[list[Path]]:
 
 
 def write_files(contents: Mapping[Path, str | bytes]) -> None:
-    """Write files, all of them or none; text is UTF-8. A device or a pipe is written to as it is.
+    """Write files, all of them or none; text is UTF-8. Devices and pipes are written to directly.
 
     Raises:
         OSError: see `drafted`.
@@ -132,23 +131,26 @@ def write_files(contents: Mapping[Path, str | bytes]) -> None:
 
 
 @contextlib.contextmanager
-def only_writer(folder: Path, what: str) -> Iterator[None]:
-    """Make a folder and hold it: no other program of this machine that asks may write there. Frees itself at a kill.
+def only_writer(folder: Path, content: str) -> Iterator[None]:
+    """Make a folder and lock it against this machine's other programs that call this. A killed program's lock is free.
 
-    Drafts that a killed program left are removed, and so is a new folder that nothing was written to.
+    Drafts that a killed program left are removed, and so is a new folder that stays empty.
+
+    Args:
+        content: what is written there, for the message.
 
     Raises:
-        LoraDropError: the folder cannot be written, or another program holds it; `what` is for the message.
+        LoraDropError: the folder cannot be written, or another program holds it.
     """
     made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = None if fcntl is None else os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise LoraDropError(f"cannot write {what} to {folder.name}: {error.strerror or error}.") from None
+        raise LoraDropError(f"cannot write {content} to {folder.name}: {error.strerror or error}.") from None
     try:
         if handle is not None:
-            _lock(handle, folder, what)
+            _lock(handle, folder, content)
         for path in folder.iterdir():
             if DRAFT.fullmatch(path.name):
                 with contextlib.suppress(OSError):
@@ -156,7 +158,7 @@ def only_writer(folder: Path, what: str) -> Iterator[None]:
         yield
     finally:
         if made:
-            with contextlib.suppress(OSError):  # it stays unless it is empty
+            with contextlib.suppress(OSError):  # only an empty folder goes
                 folder.rmdir()
         if handle is not None:
             with contextlib.suppress(OSError):
@@ -164,12 +166,13 @@ def only_writer(folder: Path, what: str) -> Iterator[None]:
             os.close(handle)
 
 
-def _lock(handle: int, folder: Path, what: str) -> None:
+def _lock(handle: int, folder: Path, content: str) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        name = folder.resolve().name
         raise LoraDropError(
-            f"another command is writing {what} to {folder.resolve().name}: wait for its end, or name another --out."
+            f"another command is writing {content} to {name}: wait for its end, or name another --out."
         ) from None
     except OSError:
         pass  # a file system without locks
@@ -177,14 +180,14 @@ def _lock(handle: int, folder: Path, what: str) -> None:
 
 @contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A draft of a folder that is empty or not there yet; it takes the folder's place when it is whole.
+    """A draft of a folder, which must be empty or missing; it takes the folder's place when the block ends.
 
     Raises:
-        LoraDropError: the folder is in use, or cannot be written; nothing of it is left then.
+        LoraDropError: the folder is in use, or cannot be written; then no draft is left.
     """
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise LoraDropError(f"{out} is in use: name a folder that is empty or not there yet.")
+            raise LoraDropError(f"{out} is in use: name an empty folder, or a new one.")
         place = out.resolve()
         draft = place.with_name(f".{secrets.token_hex(8)}.part")
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -195,11 +198,11 @@ def new_folder(out: Path) -> Iterator[Path]:
         finally:
             remove(draft)
     except OSError as error:
-        raise LoraDropError(f"the folder cannot be written: {error}") from None
+        raise LoraDropError(f"cannot write the folder {out}: {error.strerror or error}.") from None
 
 
 def sha256(path: Path) -> str:
-    """The file's, in hex."""
+    """The file's sha256 in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -213,7 +216,7 @@ def remove(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have the file, or the folder's list of names, on the disk: the rename must not get there first."""
+    """Flush a file, or a folder's list of names, to the disk: a rename must not get there first."""
     if path.is_dir() and os.name == "nt":  # Windows opens no folders
         return
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)

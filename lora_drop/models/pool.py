@@ -1,4 +1,4 @@
-"""The models that the page's visitors may choose from, one of them in memory at a time."""
+"""The models that the page's visitors can choose from, one of them in memory at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from lora_drop.errors import LoraDropError
 from lora_drop.models.load import BUNDLED_ID, LoadedModel, ModelInfo, load_model
 
-# What the menu offers where nothing else is said; the last two are gated on the Hub.
+# The menu's default; the last two are gated on the Hub.
 PRESET_MODELS = (
     "bundled",
     "HuggingFaceTB/SmolLM2-360M-Instruct",
@@ -31,15 +31,15 @@ PRESET_MODELS = (
 )
 PRESETS_WORD = "presets"  # in LORA_DROP_MODELS: all of these
 POLL = 0.2  # seconds between two looks at whether a visitor who waits has stopped
-WAIT = 120  # seconds that a swap waits for a run on the model that is to make way
-SPARE_WAIT = 5  # seconds that a run waits for spare work to make way
+WAIT = 120  # seconds that a swap waits for a run on the old model
+SPARE_WAIT = 5  # seconds that a run waits for spare work to end
 
 
 def allowed_models(public: bool) -> tuple[str, ...]:
-    """The names that visitors may choose from, besides the model that the app starts with.
+    """The names that visitors can choose from, besides the model that the app starts with.
 
-    `LORA_DROP_MODELS` lists them with commas; the word `presets` stands for `PRESET_MODELS`. Unset, those are offered
-    on a machine of one's own, and nothing to the public: there every visitor would fetch models at the owner's cost.
+    `LORA_DROP_MODELS` lists them with commas; the word `presets` means `PRESET_MODELS`. Unset, a private page offers
+    those, and a public one nothing: there every visitor would fetch models at the owner's cost.
     """
     text = os.environ.get("LORA_DROP_MODELS")
     if text is None:
@@ -49,7 +49,7 @@ def allowed_models(public: bool) -> tuple[str, ...]:
 
 
 def label_of(name: str) -> str:
-    """What visitors see of a name, and choose by: the id that the model has once it is loaded, never a path."""
+    """The menu's entry for a name: the id of the loaded model, never a path."""
     if name == "bundled":
         return BUNDLED_ID
     path = Path(name).expanduser()
@@ -59,16 +59,16 @@ def label_of(name: str) -> str:
 class ModelPool:
     """Lends the one model in memory, and swaps it for another one on request.
 
-    A swap first brings the new model's files here (`fetch`), then waits for the runs on the old one, lets it go, and
-    reads: two are never held. What needs no weights goes on meanwhile, as no lock is held for any of it. A name
-    outside of the list is refused, whoever sends it. Where a load fails, the next request loads what it wants anew.
+    A swap first downloads the new model's files (`fetch`), then waits for the runs on the old one, frees it, and
+    reads: two are never in memory. Calls that need no weights go on meanwhile, as no lock is held for any of it. Names
+    outside of the list are refused. After a failed load the next request loads its own model.
 
     Args:
         loaded: the model that the app starts with; it comes first in the list.
-        names: further names that may be chosen.
+        names: further names that can be chosen.
         load: `load_model`, with the operator's device and number type.
-        name: what `loaded` was loaded by, if that is not its id: a folder's path.
-        fetch: `fetch.fetch`, with the operator's device and number type; unless given, `load` finds its files itself.
+        name: the name that `loaded` was loaded by, if that is not its id: a folder's path.
+        fetch: `fetch.fetch`, with the operator's device and number type; without it, `load` downloads the files.
     """
 
     def __init__(
@@ -86,10 +86,10 @@ class ModelPool:
         self._fetched = {loaded.id}
         self._infos = {loaded.id: loaded.info()}
         self._loaded: LoadedModel | None = loaded
-        self._at: str | None = loaded.id  # the label of what is in memory
+        self._at: str | None = loaded.id  # the label of the model in memory
         self._lent = 0
         self._reading = False
-        self._wanted = 0  # by runs: those that have the model, and those that wait for it
+        self._wanted = 0  # runs that have the model or wait for it
         self._is_spared = False
         self._changed = threading.Condition()
         self.load_seconds = 0.0  # of the last swap
@@ -100,7 +100,7 @@ class ModelPool:
         return tuple(self._names)
 
     def check(self, label: str | None) -> str:
-        """A choice, None being the first model. Raises LoraDropError if it is none of the list."""
+        """A label of the list; None is the first model. Raises LoraDropError for any other value."""
         if label is None:
             return self.first
         if not isinstance(label, str) or label not in self._names:
@@ -108,15 +108,15 @@ class ModelPool:
         return label
 
     def is_at_hand(self, label: str | None) -> bool:
-        """True if the model is in memory, so that nothing has to be loaded for it."""
+        """True if the model is in memory."""
         return self.check(label) == self._at
 
     def is_known(self, label: str | None) -> bool:
-        """True if `info` has it."""
+        """True if `info` has the model."""
         return self.check(label) in self._infos
 
     def info(self, label: str | None) -> ModelInfo:
-        """What is known of a model that was in memory at least once. Raises LoraDropError for others."""
+        """A model that was in memory at least once, without its weights. Raises LoraDropError for others."""
         label = self.check(label)
         if label not in self._infos:
             raise LoraDropError(
@@ -125,10 +125,10 @@ class ModelPool:
         return self._infos[label]
 
     def fetch(self, label: str | None, should_stop: Callable[[], bool] = lambda: False) -> Iterator[str]:
-        """Bring a model's files here, once, while others run; yields in words how far it is.
+        """Download a model's files, once, while others run; yields the progress in words.
 
         Raises:
-            LoraDropError: it is not on the list, cannot be had, or `should_stop` said so.
+            LoraDropError: it is not on the list, cannot be downloaded, or `should_stop` returned true.
         """
         label = self.check(label)
         while self._fetch and label not in self._fetched:
@@ -150,7 +150,7 @@ class ModelPool:
 
         Raises:
             LoraDropError: it is not on the list, cannot be loaded, a run does not give the other one back in time, or
-                `should_stop` said so before it was read.
+                `should_stop` returned true before it was read.
         """
         label = self.check(label)
         with self._changed:
@@ -172,20 +172,20 @@ class ModelPool:
 
     @contextmanager
     def spare(self, label: str | None, seconds: float) -> Iterator[tuple[LoadedModel, Callable[[], bool]]]:
-        """The model for work that comes after all runs, and a function that turns true once a run wants it.
+        """The model for work that gives way to runs, and a function that returns true once a run waits for it.
 
-        The work has to end then, and may be begun again. No model is loaded for it.
+        The work has to end then, and can start again later. No model is loaded for it.
 
         Args:
-            seconds: to wait until no run has the model.
+            seconds: the longest wait for a moment without runs.
 
         Raises:
-            LoraDropError: another model is in memory, or runs have had this one all the time.
+            LoraDropError: another model is in memory, or runs used this one all the time.
         """
         label = self.check(label)
         with self._changed:
             if not self._changed.wait_for(lambda: not (self._wanted or self._is_spared), seconds):
-                raise LoraDropError("runs come first, and the device has been busy with them: ask again in a moment.")
+                raise LoraDropError("runs come first, and the device is busy with them: ask again in a moment.")
             if self._at != label:
                 raise LoraDropError(f"{label} is not in memory now: choose it in the models menu first.")
             assert self._loaded is not None  # as `_at` is not
@@ -225,28 +225,28 @@ class ModelPool:
         while not lent.done():
             with suppress(TimeoutError):
                 lent.exception(POLL)
-            if should_stop() and lent.cancel():  # weights cannot be half read: it goes on, for the next visitor
+            if should_stop() and lent.cancel():  # loading goes on, for the next visitor
                 raise LoraDropError(f"Stopped: {label} was not loaded.")
-        reader.join()  # it holds the model as long as it is there
+        reader.join()  # the thread would hold the model
         return lent.result()
 
     def _read(self, label: str, lent: Future[LoadedModel]) -> None:
-        """Load a model where there is none, and lend it if somebody waits. No lock is held, but nobody else reads."""
-        loaded, began, wrong = None, time.monotonic(), None
+        """Load a model into the empty pool, and lend it to the visitor who waits. `_reading` keeps others from it."""
+        loaded, start, failure = None, time.monotonic(), None
         try:
             gc.collect()
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()
             loaded = self._load(self._names[label])
         except BaseException as error:
-            wrong = error
+            failure = error
         with self._changed:
             self._reading = False
             waits = lent.set_running_or_notify_cancel()
             if loaded is not None:
                 self._infos[label] = loaded.info()
                 self._loaded, self._at, self._lent = loaded, label, self._lent + waits
-                self.load_seconds = time.monotonic() - began
+                self.load_seconds = time.monotonic() - start
             self._changed.notify_all()
         if waits:
-            lent.set_exception(wrong) if loaded is None else lent.set_result(loaded)
+            lent.set_exception(failure) if loaded is None else lent.set_result(loaded)
