@@ -1,4 +1,4 @@
-"""Two answers, word by word: where they first differ, and how their words stand beside each other."""
+"""Two answers word by word: where they first differ, and which words of one are in the place of the other's."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from difflib import SequenceMatcher
 from itertools import combinations
 from typing import Any, Literal
 
-ALIGNED = 2000  # words after the first difference that are aligned; those after them stand by their place
-# A sign of a script that is written without spaces is a word of its own.
+ALIGNED = 2000  # words after the first difference that are aligned; the rest is one piece
+# A character of a script without spaces is a word of its own.
 _SIGNS = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_SIGNS}]|[^\s{_SIGNS}]+")
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of words: the same in both answers, or what one has in the other's place (either may be empty)."""
+    """Words that are the same in both answers, or words of one in the place of words of the other (or of none)."""
 
     kind: Literal["same", "differ"]
     one: list[str]
@@ -25,7 +25,7 @@ class Piece:
 
     @property
     def places(self) -> int:
-        """Words that it takes, side by side."""
+        """Words that the piece takes, side by side."""
         return max(len(self.one), len(self.other))
 
 
@@ -44,8 +44,8 @@ class Alignment:
 
     @property
     def counts(self) -> dict[str, int | None]:
-        """`{"full", "lane", "all", "differ", "first"}`: words of either, of both side by side, and those that differ;
-        `first` is the property."""
+        """`{"full", "lane", "all", "differ", "first"}`: words of one and of the other, of both side by side, and those
+        that differ; `first` is the property."""
         return {
             "full": sum(len(piece.one) for piece in self.pieces),
             "lane": sum(len(piece.other) for piece in self.pieces),
@@ -56,12 +56,12 @@ class Alignment:
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text: what stands between spaces, and each Chinese or Japanese sign."""
+    """The words of a text: split at spaces, and each Chinese or Japanese character by itself."""
     return _WORD.findall(text)
 
 
 def text_of(words: list[str]) -> str:
-    """Words as a text again: with a space between them, but beside a Chinese or Japanese sign."""
+    """Words as a text: a space between them, but none beside a Chinese or Japanese character."""
     return re.sub(rf" (?=[{_SIGNS}])|(?<=[{_SIGNS}]) ", "", " ".join(words))
 
 
@@ -72,7 +72,7 @@ def word_at(texts: list[str], token: int) -> int:
         texts: the text of each token.
     """
     before, own = "".join(texts[:token]), texts[token]
-    begun = own[: len(own) - len(own.lstrip()) + 1]  # up to its first sign: is that one of the word before?
+    begun = own[: len(own) - len(own.lstrip()) + 1]  # up to its first character: does it continue the word before?
     return len(words_of(before + begun)) - bool(own.strip())
 
 
@@ -82,31 +82,29 @@ def align(one: str, other: str) -> Alignment:
     both = min(len(a), len(b))
     first = next((i for i in range(both) if a[i] != b[i]), both)
     end_a, end_b = min(len(a), first + ALIGNED), min(len(b), first + ALIGNED)
-    found = [(a[:first], b[:first])] if first else []
+    pairs = [(a[:first], b[:first])]
     matcher = SequenceMatcher(None, a[first:end_a], b[first:end_b])
-    found += [
-        (a[first + i : first + i_end], b[first + j : first + j_end]) for _, i, i_end, j, j_end in matcher.get_opcodes()
-    ]
-    found.append((a[end_a:], b[end_b:]))
-    return Alignment([Piece("same" if x == y else "differ", x, y) for x, y in found if x or y])
+    for _, i, i_end, j, j_end in matcher.get_opcodes():
+        pairs.append((a[first + i : first + i_end], b[first + j : first + j_end]))
+    pairs.append((a[end_a:], b[end_b:]))
+    return Alignment([Piece("same" if x == y else "differ", x, y) for x, y in pairs if x or y])
 
 
 def side_by_side(one: str, other: str) -> dict[str, Any]:
-    """Two answers' words beside each other, aligned as the verdict aligns them.
+    """Two answers' words side by side, aligned as for the verdict.
 
     Returns:
-        `{"text", "pieces"}`: how many differ, in a sentence, and in order `[kind, words of one, words of the other]`;
-        both are the same text where the kind is `same`.
+        `{"text", "pieces"}`: how many differ, in a sentence, and in order `[kind, words of one, words of the other]`.
     """
-    found = align(one, other)
-    first, counts = found.first, found.counts
+    alignment = align(one, other)
+    first, counts = alignment.first, alignment.counts
     same = f"All {counts['all']:,} words are the same."
     differ = f"Of {counts['all']:,} words side by side {counts['differ']:,} differ, from word {(first or 0) + 1:,} on."
-    pieces = [[piece.kind, text_of(piece.one), text_of(piece.other)] for piece in found.pieces]
+    pieces = [[piece.kind, text_of(piece.one), text_of(piece.other)] for piece in alignment.pieces]
     return {"text": same if first is None else differ, "pieces": pieces}
 
 
 def answers_side_by_side(texts: Mapping[str, str]) -> list[dict[str, Any]]:
-    """`side_by_side` for any two of a run's answers, with `lanes`, their ids; of more than three the first three."""
+    """`side_by_side` of each two of a run's first three answers, with `lanes`, their ids."""
     pairs = combinations(list(texts)[:3], 2)
     return [{"lanes": [one, other], **side_by_side(texts[one], texts[other])} for one, other in pairs]

@@ -1,4 +1,4 @@
-"""A recorded run as a command and as Python, made from the table of settings: what to type to have its texts again."""
+"""A recorded run as a command and as Python, made from the table of settings: what to type to repeat it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ COMMAND = "python -m lora_drop run"
 
 
 def commands_of(header: Any) -> dict[str, str]:
-    """`{"command", "python"}`: the run that a header tells of, for a shell and for Python.
+    """`{"command", "python"}`: the run of a header, for a shell and for Python.
 
-    Settings at their defaults are left out. The number type is named unless it is what `auto` took: the packed blocks
-    of the bundled model.
+    Settings at their defaults are left out. The number type is named unless `auto` chose it, which it does for the
+    packed blocks of the bundled model.
     """
     lane, others = header.main["config"], _others(header)
     schedule = dict(_changed(SCHEDULE, lane))
@@ -30,23 +30,23 @@ def commands_of(header: Any) -> dict[str, str]:
 
 
 def _others(header: Any) -> dict[str, Any]:
-    """The run's settings, also those that a header has elsewhere."""
+    """The run's settings, with those that a header keeps outside `sampling`."""
     ids = [lane["id"] for lane in header.lanes]
     lanes = "both" if len(ids) > 1 else ids[0].replace("_", "-")
     return {**header.sampling, "seed": header.seed, "lanes": lanes}
 
 
-def _changed(owner: str, told: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The settings that are not at their defaults, as their kinds have them."""
+def _changed(owner: str, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The settings that are not at their defaults."""
     for setting in settings_of(owner):
-        value = told.get(setting.name, setting.default)
+        value = values.get(setting.name, setting.default)
         value = tuple(value) if isinstance(value, list) else value
         if value != setting.default and setting.fits(value):
             yield setting.name, value
 
 
 def _dtype(header: Any) -> str | None:
-    """The number type to ask for; None where `auto` took packed blocks."""
+    """The number type to ask for; None where `auto` chose packed blocks."""
     return None if "blocks" in str(header.device.get("decoder", "")) else header.model["dtype"]
 
 
@@ -60,9 +60,9 @@ def _command(header: Any, schedule: dict[str, Any], run: dict[str, Any]) -> str:
     words += [f"--model {shlex.quote(_model(header))}"] if _model(header) != "bundled" else []
     words += [f"--dtype {shlex.quote(dtype)}"] if dtype else []
     for setting in settings_of(SCHEDULE, RUN):
-        given = schedule if setting.of == SCHEDULE else run
-        if setting.name in given:
-            words.append(_flag(setting, given[setting.name]))
+        values = schedule if setting.of == SCHEDULE else run
+        if setting.name in values:
+            words.append(_flag(setting, values[setting.name]))
     return " ".join(words)
 
 

@@ -1,4 +1,4 @@
-"""Runs beside each other: what was set otherwise, what came of it, and their curves."""
+"""Runs side by side: the settings that differ, their figures, and their curves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lora_drop.run.trace.records import TOGETHER
 from lora_drop.run.trace.trace import Trace
 
 MOST = 8  # runs that are compared at once
-OTHERS = ("prompt", "model", "number type", "device", "decoder")  # what a run has beside its settings
+OTHERS = ("prompt", "model", "number type", "device", "decoder")  # compared like settings
 
 
 def compared(traces: Mapping[str, Trace]) -> dict[str, Any]:
@@ -21,13 +21,13 @@ def compared(traces: Mapping[str, Trace]) -> dict[str, Any]:
     Returns:
         `{"runs": [{"id", "name", "main", "lanes", "words", "verdict", "figures"}], "settings": [{"name", "values"}],
         "curves": {"drift": [...], "clock": [...]}}`. `main` is the id of the lane that a run is about, `lanes` have
-        `id` and `label`. `figures` are those of the summary; `settings` those that are not the same
-        in all runs, as texts, a value a run; `curves` have a list a run: by decode step of the lane that the run is
-        about its mean drift (None where it was not audited), and the milliseconds on its clock so far.
+        `id` and `label`. `figures` are the summary's. `settings` are those that differ between the runs, as texts, one
+        value per run. `curves` have one list per run, by decode step of its main lane: the mean drift (None where it
+        was not audited), and the milliseconds on its clock so far.
     """
-    told = [_settings(trace) for trace in traces.values()]
-    names = list(dict.fromkeys(name for one in told for name in one))
-    rows = [{"name": name, "values": [one.get(name, "") for one in told]} for name in names]
+    settings = [_settings(trace) for trace in traces.values()]
+    names = list(dict.fromkeys(name for one in settings for name in one))
+    rows = [{"name": name, "values": [one.get(name, "") for one in settings]} for name in names]
     return {
         "runs": [_about(run_id, trace) for run_id, trace in traces.items()],
         "settings": [row for row in rows if len(set(row["values"])) > 1],
@@ -52,18 +52,18 @@ def _about(run_id: str, trace: Trace) -> dict[str, Any]:
 
 
 def _settings(trace: Trace) -> dict[str, str]:
-    """A run's settings as texts, by their labels."""
+    """A run's settings as texts, by name."""
     header = trace.header
-    run = {**header.sampling, "seed": header.seed}
-    found = {}
-    for one in settings_of(SCHEDULE, RUN):
-        told = header.main["config"] if one.of == SCHEDULE else run
-        if one.name in told:
-            value = told[one.name]
-            found[one.name.replace("_", " ")] = "default" if value is None else one.kind.write(value)
+    texts = {}
+    # Each setting from its own place: an old header may have further keys, whose values nothing has checked.
+    for owner, values in ((SCHEDULE, header.main["config"]), (RUN, {**header.sampling, "seed": header.seed})):
+        for one in settings_of(owner):
+            if one.name in values:
+                value = values[one.name]
+                texts[one.name.replace("_", " ")] = "default" if value is None else one.kind.write(value)
     device = {**header.device}
     others = (header.prompt, header.model["id"], header.model["dtype"], header.device["name"], device.get("decoder"))
-    return found | {name: str(value) for name, value in zip(OTHERS, others, strict=True)}
+    return texts | {name: str(value) for name, value in zip(OTHERS, others, strict=True)}
 
 
 def _drift(trace: Trace) -> list[float | None]:
@@ -74,7 +74,7 @@ def _drift(trace: Trace) -> list[float | None]:
 
 
 def _clock(trace: Trace) -> list[float]:
-    """Of all passes, those for tokens that were taken back included; prefill left out."""
+    """Rejected drafts' time counts, prefill's does not."""
     times: list[float] = []
     spent = 0.0
     for one in trace.passes[trace.header.main["id"]]:

@@ -1,24 +1,25 @@
-"""What a trace alone says of the steps of a lane: what layers did, the likeliest tokens, the refresh after each."""
+"""The steps of a lane, from its trace alone: what each layer did, the likeliest tokens, the refresh after each step."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Any
 
 from lora_drop.errors import LoraDropError
 from lora_drop.run.trace.records import JudgeRecord, RewindRecord, StepRecord
 from lora_drop.run.trace.trace import Trace, first_divergence
 
-SHOWN = 80  # characters of what was taken back
+QUOTED = 80  # characters of a rejected text
 
 
 def about_step(trace: Trace, lane: str, step: int) -> dict[str, Any]:
-    """What the records say of a step.
+    """A step, as its records have it.
 
     Returns:
         `{"lane", "step", "kind", "text", "prefix_of", "prefix_text", "layers": [{"did"}], "top": {lane: {"prefix_of",
-        "text", "tokens"}}, "refresh"}`. `prefix_of` names the lanes whose text before the step is this lane's, and in
-        `top` each lane's own; `tokens` are five `[token text, probability]`, None where the trace has none; `refresh`
-        is `LaneSteps.refresh_after`.
+        "text", "tokens"}}, "refresh"}`. `prefix_of` has the lanes that share the text before the step, of this lane
+        and in `top` of each lane; `tokens` are five `[token text, probability]`, None where the trace has none;
+        `refresh` is `LaneSteps.refresh_after`.
 
     Raises:
         LoraDropError: there is no such lane or step.
@@ -27,10 +28,10 @@ def about_step(trace: Trace, lane: str, step: int) -> dict[str, Any]:
         raise LoraDropError(f"this run has no lane {str(lane)[:40]!r}: its lanes are {', '.join(trace.steps)}.")
     count = len(trace.steps[lane])
     if type(step) is not int or not 0 <= step < count:
-        said = f"its steps are 0 to {count - 1}" if count else "it has none"
-        raise LoraDropError(f"lane {lane} has no step {str(step)[:40]}: {said}.")
-    told = {name: LaneSteps(trace, name) for name, steps in trace.steps.items() if step < len(steps)}
-    own = told[lane]
+        steps = f"its steps are 0 to {count - 1}" if count else "it has none"
+        raise LoraDropError(f"lane {lane} has no step {str(step)[:40]}: {steps}.")
+    lanes = {name: LaneSteps(trace, name) for name, steps in trace.steps.items() if step < len(steps)}
+    own = lanes[lane]
     return {
         "lane": lane,
         "step": step,
@@ -45,18 +46,18 @@ def about_step(trace: Trace, lane: str, step: int) -> dict[str, Any]:
                 "text": other.steps[step].text,
                 "tokens": other.steps[step].top,
             }
-            for name, other in told.items()
+            for name, other in lanes.items()
         },
         "refresh": own.refresh_after(step),
     }
 
 
 def inside(trace: Trace) -> dict[str, Any]:
-    """What `about_step` says of all steps, for a page without a server; what repeats itself stands there once.
+    """`about_step` of all steps, for a page without a server; values that repeat are written once.
 
     Returns:
         `{"type": "inside", "words": [...], "lanes": {lane: [[did, prefix_of, prefix_text, refresh, top], ...]}}`, all
-        but `top` as places in `words`; `refresh` is the sentence alone, or None.
+        but `top` as indices into `words`; `refresh` is the sentence alone, or None.
     """
     places: dict[str, int] = {}
     words: list[Any] = []
@@ -68,54 +69,43 @@ def inside(trace: Trace) -> dict[str, Any]:
             words.append(value)
         return places[key]
 
+    def row(lane: LaneSteps, step: int) -> list[Any]:
+        refresh = (lane.refresh_after(step) or {}).get("text")
+        values = (lane.did(step), lane.prefix_of(step), lane.prefix_text(step), refresh)
+        return [*map(place, values), lane.steps[step].top]
+
     lanes = {}
     for name, steps in trace.steps.items():
-        told = LaneSteps(trace, name)
-        lanes[name] = [
-            [
-                *(place(value) for value in (told.did(step), told.prefix_of(step), told.prefix_text(step))),
-                place((told.refresh_after(step) or {}).get("text")),
-                steps[step].top,
-            ]
-            for step in range(len(steps))
-        ]
+        lane = LaneSteps(trace, name)
+        lanes[name] = [row(lane, step) for step in range(len(steps))]
     return {"type": "inside", "words": words, "lanes": lanes}
 
 
 class LaneSteps:
-    """A lane of a trace, for what is asked of its steps."""
+    """The steps of a lane of a trace."""
 
     def __init__(self, trace: Trace, lane: str):
         self.lane, self.steps = lane, trace.steps[lane]
-        self._config: dict[str, Any] = next(one["config"] for one in trace.header.lanes if one["id"] == lane)
+        self._config: dict[str, Any] = dict(trace.header.config_of(lane))
         self._names = {one["id"]: one["label"].partition(":")[0] for one in trace.header.lanes}
         own = trace.token_ids(lane)
-        self._shared: dict[str, int] = {}  # how many tokens another lane's text has in common with this one, at most
+        self._shared: dict[str, int] = {}  # leading tokens that another lane has in common with this one
         for other in trace.steps:
             if other != lane:
                 theirs = trace.token_ids(other)
                 apart = first_divergence(own, theirs)
                 self._shared[other] = min(len(own), len(theirs)) if apart is None else apart
-        judged = [one for one in trace.passes[lane] if isinstance(one, JudgeRecord)]
-        self._judged = judged[-1] if judged else None
-        self._taken = _taken_back(trace, lane)
-        self._next: list[int | None] = []  # the full step at or after each step, prefill left out
-        self._last: list[int] = []  # the full step before each step
-        last, following = 0, None
-        for one in self.steps:
-            self._last.append(last)
-            last = one.step if one.kind != "lora" else last
-        for one in reversed(self.steps):
-            following = one.step if one.kind == "refresh" else following
-            self._next.append(following)
-        self._next.reverse()
+        verifications = [one for one in trace.passes[lane] if isinstance(one, JudgeRecord)]
+        self._last_verified = verifications[-1] if verifications else None
+        self._rejected = _rejected_texts(trace, lane)
+        self._full_steps = [0, *(one.step for one in self.steps[1:] if one.kind == "refresh")]
 
     def prefix_of(self, step: int) -> list[str]:
-        """The lanes whose text before a step is this lane's, itself first."""
+        """The lanes that share the text before a step, this one first."""
         return [self.lane, *(other for other, shared in self._shared.items() if shared >= step)]
 
     def prefix_text(self, step: int) -> str:
-        """On whose text the figures of a step stand."""
+        """Whose text the figures of a step are for, in a sentence."""
         own, *others = (self._names[name] for name in self.prefix_of(step))
         if others:
             return f"On the text of {own}, which up to here is also that of {' and '.join(others)}."
@@ -123,7 +113,7 @@ class LaneSteps:
         return f"On the text of {own}{apart}."
 
     def did(self, step: int) -> list[str]:
-        """What each layer did at a step, in words."""
+        """By layer what it did at a step, in words."""
         config, record = self._config, self.steps[step]
         dropped, kept = set(config["dropped"]), config.get("extras", {}).get("kept", 0)
         first = min(dropped, default=len(record.active))
@@ -144,31 +134,32 @@ class LaneSteps:
         return bool(self._config["dropped"]) and self._config.get("period") != 1
 
     def refresh_after(self, step: int) -> dict[str, Any] | None:
-        """The full pass that a step is, or that followed it; None where none did, or the lane skips nothing.
+        """The full step at or after a step; None where there is none, or the lane skips nothing.
 
         Returns:
-            `{"step", "rows", "repaired", "taken_back", "trigger", "text"}`: the step of the pass (None for the last
-            judging), its tokens, the steps before it that it ran again, the text that it took back (None for none),
+            `{"step", "rows", "repaired", "taken_back", "trigger", "text"}`: its number (None for the last
+            verification), its rows, the earlier steps that it ran again, the text that it rejected (None for none),
             what made it come early, and all this in a sentence.
         """
         if not self._skips or step == 0:
             return None
-        at = self._next[step]
-        if at is None:
-            return _judging(self._judged, len(self.steps)) if self._judged else None
-        found, taken = self.steps[at], self._taken.get(at)
-        repaired = list(range(self._last[at] + 1, at)) if self._config.get("refresh") == "repair" else []
+        following = bisect_left(self._full_steps, step)
+        if following == len(self._full_steps):
+            return _verification(self._last_verified, len(self.steps)) if self._last_verified else None
+        before, at = self._full_steps[following - 1 : following + 1]
+        full, rejected = self.steps[at], self._rejected.get(at)
+        repaired = list(range(before + 1, at)) if self._config.get("refresh") == "repair" else []
         return {
             "step": at,
-            "rows": found.rows,
+            "rows": full.rows,
             "repaired": repaired,
-            "taken_back": taken,
-            "trigger": found.trigger,
-            "text": _sentence(step, at, repaired, taken, found.trigger),
+            "taken_back": rejected,
+            "trigger": full.trigger,
+            "text": _sentence(step, at, repaired, rejected, full.trigger),
         }
 
 
-def _sentence(step: int, at: int, repaired: list[int], taken: str | None, trigger: str | None) -> str:
+def _sentence(step: int, at: int, repaired: list[int], rejected: str | None, trigger: str | None) -> str:
     """A refresh in words."""
     early = f", early, as its {trigger} reached the limit," if trigger else ""
     head = f"This step{early} ran every layer" if at == step else f"Step {at}{early} then ran every layer"
@@ -180,12 +171,12 @@ def _sentence(step: int, at: int, repaired: list[int], taken: str | None, trigge
         again = f", and steps {repaired[0]} {joined} {repaired[-1]} again with it"
     elif at != step:
         again = " for its own token alone; what the steps before it wrote stays as it is"
-    back = "" if taken is None else f" The full model took back {taken[:SHOWN]!r} there."
+    back = "" if rejected is None else f" The full model took back {rejected[:QUOTED]!r} there."
     return f"{head}{again}.{back}"
 
 
-def _judging(record: JudgeRecord, tokens: int) -> dict[str, Any]:
-    """The last pass over drafts, of the tokens at the lane's end."""
+def _verification(record: JudgeRecord, tokens: int) -> dict[str, Any]:
+    """The pass over the last drafts of a lane with so many tokens."""
     count = f"{record.rows} tokens" if record.rows > 1 else "token"
     return {
         "step": None,
@@ -197,14 +188,14 @@ def _judging(record: JudgeRecord, tokens: int) -> dict[str, Any]:
     }
 
 
-def _taken_back(trace: Trace, lane: str) -> dict[int, str]:
-    """By the step that stands there now: the text that was taken back from it on."""
+def _rejected_texts(trace: Trace, lane: str) -> dict[int, str]:
+    """By the step that took its place: the text that was rejected."""
     texts: list[str] = []
-    found: dict[int, str] = {}
+    rejected: dict[int, str] = {}
     for one in trace.passes[lane]:
         if isinstance(one, StepRecord):
             texts.append(one.text)
         elif isinstance(one, RewindRecord):
-            found[one.to + 1] = "".join(texts[one.to + 1 :])
+            rejected[one.to + 1] = "".join(texts[one.to + 1 :])
             del texts[one.to + 1 :]
-    return found
+    return rejected
