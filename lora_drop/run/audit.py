@@ -1,8 +1,8 @@
-"""The audits: what the full model says of a lane. Their time is in no lane's clock.
+"""Audits: a lane compared with the full model, off every clock.
 
-`DriftAudit` is of the lane's own tokens: true drift needs the full model's states on the same tokens, so it is a
-second, full pass with a KV cache of its own, in chunks: one batched forward a refresh. `QualityAudit` is of the
-baseline's tokens: on a lane's own text the figure would reward collapse, for the full model copies a loop too.
+`DriftAudit` uses the lane's own tokens: drift is the distance from the full model's states on the same tokens, so a
+second, full pass with its own K/V cache computes them, one batched forward per refresh. `QualityAudit` uses the
+baseline's tokens: on a lane's own text the figure would reward collapse, since the full model copies a loop too.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from lora_drop.decode.step import Decoder, Prefilled, StepResult
 from lora_drop.method.schedule import Schedule
 from lora_drop.run.trace.records import number
 
-MAX_CHUNK = 16  # steps: with a long or endless period the page should not wait longer than this for its drift
+MAX_CHUNK = 16  # steps: the page gets its drift at least this often, however long the period
 
 
 class DriftAudit:
-    """The shadow pass over one lane's tokens.
+    """The full pass over one lane's tokens.
 
     Args:
-        prompt: that the lane started from.
-        first_token: the token that it drew then.
+        prompt: where the lane started.
+        first_token: that it drew from the prompt.
     """
 
     def __init__(self, decoder: Decoder, dropped: tuple[int, ...], prompt: Prefilled, first_token: int):
@@ -35,18 +35,18 @@ class DriftAudit:
         self._kv = prompt.kv.clone()
         self._prompt_tokens = prompt.tokens.shape[1]
         self._tokens = [first_token]  # the lane's: step s feeds token s-1
-        self._read = 0  # steps whose tokens the cache holds
+        self._read = 0  # steps whose tokens are in the cache
         self._steps: list[StepResult] = []
 
     def add(self, step: StepResult) -> list[dict]:
-        """Take a decode step of the lane; at a refresh, or a full chunk, return the audit of all since the last."""
+        """Take a decode step of the lane; at a refresh, or when a chunk is full, return the audits since the last."""
         self._steps.append(step)
-        found = self.flush() if step.kind == "refresh" or len(self._steps) >= MAX_CHUNK else []
+        audits = self.flush() if step.kind == "refresh" or len(self._steps) >= MAX_CHUNK else []
         self._tokens.append(step.token_id)
-        return found
+        return audits
 
     def rewind(self, to: int) -> None:
-        """The lane takes back all after step `to`."""
+        """The lane's tokens after step `to` were rejected."""
         del self._tokens[to + 1 :]
         self._steps = [step for step in self._steps if step.step <= to]
         if back := max(0, self._read - to):
@@ -56,8 +56,7 @@ class DriftAudit:
 
     @torch.inference_mode()
     def flush(self) -> list[dict]:
-        """Audit what was taken since the last chunk: dicts of step, drift, cosine, kl, agrees, argmax (token id)
-        and regret."""
+        """Audit the steps since the last chunk: dicts of step, drift, cosine, kl, agrees, argmax (token id), regret."""
         steps, self._steps = self._steps, []
         if not steps:
             return []
@@ -65,22 +64,23 @@ class DriftAudit:
         tokens = torch.tensor([fed], device=self._decoder.device)
         full = self._decoder.read(tokens, self._kv, self._prompt_tokens + self._read, self._dropped)
         self._read += len(steps)
-        found = []
+        audits = []
         for t, step in enumerate(steps):
             assert step.watched is not None and full.watched is not None  # an audited lane keeps them
             drift = _drift(step.watched, full.watched[:, :, t])
             regret = _regret(full.logits[0, t], step.token_id)
-            found.append({"step": step.step, **drift, **_divergence(step.logits, full.logits[:, t]), "regret": regret})
-        return found
+            divergence = _divergence(step.logits, full.logits[:, t])
+            audits.append({"step": step.step, **drift, **divergence, "regret": regret})
+        return audits
 
 
 class QualityAudit:
-    """A lane's schedule on the baseline's tokens, a step behind the baseline: what a reader loses.
+    """A lane's schedule on the baseline's tokens, one step behind the baseline.
 
     Args:
-        schedule, bank: the lane's. On given tokens there is nothing to take back, so `accept` has no part in it.
-        prompt: that the baseline started from.
-        tokens: the most that the baseline writes.
+        schedule, bank: the lane's. The tokens are fixed and cannot be rejected, so `accept` is off.
+        prompt: where the baseline started.
+        tokens: that the baseline writes at most.
     """
 
     def __init__(self, decoder: Decoder, schedule: Schedule, bank: Correction | None, prompt: Prefilled, tokens: int):
@@ -97,30 +97,34 @@ class QualityAudit:
             LoraDropError: the lane's logits are NaN or infinite.
         """
         if self._token is None:
-            found = self._decoder.start(self._prompt, self._state)
+            output = self._decoder.start(self._prompt, self._state)
         else:
-            found = self._decoder.step(self._token, self._state)
+            output = self._decoder.step(self._token, self._state)
         state = self._state
-        if not found.logits.isfinite().all():
+        if not output.logits.isfinite().all():
             raise not_finite(state.refresher.step, state.schedule, state.bank)
         self._token = torch.tensor([[step.token_id]], device=self._decoder.device)
-        full, ours = (log_probs(logits)[0, step.token_id] for logits in (step.logits, found.logits))
+        full, ours = (log_probs(logits)[0, step.token_id] for logits in (step.logits, output.logits))
         gap = number(float(full - ours), 6)
         return {
             "step": step.step,
             "kind": state.refresher.kind,
-            **_divergence(found.logits, step.logits),
+            **_divergence(output.logits, step.logits),
             "nll_gap": gap,
         }
 
 
-def _drift(ours: Tensor, full: Tensor) -> dict[str, list[float | None]]:
-    """Relative error and cosine of the lane's outputs against the full model's, (n, B, D) each."""
+def drift_of(ours: Tensor, full: Tensor) -> Tensor:
+    """||x_hat - x|| / ||x|| of a lane's outputs (..., D) and the full model's."""
     ours, full = ours.float(), full.float()
-    drift = (ours - full).norm(dim=-1) / full.norm(dim=-1)
-    cosine = torch.cosine_similarity(ours, full, dim=-1)
+    return (ours - full).norm(dim=-1) / full.norm(dim=-1)
+
+
+def _drift(ours: Tensor, full: Tensor) -> dict[str, list[float | None]]:
+    """Drift and cosine of the lane's outputs against the full model's, (n, B, D) each."""
+    cosine = torch.cosine_similarity(ours.float(), full.float(), dim=-1)
     return {
-        "drift": [number(value, 6) for value in drift[:, 0].tolist()],
+        "drift": [number(value, 6) for value in drift_of(ours, full)[:, 0].tolist()],
         "cosine": [number(value, 6) for value in cosine[:, 0].tolist()],
     }
 

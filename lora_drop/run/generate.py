@@ -57,9 +57,8 @@ def generate(
 ) -> Tensor:
     """LoRA-Drop decoding for `model.generate(**inputs, custom_generate=lora_drop.generate, lora_drop=config)`.
 
-    It decodes and corrects as the command line does: with the fastest decoder for the model, which lays its matrices
-    out side by side in memory when it first meets them, and the adapters that the config names, `auto` by default.
-    What it knows of a model is let go with it.
+    It decodes as the command line does: with the fastest decoder for the model, which packs its matrices at the first
+    call, and the adapters that the config names, `auto` by default. What is prepared for a model is freed with it.
 
     transformers prepares the processors (temperature and top-p among them), the stopping criteria and the config, and
     draws from torch's global generator as its own sampling does.
@@ -68,10 +67,10 @@ def generate(
         input_ids: the prompt, (1, P).
         lora_drop: the settings, the defaults if None.
         adapters: the corrections, on any device, in place of those that the settings name.
-        streamer: a transformers streamer. `model.generate(streamer=...)` does not hand its own to a callable and does
-            not say so: bind it here, `custom_generate=functools.partial(lora_drop.generate, streamer=streamer)`.
-        model_kwargs: what transformers prepares for the model's own forward. Only `attention_mask` is looked at, which
-            must be all ones (were it named here, transformers would pass it twice); the decoder has its own cache.
+        streamer: a transformers streamer. `model.generate(streamer=...)` silently drops it for a callable, so bind it
+            here: `custom_generate=functools.partial(lora_drop.generate, streamer=streamer)`.
+        model_kwargs: what transformers prepares for the model's forward. Only `attention_mask` is read, and must be
+            all ones (a parameter of that name would be passed twice); the decoder has its own cache.
 
     Returns:
         Prompt and new tokens, (1, P + new), the stop token included.
@@ -94,7 +93,7 @@ def generate(
     choose = _Choices(prompt, logits_processor, generation_config.do_sample, schedule.verifies)
     lane = choose.lane = Lane(decoder, prompt, schedule, bank, Sampling(), room, choose=choose)
     for _ in lane:
-        # What is shown and what may stop the text can no more be taken back.
+        # Stream and stop by verified tokens only: drafts may still be rejected.
         for token in lane.tokens[input_ids.shape[1] - prompt.shape[1] : lane.verified]:
             input_ids = torch.cat((input_ids, input_ids.new_tensor([[token]])), 1)
             if streamer is not None:
@@ -107,32 +106,32 @@ def generate(
 
 
 class _Choices:
-    """transformers' own choice at each row of logits, after the tokens before it: what the lane draws with.
+    """Draws a lane's tokens by transformers' own processors.
 
     Attributes:
-        lane: whose tokens these are.
+        lane: the lane.
     """
 
     lane: Lane
 
     def __init__(self, prompt: Tensor, processor: LogitsProcessorList, samples: bool, verifies: bool):
         self._prompt, self._processor, self._samples = prompt, processor, samples
-        # Where tokens may be taken back, each draw has to be repeatable: noise of its own, from the global generator.
+        # Drafts are drawn again when they are verified, so each draw has noise of its own, by a seed from torch's.
         self._seed = int(torch.randint(2**62, ())) if samples and verifies else None
 
     def __call__(self, logits: Tensor, step: int) -> Tensor:
-        """Tokens (rows, 1) of logits (rows, V), the first of which is of step `step`."""
+        """Tokens (rows, 1) of logits (rows, V), the first row for step `step`."""
         return torch.cat([self._one(row[None], step + at) for at, row in enumerate(logits)])
 
     def _one(self, logits: Tensor, step: int) -> Tensor:
         before = self._prompt.new_tensor([self.lane.tokens[:step]])
-        # transformers names the kind of number in the type; what is handed to us has the plain one.
+        # transformers annotates a narrower type of tensor than it passes.
         scores = self._processor(torch.cat((self._prompt, before), 1), logits.float())  # type: ignore[arg-type]
         if not self._samples:
             return scores.argmax(-1, keepdim=True)
         if self._seed is not None:
             return draw(scores, Sampling(1.0, 1.0, self._seed), step)
-        # multinomial refuses NaN: of broken logits any token will do, the lane reports them.
+        # multinomial refuses NaN. Any token will do for broken logits: the lane reports them.
         probs = scores.softmax(-1)
         return torch.multinomial(probs.masked_fill(~probs.isfinite().all(), 1.0), 1)
 
@@ -140,7 +139,7 @@ class _Choices:
 def _check_call(
     model: PreTrainedModel, input_ids: Tensor, generation_config: GenerationConfig, attention_mask: Tensor | None
 ) -> None:
-    """Refuse what LoRA-Drop does not decode. Raises LoraDropError."""
+    """Raise LoraDropError for calls that LoRA-Drop does not support."""
     if input_ids.shape[0] != 1:
         raise LoraDropError(f"LoRA-Drop decodes one prompt at a time; this is a batch of {input_ids.shape[0]}.")
     if input_ids.shape[1] == 0:

@@ -1,4 +1,4 @@
-"""The first record of a run: what ran, on what, from which prompt."""
+"""The first record of a run: lanes, model, device, prompt and settings."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ ELSEWHERE = ("seed", "lanes")
 
 
 def make_header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decoder) -> Header:
-    """The header of a run on this model, with every setting as it was resolved."""
+    """The header of a run on this model, with every setting resolved."""
     shape = loaded.shape
-    # Any: the trace's objects may have further keys than its types name, these two have.
+    # Any: these two have keys that the trace's types do not name.
     model: Any = {
         "id": loaded.id,
         "revision": loaded.revision,
@@ -43,7 +43,7 @@ def make_header(loaded: LoadedModel, request: Request, checked: Plan, decoder: D
                 "label": lane.label,
                 "config": {
                     **lane.config.to_dict(),
-                    # The name alone: a trace is for showing around, and the path is nobody's business.
+                    # The name only: a trace is shared, and the path would tell about the machine.
                     "adapters": Path(lane.config.adapters).name,
                     "dropped": list(lane.schedule.dropped),
                     "rank": lane.rank,
@@ -71,7 +71,7 @@ def make_header(loaded: LoadedModel, request: Request, checked: Plan, decoder: D
 
 
 def decoder_facts(decoder: Decoder) -> dict[str, str]:
-    """What headers and reports say of a decoder beside its device."""
+    """The decoder's name, and the instructions that its kernels use, for headers and reports."""
     return {"decoder": decoder.name} | ({"kernels": decoder.kernels} if decoder.kernels else {})
 
 

@@ -1,9 +1,9 @@
-"""A look inside one step of a lane: what each layer did there, how far it was from the full model, what it would say.
+"""A look inside one step of a lane: what each layer did, how far it was from the full model, and what it would say.
 
-The lane's text up to the step is read again, off every clock: through the lane's own schedule, with its full steps
-where they were, and through the full model. The logit lens of a layer are the likeliest next tokens if the final norm
-and the head came right after it. Where lanes have differed their texts are different prefixes, and each figure says on
-whose it stands.
+The lane's text up to the step is read again, off every clock: by the lane's own schedule, with full steps where the
+run had them, and by the full model. That is possible only where model, adapters and prompt have not changed since. A
+layer's logit lens is the likeliest next tokens if the final norm and the head followed it directly. Lanes that have
+diverged have different prefixes, so each figure names the lanes whose text it is for.
 """
 
 from __future__ import annotations
@@ -16,31 +16,120 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.adapters.find import config_fingerprint, find_bank
 from lora_drop.decode.native.weights import NativeWeights
 from lora_drop.decode.outputs import NativeOutputs, ReferenceOutputs, StaticOutputs
 from lora_drop.decode.refresh import Refresher
 from lora_drop.decode.static.decoder import StaticWeights
 from lora_drop.decode.step import DecodeState, Stopped
+from lora_drop.errors import LoraDropError
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.fields import SCHEDULE
+from lora_drop.method.schedule import Schedule
+from lora_drop.method.settings import settings_of
 from lora_drop.models.load import LoadedModel
-from lora_drop.run.recorded import check_weights, recorded_lane
+from lora_drop.models.tokens import encode_prompt
+from lora_drop.paths import SHIPPED_ADAPTERS
+from lora_drop.run.audit import drift_of
 from lora_drop.run.report.steps import about_step
 from lora_drop.run.top import top_of
-from lora_drop.run.trace.records import number
+from lora_drop.run.trace.records import StepRecord, number
 from lora_drop.run.trace.trace import Trace
 
-AROUND = 64  # steps before and after the one asked for whose outputs are kept: a reader goes on to its neighbours
-CHUNK = 64  # tokens that the full model reads together
+AROUND = 64  # steps on either side whose outputs are kept too: a reader goes on to the neighbours
+CHUNK = 64  # tokens of one pass of the full model
+
+
+@dataclass(frozen=True)
+class RecordedLane:
+    """Schedule, corrections and prompt of a lane of a trace."""
+
+    schedule: Schedule
+    bank: AdapterBank | None
+    prompt_ids: list[int]
+
+
+def recorded_lane(loaded: LoadedModel, trace: Trace, lane: str) -> RecordedLane:
+    """The lane's schedule, corrections and prompt, on the model of its run.
+
+    Raises:
+        LoraDropError: the model, its weights, the adapters or the prompt's tokens are not those of the run.
+    """
+    header = trace.header
+    check_weights(loaded, trace)
+    recorded: dict[str, Any] = dict(header.config_of(lane))
+    config = _config(recorded)
+    schedule = config.schedule_for(loaded.num_layers)
+    if list(schedule.dropped) != list(recorded["dropped"]):
+        raise LoraDropError(f"lane {lane} skips other layers than its settings say: it cannot be read again.")
+    bank = None
+    if config.adapters != "none":
+        fingerprint = config_fingerprint(loaded, config)
+        if fingerprint is None or fingerprint != recorded.get("bank", fingerprint):
+            raise LoraDropError("this run's adapters have changed since, or are gone: run it again to look inside.")
+        bank, _ = find_bank(loaded, config, schedule)
+    ids = encode_prompt(loaded.tokenizer, header.prompt)
+    if len(ids) != header.prompt_tokens:
+        raise LoraDropError(f"the prompt has {len(ids)} tokens here and had {header.prompt_tokens} in this run.")
+    _check_steps(loaded, schedule, trace.steps[lane], len(ids))
+    return RecordedLane(schedule, bank, ids)
+
+
+def _check_steps(loaded: LoadedModel, schedule: Schedule, steps: list[StepRecord], prompt_tokens: int) -> None:
+    """Raise LoraDropError where the steps do not follow the schedule on this model: a decoder may rely on that."""
+    if prompt_tokens + len(steps) > loaded.context + 1:
+        raise LoraDropError(f"this run is longer than the context of {loaded.id}: it cannot be read again.")
+    gap = 0
+    for one in steps[1:]:
+        gap = gap + 1 if one.kind == "lora" else 0
+        is_free = schedule.is_adaptive or schedule.verifies  # its full steps depend on the text
+        fits = one.kind == "refresh" or gap if is_free else one.kind == schedule.kind(one.step)
+        if not fits or gap >= schedule.period:
+            raise LoraDropError(f"step {one.step} is not what this lane's schedule says: it cannot be read again.")
+    if any(one.token_id >= loaded.shape.vocab_size for one in steps):
+        raise LoraDropError(f"this run has tokens that {loaded.id} does not know: it cannot be read again.")
+
+
+def check_weights(loaded: LoadedModel, trace: Trace) -> None:
+    """Raise LoraDropError if the model is not the one that the run was made with."""
+    model: dict[str, Any] = {**trace.header.model}
+    if model.get("revision") != loaded.revision or model["layers"] != loaded.num_layers:
+        raise LoraDropError(
+            f"this run's weights ({model['id'][:80]}, {str(model.get('revision', 'unknown'))[:40]}) are not those of "
+            f"the model here ({loaded.id}, {loaded.revision}): run it again to look inside."
+        )
+
+
+def _config(recorded: dict[str, Any]) -> LoraDropConfig:
+    """A lane's settings, from its header; adapters are `none` where none were used.
+
+    Raises:
+        LoraDropError: a value that this version does not have, or adapters that are not shipped.
+    """
+    names = [one.name for one in settings_of(SCHEDULE)]
+    settings = {name: recorded[name] for name in names if name in recorded}
+    extras = recorded.get("extras", {})
+    if not (recorded.get("rank") or recorded.get("corrected") or extras.get("head_rank")):
+        settings["adapters"] = "none"
+    elif (name := settings.get("adapters", "auto")) != "auto":
+        # A header has the folder's name only; the fingerprint tells whether the shipped one of that name was used.
+        shipped = {folder.name: folder for folder in SHIPPED_ADAPTERS.iterdir()}
+        if "bank" not in recorded or name not in shipped:
+            raise LoraDropError(f"this run's adapters {str(name)[:80]} are not here: it cannot be read again.")
+        settings["adapters"] = str(shipped[name])
+    return LoraDropConfig(**settings)
 
 
 @dataclass(frozen=True)
 class Window:
-    """What the layers gave at some steps of a lane, on the CPU; nothing in it holds on to a model.
+    """Layer outputs at some steps of a lane, on the CPU. It keeps no model alive.
 
     Args:
-        tokens: of the lane, those that the steps up to the window's end have read.
+        tokens: of the lane, as far as the window's steps have read them.
         start: the first step.
         lane, full: outputs of all layers at each step, (steps, L, D), of the lane and of the full model.
-        repaired: of the steps that a repair ran again, the outputs (L, D) that it gave them.
+        repaired: by step that a repair ran again, its outputs (L, D) there.
     """
 
     tokens: list[int]
@@ -55,12 +144,12 @@ class Window:
         return self.lane.nbytes + self.full.nbytes + sum(one.nbytes for one in self.repaired.values())
 
     def holds(self, step: int, token_ids: list[int]) -> bool:
-        """Whether a step is in it, of a lane that has written these tokens."""
+        """True if the window has this step of a lane with these tokens."""
         return self.start <= step < self.start + len(self.lane) and self.tokens == token_ids[: len(self.tokens)]
 
 
-class _Told(Refresher):
-    """Full steps where the recorded run had them, whatever made them full there."""
+class _Recorded(Refresher):
+    """Full steps where the recorded run had them, for whatever reason."""
 
     kinds: list[str]
 
@@ -81,7 +170,7 @@ class _Told(Refresher):
 
 
 def watched(loaded: LoadedModel) -> ReferenceOutputs:
-    """The decoder that the model decodes with, watched."""
+    """The model's decoder, as a variant that keeps layer outputs."""
     if isinstance(loaded.weights, NativeWeights):
         return NativeOutputs(loaded.model, loaded.weights)
     if isinstance(loaded.weights, StaticWeights):
@@ -93,7 +182,7 @@ def watched(loaded: LoadedModel) -> ReferenceOutputs:
 def read_again(
     loaded: LoadedModel, trace: Trace, lane: str, step: int, should_stop: Callable[[], bool] = lambda: False
 ) -> Window | None:
-    """Read a lane's text again, with the steps around the one asked for watched.
+    """Read a lane's text again, and keep the layer outputs around a step.
 
     Args:
         should_stop: asked between steps.
@@ -112,7 +201,7 @@ def read_again(
     state = decoder.new_state(
         dataclasses.replace(recorded.schedule, accept=0.0), recorded.bank, len(recorded.prompt_ids) + end
     )
-    refresher = _Told(state.schedule)
+    refresher = _Recorded(state.schedule)
     refresher.kinds = [one.kind for one in steps]
     state.refresher = refresher
     try:
@@ -136,15 +225,15 @@ def read_again(
 
 
 def _last_rows(outputs: list[Tensor]) -> Tensor:
-    """(L, D) of the call's own token."""
+    """(L, D) of the step's own token."""
     return torch.stack([rows[-1] for rows in outputs]).cpu()
 
 
 def _lane_rows(
     decoder: ReferenceOutputs, state: DecodeState, tokens: list[int], start: int, should_stop: Callable[[], bool]
 ) -> tuple[list[Tensor], dict[int, Tensor]] | None:
-    """The lane's steps 1, 2, ...: outputs of those from `start` on, and of those that a repair ran again."""
-    found: list[Tensor] = []
+    """Outputs of the lane's steps from max(start, 1) on, and of those that a repair ran again."""
+    kept: list[Tensor] = []
     repaired: dict[int, Tensor] = {}
     for step, token in enumerate(tokens, start=1):
         if should_stop():
@@ -153,64 +242,61 @@ def _lane_rows(
         outputs = decoder.take()
         rows = max(map(len, outputs))
         if step >= start:
-            found.append(_last_rows(outputs))
+            kept.append(_last_rows(outputs))
         for back in range(1, rows):
             if (earlier := step - back) >= max(start, 1):
-                below = found[earlier - max(start, 1)]  # what the layers below the first skipped one gave: exact
+                below = kept[earlier - max(start, 1)]  # below the first skipped layer the first pass was exact
                 again = [one[-1 - back].cpu() if len(one) > 1 else below[i] for i, one in enumerate(outputs)]
                 repaired[earlier] = torch.stack(again)
-    return found, repaired
+    return kept, repaired
 
 
 def _full_rows(
     loaded: LoadedModel, kv: Any, position: int, tokens: list[int], start: int, should_stop: Callable[[], bool]
 ) -> Tensor | None:
-    """The full model's outputs (steps, L, D) at the steps from `start` on, prefill's left out."""
-    decoder, layers, found = loaded.new_decoder(), tuple(range(loaded.num_layers)), []
+    """The full model's outputs (steps, L, D) at the steps from max(start, 1) on."""
+    decoder, layers, kept = loaded.new_decoder(), tuple(range(loaded.num_layers)), []
     for at in range(0, len(tokens), CHUNK):
         if should_stop():
             return None
         chunk = torch.tensor([tokens[at : at + CHUNK]], device=decoder.device)
         outputs = decoder.read(chunk, kv, position + at, layers, chunk.shape[1] - 1).watched
-        assert outputs is not None  # `read` gives those of the layers asked for
-        found.append(outputs[:, 0, max(0, start - at - 1) :].transpose(0, 1).cpu())
-    if not found:
-        return torch.empty(0, loaded.num_layers, loaded.shape.hidden_size)
-    return torch.cat(found)
+        assert outputs is not None  # `read` returns those of the layers asked for
+        kept.append(outputs[:, 0, max(0, start - at - 1) :].transpose(0, 1).cpu())
+    return torch.cat(kept) if kept else torch.empty(0, loaded.num_layers, loaded.shape.hidden_size)
 
 
 def inspect(loaded: LoadedModel, trace: Trace, lane: str, step: int, window: Window) -> dict[str, Any]:
-    """What there is to know of a step of a lane: `about_step`, and what its second reading gave.
+    """A step of a lane: `about_step`, with what the second reading of its text adds.
 
     Returns:
-        `about_step`'s dict, in which `layers` have `drift` (||x_hat - x|| / ||x|| of the layer's output), `lens` and
-        `full_lens` (five `[token text, probability]`, of the lane's output and of the full model's) too, `full` has
-        the full model's five on the same text, and `refresh` the largest `drift` that a repair left this token with.
+        `about_step`'s dict. Its `layers` also have `drift` (||x_hat - x|| / ||x|| of the layer's output), `lens` and
+        `full_lens` (five `[token text, probability]`, of the lane's output and of the full model's); `full` has the
+        full model's five on the same text, and `refresh` the largest `drift` that a repair left at this token.
 
     Raises:
         LoraDropError: the lane has no such step, or the model is another one.
     """
     check_weights(loaded, trace)
-    found = about_step(trace, lane, step)
+    about = about_step(trace, lane, step)
     decoder, at = watched(loaded), step - window.start
     ours, full = (outputs[at].to(loaded.device) for outputs in (window.lane, window.full))
-    drifts = _drift(ours, full)
+    drifts = _drifts(ours, full)
     with torch.inference_mode():
         lenses = top_of(loaded.tokenizer, decoder.lens(torch.cat([ours, full]), step == 0))
     count = loaded.num_layers
-    for i, layer in enumerate(found["layers"]):
+    for i, layer in enumerate(about["layers"]):
         layer |= {"drift": drifts[i], "lens": lenses[i], "full_lens": lenses[count + i]}
-    found["full"] = lenses[-1]
-    if found["top"][lane]["tokens"] is None:  # an older trace
-        found["top"][lane]["tokens"] = lenses[count - 1]
+    about["full"] = lenses[-1]
+    if about["top"][lane]["tokens"] is None:  # an older trace
+        about["top"][lane]["tokens"] = lenses[count - 1]
     again = window.repaired.get(step)
-    if found["refresh"] and again is not None:
-        known = [drift for drift in _drift(again.to(loaded.device), full) if drift is not None]
-        found["refresh"]["drift"] = max(known, default=None)
-    return found
+    if about["refresh"] and again is not None:
+        repaired = [drift for drift in _drifts(again.to(loaded.device), full) if drift is not None]
+        about["refresh"]["drift"] = max(repaired, default=None)
+    return about
 
 
-def _drift(ours: Tensor, full: Tensor) -> list[float | None]:
+def _drifts(ours: Tensor, full: Tensor) -> list[float | None]:
     """By layer, from outputs (L, D)."""
-    ours, full = ours.float(), full.float()
-    return [number(one, 6) for one in ((ours - full).norm(dim=-1) / full.norm(dim=-1)).tolist()]
+    return [number(one, 6) for one in drift_of(ours, full).tolist()]

@@ -1,4 +1,4 @@
-"""The last prompts that runs have read: the same prompt with other settings is not read again."""
+"""Prompts that runs have prefilled: the same prompt with other settings is not prefilled again."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from collections import OrderedDict
 from lora_drop.decode.step import Prefilled
 from lora_drop.models.load import LoadedModel
 
-MOST_BYTES = 512 * 2**20  # of all prompts that are kept: 20,000 tokens of the bundled model
+MOST_BYTES = 512 * 2**20  # of all cached prompts: 20,000 tokens of the bundled model
 
 Key = tuple[int, str, tuple[int, ...]]  # the model, its decoder, the tokens
 
 
 class PromptCache:
-    """Prompts as a model has read them, the least recently used ones let go first. A model's go with the model.
+    """Prefilled prompts; the least recently used go first, and a model's go with the model.
 
-    It belongs to whoever calls `run` again and again, such as the page. Threads may share it.
+    A caller that runs many requests, such as the page, keeps one. Threads may share it.
     """
 
     def __init__(self, most_bytes: int = MOST_BYTES):
-        self._most, self._lock = most_bytes, threading.RLock()  # a model may end while the lock is held
+        self._most, self._lock = most_bytes, threading.RLock()  # a model may be freed while the lock is held
         self._held: OrderedDict[Key, Prefilled] = OrderedDict()
         self._models: dict[int, weakref.ref] = {}
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the prompts that are kept."""
+        """Bytes of the cached prompts."""
         with self._lock:
             return sum(prompt.nbytes for prompt in self._held.values())
 
     def get(self, loaded: LoadedModel, tokens: list[int]) -> Prefilled | None:
-        """What the model has of a prompt; None if it has to be read."""
+        """The prefilled prompt; None if the cache has none."""
         with self._lock:
             key = _key(loaded, tokens)
             if key in self._held:
@@ -40,7 +40,7 @@ class PromptCache:
             return self._held.get(key)
 
     def put(self, loaded: LoadedModel, tokens: list[int], prompt: Prefilled) -> None:
-        """Keep a prompt, if it is not too large, in place of the oldest ones."""
+        """Cache a prompt, unless it is too large; the oldest ones make room."""
         if prompt.nbytes > self._most:
             return
         with self._lock:

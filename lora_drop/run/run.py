@@ -36,7 +36,7 @@ def run(
     should_stop: Callable[[], bool] = lambda: False,
     prompts: PromptCache | None = None,
 ) -> Generator[Record, None, None]:
-    """Generate in each lane, a step at a time, and yield the records of the trace as they happen.
+    """Generate in each lane, one step at a time, and yield the records of the trace as they happen.
 
     The header comes first and the summary last. The prompt is read once, for all lanes and audits. A run that
     `should_stop` ends keeps what it has: the audit of the steps that ran, and a summary. Closing the iterator releases
@@ -86,26 +86,26 @@ def _records(
         yield summarise(report, lanes, stopped=True)
         return
     prompts.put(loaded, checked.prompt_ids, prompt)
-    # What it took is told of the run that it was read in.
+    # Its time counts in the run that prefilled it.
     prompt = dataclasses.replace(prompt, ms=0.0) if kept else prompt
     lanes.update(_make_lanes(loaded, request, checked, decoder, prompt))
-    seen = _Observer(loaded, request, checked, decoder, prompt)
+    observer = _Observer(loaded, request, checked, decoder, prompt)
     stopped = False
     for name, event in take_turns(lanes, request.view):
-        for record in seen.records(name, event):
+        for record in observer.records(name, event):
             report.add(record)
             yield record
         if should_stop():
             stopped = True
             break
-    for record in seen.rest():
+    for record in observer.rest():
         report.add(record)
         yield record
     yield summarise(report, lanes, stopped, kept is not None)
 
 
 class _Observer:
-    """What is written down of the lanes' events: their records, and those of the audits on the way."""
+    """Turns the lanes' events into records, and audits them on the way."""
 
     def __init__(self, loaded: LoadedModel, request: Request, checked: Plan, decoder: Decoder, prompt: Prefilled):
         self._loaded, self._checked, self._decoder, self._prompt = loaded, checked, decoder, prompt
@@ -138,22 +138,22 @@ class _Observer:
                 yield from self._drift_of(name, event)
 
     def rest(self) -> Iterator[Record]:
-        """What the audits still hold."""
+        """The audits of the steps that are left."""
         for name, audit in self._drift.items():
-            for found in audit.flush():
-                yield self._audit(name, found)
+            for audited in audit.flush():
+                yield self._audit(name, audited)
 
     def _drift_of(self, name: str, step: StepResult) -> Iterator[Record]:
         if name in self._drift:
-            for found in self._drift[name].add(step):
-                yield self._audit(name, found)
+            for audited in self._drift[name].add(step):
+                yield self._audit(name, audited)
             return
         dropped = self._checked.lanes[name].schedule.dropped
         self._drift[name] = DriftAudit(self._decoder, dropped, self._prompt, step.token_id)
 
-    def _audit(self, name: str, found: dict, **more: Any) -> AuditRecord:
-        text = piece(self._loaded.tokenizer, found.pop("argmax"))
-        return AuditRecord(name, argmax_text=text, **found, **more)
+    def _audit(self, name: str, audited: dict, **more: Any) -> AuditRecord:
+        text = piece(self._loaded.tokenizer, audited.pop("argmax"))
+        return AuditRecord(name, argmax_text=text, **audited, **more)
 
 
 def _step_record(lane: str, step: StepResult, text: str, top: Any) -> StepRecord:

@@ -1,4 +1,4 @@
-"""The likeliest tokens of logits, as a trace tells them."""
+"""The likeliest tokens of logits, as a trace has them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from lora_drop.run.trace.records import TOP
 
 
 def top_of(tokenizer: Any, logits: Tensor) -> list[list[list[Any]]]:
-    """Of each row of logits (rows, V) the likeliest tokens, `[text, probability]` each, the likeliest first."""
+    """The likeliest tokens of each row of logits (rows, V): `[text, probability]`, the likeliest first."""
     rows = likeliest(logits, min(TOP, logits.shape[-1]))
     return [[[piece(tokenizer, token), round(chance, 4)] for token, chance in row] for row in rows]

@@ -13,8 +13,7 @@ from lora_drop.decode.static.decoder import StaticWeights
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.tokens import encode_prompt, piece
-from lora_drop.run.inspect import AROUND, inspect, read_again
-from lora_drop.run.recorded import recorded_lane
+from lora_drop.run.inspect import AROUND, inspect, read_again, recorded_lane
 from lora_drop.run.report.steps import about_step, inside
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
@@ -118,8 +117,8 @@ def test_with_all_parts_of_a_correction_the_reading_is_the_runs(tiny, monkeypatc
     bank = full_bank(tiny, "residual", layers=[2, 4])
     config = dataclasses.replace(REPAIR, parts="auto", head="screened")
     monkeypatch.setattr("lora_drop.run.request.find_bank", lambda *_: (bank, []))
-    monkeypatch.setattr("lora_drop.run.recorded.find_bank", lambda *_: (bank, []))
-    for where in ("header", "recorded"):
+    monkeypatch.setattr("lora_drop.run.inspect.find_bank", lambda *_: (bank, []))
+    for where in ("header", "inspect"):
         monkeypatch.setattr(f"lora_drop.run.{where}.config_fingerprint", lambda *_: "f" * 16)
     trace = trace_of(tiny, config)
     assert trace.header.lanes[1]["config"]["bank"] == "f" * 16
@@ -129,7 +128,7 @@ def test_with_all_parts_of_a_correction_the_reading_is_the_runs(tiny, monkeypatc
         for k, layer in enumerate((2, 4)):
             assert found["layers"][layer]["drift"] == pytest.approx(audit.drift[k], abs=2e-5)
         assert found["layers"][5]["did"] == ("ran, adapted" if step % 4 else "ran")
-    monkeypatch.setattr("lora_drop.run.recorded.config_fingerprint", lambda *_: "0" * 16)
+    monkeypatch.setattr("lora_drop.run.inspect.config_fingerprint", lambda *_: "0" * 16)
     with pytest.raises(LoraDropError, match="adapters have changed"):
         read_again(tiny, trace, LORA_DROP, 3)
 

@@ -1,4 +1,4 @@
-"""The steps of a lane, from its trace alone: what each layer did, the likeliest tokens, the refresh after each step."""
+"""The steps of a lane, from its trace alone: what each layer did, the likeliest tokens, the refresh after the step."""
 
 from __future__ import annotations
 

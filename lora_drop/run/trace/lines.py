@@ -1,6 +1,6 @@
 """A record as a line of a trace file, and back.
 
-A line of a file is held against the records' types, which `trace_schema` gives to others as JSON Schema.
+Pydantic checks a line by the records' types; `trace_schema` has the same types as JSON Schema.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def read_line(line: bytes) -> Record:
     """The record of a line of the file.
 
     Raises:
-        LoraDropError: it is none, or holds values that a report, a figure or the page could not show. ValueError,
-            KeyError, TypeError, AttributeError, RecursionError: it is no record's JSON at all.
+        LoraDropError: another format or version, or a value that no run writes. ValueError, KeyError, TypeError,
+            AttributeError, RecursionError: the line is not a record's JSON at all.
     """
     values = json.loads(line, parse_constant=_refuse_constant)
     kind = values["type"]
@@ -33,8 +33,8 @@ def read_line(line: bytes) -> Record:
         if values["format"] != FORMAT:
             raise LoraDropError("this is another format.")
         if values["version"] not in VERSIONS:
-            known = " and ".join(map(str, VERSIONS))
-            raise LoraDropError(f"this is version {values['version']!r} of the format; this program reads {known}.")
+            versions = " and ".join(map(str, VERSIONS))
+            raise LoraDropError(f"this is version {values['version']!r} of the format; this program reads {versions}.")
     cls, types = _readers()[kind]
     try:
         types.validate_python(values)
@@ -42,7 +42,7 @@ def read_line(line: bytes) -> Record:
         if any(fault["type"] == "missing" for fault in error.errors(include_url=False, include_input=False)):
             raise ValueError("a key is missing") from None
         raise _wrong(kind) from None
-    # Of the line's own values, not of pydantic's copies: what is read is written the same, to the letter.
+    # From the line's own values, not pydantic's copies: what is read is written again to the letter.
     record = cls(**{name: value for name, value in values.items() if name in cls.__dataclass_fields__})
     if not record.is_right():
         raise _wrong(kind)
@@ -54,16 +54,16 @@ def _wrong(kind: str) -> LoraDropError:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")  # NaN and infinities, which Python's reader would take
+    raise ValueError(f"{name} is no JSON")  # NaN and infinities, which Python's reader accepts
 
 
 @cache
 def _readers() -> dict[str, tuple[type[Record], TypeAdapter]]:
-    """By the type that a line says: the record's class, and what checks it."""
+    """By the line's `type`: the record's class and its validator."""
     return {cls.__dataclass_fields__["type"].default: (cls, TypeAdapter(cls)) for cls in get_args(Record)}
 
 
 def trace_schema() -> dict[str, Any]:
-    """A JSON Schema of a trace's lines, each of them by itself."""
+    """JSON Schema of one line of a trace."""
     schema = TypeAdapter(Annotated[Record, Field(discriminator="type")]).json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": FORMAT, **schema}

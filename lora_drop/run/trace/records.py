@@ -1,7 +1,7 @@
 """The records of a trace: what each holds, and how it is checked.
 
-The types are the check: pydantic holds a line of a file against them (`lines.py`). A run makes its records itself, and
-they are not checked again.
+The types are the check: pydantic validates a line of a file by them (`lines.py`). Records that a run makes are not
+checked.
 """
 
 from __future__ import annotations
@@ -21,36 +21,30 @@ from lora_drop.method.settings import settings_of
 
 FORMAT: Final = "lora-drop-trace"
 VERSIONS: Final = (1, 2)  # 2 where tokens may be taken back, or quality is audited
-BASELINE, LORA_DROP, THIRD = "baseline", "lora_drop", "third"  # the lanes that a run has
-MAX_LANES = 16  # reading a trace, and the page, look through the lanes at every step
-MAX_DEPTH = 8  # of objects and lists in a header: more than any has, and far less than what copying them can take
+BASELINE, LORA_DROP, THIRD = "baseline", "lora_drop", "third"  # ids of the lanes of a run
+MAX_LANES = 16  # the reader and the page go through all lanes at every step
+MAX_DEPTH = 8  # of objects and lists in a header: deeper than any run's, and far from the limit of recursion
 TOGETHER = ("speedup", "bound", "kv_saved", "first_divergence", "top1_agreement")  # of a lane beside the baseline
 FREE = ("accepted", "tokens_per_refresh", "speedup_interval", "quality")  # further figures of a lane, None where none
-TAKEN = (
-    *TOGETHER,
-    *FREE,
-    "config",
-    "device",
-    "verdict",
-)  # words of `run`'s JSON object: no lane is called so
+TAKEN = (*TOGETHER, *FREE, "config", "device", "verdict")  # keys of `run`'s JSON object: no lane has such an id
 
 KINDS = get_args(StepKind)
 
-LARGEST = 1e300  # of a number: what is computed from those that a run can write stays finite
-MORE = ConfigDict(extra="allow")  # objects may have further keys
-Text = InstanceOf[str]  # of a token: it may be half of a character, which pydantic's own strings refuse
-LaneId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]  # a word that `run`'s JSON object has as a key
-Number = Annotated[float, Field(strict=True, ge=-LARGEST, le=LARGEST)]  # whole ones too
+LARGEST = 1e300  # of a number: sums of such numbers stay finite
+MORE = ConfigDict(extra="allow")  # further keys are allowed
+Text = InstanceOf[str]  # a token's may be half a character, which pydantic's own `str` refuses
+LaneId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]  # a key of `run`'s JSON object
+Number = Annotated[float, Field(strict=True, ge=-LARGEST, le=LARGEST)]  # or a whole one
 StepNumber = Annotated[int, Field(strict=True, ge=0, le=10**7)]
 Size = Annotated[int, Field(strict=True, ge=0, le=2**31)]
 Bytes = Annotated[int, Field(strict=True, ge=0, le=2**53)]
 Layers = list[Annotated[int, Field(strict=True, ge=0, lt=10_000)]]
-TOP = 5  # likeliest tokens that are told of a step
+TOP = 5  # likeliest tokens of a step that are recorded
 Top = Annotated[list[tuple[Text, Annotated[float, Field(strict=True, ge=0, le=1)]]], Field(max_length=TOP)]
 
 
 def _of_table(owner: str) -> dict[str, Any]:
-    """The table's settings as types; a choice may be any text, as the run may be another version's."""
+    """The table's settings as types. A choice may be any text: another version may have written the run."""
 
     def type_of(one: Setting) -> Any:
         if isinstance(one.kind, Choice):
@@ -81,7 +75,7 @@ if TYPE_CHECKING:  # a type checker does not read the table
     LaneConfig = dict[str, Any]
     Sampling = dict[str, Any]
 else:
-    # A lane's settings, as far as it says them; without `dropped` (resolved) it skips nothing.
+    # A lane's settings, all optional; without `dropped` (the resolved layers) it skips nothing.
     LaneConfig = TypedDict(
         "LaneConfig",
         {
@@ -95,7 +89,7 @@ else:
     )
     with_config(MORE)(LaneConfig)
 
-    # The rest of what was asked for.
+    # The settings of the run.
     Sampling = TypedDict("Sampling", {**_of_table(RUN), "notes": list[Any]}, total=False)
     with_config(MORE)(Sampling)
 
@@ -129,14 +123,14 @@ class ModelHeader(_ModelNames, total=False):
 
 @with_config(MORE)
 class DeviceHeader(TypedDict):
-    """What it ran on: also the type, the decoder, and the instructions that its kernels use."""
+    """The device; also its type, the decoder, and the instructions that the kernels use."""
 
     name: Text
 
 
 @with_config(MORE)
 class Idle(TypedDict):
-    """What a preset was measured to gain on an idle machine, and which machine that was."""
+    """The measured speedup of a preset on an idle machine, and the machine."""
 
     preset: Text
     speedup: Number
@@ -145,7 +139,7 @@ class Idle(TypedDict):
 
 @with_config(MORE)
 class Verdict(TypedDict):
-    """What a run says, in a sentence: its kind, the text, and every figure in it (`verdict.py`)."""
+    """The verdict of a run: its kind, its text, and every figure in the text (`report/verdict.py`)."""
 
     kind: Text
     text: Text
@@ -154,9 +148,9 @@ class Verdict(TypedDict):
 
 @with_config(MORE)
 class LaneSummary(TypedDict, total=False):
-    """A lane's figures: `refreshes` are the decode steps that were full, `average_period` the decode steps for one of
-    them (None without any); `collapsed` is the step where the loop begins that its text ends in, None where it does
-    not. A third lane has its own comparison with the baseline here too."""
+    """A lane's figures: `refreshes` are the decode steps that were full, `average_period` is decode steps per refresh
+    (None without any); `collapsed` is the step where the loop begins that the text ends in (None without a loop). A
+    third lane has its own comparison with the baseline here too."""
 
     tokens_per_second: Number | None
     kv_bytes: Bytes
@@ -178,12 +172,12 @@ class LaneSummary(TypedDict, total=False):
 
 
 class _Line:
-    """A record as a line of the file holds it: an optional field only where it says something."""
+    """A record as a line of the file: an optional field is left out at its default."""
 
     _optional: ClassVar[tuple[str, ...]] = ()
 
     def is_right(self) -> bool:
-        """What the types cannot say: nothing."""
+        """Checks that the types cannot make."""
         return True
 
     def to_file(self) -> dict[str, Any]:
@@ -196,9 +190,9 @@ class _Line:
 
 @dataclass(frozen=True)
 class Header(_Line):
-    """The first line: what ran, on what, from which prompt.
+    """The first line: lanes, model, device, prompt and settings.
 
-    `idle`: what the setting was measured to gain, where it is a preset's; a line has it only then.
+    `idle` is the measured gain of the preset that was run; a line has it only for a preset.
     """
 
     lanes: Annotated[list[LaneHeader], Field(min_length=1, max_length=MAX_LANES)]
@@ -217,7 +211,7 @@ class Header(_Line):
     _optional = ("idle",)
 
     def is_right(self) -> bool:
-        """What the types cannot say. Puts the empty `dropped` of a lane that has none in its place."""
+        """Checks that the types cannot make. A lane without `dropped` gets an empty one."""
         ids = [lane["id"] for lane in self.lanes]
         layers = self.model["layers"]
         for lane in self.lanes:
@@ -234,7 +228,7 @@ class Header(_Line):
 
     @property
     def main(self) -> LaneHeader:
-        """The lane that the run is about: LoRA-Drop's; without one the first that skips something, or the last."""
+        """The lane that the run is about: LoRA-Drop's, else the first that skips something, else the last."""
         named = [lane for lane in self.lanes if lane["id"] == LORA_DROP]
         dropping = [lane for lane in self.lanes if lane["config"].get("dropped") and lane["config"].get("period") != 1]
         return [*named, *dropping, self.lanes[-1]][0]
@@ -242,11 +236,11 @@ class Header(_Line):
 
 @dataclass(frozen=True)
 class StepRecord(_Line):
-    """One step of a lane. `ms` is the lane's own clock for this step; `kv_bytes` is what its caches hold after it;
-    `entropy` is that of the step's logits, unscaled, in nats; `active` has a 1 for each layer that ran whole;
-    `trigger`, of `TRIGGERS`, is what made the step a refresh before its time: a line has it only then; `rows` are the
-    tokens that its pass ran through the skipped layers: a line has it only where they are more than one; `top` are the
-    likeliest next tokens by the step's logits, unscaled, each with its probability, the likeliest first."""
+    """One step of a lane. `ms` is the time of the step on the lane's own clock; `kv_bytes` is the size of its caches
+    after it; `entropy` is that of the step's unscaled logits, in nats; `active` has a 1 for each layer that ran whole;
+    `trigger`, of `TRIGGERS`, is the reason for an early refresh (a line has it only then); `rows` are the tokens that
+    the pass ran through the skipped layers (a line has it only where they are more than one); `top` are the likeliest
+    next tokens by the step's unscaled logits with their probabilities, the likeliest first."""
 
     lane: str
     step: StepNumber
@@ -265,14 +259,13 @@ class StepRecord(_Line):
     _optional = ("trigger", "rows", "top")
 
     def is_right(self) -> bool:
-        """What the types cannot say."""
         return self.kind == "refresh" or (self.trigger is None and self.rows == 1)
 
 
 @dataclass(frozen=True)
 class RewindRecord(_Line):
-    """The full model takes back all that a lane wrote after step `to`, which it can only in a schedule with `accept`.
-    The step after it follows once more, as a refresh."""
+    """The full model rejects all drafts after step `to`, which needs a schedule with `accept`. The step after `to`
+    follows once more, as a refresh."""
 
     lane: str
     to: StepNumber
@@ -281,7 +274,8 @@ class RewindRecord(_Line):
 
 @dataclass(frozen=True)
 class JudgeRecord(_Line):
-    """The pass at a lane's end over its last drafts, `rows` of them, all `kept`; its `ms` count in the lane's time."""
+    """The pass that verifies a lane's last drafts: `rows` of them, `kept` accepted; its `ms` count in the lane's
+    time."""
 
     lane: str
     rows: Annotated[int, Field(strict=True, ge=1, le=10**4)]
@@ -290,22 +284,21 @@ class JudgeRecord(_Line):
     type: Literal["judge"] = "judge"
 
     def is_right(self) -> bool:
-        """What the types cannot say."""
         return self.kept <= self.rows
 
 
 @dataclass(frozen=True)
 class AuditRecord(_Line):
-    """What the full model says of a step: of the lane's own tokens (`drift`), or of the baseline's (`quality`).
+    """A step compared with the full model: on the lane's own tokens (`drift`), or on the baseline's (`quality`).
 
-    `drift` = ||x_hat - x|| / ||x|| and `cosine` have an entry for each skipped layer (its output); `kl` is
-    KL(full || lane) of the unscaled logits in nats; `agrees` says whether both have the same argmax, which for the
-    full model is `argmax_text`; `regret` is ln(p_favourite / p_token), by the full model, of the token that the lane
-    wrote: 0 for the full model's own favourite.
+    `drift` = ||x_hat - x|| / ||x|| and `cosine` have an entry for the output of each skipped layer; `kl` is
+    KL(full || lane) of the unscaled logits in nats; `agrees` is true if both have the same argmax, which for the full
+    model is `argmax_text`; `regret` is the full model's ln(p_favourite / p_token) of the token that the lane wrote: 0
+    for the full model's own favourite.
 
-    An audit of quality feeds the lane the tokens that the baseline wrote, with the lane's own schedule: its `kind` is
-    what the step was there, and `nll_gap` how much less likely the baseline's next token is to the lane, in nats. Its
-    steps may go on past the lane's. It has no drift and no regret.
+    An audit of quality feeds the lane the baseline's tokens, by the lane's own schedule: `kind` is that of the step
+    there, and `nll_gap` the baseline's log-probability of its next token less the lane's, in nats. Its steps may go on
+    past the lane's. It has no drift and no regret.
     """
 
     lane: str
@@ -330,19 +323,18 @@ class AuditRecord(_Line):
         return sum(drifts) / len(drifts) if drifts else None
 
     def is_right(self) -> bool:
-        """What the types cannot say."""
         return (self.audit == "quality") == (self.kind is not None)
 
 
 @dataclass(frozen=True)
 class Summary(_Line):
-    """The last line: the figures of each lane, by its id; the fields below are LoRA-Drop's beside the baseline.
+    """The last line: the figures of each lane, by its id; the other fields are LoRA-Drop's beside the baseline.
 
-    `accepted` is the share of drafts that the full model kept, None where `accept` is 0; `speedup_interval` holds the
+    `accepted` is the share of drafts that the full model accepted, None where `accept` is 0; `speedup_interval` is the
     speedup's 95% interval; `quality` has `lora_steps`, `full_steps` and `all_steps` of the audit on the baseline's
-    text; `prefill_cached` says that the prompt was read in an earlier run, whose time it took. `verdict`,
-    `why` (a sentence for each chart) and `parts` (where the time goes) are made from the trace by `told.py`, and made
-    anew for whoever opens it.
+    text; `prefill_cached` is true if the prompt's K/V came from an earlier run. `verdict`, `why` (a sentence for each
+    chart) and `parts` (where the time goes) are made from the trace by `report/verdict.py`, anew each time it is
+    opened.
     """
 
     lanes: dict[str, LaneSummary]
@@ -364,7 +356,6 @@ class Summary(_Line):
     _optional = ("verdict", "why", "parts")
 
     def is_right(self) -> bool:
-        """What the types cannot say."""
         return all(map(is_plain, (self.lanes, self.quality, self.verdict, self.parts)))
 
 
@@ -372,12 +363,12 @@ Record = Header | StepRecord | RewindRecord | JudgeRecord | AuditRecord | Summar
 
 
 def number(value: float, digits: int) -> float | None:
-    """A number as it is written: rounded, and None where JSON has no word for it (NaN, infinity)."""
+    """A number as it is written: rounded, and None where JSON has none (NaN, infinity)."""
     return round(value, digits) if math.isfinite(value) else None
 
 
 def is_plain(value: Any, depth: int = MAX_DEPTH) -> bool:
-    """True if lists and objects are nested no deeper than that, and no number in them is too large to write."""
+    """True if lists and objects nest no deeper than `depth`, and all numbers are finite and at most `LARGEST`."""
     if isinstance(value, (dict, list)):
         inner = value.values() if isinstance(value, dict) else value
         return depth > 0 and all(is_plain(one, depth - 1) for one in inner)

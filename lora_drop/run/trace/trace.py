@@ -2,7 +2,7 @@
 
 A trace is JSON Lines: a header, then a line for each step of a lane and for each audited step as they happen, then a
 summary (`records.py`). `Trace` gathers the records of a run, `read_trace` those of a file. A trace cut short still
-reads; whatever is broken before its last line is an error that names the line.
+reads; anything broken before the last line is an error that names the line.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ MAX_TRACE_BYTES = 64 * 2**20  # about 100,000 steps
 
 @dataclass
 class Trace:
-    """A run's records, gathered: what figures and reports read."""
+    """A run's records, gathered by lane."""
 
     header: Header
     steps: dict[str, list[StepRecord]] = field(default_factory=dict)  # those whose tokens stand
-    passes: dict[str, list[PassRecord]] = field(default_factory=dict)  # all that ran, as it came
+    passes: dict[str, list[PassRecord]] = field(default_factory=dict)  # all that ran, in order
     audits: dict[str, dict[int, AuditRecord]] = field(default_factory=dict)  # of the lane's own tokens
     quality: dict[str, dict[int, AuditRecord]] = field(default_factory=dict)  # of the baseline's
     summary: Summary | None = None
@@ -59,7 +59,7 @@ class Trace:
         if isinstance(record, Header):
             raise LoraDropError("a trace has one header, this is a second one.")
         if record.lane not in self.steps:
-            raise LoraDropError(f"the header knows no lane {record.lane!r}.")
+            raise LoraDropError(f"the header has no lane {record.lane!r}.")
         steps = self.steps[record.lane]
         if isinstance(record, AuditRecord):
             self._add_audit(record)
@@ -74,12 +74,12 @@ class Trace:
             if record.to >= len(steps):
                 raise LoraDropError(f"lane {record.lane!r} goes back to step {record.to}, which it has not reached.")
             del steps[record.to + 1 :]
-            kept = {step: audit for step, audit in self.audits[record.lane].items() if step <= record.to}
-            self.audits[record.lane] = kept
+            audits = self.audits[record.lane]
+            self.audits[record.lane] = {step: audit for step, audit in audits.items() if step <= record.to}
         self.passes[record.lane].append(record)
 
     def _add_audit(self, record: AuditRecord) -> None:
-        """Raises LoraDropError: it does not fit the header, or the step has not run."""
+        """Raises LoraDropError: the audit does not fit the header, or its step has not run."""
         if record.audit == "quality":
             if record.step >= len(self.steps.get(BASELINE, ())):
                 raise LoraDropError(f"step {record.step} of the baseline is audited before it ran.")
@@ -87,7 +87,7 @@ class Trace:
             return
         if record.step >= len(self.steps[record.lane]):
             raise LoraDropError(f"step {record.step} is audited before it ran.")
-        dropped = next(lane["config"]["dropped"] for lane in self.header.lanes if lane["id"] == record.lane)
+        dropped = self.header.config_of(record.lane)["dropped"]
         if not len(record.drift) == len(record.cosine) == len(dropped):
             raise LoraDropError(f"the audit of step {record.step} has other layers than lane {record.lane!r} skips.")
         self.audits[record.lane][record.step] = record
@@ -106,7 +106,7 @@ class Trace:
         return [step.token_id for step in self.steps[lane]]
 
     def records(self) -> Iterator[Record]:
-        """All records, lane by lane: the order within a lane is kept."""
+        """All records, lane by lane, in order within a lane."""
         yield self.header
         for lane, passes in self.passes.items():
             yield from passes
@@ -137,12 +137,12 @@ def read_trace(path: str | Path) -> Trace:
     """Read a trace file, also one that was cut short.
 
     Raises:
-        LoraDropError: there is no such file, it is too large, or a line before the last is not a trace's.
+        LoraDropError: the file cannot be read, is too large, or is broken before its last line.
     """
     path = Path(path)
     try:
         with path.open("rb") as file:
-            raw = file.read(MAX_TRACE_BYTES + 1)  # asked for its size, a device or a pipe would say 0
+            raw = file.read(MAX_TRACE_BYTES + 1)  # a device or a pipe reports a size of 0
     except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
         raise LoraDropError(f"cannot read the trace {path.name}: {getattr(error, 'strerror', error)}.") from None
     if len(raw) > MAX_TRACE_BYTES:
@@ -167,7 +167,7 @@ def parse_trace(raw: bytes, name: str = "the trace") -> Trace:
             record = read_line(line)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             if cut and trace is not None:
-                break  # the run was ended while it wrote this line
+                break  # the run ended while it wrote this line
             reason = error if isinstance(error, LoraDropError) else "this is not a line of a LoRA-Drop trace."
             raise LoraDropError(f"{name}, line {i}: {reason}") from None
         if trace is None:
