@@ -19,6 +19,19 @@ export function make(tag, className, text) {
 }
 
 /**
+ * A button that does something when it is pressed.
+ *
+ * @param {string} text
+ * @param {() => void} press
+ */
+export function makeButton(text, press) {
+  const button = make("button", "", text);
+  button.type = "button";
+  button.addEventListener("click", press);
+  return button;
+}
+
+/**
  * An SVG element with attributes.
  *
  * @param {string} tag

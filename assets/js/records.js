@@ -172,7 +172,7 @@
  * @property {any} sampling
  * @property {Record<string, any>} [software] versions, and when it was recorded
  * @property {string} main id of the lane that the run is about; on the wire only
- * @property {{command: string, python: string}} commands what to type to have the run again; on the wire only
+ * @property {{command: string, python: string}} commands that repeat the run; on the wire only
  * @property {{lanes: Record<string, string[]>, run: string[]}} words settings in words, of each lane and of all lanes; on
  *   the wire only
  */

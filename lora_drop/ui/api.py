@@ -1,10 +1,10 @@
-"""The Gradio API: `/generate`, `/estimate`, `/replay`, `/inspect`; its settings are those of the table."""
+"""The Gradio API: `/generate`, `/estimate`, `/replay`, `/inspect`, with the settings of the table."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any
 
 import gradio as gr
@@ -20,7 +20,8 @@ from lora_drop.run.exports.html import replay_html
 from lora_drop.run.request import LORA_DROP, Plan, Request, plan
 from lora_drop.run.trace.lines import write_line
 from lora_drop.run.trace.trace import MAX_TRACE_BYTES, parse_trace
-from lora_drop.ui.callbacks import FAILED, Callbacks
+from lora_drop.ui.callbacks import FAILURE, Callbacks
+from lora_drop.ui.components import SEE_LOG
 from lora_drop.ui.controls import refuse_private
 from lora_drop.ui.serve import space as zero
 from lora_drop.ui.serve.memory import return_memory
@@ -31,15 +32,15 @@ ESTIMATED = [one for one in settings_of(CALL, SCHEDULE, RUN) if one.of != RUN or
 
 def build_api(calls: Callbacks) -> None:
     """Add the API's functions to the open page."""
-    found = functions(calls)
-    gr.api(found["generate"], api_name="generate", concurrency_id="gpu", concurrency_limit=1)
-    gr.api(found["estimate"], api_name="estimate", queue=False)
-    gr.api(found["replay"], api_name="replay")
-    gr.api(found["inspect"], api_name="inspect", concurrency_id="inspect", concurrency_limit=1)
+    api = functions(calls)
+    gr.api(api["generate"], api_name="generate", concurrency_id="gpu", concurrency_limit=1)
+    gr.api(api["estimate"], api_name="estimate", queue=False)
+    gr.api(api["replay"], api_name="replay")
+    gr.api(api["inspect"], api_name="inspect", concurrency_id="inspect", concurrency_limit=1)
 
 
 def functions(calls: Callbacks) -> dict[str, Callable[..., Any]]:
-    """The API's functions by name, with parameters as Gradio reads them."""
+    """The API's functions by name, with their parameters in their signatures, where Gradio reads them."""
     return {
         "generate": _generate(calls),
         "estimate": _estimate(calls),
@@ -48,107 +49,112 @@ def functions(calls: Callbacks) -> dict[str, Callable[..., Any]]:
     }
 
 
+@contextmanager
+def _one_line_errors(calls: Callbacks | None = None) -> Iterator[None]:
+    """Turn exceptions into Gradio's error with one line.
+
+    Args:
+        calls: count a wrong input here.
+    """
+    try:
+        yield
+    except LoraDropError as error:
+        if calls:
+            calls.counters.refuse("input")
+        raise gr.Error(str(error), print_exception=False) from None
+    except Exception as error:
+        raise gr.Error(f"{FAILURE} {SEE_LOG}") from error  # Gradio prints the traceback
+
+
 def _generate(calls: Callbacks) -> Callable[..., Iterator[str]]:
     def generate(prompt: str, **options: Any) -> Iterator[str]:
         return_memory()
-        try:
+        with _one_line_errors(calls):
             model = calls.pool.check(options["model"])
             run = {one.name: one.read(options[one.name]) for one in settings_of(RUN)}
-            wanted = Request(prompt=prompt, config=_config(options, model), **run)
-            with closing(calls.run(wanted, model=model)) as records:
+            request = Request(prompt=prompt, config=_config(options, model), **run)
+            with closing(calls.run(request, model=model)) as records:
                 for text, _ in batches(records, write_line):
                     yield text
-        except LoraDropError as error:
-            calls.counters.refuse("input")
-            raise gr.Error(str(error), print_exception=False) from None
-        except Exception as error:
-            raise gr.Error(FAILED) from error  # Gradio prints the traceback
 
     return with_parameters(
         generate,
         settings_of(CALL, SCHEDULE, RUN),
         "Run baseline and LoRA-Drop on a prompt; streams the growing trace (JSON Lines, the format of the file).\n\n"
-        "Unset options of the schedule are the preset's, or without a preset the command line's defaults.",
+        "An unset option of the schedule takes its value from the preset, or from the command line's defaults.",
         "the user's message",
     )
 
 
 def _estimate(calls: Callbacks) -> Callable[..., dict]:
     def estimate(prompt: str | None = None, **options: Any) -> dict:
-        try:
+        with _one_line_errors():
             info = calls.pool.info(options["model"])
             tokens = BY_NAME["max_new_tokens"].read(options["max_new_tokens"])
-            wanted = Request(prompt=prompt or "-", config=_config(options, info.id), max_new_tokens=tokens)
-            checked = plan(zero.planning(info), wanted)
-        except LoraDropError as error:
-            raise gr.Error(str(error), print_exception=False) from None
-        return estimated(info, checked, len(checked.prompt_ids) if prompt else 0, wanted)
+            request = Request(prompt=prompt or "-", config=_config(options, info.id), max_new_tokens=tokens)
+            checked = plan(zero.planning(info), request)
+            return estimated(info, checked, len(checked.prompt_ids) if prompt else 0, request)
 
     return with_parameters(
         estimate,
         ESTIMATED,
-        "What the settings would do, with no model run: the skipped layers, the speed bound, the KV bytes.\n\n"
-        "With early refreshes (`at_most` is true) bound and saving are those of the longest gaps: the most that a run "
-        "can reach. The model must have been loaded before.",
-        "gives its number of tokens; without one, it counts 0",
+        "Compute the effect of the settings without running a model: skipped layers, speed bound, KV bytes.\n\n"
+        "With early refreshes (`at_most` is true) bound and saving assume the longest gaps, the most that a run can "
+        "reach. The model must have been loaded before.",
+        "its tokens are counted; 0 without a prompt",
     )
 
 
 def _inspect(calls: Callbacks) -> Callable[..., dict]:
     def inspect(run_id: str | None = None, trace: str | None = None, lane: str = LORA_DROP, step: int = 0) -> dict:
-        """A look inside one step of a lane: what each layer did, its drift from the full model, its logit lens.
+        """Inspect one step of a lane: what each layer did, its drift from the full model, and its logit lens.
 
-        The lane's text up to the step is read again, teacher-forced, off every clock and after all runs. The answer
-        has prefix_of (the lanes whose text before the step is this one: layers, lens and full stand on it), layers
-        (did, drift, lens and full_lens of each), top (of each lane that has the step: its five likeliest next tokens,
-        on its own prefix_of), full (the full model's five) and refresh (the full pass that followed: what it ran
-        again and took back). A token is [text, probability]. It is refused where weights or adapters have changed.
+        The lane's text up to the step is read again, teacher-forced, after all runs. The answer has prefix_of (the
+        lanes with the same text before the step, on which layers, lens and full are computed), layers (did, drift,
+        lens and full_lens of each), top (for each lane with the step, its five likeliest next tokens after its own
+        prefix_of), full (the full model's five) and refresh (the full pass that followed: the tokens that it ran again
+        and rejected). A token is [text, probability]. The call fails if the weights or adapters have changed.
 
         Args:
-            run_id: of a run that this server still keeps (the first line of what the page is sent); or give trace.
+            run_id: a run that this server still keeps, from the first line that the page receives; or pass trace.
             trace: the text of a trace file (JSON Lines), as generate streams it or the command line writes it.
             lane: baseline, lora_drop or third.
             step: number of the step; 0 is the prefill.
         """
         return_memory()
-        try:
+        with _one_line_errors():
             return calls.inspector.inspect(run_id, trace, lane, step)
-        except LoraDropError as error:
-            raise gr.Error(str(error), print_exception=False) from None
-        except Exception as error:
-            raise gr.Error(FAILED) from error  # Gradio prints the traceback
 
     return inspect
 
 
 def replay(trace: str) -> str:
-    """A recorded run as one self-contained HTML page that opens offline.
+    """Make one self-contained HTML page of a recorded run; it opens offline.
 
     Args:
         trace: the text of a trace file (JSON Lines), as generate streams it or the command line writes it.
     """
     return_memory()
-    try:
+    with _one_line_errors():
         if not isinstance(trace, str) or len(trace) > MAX_TRACE_BYTES:
             raise LoraDropError(f"trace must be a text of at most {MAX_TRACE_BYTES // 2**20} MiB.")
         return replay_html(parse_trace(trace.encode("utf-8", "replace")))
-    except LoraDropError as error:
-        raise gr.Error(str(error), print_exception=False) from None
 
 
 def with_parameters(
     function: Callable[..., Any], settings: Iterable[Setting], doc: str, prompt: str
 ) -> Callable[..., Any]:
-    """A function of a prompt and of options, with the options as parameters of their own, as Gradio reads them.
+    """Give a function of a prompt and options one parameter for each option, where Gradio reads them.
 
     Args:
-        doc, prompt: what the function does, and what the prompt is for.
+        doc: the function's docstring.
+        prompt: the docstring's words on the prompt.
     """
     own = inspect.signature(function, eval_str=True)
     first = own.parameters["prompt"]
     parameters, lines = [first], [f"prompt: {prompt}."]
     for one in settings:
-        # Only a run's settings have a default of their own here: a schedule's come from the preset.
+        # A schedule's settings have no default here: they come from the preset.
         default = one.default if one.of == RUN else None
         kind = one.kind.python if default is not None else one.kind.python | None
         parameters.append(
@@ -158,9 +164,9 @@ def with_parameters(
     signature = own.replace(parameters=parameters)
 
     def bound(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        given = signature.bind(*args, **kwargs)
-        given.apply_defaults()
-        return given.arguments
+        call_arguments = signature.bind(*args, **kwargs)
+        call_arguments.apply_defaults()
+        return call_arguments.arguments
 
     if inspect.isgeneratorfunction(function):
 
@@ -171,7 +177,7 @@ def with_parameters(
         def call(*args: Any, **kwargs: Any) -> Any:
             return function(**bound(*args, **kwargs))
 
-    made: Any = call  # to a type checker a function has no signature to be set
+    made: Any = call  # a type checker does not let a function's signature be set
     made.__name__, made.__signature__ = function.__name__, signature
     made.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": own.return_annotation}
     made.__doc__ = doc + "\n\nArgs:\n" + "".join(f"    {line}\n" for line in lines)
@@ -179,20 +185,20 @@ def with_parameters(
 
 
 def _config(options: dict[str, Any], model: str) -> Any:
-    """The config of a call: its options are the command line's, and read in the same way."""
+    """Read the config from a call's options as the command line does."""
     for one in settings_of(SCHEDULE):
         if options[one.name] is not None:
             refuse_private(one, options[one.name])
     texts = {one.name for one in settings_of(SCHEDULE) if one.kind.python is str}
-    given = {name: str(value) if name in texts and value is not None else value for name, value in options.items()}
-    return config_from(given, model)
+    values = {name: str(value) if name in texts and value is not None else value for name, value in options.items()}
+    return config_from(values, model)
 
 
-def estimated(loaded: LoadedModel | ModelInfo, checked: Plan, prompt_tokens: int, wanted: Request) -> dict[str, Any]:
-    """The figures of the what-if strip, by the formulas of `lora_drop.method.cost`."""
+def estimated(loaded: LoadedModel | ModelInfo, checked: Plan, prompt_tokens: int, request: Request) -> dict[str, Any]:
+    """Figures of the forecast, by the formulas of `lora_drop.method.cost`."""
     lane = checked.lanes[LORA_DROP]
     schedule, rank, corrected = lane.schedule, lane.rank, lane.bank.layers if lane.bank else None
-    steps, size = wanted.max_new_tokens - 1, loaded.dtype.itemsize
+    steps, size = request.max_new_tokens - 1, loaded.dtype.itemsize
     full = baseline_schedule(loaded.num_layers)
     return {
         "dropped": list(schedule.dropped),
@@ -204,5 +210,5 @@ def estimated(loaded: LoadedModel | ModelInfo, checked: Plan, prompt_tokens: int
         "kv_bytes_baseline": kv_bytes(loaded.shape, full, prompt_tokens, steps, size),
         "kv_bytes": kv_bytes(loaded.shape, schedule, prompt_tokens, steps, size),
         "kv_saved": kv_saved(loaded.shape, schedule, prompt_tokens, steps),
-        "config": wanted.config.to_dict(),
+        "config": request.config.to_dict(),
     }

@@ -1,11 +1,10 @@
-"""What the page's events do: check the input, run, stop, export, open a trace, change the model."""
+"""Functions behind the page's events: run, stop, export, open a trace, change the model."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import threading
-import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import chain
@@ -34,46 +33,47 @@ from lora_drop.run.trace.lines import write_line
 from lora_drop.run.trace.records import Header, Record, Summary
 from lora_drop.run.trace.trace import parse_trace, read_trace
 from lora_drop.run.wire import figures_line, wire_line
+from lora_drop.ui.components import error_line, status_value
 from lora_drop.ui.controls import SHOWN, read_controls
 from lora_drop.ui.facts import page_facts
 from lora_drop.ui.inspector import Inspector
 from lora_drop.ui.serve import space as zero
-from lora_drop.ui.serve.counters import Counters
 from lora_drop.ui.serve.kept import RecentTraces, Stops
-from lora_drop.ui.serve.limits import Limits
 from lora_drop.ui.serve.memory import return_memory
+from lora_drop.ui.serve.owner import Counters
+from lora_drop.ui.serve.policy import Limits
 from lora_drop.ui.serve.uploads import PLACES, Shelf
 from lora_drop.ui.stream import batches, run_line
 
-COUNTABLE = 200_000  # characters of a prompt that are counted while it is typed
-# Where prompt, tokens and model stand among the values of the Run button and of the API's function.
+COUNTABLE = 200_000  # longest prompt whose tokens are counted while it is typed, in characters
+# Places of prompt, tokens and model among the values of the Run button and of the API's function.
 PAGE_PLACES = (1, 3 + [one.name for one in SHOWN].index("max_new_tokens"), 2)
 _OPTIONS = [one.name for one in settings_of(CALL, SCHEDULE, RUN)]
 API_PLACES = (0, 1 + _OPTIONS.index("max_new_tokens"), 1 + _OPTIONS.index("model"))
-FAILED = "The run failed inside the app. The server's log has the details."
+FAILURE = "The run failed inside the app."
 
 
 def requested(prompt: Any, compare: Any, values: Sequence[Any]) -> Request:
-    """What the controls ask for; `values` in the order of `SHOWN`.
+    """Make a request from the controls' values, in the order of `SHOWN`.
 
     Raises:
         LoraDropError: a value is not allowed.
     """
-    found = read_controls(SHOWN, values)
-    of = {owner: {one.name: found[one.name] for one in SHOWN if one.of == owner} for owner in (SCHEDULE, RUN)}
+    read = read_controls(SHOWN, values)
+    of = {owner: {one.name: read[one.name] for one in SHOWN if one.of == owner} for owner in (SCHEDULE, RUN)}
     return Request(prompt, LoraDropConfig(**of[SCHEDULE]), compare=compare or None, **of[RUN])
 
 
 class Callbacks:
     """The page's functions over a pool of models.
 
-    Of a run its stop flag lives here, while it runs, and what the model has of its prompt, until others push it out.
+    The only state of a run here is its stop flag while it runs, and the cache of prompts.
 
     Args:
-        limits: those of the environment for a private server unless given.
+        limits: by default a private server's limits, from the environment.
 
     Raises:
-        LoraDropError: a limit in the environment is no number.
+        LoraDropError: a limit in the environment is not a number.
     """
 
     def __init__(self, pool: ModelPool, limits: Limits | None = None):
@@ -85,18 +85,18 @@ class Callbacks:
         self.traces = RecentTraces()
         self.prompts = PromptCache()
         self.inspector = Inspector(pool, self.traces)
-        # ZeroGPU wants its work wrapped before the page is launched, and there the pool holds one model alone.
+        # ZeroGPU requires its work to be wrapped before the page is launched. The pool has only one model there.
         with pool.lend() as loaded:
             self._borrowed = self._runner(loaded) if on_zero_gpu() else None
 
     def _runner(self, loaded: LoadedModel) -> Callable[..., Generator[Record, None, None]]:
-        # `run` is looked up when it is called: tests put runs of their own there.
+        # `run` is looked up at each call, so that tests can replace it.
         return zero.runner(loaded, lambda loaded, request, stop: run(loaded, request, stop, self.prompts))
 
     def run(
         self, request: Request, stop: threading.Event | zero.StopFlag | None = None, model: str | None = None
     ) -> Generator[Record, None, None]:
-        """`session.run` on a model of the pool's list, None being the first; on ZeroGPU in a process of its own.
+        """Run a request on a model of the pool, by default the first; on ZeroGPU in a process of its own.
 
         Raises:
             LoraDropError: before the first record, if the request is over the limits or does not fit the model.
@@ -105,7 +105,7 @@ class Callbacks:
         clock = self.limits.clock(stop)
         with self.pool.lend(model, clock.is_set) as loaded:
             request = dataclasses.replace(request, idle=idle_gain(loaded, request.config))
-            # ZeroGPU has a clock of its own, and a flag that crosses to another process.
+            # ZeroGPU limits the time itself, and its flag crosses to another process.
             start, flag = (self._borrowed, stop) if self._borrowed else (self._runner(loaded), clock)
             with closing(start(request, flag)) as records:
                 for record in records:
@@ -114,7 +114,7 @@ class Callbacks:
                     yield record
 
     def _count(self, summary: Summary) -> None:
-        """A run's figures for the owner's metrics."""
+        """Add a run's figures to the owner's metrics."""
         self.counters.add("runs")
         for lane in summary.lanes.values():
             tokens, rate = lane.get("tokens"), lane.get("tokens_per_second")
@@ -123,11 +123,11 @@ class Callbacks:
                 self.counters.add("decode_seconds", tokens / rate)
 
     def check_early(self, name: str, values: Sequence[Any]) -> None:
-        """Refuse a run over the limits before it waits; what else may be wrong with it is said when it begins.
+        """Refuse a run over the limits before it waits in the queue; other errors appear when it starts.
 
         Args:
             name: the function's name in Gradio's API.
-            values: what it was called with, as it was sent.
+            values: its arguments as they were sent.
 
         Raises:
             LoraDropError: prompt or tokens are over the limits, or the model is not on the list.
@@ -140,69 +140,63 @@ class Callbacks:
         self.pool.check(model)
 
     def count_tokens(self, prompt: str, model: str | None = None) -> int | None:
-        """Tokens of a prompt, for the what-if strip; None if there is nothing to count."""
+        """Number of tokens of a prompt, for the forecast; None if there is nothing to count."""
         if not isinstance(prompt, str) or not prompt.strip() or len(prompt) > COUNTABLE:
             return None
         return len(encode_prompt(self.pool.info(model).tokenizer, prompt))
 
     def fetch_model(self, model: str, shown: str, request: gr.Request) -> Iterator[tuple[Any, Any, Any]]:
-        """The models menu, before `use_model`: bring the files here, while others run. Stop ends it.
+        """Fetch the files of a model chosen from the menu, while others run; `use_model` comes next. Stop ends it.
 
-        Yields the status line, the menu, which goes back to what is shown where it fails, and the Stop button.
+        Yields the status line, the menu and the Stop button. On failure the menu goes back to the model shown.
         """
-        if model == shown:  # the menu was put back
+        if model == shown:  # the menu went back
             yield (gr.skip(),) * 3
             return
-        name = _fetching(request.session_hash)  # beside a run of the same visitor, whose flag is its own
-        stop, back = self.stops.start(name), gr.skip()
+        name = _fetching(request.session_hash)  # a run of the same visitor has a flag of its own
+        stop = self.stops.start(name)
+        status, menu = gr.skip(), gr.skip()
         try:
             for words in self.pool.fetch(model, stop.is_set):
-                yield _status("running", words), gr.skip(), gr.update(interactive=True)
-            said: Any = gr.skip()
-        except LoraDropError as error:
-            said, back = _status("error", str(error)), gr.update(value=shown)
-        except Exception:
-            traceback.print_exc()  # as in run_page
-            failed = f"{model} could not be fetched. The server's log has the details."
-            said, back = _status("error", failed), gr.update(value=shown)
+                yield status_value("running", words), gr.skip(), gr.update(interactive=True)
+        except Exception as error:
+            line = error_line(error, f"{model} could not be fetched.")
+            status, menu = status_value("error", line), gr.update(value=shown)
         finally:
             self.stops.end(name, stop)
-        yield said, back, gr.update(interactive=request.session_hash in self.stops)
+        yield status, menu, gr.update(interactive=request.session_hash in self.stops)
 
     def use_model(self, model: str, shown: str) -> Iterator[tuple[Any, dict[str, str], Any, str]]:
-        """The models menu: load a model of the list, once, and show what there is to know of it.
+        """Load a model chosen from the menu, once, and show its facts.
 
         Args:
-            shown: the model that the page is about so far; it stays where the other one cannot be had.
+            shown: the model that the page shows so far; it stays if the other one cannot be loaded.
 
-        Yields the page's facts, the status line, the menu, and the model that is shown.
+        Yields the page's facts, the status line, the menu, and the model shown.
         """
-        if model == shown:  # the menu was put back
+        if model == shown:  # the menu went back
             yield (gr.skip(),) * 4
             return
         try:
             if not self.pool.is_known(model):
-                said = f"Loading {model}: this takes a moment, and longer where it is fetched first."
-                yield gr.skip(), _status("running", said), gr.skip(), gr.skip()
+                words = f"Loading {model}: this takes a moment, longer if it is fetched first."
+                yield gr.skip(), status_value("running", words), gr.skip(), gr.skip()
                 with self.pool.lend(model):
                     pass
             facts = page_facts(self.pool.info(model))
-            yield facts, _status("idle", f"{model} is ready."), gr.skip(), model
-        except LoraDropError as error:
-            yield gr.skip(), _status("error", str(error)), gr.update(value=shown), gr.skip()
-        except Exception:
-            traceback.print_exc()  # as in run_page
-            failed = f"{model} could not be loaded. The server's log has the details."
-            yield gr.skip(), _status("error", failed), gr.update(value=shown), gr.skip()
+            yield facts, status_value("idle", f"{model} is ready."), gr.skip(), model
+        except Exception as error:
+            line = error_line(error, f"{model} could not be loaded.")
+            yield gr.skip(), status_value("error", line), gr.update(value=shown), gr.skip()
 
     def run_page(
         self, request: gr.Request, compare, prompt, model, *values
     ) -> Iterator[tuple[Any, dict[str, str], Any]]:
-        """The Run button.
+        """Run the prompt, for the Run button.
 
         Args:
-            compare: what a third lane changes, or an empty text.
-            values: of the controls, in the order of `SHOWN`.
+            compare: name of the third lane's comparison, or an empty text.
+            values: the controls' values, in the order of `SHOWN`.
 
         Yields the live view's text, the status line and the Stop button.
         """
@@ -213,8 +207,8 @@ class Callbacks:
         try:
             wanted = requested(prompt, compare, values)
             if not self.pool.is_at_hand(model):
-                yield gr.skip(), _status("running", f"Loading {model}: this takes a moment."), on
-            status, ending = _status("running", "Running: the lanes take turns, a step each."), ""
+                yield gr.skip(), status_value("running", f"Loading {model}: this takes a moment."), on
+            status, ending = status_value("running", "The lanes are writing."), ""
             with closing(self.run(wanted, stop, model)) as records:
                 header = next(records)
                 assert isinstance(header, Header)
@@ -223,20 +217,17 @@ class Callbacks:
                     if isinstance(record, Summary):
                         out_of_time = self._borrowed is None and not stop.is_set()
                         ending = _ending(header, record, self.limits.seconds if out_of_time else None)
-            # Gradio repeats the last yield whole when a run completes: one without the text saves sending it twice.
-            yield gr.skip(), _status("done", ending), off
-        except LoraDropError as error:
-            self.counters.refuse("input")
-            yield gr.skip(), _status("error", str(error)), off
-        except Exception:
-            # The visitor gets a line, the operator the traceback; the app and other visitors' runs go on.
-            traceback.print_exc()
-            yield gr.skip(), _status("error", FAILED), off
+            # Gradio sends the last yield again when a run completes: without the text, it is not sent twice.
+            yield gr.skip(), status_value("done", ending), off
+        except Exception as error:  # the app and other visitors' runs go on
+            if isinstance(error, LoraDropError):
+                self.counters.refuse("input")
+            yield gr.skip(), status_value("error", error_line(error, FAILURE)), off
         finally:
             self.stops.end(session, stop)
 
     def _streamed(self, header: Header, records: Iterator[Record]) -> Iterator[tuple[str, Record]]:
-        """A run's wire text as it grows; its lines are kept for downloads."""
+        """Yield a run's wire text as it grows, and keep its lines for downloads."""
         lane_ids, report = [lane["id"] for lane in header.lanes], Report(header)
         run_id = self.traces.begin()
 
@@ -249,21 +240,24 @@ class Callbacks:
         yield from batches(chain([header], records), line, run_line(run_id), lambda: figures_line(report))
 
     def export_run(self, run_id: str, kind: str) -> dict[str, str]:
-        """A run's file for the page's Export menu: `trace`, `chrome` or `html`.
+        """Export a run for the page's menu.
+
+        Args:
+            kind: `trace`, `chrome` or `html`.
 
         Returns:
-            `{"name", "text"}`, or `{"error"}` in one line.
+            `name` and `text` of the file, or `error` in one line.
         """
         text = self.traces.text(run_id) if isinstance(run_id, str) else None
         if not text:
-            return {"error": "This run is no longer kept on the server: run it again, then export it."}
+            return {"error": "The server no longer keeps this run: run it again, then export it."}
         if kind == "trace":
             return {"name": "lora-drop-run.jsonl", "text": text}
         trace = parse_trace(text.encode())
         if kind == "chrome":
             try:
                 events = chrome_trace(trace)
-            except LoraDropError as error:  # an opened trace with times that no clock shows
+            except LoraDropError as error:  # an opened trace with impossible times
                 return {"error": str(error)}
             return {"name": "lora-drop-run.chrome.json", "text": json.dumps(events, allow_nan=False)}
         if kind == "html":
@@ -271,20 +265,20 @@ class Callbacks:
         return {"error": "There is no such file: ask for trace, chrome or html."}
 
     def recorded_run(self) -> str:
-        """The wire text of the run that the page plays while a visitor waits; empty where none can be read."""
+        """Wire text of the recorded run that the page plays while a visitor waits; empty if it cannot be read."""
         try:
             return wire_text(read_trace(SHIPPED_RECORDED))
         except LoraDropError:
-            return ""  # nobody asked for it
+            return ""  # no visitor asked for it
 
     def open_trace(self, path: str | None) -> tuple[Any, dict[str, str]]:
-        """The Open trace button: a recorded run in the live view, as if it had just ended."""
+        """Show an uploaded trace in the live view, as if its run had just ended."""
         if not path:
             return gr.skip(), gr.skip()
         try:
             trace = read_trace(path)
         except LoraDropError as error:
-            return gr.skip(), _status("error", str(error))
+            return gr.skip(), status_value("error", str(error))
         finally:
             self.uploads.done(path)
         run_id = self.traces.begin()
@@ -293,25 +287,21 @@ class Callbacks:
         cut = "" if trace.summary else " It was cut short: it has no summary."
         lengths = _lengths(trace.header, {lane: len(steps) for lane, steps in trace.steps.items()})
         wire = run_line(run_id, whole=True) + wire_text(trace).partition("\n")[2]
-        return wire, _status("done", f"Opened {Path(path).name}: {lengths}.{cut}")
+        return wire, status_value("done", f"Opened {Path(path).name}: {lengths}.{cut}")
 
     def stop_page(self, request: gr.Request) -> None:
-        """The Stop button: the run ends after the step it is in, and delivers what it has."""
+        """End the session's run after its current step, and its fetch of a model."""
         self.stops.stop(request.session_hash)
         self.stops.stop(_fetching(request.session_hash))
 
 
 def _fetching(session: str | None) -> str:
-    """The name of a session's stop flag while a model is fetched for it."""
+    """Name of a session's stop flag for fetching a model."""
     return f"fetch {session}"
 
 
-def _status(kind: str, text: str) -> dict[str, str]:
-    return {"kind": kind, "text": text}
-
-
 def _lengths(header: Header, tokens: Mapping[str, Any]) -> str:
-    """The lengths of a run's answers in words: once where they are equal."""
+    """Lengths of a run's answers in words, once if they are equal."""
     if len(set(tokens.values())) == 1:
         count = next(iter(tokens.values()))
         length = f"{count:,} token{'s' * (count != 1)}"
@@ -321,9 +311,9 @@ def _lengths(header: Header, tokens: Mapping[str, Any]) -> str:
 
 
 def _ending(header: Header, summary: Summary, limit: float | None) -> str:
-    """`limit`: the seconds that a run may take, where it is not the visitor who stopped it."""
+    """Status of a run that ended; `limit` is the time limit in seconds, unless the visitor stopped the run."""
     tokens = _lengths(header, {name: lane.get("tokens") for name, lane in summary.lanes.items()})
     if any(lane["ended"] == "stopped" for lane in summary.lanes.values()):
-        why = f" after {limit:g} s, the most that a run may take here" if limit else ""
-        return f"Stopped{why}: {tokens}. What ran is kept below."
+        why = f" after {limit:g} s, the limit of this server" if limit else ""
+        return f"Stopped{why}: {tokens}. The text so far is below."
     return f"Finished: {tokens}."

@@ -1,33 +1,79 @@
-"""The page's own components: small `gr.HTML` subclasses whose behaviour lives in `assets/js`.
+"""The page's own components: small `gr.HTML` subclasses whose behaviour is in `assets/js`, and how that code loads.
 
-Gradio evaluates an `html_template` twice (Handlebars, then a JavaScript template string), so the templates are static
-files without `${`, backticks or backslashes, and no value ever enters one: the scripts write text with `textContent`.
+Gradio evaluates an `html_template` twice (Handlebars, then a JavaScript template string). So the templates are static
+files without `${`, backticks or backslashes, and no value enters one: the scripts write text with `textContent`.
+
+The ES modules are served as they are, by a route of their own. Modules import each other by relative paths, which drop
+the query of the importing module's address: with Gradio's file route and a `?v=` at the entry, a browser could mix old
+modules with new ones. An import map would have to be in the page before Gradio's own modules load, where
+Gradio has no place for one. So the version of all modules is a folder in their address. Addresses are relative, to
+survive a mount path and a Space's proxy.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import traceback
 from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.responses import Response
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
 
-from lora_drop.run.exports.scripts import TEMPLATES, plotly_script
-from lora_drop.ui import scripts
+from lora_drop.errors import LoraDropError
+from lora_drop.run.exports.scripts import SCRIPTS, TEMPLATES, modules, plotly_script
+
+SEE_LOG = "The server's log has the details."
+ENTRY = "main.js"  # the page's first module; it imports a tab's modules when the tab is first opened
 
 
 @cache
-def _address(path: Path) -> str:
-    """A relative address (it survives a mount path and a proxy) that changes with the file's content."""
+def address() -> str:
+    """Relative address of the modules' folder; it changes with the content of any module."""
+    sources = {path.relative_to(SCRIPTS).as_posix(): path.read_text("utf-8") for path in SCRIPTS.rglob("*.js")}
+    content = json.dumps(sources, sort_keys=True).encode()
+    return f"lora-drop-js/{hashlib.sha256(content).hexdigest()[:12]}"
+
+
+class _Immutable(StaticFiles):
+    """A folder whose files a browser may keep: the content at an address never changes."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+        return response
+
+
+def route() -> Mount:
+    """The route that serves the modules."""
+    return Mount(f"/{address()}", _Immutable(directory=SCRIPTS))
+
+
+def head() -> str:
+    """HTML that preloads the page's modules together; otherwise each would wait for the one that imports it."""
+    return "".join(f'<link rel="modulepreload" href="{address()}/{name}">' for name in modules(ENTRY))
+
+
+def on_load(call: str) -> str:
+    """A component's `js_on_load`: a call of a function that the entry module exports."""
+    name = call.partition("(")[0]
+    # Gradio makes a function of this, in which a relative import would start from Gradio's own script.
+    return f'import(new URL("{address()}/{ENTRY}", document.baseURI)).then(({{ {name} }}) => {call})'
+
+
+@cache
+def plotly_head() -> str:
+    """HTML that loads plotly.js, from an address that changes with its content.
+
+    Gradio loads a component's scripts once a page, before its `js_on_load` runs.
+    """
+    path = plotly_script()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    return f"gradio_api/file={path.as_posix()}?v={digest}"
-
-
-def head_of(*paths: Path) -> str:
-    # Gradio loads a component's scripts in this order, each once a page, before its js_on_load runs.
-    return "".join(f'<script src="{_address(path)}"></script>' for path in paths)
+    return f'<script src="gradio_api/file={path.as_posix()}?v={digest}"></script>'
 
 
 def _template(name: str) -> str:
@@ -37,102 +83,81 @@ def _template(name: str) -> str:
     return html
 
 
-class Scripted(gr.HTML):
-    """What the components below share: a static template, a function that mounts it, none of Gradio's own styles."""
+def server_function(name: str, work: Callable[..., Any], count: int | None = None) -> Callable[[Any], Any]:
+    """Wrap a function that the scripts call as `server.NAME(argument)`: Gradio sets an attribute on it.
 
-    def __init__(self, value: Any, template: str, mount: str, head: str = "", **kwargs: Any):
+    Args:
+        name: the name in the scripts.
+        work: takes the argument; with `count`, the values of a list of that length, or as many Nones.
+    """
+
+    def call(argument: Any = None) -> Any:
+        if count is None:
+            return work(argument)
+        is_list = isinstance(argument, list) and len(argument) == count
+        return work(*(argument if is_list else [None] * count))
+
+    call.__name__ = name
+    return call
+
+
+class Scripted(gr.HTML):
+    """Base of the components: a static template, a function that mounts it, and none of Gradio's styles.
+
+    Keyword arguments that `gr.HTML` does not have become the `props` of the scripts.
+    """
+
+    TEMPLATE = ""  # a file in assets/html
+    MOUNT = ""  # the call that mounts it, of a function that the entry module exports
+
+    # Gradio creates a component again for an update, without a value.
+    def __init__(self, value: Any = None, **kwargs: Any):
         super().__init__(
             value=value,
-            html_template=_template(template),
-            js_on_load=scripts.on_load(mount),
+            html_template=_template(self.TEMPLATE),
+            js_on_load=on_load(self.MOUNT),
             css_template="",
             apply_default_css=False,
-            head=head or None,
             **kwargs,
         )
 
-    def preprocess(self, payload: Any) -> Any:
-        return payload
-
     def postprocess(self, value: Any) -> Any:
+        """Send the value as it is."""
         return value
 
 
 class LiveView(Scripted):
-    """Both text panes, the figures and the three live charts of a run.
+    """Text panes, figures and live charts of a run.
 
-    Its value is the run's wire text so far (see `run.wire.wire_line`), a growing string of lines: Gradio sends
-    only what was appended, nothing is mounted anew, and a chart keeps the reader's zoom.
+    The value is the run's wire text so far (`run.wire.wire_line`), a growing string of lines. Gradio sends only what
+    was appended, so nothing is mounted again and a chart keeps its zoom.
 
     Args:
-        model: what `model_facts` says of the loaded model.
-        export: a run's id and a kind in, `{"name", "text"}` of the file or `{"error"}` out.
-        inspect: a run's id, a lane and a step in, `{"found", "error"}` out: `Inspector.for_page`.
-        compare: ids of runs in, `{"found", "gone"}` out: `Inspector.compare`.
-        align: a run's id and a lane, twice, in; their words side by side out: `Inspector.align`.
-        recorded: the wire text of the run that is played while a visitor waits.
+        model: `model_facts` of the loaded model.
+        server_functions: `export_run`, `inspect_step`, `compare_runs`, `align_answers` and `recorded_run`.
     """
 
-    def __init__(
-        self,
-        model: dict[str, Any],
-        export: Callable[[str, str], dict[str, str]],
-        inspect: Callable[[str, str, int], dict[str, Any]],
-        compare: Callable[[Any], dict[str, Any]],
-        align: Callable[[Any], dict[str, Any]],
-        recorded: Callable[[], str],
-        **kwargs: Any,
-    ):
-        def export_run(wanted: Any) -> dict[str, str]:  # Gradio marks the function and hands on one argument
-            run_id, kind = wanted if isinstance(wanted, list) and len(wanted) == 2 else ("", "")
-            return export(run_id, kind)
+    TEMPLATE, MOUNT = "live.html", "mountLive(element, props, watch, server)"
 
-        def inspect_step(wanted: Any) -> dict[str, Any]:
-            run_id, lane, step = wanted if isinstance(wanted, list) and len(wanted) == 3 else ("", "", 0)
-            return inspect(run_id, lane, step)
-
-        def compare_runs(wanted: Any) -> dict[str, Any]:
-            return compare(wanted)
-
-        def align_answers(wanted: Any) -> dict[str, Any]:
-            return align(wanted)
-
-        def recorded_run(_: Any) -> str:
-            return recorded()
-
-        super().__init__(
-            "",
-            "live.html",
-            "mountLive(element, props, watch, server)",
-            head_of(plotly_script()),
-            server_functions=[export_run, inspect_step, compare_runs, align_answers, recorded_run],
-            model=model,
-            **kwargs,
-        )
+    def __init__(self, value: str = "", **kwargs: Any):
+        super().__init__(value, head=plotly_head(), **kwargs)
 
     def api_info(self) -> dict[str, Any]:
+        """JSON Schema of the value."""
         return {"type": "string", "description": "NDJSON, shortened for the page"}
 
 
 class LayerRange(Scripted):
-    """A slider with two handles: layers that can be skipped, `[lo, hi]`, inclusive. Layer 0 always runs, so lo >= 1.
+    """A slider with two handles: the layers that may be skipped, `[lo, hi]`, inclusive, with lo >= 1.
 
-    It triggers `input` where a visitor moves a handle.
+    It triggers `input` when a visitor moves a handle.
 
     Args:
-        info: what a move changes on the screen.
+        last: index of the model's last layer.
+        info: what moving a handle changes on the screen.
     """
 
-    def __init__(self, value: tuple[int, int], num_layers: int, info: str, **kwargs: Any):
-        self.num_layers = num_layers
-        super().__init__(
-            list(value),
-            "range.html",
-            "mountRange(element, props, watch, trigger)",
-            last=num_layers - 1,
-            info=info,
-            **kwargs,
-        )
+    TEMPLATE, MOUNT = "range.html", "mountRange(element, props, watch, trigger)"
 
     def preprocess(self, payload: Any) -> tuple[int, int]:  # type: ignore[override]  # gr.HTML's is a text
         """The two bounds as whole numbers; `LoraDropConfig` checks them against the model."""
@@ -141,134 +166,105 @@ class LayerRange(Scripted):
         return payload[0], payload[1]
 
     def api_info(self) -> dict[str, Any]:
+        """JSON Schema of the value."""
         return {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}
 
 
 class WhatIf(Scripted):
-    """What the settings would do, drawn in the browser with no model run.
+    """Forecast for the settings, drawn in the browser without running a model.
 
     Args:
-        model: what `model_facts` says of the loaded model.
-        settings: what the controls hold at first, by name.
+        model: `model_facts` of the loaded model.
+        settings: first values of the controls, by name.
         presets: settings by preset name.
-        prompt_tokens: tokens of the page's first prompt.
-        count: counts a prompt's tokens with a model's tokenizer; the page calls it when the typing stops.
+        prompt_tokens: number of tokens of the page's first prompt.
         table: the settings behind the controls, in their order (`Setting.facts`).
+        server_functions: `count_tokens`, which the page calls when the visitor stops typing.
     """
 
-    def __init__(
-        self,
-        model: dict[str, Any],
-        settings: dict[str, Any],
-        presets: dict[str, dict[str, Any]],
-        prompt_tokens: int,
-        count: Callable[[str, str | None], int | None],
-        table: list[dict[str, Any]],
-        **kwargs: Any,
-    ):
-        def count_tokens(wanted: Any) -> int | None:  # Gradio marks the function and hands on one argument
-            prompt, chosen = wanted if isinstance(wanted, list) and len(wanted) == 2 else ("", None)
-            return count(prompt, chosen)
-
-        super().__init__(
-            None,
-            "whatif.html",
-            "mountWhatIf(element, props, server)",
-            server_functions=[count_tokens],
-            model=model,
-            settings=settings,
-            presets=presets,
-            prompt_tokens=prompt_tokens,
-            table=table,
-            **kwargs,
-        )
+    TEMPLATE, MOUNT = "whatif.html", "mountWhatIf(element, props, server)"
 
 
 class ModelFacts(Scripted):
-    """Nothing to see: hands on what `page_facts` says of a model that was chosen, to all that the scripts draw.
+    """An invisible component that hands `page_facts` of a chosen model to the scripts.
 
-    Its value is None for the model that the page was built over. It triggers `change` once a model is shown.
+    The value is None for the model that the page was built with. It triggers `change` once a model is shown.
 
     Args:
         labels: the models that may be chosen.
     """
 
+    TEMPLATE, MOUNT = "facts.html", "mountFacts(element, props, watch)"
+
     def __init__(self, value: dict[str, Any] | None = None, labels: Sequence[str] = (), **kwargs: Any):
-        super().__init__(
-            value,
-            "facts.html",
-            "mountFacts(element, props, watch)",
-            labels=list(labels),
-            **kwargs,
-        )
+        super().__init__(value, labels=list(labels), **kwargs)
 
 
 class PresetTable(Scripted):
-    """The presets with what they were measured to do, to choose one; its value is the chosen name, or `custom`.
+    """A choice of presets with their measured results; the value is a preset's name, or `custom`.
 
-    It triggers `input` where a visitor chooses.
+    It triggers `input` when a visitor chooses.
 
     Args:
-        facts: what `preset_facts` says.
+        facts: the result of `preset_facts`.
     """
 
-    def __init__(self, facts: dict[str, Any], **kwargs: Any):
-        super().__init__(
-            facts["default"],
-            "presets.html",
-            "mountPresets(element, props, watch, trigger)",
-            facts=facts,
-            **kwargs,
-        )
+    TEMPLATE, MOUNT = "presets.html", "mountPresets(element, props, watch, trigger)"
 
 
 class Compare(Scripted):
-    """Which corrections there are, and the choice of a third lane: the same schedule with one setting changed.
+    """The corrections in use, and a choice of third lane: the same schedule with one setting changed.
 
-    Its value is the name of a comparison, or an empty text for none.
+    The value is the name of a comparison, or an empty text for none.
 
     Args:
         comparisons: by name, the `button` and the label of the `lane`.
     """
 
-    def __init__(self, value: str, comparisons: dict[str, dict[str, str]], **kwargs: Any):
-        super().__init__(
-            value,
-            "compare.html",
-            "mountCompare(element, props, watch)",
-            comparisons=comparisons,
-            **kwargs,
-        )
+    TEMPLATE, MOUNT = "compare.html", "mountCompare(element, props, watch)"
 
 
 class Status(Scripted):
-    """One line about the run, with a height of its own: `{"kind": "idle"|"running"|"done"|"error", "text": ...}`."""
+    """One line about the run, of a fixed height: a `status_value`."""
 
-    def __init__(self, text: str, **kwargs: Any):
-        super().__init__(
-            {"kind": "idle", "text": text},
-            "status.html",
-            "mountStatus(element, props, watch)",
-            **kwargs,
-        )
+    TEMPLATE, MOUNT = "status.html", "mountStatus(element, props, watch)"
+
+
+def status_value(kind: str, text: str) -> dict[str, str]:
+    """Value of `Status`; the kinds are idle, running, done and error."""
+    return {"kind": kind, "text": text}
+
+
+def error_line(error: Exception, failure: str) -> str:
+    """One line about an error for the visitor. Unless it is a `LoraDropError`, the operator gets the traceback.
+
+    Args:
+        failure: a sentence on what failed, for any other error.
+    """
+    if isinstance(error, LoraDropError):
+        return str(error)
+    traceback.print_exception(error)
+    return f"{failure} {SEE_LOG}"
 
 
 class FreeSlider(gr.Slider):
-    """A slider that hands on whatever was typed: `Request` and `LoraDropConfig` name the limit in one clear line.
+    """A slider that hands on any number: `Request` and `LoraDropConfig` name the limit in one clear line.
 
-    Gradio's own check would answer with a pop-up of its own.
+    Gradio's own check would answer with a pop-up.
     """
 
     is_template = True  # the page draws it as a plain slider
 
     def preprocess(self, payload: Any) -> Any:
+        """Hand on the value unchecked."""
         return payload
 
 
 class FreeNumber(gr.Number):
-    """A number field that hands on whatever was typed, for the same reason."""
+    """A number field that hands on any number, for the same reason as `FreeSlider`."""
 
     is_template = True
 
     def preprocess(self, payload: Any) -> Any:
+        """Hand on the value unchecked."""
         return payload

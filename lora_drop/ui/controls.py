@@ -1,4 +1,4 @@
-"""The controls of the Run tab, made from the table of settings."""
+"""Controls of the Run tab, made from the table of settings, and the values that they hold."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from typing import Any
 import gradio as gr
 
 from lora_drop.errors import LoraDropError
+from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.method.fields import RUN, SCHEDULE, Setting
 from lora_drop.method.kinds import Choice, Flag, LayerList, Layers, Text, Whole
-from lora_drop.method.settings import BY_NAME, SETTINGS
+from lora_drop.method.settings import BY_NAME, SETTINGS, settings_of
 from lora_drop.ui.components import FreeNumber, FreeSlider, LayerRange
 
-# Those of a schedule first: a preset sets them, and the what-if strip follows them.
+# Settings with a control; those of a schedule come first, because a preset sets them.
 SHOWN: tuple[Setting, ...] = tuple(
     sorted((one for one in SETTINGS if one.label), key=lambda one: (SCHEDULE, RUN).index(one.of))
 )
-# What a link to a run carries beside the prompt, in the order of the controls that it restores.
+# Settings in a link to a run, in the order of the controls that it restores.
 LINKED: tuple[Setting, ...] = (BY_NAME["compare"], *SHOWN)
 
 
 def is_text(setting: Setting) -> bool:
-    """Whether its control is a text field: of what can be off, too, as Gradio turns an empty number field into 0."""
+    """True if the control is a text field; so are optional numbers, as Gradio turns an empty number field into 0."""
     return isinstance(setting.kind, LayerList) or (setting.kind.off and setting.kind.python in (int, float))
 
 
@@ -32,31 +33,37 @@ def control_value(setting: Setting, value: Any) -> Any:
     return setting.kind.write(value) if is_text(setting) else list(value) if isinstance(value, tuple) else value
 
 
+def control_values(config: LoraDropConfig, num_layers: int) -> dict[str, Any]:
+    """Values of the schedule's controls for a config, by name, on a model of `num_layers` layers."""
+    values = {one.name: control_value(one, getattr(config, one.name)) for one in settings_of(SCHEDULE)}
+    return values | {"layers": list(config.layers or default_range(num_layers))}
+
+
 def read_controls(settings: Iterable[Setting], values: Iterable[Any]) -> dict[str, Any]:
-    """The settings that controls hold, by name.
+    """Read the settings from their controls' values, by name.
 
     Raises:
-        LoraDropError: a text that cannot be read, or a value that is not a visitor's to give.
+        LoraDropError: a text that cannot be read, or a value that a visitor may not choose.
     """
-    found = {}
+    read = {}
     for one, value in zip(settings, values, strict=True):
         refuse_private(one, value)
-        # An empty field is off; what a config cannot do without, it names itself.
-        found[one.name] = None if one.kind.off and value in ("", None) else one.read(value)
-    return found
+        # An empty field means off; the config refuses one that it needs.
+        read[one.name] = None if one.kind.off and value in ("", None) else one.read(value)
+    return read
 
 
 def refuse_private(setting: Setting, value: Any) -> None:
-    """No visitor names a folder of the server. Raises LoraDropError."""
+    """Raise LoraDropError if the value names a folder of the server, which no visitor may choose."""
     if isinstance(setting.kind, Text) and setting.kind.public and value not in setting.kind.public:
         raise LoraDropError(f"{setting.name} must be {' or '.join(setting.kind.public)}.")
 
 
 def build_controls(main: bool, values: dict[str, Any], num_layers: int) -> dict[str, gr.components.Component]:
-    """The controls that are in view, or the folded ones, by name; inside the layout's open block.
+    """Build the main controls or the folded ones inside the open layout block; returns them by name.
 
     Args:
-        values: what each holds at first, as `control_value` gives it.
+        values: the first value of each, by name (`control_value`).
     """
     built: dict[str, gr.components.Component] = {}
     for row, group in groupby((one for one in SHOWN if one.main == main), key=lambda one: one.row or one.name):
@@ -73,7 +80,7 @@ def _control(setting: Setting, value: Any, num_layers: int) -> gr.components.Com
     kind = setting.kind
     beside: dict[str, Any] = {"label": setting.label, "elem_id": element_id(setting), "info": setting.info or None}
     if isinstance(kind, Layers):
-        return LayerRange(tuple(value), num_layers, setting.info, elem_id=element_id(setting))
+        return LayerRange(list(value), last=num_layers - 1, info=setting.info, elem_id=element_id(setting))
     if setting.span:
         low, high, step = setting.span
         return FreeSlider(low, high, value, step=step, buttons=[], **beside)
@@ -90,5 +97,5 @@ def _control(setting: Setting, value: Any, num_layers: int) -> gr.components.Com
 
 
 def element_id(setting: Setting) -> str:
-    """Of the control in the page: its flag's name."""
+    """Id of the control's element: `ld-` and the flag's name."""
     return f"ld{setting.flag[1:]}"

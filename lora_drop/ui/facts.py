@@ -1,4 +1,4 @@
-"""What the page knows of a model before a run: its shape, its banks, its presets and what they were measured to do."""
+"""Facts about a model before a run: its shape and banks, its presets and their measured results, its menu entry."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Any
 
 from lora_drop.adapters.find import bank_facts, config_fingerprint
 from lora_drop.errors import LoraDropError
-from lora_drop.method.config import LoraDropConfig, default_range
-from lora_drop.method.fields import SCHEDULE
+from lora_drop.method.config import default_range
 from lora_drop.method.presets import presets_for
 from lora_drop.method.quality import READS_WELL_LOSS
-from lora_drop.method.settings import settings_of
 from lora_drop.models.load import LoadedModel, ModelInfo
-from lora_drop.models.place import describe_device
+from lora_drop.models.place import describe_device, free_memory
+from lora_drop.models.pool import ModelPool
 from lora_drop.paths import SHIPPED_SWEEPS
 from lora_drop.run.results.files import SWEEP
 from lora_drop.run.results.preset_results import (
@@ -26,11 +25,16 @@ from lora_drop.run.results.preset_results import (
     reads_well,
 )
 from lora_drop.run.results.rows import sets_only_refresh
-from lora_drop.ui.controls import control_value
+from lora_drop.ui.controls import control_values
+
+SHIPPED_SWEEP = SHIPPED_SWEEPS / SWEEP.name
+_SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)([mb])(?![a-z0-9])", re.IGNORECASE)  # as in Qwen2.5-0.5B-Instruct
+_UNITS = {"m": 1e6, "b": 1e9}
+ROOM = 1.25  # memory needed, as a multiple of the weights' bytes: loading, a run's caches and its audit
 
 
 def model_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
-    """What the page's scripts need to know of the model: its shape, the bytes of a number, names, its adapters.
+    """Facts that the page's scripts need: the model's shape, the bytes of a number, names, its adapters.
 
     Raises:
         LoraDropError: shipped adapters are broken.
@@ -55,7 +59,7 @@ def model_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
 
 
 def train_command(model: str) -> str:
-    """What trains corrections for a model where `auto` will find them."""
+    """Command that trains corrections for a model, where `auto` finds them."""
     folder = re.sub(r"\W+", "-", model.rpartition("/")[2]).strip("-").lower()
     return (
         f"python -m lora_drop train --model {shlex.quote(model)} --self-generate 500 "
@@ -64,12 +68,12 @@ def train_command(model: str) -> str:
 
 
 def sweep_facts(revision: str) -> list[dict[str, Any]]:
-    """The stored sweep's quality, a row a setting; none if it was measured on other weights, or cannot be read.
+    """Quality of each setting of the stored sweep; none if it is of other weights or cannot be read.
 
-    Only rows that are told apart by what the page compares: evenly spaced layers, a full head, no token taken back.
+    Only rows with evenly spaced layers, a full head and no rejected tokens: the page's forecast compares no others.
     """
     try:
-        result = SWEEP.read(SHIPPED_SWEEPS / SWEEP.name)
+        result = SWEEP.read(SHIPPED_SWEEP)
     except LoraDropError:
         return []
     if result["model"].get("revision") != revision:
@@ -79,7 +83,7 @@ def sweep_facts(revision: str) -> list[dict[str, Any]]:
             **{name: row[name] for name in ("drop_ratio", "period", "reuse", "part")},
             "refresh": row.get("refresh", "single"),
             "corrected": row["adapters"] not in (None, "none"),
-            "loss": row.get("own_all_steps_kl", row["all_steps_kl"]),  # an older sweep has given texts only
+            "loss": row.get("own_all_steps_kl", row["all_steps_kl"]),  # an older sweep has no own answers
         }
         for row in result["rows"]
         if sets_only_refresh(row)
@@ -87,7 +91,7 @@ def sweep_facts(revision: str) -> list[dict[str, Any]]:
 
 
 def page_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
-    """All that the page shows of a model before a run: `model_facts`, `preset_facts`, and the presets' settings.
+    """Everything that the page shows of a model before a run: `model_facts`, `preset_facts`, the presets' settings.
 
     Raises:
         LoraDropError: shipped adapters are broken.
@@ -101,13 +105,18 @@ def page_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
 
 
 def preset_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
-    """What the page says of the presets: all figures are those of the measurements' file.
+    """The presets with their measured results, from the stored measurements.
 
     Returns:
-        `{"default", "show_me", "missing", "about", "limit", "presets"}`: the preset to open on; what "Show me" runs, a
-        preset and a third lane; why nothing was measured (empty if something was); on what it was; the limit of "reads
-        well"; and of each preset, in order, `{"name", "label", "note", "short", "measured", "bare", "reads_well"}`: it
-        in three words and one figure, the measured figures with its adapters and without, or None.
+        A dictionary:
+
+        - default: the preset to open on;
+        - show_me: the preset and the third lane that "Show me" runs;
+        - missing: why there are no measurements, or an empty text;
+        - about: device, dtype, number of prompts and date of the measurements;
+        - limit: the quality loss up to which a text reads well, in nats a token;
+        - presets: for each, in order, its name, label, note and `short` words; `measured` and `bare`, its figures with
+          adapters and without, or None; and `reads_well`.
     """
     try:
         measured = measured_presets(loaded.id, loaded.revision, lambda config: config_fingerprint(loaded, config))
@@ -141,7 +150,32 @@ def preset_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
     }
 
 
-def control_values(config: LoraDropConfig, num_layers: int) -> dict[str, Any]:
-    """A config as the page's controls hold it, for a model of so many layers."""
-    values = {one.name: control_value(one, getattr(config, one.name)) for one in settings_of(SCHEDULE)}
-    return values | {"layers": list(config.layers or default_range(num_layers))}
+def menu_choices(pool: ModelPool) -> list[tuple[str, str]]:
+    """Entries of the models menu: the text and the label of each model."""
+    first = pool.info(None)
+    free = free_memory(first.device)
+    # The loaded model makes way for another one.
+    room = None if free is None else free + first.shape.params * first.dtype.itemsize
+    return [(f"{label} · {_about(pool, label, first, room)}", label) for label in pool.labels]
+
+
+def _about(pool: ModelPool, label: str, first: ModelInfo, room: float | None) -> str:
+    """Size and corrections of a model in words. Before it was loaded, its size is estimated from its name."""
+    info = pool.info(label) if pool.is_known(label) else None
+    params = info.shape.params if info else parameters(label)
+    size = "size unknown"
+    if params is not None:
+        taken = params * first.dtype.itemsize
+        size = f"about {taken / 1e9:.1f} GB"
+        if info is None and room is not None:
+            size += ", fits here (estimated)" if ROOM * taken <= room else ", too large for this machine (estimated)"
+    # Banks are looked up by a fingerprint of the weights, which needs the model loaded once.
+    has_bank = info is not None and bool(bank_facts(info.revision))
+    bank = "trained corrections" if has_bank else "no corrections ship for it: runs the untrained rule"
+    return f"{size}; {bank}"
+
+
+def parameters(name: str) -> float | None:
+    """Number of parameters in a model's name, such as 0.5e9 for Qwen2.5-0.5B-Instruct; None if it has none."""
+    sizes = _SIZE.findall(name)
+    return float(sizes[-1][0]) * _UNITS[sizes[-1][1].lower()] if sizes else None

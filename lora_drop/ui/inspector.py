@@ -1,6 +1,6 @@
-"""The token inspector's server side: steps of kept runs and of given traces, read again where nobody else computes.
+"""Server side of the token inspector: recompute the layers of a step, of a kept run or of a trace.
 
-It comes after all runs: it begins while none has the model, and makes way at its next step once one wants it.
+Runs come first: it starts while no run has the model, and gives the model up at its next step once a run wants it.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from lora_drop.run.report.steps import about_step
 from lora_drop.run.trace.trace import MAX_TRACE_BYTES, Trace, parse_trace
 from lora_drop.ui.serve.kept import RecentTraces
 
-KEPT_BYTES = 128 * 2**20  # of what layers gave, all readers' together
+KEPT_BYTES = 128 * 2**20  # tensors of recent windows, of all readers together
 PATIENCE = 20.0  # seconds that a reader waits for runs to end
-READERS = 4  # who may wait at once: each holds one of the server's threads
+READERS = 4  # readers at once; each holds one of the server's threads
 
 
 class Inspector:
-    """Answers what a step of a run was; keeps what the layers gave around it for a while, and no model.
+    """Inspects steps of runs, and caches the layers' states around them.
 
     Args:
-        traces: where the lines of recent runs are.
-        most_bytes: of the tensors that it keeps.
+        traces: the lines of recent runs.
+        most_bytes: most bytes of cached tensors.
     """
 
     def __init__(self, pool: ModelPool, traces: RecentTraces, most_bytes: int = KEPT_BYTES):
@@ -42,68 +42,69 @@ class Inspector:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensors that it keeps."""
+        """Bytes of the cached tensors."""
         return sum(window.nbytes for window in self._windows.values())
 
     def inspect(self, run_id: str | None, text: str | None, lane: str, step: int) -> dict[str, Any]:
-        """`run.inspect.inspect` of a kept run, or of a trace's text.
+        """Inspect a step of a kept run or of a trace's text (`run.inspect.inspect`).
 
         Raises:
-            LoraDropError: there is no such run, lane or step; its weights or adapters have changed; or the device is
+            LoraDropError: there is no such run, lane or step, the weights or adapters have changed, or the device is
                 busy.
         """
         trace = self._trace(run_id, text)
         about_step(trace, lane, step)
         if on_zero_gpu():
-            raise LoraDropError("layers are not read again here: this Space borrows its GPU for whole runs alone.")
+            raise LoraDropError("layers cannot be inspected here: this Space borrows its GPU for whole runs only.")
         if not self._readers.acquire(blocking=False):
-            raise LoraDropError("others are looking into tokens just now: ask again in a moment.")
+            raise LoraDropError("other visitors are inspecting tokens: try again in a moment.")
         try:
             return self._read(trace, lane, step, time.monotonic() + PATIENCE)
         finally:
             self._readers.release()
 
     def for_page(self, run_id: str, lane: str, step: int) -> dict[str, Any]:
-        """`{"found", "error"}`: what `inspect` says; or what the records alone say, and why there is no more.
-
-        `found` is None where there are no records.
-        """
-        try:
-            return {"found": self.inspect(run_id, None, lane, step), "error": None}
-        except LoraDropError as error:
-            said = str(error)
-        try:
-            return {"found": about_step(self._trace(run_id, None), lane, step), "error": said}
-        except LoraDropError:
-            return {"found": None, "error": said}
-
-    def compare(self, run_ids: Any) -> dict[str, Any]:
-        """`{"found", "gone"}`: `run.compare.compared` of those runs that are still kept, and the ids of the others."""
-        wanted = [one for one in run_ids if isinstance(one, str)][:MOST] if isinstance(run_ids, list) else []
-        kept = {one: text for one in wanted if (text := self._traces.text(one))}
-        traces = {one: parse_trace(text.encode()) for one, text in kept.items()}
-        return {"found": compared(traces), "gone": [one for one in wanted if one not in kept]}
-
-    def align(self, wanted: Any) -> dict[str, Any]:
-        """Two answers word by word.
-
-        Args:
-            wanted: the ids of run and lane of the one, then of the other.
+        """Inspect a step for the page.
 
         Returns:
-            `run.align.side_by_side`, or `{"error"}` in one line.
+            `step` and `error`. Where `inspect` fails, `error` has the reason and `step` the facts in the records
+            alone, or None without records.
         """
-        if not isinstance(wanted, list) or len(wanted) != 4:
-            return {"error": "name a run and a lane, twice."}
+        try:
+            return {"step": self.inspect(run_id, None, lane, step), "error": None}
+        except LoraDropError as error:
+            reason = str(error)
+        try:
+            return {"step": about_step(self._trace(run_id, None), lane, step), "error": reason}
+        except LoraDropError:
+            return {"step": None, "error": reason}
+
+    def compare(self, run_ids: Any) -> dict[str, Any]:
+        """Compare runs.
+
+        Returns:
+            `compared`, from `run.report.compare`, of the runs that are still kept; and `gone`, the ids of the others.
+        """
+        ids = [one for one in run_ids if isinstance(one, str)][:MOST] if isinstance(run_ids, list) else []
+        kept = {one: text for one in ids if (text := self._traces.text(one))}
+        traces = {one: parse_trace(text.encode()) for one, text in kept.items()}
+        return {"compared": compared(traces), "gone": [one for one in ids if one not in kept]}
+
+    def align(self, run: Any, lane: Any, other_run: Any, other_lane: Any) -> dict[str, Any]:
+        """Align two answers word by word, each the answer of a run's lane.
+
+        Returns:
+            The result of `run.report.align.side_by_side`, or `error` in one line.
+        """
         texts = []
-        for run_id, lane in (wanted[:2], wanted[2:]):
+        for run_id, lane_id in ((run, lane), (other_run, other_lane)):
             try:
                 trace = self._trace(run_id, None)
             except LoraDropError:
-                return {"error": "one of these runs is no longer kept on the server: run and pin it again."}
-            if lane not in list(trace.steps):
+                return {"error": "the server no longer keeps one of these runs: run and pin it again."}
+            if lane_id not in list(trace.steps):
                 return {"error": "that run has no such lane."}
-            texts.append(trace.text(lane))
+            texts.append(trace.text(lane_id))
         return side_by_side(*texts)
 
     def _trace(self, run_id: str | None, text: str | None) -> Trace:
@@ -113,14 +114,14 @@ class Inspector:
             return parse_trace(text.encode("utf-8", "replace"))
         kept = self._traces.text(run_id) if isinstance(run_id, str) else None
         if not kept:
-            raise LoraDropError("this run is no longer kept on the server: run it again to look inside.")
+            raise LoraDropError("the server no longer keeps this run: run it again to look inside.")
         return parse_trace(kept.encode())
 
     def _read(self, trace: Trace, lane: str, step: int, end: float) -> dict[str, Any]:
-        """Try until no run comes in between."""
+        """Inspect the step, and start again whenever a run takes the model in between."""
         model = trace.header.model["id"]
         if model not in self._pool.labels:
-            raise LoraDropError(f"this run's model, {model[:80]}, is not on offer here: its layers cannot be read.")
+            raise LoraDropError(f"this server does not have the run's model, {model[:80]}: its layers cannot be read.")
         key = hashlib.sha256(f"{trace.header}".encode("utf-8", "replace")).hexdigest(), lane
         while True:
             with self._pool.spare(model, max(0.0, end - time.monotonic())) as (loaded, is_wanted):
@@ -137,7 +138,7 @@ class Inspector:
         return window if window and window.holds(step, trace.token_ids(lane)) else None
 
     def _keep(self, key: tuple[str, str], window: Window) -> None:
-        """The oldest make room; one that is larger than all room is not kept."""
+        """Cache a window and drop the oldest ones beyond the limit; a window above the limit is not kept."""
         with self._lock:
             self._windows[key] = window
             self._windows.move_to_end(key)

@@ -1,4 +1,4 @@
-"""The Method tab: the idea in one drawing of the real schedule, the rules as formulas, and honest notes."""
+"""The Method tab: the idea in one drawing of the real schedule, the rules as formulas, and notes."""
 
 from __future__ import annotations
 
@@ -12,31 +12,24 @@ from lora_drop.method import paper
 from lora_drop.run.exports.scripts import TEMPLATES
 from lora_drop.run.results.files import SWEEP
 from lora_drop.run.results.rows import group_of
-from lora_drop.ui.components import Scripted
-from lora_drop.ui.safe_zone.callbacks import SHIPPED_SWEEP
+from lora_drop.ui.components import Scripted, server_function
+from lora_drop.ui.facts import SHIPPED_SWEEP
 
-PAPER_PERIOD, PAPER_RATIO = 4, 0.5  # the setting of the paper's safe zone that most of its rows have
+PAPER_PERIOD, PAPER_RATIO = 4, 0.5  # the setting in the paper's safe zone that most of its rows have
 
 
 class Method(Scripted):
-    """The tab: drawings and a table from `assets/js/method`, which asks for the words when the tab is first opened."""
+    """The tab: drawings and a table by `assets/js/method`, which asks for the words when the tab is first opened."""
 
-    def __init__(self, **kwargs: Any):
-        def method_words(_: Any = None) -> dict[str, Any]:  # Gradio marks the function and hands on one argument
-            return words()
+    TEMPLATE, MOUNT = "method.html", "mountMethod(element, server)"
 
-        super().__init__(
-            None,
-            "method.html",
-            "mountMethod(element, server)",
-            server_functions=[method_words],
-            **kwargs,
-        )
+    def __init__(self, value: None = None, **kwargs: Any):
+        super().__init__(value, server_functions=[server_function("method_words", lambda _: words())], **kwargs)
 
 
 @cache
 def words() -> dict[str, Any]:
-    """What the tab says: its words as HTML, the paper's rows with their label, and our own figures in words."""
+    """Content of the tab: its text as HTML, the paper's rows with their label, and our own figures in words."""
     return {
         "words": (TEMPLATES / "method_words.html").read_text(encoding="utf-8"),
         "paper": paper_rows(),
@@ -47,13 +40,13 @@ def words() -> dict[str, Any]:
 
 
 def paper_rows() -> list[dict[str, Any]]:
-    """The paper's rows, each with what its models' bytes and the exact KV formula allow."""
+    """The paper's rows, each with the bound of its model's bytes and the exact KV formula."""
     computed = ("accuracy_change", "bound", "kv_limit")
     return [asdict(row) | {name: getattr(row, name) for name in computed} for row in paper.ROWS]
 
 
 def our_words(path: Path = SHIPPED_SWEEP) -> str:
-    """How far our own measurement at the paper's setting is from the paper's, from the stored sweep."""
+    """Our own measurement at the paper's setting, from the stored sweep, in words."""
     far = "This app's own figures, on a bundled model of 135M weights, are far from the paper's"
     try:
         ours, state = (_at_the_papers(SWEEP.read(path)["rows"], reuse) for reuse in ("residual", "state"))
@@ -61,7 +54,7 @@ def our_words(path: Path = SHIPPED_SWEEP) -> str:
         return (
             f"{far}. At p {PAPER_RATIO}, k {PAPER_PERIOD - 1} our residual rule with trained corrections has the full "
             f"model's next token at {agreement:.0%} of LoRA steps and loses {ours['all_steps_nll_gap']:.2f} nats per "
-            f"token, at {ours['speedup']:.2f}× of at most {ours['bound']:.2f}×; the state rule agrees at "
+            f"token, at {ours['speedup']:.2f}× (bound {ours['bound']:.2f}×); the state rule agrees at "
             f"{others:.0%}. Such a small model has no layers to spare."
         )
     except (LoraDropError, KeyError, TypeError, ValueError):
@@ -69,7 +62,7 @@ def our_words(path: Path = SHIPPED_SWEEP) -> str:
 
 
 def _at_the_papers(rows: list[dict[str, Any]], reuse: str) -> dict[str, Any]:
-    """The row of a rule at the paper's setting, with adapters. Raises ValueError: there is none."""
+    """The row of a rule at the paper's setting, with adapters. Raises ValueError if there is no such row."""
     for row in rows:
         rule, part, adapters, others = group_of(row)
         is_there = (row["drop_ratio"], row["period"]) == (PAPER_RATIO, PAPER_PERIOD)

@@ -1,4 +1,4 @@
-"""The start of the page, for `app.py` and for the command line's `page`."""
+"""Start the page, for `app.py` and the command `page`."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from lora_drop.ui.serve.memory import share_heap
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "app.py") -> int:
-    """Load the model, serve the page; returns the exit code when the page is stopped.
+    """Load the model and serve the page until it is stopped; returns the exit code.
 
     Call it before torch or Gradio is imported.
 
     Args:
-        argv: the options; those of the process unless given.
-        prog: what the options' help and the error lines begin with.
+        argv: the options; by default those of the process.
+        prog: the program's name in the help and in error lines.
     """
     share_heap()
-    # ZeroGPU's package (every Gradio Space has it) puts a stand-in in CUDA's place. It has to come before torch, and
-    # on ZeroGPU it imports Gradio.
+    # ZeroGPU's package, which every Gradio Space has, replaces CUDA with a stand-in. It must come before torch, and on
+    # ZeroGPU it imports Gradio.
     if find_spec("spaces"):
         import spaces  # noqa: F401
     args = _parser(prog).parse_args(argv)
@@ -47,20 +47,20 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--model",
         default=os.environ.get("LORA_DROP_MODEL", "bundled"),
-        help="bundled (default), a hub id, a folder or random:SHAPE; LORA_DROP_MODEL names it too",
+        help="bundled (default), a hub id, a folder or random:SHAPE; LORA_DROP_MODEL sets it too",
     )
     parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
     parser.add_argument("--dtype", default="auto", help="auto (default), float32 or bfloat16")
-    parser.add_argument("--host", help="the address to listen on; 127.0.0.1, or 0.0.0.0 in a Space, unless given")
+    parser.add_argument("--host", help="the address to listen on (default 127.0.0.1, in a Space 0.0.0.0)")
     parser.add_argument(
         "--public",
         action=argparse.BooleanOptionalAction,
-        help="strangers may come: tight limits, listed models alone (default in a Space, with --share, or on an "
-        "address that other machines reach; LORA_DROP_PUBLIC sets it too)",
+        help="tight limits and listed models only, for strangers (default in a Space, with --share, or on an address "
+        "that other machines can reach; LORA_DROP_PUBLIC sets it too)",
     )
     parser.add_argument("--private", dest="public", action="store_false", help="the same as --no-public")
-    parser.add_argument("--share", action="store_true", help="have Gradio lead an address of the web here")
-    parser.add_argument("--port", type=int, help="the port; GRADIO_SERVER_PORT names it too")
+    parser.add_argument("--share", action="store_true", help="also serve the page at a public Gradio address")
+    parser.add_argument("--port", type=int, help="the port; GRADIO_SERVER_PORT sets it too")
     parser.add_argument("--mcp", action="store_true", help="also serve the API's functions as MCP tools")
     return parser
 
@@ -71,7 +71,7 @@ def _serve(args: argparse.Namespace) -> None:
         raise LoraDropError("the page needs Gradio and plotly: pip install 'lora-drop[page]'")
     if args.mcp and find_spec("mcp") is None:
         raise LoraDropError("--mcp needs one more package: pip install 'gradio[mcp]'.")
-    # Gradio reads it when it is imported, and writes there before the page is up.
+    # Gradio reads this variable when it is imported, and writes to the folder before the page is up.
     if not os.environ.get("GRADIO_TEMP_DIR") and (own := own_upload_folder()):
         os.environ["GRADIO_TEMP_DIR"] = own
         atexit.register(shutil.rmtree, own, ignore_errors=True)
@@ -83,12 +83,12 @@ def _serve(args: argparse.Namespace) -> None:
     from lora_drop.ui.page import build_app, launch
     from lora_drop.ui.serve.policy import Policy
 
-    # Gradio reads GRADIO_SERVER_NAME itself where no host is given.
+    # Without a host Gradio reads GRADIO_SERVER_NAME itself.
     named = os.environ.get("GRADIO_SERVER_NAME")
     host = args.host or (None if named else "0.0.0.0" if in_space() else None)
     policy = Policy.from_environment(args.public, host or named, args.share)
     load = partial(load_model, device=args.device, dtype=args.dtype)
-    # On ZeroGPU the weights are moved to the card before the first visitor comes: one model a Space.
+    # On ZeroGPU the weights are prepared before the first visitor comes: one model a Space.
     names = () if on_zero_gpu() else allowed_models(policy.public)
     files = partial(fetch, device=args.device, dtype=args.dtype)
     page = build_app(ModelPool(load(args.model), names, load, args.model, files), policy)

@@ -1,4 +1,4 @@
-"""A run's records as few, small updates of the page."""
+"""Group a run's records into few, small updates of the page."""
 
 from __future__ import annotations
 
@@ -10,21 +10,27 @@ from lora_drop.run.trace.records import Record, StepRecord, Summary
 
 MIN_INTERVAL, MAX_INTERVAL = 0.1, 0.4  # seconds between two updates of the page
 FIRST_STEPS = 8  # the first words should come at once
-HELD = 7  # steps that an update which has fallen due may wait, where they come fast
-ENVELOPE = 330  # bytes that Gradio wraps around an update (measured)
-STEP_BUDGET = 400  # bytes a step that the page may cost on the wire, with its share of the envelope
+HELD = 7  # steps that a due update may wait where steps come fast
+ENVELOPE = 330  # bytes that Gradio adds to an update (measured)
+STEP_BUDGET = 400  # bytes on the wire for each step, with its share of the envelope
 
 
 @dataclass
 class UpdateInterval:
-    """How long to gather records before an update: at most ten a second, fewer where an envelope a step would cost
-    more than the budget of bytes."""
+    """Time to gather records before an update: at most ten updates a second, fewer where envelopes cost too much.
+
+    Args:
+        started: start of the run, on the monotonic clock in seconds.
+        steps: steps of the furthest lane so far.
+        sent: bytes of the lines sent so far.
+    """
 
     started: float
     steps: int = 0
     sent: int = 0
 
     def interval(self, now: float) -> float:
+        """Seconds between two updates."""
         if self.steps < FIRST_STEPS:
             return MIN_INTERVAL
         rate = self.steps / max(now - self.started, 1e-3)
@@ -32,7 +38,7 @@ class UpdateInterval:
         return min(max(ENVELOPE / (rate * room), MIN_INTERVAL), MAX_INTERVAL)
 
     def hold(self, updates: int, now: float) -> int:
-        """Steps that the next update waits once it is due: in turn 0, 1, 2, ... up to what the least interval has."""
+        """Steps that a due update waits: in turn 0, 1, 2, ... up to the steps in the shortest interval."""
         fast = int(MIN_INTERVAL * self.steps / max(now - self.started, 1e-3))
         return updates % (min(HELD, fast) + 1) if self.steps >= FIRST_STEPS else 0
 
@@ -43,14 +49,15 @@ def batches(
     first: str = "",
     last: Callable[[], str] = lambda: "",
 ) -> Iterator[tuple[str, Record]]:
-    """The text of a run so far, each time it is worth an update, with the last record it holds.
+    """Yield the run's text so far at each update, with its last record.
+
+    On one machine the browser's drawing slows the steps right after an update. Audits are slow, so most updates would
+    fall due after one, before the same lane's step each time. So some updates wait for a few more steps.
 
     Args:
-        line: the text of a record.
-        first, last: what the text begins with, and what each update ends with.
-
-    A reader who draws on the decoding machine slows the steps right after an update. An audit takes long, so updates
-    would mostly fall due at its end, before the same lane's step each time: some wait for a few steps more.
+        line: returns the text of a record.
+        first: start of the text.
+        last: returns text that each update ends with.
     """
     text, last_sent, due, record = first, 0.0, UpdateInterval(time.monotonic()), None
     updates, hold = 0, None  # steps that a due update still waits; None while none is due
@@ -78,10 +85,10 @@ def batches(
 
 
 def run_line(run_id: str, whole: bool = False) -> str:
-    """The first line of a run's wire text: by it the page knows a new run from a longer text.
+    """First line of a run's wire text, by which the page tells a new run from a longer text.
 
     Args:
-        whole: nothing more will come, though the trace may have been cut short.
+        whole: the text is complete, though the trace may have been cut short.
     """
     more = ',"whole":true' if whole else ""
     return f'{{"type":"run","id":"{run_id}"{more}}}\n'

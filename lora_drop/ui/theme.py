@@ -8,10 +8,28 @@ from lora_drop.run.exports.colors import COLORS
 
 FONT = ["Inter", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 MONO = ["SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"]
+SAME = {  # Gradio's variables, by the page's colour that light and dark mode have
+    "body_background_fill": "page",
+    "body_text_color": "ink",
+    "body_text_color_subdued": "muted",
+    "block_background_fill": "panel",
+    "block_border_color": "line",
+    "block_label_text_color": "ink",
+    "block_title_text_color": "ink",
+    "block_info_text_color": "muted",
+    "button_secondary_background_fill": "grid",
+    "button_secondary_text_color": "ink",
+    "input_border_color_focus": "baseline",
+    "slider_color": "baseline",
+    "link_text_color": "baseline",
+}
 
 
 def theme() -> gr.themes.Base:
+    """The theme of light and dark mode."""
     light, dark = COLORS["light"], COLORS["dark"]
+    same = {name: light[color] for name, color in SAME.items()}
+    same |= {f"{name}_dark": dark[color] for name, color in SAME.items()}
     return gr.themes.Base(
         font=FONT,
         font_mono=MONO,
@@ -19,22 +37,7 @@ def theme() -> gr.themes.Base:
         spacing_size=gr.themes.sizes.spacing_sm,
         radius_size=gr.themes.sizes.radius_md,
     ).set(
-        body_background_fill=light["page"],
-        body_background_fill_dark=dark["page"],
-        body_text_color=light["ink"],
-        body_text_color_dark=dark["ink"],
-        body_text_color_subdued=light["muted"],
-        body_text_color_subdued_dark=dark["muted"],
-        block_background_fill=light["panel"],
-        block_background_fill_dark=dark["panel"],
-        block_border_color=light["line"],
-        block_border_color_dark=dark["line"],
-        block_label_text_color=light["ink"],
-        block_label_text_color_dark=dark["ink"],
-        block_title_text_color=light["ink"],
-        block_title_text_color_dark=dark["ink"],
-        block_info_text_color=light["muted"],
-        block_info_text_color_dark=dark["muted"],
+        **same,
         block_shadow="none",
         block_shadow_dark="none",
         input_background_fill=light["panel"],
@@ -43,10 +46,6 @@ def theme() -> gr.themes.Base:
         input_border_width_dark="1px",
         input_border_color="#8894A1",
         input_border_color_dark="#66727F",
-        input_border_color_focus=light["baseline"],
-        input_border_color_focus_dark=dark["baseline"],
-        slider_color=light["baseline"],
-        slider_color_dark=dark["baseline"],
         checkbox_background_color_selected=light["baseline"],
         checkbox_background_color_selected_dark=light["baseline"],
         checkbox_border_color="#8894A1",
@@ -57,11 +56,5 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill_hover_dark="#005A8E",
         button_primary_text_color="#FFFFFF",
         button_primary_text_color_dark="#FFFFFF",
-        button_secondary_background_fill=light["grid"],
-        button_secondary_background_fill_dark=dark["grid"],
-        button_secondary_text_color=light["ink"],
-        button_secondary_text_color_dark=dark["ink"],
         color_accent=light["baseline"],
-        link_text_color=light["baseline"],
-        link_text_color_dark=dark["baseline"],
     )

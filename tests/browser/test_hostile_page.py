@@ -14,7 +14,7 @@ from lora_drop.run.exports.html import wire_text
 from lora_drop.run.exports.scripts import TEMPLATES
 from lora_drop.run.trace.trace import parse_trace
 from lora_drop.run.wire import wire_line
-from lora_drop.ui import scripts
+from lora_drop.ui import components
 from lora_drop.ui.controls import LINKED
 from tests.support.fuzzing import CORPUS, HOSTILE, SEED, TRIED, budget, mutated_lines
 from tests.support.page import pane_text, prepare, wait_done, wait_still
@@ -95,7 +95,7 @@ def written(value: str, rng: random.Random) -> str:
 
 def test_any_link_sets_plain_values_or_says_what_it_cannot(server, open_page):
     page = open_page(server.url)
-    module, run = f"{scripts.address()}/export/link.js", a_run()
+    module, run = f"{components.address()}/export/link.js", a_run()
 
     def read(links: list[str]) -> list[tuple[str, str]]:
         TRIED["links"] += len(links)

@@ -21,7 +21,7 @@ from lora_drop.run.trace.trace import gather
 from lora_drop.ui.api import functions
 from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.facts import page_facts, train_command
-from lora_drop.ui.serve.limits import Limits
+from lora_drop.ui.serve.policy import Limits
 from tests.support.calls import press_run
 
 LLAMA, QWEN = "random:tiny-llama", "random:tiny-qwen2"

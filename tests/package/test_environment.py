@@ -12,7 +12,7 @@ import pytest
 
 from lora_drop.models.place import on_zero_gpu
 from lora_drop.ui.serve.environment import in_space
-from lora_drop.ui.serve.limits import Limits
+from lora_drop.ui.serve.policy import Limits
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [ROOT / "app.py", *sorted((ROOT / "lora_drop").rglob("*.py"))]

@@ -16,7 +16,7 @@ from urllib.request import urlopen
 import pytest
 
 from lora_drop.paths import ASSETS, CHECKOUT
-from lora_drop.ui.scripts import ENTRY, address
+from lora_drop.ui.components import ENTRY, address
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
 

@@ -25,7 +25,7 @@ from lora_drop.run.trace.lines import write_line
 from lora_drop.run.trace.records import KINDS, Header, StepRecord
 from lora_drop.run.trace.trace import Trace, gather
 from lora_drop.run.wire import FIGURES
-from lora_drop.ui import scripts
+from lora_drop.ui import components
 from tests.support.runs import taken_back
 
 HOSTILE = (
@@ -116,13 +116,13 @@ def test_the_modules_are_in_the_page_as_they_are(trace):
 
 @pytest.mark.parametrize("name", ["dom.js", "method/scenes.js"])
 def test_the_modules_have_an_address_that_changes_with_each_of_them(monkeypatch, tmp_path, name):
-    before = scripts.address()
+    before = components.address()
     changed = shutil.copytree(modules.SCRIPTS, tmp_path / "js")
-    monkeypatch.setattr(scripts, "SCRIPTS", changed)
-    assert scripts.address.__wrapped__() == before
+    monkeypatch.setattr(components, "SCRIPTS", changed)
+    assert components.address.__wrapped__() == before
     with (changed / name).open("a") as file:
         file.write("\n")
-    assert scripts.address.__wrapped__() != before
+    assert components.address.__wrapped__() != before
     assert re.fullmatch(r"lora-drop-js/[0-9a-f]{12}", before)
 
 

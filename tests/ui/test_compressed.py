@@ -16,7 +16,7 @@ import pytest
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import Record, StepRecord
-from lora_drop.ui import callbacks, scripts
+from lora_drop.ui import callbacks, components
 from lora_drop.ui.page import build_app, launch
 from scripts.space_check import free_port
 
@@ -68,7 +68,11 @@ def test_the_document_and_the_scripts_come_compressed_where_the_browser_reads_th
     content, whole = packed.read(), plain.read()
     assert int(packed.headers["content-length"]) == len(content) < len(whole) / 4
     assert gzip.decompress(content) == whole
-    for path in (f"/{scripts.address()}/{scripts.ENTRY}", f"/{scripts.address()}/method/method.js", "/theme.css"):
+    for path in (
+        f"/{components.address()}/{components.ENTRY}",
+        f"/{components.address()}/method/method.js",
+        "/theme.css",
+    ):
         assert ask(address, "GET", path, **READS).headers["content-encoding"] in ("br", "gzip"), path
     assert ask(address, "HEAD", "/", **READS).status == ask(address, "HEAD", "/").status == 200
 

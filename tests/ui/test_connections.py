@@ -20,9 +20,8 @@ from lora_drop.models.pool import ModelPool
 from lora_drop.ui.page import build_app, launch
 from lora_drop.ui.serve import connections
 from lora_drop.ui.serve.connections import connections_that_fit
-from lora_drop.ui.serve.counters import Counters
-from lora_drop.ui.serve.limits import Limits
-from lora_drop.ui.serve.policy import Policy
+from lora_drop.ui.serve.owner import Counters
+from lora_drop.ui.serve.policy import Limits, Policy
 from scripts.space_check import free_port
 from tests.support import ROOT
 from tests.support.page import wait_until

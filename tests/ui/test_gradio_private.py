@@ -17,11 +17,10 @@ from gradio.server_messages import ProcessGeneratingMessage
 import lora_drop.ui
 from lora_drop.ui.components import FreeNumber, FreeSlider
 from lora_drop.ui.serve import gradio_private
-from lora_drop.ui.serve.counters import Counters
 from lora_drop.ui.serve.gradio_private import ask_no_other_host
 from lora_drop.ui.serve.gradio_queue import TOTAL, FairQueue, Unread, use_fair_queue
-from lora_drop.ui.serve.limits import Limits
-from lora_drop.ui.serve.policy import Policy
+from lora_drop.ui.serve.owner import Counters
+from lora_drop.ui.serve.policy import Limits, Policy
 
 CHANGED = "Gradio changed: see lora_drop/ui/serve/gradio_private.py"
 
@@ -80,7 +79,7 @@ def test_what_all_sessions_leave_unread_is_bounded_and_the_fullest_is_cut():
     queue.send_message(events[0], ProcessGeneratingMessage(output={"data": ["a" * 100_000]}, success=True))
     assert counters.refused("unread") == 1 and [event.alive for event in events] == [True, True, False, True, True]
     unread = queue.pending_messages_per_session
-    assert unread["2"].get_nowait().output["error"].startswith("Stopped: more than 1 MiB of its answer")
+    assert unread["2"].get_nowait().output["error"].startswith("Stopped: more than 1 MiB")
     assert unread["2"].empty() and unread.nbytes < TOTAL * 2**20 and unread["0"].qsize() == 2
 
 

@@ -18,7 +18,7 @@ from lora_drop.models import bundled as bundled_model
 from lora_drop.models.pool import ModelPool
 from lora_drop.paths import ASSETS
 from lora_drop.run.exports.scripts import plotly_script
-from lora_drop.ui import scripts
+from lora_drop.ui import components
 from lora_drop.ui.api import functions
 from lora_drop.ui.page import build_app, launch
 from scripts.space_check import free_port
@@ -104,7 +104,7 @@ def test_the_model_s_cache_and_links_are_refused(address, tmp_path):
 
 
 def test_the_assets_are_served_and_nothing_else_beside_them(address):
-    modules = f"/{scripts.address()}/"
+    modules = f"/{components.address()}/"
     for path, where in (
         (plotly_script(), f"/gradio_api/file={plotly_script()}"),
         (ASSETS / "js" / "main.js", f"{modules}main.js"),

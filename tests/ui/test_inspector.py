@@ -21,6 +21,7 @@ from lora_drop.run.trace.trace import parse_trace
 from lora_drop.ui import inspector as module
 from lora_drop.ui.api import functions
 from lora_drop.ui.callbacks import Callbacks
+from lora_drop.ui.components import server_function
 from tests.support import ROOT
 
 CORPUS = ROOT / "tests" / "corpus" / "traces"
@@ -69,7 +70,7 @@ def test_a_trace_gives_what_its_run_gave(calls, run_id, readings):
     text = calls.traces.text(run_id)
     inspect = functions(calls)["inspect"]
     assert inspect(trace=text, step=7) == inspect(run_id, step=7) and len(readings) == 1
-    with pytest.raises(gr.Error, match="no longer kept"):
+    with pytest.raises(gr.Error, match="no longer keeps"):
         inspect("elsewhere")
     with pytest.raises(gr.Error, match="line 1"):
         inspect(trace="{}")
@@ -127,17 +128,16 @@ def test_where_runs_never_end_it_says_so(calls, run_id, pool, monkeypatch):
     monkeypatch.setattr(module, "PATIENCE", 0.05)
     with pool.lend(), pytest.raises(LoraDropError, match="runs come first"):
         calls.inspector.inspect(run_id, None, LORA_DROP, 5)
-    found = None
     with pool.lend():
-        found = calls.inspector.for_page(run_id, LORA_DROP, 5)
-    assert "runs come first" in found["error"]
-    assert found["found"]["layers"][2] == {"did": "skipped"} and len(found["found"]["top"]) == 2
+        answer = calls.inspector.for_page(run_id, LORA_DROP, 5)
+    assert "runs come first" in answer["error"]
+    assert answer["step"]["layers"][2] == {"did": "skipped"} and len(answer["step"]["top"]) == 2
 
 
 def test_few_wait_at_once(calls, run_id):
     for _ in range(module.READERS):
         assert calls.inspector._readers.acquire(blocking=False)
-    with pytest.raises(LoraDropError, match="others are looking"):
+    with pytest.raises(LoraDropError, match="other visitors"):
         calls.inspector.inspect(run_id, None, LORA_DROP, 5)
     calls.inspector._readers.release()
     assert calls.inspector.inspect(run_id, None, LORA_DROP, 5)
@@ -146,7 +146,7 @@ def test_few_wait_at_once(calls, run_id):
 def test_a_model_that_is_not_on_offer_is_one_line(calls, run_id):
     text = calls.traces.text(run_id).replace('"id": "random:tiny-llama"', '"id": "random:huge"')
     assert "random:huge" in text
-    with pytest.raises(LoraDropError, match="random:huge, is not on offer here"):
+    with pytest.raises(LoraDropError, match="does not have .* random:huge"):
         calls.inspector.inspect(None, text, LORA_DROP, 5)
 
 
@@ -170,21 +170,21 @@ def test_a_trace_that_claims_this_models_weights_is_read_or_refused_in_one_line(
 
 def test_on_a_borrowed_gpu_it_is_refused(calls, run_id, monkeypatch):
     monkeypatch.setattr(module, "on_zero_gpu", lambda: True)
-    found = calls.inspector.for_page(run_id, LORA_DROP, 5)
-    assert "borrows its GPU" in found["error"] and found["found"]["step"] == 5
+    answer = calls.inspector.for_page(run_id, LORA_DROP, 5)
+    assert "borrows its GPU" in answer["error"] and answer["step"]["step"] == 5
 
 
 @pytest.mark.parametrize("asked", [("", "", 0), (None, None, None), ([], {}, "5"), ("x", LORA_DROP, 10**30)])
 def test_the_page_s_function_answers_whatever_it_gets(calls, asked):
-    found = calls.inspector.for_page(*asked)
-    assert found["found"] is None and "\n" not in found["error"]
+    answer = calls.inspector.for_page(*asked)
+    assert answer["step"] is None and "\n" not in answer["error"]
 
 
 def test_two_answers_stand_word_by_word(calls, run_id):
     trace = parse_trace(calls.traces.text(run_id).encode())
-    told = side_by_side(trace.text(BASELINE), trace.text(LORA_DROP))
-    assert calls.inspector.align([run_id, BASELINE, run_id, LORA_DROP]) == told
-    assert "no longer kept" in calls.inspector.align(["gone", BASELINE, run_id, LORA_DROP])["error"]
-    assert "no such lane" in calls.inspector.align([run_id, BASELINE, run_id, {"x": 1}])["error"]
-    for wanted in (None, [run_id], {"a": 1}, [run_id, BASELINE, run_id, [LORA_DROP]], [7, [], {}, None]):
-        assert "error" in calls.inspector.align(wanted)
+    align = server_function("align_answers", calls.inspector.align, 4)
+    assert align([run_id, BASELINE, run_id, LORA_DROP]) == side_by_side(trace.text(BASELINE), trace.text(LORA_DROP))
+    assert "no longer keeps" in align(["gone", BASELINE, run_id, LORA_DROP])["error"]
+    assert "no such lane" in align([run_id, BASELINE, run_id, {"x": 1}])["error"]
+    for argument in (None, [run_id], {"a": 1}, [run_id, BASELINE, run_id, [LORA_DROP]], [7, [], {}, None]):
+        assert "error" in align(argument)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lora_drop.models.pool import PRESET_MODELS, ModelPool
-from lora_drop.ui import models_menu
-from lora_drop.ui.models_menu import menu_choices, parameters
+from lora_drop.ui import facts
+from lora_drop.ui.facts import menu_choices, parameters
 
 
 @pytest.mark.parametrize(
@@ -25,17 +25,18 @@ def test_a_name_tells_the_size(name, count):
 
 
 def test_every_model_on_offer_has_a_size_and_says_whether_it_fits(tiny, monkeypatch):
-    monkeypatch.setattr(models_menu, "free_memory", lambda device: 10e9)
-    found = {label: shown for shown, label in menu_choices(ModelPool(tiny, PRESET_MODELS[1:]))}
-    assert list(found) == [tiny.id, *PRESET_MODELS[1:]]
-    small, large = found["Qwen/Qwen2.5-0.5B-Instruct"], found["Qwen/Qwen2.5-14B-Instruct"]
+    monkeypatch.setattr(facts, "free_memory", lambda device: 10e9)
+    entries = {label: text for text, label in menu_choices(ModelPool(tiny, PRESET_MODELS[1:]))}
+    assert list(entries) == [tiny.id, *PRESET_MODELS[1:]]
+    small, large = entries["Qwen/Qwen2.5-0.5B-Instruct"], entries["Qwen/Qwen2.5-14B-Instruct"]
     assert "about 2.0 GB, fits here (estimated)" in small and "runs the untrained rule" in small
     assert "about 56.0 GB, too large for this machine (estimated)" in large
-    assert "fits" not in found[tiny.id] and found[tiny.id].startswith(f"{tiny.id} · about 0.0 GB; no corrections")
+    own = entries[tiny.id]
+    assert "fits" not in own and own.startswith(f"{tiny.id} · about 0.0 GB; no corrections")
 
 
 def test_where_the_memory_is_not_known_it_does_not_guess(tiny, monkeypatch):
-    monkeypatch.setattr(models_menu, "free_memory", lambda device: None)
+    monkeypatch.setattr(facts, "free_memory", lambda device: None)
     assert "fits" not in menu_choices(ModelPool(tiny, ["Qwen/Qwen2.5-0.5B-Instruct"]))[1][0]
 
 

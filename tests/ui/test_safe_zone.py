@@ -25,7 +25,7 @@ from lora_drop.ui.safe_zone.callbacks import (
     points_of,
     stored_sweep,
 )
-from lora_drop.ui.safe_zone.map import NO_POINTS, NO_STOPS
+from lora_drop.ui.safe_zone.views import NO_POINTS, NO_STOPS
 from lora_drop.ui.serve.kept import Stops
 
 VISITOR = SimpleNamespace(session_hash="visitor")
@@ -91,7 +91,7 @@ def test_the_stored_sweep_is_shown_for_its_own_weights_alone(tmp_path, tiny):
     assert zone.stored_for(sweep["model"]["revision"]) == (sweep, "")
     found, words = zone.stored_for(tiny.revision)
     assert found is None and "no stored sweep of this model" in words
-    assert "no stored sweep of this model" in zone.known(tiny.revision)
+    assert "no stored sweep of this model" in zone.note(tiny.revision)
     name = zone.pool.first
     _, choice, maps, front, dial = zone.use_model(name, "agreement", None, True)
     assert choice["value"] is None and maps == front == NO_POINTS and dial == NO_STOPS
@@ -112,7 +112,7 @@ def test_a_stored_sweep_that_cannot_be_read_is_reported(tmp_path, tiny):
     for name, words in (("none.json", "No sweep is stored"), ("sweep.json", "is not a sweep.json")):
         sweep, missing = stored_sweep(tmp_path / name)
         assert sweep is None and words in missing
-        assert words in SafeZone(ModelPool(tiny), sweep, Stops(), missing).known(tiny.revision)
+        assert words in SafeZone(ModelPool(tiny), sweep, Stops(), missing).note(tiny.revision)
 
 
 def test_a_label_names_a_bank_only_where_two_have_to_be_distinguished():

@@ -244,7 +244,7 @@ def test_when_the_time_is_up(pool):
     records = zero.runner(pool.loaded, run)(dataclasses.replace(ASKED, max_new_tokens=2000))
     next(records)
     os.kill(pool.pids[0], signal.SIGKILL)
-    with pytest.raises(LoraDropError, match="the GPU was taken back before the run was over"):
+    with pytest.raises(LoraDropError, match="the GPU was taken back"):
         list(records)
 
 
@@ -261,7 +261,7 @@ def test_a_quota_used_up_names_the_recorded_runs(pool, monkeypatch):
 def test_too_long_a_run_says_what_fits(pool, monkeypatch):
     monkeypatch.setenv("LORA_DROP_ZERO_SECONDS", "30")
     start = zero.runner(pool.loaded, run)
-    with pytest.raises(LoraDropError, match="asks for .* a visitor has 30 s a day: .* or no audit") as refused:
+    with pytest.raises(LoraDropError, match="needs .* a visitor has 30 s a day: .* or no audit") as refused:
         next(start(dataclasses.replace(ASKED, max_new_tokens=3000)))
     assert pool.declared == []
     room = int(str(refused.value).split("at most ")[1].split()[0])
@@ -316,7 +316,7 @@ def test_no_sweeps_there(pool):
 
 def test_without_the_package(pool, monkeypatch):
     monkeypatch.setitem(sys.modules, "spaces", None)
-    with pytest.raises(LoraDropError, match="the package `spaces` is missing"):
+    with pytest.raises(LoraDropError, match="the package `spaces`"):
         zero.runner(pool.loaded, run)
 
 

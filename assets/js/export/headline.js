@@ -2,37 +2,18 @@
 
 import { formatNumber, formatShare } from "../format.js";
 import { decoderWords, modelName } from "../live/words.js";
-import { isBaseline, verifies, repairs, varies } from "../schedule.js";
 
-/** @typedef {import("../run.js").Lane} Lane */
 /** @typedef {import("../run.js").Run} Run */
 /** @typedef {import("./sheet.js").Sheet} Sheet */
 
 /**
- * The settings of the lane that the run is about, in words.
+ * Settings of the main lane in words, each on one line.
  *
  * @param {Run} run
- * @param {Lane} lane
  */
-function settingsWords(run, lane) {
-  const { config } = run.header.lanes[lane.index];
-  const { temperature, top_p: topP } = run.header.sampling;
-  const cut = topP < 1 ? `, top-p ${topP}` : "";
-  const sampled = temperature ? `sampled at temperature ${temperature}${cut}` : "greedy";
-  if (isBaseline(lane.schedule)) return `Nothing is skipped; ${sampled}`;
-  const layers = `${config.dropped.length} of ${run.header.model.layers} layers`;
-  const early = varies(lane.schedule) ? ", or earlier" : "";
-  const accept = verifies(lane.schedule) ? `, accept ${config.accept}` : "";
-  const kv = config.kv === "write" ? "K/V written when skipped" : "no K/V when skipped";
-  const parts = [
-    `One full step in ${config.period}${early}`,
-    config.part === "attention" ? `attention of ${layers} skipped` : `${layers} skipped`,
-    `${config.reuse} rule`,
-    config.rank ? `corrections of rank ${config.rank}` : "no corrections",
-    repairs(lane.schedule) ? `full steps repair${accept}` : kv,
-    sampled,
-  ];
-  return parts.map((part) => part.replaceAll(" ", "\u00A0")).join("\u00A0· "); // a part stays on one line
+function settingsWords({ header, main }) {
+  const words = [...header.words.lanes[main.id], ...header.words.run];
+  return words.map((part) => part.replaceAll(" ", "\u00A0")).join("\u00A0· ");
 }
 
 /**
@@ -80,7 +61,7 @@ export function addHeadline(sheet, run, { x, y, width }) {
   const title = `LoRA-Drop on ${modelName(model.id)}`;
   const size = Math.max(24, Math.min(36, (36 * room) / sheet.measure(title, 36, 700)));
   sheet.text(x, y + 32, title, { size, weight: 700, width: room });
-  const words = settingsWords(run, run.main);
+  const words = settingsWords(run);
   sheet.wrap(words, room, 20, 1).slice(0, 2).forEach(([start, end], row) => {
     const line = row ? words.slice(start) : words.slice(start, end).replace(/\s·$/, "");
     sheet.text(x, y + 64 + 26 * row, line, { size: 20, width: room });

@@ -7,7 +7,7 @@ import { recorded } from "./recorded.js";
 
 /** @typedef {import("../run.js").Run} Run */
 /** @typedef {import("./draw.js").Step} Step */
-/** @typedef {{inspect_step: (wanted: [string, string, number]) => Promise<{found: Step | null, error: string | null}>}} InspectServer */
+/** @typedef {{inspect_step: (wanted: [string, string, number]) => Promise<{step: Step | null, error: string | null}>}} InspectServer */
 
 const PAUSE = 120; // milliseconds that a token is looked at before the server is asked
 const STEPS = new Map([["ArrowRight", 1], ["ArrowLeft", -1], ["ArrowDown", 1], ["ArrowUp", -1]]);
@@ -57,8 +57,8 @@ export function mountInspector(root, store, server) {
     show(null, "One moment: the text is read again, as soon as no run needs the device.", true);
     timer = window.setTimeout(async () => {
       try {
-        const { found, error } = await server.inspect_step([run.id, lane.id, step]);
-        show(found, error ?? "");
+        const answer = await server.inspect_step([run.id, lane.id, step]);
+        show(answer.step, answer.error ?? "");
       } catch {
         show(null, "The server does not answer: try this token again when it is back.");
       }

@@ -2,11 +2,10 @@
 
 import { make } from "../dom.js";
 import { formatBytes, formatNumber } from "../format.js";
-import { isBaseline, verifies, repairs, varies } from "../schedule.js";
+import { isBaseline } from "../schedule.js";
 
 /** @typedef {import("../run.js").Lane} Lane */
 /** @typedef {import("../run.js").Run} Run */
-/** @typedef {import("../records.js").Schedule} Schedule */
 
 const NEAR_END = 24; // pixels from the end of a pane within which it follows the text
 const FAR = 1e9; // a scroll position beyond every text
@@ -104,7 +103,8 @@ export class Pane {
     this.lane = lane;
     this.node.dataset.testid = `answer-${lane.id}`;
     this.node.dataset.plain = String(isBaseline(lane.schedule)); // every step is full: none of them is marked
-    this.note.textContent = note ? `${note.charAt(0).toUpperCase()}${note.slice(1)}.` : laneNote(lane);
+    const words = note ?? run.header.words.lanes[lane.id].join(", ");
+    this.note.textContent = `${words.charAt(0).toUpperCase()}${words.slice(1)}.`;
     this.node.dataset.untrained = String(!isBaseline(lane.schedule) && lane.rank === 0);
     this.note.title = [this.note.textContent, ...(run.header.sampling.notes ?? [])].join("\n");
   }
@@ -255,42 +255,3 @@ export class Pane {
     }
   }
 }
-
-/**
- * "13 of 30 layers are skipped in 3 of 4 steps. Corrections of rank 64."
- *
- * @param {Lane} lane
- */
-function laneNote({ schedule, rank }) {
-  if (isBaseline(schedule)) return "Nothing is skipped: this is the baseline again.";
-  const { period, dropped, numLayers, part, reuse, extras } = schedule;
-  const layers = `${dropped.length} of ${numLayers} layers`;
-  const what = part === "attention" ? `The attention of ${layers} is skipped` : `${layers} are skipped`;
-  const share = period === 2 ? "every other step" : `in ${period - 1} of ${period} steps`;
-  const when = varies(schedule) ? `${share} at most` : share;
-  const untrained = reuse === "skip" ? "No corrections: they are passed by." : "No corrections: the untrained rule.";
-  const parts = [`rank ${rank}`, ...(extras?.mlp ? [`MLP part ${extras.mlp}`] : [])];
-  if (extras?.kept) parts.push(`rank ${extras.kept} in layers that run`);
-  const trained = rank ? `Corrections of ${parts.join(", ")}.` : untrained;
-  return [`${what} ${when}.`, trained, exactnessNote(schedule), headNote(schedule)].filter(Boolean).join(" ");
-}
-
-/**
- * What full steps do beside their own token.
- *
- * @param {Schedule} schedule
- */
-function exactnessNote(schedule) {
-  const { accept = 0 } = schedule;
-  if (!repairs(schedule)) return "";
-  const repair = "Full steps also repair the tokens since the last one";
-  if (!verifies(schedule)) return `${repair}.`;
-  if (accept === 1) return `${repair}; a token that is not the full model's own choice is taken back.`;
-  return (
-    `${repair}; a token that the full model finds less than ${accept} times as likely as its favourite is taken back.`
-  );
-}
-
-/** @param {Schedule} schedule */
-const headNote = ({ head, extras }) =>
-  head === "screened" && extras?.head_rank ? `At LoRA steps the head is read for the ${extras.head_best} likeliest tokens.` : "";

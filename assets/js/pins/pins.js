@@ -1,25 +1,35 @@
-/* Runs that the reader has pinned, beside each other. Their ids stay in the browser, the runs on the server, which
- * compares them (lora_drop/run/report/compare.py). */
+/* Runs that the reader pinned, side by side, and a blind test of the current run. The browser keeps the ids; the server
+ * keeps the runs, compares them and makes all figures and words (lora_drop/run/report/compare.py). */
 
-import { make } from "../dom.js";
-import { mountBlind } from "./blind.js";
-import { comparison } from "./table.js";
+import { addTable, byToken } from "../charts/table.js";
+import { make, makeButton, makeSvg } from "../dom.js";
+import { formatNumber, formatShare } from "../format.js";
 import { mountRecordedWords, wordsView } from "./words.js";
 
 /** @typedef {{id: string, prompt: string}} Pin */
-/** @typedef {{found: import("./table.js").Compared, gone: string[]}} Answer */
 /** @typedef {import("./words.js").Aligned} Aligned */
 /**
+ * `compared` in lora_drop/run/report/compare.py.
+ *
+ * @typedef {object} Compared
+ * @property {{id: string, name: string, main: string, lanes: {id: string, label: string}[], words: string, verdict: string | null, figures: Record<string, number | null>}[]} runs
+ * @property {{name: string, values: string[]}[]} settings
+ * @property {Record<string, (number | null)[][]>} curves
+ */
+/**
  * @typedef {object} PinServer
- * @property {(ids: string[]) => Promise<Answer>} compare_runs
- * @property {(wanted: string[]) => Promise<Aligned | {error: string}>} align_answers a run and a lane, twice
+ * @property {(ids: string[]) => Promise<{compared: Compared, gone: string[]}>} compare_runs
+ * @property {(lanes: string[]) => Promise<Aligned | {error: string}>} align_answers takes a run and a lane, twice
  */
 
 const KEY = "lora-drop-pins";
 const MOST = 8; // as MOST in compare.py
+const [WIDTH, HEIGHT] = [560, 150];
+const CURVES = { drift: "Mean drift of the skipped layers, by step", clock: "Milliseconds so far, by step" };
+const BLIND = "Which one is LoRA-Drop?";
 
 /**
- * A folded part below the charts. A replay, which has no server, has the guess and the words of its own answers.
+ * Mount a folded part below the charts. A replay has no server: it has the blind test and the words of its own answers.
  *
  * @param {HTMLElement} root
  * @param {import("../store.js").Store} store
@@ -32,10 +42,10 @@ export function mountPins(root, store, server) {
   if (!server) return mountRecordedWords(root, store);
   const part = make("details", "ld-pins");
   const title = make("summary");
-  const add = button("Pin this run", () => change([...read().filter(({ id }) => id !== store.state.run?.id), pinOf()]));
+  const add = makeButton("Pin this run", () => change([...read().filter(({ id }) => id !== store.state.run?.id), pinOf()]));
   const note = make("p", "ld-pins-note");
   note.setAttribute("role", "status");
-  const body = make("div", "ld-pins-body");
+  const body = make("div");
   part.append(title, note, body);
   bar.prepend(add);
   root.append(part);
@@ -53,18 +63,18 @@ export function mountPins(root, store, server) {
     title.textContent = `Pinned runs (${pins.length})`;
     add.disabled = !isPinnable(store.state);
     if (!part.open || !server) return;
-    note.textContent = pins.length ? "One moment …" : "Pin runs to see here what was set otherwise and what came of it.";
+    note.textContent = pins.length ? "One moment …" : "Pin runs to compare their settings and results here.";
     body.replaceChildren();
     if (!pins.length) return;
     try {
-      const { found, gone } = await server.compare_runs(pins.map(({ id }) => id));
+      const { compared, gone } = await server.compare_runs(pins.map(({ id }) => id));
       const lost = pins.filter(({ id }) => gone.includes(id)).map(({ prompt }) => `"${prompt}"`);
-      note.textContent = lost.length ? `No longer kept on the server: ${lost.join(", ")}. Run and pin again.` : "";
+      note.textContent = lost.length ? `The server no longer keeps ${lost.join(", ")}. Run and pin again.` : "";
       const forget = (id) => change(read().filter((pin) => pin.id !== id));
-      body.replaceChildren(comparison(found, forget), ...wordsOf(found, server));
-      if (lost.length) body.append(button("Forget those that are gone", () => change(pins.filter(({ id }) => !gone.includes(id)))));
+      body.replaceChildren(comparison(compared, forget), ...wordsOf(compared, server));
+      if (lost.length) body.append(makeButton("Forget the lost runs", () => change(pins.filter(({ id }) => !gone.includes(id)))));
     } catch {
-      note.textContent = "The server does not answer: the pins stay, open this again when it is back.";
+      note.textContent = "The server does not answer. The pins stay: open this again when it is back.";
     }
   }
 
@@ -73,13 +83,96 @@ export function mountPins(root, store, server) {
   show();
 }
 
-/** A run that is over and that the server has: one that was cut short too. @param {import("../store.js").State} state */
+/** Is the run over, or cut short, and kept by the server? @param {import("../store.js").State} state */
 const isPinnable = ({ run }) => Boolean(run?.isOver && !run.isRecorded && !run.isLost);
 
+/** @returns {Pin[]} */
+function read() {
+  try {
+    const pins = JSON.parse(localStorage.getItem(KEY) ?? "[]");
+    return Array.isArray(pins) ? pins.filter((pin) => typeof pin?.id === "string" && typeof pin?.prompt === "string") : [];
+  } catch {
+    return []; // the browser has no storage, or other content there
+  }
+}
+
+/** @param {Pin[]} pins */
+function write(pins) {
+  try {
+    localStorage.setItem(KEY, JSON.stringify(pins));
+  } catch {
+    // Without storage the pins last as long as the page.
+  }
+}
+
 /**
- * Any two of the pinned answers: at first the first run's and the last one's; of a single run, the full model's and its own.
+ * The pinned runs as a table, and their curves in one chart each.
  *
- * @param {import("./table.js").Compared} found
+ * @param {Compared} compared
+ * @param {(id: string) => void} forget
+ */
+function comparison(compared, forget) {
+  const all = make("div", "ld-pins-found");
+  all.append(tableOf(compared, forget), ...Object.entries(CURVES).map(([name, words]) => chart(words, compared.curves[name])));
+  return all;
+}
+
+function tableOf({ runs, settings }, forget) {
+  const node = make("table", "ld-pins-table");
+  const head = make("tr");
+  head.append(make("td"), ...runs.map((run, at) => headOf(run, at, forget)));
+  const rows = [
+    row("In words", runs.map(({ words }) => words)),
+    row("Verdict", runs.map(({ verdict }) => verdict ?? "–")),
+    row("Speedup", runs.map(({ figures }) => (figures.speedup ? `${formatNumber(figures.speedup, 2)}x` : "–"))),
+    row("KV memory saved", runs.map(({ figures }) => formatShare(figures.kv_saved, 1))),
+    row("First difference, token", runs.map(({ figures }) => formatNumber(figures.first_divergence))),
+    ...settings.map(({ name, values }) => row(name, values)),
+  ];
+  node.append(make("caption", "", "Settings that differ are below the figures."), head, ...rows);
+  return node;
+}
+
+function headOf({ id, name }, at, forget) {
+  const cell = make("th", `ld-pin-${at}`, `${at + 1}. ${name.slice(0, 60)} `);
+  cell.scope = "col";
+  const button = makeButton("Unpin", () => forget(id));
+  button.setAttribute("aria-label", `Unpin run ${at + 1}`);
+  cell.append(button);
+  return cell;
+}
+
+function row(name, values) {
+  const node = make("tr");
+  const head = make("th", "", name);
+  head.scope = "row";
+  node.append(head, ...values.map((value) => make("td", "", value)));
+  return node;
+}
+
+/** One line for each run; a gap where there is no value. */
+function chart(words, curves) {
+  const figure = make("figure", "ld-pins-chart");
+  const values = curves.flat().filter((value) => value !== null);
+  const top = Math.max(...values, 1e-9);
+  const steps = Math.max(...curves.map((curve) => curve.length), 2);
+  const svg = makeSvg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${words}, 0 to ${formatNumber(top, 2)}` });
+  curves.forEach((curve, at) => svg.append(makeSvg("path", { d: pathOf(curve, steps, top), class: `ld-pin-line ld-pin-${at}` })));
+  figure.append(make("figcaption", "", `${words} (0 to ${formatNumber(top, 2)}; ${steps} steps)`), svg);
+  addTable(figure, () => byToken(words, curves.map((curve, at) => ({ name: `run ${at + 1}`, x: curve.map((_, i) => i + 1), y: curve, digits: 2 }))));
+  return figure;
+}
+
+function pathOf(curve, steps, top) {
+  const points = curve.map((value, at) => (value === null ? null : `${((at * WIDTH) / (steps - 1)).toFixed(1)} ${(HEIGHT - 2 - ((HEIGHT - 4) * value) / top).toFixed(1)}`));
+  return points.map((point, at) => point && `${points[at - 1] ? "L" : "M"}${point}`).filter(Boolean).join("");
+}
+
+/**
+ * Any two of the pinned answers: at first the main lanes of the first and the last run; of a single run, the full
+ * model's answer and the main lane's.
+ *
+ * @param {Compared} compared
  * @param {PinServer} server
  */
 function wordsOf({ runs }, server) {
@@ -93,31 +186,58 @@ function wordsOf({ runs }, server) {
 }
 
 /**
- * @param {string} text
- * @param {() => void} press
+ * A button that shows both answers without names, takes a vote, then reveals which is which.
+ *
+ * @param {HTMLElement} bar
+ * @param {import("../store.js").Store} store
  */
-function button(text, press) {
-  const node = make("button", "", text);
-  node.type = "button";
-  node.addEventListener("click", press);
-  return node;
+function mountBlind(bar, store) {
+  const dialog = make("dialog", "ld-blind");
+  dialog.setAttribute("aria-label", BLIND);
+  const open = makeButton(BLIND, () => {
+    const { run } = store.state;
+    const lanes = run && rivals(run);
+    if (lanes) ask(dialog, run, lanes);
+  });
+  open.disabled = true;
+  bar.append(open, dialog);
+  store.subscribe(["run", "revision"], ({ run }) => (open.disabled = !run?.summary || !rivals(run)));
 }
 
-/** @returns {Pin[]} */
-function read() {
-  try {
-    const found = JSON.parse(localStorage.getItem(KEY) ?? "[]");
-    return Array.isArray(found) ? found.filter((pin) => typeof pin?.id === "string" && typeof pin?.prompt === "string") : [];
-  } catch {
-    return []; // no storage here, or not what was written
-  }
+/**
+ * The full model's lane and the main one; null without both.
+ *
+ * @param {import("../run.js").Run} run
+ */
+function rivals(run) {
+  const baseline = run.lanes.find(({ id }) => id === "baseline");
+  return baseline && baseline !== run.main ? [baseline, run.main] : null;
 }
 
-/** @param {Pin[]} pins */
-function write(pins) {
-  try {
-    localStorage.setItem(KEY, JSON.stringify(pins));
-  } catch {
-    // No storage: the pins last as long as the page. Nothing to be done about it.
+function ask(dialog, run, lanes) {
+  if (Math.random() < 0.5) lanes.reverse();
+  const status = make("p", "", "Read both, then vote.");
+  status.setAttribute("role", "status");
+  const row = make("div", "ld-blind-row");
+  const votes = lanes.map((lane, at) => makeButton(`${"AB"[at]} is LoRA-Drop`, () => reveal(lane === run.main)));
+  lanes.forEach((lane, at) => {
+    const card = make("article");
+    const text = make("p", "ld-blind-text", lane.steps.map((step) => step.text).join(""));
+    card.append(make("h3", "", "AB"[at]), text, votes[at]);
+    row.append(card);
+  });
+  const close = makeButton("Close", () => dialog.close());
+
+  function reveal(isRight) {
+    for (const vote of votes) vote.disabled = true;
+    row.querySelectorAll("h3").forEach((title, at) => {
+      title.textContent = `${"AB"[at]}: ${run.plainLabels[lanes[at].index]}`;
+    });
+    const same = run.main.divergence === null ? " Both wrote the same text, so that was a guess." : "";
+    status.textContent = `${isRight ? "Right." : "No: it was the other one."}${same}`;
+    close.focus();
   }
+
+  dialog.replaceChildren(make("h2", "", BLIND), row, status, close);
+  dialog.showModal();
 }

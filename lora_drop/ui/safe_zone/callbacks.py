@@ -1,14 +1,13 @@
-"""The Safe zone tab: what a grid of settings was measured to cost and to gain, and a sweep run from the page.
+"""Functions behind the Safe zone tab: show the measured quality and speed of a grid of settings, and run a sweep.
 
-Two sweeps can be shown, never mixed: the stored one, if it was measured on the weights that are loaded, and the one
-that the visitor runs here. The second lives in the visitor's session alone; nothing is written.
+There are two sweeps, shown apart: the stored one, if it was measured on the loaded weights, and the one that the
+visitor runs here. The second exists in the visitor's session alone; nothing is written.
 """
 
 from __future__ import annotations
 
 import html
 import math
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,32 +29,32 @@ from lora_drop.evaluation.sweep import check_grid, grid, with_row
 from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.pool import ModelPool
-from lora_drop.paths import SHIPPED_PRESETS, SHIPPED_SWEEPS
+from lora_drop.paths import SHIPPED_PRESETS
 from lora_drop.run.results.dial import read_samples, stops_of
 from lora_drop.run.results.files import SAMPLES, SWEEP
 from lora_drop.run.results.preset_results import Measured, loss_of, measured_presets
 from lora_drop.run.results.prompts import EXAMPLES
 from lora_drop.run.results.rows import QUALITIES, Group, group_of, groups
 from lora_drop.run.results.safe_zone import answer_of, judged, speed_of
-from lora_drop.ui.safe_zone.figures import Sweep, pareto_of, progress_value
-from lora_drop.ui.safe_zone.map import dial_of, map_of
+from lora_drop.ui.components import error_line
+from lora_drop.ui.facts import SHIPPED_SWEEP
+from lora_drop.ui.safe_zone.views import Sweep, dial_of, map_of, pareto_of, progress_value
 from lora_drop.ui.serve import space as zero
 from lora_drop.ui.serve.kept import Stops
-from lora_drop.ui.serve.limits import Limits
+from lora_drop.ui.serve.policy import Limits
 
-SHIPPED_SWEEP = SHIPPED_SWEEPS / SWEEP.name
 SHIPPED_SAMPLES = SHIPPED_PRESETS / SAMPLES.name
 MAX_POINTS = 16
-MAX_TEXT = 400  # characters of a field: more than any allowed list has
-PROMPTS = tuple(EXAMPLES.values())[:3]  # that a point is measured on: some seconds a point on two cores
+MAX_TEXT = 400  # characters of a field; no allowed list is as long
+PROMPTS = tuple(EXAMPLES.values())[:3]  # the prompts of a point: some seconds a point on two cores
 STORED, HERE = "stored", "here"
-NOT_OF_THIS = "There is no stored sweep of this model: its weights are not those that the stored one measured."
+OTHER_WEIGHTS = "There is no stored sweep of this model: the stored one was measured on other weights."
 
 
 def choices_of(stored: Sweep | None, here: Sweep | None) -> list[tuple[str, str]]:
-    """(label, value) of every rule, part and adapters of both sweeps.
+    """Label and value of every way of skipping in both sweeps.
 
-    A bank's name is long, and the figure has it: a label has it only where two banks of a rule must be distinguished.
+    A bank's name is long, so a label has it only to distinguish two banks of a rule.
     """
 
     def label(group: Group, among: list[Group]) -> str:
@@ -72,18 +71,18 @@ def choices_of(stored: Sweep | None, here: Sweep | None) -> list[tuple[str, str]
 
 
 def stored_sweep(path: Path | None = None) -> tuple[Sweep | None, str]:
-    """The sweep that is stored with the app; None if it cannot be read, and why, in words."""
+    """The sweep stored with the app; or None, and the reason in words."""
     path = path or SHIPPED_SWEEP
     if not path.exists():
         return None, "No sweep is stored with the app."
     try:
         return SWEEP.read(path), ""
     except LoraDropError as error:
-        return None, f"The stored sweep is not shown: {error}"  # the page works without
+        return None, f"The stored sweep is not shown: {error}"  # the page works without it
 
 
 def first_choice(stored: Sweep | None) -> int:
-    """Which way of skipping is shown first: the one with the fastest safe cell, or with the nearest to one."""
+    """Index of the way of skipping to show first: the one with the fastest safe cell, or the nearest to safe."""
     if not stored:
         return 0
     ways = groups(stored)
@@ -102,10 +101,10 @@ def first_choice(stored: Sweep | None) -> int:
 
 
 def parse_numbers(name: str, text: Any, kind: type, example: str) -> list:
-    """`0.25,0.5` as numbers, in order and each once.
+    """Parse a list such as `0.25,0.5`: its numbers in order, each once. `LoraDropConfig` checks their range.
 
     Raises:
-        LoraDropError: it is not such a list; what a number may be, `LoraDropConfig` says.
+        LoraDropError: the text is not such a list.
     """
     wrong = LoraDropError(f"{name} must be numbers with commas, such as {example}; got {str(text)[:40]!r}.")
     if not isinstance(text, str) or not text.strip() or len(text) > MAX_TEXT:
@@ -120,10 +119,10 @@ def parse_numbers(name: str, text: Any, kind: type, example: str) -> list:
 
 
 def points_of(loaded: LoadedModel, ratios: Any, periods: Any, reuse: Any, part: Any, adapters: Any) -> list[Point]:
-    """The form's points, checked against the model.
+    """Points of the form, checked against the model.
 
     Raises:
-        LoraDropError: a value is not allowed, or they are too many for the page.
+        LoraDropError: a value is not allowed, or there are too many points for the page.
     """
     if adapters not in ("auto", "none"):  # no visitor names a folder of the server
         raise LoraDropError("adapters must be auto or none.")
@@ -141,9 +140,11 @@ def points_of(loaded: LoadedModel, ratios: Any, periods: Any, reuse: Any, part: 
 
 
 def merged(before: Sweep | None, now: Sweep, row: dict[str, Any]) -> Sweep:
-    """A sweep with one more row, which takes the place of an older one of the same settings.
+    """Add a row to a sweep, in place of an older row with the same settings.
 
-    What was measured before on other texts or another model is left behind: the two cannot be compared.
+    Args:
+        before: the sweep so far; its rows are dropped if they are of other texts or another model.
+        now: the current sweep without rows.
     """
     rows = before["rows"] if before and all(before[name] == now[name] for name in ("data", "model")) else []
     return now | {"rows": with_row(rows, row)}
@@ -151,56 +152,58 @@ def merged(before: Sweep | None, now: Sweep, row: dict[str, Any]) -> Sweep:
 
 @dataclass
 class SafeZone:
-    """The tab's functions over a pool of models. Nothing of a sweep lives here but its cancel flag, while it runs."""
+    """The tab's functions over a pool of models. The only state of a sweep here is its stop flag while it runs.
+
+    Args:
+        stored: the sweep stored with the app.
+        missing: the reason why there is none.
+    """
 
     pool: ModelPool
     stored: Sweep | None
     stops: Stops
-    missing: str = ""  # why nothing is stored
+    missing: str = ""
     limits: Limits = Limits()
 
-    def open(self, *shown: Any) -> tuple[Any, ...]:
-        """The tab is opened: what `use_model` gives, and that it is open."""
-        return *self.use_model(*shown), True
+    def open(self, *values: Any) -> tuple[Any, ...]:
+        """Fill the tab when it is first opened: the values of `use_model`, and that it is open."""
+        return *self.use_model(*values), True
 
-    def follow(self, opened: bool, *shown: Any) -> tuple[Any, ...]:
-        """Another model of the menu: what `use_model` gives, where the tab was opened."""
-        return self.use_model(*shown) if opened else (gr.skip(),) * 5
+    def follow(self, opened: bool, *values: Any) -> tuple[Any, ...]:
+        """Fill the tab for another model, if it was opened: the values of `use_model`."""
+        return self.use_model(*values) if opened else (gr.skip(),) * 5
 
     def use_model(self, model: str, quality: str, here: Sweep | None, curves: bool) -> tuple[Any, ...]:
-        """What is known of a model, the choice of what is shown, map, figure and dial.
+        """Note, choices, map, figure and dial for a model.
 
         Args:
-            curves: the figure was unfolded.
+            curves: the figure is unfolded.
         """
         info = self.pool.info(model)
+        stored, _ = self.stored_for(info.revision)
         choices = self._choices(info.revision, here)
-        first = self.first(choices, info.revision)
+        values = [value for _, value in choices]
+        best = f"{STORED}:{first_choice(stored)}"
+        first = best if best in values else next(iter(values), None)
         return (
-            gr.update(value=self.known(info.revision)),
+            gr.update(value=self.note(info.revision)),
             gr.update(choices=choices, value=first),
             *self.show(first, quality, here, curves),
             self.dial(model),
         )
 
-    def first(self, choices: list[tuple[str, str]], revision: str) -> str | None:
-        """Which of the choices is shown first."""
-        best = f"{STORED}:{first_choice(self.stored_for(revision)[0])}"
-        values = [value for _, value in choices]
-        return best if best in values else next(iter(values), None)
-
     def dial(self, model: str | None) -> dict[str, Any] | str:
-        """The break-it dial of a model, from what was measured of it: the presets, and the stored sweep."""
+        """Value of the break-it dial for a model, from the measured presets and the stored sweep."""
         info = self.pool.info(model)
         try:
             measured = measured_presets(info.id, info.revision, lambda config: config_fingerprint(info, config))
         except LoraDropError:
-            measured = Measured()  # the Run tab says that the file is broken
+            measured = Measured()  # the Run tab reports the broken file
         samples = read_samples(info.revision, SHIPPED_SAMPLES)
         return dial_of(stops_of(measured, samples, self.stored_for(info.revision)[0]))
 
-    def known(self, revision: str) -> str:
-        """What is stored of a model's weights, in words that are HTML."""
+    def note(self, revision: str) -> str:
+        """HTML note on the stored sweep of a model's weights."""
         stored, missing = self.stored_for(revision)
         words = (
             f"The stored sweep holds {len(stored['rows'])} measured points of this model."
@@ -210,11 +213,11 @@ class SafeZone:
         return f"<p class='ld-zone-known'>{words}</p>"
 
     def stored_for(self, revision: str) -> tuple[Sweep | None, str]:
-        """The stored sweep, if it was measured on these weights; else None, and why there is none, in words."""
+        """The stored sweep, if it was measured on these weights; or None, and the reason in words."""
         if self.stored is None:
             return None, self.missing
         if self.stored.get("model", {}).get("revision") != revision:
-            return None, NOT_OF_THIS
+            return None, OTHER_WEIGHTS
         return self.stored, ""
 
     def _choices(self, revision: str, here: Sweep | None) -> list[tuple[str, str]]:
@@ -222,7 +225,7 @@ class SafeZone:
         return choices_of(self.stored_for(revision)[0], mine)
 
     def show(self, choice: str | None, quality: str, here: Sweep | None, curves: bool = True) -> tuple[Any, Any]:
-        """The map and, where it is unfolded, the figure, for a choice of `choices_of`."""
+        """Map and, if it is unfolded, figure for a choice of `choices_of`."""
         sweep, group = self._find(choice, here)
         quality = quality if quality in QUALITIES else next(iter(QUALITIES))
         return map_of(sweep, group), pareto_of(sweep, quality) if curves else gr.skip()
@@ -230,19 +233,19 @@ class SafeZone:
     def _find(self, choice: str | None, here: Sweep | None) -> tuple[Sweep | None, Group | None]:
         source, _, number = (choice or "").partition(":")
         sweep = {HERE: here, STORED: self.stored}.get(source)
-        found = groups(sweep) if sweep else []
-        chosen = int(number) if number.isdecimal() and len(number) < 4 else len(found)
-        return sweep, found[chosen] if chosen < len(found) else None
+        ways = groups(sweep) if sweep else []
+        chosen = int(number) if number.isdecimal() and len(number) < 4 else len(ways)
+        return sweep, ways[chosen] if chosen < len(ways) else None
 
     @staticmethod
     def _answers(loaded: LoadedModel, should_stop: Callable[[], bool]) -> Iterator[str | Answers]:
-        """What to measure on, which the model has to write: progress in words, and the answers last."""
+        """Have the model write the answers to measure on. Yields its progress in words, and the answers last."""
 
         def check() -> None:
             if should_stop():
                 raise Stopped
 
-        found = Answers([], [])
+        answers = Answers([], [])
         for number, prompt in enumerate(PROMPTS, start=1):
             yield f"First the full model answers the example prompts: {number} of {len(PROMPTS)}."
             try:
@@ -250,20 +253,19 @@ class SafeZone:
             except Stopped:
                 break
             if one.texts().pairs:  # not empty, and not in circles
-                found.prompts.extend(one.prompts)
-                found.answers.extend(one.answers)
-        yield found
+                answers.prompts.extend(one.prompts)
+                answers.answers.extend(one.answers)
+        yield answers
 
     def run_sweep(
         self, ratios, periods, reuse, part, adapters, quality, before: Sweep | None, model, request: gr.Request
     ) -> Iterator[tuple]:
-        """The Run sweep button.
+        """Run a sweep, for the Run sweep button.
 
-        Yields the progress, map and figure, the choice of what is shown, the session's sweep, both buttons and the
-        choice of quality.
+        Yields the progress, map, figure, choices, the session's sweep, both buttons and the choice of quality.
         """
         on, off = gr.update(interactive=True), gr.update(interactive=False)
-        # The lower plot grows with the quality chosen at the start: another one would be lost with the next point.
+        # The lower plot keeps the quality chosen at the start: another choice would be lost with the next point.
         running, idle = (off, on, off), (on, off, on)
         session = request.session_hash
         stop = self.stops.start(session)
@@ -303,29 +305,25 @@ class SafeZone:
                     shown = self._shown(sweep, point, quality)
             ending = progress_value("done", self._ending(done, total, stop.is_set()), done, total)
             yield ending, *shown, *idle
-            # Gradio repeats the last yield whole when a run completes: without the figures, they are not sent twice.
+            # Gradio sends the last yield again when a run completes: without the figures, they are not sent twice.
             yield ending, *skip, *idle
-        except LoraDropError as error:
-            yield progress_value("error", str(error), done, total), *skip, *idle
-        except Exception:
-            # The visitor gets a line, the operator the traceback; the app goes on.
-            traceback.print_exc()
-            failed = "The sweep failed inside the app. The server's log has the details."
-            yield progress_value("error", failed, done, total), *skip, *idle
+        except Exception as error:
+            line = error_line(error, "The sweep failed inside the app.")
+            yield progress_value("error", line, done, total), *skip, *idle
         finally:
             self.stops.end(session, stop)
 
     def _ending(self, done: int, total: int, cancelled: bool) -> str:
         if done == total:
             return f"Finished: {_points(total)} measured."
-        limit = f"Stopped after {self.limits.seconds:g} s, the most that a sweep may take here"
+        limit = f"Stopped after {self.limits.seconds:g} s, the limit of this server"
         return f"{'Cancelled' if cancelled else limit}: {done} of {total} points were measured."
 
     def _shown(self, here: Sweep, point: Point, quality: str) -> tuple[Any, Any, Any, Sweep]:
-        """Map and figure of a running sweep, the choice that they are, and the sweep for the session."""
-        found = groups(here)
+        """Map and figure of a running sweep, the choices with theirs, and the sweep for the session."""
+        ways = groups(here)
         group = group_of(point.config.to_dict() | {"adapters": point.adapters})
-        choice = f"{HERE}:{found.index(group) if group in found else 0}"
+        choice = f"{HERE}:{ways.index(group) if group in ways else 0}"
         return (
             *self.show(choice, quality, here),
             gr.update(choices=self._choices(here["model"]["revision"], here), value=choice),
@@ -333,7 +331,7 @@ class SafeZone:
         )
 
     def cancel_page(self, request: gr.Request) -> None:
-        """The Cancel button: the sweep ends after the point that it is at, and keeps what it has."""
+        """End the session's sweep after its current point; the points measured so far stay."""
         self.stops.stop(request.session_hash)
 
 
@@ -342,7 +340,7 @@ def _points(count: int) -> str:
 
 
 def begun(loaded: LoadedModel, answers: Answers) -> Sweep:
-    """A sweep of the page without rows."""
+    """Start a sweep of the page, without rows."""
     data = describe_prompts(PROMPTS) | {"file": "the full model's own answers", "records": len(answers.answers)}
     settings = {"layers": list(default_range(loaded.num_layers))}
     return SWEEP.begin(circumstances(loaded), data=data, settings=settings, notes=[])
@@ -350,6 +348,6 @@ def begun(loaded: LoadedModel, answers: Answers) -> Sweep:
 
 MEASURED_HERE = (
     f"<p class='ld-zone-note'>Measured on the full model's own answers to {len(PROMPTS)} example prompts, which it "
-    "writes first, and on what each setting writes to them. A few hundred tokens give an impression, not a benchmark, "
-    "and a busy machine can measure a speed above its bound. Nothing is saved.</p>"
+    "writes first, and on each setting's own answers to them. A few hundred tokens give an impression, not a "
+    "benchmark, and a busy machine can measure a speed above its bound. Nothing is saved.</p>"
 )

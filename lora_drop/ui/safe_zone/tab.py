@@ -1,4 +1,4 @@
-"""The Safe zone tab: what is shown of a sweep, the form that runs one, and their events."""
+"""Layout of the Safe zone tab: the view of a sweep, the form that runs one, and their events."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from lora_drop.method.schedule import PARTS, REUSE_RULES
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.results.rows import QUALITIES
 from lora_drop.ui.safe_zone.callbacks import MAX_POINTS, MEASURED_HERE, SafeZone, stored_sweep
-from lora_drop.ui.safe_zone.figures import Figure, Progress
-from lora_drop.ui.safe_zone.map import Dial, SafeMap
+from lora_drop.ui.safe_zone.views import Dial, Figure, Progress, SafeMap, progress_value
 from lora_drop.ui.serve.kept import Stops
-from lora_drop.ui.serve.limits import Limits
+from lora_drop.ui.serve.policy import Limits
 
 
 @dataclass
 class SafeZoneTab:
-    """The parts of the tab that the page joins.
+    """The parts of the tab that the page connects.
 
     Args:
-        map, dial: their `input` says that a visitor wants a setting to be run.
-        follow: wires the tab to a state that holds the model which the page shows.
+        map, dial: trigger `input` when a visitor wants to run a setting.
+        follow: connects the tab to the state that holds the name of the model shown.
     """
 
     map: SafeMap
@@ -33,16 +32,16 @@ class SafeZoneTab:
 
 
 def build_safe_zone_tab(pool: ModelPool, limits: Limits, model: gr.components.Component) -> SafeZoneTab:
-    """The tab's content, inside the layout's open `gr.Tab`; what it shows comes when the tab is first opened.
+    """Build the tab inside the open `gr.Tab`; its content comes when the tab is first opened.
 
     Args:
-        model: the control that holds the chosen model.
+        model: the models menu.
     """
     stored, missing = stored_sweep()
     zone = SafeZone(pool, stored, Stops(), missing, limits)
     here, opened, unfolded = gr.State(None), gr.State(False), gr.State(False)
     with gr.Row(elem_id="ld-zone", equal_height=False):
-        known, choice = _build_shown()
+        note, choice = _build_shown()
         with gr.Column(elem_id="ld-zone-right"):
             map_ = SafeMap(None, elem_id="ld-zone-map")
             dial = Dial(None, elem_id="ld-zone-dial")
@@ -52,14 +51,14 @@ def build_safe_zone_tab(pool: ModelPool, limits: Limits, model: gr.components.Co
         form, start, cancel, progress = _build_form()
 
     quiet: Any = {"show_progress": "hidden", "api_visibility": "private"}
-    # The curves are large, so they come when they are asked for.
+    # The curves are large, so they come when they are unfolded.
     curves.expand(lambda *chosen: (zone.show(*chosen)[1], True), [choice, quality, here], [front, unfolded], **quiet)
     gr.on(
         [choice.input, quality.input],
         zone.show,
         [choice, quality, here, unfolded],
         [map_, front],
-        trigger_mode="always_last",  # a choice made while the last one is drawn counts
+        trigger_mode="always_last",  # a choice counts while the last one is still being drawn
         **quiet,
     )
     start.click(
@@ -72,22 +71,22 @@ def build_safe_zone_tab(pool: ModelPool, limits: Limits, model: gr.components.Co
         concurrency_limit=1,
         api_visibility="private",
     )
-    # Not in the queue of runs: the soft flag ends the sweep after its point, and what it has stays.
+    # Outside the queue: Cancel sets a flag, the sweep ends after its current point and keeps the others.
     cancel.click(zone.cancel_page, None, None, queue=False, show_progress="hidden", api_visibility="private")
 
     def follow(shown: gr.State) -> None:
-        found = [known, choice, map_, front, dial]
-        map_.opened(zone.open, [shown, quality, here, unfolded], [*found, opened], **quiet)
-        shown.change(zone.follow, [opened, shown, quality, here, unfolded], found, **quiet)
+        views = [note, choice, map_, front, dial]
+        map_.opened(zone.open, [shown, quality, here, unfolded], [*views, opened], **quiet)
+        shown.change(zone.follow, [opened, shown, quality, here, unfolded], views, **quiet)
 
     return SafeZoneTab(map_, dial, follow)
 
 
 def join_runs(tab: SafeZoneTab, rules: list[gr.components.Component]) -> None:
-    """A chosen cell, or a stop of the dial, sets the sliders and presses Run: in the browser, as a visitor would.
+    """Have a chosen cell or stop set the controls and press Run, in the browser, as a visitor would.
 
     Args:
-        rules: the controls of a schedule's settings, in the table's order.
+        rules: the controls of the schedule's settings, in the table's order.
     """
     for chosen in (tab.map, tab.dial):
         set_ = chosen.input(None, chosen, rules, js="(value) => window.LoraDrop.chosen(value)", show_progress="hidden")
@@ -95,16 +94,16 @@ def join_runs(tab: SafeZoneTab, rules: list[gr.components.Component]) -> None:
 
 
 def _build_shown() -> tuple[gr.HTML, gr.Dropdown]:
-    """What of a sweep is shown: words on what is stored, the choice of a way of skipping."""
+    """Build the introduction, a note on the stored sweep, and the choice of a way of skipping."""
     with gr.Column(elem_id="ld-zone-show", elem_classes="ld-panel"):
         _text(
             "<h2>Where is LoRA-Drop safe?</h2><p>Skipping more layers, and for longer, saves bytes and costs "
             "quality. Each cell of the map is one setting, measured. Safe is what reads well: a small quality loss on "
             "the full model's own answers, and a text of its own that does not go in circles.</p>"
         )
-        known = _text("<p class='ld-zone-known'>One moment …</p>")
+        note = _text("<p class='ld-zone-known'>One moment …</p>")
         choice = gr.Dropdown([], label="Way of skipping", elem_id="ld-zone-choice")
-    return known, choice
+    return note, choice
 
 
 def _build_quality() -> gr.Radio:
@@ -122,7 +121,7 @@ def _build_quality() -> gr.Radio:
 
 
 def _build_form() -> tuple[list[gr.components.Component], gr.Button, gr.Button, Progress]:
-    """The form of a sweep, in the order of `SafeZone.run_sweep`; its buttons, its progress and what it measures on."""
+    """Build the form of a sweep: its fields in the order of `SafeZone.run_sweep`, both buttons and the progress."""
     with gr.Column(elem_id="ld-zone-run", elem_classes="ld-panel"):
         _text("<h2>Run a sweep here</h2>")
         with gr.Row():
@@ -142,13 +141,12 @@ def _build_form() -> tuple[list[gr.components.Component], gr.Button, gr.Button, 
         with gr.Row(elem_id="ld-sweep-buttons"):
             start = gr.Button("Run sweep", variant="primary", elem_id="ld-sweep-run")
             cancel = gr.Button("Cancel", interactive=False, elem_id="ld-sweep-cancel")
-        progress = Progress(
-            f"Every ratio with every period, at most {MAX_POINTS} points.", elem_id="ld-sweep-progress"
-        )
+        words = f"Every ratio with every period, at most {MAX_POINTS} points."
+        progress = Progress(progress_value("idle", words), elem_id="ld-sweep-progress")
         _text(MEASURED_HERE)
     return [ratios, periods, reuse, part, adapters], start, cancel, progress
 
 
 def _text(words: str) -> gr.HTML:
-    """Static words; they are HTML of the app's own."""
+    """Static HTML."""
     return gr.HTML(words, apply_default_css=False)

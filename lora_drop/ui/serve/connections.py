@@ -1,9 +1,9 @@
-"""How many connections the server takes, and for how long one may say nothing.
+"""Limits on the server's connections: how many, and how long one may stay silent.
 
-Where descriptors run out, the system refuses each new connection, and asyncio says so in a traceback for each try:
-220 silent connections to a server of 160 descriptors were its end, and 45,005 tracebacks. Here a server keeps some for
-its files, takes no more connections than fit, no more than half of them from one address unless that is a trusted
-proxy's, and ends one that sends no request.
+Without file descriptors the system refuses each new connection, and asyncio prints a traceback for each try: 220
+silent connections stopped a server with 160 descriptors, with 45,005 tracebacks. So the server reserves descriptors
+for its files, accepts no more connections than fit, no more than half of them from one address unless that is a
+trusted proxy's, and closes one that sends no request.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from typing import Any
 from uvicorn import config as uvicorn_config
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from lora_drop.ui.serve.counters import Counters
-from lora_drop.ui.serve.limits import Limits
-from lora_drop.ui.serve.policy import Policy
+from lora_drop.ui.serve.owner import Counters
+from lora_drop.ui.serve.policy import Limits, Policy
 
-HEAD_SECONDS = 20.0  # until a request has come, at most twice as long for a later one of the same connection
-OWN = 64  # descriptors of the server's own: files, libraries, the model
+HEAD_SECONDS = 20.0  # time for a request's head to arrive; up to twice that for later requests of a connection
+OWN = 64  # descriptors that the server itself needs: files, libraries, the model
 BUSY = b'{"detail":"This app has too many connections: try again in a moment."}'
 ANSWER = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\nRetry-After: 5\r\n"
@@ -30,7 +29,7 @@ ANSWER = (
 
 
 def connections_that_fit(limits: Limits) -> int:
-    """Connections that the server may take: the operator's limit, within what the system lets the process open."""
+    """Connections that the server may accept: the operator's limit, within the process's own limit of descriptors."""
     try:
         import resource
     except ImportError:  # not a Unix
@@ -47,19 +46,19 @@ def connections_that_fit(limits: Limits) -> int:
 
 
 def guard_connections(policy: Policy, counters: Counters) -> None:
-    """Have the servers that start from now on keep to this. Gradio makes uvicorn's settings itself."""
+    """Apply the limits to every server that starts from now on. Gradio leaves no way to pass uvicorn's settings."""
     most = connections_that_fit(policy.limits)
-    share = most if policy.hops else max(4, most // 2)  # behind a proxy all of them come from its one address
+    share = most if policy.hops else max(4, most // 2)  # all connections through a proxy have its address
     peers: Counter[str] = Counter()
 
     class Guarded(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-        """uvicorn's HTTP protocol, within bounds."""
+        """uvicorn's HTTP protocol within these limits."""
 
         def connection_made(self, transport: Any) -> None:
             peer = (transport.get_extra_info("peername") or ("",))[0]
             self._peer: str | None = None
             self._head: asyncio.TimerHandle | None = None
-            self._answered: Any = None  # the request that was the last one, and answered, when it was looked at last
+            self._answered: Any = None  # the last request, if it was answered at the previous look
             super().connection_made(transport)
             if peers.total() >= most or peers[peer] >= share:
                 counters.refuse("connections")
@@ -76,7 +75,7 @@ def guard_connections(policy: Policy, counters: Counters) -> None:
 
         def eof_received(self) -> None:
             if self.cycle and not self.cycle.response_complete:
-                counters.add("half_closed")  # while its answer was due
+                counters.add("half_closed")  # before the answer was sent
             super().eof_received()
 
         def connection_lost(self, exc: Exception | None) -> None:
@@ -89,7 +88,7 @@ def guard_connections(policy: Policy, counters: Counters) -> None:
             super().connection_lost(exc)
 
         def _end_if_silent(self) -> None:
-            """Close where nothing has come since the last look: uvicorn waits for ever for the rest of a head."""
+            """Close if nothing arrived since the last look: uvicorn waits for ever for the rest of a head."""
             answered = self.cycle is None or self.cycle.response_complete
             if answered and self._answered is self.cycle:
                 self.transport.close()
@@ -98,5 +97,5 @@ def guard_connections(policy: Policy, counters: Counters) -> None:
             self._head = self.loop.call_later(HEAD_SECONDS, self._end_if_silent)
 
     uvicorn_config.HTTP_PROTOCOLS["auto"] = Guarded  # type: ignore[assignment]
-    # Whose request it is, the guard finds itself: uvicorn believes any header that comes from this machine.
+    # The guard works out the client's address; uvicorn would trust any header from this machine.
     os.environ["FORWARDED_ALLOW_IPS"] = ""

@@ -1,16 +1,16 @@
-"""Gradio's queue with turns, shares and a bound on what is not read (read in Gradio 6.31).
+"""Gradio's queue with fair turns, shares and a limit on unread messages (written for Gradio 6.31).
 
-Who waits in Gradio's queue holds no thread; who waits in a generator does. So the turns are made here, where Gradio
-takes the next event. `tests/ui/test_gradio_private.py` fails where a version of Gradio no longer works as said here.
+A call that waits in Gradio's queue holds no thread; one that waits in a generator does. So turns are decided here,
+where Gradio takes the next event. `tests/ui/test_gradio_private.py` fails with a Gradio that works differently.
 
-- **Turns.** Gradio serves in the order of asking, and anyone may ask as often as the queue holds. Here a session has
-  one run that waits, an address its share of the places, and addresses take turns (`turns.py`). A refusal is a
-  sentence, sent as the end of the call: an HTTP status would reach neither the page nor a client in words.
-- **Unread messages.** Gradio keeps all that a run says until it is fetched, and the whole text of the API's answers in
-  each message: one stream that nobody read was 6.7 GB. Here a session's unread messages have a bound; where it is
-  reached they are dropped, the run stops, and one line is left in their place. It keeps them for 2,000 sessions, and
-  drops the session that came first, not the one that was silent for longest; a message for a session that was dropped
-  while it waits ends the whole queue with a KeyError. Here `Unread` keeps them.
+- **Turns.** Gradio serves first come, first served, and a client may fill the whole queue. Here a session has one
+  waiting run, an address its share of the places, and addresses take turns (`Turns`). A refusal is a sentence, sent as
+  the end of the call, because neither the page nor a client would show the words of an HTTP status.
+- **Unread messages.** Gradio keeps all messages of a run until they are fetched, and each message of the API holds the
+  whole text so far: one unread stream took 6.7 GB. Here a session's unread messages have a limit. Beyond it they are
+  dropped, the run stops, and one line takes their place. Gradio keeps messages for 2,000 sessions and drops the oldest
+  session, not the longest silent one; a message for a session dropped while it waits ends the whole queue with a
+  KeyError. Here `Unread` keeps them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -27,19 +27,52 @@ from gradio.queueing import Event, Queue
 from gradio.server_messages import EventMessage, ProcessCompletedMessage
 
 from lora_drop.errors import LoraDropError
-from lora_drop.ui.serve.counters import Counters
+from lora_drop.ui.serve.owner import Counters
 from lora_drop.ui.serve.policy import Policy
-from lora_drop.ui.serve.turns import Turns
 
-RUNS = "gpu"  # the concurrency id of what runs on the device
-KEPT_SESSIONS = 200  # 0.2 MB each, and the sweep that a visitor ran; many more than can wait in the queue
-LIGHT_PLACES = 32  # calls that may wait beside the runs: a replay, an opened trace, a choice of what is shown
-TOTAL = 4  # all sessions together may leave so many times unread what one may
-Check = Callable[[str, list[Any]], None]  # (the function's API name, its values): raises LoraDropError
+RUNS = "gpu"  # the concurrency id of calls that use the device
+KEPT_SESSIONS = 200  # 0.2 MB each and a visitor's own sweep; many more than can wait in the queue
+LIGHT_PLACES = 32  # calls that may wait beside the runs: a replay, an opened trace, a choice in the Safe zone
+KNOWN = 1000  # addresses whose last turn is remembered; a forgotten one counts as new
+TOTAL = 4  # unread bytes of all sessions together, in multiples of one session's limit
+Check = Callable[[str, list[Any]], None]
+
+
+class Turns:
+    """Round robin over addresses: the one whose last turn is longest ago is next.
+
+    So an address waits for at most the current run and one run of each other waiting address.
+    """
+
+    def __init__(self) -> None:
+        self._last: OrderedDict[str, int] = OrderedDict()  # address -> number of its last turn
+        self._turn = 0
+
+    def order(self, waiting: Sequence[str]) -> list[int]:
+        """Order in which the waiting calls will be served, as indices.
+
+        Args:
+            waiting: the address of each call, in order of arrival.
+        """
+        last, left, order = dict(self._last), list(range(len(waiting))), []
+        for turn in range(len(waiting)):
+            first = min(left, key=lambda i: (last.get(waiting[i], 0), i))
+            left.remove(first)
+            order.append(first)
+            last[waiting[first]] = self._turn + turn + 1
+        return order
+
+    def serve(self, address: str) -> None:
+        """Record an address's turn."""
+        self._turn += 1
+        self._last[address] = self._turn
+        self._last.move_to_end(address)
+        while len(self._last) > KNOWN:
+            self._last.popitem(last=False)
 
 
 class Messages(asyncio.Queue):
-    """A session's unread messages, which knows their size."""
+    """A session's unread messages with their size in bytes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,16 +89,15 @@ class Messages(asyncio.Queue):
         return item
 
     def drop(self) -> None:
-        """Forget them all."""
+        """Drop all messages."""
         while not self.empty():
             self.get_nowait()
 
 
 class Unread(OrderedDict):
-    """The unread messages of so many sessions; the one that was not read or written for longest makes room.
+    """Unread messages of the last `most` sessions; the session that was silent for longest is dropped first.
 
-    A session with a run that waits or is on makes room for none. What is sent to one that is not kept is lost, and
-    nothing else.
+    A session with a run, waiting or under way, is never dropped. A message to a session that is not kept is lost.
     """
 
     def __init__(self, most: int, is_live: Callable[[str], bool] = lambda session: False):
@@ -79,7 +111,7 @@ class Unread(OrderedDict):
         return super().__getitem__(session)
 
     def __setitem__(self, session: str, messages: asyncio.Queue) -> None:
-        super().__setitem__(session, Messages())  # in place of Gradio's own, which is empty
+        super().__setitem__(session, Messages())  # replaces Gradio's queue, which is empty
         self.move_to_end(session)
         spare = [old for old in self if not self._is_live(old) and old != session]
         for old in spare[: max(0, len(self) - self.most)]:
@@ -91,16 +123,16 @@ class Unread(OrderedDict):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of them all."""
+        """Bytes of all messages."""
         return sum(messages.nbytes for messages in self.values())
 
     def fullest(self) -> str:
-        """The session with the most of them."""
+        """The session with the most bytes."""
         return max(self.items(), key=lambda item: item[1].nbytes)[0]
 
 
 def weight(value: Any) -> int:
-    """About the bytes that plain data take in memory."""
+    """Estimate the bytes of plain data in memory."""
     if isinstance(value, str):
         return sys.getsizeof(value)
     if isinstance(value, dict):
@@ -111,7 +143,11 @@ def weight(value: Any) -> int:
 
 
 class FairQueue(Queue):
-    """Gradio's queue, as the module says."""
+    """Gradio's queue with the changes that the module describes.
+
+    Args:
+        check: called with a function's API name and values; raises LoraDropError for a call that may not wait.
+    """
 
     def __init__(self, blocks: gr.Blocks, policy: Policy, counters: Counters, check: Check):
         super().__init__(True, blocks.max_threads, 1, None, blocks)
@@ -124,12 +160,12 @@ class FairQueue(Queue):
         return any(event.session_hash == session for event in self.event_ids_to_events.values())
 
     def waiting(self, runs: bool = True) -> list[Event]:
-        """What waits for the device, or beside it."""
+        """Calls waiting for the device, or the other waiting calls."""
         queues = self.event_queue_per_concurrency_id.items()
         return [event for name, queue in queues if (name == RUNS) == runs for event in queue.queue]
 
     async def push(self, body: Any, request: Any, username: str | None) -> Any:
-        """Put a call in the queue, or send its visitor away with a sentence, before it takes a place."""
+        """Put a call in the queue, or refuse it with a sentence before it takes a place."""
         self._forget()
         if body.fn_index is None:
             return await super().push(body, request, username)
@@ -148,14 +184,14 @@ class FairQueue(Queue):
         return True, event._id, "success"
 
     def _forget(self) -> None:
-        """Forget the calls of sessions whose messages are gone: Gradio keeps their names for ever."""
-        known: Any = self.pending_event_ids_session
-        if len(known) > 2 * self.sessions:
-            for session in [name for name in known if name not in self.pending_messages_per_session]:
-                del known[session]
+        """Drop the event ids of sessions whose messages are gone: Gradio keeps them for ever."""
+        events: Any = self.pending_event_ids_session
+        if len(events) > 2 * self.sessions:
+            for session in [name for name in events if name not in self.pending_messages_per_session]:
+                del events[session]
 
     def _refusal(self, fn: Any, body: Any, address: str) -> tuple[str, str] | None:
-        """(reason, sentence) where a call may not wait."""
+        """Reason and sentence of a refusal; None if the call may wait."""
         limits, runs = self.policy.limits, fn.concurrency_id == RUNS
         waiting = self.waiting(runs)
         light = LIGHT_PLACES, LIGHT_PLACES // (2 if self.policy.public else 1)
@@ -163,11 +199,11 @@ class FairQueue(Queue):
         if runs and self.counters.paused:
             return "paused", "This app is paused by its owner: come back later."
         if runs and body.session_hash and any(event.session_hash == body.session_hash for event in waiting):
-            return "session", "A run of yours waits already: wait for it, or stop it, and ask again."
+            return "session", "You already have a run in the queue: wait for it, or stop it, and try again."
         if len(waiting) >= places:
             return "queue", f"This app's queue is full (it holds {places}): try again in a moment."
         if sum(_address(event.request) == address for event in waiting) >= share:
-            return "share", f"{share} calls from your address wait already, the most at a time: try again in a moment."
+            return "share", f"{share} calls from your address are waiting, the most allowed: try again in a moment."
         try:
             self.check(fn.api_name, body.data or [])
         except LoraDropError as error:
@@ -175,25 +211,25 @@ class FairQueue(Queue):
         return None
 
     def _sort(self) -> None:
-        """Put the runs that wait into the order of their turns, which is also the place that each is told."""
+        """Sort the waiting runs by turn, which is also the place that each is told."""
         if runs := self.event_queue_per_concurrency_id.get(RUNS):
             runs.queue[:] = [runs.queue[i] for i in self.turns.order([_address(e.request) for e in runs.queue])]
 
     def get_events(self) -> Any:
-        """The next events, a run in its turn."""
+        """Next events to process; a run comes in its turn."""
         self._sort()
-        found = super().get_events()
-        if found is not None and found[2] == RUNS:
-            self.turns.serve(_address(found[0][0].request))
-        return found
+        events = super().get_events()
+        if events is not None and events[2] == RUNS:
+            self.turns.serve(_address(events[0][0].request))
+        return events
 
     def broadcast_estimations(self, concurrency_id: str, after: int | None = None) -> None:
-        """Tell who waits their place; all of them, as a newcomer may come before others."""
+        """Send every waiting call its place: a newcomer may go before others."""
         self._sort()
         super().broadcast_estimations(concurrency_id, None)
 
     def send_message(self, event: Event, event_message: EventMessage) -> None:
-        """Keep a message until it is read; where too many are kept, drop the fullest session's and end its runs."""
+        """Keep a message until it is read. Beyond the limit, drop the fullest session's messages and end its runs."""
         super().send_message(event, event_message)
         unread: Any = self.pending_messages_per_session
         limit = self.policy.limits.unread_bytes
@@ -206,31 +242,31 @@ class FairQueue(Queue):
         messages: Any = self.pending_messages_per_session[session]
         messages.drop()
         self.counters.refuse("unread")
-        line = f"Stopped: more than {self.policy.limits.unread} MiB of its answer were not read in time."
+        line = f"Stopped: more than {self.policy.limits.unread} MiB of the answer were not read in time."
         for event in list(self.event_ids_to_events.values()):
             if event.session_hash == session:
-                event.alive = False  # Gradio ends its generator before the next step
+                event.alive = False  # Gradio then ends its generator before the next step
                 ending = _ending(line)
                 ending.event_id = event._id
                 messages.put_nowait(ending)
 
 
 def _ending(line: str) -> ProcessCompletedMessage:
-    """The end of a call that did not run, as Gradio ends one that raised an error."""
+    """End a call that did not run as Gradio ends one that raised an error."""
     return ProcessCompletedMessage(
         output={"error": line, "visible": True, "duration": 10, "title": "Not now"}, title="Not now", success=False
     )
 
 
 def _address(request: Any) -> str:
-    """Whose request it is, as the guard found it."""
+    """The client's address, which the guard put into the request's scope."""
     return request.scope.get("lora_drop.address", "unknown")
 
 
 def use_fair_queue(demo: gr.Blocks, policy: Policy, counters: Counters, check: Check) -> FairQueue:
-    """Give the page this queue; call it in place of `demo.queue`, before `demo.launch`.
+    """Give the page this queue; call it instead of `demo.queue`, before `demo.launch`.
 
-    The routes that would run a queued function at once (`/run/...`) are closed for them.
+    It closes the routes that would run a queued function without the queue (`/run/...`).
     """
     demo.queue(api_open=False)
     demo._queue = queue = FairQueue(demo, policy, counters, check)

@@ -1,6 +1,6 @@
-"""What stands before Gradio: each request's host, size and rate, the pool of light work, and the page's headers.
+"""ASGI middleware in front of Gradio: checks each request's host, size and rate, limits light work, sets the headers.
 
-An ASGI middleware, given to Gradio's app as Starlette takes them. A refusal is JSON with one sentence, `{"detail"}`.
+A refusal is JSON with one sentence, `{"detail"}`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lora_drop.ui.serve.counters import Counters
 from lora_drop.ui.serve.gradio_private import MISTAKE
-from lora_drop.ui.serve.limits import MIB
-from lora_drop.ui.serve.policy import Policy
+from lora_drop.ui.serve.owner import Counters
+from lora_drop.ui.serve.policy import MIB, Policy
 
-# What the page needs of its own, and nothing from elsewhere. Gradio makes functions of texts (`unsafe-eval`) and has
-# scripts and styles in its page (`unsafe-inline`). A Space shows its app in a frame of the Hub's.
+# Only this server's own content. Gradio compiles strings (`unsafe-eval`) and has inline scripts and styles
+# (`unsafe-inline`). The Hub shows a Space in a frame.
 CONTENT_SECURITY_POLICY = {
     "default-src": "'self'",
     "script-src": "'self' 'unsafe-inline' 'unsafe-eval'",
@@ -41,30 +40,30 @@ CONTENT_SECURITY_POLICY = {
     "frame-ancestors": "'self' https://huggingface.co https://*.hf.space",
 }
 TRACES = re.compile(r"/(call|call/v2|run|api)/(replay|inspect)/?$|/queue/join/?$|/mcp(/|$)")  # may carry a whole trace
-LIGHT = re.compile(r"/(run|api)/[^/]+/?$|/component_server/?$")  # what Gradio runs at once, beside its queue
+LIGHT = re.compile(r"/(run|api)/[^/]+/?$|/component_server/?$")  # calls that Gradio runs at once, outside its queue
 UPLOAD = re.compile(r"/upload/?$")
-COUNTED = re.compile(r"/gradio_api/(?!file=)|/login|/pause|/resume|/metrics")  # all but what a page is made of
-LIGHT_AT_ONCE, LIGHT_WAITING = 4, 64  # calls of light work, of 40 threads that the runs need too
-SMALL = 64 * 1024  # bytes of a body that is always taken, so that Run and Stop work while others send traces
-BODY_SECONDS = 60.0  # for the whole of a body
+COUNTED = re.compile(r"/gradio_api/(?!file=)|/login|/pause|/resume|/metrics")  # all but the page's own files
+LIGHT_AT_ONCE, LIGHT_WAITING = 4, 64  # light calls; they share Gradio's 40 threads with the runs
+SMALL = 64 * 1024  # bytes of a body that is always accepted, so that Run and Stop work while others send traces
+BODY_SECONDS = 60.0  # time for a body to arrive whole
 DRAIN_SECONDS, DRAIN_BYTES = 10.0, 256 * MIB
-BURST = 5  # seconds' worth of calls that may come at once
+BURST = 5  # seconds' worth of calls that may arrive at once
 KNOWN = 4096  # addresses whose calls are counted
 
 
 class Guard:
-    """The middleware, over the app that it guards."""
+    """The middleware around the app that it guards."""
 
     def __init__(self, app: ASGIApp, policy: Policy, counters: Counters):
         self.app, self.policy, self.counters = app, policy, counters
         self._calls: OrderedDict[str, tuple[float, float]] = OrderedDict()  # address -> (calls left, when)
-        self._held = 0  # bytes of bodies that are being read or answered
+        self._held = 0  # bytes of the bodies being read or answered
         self._light = LightPool(LIGHT_WAITING // (2 if policy.public else 1))
         policy_line = "; ".join(f"{name} {value}" for name, value in CONTENT_SECURITY_POLICY.items())
         self._headers = {"Content-Security-Policy": policy_line, "X-Content-Type-Options": "nosniff"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or send it away."""
+        """Answer a request or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -98,34 +97,34 @@ class Guard:
             await answer(scope, receive, with_headers)
 
     def _check(self, scope: Scope, headers: Headers, address: str) -> None:
-        """Raise Refused for what is known from the head of a request."""
+        """Raise Refused if the head of a request is enough to refuse it."""
         host = headers.get("host", "")
         if not self.policy.allows_host(host):
             raise Refused(
                 "host",
                 421,
-                f"This app does not answer to the name {host[:80]!r}: if it is a way to it (a notebook, a tunnel), "
-                "set LORA_DROP_ALLOWED_HOSTS to it.",
+                f"This app does not answer to the name {host[:80]!r}. If a notebook or tunnel uses that name, add it "
+                "to LORA_DROP_ALLOWED_HOSTS.",
             )
         if COUNTED.search(scope["path"]) and not self._may_call(address):
-            raise Refused("calls", 429, "Too many requests from your address: wait a second, and try again.")
+            raise Refused("calls", 429, "Too many requests from your address: wait a second and try again.")
         if scope["method"] != "POST":
             return
         if headers.get("content-type", "").startswith("multipart/") and not UPLOAD.search(scope["path"]):
-            raise Refused("upload", 415, "Files are taken by the upload's own address alone.")
+            raise Refused("upload", 415, "Files are accepted at the upload address only.")
         length, most = headers.get("content-length", "0"), self._most(scope["path"])
         if length.isdecimal() and int(length[:20]) > most:
             raise _too_large(most)
 
     def _most(self, path: str) -> int:
-        """Bytes that the body of a request may have. A sign may take 12 bytes of JSON, as `\\ud83d\\ude00` does."""
+        """Largest body of a request in bytes. A character may take 12 bytes of JSON, as `\\ud83d\\ude00` does."""
         limits = self.policy.limits
         if UPLOAD.search(path):
             return limits.trace_bytes + SMALL
         return 2 * limits.trace_bytes if TRACES.search(path) else SMALL + 12 * limits.prompt
 
     def _may_call(self, address: str) -> bool:
-        """Take one of the calls that an address has; they come back with time."""
+        """Take a token from the address's bucket, which refills at `limits.calls` a second; False if it is empty."""
         rate, now = self.policy.limits.calls, time.monotonic()
         left, then = self._calls.pop(address, (float(BURST * rate), now))
         left = min(float(BURST * rate), left + (now - then) * rate)
@@ -135,14 +134,22 @@ class Guard:
         return left >= 1
 
     def hold(self, count: int, so_far: int) -> None:
-        """Count bytes of a body. Raises Refused where all bodies together are too many; a small one never is."""
+        """Count bytes of a body.
+
+        Args:
+            count: bytes of this chunk.
+            so_far: bytes of this body with the chunk; a small body is never refused.
+
+        Raises:
+            Refused: all bodies together hold too many bytes.
+        """
         if so_far > SMALL and self._held + count > 4 * self.policy.limits.trace_bytes:
             raise Refused("body", 503, "Too many large requests at once: try again in a moment.")
         self._held += count
 
 
 async def _drain(receive: Receive) -> None:
-    """Let the rest of a refused body come, unkept: a visitor who still sends would not see the answer."""
+    """Read the rest of a refused body and discard it: a client that is still sending would not see the answer."""
     count, more = 0, True
     try:
         async with asyncio.timeout(DRAIN_SECONDS):
@@ -155,7 +162,7 @@ async def _drain(receive: Receive) -> None:
 
 
 class Refused(HTTPException):
-    """A request that is sent away, for a reason of `counters.REASONS`. Starlette answers it where the app reads."""
+    """A refused request, for a reason of `owner.REASONS`. Raised while the app reads a body, Starlette answers it."""
 
     def __init__(self, reason: str, status: int, line: str):
         super().__init__(status, line, {"Connection": "close"})
@@ -167,7 +174,7 @@ def _too_large(most: int) -> Refused:
 
 
 class _Body:
-    """`receive` of a request, whose bytes are counted as they come."""
+    """A request's `receive` that counts the bytes as they arrive."""
 
     def __init__(self, receive: Receive, most: int, guard: Guard):
         self._receive, self._most, self._guard = receive, most, guard
@@ -176,7 +183,7 @@ class _Body:
         self.held = 0
 
     async def __call__(self) -> Message:
-        if self._whole:  # what comes now is the word that the visitor left
+        if self._whole:  # the next message says that the client disconnected
             return await self._receive()
         try:
             async with asyncio.timeout(max(0.0, self._end - time.monotonic())):
@@ -195,17 +202,17 @@ class _Body:
         return message
 
     def _refuse(self, refused: Refused) -> Refused:
-        """Starlette answers it, so it is counted here."""
+        """Count a refusal that Starlette will answer."""
         self._guard.counters.refuse(refused.reason)
         return refused
 
 
 @dataclass
 class LightPool:
-    """The few places of work that needs no device, and a line before them.
+    """A few places for work that needs no device, with a queue in front.
 
     Args:
-        share: places in the line that one address may have.
+        share: places in the queue that one address may hold.
     """
 
     share: int
@@ -214,7 +221,7 @@ class LightPool:
 
     @asynccontextmanager
     async def place(self, address: str) -> AsyncIterator[None]:
-        """A place, for as long as the block lasts. Raises Refused where the line is full."""
+        """Hold a place for the duration of the block. Raises Refused if the queue is full."""
         mine = self.waiting.get(address, 0)
         if sum(self.waiting.values()) >= LIGHT_WAITING or mine >= self.share:
             raise Refused("light", 503, "This app is busy: try again in a moment.")

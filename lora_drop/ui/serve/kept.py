@@ -1,4 +1,4 @@
-"""What the server keeps of its visitors: a stop flag while a run runs, and the last runs' lines for downloads."""
+"""State that the server keeps for its visitors: stop flags of active runs, and the latest runs' traces."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from uuid import uuid4
 
 from lora_drop.ui.serve import space as zero
 
-KEPT_TRACES = 64  # of the last runs, whoever's, for their downloads
-KEPT_BYTES = 256 * 2**20  # and no more of them than this
+KEPT_TRACES = 64  # latest runs of all visitors together
+KEPT_BYTES = 256 * 2**20  # most bytes of their traces in memory
 
 
 class Stops:
-    """Soft stop flags, one a session while it runs: the run asks after each step and still delivers its summary."""
+    """Stop flags, one for each session with a run. A run checks its flag after each step and still sends a summary."""
 
     def __init__(self) -> None:
         self._flags: dict[str | None, threading.Event | zero.StopFlag] = {}
         self._lock = threading.Lock()
 
     def start(self, session: str | None) -> threading.Event | zero.StopFlag:
-        """A flag for a new run, in the place of one that a dropped connection may have left behind."""
+        """Return a flag for a new run. It replaces one that a dropped connection may have left."""
         with self._lock:
             self._flags[session] = flag = zero.stop_flag()
             return flag
 
     def end(self, session: str | None, flag: threading.Event | zero.StopFlag) -> None:
-        """The run with this flag is over. The session's next one may have started already: its flag stays."""
+        """Remove a finished run's flag; a later run of the session keeps its own."""
         with self._lock:
             if self._flags.get(session) is flag:
                 del self._flags[session]
@@ -35,6 +35,7 @@ class Stops:
                 flag.end()
 
     def stop(self, session: str | None) -> None:
+        """Set the session's flag, if it has a run."""
         with self._lock:
             if session in self._flags:
                 self._flags[session].set()
@@ -47,10 +48,10 @@ class Stops:
 
 
 class RecentTraces:
-    """The lines of the last runs by their ids, also of one that still streams or was cut off, for downloads.
+    """Trace lines of the latest runs by run id, for downloads; also of runs under way or cut off.
 
-    An id is a visitor's own secret of 128 bits. The oldest runs make room where there are too many, or their lines
-    together are too long; the newest is always kept.
+    An id is a random 128-bit secret of its visitor. The oldest runs are dropped when there are too many runs or bytes;
+    the newest is always kept.
     """
 
     def __init__(self, most: int = KEPT_TRACES, most_bytes: int = KEPT_BYTES):
@@ -60,7 +61,7 @@ class RecentTraces:
         self._most, self._most_bytes = most, most_bytes
 
     def begin(self) -> str:
-        """A new run; returns its id."""
+        """Add a new run and return its id."""
         run_id = uuid4().hex
         with self._lock:
             self._lines[run_id], self._bytes[run_id] = [], 0
@@ -68,7 +69,7 @@ class RecentTraces:
         return run_id
 
     def add(self, run_id: str, line: str) -> None:
-        """Append a line to a run; nothing if it has made room for others."""
+        """Append a line to a run, if it is still kept."""
         with self._lock:
             if run_id in self._lines:
                 self._lines[run_id].append(line)
@@ -82,11 +83,11 @@ class RecentTraces:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the lines take in memory."""
+        """Bytes of the lines in memory."""
         return sum(self._bytes.values())
 
     def text(self, run_id: str) -> str | None:
-        """The trace so far, as the file has it; None if it is not kept (any more)."""
+        """The trace so far, in the format of a trace file; None if it is not kept."""
         with self._lock:
             lines = self._lines.get(run_id)
             return None if lines is None else "".join(lines)

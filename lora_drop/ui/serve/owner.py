@@ -1,6 +1,6 @@
-"""The owner's own addresses: figures of the server, and a switch that lets no further run begin.
+"""The owner's counters and addresses: figures of the server, and a switch that pauses it.
 
-They are there only where `LORA_DROP_OWNER_TOKEN` is set, and answer to that token alone:
+The addresses exist only where `LORA_DROP_OWNER_TOKEN` is set, and answer to that token alone:
 
     curl -H "Authorization: Bearer $TOKEN" https://.../metrics
     curl -X POST -H "Authorization: Bearer $TOKEN" https://.../pause    (or /resume)
@@ -9,47 +9,98 @@ They are there only where `LORA_DROP_OWNER_TOKEN` is set, and answer to that tok
 from __future__ import annotations
 
 import hmac
+import threading
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from lora_drop.ui.serve.counters import Counters
-from lora_drop.ui.serve.policy import Policy
+# Why a visitor was refused, as `/metrics` names it.
+REASONS = (
+    *("body", "calls", "connections", "host", "input", "light", "limits", "paused", "queue", "session", "share"),
+    *("unread", "upload"),
+)
 
-PAUSED = "Paused: runs that wait or are on go on, no further one is taken.\n"
+
+class Counters:
+    """Refusals by reason, runs, tokens and loads, and the owner's pause switch. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._refused: Counter[str] = Counter()
+        self._sums: Counter[str] = Counter()
+        self.paused = False
+
+    def refuse(self, reason: str) -> None:
+        """Count a refusal for one of `REASONS`."""
+        with self._lock:
+            self._refused[reason] += 1
+
+    def add(self, name: str, amount: float = 1) -> None:
+        """Add to a sum, such as `runs`, `tokens` or `decode_seconds`."""
+        with self._lock:
+            self._sums[name] += amount  # type: ignore[assignment]
+
+    def refused(self, reason: str) -> int:
+        """Number of refusals for a reason."""
+        return self._refused[reason]
+
+    def text(self, **now: float) -> str:
+        """All counts in the text format of Prometheus.
+
+        Args:
+            now: current values, by metric name.
+        """
+        with self._lock:
+            lines = [f'lora_drop_refused_total{{reason="{reason}"}} {self._refused[reason]}' for reason in REASONS]
+            lines += [f"lora_drop_{name}_total {float(amount)}" for name, amount in sorted(self._sums.items())]
+        tokens, seconds = self._sums["tokens"], self._sums["decode_seconds"]
+        now |= {"paused": self.paused, "memory_bytes": resident_bytes()}
+        now |= {"tokens_per_second": tokens / seconds if seconds else 0.0}
+        return "\n".join([*lines, *(f"lora_drop_{name} {float(value)}" for name, value in now.items())]) + "\n"
 
 
-def routes(policy: Policy, counters: Counters, now: Callable[[], dict[str, float]]) -> list[Route]:
-    """The addresses; none without a token.
+def resident_bytes() -> int:
+    """Resident memory of this process in bytes; 0 where there is no /proc."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * 4096
+
+
+def routes(token: str, counters: Counters, now: Callable[[], dict[str, float]]) -> list[Route]:
+    """The owner's addresses; none without a token.
 
     Args:
-        now: values of this moment, by the names of their metrics.
+        token: the owner's secret.
+        now: returns current values by metric name.
     """
-    if not policy.token:
+    if not token:
         return []
 
-    def owners(answer: Callable[[], str]) -> Callable[[Request], Response]:
+    def guarded(answer: Callable[[], str]) -> Callable[[Request], Response]:
         def checked(request: Request) -> Response:
-            asked = request.headers.get("authorization", "").encode()
-            if not hmac.compare_digest(asked, f"Bearer {policy.token}".encode()):
+            sent = request.headers.get("authorization", "").encode()
+            if not hmac.compare_digest(sent, f"Bearer {token}".encode()):
                 return PlainTextResponse("This address is the owner's.\n", 401, {"WWW-Authenticate": "Bearer"})
             return PlainTextResponse(answer())
 
         return checked
 
-    def pause(paused: bool) -> Callable[[], str]:
-        def switch() -> str:
-            counters.paused = paused
-            return (
-                "Paused: runs that wait or are on go on, no further one begins.\n" if paused else "Runs begin again.\n"
-            )
+    def pause() -> str:
+        counters.paused = True
+        return "Paused: runs in the queue or under way finish, and no new one starts.\n"
 
-        return switch
+    def resume() -> str:
+        counters.paused = False
+        return "Runs start again.\n"
 
     return [
-        Route("/metrics", owners(lambda: counters.text(**now()))),
-        Route("/pause", owners(pause(True)), methods=["POST"]),
-        Route("/resume", owners(pause(False)), methods=["POST"]),
+        Route("/metrics", guarded(lambda: counters.text(**now()))),
+        Route("/pause", guarded(pause), methods=["POST"]),
+        Route("/resume", guarded(resume), methods=["POST"]),
     ]

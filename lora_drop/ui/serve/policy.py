@@ -1,29 +1,127 @@
-"""Public or private: decided once when the page starts, with what follows from it, and whose request a request is."""
+"""Public or private, decided once at the start, with the limits that follow; and the address behind a request.
+
+The operator changes each limit by an environment variable, never on the command line.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import os
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.ui.serve.environment import in_space
-from lora_drop.ui.serve.limits import Limits
+from lora_drop.run.request import Request
+from lora_drop.ui.serve import space as zero
+from lora_drop.ui.serve.environment import in_space, positive_number
 
+MIB = 2**20
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ANY_HOST = "*"
 
 
 @dataclass(frozen=True)
-class Policy:
-    """How the page treats those who reach it.
+class Limits:
+    """Limits of the page and the API, each set by `LORA_DROP_MAX_` and its name. The defaults are a private server's.
 
     Args:
-        public: strangers may come. The limits are `PUBLIC`, models are an allow-list, there is no monitoring page.
-        hosts: names that a request's Host header may have, `*.name` for all below it; `*` is any.
-        hops: proxies before this server that can be trusted, each of which adds an address to X-Forwarded-For.
-        token: what the owner's requests carry; without one there are no metrics and no pause.
+        tokens: new tokens of a run.
+        prompt: characters of a prompt; the model's context is a further limit.
+        seconds: time of a run or a sweep on the device.
+        queue: runs that may wait.
+        share: waiting runs of one address.
+        trace: size of an opened or posted trace, in MiB.
+        unread: unread answers of one session, in MiB.
+        calls: requests a second from one address, without those that load the page.
+        connections: open connections; one address may have half of them, a trusted proxy all.
+    """
+
+    tokens: int = 8192
+    prompt: int = 100_000
+    seconds: float = 600.0
+    queue: int = 32
+    share: int = 32
+    trace: int = 64
+    unread: int = 64
+    calls: int = 200
+    connections: int = 1000
+
+    @classmethod
+    def from_environment(cls, public: bool = False) -> Limits:
+        """Read the operator's limits. Raises LoraDropError if a variable is not a number above 0."""
+        defaults: dict[str, Any] = dataclasses.asdict(PUBLIC if public else cls())
+        return cls(**{n: positive_number(f"LORA_DROP_MAX_{n.upper()}", most) for n, most in defaults.items()})
+
+    def check(self, request: Request) -> None:
+        """Raise LoraDropError if a request is over the limits."""
+        self.check_sizes(request.prompt, request.max_new_tokens)
+
+    def check_sizes(self, prompt: Any, tokens: Any) -> None:
+        """Check raw values before the call waits in the queue; a value of the wrong type is left to later checks.
+
+        Raises:
+            LoraDropError: a value is over the limits.
+        """
+        if isinstance(tokens, (int, float)) and tokens > self.tokens:
+            raise LoraDropError(
+                f"a run here may write at most {self.tokens:,} new tokens, got {tokens:,}: ask for fewer."
+            )
+        if isinstance(prompt, str) and len(prompt) > self.prompt:
+            raise LoraDropError(
+                f"a prompt here may have at most {self.prompt:,} characters, got {len(prompt):,}: shorten it."
+            )
+
+    @property
+    def trace_bytes(self) -> int:
+        """Largest trace in bytes."""
+        return self.trace * MIB
+
+    @property
+    def unread_bytes(self) -> int:
+        """Most unread bytes of a session."""
+        return self.unread * MIB
+
+    def clock(self, stop: threading.Event | zero.StopFlag | None) -> Clock:
+        """A stop flag that also stops a run when its time is up, counted from now."""
+        return Clock(stop, time.monotonic() + self.seconds)
+
+
+PUBLIC = Limits(
+    tokens=512, prompt=8000, seconds=60.0, queue=16, share=4, trace=8, unread=16, calls=50, connections=500
+)
+
+
+@dataclass
+class Clock:
+    """A stop flag with a time limit. A run checks it after each step and keeps what it wrote."""
+
+    stop: threading.Event | zero.StopFlag | None
+    end: float  # on the monotonic clock, in seconds
+
+    @property
+    def is_up(self) -> bool:
+        """True once the time is over."""
+        return time.monotonic() > self.end
+
+    def is_set(self) -> bool:
+        """True once the visitor or the time limit stops the run."""
+        return self.is_up or (self.stop is not None and self.stop.is_set())
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How the page treats its visitors.
+
+    Args:
+        public: strangers may come. The limits are `PUBLIC`, models come from an allow-list, and there is no monitoring
+            page.
+        hosts: allowed Host headers; `*.name` allows all subdomains, `*` any name.
+        hops: trusted proxies in front of this server, each of which appends an address to X-Forwarded-For.
+        token: the owner's secret; without one there are no metrics and no pause.
     """
 
     public: bool = False
@@ -34,14 +132,14 @@ class Policy:
 
     @classmethod
     def from_environment(cls, public: bool | None = None, host: str | None = None, share: bool = False) -> Policy:
-        """The operator's choice: `public`, else LORA_DROP_PUBLIC, else by where the page can be reached from.
+        """Read the operator's choice: `public`, else LORA_DROP_PUBLIC, else public if others can reach the page.
 
         Args:
             host: the address to listen on; None is Gradio's default, 127.0.0.1.
-            share: the page is also given an address of the web.
+            share: the page also gets a public web address.
 
         Raises:
-            LoraDropError: a variable is none of what it may be.
+            LoraDropError: a variable has an invalid value.
         """
         local = not share and (host is None or is_loopback(host))
         if public is None:
@@ -60,7 +158,7 @@ class Policy:
         )
 
     def allows_host(self, header: str) -> bool:
-        """Whether the page answers to this name. Another one is a page elsewhere that had its own name led here."""
+        """Whether the page answers to this Host header. Another name may be a DNS rebinding attack."""
         name = host_of(header)
         return any(
             known == ANY_HOST or name == known or (known.startswith("*.") and name.endswith(known[1:]))
@@ -68,12 +166,12 @@ class Policy:
         )
 
     def address(self, peer: str | None, forwarded: Sequence[str]) -> str:
-        """Whose request it is, for turns and shares: an IPv4 address, or the first 64 bits of an IPv6 one.
+        """The client's address, for turns and shares: an IPv4 address, or the first 64 bits of an IPv6 one.
 
         Args:
             peer: the address that the connection comes from.
-            forwarded: the lines of X-Forwarded-For. Whoever asks can write them: only the last `hops` entries, which
-                the trusted proxies added, are looked at.
+            forwarded: the lines of X-Forwarded-For. A client can forge them, so only the last `hops` entries, which
+                the trusted proxies appended, count.
         """
         entries = [entry.strip() for line in forwarded for entry in line.split(",")]
         text = entries[-self.hops] if 0 < self.hops <= len(entries) else peer or ""
@@ -81,7 +179,7 @@ class Policy:
 
 
 def is_loopback(host: str) -> bool:
-    """True if only this machine can reach what listens there."""
+    """True if only this machine can reach the address."""
     name = host.lower().strip("[]")
     try:
         return name == "localhost" or ipaddress.ip_address(name).is_loopback
@@ -90,7 +188,7 @@ def is_loopback(host: str) -> bool:
 
 
 def host_of(header: str) -> str:
-    """The name in a Host header, without its port."""
+    """The name in a Host header without the port."""
     text = header.strip().lower()
     if text.startswith("["):
         return text[1:].partition("]")[0]
@@ -98,26 +196,26 @@ def host_of(header: str) -> str:
 
 
 def _network(text: str) -> str:
-    """The address, an IPv6 one cut to its /64; empty if it is none."""
+    """An address, IPv6 cut to its /64; empty if the text is not an address."""
     name = text.strip()
     if name.startswith("[") or name.count(":") == 1:
         name = host_of(name)
     try:
-        found = ipaddress.ip_address(name.partition("%")[0])
+        address = ipaddress.ip_address(name.partition("%")[0])
     except ValueError:
         return ""
-    if isinstance(found, ipaddress.IPv6Address):
-        if found.ipv4_mapped is not None:
-            return str(found.ipv4_mapped)
-        return str(ipaddress.ip_network((found, 64), strict=False))
-    return str(found)
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
 
 
 def _flag(variable: str, text: str) -> bool | None:
-    known = {"": None, "1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-    if text.strip().lower() not in known:
+    values = {"": None, "1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if text.strip().lower() not in values:
         raise LoraDropError(f"the variable {variable} must be 1 or 0, not {text[:40]!r}.")
-    return known[text.strip().lower()]
+    return values[text.strip().lower()]
 
 
 def _count(variable: str, text: str) -> int:

@@ -1,15 +1,15 @@
-"""ZeroGPU: a run borrows a GPU from HuggingFace's shared pool, for as long as it lasts. Elsewhere this does nothing.
+"""ZeroGPU: a run borrows a GPU from HuggingFace's shared pool while it lasts. Elsewhere this module does nothing.
 
-What the pool asks for (read in the `spaces` package, 0.51), and what is done for it here:
+What ZeroGPU requires (read in the `spaces` package, 0.51), and what this module does for it:
 
-- The server's process never has CUDA: it holds a stand-in of the model. Work on the GPU is a generator wrapped by
-  `spaces.GPU` before the page is launched, which runs in a process forked for it: `runner`.
-- What goes in and comes out is pickled: a request and a flag in, the records of the trace out, all of plain values.
-- An exception comes back as the name of its class. Our own one-line mistakes therefore travel as values: `_Refusal`.
-- An event of the server's process is not seen in the other one, and a closed generator would take the summary with it.
-  So the Stop button writes a file, which the run looks for after each step: `StopFlag`.
-- The time is declared beforehand and counted against the visitor's daily quota: `seconds` computes it from the tokens
-  asked for, and a run that cannot fit is refused in one line, before it costs anything.
+- The server's process has no CUDA and holds a stand-in for the model. GPU work is a generator that `spaces.GPU` wraps
+  before the page is launched, and that runs in a forked process: `runner`.
+- Arguments and results are pickled: a request and a flag in, trace records out, all plain values.
+- An exception arrives as the name of its class, so our one-line errors travel as values: `_Refusal`.
+- A `threading.Event` does not cross to the other process, and closing the generator would lose the summary. So Stop
+  creates a file that the run looks for after each step: `StopFlag`.
+- The GPU time is declared beforehand and counts against the visitor's daily quota: `seconds` estimates it from the
+  number of tokens, and a run that cannot fit is refused in one line before it costs anything.
 """
 
 from __future__ import annotations
@@ -38,49 +38,49 @@ from lora_drop.run.request import BASELINE, Plan, Request, plan
 from lora_drop.run.trace.records import Record
 from lora_drop.ui.serve.environment import positive_number
 
-# Stated, not measured: this project had no ZeroGPU to measure on. They are meant to be twice what a run takes, since a
-# run that is cut off is worse than one that gives time back. LORA_DROP_ZERO_RATE replaces the two of a step.
+# Estimates: this project had no ZeroGPU to measure on. They are about twice what a run should take, since a run that
+# is cut off is worse than one that returns time. LORA_DROP_ZERO_RATE replaces the two rates of a step.
 START_SECONDS = 5  # the process, the CUDA context, the first kernels
 COPY_RATE = 2e9  # bytes of weights a second, from the disk to the GPU
-LAYER_SECONDS = 5e-4  # a layer of a decode step in the reference decoder: Python and the launches of some 20 kernels
-READ_RATE = 5e11  # bytes of weights a second that a decode step reads
+LAYER_SECONDS = 5e-4  # a layer of a reference decode step: Python and about 20 kernel launches
+READ_RATE = 5e11  # bytes of weights that a decode step reads a second
 PREFILL_RATE = 2e3  # prompt tokens a second
 
-QUOTA_SECONDS = 120.0  # what a visitor without an account has in a day (HuggingFace's table, August 2026)
-# `spaces` asks the pool for this many times the declared seconds on the GPUs of today (its `duration_factor`).
+QUOTA_SECONDS = 120.0  # daily GPU time of a visitor without an account (HuggingFace's table, August 2026)
+# On current GPUs `spaces` requests this many times the declared seconds (its `duration_factor`).
 QUOTA_FACTOR = 1.5
 
 
 class StopFlag:
-    """A soft stop that a run on a borrowed GPU sees: a file, which another process can look for. It pickles."""
+    """A stop flag that another process can see: a file. It can be pickled."""
 
     def __init__(self):
         self._path = Path(tempfile.gettempdir()) / f"lora-drop-stop-{uuid4().hex}"
         self._ended = False
 
     def set(self) -> None:
-        """Ask the run to end after its step; nothing once it has ended."""
+        """Stop the run after its current step, unless it has ended."""
         if not self._ended:
             self._path.touch()
 
     def is_set(self) -> bool:
-        """True once it was asked for."""
+        """True once `set` was called."""
         return self._path.exists()
 
     def end(self) -> None:
-        """The run is over: leave no file behind."""
+        """Delete the file once the run is over."""
         self._ended = True
         self._path.unlink(missing_ok=True)
 
 
 def stop_flag() -> threading.Event | StopFlag:
-    """The flag of a Stop button, of the kind that this hardware's runs see."""
+    """Return a stop flag of the kind that runs on this hardware can see."""
     return StopFlag() if on_zero_gpu() else threading.Event()
 
 
 @dataclasses.dataclass(frozen=True)
 class _Refusal:
-    """A mistake that was only found on the GPU, on its way to the visitor."""
+    """A `LoraDropError` raised in the GPU's process, on its way to the visitor."""
 
     line: str
 
@@ -88,15 +88,15 @@ class _Refusal:
 def gpu(
     work: Callable[..., Generator[Any, None, None]], duration: Callable[..., int]
 ) -> Callable[..., Generator[Any, None, None]]:
-    """A generator function on a borrowed GPU; outside of ZeroGPU, `work` itself.
+    """Wrap a generator function to run on a borrowed GPU; outside ZeroGPU, return `work` itself.
 
     Args:
-        work: takes and yields what pickles; everything else it needs, it holds already.
-        duration: the seconds to declare, from the same arguments.
+        work: takes and yields values that pickle.
+        duration: returns the seconds to declare, from the same arguments.
 
     Raises:
-        LoraDropError: this is ZeroGPU, and the package `spaces` is missing. From the generator: what `work` raises of
-            this kind, and whatever the pool says, in one line.
+        LoraDropError: this is ZeroGPU and the package `spaces` is missing. From the generator: any `LoraDropError` of
+            `work`, and any refusal by ZeroGPU, in one line.
     """
     if not on_zero_gpu():
         return work
@@ -104,7 +104,7 @@ def gpu(
         import spaces
     except ModuleNotFoundError as error:
         raise LoraDropError(
-            "SPACES_ZERO_GPU is set, but the package `spaces` is missing, which every Gradio Space has: unset it."
+            "SPACES_ZERO_GPU is set, but the package `spaces`, which every Gradio Space has, is missing: unset it."
         ) from error
 
     @functools.wraps(work)
@@ -131,9 +131,9 @@ def gpu(
 
 
 def runner(loaded: LoadedModel, run: Callable[..., Iterator[Record]]) -> Callable[..., Generator[Record, None, None]]:
-    """`session.run` over one model, as the page calls it: `(request, stop)`, the flag optional.
+    """Return `run` for one model, called as `(request, stop)` with an optional stop flag.
 
-    On ZeroGPU the request is checked first, without a GPU, and then runs in the GPU's process.
+    On ZeroGPU the request is checked without a GPU first, and then runs in the GPU's process.
     """
 
     def decode(request: Request, stop: threading.Event | StopFlag | None, _: int) -> Generator[Record, None, None]:
@@ -154,30 +154,30 @@ def runner(loaded: LoadedModel, run: Callable[..., Iterator[Record]]) -> Callabl
 
 
 def planning(loaded: LoadedModel | ModelInfo) -> LoadedModel | ModelInfo:
-    """The model for `session.plan` in the server's process: on ZeroGPU nothing there may be put on the device."""
+    """The model to plan a run with in the server's process, which must not use the device on ZeroGPU."""
     return dataclasses.replace(loaded, device=torch.device("cpu")) if on_zero_gpu() else loaded
 
 
 def refuse_sweeps() -> None:
-    """Raise LoraDropError on ZeroGPU: a sweep takes minutes of a visitor's quota, and longer than a run may."""
+    """Raise LoraDropError on ZeroGPU: a sweep takes minutes of a visitor's quota, longer than a run may."""
     if on_zero_gpu():
         raise LoraDropError(
-            "sweeps do not run on ZeroGPU, they take minutes of a visitor's daily GPU time: duplicate this Space to a "
-            "CPU or GPU of your own, or use the sweep command."
+            "sweeps do not run on ZeroGPU, because they take minutes of a visitor's daily GPU time: duplicate this "
+            "Space to your own CPU or GPU, or use the sweep command."
         )
 
 
 def seconds(loaded: LoadedModel, request: Request, checked: Plan) -> int:
-    """GPU seconds to declare for a run: all of the tokens asked for, in every lane, and the audit's second passes."""
+    """GPU seconds to declare for a run: every token in every lane, and the audit's second passes."""
     fixed, each = _costs(loaded, request, checked)
     return math.ceil(fixed + each * request.max_new_tokens)
 
 
 def _costs(loaded: LoadedModel, request: Request, checked: Plan) -> tuple[float, float]:
-    """Seconds before the first token, and of each further one."""
+    """Seconds before the first token, and for each further one."""
     weights = loaded.shape.params * loaded.dtype.itemsize
     passes = len(checked.lanes)
-    if request.audit:  # it reads what a lane wrote once more, in chunks: a full step for each is the most it can take
+    if request.audit:  # it reads a lane's text again in chunks: at most one full step a token
         passes += len(checked.lanes.keys() - {BASELINE})
     rate = positive_number("LORA_DROP_ZERO_RATE", 0.0)
     step = 1 / rate if rate else loaded.num_layers * LAYER_SECONDS + weights / READ_RATE
@@ -186,10 +186,10 @@ def _costs(loaded: LoadedModel, request: Request, checked: Plan) -> tuple[float,
 
 
 def affordable(loaded: LoadedModel, request: Request) -> int:
-    """The seconds to declare, once the request is known to be right and to fit into what a visitor has.
+    """GPU seconds to declare for a request that is valid and fits a visitor's quota.
 
     Raises:
-        LoraDropError: it does not; the line says what would.
+        LoraDropError: the request is invalid or does not fit; the line says what would fit.
     """
     checked = plan(planning(loaded), request)
     needed, quota = seconds(loaded, request, checked), positive_number("LORA_DROP_ZERO_SECONDS", QUOTA_SECONDS)
@@ -202,21 +202,21 @@ def affordable(loaded: LoadedModel, request: Request) -> int:
     advice += ["no audit"] if request.audit else []
     advice += ["no third lane"] if request.compare else []
     raise LoraDropError(
-        f"this run asks for {math.ceil(needed * QUOTA_FACTOR)} s of GPU time, and a visitor has {quota:g} s a day: "
+        f"this run needs {math.ceil(needed * QUOTA_FACTOR)} s of GPU time, and a visitor has {quota:g} s a day: "
         f"ask for {' or '.join(advice)}.{_recorded()}"
     )
 
 
 def line_of(error: gr.Error) -> str:
-    """What the pool says, in one line; with a link to the recorded runs, where there are some."""
+    """ZeroGPU's error in one line, with a link to recorded runs if there is one."""
     title, message = str(getattr(error, "title", "")), str(error.message)
     if "aborted" in message:
-        message = "the GPU was taken back before the run was over; what it wrote is kept. Ask for fewer tokens."
+        message = "the GPU was taken back before the run ended. Its text so far is kept; ask for fewer tokens."
     return f"{title}: {message.rstrip('. ')}.{_recorded()}" if title else f"{message}{_recorded()}"
 
 
 def replay_url() -> str | None:
-    """The address of the recorded runs (LORA_DROP_REPLAY_URL); None if it is none of the web."""
+    """Address of the recorded runs (LORA_DROP_REPLAY_URL); None unless it is a web address."""
     address = os.environ.get("LORA_DROP_REPLAY_URL", "").strip()
     try:
         parts = urlsplit(address)
@@ -231,7 +231,7 @@ def _recorded() -> str:
 
 
 def notice() -> str:
-    """HTML for the page: what a run costs a visitor here, and where recorded runs are; empty where neither holds."""
+    """HTML notice: that a run costs GPU time, and where the recorded runs are; empty if there is nothing to say."""
     words = ["Each run borrows a GPU and counts against your daily ZeroGPU time."] if on_zero_gpu() else []
     if address := replay_url():
         link = f'<a href="{html.escape(address)}" target="_blank" rel="noopener">Recorded runs</a>'

@@ -1,7 +1,8 @@
-"""The very folder to push to a HuggingFace Space: `python -m lora_drop space OUT [--space OWNER/NAME]`.
+"""Write the folder to push to a HuggingFace Space: `python -m lora_drop space OUT [--space OWNER/NAME]`.
 
-It holds what the page runs on and what README.md shows or links to, and nothing else; the front matter and the
-requirements are checked against what Spaces document. Push it with `hf upload OWNER/NAME OUT . --repo-type space`.
+It holds the files that the page needs and those that README.md shows or links to, and nothing else. The front matter
+and the requirements are checked against the documentation of Spaces. Push the folder with
+`hf upload OWNER/NAME OUT . --repo-type space`.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ COLORS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
 SHORT = 60  # characters of a short_description
 PICTURE = "assets/screenshots/page.png"
 ZERO_GPU_TORCH = "2.11.0"  # the newest that ZeroGPU's documentation lists (August 2026)
-ZERO_GPU_PYTHON = ("3.12.12",)  # of those that it lists; the other, 3.10.13, is too old for transformers 5.24
+ZERO_GPU_PYTHON = ("3.12.12",)  # ZeroGPU also lists 3.10.13, which is too old for transformers 5.24
 
 
 def front_matter(readme: str) -> dict[str, Any]:
     """The YAML block at the top of a README.
 
     Raises:
-        LoraDropError: there is none, or it cannot be read.
+        LoraDropError: the README has no readable front matter.
     """
     match = re.match(r"---\n(.*?)\n---\n", readme, re.DOTALL)
     try:
@@ -52,44 +53,44 @@ def front_matter(readme: str) -> dict[str, Any]:
 
 
 def problems(meta: dict[str, Any], requirements: str, folder: Path = ROOT) -> list[str]:
-    """What a Space would stumble over, each in one line; none if all is well."""
-    found = [f"{name} is missing or no {kind.__name__}" for name, kind in REQUIRED.items() if not_a(meta, name, kind)]
-    if found:
-        return found
-    found += [f"{name} is no documented key" for name in sorted(meta.keys() - REQUIRED.keys() - set(OPTIONAL))]
+    """Reasons why a Space would refuse this front matter, one line each; none if it is valid."""
+    # A key of another type counts as missing: an unquoted 3.10 is the number 3.1.
+    wrong = [
+        f"{name} is missing or no {kind.__name__}"
+        for name, kind in REQUIRED.items()
+        if not isinstance(meta.get(name), kind) or not meta[name]
+    ]
+    if wrong:
+        return wrong
+    wrong += [f"{name} is no documented key" for name in sorted(meta.keys() - REQUIRED.keys() - set(OPTIONAL))]
     colors = [meta[name] for name in ("colorFrom", "colorTo")]
-    found += [f"{color} is no color of Spaces: {', '.join(COLORS)}" for color in colors if color not in COLORS]
+    wrong += [f"{color} is no color of Spaces: {', '.join(COLORS)}" for color in colors if color not in COLORS]
     if meta["sdk"] != "gradio":
-        found.append("sdk is not gradio")
+        wrong.append("sdk is not gradio")
     if len(meta["short_description"]) > SHORT:
-        found.append(f"short_description has {len(meta['short_description'])} characters, more than {SHORT}")
+        wrong.append(f"short_description has {len(meta['short_description'])} characters, more than {SHORT}")
     if not (folder / meta["app_file"]).is_file():
-        found.append(f"app_file names {meta['app_file']}, which there is not")
+        wrong.append(f"app_file names {meta['app_file']}, which does not exist")
     if re.fullmatch(r"\d+\.\d+\.\d+", meta["sdk_version"]) is None:
-        found.append("sdk_version is not a full version, such as 6.31.0")
+        wrong.append("sdk_version is not a full version, such as 6.31.0")
     elif not allowed(requirements, "gradio", meta["sdk_version"]):
-        found.append(f"requirements.txt does not allow gradio {meta['sdk_version']}, which sdk_version names")
+        wrong.append(f"requirements.txt does not allow gradio {meta['sdk_version']}, which sdk_version names")
     if meta["python_version"] not in ZERO_GPU_PYTHON:
-        found.append(f"python_version is none that ZeroGPU has: {', '.join(ZERO_GPU_PYTHON)}")
+        wrong.append(f"python_version must be one of ZeroGPU's: {', '.join(ZERO_GPU_PYTHON)}")
     if "thumbnail" in meta and not str(meta["thumbnail"]).startswith("https://"):
-        found.append("thumbnail is no https address")
-    return found
-
-
-def not_a(meta: dict[str, Any], name: str, kind: type) -> bool:
-    """True if a key is missing, empty, or of another type (an unquoted 3.10 is the number 3.1)."""
-    return not isinstance(meta.get(name), kind) or not meta[name]
+        wrong.append("thumbnail is no https address")
+    return wrong
 
 
 def allowed(requirements: str, package: str, version: str) -> bool:
-    """True if the lines of a requirements.txt ask for a package, and for no version that shuts this one out."""
+    """True if a requirements.txt names a package and every line of it allows the version."""
     lines = [Requirement(line) for line in requirements.splitlines() if line.strip() and not line.startswith("#")]
-    asked = [line.specifier for line in lines if line.name == package]
-    return bool(asked) and all(version in specifier for specifier in asked)
+    specifiers = [line.specifier for line in lines if line.name == package]
+    return bool(specifiers) and all(version in specifier for specifier in specifiers)
 
 
 def linked(readme: str) -> list[str]:
-    """The relative paths that a README shows or links to, in order and each once."""
+    """Relative paths that a README shows or links to, in order, each once."""
     paths = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", readme)
     return list(dict.fromkeys(paths))
 
@@ -98,18 +99,18 @@ def build(out: Path, space: str | None = None, zero_gpu: bool = False) -> dict[s
     """Write the folder.
 
     Args:
-        out: a folder that is empty or not there yet.
-        space: OWNER/NAME, for the thumbnail's address; without it there is none.
-        zero_gpu: ask for the newest torch that ZeroGPU lists, instead of the newest.
+        out: a folder that is empty or does not exist yet.
+        space: OWNER/NAME, for the thumbnail's address; without it the Space has no thumbnail.
+        zero_gpu: require the newest torch that ZeroGPU lists, not the newest of all.
 
     Returns:
-        Bytes of each file, by its path in the folder.
+        Size of each file in bytes, by its path in the folder.
 
     Raises:
-        LoraDropError: the folder is in use, or a Space would not take these files.
+        LoraDropError: the folder is in use, or a Space would refuse these files.
     """
     if space is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", space) is None:
-        raise LoraDropError(f"--space is OWNER/NAME, not {space!r}.")
+        raise LoraDropError(f"--space must be OWNER/NAME, not {space!r}.")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     requirements = (ROOT / "requirements.txt").read_text(encoding="utf-8")
     if space is not None:
@@ -134,7 +135,7 @@ def build(out: Path, space: str | None = None, zero_gpu: bool = False) -> dict[s
 
 
 def report(sizes: dict[str, int]) -> str:
-    """The folder's size, by its parts; the largest first."""
+    """Sizes of the folder's parts, the largest first."""
     parts: Counter[str] = Counter()
     for name, size in sizes.items():
         head, *rest = name.split("/")

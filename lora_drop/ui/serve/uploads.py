@@ -1,13 +1,12 @@
-"""Opened traces on the server's disk: few, counted, and gone once they were read or their visitor has left.
+"""Uploaded traces on the server's disk: few, counted, and deleted once they were read or their visitor has left.
 
-Gradio keeps what was uploaded until a clock of its own comes by, and of an upload that breaks off what had come. Here
-each upload is followed through the app: `Uploads` is an ASGI middleware within the guard.
+Gradio deletes uploads by a timer alone, and never deletes the part of an upload that broke off. `Uploads`, an ASGI
+middleware inside the guard, follows each upload through the app instead.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import threading
 import time
@@ -15,17 +14,19 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lora_drop.ui.serve.counters import Counters
 from lora_drop.ui.serve.guard import UPLOAD
+from lora_drop.ui.serve.owner import Counters
 from lora_drop.ui.serve.policy import Policy
 
-PLACES = 8  # traces that may lie here, in sizes of the largest that is allowed
-AT_ONCE = 4  # uploads that may come at a time, half of them from one address
-SECONDS = 600.0  # for a trace that nobody opens
-VISIT = re.compile(r"/heartbeat/[^/]+/?$")  # the request that a page keeps open while it is there
+PLACES = 8  # room on the disk, in traces of the largest size allowed
+AT_ONCE = 4  # concurrent uploads; one address may have half of them
+SECONDS = 600.0  # lifetime of a trace that nobody opens
+VISIT = re.compile(r"/heartbeat/[^/]+/?$")  # a page keeps this request open for as long as it is open
+_PATHS = TypeAdapter(list[str])
 
 
 @dataclass
@@ -37,17 +38,17 @@ class _File:
 
 
 class Shelf:
-    """The uploaded files that are there. Any thread may ask."""
+    """The uploaded files on the disk. Thread-safe."""
 
     def __init__(self, most_bytes: int):
         self._most, self._lock = most_bytes, threading.Lock()
         self._files: list[_File] = []
 
     def add(self, path: Path, address: str | None) -> None:
-        """A file came; the oldest ones make room for it, and those that nobody opened in time go.
+        """Keep a new file. Delete the oldest ones to make room, and those that nobody opened in time.
 
         Args:
-            address: of the open pages that it goes with; None for a client that has no page open.
+            address: the visitor's, while a page is open there; None for a client without a page.
         """
         with self._lock, contextlib.suppress(OSError):
             now = time.monotonic()
@@ -58,13 +59,13 @@ class Shelf:
                 self._drop(self._files[0])
 
     def done(self, path: str | Path) -> None:
-        """A file was read. Where two visitors sent the same one, the other's stays."""
+        """Delete a file that was read, unless another visitor uploaded the same one."""
         with self._lock:
             for file in [file for file in self._files if file.path == Path(path)][:1]:
                 self._drop(file)
 
     def left(self, address: str) -> None:
-        """The last page of an address was closed."""
+        """Delete the files of an address whose last page was closed."""
         with self._lock:
             for file in [file for file in self._files if file.address == address]:
                 self._drop(file)
@@ -79,23 +80,22 @@ class Shelf:
 
 
 def _paths(answer: bytes) -> list[str] | None:
-    """The files that an upload's answer names; None where it did not end well."""
-    with contextlib.suppress(ValueError):
-        found = json.loads(answer)
-        if isinstance(found, list):
-            return found
-    return None
+    """Paths in Gradio's answer to an upload; None if the upload failed."""
+    try:
+        return _PATHS.validate_json(answer)
+    except ValidationError:
+        return None
 
 
 def _remove(path: Path) -> None:
-    """A file in the folder that Gradio made for it."""
+    """Delete a file and the folder that Gradio made for it."""
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
         path.parent.rmdir()
 
 
 class Uploads:
-    """The middleware: follows each upload and each visit, over the app that they go to."""
+    """The middleware: follows each upload and each open page."""
 
     def __init__(self, app: ASGIApp, policy: Policy, counters: Counters, shelf: Shelf):
         self.app, self.policy, self.counters, self.shelf = app, policy, counters, shelf
@@ -103,7 +103,7 @@ class Uploads:
         self._visits: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or send an upload away."""
+        """Answer a request, or refuse an upload where too many arrive at once."""
         path = scope["path"] if scope["type"] == "http" else ""
         if VISIT.search(path):
             await self._visit(scope, receive, send)
@@ -130,11 +130,11 @@ class Uploads:
             line = "Too many uploads at once: try again in a moment."
             await JSONResponse({"detail": line}, 503, {"Connection": "close"})(scope, receive, send)
             return
-        said = bytearray()
+        answer = bytearray()
 
         async def listening(message: Message) -> None:
             if message["type"] == "http.response.body":
-                said.extend(message.get("body", b""))
+                answer.extend(message.get("body", b""))
             await send(message)
 
         self._coming[address] += 1
@@ -144,7 +144,7 @@ class Uploads:
             self._coming[address] -= 1
             if not self._coming[address]:
                 del self._coming[address]
-            paths = _paths(bytes(said))
+            paths = _paths(bytes(answer))
             if paths is None:
                 self.counters.add("uploads_broken")
             for path in paths or ():

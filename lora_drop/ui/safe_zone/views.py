@@ -1,49 +1,55 @@
-"""The Safe zone's map and the break-it dial as the page's scripts draw them: every word and decision is made here."""
+"""What the Safe zone tab draws: its map, the break-it dial, the Pareto figure and a sweep's progress bar.
+
+Python decides every word, shade and mark; the page's scripts draw them.
+"""
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable
 from typing import Any
+
+import plotly.graph_objects as go
 
 from lora_drop.method import paper
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.quality import READS_WELL_LOSS
+from lora_drop.run.exports.figures.heatmaps import PANELS
+from lora_drop.run.exports.figures.pareto import pareto
 from lora_drop.run.results.dial import PROMPT, Stop
-from lora_drop.run.results.rows import Group, group_of, is_baseline, value_of
+from lora_drop.run.results.rows import QUALITIES, Group, group_of, is_baseline, value_of
 from lora_drop.run.results.safe_zone import MEASURES, Measure, Row, answer_of, best_of, is_safe, setting_of
-from lora_drop.ui.components import Scripted
-from lora_drop.ui.facts import control_values
+from lora_drop.ui.components import Scripted, plotly_head
+from lora_drop.ui.controls import control_values
 
-NO_POINTS = "No point yet: run a sweep, and it grows here point by point."
-NO_STOPS = "Nothing was measured of this model yet: run the presets command, or a sweep."
-WORST = 4  # doublings of the loss that reads well until a cell has no colour left
+Sweep = dict[str, Any]
+NO_POINTS = "No point yet: run a sweep, and the points appear here one by one."
+NO_STOPS = "This model was not measured yet: run the presets command, or a sweep."
+WORST = 4  # a cell loses its colour at a loss of 2**WORST times the limit of "reads well"
 
 
 class SafeMap(Scripted):
-    """The map over drop ratio and period; its value is `map_of`'s, or a text that says why there is nothing to see.
+    """The map over drop ratio and period. The value is a result of `map_of`, or a text that says why it is empty.
 
-    It is None until the tab is opened, which triggers `opened`. Where a visitor chooses a cell, it triggers `input`:
-    the value then has its control values as `chosen`.
+    The value is None until the tab is opened, which triggers `opened`. When a visitor chooses a cell, it triggers
+    `input`, and `chosen` of the value has the cell's control values.
     """
 
-    def __init__(self, value: dict[str, Any] | str | None = None, **kwargs: Any):
-        super().__init__(
-            value, "safe_map.html", "mountSafeMap(element, props, watch, trigger, () => trigger('opened'))", **kwargs
-        )
+    TEMPLATE, MOUNT = "safe_map.html", "mountSafeMap(element, props, watch, trigger, () => trigger('opened'))"
 
 
 class Dial(Scripted):
-    """The break-it dial; its value is `dial_of`'s, a text or None, and it triggers `input` as the map does."""
+    """The break-it dial. The value is a result of `dial_of`, a text or None; it triggers `input` as the map does."""
 
-    def __init__(self, value: dict[str, Any] | str | None = None, **kwargs: Any):
-        super().__init__(value, "dial.html", "mountDial(element, props, watch, trigger)", **kwargs)
+    TEMPLATE, MOUNT = "dial.html", "mountDial(element, props, watch, trigger)"
 
 
-def map_of(sweep: dict[str, Any] | None, group: Group | None) -> dict[str, Any] | str:
-    """The map's value: the sentence, the measures, and a cell for each ratio and period, by period.
+def map_of(sweep: Sweep | None, group: Group | None) -> dict[str, Any] | str:
+    """Value of the map: its sentence, the measures, and the cells, a row for each period.
 
-    A cell has the text and the shade (0 to 1) of each measure, None where it was not measured; what marks it; its
-    words and the control values that run it.
+    A cell has `texts` and `shades` (0 to 1) by measure, None where it was not measured; its `marks` and `words`; and
+    `setting`, the control values that run it.
     """
     if not sweep or not group:
         return NO_POINTS
@@ -51,14 +57,14 @@ def map_of(sweep: dict[str, Any] | None, group: Group | None) -> dict[str, Any] 
     if not rows:
         return NO_POINTS
     ratios, periods = (sorted({row[name] for row in rows}) for name in ("drop_ratio", "period"))
-    found = {(row["drop_ratio"], row["period"]): row for row in rows}
+    by_place = {(row["drop_ratio"], row["period"]): row for row in rows}
     answer = answer_of(rows)
     front = {id(row) for row in best_of(rows)}
     layers = sweep.get("settings", {}).get("layers")
     top = max((value_of(row, "speedup") or 1.0 for row in rows), default=1.0)
 
     def cell(ratio: float, period: int) -> dict[str, Any]:
-        row = found.get((ratio, period))
+        row = by_place.get((ratio, period))
         marks = {
             "safe": row is not None and is_safe(row),
             "frontier": id(row) in front,
@@ -90,7 +96,7 @@ def map_of(sweep: dict[str, Any] | None, group: Group | None) -> dict[str, Any] 
 
 
 def dial_of(stops: list[Stop]) -> dict[str, Any] | str:
-    """The dial's value: its stops with their words, samples and control values."""
+    """Value of the dial: its stops with their words, samples and control values."""
     if not stops:
         return NO_STOPS
     return {
@@ -108,8 +114,8 @@ def dial_of(stops: list[Stop]) -> dict[str, Any] | str:
     }
 
 
-def measured_on(sweep: dict[str, Any]) -> str:
-    """On what, where and when a sweep was measured."""
+def measured_on(sweep: Sweep) -> str:
+    """Sentence about a sweep's data, device and date."""
     data, device = sweep.get("data", {}), sweep.get("device", {})
     first: dict[str, Any] = next(iter(sweep["rows"]), {})
     tokens = first.get("tokens") or first.get("own_all_steps_count")
@@ -119,7 +125,7 @@ def measured_on(sweep: dict[str, Any]) -> str:
 
 
 def _is_shared(row: Row, group: Group) -> bool:
-    """What skips nothing belongs to every map of its rule."""
+    """True for a baseline of the group's rule and part: it belongs to every map of the rule."""
     return is_baseline(row) and group_of(row)[:2] == group[:2]
 
 
@@ -129,7 +135,7 @@ def _text(row: Row | None, measure: Measure) -> str | None:
 
 
 def _shade(row: Row | None, measure: Measure, top: float) -> float | None:
-    """How good a value is, 0 to 1: what reads well, the map's best speed and all memory saved are 1."""
+    """Quality of a value, 0 to 1: 1 is a loss that reads well, the map's best speed, or all memory saved."""
     value = value_of(row, measure.column)
     if value is None:
         return None
@@ -143,7 +149,7 @@ def _shade(row: Row | None, measure: Measure, top: float) -> float | None:
 
 
 def _config(row: Row | None, rows: list[Row], ratio: float, period: int) -> LoraDropConfig | None:
-    """The setting of a cell, also of one that was not measured: as its neighbours', with its own ratio and period."""
+    """Setting of a cell. One that was not measured takes a neighbour's setting with its own ratio and period."""
     if row is not None:
         return setting_of(row)
     like = next((other for other in rows if other["drop_ratio"] == ratio and not is_baseline(other)), None)
@@ -152,16 +158,16 @@ def _config(row: Row | None, rows: list[Row], ratio: float, period: int) -> Lora
 
 
 def _controls(config: LoraDropConfig | None, layers: Any) -> dict[str, Any] | None:
-    """A setting as the page's controls hold it; the layer range only where it is known, else it stays as it is."""
+    """Control values of a setting; without a layer range, the control of the range stays as it is."""
     if config is None:
         return None
-    known = config.layers or _range_of(layers)
-    values = control_values(config.replace(layers=known or (1, 1)), 3)
-    return values if known else {name: value for name, value in values.items() if name != "layers"}
+    layer_range = config.layers or _range_of(layers)
+    values = control_values(config.replace(layers=layer_range or (1, 1)), 3)
+    return values if layer_range else {name: value for name, value in values.items() if name != "layers"}
 
 
 def _range_of(layers: Any) -> tuple[int, int] | None:
-    """The layer range that a sweep's file names; None where it names none."""
+    """Layer range in a sweep's file; None if it has no valid one."""
     if isinstance(layers, list) and [type(bound) for bound in layers] == [int, int] and 1 <= layers[0] <= layers[1]:
         return layers[0], layers[1]
     return None
@@ -172,15 +178,15 @@ def _cell_words(row: Row | None, ratio: float, period: int, marks: dict[str, boo
     if row is None:
         return f"{place}: not measured. Press to run it."
     values = (f"{m.label.lower()} {'not measured' if (text := _text(row, m)) is None else text}" for m in MEASURES)
-    said = {
-        "safe": "it reads well",
+    mark_words = {
+        "safe": "reads well",
         "frontier": "no other cell is both faster and better",
         "chosen": "the one to choose",
         "nearest": "the nearest to safe",
         "zone": "in the paper's safe zone",
     }
-    told = [words for name, words in said.items() if marks[name]]
-    return f"{place}: {', '.join(values)}. {'; '.join(told).capitalize()}{'. ' if told else ''}Press to run it."
+    words = "; ".join(text for name, text in mark_words.items() if marks[name])
+    return f"{place}: {', '.join(values)}. {words.capitalize()}{'. ' if words else ''}Press to run it."
 
 
 def _paper_rows(ratio: float, period: int) -> list[paper.PaperRow]:
@@ -188,14 +194,75 @@ def _paper_rows(ratio: float, period: int) -> list[paper.PaperRow]:
 
 
 def _paper_words(ratios: list[float], periods: list[int]) -> list[str]:
-    """What the paper reports at cells of the map, as the paper's."""
-    found = []
+    """The paper's own results at cells of the map, in words."""
+    words = []
     for period in periods:
         for ratio in ratios:
             if rows := _paper_rows(ratio, period):
                 speeds, changes = [row.speedup for row in rows], [row.accuracy_change for row in rows]
-                found.append(
+                words.append(
                     f"p {ratio:g}, period {period:g}: {min(speeds):.2f}× to {max(speeds):.2f}×, accuracy "
                     f"{min(changes):+.1f} to {max(changes):+.1f} points".replace("-", "−")
                 )
-    return found
+    return words
+
+
+class Figure(Scripted):
+    """A figure in both themes and for two widths, so that the page follows both without a request.
+
+    The value is a result of `drawn`, or a text that says why the figure is empty.
+    """
+
+    TEMPLATE, MOUNT = "figure.html", "mountFigure(element, props, watch)"
+
+    def __init__(self, value: dict[str, Any] | str = "", **kwargs: Any):
+        super().__init__(value, head=plotly_head(), **kwargs)
+
+
+class Progress(Scripted):
+    """A bar and a line of a fixed height: a `progress_value`."""
+
+    TEMPLATE, MOUNT = "progress.html", "mountProgress(element, props, watch)"
+
+
+def progress_value(kind: str, text: str, done: int = 0, total: int = 1) -> dict[str, Any]:
+    """Value of `Progress`; the kinds are those of `status_value`."""
+    return {"kind": kind, "text": text, "done": done, "total": total}
+
+
+def drawn(title: str, note: str, rows: list[dict[str, Any]], draw: Callable[[str, bool], go.Figure]) -> dict[str, Any]:
+    """Value of a figure: `draw(theme, compact)` in every variant, and its rows as the texts of a table."""
+    variants = {
+        name: {theme: json.loads(draw(theme, name == "narrow").to_json()) for theme in ("light", "dark")}
+        for name in ("wide", "narrow")
+    }
+
+    def text(row: dict[str, Any], name: str, form: Callable[[float], str]) -> str:
+        return "–" if row.get(name) is None else form(row[name])
+
+    columns = ["Rule", "Part", "Adapters", "Also set", "Drop ratio", "Period", *(panel[1] for panel in PANELS)]
+    table = [
+        [
+            *(part or "–" for part in group_of(row)),
+            *(f"{row[name]:g}" for name in ("drop_ratio", "period")),
+            *(text(row, name, form) for name, _, form, _ in PANELS),
+        ]
+        for row in rows
+    ]
+    return {"title": title, "note": note, "columns": columns, "rows": table} | variants
+
+
+def pareto_of(sweep: Sweep | None, quality: str) -> dict[str, Any] | str:
+    """Value of the Pareto figure, with another quality if the sweep does not have this one."""
+    if not sweep or not sweep["rows"]:
+        return NO_POINTS
+    measured = [name for name, (column, *_) in QUALITIES.items() if any(row.get(column) for row in sweep["rows"])]
+    if measured and quality not in measured:
+        quality = measured[0]  # an older sweep has no own answers, a sweep of the page no given texts
+    note = f"{measured_on(sweep)} The paper's own points are marked as the paper's: other models, second-hand."
+    return drawn(
+        "Speed against quality, all rules",
+        note,
+        sweep["rows"],
+        lambda theme, compact: pareto(sweep, quality, theme, compact),
+    )
