@@ -1,4 +1,4 @@
-/* The Safe zone's map and the break-it dial. Python made every word, shade and decision of them (ui/safe_zone/map.py);
+/* The Safe zone's map and the break-it dial. Python made every word, shade and decision of them (ui/safe_zone/views.py);
  * here a measure or a stop is chosen, and what is chosen to be run is handed on. */
 
 import { find, make } from "./dom.js";

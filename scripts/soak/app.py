@@ -30,7 +30,7 @@ MODEL, OTHER_MODEL = "random:tiny-llama", "random:tiny-qwen2"  # one question as
 PATIENCE = 180  # seconds that a visitor waits for the next word of the server before it counts as lost
 VISIT = 420  # seconds of a whole visit, three runs and their waiting at most, before it counts as hanging
 TOKEN = "soak"  # the owner's
-AWAY = ("queue is full", "wait already")  # what the server says to whom it sends away for now
+AWAY = ("queue is full", "already have a run", "calls from your address")  # words of a refusal for the moment
 LINE = 400  # characters that a mistake's one line may have
 
 

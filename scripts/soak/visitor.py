@@ -155,7 +155,7 @@ class Visitor(Guest):
         """The trace of a run, unless it has made room for newer ones."""
         file = await session.export(run_id, "trace")
         if "error" in file:
-            one_line(file["error"], "no longer kept")
+            one_line(file["error"], "no longer keeps")
             self.log.unkept += 1
             return None
         return read_trace(file["text"])
@@ -255,7 +255,7 @@ class Visitor(Guest):
         for wanted in (["0" * 32, "trace"], [None, "html"], "junk"):
             body = {"data": wanted, "component_id": self.app.live, "fn_name": "export_run"}
             answer = await session.post("/component_server", {**body, "session_hash": session.name})
-            one_line(answer.json().get("error"), "no longer kept")
+            one_line(answer.json().get("error"), "no longer keeps")
         _, last = await session.ask(self.app.replay, ["{}"])
         hold(not last["success"], "/replay took a broken trace")
         one_line(last["output"].get("error"), "line 1")

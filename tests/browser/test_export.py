@@ -87,7 +87,7 @@ def test_before_a_run_and_without_the_server_there_is_one_clear_line(server, ope
     page.evaluate("document.querySelector('.ld-live').loraDropRun.id = 'f'.repeat(32)")  # 64 other runs came since
     page.evaluate("document.querySelector('.ld-menu').open = true")
     page.click("[data-save=trace]")
-    expect(note).to_contain_text("no longer kept on the server")
+    expect(note).to_contain_text("no longer keeps this run")
     assert save(page, "png", tmp_path).stat().st_size > 10_000, "pictures need no server"
 
 

@@ -107,7 +107,7 @@ def test_another_run_closes_it_and_a_lost_run_says_so(server, open_page):
     expect(page.locator(PANEL)).to_be_hidden()
     page.evaluate("document.querySelector('.ld-live').loraDropRun.id = 'gone'")
     pick(page, 0, 3)
-    expect(page.locator(f"{PANEL} [role=status]")).to_contain_text("no longer kept on the server")
+    expect(page.locator(f"{PANEL} [role=status]")).to_contain_text("no longer keeps this run")
     page.click("#ld-run")
     wait_done(page)
     expect(page.locator(PANEL)).to_be_hidden()

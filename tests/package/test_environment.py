@@ -48,7 +48,7 @@ def reads() -> dict[str, list[str]]:
             place = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
             if isinstance(name, ast.Constant):
                 found[name.value].append(place)
-            elif isinstance(name, ast.JoinedStr) and path.name == "limits.py":
+            elif isinstance(name, ast.JoinedStr) and path.name == "policy.py":
                 for limit in LIMITS:
                     found[limit].append(place)
             elif name is not None:

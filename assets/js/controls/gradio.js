@@ -1,4 +1,4 @@
-/* What Gradio's own controls ask of the page's scripts: lora_drop/ui/events.py and safe_zone_tab.py name these. */
+/* What Gradio's own controls ask of the page's scripts: lora_drop/ui/run_tab.py and safe_zone/tab.py name these. */
 
 import { readLink } from "../export/link.js";
 import { presetName, rulesOf } from "../settings.js";

@@ -48,7 +48,7 @@ export function mountRange(element, props, watch, trigger, store) {
     // Gradio dispatches its own `change` when props.value is set; triggering one too would fire twice.
     handle.addEventListener("change", () => {
       props.value = [Number(low.value), Number(high.value)];
-      trigger("input"); // a visitor moved it: exact layers make way (lora_drop/ui/events.py)
+      trigger("input"); // a visitor moved it: exact layers make way (lora_drop/ui/run_tab.py)
     });
   }
 
