@@ -1,6 +1,6 @@
-"""`accelerate launch -m lora_drop.train`: the old name of `lora_drop.training`, which scripts out there call.
+"""`accelerate launch -m lora_drop.train`: the old name of `lora_drop.training`, which existing scripts call.
 
-A module of its own beside the rooms, as a launcher finds a module by its name alone.
+It is a module beside the rooms because a launcher looks a module up by its name alone.
 """
 
 import runpy

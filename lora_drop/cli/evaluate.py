@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     loaded = load(args)
     texts = None if own else given_texts(loaded, pairs, args.context_tokens)
     if own or args.free:
-        with counting("answers") as show:
+        with counting("answers", args.json) as show:
             answers = own_answers(loaded, prompts, args.context_tokens, show)
         texts = texts or answers.texts()
     assert texts is not None  # given, or own
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         raise LoraDropError(
             "every answer of the full model is empty or goes in circles, so none can be a target: take other prompts."
         )
-    with counting("tokens") as show:
+    with counting("tokens", args.json) as show:
         result = evaluate(loaded, config, texts, show)
         if args.free:
             result["free"] = evaluate_free(loaded, config, answers, show)

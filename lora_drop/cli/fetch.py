@@ -9,14 +9,14 @@ from lora_drop.cli.output import print_json
 
 
 def add(commands: Commands) -> None:
-    """The command's options."""
+    """Add the command's options."""
     parser = add_command(commands, "fetch", run, "get the bundled model ready, and print its folder")
     parser.add_argument("--verify", action="store_true", help="hash every file, and repair what is damaged")
     add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """The command."""
+    """Run the command."""
     from lora_drop.models.bundled import ensure
 
     folder = str(ensure(verify=args.verify))

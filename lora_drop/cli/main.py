@@ -1,4 +1,4 @@
-"""`python -m lora_drop COMMAND`: finds the command, runs it, and turns mistakes into one line and an exit code.
+"""`python -m lora_drop COMMAND`: run a command, and turn mistakes into one line and an exit code.
 
 Results go to stdout, everything else to stderr. Bad input is one line on stderr and exit code 2.
 """
@@ -41,7 +41,7 @@ COMMANDS = (
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One line, as for every other mistake: argparse would print the whole usage before it."""
+        """Raise one line, as for every other mistake: argparse would print the whole usage before it."""
         raise LoraDropError(f"{message} (see {self.prog} --help)")
 
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     try:
         _open_streams()
-        # Text may hold what the terminal's encoding has no sign for.
+        # The terminal's encoding may lack characters of a text.
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
         check_versions()
@@ -57,40 +57,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             args, rest = parser.parse_known_args(argv)
         finally:
-            sys.stdout.flush()  # --help ends here: its reader may have gone
-        if rest and not hasattr(args, "rest"):  # `page` passes on what follows its name
+            sys.stdout.flush()  # --help ends here, and its reader may be gone
+        if rest and not hasattr(args, "rest"):  # `page` has its own parser
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         args.rest = rest
         code = args.command(args)
         sys.stdout.flush()
         return code
-    except LoraDropError as error:
-        print(f"lora_drop: {error}", file=sys.stderr)
-        return BAD_INPUT
     except KeyboardInterrupt:
-        print("lora_drop: interrupted.", file=sys.stderr)
-        return INTERRUPTED
+        return _end("interrupted.", INTERRUPTED)
     except OSError as error:
-        # Commands report mistakes with their files themselves, so this is stdout. Python would flush it again at exit.
+        # Commands report mistakes with files themselves, so this is stdout. Python would flush it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):  # a reader that has gone (`| head`) has seen enough
-            print(f"lora_drop: cannot write the result: {error.strerror or error}.", file=sys.stderr)
-        return 1
-    except ModuleNotFoundError as error:
-        if (line := missing_extra(error)) is None:
-            raise
-        print(f"lora_drop: {line}", file=sys.stderr)
-        return BAD_INPUT
+        if isinstance(error, BrokenPipeError):  # `| head` has seen enough
+            return 1
+        return _end(f"cannot write the result: {error.strerror or error}.", 1)
     except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        line = "the memory ran out: take shorter texts, smaller batches, a smaller model or another device."
-        print(f"lora_drop: {line}", file=sys.stderr)
-        return BAD_INPUT
+        if isinstance(error, LoraDropError):
+            return _end(str(error))
+        if isinstance(error, ModuleNotFoundError) and (line := missing_extra(error)):
+            return _end(line)
+        if is_out_of_memory(error):
+            return _end("out of memory: take shorter texts, smaller batches, a smaller model or another device.")
+        raise
+
+
+def _end(line: str, code: int = BAD_INPUT) -> int:
+    print(f"lora_drop: {line}", file=sys.stderr)
+    return code
 
 
 def _open_streams() -> None:
-    """A stream that the caller closed (`>&-`) leads nowhere; else the next file to be opened would be in its place."""
+    """Point a stream that the caller closed (`>&-`) at nothing; else the next opened file would take its place."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:
             if (opened := os.open(os.devnull, os.O_RDWR)) != number:

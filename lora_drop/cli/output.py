@@ -1,4 +1,4 @@
-"""What commands write: results on stdout, notes and progress on stderr."""
+"""Output of the commands: results on stdout, notes and progress on stderr."""
 
 from __future__ import annotations
 
@@ -13,41 +13,36 @@ Column = tuple[str, ...] | Callable[[Row], str]
 
 
 def print_json(result: Any) -> None:
-    """One object on stdout; a number that JSON has no word for is an error."""
+    """Print one object on stdout; NaN and infinity are errors."""
     print(json.dumps(result, allow_nan=False))
 
 
 def note(text: str) -> None:
-    """A remark that is no part of the result."""
+    """Print a remark beside the result on stderr."""
     print(f"note: {text}", file=sys.stderr)
 
 
 def say(text: str) -> None:
-    """What the command is at."""
+    """Print on stderr what the command is doing."""
     print(text, file=sys.stderr, flush=True)
 
 
 def progress(what: str) -> Callable[[int, int], None]:
-    """A callback for work of a known length: `3 of 9 points`, a line each."""
+    """A callback for work of known length that prints a line each time: `3 of 9 points`."""
     return lambda done, total: say(f"{done} of {total} {what}")
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Callable[[int], None]]:
-    """A callback that counts on a terminal's stderr, in one line that goes away at the end; elsewhere it is silent."""
-    shown = False
+def counting(what: str, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """A callback that counts in one line on a terminal's stderr; the line goes at the end. Elsewhere it is silent."""
+    from tqdm import tqdm
 
-    def show(count: int) -> None:
-        nonlocal shown
-        if sys.stderr.isatty():
-            shown = True
-            print(f"\r{count} {what}", end="", file=sys.stderr, flush=True)
+    with tqdm(bar_format=f"{{n}} {what}", leave=False, disable=quiet or None) as bar:
 
-    try:
+        def show(count: int) -> None:
+            bar.update(count - bar.n)
+
         yield show
-    finally:
-        if shown:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def cell(value: Any, form: str = "", unit: str = "") -> str:

@@ -1,4 +1,4 @@
-"""`page`: start the page. What follows the command's name is the page's own (`lora_drop page --help`)."""
+"""`page`: start the page. Its options have a parser of their own (`lora_drop page --help`)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from lora_drop.cli.arguments import Commands, add_command
 
 
 def add(commands: Commands) -> None:
-    """The command; `main` leaves what follows its name in `args.rest`."""
+    """Add the command; `main` leaves its options in `args.rest`."""
     add_command(commands, "page", run, "start the page", add_help=False).set_defaults(rest=[])
 
 
 def run(args: argparse.Namespace) -> int:
-    """The command; returns when the page is stopped."""
+    """Run the page until it is stopped."""
     from lora_drop import ui
 
     return ui.main(args.rest, prog="lora_drop page")

@@ -14,7 +14,7 @@ from lora_drop.run.trace.trace import read_trace
 
 
 def add(commands: Commands) -> None:
-    """The command's options."""
+    """Add the command's options."""
     parser = add_command(commands, "replay", run, "read a recorded run and show its figures")
     parser.add_argument("trace", type=parse_path, metavar="TRACE.jsonl")
     parser.add_argument("--html", type=parse_path, metavar="OUT.html", help="the run as a page that opens offline")
@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """The command."""
+    """Run the command."""
     trace = read_trace(args.trace)
     if args.html:
         from lora_drop.run.exports.html import replay_html
@@ -43,8 +43,8 @@ def _write_export(trace: Path, path: Path, text: str) -> None:
     if path.exists() and path.samefile(trace):
         raise LoraDropError(f"{path} is the trace itself: name another file.")
     if not path.parent.is_dir():
-        raise LoraDropError(f"cannot write {path.name}: there is no folder {path.parent}.")
+        raise LoraDropError(f"cannot write {path.name}: no such folder {path.parent}. Make it first.")
     try:
         write_files({path: text})
     except OSError as error:
-        raise LoraDropError(f"cannot write {path}: {error.strerror or error}; what it held is whole.") from None
+        raise LoraDropError(f"cannot write {path}: {error.strerror or error}. The old file is unchanged.") from None

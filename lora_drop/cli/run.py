@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands) -> None:
-    """The command's options."""
+    """Add the command's options."""
     parser = add_command(commands, "run", run, "generate with baseline and LoRA-Drop, side by side")
     parser.add_argument("--prompt", required=True)
     add_model_options(parser)
@@ -47,7 +47,7 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """The command."""
+    """Run the command."""
     config = config_from(vars(args), args.model)
     from lora_drop.run.request import Request
     from lora_drop.run.results.preset_results import idle_gain
@@ -57,29 +57,31 @@ def run(args: argparse.Namespace) -> int:
     loaded = load(args)
     request = dataclasses.replace(request, idle=idle_gain(loaded, config))
     records = run(loaded, request)
-    first = next(records)  # what does not fit the model is reported before a trace file is begun
-    trace = gather(_recorded(chain([first], records), args.trace))
+    first = next(records)  # settings that do not fit the model are reported before the trace file is opened
+    trace = gather(_recorded(chain([first], records), args.trace, args.json))
     show_run(trace, args.json)
-    if args.preset is not None and config == preset_named(args.preset, args.model).config and not args.json:
-        _show_preset(preset_named(args.preset, args.model).name, loaded)
+    if args.preset is not None and not args.json:
+        preset = preset_named(args.preset, args.model)
+        if config == preset.config:
+            _show_preset(preset.name, loaded)
     return 0
 
 
 def _show_preset(name: str, loaded: LoadedModel) -> None:
-    """The measured quality of a preset, if it was measured on this model with these adapters."""
+    """Print a preset's measured quality, if it was measured on this model with these adapters."""
     from lora_drop.adapters.find import config_fingerprint
     from lora_drop.run.results.preset_results import in_words, measured_presets
 
     try:
         measured = measured_presets(loaded.id, loaded.revision, lambda config: config_fingerprint(loaded, config))
     except LoraDropError as error:
-        note(str(error))  # the run is done and shown; this would only have been beside it
+        note(str(error))  # the run itself is complete
         return
     if name in measured.rows:
         print(f"preset {name}, as measured: {in_words(measured.rows[name], measured.about)}")
 
 
-def _recorded(records: Iterator[Record], path: Path | None) -> Iterator[Record]:
+def _recorded(records: Iterator[Record], path: Path | None, quiet: bool) -> Iterator[Record]:
     """Pass records on; write each to the trace file as it comes, and count steps on a terminal's stderr."""
     try:
         target = path.open("w", encoding="utf-8") if path else nullcontext()
@@ -87,7 +89,7 @@ def _recorded(records: Iterator[Record], path: Path | None) -> Iterator[Record]:
         assert path is not None
         raise LoraDropError(f"cannot write the trace {path.name}: {error.strerror or error}.") from None
     steps = 0
-    with target as file, counting("steps") as show:
+    with target as file, counting("steps", quiet) as show:
         for record in records:
             if file:
                 _write(file, record)
@@ -103,5 +105,5 @@ def _write(file: TextIO, record: Record) -> None:
         file.flush()
     except OSError as error:
         with suppress(OSError):
-            file.close()  # what the buffer still holds cannot be written either
+            file.close()  # flushing its buffer would fail again
         raise LoraDropError(f"the trace could not be written to the end: {error.strerror or error}.") from None

@@ -1,4 +1,4 @@
-"""A run's figures, for programs and for people: what `run` prints is what `replay` prints."""
+"""Print a run, for programs and for people; `run` and `replay` print the same."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lora_drop.run.trace.trace import Trace
 
 
 def run_object(report: Report, verdict: Any) -> dict[str, Any]:
-    """The `run` object of the contract."""
+    """The JSON object of a run; other programs read its keys."""
     trace, summary = report.trace, report.trace.summary
     lanes: dict[str, Any] = {"baseline": None, "lora_drop": None}
     main = trace.header.main
@@ -47,7 +47,7 @@ def run_object(report: Report, verdict: Any) -> dict[str, Any]:
 
 
 def show_run(trace: Trace, as_json: bool) -> None:
-    """Print a run."""
+    """Print a run, as JSON or as text."""
     report = Report.of(trace)
     concluded = conclusions(report)
     result = run_object(report, concluded["verdict"])
@@ -72,17 +72,9 @@ def show_run(trace: Trace, as_json: bool) -> None:
         ("speedup", words or result["speedup"], "{}" if words else "{:.2f}x"),
         ("bound, estimated from memory traffic", result["bound"], "{:.2f}x"),
         ("K/V memory saved", result["kv_saved"], "{:.1%}"),
-        (
-            "loss on the baseline's answer, nats per token",
-            result["verdict"]["facts"]["quality_loss"],
-            "{:.3f}",
-        ),
-        (
-            "same next token as the full model there, at LoRA steps",
-            result["top1_agreement"],
-            "{:.1%}",
-        ),
-        ("drafts that the full model kept", result["accepted"], "{:.1%}"),
+        ("loss on the baseline's answer, nats per token", result["verdict"]["facts"]["quality_loss"], "{:.3f}"),
+        ("same next token as the full model there, at LoRA steps", result["top1_agreement"], "{:.1%}"),
+        ("drafts that the full model accepted", result["accepted"], "{:.1%}"),
         ("first differing token", result["first_divergence"], "{}"),
     ):
         print(f"{label}: {'-' if value is None else form.format(value)}")
@@ -109,5 +101,5 @@ def _show_lanes(trace: Trace, result: dict[str, Any]) -> None:
 
 
 def _plain(text: str) -> str:
-    """A text for people to read, without the controls by which it could write elsewhere on their terminal."""
+    """A text without control characters, which could write anywhere on the reader's terminal."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", text)

@@ -1,4 +1,4 @@
-"""`space` and `replay-space`: the folders to push to HuggingFace Spaces, of the page and of recorded runs."""
+"""`space` and `replay-space`: folders to push to HuggingFace Spaces, of the page and of recorded runs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from lora_drop.run.exports.replay_space import TITLE
 
 
 def add(commands: Commands) -> None:
-    """Both commands' options."""
+    """Add the options of both commands."""
     page = add_command(commands, "space", run, "make the folder of a HuggingFace Space that runs the page")
     runs = add_command(commands, "replay-space", run_replays, "recorded runs as a static Space, free to host")
     for parser in (page, runs):
-        parser.add_argument(
-            "out", type=parse_path, metavar="OUT", help="an empty folder, or one that is not there yet"
-        )
+        parser.add_argument("out", type=parse_path, metavar="OUT", help="an empty folder, or a new one")
     page.add_argument("--space", metavar="OWNER/NAME", help="the Space's name, for the thumbnail's address")
     page.add_argument("--zero-gpu", action="store_true", help="ask for the newest torch that ZeroGPU lists")
     runs.add_argument("traces", type=parse_path, nargs="+", metavar="TRACE", help="of `run --trace`, or from the page")
@@ -29,7 +27,7 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """The command `space`."""
+    """Run the command `space`."""
     from lora_drop.ui.serve.space_folder import build, report
 
     sizes = build(args.out, args.space, args.zero_gpu)
@@ -37,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_replays(args: argparse.Namespace) -> int:
-    """The command `replay-space`."""
+    """Run the command `replay-space`."""
     from lora_drop.run.exports.replay_space import build
 
     sizes = build(args.out, args.traces, args.title, args.app)

@@ -24,7 +24,7 @@ from lora_drop.training.settings import TrainJob, TrainSettings
 
 
 def add(commands: Commands) -> None:
-    """The command's options."""
+    """Add the command's options."""
     parser = add_command(commands, "train", run, "distil adapters from the full model")
     parser.add_argument(
         "--data", type=parse_path, nargs="+", default=[], metavar="FILE", help="txt, json or jsonl files"
@@ -52,17 +52,17 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """The command."""
+    """Run the command."""
     settings = TrainSettings(**read_settings(args, settings_in(TrainSettings)))
-    given = vars(args) | {"quiet": args.json}
-    job = TrainJob(**{field.name: given[field.name] for field in dataclasses.fields(TrainJob)})
+    values = vars(args) | {"quiet": args.json}
+    job = TrainJob(**{field.name: values[field.name] for field in dataclasses.fields(TrainJob)})
     from lora_drop.training.card import dropped_in
     from lora_drop.training.train import train
 
-    first = os.environ.get("RANK", "0") == "0"  # of a launch's processes, which write to one folder
-    with only_writer(job.out, "a training") if first else nullcontext():
+    is_first = os.environ.get("RANK", "0") == "0"  # of a launch's processes, which share the folder
+    with only_writer(job.out, "a training") if is_first else nullcontext():
         result = train(settings, job, say)
-    if result is None:  # another process of a launch prints it
+    if result is None:  # the launch's first process prints it
         return 0
     if args.json:
         print_json(result)

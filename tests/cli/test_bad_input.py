@@ -20,8 +20,6 @@ from tests.support.commands import COMMANDS, PROGRESS
 from tests.support.fuzzing import CORPUS
 from tests.support.golden import check_golden
 
-pytestmark = pytest.mark.full
-
 # Words after the least that each command needs (`COMMANDS`); an option given once more takes the place of the first.
 ENDINGS = {
     "run": [

@@ -7,8 +7,6 @@ import subprocess
 import sys
 import time
 
-import pytest
-
 from lora_drop.cli.main import main
 from lora_drop.run.trace.trace import read_trace
 
@@ -19,13 +17,6 @@ RUN = ["run", "--prompt", "Explain why the sky is blue.", *TINY, "--max-new-toke
 def output(capsys, *argv):
     assert main([*argv, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
-
-
-def refused(capsys, *argv):
-    assert main([*argv]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == "" and captured.err.count("\n") == 1 and captured.err.startswith("lora_drop: ")
-    return captured.err
 
 
 def test_run_prints_every_key_of_the_contract(capsys):
@@ -97,44 +88,6 @@ def test_people_get_a_readable_report(capsys):
     assert "speedup:" in out and "K/V memory saved:" in out and "untrained" in out
 
 
-@pytest.mark.parametrize(
-    ("argv", "says"),
-    [
-        ([], "COMMAND"),
-        (["fly"], "invalid choice"),
-        (["run"], "--prompt"),
-        ([*RUN, "--period", "0"], "period"),
-        ([*RUN, "--period", "two"], "invalid int"),
-        ([*RUN, "--drop-ratio", "1.5"], "between 0 and 1"),
-        ([*RUN, "--layers", "3-28"], "0-5 and 1-5 can be skipped"),
-        ([*RUN, "--layers", "3"], "range low-high"),
-        ([*RUN, "--layers", "0-4"], "layer 0 always runs"),
-        ([*RUN, "--drop-layers", "0,4"], "layer 0 always runs"),
-        ([*RUN, "--drop-layers", "a"], "layer numbers"),
-        ([*RUN, "--drop-layers", "9" * 5000], "layer numbers"),
-        ([*RUN, "--drop-layers", "2", "--layers", "1-4"], "not by both"),
-        ([*RUN, "--period", "1", "--adapters", "no-such-folder"], "no-such-folder"),
-        ([*RUN, "--trace", "/dev/full"], "No space left"),
-        (["run", "--prompt", "x", "--model", "m" * 5000], "no model"),
-        (["run", "--prompt", "x", "--model", "~no-such-user/x"], "no model"),
-        ([*RUN, "--reuse", "magic"], "residual"),
-        ([*RUN, "--preset", "warp"], "presets are"),
-        ([*RUN, "--adapters", "no-such-folder"], "no-such-folder"),
-        ([*RUN, "--max-new-tokens", "5000"], "context"),
-        ([*RUN, "--trace", "no-such-folder/x.jsonl"], "cannot write the trace"),
-        ([*RUN, "--lanes", "three"], "lanes"),
-        ([*RUN, "--colour"], "--colour"),
-        (["run", "--prompt", " ", *TINY], "prompt is empty"),
-        (["run", "--prompt", "x", "--model", "random:giant"], "giant"),
-        (["run", "--prompt", "x", "--model", "no-such-folder/at-all/here"], "no-such-folder"),
-        (["replay", "gone.jsonl"], "gone.jsonl"),
-        (["evaluate", "--data", "gone.jsonl", "--prompt-field", "a", "--target-field", "b", *TINY], "gone.jsonl"),
-    ],
-)
-def test_bad_input_is_one_line_and_exit_code_2(capsys, argv, says):
-    assert says in refused(capsys, *argv)
-
-
 def test_as_a_process(tmp_path):
     """The real command: JSON alone on stdout, exit code 2 and one line without a traceback for a mistake."""
     env = {**os.environ, "PYTHONPATH": os.getcwd()}
@@ -162,8 +115,10 @@ def test_control_c_keeps_the_trace(tmp_path):
     path = tmp_path / "run.jsonl"
     command = [sys.executable, "-m", "lora_drop", *RUN[:3], *TINY, "--max-new-tokens", "4000", "--ignore-eos"]
     # Where the tests run in the background of a shell, Control-C is ignored, and a child would inherit that.
-    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-    process = subprocess.Popen([*command, "--trace", str(path)], stderr=subprocess.PIPE, text=True, env=env, **heard)
+    listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    process = subprocess.Popen(
+        [*command, "--trace", str(path)], stderr=subprocess.PIPE, text=True, env=env, **listening
+    )
     for _ in range(6000):  # the whole run takes a second or two
         if path.exists() and path.stat().st_size > 20_000:
             break
@@ -214,10 +169,10 @@ def test_fetch_prints_the_folder_of_the_bundled_model(capsys, monkeypatch, tmp_p
 def test_page_passes_on_what_follows_its_name(monkeypatch):
     def started(argv, prog):
         assert prog == "lora_drop page"
-        given.append(argv)
+        calls.append(argv)
         return 0
 
-    given = []
+    calls = []
     monkeypatch.setattr("lora_drop.ui.main", started, raising=False)
     assert main(["page"]) == main(["page", "--port", "80", "--model", "x"]) == main(["page", "--help"]) == 0
-    assert given == [[], ["--port", "80", "--model", "x"], ["--help"]]
+    assert calls == [[], ["--port", "80", "--model", "x"], ["--help"]]

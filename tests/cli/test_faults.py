@@ -121,7 +121,8 @@ def test_figures_and_replays_that_meet_a_full_disk(command, capsys, tmp_path, mo
         capsys.readouterr()
         assert main(["replay", trace, option, "/dev/full"]) == 2
         assert (
-            last_line(capsys) == "lora_drop: cannot write /dev/full: No space left on device; what it held is whole."
+            last_line(capsys)
+            == "lora_drop: cannot write /dev/full: No space left on device. The old file is unchanged."
         )
 
 

@@ -260,7 +260,7 @@ def test_the_command_writes_both_files(tmp_path, capsys, trace):
 @pytest.mark.parametrize("option", ["--html", "--chrome"])
 @pytest.mark.parametrize(
     ("out", "says"),
-    [("gone/out", "there is no folder"), (".", "Is a directory"), ("run.jsonl", "is the trace itself")],
+    [("gone/out", "no such folder"), (".", "Is a directory"), ("run.jsonl", "is the trace itself")],
 )
 def test_what_cannot_be_written_is_one_line_and_exit_code_2(tmp_path, capsys, trace, option, out, says):
     source = tmp_path / "run.jsonl"
