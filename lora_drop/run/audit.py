@@ -56,7 +56,7 @@ class DriftAudit:
 
     @torch.inference_mode()
     def flush(self) -> list[dict]:
-        """Audit the steps since the last chunk: dicts of step, drift, cosine, kl, agrees, argmax (token id), regret."""
+        """Audit the steps since the last chunk: dicts of step, drift, cosine, kl, agrees, argmax (an id), regret."""
         steps, self._steps = self._steps, []
         if not steps:
             return []

@@ -1,4 +1,4 @@
-"""Where a lane's time goes: the full model's step, what skipped layers and a screened head save, what repairs cost."""
+"""Where a lane's time goes: a full step, what skipped layers and a screened head save, what repairs cost."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ DIGITS = 4
 
 
 def parts_of(report: Report, bound: float | None) -> dict[str, Any] | None:
-    """The parts of the time of the lane that the run is about, in ms for each token that stands.
+    """The parts of the main lane's time, in ms per token that stands.
 
     Args:
-        bound: of the speedup, where it is known.
+        bound: of the speedup; None if it has none.
 
     Returns:
         `{"unit", "parts": [{"id", "label", "ms"}], "total", "bound", "bound_with_repairs"}`. The first part, `full`,
-        is the baseline's time for a token; what is saved is negative; all of them add up to `total`. What LoRA steps
-        save is split between layers and head by the bytes that each saves. `bound` is the least that the bytes allow,
-        and `bound_with_repairs` the same with what repairs were measured to cost. None without a baseline, without
-        decode steps, and of the reference decoder, whose times say nothing.
+        is the baseline's time per token; savings are negative; the parts add up to `total`. The saving of LoRA steps
+        is split between layers and head by the bytes that each saves. `bound` is the least time by the bytes, and
+        `bound_with_repairs` adds the measured cost of the repairs. None without a baseline, without decode steps, and
+        for the reference decoder, whose times mean nothing.
     """
     header = report.trace.header
     if not report.has_baseline or not makes_claims(header):
@@ -47,7 +47,7 @@ def parts_of(report: Report, bound: float | None) -> dict[str, Any] | None:
     does_repair = config.get("refresh") == "repair"
     parts.append(("refreshes", "repairs" if does_repair else "full steps", repairs))
     if config.get("accept") or lane.rejected_ms:
-        parts.append(("taken_back", "tokens taken back", sum(lane.rejected_ms) / lane.kept))
+        parts.append(("taken_back", "rejected drafts", sum(lane.rejected_ms) / lane.kept))
     least = full / bound if bound else None
     return {
         "unit": UNIT,

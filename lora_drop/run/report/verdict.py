@@ -48,7 +48,7 @@ def kind_of(facts: dict[str, Any]) -> Kind:
 
 
 def facts_of(report: Report) -> Facts:
-    """Every figure of the verdict, by its name; None where one is not known."""
+    """Every figure of the verdict, by name; None where the run has none."""
     trace, lane = report.trace, report.main
     header = trace.header
     config: dict[str, Any] = dict(header.main["config"])
@@ -73,7 +73,7 @@ def lane_facts(report: Report, lane: str) -> Facts:
     """What a lane's text is beside the baseline's.
 
     `words` (`Alignment.counts`) and `first_token` say where they differ; `quality_loss` is in nats per token, on the
-    text that `loss_of` names; `collapsed_word` is where its loop begins; `absurd_word` holds the first token that the
+    text that `loss_of` names; `collapsed_word` is where its loop begins; `absurd_word` has the first token that the
     full model finds absurd. Words are counted from 0.
     """
     trace, own = report.trace, report.lanes[lane]
@@ -99,7 +99,7 @@ def lane_facts(report: Report, lane: str) -> Facts:
 
 
 def _stopped_by(report: Report) -> str | None:
-    """Why a run has no end: it was `stopped`, or its file was `cut`."""
+    """Why a run has no end: it was `stopped`, or its file is `cut` short."""
     summary = report.trace.summary
     if summary is None:
         return "cut"
@@ -107,7 +107,7 @@ def _stopped_by(report: Report) -> str | None:
 
 
 def _nothing_skipped(report: Report) -> str | None:
-    """Why nothing was skipped: `period`, no `layers`, the `head` alone is screened, or no `step` was a LoRA step."""
+    """Why nothing was skipped: the `period`, no `layers`, only the `head` screened, or no LoRA `steps`."""
     lane = report.lanes[report.main]
     if lane.schedule.is_baseline:
         return "period" if lane.schedule.dropped else "layers"
@@ -117,7 +117,7 @@ def _nothing_skipped(report: Report) -> str | None:
 
 
 def _corrections(config: dict[str, Any]) -> str | None:
-    """None where corrections ran; else `off`, as was asked for, or `missing`. A trace that does not say has some."""
+    """None where corrections ran (or the trace does not say), else `off` by request or `missing`."""
     if config.get("rank") or "rank" not in config:
         return None
     return "off" if config.get("adapters") == "none" else "missing"
@@ -152,7 +152,7 @@ def _loop_word(report: Report, lane: str) -> int | None:
 
 
 def _third_facts(report: Report, config: dict[str, Any]) -> Facts | None:
-    """The facts of a third lane, with `breaks_after`: the words before its loop or its first absurd word begin."""
+    """The facts of a third lane; `breaks_after` are the words before its loop or its first absurd word."""
     lane = next((one for one in report.trace.header.lanes if one["id"] == THIRD), None)
     if lane is None or BASELINE not in report.lanes:
         return None
@@ -229,11 +229,11 @@ def _speed(facts: Facts) -> str | None:
     if speed == "same":
         return f"as fast as the full model ({speedup:.2f}x)"
     idle = facts["idle"]
-    known = f" (measured idle: {idle['speedup']:.2f}x on {idle['device']})" if idle else ""
+    measured = f" (measured idle: {idle['speedup']:.2f}x on {idle['device']})" if idle else ""
     if speed == "noisy":
-        return f"too noisy here to tell the speed{known}"
+        return f"too noisy here to tell the speed{measured}"
     if speed == "short":
-        return f"too short to tell the speed{known}"
+        return f"too short to tell the speed{measured}"
     return "the reference decoder makes no claim of speed" if speed == "reference" else None
 
 
@@ -241,8 +241,12 @@ def _skipped(facts: Facts) -> str | None:
     share = facts["skipped_share"]
     if share is None:
         return None
-    what = "attention" if facts["part"] == "attention" else "layer"
-    return f"{share:.0%} of {what} runs skipped" if share > 0 else f"no {what} run spared, as too much was taken back"
+    part = "attention" if facts["part"] == "attention" else "layer"
+    return (
+        f"{share:.0%} of {part} runs skipped"
+        if share > 0
+        else f"no {part} runs skipped (too many drafts were rejected)"
+    )
 
 
 def _answers(facts: Facts) -> str | None:
@@ -297,10 +301,10 @@ def _notes(kind: str, facts: Facts) -> Iterator[str]:
     elif kind in ("collapsed", "compared") and facts["corrections"] == "off":
         yield "Corrections are off."
     if kind == "compared" and facts["accept"] == 1 and facts["words"]:
-        yield "Where every other token is taken back, only rounding makes the answers differ."
+        yield "With accept 1 only rounding makes the answers differ."
     if kind == "collapsed":
         yield "Skip fewer layers, or take a shorter period."
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

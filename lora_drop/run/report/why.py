@@ -1,4 +1,4 @@
-"""Why the charts look as they do: a sentence for each, with the run's own figures. A chart without one has None."""
+"""Why the charts look as they do: a sentence for each, with the run's own figures."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lora_drop.run.report.speed import makes_claims
 from lora_drop.run.trace.records import BASELINE, StepRecord
 from lora_drop.run.trace.trace import Trace
 
-CHARTS = ("answers", "race", "activity", "drift", "drift_map", "memory", "time", "kl", "parts")  # those that have one
-SHOWN = 40  # characters of a word that are quoted
+CHARTS = ("answers", "race", "activity", "drift", "drift_map", "memory", "time", "kl", "parts")
+QUOTED = 40  # characters of a word
 
 
 def why(report: Report, parts: dict[str, Any] | None) -> dict[str, str | None]:
-    """The sentences by chart, about the lane that the run is about; `parts` is `parts_of` the report."""
+    """A sentence by chart, None where it has none, about the run's main lane; `parts` is `parts_of` the report."""
     trace, lane = report.trace, report.main
     if not report.lanes[lane].kept:
         return dict.fromkeys(CHARTS)
@@ -41,7 +41,7 @@ def _answers(report: Report) -> str | None:
     if alignment.first is None:
         return "Both answers have the same words."
     piece = next(piece for piece in alignment.pieces if piece.kind == "differ")
-    own, full = (f"\u201c{words[0][:SHOWN]}\u201d" if words else None for words in (piece.other, piece.one))
+    own, full = (f"\u201c{words[0][:QUOTED]}\u201d" if words else None for words in (piece.other, piece.one))
     if own is None:
         return f"The first difference is word {alignment.first + 1}: {full} is missing."
     there = f"where the full model wrote {full}" if full else "which the full model did not write"
@@ -56,17 +56,17 @@ def _race(report: Report) -> str | None:
     if own is None or full is None:
         return None
     least = min(lane.kept for lane in lanes)
+    lead = "ahead" if own < full else "behind"
     return (
-        f"A kept token took {_ms(own)}, one of the full model {_ms(full)}: after {least} tokens the lanes stand "
-        f"{_ms(least * abs(full - own))} apart. {_prefill(report.trace, report.main)}"
+        f"A token took {_ms(own)}, the full model's {_ms(full)}: after {_counted(least, 'token')} LoRA-Drop is "
+        f"{_ms(least * abs(full - own))} {lead}. {_prefill(report.trace, report.main)}"
     )
 
 
 def _prefill(trace: Trace, lane: str) -> str:
-    """All lanes start from one pass over the prompt."""
     if trace.summary and trace.summary.prefill_cached:
-        return "The prompt was not read again: it is kept from an earlier run."
-    return f"The prompt was read once for all lanes, in {_ms(trace.steps[lane][0].ms)}."
+        return "The prompt was cached by an earlier run."
+    return f"The prompt was read once, for all lanes, in {_ms(trace.steps[lane][0].ms)}."
 
 
 def _time(lane: LaneReport) -> str | None:
@@ -77,7 +77,7 @@ def _time(lane: LaneReport) -> str | None:
     rows = [one.rows for one in lane.passes if isinstance(one, StepRecord) and one.rows > 1]
     text += f", since it runs {fmean(rows):.2g} tokens at once" if rows else ""
     if lane.rejected_ms:
-        text += f"; {len(lane.rejected_ms)} of {len(lora)} LoRA steps were for tokens that were taken back"
+        text += f"; {len(lane.rejected_ms)} of {len(lora)} LoRA steps wrote drafts that were rejected"
     return f"{text}."
 
 
@@ -166,22 +166,22 @@ def _parts(parts: dict[str, Any] | None) -> str | None:
         "layers": "skipped layers",
         "head": "the screened head",
         "refreshes": repairs,
-        "taken_back": "tokens taken back",
+        "taken_back": "rejected drafts",
     }
     changes = [_change(names[name], ms, own["full"]) for name, ms in own.items() if name in names]
-    return f"A kept token took {_ms(parts['total'])}, the full model's {_ms(own['full'])}: {', '.join(changes)}."
+    return f"A token took {_ms(parts['total'])}, the full model's {_ms(own['full'])}: {', '.join(changes)}."
 
 
-def _change(what: str, ms: float, full: float) -> str:
-    s = "s" if what.endswith("head") else ""
+def _change(part: str, ms: float, full: float) -> str:
+    s = "s" if part.endswith("head") else ""
     if abs(ms) < full / 200:
-        return f"{what} change{s} nothing"
-    return f"{what} {'save' if ms < 0 else 'cost'}{s} {_ms(abs(ms))}"
+        return f"{part} change{s} nothing"
+    return f"{part} {'save' if ms < 0 else 'cost'}{s} {_ms(abs(ms))}"
 
 
 def _ms(value: float) -> str:
     return f"{value / 1000:.2f} s" if value >= 1000 else f"{value:.0f} ms" if value >= 100 else f"{value:.2f} ms"
 
 
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
