@@ -83,11 +83,16 @@ class Kind:
         """What a value must be, for an error and the docs."""
         raise NotImplementedError
 
+    @property
+    def text_must_be(self) -> str:
+        """What a text must be, for an error."""
+        return self.must_be
+
     def read(self, value: Any) -> Any:
         """Turn a text, or a number of a form, into a value. The check of the value comes later.
 
         Raises:
-            ValueError: the text cannot be read. Its message, if any, completes "must be".
+            ValueError, KeyError: the text cannot be read.
         """
         return self.from_text(value) if isinstance(value, str) else value
 
@@ -162,17 +167,16 @@ class Number(Kind):
             return f"a number above {self.low:g}, at most {self.high:g}"
         return f"a number from {self.low:g} to {self.high:g}"
 
+    @property
+    def text_must_be(self) -> str:
+        return "a number, or left empty (off)" if self.off else self.must_be
+
     def out_of_range(self) -> str | None:
         bounded = self.high < sys.float_info.max and not self.above
         return f"must lie between {self.low:g} and {self.high:g}" if bounded else None
 
     def from_text(self, text: str) -> float | None:
-        if self.off and not text.strip():
-            return None
-        try:
-            return float(text)
-        except ValueError:
-            raise ValueError("a number, or left empty (off)" if self.off else "") from None
+        return None if self.off and not text.strip() else float(text)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -311,10 +315,8 @@ def read_value(name: str, kind: Kind, value: Any) -> Any:
     """
     try:
         return kind.read(value)
-    except (ValueError, KeyError) as error:
-        # Not `int`'s own message, "invalid literal for ...".
-        own = str(error) if type(error) is ValueError and "literal" not in str(error) else ""
-        raise LoraDropError(f"{name} must be {own or kind.must_be}; got {value[:80]!r}.") from None
+    except (ValueError, KeyError):
+        raise LoraDropError(f"{name} must be {kind.text_must_be}; got {value[:80]!r}.") from None
 
 
 def read_layer_order(text: str | None) -> tuple[int, ...]:

@@ -1,69 +1,103 @@
-"""Settings are checked once, and the message names the limit."""
+"""A config is checked once: a bad value is one line, which the golden file keeps."""
+
+import dataclasses
+import pickle
 
 import pytest
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig, default_range
-from lora_drop.method.presets import BUNDLED_ORDER, PRESETS, presets_for
+from tests.support.golden import check_golden
 
-
-@pytest.mark.parametrize(
-    ("values", "says"),
-    [
-        ({"period": 0}, "period must be a whole number from 1"),
-        ({"period": -3}, "got -3"),
-        ({"period": 2.5}, "got 2.5"),
-        ({"period": True}, "got True"),
-        ({"drop_ratio": 1.01}, "between 0 and 1"),
-        ({"drop_ratio": -0.1}, "between 0 and 1"),
-        ({"drop_ratio": float("nan")}, "between 0 and 1"),
-        ({"drop_ratio": "half"}, "number from 0 to 1"),
-        ({"reuse": "magic"}, "state, anchor, residual, skip"),
-        ({"part": "mlp"}, "block, attention"),
-        ({"kv": "drop"}, "skip, write"),
-        ({"adapters": ""}, "auto, none or an adapter folder"),
-        ({"layers": (0, 5)}, "layer 0 always runs"),
-        ({"layers": (5, 3)}, "range low-high"),
-        ({"layers": (1, 2, 3)}, "range low-high"),
-        ({"layers": "3-5"}, "list of layer numbers"),
-        ({"drop_layers": (0, 4)}, "layer 0 always runs"),
-        ({"drop_layers": (4, 4)}, "twice"),
-        ({"drop_layers": (4.5,)}, "whole numbers"),
-        ({"refresh_entropy": -0.1}, "refresh_entropy must be a finite number from 0"),
-        ({"refresh_entropy": float("nan")}, "got nan"),
-        ({"refresh_entropy": True}, "got True"),
-        ({"refresh_entropy": "2"}, "got '2'"),
-        ({"refresh_norm": float("inf")}, "refresh_norm must be a finite number from 0"),
-        ({"refresh_norm": False}, "got False"),
-    ],
+NAN, INF = float("nan"), float("inf")
+BAD = {
+    "period": (0, -3, 2.5, True, None, 10**9 + 1),
+    "drop_ratio": (1.01, -0.1, NAN, "half", True),
+    "reuse": ("magic", None),
+    "part": ("mlp",),
+    "kv": ("drop",),
+    "adapters": ("", 3),
+    "layers": ((0, 5), (5, 3), (1, 2, 3), "3-5", 3),
+    "drop_layers": ((0, 4), (4, 4), (4.5,), (True,)),
+    "refresh_entropy": (-0.1, NAN, True, "2"),
+    "refresh_norm": (INF, False),
+    "refresh": ("never",),
+    "accept": (2, NAN),
+    "parts": ("mlp",),
+    "perod": (3,),
+}
+TOGETHER = (
+    {"refresh": "repair", "period": 65},
+    {"accept": 0.5},
+    {"accept": 0.5, "refresh": "repair"},
+    {"accept": 0.5, "kv": "write"},
 )
-def test_a_bad_value_is_one_clear_line(values, says):
+
+
+def refused(*args, **values) -> str:
     with pytest.raises(LoraDropError) as error:
-        LoraDropConfig(**values)
-    assert says in str(error.value)
+        LoraDropConfig(*args, **values)
     assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_bad_value_is_one_clear_line():
+    cases = {f"{name}={value!r}": refused(**{name: value}) for name, values in BAD.items() for value in values}
+    cases |= {", ".join(f"{name}={value!r}" for name, value in one.items()): refused(**one) for one in TOGETHER}
+    check_golden("config", cases)
+
+
+def test_positions_are_checked_like_names():
+    assert LoraDropConfig(3, (1, 4), 0.25) == LoraDropConfig(period=3, layers=(1, 4), drop_ratio=0.25)
+    assert refused(0) == refused(period=0)
+    assert refused(3, (1, 4), NAN) == refused(drop_ratio=NAN)
+    assert "14" in refused(*[field.default for field in dataclasses.fields(LoraDropConfig)], 1)
+    assert refused(3, period=3).startswith("period")
+
+
+def test_the_limits_themselves_are_allowed():
+    for values in (
+        {"period": 1},
+        {"period": 10**9},
+        {"drop_ratio": 0},
+        {"drop_ratio": 1},
+        {"refresh_entropy": 0},
+        {"layers": (1, 1)},
+        {"drop_layers": (1,)},
+        {"refresh": "repair", "period": 64},
+        {"refresh": "repair", "kv": "write", "accept": 1},
+    ):
+        assert LoraDropConfig(**values).differences().keys() <= values.keys()
 
 
 @pytest.mark.parametrize("values", [{"layers": (3, 30)}, {"drop_layers": (4, 30)}])
 def test_the_limit_of_the_model_is_named(values):
     with pytest.raises(LoraDropError, match="0-29 and 1-29 can be skipped"):
         LoraDropConfig(**values).schedule_for(30)
+    assert LoraDropConfig(**values).schedule_for(31).dropped[-1] <= 30
 
 
 def test_a_model_too_small_has_no_default_range():
     with pytest.raises(LoraDropError, match="at least 3"):
         LoraDropConfig().schedule_for(2)
-    assert default_range(3) == (1, 1)
-    assert default_range(4) == (2, 2)
-    assert default_range(30) == (3, 28)
+    assert [default_range(layers) for layers in (3, 4, 5, 30)] == [(1, 1), (2, 2), (3, 3), (3, 28)]
 
 
 def test_lists_are_sorted_and_survive_json():
     config = LoraDropConfig(layers=[2, 9], drop_layers=[8, 4], period=3, reuse="skip", refresh_norm=0.25)
-    assert config.drop_layers == (4, 8)
+    assert config.drop_layers == (4, 8) and config.to_dict()["layers"] == [2, 9]
     assert LoraDropConfig.from_dict(config.to_dict()) == config
-    with pytest.raises(LoraDropError, match="unknown setting 'perod'"):
-        LoraDropConfig.from_dict({"perod": 3})
+    assert LoraDropConfig.from_dict(config.differences()) == config
+
+
+def test_a_config_is_frozen_and_a_value():
+    config = LoraDropConfig(drop_layers=(4, 8))
+    assert pickle.loads(pickle.dumps(config)) == config and hash(config) == hash(LoraDropConfig(drop_layers=[8, 4]))
+    assert config.replace(period=3) == dataclasses.replace(config, period=3) != config
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.period = 3
+    with pytest.raises(LoraDropError, match="period"):
+        config.replace(period=0)
 
 
 def test_an_explicit_list_wins_over_the_ratio():
@@ -71,27 +105,12 @@ def test_an_explicit_list_wins_over_the_ratio():
     assert LoraDropConfig(drop_layers=()).schedule_for(30).is_baseline
 
 
-def test_presets_fit_the_bundled_model():
-    for preset in PRESETS.values():
-        assert preset.config.schedule_for(30).dropped
-
-
-def test_thresholds_reach_the_schedule_and_are_off_by_default():
-    assert not LoraDropConfig().schedule_for(30).is_adaptive
-    for values in ({"drop_layers": (4,)}, {"drop_ratio": 0.5}):
-        schedule = LoraDropConfig(refresh_entropy=0, refresh_norm=0.5, **values).schedule_for(30)
-        assert schedule.is_adaptive and (schedule.refresh_entropy, schedule.refresh_norm) == (0, 0.5)
-    for values in ({"period": 1}, {"drop_ratio": 0}):  # there is no LoRA step to cut short
-        assert not LoraDropConfig(refresh_entropy=0, **values).schedule_for(30).is_adaptive
-
-
-def test_the_bundled_model_has_chosen_layers():
-    """Chosen ones in place of evenly spaced ones, and layer 11, which costs more than ten others, never."""
-    ours = presets_for("bundled")
-    assert ours == presets_for("bundled:SmolLM2-135M-Instruct") and presets_for("random:tiny-llama") == PRESETS
-    assert list(ours) == list(PRESETS)
-    for name in ("gentle", "balanced", "fast"):
-        assert ours[name].config.drop_layers and 11 not in ours[name].config.drop_layers
-        assert ours[name].label == PRESETS[name].label
-    assert ours["paper"] == PRESETS["paper"]
-    assert len(set(BUNDLED_ORDER)) == len(BUNDLED_ORDER)
+def test_every_rule_reaches_the_schedule():
+    rules = {
+        **{"period": 5, "reuse": "skip", "part": "attention", "kv": "write", "refresh": "repair", "accept": 0.5},
+        **{"head": "screened", "refresh_entropy": 0, "refresh_norm": 0.5},
+    }
+    schedule = LoraDropConfig(**rules, drop_layers=(4,)).schedule_for(30)
+    assert {name: getattr(schedule, name) for name in rules} == rules and schedule.num_layers == 30
+    assert LoraDropConfig(layers=(1, 4), drop_ratio=1).schedule_for(6).dropped == (1, 2, 3, 4)
+    assert LoraDropConfig(drop_ratio=1).schedule_for(6).dropped == (3, 4)

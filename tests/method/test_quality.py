@@ -1,10 +1,10 @@
-"""A text that goes in circles."""
+"""How a text reads: quality loss, repeats, loops."""
 
 import random
 
 import pytest
 
-from lora_drop.method.quality import collapse_at, repeated_share
+from lora_drop.method.quality import collapse_at, reads, repeated_share
 
 TEXT = list(range(100, 140))  # no token twice
 
@@ -67,3 +67,21 @@ def test_the_share_of_repeated_4grams():
     assert repeated_share([1] * 5) == 0.5  # two 4-grams, the second is the first
     assert repeated_share([1, 2, 3, 4, 9, 1, 2, 3, 4]) == pytest.approx(1 / 6)
     assert repeated_share([1] * 103) == pytest.approx(0.99)
+
+
+@pytest.mark.parametrize(
+    ("loss", "repeats", "usual", "verdict"),
+    [
+        (0.15, 0.25, 0.15, "well"),
+        (0.16, 0.0, 0.0, "slips"),
+        (0.1, 0.26, 0.15, "slips"),
+        (0.5, 0.0, 0.0, "slips"),
+        (0.51, 0.0, 0.0, "badly"),
+        (0.1, 0.0, 0.9, "well"),
+        (None, 0.0, 0.0, None),
+        (0.0, None, 0.0, None),
+        (0.0, 0.0, None, None),
+    ],
+)
+def test_how_a_text_reads(loss, repeats, usual, verdict):
+    assert reads(loss, repeats, usual) == verdict

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
+from typing import Any, Literal
 
 import pytest
 from pydantic import TypeAdapter
 
 from lora_drop.errors import LoraDropError
-from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.fields import CALL, RUN, settings_in
-from lora_drop.method.kinds import Flag, LayerList, Layers, Number, Whole
+from lora_drop.method.fields import CALL, RUN, SCHEDULE, checked, setting, settings_in
+from lora_drop.method.kinds import Choice, Flag, LayerList, Layers, Number, Text, Whole, kind_of, read_layer_order
 from lora_drop.method.settings import BY_NAME, SETTINGS, settings_of
 from lora_drop.training.settings import TrainSettings
 from scripts.settings_table import PAGE, page
 from tests.support import ROOT
+from tests.support.golden import check_golden
 
+NAN = float("nan")
 ALL = (*SETTINGS, *settings_in(TrainSettings))
 
 # Adds one field to the source of `LoraDropConfig`, and prints where the setting turns up.
@@ -38,7 +41,6 @@ from lora_drop.cli.main import main
 from lora_drop.evaluation.measure.point import check_point, measure
 from lora_drop.run.results.files import CSV_NAME
 from lora_drop.evaluation.sweep import _table
-from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import load_model
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.request import Request
@@ -119,36 +121,147 @@ def test_a_default_fits_and_is_read_back_from_its_text(one):
     ("kind", "value", "text"),
     [
         (Whole(1, 9), 4, "4"),
+        (Whole(1, 9, off=True), None, " "),
         (Number(0, 1), 0.25, "0.25"),
-        (Flag(), False, "false"),
-        (Layers(), (3, 28), "3-28"),
-        (LayerList(), (4, 6), "4,6"),
-        (LayerList(), (), ""),
         (Number(0, off=True), None, ""),
+        (Flag(), False, "false"),
+        (Flag(), True, "True"),
+        (Choice(("a", "b")), "a", "a"),
+        (Choice(("a", "b"), off=True), None, ""),
+        (Layers(), (3, 28), "3 - 28"),
+        (Layers(off=True), None, None),
+        (LayerList(), (4, 6), " 4, 6"),
+        (LayerList(), (), " "),
     ],
 )
 def test_texts_and_values(kind, value, text):
-    assert kind.write(value) == text and kind.read(text) == value and kind.read(value) == value
-
-
-def test_a_number_field_may_hold_a_whole_number_as_a_float():
-    assert BY_NAME["period"].read(64.0) == 64
-    with pytest.raises(LoraDropError, match="got 64.5"):
-        LoraDropConfig(period=BY_NAME["period"].read(64.5))
+    assert kind.read(text) == value and kind.read(value) == value
+    if text is not None:
+        assert kind.write(value) == text.replace(" ", "").lower()
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "says"),
+    ("annotation", "limits", "kind"),
     [
-        ("layers", "3", "layers must be a range low-high such as 3-28; got '3'"),
-        ("layers", "a-b", "got 'a-b'"),
-        ("drop_layers", "4;6", "drop_layers must be layer numbers with commas such as 4,6,8; got '4;6'"),
-        ("drop_layers", "9999999", "layer numbers"),
-        ("refresh_norm", "much", "refresh_norm must be a number, or left empty (off); got 'much'"),
-        ("period", "two", "period must be a whole number"),
+        (int, {"between": (1, 9)}, Whole(1, 9)),
+        (int | None, {"between": (1, 9), "note": "x"}, Whole(1, 9, "x", off=True)),
+        (float, {"low": 0}, Number(0)),
+        (bool, {}, Flag()),
+        (str | None, {"allowed": "x"}, Text("x", off=True)),
+        (Literal["a", "b"], {"labels": ("A", "B")}, Choice(("a", "b"), ("A", "B"))),
+        (Literal["a", "b"] | None, {}, Choice(("a", "b"), off=True)),
+        (tuple[int, int] | None, {}, Layers(off=True)),
+        (tuple[int, ...], {}, LayerList()),
     ],
 )
-def test_a_text_that_cannot_be_read_is_one_line(name, text, says):
-    with pytest.raises(LoraDropError) as error:
-        BY_NAME[name].read(text)
-    assert says in str(error.value)
+def test_the_kind_of_a_field_is_its_type(annotation, limits, kind):
+    assert kind_of(annotation, **limits) == kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "facts"),
+    [
+        (Whole(2, 2**60), {"kind": "whole", "off": False, "low": 2, "high": 2**53 - 1}),
+        (Whole(2, 9, off=True), {"kind": "whole", "off": True, "low": 2, "high": 9}),
+        (Number(0), {"kind": "number", "off": False, "low": 0, "high": 1e6, "above": False}),
+        (Number(0, 1, above=True), {"kind": "number", "off": False, "low": 0, "high": 1, "above": True}),
+        (Choice(("a",), ("A",)), {"kind": "choice", "off": False, "words": ["a"]}),
+        (Text("x", ("auto",)), {"kind": "choice", "off": False, "words": ["auto"]}),
+        (Flag(), {"kind": "flag", "off": False}),
+        (Layers(off=True), {"kind": "range", "off": True}),
+        (LayerList(), {"kind": "list", "off": False}),
+    ],
+)
+def test_a_kind_as_the_page_gets_it(kind, facts):
+    assert kind.facts == facts
+
+
+def test_a_setting_as_the_page_gets_it():
+    assert BY_NAME["period"].facts.items() >= {"name": "period", "of": SCHEDULE, "default": "4", "low": 1}.items()
+    assert BY_NAME["audit"].facts == {"name": "audit", "of": RUN, "default": "true", "kind": "flag", "off": False}
+    assert Choice(("a", "b"), ("A", "B")).labelled == [("A", "a"), ("B", "b")]
+    assert Choice(("a", "b")).labelled == [("a", "a"), ("b", "b")]
+    assert BY_NAME["max_new_tokens"].flag == "--max-new-tokens"
+
+
+def test_a_number_outside_its_range():
+    outside = {kind: kind.out_of_range() for kind in (Number(0, 1), Number(0), Number(0, 1, above=True), Whole(1, 9))}
+    assert list(outside.values()) == ["must lie between 0 and 1", None, None, None]
+    for value, fits in (
+        (0, False),
+        (1e-9, True),
+        (1, True),
+        (1.01, False),
+        ("1", False),
+        (None, False),
+        (10**400, False),
+    ):
+        assert BY_NAME["top_p"].fits(value) is fits
+    assert BY_NAME["refresh_norm"].fits(None) and not BY_NAME["layers"].fits([28, 3])
+
+
+def test_a_number_field_may_hold_a_whole_number_as_a_float():
+    assert BY_NAME["period"].read(64.0) == 64 and BY_NAME["period"].read(64.5) == 64.5
+
+
+def test_layers_in_an_order():
+    assert read_layer_order("14, 9,12") == (14, 9, 12) and read_layer_order(None) == read_layer_order(" ") == ()
+
+
+UNREADABLE = {
+    "layers": ("3", "a-b", "3-", "-3", "1-2-3", "9999999-1"),
+    "drop_layers": ("4;6", "9999999", "4,,6"),
+    "refresh_norm": ("much",),
+    "drop_ratio": ("half",),
+    "period": ("two", "", "9" * 5000),
+    "audit": ("yes",),
+}
+
+
+def test_a_text_that_cannot_be_read_is_one_line():
+    lines = {}
+    for name, text in ((name, text) for name, texts in UNREADABLE.items() for text in texts):
+        with pytest.raises(LoraDropError) as error:
+            BY_NAME[name].read(text)
+        lines[f"{name}: {text[:20]}"] = str(error.value)
+    check_golden("texts", lines)
+
+
+def test_other_fields_are_no_settings():
+    """A class of settings may have other fields, and has the settings of its bases, after theirs."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Name:
+        name: str
+
+    @checked(RUN)
+    class First:
+        size: int = setting(2, "a size", between=(1, 9))
+
+    @checked(SCHEDULE)
+    class Both(First, Name):
+        share: float = setting(0.5, "a share", between=(0, 1))
+        note: Any = None
+
+        def __post_init__(self):
+            if self.size * self.share > 4:
+                raise LoraDropError("too much")
+
+    assert [(one.name, one.of, one.default) for one in settings_in(Both)] == [
+        ("size", RUN, 2),
+        ("share", SCHEDULE, 0.5),
+    ]
+    assert vars(Both("x", 3)) == {"name": "x", "size": 3, "share": 0.5, "note": None}
+    for values, line in (
+        ({"size": 9}, "too much"),
+        ({"size": 0}, "size must be a whole number from 1 to 9; got 0."),
+        ({"share": NAN}, "share must lie between 0 and 1, got nan."),
+        ({"share": True}, "share must be a number from 0 to 1; got True."),
+        ({"name": 3}, "name: Input should be a valid string."),
+        ({"shape": 3, "sise": 3}, "unknown setting 'shape'; the settings are name, note, share, size."),
+    ):
+        with pytest.raises(LoraDropError) as error:
+            Both(**{"name": "x"} | values)
+        assert str(error.value) == line
+    with pytest.raises(LoraDropError, match="name: Field required"):
+        Both()
