@@ -41,6 +41,7 @@ from lora_drop.cli.main import main
 from lora_drop.evaluation.measure.point import check_point, measure
 from lora_drop.run.results.files import CSV_NAME
 from lora_drop.evaluation.sweep import _table
+from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import load_model
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.request import Request
