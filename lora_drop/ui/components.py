@@ -25,7 +25,8 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from lora_drop.errors import LoraDropError
-from lora_drop.run.exports.scripts import SCRIPTS, TEMPLATES, modules, plotly_script
+from lora_drop.run.exports.scripts import SCRIPTS, modules, plotly_script
+from lora_drop.run.exports.templates import TEMPLATES
 
 SEE_LOG = "The server's log has the details."
 ENTRY = "main.js"  # the page's first module; it imports a tab's modules when the tab is first opened

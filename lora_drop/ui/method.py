@@ -9,7 +9,7 @@ from typing import Any
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method import paper
-from lora_drop.run.exports.scripts import TEMPLATES
+from lora_drop.run.exports.templates import TEMPLATES
 from lora_drop.run.results.files import SWEEP
 from lora_drop.run.results.rows import group_of
 from lora_drop.ui.components import Scripted, server_function

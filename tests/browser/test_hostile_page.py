@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 
 from lora_drop.errors import LoraDropError
 from lora_drop.run.exports.html import wire_text
-from lora_drop.run.exports.scripts import TEMPLATES
+from lora_drop.run.exports.templates import TEMPLATES
 from lora_drop.run.trace.trace import parse_trace
 from lora_drop.run.wire import wire_line
 from lora_drop.ui import components

@@ -110,7 +110,7 @@ def test_a_cut_trace_says_so(trace):
         (lambda a: a | {"trace": "bad.jsonl"}, "bad.jsonl, line 1"),
         (lambda a: a | {"out": "."}, "is in use"),
         (lambda a: a | {"out": "bad.jsonl"}, "is in use"),
-        (lambda a: a | {"out": "bad.jsonl/below"}, "cannot be written"),
+        (lambda a: a | {"out": "bad.jsonl/below"}, "cannot write the folder"),
         (lambda a: a | {"more": ["--app", "javascript:alert(1)"]}, "--app must be"),
         (lambda a: a | {"more": ["--title", "two\nlines"]}, "--title must be"),
     ],

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from lora_drop.errors import LoraDropError
+from lora_drop.run.exports.templates import printable
 from lora_drop.run.trace.records import BASELINE, AuditRecord, RewindRecord, StepRecord
 from lora_drop.run.trace.trace import Trace, first_divergence
 
@@ -55,12 +56,6 @@ def chrome_trace(trace: Trace) -> dict[str, Any]:
             "complete": trace.summary is not None,
         },
     }
-
-
-def printable(text: str) -> str:
-    """The text with lone surrogates replaced: a token may end amid a character, UTF-8 and strict readers of JSON
-    (Perfetto's) refuse such a half."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _lane_events(trace: Trace, lane: str, thread: int) -> list[dict[str, Any]]:

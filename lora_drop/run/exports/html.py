@@ -1,14 +1,13 @@
 """A recorded run as one HTML file that needs nothing else: the page's own live view, its scripts, plotly and the run.
 
-It opens from a disk without a network, and its Content-Security-Policy forbids one. What a run brings with it (prompt,
-tokens, labels, names) is text: escaped where it is markup, and inside a script's element without any `<`.
+It opens from a disk, and its Content-Security-Policy forbids any network. Prompt, tokens, labels and names stay text:
+escaped in markup, and without any `<` inside a script element.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import html
 import re
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -16,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.paths import ASSETS
-from lora_drop.run.exports.chrome import printable
 from lora_drop.run.exports.colors import css_variables
-from lora_drop.run.exports.scripts import BUILD_UP_STYLE, RUN_STYLES, TEMPLATES, import_map, plotly_script
+from lora_drop.run.exports.scripts import BUILD_UP_STYLE, RUN_STYLES, import_map, plotly_script
+from lora_drop.run.exports.templates import TEMPLATES, escaped, filled, place_of
 from lora_drop.run.report.align import answers_side_by_side
 from lora_drop.run.report.report import Report
 from lora_drop.run.report.steps import inside
@@ -28,39 +27,36 @@ from lora_drop.run.trace.records import Header, Record, StepRecord
 from lora_drop.run.trace.trace import Trace
 from lora_drop.run.wire import figures_line, page_line, wire_line
 
-ENTRY = "replay.js"  # of the page's modules, the one that mounts the live view and the method
+ENTRY = "replay.js"  # the module that mounts the live view and the method
 
 
 def replay_html(trace: Trace) -> str:
-    """The run as a self-contained page, also one that was cut short. The same trace gives the same page.
+    """The run, whole or cut short, as a self-contained page. The same trace gives the same page.
 
     The text has no lone surrogates: it can be written as UTF-8.
     """
-    header = trace.header
-    model = header.model
-    name = f"{model['id'].removeprefix('bundled:')}, {model['dtype']}, on {header.device['name']}"
+    header, name = trace.header, place_of(trace.header)
     settings = ", ".join(setting_words(header))
     cut = "" if trace.summary else ' <span class="ld-replay-cut">The trace was cut short: it has no summary.</span>'
     blanks = {
-        "title": _escaped(f"{name}: {settings} - LoRA-Drop replay"),
+        "title": escaped(f"{name}: {settings} - LoRA-Drop replay"),
         "styles": css_variables() + "".join(map(_read, (*RUN_STYLES, ASSETS / "css" / "replay.css", BUILD_UP_STYLE))),
-        "heading": _escaped(f"LoRA-Drop: {name}"),
-        "settings": _escaped(settings),
+        "heading": escaped(f"LoRA-Drop: {name}"),
+        "settings": escaped(settings),
         "cut": cut,
-        "prompt": _escaped(header.prompt),
-        "notes": "\n".join(f"<p>Note: {_escaped(str(note))}</p>" for note in header.sampling.get("notes", [])),
+        "prompt": escaped(header.prompt),
+        "notes": "\n".join(f"<p>Note: {escaped(str(note))}</p>" for note in header.sampling.get("notes", [])),
         "view": _read(TEMPLATES / "live.html"),
         "run": _inert(wire_text(trace) + page_line(inside(trace)) + page_line(_answers(trace))),
         "plotly": _script(_read(plotly_script())),
         "modules": import_map(ENTRY),
         "entry": ENTRY,
     }
-    # One pass: a blank's name within what fills another one stays what it is.
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: blanks[found[1]], _read(TEMPLATES / "replay.html"))
+    return filled("replay.html", blanks)
 
 
 def wire_text(trace: Trace) -> str:
-    """The run as the page gets it: its id, `wire_line` of each record, the lanes a pass each in turn, its figures."""
+    """The run as the page gets it: its id, the lines of its records (the lanes a pass each in turn), its figures."""
     header, report = _completed(trace), Report.of(trace)
     ids = [lane["id"] for lane in header.lanes]
     lines = "".join(wire_line(record, ids) for record in [header, *_in_turn(trace)])
@@ -84,12 +80,12 @@ def _in_turn(trace: Trace) -> Iterator[Record]:
 
 
 def _answers(trace: Trace) -> dict[str, Any]:
-    """Any two answers word by word: a replay has no server to ask."""
+    """Each two answers word by word: a replay has no server to ask."""
     return {"type": "answers", "pairs": answers_side_by_side({lane: trace.text(lane) for lane in trace.steps})}
 
 
 def _completed(trace: Trace) -> Header:
-    """The header with what the format lets out and the view draws with."""
+    """The header with defaults for what the view needs and a file may lack."""
     header = trace.header
     rules = {"period": 1, "reuse": "residual", "part": "block", "kv": "skip"}
     longest = max(len(steps) for steps in trace.steps.values())
@@ -103,17 +99,13 @@ def _completed(trace: Trace) -> Header:
     )
 
 
-def _escaped(text: str) -> str:
-    return html.escape(printable(text))
-
-
 def _inert(text: str) -> str:
-    """JSON for a script's element: without `<` nothing in it can end the element or begin another one."""
+    """JSON for a script element: without `<` nothing in it can end the element or begin another."""
     return text.replace("<", "\\u003c")
 
 
 def _script(source: str) -> str:
-    """A script for its element: in strings and expressions, the only places where these can be, `\\/` is `/`."""
+    """A script for its element: `</script` and `<!--` occur in strings and expressions only, where `\\/` is `/`."""
     return re.sub(r"<(/script|!--)", r"<\\\1", source, flags=re.IGNORECASE)
 
 

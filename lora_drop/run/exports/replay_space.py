@@ -1,34 +1,33 @@
 """Recorded runs as a static Space: `python -m lora_drop replay-space OUT TRACE.jsonl...`.
 
 A static Space is served for free and needs no hardware: a page that lists the runs with their figures, and each run as
-its self-contained replay. It opens from a disk just as well. Push it with `hf upload OWNER/NAME OUT . --repo-type
-space`, and name its address to the app in LORA_DROP_REPLAY_URL: the app links to it where the GPU quota is used up.
+its self-contained replay. It opens from a disk too. Push it with `hf upload OWNER/NAME OUT . --repo-type
+space`, and set its address in the app's LORA_DROP_REPLAY_URL: the app links to it when the GPU quota is used up.
 """
 
 from __future__ import annotations
 
 import html
 import json
-import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from lora_drop.errors import LoraDropError
 from lora_drop.paths import new_folder
-from lora_drop.run.exports.chrome import printable
 from lora_drop.run.exports.colors import COLORS
-from lora_drop.run.exports.html import replay_html, setting_words
-from lora_drop.run.exports.scripts import TEMPLATES
+from lora_drop.run.exports.html import replay_html
+from lora_drop.run.exports.templates import escaped, filled, place_of
+from lora_drop.run.report.words import setting_words
 from lora_drop.run.trace.trace import Trace, read_trace
 
 TITLE = "LoRA-Drop: recorded runs"
 SHORT = "LoRA-Drop decoding beside the full model, replayed"
 MAX_TITLE = 100
-# Of a run's summary: what it is called, its key, and how it is written.
+# Figures of a summary: name, key, and form.
 FIGURES = (
     ("speedup", "speedup", "{:.2f}x"),
-    ("at most, by its bytes", "bound", "{:.2f}x"),
+    ("bound", "bound", "{:.2f}x"),
     ("KV saved", "kv_saved", "{:.0%}"),
     ("same next token at LoRA steps", "top1_agreement", "{:.0%}"),
     ("first difference at token", "first_divergence", "{:d}"),
@@ -40,15 +39,15 @@ def build(out: Path, paths: list[Path], title: str = TITLE, app: str | None = No
     """Write the Space.
 
     Args:
-        out: a folder that is empty or not there yet.
+        out: a folder that is empty or does not exist.
         paths: trace files, in the order in which they are listed.
         app: the address of the live app, to link to.
 
     Returns:
-        Bytes of each file, by its path in the folder.
+        Bytes of each file, by name.
 
     Raises:
-        LoraDropError: a trace cannot be read, the folder is in use, or the title or the address are none.
+        LoraDropError: a trace cannot be read, the folder is in use, or the title or the address is not valid.
     """
     if not title.strip() or len(title) > MAX_TITLE or not title.isprintable():
         raise LoraDropError(f"--title must be one line of at most {MAX_TITLE} characters.")
@@ -68,22 +67,19 @@ def build(out: Path, paths: list[Path], title: str = TITLE, app: str | None = No
 
 
 def index_html(runs: list[tuple[str, Trace]], title: str = TITLE, app: str | None = None) -> str:
-    """The page that lists runs, each with the name of its file; what a run brings with it is text."""
+    """The page that lists runs, each with the name of its file."""
     link = f' The app that made them: <a href="{html.escape(app)}">{html.escape(app)}</a>.' if app else ""
     blanks = {
-        "title": _escaped(title),
+        "title": escaped(title),
         "colors": _colors(),
         "app": link,
         "runs": "\n".join(_entry(name, trace) for name, trace in runs),
     }
-    template = (TEMPLATES / "replays.html").read_text(encoding="utf-8")
-    # One pass: a blank's name within what fills another one stays what it is.
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: blanks[found[1]], template)
+    return filled("replays.html", blanks)
 
 
 def _entry(name: str, trace: Trace) -> str:
     header, summary = trace.header, trace.summary
-    where = f"{header.model['id'].removeprefix('bundled:')}, {header.model['dtype']}, on {header.device['name']}"
     figures = []
     if summary:
         for lane, words in PACES:
@@ -93,22 +89,18 @@ def _entry(name: str, trace: Trace) -> str:
     listed = "".join(f"<div><dt>{words}</dt><dd>{value}</dd></div>" for words, value in figures if value)
     cut = "" if summary else '<p class="cut">Cut short: it has no summary.</p>'
     return (
-        f'<li><h2><a href="{name}">{_escaped(header.prompt)}</a></h2>'
-        f"<p>{_escaped(where)}: {_escaped(', '.join(setting_words(header)))}</p>{cut}"
+        f'<li><h2><a href="{name}">{escaped(header.prompt)}</a></h2>'
+        f"<p>{escaped(place_of(header))}: {escaped(', '.join(setting_words(header)))}</p>{cut}"
         + (f"<dl>{listed}</dl>" if listed else "")
         + "</li>"
     )
 
 
 def _written(value: Any, form: str) -> str:
-    """A figure in words; none for what a trace lacks, or has as something else than a number."""
+    """A figure as text; empty where the trace has no number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return ""
     return form.format(int(value) if form.endswith("d}") else value)
-
-
-def _escaped(text: str) -> str:
-    return html.escape(printable(text))
 
 
 def _colors() -> str:
@@ -119,7 +111,7 @@ def _colors() -> str:
 
 
 def _readme(title: str) -> str:
-    # JSON's strings are YAML's: whatever the title holds stays one value.
+    # A JSON string is a YAML string: any title stays one value.
     return f"""---
 title: {json.dumps(title, ensure_ascii=False)}
 emoji: ⏩
