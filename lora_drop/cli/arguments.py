@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.fields import SCHEDULE, Setting
@@ -21,10 +21,69 @@ Commands = Any  # what `ArgumentParser.add_subparsers` returns: argparse has no 
 Run = Callable[[argparse.Namespace], int]
 
 
-def add_command(commands: Commands, name: str, run: Run, help: str, **more: Any) -> argparse.ArgumentParser:
-    """Add a command's parser; `run` does its work and returns the exit code."""
-    parser = commands.add_parser(name, help=help, allow_abbrev=False, **more)
+class Parser(argparse.ArgumentParser):
+    """A command's parser, with the options that commands share."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise one line, as for every other mistake: argparse would print the whole usage before it."""
+        raise LoraDropError(f"{message} (see {self.prog} --help)")
+
+    def add_model_options(self) -> None:
+        """Add the model, device and dtype options; `load` reads them."""
+        self.add_argument("--model", default="bundled", help=f"{BY_NAME['model'].help} (default bundled)")
+        self.add_argument("--device", default="auto", help="auto (default), cpu, cuda")
+        self.add_argument("--dtype", default="auto", help="auto (default), float32, bfloat16")
+
+    def add_data_options(self, required: bool = True) -> None:
+        """Add the options that name prompt and target pairs; `read_data` reads them."""
+        self.add_argument("--data", type=parse_path, required=required, metavar="FILE.jsonl")
+        self.add_argument("--prompt-field", required=required, metavar="NAME")
+        self.add_argument("--target-field", required=required, metavar="NAME")
+        self.add_argument("--limit", type=int, help="only the first N records")
+        self.add_argument("--context-tokens", type=int, help="keep only the prompt's last N tokens")
+
+    def add_config_options(self) -> None:
+        """Add the settings of `LoraDropConfig`, and a preset; unset ones are the preset's, or the defaults."""
+        self.add_argument("--preset", help=f"{BY_NAME['preset'].help}: {', '.join(PRESETS)}")
+        self.add_settings(settings_of(SCHEDULE), unset=True)
+
+    def add_settings(self, settings: Iterable[Setting], unset: bool = False) -> None:
+        """Add a flag for each setting. With `unset` its default is None, so that a preset can have the value.
+
+        The config checks words, ranges and bounds, so that every way in has the same errors.
+        """
+        for setting in settings:
+            default = None if unset else setting.default
+            help_ = f"{setting.help}{_default(setting)}".replace("%", "%%")
+            if isinstance(setting.kind, Flag):
+                self.add_argument(setting.flag, action=argparse.BooleanOptionalAction, default=default, help=help_)
+            else:
+                self.add_argument(
+                    setting.flag, type=setting.kind.python, default=default, metavar=setting.metavar, help=help_
+                )
+
+    def add_reading_options(self) -> None:
+        """Add the options that say how to read text files."""
+        self.add_argument(
+            "--chat",
+            nargs="+",
+            default=[],
+            metavar="PROMPT:TARGET",
+            help="fields of json and jsonl records that make a turn of chat, through the chat template; PROMPT may "
+            "join several with +, a dot leads deeper: question:answer "
+            "instruction+instances.0.input:instances.0.output",
+        )
+        self.add_argument(
+            "--file-tokens", type=int, metavar="N", help="at most about N tokens of each file, from its beginning"
+        )
+
+
+def add_command(commands: Commands, name: str, run: Run, help: str, json: bool = True, **more: Any) -> Parser:
+    """Add a command's parser, with the option `--json`; `run` does its work and returns the exit code."""
+    parser: Parser = commands.add_parser(name, help=help, allow_abbrev=False, **more)
     parser.set_defaults(command=run)
+    if json:
+        parser.add_argument("--json", action="store_true", help="one JSON object on stdout, for other programs")
     return parser
 
 
@@ -44,18 +103,6 @@ def parse_path(text: str) -> Path:
     return Path(text)
 
 
-def add_json_option(parser: argparse.ArgumentParser) -> None:
-    """Add `--json`: the result is one object, for other programs."""
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-
-
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the model, device and dtype options; `load` reads them."""
-    parser.add_argument("--model", default="bundled", help=f"{BY_NAME['model'].help} (default bundled)")
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda")
-    parser.add_argument("--dtype", default="auto", help="auto (default), float32, bfloat16")
-
-
 def load(args: argparse.Namespace) -> LoadedModel:
     """Load the model that the model options name.
 
@@ -65,15 +112,6 @@ def load(args: argparse.Namespace) -> LoadedModel:
     from lora_drop.models.load import load_model  # torch and transformers load only when a model is needed
 
     return load_model(args.model, args.device, args.dtype)
-
-
-def add_data_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Add the options that name prompt and target pairs; `read_data` reads them."""
-    parser.add_argument("--data", type=parse_path, required=required, metavar="FILE.jsonl")
-    parser.add_argument("--prompt-field", required=required, metavar="NAME")
-    parser.add_argument("--target-field", required=required, metavar="NAME")
-    parser.add_argument("--limit", type=int, help="only the first N records")
-    parser.add_argument("--context-tokens", type=int, help="keep only the prompt's last N tokens")
 
 
 def read_data(args: argparse.Namespace) -> list[tuple[str, str]]:
@@ -120,28 +158,6 @@ def data_source(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """Add the settings of `LoraDropConfig`, and a preset; unset ones are the preset's, or the config's defaults."""
-    parser.add_argument("--preset", help=f"{BY_NAME['preset'].help}: {', '.join(PRESETS)}")
-    add_settings(parser, settings_of(SCHEDULE), unset=True)
-
-
-def add_settings(parser: argparse.ArgumentParser, settings: Iterable[Setting], unset: bool = False) -> None:
-    """Add a flag for each setting. With `unset` its default is None, so that a preset can have the value.
-
-    The config checks words, ranges and bounds, so that every way in has the same errors.
-    """
-    for setting in settings:
-        default = None if unset else setting.default
-        help_ = f"{setting.help}{_default(setting)}".replace("%", "%%")
-        if isinstance(setting.kind, Flag):
-            parser.add_argument(setting.flag, action=argparse.BooleanOptionalAction, default=default, help=help_)
-        else:
-            parser.add_argument(
-                setting.flag, type=setting.kind.python, default=default, metavar=setting.metavar, help=help_
-            )
-
-
 def read_settings(args: argparse.Namespace, settings: Iterable[Setting]) -> dict[str, Any]:
     """Read the values of these settings' flags.
 
@@ -154,18 +170,3 @@ def read_settings(args: argparse.Namespace, settings: Iterable[Setting]) -> dict
 def _default(setting: Setting) -> str:
     words = f": {', '.join(setting.kind.words)}" if isinstance(setting.kind, Choice) else ""
     return words if setting.default is None else f"{words} (default {setting.kind.write(setting.default)})"
-
-
-def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how to read text files."""
-    parser.add_argument(
-        "--chat",
-        nargs="+",
-        default=[],
-        metavar="PROMPT:TARGET",
-        help="fields of json and jsonl records that make a turn of chat, through the chat template; PROMPT may join "
-        "several with +, a dot leads deeper: question:answer instruction+instances.0.input:instances.0.output",
-    )
-    parser.add_argument(
-        "--file-tokens", type=int, metavar="N", help="at most about N tokens of each file, from its beginning"
-    )

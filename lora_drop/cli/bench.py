@@ -5,15 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from lora_drop.cli.arguments import (
-    Commands,
-    add_command,
-    add_config_options,
-    add_json_option,
-    add_model_options,
-    load,
-    parse_path,
-)
+from lora_drop.cli.arguments import Commands, add_command, load, parse_path
 from lora_drop.cli.output import cell, note, print_json, say
 from lora_drop.method.cost import human_bytes
 from lora_drop.method.presets import config_from
@@ -28,8 +20,8 @@ def add(commands: Commands) -> None:
         run,
         "tokens a second of both lanes, interleaved, with the bound and transformers beside them",
     )
-    add_model_options(parser)
-    add_config_options(parser)
+    parser.add_model_options()
+    parser.add_config_options()
     parser.add_argument("--prompt-tokens", type=int, default=64, metavar="N")
     parser.add_argument("--new-tokens", type=int, default=129, metavar="N", help="one more than decode steps")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="after a warm-up; figures are medians")
@@ -37,7 +29,6 @@ def add(commands: Commands) -> None:
         "--prompts", type=parse_path, metavar="FILE.jsonl", help="real prompts, in a field named prompt, one a record"
     )
     parser.add_argument("--hf", action=argparse.BooleanOptionalAction, default=True, help="transformers' generate too")
-    add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,15 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from lora_drop.cli.arguments import (
-    Commands,
-    add_command,
-    add_config_options,
-    add_json_option,
-    add_model_options,
-    load,
-    parse_path,
-)
+from lora_drop.cli.arguments import Commands, add_command, load, parse_path
 from lora_drop.cli.output import print_json
 from lora_drop.method.presets import config_from
 
@@ -38,9 +30,8 @@ def add(commands: Commands) -> None:
     parser.add_argument("--run-code", action="store_true", help="run the programs that the model writes (sandboxed)")
     parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="of an answer (default 256)")
     parser.add_argument("--context-tokens", type=int, metavar="N", help="cut the middle out of prompts longer than N")
-    add_model_options(parser)
-    add_config_options(parser)
-    add_json_option(parser)
+    parser.add_model_options()
+    parser.add_config_options()
 
 
 def run(args: argparse.Namespace) -> int:

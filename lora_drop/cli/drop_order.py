@@ -4,16 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from lora_drop.cli.arguments import (
-    Commands,
-    add_command,
-    add_config_options,
-    add_json_option,
-    add_model_options,
-    add_reading_options,
-    load,
-    parse_path,
-)
+from lora_drop.cli.arguments import Commands, add_command, load, parse_path
 from lora_drop.cli.output import note, print_json, print_table, say
 from lora_drop.errors import LoraDropError
 from lora_drop.method.presets import config_from
@@ -25,12 +16,11 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--data", type=parse_path, nargs="+", required=True, metavar="FILE", help="txt, json or jsonl files"
     )
-    add_reading_options(parser)
+    parser.add_reading_options()
     parser.add_argument("--windows", type=int, default=10, metavar="N", help="windows of 256 tokens to measure on")
     parser.add_argument("--count", type=int, default=12, metavar="N", help="layers to choose")
-    add_model_options(parser)
-    add_config_options(parser)
-    add_json_option(parser)
+    parser.add_model_options()
+    parser.add_config_options()
 
 
 def run(args: argparse.Namespace) -> int:

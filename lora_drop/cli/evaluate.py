@@ -5,17 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from lora_drop.cli.arguments import (
-    Commands,
-    add_command,
-    add_config_options,
-    add_data_options,
-    add_json_option,
-    add_model_options,
-    load,
-    read_data,
-    read_data_prompts,
-)
+from lora_drop.cli.arguments import Commands, add_command, load, read_data, read_data_prompts
 from lora_drop.cli.output import counting, note, print_json, print_table
 from lora_drop.errors import LoraDropError
 from lora_drop.method.presets import config_from
@@ -30,7 +20,7 @@ def add(commands: Commands) -> None:
         "quality through the real decode schedule, on given texts or on the full model's own answers",
         description="Without --data the prompts are those that the presets are measured on.",
     )
-    add_data_options(parser, required=False)
+    parser.add_data_options(required=False)
     parser.add_argument(
         "--target",
         choices=("given", "own"),
@@ -40,9 +30,8 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--free", action="store_true", help="also let the setting answer each prompt, and have the full model judge it"
     )
-    add_model_options(parser)
-    add_config_options(parser)
-    add_json_option(parser)
+    parser.add_model_options()
+    parser.add_config_options()
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from lora_drop.cli.arguments import Commands, add_command, add_json_option
+from lora_drop.cli.arguments import Commands, add_command
 from lora_drop.cli.output import print_json
 
 
@@ -12,7 +12,6 @@ def add(commands: Commands) -> None:
     """Add the command's options."""
     parser = add_command(commands, "fetch", run, "get the bundled model ready, and print its folder")
     parser.add_argument("--verify", action="store_true", help="hash every file, and repair what is damaged")
-    add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

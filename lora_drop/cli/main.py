@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
-from typing import NoReturn
 
 from lora_drop.cli import (
     bench,
@@ -28,6 +27,7 @@ from lora_drop.cli import (
     sweep_figures,
     train,
 )
+from lora_drop.cli.arguments import Parser
 from lora_drop.errors import LoraDropError, is_out_of_memory, missing_extra
 from lora_drop.runtime import check_versions
 
@@ -37,12 +37,6 @@ COMMANDS = (
     *(run, page, evaluate, sweep, presets, sweep_figures, recommend, bench, benchmark, drop_order),
     *(train, replay, fetch, space),
 )
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Raise one line, as for every other mistake: argparse would print the whole usage before it."""
-        raise LoraDropError(f"{message} (see {self.prog} --help)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,7 +92,7 @@ def _open_streams() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="lora_drop", description="LoRA-Drop decoding: run it, measure it.", allow_abbrev=False)
+    parser = Parser(prog="lora_drop", description="LoRA-Drop decoding: run it, measure it.", allow_abbrev=False)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)

@@ -9,7 +9,7 @@ from lora_drop.cli.arguments import Commands, add_command
 
 def add(commands: Commands) -> None:
     """Add the command; `main` leaves its options in `args.rest`."""
-    add_command(commands, "page", run, "start the page", add_help=False).set_defaults(rest=[])
+    add_command(commands, "page", run, "start the page", json=False, add_help=False).set_defaults(rest=[])
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,17 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 
-from lora_drop.cli.arguments import (
-    Commands,
-    add_command,
-    add_data_options,
-    add_json_option,
-    add_model_options,
-    data_source,
-    load,
-    parse_path,
-    read_data,
-)
+from lora_drop.cli.arguments import Commands, add_command, data_source, load, parse_path, read_data
 from lora_drop.cli.output import Column, note, print_json, print_table, progress, spread
 
 COLUMNS: dict[str, Column] = {
@@ -35,8 +25,8 @@ COLUMNS: dict[str, Column] = {
 def add(commands: Commands) -> None:
     """The command's options."""
     parser = add_command(commands, "presets", run, "measure every preset, and store texts that it writes")
-    add_data_options(parser)
-    add_model_options(parser)
+    parser.add_data_options()
+    parser.add_model_options()
     parser.add_argument(
         "--out",
         type=parse_path,
@@ -44,7 +34,6 @@ def add(commands: Commands) -> None:
         metavar="DIR",
         help="gets presets.json, samples.json and samples.md; goes on where it ended",
     )
-    add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,16 +6,7 @@ import argparse
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from lora_drop.cli.arguments import (
-    Commands,
-    add_command,
-    add_json_option,
-    add_model_options,
-    add_settings,
-    load,
-    parse_path,
-    read_data_prompts,
-)
+from lora_drop.cli.arguments import Commands, add_command, load, parse_path, read_data_prompts
 from lora_drop.cli.output import Row, cell, note, print_json, print_table, progress, spread
 from lora_drop.errors import LoraDropError
 from lora_drop.method.fields import SCHEDULE, Setting
@@ -61,8 +52,8 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--drop-order", metavar="14,9,12", help="layers, the cheapest to skip first (default evenly spaced ones)"
     )
-    add_model_options(parser)
-    add_settings(parser, [one for one in settings_of(SCHEDULE) if one.name in COMMON], unset=True)
+    parser.add_model_options()
+    parser.add_settings([one for one in settings_of(SCHEDULE) if one.name in COMMON], unset=True)
     parser.add_argument("--data", type=parse_path, metavar="FILE.jsonl", help="prompts (default the presets')")
     parser.add_argument("--prompt-field", metavar="NAME", help="default prompt")
     parser.add_argument("--limit", type=int, help="only the first N prompts")
@@ -71,7 +62,6 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--out", type=parse_path, metavar="DIR", help="gets recommend.json and frontier.html; goes on where it ended"
     )
-    add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

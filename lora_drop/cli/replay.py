@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from lora_drop.cli.arguments import Commands, add_command, add_json_option, parse_path
+from lora_drop.cli.arguments import Commands, add_command, parse_path
 from lora_drop.cli.run_report import show_run
 from lora_drop.errors import LoraDropError
 from lora_drop.paths import write_files
@@ -21,7 +21,6 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--chrome", type=parse_path, metavar="OUT.json", help="the run for Perfetto and chrome://tracing"
     )
-    add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

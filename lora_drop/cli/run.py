@@ -10,17 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from lora_drop.cli.arguments import (
-    Commands,
-    add_command,
-    add_config_options,
-    add_json_option,
-    add_model_options,
-    add_settings,
-    load,
-    parse_path,
-    read_settings,
-)
+from lora_drop.cli.arguments import Commands, add_command, load, parse_path, read_settings
 from lora_drop.cli.output import counting, note
 from lora_drop.cli.run_report import show_run
 from lora_drop.errors import LoraDropError
@@ -39,11 +29,10 @@ def add(commands: Commands) -> None:
     """Add the command's options."""
     parser = add_command(commands, "run", run, "generate with baseline and LoRA-Drop, side by side")
     parser.add_argument("--prompt", required=True)
-    add_model_options(parser)
-    add_config_options(parser)
-    add_settings(parser, settings_of(RUN))
+    parser.add_model_options()
+    parser.add_config_options()
+    parser.add_settings(settings_of(RUN))
     parser.add_argument("--trace", type=parse_path, metavar="FILE.jsonl", help="record the run here, line by line")
-    add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

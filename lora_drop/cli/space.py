@@ -6,7 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from lora_drop.cli.arguments import Commands, add_command, add_json_option, parse_path
+from lora_drop.cli.arguments import Commands, add_command, parse_path
 from lora_drop.cli.output import print_json
 from lora_drop.run.exports.replay_space import TITLE
 
@@ -22,8 +22,6 @@ def add(commands: Commands) -> None:
     runs.add_argument("traces", type=parse_path, nargs="+", metavar="TRACE", help="of `run --trace`, or from the page")
     runs.add_argument("--title", default=TITLE, help="of the page and the Space")
     runs.add_argument("--app", metavar="URL", help="the live app, to link to")
-    add_json_option(page)
-    add_json_option(runs)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,18 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from lora_drop.cli.arguments import (
-    Commands,
-    add_command,
-    add_config_options,
-    add_data_options,
-    add_json_option,
-    add_model_options,
-    data_source,
-    load,
-    parse_path,
-    read_data,
-)
+from lora_drop.cli.arguments import Commands, add_command, data_source, load, parse_path, read_data
 from lora_drop.cli.output import Column, Row, cell, note, print_json, print_table, progress, spread
 from lora_drop.errors import LoraDropError
 from lora_drop.method.kinds import read_layer_order
@@ -54,9 +43,9 @@ def add(commands: Commands) -> None:
         "measure a grid of drop ratios, periods, rules and parts",
         description="--reuse, --part and --adapters take lists too: --reuse residual,state --adapters auto,none.",
     )
-    add_data_options(parser)
-    add_model_options(parser)
-    add_config_options(parser)
+    parser.add_data_options()
+    parser.add_model_options()
+    parser.add_config_options()
     parser.add_argument("--drop-ratios", metavar="P,P,...", help="default 0.25,0.5,0.75")
     parser.add_argument("--periods", metavar="W,W,...", help="default 2,4,8")
     parser.add_argument(
@@ -71,7 +60,6 @@ def add(commands: Commands) -> None:
         metavar="DIR",
         help="gets sweep.csv and sweep.json; goes on where it ended",
     )
-    add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from lora_drop.cli.arguments import Commands, add_command, add_json_option, parse_path
+from lora_drop.cli.arguments import Commands, add_command, parse_path
 from lora_drop.cli.output import print_json
 
 
@@ -16,7 +16,6 @@ def add(commands: Commands) -> None:
         "--out", type=parse_path, required=True, metavar="DIR", help="gets heatmaps.html and pareto.html"
     )
     parser.add_argument("--theme", default="light", help="light (default) or dark")
-    add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,16 +7,7 @@ import dataclasses
 import os
 from contextlib import nullcontext
 
-from lora_drop.cli.arguments import (
-    Commands,
-    add_command,
-    add_json_option,
-    add_model_options,
-    add_reading_options,
-    add_settings,
-    parse_path,
-    read_settings,
-)
+from lora_drop.cli.arguments import Commands, add_command, parse_path, read_settings
 from lora_drop.cli.output import print_json, say
 from lora_drop.method.fields import settings_in
 from lora_drop.paths import only_writer
@@ -29,7 +20,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--data", type=parse_path, nargs="+", default=[], metavar="FILE", help="txt, json or jsonl files"
     )
-    add_reading_options(parser)
+    parser.add_reading_options()
     parser.add_argument(
         "--self-generate", type=int, default=0, metavar="N", help="also train on N texts that the model writes itself"
     )
@@ -43,12 +34,11 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--out", type=parse_path, required=True, metavar="DIR", help="checkpoints and the adapter folder"
     )
-    add_model_options(parser)
-    add_settings(parser, settings_in(TrainSettings))
+    parser.add_model_options()
+    parser.add_settings(settings_in(TrainSettings))
     parser.add_argument("--evaluate-every", type=int, default=TrainJob.evaluate_every, metavar="STEPS")
     parser.add_argument("--checkpoint-every", type=int, default=TrainJob.checkpoint_every, metavar="STEPS")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
-    add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
