@@ -244,7 +244,7 @@ def test_words_that_do_not_exist(sweep, tmp_path, capsys):
     with pytest.raises(LoraDropError, match="quality"):
         pareto(sweep, "beauty")
     assert main(["sweep-figures", str(tmp_path / "gone"), "--out", str(tmp_path)]) == 2
-    assert "cannot read the sweep" in capsys.readouterr().err
+    assert "cannot read sweep.json" in capsys.readouterr().err
 
 
 def test_figures_need_no_torch():

@@ -138,7 +138,7 @@ def test_a_choice_shows_its_rows_in_both_themes_and_widths(tiny):
     assert front["rows"][1] == ["state", "block", "none", "–", "0.5", "2", "50.0%", "+0.20", "10.0%", "1.10x", "1.20x"]
     assert len(front["rows"]) == 2 and front["wide"]["light"]["layout"]["yaxis2"]["autorange"] == "reversed"
     names = [trace.get("name") for trace in front["wide"]["light"]["data"]]
-    assert "the PAPER'S own points" in names and "hollow: the physical bound" in names
+    assert "the PAPER'S own points" in names and "hollow: the bound" in names
     for wrong in ("stored:9", "here:0", "", None, "x:-1", "stored:9999999"):
         assert isinstance(zone.show(wrong, "magic", None)[0], str)
 

@@ -1,9 +1,8 @@
 """A run as Chrome's trace event JSON: what Perfetto (ui.perfetto.dev) and chrome://tracing open.
 
-One process is the run, a thread of it is a lane, a slice of the thread is a pass: a step, also one whose token was
-taken back, or the last judging of drafts. A lane's passes are laid end to end on the lane's own clock, which is how
-they were measured: lanes took turns on the device, so what stands one above the other in the viewer did not run at the
-same time.
+The process is the run, its threads are the lanes, and a slice is a pass: a step (also a rejected one), or the last
+verification of drafts. A lane's passes are laid end to end on the lane's own clock, as they were measured: lanes took
+turns on the device, so slices above each other in the viewer did not run at the same time.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ CLOCKS = (
     "Each lane is on its own clock, which starts at 0 with its prefill and runs only during its steps. The lanes took "
     "turns on one device: events of two lanes at the same time did not happen at the same time."
 )
-LONGEST_MS = 30 * 24 * 3600 * 1000.0  # of a step: beyond a month it is not a time, and sums of it would be infinite
+LONGEST_MS = 30 * 24 * 3600 * 1000.0  # of a step: a month; sums of longer ones could be infinite
 
 
 def chrome_trace(trace: Trace) -> dict[str, Any]:
     """The run as a trace event object, ready for `json.dumps`: no NaN, whole microseconds, events in order of time.
 
-    Each lane has a complete event a pass, named by its kind, with the token and what was measured of it in `args`; a
-    counter of the bytes that its caches hold; and instants at early refreshes, where tokens are taken back, and at the
-    first token that differs from the baseline's.
+    Each lane has a complete event per pass, named by its kind, with the token and its figures in `args`; a counter of
+    the bytes of its caches; and instants at early refreshes, at rejections, and at the first token that differs from
+    the baseline's.
 
     Raises:
-        LoraDropError: a pass's duration is not one that a clock shows.
+        LoraDropError: a pass has a duration that no clock shows.
     """
     header = trace.header
     events = [_name("process_name", 0, f"LoRA-Drop: {header.model['id']} on {header.device['name']}")]
@@ -40,7 +39,7 @@ def chrome_trace(trace: Trace) -> dict[str, Any]:
         events.append(_name("thread_name", thread, lane["label"]))
         events.append(_metadata("thread_sort_index", thread, {"sort_index": thread}))
         timed += _lane_events(trace, lane["id"], thread)
-    # The sort is stable: an instant follows the slice that it belongs to, and viewers nest it there.
+    # The sort is stable: an instant stays behind its slice, and viewers nest it there.
     timed.sort(key=lambda event: event["ts"])
     return {
         "traceEvents": events + timed,
@@ -67,11 +66,11 @@ def _lane_events(trace: Trace, lane: str, thread: int) -> list[dict[str, Any]]:
         if isinstance(step, RewindRecord):
             events.append(_instant("tokens taken back", thread, began, {"back_to_step": step.to}))
             continue
-        what = f"step {step.step}" if isinstance(step, StepRecord) else "the last judging"
+        name = f"step {step.step}" if isinstance(step, StepRecord) else "the last verification"
         if not 0 <= step.ms <= LONGEST_MS:
-            raise LoraDropError(f"{what} of lane {lane} took {step.ms:g} ms: no clock showed that.")
+            raise LoraDropError(f"{name} of lane {lane} took {step.ms:g} ms: no clock showed that.")
         elapsed += step.ms
-        # Rounding the sum, not each step: the steps touch and add up to the lane's time.
+        # The sum is rounded, not each step, so that the steps touch and add up to the lane's time.
         ended = round(1000 * elapsed)
         span: dict[str, Any] = {"dur": ended - began, "cat": "step"}
         if not isinstance(step, StepRecord):
@@ -87,7 +86,7 @@ def _lane_events(trace: Trace, lane: str, thread: int) -> list[dict[str, Any]]:
             theirs = trace.steps[BASELINE][differs].text
             args = {"step": step.step, "baseline": printable(theirs), "lane": printable(step.text)}
             events.append(_instant("first token that differs from the baseline", thread, began, args))
-        # Viewers distinguish counters by process and name alone, so the lane is in the name.
+        # Viewers tell counters apart by process and name only, so the lane is in the name.
         events.append(_event("C", f"KV bytes: {lane}", thread, ended, args={"bytes": step.kv_bytes}))
         began = ended
     return events
@@ -129,5 +128,5 @@ def _metadata(name: str, thread: int, args: dict[str, Any]) -> dict[str, Any]:
     return {"ph": "M", "name": name, "pid": PROCESS, "tid": thread, "args": args}
 
 
-def _name(what: str, thread: int, name: str) -> dict[str, Any]:
-    return _metadata(what, thread, {"name": printable(name)})
+def _name(event: str, thread: int, name: str) -> dict[str, Any]:
+    return _metadata(event, thread, {"name": printable(name)})

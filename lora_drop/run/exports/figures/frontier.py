@@ -1,4 +1,4 @@
-"""What a search measured, in speed and loss, with what no other setting beats."""
+"""The settings of a search in speed and loss, and the front that no other setting beats."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ import plotly.graph_objects as go
 from lora_drop.method.frontier import frontier
 from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.exports.figures.pareto import add_front
-from lora_drop.run.exports.figures.style import SMALL, TEXT, check_theme, layout, message, provenance, safe
+from lora_drop.run.exports.figures.style import (
+    LEGEND_BELOW,
+    SMALL,
+    TEXT,
+    axis_of,
+    check_theme,
+    layout,
+    message,
+    provenance,
+    safe,
+)
 from lora_drop.run.results.rows import Row, percent, times, value_of, written
 
 ACCEPT_COLORS = ("lora-drop", "baseline", "refresh", "third", "dropped-kv")
@@ -21,27 +31,27 @@ BEYOND = 3  # how many times the worst loss of a candidate an earlier preset may
 TITLE = "LoRA-Drop settings: speed against quality loss"
 
 
-def frontier_figure(found: dict[str, Any], theme: str = "light") -> go.Figure:
+def frontier_figure(result: dict[str, Any], theme: str = "light") -> go.Figure:
     """Measured speed, with its interval, against quality loss; better is up and to the right.
 
     A colour for each refresh and `accept`, a mark for each head. The full model with a screened head has a mark of its
     own and is no part of the front; nor are the presets of an earlier file, in grey.
 
     Args:
-        found: `rows` with `loss` and `head_only`, `limits`, the `recommended` setting or None, and the rows `before`,
+        result: `rows` with `loss` and `head_only`, `limits`, the `recommended` setting or None, and the rows `before`,
             with `preset` and `loss`.
         theme: `light` or `dark`.
     """
     check_theme(theme)
     colors = COLORS[theme]
-    rows = [row for row in found["rows"] if None not in (value_of(row, "speedup"), value_of(row, "loss"))]
+    rows = [row for row in result["rows"] if None not in (value_of(row, "speedup"), value_of(row, "loss"))]
     if not rows:
         return message(theme, TITLE, "No setting has a speed and a loss yet.")
     worst = max(row["loss"] for row in rows)
-    known = [row for row in found["before"] if value_of(row, "loss") is not None]
-    before = [row for row in known if row["loss"] <= BEYOND * worst]
-    lacking = f" · {len(known) - len(before)} presets before lie below" if len(known) > len(before) else ""
-    figure = go.Figure(layout=layout(theme, TITLE, provenance(found) + lacking))
+    losing = [row for row in result["before"] if value_of(row, "loss") is not None]
+    before = [row for row in losing if row["loss"] <= BEYOND * worst]
+    missing = f" · {len(losing) - len(before)} presets before lie below" if len(losing) > len(before) else ""
+    figure = go.Figure(layout=layout(theme, TITLE, provenance(result) + missing))
     _add_points(
         figure, before, BEFORE, colors["muted"], "x", [f"<b>before: {safe(row['preset'])}</b>" for row in before]
     )
@@ -59,16 +69,14 @@ def frontier_figure(found: dict[str, Any], theme: str = "light") -> go.Figure:
     speeds = [one for row in rows for name in SPEEDS if (one := value_of(row, name)) is not None]
     spans = max(speeds) - min(speeds) or 1.0, max(row["loss"] for row in [*rows, *before]) or 1.0
     add_front(figure, front, "loss", colors["ink"], _label, spans)
-    _add_recommended(figure, [row for row in candidates if row["config"] == found["recommended"]], colors["good"])
-    _add_limits(figure, found["limits"], colors["bad"])
-    axis = {"gridcolor": colors["grid"], "linecolor": colors["muted"], "zeroline": False}
-    words = {"size": TEXT}
-    figure.update_xaxes(title={"text": "times the full model's speed", "font": words}, ticksuffix="x", **axis)
-    label = "Quality loss, nats a token (regret where accept is on)"
-    figure.update_yaxes(title={"text": label, "font": words}, autorange="reversed", automargin=True, **axis)
+    _add_recommended(figure, [row for row in candidates if row["config"] == result["recommended"]], colors["good"])
+    _add_limits(figure, result["limits"], colors["bad"])
+    axis, font = axis_of(colors), {"size": TEXT}
+    figure.update_xaxes(title={"text": "times the full model's speed", "font": font}, ticksuffix="x", **axis)
+    label = "Quality loss, nats per token (regret where accept is on)"
+    figure.update_yaxes(title={"text": label, "font": font}, autorange="reversed", automargin=True, **axis)
     figure.add_vline(x=1, line={"color": colors["muted"], "width": 1})
-    legend = {"orientation": "h", "font": {"size": SMALL}, "x": 0, "y": 0.01, "yref": "container", "yanchor": "bottom"}
-    return figure.update_layout(legend=legend, margin_b=160)
+    return figure.update_layout(**LEGEND_BELOW)
 
 
 def _label(row: Row) -> str:
@@ -119,26 +127,26 @@ def _add_recommended(figure: go.Figure, rows: list[Row], color: str) -> None:
 
 
 def _add_limits(figure: go.Figure, limits: dict[str, float], color: str) -> None:
-    words = {"loss": "limit", "regret": "limit with accept"}
+    labels = {"loss": "limit", "regret": "limit with accept"}
     for name in ("loss",) if limits["loss"] == limits["regret"] else ("loss", "regret"):
         figure.add_hline(
             y=limits[name],
             line={"color": color, "width": 1, "dash": "dash"},
-            annotation={"text": words[name], "font": {"size": SMALL, "color": color}, "x": 1, "xanchor": "right"},
+            annotation={"text": labels[name], "font": {"size": SMALL, "color": color}, "x": 1, "xanchor": "right"},
         )
 
 
 def _words(row: Row) -> str:
-    """What is told of a point, as lines of plotly's HTML."""
-    what = "the whole model, head screened" if row["head_only"] else f"{row['layers_dropped']} layers skipped"
+    """The text at a point, as lines of plotly's HTML."""
+    skipped = "the whole model, head screened" if row["head_only"] else f"{row['layers_dropped']} layers skipped"
     low, high = (written(row, name, times) for name in ("speedup_low", "speedup_high"))
     return "<br>".join(
         [
-            f"<b>{what}, w {row['period']}, refresh {safe(row['refresh'])}, accept {row['accept']:g}</b>",
+            f"<b>{skipped}, w {row['period']}, refresh {safe(row['refresh'])}, accept {row['accept']:g}</b>",
             f"head {safe(row['head'])}, early refresh at entropy {written(row, 'refresh_entropy', '{:g}'.format)}, "
             f"adapters {safe(row['adapters'])}",
-            f"{'regret' if row['accept'] else 'quality loss'} {written(row, 'loss', '{:.3f}'.format)} nats a token",
+            f"{'regret' if row['accept'] else 'quality loss'} {written(row, 'loss', '{:.3f}'.format)} nats per token",
             f"speed {written(row, 'speedup', times)} ({low} to {high}), bound {written(row, 'bound', times)}, "
-            f"drafts kept {written(row, 'accepted', percent)}, KV saved {written(row, 'kv_saved', percent)}",
+            f"drafts accepted {written(row, 'accepted', percent)}, KV saved {written(row, 'kv_saved', percent)}",
         ]
     )

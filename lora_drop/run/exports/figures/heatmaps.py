@@ -24,13 +24,13 @@ from lora_drop.run.exports.figures.style import (
 )
 from lora_drop.run.results.rows import AGREEMENT, NLL_GAP, Group, Row, group_of, is_baseline, percent, times, value_of
 
-# (column, title, form, colour at the high end), in reading order; the sixth place is for the words.
+# (column, title, form, colour at the high end), in reading order; the sixth place has the words.
 PANELS = (
     (*AGREEMENT, "baseline"),
     (*NLL_GAP, "lora-drop"),
     ("kv_saved", "KV memory saved", percent, "third"),
     ("speedup", "Speed, measured", times, "refresh"),
-    ("bound", "Speed, physical bound", times, "refresh"),
+    ("bound", "Speed, bound", times, "refresh"),
 )
 
 
@@ -84,7 +84,7 @@ def _panels(theme: str, columns: int) -> tuple[go.Figure, list[dict[str, int]]]:
 
 
 def _spans(rows: Iterable[Row]) -> dict[str, tuple[float, float]]:
-    """The ends of a panel's colours, where they do not follow from its own values."""
+    """The values at the ends of a panel's colours, where they are not its own extremes."""
     speeds = [value for row in rows for name in ("speedup", "bound") if (value := value_of(row, name))]
     # Speed and bound share a scale, so that a colour means the same in both; a share is out of 1.
     spans = dict.fromkeys(("speedup", "bound"), (min(speeds, default=1), max(speeds, default=1)))
@@ -107,7 +107,7 @@ def _add_map(
     z = [[value_of(cell, name) for cell in line] for line in grid]
     flat = [(i, j, value) for j, line in enumerate(z) for i, value in enumerate(line)]
     low, top = span or (0, max((value for _, _, value in flat if value is not None), default=1))
-    top = max(top, low + 0.01)  # one value alone still needs a range
+    top = max(top, low + 0.01)  # a single value needs a range too
     scale = colors["grid"], colors[high]
     x, y = [f"{ratio:g}" for ratio in ratios], [f"{period:g}" for period in periods]
     figure.add_heatmap(
@@ -142,7 +142,7 @@ def _add_map(
 def _outline_safe_zone(
     figure: go.Figure, colors: dict[str, str], ratios: list[float], periods: list[int], place: dict[str, int]
 ) -> None:
-    """A dashed line around the cells that the paper calls safe; both lists ascend, so they fill a corner."""
+    """A dashed line around the cells that the paper calls safe: a corner, since both lists ascend."""
     across = sum(ratio <= paper.SAFE_DROP_RATIO for ratio in ratios)
     up = sum(period - 1 <= paper.SAFE_K for period in periods)
     if across and up:
@@ -194,13 +194,13 @@ def _add_words(figure: go.Figure, theme: str) -> go.Figure:
 
 
 def _words() -> list[str]:
-    """The lines beside the heatmaps: what the outline and the bound are, and what the paper has there."""
+    """The lines beside the heatmaps: the outline, the bound, and the paper's own speeds."""
     lines = [
         "<b>Dashed: the paper's safe zone</b>",
         f"p ≤ {paper.SAFE_DROP_RATIO:g} and k ≤ {paper.SAFE_K}: its claim, for other",
         "and larger models, with trained adapters",
         "",
-        "<b>The physical bound</b>",
+        "<b>The bound</b>",
         "bytes that the full model reads over",
         "those that LoRA-Drop reads, at batch 1",
         "",
@@ -208,7 +208,7 @@ def _words() -> list[str]:
     ]
     for (ratio, k), rows in _paper_settings():
         lines.append(f"p {ratio:g}, k {k}: {_range(row.speedup for row in rows)}")
-        lines.append(f"    its models' bytes allow {_range(row.bound for row in rows)}")
+        lines.append(f"    bound of its models {_range(row.bound for row in rows)}")
     return [*lines, "It may count what this bound does not."]
 
 

@@ -16,7 +16,7 @@ from lora_drop.run.exports.figures.pareto import pareto
 from lora_drop.run.exports.figures.style import check_theme
 from lora_drop.run.results.rows import QUALITIES, Group, groups
 
-# A picture for a talk, whatever the size on the page.
+# Downloads have the size of a picture for a talk.
 CONFIG = {"responsive": True, "displaylogo": False, "toImageButtonOptions": {"width": 1600, "height": 900, "scale": 2}}
 
 
@@ -35,13 +35,13 @@ def write_figures(sweep: dict[str, Any], folder: Path, theme: str = "light") -> 
     return _write(pages, folder, theme, "LoRA-Drop sweep")
 
 
-def write_frontier(found: dict[str, Any], folder: Path, theme: str = "light") -> list[Path]:
+def write_frontier(result: dict[str, Any], folder: Path, theme: str = "light") -> list[Path]:
     """Write `frontier.html`, see `frontier_figure`; it works offline.
 
     Raises:
         LoraDropError: no such theme, or the folder cannot be written.
     """
-    return _write({"frontier.html": [frontier_figure(found, theme)]}, folder, theme, "LoRA-Drop settings")
+    return _write({"frontier.html": [frontier_figure(result, theme)]}, folder, theme, "LoRA-Drop settings")
 
 
 def _write(pages: dict[str, list[go.Figure]], folder: Path, theme: str, title: str) -> list[Path]:

@@ -13,8 +13,10 @@ from lora_drop.method import paper
 from lora_drop.method.frontier import frontier
 from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.exports.figures.style import (
+    LEGEND_BELOW,
     SMALL,
     TEXT,
+    axis_of,
     check_theme,
     compacted,
     hover_text,
@@ -34,9 +36,9 @@ def pareto(
 ) -> go.Figure:
     """Speed against quality, a trace for each (reuse, part, adapters); better is up and to the right.
 
-    The Pareto front joins the points that no other beats in both. A thin line leads from each point to its physical
-    bound, a hollow twin. The paper's own points have a strip of their own on the same speed axis: they have accuracies
-    of other models, which no quality axis of ours can hold.
+    The Pareto front joins the points that no other beats in both. A thin line leads from each point to its bound, a
+    hollow twin. The paper's own points have a strip of their own on the same speed axis: their accuracies of other
+    models fit no quality axis of ours.
 
     Args:
         quality: `own` (loss on own answers), or on given texts `agreement` (same next token at LoRA steps) or
@@ -66,10 +68,9 @@ def pareto(
     front = frontier(points, lambda row: sign * row[column])
     add_front(figure, front, column, colors["ink"], _point_label, _spans_of(front, column), row=2, col=1)
     figure.add_vline(x=1, line={"color": colors["muted"], "width": 1}, row=2, col=1)
-    lacking = len(dropping) - len(points)
-    subtitle = provenance(sweep) + (f" · {lacking} points without a value are left out" if lacking else "")
-    legend = {"orientation": "h", "font": {"size": SMALL}, "x": 0, "y": 0.01, "yref": "container", "yanchor": "bottom"}
-    figure.update_layout(layout(theme, title, subtitle), legend=legend, margin_b=160)
+    missing = len(dropping) - len(points)
+    subtitle = provenance(sweep) + (f" · {missing} points without a value are left out" if missing else "")
+    figure.update_layout(layout(theme, title, subtitle), **LEGEND_BELOW)
     _set_axes(figure, points, colors, y_title, reads_down=reads_down)
     return _compacted(figure) if compact else figure
 
@@ -86,7 +87,7 @@ def add_front(
     """The line through a front's points, slowest first, and a label at those that have room.
 
     Args:
-        spans: of the axes, x and y: what tells whether there is room.
+        spans: lengths of the axes x and y, by which a label has room or not.
         place: a subplot's row and col.
     """
     figure.add_scatter(
@@ -108,10 +109,10 @@ def _point_label(row: Row) -> str:
 
 
 def _set_axes(figure: go.Figure, points: list[Row], colors: dict[str, str], y_title: str, reads_down: bool) -> None:
-    """The axes of both strips. What `reads_down` is better the lower it is; any other quality is a share."""
+    """The axes of both strips. A quality that `reads_down` is better the lower it is; any other is a share."""
     speeds = [1.0, *(row.speedup for row in paper.ROWS)]
     speeds += [value for row in points for name in ("speedup", "bound") if (value := value_of(row, name)) is not None]
-    axis = {"gridcolor": colors["grid"], "linecolor": colors["muted"], "zeroline": False}
+    axis = axis_of(colors)
     figure.update_xaxes(range=[min(speeds) - 0.05, max(speeds) + 0.2], ticksuffix="x", **axis)
     figure.update_xaxes(title={"text": "times the full model's speed", "font": {"size": TEXT}}, row=2, col=1)
     figure.update_yaxes(automargin=True, **axis)
@@ -122,7 +123,7 @@ def _set_axes(figure: go.Figure, points: list[Row], colors: dict[str, str], y_ti
 
 
 def _compacted(figure: go.Figure) -> go.Figure:
-    """No room for words at the points, nor for a bank's name in the line of its rule."""
+    """No words at the points, and a bank's name on a line of its own."""
     figure.layout.annotations = ()
     figure.for_each_trace(
         lambda trace: trace.update(
@@ -132,42 +133,45 @@ def _compacted(figure: go.Figure) -> go.Figure:
     return compacted(figure).update_layout(margin={"b": 290, "t": 10})
 
 
-def _add_group(figure: go.Figure, rows: list[Row], column: str, label: str, color: str, symbol: str) -> None:
-    """The measured points of one rule, and their bounds: hollow, at the end of a thin line."""
-    twins: dict[str, list[float | None]] = {"x": [], "y": []}
-    for row in rows:
-        twins["x"] += [row["speedup"], value_of(row, "bound"), None]
-        twins["y"] += [row[column], row[column], None]
-    hover = [hover_text(row) for row in rows]
+def _add_points(
+    figure: go.Figure, points: list[tuple], hover: list[str], bound: dict[str, Any], measured: dict[str, Any]
+) -> None:
+    """Points at their measured speeds, each with a hollow twin at its bound, at the end of a thin line.
+
+    Args:
+        points: (speed, bound, y) each.
+        bound, measured: the looks of either trace.
+    """
+    marker = {"size": [0, 11, 0] * len(points), "opacity": 1, **bound.pop("marker")}
     figure.add_scatter(
-        **twins,
+        x=[x for speed, limit, _ in points for x in (speed, limit, None)],
+        y=[y for *_, at in points for y in (at, at, None)],
         mode="lines+markers",
-        line={"color": color, "width": 1},
-        marker={"symbol": f"{symbol}-open", "size": [0, 11, 0] * len(rows), "color": color, "opacity": 1},
+        line={"color": marker["color"], "width": 1},
+        marker=marker,
         hovertext=[text for line in hover for text in ("", line, "")],
         hoverinfo="text",
-        legendgroup=label,
-        showlegend=False,
-        name=f"{label}: bound",
-        row=2,
-        col=1,
+        **bound,
     )
-    figure.add_scatter(
-        x=[row["speedup"] for row in rows],
-        y=[row[column] for row in rows],
-        mode="markers",
-        marker={"symbol": symbol, "size": 14, "color": color},
-        hovertext=hover,
-        hoverinfo="text",
-        legendgroup=label,
-        name=label,
-        row=2,
-        col=1,
+    x, _, y = zip(*points, strict=True)
+    figure.add_scatter(x=x, y=y, hovertext=hover, hoverinfo="text", **measured)
+
+
+def _add_group(figure: go.Figure, rows: list[Row], column: str, label: str, color: str, symbol: str) -> None:
+    """The measured points of one rule, with their bounds."""
+    place: dict[str, Any] = {"row": 2, "col": 1, "legendgroup": label}
+    marker = {"symbol": f"{symbol}-open", "color": color}
+    _add_points(
+        figure,
+        [(row["speedup"], value_of(row, "bound"), row[column]) for row in rows],
+        [hover_text(row) for row in rows],
+        {"name": f"{label}: bound", "showlegend": False, "marker": marker, **place},
+        {"name": label, "mode": "markers", "marker": {"symbol": symbol, "size": 14, "color": color}, **place},
     )
 
 
 def _front_labels(front: list[Row], column: str, label: Callable[[Row], str], spans: tuple[float, float]) -> list[str]:
-    """A label for each point of the front that stands clear of the last one labelled; hovering shows all."""
+    """A label for each point of the front that is clear of the last one labelled; hovering shows all."""
     across, up = spans
     labels, last = [], None
     for row in front:
@@ -191,38 +195,29 @@ def _add_paper_strip(figure: go.Figure, colors: dict[str, str]) -> None:
     hover = [
         f"<b>The paper's: {row.model}, p {row.drop_ratio:g}, k {row.k}</b><br>{paper.LABEL}<br>"
         f"average accuracy {row.accuracy_full} → {row.accuracy} ({row.accuracy_change:+} points)<br>"
-        f"speed as reported {times(row.speedup)}; the bytes of this model allow {times(row.bound)}<br>"
+        f"speed as reported {times(row.speedup)}; the bound of this model is {times(row.bound)}<br>"
         f"KV saved as reported about {row.kv_saved:.0%}; the exact formula gives at most {row.kv_limit:.0%}"
         for row in rows
     ]
-    twins: dict[str, list[float | str | None]] = {"x": [], "y": []}
-    for row in rows:
-        twins["x"] += [row.speedup, row.bound, None]
-        twins["y"] += [row.model, row.model, None]
-    figure.add_scatter(
-        **twins,
-        mode="lines+markers",
-        line={"color": colors["muted"], "width": 1},
-        marker={"symbol": "diamond-open", "size": [0, 11, 0] * len(rows), "color": colors["muted"], "opacity": 1},
-        hovertext=[text for line in hover for text in ("", line, "")],
-        hoverinfo="text",
-        name="hollow: the physical bound",
-        row=1,
-        col=1,
-    )
-    figure.add_scatter(
-        x=[row.speedup for row in rows],
-        y=[row.model for row in rows],
-        mode="markers+text",
-        marker={"symbol": "line-ns-open", "size": 18, "color": colors["bad"], "line": {"width": 4}},
-        text=[f"p {row.drop_ratio:g}, k {row.k}: accuracy {row.accuracy_change:+}" for row in rows],
-        textposition="top center",
-        textfont={"size": SMALL},
-        hovertext=hover,
-        hoverinfo="text",
-        name="the PAPER'S own points",
-        row=1,
-        col=1,
+    place: dict[str, Any] = {"row": 1, "col": 1}
+    _add_points(
+        figure,
+        [(row.speedup, row.bound, row.model) for row in rows],
+        hover,
+        {
+            "name": "hollow: the bound",
+            "marker": {"symbol": "diamond-open", "color": colors["muted"]},
+            **place,
+        },
+        {
+            "name": "the PAPER'S own points",
+            "mode": "markers+text",
+            "marker": {"symbol": "line-ns-open", "size": 18, "color": colors["bad"], "line": {"width": 4}},
+            "text": [f"p {row.drop_ratio:g}, k {row.k}: accuracy {row.accuracy_change:+}" for row in rows],
+            "textposition": "top center",
+            "textfont": {"size": SMALL},
+            **place,
+        },
     )
     figure.add_annotation(
         text="<b>The PAPER'S own points</b>: other models, trained adapters, change of average accuracy; "

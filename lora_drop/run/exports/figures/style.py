@@ -17,11 +17,18 @@ from lora_drop.run.results.rows import AGREEMENT, Group, Row, group_of, nats, pe
 
 FONT = "Inter, Segoe UI, Roboto, Helvetica Neue, Arial, sans-serif"
 TITLE, TEXT, SMALL, CELL = 26, 17, 15, 20  # font sizes in pixels, readable from the back of a room at 1600 x 900
-COMPACT = 12 / TEXT  # what they are multiplied by in a panel of a narrow screen
+COMPACT = 12 / TEXT  # their scale in a panel of a narrow screen
+LEGEND = {"orientation": "h", "font": {"size": SMALL}, "x": 0, "y": 0.01, "yref": "container", "yanchor": "bottom"}
+LEGEND_BELOW: dict[str, Any] = {"legend": LEGEND, "margin_b": 160}
+
+
+def axis_of(colors: dict[str, str]) -> dict[str, Any]:
+    """The look of an axis."""
+    return {"gridcolor": colors["grid"], "linecolor": colors["muted"], "zeroline": False}
 
 
 def safe(text: Any) -> str:
-    """A text that plotly shows as it is."""
+    """The text for plotly, which reads HTML."""
     return html.escape(str(text), quote=False)
 
 
@@ -31,12 +38,13 @@ def label_of(group: Group) -> str:
 
 
 def hover_text(row: Row) -> str:
-    """All that a row knows, as lines of plotly's HTML."""
+    """All figures of a row, as lines of plotly's HTML."""
     decimals, ms = "{:.3f}".format, "{:.1f} ms".format
+    count = "{:g}".format
     lines = [
         f"<b>{label_of(group_of(row))}</b>",
         f"drop ratio {row['drop_ratio']:g}, period {row['period']:g}, "
-        f"{written(row, 'layers_dropped', '{:g}'.format)} layers skipped, rank {written(row, 'rank', '{:g}'.format)}",
+        f"{written(row, 'layers_dropped', count)} layers skipped, rank {written(row, 'rank', count)}",
         f"same next token, LoRA steps: {written(row, AGREEMENT[0], percent)}",
     ]
     for label, steps in (("LoRA steps", "lora_steps"), ("all steps", "all_steps")):
@@ -46,7 +54,7 @@ def hover_text(row: Row) -> str:
             f"KL {written(row, f'{steps}_kl', decimals)}"
         )
     lines += [
-        f"speed: measured {written(row, 'speedup', times)}, physical bound {written(row, 'bound', times)}",
+        f"speed: measured {written(row, 'speedup', times)}, bound {written(row, 'bound', times)}",
         f"a step: baseline {written(row, 'ms_baseline', ms)}, refresh {written(row, 'ms_refresh', ms)}, "
         f"LoRA {written(row, 'ms_lora', ms)}",
         f"KV: {written(row, 'kv_bytes', human_bytes)} of {written(row, 'kv_bytes_baseline', human_bytes)} "
@@ -91,7 +99,7 @@ def layout(theme: str, title: str, subtitle: str) -> dict[str, Any]:
 
 
 def message(theme: str, title: str, text: str) -> go.Figure:
-    """A figure that says why there is nothing to see."""
+    """A figure with a message and no data."""
     figure = go.Figure(layout=layout(theme, title, ""))
     figure.update_xaxes(visible=False).update_yaxes(visible=False)
     return figure.add_annotation(text=text, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False)
