@@ -17,6 +17,7 @@ from torch import Tensor
 from lora_drop.decode.correction import PROJECTIONS, Correction
 from lora_drop.decode.head import ScreenedHead
 from lora_drop.errors import LoraDropError, first_mistake
+from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.paths import drafted, sha256
 
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -120,18 +121,12 @@ class AdapterBank(Correction):
         fields: dict[str, Any] = {"reuse": "residual", **rules}
         return cls(a, b, {i: torch.ones(hidden_size) for i in layers}, alpha, **fields)
 
-    def check(
-        self,
-        *,
-        num_layers: int,
-        hidden_size: int,
-        revision: str,
-        reuse: str,
-        part: str,
-        name: str,
-        vocab_size: int = 0,
-    ) -> str | None:
-        """Refuse a bank that does not fit the model or the rule; `name` is the bank's, for the messages.
+    def check(self, loaded: LoadedModel | ModelInfo, name: str, reuse: str, part: str) -> str | None:
+        """Refuse a bank that does not fit the model or the rule.
+
+        Args:
+            name: the bank's, for the messages.
+            reuse, part: the run's.
 
         Returns:
             A warning if the bank fits but was trained on other weights (the Hub's original of a quantised model, a
@@ -140,39 +135,34 @@ class AdapterBank(Correction):
         Raises:
             LoraDropError: the bank does not fit.
         """
-        if (self.num_layers and self.num_layers != num_layers) or (self.layers and self.layers[-1] >= num_layers):
+        size, tokens, other = loaded.shape.hidden_size, loaded.shape.vocab_size, f"adapters {name} belong to another"
+        last = max((*self.layers, *self.mlp, *self.kept), default=0)
+        if (self.num_layers and self.num_layers != loaded.num_layers) or last >= loaded.num_layers:
             raise LoraDropError(
-                f"adapters {name} belong to another model: it has {self.num_layers or self.layers[-1] + 1} layers, "
-                f"this one {num_layers}. Use the model that they were trained for, or adapters none."
+                f"{other} model: it has {self.num_layers or last + 1} layers, this one {loaded.num_layers}. Use the "
+                "model that they were trained for, or adapters none."
             )
-        for i in self.layers:
-            shapes = (tuple(self.a[i].shape), tuple(self.b[i].shape), tuple(self.gate[i].shape))
-            if shapes != ((self.rank, hidden_size), (hidden_size, self.rank), (hidden_size,)):
-                raise LoraDropError(
-                    f"adapters {name} belong to another model: layer {i} has shapes {shapes}, which do not fit rank "
-                    f"{self.rank} and this model's hidden size {hidden_size}. Use their model, or adapters none."
-                )
-        sizes = {size for gate_up, down in self.mlp.values() for size in (gate_up.shape[1], down.shape[0])}
+        expected = ((self.rank, size), (size, self.rank), (size,))
+        fits = all((self.a[i].shape, self.b[i].shape, self.gate[i].shape) == expected for i in self.layers)
+        fits &= all(gate_up.shape[1] == down.shape[0] == size for gate_up, down in self.mlp.values())
         inputs = [pairs[key][0] for pairs in self.kept.values() for key in ("qkv", "gate_up") if key in pairs]
-        sizes |= {a.shape[1] for a in inputs}
-        if self.head is not None:
-            sizes.add(self.head.project.shape[1])
-        beyond = max([*self.mlp, *self.kept], default=0) >= num_layers
-        if sizes - {hidden_size} or beyond or (vocab_size and self.head and len(self.head.codes) != vocab_size):
+        fits &= all(a.shape[1] == size for a in inputs)
+        if self.head:
+            fits &= self.head.project.shape[1] == size and len(self.head.codes) == tokens
+        if not fits:
             raise LoraDropError(
-                f"adapters {name} belong to another model: one of their parts, or their screened head, does not fit "
-                f"this one's {num_layers} layers, hidden size {hidden_size} and vocabulary. Use their model, or "
-                "adapters none."
+                f"{other} model: their tensors do not fit this one's hidden size {size} and vocabulary of {tokens}. "
+                "Use the model that they were trained for, or adapters none."
             )
         if (self.reuse, self.part) != (reuse, part):
             raise LoraDropError(
                 f"adapters {name} were trained for reuse {self.reuse}, part {self.part}; this run has reuse {reuse}, "
                 f"part {part}: set the same, or adapters none."
             )
-        if self.revision and self.revision != revision:
+        if self.revision and self.revision != loaded.revision:
             return (
                 f"adapters {name} were trained on other weights ({self.base_model or 'unnamed'}, {self.revision}) "
-                f"than this model's ({revision}): expect them to correct less."
+                f"than this model's ({loaded.revision}): expect them to correct less."
             )
         return None
 

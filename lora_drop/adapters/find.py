@@ -1,4 +1,4 @@
-"""The bank that a config takes on a model."""
+"""Find the bank for a config on a model: a named folder, or a shipped one."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from lora_drop.paths import SHIPPED_ADAPTERS
 def find_bank(
     loaded: LoadedModel | ModelInfo, config: LoraDropConfig, schedule: Schedule
 ) -> tuple[AdapterBank | None, list[str]]:
-    """The adapters that a config names, on the model's device, and what there is to say about them.
+    """The adapters that a config names, on the model's device, and notes for the user.
 
-    `auto` takes the shipped bank trained for this model and these rules, if there is one.
+    `auto` takes the shipped bank that was trained for this model and these rules, if there is one.
 
     Raises:
         LoraDropError: a named folder cannot be read or does not fit.
@@ -50,15 +50,7 @@ def _named_bank(
             "this is the untrained rule."
         ]
     bank = AdapterBank.load(folder)
-    warning = bank.check(
-        num_layers=loaded.num_layers,
-        hidden_size=loaded.shape.hidden_size,
-        revision=loaded.revision,
-        reuse=schedule.reuse,
-        part=schedule.part,
-        name=folder.name,
-        vocab_size=loaded.shape.vocab_size,
-    )
+    warning = bank.check(loaded, folder.name, schedule.reuse, schedule.part)
     notes = [warning] if warning else []
     for name in ("kv", "refresh"):
         theirs, ours = getattr(bank, name), getattr(schedule, name)
@@ -76,7 +68,7 @@ def _wanted_parts(bank: AdapterBank, config: LoraDropConfig, name: str, notes: l
     """The parts of a bank that a config runs.
 
     Raises:
-        LoraDropError: one that was asked for by name is missing.
+        LoraDropError: the bank lacks a part that the config names.
     """
     asked = set() if config.parts == "auto" else set(config.parts.split("+"))
     if config.head == "screened" and config.adapters != "auto":
@@ -93,7 +85,7 @@ def _wanted_parts(bank: AdapterBank, config: LoraDropConfig, name: str, notes: l
 
 
 def bank_folder(loaded: LoadedModel | ModelInfo, config: LoraDropConfig, schedule: Schedule) -> Path | None:
-    """The adapter folder that a config takes on a model; None if it takes none.
+    """The adapter folder for a config on a model; None without adapters.
 
     Raises:
         LoraDropError: see `shipped_bank`.
@@ -106,9 +98,9 @@ def bank_folder(loaded: LoadedModel | ModelInfo, config: LoraDropConfig, schedul
 
 
 def shipped_bank(revision: str, reuse: str, part: str, refresh: str = "single", kv: str = "skip") -> Path | None:
-    """The folder of the bank that `auto` takes for these weights and rules, from the folders' configs alone.
+    """The folder of the bank that `auto` takes for these weights and rules, by the folders' configs alone.
 
-    One that was trained for the same refresh comes first, then one for the same K/V rule.
+    A bank for the same refresh comes first, then one for the same K/V rule.
 
     Raises:
         LoraDropError: a shipped folder's config is broken.
@@ -129,12 +121,11 @@ def _shipped() -> list[tuple[Path, BankConfig]]:
 
 
 def bank_facts(revision: str) -> dict[str, dict[str, Any]]:
-    """What `auto` takes on these weights: `{"residual/block/single/skip": facts}`, by reuse, part, refresh and kv.
+    """The banks that `auto` takes on these weights, by rule: `{"residual/block/single/skip": facts}`.
 
-    Facts have name, rank, `corrected` (the layers that have a correction), `tokens` (those that it was trained on,
-    None if the bank does not say) and the sizes of its parts, 0 for one that it lacks: mlp, kept, head_rank,
-    head_best.
-    A rule and part without a shipped bank has no entry.
+    The key is reuse, part, refresh and kv. Facts are name, rank, `corrected` (the layers with a correction), `tokens` (of its training, None if the bank does
+    not say) and the sizes of its parts, 0 for a missing one: mlp, kept, head_rank, head_best. A rule and part without
+    a shipped bank has no entry.
 
     Raises:
         LoraDropError: see `shipped_bank`.
@@ -165,7 +156,7 @@ def bank_fingerprint(folder: Path) -> str:
 
 
 def config_fingerprint(loaded: LoadedModel | ModelInfo, config: LoraDropConfig) -> str | None:
-    """The fingerprint of the bank that a config takes on a model; None if it takes none.
+    """The fingerprint of the bank for a config on a model; None without adapters.
 
     Raises:
         LoraDropError: the settings do not fit the model, or see `shipped_bank`.

@@ -6,7 +6,15 @@ import zlib
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedModel, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from lora_drop.errors import LoraDropError
 from lora_drop.models.place import Place, fitting
@@ -26,10 +34,6 @@ _TINY: dict[str, Any] = {
 }
 
 
-def _rope(theta: float) -> dict[str, Any]:
-    return {"rope_type": "default", "rope_theta": theta}
-
-
 # With tied and untied heads, and a sliding window, so that the tests cover each.
 TINY_SHAPES = {
     "tiny-llama": LlamaConfig(**_TINY | {"max_position_embeddings": 4096}),
@@ -37,55 +41,22 @@ TINY_SHAPES = {
     "tiny-qwen3": Qwen3Config(**_TINY, tie_word_embeddings=True),
     "tiny-mistral": MistralConfig(**_TINY | {"max_position_embeddings": 4096}, sliding_window=2048),
 }
+
+
+def _large(kind: type[PreTrainedConfig], sizes: tuple[int, ...], eps: float, theta: float) -> PreTrainedConfig:
+    """A config of vocabulary, hidden and MLP size, layers, heads, K/V heads and context."""
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+    names += ("num_attention_heads", "num_key_value_heads", "max_position_embeddings")
+    settings: dict[str, Any] = dict(zip(names, sizes, strict=True))
+    rope = {"rope_type": "default", "rope_theta": theta}
+    return kind(**settings, rms_norm_eps=eps, rope_parameters=rope, **_SPECIAL)
+
+
 LARGE_SHAPES = {
-    "llama2-7b": LlamaConfig(
-        vocab_size=32_000,
-        hidden_size=4096,
-        intermediate_size=11_008,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=32,
-        max_position_embeddings=4096,
-        rms_norm_eps=1e-5,
-        rope_parameters=_rope(1e4),
-        **_SPECIAL,
-    ),
-    "llama3-8b": LlamaConfig(
-        vocab_size=128_256,
-        hidden_size=4096,
-        intermediate_size=14_336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        max_position_embeddings=8192,
-        rms_norm_eps=1e-5,
-        rope_parameters=_rope(5e5),
-        **_SPECIAL,
-    ),
-    "qwen2.5-7b": Qwen2Config(
-        vocab_size=152_064,
-        hidden_size=3584,
-        intermediate_size=18_944,
-        num_hidden_layers=28,
-        num_attention_heads=28,
-        num_key_value_heads=4,
-        max_position_embeddings=32_768,
-        rms_norm_eps=1e-6,
-        rope_parameters=_rope(1e6),
-        **_SPECIAL,
-    ),
-    "qwen2.5-14b": Qwen2Config(
-        vocab_size=152_064,
-        hidden_size=5120,
-        intermediate_size=13_824,
-        num_hidden_layers=48,
-        num_attention_heads=40,
-        num_key_value_heads=8,
-        max_position_embeddings=32_768,
-        rms_norm_eps=1e-6,
-        rope_parameters=_rope(1e6),
-        **_SPECIAL,
-    ),
+    "llama2-7b": _large(LlamaConfig, (32_000, 4096, 11_008, 32, 32, 32, 4096), 1e-5, 1e4),
+    "llama3-8b": _large(LlamaConfig, (128_256, 4096, 14_336, 32, 32, 8, 8192), 1e-5, 5e5),
+    "qwen2.5-7b": _large(Qwen2Config, (152_064, 3584, 18_944, 28, 28, 4, 32_768), 1e-6, 1e6),
+    "qwen2.5-14b": _large(Qwen2Config, (152_064, 5120, 13_824, 48, 40, 8, 32_768), 1e-6, 1e6),
 }
 SHAPES = TINY_SHAPES | LARGE_SHAPES
 

@@ -159,14 +159,7 @@ def _check_call(
 
 def _fitting(adapters: AdapterBank, info: ModelInfo, schedule: Schedule) -> AdapterBank:
     """The bank, checked: a warning where it was trained on other weights. Raises LoraDropError if it does not fit."""
-    warning = adapters.check(
-        num_layers=info.num_layers,
-        hidden_size=info.shape.hidden_size,
-        revision=info.revision,
-        reuse=schedule.reuse,
-        part=schedule.part,
-        name="given",
-    )
+    warning = adapters.check(info, "of this call", schedule.reuse, schedule.part)
     if warning:
         warnings.warn(warning, stacklevel=4)  # the caller of `generate`, through inference_mode's wrapper
     return adapters

@@ -63,8 +63,7 @@ def continued(own: AdapterBank, bank: AdapterBank, name: str, loaded: LoadedMode
     Raises:
         LoraDropError: the bank is of another model, rule, rank or set of layers.
     """
-    shape = {"num_layers": loaded.num_layers, "hidden_size": loaded.shape.hidden_size}
-    bank.check(**shape, revision=loaded.revision, reuse=own.reuse, part=own.part, name=name)
+    bank.check(loaded, name, own.reuse, own.part)
     same = [("rank", own.rank, bank.rank), ("layers", own.layers, bank.layers)]
     same += [("mlp_width", own.mlp_width, bank.mlp_width)] if bank.mlp else []
     same += [("kept_rank", own.kept_rank, bank.kept_rank)] if bank.kept else []

@@ -44,9 +44,7 @@ def test_the_loss_falls_and_the_bank_helps(tiny, windows, tmp_path, reuse):
     after = run.run(100, 100, quiet=True)["schedules"][0]
     assert after["kl"] < 0.9 * before["kl"]
     bank = AdapterBank.load(tmp_path / "out" / CHECKPOINT / "adapter")
-    assert bank.check(
-        num_layers=6, hidden_size=64, revision=tiny.revision, reuse=reuse, part="block", name="out"
-    ) is None  # fmt: skip
+    assert bank.check(tiny, "out", reuse, "block") is None
     assert bank.meta["tokens"] == SMALL.max_tokens and bank.meta["quality"]["schedules"][0] == after
 
 
