@@ -123,9 +123,9 @@ def _shipped() -> list[tuple[Path, BankConfig]]:
 def bank_facts(revision: str) -> dict[str, dict[str, Any]]:
     """The banks that `auto` takes on these weights, by rule: `{"residual/block/single/skip": facts}`.
 
-    The key is reuse, part, refresh and kv. Facts are name, rank, `corrected` (the layers with a correction), `tokens` (of its training, None if the bank does
-    not say) and the sizes of its parts, 0 for a missing one: mlp, kept, head_rank, head_best. A rule and part without
-    a shipped bank has no entry.
+    The key is reuse, part, refresh and kv; rules without a shipped bank have no entry. Facts are name, rank,
+    `corrected` (the layers with a correction), `tokens` (of its training, None if the bank does not say) and the sizes
+    of its parts, 0 for a missing one: mlp, kept, head_rank, head_best.
 
     Raises:
         LoraDropError: see `shipped_bank`.

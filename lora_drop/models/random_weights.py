@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,7 +44,9 @@ TINY_SHAPES = {
 }
 
 
-def _large(kind: type[PreTrainedConfig], sizes: tuple[int, ...], eps: float, theta: float) -> PreTrainedConfig:
+def _large(
+    kind: Callable[..., PreTrainedConfig], sizes: tuple[int, ...], eps: float, theta: float
+) -> PreTrainedConfig:
     """A config of vocabulary, hidden and MLP size, layers, heads, K/V heads and context."""
     names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
     names += ("num_attention_heads", "num_key_value_heads", "max_position_embeddings")
