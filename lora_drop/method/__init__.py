@@ -1,6 +1,7 @@
-"""LoRA-Drop on paper: what can be set, which layers run when, what that costs. No torch, no files.
+"""LoRA-Drop on paper: settings, which layers run when, and what that costs. No torch, no files.
 
-- `settings`: THE table of settings; `values`: the kinds of value that they have; `options`: what people write, read.
-- `config.LoraDropConfig`: the settings of a schedule, checked; `schedule.Schedule`: the same for a model.
-- `cost`: bytes, the KV formula, the bound. `presets`: named settings. `paper`: the paper's own figures.
+- `config.LoraDropConfig`: the settings of a schedule, checked; `schedule.Schedule`: the same for one model.
+- `settings`: the table of all settings; `fields`: a setting as a field of a class; `kinds`: kinds of value.
+- `cost`: bytes, the KV formula, the bound. `presets`: named configs. `paper`: the paper's own figures.
+- `quality`: how a text reads. `interval`: bootstrap intervals. `frontier`: the best of speed and quality.
 """
