@@ -18,14 +18,14 @@ from collections.abc import Iterator
 import torch
 
 from lora_drop.evaluation.measure.bench import text_of
-from lora_drop.evaluation.measure.timing import Timed, interval_of, rate_of, time_lanes
+from lora_drop.evaluation.measure.timing import bound_of, interval_of, rate_of, time_lanes
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import ModelShape, kv_saved
 from lora_drop.method.paper import LABEL, ROWS, PaperRow
-from lora_drop.method.schedule import baseline_schedule
 from lora_drop.models.load import LoadedModel, load_model
 from lora_drop.models.random_weights import SHAPES
-from lora_drop.run.request import LanePlan
+from lora_drop.run.report.report import Report
+from lora_drop.run.request import LanePlan, baseline_lane
 from lora_drop.run.trace.records import BASELINE, LORA_DROP
 
 MODELS = {"llama2-7b": "LLaMA2-7B", "llama3-8b": "LLaMA3-8B", "qwen2.5-7b": "Qwen2.5-7B", "qwen2.5-14b": "Qwen2.5-14B"}
@@ -54,27 +54,26 @@ def fitted(shape: str, memory: int) -> tuple[str, int]:
     return name, layers
 
 
-def measured(loaded: LoadedModel, ratio: float, k: int, prompt_tokens: int) -> tuple[list[Timed], LanePlan]:
+def measured(loaded: LoadedModel, ratio: float, k: int, prompt_tokens: int) -> list[Report]:
     """The rounds of one setting, after a warm-up."""
     config = LoraDropConfig(period=k + 1, drop_ratio=ratio, reuse="state", adapters="none")
-    plain = LoraDropConfig(period=1, drop_layers=(), adapters="none")
-    plans = {
-        BASELINE: LanePlan("baseline", plain, baseline_schedule(loaded.num_layers)),
+    lanes = {
+        BASELINE: baseline_lane(loaded.num_layers),
         LORA_DROP: LanePlan("LoRA-Drop", config, config.schedule_for(loaded.num_layers)),
     }
-    ids, decoder, tokens = text_of(loaded, prompt_tokens), loaded.new_decoder(), CYCLES * (k + 1) + 1
-    time_lanes(loaded, decoder, ids, plans, 3)
-    return [time_lanes(loaded, decoder, ids, plans, tokens) for _ in range(ROUNDS)], plans[LORA_DROP]
+    ids = text_of(loaded, prompt_tokens)
+    time_lanes(loaded, lanes, ids, 3)
+    return [time_lanes(loaded, lanes, ids, CYCLES * (k + 1) + 1) for _ in range(ROUNDS)]
 
 
 def row(loaded: LoadedModel, layers: str, ratio: float, k: int, prompt_tokens: int, paper: PaperRow | None) -> str:
     """One line of the table."""
-    runs, plan = measured(loaded, ratio, k, prompt_tokens)
+    runs = measured(loaded, ratio, k, prompt_tokens)
     base, ours = rate_of(runs, BASELINE), rate_of(runs, LORA_DROP)
     spread = interval_of(runs, LORA_DROP)
-    bound = runs[0].bound(LORA_DROP, plan, loaded.shape)
-    held = {name: lane.kv_bytes for name, lane in runs[0].lanes.items()}
-    limit = kv_saved(loaded.shape, plan.schedule, prompt_tokens=0, steps=CYCLES * (k + 1))
+    bound = bound_of(runs, LORA_DROP)
+    held = {name: lane.steps[-1].kv_bytes for name, lane in runs[0].lanes.items()}
+    limit = kv_saved(loaded.shape, runs[0].lanes[LORA_DROP].schedule, prompt_tokens=0, steps=CYCLES * (k + 1))
     return (
         f"| {loaded.id} | {layers} | {ratio} | {k} | {base:.2f} | {ours:.2f} | {ours / base:.2f} "
         f"| {'too few' if spread is None else f'{spread[0]:.2f} to {spread[1]:.2f}'} | {bound:.2f} "

@@ -80,6 +80,12 @@ class Plan:
     notes: list[str]
 
 
+def baseline_lane(num_layers: int) -> LanePlan:
+    """The full model's lane."""
+    config = LoraDropConfig(period=1, drop_layers=(), adapters="none")
+    return LanePlan("Baseline: every layer, every token", config, baseline_schedule(num_layers))
+
+
 def plan(loaded: LoadedModel | ModelInfo, request: Request) -> Plan:
     """Check a request against the model, before anything runs.
 
@@ -88,8 +94,7 @@ def plan(loaded: LoadedModel | ModelInfo, request: Request) -> Plan:
     """
     lanes, notes = {}, []
     if request.lanes != "lora-drop":
-        config = LoraDropConfig(period=1, drop_layers=(), adapters="none")
-        lanes[BASELINE] = LanePlan("Baseline: every layer, every token", config, baseline_schedule(loaded.num_layers))
+        lanes[BASELINE] = baseline_lane(loaded.num_layers)
     wanted = [] if request.lanes == "baseline" else [(LORA_DROP, "LoRA-Drop", request.config)]
     if request.compare is not None:
         comparison = COMPARISONS[request.compare]

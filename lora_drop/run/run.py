@@ -35,6 +35,7 @@ def run(
     request: Request,
     should_stop: Callable[[], bool] = lambda: False,
     prompts: PromptCache | None = None,
+    checked: Plan | None = None,
 ) -> Generator[Record, None, None]:
     """Generate in each lane, one step at a time, and yield the records of the trace as they happen.
 
@@ -45,6 +46,7 @@ def run(
     Args:
         should_stop: asked after each step, and between the parts of a long prompt.
         prompts: prompts that were read before, and where this one is kept.
+        checked: lanes and prompt tokens in place of those that the request comes to.
 
     Raises:
         LoraDropError: before the first record, if the request does not fit the model; later, if memory runs out or
@@ -52,7 +54,8 @@ def run(
     """
     lanes: dict[str, Lane] = {}
     try:
-        records = _records(loaded, request, should_stop, prompts or PromptCache(0), lanes)
+        checked = checked or plan(loaded, request)
+        records = _records(loaded, request, checked, should_stop, prompts or PromptCache(0), lanes)
         # On ZeroGPU the card is lent to the thread that asks.
         alone = loaded.device.type == "cuda" and not on_zero_gpu()
         yield from owned(str(loaded.device), records) if alone else records
@@ -69,12 +72,12 @@ def run(
 def _records(
     loaded: LoadedModel,
     request: Request,
+    checked: Plan,
     should_stop: Callable[[], bool],
     prompts: PromptCache,
     lanes: dict[str, Lane],
 ) -> Iterator[Record]:
     """The records of `run`; puts the lanes that it makes into `lanes`."""
-    checked = plan(loaded, request)
     decoder = loaded.new_decoder()
     report = Report(make_header(loaded, request, checked, decoder))
     yield report.trace.header

@@ -15,23 +15,27 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lora_drop.adapters.find import find_bank
 from lora_drop.decode.clock import Clock
-from lora_drop.decode.step import Decoder
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.measure.timing import Timed, interval_of, median_ms, rate_of, time_lanes
+from lora_drop.evaluation.measure.timing import (
+    acceptance_of,
+    bound_of,
+    interval_of,
+    median_ms,
+    rate_of,
+    time_lanes,
+)
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import step_bytes
 from lora_drop.method.schedule import NO_TRIGGERS, baseline_schedule
 from lora_drop.models.load import LoadedModel
-from lora_drop.models.place import describe_device
 from lora_drop.models.tokens import encode_prompt, encode_text
-from lora_drop.run.header import decoder_facts
-from lora_drop.run.request import LanePlan
+from lora_drop.run.report.report import Report
+from lora_drop.run.request import LanePlan, baseline_lane
 from lora_drop.run.results.prompts import HELD_OUT
-from lora_drop.run.trace.records import BASELINE, LORA_DROP, StepRecord
+from lora_drop.run.trace.records import BASELINE, LORA_DROP
 
 TEXT = "The lighthouse keeper wrote down the wind, the tide and the names of the ships that passed in the night. "
 TEXTS = 4  # prompts of a round, where the setting depends on what is written and none are given
@@ -66,58 +70,66 @@ def bench(
         LoraDropError: the settings, the adapters or the lengths do not fit the model, there is no memory for them, or
             the setting depends on the text and the model writes none.
     """
-    given = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "rounds": rounds}
-    plans, notes = _plans(loaded, config)
-    prompts = prompts or _prompts_for(loaded, plans[LORA_DROP])
-    ids = [torch.tensor([encode_prompt(loaded.tokenizer, text)], device=loaded.device) for text in prompts]
-    _check(loaded, given, ids)
-    ids = ids or [text_of(loaded, prompt_tokens)]
-    stop_ids = loaded.stop_ids if prompts else frozenset()
-    decoder = loaded.new_decoder()
-    runs: list[list[Timed]] = []
+    lengths = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "rounds": rounds}
+    lanes, notes = _lanes(loaded, config)
+    prompts = prompts or _prompts_for(loaded, config)
+    texts = [encode_prompt(loaded.tokenizer, text) for text in prompts]
+    _check(loaded, lengths, texts)
+    texts = texts or [text_of(loaded, prompt_tokens)]
+    runs: list[list[Report]] = []
     for number in range(rounds + 1):
         progress(f"round {number} of {rounds}" if number else "warm-up")
-        runs.append([time_lanes(loaded, decoder, one, plans, new_tokens, stop_ids) for one in ids])
-    last, runs = runs[-1][-1], runs[1:]
-    every = [timed for run in runs for timed in run]
-    medians = {name: statistics.median(column) for name, column in _columns(runs).items()}
-    figures = {name: _beside(loaded, every, name, plan) for name, plan in plans.items() if name != BASELINE}
+        # Another lane begins each round: within one the lanes keep their order.
+        turned = [*lanes.items()][number % len(lanes) :] + [*lanes.items()][: number % len(lanes)]
+        runs.append([time_lanes(loaded, dict(turned), ids, new_tokens, ignore_eos=not prompts) for ids in texts])
+    del runs[0]
+    every = [one for several in runs for one in several]
+    columns = _columns(runs)
+    medians = {name: statistics.median(column) for name, column in columns.items()}
+    beside = {name: _beside(every, name) for name in lanes if name != BASELINE}
+    last = every[-1].trace
+    assert last.summary is not None  # it ran to its end
     progress("repairs")
-    costs = rows_cost(loaded, decoder, config, ids[0])
+    costs = rows_cost(loaded, config, texts[0])
     progress("bandwidth")
     return {
-        "device": describe_device(loaded.device) | decoder_facts(decoder),
+        "device": last.header.device,
         "model": {"id": loaded.id, "revision": loaded.revision, "params": loaded.shape.params},
-        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "dtype": last.header.model["dtype"],
         **medians,
-        **figures[LORA_DROP],
-        "speedup_over_bound": figures[LORA_DROP]["speedup"] / figures[LORA_DROP]["bound"],
-        HEAD_ONLY: figures.get(HEAD_ONLY),
+        **beside[LORA_DROP],
+        "speedup_over_bound": beside[LORA_DROP]["speedup"] / beside[LORA_DROP]["bound"],
+        HEAD_ONLY: beside.get(HEAD_ONLY),
         "rows_cost": costs,
-        **_bandwidth(loaded, ids[-1].shape[1], last.lanes[BASELINE].decode_steps, medians),
-        **{f"kv_bytes_{name}": last.lanes[name].kv_bytes for name in (BASELINE, LORA_DROP)},
-        **{f"kv_allocated_bytes_{name}": last.lanes[name].kv_allocated_bytes for name in (BASELINE, LORA_DROP)},
-        "config": _settings(config, plans[LORA_DROP]) | given | {"prompts": list(prompts), "notes": notes},
-        "runs": [{name: column[i] for name, column in _columns(runs).items()} for i in range(len(runs))],
+        **_bandwidth(loaded, len(texts[-1]), every[-1].lanes[BASELINE].kept, medians),
+        **{
+            f"{size}_{name}": last.summary.lanes[name][size]
+            for size in ("kv_bytes", "kv_allocated_bytes")
+            for name in (BASELINE, LORA_DROP)
+        },
+        "config": {
+            **config.to_dict(),
+            "dropped": list(lanes[LORA_DROP].schedule.dropped),
+            "rank": lanes[LORA_DROP].rank,
+            **lengths,
+            "prompts": list(prompts),
+            "notes": notes,
+        },
+        "runs": [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)],
     }
 
 
-def _settings(config: LoraDropConfig, lane: LanePlan) -> dict[str, Any]:
-    return config.to_dict() | {"dropped": list(lane.schedule.dropped), "rank": lane.rank}
-
-
-def _plans(loaded: LoadedModel, config: LoraDropConfig) -> tuple[dict[str, LanePlan], list[str]]:
-    """The lanes by name, and what there is to say of the adapters."""
+def _lanes(loaded: LoadedModel, config: LoraDropConfig) -> tuple[dict[str, LanePlan], list[str]]:
+    """The lanes by name, and notes about the adapters."""
     schedule = config.schedule_for(loaded.num_layers)
     bank, notes = find_bank(loaded, config, schedule)
-    plain = LoraDropConfig(period=1, drop_layers=(), adapters="none")
-    plans = {
-        BASELINE: LanePlan("baseline", plain, baseline_schedule(loaded.num_layers)),
+    lanes = {
+        BASELINE: baseline_lane(loaded.num_layers),
         LORA_DROP: LanePlan("LoRA-Drop", config, schedule, bank),
     }
     if alone := head_only(loaded, config):
-        plans[HEAD_ONLY] = alone
-    return plans, notes
+        lanes[HEAD_ONLY] = alone
+    return lanes, notes
 
 
 def head_only(loaded: LoadedModel, config: LoraDropConfig) -> LanePlan | None:
@@ -135,13 +147,14 @@ def head_only(loaded: LoadedModel, config: LoraDropConfig) -> LanePlan | None:
     return LanePlan("full model, screened head", alone, schedule, bank)
 
 
-def _prompts_for(loaded: LoadedModel, plan: LanePlan) -> Sequence[str]:
-    """Real prompts for a setting whose steps depend on what is written.
+def _prompts_for(loaded: LoadedModel, config: LoraDropConfig) -> Sequence[str]:
+    """Real prompts for a setting whose speed depends on the text; none for another.
 
     Raises:
         LoraDropError: the model's weights are random.
     """
-    if not (plan.schedule.is_adaptive or plan.schedule.verifies):
+    schedule = config.schedule_for(loaded.num_layers)
+    if not (schedule.is_adaptive or schedule.verifies):
         return ()
     if loaded.id.startswith("random:"):
         raise LoraDropError(
@@ -151,66 +164,61 @@ def _prompts_for(loaded: LoadedModel, plan: LanePlan) -> Sequence[str]:
     return HELD_OUT[:TEXTS]
 
 
-def _check(loaded: LoadedModel, given: dict[str, int], prompts: list[Tensor]) -> None:
+def _check(loaded: LoadedModel, lengths: dict[str, int], texts: list[list[int]]) -> None:
     for name, low in (("prompt_tokens", 1), ("new_tokens", 2), ("rounds", 1)):
-        if given[name] < low:
-            raise LoraDropError(f"{name} must be at least {low}, got {given[name]}.")
-    longest = max((ids.shape[1] for ids in prompts), default=given["prompt_tokens"])
-    if longest + given["new_tokens"] > loaded.context:
+        if lengths[name] < low:
+            raise LoraDropError(f"{name} must be at least {low}, got {lengths[name]}.")
+    longest = max(map(len, texts), default=lengths["prompt_tokens"])
+    if longest + lengths["new_tokens"] > loaded.context:
         raise LoraDropError(
-            f"{longest} + {given['new_tokens']} tokens are more than the context of {loaded.context} of {loaded.id}: "
-            "lower prompt_tokens or new_tokens, or shorten the prompts."
+            f"{longest} + {lengths['new_tokens']} tokens are more than the context of {loaded.context} of "
+            f"{loaded.id}: lower prompt_tokens or new_tokens, or shorten the prompts."
         )
 
 
-def text_of(loaded: LoadedModel, count: int) -> Tensor:
-    """`TEXT` again and again: (1, count) tokens."""
-    words = encode_text(loaded.tokenizer, TEXT)
-    return torch.tensor([(words * (count // len(words) + 1))[:count]], device=loaded.device)
+def text_of(loaded: LoadedModel, count: int) -> list[int]:
+    """So many tokens of `TEXT`, which is repeated."""
+    tokens = encode_text(loaded.tokenizer, TEXT)
+    return (tokens * (count // len(tokens) + 1))[:count]
 
 
-def _columns(runs: list[list[Timed]]) -> dict[str, list[float]]:
-    """Each round's rates and time to the first token."""
-    found: dict[str, list[float]] = {}
-    for name in (BASELINE, LORA_DROP):
-        found[f"{name}_tokens_per_second"] = [rate_of(run, name) for run in runs]
-    # The lanes start from one reading of the prompt.
-    found["first_token_ms"] = [statistics.mean(one.lanes[BASELINE].prefill_ms for one in run) for run in runs]
-    return found
+def _columns(runs: list[list[Report]]) -> dict[str, list[float]]:
+    """Rates and time to the first token, a value a round."""
+    columns = {
+        f"{name}_tokens_per_second": [rate_of(several, name) for several in runs] for name in (BASELINE, LORA_DROP)
+    }
+    # The lanes start from one reading of the prompt: step 0 of each has its time.
+    first_token = [statistics.mean(one.lanes[BASELINE].steps[0].ms for one in several) for several in runs]
+    return columns | {"first_token_ms": first_token}
 
 
-def _beside(loaded: LoadedModel, runs: list[Timed], name: str, plan: LanePlan) -> dict[str, Any]:
+def _beside(runs: list[Report], lane: str) -> dict[str, Any]:
     """A lane beside the baseline, over all rounds."""
-    lanes = [run.lanes[name] for run in runs]
-    drafts = sum(lane.drafts for lane in lanes)
     return {
-        "speedup": rate_of(runs, name) / rate_of(runs, BASELINE),
-        "speedup_interval": interval_of(runs, name),
-        "bound": statistics.mean(run.bound(name, plan, loaded.shape) for run in runs),
-        "accepted": sum(lane.accepted for lane in lanes) / drafts if drafts else None,
+        "speedup": rate_of(runs, lane) / rate_of(runs, BASELINE),
+        "speedup_interval": interval_of(runs, lane),
+        "bound": bound_of(runs, lane),
+        "accepted": acceptance_of(runs, lane),
     }
 
 
-def rows_cost(
-    loaded: LoadedModel, decoder: Decoder, config: LoraDropConfig, prompt: Tensor
-) -> dict[str, float | None]:
-    """What a repair of 4 and of 8 rows costs, in full steps of one: medians of lanes that take turns.
+def rows_cost(loaded: LoadedModel, config: LoraDropConfig, prompt_ids: list[int]) -> dict[str, float | None]:
+    """The cost of a repair of 4 and of 8 rows, in full steps of one row: medians of lanes that take turns.
 
     The layers skipped are the config's, or the default ones where it skips none.
     """
     dropped = config.schedule_for(loaded.num_layers).dropped or None  # None: the default ones
     repairing = LoraDropConfig(drop_layers=dropped, refresh="repair", kv="write", adapters="none")
-    plans = {}
+    lanes = {BASELINE: baseline_lane(loaded.num_layers)}
     for rows in REPAIRS:
         each = repairing.replace(period=rows)
-        plans[str(rows)] = LanePlan(f"{rows} rows", each, each.schedule_for(loaded.num_layers))
-    plans[BASELINE] = LanePlan("baseline", config, baseline_schedule(loaded.num_layers))
-    timed = time_lanes(loaded, decoder, prompt, plans, REPAIR_TOKENS)
-    whole = median_ms(timed.passes[BASELINE])["refresh"]
+        lanes[f"rows_{rows}"] = LanePlan(f"{rows} rows", each, each.schedule_for(loaded.num_layers))
+    timed = time_lanes(loaded, lanes, prompt_ids, REPAIR_TOKENS)
+    whole = median_ms([timed], BASELINE)["refresh"]
 
     def cost(rows: int) -> float | None:
-        passes = [one for one in timed.passes[str(rows)] if isinstance(one, StepRecord) and one.rows == rows]
-        return statistics.median(one.ms for one in passes) / whole if passes else None
+        times = [step.ms for step in timed.lanes[f"rows_{rows}"].steps if step.step and step.rows == rows]
+        return statistics.median(times) / whole if times else None
 
     return {str(rows): cost(rows) for rows in REPAIRS}
 

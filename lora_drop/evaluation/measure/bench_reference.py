@@ -82,7 +82,7 @@ def llama_generate(
     from llama_cpp import Llama
 
     loaded = load_model(model, "cpu")
-    texts = [encode_prompt(loaded.tokenizer, text) for text in prompts] or [text_of(loaded, prompt_tokens)[0].tolist()]
+    texts = [encode_prompt(loaded.tokenizer, text) for text in prompts] or [text_of(loaded, prompt_tokens)]
     room = max(map(len, texts)) + new_tokens
     llama = Llama(gguf, n_ctx=room, n_threads=threads, n_threads_batch=threads, verbose=False)
     rates = []
@@ -129,8 +129,8 @@ def hf_generate(
         kinds = ["bfloat16", "float32"]
     for kind in kinds:
         loaded = load_model(model, device, kind)
-        texts = [torch.tensor([encode_prompt(loaded.tokenizer, text)], device=loaded.device) for text in prompts]
-        texts = texts or [text_of(loaded, prompt_tokens)]
+        ids = [encode_prompt(loaded.tokenizer, text) for text in prompts] or [text_of(loaded, prompt_tokens)]
+        texts = [torch.tensor([one], device=loaded.device) for one in ids]
         _timed(loaded, texts[0], 8, lookup)  # warm-up
         rates = []
         for _ in range(1 if prompts else ROUNDS):

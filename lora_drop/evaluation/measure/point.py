@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import platform
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,17 +16,23 @@ from lora_drop.adapters.find import bank_fingerprint, bank_folder
 from lora_drop.evaluation.measure.free import evaluate_free
 from lora_drop.evaluation.measure.metrics import GROUPS, describe, evaluate
 from lora_drop.evaluation.measure.texts import Answers, given_texts
-from lora_drop.evaluation.measure.timing import median_ms
+from lora_drop.evaluation.measure.timing import (
+    acceptance_of,
+    bound_of,
+    interval_of,
+    median_ms,
+    rate_of,
+    timed_request,
+)
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import speed_bound
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.place import describe_device
 from lora_drop.run.report.report import Report
-from lora_drop.run.report.speed import speedup_interval
-from lora_drop.run.request import Request, plan
+from lora_drop.run.request import plan
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import BASELINE, LORA_DROP
-from lora_drop.run.trace.trace import Trace, gather
+from lora_drop.run.trace.trace import gather
 from lora_drop.runtime import VERSION
 
 SPEED_TOKENS = 97  # new tokens of the run that measures a point's speed
@@ -85,7 +90,7 @@ def check_point(loaded: LoadedModel, config: LoraDropConfig, prompt: str) -> Poi
     Raises:
         LoraDropError: the settings, a bank or the prompt do not fit the model.
     """
-    checked = plan(loaded, _speed_request(config, prompt))
+    checked = plan(loaded, timed_request(config, prompt, SPEED_TOKENS))
     lane = checked.lanes[LORA_DROP]
     name, fingerprint = "none", None
     if lane.bank is not None:
@@ -145,9 +150,12 @@ def measure(
         if free:
             found = evaluate_free(loaded, config, answers, check, check)
             row |= {f"free_{name}": value for name, value in found.items()}
-    traces = [gather(run(loaded, _speed_request(config, each), should_stop)) for each in prompts or [pairs[0][0]]]
+    runs = []
+    for prompt in prompts or [pairs[0][0]]:
+        request = timed_request(config, prompt, SPEED_TOKENS)
+        runs.append(Report.of(gather(run(loaded, request, should_stop))))
     check()  # a run that was stopped has too little to be timed
-    row |= _speed(traces)
+    row |= _speed(runs)
     return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
 
 
@@ -166,37 +174,26 @@ def _columns(quality: dict[str, Any]) -> dict[str, float | int | None]:
     return found
 
 
-def _speed(traces: list[Trace]) -> dict[str, Any]:
-    """What timed runs of both lanes give, a step each in turn, a run a prompt; stop tokens are ignored."""
-    summaries = [trace.summary for trace in traces if trace.summary]
-    last = summaries[-1]
-    lanes = BASELINE, LORA_DROP
-    # Every run has as many tokens, so that their rates meet in the harmonic mean.
-    one, two = (
-        statistics.harmonic_mean([each.lanes[lane]["tokens_per_second"] or math.nan for each in summaries])
-        for lane in lanes
-    )
-    reports = [Report.of(trace) for trace in traces]
-    spread = speedup_interval(*([cycle for each in reports for cycle in each.lanes[lane].cycles] for lane in lanes))
-    base_ms, ms = (median_ms([each for trace in traces for each in trace.passes[lane]]) for lane in lanes)
-    accepted = [summary.accepted for summary in summaries if summary.accepted is not None]
+def _speed(runs: list[Report]) -> dict[str, Any]:
+    """Figures of timed runs of both lanes, one a prompt."""
+    one, two = (rate_of(runs, lane) for lane in (BASELINE, LORA_DROP))
+    low, high = interval_of(runs, LORA_DROP) or (None, None)
+    base_ms, ms = (median_ms(runs, lane) for lane in (BASELINE, LORA_DROP))
+    last = runs[-1].trace
+    assert last.summary is not None  # it ran to its end
     return {
         "baseline_tokens_per_second": one,
         "lora_drop_tokens_per_second": two,
         "speedup": two / one,
-        "speedup_low": spread[0] if spread else None,
-        "speedup_high": spread[1] if spread else None,
-        "bound": statistics.mean(summary.bound or 1.0 for summary in summaries),
-        "accepted": statistics.mean(accepted) if accepted else None,
+        "speedup_low": low,
+        "speedup_high": high,
+        "bound": bound_of(runs, LORA_DROP),
+        "accepted": acceptance_of(runs, LORA_DROP),
         "ms_baseline": base_ms["refresh"],
         "ms_refresh": ms.get("refresh"),
         "ms_lora": ms.get("lora"),
-        "kv_bytes": last.lanes[LORA_DROP]["kv_bytes"],
-        "kv_bytes_baseline": last.lanes[BASELINE]["kv_bytes"],
-        "kv_saved": last.kv_saved,
-        "decoder": traces[-1].header.device.get("decoder"),
+        "kv_bytes": last.summary.lanes[LORA_DROP]["kv_bytes"],
+        "kv_bytes_baseline": last.summary.lanes[BASELINE]["kv_bytes"],
+        "kv_saved": last.summary.kv_saved,
+        "decoder": last.header.device.get("decoder"),
     }
-
-
-def _speed_request(config: LoraDropConfig, prompt: str) -> Request:
-    return Request(prompt, config, SPEED_TOKENS, view="lock-step", audit=False, ignore_eos=True)
