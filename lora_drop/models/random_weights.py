@@ -48,8 +48,10 @@ def _large(
     kind: Callable[..., PreTrainedConfig], sizes: tuple[int, ...], eps: float, theta: float
 ) -> PreTrainedConfig:
     """A config of vocabulary, hidden and MLP size, layers, heads, K/V heads and context."""
-    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
-    names += ("num_attention_heads", "num_key_value_heads", "max_position_embeddings")
+    names = (
+        *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+        *("num_attention_heads", "num_key_value_heads", "max_position_embeddings"),
+    )
     settings: dict[str, Any] = dict(zip(names, sizes, strict=True))
     rope = {"rope_type": "default", "rope_theta": theta}
     return kind(**settings, rms_norm_eps=eps, rope_parameters=rope, **_SPECIAL)
