@@ -17,11 +17,10 @@ from lora_drop.models import bundled
 from lora_drop.models.load import (
     BUNDLED_ID,
     BUNDLED_REVISION,
+    LoadedModel,
     ModelInfo,
     bundled_blocks,
-    decoder_for,
     fingerprint,
-    model_shape,
     step_weights,
     usable_context,
 )
@@ -49,21 +48,10 @@ def prepare(model: PreTrainedModel) -> tuple[ModelInfo, Decoder]:
     """
     revision = fingerprint(model)
     weights = _weights(model, revision) if _is_plain(model) else None
-    decoder = decoder_for(model, weights)
-    info = ModelInfo(
-        tokenizer=None,
-        id=BUNDLED_ID
-        if revision == BUNDLED_REVISION
-        else getattr(model, "name_or_path", "") or "a model of the caller",
-        revision=revision,
-        context=usable_context(model.config),
-        device=decoder.device,
-        dtype=decoder.dtype,
-        shape=model_shape(model, weights),
-        num_layers=decoder.num_layers,
-        decoder_name=decoder.name,
-    )
-    return info, decoder
+    name = BUNDLED_ID if revision == BUNDLED_REVISION else getattr(model, "name_or_path", "") or "a caller's model"
+    context = usable_context(model.config)
+    loaded = LoadedModel(model, None, name, revision, context, model.device, model.dtype, weights)
+    return loaded.info(), loaded.new_decoder()
 
 
 def _weights(model: PreTrainedModel, revision: str) -> StaticWeights | NativeWeights | None:

@@ -78,8 +78,20 @@ class LoadedModel:
 
     @property
     def shape(self) -> ModelShape:
-        """The sizes that the bound and the memory formulas need."""
-        return model_shape(self.model, self.weights)
+        """The sizes of the model, and of its weights in its decoder's layout, for the bound and memory formulas."""
+        weights, itemsize = self.weights, self.model.dtype.itemsize
+        shape = dataclasses.replace(ModelShape.from_config(self.model.config), code_size=CODE_BYTES / itemsize)
+        if not isinstance(weights, NativeWeights):
+            return shape
+        layers = tuple(tuple(size / itemsize for size in sizes) for sizes in weights.layer_bytes)
+        is_even = len({size for sizes in layers for size in sizes}) == 1
+        return dataclasses.replace(
+            shape,
+            **({"matrix_size": layers[0][0]} if is_even else {"layer_sizes": layers}),
+            head_size=weights.head_bytes / itemsize,
+            part_size=weights.part_bytes / itemsize,
+            code_size=weights.code_bytes / itemsize,
+        )
 
     @property
     def num_layers(self) -> int:
@@ -100,37 +112,15 @@ class LoadedModel:
 
     def new_decoder(self) -> Decoder:
         """The fastest decoder for the model; it holds nothing of a request."""
-        return decoder_for(self.model, self.weights)
+        if isinstance(self.weights, NativeWeights):
+            return NativeDecoder(self.model, self.weights)
+        if isinstance(self.weights, StaticWeights):
+            return StaticDecoder(self.model, self.weights)
+        return ReferenceDecoder(self.model)
 
     def info(self) -> ModelInfo:
         """The part that can be kept when the weights are freed."""
         return ModelInfo(**{field.name: getattr(self, field.name) for field in dataclasses.fields(ModelInfo)})
-
-
-def model_shape(model: PreTrainedModel, weights: StaticWeights | NativeWeights | None) -> ModelShape:
-    """The sizes of a model, and of its weights in its decoder's layout."""
-    itemsize = model.dtype.itemsize
-    shape = dataclasses.replace(ModelShape.from_config(model.config), code_size=CODE_BYTES / itemsize)
-    if not isinstance(weights, NativeWeights):
-        return shape
-    layers = tuple(tuple(size / itemsize for size in sizes) for sizes in weights.layer_bytes)
-    is_even = len({size for sizes in layers for size in sizes}) == 1
-    return dataclasses.replace(
-        shape,
-        **({"matrix_size": layers[0][0]} if is_even else {"layer_sizes": layers}),
-        head_size=weights.head_bytes / itemsize,
-        part_size=weights.part_bytes / itemsize,
-        code_size=weights.code_bytes / itemsize,
-    )
-
-
-def decoder_for(model: PreTrainedModel, weights: StaticWeights | NativeWeights | None) -> Decoder:
-    """The decoder for weights in this layout; None is the reference."""
-    if isinstance(weights, NativeWeights):
-        return NativeDecoder(model, weights)
-    if isinstance(weights, StaticWeights):
-        return StaticDecoder(model, weights)
-    return ReferenceDecoder(model)
 
 
 def load_model(
