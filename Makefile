@@ -4,6 +4,7 @@
 # make test-gpu     those that need a CUDA device
 # make test-floors  the bundled model and the page on the oldest versions that requirements.txt allows (several GB)
 # make golden       rewrite the golden files in tests/golden with what the code says now
+# make mutants      mutation tests of the method, the report of a run, the lane and the refresher (half an hour)
 # make quality      style, format and types
 PYTHON ?= python3
 VENV := .venv
@@ -12,7 +13,8 @@ FLOORS := .venv-floors
 PYTEST := $(BIN)/python -m pytest
 SPREAD := -n 2 --dist loadfile  # a file's tests in one process: they share a server, a browser, a model
 
-.PHONY: demo test test-full test-gpu test-floors golden model quality quality-js npm style browser soak space-check clean
+.PHONY: demo test test-full test-gpu test-floors golden mutants model quality quality-js npm style browser soak
+.PHONY: space-check clean
 
 demo: $(VENV)/.installed model
 	$(BIN)/python app.py
@@ -29,6 +31,10 @@ test-gpu: $(VENV)/.installed-dev model
 # Look at `git diff tests/golden` afterwards.
 golden: $(VENV)/.installed-dev model
 	LORA_DROP_GOLDEN=1 $(PYTEST) $(SPREAD) -m "" $$(grep -rl check_golden tests --include='test_*.py')
+
+# Not in continuous integration. MUTANTS="--only speed words" takes the drawn ones of these files.
+mutants: $(VENV)/.installed-dev model
+	$(BIN)/python -m scripts.mutants --json test-results/mutants.json $(MUTANTS)
 
 # Not in continuous integration: the oldest torch on the package index is its CUDA build.
 test-floors: $(FLOORS)/.installed model
