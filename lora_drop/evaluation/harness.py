@@ -2,14 +2,14 @@
 
     python -m lora_drop.evaluation.harness --model lora_drop --model_args pretrained=bundled,period=4 --tasks hellaswag
 
-registers the model and hands over to the harness's own command line, which finds no models outside itself; all that
-follows the module's name is the harness's. `--model_args` takes `pretrained` (as `--model` elsewhere), `device`,
-`dtype`, `preset` and LoRA-Drop's settings by the names of the command line with underscores. Commas part the
-arguments, so `drop_layers` has colons: `drop_layers=4:6:8`.
+registers the model and calls the harness's own command line, which finds no models outside itself; all options are the
+harness's. `--model_args` takes `pretrained` (`--model` elsewhere), `device`, `dtype`, `preset` and LoRA-Drop's
+settings by the names of the command line with underscores. Commas separate the arguments, so `drop_layers` has colons:
+`drop_layers=4:6:8`.
 
 A log-likelihood is decoded: prefill on the context, then a step a token of the continuation, with layers skipped as
-in generation. One forward pass over both, which is what the harness's own class does, would measure the full model.
-The harness is an extra of this package and is imported here alone.
+in generation. The harness's own class makes one forward pass over both, which would measure the full model. The
+harness is an extra of this package, and imported only here.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SETTINGS = ("preset", *(setting.name for setting in settings_of(SCHEDULE)))
 
 @register_model("lora_drop")
 class LoraDropLM(HFLM):
-    """A model behind LoRA-Drop's schedule. One text at a time: the decoder has no batches.
+    """A model decoded with LoRA-Drop, one text at a time: the decoder has no batches.
 
     Args:
         pretrained: `bundled`, a Hub id or a local folder.
@@ -78,12 +78,12 @@ class LoraDropLM(HFLM):
             )
         if str(batch_size) not in ("1", "auto") or max_batch_size not in (None, 1):
             raise LoraDropError("LoRA-Drop decodes one text at a time: leave the batch size at 1.")
-        # The harness reads "3" as a number, and its own arguments stand between commas.
+        # The harness reads "3" as a number.
         texts = {one.name for one in settings_of(CALL, SCHEDULE) if one.kind.python is str}
-        given = {name: str(value) if name in texts else value for name, value in settings.items()}
-        if "drop_layers" in given:
-            given["drop_layers"] = given["drop_layers"].replace(":", ",")
-        config = config_from(given, pretrained)
+        settings = {name: str(value) if name in texts else value for name, value in settings.items()}
+        if "drop_layers" in settings:
+            settings["drop_layers"] = settings["drop_layers"].replace(":", ",")
+        config = config_from(settings, pretrained)
         self.loaded = load_model(pretrained, device, dtype)
         if isinstance(self.loaded.tokenizer, ByteTokenizer):
             raise LoraDropError(f"{pretrained} has no tokenizer that the harness can use: take a real model.")
@@ -102,7 +102,7 @@ class LoraDropLM(HFLM):
         )
 
     def get_model_info(self) -> dict[str, Any]:
-        """What the harness writes beside its results: the model and LoRA-Drop's settings."""
+        """The model and LoRA-Drop's settings, which the harness writes beside its results."""
         return {
             "model_num_parameters": self.loaded.model.num_parameters(),
             "model_dtype": str(self.loaded.dtype),
@@ -117,12 +117,12 @@ class LoraDropLM(HFLM):
         disable_tqdm: bool = False,
         override_bs: int | None = None,
     ) -> list[tuple[float, bool]]:
-        """(log-likelihood, whether it is the greedy text) of each (key, context, continuation) of tokens.
+        """(log-likelihood, true if it is the greedy text) of each (key, context, continuation) of tokens.
 
-        `loglikelihood` and `loglikelihood_rolling` both end here. A context too long loses its start, as in `HFLM`.
+        `loglikelihood` and `loglikelihood_rolling` both call this. A context too long loses its start, as in `HFLM`.
         """
-        found = []
-        quiet = disable_tqdm or override_bs is not None  # of a rolling request each window comes here by itself
+        answers = []
+        quiet = disable_tqdm or override_bs is not None  # a rolling request calls this for each window
         for key, context, continuation in tqdm(requests, disable=quiet, desc="Decoding loglikelihood requests"):
             room = self.max_length + 1 - len(continuation)  # the last token is scored, not read
             if room < 1:
@@ -132,17 +132,17 @@ class LoraDropLM(HFLM):
             logits, _, _ = decode_target(self.decoder, self.schedule, self.bank, context[-room:], continuation)
             tokens = torch.tensor(continuation, device=logits.device)
             answer = log_likelihood(logits, tokens), bool((logits.argmax(-1) == tokens).all())
-            found.append(answer)
+            answers.append(answer)
             if key is not None:
                 self.cache_hook.add_partial("loglikelihood", key, answer)
-        return found
+        return answers
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Texts by the engine, up to a stop token or before the first of a request's `until` texts."""
+        """Generate texts, up to a stop token or before the first of a request's `until` texts."""
         texts = []
         for request in tqdm(requests, disable=disable_tqdm, desc="Running generate_until requests"):
-            context, given = request.args
-            wanted = dict(normalize_gen_kwargs(given, self.max_gen_toks))
+            context, options = request.args
+            wanted = dict(normalize_gen_kwargs(options, self.max_gen_toks))
             stop, max_new_tokens = [text for text in wanted.pop("until") if text], wanted.pop("max_gen_toks")
             sampled = wanted.pop("do_sample")
             sampling = Sampling(
@@ -161,17 +161,17 @@ class LoraDropLM(HFLM):
                 stop_ids=self._marks(stop),
             )
             texts.append(text)
-            self.cache_hook.add_partial("generate_until", (context, given), text)
+            self.cache_hook.add_partial("generate_until", (context, options), text)
         return texts
 
     def _marks(self, stop: Sequence[str]) -> frozenset[int]:
-        """The stop texts that are tokens of their own, which the text does not show."""
-        known = self.tokenizer.get_added_vocab()
-        return frozenset(known[text] for text in stop if text in known)
+        """Ids of the stop texts that are special tokens: a decoded text leaves them out."""
+        special = self.tokenizer.get_added_vocab()
+        return frozenset(special[text] for text in stop if text in special)
 
 
 def main() -> int:
-    """The harness's own command line, with this model known to it; returns the exit code."""
+    """Run the harness's own command line with this model; returns the exit code."""
     from lm_eval.__main__ import cli_evaluate
 
     try:

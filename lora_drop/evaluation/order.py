@@ -1,9 +1,9 @@
-"""Which layers to skip first: a greedy order, `python -m lora_drop drop-order`.
+"""Find a greedy order of layers to skip: `python -m lora_drop drop-order`.
 
-Spacing skipped layers evenly takes what costs much along with what costs little. Here the next layer is the one that
-adds least to KL(full || LoRA-Drop) at LoRA steps together with those already chosen, through the parallel pass that
-training uses. How dear a layer was in an earlier round mostly bounds how dear it is now, so each round measures only
-the few candidates that were cheapest so far (lazy greedy): a close guess at a fraction of the passes.
+Evenly spaced layers include expensive ones. Here the next layer is the one that adds least to KL(full || LoRA-Drop) at
+LoRA steps, together with those already chosen, in the parallel pass of training. The cost of a layer in an earlier
+round mostly bounds its cost now, so each round measures only the few candidates that were cheapest so far (lazy
+greedy): a close guess for a fraction of the passes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.models.load import LoadedModel
 from lora_drop.training.student import student_states
 
-CANDIDATES = 6  # layers that a round measures at most, the cheapest so far
+CANDIDATES = 6  # most layers that a round measures
 
 
 @torch.inference_mode()
@@ -35,16 +35,16 @@ def drop_order(
     candidates: int = CANDIDATES,
     progress: Callable[[int, float], None] = lambda layer, kl: None,
 ) -> list[dict[str, Any]]:
-    """The first `count` layers to skip, cheapest first.
+    """Find the first `count` layers to skip, the cheapest first.
 
     Args:
         windows: (N, T) tokens of text; a quarter of each is the prompt.
-        config: its period, rule, part, kv and range; its ratio and list are not read.
+        config: period, rule, part, kv and range; its ratio and list have no effect.
         bank: the corrections, on the model's device; None for the untrained rule.
-        progress: called with each layer as it is chosen and the KL with it.
+        progress: called with each chosen layer and the KL with it.
 
     Returns:
-        A row a layer: `{"layer", "kl", "alone"}`: the KL, in nats at LoRA steps, of skipping it and all before it, and
+        A row a layer, `{"layer", "kl", "alone"}`: the KL at LoRA steps, in nats, of skipping it and all before it, and
         of skipping it alone.
 
     Raises:
@@ -58,15 +58,15 @@ def drop_order(
         raise LoraDropError("period must be at least 2: period 1 has no LoRA step.")
     cost = _Cost(loaded, windows, config, bank)
     alone = {layer: cost.of((layer,)) for layer in layers}
-    last = dict(alone)  # what adding a layer cost when it was last measured
+    last = dict(alone)  # cost of adding a layer when it was last measured
     chosen: list[int] = []
     rows, before = [], 0.0
     for _ in range(count):
         cheapest = sorted(last, key=last.__getitem__)[:candidates]
-        found = {layer: alone[layer] if not chosen else cost.of((*chosen, layer)) for layer in cheapest}
-        last |= {layer: value - before for layer, value in found.items()}
-        layer = min(found, key=found.__getitem__)
-        before = found[layer]
+        costs = {layer: alone[layer] if not chosen else cost.of((*chosen, layer)) for layer in cheapest}
+        last |= {layer: value - before for layer, value in costs.items()}
+        layer = min(costs, key=costs.__getitem__)
+        before = costs[layer]
         chosen.append(layer)
         del last[layer]
         rows.append({"layer": layer, "kl": before, "alone": alone[layer]})
@@ -75,7 +75,7 @@ def drop_order(
 
 
 class _Cost:
-    """KL(full || LoRA-Drop) on windows, by the layers that are skipped; the full model reads each window once."""
+    """KL(full || LoRA-Drop) on windows by skipped layers; the full model reads each window once."""
 
     def __init__(self, loaded: LoadedModel, windows: Tensor, config: LoraDropConfig, bank: AdapterBank | None):
         self.loaded, self.windows, self.config, self.bank = loaded, windows, config, bank

@@ -1,5 +1,5 @@
-"""Measuring: quality on given texts, own answers and free text; speed.
+"""Measure quality and speed.
 
-`metrics.py` scores teacher-forced text, `free.py` a lane's own answers, `texts.py` and `prompts.py` have what is
-scored; `timing.py` and `bench.py` measure speed; `point.py` measures one setting, quality, speed, bound and K/V.
+`metrics.py` scores teacher-forced text, `free.py` a lane's own answers; `texts.py` and `pairs.py` provide the texts.
+`timing.py` and `bench.py` measure speed; `point.py` measures one setting: quality, speed, bound and K/V.
 """

@@ -1,11 +1,12 @@
-"""Tokens a second, honestly: `python -m lora_drop bench`.
+"""Tokens per second of the baseline and LoRA-Drop: `python -m lora_drop bench`.
 
-Baseline and LoRA-Drop run in one process, a step each in turn, so that whatever else the machine does meets both
-alike. A round is a whole run; the first is a warm-up and left out. Rates are medians over the other rounds; the
-speedup is all tokens that stand over all time, with an interval from a bootstrap over whole refresh cycles. Beside
-them stand the full model with a screened head (where the adapters have one), what a repair costs, the physical bound
-for these very shapes and lengths, the bytes a second that the baseline reads against what the device can read, and
-transformers' own `generate` on the same model (`bench_reference`).
+Both run in one process, a step each in turn, so that other load on the machine meets both alike. A round is a whole
+run; the first is a warm-up and left out. Rates are medians over the other rounds. The speedup is total time for the
+tokens that stand, with an interval from a bootstrap over whole refresh cycles.
+
+Measured beside them: the full model with a screened head if the adapters have one, the cost of a repair, the physical
+bound for these shapes and lengths, the bytes per second that the baseline reads against those that the device can
+read, and transformers' own `generate` on the same model (`bench_reference`).
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ from lora_drop.run.results.prompts import HELD_OUT
 from lora_drop.run.trace.records import BASELINE, LORA_DROP
 
 TEXT = "The lighthouse keeper wrote down the wind, the tide and the names of the ships that passed in the night. "
-TEXTS = 4  # prompts of a round, where the setting depends on what is written and none are given
+TEXTS = 4  # prompts of a round for a setting whose speed depends on the text
 HEAD_ONLY = "head_only"  # the lane of the full model with the screened head at LoRA steps
 BANDWIDTH_BYTES = 512 * 2**20  # well beyond any cache
 BANDWIDTH_TRIES = 5
-REPAIRS = (4, 8)  # rows of the repairs whose cost is measured
+REPAIRS = (4, 8)  # rows of the measured repairs
 REPAIR_TOKENS = 65  # new tokens of a lane that measures it
 
 
@@ -55,20 +56,20 @@ def bench(
     prompts: Sequence[str] = (),
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Measure the lanes, greedy: `prompt_tokens` tokens of any text in and stop tokens ignored, or real prompts.
+    """Measure the lanes, greedy: on `prompt_tokens` tokens of any text with stop tokens ignored, or on real prompts.
 
     Args:
-        prompts: real ones, answered to their stop tokens; then `prompt_tokens` is not read. A setting with a trigger
-            or with `accept` is measured on some of the held-out ones where none are given.
+        prompts: real ones, answered to their stop tokens; `prompt_tokens` has no effect then. By default a setting
+            with a trigger or with `accept` is measured on held-out prompts.
 
     Returns:
-        The `bench` object of the contract, without the outside reference (`hf_reference`), and more: the share of the
-        measured read bandwidth that the baseline reaches, the time to the first token, allocated KV bytes (of the last
-        prompt). Rates are tokens that stand a second, prefill left out.
+        The `bench` object of the contract, without the outside reference (`hf_reference`), and more: the baseline's
+        share of the measured read bandwidth, the time to the first token, allocated K/V bytes (of the last prompt).
+        Rates are tokens that stand per second, prefill left out.
 
     Raises:
-        LoraDropError: the settings, the adapters or the lengths do not fit the model, there is no memory for them, or
-            the setting depends on the text and the model writes none.
+        LoraDropError: the settings, the adapters or the lengths do not fit the model, memory runs out, or the speed
+            depends on the text and the model's weights are random.
     """
     lengths = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "rounds": rounds}
     lanes, notes = _lanes(loaded, config)
@@ -224,7 +225,7 @@ def rows_cost(loaded: LoadedModel, config: LoraDropConfig, prompt_ids: list[int]
 
 
 def _bandwidth(loaded: LoadedModel, prompt_tokens: int, steps: int, medians: dict[str, float]) -> dict[str, float]:
-    """The device's bandwidths, and how near the baseline comes to them."""
+    """The device's bandwidths, and the share of them that the baseline reaches."""
     plain, size = baseline_schedule(loaded.num_layers), loaded.dtype.itemsize
     read = sum(step_bytes(loaded.shape, plain, s, prompt_tokens, size) for s in range(1, steps + 1)) / steps
     bandwidth = bandwidths(loaded.device)
@@ -239,9 +240,9 @@ def _bandwidth(loaded: LoadedModel, prompt_tokens: int, steps: int, medians: dic
 
 
 def bandwidths(device: torch.device) -> dict[str, float]:
-    """Bytes a second in GB that the device reads (a sum), and reads and writes together (a copy): the best of five.
+    """GB per second that the device reads (a sum), and reads and writes together (a copy): the best of some tries.
 
-    By a lane's clock: on a GPU neither launching nor waiting counts.
+    Measured by a lane's clock: on a GPU neither launching nor waiting counts.
     """
     clock = Clock(device)
     source = torch.ones(BANDWIDTH_BYTES // 4, device=device)
@@ -263,6 +264,6 @@ def bandwidths(device: torch.device) -> dict[str, float]:
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device is idle."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

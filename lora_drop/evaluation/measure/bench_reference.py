@@ -1,7 +1,7 @@
-"""The outside references of `bench`: transformers' own `generate` on the same model, and llama.cpp where it is here.
+"""Outside references of `bench`: transformers' own `generate` on the same model, and llama.cpp if it is installed.
 
-Each runs in a process of its own, with torch's OpenMP as it comes: this package sets it for a machine that is shared
-with a page and a browser, which on an idle one would slow transformers down (docs/openmp.md).
+Each runs in a process of its own that waits actively. This package's own OpenMP settings are for a machine shared with
+a page and a browser; on an idle one they would slow transformers down (docs/openmp.md).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from lora_drop.models.load import BUNDLED_ID, LoadedModel, load_model
 from lora_drop.models.tokens import encode_prompt
 
 ROUNDS = 3
-LOOKUP = 10  # tokens that transformers' prompt lookup drafts at most
-SMALL = 500_000_000  # weights up to which transformers is tried in float32 as well as in bfloat16
+LOOKUP = 10  # most tokens that transformers' prompt lookup drafts
+SMALL = 500_000_000  # most weights of a model that is tried both in float32 and in bfloat16
 
 
 def hf_reference(
@@ -39,12 +39,12 @@ def hf_reference(
     prompts: Sequence[str] = (),
     lookup: int | None = None,
 ) -> dict[str, Any] | None:
-    """`hf_generate` in a process of its own, with torch's own way of waiting; None where it fails."""
+    """Run `hf_generate` in a process of its own; None if it fails."""
     return _aside("hf_generate", model, device, dtype, prompt_tokens, new_tokens, list(prompts), lookup)
 
 
 def gguf_of(model_id: str, model: str, device: str) -> Path | None:
-    """The GGUF that llama.cpp can read of a model on a CPU; None where there is none, or no llama.cpp."""
+    """The GGUF of a model for llama.cpp on a CPU; None if there is none, or llama.cpp is not installed."""
     if device != "cpu" or importlib.util.find_spec("llama_cpp") is None:
         return None
     if model_id == BUNDLED_ID:
@@ -55,15 +55,15 @@ def gguf_of(model_id: str, model: str, device: str) -> Path | None:
 def llama_reference(
     gguf: str, model: str, prompt_tokens: int, new_tokens: int, prompts: Sequence[str] = ()
 ) -> float | None:
-    """`llama_generate` in a process of its own; None where it fails."""
+    """Run `llama_generate` in a process of its own; None if it fails."""
     return _aside("llama_generate", gguf, model, prompt_tokens, new_tokens, list(prompts), torch.get_num_threads())
 
 
 def _aside(function: str, *arguments: Any) -> Any:
-    """What a function of this module gives in a process of its own, as JSON; None where it fails."""
+    """Call a function of this module in a process of its own; None if it fails."""
     done = subprocess.run(
         [sys.executable, "-m", "lora_drop.evaluation.measure.bench_reference", json.dumps([function, *arguments])],
-        # This process waits as is best beside others (`runtime.configure`); a reference has the machine to itself.
+        # A reference has the machine to itself; this process waits passively (`runtime.configure`).
         env=os.environ | {"OMP_WAIT_POLICY": "active"},
         capture_output=True,
         text=True,
@@ -74,10 +74,10 @@ def _aside(function: str, *arguments: Any) -> Any:
 def llama_generate(
     gguf: str, model: str, prompt_tokens: int, new_tokens: int, prompts: Sequence[str], threads: int
 ) -> float:
-    """llama.cpp on the same file, tokens and threads, greedy: tokens a second of its decode steps.
+    """Time llama.cpp on the same file, tokens and threads, greedy: tokens per second of its decode steps.
 
     Args:
-        model: whose tokenizer makes the tokens, so that both read the same.
+        model: its tokenizer makes the tokens, so that both read the same.
     """
     from llama_cpp import Llama
 
@@ -101,7 +101,7 @@ def llama_generate(
     return statistics.median(rates)
 
 
-@torch.no_grad()  # a model that is loaded in inference mode stays there, and torch 2.15's generate leaves it
+@torch.no_grad()  # a model loaded in inference mode stays in it, and torch 2.15's generate leaves it
 def hf_generate(
     model: str,
     device: str,
@@ -111,9 +111,9 @@ def hf_generate(
     prompts: Sequence[str] = (),
     lookup: int | None = None,
 ) -> dict[str, Any]:
-    """transformers' `generate`, greedy: tokens a second in the number type that is faster, prefill left out.
+    """Time transformers' `generate`, greedy: tokens per second in the faster number type, prefill left out.
 
-    The time for one new token is taken off that for all, so what remains is the decode steps.
+    The time for one new token is subtracted from that for all: the rest is decode steps.
 
     Args:
         prompts: real ones; without them `prompt_tokens` tokens of any text.
@@ -122,7 +122,7 @@ def hf_generate(
     Returns:
         `{"tokens_per_second", "dtype"}`.
     """
-    found = {}
+    medians = {}
     loaded = load_model(model, device, dtype)
     kinds = [str(loaded.dtype).removeprefix("torch.")]
     if loaded.device.type == "cpu" and dtype == "auto" and loaded.shape.params <= SMALL:
@@ -136,9 +136,9 @@ def hf_generate(
         for _ in range(1 if prompts else ROUNDS):
             spent = sum(_timed(loaded, ids, new_tokens, lookup) - _timed(loaded, ids, 1, lookup) for ids in texts)
             rates.append((new_tokens - 1) * len(texts) / spent)
-        found[kind] = statistics.median(rates)
-    best = max(found, key=found.__getitem__)
-    return {"tokens_per_second": found[best], "dtype": best}
+        medians[kind] = statistics.median(rates)
+    best = max(medians, key=medians.__getitem__)
+    return {"tokens_per_second": medians[best], "dtype": best}
 
 
 def _timed(loaded: LoadedModel, ids: torch.Tensor, count: int, lookup: int | None) -> float:
@@ -161,6 +161,6 @@ def _timed(loaded: LoadedModel, ids: torch.Tensor, count: int, lookup: int | Non
 
 
 if __name__ == "__main__":
-    name, *given = json.loads(sys.argv[1])
+    name, *arguments = json.loads(sys.argv[1])
     measures: dict[str, Callable[..., Any]] = {"hf_generate": hf_generate, "llama_generate": llama_generate}
-    print(json.dumps(measures[name](*given)))
+    print(json.dumps(measures[name](*arguments)))

@@ -1,6 +1,6 @@
-"""How good a lane's own text is: it answers freely, and the full model reads the answer.
+"""Quality of a lane's own text: the lane answers freely, and the full model reads the answer.
 
-Regret alone would reward a text that goes in circles, which the full model comes to expect; so repeats stand beside.
+Regret alone would reward a text that goes in circles, as the full model learns to expect it: so repeats count too.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ def evaluate_free(
     progress: Callable[[int], None] = lambda tokens: None,
     after_step: Callable[[], None] = lambda: None,
 ) -> dict[str, float | int]:
-    """What the full model thinks of a lane's greedy answers.
+    """Score a lane's greedy answers with the full model.
 
     Args:
         baseline: the prompts, with the full model's own answers for comparison.
-        progress: called with the tokens judged so far.
+        progress: called with the number of tokens scored so far.
         after_step: called after each token that the lane writes.
 
     Returns:
-        `tokens` (end tokens included); over them `regret`, the mean of ln(p_favourite / p_token) under the full model,
-        the `worst` of it, and the share of `own_choices`; over the answers the mean share of `repeated_4grams`, the
-        `repeated_4grams_baseline` of the full model's own, and how many `collapsed`.
+        `tokens`, end tokens included; over them `regret`, the mean of ln(p_favourite / p_token) under the full model,
+        the `worst` one, and the share of `own_choices`, the full model's favourites; over the answers the mean share
+        of `repeated_4grams`, the `repeated_4grams_baseline` of the full model's own, and how many `collapsed`.
 
     Raises:
         LoraDropError: the settings do not fit the model, or logits are NaN or infinite.
@@ -45,14 +45,14 @@ def evaluate_free(
     schedule = config.schedule_for(loaded.num_layers)
     bank, _ = find_bank(loaded, config, schedule)
     decoder = loaded.new_decoder()
-    found: list[Tensor] = []
+    scores: list[Tensor] = []
     texts = []
     for prompt_ids in baseline.prompts:
         ids = answer(loaded, decoder, schedule, bank, prompt_ids, after_step)
-        found.append(regrets(read_target(decoder, prompt_ids, ids), torch.tensor(ids, device=loaded.device)))
+        scores.append(regrets(read_target(decoder, prompt_ids, ids), torch.tensor(ids, device=loaded.device)))
         texts.append(without_end(loaded, ids))
-        progress(sum(map(len, found)))
-    every = torch.cat(found)
+        progress(sum(map(len, scores)))
+    every = torch.cat(scores)
     return {
         "tokens": len(every),
         "regret": float(every.mean()),
@@ -65,7 +65,7 @@ def evaluate_free(
 
 
 def regrets(logits: Tensor, tokens: Tensor) -> Tensor:
-    """ln(p_favourite / p_token) of tokens (T,) under the logits (T, V) that they follow: (T,), 0 for a favourite."""
+    """ln(p_favourite / p_token) of tokens (T,) under the logits (T, V) before them: (T,), 0 for a favourite."""
     logs = log_probs(logits)
     return logs.amax(-1) - logs.gather(-1, tokens[:, None])[:, 0]
 

@@ -1,4 +1,4 @@
-"""Prompts, and prompts with targets, read from a JSON Lines file."""
+"""Read prompts, and prompts with targets, from a JSON Lines file."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ MAX_LINE = 2**26  # characters of a record
 
 
 def read_pairs(path: str | Path, prompt_field: str, target_field: str, limit: int | None) -> Iterator[tuple[str, str]]:
-    """(prompt, target) of each record of a JSONL file. Raises LoraDropError: see `_read`."""
+    """Read (prompt, target) of each record. Raises LoraDropError: see `_read`."""
     return ((prompt, target) for prompt, target in _read(path, (prompt_field, target_field), limit))
 
 
 def read_prompts(path: str | Path, prompt_field: str, limit: int | None = None) -> list[str]:
-    """The prompt of each record of a JSONL file. Raises LoraDropError: see `_read`."""
+    """Read the prompt of each record. Raises LoraDropError: see `_read`."""
     return [prompt for (prompt,) in _read(path, (prompt_field,), limit)]
 
 
 def _read(path: str | Path, fields: tuple[str, ...], limit: int | None) -> Iterator[tuple[str, ...]]:
-    """The texts of fields of each record of a JSONL file.
+    """Read the texts of some fields of each record.
 
     Raises:
         LoraDropError: the file cannot be read, a line is not JSON or lacks a field, or there is no record.

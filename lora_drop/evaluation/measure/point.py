@@ -1,4 +1,4 @@
-"""One setting measured: its quality, the speed of a free run with its spread, its bound and its KV."""
+"""Measure one setting: its quality, its speed with the interval, its bound and its K/V."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Point:
 
 
 def circumstances(loaded: LoadedModel) -> dict[str, Any]:
-    """The model, device, software and date of a measurement."""
+    """Model, device, software and date of a measurement, for a file of results."""
     return {
         "model": {"id": loaded.id, "revision": loaded.revision, "dtype": str(loaded.dtype).removeprefix("torch.")},
         "device": describe_device(loaded.device),
@@ -75,17 +75,17 @@ def circumstances(loaded: LoadedModel) -> dict[str, Any]:
 
 
 def describe_data(pairs: list[tuple[str, str]], source: dict[str, Any]) -> dict[str, Any]:
-    """Where the pairs come from, how many they are and the sha256 of them all."""
+    """The source of pairs, their number, and the sha256 of them all."""
     return source | {"records": len(pairs), "sha256": hashlib.sha256(json.dumps(pairs).encode()).hexdigest()}
 
 
 def describe_prompts(prompts: Sequence[str]) -> dict[str, Any]:
-    """How many prompts are answered by the full model, and the sha256 of them all."""
+    """The number of prompts that the full model answers, and the sha256 of them all."""
     return {"prompts": len(prompts), "sha256": hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()}
 
 
 def check_point(loaded: LoadedModel, config: LoraDropConfig, prompt: str) -> Point:
-    """A config checked against the model, with the adapters that it comes to.
+    """Check a config against the model, and find its adapters.
 
     Raises:
         LoraDropError: the settings, a bank or the prompt do not fit the model.
@@ -116,17 +116,17 @@ def measure(
     prompts: Sequence[str] = (),
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """A row: the point's quality on given texts, on the full model's own answers and of its own text; its speed.
+    """Measure a row: quality on given texts, on the full model's own answers and of the point's own text; speed.
 
     Args:
-        pairs: the given texts; without them the row has no columns of these.
-        answers: the full model's; without them the row has no columns of own answers.
+        pairs: prompts and given targets; without them the row has no columns of given texts.
+        answers: of the full model; without them the row has no columns of own answers.
         free: let the point answer the same prompts too.
-        prompts: of the timed runs; without them there is one run, on the first given prompt.
+        prompts: of the timed runs; without them there is one run, on the first prompt of `pairs`.
         should_stop: asked after each step of the point and each text that the full model reads.
 
     Raises:
-        Stopped: it said so; there is no row then.
+        Stopped: `should_stop` was true.
     """
 
     def check(done: Any = None) -> None:
@@ -141,37 +141,37 @@ def measure(
         "layers_dropped": len(about["dropped"]),
     }
     if pairs:
-        given = evaluate(loaded, config, given_texts(loaded, pairs, context_tokens), check, check)
-        row |= {"tokens": given["tokens"], **_columns(given)}
+        quality = evaluate(loaded, config, given_texts(loaded, pairs, context_tokens), check, check)
+        row |= {"tokens": quality["tokens"], **_columns(quality)}
     if answers is not None:
         own = evaluate(loaded, config, answers.texts(), check, check)
         row |= {f"own_{name}": value for name, value in _columns(own).items()}
         row["own_answers_sha256"] = answers.sha256
         if free:
-            found = evaluate_free(loaded, config, answers, check, check)
-            row |= {f"free_{name}": value for name, value in found.items()}
+            text = evaluate_free(loaded, config, answers, check, check)
+            row |= {f"free_{name}": value for name, value in text.items()}
     runs = []
     for prompt in prompts or [pairs[0][0]]:
         request = timed_request(config, prompt, SPEED_TOKENS)
         runs.append(Report.of(gather(run(loaded, request, should_stop))))
-    check()  # a run that was stopped has too little to be timed
+    check()  # a stopped run is too short to be timed
     row |= _speed(runs)
     return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
 
 
 class Stopped(Exception):
-    """A point was left before it was measured."""
+    """The measurement of a point was stopped."""
 
 
 def _columns(quality: dict[str, Any]) -> dict[str, float | int | None]:
-    """The figures of `evaluate`, flat: each group's, its NLL gap, and the ends of the loss's interval."""
-    found: dict[str, float | int | None] = {}
+    """The figures of `evaluate` as columns: each group's, its NLL gap, and the ends of the loss's interval."""
+    columns: dict[str, float | int | None] = {}
     for steps in GROUPS:
         means = quality[steps]
-        found |= {f"{steps}_{name}": value for name, value in means.items()}
-        found[f"{steps}_nll_gap"] = means["nll_lora_drop"] - means["nll_baseline"] if means["count"] else None
-    found["loss_low"], found["loss_high"] = quality["loss_interval"] or (None, None)
-    return found
+        columns |= {f"{steps}_{name}": value for name, value in means.items()}
+        columns[f"{steps}_nll_gap"] = means["nll_lora_drop"] - means["nll_baseline"] if means["count"] else None
+    columns["loss_low"], columns["loss_high"] = quality["loss_interval"] or (None, None)
+    return columns
 
 
 def _speed(runs: list[Report]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""What quality is measured on: prompts with the tokens to score after them.
+"""Texts that quality is measured on: prompts with the tokens to score after them.
 
-Targets are given, or the full model's own: the baseline lane's greedy answers, which are what a reader sees.
+Targets are given, or the full model's own: the baseline lane's greedy answers, as a reader would see them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Texts:
 
     Args:
         pairs: token ids of each prompt and of what follows it, at least one of each.
-        facts: what a result's `config` says of them.
+        facts: about the texts, for a result's `config`.
     """
 
     pairs: list[tuple[list[int], list[int]]]
@@ -40,7 +40,7 @@ class Texts:
 
 
 def given_texts(loaded: LoadedModel, pairs: Iterable[tuple[str, str]], context_tokens: int | None = None) -> Texts:
-    """Prompts through the chat template; targets encoded alone, without an end token.
+    """Encode prompts through the chat template, and targets alone, without an end token.
 
     Args:
         context_tokens: keep only the prompt's last tokens; None keeps all.
@@ -48,20 +48,20 @@ def given_texts(loaded: LoadedModel, pairs: Iterable[tuple[str, str]], context_t
     Raises:
         LoraDropError: a record does not fit the model's context, or a target has no token.
     """
-    found = []
+    encoded = []
     for number, (prompt, target) in enumerate(pairs, start=1):
         prompt_ids = _prompt_ids(loaded, prompt, context_tokens)
         target_ids = encode_text(loaded.tokenizer, target)
         if not target_ids:
             raise LoraDropError(f"record {number}: the target has no token.")
         _check_room(loaded, number, len(prompt_ids), len(target_ids))
-        found.append((prompt_ids, target_ids))
-    return Texts(found, {"target": "given", "context_tokens": context_tokens})
+        encoded.append((prompt_ids, target_ids))
+    return Texts(encoded, {"target": "given", "context_tokens": context_tokens})
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The full model's greedy answers to prompts, as the baseline lane gives them; end tokens are left out."""
+    """The full model's greedy answers to prompts, without their end tokens."""
 
     prompts: list[list[int]]
     answers: list[list[int]]
@@ -73,7 +73,7 @@ class Answers:
         return hashlib.sha256(json.dumps(self.answers).encode()).hexdigest()
 
     def texts(self) -> Texts:
-        """The answers as targets; what collapses, or is empty, is left out and counted."""
+        """The answers as targets; those that are empty or collapse are left out and counted."""
         pairs = list(zip(self.prompts, self.answers, strict=True))
         kept = [(prompt, answer) for prompt, answer in pairs if answer and collapse_at(answer) is None]
         facts = {
@@ -93,7 +93,7 @@ def own_answers(
     progress: Callable[[int], None] = lambda answers: None,
     after_step: Callable[[], None] = lambda: None,
 ) -> Answers:
-    """The full model's answers: once for all the settings that are measured on them.
+    """Let the full model answer prompts, once for all settings that are measured on its answers.
 
     Args:
         context_tokens: keep only the prompt's last tokens; None keeps all.
@@ -103,16 +103,16 @@ def own_answers(
     Raises:
         LoraDropError: a prompt does not fit the model's context.
     """
-    found = Answers([], [], context_tokens)
+    prompt_ids = []
     for number, prompt in enumerate(prompts, start=1):
-        prompt_ids = _prompt_ids(loaded, prompt, context_tokens)
-        _check_room(loaded, number, len(prompt_ids), ANSWER_TOKENS)
-        found.prompts.append(prompt_ids)
+        prompt_ids.append(_prompt_ids(loaded, prompt, context_tokens))
+        _check_room(loaded, number, len(prompt_ids[-1]), ANSWER_TOKENS)
     decoder, schedule = loaded.new_decoder(), baseline_schedule(loaded.num_layers)
-    for prompt_ids in found.prompts:
-        found.answers.append(without_end(loaded, answer(loaded, decoder, schedule, None, prompt_ids, after_step)))
-        progress(len(found.answers))
-    return found
+    answers: list[list[int]] = []
+    for ids in prompt_ids:
+        answers.append(without_end(loaded, answer(loaded, decoder, schedule, None, ids, after_step)))
+        progress(len(answers))
+    return Answers(prompt_ids, answers, context_tokens)
 
 
 def answer(
@@ -123,7 +123,7 @@ def answer(
     prompt_ids: list[int],
     after_step: Callable[[], None] = lambda: None,
 ) -> list[int]:
-    """What a lane keeps of its greedy answer, at most `ANSWER_TOKENS`, its end token included."""
+    """Let a lane answer greedily: at most `ANSWER_TOKENS`, its end token included."""
     prompt = torch.tensor([prompt_ids], device=loaded.device)
     lane = Lane(decoder, prompt, schedule, bank, Sampling(), ANSWER_TOKENS, loaded.stop_ids)
     for _ in lane:

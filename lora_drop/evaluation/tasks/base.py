@@ -1,4 +1,4 @@
-"""What a task is: how its files are read, what is asked, how an answer is scored."""
+"""A task: how its files are read, how an example is asked, how an answer is scored."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ from lora_drop.evaluation.tasks.reading import BrokenRecord, Say, records_of
 
 @dataclass(frozen=True)
 class Example:
-    """One record of a benchmark, ready to be asked.
+    """One record of a task, ready to be asked.
 
     Args:
         id: file and line within the data folder.
-        part: what the record is of: a language, a subtask, a dataset.
-        prompt: what is asked.
+        part: its language, subtask or dataset.
         target: the gold text that follows the prompt.
         chat: the prompt is a user's message for the chat template; else it is plain text to be continued.
         choices: texts that may follow, the target among them; empty where the answer is generated.
-        references: what a generated answer is compared with.
+        references: texts that a generated answer is compared with.
         stop: a generated answer ends before any of these.
         tests: code that a generated program has to pass; `program` joins it with the answer.
     """
@@ -43,16 +42,21 @@ class Example:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits of all that it asks and expects."""
+        """16 hex digits of a hash of all its fields."""
         return hashlib.sha256(json.dumps(astuple(self)).encode()).hexdigest()[:16]
 
 
 class Task(ABC):
-    """A benchmark.
+    """A task of the benchmark.
 
-    `metric` is what `score` gives; `chance` what guessing would; `accuracy` says whether a score is right or wrong, or
-    a share; `unit` what the number of a record counts in its file. `runs_code` marks those that are scored by running
-    what was generated, `parallel` those whose files hold the same records in several languages.
+    Attributes:
+        metric: name of the score.
+        chance: the score of guessing.
+        accuracy: a score is 0 or 1; else it is a share.
+        unit: of the number in a record's id: a line of its file, or an example.
+        runs_code: scores are made by running generated programs.
+        parallel: the files hold the same records in several languages.
+        patterns: of the files' names; the first one that any file matches counts.
     """
 
     name: str
@@ -62,13 +66,13 @@ class Task(ABC):
     unit = "line"
     runs_code = False
     parallel = False
-    patterns: tuple[str, ...] = ("*.jsonl",)  # the first one that any file matches
+    patterns: tuple[str, ...] = ("*.jsonl",)
 
     def read(self, data_dir: Path, say: Say) -> list[Example]:
-        """All examples, one of each file in turn, so that a limit takes from every language and subtask.
+        """Read all examples, one of each file in turn, so that a limit takes from every language and subtask.
 
         Args:
-            say: called with one line for each broken line or file, which is left out.
+            say: called with one line for each broken line or file; it is left out.
 
         Raises:
             LoraDropError: there is no file, or no readable record in them.
@@ -77,7 +81,7 @@ class Task(ABC):
         if not files:
             raise LoraDropError(f"{self.name}: there is no {self.name}/{self.patterns[0]} in {data_dir.name or '.'}.")
         columns = [list(self.read_file(path, f"{self.name}/{path.name}", say)) for path in files]
-        if self.parallel:  # or a limit would ask the same few records in each language
+        if self.parallel:  # each file begins elsewhere: a limit then asks different records in each language
             count = len(columns)
             columns = [
                 [example for shift in range(count) for example in column[(k + shift) % count :: count]]
@@ -91,11 +95,11 @@ class Task(ABC):
 
     def files(self, data_dir: Path) -> list[Path]:
         """Its files, sorted by name."""
-        found = ([*sorted((data_dir / self.name).glob(pattern))] for pattern in self.patterns)
-        return next(filter(None, found), [])
+        matches = (sorted((data_dir / self.name).glob(pattern)) for pattern in self.patterns)
+        return next(filter(None, matches), [])
 
     def read_file(self, path: Path, name: str, say: Say) -> Iterator[Example]:
-        """The examples of one file."""
+        """Read the examples of one file."""
         for number, record in self.records(path, name, say):
             where = f"{name}, {self.unit} {number}"
             try:
@@ -107,17 +111,17 @@ class Task(ABC):
                 yield example
 
     def records(self, path: Path, name: str, say: Say) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The records of one file, each with its number from 1 on."""
+        """Read the records of one file, each with its number from 1 on."""
         return records_of(path, name, say)
 
     @abstractmethod
     def example(self, record: dict[str, Any], id: str, path: Path) -> Example | None:
-        """One record; None if it is not one to be asked. Raises BrokenRecord."""
+        """Make an example of a record; None if the task does not use it. Raises BrokenRecord."""
 
     def answer(self, example: Example, text: str) -> str:
-        """What a generated text answers."""
+        """The answer in a generated text."""
         return text.strip()
 
     def score(self, example: Example, answer: str) -> float:
-        """From 0 to 1: how good an answer is; here whether it is a reference. Not asked with `runs_code`."""
+        """Score an answer from 0 to 1; here 1 if it is a reference. Not used with `runs_code`."""
         return float(answer.lower() in map(str.lower, example.references))

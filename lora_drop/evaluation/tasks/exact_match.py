@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from lora_drop.evaluation.tasks.base import Example, Task
 from lora_drop.evaluation.tasks.reading import BrokenRecord, Say, text_in, text_of
@@ -20,7 +21,7 @@ class GSM8K(Task):
     ask = "\n\nThink step by step. End with a line that has only #### and the number."
 
     def example(self, record: dict[str, Any], id: str, path: Path) -> Example:
-        """See `Task.example`. The calculator's marks are taken out of the gold answer."""
+        """See `Task.example`. The gold answer loses its calculator marks."""
         answer = re.sub(r"<<.*?>>", "", text_in(record, "answer"))
         if "####" not in answer:
             raise BrokenRecord("the answer has no ####")
@@ -37,16 +38,16 @@ class GSM8K(Task):
 
 
 def _number(text: str, last: bool = False) -> str:
-    """The first (or last) number of a text in one spelling: `$1,234.50` -> `1234.5`; empty if there is none."""
-    found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
-    if not found:
+    """The first or last number of a text in one spelling: `$1,234.50` -> `1234.5`; empty if there is none."""
+    numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
+    if not numbers:
         return ""
-    number = found[-1 if last else 0].replace(",", "")
+    number = numbers[-1 if last else 0].replace(",", "")
     return number.rstrip("0").rstrip(".") if "." in number else number
 
 
 class Math(Task):
-    r"""Competition problems: what the last `\boxed{}` holds, equal after a simple normalisation of its LaTeX."""
+    r"""Competition problems: the content of the last `\boxed{}`, its LaTeX normalised in a simple way."""
 
     name, metric = "math", "exact match"
     ask = "\n\nThink step by step. Put the final answer in \\boxed{}."
@@ -68,7 +69,7 @@ class Math(Task):
 
 
 def _boxed(text: str) -> str:
-    r"""What the last `\boxed{}` holds, its own braces kept; empty without one."""
+    r"""The content of the last `\boxed{}`, its own braces included; empty without one."""
     start = text.rfind("\\boxed{")
     depth, begin = 0, start + len("\\boxed{")
     for at in range(begin, len(text)) if start >= 0 else ():
@@ -82,7 +83,7 @@ def _boxed(text: str) -> str:
 
 
 def _plain_latex(text: str) -> str:
-    """A LaTeX answer without what does not change it: spaces, sizes, units in \\text, a closing stop."""
+    """A LaTeX answer without spaces, sizes, \\text and a closing stop, which do not change it."""
     text = re.sub(r"\\(?:left|right|!|,|;|:|\s|displaystyle)(?![a-z])", "", text)
     text = re.sub(r"\\[dt]frac", r"\\frac", text)
     text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text)
@@ -91,10 +92,14 @@ def _plain_latex(text: str) -> str:
     return re.sub(r"\s+", "", text).rstrip(".")
 
 
-class BBH(Task):
-    """BIG-Bench Hard: the publishers' three worked examples, then what follows `the answer is`, compared exactly.
+class _BBHFile(BaseModel):
+    examples: list[Any]
 
-    The gold text that is teacher-forced is the closing sentence alone: there is no worked answer in the files.
+
+class BBH(Task):
+    """BIG-Bench Hard: the publishers' three worked examples, then the text after `the answer is`, compared exactly.
+
+    The teacher-forced gold text is the closing sentence alone: the files have no worked answers.
     """
 
     name, metric, unit = "bbh", "exact match", "example"
@@ -106,7 +111,7 @@ class BBH(Task):
         prompt_file = path.parent / "cot-prompts" / f"{path.stem}.txt"
         if prompt_file.is_file():
             text = text_of(prompt_file, f"{self.name}/cot-prompts/{prompt_file.name}", say)
-            shots = text.partition("-----\n")[2].strip() or text.strip()  # without the note to those who train
+            shots = text.partition("-----\n")[2].strip() or text.strip()  # without the publishers' note
         for example in super().read_file(path, name, say):
             yield replace(example, prompt=f"{shots}\n\n{example.prompt}".strip())
 
@@ -116,10 +121,8 @@ class BBH(Task):
         if not text:
             return
         try:
-            examples = json.loads(text)["examples"]
-            if not isinstance(examples, list):
-                raise ValueError
-        except (ValueError, KeyError, TypeError, RecursionError):
+            examples = _BBHFile.model_validate_json(text).examples
+        except ValueError:
             say(f"{name}: this is no JSON object with a list of examples; left out.")
             return
         for number, record in enumerate(examples, start=1):
@@ -136,5 +139,5 @@ class BBH(Task):
 
     def answer(self, example: Example, text: str) -> str:
         """See `Task.answer`."""
-        found = re.search(r"answer is:?\s*(.+)", text)
-        return found[1].strip().removesuffix(".").strip().strip('"*') if found else ""
+        ending = re.search(r"answer is:?\s*(.+)", text)
+        return ending[1].strip().removesuffix(".").strip().strip('"*') if ending else ""

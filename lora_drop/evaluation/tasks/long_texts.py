@@ -1,4 +1,4 @@
-"""Long texts whose generated answer is more or less like a reference: LongBench."""
+"""Long texts whose generated answer is compared with references: LongBench."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from lora_drop.evaluation.tasks.reading import text_in, texts_in
 
 
 class LongBench(Task):
-    """Long texts: F1 of words (characters in Chinese) for questions, ROUGE-L of them for summaries; the best over the
-    references. Simple versions: no stemming and no segmentation, so they do not compare with published figures."""
+    """Long texts: F1 of words (characters in Chinese) for questions, ROUGE-L for summaries; the best reference counts.
+
+    Simple versions, without stemming and segmentation: they do not compare with published figures.
+    """
 
     name, metric, accuracy = "longbench", "F1 or ROUGE-L", False
     summaries = ("gov_report", "qmsum", "multi_news", "vcsum", "samsum")
@@ -47,7 +49,7 @@ def _words(text: str) -> list[str]:
 
 
 def overlap_f1(ours: list[str], gold: list[str]) -> float:
-    """F1 of the words in common, each as often as it is in both."""
+    """F1 of the words in common, each counted as often as both have it."""
     return _f1(sum((Counter(ours) & Counter(gold)).values()), len(ours), len(gold))
 
 
@@ -55,11 +57,11 @@ def rouge_l(ours: list[str], gold: list[str]) -> float:
     """F1 of the longest common subsequence."""
     lengths = [0] * (len(gold) + 1)
     for word in ours:
-        before = 0  # of the row above, one to the left
+        before = 0  # the cell above and one to the left
         for j, other in enumerate(gold, start=1):
-            kept = lengths[j]
+            above = lengths[j]
             lengths[j] = before + 1 if word == other else max(lengths[j], lengths[j - 1])
-            before = kept
+            before = above
     return _f1(lengths[-1], len(ours), len(gold))
 
 

@@ -10,7 +10,7 @@ from lora_drop.evaluation.tasks.reading import BrokenRecord, index_in, text_in, 
 
 
 class HellaSwag(Task):
-    """Which of four endings goes on with the text."""
+    """Which of four endings continues the text."""
 
     name, chance = "hellaswag", 0.25
 
@@ -22,7 +22,7 @@ class HellaSwag(Task):
 
 
 class XCOPA(Task):
-    """Which of two sentences is the cause or the effect, joined by the language's own word, as in lm-eval."""
+    """Which of two sentences is the cause or the effect, joined by a word of the language, as in lm-eval."""
 
     name, chance, parallel = "xcopa", 0.5, True
     patterns = ("test.*.jsonl", "*.jsonl")  # validation files only where there are no others
@@ -56,8 +56,8 @@ class XCOPA(Task):
 
 
 class XNLI(Task):
-    """Entailment, neutral or contradiction: which word makes `premise, right? WORD, hypothesis` likeliest, as in
-    lm-eval. Languages without words of their own here get the English ones."""
+    """Entailment, neutral or contradiction: the word that makes `premise, right? WORD, hypothesis` likeliest, as in
+    lm-eval. Languages without words here use the English ones."""
 
     name, chance, parallel = "xnli", 1 / 3, True
     patterns = ("*.tsv",)

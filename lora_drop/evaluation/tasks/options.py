@@ -1,4 +1,4 @@
-"""The options of the benchmark command, without torch: the command line's help is quick."""
+"""The options of the benchmark command. Without torch, so that the command line's help is quick."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Options:
     Args:
         names: of `TASKS`; None takes those that the data folder has.
         limit: records a task; None takes all.
-        run_code: run generated programs (in a sandbox); without it code tasks have no score.
+        run_code: run generated programs in a sandbox; without it code tasks have no score.
         max_new_tokens: of a generated answer.
-        context_tokens: the most tokens of a prompt, a longer one loses its middle; None is what the model takes.
+        context_tokens: most tokens of a prompt, a longer one loses its middle; None is the model's context.
 
     Raises:
-        LoraDropError: a number below what it may be.
+        LoraDropError: a number is too small.
     """
 
     data_dir: Path

@@ -1,4 +1,4 @@
-"""Tasks that are scored by running what was generated: HumanEval, MBPP."""
+"""Tasks that are scored by running generated programs: HumanEval, MBPP."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lora_drop.evaluation.tasks.reading import BrokenRecord, Say, records_of, te
 
 
 class HumanEval(Task):
-    """Functions by their docstring: pass@1 of the greedy continuation, by running the record's tests."""
+    """Functions by their docstring: pass@1 of the greedy continuation, by the record's tests."""
 
     name, metric, runs_code = "humaneval", "pass@1", True
     stop = ("\nclass ", "\ndef ", "\n#", "\n@", "\nif ", "\nprint(", "\n```")
 
     def example(self, record: dict[str, Any], id: str, path: Path) -> Example:
         """See `Task.example`."""
-        # The line's end belongs to what follows: tokenizers join it with the indentation.
+        # The line break begins the solution: tokenizers join it with the indentation.
         prompt, solution = text_in(record, "prompt").rstrip(), "\n" + text_in(record, "canonical_solution")
         tests = f"{text_in(record, 'test')}\n\ncheck({text_in(record, 'entry_point')})"
         return Example(id, "humaneval", prompt, solution, chat=False, stop=self.stop, tests=tests)
@@ -31,23 +31,24 @@ class HumanEval(Task):
 
 
 class MBPP(Task):
-    """Small programs by a sentence and three tests: pass@1, after the publishers' three-shot prompt where the data has
-    its tasks (2, 3 and 4), else with none. Only the test split is used (task_id 11 to 510)."""
+    """Small programs by a sentence and three tests: pass@1 on the test split (task_id 11 to 510).
+
+    The publishers' three shots (tasks 2, 3 and 4) come before each prompt if the data has them.
+    """
 
     name, metric, runs_code = "mbpp", "pass@1", True
     shots, split = (2, 3, 4), range(11, 511)
 
     def read_file(self, path: Path, name: str, say: Say) -> Iterator[Example]:
         """See `Task.read_file`."""
-        shown: dict[int, str] = {}
+        shots: dict[int, str] = {}
         for other in self.files(path.parent.parent):
-            for _, record in records_of(
-                other, other.name, lambda line: None
-            ):  # each file's own turn for its notes comes
+            # Silently: broken lines are reported when their own file is read.
+            for _, record in records_of(other, other.name, lambda line: None):
                 if record.get("task_id") in self.shots:
                     with suppress(BrokenRecord):
-                        shown[record["task_id"]] = f"{self._ask(record)}{self._code(record)}\n[DONE]\n\n"
-        before = "".join(text for _, text in sorted(shown.items()))
+                        shots[record["task_id"]] = f"{self._ask(record)}{self._code(record)}\n[DONE]\n\n"
+        before = "".join(text for _, text in sorted(shots.items()))
         for example in super().read_file(path, name, say):
             yield replace(example, prompt=before + example.prompt)
 
@@ -73,6 +74,6 @@ class MBPP(Task):
 
 
 def program(task: Task, example: Example, answer: str) -> str:
-    """A generated answer with the tests that it has to pass, as one program."""
+    """Join a generated answer with the tests that it has to pass."""
     start = example.prompt if isinstance(task, HumanEval) else ""
     return f"{start}{answer}\n\n{example.tests}\n"

@@ -11,11 +11,11 @@ Say = Callable[[str], None]
 
 
 class BrokenRecord(ValueError):
-    """A record that does not have what its task needs."""
+    """A record that lacks something that its task needs."""
 
 
 def text_of(path: Path, name: str, say: Say) -> str:
-    """A file's text; empty where it cannot be read."""
+    """Read a file's text; empty if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
@@ -26,7 +26,7 @@ def text_of(path: Path, name: str, say: Say) -> str:
 
 
 def records_of(path: Path, name: str, say: Say) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, record) of a JSONL file, or of a TSV file with a header."""
+    """Read (line, record) of a JSONL file, or of a TSV file with a header."""
     lines = enumerate(text_of(path, name, say).split("\n"), start=1)
     header = next(lines)[1].split("\t") if path.suffix == ".tsv" else None
     for number, line in lines:
@@ -50,7 +50,7 @@ def records_of(path: Path, name: str, say: Say) -> Iterator[tuple[int, dict[str,
 
 
 def text_in(record: dict[str, Any], field: str, may_be_empty: bool = False) -> str:
-    """The text in a field; without one it raises BrokenRecord."""
+    """The text in a field. Raises BrokenRecord: there is none."""
     value = record.get(field)
     if not isinstance(value, str) or not (value.strip() or may_be_empty):
         raise BrokenRecord(f"there is no text in a field {field!r}")
@@ -58,7 +58,7 @@ def text_in(record: dict[str, Any], field: str, may_be_empty: bool = False) -> s
 
 
 def texts_in(record: dict[str, Any], field: str) -> tuple[str, ...]:
-    """The texts in a field that holds a list of them; without any it raises BrokenRecord."""
+    """The texts in a field that holds a list of them. Raises BrokenRecord: there is none."""
     value = record.get(field)
     if not isinstance(value, list) or not value or not all(isinstance(text, str) and text.strip() for text in value):
         raise BrokenRecord(f"there is no list of texts in a field {field!r}")
@@ -66,7 +66,7 @@ def texts_in(record: dict[str, Any], field: str) -> tuple[str, ...]:
 
 
 def index_in(record: dict[str, Any], field: str, count: int) -> int:
-    """The number in a field, from 0 to `count` - 1; without one it raises BrokenRecord."""
+    """The number in a field, from 0 to `count` - 1. Raises BrokenRecord: there is none."""
     value = record.get(field)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < count:
         raise BrokenRecord(f"the field {field!r} is no number from 0 to {count - 1}")

@@ -4,8 +4,8 @@ A data folder has a folder a task, with the files as their publishers wrote them
 `bbh/*.json` and `bbh/cot-prompts/*.txt`, `humaneval/*.jsonl`, `mbpp/*.jsonl`, `longbench/*.jsonl`, `xnli/*.tsv`,
 `xcopa/*.jsonl`, `hellaswag/*.jsonl`.
 
-Each record becomes an `Example`: a prompt, the gold text that should follow, and either choices or what a generated
-answer is compared with. The prompts are zero-shot unless a task says otherwise.
+Each record becomes an `Example`: a prompt, the gold text that should follow, and either choices or references that a
+generated answer is compared with. The prompts are zero-shot unless a task says otherwise.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ TASKS: dict[str, Task] = {
 def read_tasks(
     data_dir: Path, names: Iterable[str] | None, limit: int | None, say: Say
 ) -> list[tuple[Task, list[Example]]]:
-    """The tasks and their examples.
+    """Read tasks and their examples.
 
     Args:
         names: of `TASKS`; None takes those that the folder has.
         limit: examples a task; None takes all.
-        say: called with one line for what is broken and left out.
+        say: called with one line for each broken line or file; it is left out.
 
     Raises:
         LoraDropError: an unknown task, no such folder, or a named task without data.
@@ -47,7 +47,7 @@ def read_tasks(
         raise LoraDropError(
             f"there is no folder {data_dir}: --data-dir names the one that holds gsm8k/, bbh/ and so on."
         )
-    found = [TASKS[name] for name in chosen if names is not None or TASKS[name].files(data_dir)]
-    if not found:
+    tasks = [TASKS[name] for name in chosen if names is not None or TASKS[name].files(data_dir)]
+    if not tasks:
         raise LoraDropError(f"{data_dir.name} holds none of the tasks' folders: {', '.join(TASKS)}.")
-    return [(task, task.read(data_dir, say)[:limit]) for task in found]
+    return [(task, task.read(data_dir, say)[:limit]) for task in tasks]

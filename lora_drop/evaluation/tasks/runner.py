@@ -1,8 +1,8 @@
-"""One record of a task, asked of the full model and of LoRA-Drop.
+"""Ask one example of the full model and of LoRA-Drop.
 
 A choice is scored by the log-likelihood of its tokens, decoded through the real schedule. An answer is generated
-greedily. And of every record the gold text is teacher-forced through the schedule: NLL, KL and agreement say of a
-small model what its accuracy, near chance, cannot.
+greedily. The gold text of every example is also teacher-forced through the schedule: on a small model, whose accuracy
+is near chance, NLL, KL and agreement say more.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lora_drop.decode.logits import log_probs, nll
 from lora_drop.decode.sampling import Sampling
 from lora_drop.decode.step import Decoder
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.measure.metrics import Means, decode_target, read_target
+from lora_drop.evaluation.measure.metrics import decode_target, means, read_target, score
 from lora_drop.evaluation.tasks.base import Example, Task
 from lora_drop.evaluation.tasks.options import Options
 from lora_drop.evaluation.tasks.programs import program
@@ -36,7 +36,7 @@ LABELS = {"baseline": "full model", "lora_drop": "LoRA-Drop"}
 
 @dataclass(frozen=True)
 class Runner:
-    """The two lanes that answer: the model's decoder with a schedule each."""
+    """The two lanes that answer: the model's decoder, with the full schedule and with LoRA-Drop's."""
 
     loaded: LoadedModel
     decoder: Decoder
@@ -46,14 +46,14 @@ class Runner:
     say: Say
 
     def run(self, task: Task, example: Example) -> dict[str, Any]:
-        """A record's results.
+        """Run an example.
 
         Returns:
             `{"cut", "baseline": {"score", "answer", ...}, "lora_drop": {same}, "lora_steps": {...}, "all_steps":
-            {...}}`; a score is None where it would take running code and that is off.
+            {...}}`; a score is None where it needs running code and that is off.
 
         Raises:
-            LoraDropError: the record does not fit the model's context.
+            LoraDropError: the example does not fit the model's context.
         """
         generates = not example.choices and (self.options.run_code or not task.runs_code)
         tokenizer = self.loaded.tokenizer
@@ -81,7 +81,7 @@ class Runner:
         self, prompt: list[int], follow: dict[str, list[int]], target: str
     ) -> tuple[dict[str, Any], dict[str, list[float]]]:
         """Teacher-forced means over the target's tokens, and each text's log-likelihood in both lanes."""
-        lora, every = Means(), Means()
+        quality: dict[str, Any] = {}
         sums: dict[str, list[float]] = {lane: [] for lane in LANES}
         for text, ids in follow.items():
             full = read_target(self.decoder, prompt, ids)
@@ -90,14 +90,14 @@ class Runner:
             for lane, logits in zip(LANES, (full, ours), strict=True):
                 sums[lane].append(log_likelihood(logits, tokens))
             if text == target:
-                every.add(full, ours, tokens)
-                lora.add(full[at_lora], ours[at_lora], tokens[at_lora])
-        return {"lora_steps": lora.to_dict(), "all_steps": every.to_dict()}, sums
+                scores = score(full, ours, tokens)
+                quality = {"lora_steps": means(scores[at_lora]), "all_steps": means(scores)}
+        return quality, sums
 
     @staticmethod
     def _choice(example: Example, sums: list[float]) -> dict[str, Any]:
-        """The likeliest choice a character: lm-eval's `acc_norm`."""
-        choices = list(dict.fromkeys(example.choices))  # as `sums` has them
+        """Choose by log-likelihood per character: lm-eval's `acc_norm`."""
+        choices = list(dict.fromkeys(example.choices))  # in the order of `sums`
         normed = [total / len(choice) for total, choice in zip(sums, choices, strict=True)]
         best = max(range(len(choices)), key=normed.__getitem__)
         return {"score": float(choices[best] == example.target), "answer": best, "log_likelihoods": sums}
@@ -126,7 +126,10 @@ def log_likelihood(logits: Tensor, tokens: Tensor) -> float:
 
 
 def fit_prompt(tokenizer: Any, text: str, chat: bool, limit: int) -> tuple[list[int], bool]:
-    """The prompt's token ids, at most `limit`, and whether its middle had to go (both ends hold what is asked).
+    """Encode a prompt in at most `limit` tokens; a longer one loses its middle, as both ends hold the question.
+
+    Returns:
+        The token ids, and true if the middle was cut.
 
     Raises:
         LoraDropError: the chat template alone is longer.
@@ -142,7 +145,7 @@ def fit_prompt(tokenizer: Any, text: str, chat: bool, limit: int) -> tuple[list[
         ids = encode_prompt(tokenizer, f"{ends[0].rstrip(chr(0xFFFD))} {ends[1].lstrip(chr(0xFFFD))}", chat)
         if len(ids) <= limit:
             return ids, True
-        keep -= max(1, len(ids) - limit)  # text cut between two tokens may be spelled with more of them
+        keep -= max(1, len(ids) - limit)  # a text cut between two tokens may need more of them
     raise LoraDropError(f"the prompt does not fit into {limit} tokens")
 
 
@@ -157,10 +160,10 @@ def generate_text(
     sampling: Sampling | None = None,
     stop_ids: frozenset[int] = frozenset(),
 ) -> str:
-    """What a lane writes after a prompt, greedily unless `sampling` says otherwise.
+    """Generate a lane's text after a prompt, greedily without `sampling`.
 
-    It ends at `max_new_tokens`, at one of the model's stop tokens or of `stop_ids`, or before the first of the `stop`
-    texts.
+    The text ends after `max_new_tokens`, at a stop token of the model or of `stop_ids`, or before the first of the
+    `stop` texts.
     """
     ids, stop_ids = torch.tensor([prompt_ids], device=loaded.device), loaded.stop_ids | stop_ids
     lane = Lane(decoder, ids, schedule, bank, sampling or Sampling(), max_new_tokens, stop_ids)
@@ -174,7 +177,7 @@ def generate_text(
             piece = detokenizer.add(token)
             start = max(0, len(text) - longest)
             text += piece
-            if found := [at for at in (text.find(end, start) for end in stop) if at >= 0]:
-                return text[: min(found)]
+            if ends := [at for at in (text.find(end, start) for end in stop) if at >= 0]:
+                return text[: min(ends)]
         done = lane.verified
     return text

@@ -1,20 +1,20 @@
-"""Generated programs, run apart from this process and cut off from what they could harm.
+"""Run generated programs in a process of their own, where they can do no harm.
 
-Two ways, and `protection` says which one this machine allows.
+There are two ways; `protection` tells which one this machine allows.
 
-`namespaces` (Linux that lets a process make user namespaces). Strong, because the kernel enforces it: no network at
-all, not even loopback; the file system is read-only but for the program's own folder, a RAM disk of `disk_bytes`;
-`/proc` is empty; no other process can be seen or signalled, and all that the program started dies with it; limits on
-CPU time, address space and the number of processes, also for root, whose rights are given up first.
+`namespaces` (Linux with user namespaces): strong, as the kernel enforces it. There is no network, not even loopback;
+the file system is read-only except for the program's own folder, a RAM disk of `disk_bytes`; `/proc` is empty; other
+processes can be neither seen nor signalled, and all that the program started dies with it; CPU time, address space and
+the number of processes are limited, also for root, who drops its rights first.
 
-`limits` (elsewhere). CPU time, address space, the size of each file and the wall clock are still the kernel's. The
-rest is a Python audit hook that refuses sockets, new processes and writing outside the program's folder, and a count
-of the folder's bytes a few times a second. The hook stops accidents, not someone who wants out: ctypes gets around it.
-Root is not bound by the number of processes there.
+`limits` (elsewhere): the kernel still limits CPU time, address space, the size of each file and the wall clock. A
+Python audit hook refuses sockets, new processes and writing outside the program's folder, and the folder's bytes are
+counted a few times a second. The hook stops accidents, not an attacker: ctypes gets around it. For root the number of
+processes is not limited.
 
-In both the environment is empty, the temporary folder is working folder and HOME, and the Python is the bare one below
+In both the environment is empty, the temporary folder is the working folder and HOME, and the Python is the one below
 the virtual environment, started with `-I`. Neither hides files that this user may read: without a network a program
-can do no more with them than print them, and of what it prints only the last line is kept.
+can only print them, and only the last printed line is kept.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ LAUNCHER = Path(__file__).with_name("sandbox_launcher.py")
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use.
+    """Limits of a program.
 
     Args:
-        seconds: by the clock on the wall.
+        seconds: of wall-clock time.
         cpu_seconds: of each process.
         memory_bytes: address space of each process.
-        disk_bytes: of all its files together.
-        processes: with its threads, its own included.
+        disk_bytes: all its files together.
+        processes: threads and its own process included.
     """
 
     seconds: float = 10.0
@@ -72,16 +72,16 @@ class Outcome:
 
     @property
     def met_a_limit(self) -> bool:
-        """It was stopped by a limit or by the sandbox, not by an error of its own or by its tests."""
+        """True if a limit or the sandbox stopped it, not an error of its own or its tests."""
         return re.match(WALLS, self.reason) is not None
 
 
 @functools.cache
 def protection() -> str:
-    """`namespaces` where this machine allows them, else `limits`; found out by running a program.
+    """`namespaces` if this machine allows them, else `limits`; determined by running a program.
 
     Raises:
-        LoraDropError: not even `limits` lets an empty program pass.
+        LoraDropError: an empty program fails even with `limits`.
     """
     if sys.platform.startswith("linux") and run_program("pass", way="namespaces").passed:
         return "namespaces"
@@ -92,22 +92,22 @@ def protection() -> str:
 
 
 def run_program(code: str, limits: Limits | None = None, way: str | None = None) -> Outcome:
-    """Run a Python program; it passes if it gets to its end without an error, within the limits.
+    """Run a Python program; it passes if it reaches its end without an error, within the limits.
 
-    Whatever it does, this returns: a program that fails, loops, forks or fills memory or disk is an `Outcome`.
+    This always returns an `Outcome`, also of a program that fails, loops, forks or fills memory or disk.
 
     Args:
         way: `namespaces` or `limits`; None takes `protection()`.
     """
     limits = limits or Limits()
     way = way or protection()
-    mark = secrets.token_hex(16)  # written last: a program that leaves before its end, even with success, failed
+    mark = secrets.token_hex(16)  # written last: a program that exits before its end has failed
     ending = f"\nimport os as _os\n_os.write(1, b'{mark}')\n"
     with tempfile.TemporaryDirectory(prefix="lora-drop-program-", ignore_cleanup_errors=True) as folder:
         os.chmod(folder, 0o777)  # the program may run as another user; the name of the folder is random
         Path(folder, PROGRAM).write_text(code + ending, encoding="utf-8", errors="replace")
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            # The launcher narrows its own rights and becomes the program; it runs alone, without this package.
+            # The launcher drops its rights and becomes the program; it runs without this package.
             command = [os.path.realpath(sys.executable), "-I", "-S", str(LAUNCHER), way, folder]
             numbers = (limits.cpu_seconds, limits.memory_bytes, limits.disk_bytes, limits.processes)
             try:
@@ -130,7 +130,7 @@ def run_program(code: str, limits: Limits | None = None, way: str | None = None)
 
 
 def _watch(child: subprocess.Popen, folder: Path, limits: Limits) -> str:
-    """Wait for the end of a program; why it has to be ended, or an empty text if it ended by itself."""
+    """Wait for a program to end. Returns the reason to kill it, or an empty text if it ended by itself."""
     deadline = time.monotonic() + limits.seconds
     while True:
         left = deadline - time.monotonic()
@@ -156,7 +156,7 @@ def _bytes_in(folder: Path) -> int:
 
 
 def _kill(child: subprocess.Popen) -> None:
-    """End the program and what it started. In a namespace of its own all of it dies with the launcher."""
+    """Kill the program and its children. In a namespace of its own all of them die with the launcher."""
     try:
         os.killpg(child.pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
@@ -165,7 +165,7 @@ def _kill(child: subprocess.Popen) -> None:
 
 
 def _holds(file: IO[bytes], mark: str) -> bool:
-    file.seek(0)  # what the program printed last may come after the mark: it has a buffer of its own
+    file.seek(0)  # the program's buffered output may come after the mark
     return mark.encode() in file.read()
 
 

@@ -1,8 +1,8 @@
-"""Started by `sandbox.run_program` in a process of its own: gives up what a program must not have, then becomes it.
+"""Launcher of `sandbox.run_program`, in a process of its own: drops the rights that a program must not have, runs it.
 
     python -I -S sandbox_launcher.py namespaces|limits FOLDER CPU_SECONDS MEMORY DISK PROCESSES
 
-It imports the standard library alone. Where a step fails it exits with a line on stderr, and the program does not run.
+It imports only the standard library. If a step fails, it exits with a line on stderr and the program does not run.
 """
 
 import ctypes
@@ -12,15 +12,15 @@ import signal
 import sys
 
 PROGRAM = "program.py"
-PYTHON = "/proc/python"  # where the Python that root runs is bound
+PYTHON = "/proc/python"  # mount point of root's Python
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 1 << 17, 1 << 27, 1 << 28, 1 << 29, 1 << 30
 MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 1 << 12, 1 << 14, 1 << 18
 MOUNT_ATTR_RDONLY, AT_FDCWD, AT_RECURSIVE, SYS_MOUNT_SETATTR = 1, -100, 0x8000, 442
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
-NOBODY = 64_123  # what root becomes: an id that no account is expected to have, so that its processes can be counted
+NOBODY = 64_123  # user id that root changes to: of no account, so that its processes can be counted
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
-# Put before the program where the kernel does not keep it in: refuses what is not the program's business.
+# Runs before the program where the kernel does not confine it: refuses all that a program does not need.
 GUARD = """
 def _guard():
     import os, sys
@@ -60,7 +60,7 @@ exec(compile(open("program.py", encoding="utf-8").read(), "program.py", "exec"),
 
 
 def main() -> None:
-    """Narrow this process and run the program in it, or in a child of it."""
+    """Drop rights and run the program, in this process or in a child."""
     way, folder = sys.argv[1:3]
     cpu_seconds, memory, disk, processes = (int(text) for text in sys.argv[3:])
     python, start, environment = sys.executable, ["-c", GUARD], ENVIRONMENT | {"HOME": folder, "TMPDIR": folder}
@@ -69,9 +69,9 @@ def main() -> None:
             code = file.read()
         is_root = os.geteuid() == 0
         enter_namespaces(is_root)
-        hand_on()  # to the first process of the namespace, with which all others in it die
+        hand_on()  # to the first process of the namespace: all others die with it
         check(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
-        hand_on()  # to another one: the first is spared most signals, those of the limits too
+        hand_on()  # to another one: the first ignores most signals, those of the limits too
         python = close_file_system(folder, disk, is_root)
         start = [PROGRAM]
         os.chdir(folder)
@@ -79,19 +79,19 @@ def main() -> None:
             file.write(code)
         os.chmod(PROGRAM, 0o444)
         if is_root:  # its limit on processes is never enforced
-            environment["LD_LIBRARY_PATH"] = f"{PYTHON}/lib"  # a libpython that is named by its path is out of reach
+            environment["LD_LIBRARY_PATH"] = f"{PYTHON}/lib"  # a libpython named by its path cannot be reached
             os.setgroups([])
             os.setresgid(NOBODY, NOBODY, NOBODY)
             os.setresuid(NOBODY, NOBODY, NOBODY)
         else:
-            processes += 2  # those that wait count as this user's too
+            processes += 2  # the waiting processes count as this user's too
     limit(cpu_seconds, memory, disk, processes)
     if libc:
         check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
     os.execve(python, [python, "-I", "-B", *start], environment)
 
 
-# None elsewhere, where nobody asks for namespaces. (`Any` would import `typing`, for every program that is run.)
+# None on other systems, which have no namespaces. (`Any` would import `typing`, for every program.)
 libc: ctypes.CDLL = ctypes.CDLL(None, use_errno=True) if sys.platform.startswith("linux") else None  # type: ignore[assignment]
 
 
@@ -102,14 +102,14 @@ def check(result: int, what: str) -> None:
 
 
 def hand_on() -> None:
-    """Go on in a child; this process only waits for it, and ends as it did."""
+    """Continue in a child; this process waits for it and ends with its exit code."""
     if child := os.fork():
         status = os.waitpid(child, 0)[1]
         os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
 
 
 def enter_namespaces(is_root: bool) -> None:
-    """New network, process, mount and IPC namespaces; an ordinary user may make them within a user namespace."""
+    """Make network, process, mount and IPC namespaces; an ordinary user makes them within a user namespace."""
     kinds = CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC
     uid, gid = os.geteuid(), os.getegid()
     check(libc.unshare(kinds if is_root else kinds | CLONE_NEWUSER), "unshare")
@@ -120,10 +120,10 @@ def enter_namespaces(is_root: bool) -> None:
 
 
 def close_file_system(folder: str, disk: int, is_root: bool) -> str:
-    """Everything read-only, /proc without processes, and a RAM disk of `disk` bytes over the program's folder.
+    """Make the file system read-only and /proc empty, with a RAM disk of `disk` bytes over the program's folder.
 
     Returns:
-        Where Python is now: root's own may lie where only root gets to, so it is bound to a place in /proc.
+        The path of Python: root's own may be in a folder that only root can read, so it is mounted in /proc.
     """
 
     def mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
@@ -145,7 +145,7 @@ def close_file_system(folder: str, disk: int, is_root: bool) -> str:
 
 
 def limit(cpu_seconds: int, memory: int, disk: int, processes: int) -> None:
-    """The kernel's limits on this process and its children; no core files."""
+    """Set the kernel's limits for this process and its children; no core files."""
     for name, soft, hard in (
         ("RLIMIT_CORE", 0, 0),
         ("RLIMIT_CPU", cpu_seconds, cpu_seconds + 1),

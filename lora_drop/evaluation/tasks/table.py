@@ -16,10 +16,10 @@ Z95 = 1.959964
 
 
 def summarise(task: Task, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A task's row. Intervals are 95%: Wilson's for accuracies, a bootstrap over records for all other values.
+    """Make a task's row. Intervals are 95%: Wilson's for accuracies, a bootstrap over records for all other values.
 
-    `difference` is LoRA-Drop's score less the full model's over the same records, `same_answer` the share of records
-    that both answer alike. NLL, KL and agreement are means over the gold texts' tokens.
+    `difference` is LoRA-Drop's score minus the full model's on the same records, `same_answer` the share of records
+    with equal answers. NLL, KL and agreement are means over the gold texts' tokens.
     """
     ran = [record for record in records if "skipped" not in record]
     scored = [record for record in ran if record["baseline"]["score"] is not None]
@@ -65,7 +65,7 @@ def _parts(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _wilson(scores: np.ndarray) -> dict[str, float | None]:
-    """The share of ones with Wilson's score interval."""
+    """The share of ones, with Wilson's score interval."""
     n = len(scores)
     if not n:
         return {"value": None, "low": None, "high": None}
@@ -86,7 +86,7 @@ def _bootstrap(values: np.ndarray, weights: np.ndarray | None = None) -> dict[st
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The table as Markdown: scores first, then what the gold texts say."""
+    """Write the table as Markdown: scores first, then the quality on the gold texts."""
     return "\n".join([*_score_table(result["rows"]), "", *_quality_table(result["rows"])]) + "\n"
 
 
@@ -121,6 +121,6 @@ def _cell(value: float | None, scale: float, form: str, unit: str = "") -> str:
 
 def _range(interval: dict[str, float | None], scale: float, form: str, unit: str = "") -> str:
     value, low, high = (interval[name] for name in ("value", "low", "high"))
-    if value is None or low is None or high is None:  # all three, or none
+    if value is None or low is None or high is None:  # all three are None, or none is
         return "-"
     return f"{scale * value:{form}}{unit} [{scale * low:{form}}, {scale * high:{form}}]"
