@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from lora_drop.cli.main import main
-from lora_drop.evaluation.measure import free, metrics, prompts, texts
+from lora_drop.evaluation.measure import free, metrics, texts
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.tokens import encode_prompt
+from lora_drop.run.results import prompts
 from tests.support.naive import naive_logits
 
 TINY = ["--model", "random:tiny-llama", "--dtype", "float32"]

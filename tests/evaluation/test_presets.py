@@ -9,9 +9,10 @@ from lora_drop.cli.main import main
 from lora_drop.decode.head import CODE_BYTES
 from lora_drop.evaluation import presets as module
 from lora_drop.evaluation import samples
-from lora_drop.evaluation.measure import prompts, texts
+from lora_drop.evaluation.measure import texts
 from lora_drop.method.cost import ModelShape, speed_bound
 from lora_drop.method.presets import COMPARISONS, PRESETS, presets_for
+from lora_drop.run.results import prompts
 from lora_drop.run.results.prompts import EXAMPLES, HELD_OUT, SAMPLE_PROMPTS
 
 TINY = ["--model", "random:tiny-llama", "--dtype", "float32"]

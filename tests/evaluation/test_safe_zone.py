@@ -11,8 +11,8 @@ from lora_drop.method.presets import presets_for
 from lora_drop.paths import SHIPPED_SWEEPS
 from lora_drop.run.results.dial import PROMPT, read_samples, stops_of
 from lora_drop.run.results.files import SWEEP
-from lora_drop.run.results.preset_results import Measured
-from lora_drop.run.results.safe_zone import answer_of, best_of, is_safe, setting_of
+from lora_drop.run.results.preset_results import Measured, reads_well
+from lora_drop.run.results.safe_zone import answer_of, best_of, setting_of
 
 
 def row(ratio, period, own=0.1, speed=1.2, free=0.1, repeats=0.1, **more):
@@ -38,7 +38,7 @@ def test_the_fastest_that_reads_well_is_named_with_its_price():
     assert answer.is_safe and answer.row is rows[1]
     assert answer.text == (
         "Choose drop ratio 0.25, period 4: the fastest here that reads well. The price is a quality loss of 0.14 nats "
-        "per token; it runs at 1.30× the full model's speed (its bytes allow 1.50×), with 25% of the K/V memory saved."
+        "per token; it runs at 1.30× the full model's speed (bound 1.50×), with 25% of the K/V memory saved."
     )
     assert answer_of(reversed(rows)).row is rows[1]
 
@@ -58,7 +58,7 @@ def test_a_setting_that_takes_tokens_back_is_judged_by_what_it_writes():
             0,
             "goes in circles: 35% of its 4-grams are repeats",
         ),
-        ([row(0.25, 2, 0.1, repeats=None)], 0, "what it writes by itself was not measured"),
+        ([row(0.25, 2, 0.1, repeats=None)], 0, "its own text was not measured"),
     ],
 )
 def test_where_none_is_safe_the_nearest_is_named(rows, at, words):
@@ -83,7 +83,7 @@ def test_the_shipped_sweep_gets_a_sentence_whose_numbers_are_its_rows():
     assert (float(ratio), int(period)) == (answer.row["drop_ratio"], answer.row["period"])
     assert f"{answer.row['speedup']:.2f}×" in answer.text or "noisy" in answer.text
     if any(r.get("own_all_steps_kl") is not None for r in rows):
-        assert answer.is_safe == any(map(is_safe, rows))
+        assert answer.is_safe == any(map(reads_well, rows))
     else:
         assert not answer.is_safe and answer.row["all_steps_kl"] == min(r["all_steps_kl"] for r in rows)
 

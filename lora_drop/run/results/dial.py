@@ -1,4 +1,4 @@
-"""The break-it dial: from the full model to what skips nearly all, over the settings that no measured one beats."""
+"""The break-it dial: settings of the measured frontier, from the full model to skipping nearly all."""
 
 from __future__ import annotations
 
@@ -11,25 +11,24 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import PRESETS
 from lora_drop.run.results.files import SAMPLES
-from lora_drop.run.results.preset_results import Measured, loss_of
+from lora_drop.run.results.preset_results import Measured, loss_of, reads_well
 from lora_drop.run.results.prompts import SAMPLE_PROMPTS
 from lora_drop.run.results.rows import value_of
-from lora_drop.run.results.safe_zone import Row, best_of, gain_of, is_safe, judged, place_of, setting_of
+from lora_drop.run.results.safe_zone import Row, best_of, gain_of, place_of, setting_of
 from lora_drop.run.results.store import whole_setting
 from lora_drop.run.trace.records import BASELINE
 
-PROMPT = SAMPLE_PROMPTS[0]  # that the samples answer
+PROMPT = SAMPLE_PROMPTS[0]  # of the samples
 
 
 @dataclass(frozen=True)
 class Stop:
-    """A place of the dial.
+    """A stop of the dial.
 
     Args:
-        label: what it is called.
         words: its loss and speed, in a sentence.
-        config: what a run of it sets.
-        sample: what it writes to `PROMPT`; None where that was not kept.
+        config: of a run.
+        sample: its answer to `PROMPT`; None if that is not stored.
         reads_well: as measured.
     """
 
@@ -41,15 +40,15 @@ class Stop:
 
 
 def stops_of(measured: Measured, samples: list[dict[str, Any]], sweep: dict[str, Any] | None) -> list[Stop]:
-    """The dial's stops, the full model first, then slower and better before faster and worse; none without rows.
+    """The stops of the dial: the full model, then the frontier from slow and good to fast and bad; none without rows.
 
     Args:
         measured: the presets' rows.
-        samples: of `samples.json`, of the same weights.
-        sweep: of the same weights; rows of another machine or number type are left out, as speeds do not compare.
+        samples: of `samples.json`, written with the same weights.
+        sweep: of the same weights; left out if it is of another machine or number type, as speeds do not compare.
     """
     rows = [*_of_presets(measured, samples), *_of_sweep(measured, sweep)]
-    front = best_of([row for row in rows if loss_of(judged(row)) is not None])
+    front = best_of([row for row in rows if loss_of(row) is not None])
     if not front:
         return []
     full = _sample(samples, BASELINE, None)
@@ -60,7 +59,7 @@ def stops_of(measured: Measured, samples: list[dict[str, Any]], sweep: dict[str,
 
 
 def read_samples(revision: str, path: Path) -> list[dict[str, Any]]:
-    """The samples that were written with these weights; none of others, or of a file that cannot be read."""
+    """Read the samples that these weights wrote; none of other weights, or if the file cannot be read."""
     try:
         content = SAMPLES.read(path)
     except LoraDropError:
@@ -76,10 +75,10 @@ def _of_presets(measured: Measured, samples: list[dict[str, Any]]) -> Iterator[R
 def _of_sweep(measured: Measured, sweep: dict[str, Any] | None) -> Iterator[Row]:
     if not sweep or (measured.rows and _where(sweep) != _where(measured.about)):
         return
-    asked = sweep.get("sample", {}).get("prompt") == PROMPT
+    is_same_prompt = sweep.get("sample", {}).get("prompt") == PROMPT
     for row in sweep["rows"]:
         place = place_of(row)
-        yield row | {"label": place[0].upper() + place[1:], "sample": row.get("sample") if asked else None}
+        yield row | {"label": place[0].upper() + place[1:], "sample": row.get("sample") if is_same_prompt else None}
 
 
 def _where(about: dict[str, Any]) -> tuple[Any, ...]:
@@ -87,10 +86,10 @@ def _where(about: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _stop(row: Row) -> Stop | None:
-    config, loss = setting_of(row), loss_of(judged(row))
+    config, loss = setting_of(row), loss_of(row)
     if config is None:
         return None
-    well = is_safe(row)
+    well = reads_well(row)
     count = value_of(row, "layers_dropped")
     skipped = "" if count is None else f"{count:g} layers skipped. "
     verdict = "reads well" if well else "does not read well"
@@ -99,7 +98,7 @@ def _stop(row: Row) -> Stop | None:
 
 
 def _sample(samples: list[dict[str, Any]], lane: str, config: dict[str, Any] | None) -> str | None:
-    """What a lane of the stored samples writes to `PROMPT`, if it is of the same setting."""
+    """A lane's stored answer to `PROMPT`, if it is of the same setting."""
     for one in samples:
         if (one["prompt"], one["lane"]) == (PROMPT, lane):
             stored = one["config"]

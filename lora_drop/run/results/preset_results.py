@@ -1,7 +1,7 @@
-"""What the presets were measured to do: the file that the `presets` command wrote, read for the page and for `run`.
+"""Measured figures of the presets: the file of the `presets` command, read for the page and for `run`.
 
-A row counts only if it says what a run of the preset would do now: same weights, same settings, same adapters. What
-is known of a preset comes from such a row alone; nothing here is set by hand.
+A row counts only if a run of the preset would be the same now: same weights, same settings, same adapters. No figure
+here is set by hand.
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ from lora_drop.run.results.files import PRESETS_FILE
 from lora_drop.run.results.store import is_setting, whole_setting
 
 NOT_MEASURED = "not measured on this model"
-
-UNMEASURED = "gentle"  # what a model without figures and corrections opens on: without trained drafts accept is slow
+UNMEASURED = "gentle"  # the first preset of a model without figures and corrections: accept is slow with poor drafts
 
 FIGURES = ("speedup", "kv_saved")  # the columns that are shown beside the loss
 REPEATS = ("free_repeated_4grams", "free_repeated_4grams_baseline")
-LEAST_SAVED = 0.05  # of the K/V memory: less is not worth a word
+LEAST_SAVED = 0.05  # of the K/V memory: a smaller share is not mentioned
 _READS: dict[Reads, str] = {"well": "reads well", "slips": "slips", "badly": "reads badly"}
-LOSSES = ("own_all_steps_kl", "free_regret")  # of a setting, and of one that takes tokens back: see `loss_of`
+LOSSES = ("own_all_steps_kl", "free_regret")  # without `accept`, and with it: see `loss_of`
 
 
 @dataclass(frozen=True)
@@ -53,39 +52,42 @@ class Measured:
 def loss_of(row: dict[str, Any]) -> float | None:
     """A row's quality loss in nats per token: KL(full || lane) on the full model's own answers, over all steps.
 
-    Where the setting takes tokens back that is only its drafts' loss; what is kept is judged as it was written: how
-    much less likely each token is to the full model than its favourite.
+    With `accept` that would be the loss of the drafts. The loss of the accepted text is its regret: how much less
+    likely each token is than the full model's favourite.
+
+    Args:
+        row: of a presets file or a search, with its `config`, or of a sweep, whose row is the config.
     """
-    return row.get(LOSSES[whole_setting(row["config"])["accept"] > 0])
+    return row.get(LOSSES[whole_setting(row.get("config", row))["accept"] > 0])
 
 
 def figures(row: dict[str, Any]) -> dict[str, float | None]:
-    """The figures of a row that are shown, by their short names: one loss, one speed."""
+    """The figures of a row for the page: one loss, one speed, the memory saved."""
     return {"loss": loss_of(row)} | {name: row[name] for name in FIGURES}
 
 
 def row_reads(row: dict[str, Any]) -> Reads | None:
-    """How a text of such a row reads, from the measured figures alone; None where one is missing."""
+    """How a text of such a row reads, by the measured figures; None if one is missing."""
     return reads(loss_of(row), *(row.get(name) for name in REPEATS))
 
 
 def reads_well(row: dict[str, Any]) -> bool:
-    """Whether a text of such a row reads well."""
+    """True if a text of such a row reads well."""
     return row_reads(row) == "well"
 
 
 def measured_presets(
     model: str, revision: str, fingerprint_of: Callable[[LoraDropConfig], str | None], path: Path | None = None
 ) -> Measured:
-    """What is known of the presets on a model.
+    """Read the measured figures of the presets on a model.
 
     Args:
         model, revision: its id, and the fingerprint of its weights.
-        fingerprint_of: the fingerprint of the bank that a config takes on it; None without one.
-        path: the file; None is the shipped one.
+        fingerprint_of: gives the fingerprint of the bank that a config takes on it; None without one.
+        path: of the file; None is the shipped one.
 
     Raises:
-        LoraDropError: there is a file, but it is broken.
+        LoraDropError: the file is broken.
     """
     path = path or SHIPPED_PRESETS / PRESETS_FILE.name
     if not path.exists():
@@ -109,18 +111,18 @@ def measured_presets(
 
 
 def idle_gain(loaded: LoadedModel | ModelInfo, config: LoraDropConfig) -> dict[str, Any] | None:
-    """What a setting was measured to gain: `{"preset", "speedup", "device"}` of the preset that it is; None of others,
-    and where the preset was not measured on this model with these adapters."""
+    """The measured gain of a setting that is a preset: `{"preset", "speedup", "device"}`; None of other settings, and
+    if the preset was not measured on this model with these adapters."""
 
     def resolved(one: LoraDropConfig) -> Any:
         return one.schedule_for(loaded.num_layers), one.adapters, one.parts
 
-    try:  # settings that do not fit are the run's to refuse; of a broken file it says nothing
+    try:  # the run itself refuses settings that do not fit; a broken file gives no gain
         wanted = resolved(config)
         same = [p for p in presets_for(loaded.id).values() if resolved(p.config) == wanted]
         if not same:
             return None
-        taken = config_fingerprint(loaded, config)  # of this one alone: a fingerprint reads the whole bank
+        taken = config_fingerprint(loaded, config)  # only of this config: a fingerprint reads the whole bank
         measured = measured_presets(loaded.id, loaded.revision, lambda one: taken if one == same[0].config else None)
     except LoraDropError:
         return None
@@ -131,8 +133,7 @@ def idle_gain(loaded: LoadedModel | ModelInfo, config: LoraDropConfig) -> dict[s
 
 
 def preset_words(row: dict[str, Any] | None) -> str:
-    """A measured preset in three words and one figure: how its text reads, and the larger of what it gains, in time or
-    in memory."""
+    """A measured preset in a few words: how its text reads, and the larger of its gains, in time or in memory."""
     if row is None:
         return "not measured"
     how = row_reads(row)
@@ -146,20 +147,20 @@ def preset_words(row: dict[str, Any] | None) -> str:
 
 
 def default_preset(measured: Measured) -> str:
-    """The preset that the page opens on: of those that skip layers and read well the fastest, by its bound.
+    """The preset that the page opens on: of those that skip layers and read well the one with the highest bound.
 
-    If none reads well it is the one that loses the least; if none was measured, `UNMEASURED`.
+    If none reads well, it is the one with the smallest loss; if none was measured, `UNMEASURED`.
     """
     losses = {name: loss_of(row) for name, row in measured.rows.items() if row.get("layers_dropped") != 0}
     good = [name for name in losses if reads_well(measured.rows[name])]
     if good:
         return max(good, key=lambda name: measured.rows[name]["bound"])
-    known = {name: loss for name, loss in losses.items() if loss is not None}
-    return min(known, key=known.__getitem__, default=UNMEASURED)
+    measured_losses = {name: loss for name, loss in losses.items() if loss is not None}
+    return min(measured_losses, key=measured_losses.__getitem__, default=UNMEASURED)
 
 
 def in_words(row: dict[str, Any], about: dict[str, Any]) -> str:
-    """A row's quality in a line, with where it was measured."""
+    """A row's quality in a line, with the texts and the device."""
     loss = loss_of(row)
     if loss is None:
         return "it has no quality loss"
@@ -171,5 +172,5 @@ def in_words(row: dict[str, Any], about: dict[str, Any]) -> str:
 
 
 def credible_speed(row: dict[str, Any]) -> float:
-    """What a row is chosen by: what is measured far beyond the bound came by chance, so it counts up to there."""
+    """The speedup that a row is chosen by: beyond the bound it is noise, and counts only up to there."""
     return min(row["speedup"], BY_CHANCE * row["bound"])

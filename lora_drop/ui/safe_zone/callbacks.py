@@ -35,7 +35,7 @@ from lora_drop.run.results.files import SAMPLES, SWEEP
 from lora_drop.run.results.preset_results import Measured, loss_of, measured_presets
 from lora_drop.run.results.prompts import EXAMPLES
 from lora_drop.run.results.rows import QUALITIES, Group, group_of, groups
-from lora_drop.run.results.safe_zone import answer_of, judged, speed_of
+from lora_drop.run.results.safe_zone import answer_of, chosen_by
 from lora_drop.ui.components import error_line
 from lora_drop.ui.facts import SHIPPED_SWEEP
 from lora_drop.ui.safe_zone.views import Sweep, dial_of, map_of, pareto_of, progress_value
@@ -93,8 +93,8 @@ def first_choice(stored: Sweep | None) -> int:
         if row is None:
             return False, False, 0.0
         if answers[i].is_safe:
-            return True, True, speed_of(row) or 0.0
-        loss = loss_of(judged(row))
+            return True, True, chosen_by(row) or 0.0
+        loss = loss_of(row)
         return False, loss is not None, -(row["all_steps_kl"] if loss is None else loss)
 
     return max(range(len(ways)), key=worth, default=0)

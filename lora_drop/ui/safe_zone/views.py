@@ -18,8 +18,9 @@ from lora_drop.method.quality import READS_WELL_LOSS
 from lora_drop.run.exports.figures.heatmaps import PANELS
 from lora_drop.run.exports.figures.pareto import pareto
 from lora_drop.run.results.dial import PROMPT, Stop
+from lora_drop.run.results.preset_results import reads_well
 from lora_drop.run.results.rows import QUALITIES, Group, group_of, is_baseline, value_of
-from lora_drop.run.results.safe_zone import MEASURES, Measure, Row, answer_of, best_of, is_safe, setting_of
+from lora_drop.run.results.safe_zone import MEASURES, Measure, Row, answer_of, best_of, setting_of
 from lora_drop.ui.components import Scripted, plotly_head
 from lora_drop.ui.controls import control_values
 
@@ -66,7 +67,7 @@ def map_of(sweep: Sweep | None, group: Group | None) -> dict[str, Any] | str:
     def cell(ratio: float, period: int) -> dict[str, Any]:
         row = by_place.get((ratio, period))
         marks = {
-            "safe": row is not None and is_safe(row),
+            "safe": row is not None and reads_well(row),
             "frontier": id(row) in front,
             "chosen": row is not None and row is answer.row and answer.is_safe,
             "nearest": row is not None and row is answer.row and not answer.is_safe,
