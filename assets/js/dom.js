@@ -1,9 +1,9 @@
-/* Elements. Values from outside become text through textContent alone; no string is ever read as markup. */
+/* Elements. Values from outside become text through textContent alone; no string is parsed as markup. */
 
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
- * An element with a class and, if given, a text.
+ * An element with an optional class and text.
  *
  * @template {keyof HTMLElementTagNameMap} K
  * @param {K} tag
@@ -19,7 +19,7 @@ export function make(tag, className, text) {
 }
 
 /**
- * A button that does something when it is pressed.
+ * A button with a text and a handler.
  *
  * @param {string} text
  * @param {() => void} press
@@ -45,7 +45,7 @@ export function makeSvg(tag, attributes) {
 }
 
 /**
- * An element of a view's own template; that it lacks one is a mistake of ours.
+ * An element of a view's own template. A missing one is a bug.
  *
  * @template {Element} [T=HTMLElement]
  * @param {ParentNode} root
@@ -53,7 +53,7 @@ export function makeSvg(tag, attributes) {
  * @returns {T}
  */
 export function find(root, selector) {
-  const found = root.querySelector(selector);
-  if (!found) throw new Error(`The template has no ${selector}.`);
-  return /** @type {T} */ (found);
+  const element = root.querySelector(selector);
+  if (!element) throw new Error(`The template has no ${selector}.`);
+  return /** @type {T} */ (element);
 }

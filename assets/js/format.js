@@ -1,10 +1,10 @@
-/* Numbers as the page writes them. */
+/* Numbers and names as the page writes them. */
 
-/** @type {Record<number, Intl.NumberFormat>} by number of decimals: making one takes longer than using it */
+/** @type {Record<number, Intl.NumberFormat>} by number of decimals; creating one takes longer than using it */
 const formats = {};
 
 /**
- * A number with `digits` decimals and thousands marks; "–" for none.
+ * A number with `digits` decimals and thousands separators; "–" for none.
  *
  * @param {number | null | undefined} value
  * @param {number} [digits]
@@ -16,7 +16,7 @@ export function formatNumber(value, digits = 0) {
 }
 
 /**
- * Bytes in binary units, as human_bytes in schedule.py.
+ * Bytes in binary units.
  *
  * @param {number} bytes
  */
@@ -26,9 +26,30 @@ export function formatBytes(bytes) {
 }
 
 /**
- * A share as a percentage.
+ * A share as a percentage; "–" for none.
  *
  * @param {number | null} share
  * @param {number} [digits]
  */
 export const formatShare = (share, digits = 0) => (share === null ? "–" : `${formatNumber(100 * share, digits)}%`);
+
+/** @param {string} id of a model */
+export const modelName = (id) => id.replace(/^bundled:/, "");
+
+/**
+ * Name of a decoder, such as "native decoder (q4_1/q8_0 blocks)".
+ *
+ * @param {string} [decoder]
+ */
+export function decoderName(decoder = "") {
+  const [, name, weights] = /^(\w+)(.*)$/.exec(decoder) ?? [null, decoder, ""];
+  return `${name} decoder${weights}`;
+}
+
+/**
+ * A model and its device, such as "SmolLM2-135M-Instruct, bfloat16, native decoder, on AMD EPYC".
+ *
+ * @param {{id: string, dtype: string}} model
+ * @param {{name: string, decoder: string}} device
+ */
+export const placeName = ({ id, dtype }, { name, decoder }) => `${modelName(id)}, ${dtype}, ${decoderName(decoder)}, on ${name}`;

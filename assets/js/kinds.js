@@ -1,12 +1,12 @@
-/* What happens in a step and in a layer, by the words of the trace and of the style sheets. */
+/* Kinds of steps and of layers, in the words of the trace and of the style sheets. */
 
 import { writesKv } from "./schedule.js";
 
-/** What a step is, by its word. */
+/** Words for a step, by its kind. */
 export const stepWords = { prefill: "prefill, full", refresh: "full step", lora: "LoRA step" };
 
 /**
- * Why a refresh came early, by the trace's word.
+ * Reason for an early refresh, by its trigger.
  *
  * @type {Record<string, string>}
  */
@@ -16,7 +16,7 @@ export const triggerWords = {
 };
 
 /**
- * What a layer does in a step; "refresh" is a full step of a layer that LoRA steps skip.
+ * Kind of a layer in a step; "refresh" is a full step of a layer that LoRA steps skip.
  *
  * @param {boolean} isLora
  * @param {boolean} isDropped

@@ -1,20 +1,20 @@
-/* The page's entry: what its components mount (lora_drop/ui/components.py), each with the page's one store. */
+/* The page's entry: the functions that mount its components (lora_drop/ui/components.py), with the page's one store. */
 
 import { mountCompare as compare } from "./controls/compare.js";
-import { gradioDoor } from "./controls/gradio.js";
-import { mountFacts as facts } from "./controls/models.js";
+import { gradioDoor, mountFacts as facts, mountRunButton } from "./controls/gradio.js";
 import { mountPresets as presets } from "./controls/preset_table.js";
 import { mountRange as range } from "./controls/range.js";
-import { mountRunButton } from "./controls/run_button.js";
 import { mountProgress as progress, mountStatus as status } from "./controls/status.js";
 import { mountWhatIf as whatIf } from "./controls/what_if.js";
+import { make } from "./dom.js";
 import { linkOf } from "./export/link.js";
 import * as pictures from "./export/picture.js";
-import { late } from "./late.js";
 import { mountLive as live } from "./live/live.js";
 import { readingPace } from "./pace.js";
 import * as schedule from "./schedule.js";
 import { store } from "./store.js";
+
+const NOT_LOADED = "This part of the page could not be loaded: the server cannot be reached, or was updated. Reload the page.";
 
 export const mountCompare = (element, props, watch) => compare(element, props, watch, store);
 export const mountFacts = (element, props, watch) => facts(props, watch, store);
@@ -29,13 +29,27 @@ export function mountWhatIf(element, props, server) {
   mountRunButton(store);
 }
 
-// Of the other tabs, whose components Gradio mounts when their tab is first opened.
+/**
+ * A mount function of another tab, whose module is loaded when the tab is first opened. A failure is shown in its place.
+ *
+ * @param {() => Promise<any>} load
+ * @param {string} mount name of the module's function
+ * @returns {(element: HTMLElement, ...rest: any[]) => Promise<void>}
+ */
+const late = (load, mount) => async (element, ...rest) => {
+  try {
+    await (await load())[mount](element, ...rest);
+  } catch (error) {
+    element.replaceChildren(Object.assign(make("p", "", NOT_LOADED), { role: "alert" }));
+    throw error;
+  }
+};
+
 const method = late(() => import("./method/method.js"), "mountMethod");
-export const mountDial = late(() => import("./explore.js"), "mountDial");
+export const mountDial = late(() => import("./safe_zone.js"), "mountDial");
 export const mountFigure = late(() => import("./safe_zone.js"), "mountFigure");
 export const mountMethod = (element, server) => method(element, server, store);
-export const mountSafeMap = late(() => import("./explore.js"), "mountSafeMap");
+export const mountSafeMap = late(() => import("./safe_zone.js"), "mountSafeMap");
 
-// Gradio's events are texts that only see what is global. The tests use the rest; a live view that they mount has a
-// store of its own.
+// Gradio's events are texts that only see globals. The other names are for the tests, which mount live views of their own.
 /** @type {any} */ (window).LoraDrop = { ...gradioDoor(store), linkOf: (run) => linkOf(run, store.state.table), mountLive: live, pictures, readingPace, schedule, store };

@@ -1,5 +1,4 @@
-/* How fast a run is played: one factor for all lanes, so that what is seen is the race as it was. It changes nothing of
- * what was measured. */
+/* How fast a run is played: one factor for all lanes, so that the race keeps its proportions. Measurements do not change. */
 
 import { formatNumber } from "./format.js";
 import { decodeMs, lastStep } from "./position.js";
@@ -7,12 +6,12 @@ import { decodeMs, lastStep } from "./position.js";
 /** @typedef {import("./run.js").Lane} Lane */
 /** @typedef {import("./run.js").Run} Run */
 
-const READING_MS = 8000; // what the slowest lane takes at most, where its own time is shorter
+const READING_MS = 8000; // most time for the slowest lane, if its own time is shorter
 const TOKEN_MS = 62.5; // of a short answer: sixteen tokens a second
-const SURE_FROM = 8; // decode steps of each lane by which its time can be told ahead
+const SURE_FROM = 8; // decode steps of a lane after which its time can be predicted
 
 /**
- * Milliseconds that a lane will have taken, as far as can be told.
+ * Milliseconds that a lane takes in all, predicted while it runs.
  *
  * @param {Run} run
  * @param {Lane} lane
@@ -24,7 +23,7 @@ export function expectedMs(run, lane) {
 }
 
 /**
- * Of a clock's time, how much passes in the reader's: 1 is real time, 0.2 five times slower.
+ * Speed at which a run is played: 1 is real time, 0.2 five times slower.
  *
  * @param {Run} run
  * @returns {{rate: number, isSure: boolean}}
@@ -38,7 +37,7 @@ export function readingPace(run) {
 }
 
 /**
- * The furthest moment that every one of some lanes has come to: what is later has not been computed yet.
+ * The latest moment that all of the lanes have reached.
  *
  * @param {Run} run
  * @param {Lane[]} lanes

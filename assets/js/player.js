@@ -1,6 +1,5 @@
-/* The scrubber over a run: one position, a step of the lane that the charts are about, moved by hand, by keys or by
- * playing. A run that comes is played as it comes, at a pace to read. It knows no text and no chart: the position goes
- * into the store. */
+/* The scrubber over a run: one position, a step of the focused lane, moved by hand, by keys or by playing. A new run is
+ * played while it arrives, at a reading pace. The position goes into the store; text and charts follow it. */
 
 import { find } from "./dom.js";
 import { formatNumber } from "./format.js";
@@ -8,8 +7,8 @@ import { stepWords } from "./kinds.js";
 import { paceWords, reached, readingPace } from "./pace.js";
 import { decodeMs, lastStep } from "./position.js";
 
-const FRAME_MS = 30; // the least between two pictures of a run that is played
-const LATE_MS = 250; // the most that a frame moves on: after a busy second, or behind other tabs, it goes on and does not leap
+const FRAME_MS = 30; // least time between two frames of playing
+const LATE_MS = 250; // most time that a frame moves on, so that it does not leap after a busy second or in a hidden tab
 const STILL = "(prefers-reduced-motion: reduce)";
 
 const TYPED_IN = "input:not([type=range]):not([type=checkbox]), textarea, select, [contenteditable]";
@@ -23,10 +22,10 @@ export class Player {
     this.root = root;
     this.store = store;
     this.timer = 0;
-    this.at = 0; // the step that playing has come to
+    this.at = 0; // current step of playing
     this.moment = 0; // milliseconds of decoding on the lanes' clocks
-    this.reading = { rate: 1, isSure: false }; // the pace to read this run at
-    this.before = 0; // when the frame before was
+    this.reading = { rate: 1, isSure: false }; // reading pace of this run
+    this.before = 0; // time of the last frame
     /** @type {HTMLInputElement} */
     this.scrub = find(root, ".ld-scrub");
     this.words = find(root, ".ld-scrub-words");
@@ -46,7 +45,7 @@ export class Player {
     store.subscribe(["revision"], () => {
       this.setPace();
       this.grow();
-      this.show(this.step === null ? null : Math.max(0, Math.min(this.step, this.last))); // its token may have been taken back
+      this.show(this.step === null ? null : Math.max(0, Math.min(this.step, this.last))); // its draft may have been rejected
     });
   }
 
@@ -81,12 +80,12 @@ export class Player {
     return this.timer !== 0;
   }
 
-  /** Another run: it is played from its first token on, unless it is there as a whole or motion is unwanted. */
+  /** Start a new run: play it from its first token, unless it is complete or motion is unwanted. */
   begin() {
     this.pause();
     this.same.checked = this.run?.header.sampling.view === "lock-step";
     this.reading = { rate: 1, isSure: false };
-    this.setPace(); // all of a fast run may be there with its first record
+    this.setPace(); // a fast run may be complete with its first record
     const comes = !this.run?.isWhole || this.run.isRecorded;
     const isUnfolding = comes && !window.matchMedia(STILL).matches;
     this.store.update({ step: null, moment: null, isSameStep: this.same.checked, isUnfolding });
@@ -95,14 +94,14 @@ export class Player {
     this.sayPace();
   }
 
-  /** The pace to read at is set once each lane has shown how fast it is. */
+  /** Set the reading pace, until the speed of each lane is sure. */
   setPace() {
     if (!this.run || this.reading.isSure) return;
     this.reading = readingPace(this.run);
     this.sayPace();
   }
 
-  /** Of the clocks' time, how much passes in the reader's. */
+  /** Speed of playing: 1 is real time. */
   get pace() {
     return this.rate.value === "reading" ? this.reading.rate : Number(this.rate.value);
   }
@@ -113,7 +112,7 @@ export class Player {
     this.paceWords.textContent = isShown && this.reading.isSure ? `shown at ${paceWords(this.pace)}` : "";
   }
 
-  /** More steps are there. */
+  /** Follow new steps. */
   grow() {
     const isEmpty = this.last < 1;
     for (const control of [this.scrub, ...Object.values(this.buttons)]) control.disabled = isEmpty;
@@ -124,7 +123,7 @@ export class Player {
   }
 
   /**
-   * Go to a step; the last one of a run that still streams follows it again.
+   * Go to a step; the last step of a streaming run follows it again.
    *
    * @param {number} step
    */
@@ -140,7 +139,7 @@ export class Player {
     this.moveTo((this.step ?? this.last) + count);
   }
 
-  /** Forget the position: all of the run shows. */
+  /** Leave the position and show the whole run. */
   release() {
     this.store.update({ isUnfolding: false });
     this.pause();
@@ -164,7 +163,7 @@ export class Player {
     this.play(this.step === null || this.step >= this.last ? 0 : this.step);
   }
 
-  /** @param {number} from a step */
+  /** Play from a step. @param {number} from */
   play(from) {
     if (!this.run) return;
     this.at = from;
@@ -175,18 +174,18 @@ export class Player {
     this.sayPace();
   }
 
-  /** A frame of playing: the lanes' clocks go on at the chosen pace, as far as the run has come. */
+  /** Play a frame: the lanes' clocks move on at the chosen pace, up to the latest step. */
   tick() {
     const { run } = this;
     if (!run) return;
     const now = performance.now();
-    // A CPU that decodes has better things to do than to draw sixty frames a second.
+    // Drawing sixty frames a second would slow decoding on a CPU.
     if (now - this.before < FRAME_MS) {
       this.timer = requestAnimationFrame(() => this.tick());
       return;
     }
     const passed = Math.min(now - this.before, LATE_MS) * this.pace;
-    const lanes = this.same.checked ? [run.focus] : run.lanes; // at the same step the others have no clock of their own
+    const lanes = this.same.checked ? [run.focus] : run.lanes; // at the same step only this lane's clock counts
     this.moment = Math.max(this.moment, Math.min(this.moment + passed, reached(run, lanes)));
     this.before = now;
     const from = this.at;
@@ -212,7 +211,7 @@ export class Player {
     this.sayPace();
   }
 
-  /** @param {number} timer of the next frame; 0 stands still */
+  /** @param {number} timer of the next frame; 0 while paused */
   setPlaying(timer) {
     this.timer = timer;
     const { play } = this.buttons;
@@ -221,10 +220,10 @@ export class Player {
     this.root.dataset.playing = String(timer !== 0);
   }
 
-  /** The position in words. */
+  /** Write the position in words. */
   say() {
     if (this.last < 1 || !this.run) return;
-    const at = Math.min(this.step ?? this.last, this.last); // its token may have been taken back
+    const at = Math.min(this.step ?? this.last, this.last); // its draft may have been rejected
     const { kind, ms } = this.run.focus.steps[at];
     const kl = this.run.focus.audits.get(at)?.kl ?? null;
     const audit = kl === null ? "" : `, KL ${formatNumber(kl, 2)}`;
@@ -237,7 +236,7 @@ export class Player {
     if (event.ctrlKey || event.metaKey || event.altKey || this.last < 1) return;
     const target = /** @type {Element} */ (event.target);
     if (target.matches?.(TYPED_IN) || !this.root.isConnected || !this.root.offsetParent) return;
-    const isScrub = target === this.scrub; // the browser moves it
+    const isScrub = target === this.scrub; // the browser moves it itself
     const isButton = target.matches?.("button, summary, a, input, [role=tab], [role=radio]");
     if (event.key === " " && (!isButton || isScrub)) this.toggle();
     else if (event.key === "ArrowLeft" && !isButton) this.moveBy(-1);

@@ -1,10 +1,10 @@
-/* Where the scrubber stands, in each lane's tokens. All lanes read the prompt once, together: their clocks start after. */
+/* The scrubber's position in each lane's tokens. All lanes share the prefill; their clocks start after it. */
 
 /** @typedef {import("./store.js").State} State */
 /** @typedef {import("./run.js").Lane} Lane */
 
 /**
- * Milliseconds of decoding on a lane's own clock up to a step.
+ * Milliseconds of decoding on a lane's clock up to a step.
  *
  * @param {Lane} lane
  * @param {number} step
@@ -15,10 +15,10 @@ export const decodeMs = ({ clock }, step) => (clock.length ? clock[step] - clock
 export const lastStep = (lane) => lane.steps.length - 1;
 
 /**
- * How many tokens a lane has by a moment of decoding.
+ * Number of tokens that a lane has written by a moment.
  *
  * @param {Lane} lane
- * @param {number} moment milliseconds
+ * @param {number} moment milliseconds of decoding
  */
 export function tokensBy(lane, moment) {
   let count = 0;
@@ -32,8 +32,8 @@ export function tokensBy(lane, moment) {
 }
 
 /**
- * How many tokens a lane shows at the scrubber's position: what it had by then on its own clock, or the same step.
- * Null at the live end, where all of them show.
+ * Number of tokens that a lane shows at the scrubber's position: those written by then on its own clock, or up to the same
+ * step. Null at the live end, where all are shown.
  *
  * @param {Pick<State, "run" | "step" | "moment" | "isSameStep">} state
  * @param {Lane} lane

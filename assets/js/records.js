@@ -1,5 +1,4 @@
-/* What the server sends the page, as types: nothing here runs. Python makes all of it (lora_drop/run/trace/records.py wire_line,
- * lora_drop/ui/callbacks.py page_facts). */
+/* Types of the server's data (lora_drop/run/wire.py, lora_drop/ui/facts.py). Nothing here runs. */
 
 /**
  * @typedef {object} Shape fields of ModelShape
@@ -13,27 +12,27 @@
  * @property {boolean} [tied]
  * @property {boolean} qkv_bias
  * @property {boolean} qk_norm
- * @property {number} matrix_size of a matrix's number, in units of an activation's: matrices may be packed
+ * @property {number} matrix_size bytes of a matrix's number, as a multiple of an activation's: matrices may be packed
  * @property {number} head_size
  * @property {number} part_size of the corrections' parts `linear` and `mlp`
  * @property {number} code_size of a code of a screened head
- * @property {number[][]} [layer_sizes] in place of matrix_size: of each layer the size of k and v, attention, MLP
+ * @property {number[][]} [layer_sizes] instead of matrix_size: for each layer the size of k and v, attention, MLP
  */
 
 /**
  * @typedef {object} Bank trained corrections
  * @property {string} name
  * @property {number} rank
- * @property {number[]} corrected layers that have some
- * @property {number | null} tokens that they were trained on
- * @property {number} mlp width of its `mlp` part; 0 without, as the sizes below
+ * @property {number[]} corrected layers with a correction
+ * @property {number | null} tokens number of tokens in the training
+ * @property {number} mlp width of its `mlp` part; 0 without, as for the sizes below
  * @property {number} kept rank of its change to layers that run
  * @property {number} head_rank of its screened head
  * @property {number} head_best
  */
 
 /**
- * @typedef {object} Extras what LoRA steps read beside the paper's correction: `Extras` in lora_drop/method/cost.py
+ * @typedef {object} Extras reads of LoRA steps beside the paper's correction: `Extras` in lora_drop/method/cost.py
  * @property {number} mlp
  * @property {number} kept
  * @property {number} head_rank
@@ -60,16 +59,16 @@
  * @property {string} dtype
  * @property {number} itemsize
  * @property {Record<string, Bank>} banks by "rule/part/refresh/kv"
- * @property {string | null} train the command that trains corrections, where there are none
+ * @property {string | null} train command that trains corrections for a model without any
  * @property {Shape} shape
  * @property {number} droppable
  * @property {SweepRow[]} sweep
  */
 
 /**
- * @typedef {object} Settings what the controls of a run say
+ * @typedef {object} Settings values of the controls
  * @property {number} period
- * @property {[number, number] | number[]} layers first and last droppable one
+ * @property {[number, number] | number[]} layers first and last droppable layer
  * @property {number} drop_ratio
  * @property {string} drop_layers exact layers, such as "4,6,8"
  * @property {string} reuse
@@ -77,7 +76,7 @@
  * @property {string} kv
  * @property {string} adapters
  * @property {number} max_new_tokens
- * @property {string} [compare] name of the third lane that is asked for; empty for none
+ * @property {string} [compare] name of the third lane's comparison; empty for none
  * @property {string} refresh
  * @property {number} accept
  * @property {string} head
@@ -89,11 +88,11 @@
  * @property {string} name
  * @property {"schedule" | "run"} of
  * @property {"whole" | "number" | "choice" | "flag" | "range" | "list"} kind
- * @property {boolean} off it may be left empty
+ * @property {boolean} off it may be empty
  * @property {string} default as a text
  * @property {number} [low]
  * @property {number} [high]
- * @property {boolean} [above] `low` itself is too low
+ * @property {boolean} [above] `low` itself is excluded
  * @property {string[]} [words]
  */
 
@@ -120,8 +119,8 @@
  * @property {Preset[]} presets
  * @property {string} default
  * @property {{prompts: number, device: string, dtype: string, date: string}} about
- * @property {number} limit of a loss that reads well
- * @property {string | null} missing why there are no figures
+ * @property {number} limit largest loss that reads well
+ * @property {string | null} missing reason for missing figures
  */
 
 /** @typedef {{model: Model, settings: Record<string, Settings>, presets: PresetFacts}} PageFacts page_facts */
@@ -134,8 +133,8 @@
  * @property {string} reuse
  * @property {string} part
  * @property {string} kv
- * @property {number[] | null} [corrected] skipped layers that have corrections; without it, all
- * @property {Extras} [extras] of its corrections
+ * @property {number[] | null} [corrected] skipped layers with corrections; by default all
+ * @property {Extras} [extras] further parts of its corrections
  * @property {string} [refresh] `single` or `repair`
  * @property {number} [accept]
  * @property {string} [head] `full` or `screened`
@@ -171,7 +170,7 @@
  * @property {number} seed
  * @property {any} sampling
  * @property {Record<string, any>} [software] versions, and when it was recorded
- * @property {string} main id of the lane that the run is about; on the wire only
+ * @property {string} main id of the main lane; on the wire only
  * @property {{command: string, python: string}} commands that repeat the run; on the wire only
  * @property {{lanes: Record<string, string[]>, run: string[]}} words settings in words, of each lane and of all lanes; on
  *   the wire only
@@ -186,7 +185,7 @@
  * @property {number | null} top1_agreement
  * @property {number | null} quality_loss nats a token, on the baseline's answer
  * @property {number | null} accepted share of the drafts that were kept
- * @property {boolean} by_chance the speedup is beyond what bytes allow
+ * @property {boolean} by_chance the speedup is above the bound
  */
 
 /**
@@ -198,27 +197,27 @@
  * @property {number | null} first_divergence
  * @property {number | null} top1_agreement
  * @property {number[] | null} [speedup_interval]
- * @property {{speedup: string | null, lanes: Record<string, string>}} words what is said of the speedup in place of its
- *   number, and of lanes that went wrong; on the wire only
+ * @property {{speedup: string | null, lanes: Record<string, string>}} words words instead of the speedup's number, and
+ *   notes on lanes that loop; on the wire only
  */
 
 /**
- * @typedef {object} Part of the time of a kept token
+ * @typedef {object} Part part of the time of an accepted token
  * @property {string} id
  * @property {string} label
- * @property {number} ms negative where it saves
+ * @property {number} ms negative if it saves time
  */
 
 /**
- * @typedef {object} Told what Python says of a run that has ended (lora_drop/run/report/verdict.py)
+ * @typedef {object} Report report of a run that has ended (lora_drop/run/report)
  * @property {{kind: string, text: string, facts: Record<string, any>}} [verdict]
- * @property {Record<string, string | null>} [why] a sentence a chart
+ * @property {Record<string, string | null>} [why] a sentence for each chart
  * @property {{parts: Part[], total: number, bound: number | null, bound_with_repairs: number | null} | null} [parts]
  */
 
 /**
- * What Gradio hands to a component's script: the element, its props (a value that is set goes to Gradio), a way to be
- * called at a change, and a way to report an event.
+ * What Gradio passes to a component's script: the element, its props (Gradio receives a value that is set), a way to watch
+ * for changes, and a way to trigger an event.
  *
  * @typedef {any} Props
  * @typedef {(name: string, changed: () => void) => void} Watch

@@ -1,4 +1,4 @@
-/* A replay's entry: the live view, and the method in four steps under it. */
+/* The entry of a replay: the live view, and the method in four steps below it. */
 
 export { mountLive } from "./live/live.js";
 export { mountBuildUp } from "./method/build_up.js";

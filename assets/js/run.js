@@ -1,4 +1,4 @@
-/* A run as far as the page has it: its header, and each lane's steps and audits as they come. It knows no element. */
+/* A run as it arrives: its header, and each lane's steps and audits. It touches no element. */
 
 import { NO_EXTRAS } from "./schedule.js";
 import { hasTriggers } from "./settings.js";
@@ -8,7 +8,7 @@ import { hasTriggers } from "./settings.js";
 /** @typedef {import("./records.js").Schedule} Schedule */
 /** @typedef {import("./records.js").Summary} Summary */
 
-/** @type {("prefill" | "refresh" | "lora")[]} by the wire's number */
+/** @type {("prefill" | "refresh" | "lora")[]} by their numbers on the wire */
 const KINDS = ["prefill", "refresh", "lora"];
 const TRIGGERS = ["entropy", "norm"];
 const NO_FIGURES = {
@@ -23,18 +23,18 @@ const NO_FIGURES = {
  * @property {number} tokenId
  * @property {string} text
  * @property {"prefill" | "refresh" | "lora"} kind
- * @property {number} ms on the lane's own clock
+ * @property {number} ms
  * @property {number} kvBytes
  * @property {number | null} entropy in nats
- * @property {string | null} trigger what made it a refresh before its time
- * @property {number} refreshes of the steps up to it
- * @property {number} lastRefresh step of the last of them; 0 before any
+ * @property {string | null} trigger cause of an early refresh
+ * @property {number} refreshes number of refreshes up to this step
+ * @property {number} lastRefresh step of the last refresh; 0 before the first
  */
 
 /**
- * @typedef {object} Rewind what the full model took back
- * @property {number} to the last step that stands
- * @property {string} text of the tokens that do not
+ * @typedef {object} Rewind drafts that the full model rejected
+ * @property {number} to the last step that stays
+ * @property {string} text of the rejected tokens
  */
 
 /**
@@ -42,7 +42,7 @@ const NO_FIGURES = {
  * @property {(number | null)[]} drift by skipped layer
  * @property {number | null} kl to the full model, in nats
  * @property {boolean} agrees
- * @property {string | 0} argmax the full model's choice, where it is another one
+ * @property {string | 0} argmax the full model's choice, if it differs
  */
 
 /**
@@ -54,12 +54,12 @@ const NO_FIGURES = {
  * @property {Schedule} schedule
  * @property {Step[]} steps
  * @property {Map<number, Audit>} audits by step
- * @property {Rewind[]} rewinds as they came
- * @property {number[]} clock milliseconds on the lane's own clock after each step
- * @property {number} takenMs of what was taken back since the last step: the next one stands so much later
+ * @property {Rewind[]} rewinds in order
+ * @property {number[]} clock milliseconds on the lane's clock after each step
+ * @property {number} takenMs milliseconds of drafts rejected since the last step; the next step is so much later
  * @property {number} prefillMs
  * @property {number | null} speed in tokens a second
- * @property {number | null} divergence index of the first token that differs from the first lane's
+ * @property {number | null} divergence index of the first token that differs from the baseline's
  */
 
 /**
@@ -103,44 +103,44 @@ export class Run {
   /**
    * @param {string} id
    * @param {Header} header
-   * @param {boolean} [isWhole] nothing more will come, though it may have been cut short
+   * @param {boolean} [isWhole] the text is complete, though the run may have been cut short
    */
   constructor(id, header, isWhole = false) {
     this.id = id;
     this.isWhole = isWhole;
-    this.isRecorded = false; // it is shown while a visitor waits for a run of their own
+    this.isRecorded = false; // played while a visitor waits for their own run
     this.header = header;
     this.promptTokens = header.prompt_tokens;
     this.bytesPerToken = header.model.kv_bytes_per_token;
     this.planned = header.sampling.max_new_tokens - 1;
     /** @type {Summary | null} */
     this.summary = null;
-    /** @type {import("./inspect/recorded.js").Inside | null} what a replay says of its steps */
+    /** @type {import("./inspect/inspector.js").Inside | null} a replay's facts about its steps */
     this.inside = null;
     /** @type {(import("./pins/words.js").Aligned & {lanes: string[]})[] | null} a replay's answers, word by word */
     this.answers = null;
-    /** @type {import("./records.js").Told | null} what is said of it, once it has ended */
-    this.told = null;
+    /** @type {import("./records.js").Report | null} its report, once it has ended */
+    this.report = null;
     this.isLost = false; // the connection was lost while it streamed
-    this.isStreaming = false; // it was shown before it had its end
+    this.isStreaming = false; // it was shown before its end
     this.lanes = header.lanes.map((lane, index) => laneOf(lane, index, header.model.layers));
     this.plainLabels = this.lanes.map((lane) => lane.label.split(":")[0].replace(/[^\w .-]/g, ""));
-    /** @type {Lane} the one that the headline figures are about */
+    /** @type {Lane} the lane of the headline figures */
     this.main = this.lanes.find(({ id }) => id === header.main) ?? this.lanes[this.lanes.length - 1];
-    this.focus = this.main; // what the activity and drift charts are about: the reader may turn them to another
-    /** @type {Figures} as the server computes them from the records */
+    this.focus = this.main; // the lane in the activity and drift charts; the reader may choose another
+    /** @type {Figures} computed by the server */
     this.figures = NO_FIGURES;
   }
 
-  /** Will anything more come? */
+  /** True if nothing more will arrive. */
   get isOver() {
     return this.isWhole || this.isLost || this.summary !== null;
   }
 
-  /** @param {any} values the summary, or of a trace that was cut short what is said of it */
+  /** @param {any} values the summary, or the report of a trace that was cut short */
   end(values) {
     if (values.type === "summary") this.summary = values;
-    if (values.type === "summary" || values.type === "cut") this.told = values;
+    if (values.type === "summary" || values.type === "cut") this.report = values;
   }
 
   /** @param {any[]} values a line of the wire: lane, step, token, text, kind, ms, bytes, entropy, trigger */
@@ -175,10 +175,10 @@ export class Run {
   }
 
   /**
-   * The full model takes back what a lane wrote after a step. The time that it took stays in the lane's clock.
+   * The full model rejects a lane's drafts after a step. Their time stays in the lane's clock.
    *
    * @param {number} index of the lane
-   * @param {any[]} values a line of the wire: its lane's mark, the last step that stands
+   * @param {any[]} values a line of the wire: its lane's mark, the last step that stays
    */
   rewind(index, [, to]) {
     const own = this.lanes[index];
@@ -190,17 +190,17 @@ export class Run {
   }
 
   /**
-   * The last drafts of a lane are judged, and stand.
+   * The full model verifies a lane's last drafts; rejected ones have a rewind of their own.
    *
    * @param {number} index of the lane
-   * @param {any[]} values a line of the wire: its lane's mark, tokens, milliseconds, how many stand
+   * @param {any[]} values a line of the wire: its lane's mark, tokens, milliseconds, number accepted
    */
   judge(index, [, , ms]) {
     const { clock } = this.lanes[index];
     if (clock.length) clock[clock.length - 1] += ms;
   }
 
-  /** @param {any[]} values the line of the figures so far: its mark, those of the main lane, and each lane's two */
+  /** @param {any[]} values the line of the figures so far: its mark, the main lane's, and two of each lane */
   setFigures([, speedup, bound, saved, differs, agreement, loss, accepted, byChance, lanes]) {
     this.figures = {
       speedup,

@@ -1,6 +1,6 @@
-/* The arithmetic of schedule.py and cost for the page: which layers run when, what a step reads, what can be gained.
- * It serves what is drawn with no run: the what-if strip, the Method tab, the formulas beside what was counted. A test
- * compares the two on random settings. */
+/* The arithmetic of schedule.py and cost.py for the page: which layers run when, the bytes of a step, the speed bound. It
+ * serves drawings without a run: the forecast, the Method tab, the formulas beside counted values. A test compares the two
+ * on random settings. */
 
 /** @typedef {import("./records.js").Schedule} Schedule */
 /** @typedef {import("./records.js").Shape} Shape */
@@ -17,7 +17,7 @@ export function roundHalfEven(x) {
 }
 
 /**
- * The skipped layers of the range lo..hi (inclusive), evenly spread.
+ * Skipped layers of the range lo..hi (inclusive), evenly spaced.
  *
  * @param {number} lo
  * @param {number} hi
@@ -30,7 +30,7 @@ export function droppedLayers(lo, hi, dropRatio) {
 }
 
 /**
- * Does every step run every layer?
+ * True if every step runs every layer.
  *
  * @param {Schedule} schedule
  */
@@ -38,35 +38,35 @@ export const isBaseline = (schedule) =>
   schedule.period === 1 || (schedule.dropped.length === 0 && schedule.head !== "screened");
 
 /**
- * Does a full step also run the tokens since the last one?
+ * True if a full step also runs the tokens since the last one.
  *
  * @param {Schedule} schedule
  */
 export const repairs = (schedule) => !isBaseline(schedule) && schedule.refresh === "repair";
 
 /**
- * May a full step take tokens back?
+ * True if a full step may reject drafts.
  *
  * @param {Schedule} schedule
  */
 export const verifies = (schedule) => repairs(schedule) && Boolean(schedule.accept);
 
 /**
- * Does a skipped layer write K/V in a LoRA step?
+ * True if a skipped layer writes K/V in a LoRA step.
  *
  * @param {Schedule} schedule
  */
 export const writesKv = (schedule) => schedule.kv === "write" && !repairs(schedule);
 
 /**
- * May a step be a refresh before its time? Then `kind` and what follows from it are the longest gaps.
+ * True if refreshes may come early. Then `kind` and all that uses it assume the longest gaps.
  *
  * @param {Schedule} schedule
  */
 export const isAdaptive = (schedule) => !isBaseline(schedule) && Boolean(schedule.hasTriggers);
 
 /**
- * May the full steps of a run come at other steps than `kind` says, and more often?
+ * True if the full steps of a run may come at other steps than `kind` says, and more often.
  *
  * @param {Schedule} schedule
  */
@@ -83,7 +83,7 @@ export function kind(schedule, step) {
 }
 
 /**
- * The schedule that skips nothing.
+ * The schedule without skipped layers.
  *
  * @param {number} numLayers
  * @returns {Schedule}
@@ -91,7 +91,7 @@ export function kind(schedule, step) {
 export const baseline = (numLayers) => ({ period: 1, numLayers, dropped: [], reuse: "residual", part: "block", kv: "skip" });
 
 /**
- * Tokens in the K/V cache of a layer after `step`, with `refreshes` of the steps up to it full, `lastRefresh` the last.
+ * Tokens in a layer's K/V cache after `step`, of a run with `refreshes` up to it, the last at `lastRefresh`.
  *
  * @param {Schedule} schedule
  * @param {boolean} isDropped
@@ -125,8 +125,7 @@ export function kvTokens(schedule, promptTokens, step, refreshes, lastRefresh) {
 }
 
 /**
- * What ModelShape's weights cost to read, in units of an activation's size: matrices may be packed, each layer's in
- * ways of its own.
+ * Reads of a model's weights, in units of an activation's size. Each layer's matrices may be packed in their own way.
  *
  * @param {Shape} shape
  */
@@ -159,7 +158,7 @@ function weights(shape) {
 export const NO_EXTRAS = { mlp: 0, kept: 0, head_rank: 0, head_best: 0, code_size: 1 };
 
 /**
- * What the change to a layer that runs has to read in a LoRA step, in units of an activation's size.
+ * Reads of the `kept` part for one layer that runs in a LoRA step, in units of an activation's size.
  *
  * @param {Shape} shape
  * @param {import("./records.js").Extras} extras
@@ -172,7 +171,7 @@ function layerChange(shape, { kept }) {
 }
 
 /**
- * What the screened head has to read.
+ * Reads of the screened head.
  *
  * @param {Shape} shape
  * @param {import("./records.js").Extras} extras
@@ -194,8 +193,8 @@ export const kvBytes = (shape, schedule, promptTokens, steps, itemsize) =>
   weights(shape).perToken * itemsize * kvTokens(schedule, promptTokens, steps);
 
 /**
- * Bytes that decode step `step` has to read: weights used, and the K/V that each attention run reads. `happened` is
- * of a run: what the step was, how many up to it were full, and the last of these; without it, the fixed schedule.
+ * Bytes that decode step `step` reads: the weights used, and the K/V of each attention. `happened` has the facts of a run:
+ * the step's kind, the number of refreshes up to it, and the last one; without it, the fixed schedule counts.
  *
  * @param {Shape} shape
  * @param {Schedule} schedule
@@ -214,17 +213,17 @@ export function stepBytes(shape, schedule, step, promptTokens, itemsize, rank = 
   const held = (isDropped) => kvLength(schedule, isDropped, promptTokens, step, ...past);
   const reads = (isDropped) => (kv ? w.perToken * held(isDropped) : 0);
   const sum = (costs) => costs.reduce((total, one) => total + one, 0);
-  const skipped = w.layers.filter((_, i) => schedule.dropped.includes(i)); // a link may name layers that are not there
+  const skipped = w.layers.filter((_, i) => schedule.dropped.includes(i)); // a link may name layers that do not exist
   const full = (layers) => sum(layers.map((layer) => layer.attention + layer.mlp));
   const all = w.others + full(w.layers) + (schedule.numLayers - n) * reads(false);
   if (!isLora) return (w.head + all + n * reads(true)) * itemsize;
   const extras = schedule.extras ?? NO_EXTRAS;
   const isScreened = schedule.head === "screened" && extras.head_rank > 0;
   let total = all - full(skipped) + (isScreened ? screenedHead(shape, extras) : w.head);
-  // The layers that run after the first skipped one are changed.
+  // The part `kept` changes the layers that run after the first skipped one.
   if (n) total += (schedule.numLayers - schedule.dropped[0] - n) * layerChange(shape, extras);
   if (rank) {
-    // `corrected`: the layers that have adapters; without it, all.
+    // `corrected`: the layers with adapters; by default all.
     const own = schedule.corrected;
     const corrected = own ? schedule.dropped.filter((i) => own.includes(i)).length : n;
     const vectors = Number(schedule.reuse === "residual") + Number(extras.mlp > 0);
@@ -236,7 +235,7 @@ export function stepBytes(shape, schedule, step, promptTokens, itemsize, rank = 
 }
 
 /**
- * The most that the schedule can gain at batch 1 over `steps` decode steps; null steps: one period, weights only.
+ * Speed bound at batch 1 over `steps` decode steps; with null steps over one period, weights only.
  *
  * @param {Shape} shape
  * @param {Schedule} schedule
@@ -259,7 +258,7 @@ export function speedBound(shape, schedule, steps = null, promptTokens = 0, rank
 }
 
 /**
- * Share of the baseline's KV bytes that the schedule saves after `steps` decode steps, by the formula.
+ * Share of the baseline's K/V bytes that the schedule saves after `steps` decode steps, by the formula.
  *
  * @param {Shape} shape
  * @param {Schedule} schedule

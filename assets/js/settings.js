@@ -1,4 +1,5 @@
-/* The settings of a run as the controls have them: read, checked as the page can, and named. */
+/* Settings as the controls hold them: checked as far as the page can, matched with banks and presets, and compared with
+ * those of a run. */
 
 import { droppedLayers, isBaseline } from "./schedule.js";
 import { formatNumber } from "./format.js";
@@ -10,35 +11,35 @@ import { formatNumber } from "./format.js";
 /** @typedef {import("./store.js").State} State */
 
 const MAX_NEW_TOKENS = 100000;
-const MAX_REPAIR = 64; // the longest period with repair
+const MAX_REPAIR = 64; // longest period with refresh repair
 
 /**
- * The names of the settings that a preset sets, in the order of their controls.
+ * Names of the settings that a preset sets, in the order of their controls.
  *
  * @param {Setting[]} table
  */
 export const rulesOf = (table) => table.filter(({ of }) => of === "schedule").map(({ name }) => name);
 
 /**
- * The thresholds of early refreshes, whose settings all begin with this word, as `wanted` has them.
+ * Thresholds of early refreshes; the names of these settings begin with `refresh_`.
  *
- * @param {Record<string, any>} wanted
+ * @param {Record<string, any>} values
  * @returns {any[]}
  */
-const thresholdsOf = (wanted) =>
-  Object.keys(wanted)
+const thresholdsOf = (values) =>
+  Object.keys(values)
     .filter((name) => name.startsWith("refresh_"))
-    .map((name) => wanted[name]);
+    .map((name) => values[name]);
 
 /**
- * Whether a lane's recorded settings can make a step refresh before its time.
+ * True if a lane's recorded settings can cause early refreshes.
  *
  * @param {Record<string, any>} config
  */
 export const hasTriggers = (config) => thresholdsOf(config).some((value) => value !== null && value !== undefined);
 
 /**
- * "4,6,8" as ascending layer numbers; null for an empty text, undefined for one that is not a list.
+ * Parse "4,6,8" as ascending layer numbers; null for an empty text, undefined for an invalid one.
  *
  * @param {string} text
  */
@@ -50,7 +51,7 @@ function parseList(text) {
 }
 
 /**
- * "2.5" as a number; null for an empty text, undefined for one that is no threshold.
+ * Parse "2.5" as a threshold; null for an empty text, undefined for an invalid one.
  *
  * @param {string | undefined} text
  */
@@ -61,7 +62,7 @@ function parseThreshold(text) {
 }
 
 /**
- * The schedule that page settings give on a model, or a string that says what is wrong with them.
+ * The schedule of the settings on a model, or a sentence that says what is wrong with them.
  *
  * @param {Settings} settings
  * @param {number} numLayers
@@ -70,19 +71,19 @@ function parseThreshold(text) {
 export function scheduleOf(settings, numLayers) {
   const last = numLayers - 1;
   const { period, drop_ratio: ratio, layers, max_new_tokens: tokens } = settings;
-  if (!Number.isInteger(period) || period < 1) return "The period is a whole number from 1 upwards.";
-  if (typeof ratio !== "number" || !(ratio >= 0 && ratio <= 1)) return "The drop ratio lies between 0 and 1.";
+  if (!Number.isInteger(period) || period < 1) return "The period must be a whole number of at least 1.";
+  if (typeof ratio !== "number" || !(ratio >= 0 && ratio <= 1)) return "The drop ratio must be between 0 and 1.";
   if (!Number.isInteger(tokens) || tokens < 1 || tokens > MAX_NEW_TOKENS) {
-    return `New tokens is a whole number from 1 to ${formatNumber(MAX_NEW_TOKENS)}.`;
+    return `New tokens must be a whole number from 1 to ${formatNumber(MAX_NEW_TOKENS)}.`;
   }
   const listed = parseList(settings.drop_layers ?? "");
-  if (listed === undefined) return "Exact layers are numbers with commas between them, such as 4,6,8.";
+  if (listed === undefined) return "Exact layers must be numbers with commas between them, such as 4,6,8.";
   if (listed && (listed[0] < 1 || listed[listed.length - 1] > last || new Set(listed).size < listed.length)) {
-    return `Exact layers are different numbers from 1 to ${last}: layer 0 always runs.`;
+    return `Exact layers must be different numbers from 1 to ${last}: layer 0 always runs.`;
   }
   const thresholds = thresholdsOf(settings).map(parseThreshold);
   if (thresholds.includes(undefined)) {
-    return "A threshold of early refreshes is a number from 0 upwards; leave it empty for none.";
+    return "A threshold of early refreshes must be a number from 0 upwards; leave it empty for none.";
   }
   const refused = refusedExactness(settings);
   if (refused) return refused;
@@ -93,12 +94,12 @@ export function scheduleOf(settings, numLayers) {
 }
 
 /**
- * What is wrong with `refresh` and `accept`, in the words of LoraDropConfig; an empty text for nothing.
+ * Error about `refresh` and `accept`, in the words of LoraDropConfig; empty without one.
  *
  * @param {Settings} settings
  */
 function refusedExactness({ refresh, accept, kv, period }) {
-  if (typeof accept !== "number" || !(accept >= 0 && accept <= 1)) return "Accept lies between 0 and 1.";
+  if (typeof accept !== "number" || !(accept >= 0 && accept <= 1)) return "Accept must be between 0 and 1.";
   if (refresh === "repair" && period > MAX_REPAIR) {
     return (
       `with refresh repair the period is at most ${MAX_REPAIR}, got ${period}: shorten it, or take ` + "refresh single."
@@ -111,7 +112,7 @@ function refusedExactness({ refresh, accept, kv, period }) {
 }
 
 /**
- * The bank that `auto` takes for these settings on a model; null for none, or one that corrects no skipped layer.
+ * The bank that `auto` uses for the settings on a model; null without one that corrects a skipped layer.
  *
  * @param {Model} model
  * @param {Settings} settings
@@ -127,7 +128,7 @@ export function bankOf(model, settings, schedule) {
 }
 
 /**
- * A schedule with what its corrections add to a LoRA step: the bound counts it.
+ * A schedule with its corrections, whose bytes the bound counts.
  *
  * @param {Model} model
  * @param {Settings} settings
@@ -149,7 +150,7 @@ export function withBank(model, settings, schedule, bank) {
 }
 
 /**
- * The preset that the settings are, or "custom".
+ * Name of the preset with these settings, or "custom".
  *
  * @param {State} state
  */
@@ -160,8 +161,60 @@ export function presetName({ named, settings }) {
 }
 
 /**
- * What is known of the chosen preset; null where none is chosen.
+ * Facts of the chosen preset; null without one.
  *
  * @param {State} state
  */
 export const chosenPreset = ({ presets, preset }) => presets?.presets.find(({ name }) => name === preset) ?? null;
+
+/**
+ * Settings of the current run that differ from the controls, such as "period 4 (now 6)".
+ *
+ * @param {State} state
+ * @returns {string[]}
+ */
+export function differences({ run, table, settings, prompt, model }) {
+  if (!run || !settings || run.isRecorded) return [];
+  const { header } = run;
+  /** @type {Record<string, any>} */
+  const ran = { ...header.sampling, ...header.lanes[run.main.index].config, seed: header.seed };
+  /** @type {Record<string, any>} */
+  const now = settings;
+  const changed = table
+    .filter(({ name }) => name in ran && name in now)
+    .filter((setting) => isUsed(setting.name, ran) && !isSame(setting, ran[setting.name], now[setting.name]))
+    .map((setting) => changeWords(setting.name, textOf(setting, ran[setting.name]), textOf(setting, now[setting.name])));
+  if (prompt !== null && prompt !== header.prompt) changed.unshift("another prompt");
+  if (model && model.id !== header.model.id) changed.unshift("another model");
+  return changed;
+}
+
+/** Exact layers replace range and ratio. */
+const isUsed = (name, ran) => !(ran.drop_layers && (name === "layers" || name === "drop_ratio"));
+
+/**
+ * @param {Setting} setting
+ * @param {any} ran
+ * @param {any} now
+ */
+function isSame(setting, ran, now) {
+  if (setting.kind === "range" && !ran) return true; // the model's own range
+  const [one, two] = [ran, now].map((value) => textOf(setting, value));
+  return one === two || (one !== "" && two !== "" && Number(one) === Number(two));
+}
+
+/**
+ * A value as a text, with the layers of a list in ascending order.
+ *
+ * @param {Setting} setting
+ * @param {any} value
+ */
+function textOf({ kind }, value) {
+  if (kind === "range") return Array.isArray(value) ? value.join("-") : "";
+  if (kind !== "list") return String(value ?? "");
+  const layers = Array.isArray(value) ? value : String(value ?? "").split(",").filter((part) => part.trim());
+  return layers.map(Number).sort((a, b) => a - b).join(",");
+}
+
+const changeWords = (name, ran, now) =>
+  `${name === "compare" ? "third lane" : name.replaceAll("_", " ")} ${ran || "off"} (now ${now || "off"})`;

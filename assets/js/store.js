@@ -1,7 +1,7 @@
-/* The page's state and who draws from it. A view subscribes to the parts that it shows and draws them into its own
- * elements; whatever the reader does becomes an update. So no view knows another one.
+/* The page's state and its views. A view subscribes to parts of the state and draws them into its own elements; every
+ * action of the reader is an update. So no view knows another one.
  *
- * The page has one store. A live view of its own, as a replay has it, makes one for itself: see live/live.js. */
+ * The page has one store. A live view without a page, as in a replay, makes its own (live/live.js). */
 
 /** @typedef {import("./records.js").Model} Model */
 /** @typedef {import("./records.js").Settings} Settings */
@@ -9,38 +9,38 @@
 
 /**
  * @typedef {object} State
- * @property {Model | null} model the model that the page shows; null until a component brought it
+ * @property {Model | null} model the model that the page shows; null until a component sets it
  * @property {import("./records.js").Setting[]} table the settings behind the controls, in their order
  * @property {Record<string, Settings>} named settings by preset
- * @property {PresetFacts | null} presets what the presets were measured to do
+ * @property {PresetFacts | null} presets the presets' measured results
  * @property {string} preset name of the chosen preset
- * @property {Settings | null} settings what the controls say; null until the what-if strip is there
- * @property {string | null} prompt as typed; null while it is the page's first
+ * @property {Settings | null} settings values of the controls; null until the forecast is mounted
+ * @property {string | null} prompt the typed prompt; null while it is the page's first
  * @property {number} promptTokens tokens of the prompt
- * @property {{labels: string[], value: import("./records.js").PageFacts | null} | null} facts the models on offer, and
- *   the facts of the one that was chosen
- * @property {boolean} isChosen the visitor chose the model; a link brings settings of its own
- * @property {import("./export/link.js").Link | null} link what the page's address asks for
- * @property {import("./run.js").Run | null} run the run that is shown; it grows in place
- * @property {number} revision counts the times that the run has grown
- * @property {number} focus index of the lane that the charts are about
- * @property {number | null} step where the scrubber is; null is the run's live end
- * @property {number | null} moment milliseconds on the lane's clock while the run is played, else null
- * @property {boolean} isSameStep all lanes stand at the same step, not where their own clocks are
- * @property {number | null} layer the layer whose drift is shown beside the mean
+ * @property {{labels: string[], value: import("./records.js").PageFacts | null} | null} facts the models that can be
+ *   chosen, and the facts of the chosen one
+ * @property {boolean} isChosen the visitor chose the model; without it the settings may come from a link
+ * @property {import("./export/link.js").Link | null} link the link in the page's address
+ * @property {import("./run.js").Run | null} run the current run; it grows in place
+ * @property {number} revision number of times that the run has grown
+ * @property {number} focus index of the lane in the charts
+ * @property {number | null} step position of the scrubber; null is the run's live end
+ * @property {number | null} moment milliseconds on the lanes' clocks while the run is played, else null
+ * @property {boolean} isSameStep all lanes show the same step, not the same time
+ * @property {number | null} layer the layer whose drift is drawn beside the mean
  * @property {boolean} isTalk the talk mode is on
- * @property {boolean} isMoved a control was moved since the page opened: what runs is the visitor's own
- * @property {boolean} isAsked a run was asked for that has not begun
- * @property {boolean} isUnfolding the run is played for the first time: its end is not told yet
- * @property {number | null} hover the step that the pointer is at in a chart
+ * @property {boolean} isMoved a control was moved since the page opened, so the button says Run
+ * @property {boolean} isAsked Run was pressed, and the run has not started
+ * @property {boolean} isUnfolding the run is played for the first time, and has not reached its end
+ * @property {number | null} hover the step under the pointer in a chart
  */
 
 /**
  * @typedef {object} Store
- * @property {State} state to be read; it changes through `update` alone
- * @property {(changes: Partial<State>) => void} update take over some values, and notify who draws from them
- * @property {(keys: (keyof State)[], draw: (state: State) => void) => void} subscribe draw after each update of a key;
- *   those who subscribed first draw first
+ * @property {State} state read only; `update` changes it
+ * @property {(changes: Partial<State>) => void} update set some values, and redraw the views that subscribed to them
+ * @property {(keys: (keyof State)[], draw: (state: State) => void) => void} subscribe call `draw` after each update of a
+ *   key; views draw in the order of their subscriptions
  */
 
 /**
@@ -87,5 +87,5 @@ export function createStore() {
   };
 }
 
-/** The page's. */
+/** The page's store. */
 export const store = createStore();

@@ -1,28 +1,29 @@
-/* Reads the run's wire text (lora_drop/run/trace/records.py, wire_line) as it grows. */
+/* Reads a run's wire text (lora_drop/run/wire.py) as it grows. */
 
 import { Run } from "./run.js";
 
-const AUDIT = 100; // an audit line starts with 100 + its lane
-const FIGURES = 200; // what the line of the figures so far starts with
-const REWIND = 300; // what takes steps back starts with 300 + its lane
-const JUDGE = 400; // the last pass over drafts with 400 + its lane
+// A line's first number is the lane plus one of these; a step's line adds nothing.
+const AUDIT = 100;
+const FIGURES = 200; // without a lane: the figures so far
+const REWIND = 300;
+const JUDGE = 400; // the last pass over drafts
 
-/** What was read of a text so far, as a run. */
+/** Builds a run from its wire text. */
 export class WireReader {
   constructor() {
     /** @type {Run | null} */
     this.run = null;
     /** @type {string | null} */
     this.runId = null;
-    this.isWhole = false; // nothing more will come
-    this.read = 0; // characters
+    this.isWhole = false; // the text is complete
+    this.read = 0; // characters read
   }
 
   /**
-   * Read the complete lines that were appended; a text that does not go on is another run.
+   * Read the complete lines that were appended. A text that does not continue the last one is another run.
    *
    * @param {string} text
-   * @returns {boolean} whether there were any
+   * @returns {boolean} true if there was a complete line
    */
   take(text) {
     if (text.length < this.read || (this.runId && !text.startsWith(`{"type":"run","id":"${this.runId}"`))) {
@@ -37,7 +38,7 @@ export class WireReader {
     return true;
   }
 
-  /** A line: an array is a step of the run or what is said of some, an object says what it is. */
+  /** Read a line: an object names its type; an array is a step, or a record about steps. */
   takeLine(values) {
     if (!Array.isArray(values)) {
       if (values.type === "run") [this.runId, this.isWhole] = [values.id, Boolean(values.whole)];

@@ -1,11 +1,11 @@
-/* Layers x steps: who runs, who is renewed, who is skipped. */
+/* Layers by steps: which layers run, refresh or are skipped. */
 
 import { cellKind, stepWords, triggerWords } from "../kinds.js";
 import { isAdaptive, writesKv } from "../schedule.js";
 import { Chart } from "./chart.js";
 import { baseLayout, color } from "./layout.js";
 
-/** A cell's kind is its place here; the colours have these names. */
+/** A cell's value is the index of its kind here; the colours have these names. */
 const KINDS = ["full", "refresh", "early", "dropped", "dropped-kv"];
 /** @type {Record<string, string>} */
 const WORDS = {

@@ -1,6 +1,6 @@
-/* What a chart is. Each keeps its plot for the life of the page: lines grow by Plotly.extendTraces, heatmaps by values
- * changed in place, and a layout is only set again where its range or its colours change, so a zoom stays. The cursor
- * of the scrubber is a line and dots over the plot: moving it draws nothing anew. */
+/* Base of the charts. Each keeps its plot for the life of the page: lines grow by Plotly.extendTraces, heatmaps change in
+ * place, and the layout is set again only if its range or colours change, so a zoom stays. The scrubber's cursor is a line
+ * with dots over the plot, and moving it redraws nothing. */
 
 import { find, make } from "../dom.js";
 import { baseLayout, laneColor } from "./layout.js";
@@ -11,8 +11,8 @@ import { byToken } from "./table.js";
 /** @typedef {import("../run.js").Run} Run */
 /** @typedef {import("../run.js").Step} Step */
 
-const FIRST_SPAN = 512; // steps that the x axis shows at once at most, until a run is longer
-const WINDOW = 1024; // steps that are drawn while a longer run streams: its last ones; at its end all are
+const FIRST_SPAN = 512; // longest x axis at first, in steps
+const WINDOW = 1024; // latest steps drawn while a longer run streams; at its end all are drawn
 const CONFIG = {
   responsive: false, // a ResizeObserver does it, also when a column changes and not the window
   displaylogo: false,
@@ -20,8 +20,8 @@ const CONFIG = {
 };
 
 /**
- * A plot that is made once. Each kind of chart says how it is set up for a run, how it grows with what came since, how
- * it is coloured and laid out, and what it shows at a step.
+ * A plot that is made once. Each kind of chart defines its traces for a run, how they grow, their colours and layout, and
+ * its values at a step.
  */
 export class Chart {
   /** @param {HTMLElement} figure */
@@ -36,7 +36,7 @@ export class Chart {
     this.traces = [];
     this.visible = true;
     this.isDrawn = false;
-    this.isDue = false; // all is to be given to Plotly anew
+    this.isDue = false; // Plotly must be given all data again
     this.isFinished = false;
     this.isListening = false;
     /** @type {number | null} */
@@ -44,33 +44,33 @@ export class Chart {
     this.cursor = make("div", "ld-cursor");
     this.cursor.hidden = true;
     this.plot.after(this.cursor);
-    this.pointer = make("div", "ld-cursor ld-pointer"); // where the reader points at in another chart
+    this.pointer = make("div", "ld-cursor ld-pointer"); // the reader's pointer in another chart
     this.pointer.hidden = true;
     this.cursor.after(this.pointer);
-    /** @type {[number, number] | null} the steps that the reader zoomed to, in whichever chart */
+    /** @type {[number, number] | null} the steps that the reader zoomed to, in any chart */
     this.zoom = null;
-    /** @type {((step: number, point: any) => void) | null} the reader picked a step */
+    /** @type {((step: number, point: any) => void) | null} called when the reader picks a step */
     this.onPick = null;
-    /** @type {((zoom: [number, number] | null) => void) | null} the reader zoomed */
+    /** @type {((zoom: [number, number] | null) => void) | null} called when the reader zooms */
     this.onZoom = null;
-    /** @type {((step: number | null) => void) | null} the reader points at a step */
+    /** @type {((step: number | null) => void) | null} called when the reader points at a step */
     this.onHover = null;
     /** @type {Run | null} */
     this.shown = null;
-    /** @type {{steps: number, rewinds: number}[]} what each lane had when it was drawn last */
+    /** @type {{steps: number, rewinds: number}[]} counts of each lane when it was last drawn */
     this.seen = [];
   }
 
-  /** The run that is drawn. @returns {Run} */
+  /** The current run. @returns {Run} */
   get run() {
     if (!this.shown) throw new Error("This chart has no run yet.");
     return this.shown;
   }
 
-  /** Traces for a run, without any step. */
+  /** Make the traces of a run, without any step. */
   setUp() {}
 
-  /** Add the steps that came since the last time. */
+  /** Add the steps that arrived since the last call. */
   extend() {}
 
   /** Give the traces the theme's colours. */
@@ -82,7 +82,7 @@ export class Chart {
   }
 
   /**
-   * Start over for a run; the plot stays.
+   * Start a new run; the plot stays.
    *
    * @param {Run} run
    */
@@ -97,7 +97,7 @@ export class Chart {
     if (this.visible) this.apply();
   }
 
-  /** Were steps taken back that it has drawn? */
+  /** True if drawn steps were rejected since the last call. */
   takeNote() {
     const { lanes } = this.run;
     const before = this.seen;
@@ -107,7 +107,7 @@ export class Chart {
     );
   }
 
-  /** What the plot reports of the reader's hand, once there is one. */
+  /** Listen to the reader's actions in the plot, once it exists. */
   listen() {
     this.isListening = true;
     this.plot.on("plotly_relayout", (change) => {
@@ -116,7 +116,7 @@ export class Chart {
       if (change["xaxis.autorange"]) this.onZoom?.(null);
       else if (from !== undefined) this.onZoom?.([Number(from), Number(to)]);
     });
-    // Plotly reports a pointer near a line alone; the other charts follow it anywhere.
+    // Plotly reports the pointer only near a line; the other charts follow it anywhere.
     this.plot.addEventListener("pointermove", ({ clientX }) => this.onHover?.(this.stepAt(clientX)));
     this.plot.addEventListener("pointerleave", () => this.onHover?.(null));
     this.plot.on("plotly_click", ({ points }) => this.onPick?.(Math.round(points[0].x), points[0]));
@@ -133,7 +133,7 @@ export class Chart {
   }
 
   /**
-   * Where a step is, in pixels of the figure; null where it is not seen.
+   * Place of a step, in pixels of the figure; null if it is not visible.
    *
    * @param {number | null} step
    */
@@ -145,7 +145,7 @@ export class Chart {
   }
 
   /**
-   * The step under a place of the window; null beside the plot.
+   * The step at a place of the window; null beside the plot.
    *
    * @param {number} clientX
    */
@@ -156,7 +156,7 @@ export class Chart {
   }
 
   /**
-   * Show where the reader points at in another chart.
+   * Show the reader's pointer in another chart.
    *
    * @param {number | null} step
    */
@@ -171,7 +171,7 @@ export class Chart {
   }
 
   /**
-   * Put the cursor at a step; null takes it away. Values of the chart get a dot.
+   * Put the cursor at a step, with a dot at each value; null hides it.
    *
    * @param {number | null} step
    */
@@ -182,7 +182,7 @@ export class Chart {
     if (left === null || step === null) return;
     const { xaxis, yaxis } = this.plot._fullLayout;
     this.cursor.style.left = `${left}px`;
-    // While a run is played for the first time, what comes after the cursor is veiled, as in the answers.
+    // While a run is played for the first time, the plot after the cursor is veiled, as are the answers.
     this.cursor.style.setProperty("--ld-rest", `${this.plot.offsetLeft + xaxis._offset + xaxis._length - left}px`);
     this.cursor.style.top = `${this.plot.offsetTop + yaxis._offset}px`;
     this.cursor.style.height = `${yaxis._length}px`;
@@ -196,7 +196,7 @@ export class Chart {
   }
 
   /**
-   * The window has moved on: what is before a step goes.
+   * Drop the points before a step: the window has moved on.
    *
    * @param {number} step
    */
@@ -209,17 +209,17 @@ export class Chart {
     }
   }
 
-  /** Add what is too dear to draw while a run streams. */
+  /** Add details that are too slow to draw while a run streams. */
   finish() {}
 
-  /** An empty plot before any run: the first one costs the most, and the reader waits for nothing yet. */
+  /** Draw an empty plot before any run: the first plot is the slowest, and nobody waits for it yet. */
   prepare() {
     if (this.shown) return;
     plotly().react(this.plot, [], baseLayout({ from: 0, span: 1 }, ""), CONFIG);
   }
 
   /**
-   * The values that the chart shows at a step, with their colours; a heatmap has none.
+   * The chart's values at a step, with their colours; a heatmap has none.
    *
    * @param {number} _step
    * @returns {[number, string][]}
@@ -229,7 +229,7 @@ export class Chart {
   }
 
   /**
-   * What is drawn, as a table.
+   * The data as a table.
    *
    * @returns {import("./table.js").Table}
    */
@@ -237,12 +237,12 @@ export class Chart {
     return byToken(find(this.figure, "h3").textContent ?? "", this.columns());
   }
 
-  /** @returns {import("./table.js").Column[]} of that table */
+  /** @returns {import("./table.js").Column[]} columns of the table */
   columns() {
     return [];
   }
 
-  /** Draw what came since the last time, if the reader can see it. */
+  /** Draw the new steps, if the chart is visible. */
   update() {
     if (!this.visible) return;
     const last = Math.max(...this.run.lanes.map((lane) => lane.steps.length - 1), 1);
@@ -252,7 +252,7 @@ export class Chart {
     else if (last > WINDOW) [this.span, this.from] = [WINDOW, (Math.ceil((2 * last) / WINDOW) - 2) * (WINDOW / 2)];
     else this.span = spanFor(this.run, span, last);
     const moved = span !== this.span || from !== this.from;
-    // What was taken back goes; at the end, what scrolled out of the window comes back.
+    // Rejected steps go; at the end, the steps that left the window come back.
     const isAnew = this.takeNote() || (isOver && from > 0);
     if (isAnew) {
       this.setUp();
@@ -268,7 +268,7 @@ export class Chart {
   }
 
   /**
-   * Add points to traces: Plotly draws these alone, unless all is due. One call of it a frame is enough.
+   * Add points to traces. Plotly draws only these, unless all data are due. Call it at most once a frame.
    *
    * @param {{x: any[], y: any[]}} fresh of each trace
    * @param {number[]} indices of the traces
@@ -285,17 +285,17 @@ export class Chart {
     this.traces = this.plot.data ?? [];
   }
 
-  /** Give data and layout to Plotly, which keeps what the reader zoomed. */
+  /** Give data and layout to Plotly, which keeps the zoom. */
   apply() {
     const layout = { ...this.layout(), datarevision: ++this.revision };
     plotly().react(this.plot, this.traces, layout, CONFIG);
-    this.figure.dataset.state = "running"; // before it the chart has no axes
+    this.figure.dataset.state = "running"; // before it, the chart has no axes
     this.isDrawn = true;
     if (!this.isListening) this.listen();
     if (this.cursorStep !== null) this.moveCursor(this.cursorStep);
   }
 
-  /** The theme changed. */
+  /** Draw in the colours of a new theme. */
   repaint() {
     if (!this.shown) return;
     this.paint();
@@ -304,14 +304,14 @@ export class Chart {
 }
 
 /**
- * The x axis a run starts with: its whole planned length, if that is not too long to read.
+ * Length of the x axis at first: the planned length, if that is not too long to read.
  *
  * @param {Run} run
  */
 const firstSpan = (run) => Math.max(1, Math.min(run.planned, FIRST_SPAN));
 
 /**
- * The x axis once the run is at step `last`: doubled where it is full.
+ * Length of the x axis at step `last`: doubled whenever it is full.
  *
  * @param {Run} run
  * @param {number} span
@@ -323,7 +323,7 @@ function spanFor(run, span, last) {
 }
 
 /**
- * A value of each lane that has come to a step, with the lane's colour.
+ * A value of each lane that has reached a step, with the lane's colour.
  *
  * @param {Run} run
  * @param {number} step
@@ -332,7 +332,7 @@ function spanFor(run, span, last) {
  */
 export function valuesAt(run, step, value) {
   return run.lanes.flatMap((lane) => {
-    const found = lane.steps[step] ? value(lane.steps[step], lane) : null;
-    return found === null ? [] : [/** @type {[number, string]} */ ([found, laneColor(lane.index)])];
+    const own = lane.steps[step] ? value(lane.steps[step], lane) : null;
+    return own === null ? [] : [/** @type {[number, string]} */ ([own, laneColor(lane.index)])];
   });
 }

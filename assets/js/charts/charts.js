@@ -1,4 +1,4 @@
-/* The charts of a view, drawn one a frame so that none blocks the text. */
+/* The charts of a view, drawn one a frame so that they do not block the text. */
 
 import { find } from "../dom.js";
 import { ActivityChart } from "./activity.js";
@@ -14,8 +14,8 @@ import { addRunTable } from "./table.js";
 /** @typedef {import("../run.js").Run} Run */
 /** @typedef {import("../store.js").Store} Store */
 
-const SHORTEST_PAUSE = 250; // milliseconds between two rounds of redraws: on a CPU they take time from the decode
-const SHARE = 0.12; // of the page's time that they may take
+const SHORTEST_PAUSE = 250; // milliseconds between two rounds of redraws: on a CPU they slow decoding
+const SHARE = 0.12; // most of the page's time that redraws may take
 
 export class Charts {
   /**
@@ -35,9 +35,9 @@ export class Charts {
     this.all = [this.activity, this.drift, new MemoryChart(figure("kv")), this.map, ...others];
     /** @type {(() => void)[]} */
     this.queue = [];
-    this.last = 0; // when the last round of redraws began
-    this.cost = 0; // milliseconds that it took
-    this.timer = 0; // of the next round
+    this.last = 0; // start of the last round of redraws
+    this.cost = 0; // its milliseconds
+    this.timer = 0; // timer of the next round
     this.drawing = false;
     this.listen(goTo);
     this.observe();
@@ -56,7 +56,7 @@ export class Charts {
     });
   }
 
-  /** What the reader picks in a chart. */
+  /** Handle the reader's actions in the charts. */
   listen(goTo) {
     const { store } = this;
     for (const chart of this.all) {
@@ -81,7 +81,7 @@ export class Charts {
     this.drift.onBack = () => store.update({ layer: null });
   }
 
-  /** Size, sight, print and theme. */
+  /** Follow size, visibility, print and theme. */
   observe() {
     const resize = new ResizeObserver((entries) => {
       for (const { target } of entries) {
@@ -91,7 +91,7 @@ export class Charts {
       }
     });
     for (const chart of this.all) resize.observe(chart.plot);
-    // What nobody sees is not drawn; it catches up when it comes into view.
+    // An invisible chart is not drawn; it catches up when it comes into view.
     const seen = new IntersectionObserver((entries) => {
       for (const { target, isIntersecting } of entries) {
         const chart = this.all.find((one) => one.figure === target);
@@ -106,18 +106,18 @@ export class Charts {
     });
     const repaint = () => this.all.forEach((chart) => this.later(() => chart.repaint()));
     new MutationObserver(repaint).observe(document.body, { attributes: true, attributeFilter: ["class"] });
-    window.addEventListener("resize", () => isTalk() && repaint()); // its letters go by the window
+    window.addEventListener("resize", () => isTalk() && repaint()); // the talk mode's text size follows the window
   }
 
   /**
-   * Draw all of a chart's data, seen or not: a picture of it is wanted.
+   * Draw all of a chart's data, visible or not, for a picture.
    *
    * @param {HTMLElement} figure
    */
   complete(figure) {
     const chart = this.all.find((one) => one.figure === figure);
     if (!chart) return;
-    // Work that waits for its frame comes first: a run that has just come has not begun in all charts.
+    // Finish the waiting work first: a new run may not have started in all charts.
     for (let piece; (piece = this.queue.shift()); ) piece();
     const { visible } = chart;
     chart.visible = true;
@@ -126,7 +126,7 @@ export class Charts {
   }
 
   /**
-   * The scrubber's step in all charts; null for none.
+   * Put the cursor at a step in all charts; null hides it.
    *
    * @param {number | null} step
    */
@@ -141,7 +141,7 @@ export class Charts {
   }
 
   /**
-   * Ask for a redraw. The charts take at most a share of the page's time, however slow the machine is.
+   * Ask for a redraw. The charts take at most a share of the page's time, on a slow machine too.
    *
    * @param {Run} run
    */
@@ -158,7 +158,7 @@ export class Charts {
   }
 
   /**
-   * One piece of work a frame.
+   * Do one piece of work a frame.
    *
    * @param {() => void} work
    */

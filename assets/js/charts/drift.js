@@ -1,5 +1,5 @@
-/* The audit's truth: mean drift over the skipped layers, least to most as a band, a line where a refresh is (dotted
- * where it came early). */
+/* Drift from the full model: the mean over the skipped layers, least to most as a band, and a line at each refresh (dotted
+ * if it came early). */
 
 import { find, make } from "../dom.js";
 import { stepWords, triggerWords } from "../kinds.js";
@@ -7,10 +7,10 @@ import { isAdaptive, isBaseline } from "../schedule.js";
 import { Chart } from "./chart.js";
 import { baseLayout, color, faded, laneColor } from "./layout.js";
 
-// The traces by their place.
+// Indices of the traces.
 const [REFRESHES, LEAST, MOST, MEAN, DOTS, EARLY, EARLY_DOTS, LAYER, OTHERS] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
 
-const isKnown = (value) => value !== null;
+const isNumber = (value) => value !== null;
 const meanOf = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
 export class DriftChart extends Chart {
@@ -18,19 +18,19 @@ export class DriftChart extends Chart {
   constructor(figure) {
     super(figure);
     this.drawn = 1; // steps; prefill has no audit
-    /** @type {import("../run.js").Lane[]} that skip something too */
+    /** @type {import("../run.js").Lane[]} other lanes that skip layers */
     this.others = [];
     /** @type {number[]} */
     this.othersDrawn = [];
-    /** @type {number | null} whose drift is shown beside the mean */
+    /** @type {number | null} layer whose drift is drawn beside the mean */
     this.layer = null;
     /** @type {number[]} by step */
     this.means = [];
-    /** @type {Record<number, {x: (number | null)[], y: (number | null)[]}>} the lines of refreshes, for the end */
+    /** @type {Record<number, {x: (number | null)[], y: (number | null)[]}>} lines at refreshes, drawn at the end */
     this.refreshes = {};
     /** @type {HTMLButtonElement | null} */
     this.chip = null;
-    /** @type {() => void} the reader wants the mean alone */
+    /** @type {() => void} called when the reader wants the mean alone */
     this.onBack = () => {};
   }
 
@@ -66,13 +66,13 @@ export class DriftChart extends Chart {
     this.paint();
   }
 
-  /** Where the shown layer stands among the skipped ones; -1 where it is none of them. */
+  /** Index of the shown layer among the skipped ones; -1 if it is not skipped. */
   get row() {
     return this.layer === null ? -1 : this.run.focus.schedule.dropped.indexOf(this.layer);
   }
 
   /**
-   * Show the drift of one layer beside the mean; null takes it away.
+   * Draw the drift of one layer beside the mean; null removes it.
    *
    * @param {number | null} layer
    */
@@ -93,7 +93,7 @@ export class DriftChart extends Chart {
     this.apply();
   }
 
-  /** Which layer is shown, with a way back. */
+  /** Draw a button that names the shown layer and removes it. */
   drawChip() {
     this.chip?.remove();
     if (this.layer === null) return;
@@ -119,13 +119,13 @@ export class DriftChart extends Chart {
 
   paint() {
     const [own, refresh, early] = [laneColor(this.run.focus.index), color("refresh"), color("early")];
-    // Lines every other step would be a curtain: the closer they stand, the fainter they are.
+    // The closer the lines, the fainter they are: every other step they would hide the plot.
     const density = Math.min(1, this.run.focus.schedule.period / 8);
     this.traces[REFRESHES].line = { width: 1, color: faded(refresh, 0.1 + 0.4 * density) };
     this.traces[MOST].fillcolor = faded(own, 0.16);
     this.traces[MEAN].line = { width: 1.75, color: own };
     this.traces[DOTS].marker = { size: 5, color: refresh };
-    // So do the early ones, of which nobody knows the number ahead.
+    // The same for early refreshes, whose number is not known beforehand.
     const crowd = Math.min(1, 25 / (1 + (this.refreshes[EARLY].x.length) / 3));
     this.traces[EARLY].line = { width: 1, dash: "dot", color: faded(early, 0.12 + 0.38 * crowd) };
     this.traces[EARLY_DOTS].marker = { size: 6, color: early, symbol: "diamond" };
@@ -135,25 +135,25 @@ export class DriftChart extends Chart {
 
   extend() {
     const add = this.traces.map(() => ({ x: [], y: [] }));
-    const said = this.extendFocus(add);
+    const tips = this.extendFocus(add);
     this.others.forEach((lane, i) => this.extendOther(lane, i, add[OTHERS + i]));
     if (!add.some((trace) => trace.x.length)) return;
     const column = (key) => add.map((trace) => trace[key]);
     this.grow({ x: column("x"), y: column("y") }, add.map((_, i) => i));
-    this.traces[MEAN].customdata.push(...said);
+    this.traces[MEAN].customdata.push(...tips);
     this.figure.dataset.state = "running";
   }
 
-  /** The new audits of the lane that the chart is about; returns what the tip says of them. */
+  /** Add the new audits of the chart's lane; returns the data of their tips. */
   extendFocus(add) {
     const { audits, steps } = this.run.focus;
     const { row } = this;
-    const said = [];
+    const tips = [];
     for (let audit; (audit = audits.get(this.drawn)); ) {
       const step = this.drawn++;
-      const known = audit.drift.filter(isKnown);
-      if (!known.length) continue;
-      const [least, most, mean] = [Math.min(...known), Math.max(...known), meanOf(known)];
+      const values = audit.drift.filter(isNumber);
+      if (!values.length) continue;
+      const [least, most, mean] = [Math.min(...values), Math.max(...values), meanOf(values)];
       this.means[step] = mean;
       const points = [[LEAST, least], [MOST, most], [MEAN, mean]];
       if (row >= 0 && audit.drift[row] !== null) points.push([LAYER, audit.drift[row]]);
@@ -169,18 +169,18 @@ export class DriftChart extends Chart {
         add[trace].y.push(y);
       }
       const why = trigger ? `<br>refreshed early: ${triggerWords[trigger]}` : "";
-      said.push([least, most, audit.kl === null ? "–" : audit.kl.toFixed(3), why]);
+      tips.push([least, most, audit.kl === null ? "–" : audit.kl.toFixed(3), why]);
     }
-    return said;
+    return tips;
   }
 
-  /** The mean drift of another lane. */
+  /** Add the mean drift of another lane. */
   extendOther(lane, i, add) {
     for (let audit; (audit = lane.audits.get(this.othersDrawn[i])); this.othersDrawn[i]++) {
-      const known = audit.drift.filter(isKnown);
-      if (!known.length) continue;
+      const values = audit.drift.filter(isNumber);
+      if (!values.length) continue;
       add.x.push(this.othersDrawn[i]);
-      add.y.push(meanOf(known));
+      add.y.push(meanOf(values));
     }
   }
 

@@ -1,4 +1,4 @@
-/* Skipped layers x steps: how far each strays. */
+/* Skipped layers by steps: the drift of each. */
 
 import { Chart } from "./chart.js";
 import { baseLayout, color, isTalk, talkSize } from "./layout.js";

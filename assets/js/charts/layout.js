@@ -3,7 +3,7 @@
 const LANES = ["baseline", "lora-drop", "third"];
 
 /**
- * A colour of the page by its name in lora_drop/ui/colors.py.
+ * A colour of the page by its name in lora_drop/run/exports/colors.py.
  *
  * @param {string} name
  */
@@ -31,14 +31,14 @@ export function faded(hex, opacity) {
 
 export const isTalk = () => document.body.classList.contains("ld-talk");
 
-/** Pixels of a text in talk mode: 2.3% of the picture's height, for the back of a room. */
+/** Text size in talk mode, in pixels: 2.3% of the picture's height, readable from the back of a room. */
 export const talkSize = () => 0.023 * Math.min(window.innerHeight, 0.5625 * window.innerWidth);
 
 /**
  * The layout of a chart whose x axis is decode steps.
  *
  * @param {{run?: import("../run.js").Run | null, from: number, span: number, zoom?: [number, number] | null}} chart the
- *   axis' first step and its span, and what the reader zoomed to
+ *   axis' first step and its span, and the reader's zoom
  * @param {string} yTitle
  * @returns {any}
  */

@@ -1,4 +1,4 @@
-/* A line for each lane, of a value that comes with its steps: milliseconds, and KL to the full model. */
+/* One line for each lane, of a value of each step: milliseconds, or KL to the full model. */
 
 import { isBaseline } from "../schedule.js";
 import { Chart, valuesAt } from "./chart.js";
@@ -10,14 +10,14 @@ class LinesChart extends Chart {
   /** @param {HTMLElement} figure */
   constructor(figure) {
     super(figure);
-    /** @type {Lane[]} that are shown */
+    /** @type {Lane[]} lanes with a line */
     this.lanes = [];
-    /** @type {number[]} steps of each */
+    /** @type {number[]} number of drawn steps of each */
     this.drawn = [];
   }
 
   /**
-   * Has it a line?
+   * True if a lane has a line.
    *
    * @param {Lane} _lane
    */
@@ -26,7 +26,7 @@ class LinesChart extends Chart {
   }
 
   /**
-   * Is the value of a step known?
+   * True if a step has arrived.
    *
    * @param {Lane} lane
    * @param {number} step
@@ -36,7 +36,7 @@ class LinesChart extends Chart {
   }
 
   /**
-   * A lane's traces, without any point.
+   * A lane's traces, without points.
    *
    * @param {Lane} _lane
    * @param {string} _name
@@ -47,7 +47,7 @@ class LinesChart extends Chart {
   }
 
   /**
-   * Add a lane's point of a step to its traces, which begin at `_at`.
+   * Add a lane's point of a step to its traces, which start at index `_at`.
    *
    * @param {Lane} _lane
    * @param {number} _step
@@ -58,7 +58,7 @@ class LinesChart extends Chart {
 
   setUp() {
     this.lanes = this.run.lanes.filter((lane) => this.shows(lane));
-    this.drawn = this.lanes.map(() => 1); // a decode step is the first
+    this.drawn = this.lanes.map(() => 1); // the first decode step
     this.traces = this.lanes.flatMap((lane) => this.tracesOf(lane, this.run.plainLabels[lane.index]));
     this.paint();
   }
@@ -75,7 +75,7 @@ class LinesChart extends Chart {
   }
 }
 
-/** Milliseconds of each step on each lane's own clock. */
+/** Milliseconds of each step. */
 export class TimeChart extends LinesChart {
   /**
    * @param {Lane} lane
@@ -116,7 +116,7 @@ export class TimeChart extends LinesChart {
   }
 }
 
-/** KL to the full model at each audited step, with a mark where the next token is not the same. */
+/** KL to the full model at each audited step, with a mark where the next token differs. */
 export class KlChart extends LinesChart {
   /** @param {Lane} lane */
   shows(lane) {

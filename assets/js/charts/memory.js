@@ -1,5 +1,5 @@
-/* Bytes of K/V: counted in each lane, and the formula dashed ahead of them; where refreshes may come early, or tokens be
- * taken back, nobody knows it ahead, and it is drawn for the refreshes that happened. */
+/* Bytes of K/V, counted in each lane, and the formula as a dashed line ahead. If refreshes may come early or drafts may be
+ * rejected, the formula is drawn for the refreshes so far. */
 
 import { baseline, kvTokens, varies } from "../schedule.js";
 import { Chart, valuesAt } from "./chart.js";
@@ -10,8 +10,8 @@ export class MemoryChart extends Chart {
   constructor(figure) {
     super(figure);
     this.unit = "B";
-    this.scale = 1; // bytes of the unit
-    /** @type {number[]} steps of each lane */
+    this.scale = 1; // bytes of a unit
+    /** @type {number[]} drawn steps of each lane */
     this.drawn = [];
   }
 
@@ -30,13 +30,13 @@ export class MemoryChart extends Chart {
         y: [],
         hovertemplate: `step %{x}: %{y:.2f} ${this.unit}<extra>${this.run.plainLabels[lane.index]}, counted</extra>`,
       })),
-      ...lanes.map((lane) => this.formula(lane)), // over the counted lines, so that both are seen
+      ...lanes.map((lane) => this.formula(lane)), // above the counted lines, so that both are visible
     ];
     this.paint();
   }
 
   /**
-   * The formula's bytes after a step of a run, in the chart's unit.
+   * The formula's bytes after a step, in the chart's unit.
    *
    * @param {import("../run.js").Lane} lane
    * @param {number} step
@@ -47,7 +47,7 @@ export class MemoryChart extends Chart {
     return (kvTokens(lane.schedule, this.run.promptTokens, step, refreshes, last) * this.run.bytesPerToken) / this.scale;
   }
 
-  /** The formula of a lane over the planned run, in at most some hundred points (it has steps where w > 1). */
+  /** The trace of a lane's formula over the planned run, with at most about 600 points. */
   formula(lane) {
     if (varies(lane.schedule)) return { type: "scatter", mode: "lines", x: [], y: [], hoverinfo: "skip" };
     const x = [];

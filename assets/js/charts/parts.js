@@ -1,4 +1,4 @@
-/* Where the speed comes from: a full step, what skipping saves of it, and what full steps cost on top, as one bar. */
+/* A bar that explains the speed: a full step, the time that skipping saves, and the further cost of full steps. */
 
 import { find, make } from "../dom.js";
 import { formatNumber } from "../format.js";
@@ -12,15 +12,15 @@ import { formatNumber } from "../format.js";
 export function mountParts(root, store) {
   const box = find(root, ".ld-parts");
   store.subscribe(["run", "revision", "isUnfolding"], ({ run, isUnfolding }) => {
-    const told = run?.isOver && !isUnfolding ? run.told?.parts : null;
-    box.hidden = !told;
-    if (told) drawParts(box, told);
+    const parts = run?.isOver && !isUnfolding ? run.report?.parts : null;
+    box.hidden = !parts;
+    if (parts) drawParts(box, parts);
   });
 }
 
 /**
  * @param {HTMLElement} box
- * @param {NonNullable<import("../records.js").Told["parts"]>} told
+ * @param {NonNullable<import("../records.js").Report["parts"]>} parts
  */
 function drawParts(box, { parts, total, bound }) {
   const full = parts.find(({ id }) => id === "full")?.ms ?? 0;

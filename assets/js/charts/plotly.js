@@ -1,4 +1,4 @@
-/* The part of plotly.js that the page uses. It comes before the modules, as a script of its own (components.py). */
+/* The part of plotly.js that the page uses. It is loaded before the modules, as a script of its own (components.py). */
 
 /**
  * @typedef {object} PlotlyParts
@@ -10,13 +10,13 @@
  */
 
 /**
- * An element that plotly draws in, with what plotly adds to it.
+ * An element that plotly draws in, with plotly's properties.
  *
  * @typedef {HTMLElement & {data?: any[], layout?: any, _fullLayout?: any,
  *   on: (event: string, call: (event: any) => void) => void}} Plot
  */
 
-// No chart sends anything anywhere: plotly.js 4 has a "Share chart" button unless it is told so.
+// No chart may send data: plotly.js 4 has a "Share chart" button without these settings.
 const AT_HOME = { showSendToCloud: false, plotlyServerURL: "" };
 
 let isAtHome = false;

@@ -1,4 +1,4 @@
-/* The race on the page: it is drawn anew at most once a frame, and a click in it moves the scrubber. */
+/* The race on the page: it is redrawn at most once a frame, and a click moves the scrubber. */
 
 import { find } from "../dom.js";
 import { formatNumber } from "../format.js";
@@ -10,7 +10,7 @@ import { addRunTable } from "./table.js";
 /** @typedef {import("../run.js").Run} Run */
 /** @typedef {import("../store.js").State} State */
 
-const TALL = 1.6; // times as high as on the page are bars on a slide
+const TALL = 1.6; // factor of the bars' height on a slide
 
 /**
  * @param {HTMLElement} root
@@ -66,13 +66,13 @@ function draw(canvas, run, state) {
   if (!pen) throw new Error("The browser gives no canvas to draw on.");
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
   pen.clearRect(0, 0, width, height);
-  const { said, strip } = drawRace(pen, run, state, { width, tall, family: getComputedStyle(document.body).fontFamily });
-  canvas.setAttribute("aria-label", `Time of each lane: ${said.join("; ")}`);
+  const { words, strip } = drawRace(pen, run, state, { width, tall, family: getComputedStyle(document.body).fontFamily });
+  canvas.setAttribute("aria-label", `Time of each lane: ${words.join("; ")}`);
   return { ...strip, x: strip.x * scale, width: strip.width * scale };
 }
 
 /**
- * The bars' figures; how long each token took is in the table of the time per step.
+ * The bars' figures; the time of each token is in the table of the time chart.
  *
  * @param {State} state
  * @returns {import("./table.js").Table}

@@ -1,5 +1,5 @@
-/* The race as it is drawn, on the page's canvas and in pictures: a bar for each lane in true proportion, and below it each
- * token as wide as it took long. The pen is a canvas' context, or what takes the same calls. */
+/* Draws the race, on the page's canvas and in pictures: a bar for each lane in true proportion, and below it each token,
+ * whose width is its time. The pen is a canvas context, or an object with the same calls. */
 
 import { formatNumber } from "../format.js";
 import { expectedMs } from "../pace.js";
@@ -14,23 +14,23 @@ import { color, faded, laneColor } from "./layout.js";
 /** @typedef {Pick<CanvasRenderingContext2D, "fillStyle" | "font" | "textAlign" | "textBaseline" | "fillRect" | "fillText"> &
  *   {measureText: (text: string) => {width: number}}} Pen */
 
-export const TEXT = 12; // pixels of its words
+export const TEXT = 12; // text size in pixels
 const ROW = { bar: 18, strip: 16, gap: 4, between: 24, axis: 18 };
-const NARROW = 640; // pixels of a view whose labels make way
-const TOKEN = 6; // pixels that a token of the strip takes at least, on average
+const NARROW = 640; // width of a view with short labels, in pixels
+const TOKEN = 6; // least average width of a token in the strip, in pixels
 
 /**
- * Pixels that it takes in height.
+ * Height of the race in pixels.
  *
  * @param {number} lanes
- * @param {number} [tall] how many times as high bars and strips are
+ * @param {number} [tall] factor of the height of bars and strips
  */
 export const raceHeight = (lanes, tall = 1) => lanes * ((ROW.bar + ROW.strip) * tall + 2 * ROW.gap) + ROW.between + ROW.axis;
 
-/** @typedef {{x: number, width: number, from: number, span: number}} Strip where the milliseconds from `from` on lie */
+/** @typedef {{x: number, width: number, from: number, span: number}} Strip place of the milliseconds from `from` on */
 
 /**
- * What a lane has come to at the scrubber's position, in tokens and in milliseconds of decoding.
+ * A lane's progress at the scrubber's position, in tokens and in milliseconds of decoding.
  *
  * @param {Position & {run: Run}} state
  * @param {Lane} lane
@@ -43,13 +43,13 @@ function placeOf(state, lane) {
 }
 
 /**
- * Draw it from (0, 0) in words of `TEXT` pixels; returns what the bars say, and where the strip is.
+ * Draw the race from (0, 0) with texts of `TEXT` pixels; returns the bars' words and the place of the strip.
  *
  * @param {Pen} pen
  * @param {Run} run
  * @param {Position} position
  * @param {{width: number, family: string, tall?: number}} size
- * @returns {{said: string[], strip: Strip}}
+ * @returns {{words: string[], strip: Strip}}
  */
 export function drawRace(pen, run, position, { width, family, tall = 1 }) {
   const state = { ...position, run };
@@ -59,37 +59,37 @@ export function drawRace(pen, run, position, { width, family, tall = 1 }) {
   const isNarrow = width < NARROW;
   const [left, right] = isNarrow ? [74, 86] : [150, 150];
   const box = { x: left, width: width - left - right };
-  const said = drawBars(pen, run, state, box, isNarrow, row);
+  const words = drawBars(pen, run, state, box, isNarrow, row);
   const strip = stripOf(run, state, box);
   drawStrip(pen, run, state, strip, run.lanes.length * (row.bar + row.gap) + row.between, row);
-  return { said, strip };
+  return { words, strip };
 }
 
-/** The bars, on a scale that the whole run fits; returns what they say. */
+/** Draw the bars on a scale that fits the whole run; returns their words. */
 function drawBars(pen, run, state, box, isNarrow, size) {
   const [first] = run.lanes;
   const prefill = first.prefillMs;
   const longest = Math.max(...run.lanes.map((lane) => expectedMs(run, lane)), 1e-6);
   const unit = box.width / (prefill + longest);
   const equal = Math.min(...run.lanes.map((lane) => lane.steps.length));
-  const isTold = run.isOver && !state.isUnfolding && state.step === null;
+  const isEnded = run.isOver && !state.isUnfolding && state.step === null;
   return run.lanes.map((lane, row) => {
     const y = row * (size.bar + size.gap);
     const { tokens, ms } = placeOf(state, lane);
-    const solid = isTold && equal > 1 ? decodeMs(lane, equal - 1) : ms;
+    const solid = isEnded && equal > 1 ? decodeMs(lane, equal - 1) : ms;
     pen.fillStyle = color("grid");
     pen.fillRect(box.x, y, box.width, size.bar);
     pen.fillStyle = color("muted");
     pen.fillRect(box.x, y, lane.steps.length ? prefill * unit : 0, size.bar);
     pen.fillStyle = laneColor(lane.index);
     pen.fillRect(box.x + prefill * unit, y, solid * unit, size.bar);
-    // What a longer answer took beyond the shortest one: no lane wins by saying less.
+    // A longer answer's time beyond the shortest answer is faded: no lane wins by writing less.
     pen.fillStyle = faded(laneColor(lane.index), 0.3);
     pen.fillRect(box.x + (prefill + solid) * unit, y, Math.max(ms - solid, 0) * unit, size.bar);
     const middle = y + size.bar / 2;
     label(pen, run.plainLabels[lane.index], box.x - 8, middle, "right", laneColor(lane.index), box.x - 10);
-    const count = isTold ? equal : tokens;
-    const time = timeWords(isTold ? solid : ms);
+    const count = isEnded ? equal : tokens;
+    const time = timeWords(isEnded ? solid : ms);
     const words = isNarrow ? time : `${time}, ${formatNumber(count)} tokens`;
     label(pen, words, box.x + box.width + 8, middle, "left", color("ink"));
     return `${run.plainLabels[lane.index]} ${time} for ${count} tokens`;
@@ -99,7 +99,7 @@ function drawBars(pen, run, state, box, isNarrow, size) {
 /** @param {number} ms */
 export const timeWords = (ms) => (ms >= 1000 ? `${formatNumber(ms / 1000, 2)} s` : `${formatNumber(ms)} ms`);
 
-/** A text that is cut where it has no room. */
+/** Draw a text, cut to the room. */
 function label(pen, text, x, y, align, tint, room = Infinity) {
   pen.fillStyle = tint;
   pen.textAlign = align;
@@ -109,7 +109,7 @@ function label(pen, text, x, y, align, tint, room = Infinity) {
 }
 
 /**
- * The stretch of time that the strip shows: all of it, or as much as leaves its tokens wide enough, about the position.
+ * The time span of the strip: the whole run, or a span around the position in which tokens are wide enough.
  *
  * @param {Run} run
  * @param {Position & {run: Run}} state
@@ -124,10 +124,10 @@ function stripOf(run, state, box) {
   return { ...box, span, from: Math.max(0, Math.min(at - span / 2, whole - span)) };
 }
 
-/** Each token of each lane on a scale of milliseconds, up to the position. */
+/** Draw each lane's tokens on a scale of milliseconds, up to the position. */
 function drawStrip(pen, run, state, strip, top, size) {
   const unit = strip.width / strip.span;
-  label(pen, "each token as wide as it took long, counted from the end of the prompt", strip.x, top - 10, "left", color("muted"), strip.width + 80);
+  label(pen, "each token’s width is its time, from the end of the prompt", strip.x, top - 10, "left", color("muted"), strip.width + 80);
   for (const [row, lane] of run.lanes.entries()) {
     const y = top + row * (size.strip + size.gap);
     const { tokens } = placeOf(state, lane);
@@ -138,7 +138,7 @@ function drawStrip(pen, run, state, strip, top, size) {
       const from = decodeMs(lane, step - 1);
       if (from > end) break;
       const to = Math.min(decodeMs(lane, step), end);
-      const begin = Math.max(to - lane.steps[step].ms, from, strip.from); // before it lies what was taken back
+      const begin = Math.max(to - lane.steps[step].ms, from, strip.from); // rejected drafts come before it
       cell(pen, strip, unit, { y, height: size.strip }, Math.max(from, strip.from), begin, color("bad"));
       cell(pen, strip, unit, { y, height: size.strip }, begin, to, tints[lane.steps[step].kind]);
     }

@@ -1,5 +1,5 @@
-/* A chart's data as a table, for whoever does not see the chart, or wants its numbers. It is made from what is drawn when
- * it is unfolded, and again when the run has ended: while a run streams it costs nothing. */
+/* A chart's data as a table, for readers who cannot see the chart or want its numbers. It is filled when it is unfolded,
+ * and again when the run has ended: while a run streams it costs nothing. */
 
 import { find, make } from "../dom.js";
 import { formatNumber } from "../format.js";
@@ -7,7 +7,7 @@ import { formatNumber } from "../format.js";
 /**
  * @typedef {object} Table
  * @property {string} caption
- * @property {string[]} head names of the columns; the first one's cells name the rows
+ * @property {string[]} head names of the columns; cells of the first column name the rows
  * @property {(string | number)[][]} rows
  */
 
@@ -17,11 +17,11 @@ import { formatNumber } from "../format.js";
  * @property {ArrayLike<number>} x tokens
  * @property {ArrayLike<number | string | null>} y
  * @property {number} [digits]
- * @property {boolean} [isAhead] it is drawn for tokens that are not there yet: they get no row
+ * @property {boolean} [isAhead] drawn for future tokens, which get no row
  */
 
 /**
- * Columns beside each other, a row a token.
+ * A table of columns, with a row for each token.
  *
  * @param {string} caption
  * @param {Column[]} columns
@@ -39,7 +39,7 @@ export function byToken(caption, columns) {
 }
 
 /**
- * Put a folded table at the end of a figure; returns what fills it anew, if it is unfolded.
+ * Put a folded table at the end of a figure; returns a function that fills it again, if it is unfolded.
  *
  * @param {HTMLElement} figure
  * @param {() => Table} tableOf
@@ -62,7 +62,7 @@ export function addTable(figure, tableOf) {
 }
 
 /**
- * A table of the run that is shown: another run folds it.
+ * A table of the current run; another run folds it.
  *
  * @param {HTMLElement} figure
  * @param {import("../store.js").Store} store

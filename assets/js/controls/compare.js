@@ -1,6 +1,6 @@
-/* Which corrections there are, and the choice of a third lane: the same run with one setting changed. */
+/* The corrections in use, and a choice of third lane: the same run with one setting changed. */
 
-import { find, make } from "../dom.js";
+import { find, makeButton } from "../dom.js";
 import { formatNumber } from "../format.js";
 import { isBaseline, verifies } from "../schedule.js";
 import { bankOf, chosenPreset, scheduleOf } from "../settings.js";
@@ -17,31 +17,28 @@ import { bankOf, chosenPreset, scheduleOf } from "../settings.js";
  */
 export function mountCompare(element, props, watch, store) {
   const choices = [["", { button: "none" }], ...Object.entries(props.comparisons)];
-  const buttons = Object.fromEntries(choices.map(([name, { button }]) => [name, buttonOf(name, button)]));
+  const choose = (name) => {
+    props.value = name;
+    const { settings } = store.state;
+    store.update({ isMoved: true, ...(settings && { settings: { ...settings, compare: name } }) });
+    draw();
+  };
+  const buttons = Object.fromEntries(choices.map(([name, { button }]) => [name, buttonOf(name, button, () => choose(name))]));
   const draw = () => drawChoice(element, buttons, props.value ?? "", store.state);
-  for (const [name, button] of Object.entries(buttons)) {
-    button.addEventListener("click", () => {
-      props.value = name;
-      const { settings } = store.state;
-      store.update({ isMoved: true, ...(settings && { settings: { ...settings, compare: name } }) });
-      draw();
-    });
-  }
   find(element, ".ld-compare-buttons").append(...Object.values(buttons));
   watch("value", draw);
   store.subscribe(["model", "settings", "preset", "presets"], draw);
   draw();
 }
 
-function buttonOf(name, text) {
-  const button = make("button", "", text);
-  button.type = "button";
+function buttonOf(name, text, press) {
+  const button = makeButton(text, press);
   button.dataset.compare = name;
   return button;
 }
 
 /**
- * Which lanes there are to add, and the words for what they compare.
+ * Draw which third lanes are possible, and words about the corrections.
  *
  * @param {HTMLElement} element
  * @param {Record<string, HTMLButtonElement>} buttons
@@ -60,7 +57,7 @@ function drawChoice(element, buttons, pressed, state) {
   buttons.state.hidden = settings.reuse === "state"; // the paper's rule against ours, or the other way round
   buttons.residual.hidden = settings.reuse !== "state";
   for (const [name, button] of Object.entries(buttons)) button.setAttribute("aria-pressed", String(name === pressed));
-  // A model without any corrections: what makes some.
+  // A model without corrections gets the command that trains some.
   const train = find(element, ".ld-train");
   train.hidden = !model.train || !drops;
   find(train, "code").textContent = model.train ?? "";
@@ -68,7 +65,7 @@ function drawChoice(element, buttons, pressed, state) {
   find(element, ".ld-compare-note").textContent = words;
 }
 
-/** "residual64, rank 64, trained on 143,360 tokens." */
+/** Words about the bank, such as "Corrections residual64, rank 64, trained on 143,360 tokens." */
 function bankWords(settings, bank) {
   if (settings.adapters === "none") return "The adapters are off: this is the untrained rule.";
   if (!bank) return "There are no trained corrections for these settings: this is the untrained rule.";
@@ -76,7 +73,7 @@ function bankWords(settings, bank) {
   return `Corrections ${bank.name}, rank ${bank.rank}${trained}.`;
 }
 
-/** What the chosen preset was measured to do with corrections and without. */
+/** The chosen preset's measured loss with corrections and without. */
 function measuredWords(state, bank) {
   const chosen = chosenPreset(state);
   if (!bank || !chosen?.measured || !chosen.bare) return "";

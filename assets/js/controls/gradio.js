@@ -1,4 +1,5 @@
-/* What Gradio's own controls ask of the page's scripts: lora_drop/ui/run_tab.py and safe_zone/tab.py name these. */
+/* Functions that Gradio's own controls call (lora_drop/ui/run_tab.py and safe_zone/tab.py name them), and the buttons and
+ * facts that Gradio mounts. */
 
 import { readLink } from "../export/link.js";
 import { presetName, rulesOf } from "../settings.js";
@@ -6,7 +7,7 @@ import { presetName, rulesOf } from "../settings.js";
 /** @typedef {import("../store.js").Store} Store */
 
 /**
- * The functions by the names that the layout calls them by.
+ * The functions, by their names in the layout.
  *
  * @param {Store} store
  */
@@ -14,7 +15,7 @@ export function gradioDoor(store) {
   const { state } = store;
   const valuesOf = (settings) => rulesOf(state.table).map((key) => settings?.[key]);
   return {
-    /** The controls' values, in the table's order, when one changes; returns the preset that they make. */
+    /** A control changed: take all values, in the table's order; returns the name of their preset. */
     settings(values) {
       if (!state.settings) return "custom";
       const settings = Object.fromEntries(state.table.map(({ name }, i) => [name, values[i] ?? ""]));
@@ -22,22 +23,22 @@ export function gradioDoor(store) {
       return presetName(state);
     },
 
-    /** A visitor moved a control: from now on what runs is theirs. */
+    /** A visitor moved a control. */
     moved: () => store.update({ isMoved: true }),
 
-    /** A preset's name; returns the values of the controls. The one that the page opens on is what Show me shows. */
+    /** A preset was chosen; returns the values of the controls. With the default preset the button says "Show me". */
     preset(name) {
       store.update({ isMoved: name !== state.presets?.default });
       return valuesOf(state.named[name] ?? state.settings);
     },
 
-    /** A cell of the Safe zone's map or a stop of the dial; returns the values of the controls. */
+    /** A cell of the Safe zone's map or a stop of the dial was chosen; returns the values of the controls. */
     chosen({ chosen }) {
-      store.update({ isMoved: true }); // what runs from now on is the visitor's choice
+      store.update({ isMoved: true });
       return rulesOf(state.table).map((key) => chosen?.[key] ?? state.settings?.[key]);
     },
 
-    /** Press Run once the controls hold what was chosen. */
+    /** Press Run once the controls hold the chosen setting. */
     async pressRun({ chosen }) {
       const isSet = () => rulesOf(state.table).every((key) => !(key in chosen) || String(state.settings?.[key]) === String(chosen[key]));
       for (let waited = 0; !isSet() && waited < 3000; waited += 50) await new Promise((done) => setTimeout(done, 50));
@@ -46,10 +47,10 @@ export function gradioDoor(store) {
       window.scrollTo(0, 0);
     },
 
-    /** A run is asked for. */
+    /** Run was pressed. */
     asked: () => store.update({ isAsked: true }),
 
-    /** It did not begin, or its connection was lost; returns the status line. */
+    /** The run did not start, or lost its connection; returns the status line. */
     failed(refused, lost) {
       const { run, isAsked } = state;
       const isLost = Boolean(run && !isAsked && !run.isOver);
@@ -61,22 +62,64 @@ export function gradioDoor(store) {
     /** The prompt changed. */
     prompt: (text) => store.update({ prompt: text }),
 
-    /** The visitor chooses a model, which is not loaded yet. */
+    /** The visitor chose a model; it may not be loaded yet. */
     modelChosen: () => store.update({ isChosen: true, isAsked: true }),
 
     /** A model is shown; returns the preset and the values of the controls. */
     modelSettings() {
-      const found = state.isChosen ? state.facts?.value : null;
-      const name = found ? found.presets.default : presetName(state);
-      store.update({ isChosen: false, isAsked: false, isMoved: !found });
-      return [name, ...valuesOf(found ? found.settings[name] : state.settings)];
+      const facts = state.isChosen ? state.facts?.value : null;
+      const name = facts ? facts.presets.default : presetName(state);
+      store.update({ isChosen: false, isAsked: false, isMoved: !facts });
+      return [name, ...valuesOf(facts ? facts.settings[name] : state.settings)];
     },
 
-    /** The page has loaded; returns what its address asks for: all controls, the model and the status line. */
+    /** The page has loaded; returns the values in its address: all controls, the model and the status line. */
     fromLink() {
       const { values, link } = readLink(location.search, state.facts?.labels ?? [], state.table);
       store.update({ link, isMoved: link !== null });
       return values;
     },
   };
+}
+
+/**
+ * Mount the invisible component that brings a chosen model's facts. props.value is page_facts, null for the page's first
+ * model; props.labels are the models that can be chosen.
+ *
+ * @param {import("../records.js").Props} props
+ * @param {import("../records.js").Watch} watch
+ * @param {Store} store
+ */
+export function mountFacts(props, watch, store) {
+  store.update({ facts: props });
+  watch("value", () => {
+    if (!props.value) return;
+    const { model, settings: named, presets } = props.value;
+    store.update({ model, named, presets });
+  });
+}
+
+/**
+ * Label the one button: "Show me" shows what LoRA-Drop does; after a control was moved, "Run" runs these settings.
+ *
+ * @param {Store} store
+ */
+export function mountRunButton(store) {
+  const draw = () => {
+    const button = document.querySelector("#ld-run");
+    const stop = document.querySelector("#ld-stop");
+    if (!(button instanceof HTMLElement) || !(stop instanceof HTMLElement)) return;
+    const { isMoved } = store.state;
+    button.textContent = isMoved ? "Run" : "Show me";
+    button.dataset.testid = isMoved ? "run" : "show-me";
+    button.title = isMoved
+      ? "Answers the prompt with the settings below; the answers and charts are drawn anew"
+      : "Answers the prompt three times, side by side";
+    stop.dataset.testid = "stop";
+    stop.title = "Ends the run after its current step; the text so far stays";
+    const open = document.querySelector("#ld-open");
+    if (open instanceof HTMLElement) open.title = "Shows a run that was saved as a trace instead of the one below";
+  };
+  store.subscribe(["isMoved", "settings"], draw);
+  draw();
 }

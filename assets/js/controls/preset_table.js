@@ -1,4 +1,4 @@
-/* The presets, to choose one, each in three words; the table of what they were measured to do is folded under them. */
+/* A choice of presets, each in a few words; the table of their measured results is folded below. */
 
 import { find, make } from "../dom.js";
 import { formatNumber, formatShare } from "../format.js";
@@ -10,7 +10,7 @@ import { formatNumber, formatShare } from "../format.js";
 const CUSTOM = { name: "custom", label: "Custom", note: "Your own settings.", short: "your own settings", measured: null };
 
 /**
- * Mount the choice: props.value is the chosen name, props.facts what preset_facts says; a choice triggers `input`.
+ * Mount the choice: props.value is the chosen name, props.facts the result of preset_facts; a choice triggers `input`.
  *
  * @param {HTMLElement} element
  * @param {import("../records.js").Props} props
@@ -63,11 +63,11 @@ function radioOf({ name }) {
   return Object.assign(make("input"), { type: "radio", name: "ld-preset", value: name });
 }
 
-/** What is in parentheses stays on one line. @param {string} label */
+/** A label whose parentheses stay on one line. @param {string} label */
 const plainLabel = (label) => label.replace(/ (?=[^(]*\))/g, "\u00a0");
 
 /**
- * A preset to choose, in three words.
+ * A preset to choose.
  *
  * @param {Preset} preset
  * @param {HTMLInputElement} radio
@@ -82,7 +82,7 @@ function choiceOf({ label, note, short }, radio) {
 }
 
 /**
- * What a preset was measured to do, as a row of the table.
+ * A row of the table: a preset's measured results.
  *
  * @param {Preset} preset
  */
@@ -103,7 +103,7 @@ function rowOf(preset) {
   return row;
 }
 
-/** What a preset was measured to do, and whether its text reads well. */
+/** Cells of a preset's measured results. */
 function cellsOf(measured, readsWell) {
   const verdict = make("td", readsWell ? "ld-good" : "ld-bad", readsWell ? "well" : "not well");
   return [
@@ -115,7 +115,7 @@ function cellsOf(measured, readsWell) {
 }
 
 /**
- * On what the figures were measured, or why there are none.
+ * Words about the measurement, or the reason for its absence.
  *
  * @param {PresetFacts} facts
  */

@@ -48,14 +48,14 @@ export function mountRange(element, props, watch, trigger, store) {
     // Gradio dispatches its own `change` when props.value is set; triggering one too would fire twice.
     handle.addEventListener("change", () => {
       props.value = [Number(low.value), Number(high.value)];
-      trigger("input"); // a visitor moved it: exact layers make way (lora_drop/ui/run_tab.py)
+      trigger("input"); // it also clears exact layers (lora_drop/ui/run_tab.py)
     });
   }
 
-  /** Say whether exact layers stand in for the range. */
+  /** Note whether exact layers replace the range. */
   function drawNote() {
     const isListed = (store.state.settings?.drop_layers ?? "").trim() !== "";
-    const note = isListed ? "exact layers are set: a move here replaces them" : "layer 0 always runs";
+    const note = isListed ? "exact layers are set: moving this replaces them" : "layer 0 always runs";
     find(element, ".ld-range-note").textContent = note;
   }
 
@@ -72,7 +72,7 @@ export function mountRange(element, props, watch, trigger, store) {
   });
 }
 
-/** The slider's parts that follow its handles. */
+/** Returns a function that draws the parts of the slider that follow its handles. */
 function drawing(element, low, high) {
   const fill = find(element, ".ld-range-fill");
   const shown = find(element, ".ld-range-value");
@@ -82,7 +82,7 @@ function drawing(element, low, high) {
     fill.style.left = `${100 * at(lo)}%`;
     fill.style.right = `${100 * (1 - at(hi))}%`;
     shown.textContent = `${lo} – ${hi}`;
-    // Where both handles meet, the one that can still move has to be on top.
+    // Where both handles meet, the one that can still move must be on top.
     low.style.zIndex = at(lo) > 0.5 ? "3" : "2";
     high.style.zIndex = at(lo) > 0.5 ? "2" : "3";
   };

@@ -1,4 +1,4 @@
-/* A line about a run or a sweep, and the bar of a sweep. */
+/* The status line of a run or a sweep, and a sweep's progress bar. */
 
 import { find } from "../dom.js";
 
@@ -14,7 +14,7 @@ export function mountStatus(element, props, watch, store) {
   const line = find(element, ".ld-status");
   const draw = () => {
     say(line, props.value);
-    if (props.value.kind === "error") store.update({ isAsked: false }); // no run will begin
+    if (props.value.kind === "error") store.update({ isAsked: false }); // no run will start
   };
   watch("value", draw);
   draw();

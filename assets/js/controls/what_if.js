@@ -1,11 +1,10 @@
-/* The what-if strip: what the settings would do, drawn with no run. */
+/* The forecast: bound, saving and pattern of the settings, computed without a run. */
 
-import { find } from "../dom.js";
+import { find, makeSvg } from "../dom.js";
 import { formatNumber, formatShare } from "../format.js";
-import { isAdaptive, isBaseline, verifies, kvSaved, repairs, speedBound, varies } from "../schedule.js";
-import { differences } from "../stale.js";
-import { bankOf, chosenPreset, scheduleOf, withBank } from "../settings.js";
-import { drawPattern } from "./pattern.js";
+import { cellKind } from "../kinds.js";
+import { isAdaptive, isBaseline, kind, kvSaved, repairs, speedBound, varies, verifies } from "../schedule.js";
+import { bankOf, chosenPreset, differences, scheduleOf, withBank } from "../settings.js";
 
 /** @typedef {import("../store.js").State} State */
 /** @typedef {import("../store.js").Store} Store */
@@ -13,9 +12,11 @@ import { drawPattern } from "./pattern.js";
 
 const COUNT_AFTER_MS = 400;
 const FIGURES = ["bound", "kv-saved", "dropped", "refreshes"];
+const HEIGHT = 84; // of the pattern, about, in pixels
 
 /**
- * Mount the strip. Its props bring the page's first model, settings with their table, presets and number of prompt tokens.
+ * Mount the forecast. Its props are the page's first model, the settings with their table, the presets and the number of
+ * prompt tokens.
  *
  * @param {HTMLElement} element
  * @param {import("../records.js").Props} props
@@ -65,7 +66,7 @@ function drawStrip(element, state) {
   const corrected = withBank(model, settings, schedule, bank);
   const bound = `${formatNumber(speedBound(model.shape, corrected, steps, promptTokens, bank?.rank), 2)}×`;
   figure("bound", verifies(schedule) ? `at most ${bound}` : bound);
-  const early = varies(schedule); // then all of this is what the longest gaps would give
+  const early = varies(schedule); // then the figures assume the longest gaps
   const saved = formatShare(kvSaved(model.shape, schedule, promptTokens, steps));
   figure("kv-saved", early ? `at most ${saved}` : saved);
   figure("dropped", plain ? "none" : `${schedule.dropped.length} of ${schedule.numLayers}`);
@@ -80,7 +81,7 @@ function drawStrip(element, state) {
   drawPattern(svg, find(element, ".ld-pattern-caption"), schedule);
 }
 
-/** What the figures hold for, and what quality to expect. */
+/** Words on the figures' assumptions and the expected quality. */
 function noteWords(state, schedule, bank) {
   const { promptTokens, settings } = state;
   return (
@@ -92,7 +93,7 @@ function noteWords(state, schedule, bank) {
   );
 }
 
-/** What quality to expect: a chosen preset's own figures, else those of the sweep's nearest point, named as such. */
+/** Words on the expected quality: the chosen preset's measurement, or the sweep's nearest point. */
 function expectedWords(state, schedule, bank) {
   const { model } = state;
   const chosen = chosenPreset(state);
@@ -112,10 +113,10 @@ function expectedWords(state, schedule, bank) {
   return `Nearest measured setting (p ${nearest.drop_ratio}, w ${nearest.period}): ${figures(nearest)}.`;
 }
 
-/** Count the prompt's tokens with the model's tokenizer, once the typing stops. */
+/** Count the prompt's tokens with the model's tokenizer when the typing stops. */
 function countPrompt(server, store) {
   let timer = 0;
-  let last = 0; // number of the count that was asked for last
+  let last = 0; // number of the latest request
 
   async function count(text) {
     const mine = ++last;
@@ -123,7 +124,7 @@ function countPrompt(server, store) {
       const promptTokens = await server.count_tokens([text, store.state.model?.id]);
       if (mine === last && Number.isInteger(promptTokens)) store.update({ promptTokens });
     } catch {
-      // The strip keeps the last count: it is a guide, and the run counts for itself.
+      // The forecast keeps the last count; a run counts its own.
     }
   }
 
@@ -133,6 +134,53 @@ function countPrompt(server, store) {
   });
 }
 
-/** The page's first prompt is Gradio's: it reports changes only. */
+/** The page's first prompt: Gradio reports changes only. */
 const firstPrompt = () =>
   /** @type {HTMLTextAreaElement | null} */ (document.querySelector("#ld-prompt textarea"))?.value ?? "";
+
+/**
+ * Draw the schedule: layers by one cycle of steps, in the colours of the layer-activity chart.
+ *
+ * @param {SVGElement} svg
+ * @param {HTMLElement} caption
+ * @param {import("../records.js").Schedule} schedule
+ */
+function drawPattern(svg, caption, schedule) {
+  const plain = isBaseline(schedule);
+  const dropped = new Set(plain ? [] : schedule.dropped);
+  // Whole pixels for each layer, or the rows would differ.
+  const [width, height] = [240, schedule.numLayers * Math.max(1, Math.round(HEIGHT / schedule.numLayers))];
+  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  svg.setAttribute("preserveAspectRatio", "none");
+  svg.style.height = `${height}px`;
+  svg.replaceChildren(...cells(schedule, dropped, width, height));
+  const cycle = isAdaptive(schedule) ? "the longest cycle" : "one cycle";
+  const what = plain ? "every step runs every layer" : `${schedule.period} steps, the last one full`;
+  svg.setAttribute("aria-label", `Schedule pattern: ${what}; skipped layers ${[...dropped].join(", ") || "none"}`);
+  caption.textContent = plain
+    ? `${schedule.numLayers} layers, every step alike`
+    : `${schedule.numLayers} layers (0 below) × ${cycle} of ${schedule.period} steps`;
+}
+
+/** One rectangle for each layer of each step. */
+function cells(schedule, dropped, width, height) {
+  const columns = isBaseline(schedule) ? 1 : Math.min(schedule.period, 64);
+  const [cellW, cellH] = [width / columns, height / schedule.numLayers];
+  const gap = cellH > 2 ? 1 : 0;
+  const shapes = [];
+  for (let column = 0; column < columns; column++) {
+    const isLora = kind(schedule, column + 1) === "lora";
+    for (let layer = 0; layer < schedule.numLayers; layer++) {
+      shapes.push(
+        makeSvg("rect", {
+          x: (column * cellW + 0.5).toFixed(2),
+          y: (height - (layer + 1) * cellH).toFixed(2),
+          width: Math.max(cellW - 1, 0.5).toFixed(2),
+          height: (cellH - gap).toFixed(2),
+          class: `ld-cell ld-cell-${cellKind(isLora, dropped.has(layer), schedule)}`,
+        }),
+      );
+    }
+  }
+  return shapes;
+}

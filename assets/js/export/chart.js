@@ -1,4 +1,4 @@
-/* A chart of the page in a picture: its title, its legend, its plot. */
+/* A chart of the page in a picture: title, legend and plot. */
 
 import { find } from "../dom.js";
 import { plotly } from "../charts/plotly.js";
@@ -6,18 +6,18 @@ import { BASELINE_AT, clean } from "./sheet.js";
 
 /** @typedef {import("./sheet.js").Sheet} Sheet */
 
-// Parts of an axis with the size that Plotly gives them.
+// Parts of an axis with Plotly's default sizes.
 const AXIS_PARTS = [["ticklen", 5], ["tickwidth", 1], ["linewidth", 1], ["gridwidth", 1]];
-const DRAWN_FOR = 11; // the size of axes and legends that the page's lines and keys go with, in talk mode too
-const FINE = 3; // a heatmap is made of pixels: it is drawn so many times as large, and made smaller
+const DRAWN_FOR = 11; // text size that matches the page's lines and keys, in talk mode too
+const FINE = 3; // a heatmap consists of pixels: it is drawn larger by this factor, and scaled down
 
-/** "rgb(1, 2, 3)" or "rgba(1, 2, 3, 0.5)" as ["#010203", 0.5]: programs for slides do not read rgba(). */
+/** Turn "rgba(1, 2, 3, 0.5)" into ["#010203", 0.5]: programs for slides do not read rgba(). */
 export function plainColor(css) {
   const [red, green, blue, alpha = 1] = (css.match(/[\d.]+/g) ?? [0, 0, 0]).map(Number);
   return [`#${[red, green, blue].map((part) => part.toString(16).padStart(2, "0")).join("")}`, alpha];
 }
 
-/** The fonts' sizes and the margins of a layout, times `k`. Parts may be shared: `seen` are those that have it. */
+/** Multiply font sizes and margins of a layout by `k`. Parts may be shared: `seen` has those already done. */
 function enlarge(layout, k, seen = new Set()) {
   for (const [key, value] of Object.entries(layout)) {
     if (value === null || typeof value !== "object" || seen.has(value)) continue;
@@ -29,7 +29,7 @@ function enlarge(layout, k, seen = new Set()) {
   }
 }
 
-/** A copy of a plot's data and layout for a picture whose axes are labelled in `size`, lines as much wider. */
+/** Copy a plot's data and layout for a picture with axis labels of `size`, with lines scaled to match. */
 function enlarged(plot, size, unit, panel) {
   const { data, layout } = structuredClone({ data: plot.data, layout: plot.layout });
   const k = (unit * size) / DRAWN_FOR;
@@ -37,7 +37,7 @@ function enlarged(plot, size, unit, panel) {
   enlarge(layout, ofFonts);
   Object.assign(layout, { paper_bgcolor: panel, plot_bgcolor: panel, autosize: false });
   for (const [name, axis] of Object.entries(layout)) {
-    if (unit === 1 || !/^[xy]axis/.test(name)) continue; // setting them may bring ticks where there are none
+    if (unit === 1 || !/^[xy]axis/.test(name)) continue; // setting them may add ticks
     for (const [part, usual] of AXIS_PARTS) axis[part] = (axis[part] ?? usual) * unit;
   }
   for (const trace of data) {
@@ -56,7 +56,7 @@ function enlarged(plot, size, unit, panel) {
 const hasPoints = (plot) =>
   Boolean(plot.data?.some((trace) => (trace.type === "heatmap" ? trace.z?.[0]?.length : trace.x?.length)));
 
-/** Put a plot's picture on the sheet; the page's own plot is only read. */
+/** Put a plot's picture on the sheet; the page's own plot does not change. */
 async function addPlot(sheet, plot, box, size) {
   if (!hasPoints(plot)) {
     const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
@@ -74,7 +74,7 @@ async function addPlot(sheet, plot, box, size) {
 }
 
 /**
- * The chart's legend from (x, y) in lines of `width`; returns the height that it takes.
+ * Draw the chart's legend from (x, y) in lines of `width`; returns its height.
  *
  * @param {Sheet} sheet
  * @param {HTMLElement} figure
@@ -100,7 +100,7 @@ export function addLegend(sheet, figure, x, y, width, size) {
   return items.length ? middle + height / 2 - y : 0;
 }
 
-/** The key of a legend's item as the page's style sheet draws it, `k` times as large. */
+/** The key of a legend's item, as in the page's style sheet, times `k`. */
 function keyOf(sheet, li, k) {
   const style = getComputedStyle(li, "::before");
   const sign = /^"(.+)"$/.exec(style.content)?.[1];
@@ -109,7 +109,7 @@ function keyOf(sheet, li, k) {
   return { style, sign, signSize, width, height: parseFloat(style.height) * k, k };
 }
 
-/** Draw a key at the left of an item: a sign, a dashed line, or a patch. */
+/** Draw the key of an item: a sign, a dashed line, or a patch. */
 function addKey(sheet, { style, sign, signSize, width, height, k }, left, middle) {
   const dash = parseFloat(style.borderTopWidth) * k;
   if (sign) {
@@ -117,7 +117,7 @@ function addKey(sheet, { style, sign, signSize, width, height, k }, left, middle
     sheet.add("text", { x: left, y: middle + BASELINE_AT * signSize, "font-size": signSize, fill }, sign);
   } else if (dash) {
     const [stroke] = plainColor(style.borderTopColor);
-    const pattern = `${width / 3} ${width / 3}`; // ends as it began
+    const pattern = `${width / 3} ${width / 3}`; // starts and ends with a dash
     const line = { x1: left, x2: left + width, y1: middle, y2: middle, stroke, "stroke-width": dash };
     sheet.add("line", { ...line, "stroke-dasharray": pattern });
   } else {
@@ -131,7 +131,7 @@ function addKey(sheet, { style, sign, signSize, width, height, k }, left, middle
 }
 
 /**
- * A chart with its title and legend in a box; `size` is that of its axes.
+ * Draw a chart with title and legend in a box; `size` is the text size of its axes.
  *
  * @param {Sheet} sheet
  * @param {HTMLElement} figure

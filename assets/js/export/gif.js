@@ -1,12 +1,11 @@
-/* An animated picture as a GIF, written here: it needs no server, every program for slides plays it, and its frames last
- * as long as they say, however slow this machine is. */
+/* Writes an animated GIF: without a server, for any program for slides, with exact frame times on a slow machine too. */
 
 const CLEAR = 256;
 const END = 257;
-const MOST = 4096; // codes, of 12 bits
-const UNCHANGED = 255; // the index of a pixel that stays as it was
+const MOST = 4096; // codes of 12 bits
+const UNCHANGED = 255; // index of a pixel that does not change
 
-/** The colours of some pixels, the most frequent first. @param {Uint32Array[]} pictures */
+/** The most frequent colours of pictures, in order. @param {Uint32Array[]} pictures */
 function frequent(pictures) {
   /** @type {Map<number, number>} */
   const counts = new Map();
@@ -16,12 +15,12 @@ function frequent(pictures) {
 
 const partsOf = (color) => [color & 255, (color >> 8) & 255, (color >> 16) & 255];
 
-/** Frames of one size become a file, each as what changed since the one before. */
+/** Builds a file from frames of one size; each frame stores the changes since the last one. */
 export class Gif {
   /**
    * @param {number} width
    * @param {number} height
-   * @param {ImageData[]} samples pictures with the colours that matter: 255 of them are kept
+   * @param {ImageData[]} samples pictures with the colours to keep, up to 255
    */
   constructor(width, height, samples) {
     this.width = width;
@@ -37,14 +36,14 @@ export class Gif {
 
   head() {
     const { bytes, width, height } = this;
-    bytes.text("GIF89a").short(width).short(height).put(0xf7, 0, 0); // a table of 256 colours for all frames
+    bytes.text("GIF89a").short(width).short(height).put(0xf7, 0, 0); // one table of 256 colours for all frames
     for (let i = 0; i < 256; i++) bytes.put(...partsOf(this.palette[i] ?? 0));
-    bytes.put(0x21, 0xff, 11).text("NETSCAPE2.0").put(3, 1, 0, 0, 0); // it is played again and again
+    bytes.put(0x21, 0xff, 11).text("NETSCAPE2.0").put(3, 1, 0, 0, 0); // plays in a loop
   }
 
   /**
    * @param {ImageData} picture
-   * @param {number} ms how long it is seen, in steps of 10
+   * @param {number} ms duration of the frame, in steps of 10
    */
   add({ data }, ms) {
     const now = this.indexed(new Uint32Array(data.buffer));
@@ -64,15 +63,15 @@ export class Gif {
     this.before = now;
   }
 
-  /** The place of each pixel's colour in the table, or of the nearest one. @param {Uint32Array} pixels */
+  /** Index of each pixel's colour, or of the nearest one. @param {Uint32Array} pixels */
   indexed(pixels) {
-    const found = new Uint8Array(pixels.length);
+    const indices = new Uint8Array(pixels.length);
     let [last, place] = [-1, 0];
     pixels.forEach((color, i) => {
       if (color !== last) [last, place] = [color, this.places.get(color) ?? this.nearest(color)];
-      found[i] = place;
+      indices[i] = place;
     });
-    return found;
+    return indices;
   }
 
   /** @param {number} color */
@@ -84,7 +83,7 @@ export class Gif {
     return place;
   }
 
-  /** The smallest rectangle with all that changed; one pixel where nothing did. @param {Uint8Array} now */
+  /** The smallest rectangle with all changes; one pixel without any. @param {Uint8Array} now */
   changed(now) {
     const { before, width, height } = this;
     if (!before) return { left: 0, top: 0, right: width - 1, bottom: height - 1 };
@@ -103,7 +102,7 @@ export class Gif {
   }
 }
 
-/** GIF's LZW over one byte a pixel. @param {Uint8Array} pixels @param {Bytes} bytes */
+/** Compress pixels of one byte with GIF's LZW. @param {Uint8Array} pixels @param {Bytes} bytes */
 function compress(pixels, bytes) {
   const codes = new Int16Array(MOST * 256);
   let [next, size, held, bits] = [END + 1, 9, 0, 0];
@@ -141,14 +140,14 @@ function compress(pixels, bytes) {
     prefix = pixels[i];
   }
   put(prefix);
-  if (next === 1 << size && size < 12) size += 1; // a reader makes a code of the last one too
+  if (next === 1 << size && size < 12) size += 1; // a decoder adds a code for the last one too
   put(END);
   if (bits) block.push(held & 255);
   flush();
   bytes.put(0);
 }
 
-/** Bytes that grow. */
+/** A growing array of bytes. */
 class Bytes {
   buffer = new Uint8Array(1 << 16);
   length = 0;
@@ -165,7 +164,7 @@ class Bytes {
     return this;
   }
 
-  /** @param {number} value of two bytes, the lower one first */
+  /** @param {number} value two bytes, the lower one first */
   short(value) {
     return this.put(value & 255, value >> 8);
   }

@@ -1,7 +1,6 @@
-/* What ran, with its figures: the head of the whole figure. */
+/* The head of the whole figure: settings and figures of the run. */
 
-import { formatNumber, formatShare } from "../format.js";
-import { decoderWords, modelName } from "../live/words.js";
+import { decoderName, formatNumber, formatShare, modelName } from "../format.js";
 
 /** @typedef {import("../run.js").Run} Run */
 /** @typedef {import("./sheet.js").Sheet} Sheet */
@@ -17,7 +16,7 @@ function settingsWords({ header, main }) {
 }
 
 /**
- * The run's figures: name, value, and what stands below it.
+ * The run's figures: name, value, and a note below.
  *
  * @param {Run} run
  */
@@ -40,7 +39,7 @@ function figuresOf(run) {
 }
 
 /**
- * What ran at the left, its figures at the right; returns where the next row may begin.
+ * Draw the settings on the left and the figures on the right; returns the top of the next row.
  *
  * @param {Sheet} sheet
  * @param {Run} run
@@ -68,7 +67,7 @@ export function addHeadline(sheet, run, { x, y, width }) {
   });
   const below = y + 116;
   const muted = { size: 18, color: "muted" };
-  const place = `${model.dtype}, ${decoderWords(device.decoder)}, on ${device.name}`;
+  const place = `${model.dtype}, ${decoderName(device.decoder)}, on ${device.name}`;
   const taken = sheet.text(x + width, below, place, { ...muted, anchor: "end", width: 0.5 * width });
   sheet.text(x, below, `Prompt: ${prompt.replace(/\s+/g, " ")}`, { ...muted, width: width - taken - 36 });
   return below + 20;

@@ -1,4 +1,4 @@
-/* A lane's text in a picture: tints of LoRA steps, the words over them, a mark at the first difference. */
+/* A lane's text in a picture: tints for LoRA steps, the words above them, a mark at the first difference. */
 
 import { BASELINE_AT, clean, node } from "./sheet.js";
 
@@ -10,8 +10,8 @@ const XML = "http://www.w3.org/XML/1998/namespace";
 /**
  * @typedef {object} LaneText
  * @property {string} text
- * @property {number[]} starts where each token begins
- * @property {{from: number, to: number, isLora: boolean}[]} stretches that LoRA steps wrote, or full ones
+ * @property {number[]} starts place of each token's first character
+ * @property {{from: number, to: number, isLora: boolean}[]} stretches written by LoRA steps, or by full steps
  */
 
 /** @typedef {[number, number]} Line start and end in the text */
@@ -40,7 +40,7 @@ export function laneText(lane) {
   return { text, starts, stretches };
 }
 
-/** Lines of a lane's text in a box of the sheet: where a character stands, and a box around some of them. */
+/** Lines of a lane's text in a box of the sheet; they know the place of each character. */
 class Lines {
   /**
    * @param {Sheet} sheet
@@ -60,11 +60,11 @@ class Lines {
     this.shown = this.isCut ? this.cut() : lines;
   }
 
-  /** The lines that the box holds, the last one short enough for an ellipsis. */
+  /** The lines that fit, the last one with room for an ellipsis. */
   cut() {
     const { sheet, text, box, size } = this;
     const shown = this.all.slice(0, box.most);
-    // The ellipsis follows words, not an empty line.
+    // The ellipsis must follow words, not an empty line.
     while (shown.length > 1 && !text.slice(...shown[shown.length - 1]).trim()) shown.pop();
     const [start, end] = shown[shown.length - 1];
     const kept = sheet.cut(text.slice(start, end), box.width, size, 400, " …").replace(/ ?…$/, "");
@@ -103,7 +103,7 @@ class Lines {
 }
 
 /**
- * Draw as many lines of a lane's text as the box holds: tints, then the text, then the mark of a difference.
+ * Draw the lines of a lane's text that fit the box: tints, then the text, then the mark of a difference.
  *
  * @param {Sheet} sheet
  * @param {LaneText} lane
@@ -121,8 +121,8 @@ export function addText(sheet, { text, starts, stretches }, lines, differs, box,
       if (from >= to) continue;
       const tint = { ...drawn.boxAt(row, drawn.at(line, from), drawn.at(line, to)), fill: sheet.colors.tint };
       if (stretch.isLora) sheet.add("rect", tint);
-      // Each stretch has a place of its own, so that text and tint stay together in another font; programs that
-      // collapse spaces must not move it.
+      // Each stretch has its own place, so that text and tint stay together in another font, and in programs that
+      // collapse spaces.
       const words = text.slice(from, to);
       const left = () => drawn.at(line, from + words.length - words.trimStart().length);
       if (words.trim()) group.append(drawn.put(row, left(), words.trim()));
@@ -131,7 +131,7 @@ export function addText(sheet, { text, starts, stretches }, lines, differs, box,
   if (drawn.isCut) {
     const row = drawn.shown.length - 1;
     const line = drawn.shown[row];
-    const gap = /[.…]$/.test(text.slice(...line)) ? 0.3 * size : 0; // no fourth full stop
+    const gap = /[.…]$/.test(text.slice(...line)) ? 0.3 * size : 0; // keep a full stop apart from the ellipsis
     group.append(drawn.put(row, drawn.at(line, line[1]) + gap, "…"));
   }
   sheet.svg.append(group);
@@ -139,12 +139,12 @@ export function addText(sheet, { text, starts, stretches }, lines, differs, box,
 }
 
 /**
- * A frame around a token, in each line that it stands in.
+ * Draw a frame around a token, in each line that it spans.
  *
  * @param {Sheet} sheet
  * @param {Lines} drawn
- * @param {number} first where the token begins
- * @param {number} last where it ends
+ * @param {number} first start of the token
+ * @param {number} last its end
  */
 function addMark(sheet, drawn, first, last) {
   const { all, shown, isCut, size } = drawn;
@@ -156,7 +156,7 @@ function addMark(sheet, drawn, first, last) {
     const [left, right] = [Math.max(start, Math.min(first, end)), Math.min(last, end)];
     if (right > left) marks.push(drawn.boxAt(row, drawn.at(shown[row], left) - 2, drawn.at(shown[row], right) + 2));
   }
-  // What shows nothing, such as a line's end, is marked where it stands.
+  // An invisible token, such as a line break, is marked at its place.
   const place = drawn.at(shown[begins], Math.min(first, shown[begins][1]));
   if (!marks.length) marks.push(drawn.boxAt(begins, place - 2, place + 0.4 * size));
   for (const mark of marks) {

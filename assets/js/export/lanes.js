@@ -1,4 +1,4 @@
-/* All lanes side by side in a picture, each with its name, its figures and its text. */
+/* The lanes side by side in a picture, each with name, figures and text. */
 
 import { formatBytes, formatNumber } from "../format.js";
 import { addText, laneText } from "./lane_text.js";
@@ -8,8 +8,8 @@ import { addText, laneText } from "./lane_text.js";
 /** @typedef {import("./sheet.js").Sheet} Sheet */
 
 const LANES = ["baseline", "lora-drop", "third"];
-const TEXT_SIZES = [25, 23, 21, 19]; // of the lanes' texts, the largest that shows all of them
-const CUT_SIZE = 21; // where none does: better read than complete
+const TEXT_SIZES = [25, 23, 21, 19]; // the largest that fits all texts is used
+const CUT_SIZE = 21; // if none fits: a readable text is better than a complete one
 const LINE_HEIGHT = 1.42;
 
 /**
@@ -45,13 +45,13 @@ export function addPanes(sheet, run, { x, y, width, height }) {
     const taken = sheet.text(left + wide - 18, y + 36, figures, side);
     sheet.text(left + 18, y + 36, name, { size: 24 * k, weight: 700, color, width: inner.width - taken - 16 });
     const box = { ...inner, x: left + 18, y: y + head, most: mostOf(size) };
-    const { divergence } = index ? run.lanes[index] : run.main; // the first lane has the run's
+    const { divergence } = index ? run.lanes[index] : run.main; // the first lane marks the main lane's first difference
     addText(sheet, texts[index], lines, divergence, box, size);
   });
 }
 
 /**
- * What tint and mark mean.
+ * Draw the key to tint and mark.
  *
  * @param {Sheet} sheet
  * @param {number} x

@@ -1,25 +1,27 @@
-/* Links to a run: an address that restores every setting, and what it says of the texts that the run gave. */
+/* Links to a run: an address that restores every setting, with hashes of the run's texts. */
+
+import { find } from "../dom.js";
 
 /** @typedef {import("../records.js").Setting} Setting */
 /** @typedef {import("../run.js").Run} Run */
 
 /**
- * What the page's address asks for.
+ * The link in the page's address.
  *
  * @typedef {object} Link
  * @property {URLSearchParams} query
  * @property {string[] | null} texts "lane:hash" of each text
  * @property {string | null} model "id@revision"
- * @property {string[]} unknown parameters that this version has no setting for
+ * @property {string[]} unknown parameters that are no settings of this version
  */
 
-/** @typedef {Pick<Run, "header" | "summary">} Linked what a link says of a run */
+/** @typedef {Pick<Run, "header" | "summary">} Linked the parts of a run in a link */
 
 const UNCHANGED = { __type__: "update" }; // Gradio's word for "leave this control alone"
-const MAX_PROMPT = 20000; // characters that a link may carry
+const MAX_PROMPT = 20000; // longest prompt in a link, in characters
 const HASH = 12; // hex digits of a text's sha256 in a link
 const TEXTS = /^[a-z_]{1,20}:[0-9a-f]{12}(\.[a-z_]{1,20}:[0-9a-f]{12}){0,3}$/;
-const OTHERS = ["texts", "model", "on", "talk"]; // parameters of a link that are no setting; Gradio's begin with __
+const OTHERS = ["texts", "model", "on", "talk"]; // parameters that are no settings; Gradio's begin with __
 const LANE_NAMES = new Map([["baseline", "baseline"], ["lora_drop", "LoRA-Drop"], ["third", "third"]]);
 
 /* How a link's text becomes a control's value, by the kind of its setting (lora_drop/method/kinds.py); undefined where
@@ -33,8 +35,8 @@ const READERS = {
   flag: (text) => (text === "true" ? true : text === "false" ? false : undefined),
   list: (text) => (/^\d{1,4}(,\d{1,4}){0,999}$/.test(text) ? text : undefined),
   range(text) {
-    const found = /^(\d{1,4})-(\d{1,4})$/.exec(text);
-    const [low, high] = found ? found.slice(1).map(Number) : [0, 0];
+    const match = /^(\d{1,4})-(\d{1,4})$/.exec(text);
+    const [low, high] = match ? match.slice(1).map(Number) : [0, 0];
     return low >= 1 && low <= high ? [low, high] : undefined;
   },
 };
@@ -53,7 +55,7 @@ const within = (value, { low = 0, high = Infinity, above }) =>
 function read(text, setting) {
   if (setting.off && setting.kind !== "range" && text === "") return "";
   const value = READERS[setting.kind](text, setting);
-  // What can be off has a text field: an empty number field would be 0.
+  // An optional number has a text field: an empty number field would be 0.
   return setting.off && setting.kind === "number" && value !== undefined ? text : value;
 }
 
@@ -71,18 +73,18 @@ function parameters(run, table) {
   const { header } = run;
   const lane = header.lanes.find(({ id }) => id === "lora_drop") ?? header.lanes[header.lanes.length - 1];
   /** @type {Record<string, any>} */
-  const told = { ...header.sampling, ...lane.config, seed: header.seed };
+  const values = { ...header.sampling, ...lane.config, seed: header.seed };
   const written = table
-    .filter(({ name, kind }) => name in told && !(kind === "range" && !told[name]))
+    .filter(({ name, kind }) => name in values && !(kind === "range" && !values[name]))
     .map(({ name, kind }) => {
-      const value = told[name];
+      const value = values[name];
       return [name, Array.isArray(value) ? value.join(kind === "range" ? "-" : ",") : String(value ?? "")];
     });
   return { prompt: header.prompt, ...Object.fromEntries(written) };
 }
 
 /**
- * The texts of a finished run, by lane, as the first digits of their sha256.
+ * "lane:hash" of each text of a finished run, with the first digits of its sha256.
  *
  * @param {NonNullable<Run["summary"]>} summary
  */
@@ -93,7 +95,7 @@ const textHashes = (summary) =>
 const modelOf = ({ header }) => `${header.model.id}@${header.model.revision}`;
 
 /**
- * What its numbers were computed by: two of these round differently, and then a word may differ.
+ * Decoder, number type and device of a run: others round differently, so a word may differ.
  *
  * @param {Linked} run
  */
@@ -115,11 +117,11 @@ export function linkOf(run, table, page = location.origin + location.pathname) {
 }
 
 /**
- * What an address asks for: values for prompt, third lane, all controls, the model and the status line, and the link
- * to compare a run with; null where it asks for nothing.
+ * Read an address: values for prompt, third lane, all controls, the model and the status line, and the link to compare a
+ * run with; null without settings in the address.
  *
  * @param {string} search
- * @param {string[]} labels the models on offer
+ * @param {string[]} labels the models that can be chosen
  * @param {Setting[]} table
  * @returns {{values: any[], link: Link | null}}
  */
@@ -144,17 +146,17 @@ export function readLink(search, labels, table) {
   }
   const written = query.get("texts") ?? "";
   const texts = TEXTS.test(written) ? written.split(".") : null;
-  const told = toldOf(wrong, unknown, texts !== null);
+  const status = statusOf(wrong, unknown, texts !== null);
   const model = (query.get("model") ?? "").split("@")[0];
   const offered = labels.includes(model) ? model : UNCHANGED;
   return {
-    values: [...names.map((name) => (name in values ? values[name] : UNCHANGED)), offered, told],
+    values: [...names.map((name) => (name in values ? values[name] : UNCHANGED)), offered, status],
     link: { query, texts, model: query.get("model"), unknown },
   };
 }
 
-/** The status line: what of a link cannot be used, or that all of it is restored. */
-function toldOf(wrong, unknown, hasTexts) {
+/** The status line: parameters that cannot be used, or that all settings are restored. */
+function statusOf(wrong, unknown, hasTexts) {
   const strange = unknown.slice(0, 3).map((name) => `“${name.slice(0, 40)}”`).join(", ");
   const parts = [
     ...(wrong.length ? [`The link's ${wrong.join(", ")} cannot be used: left as set here.`] : []),
@@ -165,7 +167,7 @@ function toldOf(wrong, unknown, hasTexts) {
 }
 
 /**
- * Does a finished run give what the link's run gave? Null where the link does not say what that was.
+ * Compare a finished run with the link's run; null if the link has no hashes.
  *
  * @param {Link | null} link
  * @param {Linked} run
@@ -187,11 +189,28 @@ export function compareWithLink(link, run, table) {
   if (link.model === modelOf(run) && on && on !== arithmeticOf(run)) {
     return {
       state: "arithmetic",
-      text: `Same settings, other arithmetic: the link's run was computed by ${on}. Rounding differs there, and so may a word.`,
+      text: `Same settings, other arithmetic: the link's run was computed by ${on}. Rounding differs there, so a word may differ.`,
     };
   }
   const which = differs.map((id) => LANE_NAMES.get(id) ?? "another").join(" and ");
   const why =
     link.model && link.model !== modelOf(run) ? " The link was made with another model or other weights." : "";
   return { state: "differs", text: `Differs from the link: the text of ${which}.${why}` };
+}
+
+/**
+ * Mount the note that says, after a run on a page opened by a link, whether it reproduced the link's run.
+ *
+ * @param {HTMLElement} root
+ * @param {import("../store.js").Store} store
+ */
+export function mountLinkNote(root, store) {
+  const note = find(root, ".ld-link-note");
+  store.subscribe(["run", "revision", "isUnfolding"], ({ link, run, table, isUnfolding }) => {
+    const result = run?.summary && !run.isRecorded && !isUnfolding ? compareWithLink(link, run, table) : null;
+    note.hidden = !result;
+    if (!result) return;
+    note.dataset.state = result.state;
+    note.textContent = result.text;
+  });
 }

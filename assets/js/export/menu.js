@@ -1,7 +1,6 @@
-/* The menu of what leaves the page: pictures from the page itself, files from the server where there is one, a link. */
+/* The export menu: pictures made by the page, files from the server, a link, and code. */
 
 import { find, make } from "../dom.js";
-import { copyCode } from "./code.js";
 import { linkOf } from "./link.js";
 import { chart, save, whole } from "./picture.js";
 import { raceFilm } from "./race_picture.js";
@@ -9,16 +8,16 @@ import { raceFilm } from "./race_picture.js";
 /** @typedef {import("../run.js").Run} Run */
 /** @typedef {import("../store.js").Store} Store */
 
-const READ_MS = 1600; // how long "Saved" is seen
+const READ_MS = 1600; // time for which "Saved" is visible
 
-/** @typedef {{name: string, text: string, error?: undefined} | {error: string}} Exported a file, or why there is none */
-/** @typedef {{export_run: (wanted: [string, string]) => Promise<Exported>}} ExportServer */
+/** @typedef {{name: string, text: string, error?: undefined} | {error: string}} Exported a file, or an error */
+/** @typedef {{export_run: (run: [string, string]) => Promise<Exported>}} ExportServer */
 
 /**
  * @param {HTMLElement} root
  * @param {ExportServer | null} server
  * @param {Store} store
- * @param {(figure: HTMLElement) => void} complete draw all of a chart's data
+ * @param {(figure: HTMLElement) => void} complete draws all of a chart's data
  */
 export function mountMenu(root, server, store, complete) {
   const menu = /** @type {HTMLDetailsElement} */ (find(root, ".ld-menu"));
@@ -29,7 +28,7 @@ export function mountMenu(root, server, store, complete) {
     note.textContent = text;
     note.dataset.kind = kind;
     clearTimeout(timer);
-    // What is done is read before the menu closes; a link that is to be copied by hand stays.
+    // The menu closes once the note was read; a link to copy by hand stays.
     if (kind === "done" && !root.querySelector(".ld-link")) timer = setTimeout(() => (menu.open = false), READ_MS);
   };
   let isBusy = false;
@@ -54,14 +53,14 @@ export function mountMenu(root, server, store, complete) {
       isBusy = false;
     }
   });
-  // It opens where there is room.
+  // The menu opens above or below, where there is room.
   menu.addEventListener("toggle", () => {
     const body = find(menu, ".ld-menu-body");
     body.classList.remove("ld-above");
     const { bottom, height } = body.getBoundingClientRect();
     body.classList.toggle("ld-above", bottom > window.innerHeight && height < menu.getBoundingClientRect().top);
   });
-  // A menu closes where the reader goes elsewhere.
+  // A click elsewhere closes the menu.
   document.addEventListener("click", (event) => {
     if (!menu.contains(/** @type {Node} */ (event.target))) menu.open = false;
   });
@@ -73,7 +72,7 @@ export function mountMenu(root, server, store, complete) {
 }
 
 /**
- * A picture of what the menu names.
+ * Save a picture of the chosen part.
  *
  * @param {HTMLElement} root
  * @param {Run | null} run
@@ -96,7 +95,7 @@ async function savePicture(root, run, format, complete) {
 }
 
 /**
- * The race as an animated GIF.
+ * Save the race as an animated GIF.
  *
  * @param {Run | null} run
  * @param {(words: string) => void} say
@@ -107,7 +106,7 @@ async function saveFilm(run, say) {
 }
 
 /**
- * A file that the server makes of the run.
+ * Save a file that the server makes of the run.
  *
  * @param {Run | null} run
  * @param {string} kind
@@ -127,7 +126,44 @@ async function saveFile(run, kind, server) {
 }
 
 /**
- * The link goes to the clipboard, or below the menu's line.
+ * Copy a text to the clipboard, or show it below the menu's note to be copied by hand.
+ *
+ * @param {string} text
+ * @param {HTMLTextAreaElement | HTMLInputElement} field shows the text
+ * @param {string} label of the field
+ * @param {HTMLElement} note
+ * @param {string} copied note on a text in the clipboard
+ */
+async function copy(text, field, label, note, copied) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return copied;
+  } catch {
+    // No permission, or no secure origin.
+    field.value = text;
+    field.readOnly = true;
+    field.setAttribute("aria-label", label);
+    note.after(field);
+    field.select();
+    return "Copy this:";
+  }
+}
+
+/**
+ * Copy the command or the Python code that repeats a run; the server made both (lora_drop/run/report/commands.py).
+ *
+ * @param {Run | null} run
+ * @param {"command" | "python"} kind
+ * @param {HTMLElement} note
+ */
+async function copyCode(run, kind, note) {
+  if (!run) throw new Error("There is no run to copy yet: press Run first.");
+  const name = { command: "command", python: "Python code" }[kind];
+  return copy(run.header.commands[kind], make("textarea", "ld-code"), `This run as ${name}`, note, `Copied the ${name}.`);
+}
+
+/**
+ * Copy the link to a run.
  *
  * @param {Run | null} run
  * @param {import("../records.js").Setting[]} table
@@ -135,18 +171,5 @@ async function saveFile(run, kind, server) {
  */
 async function copyLink(run, table, note) {
   if (!run) throw new Error("There is no run to link to yet: press Run first.");
-  const address = linkOf(run, table);
-  try {
-    await navigator.clipboard.writeText(address);
-    return "The link is on the clipboard.";
-  } catch {
-    // No permission, or no secure origin: it is shown, to be copied by hand.
-    const field = make("input", "ld-link");
-    field.value = address;
-    field.readOnly = true;
-    field.setAttribute("aria-label", "Link to this run");
-    note.after(field);
-    field.select();
-    return "Copy this link:";
-  }
+  return copy(linkOf(run, table), make("input", "ld-link"), "Link to this run", note, "The link is on the clipboard.");
 }

@@ -1,4 +1,4 @@
-/* Pictures of a run for slides, as SVG or PNG, composed in the browser from the run's own data and charts. */
+/* Pictures of a run for slides, as SVG or PNG, made in the browser from the run's data and charts. */
 
 import { find } from "../dom.js";
 import { addChart } from "./chart.js";
@@ -12,10 +12,10 @@ import { Sheet, clean } from "./sheet.js";
 /**
  * @typedef {object} Wanted
  * @property {"png" | "svg"} format
- * @property {number} scale how many times as large it is
+ * @property {number} scale factor of its size
  * @property {number} width
  * @property {number} height
- * @property {boolean} transparent it has no background
+ * @property {boolean} transparent without a background
  */
 
 const NO_RUN = "There is no run to draw yet: press Run first.";
@@ -49,7 +49,7 @@ async function drawChart(figure, run, sheet) {
 }
 
 /**
- * The drawing as a file of `width` x `height`, `scale` times as large.
+ * The drawing as a file of `width` x `height`, times `scale`.
  *
  * @param {Element} svg
  * @param {Wanted} wanted
@@ -78,7 +78,7 @@ async function file(svg, { format, scale: k, width, height, transparent }) {
 }
 
 /**
- * Draw at `design` pixels across, so that every size keeps its place at any width.
+ * Draw at a width of `design` pixels, so that the layout is the same at every width.
  *
  * @param {(sheet: Sheet) => Promise<void>} draw
  * @param {number} design
@@ -96,11 +96,11 @@ async function picture(draw, design, wanted) {
 }
 
 /**
- * A picture of one chart (a [data-chart] element) or of the race, with its title and legend.
+ * A picture of one chart (a [data-chart] element), or of the race, with title and legend.
  *
  * @param {HTMLElement} figure
  * @param {Partial<Wanted>} [wanted]
- * @param {Run | null} [run] whose race it is
+ * @param {Run | null} [run] the run of the race
  */
 export async function chart(figure, wanted = {}, run = null) {
   /** @type {import("../charts/plotly.js").Plot | null} */
@@ -110,7 +110,7 @@ export async function chart(figure, wanted = {}, run = null) {
 }
 
 /**
- * A picture of a run as the view `root` has it.
+ * A picture of the whole run in the view `root`.
  *
  * @param {HTMLElement} root
  * @param {Run | null | undefined} run
@@ -121,11 +121,11 @@ export async function whole(root, run, wanted = {}) {
   return picture((sheet) => drawWhole(root, run, sheet), 1600, { ...asked(wanted), width: 1600, height: 900, ...wanted });
 }
 
-/** What is drawn unless something else is asked for. @param {Partial<Wanted>} wanted @returns {Pick<Wanted, "format" | "scale" | "transparent">} */
+/** Defaults of a picture. @param {Partial<Wanted>} wanted @returns {Pick<Wanted, "format" | "scale" | "transparent">} */
 const asked = ({ format = "png" }) => ({ format, scale: format === "png" ? 3 : 1, transparent: false });
 
 /**
- * Hand a file to the reader as a download.
+ * Download a file.
  *
  * @param {Blob} blob
  * @param {string} name
@@ -138,5 +138,5 @@ export function save(blob, name) {
   document.body.append(link);
   link.click();
   link.remove();
-  setTimeout(() => URL.revokeObjectURL(address), 60000); // a download may begin late
+  setTimeout(() => URL.revokeObjectURL(address), 60000); // a download may start late
 }

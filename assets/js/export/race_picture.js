@@ -1,10 +1,9 @@
-/* The race for slides: as a picture, and as a film (an animated GIF) that plays it at the pace of the page. Both are drawn
- * from the run's records. */
+/* The race for slides, drawn from the run's records: as a picture, and as an animated GIF at the page's pace. */
 
 import { color } from "../charts/layout.js";
 import { TEXT, drawRace, raceHeight } from "../charts/race_drawing.js";
 import { find } from "../dom.js";
-import { modelName } from "../live/words.js";
+import { modelName } from "../format.js";
 import { paceWords, readingPace } from "../pace.js";
 import { decodeMs, lastStep } from "../position.js";
 import { addLegend, plainColor } from "./chart.js";
@@ -16,14 +15,14 @@ import { BASELINE_AT, Sheet } from "./sheet.js";
 
 const FILM = { width: 1280, height: 720, side: 40 };
 const FRAME_MS = 80;
-const MOST_FRAMES = 250; // of a run that is played in its own time, however long that is
-const HELD_MS = 2500; // how long its end is seen, with the verdict
+const MOST_FRAMES = 250; // a longer run has longer frames
+const HELD_MS = 2500; // duration of the last frame, which has the verdict
 const VERDICT = { size: 24, lines: 4 };
 
-/** @type {Position} the whole run, told */
+/** @type {Position} the whole run, ended */
 const WHOLE = { step: null, moment: null, isSameStep: false, isUnfolding: false, hover: null };
 
-/** What the race is drawn with on a sheet. */
+/** A canvas context's calls, drawn on a sheet. */
 class SheetPen {
   fillStyle = "";
   font = "";
@@ -34,9 +33,9 @@ class SheetPen {
 
   /**
    * @param {Sheet} sheet
-   * @param {number} x where (0, 0) is
+   * @param {number} x place of (0, 0)
    * @param {number} y
-   * @param {number} k how many times as large all is
+   * @param {number} k factor of all sizes
    */
   constructor(sheet, x, y, k) {
     this.sheet = sheet;
@@ -64,13 +63,13 @@ class SheetPen {
 }
 
 /**
- * The race with its title and legend in a box.
+ * Draw the race with title and legend in a box.
  *
  * @param {Sheet} sheet
  * @param {HTMLElement} figure
  * @param {Run} run
  * @param {{x: number, y: number, width: number, height: number}} box
- * @param {number} size of its words
+ * @param {number} size of its text
  */
 export function addRace(sheet, figure, run, { x, y, width, height }, size) {
   const title = 1.3 * size;
@@ -82,17 +81,17 @@ export function addRace(sheet, figure, run, { x, y, width, height }, size) {
   drawRace(/** @type {any} */ (new SheetPen(sheet, x, used, k)), run, WHOLE, room);
 }
 
-/** How many times as high bars are in a room. */
+/** Factor of the bars' height that fills a height. */
 const tallFor = (run, height) => {
   const [one, two] = [raceHeight(run.lanes.length, 1), raceHeight(run.lanes.length, 2)];
   return Math.max(0.5, Math.min(4, 1 + (height - one) / (two - one)));
 };
 
 /**
- * The race as a film. Its frames last as long as they say: this machine may take longer to draw them.
+ * Make an animated GIF of the race. Drawing a frame may take longer than its duration.
  *
  * @param {Run | null} run
- * @param {(words: string) => void} say how far it is
+ * @param {(words: string) => void} say reports the progress
  * @returns {Promise<Blob>}
  */
 export async function raceFilm(run, say) {
@@ -114,7 +113,7 @@ export async function raceFilm(run, say) {
   for (let at = 0; at < count; at++) {
     film.add(frame({ ...WHOLE, step: 0, moment: at * ms * rate }), ms);
     say(`Frame ${at + 1} of ${count} …`);
-    await new Promise((done) => setTimeout(done)); // the page goes on meanwhile
+    await new Promise((done) => setTimeout(done)); // let the page respond
   }
   film.add(frame(WHOLE), HELD_MS);
   return film.end();
@@ -124,7 +123,7 @@ export async function raceFilm(run, say) {
  * @param {CanvasRenderingContext2D} pen
  * @param {Run} run
  * @param {Position} position
- * @param {number} rate of the page's time, how much a clock's second takes
+ * @param {number} rate speed of playing, 1 in real time
  */
 function drawFrame(pen, run, position, rate) {
   const { width, height, side } = FILM;
@@ -144,7 +143,7 @@ function drawFrame(pen, run, position, rate) {
   line(run.header.prompt.replace(/\s+/g, " "), 66, 34, 700, "ink");
   line(`${modelName(run.header.model.id)}, shown at ${paceWords(rate)}`, 106, 22, 400, "muted");
   const isEnd = position.step === null;
-  const words = (isEnd && run.told?.verdict?.text) || "";
+  const words = (isEnd && run.report?.verdict?.text) || "";
   const lines = ruler.wrap(words, inner, VERDICT.size, VERDICT.lines, 600).slice(0, VERDICT.lines);
   const bottom = height - 24 - VERDICT.lines * 1.35 * VERDICT.size;
   lines.forEach(([from, to], row) => {

@@ -1,26 +1,25 @@
-/* A drawing under way, as SVG: rectangles, lines and texts with all colours resolved. It asks nobody for anything, and
- * no text becomes markup. */
+/* A drawing as SVG: rectangles, lines and texts with resolved colours. It loads nothing, and no text becomes markup. */
 
 const SVG = "http://www.w3.org/2000/svg";
 const NAMES = ["baseline", "lora-drop", "third", "diverged", "tint", "ink", "muted", "line", "panel", "page"];
 
-/** Of a text's size, below the middle of its line. */
+/** Distance of the baseline below the middle of a line, as a share of the text's size. */
 export const BASELINE_AT = 0.36;
 
-// What XML 1.0 forbids, and halves of surrogate pairs.
+// Characters that XML 1.0 forbids, and lone surrogates.
 // eslint-disable-next-line no-control-regex
 const FORBIDDEN = /[\0-\x08\x0B\x0C\x0E-\x1F\uFFFE\uFFFF]|\p{Cs}/gu;
 const graphemes = new Intl.Segmenter(undefined, { granularity: "grapheme" });
 
 /**
- * A text without what an SVG must not hold.
+ * A text without the characters that an SVG must not contain.
  *
  * @param {string} text
  */
 export const clean = (text) => text.replace(FORBIDDEN, "\uFFFD");
 
 /**
- * An SVG element with attributes, numbers rounded.
+ * An SVG element with attributes; numbers are rounded.
  *
  * @param {string} name
  * @param {Record<string, string | number | undefined>} [attributes]
@@ -36,12 +35,12 @@ export function node(name, attributes = {}, ...children) {
   return made;
 }
 
-/** A drawing under way: the page's colours and font, a ruler for texts, the SVG that grows. */
+/** A drawing in progress: the page's colours and font, a ruler for texts, and the SVG. */
 export class Sheet {
   /**
    * @param {number} width
    * @param {number} height
-   * @param {boolean} [isClear] without any background
+   * @param {boolean} [isClear] without a background
    */
   constructor(width, height, isClear = false) {
     const style = getComputedStyle(document.body);
@@ -54,7 +53,7 @@ export class Sheet {
     this.isClear = isClear;
   }
 
-  /** The colour under a plot. */
+  /** The colour behind a plot. */
   get under() {
     return this.isClear ? "rgba(0,0,0,0)" : this.colors.panel;
   }
@@ -81,7 +80,7 @@ export class Sheet {
   }
 
   /**
-   * A line of text, its baseline at `y`; `width` cuts it. Returns the width that it takes.
+   * Draw a line of text with its baseline at `y`, cut to `width`; returns the width that it takes.
    *
    * @param {number} x
    * @param {number} y
@@ -96,13 +95,13 @@ export class Sheet {
   }
 
   /**
-   * The text, or as much of it as fits with an ellipsis at its end.
+   * The text, or the part that fits with an ellipsis.
    *
    * @param {string} text
    * @param {number} width
    * @param {number} size
    * @param {number} weight
-   * @param {string} [mark] what follows the whole text
+   * @param {string} [mark] text after the whole text
    */
   cut(text, width, size, weight, mark = "") {
     if (this.measure(text + mark, size, weight) <= width) return text + mark;
@@ -112,7 +111,7 @@ export class Sheet {
   }
 
   /**
-   * Start and end of each line of a text in a width; goes on for one line more than `most`.
+   * Start and end of each line of a text in a width, up to one line more than `most`.
    *
    * @param {string} text
    * @param {number} width

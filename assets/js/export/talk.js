@@ -1,4 +1,4 @@
-/* The talk mode: large, 16:9, one thing a slide, and no controls. A speaker goes on by the keys that clickers send. */
+/* The talk mode: large, 16:9, one thing a slide, no controls. The keys of a clicker turn the slides. */
 
 import { find, make } from "../dom.js";
 
@@ -11,7 +11,7 @@ const SLIDES = ["prompt", "verdict", "answers", "race", "activity", "drift", "kv
  */
 export function mountTalk(root, store) {
   const button = find(root, "[data-act=talk]");
-  const head = make("h1", "ld-talk-head"); // the page's own is not on the slide
+  const head = make("h1", "ld-talk-head"); // the page's own heading is not on the slide
   root.prepend(head);
   const toggle = () => store.update({ isTalk: !store.state.isTalk });
 
@@ -21,14 +21,14 @@ export function mountTalk(root, store) {
     root.dataset.slide = SLIDES[Math.max(0, Math.min(at, SLIDES.length - 1))];
   }
 
-  /** @param {string} key @returns {boolean} whether it meant something */
+  /** @param {string} key @returns {boolean} true if the key was handled */
   function press(key) {
     if (key.toLowerCase() === "t") toggle();
     else if (!store.state.isTalk) return false;
     else if (key === "PageDown") turn(1);
     else if (key === "PageUp") turn(-1);
     else if (key.toLowerCase() === "r") /** @type {HTMLElement | null} */ (document.querySelector("#ld-run"))?.click();
-    else if (key === "Escape" && store.state.step === null) toggle(); // else the scrubber is left first
+    else if (key === "Escape" && store.state.step === null) toggle(); // otherwise Escape leaves the scrubber first
     else return false;
     return true;
   }
@@ -44,7 +44,7 @@ export function mountTalk(root, store) {
   });
   store.subscribe(["isTalk"], ({ isTalk, run }) => {
     if (isTalk) root.dataset.slide = run ? "answers" : "prompt";
-    // The style sheets, and with them the charts, go by the body's class.
+    // Style sheets and charts follow the body's class.
     document.body.classList.toggle("ld-talk", isTalk);
     root.classList.toggle("ld-talking", isTalk);
     button.setAttribute("aria-pressed", String(isTalk));

@@ -1,25 +1,25 @@
-/* The inspector's panel: the likeliest tokens, the refresh that followed, the stack of layers. It draws what Python says. */
+/* The inspector's panel: the likeliest tokens, the refresh that followed, the stack of layers. All of it comes from Python. */
 
-import { make } from "../dom.js";
+import { make, makeButton } from "../dom.js";
 import { formatNumber, formatShare } from "../format.js";
 import { stepWords } from "../kinds.js";
 
 /** @typedef {import("../run.js").Run} Run */
 /** @typedef {import("../run.js").Lane} Lane */
-/** @typedef {[string, number][]} Five the likeliest tokens with their probabilities */
+/** @typedef {[string, number][]} Five the five likeliest tokens with their probabilities */
 
 /**
- * A step, as `inspect` and `about_step` tell it (lora_drop/run).
+ * A step, as `inspect` and `about_step` return it (lora_drop/run).
  *
  * @typedef {object} Step
- * @property {string} prefix_text on whose text its figures stand
+ * @property {string} prefix_text note on the text before the step
  * @property {{did: string, drift?: number | null, lens?: Five, full_lens?: Five}[]} layers
  * @property {Record<string, {prefix_of: string[], tokens: Five | null}>} top by lane
- * @property {Five} [full] the full model's on the same text
+ * @property {Five} [full] the full model's, after the same text
  * @property {{text: string, drift?: number | null} | null} refresh
  */
 
-/** @typedef {{run: Run, lane: Lane, step: number, found: Step | null, said: string, isBusy: boolean}} Shown */
+/** @typedef {{run: Run, lane: Lane, step: number, facts: Step | null, message: string, isBusy: boolean}} Shown */
 
 /**
  * @param {HTMLElement} panel
@@ -27,16 +27,16 @@ import { stepWords } from "../kinds.js";
  * @param {() => void} close
  */
 export function draw(panel, shown, close) {
-  const { found, said, isBusy } = shown;
+  const { facts, message, isBusy } = shown;
   panel.hidden = false;
   panel.setAttribute("aria-busy", String(isBusy));
-  panel.dataset.state = isBusy ? "busy" : found?.full ? "read" : "recorded";
-  const note = make("p", "ld-inspector-note", said);
+  panel.dataset.state = isBusy ? "busy" : facts?.full ? "read" : "recorded";
+  const note = make("p", "ld-inspector-note", message);
   note.setAttribute("role", "status");
-  note.hidden = !said;
-  const parts = found ? [make("p", "ld-inspector-prefix", found.prefix_text), fives(shown, found)] : [];
-  const after = found?.refresh ? [make("p", "ld-inspector-refresh", refreshWords(found.refresh))] : [];
-  panel.replaceChildren(head(shown, close), note, ...parts, ...after, ...(found ? [stack(shown, found)] : []));
+  note.hidden = !message;
+  const parts = facts ? [make("p", "ld-inspector-prefix", facts.prefix_text), fives(shown, facts)] : [];
+  const after = facts?.refresh ? [make("p", "ld-inspector-refresh", refreshWords(facts.refresh))] : [];
+  panel.replaceChildren(head(shown, close), note, ...parts, ...after, ...(facts ? [stack(shown, facts)] : []));
 }
 
 /** @param {Shown} shown */
@@ -44,24 +44,22 @@ function head({ run, lane, step }, close) {
   const { text, kind } = lane.steps[step];
   const title = make("h3", "", `${run.plainLabels[lane.index]}, step ${step}: `);
   title.append(make("code", "", visible(text)), make("small", "", ` ${stepWords[kind]}`));
-  const button = make("button", "", "Close");
-  button.type = "button";
+  const button = makeButton("Close", close);
   button.title = "Close (Escape)";
-  button.addEventListener("click", close);
   const header = make("header", "ld-inspector-head");
   header.append(title, button);
   return header;
 }
 
 /** The five likeliest next tokens of each lane and of the full model. */
-function fives({ run, lane }, found) {
+function fives({ run, lane }, facts) {
   const row = make("div", "ld-fives");
   const nameOf = (id) => run.plainLabels[run.lanes.findIndex((lane) => lane.id === id)] ?? id;
-  for (const [id, { prefix_of: whose, tokens }] of Object.entries(found.top)) {
+  for (const [id, { prefix_of: whose, tokens }] of Object.entries(facts.top)) {
     const shared = whose.length > 1 ? `text of ${whose.map(nameOf).join(" and ")}` : "its own text";
     row.append(five(nameOf(id), shared, tokens));
   }
-  if (found.full) row.append(five("Full model", `text of ${run.plainLabels[lane.index]}`, found.full));
+  if (facts.full) row.append(five("Full model", `text of ${run.plainLabels[lane.index]}`, facts.full));
   return row;
 }
 
@@ -78,9 +76,9 @@ function five(name, whose, tokens) {
   return box;
 }
 
-/** The layers, from the first to the last. */
-function stack({ run }, found) {
-  const hasLens = Boolean(found.full);
+/** A table of the layers, from the first to the last. */
+function stack({ run }, facts) {
+  const hasLens = Boolean(facts.full);
   const table = make("table", "ld-layers");
   const lens = hasLens ? ["Lens: this lane would say", "Lens: the full model would say"] : [];
   const names = make("tr");
@@ -90,7 +88,7 @@ function stack({ run }, found) {
     names.append(cell);
   }
   const body = make("tbody");
-  found.layers.forEach((layer, index) => body.append(layerRow(layer, index, hasLens)));
+  facts.layers.forEach((layer, index) => body.append(layerRow(layer, index, hasLens)));
   const top = make("thead");
   top.append(names);
   const words = `The ${run.header.model.layers} layers at this step. Drift: how far a layer's output is from the full model's, as a share of it.`;
@@ -123,17 +121,17 @@ function lensCell(tokens) {
 }
 
 /**
- * A refresh in Python's sentence, with what it left behind.
+ * Python's sentence about a refresh, with the drift after it.
  *
  * @param {{text: string, drift?: number | null}} refresh
  */
 function refreshWords({ text, drift }) {
   if (drift === undefined || drift === null) return text;
-  const where = drift < 5e-5 ? "where the full model's do" : `${formatNumber(drift, 4)} from the full model's`;
-  return `${text} This token's states then stood ${where}.`;
+  const words = drift < 5e-5 ? "equal the full model's" : `differ from the full model's by ${formatNumber(drift, 4)}`;
+  return `${text} After it, this token's states ${words}.`;
 }
 
-/** A token's text with its blanks seen. */
+/** A token's text with visible blanks. */
 function visible(text) {
   return text.replace(/^ | $/g, "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥") || "∅";
 }

@@ -1,21 +1,23 @@
-/* The token inspector: what a step of a lane was, layer by layer. The server reads the lane's text again for it
- * (lora_drop/run/inspect.py); a replay has what the run's records alone say. */
+/* The token inspector: one step of a lane, layer by layer. The server reads the lane's text again for it
+ * (lora_drop/run/inspect.py); a replay has the facts in the run's records alone. */
 
 import { find, make } from "../dom.js";
 import { draw } from "./draw.js";
-import { recorded } from "./recorded.js";
 
 /** @typedef {import("../run.js").Run} Run */
 /** @typedef {import("./draw.js").Step} Step */
-/** @typedef {{inspect_step: (wanted: [string, string, number]) => Promise<{step: Step | null, error: string | null}>}} InspectServer */
+/** @typedef {{inspect_step: (step: [string, string, number]) => Promise<{step: Step | null, error: string | null}>}} InspectServer */
 
-const PAUSE = 120; // milliseconds that a token is looked at before the server is asked
+/** @typedef {[number, number, number, number, [string, number][] | null]} Recorded places in `words`, and the likeliest tokens */
+/** @typedef {{words: any[], lanes: Record<string, Recorded[]>}} Inside a replay's steps (lora_drop/run/report/steps.py, `inside`) */
+
+const PAUSE = 120; // milliseconds before the server is asked, as the reader may move on
 const STEPS = new Map([["ArrowRight", 1], ["ArrowLeft", -1], ["ArrowDown", 1], ["ArrowUp", -1]]);
-const OFFLINE = "This is a recorded run without a model: the likeliest tokens are in it, the lens of the layers is not.";
+const OFFLINE = "This recorded run has no model: it has the likeliest tokens, but not the lens of the layers.";
 
 /**
- * A click on a token opens the inspector; so do the arrow keys in an answer, which is one tab stop. A slide of the talk
- * mode has none.
+ * A click on a token opens the inspector; so do the arrow keys in an answer, which is one tab stop. The talk mode has no
+ * inspector.
  *
  * @param {HTMLElement} root
  * @param {import("../store.js").Store} store
@@ -51,10 +53,10 @@ export function mountInspector(root, store, server) {
     clearTimeout(timer);
     const mine = ++asked;
     const step = Number(span.dataset.step);
-    const show = (found, said, isBusy = false) => mine === asked && draw(panel, { run, lane, step, found, said, isBusy }, close);
-    const known = recorded(run, lane, step);
-    if (!server) return show(known, known ? OFFLINE : "This recorded run does not say more of its tokens.");
-    show(null, "One moment: the text is read again, as soon as no run needs the device.", true);
+    const show = (facts, message, isBusy = false) => mine === asked && draw(panel, { run, lane, step, facts, message, isBusy }, close);
+    const replayed = recorded(run, lane, step);
+    if (!server) return show(replayed, replayed ? OFFLINE : "This recorded run has no more facts about its tokens.");
+    show(null, "One moment: the text is read again as soon as no run needs the device.", true);
     timer = window.setTimeout(async () => {
       try {
         const answer = await server.inspect_step([run.id, lane.id, step]);
@@ -77,10 +79,10 @@ export function mountInspector(root, store, server) {
   });
   root.addEventListener("keydown", (event) => store.state.isTalk || onKey(event, () => token, close));
   store.subscribe(["run", "isTalk"], leave);
-  store.subscribe(["revision"], () => token && !token.isConnected && leave()); // it was taken back
+  store.subscribe(["revision"], () => token && !token.isConnected && leave()); // its draft was rejected
 }
 
-/** The answer's tab stop goes from its text to this token. */
+/** Move the answer's tab stop from its text to a token. */
 function hold(span) {
   const text = /** @type {HTMLElement} */ (span.closest(".ld-text"));
   text.tabIndex = -1;
@@ -91,7 +93,9 @@ function hold(span) {
 }
 
 /**
- * @param {HTMLElement} span it may be gone from its answer
+ * Move the tab stop back to the text.
+ *
+ * @param {HTMLElement} span it may have left its answer
  * @param {HTMLElement} root
  */
 function release(span, root) {
@@ -121,10 +125,36 @@ function onKey(event, current, close) {
     const place = event.key === "Home" ? 0 : event.key === "End" ? all.length - 1 : held < 0 ? 0 : held + by;
     const next = all[Math.max(0, Math.min(place, all.length - 1))];
     if (!next) return;
-    next.click(); // the scrubber goes there too
+    next.click(); // moves the scrubber too
     next.focus({ preventScroll: true });
     next.scrollIntoView({ block: "nearest" });
   }
   event.preventDefault();
   event.stopPropagation();
+}
+
+/**
+ * A step of a replay; null if the replay has no facts about it.
+ *
+ * @param {import("../run.js").Run} run
+ * @param {import("../run.js").Lane} lane
+ * @param {number} step
+ * @returns {import("./draw.js").Step | null}
+ */
+function recorded(run, lane, step) {
+  const inside = run.inside;
+  const own = inside?.lanes[lane.id]?.[step];
+  if (!inside || !own) return null;
+  const drift = lane.audits.get(step)?.drift;
+  const driftOf = (layer) => drift?.[lane.schedule.dropped.indexOf(layer)];
+  const [did, , text, refresh] = own.slice(0, 4).map((place) => inside.words[Number(place)]);
+  const others = Object.entries(inside.lanes).filter(([, steps]) => steps[step]);
+  return {
+    prefix_text: text,
+    layers: did.map((words, layer) => ({ did: words, drift: driftOf(layer) ?? null })),
+    top: Object.fromEntries(
+      others.map(([name, steps]) => [name, { prefix_of: inside.words[steps[step][1]], tokens: steps[step][4] }]),
+    ),
+    refresh: refresh && { text: refresh },
+  };
 }

@@ -1,8 +1,7 @@
-/* The run's headline: its figures, and on what it ran. */
+/* The run's headline figures, and the model and device that it ran on. */
 
 import { find } from "../dom.js";
-import { formatNumber, formatShare } from "../format.js";
-import { placeWords } from "./words.js";
+import { formatNumber, formatShare, placeName } from "../format.js";
 
 /** @typedef {import("../store.js").State} State */
 
@@ -21,14 +20,10 @@ export function mountFigures(root, store) {
   drawPlace(figure, store.state);
 }
 
-/** Where it runs: a run keeps the name of its own. */
+/** Model, number type, decoder and device: the run's, or those of the next run. */
 function drawPlace(figure, { model, run }) {
-  if (run) {
-    const { model: ran, device } = run.header;
-    figure("device", placeWords(ran.id, ran.dtype, device.decoder, device.name));
-  } else if (model) {
-    figure("device", placeWords(model.id, model.dtype, model.decoder, model.device));
-  }
+  if (run) figure("device", placeName(run.header.model, run.header.device));
+  else if (model) figure("device", placeName(model, { name: model.device, decoder: model.decoder }));
 }
 
 function drawFigures(figure, { run }) {
@@ -39,9 +34,9 @@ function drawFigures(figure, { run }) {
   const speedup = figure("speedup", words ?? measured);
   speedup.classList.toggle("ld-words", Boolean(words));
   const interval = run.summary?.speedup_interval?.map((value) => formatNumber(value, 2)).join(" to ");
-  speedup.title = interval ? `${measured}, and 95% of resampled cycles within ${interval}` : "";
+  speedup.title = interval ? `${measured}; 95% interval ${interval}` : "";
   figure("bound", now.bound ? `${formatNumber(now.bound, 2)}×` : "–");
-  figure("noise", now.by_chance && !words ? ", passed by chance: a busy machine" : "");
+  figure("noise", now.by_chance && !words ? ", exceeded by chance: a busy machine" : "");
   figure("kv-saved", formatShare(now.kv_saved, 1));
   figure("agreement", formatShare(now.top1_agreement, 1));
   figure("quality", now.quality_loss === null ? "–" : `${formatNumber(now.quality_loss, 2)} nats`);

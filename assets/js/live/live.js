@@ -1,10 +1,10 @@
-/* The live view: a run as its wire text grows, in text panes, figures and charts. */
+/* The live view: text panes, figures and charts of a run while its wire text grows. */
 
 import { Charts } from "../charts/charts.js";
 import { mountParts } from "../charts/parts.js";
 import { mountRace } from "../charts/race.js";
 import { find } from "../dom.js";
-import { mountLinkNote } from "../export/link_note.js";
+import { mountLinkNote } from "../export/link.js";
 import { mountMenu } from "../export/menu.js";
 import { mountTalk } from "../export/talk.js";
 import { mountInspector } from "../inspect/inspector.js";
@@ -14,7 +14,6 @@ import { createStore } from "../store.js";
 import { WireReader } from "../wire.js";
 import { mountFigures } from "./figures.js";
 import { Panes } from "./panes.js";
-import { mountRecorded } from "./recorded.js";
 import { mountSpoken } from "./spoken.js";
 import { mountTip } from "./tip.js";
 import { mountVerdict } from "./verdict.js";
@@ -22,20 +21,20 @@ import { mountVerdict } from "./verdict.js";
 /** @typedef {import("../run.js").Run} Run */
 
 /**
- * Mount the view: props.value is the wire text so far, props.model the loaded model's facts. A recorded run that is
- * replayed has no facts, no server and no page: then the view has a store of its own.
+ * Mount the view. props.value is the wire text so far, props.model the loaded model's facts. A replay has no facts, no
+ * server and no page: its view has a store of its own.
  *
  * @param {HTMLElement} element
  * @param {import("../records.js").Props} props
  * @param {import("../records.js").Watch} watch
- * @param {any} [server] what it can ask: `export_run`, `inspect_step` and others of LiveView (lora_drop/ui/components.py)
+ * @param {any} [server] the server functions of LiveView (lora_drop/ui/components.py)
  * @param {import("../store.js").Store} [store]
  */
 export function mountLive(element, props, watch, server = null, store = createStore()) {
   const root = find(element, ".ld-live");
   if (props.model && !store.state.model) store.update({ model: props.model });
-  // Who subscribes first draws first: text and figures now, the charts over the next frames.
-  // Show me adds a lane without corrections, where the model has some.
+  // Views draw in the order of their subscriptions: text and figures at once, the charts over the next frames.
+  // "Show me" adds a lane without corrections if the model has any.
   const lanes = Object.keys(props.model?.banks ?? {}).length ? 3 : 2;
   root.dataset.lanes = String(lanes);
   const panes = new Panes(root, store, (step) => player.moveTo(step), lanes);
@@ -60,7 +59,7 @@ export function mountLive(element, props, watch, server = null, store = createSt
   readWire(props, watch, store);
 }
 
-/** The root's attributes: tests and style sheets go by them. */
+/** Set the root's attributes, for style sheets and tests. */
 function showBegin(root, run) {
   root.loraDropRun = run;
   root.dataset.lanes = run.lanes.length;
@@ -68,7 +67,7 @@ function showBegin(root, run) {
   root.dataset.run = run.id;
 }
 
-/** Read the value whenever it grows, and have it drawn with the next frame. */
+/** Read the value whenever it grows, and draw it with the next frame. */
 function readWire(props, watch, store) {
   const reader = new WireReader();
   let isAsked = false;
@@ -92,4 +91,37 @@ function readWire(props, watch, store) {
 
   watch("value", take);
   take();
+}
+
+const PATIENCE_MS = 1500; // a run that starts sooner needs no recorded one
+
+/**
+ * Play a recorded run, labelled as such, while a visitor waits for a first run (in the queue, or while a model loads).
+ *
+ * @param {{recorded_run: (argument: null) => Promise<string>}} server
+ * @param {import("../store.js").Store} store
+ */
+function mountRecorded(server, store) {
+  let timer = 0;
+  const isWaiting = () => store.state.isAsked && !store.state.run;
+
+  async function show() {
+    let text;
+    try {
+      text = await server.recorded_run(null);
+    } catch {
+      return; // the status line reports the error
+    }
+    const reader = new WireReader();
+    reader.take(text);
+    if (!reader.run || !isWaiting()) return;
+    reader.run.isRecorded = true;
+    store.update({ run: reader.run, layer: null });
+    store.update({ revision: store.state.revision + 1 });
+  }
+
+  store.subscribe(["isAsked", "run"], () => {
+    clearTimeout(timer);
+    if (isWaiting()) timer = setTimeout(show, PATIENCE_MS);
+  });
 }

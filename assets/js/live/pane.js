@@ -1,4 +1,4 @@
-/* A lane's pane: its name, its figures, its text. */
+/* A lane's pane: its name, figures and text. */
 
 import { make } from "../dom.js";
 import { formatBytes, formatNumber } from "../format.js";
@@ -8,8 +8,8 @@ import { isBaseline } from "../schedule.js";
 /** @typedef {import("../run.js").Run} Run */
 
 const NEAR_END = 24; // pixels from the end of a pane within which it follows the text
-const FAR = 1e9; // a scroll position beyond every text
-const SHOWN_MS = 1000; // how long what was taken back is seen
+const FAR = 1e9; // a scroll position beyond the end of any text
+const SHOWN_MS = 1000; // time for which rejected drafts are visible
 const FIGURES = [["speed", "tokens/s"], ["tokens", "tokens"], ["kv", "KV cache"]];
 
 export class Pane {
@@ -17,28 +17,28 @@ export class Pane {
   lane = null;
   /** @type {HTMLElement[]} the tokens */
   spans = [];
-  /** @type {{node: HTMLElement, from: number}[]} lines of the text: a new token lays out its own line only */
+  /** @type {{node: HTMLElement, from: number}[]} lines of the text, so that a new token lays out its own line only */
   blocks = [];
-  rewound = 0; // rewinds of the lane that were looked at
-  /** @type {Map<number, string>} what the full model took back, by the step that stands in its place */
+  rewound = 0; // rewinds of the lane that were handled
+  /** @type {Map<number, string>} rejected drafts, by the step that replaced them */
   taken = new Map();
-  struck = -1; // the last of these steps whose text was seen struck through
-  isHeld = false; // what comes after a position is veiled
+  struck = -1; // the last of these steps whose drafts were shown struck through
+  isHeld = false; // the text after a position is veiled
   shown = 0; // tokens before that position
   /** @type {HTMLElement | null} the first token that differs */
   diverged = null;
   /** @type {HTMLElement | null} the token at the position */
   now = null;
-  /** @type {{node: HTMLElement, from: number} | null} the line that is veiled in part */
+  /** @type {{node: HTMLElement, from: number} | null} the partly veiled line */
   partial = null;
-  // It follows its text until the reader scrolls up. Asking the pane's height at every update costs a layout.
+  // The pane follows its text until the reader scrolls up. Reading its height at every update would cost a layout.
   follows = true;
 
   /**
    * @param {number} index
    * @param {string} [title]
    * @param {string} [note]
-   * @param {string} [invite] what stands there before any run
+   * @param {string} [invite] text before the first run
    */
   constructor(index, title = "", note = "", invite = "") {
     this.node = make("article", "ld-pane");
@@ -74,7 +74,7 @@ export class Pane {
     return list;
   }
 
-  /** No token is there. */
+  /** Reset the state of the tokens. */
   forget() {
     this.spans = [];
     this.blocks = [];
@@ -89,7 +89,7 @@ export class Pane {
   }
 
   /**
-   * Start over for a lane of a run.
+   * Start a lane of a new run.
    *
    * @param {Lane} lane
    * @param {Run} run
@@ -102,7 +102,7 @@ export class Pane {
     this.forget();
     this.lane = lane;
     this.node.dataset.testid = `answer-${lane.id}`;
-    this.node.dataset.plain = String(isBaseline(lane.schedule)); // every step is full: none of them is marked
+    this.node.dataset.plain = String(isBaseline(lane.schedule)); // every step is full, so none is marked
     const words = note ?? run.header.words.lanes[lane.id].join(", ");
     this.note.textContent = `${words.charAt(0).toUpperCase()}${words.slice(1)}.`;
     this.node.dataset.untrained = String(!isBaseline(lane.schedule) && lane.rank === 0);
@@ -110,7 +110,7 @@ export class Pane {
   }
 
   /**
-   * What is wrong with the lane's text goes before the note.
+   * Put a warning about the lane's text before the note.
    *
    * @param {string} words
    */
@@ -120,18 +120,18 @@ export class Pane {
     this.note.title = `${words}\n${this.note.title}`;
   }
 
-  /** Bring the text to what stands: tokens that were taken back go, those that came since the last time are appended. */
+  /** Update the text: remove rejected tokens, append new ones. */
   extend() {
     if (!this.lane) return;
     const { steps, rewinds } = this.lane;
     const gone = rewinds.slice(this.rewound);
     this.rewound = rewinds.length;
     for (const { to, text } of gone) this.taken.set(to + 1, text);
-    const stands = Math.min(this.spans.length, ...gone.map(({ to }) => to + 1));
-    if (stands < this.spans.length) this.cut(stands);
-    else if (!gone.length && stands === steps.length) return;
+    const kept = Math.min(this.spans.length, ...gone.map(({ to }) => to + 1));
+    if (kept < this.spans.length) this.cut(kept);
+    else if (!gone.length && kept === steps.length) return;
     const fresh = document.createDocumentFragment();
-    for (let i = stands; i < steps.length; i++) {
+    for (let i = kept; i < steps.length; i++) {
       const span = make("span", `ld-token ld-token-${steps[i].kind}`, steps[i].text);
       span.dataset.step = String(i);
       if (this.taken.has(i)) span.classList.add("ld-replaced");
@@ -160,7 +160,7 @@ export class Pane {
   }
 
   /**
-   * Show what was taken back where a token stands now, struck through, for a moment.
+   * Show the drafts that a token replaced, struck through, for a moment.
    *
    * @param {number} step of the token
    */
@@ -187,7 +187,7 @@ export class Pane {
   }
 
   /**
-   * The lane's figures.
+   * Draw the lane's figures.
    *
    * @param {number | null} speed tokens a second
    */
@@ -202,10 +202,10 @@ export class Pane {
   }
 
   /**
-   * Veil what comes after the first `count` tokens, and mark the last of those; null shows all.
+   * Veil the text after the first `count` tokens, and mark the last of them; null shows all.
    *
    * @param {number | null} count
-   * @param {boolean} isPlaying what was taken back is seen for a moment
+   * @param {boolean} isPlaying show rejected drafts for a moment
    */
   showUpTo(count, isPlaying) {
     if (count === null && !this.isHeld) return;
@@ -223,7 +223,7 @@ export class Pane {
   }
 
   /**
-   * Whole lines by their own class; in the line where the position is, token by token.
+   * Veil whole lines by a class, and the line of the position token by token.
    *
    * @param {number} to
    */
@@ -244,7 +244,7 @@ export class Pane {
    * Bring a token into sight.
    *
    * @param {HTMLElement} token
-   * @param {number} [lines] that shall be seen before it
+   * @param {number} [lines] number of lines to show before it
    */
   scrollTo(token, lines = 0) {
     const { offsetTop, offsetHeight } = token;

@@ -1,4 +1,4 @@
-/* The panes of all lanes, side by side, as the run streams and as the scrubber moves. */
+/* The panes of all lanes, side by side; they follow the stream and the scrubber. */
 
 import { find } from "../dom.js";
 import { isBaseline } from "../schedule.js";
@@ -8,11 +8,11 @@ import { Pane } from "./pane.js";
 /** @typedef {import("../run.js").Run} Run */
 /** @typedef {import("../store.js").Store} Store */
 
-const LINES_BEFORE = 2; // of the first difference, that are in sight above it
+const LINES_BEFORE = 2; // lines shown above the first difference
 const INVITES = [
-  ["Baseline", "Every layer, for every token.", "The full model's answer will stand here."],
-  ["LoRA-Drop", "Some layers are skipped between full steps.", "The answer with skipped layers will stand here, beside the full model's."],
-  ["Without corrections", "The same layers are skipped, with nothing in their place.", "What skipping alone writes will stand here."],
+  ["Baseline", "Every layer, for every token.", "The full model's answer will appear here."],
+  ["LoRA-Drop", "Some layers are skipped between full steps.", "The answer with skipped layers will appear here, beside the full model's."],
+  ["Without corrections", "The same layers are skipped, with nothing in their place.", "The answer without corrections will appear here."],
 ];
 
 export class Panes {
@@ -20,19 +20,19 @@ export class Panes {
    * @param {HTMLElement} root
    * @param {Store} store
    * @param {(step: number) => void} goTo put the scrubber at a step
-   * @param {number} lanes of the first run, as far as can be told: its answers then move nothing
+   * @param {number} lanes of the first run, as expected: then its answers do not move the page
    */
   constructor(root, store, goTo, lanes) {
     this.row = find(root, ".ld-panes");
     this.store = store;
-    /** @type {Run | null} whose answers were brought to their first difference */
+    /** @type {Run | null} the run whose answers were scrolled to their first difference */
     this.settled = null;
     this.all = INVITES.slice(0, lanes).map((words, index) => new Pane(index, ...words));
     this.row.append(...this.all.map((pane) => pane.node));
     this.row.addEventListener("click", (event) => {
       const target = /** @type {Element} */ (event.target);
-      const found = this.tokenAt(target);
-      if (found) goTo(found.step);
+      const token = this.tokenAt(target);
+      if (token) goTo(token.step);
       else if (target.closest?.(".ld-pane-head")) this.focusOn(target);
     });
     store.subscribe(["run"], ({ run }) => run && this.begin(run));
@@ -44,23 +44,23 @@ export class Panes {
     store.subscribe(["isUnfolding", "revision"], ({ run, isUnfolding }) => {
       if (run?.isOver && !isUnfolding && this.settled !== run) this.settle(run);
     });
-    // Answers scroll together: up to the first difference they have the same lines.
+    // Answers scroll together: they have the same lines up to the first difference.
     this.row.addEventListener("scroll", (event) => this.follow(/** @type {HTMLElement} */ (event.target)), true);
   }
 
   /**
-   * The other answers stand where this one does.
+   * Scroll the other answers to the position of this one.
    *
    * @param {HTMLElement} text
    */
   follow(text) {
     const { step, isUnfolding, isSameStep } = this.store.state;
-    if (isUnfolding || (step !== null && !isSameStep)) return; // each lane is at a token of its own
+    if (isUnfolding || (step !== null && !isSameStep)) return; // each lane is at its own token
     for (const pane of this.all) if (pane.text !== text) pane.text.scrollTop = text.scrollTop;
   }
 
   /**
-   * A run is told to its end: its answers stand at the first difference.
+   * Scroll the answers of a finished run to the first difference.
    *
    * @param {Run} run
    */
@@ -73,7 +73,7 @@ export class Panes {
   }
 
   /**
-   * As many panes as lanes, each at its beginning.
+   * Start a pane for each lane.
    *
    * @param {Run} run
    */
@@ -87,7 +87,7 @@ export class Panes {
   }
 
   /**
-   * Bring all up to what was read.
+   * Update all panes.
    *
    * @param {Run} run
    */
@@ -106,7 +106,7 @@ export class Panes {
   }
 
   /**
-   * The charts of activity and drift are about the lane of this pane.
+   * Show this pane's lane in the charts of activity and drift.
    *
    * @param {Element} target
    */
@@ -119,7 +119,7 @@ export class Panes {
   }
 
   /**
-   * The token that an element of a pane is, if any.
+   * The token of an element in a pane; null for another element.
    *
    * @param {Element} target
    */

@@ -1,4 +1,4 @@
-/* The answers for a screen reader, a sentence at a time as they are written: politely, and each sentence once. */
+/* Reads the answers to a screen reader while they are written, sentence by sentence, each sentence once. */
 
 import { make } from "../dom.js";
 import { shownTokens } from "../position.js";
@@ -8,9 +8,9 @@ import { verifies } from "../schedule.js";
 /** @typedef {import("../run.js").Run} Run */
 /** @typedef {import("../store.js").State} State */
 
-const SENTENCE = /^.*?\p{L}.*?(?:[.!?]+["')\]]*(?=\s)|[。！？]|\n)\s*/su; // with a word: "1." alone is none
-const MOST = 600; // characters of what has no end of a sentence
-const KEPT = 12; // sentences in the region: readers say what is added, and what is left can be read again
+const SENTENCE = /^.*?\p{L}.*?(?:[.!?]+["')\]]*(?=\s)|[。！？]|\n)\s*/su; // it has a word: "1." alone is no sentence
+const MOST = 600; // longest text without the end of a sentence, in characters
+const KEPT = 12; // sentences in the region; a screen reader announces new ones, and the rest can be read again
 
 /**
  * @param {HTMLElement} root
@@ -25,12 +25,12 @@ export function mountSpoken(root, store) {
   /** @type {Speaker[]} */
   let speakers = [];
   /** @type {Set<string>} */
-  let said = new Set();
+  let spoken = new Set();
 
   store.subscribe(["run"], ({ run }) => {
     region.replaceChildren();
-    said = new Set();
-    // A run that is there as a whole is read in its pane.
+    spoken = new Set();
+    // A complete run can be read in its pane.
     speakers = run && !run.isWhole ? run.lanes.map((lane) => new Speaker(lane)) : [];
   });
   store.subscribe(["revision", "moment", "isUnfolding"], (state) => {
@@ -38,10 +38,10 @@ export function mountSpoken(root, store) {
     if (!run) return;
     for (const [index, speaker] of speakers.entries()) {
       for (const { at, text } of speaker.next(state)) {
-        // Up to the first difference the answers are one text, which is said once.
+        // Up to the first difference the answers are the same text, which is read once.
         const key = `${at} ${text}`;
-        if (!text || said.has(key)) continue;
-        said.add(key);
+        if (!text || spoken.has(key)) continue;
+        spoken.add(key);
         region.append(make("p", "", `${run.plainLabels[index]}: ${text}`));
         if (region.children.length > KEPT) region.firstElementChild?.remove();
       }
@@ -49,10 +49,10 @@ export function mountSpoken(root, store) {
   });
 }
 
-/** The sentences of a lane, as far as they are shown and stand. */
+/** The sentences of a lane that are shown and can no longer be rejected. */
 class Speaker {
-  tokens = 0; // that were taken
-  waiting = ""; // what has no end yet
+  tokens = 0; // tokens read so far
+  waiting = ""; // text of an unfinished sentence
   at = 0; // characters before it
 
   /** @param {Lane} lane */
@@ -61,7 +61,7 @@ class Speaker {
   }
 
   /**
-   * The sentences that have come to their end since the last time, with the place where each begins.
+   * Sentences completed since the last call, each with its first character's place.
    *
    * @param {State} state
    */
@@ -69,19 +69,19 @@ class Speaker {
     const { steps } = this.lane;
     const isEnd = Boolean(state.run?.isOver && !state.isUnfolding);
     const shown = Math.min(isEnd ? steps.length : (shownTokens(state, this.lane) ?? steps.length), steps.length);
-    // A draft may be taken back until the next full step: what was said cannot be.
-    const stands = verifies(this.lane.schedule) && !isEnd ? (steps[shown - 1]?.lastRefresh ?? -1) + 1 : shown;
-    for (; this.tokens < stands; this.tokens++) this.waiting += steps[this.tokens].text;
-    const found = [];
+    // A draft may be rejected until the next full step; a spoken sentence cannot be taken back.
+    const safe = verifies(this.lane.schedule) && !isEnd ? (steps[shown - 1]?.lastRefresh ?? -1) + 1 : shown;
+    for (; this.tokens < safe; this.tokens++) this.waiting += steps[this.tokens].text;
+    const sentences = [];
     for (let end; (end = this.endOf(isEnd)); ) {
-      found.push({ at: this.at, text: this.waiting.slice(0, end).trim() });
+      sentences.push({ at: this.at, text: this.waiting.slice(0, end).trim() });
       this.at += end;
       this.waiting = this.waiting.slice(end);
     }
-    return found;
+    return sentences;
   }
 
-  /** Where the next sentence ends; 0 where it has not yet. @param {boolean} isEnd nothing more will come */
+  /** Place where the next sentence ends; 0 if it has no end yet. @param {boolean} isEnd the text is complete */
   endOf(isEnd) {
     const length = SENTENCE.exec(this.waiting)?.[0].length ?? 0;
     if (length && length <= MOST) return length;

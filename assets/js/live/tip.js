@@ -1,4 +1,4 @@
-/* What is known of a token, beside it. */
+/* A tip with the facts about a token, beside it. */
 
 import { find, make } from "../dom.js";
 import { formatBytes, formatNumber } from "../format.js";
@@ -12,7 +12,7 @@ const KINDS = { prefill: "prefill (full)", refresh: "full step", lora: "LoRA ste
 /**
  * @param {HTMLElement} root
  * @param {import("../store.js").Store} store
- * @param {import("./panes.js").Panes} panes whose tokens are pointed at
+ * @param {import("./panes.js").Panes} panes
  */
 export function mountTip(root, store, panes) {
   const tip = find(root, ".ld-tip");
@@ -21,13 +21,13 @@ export function mountTip(root, store, panes) {
   };
   for (const name of ["pointerover", "click"]) {
     panes.row.addEventListener(name, (event) => {
-      const found = panes.tokenAt(/** @type {Element} */ (event.target));
+      const token = panes.tokenAt(/** @type {Element} */ (event.target));
       const { run } = store.state;
-      if (!found || !run) return hide();
-      const { text } = found.lane.steps[found.step];
-      tip.replaceChildren(make("code", "", JSON.stringify(text)), ...rowsOf(run, found.lane, found.step, panes).map(rowNode));
+      if (!token || !run) return hide();
+      const { text } = token.lane.steps[token.step];
+      tip.replaceChildren(make("code", "", JSON.stringify(text)), ...rowsOf(run, token.lane, token.step, panes).map(rowNode));
       tip.hidden = false;
-      placeBeside(tip, found.span);
+      placeBeside(tip, token.span);
     });
   }
   panes.row.addEventListener("pointerleave", hide);
@@ -71,7 +71,7 @@ function rowNode([name, text]) {
   return row;
 }
 
-/** Below the token, or above it where there is no room. */
+/** Place the tip below the token, or above it without room below. */
 function placeBeside(tip, span) {
   const at = span.getBoundingClientRect();
   const own = tip.getBoundingClientRect();

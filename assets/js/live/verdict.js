@@ -1,14 +1,14 @@
-/* What is to be said of a run, in the one place where the eye is: before it, while it runs, and at its end the verdict
- * that Python made of its records. Below each chart a sentence says why it looks so. */
+/* The verdict line: an invitation before a run, a note while it runs, then Python's verdict on it. Below each chart a
+ * sentence explains it. */
 
 import { find } from "../dom.js";
-import { differences } from "../stale.js";
+import { differences } from "../settings.js";
 
 /** @typedef {import("../store.js").State} State */
 /** @typedef {import("../run.js").Run} Run */
 
 const UNFOLDING = "The answers are written side by side, each at its own measured speed.";
-const LOST = "The connection was lost in the middle of the run: what came is shown. Press Run to try again.";
+const LOST = "The connection was lost during the run; its text so far is shown. Press Run to try again.";
 
 /**
  * @param {HTMLElement} root
@@ -17,10 +17,10 @@ const LOST = "The connection was lost in the middle of the run: what came is sho
 export function mountVerdict(root, store) {
   const box = find(root, ".ld-verdict");
   const note = find(box, ".ld-verdict-note");
-  const invite = find(box, ".ld-verdict-text").textContent ?? ""; // the template has it: nothing moves when this mounts
+  const invite = find(box, ".ld-verdict-text").textContent ?? ""; // from the template, so that nothing moves when this mounts
   const draw = (state) => {
     const { kind, text, reads, speed } = verdictOf(state, invite);
-    // A run's one line keeps the room of what stood before: the answers below it stay where they are.
+    // The line keeps the height of the last verdict, so that the answers below do not move.
     if (kind === "running" && box.dataset.kind !== "running") box.style.minHeight = `${box.offsetHeight}px`;
     box.dataset.kind = kind;
     box.dataset.opened = String(Boolean(state.run?.isWhole && !state.run.isRecorded));
@@ -30,8 +30,8 @@ export function mountVerdict(root, store) {
     const words = noteOf(state);
     note.hidden = !words;
     setText(note, words);
-    // An opened run was never one of the controls': it keeps its colours.
-    root.dataset.stale = String(isTold(state) && !state.run?.isWhole && differences(state).length > 0);
+    // An opened run never had the controls' settings: it keeps its colours.
+    root.dataset.stale = String(isEnded(state) && !state.run?.isWhole && differences(state).length > 0);
     drawWhys(root, state);
   };
   window.addEventListener("resize", () => (box.style.minHeight = ""));
@@ -40,30 +40,30 @@ export function mountVerdict(root, store) {
   draw(store.state);
 }
 
-/** A text that stays is left alone: it is read aloud when it changes. */
+/** Set a text only if it changes: a screen reader reads each change. */
 function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** Is a run shown to its end? @param {State} state */
-const isTold = ({ run, isUnfolding }) => Boolean(run?.isOver && !isUnfolding);
+/** True if a run is shown to its end. @param {State} state */
+const isEnded = ({ run, isUnfolding }) => Boolean(run?.isOver && !isUnfolding);
 
 /**
  * @param {State} state
- * @param {string} invite what stands there before any run
+ * @param {string} invite text before the first run
  * @returns {{kind: string, text: string, reads?: string, speed?: string}}
  */
 function verdictOf(state, invite) {
   const { run } = state;
   if (!run) return { kind: "invite", text: invite };
-  if (!isTold(state)) return { kind: "running", text: UNFOLDING };
-  const verdict = run.told?.verdict;
+  if (!isEnded(state)) return { kind: "running", text: UNFOLDING };
+  const verdict = run.report?.verdict;
   if (verdict) return { kind: verdict.kind, text: verdict.text, reads: verdict.facts.reads, speed: verdict.facts.speed };
-  return { kind: "stopped", text: run.isLost ? LOST : "This run was cut short: what it holds is shown." };
+  return { kind: "stopped", text: run.isLost ? LOST : "This run was cut short; its text so far is shown." };
 }
 
 /**
- * That a run is a recorded one, or is of other settings than the controls show.
+ * Note that a run is recorded, or has other settings than the controls.
  *
  * @param {State} state
  */
@@ -72,14 +72,14 @@ function noteOf(state) {
   if (run?.isRecorded) {
     const { device, software } = run.header;
     const date = software?.date ? `, recorded ${software.date}` : "";
-    const what = `a recorded run of “${run.header.prompt}”${date}, on ${device.name}`;
-    return state.isAsked ? `While you wait: ${what}. Yours begins when it is its turn.` : `This is ${what}.`;
+    const recorded = `a recorded run of “${run.header.prompt}”${date}, on ${device.name}`;
+    return state.isAsked ? `While you wait: ${recorded}. Yours starts when it is its turn.` : `This is ${recorded}.`;
   }
-  if (!isTold(state)) return "";
+  if (!isEnded(state)) return "";
   const changed = differences(state);
   if (!changed.length) return "";
-  const what = run?.isWhole ? "This is an opened run, of other settings than the controls" : "This result is of other settings";
-  return `${what}: ${changed.join(", ")}. Press Run for the new ones.`;
+  const subject = run?.isWhole ? "This opened run has other settings than the controls" : "This result has other settings";
+  return `${subject}: ${changed.join(", ")}. Press Run for the new ones.`;
 }
 
 /**
@@ -87,7 +87,7 @@ function noteOf(state) {
  * @param {State} state
  */
 function drawWhys(root, state) {
-  const why = isTold(state) ? (state.run?.told?.why ?? {}) : {};
+  const why = isEnded(state) ? (state.run?.report?.why ?? {}) : {};
   for (const node of root.querySelectorAll("[data-why]")) {
     setText(node, why[/** @type {HTMLElement} */ (node).dataset.why ?? ""] ?? "");
   }

@@ -1,11 +1,11 @@
-/* The method as a build-up: four ideas with a slider each, then the formula. It needs no run, no model and no server. */
+/* The method in four ideas, each with a slider, then the formula. It needs no run, model or server. */
 
 import { make, makeSvg } from "../dom.js";
 import { IDEAS, VIEW } from "./scenes.js";
 
 /** @typedef {import("./scenes.js").Idea} Idea */
 
-// What stands before each letter, the letter, and its index.
+// Text before each letter, the letter, and its index.
 const FORMULA = [
   ["", "h", "t, i+1"],
   [" = ", "h", "t, i"],
@@ -48,7 +48,7 @@ function cardOf(idea) {
   return card;
 }
 
-/** What the four come to, in a line. */
+/** The formula of the four ideas. */
 function formula() {
   const card = make("article", "ld-chart ld-idea ld-idea-formula");
   const line = make("p", "ld-formula");

@@ -1,4 +1,4 @@
-/* The drawing of the real schedule, still or played. Every number of it comes from schedule.js. */
+/* The drawing of the real schedule, still or played. All its numbers come from schedule.js. */
 
 import { find } from "../dom.js";
 import { formatBytes, formatNumber, formatShare } from "../format.js";
@@ -11,7 +11,7 @@ import { PROMPT, sentencesOf } from "./words.js";
 /** @typedef {import("../records.js").Model} Model */
 /** @typedef {import("../records.js").Settings} Settings */
 
-const MAX_STEPS = 16; // decode steps that are drawn, at most
+const MAX_STEPS = 16; // most decode steps drawn
 
 /**
  * The paper's schedule and rule on a model.
@@ -28,7 +28,7 @@ const paperSettings = (numLayers) => ({
 export class Drawing {
   /**
    * @param {HTMLElement} element
-   * @param {() => {model: Model, settings: Settings | null}} page what the page shows now
+   * @param {() => {model: Model, settings: Settings | null}} page returns the page's current model and settings
    */
   constructor(element, page) {
     this.element = element;
@@ -41,15 +41,15 @@ export class Drawing {
     this.play = find(element, ".ld-play");
     this.cursor = { step: 0, layer: 0 }; // layers below `layer` of `step` are done
     this.time = 0;
-    this.said = "";
-    this.seen = ""; // the page's settings that are drawn
+    this.caption = ""; // steps of the current caption
+    this.seen = ""; // the page's settings in the drawing
     this.isPlaying = !window.matchMedia("(prefers-reduced-motion: reduce)").matches;
     this.isVisible = false;
-    /** @type {number | null} when the frame before was */
+    /** @type {number | null} time of the last frame */
     this.last = null;
     /** @type {import("../records.js").Bank | null} */
     this.bank = null;
-    this.isInvalid = false; // the page's settings cannot run
+    this.isInvalid = false; // the page's settings are invalid
     this.scene = this.makeScene();
     this.listen();
     this.build();
@@ -79,10 +79,10 @@ export class Drawing {
     }).observe(this.svg);
   }
 
-  /** Read the settings and lay the drawing out anew. */
+  /** Read the settings and draw anew. */
   build() {
     this.scene = this.makeScene();
-    this.said = "";
+    this.caption = "";
     const { schedule } = this.scene;
     const { model } = this.page();
     this.figure("bound", `${formatNumber(speedBound(model.shape, schedule, null, 0, this.bank?.rank ?? 0), 2)}×`);
@@ -96,17 +96,17 @@ export class Drawing {
     else this.showAll();
   }
 
-  /** The shapes of the schedule that is chosen; the paper's where the page's cannot run. */
+  /** The shapes of the chosen schedule, or of the paper's if the page's settings are invalid. */
   makeScene() {
-    const { model, settings: ofPage } = this.page();
+    const { model, settings: pageSettings } = this.page();
     const { num_layers: numLayers } = model.shape;
-    this.seen = JSON.stringify(ofPage);
-    const ofPaper = paperSettings(numLayers);
-    let settings = this.which.value === "page" && ofPage ? { ...ofPage, max_new_tokens: MAX_STEPS } : ofPaper;
+    this.seen = JSON.stringify(pageSettings);
+    const paper = paperSettings(numLayers);
+    let settings = this.which.value === "page" && pageSettings ? { ...pageSettings, max_new_tokens: MAX_STEPS } : paper;
     let schedule = scheduleOf(settings, numLayers);
     this.isInvalid = typeof schedule === "string";
     if (typeof schedule === "string") {
-      settings = ofPaper;
+      settings = paper;
       schedule = /** @type {import("../records.js").Schedule} */ (scheduleOf(settings, numLayers));
     }
     this.bank = bankOf(model, settings, schedule);
@@ -119,7 +119,7 @@ export class Drawing {
   }
 
   /**
-   * Show everything below `layer` of `step` as done.
+   * Show all layers below `layer` of `step` as done.
    *
    * @param {number} step
    * @param {number} layer
@@ -135,7 +135,7 @@ export class Drawing {
     this.move(step, layer);
   }
 
-  /** The whole schedule as a still picture. */
+  /** Show the whole schedule as a still picture. */
   showAll() {
     const { scene } = this;
     const { numLayers } = scene.schedule;
@@ -145,23 +145,22 @@ export class Drawing {
     scene.setLinks(step, numLayers);
   }
 
-  /** The token with its words and figures. */
+  /** Move the token, with its caption and figures. */
   move(step, height) {
     this.scene.setToken(step, height);
     this.say(step, height >= this.scene.schedule.numLayers ? step : step - 1);
   }
 
-  /** The caption of a step, and the exact figures after `done` steps. */
+  /** Write the caption of a step, and the exact figures after `done` steps. */
   say(step, done) {
     const key = `${step} ${done}`;
-    if (key === this.said) return;
-    this.said = key;
+    if (key === this.caption) return;
+    this.caption = key;
     const { scene } = this;
     const { schedule } = scene;
-    const early = isAdaptive(schedule) ? " Full steps may come earlier in a run: drawn are the longest gaps." : "";
-    const instead = this.isInvalid ? " (The Run tab's settings cannot run: this is the paper's schedule.)" : "";
-    const said = sentencesOf(schedule, step, this.bank !== null) + early + instead;
-    find(this.element, ".ld-drawing-caption").textContent = said;
+    const early = isAdaptive(schedule) ? " Full steps may come earlier in a run: the drawing has the longest gaps." : "";
+    const instead = this.isInvalid ? " (The Run tab's settings are invalid: this is the paper's schedule.)" : "";
+    find(this.element, ".ld-drawing-caption").textContent = sentencesOf(schedule, step, this.bank !== null) + early + instead;
     const at = Math.max(done, 0);
     const { model } = this.page();
     const tokens = (isDropped) => `${kvLength(schedule, isDropped, PROMPT, at)} tokens`;
@@ -174,13 +173,13 @@ export class Drawing {
     this.figure("kv", `${formatBytes(own)}, ${formatShare(1 - own / full)} less`);
   }
 
-  /** A frame of playing. */
+  /** Play a frame. */
   frame(now) {
     if (!this.isPlaying || !this.isVisible) {
       this.last = null;
       return;
     }
-    // A tab in the background gets no frames: it goes on where it was.
+    // A hidden tab gets no frames: playing goes on from the same place.
     this.time += Math.min(now - (this.last ?? now), 100);
     this.last = now;
     if (this.time >= endTime(this.scene)) this.seek(0, 0);
@@ -190,7 +189,7 @@ export class Drawing {
     requestAnimationFrame((next) => this.frame(next));
   }
 
-  /** Light the cells that the token has passed since the frame before. */
+  /** Light the cells that the token passed since the last frame. */
   light(step, layer) {
     const { scene, cursor } = this;
     if (step === cursor.step && layer === cursor.layer) return;
@@ -204,13 +203,13 @@ export class Drawing {
     this.cursor = { step, layer };
   }
 
-  /** @param {boolean} wanted */
-  setPlaying(wanted) {
-    this.isPlaying = wanted;
-    this.play.textContent = wanted ? "Pause" : "Play";
-    this.panel.dataset.playing = String(wanted);
+  /** @param {boolean} isPlaying */
+  setPlaying(isPlaying) {
+    this.isPlaying = isPlaying;
+    this.play.textContent = isPlaying ? "Pause" : "Play";
+    this.panel.dataset.playing = String(isPlaying);
     const { step, layer } = this.cursor;
-    if (wanted && step === this.scene.steps && layer >= this.scene.schedule.numLayers) this.seek(0, 0);
+    if (isPlaying && step === this.scene.steps && layer >= this.scene.schedule.numLayers) this.seek(0, 0);
     this.askFrame();
   }
 

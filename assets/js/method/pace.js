@@ -1,15 +1,15 @@
-/* How long the token takes: to climb the layers of a step, and from step to step. */
+/* The token's pace in the drawing: through the layers of a step, and from step to step. */
 
 /** @typedef {import("./scene.js").Scene} Scene */
 
 const FULL_STEP_MS = 1500;
 const REST_MS = 450; // between two steps
-const END_MS = 2500; // at the end, before it starts again
-const HOP = 0.15; // time to pass a skipped layer, of that to run one; attention alone saves about a fifth
+const END_MS = 2500; // pause at the end
+const HOP = 0.15; // time of a skipped layer, as a share of a layer that runs; skipped attention saves about a fifth
 const HOP_ATTENTION = 0.8;
 
 /**
- * Milliseconds that a step takes for one layer.
+ * Milliseconds of one layer in a step.
  *
  * @param {Scene} scene
  * @param {number} step
@@ -23,7 +23,7 @@ function layerTime({ schedule, dropped }, step, layer, isLora) {
 }
 
 /**
- * Milliseconds that a step takes to climb to `layer`.
+ * Milliseconds of a step up to `layer`.
  *
  * @param {Scene} scene
  * @param {number} step
@@ -39,7 +39,7 @@ function climbTime(scene, step, layer) {
 const stepTime = (scene, step) => climbTime(scene, step, scene.schedule.numLayers) + REST_MS;
 
 /**
- * When everything below `layer` of `step` is done.
+ * Time at which all layers below `layer` of `step` are done.
  *
  * @param {Scene} scene
  * @param {number} step
@@ -52,14 +52,14 @@ export function timeAt(scene, step, layer) {
 }
 
 /**
- * When the drawing starts again.
+ * Time at which the drawing starts again.
  *
  * @param {Scene} scene
  */
 export const endTime = (scene) => timeAt(scene, scene.steps, scene.schedule.numLayers) + REST_MS + END_MS;
 
 /**
- * Where the token is at a time: a step, and a height in layers.
+ * Place of the token at a time: a step, and a height in layers.
  *
  * @param {Scene} scene
  * @param {number} time

@@ -1,4 +1,4 @@
-/* The schedule as shapes, in pixels of the panel as it is: cells of layers x steps, the caches' bars, the token. */
+/* The schedule as shapes in the panel's own pixels: cells of layers by steps, the caches' bars, the token. */
 
 import { makeSvg } from "../dom.js";
 import { cellKind } from "../kinds.js";
@@ -14,7 +14,7 @@ export class Scene {
   /**
    * @param {SVGElement} svg
    * @param {Schedule} schedule
-   * @param {number} steps decode steps that are drawn
+   * @param {number} steps decode steps in the drawing
    */
   constructor(svg, schedule, steps) {
     this.svg = svg;
@@ -82,7 +82,7 @@ export class Scene {
     ];
   }
 
-  /** The word is wider than a narrow column, where the number says the same; two digits may be, too. */
+  /** Label of a step; a narrow column has no room for "prompt", or for two digits. */
   stepLabel(step) {
     if (step === 0) return this.colW < 42 ? "0" : "prompt";
     return this.colW < 18 && this.isLora(step) ? "" : step;
@@ -124,7 +124,7 @@ export class Scene {
   }
 
   /**
-   * A layer's cache as long as it is after a step, or before the step's token reached it.
+   * Set the length of a layer's cache after a step, or before the step's token reaches it.
    *
    * @param {number} layer
    * @param {number} step
@@ -137,7 +137,7 @@ export class Scene {
   }
 
   /**
-   * Lines from what is reused to the skipped layers that the token has passed.
+   * Draw lines from the reused states to the skipped layers below the token.
    *
    * @param {number} step
    * @param {number} layers
@@ -155,7 +155,7 @@ export class Scene {
     );
   }
 
-  /** The step whose result a skipped layer reuses at LoRA step `step`; null for none. */
+  /** The step whose state a skipped layer reuses at LoRA step `step`; null for none. */
   sourceOf(step) {
     const { reuse, period } = this.schedule;
     if (reuse === "skip") return null;
@@ -163,7 +163,7 @@ export class Scene {
   }
 
   /**
-   * Put the token at a height of its step; it may lie between two layers.
+   * Put the token at a height of its step, possibly between two layers.
    *
    * @param {number} step
    * @param {number} height
@@ -172,7 +172,7 @@ export class Scene {
     const { numLayers } = this.schedule;
     const layer = Math.min(Math.floor(height), numLayers - 1);
     const hops = this.isLora(step) && this.dropped.has(layer) && height < numLayers;
-    // Past a skipped layer it swings out of the stack.
+    // It swings around a skipped layer.
     const aside = hops ? Math.sin(Math.PI * (height - layer)) * Math.min(this.colW * 0.42, 14) : 0;
     this.token.setAttribute("cx", (this.x(step) + this.colW / 2 + aside).toFixed(1));
     this.token.setAttribute("cy", (this.y(0) + this.rowH - height * this.rowH).toFixed(1));

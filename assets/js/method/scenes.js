@@ -1,4 +1,4 @@
-/* The four ideas of the build-up: each a drawing that its slider moves, and what is seen, in at most 40 words. */
+/* The four ideas of the build-up: each has a drawing that its slider moves, and at most 40 words about it. */
 
 import { makeSvg } from "../dom.js";
 import { formatShare } from "../format.js";
@@ -12,10 +12,10 @@ import { cell, entryOf, heldAfter, label, y } from "./toy.js";
  * @typedef {object} Idea
  * @property {string} id
  * @property {string} title
- * @property {string} slider what the slider moves
- * @property {number} max of the slider; it begins at 0
- * @property {number} start where it stands at first
- * @property {(at: number) => string} where the slider's place in words
+ * @property {string} slider label of the slider
+ * @property {number} max of the slider; its minimum is 0
+ * @property {number} start its first value
+ * @property {(at: number) => string} where its value in words
  * @property {(at: number) => string} words
  * @property {(at: number) => SVGElement[]} draw
  */
@@ -24,7 +24,7 @@ const FLOOR = y(0) + CELL; // under the lowest layer
 const CLOSE = 22; // width of a column in the drawings of two columns
 const middle = (layer) => y(layer) + CELL / 2;
 
-/** The layers' names at the left. */
+/** Names of the first and last layer, on the left. */
 const sides = () =>
   [0, LAYERS - 1].map((layer) =>
     label(`layer ${layer}`, { x: 0, y: middle(layer) + 4, class: "ld-toy-label" }),
@@ -144,20 +144,20 @@ const repair = {
 export const IDEAS = [climb, skip, holes, repair];
 
 /**
- * The caches after a step: a row a layer, a column a token.
+ * The caches after a step: a row for each layer, a column for each token.
  *
  * @param {Schedule} schedule
  * @param {number} now
- * @param {boolean} tellsErrors whether what is approximate is shown
+ * @param {boolean} showsErrors draw approximate entries in their own colour
  */
-function cacheOf(schedule, now, tellsErrors) {
+function cacheOf(schedule, now, showsErrors) {
   const [left, width] = [56, 25];
   const columns = Array.from({ length: PROMPT + now }, (_, i) => i - PROMPT + 1);
   const cells = columns.flatMap((step, i) =>
     Array.from({ length: LAYERS }, (_, layer) => {
       const entry = entryOf(schedule, layer, step, now);
       const isFull = step > 0 && kind(schedule, step) === "refresh";
-      const name = entry === "approximate" && !tellsErrors ? "exact" : entry === "exact" && isFull ? "refresh" : entry;
+      const name = entry === "approximate" && !showsErrors ? "exact" : entry === "exact" && isFull ? "refresh" : entry;
       return cell(left + i * width, layer, width - 4, name);
     }),
   );
@@ -172,7 +172,7 @@ function cacheOf(schedule, now, tellsErrors) {
   return [...sides(), ...cells, prompt, ...steps];
 }
 
-/** A dashed line with a head. */
+/** A dashed arrow. */
 function arrow(x1, y1, x2, y2) {
   const group = makeSvg("g", { class: "ld-toy-arrow" });
   group.append(

@@ -1,5 +1,5 @@
-/* The small model of the build-up, and what is drawn of it: few layers, so that each is seen. Its counts are those of
- * schedule.js, as a run's would be. */
+/* The small model of the build-up and its shapes. It has few layers, so that each is visible. Its counts come from
+ * schedule.js, as in a run. */
 
 import { makeSvg } from "../dom.js";
 import { baseline, droppedLayers, kind, kvLength, kvTokens } from "../schedule.js";
@@ -7,9 +7,9 @@ import { baseline, droppedLayers, kind, kvLength, kvTokens } from "../schedule.j
 /** @typedef {import("../records.js").Schedule} Schedule */
 
 export const LAYERS = 10;
-export const RANGE = /** @type {const} */ ([2, 8]); // of the layers that can be skipped
+export const RANGE = /** @type {const} */ ([2, 8]); // layers that may be skipped
 export const PERIOD = 4;
-export const STEPS = 2 * PERIOD; // decode steps that are drawn
+export const STEPS = 2 * PERIOD; // decode steps in the drawing
 export const PROMPT = 3;
 const DROPPED = droppedLayers(...RANGE, 0.5);
 
@@ -20,7 +20,7 @@ const [TOP, ROW] = [12, 23];
 export const y = (layer) => TOP + (LAYERS - 1 - layer) * ROW;
 export const CELL = ROW - 4;
 
-/** @type {Schedule} the paper's caches: what a LoRA step left out stays out */
+/** @type {Schedule} the paper's caches: a LoRA step's holes stay */
 export const WITH_HOLES = {
   ...{ period: PERIOD, numLayers: LAYERS, dropped: DROPPED, reuse: "residual", part: "block", kv: "skip" },
   refresh: "single",
@@ -29,7 +29,7 @@ export const WITH_HOLES = {
 export const REPAIRED = { ...WITH_HOLES, kv: "write", refresh: "repair" };
 
 /**
- * Tokens in the caches of a layer that runs and of a skipped one, and the share of the full model's that is saved.
+ * Tokens in the caches of a layer that runs and of a skipped one, and the saved share of the full model's memory.
  *
  * @param {Schedule} schedule
  * @param {number} step
@@ -41,11 +41,11 @@ export const heldAfter = (schedule, step) => ({
 });
 
 /**
- * What the cache of a layer holds of the token of a step, once `now` is done: "exact", "approximate" or a "hole".
+ * A layer's cache entry for a step's token after step `now`: "exact", "approximate" or a "hole".
  *
  * @param {Schedule} schedule
  * @param {number} layer
- * @param {number} step 0 or less is of the prompt
+ * @param {number} step 0 or less for the prompt
  * @param {number} now
  */
 export function entryOf(schedule, layer, step, now) {

@@ -1,10 +1,10 @@
-/* What happens at a step of the drawing, in a sentence or two. */
+/* One or two sentences about a step of the drawing. */
 
 import { isBaseline, kind, repairs, writesKv } from "../schedule.js";
 
 /** @typedef {import("../records.js").Schedule} Schedule */
 
-/** Tokens of the drawn prompt: few, so that the growth of the caches is seen. */
+/** Tokens of the drawn prompt: few, so that the caches visibly grow. */
 export const PROMPT = 6;
 
 /** @type {Record<string, string>} */

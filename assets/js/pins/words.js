@@ -1,4 +1,4 @@
-/* Any two answers word by word. Python aligned them, by the same function that the verdict uses (lora_drop/run/report/align.py). */
+/* Two answers word by word. Python aligns them (lora_drop/run/report/align.py), as for the verdict. */
 
 import { find, make } from "../dom.js";
 
@@ -6,29 +6,29 @@ import { find, make } from "../dom.js";
 /** @typedef {{key: string, label: string}} Choice an answer */
 
 /**
- * Two menus of answers, a sentence, and the words.
+ * Two menus of answers, a sentence on their difference, and the words.
  *
  * @param {Choice[]} choices at least two
- * @param {[number, number]} first the two that are shown at first, by their places
- * @param {(one: string, other: string) => Promise<Aligned | {error: string}>} ask the words of two answers, by their keys
+ * @param {[number, number]} first indices of the two answers shown first
+ * @param {(one: string, other: string) => Promise<Aligned | {error: string}>} ask aligns two answers, by their keys
  */
 export function wordsView(choices, first, ask) {
   const view = make("section", "ld-diff");
   view.setAttribute("aria-label", "Two answers word by word");
   const menus = first.map((place, at) => menuOf(choices, place, ["First answer", "Second answer"][at]));
-  const said = make("p", "ld-diff-said");
-  said.setAttribute("role", "status");
+  const sentence = make("p", "ld-diff-said");
+  sentence.setAttribute("role", "status");
   const words = make("div", "ld-diff-text");
-  const head = make("p", "ld-diff-head");
+  const head = make("p");
   head.append(menus[0], " beside ", menus[1]);
-  view.append(make("h3", "", "Two answers word by word"), head, said, keyOf(), words);
+  view.append(make("h3", "", "Two answers word by word"), head, sentence, keyOf(), words);
   let asked = 0;
 
   async function show() {
     const mine = ++asked;
     const answer = await ask(menus[0].value, menus[1].value).catch(() => ({ error: "The server does not answer." }));
-    if (mine !== asked) return; // another pair was asked for since
-    said.textContent = answer.error ?? answer.text;
+    if (mine !== asked) return; // the reader chose another pair since
+    sentence.textContent = answer.error ?? answer.text;
     words.replaceChildren(...(answer.error === undefined ? answer.pieces.flatMap(pieceOf) : []));
   }
 
@@ -38,7 +38,7 @@ export function wordsView(choices, first, ask) {
 }
 
 /**
- * The lanes of a replayed run: its file has their words.
+ * Mount the words of a replay's lanes, which its file has.
  *
  * @param {HTMLElement} root
  * @param {import("../store.js").Store} store
@@ -55,9 +55,9 @@ export function mountRecordedWords(root, store) {
     const ids = [...new Set(pairs.flatMap(({ lanes }) => lanes))];
     const nameOf = (id) => run.lanes.find((lane) => lane.id === id)?.label.split(":")[0] ?? id;
     const ask = async (one, other) => {
-      const found = pairs.find(({ lanes }) => lanes.includes(one) && lanes.includes(other) && one !== other);
-      if (!found) return { error: "This is one and the same answer." };
-      return found.lanes[0] === one ? found : { ...found, pieces: found.pieces.map(turned) };
+      const pair = pairs.find(({ lanes }) => lanes.includes(one) && lanes.includes(other) && one !== other);
+      if (!pair) return { error: "This is one and the same answer." };
+      return pair.lanes[0] === one ? pair : { ...pair, pieces: pair.pieces.map(swapped) };
     };
     part.append(wordsView(ids.map((id) => ({ key: id, label: nameOf(id) })), [0, 1], ask));
     find(part, "h3").remove(); // the summary says it
@@ -78,8 +78,8 @@ function keyOf() {
   return key;
 }
 
-/** @param {Aligned["pieces"][number]} piece @returns {Aligned["pieces"][number]} the answers changed about */
-const turned = ([kind, one, other]) => [kind, other, one];
+/** @param {Aligned["pieces"][number]} piece @returns {Aligned["pieces"][number]} the piece with its answers swapped */
+const swapped = ([kind, one, other]) => [kind, other, one];
 
 /** @param {Aligned["pieces"][number]} piece */
 function pieceOf([kind, one, other]) {
