@@ -65,15 +65,15 @@ function drawStrip(element, state) {
   const bank = bankOf(model, settings, schedule);
   const corrected = withBank(model, settings, schedule, bank);
   const bound = `${formatNumber(speedBound(model.shape, corrected, steps, promptTokens, bank?.rank), 2)}×`;
-  figure("bound", verifies(schedule) ? `at most ${bound}` : bound);
+  figure("bound", bound);
   const early = varies(schedule); // then the figures assume the longest gaps
   const saved = formatShare(kvSaved(model.shape, schedule, promptTokens, steps));
   figure("kv-saved", early ? `at most ${saved}` : saved);
   figure("dropped", plain ? "none" : `${schedule.dropped.length} of ${schedule.numLayers}`);
   figure("refreshes", plain ? "all" : `${early ? "at least " : ""}1 in ${schedule.period}`);
   find(element, ".ld-whatif-line").textContent = plain
-    ? "By these settings nothing is skipped."
-    : `By these settings, computed: ${bound.replace("at most ", "")} at most, ${saved} KV memory saved.`;
+    ? "Forecast: nothing is skipped."
+    : `Forecast: speed bound ${bound}, ${saved} KV memory saved.`;
   strip.dataset.state = plain ? "baseline" : "drops";
   note.textContent = plain ? "This is the baseline: nothing is skipped." : noteWords(state, schedule, bank);
   /** @type {SVGElement} */
@@ -86,7 +86,7 @@ function noteWords(state, schedule, bank) {
   const { promptTokens, settings } = state;
   return (
     `For ${formatNumber(promptTokens)} prompt and ${formatNumber(settings.max_new_tokens)} new tokens. ` +
-    "Reading fewer bytes is the most that can be gained." +
+    "The bound is an estimate from memory traffic." +
     (isAdaptive(schedule) ? " Early refreshes take some of it back." : "") +
     (verifies(schedule) ? " Each token that is taken back costs time." : "") +
     ` ${expectedWords(state, schedule, bank)}`
@@ -158,8 +158,8 @@ function drawPattern(svg, caption, schedule) {
   const what = plain ? "every step runs every layer" : `${schedule.period} steps, the last one full`;
   svg.setAttribute("aria-label", `Schedule pattern: ${what}; skipped layers ${[...dropped].join(", ") || "none"}`);
   caption.textContent = plain
-    ? `${schedule.numLayers} layers, every step alike`
-    : `${schedule.numLayers} layers (0 below) × ${cycle} of ${schedule.period} steps`;
+    ? `Rows: ${schedule.numLayers} layers. Every step is the same.`
+    : `Rows: ${schedule.numLayers} layers, 0 at the bottom. Columns: ${cycle} of ${schedule.period} steps.`;
 }
 
 /** One rectangle for each layer of each step. */
