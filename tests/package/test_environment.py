@@ -16,6 +16,7 @@ from lora_drop.ui.serve.policy import Limits
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [ROOT / "app.py", *sorted((ROOT / "lora_drop").rglob("*.py"))]
+READERS = ("positive_number", "read_variable")
 LIMITS = {f"LORA_DROP_MAX_{field.name.upper()}" for field in dataclasses.fields(Limits)}
 
 
@@ -30,7 +31,7 @@ def _read(node: ast.AST) -> ast.AST | None:
             node.func.attr == "getenv"
         ):
             return node.args[0]
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "positive_number":
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in READERS:
         return node.args[0]
     if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load) and _is_environ(node.value):
         return node.slice

@@ -12,16 +12,19 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from lora_drop.errors import LoraDropError
 from lora_drop.run.request import Request
 from lora_drop.ui.serve import space as zero
-from lora_drop.ui.serve.environment import in_space, positive_number
+from lora_drop.ui.serve.environment import in_space, positive_number, read_variable
 
 MIB = 2**20
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ANY_HOST = "*"
+Hops = Annotated[int, Field(ge=0, lt=1000)]
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ class Policy:
         """
         local = not share and (host is None or is_loopback(host))
         if public is None:
-            public = _flag("LORA_DROP_PUBLIC", os.environ.get("LORA_DROP_PUBLIC", ""))
+            public = read_variable("LORA_DROP_PUBLIC", bool | None, None, "1 or 0")
         if public is None:
             public = in_space() or not local
         named = tuple(name.strip().lower() for name in os.environ.get("LORA_DROP_ALLOWED_HOSTS", "").split(","))
@@ -153,7 +156,7 @@ class Policy:
             public=public,
             limits=Limits.from_environment(public),
             hosts=(*own, *named) if local else named or (ANY_HOST,),
-            hops=_count("LORA_DROP_TRUSTED_HOPS", os.environ.get("LORA_DROP_TRUSTED_HOPS", "")),
+            hops=read_variable("LORA_DROP_TRUSTED_HOPS", Hops, 0, "a number of proxies, 0 or more"),
             token=os.environ.get("LORA_DROP_OWNER_TOKEN", "").strip(),
         )
 
@@ -209,16 +212,3 @@ def _network(text: str) -> str:
             return str(address.ipv4_mapped)
         return str(ipaddress.ip_network((address, 64), strict=False))
     return str(address)
-
-
-def _flag(variable: str, text: str) -> bool | None:
-    values = {"": None, "1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-    if text.strip().lower() not in values:
-        raise LoraDropError(f"the variable {variable} must be 1 or 0, not {text[:40]!r}.")
-    return values[text.strip().lower()]
-
-
-def _count(variable: str, text: str) -> int:
-    if text.strip() and not (text.strip().isdecimal() and len(text) < 4):
-        raise LoraDropError(f"the variable {variable} must be a number of proxies, 0 or more, not {text[:40]!r}.")
-    return int(text.strip() or 0)

@@ -63,8 +63,8 @@ def problems(meta: dict[str, Any], requirements: str, folder: Path = ROOT) -> li
     if wrong:
         return wrong
     wrong += [f"{name} is no documented key" for name in sorted(meta.keys() - REQUIRED.keys() - set(OPTIONAL))]
-    colors = [meta[name] for name in ("colorFrom", "colorTo")]
-    wrong += [f"{color} is no color of Spaces: {', '.join(COLORS)}" for color in colors if color not in COLORS]
+    colors = ("colorFrom", "colorTo")
+    wrong += [f"{name} must be one of {', '.join(COLORS)}" for name in colors if meta[name] not in COLORS]
     if meta["sdk"] != "gradio":
         wrong.append("sdk is not gradio")
     if len(meta["short_description"]) > SHORT:
