@@ -78,8 +78,8 @@ def shipped(tmp_path_factory) -> Iterator[Server]:
             if row["adapters_fingerprint"]:
                 rows.append(row | {"adapters_fingerprint": None, measured.LOSSES[config.accept > 0]: 3 * loss})
         content = {
-            "format": measured.FORMAT,
-            "version": measured.VERSION,
+            "format": measured.PRESETS_FILE.format,
+            "version": measured.PRESETS_FILE.version,
             "model": {"id": "m", "revision": loaded.revision, "dtype": "bfloat16"},
             "device": {"name": HOSTILE},
             "data": {"file": f"{HOSTILE}.jsonl", "own": {"prompts": 4321}},
