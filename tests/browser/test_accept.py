@@ -14,7 +14,7 @@ from lora_drop.run.run import run
 from lora_drop.run.trace.records import RewindRecord, StepRecord
 from lora_drop.run.trace.trace import gather
 from lora_drop.ui.stream import MIN_INTERVAL
-from tests.support.page import figure, open_rest, pane_text, wait_done, wait_still
+from tests.support.page import figure, open_rest, pane_text, run_to_end, wait_done, wait_still
 from tests.support.runs import JUDGED
 
 pytestmark = pytest.mark.browser
@@ -99,8 +99,7 @@ def test_a_run_that_comes_whole_or_without_motion_shows_nothing_struck(server, o
     open_rest(page)
     page.evaluate(WATCH)
     wait_still(page)
-    page.click("#ld-run")
-    wait_done(page)
+    run_to_end(page)
     trace = gather(server.runs[-1])
     wait_still(page)
     check(page, trace)

@@ -13,7 +13,7 @@ from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import StepRecord
 from lora_drop.run.trace.trace import gather
-from tests.support.page import open_rest, prepare, run_to_end, wait_done, wait_still
+from tests.support.page import open_rest, prepare, run_to_end, wait_still
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
@@ -52,9 +52,7 @@ def test_no_finding_in_any_state(server, open_page, theme):
     found = {"empty": findings(page)}
     prepare(page, tokens=24)
     page.click("[data-compare='skip']")
-    page.click("#ld-run")
-    wait_done(page)
-    wait_still(page)
+    run_to_end(page)
     page.evaluate("document.querySelector('.ld-menu').open = true")
     found["after a run"] = findings(page)
     page.click(".ld-pane[data-lane='1'] .ld-token[data-step='5']")

@@ -16,7 +16,7 @@ from lora_drop.run.run import run
 from lora_drop.run.trace.trace import gather
 from lora_drop.ui.controls import SHOWN, element_id
 from tests.browser.test_presets import shipped  # noqa: F401  # a model whose presets were measured
-from tests.support.page import open_advanced, prepare, press_run, run_to_end, set_number, wait_done, wait_still
+from tests.support.page import open_advanced, prepare, requests_of, run_to_end, set_number, wait_still
 
 pytestmark = pytest.mark.browser
 
@@ -47,8 +47,7 @@ def test_show_me_runs_the_default_preset_in_three_lanes_and_never_overwrites_a_s
     others = {element_id(one) for one in SHOWN} - set(IN_VIEW)
     assert not [name for name in others if page.locator(f"#{name}").is_visible()]
     shipped.runs.clear()
-    press_run(page)
-    wait_done(page)
+    run_to_end(page)
     trace = gather(shipped.runs[-1])
     asked = PRESETS["balanced"].config
     one, two = (trace.header.lanes[lane]["config"] for lane in (1, 2))
@@ -62,8 +61,7 @@ def test_show_me_runs_the_default_preset_in_three_lanes_and_never_overwrites_a_s
     set_number(page, "ld-period", 5)
     expect(page.get_by_test_id("run")).to_have_text("Run")
     expect(page.get_by_test_id("show-me")).to_have_count(0)
-    press_run(page)
-    wait_done(page)
+    run_to_end(page)
     assert shipped.runs[-1][0].lanes[1]["config"]["period"] == 5
     page.check("#ld-preset input[value=balanced]")  # the way back
     expect(page.get_by_test_id("show-me")).to_have_text("Show me")
@@ -180,8 +178,7 @@ def test_the_charts_share_zoom_and_pointer(server, open_page):
 @pytest.mark.full
 def test_nothing_leaves_the_page_in_a_whole_visit(server, open_page):
     page = open_page(server.url, viewport={"width": 1600, "height": 1600})  # fails at the end where a host was asked
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    asked = requests_of(page)
     prepare(page, tokens=16)
     page.evaluate("document.querySelector('.ld-rest').open = true")
     run_to_end(page)

@@ -17,7 +17,7 @@ from lora_drop.run.wire import wire_line
 from lora_drop.ui import components
 from lora_drop.ui.controls import LINKED
 from tests.support.fuzzing import CORPUS, HOSTILE, SEED, TRIED, budget, mutated_lines
-from tests.support.page import pane_text, prepare, wait_done, wait_still
+from tests.support.page import pane_text, prepare, run_to_end, wait_done, wait_still
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
@@ -114,7 +114,7 @@ def test_a_hostile_link_in_the_address_is_text_and_runs(server, open_page):
     prompt = "</textarea><script>alert(1)</script>${alert(2)}{{7*7}}<|im_end|>\u2028\x1b"
     query = f"prompt={quote(prompt)}&max_new_tokens=6&ignore_eos=true&layers=1-9999&audit=constructor&reuse=__proto__"
     page = open_page(f"{server.url}?{query}")
-    expect(page.locator(".ld-status")).to_have_text("The link's reuse, audit cannot be used: left as set here.")
+    expect(page.locator(".ld-status")).to_contain_text("reuse, audit")
     expect(page.locator("#ld-prompt textarea")).to_have_value(prompt)
     page.click("#ld-run")
     expect(page.locator(".ld-status")).to_contain_text("layers")  # a range beyond the model is the run's to report
@@ -207,5 +207,4 @@ def test_a_typed_list_of_anything_leaves_the_page_alive(server, open_page):
             expect(page.locator(".ld-status")).to_contain_text("must")
         page.fill(f"#{field} textarea, #{field} input", "")
     wait_still(page)
-    page.click("#ld-run")
-    wait_done(page)
+    run_to_end(page)

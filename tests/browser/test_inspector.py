@@ -18,7 +18,7 @@ from lora_drop.run.run import run
 from lora_drop.run.trace.records import BASELINE, LORA_DROP
 from lora_drop.run.trace.trace import gather
 from lora_drop.run.wire import page_values
-from tests.support.page import prepare, wait_done, wait_still
+from tests.support.page import prepare, run_to_end, wait_still
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
@@ -37,9 +37,7 @@ def pick(page: Page, lane: int, step: int) -> None:
 def ran(server, open_page, **options) -> Page:
     page = open_page(server.url, **options)
     prepare(page, tokens=24)
-    page.click("#ld-run")
-    wait_done(page)
-    wait_still(page)
+    run_to_end(page)
     return page
 
 
@@ -108,8 +106,7 @@ def test_another_run_closes_it_and_a_lost_run_says_so(server, open_page):
     page.evaluate("document.querySelector('.ld-live').loraDropRun.id = 'gone'")
     pick(page, 0, 3)
     expect(page.locator(f"{PANEL} [role=status]")).to_contain_text("no longer keeps this run")
-    page.click("#ld-run")
-    wait_done(page)
+    run_to_end(page)
     expect(page.locator(PANEL)).to_be_hidden()
 
 

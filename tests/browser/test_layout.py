@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.browser.visit import Visit
-from tests.support.page import prepare, run_to_end, wait_done, wait_still
+from tests.support.page import prepare, run_to_end, wait_done
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
@@ -60,9 +60,7 @@ def test_on_a_phone_the_answers_come_before_the_charts_and_the_settings(server, 
 def test_the_dark_theme_repaints_the_charts_in_place(server, open_page):
     page = open_page(server.url, viewport={"width": 1600, "height": 1400})
     prepare(page, tokens=12)
-    page.click("#ld-run")
-    wait_done(page)
-    wait_still(page)
+    run_to_end(page)
     line = "document.querySelector('[data-chart=kv] .ld-plot').data[0].line.color"
     light = page.evaluate(line)
     page.evaluate("window.part = document.querySelector('[data-chart=kv] .main-svg')")

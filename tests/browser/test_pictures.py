@@ -16,7 +16,7 @@ from lora_drop.run.report.speed import speedup_words
 from lora_drop.run.trace.records import AuditRecord, Header, StepRecord, Summary
 from lora_drop.run.trace.trace import gather
 from lora_drop.ui.facts import model_facts
-from tests.support.page import prepare, wait_done, wait_still
+from tests.support.page import prepare, run_to_end, wait_still
 from tests.support.runs import hostile_run
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
@@ -96,9 +96,7 @@ def no_overlaps(found: list[list[float]]) -> None:
 def finished(server, open_page, tokens: int = 40, **options) -> Page:
     page = open_page(server.url, **{"viewport": TALL} | options)
     prepare(page, tokens=tokens)
-    page.click("#ld-run")
-    wait_done(page)
-    wait_still(page)
+    run_to_end(page)
     return page
 
 
@@ -191,9 +189,7 @@ def test_both_themes_fill_the_picture_and_nothing_overlaps(server, open_page, da
 def test_hostile_texts_stay_text(server, open_page):
     server.script = lambda: hostile_run(server.loaded)
     page = open_page(server.url)
-    page.click("#ld-run")
-    wait_done(page)
-    wait_still(page)
+    run_to_end(page)
     svg = draw(page, "whole", format="svg")
     written = words(parsed(svg))
     assert written.count("<imgsrc=xonerror=alert(2)>") >= 2 and "</script><script>alert(3)</script>" in written
@@ -249,8 +245,7 @@ TEXTS = {
 def test_any_text_in_two_or_three_lanes_stays_in_its_pane(server, open_page, lanes, texts):
     server.script = lambda: _odd_run(server.loaded, lanes, TEXTS[texts], audit=texts != "words")
     page = open_page(server.url)
-    page.click("#ld-run")
-    wait_done(page)
+    run_to_end(page)
     for chart in ("activity", "drift", "kv"):  # drawn once they are in sight
         page.locator(f"[data-chart={chart}]").scroll_into_view_if_needed()
     wait_still(page)
@@ -295,9 +290,7 @@ def test_before_a_run_and_for_a_wrong_size_there_is_one_clear_line(server, open_
             line = page.evaluate(told, [what, {"format": format_}])
             assert line == "There is no run to draw yet: press Run first."
     prepare(page, tokens=8)
-    page.click("#ld-run")
-    wait_done(page)
-    wait_still(page)
+    run_to_end(page)
     assert page.evaluate(told, ["kv", {"format": "gif"}]) == "A picture's format is svg or png."
     for wrong in ({"scale": 0}, {"width": "wide"}, {"height": None}):
         assert page.evaluate(told, ["whole", wrong]) == "A picture's scale, width and height are numbers above 0."

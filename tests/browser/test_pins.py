@@ -7,15 +7,14 @@ from playwright.sync_api import expect
 
 from lora_drop.run.report.align import side_by_side
 from lora_drop.run.trace.trace import gather
-from tests.support.page import prepare, press_run, set_number, wait_done, wait_still
+from tests.support.page import prepare, run_to_end, set_number
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
 
 def run_again(page, period: int) -> None:
     set_number(page, "ld-period", period)
-    press_run(page)
-    wait_done(page)
+    run_to_end(page)
     page.get_by_role("button", name="Pin this run").click()
 
 
@@ -68,9 +67,7 @@ def test_two_answers_without_names_a_vote_and_the_reveal(server, open_page):
     prepare(page, tokens=12)
     ask = page.get_by_role("button", name="Which one is LoRA-Drop?")
     expect(ask).to_be_disabled()
-    page.click("#ld-run")
-    wait_done(page)
-    wait_still(page)
+    run_to_end(page)
     ask.click()
     dialog = page.locator("dialog.ld-blind")
     texts = dialog.locator(".ld-blind-text").all_text_contents()

@@ -213,11 +213,11 @@ def test_where_there_is_nothing_to_compare_the_page_says_why(server, open_page):
     note = page.locator(".ld-compare-note")
     off, skip = page.locator("[data-compare='adapters-off']"), page.locator("[data-compare='skip']")
     page.check("#ld-preset input[value=gentle]")
-    expect(note).to_have_text("Nothing is skipped: there is nothing to compare.")  # on so few layers
+    expect(note).to_contain_text("Nothing is skipped")  # on so few layers
     expect(off).to_be_disabled()
     expect(skip).to_be_disabled()
     prepare(page, tokens=8)
-    expect(note).to_have_text("There are no trained corrections for these settings: this is the untrained rule.")
+    expect(note).to_contain_text("no trained corrections")
     expect(off).to_be_disabled()
     expect(skip).to_be_enabled()
     page.click("#ld-reuse input")

@@ -16,6 +16,7 @@ from tests.support.page import (
     pane_text,
     prepare,
     press_run,
+    run_to_end,
     set_number,
     set_text,
     wait_done,
@@ -29,8 +30,7 @@ pytestmark = pytest.mark.browser
 def test_a_run_to_its_end_shows_what_the_trace_says(server, open_page):
     page = open_page(server.url, viewport={"width": 1600, "height": 1400})
     prepare(page, tokens=48)
-    page.click("#ld-run")
-    wait_done(page)
+    run_to_end(page)
     trace = gather(server.runs[-1])
     summary = trace.summary
     for lane, name in enumerate(("baseline", "lora_drop")):
@@ -92,8 +92,7 @@ def test_early_refreshes_are_seen_counted_and_explained(server, open_page):
     expect(refreshes).to_have_text("at least 1 in 4")
     expect(page.locator(".ld-whatif [data-figure='kv-saved']")).to_contain_text("at most")
     expect(page.locator("#ld-preset input[value=custom]")).to_be_checked()
-    page.click("#ld-run")
-    wait_done(page)
+    run_to_end(page)
     trace = gather(server.runs[-1])
     assert trace.header.lanes[1]["config"]["refresh_entropy"] == threshold
     steps = trace.steps["lora_drop"]

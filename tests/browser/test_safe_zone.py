@@ -15,7 +15,7 @@ from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.results.dial import PROMPT
 from lora_drop.run.results.safe_zone import answer_of
 from lora_drop.ui.safe_zone import callbacks as safe_zone
-from tests.support.page import HOSTILE, set_text, wait_until
+from tests.support.page import HOSTILE, requests_of, set_text, wait_until
 from tests.support.server import Server, deep_model, serve
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
@@ -54,6 +54,12 @@ def marks(page: Page, mark: str) -> list[tuple[str, str]]:
 
 def show(page: Page, measure: str) -> None:
     page.locator(".ld-map-switch").get_by_label(measure, exact=True).check()
+
+
+def run_begun(server: Server, page: Page) -> dict:
+    """Wait for a run; returns its settings."""
+    wait_until(lambda: bool(server.runs and server.runs[-1]), "a run began", page=page)
+    return server.runs[-1][0].lanes[1]["config"]
 
 
 def run_done(page: Page) -> None:
@@ -126,8 +132,7 @@ def test_the_map_answers_and_its_names_stay_texts(stored, open_page):
     assert own["0.25", "2"] == "0.10" and own["0.75", "8"] == "2.00" and own["0.5", "2"] == "not measured"
     hatched = page.locator(".ld-map-cell[data-ratio='0.5'][data-period='2']")
     assert "gradient" in hatched.evaluate("cell => getComputedStyle(cell).backgroundImage")
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    asked = requests_of(page)
     for measure, text in (("Given text", "0.50"), ("Free text", "0.10"), ("Speed", "1.05×"), ("Memory", "10%")):
         show(page, measure)
         assert cells(page)["0.25", "2"] == text
@@ -154,19 +159,10 @@ def test_a_cell_sets_the_sliders_and_runs(stored, open_page, by):
     page = open_page(stored.url)
     open_zone(page)
     chosen = page.locator(".ld-map-cell[data-ratio='0.25'][data-period='8']")
-    if by == "mouse":
-        chosen.click()
-    else:
-        chosen.focus()
-        page.keyboard.press("Enter")
-    wait_until(lambda: bool(stored.runs and stored.runs[-1]), "a run began", page=page)
-    config = stored.runs[-1][0].lanes[1]["config"]
-    assert (config["drop_ratio"], config["period"], config["reuse"], config["layers"]) == (
-        0.25,
-        8,
-        "residual",
-        [3, 28],
-    )
+    chosen.click() if by == "mouse" else chosen.press("Enter")
+    config = run_begun(stored, page)
+    names = ("drop_ratio", "period", "reuse", "layers")
+    assert [config[name] for name in names] == [0.25, 8, "residual", [3, 28]]
     run_done(page)
     assert page.locator("#ld-period input[type=number]").input_value() == "8"
     expect(page.get_by_role("tab", name="Run")).to_have_attribute("aria-selected", "true")
@@ -181,8 +177,7 @@ def test_exact_layers_and_an_unmeasured_cell_run_too(stored, open_page):
     assert answer(page).startswith("No setting of this map is safe. The nearest is drop ratio 0.25, period 3")
     stored.runs.clear()
     page.click(".ld-map-cell")
-    wait_until(lambda: bool(stored.runs and stored.runs[-1]), "a run began", page=page)
-    config = stored.runs[-1][0].lanes[1]["config"]
+    config = run_begun(stored, page)
     assert (config["drop_layers"], config["accept"], config["refresh"]) == ([5, 7], 0.1, "repair")
     run_done(page)
     page.get_by_role("tab", name="Safe zone").click()
@@ -191,8 +186,7 @@ def test_exact_layers_and_an_unmeasured_cell_run_too(stored, open_page):
     page.wait_for_selector(".ld-map-cell[data-ratio='0.75'][data-period='4']")
     stored.runs.clear()
     page.click(".ld-map-cell[data-ratio='0.75'][data-period='4']")
-    wait_until(lambda: bool(stored.runs and stored.runs[-1]), "a run began", page=page)
-    config = stored.runs[-1][0].lanes[1]["config"]
+    config = run_begun(stored, page)
     assert (config["drop_ratio"], config["period"], config["drop_layers"], config["accept"]) == (0.75, 4, None, 0)
     run_done(page)
 
@@ -204,16 +198,14 @@ def test_the_dial_shows_each_stop_and_runs_it(stored, open_page):
     dial = page.get_by_test_id("break-it")
     assert page.inner_text(".ld-dial-label") == "Never skip"
     assert page.inner_text(".ld-dial-sample") == f"The full model: {HOSTILE}"
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    asked = requests_of(page)
     dial.press("End")
     assert page.inner_text(".ld-dial-label") == "Drop ratio 0.75, period 8"
     assert "Quality loss 2.00 nats per token: does not read well" in page.inner_text(".ld-dial-words")
     assert "1.60×" in page.inner_text(".ld-dial-words") and page.inner_text(".ld-dial-sample") == HOSTILE
     assert not asked and page.locator(".ld-dial img").count() == 0
     page.click(".ld-dial-run")
-    wait_until(lambda: bool(stored.runs and stored.runs[-1]), "a run began", page=page)
-    config = stored.runs[-1][0].lanes[1]["config"]
+    config = run_begun(stored, page)
     assert (config["drop_ratio"], config["period"]) == (0.75, 8)
     run_done(page)
     page.get_by_role("tab", name="Safe zone").click()
@@ -221,8 +213,7 @@ def test_the_dial_shows_each_stop_and_runs_it(stored, open_page):
     dial.press("Home")
     stored.runs.clear()
     page.click(".ld-dial-run")
-    wait_until(lambda: bool(stored.runs and stored.runs[-1]), "a run began", page=page)
-    assert stored.runs[-1][0].lanes[1]["config"]["period"] == 1
+    assert run_begun(stored, page)["period"] == 1
     run_done(page)
 
 
@@ -230,8 +221,7 @@ def test_the_figure_follows_the_theme_with_no_request(stored, open_page):
     page = open_page(stored.url)
     open_zone(page)
     open_front(page)
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    asked = requests_of(page)
     colour = f"document.querySelector('{FRONT}').layout.paper_bgcolor"
     assert page.evaluate(colour) == COLORS["light"]["panel"]
     page.evaluate("document.body.classList.toggle('dark')")

@@ -7,7 +7,18 @@ from playwright.sync_api import Page, expect
 
 from lora_drop.run.report.speed import speedup_words
 from lora_drop.run.trace.trace import gather
-from tests.support.page import figure, open_rest, pane_text, prepare, set_number, wait_done, wait_still, wait_until
+from tests.support.page import (
+    figure,
+    open_rest,
+    pane_text,
+    prepare,
+    requests_of,
+    run_to_end,
+    set_number,
+    wait_done,
+    wait_still,
+    wait_until,
+)
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
@@ -35,9 +46,7 @@ TEXTS = """() => [...document.querySelectorAll('.ld-text')].map(text => ({
 
 def run_to_its_end(page: Page, tokens: int = 48) -> None:
     prepare(page, tokens=tokens)
-    page.click("#ld-run")
-    wait_done(page)
-    wait_still(page)
+    run_to_end(page)
 
 
 def scrub(page: Page, step: int) -> None:
@@ -169,9 +178,7 @@ def test_three_lanes_in_panes_and_charts(server, open_page):
     prepare(page, tokens=32)
     page.click("[data-compare='skip']")
     page.set_viewport_size({"width": 1600, "height": 1600})
-    page.click("#ld-run")
-    wait_done(page)
-    wait_still(page)
+    run_to_end(page)
     trace = gather(server.runs[-1])
     assert [pane_text(page, lane) for lane in range(3)] == [trace.text(n) for n in ("baseline", "lora_drop", "third")]
     words = speedup_words(trace.summary.speedup, trace.summary.speedup_interval)
@@ -252,8 +259,7 @@ def test_on_a_slide_a_token_moves_the_scrubber_alone_and_each_escape_closes_one_
     token = page.locator(".ld-pane[data-lane='1'] .ld-token[data-step='5']")
     token.evaluate("span => span.click()")
     expect(inspector).to_be_visible()
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    asked = requests_of(page)
     page.keyboard.press("t")
     expect(inspector).to_be_hidden()
     assert page.locator(".ld-inspected").count() == 0, "no mark of it stands on the slide"

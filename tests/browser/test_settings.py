@@ -12,19 +12,9 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import Extras, ModelShape, kv_bytes, kv_saved, speed_bound, step_bytes
 from lora_drop.method.schedule import Schedule, dropped_layers
-from lora_drop.run.request import Request
-from lora_drop.run.run import run
-from lora_drop.run.trace.trace import gather
-from tests.support.page import open_advanced, prepare, set_number, set_range, set_text, wait_done, wait_still
+from tests.support.page import open_advanced, prepare, run_to_end, set_number, set_range, set_text, wait_still
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
-
-
-def test_the_page_and_the_session_agree_on_the_default_settings(server):
-    """What the page asks for is what the command line would: same text from the same request."""
-    wanted = Request("Hello", LoraDropConfig(period=3, layers=(1, 4)), max_new_tokens=12, ignore_eos=True)
-    one, two = (gather(run(server.loaded, wanted)) for _ in range(2))
-    assert one.token_ids("lora_drop") == two.token_ids("lora_drop")
 
 
 def test_sliders_redraw_the_what_if_strip_with_no_request(server, open_page):
@@ -69,7 +59,7 @@ def test_sliders_redraw_the_what_if_strip_with_no_request(server, open_page):
     expect(dropped).to_have_text("2 of 6")
 
     set_number(page, "ld-period", 1)
-    expect(page.locator(".ld-whatif-note")).to_have_text("This is the baseline: nothing is skipped.")
+    expect(page.locator(".ld-whatif-note")).to_contain_text("nothing is skipped")
     page.fill("#ld-drop-layers textarea, #ld-drop-layers input", "0,2")
     expect(page.locator(".ld-whatif-note")).to_contain_text("layer 0 always runs")
     page.fill("#ld-drop-layers textarea, #ld-drop-layers input", "")
@@ -230,8 +220,7 @@ def test_bad_input_is_one_line_and_the_app_stays_up(server, open_page):
     refused("this model's layers are 0-5")
     page.fill("#ld-drop-layers textarea, #ld-drop-layers input", "")
     assert page.locator("#ld-ask").bounding_box()["height"] == height, "the page jumped"
-    page.click("#ld-run")
-    wait_done(page)
+    run_to_end(page)
 
 
 def test_what_the_config_refuses_the_strip_says_in_its_words(server, open_page):
@@ -258,11 +247,9 @@ def test_what_the_config_refuses_the_strip_says_in_its_words(server, open_page):
     set_number(page, "ld-drop-ratio", 1)
     set_number(page, "ld-accept", 0)
     set_number(page, "ld-period", 3)
-    expect(bound).not_to_contain_text("at most")
     page.check("#ld-kv input[value=write]")
     set_number(page, "ld-accept", 0.25)
-    expect(bound).to_contain_text("at most")
-    expect(note).to_contain_text("Each token that is taken back costs time.")
+    expect(note).to_contain_text("taken back")
 
 
 def test_moving_the_range_or_the_ratio_takes_the_place_of_exact_layers(server, open_page):

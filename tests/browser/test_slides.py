@@ -115,4 +115,4 @@ def test_before_the_end_there_is_no_film_and_a_line_says_so(server, open_page):
     page = open_page(server.url)
     page.click(".ld-menu summary")
     page.click("[data-save=film]")
-    expect(page.locator(".ld-menu-note")).to_have_text("There is no race to draw yet: press Run first.")
+    expect(page.locator(".ld-menu-note")).to_have_attribute("data-kind", "error")

@@ -10,7 +10,7 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.trace import gather
-from tests.support.page import HOSTILE, pane_text, prepare, set_number, wait_done, wait_until
+from tests.support.page import HOSTILE, pane_text, prepare, run_to_end, set_number, wait_done, wait_until
 from tests.support.runs import hostile_run
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
@@ -20,8 +20,7 @@ def test_hostile_texts_show_as_text(server, open_page):
     server.script = lambda: hostile_run(server.loaded)
     page = open_page(server.url)
     page.fill("#ld-prompt textarea", HOSTILE)
-    page.click("#ld-run")
-    wait_done(page)
+    run_to_end(page)
     assert page.locator(".ld-pane[data-lane='0'] .ld-token").first.text_content() == HOSTILE
     assert "<script>alert(3)</script>" in pane_text(page, 1)
     page.hover(".ld-pane[data-lane='1'] .ld-token-lora >> nth=0")
@@ -34,8 +33,7 @@ def test_a_hostile_prompt_is_only_a_prompt(server, open_page):
     page = open_page(server.url)
     prepare(page, tokens=8)
     page.fill("#ld-prompt textarea", HOSTILE + "<|im_end|>\n\u202e\U0001f600\x07")
-    page.click("#ld-run")
-    wait_done(page)
+    run_to_end(page)
     assert server.runs[-1][0].prompt.startswith(HOSTILE)
 
 
@@ -71,8 +69,7 @@ def test_a_closed_tab_and_a_reload_end_the_run_and_release_it(server, open_page)
     wait_until(lambda: server.closed == 1, "the reloaded page's run ended")
     assert len(server.runs[-1]) < 4000
     prepare(page, tokens=10)
-    page.click("#ld-run")
-    wait_done(page)
+    run_to_end(page)
     set_number(page, "ld-max-new-tokens", 2000)
     page.click("#ld-run")
     page.wait_for_function("document.querySelectorAll('.ld-token').length > 30")
@@ -151,5 +148,4 @@ def test_nothing_of_a_failed_run_is_left(server, open_page):
         expect(page.locator("#ld-stop")).to_be_disabled()
     server.script = None
     prepare(page, tokens=6)
-    page.click("#ld-run")
-    wait_done(page)
+    run_to_end(page)

@@ -95,6 +95,13 @@ def wait_still(page: Page) -> None:
     page.evaluate(STILL)
 
 
+def requests_of(page: Page) -> list[str]:
+    """Addresses that the page requests from now on."""
+    urls: list[str] = []
+    page.on("request", lambda request: urls.append(request.url))
+    return urls
+
+
 def pane_text(page: Page, lane: int) -> str:
     return page.eval_on_selector_all(
         f".ld-pane[data-lane='{lane}'] .ld-token", "spans => spans.map(s => s.textContent).join('')"
