@@ -1,66 +1,59 @@
-"""Runs beside each other: their differences, figures and curves, from their traces."""
+"""Runs side by side: their differences, figures and curves, from traces made by hand."""
 
 from __future__ import annotations
 
-import pytest
-
-from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.report.compare import compared
-from lora_drop.run.request import Request
-from lora_drop.run.run import run
-from lora_drop.run.trace.records import LORA_DROP, RewindRecord
-from lora_drop.run.trace.trace import Trace, gather
-from tests.support.runs import taken_back
+from lora_drop.run.trace.records import BASELINE, LORA_DROP
+from lora_drop.run.trace.trace import Trace
+from tests.support.made import audit, gathered, header, rejecting, steps, summary
+
+TIMES = {"p": 20.0, "l": 4.126, "r": 12.0}
+VERDICT = {"kind": "compared", "text": "Faster.", "facts": {}}
 
 
-@pytest.fixture(scope="module")
-def traces(tiny) -> dict[str, Trace]:
-    settings = {"max_new_tokens": 10, "ignore_eos": True}
-    return {
-        "a": gather(run(tiny, Request("Why?", LoraDropConfig(period=3), **settings))),
-        "b": gather(run(tiny, Request("Why?", LoraDropConfig(period=4, reuse="skip"), **settings, seed=3))),
-        "c": gather(run(tiny, Request("How?", LoraDropConfig(period=3), **settings, audit=False))),
+def a_run(**more) -> Trace:
+    rules = more.pop("rules", {})
+    return gathered(header(rules, **more), *steps(BASELINE, "prr", TIMES), *steps(LORA_DROP, "plr", TIMES))
+
+
+def test_only_settings_that_differ_are_listed():
+    sampling = {"temperature": 0.0, "audit": True}
+    runs = {
+        "a": a_run(sampling=sampling),
+        "b": a_run(sampling=sampling, rules={"period": 4, "reuse": "skip"}, seed=3),
+        "c": a_run(sampling=sampling | {"audit": False}, prompt="How?", rules={"layers": None}),
     }
-
-
-def test_only_what_differs_is_told(traces):
-    found = compared(traces)
-    assert {row["name"]: row["values"] for row in found["settings"]} == {
+    assert {row["name"]: row["values"] for row in compared(runs)["settings"]} == {
         "period": ["3", "4", "3"],
+        "layers": ["", "", "default"],
         "reuse": ["residual", "skip", "residual"],
         "seed": ["0", "3", "0"],
         "audit": ["true", "true", "false"],
         "prompt": ["Why?", "Why?", "How?"],
     }
-    assert compared({"a": traces["a"], "again": traces["a"]})["settings"] == []
+    assert compared({"a": runs["a"], "again": runs["a"]})["settings"] == []
 
 
-def test_figures_and_curves_are_those_of_the_traces(traces):
-    found = compared(traces)
-    assert [one["id"] for one in found["runs"]] == ["a", "b", "c"]
-    for at, trace in enumerate(traces.values()):
-        assert found["runs"][at]["figures"]["speedup"] == trace.summary.speedup
-        clock, drift = (found["curves"][name][at] for name in ("clock", "drift"))
-        assert clock[-1] == pytest.approx(trace.summary.lanes[LORA_DROP]["decode_ms"], abs=0.1)
-        assert len(clock) == len(drift) == 9
-        audits = trace.audits[LORA_DROP]
-        for step, mean in enumerate(drift, start=1):
-            known = audits[step].drift if step in audits else None
-            assert mean == (None if known is None else pytest.approx(sum(known) / len(known), abs=1e-4))
+def test_figures_are_the_summary_s():
+    trace = a_run()
+    cut = compared({"x": trace})["runs"][0]
+    assert cut["verdict"] is None and set(cut["figures"].values()) == {None}
+    trace.add(summary(speedup=1.25, verdict=VERDICT))
+    run = compared({"x": trace})["runs"][0]
+    assert (run["id"], run["name"], run["main"], run["verdict"]) == ("x", "Why?", LORA_DROP, "Faster.")
+    assert run["figures"]["speedup"] == 1.25 and run["words"].startswith("2 of 4 layers skipped, ")
+    assert run["lanes"][0] == {"id": BASELINE, "label": "baseline: of a test"}
 
 
-def test_time_for_what_was_taken_back_counts(tiny):
-    trace = taken_back(tiny)
-    assert any(isinstance(one, RewindRecord) for one in trace.passes[LORA_DROP])
-    clock = compared({"x": trace})["curves"]["clock"][0]
-    assert len(clock) == len(trace.steps[LORA_DROP]) - 1 and clock == sorted(clock)
-    assert clock[-1] == pytest.approx(trace.summary.lanes[LORA_DROP]["decode_ms"], abs=0.1)
+def test_the_drift_is_the_mean_of_the_audited_steps():
+    trace = a_run()
+    trace.add(audit(2, drift=[0.1, 0.21234]))
+    assert compared({"x": trace})["curves"]["drift"] == [[None, 0.1562]]
+    trace.add(audit(1, drift=[0.0, 0.0]))
+    assert compared({"x": trace})["curves"]["drift"] == [[0.0, 0.1562]]
 
 
-def test_a_cut_trace_has_no_figures_and_its_curves(traces):
-    cut = Trace(traces["a"].header)
-    for step in traces["a"].steps[LORA_DROP][:4]:
-        cut.add(step)
-    found = compared({"cut": cut, "empty": Trace(traces["a"].header)})
-    assert found["runs"][0]["figures"]["speedup"] is None and found["runs"][0]["verdict"] is None
-    assert [len(one) for one in found["curves"]["clock"]] == [3, 0]
+def test_the_clock_counts_rejected_drafts_and_the_last_verification():
+    """A rejected step's time is in the next one's, the last verification's in the last one's."""
+    clocks = compared({"x": a_run(), "rejecting": gathered(*rejecting()), "empty": Trace(header())})["curves"]["clock"]
+    assert clocks == [[4.13, 16.13], [4.0, 8.0, 20.0, 25.0, 43.0, 47.0, 57.0], []]

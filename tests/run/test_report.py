@@ -69,9 +69,9 @@ def test_the_speedup_ends_with_the_cycle_that_reaches_the_shorter_lane():
         base = steps(BASELINE, "p" + "r" * tokens, TIMES | {"r": 10.0})
         return report_of(header(), *base, *steps(LORA_DROP, kinds, TIMES)).speedup(LORA_DROP)
 
-    assert speedup("pllrllr", 6) == pytest.approx((6 / 40) / (6 / 60))
-    assert speedup("pllrllr", 3) == pytest.approx((3 / 20) / (3 / 30)), "the second cycle is beyond"
-    assert speedup("pllrllr", 4) == pytest.approx((6 / 40) / (4 / 40)), "whole cycles of either lane"
+    assert speedup("pllrr", 4) == pytest.approx((4 / 32) / (4 / 40))
+    assert speedup("pllrr", 3) == pytest.approx((3 / 20) / (3 / 30)), "the second cycle is beyond"
+    assert speedup("prllr", 2) == pytest.approx((4 / 32) / (2 / 20)), "whole cycles of either lane"
     assert speedup("pllrl", 9) == pytest.approx((4 / 24) / (4 / 40)), "the last one as far as it came"
     assert speedup("p", 3) is None and speedup("pllr", 0) is None
 
@@ -184,6 +184,9 @@ def test_without_a_baseline_the_first_lane_is_in_its_place():
     report = report_of(dataclasses.replace(header(), lanes=lanes), *records)
     assert not report.has_baseline and report.speedup(LORA_DROP) is None
     assert report.first_difference(THIRD) == 2 and report.speedup(THIRD) == pytest.approx(8 / 6)
+    turned = dataclasses.replace(header(), lanes=header().lanes[::-1])
+    report = report_of(turned, *steps(BASELINE, "prr", TIMES), *steps(LORA_DROP, "pll", TIMES))
+    assert report.has_baseline and report.speedup(LORA_DROP) == pytest.approx(3.0), "wherever the baseline is"
 
 
 def test_old_headers_count_what_they_can():

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from lora_drop.run.report.speed import speedup_words
+from lora_drop.run.report.speed import GAIN, SLOWER, speed_of, speedup_words
 from lora_drop.run.report.words import loop_words, rule_words, setting_words
 from lora_drop.run.trace.records import Header, Summary
 from lora_drop.run.wire import page_values
@@ -20,12 +20,22 @@ from tests.support.golden import check_golden
         (1.0, [0.98, 1.02], "gains no time here"),
         (0.8, [0.5, 1.02], "gains no time here"),  # noisy, and sure all the same
         (1.02, [1.0, 1.04], None),
+        (1.0, [0.98, GAIN], None),  # it may be a gain
+        (2.0, [1.5, 1.7], None),  # a tenth wide is not noisy
         (1.2, None, None),  # too short to have an interval
         (None, None, None),
     ],
 )
 def test_a_speedup_is_a_number_only_where_it_is_known(speedup, interval, words):
     assert speedup_words(speedup, interval) == words
+
+
+def test_a_gain_and_a_loss_are_beyond_their_limits():
+    for interval, speed in (
+        *(([GAIN, 1.05], "same"), ([GAIN + 0.001, 1.05], "faster"), ([0.95, SLOWER], "same")),
+        *(([0.95, SLOWER - 0.001], "slower"), ([0.9, 1.1], "noisy"), (None, None), ([1.0], None)),
+    ):
+        assert speed_of(1.0, interval) == speed, interval
 
 
 def test_lanes_that_loop_are_named_for_the_page():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Collection
 from contextlib import suppress
 from itertools import pairwise
@@ -54,53 +55,39 @@ def shape_of(header: Header) -> ModelShape | None:
     return None
 
 
-class Mean:
-    """A running mean, of the values that are not None."""
-
-    def __init__(self) -> None:
-        self.count, self._sum = 0, 0.0
-
-    def add(self, value: float | None) -> None:
-        """Take a value."""
-        if value is not None:
-            self.count, self._sum = self.count + 1, self._sum + value
-
-    @property
-    def value(self) -> float | None:
-        """The mean; None of no values."""
-        return self._sum / self.count if self.count else None
-
-
 class Quality:
     """Means of the audits on the baseline's text, by kind of step."""
 
+    GROUPS = ("lora_steps", "full_steps", "all_steps")
+    NAMES = ("kl", "nll_gap", "top1_agreement")
+
     def __init__(self) -> None:
-        names = ("kl", "nll_gap", "top1_agreement")
-        steps = ("lora_steps", "full_steps", "all_steps")
-        self._means = {group: {name: Mean() for name in names} for group in steps}
+        self._sums: dict[Any, float] = defaultdict(float)  # by (group, name)
+        self._counts: dict[Any, int] = defaultdict(int)  # by (group, name), and by group
 
     def add(self, audit: AuditRecord) -> None:
         """Take an audit. The token of the prefill counts in `all_steps` only."""
-        own = [] if audit.kind == "prefill" else ["lora_steps" if audit.kind == "lora" else "full_steps"]
-        for group in [*own, "all_steps"]:
-            values = {"kl": audit.kl, "nll_gap": audit.nll_gap, "top1_agreement": float(audit.agrees)}
+        own = {"prefill": (), "lora": ("lora_steps",)}.get(str(audit.kind), ("full_steps",))
+        values: dict[str, float | None] = dict(zip(self.NAMES, (audit.kl, audit.nll_gap, audit.agrees), strict=True))
+        for group in (*own, "all_steps"):
+            self._counts[group] += 1
             for name, value in values.items():
-                self._means[group][name].add(value)
+                if value is not None:
+                    self._sums[group, name] += value
+                    self._counts[group, name] += 1
 
     def mean(self, group: str, name: str) -> float | None:
         """One mean; None without a step."""
-        return self._means[group][name].value
+        count = self._counts[group, name]
+        return self._sums[group, name] / count if count else None
 
     def to_dict(self) -> dict[str, Any] | None:
         """`{"lora_steps": {"count", "kl", "nll_gap", "top1_agreement"}, "full_steps": {same}, "all_steps": {same}}`,
-        nats a token; None without any audit."""
-        counts = {group: means["top1_agreement"].count for group, means in self._means.items()}
-        if not counts["all_steps"]:
+        nats per token; None without any audit."""
+        if not self._counts["all_steps"]:
             return None
-        return {
-            group: {"count": counts[group], **{name: mean.value for name, mean in means.items()}}
-            for group, means in self._means.items()
-        }
+        means = {group: {name: self.mean(group, name) for name in self.NAMES} for group in self.GROUPS}
+        return {group: {"count": self._counts[group], **means[group]} for group in self.GROUPS}
 
 
 class LaneReport:
@@ -113,7 +100,7 @@ class LaneReport:
         decode_ms: time of all decode passes.
         full_ms: times of the full steps, repairs and the last verification included.
         rejected_ms: times of the LoRA steps whose tokens were rejected.
-        drafts, accepted: tokens of LoRA steps that the full model has verified, and those that it let stand.
+        drafts, accepted: tokens of LoRA steps that the full model has verified, and those that it accepted.
         quality: on the baseline's text.
     """
 
@@ -237,29 +224,29 @@ class LaneReport:
 
     @property
     def refresh_counts(self) -> dict[str, Any]:
-        """`refreshes`, and `average_period`: decode steps for one of them, None without any."""
+        """`refreshes`, and `average_period`: decode steps per refresh, None without any."""
         average = average_period(self.kept, self.refreshes)
         return {"refreshes": self.refreshes, "average_period": average and round(average, 4)}
 
     @property
     def skipped_share(self) -> float | None:
-        """The share of layer runs that the lane spared, of those that the full model makes for the tokens that stand.
+        """Share of the full model's layer runs, for the tokens that stand, that the lane did without.
 
-        A run of a layer is one pass over its weights, of however many rows; those for rejected tokens count. None
+        A layer run is one pass over the layer's weights, of however many rows; rejected tokens' count too. None
         without a decode step.
         """
         return 1 - self._layer_runs / (self.schedule.num_layers * self.kept) if self.kept else None
 
     @property
     def loss_of(self) -> str:
-        """Whose text the quality loss is measured on: the lane's `own` where drafts may be rejected, for on the
-        baseline's `answer` none could be; else that."""
+        """The text that the quality loss is measured on: the lane's `own` where it verifies drafts, as on the
+        baseline's `answer` none can be rejected; else that answer."""
         return "own" if self.schedule.verifies else "answer"
 
     @property
     def loss(self) -> float | None:
-        """Quality loss, nats per token: KL(full || lane) on the baseline's answer, over all steps; of a lane that
-        verifies its drafts the regret of the tokens that stand, which says nothing where they are sampled."""
+        """Quality loss, nats per token: KL(full || lane) over all steps of the baseline's answer, or on the lane's own
+        text the mean regret of the tokens that stand (None where they are sampled)."""
         if self.loss_of == "answer":
             return self.quality.mean("all_steps", "kl")
         return sum(self._regrets.values()) / len(self._regrets) if self._regrets else None
