@@ -14,7 +14,7 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.tokens import encode_prompt, piece
 from lora_drop.run.inspect import AROUND, inspect, read_again, recorded_lane
-from lora_drop.run.report.steps import about_step, inside
+from lora_drop.run.report.steps import about_step
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.lines import write_line
@@ -148,36 +148,13 @@ def test_a_text_that_was_taken_back_in_part_reads_as_it_stands(model):
     assert last and (last["step"] is not None or "At the end" in last["text"])
 
 
-def test_each_figure_says_on_whose_text_it_stands(tiny):
+def test_the_baselines_figures_are_the_full_models(tiny):
     trace = trace_of(tiny, SINGLE)
     apart = trace.summary.first_divergence
-    assert apart is not None
-    at, later = about_step(trace, LORA_DROP, apart), about_step(trace, LORA_DROP, apart + 1)
-    assert at["prefix_of"] == [LORA_DROP, BASELINE] and "also that of Baseline" in at["prefix_text"]
-    assert later["prefix_of"] == [LORA_DROP] and "differs from the other lanes'" in later["prefix_text"]
-    assert later["top"][BASELINE]["prefix_of"] == [BASELINE]
+    at = about_step(trace, LORA_DROP, apart)
     assert at["top"][BASELINE]["tokens"] != at["top"][LORA_DROP]["tokens"]
     found = looker(tiny, trace, BASELINE)(apart)  # the full model itself
     assert found["top"][BASELINE]["tokens"] == found["full"] and max(x["drift"] for x in found["layers"]) == 0
-
-
-@pytest.mark.parametrize(
-    ("config", "at_lora", "at_refresh"),
-    [
-        (SINGLE, "skipped", "refreshed"),
-        (dataclasses.replace(SINGLE, kv="write"), "skipped, K/V written", "refreshed"),
-        (dataclasses.replace(REPAIR, part="attention"), "attention skipped", "refreshed"),
-    ],
-)
-def test_what_each_layer_did(tiny, config, at_lora, at_refresh):
-    trace = trace_of(tiny, config, 9)
-    lora, refresh = (about_step(trace, LORA_DROP, step) for step in (3, 4))
-    assert [one["did"] for one in lora["layers"]] == ["ran", "ran", at_lora, "ran", at_lora, "ran"]
-    assert [refresh["layers"][i]["did"] for i in (2, 3)] == [at_refresh, "ran"]
-    assert refresh["refresh"]["step"] == lora["refresh"]["step"] == 4
-    alone = config.refresh == "single"
-    assert lora["refresh"]["repaired"] == ([] if alone else [1, 2, 3])
-    assert ("stays as it is" in lora["refresh"]["text"]) == alone
 
 
 def test_the_likeliest_tokens_are_in_the_file_and_not_on_the_live_wire(tiny):
@@ -248,28 +225,7 @@ def test_a_gap_longer_than_the_period_is_refused_where_full_steps_are_free(tiny)
         read_again(tiny, changed(trace, steps=steps), LORA_DROP, 6)
 
 
-@pytest.mark.parametrize(("lane", "step"), [("x", 1), (["x"], 1), (LORA_DROP, 9), (LORA_DROP, -1), (LORA_DROP, True)])
-def test_what_there_is_not_is_one_clear_line(tiny, lane, step):
-    with pytest.raises(LoraDropError, match="no lane|no step"):
-        about_step(trace_of(tiny, SINGLE, 9), lane, step)
-
-
 def test_the_header_names_the_fingerprint_of_what_corrected(bundled):
     request = Request(PROMPT, LoraDropConfig(), 3)
     one, two = (lane["config"] for lane in next(iter(run(bundled, request))).lanes)
     assert "bank" not in one and two["bank"] == find.config_fingerprint(bundled, request.config)
-
-
-def test_a_page_without_a_server_is_told_the_same(tiny):
-    """What repeats itself stands there once; put together again it is `about_step` of each step."""
-    trace = taken_back(tiny)
-    told = inside(trace)
-    for lane, steps in told["lanes"].items():
-        assert len(steps) == len(trace.steps[lane])
-        for step, (*places, top) in enumerate(steps):
-            found = about_step(trace, lane, step)
-            did, whose, text, refresh = (told["words"][place] for place in places)
-            assert [{"did": one} for one in did] == found["layers"] and top == found["top"][lane]["tokens"]
-            assert (whose, text) == (found["prefix_of"], found["prefix_text"])
-            assert refresh == (found["refresh"] and found["refresh"]["text"])
-    assert len(json.dumps(told)) < 400 * sum(map(len, trace.steps.values()))

@@ -22,6 +22,8 @@ from tests.support.golden import check_golden
         (1.02, [1.0, 1.04], None),
         (1.0, [0.98, GAIN], None),  # it may be a gain
         (2.0, [1.5, 1.7], None),  # a tenth wide is not noisy
+        (0.5, [0.3, 1.2], "too noisy here to tell"),
+        (4.0, [1.02, 1.4], None),
         (1.2, None, None),  # too short to have an interval
         (None, None, None),
     ],

@@ -170,21 +170,23 @@ def _sentence(step: int, at: int, repaired: list[int], rejected: str | None, tri
         joined = "and" if len(repaired) == 2 else "to"
         again = f", and steps {repaired[0]} {joined} {repaired[-1]} again with it"
     elif at != step:
-        again = " for its own token alone; what the steps before it wrote stays as it is"
-    back = "" if rejected is None else f" The full model took back {rejected[:QUOTED]!r} there."
+        again = " for its own token only; the steps before it stay as they are"
+    back = "" if rejected is None else f" The full model rejected {rejected[:QUOTED]!r} there."
     return f"{head}{again}.{back}"
 
 
 def _verification(record: JudgeRecord, tokens: int) -> dict[str, Any]:
     """The pass over the last drafts of a lane with so many tokens."""
-    count = f"{record.rows} tokens" if record.rows > 1 else "token"
+    drafts = (
+        f"the last {record.rows} tokens and accepted them" if record.rows > 1 else "the last token and accepted it"
+    )
     return {
         "step": None,
         "rows": record.rows,
         "repaired": list(range(max(0, tokens - record.rows), tokens)),
         "taken_back": None,
         "trigger": None,
-        "text": f"At the end the full model read the last {count} once more, and let them stand.",
+        "text": f"At the end the full model verified {drafts}.",
     }
 
 
