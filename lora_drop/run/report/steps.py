@@ -177,16 +177,14 @@ def _sentence(step: int, at: int, repaired: list[int], rejected: str | None, tri
 
 def _verification(record: JudgeRecord, tokens: int) -> dict[str, Any]:
     """The pass over the last drafts of a lane with so many tokens."""
-    drafts = (
-        f"the last {record.rows} tokens and accepted them" if record.rows > 1 else "the last token and accepted it"
-    )
+    drafts, them = (f"{record.rows} tokens", "them") if record.rows > 1 else ("token", "it")
     return {
         "step": None,
         "rows": record.rows,
         "repaired": list(range(max(0, tokens - record.rows), tokens)),
         "taken_back": None,
         "trigger": None,
-        "text": f"At the end the full model verified {drafts}.",
+        "text": f"At the end the full model verified the last {drafts} and accepted {them}.",
     }
 
 
