@@ -171,10 +171,10 @@ def _run(command: list[str], spool: Path) -> tuple[int, list[str]]:
 def _reason(name: str, lines: list[str]) -> str:
     """The client's last error, with the line after it, in which uv names the cause; empty if it printed none."""
     starts = [i for i, line in enumerate(lines) if re.match(r"\s*(error:|\u00d7)", line, re.IGNORECASE)]
-    shown = lines[starts[-1] : starts[-1] + 2] if starts else []
-    if any("Traceback" in line for line in shown):  # pip's own: its last line has the exception
-        shown = lines[-1:]
-    words = (re.sub(r"^\W*(error:|cause:)?\s*", "", line, flags=re.IGNORECASE).rstrip(".") for line in shown)
+    part = lines[starts[-1] : starts[-1] + 2] if starts else []
+    if any("Traceback" in line for line in part):  # pip's own: its last line has the exception
+        part = lines[-1:]
+    words = (re.sub(r"^\W*(error:|cause:)?\s*", "", line, flags=re.IGNORECASE).rstrip(".") for line in part)
     reason = ": ".join(filter(None, words))
     if reason.endswith("is invalid"):  # all that pip prints of a connection that was cut, with a path of its own
         return "the download was cut off, or is damaged"

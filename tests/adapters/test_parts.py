@@ -58,8 +58,8 @@ def on(tiny, folder, **settings):
 )
 def test_a_run_takes_the_parts_that_it_names(tiny, bank, tmp_path, settings, parts):
     bank.save(tmp_path / "bank")
-    found, notes = on(tiny, tmp_path / "bank", **settings)
-    assert found.parts == parts and not notes
+    bank, notes = on(tiny, tmp_path / "bank", **settings)
+    assert bank.parts == parts and not notes
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,8 @@ def test_a_part_that_is_asked_for_and_missing_is_one_line(tiny, bank, tmp_path, 
 def test_under_auto_it_is_a_note(tiny, bank, tmp_path, monkeypatch):
     monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path)
     bank.only(frozenset()).save(tmp_path / "bare")
-    found, notes = on(tiny, "auto", head="screened")
-    assert found.parts == {"linear"} and notes == ["adapters bare have no screened head: the whole head is read."]
+    bank, notes = on(tiny, "auto", head="screened")
+    assert bank.parts == {"linear"} and notes == ["adapters bare have no screened head: the whole head is read."]
     with pytest.raises(LoraDropError, match="have no mlp part"):
         on(tiny, "auto", parts="linear+mlp")
 
@@ -98,8 +98,8 @@ def test_auto_takes_the_bank_of_the_same_refresh(tiny, bank, tmp_path, monkeypat
     assert on(tiny, "auto")[0].refresh == "repair" and not on(tiny, "auto")[1]
     assert on(tiny, "auto", refresh="single", kv="skip")[0].refresh == "single"
     (tmp_path / "b-exact" / CONFIG_NAME).unlink()
-    found, notes = on(tiny, "auto")
-    assert found.refresh == "single"
+    bank, notes = on(tiny, "auto")
+    assert bank.refresh == "single"
     assert [note.partition("trained for ")[2] for note in notes] == [
         "kv skip, this run has kv write.",
         "refresh single, this run has refresh repair.",

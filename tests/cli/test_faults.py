@@ -57,12 +57,12 @@ def test_a_second_command_that_writes_to_one_folder_is_one_line(command, task_da
     }
     with only_writer(out, "anything"):
         assert main(others.get(name) or command(name)) == 2
-    said = last_line(capsys)
-    assert re.fullmatch("lora_drop: another command is writing (a|presets).* to out: wait for its end.*", said), said
+    line = last_line(capsys)
+    assert re.fullmatch("lora_drop: another command is writing (a|presets).* to out: wait for its end.*", line), line
 
 
 def last_line(capsys) -> str:
-    """What the command said at last: stdout is empty, and stderr has nothing but its progress before that line."""
+    """The command's last line: stdout is empty, and stderr has nothing but its progress before that line."""
     captured = capsys.readouterr()
     assert captured.out == "" and "Traceback" not in captured.err
     return captured.err.splitlines()[-1]

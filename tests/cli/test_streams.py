@@ -28,8 +28,8 @@ def shell(words: list[str], ending: str) -> tuple[int, str, str]:
 
 @pytest.mark.parametrize("words", [["run", "--help"], [*RUN, "--json"]], ids=["help", "json"])
 def test_a_reader_that_has_gone_ends_it_quietly(words):
-    _, _, said = shell(words, "| true")
-    assert said == ""
+    _, _, printed = shell(words, "| true")
+    assert printed == ""
 
 
 def test_a_closed_stdout_or_stderr_leads_nowhere(tmp_path):

@@ -187,12 +187,12 @@ def test_a_local_file_can_be_named(shop, monkeypatch, tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "says"),
     [(None, "no such file"), (b"short", "it has 5 bytes"), ("flipped", "its sha256 is"), ("folder", "no such file")],
     ids=["missing", "short", "flipped", "folder"],
 )
 @pytest.mark.parametrize("suffix", [".whl", ".gguf"])
-def test_a_wrong_local_file_is_refused_in_one_line(shop, monkeypatch, tmp_path, suffix, content, told):
+def test_a_wrong_local_file_is_refused_in_one_line(shop, monkeypatch, tmp_path, suffix, content, says):
     named = tmp_path / f"wrong{suffix}"
     source = shop.gguf if suffix == ".gguf" else shop.wheel
     if content == "flipped":
@@ -204,7 +204,7 @@ def test_a_wrong_local_file_is_refused_in_one_line(shop, monkeypatch, tmp_path, 
     elif content is not None:
         named.write_bytes(content)
     monkeypatch.setenv("LORA_DROP_WHEEL", str(named))
-    with pytest.raises(LoraDropError, match=told) as caught:
+    with pytest.raises(LoraDropError, match=says) as caught:
         door.ensure()
     assert str(named) in str(caught.value) and "LORA_DROP_WHEEL" in str(caught.value)
     assert not shop.folder.exists()

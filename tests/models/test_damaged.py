@@ -83,13 +83,13 @@ def test_a_thousand_mutations_of_each_file_of_a_bank(tmp_path, name):
         mutated = mutated_bytes(content, rng, [content])
         (tmp_path / name).write_bytes(mutated)
         try:
-            found = AdapterBank.load(tmp_path)
+            back = AdapterBank.load(tmp_path)
         except LoraDropError as error:
             one_line(error)
             continue
         loaded += 1
         assert mutated == content or name == SUMS_NAME
-        assert found.alpha == bank.alpha and all(torch.equal(found.a[i], bank.a[i]) for i in (1, 2))
+        assert back.alpha == bank.alpha and all(torch.equal(back.a[i], bank.a[i]) for i in (1, 2))
     assert loaded < 200
 
 

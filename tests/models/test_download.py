@@ -96,14 +96,14 @@ def test_uv_fetches_where_there_is_no_pip(no_pip, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "said",
+    "printed",
     [
         "error: No solution found\n  cause: Because there is no version of it.",
         "Using Python\n  \u00d7 No solution found\n  \u2570\u2500\u25b6 Because there is no version of it.",
     ],
 )
-def test_uv_cannot_fetch(no_pip, tmp_path, said):
-    fake_uv(no_pip, tmp_path, said)
+def test_uv_cannot_fetch(no_pip, tmp_path, printed):
+    fake_uv(no_pip, tmp_path, printed)
     words = "uv says: No solution found: Because there is no version of it. Try again.*uv's settings.*LORA_DROP_WHEEL"
     with pytest.raises(LoraDropError, match=words):
         door.ensure()
@@ -139,7 +139,7 @@ def test_too_little_space_is_reported_before_the_download(shop, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "says"),
     [
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "no space left"),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "no space left"),  # as safetensors has it
@@ -147,13 +147,13 @@ def test_too_little_space_is_reported_before_the_download(shop, monkeypatch):
         (OSError(errno.EROFS, os.strerror(errno.EROFS)), "cannot write"),
     ],
 )
-def test_a_disk_error_during_the_conversion(shop, monkeypatch, error, told):
+def test_a_disk_error_during_the_conversion(shop, monkeypatch, error, says):
     def fail(gguf: Path, out: Path) -> None:
         (out / "model.safetensors").write_bytes(MODEL[:10])
         raise error
 
     monkeypatch.setattr(door, "convert", fail)
-    with pytest.raises(LoraDropError, match=f"{told}.*LORA_DROP_CACHE"):
+    with pytest.raises(LoraDropError, match=f"{says}.*LORA_DROP_CACHE"):
         door.ensure()
     monkeypatch.setattr(door, "convert", shop.convert)
     door.ensure()

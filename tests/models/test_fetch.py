@@ -37,8 +37,8 @@ def far(monkeypatch, tmp_path):
 
 def test_it_says_how_far_it_is(far):
     far("open(folder + '/a', 'wb').write(bytes(1_000_000)); time.sleep(0.6)")
-    said = list(fetch(NAME))
-    assert said[-1] == "Fetching owner/model: 1 of 3 MB." and all(words.startswith("Fetching") for words in said)
+    lines = list(fetch(NAME))
+    assert lines[-1] == "Fetching owner/model: 1 of 3 MB." and all(words.startswith("Fetching") for words in lines)
 
 
 def test_a_stop_ends_the_download_at_once(far):

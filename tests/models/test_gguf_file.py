@@ -23,9 +23,9 @@ needs_compiler = pytest.mark.skipif(library() is None, reason="there is no C com
 
 def logits(decoder, steps=6):
     state = decoder.new_state(LoraDropConfig(period=1).schedule_for(decoder.num_layers))
-    found = [decoder.prefill(IDS, state).logits]
-    found += [decoder.step(torch.tensor([[token]]), state).logits for token in range(steps)]
-    return torch.cat(found)
+    outputs = [decoder.prefill(IDS, state).logits]
+    outputs += [decoder.step(torch.tensor([[token]]), state).logits for token in range(steps)]
+    return torch.cat(outputs)
 
 
 @pytest.fixture(autouse=True)

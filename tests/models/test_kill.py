@@ -129,7 +129,7 @@ def converts_forever(shop: Workshop, begun: Event) -> None:
 
 
 def waits_and_builds(shop: Workshop, waiting: Event) -> None:
-    """Runs in its own process: says when it has found the lock taken."""
+    """Runs in its own process: says when it has met the lock."""
     shop.set_up()
     door.print = lambda text, **_: waiting.set() if "waiting for it" in text else None
     door.ensure()

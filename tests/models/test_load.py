@@ -87,7 +87,7 @@ def test_a_local_folder(saved, tiny, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "says"),
     [
         (httpx.ConnectError("no route"), "the Hub cannot be reached: check the network"),
         (httpx.ReadTimeout("slow"), "the Hub cannot be reached: check the network"),
@@ -96,15 +96,15 @@ def test_a_local_folder(saved, tiny, monkeypatch):
         (GatedRepoError, "hf auth login"),
     ],
 )
-def test_hub_errors(monkeypatch, error, told):
+def test_hub_errors(monkeypatch, error, says):
     def ask(url: str):
         if isinstance(error, Exception):
             raise error
-        raise error("told by the Hub\nat length", response=httpx.Response(401, request=httpx.Request("HEAD", url)))
+        raise error("says by the Hub\nat length", response=httpx.Response(401, request=httpx.Request("HEAD", url)))
 
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", ask)
     line = the_line("nobody/no-such-model")
-    assert told in line and "nobody/no-such-model" in line
+    assert says in line and "nobody/no-such-model" in line
 
 
 def test_pickled_weights_on_the_hub():

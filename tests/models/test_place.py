@@ -38,18 +38,18 @@ def test_a_model_goes_where_its_weights_fit(monkeypatch):
     monkeypatch.setattr(place, "_cpu_has_bfloat16", lambda: False)
     monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
     half, whole = torch.bfloat16, torch.float32
-    found = place.places()
-    assert found == [(gpus[1], half), (gpus[0], half), (cpu, whole), (cpu, half)]
+    candidates = place.places()
+    assert candidates == [(gpus[1], half), (gpus[0], half), (cpu, whole), (cpu, half)]
     assert place.places("cuda:0", "float32") == [(gpus[0], whole)]
     config = random_weights.SHAPES["tiny-llama"]
     size = ModelShape.from_config(config).params
     for room, at in (((3, 3, 9), 0), ((1, 3, 9), 1), ((1, 1, 4), 2), ((1, 1, 3), 3)):
         free = dict(zip((gpus[1], gpus[0], cpu), (size * n for n in room), strict=True))
         monkeypatch.setattr(place, "free_memory", free.get)
-        assert place.fitting(config, "m", found) == found[at]
+        assert place.fitting(config, "m", candidates) == candidates[at]
     monkeypatch.setattr(place, "free_memory", lambda device: size)
     with pytest.raises(LoraDropError, match="in bfloat16, and cuda:1 has .* free and cuda:0 has .* free and cpu has"):
-        place.fitting(config, "m", found)
+        place.fitting(config, "m", candidates)
 
 
 def test_a_gpu_s_free_memory_has_what_torch_holds_unused_and_a_margin(monkeypatch):

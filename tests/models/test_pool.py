@@ -76,10 +76,10 @@ def test_visitors_see_ids_and_no_paths(tmp_path):
 def test_only_models_of_the_list_are_lent(pool, loader):
     assert pool.labels == (LLAMA, QWEN)
     for wrong in ("random:tiny-mistral", "", "../" + LLAMA, 3, ["x"], "x" * 10_000):
-        with pytest.raises(LoraDropError, match="model must be one of random:tiny-llama, random:tiny-qwen2") as told:
+        with pytest.raises(LoraDropError, match="model must be one of random:tiny-llama, random:tiny-qwen2") as says:
             with pool.lend(wrong):
                 pass
-        assert len(str(told.value)) < 300 and "\n" not in str(told.value)
+        assert len(str(says.value)) < 300 and "\n" not in str(says.value)
     assert loader.names == [LLAMA]
 
 
@@ -100,8 +100,8 @@ def test_a_swapped_model_answers_as_one_that_was_loaded_alone(pool):
     calls = Callbacks(pool)
     for _ in range(2):
         for model in (QWEN, None):
-            found = gather(calls.run(ASKED, None, model)).token_ids("lora_drop")
-            assert (found == alone) == (model == QWEN)
+            ids = gather(calls.run(ASKED, None, model)).token_ids("lora_drop")
+            assert (ids == alone) == (model == QWEN)
 
 
 def test_a_swap_waits_for_the_run_that_is_on(pool):
@@ -173,8 +173,8 @@ def test_the_menu_fetches_first_and_goes_back_where_that_fails(loader):
 
     visitor = SimpleNamespace(session_hash="me")
     calls = Callbacks(ModelPool(loader(LLAMA), [QWEN], loader, fetch=fetch))
-    (told, _, stop), (wrong, menu, off) = calls.fetch_model(QWEN, LLAMA, visitor)
-    assert told == {"kind": "running", "text": f"Fetching {QWEN}: 1 of 2 MB."} and stop["interactive"]
+    (says, _, stop), (wrong, menu, off) = calls.fetch_model(QWEN, LLAMA, visitor)
+    assert says == {"kind": "running", "text": f"Fetching {QWEN}: 1 of 2 MB."} and stop["interactive"]
     assert wrong == {"kind": "error", "text": f"{QWEN} is gated."} and menu["value"] == LLAMA
     assert not off["interactive"] and len(calls.stops) == 0
     assert len(list(calls.fetch_model(LLAMA, LLAMA, visitor))) == 1
@@ -223,8 +223,8 @@ def test_a_visitors_stop_and_the_clock_end_a_run_that_waits_for_weights(loader):
         calls = Callbacks(ModelPool(loader(LLAMA), [QWEN], load), limits)
         if stops:
             threading.Thread(target=lambda calls=calls: reading.wait(30) and calls.stop_page(visitor)).start()
-        told = list(press_run(calls, visitor, "Why?", model=QWEN, max_new_tokens=4))
-        assert told[-1][1] == {"kind": "error", "text": f"Stopped: {QWEN} was not loaded."}
+        says = list(press_run(calls, visitor, "Why?", model=QWEN, max_new_tokens=4))
+        assert says[-1][1] == {"kind": "error", "text": f"Stopped: {QWEN} was not loaded."}
         assert not read_on.is_set() and len(calls.stops) == 0
         read_on.set()
 
@@ -280,8 +280,8 @@ def test_a_load_that_breaks_is_one_line_too(loader, capsys):
     pool = ModelPool(loader(LLAMA), [QWEN], loader)
     calls = Callbacks(pool)
     loader.error = RuntimeError("secret detail")
-    *_, (_, told, menu, _) = calls.use_model(QWEN, LLAMA)
-    assert told["kind"] == "error" and "secret" not in told["text"] and menu["value"] == LLAMA
+    *_, (_, says, menu, _) = calls.use_model(QWEN, LLAMA)
+    assert says["kind"] == "error" and "secret" not in says["text"] and menu["value"] == LLAMA
     assert "secret detail" in capsys.readouterr().err, "the operator's log has it"
 
 

@@ -74,5 +74,5 @@ def test_large_shapes_are_filled_and_reproducible(monkeypatch):
 
 def test_too_large_a_model_is_refused(monkeypatch):
     monkeypatch.setattr(place, "free_memory", lambda device: 8 * 10**9)
-    told = the_line("random:qwen2.5-14b", device="cpu", dtype="bfloat16")
-    assert "29.5 GB" in told and "8.0 GB free" in told
+    says = the_line("random:qwen2.5-14b", device="cpu", dtype="bfloat16")
+    assert "29.5 GB" in says and "8.0 GB free" in says

@@ -42,19 +42,19 @@ def _read(node: ast.AST) -> ast.AST | None:
 
 def reads() -> dict[str, list[str]]:
     """Where each variable is read."""
-    found = defaultdict(list)
+    reads_of = defaultdict(list)
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             name = _read(node)
             place = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
             if isinstance(name, ast.Constant):
-                found[name.value].append(place)
+                reads_of[name.value].append(place)
             elif isinstance(name, ast.JoinedStr) and path.name == "policy.py":
                 for limit in LIMITS:
-                    found[limit].append(place)
+                    reads_of[limit].append(place)
             elif name is not None:
                 assert isinstance(name, ast.Name) and path.name == "environment.py", f"{place}: which variable is it?"
-    return found
+    return reads_of
 
 
 def test_each_variable_is_read_in_one_place():
