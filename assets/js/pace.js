@@ -31,9 +31,9 @@ export function expectedMs(run, lane) {
 export function readingPace(run) {
   const longest = Math.max(...run.lanes.map((lane) => expectedMs(run, lane)));
   const steps = Math.max(...run.lanes.map((lane) => (run.isOver ? lastStep(lane) : run.planned)));
-  const wanted = Math.min(READING_MS, Math.max(steps, 1) * TOKEN_MS);
+  const target = Math.min(READING_MS, Math.max(steps, 1) * TOKEN_MS);
   const isSure = run.isOver || run.lanes.every((lane) => lastStep(lane) >= SURE_FROM);
-  return { rate: longest > 0 ? Math.min(1, longest / wanted) : 1, isSure };
+  return { rate: longest > 0 ? Math.min(1, longest / target) : 1, isSure };
 }
 
 /**

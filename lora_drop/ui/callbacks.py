@@ -145,12 +145,12 @@ class Callbacks:
             return None
         return len(encode_prompt(self.pool.info(model).tokenizer, prompt))
 
-    def fetch_model(self, model: str, shown: str, request: gr.Request) -> Iterator[tuple[Any, Any, Any]]:
+    def fetch_model(self, model: str, current: str, request: gr.Request) -> Iterator[tuple[Any, Any, Any]]:
         """Fetch the files of a model chosen from the menu, while others run; `use_model` comes next. Stop ends it.
 
-        Yields the status line, the menu and the Stop button. On failure the menu goes back to the model shown.
+        Yields the status line, the menu and the Stop button. On failure the menu goes back to the current model.
         """
-        if model == shown:  # the menu went back
+        if model == current:  # the menu went back
             yield (gr.skip(),) * 3
             return
         name = _fetching(request.session_hash)  # a run of the same visitor has a flag of its own
@@ -161,20 +161,20 @@ class Callbacks:
                 yield status_value("running", words), gr.skip(), gr.update(interactive=True)
         except Exception as error:
             line = error_line(error, f"{model} could not be fetched.")
-            status, menu = status_value("error", line), gr.update(value=shown)
+            status, menu = status_value("error", line), gr.update(value=current)
         finally:
             self.stops.end(name, stop)
         yield status, menu, gr.update(interactive=request.session_hash in self.stops)
 
-    def use_model(self, model: str, shown: str) -> Iterator[tuple[Any, dict[str, str], Any, str]]:
+    def use_model(self, model: str, current: str) -> Iterator[tuple[Any, dict[str, str], Any, str]]:
         """Load a model chosen from the menu, once, and show its facts.
 
         Args:
-            shown: the model that the page shows so far; it stays if the other one cannot be loaded.
+            current: the model that the page shows so far; it stays if the other one cannot be loaded.
 
-        Yields the page's facts, the status line, the menu, and the model shown.
+        Yields the page's facts, the status line, the menu, and the current model.
         """
-        if model == shown:  # the menu went back
+        if model == current:  # the menu went back
             yield (gr.skip(),) * 4
             return
         try:
@@ -187,7 +187,7 @@ class Callbacks:
             yield facts, status_value("idle", f"{model} is ready."), gr.skip(), model
         except Exception as error:
             line = error_line(error, f"{model} could not be loaded.")
-            yield gr.skip(), status_value("error", line), gr.update(value=shown), gr.skip()
+            yield gr.skip(), status_value("error", line), gr.update(value=current), gr.skip()
 
     def run_page(
         self, request: gr.Request, compare, prompt, model, *values

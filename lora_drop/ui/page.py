@@ -64,10 +64,10 @@ def build_app(pool: ModelPool, policy: Policy | None = None) -> Page:
             with gr.Tab("Method", id="method"):
                 Method(elem_id="ld-method")
         chosen = components.ModelFacts(labels=pool.labels, elem_id="ld-facts")
-        shown = gr.State(pool.first)
-        zone.follow(shown)
+        current = gr.State(pool.first)
+        zone.follow(current)
         join_runs(zone, [tab.controls[one.name] for one in SHOWN if one.of == SCHEDULE])
-        join(demo, calls, tab, chosen, shown)
+        join(demo, calls, tab, chosen, current)
         build_api(calls)
     return demo
 

@@ -154,18 +154,18 @@ def _build_settings(calls: Callbacks, facts: dict[str, Any], values: dict[str, A
     return {"model": model, "preset": preset, "compare": compare, "controls": controls}
 
 
-def join(demo: gr.Blocks, calls: Callbacks, tab: RunTab, chosen: ModelFacts, shown: gr.State) -> None:
+def join(demo: gr.Blocks, calls: Callbacks, tab: RunTab, chosen: ModelFacts, current: gr.State) -> None:
     """Connect the tab's controls with their functions.
 
     Args:
         chosen: receives the facts of a model that was chosen from the menu.
-        shown: holds the name of the model that the page shows.
+        current: holds the name of the model that the page shows.
     """
     everything = [tab.controls[one.name] for one in SHOWN]
     rules = [tab.controls[one.name] for one in SHOWN if one.of == SCHEDULE]
     _join_settings(tab, rules, [tab.compare, *everything])
     _join_run(calls, tab, everything)
-    _join_model(calls, tab, rules, chosen, shown)
+    _join_model(calls, tab, rules, chosen, current)
     tab.opened.upload(
         calls.open_trace,
         tab.opened,
@@ -228,16 +228,16 @@ def _join_run(calls: Callbacks, tab: RunTab, everything: list[Any]) -> None:
     tab.stop.click(calls.stop_page, None, None, queue=False, show_progress="hidden", api_visibility="private")
 
 
-def _join_model(calls: Callbacks, tab: RunTab, rules: list[Any], chosen: ModelFacts, shown: gr.State) -> None:
+def _join_model(calls: Callbacks, tab: RunTab, rules: list[Any], chosen: ModelFacts, current: gr.State) -> None:
     """Connect the models menu: a model's facts go to the scripts, then its default preset to the controls.
 
     The settings of a link take the preset's place.
     """
     tab.model.input(None, None, None, js="() => window.LoraDrop.modelChosen()")
-    # Files are fetched outside the queue of runs. A menu that went back to the model shown changes nothing.
+    # Files are fetched outside the queue of runs. A menu that went back to the current model changes nothing.
     fetched = tab.model.change(
         calls.fetch_model,
-        [tab.model, shown],
+        [tab.model, current],
         [tab.status, tab.model, tab.stop],
         show_progress="hidden",
         concurrency_id="fetch",
@@ -246,8 +246,8 @@ def _join_model(calls: Callbacks, tab: RunTab, rules: list[Any], chosen: ModelFa
     )
     fetched.success(
         calls.use_model,
-        [tab.model, shown],
-        [chosen, tab.status, tab.model, shown],
+        [tab.model, current],
+        [chosen, tab.status, tab.model, current],
         show_progress_on=tab.status,
         **ON_DEVICE,
     )

@@ -56,15 +56,15 @@ export class Chart {
     /** @type {((step: number | null) => void) | null} called when the reader points at a step */
     this.onHover = null;
     /** @type {Run | null} */
-    this.shown = null;
+    this.current = null;
     /** @type {{steps: number, rewinds: number}[]} counts of each lane when it was last drawn */
     this.seen = [];
   }
 
   /** The current run. @returns {Run} */
   get run() {
-    if (!this.shown) throw new Error("This chart has no run yet.");
-    return this.shown;
+    if (!this.current) throw new Error("This chart has no run yet.");
+    return this.current;
   }
 
   /** Make the traces of a run, without any step. */
@@ -87,7 +87,7 @@ export class Chart {
    * @param {Run} run
    */
   begin(run) {
-    this.shown = run;
+    this.current = run;
     this.span = firstSpan(run);
     this.from = 0;
     this.zoom = null;
@@ -214,7 +214,7 @@ export class Chart {
 
   /** Draw an empty plot before any run: the first plot is the slowest, and nobody waits for it yet. */
   prepare() {
-    if (this.shown) return;
+    if (this.current) return;
     plotly().react(this.plot, [], baseLayout({ from: 0, span: 1 }, ""), CONFIG);
   }
 
@@ -297,7 +297,7 @@ export class Chart {
 
   /** Draw in the colours of a new theme. */
   repaint() {
-    if (!this.shown) return;
+    if (!this.current) return;
     this.paint();
     if (this.isDrawn) this.apply();
   }

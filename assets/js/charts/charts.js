@@ -52,7 +52,7 @@ export class Charts {
     store.subscribe(["focus", "revision"], ({ run }) => run && this.update(run));
     store.subscribe(["step"], ({ step }) => this.moveCursor(step));
     store.subscribe(["layer"], ({ layer }) => {
-      if (this.drift.shown && layer !== this.drift.layer) this.drift.showLayer(layer);
+      if (this.drift.current && layer !== this.drift.layer) this.drift.showLayer(layer);
     });
   }
 
@@ -64,11 +64,11 @@ export class Charts {
       chart.onHover = (hover) => hover !== store.state.hover && store.update({ hover });
       // The charts have one x axis: a zoom in one is a zoom in all.
       chart.onZoom = (zoom) => {
-        for (const other of this.all) if (other !== chart && other.shown) this.later(() => other.zoomTo(zoom));
+        for (const other of this.all) if (other !== chart && other.current) this.later(() => other.zoomTo(zoom));
       };
     }
     store.subscribe(["hover"], ({ hover }) => {
-      for (const chart of this.all) if (chart.shown) chart.pointTo(hover);
+      for (const chart of this.all) if (chart.current) chart.pointTo(hover);
     });
     this.activity.onPick = (step, { y }) => {
       goTo(step);
@@ -97,7 +97,7 @@ export class Charts {
         const chart = this.all.find((one) => one.figure === target);
         if (!chart) continue;
         chart.visible = isIntersecting;
-        if (isIntersecting && chart.shown) this.later(() => chart.update());
+        if (isIntersecting && chart.current) this.later(() => chart.update());
       }
     });
     for (const chart of this.all) seen.observe(chart.figure);
@@ -131,7 +131,7 @@ export class Charts {
    * @param {number | null} step
    */
   moveCursor(step) {
-    for (const chart of this.all) if (chart.shown) chart.moveCursor(step);
+    for (const chart of this.all) if (chart.current) chart.moveCursor(step);
   }
 
   /** @param {Run} run */

@@ -75,13 +75,13 @@ export function mountRange(element, props, watch, trigger, store) {
 /** Returns a function that draws the parts of the slider that follow its handles. */
 function drawing(element, low, high) {
   const fill = find(element, ".ld-range-fill");
-  const shown = find(element, ".ld-range-value");
+  const value = find(element, ".ld-range-value");
   return () => {
     const [lo, hi, last] = [low.value, high.value, low.max].map(Number);
     const at = (layer) => (last > 1 ? (layer - 1) / (last - 1) : 0);
     fill.style.left = `${100 * at(lo)}%`;
     fill.style.right = `${100 * (1 - at(hi))}%`;
-    shown.textContent = `${lo} – ${hi}`;
+    value.textContent = `${lo} – ${hi}`;
     // Where both handles meet, the one that can still move must be on top.
     low.style.zIndex = at(lo) > 0.5 ? "3" : "2";
     high.style.zIndex = at(lo) > 0.5 ? "2" : "3";

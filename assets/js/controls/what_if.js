@@ -154,12 +154,11 @@ function drawPattern(svg, caption, schedule) {
   svg.setAttribute("preserveAspectRatio", "none");
   svg.style.height = `${height}px`;
   svg.replaceChildren(...cells(schedule, dropped, width, height));
-  const cycle = isAdaptive(schedule) ? "the longest cycle" : "one cycle";
   const what = plain ? "every step runs every layer" : `${schedule.period} steps, the last one full`;
   svg.setAttribute("aria-label", `Schedule pattern: ${what}; skipped layers ${[...dropped].join(", ") || "none"}`);
   caption.textContent = plain
     ? `Rows: ${schedule.numLayers} layers. Every step is the same.`
-    : `Rows: ${schedule.numLayers} layers, 0 at the bottom. Columns: ${cycle} of ${schedule.period} steps.`;
+    : `Rows: ${schedule.numLayers} layers. Columns: ${isAdaptive(schedule) ? "up to " : ""}${schedule.period} steps.`;
 }
 
 /** One rectangle for each layer of each step. */

@@ -65,8 +65,8 @@ async function addPlot(sheet, plot, box, size) {
   }
   const unit = plot.data.some((trace) => trace.type === "heatmap") ? FINE : 1;
   const [width, height] = [Math.floor(box.width), Math.floor(box.height)];
-  const wanted = { format: "svg", width: width * unit, height: height * unit, imageDataOnly: true };
-  const text = await plotly().toImage(enlarged(plot, size, unit, sheet.under), wanted);
+  const options = { format: "svg", width: width * unit, height: height * unit, imageDataOnly: true };
+  const text = await plotly().toImage(enlarged(plot, size, unit, sheet.under), options);
   const drawn = new DOMParser().parseFromString(clean(text), "image/svg+xml").documentElement;
   const place = { x: box.x, y: box.y, width, height, viewBox: `0 0 ${width * unit} ${height * unit}` };
   for (const [name, value] of Object.entries(place)) drawn.setAttribute(name, value);

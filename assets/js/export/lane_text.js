@@ -57,19 +57,19 @@ class Lines {
     this.size = size;
     this.height = Math.min(1.6 * size, box.height / box.most);
     this.isCut = lines.length > box.most;
-    this.shown = this.isCut ? this.cut() : lines;
+    this.visible = this.isCut ? this.cut() : lines;
   }
 
   /** The lines that fit, the last one with room for an ellipsis. */
   cut() {
     const { sheet, text, box, size } = this;
-    const shown = this.all.slice(0, box.most);
+    const visible = this.all.slice(0, box.most);
     // The ellipsis must follow words, not an empty line.
-    while (shown.length > 1 && !text.slice(...shown[shown.length - 1]).trim()) shown.pop();
-    const [start, end] = shown[shown.length - 1];
+    while (visible.length > 1 && !text.slice(...visible[visible.length - 1]).trim()) visible.pop();
+    const [start, end] = visible[visible.length - 1];
     const kept = sheet.cut(text.slice(start, end), box.width, size, 400, " …").replace(/ ?…$/, "");
-    shown[shown.length - 1] = [start, start + kept.length];
-    return shown;
+    visible[visible.length - 1] = [start, start + kept.length];
+    return visible;
   }
 
   /**
@@ -115,7 +115,7 @@ class Lines {
 export function addText(sheet, { text, starts, stretches }, lines, differs, box, size) {
   const drawn = new Lines(sheet, text, lines, box, size);
   const group = node("g", { "font-size": size, fill: sheet.colors.ink });
-  drawn.shown.forEach((line, row) => {
+  drawn.visible.forEach((line, row) => {
     for (const stretch of stretches) {
       const [from, to] = [Math.max(stretch.from, line[0]), Math.min(stretch.to, line[1])];
       if (from >= to) continue;
@@ -129,8 +129,8 @@ export function addText(sheet, { text, starts, stretches }, lines, differs, box,
     }
   });
   if (drawn.isCut) {
-    const row = drawn.shown.length - 1;
-    const line = drawn.shown[row];
+    const row = drawn.visible.length - 1;
+    const line = drawn.visible[row];
     const gap = /[.…]$/.test(text.slice(...line)) ? 0.3 * size : 0; // keep a full stop apart from the ellipsis
     group.append(drawn.put(row, drawn.at(line, line[1]) + gap, "…"));
   }
@@ -147,17 +147,17 @@ export function addText(sheet, { text, starts, stretches }, lines, differs, box,
  * @param {number} last its end
  */
 function addMark(sheet, drawn, first, last) {
-  const { all, shown, isCut, size } = drawn;
+  const { all, visible, isCut, size } = drawn;
   const begins = all.findLastIndex(([start]) => start <= first);
-  if (begins >= shown.length || (isCut && first >= shown[shown.length - 1][1])) return;
+  if (begins >= visible.length || (isCut && first >= visible[visible.length - 1][1])) return;
   const marks = [];
-  for (let row = begins; row < shown.length && (row === begins || shown[row][0] < last); row++) {
-    const [start, end] = shown[row];
+  for (let row = begins; row < visible.length && (row === begins || visible[row][0] < last); row++) {
+    const [start, end] = visible[row];
     const [left, right] = [Math.max(start, Math.min(first, end)), Math.min(last, end)];
-    if (right > left) marks.push(drawn.boxAt(row, drawn.at(shown[row], left) - 2, drawn.at(shown[row], right) + 2));
+    if (right > left) marks.push(drawn.boxAt(row, drawn.at(visible[row], left) - 2, drawn.at(visible[row], right) + 2));
   }
   // An invisible token, such as a line break, is marked at its place.
-  const place = drawn.at(shown[begins], Math.min(first, shown[begins][1]));
+  const place = drawn.at(visible[begins], Math.min(first, visible[begins][1]));
   if (!marks.length) marks.push(drawn.boxAt(begins, place - 2, place + 0.4 * size));
   for (const mark of marks) {
     sheet.add("rect", { ...mark, fill: "none", stroke: sheet.colors.diverged, "stroke-width": 3 });

@@ -83,15 +83,15 @@ async function savePicture(root, run, format, complete) {
   if (!run) throw new Error("There is no run to draw yet: press Run first.");
   /** @type {HTMLSelectElement} */
   const chosen = find(root, ".ld-picture");
-  const what = chosen.value;
+  const part = chosen.value;
   const scale = Number(/** @type {HTMLSelectElement} */ (find(root, ".ld-picture-scale")).value);
   const transparent = /** @type {HTMLInputElement} */ (find(root, ".ld-picture-clear")).checked;
-  const wanted = { format, scale, transparent };
+  const options = { format, scale, transparent };
   const figure = (name) => find(root, name === "race" ? ".ld-race" : `[data-chart="${name}"]`);
-  for (const name of what === "whole" ? ["activity", "drift", "kv"] : [what]) complete(figure(name));
-  const blob = what === "whole" ? await whole(root, run, wanted) : await chart(figure(what), wanted, run);
-  save(blob, `lora-drop-${what}.${format}`);
-  return `Saved lora-drop-${what}.${format}.`;
+  for (const name of part === "whole" ? ["activity", "drift", "kv"] : [part]) complete(figure(name));
+  const blob = part === "whole" ? await whole(root, run, options) : await chart(figure(part), options, run);
+  save(blob, `lora-drop-${part}.${format}`);
+  return `Saved lora-drop-${part}.${format}.`;
 }
 
 /**

@@ -10,7 +10,7 @@ import { Sheet, clean } from "./sheet.js";
 /** @typedef {import("../run.js").Run} Run */
 
 /**
- * @typedef {object} Wanted
+ * @typedef {object} Options
  * @property {"png" | "svg"} format
  * @property {number} scale factor of its size
  * @property {number} width
@@ -52,7 +52,7 @@ async function drawChart(figure, run, sheet) {
  * The drawing as a file of `width` x `height`, times `scale`.
  *
  * @param {Element} svg
- * @param {Wanted} wanted
+ * @param {Options} options
  * @returns {Promise<Blob>}
  */
 async function file(svg, { format, scale: k, width, height, transparent }) {
@@ -82,31 +82,31 @@ async function file(svg, { format, scale: k, width, height, transparent }) {
  *
  * @param {(sheet: Sheet) => Promise<void>} draw
  * @param {number} design
- * @param {Wanted} wanted
+ * @param {Options} options
  */
-async function picture(draw, design, wanted) {
-  const { format, scale, width, height, transparent } = wanted;
+async function picture(draw, design, options) {
+  const { format, scale, width, height, transparent } = options;
   if (format !== "svg" && format !== "png") throw new Error("A picture's format is svg or png.");
   if (![scale, width, height].every((value) => Number.isFinite(value) && value > 0)) {
     throw new Error("A picture's scale, width and height are numbers above 0.");
   }
   const sheet = new Sheet(design, Math.round((design * height) / width), transparent);
   await draw(sheet);
-  return file(sheet.svg, wanted);
+  return file(sheet.svg, options);
 }
 
 /**
  * A picture of one chart (a [data-chart] element), or of the race, with title and legend.
  *
  * @param {HTMLElement} figure
- * @param {Partial<Wanted>} [wanted]
+ * @param {Partial<Options>} [options]
  * @param {Run | null} [run] the run of the race
  */
-export async function chart(figure, wanted = {}, run = null) {
+export async function chart(figure, options = {}, run = null) {
   /** @type {import("../charts/plotly.js").Plot | null} */
   const plot = figure.querySelector(".ld-plot");
   if (plot ? !plot.data?.length : !run?.lanes.some((lane) => lane.steps.length)) throw new Error(NO_RUN);
-  return picture((sheet) => drawChart(figure, run, sheet), 1280, { ...asked(wanted), width: 1280, height: 720, ...wanted });
+  return picture((sheet) => drawChart(figure, run, sheet), 1280, { ...defaults(options), width: 1280, height: 720, ...options });
 }
 
 /**
@@ -114,15 +114,15 @@ export async function chart(figure, wanted = {}, run = null) {
  *
  * @param {HTMLElement} root
  * @param {Run | null | undefined} run
- * @param {Partial<Wanted>} [wanted]
+ * @param {Partial<Options>} [options]
  */
-export async function whole(root, run, wanted = {}) {
+export async function whole(root, run, options = {}) {
   if (!run?.lanes.some((lane) => lane.steps.length)) throw new Error(NO_RUN);
-  return picture((sheet) => drawWhole(root, run, sheet), 1600, { ...asked(wanted), width: 1600, height: 900, ...wanted });
+  return picture((sheet) => drawWhole(root, run, sheet), 1600, { ...defaults(options), width: 1600, height: 900, ...options });
 }
 
-/** Defaults of a picture. @param {Partial<Wanted>} wanted @returns {Pick<Wanted, "format" | "scale" | "transparent">} */
-const asked = ({ format = "png" }) => ({ format, scale: format === "png" ? 3 : 1, transparent: false });
+/** Defaults of a picture. @param {Partial<Options>} options @returns {Pick<Options, "format" | "scale" | "transparent">} */
+const defaults = ({ format = "png" }) => ({ format, scale: format === "png" ? 3 : 1, transparent: false });
 
 /**
  * Download a file.

@@ -98,9 +98,9 @@ export async function raceFilm(run, say) {
   if (!run?.lanes.some((lane) => lane.steps.length > 1)) throw new Error("There is no race to draw yet: press Run first.");
   if (!run.isOver) throw new Error("The race can be saved once the run has ended.");
   const { rate } = readingPace(run);
-  const shown = Math.max(...run.lanes.map((lane) => decodeMs(lane, Math.max(lastStep(lane), 0)))) / rate;
-  const ms = Math.max(FRAME_MS, Math.ceil(shown / MOST_FRAMES / 10) * 10);
-  const count = Math.max(1, Math.ceil(shown / ms));
+  const duration = Math.max(...run.lanes.map((lane) => decodeMs(lane, Math.max(lastStep(lane), 0)))) / rate;
+  const ms = Math.max(FRAME_MS, Math.ceil(duration / MOST_FRAMES / 10) * 10);
+  const count = Math.max(1, Math.ceil(duration / ms));
   const canvas = Object.assign(document.createElement("canvas"), { width: FILM.width, height: FILM.height });
   const pen = canvas.getContext("2d", { alpha: false, willReadFrequently: true });
   if (!pen) throw new Error("The browser gives no canvas to draw on.");
@@ -109,7 +109,7 @@ export async function raceFilm(run, say) {
     drawFrame(pen, run, position, rate);
     return pen.getImageData(0, 0, FILM.width, FILM.height);
   };
-  const film = new Gif(FILM.width, FILM.height, [frame({ ...WHOLE, step: 0, moment: (shown * rate) / 2 }), frame(WHOLE)]);
+  const film = new Gif(FILM.width, FILM.height, [frame({ ...WHOLE, step: 0, moment: (duration * rate) / 2 }), frame(WHOLE)]);
   for (let at = 0; at < count; at++) {
     film.add(frame({ ...WHOLE, step: 0, moment: at * ms * rate }), ms);
     say(`Frame ${at + 1} of ${count} …`);

@@ -88,10 +88,10 @@ export class Sheet {
    * @param {{size: number, weight?: number, color?: string, anchor?: string, width?: number}} style
    */
   text(x, y, string, { size, weight = 400, color = "ink", anchor = "start", width = Infinity }) {
-    const shown = this.cut(clean(string), width, size, weight);
+    const fitted = this.cut(clean(string), width, size, weight);
     const style = { "font-size": size, "font-weight": weight, fill: this.colors[color], "text-anchor": anchor };
-    this.add("text", { x, y, ...style }, shown);
-    return this.measure(shown, size, weight);
+    this.add("text", { x, y, ...style }, fitted);
+    return this.measure(fitted, size, weight);
   }
 
   /**

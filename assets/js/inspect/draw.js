@@ -19,27 +19,27 @@ import { stepWords } from "../kinds.js";
  * @property {{text: string, drift?: number | null} | null} refresh
  */
 
-/** @typedef {{run: Run, lane: Lane, step: number, facts: Step | null, message: string, isBusy: boolean}} Shown */
+/** @typedef {{run: Run, lane: Lane, step: number, facts: Step | null, message: string, isBusy: boolean}} View */
 
 /**
  * @param {HTMLElement} panel
- * @param {Shown} shown
+ * @param {View} view
  * @param {() => void} close
  */
-export function draw(panel, shown, close) {
-  const { facts, message, isBusy } = shown;
+export function draw(panel, view, close) {
+  const { facts, message, isBusy } = view;
   panel.hidden = false;
   panel.setAttribute("aria-busy", String(isBusy));
   panel.dataset.state = isBusy ? "busy" : facts?.full ? "read" : "recorded";
   const note = make("p", "ld-inspector-note", message);
   note.setAttribute("role", "status");
   note.hidden = !message;
-  const parts = facts ? [make("p", "ld-inspector-prefix", facts.prefix_text), fives(shown, facts)] : [];
+  const parts = facts ? [make("p", "ld-inspector-prefix", facts.prefix_text), fives(view, facts)] : [];
   const after = facts?.refresh ? [make("p", "ld-inspector-refresh", refreshWords(facts.refresh))] : [];
-  panel.replaceChildren(head(shown, close), note, ...parts, ...after, ...(facts ? [stack(shown, facts)] : []));
+  panel.replaceChildren(head(view, close), note, ...parts, ...after, ...(facts ? [stack(view, facts)] : []));
 }
 
-/** @param {Shown} shown */
+/** @param {View} view */
 function head({ run, lane, step }, close) {
   const { text, kind } = lane.steps[step];
   const title = make("h3", "", `${run.plainLabels[lane.index]}, step ${step}: `);

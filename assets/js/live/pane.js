@@ -24,7 +24,7 @@ export class Pane {
   taken = new Map();
   struck = -1; // the last of these steps whose drafts were shown struck through
   isHeld = false; // the text after a position is veiled
-  shown = 0; // tokens before that position
+  count = 0; // tokens before that position
   /** @type {HTMLElement | null} the first token that differs */
   diverged = null;
   /** @type {HTMLElement | null} the token at the position */
@@ -144,7 +144,7 @@ export class Pane {
       this.blocks[this.blocks.length - 1].node.append(span);
     }
     this.text.append(fresh);
-    if (this.isHeld) this.veil(this.shown);
+    if (this.isHeld) this.veil(this.count);
     else if (this.follows) this.text.scrollTop = FAR;
   }
 
@@ -194,10 +194,10 @@ export class Pane {
   drawFigures(speed) {
     if (!this.lane) return;
     const { steps } = this.lane;
-    const shown = this.isHeld ? this.shown : steps.length;
-    const last = steps[shown - 1];
+    const count = this.isHeld ? this.count : steps.length;
+    const last = steps[count - 1];
     this.values.speed.textContent = formatNumber(speed, 1);
-    this.values.tokens.textContent = formatNumber(shown);
+    this.values.tokens.textContent = formatNumber(count);
     this.values.kv.textContent = last ? formatBytes(last.kvBytes) : "–";
   }
 
@@ -210,9 +210,9 @@ export class Pane {
   showUpTo(count, isPlaying) {
     if (count === null && !this.isHeld) return;
     const to = Math.min(count ?? this.spans.length, this.spans.length);
-    if (this.isHeld && count !== null && to === this.shown && this.now === (this.spans[to - 1] ?? null)) return;
+    if (this.isHeld && count !== null && to === this.count && this.now === (this.spans[to - 1] ?? null)) return;
     this.isHeld = count !== null;
-    this.shown = to;
+    this.count = to;
     this.veil(to);
     this.now?.classList.remove("ld-now");
     this.now = count === null ? null : (this.spans[to - 1] ?? null);

@@ -68,9 +68,9 @@ class Speaker {
   next(state) {
     const { steps } = this.lane;
     const isEnd = Boolean(state.run?.isOver && !state.isUnfolding);
-    const shown = Math.min(isEnd ? steps.length : (shownTokens(state, this.lane) ?? steps.length), steps.length);
+    const count = Math.min(isEnd ? steps.length : (shownTokens(state, this.lane) ?? steps.length), steps.length);
     // A draft may be rejected until the next full step; a spoken sentence cannot be taken back.
-    const safe = verifies(this.lane.schedule) && !isEnd ? (steps[shown - 1]?.lastRefresh ?? -1) + 1 : shown;
+    const safe = verifies(this.lane.schedule) && !isEnd ? (steps[count - 1]?.lastRefresh ?? -1) + 1 : count;
     for (; this.tokens < safe; this.tokens++) this.waiting += steps[this.tokens].text;
     const sentences = [];
     for (let end; (end = this.endOf(isEnd)); ) {

@@ -1,6 +1,6 @@
 """Functions behind the Safe zone tab: show the measured quality and speed of a grid of settings, and run a sweep.
 
-There are two sweeps, shown apart: the stored one, if it was measured on the loaded weights, and the one that the
+There are two sweeps, kept apart: the stored one, if it was measured on the loaded weights, and the one that the
 visitor runs here. The second exists in the visitor's session alone; nothing is written.
 """
 
@@ -290,21 +290,21 @@ class SafeZone:
                         "the model's answers are empty or go in circles: there is nothing to measure on."
                     )
                 sweep = begun(loaded, answers)
-                shown: tuple[Any, ...] = skip
+                views: tuple[Any, ...] = skip
                 for point in points:
                     if clock.is_set():
                         break
                     words = f"Point {done + 1} of {total}: drop ratio {point.config.drop_ratio:g}, period "
-                    yield progress_value("running", f"{words}{point.config.period}.", done, total), *shown, *running
+                    yield progress_value("running", f"{words}{point.config.period}.", done, total), *views, *running
                     try:
                         row = measure(loaded, point, [], None, answers, True, PROMPTS[:1], should_stop=clock.is_set)
                     except Stopped:
                         break
                     before = sweep = merged(before, sweep, row)
                     done += 1
-                    shown = self._shown(sweep, point, quality)
+                    views = self._views(sweep, point, quality)
             ending = progress_value("done", self._ending(done, total, stop.is_set()), done, total)
-            yield ending, *shown, *idle
+            yield ending, *views, *idle
             # Gradio sends the last yield again when a run completes: without the figures, they are not sent twice.
             yield ending, *skip, *idle
         except Exception as error:
@@ -319,7 +319,7 @@ class SafeZone:
         limit = f"Stopped after {self.limits.seconds:g} s, the limit of this server"
         return f"{'Cancelled' if cancelled else limit}: {done} of {total} points were measured."
 
-    def _shown(self, here: Sweep, point: Point, quality: str) -> tuple[Any, Any, Any, Sweep]:
+    def _views(self, here: Sweep, point: Point, quality: str) -> tuple[Any, Any, Any, Sweep]:
         """Map and figure of a running sweep, the choices with theirs, and the sweep for the session."""
         ways = groups(here)
         group = group_of(point.config.to_dict() | {"adapters": point.adapters})

@@ -23,7 +23,7 @@ class SafeZoneTab:
 
     Args:
         map, dial: trigger `input` when a visitor wants to run a setting.
-        follow: connects the tab to the state that holds the name of the model shown.
+        follow: connects the tab to the state that holds the name of the current model.
     """
 
     map: SafeMap
@@ -74,10 +74,10 @@ def build_safe_zone_tab(pool: ModelPool, limits: Limits, model: gr.components.Co
     # Outside the queue: Cancel sets a flag, the sweep ends after its current point and keeps the others.
     cancel.click(zone.cancel_page, None, None, queue=False, show_progress="hidden", api_visibility="private")
 
-    def follow(shown: gr.State) -> None:
+    def follow(current: gr.State) -> None:
         views = [note, choice, map_, front, dial]
-        map_.opened(zone.open, [shown, quality, here, unfolded], [*views, opened], **quiet)
-        shown.change(zone.follow, [opened, shown, quality, here, unfolded], views, **quiet)
+        map_.opened(zone.open, [current, quality, here, unfolded], [*views, opened], **quiet)
+        current.change(zone.follow, [opened, current, quality, here, unfolded], views, **quiet)
 
     return SafeZoneTab(map_, dial, follow)
 

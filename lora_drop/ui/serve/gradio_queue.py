@@ -211,7 +211,7 @@ class FairQueue(Queue):
         return None
 
     def _sort(self) -> None:
-        """Sort the waiting runs by turn, which is also the place that each is told."""
+        """Sort the waiting runs by turn, which is also the place that each one sees."""
         if runs := self.event_queue_per_concurrency_id.get(RUNS):
             runs.queue[:] = [runs.queue[i] for i in self.turns.order([_address(e.request) for e in runs.queue])]
 

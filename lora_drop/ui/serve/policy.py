@@ -164,8 +164,8 @@ class Policy:
         """Whether the page answers to this Host header. Another name may be a DNS rebinding attack."""
         name = host_of(header)
         return any(
-            known == ANY_HOST or name == known or (known.startswith("*.") and name.endswith(known[1:]))
-            for known in self.hosts
+            pattern in (ANY_HOST, name) or (pattern.startswith("*.") and name.endswith(pattern[1:]))
+            for pattern in self.hosts
         )
 
     def address(self, peer: str | None, forwarded: Sequence[str]) -> str:
