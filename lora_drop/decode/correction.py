@@ -1,9 +1,9 @@
-"""The corrections of a model's layers, as decoding needs them: tensors alone, no folder and no model.
+"""The corrections of a model's layers as decoding needs them: tensors alone, no folder and no model.
 
-A correction has up to three parts, of which `linear` is the paper's, and a bank may bring a screened head. All act at
-LoRA steps only; at full steps the frozen weights run alone.
+A correction has up to three parts, `linear` (the paper's), `mlp` and `kept`; a bank may have a screened head too. All
+act at LoRA steps only; at full steps the frozen weights run alone.
 
-Shapes: D hidden size, r rank, b width of the bottleneck, r_k rank of a kept layer's, K and N a projection's input and
+Shapes: D hidden size, r rank, b width of the bottleneck, r_k rank of the part `kept`, K and N a projection's input and
 output.
 """
 
@@ -22,22 +22,22 @@ from lora_drop.decode.head import ScreenedHead
 
 Pair = tuple[Tensor, Tensor]
 Norm = Callable[[Tensor], Tensor] | None
-PROJECTIONS = ("qkv", "out", "gate_up", "down")  # of a kept layer, those with one input side by side
+PROJECTIONS = ("qkv", "out", "gate_up", "down")  # of a layer; those with one input are together
 
 
 @dataclass
 class Correction:
-    """d = (alpha / r) * B (A h) and gates g, by layer; and the parts beyond the paper's.
+    """Corrections d = (alpha / r) * B (A h) and gates g by layer, and the parts beyond the paper's.
 
     Args:
         a: layer -> A, [r, D].
         b: layer -> B, [D, r].
-        gate: layer -> g, [D]; read by the `residual` rule only.
-        alpha: the scale's numerator (`lora_alpha`).
-        mlp: skipped layer -> a SwiGLU bottleneck on the layer's input after its MLP norm: gate and up in one, [2b, D],
-            and down, [D, b]. Its output is added to d.
-        kept: layer -> projection, of `PROJECTIONS` -> (A [r_k, K], B [N, r_k]): added to a layer that runs. Used from
-            the first skipped layer on.
+        gate: layer -> g, [D]; for the rule `residual` only.
+        alpha: numerator of the scale (`lora_alpha`).
+        mlp: skipped layer -> a SwiGLU bottleneck that reads the layer's input after its MLP norm: gate and up [2b, D],
+            and down [D, b]. Its output is added to d.
+        kept: layer -> projection of `PROJECTIONS` -> (A [r_k, K], B [N, r_k]), added to a layer that runs. Used above
+            the first skipped layer only.
         head: the screened head, or None.
     """
 
@@ -56,7 +56,7 @@ class Correction:
 
     @property
     def scale(self) -> float:
-        """What the linear part is multiplied by."""
+        """Factor of the linear part, alpha / r."""
         return self.alpha / self.rank
 
     @property
@@ -71,12 +71,12 @@ class Correction:
 
     @property
     def layers(self) -> list[int]:
-        """The layers that have a correction, ascending."""
+        """Layers that have a correction, ascending."""
         return sorted(self.a)
 
     @property
     def parts(self) -> frozenset[str]:
-        """The parts that it has: `linear`, and of `mlp`, `kept` and `head` those that are there."""
+        """Names of its parts: `linear`, and `mlp`, `kept` and `head` if it has them."""
         return frozenset({"linear"} | {name for name in ("mlp", "kept", "head") if getattr(self, name)})
 
     def correction(self, layer: int, h: Tensor, normed: Norm = None) -> Tensor:
@@ -84,19 +84,19 @@ class Correction:
         return correction_of(h, (self.a[layer], self.b[layer], self.scale), self.mlp.get(layer), normed)
 
     def adapted(self, layer: int, projection: str, x: Tensor, y: Tensor) -> Tensor:
-        """A kept layer's projection y (B, N) of x (B, K) with its change; y itself where it has none."""
+        """A projection y (..., N) of x (..., K) with its change from the part `kept`; y itself without one."""
         pair = self.kept.get(layer, {}).get(projection)
         return y if pair is None else y + low_rank(x, *pair)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
-        """A copy on a device, in a dtype."""
+        """Copy to a device and a dtype."""
         changes: dict[str, Any] = self.mapped(lambda tensor: tensor.to(device, dtype))
         if self.head is not None:
             changes["head"] = self.head.to(device, dtype)
         return dataclasses.replace(self, **changes)
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        """The tensors of all parts but the head with a function applied, by field: for `dataclasses.replace`."""
+        """Apply a function to the tensors of all parts but the head; returns fields for `dataclasses.replace`."""
 
         def each(value: Any) -> Any:
             if isinstance(value, dict):
@@ -106,7 +106,7 @@ class Correction:
         return {name: each(getattr(self, name)) for name in ("a", "b", "gate", "mlp", "kept")}
 
     def only(self, parts: frozenset[str]) -> Self:
-        """A copy with no other parts than these; `linear` stays."""
+        """Copy with `linear` and no other parts than these."""
         empty: dict[str, Any] = {"mlp": {}, "kept": {}, "head": None}
         return dataclasses.replace(self, **{name: none for name, none in empty.items() if name not in parts})
 
@@ -133,12 +133,12 @@ def correction_of(h: Tensor, linear: tuple[Tensor, Tensor, float], mlp: Pair | N
 
 
 def low_rank(x: Tensor, a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor:
-    """scale * B (A x), (B, N), for x (B, K), A (r, K) and B (N, r)."""
+    """scale * B (A x), (..., N), for x (..., K), A (r, K) and B (N, r)."""
     y = (x @ a.T) @ b.T
     return y if scale == 1.0 else y * scale
 
 
 def bottleneck(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """A SwiGLU bottleneck (B, D) of x (B, D): gate and up in one, (2b, D), and down, (D, b)."""
+    """A SwiGLU bottleneck (..., D) of x (..., D), with gate and up (2b, D) and down (D, b)."""
     gate, up = (x @ gate_up.T).chunk(2, -1)
     return (F.silu(gate) * up) @ down.T

@@ -1,10 +1,10 @@
 """The screened head: logits at a LoRA step without reading the whole head.
 
-The head is the largest matrix of a small model. A low-rank preview of all logits, its codes of 4 bits, finds the
-likeliest tokens; their logits are then computed exactly, and the others keep the preview's value. The preview is the
-best one of its rank on the states that the model really has: an SVD of the head weighted by their second moment. Its
-columns are then turned at random: side by side they would be of all sizes, and 4 bits are for numbers of one size. At
-equal bytes twice the rank in 4 bits finds more than 8 bits do (docs/training-log.md).
+The head is the largest matrix of a small model. A low-rank preview of all logits, in codes of 4 bits, selects the most
+likely tokens; their logits are then computed exactly, and the others keep the preview's value. The preview is the best
+of its rank for the states that the model produces: an SVD of the head weighted by their second moment. Its columns are
+then rotated at random, because they differ in size and 4 bits need numbers of one size. For the same bytes, 4 bits
+with twice the rank miss fewer tokens than 8 bits (docs/training-log.md).
 
 Shapes: D hidden size, V vocabulary, R rank of the preview, N tokens whose logits are exact.
 """
@@ -20,19 +20,19 @@ from torch.nn import functional as F
 
 GROUP = 32  # codes that share a scale: a block of Q4_0
 LOWEST, HIGHEST = -8, 7  # codes of 4 bits
-CODE_BYTES = 1 + 4 / GROUP  # of a code in memory, with its share of a scale
-TRIED = (-8, -7.5, -7, -6.5)  # codes that the largest number of a group may get
-RIDGE = 1e-4  # of a channel's mean power: what the calibration text hardly shows is not amplified
+CODE_BYTES = 1 + 4 / GROUP  # of a code, with its share of a scale
+TRIED = (-8, -7.5, -7, -6.5)  # codes to try for the largest number of a group
+RIDGE = 1e-4  # share of the mean power: directions that are rare in the calibration text are not amplified
 
 
 @dataclass(frozen=True)
 class ScreenedHead:
-    """The preview of a head: logits of a normed state h are about `rows() @ (project @ h)`.
+    """The preview of a head: the logits of a normed state h are about `rows() @ (project @ h)`.
 
     Args:
         project: (R, D).
         codes: (V, R) int8, each of 4 bits: -8 to 7.
-        scale: (V, R / 32, rounded up), of each 32 codes.
+        scale: (V, R / 32, rounded up), one for 32 codes.
         best: N.
     """
 
@@ -48,7 +48,7 @@ class ScreenedHead:
 
     @classmethod
     def unpacked(cls, project: Tensor, packed: Tensor, scale: Tensor, best: int) -> ScreenedHead:
-        """One whose codes are as `packed` has them. Raises ValueError where the tensors do not belong together."""
+        """Make one from codes as `packed` returns them. Raises ValueError if the tensors do not fit together."""
         if project.dim() != 2 or packed.dim() != 2 or packed.dtype != torch.uint8:
             raise ValueError("the screened head has tensors of another form")
         (rank, _), (tokens, width) = project.shape, packed.shape
@@ -60,12 +60,12 @@ class ScreenedHead:
         return cls(project, codes.to(torch.int8) + LOWEST, scale, best)
 
     def packed(self) -> Tensor:
-        """The codes (V, R / 2, rounded up) uint8, two in a byte, the first in its low bits."""
+        """Codes (V, R / 2, rounded up) uint8, two in a byte, the first in its low bits."""
         codes = F.pad((self.codes - LOWEST).to(torch.uint8), (0, self.rank % 2))
         return codes[:, ::2] | codes[:, 1::2] << 4
 
     def rows(self) -> Tensor:
-        """The preview's matrix (V, R) in float32."""
+        """Matrix of the preview (V, R) in float32."""
         return self.codes * self.scale.float().repeat_interleave(GROUP, 1)[:, : self.rank]
 
     def preview(self, h: Tensor) -> Tensor:
@@ -73,14 +73,14 @@ class ScreenedHead:
         return h.float() @ self.project.float().T @ self.rows().T
 
     def logits(self, h: Tensor, head: Tensor) -> Tensor:
-        """Logits (B, V) in float32 of normed states h (B, D): those of the N best by the head (V, D), exactly."""
-        found = self.preview(h)
-        best = found.topk(self.best, -1).indices  # (B, N)
+        """Logits (B, V) in float32 of normed states h (B, D), exact for the N best by the head (V, D)."""
+        logits = self.preview(h)
+        best = logits.topk(self.best, -1).indices  # (B, N)
         exact = torch.einsum("bnd,bd->bn", head[best].float(), h.float())
-        return found.scatter_(-1, best, exact)
+        return logits.scatter_(-1, best, exact)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> ScreenedHead:
-        """A copy on a device, in a dtype; the codes stay int8."""
+        """Copy to a device and a dtype; the codes stay int8."""
         return dataclasses.replace(
             self,
             project=self.project.to(device, dtype),
@@ -91,13 +91,13 @@ class ScreenedHead:
 
 @torch.no_grad()
 def screen(head: Tensor, moment: Tensor, rank: int, best: int) -> ScreenedHead:
-    """The preview of a head (V, D) for states with the second moment E[h h^T] (D, D)."""
+    """Make the preview of a head (V, D) for states with the second moment E[h h^T] (D, D)."""
     moment = moment.double()
     moment = moment + RIDGE * moment.diagonal().mean() * torch.eye(len(moment), dtype=torch.float64)
     values, vectors = torch.linalg.eigh(moment)
     root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
     back = (vectors / values.clamp_min(1e-30).sqrt()) @ vectors.T
-    # The right singular vectors of head @ root, from its Gram matrix: V is large, D is not.
+    # Right singular vectors of head @ root, from its Gram matrix (D, D), as V is large.
     weighted = head.double() @ root
     _, right = torch.linalg.eigh(weighted.T @ weighted)
     right = right[:, -rank:].flip(1)  # (D, R), the strongest first
@@ -107,10 +107,10 @@ def screen(head: Tensor, moment: Tensor, rank: int, best: int) -> ScreenedHead:
 
 
 def _in_four_bits(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows (V, R) as codes (V, R) and scales, see `ScreenedHead`: of a few scales for each group the best."""
+    """Quantise rows (V, R) to codes (V, R) and scales, the best of a few for each group; see `ScreenedHead`."""
     groups = F.pad(rows, (0, -rows.shape[1] % GROUP)).unflatten(1, (-1, GROUP))  # (V, R / 32, 32)
     largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
-    tried = torch.stack([(largest / code).half().float() for code in TRIED])  # as the blocks of a GGUF have them
+    tried = torch.stack([(largest / code).half().float() for code in TRIED])  # rounded as in GGUF blocks
     errors = (_codes(groups, tried) * tried - groups).square().sum(-1, keepdim=True)
     scale = tried.gather(0, errors.argmin(0, keepdim=True))[0]
     return _codes(groups, scale).to(torch.int8).flatten(1)[:, : rows.shape[1]].contiguous(), scale[..., 0]

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from lora_drop.decode.correction import PROJECTIONS
 
 Rope = tuple[Tensor, Tensor]  # cosines and sines, (1, T, hs) each
 Change = Callable[[str, Tensor, Tensor], Tensor]  # a projection's name, input and output -> its output with a change
@@ -21,6 +23,18 @@ def unchanged(projection: str, x: Tensor, y: Tensor) -> Tensor:
 
 
 # `Any`: to a type checker each attribute of a transformers module is a tensor or a module.
+def projections(layer: Any) -> dict[str, tuple[nn.Linear, ...]]:
+    """A layer's matrices by the names of `PROJECTIONS`; those with one input are together."""
+    attention, mlp = layer.self_attn, layer.mlp
+    groups = (
+        (attention.q_proj, attention.k_proj, attention.v_proj),
+        (attention.o_proj,),
+        (mlp.gate_proj, mlp.up_proj),
+        (mlp.down_proj,),
+    )
+    return dict(zip(PROJECTIONS, groups, strict=True))
+
+
 def attend(layer: Any, h: Tensor, rope: Rope, mask: Tensor | None = None, cache: Any = None) -> Tensor:
     """u = h + attention, (B, T, D).
 

@@ -1,7 +1,6 @@
-"""What logits say: entropy, divergence, agreement, likelihood. The one place that computes them.
+"""Entropy, divergence, agreement and likelihood of logits, in nats and at temperature 1.
 
-All in nats, of the softmax unscaled by a temperature. The measures of two models take log-probabilities, so that a
-caller who needs several of them pays for the softmax once.
+The measures of two models take log-probabilities, so that a caller of several of them computes the softmax once.
 
 Shapes: V vocabulary; `...` any leading ones (a batch, a text's tokens).
 """
@@ -17,19 +16,19 @@ def log_probs(logits: Tensor) -> Tensor:
 
 
 def entropy(logits: Tensor) -> float:
-    """Entropy of logits (1, V)."""
+    """Entropy of logits (1, V), in nats."""
     logs = log_probs(logits)
     return float(-(logs.exp() * logs).sum())
 
 
 def kl(full: Tensor, lane: Tensor) -> Tensor:
-    """KL(full || lane), (...), from the log-probabilities of both, (..., V)."""
-    # Rounding can leave a tiny negative sum where both are equal; a divergence is not negative.
+    """KL(full || lane), (...), of log-probabilities (..., V)."""
+    # Where both are equal, rounding can leave a tiny negative sum.
     return (full.exp() * (full - lane)).sum(-1).clamp_min(0)
 
 
 def agreement(full: Tensor, lane: Tensor) -> Tensor:
-    """Whether both have the same most probable token, (...) bool, from logits or log-probabilities (..., V)."""
+    """True where both have the same most likely token, (...) bool, from logits or log-probabilities (..., V)."""
     return full.argmax(-1) == lane.argmax(-1)
 
 
@@ -39,8 +38,8 @@ def nll(log_probs: Tensor, targets: Tensor) -> Tensor:
 
 
 def likeliest(logits: Tensor, count: int) -> list[list[tuple[int, float]]]:
-    """The most probable tokens of each row of logits (rows, V), the likeliest first: (token id, probability)."""
-    found = logits.float().topk(count, -1)
-    chances = (found.values - logits.float().logsumexp(-1, keepdim=True)).exp()
-    rows = zip(found.indices.tolist(), chances.tolist(), strict=True)
+    """Most likely tokens of each row of logits (rows, V), in descending order: (token id, probability)."""
+    values, indices = logits.float().topk(count, -1)
+    probs = (values - logits.float().logsumexp(-1, keepdim=True)).exp()
+    rows = zip(indices.tolist(), probs.tolist(), strict=True)
     return [list(zip(ids, row, strict=True)) for ids, row in rows]

@@ -1,6 +1,6 @@
-"""Decoders that also keep what every layer gave: for those who look inside a lane, off every clock.
+"""Decoders that also keep the output of every layer, for the inspector of a lane.
 
-Each runs the decoder that it is made of, with the same arithmetic: a lane that is read again gives what it gave.
+Each runs with the arithmetic of its decoder, so a lane that is decoded again gives the same numbers.
 
 Shapes: P prompt tokens, D hidden size, V vocabulary, L layers, R rows of a pass.
 """
@@ -18,18 +18,18 @@ from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.static.decoder import StaticDecoder
 from lora_drop.decode.step import DecodeState
 
-HEAD_ROWS = 16  # that the head reads together
+HEAD_ROWS = 16  # that the head reads at a time
 
 
 class ReferenceOutputs(ReferenceDecoder):
-    """The reference, watched: `take` gives what the layers of the last call gave."""
+    """The reference; `take` returns the outputs of the layers in the last call."""
 
     def __init__(self, *args: Any):
         super().__init__(*args)
         self._rows: list[list[Tensor]] = [[] for _ in range(self.num_layers)]
 
     def take(self) -> list[Tensor]:
-        """By layer what it gave since the last `take`, (R, D), the call's own token last.
+        """Outputs of each layer since the last `take`, (R, D), the call's own token last.
 
         A repair runs the layers below the first skipped one for its own token alone.
         """
@@ -37,7 +37,7 @@ class ReferenceOutputs(ReferenceDecoder):
         return [torch.stack(rows) for rows in taken]
 
     def lens(self, h: Tensor, is_prefill: bool = False) -> Tensor:
-        """Logits (R, V) that the final norm and the head make of a layer's outputs (R, D), as a step or a prefill."""
+        """Logits (R, V) of a layer's outputs (R, D) through the final norm and the head of a step or of a prefill."""
         head = self._prefill_head if is_prefill else self._step_head
         return torch.cat([head(rows) for rows in h.split(HEAD_ROWS)])
 
@@ -66,7 +66,7 @@ class ReferenceOutputs(ReferenceDecoder):
 
 
 class NativeOutputs(ReferenceOutputs, NativeDecoder):
-    """The native decoder, watched: the C steps run a layer at a time."""
+    """The native decoder; its C steps run one layer at a time."""
 
     def _run(
         self,
@@ -77,10 +77,10 @@ class NativeOutputs(ReferenceOutputs, NativeDecoder):
         lora: bool = False,
         watched: Tensor | None = None,
         ratios: Tensor | None = None,
-        entered: Tensor | None = None,
+        pending: Tensor | None = None,
     ) -> None:
         for i in layers:
-            super()._run(state, range(i, i + 1), h, position, lora, entered=entered if i <= state.first else None)
+            super()._run(state, range(i, i + 1), h, position, lora, pending=pending if i <= state.first else None)
             self._see(i, h[-1:] if i < state.first else h)
 
     def _step_head(self, h: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ class NativeOutputs(ReferenceOutputs, NativeDecoder):
 
 
 class StaticOutputs(ReferenceOutputs, StaticDecoder):
-    """The static decoder, watched: its passes without graphs."""
+    """The static decoder; its passes run without graphs."""
 
     def __init__(self, *args: Any):
         super().__init__(*args)

@@ -1,11 +1,11 @@
-"""Which decode steps are full: the one place that decides it, for free-running and teacher-forced decoding alike.
+"""Which decode steps are full, in free-running and teacher-forced decoding.
 
-A fixed schedule refreshes every `period` steps. An adaptive one also refreshes early, when a trigger fires: the
-entropy of the last logits, or the norm of the last corrections relative to the cached states that they correct, has
-reached its threshold. `period` is then the longest gap.
+A fixed schedule refreshes every `period` steps. An adaptive one also refreshes early, when a trigger reaches its
+threshold: the entropy of the last logits, or the norm of the last corrections relative to the anchors that they
+correct. `period` is the longest gap then.
 
-All that a decoder has to do with it: ask `begin` whether its step is full, hand each correction to `measure`, and give
-the logits to `end`. With both triggers off the last two do nothing, and nothing waits for the device.
+A decoder asks `begin` whether its step is full, passes each correction to `measure` and the logits to `end`. With both
+triggers off the last two do nothing, and nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -22,20 +22,30 @@ from lora_drop.method.schedule import Schedule, StepKind
 
 @dataclass
 class Refresher:
-    """Decides which decode steps of one generation are full: what the last step was, and what the next one will be."""
+    """The kind of a generation's last step, and of its next one.
+
+    Attributes:
+        step: number of the last decode step; 0 before the first.
+        kind: of that step.
+        trigger: the trigger that made that step a refresh before its time, or None.
+        last_refresh: number of the last full step.
+        refreshes: full decode steps so far.
+        entropy: nats, of the last logits; None with its trigger off.
+        norm: ||d|| / ||anchor||, mean over the corrected layers; None with its trigger off, and after a full step.
+    """
 
     schedule: Schedule
-    step: int = 0  # 0 before and at prefill, then the number of the last decode step
-    kind: StepKind = "prefill"  # of that step
-    trigger: str | None = None  # what made that step a refresh before its time
-    last_refresh: int = 0  # the number of the last full step
-    refreshes: int = 0  # decode steps so far that were full
-    entropy: float | None = None  # nats, of the last logits; None where its trigger is off
-    norm: float | None = None  # ||d|| / ||cached||, mean over the corrected layers; None where off or full
+    step: int = 0
+    kind: StepKind = "prefill"
+    trigger: str | None = None
+    last_refresh: int = 0
+    refreshes: int = 0
+    entropy: float | None = None
+    norm: float | None = None
     _ratios: list[Tensor] = field(default_factory=list, init=False, repr=False)
 
     def begin(self) -> bool:
-        """Go on to the next decode step; True if it is full."""
+        """Begin the next decode step; return True if it is full."""
         self.step += 1
         due = self.schedule.is_baseline or self.step - self.last_refresh >= self.schedule.period
         self.trigger = None if due else self.schedule.trigger(self.entropy, self.norm)
@@ -47,34 +57,35 @@ class Refresher:
         return full
 
     def back_to(self, step: int) -> None:
-        """A full pass has taken back all after this step, which is the last refresh now."""
-        self.refreshes += self.kind == "lora"  # the pass had begun no step of its own
+        """Record that a full pass took back all steps after `step`, which is the last refresh now."""
+        self.refreshes += self.kind == "lora"  # the pass at the end of a text begins no step of its own
         self.step = self.last_refresh = step
         self.kind, self.trigger = "refresh", None
 
     def measure(self, d: Tensor, cached: Tensor) -> None:
-        """Take the correction of a skipped layer and the vector that its rule reuses, D numbers each (batch 1)."""
+        """Take a skipped layer's correction and the vector that it corrects, D numbers each (batch 1)."""
         if self.schedule.watches_norm:
             d, cached = (torch.linalg.vector_norm(x, dtype=torch.float32) for x in (d, cached))
             self._ratios.append(d / cached)
 
     def take(self, ratios: Iterable[Tensor]) -> None:
-        """The same for a decoder that computed ||d|| / ||cached|| itself, one of each corrected layer."""
+        """Take ||d|| / ||anchor|| of each corrected layer from a decoder that has computed them itself."""
         self._ratios.extend(ratios)
 
     def drain(self) -> list[Tensor]:
-        """The ratios that `measure` found since the last `end`, for a decoder that takes them back each step."""
+        """Return and forget the ratios since the last `end`, for a decoder that passes them to `take` at each step."""
         ratios, self._ratios = self._ratios, []
         return ratios
 
-    def end(self, logits: Tensor, known: float | None = None) -> None:
-        """Take the logits (1, V) of prefill or of the step that `begin` began: the next one depends on them.
+    def end(self, logits: Tensor, nats: float | None = None) -> None:
+        """Take the logits (1, V) of prefill or of the step that `begin` began; the next step depends on them.
 
-        `known` is their entropy, from a decoder that computed it itself.
+        Args:
+            nats: their entropy, if the decoder has computed it.
         """
         if not self.schedule.is_adaptive:
             return
         if self.schedule.watches_entropy:
-            self.entropy = entropy(logits) if known is None else known
+            self.entropy = entropy(logits) if nats is None else nats
         self.norm = float(torch.stack(self._ratios).mean()) if self._ratios else None
         self._ratios.clear()

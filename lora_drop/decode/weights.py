@@ -1,4 +1,4 @@
-"""What the static and the native decoder have in common: fused projections, and the models that they can run."""
+"""Fused projections for the static and the native decoder, and the models that they support."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from transformers import PreTrainedModel
 
 
 def is_supported(model: PreTrainedModel) -> bool:
-    """Whether `StaticDecoder` and `NativeDecoder` compute what the model's own modules do.
+    """True if `StaticDecoder` and `NativeDecoder` compute the same as the model's own modules.
 
-    Rotary embeddings must be functions of the position alone (some scalings change with the length reached), the
-    activation SiLU, and the MLP without biases.
+    Rotary embeddings must depend on the position alone (some scalings depend on the text's length), the activation
+    must be SiLU, and the MLP must have no biases.
     """
     config = model.config
     return (
@@ -24,10 +24,10 @@ def is_supported(model: PreTrainedModel) -> bool:
 
 
 def fused(*parts: nn.Linear) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of the parts side by side. The parts' own weights become views of the one matrix."""
+    """Weight and bias of projections as one; their own weights become views of the one matrix."""
     if len(parts) == 1:
         return parts[0].weight, parts[0].bias
-    # A caller in inference mode must leave a model that can learn, unless it was loaded in it.
+    # Inference tensors cannot be trained: a caller in inference mode must not turn normal weights into them.
     with torch.inference_mode(parts[0].weight.is_inference()), torch.no_grad():
         weight = torch.cat([part.weight for part in parts])
     start = 0
@@ -39,7 +39,7 @@ def fused(*parts: nn.Linear) -> tuple[Tensor, Tensor | None]:
 
 # `Any`: to a type checker each attribute of a transformers module is a tensor or a module.
 def qk_norms(attention: Any) -> Tensor | None:
-    """Qwen3's norms of query and key heads, a row a head (nh + nkv, hs); None for the others."""
+    """Qwen3's norms of query and key heads, one row a head, (nh + nkv, hs); None for other models."""
     if not hasattr(attention, "q_norm"):
         return None
     heads = [proj.weight.shape[0] // attention.head_dim for proj in (attention.q_proj, attention.k_proj)]

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.decode.correction import PROJECTIONS
 from lora_drop.decode.head import ScreenedHead, screen
+from lora_drop.decode.layer import projections
 from lora_drop.errors import LoraDropError
 from lora_drop.models.load import LoadedModel
 from lora_drop.training.fit import Scales
@@ -122,12 +122,13 @@ def units(bank: AdapterBank, model: PreTrainedModel) -> list[float]:
     """
     scales: list[float] = []
     for i in bank.mlp:
-        weights = _projections(model, i)
+        weights = projections(model.model.layers[i])
         scales += [PACE * _size(weights["gate_up"]), PACE * _size(weights["down"])]
     for i, pairs in bank.kept.items():
         for name, (a, _) in pairs.items():
             rank, inner = a.shape
-            scales += [PACE * inner**-0.5, PACE_B * _size(_projections(model, i)[name]) * (inner / rank) ** 0.5]
+            size = _size(projections(model.model.layers[i])[name])
+            scales += [PACE * inner**-0.5, PACE_B * size * (inner / rank) ** 0.5]
     return scales
 
 
@@ -166,23 +167,11 @@ def _bottlenecks(model: PreTrainedModel, layers: list[int], width: int, tokens: 
 def _low_rank(model: PreTrainedModel, layer: int, rank: int) -> dict[str, tuple[Tensor, Tensor]]:
     """Changes of a layer's projections: A small and random, B zero."""
     pairs = {}
-    for name, linears in _projections(model, layer).items():
+    for name, linears in projections(model.model.layers[layer]).items():
         inner, outer = linears[0].in_features, sum(linear.out_features for linear in linears)
         a = torch.randn(rank, inner).to(linears[0].weight.device) * inner**-0.5
         pairs[name] = a, a.new_zeros(outer, rank)
     return pairs
-
-
-def _projections(model: PreTrainedModel, layer: int) -> dict[str, tuple[nn.Linear, ...]]:
-    """A layer's matrices by the names of `PROJECTIONS`."""
-    attention, mlp = model.model.layers[layer].self_attn, model.model.layers[layer].mlp
-    sides = (
-        (attention.q_proj, attention.k_proj, attention.v_proj),
-        (attention.o_proj,),
-        (mlp.gate_proj, mlp.up_proj),
-        (mlp.down_proj,),
-    )
-    return dict(zip(PROJECTIONS, sides, strict=True))
 
 
 def _size(linears: tuple[nn.Linear, ...]) -> float:

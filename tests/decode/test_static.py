@@ -207,7 +207,7 @@ def test_nothing_of_a_lane_reaches_the_next(tiny, recorded):
     held = one.state.buffers
     list(one)
     with torch.inference_mode():
-        for tensor in (*held.stores, *held.vectors, held.pending):
+        for tensor in (*held.stores, *held.anchors, held.pending):
             if tensor is not None:
                 tensor.fill_(torch.nan)
     del one

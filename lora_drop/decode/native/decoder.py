@@ -1,7 +1,7 @@
-"""The native decoder: the reference's interface, steps and passes of one text through C.
+"""The native decoder: steps and passes in C, on a CPU.
 
-A prompt is read by the model's own modules, its attention in C. Activations of steps are float32 whatever the model's
-number type; K/V have the model's. A test holds it against the reference, each rule, part, kv rule and architecture.
+The model's own modules read a prompt, with its attention in C. Activations of steps are float32 whatever the model's
+number type; K/V have the model's. A test compares each rule, part, kv rule and architecture with the reference.
 
 Shapes: D hidden size, hs head size, V vocabulary, n skipped layers; rows: tokens that one pass runs together.
 """
@@ -26,13 +26,13 @@ from lora_drop.decode.step import DecoderOutput, DecodeState
 from lora_drop.method.schedule import REUSE_RULES, Schedule
 
 ROPE_BLOCK = 256  # positions whose cosines and sines are computed together
-LARGEST_HEAD = 256  # whose attention to a prompt is in C
+LARGEST_HEAD = 256  # head size whose attention to a prompt is in C
 MOST_ROWS = 64  # of a pass: the longest period with repair
-READ_ROWS = 16  # that `read` runs together
+READ_ROWS = 16  # that `read` runs in one pass
 
 
 class NativeDecoder(ReferenceDecoder):
-    """Steps and passes through C; all else is the reference's. Rows run together give what each gives alone."""
+    """See `step.Decoder`. Rows that run together give, to the bit, what each gives alone."""
 
     def __init__(self, model: PreTrainedModel, weights: NativeWeights):
         super().__init__(model)
@@ -45,8 +45,8 @@ class NativeDecoder(ReferenceDecoder):
         self._library = compiled()
         self.kernels = self._library.ld_path().decode()
         self._library.ld_threads(torch.get_num_threads())
-        self._rope_blocks: dict[int, tuple[Tensor, Tensor]] = {}  # functions of the position alone
-        self._screen: NativeScreen | None = None  # of the last head that a lane had, for the next
+        self._rope_blocks: dict[int, tuple[Tensor, Tensor]] = {}  # by the positions' block
+        self._screen: NativeScreen | None = None  # of the last screened head, for the next lane
 
     def new_state(
         self,
@@ -75,18 +75,18 @@ class NativeDecoder(ReferenceDecoder):
         n, h = len(schedule.dropped), self._embedded(token)
         watched = torch.empty(n, 1, h.shape[1]) if state.watch else None
         ratios = torch.empty(n) if lora and schedule.watches_norm else None
-        entered = None
+        pending = None
         if schedule.repairs:
-            entered = torch.empty_like(h)
-            state.pending.append(entered)
-        self._run(state, range(self.num_layers), h, state.position, lora, watched, ratios, entered)
+            pending = torch.empty_like(h)
+            state.pending.append(pending)
+        self._run(state, range(self.num_layers), h, state.position, lora, watched, ratios, pending)
         if ratios is not None:
             state.refresher.take(ratios[~ratios.isnan()])
         state.position += 1
         return self._output(state, self._logits(h, state.screen if lora else None), watched)
 
     def _layer(self, i: int, h: Tensor, rope: Rope, kv: KVCache) -> tuple[Tensor, Tensor]:
-        """A layer on a part of a prompt, (1, T, D), its attention in C: the stream after it, and the output."""
+        """See `ReferenceDecoder`: a layer on a part of a prompt, (1, T, D), with its attention in C."""
         layer = self.layers[i]
         if len(h) > 1 or layer.self_attn.head_dim > LARGEST_HEAD:
             return super()._layer(i, h, rope, kv)
@@ -94,9 +94,9 @@ class NativeDecoder(ReferenceDecoder):
         kv.update(key, value, i)
         query = query.transpose(1, 2).contiguous()  # (1, T, nh, hs)
         mixed, store = torch.empty_like(query), kv.store(i)
-        held = Store(store.data_ptr(), store.shape[3], kv.lengths[i], KINDS[store.dtype])
+        view = Store(store.data_ptr(), store.shape[3], kv.lengths[i], KINDS[store.dtype])
         at = self._layers_at + i * ctypes.sizeof(Layer)
-        self._library.ld_prompt(at, ctypes.addressof(held), h.shape[1], query.data_ptr(), mixed.data_ptr())
+        self._library.ld_prompt(at, ctypes.addressof(view), h.shape[1], query.data_ptr(), mixed.data_ptr())
         u = h + layer.self_attn.o_proj(mixed.flatten(2))
         return u, feed(layer, u)
 
@@ -105,15 +105,15 @@ class NativeDecoder(ReferenceDecoder):
         """See `step.Decoder`."""
         assert isinstance(state, NativeState)
         state.begin()
-        schedule, kv, pending = state.schedule, state.kv, len(state.pending)
-        first, entered, state.pending = schedule.first_skipped, state.pending, []
-        if token is not None:
-            entered.append(self._embedded(token))
-            state.position += 1
-        h, rows = torch.cat(entered), len(entered)
+        schedule, kv, first = state.schedule, state.kv, state.schedule.first_skipped
         for i in range(first, self.num_layers):
             if i not in schedule.dropped_set:
-                kv.cut(i, pending)  # what the LoRA steps wrote
+                kv.cut(i, len(state.pending))  # what the LoRA steps wrote
+        inputs, state.pending = state.pending, []
+        if token is not None:
+            inputs.append(self._embedded(token))
+            state.position += 1
+        h, rows = torch.cat(inputs), len(inputs)
         state.recount()
         watched = torch.empty(len(schedule.dropped), rows, h.shape[1]) if state.watch else None
         layers = range(first if token is None else 0, self.num_layers)
@@ -148,15 +148,15 @@ class NativeDecoder(ReferenceDecoder):
     ) -> DecoderOutput:
         """See `step.Decoder`.
 
-        What comes before `logits_from` is read at once, the rest with the very arithmetic of a lane's steps, so that
-        what is compared with them differs by what LoRA-Drop does and by nothing else.
+        Tokens before `logits_from` are read as a prompt, the others with the arithmetic of a lane's steps, so that the
+        two differ by LoRA-Drop alone.
         """
         outputs, logits, start = [], [], 0
         if not kv.lengths[0]:
             start = logits_from + 1
-            found = super().read(tokens[:, :start], kv, position, layers, logits_from)
-            assert found.watched is not None
-            outputs, logits = [found.watched.float()], [found.logits.float()]
+            prompt = super().read(tokens[:, :start], kv, position, layers, logits_from)
+            assert prompt.watched is not None
+            outputs, logits = [prompt.watched.float()], [prompt.logits.float()]
         state = self.new_state(Schedule(1, self.num_layers, layers, reuse="skip"))
         state.kv = kv
         state.begin()
@@ -169,7 +169,7 @@ class NativeDecoder(ReferenceDecoder):
         return DecoderOutput(torch.cat(logits, 1), torch.cat(outputs, 2))
 
     def _embedded(self, tokens: Tensor) -> Tensor:
-        """Embeddings (rows, D) of tokens (1, rows); a copy: `ld_step` works in it."""
+        """Embeddings (rows, D) of tokens (1, rows); a copy, which `ld_step` overwrites."""
         return F.embedding(tokens[0], self.embed.weight).float()
 
     def _run(
@@ -181,24 +181,25 @@ class NativeDecoder(ReferenceDecoder):
         lora: bool = False,
         watched: Tensor | None = None,
         ratios: Tensor | None = None,
-        entered: Tensor | None = None,
+        pending: Tensor | None = None,
     ) -> None:
-        """h (rows, D) of the tokens from `position` on through some layers, in place.
+        """Run some layers on h (rows, D), in place, for the tokens from `position` on.
 
-        Those before the first skipped layer run for the last token alone: of those before it what they gave is kept.
-        `entered` takes what comes after them.
+        Args:
+            layers: those before the first skipped one run for the last token alone, as the others have passed them.
+            pending: (1, D), receives the input of the first skipped layer.
         """
         if not layers:
             return
         schedule, bank, start, rows = state.schedule, state.bank, layers.start, len(h)
         narrow = max(0, min(state.first - start, len(layers)))
-        writes = schedule.kv == "write" and not schedule.repairs  # at LoRA steps: else a repair writes them
+        writes = schedule.kv == "write" and not schedule.repairs  # at LoRA steps; a repair writes them otherwise
         state.make_room(layers[:narrow], 1, False)
         state.make_room(layers[narrow:], rows, lora and not writes)
         step = Step(
             *(rows, lora, REUSE_RULES.index(schedule.reuse), schedule.part == "attention", writes, narrow, state.held),
             bank.alpha / bank.rank if bank and bank.rank else 0.0,
-            *(None if t is None else t.data_ptr() for t in (entered, watched, ratios)),
+            *(None if t is None else t.data_ptr() for t in (pending, watched, ratios)),
         )
         assert state.stores is not None  # `begin` came first
         self._library.ld_step(
@@ -210,7 +211,7 @@ class NativeDecoder(ReferenceDecoder):
         )
 
     def _logits(self, h: Tensor, screen: NativeScreen | None = None) -> Tensor:
-        """Logits (rows, V) of what the layers gave, (rows, D); with a screen of one row."""
+        """Logits (rows, V) of the last layer's output (rows, D); with a screen for one row."""
         logits = torch.empty(len(h), self._vocabulary)
         norm, ends = (self._norm.data_ptr(), self._eps), (h.data_ptr(), logits.data_ptr())
         if screen is None:
@@ -220,7 +221,7 @@ class NativeDecoder(ReferenceDecoder):
         return logits
 
     def _output(self, state: NativeState, logits: Tensor, watched: Tensor | None, rows: int = 1) -> DecoderOutput:
-        """What a step gives; its last logits decide on the next."""
+        """A step's output; the refresher takes its last logits."""
         entropy = self.entropy(logits[-1:]) if state.schedule.watches_entropy else None
         state.refresher.end(logits[-1:], entropy)
         choice = torch.empty(len(logits), 1, dtype=torch.int64)
@@ -228,7 +229,7 @@ class NativeDecoder(ReferenceDecoder):
         return DecoderOutput(logits, watched, entropy, rows, choice)
 
     def _rope_at(self, position: int) -> tuple[int, int]:
-        """Addresses of the cosines and sines (rows, hs) of up to MOST_ROWS positions from this one on."""
+        """Addresses of the cosines and sines (rows, hs) of up to MOST_ROWS positions from `position` on."""
         block, at = divmod(position, ROPE_BLOCK)
         if block not in self._rope_blocks:
             positions = torch.arange(block * ROPE_BLOCK, (block + 1) * ROPE_BLOCK + MOST_ROWS)[None]

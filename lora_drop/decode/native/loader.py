@@ -1,4 +1,4 @@
-"""Builds the C library once, keeps it in the cache folder, and loads it."""
+"""Compiles the C library once, keeps it in the cache folder, and loads it."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from lora_drop.errors import LoraDropError
 from lora_drop.paths import cache_dir, drafted
 
 FOLDER = Path(__file__).parent
-# A user's compiler may warn of what ours does not: -Werror is for the tests alone. psabi speaks of vectors handed from
-# one file to another, which all stay within theirs.
+# -Werror is for the tests alone: a user's compiler may have warnings of its own. psabi warns of vectors as arguments
+# across files; there are none.
 WARNINGS = ("-Wall", "-Wextra", "-Wno-psabi")
-# Without contraction a sum is what the source says, in each function: see `madd` in vec.h.
+# Without contraction only `madd` (vec.h) fuses a product and a sum, so that all functions round alike.
 FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden", *WARNINGS)
-# Paths through the kernels that any x86 processor can be told to take, if it has the instructions.
+# Code paths of the kernels that LORA_DROP_NATIVE can name on an x86 processor with these instructions.
 PATHS = {"avx512": "-march=x86-64-v4", "avx2": "-march=x86-64-v3", "plain": "-march=x86-64"}
-COMPILE_SECONDS = 180  # a machine that others keep busy took more than 60
-MOST_BYTES = 2**26  # of a library; one has 0.2 MB
+COMPILE_SECONDS = 180  # a busy machine took more than 60
+MOST_BYTES = 2**26  # of a library, which has 0.2 MB
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled steps; None where they cannot be had. Compiles for a few seconds, once a machine.
+    """The compiled library; None if it is turned off or cannot be built. Compiling takes seconds, once a machine.
 
-    Its functions raise MemoryError and LoraDropError where memory or threads run out.
+    Its functions raise MemoryError if there is no memory, and LoraDropError if there are no more threads.
     """
     path = os.environ.get("LORA_DROP_NATIVE", "1")
     if path == "0":
@@ -48,21 +48,20 @@ def library() -> ctypes.CDLL | None:
 
 
 def find_compiler() -> str | None:
-    """The C compiler: `CC`, or one of the usual names; None without one."""
+    """Path of the C compiler: `CC`, or one of the usual names; None without one."""
     names = (os.environ.get("CC"), "cc", "gcc", "clang")
-    return next((found for name in names if name and (found := shutil.which(name))), None)
+    return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
 def build(compiler: str | None, folder: Path, processor: str | None = None) -> ctypes.CDLL | None:
-    """Load the library that `compiler` makes of the sources, from `folder` if it is there already, else None.
+    """Load the library from `folder`, or compile it; None, with one line on stderr, if that fails.
 
-    The name says sources, flags, compiler and processor, so that a cache folder moved to another machine is safe. It
-    also says the checksum of the file itself: both are there with one rename. Where the folder has none that can be
-    trusted, one is built in a folder of this program's own and kept for the next start, if it can be. Whatever is not
-    as it should be is one line on stderr.
+    The file's name has a checksum of sources, flags, compiler and processor, so that a cache folder may move to
+    another machine, and a checksum of the file itself. If the folder has no library that can be trusted, one is
+    compiled in a temporary folder and copied to the cache folder; if that fails, it is loaded from there.
 
     Args:
-        processor: the flag that names one, of `PATHS`; this machine's own unless given.
+        processor: compiler flag for the processor, of `PATHS`; None is this machine's own.
     """
     if compiler is None:
         _without("there is no C compiler: install cc, gcc or clang, or name one in CC.")
@@ -83,14 +82,14 @@ def build(compiler: str | None, folder: Path, processor: str | None = None) -> c
             with contextlib.suppress(OSError):
                 path.unlink()
     try:
-        # A folder that nobody else can write to; so the compiler's own drafts are in it.
+        # Nobody else can write to this folder, which takes the compiler's temporary files too.
         with tempfile.TemporaryDirectory(prefix="lora-drop-", ignore_cleanup_errors=True) as work:
             draft = Path(work) / "step.so"
             compile_library(compiler, flags, draft)
             draft.chmod(0o644)  # whatever the umask says
             built = draft.rename(draft.with_name(f"{name}-{_digest(draft.read_bytes())}.so"))
             kept = _keep(built, folder / built.name)
-            found = _load(folder / built.name if kept else built)
+            native = _load(folder / built.name if kept else built)
     except (OSError, subprocess.SubprocessError) as error:
         _without(f"{Path(compiler).name} cannot build them ({_reason(error)}).")
         return None
@@ -101,16 +100,16 @@ def build(compiler: str | None, folder: Path, processor: str | None = None) -> c
         refused = f"{refused} They cannot be kept in {folder}: set LORA_DROP_CACHE to a folder of your own."
     if refused:
         print(f"note: {refused.strip()} They were built anew.", file=sys.stderr)
-    return found
+    return native
 
 
 def _without(why: str) -> None:
-    """Say in one line why there is no library."""
+    """Print one line on why there is no library."""
     print(f"note: no compiled decode steps: {LoraDropError(why)} Decoding goes on without, slower.", file=sys.stderr)
 
 
 def _keep(built: Path, path: Path) -> bool:
-    """Put the library into the cache folder, written by its owner alone; whether it can be loaded from there."""
+    """Copy the library to the cache folder, writable by its owner alone; True if it can be loaded from there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with drafted(path) as (copy,):
@@ -120,67 +119,67 @@ def _keep(built: Path, path: Path) -> bool:
         return False
     try:
         os.close(_opened(path))
-    except LoraDropError:  # a file system that has owners of its own
+    except LoraDropError:  # a file system without owners and modes
         return False
     return True
 
 
 def _reason(error: Exception) -> str:
-    """The last that a compiler said, or why it could not be asked."""
+    """The last line of a compiler's errors, or why it could not run."""
     if isinstance(error, subprocess.CalledProcessError):
-        said = error.stderr.decode(errors="replace").split("\n")
-        return next((line for line in reversed(said) if line.strip()), f"exit code {error.returncode}")
+        lines = error.stderr.decode(errors="replace").split("\n")
+        return next((line for line in reversed(lines) if line.strip()), f"exit code {error.returncode}")
     if isinstance(error, subprocess.TimeoutExpired):
         return f"it takes longer than {COMPILE_SECONDS} s"
     return str(getattr(error, "strerror", None) or error)
 
 
 def sources(pattern: str) -> list[Path]:
-    """The files of the C side that fit."""
+    """C files that match a pattern."""
     return sorted(FOLDER.glob(pattern))
 
 
 def compile_library(compiler: str, flags: Iterable[str], target: Path) -> None:
-    """Make the library. Raises OSError or SubprocessError where that fails."""
+    """Compile the library. Raises OSError or SubprocessError."""
     command = [compiler, *flags, "-o", str(target.absolute()), *map(str, sources("*.c")), "-lm"]
     environment = os.environ | {"TMPDIR": str(target.parent.absolute())}
     subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS, env=environment)
 
 
 def bind(path: Path) -> ctypes.CDLL:
-    """Load a library. Raises LoraDropError if it is not what `structs.py` describes."""
+    """Load a library. Raises LoraDropError if it does not have the functions and the ABI of `structs.py`."""
     try:
-        found = ctypes.CDLL(str(path))
+        native = ctypes.CDLL(str(path))
         for name, (result, arguments) in FUNCTIONS.items():
-            function = getattr(found, name)
+            function = getattr(native, name)
             function.restype, function.argtypes = result, arguments
             if result is ctypes.c_int:
                 function.errcheck = _check
-        abi = found.ld_abi()
+        abi = native.ld_abi()
     except (OSError, AttributeError) as error:
         raise LoraDropError(f"The compiled decode steps cannot be loaded ({error}).") from None
     if abi != ABI:
         raise LoraDropError(f"The compiled decode steps in {path} have ABI {abi}, not {ABI}.")
-    if found.ld_path() is None:
+    if native.ld_path() is None:
         raise LoraDropError("The compiled decode steps are for another processor than this one.")
-    return found
+    return native
 
 
 def _load(path: Path) -> ctypes.CDLL:
-    """The same for a file that `build` has named. Raises LoraDropError if it is damaged, or somebody else's."""
+    """`bind` a file that `build` has named. Raises LoraDropError if it is damaged or others can write to it."""
     handle = _opened(path)
     if not os.path.isdir("/proc/self/fd"):
         os.close(handle)
         return bind(path)
-    # What was checked is what is loaded, whoever renames what meanwhile. The file stays open: a loader that sees a
-    # name for the second time takes the library that it had at first.
+    # Load the very file that was checked, even if it is renamed meanwhile. It stays open, because for a name that it
+    # has seen before the system's loader returns the library that it has loaded.
     return bind(Path(f"/proc/self/fd/{handle}"))
 
 
 def _opened(path: Path) -> int:
-    """A descriptor of the library. Raises LoraDropError where it is damaged or somebody else can have written it."""
+    """Open the library. Raises LoraDropError if it is damaged or others can write to it."""
     try:
-        # Neither through a link, nor waiting for who writes into a pipe.
+        # No link is followed, and a pipe is not waited for.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
         raise LoraDropError(f"The compiled decode steps in {path} cannot be read ({error.strerror}).") from None
@@ -220,7 +219,7 @@ def _version(compiler: str) -> bytes:
 
 
 def _processor() -> bytes:
-    """What distinguishes processors as far as `-march=native` does."""
+    """The features by which `-march=native` tells processors apart."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What the schedule and the corrections of one lane do, as the C steps read it.
+"""A lane's schedule, corrections and state, laid out for the C steps.
 
 Shapes: D hidden size, n skipped layers, r rank, R rank of the screen, V vocabulary.
 """
@@ -23,18 +23,19 @@ LANES = 16  # rows of a panel
 
 @dataclass
 class NativeState(DecodeState):
-    """A lane's state, and what the C steps read and write of it.
+    """State of a lane, and the memory of it that the C steps read and write.
 
     Args:
-        packs: read the corrections' parts `linear` and `mlp` in blocks of 8 bits, beside weights in blocks.
-        plan: what the schedule does with each layer; points into `tensors` and `vectors`.
-        vectors: what the rule remembers of each skipped layer, (n, rows, D) float32, of each row of the last pass.
-            Empty until the first step.
-        held: the row of them that stands.
-        screen: the head at LoRA steps, where it is screened.
-        stores: of each layer its K/V; there from the first step on.
-        rooms: the tokens that each has room for.
-        first: the first layer that a repair runs for all of its tokens.
+        packs: store the corrections' parts `linear` and `mlp` in blocks of 8 bits, beside weights in blocks.
+        plan: how LoRA steps run each layer; points into `tensors` and `vectors`.
+        vectors: anchors of the skipped layers after each row of the last pass, (n, rows, D) float32. Empty until the
+            first step.
+        held: row of `vectors` that LoRA steps reuse.
+        tensors: keeps what `plan` points to.
+        screen: the head of LoRA steps, if it is screened.
+        stores: K/V of each layer; None until the first step.
+        rooms: capacity of each store in tokens.
+        first: first layer that a repair runs for all of its tokens.
     """
 
     packs: bool = False
@@ -54,7 +55,7 @@ class NativeState(DecodeState):
         self._plan_corrections()
 
     def begin(self) -> None:
-        """Before the first step: lay out what prefill left behind where `ld_step` finds it."""
+        """Before the first step, lay out the K/V and anchors of prefill for `ld_step`."""
         if self.stores is not None:
             return
         schedule = self.schedule
@@ -70,7 +71,7 @@ class NativeState(DecodeState):
         self.rooms = [store.capacity for store in self.stores]
 
     def _plan_corrections(self) -> None:
-        """Where each part of the corrections is."""
+        """Set the addresses of the corrections in the plan."""
         schedule, bank, plan = self.schedule, self.bank, self.plan
         if bank is None:
             return
@@ -87,18 +88,18 @@ class NativeState(DecodeState):
                     plan[i].kept[PROJECTIONS.index(name)] = self._pair(*pair)
 
     def _linear(self, a: Tensor, b: Tensor) -> Pair:
-        """A (r, D) and B (D, r), in blocks where they fit."""
+        """A (r, D) and B (D, r), in blocks if their shapes allow it."""
         if self._fits(a) and self._fits(b):
             return Pair(self._packed(a), self._packed(b))
         return self._pair(a, b)
 
     def _mlp(self, gate_up: Tensor, down: Tensor) -> tuple[Matrix, Matrix]:
-        """Gate and up (2b, D) and down (D, b), in blocks where they fit."""
+        """Gate and up (2b, D) and down (D, b), in blocks if their shapes allow it."""
         matrix = self._packed if self._fits(gate_up[: len(gate_up) // 2]) and self._fits(down) else self._matrix
         return matrix(gate_up), matrix(down)
 
     def _pair(self, a: Tensor, b: Tensor) -> Pair:
-        """A (r, K) and B (N, r), this 16 rows side by side: both are read from start to end."""
+        """A (r, K), and B (N, r) with 16 rows side by side, so that both are read from start to end."""
         panels = F.pad(b, (0, 0, 0, -len(b) % LANES)).unflatten(0, (-1, LANES)).transpose(1, 2).contiguous()
         self.tensors.append(panels)
         return Pair(self._matrix(a), Matrix(panels.data_ptr(), None, *b.shape, KINDS[b.dtype]))
@@ -116,9 +117,10 @@ class NativeState(DecodeState):
         return Matrix(self.tensors[-1].data_ptr(), None, *tensor.shape, KINDS[tensor.dtype])
 
     def make_room(self, layers: range, tokens: int, skips: bool) -> None:
-        """Room for so many tokens more in the caches of these layers; with `skips` not of those that are skipped.
+        """Make room for more tokens in the caches of some layers, and count them; `ld_step` writes them.
 
-        They are counted as if they were there: `ld_step` fills them.
+        Args:
+            skips: leave out the skipped layers.
         """
         assert self.stores is not None  # `begin` comes first
         kv, skipped = self.kv, self.schedule.dropped_set if skips else ()
@@ -133,18 +135,18 @@ class NativeState(DecodeState):
             kv.lengths[i] = end
 
     def recount(self) -> None:
-        """After the caches were cut: how much each layer's store holds."""
+        """Tell the stores the caches' lengths, after a cut."""
         for store, length in zip(self.stores or (), self.kv.lengths, strict=True):
             store.length = length
 
 
 class NativeScreen:
-    """A screened head as the C steps read it: its codes as blocks of Q4_0."""
+    """A screened head for the C steps: its codes are blocks of Q4_0."""
 
     def __init__(self, head: ScreenedHead, weights: NativeWeights):
         self.head = head
-        tokens, rank = -len(head.codes) % LANES, -head.rank % GROUP  # what is missing to whole panels of whole blocks
-        # A block of a file has a scale, then bytes with a code of its first half and one of its second.
+        tokens, rank = -len(head.codes) % LANES, -head.rank % GROUP  # padding to whole panels of whole blocks
+        # A block has a scale, then bytes with one code of its first half in the low bits and one of its second half.
         codes = F.pad(head.codes, (0, rank, 0, tokens)).unflatten(1, (-1, 2, GROUP // 2)) - LOWEST
         low, high = codes.to(torch.uint8).unbind(2)
         scale = F.pad(head.scale.half(), (0, 0, 0, tokens))[..., None].view(torch.uint8)

@@ -1,6 +1,6 @@
-"""`abi.h` in Python: the structures, numbers and functions that both sides share.
+"""`abi.h` in Python: structures, enumerations and functions.
 
-A structure borrows its memory: whoever makes one keeps the tensors. Whoever changes anything here raises ABI, here and
+A structure does not own the memory that it points to: its maker keeps the tensors. After any change raise ABI here and
 in `abi.h`; a test compares the layouts.
 """
 
@@ -10,7 +10,7 @@ import ctypes
 
 ABI = 8
 F32, BF16, Q4_0, Q4_1, Q8_0, Q4_K, Q6_K = range(7)  # kinds of numbers
-OK, NO_MEMORY, NO_THREADS = range(3)  # what a function that returns an int found
+OK, NO_MEMORY, NO_THREADS = range(3)  # results of the functions that return an int
 
 _pointer, _int64 = ctypes.c_void_p, ctypes.c_int64
 
@@ -37,19 +37,19 @@ class Layer(ctypes.Structure):
 
 
 class Pair(ctypes.Structure):
-    """What is added to a matrix: A (r, K) and B (N, r), which is in blocks as A is, or else (N / 16, r, 16)."""
+    """A low-rank change: A (r, K), and B (N, r) in blocks if A is, else (N / 16, r, 16)."""
 
     _fields_ = [("a", Matrix), ("b", Matrix)]
 
 
 class Store(ctypes.Structure):
-    """A layer's K/V, and the tokens in it; whoever writes one there counts it."""
+    """K/V of a layer, and the number of tokens in it."""
 
     _fields_ = [("data", _pointer), ("capacity", _int64), ("length", _int64), ("kind", _int64)]
 
 
 class Plan(ctypes.Structure):
-    """What the schedule does with a layer."""
+    """How LoRA steps run a layer."""
 
     _fields_ = [
         *(("drops", _int64), ("gate", _pointer), ("linear", Pair), ("mlp_in", Matrix), ("mlp_out", Matrix)),
@@ -58,7 +58,7 @@ class Plan(ctypes.Structure):
 
 
 class Step(ctypes.Structure):
-    """What one step does."""
+    """One step."""
 
     _fields_ = [
         *((name, _int64) for name in ("rows", "lora", "rule", "attention_only", "write_kv", "narrow", "held")),
@@ -73,7 +73,7 @@ class Screen(ctypes.Structure):
     _fields_ = [("project", Matrix), ("codes", Matrix), ("rows", _pointer), ("best", _int64)]
 
 
-FUNCTIONS = {  # what each returns, and what it takes
+FUNCTIONS = {  # result and arguments of each
     "ld_abi": (_int64, ()),
     "ld_path": (ctypes.c_char_p, ()),
     "ld_threads": (ctypes.c_int, (_int64,)),

@@ -1,4 +1,4 @@
-"""A model's weights as the C steps read them."""
+"""A model's weights, laid out for the C steps."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lora_drop.decode.cache import ask_large_pages
+from lora_drop.decode.layer import projections
 from lora_drop.decode.native.loader import library
-from lora_drop.decode.native.memory import LargePages
 from lora_drop.decode.native.structs import BF16, F32, Q4_0, Q4_1, Q4_K, Q6_K, Q8_0, Layer, Matrix
 from lora_drop.decode.weights import fused, qk_norms
 
 KINDS = {torch.float32: F32, torch.bfloat16: BF16}
 GROUP = 32  # weights of a block; of Q4_K and Q6_K an eighth of one
-BLOCK_KINDS = {"Q4_0": Q4_0, "Q4_1": Q4_1, "Q8_0": Q8_0, "Q4_K": Q4_K, "Q6_K": Q6_K}  # as GGUF files name them
+BLOCK_KINDS = {"Q4_0": Q4_0, "Q4_1": Q4_1, "Q8_0": Q8_0, "Q4_K": Q4_K, "Q6_K": Q6_K}  # by their names in GGUF files
 BLOCK_BYTES: dict[int, float] = {Q4_0: 18, Q4_1: 20, Q8_0: 34, Q4_K: 18, Q6_K: 26.25}  # of 32 weights
+CHUNK = 1 << 26  # bytes of memory in large pages that blocks are laid out in, unless one matrix takes more
+ALIGNED = 64  # bytes
 
 
 class Packed(NamedTuple):
-    """Rows of a matrix in the blocks of a GGUF file, (N, bytes a row) uint8, and the name of their kind."""
+    """Rows of a matrix in the blocks of a GGUF file, (N, bytes of a row) uint8, and the name of their kind."""
 
     kind: str
     rows: np.ndarray
@@ -40,10 +43,11 @@ class NativeWeights:
 
     Args:
         kind: `float32`, `bfloat16`, `q4_1/q8_0 blocks`, or blocks and numbers.
-        layers, head: structures that point into `memory`, which keeps it.
-        layer_bytes: of each layer the bytes that one weight of k and v, of the attention, of the MLP takes.
+        layers, head: structures that point into `memory`.
+        layer_bytes: of each layer the mean bytes of a weight of k and v, of the attention, and of the MLP.
         head_bytes, part_bytes: the same of the head, and of the parts `linear` and `mlp` of a correction.
-        head_rows: of a head of blocks the rows that it was made of, in the model's own file; they take no memory.
+        memory: keeps what the structures point to.
+        head_rows: of a head in blocks the rows in the model's mapped file, which take no memory.
     """
 
     kind: str
@@ -57,7 +61,7 @@ class NativeWeights:
 
     @property
     def packs_parts(self) -> bool:
-        """Whether the parts `linear` and `mlp` are read in Q8_0 blocks: beside weights in blocks."""
+        """True if the parts `linear` and `mlp` are read in Q8_0 blocks: beside weights in blocks."""
         return self.part_bytes == BLOCK_BYTES[Q8_0] / GROUP
 
     @property
@@ -67,33 +71,34 @@ class NativeWeights:
 
     @property
     def decoder_name(self) -> str:
-        """The name of the decoder that runs them, for the trace."""
+        """Name of the decoder that runs them, for the trace."""
         return f"native ({self.kind})"
 
 
 class _Layout:
-    """Lays matrices out, and keeps their memory and what a weight of each part takes."""
+    """Lays out matrices; keeps their memory, and the kinds of their numbers."""
 
     def __init__(self, blocks: Blocks | None, dtype: torch.dtype):
-        self._blocks, self._dtype, self._pages = blocks, dtype, LargePages()
+        self._blocks, self._dtype = blocks, dtype
+        self._free = torch.empty(0, dtype=torch.uint8)  # what is left of the last chunk of memory
         self.memory: list[Any] = []
         self.kinds: set[int] = set()
 
     def vector(self, tensor: Tensor | None) -> int | None:
-        """Where its float32 numbers are."""
+        """Address of a tensor's numbers in float32."""
         if tensor is None:
             return None
         self.memory.append(tensor.float().contiguous())
         return self.memory[-1].data_ptr()
 
     def matrix(self, name: str, *parts: torch.nn.Linear) -> tuple[Matrix, list[int]]:
-        """Parts as one matrix, those of one kind beside each other in memory; and the kind of each."""
+        """Parts as one matrix, those of one kind adjacent in memory; and the kind of each part."""
         packed = [None] * len(parts) if self._blocks is None else self._blocks(name)
         kinds = [KINDS[self._dtype] if one is None else BLOCK_KINDS[one.kind] for one in packed]
         pieces = []
         for kind, group in groupby(zip(kinds, parts, packed, strict=True), lambda one: one[0]):
-            _, linear, found = zip(*group, strict=True)
-            pieces.append(self._dense(*linear) if found[0] is None else self._panels(kind, found))
+            _, linears, blocks = zip(*group, strict=True)
+            pieces.append(self._dense(*linears) if blocks[0] is None else self._panels(kind, blocks))
         for piece, after in zip(pieces[-2::-1], pieces[:0:-1], strict=True):  # from the end
             self.memory.append(after)
             piece.n, piece.next = piece.n + after.n, ctypes.addressof(after)
@@ -105,48 +110,49 @@ class _Layout:
         self.memory.append(fused(*parts)[0])
         return Matrix(self.memory[-1].data_ptr(), None, *self.memory[-1].shape, KINDS[self._dtype])
 
-    def _panels(self, kind: int, found: Sequence[Packed]) -> Matrix:
-        rows = np.concatenate([one.rows for one in found])
-        self.memory.append(self._pages.take(rows.size))
+    def _panels(self, kind: int, blocks: Sequence[Packed]) -> Matrix:
+        rows = np.concatenate([one.rows for one in blocks])
+        self.memory.append(self._bytes(rows.size))
         return in_panels(rows, kind, self.memory[-1])
+
+    def _bytes(self, size: int) -> Tensor:
+        """Uninitialised bytes (size,) in large pages, which wait less for address translation when streamed."""
+        if size > len(self._free):
+            self._free = torch.empty(max(size, CHUNK), dtype=torch.uint8)
+            ask_large_pages(self._free.data_ptr(), len(self._free))
+        piece, self._free = self._free[:size], self._free[-(-size // ALIGNED) * ALIGNED :]
+        return piece
 
 
 @torch.no_grad()
 def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
-    """The model's weights for the C steps: its own numbers, fused in place, or the packed blocks that it came from.
+    """Lay out a model's weights for the C steps: its own numbers, fused in place, or the blocks of its file.
 
     Args:
-        blocks: from the name of a matrix (`0.qkv`, `0.out`, `0.gate_up`, `0.down`, ..., `head`) to its parts (q, k and
-            v; gate and up) in blocks, each of a multiple of 16 rows; None for one that is read as numbers.
+        blocks: name of a matrix (`0.qkv`, `0.out`, `0.gate_up`, `0.down`, ..., `head`) -> its parts (q, k and v; gate
+            and up) in blocks, each of a multiple of 16 rows; None for a part that is read as numbers.
     """
     config = model.config
     dtype: Any = model.get_input_embeddings().weight.dtype  # Any: to a type checker it may be a module
     layout, layers, layer_bytes = _Layout(blocks, dtype), [], []
     for i, layer in enumerate(model.model.layers):
-        attention, mlp = layer.self_attn, layer.mlp
-        groups = {
-            "qkv": (attention.q_proj, attention.k_proj, attention.v_proj),
-            "out": (attention.o_proj,),
-            "gate_up": (mlp.gate_proj, mlp.up_proj),
-            "down": (mlp.down_proj,),
-        }
-        found = {name: layout.matrix(f"{i}.{name}", *parts) for name, parts in groups.items()}
-        sizes = {
-            name: [(part.weight.numel(), bytes_of(kind)) for part, kind in zip(parts, found[name][1], strict=True)]
-            for name, parts in groups.items()
-        }
+        matrices, sizes = [], {}
+        for name, parts in projections(layer).items():
+            matrix, kinds = layout.matrix(f"{i}.{name}", *parts)
+            matrices.append(matrix)
+            sizes[name] = [(part.weight.numel(), bytes_of(kind)) for part, kind in zip(parts, kinds, strict=True)]
         qkv = sizes["qkv"]
         layer_bytes.append((_mean(qkv[1:]), _mean(qkv + sizes["out"]), _mean(sizes["gate_up"] + sizes["down"])))
         layers.append(
             Layer(
                 layout.vector(layer.input_layernorm.weight),
                 layout.vector(layer.post_attention_layernorm.weight),
-                layout.vector(qk_norms(attention)),
-                *(matrix for matrix, _ in found.values()),
+                layout.vector(qk_norms(layer.self_attn)),
+                *matrices,
                 config.hidden_size,
                 config.num_attention_heads,
                 config.num_key_value_heads,
-                attention.head_dim,
+                layer.self_attn.head_dim,
                 config.intermediate_size,
                 config.rms_norm_eps,
             )
@@ -156,7 +162,7 @@ def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
     in_blocks = bool(layout.kinds - set(KINDS.values()))
     return NativeWeights(
         kind=_named(layout.kinds, dtype),
-        layers=(Layer * len(layers))(*layers),  # side by side, as ld_step wants them
+        layers=(Layer * len(layers))(*layers),  # adjacent, as ld_step takes them
         head=head,
         layer_bytes=layer_bytes,
         head_bytes=bytes_of(head_kind),
@@ -167,12 +173,12 @@ def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
 
 
 def _mean(sizes: list[tuple[int, float]]) -> float:
-    """Bytes of a weight, from pairs of how many weights there are and what each of them takes."""
+    """Mean bytes of a weight, from pairs of a number of weights and the bytes of each."""
     return sum(count * size for count, size in sizes) / sum(count for count, _ in sizes)
 
 
 def _named(kinds: set[int], dtype: torch.dtype) -> str:
-    """What a decoder's name says of the weights."""
+    """The weights in a decoder's name."""
     blocks = [name.lower() for name, kind in BLOCK_KINDS.items() if kind in kinds]
     numbers = [str(dtype).removeprefix("torch.")] if kinds & set(KINDS.values()) else []
     return " and ".join(([f"{'/'.join(blocks)} blocks"] if blocks else []) + numbers)
@@ -184,14 +190,14 @@ def bytes_of(kind: int) -> float:
 
 
 def in_panels(rows: np.ndarray, kind: int, panels: Tensor) -> Matrix:
-    """Rows of blocks (N, bytes) uint8, N a multiple of 16, as the panels that C reads, in memory of the same size."""
+    """Regroup rows of blocks (N, bytes) uint8, N a multiple of 16, into the panels that C reads, of the same size."""
     n, k = rows.shape[0], int(rows.shape[1] / bytes_of(kind))
     compiled().ld_pack(rows.ctypes.data, panels.data_ptr(), n, k, kind)
     return Matrix(panels.data_ptr(), None, n, k, kind)
 
 
 def q8_0(weights: Tensor) -> np.ndarray:
-    """Weights (N, K) rounded to Q8_0 blocks: rows (N, K / 32 * 34) uint8 of a float16 scale and 32 signed bytes."""
+    """Round weights (N, K) to Q8_0 blocks: rows (N, K / 32 * 34) uint8, a float16 scale and 32 signed bytes each."""
     groups = weights.float().unflatten(1, (-1, GROUP))  # (N, K / 32, 32)
     scale = (groups.abs().amax(-1, keepdim=True) / 127).half()
     codes = (groups / scale.float()).nan_to_num().round().clamp(-127, 127).to(torch.int8)
@@ -199,7 +205,7 @@ def q8_0(weights: Tensor) -> np.ndarray:
 
 
 def compiled() -> ctypes.CDLL:
-    """The library, for those who know that it is there."""
-    found = library()
-    assert found is not None
-    return found
+    """The library, which the caller knows to be there."""
+    native = library()
+    assert native is not None
+    return native

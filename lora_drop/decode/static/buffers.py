@@ -1,4 +1,4 @@
-"""What the static decoder's graphs know by address: a lane's buffers, the store of idle ones, and the capture.
+"""Memory that the static decoder's graphs know by address: a lane's buffers, the store of idle ones, and the capture.
 
 Shapes: D hidden size, V vocabulary, hs head size, R rows of a pass, S tokens that attention reads, n skipped layers.
 """
@@ -20,21 +20,21 @@ from lora_drop.decode.static.layers import Pair
 from lora_drop.decode.step import DecodeState
 from lora_drop.method.schedule import Schedule
 
-IDLE = 8  # lanes' buffers that are kept at most: a run with three lanes and their audits has five
-IDLE_SHARE = 16  # and at most this part of the device's memory, in bytes
+IDLE = 8  # most idle buffers: a run with three lanes and their audits has five
+IDLE_SHARE = 16  # and at most 1 / 16 of the device's memory
 
 RowAnchors = dict[int, list[Tensor | None]]  # as in `DecodeState`
 
 
 class Results(NamedTuple):
-    """What a pass leaves in memory of its own, until any pass is run again.
+    """Output of a pass, in memory that the next pass overwrites.
 
     Args:
         logits: of the last row, (1, V), or of all, (R, V).
-        choice, entropy: the likeliest token (rows, 1) and the entropy (rows,) of these.
-        watched: outputs of the skipped layers for the same rows, (n, rows, D), if watched.
-        ratios: ||d|| / ||cached|| of the corrected layers.
-        row_anchors: what a rewind needs.
+        choice, entropy: most likely token (rows, 1) and entropy (rows,) of these.
+        watched: outputs of the skipped layers for the same rows, (n, rows, D), if the state watches.
+        ratios: ||d|| / ||cached|| of the corrected layers, as `Refresher` takes them.
+        row_anchors: as in `DecodeState`.
     """
 
     logits: Tensor
@@ -46,12 +46,12 @@ class Results(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """What a graph is captured for.
+    """A kind of pass, which has one graph.
 
     Args:
         lora: a LoRA step, else a full one.
-        rows: R, the tokens that run through the layers from the first skipped one on, padded to a power of two: more
-            than one only in a repair. The rows beyond the last one repeat it.
+        rows: R, tokens that run through the layers from the first skipped one on, padded to a power of two; more than
+            one only in a repair. Padding rows repeat the last one.
     """
 
     lora: bool
@@ -60,13 +60,13 @@ class Pass(NamedTuple):
 
 @dataclass(frozen=True)
 class Window:
-    """Where the rows of a pass stand.
+    """Positions and places of the rows of a pass.
 
     Args:
-        rope: (R, 1, hs) each.
-        places: of the rows in the caches of the layers that always run and of the dropped ones, (R,) each.
-        masks: of the same two, to be added to the scores; None where attention reads the places.
-        rows: (R,), for each row the one that it is: itself, or the last; None for a single row.
+        rope: cosines and signed sines, (R, 1, hs) each.
+        places: of the rows in the caches of the layers that always run, and of the dropped ones, (R,) each.
+        masks: for the same two, to add to the scores; None if attention reads the places instead.
+        rows: (R,) index of each row, that of the last one for padding rows; None for a single row.
         bank: whose `kept` part the layers use.
     """
 
@@ -95,26 +95,27 @@ class StaticAnchors(list[Tensor | None]):
         super().__setitem__(layer, place)
 
 
-@dataclass(eq=False)  # two with the same numbers are not the same
+@dataclass(eq=False)  # compared by identity
 class Buffers:
-    """One lane's at a time. Nothing of a lane is left in them for the next.
+    """Buffers of one lane at a time, zeroed between lanes.
 
     Args:
-        stores: a layer's K/V, (2, 1, nkv, capacity, hs).
-        vectors: a skipped layer's anchor, (1, D); None where the rule keeps none.
+        stores: each layer's K/V, (2, 1, nkv, capacity, hs).
+        anchors: each layer's anchor, (1, D); None where the rule keeps none.
         token: (1, 1), the token to read.
-        counts: (3,), of the next pass: the position of its token, how many tokens the dropped layers hold, and how
-            many rows are pending before that token. Set before each pass, as a repair and a rewind change them.
-        pending: with repair what the first skipped layer takes of the tokens since the last refresh, (period, D)
+        counts: (3,), of the next pass: position of its token, tokens in the dropped layers, and rows pending before
+            that token. Set before each pass, as repairs and rewinds change them.
+        pending: with repair, inputs of the first skipped layer for the tokens since the last refresh, (period, D)
             padded.
-        rope: cosines and signed sines of all positions, (capacity, hs) each: x * cos + roll(x, hs / 2) * sin rotates.
-        bank: the corrections that the graphs read: a copy, so that another lane's may be put there.
+        rope: cosines and signed sines of all positions, (capacity, 1, hs) each; a rotation is
+            x * cos + roll(x, hs / 2) * sin.
+        bank: corrections that the graphs read: a copy, which the next lane overwrites with its own.
         graphs: of passes.
-        placed: what `counts` holds.
+        placed: the numbers in `counts`.
     """
 
     stores: list[Tensor]
-    vectors: list[Tensor | None]
+    anchors: list[Tensor | None]
     token: Tensor
     counts: Tensor
     pending: Tensor
@@ -125,18 +126,18 @@ class Buffers:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the caches, by far the largest part."""
+        """Bytes of the caches, by far the largest part of the buffers."""
         return sum(store.nbytes for store in self.stores)
 
     def blank(self) -> None:
-        """As if never used. What a mask hides counts nothing, but nothing times NaN is NaN."""
-        for tensor in (*self.stores, *self.vectors, self.token, self.counts, self.pending):
+        """Zero all. A mask gives what lies there weight 0, but 0 times NaN would be NaN."""
+        for tensor in (*self.stores, *self.anchors, self.token, self.counts, self.pending):
             if tensor is not None:
                 tensor.zero_()
         self.placed = [0, 0, 0]
 
     def place(self, *counts: int) -> None:
-        """Set `counts`. A number in a kernel's arguments: no copy from the host, which would wait for the device."""
+        """Set `counts` by kernels with the number as an argument: a copy from the host would wait for the device."""
         for at, value in enumerate(counts):
             if self.placed[at] != value:
                 self.counts[at].fill_(value)
@@ -145,18 +146,19 @@ class Buffers:
 
 @dataclass
 class StaticState(DecodeState):
-    """A lane that decodes over static buffers. Its `pending` holds views of the buffers' `pending`.
+    """State of a lane over static buffers. Its `pending` holds views of the buffers' `pending`.
 
     Args:
-        tokens: the most that a layer's cache is going to hold, as far as known.
-        prompt: tokens of the prompt that the buffers were made for; 0: not known before prefill.
-        buffers: from then on.
+        tokens: most tokens that a layer's cache will hold, as far as known.
+        prompt: tokens of the prompt that the buffers were made for; 0 is unknown.
+        buffers: None until the prompt's length is known.
+        give_back: finalizer that returns the buffers to the store.
     """
 
     tokens: int = 0
     prompt: int = 0
     buffers: Buffers | None = field(default=None, repr=False)
-    give_back: Any = field(default=None, repr=False)  # the finalizer that puts them back into the store
+    give_back: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -164,16 +166,16 @@ class StaticState(DecodeState):
 
 
 class Store:
-    """Idle buffers with their graphs, by what these depend on; the least recently used go first.
+    """Idle buffers with their graphs, by what these depend on; the least recently used are dropped first.
 
-    One thread takes (see `runtime`); giving back is a single step, which any may do, the garbage collector's too.
+    One thread takes buffers; giving back is atomic, so any thread may do it, the garbage collector's too.
     """
 
     def __init__(self) -> None:
         self._idle: deque[tuple[Hashable, Buffers]] = deque()  # the most recently used last
 
     def take(self, key: Hashable) -> Buffers | None:
-        """Buffers for a lane, or None: there are none of this kind."""
+        """Take buffers for a lane; None if there are none of this kind."""
         for entry in reversed(list(self._idle)):
             if entry[0] == key:
                 self._idle.remove(entry)
@@ -181,21 +183,21 @@ class Store:
         return None
 
     def give_back(self, key: Hashable, buffers: Buffers) -> None:
-        """A lane needs them no more."""
+        """Return the buffers of a lane that has ended."""
         self._idle.append((key, buffers))
 
     def trim(self, most: int) -> None:
-        """Let go what is beyond `IDLE`, or beyond so many bytes together."""
+        """Drop buffers beyond `IDLE`, or beyond `most` bytes together."""
         while self._idle and (len(self._idle) > IDLE or sum(buffers.nbytes for _, buffers in self._idle) > most):
             self._idle.popleft()
 
     def clear(self) -> None:
-        """Let all go: their memory is needed."""
+        """Drop all, for their memory."""
         self._idle.clear()
 
 
 def bank_key(bank: Correction | None) -> Hashable:
-    """All of a bank that a graph depends on but for its numbers."""
+    """What a graph depends on of a bank: all but the numbers in its tensors."""
     if bank is None:
         return None
     kept = tuple((layer, tuple(pairs)) for layer, pairs in bank.kept.items())
@@ -205,20 +207,15 @@ def bank_key(bank: Correction | None) -> Hashable:
 
 def bank_tensors(bank: Correction) -> list[Tensor]:
     """A bank's tensors in a fixed order."""
-    found: list[Tensor] = []
-
-    def take(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
-    bank.mapped(take)
+    tensors: list[Tensor] = []
+    bank.mapped(lambda tensor: tensors.append(tensor) or tensor)  # type: ignore[func-returns-value]
     if bank.head is not None:
-        found += [bank.head.project, bank.head.codes, bank.head.scale]
-    return found
+        tensors += [bank.head.project, bank.head.codes, bank.head.scale]
+    return tensors
 
 
 def copied(bank: Correction) -> Correction:
-    """A bank with tensors of its own."""
+    """Copy of a bank with tensors of its own."""
     changes: dict[str, Any] = bank.mapped(torch.clone)
     if (head := bank.head) is not None:
         own: dict[str, Any] = {name: getattr(head, name).clone() for name in ("project", "codes", "scale")}
@@ -227,33 +224,36 @@ def copied(bank: Correction) -> Correction:
 
 
 def padded(rows: int) -> int:
-    """Rows of the pass that runs them: a power of two."""
+    """Rows of the pass that runs `rows` rows: the next power of two."""
     return 1 << (rows - 1).bit_length()
 
 
 def passes_of(schedule: Schedule) -> list[Pass]:
-    """All passes that a lane can come to, the commonest first."""
-    found = [] if schedule.is_baseline else [Pass(True, 1)]
+    """All passes that a lane can need, the most frequent first."""
+    lora = [] if schedule.is_baseline else [Pass(True, 1)]
     if not schedule.repairs:
-        return [*found, Pass(False, 1)]
+        return [*lora, Pass(False, 1)]
     most = padded(schedule.period)
     if not (schedule.is_adaptive or schedule.verifies):
-        return [*found, Pass(False, most)]
-    return [*found, *(Pass(False, 1 << power) for power in reversed(range(most.bit_length())))]
+        return [*lora, Pass(False, most)]
+    return [*lora, *(Pass(False, 1 << power) for power in reversed(range(most.bit_length())))]
 
 
 def capture(run: Callable[[], Results], device: torch.device, pool: Any) -> Callable[[], Results]:
-    """A pass as a CUDA graph: run once aside, as libraries set themselves up on their first call, and then captured.
+    """Capture a pass as a CUDA graph, after one run outside the capture, in which libraries set themselves up.
 
-    The stream is of this device and of this capture alone. One that fails leaves it behind, whatever its state: the
-    caller's stream is the current one again.
+    The capture has a stream of its own on this device. If it fails, the stream is left behind in whatever state, and
+    the caller's stream is the current one again.
 
     Args:
-        pool: the memory that all graphs share. They never run at once, and what one gives is copied before the next.
+        pool: memory that all graphs share: they never run at once, and the output of one is copied before the next.
+
+    Returns:
+        A function that replays the graph.
 
     Raises:
         torch.OutOfMemoryError: there is no memory for it.
-        RuntimeError: the pass does what a capture cannot hold.
+        RuntimeError: the pass does something that cannot be captured.
     """
     with torch.cuda.device(device):
         aside = torch.cuda.Stream(device)
@@ -262,11 +262,11 @@ def capture(run: Callable[[], Results], device: torch.device, pool: Any) -> Call
             with torch.cuda.stream(aside):
                 run()
                 graph = torch.cuda.CUDAGraph()
-                # Another thread may call CUDA meanwhile; that is no business of this capture.
+                # thread_local: other threads may call CUDA during the capture.
                 with torch.cuda.graph(graph, pool=pool, stream=aside, capture_error_mode="thread_local"):
                     results = run()
         finally:
-            with contextlib.suppress(RuntimeError):  # of a stream that a failed capture has spoiled
+            with contextlib.suppress(RuntimeError):  # of a stream that a failed capture has broken
                 torch.cuda.current_stream(device).wait_stream(aside)
 
     def replay() -> Results:

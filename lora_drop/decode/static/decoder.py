@@ -1,15 +1,15 @@
-"""The decoder on a GPU: a pass is one CUDA graph, a full step, a LoRA step or a repair, over static buffers.
+"""The decoder on a GPU: each pass, a full step, a LoRA step or a repair, is one CUDA graph over static buffers.
 
-At batch 1 a step is hundreds of small kernels, and launching them one by one from Python costs more than they do. So
-each kind of pass is captured once and replayed. Nothing of a generation is inside a graph: token, places, caches and
-anchors are in buffers that all graphs of a lane share, so they may be replayed in any order. All that a lane can come
-to are captured when its state is made, before its clock starts; a later lane of the same kind takes them over.
+At batch 1 a step is hundreds of small kernels, and launching them from Python takes longer than running them. So each
+kind of pass is captured once and replayed. A graph holds nothing of a generation: token, places, caches and anchors
+are in buffers that all graphs of a lane share, so they may be replayed in any order. All passes that a lane can need
+are captured when its state is made, before its clock starts; a later lane of the same kind takes them over.
 
-What a layer computes is in `layers.py`, compiled where something compiles. Attention is split over the keys
-(`split.py`) where Triton is. Elsewhere it is torch's, over all that a cache can hold, with a mask.
+The arithmetic of a layer is in `layers.py`, compiled if something can compile. With Triton, attention is split over
+the keys (`split.py`); otherwise it is torch's over the whole capacity of a cache, with a mask.
 
-On other devices the very same pass runs without a graph; the tests hold it against the reference there. Prefill is the
-reference's everywhere.
+On other devices the same passes run without graphs; the tests compare them with the reference there. Prefill is the
+reference's.
 
 Shapes: D hidden size, V vocabulary, nh heads, nkv K/V heads, hs head size, R rows of a pass, S tokens that attention
 reads, n dropped layers.
@@ -64,7 +64,7 @@ class StaticDecoder(StaticPasses):
         watch: bool = False,
         prompt: int = 0,
     ) -> StaticState:
-        """See `step.Decoder`. Without `tokens` the buffers grow, and are captured anew, by doubling."""
+        """See `step.Decoder`. Without `tokens` the buffers grow by doubling, and their passes are captured anew."""
         state = StaticState(schedule, bank, watch, tokens=tokens, prompt=prompt)
         if prompt:
             self._allocate(state, max(tokens, prompt + 1), prompt, prompt)
@@ -72,14 +72,14 @@ class StaticDecoder(StaticPasses):
 
     @torch.inference_mode()
     def start(self, prompt: Prefilled, state: DecodeState) -> DecoderOutput:
-        """See `step.Decoder`. Makes the buffers too where the prompt's length was not known before."""
+        """See `step.Decoder`. Allocates the buffers too if the prompt's length was not known before."""
         assert isinstance(state, StaticState)
-        found = super().start(prompt, state)
+        output = super().start(prompt, state)
         if state.buffers is None or state.prompt != state.position:
             self._allocate(state, max(state.tokens, state.position + 1), state.position, state.position)
         else:
             self._bind(state, state.buffers)
-        return found
+        return output
 
     @torch.inference_mode()
     def step(self, token: Tensor, state: DecodeState) -> DecoderOutput:
@@ -90,7 +90,7 @@ class StaticDecoder(StaticPasses):
 
     @torch.inference_mode()
     def repair(self, token: Tensor | None, state: DecodeState) -> DecoderOutput:
-        """See `step.Decoder`; the rows are those of one pass."""
+        """See `step.Decoder`; all rows run in one pass."""
         assert isinstance(state, StaticState)
         return self._advance(token, state, False, len(state.pending) + (token is not None))
 
@@ -98,7 +98,7 @@ class StaticDecoder(StaticPasses):
     def read(
         self, tokens: Tensor, kv: KVCache, position: int, layers: tuple[int, ...], logits_from: int = 0
     ) -> DecoderOutput:
-        """See `step.Decoder`. With the lane's own weights and functions, and torch's attention."""
+        """See `step.Decoder`. Takes the fused weights, and torch's attention."""
         h, past = F.embedding(tokens[0], self.embed.weight), kv.lengths[0]
         rope, count = self._signed(position, len(h)), self.heads + self.kv_heads
         mask = None
@@ -121,22 +121,21 @@ class StaticDecoder(StaticPasses):
         return DecoderOutput(logits[None], stacked(outputs, h[None]))
 
     def _advance(self, token: Tensor | None, state: StaticState, lora: bool, rows: int) -> DecoderOutput:
-        """Run a pass, and count what it has read and written."""
+        """Run a pass, and count the tokens that it has read and written."""
         reads, schedule = token is not None, state.schedule
         if state.position + reads > state.tokens:
             self._allocate(state, 2 * state.tokens, state.position, state.kv.lengths[_dropped(schedule)])
         buffers = state.buffers
-        assert buffers is not None and state.kv.stores[0] is buffers.stores[0]  # a graph knows no others
+        assert buffers is not None and state.kv.stores[0] is buffers.stores[0]  # the memory that the graphs know
         each = Pass(lora, padded(rows))
         with self._here():
             if token is not None:
                 buffers.token.copy_(token)
             before = len(state.pending) if lora else rows - 1
-            held = state.kv.lengths[_dropped(schedule)]
-            buffers.place(state.position + reads - 1, held, before)
-            # The pass over the last drafts comes once in a lane, and has no graph.
+            buffers.place(state.position + reads - 1, state.kv.lengths[_dropped(schedule)], before)
+            # The pass over the last drafts comes once in a lane and has no graph.
             replay = buffers.graphs.get(each) if reads else None
-            found = replay() if replay else self.run(state, each, reads)
+            results = replay() if replay else self.run(state, each, reads)
         grown = rows if schedule.kv == "write" else 1
         if lora and (schedule.kv == "skip" or schedule.repairs):
             grown = 0
@@ -145,30 +144,30 @@ class StaticDecoder(StaticPasses):
         state.position += reads
         count = len(state.pending)
         state.pending = [*state.pending, buffers.pending[count : count + 1]] if lora and schedule.repairs else []
-        state.row_anchors = found.row_anchors
-        state.refresher.take(found.ratios)
-        # Copies: the next replay writes over what a graph gave. Of padded rows the last ones are no more than copies.
-        kept = slice(rows) if schedule.verifies else slice(None)
-        logits, choice, nats = found.logits[kept].clone(), found.choice[kept].clone(), found.entropy[-1:].clone()
-        watched = None if found.watched is None else found.watched[:, kept].clone()
-        known = float(nats) if schedule.watches_entropy else None
-        state.refresher.end(logits[-1:], known)
+        state.row_anchors = results.row_anchors
+        state.refresher.take(results.ratios)
+        # Copies, as the next replay overwrites them. Padding rows are left out.
+        own = slice(rows) if schedule.verifies else slice(None)
+        logits, choice, nats = results.logits[own].clone(), results.choice[own].clone(), results.entropy[-1:].clone()
+        watched = None if results.watched is None else results.watched[:, own].clone()
+        state.refresher.end(logits[-1:], float(nats) if schedule.watches_entropy else None)
         return DecoderOutput(logits, watched, nats, rows, choice)
 
     def _here(self) -> contextlib.AbstractContextManager:
-        """The decoder's device as the current one: with two GPUs it need not be."""
+        """Make the decoder's device the current one, which it need not be with two GPUs."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
 
     def _allocate(self, state: StaticState, tokens: int, position: int, filled: int) -> None:
-        """Give a state buffers for `tokens` tokens, with what it holds by now.
+        """Give a state buffers for `tokens` tokens, and copy to them what it holds.
 
         Args:
-            position: tokens that it has read when they are first used, of which the dropped layers hold `filled`.
+            position: tokens read when the buffers are first used.
+            filled: how many of these the dropped layers hold.
         """
         schedule = state.schedule
         rooms = {False: tokens, True: tokens}
-        if schedule.kv == "skip" and not schedule.is_adaptive:  # a layer that LoRA steps skip needs no room for these
-            beside = schedule.period - 1 if schedule.repairs else 0  # rows of a pass that are not kept
+        if schedule.kv == "skip" and not schedule.is_adaptive:  # a skipped layer needs room for refreshes only
+            beside = schedule.period - 1 if schedule.repairs else 0  # rows of a repair that are cut after it
             rooms[True] = min(tokens, filled + (tokens - position) // schedule.period + 1 + beside)
         rooms = {dropped: -(-room // BLOCK) * BLOCK for dropped, room in rooms.items()}
         store, key = self.weights.store, (schedule, *rooms.values(), state.watch, bank_key(state.bank))
@@ -190,26 +189,26 @@ class StaticDecoder(StaticPasses):
             state.give_back.atexit = False
 
     def _idle_bytes(self) -> int:
-        """What idle buffers may hold together."""
+        """Most bytes of idle buffers together."""
         if self.device.type != "cuda":
             return sys.maxsize
         return torch.cuda.get_device_properties(self.device).total_memory // IDLE_SHARE
 
     def _bind(self, state: StaticState, buffers: Buffers) -> None:
-        """Put what a state holds into buffers, and let it be there from now on."""
+        """Copy a state's K/V, anchors and pending rows to buffers, and keep them there from now on."""
         for i, store in enumerate(buffers.stores):
             old, filled = state.kv.stores[i], state.kv.lengths[i]
             if old is not None and old is not store:
                 store[:, :, :, :filled] = old[:, :, :, :filled]
             state.kv.stores[i] = store
-            state.anchors.bind(i, buffers.vectors[i])
+            state.anchors.bind(i, buffers.anchors[i])
         for at, row in enumerate(state.pending):
             buffers.pending[at : at + 1] = row
         state.pending = [buffers.pending[at : at + 1] for at in range(len(state.pending))]
         state.bank, state.buffers = buffers.bank, buffers
 
     def _make(self, state: StaticState, rooms: dict[bool, int]) -> Buffers:
-        """New buffers of a lane like this one, and the graphs of all its passes; idle ones make room where need be."""
+        """Make buffers for a state, with the graphs of all its passes; if memory is short, drop idle buffers first."""
         try:
             return self._captured(self._blank(state, rooms), state)
         except torch.OutOfMemoryError:
@@ -218,6 +217,7 @@ class StaticDecoder(StaticPasses):
         return self._captured(self._blank(state, rooms), state)
 
     def _blank(self, state: StaticState, rooms: dict[bool, int]) -> Buffers:
+        """Make buffers with room for `rooms[dropped]` tokens in each layer."""
         schedule, bank, size = state.schedule, state.bank, self.embed.weight.shape[1]
         if bank is not None and self.weights.captures:
             bank = copied(bank)
@@ -236,7 +236,7 @@ class StaticDecoder(StaticPasses):
         )
 
     def _signed(self, position: int, tokens: int) -> Pair:
-        """Cosines and signed sines (tokens, 1, hs) of the positions from one on."""
+        """Cosines and signed sines (tokens, 1, hs) of the positions from `position` on."""
         positions = torch.arange(position, position + tokens, device=self.device)[None]
         cos, sin = self.rotary(self.embed.weight[:1, None], position_ids=positions)  # (1, tokens, hs)
         half = sin.shape[-1] // 2
@@ -244,7 +244,7 @@ class StaticDecoder(StaticPasses):
         return cos[0, :, None].to(self.dtype), sin[0, :, None].to(self.dtype)
 
     def _captured(self, buffers: Buffers, like: StaticState) -> Buffers:
-        """Buffers with their graphs; without any where a capture fails, which is said once."""
+        """Capture the graphs of buffers; without any, and with a warning, if a capture fails."""
         if not self.weights.captures:
             return buffers
         state = StaticState(like.schedule, None, like.watch)
@@ -263,13 +263,13 @@ class StaticDecoder(StaticPasses):
         return buffers
 
     def _capture(self, state: StaticState, each: Pass, pool: Any) -> Callable[[], Results]:
-        """A pass as a graph; where the compiled functions fail, all from now on with those that are not."""
+        """Capture a pass; if the compiled functions fail, with the plain ones, for all passes from now on."""
         run = partial(self.run, state, each)
         try:
             return capture(run, self.device, pool)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # whatever a compiler can raise
+        except Exception as error:  # a compiler raises anything
             if self.weights.functions is EAGER:
                 raise
             warn_of("the compiled layers failed", error)
@@ -278,5 +278,5 @@ class StaticDecoder(StaticPasses):
 
 
 def _dropped(schedule: Schedule) -> int:
-    """A layer that stands for all dropped ones: they hold alike."""
+    """Any dropped layer: all of them cache the same number of tokens."""
     return schedule.dropped[0] if schedule.dropped else 0

@@ -1,8 +1,7 @@
-"""What a pass of the static decoder computes between its caches, as functions of tensors alone.
+"""The arithmetic of the static decoder's passes, as functions of tensors that read and write no cache.
 
-None of them reads or writes a cache, so the compiler may do with them what it likes. They run as they are, or compiled
-(`compiled`): then norm, product, rotation and residual of a layer are a few kernels, and a product of one row is a sum
-that reads its weights as fast as a copy does.
+They run as they are or compiled (`compiled`). Compiled, the norm, product, rotation and residual of a layer are a few
+kernels, and a product with one row becomes a sum that reads its weights as fast as a copy.
 
 Shapes: R rows, D hidden size, nh heads, nkv K/V heads, hs head size, r rank, V vocabulary.
 """
@@ -23,8 +22,8 @@ from lora_drop.decode import rules
 from lora_drop.decode.correction import Pair, correction_of, low_rank
 
 Projection = tuple[Tensor, Tensor | None]  # weight (N, K), bias (N,)
-VARIANTS = 128  # shapes and kinds of one function that are compiled at most; torch gives up after 8 by itself
-OLDEST = (8, 0)  # compute capability from which Triton's kernels are used
+VARIANTS = 128  # most shapes and kinds of one function that are compiled; torch's own limit is 8
+OLDEST = (8, 0)  # compute capability that Triton's kernels need
 
 
 def norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
@@ -33,7 +32,7 @@ def norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 
 
 def linear(x: Tensor, projection: Projection, change: Pair | None) -> Tensor:
-    """A projection (R, N) of x (R, K), with a bank's low-rank change to it."""
+    """A projection (R, N) of x (R, K), with a bank's low-rank change."""
     y = F.linear(x, *projection)
     return y if change is None else y + low_rank(x, *change)
 
@@ -51,22 +50,22 @@ def project(
     """Queries, keys and values (R, nh + 2 nkv, hs) of h (R, D), the first `heads` = nh + nkv of them rotated.
 
     Args:
-        weight: the norm's before attention.
+        weight: of the norm before attention.
         rope: cosines and signed sines (R, 1, hs).
     """
     cos, sin = rope
     size = cos.shape[-1]
-    found = linear(norm(h, weight, eps), qkv, change).view(h.shape[0], -1, size)
-    turned = found[:, :heads]
+    qkv_heads = linear(norm(h, weight, eps), qkv, change).view(h.shape[0], -1, size)
+    turned = qkv_heads[:, :heads]
     if qk_norm is not None:
         turned.copy_(norm(turned, None, eps) * qk_norm)
     rolled = turned.roll(size // 2, -1)
     turned.mul_(cos).addcmul_(rolled, sin)
-    return found
+    return qkv_heads
 
 
 def close(mixed: Tensor, h: Tensor, out: Projection, change: Pair | None = None) -> Tensor:
-    """u = h + attention, (R, D), of the heads' outputs (R, nh hs)."""
+    """u = h + attention, (R, D), from the heads' outputs (R, nh hs)."""
     return linear(mixed, out, change).add_(h)
 
 
@@ -110,8 +109,8 @@ def head(h: Tensor, weight: Tensor, matrix: Tensor, eps: float) -> Tensor:
     return F.linear(norm(h, weight, eps), matrix)
 
 
-def told(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The likeliest token (R, 1) of each row of logits (R, V), and the entropy (R,) in nats."""
+def choose(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The most likely token (R, 1) and the entropy (R,) in nats of each row of logits (R, V)."""
     logs = logits.float().log_softmax(-1)
     return logits.argmax(-1, keepdim=True), -(logs.exp() * logs).sum(-1)
 
@@ -124,7 +123,7 @@ class Functions(NamedTuple):
     feed: Callable[..., Tensor] = feed
     skip: Callable[..., tuple[Tensor, Tensor | None]] = skip
     head: Callable[..., Tensor] = head
-    told: Callable[..., tuple[Tensor, Tensor]] = told
+    choose: Callable[..., tuple[Tensor, Tensor]] = choose
 
 
 EAGER = Functions()
@@ -132,33 +131,33 @@ EAGER = Functions()
 
 @cache
 def compiled() -> Functions:
-    """All of them through `torch.compile`, once a process; each is compiled when it is first called with a shape."""
+    """The functions through `torch.compile`; each is compiled when it is first called with a shape."""
     dynamo: Any = torch._dynamo.config
     dynamo.recompile_limit = max(dynamo.recompile_limit, VARIANTS)
-    # With it Inductor makes a product of one row a sum, which reads at the speed of a copy.
+    # Inductor turns a product with one row into a sum, which reads at the speed of a copy, with this option only.
     options: Any = {"coordinate_descent_tuning": True}
     each: list[Any] = [torch.compile(one, fullgraph=True, dynamic=False, options=options) for one in EAGER]
     return Functions(*each)
 
 
 def has_kernels(device: torch.device) -> bool:
-    """Whether Triton's kernels, ours and the compiler's, are for this GPU."""
+    """True if Triton's kernels, ours and the compiler's, run on this GPU."""
     return torch.cuda.get_device_capability(device) >= OLDEST
 
 
 def best_for(device: torch.device) -> Functions:
-    """Compiled ones where something compiles for this GPU; else, or with `LORA_DROP_COMPILE=0`, as they are."""
+    """Compiled functions if something can compile for this GPU, the plain ones if not or with LORA_DROP_COMPILE=0."""
     if os.environ.get("LORA_DROP_COMPILE") == "0" or not has_kernels(device):
         return EAGER
     try:
         torch.compile(norm, fullgraph=True)(torch.ones(1, 2, device=device), None, 1e-5)
-    except Exception as error:  # whatever a compiler can raise: none is there, or it is broken
+    except Exception as error:  # a compiler that is missing or broken raises anything
         warn_of("nothing can be compiled for the GPU", error)
         return EAGER
     return compiled()
 
 
-def warn_of(what: str, error: Exception) -> None:
-    """Say what does not work here and that decoding goes on without it."""
+def warn_of(failure: str, error: Exception) -> None:
+    """Warn that something does not work here, and that decoding goes on without it."""
     first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-    warnings.warn(f"{what} ({first}): decode steps run without it, slower.", stacklevel=2)
+    warnings.warn(f"{failure} ({first}): decode steps run without it, slower.", stacklevel=2)

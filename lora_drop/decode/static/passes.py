@@ -1,4 +1,4 @@
-"""One pass of the static decoder over a lane's buffers: what a CUDA graph holds. It waits for the device nowhere.
+"""One pass of the static decoder over a lane's buffers, which a CUDA graph can hold. It never waits for the device.
 
 Shapes: D hidden size, V vocabulary, nh heads, nkv K/V heads, hs head size, R rows of a pass, S tokens that attention
 reads, n dropped layers.
@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from lora_drop.decode import rules
 from lora_drop.decode.correction import Correction
+from lora_drop.decode.layer import projections
 from lora_drop.decode.reference import ReferenceDecoder, stacked
 from lora_drop.decode.static.buffers import Pass, Results, StaticState, Store, Window
 from lora_drop.decode.static.layers import EAGER, Functions, Pair, Projection, best_for, has_kernels
@@ -26,7 +27,7 @@ from lora_drop.decode.weights import fused, qk_norms
 
 @dataclass(frozen=True)
 class StaticLayer:
-    """One layer's weights: norms (D,), and fused projections. `qk_norm` is Qwen3's, (nh + nkv, hs), else None."""
+    """One layer's weights: norms (D,) and fused projections. `qk_norm` is Qwen3's, (nh + nkv, hs), else None."""
 
     attention_norm: Tensor
     qkv: Projection
@@ -39,13 +40,13 @@ class StaticLayer:
 
 @dataclass
 class StaticWeights:
-    """A model's own weights with q, k, v and gate, up fused; its modules keep views, so that none is there twice.
+    """A model's own weights with q, k, v and gate, up fused; its modules keep views, so that no weight exists twice.
 
     Attributes:
-        decoder_name: the name of the decoder that runs them.
-        functions: what runs the layers.
-        split: the module `split`, or None: torch's attention.
-        captures: whether passes become graphs; off after one that failed.
+        decoder_name: name of the decoder that runs them.
+        functions: compute the layers, compiled or not.
+        split: the module `split`; None is torch's attention.
+        captures: whether passes become graphs; False after a capture that failed.
         store: buffers and graphs that no lane uses now.
     """
 
@@ -59,7 +60,7 @@ class StaticWeights:
     @classmethod
     @torch.no_grad()
     def of(cls, model: PreTrainedModel) -> StaticWeights:
-        """Fuse a model that `is_supported`."""
+        """Fuse the weights of a model that `is_supported`."""
         like = model.get_input_embeddings().weight
         name = f"static ({str(like.dtype).removeprefix('torch.')})"
         layers = [_layer(layer) for layer in model.model.layers]
@@ -68,22 +69,17 @@ class StaticWeights:
         return cls(layers, name, best_for(like.device), split_for(like.device), captures=True)
 
 
-# `Any`: to a type checker each attribute of a transformers module is a tensor or a module.
 def _layer(layer: Any) -> StaticLayer:
-    attention, mlp = layer.self_attn, layer.mlp
     return StaticLayer(
-        layer.input_layernorm.weight,
-        fused(attention.q_proj, attention.k_proj, attention.v_proj),
-        qk_norms(attention),
-        fused(attention.o_proj),
-        layer.post_attention_layernorm.weight,
-        fused(mlp.gate_proj, mlp.up_proj),
-        fused(mlp.down_proj),
+        attention_norm=layer.input_layernorm.weight,
+        qk_norm=qk_norms(layer.self_attn),
+        mlp_norm=layer.post_attention_layernorm.weight,
+        **{name: fused(*linears) for name, linears in projections(layer).items()},
     )
 
 
 def split_for(device: torch.device) -> ModuleType | None:
-    """Attention split over the keys, where Triton is and knows the GPU."""
+    """The module of attention split over the keys; None without Triton or a GPU that it supports."""
     if not has_kernels(device):
         return None
     try:
@@ -94,7 +90,7 @@ def split_for(device: torch.device) -> ModuleType | None:
 
 
 class StaticPasses(ReferenceDecoder):
-    """The passes of `StaticDecoder`; a lane's state has its buffers."""
+    """The passes of `StaticDecoder` over the buffers of a lane's state."""
 
     def __init__(self, model: PreTrainedModel, weights: StaticWeights):
         super().__init__(model)
@@ -105,7 +101,7 @@ class StaticPasses(ReferenceDecoder):
         self.runs_ahead = self.device.type == "cuda"
 
     def run(self, state: StaticState, each: Pass, reads: bool = True) -> Results:
-        """One pass. It reads a token, or the pending rows alone; of more rows than there are, the last repeat."""
+        """Run one pass over the pending rows and, if it `reads`, a token; padding rows repeat the last one."""
         schedule, buffers, watched = state.schedule, state.buffers, []
         assert buffers is not None
         first, state.row_anchors = schedule.first_skipped, {}
@@ -121,18 +117,20 @@ class StaticPasses(ReferenceDecoder):
             h = buffers.pending.index_select(0, window.rows)
         elif not reads:
             h = buffers.pending[:1]
-        verified = slice(None) if schedule.verifies else slice(-1, None)
+        wanted = slice(None) if schedule.verifies else slice(-1, None)
         if each.lora:
             window = dataclasses.replace(window, bank=state.bank)
         for i in range(first, self.num_layers):
             skipped = i in schedule.dropped_set
             h = (self._lora if each.lora and skipped else self._full)(i, h, window, state)
             if skipped:
-                watched.append(h[verified])
-        h = h[verified]
+                watched.append(h[wanted])
+        h = h[wanted]
         logits = self._logits(h, state, each.lora)
         seen = stacked(watched, h) if state.watch else None
-        return Results(logits, *self.weights.functions.told(logits), seen, state.refresher.drain(), state.row_anchors)
+        return Results(
+            logits, *self.weights.functions.choose(logits), seen, state.refresher.drain(), state.row_anchors
+        )
 
     def _logits(self, h: Tensor, state: StaticState, lora: bool) -> Tensor:
         screen = state.screened_head if lora else None
@@ -141,24 +139,24 @@ class StaticPasses(ReferenceDecoder):
         return self.weights.functions.head(h, self.norm.weight, self.head.weight, self.eps)
 
     def _window(self, state: StaticState, rows: int) -> Window:
-        """Where the rows of a pass stand: one is the token, more begin with the pending ones."""
+        """Places of the rows of a pass: a single row is the token, more rows begin with the pending ones."""
         buffers = state.buffers
         assert buffers is not None
-        position, held, pending = buffers.counts.split(1)
+        position, length, pending = buffers.counts.split(1)
         at = None
         if rows > 1:
             at = torch.arange(rows, device=self.device).minimum(pending)
-            position, held = position - pending + at, held + at
+            position, length = position - pending + at, length + at
         cos, sin = (table.index_select(0, position) for table in buffers.rope)
         mask, dropped = self._mask(state, 0, position), state.schedule.dropped
-        masks = mask, self._mask(state, dropped[0], held) if dropped else mask
-        return Window((cos, sin), (position, held), masks, at)
+        masks = mask, self._mask(state, dropped[0], length) if dropped else mask
+        return Window((cos, sin), (position, length), masks, at)
 
     def _mask(self, state: StaticState, layer: int, places: Tensor) -> Tensor | None:
-        """(1, 1, R nh / nkv, S), to be added to the scores: minus infinity after the token that a row is."""
+        """Mask (1, 1, R nh / nkv, S) to add to the scores: minus infinity after a row's own place."""
         if self.weights.split is not None:
             return None
-        # A graph has to read all that there may be; without one the host knows how much there is.
+        # A graph has to read the whole capacity; without one the host knows how many tokens there are.
         tokens = state.kv.store(layer).shape[3]
         if not self.weights.captures:
             tokens = min(tokens, state.kv.lengths[layer] + len(places))
@@ -168,7 +166,7 @@ class StaticPasses(ReferenceDecoder):
         return mask[:, None].expand(-1, group, -1).reshape(1, 1, -1, tokens)
 
     def _project(self, i: int, h: Tensor, rope: Pair, bank: Correction | None = None) -> Tensor:
-        """Queries, keys and values (R, nh + 2 nkv, hs) of a layer's inputs (R, D), rotated."""
+        """Rotated queries and keys, and values, (R, nh + 2 nkv, hs), of a layer's inputs (R, D)."""
         own, count = self.weights.layers[i], self.heads + self.kv_heads
         change = _change(bank, i, "qkv")
         return self.weights.functions.project(
@@ -176,15 +174,15 @@ class StaticPasses(ReferenceDecoder):
         )
 
     def _write(self, i: int, heads: Tensor, window: Window, state: StaticState) -> Tensor:
-        """Put the rows' K/V, the last of `heads`, in their places; gives them, (2, 1, nkv, R, hs)."""
+        """Write the rows' K/V, the last of `heads`, to their places; return them, (2, 1, nkv, R, hs)."""
         both = heads[:, self.heads :].unflatten(1, (2, 1, self.kv_heads)).permute(1, 2, 3, 0, 4)
-        if window.rows is not None:  # what a padded row has computed is stored nowhere
+        if window.rows is not None:  # padding rows write the last row's K/V
             both = both.index_select(3, window.rows)
         state.kv.store(i).index_copy_(3, window.places[i in state.schedule.dropped_set], both)
         return both
 
     def _attend(self, i: int, h: Tensor, window: Window, state: StaticState) -> Tensor:
-        """u = h + attention, (R, D); writes K/V."""
+        """u = h + attention, (R, D). Writes K/V."""
         rows, dropped, store = len(h), i in state.schedule.dropped_set, state.kv.store(i)
         heads = self._project(i, h, window.rope, window.bank)
         both, mask = self._write(i, heads, window, state), window.masks[dropped]
@@ -193,11 +191,11 @@ class StaticPasses(ReferenceDecoder):
             mixed = self.weights.split.attend(heads, store, window.places[dropped], self.heads)
         else:
             keys, values = store.narrow(3, 0, mask.shape[-1]).unbind(0)
-            # The query heads of a K/V head stand as rows of one query: no key is copied for them.
+            # The query heads of a K/V head become rows of one query, so that no key is copied for them.
             query = heads[:, : self.heads].unflatten(1, (self.kv_heads, -1)).transpose(0, 1)  # (nkv, R, nh / nkv, hs)
             mixed = F.scaled_dot_product_attention(query.flatten(1, 2)[None], keys, values, attn_mask=mask)
             mixed = mixed[0].unflatten(1, (rows, -1)).transpose(0, 1).reshape(rows, -1)
-        if dropped and rows > 1 and state.schedule.kv == "skip":  # of the pass it keeps the last row alone
+        if dropped and rows > 1 and state.schedule.kv == "skip":  # keep only the last row of the pass
             store.index_copy_(3, window.places[1][:1], both[:, :, :, -1:])
         change = _change(window.bank, i, "out")
         return self.weights.functions.close(mixed, h, self.weights.layers[i].out, change)
@@ -208,19 +206,19 @@ class StaticPasses(ReferenceDecoder):
         return self.weights.functions.feed(u, own.mlp_norm, own.gate_up, own.down, self.eps, changes)
 
     def _full(self, i: int, h: Tensor, window: Window, state: StaticState) -> Tensor:
-        """A whole layer, (R, D); one that LoRA steps skip leaves its anchor behind."""
+        """A whole layer, (R, D); a layer of the schedule leaves its anchor."""
         u = self._attend(i, h, window, state)
-        out = self._feed(i, u, window.bank)
+        output = self._feed(i, u, window.bank)
         schedule = state.schedule
         if i in schedule.dropped_set:
-            anchors = rules.anchor_of(schedule.reuse, h, rules.replaced(schedule.part, u, out))  # (R, D)
+            anchors = rules.anchor_of(schedule.reuse, h, rules.replaced(schedule.part, u, output))  # (R, D)
             state.anchors[i] = None if anchors is None else anchors[-1:]
             if schedule.verifies:
                 state.row_anchors[i] = [None] * len(h) if anchors is None else list(anchors.split(1))
-        return out
+        return output
 
     def _lora(self, i: int, h: Tensor, window: Window, state: StaticState) -> Tensor:
-        """A skipped layer at a LoRA step: no attention, and with `part="block"` no MLP either."""
+        """A skipped layer at a LoRA step, (1, D): no attention, and with `part="block"` no MLP either."""
         schedule, bank, own = state.schedule, state.bank, self.weights.layers[i]
         if schedule.kv == "write" and not schedule.repairs:
             self._write(i, self._project(i, h, window.rope), window, state)
@@ -238,5 +236,5 @@ class StaticPasses(ReferenceDecoder):
 
 
 def _change(bank: Correction | None, layer: int, projection: str) -> Pair | None:
-    """A bank's change to a projection of a kept layer."""
+    """The bank's change of a projection of a layer that runs."""
     return None if bank is None else bank.kept.get(layer, {}).get(projection)

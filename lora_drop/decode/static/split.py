@@ -1,11 +1,11 @@
-"""Attention of decode steps on a GPU, split over the keys, in Triton. It reads from the device how many there are.
+"""Attention of decode steps on a GPU, split over the keys, in Triton.
 
-At batch 1 one block of work a K/V head would leave most of a GPU idle. So the keys are cut into `SPLITS` equal parts;
-each is read by a block of its own, for all rows and all query heads of its K/V head at once, and a second kernel puts
-the parts together. How long the parts are follows from the last row's place, which is in memory: a graph captured once
-serves every length, and nothing beyond the last row is read.
+At batch 1 one block of work for each K/V head would leave most of a GPU idle. So the keys are cut into `SPLITS` equal
+parts. A block reads each part for all rows and all query heads of its K/V head at once, and a second kernel joins the
+parts. Their length follows from the last row's place, which the kernel reads from the device's memory: a graph
+captured once serves every length, and nothing beyond the last row is read.
 
-Import it where Triton is. `TRITON_INTERPRET=1` runs it on a CPU.
+Importing this module needs Triton. `TRITON_INTERPRET=1` runs it on a CPU.
 
 Shapes: R rows of a pass, nh heads, nkv K/V heads, G = nh / nkv, hs head size, M = R G queries of a K/V head.
 """
@@ -19,9 +19,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-SPLITS = 32  # with 8 K/V heads 256 blocks, two for each multiprocessor of an H100
-BLOCK_M = 16  # queries of a block: the least that tensor cores take
-BLOCK_N = 64  # keys of a step within a block
+SPLITS = 32  # 256 blocks with 8 K/V heads, two for each multiprocessor of an H100
+BLOCK_M = 16  # queries of a block, the fewest that tensor cores take
+BLOCK_N = 64  # keys that a block reads at a time
 
 
 @triton.jit
@@ -30,7 +30,7 @@ def _part(
     GROUP: tl.constexpr, KV: tl.constexpr, SIZE: tl.constexpr, WIDE: tl.constexpr, M: tl.constexpr,
     PARTS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """One part of the keys for one K/V head: the values' sum by exp(score - top), top and the weights' total."""
+    """One part of the keys for one K/V head: the sum of values weighted by exp(score - top), top and total weight."""
     head, part = tl.program_id(0), tl.program_id(1)
     m = tl.program_id(2) * BM + tl.arange(0, BM)
     d = tl.arange(0, WIDE)
@@ -44,7 +44,7 @@ def _part(
     queries = tl.load(heads + at[:, None] + d[None, :], mask=inside[:, None] & wide[None, :], other=0.0)
     best = tl.full((BM,), float("-inf"), tl.float32)
     weight = tl.zeros((BM,), tl.float32)
-    found = tl.zeros((BM, WIDE), tl.float32)
+    summed = tl.zeros((BM, WIDE), tl.float32)
     for first in range(start, end, BN):
         n = first + tl.arange(0, BN)
         near = (n < end)[:, None] & wide[None, :]
@@ -55,15 +55,15 @@ def _part(
         higher = tl.maximum(best, tl.max(scores, 1))
         zero = tl.where(higher == float("-inf"), 0.0, higher)  # a row that sees nothing here
         chances = tl.exp(scores - zero[:, None])
-        kept = tl.exp(best - zero)
+        shrink = tl.exp(best - zero)
         values = tl.load(key + KV * capacity * SIZE, mask=near, other=0.0)
-        weight = weight * kept + tl.sum(chances, 1)
-        found = found * kept[:, None] + tl.dot(chances.to(values.dtype), values, input_precision="ieee")
+        weight = weight * shrink + tl.sum(chances, 1)
+        summed = summed * shrink[:, None] + tl.dot(chances.to(values.dtype), values, input_precision="ieee")
         best = higher
     to = (head * PARTS + part) * M + m
     tl.store(top + to, best, mask=inside)
     tl.store(total + to, weight, mask=inside)
-    tl.store(mixed + to[:, None] * SIZE + d[None, :], found, mask=inside[:, None] & wide[None, :])
+    tl.store(mixed + to[:, None] * SIZE + d[None, :], summed, mask=inside[:, None] & wide[None, :])
 
 
 @triton.jit
@@ -72,25 +72,25 @@ def _join(
     GROUP: tl.constexpr, HEADS: tl.constexpr, SIZE: tl.constexpr, WIDE: tl.constexpr, M: tl.constexpr,
     PARTS: tl.constexpr,
 ):  # fmt: skip
-    """All parts of one query, put together."""
+    """Join the parts of one query."""
     head, m = tl.program_id(0), tl.program_id(1)
     p, d = tl.arange(0, PARTS), tl.arange(0, WIDE)
     at = (head * PARTS + p) * M + m
     tops = tl.load(top + at)
     share = tl.exp(tops - tl.max(tops, 0))
     sums = tl.load(mixed + at[:, None] * SIZE + d[None, :], mask=(d < SIZE)[None, :], other=0.0)
-    found = tl.sum(sums * share[:, None], 0) / tl.sum(tl.load(total + at) * share, 0)
+    joined = tl.sum(sums * share[:, None], 0) / tl.sum(tl.load(total + at) * share, 0)
     to = (m // GROUP) * HEADS + head * GROUP + m % GROUP
-    tl.store(out + to * SIZE + d, found.to(out.dtype.element_ty), mask=d < SIZE)
+    tl.store(out + to * SIZE + d, joined.to(out.dtype.element_ty), mask=d < SIZE)
 
 
 def attend(heads: Tensor, store: Tensor, places: Tensor, count: int) -> Tensor:
-    """The heads' outputs (R, nh hs) of R rows, whose keys and values are in the store already.
+    """Outputs of the heads, (R, nh hs), for R rows whose keys and values are in the store already.
 
     Args:
-        heads: (R, nh + 2 nkv, hs), the queries first, each row's numbers side by side.
+        heads: (R, nh + 2 nkv, hs), queries first, contiguous within a row.
         store: a layer's K/V, (2, 1, nkv, capacity, hs).
-        places: (R,), each row's own place in the store, ascending: it sees all up to there.
+        places: (R,), each row's place in the store, ascending; a row sees all up to its place.
         count: nh.
     """
     rows, (kv, capacity, size) = len(heads), store.shape[2:]
