@@ -1,6 +1,6 @@
-"""Checkpoints of a training run: written whole or not at all, so the last good one outlives any failure.
+"""Checkpoints of a training run, written whole or not at all, so that the last good one survives any failure.
 
-A checkpoint is a folder: `adapter/`, the bank as `run --adapters` takes it, with its card, and `state.pt`.
+A checkpoint is a folder with `adapter/`, the bank for `run --adapters` with its card, and `state.pt`.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from lora_drop.paths import sync
 from lora_drop.training.card import CARD_NAME, card
 
 CHECKPOINT = "checkpoint"
-PLACES = (CHECKPOINT, f"{CHECKPOINT}.old")  # a run killed between the two renames has its last good one in the second
+PLACES = (CHECKPOINT, f"{CHECKPOINT}.old")  # a kill between the two renames leaves the last good one in the second
 STATE = "state.pt"
 
 
 def adapter_folder(out: Path) -> Path:
-    """Where the last checkpoint's bank is."""
+    """Folder of the last checkpoint's bank."""
     return out / CHECKPOINT / "adapter"
 
 
 def last_checkpoint(out: Path) -> Path | None:
-    """The folder of the last good checkpoint; None if there is none."""
+    """Folder of the last good checkpoint; None without one."""
     return next((folder for name in PLACES if (folder := out / name).is_dir()), None)
 
 
 def write_checkpoint(out: Path, bank: AdapterBank, state: dict[str, Any]) -> None:
-    """Write the bank, its card and the state in place of the last checkpoint.
+    """Replace the last checkpoint by the bank, its card and the state.
 
     Raises:
-        LoraDropError: they cannot be written; the last one is kept.
+        LoraDropError: they cannot be written; the last checkpoint stays.
     """
     draft, old = (out / f"{CHECKPOINT}.{end}" for end in ("partial", "old"))
     try:
@@ -47,12 +47,12 @@ def write_checkpoint(out: Path, bank: AdapterBank, state: dict[str, Any]) -> Non
         (draft / "adapter" / CARD_NAME).write_text(card(bank), encoding="utf-8")
         torch.save(state, draft / STATE)
         sync(draft / STATE)
-        if (out / CHECKPOINT).exists():  # else the old one is the last good one, left by a kill just below
+        if (out / CHECKPOINT).exists():  # else a kill just below has left the last good one in `old`
             shutil.rmtree(old, ignore_errors=True)
             os.replace(out / CHECKPOINT, old)
         os.replace(draft, out / CHECKPOINT)
         shutil.rmtree(old, ignore_errors=True)
-    except (OSError, RuntimeError, LoraDropError) as error:  # so torch.save and the bank report a full disk
+    except (OSError, RuntimeError, LoraDropError) as error:  # how torch.save and the bank report a full disk
         shutil.rmtree(draft, ignore_errors=True)
         raise LoraDropError(
             f"the checkpoint could not be written ({error}); the last good one is kept: make room, then --resume."
@@ -60,10 +60,10 @@ def write_checkpoint(out: Path, bank: AdapterBank, state: dict[str, Any]) -> Non
 
 
 def read_state(out: Path, device: torch.device) -> dict[str, Any]:
-    """The state of the last checkpoint, as it was written.
+    """Read the state of the last checkpoint.
 
     Raises:
-        LoraDropError: there is none, or it cannot be read.
+        LoraDropError: there is no checkpoint, or it cannot be read.
     """
     folder = last_checkpoint(out)
     if folder is None:

@@ -1,4 +1,4 @@
-"""Text for training: files of any shape in, windows of tokens out."""
+"""Text for training: files of several kinds in, windows of tokens out."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from lora_drop.models.load import LoadedModel
 from lora_drop.models.tokens import encode_prompt, encode_text
 from lora_drop.training.self_generate import Text, is_self_generated, read_self_generated
 
-LEAST = 16  # tokens of a window that count: with fewer, a long period may have no LoRA step among them
+LEAST = 16  # fewest counted tokens of a window: among fewer, a long period may have no LoRA step
 
 
 @dataclass(frozen=True)
 class Turn:
-    """The fields of a record that make a turn of chat.
+    """Fields of a record that make a turn of chat.
 
-    `instruction+input:output` joins two fields to one prompt, `instances.0.output` names one that lies deeper.
+    `instruction+input:output` joins two fields to one prompt, `instances.0.output` names a nested one.
     """
 
     prompt: tuple[str, ...]
@@ -31,14 +31,14 @@ class Turn:
 
     @classmethod
     def parse(cls, text: str) -> Turn:
-        """Raises LoraDropError: it is not of that form."""
+        """Parse PROMPT:TARGET. Raises LoraDropError."""
         prompt, _, target = text.partition(":")
         if not all((*prompt.split("+"), target)):
             raise LoraDropError(f"chat fields are PROMPT:TARGET, such as question:answer; got {text!r}.")
         return cls(tuple(prompt.split("+")), target)
 
     def of(self, record: Any) -> tuple[str, str] | None:
-        """(prompt, target) of a record; None if it lacks a field, or prompt or target is blank."""
+        """Prompt and target of a record; None if it lacks a field, or if one of the two is blank."""
         *parts, target = (_field(record, name) for name in (*self.prompt, self.target))
         if not all(isinstance(text, str) for text in (*parts, target)):
             return None
@@ -47,7 +47,7 @@ class Turn:
 
 
 def _field(value: Any, path: str) -> Any:
-    """What a path such as `instances.0.output` leads to; None if it leads nowhere."""
+    """Value at a path such as `instances.0.output`; None if there is none."""
     for name in path.split("."):
         if isinstance(value, dict):
             value = value.get(name)
@@ -61,19 +61,20 @@ def _field(value: Any, path: str) -> Any:
 def read_texts(
     loaded: LoadedModel, paths: list[Path], turns: list[Turn] | None = None, file_tokens: int | None = None
 ) -> list[Text]:
-    """The tokens of each text of the files, an end token after each.
+    """Read the tokens of each text of some files, with an end token after each.
 
     A `.jsonl` file has a record a line and a `.json` file a list of records. A record with the fields of one of
-    `turns` goes through the chat template, as the prompt and answer that decoding will see; of any other the text is
-    all its strings. A file that `self_generate` wrote gives its token ids. Any other file is plain text, a paragraph
-    (up to a blank line) being a text.
+    `turns` goes through the chat template, as the prompt and answer that decoding will see; the text of another record
+    is all its strings. A file from `self_generate` has token ids. Any other file is plain text, of which each
+    paragraph (up to a blank line) is a text.
 
     Args:
-        file_tokens: leave a file after the text that reaches this many tokens, so that a long one does not drown the
-            others; None reads all of it.
+        file_tokens: leave a file after the text that reaches this many tokens, so that a long file does not outweigh
+            the others; None reads all.
 
     Raises:
-        LoraDropError: a file is missing, empty, not UTF-8 or not what its name says; no record has a turn's fields.
+        LoraDropError: a file is missing, empty, not UTF-8 or not in the format of its name; no record has a turn's
+            fields.
     """
     end = sorted(loaded.stop_ids)[:1]  # some models have none
     tokens: list[Text] = []
@@ -90,9 +91,9 @@ def read_texts(
         if is_self_generated(content):
             tokens += read_self_generated(path, loaded)
             continue
-        found = 0  # tokens
+        count = 0  # tokens
         for record in _records(path, content):
-            if file_tokens is not None and found >= file_tokens:
+            if file_tokens is not None and count >= file_tokens:
                 break
             turn, pair = next(((turn, pair) for turn in turns or () if (pair := turn.of(record))), (None, None))
             prompt: list[int] = []
@@ -104,8 +105,8 @@ def read_texts(
             else:
                 continue
             tokens.append(Text([*prompt, *ids, *end], len(prompt)))
-            found += len(tokens[-1])
-        if not found:
+            count += len(tokens[-1])
+        if not count:
             raise LoraDropError(f"{path.name} holds no text.")
     for turn in unused:
         raise LoraDropError(f"no record has the chat fields {'+'.join(turn.prompt)}:{turn.target}.")
@@ -113,11 +114,11 @@ def read_texts(
 
 
 def to_rows(texts: Sequence[Text], length: int) -> tuple[Tensor, Tensor]:
-    """Windows of tokens (N, length), and which of these count, (N, length) bool: the decode steps of replies.
+    """Cut texts into windows of tokens (N, length), and mark those that the loss counts, (N, length) bool.
 
-    A reply begins a window of its own, and a long one goes on in further ones. Its prompt does not count, nor the
-    texts that follow it there, which only fill the window; one of a few tokens is left out. All other text, or all of
-    it where no reply is long enough, is as in `to_windows` and counts.
+    A reply begins a window of its own, and a long one continues in further windows. Its decode steps count; its prompt
+    and the texts after it, which fill the window, do not. A reply of a few tokens is left out. All other text counts
+    and is cut as in `to_windows`; so is all text if no reply is long enough.
 
     Raises:
         LoraDropError: there is less text than one window.
@@ -125,7 +126,7 @@ def to_rows(texts: Sequence[Text], length: int) -> tuple[Tensor, Tensor]:
     replies = [text for text in texts if text.prompt_tokens]
     other = [token for text in texts if not text.prompt_tokens for token in text]
     row = torch.tensor([token for text in replies for token in text], dtype=torch.long)
-    row = torch.cat((row, row.repeat(-(-length // max(1, len(row))))))  # the last one is followed by the first
+    row = torch.cat((row, row.repeat(-(-length // max(1, len(row))))))  # the first text follows the last one
     windows, counted, at = [], [], 0
     place = torch.arange(length)
     for text in replies:
@@ -144,7 +145,7 @@ def to_rows(texts: Sequence[Text], length: int) -> tuple[Tensor, Tensor]:
 
 
 def to_windows(texts: Sequence[list[int]], length: int) -> Tensor:
-    """All texts in a row, cut into windows of tokens (N, length); what is left at the end is not used.
+    """Join all texts and cut them into windows of tokens (N, length); the rest at the end is dropped.
 
     Raises:
         LoraDropError: together they are shorter than one window.
@@ -169,12 +170,12 @@ def _records(path: Path, content: str) -> list[Any]:
 
 
 def _strings(record: Any) -> list[str]:
-    """All texts in a record, however deep, in its order."""
-    found, left = [], [record]
+    """All strings in a record, nested ones too, in its order."""
+    strings, left = [], [record]
     while left:
         value = left.pop()
         if isinstance(value, str):
-            found.append(value)
+            strings.append(value)
         inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
         left.extend(reversed(list(inner)))
-    return found
+    return strings

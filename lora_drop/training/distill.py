@@ -1,4 +1,4 @@
-"""The loss of training, and its figures on text that training does not read.
+"""The loss of training, and its figures on held-out text.
 
 Shapes: B batch, T tokens, N LoRA positions, V vocabulary.
 """
@@ -32,8 +32,8 @@ def both(
     """Log-probabilities (B, N, V) of LoRA-Drop and of the full model at LoRA steps, and these positions (T,).
 
     Args:
-        every: at every decode step, where refreshes are single; exact ones are the full model's.
-        counted: (B, T) bool: only where it is True, in one row (their number, V); None: everywhere.
+        every: take every decode step where refreshes are single; with exact ones the other steps are the full model's.
+        counted: (B, T) bool; take the positions where it is True alone, as rows (count, V); None takes all.
     """
     head = loaded.model.get_output_embeddings()
     if schedule.repairs:
@@ -55,10 +55,10 @@ def both(
 def distillation(
     loaded: LoadedModel, tokens: Tensor, counted: Tensor, prompt_tokens: int, schedule: Schedule, bank: AdapterBank
 ) -> tuple[Tensor, Tensor]:
-    """KL(full || student) in nats and the share of equal argmax, means over what counts of a batch, (B, T) both.
+    """KL(full || student) in nats and the share of equal argmax, means over the counted tokens of a batch (B, T).
 
-    Over its LoRA steps where refreshes are exact; over all decode steps where they are single, so that what LoRA steps
-    write serves the refreshes too.
+    The mean is over LoRA steps where refreshes are exact. It is over all decode steps where they are single, so that
+    what LoRA steps write serves the refreshes too.
     """
     ours, full, _ = both(loaded, tokens, prompt_tokens, schedule, bank, every=True, counted=counted)
     rows = max(1, len(ours))  # a long prompt may leave none
@@ -70,25 +70,25 @@ def figures(loaded: LoadedModel, texts: list[Text], schedule: Schedule, bank: Ad
     """Means over the LoRA steps of texts.
 
     Returns:
-        `kl` and `nll_gap` in nats, `top1_agreement`, and with exact refreshes `kl_all_steps`: their full steps lose
-        nothing.
+        `kl` and `nll_gap` in nats, `top1_agreement`, and with exact refreshes `kl_all_steps`, which counts 0 for
+        their full steps.
     """
     sums, steps, targets, decoded = torch.zeros(3, dtype=torch.float64), 0, 0, 0
     for tokens, prompt_tokens in texts:
         ours, full, lora = both(loaded, tokens, prompt_tokens, schedule, bank)
         following = tokens[:, 1:][:, lora[:-1]]  # the last position has none
-        known = following.shape[1]
-        gap = nll(ours[:, :known], following) - nll(full[:, :known], following)
+        count = following.shape[1]
+        gap = nll(ours[:, :count], following) - nll(full[:, :count], following)
         sums += torch.stack([kl(full, ours).sum(), agreement(full, ours).sum(), gap.sum()]).double().cpu()
         steps, targets = steps + full[..., 0].numel(), targets + following.numel()
         decoded += tokens[:, prompt_tokens:].numel()
     divergence, agreed, lost = sums.tolist()
-    found = {"kl": divergence / steps, "top1_agreement": agreed / steps, "nll_gap": lost / max(1, targets)}
-    return found | ({"kl_all_steps": divergence / decoded} if schedule.repairs else {})
+    means = {"kl": divergence / steps, "top1_agreement": agreed / steps, "nll_gap": lost / max(1, targets)}
+    return means | ({"kl_all_steps": divergence / decoded} if schedule.repairs else {})
 
 
 def evaluated_cases(settings: Any) -> list[dict[str, Any]]:
-    """The schedules of an evaluation, those that the sliders and the presets start from, as settings of a config."""
+    """Schedules of an evaluation, those that sliders and presets start from, as settings of a config."""
     if settings.drop_count:
         periods = [settings.period] if settings.period else [2, 3, 4]
         return [{"period": period, "drop_layers": settings.order[: settings.drop_count]} for period in periods]

@@ -1,10 +1,10 @@
-"""The model writes its own training text: seed prompts, and the replies that the full model samples to them.
+"""Training text that the model writes itself: seed prompts, and the replies that the full model samples to them.
 
-A bank is trained for the text that this model will decode, and nothing is closer to it than its own replies; they are
-also free of other people's rights. `self_generate` writes a JSON Lines file, `read_self_generated` gives its tokens.
+A bank is trained for the text that this model will decode, and nothing is closer to it than its own replies; nobody
+else has rights in them either. `self_generate` writes a JSON Lines file, `read_self_generated` reads its tokens.
 
 The first line of a file names the model and the settings. Record n answers prompt n of `seed_prompts`, and its batch
-draws from (seed, number of the batch): a run that was killed goes on, and ends with the file it would have written.
+draws from (seed, number of the batch), so a run that was killed and started again ends with the same file.
 """
 
 from __future__ import annotations
@@ -40,39 +40,39 @@ def self_generate(
     batch_size: int = BATCH_SIZE,
     progress: Callable[[int, int], None] = lambda done, tokens: None,
 ) -> int:
-    """Answer `count` seed prompts with the full model and append each as a line of `path`, batch by batch.
+    """Answer `count` seed prompts with the full model and append each to `path` as a line, batch by batch.
 
-    A line is `{"prompt": ..., "text": the reply, "token_ids": [prompt, reply, end token if it was reached]}`. A file
-    that is there already goes on after its last whole record; one with `count` records or more is left as it is.
-    Only one process may write a file at a time.
+    A line is `{"prompt": ..., "text": the reply, "token_ids": [prompt, reply, end token if it was reached]}`. An
+    existing file continues after its last whole record; one with `count` records or more is not changed. Only one
+    process may write a file at a time.
 
     Args:
-        loaded: from `load_model`; the text also depends on its number type and kind of device, so the file names them.
-        count: records that the file shall have. A higher count makes an earlier file longer.
+        loaded: from `load_model`; the text depends on its number type and kind of device too, so the file names them.
+        count: records of the finished file. A higher count extends an existing file.
         seed: of the prompts' order and of the replies.
-        max_new_tokens: tokens of a reply at most, the end token included.
+        max_new_tokens: most tokens of a reply, with its end token.
         temperature, top_p: of the sampling; temperature 0 is greedy.
-        batch_size: replies that are written side by side. It takes part in what is drawn, so a file keeps to one.
+        batch_size: replies that are sampled together. The text depends on it, so it is the same for a whole file.
         progress: called with (records in the file, reply tokens written by this call), first before any work.
 
     Returns:
-        The records that the file has.
+        Records in the file.
 
     Raises:
-        LoraDropError: a setting, a file of another model or other settings, no room for the file. What was written
-            before stays.
+        LoraDropError: a setting is invalid, the file is of another model or other settings, or there is no room for
+            it. Records written before stay.
     """
     settings = _settings(count, seed, max_new_tokens, temperature, top_p, batch_size)
     header, path = _header(loaded) | settings, Path(path)
     content = _read(path) if path.exists() else b""
-    whole = content[: content.rfind(b"\n") + 1]  # what follows was cut short by a kill
+    whole = content[: content.rfind(b"\n") + 1]  # a kill may have cut the last line short
     done = _records_there(path, content, whole, header, loaded)
     if whole == content and done >= count:
         progress(done, 0)
         return done
     prompts = seed_prompts(count, seed)
     encoded = _encoded(loaded, prompts, max_new_tokens)
-    # Written before the first reply: what is wrong with the path is said at once. The cut end goes only now.
+    # Written before the first reply, so that a bad path is an error at once. A line cut short goes only now.
     _append(path, [] if whole else [_line(header)], len(whole), done)
     tokens = 0
     progress(done, tokens)
@@ -82,7 +82,7 @@ def self_generate(
         lines = [
             _line({"prompt": prompts[n], "text": _text(loaded, replies[n - start]), "token_ids": ids})
             for n, ids in enumerate(map(list.__add__, batch, replies), start=start)
-            if n >= done  # of a batch that is there in part, the rest
+            if n >= done  # a batch may be there in part
         ]
         _append(path, lines, None, done)
         tokens += sum(map(len, replies[len(replies) - len(lines) :]))
@@ -103,17 +103,17 @@ def _header(loaded: LoadedModel) -> dict[str, Any]:
 
 
 def _records_there(path: Path, content: bytes, whole: bytes, header: dict[str, Any], loaded: LoadedModel) -> int:
-    """How many records a file has that can go on.
+    """Count the records of a file that can be continued.
 
     Raises:
-        LoraDropError: it is another file, or of another model or other settings.
+        LoraDropError: it is a file of another kind, of another model or of other settings.
     """
     if not whole:
         if not _line(header).startswith(content):
             raise LoraDropError(f"{path.name} holds something else than self-generated text: name another file.")
         return 0
-    found, records = _parse(path, whole, loaded)
-    _check_header(path, found, header)
+    own, records = _parse(path, whole, loaded)
+    _check_header(path, own, header)
     for number, (record, prompt) in enumerate(
         zip(records, seed_prompts(len(records), header["seed"]), strict=True), start=2
     ):
@@ -126,10 +126,10 @@ def _records_there(path: Path, content: bytes, whole: bytes, header: dict[str, A
 
 
 def _encoded(loaded: LoadedModel, prompts: list[str], max_new_tokens: int) -> list[list[int]]:
-    """The prompts' token ids.
+    """Token ids of the prompts.
 
     Raises:
-        LoraDropError: the longest one and its reply do not fit into the model's context.
+        LoraDropError: the longest prompt and its reply exceed the model's context.
     """
     encoded = [encode_prompt(loaded.tokenizer, prompt) for prompt in prompts]
     longest = max(map(len, encoded))
@@ -142,7 +142,7 @@ def _encoded(loaded: LoadedModel, prompts: list[str], max_new_tokens: int) -> li
 
 
 class Text(list[int]):
-    """The token ids of a text, the first `prompt_tokens` of which are the prompt of a reply; 0: it is none."""
+    """Token ids of a text, with the number of them that are the prompt of a reply; 0 if it is no reply."""
 
     def __init__(self, ids: Sequence[int], prompt_tokens: int = 0):
         super().__init__(ids)
@@ -150,10 +150,10 @@ class Text(list[int]):
 
 
 def read_self_generated(path: str | Path, loaded: LoadedModel, limit: int | None = None) -> list[Text]:
-    """The token ids of each record, of the first `limit` if given; a last line cut short by a kill is left out.
+    """Read each record, or the first `limit`; a last line that a kill cut short is left out.
 
     Raises:
-        LoraDropError: there is no such file, it is of another model, or what is in it is no self-generated text.
+        LoraDropError: the file is missing, of another model, or not self-generated text.
     """
     return [
         Text(record["token_ids"], len(encode_prompt(loaded.tokenizer, record["prompt"])))
@@ -162,7 +162,7 @@ def read_self_generated(path: str | Path, loaded: LoadedModel, limit: int | None
 
 
 def read_replies(path: str | Path, loaded: LoadedModel) -> list[tuple[list[int], int]]:
-    """The token ids of each record with a reply of two tokens or more, and how many of them are its prompt.
+    """Token ids of each record with a reply of two tokens or more, and how many of them are its prompt.
 
     Raises:
         LoraDropError: as `read_self_generated`.
@@ -172,7 +172,7 @@ def read_replies(path: str | Path, loaded: LoadedModel) -> list[tuple[list[int],
 
 
 def is_self_generated(content: str) -> bool:
-    """Whether a file's content begins with the header of self-generated text."""
+    """True if a file's content begins with the header of self-generated text."""
     return content.startswith(f'{{"format": "{FORMAT}"')
 
 
@@ -187,7 +187,7 @@ def _records(path: Path, loaded: LoadedModel) -> list[dict[str, Any]]:
 
 
 def _line(record: dict[str, Any]) -> bytes:
-    """ASCII only: no character in it that any reader takes for the end of a line."""
+    """A record as ASCII, so that no reader takes a character inside it for the end of a line."""
     return json.dumps(record).encode("ascii") + b"\n"
 
 
@@ -205,10 +205,10 @@ def _read(path: Path) -> bytes:
 
 
 def _append(path: Path, lines: list[bytes], size: int | None, done: int) -> None:
-    """Add lines, after cutting the file to `size` bytes if that is given.
+    """Append lines, after cutting the file to `size` bytes unless that is None.
 
     Raises:
-        LoraDropError: it cannot be written; the `done` records before stay.
+        LoraDropError: the file cannot be written; its `done` records stay.
     """
     try:
         with path.open("ab", buffering=0) as file:  # unbuffered: a line is in the file, or the error is raised here
@@ -224,7 +224,7 @@ def _append(path: Path, lines: list[bytes], size: int | None, done: int) -> None
 
 
 def _parse(path: Path, content: bytes, loaded: LoadedModel) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Header and records of whole lines. Raises LoraDropError: naming the line that is wrong."""
+    """Header and records of whole lines. Raises LoraDropError with the first invalid line."""
     try:
         lines = content.decode("utf-8").split("\n")[:-1]
     except UnicodeDecodeError:
@@ -256,21 +256,21 @@ def _parse(path: Path, content: bytes, loaded: LoadedModel) -> tuple[dict[str, A
     return header, values[1:]
 
 
-def _check_header(path: Path, found: dict[str, Any], header: dict[str, Any]) -> None:
-    """Refuse to go on with a file of another model or of other settings."""
-    if found.get("revision") != header["revision"]:
-        raise LoraDropError(_other_model(path, found, header["model"], header["revision"]) + " Name another file.")
+def _check_header(path: Path, own: dict[str, Any], header: dict[str, Any]) -> None:
+    """Check that a run with `header` can continue a file with the header `own`."""
+    if own.get("revision") != header["revision"]:
+        raise LoraDropError(_other_model(path, own, header["model"], header["revision"]) + " Name another file.")
     for name in ("dtype", "device", "seed", "max_new_tokens", "temperature", "top_p", "batch_size"):
-        if found.get(name) != header[name]:
+        if own.get(name) != header[name]:
             raise LoraDropError(
-                f"{path.name} was written with {name} {found.get(name)}, this run has {header[name]}: use the same "
+                f"{path.name} was written with {name} {own.get(name)}, this run has {header[name]}: use the same "
                 "settings, or name another file."
             )
 
 
-def _other_model(path: Path, found: dict[str, Any], name: str, revision: str) -> str:
+def _other_model(path: Path, header: dict[str, Any], name: str, revision: str) -> str:
     return (
-        f"{path.name} was written by another model: {found.get('model')} ({found.get('revision')}), this is {name} "
+        f"{path.name} was written by another model: {header.get('model')} ({header.get('revision')}), this is {name} "
         f"({revision})."
     )
 
@@ -278,7 +278,7 @@ def _other_model(path: Path, found: dict[str, Any], name: str, revision: str) ->
 def _settings(
     count: int, seed: int, max_new_tokens: int, temperature: float, top_p: float, batch_size: int
 ) -> dict[str, int | float]:
-    """The settings that a file keeps to, checked."""
+    """Check the settings of a file, and return them as its header has them."""
     for name, value in (("count", count), ("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
         if value < 1:
             raise LoraDropError(f"{name} must be at least 1, got {value}.")
@@ -308,20 +308,20 @@ def generate_batch(
     top_p: float = 1.0,
     seed: int = 0,
 ) -> list[list[int]]:
-    """transformers' own `generate` over a batch: the new tokens of each prompt, the end token last if it was reached.
+    """Run transformers' `generate` on a batch; return the new tokens of each prompt, with the end token if reached.
 
     Args:
         prompts: token ids, of any lengths.
         temperature: 0 is greedy.
-        seed: of torch's generators, which are put back afterwards.
+        seed: of torch's generators, which are restored afterwards.
 
     Raises:
-        LoraDropError: the batch does not fit into the memory of the device.
+        LoraDropError: the batch does not fit into the device's memory.
     """
     longest = max(map(len, prompts))
     stops = sorted(loaded.stop_ids)
-    pad = stops[0] if stops else 0  # any token will do: it is masked on the left, and cut off on the right
-    # Padding stands on the left: the new tokens follow the prompt's last one. `generate` counts positions by the mask.
+    pad = stops[0] if stops else 0  # any token will do: it is masked on the left and cut off on the right
+    # Padding on the left, so that new tokens follow the prompt's last one. `generate` counts positions by the mask.
     ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts], device=loaded.device)  # (B, longest)
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=loaded.device)
     sampling = {"temperature": float(temperature), "top_p": float(top_p)} if temperature else {}
@@ -331,8 +331,7 @@ def generate_batch(
         **sampling,
         eos_token_id=stops or None,
         pad_token_id=pad,
-        # What is not named here comes from the model's own generation config. These some models set there, and the
-        # text shall be what the decode engine would sample.
+        # Some models set these in their generation config; the text must be what the decode engine would sample.
         top_k=0,
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
@@ -350,11 +349,11 @@ def generate_batch(
 
 
 def _to_end(ids: list[int], stop_ids: frozenset[int]) -> list[int]:
-    """Up to and with the first end token: what follows is padding."""
+    """Cut ids after the first end token; the rest is padding."""
     end = next((at for at, token in enumerate(ids) if token in stop_ids), len(ids))
     return ids[: end + 1]
 
 
 def _batch_seed(seed: int, batch: int) -> int:
-    """A seed of the batch's own, 63 bits: neighbouring seeds and batches have nothing in common."""
+    """Seed of a batch, 63 bits; neighbouring seeds and batches share nothing."""
     return int.from_bytes(hashlib.sha256(f"{seed} batch {batch}".encode()).digest()[:8], "little") >> 1

@@ -30,17 +30,18 @@ SELF_GENERATED = "self_generated.jsonl"
 def train(
     settings: TrainSettings, job: TrainJob, tell: Callable[[str], None] = lambda text: None
 ) -> dict[str, Any] | None:
-    """Train adapters, and leave checkpoints and the adapter folder in `job.out`.
+    """Train adapters; write checkpoints and the adapter folder to `job.out`.
 
     Args:
-        tell: gets a line about the memory and one about the time, before the first step.
+        tell: called with a line about the memory and one about the time, before the first step.
 
     Returns:
         `{"adapters": the folder, "steps", "evaluation", "estimate": {"memory", "seconds"}}`; None in all processes of
         a launch but the main one.
 
     Raises:
-        LoraDropError: text, settings or model do not fit, or a checkpoint stands in the way or cannot be gone on from.
+        LoraDropError: text, settings or model are unsuitable, `job.out` holds a checkpoint but `job.resume` is off, or
+            its checkpoint cannot be resumed.
     """
     if not job.resume and any((job.out / name).exists() for name in PLACES):
         raise LoraDropError(f"{job.out.name} holds a checkpoint: go on with --resume, or name another --out.")
@@ -88,13 +89,13 @@ def train(
 
 @torch.no_grad()
 def _check_weights(loaded: LoadedModel) -> None:
-    """One token shows damaged weights, before anything is drawn from what they give."""
+    """Run one token, to catch damaged weights before text is sampled from them."""
     if not loaded.model(torch.zeros(1, 1, dtype=torch.long, device=loaded.device)).logits.isfinite().all():
         raise not_finite(0, baseline_schedule(loaded.num_layers), None)
 
 
 def _self_generated(loaded: LoadedModel, count: int, path: Path, quiet: bool) -> list[Text]:
-    """The model's own texts, written to `path` first as far as they are not there yet."""
+    """Texts of the model itself; those that `path` lacks are written to it first."""
     with tqdm(total=count, unit="text", desc="self-generate", disable=quiet, file=sys.stderr) as bar:
         self_generate(loaded, count, path, progress=lambda done, tokens: bar.update(done - bar.n))
     return read_self_generated(path, loaded, count)

@@ -3,12 +3,10 @@
 The backbone is frozen. The student runs the real schedule in one parallel pass (`student`; `exact` for exact
 refreshes), the teacher is the same model with every layer, and the loss is KL(full || student) over the vocabulary
 (`distill`). Each batch has a period, skipped layers and a prompt length of its own, so that one bank serves many
-schedules. Training starts from a regression (`fit`) and goes on with AdamW in the units which that found
-(`parts`).
+schedules. Training starts from a regression (`fit`) and continues with AdamW, in units from that regression (`parts`).
 
-Everything that a step draws follows from (seed, step), so a checkpoint needs no more than the parameters, the scales,
-the optimizer and the step's number to go on exactly. `accelerate launch -m lora_drop.train ...` spreads the batches
-over processes.
+All random draws follow from (seed, step), so a run resumes exactly from the parameters, the scales, the optimizer and
+the number of the step. `accelerate launch -m lora_drop.train ...` spreads the batches over processes.
 """
 
 from __future__ import annotations
@@ -40,23 +38,23 @@ from lora_drop.training.parts import add_parts, bank_of, continued, parameters_o
 from lora_drop.training.settings import TrainSettings
 
 LOG = "train_log.jsonl"
-HELD_OUT = 0.02  # share of the windows that is never trained on
+HELD_OUT = 0.02  # share of the windows that is not trained on
 EVALUATED = 8  # windows of each evaluation
-CALIBRATION = 16  # windows that the parts are begun from
+CALIBRATION = 16  # windows that the fresh parts are made from
 
 
 class Trainer:
-    """One training run over a loaded model: `prepare` or `resume`, then `run`, which leaves an adapter folder.
+    """One training run of a loaded model: `prepare` or `resume`, then `run`, which writes an adapter folder.
 
     Args:
         windows: (N, length) tokens, from `to_rows`.
-        out: an existing folder for checkpoints and log.
-        data: the names of the text's files, for the record.
-        reading: the options that say how they are read, for the record.
-        self_generated: how many of the texts the model wrote itself, for the record.
-        start: an adapter folder to go on from.
-        held_out: the texts of an evaluation; None keeps some of the windows apart for it.
-        counted: (N, length) bool, the tokens that the loss counts; None: all of them.
+        out: existing folder for checkpoints and log.
+        data: names of the text files, for the adapter's card.
+        self_generated: number of texts that the model wrote itself, for the card.
+        start: adapter folder to start from.
+        reading: options of how the files are read, for the card.
+        held_out: texts of an evaluation; None holds out some of the windows.
+        counted: (N, length) bool, the tokens that the loss counts; None counts all.
     """
 
     def __init__(
@@ -92,11 +90,11 @@ class Trainer:
         self._optimize()
 
     def _apart(self) -> list[Text]:
-        """Takes the windows that evaluations read from the others."""
+        """Move some windows from the training text to evaluations."""
         windows = self.windows
         count = max(1, min(EVALUATED, int(len(windows) * HELD_OUT)))
         apart = torch.zeros(len(windows), dtype=torch.bool)
-        apart[len(windows) // count // 2 :: -(-len(windows) // count)] = True  # of every part of the text
+        apart[len(windows) // count // 2 :: -(-len(windows) // count)] = True  # from all over the text
         if apart.all():
             raise LoraDropError("the training text has one window; it needs at least two, for one is held out.")
         self.windows, self.counted = windows[~apart], self.counted[~apart]
@@ -104,56 +102,56 @@ class Trainer:
         return [(row, self.settings.length // 4) for row in windows[apart].split(1)]
 
     def _optimize(self) -> None:
-        """Fresh parameters from the starting bank, in the units of its scales, and an optimizer for them."""
+        """Make parameters from the starting bank, in the units of its scales, and their optimizer."""
         self.parameters = parameters_of(self.start, self.scales, self.units)
         self.optimizer = torch.optim.AdamW(self.parameters, self.settings.learning_rate, weight_decay=0.0)
 
     @property
     def bank(self) -> AdapterBank:
-        """The bank that the parameters make; gradients of its tensors reach them."""
+        """Bank of the current parameters; gradients of its tensors reach them."""
         return bank_of(self.parameters, self.start, self.scales, self.units)
 
     def prepare(self) -> None:
-        """Before the first step: a regression over the first `fit_batches` batches gives the bank and its units.
+        """Before the first step, fit the starting bank and its units by a regression over `fit_batches` batches.
 
-        It gives the units alone with a bank to start from, and where it does more harm than B = 0: its errors add up
-        from layer to layer, and with `state` from step to step.
+        Only the units are used if there is a bank to start from, or if the regression is worse than B = 0: its errors
+        add up from layer to layer, and with `state` from step to step.
 
         Raises:
-            LoraDropError: that bank cannot be read, or is of another model, rule, rank or set of layers.
+            LoraDropError: the bank to start from cannot be read, or is of another model, rule, rank or set of layers.
         """
         start = self.start_from
-        given = None if start is None else continued(self.start, AdapterBank.load(start), start.name, self.loaded)
+        trained = None if start is None else continued(self.start, AdapterBank.load(start), start.name, self.loaded)
         batches = []
         for step in range(self.settings.fit_batches):
             batch = draw(self.settings, step, len(self.windows), self.loaded.num_layers)
             tokens = self.windows[batch.windows].to(self.loaded.device)
             batches.append(Batch(tokens, batch.prompt_tokens, batch.schedule.period))
-        if batches and given is not None:
+        if batches and trained is not None:
             self.scales = measure(self.loaded.model, self.start, batches)
         elif batches:
             b, gate = ({i: t.clone() for i, t in store.items()} for store in (self.start.b, self.start.gate))
-            plain = dataclasses.replace(self.start, b=b, gate=gate)  # B = 0: its A does not matter
+            plain = dataclasses.replace(self.start, b=b, gate=gate)  # with B = 0 any A will do
             self.scales = fit(self.loaded.model, self.start, batches)
             if self._first_loss(self.start) >= self._first_loss(plain):
                 self.start = plain
         self.fit_tokens = sum(batch.tokens.numel() for batch in batches)
-        if given is not None:
-            self.start = given
+        if trained is not None:
+            self.start = trained
         self._optimize()
 
     @torch.no_grad()
     def _first_loss(self, bank: AdapterBank) -> float:
-        """A bank's loss on the first batch."""
+        """Loss of a bank on the first batch."""
         batch = draw(self.settings, 0, len(self.windows), self.loaded.num_layers)
         return float(self._distillation(batch, bank)[0])
 
     def _distillation(self, batch: Draw, bank: AdapterBank) -> tuple[Tensor, Tensor]:
-        """Loss and agreement of a batch, of which no more is computed than counts."""
+        """Loss and agreement of a batch, computed up to its last counted token."""
         tokens, counted = self.windows[batch.windows], self.counted[batch.windows]
         first, *_, last = counted.any(0).nonzero()[:, 0].tolist()
         prompt = batch.prompt_tokens
-        if self.settings.refresh == "repair":  # which leaves nothing behind: its LoRA steps may begin anywhere
+        if self.settings.refresh == "repair":  # nothing outlasts a refresh, so LoRA steps may begin anywhere
             prompt = min(prompt + first, last)
         tokens, counted = (t[:, : last + 1].to(self.loaded.device) for t in (tokens, counted))
         with self._autocast():
@@ -184,9 +182,9 @@ class Trainer:
         return bank
 
     def _autocast(self) -> torch.autocast:
-        """The parameters are float32, the backbone may be bfloat16.
+        """Autocast to bfloat16 if the backbone has it; the parameters are float32.
 
-        accelerate's own keeps one number type for the whole process, where two runs may have two.
+        accelerate's own autocast has one number type for the whole process, in which two runs may differ.
         """
         return torch.autocast(self.loaded.device.type, torch.bfloat16, enabled=self.loaded.dtype == torch.bfloat16)
 
@@ -202,7 +200,7 @@ class Trainer:
         return math.ceil(self.settings.max_tokens / self.tokens_per_step)
 
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then a cosine to zero at the last step; with `decay` constant, and a line to zero there."""
+        """Rate of a step: linear warm-up, then a cosine to zero; with `decay` constant, then linear to zero."""
         warmup = max(1, round(self.settings.warmup * self.steps))
         if step < warmup:
             return self.settings.learning_rate * (step + 1) / warmup
@@ -213,21 +211,21 @@ class Trainer:
         return self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
     def train_step(self) -> tuple[float, float]:
-        """One step; returns the mean loss and agreement of this process's batches.
+        """Make one step; return the mean loss and agreement of this process's batches.
 
         Raises:
-            LoraDropError: loss or gradient is NaN or infinite; the parameters are as before.
+            LoraDropError: loss or gradient is NaN or infinite; the parameters are unchanged.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
-        found, agreed = self._gradients()
+        means = self._gradients()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        return found, agreed
+        return means
 
     def probe(self) -> float:
-        """Tokens a second, of all processes, in a step like the next one: it is computed and thrown away.
+        """Measure tokens per second, of all processes, in a step like the next one, whose result is discarded.
 
         Raises:
             LoraDropError: as in `train_step`.
@@ -238,7 +236,7 @@ class Trainer:
         return self.tokens_per_step / max(time.monotonic() - started, 1e-9)
 
     def _gradients(self) -> tuple[float, float]:
-        """The gradients of the next step's batches; returns their mean loss and agreement."""
+        """Compute the gradients of the next step; return the mean loss and agreement of its batches."""
         settings, share = self.settings, self.accelerator.num_processes
         loss = agreement = torch.zeros((), device=self.loaded.device)
         for turn in range(settings.accumulate):
@@ -248,22 +246,22 @@ class Trainer:
             self.accelerator.backward(one / settings.accumulate)
             loss, agreement = loss + one.detach() / settings.accumulate, agreement + agreeing / settings.accumulate
         for tensor in self.parameters:
-            # A layer that no batch skips has no gradient: zero it is, the same on every process.
+            # A layer that no batch skips has no gradient; zero makes it the same on every process.
             tensor.grad = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
             if share > 1:
                 tensor.grad = self.accelerator.reduce(tensor.grad, "mean")
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        found, agreed, length = torch.stack((loss, agreement, norm)).tolist()
-        if not math.isfinite(found + length):
+        mean, agreed, length = torch.stack((loss, agreement, norm)).tolist()
+        if not math.isfinite(mean + length):
             raise LoraDropError(
-                f"the loss of batch {self.step + 1} is {found}, its gradient {length}: the model or the adapters "
+                f"the loss of batch {self.step + 1} is {mean}, its gradient {length}: the model or the adapters "
                 "overflow. Checkpoints are kept; take a lower --learning-rate, or --dtype float32."
             )
-        return found, agreed
+        return mean, agreed
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, Any]:
-        """KL, agreement and more on the held-out text; see `distill.figures`."""
+        """Figures of the current bank on the held-out text; see `distill.figures`."""
         texts = [(tokens.to(self.loaded.device), prompt) for tokens, prompt in self.held_out]
         settings, rows = self.settings, []
         for case in evaluated_cases(settings):
@@ -271,22 +269,22 @@ class Trainer:
             config = LoraDropConfig(**rules, **case)
             schedule = config.schedule_for(self.loaded.num_layers)
             with self._autocast():
-                found = figures(self.loaded, texts, schedule, self.bank)
+                means = figures(self.loaded, texts, schedule, self.bank)
             if config.drop_layers:
                 case = case | {"drop_layers": list(config.drop_layers)}
-            rows.append(case | found)
+            rows.append(case | means)
         return {"tokens": sum(tokens.numel() for tokens, _ in texts), "schedules": rows}
 
     def run(self, evaluate_every: int, checkpoint_every: int, quiet: bool = False) -> dict[str, Any]:
-        """Train to the end; returns the last evaluation.
+        """Train to the end; return the last evaluation.
 
         Args:
-            evaluate_every, checkpoint_every: in steps; both also happen at the end.
+            evaluate_every, checkpoint_every: in steps; both happen at the end too.
         """
         main = self.accelerator.is_main_process
         bar = tqdm(total=self.steps, initial=self.step, disable=quiet or not main, unit="step", file=sys.stderr)
         evaluation = None
-        if self.step == 0:  # what training starts from
+        if self.step == 0:  # before training
             evaluation = self.evaluate()
             if main:
                 self._log({"step": 0, "tokens": 0, "evaluation": evaluation})
@@ -327,7 +325,7 @@ class Trainer:
         """Write a checkpoint.
 
         Raises:
-            LoraDropError: it cannot be written; the last good one is kept.
+            LoraDropError: it cannot be written; the last good one stays.
         """
         state = {
             "step": self.step,
@@ -342,13 +340,13 @@ class Trainer:
         write_checkpoint(self.out, self._finished(evaluation), state)
 
     def _text(self) -> str:
-        """A hash of what is trained on."""
+        """Hash of the training text and of its counted tokens."""
         digest = hashlib.sha256(self.windows.numpy().tobytes())
         digest.update(self.counted.numpy().tobytes())
         return digest.hexdigest()
 
     def _finished(self, evaluation: dict[str, Any] | None) -> AdapterBank:
-        """The bank as its folder holds it: bfloat16, with how it was made and how good it is."""
+        """Bank for its folder: in bfloat16, with its settings, text and quality."""
         current, settings = self.bank, self.settings
         tensors = current.mapped(lambda t: t.detach().cpu().to(torch.bfloat16))
         any_ratio = [*RATIOS, f"{ANY_RATIO[0]} to {ANY_RATIO[1]}"]
@@ -360,15 +358,15 @@ class Trainer:
             **({"drop_count": settings.drop_count} if settings.drop_count else {}),
             "drop_ratios": any_ratio if settings.drop_ratio is None else [settings.drop_ratio],
         }
-        given = dataclasses.asdict(settings)
+        values = dataclasses.asdict(settings)
         start = self.start_from.name if self.start_from else None
         meta = {
             "trained_schedules": schedules,
             "data": self._sources(),
-            "command": reproduce(given, self.data, self.reading, self.self_generated, start, self.loaded.id),
+            "command": reproduce(values, self.data, self.reading, self.self_generated, start, self.loaded.id),
             "tokens": self.step * self.tokens_per_step,
             "fit_tokens": self.fit_tokens,
-            "settings": given,
+            "settings": values,
             "quality": evaluation,
         }
         return dataclasses.replace(current, **tensors, meta=meta)
@@ -379,7 +377,7 @@ class Trainer:
         return [*self.data, *own, *start]
 
     def resume(self) -> None:
-        """Go on from the last checkpoint, exactly.
+        """Continue exactly from the last checkpoint.
 
         Raises:
             LoraDropError: there is none, or it is of other settings, another text or another model.
@@ -398,7 +396,7 @@ class Trainer:
         if state["revision"] != self.loaded.revision:
             raise LoraDropError(f"the checkpoint in {self.out.name} is of another model.")
         mine, its = dataclasses.asdict(self.settings), state["settings"]
-        constant = None not in (mine["decay"], its.get("decay"))  # what was done does not hang on the end then
+        constant = None not in (mine["decay"], its.get("decay"))  # then the steps so far do not depend on the end
         free = ("max_tokens", "decay") if constant else ()
         if differs := [name for name, value in its.items() if mine.get(name) != value and name not in free]:
             name = differs[0]

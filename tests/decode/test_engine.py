@@ -13,8 +13,7 @@ from lora_drop.decode.sampling import Sampling, draw
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import REUSE_RULES, Schedule, baseline_schedule
 from lora_drop.run.race import take_turns
-
-PROMPT = [5, 99, 17, 42, 200]
+from tests.support.decoding import PROMPT
 
 
 def lane(loaded, schedule=None, prompt=PROMPT, tokens=24, sampling=None, **options):
@@ -81,22 +80,6 @@ def test_steps_say_their_kind_layers_and_bytes(tiny):
     assert growth == [one_layer * n for n in (4, 4, 6, 4, 4, 6, 4)]
 
 
-@pytest.mark.parametrize("tokens", [1, 2])
-def test_the_shortest_runs(tiny, tokens):
-    short = lane(tiny, Schedule(4, 6, (2,)), prompt=[3], tokens=tokens)
-    assert len(list(short)) == tokens and short.ended == "length"
-    assert (short.tokens_per_second is None) == (tokens == 1)
-    assert list(short) == []  # an ended lane stays ended
-
-
-def test_a_stop_token_ends_the_lane_and_is_kept(tiny):
-    free = ids(lane(tiny, tokens=20))
-    stop = free[7]
-    stopped = lane(tiny, tokens=20, stop_ids=frozenset([stop]))
-    assert ids(stopped) == free[: free.index(stop) + 1]
-    assert stopped.ended == "stop"
-
-
 def test_sampling_repeats_with_its_seed_and_only_then(tiny):
     schedule = Schedule(3, tiny.num_layers, (2, 3))
     runs = [ids(lane(tiny, schedule, sampling=Sampling(1.0, 0.9, seed))) for seed in (1, 1, 2)]
@@ -159,14 +142,9 @@ class FakeLane:
     """A lane whose steps take a known time."""
 
     def __init__(self, ms, steps):
-        self.ms, self.left, self.clock_ms, self.prefill_ms, self.decode_steps, self.ended = (
-            ms,
-            steps,
-            0.0,
-            0.0,
-            -1,
-            None,
-        )
+        self.ms, self.left, self.ended = ms, steps, None
+        self.clock_ms = self.prefill_ms = 0.0
+        self.decode_steps = -1
 
     def __next__(self):
         self.clock_ms += self.ms

@@ -22,10 +22,10 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import REUSE_RULES
 from lora_drop.models.load import load_model
 from tests.support import ROOT
+from tests.support.decoding import PROMPT
 from tests.support.parts import full_bank
 
 pytestmark = pytest.mark.skipif(library() is None, reason="there is no C compiler here")
-PROMPT = [5, 99, 17, 42, 200]
 
 
 @pytest.fixture(scope="module")

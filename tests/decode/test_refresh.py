@@ -1,12 +1,12 @@
 """Adaptive refresh: off is as before, the extremes are known schedules, and in between every step follows the rule."""
 
+import functools
 import itertools
 import json
 
 import pytest
 import torch
 
-from lora_drop.adapters.bank import AdapterBank
 from lora_drop.cli.main import main
 from lora_drop.decode import refresh
 from lora_drop.decode.lane import Lane
@@ -22,19 +22,12 @@ from lora_drop.run.generate import generate
 from lora_drop.run.request import BASELINE, LORA_DROP, Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.trace import gather
+from tests.support import decoding
+from tests.support.decoding import PROMPT
 from tests.support.naive import naive_logits
 
-PROMPT = [5, 99, 17, 42, 200]
 HUGE = 1e6
-
-
-def random_bank(loaded, reuse="residual", part="block", layers=(2, 3, 4)):
-    torch.manual_seed(1)
-    bank = AdapterBank.new(list(layers), loaded.shape.hidden_size, rank=4, reuse=reuse, part=part)
-    for i in layers:
-        bank.b[i] = 0.3 * torch.randn_like(bank.b[i])
-        bank.gate[i] = torch.rand_like(bank.gate[i])
-    return bank
+random_bank = functools.partial(decoding.random_bank, layers=[2, 3, 4])
 
 
 def lane(loaded, schedule, bank=None, tokens=40):
@@ -63,6 +56,60 @@ def adaptive(loaded, period=7, entropy=None, norm=None, dropped=(2, 3, 4), **rul
 def median(values):
     values = sorted(values)
     return values[len(values) // 2]
+
+
+def test_the_counts_of_a_fixed_schedule():
+    refresher = refresh.Refresher(Schedule(3, 4, (2,)))
+    assert (refresher.step, refresher.kind, refresher.trigger) == (0, "prefill", None)
+    seen = []
+    for _ in range(7):
+        full = refresher.begin()
+        assert full == (refresher.kind == "refresh")
+        seen.append((refresher.step, full, refresher.last_refresh, refresher.refreshes))
+    assert seen == [
+        (1, False, 0, 0), (2, False, 0, 0), (3, True, 3, 1), (4, False, 3, 1), (5, False, 3, 1), (6, True, 6, 2),
+        (7, False, 6, 2),
+    ]  # fmt: skip
+    assert all(refresh.Refresher(Schedule(9, 4, ())).begin() for _ in range(3)), "nothing to skip"
+
+
+@pytest.mark.parametrize(("steps", "back", "refreshes"), [(5, 4, 2), (5, 5, 2), (6, 4, 2), (6, 6, 2)])
+def test_a_step_that_a_pass_goes_back_to_is_the_last_refresh(steps, back, refreshes):
+    """Period 3: after step 5, a LoRA step, the pass has begun no step of its own; after step 6 it is that step."""
+    refresher = refresh.Refresher(Schedule(3, 4, (2,)))
+    for _ in range(steps):
+        refresher.begin()
+    refresher.trigger = "entropy"
+    refresher.back_to(back)
+    assert (refresher.step, refresher.last_refresh, refresher.kind, refresher.trigger) == (back, back, "refresh", None)
+    assert refresher.refreshes == refreshes
+    assert [refresher.begin() for _ in range(3)] == [False, False, True]
+
+
+def test_the_norm_is_the_mean_over_the_layers_of_one_step():
+    refresher = refresh.Refresher(Schedule(9, 4, (2,), refresh_norm=0.5))
+    refresher.begin()
+    refresher.measure(torch.tensor([[3.0, 4.0]]), torch.tensor([[[0.0, 10.0]]]))  # 5 / 10
+    refresher.take([torch.tensor(0.1)])
+    refresher.end(torch.zeros(1, 8))
+    assert refresher.norm == pytest.approx(0.3) and refresher.entropy is None and not refresher.begin()
+    refresher.take([torch.tensor(0.5)])
+    assert [float(ratio) for ratio in refresher.drain()] == [0.5] and refresher.drain() == []
+    refresher.take([torch.tensor(0.5)])
+    refresher.end(torch.zeros(1, 8))
+    assert refresher.begin() and refresher.trigger == "norm" and refresher.last_refresh == refresher.step == 3
+    refresher.end(torch.zeros(1, 8))
+    assert refresher.norm is None and not refresher.begin() and refresher.trigger is None
+
+
+def test_the_entropy_is_the_decoders_or_computed():
+    refresher = refresh.Refresher(Schedule(9, 4, (2,), refresh_entropy=2.0))
+    refresher.measure(torch.ones(1, 2), torch.ones(1, 2))  # the norm's trigger is off
+    refresher.end(torch.zeros(1, 8))
+    assert refresher.entropy == pytest.approx(2.0794, abs=1e-4) and refresher.norm is None
+    assert refresher.begin() and refresher.trigger == "entropy"
+    refresher.end(torch.zeros(1, 8), 0.0)
+    assert refresher.entropy == 0.0 and not refresher.begin() and refresher.trigger is None
 
 
 def test_off_is_the_fixed_schedule_and_looks_at_nothing(any_tiny, monkeypatch):
@@ -171,9 +218,7 @@ def test_only_corrected_layers_count_and_without_any_the_norm_never_fires(tiny):
     naive_bank.gate[2] = naive_bank.gate[4] = torch.ones_like(some.gate[3])
     full = {step.step for step in steps if step.kind == "refresh"}
     naive_logits(tiny.model, PROMPT + ids(steps)[:-1], len(PROMPT), adaptive(tiny), naive_bank, full, expected)
-    assert norms[1] == pytest.approx(
-        3 * expected[1], rel=1e-4
-    )  # two of its three ratios are 0 and are not counted here
+    assert norms[1] == pytest.approx(3 * expected[1], rel=1e-4), "two of its three ratios are 0 and are left out here"
 
 
 def test_evaluate_refreshes_where_the_free_run_does(tiny):
@@ -276,16 +321,3 @@ def test_old_traces_still_read(tiny, capsys, tmp_path):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert main(["replay", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == result
-
-
-def test_two_lanes_a_step_each_in_turn_keep_their_own_pace(tiny):
-    decoder, bank = ReferenceDecoder(tiny.model), random_bank(tiny)
-    schedules = [adaptive(tiny, entropy=4.4), adaptive(tiny, norm=0.05)]
-
-    def lanes():
-        return [Lane(decoder, torch.tensor([PROMPT]), schedule, bank, Sampling(), 40) for schedule in schedules]
-
-    alone = [[(step.token_id, step.trigger) for step in one] for one in lanes()]
-    mixed = [[(step.token_id, step.trigger) for step in pair] for pair in zip(*lanes(), strict=True)]
-    assert mixed == [list(pair) for pair in zip(*alone, strict=True)]
-    assert all({trigger for _, trigger in steps} > {None} for steps in alone), "both triggers fired"

@@ -8,7 +8,8 @@ PROMPT = [5, 99, 17, 42, 200]
 TARGET = [7, 7, 130, 61, 255, 3, 88, 19, 54, 20, 11]
 
 
-def random_bank(loaded, reuse, part="block", layers=None, seed=1):
+def random_bank(loaded, reuse="residual", part="block", layers=None, seed=1):
+    """Corrections of rank 4 in some layers (all but the first by default), large enough to change the text."""
     torch.manual_seed(seed)
     bank = AdapterBank.new(layers or list(range(1, loaded.num_layers)), loaded.shape.hidden_size, 4, 8.0)
     bank.reuse, bank.part = reuse, part

@@ -5,19 +5,10 @@ import itertools
 import pytest
 import torch
 
-from lora_drop.adapters.bank import AdapterBank
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.method.schedule import KV_RULES, PARTS, REUSE_RULES, Schedule
 from lora_drop.training.student import Layout, student_states
-
-
-def bank_for(loaded, schedule):
-    torch.manual_seed(3)
-    bank = AdapterBank.new(list(schedule.dropped), loaded.shape.hidden_size, 4, 8.0)
-    for i in bank.layers:
-        bank.b[i] = 0.3 * torch.randn_like(bank.b[i])
-        bank.gate[i] = torch.rand_like(bank.gate[i])
-    return bank
+from tests.support.decoding import random_bank
 
 
 @pytest.mark.products
@@ -25,7 +16,7 @@ def bank_for(loaded, schedule):
 @pytest.mark.parametrize("corrected", [False, True], ids=["B=0", "B!=0"])
 def test_parallel_equals_step_by_step(any_tiny, reuse, part, kv, corrected):
     schedule = Schedule(3, any_tiny.num_layers, (2, 3, 4), reuse, part, kv)
-    bank = bank_for(any_tiny, schedule) if corrected else None
+    bank = random_bank(any_tiny, reuse, layers=[2, 3, 4]) if corrected else None
     torch.manual_seed(0)
     tokens = torch.randint(0, 256, (2, 17))
     decoder = ReferenceDecoder(any_tiny.model)
@@ -43,7 +34,7 @@ def test_parallel_equals_step_by_step(any_tiny, reuse, part, kv, corrected):
 
 def test_gradients_reach_the_corrections_of_dropped_layers_only(tiny):
     schedule = Schedule(3, tiny.num_layers, (2, 4))
-    bank = bank_for(tiny, Schedule(3, tiny.num_layers, (2, 3, 4)))
+    bank = random_bank(tiny, layers=[2, 3, 4])
     parameters = [t.requires_grad_() for store in (bank.a, bank.b, bank.gate) for t in store.values()]
     hidden, lora = student_states(tiny.model, torch.randint(0, 256, (1, 12)), 4, schedule, bank)
     hidden[:, lora].sum().backward()
