@@ -166,23 +166,23 @@ class Lane:
         else:
             clock.start()
             output = self._decoder.step(token, self.state)
-        choices = self._choices(output, output.logits.shape[0] if self.schedule.verifies else 1)
+        choices = self._choices(output)
         numbers = Fetched([choices, output.entropy] if isinstance(output.entropy, Tensor) else [choices])
         clock.mark()
         return Launched(output, choices, numbers, clock, read_ms, self._about())
 
-    def _choices(self, output: DecoderOutput, rows: int) -> Tensor:
+    def _choices(self, output: DecoderOutput) -> Tensor:
         """Draw a token (rows, 1) for each row of logits, the last of which belongs to the current step."""
         if self._greedy and output.choice is not None:
             return output.choice
-        return self._choose(output.logits, self.state.refresher.step - rows + 1)
+        return self._choose(output.logits, self.state.refresher.step - len(output.logits) + 1)
 
     def _verify_pending(self) -> LaneEvent:
         """Run the pass over the last drafts, which begins no step."""
         clock = Clock(self._decoder.device)
         clock.start()
         output = self._decoder.repair(None, self.state)
-        choices = self._choices(output, output.rows)
+        choices = self._choices(output)
         accepted = self._accept(output, choices[:, 0].tolist())
         if accepted < output.rows:
             return self._rewind(output, accepted, choices, clock)
@@ -205,10 +205,9 @@ class Lane:
         drafts = self.tokens[-count:]
         fits = [draft == choice for draft, choice in zip(drafts, choices, strict=True)]
         if accept < 1 and not all(fits):
-            rows, best = output.logits[:count].float(), output.choice
-            theirs = rows.gather(-1, torch.tensor(drafts, device=rows.device)[:, None])[:, 0]
-            tops = rows.gather(-1, best[:count])[:, 0] if best is not None else rows.amax(-1)
-            likely = (theirs >= tops + math.log(accept)).tolist()
+            rows = output.logits[:count].float()
+            theirs = rows.gather(1, torch.tensor(drafts, device=rows.device)[:, None])[:, 0]
+            likely = (theirs >= rows.amax(1) + math.log(accept)).tolist()
             fits = [same or near for same, near in zip(fits, likely, strict=True)]
         accepted = fits.index(False) if False in fits else count
         self.drafts += count

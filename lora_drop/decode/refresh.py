@@ -42,7 +42,7 @@ class Refresher:
     refreshes: int = 0
     entropy: float | None = None
     norm: float | None = None
-    _ratios: list[Tensor] = field(default_factory=list, init=False, repr=False)
+    _ratios: list[Tensor] = field(default_factory=list)
 
     def begin(self) -> bool:
         """Begin the next decode step; return True if it is full."""

@@ -21,14 +21,14 @@ LOG_HALF = math.log(0.5)
 class Scripted:
     """At position p the full model picks token `full[p - PROMPT]`, and a LoRA step token `draft[p - PROMPT]`.
 
-    The pick has logit 0, at position p of the full model token `near[p]` has log 0.5, and all others have -9.
+    The pick has logit 0, at position p of the full model token `near[p]` has `near_logit`, and all others have -9.
     """
 
     name, kernels, dtype, device, num_layers = "scripted", None, torch.float32, torch.device("cpu"), LAYERS
 
     def __init__(self, full, draft=(), near=(), runs_ahead=False, entropy=None):
         self.full, self.draft, self.near, self.runs_ahead, self.nats = full, draft, dict(near), runs_ahead, entropy
-        self.calls = []
+        self.calls, self.near_logit = [], LOG_HALF
 
     def new_state(self, schedule, bank=None, tokens=0, watch=False, prompt=0):
         self.calls.append(("new_state", tokens, watch, prompt))
@@ -42,7 +42,7 @@ class Scripted:
     def _row(self, picks, position):
         row = torch.full((1, VOCABULARY), -9.0)
         if picks is self.full and position in self.near:
-            row[0, self.near[position]] = LOG_HALF
+            row[0, self.near[position]] = self.near_logit
         row[0, picks[position - PROMPT]] = 0.0
         return row
 
@@ -94,20 +94,20 @@ class Scripted:
 
 
 class Ticks:
-    """A clock on which each pass takes 3 ms, and that counts the waits for it."""
-
-    def __init__(self, device):
-        self.marked = False
+    """A clock on which a pass takes 3 ms to its mark, and 1 ms more to a second one: the wait for the token."""
 
     def start(self):
-        self.marked = False
+        self.marks = 0
+
+    def __init__(self, device):
+        self.marks = None
 
     def mark(self):
-        self.marked = True
+        self.marks += 1
 
     def read(self):
-        assert self.marked
-        return 3.0
+        assert self.marks
+        return 2.0 + self.marks
 
     def stop(self):
         self.mark()
@@ -149,9 +149,9 @@ def test_a_plain_lane():
     ]  # fmt: skip
     assert decoder.calls == [("new_state", PROMPT + 3, False, PROMPT), "read_prompt", 1, 2, 3]
     assert one.tokens == [1, 2, 3, 4] and one.ended == "length" and one.verified == 4
-    assert [step.ms for step in steps] == [10.0, 3.0, 3.0, 3.0]  # prefill: 7 for the prompt, 3 for its own
-    assert (one.prefill_ms, one.decode_ms, one.clock_ms) == (10.0, 9.0, 19.0)
-    assert one.decode_steps == 3 and one.tokens_per_second == pytest.approx(1000 * 3 / 9)
+    assert [step.ms for step in steps] == [11.0, 4.0, 4.0, 4.0]  # prefill: 7 for the prompt, 4 for its own
+    assert (one.prefill_ms, one.decode_ms, one.clock_ms) == (11.0, 12.0, 23.0)
+    assert one.decode_steps == 3 and one.tokens_per_second == pytest.approx(1000 * 3 / 12)
     assert [step.entropy for step in steps] == [0.25] * 4  # the decoder's own
     token = 2 * LAYERS * 2 * 4  # bytes of a token's K/V
     assert [step.kv_bytes for step in steps] == [token * n for n in (5, 6, 7, 8)] and one.kv_bytes == token * 8
@@ -161,7 +161,7 @@ def test_a_plain_lane():
 def test_a_prompt_that_has_been_read_counts_in_each_lane():
     decoder = Scripted(COUNT)
     prompt = decoder.read_prompt(torch.zeros(1, PROMPT, dtype=torch.long))
-    assert [next(lane(decoder, prompt=prompt)).ms for _ in range(2)] == [10.0, 10.0]
+    assert [next(lane(decoder, prompt=prompt)).ms for _ in range(2)] == [11.0, 11.0]
     assert decoder.calls.count("read_prompt") == 1
 
 
@@ -187,6 +187,7 @@ def test_a_pass_in_flight_is_not_in_its_figures():
     token = 2 * LAYERS * 2 * 4
     for n, step in enumerate(one):
         assert one.kv_bytes == step.kv_bytes == token * (PROMPT + n)
+        assert step.ms == (3.0 if n else 10.0), "without the wait, in which the next pass runs"
         assert one.state.kv.nbytes == token * (PROMPT + min(n + 1, 3)), "the next pass has run, but for the last"
 
 
@@ -213,14 +214,15 @@ def test_all_drafts_accepted():
         ("verified", 2, 2),
     ]  # fmt: skip
     assert one.tokens == COUNT[:7] and (one.drafts, one.accepted) == (5, 5) and one.ended == "length"
-    assert [event.ms for event in events] == [10.0] + [3.0] * 7 and one.decode_ms == 21.0 and one.decode_steps == 6
-    assert one.tokens_per_second == pytest.approx(1000 * 6 / 21)
+    assert [event.ms for event in events] == [11.0] + [4.0] * 6 + [3.0] and one.decode_ms == 27.0
+    assert one.decode_steps == 6 and one.tokens_per_second == pytest.approx(1000 * 6 / 27)
 
 
-def test_how_many_tokens_are_verified_at_each_step():
-    one = lane(Scripted(COUNT, COUNT), verifying(), count=7)
-    seen = [one.verified for _ in one]
-    assert seen == [1, 1, 1, 1, 5, 5, 5, 7]
+@pytest.mark.parametrize(("accept", "verified"), [(1.0, [1, 1, 1, 1, 5, 5, 5, 7]), (0.0, [1, 2, 3, 4, 5, 6, 7])])
+def test_how_many_tokens_are_verified_at_each_step(accept, verified):
+    """Where nothing is rejected, all at once."""
+    one = lane(Scripted(COUNT, COUNT), verifying(accept), count=7)
+    assert [one.verified for _ in one] == verified and one.ended == "length"
 
 
 @pytest.mark.parametrize("wrong", [1, 2, 3])
@@ -240,7 +242,8 @@ def test_a_rejected_draft_comes_again(wrong):
     assert all(isinstance(event, StepResult | Verified) for event in events[6:])
     assert one.state.position == PROMPT + 5
     steps = [event for event in events if not isinstance(event, Rewind)]
-    assert one.decode_ms == pytest.approx(3.0 * (len(steps) - 1)), "the rejected pass counts once"
+    last_pass = 3.0 if isinstance(steps[-1], Verified) else 4.0
+    assert one.decode_ms == pytest.approx(4.0 * (len(steps) - 2) + last_pass), "the rejected pass counts once"
 
 
 def test_the_last_drafts_are_verified_by_a_pass_of_their_own():
@@ -252,7 +255,7 @@ def test_the_last_drafts_are_verified_by_a_pass_of_their_own():
         (0, "prefill", 1, 1), (1, "lora", 2, 1), (2, "lora", 15, 1), ("rewind", 1), (2, "refresh", 3, 2),
     ]  # fmt: skip
     assert one.tokens == [1, 2, 3] and one.ended == "length" and (one.drafts, one.accepted) == (2, 1)
-    assert one.decode_ms == 9.0 and one.state.refresher.refreshes == 1 and one.verified == 3
+    assert one.decode_ms == 4.0 + 4.0 + 3.0 and one.state.refresher.refreshes == 1 and one.verified == 3
 
 
 @pytest.mark.parametrize("wrong", [False, True])
@@ -267,11 +270,16 @@ def test_a_stop_token_among_the_drafts(wrong):
         assert events[-1] == ("verified", 2, 2) and one.tokens == [1, 2, 9] and one.ended == "stop"
 
 
-@pytest.mark.parametrize(("accept", "accepted"), [(1.0, 1), (0.51, 1), (0.5, 3), (0.1, 3)])
-def test_accept_is_a_ratio_of_probabilities(accept, accepted):
-    """The draft of step 2 is half as likely as the full model's own token."""
+@pytest.mark.parametrize(
+    ("accept", "logit", "accepted"),
+    [(1.0, LOG_HALF, 1), (0.51, LOG_HALF, 1), (0.5, LOG_HALF, 3), (0.1, LOG_HALF, 3), (0.99, 0.0, 3), (1.0, 0.0, 1)],
+)
+def test_accept_is_a_ratio_of_probabilities(accept, logit, accepted):
+    """Of the draft of step 2 to the full model's own token; at 1 no other token is accepted, be it as likely."""
     drafts = [*COUNT[:2], 15, *COUNT[3:]]
-    one = lane(Scripted(COUNT, drafts, near={PROMPT + 2: 15}), verifying(accept), count=5)
+    decoder = Scripted(COUNT, drafts, near={PROMPT + 2: 15})
+    decoder.near_logit = logit
+    one = lane(decoder, verifying(accept), count=5)
     list(one)
     assert one.tokens == (COUNT[:5] if accepted == 1 else [1, 2, 15, 4, 5])
     assert one.drafts == 3 + (2 if accepted == 1 else 0), "after a rewind two drafts more"

@@ -112,6 +112,13 @@ def test_the_entropy_is_the_decoders_or_computed():
     assert refresher.entropy == 0.0 and not refresher.begin() and refresher.trigger is None
 
 
+def test_a_step_that_is_due_has_no_trigger():
+    refresher = refresh.Refresher(Schedule(2, 4, (2,), refresh_entropy=1.0))
+    assert not refresher.begin()
+    refresher.end(torch.zeros(1, 8), 5.0)
+    assert refresher.begin() and refresher.trigger is None
+
+
 def test_off_is_the_fixed_schedule_and_looks_at_nothing(any_tiny, monkeypatch):
     # Nothing may be measured, and nothing may wait for the device, while both triggers are off.
     monkeypatch.setattr(refresh, "entropy", None)

@@ -91,7 +91,7 @@ COMPILES = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from lora_drop.decode import split
+from lora_drop.decode.static import split
 
 def binary(kernel, sizes, kind, card):
     floats = {"store": kind, "heads": kind, "out": kind, "places": "*i64", "scale": "fp32"}
