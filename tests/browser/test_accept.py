@@ -89,7 +89,7 @@ def test_a_run_that_takes_tokens_back_ends_with_what_stands(server, open_page):
     expect(page.locator(".ld-taken-back")).to_have_count(0, timeout=5000)
     wait_still(page)
     check(page, trace)
-    for words in ("Full steps also repair the tokens since the last one", "less than 0.6 times as likely"):
+    for words in ("full steps repair", "accept 0.6"):
         expect(page.locator(".ld-pane[data-lane='1'] .ld-pane-note")).to_contain_text(words)
 
 
