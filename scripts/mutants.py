@@ -78,7 +78,7 @@ METHOD_TESTS = (
 REPORT_TESTS = (
     *(f"run/test_{name}.py" for name in ("trace", "words", "align", "replay_space", "compare", "speed", "race")),
     *(f"run/test_{name}.py" for name in ("trace_schema", "fuzz", "chrome", "report", "replay", "prompts", "session")),
-    *(f"run/test_{name}.py" for name in ("commands", "why", "inspect", "verdict")),
+    *(f"run/test_{name}.py" for name in ("commands", "why", "steps", "inspect", "verdict")),
 )
 DECODE_TESTS = (
     *("run/test_stop.py", "run/test_session.py", "decode/test_graphs.py"),

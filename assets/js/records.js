@@ -177,7 +177,7 @@
  */
 
 /**
- * @typedef {object} Figures a run's figures so far (lora_drop/run/report/figures.py)
+ * @typedef {object} Figures a run's figures so far (lora_drop/run/report/report.py)
  * @property {number | null} speedup
  * @property {number | null} bound
  * @property {number | null} kv_saved
