@@ -22,11 +22,11 @@ from lora_drop.run.report.words import setting_words
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.lines import write_line
-from lora_drop.run.trace.records import KINDS, Header, StepRecord
+from lora_drop.run.trace.records import Header, StepRecord
 from lora_drop.run.trace.trace import Trace, gather
 from lora_drop.run.wire import FIGURES
 from lora_drop.ui import components
-from tests.support.runs import taken_back
+from tests.support.made import rejecting
 
 HOSTILE = (
     "</script><SCRIPT>alert(1)</SCRIPT><!--<script>${alert(2)}<img src=x onerror=alert(3)>'\"{{run}}\u2028\ud800\x00"
@@ -155,42 +155,14 @@ def test_the_run_goes_in_as_the_page_gets_it(trace):
     assert lines[1]["lanes"] == trace.header.lanes and lines[1]["model"] == json.loads(json.dumps(trace.header.model))
 
 
-def test_lanes_take_turns_and_an_audit_follows_its_step(trace):
-    arrays = [json.loads(line) for line in wire_text(trace).splitlines()[2:-2]]
-    steps = [line for line in arrays if line[0] < 100]
-    assert [line[:2] for line in steps] == [[lane, step] for step in range(12) for lane in range(3)]
-    names = list(trace.steps)
-    for lane, step, token_id, text, kind, *_ in steps:
-        record = trace.steps[names[lane]][step]
-        assert (record.token_id, record.text, record.kind) == (token_id, text, KINDS[kind])
-    for before, line in zip(arrays, arrays[1:], strict=False):
-        if line[0] >= 100:
-            assert before[:2] == [line[0] - 100, line[1]]
-    audited = sum(map(len, trace.audits.values()))
-    assert audited and len(arrays) - len(steps) == audited
-
-
-def test_what_was_taken_back_is_in_its_place_and_its_time_counts(tiny):
-    trace = taken_back(tiny)
-    arrays = [json.loads(line) for line in wire_text(trace).splitlines()[2:-2]]
-    names = list(trace.steps)
-    for lane, name in enumerate(names):
-        texts, ms = [], 0.0
-        for mark, *values in arrays:
-            if mark == lane:
-                assert values[0] == len(texts)
-                texts.append(values[2])
-                ms += values[4]
-            elif mark == 300 + lane:
-                del texts[values[0] + 1 :]
-            elif mark == 400 + lane:
-                ms += values[1]
-            elif mark == 100 + lane:
-                assert values[0] < len(texts)
-        assert "".join(texts) == trace.text(name)
-        figures = trace.summary.lanes[name]
-        assert ms == pytest.approx(figures["prefill_ms"] + figures["decode_ms"], abs=0.006 * len(trace.passes[name]))
-    assert sum(mark >= 300 for mark, *_ in arrays) > 2
+def test_lanes_take_turns_and_an_audit_follows_its_step():
+    """Rejected steps stay in their places: their times count."""
+    trace = gather(rejecting())
+    lines = [json.loads(line) for line in wire_text(trace).splitlines()[2:-2]]
+    own, kinds = ([line[0:1] + line[1:2] for line in lines if line[0] % 100 == lane] for lane in (1, 0))
+    assert [line for line in kinds if line[0] == 0] == [[0, step] for step in range(9)]
+    marks = [[1, 0], [1, 1], [1, 2], [1, 3], [1, 4], [101, 4], [1, 5], [301, 4], [1, 5], [101, 5]]
+    assert own == [*marks, [1, 6], [101, 6], [1, 7], [101, 7], [401, 2]]
     assert wire_text(gather(trace.records())) == wire_text(trace)
 
 

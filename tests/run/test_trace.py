@@ -124,48 +124,6 @@ def test_what_is_not_a_trace_is_one_clear_line(raw, says):
     assert str(error.value).startswith("run.jsonl") and "\n" not in str(error.value)
 
 
-def _damaged(line, path, value):
-    """The records with one field of one line changed (or, with KeyError, removed)."""
-    lines = [json.loads(write_line(record)) for record in records()]
-    inner = lines[line]
-    for key in path[:-1]:
-        inner = inner[key]
-    if value is KeyError:
-        del inner[path[-1]]
-    else:
-        inner[path[-1]] = value
-    return "\n".join(map(json.dumps, lines)).encode() + b"\n"
-
-
-@pytest.mark.parametrize(
-    ("line", "path", "value"),
-    [
-        (0, ("model", "id"), KeyError),
-        (0, ("lanes", 0, "label"), KeyError),
-        (0, ("device", "name"), KeyError),
-        (0, ("sampling",), []),
-        (0, ("model", "layers"), 10**9),
-        (2, ("lane",), []),
-        (3, ("ms",), 10**400),
-        (3, ("ms",), "fast"),
-        (3, ("token_id",), -1),
-        (4, ("drift",), ["x"]),
-        (5, ("lanes",), []),
-        (5, ("speedup",), "high"),
-        (5, ("speedup",), float("nan")),
-        (5, ("lanes", "baseline", "kv_bytes"), None),
-        (5, ("lanes", "baseline", "tokens_per_second"), "x"),
-        (5, ("lanes", "baseline", "average_period"), "x"),
-        (5, ("lanes", "baseline", "refreshes"), -1),
-        (3, ("trigger",), []),
-    ],
-)
-def test_a_damaged_value_is_one_clear_line(line, path, value):
-    with pytest.raises(LoraDropError, match=f"run.jsonl, line {line + 1}") as error:
-        t.parse_trace(_damaged(line, path, value), "run.jsonl")
-    assert "\n" not in str(error.value)
-
-
 def test_files_that_cannot_be_read(tmp_path, monkeypatch):
     with pytest.raises(LoraDropError, match="cannot read the trace gone.jsonl"):
         t.read_trace(tmp_path / "gone.jsonl")

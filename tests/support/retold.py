@@ -54,17 +54,6 @@ def beside(one: str, other: str) -> tuple[int | None, int, int]:
     return first, differ, common + differ
 
 
-def loop(ids: list[int]) -> int | None:
-    """Where the loop begins that fills the last 32 tokens."""
-    for n in range(1, 17) if len(ids) >= 32 else ():
-        if all(ids[k] == ids[k - n] for k in range(len(ids) - 32 + n, len(ids))):
-            at = len(ids) - 32
-            while at > 0 and ids[at - 1] == ids[at - 1 + n]:
-                at -= 1
-            return at
-    return None
-
-
 class Retold:
     """A trace's lines, counted anew."""
 
@@ -94,15 +83,6 @@ class Retold:
     def text(self, lane: str) -> str:
         return "".join(one["text"] for one in self.lanes[lane])
 
-    def words_before(self, lane: str, token: int) -> int:
-        """Words that are whole before the one that a token is in."""
-        texts = [one["text"] for one in self.lanes[lane]]
-        before, own = "".join(texts[:token]), texts[token]
-        if not own.strip():
-            return len(words(before))
-        character = own.strip()[0]
-        return len(words(before + own[: own.index(character)] + character)) - 1
-
     def rate(self, lane: str) -> float:
         return (len(self.lanes[lane]) - 1) / sum(one.get("ms", 0) for one in self.passes[lane] if one.get("step") != 0)
 
@@ -129,24 +109,9 @@ class Retold:
         last = min(len(self.lanes["baseline"]), len(self.lanes[lane])) - 1
         return 1 - self.lanes[lane][last]["kv_bytes"] / self.lanes["baseline"][last]["kv_bytes"]
 
-    def loop_word(self, lane: str) -> int | None:
-        ids = [one["token_id"] for one in self.lanes[lane]]
-        ended = self.summary["lanes"][lane]["ended"] if self.summary else None
-        at = loop(ids[:-1] if ended == "stop" else ids)
-        return None if at is None else self.words_before(lane, at)
-
-    def absurd_word(self, lane: str) -> int | None:
-        """The first word that the full model finds absurd; of a greedy answer."""
-        if self.header["sampling"].get("temperature"):
-            return None
-        audits = ((step, one) for (kind, of, step), one in self.audits.items() if (kind, of) == ("drift", lane))
-        steps = [step for step, one in audits if one.get("regret", 0) > 5]
-        return self.words_before(lane, min(steps)) if steps else None
-
     def lane_facts(self, lane: str) -> dict[str, Any]:
         """Facts of a lane's text."""
-        facts: dict[str, Any] = {"quality_loss": self.loss(lane), "collapsed_word": self.loop_word(lane)}
-        facts["absurd_word"] = self.absurd_word(lane)
+        facts: dict[str, Any] = {"quality_loss": self.loss(lane)}
         if "baseline" in self.lanes:
             first, differ, both = beside(self.text("baseline"), self.text(lane))
             facts["words"] = {"first": first, "differ": differ, "all": both}
@@ -157,7 +122,7 @@ class Retold:
         facts = self.lane_facts("lora_drop") | {"skipped_share": self.skipped()}
         facts["tokens"] = {name: len(steps) for name, steps in self.lanes.items()}
         if "baseline" in self.lanes:
-            facts |= {"kv_saved": self.saved(), "baseline_collapsed_word": self.loop_word("baseline")}
+            facts["kv_saved"] = self.saved()
         if "third" in self.lanes:
             facts["third"] = self.lane_facts("third")
         return facts
