@@ -1,6 +1,7 @@
-"""Report of a run, made from its trace alone: every figure and every sentence about it. Imports no torch.
+"""Report of a run, made from its records alone: every figure and every sentence. Imports no torch.
 
-`report.py` puts the report together: `figures.py` counts while the run goes on, `speed.py` has the clocks, `parts.py`
-where the time goes, `verdict.py` the sentence, `why.py` the line under each chart. `steps.py` describes single steps,
-`align.py` two texts word by word, `compare.py` several runs, `commands.py` how to run it again.
+`report.py` counts the figures, also while the run goes on. `speed.py` says what a speedup allows to claim, `parts.py`
+where the time goes, `why.py` has the line under each chart, `verdict.py` the verdict and all conclusions together.
+`words.py` has settings in words, `steps.py` single steps, `align.py` two texts word by word, `compare.py` several runs,
+`commands.py` how to run it again.
 """
