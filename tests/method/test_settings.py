@@ -140,11 +140,17 @@ def test_texts_and_values(kind, value, text):
 
 
 def test_the_kind_of_each_setting():
-    """Made from the type of its field. The page's scripts get its facts."""
+    """Made from the type of its field. The page's scripts get its facts; `main` controls are in view."""
     check_golden(
         "table",
         {
-            f"{one.of} {one.flag}": {**one.facts, "must be": one.kind.must_be, "outside": one.kind.out_of_range()}
+            f"{one.of} {one.flag}": {
+                **one.facts,
+                "must be": one.kind.must_be,
+                "outside": one.kind.out_of_range(),
+                "label": one.label,
+                "main": one.main,
+            }
             for one in ALL
         },
     )
