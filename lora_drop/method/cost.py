@@ -112,16 +112,20 @@ class ModelShape:
 
 
 @dataclass(frozen=True)
-class Extras:
-    """Sizes of what a LoRA step reads beside the paper's correction; 0 if that part is off.
+class Corrections:
+    """Sizes of what a LoRA step reads beside the model's weights; 0 if that part is off.
 
     Args:
+        rank: of the adapters. A skipped layer then reads A, B and, for `residual`, the gate.
+        layers: the layers that have adapters; None: all.
         mlp: width of the bottleneck of a skipped layer.
         kept: rank of the change to each layer that runs after the first skipped one.
         head_rank, head_best: rank of the screened head's preview, and tokens that get exact logits.
         code_size: see `ModelShape`.
     """
 
+    rank: int = 0
+    layers: Collection[int] | None = None
     mlp: int = 0
     kept: int = 0
     head_rank: int = 0
@@ -145,7 +149,7 @@ class Extras:
         return codes + self.head_rank * shape.hidden_size + self.head_best * shape.hidden_size * shape.head_size
 
 
-NO_EXTRAS = Extras()
+NO_CORRECTIONS = Corrections()
 
 
 def kv_bytes(
@@ -175,31 +179,26 @@ def step_bytes(
     step: int,
     prompt_tokens: int,
     itemsize: int,
-    rank: int = 0,
-    corrected: Collection[int] | None = None,
+    corrections: Corrections = NO_CORRECTIONS,
     kv: bool = True,
     lora: bool | None = None,
     refreshes: int | None = None,
     last_refresh: int | None = None,
-    extras: Extras = NO_EXTRAS,
 ) -> float:
     """Bytes that decode step `step` has to read: the weights it uses, and the K/V of each attention that runs.
 
     Args:
         itemsize: bytes of an activation.
-        rank: rank of the adapters, 0 without. A skipped layer then reads A, B and, for `residual`, the gate.
-        corrected: the layers that have adapters; None: all.
         kv: count the K/V reads too. Without them the text's length does not matter.
         lora, refreshes, last_refresh: whether it was a LoRA step, how many decode steps up to it were full, and the
             last of these; None: as in the fixed schedule. A repair reads the same as a single full step.
-        extras: the parts of the correction beside the paper's.
     """
     if lora is None:
         lora = schedule.kind(step) == "lora"
     dropped = schedule.dropped_set if lora else frozenset()
     # The head, the last norm, one row of the embedding.
-    if lora and schedule.head == "screened" and extras.head_rank:
-        total = extras.head_cost(shape) + 2 * shape.hidden_size
+    if lora and schedule.head == "screened" and corrections.head_rank:
+        total = corrections.head_cost(shape) + 2 * shape.hidden_size
     else:
         total = shape.vocab_size * shape.hidden_size * shape.head_size + 2 * shape.hidden_size
     first = min(dropped, default=shape.num_layers)
@@ -207,13 +206,14 @@ def step_bytes(
         if i not in dropped:
             total += attention_cost + mlp_cost
             if i > first:
-                total += extras.layer_weights(shape)
+                total += corrections.layer_weights(shape)
             if kv:
                 total += shape.kv_per_token * schedule.kv_length(i, prompt_tokens, step, refreshes, last_refresh)
             continue
-        if rank and (corrected is None or i in corrected):
-            vectors = (schedule.reuse == "residual") + (extras.mlp > 0)  # the gate, and the bottleneck's norm
-            total += ((2 * rank + 3 * extras.mlp) * shape.part_size + vectors) * shape.hidden_size
+        if corrections.rank and (corrections.layers is None or i in corrections.layers):
+            vectors = (schedule.reuse == "residual") + (corrections.mlp > 0)  # the gate, and the bottleneck's norm
+            matrices = (2 * corrections.rank + 3 * corrections.mlp) * shape.part_size
+            total += (matrices + vectors) * shape.hidden_size
         if schedule.part == "attention":
             total += mlp_cost
         if schedule.kv == "write" and not schedule.repairs:  # a repair writes them later
@@ -226,17 +226,14 @@ def speed_bound(
     schedule: Schedule,
     steps: int | None = None,
     prompt_tokens: int = 0,
-    rank: int = 0,
-    corrected: Collection[int] | None = None,
+    corrections: Corrections = NO_CORRECTIONS,
     refreshes: Collection[int] | None = None,
-    extras: Extras = NO_EXTRAS,
 ) -> float:
     """Bound on the speedup at batch 1: bytes of the baseline's steps over bytes of the schedule's steps.
 
     Args:
         steps: decode steps of the run; None: one whole period, weights only.
         prompt_tokens: P, the K/V entries before the first step.
-        rank, corrected, extras: the corrections, as in `step_bytes`.
         refreshes: the decode steps that were refreshes; None: the fixed schedule's. Of an adaptive schedule these are
             the longest gaps, so no run of it can gain more.
 
@@ -245,12 +242,12 @@ def speed_bound(
     """
     if steps is None:
         whole = step_bytes(shape, baseline_schedule(shape.num_layers), 1, 0, 1, kv=False)
-        lora = step_bytes(shape, schedule, 1, 0, 1, rank, corrected, kv=False, extras=extras)
+        lora = step_bytes(shape, schedule, 1, 0, 1, corrections, kv=False)
         return schedule.period * whole / ((schedule.period - 1) * lora + whole)
     if refreshes is None:
         refreshes = [step for step in range(1, steps + 1) if schedule.kind(step) == "refresh"]
     full_steps = set(refreshes)
-    read = BytesRead(shape, schedule, prompt_tokens, rank, corrected, extras)
+    read = BytesRead(shape, schedule, prompt_tokens, corrections)
     for step in range(1, steps + 1):
         read.step(step, lora=step not in full_steps)
     return read.bound or 1.0
@@ -261,17 +258,12 @@ class BytesRead:
     """Bytes that a lane's passes have read so far, and the baseline for the same tokens.
 
     It takes the passes in order, those for rejected tokens and the last verification included.
-
-    Args:
-        rank, corrected, extras: the corrections, as in `step_bytes`.
     """
 
     shape: ModelShape
     schedule: Schedule
     prompt_tokens: int
-    rank: int = 0
-    corrected: Collection[int] | None = None
-    extras: Extras = NO_EXTRAS
+    corrections: Corrections = NO_CORRECTIONS
 
     def __post_init__(self) -> None:
         self._full = baseline_schedule(self.shape.num_layers)
@@ -290,24 +282,14 @@ class BytesRead:
         """Take back all steps after step `to`."""
         del self._base[to + 1 :]
 
-    def judge(self) -> None:
+    def verify(self) -> None:
         """Count the last pass, which verifies drafts and adds no token."""
         self._read(len(self._base) - 1, lora=False)
 
     def _read(self, step: int, lora: bool) -> None:
-        self._own += step_bytes(
-            self.shape,
-            self.schedule,
-            step,
-            self.prompt_tokens,
-            itemsize=1,
-            rank=self.rank,
-            corrected=self.corrected,
-            lora=lora,
-            refreshes=self._refreshes,
-            last_refresh=self._last_refresh,
-            extras=self.extras,
-        )
+        past = self._refreshes, self._last_refresh
+        where = self.shape, self.schedule, step, self.prompt_tokens, 1
+        self._own += step_bytes(*where, self.corrections, True, lora, *past)
 
     @property
     def bound(self) -> float | None:

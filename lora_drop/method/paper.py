@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.cost import ModelShape, kv_saved, speed_bound
+from lora_drop.method.cost import Corrections, ModelShape, kv_saved, speed_bound
 from lora_drop.method.schedule import Schedule
 
 SOURCE = "arXiv 2601.02569"
@@ -57,7 +57,7 @@ class PaperRow:
     @property
     def bound(self) -> float:
         """The bound of the row's schedule on its model's shape, weights only: see `cost.speed_bound`."""
-        return speed_bound(SHAPES[self.model], self.schedule, rank=RANK)
+        return speed_bound(SHAPES[self.model], self.schedule, corrections=Corrections(RANK))
 
     @property
     def kv_limit(self) -> float:

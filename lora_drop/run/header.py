@@ -10,11 +10,12 @@ from typing import Any
 
 from lora_drop.adapters.find import config_fingerprint
 from lora_drop.decode.step import Decoder
+from lora_drop.method.cost import ModelShape
 from lora_drop.method.fields import RUN
 from lora_drop.method.settings import settings_of
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.place import describe_device
-from lora_drop.run.request import Plan, Request
+from lora_drop.run.request import LanePlan, Plan, Request
 from lora_drop.run.trace.records import BASELINE, Header
 
 # Settings that a header has elsewhere: `seed` beside the prompt, `lanes` as its list of lanes.
@@ -46,9 +47,7 @@ def make_header(loaded: LoadedModel, request: Request, checked: Plan, decoder: D
                     # The name only: a trace is shared, and the path would tell about the machine.
                     "adapters": Path(lane.config.adapters).name,
                     "dropped": list(lane.schedule.dropped),
-                    "rank": lane.rank,
-                    "corrected": lane.bank.layers if lane.bank else [],
-                    "extras": dataclasses.asdict(lane.extras(loaded.shape)),
+                    **_corrections(lane, shape),
                     **({"bank": config_fingerprint(loaded, lane.config)} if lane.bank else {}),
                 },
             }
@@ -68,6 +67,11 @@ def make_header(loaded: LoadedModel, request: Request, checked: Plan, decoder: D
         software={name: metadata.version(name) for name in ("torch", "transformers")}
         | {"python": platform.python_version()},
     )
+
+
+def _corrections(lane: LanePlan, shape: ModelShape) -> dict[str, Any]:
+    sizes = dataclasses.asdict(lane.corrections(shape))
+    return {"rank": sizes.pop("rank"), "corrected": list(sizes.pop("layers")), "extras": sizes}
 
 
 def decoder_facts(decoder: Decoder) -> dict[str, str]:

@@ -12,7 +12,7 @@ from lora_drop.adapters.bank import AdapterBank
 from lora_drop.adapters.find import find_bank
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.cost import NO_EXTRAS, Extras, ModelShape, kv_bytes
+from lora_drop.method.cost import Corrections, ModelShape, kv_bytes
 from lora_drop.method.fields import RUN, checked
 from lora_drop.method.presets import COMPARISONS
 from lora_drop.method.schedule import Schedule, baseline_schedule
@@ -57,18 +57,14 @@ class LanePlan:
     schedule: Schedule
     bank: AdapterBank | None = None
 
-    @property
-    def rank(self) -> int:
-        """Rank of its corrections; 0 without."""
-        return self.bank.rank if self.bank else 0
-
-    def extras(self, shape: ModelShape) -> Extras:
-        """Sizes of what its LoRA steps read beside the paper's correction."""
+    def corrections(self, shape: ModelShape) -> Corrections:
+        """Sizes of what its LoRA steps read beside the model's weights."""
         if self.bank is None:
-            return NO_EXTRAS
+            return Corrections(layers=())
         head = self.bank.head if self.schedule.head == "screened" else None
-        sizes = (head.rank, head.best) if head else (0, 0)
-        return Extras(self.bank.mlp_width, self.bank.kept_rank, *sizes, shape.code_size)
+        preview = (head.rank, head.best) if head else (0, 0)
+        linear = self.bank.rank, self.bank.layers
+        return Corrections(*linear, self.bank.mlp_width, self.bank.kept_rank, *preview, shape.code_size)
 
 
 @dataclass(frozen=True)

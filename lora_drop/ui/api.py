@@ -197,7 +197,7 @@ def _config(options: dict[str, Any], model: str) -> Any:
 def estimated(loaded: LoadedModel | ModelInfo, checked: Plan, prompt_tokens: int, request: Request) -> dict[str, Any]:
     """Figures of the forecast, by the formulas of `lora_drop.method.cost`."""
     lane = checked.lanes[LORA_DROP]
-    schedule, rank, corrected = lane.schedule, lane.rank, lane.bank.layers if lane.bank else None
+    schedule = lane.schedule
     steps, size = request.max_new_tokens - 1, loaded.dtype.itemsize
     full = baseline_schedule(loaded.num_layers)
     return {
@@ -206,7 +206,7 @@ def estimated(loaded: LoadedModel | ModelInfo, checked: Plan, prompt_tokens: int
         "at_most": schedule.is_adaptive,
         "prompt_tokens": prompt_tokens,
         "decode_steps": steps,
-        "bound": speed_bound(loaded.shape, schedule, steps, prompt_tokens, rank, corrected),
+        "bound": speed_bound(loaded.shape, schedule, steps, prompt_tokens, lane.corrections(loaded.shape)),
         "kv_bytes_baseline": kv_bytes(loaded.shape, full, prompt_tokens, steps, size),
         "kv_bytes": kv_bytes(loaded.shape, schedule, prompt_tokens, steps, size),
         "kv_saved": kv_saved(loaded.shape, schedule, prompt_tokens, steps),

@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 
 from lora_drop.adapters import find
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.method.cost import speed_bound
+from lora_drop.method.cost import Corrections, speed_bound
 from lora_drop.method.presets import COMPARISONS, PRESETS
 from lora_drop.method.quality import READS_WELL_LOSS
 from lora_drop.models.pool import ModelPool
@@ -148,7 +148,7 @@ def test_the_strips_bound_is_that_of_the_bank_for_the_rule(shipped, open_page):
     prompt = int(page.inner_text(".ld-whatif-note").split()[1])
 
     def expected(rank, corrected, of=schedule):
-        return f"{speed_bound(shape, of, 127, prompt, rank, corrected):.2f}×"
+        return f"{speed_bound(shape, of, 127, prompt, Corrections(rank, corrected)):.2f}×"
 
     assert expected(RANK, BANK_LAYERS) != expected(0, None), "the difference shows"
     assert expected(RANK, BANK_LAYERS) != expected(RANK, None)

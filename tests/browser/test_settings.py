@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.cost import Extras, ModelShape, kv_bytes, kv_saved, speed_bound, step_bytes
+from lora_drop.method.cost import Corrections, ModelShape, kv_bytes, kv_saved, speed_bound, step_bytes
 from lora_drop.method.schedule import Schedule, dropped_layers
 from tests.support.page import open_advanced, prepare, run_to_end, set_number, set_range, set_text, wait_still
 
@@ -117,15 +117,14 @@ def _random_case(rng: random.Random) -> tuple[dict, dict, dict]:
         refresh=rng.choice(["single", "repair"]),
         head=rng.choice(["full", "screened"]),
     )
-    extras = Extras(
-        mlp=rng.choice([0, 64]),
-        kept=rng.choice([0, 8]),
-        head_rank=rng.choice([0, 32]),
-        head_best=rng.choice([1, 512]),
-        code_size=rng.choice([0.28125, 0.5625]),
-    )
     case = {
-        "extras": dataclasses.asdict(extras),
+        "extras": {
+            "mlp": rng.choice([0, 64]),
+            "kept": rng.choice([0, 8]),
+            "head_rank": rng.choice([0, 32]),
+            "head_best": rng.choice([1, 512]),
+            "code_size": rng.choice([0.28125, 0.5625]),
+        },
         "lo": lo,
         "hi": hi,
         "ratio": ratio,
@@ -167,14 +166,12 @@ def test_the_javascript_computes_what_python_does(server, open_page):
         cases,
     )
     for (shape, schedule, case), got in zip(cases, results, strict=True):
-        shape, schedule, extras = ModelShape(**shape), Schedule(**schedule), Extras(**case["extras"])
+        shape, schedule = ModelShape(**shape), Schedule(**schedule)
+        corrections = Corrections(case["rank"], case["corrected"], **case["extras"])
         steps = 7 if case["steps"] is None else case["steps"]
         assert tuple(got["dropped"]) == schedule.dropped
         assert got["bound"] == pytest.approx(
-            speed_bound(
-                shape, schedule, case["steps"], case["prompt"], case["rank"], case["corrected"], extras=extras
-            ),
-            rel=1e-12,
+            speed_bound(shape, schedule, case["steps"], case["prompt"], corrections), rel=1e-12
         )
         assert got["kv"] == kv_bytes(shape, schedule, case["prompt"], steps, 2)
         assert got["saved"] == pytest.approx(kv_saved(shape, schedule, case["prompt"], steps), rel=1e-12, abs=1e-12)
@@ -184,10 +181,7 @@ def test_the_javascript_computes_what_python_does(server, open_page):
             now = {"refreshes": sum(s <= step for s in happened)}
             now["last_refresh"] = max((s for s in happened if s <= step), default=0)
             lora = step not in happened
-            rank, corrected = case["rank"], case["corrected"]
-            assert read == step_bytes(
-                shape, schedule, step, case["prompt"], 1, rank, corrected, lora=lora, extras=extras, **now
-            )
+            assert read == step_bytes(shape, schedule, step, case["prompt"], 1, corrections, lora=lora, **now)
             entries = shape.kv_per_token * held
             assert entries == kv_bytes(shape, schedule, case["prompt"], step, 1, **now)
     halves = {0.5: 0, 1.5: 2, 2.5: 2, 6.5: 6, 3.7: 4, -0.5: 0}

@@ -10,7 +10,7 @@ from lora_drop.decode.head import CODE_BYTES
 from lora_drop.evaluation import presets as module
 from lora_drop.evaluation import samples
 from lora_drop.evaluation.measure import texts
-from lora_drop.method.cost import ModelShape, speed_bound
+from lora_drop.method.cost import Corrections, ModelShape, speed_bound
 from lora_drop.method.presets import COMPARISONS, PRESETS, presets_for
 from lora_drop.run.results import prompts
 from lora_drop.run.results.prompts import EXAMPLES, HELD_OUT, SAMPLE_PROMPTS
@@ -24,7 +24,8 @@ def test_the_presets_have_the_bounds_that_they_promise():
     packed = dataclasses.replace(BUNDLED, matrix_size=0.3125, head_size=0.53125, part_size=0.53125)
     for presets, shapes in ((PRESETS, [BUNDLED]), (presets_for("bundled"), [BUNDLED, packed])):
         for shape in shapes:
-            bounds = {name: speed_bound(shape, p.config.schedule_for(30), rank=64) for name, p in presets.items()}
+            schedules = {name: preset.config.schedule_for(30) for name, preset in presets.items()}
+            bounds = {name: speed_bound(shape, one, corrections=Corrections(64)) for name, one in schedules.items()}
             assert set(bounds) == {"balanced", "fast", "lossless", "gentle", "memory", "paper"}
             assert bounds["balanced"] >= 1.12 and bounds["fast"] >= 1.14, "with the whole head"
     assert (PRESETS["memory"].config.part, PRESETS["paper"].config.reuse) == ("attention", "state")

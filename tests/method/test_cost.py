@@ -7,7 +7,7 @@ import pytest
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import (
     BytesRead,
-    Extras,
+    Corrections,
     ModelShape,
     human_bytes,
     kv_bytes,
@@ -73,20 +73,22 @@ def test_bound_of_dropped_attention_is_small():
 
 def test_refreshes_that_happened_take_the_place_of_the_fixed_ones():
     schedule = Schedule(4, 30, (5, 9), kv="skip")
-    fixed = speed_bound(SMOLLM2, schedule, 10, 7, 16)
-    assert speed_bound(SMOLLM2, schedule, 10, 7, 16, refreshes=[4, 8]) == fixed
+    fixed = speed_bound(SMOLLM2, schedule, 10, 7, Corrections(16))
+    assert speed_bound(SMOLLM2, schedule, 10, 7, Corrections(16), refreshes=[4, 8]) == fixed
     full, lora = baseline_schedule(30), Schedule(1000, 30, (5, 9))
     early = [2, 3, 7]
     base = sum(step_bytes(SMOLLM2, full, s, 7, 1) for s in range(1, 11))
     own = 0
     for s in range(1, 11):
         if s not in early:
-            own += step_bytes(SMOLLM2, lora, s, 7, 1, 16)  # no dropped layer reads any K/V
+            own += step_bytes(SMOLLM2, lora, s, 7, 1, Corrections(16))  # no dropped layer reads any K/V
             continue
         missing = s - sum(e <= s for e in early)  # entries that the two dropped layers never got
         own += step_bytes(SMOLLM2, full, s, 7, 1) - 2 * missing * SMOLLM2.kv_per_token
-    assert speed_bound(SMOLLM2, schedule, 10, 7, 16, refreshes=early) == pytest.approx(base / own, rel=1e-12)
-    assert speed_bound(SMOLLM2, schedule, 10, 7, 16, refreshes=range(1, 11)) == 1.0 < base / own < fixed
+    assert speed_bound(SMOLLM2, schedule, 10, 7, Corrections(16), refreshes=early) == pytest.approx(
+        base / own, rel=1e-12
+    )
+    assert speed_bound(SMOLLM2, schedule, 10, 7, Corrections(16), refreshes=range(1, 11)) == 1.0 < base / own < fixed
     assert kv_bytes(SMOLLM2, schedule, 7, 10, 2, refreshes=3) == 2 * 3 * 64 * 2 * (28 * 17 + 2 * 10)
 
 
@@ -159,28 +161,30 @@ def test_bytes_of_the_parts_of_a_correction():
     bare = step_bytes(SMALL, schedule, 1, 5, 1)
     assert bare == HEAD + REST + 2 * LAYER + 2 * 8 * 6
     packed = ModelShape(*SIZES, tied=True, part_size=0.5)
-    mlp = step_bytes(packed, schedule, 1, 5, 1, rank=2, extras=Extras(mlp=3))
+    mlp = step_bytes(packed, schedule, 1, 5, 1, Corrections(2, mlp=3))
     assert mlp - bare == ((2 * 2 + 3 * 3) / 2 + 2) * 8  # matrices packed; the gate and the bottleneck's norm
-    assert step_bytes(SMALL, schedule, 1, 5, 1, rank=2, corrected=[2]) == bare
-    assert step_bytes(SMALL, schedule, 1, 5, 1, rank=2, corrected=[1]) == bare + (2 * 2 + 1) * 8
-    assert step_bytes(SMALL, Schedule(4, 3, (1,), "state"), 1, 5, 1, rank=2) == bare + 2 * 2 * 8  # no gate
-    assert step_bytes(SMALL, schedule, 1, 5, 1, extras=Extras(mlp=3)) == bare  # no adapters, no parts
-    kept = step_bytes(SMALL, schedule, 1, 5, 1, extras=Extras(kept=2))
+    assert step_bytes(SMALL, schedule, 1, 5, 1, Corrections(2, [2])) == bare
+    assert step_bytes(SMALL, schedule, 1, 5, 1, Corrections(2, [1])) == bare + (2 * 2 + 1) * 8
+    assert step_bytes(SMALL, Schedule(4, 3, (1,), "state"), 1, 5, 1, Corrections(2)) == bare + 2 * 2 * 8  # no gate
+    assert step_bytes(SMALL, schedule, 1, 5, 1, corrections=Corrections(mlp=3)) == bare  # no adapters, no parts
+    kept = step_bytes(SMALL, schedule, 1, 5, 1, corrections=Corrections(kept=2))
     assert kept - bare == 2 * ((8 + 16) + (8 + 8) + (8 + 32) + (16 + 8))  # of layer 2: layer 0 is before the skipped
-    full = step_bytes(SMALL, schedule, 4, 5, 1, rank=2, extras=Extras(mlp=3, kept=2))
+    full = step_bytes(SMALL, schedule, 4, 5, 1, Corrections(2, mlp=3, kept=2))
     assert full == step_bytes(SMALL, schedule, 4, 5, 1), "a full step reads no correction"
 
 
 def test_bytes_of_a_screened_head():
     shape = ModelShape(*SIZES, tied=True, head_size=0.25)
-    extras = Extras(head_rank=4, head_best=6, code_size=0.5)
+    preview = Corrections(head_rank=4, head_best=6, code_size=0.5)
     screened = 32 * 4 * 0.5 + 4 * 8 + 6 * 8 * 0.25
     schedule = Schedule(4, 3, (), head="screened")
     layers = 3 * LAYER + REST
-    assert step_bytes(shape, schedule, 1, 0, 1, kv=False, extras=extras) == screened + layers
-    assert step_bytes(shape, schedule, 4, 0, 1, kv=False, extras=extras) == HEAD / 4 + layers
+    assert step_bytes(shape, schedule, 1, 0, 1, kv=False, corrections=preview) == screened + layers
+    assert step_bytes(shape, schedule, 4, 0, 1, kv=False, corrections=preview) == HEAD / 4 + layers
     assert step_bytes(shape, schedule, 1, 0, 1, kv=False) == HEAD / 4 + layers  # no such part in the bank
-    assert step_bytes(shape, Schedule(4, 3, ()), 1, 0, 1, kv=False, lora=True, extras=extras) == HEAD / 4 + layers
+    assert (
+        step_bytes(shape, Schedule(4, 3, ()), 1, 0, 1, kv=False, lora=True, corrections=preview) == HEAD / 4 + layers
+    )
 
 
 def test_a_step_that_was_no_lora_step_reads_all():
@@ -197,18 +201,18 @@ def test_a_step_that_was_no_lora_step_reads_all():
 def test_bytes_read_with_rejected_drafts():
     """Steps 1 to 3 are LoRA steps, 2 and 3 are taken back, 2 is run again in full, and a last pass verifies."""
     schedule = Schedule(4, 3, (1,), kv="write", refresh="repair", accept=0.5)
-    corrections = {"rank": 2, "corrected": [1], "extras": Extras(mlp=3)}
-    read = BytesRead(SMALL, schedule, 5, **corrections)
+    corrections = Corrections(2, [1], mlp=3)
+    read = BytesRead(SMALL, schedule, 5, corrections)
     assert read.bound is None
     for step in (1, 2, 3):
         read.step(step, lora=True)
     read.rewind(1)
     read.step(2, lora=False)
     read.step(3, lora=True)
-    read.judge()
+    read.verify()
     full = baseline_schedule(3)
     base = sum(step_bytes(SMALL, full, step, 5, 1) for step in (1, 2, 3))
-    own = sum(step_bytes(SMALL, schedule, step, 5, 1, **corrections, lora=True) for step in (1, 2, 3, 3))
+    own = sum(step_bytes(SMALL, schedule, step, 5, 1, corrections, lora=True) for step in (1, 2, 3, 3))
     own += step_bytes(SMALL, schedule, 2, 5, 1, lora=False, refreshes=1, last_refresh=2)
     own += step_bytes(SMALL, schedule, 3, 5, 1, lora=False, refreshes=1, last_refresh=2)
     assert read.bound == base / own
@@ -216,10 +220,10 @@ def test_bytes_read_with_rejected_drafts():
 
 def test_the_bound_of_one_period_by_hand():
     full, lora = HEAD + REST + 3 * LAYER, HEAD + REST + 2 * LAYER + (2 * 2 + 1) * 8
-    assert speed_bound(SMALL, Schedule(4, 3, (1,)), rank=2) == 4 * full / (3 * lora + full)
-    assert speed_bound(SMALL, Schedule(4, 3, (1,)), rank=2, corrected=[2]) > 4 * full / (3 * lora + full)
+    assert speed_bound(SMALL, Schedule(4, 3, (1,)), corrections=Corrections(2)) == 4 * full / (3 * lora + full)
+    assert speed_bound(SMALL, Schedule(4, 3, (1,)), corrections=Corrections(2, [2])) > 4 * full / (3 * lora + full)
     kept = 2 * ((8 + 16) + (8 + 8) + (8 + 32) + (16 + 8))
-    bound = speed_bound(SMALL, Schedule(4, 3, (1,)), extras=Extras(kept=2))
+    bound = speed_bound(SMALL, Schedule(4, 3, (1,)), corrections=Corrections(kept=2))
     assert bound == 4 * full / (3 * (HEAD + REST + 2 * LAYER + kept) + full)
     assert speed_bound(SMALL, Schedule(4, 3, (1,)), steps=0) == 1.0
 

@@ -9,7 +9,7 @@ from statistics import fmean
 import pytest
 
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.cost import step_bytes
+from lora_drop.method.cost import Corrections, step_bytes
 from lora_drop.method.schedule import Schedule, baseline_schedule
 from lora_drop.run.report.report import Report, schedule_of
 from lora_drop.run.report.speed import BY_CHANCE
@@ -97,7 +97,7 @@ def test_the_bound_is_of_all_passes():
 
     def read(number, lora, refreshes, last):
         past = {"refreshes": refreshes, "last_refresh": last}
-        return step_bytes(SHAPE, schedule, number, 5, 1, 2, None, lora=lora, **past)
+        return step_bytes(SHAPE, schedule, number, 5, 1, Corrections(2), lora=lora, **past)
 
     own = sum(read(number, True, 0, 0) for number in (1, 2)) + read(3, False, 1, 3)
     own += sum(read(number, True, 1, 3) for number in (4, 5)) + read(5, False, 2, 5)

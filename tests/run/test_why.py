@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from lora_drop.method.cost import Extras, step_bytes
+from lora_drop.method.cost import Corrections, step_bytes
 from lora_drop.method.schedule import baseline_schedule
 from lora_drop.run.report.parts import parts_of
 from lora_drop.run.report.report import Report
@@ -101,7 +101,7 @@ def test_rejected_drafts_are_a_part_of_their_own():
 
 def test_what_layers_and_head_save_is_split_by_their_bytes():
     lane = report_of(header(HEAD), *OWN).lanes[LORA_DROP]
-    correction = {"rank": 2, "lora": True, "extras": Extras(**HEAD["extras"])}
+    correction = {"corrections": Corrections(2, **HEAD["extras"]), "lora": True}
     where = SHAPE, lane.schedule, 3, 5, 1
     whole = step_bytes(SHAPE, baseline_schedule(4), 3, 5, 1)
     both = step_bytes(*where, **correction)

@@ -111,7 +111,7 @@ def bench(
         "config": {
             **config.to_dict(),
             "dropped": list(lanes[LORA_DROP].schedule.dropped),
-            "rank": lanes[LORA_DROP].rank,
+            "rank": lanes[LORA_DROP].corrections(loaded.shape).rank,
             **lengths,
             "prompts": list(prompts),
             "notes": notes,

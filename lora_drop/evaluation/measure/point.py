@@ -97,13 +97,9 @@ def check_point(loaded: LoadedModel, config: LoraDropConfig, prompt: str) -> Poi
         folder = bank_folder(loaded, config, lane.schedule)
         assert folder is not None  # there is a bank
         name, fingerprint = folder.resolve().name, bank_fingerprint(folder)
-    extras = lane.extras(loaded.shape)
-    bound = speed_bound(
-        *(loaded.shape, lane.schedule, SPEED_TOKENS - 1, len(checked.prompt_ids), lane.rank),
-        lane.bank.layers if lane.bank else None,
-        extras=extras,
-    )
-    return Point(config, name, fingerprint, tuple(checked.notes), bound, extras.head_rank > 0)
+    corrections = lane.corrections(loaded.shape)
+    bound = speed_bound(loaded.shape, lane.schedule, SPEED_TOKENS - 1, len(checked.prompt_ids), corrections)
+    return Point(config, name, fingerprint, tuple(checked.notes), bound, corrections.head_rank > 0)
 
 
 def measure(

@@ -8,7 +8,7 @@ from typing import Any
 
 from lora_drop.method.cost import step_bytes
 from lora_drop.method.schedule import baseline_schedule
-from lora_drop.run.report.report import Report, correction_of, shape_of
+from lora_drop.run.report.report import Report, corrections_of, shape_of
 from lora_drop.run.report.speed import makes_claims
 from lora_drop.run.trace.records import BASELINE, number
 
@@ -62,13 +62,13 @@ def _head_share(report: Report) -> float:
     """The screened head's share of the bytes that a LoRA step saves, at the middle of the answer."""
     header, lane = report.trace.header, report.lanes[report.main]
     shape, schedule = shape_of(header), lane.schedule
-    rank, corrected, extras = correction_of(dict(header.config_of(report.main)))
-    if shape is None or schedule.head != "screened" or not extras.head_rank:
+    corrections = corrections_of(dict(header.config_of(report.main)))
+    if shape is None or schedule.head != "screened" or not corrections.head_rank:
         return 0.0
     where = max(1, len(lane.steps) // 2), header.prompt_tokens, 1
     whole = step_bytes(shape, baseline_schedule(shape.num_layers), *where)
     both, layers = (
-        step_bytes(shape, one, *where, rank, corrected, lora=True, extras=extras)
+        step_bytes(shape, one, *where, corrections, lora=True)
         for one in (schedule, dataclasses.replace(schedule, head="full"))
     )
     return (layers - both) / (whole - both) if whole > both else 0.0

@@ -9,12 +9,11 @@ from __future__ import annotations
 import dataclasses
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Collection
 from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
-from lora_drop.method.cost import BytesRead, Extras, ModelShape
+from lora_drop.method.cost import BytesRead, Corrections, ModelShape
 from lora_drop.method.quality import collapse_at
 from lora_drop.method.schedule import Schedule, average_period
 from lora_drop.run.report.speed import Cycle, is_by_chance, makes_claims, speedup_interval
@@ -42,9 +41,9 @@ def schedule_of(header: Header, config: dict[str, Any]) -> Schedule:
     return Schedule(num_layers=header.model["layers"], dropped=tuple(sorted(config.get("dropped") or ())), **rules)
 
 
-def correction_of(config: dict[str, Any]) -> tuple[int, Collection[int] | None, Extras]:
-    """A lane's correction as the counts of bytes take it: its rank, the layers that have one, its further parts."""
-    return config.get("rank") or 0, config.get("corrected"), Extras(**config.get("extras") or {})
+def corrections_of(config: dict[str, Any]) -> Corrections:
+    """Sizes of a lane's corrections, from its settings."""
+    return Corrections(config.get("rank") or 0, config.get("corrected"), **config.get("extras") or {})
 
 
 def shape_of(header: Header) -> ModelShape | None:
@@ -119,8 +118,8 @@ class LaneReport:
         self._regrets: dict[int, float] = {}  # by step, of tokens that stand
         self._is_sampled = bool(header.sampling.get("temperature"))
         shape = shape_of(header)
-        correction = correction_of(config)
-        self._read = BytesRead(shape, self.schedule, header.prompt_tokens, *correction) if shape else None
+        corrections = corrections_of(config)
+        self._read = BytesRead(shape, self.schedule, header.prompt_tokens, corrections) if shape else None
         self._bytes_of = 0  # passes whose bytes are counted
 
     def add(self, record: PassRecord) -> None:
@@ -206,7 +205,7 @@ class LaneReport:
             if isinstance(record, RewindRecord):
                 self._read.rewind(record.to)
             elif isinstance(record, JudgeRecord):
-                self._read.judge()
+                self._read.verify()
             elif record.step:
                 self._read.step(record.step, lora=record.kind == "lora")
         self._bytes_of = len(self.passes)

@@ -62,7 +62,7 @@ def _of_table(owner: str) -> dict[str, Any]:
 
 @with_config(ConfigDict(extra="forbid"))
 class ExtrasHeader(TypedDict, total=False):
-    """What LoRA steps read beside the paper's correction: `lora_drop.method.cost.Extras`."""
+    """What LoRA steps read beside the paper's correction: `lora_drop.method.cost.Corrections`."""
 
     mlp: Size
     kept: Size
