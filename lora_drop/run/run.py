@@ -81,16 +81,16 @@ def _records(
     decoder = loaded.new_decoder()
     report = Report(make_header(loaded, request, checked, decoder))
     yield report.trace.header
-    kept, tokens = prompts.get(loaded, checked.prompt_ids), torch.tensor([checked.prompt_ids], device=loaded.device)
+    cached, tokens = prompts.get(loaded, checked.prompt_ids), torch.tensor([checked.prompt_ids], device=loaded.device)
     try:
-        prompt = kept or decoder.read_prompt(tokens, should_stop)
+        prompt = cached or decoder.read_prompt(tokens, should_stop)
     except Stopped:
         lanes.update(_make_lanes(loaded, request, checked, decoder, tokens))
         yield summarise(report, lanes, stopped=True)
         return
     prompts.put(loaded, checked.prompt_ids, prompt)
     # Its time counts in the run that prefilled it.
-    prompt = dataclasses.replace(prompt, ms=0.0) if kept else prompt
+    prompt = dataclasses.replace(prompt, ms=0.0) if cached else prompt
     lanes.update(_make_lanes(loaded, request, checked, decoder, prompt))
     observer = _Observer(loaded, request, checked, decoder, prompt)
     stopped = False
@@ -104,7 +104,7 @@ def _records(
     for record in observer.rest():
         report.add(record)
         yield record
-    yield summarise(report, lanes, stopped, kept is not None)
+    yield summarise(report, lanes, stopped, cached is not None)
 
 
 class _Observer:
@@ -159,21 +159,12 @@ class _Observer:
         return AuditRecord(name, argmax_text=text, **audited, **more)
 
 
+COPIED = ("step", "token_id", "kind", "active", "kv_bytes", "trigger", "rows")  # of a step's result, into its record
+
+
 def _step_record(lane: str, step: StepResult, text: str, top: Any) -> StepRecord:
-    return StepRecord(
-        lane=lane,
-        step=step.step,
-        token_id=step.token_id,
-        text=text,
-        kind=step.kind,
-        active=step.active,
-        ms=round(step.ms, 3),
-        kv_bytes=step.kv_bytes,
-        entropy=number(step.entropy, 4),
-        trigger=step.trigger,
-        rows=step.rows,
-        top=top,
-    )
+    values: dict[str, Any] = {name: getattr(step, name) for name in COPIED}
+    return StepRecord(lane, text=text, ms=round(step.ms, 3), entropy=number(step.entropy, 4), top=top, **values)
 
 
 def _make_lanes(
