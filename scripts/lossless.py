@@ -1,8 +1,8 @@
-"""`accept 1` against the baseline: every token of many answers, greedy and sampled.
+"""Compare `accept 1` with the baseline: every token of many answers, greedy and sampled.
 
     python -m scripts.lossless [--prompts 100] [--tokens 64] [--preset lossless]
 
-Prints the answers compared, the tokens that differ (none, or it exits with 1), and the share of drafts kept.
+Prints the number of answers, the tokens that differ (none, or it exits with 1), and the share of drafts accepted.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from lora_drop.training.prompts import seed_prompts
 
 
 def main() -> int:
-    """The script; returns the exit code."""
+    """Run the script; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=int, default=100, help="so many greedy, and as many sampled")
+    parser.add_argument("--prompts", type=int, default=100, help="greedy ones, and as many sampled")
     parser.add_argument("--tokens", type=int, default=64, help="of an answer, at most")
     parser.add_argument("--preset", default="lossless", help="one with accept 1")
     args = parser.parse_args()
@@ -37,7 +37,7 @@ def main() -> int:
     schedule = config.schedule_for(loaded.num_layers)
     bank, notes = find_bank(loaded, config, schedule)
     decoder = loaded.new_decoder()
-    differ = answers = tokens = drafts = kept = 0
+    differ = answers = tokens = drafts = accepted = 0
     prompts = seed_prompts(2 * args.prompts, seed=1)
     for number, prompt in enumerate(tqdm(prompts, disable=None)):
         sampling = Sampling(0.0 if number < args.prompts else 0.8, 0.95, seed=number)
@@ -54,10 +54,11 @@ def main() -> int:
         tokens += len(plain.tokens)
         differ += sum(a != b for a, b in zip(plain.tokens, ours.tokens, strict=False))
         differ += abs(len(plain.tokens) - len(ours.tokens))
-        drafts, kept = drafts + ours.drafts, kept + ours.accepted
+        drafts, accepted = drafts + ours.drafts, accepted + ours.accepted
     for note in notes:
         print(f"note: {note}")
-    print(f"{answers} answers, {tokens} tokens, {differ} differ; {kept / max(drafts, 1):.1%} of {drafts} drafts kept")
+    share = accepted / max(drafts, 1)
+    print(f"{answers} answers, {tokens} tokens, {differ} differ; {share:.1%} of {drafts} drafts accepted")
     return int(differ > 0)
 
 

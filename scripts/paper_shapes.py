@@ -39,7 +39,7 @@ HEADER = (
 
 
 def fitted(shape: str, memory: int) -> tuple[str, int]:
-    """The name of a shape whose weights fit into so many bytes, made known if it is new, and its layers."""
+    """Make a shape whose weights fit into `memory` bytes; returns its name and its layers."""
     config = type(SHAPES[shape]).from_dict(SHAPES[shape].to_dict())
     whole = config.num_hidden_layers
     while ModelShape.from_config(config).params * SIZE > memory and config.num_hidden_layers > 4:
@@ -55,7 +55,7 @@ def fitted(shape: str, memory: int) -> tuple[str, int]:
 
 
 def measured(loaded: LoadedModel, ratio: float, k: int, prompt_tokens: int) -> list[Report]:
-    """The rounds of one setting, after a warm-up."""
+    """Measure the rounds of one setting, after a warm-up."""
     config = LoraDropConfig(period=k + 1, drop_ratio=ratio, reuse="state", adapters="none")
     lanes = {
         BASELINE: baseline_lane(loaded.num_layers),
@@ -67,7 +67,7 @@ def measured(loaded: LoadedModel, ratio: float, k: int, prompt_tokens: int) -> l
 
 
 def row(loaded: LoadedModel, layers: str, ratio: float, k: int, prompt_tokens: int, paper: PaperRow | None) -> str:
-    """One line of the table."""
+    """Measure one line of the table."""
     runs = measured(loaded, ratio, k, prompt_tokens)
     base, ours = rate_of(runs, BASELINE), rate_of(runs, LORA_DROP)
     spread = interval_of(runs, LORA_DROP)
@@ -83,18 +83,18 @@ def row(loaded: LoadedModel, layers: str, ratio: float, k: int, prompt_tokens: i
 
 
 def lines(shapes: list[str], memory: int, prompt_tokens: int, dtype: str = "bfloat16") -> Iterator[str]:
-    """The table, a line as soon as it is measured."""
+    """Measure the table; each line comes as soon as it is measured."""
     yield HEADER
     yield "|---" * (HEADER.count("|") - 1) + "|"
     for shape in shapes:
         name, layers = fitted(shape, memory)
-        told = f"{layers} of {SHAPES[shape].num_hidden_layers}"
+        kept = f"{layers} of {SHAPES[shape].num_hidden_layers}"
         loaded = load_model(f"random:{name}", "auto", dtype)
         for ratio in RATIOS:
             for k in KS:
                 of = [one for one in ROWS if (one.model, one.drop_ratio, one.k) == (MODELS.get(shape), ratio, k)]
-                yield row(loaded, told, ratio, k, prompt_tokens, of[0] if of else None)
-        del loaded  # before the next one is made
+                yield row(loaded, kept, ratio, k, prompt_tokens, of[0] if of else None)
+        del loaded  # before the next one is loaded
         gc.collect()
 
 

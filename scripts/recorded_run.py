@@ -1,6 +1,6 @@
-"""The run that the page plays while a visitor waits for their own: `python -m scripts.recorded_run` records it anew.
+"""Record the run that the page plays while a visitor waits for their own: `python -m scripts.recorded_run`.
 
-It is a real run of what the button "Show me" asks for, on the bundled model, with the day on which it ran.
+It is a real run of the button "Show me" on the bundled model, with its date.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def main() -> None:
     from lora_drop.ui.run_tab import FIRST_PROMPT
 
     loaded = load_model("bundled")
-    shown = preset_facts(loaded)["show_me"]
-    config = presets_for(loaded.id)[shown["preset"]].config
+    choice = preset_facts(loaded)["show_me"]
+    config = presets_for(loaded.id)[choice["preset"]].config
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     SHIPPED_RECORDED.parent.mkdir(parents=True, exist_ok=True)
     with SHIPPED_RECORDED.open("w", encoding="utf-8") as file:
-        for record in run(loaded, Request(FIRST_PROMPT, config, tokens, compare=shown["compare"])):
+        for record in run(loaded, Request(FIRST_PROMPT, config, tokens, compare=choice["compare"])):
             if isinstance(record, Header):
                 record.software["date"] = today
             file.write(write_line(record))

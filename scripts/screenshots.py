@@ -1,7 +1,7 @@
-"""The pictures of the README and of Spaces.md: `python -m scripts.screenshots [--out FOLDER]`.
+"""Take the pictures of the README and of Spaces.md: `python -m scripts.screenshots [--out FOLDER]`.
 
-Each is the real page in a real Chromium after a real run on the bundled model, so it always shows what the app is now.
-It needs what `make test` installs: playwright, and a Chromium that it finds or that CHROMIUM names.
+Each is the real page in a real Chromium after a real run on the bundled model. It needs what `make test` installs:
+playwright, and a Chromium, its own or that of CHROMIUM.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ READY_MS, RUN_MS, SETTLE_MS = 60_000, 120_000, 1200
 
 
 def opened(browser: Browser, url: str, size: dict[str, int], theme: str = "light") -> Page:
-    """The page, ready to run, in a theme."""
+    """Open the page in a theme, ready to run."""
     page = browser.new_page(viewport=size)
     page.goto(f"{url}?__theme={theme}")
     page.wait_for_selector(".ld-whatif[data-state]", timeout=READY_MS)
@@ -49,13 +49,13 @@ def run(page: Page, preset: str, compare: str = "") -> None:
 
 
 def scrub(page: Page, step: int) -> None:
-    """Put the scrubber at a step."""
+    """Move the scrubber to a step."""
     page.locator(".ld-scrub").evaluate("(e, v) => { e.value = v; e.dispatchEvent(new Event('input')) }", step)
     page.wait_for_timeout(SETTLE_MS)
 
 
 def take(browser: Browser, url: str, out: Path) -> None:
-    """All pictures, by name, into a folder."""
+    """Take all pictures, by name, into a folder."""
 
     def keep(page: Page, name: str, **options) -> None:
         page.screenshot(path=out / f"{name}.png", **options)

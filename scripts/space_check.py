@@ -1,9 +1,9 @@
-"""A Space, tried out before it is pushed: `make space-check`, or `python -m scripts.space_check`.
+"""Try out a Space before it is pushed: `make space-check`, or `python -m scripts.space_check`.
 
-The folder that would be pushed is built, and started as a Space starts it: in a fresh venv with only its
-requirements.txt (and Gradio in the version that the front matter names), from that folder, with a Space's environment,
-an empty home and an empty cache. Then it is driven from outside with gradio_client. A line a check; the exit code is 1
-if one failed. It takes minutes, and gigabytes where pip's torch is the one for CUDA.
+Builds the folder to push and starts it as a Space does: in a fresh venv with only its requirements.txt (and Gradio in
+the version of the front matter), from that folder, with a Space's environment, an empty home and an empty cache. Then
+calls it with gradio_client. Prints a line a check; the exit code is 1 if one failed. It takes minutes, and gigabytes
+if pip's torch is the one for CUDA.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ OWNER, NAME = "someone", "lora-drop-studio"
 HOST = f"{OWNER}-{NAME}.hf.space"
 START_SECONDS, STOP_SECONDS, RUN_SECONDS = 600, 20, 300
 PROMPT = "Explain why the sky is blue."
-# What the machine that checks may have set, and a Space has not; where pip finds its packages stays.
+# Variables of this machine that a Space does not have; those of pip stay.
 OURS = ("LORA_DROP_", "GRADIO_", "HF_", "SPACE", "OMP_", "GOMP_", "VIRTUAL_ENV", "PYTHON", "XDG_", "SYSTEM")
 
 
 class Failed(Exception):
-    """A check that did not hold, in words."""
+    """A check failed."""
 
 
 def environment(home: Path, port: int, **more: str) -> dict[str, str]:
-    """A CPU Space's environment, as the Hub documents it and Gradio asks for it."""
+    """A CPU Space's environment, as the Hub documents it and Gradio reads it."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     return {
         **kept,
@@ -61,24 +61,24 @@ def environment(home: Path, port: int, **more: str) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A free port."""
     with closing(socket.socket()) as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
 
 
 class Checks:
-    """Runs checks and prints a line for each; remembers whether all held."""
+    """Run checks, print a line for each and count the failures."""
 
     def __init__(self):
         self.failed = 0
 
     def __call__(self, words: str, check: Callable[[], Any]) -> bool:
-        """Run a check, whose result is a detail to print; True if it held."""
+        """Run a check that returns a detail to print; true if it did not fail."""
         started = time.monotonic()
         try:
             detail, mark = check(), "ok  "
-        except Exception as error:  # whatever a broken Space does is a check that failed
+        except Exception as error:  # a broken Space may raise anything
             detail, mark = f"{type(error).__name__}: {error}" if not isinstance(error, Failed) else error, "FAIL"
             self.failed += 1
         print(f"{mark} {words}: {detail} ({time.monotonic() - started:.1f} s)", flush=True)
@@ -86,13 +86,13 @@ class Checks:
 
 
 def hold(true: Any, otherwise: str) -> None:
-    """Raise Failed with these words unless something is true."""
+    """Raise Failed with these words unless a condition is true."""
     if not true:
         raise Failed(otherwise)
 
 
 def make_venv(venv: Path, folder: Path, python: str) -> str:
-    """A venv with the folder's requirements alone; Gradio in the version of the front matter, as a Space has it."""
+    """Make a venv with only the folder's requirements, and Gradio in the version of the front matter."""
     version = space_folder.front_matter((folder / "README.md").read_text(encoding="utf-8"))["sdk_version"]
     constraint = venv.with_name("constraints.txt")
     constraint.write_text(f"gradio=={version}\n", encoding="utf-8")
@@ -107,14 +107,14 @@ def make_venv(venv: Path, folder: Path, python: str) -> str:
         "import sys; from importlib.metadata import version; "
         "print(sys.version.split()[0], *(f'{name} {version(name)}' for name in ('gradio', 'torch', 'transformers')))"
     )
-    said = subprocess.run([venv / "bin" / "python", "-c", code], capture_output=True, text=True).stdout.strip()
-    hold(f"gradio {version}" in said, f"not gradio {version}: {said}")
-    return f"Python {said}"
+    versions = subprocess.run([venv / "bin" / "python", "-c", code], capture_output=True, text=True).stdout.strip()
+    hold(f"gradio {version}" in versions, f"not gradio {version}: {versions}")
+    return f"Python {versions}"
 
 
 @contextmanager
 def server(python: Path, folder: Path, log: Path, env: dict[str, str]) -> Iterator[tuple[subprocess.Popen, str]]:
-    """The app's process and its address, once the page answers; stopped at the end, whatever happens."""
+    """Start the app: its process and address, once the page answers. Always stopped at the end."""
     url = f"http://127.0.0.1:{env['GRADIO_SERVER_PORT']}"
     with log.open("wb") as output:
         process = subprocess.Popen([python, "app.py"], cwd=folder, env=env, stdout=output, stderr=output)
@@ -144,13 +144,13 @@ def tail(log: Path) -> str:
 
 
 def fetch(url: str, headers: dict[str, str] | None = None) -> str:
-    """The text at an address; raises OSError unless the answer is 200."""
+    """Get the text at an address. Raises OSError: the answer is not 200."""
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers or {}), timeout=30) as answer:
         return answer.read().decode("utf-8")
 
 
 def check_page(url: str) -> str:
-    """The page, and each script that it names."""
+    """Get the page and each of its scripts."""
     page = fetch(url)
     hold("LoRA-Drop Studio" in page, "the page is not ours")
     paths = sorted(set(re.findall(r"gradio_api/file=[^\"'\\ >]+", page)))
@@ -161,7 +161,7 @@ def check_page(url: str) -> str:
 
 
 def check_proxy(url: str) -> str:
-    """Behind the Hub's proxy, which speaks https in the Space's own name, no address may lead elsewhere."""
+    """Behind the Hub's proxy, with https and the Space's own name, no address may lead elsewhere."""
     config = json.loads(fetch(f"{url}/config", {"Host": HOST, "X-Forwarded-Host": HOST, "X-Forwarded-Proto": "https"}))
     root = config.get("root", "")
     hold(root == f"https://{HOST}", f"the page's root is {root}")
@@ -170,9 +170,9 @@ def check_proxy(url: str) -> str:
 
 def check_estimate(client: Any) -> str:
     """`/estimate` on its defaults."""
-    found = client.predict(prompt=PROMPT, api_name="/estimate")
-    hold(found["bound"] >= 1 and found["prompt_tokens"] > 0, f"unlikely: {found}")
-    return f"bound {found['bound']:.2f}, {found['prompt_tokens']} prompt tokens"
+    estimate = client.predict(prompt=PROMPT, api_name="/estimate")
+    hold(estimate["bound"] >= 1 and estimate["prompt_tokens"] > 0, f"unlikely: {estimate}")
+    return f"bound {estimate['bound']:.2f}, {estimate['prompt_tokens']} prompt tokens"
 
 
 def check_generate(client: Any) -> str:
@@ -209,7 +209,7 @@ def check_stop(process: subprocess.Popen) -> str:
 
 
 def check_no_home(venv: Path, folder: Path, log: Path, home: Path) -> str:
-    """Nowhere to keep the model: one line that says what to set, and no traceback."""
+    """Without a folder for the model: one line that names the variable to set, and no traceback."""
     env = environment(home, free_port(), LORA_DROP_MODEL="bundled")
     with log.open("wb") as output:
         done = subprocess.run(
@@ -227,7 +227,7 @@ def check_no_home(venv: Path, folder: Path, log: Path, home: Path) -> str:
 
 
 def drive(check: Checks, venv: Path, folder: Path, log: Path, env: dict[str, str], words: str) -> None:
-    """Start the Space, and check all that a visitor and the Hub do with it."""
+    """Start the Space, and check it as a visitor and the Hub use it."""
     from gradio_client import Client
 
     running = server(venv / "bin" / "python", folder, log, env)
@@ -249,12 +249,12 @@ def drive(check: Checks, venv: Path, folder: Path, log: Path, env: dict[str, str
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns the exit code."""
+    """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m scripts.space_check", description=__doc__.split(":")[0])
     parser.add_argument("--python", default=sys.executable, help="the interpreter for the venv (this one)")
-    parser.add_argument("--model", default="bundled", help="what LORA_DROP_MODEL names; random:tiny-llama is quick")
-    parser.add_argument("--zero-gpu", action="store_true", help="with the torch that ZeroGPU lists")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="work in this new folder, and leave it there")
+    parser.add_argument("--model", default="bundled", help="of LORA_DROP_MODEL; random:tiny-llama is quick")
+    parser.add_argument("--zero-gpu", action="store_true", help="with ZeroGPU's torch")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="work in this new folder, and keep it")
     args = parser.parse_args(argv)
     work = args.keep or Path(tempfile.mkdtemp(prefix="lora-drop-space-"))
     work.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The speed table of docs/performance.md as Markdown: `python -m scripts.speed_table`.
+"""Measure the speed table of docs/performance.md, as Markdown: `python -m scripts.speed_table`.
 
 On a CPU the bundled model at drop ratios 0.5 and 0.75, periods 2, 4 and 8. On CUDA the shapes of the paper's four
 models in bfloat16 with random weights (speed does not depend on their values): the same, and the widest range at
@@ -22,7 +22,7 @@ HEADER = (
 
 
 def row(model: str, ratio: float, period: int, layers: str | None, extra: list[str]) -> str:
-    """One line of the table, or what went wrong."""
+    """Measure one line of the table; a failed `bench` gives its error."""
     command = [sys.executable, "-m", "lora_drop", "bench", "--model", model, "--json", "--no-hf", *extra]
     command += ["--drop-ratio", str(ratio), "--period", str(period), *(["--layers", layers] if layers else [])]
     done = subprocess.run(command, capture_output=True, text=True)

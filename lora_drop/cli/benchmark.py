@@ -1,4 +1,4 @@
-"""`benchmark`: the paper's tasks. (`bench` measures speed.)"""
+"""`benchmark`: run the paper's tasks. (`bench` measures speed.)"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands) -> None:
-    """The command's options."""
+    """Add the command's options."""
     parser = add_command(
         commands, "benchmark", run, "the paper's benchmarks from local files, full model and LoRA-Drop"
     )
@@ -35,7 +35,7 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """The command."""
+    """Run the command."""
     config, options = config_from(vars(args), args.model), _options(args)
     from tqdm import tqdm
 

@@ -1,4 +1,4 @@
-"""`drop-order`: which layers to skip first."""
+"""`drop-order`: find which layers to skip first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lora_drop.method.presets import config_from
 
 
 def add(commands: Commands) -> None:
-    """The command's options."""
+    """Add the command's options."""
     parser = add_command(commands, "drop-order", run, "which layers to skip first: a greedy order by measured KL")
     parser.add_argument(
         "--data", type=parse_path, nargs="+", required=True, metavar="FILE", help="txt, json or jsonl files"
@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """The command."""
+    """Run the command."""
     config = config_from(vars(args), args.model)
     if args.windows < 1:
         raise LoraDropError("--windows must be at least 1.")

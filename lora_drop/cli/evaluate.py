@@ -1,4 +1,4 @@
-"""`evaluate`: the quality of a setting, on given targets, on the full model's own answers, and of its own text."""
+"""`evaluate`: quality of a setting on given targets, on the full model's own answers, and of its own text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lora_drop.method.presets import config_from
 
 
 def add(commands: Commands) -> None:
-    """The command's options."""
+    """Add the command's options."""
     parser = add_command(
         commands,
         "evaluate",
@@ -28,19 +28,21 @@ def add(commands: Commands) -> None:
         "answer to each prompt (own)",
     )
     parser.add_argument(
-        "--free", action="store_true", help="also let the setting answer each prompt, and have the full model judge it"
+        "--free",
+        action="store_true",
+        help="also let the setting answer each prompt, and score its answer with the full model",
     )
     parser.add_model_options()
     parser.add_config_options()
 
 
 def run(args: argparse.Namespace) -> int:
-    """The command."""
+    """Run the command."""
     config = config_from(vars(args), args.model)
     own = args.target == "own" or (args.target is None and args.free and args.target_field is None)
     if not own and None in (args.data, args.prompt_field, args.target_field):
         raise LoraDropError("name --data, --prompt-field and --target-field, or take --target own.")
-    pairs = [] if own else read_data(args)  # its mistakes are reported before a model is loaded
+    pairs = [] if own else read_data(args)  # before the model: a mistake in the file is reported at once
     prompts = read_data_prompts(args) if own else [prompt for prompt, _ in pairs]
     from lora_drop.evaluation.measure.free import evaluate_free
     from lora_drop.evaluation.measure.metrics import evaluate
@@ -93,7 +95,9 @@ def _show(result: dict[str, Any]) -> None:
     if config.get("left_out"):
         print(f"{config['left_out']} of {config['prompts']} answers were empty or went in circles, and are left out")
     if config["draft"]:
-        print("accept has no effect on a forced text: these are the drafts' figures; --free measures what is kept")
+        print(
+            "accept has no effect on a forced text: these figures are the drafts'; --free measures the accepted text"
+        )
     if free:
         print(
             f"free text, {free['tokens']} tokens read by the full model: regret {free['regret']:.4f}, worst token "

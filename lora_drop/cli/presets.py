@@ -1,4 +1,4 @@
-"""`presets`: measure every preset, and store texts that it writes."""
+"""`presets`: measure every preset, and store sample texts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COLUMNS: dict[str, Column] = {
 
 
 def add(commands: Commands) -> None:
-    """The command's options."""
+    """Add the command's options."""
     parser = add_command(commands, "presets", run, "measure every preset, and store texts that it writes")
     parser.add_data_options()
     parser.add_model_options()
@@ -37,7 +37,7 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """The command."""
+    """Run the command."""
     pairs = read_data(args)
     from lora_drop.evaluation.presets import measure_presets
     from lora_drop.evaluation.samples import sample_presets

@@ -32,7 +32,7 @@ LISTS = {
 
 
 def add(commands: Commands) -> None:
-    """The command's options."""
+    """Add the command's options."""
     parser = add_command(commands, "recommend", run, "measure settings and name the fastest within a limit")
     parser.add_argument(
         "--max-loss", type=float, metavar="NATS", help="most quality loss on the full model's own answers, e.g. 0.15"
@@ -65,7 +65,7 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """The command."""
+    """Run the command."""
     if args.max_loss is None or args.out is None:
         raise LoraDropError("name a limit and a folder: --max-loss NATS --out DIR.")
     base = config_from({name: getattr(args, name) for name in COMMON}, args.model)

@@ -35,7 +35,7 @@ COLUMNS: dict[str, Column] = {
 
 
 def add(commands: Commands) -> None:
-    """The command's options."""
+    """Add the command's options."""
     parser = add_command(
         commands,
         "sweep",
@@ -63,7 +63,7 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """The command."""
+    """Run the command."""
     if args.drop_layers is not None:
         raise LoraDropError("a sweep chooses the layers by --drop-ratios, within --layers; not by --drop-layers.")
     lists = {name: getattr(args, name) for name in ("reuse", "part", "adapters")}

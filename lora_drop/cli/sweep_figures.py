@@ -1,4 +1,4 @@
-"""`sweep-figures`: a sweep as self-contained HTML."""
+"""`sweep-figures`: draw a sweep as self-contained HTML."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lora_drop.cli.output import print_json
 
 
 def add(commands: Commands) -> None:
-    """The command's options."""
+    """Add the command's options."""
     parser = add_command(commands, "sweep-figures", run, "a sweep as self-contained HTML")
     parser.add_argument("folder", type=parse_path, metavar="DIR", help="where sweep wrote sweep.json")
     parser.add_argument(
@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """The command."""
+    """Run the command."""
     from lora_drop.run.exports.figures.pages import write_figures
     from lora_drop.run.results.files import SWEEP
 

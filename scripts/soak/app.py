@@ -1,4 +1,4 @@
-"""The app that is started, and the calls that a client makes to it."""
+"""Start the app, and call it as a client."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from scripts.space_check import free_port, server
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL, OTHER_MODEL = "random:tiny-llama", "random:tiny-qwen2"  # one question asks for the second: the app swaps them
-PATIENCE = 180  # seconds that a visitor waits for the next word of the server before it counts as lost
-VISIT = 420  # seconds of a whole visit, three runs and their waiting at most, before it counts as hanging
+PATIENCE = 180  # seconds that a visitor waits for the server's next message before it counts as lost
+VISIT = 420  # seconds of a whole visit, at most three runs and their waiting, before it counts as hanging
 TOKEN = "soak"  # the owner's
-AWAY = ("queue is full", "already have a run", "calls from your address")  # words of a refusal for the moment
-LINE = 400  # characters that a mistake's one line may have
+AWAY = ("queue is full", "already have a run", "calls from your address")  # words of a temporary refusal
+LINE = 400  # most characters of an error
 
 
 class TurnedAway(Exception):
-    """The queue was full, or the address's share of it, or the server busy, and it said so."""
+    """The queue or the address's share of it was full, or the server busy, with a clear refusal."""
 
 
 def started(temporary: Path, log: Path) -> AbstractContextManager[tuple[subprocess.Popen, str]]:
-    """The app's process and its address, with both models on its menu, a temporary folder and a log of its own.
+    """Start the app, with both models on its menu, a temporary folder and a log of its own: its process and address.
 
-    It is public, behind one proxy, which the visitors play: each has an address of their own. Its runs may be long, so
-    that there is time to stop them, and however slow the machine is, none is stopped by the clock.
+    It is public, behind one proxy, whose part the visitors play: each has an address of its own. Runs may be long, so
+    that there is time to stop them, and even on a slow machine none is stopped by the clock.
     """
     own = {
         "LORA_DROP_PUBLIC": "1",
@@ -61,7 +61,7 @@ def started(temporary: Path, log: Path) -> AbstractContextManager[tuple[subproce
 
 @dataclass
 class Waited:
-    """A run as its visitor saw it: when it was taken into the queue, and when it began, if that was seen."""
+    """A run as its visitor saw it: the times when it was queued, and when it began, if that was seen."""
 
     address: str
     joined: float
@@ -70,7 +70,7 @@ class Waited:
 
 @dataclass
 class Log:
-    """What was seen, by all visitors."""
+    """Observations of all visitors."""
 
     visits: Counter = field(default_factory=Counter)
     compared: Counter = field(default_factory=Counter)  # whole answers by case
@@ -78,13 +78,13 @@ class Log:
     turned_away: int = 0
     requests: int = 0
     waited: int = 0  # runs that saw others before them
-    moved: int = 0  # of those, runs that saw a better place later
+    moved: int = 0  # runs that saw a better place later
     worst_place: int = 0
     runs: dict[str, Waited] = field(default_factory=dict)  # by event
-    late: int = 0  # Stop pressed, but the run had ended
-    unkept: int = 0  # a trace that made room for newer ones
+    late: int = 0  # Stop was pressed after the run had ended
+    unkept: int = 0  # traces that newer ones had replaced
     attacks: Counter = field(default_factory=Counter)  # by kind
-    repelled: Counter = field(default_factory=Counter)  # of those, turned away or cut off
+    repelled: Counter = field(default_factory=Counter)  # attacks that were turned away or cut off
     failures: list[str] = field(default_factory=list)
 
 
@@ -93,10 +93,10 @@ class Session:
 
     def __init__(self, http: httpx.AsyncClient, app: App, log: Log, name: str):
         self.http, self.app, self.log, self.name = http, app, log, name
-        self.heard = "nothing"  # the last word of the server
+        self.heard = "nothing"  # the server's last message
 
     async def post(self, path: str, body: Any) -> httpx.Response:
-        """A request to Gradio's own addresses; a lone surrogate in it goes as an escape. Raises TurnedAway."""
+        """Send a request to Gradio; lone surrogates in it are escaped. Raises TurnedAway."""
         self.log.requests += 1
         answer = await self.http.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
         return let_in(answer)
@@ -114,7 +114,7 @@ class Session:
     async def call(self, function: int, data: list[Any]) -> AsyncIterator[tuple[bool, Any]]:
         """Queue a call and yield what it sends: `(False, outputs)` while it runs, and at last `(True, message)`.
 
-        Closed before its end, the connection is dropped, as that of a visitor who leaves.
+        Closed before its end, it drops the connection, as a visitor who leaves.
         """
         event = await self.join(function, data)
         outputs: list[Any] | None = None
@@ -149,9 +149,9 @@ class Session:
                     outputs = new if outputs is None else [apply_diff(*pair) for pair in zip(outputs, new)]  # noqa: B905
                     yield False, outputs
                 elif kind == "process_completed":
-                    said = message["output"].get("error") or ""
-                    if not started and any(words in said for words in AWAY):
-                        one_line(said, "")
+                    error = message["output"].get("error") or ""
+                    if not started and any(words in error for words in AWAY):
+                        one_line(error, "")
                         self.log.runs.pop(event, None)
                         raise TurnedAway
                     yield True, message
@@ -162,27 +162,27 @@ class Session:
         """Queue a call and wait for its end: the last update's outputs, and the last message."""
         outputs = None
         async with aclosing(self.call(function, data)) as updates:
-            async for done, found in updates:
+            async for done, message in updates:
                 if done:
-                    return outputs, found
-                outputs = found
+                    return outputs, message
+                outputs = message
         raise Wrong("no answer")
 
     async def export(self, run_id: Any, kind: Any) -> dict[str, str]:
-        """A run's file, by the live view's own call."""
+        """Ask for a run's file as the live view does."""
         body = {"data": [run_id, kind], "component_id": self.app.live, "fn_name": "export_run"}
         answer = await self.post("/component_server", {**body, "session_hash": self.name})
         hold(answer.status_code == 200, f"export answers {answer.status_code}: {answer.text[:200]}")
         return answer.json()
 
     async def press_stop(self) -> None:
-        """The Stop button."""
+        """Press the Stop button."""
         answer = await self.post("/run/stop", {"data": [], "fn_index": self.app.stop, "session_hash": self.name})
         hold(answer.status_code == 200, f"Stop answers {answer.status_code}: {answer.text[:200]}")
 
 
 def let_in(answer: httpx.Response) -> httpx.Response:
-    """The answer. Raises TurnedAway where there was no room, so that nothing was begun, and it said so in one line."""
+    """Check an answer. Raises TurnedAway: the server had no room, and refused in one line."""
     if answer.status_code == 503:
         one_line(answer.json().get("detail"), "try again in a moment")
         raise TurnedAway
@@ -196,14 +196,14 @@ def one_line(line: Any, word: str) -> None:
 
 
 class App:
-    """What a client reads of the running app: the numbers of its functions, and their inputs."""
+    """The numbers of the running app's functions, and their inputs, as a client reads them."""
 
     def __init__(self, config: dict[str, Any], info: dict[str, Any]):
         functions = {f["api_name"]: f for f in config["dependencies"] if f["backend_fn"]}
         by_id = {c["id"]: c["props"] for c in config["components"]}
         named = {props.get("elem_id"): i for i, props in by_id.items()}
         self.live = named["ld-live"]
-        # The Safe zone tab has a run_page too: ours is the one that fills the live view.
+        # The Safe zone tab has a run_page too: this is the one that fills the live view.
         page = next(f for f in functions.values() if f["types"]["generator"] and self.live in f["outputs"])
         self.page, self.outputs = page["id"], [by_id[i]["elem_id"] for i in page["outputs"]]
         self.controls = [(by_id[i]["elem_id"], by_id[i].get("value")) for i in page["inputs"]]
@@ -227,7 +227,7 @@ class App:
 
 
 class Soak:
-    """The running app's address, what its visitors ask, and what they found."""
+    """The running app's address, its visitors' questions, and their observations."""
 
     def __init__(self, url: str, cases: list[Case], recorded: str, seed: int):
         self.url, self.cases, self.recorded, self.seed = url, cases, recorded, seed
@@ -235,7 +235,7 @@ class Soak:
         self.app: App
 
     def client(self, address: str = "10.0.0.1") -> httpx.AsyncClient:
-        """Connections of one visitor's own, from an address of theirs."""
+        """Connections of one visitor, from its own address."""
         # The server closes an idle connection after 5 s: none is used again that late.
         limits = httpx.Limits(keepalive_expiry=2)
         return httpx.AsyncClient(
@@ -249,15 +249,15 @@ class Soak:
             self.app = App(config, (await http.get("/info")).json())
 
     async def counters(self) -> Counter:
-        """The owner's metrics that only grow, without what is alike in their names."""
+        """The owner's counters, by the distinct part of their names."""
         async with self.client() as http:
             text = (await http.get(f"{self.url}/metrics", headers={"Authorization": f"Bearer {TOKEN}"})).text
-        found = re.findall(r"^lora_drop_(?:refused_total\{reason=\"(\w+)\"\}|(\w+)_total) (\S+)$", text, re.M)
-        return Counter({refused or name: round(float(value)) for refused, name, value in found})
+        lines = re.findall(r"^lora_drop_(?:refused_total\{reason=\"(\w+)\"\}|(\w+)_total) (\S+)$", text, re.M)
+        return Counter({refused or name: round(float(value)) for refused, name, value in lines})
 
 
 class Guest(ABC):
-    """Somebody who comes again and again; what they do is drawn from their own seed."""
+    """A guest who comes again and again; all that it does is drawn from its own seed."""
 
     pause: float  # seconds between two visits, at most
     attacks = False
@@ -270,7 +270,7 @@ class Guest(ABC):
         self.last: Session | None = None
 
     async def stay(self, visits: int | None, until: float | None) -> None:
-        """Visit so many times, or until a time."""
+        """Visit a number of times, or until a time."""
         deck: list[str] = []
         done = 0
         async with self.come():
@@ -282,28 +282,28 @@ class Guest(ABC):
 
     @abstractmethod
     def deck(self) -> list[str]:
-        """The next kinds of visits, in their order, each as often as it comes up before all come again."""
+        """The next kinds of visits, in their order, before all come again."""
 
     @asynccontextmanager
     async def come(self) -> AsyncIterator[None]:
-        """Be there, with connections of one's own."""
+        """Open connections of its own."""
         async with self.soak.client(self.address) as self.http:
             yield
 
-    async def bounded(self, kind: str, *given: Any) -> None:
-        """One visit, which ends: one that hangs is written down with the last word that was heard."""
+    async def bounded(self, kind: str, *args: Any) -> None:
+        """Make a visit, for a limited time; one that hangs is logged with the server's last message."""
         try:
             async with asyncio.timeout(VISIT):
-                await self.visit(kind, *given)
+                await self.visit(kind, *args)
         except TimeoutError:
             heard = self.last.heard if self.last else "nothing"
             self.log.failures.append(f"{kind}: hangs, no end after {VISIT} s; last heard: {heard}")
 
     @abstractmethod
-    async def visit(self, kind: str, *given: Any) -> None:
-        """One visit; whatever is wrong with it is written down, and the others go on."""
+    async def visit(self, kind: str, *args: Any) -> None:
+        """Make a visit; its faults are logged, and the others go on."""
 
     def session(self) -> Session:
-        """A new page load, or a new client."""
+        """Begin a new page load, or a new client."""
         self.last = Session(self.http, self.app, self.log, f"{self.draw.getrandbits(64):016x}")
         return self.last

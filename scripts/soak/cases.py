@@ -1,4 +1,4 @@
-"""The questions of the visitors, the answers that a single user gets, and what no visitor may ask for."""
+"""The visitors' questions, the answers that a single user gets, and requests that must be refused."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ RULES: dict[str, dict[str, Any]] = {
     "adaptive": {"period": 8, "refresh_entropy": 4.6},
 }
 SAMPLED = {"temperature": 0.9, "top_p": 0.95}
-# Asked for again and again: all that could make two runs differ, in both views.
+# The repeated question: with all that could make two runs differ, in both views.
 REPEATED = {
     **{"prompt": PROMPTS[2], "period": 6, "drop_ratio": 1.0, "refresh_entropy": 4.6, "compare": "skip"},
     **{"max_new_tokens": 48, "seed": 7, **SAMPLED},
 }
-# What no visitor may ask for, and a word of the line that says so.
+# Requests that must be refused, and a word of the error.
 BAD_CALLS = [
     ({"prompt": " "}, "prompt is empty"),
     ({"period": 0}, "period"),
@@ -61,16 +61,16 @@ BAD_PAGES = [
 ]
 
 
-# Of a summary, on the page too, and of a third lane: what follows from the clocks, or from what was asked before.
+# Parts of a summary, also of a third lane's, that depend on the clocks or on earlier requests.
 BY_CLOCK = ("speedup", "speedup_interval", "words", "verdict", "why", "parts", "prefill_cached")
 
 
 class Wrong(Exception):
-    """Something that a visitor saw and that may not be, in words."""
+    """A fault that a visitor saw."""
 
 
 def hold(true: Any, otherwise: str) -> None:
-    """Raise Wrong with these words unless something is true."""
+    """Raise Wrong with these words unless a condition is true."""
     if not true:
         raise Wrong(otherwise)
 
@@ -84,7 +84,7 @@ class Case:
     page: dict[str, Any]  # the same by the page's controls
     answer: Answer
     page_answer: Answer  # its header says what the controls ask for
-    wire: list[Any]  # what the page is sent: the header, then the short lines
+    wire: list[Any]  # lines for the page: the header, then the short ones
 
 
 class Answer:
@@ -102,21 +102,21 @@ class Answer:
         self.texts = {lane: trace.text(lane) for lane in trace.steps}
 
     def same_as(self, expected: Answer) -> None:
-        """Raise Wrong unless this is that answer, all of it."""
+        """Raise Wrong unless this is the whole expected answer."""
         for name in ("header", "steps", "audits", "quality", "texts", "summary"):
             hold(getattr(self, name) == getattr(expected, name), f"another answer: the {name} differ")
 
     def begins(self, expected: Answer) -> None:
-        """Raise Wrong unless this is the start of that answer, in each lane."""
+        """Raise Wrong unless this is the start of the expected answer, in each lane."""
         hold(self.header == expected.header, "another answer: the header differs")
         for name in ("steps", "audits", "quality"):
-            for lane, found in getattr(self, name).items():
+            for lane, part in getattr(self, name).items():
                 whole = getattr(expected, name)[lane]
-                hold(found == whole[: len(found)], f"another answer: lane {lane}'s {name} are not the start of it")
+                hold(part == whole[: len(part)], f"another answer: lane {lane}'s {name} are not the start of it")
 
 
 def timeless(summary: dict[str, Any]) -> dict[str, Any]:
-    """A summary without what another moment may change."""
+    """A summary without the parts that change with time."""
     lanes = {
         name: {k: v for k, v in lane.items() if k not in ("tokens_per_second", "prefill_ms", "decode_ms", *BY_CLOCK)}
         for name, lane in summary["lanes"].items()
@@ -126,17 +126,17 @@ def timeless(summary: dict[str, Any]) -> dict[str, Any]:
 
 def by_lane(lines: list[list[Any]]) -> dict[int, list[list[Any]]]:
     """The page's short lines of steps (`0, 1, ...`) and audits (`100, ...`) without their times, in order."""
-    found: dict[int, list[list[Any]]] = {}
+    lanes: dict[int, list[list[Any]]] = {}
     for line in lines:
-        found.setdefault(line[0], []).append(line[1:] if line[0] >= 100 else line[1:5] + line[6:])
-    return found
+        lanes.setdefault(line[0], []).append(line[1:] if line[0] >= 100 else line[1:5] + line[6:])
+    return lanes
 
 
 def make_cases(loaded: LoadedModel, long: int, other: LoadedModel | None = None) -> list[Case]:
-    """The questions and their answers. The first two are the repeated ones, the last two have `long` tokens.
+    """Make the questions and their answers. The first two are the repeated ones, the last two have `long` tokens.
 
     Args:
-        other: a second model of the app's menu, for a question of its own.
+        other: a second model of the app's menu, which one question asks for.
     """
     asked = [(f"repeated, {view}", {**REPEATED, "view": view}) for view in ("race", "lock-step")]
     for i, (rule, options) in enumerate(RULES.items()):
@@ -188,7 +188,7 @@ def _case(loaded: LoadedModel, name: str, options: dict[str, Any]) -> Case:
     seen = run(loaded, dataclasses.replace(request, config=config.replace(layers=tuple(layers))))
     page_records = [next(seen), *records[1:]]
     seen.close()
-    answer, page_answer = (read_trace("".join(map(write_line, found))) for found in (records, page_records))
+    answer, page_answer = (read_trace("".join(map(write_line, each))) for each in (records, page_records))
     ids = [lane["id"] for lane in answer.header.lanes]
     wire = [json.loads(line) for record in page_records[:-1] if (line := wire_line(record, ids))]
     return Case(name, options, page, Answer(answer), Answer(page_answer), wire)

@@ -1,4 +1,4 @@
-"""The whole soak: start the app, let a single user come and then all the others, and measure before and after."""
+"""Run a soak: start the app, let a single user come and then all others, and measure before and after."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from scripts.space_check import tail
 
 
 def came(attacks: Counter, counted: Counter) -> list[str]:
-    """A line for each attack that never came, or that the server's own counters know nothing of."""
+    """A line for each attack that never came, or that the server's own counters missed."""
     never = [kind for kind in ATTACKS if not attacks[kind]]
     unseen = [kind for kind, name in COUNTED.items() if attacks[kind] and not counted[name]]
     return [f"attack {kind} never came" for kind in never] + [f"the server counted no {kind}" for kind in unseen]
 
 
 async def alone(soak: Soak) -> None:
-    """A single user: every question once, and every kind of visit, before the others come."""
+    """Let a single user ask every question once and make every kind of visit, before the others come."""
     visitor = Visitor(soak, -2)
     async with visitor.come():
         for case in soak.cases:
@@ -46,7 +46,7 @@ async def alone(soak: Soak) -> None:
 async def crowd(
     soak: Soak, visitors: int, hostile: int, visits: int | None, seconds: float | None, first: int = 0
 ) -> None:
-    """So many visitors at once, some of them hostile, each for so many visits or all until the time is up."""
+    """Let visitors come at once, some of them hostile, each for a number of visits or all until the time is up."""
     until = None if seconds is None else time.monotonic() + seconds
     kinds = (Hostile if i < hostile else Visitor for i in range(visitors))
     await asyncio.gather(*(kind(soak, first + i).stay(visits, until) for i, kind in enumerate(kinds)))
@@ -55,7 +55,7 @@ async def crowd(
 async def counted_crowd(
     soak: Soak, server: Server, visitors: int, hostile: int, visits: int | None, seconds: float | None
 ) -> tuple[float, Counter]:
-    """The crowd that is measured: the seconds that it stayed, and what the server counted meanwhile."""
+    """Let the measured crowd come. Returns its seconds, and the server's counts meanwhile."""
     before, begun = await soak.counters(), time.monotonic()
     soak.log.runs, soak.log.attacks, soak.log.repelled = {}, Counter(), Counter()
     watching = asyncio.create_task(server.watch())
@@ -65,7 +65,7 @@ async def counted_crowd(
 
 
 async def rested(soak: Soak, server: Server, rest: float) -> Held:
-    """What the server holds once it is idle, and answered a few calls by which its idle threads end."""
+    """Measure the idle server, after a few calls that let its idle threads end."""
     await asyncio.sleep(rest)
     visitor = Visitor(soak, -1)
     async with visitor.come():
@@ -84,14 +84,14 @@ async def soak(
     hostile: int = 0,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Start the app, let the visitors come, and stop it; returns the figures, `failures` among them.
+    """Start the app, let the visitors come, and stop it; returns the figures, with `failures`.
 
     Args:
-        seconds, visits: how long they keep coming, or how often each of them comes.
-        warm_up: seconds of the same crowd before anything is counted; without, a single user's visits have to do.
+        seconds, visits: how long they come, or how often each of them comes.
+        warm_up: seconds of the same crowd before anything is counted; 0 leaves it at the single user's visits.
         long: tokens of the questions whose visitors stop or leave.
-        hostile: how many of the visitors attack the app.
-        say: takes a line now and then.
+        hostile: number of visitors that attack the app.
+        say: called with a line of progress.
     """
     loaded = load_model(MODEL)
     cases = make_cases(loaded, long, load_model(OTHER_MODEL))

@@ -1,7 +1,7 @@
-"""Somebody who wants the app to fall: each attack is counted, and whatever it is answered is a result or one line.
+"""An attacker: each attack is counted, and every answer to it must be a result or one line.
 
-How the server gets rid of an attacker is its own affair: a closed connection and a refusal are both right. What must
-not happen is seen elsewhere: another answer for the others, a traceback, memory that grows, descriptors that stay.
+The server may close the connection or refuse. What must not happen is checked elsewhere: another answer for the other
+visitors, a traceback, growing memory, descriptors that stay open.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import httpx
 from scripts.soak.app import Guest, Session, TurnedAway, one_line
 from scripts.soak.cases import Wrong, hold
 
-PAUSE = 4  # seconds that an upload is left half sent
-UNREAD = 90  # seconds that a stream is left unread, at most
+PAUSE = 4  # seconds that an upload stays half sent
+UNREAD = 90  # most seconds that a stream stays unread
 GIANT = 8 * 2**20  # characters of a body
-UPLOAD = 6 * 2**20  # bytes that an upload says it has
+UPLOAD = 6 * 2**20  # bytes that an upload claims to have
 FLOOD = 12  # calls at once
 PROMPTS = (
     "\ud800 alone, \udc00 too",
@@ -55,18 +55,18 @@ VALUES = (
 
 
 class Hostile(Guest):
-    """An attacker; every way comes up as often as any other."""
+    """An attacker; all attacks come equally often."""
 
     pause = 1.0
     attacks = True
 
     def deck(self) -> list[str]:
-        """See `Guest.deck`. Each begins elsewhere, so that a few of them make every attack within two visits."""
+        """See `Guest.deck`. Each attacker begins elsewhere, so that a few make every attack within two visits."""
         kinds, first = list(ATTACKS), 2 * self.number % len(ATTACKS)
         return kinds[first:] + kinds[:first]
 
-    async def visit(self, kind: str, *given: Any) -> None:
-        """One attack: counted once it is under way, and again if it was turned away."""
+    async def visit(self, kind: str, *args: Any) -> None:
+        """Make an attack; it is counted, and counted again if it was turned away."""
         self.log.attacks[kind] += 1
         try:
             await ATTACKS[kind](self)
@@ -77,7 +77,7 @@ class Hostile(Guest):
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        """A bare connection that is cut, not closed, at its end."""
+        """A raw connection that is cut, not closed, at its end."""
         address = urlsplit(self.soak.url)
         reader, writer = await asyncio.open_connection(address.hostname, address.port, limit=4096)
         try:
@@ -86,7 +86,7 @@ class Hostile(Guest):
             writer.transport.abort()
 
     def head(self, method: str, path: str, *lines: str) -> bytes:
-        """The start of a request. What it says of its address is forged, but for what the proxy adds."""
+        """The start of a request with a forged address, except for the one that the proxy adds."""
         forged = f"X-Forwarded-For: 10.66.{self.draw.randrange(256)}.1, {self.address}"
         first = f"{method} /gradio_api{path} HTTP/1.1"
         return "\r\n".join((first, f"Host: {self.host}", forged, *lines, "", "")).encode()
@@ -97,7 +97,7 @@ class Hostile(Guest):
 
     async def answered(self, session: Session, options: dict[str, Any]) -> None:
         """Ask /generate; the answer is a run or one line."""
-        # As JSON writes it: a lone surrogate stays one.
+        # As JSON has them: a lone surrogate stays one.
         data = json.loads(
             json.dumps(self.app.call_data("/generate", {"prompt": "Hello", "max_new_tokens": 2, **options}))
         )
@@ -105,10 +105,10 @@ class Hostile(Guest):
         if not last["success"]:
             one_line(last["output"].get("error"), "")
 
-    # What they do.
+    # The attacks.
 
     async def unread(self) -> None:
-        """Call for the longest run, whose each message has the whole text, and read no word until it is cut off."""
+        """Ask for the longest run, each message of which has the whole text, and read nothing until cut off."""
         call = {"data": self.app.call_data("/generate", self.soak.cases[-1].options)}
         answer = await self.session().post("/call/generate", call)
         hold(answer.status_code == 200, f"call/generate answers {answer.status_code}")
@@ -122,7 +122,7 @@ class Hostile(Guest):
                 await asyncio.sleep(1)
 
     async def upload(self) -> None:
-        """Begin an upload, and be gone in the middle."""
+        """Begin an upload, and leave in the middle."""
         mark = "soak-boundary"
         lines = (f"Content-Type: multipart/form-data; boundary={mark}", f"Content-Length: {UPLOAD}")
         part = f'--{mark}\r\nContent-Disposition: form-data; name="files"; filename="run.jsonl"\r\n\r\n'
@@ -134,19 +134,19 @@ class Hostile(Guest):
             await asyncio.sleep(PAUSE * self.draw.random() / 4)
 
     async def flood(self) -> None:
-        """Many runs of one session at once, and the light calls that need no queue."""
+        """Ask for many runs of one session at once, and make light calls that need no queue."""
         session = self.session()
         data = self.app.call_data("/generate", {"prompt": "Hello", "max_new_tokens": 8})
         light = {"data": self.app.call_data("/estimate", {}), "fn_index": self.app.estimate}
         calls = [session.join(self.app.generate, data) for _ in range(FLOOD)]
         calls += [session.post("/run/estimate", {**light, "session_hash": session.name}) for _ in range(FLOOD)]
-        for found in await asyncio.gather(*calls, return_exceptions=True):
-            if isinstance(found, Wrong):
-                raise found
-            self.log.repelled["flood"] += isinstance(found, Exception)
+        for outcome in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(outcome, Wrong):
+                raise outcome
+            self.log.repelled["flood"] += isinstance(outcome, Exception)
 
     async def half_closed(self) -> None:
-        """Ask, close one's own half of the connection, and read on for a moment."""
+        """Ask, close the own half of the connection, and read on for a moment."""
         async with self.connection() as (reader, writer):
             writer.write(self.head("GET", "/info"))
             writer.write_eof()
@@ -154,19 +154,19 @@ class Hostile(Guest):
                 await reader.read(1024)
 
     async def unicode(self) -> None:
-        """Prompts that break things; asked for in every way."""
+        """Ask prompts that may break things."""
         for prompt in self.draw.sample(PROMPTS, 2):
             await self.answered(self.session(), {"prompt": prompt})
 
     async def giant(self) -> None:
-        """A body of megabytes: to the run, to the light calls and as a trace."""
+        """Send a body of megabytes, as a prompt and as a trace."""
         text, session = "giant " * (GIANT // 6), self.session()
         await self.answered(session, {"prompt": text})
         _, last = await session.ask(self.app.replay, [text])
         hold(not last["success"], "/replay took a giant that is no trace")
 
     async def parameters(self) -> None:
-        """The API's parameters with values that the page has not."""
+        """Send API parameters with values that the page cannot have."""
         names = [name for name, _ in self.app.parameters["/generate"] if name != "max_new_tokens"]
         for _ in range(3):
             chosen = self.draw.sample(names, self.draw.randint(1, 3))
@@ -182,7 +182,7 @@ ATTACKS = {
     "giant": Hostile.giant,
     "parameters": Hostile.parameters,
 }
-# What the server's own metrics have of each; to it a hostile prompt is a run as any other.
+# The server's own counter of each; a hostile prompt counts as any run.
 COUNTED = {
     "unread": "unread",
     "upload": "uploads_broken",

@@ -1,4 +1,4 @@
-"""What the server's process holds: memory, threads, file descriptors and temporary files."""
+"""Measure the server's process: memory, threads, file descriptors and temporary files."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pathlib import Path
 
 from scripts.soak.app import Waited
 
-LATE_THREADS = 1  # a worker that libraries start once, when they first need it; a leak grows with the visits
-AHEAD = 2  # runs of another address that may come before one's own: the one that was on, and one turn
-PEAK = 500_000  # kB that the memory may grow by while the visitors are there
-REST = 12  # seconds after which the server's idle worker threads end (anyio's 10, and some)
+LATE_THREADS = 1  # a worker that libraries start once, on first use; a leak grows with the visits
+AHEAD = 2  # most runs of another address before one's own: the running one, and one turn
+PEAK = 500_000  # most kB that the memory may grow by during the visits
+REST = 12  # seconds until the server's idle worker threads end (anyio's 10, and a margin)
 
 
 @dataclass(frozen=True)
 class Held:
-    """What the server's process holds."""
+    """Resources of the server's process."""
 
     threads: int
     files: int  # descriptors
@@ -56,7 +56,7 @@ class Server:
             await asyncio.sleep(1)
 
     async def held(self) -> Held:
-        """What it holds, once its threads and descriptors have settled: a look a second, at most `REST`."""
+        """Count its resources once threads and descriptors have settled: each second, for at most `REST`."""
         counts, seen = self.counts(), []
         while counts not in seen[-2:] and len(seen) < REST:  # the last connections close a little later
             seen.append(counts)
@@ -73,7 +73,7 @@ class Server:
 
 
 def slope(points: list[tuple[float, float]]) -> tuple[float, float]:
-    """The least-squares slope of points, and its standard error; NaN of fewer than three."""
+    """Least-squares slope of points, and its standard error; NaN for fewer than three."""
     n = len(points)
     if n < 3:
         return float("nan"), float("nan")
@@ -91,10 +91,10 @@ def within_peak(base: int, memory: list[tuple[float, int]]) -> list[str]:
 
 
 def most_ahead(runs: list[Waited]) -> int:
-    """The most runs that another address had begun while one waited, less one for each turn of its own that it took.
+    """The most runs that one other address began while a run waited, minus the turns that the own address took.
 
-    In an address the order is that of asking: its own that came before, and before which none is known to have begun,
-    may have had turns meanwhile, also those whose visitor had gone.
+    Runs of one address begin in the order of asking. Earlier ones of the own address may have taken turns meanwhile,
+    also if their visitor is gone: all of them count that were not seen to begin before this run was asked for.
     """
     most = 0
     for run in (run for run in runs if run.began < math.inf):
@@ -108,7 +108,7 @@ def most_ahead(runs: list[Waited]) -> int:
 
 
 def hold_still(before: Held, after: Held) -> list[str]:
-    """What the server holds afterwards and did not hold before, a line each."""
+    """Resources that the server held afterwards and not before, a line each."""
     left = [
         f"left over: {getattr(after, name)} {name}, {getattr(before, name)} before"
         for name, late in (("threads", LATE_THREADS), ("files", 0))

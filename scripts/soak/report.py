@@ -1,4 +1,4 @@
-"""The figures of a soak: as the parts of one JSON object, and as a table for people."""
+"""Figures of a soak: as parts of one JSON object, and as a table."""
 
 from __future__ import annotations
 
@@ -10,35 +10,40 @@ from scripts.soak.app import Log
 from scripts.soak.measure import AHEAD, PEAK, Held, slope
 
 
-def of_visitors(found: Log, repeated: list[str]) -> dict[str, Any]:
-    """What the visitors did and saw.
+def of_visitors(log: Log, repeated: list[str]) -> dict[str, Any]:
+    """Figures of what the visitors did and saw.
 
     Args:
-        repeated: names of the questions that are asked again and again.
+        repeated: names of the repeated questions.
     """
     return {
-        "visits": dict(found.visits),
-        "requests": found.requests,
-        "turned_away": found.turned_away,
-        "compared": dict(found.compared),
-        "compared_answers": sum(found.compared.values()),
-        "compared_starts": found.starts,
-        # One of each was the single user's.
-        "repeated": sum(found.compared[name] for name in repeated) - len(repeated),
-        "attacks": dict(found.attacks),
-        "repelled": dict(found.repelled),
-        "waited": found.waited,
-        "addresses": len({run.address for run in found.runs.values()}),
-        "waited_seconds": waits(found),
-        "moved_up": found.moved,
-        "worst_place": found.worst_place,
-        "stopped_too_late": found.late,
-        "no_longer_kept": found.unkept,
+        "visits": dict(log.visits),
+        "requests": log.requests,
+        "turned_away": log.turned_away,
+        "compared": dict(log.compared),
+        "compared_answers": sum(log.compared.values()),
+        "compared_starts": log.starts,
+        # The single user asked each of them once.
+        "repeated": sum(log.compared[name] for name in repeated) - len(repeated),
+        "attacks": dict(log.attacks),
+        "repelled": dict(log.repelled),
+        "waited": log.waited,
+        "addresses": len({run.address for run in log.runs.values()}),
+        "waited_seconds": waits(log),
+        "moved_up": log.moved,
+        "worst_place": log.worst_place,
+        "stopped_too_late": log.late,
+        "no_longer_kept": log.unkept,
     }
 
 
 def of_server(memory: list[tuple[float, int]], base: int, before: Held, after: Held) -> dict[str, Any]:
-    """What the server held. `memory` has minutes and kB, `base` is its warm state in kB."""
+    """Figures of the server's resources.
+
+    Args:
+        memory: minutes and kB.
+        base: memory of the warm server in kB.
+    """
     rise, error = slope(memory)
     peak = max((kb for _, kb in memory), default=0)
     return {
@@ -52,9 +57,9 @@ def of_server(memory: list[tuple[float, int]], base: int, before: Held, after: H
     }
 
 
-def waits(found: Log) -> list[float]:
+def waits(log: Log) -> list[float]:
     """Seconds from the queue to the start of a run: the median, nine in ten, and the longest."""
-    seconds = sorted(run.began - run.joined for run in found.runs.values() if run.began < math.inf)
+    seconds = sorted(run.began - run.joined for run in log.runs.values() if run.began < math.inf)
     return [round(seconds[int(share * (len(seconds) - 1))], 1) for share in (0.5, 0.9, 1)] if seconds else []
 
 
@@ -65,7 +70,7 @@ def _attacks(figures: dict[str, Any]) -> list[str]:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """The figures for people."""
+    """The figures as a table."""
     rows = [
         ("visitors, seconds", f"{figures['visitors']}, {figures['seconds']}"),
         ("visits", ", ".join(f"{kind} {count}" for kind, count in sorted(figures["visits"].items()))),

@@ -1,4 +1,4 @@
-"""A visitor: somebody who comes again and again, asks, waits, presses Stop, reloads or vanishes, and checks it all."""
+"""A visitor who comes again and again, asks, waits, presses Stop, reloads or vanishes, and checks every answer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MISTAKES = len(BAD_CALLS) * len(BAD_PAGES)
 
 
 class Visitor(Guest):
-    """One who asks, waits and checks."""
+    """A visitor: asks, waits and checks."""
 
     pause = 0.5
 
@@ -30,11 +30,11 @@ class Visitor(Guest):
         kinds = [kind for kind, (often, _) in KINDS.items() for _ in range(often)]
         return self.draw.sample(kinds, len(kinds))
 
-    async def visit(self, kind: str, *given: Any) -> None:
-        """One visit; whatever is wrong with it is written down, and the others go on."""
+    async def visit(self, kind: str, *args: Any) -> None:
+        """See `Guest.visit`."""
         self.log.visits[kind] += 1
         try:
-            await KINDS[kind][1](self, *given)
+            await KINDS[kind][1](self, *args)
         except TurnedAway:
             self.log.turned_away += 1
             await asyncio.sleep(6 * self.draw.random())
@@ -45,25 +45,25 @@ class Visitor(Guest):
 
     @asynccontextmanager
     async def page(self) -> AsyncIterator[Session]:
-        """A page load: like the browser's, it keeps a connection open by which the server knows it is there."""
+        """Load the page: as in a browser, a connection stays open that tells the server of the visitor."""
         session = self.session()
         async with self.http.stream("GET", f"/heartbeat/{session.name}"):
             yield session
 
     def case(self, long: bool = False) -> Case:
-        """A question; the repeated ones come up a third of the time."""
+        """Draw a question; the repeated ones a third of the time."""
         cases = self.soak.cases
         if long:
             return self.draw.choice(cases[-2:])
         return self.draw.choice(cases[:2] if self.draw.random() < 1 / 3 else cases[2:-2])
 
-    def whole(self, found: Answer, case: Case, expected: Answer) -> None:
+    def whole(self, answer: Answer, case: Case, expected: Answer) -> None:
         """Compare a whole answer."""
-        found.same_as(expected)
+        answer.same_as(expected)
         self.log.compared[case.name] += 1
 
     def seen(self, wire: str, case: Case) -> tuple[str, dict[str, Any] | None]:
-        """Compare what the page was sent with the answer's start; returns the run's id, and the summary if there."""
+        """Compare the page's lines with the answer's start; returns the run's id, and the summary if it is there."""
         lines = [json.loads(line) for line in wire.splitlines()]
         lines = [line for line in lines if isinstance(line, dict) or line[0] != FIGURES]  # figures hold times
         hold(lines and lines[0].get("type") == "run", "the page's text does not start with the run's id")
@@ -71,11 +71,11 @@ class Visitor(Guest):
         if len(lines) > 1:
             hold(lines[1] == case.wire[0], "the page was sent another header")
         whole = by_lane(case.wire[1:])
-        for lane, found in by_lane(lines[2:]).items():
-            hold(found == whole[lane][: len(found)], f"the page was sent other records, lane {lane}")
+        for lane, part in by_lane(lines[2:]).items():
+            hold(part == whole[lane][: len(part)], f"the page was sent other records, lane {lane}")
         return lines[0]["id"], summary
 
-    # What they do.
+    # The visits.
 
     async def answer(self, case: Case | None = None) -> None:
         """Ask /generate, and read to the end."""
@@ -91,27 +91,28 @@ class Visitor(Guest):
         updates, text = self.draw.randint(0, 3), ""
         call = self.session().call(self.app.generate, self.app.call_data("/generate", case.options))
         async with aclosing(call):
-            async for done, found in call:
+            async for done, outputs in call:
                 if done or updates == 0:
                     break
-                text, updates = found[0], updates - 1
+                text, updates = outputs[0], updates - 1
         if text:
             Answer(read_trace(text)).begins(case.answer)
             self.log.starts += 1
 
     async def run_page(self, session: Session, case: Case, stop_after: int | None = None) -> tuple[str, dict]:
-        """Press Run, and Stop after so many updates (0: while it still waits); the run's id and its summary."""
+        """Press Run, and Stop after some updates (0: while it still waits); returns the run's id and its summary."""
         wire, status = "", {}
         if stop_after == 0:
             await session.press_stop()
         async with aclosing(session.call(self.app.page, self.app.page_data(case.page))) as updates:
-            async for done, found in updates:
+            async for done, message in updates:
                 if done:
-                    hold(found["success"], f"the page's run failed: {found['output']}")
+                    hold(message["success"], f"the page's run failed: {message['output']}")
                     break
-                shown = dict(zip(self.app.outputs, found, strict=True))
-                wire = shown["ld-live"] if isinstance(shown["ld-live"], str) else wire  # the last one leaves it alone
-                status = shown["ld-status"]
+                outputs = dict(zip(self.app.outputs, message, strict=True))
+                # The last update leaves the live view alone.
+                wire = outputs["ld-live"] if isinstance(outputs["ld-live"], str) else wire
+                status = outputs["ld-status"]
                 if stop_after is not None:
                     stop_after -= 1
                     if stop_after == 0:
@@ -145,14 +146,14 @@ class Visitor(Guest):
                 held = ran[-1][FIELDS.index("kv_bytes")] if ran else 0
                 hold(lane["kv_bytes"] == held, f"the stopped lane {name} holds other K/V than its last step")
             if trace := await self.kept(session, run_id):
-                found = Answer(trace)
-                found.begins(case.page_answer)
-                hold(found.summary == timeless(summary), "the file has another summary than the page")
-                hold(found.steps != case.answer.steps, "stopped, but it went on to the end")
+                answer = Answer(trace)
+                answer.begins(case.page_answer)
+                hold(answer.summary == timeless(summary), "the file has another summary than the page")
+                hold(answer.steps != case.answer.steps, "stopped, but it went on to the end")
                 self.log.starts += 1
 
     async def kept(self, session: Session, run_id: str) -> Trace | None:
-        """The trace of a run, unless it has made room for newer ones."""
+        """The trace of a run; None if newer ones have replaced it."""
         file = await session.export(run_id, "trace")
         if "error" in file:
             one_line(file["error"], "no longer keeps")
@@ -161,14 +162,14 @@ class Visitor(Guest):
         return read_trace(file["text"])
 
     async def leave(self) -> None:
-        """Press Run, and close the page: waiting, or in the middle. What ran on the server must have ended with it."""
+        """Press Run, and close the page while waiting or in the middle: the run on the server must end with it."""
         case, updates, wire = self.case(long=True), self.draw.randint(0, 2), ""
         async with self.page() as session:
             async with aclosing(session.call(self.app.page, self.app.page_data(case.page))) as call:
-                async for done, found in call:
+                async for done, outputs in call:
                     if done or updates == 0:
                         break
-                    wire, updates = found[self.app.outputs.index("ld-live")], updates - 1
+                    wire, updates = outputs[self.app.outputs.index("ld-live")], updates - 1
         if not isinstance(wire, str) or not wire:
             return
         run_id, summary = self.seen(wire, case)
@@ -176,9 +177,9 @@ class Visitor(Guest):
         # Runs are one at a time, so once another has been answered this one is over.
         await self.answer()
         if summary is None and (trace := await self.kept(session, run_id)):
-            found = Answer(trace)
-            found.begins(case.page_answer)
-            hold(found.summary is None, "the run went on to its end after its visitor had left")
+            answer = Answer(trace)
+            answer.begins(case.page_answer)
+            hold(answer.summary is None, "the run went on to its end after its visitor had left")
 
     async def reload(self) -> None:
         """Press Run, reload the page, and press Run once more."""
@@ -186,7 +187,7 @@ class Visitor(Guest):
         await self.run()
 
     async def deaf(self) -> None:
-        """Queue a run, and be gone before the stream is opened."""
+        """Queue a run, and leave before the stream is opened."""
         await self.session().join(self.app.page, self.app.page_data(self.case().page))
 
     async def estimate(self) -> None:
@@ -196,13 +197,13 @@ class Visitor(Guest):
         session = self.session()
         answer = await session.post("/run/estimate", {**body, "session_hash": session.name})
         hold(answer.status_code == 200, f"/estimate answers {answer.status_code}: {answer.text[:200]}")
-        found = answer.json()["data"][0]
+        estimate = answer.json()["data"][0]
         dropped = case.answer.header["lanes"][1]["config"]["dropped"]
-        hold(found["dropped"] == dropped and found["bound"] >= 1, f"/estimate says {found}")
-        hold(found["prompt_tokens"] == case.answer.header["prompt_tokens"], "/estimate counts other tokens")
+        hold(estimate["dropped"] == dropped and estimate["bound"] >= 1, f"/estimate says {estimate}")
+        hold(estimate["prompt_tokens"] == case.answer.header["prompt_tokens"], "/estimate counts other tokens")
 
     async def replay(self) -> None:
-        """Hand /replay a trace."""
+        """Send /replay a trace."""
         text = self.soak.recorded
         _, last = await self.session().ask(self.app.replay, [text])
         hold(last["success"], f"/replay failed: {last['output']}")
@@ -236,7 +237,7 @@ class Visitor(Guest):
                 Answer(trace).same_as(Answer(read_trace(self.soak.recorded)))
 
     async def mistake(self, number: int | None = None) -> None:
-        """Ask for what cannot be, or for that of a number: each gets its one line."""
+        """Make a wrong request, drawn or by its number: each gets its one line."""
         number = self.draw.randrange(MISTAKES) if number is None else number
         options, word = BAD_CALLS[number % len(BAD_CALLS)]
         session = self.session()
@@ -250,7 +251,7 @@ class Visitor(Guest):
             status = last["output"]["data"][self.app.outputs.index("ld-status")]
             hold(status["kind"] == "error", f"the page took {controls}: {status}")
             one_line(status["text"], word)
-        else:  # what Gradio's own reading of a control refuses
+        else:  # refused by Gradio's own reading of a control
             one_line(last["output"].get("error"), word)
         for wanted in (["0" * 32, "trace"], [None, "html"], "junk"):
             body = {"data": wanted, "component_id": self.app.live, "fn_name": "export_run"}
@@ -261,7 +262,7 @@ class Visitor(Guest):
         one_line(last["output"].get("error"), "line 1")
 
 
-# What a visitor does, and how often of 100 times.
+# The kinds of visits, and how often of 100 times each comes.
 KINDS = {
     "answer": (24, Visitor.answer),
     "vanish": (10, Visitor.vanish),
