@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--free",
         action="store_true",
-        help="also let the setting answer each prompt, and score its answer with the full model",
+        help="also let the setting answer each prompt, and let the full model score it",
     )
     parser.add_model_options()
     parser.add_config_options()
@@ -96,7 +96,7 @@ def _show(result: dict[str, Any]) -> None:
         print(f"{config['left_out']} of {config['prompts']} answers were empty or went in circles, and are left out")
     if config["draft"]:
         print(
-            "accept has no effect on a forced text: these figures are the drafts'; --free measures the accepted text"
+            "accept has no effect on a forced text: these are the drafts' figures; --free measures accepted text"
         )
     if free:
         print(
