@@ -69,6 +69,8 @@ def shelf(tmp_path_factory, tiny) -> Path:
     (folder / "text.gguf").write_text("no model")
     lines = {"empty": b"", "a_list": b"[1]\n", "deep": b"[" * 100_000, "not_utf8": b'{"q": "\xff", "a": "b"}\n'}
     lines |= {"numbers": b'{"q": 1, "a": 2}\n', "cut": b'{"q": "Why', "nan": b'{"q": NaN, "a": "b"}\n'}
+    lines |= {"no_answer": b'{"q": "a", "reply": "b"}\n', "empty_answer": b'{"q": "a", "a": ""}\n'}
+    lines |= {"blank_question": b'{"q": " ", "a": "b"}\n', "long": b'{"q": "a", "a": "' + b"b" * 5000 + b'"}\n'}
     for name, content in lines.items():
         (folder / "lines" / f"{name}.jsonl").write_bytes(content)
     for name, text in DAMAGED.items():

@@ -113,24 +113,6 @@ def test_the_table_for_people(capsys):
     assert "baseline" in out and "LoRA-Drop" in out and "bound" in out and "transformers" not in out
 
 
-@pytest.mark.parametrize(
-    ("argv", "says"),
-    [
-        (["--rounds", "0"], "rounds must be at least 1"),
-        (["--new-tokens", "1"], "new_tokens must be at least 2"),
-        (["--prompt-tokens", "0"], "prompt_tokens must be at least 1"),
-        (["--prompt-tokens", "9000000"], "more than the context"),
-        (["--refresh-entropy", "0.5"], "depends on the text"),
-        (["--refresh", "repair", "--kv", "write", "--accept", "0.1"], "depends on the text"),
-        (["--prompts", "nowhere.jsonl"], "cannot read nowhere.jsonl"),
-    ],
-)
-def test_bad_input_is_one_line(argv, says, capsys):
-    assert main([*TINY, *argv, "--no-hf"]) == 2
-    err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lora_drop:")]
-    assert len(err) == 1 and says in err[0]
-
-
 def test_a_run_that_does_not_fit_is_one_line(tiny, monkeypatch):
     import torch
 

@@ -218,32 +218,3 @@ def test_the_table_for_people(data, short_answers, capsys):
     assert main([*OWN, "--data", str(data), "--prompt-field", "question", "--free"]) == 0
     out = capsys.readouterr().out
     assert all(word in out for word in ("LoRA steps", "full steps", "all steps", "regret", "95 of 100"))
-
-
-def test_a_target_that_is_not_named_is_one_clear_line(data, capsys):
-    for argv in ([], ["--data", str(data)], ["--data", str(data), "--prompt-field", "question", "--target", "given"]):
-        assert main(["evaluate", *TINY, *argv]) == 2
-        err = capsys.readouterr().err
-        assert "--target-field, or take --target own" in err and err.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("content", "argv", "says"),
-    [
-        (b"", [], "holds no record"),
-        (b'{"question": "a", "answer": "b"}\n{"question"\n', [], "line 2: this is not JSON"),
-        (b'{"question": "a", "reply": "b"}\n', [], "'answer'; the fields are: question, reply"),
-        (b'{"question": "a", "answer": ""}\n', [], "'answer'"),
-        (b"[1]\n", [], "line 1"),
-        (b"[" * 100_000, [], "line 1: this is not JSON"),
-        (b'{"question": " ", "answer": "b"}\n', [], "'question'"),
-        (b"\xff\xfe\n", [], "UTF-8"),
-        (json.dumps({"question": "a", "answer": "b" * 5000}).encode(), [], "--context-tokens"),
-        (b'{"question": "a", "answer": "b"}\n', ["--limit", "0"], "--limit must be at least 1"),
-    ],
-)
-def test_bad_data_is_one_clear_line(tmp_path, capsys, content, argv, says):
-    (tmp_path / "d.jsonl").write_bytes(content)
-    assert main(["evaluate", "--data", str(tmp_path / "d.jsonl"), *argv, *ARGS]) == 2
-    captured = capsys.readouterr()
-    assert says in captured.err and captured.err.count("\n") == 1

@@ -21,6 +21,7 @@ from lora_drop.run.results.preset_results import (
     reads_well,
 )
 from lora_drop.ui.facts import preset_facts
+from tests.support.golden import check_golden
 
 TINY = ["--model", "random:tiny-llama", "--dtype", "float32"]
 HOSTILE = "`${alert(1)}<img src=x onerror=alert(2)>{{7*7}}\\u0041"
@@ -109,16 +110,24 @@ def test_one_that_skips_nothing_is_not_what_the_page_opens_on(read):
     assert default_preset(read(content)) == "balanced"
 
 
-def test_a_preset_in_three_words_and_one_figure():
-    def said(loss, speedup, saved=0.0, repeats=0.0, **config):
+def test_a_preset_in_words():
+    def words(loss, speedup, saved=0.0, repeats=0.0, **config):
         return preset_words(row_of(loss, repeats, **config) | {"speedup": speedup, "kv_saved": saved})
 
-    assert said(0.1, 1.234) == "reads well, 1.2x" and said(0.1, 0.92, 0.04) == "reads well, 0.9x"
-    assert said(0.4, 1.0) == said(0.1, 1.0, repeats=0.2) == "slips, 1.0x"
-    assert said(1.2, 1.05, 0.23) == "reads badly, 23% less K/V" and said(1.2, 1.3, 0.23) == "reads badly, 1.3x"
     exact = {"refresh": "repair", "kv": "write", "accept": 1.0}
-    assert said(0.9, 0.6, **exact) == "same text, 0.6x"
-    assert said(None, 1.1) == "1.1x" and said(None, None) == preset_words(None) == "not measured"
+    sentences = {
+        "reads well": words(0.1, 1.234),
+        "reads well, slower": words(0.1, 0.92, 0.04),
+        "slips": words(0.4, 1.0),
+        "in circles": words(0.1, 1.0, repeats=0.2),
+        "reads badly, saves memory": words(1.2, 1.05, 0.23),
+        "reads badly, saves more time": words(1.2, 1.3, 0.23),
+        "lossless": words(0.9, 0.6, **exact),
+        "no loss": words(None, 1.1),
+        "nothing": words(None, None),
+        "no row": preset_words(None),
+    }
+    check_golden("presets", sentences)
 
 
 def test_the_shipped_presets_say_what_was_measured():

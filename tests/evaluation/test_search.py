@@ -225,37 +225,3 @@ def test_nothing_within_the_limit_is_one_line_and_the_files_stay(tmp_path, capsy
     assert main(command(tmp_path / "out", *argv)) == 2
     assert "no setting stays within that limit" in capsys.readouterr().err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["frontier.html", "recommend.json"]
-
-
-LIMIT = ["--max-loss", "1"]
-
-
-@pytest.mark.parametrize(
-    ("argv", "says"),
-    [
-        ([], "name a limit and a folder"),
-        (["--max-loss", "nan"], "max_loss must be a finite number"),
-        ([*LIMIT, "--max-regret", "-1"], "max_regret must be"),
-        ([*LIMIT, "--counts", "3"], "counts must lie between 1 and 2"),
-        ([*LIMIT, "--counts", "many"], "counts must be a whole number"),
-        ([*LIMIT, "--drop-order", "2,9", "--counts", "2"], "drop_layers contains 9"),
-        ([*LIMIT, "--drop-order", "x"], "drop_order must be layer numbers"),
-        ([*LIMIT, "--periods", "2,"], "period must be a whole number"),
-        ([*LIMIT, "--periods", "1"], "no combination skips a layer"),
-        ([*LIMIT, "--periods", "99"], "at most 64"),
-        ([*LIMIT, "--accepts", "2"], "accept must lie between 0 and 1"),
-        ([*LIMIT, "--refreshes", "single", "--accepts", "0.5"], "no combination skips a layer"),
-        ([*LIMIT, "--refreshes", "magic", "--accepts", "0"], "refresh must be one of"),
-        ([*LIMIT, "--heads", "screened", "--adapters", "none"], "no screened head"),
-        ([*LIMIT, "--entropies", "-1"], "refresh_entropy must be"),
-        ([*LIMIT, "--norms", "big"], "refresh_norm must be"),
-        ([*LIMIT, "--min-agreement", "0.9"], "unrecognized arguments"),
-        (["sweep.json", *LIMIT], "unrecognized arguments"),
-        ([*LIMIT, "--before", "gone.json"], "cannot read gone.json"),
-    ],
-)
-def test_bad_searches_are_one_line(argv, says, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(module, "measure", None)
-    assert main(command(tmp_path / "out", *argv)) == 2
-    err = capsys.readouterr().err
-    assert says in err and err.count("\n") == 1 and not (tmp_path / "out").exists()

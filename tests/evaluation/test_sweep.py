@@ -183,22 +183,3 @@ def test_a_bank_of_another_rule_is_reported_before_anything_runs(data, banks, tm
     ):
         assert main([*sweep, *argv]) == 2
         assert says in capsys.readouterr().err and not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("argv", "says"),
-    [
-        (["--periods", "two"], "numbers with commas"),
-        (["--periods", "0"], "period"),
-        (["--periods", "2", "--period", "3"], "not both"),
-        (["--drop-layers", "2,3"], "by --drop-ratios"),
-        (["--reuse", "residual,magic"], "magic"),
-        (["--part", "block,"], "part must be one of"),
-        (["--drop-ratios", "2"], "between 0 and 1"),
-        (["--layers", "3-9"], "0-5 and 1-5"),
-    ],
-)
-def test_bad_grids_are_one_line(data, tmp_path, capsys, argv, says):
-    assert main(["sweep", "--data", str(data), *ARGS, "--out", str(tmp_path), *argv]) == 2
-    err = capsys.readouterr().err
-    assert says in err and err.count("\n") == 1

@@ -159,8 +159,8 @@ def _prompts_for(loaded: LoadedModel, config: LoraDropConfig) -> Sequence[str]:
         return ()
     if loaded.id.startswith("random:"):
         raise LoraDropError(
-            f"how fast a setting with a trigger or with accept is depends on the text, and {loaded.id} writes none: "
-            "take a trained model, or leave both off."
+            f"the speed of a setting with a trigger or with accept depends on the text, and {loaded.id} has random "
+            "weights: take a trained model, or leave both off."
         )
     return HELD_OUT[:TEXTS]
 
