@@ -101,7 +101,7 @@ class Callbacks:
         Raises:
             LoraDropError: before the first record, if the request is over the limits or does not fit the model.
         """
-        self.limits.check(request)
+        self.limits.check(request.prompt, request.max_new_tokens)
         clock = self.limits.clock(stop)
         with self.pool.lend(model, clock.is_set) as loaded:
             request = dataclasses.replace(request, idle=idle_gain(loaded, request.config))
@@ -136,7 +136,7 @@ class Callbacks:
         if places is None:
             return
         prompt, tokens, model = (values[place] if place < len(values) else None for place in places)
-        self.limits.check_sizes(prompt, tokens)
+        self.limits.check(prompt, tokens)
         self.pool.check(model)
 
     def count_tokens(self, prompt: str, model: str | None = None) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 from typing import Any
@@ -39,10 +40,7 @@ def model_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
     Raises:
         LoraDropError: shipped adapters are broken.
     """
-    shape = loaded.shape
-    names = ("num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "intermediate_size", "vocab_size")
     low, high = default_range(loaded.num_layers)
-    flags = ("tied", "qkv_bias", "qk_norm", "matrix_size", "head_size", "part_size", "code_size", "layer_sizes")
     banks = bank_facts(loaded.revision)
     return {
         "id": loaded.id,
@@ -52,7 +50,7 @@ def model_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
         "itemsize": loaded.dtype.itemsize,
         "banks": banks,
         "train": None if banks else train_command(loaded.id),
-        "shape": {name: getattr(shape, name) for name in (*names, *flags)},
+        "shape": dataclasses.asdict(loaded.shape),
         "droppable": high - low + 1,
         "sweep": sweep_facts(loaded.revision),
     }

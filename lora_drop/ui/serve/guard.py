@@ -186,25 +186,24 @@ class _Body:
         if self._whole:  # the next message says that the client disconnected
             return await self._receive()
         try:
+            return await self._read()
+        except Refused as refused:
+            self._guard.counters.refuse(refused.reason)  # Starlette answers it
+            raise
+
+    async def _read(self) -> Message:
+        try:
             async with asyncio.timeout(max(0.0, self._end - time.monotonic())):
                 message = await self._receive()
         except TimeoutError:
-            raise self._refuse(Refused("body", 408, "The request did not arrive in time: try again.")) from None
+            raise Refused("body", 408, "The request did not arrive in time: try again.") from None
         count = len(message.get("body", b""))
         self._whole = not message.get("more_body", False)
         if self.held + count > self._most:
-            raise self._refuse(_too_large(self._most))
-        try:
-            self._guard.hold(count, self.held + count)
-        except Refused as refused:
-            raise self._refuse(refused) from None
+            raise _too_large(self._most)
+        self._guard.hold(count, self.held + count)
         self.held += count
         return message
-
-    def _refuse(self, refused: Refused) -> Refused:
-        """Count a refusal that Starlette will answer."""
-        self._guard.counters.refuse(refused.reason)
-        return refused
 
 
 @dataclass

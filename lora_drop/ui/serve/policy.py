@@ -17,7 +17,6 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from lora_drop.errors import LoraDropError
-from lora_drop.run.request import Request
 from lora_drop.ui.serve import space as zero
 from lora_drop.ui.serve.environment import in_space, positive_number, read_variable
 
@@ -59,12 +58,8 @@ class Limits:
         defaults: dict[str, Any] = dataclasses.asdict(PUBLIC if public else cls())
         return cls(**{n: positive_number(f"LORA_DROP_MAX_{n.upper()}", most) for n, most in defaults.items()})
 
-    def check(self, request: Request) -> None:
-        """Raise LoraDropError if a request is over the limits."""
-        self.check_sizes(request.prompt, request.max_new_tokens)
-
-    def check_sizes(self, prompt: Any, tokens: Any) -> None:
-        """Check raw values before the call waits in the queue; a value of the wrong type is left to later checks.
+    def check(self, prompt: Any, tokens: Any) -> None:
+        """Check a run's prompt and number of tokens; a value of the wrong type is left to later checks.
 
         Raises:
             LoraDropError: a value is over the limits.
