@@ -48,7 +48,7 @@ LIBRARIES = (  # what tests import and no mutant changes
 )
 OUTCOMES = {0: "survived", -1: "timeout"}  # by pytest's exit code; any other one is killed
 PYTEST = ("-q", "-n", "0", "-p", "no:cacheprovider", "-p", "no:warnings", "-p", "no:anyio")
-SLACK, LEAST = 4, 10  # a mutant may take so many times the processor time of the clean run, and so many seconds more
+SLACK, LEAST = 2, 10  # a mutant may take so many times the processor time of the clean run, and so many seconds more
 WALL = 5  # and, on a busy machine or waiting, so many times that
 
 
