@@ -81,8 +81,8 @@ REPORT_TESTS = (
     *(f"run/test_{name}.py" for name in ("commands", "why", "steps", "inspect", "verdict")),
 )
 DECODE_TESTS = (
-    *("run/test_stop.py", "run/test_session.py", "decode/test_graphs.py"),
-    *(f"decode/test_{name}.py" for name in ("engine", "repair", "refresh")),
+    *("decode/test_lane.py", "run/test_stop.py", "run/test_session.py"),
+    *(f"decode/test_{name}.py" for name in ("graphs", "engine", "repair", "refresh")),
 )
 TARGETS = (
     Target(("lora_drop/method/*.py",), METHOD_TESTS),
