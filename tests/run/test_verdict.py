@@ -297,6 +297,7 @@ SENTENCES = {
         "reference": {"speed": "reference", "speedup": None},
         "alone": {"speed": None, "words": None, "kv_saved": None, "skipped_share": None},
         "attention": {"part": "attention", "reads": "slips", "kv_saved": 0.004},
+        "a hundredth saved": {"kv_saved": 0.01},
         "all rejected": {"skipped_share": -0.1, "reads": "badly", "kv_saved": -0.104},
         "same words": SAME,
         "no quality": {"quality_loss": None, "reads": None},
