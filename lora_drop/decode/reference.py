@@ -58,6 +58,9 @@ class ReferenceDecoder:
         prompt: int = 0,
     ) -> DecodeState:
         """See `step.Decoder`. The caches grow by blocks, so `tokens` and `prompt` are ignored."""
+        return self._state(schedule, bank, watch)
+
+    def _state(self, schedule: Schedule, bank: Correction | None, watch: bool) -> DecodeState:
         return DecodeState(schedule, bank, watch)
 
     def prefill(self, input_ids: Tensor, state: DecodeState) -> DecoderOutput:

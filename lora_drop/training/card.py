@@ -5,32 +5,26 @@ It is not in `adapters`, because that command needs the settings of a training r
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from typing import Any
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.training.settings import TrainSettings
+from lora_drop.training.settings import TrainJob, TrainSettings
 
 CARD_NAME = "README.md"
 
 
-def reproduce(
-    settings: dict[str, Any],
-    data: list[str],
-    reading: dict[str, list[str]],
-    self_generate: int,
-    start: str | None,
-    model: str,
-) -> str:
+def reproduce(settings: TrainSettings, job: TrainJob, model: str) -> str:
     """The `train` command that makes a bank: its data, how they are read, and settings other than the defaults."""
     defaults = TrainSettings()
     words = ["python", "-m", "lora_drop", "train", "--model", model]
-    words += ["--data", *data] if data else []
-    for name, values in reading.items():
-        words += [f"--{name}", *values] if values else []
-    words += ["--self-generate", str(self_generate)] if self_generate else []
-    words += ["--start", start] if start else []
-    for name, value in settings.items():
+    words += ["--data", *(path.name for path in job.data)] if job.data else []
+    words += ["--chat", *job.chat] if job.chat else []
+    words += ["--file-tokens", str(job.file_tokens)] if job.file_tokens else []
+    words += ["--self-generate", str(job.self_generate)] if job.self_generate else []
+    words += ["--start", job.start.name] if job.start else []
+    for name, value in dataclasses.asdict(settings).items():
         if value != getattr(defaults, name):
             words += [f"--{name.replace('_', '-')}", str(value)]
     return shlex.join([*words, "--out", "OUT"])

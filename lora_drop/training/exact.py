@@ -10,8 +10,7 @@ Shapes: B batch, T tokens, N LoRA positions, D hidden size, hs head size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,82 +26,9 @@ from lora_drop.decode.layer import Rope, attend, feed, run_changed, unchanged
 from lora_drop.method.schedule import Schedule
 from lora_drop.training.student import Layout
 
-Measure = Callable[[Tensor, Tensor], None]
-
-
-@dataclass
-class Full:
-    """The full model's states of a text.
-
-    Attributes:
-        first: (B, T, D) input of the first skipped layer.
-        kv: K/V of the layers that run, from the first skipped layer on.
-        anchors: skipped layer -> anchor of the reuse rule at each position, (B, T, D); no entry with `skip`.
-        states: (B, T, D) normed last states.
-    """
-
-    first: Tensor
-    kv: KVCache
-    anchors: dict[int, Tensor] = field(default_factory=dict)
-    states: Tensor = field(init=False)
-
-
-@torch.no_grad()
-def read_full(model: PreTrainedModel, tokens: Tensor, schedule: Schedule) -> Full:
-    """Run the full model over tokens (B, T)."""
-    body, first = model.model, schedule.first_skipped
-    h = body.embed_tokens(tokens)
-    rope = body.rotary_emb(h, position_ids=torch.arange(tokens.shape[1], device=h.device)[None])
-    full = Full(h, KVCache(len(body.layers)))
-    for i, layer in enumerate(body.layers):
-        if i == first:
-            full.first = h
-        skipped = i in schedule.dropped_set
-        u = attend(layer, h, rope, cache=full.kv if i > first and not skipped else None)
-        output = feed(layer, u)
-        if skipped:
-            anchor = rules.anchor_of(schedule.reuse, h, rules.replaced(schedule.part, u, output))
-            if anchor is not None:
-                full.anchors[i] = anchor
-        h = output
-    full.states = body.norm(h)
-    return full
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """The student's rows, one for each LoRA position.
-
-    Attributes:
-        layout: the positions of the text.
-        anchor: (N,) position of each row's anchor in the text.
-        rope: rotary cosines and sines of the rows, each (1, N, hs).
-        visible: (N, T + N) bool: the full model's keys up to the anchor, then the rows' own since then.
-    """
-
-    layout: Layout
-    anchor: Tensor
-    rope: Rope
-    visible: Tensor
-
-    @classmethod
-    def of(cls, layout: Layout, rotary: Any, like: Tensor) -> _Rows:
-        """Make the rows of a layout, in the number type and on the device of `like` (B, T, D)."""
-        anchor = layout.order[layout.anchor]
-        number = torch.arange(len(anchor), device=anchor.device)
-        theirs = torch.arange(len(layout.order), device=anchor.device) <= anchor[:, None]
-        own = (layout.start[:, None] <= number) & (number <= number[:, None])
-        rope = rotary(like, position_ids=layout.order[None, layout.full :])
-        return cls(layout, anchor, rope, torch.cat((theirs, own), 1))
-
 
 def exact_states(
-    model: PreTrainedModel,
-    tokens: Tensor,
-    prompt_tokens: int,
-    schedule: Schedule,
-    bank: Correction | None,
-    measure: Measure = lambda d, cached: None,
+    model: PreTrainedModel, tokens: Tensor, prompt_tokens: int, schedule: Schedule, bank: Correction | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normed last states of LoRA steps, and the full model's at the same positions; the head makes them logits.
 
@@ -111,52 +37,89 @@ def exact_states(
         prompt_tokens: P, the same for all texts: 1 to T - 1.
         schedule: with `refresh` repair, kv `write` and at least one skipped layer.
         bank: the corrections, on the model's device; gradients reach its tensors.
-        measure: called with each correction and what its rule reuses, (B, N, D) both, as `Refresher.measure` is.
 
     Returns:
         The student's and the full model's states, (B, N, D), and the LoRA positions (T,) bool.
     """
-    body = model.model
-    layout = Layout.of(prompt_tokens, tokens.shape[1], schedule.period, tokens.device)
-    full = read_full(model, tokens, schedule)
-    rows = _Rows.of(layout, body.rotary_emb, full.first)
-    h = full.first[:, layout.lora]
+    body, layout = model.model, Layout.of(prompt_tokens, tokens.shape[1], schedule.period, tokens.device)
+    text = _Text.read(body, tokens, layout, schedule)
+    h = text.first
     for i in range(schedule.first_skipped, len(body.layers)):
-        layer = body.layers[i]
         if i in schedule.dropped_set:
-            h = _skip(i, layer, h, rows, full, schedule, bank, measure)
+            h = _skip(i, body.layers[i], h, text, schedule, bank)
         else:
-            h = _run(i, layer, h, rows, full, bank)
-    return body.norm(h), full.states[:, layout.lora], layout.lora
+            h = _run(i, body.layers[i], h, text, bank)
+    return body.norm(h), text.states, layout.lora
 
 
-def _skip(
-    i: int,
-    layer: Any,
-    h: Tensor,
-    rows: _Rows,
-    full: Full,
-    schedule: Schedule,
-    bank: Correction | None,
-    measure: Measure,
-) -> Tensor:
+@dataclass(frozen=True)
+class _Text:
+    """The full model's states of a text, as far as the student's rows (one for each LoRA position) read them.
+
+    Attributes:
+        layout: of the text.
+        first: (B, N, D) input of the first skipped layer at the rows.
+        states: (B, N, D) normed last states at the rows.
+        kv: K/V of all positions in the layers that run above the first skipped one.
+        anchors: skipped layer -> anchor of each row, (B, N, D); empty with `skip`.
+        rope: rotary cosines and sines of the rows, (1, N, hs) each.
+        visible: (N, T + N) bool: the full model's keys up to the anchor, then the rows' own since then.
+    """
+
+    layout: Layout
+    first: Tensor
+    states: Tensor
+    kv: KVCache
+    anchors: dict[int, Tensor]
+    rope: Rope
+    visible: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def read(cls, body: Any, tokens: Tensor, layout: Layout, schedule: Schedule) -> _Text:
+        """Run the full model, without its head, over tokens (B, T)."""
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        anchor = layout.order[layout.anchor]  # (N,) its position in the text
+        row = torch.arange(len(anchor), device=tokens.device)
+        own = (layout.start[:, None] <= row) & (row <= row[:, None])
+        h = first = body.embed_tokens(tokens)
+        rope, kv, anchors = body.rotary_emb(h, position_ids=positions[None]), KVCache(len(body.layers)), {}
+        for i, layer in enumerate(body.layers):
+            if i == schedule.first_skipped:
+                first = h
+            skipped = i in schedule.dropped_set
+            u = attend(layer, h, rope, cache=kv if i > schedule.first_skipped and not skipped else None)
+            output = feed(layer, u)
+            each = rules.anchor_of(schedule.reuse, h, rules.replaced(schedule.part, u, output)) if skipped else None
+            if each is not None:
+                anchors[i] = each[:, anchor]
+            h = output
+        return cls(
+            layout,
+            first[:, layout.lora],
+            body.norm(h)[:, layout.lora],
+            kv,
+            anchors,
+            body.rotary_emb(h, position_ids=layout.order[None, layout.full :]),
+            torch.cat((positions <= anchor[:, None], own), 1),
+        )
+
+
+def _skip(i: int, layer: Any, h: Tensor, text: _Text, schedule: Schedule, bank: Correction | None) -> Tensor:
     """A skipped layer: the reuse rule at the rows h (B, N, D)."""
-    anchor = full.anchors[i][:, rows.anchor] if i in full.anchors else None
     d, gate = correct(bank, i, h, layer.post_attention_layernorm)
-    if d is not None:
-        if schedule.reuse == "state":  # each step adds its correction to the one before
-            d = rows.layout.window_sum(d.float()).to(d.dtype)
-        measure(d, h if anchor is None else anchor)
-    u = rules.reused(schedule.reuse, h, anchor, gate, d)
+    if d is not None and schedule.reuse == "state":  # each step adds its correction to the one before
+        d = text.layout.window_sum(d.float()).to(d.dtype)
+    u = rules.reused(schedule.reuse, h, text.anchors.get(i), gate, d)
     return u if schedule.part == "block" else feed(layer, u)
 
 
-def _run(i: int, layer: Any, h: Tensor, rows: _Rows, full: Full, bank: Correction | None) -> Tensor:
+def _run(i: int, layer: Any, h: Tensor, text: _Text, bank: Correction | None) -> Tensor:
     """A layer that runs, with the bank's part `kept`, at the rows h (B, N, D)."""
-    keys, values = full.kv.filled(i)
+    keys, values = text.kv.filled(i)
 
     def mix(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         both = torch.cat((keys, key), 2), torch.cat((values, value), 2)
-        return F.scaled_dot_product_attention(query, *both, attn_mask=rows.visible, enable_gqa=True)
+        return F.scaled_dot_product_attention(query, *both, attn_mask=text.visible, enable_gqa=True)
 
-    return run_changed(layer, h, rows.rope, unchanged if bank is None else partial(bank.adapted, i), mix)
+    return run_changed(layer, h, text.rope, unchanged if bank is None else partial(bank.adapted, i), mix)

@@ -60,15 +60,11 @@ def train(
     if job.self_generate:
         with PartialState().main_process_first():  # one process writes, the others read what it wrote
             texts += _self_generated(loaded, job.self_generate, job.out / SELF_GENERATED, job.quiet)
-    names = [path.name for path in job.data]
-    reading = {"chat": job.chat, "file-tokens": [str(job.file_tokens)] if job.file_tokens else []}
     windows, counted = to_rows(texts, settings.length)
     held_out = (
         [(torch.tensor([ids]), prompt) for ids, prompt in read_replies(job.held_out, loaded)] if job.held_out else None
     )
-    trainer = Trainer(
-        loaded, settings, windows, job.out, names, job.self_generate, job.start, reading, held_out, counted
-    )
+    trainer = Trainer(loaded, settings, job, windows, counted, held_out)
     if job.resume:
         trainer.resume()
     else:

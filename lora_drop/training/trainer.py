@@ -17,7 +17,6 @@ import json
 import math
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,7 +34,7 @@ from lora_drop.training.distill import Text, distillation, evaluated_cases, figu
 from lora_drop.training.draw import ANY_RATIO, NEAR_PERIODS, PERIODS, RATIOS, Draw, draw
 from lora_drop.training.fit import Batch, Scales, fit, measure
 from lora_drop.training.parts import add_parts, bank_of, continued, parameters_of, screened_head, units
-from lora_drop.training.settings import TrainSettings
+from lora_drop.training.settings import TrainJob, TrainSettings
 
 LOG = "train_log.jsonl"
 HELD_OUT = 0.02  # share of the windows that is not trained on
@@ -47,32 +46,22 @@ class Trainer:
     """One training run of a loaded model: `prepare` or `resume`, then `run`, which writes an adapter folder.
 
     Args:
+        job: its folder `out` exists; the text's files are for the adapter's card.
         windows: (N, length) tokens, from `to_rows`.
-        out: existing folder for checkpoints and log.
-        data: names of the text files, for the adapter's card.
-        self_generated: number of texts that the model wrote itself, for the card.
-        start: adapter folder to start from.
-        reading: options of how the files are read, for the card.
-        held_out: texts of an evaluation; None holds out some of the windows.
         counted: (N, length) bool, the tokens that the loss counts; None counts all.
+        held_out: texts of an evaluation; None holds out some of the windows.
     """
 
     def __init__(
         self,
         loaded: LoadedModel,
         settings: TrainSettings,
+        job: TrainJob,
         windows: Tensor,
-        out: Path,
-        data: list[str],
-        self_generated: int = 0,
-        start: Path | None = None,
-        reading: dict[str, list[str]] | None = None,
-        held_out: list[Text] | None = None,
         counted: Tensor | None = None,
+        held_out: list[Text] | None = None,
     ):
-        self.loaded, self.settings, self.out = loaded, settings, out
-        self.data, self.reading = data, reading or {}
-        self.self_generated, self.start_from = self_generated, start
+        self.loaded, self.settings, self.job, self.out = loaded, settings, job, job.out
         self.accelerator = Accelerator()
         self.windows, self.counted = windows, torch.ones_like(windows).bool() if counted is None else counted
         self.held_out = held_out or self._apart()
@@ -120,7 +109,7 @@ class Trainer:
         Raises:
             LoraDropError: the bank to start from cannot be read, or is of another model, rule, rank or set of layers.
         """
-        start = self.start_from
+        start = self.job.start
         trained = None if start is None else continued(self.start, AdapterBank.load(start), start.name, self.loaded)
         batches = []
         for step in range(self.settings.fit_batches):
@@ -358,23 +347,22 @@ class Trainer:
             **({"drop_count": settings.drop_count} if settings.drop_count else {}),
             "drop_ratios": any_ratio if settings.drop_ratio is None else [settings.drop_ratio],
         }
-        values = dataclasses.asdict(settings)
-        start = self.start_from.name if self.start_from else None
         meta = {
             "trained_schedules": schedules,
             "data": self._sources(),
-            "command": reproduce(values, self.data, self.reading, self.self_generated, start, self.loaded.id),
+            "command": reproduce(settings, self.job, self.loaded.id),
             "tokens": self.step * self.tokens_per_step,
             "fit_tokens": self.fit_tokens,
-            "settings": values,
+            "settings": dataclasses.asdict(settings),
             "quality": evaluation,
         }
         return dataclasses.replace(current, **tensors, meta=meta)
 
     def _sources(self) -> list[str]:
-        own = [f"{self.self_generated} texts that the model wrote itself"] if self.self_generated else []
-        start = [f"before that, the text of {self.start_from.name}"] if self.start_from else []
-        return [*self.data, *own, *start]
+        job = self.job
+        own = [f"{job.self_generate} texts that the model wrote itself"] if job.self_generate else []
+        start = [f"before that, the text of {job.start.name}"] if job.start else []
+        return [*(path.name for path in job.data), *own, *start]
 
     def resume(self) -> None:
         """Continue exactly from the last checkpoint.

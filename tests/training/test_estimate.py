@@ -33,7 +33,7 @@ def test_what_is_allocated_is_half_to_all_of_the_estimate(tmp_path, model, dtype
     settings = TrainSettings(**{"rank": 16, "length": 128, "batch_size": 4, "fit_batches": 1} | changes)
     windows = torch.randint(0, 256, (50, settings.length), generator=torch.Generator().manual_seed(0))
     with Allocated() as seen:
-        trainer = Trainer(loaded, settings, windows, tmp_path, ["text.txt"])
+        trainer = Trainer(loaded, settings, TrainJob(tmp_path), windows)
         trainer.prepare()
         for _ in range(4):
             trainer.train_step()
@@ -89,7 +89,7 @@ def test_the_estimate_comes_first_and_is_in_the_json(argv, capsys):
 def test_measuring_a_batch_changes_nothing(tiny, tmp_path):
     settings = TrainSettings(rank=8, length=48, batch_size=4, fit_batches=0)
     windows = torch.randint(0, 256, (20, settings.length), generator=torch.Generator().manual_seed(0))
-    plain, probed = (Trainer(tiny, settings, windows, tmp_path, ["text.txt"]) for _ in range(2))
+    plain, probed = (Trainer(tiny, settings, TrainJob(tmp_path), windows) for _ in range(2))
     assert probed.probe() > 0
     assert probed.train_step() == plain.train_step()
     for one, other in zip(plain.parameters, probed.parameters, strict=True):

@@ -12,7 +12,7 @@ from lora_drop.adapters.bank import WEIGHTS_NAME
 from lora_drop.errors import LoraDropError
 from lora_drop.training import trainer as module
 from lora_drop.training.checkpoint import CHECKPOINT
-from lora_drop.training.settings import TrainSettings
+from lora_drop.training.settings import TrainJob, TrainSettings
 from lora_drop.training.trainer import LOG, Trainer
 from tests.support.faults import files_of_at_most, fresh, on_a_full_disk
 
@@ -28,7 +28,7 @@ def training(tmp_path) -> Callable[[str], Trainer]:
 
     def trainer(name: str) -> Trainer:
         (tmp_path / name).mkdir(exist_ok=True)
-        return Trainer(loaded, settings, words, tmp_path / name, ["text.txt"])
+        return Trainer(loaded, settings, TrainJob(tmp_path / name), words)
 
     return trainer
 

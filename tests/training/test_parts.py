@@ -1,6 +1,7 @@
 """Training for exact refreshes with the parts `mlp` and `kept`: settings, start, accumulation, held-out text."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from lora_drop.training.distill import both, figures
 from lora_drop.training.draw import draw
 from lora_drop.training.parts import bank_of, parameters_of
 from lora_drop.training.self_generate import read_replies, self_generate
-from lora_drop.training.settings import TrainSettings
+from lora_drop.training.settings import TrainJob, TrainSettings
 from lora_drop.training.trainer import Trainer
 
 EXACT = {
@@ -34,9 +35,9 @@ def windows(tiny):
     return to_windows([encode_text(tiny.tokenizer, text)], 32)
 
 
-def trainer(tiny, windows, out, given=None, **more):
+def trainer(tiny, windows, out, own=None, held_out=None, **job):
     out.mkdir(exist_ok=True)
-    return Trainer(tiny, given or settings(), windows, out, ["text.txt"], **more)
+    return Trainer(tiny, own or settings(), TrainJob(out, [Path("text.txt")], **job), windows, None, held_out)
 
 
 def test_all_parts_learn_and_stand_in_the_folder(tiny, windows, tmp_path):

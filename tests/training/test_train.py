@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from lora_drop.training.data import Turn, read_texts, to_rows, to_windows
 from lora_drop.training.draw import draw
 from lora_drop.training.parts import HEAD_WINDOWS, screened_head
 from lora_drop.training.self_generate import Text
-from lora_drop.training.settings import TrainSettings
+from lora_drop.training.settings import TrainJob, TrainSettings
 from lora_drop.training.trainer import Trainer
 
 SMALL = TrainSettings(
@@ -33,7 +34,7 @@ def windows(tiny, tmp_path):
 
 def trainer(tiny, windows, out, settings=SMALL):
     out.mkdir(exist_ok=True)
-    return Trainer(tiny, settings, windows, out, ["text.txt"])
+    return Trainer(tiny, settings, TrainJob(out, [Path("text.txt")]), windows)
 
 
 @pytest.mark.parametrize("reuse", ["state", "residual"])
@@ -105,7 +106,7 @@ def test_another_text_does_not_resume(tiny, windows, tmp_path):
     counted = torch.ones_like(windows).bool()
     counted[:, 0] = False
     with pytest.raises(LoraDropError, match="trained on another text"):
-        Trainer(tiny, SMALL, windows, tmp_path / "out", ["text.txt"], counted=counted).resume()
+        Trainer(tiny, SMALL, TrainJob(tmp_path / "out"), windows, counted).resume()
 
 
 def test_a_constant_rate_decays_from_any_checkpoint(tiny, windows, tmp_path):
@@ -151,7 +152,7 @@ def test_what_does_not_count_changes_nothing(tiny, windows, tmp_path, refresh):
     other[:, 40:] = 7
     losses = []
     for text in (windows, other):
-        run = Trainer(tiny, settings, text, tmp_path, ["text.txt"], counted=counted)
+        run = Trainer(tiny, settings, TrainJob(tmp_path), text, counted)
         losses.append(run.train_step())
     assert losses[0] == losses[1] and losses[0][0] > 0
 
@@ -239,11 +240,11 @@ def test_going_on_from_a_bank_starts_where_it_stood(tiny, windows, tmp_path):
     folder = tmp_path / "first" / CHECKPOINT / "adapter"
     (tmp_path / "second").mkdir()
     other = TrainSettings(**{**vars(settings), "fit_batches": 4, "alpha": 16.0})
-    second = Trainer(tiny, other, windows, tmp_path / "second", ["text.txt"], start=folder)
+    second = Trainer(tiny, other, TrainJob(tmp_path / "second", start=folder), windows)
     second.prepare()
     for one, two in zip(end["schedules"], second.evaluate()["schedules"], strict=True):
         assert two["kl"] == pytest.approx(one["kl"], rel=0.05)  # the folder keeps bfloat16
-    third = Trainer(tiny, TrainSettings(**{**vars(settings), "rank": 4}), windows, tmp_path, [], start=folder)
+    third = Trainer(tiny, TrainSettings(**{**vars(settings), "rank": 4}), TrainJob(tmp_path, start=folder), windows)
     with pytest.raises(LoraDropError, match="have rank 8, this run has 4"):
         third.prepare()
 
@@ -326,7 +327,7 @@ def test_a_drop_order_that_is_none(values, says):
 def test_an_order_is_in_the_card_and_its_command(tiny, windows, tmp_path):
     settings = TrainSettings(**{**vars(SMALL), "max_tokens": 48 * 4, "drop_order": "4,2,3"})
     (tmp_path / "out").mkdir()
-    run = Trainer(tiny, settings, windows, tmp_path / "out", ["a.jsonl"], reading={"chat": ["q:a", "b:c"]})
+    run = Trainer(tiny, settings, TrainJob(tmp_path / "out", [Path("a.jsonl")], ["q:a", "b:c"]), windows)
     rows = run.run(100, 100, quiet=True)["schedules"]
     assert [row["drop_layers"] for row in rows if "drop_layers" in row] == [[2, 4], [2, 3, 4]]
     text = (tmp_path / "out" / CHECKPOINT / "adapter" / "README.md").read_text()

@@ -48,15 +48,7 @@ class NativeDecoder(ReferenceDecoder):
         self._rope_blocks: dict[int, tuple[Tensor, Tensor]] = {}  # by the positions' block
         self._screen: NativeScreen | None = None  # of the last screened head, for the next lane
 
-    def new_state(
-        self,
-        schedule: Schedule,
-        bank: Correction | None = None,
-        tokens: int = 0,
-        watch: bool = False,
-        prompt: int = 0,
-    ) -> NativeState:
-        """See `step.Decoder`. The caches grow by blocks, so `tokens` is of no use here."""
+    def _state(self, schedule: Schedule, bank: Correction | None, watch: bool) -> NativeState:
         state = NativeState(schedule, bank, watch, packs=self._packs)
         if (head := state.screened_head) is not None:
             if self._screen is None or self._screen.head is not head:
@@ -157,7 +149,7 @@ class NativeDecoder(ReferenceDecoder):
             prompt = super().read(tokens[:, :start], kv, position, layers, logits_from)
             assert prompt.watched is not None
             outputs, logits = [prompt.watched.float()], [prompt.logits.float()]
-        state = self.new_state(Schedule(1, self.num_layers, layers, reuse="skip"))
+        state = self._state(Schedule(1, self.num_layers, layers, reuse="skip"), None, False)
         state.kv = kv
         state.begin()
         for at in range(start, tokens.shape[1], READ_ROWS):
