@@ -1,7 +1,6 @@
 """A lane on a GPU asks for its next pass before it reads a token: shown on a CPU, through the stub of graphs."""
 
 import contextlib
-import copy
 import dataclasses
 import itertools
 
@@ -11,10 +10,9 @@ import torch
 from lora_drop.decode.clock import Fetched
 from lora_drop.decode.lane import Lane
 from lora_drop.decode.sampling import Sampling
-from lora_drop.decode.static.decoder import StaticDecoder, StaticWeights
 from lora_drop.method.schedule import Schedule, baseline_schedule
 from tests.support import graphs
-from tests.support.decoding import PROMPT
+from tests.support.decoding import PROMPT, decoder_of
 
 REPAIRING = {"kv": "write", "refresh": "repair"}
 
@@ -23,8 +21,7 @@ REPAIRING = {"kv": "write", "refresh": "repair"}
 def recorded(tiny, monkeypatch):
     """A decoder on the CPU that captures, and is taken for one on a GPU."""
     graphs.install(monkeypatch)
-    model = copy.deepcopy(tiny.model)
-    decoder = StaticDecoder(model, StaticWeights.of(model))
+    decoder = decoder_of(tiny.model, "static")
     decoder.weights.captures = decoder.runs_ahead = True
     return decoder
 

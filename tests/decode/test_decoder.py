@@ -12,18 +12,14 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import kv_bytes
 from lora_drop.method.schedule import KV_RULES, PARTS, REUSE_RULES, Schedule, baseline_schedule
-from tests.support.decoding import PROMPT, TARGET, random_bank
+from tests.support.decoding import PROMPT, TARGET, logits_of, random_bank
 from tests.support.naive import naive_logits
 from tests.support.parts import full_bank
 
 
 def decode(loaded, schedule, bank=None, prompt=PROMPT, target=TARGET):
     """Logits (1 + G, V) of teacher-forced decoding, and the state after it."""
-    decoder = ReferenceDecoder(loaded.model)
-    state = decoder.new_state(schedule, bank)
-    logits = [decoder.prefill(torch.tensor([prompt]), state).logits]
-    logits += [decoder.step(torch.tensor([[token]]), state).logits for token in target]
-    return torch.cat(logits), state
+    return logits_of(ReferenceDecoder(loaded.model), schedule, bank, prompt, target)
 
 
 def assert_same(one, other):

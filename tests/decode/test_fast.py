@@ -12,41 +12,45 @@ from lora_drop.decode.native.decoder import NativeDecoder
 from lora_drop.decode.native.loader import library
 from lora_drop.decode.native.weights import lay_out
 from lora_drop.decode.reference import ReferenceDecoder
-from lora_drop.decode.static.decoder import StaticDecoder, StaticWeights
+from lora_drop.decode.static.decoder import StaticWeights
 from lora_drop.decode.weights import is_supported
 from lora_drop.method.schedule import KV_RULES, PARTS, REFRESHES, REUSE_RULES, Schedule, baseline_schedule
 from lora_drop.models import bundled as bundled_files
 from lora_drop.models.download import GGUF
 from lora_drop.models.gguf import gguf_rows
-from tests.support.decoding import PROMPT, TARGET, random_bank
+from tests.support.decoding import (
+    FAST,
+    PROMPT,
+    TARGET,
+    decoder_of,
+    logits_of,
+    needs_compiler,
+    outputs_of,
+    random_bank,
+)
 from tests.support.parts import full_bank
 
 
-def logits(decoder, schedule, bank, prompt=PROMPT, target=TARGET, watch=False):
-    """Logits of prefill and steps, what was watched, and the state."""
-    state = decoder.new_state(schedule, bank, watch=watch)
-    found = [decoder.prefill(torch.tensor([prompt]), state)]
-    found += [decoder.step(torch.tensor([[token]]), state) for token in target]
-    watched = torch.stack([output.watched for output in found[1:]]) if watch else None  # (steps, n, B, D)
-    return torch.cat([output.logits for output in found]), watched, state
+def compare(model, fast, schedule, bank=None, prompt=PROMPT, target=TARGET):
+    """Assert that a fast decoder is the reference: logits, watched outputs, K/V and pending tokens."""
+    (one, state), (two, ours) = (
+        outputs_of(decoder, schedule, bank, prompt, target, watch=True) for decoder in (ReferenceDecoder(model), fast)
+    )
+    for name in ("logits", "watched"):
+        right, got = (torch.stack([getattr(output, name) for output in outputs[1:]]) for outputs in (one, two))
+        torch.testing.assert_close(got, right, rtol=1e-4, atol=2e-4)
+    torch.testing.assert_close(two[0].logits, one[0].logits, rtol=1e-4, atol=2e-4)
+    assert ours.kv.lengths == state.kv.lengths and len(ours.pending) == len(state.pending)
+    for i in range(fast.num_layers):
+        pair = (torch.stack(its.kv.filled(i)) for its in (ours, state))
+        torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-4)
+    return ours, state
 
 
-needs_compiler = pytest.mark.skipif(library() is None, reason="there is no C compiler here")
-KINDS = ["static", pytest.param("native", marks=needs_compiler)]
-
-
-def fast_decoder(model, kind):
-    """Of a copy: fusing lays the modules' weights out anew."""
-    model = copy.deepcopy(model)
-    if kind == "native":
-        return NativeDecoder(model, lay_out(model, None))
-    return StaticDecoder(model, StaticWeights.of(model))
-
-
-@pytest.fixture(scope="session", params=KINDS)
+@pytest.fixture(scope="session", params=FAST)
 def fused(any_tiny, request):
     """A fast decoder of each kind for each architecture."""
-    return fast_decoder(any_tiny.model, request.param)
+    return decoder_of(any_tiny.model, request.param)
 
 
 @pytest.mark.products
@@ -55,14 +59,8 @@ def fused(any_tiny, request):
 def test_it_is_the_reference(any_tiny, fused, reuse, part, kv, corrected):
     schedule = Schedule(3, any_tiny.num_layers, (2, 3, 4), reuse, part, kv)
     bank = random_bank(any_tiny, reuse, part, layers=[2, 4]) if corrected else None  # layer 3 has the bare rule
-    one, seen, state = logits(ReferenceDecoder(any_tiny.model), schedule, bank, watch=True)
-    two, seen_fast, state_fast = logits(fused, schedule, bank, watch=True)
-    torch.testing.assert_close(two, one, rtol=1e-4, atol=2e-4)
-    torch.testing.assert_close(seen_fast, seen, rtol=1e-4, atol=2e-4)
-    assert state_fast.kv.lengths == state.kv.lengths and state_fast.kv.allocated_bytes == state.kv.allocated_bytes
-    for i in range(any_tiny.num_layers):
-        pair = (s.kv.stores[i].narrow(3, 0, s.kv.lengths[i]) for s in (state_fast, state))
-        torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-4)
+    ours, state = compare(any_tiny.model, fused, schedule, bank)
+    assert ours.kv.allocated_bytes == state.kv.allocated_bytes
 
 
 @pytest.mark.products
@@ -71,23 +69,15 @@ def test_it_is_the_reference(any_tiny, fused, reuse, part, kv, corrected):
 @pytest.mark.parametrize("refresh", REFRESHES)
 def test_parts_and_repairs_are_the_references(any_tiny, fused, reuse, part, kv, refresh):
     schedule = Schedule(4, any_tiny.num_layers, (2, 4), reuse, part, kv, refresh=refresh, head="screened")
-    bank = full_bank(any_tiny, reuse, part, layers=[2])  # layer 4 has the bare rule
-    one, seen, state = logits(ReferenceDecoder(any_tiny.model), schedule, bank, watch=True)
-    two, seen_fast, state_fast = logits(fused, schedule, bank, watch=True)
-    torch.testing.assert_close(two, one, rtol=1e-4, atol=2e-4)
-    torch.testing.assert_close(seen_fast, seen, rtol=1e-4, atol=2e-4)
-    assert state_fast.kv.lengths == state.kv.lengths and len(state_fast.pending) == len(state.pending)
-    for i in range(any_tiny.num_layers):
-        pair = (s.kv.stores[i].narrow(3, 0, s.kv.lengths[i]) for s in (state_fast, state))
-        torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-4)
+    compare(any_tiny.model, fused, schedule, full_bank(any_tiny, reuse, part, layers=[2]))  # layer 4 has the bare rule
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FAST)
 def test_adaptive_refreshes_are_the_references(tiny, kind):
     schedule = Schedule(8, tiny.num_layers, (2, 3, 4), refresh_norm=0.4, refresh_entropy=5.2)
     bank = random_bank(tiny, "residual")
     kinds = []
-    for decoder in (ReferenceDecoder(tiny.model), fast_decoder(tiny.model, kind)):
+    for decoder in (ReferenceDecoder(tiny.model), decoder_of(tiny.model, kind)):
         state = decoder.new_state(schedule, bank)
         decoder.prefill(torch.tensor([PROMPT]), state)
         kinds.append([])
@@ -99,10 +89,7 @@ def test_adaptive_refreshes_are_the_references(tiny, kind):
 
 def test_a_text_grows_beyond_what_was_reserved(any_tiny, fused):
     prompt = [n * 7 % 256 for n in range(4 * BLOCK - 5)]
-    schedule = Schedule(4, any_tiny.num_layers, (2, 3))
-    one, _, _ = logits(ReferenceDecoder(any_tiny.model), schedule, None, prompt)
-    two, _, _ = logits(fused, schedule, None, prompt)
-    torch.testing.assert_close(two, one, rtol=1e-4, atol=2e-4)
+    compare(any_tiny.model, fused, Schedule(4, any_tiny.num_layers, (2, 3)), prompt=prompt)
 
 
 @pytest.mark.products
@@ -111,18 +98,15 @@ def test_odd_lengths_and_a_period_longer_than_the_run(any_tiny, fused, length):
     """At the borders of the caches' blocks, and from a prompt of one token."""
     prompt = [n * 11 % 256 for n in range(length)]
     for period in (2, 50):
-        schedule = Schedule(period, any_tiny.num_layers, (2, 3))
-        one, _, _ = logits(ReferenceDecoder(any_tiny.model), schedule, None, prompt)
-        two, _, _ = logits(fused, schedule, None, prompt)
-        torch.testing.assert_close(two, one, rtol=1e-4, atol=2e-4)
+        compare(any_tiny.model, fused, Schedule(period, any_tiny.num_layers, (2, 3)), prompt=prompt)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FAST)
 def test_the_contexts_last_token_is_the_references(tiny, kind):
     schedule = Schedule(4, tiny.num_layers, (2, 3))
     prompt = [n * 7 % 256 for n in range(tiny.context - 6)]
-    one, _, state = logits(ReferenceDecoder(tiny.model), schedule, None, prompt, TARGET[:6])
-    two, _, _ = logits(fast_decoder(tiny.model, kind), schedule, None, prompt, TARGET[:6])
+    one, state = logits_of(ReferenceDecoder(tiny.model), schedule, None, prompt, TARGET[:6])
+    two, _ = logits_of(decoder_of(tiny.model, kind), schedule, None, prompt, TARGET[:6])
     assert state.position == tiny.context
     torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-3)
 
@@ -179,7 +163,7 @@ def test_packed_steps_are_the_model_within_the_tolerance(bundled):
     prompt = bundled.tokenizer("The three laws of motion say that", return_tensors="pt").input_ids
     text = bundled.model.generate(prompt, max_new_tokens=48, do_sample=False)[0].tolist()
     full = bundled.model(torch.tensor([text])).logits[0, prompt.shape[1] - 1 : -1]
-    ours, _, _ = logits(decoder, baseline_schedule(30), None, prompt[0].tolist(), text[prompt.shape[1] : -1])
+    ours, _ = logits_of(decoder, baseline_schedule(30), None, prompt[0].tolist(), text[prompt.shape[1] : -1])
     top = full.topk(2).values
     clear = top[:, 0] - top[:, 1] > TOLERANCE
     assert clear.sum() > 30
@@ -208,17 +192,18 @@ def test_chunks_are_read_as_the_reference_reads_them(any_tiny, fused):
         torch.testing.assert_close(other, one, rtol=1e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FAST)
 def test_the_audit_of_a_baseline_finds_no_drift_at_all_where_the_arithmetic_is_one(tiny, kind):
     """At period 1 the lane is the full model; read in C, token by token as the lane did, to the last bit."""
-    decoder = fast_decoder(tiny.model, kind)
+    decoder = decoder_of(tiny.model, kind)
     schedule = Schedule(1, tiny.num_layers, (2, 3))
-    found, watched, _ = logits(decoder, schedule, None, watch=True)
+    outputs, _ = outputs_of(decoder, schedule, watch=True)
+    logits = torch.cat([output.logits for output in outputs[1:]])
     kv = KVCache(tiny.num_layers)
     decoder.read(torch.tensor([PROMPT]), kv, 0, (), len(PROMPT) - 1)
     full = decoder.read(torch.tensor([TARGET]), kv, len(PROMPT), schedule.dropped)
-    ours = watched[:, :, 0].transpose(0, 1)  # (n, T, D)
+    ours = torch.cat([output.watched for output in outputs[1:]], 1)  # (n, T, D)
     if kind == "native":
-        assert torch.equal(full.logits[0], found[1:]) and torch.equal(full.watched[:, 0], ours)
+        assert torch.equal(full.logits[0], logits) and torch.equal(full.watched[:, 0], ours)
     else:
         torch.testing.assert_close(full.watched[:, 0], ours, rtol=1e-4, atol=1e-4)

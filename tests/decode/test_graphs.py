@@ -1,6 +1,5 @@
 """The decoder over static buffers: growth, storage, replays; and on a GPU its graphs (marked `gpu`)."""
 
-import copy
 import itertools
 
 import pytest
@@ -11,7 +10,7 @@ from lora_drop.decode.lane import Lane
 from lora_drop.decode.logits import entropy
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.sampling import Sampling
-from lora_drop.decode.static.decoder import StaticDecoder, StaticWeights
+from lora_drop.decode.static.decoder import StaticDecoder
 from lora_drop.decode.step import Rewind
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import KV_RULES, PARTS, REFRESHES, REUSE_RULES, Schedule, baseline_schedule
@@ -20,40 +19,20 @@ from lora_drop.run.race import take_turns
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from tests.support import graphs
-from tests.support.decoding import PROMPT, random_bank
+from tests.support.decoding import PROMPT, decoder_of, logits_of, random_bank
 from tests.support.parts import full_bank
 
 LONG_PROMPT = [n * 7 % 256 for n in range(4 * BLOCK - 6)]
 
 
-def fed(decoder, state, prompt, count):
-    """Logits of a prompt and of `count` steps on fixed tokens."""
-    device = decoder.device
-    found = [decoder.prefill(torch.tensor([prompt], device=device), state).logits]
-    found += [decoder.step(torch.tensor([[n * 31 % 256]], device=device), state).logits for n in range(count)]
-    return torch.cat(found)
-
-
-def static(model):
-    model = copy.deepcopy(model)
-    return StaticDecoder(model, StaticWeights.of(model))
-
-
-def test_storage_grows(tiny):
-    """Past what was reserved: the same logits."""
-    schedule = Schedule(3, tiny.num_layers, (2, 3))
-    reference, decoder = ReferenceDecoder(tiny.model), static(tiny.model)
-    expected = fed(reference, reference.new_state(schedule), LONG_PROMPT, 20)
-    for tokens in (0, 4 * BLOCK - 4, 8 * BLOCK):
-        state = decoder.new_state(schedule, tokens=tokens)
-        torch.testing.assert_close(fed(decoder, state, LONG_PROMPT, 20), expected, rtol=1e-4, atol=2e-4)
+FED = [n * 31 % 256 for n in range(40)]
 
 
 @pytest.mark.parametrize("max_new_tokens", [1, 2, 65, 130])
 def test_a_lane_reserves_what_it_needs_and_no_more(tiny, max_new_tokens):
     """A skipped layer gets room for its refreshes only; nowhere is more than one block left over."""
     lane = Lane(
-        static(tiny.model),
+        decoder_of(tiny.model, "static"),
         torch.tensor([PROMPT]),
         Schedule(4, tiny.num_layers, (2, 3)),
         None,
@@ -74,7 +53,7 @@ def test_a_lane_reserves_what_it_needs_and_no_more(tiny, max_new_tokens):
 def recorded(tiny, monkeypatch):
     """A decoder on the CPU that captures."""
     graphs.install(monkeypatch)
-    decoder = static(tiny.model)
+    decoder = decoder_of(tiny.model, "static")
     decoder.weights.captures = True
     return decoder
 
@@ -84,10 +63,9 @@ def recorded(tiny, monkeypatch):
 def test_replays_read_and_write_the_lane_s_buffers_alone(tiny, recorded, reuse, part, refresh, kv):
     schedule = Schedule(3, tiny.num_layers, (2, 4), reuse, part, kv, refresh=refresh, head="screened")
     bank = full_bank(tiny, reuse, part, layers=[2])
-    reference = ReferenceDecoder(tiny.model)
-    expected = fed(reference, reference.new_state(schedule, bank), PROMPT, 12)
-    state = recorded.new_state(schedule, bank, len(PROMPT) + 12)
-    torch.testing.assert_close(fed(recorded, state, PROMPT, 12), expected, rtol=1e-4, atol=2e-4)
+    expected, _ = logits_of(ReferenceDecoder(tiny.model), schedule, bank, target=FED[:12])
+    logits, state = logits_of(recorded, schedule, bank, target=FED[:12], tokens=len(PROMPT) + 12)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=2e-4)
     assert set(state.buffers.graphs) == {(True, 1), (False, 4 if refresh == "repair" else 1)}
     assert sorted(graph.replays for graph in graphs.Graph.all) == [4, 8]
     assert state.kv.lengths[2] == schedule.kv_length(2, len(PROMPT), 12)
@@ -96,22 +74,21 @@ def test_replays_read_and_write_the_lane_s_buffers_alone(tiny, recorded, reuse, 
 def test_storage_grows_under_replays(tiny, recorded):
     """Past what was reserved, in the middle of a window."""
     schedule = Schedule(4, tiny.num_layers, (2, 3), kv="write", refresh="repair")
-    reference = ReferenceDecoder(tiny.model)
-    expected = fed(reference, reference.new_state(schedule), LONG_PROMPT, 12)
-    for tokens in (0, len(LONG_PROMPT) + 12):
-        state = recorded.new_state(schedule, tokens=tokens)
-        torch.testing.assert_close(fed(recorded, state, LONG_PROMPT, 12), expected, rtol=1e-4, atol=2e-4)
+    expected, _ = logits_of(ReferenceDecoder(tiny.model), schedule, None, LONG_PROMPT, FED[:12])
+    for tokens in (0, 4 * BLOCK - 4, len(LONG_PROMPT) + 12):
+        logits, _ = logits_of(recorded, schedule, None, LONG_PROMPT, FED[:12], tokens=tokens)
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=2e-4)
 
 
 def test_triggers_give_windows_of_each_length_under_replays(tiny, recorded):
     """Each number of rows has a graph: the next power of two's."""
     probe = ReferenceDecoder(tiny.model)
-    logits = fed(probe, probe.new_state(baseline_schedule(tiny.num_layers)), PROMPT, 40)
+    logits, _ = logits_of(probe, baseline_schedule(tiny.num_layers), target=FED)
     threshold = sorted(map(entropy, logits.split(1)))[25]
     schedule = Schedule(4, tiny.num_layers, (2, 3), kv="write", refresh="repair", refresh_entropy=threshold)
-    expected = fed(probe, probe.new_state(schedule), PROMPT, 40)
-    state = recorded.new_state(schedule, tokens=len(PROMPT) + 40)
-    torch.testing.assert_close(fed(recorded, state, PROMPT, 40), expected, rtol=1e-4, atol=2e-4)
+    expected, _ = logits_of(probe, schedule, target=FED)
+    logits, state = logits_of(recorded, schedule, target=FED, tokens=len(PROMPT) + 40)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=2e-4)
     used = {graph.replays > 0 for graph in graphs.Graph.all}
     assert used == {True} and {each.rows for each in state.buffers.graphs} == {1, 2, 4}
 
@@ -160,8 +137,7 @@ def test_graphs_are_the_reference(on_gpu, reuse, part, kv, refresh):
     bank = random_bank(on_gpu, reuse, part, layers=[2, 4]).to(on_gpu.device, on_gpu.dtype)
     reference, decoder = ReferenceDecoder(on_gpu.model), on_gpu.new_decoder()
     assert isinstance(decoder, StaticDecoder)
-    one = fed(reference, reference.new_state(schedule, bank), PROMPT, 12).float()
-    two = fed(decoder, decoder.new_state(schedule, bank), PROMPT, 12).float()
+    one, two = (logits_of(each, schedule, bank, target=FED[:12])[0].float() for each in (reference, decoder))
     tolerance = 1e-3 if on_gpu.dtype == torch.float32 else 0.06 * float(one.std())
     assert (one - two).abs().max() <= tolerance
 

@@ -1,6 +1,5 @@
 """The C steps: built once and safely, the same from several threads, after a fork, and not needed."""
 
-import copy
 import ctypes
 import os
 import shutil
@@ -16,13 +15,13 @@ from lora_drop.decode.logits import entropy
 from lora_drop.decode.native import loader, structs
 from lora_drop.decode.native.decoder import NativeDecoder
 from lora_drop.decode.native.loader import find_compiler, library
-from lora_drop.decode.native.weights import BLOCK_KINDS, lay_out
+from lora_drop.decode.native.weights import BLOCK_KINDS
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import REUSE_RULES
 from lora_drop.models.load import load_model
 from tests.support import ROOT
-from tests.support.decoding import PROMPT
+from tests.support.decoding import PROMPT, decoder_of
 from tests.support.parts import full_bank
 
 pytestmark = pytest.mark.skipif(library() is None, reason="there is no C compiler here")
@@ -30,8 +29,7 @@ pytestmark = pytest.mark.skipif(library() is None, reason="there is no C compile
 
 @pytest.fixture(scope="module")
 def decoder(tiny):
-    model = copy.deepcopy(tiny.model)
-    return NativeDecoder(model, lay_out(model, None))
+    return decoder_of(tiny.model, "native")
 
 
 def greedy(decoder, period=3, steps=60, bank=None, **rules):

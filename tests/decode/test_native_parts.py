@@ -18,7 +18,7 @@ from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.method.schedule import KV_RULES, PARTS, REUSE_RULES, Schedule
 from tests.decode.test_fast import blocks
 from tests.decode.test_rows import matrix
-from tests.support.decoding import PROMPT, TARGET
+from tests.support.decoding import PROMPT, TARGET, decoder_of, logits_of, outputs_of
 from tests.support.parts import full_bank
 
 pytestmark = pytest.mark.skipif(library() is None, reason="there is no C compiler here")
@@ -26,16 +26,13 @@ pytestmark = pytest.mark.skipif(library() is None, reason="there is no C compile
 
 @pytest.fixture(scope="module")
 def native(any_tiny):
-    model = copy.deepcopy(any_tiny.model)
-    return NativeDecoder(model, lay_out(model, None))
+    return decoder_of(any_tiny.model, "native")
 
 
 def decode(decoder, schedule, bank, prompt=PROMPT, target=TARGET):
     """Logits and watched outputs of each step, and the state at the end."""
-    state = decoder.new_state(schedule, bank, watch=True)
-    decoder.prefill(torch.tensor([prompt]), state)
-    found = [decoder.step(torch.tensor([[token]]), state) for token in target]
-    return torch.cat([one.logits[-1:] for one in found]), torch.cat([one.watched[:, -1:] for one in found], 1), state
+    (_, *steps), state = outputs_of(decoder, schedule, bank, prompt, target, watch=True)
+    return torch.cat([one.logits[-1:] for one in steps]), torch.cat([one.watched[:, -1:] for one in steps], 1), state
 
 
 @pytest.mark.products
@@ -56,7 +53,7 @@ def test_each_part_has_its_effect_and_counts_in_the_trigger(tiny, part):
     bank = full_bank(tiny, "residual")
     less = bank.only(frozenset({"mlp", "kept", "head"} - {part}))
     schedule = Schedule(4, tiny.num_layers, (2, 4), head="screened", refresh_norm=1e9)
-    native = NativeDecoder(model := copy.deepcopy(tiny.model), lay_out(model, None))
+    native = decoder_of(tiny.model, "native")
     norms = []
     for decoder in (ReferenceDecoder(tiny.model), native):
         (all_of_it, _, state), (without, _, other) = (decode(decoder, schedule, given) for given in (bank, less))
@@ -77,20 +74,14 @@ def test_a_bank_in_bfloat16_is_the_reference_s(tiny):
 
 def test_a_repair_s_rows_are_single_steps_across_a_block_of_positions(tiny):
     """Positions 250 to 262, caches that grow in between, judged: each row's logits are a full step's, to the bit."""
-    native = NativeDecoder(model := copy.deepcopy(tiny.model), lay_out(model, None))
+    native = decoder_of(tiny.model, "native")
     prompt = [n * 7 % 256 for n in range(250)]
-    every = native.new_state(Schedule(1, tiny.num_layers, ()))
-    native.prefill(torch.tensor([prompt]), every)
-    full = torch.cat([native.step(torch.tensor([[token]]), every).logits for token in TARGET])
+    full, every = logits_of(native, Schedule(1, tiny.num_layers, ()), None, prompt)
     schedule = Schedule(len(TARGET), tiny.num_layers, (2, 4), refresh="repair", kv="write", accept=0.5)
-    state = native.new_state(schedule)
-    native.prefill(torch.tensor([prompt]), state)
-    for token in TARGET:
-        found = native.step(torch.tensor([[token]]), state)
-    assert found.rows == len(TARGET) and torch.equal(found.logits, full)
+    (*_, last), state = outputs_of(native, schedule, None, prompt)
+    assert last.rows == len(TARGET) and torch.equal(last.logits, full[1:])
     for i in range(tiny.num_layers):
-        one, other = (s.kv.store(i)[:, :, :, : s.kv.lengths[i]] for s in (state, every))
-        assert torch.equal(one, other)
+        assert all(map(torch.equal, state.kv.filled(i), every.kv.filled(i)))
 
 
 def heads(kind, tokens, best, h, rank=13):
@@ -138,7 +129,7 @@ def test_what_is_not_a_number_is_found_and_stays():
 
 
 def test_of_the_screened_head_a_decoder_makes_the_codes_once(tiny):
-    native = NativeDecoder(model := copy.deepcopy(tiny.model), lay_out(model, None))
+    native = decoder_of(tiny.model, "native")
     bank, other = full_bank(tiny, "residual"), full_bank(tiny, "residual")
     schedule = Schedule(4, tiny.num_layers, (2, 4), head="screened")
     one, two, third = (native.new_state(schedule, given).screen for given in (bank, bank, other))

@@ -1,6 +1,5 @@
 """A prompt that is read once: in parts, for lanes of any schedule, its attention in C."""
 
-import copy
 import ctypes
 import itertools
 
@@ -10,32 +9,18 @@ from torch.nn import functional as F
 
 from lora_drop.decode import reference
 from lora_drop.decode.lane import Lane
-from lora_drop.decode.native.decoder import NativeDecoder
 from lora_drop.decode.native.loader import library
 from lora_drop.decode.native.structs import BF16, F32, Layer, Store
-from lora_drop.decode.native.weights import lay_out
-from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.sampling import Sampling
-from lora_drop.decode.static.decoder import StaticDecoder, StaticWeights
 from lora_drop.decode.step import Stopped
 from lora_drop.method.schedule import PARTS, REUSE_RULES, Schedule, baseline_schedule
 from lora_drop.models.load import load_model
-from tests.support.decoding import PROMPT, TARGET, random_bank
+from tests.support.decoding import DECODERS, PROMPT, TARGET, decoder_of, logits_of, needs_compiler, random_bank
 
 LONG = [(7 * i * i + 3 * i) % 251 for i in range(75)]
-needs_compiler = pytest.mark.skipif(library() is None, reason="there is no C compiler here")
 
 
-def decoder_of(model, kind):
-    model = copy.deepcopy(model)  # fusing lays the modules' weights out anew
-    if kind == "reference":
-        return ReferenceDecoder(model)
-    if kind == "native":
-        return NativeDecoder(model, lay_out(model, None))
-    return StaticDecoder(model, StaticWeights.of(model))
-
-
-@pytest.fixture(scope="module", params=["reference", "static", pytest.param("native", marks=needs_compiler)])
+@pytest.fixture(scope="module", params=DECODERS)
 def decoder(tiny, request):
     return decoder_of(tiny.model, request.param)
 
@@ -154,11 +139,7 @@ def test_rows_of_a_pass_are_steps_to_the_bit_where_attention_is_split(length, dt
 
 @needs_compiler
 def test_steps_of_a_long_text_are_the_references(tiny):
-    text = torch.tensor([[(7 * i * i + 3 * i) % 251 for i in range(400)]])
-    found = []
-    for kind in ("native", "reference"):
-        decoder = decoder_of(tiny.model, kind)
-        state = decoder.new_state(baseline_schedule(tiny.num_layers))
-        decoder.prefill(text[:, :380], state)
-        found.append(torch.cat([decoder.step(text[:, at : at + 1], state).logits for at in range(380, 400)]))
-    torch.testing.assert_close(*found, atol=1e-3, rtol=1e-3)
+    text, plain = [(7 * i * i + 3 * i) % 251 for i in range(400)], baseline_schedule(tiny.num_layers)
+    both = (decoder_of(tiny.model, kind) for kind in ("native", "reference"))
+    one, two = (logits_of(decoder, plain, None, text[:380], text[380:])[0] for decoder in both)
+    torch.testing.assert_close(one, two, atol=1e-3, rtol=1e-3)

@@ -1,6 +1,5 @@
 """Triton's attention, on a CPU under Triton's interpreter, and compiled for GPUs that are not there."""
 
-import copy
 import os
 import subprocess
 import sys
@@ -10,10 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from lora_drop.decode.reference import ReferenceDecoder
-from lora_drop.decode.static.decoder import StaticDecoder, StaticWeights
 from lora_drop.method.schedule import Schedule
 from tests.support import ROOT
-from tests.support.decoding import PROMPT, random_bank
+from tests.support.decoding import TARGET, decoder_of, logits_of, random_bank
 
 pytest.importorskip("triton", reason="Triton is not installed: torch's CPU builds come without it")
 # Interpreted where there is no GPU: see conftest.py.
@@ -74,17 +72,11 @@ def test_in_half_precision(split):
     ],
 )
 def test_a_lane_over_it_is_the_reference(split, tiny, refresh, kv):
-    model = copy.deepcopy(tiny.model)
-    fast, slow = StaticDecoder(model, StaticWeights.of(model)), ReferenceDecoder(tiny.model)
+    fast, slow = decoder_of(tiny.model, "static"), ReferenceDecoder(tiny.model)
     fast.weights.split = split
     schedule, bank = Schedule(3, tiny.num_layers, (2, 4), kv=kv, refresh=refresh), random_bank(tiny, "residual")
-    found = []
-    for decoder in (fast, slow):
-        state = decoder.new_state(schedule, bank)
-        logits = [decoder.prefill(torch.tensor([PROMPT]), state).logits]
-        logits += [decoder.step(torch.tensor([[n * 31 % 256]]), state).logits for n in range(7)]
-        found.append(torch.cat(logits))
-    torch.testing.assert_close(*found, rtol=1e-4, atol=2e-4)
+    one, two = (logits_of(decoder, schedule, bank, target=TARGET[:7])[0] for decoder in (fast, slow))
+    torch.testing.assert_close(one, two, rtol=1e-4, atol=2e-4)
 
 
 COMPILES = """

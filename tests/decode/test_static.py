@@ -1,7 +1,6 @@
 """The static decoder's captures and buffers without a GPU: devices, faults, the store, padded rows, waits, kernels."""
 
 import ast
-import copy
 import dataclasses
 import gc
 from pathlib import Path
@@ -22,7 +21,7 @@ from lora_drop.method.schedule import Schedule, baseline_schedule
 from lora_drop.models import place
 from lora_drop.models.random_weights import SHAPES
 from tests.support import graphs
-from tests.support.decoding import PROMPT, random_bank
+from tests.support.decoding import PROMPT, TARGET, decoder_of, logits_of, random_bank
 from tests.support.parts import full_bank
 
 REPAIRING = {"kv": "write", "refresh": "repair"}
@@ -36,8 +35,7 @@ def machine(monkeypatch):
 
 @pytest.fixture
 def recorded(tiny, machine):
-    model = copy.deepcopy(tiny.model)
-    decoder = StaticDecoder(model, StaticWeights.of(model))
+    decoder = decoder_of(tiny.model, "static")
     decoder.weights.captures = True
     return decoder
 
@@ -328,14 +326,8 @@ def test_the_kernels_of_a_step_keep_their_budget():
 @pytest.mark.full
 def test_compiled_layers_are_the_reference(tiny, monkeypatch):
     """Through Inductor on a CPU, whole functions without a break, padded rows and a bank with all parts included."""
-    model, schedule = copy.deepcopy(tiny.model), dropping(tiny, head="screened", **REPAIRING)
-    decoder, slow = StaticDecoder(model, StaticWeights.of(model)), ReferenceDecoder(tiny.model)
+    decoder, slow = decoder_of(tiny.model, "static"), ReferenceDecoder(tiny.model)
     decoder.weights.functions = layers.compiled()
-    bank = full_bank(tiny, "residual", "block", layers=[2])
-    found = []
-    for each in (decoder, slow):
-        state = each.new_state(schedule, bank, 40, prompt=len(PROMPT))
-        logits = [each.prefill(torch.tensor([PROMPT]), state).logits]
-        logits += [each.step(torch.tensor([[n * 31 % 256]]), state).logits for n in range(7)]
-        found.append(torch.cat(logits))
-    torch.testing.assert_close(*found, rtol=1e-4, atol=2e-4)
+    schedule, bank = dropping(tiny, head="screened", **REPAIRING), full_bank(tiny, "residual", layers=[2])
+    one, two = (logits_of(each, schedule, bank, target=TARGET[:7], tokens=40) for each in (decoder, slow))
+    torch.testing.assert_close(one[0], two[0], rtol=1e-4, atol=2e-4)
