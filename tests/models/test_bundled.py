@@ -96,7 +96,7 @@ def killed_at(shop: Workshop, stage: str) -> None:
 )
 def test_a_kill_is_repaired_and_never_half_used(shop, stage, again):
     process = in_process(killed_at, shop, stage)
-    process.join(60)
+    process.join(240)
     assert process.exitcode == -signal.SIGKILL
     assert (shop.cache / f"{door.NAME}.partial").is_dir() and not shop.folder.exists()
     shop.log.write_text("")
@@ -120,7 +120,7 @@ def slow_build(shop: Workshop) -> None:
 def test_two_processes_at_once_build_once(shop, capfd):
     processes = [in_process(slow_build, shop) for _ in range(2)]
     for process in processes:
-        process.join(60)
+        process.join(240)
     assert [process.exitcode for process in processes] == [0, 0]
     assert shop.did() == ["download", "convert"]
     assert capfd.readouterr().err.count("Another process is preparing the bundled model") == 1
