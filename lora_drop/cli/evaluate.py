@@ -95,9 +95,7 @@ def _show(result: dict[str, Any]) -> None:
     if config.get("left_out"):
         print(f"{config['left_out']} of {config['prompts']} answers were empty or went in circles, and are left out")
     if config["draft"]:
-        print(
-            "accept has no effect on a forced text: these are the drafts' figures; --free measures accepted text"
-        )
+        print("accept has no effect on a forced text: these are the drafts' figures; --free measures accepted text")
     if free:
         print(
             f"free text, {free['tokens']} tokens read by the full model: regret {free['regret']:.4f}, worst token "
