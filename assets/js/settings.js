@@ -124,7 +124,8 @@ export function bankOf(model, settings, schedule) {
   const bank = model.banks[[reuse, part, refresh, kv].join("/")];
   if (!bank) return null;
   const isOfUse = head === "screened" && bank.head_rank > 0;
-  return isOfUse || schedule.dropped.some((layer) => bank.corrected.includes(layer)) ? bank : null;
+  const corrects = settings.parts !== "none" && schedule.dropped.some((layer) => bank.corrected.includes(layer));
+  return isOfUse || corrects ? bank : null;
 }
 
 /**
@@ -146,7 +147,7 @@ export function withBank(model, settings, schedule, bank) {
     head_best: bank.head_best,
     code_size: model.shape.code_size,
   };
-  return { ...schedule, corrected: bank.corrected, extras };
+  return { ...schedule, corrected: settings.parts === "none" ? [] : bank.corrected, extras };
 }
 
 /**

@@ -14,6 +14,8 @@ from lora_drop.method.schedule import KV_RULES, PARTS, REFRESHES, REUSE_RULES, S
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.paths import SHIPPED_ADAPTERS
 
+_ALWAYS_THERE = ("auto", "none", "linear")  # choices of parts that any adapters can fulfil
+
 
 def find_bank(
     loaded: LoadedModel | ModelInfo, config: LoraDropConfig, schedule: Schedule
@@ -38,9 +40,9 @@ def _named_bank(
     if folder is None:
         if config.adapters == "none" or schedule.is_baseline:
             notes = [] if config.head == "full" else ["without adapters there is no screened head."]
-            named = config.parts not in ("auto", "linear") and not schedule.is_baseline
+            named = config.parts not in _ALWAYS_THERE and not schedule.is_baseline
             return None, [*notes, f"without adapters there are no parts {config.parts}."] if named else notes
-        if config.parts not in ("auto", "linear"):
+        if config.parts not in _ALWAYS_THERE:
             raise LoraDropError(
                 f"no adapters with parts {config.parts} are shipped for {loaded.id}: take parts auto, or name "
                 "a folder."
@@ -56,10 +58,11 @@ def _named_bank(
         theirs, ours = getattr(bank, name), getattr(schedule, name)
         if theirs != ours and not schedule.is_baseline:
             notes.append(f"adapters {folder.name} were trained for {name} {theirs}, this run has {name} {ours}.")
-    if bare := [i for i in schedule.dropped if i not in bank.a]:
+    bare = [i for i in schedule.dropped if i not in bank.a]
+    if bare and config.parts != "none":
         notes.append(f"adapters {folder.name} have no correction for layers {', '.join(map(str, bare))}.")
     bank = bank.only(_wanted_parts(bank, config, folder.name, notes))
-    if schedule.is_baseline or not (bank.head or len(bare) < len(schedule.dropped)):
+    if schedule.is_baseline or not (bank.head or bank.a.keys() & schedule.dropped_set):
         return None, notes
     return bank.to(loaded.device, loaded.dtype), notes
 
@@ -70,7 +73,7 @@ def _wanted_parts(bank: AdapterBank, config: LoraDropConfig, name: str, notes: l
     Raises:
         LoraDropError: the bank lacks a part that the config names.
     """
-    asked = set() if config.parts == "auto" else set(config.parts.split("+"))
+    asked = set() if config.parts in ("auto", "none") else set(config.parts.split("+"))
     if config.head == "screened" and config.adapters != "auto":
         asked.add("head")
     if missing := sorted(asked - bank.parts):

@@ -76,8 +76,9 @@ class Correction:
 
     @property
     def parts(self) -> frozenset[str]:
-        """Names of its parts: `linear`, and `mlp`, `kept` and `head` if it has them."""
-        return frozenset({"linear"} | {name for name in ("mlp", "kept", "head") if getattr(self, name)})
+        """Names of its parts: `linear`, `mlp`, `kept` and `head`, if it has them."""
+        fields = {"linear": self.a, "mlp": self.mlp, "kept": self.kept, "head": self.head}
+        return frozenset(name for name, value in fields.items() if value)
 
     def correction(self, layer: int, h: Tensor, normed: Norm = None) -> Tensor:
         """d, (..., D), of a skipped layer's input h (..., D); see `correction_of`."""
@@ -106,9 +107,15 @@ class Correction:
         return {name: each(getattr(self, name)) for name in ("a", "b", "gate", "mlp", "kept")}
 
     def only(self, parts: frozenset[str]) -> Self:
-        """Copy with `linear` and no other parts than these."""
-        empty: dict[str, Any] = {"mlp": {}, "kept": {}, "head": None}
-        return dataclasses.replace(self, **{name: none for name, none in empty.items() if name not in parts})
+        """Copy without the parts that are not among these."""
+        empty: dict[str, dict[str, Any]] = {
+            "linear": {"a": {}, "b": {}, "gate": {}},
+            "mlp": {"mlp": {}},
+            "kept": {"kept": {}},
+            "head": {"head": None},
+        }
+        gone = {name: none for part, fields in empty.items() if part not in parts for name, none in fields.items()}
+        return dataclasses.replace(self, **gone)
 
 
 def correct(

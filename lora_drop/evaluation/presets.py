@@ -1,4 +1,4 @@
-"""Measure every preset, with its adapters and without: `presets.json`, which the page and `run` read."""
+"""Measure every preset, with its corrections and without: `presets.json`, which the page and `run` read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lora_drop.evaluation.measure.point import (
     measure,
 )
 from lora_drop.evaluation.measure.texts import own_answers
-from lora_drop.method.presets import Preset, presets_for
+from lora_drop.method.presets import COMPARISONS, Preset, presets_for
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.results.files import PRESETS_FILE
 from lora_drop.run.results.prompts import HELD_OUT
@@ -29,7 +29,7 @@ TIMED = 8  # prompts that the speed is measured on
 
 @dataclass(frozen=True)
 class Case:
-    """A preset with one choice of adapters, checked against the model; `bare` is without those that a run takes."""
+    """A preset checked against the model; `bare` is without corrections, but with its head and `accept`."""
 
     preset: Preset
     point: Point
@@ -48,7 +48,7 @@ class Case:
     def is_of(self, row: Row) -> bool:
         """True if a row is this case's."""
         same = all(row[name] == value for name, value in self.key.items() if name != "config")
-        return same and is_setting(row["config"], self.preset.config)
+        return same and (row["parts"] == "none") == self.bare and is_setting(row["config"], self.preset.config)
 
 
 def measure_presets(
@@ -98,7 +98,7 @@ def measure_presets(
 
 
 def _cases(loaded: LoadedModel, prompt: str) -> list[Case]:
-    """Each preset as it is, and without adapters where it takes some."""
+    """Each preset as it is, and without corrections where it has some."""
     cases: list[Case] = []
     for preset in presets_for(loaded.id).values():
         try:
@@ -107,5 +107,6 @@ def _cases(loaded: LoadedModel, prompt: str) -> list[Case]:
             raise LoraDropError(f"preset {preset.name}: {error}") from None
         cases.append(Case(preset, point))
         if point.fingerprint is not None:
-            cases.append(Case(preset, check_point(loaded, preset.config.replace(adapters="none"), prompt), bare=True))
+            config = COMPARISONS["corrections-off"].applied_to(preset.config)
+            cases.append(Case(preset, check_point(loaded, config, prompt), bare=True))
     return cases

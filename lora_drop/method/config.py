@@ -15,8 +15,8 @@ from lora_drop.method.schedule import Head, KvRule, Part, Refresh, ReuseRule, Sc
 
 MAX_PERIOD = 10**9  # longer than any run; not every JSON reader takes larger numbers
 MAX_REPAIR = 64  # the longest period with repair, and so the most rows of one pass
-# `linear` is the paper's part, and always there.
-CorrectionParts = Literal["auto", "linear", "linear+mlp", "linear+kept", "linear+mlp+kept"]
+# `linear` is the paper's part; `none` leaves the adapters their screened head alone.
+CorrectionParts = Literal["auto", "none", "linear", "linear+mlp", "linear+kept", "linear+mlp+kept"]
 
 
 @checked(SCHEDULE)
@@ -158,7 +158,8 @@ class LoraDropConfig:
     )
     parts: CorrectionParts = setting(
         "auto",
-        "parts of the correction that run: linear is the paper's, auto takes all that the adapters have",
+        "parts of the correction that run: linear is the paper's, auto takes all that the adapters have, none only their "
+        "screened head",
         label="Parts of the correction",
         info="Fewer parts: faster LoRA steps, more drift.",
         row="parts",

@@ -10,6 +10,7 @@ from typing import Any
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.fields import settings_in
+from lora_drop.method.schedule import NO_TRIGGERS
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def config_from(options: Mapping[str, Any], model: str) -> LoraDropConfig:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A third lane: LoRA-Drop's config with some fields changed, to see their effect.
+    """A third lane: LoRA-Drop's config with some fields changed, to show their effect.
 
     Args:
         button: label of its button on the page.
@@ -166,11 +167,19 @@ class Comparison:
 
 
 COMPARISONS = {
-    # Full steps repair as in LoRA-Drop's lane, so the lanes differ by corrections and `accept`, not by the refresh.
+    # Drafts are verified and the head is screened as in LoRA-Drop's lane: the lanes differ by the corrections alone.
+    "corrections-off": Comparison("corrections off", "Corrections off", {"parts": "none"}),
     "bare": Comparison(
-        "no corrections",
-        "Without corrections",
+        "nothing corrected, nothing checked",
+        "Nothing corrected, nothing checked",
         {"adapters": "none", "parts": "auto", "head": "full", "accept": 0.0},
+    ),
+    "screened-head": Comparison(
+        "full model, screened head",
+        "Full model, screened head",
+        {"drop_layers": (), "period": 8, "parts": "none", "head": "screened", "accept": 1.0}
+        | {"refresh": "repair", "kv": "write"}
+        | NO_TRIGGERS,
     ),
     "adapters-off": Comparison("adapters off", "Adapters off", {"adapters": "none"}),
     "skip": Comparison("skip rule", "Skip rule", {"reuse": "skip"}),

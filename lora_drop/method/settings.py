@@ -17,7 +17,7 @@ MAX_NEW_TOKENS = 100_000
 MAX_SEED = 2**63 - 1
 View = Literal["race", "lock-step"]
 Lanes = Literal["both", "baseline", "lora-drop"]
-Compare = Literal["bare", "adapters-off", "skip", "state", "residual"]
+Compare = Literal["corrections-off", "bare", "screened-head", "adapters-off", "skip", "state", "residual"]
 
 
 @checked(CALL)
@@ -91,7 +91,8 @@ class RunSettings:
     lanes: Lanes = setting("both", "which lanes run")
     compare: Compare | None = setting(
         None,
-        "add a third lane: without corrections and accept (bare), with adapters off, or with another reuse rule",
+        "add a third lane: corrections-off changes nothing else, bare rejects no draft either, screened-head is the "
+        "full model with that head, adapters-off turns off corrections and head, the others are reuse rules",
         since=2,
     )
 

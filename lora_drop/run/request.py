@@ -100,7 +100,7 @@ def plan(loaded: LoadedModel | ModelInfo, request: Request) -> Plan:
         schedule = config.schedule_for(loaded.num_layers)
         bank, bank_notes = find_bank(loaded, config, schedule)
         main = lanes.get(LORA_DROP)
-        if main and (schedule.is_baseline or (schedule, bank is None) == (main.schedule, main.bank is None)):
+        if main and (schedule.is_baseline or (schedule, _parts(bank)) == (main.schedule, _parts(main.bank))):
             notes.append(f"no third lane: with these settings {label!r} would be LoRA-Drop's lane again.")
             continue
         lanes[name] = LanePlan(label, config, schedule, bank)
@@ -115,6 +115,10 @@ def plan(loaded: LoadedModel | ModelInfo, request: Request) -> Plan:
         )
     _check_memory(loaded, request, lanes, len(prompt_ids))
     return Plan(lanes, prompt_ids, notes)
+
+
+def _parts(bank: AdapterBank | None) -> frozenset[str]:
+    return frozenset() if bank is None else bank.parts
 
 
 def _check_memory(

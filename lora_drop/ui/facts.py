@@ -123,7 +123,7 @@ def preset_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
     about, default = measured.about, default_preset(measured)
     return {
         "default": default,
-        "show_me": {"preset": default, "compare": "bare"},
+        "show_me": {"preset": default, "compare": "corrections-off"},
         "missing": measured.missing,
         "about": about
         and {

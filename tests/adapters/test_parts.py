@@ -53,6 +53,7 @@ def on(tiny, folder, **settings):
         ({}, {"linear", "mlp", "kept"}),
         ({"head": "screened"}, {"linear", "mlp", "kept", "head"}),
         ({"parts": "linear"}, {"linear"}),
+        ({"parts": "none", "head": "screened"}, {"head"}),
         ({"parts": "linear+kept", "head": "screened"}, {"linear", "kept", "head"}),
     ],
 )
@@ -67,16 +68,24 @@ def test_a_run_takes_the_parts_that_it_names(tiny, bank, tmp_path, settings, par
     [({"parts": "linear+mlp"}, "mlp"), ({"parts": "linear+kept"}, "kept"), ({"head": "screened"}, "head")],
 )
 def test_a_part_that_is_asked_for_and_missing_is_one_line(tiny, bank, tmp_path, settings, missing):
-    bank.only(frozenset()).save(tmp_path / "bare")
+    bank.only(frozenset({"linear"})).save(tmp_path / "bare")
     with pytest.raises(
         LoraDropError, match=rf"adapters bare have no {missing} part \(they have linear\): take parts auto"
     ):
         on(tiny, tmp_path / "bare", **settings)
 
 
+def test_without_corrections_only_the_head_is_left(tiny, bank, tmp_path):
+    bank.save(tmp_path / "bank")
+    reduced, notes = on(tiny, tmp_path / "bank", parts="none", head="screened")
+    assert (reduced.rank, reduced.layers, reduced.mlp, reduced.kept, notes) == (0, [], {}, {}, [])
+    assert on(tiny, tmp_path / "bank", parts="none") == (None, [])
+    assert on(tiny, "none", parts="none") == (None, [])
+
+
 def test_under_auto_it_is_a_note(tiny, bank, tmp_path, monkeypatch):
     monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path)
-    bank.only(frozenset()).save(tmp_path / "bare")
+    bank.only(frozenset({"linear"})).save(tmp_path / "bare")
     bank, notes = on(tiny, "auto", head="screened")
     assert bank.parts == {"linear"} and notes == ["adapters bare have no screened head: the whole head is read."]
     with pytest.raises(LoraDropError, match="have no mlp part"):
@@ -136,7 +145,7 @@ def test_a_head_of_another_model_is_refused(tiny, bank, tmp_path):
 
 
 def test_a_config_without_its_tensors_is_one_line(bank, tmp_path):
-    bank.only(frozenset({"mlp"})).save(tmp_path / "bank")
+    bank.only(frozenset({"linear", "mlp"})).save(tmp_path / "bank")
     path = tmp_path / "bank" / CONFIG_NAME
     path.write_text(json.dumps(json.loads(path.read_text()) | {"head": {"rank": 8, "best": 40}}))
     with pytest.raises(LoraDropError, match="the adapters in bank are broken: .*no tensor head"):

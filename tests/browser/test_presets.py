@@ -170,11 +170,12 @@ def test_a_third_lane_changes_exactly_one_setting_and_says_which(shipped, open_p
     set_number(page, "ld-max-new-tokens", 24)
     page.check("#ld-ignore-eos input")
     button = {name: page.locator(f"[data-compare='{name}']") for name in ("", *COMPARISONS)}
-    expect(button["bare"]).to_have_attribute("aria-pressed", "true")  # what the page opens on
+    expect(button["corrections-off"]).to_have_attribute("aria-pressed", "true")  # what the page opens on
     expect(button["residual"]).to_be_hidden()  # the rule is ours already
     shipped.runs.clear()
     traces = {}
-    for count, name in enumerate(("", "adapters-off", "skip", "state", "bare"), start=1):
+    lanes = ("", "corrections-off", "skip", "state", "bare", "screened-head")
+    for count, name in enumerate(lanes, start=1):
         button[name].click()
         press_run(page)
         wait_ended(shipped, count, page)
@@ -196,10 +197,11 @@ def test_a_third_lane_changes_exactly_one_setting_and_says_which(shipped, open_p
             changed = {key: two[key] for key in one if key not in follows and one[key] != two[key]}
             assert changed == {k: v for k, v in COMPARISONS[name].changes.items() if one[k] != v}
     assert {name: t.header.lanes[2]["config"]["rank"] for name, t in traces.items() if name} == {
-        "adapters-off": 0,
+        "corrections-off": 0,
         "skip": 0,
         "state": 0,
         "bare": 0,
+        "screened-head": 0,
     }
     assert checked(page) == "balanced", "the controls are as they were"
 
@@ -211,7 +213,7 @@ def test_where_there_is_nothing_to_compare_the_page_says_why(server, open_page):
     assert checked(page) == "gentle"
     assert [cells(page, name) for name in PRESETS] == [[preset.note] for preset in PRESETS.values()]
     note = page.locator(".ld-compare-note")
-    off, skip = page.locator("[data-compare='adapters-off']"), page.locator("[data-compare='skip']")
+    off, skip = page.locator("[data-compare='corrections-off']"), page.locator("[data-compare='skip']")
     page.check("#ld-preset input[value=gentle]")
     expect(note).to_contain_text("Nothing is skipped")  # on so few layers
     expect(off).to_be_disabled()

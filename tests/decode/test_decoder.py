@@ -47,10 +47,10 @@ def test_each_part_of_a_correction_is_its_formula(any_tiny, parts, reuse, part, 
         3, any_tiny.num_layers, (1, 3), reuse, part, kv, head="screened" if "head" in parts else "full"
     )
     whole = full_bank(any_tiny, reuse, part, layers=[1, 3])
-    bank = whole.only(frozenset(parts))
+    bank = whole.only(frozenset({"linear", *parts}))
     ours, _ = decode(any_tiny, schedule, bank)
     assert_same(ours, naive_logits(any_tiny.model, PROMPT + TARGET, len(PROMPT), schedule, bank))
-    bare, _ = decode(any_tiny, schedule, whole.only(frozenset()))
+    bare, _ = decode(any_tiny, schedule, whole.only(frozenset({"linear"})))
     assert (bare - ours)[1:].abs().max() > 1e-3, "the part does something"
     assert torch.equal(bare[0], ours[0])
 

@@ -51,7 +51,7 @@ def test_all_parts_are_the_reference_s(any_tiny, native, reuse, part, kv, refres
 def test_each_part_has_its_effect_and_counts_in_the_trigger(tiny, part):
     """Without one of them the steps differ; and the ratio that the trigger reads has the bottleneck in it."""
     bank = full_bank(tiny, "residual")
-    less = bank.only(frozenset({"mlp", "kept", "head"} - {part}))
+    less = bank.only(frozenset({"linear", "mlp", "kept", "head"} - {part}))
     schedule = Schedule(4, tiny.num_layers, (2, 4), head="screened", refresh_norm=1e9)
     native = decoder_of(tiny.model, "native")
     norms = []

@@ -36,5 +36,5 @@ def test_the_recorded_run_is_what_show_me_asks_for_with_its_day_and_machine():
     trace = read_trace(SHIPPED_RECORDED)
     assert [lane["id"] for lane in trace.header.lanes] == ["baseline", "lora_drop", "third"]
     assert re.fullmatch(r"20\d\d-\d\d-\d\d", trace.header.software["date"]) and trace.header.device["name"]
-    assert trace.summary and trace.header.sampling["compare"] == "bare"
+    assert trace.summary and trace.header.sampling["compare"] == "corrections-off"
     assert SHIPPED_RECORDED.stat().st_size < 300_000

@@ -51,8 +51,11 @@ function drawChoice(element, buttons, pressed, state) {
   const schedule = scheduleOf(settings, model.shape.num_layers);
   const drops = typeof schedule !== "string" && !isBaseline(schedule);
   const bank = drops ? bankOf(model, settings, schedule) : null;
-  buttons["adapters-off"].disabled = !bank;
-  buttons.bare.disabled = !bank && !(drops && verifies(schedule));
+  const isCorrected = bank !== null && settings.parts !== "none";
+  buttons["corrections-off"].disabled = !isCorrected;
+  buttons["adapters-off"].hidden = pressed !== "adapters-off"; // of old links: now corrections and head are apart
+  buttons.bare.disabled = !isCorrected && !(drops && verifies(schedule));
+  buttons["screened-head"].disabled = !drops || !hasScreenedHead(model, settings);
   for (const rule of ["skip", "state", "residual"]) buttons[rule].disabled = !drops || settings.reuse === rule;
   buttons.state.hidden = settings.reuse === "state"; // the paper's rule against ours, or the other way round
   buttons.residual.hidden = settings.reuse !== "state";
@@ -65,10 +68,15 @@ function drawChoice(element, buttons, pressed, state) {
   find(element, ".ld-compare-note").textContent = words;
 }
 
+/** True if the adapters that exact refreshes use have a screened head. */
+const hasScreenedHead = ({ banks }, { adapters, reuse, part }) =>
+  adapters === "none" ? false : (banks[[reuse, part, "repair", "write"].join("/")]?.head_rank ?? 0) > 0;
+
 /** Words about the bank, such as "Corrections residual64, rank 64, trained on 143,360 tokens." */
 function bankWords(settings, bank) {
-  if (settings.adapters === "none") return "The adapters are off: this is the untrained rule.";
-  if (!bank) return "There are no trained corrections for these settings: this is the untrained rule.";
+  if (settings.adapters === "none") return "The adapters are off: the untrained rule stands in.";
+  if (!bank) return `${NO_BANK} The untrained rule stands in, and no lane without corrections would differ.`;
+  if (settings.parts === "none") return "The corrections are off: the untrained rule stands in.";
   const trained = bank.tokens === null ? "" : `, trained on ${formatNumber(bank.tokens)} tokens`;
   return `Corrections ${bank.name}, rank ${bank.rank}${trained}.`;
 }
@@ -80,6 +88,8 @@ function measuredWords(state, bank) {
   const [withThem, without] = [chosen.measured, chosen.bare].map((row) => formatNumber(row.loss, 2));
   return ` Quality loss, measured: ${withThem} with them, ${without} without.`;
 }
+
+const NO_BANK = "There are no trained corrections for these settings.";
 
 const baselineWords = (schedule) =>
   typeof schedule === "string" ? "These settings cannot run." : "Nothing is skipped: there is nothing to compare.";

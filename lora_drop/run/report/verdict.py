@@ -120,7 +120,7 @@ def _corrections(config: dict[str, Any]) -> str | None:
     """None where corrections ran (or the trace does not say), else `off` by request or `missing`."""
     if config.get("rank") or "rank" not in config:
         return None
-    return "off" if config.get("adapters") == "none" else "missing"
+    return "off" if config.get("adapters") == "none" or config.get("parts") == "none" else "missing"
 
 
 def _speed_facts(report: Report) -> Facts:

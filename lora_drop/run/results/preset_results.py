@@ -38,7 +38,7 @@ class Measured:
 
     Args:
         rows: by preset, measured with the adapters that a run of the preset takes.
-        bare: by preset, the same without adapters; none where the preset takes none anyway.
+        bare: by preset, the same without corrections, with the screened head; none where a preset has no adapters.
         about: model, device and data of the measurement; empty without rows.
         missing: why there are no rows; empty if there are some.
     """
@@ -102,9 +102,7 @@ def measured_presets(
             if row["preset"] != name or not is_setting(row["config"], preset.config):
                 continue
             if row["adapters_fingerprint"] == taken:
-                rows[name] = row
-            elif row["adapters_fingerprint"] is None:
-                bare[name] = row
+                (bare if row.get("parts") == "none" else rows)[name] = row
     if not rows:
         return Measured(missing="not measured with these presets and adapters")
     return Measured(rows, bare, {name: content[name] for name in ("model", "device", "data", "date")})
