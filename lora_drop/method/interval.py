@@ -17,23 +17,23 @@ def ratio_interval(units: Sequence[Unit], base: Sequence[Unit] | None = None) ->
     Args:
         units: drawn whole, with replacement: a prompt with its loss and its tokens, a refresh cycle with its tokens
             and its time. b is not negative.
-        base: the ratio of these, drawn on their own, divides that of `units`. A speedup has a lane on either side.
+        base: the ratio of these divides that of `units`; one for each unit, drawn with it. A speedup has a lane on
+            either side.
 
     Returns:
         [low, high]; None for fewer than two units.
     """
     import numpy as np  # here: it is slow to load, and a command's help needs none of it
 
-    sides = [units] if base is None else [units, base]
-    if min(map(len, sides)) < 2:
+    count = len(units)
+    if count < 2:
         return None
-    rng = np.random.default_rng(SEED)
+    drawn = np.random.default_rng(SEED).integers(count, size=(RESAMPLES, count))
 
-    def ratios(side: np.ndarray) -> np.ndarray:
-        sums = np.array([side[rng.integers(len(side), size=len(side))].sum(0) for _ in range(RESAMPLES)])
+    def ratios(side: Sequence[Unit]) -> np.ndarray:
+        values = np.array(side, float)
+        sums = np.array([values[rows].sum(0) for rows in drawn])
         return sums[:, 0] / np.maximum(sums[:, 1], LEAST)
 
-    above, *below = (ratios(np.array(side, float)) for side in sides)
-    for each in below:
-        above = above / np.maximum(each, LEAST)
-    return [float(end) for end in np.quantile(above, MIDDLE)]
+    ratio = ratios(units) if base is None else ratios(units) / np.maximum(ratios(base), LEAST)
+    return [float(end) for end in np.quantile(ratio, MIDDLE)]

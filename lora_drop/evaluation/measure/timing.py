@@ -12,7 +12,7 @@ from lora_drop.run.report.report import Report
 from lora_drop.run.report.speed import speedup_interval
 from lora_drop.run.request import LanePlan, Plan, Request
 from lora_drop.run.run import run
-from lora_drop.run.trace.records import BASELINE, StepRecord
+from lora_drop.run.trace.records import StepRecord
 from lora_drop.run.trace.trace import gather
 
 
@@ -49,8 +49,7 @@ def rate_of(runs: Sequence[Report], lane: str) -> float:
 
 def interval_of(runs: Sequence[Report], lane: str) -> list[float] | None:
     """95% interval of a lane's speedup over the baseline, [low, high], from the refresh cycles of all runs."""
-    one, two = ([cycle for report in runs for cycle in report.lanes[name].cycles] for name in (BASELINE, lane))
-    return speedup_interval(one, two)
+    return speedup_interval([pair for report in runs for pair in report.pairs(lane)])
 
 
 def bound_of(runs: Sequence[Report], lane: str) -> float:

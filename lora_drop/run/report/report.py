@@ -16,7 +16,7 @@ from typing import Any
 from lora_drop.method.cost import BytesRead, Corrections, ModelShape
 from lora_drop.method.quality import collapse_at
 from lora_drop.method.schedule import Schedule, average_period
-from lora_drop.run.report.speed import Cycle, is_by_chance, makes_claims, speedup_interval
+from lora_drop.run.report.speed import Cycle, Pair, at_the_same_time, is_by_chance, makes_claims, speedup_interval
 from lora_drop.run.trace.records import (
     BASELINE,
     TOGETHER,
@@ -329,10 +329,14 @@ class Report:
         return own.rate_to(shorter) / max(base.rate_to(shorter), LEAST_MS)
 
     def speedup_interval(self, lane: str) -> list[float] | None:
-        """95% interval of `speedup`, [low, high], from a bootstrap over refresh cycles; None where it has none."""
-        if self.speedup(lane) is None:
-            return None
-        return speedup_interval(self.lanes[self._base].cycles, self.lanes[lane].cycles)
+        """95% interval of `speedup`, [low, high], from a bootstrap over pairs of refresh cycles; None where it has
+        none."""
+        return None if self.speedup(lane) is None else speedup_interval(self.pairs(lane))
+
+    def pairs(self, lane: str) -> list[Pair]:
+        """A lane's refresh cycles, each with the baseline's at the same time."""
+        view = self.trace.header.sampling.get("view", "race")
+        return at_the_same_time(self.lanes[self._base].cycles, self.lanes[lane].cycles, view)
 
     def kv_saved(self, lane: str) -> float | None:
         """Share of the baseline's K/V bytes that a lane saves, at the last step that both have."""

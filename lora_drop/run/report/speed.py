@@ -10,6 +10,7 @@ from lora_drop.run.trace.records import Header
 
 # From one full step to the next, so that each slow step counts exactly once: tokens that stand, and milliseconds.
 Cycle = tuple[int, float]
+Pair = tuple[Cycle, Cycle]  # of a lane, and of the baseline
 Speed = Literal["faster", "slower", "noisy", "same"]
 
 LEAST_CYCLES = 4  # fewer have no interval
@@ -25,12 +26,37 @@ def makes_claims(header: Header) -> bool:
     return header.device.get("decoder") != "reference"
 
 
-def speedup_interval(one: Sequence[Cycle], two: Sequence[Cycle]) -> list[float] | None:
-    """95% interval of the second lane's tokens per second over the first's, [low, high], of resampled cycles.
+def at_the_same_time(base: Sequence[Cycle], own: Sequence[Cycle], view: str) -> list[Pair]:
+    """Each cycle of a lane, with all that the baseline did meanwhile.
 
-    None where a lane has too few cycles.
+    Other load on the machine meets both sides of a pair alike. The lanes take turns: in a `race` the lane whose own
+    clock is behind steps next, so cycles at the same clock ran at the same time; in `lock-step`, those at the same
+    token. What one lane did after the other had ended is left out.
     """
-    interval = ratio_interval(two, one) if min(len(one), len(two)) >= LEAST_CYCLES else None
+    axis = 0 if view == "lock-step" else 1
+    pairs: list[Pair] = []
+    own_at, base_at, rest = 0.0, 0.0, iter(base)
+    step = next(rest, None)
+    for cycle in own:
+        if step is None:
+            break
+        own_at += cycle[axis]
+        tokens, ms = 0, 0.0
+        while step is not None and base_at + step[axis] / 2 <= own_at:
+            tokens, ms, base_at = tokens + step[0], ms + step[1], base_at + step[axis]
+            step = next(rest, None)
+        pairs.append((cycle, (tokens, ms)))
+    return pairs
+
+
+def speedup_interval(pairs: Sequence[Pair]) -> list[float] | None:
+    """95% interval of a lane's tokens per second over the baseline's, [low, high], of resampled pairs of cycles.
+
+    Args:
+        pairs: of `at_the_same_time`; too few have no interval.
+    """
+    own, base = zip(*pairs, strict=True) if len(pairs) >= LEAST_CYCLES else ((), ())
+    interval = ratio_interval(own, base)
     return interval and [round(end, 4) for end in interval]
 
 

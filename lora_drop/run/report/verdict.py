@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from lora_drop.method.quality import ABSURD, reads, repeated_share
 from lora_drop.run.report.align import align, word_at
+from lora_drop.run.report.headline import headline, is_timed, untimed_words
 from lora_drop.run.report.parts import parts_of
 from lora_drop.run.report.report import Report
 from lora_drop.run.report.speed import is_by_chance, is_wide, makes_claims, speed_of
@@ -29,10 +30,10 @@ def conclusions(report: Report) -> dict[str, Any]:
 
 
 def verdict(report: Report) -> Verdict:
-    """The verdict of a run: `{"kind", "text", "facts"}`. The same records give the same one."""
+    """The verdict of a run: `{"kind", "text", "facts"}` and its `headline`. The same records give the same one."""
     facts = facts_of(report)
     kind = kind_of(facts)
-    return {"kind": kind, "text": sentence(kind, facts), "facts": facts}
+    return {"kind": kind, "text": sentence(kind, facts), "facts": facts, **headline(kind, facts)}
 
 
 def kind_of(facts: dict[str, Any]) -> Kind:
@@ -52,6 +53,7 @@ def facts_of(report: Report) -> Facts:
     trace, lane = report.trace, report.main
     header = trace.header
     config: dict[str, Any] = dict(header.main["config"])
+    third = _third_facts(report, config)
     return {
         "lane": lane,
         "tokens": {name: len(steps) for name, steps in trace.steps.items()},
@@ -62,10 +64,12 @@ def facts_of(report: Report) -> Facts:
         "head": config.get("head", "full"),
         "corrections": _corrections(config),
         "skipped_share": report.lanes[lane].skipped_share,
+        "accepted": report.lanes[lane].acceptance,
+        "accepted_without": _accepted_without(report, third),
         **_speed_facts(report),
         **lane_facts(report, lane),
         "baseline_collapsed_word": _loop_word(report, BASELINE) if report.has_baseline else None,
-        "third": _third_facts(report, config),
+        "third": third,
     }
 
 
@@ -96,6 +100,14 @@ def lane_facts(report: Report, lane: str) -> Facts:
         "collapsed_word": loop_word,
         "absurd_word": None if absurd is None else word_at(texts, absurd),
     }
+
+
+def _accepted_without(report: Report, third: Facts | None) -> float | None:
+    """Share of the drafts that the full model accepts without corrections: of this run's third lane if that changes
+    nothing else, else as measured for the preset."""
+    if third is not None and third["is_uncorrected"]:
+        return report.lanes[THIRD].acceptance
+    return (report.trace.header.idle or {}).get("accepted_without")
 
 
 def _stopped_by(report: Report) -> str | None:
@@ -161,7 +173,17 @@ def _third_facts(report: Report, config: dict[str, Any]) -> Facts | None:
     breaks = [(facts["collapsed_word"], "loop"), (facts["absurd_word"], "absurd")]
     after, how = min(((at, how) for at, how in breaks if at is not None), default=(None, None))
     is_bare = bool(config.get("rank")) and not own.get("rank") and own.get("reuse") == config.get("reuse")
-    return {"lane": THIRD, "label": lane["label"], "is_bare": is_bare, "breaks_after": after, "how": how, **facts}
+    changed = {name for name in own.keys() & config.keys() if own[name] != config[name]}
+    return {
+        "lane": THIRD,
+        "label": lane["label"],
+        "is_bare": is_bare,
+        "is_uncorrected": is_bare and changed <= {"parts", "rank", "corrected", "extras"},
+        "accepted": report.lanes[THIRD].acceptance,
+        "breaks_after": after,
+        "how": how,
+        **facts,
+    }
 
 
 _NOTHING = {
@@ -220,21 +242,16 @@ def _compared(facts: Facts) -> Iterator[str | None]:
 
 def _speed(facts: Facts) -> str | None:
     speed, speedup, interval = facts["speed"], facts["speedup"], facts["speedup_interval"]
-    if speed in ("faster", "slower"):
-        if is_wide(speedup, interval):
-            low, high = interval
-            return f"{speed} ({low:.2f}x to {high:.2f}x)"
-        bound = f" (above the bound of {facts['bound']:.2f}x that memory traffic sets)" if facts["by_chance"] else ""
-        return f"{speedup:.2f}x faster{bound}" if speed == "faster" else f"slower ({speedup:.2f}x)"
+    if speed is None:
+        return None
+    if not is_timed(facts):
+        return untimed_words(facts)
     if speed == "same":
         return f"as fast as the full model ({speedup:.2f}x)"
-    idle = facts["idle"]
-    measured = f" (measured idle: {idle['speedup']:.2f}x on {idle['device']})" if idle else ""
-    if speed == "noisy":
-        return f"too noisy here to tell the speed{measured}"
-    if speed == "short":
-        return f"too short to tell the speed{measured}"
-    return "the reference decoder makes no claim of speed" if speed == "reference" else None
+    if is_wide(speedup, interval):
+        low, high = interval
+        return f"{speed} ({low:.2f}x to {high:.2f}x)"
+    return f"{speedup:.2f}x faster" if speed == "faster" else f"slower ({speedup:.2f}x)"
 
 
 def _skipped(facts: Facts) -> str | None:
@@ -242,11 +259,7 @@ def _skipped(facts: Facts) -> str | None:
     if share is None:
         return None
     part = "attention" if facts["part"] == "attention" else "layer"
-    return (
-        f"{share:.0%} of {part} runs skipped"
-        if share > 0
-        else f"no {part} runs skipped (too many drafts were rejected)"
-    )
+    return f"{share:.0%} of {part} runs skipped" if share > 0 else "no gain: too many guesses were rejected"
 
 
 def _answers(facts: Facts) -> str | None:
@@ -256,7 +269,7 @@ def _answers(facts: Facts) -> str | None:
     loss = _loss(facts["quality_loss"])
     if words["first"] is None:
         return f"the answers are the same, word for word{loss}"
-    differ = f"the answers differ from word {words['first'] + 1} on ({words['differ']} of {words['all']} words)"
+    differ = f"the wording differs from word {words['first'] + 1} on"
     if facts["baseline_collapsed_word"] is not None and facts["reads"] == "well":
         return f"{differ}, and LoRA-Drop's reads well{loss}"
     return f"{differ}{_READS.get(facts['reads'], '')}{loss or ', and the quality was not measured'}"

@@ -1,0 +1,126 @@
+"""The verdict at one glance: three figures (speed, guesses, reading) and a line, from the verdict's facts alone.
+
+A figure that was not measured is left out. Ranges and reasons are in each figure's `detail`, which the page folds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from lora_drop.method.quality import READS_WELL_LOSS, SLIPS_LOSS
+from lora_drop.run.report.speed import GAIN, SLOWER
+
+Facts = dict[str, Any]
+Figure = dict[str, str]
+
+_READS = {"well": "Reads well", "slips": "Slips", "badly": "Reads badly"}
+
+
+def headline(kind: str, facts: Facts) -> dict[str, Any]:
+    """`{"figures": [{"id", "value", "label", "detail"}], "line"}` of a verdict; no figures for an unfinished run.
+
+    Ids are `speed`; `accepted`, or `skipped` where no guess is verified; and `reads`.
+    """
+    figures = [] if kind == "stopped" else [one for one in (_speed(facts), _guesses(facts), _reads(facts)) if one]
+    return {"figures": figures, "line": " ".join(_line(kind, facts))}
+
+
+def is_timed(facts: Facts) -> bool:
+    """Whether the run's own speed may be a headline: it is measured, not too noisy, and within the bound."""
+    return facts["speed"] in ("faster", "slower", "same") and not facts["by_chance"]
+
+
+def untimed_words(facts: Facts) -> str:
+    """What to say of a speed that is no headline, with that of the same preset on this machine when it was quiet."""
+    if facts["speed"] == "reference":
+        return "the reference decoder makes no claim of speed"
+    why = "this run is too short to time" if facts["speed"] == "short" else "this run\u2019s timing is noisy"
+    return f"{_quiet(facts['idle']['speedup'])}; {why}" if facts["idle"] else why
+
+
+def _quiet(gain: float) -> str:
+    if gain > GAIN:
+        return f"about {gain - 1:.0%} faster on a quiet machine"
+    return f"about {1 - gain:.0%} slower on a quiet machine" if gain < SLOWER else "no gain on a quiet machine"
+
+
+def _figure(name: str, value: str, label: str, detail: str = "") -> Figure:
+    return {"id": name, "value": value, "label": label, "detail": detail}
+
+
+def _speed(facts: Facts) -> Figure | None:
+    if not is_timed(facts):
+        return None
+    low, high = facts["speedup_interval"]
+    label = {
+        "faster": "the full model\u2019s speed",
+        "slower": "the full model\u2019s speed: slower here",
+        "same": "the full model\u2019s speed: no gain here",
+    }[facts["speed"]]
+    detail = f"95% interval of this run: {low:.2f}\u00d7 to {high:.2f}\u00d7."
+    if facts["bound"]:
+        detail += f" Bound, an estimate from memory traffic: {facts['bound']:.2f}\u00d7."
+    return _figure("speed", f"{facts['speedup']:.2f}\u00d7", label, detail)
+
+
+def _guesses(facts: Facts) -> Figure | None:
+    accepted, share = facts["accepted"], facts["skipped_share"]
+    if facts["accept"] and accepted is not None:
+        without = facts["accepted_without"]
+        label = "guesses accepted" + ("" if without is None else f"; {_of_100(without)} without corrections")
+        detail = "A guess is a token of a LoRA step. The full model checks each one and rejects the rest."
+        return _figure("accepted", f"{_of_100(accepted)} of 100", label, detail)
+    if share is None or facts["nothing"] in ("period", "layers"):
+        return None
+    runs = "attention" if facts["part"] == "attention" else "layer"
+    detail = f"Share of the full model\u2019s {runs} runs that this answer did without. No guess is checked."
+    return _figure("skipped", f"{max(share, 0.0):.0%}", f"of {runs} runs skipped", detail)
+
+
+def _reads(facts: Facts) -> Figure | None:
+    words = facts["words"]
+    if words is None:
+        return None
+    loss = facts["quality_loss"]
+    detail = "" if loss is None else _loss(loss)
+    if words["first"] is None:
+        return _figure("reads", "Same text", "as the full model, word for word", detail)
+    label = f"wording differs from word {words['first'] + 1}"
+    if facts["collapsed_word"] is not None:
+        return _figure("reads", "Goes in circles", f"from word {facts['collapsed_word'] + 1} on", detail)
+    value = _READS.get(facts["reads"])
+    return _figure("reads", value or "Differs", label if value else f"{label}; quality not measured", detail)
+
+
+def _loss(loss: float) -> str:
+    rated = "nearly as likely as" if loss <= READS_WELL_LOSS else "less likely than"
+    rated = "far less likely than" if loss > SLIPS_LOSS else rated
+    return (
+        f"The full model rates it {rated} its own ({loss:.2f} nats per token; up to {READS_WELL_LOSS:g} reads well, up "
+        f"to {SLIPS_LOSS:g} slips)."
+    )
+
+
+def _line(kind: str, facts: Facts) -> Iterator[str]:
+    loop = facts["baseline_collapsed_word"]
+    if loop is not None and kind != "stopped":
+        yield f"The full model\u2019s own answer goes in circles from word {loop + 1} on."
+    if facts["speed"] is not None and not is_timed(facts) and kind != "stopped":
+        words = untimed_words(facts)
+        yield f"{words[:1].upper()}{words[1:]}."
+    if facts["accept"] and facts["skipped_share"] is not None and facts["skipped_share"] <= 0:
+        yield "No gain: too many guesses were rejected."
+    if kind in ("collapsed", "compared") and facts["corrections"] == "missing":
+        yield "There are no trained corrections for these settings: this is plain skipping."
+    elif kind in ("collapsed", "compared") and facts["corrections"] == "off":
+        yield "Corrections are off."
+    if kind == "collapsed":
+        yield "Skip fewer layers, or take a shorter period."
+    saved = facts["kv_saved"]
+    if saved is not None and abs(saved) >= 0.01:
+        yield f"{saved:.0%} of the K/V memory saved." if saved > 0 else f"{-saved:.0%} more K/V memory."
+
+
+def _of_100(share: float) -> str:
+    return f"{100 * share:.0f}"

@@ -1,0 +1,49 @@
+"""The verdict at one glance: figures and a line from the facts."""
+
+from __future__ import annotations
+
+import pytest
+
+from lora_drop.run.report.headline import headline
+from tests.run.test_verdict import FACTS, IDLE, SAME
+from tests.support.golden import check_golden
+
+GUESSES = {"accept": 0.15, "accepted": 0.953, "accepted_without": 0.64}
+CASES = {
+    "plain": ("compared", {}),
+    "guesses": ("compared", GUESSES),
+    "guesses, nothing to compare with": ("compared", GUESSES | {"accepted_without": None}),
+    "above the bound": ("compared", {"speedup": 1.7, "by_chance": True, "idle": IDLE}),
+    "noisy": ("compared", {"speed": "noisy"}),
+    "short": ("compared", {"speed": "short", "speedup_interval": None, "idle": IDLE | {"speedup": 1.01}}),
+    "reference": ("compared", {"speed": "reference", "speedup": None}),
+    "slower": ("compared", {"speed": "slower", "speedup": 0.8, "speedup_interval": [0.79, 0.81]}),
+    "all rejected": ("compared", GUESSES | {"skipped_share": -0.1, "reads": "badly", "quality_loss": 0.7}),
+    "slips": ("compared", {"reads": "slips", "quality_loss": 0.3, "part": "attention", "kv_saved": -0.1}),
+    "no quality": ("compared", {"reads": None, "quality_loss": None, "corrections": "missing"}),
+    "the full model loops": ("compared", {"baseline_collapsed_word": 7, "corrections": "off"}),
+    "lossless": ("lossless", SAME | {"accept": 1, "accepted": 0.74}),
+    "collapsed": ("collapsed", {"collapsed_word": 3, "reads": "badly"}),
+    "nothing skipped": ("nothing_skipped", {"nothing": "period"} | SAME),
+    "alone": ("compared", {"speed": None, "words": None, "kv_saved": None}),
+    "stopped": ("stopped", {"stopped": "stopped"}),
+}
+
+
+@pytest.fixture
+def headlines():
+    facts = FACTS | {"accepted": None, "accepted_without": None}
+    return {name: headline(kind, facts | changes) for name, (kind, changes) in CASES.items()}
+
+
+def test_the_figures_of_each_kind(headlines):
+    check_golden("headline", headlines)
+    ids = {name: [figure["id"] for figure in one["figures"]] for name, one in headlines.items()}
+    assert ids["plain"] == ["speed", "skipped", "reads"] and ids["guesses"] == ["speed", "accepted", "reads"]
+    for name in ("above the bound", "noisy", "short", "reference"):
+        assert "speed" not in ids[name] and headlines[name]["line"], "no figure, and the line says why"
+    assert ids["stopped"] == [] and ids["alone"] == ["skipped"]
+
+
+def test_a_figure_beyond_the_bound_is_never_shown(headlines):
+    assert "1.7" not in str(headlines["above the bound"])
