@@ -158,8 +158,8 @@ class LoraDropConfig:
     )
     parts: CorrectionParts = setting(
         "auto",
-        "parts of the correction that run: linear is the paper's, auto takes all that the adapters have, none only their "
-        "screened head",
+        "parts of the correction that run: linear is the paper's, auto takes all that the adapters have, none only "
+        "their screened head",
         label="Parts of the correction",
         info="Fewer parts: faster LoRA steps, more drift.",
         row="parts",

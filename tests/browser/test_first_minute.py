@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.presets import COMPARISONS, PRESETS
+from lora_drop.method.presets import PRESETS
 from lora_drop.run.report.report import Report
 from lora_drop.run.report.verdict import conclusions
 from lora_drop.run.request import Request

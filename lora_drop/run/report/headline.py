@@ -97,8 +97,8 @@ def _loss(loss: float) -> str:
     rated = "nearly as likely as" if loss <= READS_WELL_LOSS else "less likely than"
     rated = "far less likely than" if loss > SLIPS_LOSS else rated
     return (
-        f"The full model rates it {rated} its own ({loss:.2f} nats per token; up to {READS_WELL_LOSS:g} reads well, up "
-        f"to {SLIPS_LOSS:g} slips)."
+        f"The full model rates it {rated} its own ({loss:.2f} nats per token; up to {READS_WELL_LOSS:g} reads well, "
+        f"up to {SLIPS_LOSS:g} slips)."
     )
 
 

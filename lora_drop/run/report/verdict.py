@@ -107,7 +107,8 @@ def _accepted_without(report: Report, third: Facts | None) -> float | None:
     nothing else, else as measured for the preset."""
     if third is not None and third["is_uncorrected"]:
         return report.lanes[THIRD].acceptance
-    return (report.trace.header.idle or {}).get("accepted_without")
+    idle: dict[str, Any] = dict(report.trace.header.idle or {})
+    return idle.get("accepted_without")
 
 
 def _stopped_by(report: Report) -> str | None:

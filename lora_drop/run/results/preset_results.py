@@ -95,7 +95,8 @@ def measured_presets(
     content = PRESETS_FILE.read(path)
     if content["model"]["revision"] != revision:
         return Measured(missing=NOT_MEASURED)
-    rows, bare = {}, {}
+    rows: dict[str, dict[str, Any]] = {}
+    bare: dict[str, dict[str, Any]] = {}
     for name, preset in presets_for(model).items():
         taken = fingerprint_of(preset.config)
         for row in content["rows"]:
