@@ -42,7 +42,7 @@ def run_object(report: Report, verdict: Any) -> dict[str, Any]:
             "model": trace.header.model,
         },
         "device": trace.header.device,
-        "verdict": verdict,
+        "verdict": {name: verdict[name] for name in ("kind", "text", "facts")},
     }
 
 

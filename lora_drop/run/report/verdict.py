@@ -33,7 +33,9 @@ def verdict(report: Report) -> Verdict:
     """The verdict of a run: `{"kind", "text", "facts"}` and its `headline`. The same records give the same one."""
     facts = facts_of(report)
     kind = kind_of(facts)
-    return {"kind": kind, "text": sentence(kind, facts), "facts": facts, **headline(kind, facts)}
+    glance = headline(kind, facts)
+    text = sentence(kind, facts)
+    return {"kind": kind, "text": text, "facts": facts, "figures": glance["figures"], "line": glance["line"]}
 
 
 def kind_of(facts: dict[str, Any]) -> Kind:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, cast, get_args
 
 from pydantic import AfterValidator, ConfigDict, Field, InstanceOf, WithJsonSchema, with_config
-from typing_extensions import TypedDict  # pydantic takes Python's own from 3.12 on
+from typing_extensions import NotRequired, TypedDict  # pydantic takes Python's own from 3.12 on
 
 from lora_drop.method.fields import RUN, SCHEDULE, Setting
 from lora_drop.method.kinds import Choice
@@ -139,11 +139,14 @@ class Idle(TypedDict):
 
 @with_config(MORE)
 class Verdict(TypedDict):
-    """The verdict of a run: its kind, its text, and every figure in the text (`report/verdict.py`)."""
+    """The verdict of a run: its kind, its text, every figure in the text (`report/verdict.py`), and what is read at one
+    glance (`report/headline.py`)."""
 
     kind: Text
     text: Text
     facts: dict[str, Any]
+    figures: NotRequired[list[dict[str, Text]]]
+    line: NotRequired[Text]
 
 
 @with_config(MORE)
