@@ -9,10 +9,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, NotRequired, cast, get_args
 
 from pydantic import AfterValidator, ConfigDict, Field, InstanceOf, WithJsonSchema, with_config
-from typing_extensions import NotRequired, TypedDict  # pydantic takes Python's own from 3.12 on
+from typing_extensions import TypedDict  # pydantic takes Python's own from 3.12 on
 
 from lora_drop.method.fields import RUN, SCHEDULE, Setting
 from lora_drop.method.kinds import Choice
@@ -139,8 +139,8 @@ class Idle(TypedDict):
 
 @with_config(MORE)
 class Verdict(TypedDict):
-    """The verdict of a run: its kind, its text, every figure in the text (`report/verdict.py`), and what is read at one
-    glance (`report/headline.py`)."""
+    """The verdict of a run: its kind, its text, every figure in the text (`report/verdict.py`); three figures and a
+    line to read at one glance (`report/headline.py`)."""
 
     kind: Text
     text: Text
