@@ -3,6 +3,7 @@
 import { Charts } from "../charts/charts.js";
 import { mountParts } from "../charts/parts.js";
 import { mountRace } from "../charts/race.js";
+import { mountStack } from "../charts/stack.js";
 import { find } from "../dom.js";
 import { mountLinkNote } from "../export/link.js";
 import { mountMenu } from "../export/menu.js";
@@ -41,6 +42,7 @@ export function mountLive(element, props, watch, server = null, store = createSt
   mountFigures(root, store);
   const charts = new Charts(root, store, (step) => player.moveTo(step));
   mountRace(root, store, (step) => player.moveTo(step));
+  mountStack(root, store, (step) => player.moveTo(step));
   mountParts(root, store);
   const player = new Player(root, store);
   mountTip(root, store, panes);

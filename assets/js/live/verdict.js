@@ -1,11 +1,12 @@
 /* The verdict line: an invitation before a run, a note while it runs, then Python's verdict on it. Below each chart a
  * sentence explains it. */
 
-import { find } from "../dom.js";
+import { find, make } from "../dom.js";
 import { differences } from "../settings.js";
 
 /** @typedef {import("../store.js").State} State */
 /** @typedef {import("../run.js").Run} Run */
+/** @typedef {{id: string, value: string, label: string, detail: string}} Figure one of a verdict, from Python */
 
 const UNFOLDING = "The answers are written side by side, each at its own measured speed.";
 const LOST = "The connection was lost during the run; its text so far is shown. Press Run to try again.";
@@ -19,7 +20,7 @@ export function mountVerdict(root, store) {
   const note = find(box, ".ld-verdict-note");
   const invite = find(box, ".ld-verdict-text").textContent ?? ""; // from the template, so that nothing moves when this mounts
   const draw = (state) => {
-    const { kind, text, reads, speed } = verdictOf(state, invite);
+    const { kind, text, reads, speed, figures = [], line = "" } = verdictOf(state, invite);
     // The line keeps the height of the last verdict, so that the answers below do not move.
     if (kind === "running" && box.dataset.kind !== "running") box.style.minHeight = `${box.offsetHeight}px`;
     box.dataset.kind = kind;
@@ -27,6 +28,7 @@ export function mountVerdict(root, store) {
     box.dataset.reads = reads ?? "";
     box.dataset.speed = speed ?? "";
     setText(find(box, ".ld-verdict-text"), text);
+    drawGlance(box, figures, line);
     const words = noteOf(state);
     note.hidden = !words;
     setText(note, words);
@@ -40,6 +42,45 @@ export function mountVerdict(root, store) {
   draw(store.state);
 }
 
+/**
+ * Draw the figures of a verdict in place of its text, which stays for screen readers. A figure's detail unfolds.
+ *
+ * @param {HTMLElement} box
+ * @param {Figure[]} figures
+ * @param {string} line
+ */
+function drawGlance(box, figures, line) {
+  box.dataset.glance = String(figures.length > 0);
+  const list = find(box, ".ld-glance");
+  const content = JSON.stringify(figures);
+  if (list.dataset.content !== content) {
+    list.dataset.content = content;
+    list.replaceChildren(...figures.map(figureOf));
+  }
+  list.hidden = figures.length === 0;
+  const words = find(box, ".ld-verdict-line");
+  words.hidden = !(figures.length && line);
+  setText(words, line);
+}
+
+/** @param {Figure} figure */
+function figureOf({ id, value, label, detail }) {
+  const item = make("li");
+  item.dataset.glance = id;
+  const [head, number, words] = [make(detail ? "summary" : "div"), make("b"), make("span")];
+  [number.textContent, words.textContent] = [value, label];
+  head.append(number, words);
+  if (!detail) {
+    item.append(head);
+    return item;
+  }
+  const [fold, text] = [make("details"), make("p")];
+  text.textContent = detail;
+  fold.append(head, text);
+  item.append(fold);
+  return item;
+}
+
 /** Set a text only if it changes: a screen reader reads each change. */
 function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
@@ -51,14 +92,14 @@ const isEnded = ({ run, isUnfolding }) => Boolean(run?.isOver && !isUnfolding);
 /**
  * @param {State} state
  * @param {string} invite text before the first run
- * @returns {{kind: string, text: string, reads?: string, speed?: string}}
+ * @returns {{kind: string, text: string, reads?: string, speed?: string, figures?: Figure[], line?: string}}
  */
 function verdictOf(state, invite) {
   const { run } = state;
   if (!run) return { kind: "invite", text: invite };
   if (!isEnded(state)) return { kind: "running", text: UNFOLDING };
   const verdict = run.report?.verdict;
-  if (verdict) return { kind: verdict.kind, text: verdict.text, reads: verdict.facts.reads, speed: verdict.facts.speed };
+  if (verdict) return { ...verdict, reads: verdict.facts.reads, speed: verdict.facts.speed };
   return { kind: "stopped", text: run.isLost ? LOST : "This run was cut short; its text so far is shown." };
 }
 

@@ -16,7 +16,7 @@ SCRIPTS = ASSETS / "js"
 # Style sheets of the run and of the other tabs, in order: of two equal rules the later wins.
 _RUN = (
     *("base", "page", "status", "controls", "figures", "what_if", "presets", "compare", "answers", "charts", "tables"),
-    *("verdict", "race", "inspector", "pins", "player", "menu", "talk", "tip", "narrow"),
+    *("verdict", "stack", "race", "inspector", "pins", "player", "menu", "talk", "tip", "narrow"),
 )
 RUN_STYLES = tuple(ASSETS / "css" / f"{name}.css" for name in _RUN)
 BUILD_UP_STYLE = ASSETS / "css" / "build_up.css"  # of the Method tab and of a replay

@@ -1,0 +1,132 @@
+/* A live stack of the layers: a column a token, a cell a layer, layer 0 at the bottom. It grows with the played position,
+ * and a line says what the last step did. */
+
+import { find } from "../dom.js";
+import { shownTokens } from "../position.js";
+import { color, faded, isTalk } from "./layout.js";
+
+/** @typedef {import("../run.js").Lane} Lane */
+/** @typedef {import("../store.js").State} State */
+/** @typedef {[number, number, number, number]} Box x, y, width, height */
+
+const WIDEST = 12; // pixels of a column
+const HEIGHT = { page: 84, short: 56, slide: 170 };
+const SHORT = "(height < 720px)"; // a laptop's window: see narrow.css
+const LINE = 0.7;
+
+/**
+ * @param {HTMLElement} root
+ * @param {import("../store.js").Store} store
+ * @param {(step: number) => void} goTo put the scrubber at a step
+ */
+export function mountStack(root, store, goTo) {
+  const figure = find(root, ".ld-stack");
+  /** @type {HTMLCanvasElement} */
+  const canvas = find(figure, "canvas");
+  const words = find(figure, ".ld-stack-words");
+  let column = 0; // width in pixels
+  let isAsked = false;
+  const ask = () => {
+    if (isAsked || !store.state.run) return;
+    isAsked = true;
+    requestAnimationFrame(() => {
+      isAsked = false;
+      const { run } = store.state;
+      if (!run || !canvas.offsetWidth) return;
+      const tokens = shownTokens(store.state, run.focus) ?? run.focus.steps.length;
+      column = draw(canvas, run.focus, tokens, Math.max(run.isOver ? run.focus.steps.length : run.planned + 1, 1));
+      words.textContent = wordsOf(run.focus, tokens);
+    });
+  };
+  store.subscribe(["run", "revision", "step", "moment", "isSameStep", "isTalk", "focus"], ask);
+  new ResizeObserver(ask).observe(figure);
+  new MutationObserver(ask).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+  canvas.addEventListener("click", ({ offsetX }) => {
+    const steps = store.state.run?.focus.steps.length ?? 0;
+    if (steps && column) goTo(Math.min(Math.floor(offsetX / column), steps - 1));
+  });
+}
+
+/**
+ * Draw the first tokens of a lane; returns the width of a column.
+ *
+ * @param {HTMLCanvasElement} canvas
+ * @param {Lane} lane
+ * @param {number} tokens
+ * @param {number} planned tokens that must find room
+ */
+function draw(canvas, lane, tokens, planned) {
+  const ratio = window.devicePixelRatio || 1;
+  const size = isTalk() ? "slide" : window.matchMedia(SHORT).matches ? "short" : "page";
+  const [width, height] = [canvas.offsetWidth, HEIGHT[size]];
+  canvas.style.height = `${height}px`;
+  canvas.width = Math.round(width * ratio);
+  canvas.height = Math.round(height * ratio);
+  const pen = canvas.getContext("2d");
+  if (!pen) throw new Error("The browser gives no canvas to draw on.");
+  pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+  const { numLayers, dropped, refresh } = lane.schedule;
+  const [across, up] = [Math.min(WIDEST, width / planned), height / numLayers];
+  const [full, again, skipped] = [color("full"), color("refresh"), color("dropped")];
+  const isSkipped = new Set(dropped);
+  const verified = lastFull(lane, tokens);
+  const gap = [across > 3 ? 1 : 0, up > 2.4 ? 0.6 : 0];
+  for (let step = 0; step < tokens; step++) {
+    const isLora = lane.steps[step].kind === "lora";
+    for (let layer = 0; layer < numLayers; layer++) {
+      /** @type {Box} */
+      const box = [step * across, height - (layer + 1) * up, across - gap[0], up - gap[1]];
+      if (!isSkipped.has(layer)) pen.fillStyle = full;
+      else if (!isLora) pen.fillStyle = again;
+      else pen.fillStyle = refresh === "repair" && step < verified ? faded(again, 0.45) : color("panel");
+      pen.fillRect(box[0], box[1], box[2], box[3]);
+      if (isLora && isSkipped.has(layer)) outline(pen, box, skipped);
+    }
+  }
+  return across;
+}
+
+/**
+ * Outline a cell from within.
+ *
+ * @param {CanvasRenderingContext2D} pen
+ * @param {Box} box
+ * @param {string} tint
+ */
+function outline(pen, [x, y, width, height], tint) {
+  pen.fillStyle = tint;
+  pen.fillRect(x, y, width, LINE);
+  pen.fillRect(x, y + height - LINE, width, LINE);
+  pen.fillRect(x, y, LINE, height);
+  pen.fillRect(x + width - LINE, y, LINE, height);
+}
+
+/** The last full step among the first tokens. */
+function lastFull(lane, tokens) {
+  return tokens ? lane.steps[tokens - 1].lastRefresh : 0;
+}
+
+/**
+ * What the last step did.
+ *
+ * @param {Lane} lane
+ * @param {number} tokens
+ */
+function wordsOf({ steps, schedule, rank, rewinds }, tokens) {
+  const { numLayers, dropped, refresh, accept } = schedule;
+  const step = steps[tokens - 1];
+  if (!step || step.kind === "prefill") return `The prompt is read: all ${numLayers} layers run.`;
+  if (step.kind === "lora") {
+    const instead = rank ? "small corrections in their place" : "nothing in their place";
+    return `Token ${tokens}: a guess. ${dropped.length} of ${numLayers} layers are skipped, ${instead}.`;
+  }
+  const guesses = step.step - 1 - steps[tokens - 2].lastRefresh;
+  const lead = `Token ${tokens}: a full step (refresh). All ${numLayers} layers run`;
+  if (refresh !== "repair") return `${lead}.`;
+  if (accept && rewinds.some(({ to }) => to === step.step - 1)) {
+    return `${lead} and check the guesses: ${guesses} accepted, the next rejected.`;
+  }
+  if (!guesses) return `${lead}.`;
+  const last = guesses === 1 ? "the last guess" : `the last ${guesses} guesses`;
+  return accept ? `${lead} and check ${last}: accepted.` : `${lead}, for ${last} too.`;
+}
