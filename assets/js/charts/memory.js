@@ -1,7 +1,7 @@
 /* Bytes of K/V, counted in each lane, and the formula as a dashed line ahead. If refreshes may come early or drafts may be
  * rejected, the formula is drawn for the refreshes so far. */
 
-import { baseline, kvTokens, varies } from "../schedule.js";
+import { baseline, isBaseline, kvTokens, varies, writesKv } from "../schedule.js";
 import { Chart, valuesAt } from "./chart.js";
 import { baseLayout, color, laneColor } from "./layout.js";
 
@@ -22,6 +22,7 @@ export class MemoryChart extends Chart {
     this.unit = ["B", "KiB", "MiB", "GiB"][power];
     this.scale = 1024 ** power;
     this.drawn = lanes.map(() => 0);
+    this.figure.dataset.same = String(lanes.every(({ schedule }) => isBaseline(schedule) || writesKv(schedule)));
     this.traces = [
       ...lanes.map((lane) => ({
         type: "scatter",

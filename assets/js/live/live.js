@@ -1,6 +1,7 @@
 /* The live view: text panes, figures and charts of a run while its wire text grows. */
 
 import { Charts } from "../charts/charts.js";
+import { mountCycle } from "../charts/cycle.js";
 import { mountParts } from "../charts/parts.js";
 import { mountRace } from "../charts/race.js";
 import { mountStack } from "../charts/stack.js";
@@ -44,6 +45,7 @@ export function mountLive(element, props, watch, server = null, store = createSt
   mountRace(root, store, (step) => player.moveTo(step));
   mountStack(root, store, (step) => player.moveTo(step));
   mountParts(root, store);
+  mountCycle(root, store);
   const player = new Player(root, store);
   mountTip(root, store, panes);
   mountMenu(root, server, store, (figure) => charts.complete(figure));
