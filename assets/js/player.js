@@ -239,6 +239,7 @@ export class Player {
     const isScrub = target === this.scrub; // the browser moves it itself
     const isButton = target.matches?.("button, summary, a, input, [role=tab], [role=radio]");
     if (event.key === " " && (!isButton || isScrub)) this.toggle();
+    else if (this.store.state.isTalk) return; // there the keys turn slides
     else if (event.key === "ArrowLeft" && !isButton) this.moveBy(-1);
     else if (event.key === "ArrowRight" && !isButton) this.moveBy(1);
     else if (event.key === "Escape" && this.step !== null) this.release();

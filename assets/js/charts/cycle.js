@@ -31,10 +31,11 @@ export function mountCycle(root, store) {
   show("cycle");
   store.subscribe(["run", "revision", "focus"], ({ run }) => {
     if (!run) return;
+    /** @type {[Lane, number[]][]} */
     const cycles = run.lanes.filter(({ schedule }) => !isBaseline(schedule)).map((lane) => [lane, averageCycle(lane)]);
     const drawn = cycles.filter(([, means]) => means.length > 1);
     button.hidden = drawn.length === 0;
-    box.replaceChildren(...(drawn.length ? [draw(/** @type {[Lane, number[]][]} */ (drawn))] : []));
+    box.replaceChildren(...(drawn.length ? [draw(drawn)] : []));
   });
 }
 

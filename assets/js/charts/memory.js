@@ -22,7 +22,7 @@ export class MemoryChart extends Chart {
     this.unit = ["B", "KiB", "MiB", "GiB"][power];
     this.scale = 1024 ** power;
     this.drawn = lanes.map(() => 0);
-    this.figure.dataset.same = String(lanes.every(({ schedule }) => isBaseline(schedule) || writesKv(schedule)));
+    this.figure.dataset.equal = String(lanes.every(({ schedule }) => isBaseline(schedule) || writesKv(schedule)));
     this.traces = [
       ...lanes.map((lane) => ({
         type: "scatter",

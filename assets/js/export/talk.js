@@ -3,7 +3,18 @@
 import { find, make } from "../dom.js";
 
 const TYPED_IN = "input:not([type=range]):not([type=checkbox]), textarea, select";
-const SLIDES = ["prompt", "verdict", "answers", "race", "activity", "drift", "kv"];
+/** Slides in order, with their titles; the first has the prompt instead. */
+const TITLES = {
+  prompt: "",
+  answers: "The answers",
+  verdict: "What it gives",
+  stack: "Which layers run",
+  race: "The race",
+  activity: "Layer activity",
+  drift: "Drift from the full model",
+  kv: "K/V memory",
+};
+const SLIDES = Object.keys(TITLES);
 
 /**
  * @param {HTMLElement} root
@@ -18,17 +29,24 @@ export function mountTalk(root, store) {
   /** @param {number} by slides */
   function turn(by) {
     const at = SLIDES.indexOf(root.dataset.slide ?? "") + by;
-    root.dataset.slide = SLIDES[Math.max(0, Math.min(at, SLIDES.length - 1))];
+    show(SLIDES[Math.max(0, Math.min(at, SLIDES.length - 1))]);
+  }
+
+  /** @param {string} slide */
+  function show(slide) {
+    const { run, prompt } = store.state;
+    root.dataset.slide = slide;
+    head.textContent = TITLES[slide] || (run?.header.prompt ?? prompt ?? "");
   }
 
   /** @param {string} key @returns {boolean} true if the key was handled */
   function press(key) {
     if (key.toLowerCase() === "t") toggle();
     else if (!store.state.isTalk) return false;
-    else if (key === "PageDown") turn(1);
-    else if (key === "PageUp") turn(-1);
+    else if (key === "PageDown" || key === "ArrowRight") turn(1);
+    else if (key === "PageUp" || key === "ArrowLeft") turn(-1);
     else if (key.toLowerCase() === "r") /** @type {HTMLElement | null} */ (document.querySelector("#ld-run"))?.click();
-    else if (key === "Escape" && store.state.step === null) toggle(); // otherwise Escape leaves the scrubber first
+    else if (key === "Escape") toggle();
     else return false;
     return true;
   }
@@ -39,11 +57,9 @@ export function mountTalk(root, store) {
     if (target.matches?.(TYPED_IN) || event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
     if (press(event.key)) event.preventDefault();
   });
-  store.subscribe(["isTalk", "run", "prompt"], ({ run, prompt }) => {
-    head.textContent = run?.header.prompt ?? prompt ?? "";
-  });
+  store.subscribe(["run", "prompt"], () => show(root.dataset.slide ?? "prompt"));
   store.subscribe(["isTalk"], ({ isTalk, run }) => {
-    if (isTalk) root.dataset.slide = run ? "answers" : "prompt";
+    if (isTalk) show(run ? "answers" : "prompt");
     // Style sheets and charts follow the body's class.
     document.body.classList.toggle("ld-talk", isTalk);
     root.classList.toggle("ld-talking", isTalk);
