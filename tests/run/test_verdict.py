@@ -1,4 +1,4 @@
-"""The verdict: the facts of real runs of every kind, counted anew by other code, and a sentence for each kind."""
+"""The verdict: the facts of real runs of every kind, counted again by other code, and a sentence for each kind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.faults import fresh
 from tests.support.golden import check_golden
 from tests.support.made import audit, gathered, header, rejecting, step, steps, summary
 from tests.support.parts import full_bank
-from tests.support.retold import Retold, check
+from tests.support.recount import check, recount
 
 EXACT = {"refresh": "repair", "kv": "write"}
 WIDE = {"layers": (1, 4), "drop_ratio": 1.0}
@@ -69,18 +69,14 @@ def lines_of(trace):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_fact_is_counted_anew(tiny, bank_folder, name):
+def test_each_fact_is_counted_again(tiny, bank_folder, name):
     rules, wanted, kind, facts = CASES[name]
     trace = trace_of(tiny, rules, wanted, bank_folder)
     concluded = trace.summary.verdict
-    retold = Retold(lines_of(trace))
-    check(concluded["facts"], retold.facts())
+    check(concluded["facts"], recount(lines_of(trace)))
     assert facts.items() <= concluded["facts"].items()
     looped = concluded["facts"]["collapsed_word"]
     assert concluded["kind"] == (kind or ("compared" if looped is None else "collapsed"))
-    speedup = concluded["facts"]["speedup"]
-    if len(trace.steps) > 1 and len(trace.steps[LORA_DROP]) > 1:
-        assert speedup == pytest.approx(retold.rate(LORA_DROP) / retold.rate(BASELINE), rel=1e-3, abs=1e-4)
     again = parse_trace("".join(lines_of(trace)).encode())
     assert concluded == verdict(Report.of(trace)) == verdict(Report.of(again)), "a pure function of the file"
 
@@ -95,7 +91,7 @@ def test_one_that_was_stopped_says_so(tiny):
     count = itertools.count()
     trace = trace_of(tiny, WIDE, {}, stop=lambda: next(count) > 20)
     assert trace.summary.verdict["kind"] == trace.summary.verdict["facts"]["stopped"] == "stopped"
-    check(trace.summary.verdict["facts"], Retold(lines_of(trace)).facts())
+    check(trace.summary.verdict["facts"], recount(lines_of(trace)))
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +107,7 @@ def test_a_file_cut_anywhere_has_one(rejected):
         concluded = conclusions(Report.of(cut))
         assert concluded["verdict"]["kind"] == "stopped" and concluded["verdict"]["facts"]["stopped"] == "cut"
         if cut.steps[LORA_DROP] and cut.steps[BASELINE] and cut.steps[THIRD]:
-            check(concluded["verdict"]["facts"], Retold(lines[:end]).facts())
+            check(concluded["verdict"]["facts"], recount(lines[:end]))
         wire = [json.loads(line) for line in wire_text(cut).splitlines()]
         ends = [line for line in wire if isinstance(line, dict) and line["type"] == "cut"]
         assert ends == [{"type": "cut", **concluded}]
@@ -135,7 +131,7 @@ def test_an_old_file_gets_one(tiny, bank_folder):
     last = json.loads(wire_text(old).splitlines()[-2])
     assert last["type"] == "summary" and last["verdict"] == verdict(Report.of(old))
     assert last["verdict"]["facts"]["quality_loss"] is None
-    check(last["verdict"]["facts"], Retold(lines).facts())
+    check(last["verdict"]["facts"], recount(lines))
 
 
 def test_the_third_lane_is_the_same_skipping_and_nothing_else(rejected):
@@ -155,7 +151,7 @@ def test_the_command_line_prints_it(tmp_path, capsys):
     asked = ["run", "--model", "random:tiny-llama", "--prompt", "Hi", "--max-new-tokens", "12", "--ignore-eos"]
     assert main([*asked, "--trace", str(path), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)["verdict"]
-    check(printed["facts"], Retold(path.read_text().splitlines()).facts())
+    check(printed["facts"], recount(path.read_text().splitlines()))
     assert json.loads(path.read_text().splitlines()[-1])["verdict"] == printed
     assert main(["replay", str(path)]) == 0
     assert printed["text"] in capsys.readouterr().out
@@ -342,6 +338,6 @@ def test_the_presets_on_the_bundled_model(bundled, name, prompt):
     config = preset_named(name, bundled.id).config
     trace = gather(run(bundled, Request(prompt, config, 48, compare="bare")))
     concluded = trace.summary.verdict
-    check(concluded["facts"], Retold(lines_of(trace)).facts())
+    check(concluded["facts"], recount(lines_of(trace)))
     assert concluded["kind"] in ("compared", "collapsed", "lossless")
     assert (concluded["kind"] == "lossless") == (name == "lossless")
