@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, dataclass_transform, get_type_hints
 
 import pydantic
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.kinds import Kind, kind_of, read_value
@@ -130,7 +130,7 @@ def checked(owner: str) -> Callable[[type[T]], type[T]]:
             cls.__annotations__[name] = table[name].kind.annotation
             setattr(cls, name, field.default)
         cls.__settings__ = table
-        made: Any = pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))(cls)
+        made: Any = pydantic.dataclasses.dataclass(frozen=True)(cls)
         validate = made.__init__
 
         @functools.wraps(validate)
