@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from lora_drop.cli.arguments import Commands, add_command, load, parse_path, read_data_prompts
 from lora_drop.cli.output import Row, cell, note, print_json, print_table, progress, spread
 from lora_drop.errors import LoraDropError
-from lora_drop.method.fields import SCHEDULE, Setting
-from lora_drop.method.kinds import Whole, read_layer_order
+from lora_drop.method.fields import SCHEDULE, Setting, read_layer_order
+from lora_drop.method.kinds import Whole
 from lora_drop.method.presets import config_from
 from lora_drop.method.schedule import TRIGGERS
 from lora_drop.method.settings import BY_NAME, settings_of

@@ -7,7 +7,7 @@ import argparse
 from lora_drop.cli.arguments import Commands, add_command, data_source, load, parse_path, read_data
 from lora_drop.cli.output import Column, Row, cell, note, print_json, print_table, progress, spread
 from lora_drop.errors import LoraDropError
-from lora_drop.method.kinds import read_layer_order
+from lora_drop.method.fields import read_layer_order
 from lora_drop.method.presets import config_from
 from lora_drop.run.report.speed import NOISY, speedup_words
 

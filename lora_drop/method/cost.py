@@ -201,11 +201,10 @@ def step_bytes(
         total = corrections.head_cost(shape) + 2 * shape.hidden_size
     else:
         total = shape.vocab_size * shape.hidden_size * shape.head_size + 2 * shape.hidden_size
-    first = min(dropped, default=shape.num_layers)
     for i, (kv_cost, attention_cost, mlp_cost) in enumerate(shape.layer_costs()):
         if i not in dropped:
             total += attention_cost + mlp_cost
-            if i > first:
+            if lora and i > schedule.first_skipped:
                 total += corrections.layer_weights(shape)
             if kv:
                 total += shape.kv_per_token * schedule.kv_length(i, prompt_tokens, step, refreshes, last_refresh)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import MAX_PERIOD
-from lora_drop.method.fields import TRAINING, checked, setting
-from lora_drop.method.kinds import read_layer_order
+from lora_drop.method.fields import TRAINING, checked, read_layer_order, setting
 from lora_drop.method.schedule import KvRule, Part, Refresh, ReuseRule
 from lora_drop.method.settings import MAX_SEED
 

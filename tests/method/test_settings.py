@@ -13,8 +13,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from lora_drop.errors import LoraDropError
-from lora_drop.method.fields import CALL, RUN, SCHEDULE, checked, setting, settings_in
-from lora_drop.method.kinds import Choice, Flag, LayerList, Layers, Number, Whole, read_layer_order
+from lora_drop.method.fields import CALL, RUN, SCHEDULE, checked, read_layer_order, setting, settings_in
+from lora_drop.method.kinds import Choice, Flag, LayerList, Layers, Number, Whole
 from lora_drop.method.settings import BY_NAME, SETTINGS, settings_of
 from lora_drop.training.settings import TrainSettings
 from scripts.settings_table import PAGE, page

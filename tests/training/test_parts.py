@@ -15,7 +15,7 @@ from lora_drop.training.data import read_texts, to_windows
 from lora_drop.training.distill import both, figures
 from lora_drop.training.draw import draw
 from lora_drop.training.parts import bank_of, parameters_of
-from lora_drop.training.self_generate import read_replies, self_generate
+from lora_drop.training.self_generate import Sampling, read_replies, self_generate
 from lora_drop.training.settings import TrainJob, TrainSettings
 from lora_drop.training.trainer import Trainer
 
@@ -108,7 +108,7 @@ def test_batches_of_a_step_add_up(tiny, windows, tmp_path):
 @torch.no_grad()
 def test_held_out_replies(tiny, windows, tmp_path):
     path = tmp_path / "own.jsonl"
-    self_generate(tiny, 3, path, max_new_tokens=12)
+    self_generate(tiny, 3, path, Sampling(max_new_tokens=12))
     replies = read_replies(path, tiny)
     assert [ids for ids, _ in replies] == read_texts(tiny, [path])
     texts = [(torch.tensor([ids]), prompt) for ids, prompt in replies]
