@@ -105,19 +105,12 @@ def shipped_bank(revision: str, reuse: str, part: str, refresh: str = "single", 
     Raises:
         LoraDropError: a shipped folder's config is broken.
     """
-    wanted = (revision, reuse, part)
-    banks = [
-        (config.refresh != refresh, config.kv != kv, folder)
-        for folder, config in _shipped()
-        if (config.revision, config.reuse, config.part) == wanted
-    ]
+    banks = []
+    for folder in sorted(path.parent for path in SHIPPED_ADAPTERS.glob(f"*/{CONFIG_NAME}")):
+        config = BankConfig.read(folder)
+        if (config.revision, config.reuse, config.part) == (revision, reuse, part):
+            banks.append((config.refresh != refresh, config.kv != kv, folder))
     return min(banks)[-1] if banks else None
-
-
-def _shipped() -> list[tuple[Path, BankConfig]]:
-    """Every shipped bank's folder and config. Raises LoraDropError if one is broken."""
-    folders = sorted(path.parent for path in SHIPPED_ADAPTERS.glob(f"*/{CONFIG_NAME}"))
-    return [(folder, BankConfig.read(folder)) for folder in folders]
 
 
 def bank_facts(revision: str) -> dict[str, dict[str, Any]]:
@@ -149,10 +142,8 @@ def bank_facts(revision: str) -> dict[str, dict[str, Any]]:
 
 def bank_fingerprint(folder: Path) -> str:
     """16 hex digits of a bank's files."""
-    digest = hashlib.sha256()
-    for name in (CONFIG_NAME, WEIGHTS_NAME):
-        digest.update((folder / name).read_bytes())
-    return digest.hexdigest()[:16]
+    content = (folder / CONFIG_NAME).read_bytes() + (folder / WEIGHTS_NAME).read_bytes()
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def config_fingerprint(loaded: LoadedModel | ModelInfo, config: LoraDropConfig) -> str | None:

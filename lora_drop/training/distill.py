@@ -93,11 +93,11 @@ def evaluated_cases(settings: TrainSettings) -> list[dict[str, Any]]:
     order, period, ratio = settings.order, settings.period, settings.drop_ratio
     if settings.drop_count:
         periods = [period] if period else [2, 3, 4]
-        return [{"period": each, "drop_layers": order[: settings.drop_count]} for each in periods]
+        return [{"period": each, "drop_layers": sorted(order[: settings.drop_count])} for each in periods]
     usual = [(2, 0.25), (2, 0.5), (4, 0.5)]
     grid = sorted({(period or each, share if ratio is None else ratio) for each, share in usual})
     counts = sorted({-(-len(order) // 2), len(order)} - {0})
     return [
         *({"period": each, "drop_ratio": share} for each, share in grid),
-        *({"period": period or 4, "drop_layers": order[:count]} for count in counts),
+        *({"period": period or 4, "drop_layers": sorted(order[:count])} for count in counts),
     ]

@@ -13,7 +13,7 @@ from typing import Any
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import default_range
-from lora_drop.method.cost import ModelShape
+from lora_drop.method.cost import Corrections, ModelShape
 from lora_drop.training.settings import TrainJob, TrainSettings
 
 FLOAT = 4  # bytes: of parameters, log-probabilities and what norms save, whatever the model's number type
@@ -70,15 +70,12 @@ def _graph(shape: ModelShape, itemsize: int, settings: TrainSettings, layers: in
 
 def _numbers(shape: ModelShape, settings: TrainSettings, layers: list[int]) -> int:
     """Count the numbers of the adapters."""
-    size, width = shape.hidden_size, shape.intermediate_size
+    size = shape.hidden_size
     skipped = settings.order if settings.drop_count else layers
-    inner, kv = shape.num_heads * shape.head_dim, shape.kv_per_token
-    # Inputs and outputs of the four projections of a layer that runs.
-    sides = (size + inner + kv) + (inner + size) + (size + 2 * width) + (width + size)
     return (
         len(layers) * size * (2 * settings.rank + 1)
-        + len(skipped) * 3 * size * min(settings.mlp_width, width)
-        + (shape.num_layers - min(skipped) - 1) * settings.kept_rank * sides
+        + len(skipped) * 3 * size * min(settings.mlp_width, shape.intermediate_size)
+        + (shape.num_layers - min(skipped) - 1) * Corrections(kept=settings.kept_rank).kept_weights(shape)
     )
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import GenerationConfig
 
 from lora_drop.errors import LoraDropError
@@ -170,14 +171,14 @@ def read_self_generated(path: Path, loaded: LoadedModel, limit: int | None = Non
     ]
 
 
-def read_replies(path: Path, loaded: LoadedModel) -> list[tuple[list[int], int]]:
-    """Token ids of each record with a reply of two tokens or more, and how many of them are its prompt.
+def read_replies(path: Path, loaded: LoadedModel) -> list[tuple[Tensor, int]]:
+    """Token ids (1, T) of each record with a reply of two tokens or more, and how many of them are its prompt.
 
     Raises:
         LoraDropError: as `read_self_generated`.
     """
     texts = read_self_generated(path, loaded)
-    return [(text, text.prompt_tokens) for text in texts if len(text) > text.prompt_tokens + 1]
+    return [(torch.tensor([text]), text.prompt_tokens) for text in texts if len(text) > text.prompt_tokens + 1]
 
 
 def is_self_generated(content: str) -> bool:

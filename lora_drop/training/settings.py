@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import MAX_PERIOD
@@ -81,6 +82,11 @@ class TrainSettings:
             raise LoraDropError("training for refresh repair needs kv write: name it, or train for refresh single.")
         if (self.mlp_width or self.kept_rank) and not exact:
             raise LoraDropError("mlp_width and kept_rank need refresh repair: name it, or leave them at 0.")
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """The rules to train for, by name."""
+        return {name: getattr(self, name) for name in ("reuse", "part", "kv", "refresh")}
 
     @property
     def order(self) -> tuple[int, ...]:

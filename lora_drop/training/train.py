@@ -61,9 +61,7 @@ def train(
         with PartialState().main_process_first():  # one process writes, the others read what it wrote
             texts += _self_generated(loaded, job.self_generate, job.out / SELF_GENERATED, job.quiet)
     windows, counted = to_rows(texts, settings.length)
-    held_out = (
-        [(torch.tensor([ids]), prompt) for ids, prompt in read_replies(job.held_out, loaded)] if job.held_out else None
-    )
+    held_out = read_replies(job.held_out, loaded) if job.held_out else None
     trainer = Trainer(loaded, settings, job, windows, counted, held_out)
     if job.resume:
         trainer.resume()

@@ -88,7 +88,7 @@ def setting_of(row: Row) -> LoraDropConfig | None:
     values = {name: value for name, value in row.get("config", row).items() if name in names}
     values["adapters"] = "none" if values.get("adapters") == "none" else "auto"
     try:
-        return LoraDropConfig.from_dict(values)
+        return LoraDropConfig(**values)
     except LoraDropError:
         return None
 
