@@ -57,7 +57,7 @@ def test_rows_are_what_evaluate_says_and_the_frontier_is_what_no_row_beats(bank,
     assert alone["config"] == content["head_only"] and alone["layers_dropped"] == 0 and alone["head"] == "screened"
     assert len(rows) + len(content["left_out"]) == 8 and {tuple(row["drop_layers"]) for row in rows} <= {(4,), (2, 4)}
     for row in rows:
-        assert row["config"] == LoraDropConfig.from_dict(row["config"]).differences()
+        assert row["config"] == LoraDropConfig(**row["config"]).differences()
         assert (row["refresh"], row["kv"], row["adapters"]) == ("repair", "write", "ours")
         assert (row["speedup_low"] or 0) <= (row["speedup_high"] or 9) and row["bound"] > 0
         assert not any(name.startswith("all_steps") for name in row), "there are no given texts"
