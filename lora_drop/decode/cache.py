@@ -106,14 +106,10 @@ class KVCache:
         copy._token_bytes = list(self._token_bytes)
         return copy
 
-    def layer_bytes(self) -> list[int]:
-        """Bytes of the filled entries of each layer, counted from the tensors."""
-        return list(map(operator.mul, self._token_bytes, self.lengths))
-
     @property
     def nbytes(self) -> int:
-        """Bytes of the filled entries of all layers."""
-        return sum(self.layer_bytes())
+        """Bytes of the filled entries of all layers, counted from the tensors."""
+        return sum(map(operator.mul, self._token_bytes, self.lengths))
 
     @property
     def allocated_bytes(self) -> int:

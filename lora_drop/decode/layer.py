@@ -1,4 +1,4 @@
-"""The parts of one layer of a transformers model, for the decoders and for training.
+"""The parts of one layer of a transformers model, for the decoders and for training; and which models are supported.
 
 Shapes: B batch, T tokens, D hidden size, nh heads, nkv K/V heads, hs head size.
 """
@@ -10,11 +10,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from lora_drop.decode.correction import PROJECTIONS
 
 Rope = tuple[Tensor, Tensor]  # cosines and sines, (1, T, hs) each
 Change = Callable[[str, Tensor, Tensor], Tensor]  # a projection's name, input and output -> its output with a change
+
+
+def is_supported(model: PreTrainedModel) -> bool:
+    """True if `StaticDecoder` and `NativeDecoder` compute the same as the model's own modules.
+
+    Rotary embeddings must depend on the position alone (some scalings depend on the text's length), the activation
+    must be SiLU, and the MLP must have no biases.
+    """
+    config = model.config
+    return (
+        model.model.rotary_emb.rope_type in ("default", "linear", "llama3")
+        and config.hidden_act == "silu"
+        and not getattr(config, "mlp_bias", False)
+    )
 
 
 def unchanged(projection: str, x: Tensor, y: Tensor) -> Tensor:
@@ -33,6 +48,27 @@ def projections(layer: Any) -> dict[str, tuple[nn.Linear, ...]]:
         (mlp.down_proj,),
     )
     return dict(zip(PROJECTIONS, groups, strict=True))
+
+
+def fused(*parts: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of projections as one; their own weights become views of the one matrix."""
+    if len(parts) == 1:
+        return parts[0].weight, parts[0].bias
+    # Inference tensors cannot be trained: a caller in inference mode must not turn normal weights into them.
+    with torch.inference_mode(parts[0].weight.is_inference()), torch.no_grad():
+        weight = torch.cat([part.weight for part in parts])
+    for part, rows in zip(parts, weight.split([part.out_features for part in parts]), strict=True):
+        part.weight.data = rows
+    return weight, None if parts[0].bias is None else torch.cat([part.bias for part in parts])
+
+
+def qk_norms(attention: Any) -> Tensor | None:
+    """Qwen3's norms of query and key heads, one row a head, (nh + nkv, hs); None for other models."""
+    if not hasattr(attention, "q_norm"):
+        return None
+    heads = [proj.weight.shape[0] // attention.head_dim for proj in (attention.q_proj, attention.k_proj)]
+    norms = (attention.q_norm.weight, attention.k_norm.weight)
+    return torch.cat([norm.expand(count, -1) for norm, count in zip(norms, heads, strict=True)])
 
 
 def attend(layer: Any, h: Tensor, rope: Rope, mask: Tensor | None = None, cache: Any = None) -> Tensor:

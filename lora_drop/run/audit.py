@@ -15,7 +15,8 @@ from torch import Tensor
 from lora_drop.decode.correction import Correction
 from lora_drop.decode.lane import not_finite
 from lora_drop.decode.logits import agreement, kl, log_probs
-from lora_drop.decode.step import Decoder, Prefilled, StepResult
+from lora_drop.decode.reference import Decoder
+from lora_drop.decode.step import Prefilled, StepResult
 from lora_drop.method.schedule import Schedule
 from lora_drop.run.trace.records import number
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.adapters.find import config_fingerprint
-from lora_drop.decode.step import Decoder
+from lora_drop.decode.reference import Decoder
 from lora_drop.method.cost import ModelShape
 from lora_drop.method.fields import RUN
 from lora_drop.method.settings import settings_of

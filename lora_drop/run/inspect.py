@@ -162,11 +162,8 @@ class _Recorded(Refresher):
             self.refreshes += 1
         return full
 
-    def end(self, logits: Tensor, known: float | None = None) -> None:
-        self._ratios.clear()
-
-    def take(self, ratios: Any) -> None:
-        pass
+    def end(self, logits: Tensor, nats: float | None = None) -> None:
+        self.ratios.clear()
 
 
 def watched(loaded: LoadedModel) -> ReferenceOutputs:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from lora_drop.decode.lane import Lane, LaneEvent
+from lora_drop.decode.reference import Decoder
 from lora_drop.decode.sampling import Sampling
-from lora_drop.decode.step import Decoder, Prefilled, Rewind, StepResult, Stopped, Verified
+from lora_drop.decode.step import Prefilled, Rewind, StepResult, Stopped, Verified
 from lora_drop.errors import LoraDropError, is_out_of_memory
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.place import on_zero_gpu

@@ -111,16 +111,6 @@ def test_an_early_refresh_repairs_a_shorter_window(decoder, tiny):
     assert len(gaps) > 1 and min(gaps) >= 1 and max(gaps) <= 6
 
 
-def test_kv_skip_keeps_the_refresh_s_own_row(decoder, tiny):
-    schedule = Schedule(4, tiny.num_layers, (2, 3), refresh="repair")
-    for state, fed, _ in forced(decoder, schedule):
-        steps = len(fed)
-        assert state.kv.lengths == [schedule.kv_length(i, len(PROMPT), steps) for i in range(tiny.num_layers)]
-    single = Schedule(4, tiny.num_layers, (2, 3))
-    *_, (other, _, _) = forced(decoder, single)
-    assert state.kv.lengths == other.kv.lengths and not torch.equal(held(state, 4), held(other, 4))
-
-
 def screened(loaded, rank, best):
     """Corrections that change nothing, with a screened head."""
     bank = AdapterBank.new([1, 2], loaded.shape.hidden_size)
@@ -173,29 +163,6 @@ def test_every_draft_that_stays_meets_its_rule(decoder, tiny, accept):
             own += 1
             assert token == int(row.argmax())
     assert kept and own and any(isinstance(event, Rewind) for event in events)
-
-
-@pytest.mark.parametrize("name", ["reference", "static"])
-def test_weight_passes_and_rows(tiny, monkeypatch, name):
-    """A repair is one pass: each layer from the first skipped one on is entered once, with all rows (in a row)."""
-    decoder = decoder_of(tiny.model, name)
-    layer = "_full" if name == "static" else "run_full"
-    entered, run_full = [], getattr(decoder, layer)
-
-    def counted(i, h, *others):
-        entered.append((i, h.shape[0]))
-        return run_full(i, h, *others)
-
-    monkeypatch.setattr(decoder, layer, counted)
-    schedule = Schedule(4, tiny.num_layers, (2, 4), **EXACT)
-    state = decoder.new_state(schedule)
-    decoder.prefill(torch.tensor([PROMPT]), state)
-    for token in TARGET[:4]:
-        entered.clear()
-        decoder.step(torch.tensor([[token]]), state)
-    times, rows = (1, 4) if name == "static" else (4, 1)
-    rest = [(layer, rows) for layer in range(2, tiny.num_layers) for _ in range(times)]
-    assert entered == [(0, 1), (1, 1), *rest]
 
 
 def test_the_head_alone_redone_is_lossless(decoder, tiny):

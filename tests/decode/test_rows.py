@@ -143,7 +143,3 @@ def test_a_matrix_of_several_kinds_gives_what_each_gives_alone(fresh):
     alone = torch.cat([logits(fresh, w, h) for w, _ in pieces], 1)
     whole, kept = joined(*pieces)
     assert torch.equal(logits(fresh, whole, h), alone) and kept
-
-
-def test_the_kinds_are_all_there():
-    assert {kind for kind, *_ in SHAPES} == {F32, BF16, *BLOCK_KINDS.values()}

@@ -132,7 +132,7 @@ class Naive:
 
     def skip(self, i: int, h: Tensor) -> Tensor:
         """The output (or u) of a skipped layer of input h (D,)."""
-        schedule, bank = self.schedule, self.bank
+        schedule, bank = self.schedule, self.bank if self.bank and i in self.bank.a else None
         d = correction(bank, i, self.model.model.layers[i], h) if bank else torch.zeros_like(h)
         added = self.anchor_out[i] - self.anchor_in[i]
         reused = {"state": self.previous[i], "anchor": self.anchor_out[i], "residual": added, "skip": h}[

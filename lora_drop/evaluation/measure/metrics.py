@@ -18,8 +18,8 @@ from lora_drop.adapters.find import find_bank
 from lora_drop.decode.cache import KVCache
 from lora_drop.decode.lane import not_finite
 from lora_drop.decode.logits import agreement, kl, log_probs, nll
+from lora_drop.decode.reference import Decoder
 from lora_drop.decode.refresh import Refresher
-from lora_drop.decode.step import Decoder
 from lora_drop.evaluation.measure.texts import Texts
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.interval import ratio_interval

@@ -17,8 +17,8 @@ from torch import Tensor
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.decode.lane import Lane
 from lora_drop.decode.logits import log_probs, nll
+from lora_drop.decode.reference import Decoder
 from lora_drop.decode.sampling import Sampling
-from lora_drop.decode.step import Decoder
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.metrics import decode_target, means, read_target, score
 from lora_drop.evaluation.tasks.base import Example, Task
