@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import operator
 import sys
@@ -100,11 +101,7 @@ class KVCache:
 
     def clone(self) -> KVCache:
         """Copy with storage of its own."""
-        copy = KVCache(len(self.lengths))
-        copy.stores = [None if store is None else store.clone() for store in self.stores]
-        copy.lengths = list(self.lengths)
-        copy._token_bytes = list(self._token_bytes)
-        return copy
+        return copy.deepcopy(self)
 
     @property
     def nbytes(self) -> int:

@@ -238,19 +238,12 @@ class Lane:
             "trigger": refresher.trigger,
         }
 
-    def _result(self, output: DecoderOutput, token_id: int, ms: float, about: dict[str, Any]) -> StepResult:
+    def _result(self, output: DecoderOutput, token: int, ms: float, about: dict[str, Any]) -> StepResult:
         nats = self._decoder.entropy(output.logits) if output.entropy is None else float(output.entropy)
         if not math.isfinite(nats):  # then some logit is not finite; the entropy is needed anyway, so checking is free
             raise not_finite(about["step"], self.schedule, self.state.bank)
-        return StepResult(
-            token_id=token_id,
-            ms=ms,
-            entropy=nats,
-            logits=output.logits,
-            watched=output.watched,
-            rows=output.rows,
-            **about,
-        )
+        logits, watched, rows = output.logits, output.watched, output.rows
+        return StepResult(token_id=token, ms=ms, entropy=nats, logits=logits, watched=watched, rows=rows, **about)
 
     def _append(self, step: StepResult) -> StepResult:
         """Append a step's token, and end the lane if it is the last one and no draft is pending."""

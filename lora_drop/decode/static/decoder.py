@@ -51,17 +51,17 @@ from lora_drop.decode.static.buffers import (
     padded,
     passes_of,
 )
-from lora_drop.decode.static.layers import EAGER, Functions, Pair, Projection, best_for, has_kernels, warn_of
+from lora_drop.decode.static.layers import EAGER, Functions, Norm, Pair, Projection, best_for, has_kernels, warn_of
 from lora_drop.decode.step import DecoderOutput, DecodeState, Prefilled
 from lora_drop.method.schedule import Schedule
 
 
 @dataclass(frozen=True)
 class StaticLayer:
-    """One layer's weights: norms (D,) and fused projections. `qk_norm` is Qwen3's, (nh + nkv, hs), else None."""
+    """One layer's weights: norms and fused projections. `qk_norm` is Qwen3's, (nh + nkv, hs), else None."""
 
-    attention_norm: Tensor
-    mlp_norm: Tensor
+    attention_norm: Norm
+    mlp_norm: Norm
     qk_norm: Tensor | None
     qkv: Projection
     out: Projection
@@ -94,11 +94,11 @@ class StaticWeights:
         """Fuse the weights of a model that `is_supported`."""
         like = model.get_input_embeddings().weight
         name = f"static ({str(like.dtype).removeprefix('torch.')})"
-        layers = []
+        layers, eps = [], model.config.rms_norm_eps
         for layer in model.model.layers:
-            matrices: Any = {name: fused(*linears) for name, linears in projections(layer).items()}
-            norms = layer.input_layernorm.weight, layer.post_attention_layernorm.weight, qk_norms(layer.self_attn)
-            layers.append(StaticLayer(*norms, **matrices))
+            matrices: Any = {kind: fused(*linears) for kind, linears in projections(layer).items()}
+            one, two = (layer.input_layernorm.weight, eps), (layer.post_attention_layernorm.weight, eps)
+            layers.append(StaticLayer(one, two, qk_norms(layer.self_attn), **matrices))
         if like.device.type != "cuda":
             return cls(layers, name)
         return cls(layers, name, best_for(like.device), split_for(like.device), captures=True)
@@ -123,7 +123,7 @@ class StaticDecoder(ReferenceDecoder):
         config = model.config
         self.name, self.weights = weights.decoder_name, weights
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.head_dim, self.eps = self.layers[0].self_attn.head_dim, config.rms_norm_eps
+        self.head_dim, self.last_norm = self.layers[0].self_attn.head_dim, (self.norm.weight, config.rms_norm_eps)
         self.runs_ahead = self.device.type == "cuda"
 
     @torch.inference_mode()
@@ -173,17 +173,17 @@ class StaticDecoder(ReferenceDecoder):
             mask = torch.arange(past + len(h), device=self.device) <= rows[:, None]
         outputs = []
         for i, weights in enumerate(self.weights.layers):
-            heads = EAGER.project(h, weights.attention_norm, weights.qkv, weights.qk_norm, rope, count, self.eps)
+            heads = EAGER.project(h, weights.attention_norm, weights.qkv, weights.qk_norm, rope, count)
             query, key, value = heads.transpose(0, 1)[None].split((self.heads, self.kv_heads, self.kv_heads), 1)
             keys, values = kv.update(key, value, i)
             mixed = F.scaled_dot_product_attention(
                 query, keys, values, mask, is_causal=not past and len(h) > 1, enable_gqa=True
             )
             u = EAGER.close(mixed[0].transpose(0, 1).flatten(1), h, weights.out)
-            h = EAGER.feed(u, weights.mlp_norm, weights.gate_up, weights.down, self.eps)
+            h = EAGER.feed(u, weights.mlp_norm, weights.gate_up, weights.down)
             if i in layers:
                 outputs.append(h[None])
-        logits = EAGER.head(h[logits_from:], self.norm.weight, self.head.weight, self.eps)
+        logits = EAGER.head(h[logits_from:], self.last_norm, self.head.weight)
         return DecoderOutput(logits[None], stacked(outputs, h[None]))
 
     def _advance(self, token: Tensor | None, state: StaticState, lora: bool, rows: int) -> DecoderOutput:
@@ -372,7 +372,7 @@ class StaticDecoder(ReferenceDecoder):
         screen = state.screened_head if lora else None
         if screen is not None:
             return screen.logits(self.norm(h), self.head.weight)
-        return self.weights.functions.head(h, self.norm.weight, self.head.weight, self.eps)
+        return self.weights.functions.head(h, self.last_norm, self.head.weight)
 
     def _window(self, state: StaticState, rows: int) -> Window:
         """Places of the rows of a pass: a single row is the token, more rows begin with the pending ones."""
@@ -405,9 +405,7 @@ class StaticDecoder(ReferenceDecoder):
         """Rotated queries and keys, and values, (R, nh + 2 nkv, hs), of a layer's inputs (R, D)."""
         own, count = self.weights.layers[i], self.heads + self.kv_heads
         change = _change(bank, i, "qkv")
-        return self.weights.functions.project(
-            h, own.attention_norm, own.qkv, own.qk_norm, rope, count, self.eps, change
-        )
+        return self.weights.functions.project(h, own.attention_norm, own.qkv, own.qk_norm, rope, count, change)
 
     def _write(self, i: int, heads: Tensor, window: Window, state: StaticState) -> Tensor:
         """Write the rows' K/V, the last of `heads`, to their places; return them, (2, 1, nkv, R, hs)."""
@@ -439,7 +437,7 @@ class StaticDecoder(ReferenceDecoder):
     def _feed(self, i: int, u: Tensor, bank: Correction | None = None) -> Tensor:
         """u + MLP."""
         own, changes = self.weights.layers[i], (_change(bank, i, "gate_up"), _change(bank, i, "down"))
-        return self.weights.functions.feed(u, own.mlp_norm, own.gate_up, own.down, self.eps, changes)
+        return self.weights.functions.feed(u, own.mlp_norm, own.gate_up, own.down, changes)
 
     def _full(self, i: int, h: Tensor, window: Window, state: StaticState) -> Tensor:
         """A whole layer, (R, D); a layer of the schedule leaves its anchor."""
@@ -461,8 +459,7 @@ class StaticDecoder(ReferenceDecoder):
         anchor: Tensor | None = state.anchors[i]
         parts: tuple[Any, ...] = ()
         if bank is not None and i in bank.a:
-            linear, mlp_norm = (bank.a[i], bank.b[i], bank.scale), (own.mlp_norm, self.eps)
-            parts = bank.gate[i], linear, bank.mlp.get(i), mlp_norm
+            parts = bank.gate[i], (bank.a[i], bank.b[i], bank.scale), bank.mlp.get(i), own.mlp_norm
         u, d = self.weights.functions.skip(h, anchor, schedule.reuse, *parts)
         if d is not None:
             state.refresher.measure(d, h if anchor is None else anchor)
