@@ -8,7 +8,6 @@ import torch
 
 from lora_drop.decode.cache import BLOCK
 from lora_drop.decode.lane import Lane
-from lora_drop.decode.logits import entropy
 from lora_drop.decode.outputs import StaticOutputs
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.sampling import Sampling
@@ -73,19 +72,6 @@ def test_storage_grows_under_replays(tiny, recorded):
     for tokens in (0, 4 * BLOCK - 4, len(LONG_PROMPT) + 12):
         logits, _ = logits_of(recorded, schedule, None, LONG_PROMPT, FED[:12], tokens=tokens)
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=2e-4)
-
-
-def test_triggers_give_windows_of_each_length_under_replays(tiny, recorded):
-    """Each number of rows has a graph: the next power of two's."""
-    probe = ReferenceDecoder(tiny.model)
-    logits, _ = logits_of(probe, baseline_schedule(tiny.num_layers), target=FED)
-    threshold = sorted(map(entropy, logits.split(1)))[25]
-    schedule = Schedule(4, tiny.num_layers, (2, 3), kv="write", refresh="repair", refresh_entropy=threshold)
-    expected, _ = logits_of(probe, schedule, target=FED)
-    logits, state = logits_of(recorded, schedule, target=FED, tokens=len(PROMPT) + 40)
-    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=2e-4)
-    used = {graph.replays > 0 for graph in graphs.Graph.all}
-    assert used == {True} and {each.rows for each in state.buffers.graphs} == {1, 2, 4}
 
 
 @pytest.mark.parametrize("reuse", ["residual", "state"])
