@@ -43,10 +43,10 @@ def judge(native, schedule, bank):
     state = native.new_state(schedule, bank, watch=True)
     native.prefill(torch.tensor([PROMPT]), state)
     for token in range(2 * schedule.period + 3):
-        found = native.step(torch.tensor([[token]]), state)
-        if schedule.verifies and found.rows > 1:
-            assert native.rewind(found, found.rows // 2, state).logits.isfinite().all()
-    assert found.logits.isfinite().all() and native.repair(None, state).logits.isfinite().all()
+        output = native.step(torch.tensor([[token]]), state)
+        if schedule.verifies and output.rows > 1:
+            assert native.rewind(output, output.rows // 2, state).logits.isfinite().all()
+    assert output.logits.isfinite().all() and native.repair(None, state).logits.isfinite().all()
 
 
 def blocks(name):

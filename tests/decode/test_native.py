@@ -103,12 +103,12 @@ def test_where_memory_or_threads_run_out_it_is_reported(decoder, tiny, tmp_path,
     failed = 0
     for allowed.value in range(100):
         try:
-            found = greedy(decoder, **every_buffer)
+            text = greedy(decoder, **every_buffer)
             break
         except MemoryError as error:
             assert "no memory for a decode step" in str(error)
             failed += 1
-    assert failed >= 6 and found[0] == right[0]
+    assert failed >= 6 and text[0] == right[0]
     allowed.value = 1
     with pytest.raises(LoraDropError, match="no more threads for decoding"):
         library.ld_threads(4)
@@ -125,8 +125,8 @@ def test_sanitizers_find_nothing(tmp_path, monkeypatch):
         built = compiled(tmp_path, flags)
     except subprocess.SubprocessError:
         pytest.skip("this compiler has no sanitizers")
-    found = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
-    runtime = Path(found.stdout.strip())
+    asan = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+    runtime = Path(asan.stdout.strip())
     if not runtime.is_absolute():
         pytest.skip("the sanitizers of this compiler cannot be loaded into Python")
     here = Path(__file__).parent
@@ -204,6 +204,6 @@ def test_the_best_is_the_first_of_the_largest(n):
     logits = torch.randn(3, n, generator=torch.Generator().manual_seed(n)).round(decimals=1)  # some are equal
     logits[1] = -float("inf")
     logits[2, n // 2] = float("nan")
-    found = torch.empty(3, dtype=torch.int64)
-    library().ld_best(logits.data_ptr(), 3, n, found.data_ptr())
-    assert found[:2].tolist() == [int(logits[0].numpy().argmax()), 0] and 0 <= found[2] < n
+    best = torch.empty(3, dtype=torch.int64)
+    library().ld_best(logits.data_ptr(), 3, n, best.data_ptr())
+    assert best[:2].tolist() == [int(logits[0].numpy().argmax()), 0] and 0 <= best[2] < n

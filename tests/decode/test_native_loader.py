@@ -158,8 +158,8 @@ def as_nobody(cache, environment=None):
             os.environ.update(environment or {})
             tempfile.tempdir = None  # asked for anew
             sys.stderr = open(write, "w", closefd=False)
-            found = build(find_compiler(), cache)
-            sys.stderr.write(f"{found is not None and found.ld_abi()}")
+            native = build(find_compiler(), cache)
+            sys.stderr.write(f"{native is not None and native.ld_abi()}")
             sys.stderr.flush()
         finally:
             os._exit(0)
@@ -207,7 +207,7 @@ def test_one_that_cannot_be_used_even_when_new_is_reported_in_one_line(tmp_path,
     monkeypatch.setattr(loader, "FOLDER", other_abi)
     calls = []
     compile_library = loader.compile_library
-    monkeypatch.setattr(loader, "compile_library", lambda *given: (calls.append(1), compile_library(*given)))
+    monkeypatch.setattr(loader, "compile_library", lambda *args: (calls.append(1), compile_library(*args)))
     for runs in (1, 2):  # with an empty cache, and with what the first call left
         assert build(find_compiler(), tmp_path / "cache") is None and len(calls) == runs
         (line,) = capsys.readouterr().err.splitlines()

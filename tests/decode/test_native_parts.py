@@ -79,14 +79,14 @@ def test_the_best_are_exact_and_the_others_the_preview_s(kind, tokens, best):
 def test_what_is_not_a_number_is_found_and_stays():
     h = torch.randn(96)
     h[3] = float("nan")
-    assert all(found.isnan().all() for found in heads(Q8_0, 2000, 37, h)[:2])
+    assert all(logits.isnan().all() for logits in heads(Q8_0, 2000, 37, h)[:2])
 
 
 def test_of_the_screened_head_a_decoder_makes_the_codes_once(tiny):
     native = decoder_of(tiny.model, "native")
     bank, other = full_bank(tiny, "residual"), full_bank(tiny, "residual")
     schedule = Schedule(4, tiny.num_layers, (2, 4), head="screened")
-    one, two, third = (native.new_state(schedule, given).screen for given in (bank, bank, other))
+    one, two, third = (native.new_state(schedule, each).screen for each in (bank, bank, other))
     assert one is two and third is not one
     assert native.new_state(Schedule(4, tiny.num_layers, (2, 4)), bank).screen is None
 

@@ -144,10 +144,10 @@ def test_a_lane_captures_before_its_clock_starts_and_the_next_one_not_at_all(tin
     made = len(graphs.Graph.all)
     assert made == 4  # a LoRA step; repairs of 4, 2 and 1 rows
     list(one)
-    found = one.tokens
+    text = one.tokens
     del one
     gc.collect()
-    assert tokens(recorded, schedule) == found
+    assert tokens(recorded, schedule) == text
     assert len(graphs.Graph.all) == made
 
 
@@ -266,12 +266,12 @@ def kernels(schedule, bank=None):
         decoder = StaticDecoder(model.requires_grad_(False), StaticWeights.of(model))
         decoder.weights.captures = False
         state = decoder.new_state(schedule, bank, 512, prompt=256)
-        found = {}
+        counts = {}
         for each in buffers.passes_of(schedule):
             with torch.inference_mode(), graphs.Counting() as counting:
                 decoder.run(state, each)
-            found[each] = counting.names.total()
-    return found
+            counts[each] = counting.names.total()
+    return counts
 
 
 def test_the_kernels_of_a_step_keep_their_budget():
