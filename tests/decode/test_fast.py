@@ -58,7 +58,7 @@ def test_it_is_the_reference(any_tiny, fused, reuse, part, kv, variant):
 @pytest.mark.parametrize("kind", FAST)
 def test_adaptive_refreshes_are_the_references(tiny, kind):
     """The norm that a trigger reads has the bottleneck's part in it."""
-    schedule = Schedule(8, tiny.num_layers, (2, 3, 4), refresh_norm=0.4, refresh_entropy=5.2, head="screened")
+    schedule = Schedule(8, tiny.num_layers, (2, 3, 4), refresh_norm=3.0, refresh_entropy=4.6, head="screened")
     bank = full_bank(tiny, "residual")
     kinds, norms = [], []
     for decoder in (ReferenceDecoder(tiny.model), decoder_of(tiny.model, kind)):
