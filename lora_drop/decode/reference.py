@@ -30,10 +30,11 @@ PART = 512, 8192  # tokens of a prompt that are read at once, on a CPU and elsew
 
 
 class ReferenceDecoder:
-    """The layers of a Llama, Qwen2, Qwen3 or Mistral model, ready to decode, as every decoder is.
+    """Prefill and decode steps over the layers of a Llama, Qwen2, Qwen3 or Mistral model.
 
-    It holds nothing of a request: each lane has a `DecodeState`. The docstrings here say what each decoder does;
-    `StaticDecoder` (static buffers, CUDA graphs) and `NativeDecoder` (C, on a CPU) override what they do faster.
+    The docstrings here say what every decoder does: `StaticDecoder` (static buffers, CUDA graphs) and `NativeDecoder`
+    (C, on a CPU) inherit from this class and do the same faster. A decoder holds nothing of a request: each lane has a
+    `DecodeState`.
 
     Attributes:
         name: for the trace and the page, such as `native (bfloat16)`.
