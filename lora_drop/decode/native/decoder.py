@@ -77,7 +77,7 @@ class NativeDecoder(ReferenceDecoder):
         layers = range(self.num_layers)
         self._run(state, layers, h, state.position, lora, pending=pending, watched=watched, ratios=ratios)
         if ratios is not None:
-            state.refresher.ratios += ratios[~ratios.isnan()]
+            state.refresher.ratios.extend(ratios[~ratios.isnan()])
         state.position += 1
         return self._output(state, self._logits(h, state.screen if lora else None), watched)
 

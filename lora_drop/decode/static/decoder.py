@@ -211,7 +211,7 @@ class StaticDecoder(ReferenceDecoder):
         count = len(state.pending)
         state.pending = [*state.pending, buffers.pending[count : count + 1]] if lora and schedule.repairs else []
         state.row_anchors = results.row_anchors
-        state.refresher.ratios += results.ratios
+        state.refresher.ratios.extend(results.ratios)
         # Copies, as the next replay overwrites them. Padding rows are left out.
         own = slice(rows) if schedule.verifies else slice(None)
         logits, choice, nats = results.logits[own].clone(), results.choice[own].clone(), results.entropy[-1:].clone()
