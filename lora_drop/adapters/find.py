@@ -25,22 +25,24 @@ def find_bank(
     Raises:
         LoraDropError: a named folder cannot be read or does not fit.
     """
-    bank, notes = _named_bank(loaded, config, schedule)
+    bank, notes = _bank_and_notes(loaded, config, schedule)
     if schedule.watches_norm and bank is None:
         notes.append("refresh_norm never fires here: without adapters there is no correction to measure.")
     return bank, notes
 
 
-def _named_bank(
+def _bank_and_notes(
     loaded: LoadedModel | ModelInfo, config: LoraDropConfig, schedule: Schedule
 ) -> tuple[AdapterBank | None, list[str]]:
     folder = bank_folder(loaded, config, schedule)
     if folder is None:
+        names_parts = config.parts not in ("auto", "linear")
         if config.adapters == "none" or schedule.is_baseline:
             notes = [] if config.head == "full" else ["without adapters there is no screened head."]
-            named = config.parts not in ("auto", "linear") and not schedule.is_baseline
-            return None, [*notes, f"without adapters there are no parts {config.parts}."] if named else notes
-        if config.parts not in ("auto", "linear"):
+            if names_parts and not schedule.is_baseline:
+                notes.append(f"without adapters there are no parts {config.parts}.")
+            return None, notes
+        if names_parts:
             raise LoraDropError(
                 f"no adapters with parts {config.parts} are shipped for {loaded.id}: take parts auto, or name "
                 "a folder."
@@ -56,16 +58,16 @@ def _named_bank(
         theirs, ours = getattr(bank, name), getattr(schedule, name)
         if theirs != ours and not schedule.is_baseline:
             notes.append(f"adapters {folder.name} were trained for {name} {theirs}, this run has {name} {ours}.")
-    if bare := [i for i in schedule.dropped if i not in bank.a]:
-        notes.append(f"adapters {folder.name} have no correction for layers {', '.join(map(str, bare))}.")
+    if uncorrected := [i for i in schedule.dropped if i not in bank.a]:
+        notes.append(f"adapters {folder.name} have no correction for layers {', '.join(map(str, uncorrected))}.")
     bank = bank.only(_wanted_parts(bank, config, folder.name, notes))
-    if schedule.is_baseline or not (bank.head or len(bare) < len(schedule.dropped)):
+    if schedule.is_baseline or not (bank.head or len(uncorrected) < len(schedule.dropped)):
         return None, notes
     return bank.to(loaded.device, loaded.dtype), notes
 
 
 def _wanted_parts(bank: AdapterBank, config: LoraDropConfig, name: str, notes: list[str]) -> frozenset[str]:
-    """The parts of a bank that a config runs.
+    """The parts of a bank that a config runs; adds a note where `auto` does without the screened head.
 
     Raises:
         LoraDropError: the bank lacks a part that the config names.

@@ -150,12 +150,8 @@ def _check_limits(args: argparse.Namespace) -> None:
 
 def data_source(args: argparse.Namespace) -> dict[str, Any]:
     """The data options as a file of results holds them."""
-    return {
-        "file": args.data.name,
-        "prompt_field": args.prompt_field,
-        "target_field": args.target_field,
-        "limit": args.limit,
-    }
+    options = {name: getattr(args, name) for name in ("prompt_field", "target_field", "limit")}
+    return {"file": args.data.name} | options
 
 
 def read_settings(args: argparse.Namespace, settings: Iterable[Setting]) -> dict[str, Any]:

@@ -221,12 +221,10 @@ def speed_bound(
         whole = step_bytes(shape, baseline_schedule(shape.num_layers), 1, 0, 1, kv=False)
         lora = step_bytes(shape, schedule, 1, 0, 1, corrections, kv=False)
         return schedule.period * whole / ((schedule.period - 1) * lora + whole)
-    if refreshes is None:
-        refreshes = [step for step in range(1, steps + 1) if schedule.kind(step) == "refresh"]
-    full_steps = set(refreshes)
+    full_steps = None if refreshes is None else set(refreshes)
     read = BytesRead(shape, schedule, prompt_tokens, corrections)
     for step in range(1, steps + 1):
-        read.step(step, lora=step not in full_steps)
+        read.step(step, lora=schedule.kind(step) == "lora" if full_steps is None else step not in full_steps)
     return read.bound or 1.0
 
 

@@ -281,10 +281,8 @@ class LayerList(Kind):
         return ",".join(map(str, value or ()))
 
 
-_KINDS: dict[Any, Any] = {
-    **{int: Whole, float: Number, bool: Flag, str: Text},
-    **{tuple[int, int]: Layers, tuple[int, ...]: LayerList},
-}
+_KINDS: dict[Any, Any] = {int: Whole, float: Number, bool: Flag, str: Text}
+_KINDS |= {tuple[int, int]: Layers, tuple[int, ...]: LayerList}
 
 
 def kind_of(annotation: Any, between: tuple[float, float] | None = None, **limits: Any) -> Kind:

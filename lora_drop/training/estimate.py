@@ -8,7 +8,7 @@ Shapes: D hidden size, M intermediate size, V vocabulary, L layers, T tokens of 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from lora_drop.errors import LoraDropError
@@ -34,10 +34,6 @@ class Memory:
     def needed(self) -> int:
         """Bytes at the peak."""
         return self.adapters + self.batch + self.regression
-
-    def report(self, free: int | None) -> dict[str, Any]:
-        """JSON for a command's result; `free` bytes on the device, None if it does not report them."""
-        return {**asdict(self), "needed": self.needed, "free": free}
 
 
 def memory(shape: ModelShape, itemsize: int, settings: TrainSettings, job: TrainJob) -> Memory:

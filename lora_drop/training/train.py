@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def train(
     evaluation = trainer.run(job.evaluate_every, job.checkpoint_every, quiet=job.quiet)
     if not main:
         return None
-    estimate = {"memory": needs.report(free), "seconds": left / rate}
+    estimate = {"memory": asdict(needs) | {"needed": needs.needed, "free": free}, "seconds": left / rate}
     adapters = str(adapter_folder(job.out))
     return {"adapters": adapters, "steps": trainer.step, "evaluation": evaluation, "estimate": estimate}
 

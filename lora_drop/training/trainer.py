@@ -271,11 +271,10 @@ class Trainer:
             evaluation = self.evaluate()
             if main:
                 self._log({"step": 0, "tokens": 0, "evaluation": evaluation})
-        started = time.monotonic()
         while self.step < self.steps:
+            started = time.monotonic()
             loss, agreement = self.train_step()
             rate = self.tokens_per_step / max(time.monotonic() - started, 1e-9)
-            started = time.monotonic()
             bar.update()
             bar.set_postfix_str(f"loss {loss:.3f}, agreement {agreement:.3f}, {rate:.0f} tokens/s")
             last = self.step == self.steps
@@ -283,7 +282,6 @@ class Trainer:
             entry["agreement"] = agreement
             if last or self.step % evaluate_every == 0:
                 evaluation = entry["evaluation"] = self.evaluate()
-                started = time.monotonic()
             if main:
                 self._log(entry)
                 if last and self.settings.head_rank:

@@ -1,12 +1,11 @@
 """The adapter folder: what is saved comes back, and what does not fit is refused in words."""
 
-import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from lora_drop.adapters.bank import CONFIG_NAME, AdapterBank
+from lora_drop.adapters.bank import AdapterBank
 from lora_drop.errors import LoraDropError
 
 MODEL = {"num_layers": 6, "hidden_size": 32, "revision": "abc", "reuse": "residual", "part": "block"}
@@ -26,21 +25,7 @@ def bank():
     bank.b[2] += 1
     bank.gate[4] *= 0.25
     bank.base_model, bank.revision, bank.num_layers = "bundled", "abc", 6
-    bank.meta = {"schedules": "random", "tokens": 1000}
     return bank
-
-
-def test_round_trip(bank, tmp_path):
-    bank.save(tmp_path / "bank")
-    back = AdapterBank.load(tmp_path / "bank")
-    for name in ("a", "b", "gate"):
-        for i in (2, 4):
-            assert torch.equal(getattr(back, name)[i], getattr(bank, name)[i])
-    for name in ("alpha", "reuse", "part", "kv", "base_model", "revision", "num_layers", "meta", "rank", "layers"):
-        assert getattr(back, name) == getattr(bank, name)
-    assert check(back) is None
-    config = json.loads((tmp_path / "bank" / CONFIG_NAME).read_text())
-    assert {"base_model_name_or_path", "revision", "r", "lora_alpha", "reuse", "part", "kv"} <= set(config)
 
 
 def test_the_correction_is_the_formula(bank):
@@ -64,4 +49,5 @@ def test_a_bank_of_another_model_or_rule_is_refused(bank, change, says):
 
 
 def test_a_bank_of_other_weights_warns(bank):
+    assert check(bank) is None
     assert "trained on other weights" in check(bank, revision="other")

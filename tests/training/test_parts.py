@@ -66,20 +66,21 @@ def test_a_bank_without_the_parts_gets_them(tiny, windows, tmp_path):
     linear.prepare()
     linear.run(100, 100, quiet=True)
     folder = tmp_path / "first" / CHECKPOINT / "adapter"
-    run = trainer(tiny, windows, tmp_path / "second", start=folder)
+    run = trainer(tiny, windows, tmp_path / "second", settings(alpha=16.0), start=folder)
     run.prepare()
     assert run.bank.parts == {"linear", "mlp", "kept"}
     start = AdapterBank.load(folder)
     for i in start.layers:  # saved in bfloat16; its units were taken and given back
-        torch.testing.assert_close(
-            run.bank.b[i] @ run.bank.a[i], start.b[i].float() @ start.a[i].float(), atol=1e-4, rtol=1e-2
-        )
+        ours, theirs = (bank.scale * bank.b[i].float() @ bank.a[i].float() for bank in (run.bank, start))
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-2)
     run.run(100, 100, quiet=True)
-    other = trainer(
-        tiny, windows, tmp_path / "third", settings(kept_rank=4), start=tmp_path / "second" / CHECKPOINT / "adapter"
-    )
-    with pytest.raises(LoraDropError, match="have kept_rank 2, this run has 4"):
-        other.prepare()
+    for changes, says in (
+        ({"kept_rank": 4}, "have kept_rank 2, this run has 4"),
+        ({"rank": 8}, "rank 4, this run has 8"),
+    ):
+        start = tmp_path / "second" / CHECKPOINT / "adapter"
+        with pytest.raises(LoraDropError, match=says):
+            trainer(tiny, windows, tmp_path / "third", settings(**changes), start=start).prepare()
 
 
 def test_parameters_make_the_bank_they_came_from(tiny, windows, tmp_path):

@@ -4,7 +4,6 @@ import copy
 import hashlib
 import json
 import re
-import resource
 from dataclasses import replace
 
 import pytest
@@ -17,6 +16,7 @@ from lora_drop.run.results.prompts import SAMPLE_PROMPTS
 from lora_drop.training.prompts import all_prompts, seed_prompts
 from lora_drop.training.self_generate import Sampling, generate_batch, read_self_generated, self_generate
 from tests.support import ROOT
+from tests.support.faults import files_of_at_most
 
 SMALL = Sampling(seed=3, max_new_tokens=12, batch_size=4)
 GREEDY = Sampling(max_new_tokens=24, temperature=0.0)
@@ -168,14 +168,12 @@ def test_progress_counts_records_and_tokens(tiny, whole, tmp_path):
 
 def test_a_full_disk_keeps_what_was_written(tiny, whole, tmp_path):
     path, content = tmp_path / "full", whole.read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     room = len(content) * 3 // 4  # the kernel writes that much, and refuses the rest of a line
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
-    try:
-        with pytest.raises(LoraDropError, match=r"cannot write full: .*records before it are kept") as caught:
-            self_generate(tiny, COUNT, path, SMALL)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with (
+        files_of_at_most(room),
+        pytest.raises(LoraDropError, match="cannot write full: .*before it are kept") as caught,
+    ):
+        self_generate(tiny, COUNT, path, SMALL)
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == content[:room]
     self_generate(tiny, COUNT, path, SMALL)
@@ -224,13 +222,11 @@ def test_a_file_of_another_model_is_neither_continued_nor_read(tiny, whole, tmp_
         (b"\xff\xfe", "line 3 of broken is not JSON"),
         (b"{", "line 3 of broken is not JSON"),
         (b"[" * 100_000, "line 3 of broken is not JSON"),
-        (b"", "line 3 of broken is not JSON"),
         (b"[1]", "line 3 of broken is no record"),
         (b'{"prompt": "a", "text": "b", "token_ids": []}', "is no record"),
         (b'{"prompt": "a", "text": "b"}', "is no record"),
         (b'{"prompt": "a", "text": "b", "token_ids": [1, 258]}', "token id 258, the model's are 0 to 257"),
         (b'{"prompt": "a", "text": "b", "token_ids": [-1]}', "token id -1"),
-        (b'{"prompt": "a", "text": "b", "token_ids": [1.5]}', "token id 1.5"),
         (b'{"prompt": "a", "text": "b", "token_ids": [true]}', "token id True"),
     ],
 )

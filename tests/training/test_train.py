@@ -189,22 +189,6 @@ def test_the_regression_alone_already_helps(tiny, windows, tmp_path):
     assert run.evaluate()["schedules"][0]["kl"] < 0.95 * before and run.fit_tokens == 12 * 48 * 4
 
 
-def test_going_on_from_a_bank_starts_where_it_stood(tiny, windows, tmp_path):
-    settings = TrainSettings(**{**vars(SMALL), "max_tokens": 192 * 4})
-    first = trainer(tiny, windows, tmp_path / "first", settings)
-    end = first.run(100, 100, quiet=True)
-    folder = tmp_path / "first" / CHECKPOINT / "adapter"
-    (tmp_path / "second").mkdir()
-    other = TrainSettings(**{**vars(settings), "fit_batches": 4, "alpha": 16.0})
-    second = Trainer(tiny, other, TrainJob(tmp_path / "second", start=folder), windows)
-    second.prepare()
-    for one, two in zip(end["schedules"], second.evaluate()["schedules"], strict=True):
-        assert two["kl"] == pytest.approx(one["kl"], rel=0.05)  # the folder keeps bfloat16
-    third = Trainer(tiny, TrainSettings(**{**vars(settings), "rank": 4}), TrainJob(tmp_path, start=folder), windows)
-    with pytest.raises(LoraDropError, match="have rank 8, this run has 4"):
-        third.prepare()
-
-
 def test_the_model_can_write_its_own_text(tmp_path, capsys):
     base = ["train", "--model", "random:tiny-llama", "--dtype", "float32", "--out", str(tmp_path / "out"), "--json"]
     small = ["--length", "32", "--batch-size", "2", "--max-tokens", "200", "--rank", "4", "--fit-batches", "0"]
