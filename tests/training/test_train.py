@@ -1,5 +1,6 @@
 """Training: the loss falls, a resumed run is the run, bad text and settings are refused."""
 
+import dataclasses
 import json
 import shlex
 from pathlib import Path
@@ -32,20 +33,27 @@ def windows(tiny, tmp_path):
     return to_windows(read_texts(tiny, [tmp_path / "text.txt"]), SMALL.length)
 
 
+def small(**changes):
+    return dataclasses.replace(SMALL, **changes)
+
+
 def trainer(tiny, windows, out, settings=SMALL):
     out.mkdir(exist_ok=True)
     return Trainer(tiny, settings, TrainJob(out, [Path("text.txt")]), windows)
 
 
-@pytest.mark.parametrize("reuse", ["state", "residual"])
-def test_the_loss_falls_and_the_bank_helps(tiny, windows, tmp_path, reuse):
-    settings = TrainSettings(**{**vars(SMALL), "reuse": reuse, "period": 3, "drop_ratio": 1.0})
-    run = trainer(tiny, windows, tmp_path / "out", settings)
+@pytest.mark.parametrize(("reuse", "dtype"), [("state", "float32"), ("residual", "bfloat16")])
+def test_the_loss_falls_and_the_bank_helps(windows, tmp_path, reuse, dtype):
+    loaded = load_model("random:tiny-llama", "cpu", dtype)
+    settings = small(reuse=reuse, period=3, drop_ratio=1.0)
+    trainer(loaded, windows, tmp_path / "fitted", dataclasses.replace(settings, fit_batches=2)).prepare()
+    run = trainer(loaded, windows, tmp_path / "out", settings)
+    assert all(tensor.dtype == torch.float32 for tensor in run.parameters)
     before = run.evaluate()["schedules"][0]
     after = run.run(100, 100, quiet=True)["schedules"][0]
     assert after["kl"] < 0.9 * before["kl"]
     bank = AdapterBank.load(tmp_path / "out" / CHECKPOINT / "adapter")
-    assert bank.check(tiny, "out", reuse, "block") is None
+    assert bank.check(loaded, "out", reuse, "block") is None
     assert bank.meta["tokens"] == SMALL.max_tokens and bank.meta["quality"]["schedules"][0] == after
 
 
@@ -70,7 +78,7 @@ def test_other_settings_do_not_resume(tiny, windows, tmp_path):
     with pytest.raises(LoraDropError, match="no checkpoint in out"):
         run.resume()
     run.save(None)
-    other = trainer(tiny, windows, tmp_path / "out", TrainSettings(**{**vars(SMALL), "rank": 4}))
+    other = trainer(tiny, windows, tmp_path / "out", small(rank=4))
     with pytest.raises(LoraDropError, match="made with rank 8, this run has 4"):
         other.resume()
 
@@ -86,13 +94,13 @@ def test_another_text_does_not_resume(tiny, windows, tmp_path):
 
 
 def test_a_constant_rate_decays_from_any_checkpoint(tiny, windows, tmp_path):
-    constant = TrainSettings(**{**vars(SMALL), "decay": 0})
+    constant = small(decay=0)
     run = trainer(tiny, windows, tmp_path / "out", constant)
     assert {run.learning_rate(step) for step in range(1, run.steps)} == {SMALL.learning_rate}
     for _ in range(6):
         run.train_step()
     run.save(None)
-    shorter = TrainSettings(**{**vars(SMALL), "decay": 0.25, "max_tokens": 8 * 4 * 48})
+    shorter = small(decay=0.25, max_tokens=8 * 4 * 48)
     branch = trainer(tiny, windows, tmp_path / "out", shorter)
     branch.resume()
     assert [branch.learning_rate(step) for step in (5, 6, 7)] == [2e-2, 2e-2, 1e-2]
@@ -121,7 +129,7 @@ def test_a_reply_has_a_window_of_its_own_and_its_decode_steps_count():
 
 @pytest.mark.parametrize("refresh", ["single", "repair"])
 def test_what_does_not_count_changes_nothing(tiny, windows, tmp_path, refresh):
-    settings = TrainSettings(**{**vars(SMALL), "refresh": refresh, "kv": "write", "period": 3, "batch_size": 1})
+    settings = small(refresh=refresh, kv="write", period=3, batch_size=1)
     counted = torch.zeros_like(windows).bool()
     counted[:, 30:40] = True
     other = windows.clone()
@@ -182,7 +190,7 @@ def test_the_command_leaves_a_bank_that_run_takes(tmp_path, capsys):
 
 
 def test_the_regression_alone_already_helps(tiny, windows, tmp_path):
-    settings = TrainSettings(**{**vars(SMALL), "drop_ratio": 1.0, "period": 3, "fit_batches": 12, "rank": 32})
+    settings = small(drop_ratio=1.0, period=3, fit_batches=12, rank=32)
     run = trainer(tiny, windows, tmp_path / "out", settings)
     before = run.evaluate()["schedules"][0]["kl"]
     run.prepare()
@@ -246,7 +254,7 @@ def test_a_long_file_gives_its_share_only(tiny, tmp_path):
 
 
 def test_half_of_the_batches_drop_the_first_layers_of_an_order(tiny):
-    settings = TrainSettings(**{**vars(SMALL), "drop_order": "4,2,3,1"})
+    settings = small(drop_order="4,2,3,1")
     drawn = [draw(settings, step, 40, 6).schedule.dropped for step in range(200)]
     firsts = {tuple(sorted(settings.order[:n])) for n in range(1, 5)}
     assert firsts <= set(drawn)
@@ -255,7 +263,7 @@ def test_half_of_the_batches_drop_the_first_layers_of_an_order(tiny):
 
 
 def test_the_card_says_how_to_make_the_bank_again(tiny, windows, tmp_path):
-    settings = TrainSettings(**{**vars(SMALL), "max_tokens": 48 * 4, "drop_order": "4,2,3"})
+    settings = small(max_tokens=48 * 4, drop_order="4,2,3")
     (tmp_path / "out").mkdir()
     run = Trainer(tiny, settings, TrainJob(tmp_path / "out", [Path("a.jsonl")], ["q:a", "b:c"]), windows)
     rows = run.run(100, 100, quiet=True)["schedules"]
@@ -276,19 +284,8 @@ def test_the_card_says_how_to_make_the_bank_again(tiny, windows, tmp_path):
     assert ([str(path) for path in args.data], args.chat) == (["a.jsonl"], ["q:a", "b:c"])
 
 
-def test_a_bfloat16_model_trains_float32_adapters(windows, tmp_path):
-    loaded = load_model("random:tiny-llama", device="cpu", dtype="bfloat16")
-    settings = {**vars(SMALL), "period": 3, "drop_ratio": 1.0}
-    trainer(loaded, windows, tmp_path / "fitted", TrainSettings(**settings | {"fit_batches": 2})).prepare()
-    run = trainer(loaded, windows, tmp_path / "out", TrainSettings(**settings))
-    before = run.evaluate()["schedules"][0]
-    after = run.run(100, 100, quiet=True)["schedules"][0]
-    assert after["kl"] < 0.9 * before["kl"]
-    assert all(t.dtype == torch.float32 for t in run.parameters)
-
-
 def test_a_run_can_leave_a_screened_head(tiny, windows, tmp_path):
-    settings = TrainSettings(**{**vars(SMALL), "max_tokens": 192, "head_rank": 48, "head_best": 32})
+    settings = small(max_tokens=192, head_rank=48, head_best=32)
     trainer(tiny, windows, tmp_path / "out", settings).run(1, 1, quiet=True)
     head = AdapterBank.load(tmp_path / "out" / CHECKPOINT / "adapter").head
     assert head is not None and (head.rank, head.best) == (48, 32)
