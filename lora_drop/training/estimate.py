@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.method.config import default_range
 from lora_drop.method.cost import Corrections, ModelShape
 from lora_drop.training.settings import TrainJob, TrainSettings
 
@@ -38,8 +37,7 @@ class Memory:
 
 def memory(shape: ModelShape, itemsize: int, settings: TrainSettings, job: TrainJob) -> Memory:
     """Estimate the memory of a run; `itemsize` is the bytes of a number of the model's type."""
-    low, high = default_range(shape.num_layers)
-    layers, size = sorted({*range(low, high + 1), *settings.order}), shape.hidden_size
+    layers, size = settings.corrected(shape.num_layers), shape.hidden_size
     fits = settings.fit_batches > 0
     white = FLOAT * len(layers) * size**2 * fits
     moments = 8 * len(layers) * size**2 * (MOMENTS_OF_START if job.start else MOMENTS) * (fits and not job.resume)

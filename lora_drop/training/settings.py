@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.method.config import MAX_PERIOD
+from lora_drop.method.config import MAX_PERIOD, default_range
 from lora_drop.method.fields import TRAINING, checked, read_layer_order, setting
 from lora_drop.method.schedule import KvRule, Part, Refresh, ReuseRule
 from lora_drop.method.settings import MAX_SEED
@@ -92,6 +92,11 @@ class TrainSettings:
     def order(self) -> tuple[int, ...]:
         """`drop_order` as layer numbers, in its order."""
         return read_layer_order(self.drop_order)
+
+    def corrected(self, num_layers: int) -> list[int]:
+        """The layers that get a correction: the paper's range, and those of the order."""
+        low, high = default_range(num_layers)
+        return sorted({*range(low, high + 1), *self.order})
 
 
 @dataclass(frozen=True)

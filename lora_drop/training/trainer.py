@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.errors import LoraDropError
-from lora_drop.method.config import LoraDropConfig, default_range
+from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import LoadedModel
 from lora_drop.training.card import reproduce
 from lora_drop.training.checkpoint import read_state, write_checkpoint
@@ -150,16 +150,10 @@ class Trainer:
 
     def _new_bank(self) -> AdapterBank:
         settings, loaded = self.settings, self.loaded
-        low, high = default_range(loaded.num_layers)
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
-            bank = AdapterBank.new(
-                sorted({*range(low, high + 1), *settings.order}),
-                loaded.shape.hidden_size,
-                settings.rank,
-                settings.alpha,
-                **settings.rules,
-            )
+            layers, size = settings.corrected(loaded.num_layers), loaded.shape.hidden_size
+            bank = AdapterBank.new(layers, size, settings.rank, settings.alpha, **settings.rules)
             skipped = settings.order if settings.drop_count else bank.layers
             sample = self.windows[:CALIBRATION].to(loaded.device)
             bank = add_parts(bank, loaded.model, skipped, settings.mlp_width, settings.kept_rank, sample)
