@@ -6,7 +6,7 @@ refreshes), the teacher is the same model with every layer, and the loss is KL(f
 schedules. Training starts from a regression (`fit`) and continues with AdamW, in units from that regression (`parts`).
 
 All random draws follow from (seed, step), so a run resumes exactly from the parameters, the scales, the optimizer and
-the number of the step. `accelerate launch -m lora_drop.train ...` spreads the batches over processes.
+the number of the step. `accelerate launch -m lora_drop.training ...` spreads the batches over processes.
 """
 
 from __future__ import annotations
