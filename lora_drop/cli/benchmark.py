@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
 
 from lora_drop.cli.arguments import Commands, add_command, load, parse_path
 from lora_drop.cli.output import print_json
 from lora_drop.method.presets import config_from
-
-if TYPE_CHECKING:
-    from lora_drop.evaluation.tasks.options import Options
 
 
 def add(commands: Commands) -> None:
@@ -36,17 +32,23 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    config, options = config_from(vars(args), args.model), _options(args)
+    config = config_from(vars(args), args.model)
     from tqdm import tqdm
 
+    from lora_drop.evaluation.tasks.base import Options
     from lora_drop.evaluation.tasks.registry import read_tasks
+
+    names = None if args.tasks is None else tuple(name.strip() for name in args.tasks.split(","))
+    options = Options(
+        *(args.data_dir, args.out, names, args.limit),
+        *(args.run_code, args.max_new_tokens, args.context_tokens),
+    )
 
     def say(line: str) -> None:
         tqdm.write(f"note: {line}", file=sys.stderr)  # above the progress bar
 
     work = read_tasks(options.data_dir, options.names, options.limit, say)
-    from lora_drop.evaluation.tasks.benchmark import benchmark
-    from lora_drop.evaluation.tasks.table import markdown
+    from lora_drop.evaluation.tasks.benchmark import benchmark, markdown
     from lora_drop.run.results.files import BENCHMARK
 
     loaded, pause = load(args), 0.5 if sys.stderr.isatty() else 30
@@ -65,13 +67,3 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(markdown(result).rstrip("\n"))
     return 0
-
-
-def _options(args: argparse.Namespace) -> Options:
-    from lora_drop.evaluation.tasks.options import Options
-
-    names = None if args.tasks is None else tuple(name.strip() for name in args.tasks.split(","))
-    return Options(
-        *(args.data_dir, args.out, names, args.limit),
-        *(args.run_code, args.max_new_tokens, args.context_tokens),
-    )

@@ -10,9 +10,9 @@ from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.metrics import decode_target
 from lora_drop.evaluation.tasks import runner as module
+from lora_drop.evaluation.tasks.benchmark import _bootstrap, _wilson
 from lora_drop.evaluation.tasks.registry import TASKS
 from lora_drop.evaluation.tasks.runner import fit_prompt, generate_text
-from lora_drop.evaluation.tasks.table import _bootstrap, _wilson
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.tokens import encode_prompt, encode_text
 from tests.support.naive import naive_logits

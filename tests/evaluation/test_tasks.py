@@ -5,9 +5,7 @@ import json
 import pytest
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.tasks.long_texts import overlap_f1, rouge_l
-from lora_drop.evaluation.tasks.programs import program
-from lora_drop.evaluation.tasks.registry import TASKS, read_tasks
+from lora_drop.evaluation.tasks.registry import TASKS, overlap_f1, read_tasks, rouge_l
 from lora_drop.evaluation.tasks.sandbox import run_program
 from tests.support.golden import check_golden
 from tests.support.task_files import COPA, mbpp
@@ -28,8 +26,8 @@ def test_every_task_is_read_and_its_gold_text_is_right(task_data):
                 assert example.target in example.choices
             elif task.runs_code:
                 answer = task.answer(example, example.target.replace("[DONE]", ""))
-                assert run_program(program(task, example, answer)).passed
-                assert not run_program(program(task, example, "\n    return None")).passed
+                assert run_program(task.program(example, answer)).passed
+                assert not run_program(task.program(example, "\n    return None")).passed
             else:
                 assert task.score(example, task.answer(example, example.target)) == 1
                 assert task.score(example, task.answer(example, "")) == 0
