@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from lora_drop.cli.arguments import Commands, add_command, load, parse_path
+from lora_drop.cli.arguments import Commands, add_command, load
 from lora_drop.cli.output import print_json
 from lora_drop.method.presets import config_from
 
@@ -15,14 +15,10 @@ def add(commands: Commands) -> None:
     parser = add_command(
         commands, "benchmark", run, "the paper's benchmarks from local files, full model and LoRA-Drop"
     )
-    parser.add_argument(
-        "--data-dir", type=parse_path, required=True, metavar="DIR", help="holds gsm8k/, bbh/ and so on"
-    )
+    parser.add_path("--data-dir", "DIR", "holds gsm8k/, bbh/ and so on", required=True)
     parser.add_argument("--tasks", metavar="NAME,NAME", help="such as gsm8k,bbh (default: all that DIR has)")
     parser.add_argument("--limit", type=int, metavar="N", help="N records a task, from its files in turn")
-    parser.add_argument(
-        "--out", type=parse_path, required=True, metavar="DIR", help="gets the table; goes on where it ended"
-    )
+    parser.add_out("gets the table; goes on where it ended")
     parser.add_argument("--run-code", action="store_true", help="run the programs that the model writes (sandboxed)")
     parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="of an answer (default 256)")
     parser.add_argument("--context-tokens", type=int, metavar="N", help="cut the middle out of prompts longer than N")
@@ -30,7 +26,7 @@ def add(commands: Commands) -> None:
     parser.add_config_options()
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Run the command."""
     config = config_from(vars(args), args.model)
     from tqdm import tqdm
@@ -66,4 +62,3 @@ def run(args: argparse.Namespace) -> int:
         print_json(result)
     else:
         print(markdown(result).rstrip("\n"))
-    return 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lora_drop.cli.main import main
-from lora_drop.evaluation.measure import free, metrics, texts
+from lora_drop.evaluation.measure import metrics, texts
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.tokens import encode_prompt
 from lora_drop.run.results import prompts
@@ -166,7 +166,7 @@ def test_accept_is_said_to_have_no_effect_on_a_forced_text(tiny, short_answers):
 
 def test_regret_is_what_the_favourite_has_over_the_token():
     logits = torch.tensor([[0.0, 1.0, 3.0], [2.0, 2.0, 0.0]])
-    assert free.regrets(logits, torch.tensor([1, 1])).tolist() == pytest.approx([2.0, 0.0], abs=1e-6)
+    assert metrics.regrets(logits, torch.tensor([1, 1])).tolist() == pytest.approx([2.0, 0.0], abs=1e-6)
 
 
 def test_free_text_is_the_lanes_own_judged_by_the_full_model(tiny, data, short_answers, capsys):
@@ -207,10 +207,10 @@ def test_free_text_by_accept_1_is_the_full_models(tiny, short_answers):
     reference = dataclasses.replace(tiny, weights=None)
     answers = texts.own_answers(reference, ["Why?", "What?"])
     config = LoraDropConfig(period=4, drop_ratio=1.0, refresh="repair", kv="write", adapters="none")
-    lossless = free.evaluate_free(reference, config.replace(accept=1.0), answers)
+    lossless = metrics.evaluate_free(reference, config.replace(accept=1.0), answers)
     assert lossless["regret"] == pytest.approx(0, abs=1e-5) and lossless["own_choices"] == 1
-    within = free.evaluate_free(reference, config.replace(accept=0.5), answers)
-    drafts = free.evaluate_free(reference, config, answers)
+    within = metrics.evaluate_free(reference, config.replace(accept=0.5), answers)
+    drafts = metrics.evaluate_free(reference, config, answers)
     assert within["worst"] <= math.log(2) + 1e-4 < drafts["worst"]
 
 
