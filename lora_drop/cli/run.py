@@ -17,8 +17,7 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.fields import RUN
 from lora_drop.method.presets import config_from, preset_named
 from lora_drop.method.settings import settings_of
-from lora_drop.run.trace.lines import write_line
-from lora_drop.run.trace.records import Record, StepRecord
+from lora_drop.run.trace.records import Record, StepRecord, write_line
 from lora_drop.run.trace.trace import gather
 
 if TYPE_CHECKING:

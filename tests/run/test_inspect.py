@@ -17,8 +17,7 @@ from lora_drop.run.inspect import AROUND, inspect, read_again, recorded_lane
 from lora_drop.run.report.steps import about_step
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace.lines import write_line
-from lora_drop.run.trace.records import BASELINE, LORA_DROP
+from lora_drop.run.trace.records import BASELINE, LORA_DROP, write_line
 from lora_drop.run.trace.trace import Trace, gather, parse_trace
 from lora_drop.run.wire import page_values
 from tests.support.parts import full_bank

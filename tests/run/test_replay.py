@@ -21,8 +21,7 @@ from lora_drop.run.report.steps import inside
 from lora_drop.run.report.words import setting_words
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace.lines import write_line
-from lora_drop.run.trace.records import Header, StepRecord
+from lora_drop.run.trace.records import Header, StepRecord, write_line
 from lora_drop.run.trace.trace import Trace, gather
 from lora_drop.run.wire import FIGURES
 from lora_drop.ui import components

@@ -13,7 +13,7 @@ from lora_drop.run.exports import replay_space
 from lora_drop.run.exports.html import replay_html
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace.lines import write_line
+from lora_drop.run.trace.records import write_line
 from lora_drop.run.trace.trace import Trace, gather
 from lora_drop.ui.serve import space_folder
 

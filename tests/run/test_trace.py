@@ -8,8 +8,7 @@ import pytest
 from lora_drop.errors import LoraDropError
 from lora_drop.run.report.commands import commands_of
 from lora_drop.run.trace import trace as t
-from lora_drop.run.trace.lines import write_line
-from lora_drop.run.trace.records import JudgeRecord, RewindRecord, number
+from lora_drop.run.trace.records import JudgeRecord, RewindRecord, number, write_line
 from lora_drop.run.wire import wire_line
 
 HOSTILE = "${alert(1)}<img src=x onerror=alert(2)>\u2028\ud800\x00\"'"

@@ -13,7 +13,7 @@ from lora_drop.method.fields import RUN, SCHEDULE
 from lora_drop.method.settings import settings_of
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace.lines import read_line, trace_schema, write_line
+from lora_drop.run.trace.records import read_line, trace_schema, write_line
 
 jsonschema = pytest.importorskip("jsonschema")
 TRACES = Path(__file__).parents[1] / "corpus" / "traces"

@@ -15,8 +15,7 @@ from lora_drop.run.report.report import Report
 from lora_drop.run.report.verdict import conclusions, facts_of, kind_of, sentence, verdict
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace.lines import write_line
-from lora_drop.run.trace.records import BASELINE, LORA_DROP, THIRD
+from lora_drop.run.trace.records import BASELINE, LORA_DROP, THIRD, write_line
 from lora_drop.run.trace.trace import gather, parse_trace
 from tests.support.faults import fresh
 from tests.support.golden import check_golden

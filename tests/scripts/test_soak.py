@@ -18,8 +18,7 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace.lines import write_line
-from lora_drop.run.trace.records import AuditRecord, StepRecord, Summary
+from lora_drop.run.trace.records import AuditRecord, StepRecord, Summary, write_line
 from lora_drop.run.trace.trace import gather
 from lora_drop.ui import callbacks
 from lora_drop.ui import page as layout
