@@ -6,29 +6,46 @@ This is where text, lanes, audit and trace meet; the command line and the page a
 from __future__ import annotations
 
 import dataclasses
+import platform
 from collections.abc import Callable, Generator, Iterator
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lora_drop.adapters.find import config_fingerprint
 from lora_drop.decode.lane import Lane, LaneEvent
 from lora_drop.decode.reference import Decoder
 from lora_drop.decode.sampling import Sampling
 from lora_drop.decode.step import Prefilled, Rewind, StepResult, Stopped, Verified
 from lora_drop.errors import LoraDropError, is_out_of_memory
+from lora_drop.method.fields import RUN
+from lora_drop.method.settings import settings_of
 from lora_drop.models.load import LoadedModel
-from lora_drop.models.place import on_zero_gpu
+from lora_drop.models.place import describe_device, on_zero_gpu
 from lora_drop.models.tokens import Detokenizer, piece
-from lora_drop.run.audit import DriftAudit, QualityAudit
-from lora_drop.run.header import make_header
+from lora_drop.run.audit import DriftAudit, QualityAudit, top_of
 from lora_drop.run.prompts import PromptCache
 from lora_drop.run.race import owned, take_turns
 from lora_drop.run.report.report import Report
 from lora_drop.run.request import Plan, Request, plan
 from lora_drop.run.summary import summarise
-from lora_drop.run.top import top_of
-from lora_drop.run.trace.records import BASELINE, AuditRecord, JudgeRecord, Record, RewindRecord, StepRecord, number
+from lora_drop.run.trace.records import (
+    BASELINE,
+    AuditRecord,
+    Header,
+    JudgeRecord,
+    Record,
+    RewindRecord,
+    StepRecord,
+    number,
+)
+
+# Settings that a header has elsewhere: `seed` beside the prompt, `lanes` as its list of lanes.
+ELSEWHERE = ("seed", "lanes")
+COPIED = ("step", "token_id", "kind", "active", "kv_bytes", "trigger", "rows")  # of a step's result, into its record
 
 
 def run(
@@ -80,7 +97,7 @@ def _records(
 ) -> Iterator[Record]:
     """The records of `run`; puts the lanes that it makes into `lanes`."""
     decoder = loaded.new_decoder()
-    report = Report(make_header(loaded, request, checked, decoder))
+    report = Report(_header(loaded, request, checked, decoder))
     yield report.trace.header
     cached, tokens = prompts.get(loaded, checked.prompt_ids), torch.tensor([checked.prompt_ids], device=loaded.device)
     try:
@@ -108,6 +125,53 @@ def _records(
     yield summarise(report, lanes, stopped, cached is not None)
 
 
+def _header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decoder) -> Header:
+    """The header of a run on this model, with every setting resolved."""
+    shape = loaded.shape
+    lanes: list[Any] = []
+    for name, lane in checked.lanes.items():
+        sizes = dataclasses.asdict(lane.corrections(shape))
+        config = {
+            **lane.config.to_dict(),
+            # The name only: a trace is shared, and the path would tell about the machine.
+            "adapters": Path(lane.config.adapters).name,
+            "dropped": list(lane.schedule.dropped),
+            "rank": sizes.pop("rank"),
+            "corrected": list(sizes.pop("layers")),
+            "extras": sizes,
+            **({"bank": config_fingerprint(loaded, lane.config)} if lane.bank else {}),
+        }
+        lanes.append({"id": name, "label": lane.label, "config": config})
+    # Any: these two have keys that the trace's types do not name.
+    model: Any = {
+        "id": loaded.id,
+        "revision": loaded.revision,
+        "layers": loaded.num_layers,
+        "hidden_size": shape.hidden_size,
+        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "params": shape.params,
+        "kv_bytes_per_token": shape.kv_per_token * loaded.dtype.itemsize,
+        "shape": dataclasses.asdict(shape),
+    }
+    device: Any = describe_device(loaded.device) | {"decoder": decoder.name}
+    device |= {"kernels": decoder.kernels} if decoder.kernels else {}
+    sampling = {one.name: getattr(request, one.name) for one in settings_of(RUN) if one.name not in ELSEWHERE}
+    is_audited = request.audit and BASELINE in checked.lanes
+    return Header(
+        lanes=lanes,
+        model=model,
+        device=device,
+        prompt=request.prompt,
+        prompt_tokens=len(checked.prompt_ids),
+        seed=request.seed,
+        sampling={**sampling, "notes": checked.notes},
+        idle=request.idle,
+        version=2 if is_audited or any(lane.schedule.verifies for lane in checked.lanes.values()) else 1,
+        software={name: metadata.version(name) for name in ("torch", "transformers")}
+        | {"python": platform.python_version()},
+    )
+
+
 class _Observer:
     """Turns the lanes' events into records, and audits them on the way."""
 
@@ -133,8 +197,10 @@ class _Observer:
         elif isinstance(event, Verified):
             yield JudgeRecord(name, event.rows, round(event.ms, 3), event.accepted)
         else:
-            text = self._detokenizers[name].add(event.token_id)
-            yield _step_record(name, event, text, top_of(self._loaded.tokenizer, event.logits)[0])
+            copied: Any = {key: getattr(event, key) for key in COPIED}
+            text, top = self._detokenizers[name].add(event.token_id), top_of(self._loaded.tokenizer, event.logits)[0]
+            ms, entropy = round(event.ms, 3), number(event.entropy, 4)
+            yield StepRecord(name, text=text, ms=ms, entropy=entropy, top=top, **copied)
             if name == BASELINE:
                 for other, audit in self._quality.items():
                     yield self._audit(other, audit.add(event), drift=[], cosine=[], audit="quality")
@@ -158,14 +224,6 @@ class _Observer:
     def _audit(self, name: str, audited: dict, **more: Any) -> AuditRecord:
         text = piece(self._loaded.tokenizer, audited.pop("argmax"))
         return AuditRecord(name, argmax_text=text, **audited, **more)
-
-
-COPIED = ("step", "token_id", "kind", "active", "kv_bytes", "trigger", "rows")  # of a step's result, into its record
-
-
-def _step_record(lane: str, step: StepResult, text: str, top: Any) -> StepRecord:
-    values: dict[str, Any] = {name: getattr(step, name) for name in COPIED}
-    return StepRecord(lane, text=text, ms=round(step.ms, 3), entropy=number(step.entropy, 4), top=top, **values)
 
 
 def _make_lanes(

@@ -12,10 +12,9 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method import paper
 from lora_drop.method.cost import ModelShape
 from lora_drop.models.random_weights import LARGE_SHAPES
-from lora_drop.run.exports.figures.frontier import frontier_figure
 from lora_drop.run.exports.figures.heatmaps import PANELS, sweep_heatmaps
 from lora_drop.run.exports.figures.pages import write_frontier
-from lora_drop.run.exports.figures.pareto import pareto
+from lora_drop.run.exports.figures.pareto import frontier_figure, pareto
 from lora_drop.run.results.rows import QUALITIES, Group, groups, sets_only_refresh
 
 OURS = Group("residual", "block", "none", "")

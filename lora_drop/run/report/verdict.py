@@ -15,6 +15,7 @@ from lora_drop.run.report.parts import parts_of
 from lora_drop.run.report.report import Report
 from lora_drop.run.report.speed import is_by_chance, is_wide, makes_claims, speed_of
 from lora_drop.run.report.why import why
+from lora_drop.run.report.words import counted
 from lora_drop.run.trace.records import BASELINE, THIRD, Verdict
 
 Facts = dict[str, Any]
@@ -180,16 +181,12 @@ def sentence(kind: str, facts: Facts) -> str:
     text = ", ".join(filter(None, parts.get(kind, _compared)(facts)))
     if kind != "stopped" and (third := _third(facts)):
         text += f"; {third}"
-    return " ".join([_capitalised(text), *_notes(kind, facts)])
-
-
-def _capitalised(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
+    return " ".join([f"{text[:1].upper()}{text[1:]}.", *_notes(kind, facts)])
 
 
 def _stopped(facts: Facts) -> Iterator[str | None]:
     tokens = facts["tokens"]
-    own = f"{_count(tokens[facts['lane']], 'token')} of the answer"
+    own = f"{counted(tokens[facts['lane']], 'token')} of the answer"
     yield f"The file is cut short after {own}" if facts["stopped"] == "cut" else f"Stopped after {own}"
     words = facts["words"]
     if words:
@@ -241,12 +238,8 @@ def _skipped(facts: Facts) -> str | None:
     share = facts["skipped_share"]
     if share is None:
         return None
-    part = "attention" if facts["part"] == "attention" else "layer"
-    return (
-        f"{share:.0%} of {part} runs skipped"
-        if share > 0
-        else f"no {part} runs skipped (too many drafts were rejected)"
-    )
+    runs = "attention runs" if facts["part"] == "attention" else "layer runs"
+    return f"{share:.0%} of {runs} skipped" if share > 0 else f"no {runs} skipped (too many drafts were rejected)"
 
 
 def _answers(facts: Facts) -> str | None:
@@ -282,7 +275,7 @@ def _third(facts: Facts) -> str | None:
     lead = "without corrections" if third["is_bare"] else f"in the lane \u201c{third['label']}\u201d"
     if third["breaks_after"] is not None:
         verb = "goes in circles" if third["how"] == "loop" else "breaks"
-        where = f"after {_count(third['breaks_after'], 'word')}" if third["breaks_after"] else "at its first word"
+        where = f"after {counted(third['breaks_after'], 'word')}" if third["breaks_after"] else "at its first word"
         return f"{lead} the text {verb} {where}"
     first = third["words"]["first"]
     if first is None:
@@ -304,7 +297,3 @@ def _notes(kind: str, facts: Facts) -> Iterator[str]:
         yield "With accept 1 only rounding makes the answers differ."
     if kind == "collapsed":
         yield "Skip fewer layers, or take a shorter period."
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -48,6 +48,11 @@ def run_words(header: Header) -> list[str]:
     return [*_named(RUN, header.sampling, ("max_new_tokens",)), *seed]
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 word`, `2 words`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _named(owner: str, values: Mapping[str, Any], always: Sequence[str]) -> Iterator[str]:
     """The settings that the table has words for, where they are set."""
     for setting in settings_of(owner):

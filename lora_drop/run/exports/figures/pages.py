@@ -10,9 +10,8 @@ import plotly.graph_objects as go
 from lora_drop.errors import LoraDropError
 from lora_drop.paths import write_files
 from lora_drop.run.exports.colors import COLORS
-from lora_drop.run.exports.figures.frontier import frontier_figure
 from lora_drop.run.exports.figures.heatmaps import sweep_heatmaps
-from lora_drop.run.exports.figures.pareto import pareto
+from lora_drop.run.exports.figures.pareto import frontier_figure, pareto
 from lora_drop.run.exports.figures.style import check_theme
 from lora_drop.run.results.rows import QUALITIES, Group, groups
 
