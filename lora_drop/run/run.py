@@ -198,7 +198,8 @@ class _Observer:
             yield JudgeRecord(name, event.rows, round(event.ms, 3), event.accepted)
         else:
             copied: Any = {key: getattr(event, key) for key in COPIED}
-            text, top = self._detokenizers[name].add(event.token_id), top_of(self._loaded.tokenizer, event.logits)[0]
+            text = self._detokenizers[name].add(event.token_id)
+            top: Any = top_of(self._loaded.tokenizer, event.logits)[0]
             ms, entropy = round(event.ms, 3), number(event.entropy, 4)
             yield StepRecord(name, text=text, ms=ms, entropy=entropy, top=top, **copied)
             if name == BASELINE:

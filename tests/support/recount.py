@@ -53,7 +53,7 @@ def recount(lines: list[str]) -> dict[str, Any]:
     if "baseline" in kept:
         last = min(own, steps["baseline"])
         facts["kv_saved"] = 1 - kept["lora_drop"][last]["kv_bytes"] / kept["baseline"][last]["kv_bytes"]
-        if last > 0:
+        if 0 < own == steps["baseline"]:  # else only the whole cycles that both have count
             facts["speedup"] = (own / ms["lora_drop"]) / (steps["baseline"] / ms["baseline"])
     return facts
 

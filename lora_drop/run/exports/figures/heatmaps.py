@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -70,7 +71,7 @@ def sweep_heatmaps(sweep: dict[str, Any], group: Group, theme: str = "light", co
 
 def _panels(theme: str, columns: int) -> tuple[go.Figure, list[dict[str, int]]]:
     """An empty figure with a place for each panel, and the places."""
-    rows = -(-len(PANELS) // columns)
+    rows = math.ceil(len(PANELS) / columns)
     figure = make_subplots(
         rows=rows,
         cols=columns,
@@ -179,8 +180,24 @@ def _ink_on(scale: tuple[str, str], share: float) -> str:
 
 
 def _add_words(figure: go.Figure, theme: str) -> go.Figure:
+    """Words beside the maps: the outline, the bound, and the paper's own speeds."""
+    lines = [
+        "<b>Dashed: the paper's safe zone</b>",
+        f"p ≤ {paper.SAFE_DROP_RATIO:g} and k ≤ {paper.SAFE_K}: its claim, for other",
+        "and larger models, with trained adapters",
+        "",
+        "<b>The bound</b>",
+        "bytes that the full model reads over",
+        "those that LoRA-Drop reads, at batch 1",
+        "",
+        "<b>The paper's own speed</b> (second-hand)",
+    ]
+    for ratio, k in dict.fromkeys((row.drop_ratio, row.k) for row in paper.ROWS):
+        rows = [row for row in paper.ROWS if (row.drop_ratio, row.k) == (ratio, k)]
+        lines.append(f"p {ratio:g}, k {k}: {_range([row.speedup for row in rows])}")
+        lines.append(f"    bound of its models {_range([row.bound for row in rows])}")
     return figure.add_annotation(
-        text="<br>".join(_words()),
+        text="<br>".join([*lines, "It may count what this bound does not."]),
         x=0.7,  # under the third column
         y=0.43,
         xref="paper",
@@ -193,30 +210,5 @@ def _add_words(figure: go.Figure, theme: str) -> go.Figure:
     )
 
 
-def _words() -> list[str]:
-    """The lines beside the heatmaps: the outline, the bound, and the paper's own speeds."""
-    lines = [
-        "<b>Dashed: the paper's safe zone</b>",
-        f"p ≤ {paper.SAFE_DROP_RATIO:g} and k ≤ {paper.SAFE_K}: its claim, for other",
-        "and larger models, with trained adapters",
-        "",
-        "<b>The bound</b>",
-        "bytes that the full model reads over",
-        "those that LoRA-Drop reads, at batch 1",
-        "",
-        "<b>The paper's own speed</b> (second-hand)",
-    ]
-    for (ratio, k), rows in _paper_settings():
-        lines.append(f"p {ratio:g}, k {k}: {_range(row.speedup for row in rows)}")
-        lines.append(f"    bound of its models {_range(row.bound for row in rows)}")
-    return [*lines, "It may count what this bound does not."]
-
-
-def _paper_settings() -> list[tuple[tuple[float, int], list[paper.PaperRow]]]:
-    settings = dict.fromkeys((row.drop_ratio, row.k) for row in paper.ROWS)
-    return [(key, [row for row in paper.ROWS if (row.drop_ratio, row.k) == key]) for key in settings]
-
-
-def _range(values: Iterable[float]) -> str:
-    values = list(values)
+def _range(values: list[float]) -> str:
     return f"{min(values):.2f}x to {max(values):.2f}x"

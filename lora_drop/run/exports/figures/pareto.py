@@ -30,11 +30,10 @@ from lora_drop.run.results.rows import QUALITIES, Row, group_of, is_baseline, pe
 RULE_COLORS = {"state": "lora-drop", "anchor": "dropped", "residual": "baseline", "skip": "third"}
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "star")
 # Of a search.
+GROUPED = ("refresh", "accept", "head")
 ACCEPT_COLORS = ("lora-drop", "baseline", "refresh", "third", "dropped-kv")
 HEAD_SYMBOLS = {"full": "circle", "screened": "diamond"}
 HEAD_ONLY = "full model, screened head (not LoRA-Drop's gain)"
-BEFORE = "presets before"
-SPEEDS = ("speedup", "speedup_low", "speedup_high")
 BEYOND = 3  # how many times the worst loss of a candidate an earlier preset may lose, to have room in the figure
 SEARCH_TITLE = "LoRA-Drop settings: speed against quality loss"
 
@@ -241,21 +240,20 @@ def frontier_figure(result: dict[str, Any], theme: str = "light") -> go.Figure:
     before = [row for row in losing if row["loss"] <= BEYOND * worst]
     missing = f" · {len(losing) - len(before)} presets before lie below" if len(losing) > len(before) else ""
     figure = go.Figure(layout=layout(theme, SEARCH_TITLE, provenance(result) + missing))
-    _add_settings(
-        figure, before, BEFORE, colors["muted"], "x", [f"<b>before: {safe(row['preset'])}</b>" for row in before]
-    )
+    names = [f"<b>before: {safe(row['preset'])}</b>" for row in before]
+    _add_settings(figure, before, "presets before", colors["muted"], "x", names)
     candidates = [row for row in rows if not row["head_only"]]
-    rules = sorted({_rule(row) for row in candidates})
-    for group in sorted({(_rule(row), row["head"]) for row in candidates}):
-        own = [row for row in candidates if (_rule(row), row["head"]) == group]
-        (refresh, accept), head = group
-        color = colors[ACCEPT_COLORS[rules.index(group[0]) % len(ACCEPT_COLORS)]]
+    rules = sorted({(row["refresh"], row["accept"]) for row in candidates})
+    for refresh, accept, head in sorted({tuple(row[name] for name in GROUPED) for row in candidates}):
+        own = [row for row in candidates if tuple(row[name] for name in GROUPED) == (refresh, accept, head)]
+        color = colors[ACCEPT_COLORS[rules.index((refresh, accept)) % len(ACCEPT_COLORS)]]
         name = f"{safe(refresh)} · accept {accept:g} · head {safe(head)}"
         _add_settings(figure, own, name, color, HEAD_SYMBOLS.get(head, "square"), [_words(row) for row in own])
     alone = [row for row in rows if row["head_only"]]
     _add_settings(figure, alone, HEAD_ONLY, colors["ink"], "star", [_words(row) for row in alone])
     front = frontier(candidates, lambda row: -row["loss"])
-    speeds = [one for row in rows for name in SPEEDS if (one := value_of(row, name)) is not None]
+    columns = ("speedup", "speedup_low", "speedup_high")
+    speeds = [one for row in rows for name in columns if (one := value_of(row, name)) is not None]
     spans = max(speeds) - min(speeds) or 1.0, max(row["loss"] for row in [*rows, *before]) or 1.0
     _add_front(figure, front, "loss", colors["ink"], "{layers_dropped} layers, w {period}", spans)
     _add_recommended(figure, [row for row in candidates if row["config"] == result["recommended"]], colors["good"])
@@ -268,26 +266,20 @@ def frontier_figure(result: dict[str, Any], theme: str = "light") -> go.Figure:
     return figure.update_layout(**LEGEND_BELOW)
 
 
-def _rule(row: Row) -> tuple[str, float]:
-    return row["refresh"], row["accept"]
-
-
 def _add_settings(figure: go.Figure, rows: list[Row], name: str, color: str, symbol: str, hover: list[str]) -> None:
     """Points with the interval of their speed; nothing where there are no rows."""
     if not rows:
         return
-    ends = [[value_of(row, name) for name in ("speedup_low", "speedup_high")] for row in rows]
+    speeds = [row["speedup"] for row in rows]
+    low, high = ([value_of(row, name) or row["speedup"] for row in rows] for name in ("speedup_low", "speedup_high"))
     figure.add_scatter(
-        x=[row["speedup"] for row in rows],
+        x=speeds,
         y=[row["loss"] for row in rows],
         error_x={
             "type": "data",
             "symmetric": False,
-            "array": [max(0.0, (high or 0.0) - row["speedup"]) for row, (_, high) in zip(rows, ends, strict=True)],
-            "arrayminus": [
-                max(0.0, row["speedup"] - (row["speedup"] if low is None else low))
-                for row, (low, _) in zip(rows, ends, strict=True)
-            ],
+            "array": [max(0.0, end - speed) for speed, end in zip(speeds, high, strict=True)],
+            "arrayminus": [max(0.0, speed - end) for speed, end in zip(speeds, low, strict=True)],
             "thickness": 1,
             "width": 3,
         },
