@@ -60,6 +60,8 @@ def test_period_1_gives_both_lanes_the_greedy_tokens_of_transformers(bundled, ca
 def test_the_trace_replays_to_what_run_printed(capsys, tmp_path):
     result = output(capsys, *RUN, "--trace", str(tmp_path / "run.jsonl"))
     assert output(capsys, "replay", str(tmp_path / "run.jsonl")) == result
+    assert main(["replay", str(tmp_path / "run.jsonl")]) == 0
+    assert result["verdict"]["text"] in capsys.readouterr().out
     lines = (tmp_path / "run.jsonl").read_text().splitlines()
     (tmp_path / "cut.jsonl").write_text("\n".join(lines[:9]) + "\n" + lines[9][:20])
     cut = output(capsys, "replay", str(tmp_path / "cut.jsonl"))

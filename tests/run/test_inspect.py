@@ -8,7 +8,6 @@ import json
 import pytest
 import torch
 
-from lora_drop.adapters import find
 from lora_drop.decode.static.decoder import StaticWeights
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
@@ -117,10 +116,11 @@ def test_with_all_parts_of_a_correction_the_reading_is_the_runs(tiny, monkeypatc
     config = dataclasses.replace(REPAIR, parts="auto", head="screened")
     monkeypatch.setattr("lora_drop.run.request.find_bank", lambda *_: (bank, []))
     monkeypatch.setattr("lora_drop.run.inspect.find_bank", lambda *_: (bank, []))
-    for where in ("header", "inspect"):
+    for where in ("run", "inspect"):
         monkeypatch.setattr(f"lora_drop.run.{where}.config_fingerprint", lambda *_: "f" * 16)
     trace = trace_of(tiny, config)
-    assert trace.header.lanes[1]["config"]["bank"] == "f" * 16
+    one, two = (lane["config"] for lane in trace.header.lanes)
+    assert "bank" not in one and two["bank"] == "f" * 16
     look = looker(tiny, trace)
     for step in range(1, 14):
         found, audit = look(step), trace.audits[LORA_DROP][step]
@@ -222,9 +222,3 @@ def test_a_gap_longer_than_the_period_is_refused_where_full_steps_are_free(tiny)
     steps = {step: {"kind": "lora", "rows": 1} for step in range(1, 12)}
     with pytest.raises(LoraDropError, match="step 4 is not what"):
         read_again(tiny, changed(trace, steps=steps), LORA_DROP, 6)
-
-
-def test_the_header_names_the_fingerprint_of_what_corrected(bundled):
-    request = Request(PROMPT, LoraDropConfig(), 3)
-    one, two = (lane["config"] for lane in next(iter(run(bundled, request))).lanes)
-    assert "bank" not in one and two["bank"] == find.config_fingerprint(bundled, request.config)

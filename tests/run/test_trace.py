@@ -96,16 +96,12 @@ def test_a_trace_cut_anywhere_reads():
     ("raw", "says"),
     [
         (b"", "is empty"),
-        (b"\n\n", "is empty"),
         (b"hello", "line 1"),
-        (b"\x00\xff\n", "line 1"),
         (b"[1, 2]\n", "line 1"),
-        (b'{"type":"step"}\n', "line 1"),
         (b"[" * 100_000 + b"\n", "line 1"),
         (as_bytes(records()[1:]), "starts with its header"),
         (as_bytes([*records()[:2], header(), *records()[2:]]), "line 3: .*second"),
         (as_bytes([header(), step("third", 0)]) + b"\n", "no lane 'third'"),
-        (as_bytes([header(), step("lora_drop", 10**9)]), "line 2"),
         (as_bytes([header(), step("lora_drop", 5)]), "goes from step -1 to step 5"),
         (as_bytes([header(), step("lora_drop", 0, active=(1, 1))]), "2 layers"),
         (as_bytes([header(), step("lora_drop", 0, kind="other")]), "line 2"),
@@ -136,7 +132,7 @@ def test_files_that_cannot_be_read(tmp_path, monkeypatch):
 
 def test_numbers_that_json_has_no_word_for():
     assert number(float("nan"), 3) is None and number(float("inf"), 3) is None
-    assert number(1.23456, 3) == 1.235
+    assert number(1.23456, 3) == 1.235 and number(None, 3) is None
 
 
 def test_first_divergence():

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 
 import pytest
 
-from lora_drop.cli.main import main
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.presets import COMPARISONS, preset_named, presets_for
+from lora_drop.method.presets import preset_named, presets_for
 from lora_drop.run.exports.html import wire_text
 from lora_drop.run.report.report import Report
 from lora_drop.run.report.verdict import conclusions, facts_of, kind_of, sentence, verdict
@@ -86,13 +84,6 @@ def test_a_reference_decoder_makes_no_claim_of_speed():
     assert last.parts is last.why["parts"] is last.why["race"] is None
 
 
-def test_one_that_was_stopped_says_so(tiny):
-    count = itertools.count()
-    trace = trace_of(tiny, WIDE, {}, stop=lambda: next(count) > 20)
-    assert trace.summary.verdict["kind"] == trace.summary.verdict["facts"]["stopped"] == "stopped"
-    check(trace.summary.verdict["facts"], recount(lines_of(trace)))
-
-
 @pytest.fixture(scope="module")
 def rejected(tiny, bank_folder):
     rules = WIDE | EXACT | {"accept": 0.6, "adapters": BANK, "head": "screened"}
@@ -131,31 +122,6 @@ def test_an_old_file_gets_one(tiny, bank_folder):
     assert last["type"] == "summary" and last["verdict"] == verdict(Report.of(old))
     assert last["verdict"]["facts"]["quality_loss"] is None
     check(last["verdict"]["facts"], recount(lines))
-
-
-def test_the_third_lane_is_the_same_skipping_and_nothing_else(rejected):
-    one, two = (dict(rejected.header.config_of(name)) for name in (LORA_DROP, THIRD))
-    same = ("period", "layers", "drop_ratio", "dropped", "reuse", "part", "kv", "refresh", "drop_layers")
-    assert all(one[name] == two[name] for name in same)
-    assert (two["rank"], two["corrected"], two["accept"], two["head"]) == (0, [], 0.0, "full")
-    assert not any(two["extras"][name] for name in ("mlp", "kept", "head_rank", "head_best"))
-    assert not Report.of(rejected).lanes[THIRD].rejected_ms
-    follow = {"rank", "corrected", "extras", "bank"}
-    changed = {name for name in one if name not in follow and one[name] != two[name]}
-    assert changed <= set(COMPARISONS["bare"].changes)
-
-
-def test_the_command_line_prints_it(tmp_path, capsys):
-    path = tmp_path / "run.jsonl"
-    asked = ["run", "--model", "random:tiny-llama", "--prompt", "Hi", "--max-new-tokens", "12", "--ignore-eos"]
-    assert main([*asked, "--trace", str(path), "--json"]) == 0
-    printed = json.loads(capsys.readouterr().out)["verdict"]
-    check(printed["facts"], recount(path.read_text().splitlines()))
-    assert json.loads(path.read_text().splitlines()[-1])["verdict"] == printed
-    assert main(["replay", str(path)]) == 0
-    assert printed["text"] in capsys.readouterr().out
-    assert main(["replay", str(path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["verdict"] == printed
 
 
 # ---- runs made by hand ----

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from lora_drop.run.report.speed import GAIN, SLOWER, speed_of, speedup_words
+from lora_drop.run.report.speed import GAIN, SLOWER, speed_of, speedup_interval, speedup_words
 from lora_drop.run.report.words import loop_words, rule_words, setting_words
 from lora_drop.run.trace.records import Header, Summary
 from lora_drop.run.wire import page_values
@@ -24,6 +24,7 @@ from tests.support.golden import check_golden
         (2.0, [1.5, 1.7], None),  # a tenth wide is not noisy
         (0.5, [0.3, 1.2], "too noisy here to tell"),
         (4.0, [1.02, 1.4], None),
+        (10.0, [9.5, 10.5], None),  # exactly a tenth wide
         (1.2, None, None),  # too short to have an interval
         (None, None, None),
     ],
@@ -38,6 +39,12 @@ def test_a_gain_and_a_loss_are_beyond_their_limits():
         *(([0.95, SLOWER - 0.001], "slower"), ([0.9, 1.1], "noisy"), (None, None), ([1.0], None)),
     ):
         assert speed_of(1.0, interval) == speed, interval
+
+
+def test_an_interval_needs_four_cycles_of_either_lane():
+    four = [(3, 30.0)] * 4
+    assert speedup_interval(four, [(3, 20.0)] * 4) == [1.5, 1.5]
+    assert speedup_interval(four[:3], four) is None and speedup_interval(four, four[:3]) is None
 
 
 def test_lanes_that_loop_are_named_for_the_page():
