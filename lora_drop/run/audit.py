@@ -70,11 +70,14 @@ class DriftAudit:
         audits = []
         for t, step in enumerate(steps):
             assert step.watched is not None and full.watched is not None  # an audited lane keeps them
-            drift = _drift(step.watched, full.watched[:, :, t])
+            ours, theirs = step.watched[:, 0].float(), full.watched[:, 0, t].float()  # (n, D)
+            drift = drift_of(ours, theirs).tolist()
+            cosine = torch.cosine_similarity(ours, theirs, dim=-1).tolist()
             logits = full.logits[0, t].float()
             regret = number(float(logits.max() - logits[step.token_id]), 6)  # ln(p_favourite / p_token)
             divergence = _divergence(step.logits, full.logits[:, t])
-            audits.append({"step": step.step, **drift, **divergence, "regret": regret})
+            distances = {"drift": [number(x, 6) for x in drift], "cosine": [number(x, 6) for x in cosine]}
+            audits.append({"step": step.step, **distances, **divergence, "regret": regret})
         return audits
 
 
@@ -124,15 +127,6 @@ def drift_of(ours: Tensor, full: Tensor) -> Tensor:
     """||x_hat - x|| / ||x|| of a lane's outputs (..., D) and the full model's."""
     ours, full = ours.float(), full.float()
     return (ours - full).norm(dim=-1) / full.norm(dim=-1)
-
-
-def _drift(ours: Tensor, full: Tensor) -> dict[str, list[float | None]]:
-    """Drift and cosine of the lane's outputs against the full model's, (n, B, D) each."""
-    cosine = torch.cosine_similarity(ours.float(), full.float(), dim=-1)
-    return {
-        "drift": [number(value, 6) for value in drift_of(ours, full)[:, 0].tolist()],
-        "cosine": [number(value, 6) for value in cosine[:, 0].tolist()],
-    }
 
 
 def _divergence(ours: Tensor, full: Tensor) -> dict[str, float | bool | int | None]:

@@ -19,7 +19,7 @@ from lora_drop.adapters.find import config_fingerprint
 from lora_drop.decode.lane import Lane, LaneEvent
 from lora_drop.decode.reference import Decoder
 from lora_drop.decode.sampling import Sampling
-from lora_drop.decode.step import Prefilled, Rewind, StepResult, Stopped, Verified
+from lora_drop.decode.step import Prefilled, Rewind, Stopped, Verified
 from lora_drop.errors import LoraDropError, is_out_of_memory
 from lora_drop.method.fields import RUN
 from lora_drop.method.settings import settings_of
@@ -180,12 +180,12 @@ class _Observer:
         self._detokenizers = {name: Detokenizer(loaded.tokenizer) for name in checked.lanes}
         self._audits = request.audit
         self._drift: dict[str, DriftAudit] = {}
-        self._quality: dict[str, QualityAudit] = {}
-        if request.audit and BASELINE in checked.lanes:
-            for name, lane in checked.lanes.items():
-                if name != BASELINE:
-                    audit = QualityAudit(decoder, lane.schedule, lane.bank, prompt, request.max_new_tokens)
-                    self._quality[name] = audit
+        others = {name: lane for name, lane in checked.lanes.items() if name != BASELINE}
+        self._quality = {
+            name: QualityAudit(decoder, lane.schedule, lane.bank, prompt, request.max_new_tokens)
+            for name, lane in others.items()
+            if request.audit and BASELINE in checked.lanes
+        }
 
     def records(self, name: str, event: LaneEvent) -> Iterator[Record]:
         """The records of a lane's event."""
@@ -205,22 +205,18 @@ class _Observer:
             if name == BASELINE:
                 for other, audit in self._quality.items():
                     yield self._audit(other, audit.add(event), drift=[], cosine=[], audit="quality")
-            elif self._audits:
-                yield from self._drift_of(name, event)
+            elif name in self._drift:
+                for audited in self._drift[name].add(event):
+                    yield self._audit(name, audited)
+            elif self._audits:  # the prefill
+                dropped = self._checked.lanes[name].schedule.dropped
+                self._drift[name] = DriftAudit(self._decoder, dropped, self._prompt, event.token_id)
 
     def rest(self) -> Iterator[Record]:
         """The audits of the steps that are left."""
         for name, audit in self._drift.items():
             for audited in audit.flush():
                 yield self._audit(name, audited)
-
-    def _drift_of(self, name: str, step: StepResult) -> Iterator[Record]:
-        if name in self._drift:
-            for audited in self._drift[name].add(step):
-                yield self._audit(name, audited)
-            return
-        dropped = self._checked.lanes[name].schedule.dropped
-        self._drift[name] = DriftAudit(self._decoder, dropped, self._prompt, step.token_id)
 
     def _audit(self, name: str, audited: dict, **more: Any) -> AuditRecord:
         text = piece(self._loaded.tokenizer, audited.pop("argmax"))

@@ -177,42 +177,34 @@ _THIRD_READS = {"well": "reads well too", "slips": "slips", "badly": "reads badl
 
 def sentence(kind: str, facts: Facts) -> str:
     """The text of a verdict, from its facts alone."""
-    parts = {"stopped": _stopped, "nothing_skipped": _nothing, "lossless": _lossless, "collapsed": _collapsed}
-    text = ", ".join(filter(None, parts.get(kind, _compared)(facts)))
+    text = ", ".join(filter(None, _clauses(kind, facts)))
     if kind != "stopped" and (third := _third(facts)):
         text += f"; {third}"
     return " ".join([f"{text[:1].upper()}{text[1:]}.", *_notes(kind, facts)])
 
 
-def _stopped(facts: Facts) -> Iterator[str | None]:
-    tokens = facts["tokens"]
-    own = f"{counted(tokens[facts['lane']], 'token')} of the answer"
-    yield f"The file is cut short after {own}" if facts["stopped"] == "cut" else f"Stopped after {own}"
+def _clauses(kind: str, facts: Facts) -> Iterator[str | None]:
     words = facts["words"]
-    if words:
-        first = words["first"]
-        yield "the answers are the same so far" if first is None else f"the answers differ from word {first + 1} on"
-
-
-def _nothing(facts: Facts) -> Iterator[str | None]:
-    yield _NOTHING[facts["nothing"]]
-    if facts["nothing"] in ("head", "steps") and facts["words"]:
-        yield from (_speed(facts), _answers(facts))
-
-
-def _lossless(facts: Facts) -> Iterator[str | None]:
-    yield from (_speed(facts), _skipped(facts))
-    yield "the answer is the full model's, word for word"
-    yield _memory(facts)
-
-
-def _collapsed(facts: Facts) -> Iterator[str | None]:
-    yield f"LoRA-Drop's answer goes in circles from word {facts['collapsed_word'] + 1} on"
-    yield from (_skipped(facts), _speed(facts), _memory(facts))
-
-
-def _compared(facts: Facts) -> Iterator[str | None]:
-    yield from (_speed(facts), _skipped(facts), _answers(facts), _memory(facts))
+    match kind:
+        case "stopped":
+            own = f"{counted(facts['tokens'][facts['lane']], 'token')} of the answer"
+            yield f"The file is cut short after {own}" if facts["stopped"] == "cut" else f"Stopped after {own}"
+            if words and words["first"] is None:
+                yield "the answers are the same so far"
+            elif words:
+                yield f"the answers differ from word {words['first'] + 1} on"
+        case "nothing_skipped":
+            yield _NOTHING[facts["nothing"]]
+            if facts["nothing"] in ("head", "steps") and words:
+                yield from (_speed(facts), _answers(facts))
+        case "lossless":
+            same = "the answer is the full model's, word for word"
+            yield from (_speed(facts), _skipped(facts), same, _memory(facts))
+        case "collapsed":
+            yield f"LoRA-Drop's answer goes in circles from word {facts['collapsed_word'] + 1} on"
+            yield from (_skipped(facts), _speed(facts), _memory(facts))
+        case _:
+            yield from (_speed(facts), _skipped(facts), _answers(facts), _memory(facts))
 
 
 def _speed(facts: Facts) -> str | None:
