@@ -70,7 +70,8 @@ def test_other_weights_and_other_decoders_read_it_themselves(tiny, reads):
 
 
 def test_it_is_bounded_in_bytes_and_lets_the_oldest_go(tiny, reads):
-    size = _size_of_one(tiny)
+    trace_of(tiny, one := PromptCache(), prompt="one")
+    size = one.nbytes
     prompts = PromptCache(2 * size)
     for text in ("one", "two", "one", "six", "one", "two"):
         trace_of(tiny, prompts, prompt=text)
@@ -78,12 +79,6 @@ def test_it_is_bounded_in_bytes_and_lets_the_oldest_go(tiny, reads):
     assert len(reads) == 1 + 4  # one, two and six, and two again, which went for six
     trace_of(tiny, small := PromptCache(size - 1), prompt="one")
     assert small.nbytes == 0
-
-
-def _size_of_one(tiny):
-    prompts = PromptCache()
-    trace_of(tiny, prompts, prompt="one")
-    return prompts.nbytes
 
 
 def test_a_models_prompts_go_with_the_model(tiny):

@@ -1,11 +1,11 @@
 """A run's records: true, complete, in order, and equal to what the engine and the formulas say."""
 
 import hashlib
+from itertools import zip_longest
 
 import pytest
 import torch
 
-from lora_drop.adapters.bank import AdapterBank
 from lora_drop.decode.native.loader import library
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.errors import LoraDropError
@@ -16,6 +16,7 @@ from lora_drop.models.tokens import encode_prompt
 from lora_drop.run.request import BASELINE, LORA_DROP, THIRD, Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.trace import gather
+from tests.support.decoding import random_bank
 
 PROMPT = "Tell me something."
 
@@ -119,33 +120,21 @@ def test_a_stopped_run_keeps_what_it_has(tiny):
 def test_two_runs_at_once_do_not_mix(tiny):
     requests = [Request(p, LoraDropConfig(period=3, reuse="state"), 12, ignore_eos=True) for p in ("One.", "Two!!")]
     alone = [gather(run(tiny, request)) for request in requests]
-    iterators = [run(tiny, request) for request in requests]
-    records = [[], []]
-    while iterators[0] or iterators[1]:
-        for k in (0, 1):
-            if iterators[k]:
-                record = next(iterators[k], None)
-                if record is None:
-                    iterators[k] = None
-                else:
-                    records[k].append(record)
-    for k in (0, 1):
-        mixed = gather(records[k])
+    both = zip(*zip_longest(*(run(tiny, request) for request in requests)), strict=True)
+    for records, own in zip(both, alone, strict=True):
+        mixed = gather(filter(None, records))
         for lane in (BASELINE, LORA_DROP):
-            assert mixed.token_ids(lane) == alone[k].token_ids(lane)
+            assert mixed.token_ids(lane) == own.token_ids(lane)
 
 
 def test_a_bank_is_used_and_named(tiny, tmp_path):
-    torch.manual_seed(0)
-    bank = AdapterBank.new([1, 2, 3, 4], tiny.shape.hidden_size, rank=4)
-    for i in bank.layers:
-        bank.b[i] = torch.randn_like(bank.b[i])
+    bank = random_bank(tiny, "residual", layers=[1, 2, 3, 4])
     bank.revision = tiny.revision
     bank.save(tmp_path / "mine")
     config = LoraDropConfig(period=3, drop_ratio=1.0, adapters=str(tmp_path / "mine"))
     with_bank, without = trace_of(tiny, config), trace_of(tiny, config.replace(adapters="none"))
     assert with_bank.token_ids(LORA_DROP) != without.token_ids(LORA_DROP)
-    assert with_bank.header.lanes[1]["config"]["rank"] == 4 and without.header.lanes[1]["config"]["rank"] == 0
+    assert with_bank.header.lanes[1]["config"]["rank"] == bank.rank and without.header.lanes[1]["config"]["rank"] == 0
     assert with_bank.summary.bound < without.summary.bound
     auto = trace_of(tiny, config.replace(adapters="auto"))
     assert "untrained" in auto.header.sampling["notes"][0]

@@ -8,8 +8,9 @@ import pytest
 from lora_drop.errors import LoraDropError
 from lora_drop.run.report.commands import commands_of
 from lora_drop.run.trace import trace as t
-from lora_drop.run.trace.records import JudgeRecord, RewindRecord, number, write_line
+from lora_drop.run.trace.records import RewindRecord, number, write_line
 from lora_drop.run.wire import wire_line
+from tests.support.made import rejecting
 
 HOSTILE = "${alert(1)}<img src=x onerror=alert(2)>\u2028\ud800\x00\"'"
 
@@ -103,6 +104,7 @@ def test_a_trace_cut_anywhere_reads():
         (as_bytes([*records()[:2], header(), *records()[2:]]), "line 3: .*second"),
         (as_bytes([header(), step("third", 0)]) + b"\n", "no lane 'third'"),
         (as_bytes([header(), step("lora_drop", 5)]), "goes from step -1 to step 5"),
+        (as_bytes([header(), RewindRecord("lora_drop", 0)]), "goes back to step 0"),
         (as_bytes([header(), step("lora_drop", 0, active=(1, 1))]), "2 layers"),
         (as_bytes([header(), step("lora_drop", 0, kind="other")]), "line 2"),
         (as_bytes([header(), t.AuditRecord("lora_drop", 3, [0.1], [1.0], 0.0, True, "")]), "before it ran"),
@@ -143,18 +145,14 @@ def test_first_divergence():
 
 
 def test_what_is_taken_back_is_gone_and_its_passes_stay():
-    trace = t.gather(records()[:4])
-    trace.add(step("lora_drop", 2))
-    trace.add(t.AuditRecord("lora_drop", 2, [0.1], [0.9], 0.1, True, ""))
-    trace.add(RewindRecord("lora_drop", 0))
-    assert len(trace.steps["lora_drop"]) == 1 and not trace.audits["lora_drop"]
-    trace.add(step("lora_drop", 1, kind="refresh", active=(1, 1, 1), rows=3))
-    trace.add(JudgeRecord("lora_drop", 2, 1.5, 2))
-    assert [one.type for one in trace.passes["lora_drop"]] == ["step", "step", "step", "rewind", "step", "judge"]
+    trace = t.gather(rejecting())
     again = t.gather(trace.records())
-    assert again.passes == trace.passes and again.steps == trace.steps
-    with pytest.raises(LoraDropError, match="goes back to step 7"):
-        trace.add(RewindRecord("lora_drop", 7))
+    assert again.passes == trace.passes and again.steps == trace.steps and again.audits == trace.audits
+    kinds = [one.type for one in trace.passes["lora_drop"]]
+    assert kinds == [*["step"] * 6, "rewind", *["step"] * 3, "judge"]
+    assert len(trace.steps["lora_drop"]) == 8 and trace.audits["lora_drop"][5].regret == 0.0
+    trace.add(RewindRecord("lora_drop", 4))
+    assert list(trace.audits["lora_drop"]) == [4]
 
 
 def test_the_wire_says_the_same_in_fewer_bytes():

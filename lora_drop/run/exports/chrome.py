@@ -11,7 +11,7 @@ from typing import Any
 
 from lora_drop.errors import LoraDropError
 from lora_drop.run.exports.templates import printable
-from lora_drop.run.trace.records import BASELINE, RewindRecord, StepRecord
+from lora_drop.run.trace.records import BASELINE, RewindRecord, StepRecord, number
 from lora_drop.run.trace.trace import Trace, first_divergence
 
 PROCESS = 1
@@ -63,32 +63,32 @@ def _lane_events(trace: Trace, lane: str, thread: int) -> list[dict[str, Any]]:
     differs = None
     if lane != BASELINE and BASELINE in trace.steps:
         differs = first_divergence(trace.token_ids(BASELINE), trace.token_ids(lane))
-    for step in trace.passes[lane]:
+    for one in trace.passes[lane]:
         began = ended
-        if isinstance(step, RewindRecord):
-            events.append(_instant("tokens taken back", thread, began, {"back_to_step": step.to}))
+        if isinstance(one, RewindRecord):
+            events.append(_instant("tokens taken back", thread, began, {"back_to_step": one.to}))
             continue
-        name = f"step {step.step}" if isinstance(step, StepRecord) else "the last verification"
-        if not 0 <= step.ms <= LONGEST_MS:
-            raise LoraDropError(f"{name} of lane {lane} took {step.ms:g} ms: no clock showed that.")
-        elapsed += step.ms
-        # The sum is rounded, not each step, so that the steps touch and add up to the lane's time.
+        name = f"step {one.step}" if isinstance(one, StepRecord) else "the last verification"
+        if not 0 <= one.ms <= LONGEST_MS:
+            raise LoraDropError(f"{name} of lane {lane} took {one.ms:g} ms: no clock showed that.")
+        elapsed += one.ms
+        # The sum is rounded, not each pass, so that the passes touch and add up to the lane's time.
         ended = round(1000 * elapsed)
         span: dict[str, Any] = {"dur": ended - began, "cat": "step"}
-        if not isinstance(step, StepRecord):
-            events.append(_event("X", "judge", thread, began, **span, args={"rows": step.rows, "kept": step.kept}))
+        if not isinstance(one, StepRecord):
+            events.append(_event("X", "judge", thread, began, **span, args={"rows": one.rows, "kept": one.kept}))
             continue
-        stands = trace.stands(step)
-        name = step.kind if stands else f"{step.kind}, taken back"
-        events.append(_event("X", name, thread, began, **span, args=_args(trace, step, stands)))
-        if step.trigger is not None:
-            events.append(_instant(f"early refresh ({step.trigger})", thread, began, {"step": step.step}))
-        if stands and step.step == differs:
+        stands = trace.stands(one)
+        name = one.kind if stands else f"{one.kind}, taken back"
+        events.append(_event("X", name, thread, began, **span, args=_args(trace, one, stands)))
+        if one.trigger is not None:
+            events.append(_instant(f"early refresh ({one.trigger})", thread, began, {"step": one.step}))
+        if stands and one.step == differs:
             theirs = trace.steps[BASELINE][differs].text
-            args = {"step": step.step, "baseline": printable(theirs), "lane": printable(step.text)}
+            args = {"step": one.step, "baseline": printable(theirs), "lane": printable(one.text)}
             events.append(_instant("first token that differs from the baseline", thread, began, args))
         # Viewers tell counters apart by process and name only, so the lane is in the name.
-        events.append(_event("C", f"KV bytes: {lane}", thread, ended, args={"bytes": step.kv_bytes}))
+        events.append(_event("C", f"KV bytes: {lane}", thread, ended, args={"bytes": one.kv_bytes}))
     return events
 
 
@@ -105,12 +105,11 @@ def _args(trace: Trace, step: StepRecord, stands: bool) -> dict[str, Any]:
     audit = trace.audits[step.lane].get(step.step) if stands else None
     if audit is None:
         return args
-    drift = audit.mean_drift
     return args | {
         "kl": audit.kl,
         "agrees": audit.agrees,
         "full_model_says": printable(audit.argmax_text),
-        "mean_drift": drift and round(drift, 6),
+        "mean_drift": number(audit.mean_drift, 6),
     }
 
 
