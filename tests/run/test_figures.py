@@ -11,7 +11,7 @@ from lora_drop.method import paper
 from lora_drop.method.cost import ModelShape
 from lora_drop.models.random_weights import LARGE_SHAPES
 from lora_drop.run.exports.figures.heatmaps import PANELS, sweep_heatmaps
-from lora_drop.run.exports.figures.pages import write_frontier
+from lora_drop.run.exports.figures.pages import write_figures, write_frontier
 from lora_drop.run.exports.figures.pareto import frontier_figure, pareto
 from lora_drop.run.results.rows import QUALITIES, Group, groups, sets_only_refresh
 
@@ -180,7 +180,7 @@ def test_a_searchs_points_are_its_rows_and_only_lora_drops_are_the_front(found):
 def test_a_searchs_names_stay_text_and_an_empty_one_says_so(found, tmp_path):
     found["before"][0]["preset"] = HOSTILE
     found["rows"] = [r | {"adapters": HOSTILE, "head": HOSTILE} for r in found["rows"]]
-    shown = texts(frontier_figure(found, "dark"))
+    shown = texts(frontier_figure(found))
     assert any("&lt;script&gt;" in text for text in shown)
     assert not any("<script" in text or "<b>x" in text or "<a " in text for text in shown)
     (page,) = write_frontier(found, tmp_path)
@@ -224,7 +224,7 @@ def test_rows_that_set_only_how_full_steps_run():
 
 def test_words_that_do_not_exist(sweep, tmp_path, capsys):
     with pytest.raises(LoraDropError, match="theme"):
-        pareto(sweep, theme="pink")
+        write_figures(sweep, tmp_path, "pink")
     with pytest.raises(LoraDropError, match="quality"):
         pareto(sweep, "beauty")
     assert main(["sweep-figures", str(tmp_path / "gone"), "--out", str(tmp_path)]) == 2

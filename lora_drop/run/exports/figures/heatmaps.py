@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,8 +14,6 @@ from lora_drop.run.exports.figures.style import (
     CELL,
     SMALL,
     TEXT,
-    check_theme,
-    compacted,
     hover_text,
     label_of,
     layout,
@@ -25,6 +22,7 @@ from lora_drop.run.exports.figures.style import (
 )
 from lora_drop.run.results.rows import AGREEMENT, NLL_GAP, Group, Row, group_of, is_baseline, percent, times, value_of
 
+COLUMNS = 3
 # (column, title, form, colour at the high end), in reading order; the sixth place has the words.
 PANELS = (
     (*AGREEMENT, "baseline"),
@@ -35,7 +33,7 @@ PANELS = (
 )
 
 
-def sweep_heatmaps(sweep: dict[str, Any], group: Group, theme: str = "light", compact: bool = False) -> go.Figure:
+def sweep_heatmaps(sweep: dict[str, Any], group: Group, theme: str = "light") -> go.Figure:
     """Small multiples over (drop ratio, period) of one rule: quality, KV saved, measured speed and its bound.
 
     The cells hold the numbers; the paper's safe zone is outlined and labelled as the paper's claim.
@@ -44,9 +42,7 @@ def sweep_heatmaps(sweep: dict[str, Any], group: Group, theme: str = "light", co
         sweep: the content of `sweep.json`; see `evaluation.sweep.read_sweep`.
         group: which rows; see `groups`.
         theme: `light` or `dark`.
-        compact: one map below the other and without title and words, for a narrow panel that has its own.
     """
-    check_theme(theme)
     cells = {
         (row["drop_ratio"], row["period"]): row
         for row in sweep.get("rows", [])
@@ -57,31 +53,25 @@ def sweep_heatmaps(sweep: dict[str, Any], group: Group, theme: str = "light", co
         return message(theme, title, "This sweep has no point of this rule yet.")
     ratios, periods = (sorted(set(values)) for values in zip(*cells, strict=True))
     grid = [[cells.get((ratio, period)) for ratio in ratios] for period in periods]
-    figure, places = _panels(theme, columns=1 if compact else 3)
+    figure = make_subplots(
+        rows=2,
+        cols=COLUMNS,
+        subplot_titles=[panel[1] for panel in PANELS],
+        horizontal_spacing=0.06,
+        vertical_spacing=0.2,
+        specs=[[{}, {}, {}], [{}, {}, None]],
+    )
+    figure.update_annotations(font={"size": TEXT, "color": COLORS[theme]["ink"]})
     spans = _spans(cells.values())
-    for panel, place in zip(PANELS, places, strict=True):
+    for n, panel in enumerate(PANELS):
+        place = {"row": n // COLUMNS + 1, "col": n % COLUMNS + 1}
         _add_map(figure, theme, ratios, periods, grid, panel, spans.get(panel[0]), place)
         _outline_safe_zone(figure, COLORS[theme], ratios, periods, place)
     axis = {"type": "category", "showgrid": False, "title_standoff": 6, "title_font_size": TEXT}
     figure.update_xaxes(title_text="drop ratio p", **axis)
     figure.update_yaxes(title_text="period w = k + 1", **axis)
     figure.update_layout(layout(theme, title, provenance(sweep)), showlegend=False)
-    return compacted(figure) if compact else _add_words(figure, theme)
-
-
-def _panels(theme: str, columns: int) -> tuple[go.Figure, list[dict[str, int]]]:
-    """An empty figure with a place for each panel, and the places."""
-    rows = math.ceil(len(PANELS) / columns)
-    figure = make_subplots(
-        rows=rows,
-        cols=columns,
-        subplot_titles=[panel[1] for panel in PANELS],
-        horizontal_spacing=0.06,
-        vertical_spacing=0.06 if columns == 1 else 0.2,
-        specs=[[{} if r * columns + c < len(PANELS) else None for c in range(columns)] for r in range(rows)],
-    )
-    figure.update_annotations(font={"size": TEXT, "color": COLORS[theme]["ink"]})
-    return figure, [{"row": n // columns + 1, "col": n % columns + 1} for n in range(len(PANELS))]
+    return _add_words(figure, theme)
 
 
 def _spans(rows: Iterable[Row]) -> dict[str, tuple[float, float]]:

@@ -12,12 +12,11 @@ from lora_drop.method import paper
 from lora_drop.method.frontier import frontier
 from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.exports.figures.style import (
+    COMPACT,
     LEGEND_BELOW,
     SMALL,
     TEXT,
     axis_of,
-    check_theme,
-    compacted,
     hover_text,
     label_of,
     layout,
@@ -53,7 +52,6 @@ def pareto(
         theme: `light` or `dark`.
         compact: for a narrow panel that has a title of its own.
     """
-    check_theme(theme)
     if quality not in QUALITIES:
         raise LoraDropError(f"quality must be one of {', '.join(QUALITIES)}; got {quality!r}.")
     colors, (column, y_title, _) = COLORS[theme], QUALITIES[quality]
@@ -132,14 +130,25 @@ def _set_axes(figure: go.Figure, points: list[Row], colors: dict[str, str], y_ti
 
 
 def _compacted(figure: go.Figure) -> go.Figure:
-    """No words at the points, and a bank's name on a line of its own."""
+    """The figure for a narrow panel that has a heading of its own: no title, no words at the points, smaller texts.
+
+    A bank's name has a line of its own.
+    """
     figure.layout.annotations = ()
     figure.for_each_trace(
         lambda trace: trace.update(
             mode=trace.mode.replace("+text", ""), name=trace.name.replace(" · adapters ", "<br>adapters ")
         )
     )
-    return compacted(figure).update_layout(margin={"b": 290, "t": 10})
+    for axis in (*figure.select_xaxes(), *figure.select_yaxes()):
+        axis.title.font.size = round(TEXT * COMPACT)
+    return figure.update_layout(
+        title=None,
+        font_size=TEXT * COMPACT,
+        margin={"l": 50, "r": 12, "t": 10, "b": 290},
+        hoverlabel_font_size=SMALL * COMPACT,
+        legend_font_size=SMALL * COMPACT,
+    )
 
 
 def _add_points(
@@ -219,7 +228,7 @@ def _add_paper_strip(figure: go.Figure, colors: dict[str, str]) -> None:
     )
 
 
-def frontier_figure(result: dict[str, Any], theme: str = "light") -> go.Figure:
+def frontier_figure(result: dict[str, Any]) -> go.Figure:
     """Measured speed, with its interval, against quality loss; better is up and to the right.
 
     A colour for each refresh and `accept`, a mark for each head. The full model with a screened head has a mark of its
@@ -228,9 +237,8 @@ def frontier_figure(result: dict[str, Any], theme: str = "light") -> go.Figure:
     Args:
         result: `rows` with `loss` and `head_only`, `limits`, the `recommended` setting or None, and the rows `before`,
             with `preset` and `loss`.
-        theme: `light` or `dark`.
     """
-    check_theme(theme)
+    theme = "light"
     colors = COLORS[theme]
     rows = [row for row in result["rows"] if None not in (value_of(row, "speedup"), value_of(row, "loss"))]
     if not rows:
