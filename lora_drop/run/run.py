@@ -104,25 +104,23 @@ def _records(
         prompt = cached or decoder.read_prompt(tokens, should_stop)
     except Stopped:
         lanes.update(_make_lanes(loaded, request, checked, decoder, tokens))
-        yield summarise(report, lanes, stopped=True)
+        yield summarise(report, lanes)
         return
     prompts.put(loaded, checked.prompt_ids, prompt)
     # Its time counts in the run that prefilled it.
     prompt = dataclasses.replace(prompt, ms=0.0) if cached else prompt
     lanes.update(_make_lanes(loaded, request, checked, decoder, prompt))
     observer = _Observer(loaded, request, checked, decoder, prompt)
-    stopped = False
     for name, event in take_turns(lanes, request.view):
         for record in observer.records(name, event):
             report.add(record)
             yield record
         if should_stop():
-            stopped = True
             break
     for record in observer.rest():
         report.add(record)
         yield record
-    yield summarise(report, lanes, stopped, cached is not None)
+    yield summarise(report, lanes, cached is not None)
 
 
 def _header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decoder) -> Header:

@@ -14,18 +14,17 @@ from lora_drop.run.trace.records import BASELINE, FREE, LORA_DROP, THIRD, TOGETH
 DIGITS = {"speedup": 4, "bound": 4, "kv_saved": 6, "accepted": 6}
 
 
-def summarise(report: Report, lanes: dict[str, Lane], stopped: bool, prefill_cached: bool = False) -> Summary:
+def summarise(report: Report, lanes: dict[str, Lane], prefill_cached: bool = False) -> Summary:
     """The last record of a run. A third lane's comparison with the baseline is among its own figures.
 
     Args:
-        lanes: the lanes as they ended, by id.
-        stopped: the run was stopped before they ended.
+        lanes: the lanes as they ended, by id. One that did not end was stopped.
     """
     beside = {name: _beside(report, name) for name in lanes if name != BASELINE}
     figures: dict[str, Any] = {}
     for name, lane in lanes.items():
         own = report.lanes[name]
-        ended = lane.ended or ("stopped" if stopped else "length")
+        ended = lane.ended or "stopped"
         text = report.trace.text(name)
         figures[name] = {
             "tokens": len(own.steps),
@@ -41,9 +40,9 @@ def summarise(report: Report, lanes: dict[str, Lane], stopped: bool, prefill_cac
             "ended": ended,
         }
     main = beside.get(LORA_DROP, dict.fromkeys((*TOGETHER, *FREE)))
-    report.add(Summary(lanes=figures, **main, prefill_cached=prefill_cached))
-    assert report.trace.summary is not None
-    return dataclasses.replace(report.trace.summary, **conclusions(report))
+    summary = Summary(lanes=figures, **main, prefill_cached=prefill_cached)
+    report.add(summary)
+    return dataclasses.replace(summary, **conclusions(report))
 
 
 def _beside(report: Report, name: str) -> dict[str, Any]:

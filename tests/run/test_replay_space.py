@@ -90,22 +90,19 @@ def test_a_cut_trace_says_so(trace):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("words", "says"),
     [
-        (lambda a: a | {"trace": "gone.jsonl"}, "cannot read the trace gone.jsonl"),
-        (lambda a: a | {"trace": "bad.jsonl"}, "bad.jsonl, line 1"),
-        (lambda a: a | {"out": "."}, "is in use"),
-        (lambda a: a | {"out": "bad.jsonl"}, "is in use"),
-        (lambda a: a | {"out": "bad.jsonl/below"}, "cannot write the folder"),
-        (lambda a: a | {"more": ["--app", "javascript:alert(1)"]}, "--app must be"),
-        (lambda a: a | {"more": ["--title", "two\nlines"]}, "--title must be"),
+        (["bad.jsonl/below"], "cannot write the folder"),
+        (["space", "--app", "javascript:alert(1)"], "--app must be"),
+        (["space", "--title", "two\nlines"], "--title must be"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(tmp_path, capsys, trace, change, says):
+def test_mistakes_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, trace, words, says):
+    monkeypatch.chdir(tmp_path)
     written(tmp_path / "run.jsonl", trace)
     (tmp_path / "bad.jsonl").write_text("{}\n")
-    args = change({"out": "space", "trace": "run.jsonl", "more": []})
-    assert main(["replay-space", str(tmp_path / args["out"]), str(tmp_path / args["trace"]), *args["more"]]) == 2
+    out, *more = words
+    assert main(["replay-space", out, "run.jsonl", *more]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1 and says in captured.err
     assert not (tmp_path / "space").exists()

@@ -207,7 +207,7 @@ def test_the_summary_has_the_figures_of_the_report():
             report.add(record)
         cache = SimpleNamespace(allocated_bytes=900)
         lane = SimpleNamespace(ended=ended, prefill_ms=20.0, kv_bytes=800, state=SimpleNamespace(kv=cache))
-        return report, summarise(report, dict.fromkeys(report.lanes, lane), stopped=ended is None)
+        return report, summarise(report, dict.fromkeys(report.lanes, lane))
 
     report, end = summarised(*rejecting())
     assert (end.speedup, end.bound) == (round(70 / 57, 4), round(report.lanes[LORA_DROP].bound, 4))
