@@ -54,10 +54,7 @@ def test_steps_touch_and_add_up_to_the_lanes_clock(trace):
         assert events[0]["ts"] == 0 and events[0]["name"] == "prefill"
         for one, next_one in zip(events, events[1:], strict=False):
             assert one["ts"] + one["dur"] == next_one["ts"]
-        figures = trace.summary.lanes[lane]
         total = sum(event["dur"] for event in events) / 1000
-        # The steps of the trace are rounded to microseconds, the summary's sums are not.
-        assert total == pytest.approx(figures["prefill_ms"] + figures["decode_ms"], abs=0.001 * len(events))
         assert total == pytest.approx(sum(step.ms for step in trace.steps[lane]), abs=0.001)
 
 

@@ -60,6 +60,12 @@ def same(ours, theirs, tolerance=2e-4):
         assert text == other or min(near) < 2 * tolerance
 
 
+def same_drift(found, audit, layers, tolerance=2e-5):
+    """The drift of skipped layers is that of the run's audit."""
+    for k, layer in enumerate(layers):
+        assert found["layers"][layer]["drift"] == pytest.approx(audit.drift[k], abs=tolerance)
+
+
 def five(loaded, logits):
     chances, ids = logits.softmax(-1).topk(5)
     return [[piece(loaded.tokenizer, i), float(p)] for p, i in zip(chances, ids.tolist(), strict=True)]
@@ -89,9 +95,7 @@ def test_the_lanes_figures_are_those_of_the_run(model, config):
         found = look(step)
         same(found["layers"][-1]["lens"], found["top"][LORA_DROP]["tokens"])
         if step:
-            audit = trace.audits[LORA_DROP][step]
-            for k, layer in enumerate((2, 4)):
-                assert found["layers"][layer]["drift"] == pytest.approx(audit.drift[k], abs=2e-5)
+            same_drift(found, trace.audits[LORA_DROP][step], (2, 4))
 
 
 def test_at_a_repaired_position_the_lens_is_the_full_models(model):
@@ -123,9 +127,8 @@ def test_with_all_parts_of_a_correction_the_reading_is_the_runs(tiny, monkeypatc
     assert "bank" not in one and two["bank"] == "f" * 16
     look = looker(tiny, trace)
     for step in range(1, 14):
-        found, audit = look(step), trace.audits[LORA_DROP][step]
-        for k, layer in enumerate((2, 4)):
-            assert found["layers"][layer]["drift"] == pytest.approx(audit.drift[k], abs=2e-5)
+        found = look(step)
+        same_drift(found, trace.audits[LORA_DROP][step], (2, 4))
         assert found["layers"][5]["did"] == ("ran, adapted" if step % 4 else "ran")
     monkeypatch.setattr("lora_drop.run.inspect.config_fingerprint", lambda *_: "0" * 16)
     with pytest.raises(LoraDropError, match="adapters have changed"):
@@ -140,9 +143,7 @@ def test_a_text_that_was_taken_back_in_part_reads_as_it_stands(model):
     assert None not in told and any(told)
     look = looker(model, trace)
     for step in range(1, len(trace.steps[LORA_DROP])):
-        audit, found = trace.audits[LORA_DROP][step], look(step)
-        for k, layer in enumerate(range(1, 5)):
-            assert found["layers"][layer]["drift"] == pytest.approx(audit.drift[k], abs=5e-5)
+        same_drift(look(step), trace.audits[LORA_DROP][step], range(1, 5), 5e-5)
     last = about_step(trace, LORA_DROP, len(trace.steps[LORA_DROP]) - 1)["refresh"]
     assert last and (last["step"] is not None or "At the end" in last["text"])
 
