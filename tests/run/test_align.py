@@ -90,11 +90,8 @@ def test_side_by_side_is_the_alignment_in_words():
 
 
 def test_any_two_answers_of_a_run():
-    pairs = answers_side_by_side({"baseline": "a b", "lora_drop": "a c", "third": "d"})
-    assert [pair["lanes"] for pair in pairs] == [
-        ["baseline", "lora_drop"],
-        ["baseline", "third"],
-        ["lora_drop", "third"],
-    ]
+    pairs = answers_side_by_side({"baseline": "a b", "lora_drop": "a c", "third": "d", "fourth": "e"})
+    one, two, three = "baseline", "lora_drop", "third"
+    assert [pair["lanes"] for pair in pairs] == [[one, two], [one, three], [two, three]]
     assert pairs[2] == {"lanes": ["lora_drop", "third"], **side_by_side("a c", "d")}
     assert answers_side_by_side({"baseline": "a b"}) == []
