@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lora_drop.decode.correction import PROJECTIONS
-
 Rope = tuple[Tensor, Tensor]  # cosines and sines, (1, T, hs) each
 Change = Callable[[str, Tensor, Tensor], Tensor]  # a projection's name, input and output -> its output with a change
 
@@ -39,15 +37,14 @@ def unchanged(projection: str, x: Tensor, y: Tensor) -> Tensor:
 
 # `Any`: to a type checker each attribute of a transformers module is a tensor or a module.
 def projections(layer: Any) -> dict[str, tuple[nn.Linear, ...]]:
-    """A layer's matrices by the names of `PROJECTIONS`; those with one input are together."""
+    """A layer's matrices by the names of `correction.PROJECTIONS`; those with one input are together."""
     attention, mlp = layer.self_attn, layer.mlp
-    groups = (
-        (attention.q_proj, attention.k_proj, attention.v_proj),
-        (attention.o_proj,),
-        (mlp.gate_proj, mlp.up_proj),
-        (mlp.down_proj,),
-    )
-    return dict(zip(PROJECTIONS, groups, strict=True))
+    return {
+        "qkv": (attention.q_proj, attention.k_proj, attention.v_proj),
+        "out": (attention.o_proj,),
+        "gate_up": (mlp.gate_proj, mlp.up_proj),
+        "down": (mlp.down_proj,),
+    }
 
 
 def fused(*parts: nn.Linear) -> tuple[Tensor, Tensor | None]:
@@ -69,6 +66,17 @@ def qk_norms(attention: Any) -> Tensor | None:
     heads = [proj.weight.shape[0] // attention.head_dim for proj in (attention.q_proj, attention.k_proj)]
     norms = (attention.q_norm.weight, attention.k_norm.weight)
     return torch.cat([norm.expand(count, -1) for norm, count in zip(norms, heads, strict=True)])
+
+
+def causal_mask(tokens: int, past: int, device: torch.device) -> Tensor | None:
+    """Mask (1, 1, T, past + T), True where one of T tokens sees a key.
+
+    None without a past, where torch's own causal mask will do, and for one token, which sees all.
+    """
+    if not past or tokens == 1:
+        return None
+    at = torch.arange(past + tokens, device=device)
+    return (at <= at[past:, None])[None, None]
 
 
 def attend(layer: Any, h: Tensor, rope: Rope, mask: Tensor | None = None, cache: Any = None) -> Tensor:

@@ -20,7 +20,7 @@ from lora_drop.decode import rules
 from lora_drop.decode.cache import KVCache
 from lora_drop.decode.clock import Clock
 from lora_drop.decode.correction import Correction, correct
-from lora_drop.decode.layer import Rope, attend, feed, keys_values, run_changed
+from lora_drop.decode.layer import Rope, attend, causal_mask, feed, keys_values, run_changed
 from lora_drop.decode.logits import entropy
 from lora_drop.decode.step import DecoderOutput, DecodeState, Prefilled, Stopped
 from lora_drop.errors import LoraDropError
@@ -277,11 +277,7 @@ class ReferenceDecoder:
     def _layer(self, i: int, h: Tensor, rope: Rope, kv: KVCache) -> tuple[Tensor, Tensor]:
         """Run layer i on (B, T, D) and write its K/V; return the stream after attention and the layer's output."""
         layer = self.layers[i]
-        past, tokens = kv.lengths[i], h.shape[1]
-        mask = None
-        if past and tokens > 1:  # a token sees all of the past, itself and the tokens before it
-            at = torch.arange(past + tokens, device=h.device)
-            mask = (at <= at[past:, None])[None, None]
+        mask = causal_mask(h.shape[1], kv.lengths[i], h.device)
         u = attend(layer, h, rope, mask, kv)
         return u, feed(layer, u)
 

@@ -40,7 +40,6 @@ class NativeDecoder(ReferenceDecoder):
         self._weights, self._eps = weights, model.config.rms_norm_eps
         self._layers_at, self._head_at = ctypes.addressof(weights.layers), ctypes.addressof(weights.head)
         self._vocabulary = weights.head.n
-        self._packs = weights.packs_parts
         self._norm = self.norm.weight.float()
         self._library = compiled()
         self.kernels = self._library.ld_path().decode()
@@ -52,7 +51,7 @@ class NativeDecoder(ReferenceDecoder):
         self, schedule: Schedule, bank: Correction | None = None, tokens: int = 0, watch: bool = False, prompt: int = 0
     ) -> NativeState:
         """See `ReferenceDecoder`."""
-        state = NativeState(schedule, bank, watch, packs=self._packs)
+        state = NativeState(schedule, bank, watch, packs=self._weights.packs_parts)
         if (head := state.screened_head) is not None:
             if self._screen is None or self._screen.head is not head:
                 self._screen = NativeScreen(head, self._weights)

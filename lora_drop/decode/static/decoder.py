@@ -35,7 +35,7 @@ from transformers import PreTrainedModel
 from lora_drop.decode import rules
 from lora_drop.decode.cache import BLOCK, KVCache
 from lora_drop.decode.correction import Correction
-from lora_drop.decode.layer import fused, projections, qk_norms
+from lora_drop.decode.layer import causal_mask, fused, projections, qk_norms
 from lora_drop.decode.reference import ReferenceDecoder, stacked
 from lora_drop.decode.static.buffers import (
     IDLE_SHARE,
@@ -167,18 +167,13 @@ class StaticDecoder(ReferenceDecoder):
         """See `ReferenceDecoder`. Takes the fused weights, and torch's attention."""
         h, past = F.embedding(tokens[0], self.embed.weight), kv.lengths[0]
         rope, count = self._signed(position, len(h)), self.heads + self.kv_heads
-        mask = None
-        if past and len(h) > 1:
-            rows = torch.arange(past, past + len(h), device=self.device)
-            mask = torch.arange(past + len(h), device=self.device) <= rows[:, None]
+        mask, is_causal = causal_mask(len(h), past, self.device), not past and len(h) > 1
         outputs = []
         for i, weights in enumerate(self.weights.layers):
             heads = EAGER.project(h, weights.attention_norm, weights.qkv, weights.qk_norm, rope, count)
             query, key, value = heads.transpose(0, 1)[None].split((self.heads, self.kv_heads, self.kv_heads), 1)
             keys, values = kv.update(key, value, i)
-            mixed = F.scaled_dot_product_attention(
-                query, keys, values, mask, is_causal=not past and len(h) > 1, enable_gqa=True
-            )
+            mixed = F.scaled_dot_product_attention(query, keys, values, mask, is_causal=is_causal, enable_gqa=True)
             u = EAGER.close(mixed[0].transpose(0, 1).flatten(1), h, weights.out)
             h = EAGER.feed(u, weights.mlp_norm, weights.gate_up, weights.down)
             if i in layers:
