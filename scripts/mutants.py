@@ -76,7 +76,7 @@ METHOD_TESTS = (
     *("run/test_session.py", "run/test_figures.py"),
 )
 REPORT_TESTS = (
-    *(f"run/test_{name}.py" for name in ("trace", "words", "align", "replay_space", "compare", "speed", "race")),
+    *(f"run/test_{name}.py" for name in ("trace", "words", "align", "replay_space", "compare", "race")),
     *(f"run/test_{name}.py" for name in ("trace_schema", "fuzz", "chrome", "report", "replay", "prompts", "session")),
     *(f"run/test_{name}.py" for name in ("commands", "why", "steps", "inspect", "verdict")),
 )

@@ -17,8 +17,7 @@ from collections.abc import Iterator
 
 import torch
 
-from lora_drop.evaluation.measure.bench import text_of
-from lora_drop.evaluation.measure.timing import bound_of, interval_of, rate_of, time_lanes
+from lora_drop.evaluation.measure.bench import beside, rate_of, text_of, time_lanes
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import ModelShape, kv_saved
 from lora_drop.method.paper import LABEL, ROWS, PaperRow
@@ -70,13 +69,13 @@ def row(loaded: LoadedModel, layers: str, ratio: float, k: int, prompt_tokens: i
     """Measure one line of the table."""
     runs = measured(loaded, ratio, k, prompt_tokens)
     base, ours = rate_of(runs, BASELINE), rate_of(runs, LORA_DROP)
-    spread = interval_of(runs, LORA_DROP)
-    bound = bound_of(runs, LORA_DROP)
+    figures = beside(runs, LORA_DROP)
+    spread = figures["speedup_interval"]
     held = {name: lane.steps[-1].kv_bytes for name, lane in runs[0].lanes.items()}
     limit = kv_saved(loaded.shape, runs[0].lanes[LORA_DROP].schedule, prompt_tokens=0, steps=CYCLES * (k + 1))
     return (
-        f"| {loaded.id} | {layers} | {ratio} | {k} | {base:.2f} | {ours:.2f} | {ours / base:.2f} "
-        f"| {'too few' if spread is None else f'{spread[0]:.2f} to {spread[1]:.2f}'} | {bound:.2f} "
+        f"| {loaded.id} | {layers} | {ratio} | {k} | {base:.2f} | {ours:.2f} | {figures['speedup']:.2f} "
+        f"| {'too few' if spread is None else f'{spread[0]:.2f} to {spread[1]:.2f}'} | {figures['bound']:.2f} "
         f"| {f'{paper.speedup:.2f}' if paper else ''} | {1 - held[LORA_DROP] / held[BASELINE]:.0%} | {limit:.0%} "
         f"| {f'about {paper.kv_saved:.0%}' if paper else ''} |"
     )

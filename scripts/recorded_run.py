@@ -22,8 +22,7 @@ def main() -> None:
     from lora_drop.paths import SHIPPED_RECORDED
     from lora_drop.run.request import Request
     from lora_drop.run.run import run
-    from lora_drop.run.trace.lines import write_line
-    from lora_drop.run.trace.records import Header
+    from lora_drop.run.trace.records import Header, write_line
     from lora_drop.ui.facts import preset_facts
     from lora_drop.ui.run_tab import FIRST_PROMPT
 

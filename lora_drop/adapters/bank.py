@@ -24,7 +24,6 @@ WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "lora_drop_config.json"
 SUMS_NAME = "SHA256SUMS"  # of the two, as `sha256sum -c` reads them; an older folder has none
 _BOTTLENECK = ("gate_up", "down")  # tensors of a layer's `mlp` part
-_HEAD = ("project", "codes", "scale")  # tensors of the screened head
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -278,14 +277,11 @@ def _read_parts(config: BankConfig, tensors: _Tensors) -> dict[str, Any]:
         }
         for i in config.kept_layers
     }
-    if config.head is None:
-        return {"mlp": mlp, "kept": kept}
-    project, packed, scale = (tensors[f"head.{name}"] for name in _HEAD)
-    return {
-        "mlp": mlp,
-        "kept": kept,
-        "head": ScreenedHead.unpacked(project, packed, scale.float(), config.head.best),
-    }
+    parts: dict[str, Any] = {"mlp": mlp, "kept": kept}
+    if config.head is not None:
+        project, packed, scale = (tensors[f"head.{name}"] for name in ("project", "codes", "scale"))
+        parts["head"] = ScreenedHead.unpacked(project, packed, scale.float(), config.head.best)
+    return parts
 
 
 def _are_finite(*tensors: Tensor) -> bool:

@@ -14,8 +14,6 @@ from lora_drop.method.schedule import KV_RULES, PARTS, REFRESHES, REUSE_RULES, S
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.paths import SHIPPED_ADAPTERS
 
-_ALWAYS_THERE = ("auto", "none", "linear")  # choices of parts that any adapters can fulfil
-
 
 def find_bank(
     loaded: LoadedModel | ModelInfo, config: LoraDropConfig, schedule: Schedule
@@ -27,22 +25,24 @@ def find_bank(
     Raises:
         LoraDropError: a named folder cannot be read or does not fit.
     """
-    bank, notes = _named_bank(loaded, config, schedule)
+    bank, notes = _bank_and_notes(loaded, config, schedule)
     if schedule.watches_norm and bank is None:
         notes.append("refresh_norm never fires here: without adapters there is no correction to measure.")
     return bank, notes
 
 
-def _named_bank(
+def _bank_and_notes(
     loaded: LoadedModel | ModelInfo, config: LoraDropConfig, schedule: Schedule
 ) -> tuple[AdapterBank | None, list[str]]:
     folder = bank_folder(loaded, config, schedule)
     if folder is None:
+        names_parts = config.parts not in ("auto", "none", "linear")  # those that any adapters have
         if config.adapters == "none" or schedule.is_baseline:
             notes = [] if config.head == "full" else ["without adapters there is no screened head."]
-            named = config.parts not in _ALWAYS_THERE and not schedule.is_baseline
-            return None, [*notes, f"without adapters there are no parts {config.parts}."] if named else notes
-        if config.parts not in _ALWAYS_THERE:
+            if names_parts and not schedule.is_baseline:
+                notes.append(f"without adapters there are no parts {config.parts}.")
+            return None, notes
+        if names_parts:
             raise LoraDropError(
                 f"no adapters with parts {config.parts} are shipped for {loaded.id}: take parts auto, or name "
                 "a folder."
@@ -58,9 +58,9 @@ def _named_bank(
         theirs, ours = getattr(bank, name), getattr(schedule, name)
         if theirs != ours and not schedule.is_baseline:
             notes.append(f"adapters {folder.name} were trained for {name} {theirs}, this run has {name} {ours}.")
-    bare = [i for i in schedule.dropped if i not in bank.a]
-    if bare and config.parts != "none":
-        notes.append(f"adapters {folder.name} have no correction for layers {', '.join(map(str, bare))}.")
+    uncorrected = [i for i in schedule.dropped if i not in bank.a]
+    if uncorrected and config.parts != "none":
+        notes.append(f"adapters {folder.name} have no correction for layers {', '.join(map(str, uncorrected))}.")
     bank = bank.only(_wanted_parts(bank, config, folder.name, notes))
     if schedule.is_baseline or not (bank.head or bank.a.keys() & schedule.dropped_set):
         return None, notes
@@ -68,7 +68,7 @@ def _named_bank(
 
 
 def _wanted_parts(bank: AdapterBank, config: LoraDropConfig, name: str, notes: list[str]) -> frozenset[str]:
-    """The parts of a bank that a config runs.
+    """The parts of a bank that a config runs; adds a note where `auto` does without the screened head.
 
     Raises:
         LoraDropError: the bank lacks a part that the config names.
@@ -108,19 +108,12 @@ def shipped_bank(revision: str, reuse: str, part: str, refresh: str = "single", 
     Raises:
         LoraDropError: a shipped folder's config is broken.
     """
-    wanted = (revision, reuse, part)
-    banks = [
-        (config.refresh != refresh, config.kv != kv, folder)
-        for folder, config in _shipped()
-        if (config.revision, config.reuse, config.part) == wanted
-    ]
+    banks = []
+    for folder in sorted(path.parent for path in SHIPPED_ADAPTERS.glob(f"*/{CONFIG_NAME}")):
+        config = BankConfig.read(folder)
+        if (config.revision, config.reuse, config.part) == (revision, reuse, part):
+            banks.append((config.refresh != refresh, config.kv != kv, folder))
     return min(banks)[-1] if banks else None
-
-
-def _shipped() -> list[tuple[Path, BankConfig]]:
-    """Every shipped bank's folder and config. Raises LoraDropError if one is broken."""
-    folders = sorted(path.parent for path in SHIPPED_ADAPTERS.glob(f"*/{CONFIG_NAME}"))
-    return [(folder, BankConfig.read(folder)) for folder in folders]
 
 
 def bank_facts(revision: str) -> dict[str, dict[str, Any]]:
@@ -152,10 +145,8 @@ def bank_facts(revision: str) -> dict[str, dict[str, Any]]:
 
 def bank_fingerprint(folder: Path) -> str:
     """16 hex digits of a bank's files."""
-    digest = hashlib.sha256()
-    for name in (CONFIG_NAME, WEIGHTS_NAME):
-        digest.update((folder / name).read_bytes())
-    return digest.hexdigest()[:16]
+    content = (folder / CONFIG_NAME).read_bytes() + (folder / WEIGHTS_NAME).read_bytes()
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def config_fingerprint(loaded: LoadedModel | ModelInfo, config: LoraDropConfig) -> str | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lora_drop.models.load import LoadedModel
 
 Commands = Any  # what `ArgumentParser.add_subparsers` returns: argparse has no public name for it
-Run = Callable[[argparse.Namespace], int]
+Run = Callable[[argparse.Namespace], int | None]
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,6 +28,14 @@ class Parser(argparse.ArgumentParser):
         """Raise one line, as for every other mistake: argparse would print the whole usage before it."""
         raise LoraDropError(f"{message} (see {self.prog} --help)")
 
+    def add_path(self, name: str, metavar: str, help: str | None = None, **more: Any) -> None:
+        """Add an option or an argument that is a path."""
+        self.add_argument(name, type=parse_path, metavar=metavar, help=help, **more)
+
+    def add_out(self, help: str) -> None:
+        """Add the folder that a command writes to."""
+        self.add_path("--out", "DIR", help, required=True)
+
     def add_model_options(self) -> None:
         """Add the model, device and dtype options; `load` reads them."""
         self.add_argument("--model", default="bundled", help=f"{BY_NAME['model'].help} (default bundled)")
@@ -36,7 +44,7 @@ class Parser(argparse.ArgumentParser):
 
     def add_data_options(self, required: bool = True) -> None:
         """Add the options that name prompt and target pairs; `read_data` reads them."""
-        self.add_argument("--data", type=parse_path, required=required, metavar="FILE.jsonl")
+        self.add_path("--data", "FILE.jsonl", required=required)
         self.add_argument("--prompt-field", required=required, metavar="NAME")
         self.add_argument("--target-field", required=required, metavar="NAME")
         self.add_argument("--limit", type=int, help="only the first N records")
@@ -79,7 +87,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_command(commands: Commands, name: str, run: Run, help: str, json: bool = True, **more: Any) -> Parser:
-    """Add a command's parser, with the option `--json`; `run` does its work and returns the exit code."""
+    """Add a command's parser, with the option `--json`; `run` does its work."""
     parser: Parser = commands.add_parser(name, help=help, allow_abbrev=False, **more)
     parser.set_defaults(command=run)
     if json:
@@ -150,12 +158,8 @@ def _check_limits(args: argparse.Namespace) -> None:
 
 def data_source(args: argparse.Namespace) -> dict[str, Any]:
     """The data options as a file of results holds them."""
-    return {
-        "file": args.data.name,
-        "prompt_field": args.prompt_field,
-        "target_field": args.target_field,
-        "limit": args.limit,
-    }
+    options = {name: getattr(args, name) for name in ("prompt_field", "target_field", "limit")}
+    return {"file": args.data.name} | options
 
 
 def read_settings(args: argparse.Namespace, settings: Iterable[Setting]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from lora_drop.cli.arguments import Commands, add_command, load, parse_path
+from lora_drop.cli.arguments import Commands, add_command, load
 from lora_drop.cli.output import Row, cell, note, print_json, print_table, say
 from lora_drop.method.cost import human_bytes
 from lora_drop.method.presets import config_from
@@ -26,17 +26,15 @@ def add(commands: Commands) -> None:
     parser.add_argument("--prompt-tokens", type=int, default=64, metavar="N")
     parser.add_argument("--new-tokens", type=int, default=129, metavar="N", help="one more than decode steps")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="after a warm-up; figures are medians")
-    parser.add_argument(
-        "--prompts", type=parse_path, metavar="FILE.jsonl", help="real prompts, in a field named prompt, one a record"
-    )
+    parser.add_path("--prompts", "FILE.jsonl", "real prompts, in a field named prompt, one a record")
     parser.add_argument("--hf", action=argparse.BooleanOptionalAction, default=True, help="transformers' generate too")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Run the command."""
     config = config_from(vars(args), args.model)
     from lora_drop.evaluation.measure.bench import bench
-    from lora_drop.evaluation.measure.bench_reference import LOOKUP, gguf_of, hf_reference, llama_reference
+    from lora_drop.evaluation.measure.bench_reference import LOOKUP, gguf_of, isolated
     from lora_drop.evaluation.measure.pairs import read_prompts
 
     prompts = read_prompts(args.prompts, "prompt") if args.prompts else []
@@ -48,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         reference = None
         if args.hf:
             say("transformers' generate" + (f", prompt_lookup_num_tokens {drafts}" if drafts else ""))
-            reference = hf_reference(args.model, args.device, args.dtype, *lengths, drafts)
+            reference = isolated("hf_generate", args.model, args.device, args.dtype, *lengths, drafts)
             if reference is None:
                 note("transformers' generate failed, so there is no reference.")
         result[f"{name}_tokens_per_second"] = reference and reference["tokens_per_second"]
@@ -56,18 +54,17 @@ def run(args: argparse.Namespace) -> int:
     result["llama_cpp_tokens_per_second"] = None
     if gguf := gguf_of(result["model"]["id"], args.model, result["device"]["type"]):
         say("llama.cpp")
-        result["llama_cpp_tokens_per_second"] = llama_reference(str(gguf), args.model, *lengths)
+        rate = isolated("llama_generate", str(gguf), args.model, *lengths, result["device"]["threads"])
+        result["llama_cpp_tokens_per_second"] = rate
     if args.json:
         print_json(result)
     else:
         _show(result)
-    return 0
 
 
 def _show(result: dict[str, Any]) -> None:
     device, config = result["device"], result["config"]
-    for text in config["notes"]:
-        note(text)
+    note(*config["notes"])
     print(f"{result['model']['id']} ({result['dtype']}), {device['decoder']}, {device['name']}")
     texts = f"{len(config['prompts'])} prompts, at most" if config["prompts"] else f"{config['prompt_tokens']} +"
     print(f"{texts} {config['new_tokens']} tokens, medians of {config['rounds']} rounds\n")

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
 
-from lora_drop.cli.arguments import Commands, add_command, load, parse_path
+from lora_drop.cli.arguments import Commands, add_command, load
 from lora_drop.cli.output import print_json
 from lora_drop.method.presets import config_from
-
-if TYPE_CHECKING:
-    from lora_drop.evaluation.tasks.options import Options
 
 
 def add(commands: Commands) -> None:
@@ -19,14 +15,10 @@ def add(commands: Commands) -> None:
     parser = add_command(
         commands, "benchmark", run, "the paper's benchmarks from local files, full model and LoRA-Drop"
     )
-    parser.add_argument(
-        "--data-dir", type=parse_path, required=True, metavar="DIR", help="holds gsm8k/, bbh/ and so on"
-    )
+    parser.add_path("--data-dir", "DIR", "holds gsm8k/, bbh/ and so on", required=True)
     parser.add_argument("--tasks", metavar="NAME,NAME", help="such as gsm8k,bbh (default: all that DIR has)")
     parser.add_argument("--limit", type=int, metavar="N", help="N records a task, from its files in turn")
-    parser.add_argument(
-        "--out", type=parse_path, required=True, metavar="DIR", help="gets the table; goes on where it ended"
-    )
+    parser.add_out("gets the table; goes on where it ended")
     parser.add_argument("--run-code", action="store_true", help="run the programs that the model writes (sandboxed)")
     parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="of an answer (default 256)")
     parser.add_argument("--context-tokens", type=int, metavar="N", help="cut the middle out of prompts longer than N")
@@ -34,19 +26,25 @@ def add(commands: Commands) -> None:
     parser.add_config_options()
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    config, options = config_from(vars(args), args.model), _options(args)
+    config = config_from(vars(args), args.model)
     from tqdm import tqdm
 
+    from lora_drop.evaluation.tasks.base import Options
     from lora_drop.evaluation.tasks.registry import read_tasks
+
+    names = None if args.tasks is None else tuple(name.strip() for name in args.tasks.split(","))
+    options = Options(
+        *(args.data_dir, args.out, names, args.limit),
+        *(args.run_code, args.max_new_tokens, args.context_tokens),
+    )
 
     def say(line: str) -> None:
         tqdm.write(f"note: {line}", file=sys.stderr)  # above the progress bar
 
     work = read_tasks(options.data_dir, options.names, options.limit, say)
-    from lora_drop.evaluation.tasks.benchmark import benchmark
-    from lora_drop.evaluation.tasks.table import markdown
+    from lora_drop.evaluation.tasks.benchmark import benchmark, markdown
     from lora_drop.run.results.files import BENCHMARK
 
     loaded, pause = load(args), 0.5 if sys.stderr.isatty() else 30
@@ -64,14 +62,3 @@ def run(args: argparse.Namespace) -> int:
         print_json(result)
     else:
         print(markdown(result).rstrip("\n"))
-    return 0
-
-
-def _options(args: argparse.Namespace) -> Options:
-    from lora_drop.evaluation.tasks.options import Options
-
-    names = None if args.tasks is None else tuple(name.strip() for name in args.tasks.split(","))
-    return Options(
-        *(args.data_dir, args.out, names, args.limit),
-        *(args.run_code, args.max_new_tokens, args.context_tokens),
-    )

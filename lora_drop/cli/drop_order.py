@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from lora_drop.cli.arguments import Commands, add_command, load, parse_path
+from lora_drop.cli.arguments import Commands, add_command, load
 from lora_drop.cli.output import note, print_json, print_table, say
 from lora_drop.errors import LoraDropError
 from lora_drop.method.presets import config_from
@@ -13,9 +13,7 @@ from lora_drop.method.presets import config_from
 def add(commands: Commands) -> None:
     """Add the command's options."""
     parser = add_command(commands, "drop-order", run, "which layers to skip first: a greedy order by measured KL")
-    parser.add_argument(
-        "--data", type=parse_path, nargs="+", required=True, metavar="FILE", help="txt, json or jsonl files"
-    )
+    parser.add_path("--data", "FILE", "txt, json or jsonl files", nargs="+", required=True)
     parser.add_reading_options()
     parser.add_argument("--windows", type=int, default=10, metavar="N", help="windows of 256 tokens to measure on")
     parser.add_argument("--count", type=int, default=12, metavar="N", help="layers to choose")
@@ -23,7 +21,7 @@ def add(commands: Commands) -> None:
     parser.add_config_options()
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Run the command."""
     config = config_from(vars(args), args.model)
     if args.windows < 1:
@@ -38,15 +36,13 @@ def run(args: argparse.Namespace) -> int:
     windows = to_windows(read_texts(loaded, args.data, turns, args.file_tokens), TrainSettings.length)
     every = max(1, len(windows) // args.windows)
     bank, notes = find_bank(loaded, config, config.schedule_for(loaded.num_layers))
-    for text in notes:
-        note(text)
+    note(*notes)
     windows = windows[::every][: args.windows].to(loaded.device)
     rows = drop_order(
         *(loaded, windows, config, bank, args.count), progress=lambda layer, kl: say(f"{layer} (KL {kl:.3f})")
     )
     if args.json:
         print_json({"order": [row["layer"] for row in rows], "rows": rows, "tokens": windows.numel()})
-        return 0
-    print_table(rows, {"layer": ("layer",), "KL with all before it": ("kl", ".3f"), "alone": ("alone", ".3f")})
-    print(f"--drop-order {','.join(str(row['layer']) for row in rows)}")
-    return 0
+    else:
+        print_table(rows, {"layer": ("layer",), "KL with all before it": ("kl", ".3f"), "alone": ("alone", ".3f")})
+        print(f"--drop-order {','.join(str(row['layer']) for row in rows)}")

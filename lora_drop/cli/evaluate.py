@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
     parser.add_config_options()
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Run the command."""
     config = config_from(vars(args), args.model)
     own = args.target == "own" or (args.target is None and args.free and args.target_field is None)
@@ -44,8 +44,7 @@ def run(args: argparse.Namespace) -> int:
         raise LoraDropError("name --data, --prompt-field and --target-field, or take --target own.")
     pairs = [] if own else read_data(args)  # before the model: a mistake in the file is reported at once
     prompts = read_data_prompts(args) if own else [prompt for prompt, _ in pairs]
-    from lora_drop.evaluation.measure.free import evaluate_free
-    from lora_drop.evaluation.measure.metrics import evaluate
+    from lora_drop.evaluation.measure.metrics import evaluate, evaluate_free
     from lora_drop.evaluation.measure.texts import given_texts, own_answers
 
     loaded = load(args)
@@ -67,15 +66,13 @@ def run(args: argparse.Namespace) -> int:
         print_json(result)
     else:
         _show(result)
-    return 0
 
 
 def _show(result: dict[str, Any]) -> None:
     from lora_drop.evaluation.measure.metrics import GROUPS
 
     config, free = result["config"], result.get("free")
-    for text in config["notes"]:
-        note(text)
+    note(*config["notes"])
     groups = [{"label": name.replace("_", " ").replace("lora", "LoRA"), **result[name]} for name in GROUPS]
     print_table(
         groups,

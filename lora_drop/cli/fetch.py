@@ -14,7 +14,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--verify", action="store_true", help="hash every file, and repair what is damaged")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from lora_drop.models.bundled import ensure
 
@@ -23,4 +23,3 @@ def run(args: argparse.Namespace) -> int:
         print_json({"folder": folder})
     else:
         print(folder)
-    return 0

@@ -24,7 +24,6 @@ from lora_drop.cli import (
     run,
     space,
     sweep,
-    sweep_figures,
     train,
 )
 from lora_drop.cli.arguments import Parser
@@ -34,7 +33,7 @@ from lora_drop.runtime import check_versions
 BAD_INPUT = 2
 INTERRUPTED = 130
 COMMANDS = (
-    *(run, page, evaluate, sweep, presets, sweep_figures, recommend, bench, benchmark, drop_order),
+    *(run, page, evaluate, sweep, presets, recommend, bench, benchmark, drop_order),
     *(train, replay, fetch, space),
 )
 
@@ -55,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if rest and not hasattr(args, "rest"):  # `page` has its own parser
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         args.rest = rest
-        code = args.command(args)
+        code = args.command(args) or 0
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:

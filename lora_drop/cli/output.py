@@ -17,9 +17,10 @@ def print_json(result: Any) -> None:
     print(json.dumps(result, allow_nan=False))
 
 
-def note(text: str) -> None:
-    """Print a remark beside the result on stderr."""
-    print(f"note: {text}", file=sys.stderr)
+def note(*texts: str) -> None:
+    """Print remarks beside the result on stderr, a line each."""
+    for text in texts:
+        print(f"note: {text}", file=sys.stderr)
 
 
 def say(text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 
-from lora_drop.cli.arguments import Commands, add_command, data_source, load, parse_path, read_data
+from lora_drop.cli.arguments import Commands, add_command, data_source, load, read_data
 from lora_drop.cli.output import Column, note, print_json, print_table, progress, spread
 
 COLUMNS: dict[str, Column] = {
@@ -27,16 +27,10 @@ def add(commands: Commands) -> None:
     parser = add_command(commands, "presets", run, "measure every preset, and store texts that it writes")
     parser.add_data_options()
     parser.add_model_options()
-    parser.add_argument(
-        "--out",
-        type=parse_path,
-        required=True,
-        metavar="DIR",
-        help="gets presets.json, samples.json and samples.md; goes on where it ended",
-    )
+    parser.add_out("gets presets.json, samples.json and samples.md; goes on where it ended")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Run the command."""
     pairs = read_data(args)
     from lora_drop.evaluation.presets import measure_presets
@@ -49,14 +43,12 @@ def run(args: argparse.Namespace) -> int:
         loaded = load(args)
         result = measure_presets(loaded, pairs, source, args.out, args.context_tokens, progress("rows"))
         samples = sample_presets(loaded, args.out, progress("texts"))
-    for text in result["notes"]:
-        note(text)
+    note(*result["notes"])
     if args.json:
         print_json({"presets": result, "samples": samples})
-        return 0
+        return
     reading: dict[str, Column] = {
         "reads well": lambda row: "yes" if reads_well(row) else "no",
         "adapters": ("adapters",),
     }
     print_table(result["rows"], COLUMNS | reading)
-    return 0

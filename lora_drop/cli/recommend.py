@@ -6,11 +6,11 @@ import argparse
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from lora_drop.cli.arguments import Commands, add_command, load, parse_path, read_data_prompts
+from lora_drop.cli.arguments import Commands, add_command, load, read_data_prompts
 from lora_drop.cli.output import Row, cell, note, print_json, print_table, progress, spread
 from lora_drop.errors import LoraDropError
-from lora_drop.method.fields import SCHEDULE, Setting
-from lora_drop.method.kinds import Whole, read_layer_order
+from lora_drop.method.fields import SCHEDULE, Setting, read_layer_order
+from lora_drop.method.kinds import Whole
 from lora_drop.method.presets import config_from
 from lora_drop.method.schedule import TRIGGERS
 from lora_drop.method.settings import BY_NAME, settings_of
@@ -19,15 +19,16 @@ if TYPE_CHECKING:
     from lora_drop.evaluation.search import Axes, Search
 
 COMMON = ("layers", "reuse", "part", "adapters", "parts")  # settings that all candidates share
-# Options that are lists, with the setting whose values they hold.
+COUNTS = Setting("counts", SCHEDULE, Whole(1, 100_000), None, "how many layers are skipped")
+# Options that are lists: the setting whose values they hold, and words for the help.
 LISTS = {
-    "counts": Setting("counts", SCHEDULE, Whole(1, 100_000), None, "how many layers are skipped"),
-    "periods": BY_NAME["period"],
-    "refreshes": BY_NAME["refresh"],
-    "accepts": BY_NAME["accept"],
-    "heads": BY_NAME["head"],
-    "entropies": BY_NAME["refresh_entropy"],
-    "norms": BY_NAME["refresh_norm"],
+    "counts": (COUNTS, "N,N,...", "how many layers to skip, the first of the drop order"),
+    "periods": (BY_NAME["period"], "W,W,...", "default 2,3,4,6"),
+    "refreshes": (BY_NAME["refresh"], "RULE,...", "single, repair (default repair)"),
+    "accepts": (BY_NAME["accept"], "A,A,...", "default 0,0.1,0.3; above 0 with repair only"),
+    "heads": (BY_NAME["head"], "HEAD,...", "full, screened (default full, and screened if the adapters have it)"),
+    "entropies": (BY_NAME["refresh_entropy"], "H,H,...", "refresh early at so many nats (default off,1)"),
+    "norms": (BY_NAME["refresh_norm"], "X,X,...", "refresh early at so large a correction (default off)"),
 }
 
 
@@ -40,31 +41,22 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--max-regret", type=float, metavar="NATS", help="most regret of a setting with accept (default --max-loss)"
     )
-    parser.add_argument("--counts", metavar="N,N,...", help="how many layers to skip, the first of the drop order")
-    parser.add_argument("--periods", metavar="W,W,...", help="default 2,3,4,6")
-    parser.add_argument("--refreshes", metavar="RULE,...", help="single, repair (default repair)")
-    parser.add_argument("--accepts", metavar="A,A,...", help="default 0,0.1,0.3; above 0 with repair only")
-    parser.add_argument(
-        "--heads", metavar="HEAD,...", help="full, screened (default full, and screened if the adapters have it)"
-    )
-    parser.add_argument("--entropies", metavar="H,H,...", help="refresh early at so many nats (default off,1)")
-    parser.add_argument("--norms", metavar="X,X,...", help="refresh early at so large a correction (default off)")
+    for name, (_, metavar, help_) in LISTS.items():
+        parser.add_argument(f"--{name}", metavar=metavar, help=help_)
     parser.add_argument(
         "--drop-order", metavar="14,9,12", help="layers, the cheapest to skip first (default evenly spaced ones)"
     )
     parser.add_model_options()
     parser.add_settings([one for one in settings_of(SCHEDULE) if one.name in COMMON], unset=True)
-    parser.add_argument("--data", type=parse_path, metavar="FILE.jsonl", help="prompts (default the presets')")
+    parser.add_path("--data", "FILE.jsonl", "prompts (default the presets')")
     parser.add_argument("--prompt-field", metavar="NAME", help="default prompt")
     parser.add_argument("--limit", type=int, help="only the first N prompts")
     parser.add_argument("--context-tokens", type=int, help="keep only the prompt's last N tokens")
-    parser.add_argument("--before", type=parse_path, metavar="PRESETS.json", help="presets to show beside, in grey")
-    parser.add_argument(
-        "--out", type=parse_path, metavar="DIR", help="gets recommend.json and frontier.html; goes on where it ended"
-    )
+    parser.add_path("--before", "PRESETS.json", "presets to show beside, in grey")
+    parser.add_path("--out", "DIR", "gets recommend.json and frontier.html; goes on where it ended")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Run the command."""
     if args.max_loss is None or args.out is None:
         raise LoraDropError("name a limit and a folder: --max-loss NATS --out DIR.")
@@ -84,15 +76,13 @@ def run(args: argparse.Namespace) -> int:
         state = search(load(args), base, axes, limits, prompts, source, *places)
         presets = [row | {"loss": loss_of(row)} for row in before]
         write_frontier(state.figures() | {"before": presets}, args.out)
-    for text in state.content["notes"]:
-        note(text)
+    note(*state.content["notes"])
     if state.recommended is None:
         raise LoraDropError("no setting stays within that limit: relax it, or train adapters.")
     if args.json:
         print_json(state.content)
     else:
         _show(state)
-    return 0
 
 
 def _axes(args: argparse.Namespace) -> Axes:
@@ -100,10 +90,10 @@ def _axes(args: argparse.Namespace) -> Axes:
     from lora_drop.evaluation.search import Axes
 
     values: dict[str, list[Any]] = {}
-    for name, of in LISTS.items():
+    for name, (one, *_) in LISTS.items():
         if (text := getattr(args, name)) is not None:
             words = [word.strip() for word in text.split(",")]
-            values[name] = [of.read("" if word == "off" else word) for word in words]
+            values[name] = [one.read("" if word == "off" else word) for word in words]
     return Axes(**values)
 
 

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from lora_drop.cli.arguments import Commands, add_command, parse_path
+from lora_drop.cli.arguments import Commands, add_command
 from lora_drop.cli.run_report import show_run
 from lora_drop.errors import LoraDropError
 from lora_drop.paths import write_files
@@ -16,14 +16,12 @@ from lora_drop.run.trace.trace import read_trace
 def add(commands: Commands) -> None:
     """Add the command's options."""
     parser = add_command(commands, "replay", run, "read a recorded run and show its figures")
-    parser.add_argument("trace", type=parse_path, metavar="TRACE.jsonl")
-    parser.add_argument("--html", type=parse_path, metavar="OUT.html", help="the run as a page that opens offline")
-    parser.add_argument(
-        "--chrome", type=parse_path, metavar="OUT.json", help="the run for Perfetto and chrome://tracing"
-    )
+    parser.add_path("trace", "TRACE.jsonl")
+    parser.add_path("--html", "OUT.html", "the run as a page that opens offline")
+    parser.add_path("--chrome", "OUT.json", "the run for Perfetto and chrome://tracing")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Run the command."""
     trace = read_trace(args.trace)
     if args.html:
@@ -35,7 +33,6 @@ def run(args: argparse.Namespace) -> int:
 
         _write_export(args.trace, args.chrome, json.dumps(chrome_trace(trace), allow_nan=False))
     show_run(trace, args.json)
-    return 0
 
 
 def _write_export(trace: Path, path: Path, text: str) -> None:

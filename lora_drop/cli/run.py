@@ -10,15 +10,14 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from lora_drop.cli.arguments import Commands, add_command, load, parse_path, read_settings
+from lora_drop.cli.arguments import Commands, add_command, load, read_settings
 from lora_drop.cli.output import counting, note
 from lora_drop.cli.run_report import show_run
 from lora_drop.errors import LoraDropError
 from lora_drop.method.fields import RUN
 from lora_drop.method.presets import config_from, preset_named
 from lora_drop.method.settings import settings_of
-from lora_drop.run.trace.lines import write_line
-from lora_drop.run.trace.records import Record, StepRecord
+from lora_drop.run.trace.records import Record, StepRecord, write_line
 from lora_drop.run.trace.trace import gather
 
 if TYPE_CHECKING:
@@ -32,20 +31,20 @@ def add(commands: Commands) -> None:
     parser.add_model_options()
     parser.add_config_options()
     parser.add_settings(settings_of(RUN))
-    parser.add_argument("--trace", type=parse_path, metavar="FILE.jsonl", help="record the run here, line by line")
+    parser.add_path("--trace", "FILE.jsonl", "record the run here, line by line")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Run the command."""
     config = config_from(vars(args), args.model)
     from lora_drop.run.request import Request
     from lora_drop.run.results.preset_results import idle_gain
-    from lora_drop.run.run import run
+    from lora_drop.run.run import run as run_lanes
 
     request = Request(args.prompt, config, **read_settings(args, settings_of(RUN)))
     loaded = load(args)
     request = dataclasses.replace(request, idle=idle_gain(loaded, config))
-    records = run(loaded, request)
+    records = run_lanes(loaded, request)
     first = next(records)  # settings that do not fit the model are reported before the trace file is opened
     trace = gather(_recorded(chain([first], records), args.trace, args.json))
     show_run(trace, args.json)
@@ -53,7 +52,6 @@ def run(args: argparse.Namespace) -> int:
         preset = preset_named(args.preset, args.model)
         if config == preset.config:
             _show_preset(preset.name, loaded)
-    return 0
 
 
 def _show_preset(name: str, loaded: LoadedModel) -> None:

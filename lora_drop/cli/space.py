@@ -6,7 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from lora_drop.cli.arguments import Commands, add_command, parse_path
+from lora_drop.cli.arguments import Commands, add_command
 from lora_drop.cli.output import print_json
 from lora_drop.run.exports.replay_space import TITLE
 
@@ -16,35 +16,34 @@ def add(commands: Commands) -> None:
     page = add_command(commands, "space", run, "make the folder of a HuggingFace Space that runs the page")
     runs = add_command(commands, "replay-space", run_replays, "recorded runs as a static Space, free to host")
     for parser in (page, runs):
-        parser.add_argument("out", type=parse_path, metavar="OUT", help="an empty folder, or a new one")
+        parser.add_path("out", "OUT", "an empty folder, or a new one")
     page.add_argument("--space", metavar="OWNER/NAME", help="the Space's name, for the thumbnail's address")
     page.add_argument("--zero-gpu", action="store_true", help="ask for the newest torch that ZeroGPU lists")
-    runs.add_argument("traces", type=parse_path, nargs="+", metavar="TRACE", help="of `run --trace`, or from the page")
+    runs.add_path("traces", "TRACE", "of `run --trace`, or from the page", nargs="+")
     runs.add_argument("--title", default=TITLE, help="of the page and the Space")
     runs.add_argument("--app", metavar="URL", help="the live app, to link to")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Run the command `space`."""
     from lora_drop.ui.serve.space_folder import build, report
 
     sizes = build(args.out, args.space, args.zero_gpu)
-    return _show(args, sizes, report(sizes), args.space or "OWNER/NAME")
+    _show(args, sizes, report(sizes), args.space or "OWNER/NAME")
 
 
-def run_replays(args: argparse.Namespace) -> int:
+def run_replays(args: argparse.Namespace) -> None:
     """Run the command `replay-space`."""
     from lora_drop.run.exports.replay_space import build
 
     sizes = build(args.out, args.traces, args.title, args.app)
     report = "\n".join(f"{size / 1e3:10,.0f} kB  {name}" for name, size in sizes.items())
-    return _show(args, sizes, report, "OWNER/NAME")
+    _show(args, sizes, report, "OWNER/NAME")
 
 
-def _show(args: argparse.Namespace, sizes: dict[str, int], report: str, space: str) -> int:
+def _show(args: argparse.Namespace, sizes: dict[str, int], report: str, space: str) -> None:
     out: Path = args.out
     if args.json:
         print_json({"folder": str(out), "files": sizes})
     else:
         print(f"{report}\nPush it: hf upload {space} {shlex.quote(str(out))} . --repo-type space")
-    return 0

@@ -1,13 +1,13 @@
-"""`sweep`: measure a grid of drop ratios, periods, rules and parts."""
+"""`sweep` and `sweep-figures`: measure a grid of drop ratios, periods, rules and parts, and draw it."""
 
 from __future__ import annotations
 
 import argparse
 
-from lora_drop.cli.arguments import Commands, add_command, data_source, load, parse_path, read_data
+from lora_drop.cli.arguments import Commands, add_command, data_source, load, read_data
 from lora_drop.cli.output import Column, Row, cell, note, print_json, print_table, progress, spread
 from lora_drop.errors import LoraDropError
-from lora_drop.method.kinds import read_layer_order
+from lora_drop.method.fields import read_layer_order
 from lora_drop.method.presets import config_from
 from lora_drop.run.report.speed import NOISY, speedup_words
 
@@ -35,7 +35,7 @@ COLUMNS: dict[str, Column] = {
 
 
 def add(commands: Commands) -> None:
-    """Add the command's options."""
+    """Add the options of both commands."""
     parser = add_command(
         commands,
         "sweep",
@@ -53,17 +53,15 @@ def add(commands: Commands) -> None:
         metavar="L,L,...",
         help="layers, the cheapest to skip first: a ratio skips the first ones, not evenly spaced ones",
     )
-    parser.add_argument(
-        "--out",
-        type=parse_path,
-        required=True,
-        metavar="DIR",
-        help="gets sweep.csv and sweep.json; goes on where it ended",
-    )
+    parser.add_out("gets sweep.csv and sweep.json; goes on where it ended")
+    figures = add_command(commands, "sweep-figures", run_figures, "a sweep as self-contained HTML")
+    figures.add_path("folder", "DIR", "where sweep wrote sweep.json")
+    figures.add_out("gets heatmaps.html and pareto.html")
+    figures.add_argument("--theme", default="light", help="light (default) or dark")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run the command."""
+def run(args: argparse.Namespace) -> None:
+    """Run the command `sweep`."""
     if args.drop_layers is not None:
         raise LoraDropError("a sweep chooses the layers by --drop-ratios, within --layers; not by --drop-layers.")
     lists = {name: getattr(args, name) for name in ("reuse", "part", "adapters")}
@@ -85,13 +83,23 @@ def run(args: argparse.Namespace) -> int:
         if order:
             configs = in_order(configs, order, loaded.num_layers)
         result = sweep(loaded, configs, pairs, data_source(args), args.out, args.context_tokens, progress("points"))
-    for text in result["notes"]:
-        note(text)
+    note(*result["notes"])
     if args.json:
         print_json(result)
-        return 0
-    print_table(result["rows"], COLUMNS)
-    return 0
+    else:
+        print_table(result["rows"], COLUMNS)
+
+
+def run_figures(args: argparse.Namespace) -> None:
+    """Run the command `sweep-figures`."""
+    from lora_drop.run.exports.figures.pages import write_figures
+    from lora_drop.run.results.files import SWEEP
+
+    paths = [str(path) for path in write_figures(SWEEP.read(args.folder / SWEEP.name), args.out, args.theme)]
+    if args.json:
+        print_json({"files": paths})
+    else:
+        print("\n".join(paths))
 
 
 def _axis(args: argparse.Namespace, name: str, kind: type, default: str) -> list:

@@ -7,7 +7,7 @@ import dataclasses
 import os
 from contextlib import nullcontext
 
-from lora_drop.cli.arguments import Commands, add_command, parse_path, read_settings
+from lora_drop.cli.arguments import Commands, add_command, read_settings
 from lora_drop.cli.output import print_json, say
 from lora_drop.method.fields import settings_in
 from lora_drop.paths import only_writer
@@ -17,23 +17,14 @@ from lora_drop.training.settings import TrainJob, TrainSettings
 def add(commands: Commands) -> None:
     """Add the command's options."""
     parser = add_command(commands, "train", run, "distil adapters from the full model")
-    parser.add_argument(
-        "--data", type=parse_path, nargs="+", default=[], metavar="FILE", help="txt, json or jsonl files"
-    )
+    parser.add_path("--data", "FILE", "txt, json or jsonl files", nargs="+", default=[])
     parser.add_reading_options()
     parser.add_argument(
         "--self-generate", type=int, default=0, metavar="N", help="also train on N texts that the model writes itself"
     )
-    parser.add_argument("--start", type=parse_path, metavar="DIR", help="an adapter folder to go on from")
-    parser.add_argument(
-        "--held-out",
-        type=parse_path,
-        metavar="FILE",
-        help="self-generated text for the evaluations (default: windows kept apart)",
-    )
-    parser.add_argument(
-        "--out", type=parse_path, required=True, metavar="DIR", help="checkpoints and the adapter folder"
-    )
+    parser.add_path("--start", "DIR", "an adapter folder to go on from")
+    parser.add_path("--held-out", "FILE", "self-generated text for the evaluations (default: windows kept apart)")
+    parser.add_out("checkpoints and the adapter folder")
     parser.add_model_options()
     parser.add_settings(settings_in(TrainSettings))
     parser.add_argument("--evaluate-every", type=int, default=TrainJob.evaluate_every, metavar="STEPS")
@@ -41,7 +32,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Run the command."""
     settings = TrainSettings(**read_settings(args, settings_in(TrainSettings)))
     values = vars(args) | {"quiet": args.json}
@@ -53,12 +44,11 @@ def run(args: argparse.Namespace) -> int:
     with only_writer(job.out, "a training") if is_first else nullcontext():
         result = train(settings, job, say)
     if result is None:  # the launch's first process prints it
-        return 0
+        return
     if args.json:
         print_json(result)
-        return 0
+        return
     for row in result["evaluation"]["schedules"]:
         where = f"period {row['period']}, {dropped_in(row)}"
         print(f"{where}: KL {row['kl']:.3f}, same next token {row['top1_agreement']:.1%}")
     print(f"adapters: {result['adapters']}")
-    return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import operator
 import sys
@@ -100,20 +101,12 @@ class KVCache:
 
     def clone(self) -> KVCache:
         """Copy with storage of its own."""
-        copy = KVCache(len(self.lengths))
-        copy.stores = [None if store is None else store.clone() for store in self.stores]
-        copy.lengths = list(self.lengths)
-        copy._token_bytes = list(self._token_bytes)
-        return copy
-
-    def layer_bytes(self) -> list[int]:
-        """Bytes of the filled entries of each layer, counted from the tensors."""
-        return list(map(operator.mul, self._token_bytes, self.lengths))
+        return copy.deepcopy(self)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the filled entries of all layers."""
-        return sum(self.layer_bytes())
+        """Bytes of the filled entries of all layers, counted from the tensors."""
+        return sum(map(operator.mul, self._token_bytes, self.lengths))
 
     @property
     def allocated_bytes(self) -> int:

@@ -80,10 +80,6 @@ class Correction:
         fields = {"linear": self.a, "mlp": self.mlp, "kept": self.kept, "head": self.head}
         return frozenset(name for name, value in fields.items() if value)
 
-    def correction(self, layer: int, h: Tensor, normed: Norm = None) -> Tensor:
-        """d, (..., D), of a skipped layer's input h (..., D); see `correction_of`."""
-        return correction_of(h, (self.a[layer], self.b[layer], self.scale), self.mlp.get(layer), normed)
-
     def adapted(self, layer: int, projection: str, x: Tensor, y: Tensor) -> Tensor:
         """A projection y (..., N) of x (..., K) with its change from the part `kept`; y itself without one."""
         pair = self.kept.get(layer, {}).get(projection)
@@ -124,7 +120,8 @@ def correct(
     """Correction d (..., D) and gate (D,) of a skipped layer with input h (..., D); both None if the bank has none."""
     if bank is None or layer not in bank.a:
         return None, None
-    return bank.correction(layer, h, normed), bank.gate[layer]
+    linear = bank.a[layer], bank.b[layer], bank.scale
+    return correction_of(h, linear, bank.mlp.get(layer), normed), bank.gate[layer]
 
 
 def correction_of(h: Tensor, linear: tuple[Tensor, Tensor, float], mlp: Pair | None, normed: Norm) -> Tensor:

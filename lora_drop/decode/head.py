@@ -81,12 +81,8 @@ class ScreenedHead:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> ScreenedHead:
         """Copy to a device and a dtype; the codes stay int8."""
-        return dataclasses.replace(
-            self,
-            project=self.project.to(device, dtype),
-            codes=self.codes.to(device),
-            scale=self.scale.to(device, torch.float32),
-        )
+        project, codes = self.project.to(device, dtype), self.codes.to(device)
+        return dataclasses.replace(self, project=project, codes=codes, scale=self.scale.to(device, torch.float32))
 
 
 @torch.no_grad()

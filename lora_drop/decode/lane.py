@@ -14,9 +14,10 @@ from torch import Tensor
 
 from lora_drop.decode.clock import Clock, Fetched
 from lora_drop.decode.correction import Correction
+from lora_drop.decode.reference import Decoder
 from lora_drop.decode.refresh import Refresher
 from lora_drop.decode.sampling import Sampling, draw
-from lora_drop.decode.step import Decoder, DecoderOutput, DecodeState, Prefilled, Rewind, StepResult, Verified
+from lora_drop.decode.step import DecoderOutput, DecodeState, Prefilled, Rewind, StepResult, Verified
 from lora_drop.errors import LoraDropError
 from lora_drop.method.schedule import Schedule
 
@@ -131,7 +132,8 @@ class Lane:
 
     def _step(self) -> LaneEvent:
         """Run prefill or a decode step."""
-        launched, self._ahead = self._ahead[1] if self._ahead else self._launch(self._token), None
+        launched = self._ahead[1] if self._ahead else self._launch(self._token)
+        self._ahead = None
         if self._looks_ahead and len(self.tokens) + 1 < self._max_new_tokens:
             self._ahead = Snapshot.of(self.state), self._launch(launched.choices)
         output = launched.output
@@ -203,26 +205,26 @@ class Lane:
         """
         count, accept = len(choices), self.schedule.accept
         drafts = self.tokens[-count:]
-        fits = [draft == choice for draft, choice in zip(drafts, choices, strict=True)]
-        if accept < 1 and not all(fits):
-            rows = output.logits[:count].float()
-            theirs = rows.gather(1, torch.tensor(drafts, device=rows.device)[:, None])[:, 0]
-            likely = (theirs >= rows.amax(1) + math.log(accept)).tolist()
-            fits = [same or near for same, near in zip(fits, likely, strict=True)]
-        accepted = fits.index(False) if False in fits else count
+        accepts = [draft == choice for draft, choice in zip(drafts, choices, strict=True)]
+        if accept < 1 and not all(accepts):
+            logits = output.logits[:count].float()
+            of_drafts = logits.gather(1, torch.tensor(drafts, device=logits.device)[:, None])[:, 0]
+            likely = (of_drafts >= logits.amax(1) + math.log(accept)).tolist()
+            accepts = [own or near for own, near in zip(accepts, likely, strict=True)]
+        accepted = accepts.index(False) if False in accepts else count
         self.drafts += count
         self.accepted += accepted
         return accepted
 
     def _rewind(self, output: DecoderOutput, accepted: int, choices: Tensor, clock: Clock) -> Rewind:
         """Take back the drafts after the first `accepted`; the full model's own token replaces the first of these."""
-        taken = self._decoder.rewind(output, accepted + 1, self.state)
+        last = self._decoder.rewind(output, accepted + 1, self.state)
         self._token = choices[accepted : accepted + 1]
         ms = clock.stop()
         self.decode_ms += ms
         step = self.state.refresher.step
         del self.tokens[step:]
-        self._after_rewind = self._result(taken, int(self._token), ms, self._about())
+        self._after_rewind = self._result(last, int(self._token), ms, self._about())
         return Rewind(step - 1)
 
     def _about(self) -> dict[str, Any]:
@@ -236,19 +238,12 @@ class Lane:
             "trigger": refresher.trigger,
         }
 
-    def _result(self, output: DecoderOutput, token_id: int, ms: float, about: dict[str, Any]) -> StepResult:
+    def _result(self, output: DecoderOutput, token: int, ms: float, about: dict[str, Any]) -> StepResult:
         nats = self._decoder.entropy(output.logits) if output.entropy is None else float(output.entropy)
         if not math.isfinite(nats):  # then some logit is not finite; the entropy is needed anyway, so checking is free
             raise not_finite(about["step"], self.schedule, self.state.bank)
-        return StepResult(
-            token_id=token_id,
-            ms=ms,
-            entropy=nats,
-            logits=output.logits,
-            watched=output.watched,
-            rows=output.rows,
-            **about,
-        )
+        logits, watched, rows = output.logits, output.watched, output.rows
+        return StepResult(token_id=token, ms=ms, entropy=nats, logits=logits, watched=watched, rows=rows, **about)
 
     def _append(self, step: StepResult) -> StepResult:
         """Append a step's token, and end the lane if it is the last one and no draft is pending."""

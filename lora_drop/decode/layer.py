@@ -1,4 +1,4 @@
-"""The parts of one layer of a transformers model, for the decoders and for training.
+"""The parts of one layer of a transformers model, for the decoders and for training; and which models are supported.
 
 Shapes: B batch, T tokens, D hidden size, nh heads, nkv K/V heads, hs head size.
 """
@@ -10,11 +10,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from lora_drop.decode.correction import PROJECTIONS
+from transformers import PreTrainedModel
 
 Rope = tuple[Tensor, Tensor]  # cosines and sines, (1, T, hs) each
 Change = Callable[[str, Tensor, Tensor], Tensor]  # a projection's name, input and output -> its output with a change
+
+
+def is_supported(model: PreTrainedModel) -> bool:
+    """True if `StaticDecoder` and `NativeDecoder` compute the same as the model's own modules.
+
+    Rotary embeddings must depend on the position alone (some scalings depend on the text's length), the activation
+    must be SiLU, and the MLP must have no biases.
+    """
+    config = model.config
+    return (
+        model.model.rotary_emb.rope_type in ("default", "linear", "llama3")
+        and config.hidden_act == "silu"
+        and not getattr(config, "mlp_bias", False)
+    )
 
 
 def unchanged(projection: str, x: Tensor, y: Tensor) -> Tensor:
@@ -24,15 +37,46 @@ def unchanged(projection: str, x: Tensor, y: Tensor) -> Tensor:
 
 # `Any`: to a type checker each attribute of a transformers module is a tensor or a module.
 def projections(layer: Any) -> dict[str, tuple[nn.Linear, ...]]:
-    """A layer's matrices by the names of `PROJECTIONS`; those with one input are together."""
+    """A layer's matrices by the names of `correction.PROJECTIONS`; those with one input are together."""
     attention, mlp = layer.self_attn, layer.mlp
-    groups = (
-        (attention.q_proj, attention.k_proj, attention.v_proj),
-        (attention.o_proj,),
-        (mlp.gate_proj, mlp.up_proj),
-        (mlp.down_proj,),
-    )
-    return dict(zip(PROJECTIONS, groups, strict=True))
+    return {
+        "qkv": (attention.q_proj, attention.k_proj, attention.v_proj),
+        "out": (attention.o_proj,),
+        "gate_up": (mlp.gate_proj, mlp.up_proj),
+        "down": (mlp.down_proj,),
+    }
+
+
+def fused(*parts: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of projections as one; their own weights become views of the one matrix."""
+    if len(parts) == 1:
+        return parts[0].weight, parts[0].bias
+    # Inference tensors cannot be trained: a caller in inference mode must not turn normal weights into them.
+    with torch.inference_mode(parts[0].weight.is_inference()), torch.no_grad():
+        weight = torch.cat([part.weight for part in parts])
+    for part, rows in zip(parts, weight.split([part.out_features for part in parts]), strict=True):
+        part.weight.data = rows
+    return weight, None if parts[0].bias is None else torch.cat([part.bias for part in parts])
+
+
+def qk_norms(attention: Any) -> Tensor | None:
+    """Qwen3's norms of query and key heads, one row a head, (nh + nkv, hs); None for other models."""
+    if not hasattr(attention, "q_norm"):
+        return None
+    heads = [proj.weight.shape[0] // attention.head_dim for proj in (attention.q_proj, attention.k_proj)]
+    norms = (attention.q_norm.weight, attention.k_norm.weight)
+    return torch.cat([norm.expand(count, -1) for norm, count in zip(norms, heads, strict=True)])
+
+
+def causal_mask(tokens: int, past: int, device: torch.device) -> Tensor | None:
+    """Mask (1, 1, T, past + T), True where one of T tokens sees a key.
+
+    None without a past, where torch's own causal mask will do, and for one token, which sees all.
+    """
+    if not past or tokens == 1:
+        return None
+    at = torch.arange(past + tokens, device=device)
+    return (at <= at[past:, None])[None, None]
 
 
 def attend(layer: Any, h: Tensor, rope: Rope, mask: Tensor | None = None, cache: Any = None) -> Tensor:

@@ -21,25 +21,26 @@ def entropy(logits: Tensor) -> float:
     return float(-(logs.exp() * logs).sum())
 
 
-def kl(full: Tensor, lane: Tensor) -> Tensor:
-    """KL(full || lane), (...), of log-probabilities (..., V)."""
+def kl(full: Tensor, ours: Tensor) -> Tensor:
+    """KL(full || ours), (...), of log-probabilities (..., V)."""
     # Where both are equal, rounding can leave a tiny negative sum.
-    return (full.exp() * (full - lane)).sum(-1).clamp_min(0)
+    return (full.exp() * (full - ours)).sum(-1).clamp_min(0)
 
 
-def agreement(full: Tensor, lane: Tensor) -> Tensor:
+def agreement(full: Tensor, ours: Tensor) -> Tensor:
     """True where both have the same most likely token, (...) bool, from logits or log-probabilities (..., V)."""
-    return full.argmax(-1) == lane.argmax(-1)
+    return full.argmax(-1) == ours.argmax(-1)
 
 
-def nll(log_probs: Tensor, targets: Tensor) -> Tensor:
-    """Negative log-likelihood (...) of target tokens (...) under log-probabilities (..., V)."""
-    return -log_probs.gather(-1, targets[..., None])[..., 0]
+def nll(logs: Tensor, targets: Tensor) -> Tensor:
+    """Negative log-likelihood (...) of target tokens (...) under log-probabilities `logs` (..., V)."""
+    return -logs.gather(-1, targets[..., None])[..., 0]
 
 
 def likeliest(logits: Tensor, count: int) -> list[list[tuple[int, float]]]:
     """Most likely tokens of each row of logits (rows, V), in descending order: (token id, probability)."""
-    values, indices = logits.float().topk(count, -1)
-    probs = (values - logits.float().logsumexp(-1, keepdim=True)).exp()
+    logits = logits.float()
+    values, indices = logits.topk(count, -1)
+    probs = (values - logits.logsumexp(-1, keepdim=True)).exp()
     rows = zip(indices.tolist(), probs.tolist(), strict=True)
     return [list(zip(ids, row, strict=True)) for ids, row in rows]

@@ -7,15 +7,17 @@ Shapes: P prompt tokens, D hidden size, V vocabulary, L layers, R rows of a pass
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from lora_drop.decode.layer import Rope
 from lora_drop.decode.native.decoder import NativeDecoder
 from lora_drop.decode.reference import ReferenceDecoder
-from lora_drop.decode.static.decoder import StaticDecoder
+from lora_drop.decode.static.decoder import StaticDecoder, StaticWeights
 from lora_drop.decode.step import DecodeState
 
 HEAD_ROWS = 16  # that the head reads at a time
@@ -46,41 +48,29 @@ class ReferenceOutputs(ReferenceDecoder):
 
     _step_head = _prefill_head
 
-    def _see(self, i: int, rows: Tensor) -> None:
-        self._rows[i].extend(rows.clone())
+    def _see(self, i: int, rows: Tensor) -> Tensor:
+        self._rows[i].extend(rows.flatten(0, -2).clone())
+        return rows
 
     def run_full(self, i: int, h: Tensor, rope: Rope, state: DecodeState) -> Tensor:
-        out = super().run_full(i, h, rope, state)
-        self._see(i, out[0, -1:])
-        return out
+        return self._see(i, super().run_full(i, h, rope, state))
 
     def run_dropped(self, i: int, h: Tensor, rope: Rope, state: DecodeState) -> Tensor:
-        out = super().run_dropped(i, h, rope, state)
-        self._see(i, out[0])
-        return out
+        return self._see(i, super().run_dropped(i, h, rope, state))
 
     def run_adapted(self, i: int, h: Tensor, rope: Rope, state: DecodeState) -> Tensor:
-        out = super().run_adapted(i, h, rope, state)
-        self._see(i, out[0])
-        return out
+        return self._see(i, super().run_adapted(i, h, rope, state))
 
 
 class NativeOutputs(ReferenceOutputs, NativeDecoder):
     """The native decoder; its C steps run one layer at a time."""
 
     def _run(
-        self,
-        state: Any,
-        layers: range,
-        h: Tensor,
-        position: int,
-        lora: bool = False,
-        watched: Tensor | None = None,
-        ratios: Tensor | None = None,
-        pending: Tensor | None = None,
+        self, state: Any, layers: range, h: Tensor, position: int, lora: bool = False, **into: Tensor | None
     ) -> None:
         for i in layers:
-            super()._run(state, range(i, i + 1), h, position, lora, pending=pending if i <= state.first else None)
+            pending = into.get("pending") if i <= state.first else None
+            super()._run(state, range(i, i + 1), h, position, lora, pending=pending)
             self._see(i, h[-1:] if i < state.first else h)
 
     def _step_head(self, h: Tensor) -> Tensor:
@@ -90,16 +80,11 @@ class NativeOutputs(ReferenceOutputs, NativeDecoder):
 class StaticOutputs(ReferenceOutputs, StaticDecoder):
     """The static decoder; its passes run without graphs."""
 
-    def __init__(self, *args: Any):
-        super().__init__(*args)
-        self._captures = False
+    def __init__(self, model: PreTrainedModel, weights: StaticWeights):
+        super().__init__(model, dataclasses.replace(weights, captures=False))
 
     def _full(self, i: int, h: Tensor, window: Any, state: Any) -> Tensor:
-        out = super()._full(i, h, window, state)
-        self._see(i, out)
-        return out
+        return self._see(i, super()._full(i, h, window, state))
 
     def _lora(self, i: int, h: Tensor, window: Any, state: Any) -> Tensor:
-        out = super()._lora(i, h, window, state)
-        self._see(i, out)
-        return out
+        return self._see(i, super()._lora(i, h, window, state))

@@ -2,7 +2,7 @@
 
 It runs the model's own modules. The faster decoders inherit its prefill and are tested against it.
 
-Shapes: B batch, T tokens of a call, D hidden size, V vocabulary, L layers, n skipped layers.
+Shapes: B batch, P prompt tokens, T tokens of a call, D hidden size, V vocabulary, L layers, n skipped layers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lora_drop.decode import rules
 from lora_drop.decode.cache import KVCache
 from lora_drop.decode.clock import Clock
 from lora_drop.decode.correction import Correction, correct
-from lora_drop.decode.layer import Rope, attend, feed, keys_values, run_changed
+from lora_drop.decode.layer import Rope, attend, causal_mask, feed, keys_values, run_changed
 from lora_drop.decode.logits import entropy
 from lora_drop.decode.step import DecoderOutput, DecodeState, Prefilled, Stopped
 from lora_drop.errors import LoraDropError
@@ -30,7 +30,19 @@ PART = 512, 8192  # tokens of a prompt that are read at once, on a CPU and elsew
 
 
 class ReferenceDecoder:
-    """Prefill and decode steps over the layers of a Llama, Qwen2, Qwen3 or Mistral model. See `step.Decoder`."""
+    """Prefill and decode steps over the layers of a Llama, Qwen2, Qwen3 or Mistral model.
+
+    The docstrings here say what every decoder does: `StaticDecoder` (static buffers, CUDA graphs) and `NativeDecoder`
+    (C, on a CPU) inherit from this class and do the same faster. A decoder holds nothing of a request: each lane has a
+    `DecodeState`.
+
+    Attributes:
+        name: for the trace and the page, such as `native (bfloat16)`.
+        device, dtype: of the tokens that it takes, and of its activations and K/V.
+        num_layers: L.
+        kernels: instruction set of its own kernels, such as `avx2`; None if it has none.
+        runs_ahead: whether a step only launches its work, so that the next step can be launched before it is done.
+    """
 
     name = "reference"
     kernels: str | None = None
@@ -50,26 +62,34 @@ class ReferenceDecoder:
         self.device, self.dtype = self.embed.weight.device, self.embed.weight.dtype
 
     def new_state(
-        self,
-        schedule: Schedule,
-        bank: Correction | None = None,
-        tokens: int = 0,
-        watch: bool = False,
-        prompt: int = 0,
+        self, schedule: Schedule, bank: Correction | None = None, tokens: int = 0, watch: bool = False, prompt: int = 0
     ) -> DecodeState:
-        """See `step.Decoder`. The caches grow by blocks, so `tokens` and `prompt` are ignored."""
-        return self._state(schedule, bank, watch)
+        """Make the state of a new lane.
 
-    def _state(self, schedule: Schedule, bank: Correction | None, watch: bool) -> DecodeState:
+        Args:
+            bank: on the model's device and in its dtype (`Correction.to`).
+            tokens: most tokens that the caches will hold, to reserve static buffers once; 0 is unknown. Caches that
+                grow ignore it.
+            watch: have each step return the outputs of the skipped layers.
+            prompt: how many of these tokens are the prompt's, so that a decoder can set itself up before the lane's
+                clock starts; 0 is unknown.
+        """
         return DecodeState(schedule, bank, watch)
 
     def prefill(self, input_ids: Tensor, state: DecodeState) -> DecoderOutput:
-        """See `step.Decoder`."""
+        """`read_prompt` and `start`, for one lane alone."""
         return self.start(self.read_prompt(input_ids), state)
 
     @torch.inference_mode()
     def read_prompt(self, input_ids: Tensor, should_stop: Callable[[], bool] = lambda: False) -> Prefilled:
-        """See `step.Decoder`."""
+        """Read a prompt (B, P) with every layer, in parts, for any number of lanes.
+
+        Args:
+            should_stop: asked between two parts.
+
+        Raises:
+            Stopped: `should_stop` returned True.
+        """
         clock = Clock(self.device)
         clock.start()
         kv, position = KVCache(self.num_layers), 0
@@ -92,7 +112,11 @@ class ReferenceDecoder:
 
     @torch.inference_mode()
     def start(self, prompt: Prefilled, state: DecodeState) -> DecoderOutput:
-        """See `step.Decoder`."""
+        """Make step 0 of a new state, which is full: copy the prompt's K/V and keep its anchors.
+
+        Returns:
+            Logits of the token after the prompt.
+        """
         schedule = state.schedule
         for i in schedule.dropped:
             f = rules.replaced(schedule.part, prompt.attended[i], prompt.states[i + 1])
@@ -105,7 +129,10 @@ class ReferenceDecoder:
 
     @torch.inference_mode()
     def step(self, token: Tensor, state: DecodeState) -> DecoderOutput:
-        """See `step.Decoder`."""
+        """Decode one token (B, 1), full or with the schedule's layers skipped, as `state.refresher` decides.
+
+        With `refresh="repair"` a full step is a `repair` that ends with this token.
+        """
         lora, schedule = not state.refresher.begin(), state.schedule
         if not lora and schedule.repairs:
             return self.repair(token, state)
@@ -129,7 +156,17 @@ class ReferenceDecoder:
 
     @torch.inference_mode()
     def repair(self, token: Tensor | None, state: DecodeState) -> DecoderOutput:
-        """See `step.Decoder`. Runs row by row within a layer, so that each row is what a full step computes."""
+        """Run one full pass over the pending tokens, those that LoRA steps have read, and over `token` (1, 1).
+
+        With `kv="write"` caches and anchors then equal the full model's on the same tokens. Each row's numbers equal
+        those of a full step, bit for bit (`StaticDecoder`: up to rounding). So here the rows run one by one.
+
+        Args:
+            token: None verifies the pending tokens alone; no step begins.
+
+        Returns:
+            Logits of the last token, or of each token if the schedule verifies.
+        """
         schedule, first, pending = state.schedule, state.schedule.first_skipped, len(state.pending)
         rows, state.pending = state.pending, []
         if token is not None:
@@ -164,7 +201,16 @@ class ReferenceDecoder:
 
     @torch.inference_mode()
     def rewind(self, output: DecoderOutput, rows: int, state: DecodeState) -> DecoderOutput:
-        """See `step.Decoder`."""
+        """Take back all but the first `rows` tokens of the last pass, in a schedule that verifies.
+
+        The last token that stays is the last refresh then.
+
+        Args:
+            output: of that pass.
+
+        Returns:
+            What the pass would have returned had it ended there: logits (1, V).
+        """
         rejected = output.rows - rows
         for i in range(self.num_layers):
             state.kv.cut(i, rejected)
@@ -180,14 +226,19 @@ class ReferenceDecoder:
         return DecoderOutput(logits, watched, refresher.entropy, output.rows)
 
     def entropy(self, logits: Tensor) -> float:
-        """See `step.Decoder`."""
+        """Entropy in nats of a step's logits (1, V)."""
         return entropy(logits)
 
     @torch.inference_mode()
     def read(
         self, tokens: Tensor, kv: KVCache, position: int, layers: tuple[int, ...], logits_from: int = 0
     ) -> DecoderOutput:
-        """See `step.Decoder`."""
+        """Run the full model on a chunk of tokens (B, T) at `position`, after those in `kv`: the audit's pass.
+
+        Args:
+            layers: whose outputs to return, ascending.
+            logits_from: first token of the chunk whose logits to return, T - logits_from in all.
+        """
         h, rope = self._embed(tokens, position)
         outputs = []
         for i in range(self.num_layers):
@@ -226,8 +277,7 @@ class ReferenceDecoder:
     def _layer(self, i: int, h: Tensor, rope: Rope, kv: KVCache) -> tuple[Tensor, Tensor]:
         """Run layer i on (B, T, D) and write its K/V; return the stream after attention and the layer's output."""
         layer = self.layers[i]
-        past, tokens = kv.lengths[i], h.shape[1]
-        mask = _causal_mask(tokens, past, h.device) if past and tokens > 1 else None
+        mask = causal_mask(h.shape[1], kv.lengths[i], h.device)
         u = attend(layer, h, rope, mask, kv)
         return u, feed(layer, u)
 
@@ -255,12 +305,9 @@ class ReferenceDecoder:
         return run_changed(self.layers[i], h, rope, partial(state.bank.adapted, i), mix)
 
 
+Decoder = ReferenceDecoder  # the name for any of them: the others inherit from it
+
+
 def stacked(outputs: list[Tensor], like: Tensor) -> Tensor:
     """Outputs of n layers as one tensor, (n, *like.shape), for n = 0 too."""
     return torch.stack(outputs) if outputs else like.new_empty(0, *like.shape)
-
-
-def _causal_mask(tokens: int, past: int, device: torch.device) -> Tensor:
-    """(1, 1, T, past + T) bool: a token sees all of the past, itself and the tokens before it."""
-    rows = torch.arange(past, past + tokens, device=device)[:, None]
-    return (torch.arange(past + tokens, device=device) <= rows)[None, None]

@@ -10,7 +10,6 @@ triggers off the last two do nothing, and nothing waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -31,7 +30,9 @@ class Refresher:
         last_refresh: number of the last full step.
         refreshes: full decode steps so far.
         entropy: nats, of the last logits; None with its trigger off.
-        norm: ||d|| / ||anchor||, mean over the corrected layers; None with its trigger off, and after a full step.
+        norm: mean of the last step's ratios; None with its trigger off, and after a full step.
+        ratios: ||d|| / ||anchor|| of each corrected layer since the last `end`, which `measure` adds, or a decoder
+            that has computed them itself.
     """
 
     schedule: Schedule
@@ -42,7 +43,7 @@ class Refresher:
     refreshes: int = 0
     entropy: float | None = None
     norm: float | None = None
-    _ratios: list[Tensor] = field(default_factory=list)
+    ratios: list[Tensor] = field(default_factory=list)
 
     def begin(self) -> bool:
         """Begin the next decode step; return True if it is full."""
@@ -66,16 +67,7 @@ class Refresher:
         """Take a skipped layer's correction and the vector that it corrects, D numbers each (batch 1)."""
         if self.schedule.watches_norm:
             d, cached = (torch.linalg.vector_norm(x, dtype=torch.float32) for x in (d, cached))
-            self._ratios.append(d / cached)
-
-    def take(self, ratios: Iterable[Tensor]) -> None:
-        """Take ||d|| / ||anchor|| of each corrected layer from a decoder that has computed them itself."""
-        self._ratios.extend(ratios)
-
-    def drain(self) -> list[Tensor]:
-        """Return and forget the ratios since the last `end`, for a decoder that passes them to `take` at each step."""
-        ratios, self._ratios = self._ratios, []
-        return ratios
+            self.ratios.append(d / cached)
 
     def end(self, logits: Tensor, nats: float | None = None) -> None:
         """Take the logits (1, V) of prefill or of the step that `begin` began; the next step depends on them.
@@ -87,5 +79,5 @@ class Refresher:
             return
         if self.schedule.watches_entropy:
             self.entropy = entropy(logits) if nats is None else nats
-        self.norm = float(torch.stack(self._ratios).mean()) if self._ratios else None
-        self._ratios.clear()
+        self.norm = float(torch.stack(self.ratios).mean()) if self.ratios else None
+        self.ratios.clear()

@@ -1,15 +1,13 @@
-"""What a decoder is, what it takes and gives, and what a lane remembers between its steps.
+"""What a decoder takes and returns, and what a lane remembers between its steps.
 
 Shapes: B batch, P prompt tokens, T tokens of a chunk, D hidden size, V vocabulary, L layers, n skipped layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
-import torch
 from torch import Tensor
 
 from lora_drop.decode.cache import KVCache
@@ -52,7 +50,7 @@ class Prefilled:
 
 @dataclass
 class DecodeState:
-    """All that a lane remembers between its steps, made by `Decoder.new_state`. Decoders extend it with buffers.
+    """All that a lane remembers between its steps, made by `new_state` of a decoder, which may extend it with buffers.
 
     Attributes:
         schedule, bank: what is skipped when, and the corrections (or None).
@@ -107,110 +105,6 @@ class DecoderOutput:
     entropy: float | Tensor | None = None
     rows: int = 1
     choice: Tensor | None = None
-
-
-class Decoder(Protocol):
-    """The layers of one model, ready to decode. It holds nothing of a request: each lane has a `DecodeState`.
-
-    There are three: `ReferenceDecoder` (transformers' own modules; the others are tested against it), `StaticDecoder`
-    (static buffers, CUDA graphs) and `NativeDecoder` (C, on a CPU).
-
-    Attributes:
-        name: for the trace and the page, such as `native (bfloat16)`.
-        device, dtype: of the tokens that it takes, and of its activations and K/V.
-        num_layers: L.
-        kernels: instruction set of its own kernels, such as `avx2`; None if it has none.
-        runs_ahead: whether a step only launches its work, so that the next step can be launched before it is done.
-    """
-
-    name: str
-    device: torch.device
-    dtype: torch.dtype
-    num_layers: int
-    kernels: str | None
-    runs_ahead: bool
-
-    def new_state(
-        self,
-        schedule: Schedule,
-        bank: Correction | None = None,
-        tokens: int = 0,
-        watch: bool = False,
-        prompt: int = 0,
-    ) -> DecodeState:
-        """Make the state of a new lane.
-
-        Args:
-            bank: on the model's device and in its dtype (`Correction.to`).
-            tokens: most tokens that the caches will hold, to reserve static buffers once; 0 is unknown.
-            watch: have each step return the outputs of the skipped layers.
-            prompt: how many of these tokens are the prompt's, so that a decoder can set itself up before the lane's
-                clock starts; 0 is unknown.
-        """
-
-    def read_prompt(self, input_ids: Tensor, should_stop: Callable[[], bool] = lambda: False) -> Prefilled:
-        """Read a prompt (B, P) with every layer, in parts, for any number of lanes.
-
-        Args:
-            should_stop: asked between two parts.
-
-        Raises:
-            Stopped: `should_stop` returned True.
-        """
-
-    def start(self, prompt: Prefilled, state: DecodeState) -> DecoderOutput:
-        """Make step 0 of a new state, which is full: copy the prompt's K/V and keep its anchors.
-
-        Returns:
-            Logits of the token after the prompt.
-        """
-
-    def prefill(self, input_ids: Tensor, state: DecodeState) -> DecoderOutput:
-        """`read_prompt` and `start`, for one lane alone."""
-
-    def step(self, token: Tensor, state: DecodeState) -> DecoderOutput:
-        """Decode one token (B, 1), full or with the schedule's layers skipped, as `state.refresher` decides.
-
-        With `refresh="repair"` a full step is a `repair` that ends with this token.
-        """
-
-    def repair(self, token: Tensor | None, state: DecodeState) -> DecoderOutput:
-        """Run one full pass over the pending tokens, those that LoRA steps have read, and over `token` (1, 1).
-
-        With `kv="write"` caches and anchors then equal the full model's on the same tokens. Each row's numbers equal
-        those of a full step, bit for bit (`StaticDecoder`: up to rounding).
-
-        Args:
-            token: None verifies the pending tokens alone; no step begins.
-
-        Returns:
-            Logits of the last token, or of each token if the schedule verifies.
-        """
-
-    def rewind(self, output: DecoderOutput, rows: int, state: DecodeState) -> DecoderOutput:
-        """Take back all but the first `rows` tokens of the last pass, in a schedule that verifies.
-
-        The last token that stays is the last refresh then.
-
-        Args:
-            output: of that pass.
-
-        Returns:
-            What the pass would have returned had it ended there: logits (1, V).
-        """
-
-    def entropy(self, logits: Tensor) -> float:
-        """Entropy in nats of a step's logits (1, V)."""
-
-    def read(
-        self, tokens: Tensor, kv: KVCache, position: int, layers: tuple[int, ...], logits_from: int = 0
-    ) -> DecoderOutput:
-        """Run the full model on a chunk of tokens (B, T) at `position`, after those in `kv`: the audit's pass.
-
-        Args:
-            layers: whose outputs to return, ascending.
-            logits_from: first token of the chunk whose logits to return, T - logits_from in all.
-        """
 
 
 @dataclass(frozen=True)

@@ -79,8 +79,8 @@ class LoraDropLM(HFLM):
         if str(batch_size) not in ("1", "auto") or max_batch_size not in (None, 1):
             raise LoraDropError("LoRA-Drop decodes one text at a time: leave the batch size at 1.")
         # The harness reads "3" as a number.
-        texts = {one.name for one in settings_of(CALL, SCHEDULE) if one.kind.python is str}
-        settings = {name: str(value) if name in texts else value for name, value in settings.items()}
+        textual = {one.name for one in settings_of(CALL, SCHEDULE) if one.kind.python is str}
+        settings = {name: str(value) if name in textual else value for name, value in settings.items()}
         if "drop_layers" in settings:
             settings["drop_layers"] = settings["drop_layers"].replace(":", ",")
         config = config_from(settings, pretrained)
@@ -142,24 +142,22 @@ class LoraDropLM(HFLM):
         texts = []
         for request in tqdm(requests, disable=disable_tqdm, desc="Running generate_until requests"):
             context, options = request.args
-            wanted = dict(normalize_gen_kwargs(options, self.max_gen_toks))
-            stop, max_new_tokens = [text for text in wanted.pop("until") if text], wanted.pop("max_gen_toks")
-            sampled = wanted.pop("do_sample")
+            arguments = dict(normalize_gen_kwargs(options, self.max_gen_toks))
+            stop, max_new_tokens = [text for text in arguments.pop("until") if text], arguments.pop("max_gen_toks")
+            sampled = arguments.pop("do_sample")
             sampling = Sampling(
-                temperature=float(wanted.pop("temperature", 1.0)) if sampled else 0.0,
-                top_p=float(wanted.pop("top_p", 1.0)),
+                temperature=float(arguments.pop("temperature", 1.0)) if sampled else 0.0,
+                top_p=float(arguments.pop("top_p", 1.0)),
             )
-            wanted.pop("temperature", None)
-            if wanted:
-                raise LoraDropError(f"the generation argument {sorted(wanted)[0]!r} is not supported.")
+            arguments.pop("temperature", None)
+            if arguments:
+                raise LoraDropError(f"the generation argument {sorted(arguments)[0]!r} is not supported.")
             room = self.max_length - max_new_tokens
             if room < 1:
                 raise LoraDropError(f"{max_new_tokens} new tokens fill the context of {self.max_length}.")
             ids = self.tok_encode(context, left_truncate_len=room)
-            text = generate_text(
-                *(self.loaded, self.decoder, self.schedule, self.bank, ids, max_new_tokens, stop, sampling),
-                stop_ids=self._marks(stop),
-            )
+            lane = self.loaded, self.decoder, self.schedule, self.bank
+            text = generate_text(*lane, ids, max_new_tokens, stop, sampling, self._marks(stop))
             texts.append(text)
             self.cache_hook.add_partial("generate_until", (context, options), text)
         return texts

@@ -22,7 +22,7 @@ from lora_drop.method.presets import COMPARISONS, Preset, presets_for
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.results.files import PRESETS_FILE
 from lora_drop.run.results.prompts import HELD_OUT
-from lora_drop.run.results.store import Content, Row, Store, is_setting
+from lora_drop.run.results.store import Content, Row, Store
 
 TIMED = 8  # prompts that the speed is measured on
 
@@ -38,17 +38,13 @@ class Case:
     @property
     def key(self) -> dict[str, Any]:
         """What identifies its row."""
-        return {
-            "preset": self.preset.name,
-            "config": self.preset.config.differences(),
-            "adapters": self.point.adapters,
-            "adapters_fingerprint": self.point.fingerprint,
-        }
+        return {"preset": self.preset.name, **self.point.key, "config": self.preset.config.differences()}
 
     def is_of(self, row: Row) -> bool:
         """True if a row is this case's."""
-        same = all(row[name] == value for name, value in self.key.items() if name != "config")
-        return same and (row["parts"] == "none") == self.bare and is_setting(row["config"], self.preset.config)
+        is_bare = row["parts"] == "none"
+        same = row["preset"] == self.preset.name and is_bare == self.bare
+        return same and self.point.is_of(row, self.preset.config)
 
 
 def measure_presets(

@@ -20,7 +20,7 @@ from lora_drop.models.load import LoadedModel
 from lora_drop.run.request import BASELINE, LORA_DROP, Request
 from lora_drop.run.results.files import SAMPLES, SAMPLES_TEXT
 from lora_drop.run.results.prompts import SAMPLE_PROMPTS
-from lora_drop.run.results.store import Content, Row, Store, is_setting
+from lora_drop.run.results.store import Content, Row, Store
 from lora_drop.run.run import run
 from lora_drop.run.trace.trace import Trace, first_divergence, gather
 
@@ -70,25 +70,13 @@ def sample_trace(loaded: LoadedModel, prompt: str, config: LoraDropConfig | None
     return gather(run(loaded, Request(prompt, config or LoraDropConfig(), **SETTINGS, lanes=lanes)))
 
 
-def _key(prompt: str, lane: str, point: Point | None) -> Row:
-    return {
-        "prompt": prompt,
-        "lane": lane,
-        "config": point and point.config.differences(),
-        "adapters": point and point.adapters,
-        "adapters_fingerprint": point and point.fingerprint,
-    }
-
-
 def _stored(store: Store, prompt: str, lane: str, point: Point | None) -> Row | None:
     """The store's sample of a lane, if it is of the preset and the bank as they are now."""
 
     def is_of(sample: Row) -> bool:
         if (sample["prompt"], sample["lane"]) != (prompt, lane) or (sample["config"] is None) != (point is None):
             return False
-        return point is None or (
-            sample["adapters_fingerprint"] == point.fingerprint and is_setting(sample["config"], point.config)
-        )
+        return point is None or point.is_of(sample)
 
     return store.first(is_of)
 
@@ -105,7 +93,10 @@ def _answer(
     name = LORA_DROP if point else BASELINE
     tokens, summary = trace.token_ids(name), trace.summary
     assert summary is not None  # it ran to its end
-    sample = _key(prompt, lane, point) | {
+    sample = {
+        "prompt": prompt,
+        "lane": lane,
+        **(point.key if point else dict.fromkeys(("config", "adapters", "adapters_fingerprint"))),
         "text": trace.text(name),
         "tokens": len(tokens),
         "ended": summary.lanes[name]["ended"],

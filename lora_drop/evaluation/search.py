@@ -9,7 +9,6 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,14 +155,14 @@ def search(
     state, answers = Search(store.content, limits), None
     for done, point in enumerate(points):
         progress(done, len(points))
-        row = store.first(partial(_is_of, point))
+        row = store.first(point.is_of)
         if row is None:
             if _is_beaten(point, state.recommended):
                 store.content["left_out"].append({"config": point.config.differences(), "bound": point.bound})
                 continue
             answers = answers or _answers(loaded, prompts, context_tokens)
             figures = measure(loaded, point, [], context_tokens, answers, point.config.accept > 0, prompts[:TIMED])
-            row = {"config": point.config.differences()} | figures
+            row = point.key | figures
             # A bank trained further has another fingerprint: its row takes the old one's place.
             others = [old for old in store.rows if not is_setting(old["config"], point.config)]
             state.take(row)
@@ -265,8 +264,3 @@ def _points(loaded: LoadedModel, configs: Sequence[LoraDropConfig], prompt: str)
     if not points:
         raise LoraDropError("these adapters have no screened head: take heads full.")
     return sorted(points, key=lambda point: (bool(point.config.drop_layers), -point.bound))
-
-
-def _is_of(point: Point, row: Row) -> bool:
-    same = (row["adapters"], row["adapters_fingerprint"]) == (point.adapters, point.fingerprint)
-    return same and is_setting(row["config"], point.config)

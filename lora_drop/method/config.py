@@ -200,8 +200,7 @@ class LoraDropConfig:
             dropped = self.drop_layers
         else:
             dropped = dropped_layers(low, high, self.drop_ratio)
-        of_schedule = {field.name for field in dataclasses.fields(Schedule)}
-        rules = {name: value for name, value in vars(self).items() if name in of_schedule}
+        rules = {name: value for name, value in vars(self).items() if name in Schedule.__dataclass_fields__}
         return Schedule(num_layers=num_layers, dropped=dropped, **rules)
 
     def replace(self, **changes: Any) -> LoraDropConfig:
@@ -216,15 +215,6 @@ class LoraDropConfig:
         """The fields that differ from their defaults, as plain JSON values: how files of results store a config."""
         defaults = type(self)().to_dict()
         return {name: value for name, value in self.to_dict().items() if value != defaults[name]}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> LoraDropConfig:
-        """The inverse of `to_dict`.
-
-        Raises:
-            LoraDropError: a name is unknown or a value is not allowed.
-        """
-        return cls(**values)
 
 
 def default_range(num_layers: int) -> tuple[int, int]:

@@ -43,10 +43,6 @@ class ModelShape:
     code_size: float = 1.0
     layer_sizes: tuple[tuple[float, float, float], ...] = ()
 
-    def __post_init__(self) -> None:
-        if self.layer_sizes and [len(sizes) for sizes in self.layer_sizes] != [3] * self.num_layers:
-            raise ValueError("layer_sizes must be three numbers of each layer")
-
     @classmethod
     def from_config(cls, config: Any) -> ModelShape:
         """The shape of a transformers config (Llama, Qwen2, Qwen3, Mistral)."""
@@ -65,45 +61,32 @@ class ModelShape:
         )
 
     @property
-    def kv_weights(self) -> int:
-        """Weights of k_proj and v_proj of one layer, with Qwen3's key norm."""
-        out = 2 * self.num_kv_heads * self.head_dim
-        return out * (self.hidden_size + self.qkv_bias) + self.head_dim * self.qk_norm
-
-    @property
-    def attention_weights(self) -> int:
-        """Weights of one layer's attention and its norm."""
-        inner = self.num_heads * self.head_dim
-        q = inner * (self.hidden_size + self.qkv_bias) + self.head_dim * self.qk_norm
-        return self.hidden_size + q + self.kv_weights + inner * self.hidden_size
-
-    @property
-    def mlp_weights(self) -> int:
-        """Weights of one layer's MLP and its norm."""
-        return self.hidden_size + 3 * self.hidden_size * self.intermediate_size
-
-    @property
-    def vectors(self) -> tuple[int, int, int]:
-        """Weights of norms and biases, never packed, in `kv_weights`, `attention_weights` and `mlp_weights`."""
-        kv = 2 * self.num_kv_heads * self.head_dim * self.qkv_bias + self.head_dim * self.qk_norm
-        q = self.num_heads * self.head_dim * self.qkv_bias + self.head_dim * self.qk_norm
-        return kv, self.hidden_size + q + kv, self.hidden_size
+    def layer_weights(self) -> tuple[tuple[int, int], ...]:
+        """Weights of a layer's k and v, its attention and its MLP: of norms and biases, and of matrices."""
+        q, kv = self.num_heads * self.head_dim, self.kv_per_token
+        norm = self.head_dim * self.qk_norm  # of the queries, and of the keys
+        kv_vectors = kv * self.qkv_bias + norm
+        return (
+            (kv_vectors, kv * self.hidden_size),
+            (self.hidden_size + q * self.qkv_bias + norm + kv_vectors, (2 * q + kv) * self.hidden_size),
+            (self.hidden_size, 3 * self.intermediate_size * self.hidden_size),
+        )
 
     def layer_costs(self) -> list[tuple[float, ...]]:
         """Cost of reading each layer's k and v, attention and MLP, in units of an activation's size."""
-        counts = (self.kv_weights, self.attention_weights, self.mlp_weights)
-        sizes = self.layer_sizes or (3 * (self.matrix_size,),)
-        costs = [
-            tuple(plain + (n - plain) * size for n, plain, size in zip(counts, self.vectors, layer, strict=True))
-            for layer in sizes
+        return [
+            tuple(
+                vectors + matrices * size for (vectors, matrices), size in zip(self.layer_weights, sizes, strict=True)
+            )
+            for sizes in self.layer_sizes or self.num_layers * (3 * (self.matrix_size,),)
         ]
-        return costs if self.layer_sizes else costs * self.num_layers
 
     @property
     def params(self) -> int:
         """All weights of the model; a tied head counts once."""
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tied else 2)
-        return embeddings + self.hidden_size + self.num_layers * (self.attention_weights + self.mlp_weights)
+        _, attention, mlp = self.layer_weights
+        return embeddings + self.hidden_size + self.num_layers * sum(attention + mlp)
 
     @property
     def kv_per_token(self) -> int:
@@ -132,16 +115,11 @@ class Corrections:
     head_best: int = 0
     code_size: float = 1.0
 
-    def layer_weights(self, shape: ModelShape) -> int:
-        """Weights of the change to one layer that runs."""
-        inner = shape.num_heads * shape.head_dim
-        sizes = (
-            (shape.hidden_size, inner + 2 * shape.num_kv_heads * shape.head_dim),
-            (inner, shape.hidden_size),
-            (shape.hidden_size, 2 * shape.intermediate_size),
-            (shape.intermediate_size, shape.hidden_size),
-        )
-        return self.kept * sum(a + b for a, b in sizes)
+    def kept_weights(self, shape: ModelShape) -> int:
+        """Weights of the change to one layer that runs: its rank times the inputs and outputs of its projections."""
+        q, hidden, inner = shape.num_heads * shape.head_dim, shape.hidden_size, shape.intermediate_size
+        qkv, out, gate_up, down = hidden + q + shape.kv_per_token, q + hidden, hidden + 2 * inner, inner + hidden
+        return self.kept * (qkv + out + gate_up + down)
 
     def head_cost(self, shape: ModelShape) -> float:
         """Cost of reading the screened head, in units of an activation's size."""
@@ -201,12 +179,11 @@ def step_bytes(
         total = corrections.head_cost(shape) + 2 * shape.hidden_size
     else:
         total = shape.vocab_size * shape.hidden_size * shape.head_size + 2 * shape.hidden_size
-    first = min(dropped, default=shape.num_layers)
     for i, (kv_cost, attention_cost, mlp_cost) in enumerate(shape.layer_costs()):
         if i not in dropped:
             total += attention_cost + mlp_cost
-            if i > first:
-                total += corrections.layer_weights(shape)
+            if lora and i > schedule.first_skipped:
+                total += corrections.kept_weights(shape)
             if kv:
                 total += shape.kv_per_token * schedule.kv_length(i, prompt_tokens, step, refreshes, last_refresh)
             continue
@@ -244,12 +221,10 @@ def speed_bound(
         whole = step_bytes(shape, baseline_schedule(shape.num_layers), 1, 0, 1, kv=False)
         lora = step_bytes(shape, schedule, 1, 0, 1, corrections, kv=False)
         return schedule.period * whole / ((schedule.period - 1) * lora + whole)
-    if refreshes is None:
-        refreshes = [step for step in range(1, steps + 1) if schedule.kind(step) == "refresh"]
-    full_steps = set(refreshes)
+    full_steps = None if refreshes is None else set(refreshes)
     read = BytesRead(shape, schedule, prompt_tokens, corrections)
     for step in range(1, steps + 1):
-        read.step(step, lora=step not in full_steps)
+        read.step(step, lora=schedule.kind(step) == "lora" if full_steps is None else step not in full_steps)
     return read.bound or 1.0
 
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, dataclass_transform, get_type_hints
 
 import pydantic
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from lora_drop.errors import LoraDropError
-from lora_drop.method.kinds import Kind, kind_of, read_value
+from lora_drop.method.kinds import Kind, LayerList, kind_of
 
 T = TypeVar("T")
 
@@ -70,7 +70,10 @@ class Setting:
         Raises:
             LoraDropError: a text that cannot be read.
         """
-        return read_value(self.name, self.kind, value)
+        try:
+            return self.kind.read(value)
+        except (ValueError, KeyError):
+            raise LoraDropError(f"{self.name} must be {self.kind.text_must_be}; got {value[:80]!r}.") from None
 
     def fits(self, value: Any) -> bool:
         """Whether the setting can have this value, as JSON has it."""
@@ -90,6 +93,16 @@ class Setting:
         """The setting as the page's scripts get it."""
         written = self.kind.write(self.default)
         return {"name": self.name, "of": self.of, "default": written, **self.kind.facts}
+
+
+def read_layer_order(text: str | None) -> tuple[int, ...]:
+    """Layers with commas, in the order of the text; none for an empty one.
+
+    Raises:
+        LoraDropError: it is not such a list.
+    """
+    order: tuple[int, ...] = Setting("drop_order", TRAINING, LayerList(), (), "").read(text or "")
+    return order
 
 
 _OWN = {field.name for field in dataclasses.fields(Setting)}
@@ -130,7 +143,7 @@ def checked(owner: str) -> Callable[[type[T]], type[T]]:
             cls.__annotations__[name] = table[name].kind.annotation
             setattr(cls, name, field.default)
         cls.__settings__ = table
-        made: Any = pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))(cls)
+        made: Any = pydantic.dataclasses.dataclass(frozen=True)(cls)
         validate = made.__init__
 
         @functools.wraps(validate)

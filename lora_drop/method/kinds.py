@@ -14,8 +14,6 @@ from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 from pydantic import BeforeValidator, Field, Strict
 from pydantic_core import PydanticCustomError
 
-from lora_drop.errors import LoraDropError
-
 MAX_LAYER_DIGITS = 6
 JAVASCRIPT_MAX = 2**53 - 1  # the largest whole number that JavaScript counts exactly
 
@@ -283,10 +281,8 @@ class LayerList(Kind):
         return ",".join(map(str, value or ()))
 
 
-_KINDS: dict[Any, Any] = {
-    **{int: Whole, float: Number, bool: Flag, str: Text},
-    **{tuple[int, int]: Layers, tuple[int, ...]: LayerList},
-}
+_KINDS: dict[Any, Any] = {int: Whole, float: Number, bool: Flag, str: Text}
+_KINDS |= {tuple[int, int]: Layers, tuple[int, ...]: LayerList}
 
 
 def kind_of(annotation: Any, between: tuple[float, float] | None = None, **limits: Any) -> Kind:
@@ -305,25 +301,3 @@ def kind_of(annotation: Any, between: tuple[float, float] | None = None, **limit
         return Choice(get_args(plain), off=off, **limits)
     kind: Kind = _KINDS[plain](off=off, **limits)
     return kind
-
-
-def read_value(name: str, kind: Kind, value: Any) -> Any:
-    """`kind.read`, with a line of error that names the setting.
-
-    Raises:
-        LoraDropError: the text cannot be read.
-    """
-    try:
-        return kind.read(value)
-    except (ValueError, KeyError):
-        raise LoraDropError(f"{name} must be {kind.text_must_be}; got {value[:80]!r}.") from None
-
-
-def read_layer_order(text: str | None) -> tuple[int, ...]:
-    """Layers with commas, in the order of the text; none for an empty one.
-
-    Raises:
-        LoraDropError: it is not such a list.
-    """
-    order: tuple[int, ...] = read_value("drop_order", LayerList(), text or "")
-    return order

@@ -73,7 +73,7 @@ ALIASES = {"kv-saver": "memory"}  # former names
 # Layers of the bundled model, the cheapest to skip first. At the same bound they lose far less than evenly spaced ones
 # (`drop-order`; docs/training-log.md has the measurements, and those of `gentle`'s early refreshes).
 BUNDLED_ORDER = (12, 5, 17, 6, 4, 14, 13, 7, 18, 26, 16, 15, 25)
-_BUNDLED_CHOICES: dict[str, tuple[int, dict[str, Any], str]] = {  # number of layers, other settings, note
+_BUNDLED_CHOICES: dict[str, tuple[int, dict[str, Any], str]] = {  # how many layers of the order, other settings, note
     "balanced": (
         8,
         {},

@@ -38,8 +38,8 @@ def dropped_layers(lo: int, hi: int, drop_ratio: float) -> tuple[int, ...]:
 class Schedule:
     """A resolved schedule: settings checked against a model of `num_layers` layers.
 
-    `LoraDropConfig.schedule_for` makes it. `dropped` is ascending and never contains layer 0. `is_refresh` and `kind`
-    follow the fixed schedule; of an adaptive one they have the longest gaps.
+    `LoraDropConfig.schedule_for` makes it. `dropped` is ascending and never contains layer 0. `kind` follows the fixed
+    schedule; of an adaptive one it has the longest gaps.
     """
 
     period: int
@@ -61,7 +61,7 @@ class Schedule:
 
     @property
     def first_skipped(self) -> int:
-        """The first layer that LoRA steps compute otherwise; the number of layers where only the head differs."""
+        """The first layer that LoRA steps skip; the number of layers if they skip none."""
         return self.dropped[0] if self.dropped else self.num_layers
 
     @property
@@ -109,15 +109,11 @@ class Schedule:
         """True if every step runs every layer and the whole head, so that the output is the plain model's."""
         return self.period == 1 or (not self.dropped and self.head == "full")
 
-    def is_refresh(self, step: int) -> bool:
-        """True for prefill (step 0) and every `period`-th decode step."""
-        return step % self.period == 0
-
     def kind(self, step: int) -> StepKind:
         """The kind of a step. A run that skips nothing has no LoRA step."""
         if step == 0:
             return "prefill"
-        return "refresh" if self.is_baseline or self.is_refresh(step) else "lora"
+        return "refresh" if self.is_baseline or step % self.period == 0 else "lora"
 
     def active(self, kind: StepKind) -> list[Literal[0, 1]]:
         """[num_layers] of 1 (the whole layer runs) or 0 (it is skipped, or its attention) at a step of this kind."""

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lora_drop.decode.native.weights import NativeWeights
+from lora_drop.decode.reference import Decoder
 from lora_drop.decode.static.decoder import StaticWeights
-from lora_drop.decode.step import Decoder
 from lora_drop.models import bundled
 from lora_drop.models.load import (
     BUNDLED_ID,

@@ -23,13 +23,12 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from lora_drop.decode.head import CODE_BYTES
+from lora_drop.decode.layer import is_supported
 from lora_drop.decode.native.decoder import NativeDecoder
 from lora_drop.decode.native.loader import library
 from lora_drop.decode.native.weights import Blocks, NativeWeights, lay_out
-from lora_drop.decode.reference import ReferenceDecoder
+from lora_drop.decode.reference import Decoder, ReferenceDecoder
 from lora_drop.decode.static.decoder import StaticDecoder, StaticWeights
-from lora_drop.decode.step import Decoder
-from lora_drop.decode.weights import is_supported
 from lora_drop.errors import LoraDropError
 from lora_drop.method.cost import ModelShape
 from lora_drop.models import bundled

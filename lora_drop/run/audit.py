@@ -8,16 +8,19 @@ baseline's tokens: on a lane's own text the figure would reward collapse, since 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lora_drop.decode.correction import Correction
 from lora_drop.decode.lane import not_finite
-from lora_drop.decode.logits import agreement, kl, log_probs
-from lora_drop.decode.step import Decoder, Prefilled, StepResult
+from lora_drop.decode.logits import agreement, kl, likeliest, log_probs
+from lora_drop.decode.reference import Decoder
+from lora_drop.decode.step import Prefilled, StepResult
 from lora_drop.method.schedule import Schedule
-from lora_drop.run.trace.records import number
+from lora_drop.models.tokens import piece
+from lora_drop.run.trace.records import TOP, number
 
 MAX_CHUNK = 16  # steps: the page gets its drift at least this often, however long the period
 
@@ -67,10 +70,14 @@ class DriftAudit:
         audits = []
         for t, step in enumerate(steps):
             assert step.watched is not None and full.watched is not None  # an audited lane keeps them
-            drift = _drift(step.watched, full.watched[:, :, t])
-            regret = _regret(full.logits[0, t], step.token_id)
+            ours, theirs = step.watched[:, 0].float(), full.watched[:, 0, t].float()  # (n, D)
+            drift = drift_of(ours, theirs).tolist()
+            cosine = torch.cosine_similarity(ours, theirs, dim=-1).tolist()
+            logits = full.logits[0, t].float()
+            regret = number(float(logits.max() - logits[step.token_id]), 6)  # ln(p_favourite / p_token)
             divergence = _divergence(step.logits, full.logits[:, t])
-            audits.append({"step": step.step, **drift, **divergence, "regret": regret})
+            distances = {"drift": [number(x, 6) for x in drift], "cosine": [number(x, 6) for x in cosine]}
+            audits.append({"step": step.step, **distances, **divergence, "regret": regret})
         return audits
 
 
@@ -105,34 +112,21 @@ class QualityAudit:
             raise not_finite(state.refresher.step, state.schedule, state.bank)
         self._token = torch.tensor([[step.token_id]], device=self._decoder.device)
         full, ours = (log_probs(logits)[0, step.token_id] for logits in (step.logits, output.logits))
+        divergence = _divergence(output.logits, step.logits)
         gap = number(float(full - ours), 6)
-        return {
-            "step": step.step,
-            "kind": state.refresher.kind,
-            **_divergence(output.logits, step.logits),
-            "nll_gap": gap,
-        }
+        return {"step": step.step, "kind": state.refresher.kind, **divergence, "nll_gap": gap}
+
+
+def top_of(tokenizer: Any, logits: Tensor) -> list[list[list[Any]]]:
+    """The likeliest tokens of each row of logits (rows, V): `[text, probability]`, the likeliest first."""
+    rows = likeliest(logits, min(TOP, logits.shape[-1]))
+    return [[[piece(tokenizer, token), round(chance, 4)] for token, chance in row] for row in rows]
 
 
 def drift_of(ours: Tensor, full: Tensor) -> Tensor:
     """||x_hat - x|| / ||x|| of a lane's outputs (..., D) and the full model's."""
     ours, full = ours.float(), full.float()
     return (ours - full).norm(dim=-1) / full.norm(dim=-1)
-
-
-def _drift(ours: Tensor, full: Tensor) -> dict[str, list[float | None]]:
-    """Drift and cosine of the lane's outputs against the full model's, (n, B, D) each."""
-    cosine = torch.cosine_similarity(ours.float(), full.float(), dim=-1)
-    return {
-        "drift": [number(value, 6) for value in drift_of(ours, full)[:, 0].tolist()],
-        "cosine": [number(value, 6) for value in cosine[:, 0].tolist()],
-    }
-
-
-def _regret(full: Tensor, token_id: int) -> float | None:
-    """ln(p_favourite / p_token), by the full model's logits (V,)."""
-    full = full.float()
-    return number(float(full.max() - full[token_id]), 6)
 
 
 def _divergence(ours: Tensor, full: Tensor) -> dict[str, float | bool | int | None]:

@@ -17,10 +17,9 @@ from lora_drop.decode.lane import Lane
 from lora_drop.decode.sampling import Sampling, draw
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.schedule import Schedule
 from lora_drop.models.external import prepare
 from lora_drop.models.hub import SUPPORTED
-from lora_drop.models.load import LoadedModel, ModelInfo, usable_context
+from lora_drop.models.load import LoadedModel, usable_context
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import Record
@@ -83,7 +82,9 @@ def generate(
     config = lora_drop or LoraDropConfig()
     schedule = config.schedule_for(model.config.num_hidden_layers)
     info, decoder = prepare(model)
-    bank, notes = (_fitting(adapters, info, schedule), []) if adapters else find_bank(info, config, schedule)
+    if adapters:
+        warning = adapters.check(info, "of this call", schedule.reuse, schedule.part)
+    bank, notes = (adapters, [warning] if warning else []) if adapters else find_bank(info, config, schedule)
     for note in notes:
         warnings.warn(note, stacklevel=3)  # the caller of `generate`, through inference_mode's wrapper
     bank = bank and bank.to(decoder.device, decoder.dtype)
@@ -155,11 +156,3 @@ def _check_call(
         )
     if attention_mask is not None and not attention_mask.all():
         raise LoraDropError("the prompt is padded; LoRA-Drop decodes prompts without padding.")
-
-
-def _fitting(adapters: AdapterBank, info: ModelInfo, schedule: Schedule) -> AdapterBank:
-    """The bank, checked: a warning where it was trained on other weights. Raises LoraDropError if it does not fit."""
-    warning = adapters.check(info, "of this call", schedule.reuse, schedule.part)
-    if warning:
-        warnings.warn(warning, stacklevel=4)  # the caller of `generate`, through inference_mode's wrapper
-    return adapters

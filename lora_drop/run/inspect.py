@@ -31,9 +31,8 @@ from lora_drop.method.settings import settings_of
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.tokens import encode_prompt
 from lora_drop.paths import SHIPPED_ADAPTERS
-from lora_drop.run.audit import drift_of
+from lora_drop.run.audit import drift_of, top_of
 from lora_drop.run.report.steps import about_step
-from lora_drop.run.top import top_of
 from lora_drop.run.trace.records import StepRecord, number
 from lora_drop.run.trace.trace import Trace
 
@@ -162,11 +161,8 @@ class _Recorded(Refresher):
             self.refreshes += 1
         return full
 
-    def end(self, logits: Tensor, known: float | None = None) -> None:
-        self._ratios.clear()
-
-    def take(self, ratios: Any) -> None:
-        pass
+    def end(self, logits: Tensor, nats: float | None = None) -> None:
+        self.ratios.clear()
 
 
 def watched(loaded: LoadedModel) -> ReferenceOutputs:
@@ -204,45 +200,34 @@ def read_again(
     refresher = _Recorded(state.schedule)
     refresher.kinds = [one.kind for one in steps]
     state.refresher = refresher
+    tokens = [one.token_id for one in steps[: end - 1]]
     try:
         prompt = decoder.read_prompt(torch.tensor([recorded.prompt_ids], device=decoder.device), should_stop)
+        decoder.start(prompt, state)
+        first, full_kv = prompt.states[1:, 0].cpu(), state.kv.clone()
+        rows, repaired = _lane_rows(decoder, state, tokens, start, should_stop)
+        full = _full_rows(loaded, full_kv, len(recorded.prompt_ids), tokens, start, should_stop)
     except Stopped:
         return None
-    decoder.start(prompt, state)
-    first = prompt.states[1:, 0].cpu()
-    full_state = state.kv.clone()
-    tokens = [one.token_id for one in steps[: end - 1]]
-    lane_rows = _lane_rows(decoder, state, tokens, start, should_stop)
-    if lane_rows is None:
-        return None
-    full = _full_rows(loaded, full_state, len(recorded.prompt_ids), tokens, start, should_stop)
-    if full is None:
-        return None
-    rows, repaired = lane_rows
     if start == 0:
         rows, full = [first.to(full.dtype), *rows], torch.cat([first[None].to(full.dtype), full])
     return Window(tokens, start, torch.stack(rows), full, repaired)
 
 
-def _last_rows(outputs: list[Tensor]) -> Tensor:
-    """(L, D) of the step's own token."""
-    return torch.stack([rows[-1] for rows in outputs]).cpu()
-
-
 def _lane_rows(
     decoder: ReferenceOutputs, state: DecodeState, tokens: list[int], start: int, should_stop: Callable[[], bool]
-) -> tuple[list[Tensor], dict[int, Tensor]] | None:
-    """Outputs of the lane's steps from max(start, 1) on, and of those that a repair ran again."""
+) -> tuple[list[Tensor], dict[int, Tensor]]:
+    """Outputs of the lane's steps from max(start, 1) on, and of those that a repair ran again. Raises Stopped."""
     kept: list[Tensor] = []
     repaired: dict[int, Tensor] = {}
     for step, token in enumerate(tokens, start=1):
         if should_stop():
-            return None
+            raise Stopped
         decoder.step(torch.tensor([[token]], device=decoder.device), state)
         outputs = decoder.take()
         rows = max(map(len, outputs))
         if step >= start:
-            kept.append(_last_rows(outputs))
+            kept.append(torch.stack([one[-1] for one in outputs]).cpu())  # (L, D) of its own token
         for back in range(1, rows):
             if (earlier := step - back) >= max(start, 1):
                 below = kept[earlier - max(start, 1)]  # below the first skipped layer the first pass was exact
@@ -253,12 +238,12 @@ def _lane_rows(
 
 def _full_rows(
     loaded: LoadedModel, kv: Any, position: int, tokens: list[int], start: int, should_stop: Callable[[], bool]
-) -> Tensor | None:
-    """The full model's outputs (steps, L, D) at the steps from max(start, 1) on."""
+) -> Tensor:
+    """The full model's outputs (steps, L, D) at the steps from max(start, 1) on. Raises Stopped."""
     decoder, layers, kept = loaded.new_decoder(), tuple(range(loaded.num_layers)), []
     for at in range(0, len(tokens), CHUNK):
         if should_stop():
-            return None
+            raise Stopped
         chunk = torch.tensor([tokens[at : at + CHUNK]], device=decoder.device)
         outputs = decoder.read(chunk, kv, position + at, layers, chunk.shape[1] - 1).watched
         assert outputs is not None  # `read` returns those of the layers asked for

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections import OrderedDict
 
 from lora_drop.decode.step import Prefilled
 from lora_drop.models.load import LoadedModel
@@ -22,7 +21,7 @@ class PromptCache:
 
     def __init__(self, most_bytes: int = MOST_BYTES):
         self._most, self._lock = most_bytes, threading.RLock()  # a model may be freed while the lock is held
-        self._held: OrderedDict[Key, Prefilled] = OrderedDict()
+        self._held: dict[Key, Prefilled] = {}  # the least recently used first
         self._models: dict[int, weakref.ref] = {}
 
     @property
@@ -35,9 +34,9 @@ class PromptCache:
         """The prefilled prompt; None if the cache has none."""
         with self._lock:
             key = _key(loaded, tokens)
-            if key in self._held:
-                self._held.move_to_end(key)
-            return self._held.get(key)
+            if prompt := self._held.pop(key, None):
+                self._held[key] = prompt  # the last to go
+            return prompt
 
     def put(self, loaded: LoadedModel, tokens: list[int], prompt: Prefilled) -> None:
         """Cache a prompt, unless it is too large; the oldest ones make room."""
@@ -46,10 +45,10 @@ class PromptCache:
         with self._lock:
             key = _key(loaded, tokens)
             self._models[key[0]] = weakref.ref(loaded.model, lambda _: self._forget(key[0]))
+            self._held.pop(key, None)
             self._held[key] = prompt
-            self._held.move_to_end(key)
             while self.nbytes > self._most:
-                self._held.popitem(last=False)
+                del self._held[next(iter(self._held))]
 
     def _forget(self, model: int) -> None:
         with self._lock:

@@ -6,28 +6,46 @@ This is where text, lanes, audit and trace meet; the command line and the page a
 from __future__ import annotations
 
 import dataclasses
+import platform
 from collections.abc import Callable, Generator, Iterator
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lora_drop.adapters.find import config_fingerprint
 from lora_drop.decode.lane import Lane, LaneEvent
+from lora_drop.decode.reference import Decoder
 from lora_drop.decode.sampling import Sampling
-from lora_drop.decode.step import Decoder, Prefilled, Rewind, StepResult, Stopped, Verified
+from lora_drop.decode.step import Prefilled, Rewind, Stopped, Verified
 from lora_drop.errors import LoraDropError, is_out_of_memory
+from lora_drop.method.fields import RUN
+from lora_drop.method.settings import settings_of
 from lora_drop.models.load import LoadedModel
-from lora_drop.models.place import on_zero_gpu
+from lora_drop.models.place import describe_device, on_zero_gpu
 from lora_drop.models.tokens import Detokenizer, piece
-from lora_drop.run.audit import DriftAudit, QualityAudit
-from lora_drop.run.header import make_header
+from lora_drop.run.audit import DriftAudit, QualityAudit, top_of
 from lora_drop.run.prompts import PromptCache
 from lora_drop.run.race import owned, take_turns
 from lora_drop.run.report.report import Report
 from lora_drop.run.request import Plan, Request, plan
 from lora_drop.run.summary import summarise
-from lora_drop.run.top import top_of
-from lora_drop.run.trace.records import BASELINE, AuditRecord, JudgeRecord, Record, RewindRecord, StepRecord, number
+from lora_drop.run.trace.records import (
+    BASELINE,
+    AuditRecord,
+    Header,
+    JudgeRecord,
+    Record,
+    RewindRecord,
+    StepRecord,
+    number,
+)
+
+# Settings that a header has elsewhere: `seed` beside the prompt, `lanes` as its list of lanes.
+ELSEWHERE = ("seed", "lanes")
+COPIED = ("step", "token_id", "kind", "active", "kv_bytes", "trigger", "rows")  # of a step's result, into its record
 
 
 def run(
@@ -79,32 +97,77 @@ def _records(
 ) -> Iterator[Record]:
     """The records of `run`; puts the lanes that it makes into `lanes`."""
     decoder = loaded.new_decoder()
-    report = Report(make_header(loaded, request, checked, decoder))
+    report = Report(_header(loaded, request, checked, decoder))
     yield report.trace.header
     cached, tokens = prompts.get(loaded, checked.prompt_ids), torch.tensor([checked.prompt_ids], device=loaded.device)
     try:
         prompt = cached or decoder.read_prompt(tokens, should_stop)
     except Stopped:
         lanes.update(_make_lanes(loaded, request, checked, decoder, tokens))
-        yield summarise(report, lanes, stopped=True)
+        yield summarise(report, lanes)
         return
     prompts.put(loaded, checked.prompt_ids, prompt)
     # Its time counts in the run that prefilled it.
     prompt = dataclasses.replace(prompt, ms=0.0) if cached else prompt
     lanes.update(_make_lanes(loaded, request, checked, decoder, prompt))
     observer = _Observer(loaded, request, checked, decoder, prompt)
-    stopped = False
     for name, event in take_turns(lanes, request.view):
         for record in observer.records(name, event):
             report.add(record)
             yield record
         if should_stop():
-            stopped = True
             break
     for record in observer.rest():
         report.add(record)
         yield record
-    yield summarise(report, lanes, stopped, cached is not None)
+    yield summarise(report, lanes, cached is not None)
+
+
+def _header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decoder) -> Header:
+    """The header of a run on this model, with every setting resolved."""
+    shape = loaded.shape
+    lanes: list[Any] = []
+    for name, lane in checked.lanes.items():
+        sizes = dataclasses.asdict(lane.corrections(shape))
+        config = {
+            **lane.config.to_dict(),
+            # The name only: a trace is shared, and the path would tell about the machine.
+            "adapters": Path(lane.config.adapters).name,
+            "dropped": list(lane.schedule.dropped),
+            "rank": sizes.pop("rank"),
+            "corrected": list(sizes.pop("layers")),
+            "extras": sizes,
+            **({"bank": config_fingerprint(loaded, lane.config)} if lane.bank else {}),
+        }
+        lanes.append({"id": name, "label": lane.label, "config": config})
+    # Any: these two have keys that the trace's types do not name.
+    model: Any = {
+        "id": loaded.id,
+        "revision": loaded.revision,
+        "layers": loaded.num_layers,
+        "hidden_size": shape.hidden_size,
+        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "params": shape.params,
+        "kv_bytes_per_token": shape.kv_per_token * loaded.dtype.itemsize,
+        "shape": dataclasses.asdict(shape),
+    }
+    device: Any = describe_device(loaded.device) | {"decoder": decoder.name}
+    device |= {"kernels": decoder.kernels} if decoder.kernels else {}
+    sampling = {one.name: getattr(request, one.name) for one in settings_of(RUN) if one.name not in ELSEWHERE}
+    is_audited = request.audit and BASELINE in checked.lanes
+    return Header(
+        lanes=lanes,
+        model=model,
+        device=device,
+        prompt=request.prompt,
+        prompt_tokens=len(checked.prompt_ids),
+        seed=request.seed,
+        sampling={**sampling, "notes": checked.notes},
+        idle=request.idle,
+        version=2 if is_audited or any(lane.schedule.verifies for lane in checked.lanes.values()) else 1,
+        software={name: metadata.version(name) for name in ("torch", "transformers")}
+        | {"python": platform.python_version()},
+    )
 
 
 class _Observer:
@@ -115,12 +178,12 @@ class _Observer:
         self._detokenizers = {name: Detokenizer(loaded.tokenizer) for name in checked.lanes}
         self._audits = request.audit
         self._drift: dict[str, DriftAudit] = {}
-        self._quality: dict[str, QualityAudit] = {}
-        if request.audit and BASELINE in checked.lanes:
-            for name, lane in checked.lanes.items():
-                if name != BASELINE:
-                    audit = QualityAudit(decoder, lane.schedule, lane.bank, prompt, request.max_new_tokens)
-                    self._quality[name] = audit
+        others = {name: lane for name, lane in checked.lanes.items() if name != BASELINE}
+        self._quality = {
+            name: QualityAudit(decoder, lane.schedule, lane.bank, prompt, request.max_new_tokens)
+            for name, lane in others.items()
+            if request.audit and BASELINE in checked.lanes
+        }
 
     def records(self, name: str, event: LaneEvent) -> Iterator[Record]:
         """The records of a lane's event."""
@@ -132,13 +195,20 @@ class _Observer:
         elif isinstance(event, Verified):
             yield JudgeRecord(name, event.rows, round(event.ms, 3), event.accepted)
         else:
+            copied: Any = {key: getattr(event, key) for key in COPIED}
             text = self._detokenizers[name].add(event.token_id)
-            yield _step_record(name, event, text, top_of(self._loaded.tokenizer, event.logits)[0])
+            top: Any = top_of(self._loaded.tokenizer, event.logits)[0]
+            ms, entropy = round(event.ms, 3), number(event.entropy, 4)
+            yield StepRecord(name, text=text, ms=ms, entropy=entropy, top=top, **copied)
             if name == BASELINE:
                 for other, audit in self._quality.items():
                     yield self._audit(other, audit.add(event), drift=[], cosine=[], audit="quality")
-            elif self._audits:
-                yield from self._drift_of(name, event)
+            elif name in self._drift:
+                for audited in self._drift[name].add(event):
+                    yield self._audit(name, audited)
+            elif self._audits:  # the prefill
+                dropped = self._checked.lanes[name].schedule.dropped
+                self._drift[name] = DriftAudit(self._decoder, dropped, self._prompt, event.token_id)
 
     def rest(self) -> Iterator[Record]:
         """The audits of the steps that are left."""
@@ -146,25 +216,9 @@ class _Observer:
             for audited in audit.flush():
                 yield self._audit(name, audited)
 
-    def _drift_of(self, name: str, step: StepResult) -> Iterator[Record]:
-        if name in self._drift:
-            for audited in self._drift[name].add(step):
-                yield self._audit(name, audited)
-            return
-        dropped = self._checked.lanes[name].schedule.dropped
-        self._drift[name] = DriftAudit(self._decoder, dropped, self._prompt, step.token_id)
-
     def _audit(self, name: str, audited: dict, **more: Any) -> AuditRecord:
         text = piece(self._loaded.tokenizer, audited.pop("argmax"))
         return AuditRecord(name, argmax_text=text, **audited, **more)
-
-
-COPIED = ("step", "token_id", "kind", "active", "kv_bytes", "trigger", "rows")  # of a step's result, into its record
-
-
-def _step_record(lane: str, step: StepResult, text: str, top: Any) -> StepRecord:
-    values: dict[str, Any] = {name: getattr(step, name) for name in COPIED}
-    return StepRecord(lane, text=text, ms=round(step.ms, 3), entropy=number(step.entropy, 4), top=top, **values)
 
 
 def _make_lanes(

@@ -9,25 +9,26 @@ from typing import Any
 from lora_drop.decode.lane import Lane
 from lora_drop.run.report.report import Report
 from lora_drop.run.report.verdict import conclusions
-from lora_drop.run.trace.records import BASELINE, FREE, LORA_DROP, THIRD, TOGETHER, Summary
+from lora_drop.run.trace.records import BASELINE, FREE, LORA_DROP, THIRD, TOGETHER, Summary, number
+
+DIGITS = {"speedup": 4, "bound": 4, "kv_saved": 6, "accepted": 6}
 
 
-def summarise(report: Report, lanes: dict[str, Lane], stopped: bool, prefill_cached: bool = False) -> Summary:
+def summarise(report: Report, lanes: dict[str, Lane], prefill_cached: bool = False) -> Summary:
     """The last record of a run. A third lane's comparison with the baseline is among its own figures.
 
     Args:
-        lanes: the lanes as they ended, by id.
-        stopped: the run was stopped before they ended.
+        lanes: the lanes as they ended, by id. One that did not end was stopped.
     """
     beside = {name: _beside(report, name) for name in lanes if name != BASELINE}
     figures: dict[str, Any] = {}
     for name, lane in lanes.items():
         own = report.lanes[name]
-        ended = lane.ended or ("stopped" if stopped else "length")
+        ended = lane.ended or "stopped"
         text = report.trace.text(name)
         figures[name] = {
             "tokens": len(own.steps),
-            "tokens_per_second": _rounded(own.tokens_per_second, 3),
+            "tokens_per_second": number(own.tokens_per_second, 3),
             "prefill_ms": round(lane.prefill_ms, 3),
             "decode_ms": round(own.decode_ms, 3),
             "kv_bytes": lane.kv_bytes,
@@ -39,26 +40,19 @@ def summarise(report: Report, lanes: dict[str, Lane], stopped: bool, prefill_cac
             "ended": ended,
         }
     main = beside.get(LORA_DROP, dict.fromkeys((*TOGETHER, *FREE)))
-    report.add(Summary(lanes=figures, **main, prefill_cached=prefill_cached))
-    assert report.trace.summary is not None
-    return dataclasses.replace(report.trace.summary, **conclusions(report))
+    summary = Summary(lanes=figures, **main, prefill_cached=prefill_cached)
+    report.add(summary)
+    return dataclasses.replace(summary, **conclusions(report))
 
 
 def _beside(report: Report, name: str) -> dict[str, Any]:
     """A lane beside the baseline: None where there is none, or nothing was decoded."""
-    own = report.lanes[name]
+    own, figures = report.lanes[name], report.beside(name)
+    figures["bound"] = figures["bound"] or 1.0
     return {
-        "speedup": _rounded(report.speedup(name), 4),
-        "bound": round(own.bound or 1.0, 4),
-        "kv_saved": _rounded(report.kv_saved(name), 6),
-        "first_divergence": report.first_difference(name),
-        "top1_agreement": own.quality.mean("lora_steps", "top1_agreement"),
-        "accepted": _rounded(own.acceptance, 6),
+        **figures,
+        **{key: number(figures[key], digits) for key, digits in DIGITS.items()},
         "tokens_per_refresh": round(own.kept / own.refreshes, 4) if own.refreshes else None,
         "speedup_interval": report.speedup_interval(name),
         "quality": own.quality.to_dict(),
     }
-
-
-def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)

@@ -46,7 +46,7 @@ def figures_line(report: Report) -> str:
     figures = report.figures()
     together = [number(v, 4) if isinstance(v := figures[name], float) else v for name in SO_FAR]
     lanes = figures["lanes"].values()
-    pairs = [[number(lane["tokens_per_second"] or 0, 2) or None, lane["differs"]] for lane in lanes]
+    pairs = [[number(lane["tokens_per_second"], 2) or None, lane["differs"]] for lane in lanes]
     return page_line([FIGURES, *together, int(figures["by_chance"]), pairs])
 
 
@@ -68,31 +68,23 @@ def page_values(record: Record, lane_ids: list[str]) -> Any:
     """
     match record:
         case Header():
-            lanes = {name: lane_words(record, name) for name in lane_ids}
-            return record.to_file() | {
-                "main": record.main["id"],
-                "commands": commands_of(record),
-                "words": {"lanes": lanes, "run": run_words(record)},
-            }
+            words = {"lanes": {name: lane_words(record, name) for name in lane_ids}, "run": run_words(record)}
+            return record.to_file() | {"main": record.main["id"], "commands": commands_of(record), "words": words}
         case Summary():
-            words = {
-                "speedup": speedup_words(record.speedup, record.speedup_interval),
-                "lanes": loop_words(record.lanes),
-            }
-            return record.to_file() | {"words": words}
+            speedup = speedup_words(record.speedup, record.speedup_interval)
+            return record.to_file() | {"words": {"speedup": speedup, "lanes": loop_words(record.lanes)}}
         case AuditRecord(audit="quality"):
             return None
     lane = lane_ids.index(record.lane)
     match record:
         case StepRecord():
-            entropy = record.entropy if record.entropy is None else round(record.entropy, 3)
-            values = [lane, record.step, record.token_id, record.text, KINDS.index(record.kind)]
-            values += [round(record.ms, 2), record.kv_bytes, entropy]
+            values: list[Any] = [lane, record.step, record.token_id, record.text, KINDS.index(record.kind)]
+            values += [round(record.ms, 2), record.kv_bytes, number(record.entropy, 3)]
             return values if record.trigger is None else [*values, TRIGGERS.index(record.trigger)]
         case RewindRecord():
             return [REWIND + lane, record.to]
         case JudgeRecord():
             return [JUDGE + lane, record.rows, round(record.ms, 2), record.kept]
     drift = [value if value is None else round(10_000 * value) for value in record.drift]
-    kl = record.kl if record.kl is None else round(record.kl, 4)
-    return [AUDIT + lane, record.step, drift, kl, int(record.agrees), 0 if record.agrees else record.argmax_text]
+    says = 0 if record.agrees else record.argmax_text
+    return [AUDIT + lane, record.step, drift, number(record.kl, 4), int(record.agrees), says]

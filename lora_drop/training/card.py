@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from importlib.resources import files
 from typing import Any
 
 from lora_drop.adapters.bank import AdapterBank
@@ -31,63 +32,31 @@ def reproduce(settings: TrainSettings, job: TrainJob, model: str) -> str:
 
 
 def card(bank: AdapterBank) -> str:
-    """Markdown of the card, from the bank's config."""
-    meta, layers = bank.meta, bank.layers
+    """Markdown of the card, `card.md` filled from the bank's config."""
+    meta, schedules = bank.meta, bank.meta["trained_schedules"]
     quality = meta.get("quality") or {"tokens": 0, "schedules": []}
-    lines = [
-        "---",
-        "library_name: lora-drop",
-        f"base_model: {bank.base_model}",
-        "tags: [lora-drop, efficient-inference]",
-        "---",
-        "",
-        f"# LoRA-Drop adapters for {bank.base_model}: `{bank.reuse}`, {bank.part}, rank {bank.rank}",
-        "",
-        "Low-rank corrections that stand in for layers that are skipped while decoding (LoRA-Drop, arXiv 2601.02569).",
-        f"They fit the weights with fingerprint `{bank.revision}`, layers {layers[0]}-{layers[-1]}; the backbone is",
-        "unchanged.",
-        "",
-        "## Training",
-        "",
-        f"- Loss: KL to the full model over the vocabulary, {_where(meta['trained_schedules'])}; kv `{bank.kv}`.",
-        *([f"- Parts: {', '.join(sorted(bank.parts))}."] if len(bank.parts) > 1 else []),
-        f"- Periods {_join(meta['trained_schedules']['periods'])}; drop ratios "
-        f"{_join(meta['trained_schedules']['drop_ratios'])}: one bank for every slider position.",
-        *(
-            [f"- {_share(meta['trained_schedules'])} of {_join(order)}."]
-            if (order := meta["trained_schedules"].get("drop_order"))
-            else []
-        ),
+    order = schedules.get("drop_order")
+    training = [
+        f"- Loss: KL to the full model over the vocabulary, {_where(schedules)}; kv `{bank.kv}`.",
+        f"- Parts: {', '.join(sorted(bank.parts))}." if len(bank.parts) > 1 else "",
+        f"- Periods {_join(schedules['periods'])}; drop ratios {_join(schedules['drop_ratios'])}: one bank for every "
+        "slider position.",
+        f"- {_share(schedules)} of {_join(order)}." if order else "",
         f"- Tokens: {meta['tokens']:,} read by gradient steps, after a regression over {meta['fit_tokens']:,}.",
         f"- Text: {', '.join(meta['data'])}.",
-        "",
-        "## Quality",
-        "",
-        f"On {quality['tokens']:,} tokens of windows that training kept apart, of the same sources (figures on text",
-        "of other sources are in the project's sweeps), at LoRA steps:",
-        "",
-        "| period | skipped | same next token as the full model | KL, nats |",
-        "|---|---|---|---|",
-        *(
-            f"| {row['period']} | {dropped_in(row)} | {row['top1_agreement']:.1%} | {row['kl']:.3f} |"
-            for row in quality["schedules"]
-        ),
-        "",
-        "## Make it again",
-        "",
-        "```",
-        meta["command"],
-        "```",
-        "",
-        "## Use it",
-        "",
-        "```",
-        'python -m lora_drop run --prompt "Explain why the sky is blue." '
-        f"--reuse {bank.reuse} --part {bank.part} --adapters THIS_FOLDER",
-        "```",
-        "",
     ]
-    return "\n".join(lines)
+    rows = [
+        f"| {row['period']} | {dropped_in(row)} | {row['top1_agreement']:.1%} | {row['kl']:.3f} |"
+        for row in quality["schedules"]
+    ]
+    template = files("lora_drop.training").joinpath("card.md").read_text(encoding="utf-8")
+    return template.format(
+        bank=bank,
+        layers=f"{bank.layers[0]}-{bank.layers[-1]}",
+        training="\n".join(filter(None, training)),
+        tokens=quality["tokens"],
+        rows="\n".join(rows),
+    )
 
 
 def _where(schedules: dict[str, Any]) -> str:

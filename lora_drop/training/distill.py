@@ -15,6 +15,7 @@ from lora_drop.decode.logits import agreement, kl, log_probs, nll
 from lora_drop.method.schedule import Schedule
 from lora_drop.models.load import LoadedModel
 from lora_drop.training.exact import exact_states
+from lora_drop.training.settings import TrainSettings
 from lora_drop.training.student import student_states
 
 Text = tuple[Tensor, int]  # tokens (B, T) and how many of them are the prompt
@@ -87,19 +88,16 @@ def figures(loaded: LoadedModel, texts: list[Text], schedule: Schedule, bank: Ad
     return means | ({"kl_all_steps": divergence / decoded} if schedule.repairs else {})
 
 
-def evaluated_cases(settings: Any) -> list[dict[str, Any]]:
+def evaluated_cases(settings: TrainSettings) -> list[dict[str, Any]]:
     """Schedules of an evaluation, those that sliders and presets start from, as settings of a config."""
+    order, period, ratio = settings.order, settings.period, settings.drop_ratio
     if settings.drop_count:
-        periods = [settings.period] if settings.period else [2, 3, 4]
-        return [{"period": period, "drop_layers": settings.order[: settings.drop_count]} for period in periods]
-    fixed = settings.period, settings.drop_ratio
-    grid = sorted(
-        {
-            (fixed[0] or period, ratio if fixed[1] is None else fixed[1])
-            for period, ratio in [(2, 0.25), (2, 0.5), (4, 0.5)]
-        }
-    )
-    cases: list[dict[str, Any]] = [{"period": period, "drop_ratio": ratio} for period, ratio in grid]
-    for count in sorted({-(-len(settings.order) // 2), len(settings.order)} - {0}):
-        cases.append({"period": settings.period or 4, "drop_layers": settings.order[:count]})
-    return cases
+        periods = [period] if period else [2, 3, 4]
+        return [{"period": each, "drop_layers": sorted(order[: settings.drop_count])} for each in periods]
+    usual = [(2, 0.25), (2, 0.5), (4, 0.5)]
+    grid = sorted({(period or each, share if ratio is None else ratio) for each, share in usual})
+    counts = sorted({-(-len(order) // 2), len(order)} - {0})
+    return [
+        *({"period": each, "drop_ratio": share} for each, share in grid),
+        *({"period": period or 4, "drop_layers": sorted(order[:count])} for count in counts),
+    ]

@@ -48,10 +48,7 @@ def draw(settings: TrainSettings, step: int, windows: int, num_layers: int) -> D
         period=settings.period or rng.choice(NEAR_PERIODS if exact else PERIODS),
         drop_ratio=ratio,
         drop_layers=_first_of(settings, rng),
-        reuse=settings.reuse,
-        part=settings.part,
-        kv=settings.kv,
-        refresh=settings.refresh,
+        **settings.rules,
     )
     schedule = config.schedule_for(num_layers)
     if not schedule.dropped and settings.drop_ratio is None:  # a small model may have too few layers for a low ratio

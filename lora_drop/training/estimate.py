@@ -8,12 +8,11 @@ Shapes: D hidden size, M intermediate size, V vocabulary, L layers, T tokens of 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.method.config import default_range
-from lora_drop.method.cost import ModelShape
+from lora_drop.method.cost import Corrections, ModelShape
 from lora_drop.training.settings import TrainJob, TrainSettings
 
 FLOAT = 4  # bytes: of parameters, log-probabilities and what norms save, whatever the model's number type
@@ -35,15 +34,10 @@ class Memory:
         """Bytes at the peak."""
         return self.adapters + self.batch + self.regression
 
-    def report(self, free: int | None) -> dict[str, Any]:
-        """JSON for a command's result; `free` bytes on the device, None if it does not report them."""
-        return {**asdict(self), "needed": self.needed, "free": free}
-
 
 def memory(shape: ModelShape, itemsize: int, settings: TrainSettings, job: TrainJob) -> Memory:
     """Estimate the memory of a run; `itemsize` is the bytes of a number of the model's type."""
-    low, high = default_range(shape.num_layers)
-    layers, size = sorted({*range(low, high + 1), *settings.order}), shape.hidden_size
+    layers, size = settings.corrected(shape.num_layers), shape.hidden_size
     fits = settings.fit_batches > 0
     white = FLOAT * len(layers) * size**2 * fits
     moments = 8 * len(layers) * size**2 * (MOMENTS_OF_START if job.start else MOMENTS) * (fits and not job.resume)
@@ -70,15 +64,12 @@ def _graph(shape: ModelShape, itemsize: int, settings: TrainSettings, layers: in
 
 def _numbers(shape: ModelShape, settings: TrainSettings, layers: list[int]) -> int:
     """Count the numbers of the adapters."""
-    size, width = shape.hidden_size, shape.intermediate_size
+    size = shape.hidden_size
     skipped = settings.order if settings.drop_count else layers
-    inner, kv = shape.num_heads * shape.head_dim, shape.kv_per_token
-    # Inputs and outputs of the four projections of a layer that runs.
-    sides = (size + inner + kv) + (inner + size) + (size + 2 * width) + (width + size)
     return (
         len(layers) * size * (2 * settings.rank + 1)
-        + len(skipped) * 3 * size * min(settings.mlp_width, width)
-        + (shape.num_layers - min(skipped) - 1) * settings.kept_rank * sides
+        + len(skipped) * 3 * size * min(settings.mlp_width, shape.intermediate_size)
+        + (shape.num_layers - min(skipped) - 1) * Corrections(kept=settings.kept_rank).kept_weights(shape)
     )
 
 

@@ -30,13 +30,7 @@ RIDGE = 1e-3  # share of each channel's power: directions that are rare in the t
 ROUNDS = 4  # of fitting the correction and the gate in turn; a fifth changes nothing
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Texts (B, T) with one prompt length and one period."""
-
-    tokens: Tensor
-    prompt_tokens: int
-    period: int
+Batch = tuple[Tensor, Layout]  # texts (B, T) with one prompt length and one period
 
 
 @dataclass
@@ -81,8 +75,8 @@ def measure(model: PreTrainedModel, bank: AdapterBank, batches: list[Batch]) -> 
     """Measure each layer's scales alone, for a bank that is fitted already."""
     moments = {i: _Moments() for i in bank.layers}
     with torch.no_grad():
-        for batch in batches:
-            layout, inputs, goals, _ = _pass(model, bank, batch)
+        for tokens, layout in batches:
+            inputs, goals, _ = _pass(model, bank, tokens, layout)
             for i, goal in goals.items():
                 moments[i].add(("xx", "yy"), **_regression(layout, bank.reuse, inputs[i], goal))
         return {i: _scales(own) for i, own in moments.items()}
@@ -100,18 +94,23 @@ def fit(model: PreTrainedModel, bank: AdapterBank, batches: list[Batch]) -> dict
     """
     moments = {i: _Moments() for i in bank.layers}
     generator = torch.Generator(device=model.device).manual_seed(0)
-    for batch in batches:
-        _read(model, bank, batch, moments, generator)
+    for tokens, layout in batches:
+        _read(model, bank, tokens, layout, moments, generator)
     with torch.no_grad():
         return {i: _solve(i, own, bank) for i, own in moments.items()}
 
 
 @torch.enable_grad()
 def _read(
-    model: PreTrainedModel, bank: AdapterBank, batch: Batch, moments: dict[int, _Moments], generator: torch.Generator
+    model: PreTrainedModel,
+    bank: AdapterBank,
+    tokens: Tensor,
+    layout: Layout,
+    moments: dict[int, _Moments],
+    generator: torch.Generator,
 ) -> None:
     """Run the full model on a batch, forward and backward, and add to the moments of the bank's layers."""
-    layout, inputs, goals, states = _pass(model, bank, batch)
+    inputs, goals, states = _pass(model, bank, tokens, layout)
     logits = model.get_output_embeddings()(states).float().flatten(0, 1)
     drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
     loss = nll(log_probs(logits), drawn).sum()
@@ -129,13 +128,12 @@ def _regression(layout: Layout, reuse: str, h: Tensor, goal: Tensor) -> dict[str
 
 
 def _pass(
-    model: PreTrainedModel, bank: AdapterBank, batch: Batch
-) -> tuple[Layout, dict[int, Tensor], dict[int, Tensor], Tensor]:
-    """Run the full model on a batch: its layout, the bank's layers' inputs and f(h), and the normed last states."""
+    model: PreTrainedModel, bank: AdapterBank, tokens: Tensor, layout: Layout
+) -> tuple[dict[int, Tensor], dict[int, Tensor], Tensor]:
+    """Run the full model on a batch: the bank's layers' inputs and f(h), and the normed last states."""
     body = model.model
-    layout = Layout.of(batch.prompt_tokens, batch.tokens.shape[1], batch.period, batch.tokens.device)
     # Gradients of the embeddings make the graph, as the backbone's own weights may be frozen.
-    h = body.embed_tokens(batch.tokens[:, layout.order]).detach().requires_grad_()
+    h = body.embed_tokens(tokens[:, layout.order]).detach().requires_grad_()
     rope = body.rotary_emb(h, position_ids=layout.order[None])
     inputs, goals = {}, {}
     for i, layer in enumerate(body.layers):
@@ -144,7 +142,7 @@ def _pass(
         if i in bank.a:
             inputs[i], goals[i] = h.detach(), rules.replaced(bank.part, u, output)
         h = output
-    return layout, inputs, goals, body.norm(h)
+    return inputs, goals, body.norm(h)
 
 
 def _solve(i: int, moments: _Moments, bank: AdapterBank) -> Scales:

@@ -64,10 +64,9 @@ def continued(own: AdapterBank, bank: AdapterBank, name: str, loaded: LoadedMode
         LoraDropError: the bank is of another model, rule, rank or set of layers.
     """
     bank.check(loaded, name, own.reuse, own.part)
-    same = [("rank", own.rank, bank.rank), ("layers", own.layers, bank.layers)]
-    same += [("mlp_width", own.mlp_width, bank.mlp_width)] if bank.mlp else []
-    same += [("kept_rank", own.kept_rank, bank.kept_rank)] if bank.kept else []
-    for field, mine, theirs in same:
+    same = ["rank", "layers", *(["mlp_width"] if bank.mlp else []), *(["kept_rank"] if bank.kept else [])]
+    for field in same:
+        mine, theirs = getattr(own, field), getattr(bank, field)
         if mine != theirs:
             raise LoraDropError(f"adapters {name} have {field} {theirs}, this run has {mine}: use the same.")
     # Only the product alpha / r B A counts, so their alpha may differ.

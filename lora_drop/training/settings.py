@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.method.config import MAX_PERIOD
-from lora_drop.method.fields import TRAINING, checked, setting
-from lora_drop.method.kinds import read_layer_order
+from lora_drop.method.config import MAX_PERIOD, default_range
+from lora_drop.method.fields import TRAINING, checked, read_layer_order, setting
 from lora_drop.method.schedule import KvRule, Part, Refresh, ReuseRule
 from lora_drop.method.settings import MAX_SEED
 
@@ -84,9 +84,19 @@ class TrainSettings:
             raise LoraDropError("mlp_width and kept_rank need refresh repair: name it, or leave them at 0.")
 
     @property
+    def rules(self) -> dict[str, Any]:
+        """The rules to train for, by name."""
+        return {name: getattr(self, name) for name in ("reuse", "part", "kv", "refresh")}
+
+    @property
     def order(self) -> tuple[int, ...]:
         """`drop_order` as layer numbers, in its order."""
         return read_layer_order(self.drop_order)
+
+    def corrected(self, num_layers: int) -> list[int]:
+        """The layers that get a correction: the paper's range, and those of the order."""
+        low, high = default_range(num_layers)
+        return sorted({*range(low, high + 1), *self.order})
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,7 @@ def train(
         with PartialState().main_process_first():  # one process writes, the others read what it wrote
             texts += _self_generated(loaded, job.self_generate, job.out / SELF_GENERATED, job.quiet)
     windows, counted = to_rows(texts, settings.length)
-    held_out = (
-        [(torch.tensor([ids]), prompt) for ids, prompt in read_replies(job.held_out, loaded)] if job.held_out else None
-    )
+    held_out = read_replies(job.held_out, loaded) if job.held_out else None
     trainer = Trainer(loaded, settings, job, windows, counted, held_out)
     if job.resume:
         trainer.resume()
@@ -78,7 +77,7 @@ def train(
     evaluation = trainer.run(job.evaluate_every, job.checkpoint_every, quiet=job.quiet)
     if not main:
         return None
-    estimate = {"memory": needs.report(free), "seconds": left / rate}
+    estimate = {"memory": asdict(needs) | {"needed": needs.needed, "free": free}, "seconds": left / rate}
     adapters = str(adapter_folder(job.out))
     return {"adapters": adapters, "steps": trainer.step, "evaluation": evaluation, "estimate": estimate}
 

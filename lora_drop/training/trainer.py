@@ -6,7 +6,7 @@ refreshes), the teacher is the same model with every layer, and the loss is KL(f
 schedules. Training starts from a regression (`fit`) and continues with AdamW, in units from that regression (`parts`).
 
 All random draws follow from (seed, step), so a run resumes exactly from the parameters, the scales, the optimizer and
-the number of the step. `accelerate launch -m lora_drop.train ...` spreads the batches over processes.
+the number of the step. `accelerate launch -m lora_drop.training ...` spreads the batches over processes.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ from tqdm import tqdm
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.errors import LoraDropError
-from lora_drop.method.config import LoraDropConfig, default_range
+from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import LoadedModel
 from lora_drop.training.card import reproduce
 from lora_drop.training.checkpoint import read_state, write_checkpoint
 from lora_drop.training.distill import Text, distillation, evaluated_cases, figures
 from lora_drop.training.draw import ANY_RATIO, NEAR_PERIODS, PERIODS, RATIOS, Draw, draw
-from lora_drop.training.fit import Batch, Scales, fit, measure
+from lora_drop.training.fit import Scales, fit, measure
 from lora_drop.training.parts import add_parts, bank_of, continued, parameters_of, screened_head, units
 from lora_drop.training.settings import TrainJob, TrainSettings
+from lora_drop.training.student import Layout
 
 LOG = "train_log.jsonl"
 HELD_OUT = 0.02  # share of the windows that is not trained on
@@ -115,7 +116,8 @@ class Trainer:
         for step in range(self.settings.fit_batches):
             batch = draw(self.settings, step, len(self.windows), self.loaded.num_layers)
             tokens = self.windows[batch.windows].to(self.loaded.device)
-            batches.append(Batch(tokens, batch.prompt_tokens, batch.schedule.period))
+            layout = Layout.of(batch.prompt_tokens, tokens.shape[1], batch.schedule.period, tokens.device)
+            batches.append((tokens, layout))
         if batches and trained is not None:
             self.scales = measure(self.loaded.model, self.start, batches)
         elif batches:
@@ -124,7 +126,7 @@ class Trainer:
             self.scales = fit(self.loaded.model, self.start, batches)
             if self._first_loss(self.start) >= self._first_loss(plain):
                 self.start = plain
-        self.fit_tokens = sum(batch.tokens.numel() for batch in batches)
+        self.fit_tokens = sum(tokens.numel() for tokens, _ in batches)
         if trained is not None:
             self.start = trained
         self._optimize()
@@ -148,19 +150,10 @@ class Trainer:
 
     def _new_bank(self) -> AdapterBank:
         settings, loaded = self.settings, self.loaded
-        low, high = default_range(loaded.num_layers)
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
-            bank = AdapterBank.new(
-                sorted({*range(low, high + 1), *settings.order}),
-                loaded.shape.hidden_size,
-                settings.rank,
-                settings.alpha,
-                reuse=settings.reuse,
-                part=settings.part,
-                kv=settings.kv,
-                refresh=settings.refresh,
-            )
+            layers, size = settings.corrected(loaded.num_layers), loaded.shape.hidden_size
+            bank = AdapterBank.new(layers, size, settings.rank, settings.alpha, **settings.rules)
             skipped = settings.order if settings.drop_count else bank.layers
             sample = self.windows[:CALIBRATION].to(loaded.device)
             bank = add_parts(bank, loaded.model, skipped, settings.mlp_width, settings.kept_rank, sample)
@@ -252,16 +245,11 @@ class Trainer:
     def evaluate(self) -> dict[str, Any]:
         """Figures of the current bank on the held-out text; see `distill.figures`."""
         texts = [(tokens.to(self.loaded.device), prompt) for tokens, prompt in self.held_out]
-        settings, rows = self.settings, []
-        for case in evaluated_cases(settings):
-            rules = {name: getattr(settings, name) for name in ("reuse", "part", "kv", "refresh")}
-            config = LoraDropConfig(**rules, **case)
-            schedule = config.schedule_for(self.loaded.num_layers)
+        rows = []
+        for case in evaluated_cases(self.settings):
+            schedule = LoraDropConfig(**self.settings.rules, **case).schedule_for(self.loaded.num_layers)
             with self._autocast():
-                means = figures(self.loaded, texts, schedule, self.bank)
-            if config.drop_layers:
-                case = case | {"drop_layers": list(config.drop_layers)}
-            rows.append(case | means)
+                rows.append(case | figures(self.loaded, texts, schedule, self.bank))
         return {"tokens": sum(tokens.numel() for tokens, _ in texts), "schedules": rows}
 
     def run(self, evaluate_every: int, checkpoint_every: int, quiet: bool = False) -> dict[str, Any]:
@@ -277,11 +265,10 @@ class Trainer:
             evaluation = self.evaluate()
             if main:
                 self._log({"step": 0, "tokens": 0, "evaluation": evaluation})
-        started = time.monotonic()
         while self.step < self.steps:
+            started = time.monotonic()
             loss, agreement = self.train_step()
             rate = self.tokens_per_step / max(time.monotonic() - started, 1e-9)
-            started = time.monotonic()
             bar.update()
             bar.set_postfix_str(f"loss {loss:.3f}, agreement {agreement:.3f}, {rate:.0f} tokens/s")
             last = self.step == self.steps
@@ -289,7 +276,6 @@ class Trainer:
             entry["agreement"] = agreement
             if last or self.step % evaluate_every == 0:
                 evaluation = entry["evaluation"] = self.evaluate()
-                started = time.monotonic()
             if main:
                 self._log(entry)
                 if last and self.settings.head_rank:
@@ -347,22 +333,20 @@ class Trainer:
             **({"drop_count": settings.drop_count} if settings.drop_count else {}),
             "drop_ratios": any_ratio if settings.drop_ratio is None else [settings.drop_ratio],
         }
+        job = self.job
+        sources = [path.name for path in job.data]
+        sources += [f"{job.self_generate} texts that the model wrote itself"] if job.self_generate else []
+        sources += [f"before that, the text of {job.start.name}"] if job.start else []
         meta = {
             "trained_schedules": schedules,
-            "data": self._sources(),
-            "command": reproduce(settings, self.job, self.loaded.id),
+            "data": sources,
+            "command": reproduce(settings, job, self.loaded.id),
             "tokens": self.step * self.tokens_per_step,
             "fit_tokens": self.fit_tokens,
             "settings": dataclasses.asdict(settings),
             "quality": evaluation,
         }
         return dataclasses.replace(current, **tensors, meta=meta)
-
-    def _sources(self) -> list[str]:
-        job = self.job
-        own = [f"{job.self_generate} texts that the model wrote itself"] if job.self_generate else []
-        start = [f"before that, the text of {job.start.name}"] if job.start else []
-        return [*(path.name for path in job.data), *own, *start]
 
     def resume(self) -> None:
         """Continue exactly from the last checkpoint.

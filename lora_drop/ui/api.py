@@ -18,7 +18,7 @@ from lora_drop.method.settings import BY_NAME, settings_of
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.run.exports.html import replay_html
 from lora_drop.run.request import LORA_DROP, Plan, Request, plan
-from lora_drop.run.trace.lines import write_line
+from lora_drop.run.trace.records import write_line
 from lora_drop.run.trace.trace import MAX_TRACE_BYTES, parse_trace
 from lora_drop.ui.callbacks import FAILURE, Callbacks
 from lora_drop.ui.components import SEE_LOG

@@ -29,8 +29,7 @@ from lora_drop.run.report.report import Report
 from lora_drop.run.request import Request
 from lora_drop.run.results.preset_results import idle_gain
 from lora_drop.run.run import run
-from lora_drop.run.trace.lines import write_line
-from lora_drop.run.trace.records import Header, Record, Summary
+from lora_drop.run.trace.records import Header, Record, Summary, write_line
 from lora_drop.run.trace.trace import parse_trace, read_trace
 from lora_drop.run.wire import figures_line, wire_line
 from lora_drop.ui.components import error_line, status_value

@@ -16,8 +16,7 @@ from lora_drop.models.load import LoadedModel
 from lora_drop.run.request import Request
 from lora_drop.run.results.preset_results import idle_gain
 from lora_drop.run.run import run
-from lora_drop.run.trace.lines import write_line
-from lora_drop.run.trace.records import StepRecord
+from lora_drop.run.trace.records import StepRecord, write_line
 from lora_drop.run.trace.trace import Trace, parse_trace
 from lora_drop.run.wire import wire_line
 

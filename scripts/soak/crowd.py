@@ -14,7 +14,7 @@ from lora_drop.models.load import load_model
 from lora_drop.models.place import describe_device
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace.lines import write_line
+from lora_drop.run.trace.records import write_line
 from scripts.soak import report
 from scripts.soak.app import MODEL, OTHER_MODEL, Soak, started
 from scripts.soak.cases import BAD_CALLS, BAD_PAGES, make_cases

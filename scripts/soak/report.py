@@ -63,22 +63,18 @@ def waits(log: Log) -> list[float]:
     return [round(seconds[int(share * (len(seconds) - 1))], 1) for share in (0.5, 0.9, 1)] if seconds else []
 
 
-def _attacks(figures: dict[str, Any]) -> list[str]:
-    return [
-        f"{kind} {count} ({figures['repelled'].get(kind, 0)})" for kind, count in sorted(figures["attacks"].items())
-    ]
-
-
 def table(figures: dict[str, Any]) -> str:
     """The figures as a table."""
+    repelled = figures["repelled"]
+    attacks = [f"{kind} {count} ({repelled.get(kind, 0)})" for kind, count in sorted(figures["attacks"].items())]
     rows = [
         ("visitors, seconds", f"{figures['visitors']}, {figures['seconds']}"),
         ("visits", ", ".join(f"{kind} {count}" for kind, count in sorted(figures["visits"].items()))),
         ("requests, turned away", f"{figures['requests']}, {figures['turned_away']}"),
-        ("whole answers compared", f"{figures['compared_answers']}, of them the repeated one {figures['repeated']}"),
+        ("whole answers compared", f"{figures['compared_answers']}, {figures['repeated']} to the repeated question"),
         ("answers cut short, compared", figures["compared_starts"]),
         ("waited, moved up, worst place", f"{figures['waited']}, {figures['moved_up']}, {figures['worst_place']}"),
-        ("attacks (repelled)", ", ".join(_attacks(figures)) or "none"),
+        ("attacks (repelled)", ", ".join(attacks) or "none"),
         ("waited s: half, 9 in 10, most", ", ".join(map(str, figures["waited_seconds"]))),
         ("addresses, runs of one ahead", f"{figures['addresses']}, {figures['runs_ahead']} of {AHEAD} allowed"),
         ("the server counted", ", ".join(f"{name} {count}" for name, count in figures["counters"].items())),

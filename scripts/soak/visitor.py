@@ -57,12 +57,12 @@ class Visitor(Guest):
             return self.draw.choice(cases[-2:])
         return self.draw.choice(cases[:2] if self.draw.random() < 1 / 3 else cases[2:-2])
 
-    def whole(self, answer: Answer, case: Case, expected: Answer) -> None:
+    def compare(self, answer: Answer, case: Case, expected: Answer) -> None:
         """Compare a whole answer."""
         answer.same_as(expected)
         self.log.compared[case.name] += 1
 
-    def seen(self, wire: str, case: Case) -> tuple[str, dict[str, Any] | None]:
+    def check_wire(self, wire: str, case: Case) -> tuple[str, dict[str, Any] | None]:
         """Compare the page's lines with the answer's start; returns the run's id, and the summary if it is there."""
         lines = [json.loads(line) for line in wire.splitlines()]
         lines = [line for line in lines if isinstance(line, dict) or line[0] != FIGURES]  # figures hold times
@@ -83,7 +83,7 @@ class Visitor(Guest):
         session = self.session()
         outputs, last = await session.ask(self.app.generate, self.app.call_data("/generate", case.options))
         hold(last["success"], f"/generate failed: {last['output']}")
-        self.whole(Answer(read_trace(outputs[0])), case, case.answer)
+        self.compare(Answer(read_trace(outputs[0])), case, case.answer)
 
     async def vanish(self) -> None:
         """Ask /generate, and drop the connection in the middle."""
@@ -118,7 +118,7 @@ class Visitor(Guest):
                     if stop_after == 0:
                         await session.press_stop()
         hold(status.get("kind") == "done", f"the page's run ended with {status}")
-        run_id, summary = self.seen(wire, case)
+        run_id, summary = self.check_wire(wire, case)
         hold(summary, "the page's run ended without a summary")
         stopped = any(lane["ended"] == "stopped" for lane in summary["lanes"].values())
         hold(status["text"].startswith("Stopped" if stopped else "Finished"), f"the status says {status['text']!r}")
@@ -145,14 +145,14 @@ class Visitor(Guest):
                 ran = case.answer.steps[name][: lane["tokens"]]
                 held = ran[-1][FIELDS.index("kv_bytes")] if ran else 0
                 hold(lane["kv_bytes"] == held, f"the stopped lane {name} holds other K/V than its last step")
-            if trace := await self.kept(session, run_id):
+            if trace := await self.fetch_trace(session, run_id):
                 answer = Answer(trace)
                 answer.begins(case.page_answer)
                 hold(answer.summary == timeless(summary), "the file has another summary than the page")
                 hold(answer.steps != case.answer.steps, "stopped, but it went on to the end")
                 self.log.starts += 1
 
-    async def kept(self, session: Session, run_id: str) -> Trace | None:
+    async def fetch_trace(self, session: Session, run_id: str) -> Trace | None:
         """The trace of a run; None if newer ones have replaced it."""
         file = await session.export(run_id, "trace")
         if "error" in file:
@@ -172,11 +172,11 @@ class Visitor(Guest):
                     wire, updates = outputs[self.app.outputs.index("ld-live")], updates - 1
         if not isinstance(wire, str) or not wire:
             return
-        run_id, summary = self.seen(wire, case)
+        run_id, summary = self.check_wire(wire, case)
         self.log.starts += 1
         # Runs are one at a time, so once another has been answered this one is over.
         await self.answer()
-        if summary is None and (trace := await self.kept(session, run_id)):
+        if summary is None and (trace := await self.fetch_trace(session, run_id)):
             answer = Answer(trace)
             answer.begins(case.page_answer)
             hold(answer.summary is None, "the run went on to its end after its visitor had left")
@@ -214,8 +214,8 @@ class Visitor(Guest):
         case = self.case()
         async with self.page() as session:
             run_id, _ = await self.run_page(session, case)
-            if trace := await self.kept(session, run_id):
-                self.whole(Answer(trace), case, case.page_answer)
+            if trace := await self.fetch_trace(session, run_id):
+                self.compare(Answer(trace), case, case.page_answer)
                 for kind, made in (("chrome", json.dumps(chrome_trace(trace))), ("html", replay_html(trace))):
                     file = await session.export(run_id, kind)
                     hold(file.get("text") == made, f"another {kind} file: {file.get('error')}")
@@ -233,7 +233,7 @@ class Visitor(Guest):
             wire, status = last["output"]["data"]
             hold(status["text"].startswith(f"Opened {name}"), f"opening a trace says {status}")
             run_id = json.loads(wire.splitlines()[0])["id"]
-            if trace := await self.kept(session, run_id):
+            if trace := await self.fetch_trace(session, run_id):
                 Answer(trace).same_as(Answer(read_trace(self.soak.recorded)))
 
     async def mistake(self, number: int | None = None) -> None:

@@ -15,7 +15,7 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.report.speed import speedup_words
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace.lines import write_line
+from lora_drop.run.trace.records import write_line
 from lora_drop.run.trace.trace import gather, parse_trace
 from tests.support.page import HOSTILE, figure, open_advanced, pane_text, prepare, run_to_end, wait_done
 

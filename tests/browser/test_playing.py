@@ -13,8 +13,7 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.paths import SHIPPED_RECORDED
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace.lines import write_line
-from lora_drop.run.trace.records import StepRecord, Summary
+from lora_drop.run.trace.records import StepRecord, Summary, write_line
 from lora_drop.run.trace.trace import gather
 from lora_drop.ui import callbacks
 from tests.support.page import pane_text, prepare, run_to_end, set_number, wait_done

@@ -12,8 +12,7 @@ from playwright.sync_api import Page, expect
 
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.exports.colors import COLORS
-from lora_drop.run.results.dial import PROMPT
-from lora_drop.run.results.safe_zone import answer_of
+from lora_drop.run.results.safe_zone import PROMPT, answer_of
 from lora_drop.ui.safe_zone import callbacks as safe_zone
 from tests.support.page import HOSTILE, requests_of, set_text, wait_until
 from tests.support.server import Server, deep_model, serve

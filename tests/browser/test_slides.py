@@ -16,7 +16,7 @@ from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.exports.html import replay_html
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace.lines import write_line
+from lora_drop.run.trace.records import write_line
 from lora_drop.run.trace.trace import Trace, gather
 from tests.browser.test_export import open_file, save
 from tests.support.page import wait_done

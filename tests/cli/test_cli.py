@@ -14,6 +14,14 @@ TINY = ["--model", "random:tiny-llama", "--device", "cpu", "--dtype", "float32"]
 RUN = ["run", "--prompt", "Explain why the sky is blue.", *TINY, "--max-new-tokens", "12", "--ignore-eos"]
 
 
+ENV = {**os.environ, "PYTHONPATH": os.getcwd()}
+
+
+def process(*words):
+    """The real command, in a process of its own."""
+    return subprocess.run([sys.executable, "-m", "lora_drop", *words], capture_output=True, text=True, env=ENV)
+
+
 def output(capsys, *argv):
     assert main([*argv, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
@@ -52,6 +60,8 @@ def test_period_1_gives_both_lanes_the_greedy_tokens_of_transformers(bundled, ca
 def test_the_trace_replays_to_what_run_printed(capsys, tmp_path):
     result = output(capsys, *RUN, "--trace", str(tmp_path / "run.jsonl"))
     assert output(capsys, "replay", str(tmp_path / "run.jsonl")) == result
+    assert main(["replay", str(tmp_path / "run.jsonl")]) == 0
+    assert result["verdict"]["text"] in capsys.readouterr().out
     lines = (tmp_path / "run.jsonl").read_text().splitlines()
     (tmp_path / "cut.jsonl").write_text("\n".join(lines[:9]) + "\n" + lines[9][:20])
     cut = output(capsys, "replay", str(tmp_path / "cut.jsonl"))
@@ -90,34 +100,30 @@ def test_people_get_a_readable_report(capsys):
 
 def test_as_a_process(tmp_path):
     """The real command: JSON alone on stdout, exit code 2 and one line without a traceback for a mistake."""
-    env = {**os.environ, "PYTHONPATH": os.getcwd()}
-    command = [sys.executable, "-m", "lora_drop"]
-    good = subprocess.run([*command, *RUN, "--json"], capture_output=True, text=True, env=env, check=False)
+    good = process(*RUN, "--json")
     assert good.returncode == 0 and json.loads(good.stdout)["speedup"]
-    long = [*command, "run", "--prompt", "word " * 9000, "--dtype", "float32"]  # the bundled model's own tokenizer
-    bad = subprocess.run(long, capture_output=True, text=True, env=env, check=False)
+    bad = process("run", "--prompt", "word " * 9000, "--dtype", "float32")  # the bundled model's own tokenizer
     assert bad.returncode == 2 and len(bad.stderr.splitlines()) == 1 and "context of 8192" in bad.stderr
-    bad = subprocess.run([*command, *RUN, "--period", "0"], capture_output=True, text=True, env=env, check=False)
+    bad = process(*RUN, "--period", "0")
     assert bad.returncode == 2 and bad.stdout == "" and len(bad.stderr.splitlines()) == 1
 
 
 def test_a_result_that_cannot_be_written_is_one_line(tmp_path):
-    env = {**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONUNBUFFERED": ""}
+    env = ENV | {"PYTHONUNBUFFERED": ""}
     command = " ".join([sys.executable, "-m", "lora_drop", *(f"'{a}'" for a in RUN), "--json"])
-    full = subprocess.run(f"{command} > /dev/full", shell=True, capture_output=True, text=True, env=env, check=False)
+    full = subprocess.run(f"{command} > /dev/full", shell=True, capture_output=True, text=True, env=env)
     assert full.returncode == 1 and full.stderr.splitlines() == [
         "lora_drop: cannot write the result: No space left on device."
     ]
 
 
 def test_control_c_keeps_the_trace(tmp_path):
-    env = {**os.environ, "PYTHONPATH": os.getcwd()}
     path = tmp_path / "run.jsonl"
     command = [sys.executable, "-m", "lora_drop", *RUN[:3], *TINY, "--max-new-tokens", "4000", "--ignore-eos"]
     # Where the tests run in the background of a shell, Control-C is ignored, and a child would inherit that.
     listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
     process = subprocess.Popen(
-        [*command, "--trace", str(path)], stderr=subprocess.PIPE, text=True, env=env, **listening
+        [*command, "--trace", str(path)], stderr=subprocess.PIPE, text=True, env=ENV, **listening
     )
     for _ in range(6000):  # the whole run takes a second or two
         if path.exists() and path.stat().st_size > 20_000:
@@ -137,8 +143,7 @@ def _modules_after(*calls):
         "    except SystemExit: pass\n"
         "print(*sys.modules)"
     )
-    env = {**os.environ, "PYTHONPATH": os.getcwd()}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENV, check=True)
     return set(done.stdout.splitlines()[-1].split())
 
 

@@ -10,7 +10,6 @@ import sys
 import pytest
 
 from lora_drop.cli.main import main
-from lora_drop.paths import only_writer
 from tests.support import ROOT
 from tests.support.commands import TINY
 
@@ -62,14 +61,3 @@ def test_folders_of_any_name(tmp_path, monkeypatch, capsys, name):
         assert main(words) == 0, capsys.readouterr().err
     pushed = shlex.split(capsys.readouterr().out.splitlines()[-1])
     assert str(work / 'sp "') in pushed
-
-
-def test_two_sweeps_to_one_folder(tmp_path, capsys):
-    (tmp_path / "pairs.jsonl").write_text('{"q": "Why?", "a": "Because it is so."}\n')
-    data = ["--data", str(tmp_path / "pairs.jsonl"), "--prompt-field", "q", "--target-field", "a", *TINY]
-    words = ["sweep", *data, "--drop-ratios", "0.5", "--out", str(tmp_path / "out")]
-    with only_writer(tmp_path / "out", "a sweep"):
-        assert main([*words, "--periods", "2"]) == 2
-    assert "another command is writing a sweep to out: wait for its end" in capsys.readouterr().err
-    assert [main([*words, "--periods", period]) for period in ("2", "3")] == [0, 0]
-    assert len(json.loads((tmp_path / "out" / "sweep.json").read_text())["rows"]) == 2

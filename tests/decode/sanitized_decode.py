@@ -7,7 +7,7 @@ screened head.
 
 import itertools
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gguf
@@ -43,10 +43,10 @@ def judge(native, schedule, bank):
     state = native.new_state(schedule, bank, watch=True)
     native.prefill(torch.tensor([PROMPT]), state)
     for token in range(2 * schedule.period + 3):
-        found = native.step(torch.tensor([[token]]), state)
-        if schedule.verifies and found.rows > 1:
-            assert native.rewind(found, found.rows // 2, state).logits.isfinite().all()
-    assert found.logits.isfinite().all() and native.repair(None, state).logits.isfinite().all()
+        output = native.step(torch.tensor([[token]]), state)
+        if schedule.verifies and output.rows > 1:
+            assert native.rewind(output, output.rows // 2, state).logits.isfinite().all()
+    assert output.logits.isfinite().all() and native.repair(None, state).logits.isfinite().all()
 
 
 def blocks(name):
@@ -86,11 +86,8 @@ def main():
         judge(native, Schedule(5, tiny.num_layers, (2, 3, 4), reuse, part, kv, **repairs), whole)
     triggered = Schedule(8, tiny.num_layers, (2, 3), refresh_norm=0.4, refresh_entropy=5.2)
     decode(native, triggered, random_bank(tiny, "residual"), prompt=[7] * 60)  # the caches grow
-    threads = [threading.Thread(target=decode, args=(native, triggered)) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda schedule: decode(native, schedule), [triggered] * 3))
 
     kv = KVCache(tiny.num_layers)
     native.read(torch.tensor([PROMPT * 20]), kv, 0, (2, 3), 5)  # many rows, and the caches grow

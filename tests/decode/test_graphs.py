@@ -1,5 +1,6 @@
 """The decoder over static buffers: growth, storage, replays; and on a GPU its graphs (marked `gpu`)."""
 
+import copy
 import itertools
 
 import pytest
@@ -7,10 +8,10 @@ import torch
 
 from lora_drop.decode.cache import BLOCK
 from lora_drop.decode.lane import Lane
-from lora_drop.decode.logits import entropy
+from lora_drop.decode.outputs import StaticOutputs
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.sampling import Sampling
-from lora_drop.decode.static.decoder import StaticDecoder
+from lora_drop.decode.static.decoder import StaticDecoder, StaticWeights
 from lora_drop.decode.step import Rewind
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import KV_RULES, PARTS, REFRESHES, REUSE_RULES, Schedule, baseline_schedule
@@ -23,22 +24,14 @@ from tests.support.decoding import PROMPT, decoder_of, logits_of, random_bank
 from tests.support.parts import full_bank
 
 LONG_PROMPT = [n * 7 % 256 for n in range(4 * BLOCK - 6)]
-
-
 FED = [n * 31 % 256 for n in range(40)]
 
 
 @pytest.mark.parametrize("max_new_tokens", [1, 2, 65, 130])
 def test_a_lane_reserves_what_it_needs_and_no_more(tiny, max_new_tokens):
     """A skipped layer gets room for its refreshes only; nowhere is more than one block left over."""
-    lane = Lane(
-        decoder_of(tiny.model, "static"),
-        torch.tensor([PROMPT]),
-        Schedule(4, tiny.num_layers, (2, 3)),
-        None,
-        Sampling(),
-        max_new_tokens,
-    )
+    decoder, schedule = decoder_of(tiny.model, "static"), Schedule(4, tiny.num_layers, (2, 3))
+    lane = Lane(decoder, torch.tensor([PROMPT]), schedule, None, Sampling(), max_new_tokens)
     list(lane)
     kv = lane.state.kv
     for store, filled in zip(kv.stores, kv.lengths, strict=True):
@@ -47,15 +40,6 @@ def test_a_lane_reserves_what_it_needs_and_no_more(tiny, max_new_tokens):
 
 
 # ---- replayed through a stub: see tests/support/graphs.py ----
-
-
-@pytest.fixture
-def recorded(tiny, monkeypatch):
-    """A decoder on the CPU that captures."""
-    graphs.install(monkeypatch)
-    decoder = decoder_of(tiny.model, "static")
-    decoder.weights.captures = True
-    return decoder
 
 
 @pytest.mark.parametrize(("reuse", "part"), [("residual", "block"), ("state", "attention"), ("skip", "block")])
@@ -71,6 +55,16 @@ def test_replays_read_and_write_the_lane_s_buffers_alone(tiny, recorded, reuse, 
     assert state.kv.lengths[2] == schedule.kv_length(2, len(PROMPT), 12)
 
 
+def test_the_decoder_that_keeps_outputs_runs_without_graphs(tiny, machine):
+    """A replay would pass on none of them."""
+    model = copy.deepcopy(tiny.model)
+    weights = StaticWeights.of(model)
+    weights.captures = True
+    decoder = StaticOutputs(model, weights)
+    logits_of(decoder, Schedule(3, tiny.num_layers, (2, 4)), target=FED[:1], tokens=40, prompt=PROMPT)
+    assert [len(rows) for rows in decoder.take()] == [1] * tiny.num_layers and not graphs.Graph.all
+
+
 def test_storage_grows_under_replays(tiny, recorded):
     """Past what was reserved, in the middle of a window."""
     schedule = Schedule(4, tiny.num_layers, (2, 3), kv="write", refresh="repair")
@@ -78,19 +72,6 @@ def test_storage_grows_under_replays(tiny, recorded):
     for tokens in (0, 4 * BLOCK - 4, len(LONG_PROMPT) + 12):
         logits, _ = logits_of(recorded, schedule, None, LONG_PROMPT, FED[:12], tokens=tokens)
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=2e-4)
-
-
-def test_triggers_give_windows_of_each_length_under_replays(tiny, recorded):
-    """Each number of rows has a graph: the next power of two's."""
-    probe = ReferenceDecoder(tiny.model)
-    logits, _ = logits_of(probe, baseline_schedule(tiny.num_layers), target=FED)
-    threshold = sorted(map(entropy, logits.split(1)))[25]
-    schedule = Schedule(4, tiny.num_layers, (2, 3), kv="write", refresh="repair", refresh_entropy=threshold)
-    expected, _ = logits_of(probe, schedule, target=FED)
-    logits, state = logits_of(recorded, schedule, target=FED, tokens=len(PROMPT) + 40)
-    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=2e-4)
-    used = {graph.replays > 0 for graph in graphs.Graph.all}
-    assert used == {True} and {each.rows for each in state.buffers.graphs} == {1, 2, 4}
 
 
 @pytest.mark.parametrize("reuse", ["residual", "state"])
@@ -104,17 +85,15 @@ def test_drafts_are_taken_back_under_replays(tiny, recorded, reuse):
         prompt = torch.tensor([PROMPT])
         return [Lane(decoder, prompt, its, bank, Sampling(0.5, 1.0, seed), 40) for seed in (1, 2)]
 
-    def told(one):
-        return [(event.to,) if isinstance(event, Rewind) else event.rows for event in one]
+    def brief(event):
+        return event and ((event.to,) if isinstance(event, Rewind) else event.rows)
 
-    ours, seen = lanes(recorded, schedule), ([], [])
-    for events in itertools.zip_longest(*ours):
-        for event, into in zip(events, seen, strict=True):
-            into.extend([] if event is None else [event])
+    ours = lanes(recorded, schedule)
+    seen = [[brief(event) for event in events] for events in itertools.zip_longest(*ours)]
     assert {each.rows for one in ours for each in one.state.buffers.graphs} == {1, 2, 4, 8}
-    assert sum(isinstance(event, Rewind) for event in seen[0]) > 4
-    for theirs, events in zip(lanes(ReferenceDecoder(tiny.model), schedule), seen, strict=True):
-        assert told(list(theirs)) == told(events)
+    assert sum(isinstance(event, tuple) for event, _ in seen) > 4
+    theirs = itertools.zip_longest(*lanes(ReferenceDecoder(tiny.model), schedule))
+    assert seen == [[brief(event) for event in events] for events in theirs]
     for one, plain in zip(ours, lanes(recorded, baseline_schedule(tiny.num_layers)), strict=True):
         list(plain)
         assert one.tokens == plain.tokens

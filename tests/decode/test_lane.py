@@ -8,7 +8,8 @@ import torch
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.decode import lane as module
 from lora_drop.decode.cache import KVCache
-from lora_drop.decode.lane import Lane, Snapshot, not_finite
+from lora_drop.decode.lane import Lane, not_finite
+from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.sampling import Sampling
 from lora_drop.decode.step import DecoderOutput, DecodeState, Prefilled, Rewind, StepResult, Verified
 from lora_drop.errors import LoraDropError
@@ -18,7 +19,7 @@ VOCABULARY, LAYERS, PROMPT = 16, 4, 5
 LOG_HALF = math.log(0.5)
 
 
-class Scripted:
+class Scripted(ReferenceDecoder):
     """At position p the full model picks token `full[p - PROMPT]`, and a LoRA step token `draft[p - PROMPT]`.
 
     The pick has logit 0, at position p of the full model token `near[p]` has `near_logit`, and all others have -9.
@@ -80,14 +81,6 @@ class Scripted:
         first = state.position - rows + 1
         logits = torch.cat([self._row(self.full, first + row) for row in range(rows)])
         return self._output(state, logits if state.schedule.verifies else logits[-1:], rows)
-
-    def rewind(self, output, rows, state):
-        rejected = output.rows - rows
-        for i in range(LAYERS):
-            state.kv.cut(i, rejected)
-        state.position -= rejected
-        state.refresher.back_to(state.refresher.step - rejected)
-        return DecoderOutput(output.logits[rows - 1 : rows], rows=output.rows)
 
     def entropy(self, logits):
         return float(logits.amax()) + 0.25
@@ -189,18 +182,6 @@ def test_a_pass_in_flight_is_not_in_its_figures():
         assert one.kv_bytes == step.kv_bytes == token * (PROMPT + n)
         assert step.ms == (3.0 if n else 10.0), "without the wait, in which the next pass runs"
         assert one.state.kv.nbytes == token * (PROMPT + min(n + 1, 3)), "the next pass has run, but for the last"
-
-
-def test_a_snapshot_is_what_a_step_changes():
-    decoder = Scripted(COUNT, COUNT)
-    state = decoder.new_state(verifying())
-    decoder.start(decoder.read_prompt(torch.zeros(1, PROMPT, dtype=torch.long)), state)
-    before, size = Snapshot.of(state), state.kv.nbytes
-    decoder.step(torch.tensor([[1]]), state)
-    assert state.refresher.step == 1 and len(state.pending) == 1 and state.kv.nbytes > size
-    before.restore(state)
-    assert (state.position, state.kv.lengths, state.pending) == (PROMPT, [PROMPT] * LAYERS, [])
-    assert state.refresher.step == 0 and state.kv.nbytes == before.kv_bytes == size
 
 
 def test_all_drafts_accepted():

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,6 @@ import torch
 
 from lora_drop.decode.logits import entropy
 from lora_drop.decode.native import loader, structs
-from lora_drop.decode.native.decoder import NativeDecoder
 from lora_drop.decode.native.loader import find_compiler, library
 from lora_drop.decode.native.weights import BLOCK_KINDS
 from lora_drop.errors import LoraDropError
@@ -104,12 +103,12 @@ def test_where_memory_or_threads_run_out_it_is_reported(decoder, tiny, tmp_path,
     failed = 0
     for allowed.value in range(100):
         try:
-            found = greedy(decoder, **every_buffer)
+            text = greedy(decoder, **every_buffer)
             break
         except MemoryError as error:
             assert "no memory for a decode step" in str(error)
             failed += 1
-    assert failed >= 6 and found[0] == right[0]
+    assert failed >= 6 and text[0] == right[0]
     allowed.value = 1
     with pytest.raises(LoraDropError, match="no more threads for decoding"):
         library.ld_threads(4)
@@ -126,8 +125,8 @@ def test_sanitizers_find_nothing(tmp_path, monkeypatch):
         built = compiled(tmp_path, flags)
     except subprocess.SubprocessError:
         pytest.skip("this compiler has no sanitizers")
-    found = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
-    runtime = Path(found.stdout.strip())
+    asan = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+    runtime = Path(asan.stdout.strip())
     if not runtime.is_absolute():
         pytest.skip("the sanitizers of this compiler cannot be loaded into Python")
     here = Path(__file__).parent
@@ -151,21 +150,12 @@ def test_models_load_without_it(monkeypatch):
 
 def test_runs_in_several_threads_do_not_mix(decoder):
     """Calls take turns at the pool; each must find its own numbers, to the bit, over thousands of phases."""
-    alone = {period: greedy(decoder, period) for period in (1, 2, 3, 5)}
-    found = {}
-
-    def go(period):
-        found[period] = [greedy(decoder, period) for _ in range(3)]
-
-    threads = [threading.Thread(target=go, args=(period,)) for period in alone]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for period, (tokens, logits) in alone.items():
-        assert len(found[period]) == 3
-        for again in found[period]:
-            assert again[0] == tokens and torch.equal(again[1], logits)
+    periods = (1, 2, 3, 5)
+    alone = [greedy(decoder, period) for period in periods]
+    with ThreadPoolExecutor(len(periods)) as pool:
+        together = list(pool.map(lambda period: [greedy(decoder, period) for _ in range(3)], periods))
+    for (tokens, logits), runs in zip(alone, together, strict=True):
+        assert all(again[0] == tokens and torch.equal(again[1], logits) for again in runs)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -177,35 +167,28 @@ def test_the_number_of_threads_changes_no_bit(decoder, threads):
 
 
 def test_a_forked_process_has_threads_of_its_own(decoder):
-    """A worker that a Space forks would wait for ever for threads that only its parent has."""
-    tokens, _ = greedy(decoder)
+    """A worker that a Space forks would wait for ever for threads that only its parent has.
+
+    Prefill comes before the fork, which torch's own OpenMP does not survive.
+    """
+    state = decoder.new_state(LoraDropConfig(period=3, drop_ratio=1.0).schedule_for(decoder.num_layers))
+    decoder.prefill(torch.tensor([PROMPT]), state)
+
+    def steps():
+        return repr([round(float(decoder.step(torch.tensor([[7]]), state).logits.sum()), 3) for _ in range(20)])
+
     read, write = os.pipe()
     if (child := os.fork()) == 0:
         try:
-            forked = NativeDecoder.__new__(NativeDecoder)
-            forked.__dict__.update(decoder.__dict__)
             library().ld_threads(2)
-            os.write(write, repr(_step_only(forked)).encode())
+            os.write(write, steps().encode())
         finally:
             os._exit(0)
     os.close(write)
     with os.fdopen(read) as pipe:
         answer = pipe.read()
     os.waitpid(child, 0)
-    assert answer == repr(_step_only(decoder))
-
-
-def _step_only(decoder):
-    """Steps from made-up caches: torch's own OpenMP, which prefill needs, does not survive a fork."""
-    schedule = LoraDropConfig(period=3, drop_ratio=1.0).schedule_for(decoder.num_layers)
-    state = decoder.new_state(schedule)
-    config = decoder.layers[0].self_attn.config
-    shape = (1, config.num_key_value_heads, 4, decoder.layers[0].self_attn.head_dim)
-    for i in range(decoder.num_layers):
-        state.kv.update(torch.full(shape, 0.1), torch.full(shape, 0.2), i)
-        state.anchors[i] = torch.full((1, config.hidden_size), 0.1)
-    state.position = 4
-    return [round(float(decoder.step(torch.tensor([[7]]), state).logits.sum()), 3) for _ in range(20)]
+    assert answer == steps()
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 30.0])
@@ -221,6 +204,6 @@ def test_the_best_is_the_first_of_the_largest(n):
     logits = torch.randn(3, n, generator=torch.Generator().manual_seed(n)).round(decimals=1)  # some are equal
     logits[1] = -float("inf")
     logits[2, n // 2] = float("nan")
-    found = torch.empty(3, dtype=torch.int64)
-    library().ld_best(logits.data_ptr(), 3, n, found.data_ptr())
-    assert found[:2].tolist() == [int(logits[0].numpy().argmax()), 0] and 0 <= found[2] < n
+    best = torch.empty(3, dtype=torch.int64)
+    library().ld_best(logits.data_ptr(), 3, n, best.data_ptr())
+    assert best[:2].tolist() == [int(logits[0].numpy().argmax()), 0] and 0 <= best[2] < n

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import random
@@ -47,34 +48,32 @@ def test_it_is_built_once(built):
     assert list(built.parent.iterdir()) == [built] and built.stat().st_mtime_ns == before.st_mtime_ns
 
 
-@pytest.fixture
-def other_abi(tmp_path):
-    """A copy of the sources with another ABI number."""
+def edited(tmp_path, name, change):
+    """A copy of the sources with one file changed."""
     copied = tmp_path / "sources"
     shutil.copytree(loader.FOLDER, copied)
-    header = copied / "abi.h"
-    header.write_text(header.read_text().replace(f"LD_ABI {structs.ABI}", "LD_ABI 99"))
+    (copied / name).write_text(change((copied / name).read_text()))
     return copied
 
 
-@pytest.mark.parametrize("damage", ["replaced", "truncated", "no functions", "other number"])
+@pytest.fixture
+def other_abi(tmp_path):
+    """A copy of the sources with another ABI number."""
+    return edited(tmp_path, "abi.h", lambda text: text.replace(f"LD_ABI {structs.ABI}", "LD_ABI 99"))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "no functions", "other number"])
 def test_a_library_that_cannot_be_used_is_built_again(built, damage, tmp_path, other_abi, monkeypatch, capsys):
     content = built.read_bytes()
     cache = tmp_path / "cache"
     cache.mkdir()
-    damaged = {"replaced": b"not a library", "truncated": content[: len(content) // 2]}
-    if damage in damaged:
-        (cache / built.name).write_bytes(damaged[damage])
+    if damage == "truncated":
+        (cache / built.name).write_bytes(content[: len(content) // 2])
     else:  # whole, and under a name that is looked for
-        if damage == "other number":
-            monkeypatch.setattr(loader, "FOLDER", other_abi)
-            other = compiled(tmp_path / "other")
-            monkeypatch.undo()
-        else:
-            other = tmp_path / "other.so"
-            (tmp_path / "none.c").write_text("int nothing;")
-            subprocess.run([find_compiler(), "-shared", "-fPIC", "-o", other, tmp_path / "none.c"], check=True)
-        shutil.copy(other, cache / f"{built.stem.rpartition('-')[0]}-{loader._digest(other.read_bytes())}.so")
+        with monkeypatch.context() as patch:
+            patch.setattr(loader, "FOLDER", other_abi)
+            other = compiled(tmp_path / "other") if damage == "other number" else shared(tmp_path, "int nothing;")
+        shutil.copy(other, named(cache, built, other))
     assert build(find_compiler(), cache).ld_abi() == structs.ABI
     (again,) = cache.iterdir()
     assert again.stat().st_size == len(content)
@@ -82,20 +81,29 @@ def test_a_library_that_cannot_be_used_is_built_again(built, damage, tmp_path, o
     assert line.startswith("note: ") and line.endswith(" They were built anew.")
 
 
-def planted(folder, name, tmp_path):
-    """A library that says when it is loaded, under a name that is looked for."""
-    (tmp_path / "evil.c").write_text(
-        f'#include <stdio.h>\n__attribute__((constructor)) void x(void) {{ fclose(fopen("{tmp_path}/ran", "w")); }}'
-    )
-    subprocess.run([find_compiler(), "-shared", "-fPIC", "-o", tmp_path / "evil.so", tmp_path / "evil.c"], check=True)
-    folder.mkdir()
-    digest = loader._digest((tmp_path / "evil.so").read_bytes())
-    return Path(shutil.copy(tmp_path / "evil.so", folder / f"{name.rpartition('-')[0]}-{digest}.so"))
+def shared(tmp_path, source):
+    """A library of one line of C."""
+    code, built = tmp_path / "other.c", tmp_path / "other.so"
+    code.write_text(source)
+    subprocess.run([find_compiler(), "-shared", "-fPIC", "-o", built, code], check=True)
+    return built
+
+
+def named(cache, built, other):
+    """The name under which a library is looked for in a cache, if `other` were this program's."""
+    return cache / f"{built.stem.rpartition('-')[0]}-{loader._digest(other.read_bytes())}.so"
+
+
+# It leaves a file when it is loaded.
+EVIL = '#include <stdio.h>\n__attribute__((constructor)) void x(void) {{ fclose(fopen("{}/ran", "w")); }}'
 
 
 @pytest.mark.parametrize("attack", ["somebody's", "writable", "link"])
 def test_a_library_that_somebody_else_can_have_written_is_never_loaded(built, attack, tmp_path, capsys):
-    path = planted(tmp_path / "cache", built.stem, tmp_path)
+    evil = shared(tmp_path, EVIL.format(tmp_path))
+    path = named(tmp_path / "cache", built, evil)
+    path.parent.mkdir()
+    shutil.copy(evil, path)
     if attack == "somebody's":
         if os.geteuid() != 0:
             pytest.skip("only root can give a file away")
@@ -150,8 +158,8 @@ def as_nobody(cache, environment=None):
             os.environ.update(environment or {})
             tempfile.tempdir = None  # asked for anew
             sys.stderr = open(write, "w", closefd=False)
-            found = build(find_compiler(), cache)
-            sys.stderr.write(f"{found is not None and found.ld_abi()}")
+            native = build(find_compiler(), cache)
+            sys.stderr.write(f"{native is not None and native.ld_abi()}")
             sys.stderr.flush()
         finally:
             os._exit(0)
@@ -199,7 +207,7 @@ def test_one_that_cannot_be_used_even_when_new_is_reported_in_one_line(tmp_path,
     monkeypatch.setattr(loader, "FOLDER", other_abi)
     calls = []
     compile_library = loader.compile_library
-    monkeypatch.setattr(loader, "compile_library", lambda *given: (calls.append(1), compile_library(*given)))
+    monkeypatch.setattr(loader, "compile_library", lambda *args: (calls.append(1), compile_library(*args)))
     for runs in (1, 2):  # with an empty cache, and with what the first call left
         assert build(find_compiler(), tmp_path / "cache") is None and len(calls) == runs
         (line,) = capsys.readouterr().err.splitlines()
@@ -263,11 +271,8 @@ def test_a_lesser_path_can_be_asked_for_beside_the_usual_one(asked, capsys):
 )
 def test_a_path_that_there_is_not_is_one_line(asked, value, says, tmp_path, monkeypatch, capsys):
     """The last as on a processor without AVX2, whose compiler makes the file all the same."""
-    copied = tmp_path / "sources"
-    shutil.copytree(loader.FOLDER, copied)
-    step = copied / "step.c"
-    step.write_text(re.sub(r"(?s)(ld_path\(void\) \{).*?\n\}", r"\1 return NULL; }", step.read_text()))
-    monkeypatch.setattr(loader, "FOLDER", copied)
+    no_path = functools.partial(re.sub, r"(?s)(ld_path\(void\) \{).*?\n\}", r"\1 return NULL; }")
+    monkeypatch.setattr(loader, "FOLDER", edited(tmp_path, "step.c", no_path))
     assert asked(value) is None
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == bool(says) and all(says in line and line.endswith("slower.") for line in lines)

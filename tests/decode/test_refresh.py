@@ -1,5 +1,6 @@
 """Adaptive refresh: off is as before, the extremes are known schedules, and in between every step follows the rule."""
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -18,7 +19,6 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import kv_bytes, speed_bound
 from lora_drop.method.schedule import KV_RULES, PARTS, REUSE_RULES, Schedule
 from lora_drop.models.tokens import encode_prompt
-from lora_drop.run.generate import generate
 from lora_drop.run.request import BASELINE, LORA_DROP, Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.trace import gather
@@ -90,12 +90,10 @@ def test_the_norm_is_the_mean_over_the_layers_of_one_step():
     refresher = refresh.Refresher(Schedule(9, 4, (2,), refresh_norm=0.5))
     refresher.begin()
     refresher.measure(torch.tensor([[3.0, 4.0]]), torch.tensor([[[0.0, 10.0]]]))  # 5 / 10
-    refresher.take([torch.tensor(0.1)])
+    refresher.ratios.append(torch.tensor(0.1))
     refresher.end(torch.zeros(1, 8))
     assert refresher.norm == pytest.approx(0.3) and refresher.entropy is None and not refresher.begin()
-    refresher.take([torch.tensor(0.5)])
-    assert [float(ratio) for ratio in refresher.drain()] == [0.5] and refresher.drain() == []
-    refresher.take([torch.tensor(0.5)])
+    refresher.ratios.append(torch.tensor(0.5))
     refresher.end(torch.zeros(1, 8))
     assert refresher.begin() and refresher.trigger == "norm" and refresher.last_refresh == refresher.step == 3
     refresher.end(torch.zeros(1, 8))
@@ -143,50 +141,22 @@ def test_an_entropy_threshold_of_0_is_the_baseline_exactly(any_tiny, reuse):
     assert len(set(state.kv.lengths)) == 1
 
 
-def test_a_threshold_never_reached_is_the_fixed_schedule(any_tiny):
+def test_a_trigger_fires_at_the_step_after_the_one_that_reached_it(any_tiny):
     bank = random_bank(any_tiny)
-    fixed, _, _ = decoded(any_tiny, adaptive(any_tiny, period=4), bank)
-    for thresholds in ({"entropy": HUGE}, {"norm": HUGE}, {"entropy": HUGE, "norm": HUGE}):
-        steps, _, _ = decoded(any_tiny, adaptive(any_tiny, period=4, **thresholds), bank)
-        assert ids(steps) == ids(fixed) and kinds(steps) == kinds(fixed)
-        assert not any(step.trigger for step in steps)
-
-
-def follow(period, seen, entropy=None, norm=None):
-    """Kinds and triggers from what was seen after each step, written down a second time."""
-    out, since = [("prefill", None)], 0
-    for h, ratio in seen[:-1]:
-        since += 1
-        if since == period:
-            out.append(("refresh", None))
-        elif entropy is not None and h >= entropy:
-            out.append(("refresh", "entropy"))
-        elif norm is not None and ratio is not None and ratio >= norm:
-            out.append(("refresh", "norm"))
-        else:
-            out.append(("lora", None))
-        if out[-1][0] == "refresh":
-            since = 0
-    return out
-
-
-@pytest.mark.parametrize("which", [("entropy",), ("norm",), ("entropy", "norm")], ids="+".join)
-def test_kinds_follow_from_the_recorded_entropies_and_norms(any_tiny, which):
-    bank = random_bank(any_tiny)
-    probe, norms, _ = decoded(any_tiny, adaptive(any_tiny, entropy=HUGE, norm=HUGE), bank, 60)
-    wanted = {
-        "entropy": sorted(step.entropy for step in probe)[48],
-        "norm": sorted(norm for norm in norms if norm is not None)[20],
-    }
-    thresholds = {name: wanted[name] for name in which}
-    steps, norms, state = decoded(any_tiny, adaptive(any_tiny, **thresholds), bank, 60)
-    seen = [(step.entropy, norm) for step, norm in zip(steps, norms, strict=True)]
-    assert [(step.kind, step.trigger) for step in steps] == follow(7, seen, **thresholds)
-    assert {step.trigger for step in steps} >= set(which), "each trigger fired somewhere"
-    assert "lora" in kinds(steps)
-    for step in steps:
-        assert step.active == [1 if step.kind != "lora" or i not in (2, 3, 4) else 0 for i in range(6)]
+    steps, norms, _ = decoded(any_tiny, adaptive(any_tiny, entropy=HUGE, norm=HUGE), bank, 60)
+    assert kinds(steps)[1:] == ["lora" if s % 7 else "refresh" for s in range(1, 60)], "no threshold was reached"
+    entropy, norm = sorted(step.entropy for step in steps)[48], sorted(filter(None, norms))[20]
+    steps, norms, state = decoded(any_tiny, adaptive(any_tiny, entropy=entropy, norm=norm), bank, 60)
+    gap = 0
+    for before, ratio, step in zip(steps, norms, steps[1:], strict=False):
+        gap += 1
+        early = "entropy" if before.entropy >= entropy else "norm" if ratio is not None and ratio >= norm else None
+        full = gap == 7 or early is not None
+        assert (step.kind, step.trigger) == ("refresh" if full else "lora", None if gap == 7 else early)
+        assert step.active == [full or i not in (2, 3, 4) for i in range(6)]
         assert step.entropy == refresh.entropy(step.logits)
+        gap = 0 if full else gap
+    assert {step.trigger for step in steps} == {None, "entropy", "norm"} and "lora" in kinds(steps)
     assert state.refresher.refreshes == kinds(steps).count("refresh")
 
 
@@ -219,26 +189,29 @@ def test_only_corrected_layers_count_and_without_any_the_norm_never_fires(tiny):
     steps, norms, _ = decoded(tiny, adaptive(tiny, norm=0.0), some)
     assert kinds(steps)[1:] == ["lora", "refresh"] * 19 + ["lora"]  # a refresh corrects nothing: none right after one
     expected = {}
-    naive_bank = random_bank(tiny, layers=[3])
-    naive_bank.a[2] = naive_bank.a[4] = torch.zeros_like(some.a[3])
-    naive_bank.b[2] = naive_bank.b[4] = torch.zeros_like(some.b[3])
-    naive_bank.gate[2] = naive_bank.gate[4] = torch.ones_like(some.gate[3])
     full = {step.step for step in steps if step.kind == "refresh"}
-    naive_logits(tiny.model, PROMPT + ids(steps)[:-1], len(PROMPT), adaptive(tiny), naive_bank, full, expected)
-    assert norms[1] == pytest.approx(3 * expected[1], rel=1e-4), "two of its three ratios are 0 and are left out here"
+    naive_logits(tiny.model, PROMPT + ids(steps)[:-1], len(PROMPT), adaptive(tiny), some, full, expected)
+    assert norms[1] == pytest.approx(expected[1], rel=1e-4)
 
 
-def test_evaluate_refreshes_where_the_free_run_does(tiny):
-    prompt = "Tell me something."
-    probe = gather(run(tiny, Request(prompt, LoraDropConfig(period=6, drop_ratio=1.0), 50, ignore_eos=True)))
-    threshold = median(step.entropy for step in probe.steps[LORA_DROP])
-    config = LoraDropConfig(period=6, drop_ratio=1.0, refresh_entropy=threshold)
-    trace = gather(run(tiny, Request(prompt, config, 50, ignore_eos=True)))
-    steps = trace.steps[LORA_DROP]
+@pytest.fixture(scope="module")
+def early(tiny):
+    """A request whose entropies reach the threshold at half of the steps, and the trace of its run."""
+    request = Request("Tell me something.", LoraDropConfig(period=6, drop_ratio=1.0), 50, ignore_eos=True)
+    threshold = median(step.entropy for step in gather(run(tiny, request)).steps[LORA_DROP])
+    config = dataclasses.replace(request.config, refresh_entropy=threshold)
+    request = dataclasses.replace(request, config=config)
+    return request, gather(run(tiny, request))
+
+
+def test_evaluate_refreshes_where_the_free_run_does(tiny, early):
+    request, trace = early
+    steps, taken = trace.steps[LORA_DROP], []
     assert {"entropy", None} == {step.trigger for step in steps}
-    taken = []
-    texts = Texts([(encode_prompt(tiny.tokenizer, prompt), ids(steps))])
-    result = metrics.evaluate(tiny, config, texts, after_step=lambda now: taken.append((now.kind, now.trigger)))
+    texts = Texts([(encode_prompt(tiny.tokenizer, request.prompt), ids(steps))])
+    result = metrics.evaluate(
+        tiny, request.config, texts, after_step=lambda now: taken.append((now.kind, now.trigger))
+    )
     assert taken == [(step.kind, step.trigger) for step in steps[1:]]
     count = kinds(steps).count("refresh")
     assert result["config"]["refreshes"] == count and result["config"]["decode_steps"] == 49
@@ -246,13 +219,9 @@ def test_evaluate_refreshes_where_the_free_run_does(tiny):
     assert result["lora_steps"]["count"] == kinds(steps).count("lora")
 
 
-def test_a_run_counts_with_the_refreshes_that_happened(tiny):
-    probe = gather(run(tiny, Request("Hello", LoraDropConfig(period=6, drop_ratio=1.0), 50, ignore_eos=True)))
-    config = LoraDropConfig(
-        period=6, drop_ratio=1.0, refresh_entropy=median(step.entropy for step in probe.steps[LORA_DROP])
-    )
-    trace = gather(run(tiny, Request("Hello", config, 50, ignore_eos=True)))
-    schedule, steps = config.schedule_for(tiny.num_layers), trace.steps[LORA_DROP]
+def test_a_run_counts_with_the_refreshes_that_happened(tiny, early):
+    request, trace = early
+    schedule, steps = request.config.schedule_for(tiny.num_layers), trace.steps[LORA_DROP]
     full = [step.step for step in steps if step.kind == "refresh"]
     assert full != list(range(6, 50, 6))
     for step in steps:
@@ -266,7 +235,7 @@ def test_a_run_counts_with_the_refreshes_that_happened(tiny):
     assert figures[LORA_DROP]["average_period"] == pytest.approx(49 / len(full), abs=1e-4)
     assert (figures[BASELINE]["refreshes"], figures[BASELINE]["average_period"]) == (49, 1.0)
     assert sorted(trace.audits[LORA_DROP]) == list(range(1, 50))
-    alone = gather(run(tiny, Request("Hello", config, 50, ignore_eos=True, audit=False)))
+    alone = gather(run(tiny, dataclasses.replace(request, audit=False)))
     assert alone.token_ids(LORA_DROP) == trace.token_ids(LORA_DROP)
 
 
@@ -275,17 +244,6 @@ def test_a_norm_threshold_without_adapters_says_that_it_never_fires(tiny):
     assert any("refresh_norm never fires" in note for note in header.sampling["notes"])
     header = next(run(tiny, Request("Hello", LoraDropConfig(drop_ratio=1.0, refresh_entropy=0.1))))
     assert not any("never fires" in note for note in header.sampling["notes"])
-
-
-def test_transformers_hook_refreshes_early_too(tiny):
-    config = LoraDropConfig(period=7, drop_layers=(2, 3, 4), refresh_entropy=0.0)
-    inputs = {"attention_mask": torch.ones(1, 5, dtype=torch.long), "max_new_tokens": 20, "pad_token_id": 0}
-    prompt = torch.tensor([PROMPT])
-    plain = tiny.model.generate(prompt, do_sample=False, eos_token_id=None, **inputs)
-    ours = tiny.model.generate(
-        prompt, do_sample=False, eos_token_id=None, custom_generate=generate, lora_drop=config, **inputs
-    )
-    assert torch.equal(ours, plain)
 
 
 RUN = ["run", "--prompt", "Hello", "--model", "random:tiny-llama", "--dtype", "float32", "--max-new-tokens", "20"]

@@ -7,8 +7,6 @@ import math
 import pytest
 import torch
 
-from lora_drop.adapters.bank import AdapterBank
-from lora_drop.decode.head import screen
 from lora_drop.decode.lane import Lane
 from lora_drop.decode.sampling import Sampling, draw
 from lora_drop.decode.static.decoder import StaticDecoder
@@ -16,6 +14,7 @@ from lora_drop.decode.step import Rewind, StepResult
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import Schedule, baseline_schedule
 from tests.support.decoding import DECODERS, PROMPT, TARGET, decoder_of, logits_of, random_bank
+from tests.support.parts import full_bank
 
 EXACT = {"refresh": "repair", "kv": "write"}
 
@@ -36,6 +35,22 @@ def same(one, other, decoder):
 def held(state, layer):
     """The K/V of a layer."""
     return torch.stack(state.kv.filled(layer))
+
+
+def anchors(state):
+    """The anchors of the skipped layers, (n, 1, D)."""
+    if len(vectors := getattr(state, "vectors", ())):  # NativeDecoder keeps (n, rows, D)
+        return vectors[:, state.held : state.held + 1]
+    return torch.stack([state.anchors[i] for i in state.schedule.dropped])
+
+
+def same_state(state, full, decoder):
+    """The caches and anchors are those of the full model."""
+    assert state.kv.lengths == full.kv.lengths
+    for layer in range(decoder.num_layers):
+        same(held(state, layer), held(full, layer), decoder)
+    if state.schedule.reuse != "skip":
+        same(anchors(state), anchors(full), decoder)
 
 
 def full_after(decoder, schedule, tokens):
@@ -60,19 +75,16 @@ def forced(decoder, schedule, bank=None, target=TARGET):
 def test_after_a_repair_caches_and_anchors_are_the_full_model_s(decoder, tiny, period, reuse):
     schedule = Schedule(period, tiny.num_layers, (2, 4), reuse, **EXACT)
     seen = 0
-    for state, fed, found in forced(decoder, schedule, random_bank(tiny, reuse)):
+    for state, fed, output in forced(decoder, schedule, random_bank(tiny, reuse)):
         assert state.kv.lengths[1] == state.kv.lengths[3] == len(PROMPT) + len(fed)
         assert state.kv.lengths[2] == schedule.kv_length(2, len(PROMPT), len(fed))
         if state.refresher.kind != "refresh":
             continue
         seen += 1
         full, logits = full_after(decoder, schedule, fed)
-        assert found.rows == period and state.kv.lengths == full.kv.lengths
-        same(found.logits, logits, decoder)
-        for layer in range(tiny.num_layers):
-            same(held(state, layer), held(full, layer), decoder)
-        if reuse != "skip":
-            same(remembered(state), remembered(full), decoder)
+        assert output.rows == period
+        same(output.logits, logits, decoder)
+        same_state(state, full, decoder)
     assert seen == len(TARGET) // period
 
 
@@ -80,53 +92,25 @@ def test_after_a_repair_caches_and_anchors_are_the_full_model_s(decoder, tiny, p
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_after_a_rewind_caches_and_anchors_are_the_full_model_s(decoder, tiny, rows, reuse):
     schedule = Schedule(4, tiny.num_layers, (2, 4), reuse, **EXACT, accept=1.0)
-    *_, (state, _, found) = forced(decoder, schedule, random_bank(tiny, reuse), TARGET[:4])
-    taken = decoder.rewind(found, rows, state)
+    *_, (state, _, output) = forced(decoder, schedule, random_bank(tiny, reuse), TARGET[:4])
+    taken = decoder.rewind(output, rows, state)
     full, logits = full_after(decoder, schedule, TARGET[:rows])
-    assert state.kv.lengths == full.kv.lengths and state.refresher.step == state.refresher.last_refresh == rows
+    assert state.refresher.step == state.refresher.last_refresh == rows
     same(taken.logits, logits, decoder)
-    for layer in range(tiny.num_layers):
-        same(held(state, layer), held(full, layer), decoder)
-    same(remembered(state), remembered(full), decoder)
+    same_state(state, full, decoder)
     token = torch.tensor([[TARGET[rows]]])  # and it goes on from there
     assert decoder.step(token, state).rows == 1 and state.kv.lengths[1] == len(PROMPT) + rows + 1
-
-
-def remembered(state):
-    """What the rule remembers of each skipped layer, (n, 1, D)."""
-    vectors = getattr(state, "vectors", None)  # NativeDecoder keeps (n, rows, D)
-    if vectors is not None and len(vectors):
-        return vectors[:, state.held : state.held + 1]
-    return torch.stack([state.anchors[i] for i in state.schedule.dropped])
 
 
 def test_an_early_refresh_repairs_a_shorter_window(decoder, tiny):
     probe = [float(step.entropy) for step in lane(decoder, baseline_schedule(tiny.num_layers)) if step.step]
     schedule = Schedule(6, tiny.num_layers, (2, 3), **EXACT, refresh_entropy=sorted(probe)[len(probe) // 2])
     gaps = set()
-    for state, fed, found in forced(decoder, schedule, target=TARGET * 3):
+    for state, fed, output in forced(decoder, schedule, target=TARGET * 3):
         if state.refresher.kind == "refresh":
-            gaps.add(found.rows)
+            gaps.add(output.rows)
             same(held(state, 5), held(full_after(decoder, schedule, fed)[0], 5), decoder)
     assert len(gaps) > 1 and min(gaps) >= 1 and max(gaps) <= 6
-
-
-def test_kv_skip_keeps_the_refresh_s_own_row(decoder, tiny):
-    schedule = Schedule(4, tiny.num_layers, (2, 3), refresh="repair")
-    for state, fed, _ in forced(decoder, schedule):
-        steps = len(fed)
-        assert state.kv.lengths == [schedule.kv_length(i, len(PROMPT), steps) for i in range(tiny.num_layers)]
-    single = Schedule(4, tiny.num_layers, (2, 3))
-    *_, (other, _, _) = forced(decoder, single)
-    assert state.kv.lengths == other.kv.lengths and not torch.equal(held(state, 4), held(other, 4))
-
-
-def screened(loaded, rank, best):
-    """Corrections that change nothing, with a screened head."""
-    bank = AdapterBank.new([1, 2], loaded.shape.hidden_size)
-    weight = loaded.model.get_output_embeddings().weight
-    bank.head = screen(weight.float(), torch.eye(weight.shape[1]), rank, best)
-    return bank
 
 
 def lane(decoder, schedule, tokens=24, sampling=None, bank=None, **options):
@@ -175,32 +159,9 @@ def test_every_draft_that_stays_meets_its_rule(decoder, tiny, accept):
     assert kept and own and any(isinstance(event, Rewind) for event in events)
 
 
-@pytest.mark.parametrize("name", ["reference", "static"])
-def test_weight_passes_and_rows(tiny, monkeypatch, name):
-    """A repair is one pass: each layer from the first skipped one on is entered once, with all rows (in a row)."""
-    decoder = decoder_of(tiny.model, name)
-    layer = "_full" if name == "static" else "run_full"
-    entered, run_full = [], getattr(decoder, layer)
-
-    def counted(i, h, *others):
-        entered.append((i, h.shape[0]))
-        return run_full(i, h, *others)
-
-    monkeypatch.setattr(decoder, layer, counted)
-    schedule = Schedule(4, tiny.num_layers, (2, 4), **EXACT)
-    state = decoder.new_state(schedule)
-    decoder.prefill(torch.tensor([PROMPT]), state)
-    for token in TARGET[:4]:
-        entered.clear()
-        decoder.step(torch.tensor([[token]]), state)
-    times, rows = (1, 4) if name == "static" else (4, 1)
-    rest = [(layer, rows) for layer in range(2, tiny.num_layers) for _ in range(times)]
-    assert entered == [(0, 1), (1, 1), *rest]
-
-
 def test_the_head_alone_redone_is_lossless(decoder, tiny):
     """No layer skipped, the head screened at LoRA steps, `accept` 1: only logits are computed again."""
-    bank = screened(tiny, 8, 16)
+    bank = full_bank(tiny, "residual", rank=8, best=16)
     schedule = Schedule(4, tiny.num_layers, (), **EXACT, head="screened", accept=1.0)
     ours, events = events_of(decoder, schedule, tokens=40, bank=bank)
     assert ours.tokens == plain(decoder, 40, Sampling())

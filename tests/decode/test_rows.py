@@ -37,7 +37,7 @@ OWN = "one thread", "two threads"  # of the library as the program builds it
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory):
     """By name a library of each path that runs here, with a pool of its own."""
-    folder, found = tmp_path_factory.mktemp("paths"), {}
+    folder, libraries = tmp_path_factory.mktemp("paths"), {}
     for name in (*OWN, *loader.PATHS):
         path = folder / f"{name}.so"
         if name in OWN:
@@ -45,9 +45,9 @@ def paths(tmp_path_factory):
         elif platform.machine() == "x86_64":
             loader.compile_library(loader.find_compiler(), (*loader.FLAGS, loader.PATHS[name]), path)
         with contextlib.suppress(LoraDropError):  # another family, or it has not these instructions
-            found[name] = loader.bind(path)
-            found[name].ld_threads(1 if name == "one thread" else 2)
-    return found
+            libraries[name] = loader.bind(path)
+            libraries[name].ld_threads(1 if name == "one thread" else 2)
+    return libraries
 
 
 @pytest.fixture(scope="module", params=[*OWN, *loader.PATHS])
@@ -66,12 +66,12 @@ def test_every_path_that_this_processor_has_is_tested(paths, capsys):
         best = "avx2"
     if "avx512bw" in able:
         best = "avx512" + "-vnni" * ("avx512_vnni" in able) + "-bf16" * ("avx512_bf16" in able)
-    found = {name: one.ld_path().decode() for name, one in paths.items()}
+    names = {name: one.ld_path().decode() for name, one in paths.items()}
     with capsys.disabled():
-        print(f"\nC kernels tested: {', '.join(sorted(set(found.values())))}")
+        print(f"\nC kernels tested: {', '.join(sorted(set(names.values())))}")
     if able:
         has = {"plain": "lm", "avx2": "avx2", "avx512": "avx512bw"}
-        assert found == dict.fromkeys(OWN, best) | {name: name for name, flag in has.items() if flag in able}
+        assert names == dict.fromkeys(OWN, best) | {name: name for name, flag in has.items() if flag in able}
 
 
 def matrix(kind, n, k):
@@ -143,7 +143,3 @@ def test_a_matrix_of_several_kinds_gives_what_each_gives_alone(fresh):
     alone = torch.cat([logits(fresh, w, h) for w, _ in pieces], 1)
     whole, kept = joined(*pieces)
     assert torch.equal(logits(fresh, whole, h), alone) and kept
-
-
-def test_the_kinds_are_all_there():
-    assert {kind for kind, *_ in SHAPES} == {F32, BF16, *BLOCK_KINDS.values()}

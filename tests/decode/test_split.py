@@ -47,8 +47,8 @@ def test_it_is_attention(split, length, rows, count, kv, size):
     places = (length - rows + torch.arange(rows)).clamp(0, length - 1)
     if rows > 2:
         places[-2] = places[-1]
-    found = split.attend(*(tensor.to(DEVICE) for tensor in (heads, store, places)), count).cpu()
-    torch.testing.assert_close(found.double(), expected(heads, store, places, count), rtol=1e-5, atol=1e-5)
+    mixed = split.attend(*(tensor.to(DEVICE) for tensor in (heads, store, places)), count).cpu()
+    torch.testing.assert_close(mixed.double(), expected(heads, store, places, count), rtol=1e-5, atol=1e-5)
 
 
 def test_in_half_precision(split):
@@ -57,9 +57,9 @@ def test_in_half_precision(split):
     kind = torch.bfloat16 if DEVICE == "cuda" else torch.float16
     store, heads = torch.randn(2, 1, 2, 512, 64).to(kind), torch.randn(1, 12, 64).to(kind)
     places = torch.tensor([400])
-    found = split.attend(*(tensor.to(DEVICE) for tensor in (heads, store, places)), 8).cpu()
-    assert found.dtype == kind
-    torch.testing.assert_close(found.double(), expected(heads, store, places, 8), rtol=0.02, atol=0.01)
+    mixed = split.attend(*(tensor.to(DEVICE) for tensor in (heads, store, places)), 8).cpu()
+    assert mixed.dtype == kind
+    torch.testing.assert_close(mixed.double(), expected(heads, store, places, 8), rtol=0.02, atol=0.01)
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="test_graphs.py has it on a GPU")

@@ -1,4 +1,6 @@
-"""Shared by the tests of the presets: what is measured, and what is read off the file."""
+"""Shared by the tests of what is measured."""
+
+import json
 
 import pytest
 import torch
@@ -21,3 +23,11 @@ def bank(tiny, tmp_path, monkeypatch):
 
     save()
     return save
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A file with one prompt and its target."""
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps({"q": "What is it?", "a": "It is a cat."}) + "\n")
+    return path

@@ -12,12 +12,14 @@ from lora_drop.cli.main import main
 from lora_drop.decode.head import screen
 from lora_drop.decode.native.loader import library
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.measure.bench import bench
-from lora_drop.evaluation.measure.bench_reference import gguf_of, hf_generate, llama_reference
+from lora_drop.evaluation.measure.bench import bench, beside, median_ms, rate_of, time_lanes
+from lora_drop.evaluation.measure.bench_reference import gguf_of, hf_generate, isolated
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import kv_bytes, speed_bound
 from lora_drop.method.schedule import baseline_schedule
+from lora_drop.run.request import LanePlan, baseline_lane
 from lora_drop.run.results.prompts import HELD_OUT
+from lora_drop.run.trace.records import BASELINE, LORA_DROP, JudgeRecord, RewindRecord, StepRecord
 from tests.support import ROOT
 
 TINY = ["bench", "--model", "random:tiny-llama", "--dtype", "float32", "--rounds", "2"]
@@ -47,19 +49,15 @@ def test_the_contracts_keys_with_transformers_beside(capsys):
 
 def test_bytes_and_bound_are_those_of_the_run(tiny):
     config = LoraDropConfig(period=3, drop_ratio=1.0)
-    result = bench(tiny, config, prompt_tokens=9, new_tokens=12, rounds=1)
+    result = bench(tiny, config, prompt_tokens=9, new_tokens=20, rounds=2)
     schedule = config.schedule_for(tiny.num_layers)
-    assert result["kv_bytes_lora_drop"] == kv_bytes(tiny.shape, schedule, 9, 11, 4)
-    assert result["kv_bytes_baseline"] == kv_bytes(tiny.shape, baseline_schedule(tiny.num_layers), 9, 11, 4)
-    assert result["bound"] == speed_bound(tiny.shape, schedule, 11, 9)
+    assert result["kv_bytes_lora_drop"] == kv_bytes(tiny.shape, schedule, 9, 19, 4)
+    assert result["kv_bytes_baseline"] == kv_bytes(tiny.shape, baseline_schedule(tiny.num_layers), 9, 19, 4)
+    assert result["bound"] == speed_bound(tiny.shape, schedule, 19, 9)
     for lane in ("baseline", "lora_drop"):
         block = 64 * tiny.shape.kv_per_token * 4 * tiny.num_layers
         spare = result[f"kv_allocated_bytes_{lane}"] - result[f"kv_bytes_{lane}"]
         assert 0 <= spare < block
-
-
-def test_what_stands_beside_the_speedup(tiny):
-    result = bench(tiny, LoraDropConfig(period=3, drop_ratio=1.0), prompt_tokens=9, new_tokens=20, rounds=2)
     low, high = result["speedup_interval"]
     assert 0 < low <= high and result["head_only"] is None, "without adapters there is no screened head"
     assert result["rows_cost"].keys() == {"4", "8"} and all(cost > 0 for cost in result["rows_cost"].values())
@@ -90,7 +88,7 @@ def test_a_setting_that_depends_on_the_text_is_timed_on_real_prompts(tiny, tmp_p
 
 def test_a_prompts_file_and_transformers_own_drafts(tmp_path, capsys, monkeypatch):
     asked = []
-    monkeypatch.setattr("lora_drop.evaluation.measure.bench_reference.hf_reference", lambda *args: asked.append(args))
+    monkeypatch.setattr("lora_drop.evaluation.measure.bench_reference.isolated", lambda *args: asked.append(args))
     (tmp_path / "p.jsonl").write_text('{"prompt": "Why?"}\n')
     files = ["--prompts", str(tmp_path / "p.jsonl")]
     argv = [*TINY[:-1], "1", "--new-tokens", "8", *files, "--refresh", "repair", "--kv", "write", "--json"]
@@ -98,7 +96,7 @@ def test_a_prompts_file_and_transformers_own_drafts(tmp_path, capsys, monkeypatc
     assert main([*argv, "--accept", "1"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["hf_prompt_lookup_tokens_per_second"] is None and result["config"]["prompts"] == ["Why?"]
-    assert [(args[5], args[6]) for args in asked] == [(["Why?"], None), (["Why?"], 10)]
+    assert [(args[6], args[7]) for args in asked] == [(["Why?"], None), (["Why?"], 10)]
 
 
 def test_transformers_prompt_lookup_runs():
@@ -114,8 +112,6 @@ def test_the_table_for_people(capsys):
 
 
 def test_a_run_that_does_not_fit_is_one_line(tiny, monkeypatch):
-    import torch
-
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -149,5 +145,46 @@ def test_llama_cpp_is_beside_it_where_it_is_here(tmp_path, monkeypatch):
     assert gguf_of("model.gguf", str(path), "cuda") is None
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), str(ROOT))))
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
-    assert 0 < llama_reference(str(path), "random:tiny-llama", 9, 8) < 1000
-    assert llama_reference(str(path), "random:tiny-llama", 12, 8) is None  # the stub refuses: no figure, no crash
+    assert 0 < isolated("llama_generate", str(path), "random:tiny-llama", 9, 8, [], 1) < 1000
+    refused = isolated("llama_generate", str(path), "random:tiny-llama", 12, 8, [], 1)
+    assert refused is None  # by the stub: no figure, no crash
+
+
+# ---- timed lanes: what their passes say, tokens taken back included ----
+
+
+PROMPT = [5, 99, 17, 42, 200]
+
+
+def timed(tiny, tokens=20, **settings):
+    reference = dataclasses.replace(tiny, weights=None)
+    config = LoraDropConfig(drop_ratio=1.0, adapters="none", **settings)
+    schedule = config.schedule_for(tiny.num_layers)
+    lanes = {BASELINE: baseline_lane(tiny.num_layers), LORA_DROP: LanePlan("", config, schedule)}
+    return time_lanes(reference, lanes, PROMPT, tokens)
+
+
+def test_every_step_of_both_lanes_is_there(tiny):
+    report = timed(tiny, period=3)
+    for name, lane in report.lanes.items():
+        assert [one.step for one in lane.passes] == list(range(20))
+        ms = report.trace.summary.lanes[name]["decode_ms"]
+        assert sum(one.ms for one in lane.passes[1:]) == pytest.approx(ms)
+        assert rate_of([report, report], name) == pytest.approx(1000 * 19 / ms)
+    assert set(median_ms([report], LORA_DROP)) == {"lora", "refresh"}
+    assert set(median_ms([report], BASELINE)) == {"refresh"}
+    assert beside([report], LORA_DROP)["bound"] == speed_bound(tiny.shape, report.lanes[LORA_DROP].schedule, 19, 5)
+    low, high = beside([report, report], LORA_DROP)["speedup_interval"]
+    assert 0 < low <= high and beside([report], LORA_DROP)["accepted"] is None
+
+
+def test_passes_for_rejected_tokens_count(tiny):
+    report = timed(tiny, period=4, refresh="repair", kv="write", accept=1.0)
+    lane = report.lanes[LORA_DROP]
+    assert beside([report], LORA_DROP)["accepted"] < 1, "the full model rejects some drafts of the untrained rule"
+    assert any(isinstance(one, RewindRecord) for one in lane.passes)
+    assert report.trace.token_ids(LORA_DROP) == report.trace.token_ids(BASELINE)
+    ran = [one for one in lane.passes if isinstance(one, (StepRecord, JudgeRecord))]
+    assert len(ran) > 20 and rate_of([report], LORA_DROP) == pytest.approx(19000 / sum(one.ms for one in ran[1:]))
+    all_kept = speed_bound(tiny.shape, lane.schedule, 19, 5)
+    assert beside([report], LORA_DROP)["bound"] < all_kept, "the bytes of rejected tokens were read for nothing"

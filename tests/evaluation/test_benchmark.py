@@ -4,18 +4,17 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.metrics import decode_target
 from lora_drop.evaluation.tasks import runner as module
+from lora_drop.evaluation.tasks.benchmark import _bootstrap, _wilson
 from lora_drop.evaluation.tasks.registry import TASKS
 from lora_drop.evaluation.tasks.runner import fit_prompt, generate_text
-from lora_drop.evaluation.tasks.table import _bootstrap, _wilson
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.tokens import encode_prompt, encode_text
-from tests.support.naive import naive_logits
+from tests.support.naive import both_log_probs
 
 MODEL = ["--model", "random:tiny-llama", "--dtype", "float32", "--device", "cpu"]
 DROPPING = ["--period", "3", "--drop-ratio", "1", "--reuse", "state"]
@@ -65,11 +64,9 @@ def test_quality_and_choices_are_those_of_step_by_step_decoding(bench, tiny):
     prompt = encode_prompt(tiny.tokenizer, example.prompt, chat=False)
     for k, choice in enumerate(example.choices):
         ids = encode_text(tiny.tokenizer, choice)
-        ours = naive_logits(tiny.model, prompt + ids[:-1], len(prompt), schedule).log_softmax(-1)
-        with torch.inference_mode():
-            full = tiny.model(torch.tensor([prompt + ids[:-1]])).logits[0, len(prompt) - 1 :].log_softmax(-1)
-        for lane, logits in (("baseline", full), ("lora_drop", ours)):
-            total = float(logits[range(len(ids)), ids].sum())
+        logs = both_log_probs(tiny.model, prompt, ids, schedule)
+        for lane, of_lane in zip(("baseline", "lora_drop"), logs, strict=True):
+            total = float(of_lane[range(len(ids)), ids].sum())
             assert record[lane]["log_likelihoods"][k] == pytest.approx(total, abs=2e-3)
     for lane in ("baseline", "lora_drop"):
         normed = [
@@ -85,22 +82,19 @@ def test_quality_and_choices_are_those_of_step_by_step_decoding(bench, tiny):
 
 def test_a_decoded_log_likelihood_is_not_that_of_one_forward_pass(any_tiny):
     prompt, ids = encode_prompt(any_tiny.tokenizer, "The sky"), encode_text(any_tiny.tokenizer, " is blue today")
-    with torch.inference_mode():
-        logits = any_tiny.model(torch.tensor([prompt + ids[:-1]])).logits[0, len(prompt) - 1 :]
-    base = float(logits.log_softmax(-1)[range(len(ids)), ids].sum())
 
     def decoded(config):
         schedule = config.schedule_for(any_tiny.num_layers)
-        found, at_lora, _ = decode_target(any_tiny.new_decoder(), schedule, None, prompt, ids)
-        expected = naive_logits(any_tiny.model, prompt + ids[:-1], len(prompt), schedule).log_softmax(-1)
-        total = float(found.float().log_softmax(-1)[range(len(ids)), ids].sum())
-        assert total == pytest.approx(float(expected[range(len(ids)), ids].sum()), abs=2e-3)
-        return total, int(at_lora.sum())
+        logits, at_lora, _ = decode_target(any_tiny.new_decoder(), schedule, None, prompt, ids)
+        logs = logits.float().log_softmax(-1), *both_log_probs(any_tiny.model, prompt, ids, schedule)
+        total, full, naive = (float(one[range(len(ids)), ids].sum()) for one in logs)
+        assert total == pytest.approx(naive, abs=2e-3)
+        return total, full, int(at_lora.sum())
 
-    total, lora_steps = decoded(CONFIG)
-    assert abs(total - base) > 0.1 and lora_steps == len(ids) - 1 - (len(ids) - 1) // 3
-    total, lora_steps = decoded(LoraDropConfig(period=1))
-    assert total == pytest.approx(base, abs=2e-3) and lora_steps == 0
+    total, full, lora_steps = decoded(CONFIG)
+    assert abs(total - full) > 0.1 and lora_steps == len(ids) - 1 - (len(ids) - 1) // 3
+    total, full, lora_steps = decoded(LoraDropConfig(period=1))
+    assert total == pytest.approx(full, abs=2e-3) and lora_steps == 0
 
 
 def test_at_period_1_both_lanes_are_one(bench):
@@ -152,21 +146,12 @@ def test_code_is_not_run_unless_asked(bench, monkeypatch):
     assert "| humaneval | pass@1 | 0 |  | - | - | - | - |" in (bench.out / "benchmark.md").read_text()
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("import os\n    while True: os.fork()", "unavailable|not allowed"),
-        ("open('f', 'wb').write(b'x' * 100_000_000)", "No space left|File too large"),
-        ("held = bytearray(10**12)", "MemoryError"),
-    ],
-)
-def test_programs_that_meet_a_limit_are_reported_and_the_rest_goes_on(bench, monkeypatch, text, says):
-    monkeypatch.setattr(module, "generate_text", lambda *args, **more: f"\n    {text}\n    return 3")
+def test_programs_that_meet_a_limit_are_reported_and_the_rest_goes_on(bench, monkeypatch):
+    monkeypatch.setattr(module, "generate_text", lambda *args, **more: "\n    held = bytearray(10**12)\n    return 3")
     result, err = bench("--json", "--run-code", "--tasks", "humaneval,hellaswag")
-    told = [line for line in err.replace("\r", "\n").splitlines() if "program:" in line]
-    assert len(told) == 2  # of each lane
-    assert "note: humaneval/h.jsonl:1, full model's program: " in told[0] and "LoRA-Drop's program" in told[1]
-    assert any(part in told[0] for part in says.split("|"))
+    reports = [line for line in err.replace("\r", "\n").splitlines() if "program:" in line]
+    assert len(reports) == 2 and all("MemoryError" in line for line in reports)
+    assert "humaneval/h.jsonl:1, full model's program: " in reports[0] and "LoRA-Drop's program" in reports[1]
     assert [row["scored"] for row in result["rows"]] == [1, 1] and result["rows"][0]["baseline"]["value"] == 0
 
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from lora_drop.cli.main import main
-from lora_drop.evaluation.measure import free, metrics, texts
+from lora_drop.evaluation.measure import metrics, texts
 from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.schedule import baseline_schedule
 from lora_drop.models.tokens import encode_prompt
 from lora_drop.run.results import prompts
-from tests.support.naive import naive_logits
+from tests.support.naive import both_log_probs
 
 TINY = ["--model", "random:tiny-llama", "--dtype", "float32"]
 ARGS = ["--prompt-field", "question", "--target-field", "answer", *TINY]
@@ -40,9 +41,7 @@ def test_the_means_are_those_of_step_by_step_decoding(tiny, data, capsys, kv):
     for question, answer in PAIRS:
         prompt = encode_prompt(tiny.tokenizer, question)
         target = tiny.tokenizer.encode(answer, add_special_tokens=False)
-        ours = naive_logits(tiny.model, prompt + target[:-1], len(prompt), schedule).log_softmax(-1)
-        with torch.inference_mode():
-            full = tiny.model(torch.tensor([prompt + target[:-1]])).logits[0, len(prompt) - 1 :].log_softmax(-1)
+        full, ours = both_log_probs(tiny.model, prompt, target, schedule)
         for s, token in enumerate(target):
             kl = (full[s].exp() * (full[s] - ours[s])).sum()
             agrees = full[s].argmax() == ours[s].argmax()
@@ -166,7 +165,7 @@ def test_accept_is_said_to_have_no_effect_on_a_forced_text(tiny, short_answers):
 
 def test_regret_is_what_the_favourite_has_over_the_token():
     logits = torch.tensor([[0.0, 1.0, 3.0], [2.0, 2.0, 0.0]])
-    assert free.regrets(logits, torch.tensor([1, 1])).tolist() == pytest.approx([2.0, 0.0], abs=1e-6)
+    assert metrics.regrets(logits, torch.tensor([1, 1])).tolist() == pytest.approx([2.0, 0.0], abs=1e-6)
 
 
 def test_free_text_is_the_lanes_own_judged_by_the_full_model(tiny, data, short_answers, capsys):
@@ -179,8 +178,7 @@ def test_free_text_is_the_lanes_own_judged_by_the_full_model(tiny, data, short_a
         assert main([*run, "--lanes", "lora-drop", "--json"]) == 0
         ids = json.loads(capsys.readouterr().out)["lora_drop"]["token_ids"]
         prompt = encode_prompt(tiny.tokenizer, question)
-        with torch.inference_mode():
-            full = tiny.model(torch.tensor([prompt + ids[:-1]])).logits[0, len(prompt) - 1 :].log_softmax(-1)
+        full, _ = both_log_probs(tiny.model, prompt, ids, baseline_schedule(tiny.num_layers))
         logs += [float(row.max() - row[token]) for row, token in zip(full, ids, strict=True)]
         choices += [int(row.argmax()) == token for row, token in zip(full, ids, strict=True)]
         grams = [tuple(ids[i : i + 4]) for i in range(len(ids) - 3)]
@@ -207,10 +205,10 @@ def test_free_text_by_accept_1_is_the_full_models(tiny, short_answers):
     reference = dataclasses.replace(tiny, weights=None)
     answers = texts.own_answers(reference, ["Why?", "What?"])
     config = LoraDropConfig(period=4, drop_ratio=1.0, refresh="repair", kv="write", adapters="none")
-    lossless = free.evaluate_free(reference, config.replace(accept=1.0), answers)
+    lossless = metrics.evaluate_free(reference, config.replace(accept=1.0), answers)
     assert lossless["regret"] == pytest.approx(0, abs=1e-5) and lossless["own_choices"] == 1
-    within = free.evaluate_free(reference, config.replace(accept=0.5), answers)
-    drafts = free.evaluate_free(reference, config, answers)
+    within = metrics.evaluate_free(reference, config.replace(accept=0.5), answers)
+    drafts = metrics.evaluate_free(reference, config, answers)
     assert within["worst"] <= math.log(2) + 1e-4 < drafts["worst"]
 
 

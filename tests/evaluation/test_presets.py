@@ -52,13 +52,6 @@ def test_the_samples_answer_the_pages_examples_and_two_more():
 # ---- the command ----
 
 
-@pytest.fixture
-def data(tmp_path):
-    path = tmp_path / "pairs.jsonl"
-    path.write_text(json.dumps({"q": "What is it?", "a": "It is a cat."}) + "\n")
-    return path
-
-
 def command(data, out, *argv):
     fields = ["--prompt-field", "q", "--target-field", "a"]
     return ["presets", "--data", str(data), *fields, *TINY, "--out", str(out), *argv]
@@ -80,7 +73,7 @@ def short(monkeypatch):
     monkeypatch.setattr(texts, "ANSWER_TOKENS", 24)
 
 
-def test_rows_are_the_sweeps_with_adapters_and_without(data, bank, short, tmp_path, capsys):
+def test_rows_have_adapters_and_none_and_samples_are_those_of_run(data, bank, short, tmp_path, capsys):
     result, _ = measure(capsys, data, tmp_path / "out")
     content = result["presets"]
     assert content == json.loads((tmp_path / "out" / "presets.json").read_text())
@@ -93,39 +86,19 @@ def test_rows_are_the_sweeps_with_adapters_and_without(data, bank, short, tmp_pa
     assert content["data"]["file"] == "pairs.jsonl" and len(content["data"]["file_sha256"]) == 64
     assert content["model"]["revision"] and content["software"]["torch"] and content["date"]
     rows = {pair: row for pair, row in zip(found, content["rows"], strict=True)}
-    for adapters in ("auto", "none"):
-        point = ["--preset", "fast", "--adapters", adapters, "--json"]
-        assert main(["evaluate", *command(data, "")[1:7], *TINY, *point]) == 0
-        alone = json.loads(capsys.readouterr().out)
-        row = rows["fast", "ours" if adapters == "auto" else "none"]
-        assert main(["evaluate", "--target", "own", "--free", *TINY, *point]) == 0
-        own = json.loads(capsys.readouterr().out)
-        for steps in ("lora_steps", "full_steps", "all_steps"):
-            found = {name: row[f"own_{steps}_{name}"] for name in own[steps]}
-            assert found == pytest.approx(own[steps])
-        assert [row["own_loss_low"], row["own_loss_high"]] == pytest.approx(own["loss_interval"])
-        if adapters == "auto":
-            assert {name: row[f"free_{name}"] for name in own["free"]} == pytest.approx(own["free"])
-        else:
-            assert not any(name.startswith("free_") for name in row)
-        for steps in ("lora_steps", "full_steps", "all_steps"):
-            assert {name: row[f"{steps}_{name}"] for name in alone[steps]} == pytest.approx(alone[steps])
+    assert "free_regret" in rows["fast", "ours"] and "free_regret" not in rows["fast", "none"]
+    assert all("own_loss_low" in row and "loss_low" in row for row in content["rows"])
     assert rows["fast", "ours"]["all_steps_kl"] != rows["fast", "none"]["all_steps_kl"]
-
-
-def test_samples_are_unpicked_and_the_same_each_time(data, bank, short, tmp_path, capsys):
-    first, second = (measure(capsys, data, tmp_path / name)[0]["samples"] for name in ("one", "two"))
-    assert first["samples"] == second["samples"]
-    texts = first["samples"]
-    assert [s["lane"] for s in texts] == ["baseline", *PRESETS] * 2
-    assert first["settings"] == {"max_new_tokens": 12, "temperature": 0.0, "seed": 0}
+    texts = result["samples"]["samples"]
+    assert [s["lane"] for s in texts] == ["baseline", *PRESETS] * 2, "unpicked"
+    assert result["samples"]["settings"] == {"max_new_tokens": 12, "temperature": 0.0, "seed": 0}
     run = ["run", "--prompt", SAMPLE_PROMPTS[1], *TINY, "--max-new-tokens", "12", "--preset", "balanced", "--json"]
     assert main(run) == 0
     alone = json.loads(capsys.readouterr().out)
     ours = next(s for s in texts if s["lane"] == "balanced" and s["prompt"] == SAMPLE_PROMPTS[1])
     assert (ours["text"], ours["first_divergence"]) == (alone["lora_drop"]["text"], alone["first_divergence"])
     assert ours["collapsed"] == alone["lora_drop"]["collapsed"] and ours["adapters"] == "ours"
-    written = (tmp_path / "one" / "samples.md").read_text()
+    written = (tmp_path / "out" / "samples.md").read_text()
     assert all(f"## {prompt}" in written for prompt in SAMPLE_PROMPTS[:2])
     assert written.count("```text") == len(texts) and "**balanced, adapters ours: " in written
 
@@ -142,21 +115,21 @@ def test_a_killed_measurement_goes_on_and_what_is_out_of_date_is_renewed(
 ):
     out, real, real_answer, calls = tmp_path / "out", module.measure, samples._answer, []
 
-    def counted(loaded, point, *rest, **more):
-        calls.append((point.config.reuse, point.adapters))
-        return real(loaded, point, *rest, **more)
+    def measure_at_most(count):
+        def dies(loaded, point, *rest, **more):
+            if len(calls) == count:
+                raise KeyboardInterrupt
+            calls.append((point.config.reuse, point.adapters))
+            return real(loaded, point, *rest, **more)
 
-    def dies(loaded, point, *rest, **more):
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return counted(loaded, point, *rest, **more)
+        calls.clear()
+        monkeypatch.setattr(module, "measure", dies)
 
-    monkeypatch.setattr(module, "measure", dies)
+    measure_at_most(3)
     assert main(command(data, out)) == 130
     assert len(json.loads((out / "presets.json").read_text())["rows"]) == 3
     capsys.readouterr()
-    calls.clear()
-    monkeypatch.setattr(module, "measure", counted)
+    measure_at_most(9)
     answered = []
 
     def dies_answering(loaded, prompt, lane, *rest):

@@ -9,10 +9,9 @@ import pytest
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import presets_for
 from lora_drop.paths import SHIPPED_SWEEPS
-from lora_drop.run.results.dial import PROMPT, read_samples, stops_of
 from lora_drop.run.results.files import SWEEP
 from lora_drop.run.results.preset_results import Measured, reads_well
-from lora_drop.run.results.safe_zone import answer_of, best_of, setting_of
+from lora_drop.run.results.safe_zone import PROMPT, answer_of, best_of, read_samples, setting_of, stops_of
 from tests.support.golden import check_golden
 
 

@@ -57,7 +57,7 @@ def test_rows_are_what_evaluate_says_and_the_frontier_is_what_no_row_beats(bank,
     assert alone["config"] == content["head_only"] and alone["layers_dropped"] == 0 and alone["head"] == "screened"
     assert len(rows) + len(content["left_out"]) == 8 and {tuple(row["drop_layers"]) for row in rows} <= {(4,), (2, 4)}
     for row in rows:
-        assert row["config"] == LoraDropConfig.from_dict(row["config"]).differences()
+        assert row["config"] == LoraDropConfig(**row["config"]).differences()
         assert (row["refresh"], row["kv"], row["adapters"]) == ("repair", "write", "ours")
         assert (row["speedup_low"] or 0) <= (row["speedup_high"] or 9) and row["bound"] > 0
         assert not any(name.startswith("all_steps") for name in row), "there are no given texts"
@@ -68,19 +68,7 @@ def test_rows_are_what_evaluate_says_and_the_frontier_is_what_no_row_beats(bank,
     best = max(rows, key=lambda row: row["speedup"])
     assert content["recommended"] == best["config"]
 
-    for accept in (0, 0.5):
-        row = next((row for row in rows if row["accept"] == accept), None)
-        if row is None:
-            continue
-        flags = ["--drop-layers", ",".join(map(str, row["drop_layers"])), "--accept", str(accept)]
-        flags += ["--period", "3", "--refresh", "repair", "--kv", "write", "--head", row["head"]]
-        assert (
-            main(["evaluate", *TINY, "--target", "own", "--free", "--limit", "2", *flags, *axes[6:8], "--json"]) == 0
-        )
-        alone = json.loads(capsys.readouterr().out)
-        assert loss_of(row) == pytest.approx(alone["free"]["regret"] if accept else alone["all_steps"]["kl"])
-        assert ("free_regret" in row) == (accept > 0)
-
+    assert all(("free_regret" in row) == (row["accept"] > 0) for row in rows)
     page = (out / "frontier.html").read_text()
     assert page.count("plotly.js v") == 1 and "cdn.plot.ly" not in page.split("<body>")[0]
 
@@ -209,14 +197,9 @@ def test_a_search_goes_on_where_it_ended_and_keeps_what_it_did_not_ask_for(found
 
 def test_a_folder_holds_one_search(found, tmp_path, capsys):
     found({}, {}, limit=1)
-    path = tmp_path / "out" / "recommend.json"
     axes = ["--counts", "1", "--periods", "2", "--adapters", "none", "--max-loss", "1"]
     assert main(command(tmp_path / "out", *axes)) == 2
     assert "out already holds a search of another data: name another --out" in capsys.readouterr().err
-    for broken in ("{", "[]", path.read_text().replace('"speedup": 1.0', '"speedup": "fast"', 1)):
-        path.write_text(broken)
-        assert main(command(tmp_path / "out", *axes)) == 2
-        assert "recommend.json is not a recommend.json of the recommend command" in capsys.readouterr().err
 
 
 def test_nothing_within_the_limit_is_one_line_and_the_files_stay(tmp_path, capsys):

@@ -23,13 +23,6 @@ def few_answers(monkeypatch):
     monkeypatch.setattr(texts, "ANSWER_TOKENS", 31)
 
 
-@pytest.fixture
-def data(tmp_path):
-    path = tmp_path / "pairs.jsonl"
-    path.write_text(json.dumps({"q": "What is it?", "a": "It is a cat."}) + "\n")
-    return path
-
-
 def test_the_grid_is_what_evaluate_and_the_formula_give(data, tmp_path, capsys):
     grid = ["--drop-ratios", "0.5,1", "--periods", "1,3", "--reuse", "state", "--adapters", "none"]
     assert main(["sweep", "--data", str(data), *ARGS, *grid, "--out", str(tmp_path / "out"), "--json"]) == 0
@@ -111,26 +104,25 @@ def test_rules_parts_and_adapters_are_axes(data, banks, tmp_path, capsys):
 
 def test_a_killed_sweep_keeps_its_points_and_goes_on(data, banks, tmp_path, capsys, monkeypatch):
     grid, out = ["--drop-ratios", "0.5", "--periods", "2,3,4"], tmp_path / "out"
-    measure, measured = module.measure, []
+    real, measured = module.measure, []
 
-    def dies_at_the_third(loaded, point, *rest, **more):
-        if len(measured) == 2:
-            raise KeyboardInterrupt
-        measured.append(point.config.period)
-        return measure(loaded, point, *rest, **more)
+    def measure_at_most(count):
+        def measure(loaded, point, *rest, **more):
+            if len(measured) == count:
+                raise KeyboardInterrupt
+            measured.append(point.config.period)
+            return real(loaded, point, *rest, **more)
 
-    monkeypatch.setattr(module, "measure", dies_at_the_third)
+        measured.clear()
+        monkeypatch.setattr(module, "measure", measure)
+
+    measure_at_most(2)
     assert main(["sweep", "--data", str(data), *ARGS, "--out", str(out), *grid]) == 130
     kept = json.loads((out / "sweep.json").read_text())["rows"]
     assert [row["period"] for row in kept] == [2, 3] and len((out / "sweep.csv").read_text().splitlines()) == 3
     capsys.readouterr()
 
-    def counted(loaded, point, *rest, **more):
-        measured.append(point.config.period)
-        return measure(loaded, point, *rest, **more)
-
-    measured.clear()
-    monkeypatch.setattr(module, "measure", counted)
+    measure_at_most(9)
     result, err = swept(capsys, data, out, *grid)
     assert measured == [4] and result["rows"][:2] == kept and err.startswith("2 of 3 points\n3 of 3 points")
     banks("ours", alpha=1.0)  # trained further, under the same name

@@ -1,13 +1,12 @@
 """The benchmarks' files as they are published: read, asked, scored; broken ones named in a line and left out."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.tasks.long_texts import overlap_f1, rouge_l
-from lora_drop.evaluation.tasks.programs import program
-from lora_drop.evaluation.tasks.registry import TASKS, read_tasks
+from lora_drop.evaluation.tasks.registry import TASKS, overlap_f1, read_tasks, rouge_l
 from lora_drop.evaluation.tasks.sandbox import run_program
 from tests.support.golden import check_golden
 from tests.support.task_files import COPA, mbpp
@@ -28,8 +27,8 @@ def test_every_task_is_read_and_its_gold_text_is_right(task_data):
                 assert example.target in example.choices
             elif task.runs_code:
                 answer = task.answer(example, example.target.replace("[DONE]", ""))
-                assert run_program(program(task, example, answer)).passed
-                assert not run_program(program(task, example, "\n    return None")).passed
+                assert run_program(task.program(example, answer)).passed
+                assert not run_program(task.program(example, "\n    return None")).passed
             else:
                 assert task.score(example, task.answer(example, example.target)) == 1
                 assert task.score(example, task.answer(example, "")) == 0
@@ -37,21 +36,11 @@ def test_every_task_is_read_and_its_gold_text_is_right(task_data):
     assert len(read_tasks(task_data, None, None, silent)) == len(TASKS) == 9
 
 
-def test_prompts(task_data):
-    gsm, bbh, mbpp_ = read(task_data, "gsm8k")[0], read(task_data, "bbh")[0], read(task_data, "mbpp")
-    assert gsm.target == "It is 1+1=2.\n#### 1,002" and gsm.references == ("1002",) and gsm.chat
-    assert bbh.prompt == "Reason.\n\nQ: True is\nA: So it is.\n\nQ: not True is\nA: Let's think step by step."
-    assert bbh.target == "So the answer is False."
-    assert [example.id for example in mbpp_] == ["mbpp/test.jsonl:1", "mbpp/test.jsonl:2"]
-    assert mbpp_[0].prompt.count("[DONE]") == 2 and mbpp_[0].prompt.endswith("f11() == 11\n[BEGIN]\n")
-    assert mbpp_[0].prompt.startswith("You are an expert Python programmer, and here is your task: Write f2.")
-    assert "A {text} of Ann." in read(task_data, "longbench")[0].prompt
-    effect, cause = read(task_data, "xcopa")
-    assert (effect.prompt, effect.target, effect.part) == ("Avevo fame quindi", " mangiai.", "it")
-    assert (cause.prompt, cause.target) == ("Avevo fame perché", " dormii.")
-    english, swahili, _ = read(task_data, "xnli")
-    assert (english.prompt, english.target) == ("It rains, right?", " No, It is dry")
-    assert (swahili.prompt, swahili.target) == ("Mvua, sahihi?", " Hivyo, Kavu")
+def test_what_is_asked(task_data):
+    """Every field of every example: prompt, gold text, choices, references, stops and tests."""
+    work = read_tasks(task_data, None, None, silent)
+    examples = [asdict(example) for _, of_task in work for example in of_task]
+    check_golden("prompts", {example["id"]: json.loads(json.dumps(example)) for example in examples})
 
 
 def test_a_limit_takes_from_the_files_in_turn(task_data):

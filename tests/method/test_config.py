@@ -51,6 +51,7 @@ def test_positions_are_checked_like_names():
     assert LoraDropConfig(3, (1, 4), 0.25) == LoraDropConfig(period=3, layers=(1, 4), drop_ratio=0.25)
     assert refused(0) == refused(period=0)
     assert refused(3, (1, 4), NAN) == refused(drop_ratio=NAN)
+    assert LoraDropConfig(*[field.default for field in dataclasses.fields(LoraDropConfig)]) == LoraDropConfig()
     assert "14" in refused(*[field.default for field in dataclasses.fields(LoraDropConfig)], 1)
     assert refused(3, period=3).startswith("period")
 
@@ -61,9 +62,12 @@ def test_the_limits_themselves_are_allowed():
     LoraDropConfig(period=64, refresh="repair", kv="write", accept=1)
 
 
-@pytest.mark.parametrize("values", [{"layers": (3, 30)}, {"drop_layers": (4, 30)}])
-def test_the_limit_of_the_model_is_named(values):
-    with pytest.raises(LoraDropError, match="0-29 and 1-29 can be skipped"):
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [({"layers": (3, 30)}, "layers 3-30 is outside"), ({"drop_layers": (4, 9, 30)}, "drop_layers contains 30,")],
+)
+def test_the_limit_of_the_model_is_named(values, says):
+    with pytest.raises(LoraDropError, match=f"{says}.* 0-29 and 1-29 can be skipped"):
         LoraDropConfig(**values).schedule_for(30)
     assert LoraDropConfig(**values).schedule_for(31).dropped[-1] <= 30
 
@@ -77,8 +81,8 @@ def test_a_model_too_small_has_no_default_range():
 def test_lists_are_sorted_and_survive_json():
     config = LoraDropConfig(layers=[2, 9], drop_layers=[8, 4], period=3, reuse="skip", refresh_norm=0.25)
     assert config.drop_layers == (4, 8) and config.to_dict()["layers"] == [2, 9]
-    assert LoraDropConfig.from_dict(config.to_dict()) == config
-    assert LoraDropConfig.from_dict(config.differences()) == config
+    assert LoraDropConfig(**config.to_dict()) == config
+    assert LoraDropConfig(**config.differences()) == config
 
 
 def test_a_config_is_frozen_and_a_value():

@@ -56,7 +56,8 @@ def test_a_screened_head_alone_has_lora_steps():
     schedule = Schedule(3, 6, (), head="screened")
     assert not schedule.is_baseline and [schedule.kind(step) for step in (1, 2, 3)] == ["lora", "lora", "refresh"]
     assert Schedule(1, 6, (2,), head="screened").is_baseline
-    assert baseline_schedule(6) == Schedule(1, 6, ())
+    assert baseline_schedule(6) == Schedule(1, 6, ()) and baseline_schedule(6).first_skipped == 6
+    assert Schedule(4, 6, (2, 4)).first_skipped == 2
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from lora_drop.errors import LoraDropError
-from lora_drop.method.fields import CALL, RUN, SCHEDULE, checked, setting, settings_in
-from lora_drop.method.kinds import Choice, Flag, LayerList, Layers, Number, Whole, read_layer_order
+from lora_drop.method.fields import CALL, RUN, SCHEDULE, checked, read_layer_order, setting, settings_in
+from lora_drop.method.kinds import Choice, Flag, LayerList, Layers, Number, Whole
 from lora_drop.method.settings import BY_NAME, SETTINGS, settings_of
 from lora_drop.training.settings import TrainSettings
 from scripts.settings_table import PAGE, page
@@ -129,7 +129,7 @@ def test_a_default_fits_and_is_read_back_from_its_text(one):
         (Choice(("a", "b"), off=True), None, ""),
         (Layers(), (3, 28), "3 - 28"),
         (Layers(off=True), None, None),
-        (LayerList(), (4, 6), " 4, 6"),
+        (LayerList(), (4, 999999), " 4, 999999"),
         (LayerList(), (), " "),
     ],
 )
@@ -170,6 +170,8 @@ def test_a_number_field_may_hold_a_whole_number_as_a_float():
 
 def test_layers_in_an_order():
     assert read_layer_order("14, 9,12") == (14, 9, 12) and read_layer_order(None) == read_layer_order(" ") == ()
+    with pytest.raises(LoraDropError, match="drop_order must be"):
+        read_layer_order("4,x")
 
 
 UNREADABLE = {

@@ -53,6 +53,12 @@ def test_the_python_gives_the_same_texts(trace):
     assert said.getvalue() == "".join(f"{lane}: {trace.text(lane)}\n" for lane in trace.steps)
 
 
+def test_settings_are_flags_and_arguments(tiny):
+    sampled, exact = (commands_of(next(run(tiny, REQUESTS[name]))) for name in ("sampled", "exact"))
+    assert "layers=(1, 3)" in sampled["python"] and "temperature=0.7" in sampled["python"]
+    assert {"--ignore-eos", "--no-audit"} <= set(exact["command"].split())
+
+
 def test_what_is_at_its_default_is_left_out(tiny):
     header = next(iter(run(tiny, REQUESTS["defaults"])))
     found = commands_of(header)

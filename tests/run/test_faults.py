@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -168,17 +169,10 @@ def test_a_damaged_model_is_reported_at_its_first_step(kind):
 @pytest.mark.parametrize("do_sample", [False, True])
 def test_transformers_hook_reports_nan_before_it_streams_it(do_sample):
     streamed = []
-
-    class Streamer:
-        def put(self, ids):
-            streamed.append(ids)
-
-        def end(self):
-            streamed.append(None)
-
+    streamer = SimpleNamespace(put=streamed.append, end=lambda: streamed.append(None))
     model = damaged("reference").model
     ids = torch.tensor([[1, 2, 3]])
-    hook = partial(lora_drop.generate, streamer=Streamer())
+    hook = partial(lora_drop.generate, streamer=streamer)
     with pytest.raises(LoraDropError, match="the logits of step 0 are NaN"):
         model.generate(ids, custom_generate=hook, lora_drop=LoraDropConfig(), max_new_tokens=4, do_sample=do_sample)
     assert len(streamed) == 1, "the prompt alone"

@@ -23,7 +23,7 @@ from lora_drop.run.exports.chrome import chrome_trace
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import trace as t
-from lora_drop.run.trace.lines import write_line
+from lora_drop.run.trace.records import write_line
 from lora_drop.ui.callbacks import Callbacks
 from tests.support.fuzzing import (
     CORPUS,

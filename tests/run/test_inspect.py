@@ -8,7 +8,6 @@ import json
 import pytest
 import torch
 
-from lora_drop.adapters import find
 from lora_drop.decode.static.decoder import StaticWeights
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
@@ -17,8 +16,7 @@ from lora_drop.run.inspect import AROUND, inspect, read_again, recorded_lane
 from lora_drop.run.report.steps import about_step
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace.lines import write_line
-from lora_drop.run.trace.records import BASELINE, LORA_DROP
+from lora_drop.run.trace.records import BASELINE, LORA_DROP, write_line
 from lora_drop.run.trace.trace import Trace, gather, parse_trace
 from lora_drop.run.wire import page_values
 from tests.support.parts import full_bank
@@ -62,6 +60,12 @@ def same(ours, theirs, tolerance=2e-4):
         assert text == other or min(near) < 2 * tolerance
 
 
+def same_drift(found, audit, layers, tolerance=2e-5):
+    """The drift of skipped layers is that of the run's audit."""
+    for k, layer in enumerate(layers):
+        assert found["layers"][layer]["drift"] == pytest.approx(audit.drift[k], abs=tolerance)
+
+
 def five(loaded, logits):
     chances, ids = logits.softmax(-1).topk(5)
     return [[piece(loaded.tokenizer, i), float(p)] for p, i in zip(chances, ids.tolist(), strict=True)]
@@ -91,9 +95,7 @@ def test_the_lanes_figures_are_those_of_the_run(model, config):
         found = look(step)
         same(found["layers"][-1]["lens"], found["top"][LORA_DROP]["tokens"])
         if step:
-            audit = trace.audits[LORA_DROP][step]
-            for k, layer in enumerate((2, 4)):
-                assert found["layers"][layer]["drift"] == pytest.approx(audit.drift[k], abs=2e-5)
+            same_drift(found, trace.audits[LORA_DROP][step], (2, 4))
 
 
 def test_at_a_repaired_position_the_lens_is_the_full_models(model):
@@ -118,15 +120,15 @@ def test_with_all_parts_of_a_correction_the_reading_is_the_runs(tiny, monkeypatc
     config = dataclasses.replace(REPAIR, parts="auto", head="screened")
     monkeypatch.setattr("lora_drop.run.request.find_bank", lambda *_: (bank, []))
     monkeypatch.setattr("lora_drop.run.inspect.find_bank", lambda *_: (bank, []))
-    for where in ("header", "inspect"):
+    for where in ("run", "inspect"):
         monkeypatch.setattr(f"lora_drop.run.{where}.config_fingerprint", lambda *_: "f" * 16)
     trace = trace_of(tiny, config)
-    assert trace.header.lanes[1]["config"]["bank"] == "f" * 16
+    one, two = (lane["config"] for lane in trace.header.lanes)
+    assert "bank" not in one and two["bank"] == "f" * 16
     look = looker(tiny, trace)
     for step in range(1, 14):
-        found, audit = look(step), trace.audits[LORA_DROP][step]
-        for k, layer in enumerate((2, 4)):
-            assert found["layers"][layer]["drift"] == pytest.approx(audit.drift[k], abs=2e-5)
+        found = look(step)
+        same_drift(found, trace.audits[LORA_DROP][step], (2, 4))
         assert found["layers"][5]["did"] == ("ran, adapted" if step % 4 else "ran")
     monkeypatch.setattr("lora_drop.run.inspect.config_fingerprint", lambda *_: "0" * 16)
     with pytest.raises(LoraDropError, match="adapters have changed"):
@@ -141,9 +143,7 @@ def test_a_text_that_was_taken_back_in_part_reads_as_it_stands(model):
     assert None not in told and any(told)
     look = looker(model, trace)
     for step in range(1, len(trace.steps[LORA_DROP])):
-        audit, found = trace.audits[LORA_DROP][step], look(step)
-        for k, layer in enumerate(range(1, 5)):
-            assert found["layers"][layer]["drift"] == pytest.approx(audit.drift[k], abs=5e-5)
+        same_drift(look(step), trace.audits[LORA_DROP][step], range(1, 5), 5e-5)
     last = about_step(trace, LORA_DROP, len(trace.steps[LORA_DROP]) - 1)["refresh"]
     assert last and (last["step"] is not None or "At the end" in last["text"])
 
@@ -223,9 +223,3 @@ def test_a_gap_longer_than_the_period_is_refused_where_full_steps_are_free(tiny)
     steps = {step: {"kind": "lora", "rows": 1} for step in range(1, 12)}
     with pytest.raises(LoraDropError, match="step 4 is not what"):
         read_again(tiny, changed(trace, steps=steps), LORA_DROP, 6)
-
-
-def test_the_header_names_the_fingerprint_of_what_corrected(bundled):
-    request = Request(PROMPT, LoraDropConfig(), 3)
-    one, two = (lane["config"] for lane in next(iter(run(bundled, request))).lanes)
-    assert "bank" not in one and two["bank"] == find.config_fingerprint(bundled, request.config)

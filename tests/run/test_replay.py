@@ -5,7 +5,6 @@ import html
 import json
 import re
 import shutil
-from html.parser import HTMLParser
 from urllib.parse import unquote
 
 import pytest
@@ -21,12 +20,12 @@ from lora_drop.run.report.steps import inside
 from lora_drop.run.report.words import setting_words
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace.lines import write_line
-from lora_drop.run.trace.records import Header, StepRecord
+from lora_drop.run.trace.records import write_line
 from lora_drop.run.trace.trace import Trace, gather
 from lora_drop.run.wire import FIGURES
 from lora_drop.ui import components
-from tests.support.made import rejecting
+from tests.support.elements import Elements
+from tests.support.made import gathered, header, rejecting, step
 
 HOSTILE = (
     "</script><SCRIPT>alert(1)</SCRIPT><!--<script>${alert(2)}<img src=x onerror=alert(3)>'\"{{run}}\u2028\ud800\x00"
@@ -54,30 +53,6 @@ def hostile(trace) -> Trace:
         changes = {name: HOSTILE for name in ("text", "argmax_text") if hasattr(record, name)}
         written.add(dataclasses.replace(record, **changes))
     return written
-
-
-class Elements(HTMLParser):
-    """The elements of a page, with what scripts hold; the parser knows that scripts end at `</script` alone."""
-
-    def __init__(self, page: str):
-        super().__init__()
-        self.found: list[tuple[str, dict]] = []
-        self.scripts: list[str] = []
-        self.in_script = False
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
-        if tag == "script":
-            self.scripts.append("")
-            self.in_script = True
-
-    def handle_endtag(self, tag):
-        self.in_script = False
-
-    def handle_data(self, data):
-        if self.in_script:
-            self.scripts[-1] += data
 
 
 def run_in(page: str) -> str:
@@ -190,8 +165,8 @@ def test_the_head_says_what_ran(trace):
 def test_a_cut_trace_says_so(trace):
     for steps in (0, 3):
         cut = Trace(trace.header)
-        for step in trace.steps["baseline"][:steps]:
-            cut.add(step)
+        for one in trace.steps["baseline"][:steps]:
+            cut.add(one)
         page = replay_html(cut)
         lines = run_in(page).splitlines()
         assert "cut short" in page and len(lines) == 6 + steps
@@ -200,20 +175,10 @@ def test_a_cut_trace_says_so(trace):
 
 
 def test_a_header_of_the_bare_contract_is_completed():
-    header = Header(
-        lanes=[{"id": "lora_drop", "label": "LoRA-Drop", "config": {"dropped": [1], "period": 2, "layers": [1, 2]}}],
-        model={"id": "m", "revision": "r", "layers": 3, "hidden_size": 4, "dtype": "float32", "params": 9},
-        device={"name": "a CPU"},
-        prompt="?",
-        prompt_tokens=2,
-        seed=0,
-        software={},
-    )
-    trace = Trace(header)
-    trace.add(StepRecord("lora_drop", 0, 7, "x", "prefill", [1, 1, 1], 1.25, 64, None))
+    trace = gathered(header({"layers": [1, 2]}), step("lora_drop", 0, "prefill", 1.25))
     line = json.loads(run_in(replay_html(trace)).splitlines()[1])
     assert line["sampling"]["max_new_tokens"] == 1 and line["model"]["kv_bytes_per_token"] == 0
-    assert line["lanes"][0]["config"]["dropped"] == [1]
+    assert line["lanes"][1]["config"]["part"] == "block" and line["lanes"][1]["config"]["dropped"] == [1, 2]
 
 
 def test_the_command_writes_both_files(tmp_path, capsys, trace):
@@ -226,18 +191,5 @@ def test_the_command_writes_both_files(tmp_path, capsys, trace):
     assert capsys.readouterr().out == before
     assert page.read_text(encoding="utf-8") == replay_html(trace)
     assert json.loads(chrome.read_text(encoding="utf-8"))["traceEvents"]
-    assert source.read_text() == "".join(map(write_line, trace.records()))
-
-
-@pytest.mark.parametrize("option", ["--html", "--chrome"])
-@pytest.mark.parametrize(
-    ("out", "says"),
-    [("gone/out", "no such folder"), (".", "Is a directory"), ("run.jsonl", "is the trace itself")],
-)
-def test_what_cannot_be_written_is_one_line_and_exit_code_2(tmp_path, capsys, trace, option, out, says):
-    source = tmp_path / "run.jsonl"
-    source.write_text("".join(map(write_line, trace.records())))
-    assert main(["replay", str(source), option, str(tmp_path / out)]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == "" and captured.err.count("\n") == 1 and says in captured.err
+    assert main(["replay", str(source), "--html", str(source)]) == 2
     assert source.read_text() == "".join(map(write_line, trace.records()))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,10 @@ from lora_drop.run.exports import replay_space
 from lora_drop.run.exports.html import replay_html
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace.lines import write_line
+from lora_drop.run.trace.records import write_line
 from lora_drop.run.trace.trace import Trace, gather
 from lora_drop.ui.serve import space_folder
+from tests.support.elements import Elements
 
 HOSTILE = "</a></li><script>alert(1)</script><img src=x onerror=alert(2)>'\"{{runs}}${x}\ud800\u2028"
 
@@ -29,20 +29,6 @@ def trace(tiny) -> Trace:
 def written(path: Path, trace: Trace) -> Path:
     path.write_text("".join(map(write_line, trace.records())))
     return path
-
-
-class Elements(HTMLParser):
-    def __init__(self, page: str):
-        super().__init__()
-        self.found: list[tuple[str, dict]] = []
-        self.text = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def test_the_space(tmp_path, capsys, trace):
@@ -65,7 +51,9 @@ def test_the_space(tmp_path, capsys, trace):
 
 
 def test_the_figures_are_the_traces(trace):
-    text = Elements(replay_space.index_html([("run-1.html", trace)])).text
+    page = replay_space.index_html([("run-1.html", trace)])
+    assert not re.findall(r"\{\{\w+\}\}", page), "every blank is filled"
+    text = Elements(page).text
     summary = trace.summary
     for words in (
         *("Why is the sky blue?", "random:tiny-llama", "4 of 6 layers skipped", "full step every 3 tokens"),
@@ -87,8 +75,6 @@ def test_hostile_texts_stay_texts(trace):
     hostile = Trace(header)
     for record in list(trace.records())[1:]:
         hostile.add(record)
-    lanes = {lane: values | {"tokens_per_second": HOSTILE} for lane, values in trace.summary.lanes.items()}
-    hostile.summary = dataclasses.replace(trace.summary, speedup=HOSTILE, first_divergence=True, lanes=lanes)
     page = replay_space.index_html([("run-1.html", hostile)], HOSTILE)
     page.encode("utf-8")
     tags = [tag for tag, _ in Elements(page).found]
@@ -104,26 +90,19 @@ def test_a_cut_trace_says_so(trace):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("words", "says"),
     [
-        (lambda a: a | {"trace": "gone.jsonl"}, "cannot read the trace gone.jsonl"),
-        (lambda a: a | {"trace": "bad.jsonl"}, "bad.jsonl, line 1"),
-        (lambda a: a | {"out": "."}, "is in use"),
-        (lambda a: a | {"out": "bad.jsonl"}, "is in use"),
-        (lambda a: a | {"out": "bad.jsonl/below"}, "cannot write the folder"),
-        (lambda a: a | {"more": ["--app", "javascript:alert(1)"]}, "--app must be"),
-        (lambda a: a | {"more": ["--title", "two\nlines"]}, "--title must be"),
+        (["bad.jsonl/below"], "cannot write the folder"),
+        (["space", "--app", "javascript:alert(1)"], "--app must be"),
+        (["space", "--title", "two\nlines"], "--title must be"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(tmp_path, capsys, trace, change, says):
+def test_mistakes_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, trace, words, says):
+    monkeypatch.chdir(tmp_path)
     written(tmp_path / "run.jsonl", trace)
     (tmp_path / "bad.jsonl").write_text("{}\n")
-    args = change({"out": "space", "trace": "run.jsonl", "more": []})
-    assert main(["replay-space", str(tmp_path / args["out"]), str(tmp_path / args["trace"]), *args["more"]]) == 2
+    out, *more = words
+    assert main(["replay-space", out, "run.jsonl", *more]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1 and says in captured.err
     assert not (tmp_path / "space").exists()
-
-
-def test_the_template_has_no_blank_of_its_own(trace):
-    assert not re.findall(r"\{\{\w+\}\}", replay_space.index_html([("run-1.html", trace)]))

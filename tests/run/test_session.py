@@ -1,11 +1,11 @@
 """A run's records: true, complete, in order, and equal to what the engine and the formulas say."""
 
 import hashlib
+from itertools import zip_longest
 
 import pytest
 import torch
 
-from lora_drop.adapters.bank import AdapterBank
 from lora_drop.decode.native.loader import library
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.errors import LoraDropError
@@ -15,8 +15,8 @@ from lora_drop.method.schedule import Schedule
 from lora_drop.models.tokens import encode_prompt
 from lora_drop.run.request import BASELINE, LORA_DROP, THIRD, Request
 from lora_drop.run.run import run
-from lora_drop.run.trace.records import AuditRecord, Header, StepRecord, Summary
 from lora_drop.run.trace.trace import gather
+from tests.support.decoding import random_bank
 
 PROMPT = "Tell me something."
 
@@ -30,15 +30,6 @@ def trace_of(loaded, config=None, **settings):
     config = config or LoraDropConfig(period=3, drop_ratio=1.0)
     settings = {"max_new_tokens": 20, "ignore_eos": True, **settings}
     return gather(run(loaded, Request(PROMPT, config, **settings)))
-
-
-def test_the_order_of_the_records(tiny):
-    records = list(run(tiny, Request(PROMPT, LoraDropConfig(period=3), max_new_tokens=9, ignore_eos=True)))
-    assert isinstance(records[0], Header) and isinstance(records[-1], Summary)
-    assert all(isinstance(r, (StepRecord, AuditRecord)) for r in records[1:-1])
-    trace = gather(records)
-    assert len(trace.steps[BASELINE]) == len(trace.steps[LORA_DROP]) == 9
-    assert sorted(trace.audits[LORA_DROP]) == list(range(1, 9)) and not trace.audits[BASELINE]
 
 
 @pytest.mark.parametrize("kv", ["skip", "write"])
@@ -64,16 +55,10 @@ def test_the_summary_adds_up(any_tiny, kv):
     assert [(audit.step, audit.kind) for audit in quality] == [(step, schedule.kind(step)) for step in range(20)]
 
 
-def test_kv_saved_compares_the_lanes_at_the_shorter_ones_length(tiny):
-    free = trace_of(tiny, max_new_tokens=30)
-    tokens = free.token_ids(LORA_DROP)
-    stop = next(t for i, t in enumerate(tokens) if i >= 3 and t not in free.token_ids(BASELINE))
-    trace = gather(run(with_stop(tiny, stop), Request(PROMPT, LoraDropConfig(period=3, drop_ratio=1.0), 30)))
-    g = len(trace.steps[LORA_DROP]) - 1
-    assert g < len(trace.steps[BASELINE]) - 1
-    expected = 1 - trace.steps[LORA_DROP][g].kv_bytes / trace.steps[BASELINE][g].kv_bytes
-    assert trace.summary.kv_saved == pytest.approx(expected, abs=1e-6)
-    assert trace.summary.lanes[LORA_DROP]["ended"] == "stop" and trace.summary.lanes[BASELINE]["ended"] == "length"
+def test_a_stop_token_ends_its_lane(tiny):
+    stop = trace_of(tiny).token_ids(BASELINE)[5]
+    trace = trace_of(with_stop(tiny, stop), ignore_eos=False)
+    assert trace.summary.lanes[BASELINE]["ended"] == "stop" and trace.token_ids(BASELINE)[-1] == stop
 
 
 def test_the_drift_is_the_full_models(tiny):
@@ -100,16 +85,11 @@ def test_the_drift_is_the_full_models(tiny):
         assert audit.agrees == bool(p.argmax() == q.argmax())
 
 
-def test_drift_is_zero_at_period_1_and_not_at_a_refresh(tiny):
+def test_drift_is_zero_at_period_1(tiny):
     trace = trace_of(tiny, LoraDropConfig(period=1, drop_layers=(2, 4)))
     assert max(max(a.drift) for a in trace.audits[LORA_DROP].values()) < 1e-5
     assert trace.token_ids(BASELINE) == trace.token_ids(LORA_DROP)
     assert trace.summary.first_divergence is None and trace.summary.top1_agreement is None
-    trace = trace_of(tiny, LoraDropConfig(period=4, drop_layers=(2, 4)))
-    audits = trace.audits[LORA_DROP]
-    at_refresh = [max(audits[s].drift) for s in range(4, 20, 4)]
-    at_lora = [max(audits[s].drift) for s in range(1, 20) if s % 4]
-    assert min(at_refresh) > 1e-5 and sum(at_refresh) / len(at_refresh) < sum(at_lora) / len(at_lora)
 
 
 def test_without_the_audit_the_run_is_the_same(tiny):
@@ -134,38 +114,27 @@ def test_a_stopped_run_keeps_what_it_has(tiny):
     assert sum(map(len, trace.steps.values())) == 21
     assert sorted(trace.audits[LORA_DROP]) == list(range(1, len(trace.steps[LORA_DROP])))
     assert {figures["ended"] for figures in trace.summary.lanes.values()} == {"stopped"}
+    assert trace.summary.verdict["kind"] == trace.summary.verdict["facts"]["stopped"] == "stopped"
 
 
 def test_two_runs_at_once_do_not_mix(tiny):
     requests = [Request(p, LoraDropConfig(period=3, reuse="state"), 12, ignore_eos=True) for p in ("One.", "Two!!")]
     alone = [gather(run(tiny, request)) for request in requests]
-    iterators = [run(tiny, request) for request in requests]
-    records = [[], []]
-    while iterators[0] or iterators[1]:
-        for k in (0, 1):
-            if iterators[k]:
-                record = next(iterators[k], None)
-                if record is None:
-                    iterators[k] = None
-                else:
-                    records[k].append(record)
-    for k in (0, 1):
-        mixed = gather(records[k])
+    both = zip(*zip_longest(*(run(tiny, request) for request in requests)), strict=True)
+    for records, own in zip(both, alone, strict=True):
+        mixed = gather(filter(None, records))
         for lane in (BASELINE, LORA_DROP):
-            assert mixed.token_ids(lane) == alone[k].token_ids(lane)
+            assert mixed.token_ids(lane) == own.token_ids(lane)
 
 
 def test_a_bank_is_used_and_named(tiny, tmp_path):
-    torch.manual_seed(0)
-    bank = AdapterBank.new([1, 2, 3, 4], tiny.shape.hidden_size, rank=4)
-    for i in bank.layers:
-        bank.b[i] = torch.randn_like(bank.b[i])
+    bank = random_bank(tiny, "residual", layers=[1, 2, 3, 4])
     bank.revision = tiny.revision
     bank.save(tmp_path / "mine")
     config = LoraDropConfig(period=3, drop_ratio=1.0, adapters=str(tmp_path / "mine"))
     with_bank, without = trace_of(tiny, config), trace_of(tiny, config.replace(adapters="none"))
     assert with_bank.token_ids(LORA_DROP) != without.token_ids(LORA_DROP)
-    assert with_bank.header.lanes[1]["config"]["rank"] == 4 and without.header.lanes[1]["config"]["rank"] == 0
+    assert with_bank.header.lanes[1]["config"]["rank"] == bank.rank and without.header.lanes[1]["config"]["rank"] == 0
     assert with_bank.summary.bound < without.summary.bound
     auto = trace_of(tiny, config.replace(adapters="auto"))
     assert "untrained" in auto.header.sampling["notes"][0]
@@ -175,13 +144,7 @@ def test_a_bank_is_used_and_named(tiny, tmp_path):
     ("settings", "says"),
     [
         ({"prompt": "  \n"}, "prompt is empty"),
-        ({"max_new_tokens": 0}, "max_new_tokens"),
-        ({"max_new_tokens": 10**9}, "max_new_tokens"),
-        ({"temperature": -1.0}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
-        ({"top_p": 0.0}, "top_p"),
-        ({"seed": -1}, "seed"),
-        ({"view": "sideways"}, "race, lock-step"),
         ({"lanes": "three"}, "both, baseline, lora-drop"),
     ],
 )
@@ -212,18 +175,6 @@ def test_caches_that_do_not_fit_are_refused_before_the_run(tiny, monkeypatch):
     with pytest.raises(LoraDropError, match=r"need 0\.0 GB for the KV caches.*fewer tokens"):
         next(run(tiny, Request("Hello", max_new_tokens=200)))
     next(run(tiny, Request("Hello", max_new_tokens=20, lanes="lora-drop", audit=False)))
-
-
-def test_memory_that_runs_out_in_a_step_is_one_clear_line(tiny, monkeypatch):
-    steps = run(tiny, Request("Hello", max_new_tokens=20))
-    next(steps), next(steps), next(steps)
-
-    def fail(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr("lora_drop.decode.lane.draw", fail)
-    with pytest.raises(LoraDropError, match=r"ran out of memory with .* GB in the KV caches"):
-        list(steps)
 
 
 def test_a_third_lane_changes_one_setting_and_leaves_the_others_alone(tiny):

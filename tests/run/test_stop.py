@@ -12,8 +12,7 @@ from lora_drop.decode.static.decoder import StaticWeights
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace.lines import write_line
-from lora_drop.run.trace.records import BASELINE, LORA_DROP, JudgeRecord, StepRecord, Summary
+from lora_drop.run.trace.records import BASELINE, LORA_DROP, JudgeRecord, StepRecord, Summary, write_line
 from lora_drop.run.trace.trace import gather, parse_trace
 
 REPAIR = {"refresh": "repair", "kv": "write", "drop_ratio": 1.0, "adapters": "none"}

@@ -13,7 +13,7 @@ from lora_drop.method.fields import RUN, SCHEDULE
 from lora_drop.method.settings import settings_of
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace.lines import read_line, trace_schema, write_line
+from lora_drop.run.trace.records import read_line, trace_schema, write_line
 
 jsonschema = pytest.importorskip("jsonschema")
 TRACES = Path(__file__).parents[1] / "corpus" / "traces"
@@ -31,8 +31,7 @@ def _lines(path: Path) -> list[Any]:
     return [json.loads(line) for line in (lines[:-1] if "cut" in path.stem else lines)]
 
 
-@pytest.mark.parametrize("compare", [None, "no-adapters"])
-def test_every_record_of_a_run_fits(tiny, schema, compare):
+def test_every_record_of_a_run_fits(tiny, schema):
     config = LoraDropConfig(period=3, refresh_entropy=4.5)
     kinds = set()
     for record in run(tiny, Request("Hello", config, 12, ignore_eos=True)):

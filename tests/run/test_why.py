@@ -89,6 +89,14 @@ def test_the_parts_add_up():
     assert parts({"refresh": "repair"}, *BASE, *cheap, bound=2.0)[0]["bound_with_repairs"] == 5.0
 
 
+def test_full_steps_are_named_by_what_they_do():
+    labels = {
+        refresh: {part["id"]: part["label"] for part in parts({"refresh": refresh}, *BASE, *OWN)[0]["parts"]}
+        for refresh in ("single", "repair")
+    }
+    assert (labels["single"]["refreshes"], labels["repair"]["refreshes"]) == ("full steps", "repairs")
+
+
 def test_rejected_drafts_are_a_part_of_their_own():
     found, own = parts(REPAIR, *rejecting()[1:])
     assert own["taken_back"] == round(5 / 7, 4)

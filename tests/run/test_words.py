@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from lora_drop.run.report.speed import GAIN, SLOWER, speed_of, speedup_words
+from lora_drop.run.report.speed import GAIN, SLOWER, at_the_same_time, speed_of, speedup_interval, speedup_words
 from lora_drop.run.report.words import loop_words, rule_words, setting_words
 from lora_drop.run.trace.records import Header, Summary
 from lora_drop.run.wire import page_values
@@ -24,6 +24,7 @@ from tests.support.golden import check_golden
         (2.0, [1.5, 1.7], None),  # a tenth wide is not noisy
         (0.5, [0.3, 1.2], "too noisy here to tell"),
         (4.0, [1.02, 1.4], None),
+        (10.0, [9.5, 10.5], None),  # exactly a tenth wide
         (1.2, None, None),  # too short to have an interval
         (None, None, None),
     ],
@@ -38,6 +39,34 @@ def test_a_gain_and_a_loss_are_beyond_their_limits():
         *(([0.95, SLOWER - 0.001], "slower"), ([0.9, 1.1], "noisy"), (None, None), ([1.0], None)),
     ):
         assert speed_of(1.0, interval) == speed, interval
+
+
+def test_the_interval_of_a_speedup_needs_four_pairs_of_cycles():
+    four = [((3, 20.0), (3, 30.0))] * 4
+    assert speedup_interval(four) == [1.5, 1.5]
+    assert speedup_interval(four[:3]) is speedup_interval([]) is None
+
+
+def test_cycles_are_paired_with_what_ran_at_the_same_time():
+    own = [(3, 30.0), (1, 10.0), (3, 60.0), (3, 30.0)]
+    base = [(1, 10.0)] * 5 + [(1, 25.0)] * 2
+    assert at_the_same_time(base, own, "race") == [
+        ((3, 30.0), (3, 30.0)),
+        ((1, 10.0), (1, 10.0)),
+        ((3, 60.0), (3, 60.0)),  # the baseline has ended: the last cycle has no pair
+    ]
+    assert at_the_same_time(base, own, "lock-step") == [
+        ((3, 30.0), (3, 30.0)),
+        ((1, 10.0), (1, 10.0)),
+        ((3, 60.0), (3, 60.0)),
+    ]
+    assert at_the_same_time([(1, 10.0)] * 9, [(3, 30.0)], "race") == [((3, 30.0), (3, 30.0))]
+    assert at_the_same_time([], own, "race") == at_the_same_time(base, [], "race") == []
+
+
+def test_load_that_meets_both_lanes_widens_no_interval():
+    pairs = [((3, 20.0 * load), (3, 30.0 * load)) for load in (1, 1, 4, 1, 9, 1, 1, 2)]
+    assert speedup_interval(pairs) == [1.5, 1.5]
 
 
 def test_lanes_that_loop_are_named_for_the_page():

@@ -18,8 +18,7 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace.lines import write_line
-from lora_drop.run.trace.records import AuditRecord, StepRecord, Summary
+from lora_drop.run.trace.records import AuditRecord, StepRecord, Summary, write_line
 from lora_drop.run.trace.trace import gather
 from lora_drop.ui import callbacks
 from lora_drop.ui import page as layout
@@ -38,36 +37,16 @@ from tests.support import ROOT
 
 pytestmark = pytest.mark.full
 
-LINUX = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="reads /proc")
 
-
-@pytest.fixture(scope="module")
-def figures():
-    """Of eight visitors, five visits each: the same ones every time."""
-    return asyncio.run(soak(8, seed=0, visits=3, long=600))
-
-
-@LINUX
-def test_eight_visitors_get_what_a_single_user_gets(figures):
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="reads /proc")
+def test_eight_visitors_get_what_a_single_user_gets():
+    """Three visits each, the same ones every time; the repeated question is sampled, with a third lane."""
+    figures = asyncio.run(soak(8, seed=0, visits=3, long=600))
     assert figures["failures"] == []
     assert set(figures["visits"]) == set(KINDS), "every kind of visit was made"
-    assert figures["compared_answers"] > 40 and figures["compared_starts"] > 5
-
-
-@LINUX
-def test_the_same_question_has_the_same_answer_whoever_else_is_there(figures):
-    """Sampled, early refreshes and a third lane, in both views."""
-    assert figures["failures"] == [] and figures["repeated"] >= 10
+    assert figures["compared_answers"] > 40 and figures["compared_starts"] > 5 and figures["repeated"] >= 10
     assert {name for name in figures["compared"] if "repeated" in name} == {"repeated, race", "repeated, lock-step"}
-
-
-@LINUX
-def test_who_waits_sees_a_place_and_moves_up(figures):
-    assert figures["waited"] > 0 and figures["moved_up"] > 0 and figures["worst_place"] > 0
-
-
-@LINUX
-def test_nothing_is_left_over(figures):
+    assert figures["waited"] > 0 and figures["moved_up"] > 0 and figures["worst_place"] > 0, "who waits sees a place"
     before, after = figures["before"], figures["after"]
     assert after["threads"] <= before["threads"] and after["files"] <= before["files"]
     assert after["temporary"] == [] and len(figures["memory_kb"]) == 2
@@ -200,31 +179,21 @@ def test_the_kept_traces_are_few_and_short():
     assert traces.text(ids[3]).endswith("w" * 2000) and len(traces) == 1, "the newest is always kept"
 
 
-class InProcess:
-    """The app in this process, to look inside."""
-
-    def __init__(self, loaded):
-        self.demo = layout.build_app(ModelPool(loaded))
-        self.url = layout.launch(self.demo, "127.0.0.1", free_port(), block=False).rstrip("/")
-
-    def visitor(self, cases):
-        """Somebody who comes with these questions."""
-        there = Soak(self.url, cases, recorded="", seed=0)
-        asyncio.run(there.read_app())
-        return Visitor(there, 0)
-
-
 @pytest.fixture
 def in_process(tiny):
-    started = []
+    """Starts the app in this process, to look inside; gives it, and somebody who comes with some questions."""
+    demos = []
 
-    def start():
-        started.append(InProcess(tiny))
-        return started[0]
+    def start(cases):
+        demos.append(layout.build_app(ModelPool(tiny)))
+        url = layout.launch(demos[-1], "127.0.0.1", free_port(), block=False).rstrip("/")
+        there = Soak(url, cases, recorded="", seed=0)
+        asyncio.run(there.read_app())
+        return demos[-1], Visitor(there, 0)
 
     yield start
-    for app in started:
-        app.demo.close(verbose=False)
+    for demo in demos:
+        demo.close(verbose=False)
 
 
 async def until(true):
@@ -250,8 +219,7 @@ def test_a_run_ends_when_its_visitor_vanishes(in_process, tiny, cases, monkeypat
             ended.append(isinstance(steps[-1], Summary))
 
     monkeypatch.setattr(callbacks, "run", watched)
-    app = in_process()
-    visitor = app.visitor(cases)
+    demo, visitor = in_process(cases)
     asked = {"prompt": "Hello", "max_new_tokens": 3000, "ignore_eos": True}
     controls = {"ld-prompt": "Hello", "ld-max-new-tokens": 3000, "ld-ignore-eos": True}
 
@@ -264,7 +232,7 @@ def test_a_run_ends_when_its_visitor_vanishes(in_process, tiny, cases, monkeypat
                     break
             await until(lambda: ended)
             await visitor.answer(cases[2])
-            await until(lambda: not app.demo.app.iterators and not app.demo._queue.event_ids_to_events)
+            await until(lambda: not demo.app.iterators and not demo._queue.event_ids_to_events)
 
     asyncio.run(vanish())
     assert ended == [False, True], "the first without a summary"
@@ -273,8 +241,7 @@ def test_a_run_ends_when_its_visitor_vanishes(in_process, tiny, cases, monkeypat
 def test_gradio_keeps_little_of_a_session(in_process, cases, monkeypatch, tiny):
     """No values, and no more sessions than a few."""
     monkeypatch.setattr(gradio_queue, "KEPT_SESSIONS", 3)
-    app = in_process()
-    visitor = app.visitor(cases)
+    demo, visitor = in_process(cases)
     visitor.soak.recorded = "".join(map(write_line, run(tiny, Request("Hello", max_new_tokens=4))))
 
     async def come():
@@ -287,8 +254,8 @@ def test_gradio_keeps_little_of_a_session(in_process, cases, monkeypatch, tiny):
             await visitor.replay()
 
     asyncio.run(come())
-    assert len(app.demo._queue.pending_messages_per_session) == 3, "also of those who never fetched their messages"
-    kept = app.demo.app.state_holder.session_data
+    assert len(demo._queue.pending_messages_per_session) == 3, "also of those who never fetched their messages"
+    kept = demo.app.state_holder.session_data
     assert len(kept) == 3
     for session in kept.values():
         for component in session.components:
@@ -319,14 +286,13 @@ def test_a_session_with_a_run_makes_room_for_none():
 
 def test_an_opened_trace_leaves_the_disk(in_process, cases, monkeypatch, tiny):
     monkeypatch.setattr(layout, "UPLOAD_SECONDS", 1)
-    app = in_process()
-    visitor = app.visitor(cases)
+    demo, visitor = in_process(cases)
     visitor.soak.recorded = "".join(map(write_line, run(tiny, Request("An opened run", max_new_tokens=4))))
 
     async def come():
         async with visitor.soak.client() as visitor.http:
             await visitor.open()
-            files = [path for paths in app.demo.temp_file_sets for path in paths]
+            files = [path for paths in demo.temp_file_sets for path in paths]
             assert files
             await until(lambda: not any(map(os.path.exists, files)))
 

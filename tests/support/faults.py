@@ -103,7 +103,7 @@ PLACES: dict[str, Callable[[Refresher], bool]] = {
 def at(place: str, monkeypatch, fault: Callable[[torch.Tensor], None]) -> None:
     """Have `fault` called with the logits of the first step at the place; "audit" is in the middle of its figures."""
     if place == "audit":
-        monkeypatch.setattr(audit, "_drift", lambda watched, full: fault(full))
+        monkeypatch.setattr(audit, "drift_of", lambda watched, full: fault(full))
         return
     end, done = Refresher.end, []
 

@@ -132,7 +132,7 @@ class Naive:
 
     def skip(self, i: int, h: Tensor) -> Tensor:
         """The output (or u) of a skipped layer of input h (D,)."""
-        schedule, bank = self.schedule, self.bank
+        schedule, bank = self.schedule, self.bank if self.bank and i in self.bank.a else None
         d = correction(bank, i, self.model.model.layers[i], h) if bank else torch.zeros_like(h)
         added = self.anchor_out[i] - self.anchor_in[i]
         reused = {"state": self.previous[i], "anchor": self.anchor_out[i], "residual": added, "skip": h}[
@@ -181,3 +181,11 @@ def naive_logits(
         if step > 0 or position == prompt_tokens - 1:
             logits.append(found)
     return torch.stack(logits)
+
+
+def both_log_probs(model, prompt: list[int], target: list[int], schedule) -> tuple[Tensor, Tensor]:
+    """Log-probabilities (T, V) that a target is scored by: the full model's, in one pass, and the schedule's."""
+    tokens = prompt + target[:-1]
+    with torch.inference_mode():
+        full = model(torch.tensor([tokens])).logits[0, len(prompt) - 1 :].log_softmax(-1)
+    return full, naive_logits(model, tokens, len(prompt), schedule).log_softmax(-1)

@@ -37,11 +37,19 @@ def weights(trainer: Trainer) -> bytes:
     return (trainer.out / CHECKPOINT / "adapter" / WEIGHTS_NAME).read_bytes()
 
 
-@pytest.mark.parametrize(("size", "told_by"), [(2_000, "safetensors"), (20_000, "torch")])
-def test_a_checkpoint_that_meets_a_full_disk(training, size, told_by):
+def goes_on(training, name: str) -> None:
+    """A training resumes from its one checkpoint, after step 1, and ends with the bank of one in peace."""
+    again, whole = training(name), training("whole")
+    again.resume()
+    assert again.step == 1
+    for one in (again, whole):
+        one.run(100, 100, quiet=True)
+    assert weights(again) == weights(whole)
+
+
+@pytest.mark.parametrize("size", [2_000, 20_000], ids=["safetensors", "torch"])
+def test_a_checkpoint_that_meets_a_full_disk(training, size):
     """Each of the two libraries that write it has an exception of its own. The last good one is gone on from."""
-    whole = training("whole")
-    whole.run(100, 100, quiet=True)
     trainer = training("cut")
     trainer.train_step()
     trainer.save(None)
@@ -52,11 +60,7 @@ def test_a_checkpoint_that_meets_a_full_disk(training, size, told_by):
         trainer.save(None)
     assert sorted(path.name for path in trainer.out.iterdir()) == [CHECKPOINT], "the draft would keep the disk full"
     assert weights(trainer) == adapter
-    again = training("cut")
-    again.resume()
-    assert again.step == 1
-    again.run(100, 100, quiet=True)
-    assert weights(again) == weights(whole)
+    goes_on(training, "cut")
 
 
 def test_a_training_log_that_meets_a_full_disk(training):
@@ -67,11 +71,7 @@ def test_a_training_log_that_meets_a_full_disk(training):
     with pytest.raises(LoraDropError, match=f"cannot write {LOG} .No space left on device.: make room, then --resume"):
         trainer.run(100, 100, quiet=True)
     (trainer.out / LOG).unlink()
-    again, whole = training("out"), training("whole")
-    again.resume()
-    for one in (again, whole):
-        one.run(100, 100, quiet=True)
-    assert weights(again) == weights(whole)
+    goes_on(training, "out")
 
 
 def test_nan_in_training_stops_before_it_reaches_parameters_or_a_checkpoint(training, monkeypatch):
@@ -89,8 +89,4 @@ def test_nan_in_training_stops_before_it_reaches_parameters_or_a_checkpoint(trai
             with pytest.raises(LoraDropError, match="loss of batch 2 is .*nan.*--learning-rate, or --dtype float32"):
                 trainer.run(100, 1, quiet=True)
         assert all(map(torch.equal, before, trainer.parameters)) and weights(trainer) == adapter
-    again, whole = training("out"), training("whole")
-    again.resume()
-    for one in (again, whole):
-        one.run(100, 100, quiet=True)
-    assert weights(again) == weights(whole)
+    goes_on(training, "out")

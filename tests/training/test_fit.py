@@ -3,28 +3,18 @@
 import torch
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.training.fit import RIDGE, Batch, fit
-
-
-def states(loaded, tokens):
-    return loaded.model.model(tokens, output_hidden_states=True).hidden_states
-
-
-def batch(seed, period=3, prompt=4):
-    torch.manual_seed(seed)
-    return Batch(torch.randint(0, 256, (8, 40)), prompt, period)
-
-
-def lora_positions(period, prompt, length=40):
-    return [t for t in range(prompt, length) if (t - prompt + 1) % period]
+from lora_drop.training.fit import RIDGE, fit
+from lora_drop.training.student import Layout
 
 
 @torch.no_grad()
 def test_at_full_rank_it_is_least_squares(tiny):
-    size, one = tiny.shape.hidden_size, batch(0)
+    torch.manual_seed(0)
+    size, tokens, layout = tiny.shape.hidden_size, torch.randint(0, 256, (8, 40)), Layout.of(4, 40, 3, tiny.device)
     bank = AdapterBank.new([3], size, size, 8.0, reuse="skip")
-    scales = fit(tiny.model, bank, [one])
-    h, at = states(tiny, one.tokens), lora_positions(3, 4)
+    scales = fit(tiny.model, bank, [(tokens, layout)])
+    h = tiny.model.model(tokens, output_hidden_states=True).hidden_states
+    at = [t for t in range(4, 40) if (t - 3) % 3]  # the LoRA positions
     x, y = (rows.flatten(0, 1).double() for rows in (h[3][:, at], (h[4] - h[3])[:, at]))
     moment = x.T @ x / len(x)
     wanted = torch.linalg.solve(moment + torch.diag(RIDGE * moment.diagonal()), x.T @ y / len(x)).T

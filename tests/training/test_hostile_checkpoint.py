@@ -21,34 +21,33 @@ class Touch:
         return os.mkdir, ("hacked",)
 
 
-@pytest.mark.parametrize("state", [Touch(), [], {}, {"revision": 1}, {"revision": Touch()}, b"x", "cut"])
-def test_a_checkpoint_of_someone_else_is_refused(state, tmp_path, monkeypatch, capsys):
-    """Training goes on from a file of torch's: numbers are read from it, and nothing else."""
+@pytest.fixture
+def train(tmp_path, monkeypatch, capsys) -> list[str]:
+    """The command of a training that has ended."""
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text("The sky is blue because the air scatters light. " * 40)
-    train = ["train", *COMMANDS["train"]]
-    assert main(train) == 0
+    assert main(["train", *COMMANDS["train"]]) == 0
     capsys.readouterr()
+    return ["train", *COMMANDS["train"], "--resume"]
+
+
+@pytest.mark.parametrize("state", [Touch(), [], {}, {"revision": 1}, {"revision": Touch()}, b"x", "cut"])
+def test_a_checkpoint_of_someone_else_is_refused(train, state, capsys):
+    """Training goes on from a file of torch's: numbers are read from it, and nothing else."""
     path = next(Path("bank").rglob("state.pt"))
     if state == "cut":
         path.write_bytes(path.read_bytes()[:-200])
     else:
         torch.save(state, path)
-    assert ends_well([*train, "--resume"], capsys) == 2
+    assert ends_well(train, capsys) == 2
     assert not Path("hacked").exists()
 
 
 @pytest.mark.parametrize("missing", ["settings", "parameters", "scales", "optimizer", "step"])
-def test_a_checkpoint_without_a_part_is_refused(missing, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    Path("text.txt").write_text("The sky is blue because the air scatters light. " * 40)
-    train = ["train", *COMMANDS["train"]]
-    assert main(train) == 0
-    capsys.readouterr()
+def test_a_checkpoint_without_a_part_is_refused(train, missing, capsys):
     path = next(Path("bank").rglob("state.pt"))
     state = torch.load(path, weights_only=True)
-    for value in ([], None, "x"):
-        torch.save(state | {missing: value}, path)
-        assert ends_well([*train, "--resume"], capsys) == 2
-    torch.save({name: value for name, value in state.items() if name != missing}, path)
-    assert ends_well([*train, "--resume"], capsys) == 2
+    del state[missing]
+    for changed in (state, *(state | {missing: wrong} for wrong in ([], None, "x"))):
+        torch.save(changed, path)
+        assert ends_well(train, capsys) == 2

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import shutil
+import pkgutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,15 @@ pytestmark = pytest.mark.full
 # Eight batches, a checkpoint after every second one.
 OPTIONS = ["--model", "random:tiny-llama", "--dtype", "float32", "--device", "cpu", "--length", "32", "--rank", "4"]
 OPTIONS += ["--batch-size", "2", "--max-tokens", "512", "--fit-batches", "2", "--checkpoint-every", "2", "--json"]
-SECOND = 2  # the checkpoint at which most of the kills come: there is a good one already
+# Where a training dies: in a function, at which of its calls, and of which path where others are handled too. A
+# function that writes a file has written half of it.
+PLACES = {
+    "adapter": ("lora_drop.adapters.bank", "save_file", None),
+    "state": ("torch", "save", None),
+    "new name": ("os", "replace", "checkpoint.partial"),
+    "old one": ("shutil", "rmtree", "checkpoint.old"),
+    "batch": ("lora_drop.training.trainer:Trainer", "train_step", None),
+}
 
 
 def trains(text: Path, out: Path, *more: str) -> int:
@@ -27,60 +34,23 @@ def trains(text: Path, out: Path, *more: str) -> int:
     return main(["train", "--data", str(text), "--out", str(out), *OPTIONS, *more])
 
 
-def counted(act: Callable[..., object], at: int, instead: Callable[..., object]) -> Callable[..., object]:
-    """A function that does something else at its `at`-th call."""
-    calls = []
+def dies_training(text: Path, out: Path, place: str, at: int, *more: str) -> None:
+    """Runs in its own process: trains, and dies at the `at`-th call of the place."""
+    owner, name, path = PLACES[place]
+    owner, calls = pkgutil.resolve_name(owner), []
+    act = getattr(owner, name)
 
-    def acting(*args, **kwargs):
-        calls.append(args)
-        return (instead if len(calls) == at else act)(*args, **kwargs)
-
-    return acting
-
-
-def dies_training(text: Path, out: Path, stage: str, *more: str) -> None:
-    """Runs in its own process: trains, and dies at the stage."""
-    import torch
-
-    from lora_drop.adapters import bank as adapters
-    from lora_drop.training import checkpoint
-    from lora_drop.training.trainer import Trainer
-
-    save_file, save, step, replace = adapters.save_file, torch.save, Trainer.train_step, os.replace
-
-    def half(write: Callable[..., object]) -> Callable[..., None]:
-        def writing(content, path) -> None:
-            write(content, path)
-            os.truncate(path, Path(path).stat().st_size // 2)
-            die()
-
-        return writing
-
-    def replace_or_die(source, target) -> None:
-        if Path(source).name == f"{checkpoint.CHECKPOINT}.partial" and Path(target).parent == out:
-            seen.append(target)
-            if stage == "first new name" or len(seen) == SECOND:
+    def acting(*args, **options):
+        if path is None or (Path(args[0]).name == path and Path(args[0]).exists()):
+            calls.append(args)
+            if len(calls) == at:
+                if place in ("adapter", "state"):
+                    act(*args)
+                    os.truncate(args[1], Path(args[1]).stat().st_size // 2)
                 die()
-        replace(source, target)
+        return act(*args, **options)
 
-    def rmtree(path, **options) -> None:
-        if Path(path).name == f"{checkpoint.CHECKPOINT}.old" and Path(path).exists():
-            die()
-        shutil_rmtree(path, **options)
-
-    seen, shutil_rmtree = [], shutil.rmtree
-    if stage == "first adapter":
-        adapters.save_file = half(save_file)
-    elif stage == "adapter":
-        adapters.save_file = counted(save_file, SECOND, half(save_file))
-    elif stage == "state":
-        torch.save = counted(save, SECOND, half(save))
-    elif stage in ("new name", "first new name"):
-        os.replace = replace_or_die
-    elif stage == "old one":
-        checkpoint.shutil.rmtree = rmtree
-    elif stage == "batch":
-        Trainer.train_step = counted(step, 4, lambda *_: die())
+    setattr(owner, name, acting)
     trains(text, out, *more)
 
 
@@ -119,18 +89,18 @@ def killed(server, *args) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "left"),
+    ("place", "at", "left"),
     [
-        ("adapter", {"checkpoint", "checkpoint.partial"}),
-        ("state", {"checkpoint", "checkpoint.partial"}),
-        ("new name", {"checkpoint.old", "checkpoint.partial"}),
-        ("old one", {"checkpoint", "checkpoint.old"}),
-        ("batch", {"checkpoint"}),
+        ("adapter", 2, {"checkpoint", "checkpoint.partial"}),
+        ("state", 2, {"checkpoint", "checkpoint.partial"}),
+        ("new name", 2, {"checkpoint.old", "checkpoint.partial"}),
+        ("old one", 1, {"checkpoint", "checkpoint.old"}),
+        ("batch", 4, {"checkpoint"}),
     ],
 )
-def test_a_killed_training_goes_on_to_the_very_same_adapters(server, text, whole, tmp_path, capsys, stage, left):
+def test_a_killed_training_goes_on_to_the_very_same_adapters(server, text, whole, tmp_path, capsys, place, at, left):
     out = tmp_path / "out"
-    killed(server, text, out, stage)
+    killed(server, text, out, place, at)
     assert {path.name for path in out.iterdir()} == left | {"train_log.jsonl"}
     assert trains(text, out) == 2
     assert "holds a checkpoint: go on with --resume" in capsys.readouterr().err
@@ -142,16 +112,16 @@ def test_a_killed_training_goes_on_to_the_very_same_adapters(server, text, whole
 def test_a_second_kill_at_the_same_place_loses_nothing(server, text, whole, tmp_path):
     """The first leaves the last good checkpoint under its old name; the second comes as the next one replaces it."""
     out = tmp_path / "out"
-    killed(server, text, out, "new name")
+    killed(server, text, out, "new name", 2)
     for _ in range(2):
-        killed(server, text, out, "first new name", "--resume")
+        killed(server, text, out, "new name", 1, "--resume")
     assert trains(text, out, "--resume") == 0
     assert adapter(out) == whole
 
 
 def test_a_training_killed_before_its_first_checkpoint_starts_anew(server, text, whole, tmp_path, capsys):
     out = tmp_path / "out"
-    killed(server, text, out, "first adapter")
+    killed(server, text, out, "adapter", 1)
     assert trains(text, out, "--resume") == 2
     assert "there is no checkpoint in out to resume: start without --resume" in capsys.readouterr().err
     assert trains(text, out) == 0

@@ -1,11 +1,10 @@
 """Self-generated text: the prompts, batched replies, a file that goes on after any kill, and what is refused."""
 
 import copy
-import dataclasses
 import hashlib
 import json
 import re
-import resource
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,10 +14,12 @@ from lora_drop.models.load import load_model
 from lora_drop.models.tokens import ByteTokenizer, encode_prompt
 from lora_drop.run.results.prompts import SAMPLE_PROMPTS
 from lora_drop.training.prompts import all_prompts, seed_prompts
-from lora_drop.training.self_generate import generate_batch, read_self_generated, self_generate
+from lora_drop.training.self_generate import Sampling, generate_batch, read_self_generated, self_generate
 from tests.support import ROOT
+from tests.support.faults import files_of_at_most
 
-SMALL = {"seed": 3, "max_new_tokens": 12, "batch_size": 4}
+SMALL = Sampling(seed=3, max_new_tokens=12, batch_size=4)
+GREEDY = Sampling(max_new_tokens=24, temperature=0.0)
 COUNT = 10  # two batches and a half
 PROMPTS = [[256, *text.encode()] for text in ("a", "What is a tide?", "Explain sound to a ten-year-old.", "Why not?")]
 
@@ -27,7 +28,7 @@ PROMPTS = [[256, *text.encode()] for text in ("a", "What is a tide?", "Explain s
 def whole(tiny, tmp_path_factory):
     """An uninterrupted file."""
     path = tmp_path_factory.mktemp("whole") / "self.jsonl"
-    assert self_generate(tiny, COUNT, path, **SMALL) == COUNT
+    assert self_generate(tiny, COUNT, path, SMALL) == COUNT
     return path
 
 
@@ -38,23 +39,18 @@ def records(path):
 def ending(loaded, token):
     """The same model, whose texts also end at `token`."""
     tokenizer = type("Ending", (ByteTokenizer,), {"eos_token_id": token})()
-    return dataclasses.replace(loaded, tokenizer=tokenizer)
+    return replace(loaded, tokenizer=tokenizer)
 
 
 # ---- prompts --------------------------------------------------------------------------------------------------------
 
 
-def test_there_are_enough_distinct_prompts_and_every_field_is_filled():
-    prompts = all_prompts()
-    plain = {re.sub(r"\W+", " ", prompt).strip().lower() for prompt in prompts}
-    assert len(prompts) == len(plain) >= 5000
-    for prompt in prompts:
-        assert prompt == prompt.strip() and not re.search(r"[{}|\n]|  ", prompt) and 10 < len(prompt) < 300
-
-
 def test_the_prompts_and_their_order_stay_as_they_are():
     """A file of self-generated text goes on only where its prompts do; the order of `all_prompts` is drawn from."""
     prompts = all_prompts()
+    assert len({re.sub(r"\W+", " ", prompt).strip().lower() for prompt in prompts}) == len(prompts)
+    for prompt in prompts:
+        assert prompt == prompt.strip() and not re.search(r"[{}|\n]|  ", prompt) and 10 < len(prompt) < 300
     digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
     assert (len(prompts), digest) == (5193, "161e1714cda2d43b13cc2f7802b9d647cce82cb6f8fce8eb8bf6b14347969664")
 
@@ -87,39 +83,40 @@ def test_a_batched_greedy_reply_is_the_unbatched_one(any_tiny):
             do_sample=False, pad_token_id=0,
         )  # fmt: skip
         alone.append(out[0, len(prompt) :].tolist())
-    assert generate_batch(any_tiny, PROMPTS, 24) == alone
+    assert generate_batch(any_tiny, PROMPTS, GREEDY) == alone
     assert len({tuple(reply) for reply in alone}) == len(PROMPTS)
     # One reply ends early and the others go on; what fills its row up is no part of it.
     stop = alone[1][5]
     expected = [reply[: reply.index(stop) + 1] if stop in reply else reply for reply in alone]
     assert len(expected[1]) <= 6 and max(map(len, expected)) == 24
-    assert generate_batch(ending(any_tiny, stop), PROMPTS, 24) == expected
+    assert generate_batch(ending(any_tiny, stop), PROMPTS, GREEDY) == expected
 
 
 def test_sampling_follows_from_the_seed_and_touches_no_other_random_number(tiny):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    one = generate_batch(tiny, PROMPTS, 16, temperature=1.0, seed=1)
+    hot = Sampling(seed=1, max_new_tokens=16, temperature=1.0)
+    one = generate_batch(tiny, PROMPTS, hot, 3)
     assert torch.equal(torch.rand(3), expected)
-    assert one == generate_batch(tiny, PROMPTS, 16, temperature=1.0, seed=1)
-    assert one != generate_batch(tiny, PROMPTS, 16, temperature=1.0, seed=2)
-    greedy = generate_batch(tiny, PROMPTS, 16)
-    assert one != greedy == generate_batch(tiny, PROMPTS, 16, temperature=1.0, top_p=1e-6)
+    assert one == generate_batch(tiny, PROMPTS, hot, 3)
+    assert one not in (generate_batch(tiny, PROMPTS, hot, 4), generate_batch(tiny, PROMPTS, replace(hot, seed=2), 3))
+    greedy = generate_batch(tiny, PROMPTS, replace(hot, temperature=0.0))
+    assert one != greedy == generate_batch(tiny, PROMPTS, replace(hot, top_p=1e-6))
 
 
 def test_the_models_own_generation_config_does_not_shape_the_text(tiny):
     model = copy.deepcopy(tiny.model)
     model.generation_config.update(top_k=1, repetition_penalty=3.0, temperature=0.1, no_repeat_ngram_size=1)
-    other = dataclasses.replace(tiny, model=model)
-    for temperature in (0.0, 1.0):
-        assert generate_batch(other, PROMPTS, 40, temperature) == generate_batch(tiny, PROMPTS, 40, temperature)
+    other = replace(tiny, model=model)
+    for sampling in (GREEDY, replace(GREEDY, temperature=1.0)):
+        assert generate_batch(other, PROMPTS, sampling) == generate_batch(tiny, PROMPTS, sampling)
 
 
 # ---- the file -------------------------------------------------------------------------------------------------------
 
 
-def test_a_record_is_prompt_reply_and_their_tokens(tiny, whole):
+def test_a_record_is_prompt_reply_and_their_tokens(tiny, whole, tmp_path):
     rows = records(whole)
     assert [row["prompt"] for row in rows] == seed_prompts(COUNT, seed=3)
     for row in rows:
@@ -129,74 +126,31 @@ def test_a_record_is_prompt_reply_and_their_tokens(tiny, whole):
         assert 1 <= len(reply) <= 12 and row["text"] == tiny.tokenizer.decode(reply, skip_special_tokens=True)
     assert read_self_generated(whole, tiny) == [row["token_ids"] for row in rows]
     assert read_self_generated(whole, tiny, limit=3) == [row["token_ids"] for row in rows[:3]]
+    (tmp_path / "cut").write_bytes(whole.read_bytes()[:-1])
+    assert read_self_generated(tmp_path / "cut", tiny) == [row["token_ids"] for row in rows[:-1]]
     header = json.loads(whole.read_text().splitlines()[0])
     assert (header["revision"], header["seed"], header["temperature"]) == (tiny.revision, 3, 0.8)
-
-
-def test_the_end_token_is_kept_and_ends_the_record(tiny, tmp_path):
-    stop = ord("e")  # sampled often enough at this temperature
-    loaded = ending(tiny, stop)
-    self_generate(loaded, 8, tmp_path / "a", max_new_tokens=200, temperature=5.0, batch_size=8)
-    ended = 0
-    for row in records(tmp_path / "a"):
-        reply = row["token_ids"][len(encode_prompt(tiny.tokenizer, row["prompt"])) :]
-        assert not loaded.stop_ids & set(reply[:-1])
-        assert len(reply) == 200 or reply[-1] in loaded.stop_ids
-        ended += len(reply) < 200
-    assert ended >= 2
-
-
-def test_the_same_settings_write_the_same_file_and_another_seed_does_not(tiny, whole, tmp_path):
-    self_generate(tiny, COUNT, tmp_path / "again", **SMALL)
-    assert (tmp_path / "again").read_bytes() == whole.read_bytes()
-    self_generate(tiny, COUNT, tmp_path / "other", **{**SMALL, "seed": 4})
-    assert not {row["text"] for row in records(whole)} & {row["text"] for row in records(tmp_path / "other")}
 
 
 def test_a_file_cut_at_any_byte_goes_on_to_the_uninterrupted_one(tiny, whole, tmp_path):
     content = whole.read_bytes()
     ends = [at + 1 for at, byte in enumerate(content) if byte == 10]
     # Nothing; within the header; its end without and with the newline; within records, at and around their ends.
-    cuts = [
-        0,
-        1,
-        ends[0] - 1,
-        ends[0],
-        ends[0] + 1,
-        ends[2] + 30,
-        ends[3],
-        ends[4] - 1,
-        ends[4],
-        ends[9],
-        ends[10] - 1,
-    ]
+    cuts = [0, 1, ends[0] - 1, *ends[:5], ends[0] + 1, ends[2] + 30, ends[4] - 1, ends[9], ends[10] - 1]
     cuts += torch.randint(len(content), (6,), generator=torch.Generator().manual_seed(0)).tolist()
     for cut in cuts:
         (tmp_path / "cut").write_bytes(content[:cut])
-        assert self_generate(tiny, COUNT, tmp_path / "cut", **SMALL) == COUNT
+        assert self_generate(tiny, COUNT, tmp_path / "cut", SMALL) == COUNT
         assert (tmp_path / "cut").read_bytes() == content, cut
 
 
-def test_a_cut_last_line_is_not_read(tiny, whole, tmp_path):
-    (tmp_path / "cut").write_bytes(whole.read_bytes()[:-1])
-    assert read_self_generated(tmp_path / "cut", tiny) == read_self_generated(whole, tiny)[:-1]
-
-
 def test_a_higher_count_makes_the_file_longer_and_a_lower_one_leaves_it(tiny, whole, tmp_path):
-    path = tmp_path / "grows"
-    path.write_bytes(whole.read_bytes())
-    assert self_generate(tiny, 3, path, **SMALL) == COUNT
+    path, calls = tmp_path / "grows", []
+    two = b"".join(whole.read_bytes().splitlines(keepends=True)[:3])  # the header and two records
+    path.write_bytes(two)
+    assert self_generate(tiny, 1, path, SMALL) == 2 and path.read_bytes() == two
+    assert self_generate(tiny, COUNT, path, SMALL, lambda *call: calls.append(call)) == COUNT
     assert path.read_bytes() == whole.read_bytes()
-    assert self_generate(tiny, COUNT + 3, path, **SMALL) == COUNT + 3
-    assert path.read_bytes().startswith(whole.read_bytes())
-    assert [row["prompt"] for row in records(path)] == seed_prompts(COUNT + 3, seed=3)
-
-
-def test_progress_counts_records_and_tokens(tiny, whole, tmp_path):
-    calls = []
-    path = tmp_path / "a"
-    path.write_bytes(b"".join(whole.read_bytes().splitlines(keepends=True)[:3]))  # the header and two records
-    self_generate(tiny, COUNT, path, **SMALL, progress=lambda *call: calls.append(call))
     made = sum(len(row["token_ids"]) - len(encode_prompt(tiny.tokenizer, row["prompt"])) for row in records(path)[2:])
     assert [done for done, _ in calls] == [2, 4, 8, 10] and calls[0][1] == 0 and calls[-1][1] == made
 
@@ -206,75 +160,65 @@ def test_progress_counts_records_and_tokens(tiny, whole, tmp_path):
 
 def test_a_full_disk_keeps_what_was_written(tiny, whole, tmp_path):
     path, content = tmp_path / "full", whole.read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     room = len(content) * 3 // 4  # the kernel writes that much, and refuses the rest of a line
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
-    try:
-        with pytest.raises(LoraDropError, match=r"cannot write full: .*records before it are kept") as caught:
-            self_generate(tiny, COUNT, path, **SMALL)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with (
+        files_of_at_most(room),
+        pytest.raises(LoraDropError, match="cannot write full: .*before it are kept") as caught,
+    ):
+        self_generate(tiny, COUNT, path, SMALL)
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == content[:room]
-    self_generate(tiny, COUNT, path, **SMALL)
+    self_generate(tiny, COUNT, path, SMALL)
     assert path.read_bytes() == content
 
 
 def test_a_path_that_cannot_be_written_is_reported_before_the_first_reply(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(tiny.model, "generate", lambda *args, **kwargs: pytest.fail("it generated"))
     with pytest.raises(LoraDropError, match="cannot write self.jsonl: No such file or directory"):
-        self_generate(tiny, COUNT, tmp_path / "missing" / "self.jsonl", **SMALL)
+        self_generate(tiny, COUNT, tmp_path / "missing" / "self.jsonl", SMALL)
     with pytest.raises(LoraDropError, match="is not a file"):
-        self_generate(tiny, COUNT, tmp_path, **SMALL)
+        self_generate(tiny, COUNT, tmp_path, SMALL)
     for precious in (b"a line without an end", b"a text\nof two lines\n"):
         (tmp_path / "notes.txt").write_bytes(precious)
         with pytest.raises(LoraDropError, match="notes.txt"):
-            self_generate(tiny, COUNT, tmp_path / "notes.txt", **SMALL)
+            self_generate(tiny, COUNT, tmp_path / "notes.txt", SMALL)
         assert (tmp_path / "notes.txt").read_bytes() == precious
 
 
 @pytest.mark.parametrize(
-    ("changed", "says"),
-    [
-        ({"seed": 4}, "written with seed 3, this run has 4"),
-        ({"temperature": 0.7}, "written with temperature 0.8, this run has 0.7"),
-        ({"top_p": 1}, "written with top_p 0.95, this run has 1.0"),
-        ({"max_new_tokens": 13}, "written with max_new_tokens 12, this run has 13"),
-        ({"batch_size": 5}, "written with batch_size 4, this run has 5"),
-    ],
+    ("name", "value"),
+    [("seed", 4), ("temperature", 0.7), ("top_p", 1.0), ("max_new_tokens", 13), ("batch_size", 5)],
 )
-def test_a_file_of_other_settings_does_not_go_on(tiny, whole, changed, says):
+def test_a_file_of_other_settings_does_not_go_on(tiny, whole, name, value):
     before = whole.read_bytes()
-    with pytest.raises(LoraDropError, match=says):
-        self_generate(tiny, COUNT + 1, whole, **{**SMALL, **changed})
+    with pytest.raises(LoraDropError, match=f"written with {name} {getattr(SMALL, name)}, this run has {value}"):
+        self_generate(tiny, COUNT + 1, whole, replace(SMALL, **{name: value}))
     assert whole.read_bytes() == before
 
 
 def test_a_file_of_another_model_is_neither_continued_nor_read(tiny, whole, tmp_path):
     other = load_model("random:tiny-qwen2", device="cpu", dtype="float32")
-    for refused in (lambda: self_generate(other, COUNT, whole, **SMALL), lambda: read_self_generated(whole, other)):
+    for refused in (lambda: self_generate(other, COUNT, whole, SMALL), lambda: read_self_generated(whole, other)):
         with pytest.raises(LoraDropError, match=f"another model: random:tiny-llama .{tiny.revision}.") as caught:
             refused()
         assert "\n" not in str(caught.value)
     lines = whole.read_bytes().splitlines(keepends=True)
     (tmp_path / "swapped").write_bytes(b"".join([lines[0], lines[2], lines[1]]))
     with pytest.raises(LoraDropError, match="line 2 of swapped does not answer the prompt"):
-        self_generate(tiny, COUNT, tmp_path / "swapped", **SMALL)
+        self_generate(tiny, COUNT, tmp_path / "swapped", SMALL)
 
 
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        (b"\xff\xfe", "not UTF-8"),
+        (b"\xff\xfe", "line 3 of broken is not JSON"),
         (b"{", "line 3 of broken is not JSON"),
         (b"[" * 100_000, "line 3 of broken is not JSON"),
-        (b"", "line 3 of broken is not JSON"),
         (b"[1]", "line 3 of broken is no record"),
         (b'{"prompt": "a", "text": "b", "token_ids": []}', "is no record"),
         (b'{"prompt": "a", "text": "b"}', "is no record"),
         (b'{"prompt": "a", "text": "b", "token_ids": [1, 258]}', "token id 258, the model's are 0 to 257"),
         (b'{"prompt": "a", "text": "b", "token_ids": [-1]}', "token id -1"),
-        (b'{"prompt": "a", "text": "b", "token_ids": [1.5]}', "token id 1.5"),
         (b'{"prompt": "a", "text": "b", "token_ids": [true]}', "token id True"),
     ],
 )
@@ -282,7 +226,7 @@ def test_a_broken_file_is_one_line(tiny, whole, tmp_path, line, says):
     good = whole.read_bytes().splitlines(keepends=True)
     broken = b"".join([*good[:2], line + b"\n", *good[3:]])
     (tmp_path / "broken").write_bytes(broken)
-    for refused in (read_self_generated, lambda path, loaded: self_generate(loaded, COUNT, path, **SMALL)):
+    for refused in (read_self_generated, lambda path, loaded: self_generate(loaded, COUNT, path, SMALL)):
         with pytest.raises(LoraDropError, match=says) as caught:
             refused(tmp_path / "broken", tiny)
         assert "\n" not in str(caught.value)
@@ -306,20 +250,9 @@ def test_a_file_without_header_or_records_is_refused(tiny, whole, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changed", "says"),
-    [
-        ({"count": 0}, "count must be at least 1"),
-        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"seed": -1}, "seed must lie"),
-        ({"temperature": float("nan")}, "temperature must lie"),
-        ({"temperature": -1}, "temperature must lie"),
-        ({"top_p": 0}, "top_p must lie"),
-        ({"top_p": 1.1}, "top_p must lie"),
-        ({"max_new_tokens": 4096}, "more than the model's context of 4096"),
-    ],
+    ("count", "longest", "says"), [(0, 12, "count must be"), (9, 4096, "model's context of 4096")]
 )
-def test_bad_settings_are_refused_before_a_file_is_made(tiny, tmp_path, changed, says):
+def test_what_cannot_be_sampled_is_refused_before_a_file_is_made(tiny, tmp_path, count, longest, says):
     with pytest.raises(LoraDropError, match=says):
-        self_generate(tiny, path=tmp_path / "self.jsonl", **{"count": COUNT, **SMALL, **changed})
+        self_generate(tiny, count, tmp_path / "self.jsonl", replace(SMALL, max_new_tokens=longest))
     assert not (tmp_path / "self.jsonl").exists()

@@ -15,8 +15,7 @@ from lora_drop.models.pool import ModelPool
 from lora_drop.run.report.align import side_by_side
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace.lines import write_line
-from lora_drop.run.trace.records import BASELINE, LORA_DROP
+from lora_drop.run.trace.records import BASELINE, LORA_DROP, write_line
 from lora_drop.run.trace.trace import parse_trace
 from lora_drop.ui import inspector as module
 from lora_drop.ui.api import functions

@@ -32,7 +32,7 @@ READ_ROWS = 16  # that `read` runs in one pass
 
 
 class NativeDecoder(ReferenceDecoder):
-    """See `step.Decoder`. Rows that run together give, to the bit, what each gives alone."""
+    """See `ReferenceDecoder`. Rows that run together give, to the bit, what each gives alone."""
 
     def __init__(self, model: PreTrainedModel, weights: NativeWeights):
         super().__init__(model)
@@ -40,7 +40,6 @@ class NativeDecoder(ReferenceDecoder):
         self._weights, self._eps = weights, model.config.rms_norm_eps
         self._layers_at, self._head_at = ctypes.addressof(weights.layers), ctypes.addressof(weights.head)
         self._vocabulary = weights.head.n
-        self._packs = weights.packs_parts
         self._norm = self.norm.weight.float()
         self._library = compiled()
         self.kernels = self._library.ld_path().decode()
@@ -48,8 +47,11 @@ class NativeDecoder(ReferenceDecoder):
         self._rope_blocks: dict[int, tuple[Tensor, Tensor]] = {}  # by the positions' block
         self._screen: NativeScreen | None = None  # of the last screened head, for the next lane
 
-    def _state(self, schedule: Schedule, bank: Correction | None, watch: bool) -> NativeState:
-        state = NativeState(schedule, bank, watch, packs=self._packs)
+    def new_state(
+        self, schedule: Schedule, bank: Correction | None = None, tokens: int = 0, watch: bool = False, prompt: int = 0
+    ) -> NativeState:
+        """See `ReferenceDecoder`."""
+        state = NativeState(schedule, bank, watch, packs=self._weights.packs_parts)
         if (head := state.screened_head) is not None:
             if self._screen is None or self._screen.head is not head:
                 self._screen = NativeScreen(head, self._weights)
@@ -58,7 +60,7 @@ class NativeDecoder(ReferenceDecoder):
 
     @torch.inference_mode()
     def step(self, token: Tensor, state: DecodeState) -> DecoderOutput:
-        """See `step.Decoder`; token (1, 1), logits in float32."""
+        """See `ReferenceDecoder`; token (1, 1), logits in float32."""
         assert isinstance(state, NativeState)
         lora, schedule = not state.refresher.begin(), state.schedule
         if not lora and schedule.repairs:
@@ -71,9 +73,10 @@ class NativeDecoder(ReferenceDecoder):
         if schedule.repairs:
             pending = torch.empty_like(h)
             state.pending.append(pending)
-        self._run(state, range(self.num_layers), h, state.position, lora, watched, ratios, pending)
+        layers = range(self.num_layers)
+        self._run(state, layers, h, state.position, lora, pending=pending, watched=watched, ratios=ratios)
         if ratios is not None:
-            state.refresher.take(ratios[~ratios.isnan()])
+            state.refresher.ratios.extend(ratios[~ratios.isnan()])
         state.position += 1
         return self._output(state, self._logits(h, state.screen if lora else None), watched)
 
@@ -94,7 +97,7 @@ class NativeDecoder(ReferenceDecoder):
 
     @torch.inference_mode()
     def repair(self, token: Tensor | None, state: DecodeState) -> DecoderOutput:
-        """See `step.Decoder`."""
+        """See `ReferenceDecoder`."""
         assert isinstance(state, NativeState)
         state.begin()
         schedule, kv, first = state.schedule, state.kv, state.schedule.first_skipped
@@ -121,7 +124,7 @@ class NativeDecoder(ReferenceDecoder):
 
     @torch.inference_mode()
     def rewind(self, output: DecoderOutput, rows: int, state: DecodeState) -> DecoderOutput:
-        """See `step.Decoder`."""
+        """See `ReferenceDecoder`."""
         assert isinstance(state, NativeState)
         taken = super().rewind(output, rows, state)
         state.recount()
@@ -129,7 +132,7 @@ class NativeDecoder(ReferenceDecoder):
         return taken
 
     def entropy(self, logits: Tensor) -> float:
-        """See `step.Decoder`."""
+        """See `ReferenceDecoder`."""
         if logits.dtype != torch.float32:  # prefill's
             return super().entropy(logits)
         return self._library.ld_entropy(logits.data_ptr(), self._vocabulary)
@@ -138,7 +141,7 @@ class NativeDecoder(ReferenceDecoder):
     def read(
         self, tokens: Tensor, kv: KVCache, position: int, layers: tuple[int, ...], logits_from: int = 0
     ) -> DecoderOutput:
-        """See `step.Decoder`.
+        """See `ReferenceDecoder`.
 
         Tokens before `logits_from` are read as a prompt, the others with the arithmetic of a lane's steps, so that the
         two differ by LoRA-Drop alone.
@@ -149,7 +152,7 @@ class NativeDecoder(ReferenceDecoder):
             prompt = super().read(tokens[:, :start], kv, position, layers, logits_from)
             assert prompt.watched is not None
             outputs, logits = [prompt.watched.float()], [prompt.logits.float()]
-        state = self._state(Schedule(1, self.num_layers, layers, reuse="skip"), None, False)
+        state = self.new_state(Schedule(1, self.num_layers, layers, reuse="skip"))
         state.kv = kv
         state.begin()
         for at in range(start, tokens.shape[1], READ_ROWS):
@@ -165,21 +168,14 @@ class NativeDecoder(ReferenceDecoder):
         return F.embedding(tokens[0], self.embed.weight).float()
 
     def _run(
-        self,
-        state: NativeState,
-        layers: range,
-        h: Tensor,
-        position: int,
-        lora: bool = False,
-        watched: Tensor | None = None,
-        ratios: Tensor | None = None,
-        pending: Tensor | None = None,
+        self, state: NativeState, layers: range, h: Tensor, position: int, lora: bool = False, **into: Tensor | None
     ) -> None:
         """Run some layers on h (rows, D), in place, for the tokens from `position` on.
 
         Args:
             layers: those before the first skipped one run for the last token alone, as the others have passed them.
-            pending: (1, D), receives the input of the first skipped layer.
+            into: tensors to fill: `pending` (1, D) with the input of the first skipped layer, `watched` (n, rows, D)
+                with the skipped layers' outputs, `ratios` (n,) with ||d|| / ||anchor||.
         """
         if not layers:
             return
@@ -191,7 +187,7 @@ class NativeDecoder(ReferenceDecoder):
         step = Step(
             *(rows, lora, REUSE_RULES.index(schedule.reuse), schedule.part == "attention", writes, narrow, state.held),
             bank.alpha / bank.rank if bank and bank.rank else 0.0,
-            *(None if t is None else t.data_ptr() for t in (pending, watched, ratios)),
+            *(None if t is None else t.data_ptr() for t in map(into.get, ("pending", "watched", "ratios"))),
         )
         assert state.stores is not None  # `begin` came first
         self._library.ld_step(

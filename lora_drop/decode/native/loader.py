@@ -66,13 +66,19 @@ def build(compiler: str | None, folder: Path, processor: str | None = None) -> c
     if compiler is None:
         _without("there is no C compiler: install cc, gcc or clang, or name one in CC.")
         return None
-    flags = (*FLAGS, processor or _native_flag())
-    hashed = (
-        *(path.read_bytes() for path in sources("*.[ch]")),
-        repr(flags).encode(),
-        _version(compiler),
-        _processor(),
-    )
+    try:
+        return _cached(compiler, folder, (*FLAGS, processor or _native_flag()))
+    except (OSError, subprocess.SubprocessError) as error:
+        _without(f"{Path(compiler).name} cannot build them ({_reason(error)}).")
+    except LoraDropError as error:
+        _without(str(error))
+    return None
+
+
+def _cached(compiler: str, folder: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
+    """`build`, or raise OSError, SubprocessError or LoraDropError."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, timeout=COMPILE_SECONDS).stdout
+    hashed = (*(path.read_bytes() for path in sources("*.[ch]")), repr(flags).encode(), version, _processor())
     name, refused = f"step-{_digest(b'|'.join(hashed))}", ""
     for path in sorted(folder.glob(f"{name}-*.so")):
         try:
@@ -81,21 +87,14 @@ def build(compiler: str | None, folder: Path, processor: str | None = None) -> c
             refused = str(error)
             with contextlib.suppress(OSError):
                 path.unlink()
-    try:
-        # Nobody else can write to this folder, which takes the compiler's temporary files too.
-        with tempfile.TemporaryDirectory(prefix="lora-drop-", ignore_cleanup_errors=True) as work:
-            draft = Path(work) / "step.so"
-            compile_library(compiler, flags, draft)
-            draft.chmod(0o644)  # whatever the umask says
-            built = draft.rename(draft.with_name(f"{name}-{_digest(draft.read_bytes())}.so"))
-            kept = _keep(built, folder / built.name)
-            native = _load(folder / built.name if kept else built)
-    except (OSError, subprocess.SubprocessError) as error:
-        _without(f"{Path(compiler).name} cannot build them ({_reason(error)}).")
-        return None
-    except LoraDropError as error:
-        _without(str(error))
-        return None
+    # Nobody else can write to this folder, which takes the compiler's temporary files too.
+    with tempfile.TemporaryDirectory(prefix="lora-drop-", ignore_cleanup_errors=True) as work:
+        draft = Path(work) / "step.so"
+        compile_library(compiler, flags, draft)
+        draft.chmod(0o644)  # whatever the umask says
+        built = draft.rename(draft.with_name(f"{name}-{_digest(draft.read_bytes())}.so"))
+        kept = _keep(built, folder / built.name)
+        native = _load(folder / built.name if kept else built)
     if not kept:
         refused = f"{refused} They cannot be kept in {folder}: set LORA_DROP_CACHE to a folder of your own."
     if refused:
@@ -115,11 +114,8 @@ def _keep(built: Path, path: Path) -> bool:
         with drafted(path) as (copy,):
             shutil.copyfile(built, copy)
             copy.chmod(0o644)
-    except OSError:
-        return False
-    try:
         os.close(_opened(path))
-    except LoraDropError:  # a file system without owners and modes
+    except (OSError, LoraDropError):  # or a file system without owners and modes
         return False
     return True
 
@@ -209,13 +205,6 @@ def _digest(content: bytes) -> str:
 
 def _native_flag() -> str:
     return "-mcpu=native" if platform.machine().lower() in ("aarch64", "arm64") else "-march=native"
-
-
-def _version(compiler: str) -> bytes:
-    try:
-        return subprocess.run([compiler, "--version"], capture_output=True, timeout=COMPILE_SECONDS).stdout
-    except (OSError, subprocess.SubprocessError):
-        return b""
 
 
 def _processor() -> bytes:

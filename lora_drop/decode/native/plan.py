@@ -76,27 +76,19 @@ class NativeState(DecodeState):
         if bank is None:
             return
         for i in schedule.dropped_set & bank.a.keys():
-            plan[i].linear = self._linear(bank.a[i], bank.b[i])
+            a, b = bank.a[i], bank.b[i]
+            plan[i].linear = Pair(self._packed(a), self._packed(b)) if self._fits(a, b) else self._pair(a, b)
             if schedule.reuse == "residual":
                 self.tensors.append(bank.gate[i].float())
                 plan[i].gate = self.tensors[-1].data_ptr()
             if i in bank.mlp:
-                plan[i].mlp_in, plan[i].mlp_out = self._mlp(*bank.mlp[i])
+                gate_up, down = bank.mlp[i]
+                matrix = self._packed if self._fits(gate_up[: len(gate_up) // 2], down) else self._matrix
+                plan[i].mlp_in, plan[i].mlp_out = matrix(gate_up), matrix(down)
         for i in bank.kept.keys() - schedule.dropped_set:
             if i > schedule.first_skipped:
                 for name, pair in bank.kept[i].items():
                     plan[i].kept[PROJECTIONS.index(name)] = self._pair(*pair)
-
-    def _linear(self, a: Tensor, b: Tensor) -> Pair:
-        """A (r, D) and B (D, r), in blocks if their shapes allow it."""
-        if self._fits(a) and self._fits(b):
-            return Pair(self._packed(a), self._packed(b))
-        return self._pair(a, b)
-
-    def _mlp(self, gate_up: Tensor, down: Tensor) -> tuple[Matrix, Matrix]:
-        """Gate and up (2b, D) and down (D, b), in blocks if their shapes allow it."""
-        matrix = self._packed if self._fits(gate_up[: len(gate_up) // 2]) and self._fits(down) else self._matrix
-        return matrix(gate_up), matrix(down)
 
     def _pair(self, a: Tensor, b: Tensor) -> Pair:
         """A (r, K), and B (N, r) with 16 rows side by side, so that both are read from start to end."""
@@ -104,8 +96,9 @@ class NativeState(DecodeState):
         self.tensors.append(panels)
         return Pair(self._matrix(a), Matrix(panels.data_ptr(), None, *b.shape, KINDS[b.dtype]))
 
-    def _fits(self, tensor: Tensor) -> bool:
-        return self.packs and tensor.shape[0] % LANES == 0 and tensor.shape[1] % GROUP == 0
+    def _fits(self, *matrices: Tensor) -> bool:
+        """True if matrices are read in blocks, which their shapes must allow."""
+        return self.packs and not any(matrix.shape[0] % LANES or matrix.shape[1] % GROUP for matrix in matrices)
 
     def _packed(self, tensor: Tensor) -> Matrix:
         rows = q8_0(tensor)

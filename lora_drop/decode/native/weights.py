@@ -14,10 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lora_drop.decode.cache import ask_large_pages
-from lora_drop.decode.layer import projections
+from lora_drop.decode.layer import fused, projections, qk_norms
 from lora_drop.decode.native.loader import library
 from lora_drop.decode.native.structs import BF16, F32, Q4_0, Q4_1, Q4_K, Q6_K, Q8_0, Layer, Matrix
-from lora_drop.decode.weights import fused, qk_norms
 
 KINDS = {torch.float32: F32, torch.bfloat16: BF16}
 GROUP = 32  # weights of a block; of Q4_K and Q6_K an eighth of one
@@ -42,7 +41,7 @@ class NativeWeights:
     """A model's weights as the C steps read them.
 
     Args:
-        kind: `float32`, `bfloat16`, `q4_1/q8_0 blocks`, or blocks and numbers.
+        decoder_name: of the decoder that runs them, such as `native (bfloat16)` or `native (q4_1/q8_0 blocks)`.
         layers, head: structures that point into `memory`.
         layer_bytes: of each layer the mean bytes of a weight of k and v, of the attention, and of the MLP.
         head_bytes, part_bytes: the same of the head, and of the parts `linear` and `mlp` of a correction.
@@ -50,7 +49,7 @@ class NativeWeights:
         head_rows: of a head in blocks the rows in the model's mapped file, which take no memory.
     """
 
-    kind: str
+    decoder_name: str
     layers: ctypes.Array[Layer]
     head: Matrix
     layer_bytes: list[tuple[float, float, float]]
@@ -62,17 +61,12 @@ class NativeWeights:
     @property
     def packs_parts(self) -> bool:
         """True if the parts `linear` and `mlp` are read in Q8_0 blocks: beside weights in blocks."""
-        return self.part_bytes == BLOCK_BYTES[Q8_0] / GROUP
+        return self.part_bytes == bytes_of(Q8_0)
 
     @property
     def code_bytes(self) -> float:
         """Bytes of a code of a screened head, with its share of a scale."""
         return bytes_of(Q4_0)
-
-    @property
-    def decoder_name(self) -> str:
-        """Name of the decoder that runs them, for the trace."""
-        return f"native ({self.kind})"
 
 
 class _Layout:
@@ -143,30 +137,20 @@ def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
             sizes[name] = [(part.weight.numel(), bytes_of(kind)) for part, kind in zip(parts, kinds, strict=True)]
         qkv = sizes["qkv"]
         layer_bytes.append((_mean(qkv[1:]), _mean(qkv + sizes["out"]), _mean(sizes["gate_up"] + sizes["down"])))
-        layers.append(
-            Layer(
-                layout.vector(layer.input_layernorm.weight),
-                layout.vector(layer.post_attention_layernorm.weight),
-                layout.vector(qk_norms(layer.self_attn)),
-                *matrices,
-                config.hidden_size,
-                config.num_attention_heads,
-                config.num_key_value_heads,
-                layer.self_attn.head_dim,
-                config.intermediate_size,
-                config.rms_norm_eps,
-            )
-        )
+        norms = (layer.input_layernorm.weight, layer.post_attention_layernorm.weight, qk_norms(layer.self_attn))
+        counts = (config.hidden_size, config.num_attention_heads, config.num_key_value_heads, layer.self_attn.head_dim)
+        numbers = (*counts, config.intermediate_size, config.rms_norm_eps)
+        layers.append(Layer(*map(layout.vector, norms), *matrices, *numbers))
     head, (head_kind,) = layout.matrix("head", model.get_output_embeddings())
     own = blocks("head")[0] if blocks is not None else None
     in_blocks = bool(layout.kinds - set(KINDS.values()))
     return NativeWeights(
-        kind=_named(layout.kinds, dtype),
+        decoder_name=f"native ({_named(layout.kinds, dtype)})",
         layers=(Layer * len(layers))(*layers),  # adjacent, as ld_step takes them
         head=head,
         layer_bytes=layer_bytes,
         head_bytes=bytes_of(head_kind),
-        part_bytes=BLOCK_BYTES[Q8_0] / GROUP if in_blocks else dtype.itemsize,
+        part_bytes=bytes_of(Q8_0) if in_blocks else dtype.itemsize,
         memory=layout.memory,
         head_rows=None if own is None else own.rows,
     )

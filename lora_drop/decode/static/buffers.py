@@ -6,7 +6,6 @@ Shapes: D hidden size, V vocabulary, hs head size, R rows of a pass, S tokens th
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -165,35 +164,24 @@ class StaticState(DecodeState):
         self.anchors: StaticAnchors = StaticAnchors(self.anchors)
 
 
-class Store:
-    """Idle buffers with their graphs, by what these depend on; the least recently used are dropped first.
+class Store(deque[tuple[Hashable, Buffers]]):
+    """Idle buffers with their graphs, by what these depend on, the most recently used last.
 
-    One thread takes buffers; giving back is atomic, so any thread may do it, the garbage collector's too.
+    One thread takes buffers; `append` is atomic, so any thread may give them back, the garbage collector's too.
     """
-
-    def __init__(self) -> None:
-        self._idle: deque[tuple[Hashable, Buffers]] = deque()  # the most recently used last
 
     def take(self, key: Hashable) -> Buffers | None:
         """Take buffers for a lane; None if there are none of this kind."""
-        for entry in reversed(list(self._idle)):
+        for entry in reversed(list(self)):
             if entry[0] == key:
-                self._idle.remove(entry)
+                self.remove(entry)
                 return entry[1]
         return None
 
-    def give_back(self, key: Hashable, buffers: Buffers) -> None:
-        """Return the buffers of a lane that has ended."""
-        self._idle.append((key, buffers))
-
     def trim(self, most: int) -> None:
-        """Drop buffers beyond `IDLE`, or beyond `most` bytes together."""
-        while self._idle and (len(self._idle) > IDLE or sum(buffers.nbytes for _, buffers in self._idle) > most):
-            self._idle.popleft()
-
-    def clear(self) -> None:
-        """Drop all, for their memory."""
-        self._idle.clear()
+        """Drop the least recently used beyond `IDLE` buffers, or beyond `most` bytes together."""
+        while self and (len(self) > IDLE or sum(buffers.nbytes for _, buffers in self) > most):
+            self.popleft()
 
 
 def bank_key(bank: Correction | None) -> Hashable:
@@ -212,15 +200,6 @@ def bank_tensors(bank: Correction) -> list[Tensor]:
     if bank.head is not None:
         tensors += [bank.head.project, bank.head.codes, bank.head.scale]
     return tensors
-
-
-def copied(bank: Correction) -> Correction:
-    """Copy of a bank with tensors of its own."""
-    changes: dict[str, Any] = bank.mapped(torch.clone)
-    if (head := bank.head) is not None:
-        own: dict[str, Any] = {name: getattr(head, name).clone() for name in ("project", "codes", "scale")}
-        changes["head"] = dataclasses.replace(head, **own)
-    return dataclasses.replace(bank, **changes)
 
 
 def padded(rows: int) -> int:

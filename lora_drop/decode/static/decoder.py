@@ -18,53 +18,119 @@ reads, n dropped layers.
 from __future__ import annotations
 
 import contextlib
-import sys
+import copy
+import dataclasses
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
+from lora_drop.decode import rules
 from lora_drop.decode.cache import BLOCK, KVCache
 from lora_drop.decode.correction import Correction
-from lora_drop.decode.reference import stacked
+from lora_drop.decode.layer import causal_mask, fused, projections, qk_norms
+from lora_drop.decode.reference import ReferenceDecoder, stacked
 from lora_drop.decode.static.buffers import (
     IDLE_SHARE,
     Buffers,
     Pass,
     Results,
     StaticState,
+    Store,
+    Window,
     bank_key,
     bank_tensors,
     capture,
-    copied,
     padded,
     passes_of,
 )
-from lora_drop.decode.static.layers import EAGER, Pair, warn_of
-from lora_drop.decode.static.passes import StaticPasses, StaticWeights
+from lora_drop.decode.static.layers import EAGER, Functions, Norm, Pair, Projection, best_for, has_kernels, warn_of
 from lora_drop.decode.step import DecoderOutput, DecodeState, Prefilled
 from lora_drop.method.schedule import Schedule
 
-__all__ = ["StaticDecoder", "StaticWeights"]
+
+@dataclass(frozen=True)
+class StaticLayer:
+    """One layer's weights: norms and fused projections. `qk_norm` is Qwen3's, (nh + nkv, hs), else None."""
+
+    attention_norm: Norm
+    mlp_norm: Norm
+    qk_norm: Tensor | None
+    qkv: Projection
+    out: Projection
+    gate_up: Projection
+    down: Projection
 
 
-class StaticDecoder(StaticPasses):
-    """See `step.Decoder`."""
+@dataclass
+class StaticWeights:
+    """A model's own weights with q, k, v and gate, up fused; its modules keep views, so that no weight exists twice.
+
+    Attributes:
+        decoder_name: name of the decoder that runs them.
+        functions: compute the layers, compiled or not.
+        split: the module `split`; None is torch's attention.
+        captures: whether passes become graphs; False after a capture that failed.
+        store: buffers and graphs that no lane uses now.
+    """
+
+    layers: list[StaticLayer]
+    decoder_name: str
+    functions: Functions = EAGER
+    split: ModuleType | None = None
+    captures: bool = False
+    store: Store = field(default_factory=Store, repr=False)
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, model: PreTrainedModel) -> StaticWeights:
+        """Fuse the weights of a model that `is_supported`."""
+        like = model.get_input_embeddings().weight
+        name = f"static ({str(like.dtype).removeprefix('torch.')})"
+        layers, eps = [], model.config.rms_norm_eps
+        for layer in model.model.layers:
+            matrices: Any = {kind: fused(*linears) for kind, linears in projections(layer).items()}
+            one, two = (layer.input_layernorm.weight, eps), (layer.post_attention_layernorm.weight, eps)
+            layers.append(StaticLayer(one, two, qk_norms(layer.self_attn), **matrices))
+        if like.device.type != "cuda":
+            return cls(layers, name)
+        return cls(layers, name, best_for(like.device), split_for(like.device), captures=True)
+
+
+def split_for(device: torch.device) -> ModuleType | None:
+    """The module of attention split over the keys; None without Triton or a GPU that it supports."""
+    if not has_kernels(device):
+        return None
+    try:
+        from lora_drop.decode.static import split
+    except ImportError:
+        return None
+    return split
+
+
+class StaticDecoder(ReferenceDecoder):
+    """See `ReferenceDecoder`; `run` and what follows it are the passes, which never wait for the device."""
+
+    def __init__(self, model: PreTrainedModel, weights: StaticWeights):
+        super().__init__(model)
+        config = model.config
+        self.name, self.weights = weights.decoder_name, weights
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.head_dim, self.last_norm = self.layers[0].self_attn.head_dim, (self.norm.weight, config.rms_norm_eps)
+        self.runs_ahead = self.device.type == "cuda"
 
     @torch.inference_mode()
     def new_state(
-        self,
-        schedule: Schedule,
-        bank: Correction | None = None,
-        tokens: int = 0,
-        watch: bool = False,
-        prompt: int = 0,
+        self, schedule: Schedule, bank: Correction | None = None, tokens: int = 0, watch: bool = False, prompt: int = 0
     ) -> StaticState:
-        """See `step.Decoder`. Without `tokens` the buffers grow by doubling, and their passes are captured anew."""
+        """See `ReferenceDecoder`. Without `tokens` the buffers double when full, and are captured anew."""
         state = StaticState(schedule, bank, watch, tokens=tokens, prompt=prompt)
         if prompt:
             self._allocate(state, max(tokens, prompt + 1), prompt, prompt)
@@ -72,7 +138,7 @@ class StaticDecoder(StaticPasses):
 
     @torch.inference_mode()
     def start(self, prompt: Prefilled, state: DecodeState) -> DecoderOutput:
-        """See `step.Decoder`. Allocates the buffers too if the prompt's length was not known before."""
+        """See `ReferenceDecoder`. Allocates the buffers too if the prompt's length was not known before."""
         assert isinstance(state, StaticState)
         output = super().start(prompt, state)
         if state.buffers is None or state.prompt != state.position:
@@ -83,14 +149,14 @@ class StaticDecoder(StaticPasses):
 
     @torch.inference_mode()
     def step(self, token: Tensor, state: DecodeState) -> DecoderOutput:
-        """See `step.Decoder`; token (1, 1)."""
+        """See `ReferenceDecoder`; token (1, 1)."""
         assert isinstance(state, StaticState)
         lora = not state.refresher.begin()
         return self._advance(token, state, lora, 1 if lora else len(state.pending) + 1)
 
     @torch.inference_mode()
     def repair(self, token: Tensor | None, state: DecodeState) -> DecoderOutput:
-        """See `step.Decoder`; all rows run in one pass."""
+        """See `ReferenceDecoder`; all rows run in one pass."""
         assert isinstance(state, StaticState)
         return self._advance(token, state, False, len(state.pending) + (token is not None))
 
@@ -98,26 +164,21 @@ class StaticDecoder(StaticPasses):
     def read(
         self, tokens: Tensor, kv: KVCache, position: int, layers: tuple[int, ...], logits_from: int = 0
     ) -> DecoderOutput:
-        """See `step.Decoder`. Takes the fused weights, and torch's attention."""
+        """See `ReferenceDecoder`. Takes the fused weights, and torch's attention."""
         h, past = F.embedding(tokens[0], self.embed.weight), kv.lengths[0]
         rope, count = self._signed(position, len(h)), self.heads + self.kv_heads
-        mask = None
-        if past and len(h) > 1:
-            rows = torch.arange(past, past + len(h), device=self.device)
-            mask = torch.arange(past + len(h), device=self.device) <= rows[:, None]
+        mask, is_causal = causal_mask(len(h), past, self.device), not past and len(h) > 1
         outputs = []
         for i, weights in enumerate(self.weights.layers):
-            heads = EAGER.project(h, weights.attention_norm, weights.qkv, weights.qk_norm, rope, count, self.eps)
+            heads = EAGER.project(h, weights.attention_norm, weights.qkv, weights.qk_norm, rope, count)
             query, key, value = heads.transpose(0, 1)[None].split((self.heads, self.kv_heads, self.kv_heads), 1)
             keys, values = kv.update(key, value, i)
-            mixed = F.scaled_dot_product_attention(
-                query, keys, values, mask, is_causal=not past and len(h) > 1, enable_gqa=True
-            )
+            mixed = F.scaled_dot_product_attention(query, keys, values, mask, is_causal=is_causal, enable_gqa=True)
             u = EAGER.close(mixed[0].transpose(0, 1).flatten(1), h, weights.out)
-            h = EAGER.feed(u, weights.mlp_norm, weights.gate_up, weights.down, self.eps)
+            h = EAGER.feed(u, weights.mlp_norm, weights.gate_up, weights.down)
             if i in layers:
                 outputs.append(h[None])
-        logits = EAGER.head(h[logits_from:], self.norm.weight, self.head.weight, self.eps)
+        logits = EAGER.head(h[logits_from:], self.last_norm, self.head.weight)
         return DecoderOutput(logits[None], stacked(outputs, h[None]))
 
     def _advance(self, token: Tensor | None, state: StaticState, lora: bool, rows: int) -> DecoderOutput:
@@ -145,7 +206,7 @@ class StaticDecoder(StaticPasses):
         count = len(state.pending)
         state.pending = [*state.pending, buffers.pending[count : count + 1]] if lora and schedule.repairs else []
         state.row_anchors = results.row_anchors
-        state.refresher.take(results.ratios)
+        state.refresher.ratios.extend(results.ratios)
         # Copies, as the next replay overwrites them. Padding rows are left out.
         own = slice(rows) if schedule.verifies else slice(None)
         logits, choice, nats = results.logits[own].clone(), results.choice[own].clone(), results.entropy[-1:].clone()
@@ -181,18 +242,13 @@ class StaticDecoder(StaticPasses):
                 for own, theirs in zip(bank_tensors(buffers.bank), bank_tensors(state.bank), strict=True):
                     own.copy_(theirs)
             buffers.blank()
-            store.trim(self._idle_bytes())
+            if self.device.type == "cuda":  # elsewhere a few buffers are never too many
+                store.trim(torch.cuda.get_device_properties(self.device).total_memory // IDLE_SHARE)
             self._bind(state, buffers)
         state.tokens, state.prompt = tokens, position
         if self.weights.captures:
-            state.give_back = weakref.finalize(state, store.give_back, key, buffers)
+            state.give_back = weakref.finalize(state, store.append, (key, buffers))
             state.give_back.atexit = False
-
-    def _idle_bytes(self) -> int:
-        """Most bytes of idle buffers together."""
-        if self.device.type != "cuda":
-            return sys.maxsize
-        return torch.cuda.get_device_properties(self.device).total_memory // IDLE_SHARE
 
     def _bind(self, state: StaticState, buffers: Buffers) -> None:
         """Copy a state's K/V, anchors and pending rows to buffers, and keep them there from now on."""
@@ -220,7 +276,7 @@ class StaticDecoder(StaticPasses):
         """Make buffers with room for `rooms[dropped]` tokens in each layer."""
         schedule, bank, size = state.schedule, state.bank, self.embed.weight.shape[1]
         if bank is not None and self.weights.captures:
-            bank = copied(bank)
+            bank = copy.deepcopy(bank)
         new = partial(torch.zeros, dtype=self.dtype, device=self.device)
         whole = partial(torch.zeros, dtype=torch.long, device=self.device)
         anchored = schedule.dropped_set if schedule.reuse != "skip" else frozenset()
@@ -276,7 +332,142 @@ class StaticDecoder(StaticPasses):
             self.weights.functions = EAGER
         return capture(run, self.device, pool)
 
+    def run(self, state: StaticState, each: Pass, reads: bool = True) -> Results:
+        """Run one pass over the pending rows and, if it `reads`, a token; padding rows repeat the last one."""
+        schedule, buffers, watched = state.schedule, state.buffers, []
+        assert buffers is not None
+        first, state.row_anchors = schedule.first_skipped, {}
+        window = self._window(state, each.rows)
+        if reads:
+            h = F.embedding(buffers.token[:, 0], self.embed.weight)  # (1, D)
+            last = window if each.rows == 1 else self._window(state, 1)
+            for i in range(first):
+                h = self._full(i, h, last, state)
+            if schedule.repairs and (each.lora or each.rows > 1):
+                buffers.pending.index_copy_(0, buffers.counts[2:], h)
+        if window.rows is not None:
+            h = buffers.pending.index_select(0, window.rows)
+        elif not reads:
+            h = buffers.pending[:1]
+        wanted = slice(None) if schedule.verifies else slice(-1, None)
+        if each.lora:
+            window = dataclasses.replace(window, bank=state.bank)
+        for i in range(first, self.num_layers):
+            skipped = i in schedule.dropped_set
+            h = (self._lora if each.lora and skipped else self._full)(i, h, window, state)
+            if skipped:
+                watched.append(h[wanted])
+        h = h[wanted]
+        logits = self._logits(h, state, each.lora)
+        seen = stacked(watched, h) if state.watch else None
+        ratios, state.refresher.ratios = state.refresher.ratios, []  # `_advance` adds them at each replay
+        return Results(logits, *self.weights.functions.choose(logits), seen, ratios, state.row_anchors)
+
+    def _logits(self, h: Tensor, state: StaticState, lora: bool) -> Tensor:
+        screen = state.screened_head if lora else None
+        if screen is not None:
+            return screen.logits(self.norm(h), self.head.weight)
+        return self.weights.functions.head(h, self.last_norm, self.head.weight)
+
+    def _window(self, state: StaticState, rows: int) -> Window:
+        """Places of the rows of a pass: a single row is the token, more rows begin with the pending ones."""
+        buffers = state.buffers
+        assert buffers is not None
+        position, length, pending = buffers.counts.split(1)
+        at = None
+        if rows > 1:
+            at = torch.arange(rows, device=self.device).minimum(pending)
+            position, length = position - pending + at, length + at
+        cos, sin = (table.index_select(0, position) for table in buffers.rope)
+        mask, dropped = self._mask(state, 0, position), state.schedule.dropped
+        masks = mask, self._mask(state, dropped[0], length) if dropped else mask
+        return Window((cos, sin), (position, length), masks, at)
+
+    def _mask(self, state: StaticState, layer: int, places: Tensor) -> Tensor | None:
+        """Mask (1, 1, R nh / nkv, S) to add to the scores: minus infinity after a row's own place."""
+        if self.weights.split is not None:
+            return None
+        # A graph has to read the whole capacity; without one the host knows how many tokens there are.
+        tokens = state.kv.store(layer).shape[3]
+        if not self.weights.captures:
+            tokens = min(tokens, state.kv.lengths[layer] + len(places))
+        beyond = torch.arange(tokens, device=self.device) > places[:, None]
+        mask = torch.zeros(beyond.shape, dtype=self.dtype, device=self.device).masked_fill_(beyond, -torch.inf)
+        group = self.heads // self.kv_heads
+        return mask[:, None].expand(-1, group, -1).reshape(1, 1, -1, tokens)
+
+    def _project(self, i: int, h: Tensor, rope: Pair, bank: Correction | None = None) -> Tensor:
+        """Rotated queries and keys, and values, (R, nh + 2 nkv, hs), of a layer's inputs (R, D)."""
+        own, count = self.weights.layers[i], self.heads + self.kv_heads
+        change = _change(bank, i, "qkv")
+        return self.weights.functions.project(h, own.attention_norm, own.qkv, own.qk_norm, rope, count, change)
+
+    def _write(self, i: int, heads: Tensor, window: Window, state: StaticState) -> Tensor:
+        """Write the rows' K/V, the last of `heads`, to their places; return them, (2, 1, nkv, R, hs)."""
+        both = heads[:, self.heads :].unflatten(1, (2, 1, self.kv_heads)).permute(1, 2, 3, 0, 4)
+        if window.rows is not None:  # padding rows write the last row's K/V
+            both = both.index_select(3, window.rows)
+        state.kv.store(i).index_copy_(3, window.places[i in state.schedule.dropped_set], both)
+        return both
+
+    def _attend(self, i: int, h: Tensor, window: Window, state: StaticState) -> Tensor:
+        """u = h + attention, (R, D). Writes K/V."""
+        rows, dropped, store = len(h), i in state.schedule.dropped_set, state.kv.store(i)
+        heads = self._project(i, h, window.rope, window.bank)
+        both, mask = self._write(i, heads, window, state), window.masks[dropped]
+        if mask is None:
+            assert self.weights.split is not None
+            mixed = self.weights.split.attend(heads, store, window.places[dropped], self.heads)
+        else:
+            keys, values = store.narrow(3, 0, mask.shape[-1]).unbind(0)
+            # The query heads of a K/V head become rows of one query, so that no key is copied for them.
+            query = heads[:, : self.heads].unflatten(1, (self.kv_heads, -1)).transpose(0, 1)  # (nkv, R, nh / nkv, hs)
+            mixed = F.scaled_dot_product_attention(query.flatten(1, 2)[None], keys, values, attn_mask=mask)
+            mixed = mixed[0].unflatten(1, (rows, -1)).transpose(0, 1).reshape(rows, -1)
+        if dropped and rows > 1 and state.schedule.kv == "skip":  # keep only the last row of the pass
+            store.index_copy_(3, window.places[1][:1], both[:, :, :, -1:])
+        change = _change(window.bank, i, "out")
+        return self.weights.functions.close(mixed, h, self.weights.layers[i].out, change)
+
+    def _feed(self, i: int, u: Tensor, bank: Correction | None = None) -> Tensor:
+        """u + MLP."""
+        own, changes = self.weights.layers[i], (_change(bank, i, "gate_up"), _change(bank, i, "down"))
+        return self.weights.functions.feed(u, own.mlp_norm, own.gate_up, own.down, changes)
+
+    def _full(self, i: int, h: Tensor, window: Window, state: StaticState) -> Tensor:
+        """A whole layer, (R, D); a layer of the schedule leaves its anchor."""
+        u = self._attend(i, h, window, state)
+        output = self._feed(i, u, window.bank)
+        schedule = state.schedule
+        if i in schedule.dropped_set:
+            anchors = rules.anchor_of(schedule.reuse, h, rules.replaced(schedule.part, u, output))  # (R, D)
+            state.anchors[i] = None if anchors is None else anchors[-1:]
+            if schedule.verifies:
+                state.row_anchors[i] = [None] * len(h) if anchors is None else list(anchors.split(1))
+        return output
+
+    def _lora(self, i: int, h: Tensor, window: Window, state: StaticState) -> Tensor:
+        """A skipped layer at a LoRA step, (1, D): no attention, and with `part="block"` no MLP either."""
+        schedule, bank, own = state.schedule, state.bank, self.weights.layers[i]
+        if schedule.kv == "write" and not schedule.repairs:
+            self._write(i, self._project(i, h, window.rope), window, state)
+        anchor: Tensor | None = state.anchors[i]
+        parts: tuple[Any, ...] = ()
+        if bank is not None and i in bank.a:
+            parts = bank.gate[i], (bank.a[i], bank.b[i], bank.scale), bank.mlp.get(i), own.mlp_norm
+        u, d = self.weights.functions.skip(h, anchor, schedule.reuse, *parts)
+        if d is not None:
+            state.refresher.measure(d, h if anchor is None else anchor)
+        if schedule.reuse == "state":
+            state.anchors[i] = u
+        return u if schedule.part == "block" else self._feed(i, u)
+
 
 def _dropped(schedule: Schedule) -> int:
     """Any dropped layer: all of them cache the same number of tokens."""
     return schedule.dropped[0] if schedule.dropped else 0
+
+
+def _change(bank: Correction | None, layer: int, projection: str) -> Pair | None:
+    """The bank's change of a projection of a layer that runs."""
+    return None if bank is None else bank.kept.get(layer, {}).get(projection)

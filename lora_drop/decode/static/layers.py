@@ -22,6 +22,7 @@ from lora_drop.decode import rules
 from lora_drop.decode.correction import Pair, correction_of, low_rank
 
 Projection = tuple[Tensor, Tensor | None]  # weight (N, K), bias (N,)
+Norm = tuple[Tensor | None, float]  # weight (D,), epsilon
 VARIANTS = 128  # most shapes and kinds of one function that are compiled; torch's own limit is 8
 OLDEST = (8, 0)  # compute capability that Triton's kernels need
 
@@ -38,27 +39,20 @@ def linear(x: Tensor, projection: Projection, change: Pair | None) -> Tensor:
 
 
 def project(
-    h: Tensor,
-    weight: Tensor,
-    qkv: Projection,
-    qk_norm: Tensor | None,
-    rope: Pair,
-    heads: int,
-    eps: float,
-    change: Pair | None = None,
+    h: Tensor, own: Norm, qkv: Projection, qk_norm: Tensor | None, rope: Pair, heads: int, change: Pair | None = None
 ) -> Tensor:
     """Queries, keys and values (R, nh + 2 nkv, hs) of h (R, D), the first `heads` = nh + nkv of them rotated.
 
     Args:
-        weight: of the norm before attention.
+        own: norm before attention.
         rope: cosines and signed sines (R, 1, hs).
     """
     cos, sin = rope
     size = cos.shape[-1]
-    qkv_heads = linear(norm(h, weight, eps), qkv, change).view(h.shape[0], -1, size)
+    qkv_heads = linear(norm(h, *own), qkv, change).view(h.shape[0], -1, size)
     turned = qkv_heads[:, :heads]
     if qk_norm is not None:
-        turned.copy_(norm(turned, None, eps) * qk_norm)
+        turned.copy_(norm(turned, None, own[1]) * qk_norm)
     rolled = turned.roll(size // 2, -1)
     turned.mul_(cos).addcmul_(rolled, sin)
     return qkv_heads
@@ -70,15 +64,10 @@ def close(mixed: Tensor, h: Tensor, out: Projection, change: Pair | None = None)
 
 
 def feed(
-    u: Tensor,
-    weight: Tensor,
-    gate_up: Projection,
-    down: Projection,
-    eps: float,
-    changes: tuple[Pair | None, Pair | None] = (None, None),
+    u: Tensor, own: Norm, gate_up: Projection, down: Projection, changes: tuple[Pair | None, ...] = (None, None)
 ) -> Tensor:
-    """u + MLP, (R, D)."""
-    gate, up = linear(norm(u, weight, eps), gate_up, changes[0]).chunk(2, 1)
+    """u + MLP, (R, D); `own` is the norm before it."""
+    gate, up = linear(norm(u, *own), gate_up, changes[0]).chunk(2, 1)
     return linear(F.silu(gate).mul_(up), down, changes[1]).add_(u)
 
 
@@ -89,14 +78,14 @@ def skip(
     gate: Tensor | None = None,
     linear: tuple[Tensor, Tensor, float] | None = None,
     mlp: Pair | None = None,
-    mlp_norm: tuple[Tensor, float] | None = None,
+    mlp_norm: Norm | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """A skipped layer: its output (R, D), and its correction d (R, D), None without one.
 
     Args:
         anchor, gate: as in `rules.reused`.
         linear, mlp: as in `correction_of`.
-        mlp_norm: weight and epsilon of the norm before the MLP.
+        mlp_norm: the norm before the MLP.
     """
     d = None
     if linear is not None:
@@ -104,9 +93,9 @@ def skip(
     return rules.reused(reuse, h, anchor, gate, d), d
 
 
-def head(h: Tensor, weight: Tensor, matrix: Tensor, eps: float) -> Tensor:
-    """Logits (R, V) of the last layer's outputs (R, D)."""
-    return F.linear(norm(h, weight, eps), matrix)
+def head(h: Tensor, last: Norm, matrix: Tensor) -> Tensor:
+    """Logits (R, V) of the last layer's outputs (R, D), through the last norm."""
+    return F.linear(norm(h, *last), matrix)
 
 
 def choose(logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,5 @@
 """Measure quality and speed.
 
-`metrics.py` scores teacher-forced text, `free.py` a lane's own answers; `texts.py` and `pairs.py` provide the texts.
-`timing.py` and `bench.py` measure speed; `point.py` measures one setting: quality, speed, bound and K/V.
+`metrics.py` scores teacher-forced text and a lane's own; `texts.py` and `pairs.py` provide the texts. `bench.py`
+measures speed; `point.py` measures one setting: quality, speed, bound and K/V.
 """

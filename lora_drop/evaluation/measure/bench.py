@@ -11,6 +11,7 @@ read, and transformers' own `generate` on the same model (`bench_reference`).
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,23 +21,18 @@ import torch
 from lora_drop.adapters.find import find_bank
 from lora_drop.decode.clock import Clock
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.measure.timing import (
-    acceptance_of,
-    bound_of,
-    interval_of,
-    median_ms,
-    rate_of,
-    time_lanes,
-)
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import step_bytes
 from lora_drop.method.schedule import NO_TRIGGERS, baseline_schedule
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.tokens import encode_prompt, encode_text
 from lora_drop.run.report.report import Report
-from lora_drop.run.request import LanePlan, baseline_lane
+from lora_drop.run.report.speed import speedup_interval
+from lora_drop.run.request import LanePlan, Plan, Request, baseline_lane
 from lora_drop.run.results.prompts import HELD_OUT
-from lora_drop.run.trace.records import BASELINE, LORA_DROP
+from lora_drop.run.run import run
+from lora_drop.run.trace.records import BASELINE, LORA_DROP, StepRecord
+from lora_drop.run.trace.trace import gather
 
 TEXT = "The lighthouse keeper wrote down the wind, the tide and the names of the ships that passed in the night. "
 TEXTS = 4  # prompts of a round for a setting whose speed depends on the text
@@ -45,6 +41,72 @@ BANDWIDTH_BYTES = 512 * 2**20  # well beyond any cache
 BANDWIDTH_TRIES = 5
 REPAIRS = (4, 8)  # rows of the measured repairs
 REPAIR_TOKENS = 65  # new tokens of a lane that measures it
+
+
+# ---- timed runs: lanes on one device, a step each in turn, by their own clocks ----
+
+
+def timed_request(config: LoraDropConfig, prompt: str, new_tokens: int, ignore_eos: bool = True) -> Request:
+    """A greedy request with nothing beside the lanes: the lanes take turns, and no audit runs."""
+    return Request(prompt, config, new_tokens, view="lock-step", audit=False, ignore_eos=ignore_eos)
+
+
+def time_lanes(
+    loaded: LoadedModel,
+    lanes: dict[str, LanePlan],
+    prompt_ids: list[int],
+    new_tokens: int,
+    ignore_eos: bool = True,
+) -> Report:
+    """Run any lanes on a prompt's tokens.
+
+    Args:
+        ignore_eos: every lane writes `new_tokens`; else a stop token ends it.
+
+    Raises:
+        LoraDropError: there is no memory for the lanes.
+    """
+    request = timed_request(LoraDropConfig(), "(tokens)", new_tokens, ignore_eos)
+    return Report.of(gather(run(loaded, request, checked=Plan(lanes, prompt_ids, []))))
+
+
+def rate_of(runs: Sequence[Report], lane: str) -> float:
+    """Tokens that stand per second of decoding, over all runs."""
+    lanes = [report.lanes[lane] for report in runs]
+    ms = sum(one.decode_ms for one in lanes)
+    return 1000 * sum(one.kept for one in lanes) / ms if ms else math.nan
+
+
+def beside(runs: Sequence[Report], lane: str) -> dict[str, Any]:
+    """A lane beside the baseline, over all runs.
+
+    Returns:
+        `speedup`; `speedup_interval`, its 95% interval [low, high] from the refresh cycles of all runs; `bound`, the
+        mean of the lane's bounds: the baseline's bytes over the lane's, all its passes included; `accepted`, the share
+        of the drafts that the full model accepted, None without a draft that it verified.
+    """
+    ours = [report.lanes[lane] for report in runs]
+    verified = [one for one in ours if one.schedule.verifies]
+    drafts = sum(one.drafts for one in verified)
+    return {
+        "speedup": rate_of(runs, lane) / rate_of(runs, BASELINE),
+        "speedup_interval": speedup_interval([pair for report in runs for pair in report.pairs(lane)]),
+        "bound": statistics.mean(one.bound or 1.0 for one in ours),
+        "accepted": sum(one.accepted for one in verified) / drafts if drafts else None,
+    }
+
+
+def median_ms(runs: Sequence[Report], lane: str) -> dict[str, float]:
+    """The median milliseconds of each kind of decode step."""
+    kinds: dict[str, list[float]] = {}
+    for report in runs:
+        for one in report.lanes[lane].passes:
+            if isinstance(one, StepRecord) and one.step:
+                kinds.setdefault(one.kind, []).append(one.ms)
+    return {kind: statistics.median(ms) for kind, ms in kinds.items()}
+
+
+# ---- the command ----
 
 
 def bench(
@@ -63,7 +125,7 @@ def bench(
             with a trigger or with `accept` is measured on held-out prompts.
 
     Returns:
-        The `bench` object of the contract, without the outside reference (`hf_reference`), and more: the baseline's
+        The `bench` object of the contract, without the references (`bench_reference`), and more: the baseline's
         share of the measured read bandwidth, the time to the first token, allocated K/V bytes (of the last prompt).
         Rates are tokens that stand per second, prefill left out.
 
@@ -87,7 +149,7 @@ def bench(
     every = [one for several in runs for one in several]
     columns = _columns(runs)
     medians = {name: statistics.median(column) for name, column in columns.items()}
-    beside = {name: _beside(every, name) for name in lanes if name != BASELINE}
+    figures = {name: beside(every, name) for name in lanes if name != BASELINE}
     last = every[-1].trace
     assert last.summary is not None  # it ran to its end
     progress("repairs")
@@ -98,9 +160,9 @@ def bench(
         "model": {"id": loaded.id, "revision": loaded.revision, "params": loaded.shape.params},
         "dtype": last.header.model["dtype"],
         **medians,
-        **beside[LORA_DROP],
-        "speedup_over_bound": beside[LORA_DROP]["speedup"] / beside[LORA_DROP]["bound"],
-        HEAD_ONLY: beside.get(HEAD_ONLY),
+        **figures[LORA_DROP],
+        "speedup_over_bound": figures[LORA_DROP]["speedup"] / figures[LORA_DROP]["bound"],
+        HEAD_ONLY: figures.get(HEAD_ONLY),
         "rows_cost": costs,
         **_bandwidth(loaded, len(texts[-1]), every[-1].lanes[BASELINE].kept, medians),
         **{
@@ -191,16 +253,6 @@ def _columns(runs: list[list[Report]]) -> dict[str, list[float]]:
     # The lanes start from one reading of the prompt: step 0 of each has its time.
     first_token = [statistics.mean(one.lanes[BASELINE].steps[0].ms for one in several) for several in runs]
     return columns | {"first_token_ms": first_token}
-
-
-def _beside(runs: list[Report], lane: str) -> dict[str, Any]:
-    """A lane beside the baseline, over all rounds."""
-    return {
-        "speedup": rate_of(runs, lane) / rate_of(runs, BASELINE),
-        "speedup_interval": interval_of(runs, lane),
-        "bound": bound_of(runs, lane),
-        "accepted": acceptance_of(runs, lane),
-    }
 
 
 def rows_cost(loaded: LoadedModel, config: LoraDropConfig, prompt_ids: list[int]) -> dict[str, float | None]:

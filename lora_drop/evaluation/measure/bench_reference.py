@@ -30,19 +30,6 @@ LOOKUP = 10  # most tokens that transformers' prompt lookup drafts
 SMALL = 500_000_000  # most weights of a model that is tried both in float32 and in bfloat16
 
 
-def hf_reference(
-    model: str,
-    device: str,
-    dtype: str,
-    prompt_tokens: int,
-    new_tokens: int,
-    prompts: Sequence[str] = (),
-    lookup: int | None = None,
-) -> dict[str, Any] | None:
-    """Run `hf_generate` in a process of its own; None if it fails."""
-    return _aside("hf_generate", model, device, dtype, prompt_tokens, new_tokens, list(prompts), lookup)
-
-
 def gguf_of(model_id: str, model: str, device: str) -> Path | None:
     """The GGUF of a model for llama.cpp on a CPU; None if there is none, or llama.cpp is not installed."""
     if device != "cpu" or importlib.util.find_spec("llama_cpp") is None:
@@ -52,15 +39,8 @@ def gguf_of(model_id: str, model: str, device: str) -> Path | None:
     return Path(model).expanduser() if model.endswith(".gguf") else None
 
 
-def llama_reference(
-    gguf: str, model: str, prompt_tokens: int, new_tokens: int, prompts: Sequence[str] = ()
-) -> float | None:
-    """Run `llama_generate` in a process of its own; None if it fails."""
-    return _aside("llama_generate", gguf, model, prompt_tokens, new_tokens, list(prompts), torch.get_num_threads())
-
-
-def _aside(function: str, *arguments: Any) -> Any:
-    """Call a function of this module in a process of its own; None if it fails."""
+def isolated(function: str, *arguments: Any) -> Any:
+    """Call `hf_generate` or `llama_generate` in a process of its own; None if it fails."""
     done = subprocess.run(
         [sys.executable, "-m", "lora_drop.evaluation.measure.bench_reference", json.dumps([function, *arguments])],
         # A reference has the machine to itself; this process waits passively (`runtime.configure`).

@@ -1,7 +1,9 @@
-"""Teacher-forced quality through the real decode schedule.
+"""Quality through the real decode schedule: teacher-forced, and of a lane's own text.
 
 The tokens of a target are fed one at a time through prefill and decode steps, as generation would run them: a skipped
-layer attends to the keys that decoding would have written. The full model reads the same tokens in one pass.
+layer attends to the keys that decoding would have written. The full model reads the same tokens in one pass. Of a
+lane's own text the regret alone would reward one that goes in circles, as the full model learns to expect it: so
+repeats count too.
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ from lora_drop.adapters.find import find_bank
 from lora_drop.decode.cache import KVCache
 from lora_drop.decode.lane import not_finite
 from lora_drop.decode.logits import agreement, kl, log_probs, nll
+from lora_drop.decode.reference import Decoder
 from lora_drop.decode.refresh import Refresher
-from lora_drop.decode.step import Decoder
-from lora_drop.evaluation.measure.texts import Texts
+from lora_drop.evaluation.measure.texts import Answers, Texts, answer, without_end
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.interval import ratio_interval
+from lora_drop.method.quality import collapse_at, repeated_share
 from lora_drop.method.schedule import Schedule, average_period, baseline_schedule
 from lora_drop.models.load import LoadedModel
 
@@ -173,3 +176,61 @@ def describe(loaded: LoadedModel, config: LoraDropConfig, decoder: str) -> dict[
         "dtype": str(loaded.dtype).removeprefix("torch."),
         "decoder": decoder,
     }
+
+
+# ---- of a lane's own text ----
+
+
+@torch.inference_mode()
+def evaluate_free(
+    loaded: LoadedModel,
+    config: LoraDropConfig,
+    baseline: Answers,
+    progress: Callable[[int], None] = lambda tokens: None,
+    after_step: Callable[[], None] = lambda: None,
+) -> dict[str, float | int]:
+    """Score a lane's greedy answers with the full model.
+
+    Args:
+        baseline: the prompts, with the full model's own answers for comparison.
+        progress: called with the number of tokens scored so far.
+        after_step: called after each token that the lane writes.
+
+    Returns:
+        `tokens`, end tokens included; over them `regret`, the mean of ln(p_favourite / p_token) under the full model,
+        the `worst` one, and the share of `own_choices`, the full model's favourites; over the answers the mean share
+        of `repeated_4grams`, the `repeated_4grams_baseline` of the full model's own, and how many `collapsed`.
+
+    Raises:
+        LoraDropError: the settings do not fit the model, or logits are NaN or infinite.
+    """
+    schedule = config.schedule_for(loaded.num_layers)
+    bank, _ = find_bank(loaded, config, schedule)
+    decoder = loaded.new_decoder()
+    scores: list[Tensor] = []
+    texts = []
+    for prompt_ids in baseline.prompts:
+        ids = answer(loaded, decoder, schedule, bank, prompt_ids, after_step)
+        scores.append(regrets(read_target(decoder, prompt_ids, ids), torch.tensor(ids, device=loaded.device)))
+        texts.append(without_end(loaded, ids))
+        progress(sum(map(len, scores)))
+    every = torch.cat(scores)
+    return {
+        "tokens": len(every),
+        "regret": float(every.mean()),
+        "worst": float(every.max()),
+        "own_choices": float((every == 0).float().mean()),
+        "repeated_4grams": _repeats(texts),
+        "repeated_4grams_baseline": _repeats(baseline.answers),
+        "collapsed": sum(collapse_at(text) is not None for text in texts),
+    }
+
+
+def regrets(logits: Tensor, tokens: Tensor) -> Tensor:
+    """ln(p_favourite / p_token) of tokens (T,) under the logits (T, V) before them: (T,), 0 for a favourite."""
+    logs = log_probs(logits)
+    return logs.amax(-1) - logs.gather(-1, tokens[:, None])[:, 0]
+
+
+def _repeats(texts: list[list[int]]) -> float:
+    return sum(map(repeated_share, texts)) / len(texts)

@@ -13,23 +13,16 @@ from importlib import metadata
 from typing import Any
 
 from lora_drop.adapters.find import bank_fingerprint, bank_folder
-from lora_drop.evaluation.measure.free import evaluate_free
-from lora_drop.evaluation.measure.metrics import GROUPS, describe, evaluate
+from lora_drop.evaluation.measure.bench import beside, median_ms, rate_of, timed_request
+from lora_drop.evaluation.measure.metrics import GROUPS, describe, evaluate, evaluate_free
 from lora_drop.evaluation.measure.texts import Answers, given_texts
-from lora_drop.evaluation.measure.timing import (
-    acceptance_of,
-    bound_of,
-    interval_of,
-    median_ms,
-    rate_of,
-    timed_request,
-)
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import speed_bound
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.place import describe_device
 from lora_drop.run.report.report import Report
 from lora_drop.run.request import plan
+from lora_drop.run.results.store import Row, is_setting
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import BASELINE, LORA_DROP
 from lora_drop.run.trace.trace import gather
@@ -56,6 +49,17 @@ class Point:
     notes: tuple[str, ...]
     bound: float
     screens: bool
+
+    @property
+    def key(self) -> Row:
+        """What identifies its row in a file that stores a setting by its differences from the defaults."""
+        adapters = {"adapters": self.adapters, "adapters_fingerprint": self.fingerprint}
+        return {"config": self.config.differences(), **adapters}
+
+    def is_of(self, row: Row, config: LoraDropConfig | None = None) -> bool:
+        """True if a row is this point's, or was measured with its adapters and has the setting `config`."""
+        adapters = row.get("adapters"), row.get("adapters_fingerprint")
+        return adapters == (self.adapters, self.fingerprint) and is_setting(row["config"], config or self.config)
 
     @property
     def setting(self) -> dict[str, Any]:
@@ -172,19 +176,18 @@ def _columns(quality: dict[str, Any]) -> dict[str, float | int | None]:
 
 def _speed(runs: list[Report]) -> dict[str, Any]:
     """Figures of timed runs of both lanes, one a prompt."""
-    one, two = (rate_of(runs, lane) for lane in (BASELINE, LORA_DROP))
-    low, high = interval_of(runs, LORA_DROP) or (None, None)
+    figures = beside(runs, LORA_DROP)
+    low, high = figures["speedup_interval"] or (None, None)
     base_ms, ms = (median_ms(runs, lane) for lane in (BASELINE, LORA_DROP))
     last = runs[-1].trace
     assert last.summary is not None  # it ran to its end
     return {
-        "baseline_tokens_per_second": one,
-        "lora_drop_tokens_per_second": two,
-        "speedup": two / one,
+        **{f"{lane}_tokens_per_second": rate_of(runs, lane) for lane in (BASELINE, LORA_DROP)},
+        "speedup": figures["speedup"],
         "speedup_low": low,
         "speedup_high": high,
-        "bound": bound_of(runs, LORA_DROP),
-        "accepted": acceptance_of(runs, LORA_DROP),
+        "bound": figures["bound"],
+        "accepted": figures["accepted"],
         "ms_baseline": base_ms["refresh"],
         "ms_refresh": ms.get("refresh"),
         "ms_lora": ms.get("lora"),

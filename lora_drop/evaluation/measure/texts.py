@@ -15,8 +15,8 @@ import torch
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.decode.lane import Lane
+from lora_drop.decode.reference import Decoder
 from lora_drop.decode.sampling import Sampling
-from lora_drop.decode.step import Decoder
 from lora_drop.errors import LoraDropError
 from lora_drop.method.quality import collapse_at
 from lora_drop.method.schedule import Schedule, baseline_schedule

@@ -1,18 +1,56 @@
-"""A task: how its files are read, how an example is asked, how an answer is scored."""
+"""A task: how its files are read, how an example is asked, how an answer is scored.
+
+A broken line is reported once, with its file and number, and left out.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.tasks.reading import BrokenRecord, Say, records_of
+
+Say = Callable[[str], None]
+
+
+class BrokenRecord(ValueError):
+    """A record that lacks something that its task needs."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """A benchmark's options, beside model and schedule.
+
+    Args:
+        names: of `TASKS`; None takes those that the data folder has.
+        limit: records a task; None takes all.
+        run_code: run generated programs in a sandbox; without it code tasks have no score.
+        max_new_tokens: of a generated answer.
+        context_tokens: most tokens of a prompt, a longer one loses its middle; None is the model's context.
+
+    Raises:
+        LoraDropError: a number is too small.
+    """
+
+    data_dir: Path
+    out: Path
+    names: tuple[str, ...] | None = None
+    limit: int | None = None
+    run_code: bool = False
+    max_new_tokens: int = 256
+    context_tokens: int | None = None
+
+    def __post_init__(self):
+        for name, least in (("limit", 1), ("max_new_tokens", 1), ("context_tokens", 16)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise LoraDropError(f"--{name.replace('_', '-')} must be at least {least}, got {value}.")
 
 
 @dataclass(frozen=True)
@@ -125,3 +163,66 @@ class Task(ABC):
     def score(self, example: Example, answer: str) -> float:
         """Score an answer from 0 to 1; here 1 if it is a reference. Not used with `runs_code`."""
         return float(answer.lower() in map(str.lower, example.references))
+
+    def program(self, example: Example, answer: str) -> str:
+        """Join a generated answer with the tests that it has to pass."""
+        return f"{answer}\n\n{example.tests}\n"
+
+
+def text_of(path: Path, name: str, say: Say) -> str:
+    """Read a file's text; empty if it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        say(f"{name}: cannot be read ({error.strerror or error}); left out.")
+    except UnicodeDecodeError:
+        say(f"{name}: this is not UTF-8 text; left out.")
+    return ""
+
+
+def records_of(path: Path, name: str, say: Say) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Read (line, record) of a JSONL file, or of a TSV file with a header."""
+    lines = enumerate(text_of(path, name, say).split("\n"), start=1)
+    header = next(lines)[1].split("\t") if path.suffix == ".tsv" else None
+    for number, line in lines:
+        if not line.strip():
+            continue
+        if header is not None:
+            cells = line.rstrip("\r").split("\t")
+            if len(cells) != len(header):
+                say(f"{name}, line {number}: {len(cells)} cells under {len(header)} headings; left out.")
+                continue
+            yield number, dict(zip(header, cells, strict=True))
+            continue
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError
+        except (ValueError, RecursionError):
+            say(f"{name}, line {number}: this is not a JSON object; left out.")
+            continue
+        yield number, record
+
+
+def text_in(record: dict[str, Any], field: str, may_be_empty: bool = False) -> str:
+    """The text in a field. Raises BrokenRecord: there is none."""
+    value = record.get(field)
+    if not isinstance(value, str) or not (value.strip() or may_be_empty):
+        raise BrokenRecord(f"there is no text in a field {field!r}")
+    return value
+
+
+def texts_in(record: dict[str, Any], field: str) -> tuple[str, ...]:
+    """The texts in a field that holds a list of them. Raises BrokenRecord: there is none."""
+    value = record.get(field)
+    if not isinstance(value, list) or not value or not all(isinstance(text, str) and text.strip() for text in value):
+        raise BrokenRecord(f"there is no list of texts in a field {field!r}")
+    return tuple(value)
+
+
+def index_in(record: dict[str, Any], field: str, count: int) -> int:
+    """The number in a field, from 0 to `count` - 1. Raises BrokenRecord: there is none."""
+    value = record.get(field)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < count:
+        raise BrokenRecord(f"the field {field!r} is no number from 0 to {count - 1}")
+    return value

@@ -17,14 +17,11 @@ from torch import Tensor
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.decode.lane import Lane
 from lora_drop.decode.logits import log_probs, nll
+from lora_drop.decode.reference import Decoder
 from lora_drop.decode.sampling import Sampling
-from lora_drop.decode.step import Decoder
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.metrics import decode_target, means, read_target, score
-from lora_drop.evaluation.tasks.base import Example, Task
-from lora_drop.evaluation.tasks.options import Options
-from lora_drop.evaluation.tasks.programs import program
-from lora_drop.evaluation.tasks.reading import Say
+from lora_drop.evaluation.tasks.base import Example, Options, Say, Task
 from lora_drop.evaluation.tasks.sandbox import run_program
 from lora_drop.method.schedule import Schedule, baseline_schedule
 from lora_drop.models.load import LoadedModel
@@ -114,7 +111,7 @@ class Runner:
         result = {"answer": answer, "text": text}
         if not task.runs_code:
             return {"score": task.score(example, answer), **result}
-        outcome = run_program(program(task, example, answer))
+        outcome = run_program(task.program(example, answer))
         if outcome.met_a_limit:
             self.say(f"{example.id}, {LABELS[lane]}'s program: {outcome.reason}.")
         return {"score": float(outcome.passed), "reason": outcome.reason, **result}

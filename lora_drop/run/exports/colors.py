@@ -52,8 +52,9 @@ COLORS: dict[str, dict[str, str]] = {
 
 def css_variables() -> str:
     """The colours as CSS variables, the dark ones under Gradio's `.dark` class."""
+    return f"{css_block(':root', 'light')}\n{css_block('.dark', 'dark')}\n"
 
-    def block(selector: str, colors: dict[str, str]) -> str:
-        return selector + " {" + "".join(f" --ld-{name}: {value};" for name, value in colors.items()) + " }\n"
 
-    return block(":root", COLORS["light"]) + block(".dark", COLORS["dark"])
+def css_block(selector: str, theme: str) -> str:
+    """A theme's colours as CSS variables of a selector."""
+    return selector + " {" + "".join(f" --ld-{name}: {value};" for name, value in COLORS[theme].items()) + " }"

@@ -38,6 +38,8 @@ def replay_html(trace: Trace) -> str:
     header, name = trace.header, place_of(trace.header)
     settings = ", ".join(setting_words(header))
     cut = "" if trace.summary else ' <span class="ld-replay-cut">The trace was cut short: it has no summary.</span>'
+    # Each two answers word by word, as a replay has no server to ask.
+    answers = {"type": "answers", "pairs": answers_side_by_side({lane: trace.text(lane) for lane in trace.steps})}
     blanks = {
         "title": escaped(f"{name}: {settings} - LoRA-Drop replay"),
         "styles": css_variables() + "".join(map(_read, (*RUN_STYLES, ASSETS / "css" / "replay.css", BUILD_UP_STYLE))),
@@ -47,7 +49,7 @@ def replay_html(trace: Trace) -> str:
         "prompt": escaped(header.prompt),
         "notes": "\n".join(f"<p>Note: {escaped(str(note))}</p>" for note in header.sampling.get("notes", [])),
         "view": _read(TEMPLATES / "live.html"),
-        "run": _inert(wire_text(trace) + page_line(inside(trace)) + page_line(_answers(trace))),
+        "run": _inert(wire_text(trace) + page_line(inside(trace)) + page_line(answers)),
         "plotly": _script(_read(plotly_script())),
         "modules": import_map(ENTRY),
         "entry": ENTRY,
@@ -77,11 +79,6 @@ def _in_turn(trace: Trace) -> Iterator[Record]:
                 yield audit
     for audits in trace.quality.values():
         yield from audits.values()
-
-
-def _answers(trace: Trace) -> dict[str, Any]:
-    """Each two answers word by word: a replay has no server to ask."""
-    return {"type": "answers", "pairs": answers_side_by_side({lane: trace.text(lane) for lane in trace.steps})}
 
 
 def _completed(trace: Trace) -> Header:

@@ -10,12 +10,11 @@ from __future__ import annotations
 import html
 import json
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from lora_drop.errors import LoraDropError
 from lora_drop.paths import new_folder
-from lora_drop.run.exports.colors import COLORS
+from lora_drop.run.exports.colors import css_block
 from lora_drop.run.exports.html import replay_html
 from lora_drop.run.exports.templates import escaped, filled, place_of
 from lora_drop.run.report.words import setting_words
@@ -30,7 +29,7 @@ FIGURES = (
     ("bound", "bound", "{:.2f}x"),
     ("KV saved", "kv_saved", "{:.0%}"),
     ("same next token at LoRA steps", "top1_agreement", "{:.0%}"),
-    ("first difference at token", "first_divergence", "{:d}"),
+    ("first difference at token", "first_divergence", "{:.0f}"),
 )
 PACES = (("baseline", "full model"), ("lora_drop", "LoRA-Drop"))
 
@@ -69,9 +68,10 @@ def build(out: Path, paths: list[Path], title: str = TITLE, app: str | None = No
 def index_html(runs: list[tuple[str, Trace]], title: str = TITLE, app: str | None = None) -> str:
     """The page that lists runs, each with the name of its file."""
     link = f' The app that made them: <a href="{html.escape(app)}">{html.escape(app)}</a>.' if app else ""
+    dark = f"@media (prefers-color-scheme: dark) {{ {css_block(':root', 'dark')} }}"
     blanks = {
         "title": escaped(title),
-        "colors": _colors(),
+        "colors": f"{css_block(':root', 'light')}\n{dark}",
         "app": link,
         "runs": "\n".join(_entry(name, trace) for name, trace in runs),
     }
@@ -80,13 +80,13 @@ def index_html(runs: list[tuple[str, Trace]], title: str = TITLE, app: str | Non
 
 def _entry(name: str, trace: Trace) -> str:
     header, summary = trace.header, trace.summary
-    figures = []
+    figures: list[tuple[str, float | None, str]] = []
     if summary:
-        for lane, words in PACES:
-            pace = summary.lanes.get(lane, {}).get("tokens_per_second")
-            figures.append((words, _written(pace, "{:.0f} tokens/s")))
-        figures += [(words, _written(getattr(summary, key), form)) for words, key, form in FIGURES]
-    listed = "".join(f"<div><dt>{words}</dt><dd>{value}</dd></div>" for words, value in figures if value)
+        paces = {words: summary.lanes.get(lane, {}).get("tokens_per_second") for lane, words in PACES}
+        figures += [(words, pace, "{:.0f} tokens/s") for words, pace in paces.items()]
+        figures += [(words, getattr(summary, key), form) for words, key, form in FIGURES]
+    rows = [(words, form.format(value)) for words, value, form in figures if value is not None]
+    listed = "".join(f"<div><dt>{words}</dt><dd>{value}</dd></div>" for words, value in rows)
     cut = "" if summary else '<p class="cut">Cut short: it has no summary.</p>'
     return (
         f'<li><h2><a href="{name}">{escaped(header.prompt)}</a></h2>'
@@ -94,20 +94,6 @@ def _entry(name: str, trace: Trace) -> str:
         + (f"<dl>{listed}</dl>" if listed else "")
         + "</li>"
     )
-
-
-def _written(value: Any, form: str) -> str:
-    """A figure as text; empty where the trace has no number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return ""
-    return form.format(int(value) if form.endswith("d}") else value)
-
-
-def _colors() -> str:
-    def block(colors: dict[str, str]) -> str:
-        return ":root {" + "".join(f" --ld-{name}: {value};" for name, value in colors.items()) + " }"
-
-    return f"{block(COLORS['light'])}\n@media (prefers-color-scheme: dark) {{ {block(COLORS['dark'])} }}"
 
 
 def _readme(title: str) -> str:

@@ -18,22 +18,19 @@ def commands_of(header: Any) -> dict[str, str]:
     Settings at their defaults are left out. The number type is named unless `auto` chose it, which it does for the
     packed blocks of the bundled model.
     """
-    lane, others = header.main["config"], _others(header)
-    schedule = dict(_changed(SCHEDULE, lane))
+    schedule = dict(_changed(SCHEDULE, header.main["config"]))
     if schedule.get("drop_layers") is not None:  # a list of layers takes the place of range and ratio
         schedule = {name: value for name, value in schedule.items() if name not in ("layers", "drop_ratio")}
-    run = dict(_changed(RUN, others))
+    lanes = "both" if len(header.lanes) > 1 else header.lanes[0]["id"].replace("_", "-")
+    # Those that a header keeps outside `sampling` are settings of the run too.
+    run = dict(_changed(RUN, {**header.sampling, "seed": header.seed, "lanes": lanes}))
+    model = "bundled" if header.model["id"].startswith("bundled:") else header.model["id"]
+    # None where `auto` chose packed blocks.
+    dtype = None if "blocks" in str(header.device.get("decoder", "")) else header.model["dtype"]
     return {
-        "command": _command(header, schedule, run),
-        "python": _python(header, schedule, run),
+        "command": _command(header.prompt, model, dtype, schedule, run),
+        "python": _python(header.prompt, model, dtype, schedule, run),
     }
-
-
-def _others(header: Any) -> dict[str, Any]:
-    """The run's settings, with those that a header keeps outside `sampling`."""
-    ids = [lane["id"] for lane in header.lanes]
-    lanes = "both" if len(ids) > 1 else ids[0].replace("_", "-")
-    return {**header.sampling, "seed": header.seed, "lanes": lanes}
 
 
 def _changed(owner: str, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -45,24 +42,12 @@ def _changed(owner: str, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield setting.name, value
 
 
-def _dtype(header: Any) -> str | None:
-    """The number type to ask for; None where `auto` chose packed blocks."""
-    return None if "blocks" in str(header.device.get("decoder", "")) else header.model["dtype"]
-
-
-def _model(header: Any) -> str:
-    return "bundled" if header.model["id"].startswith("bundled:") else header.model["id"]
-
-
-def _command(header: Any, schedule: dict[str, Any], run: dict[str, Any]) -> str:
-    dtype = _dtype(header)
-    words = [COMMAND, shlex.quote(f"--prompt={header.prompt}")]
-    words += [f"--model {shlex.quote(_model(header))}"] if _model(header) != "bundled" else []
+def _command(prompt: str, model: str, dtype: str | None, schedule: dict[str, Any], run: dict[str, Any]) -> str:
+    words = [COMMAND, shlex.quote(f"--prompt={prompt}")]
+    words += [f"--model {shlex.quote(model)}"] if model != "bundled" else []
     words += [f"--dtype {shlex.quote(dtype)}"] if dtype else []
-    for setting in settings_of(SCHEDULE, RUN):
-        values = schedule if setting.of == SCHEDULE else run
-        if setting.name in values:
-            words.append(_flag(setting, values[setting.name]))
+    values = schedule | run
+    words += [_flag(setting, values[setting.name]) for setting in settings_of(SCHEDULE, RUN) if setting.name in values]
     return " ".join(words)
 
 
@@ -72,17 +57,16 @@ def _flag(setting: Setting, value: Any) -> str:
     return f"{setting.flag} {shlex.quote(setting.kind.write(value))}"
 
 
-def _python(header: Any, schedule: dict[str, Any], run: dict[str, Any]) -> str:
-    dtype = _dtype(header)
-    model = ", ".join([repr(_model(header)), *([f"dtype={dtype!r}"] if dtype else [])])
+def _python(prompt: str, model: str, dtype: str | None, schedule: dict[str, Any], run: dict[str, Any]) -> str:
+    arguments = f"{model!r}, dtype={dtype!r}" if dtype else repr(model)
     config = ", ".join(f"{name}={value!r}" for name, value in schedule.items())
     settings = "".join(f", {name}={value!r}" for name, value in run.items())
     return (
         "from lora_drop import LoraDropConfig, load_model, stream\n\n"
-        f"loaded = load_model({model})\n"
+        f"loaded = load_model({arguments})\n"
         f"config = LoraDropConfig({config})\n"
         "texts = {}\n"
-        f"for record in stream(loaded, {header.prompt!r}, config{settings}):\n"
+        f"for record in stream(loaded, {prompt!r}, config{settings}):\n"
         '    if record.type == "step":\n'
         "        texts.setdefault(record.lane, []).append(record.text)\n"
         '    elif record.type == "rewind":\n'

@@ -8,7 +8,7 @@ from typing import Any
 from lora_drop.method.fields import RUN, SCHEDULE
 from lora_drop.method.settings import settings_of
 from lora_drop.run.report.words import setting_words
-from lora_drop.run.trace.records import TOGETHER
+from lora_drop.run.trace.records import TOGETHER, number
 from lora_drop.run.trace.trace import Trace
 
 MOST = 8  # runs that are compared at once
@@ -69,8 +69,7 @@ def _settings(trace: Trace) -> dict[str, str]:
 def _drift(trace: Trace) -> list[float | None]:
     lane = trace.header.main["id"]
     audits = [trace.audits[lane].get(step.step) for step in trace.steps[lane][1:]]
-    means = [audit.mean_drift if audit else None for audit in audits]
-    return [mean and round(mean, 4) for mean in means]
+    return [number(audit.mean_drift, 4) if audit else None for audit in audits]
 
 
 def _clock(trace: Trace) -> list[float]:

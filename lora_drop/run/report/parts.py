@@ -12,7 +12,6 @@ from lora_drop.run.report.report import Report, corrections_of, shape_of
 from lora_drop.run.report.speed import makes_claims
 from lora_drop.run.trace.records import BASELINE, number
 
-UNIT = "ms per kept token"
 DIGITS = 4
 
 
@@ -50,10 +49,10 @@ def parts_of(report: Report, bound: float | None) -> dict[str, Any] | None:
         parts.append(("taken_back", "rejected drafts", sum(lane.rejected_ms) / lane.kept))
     least = full / bound if bound else None
     return {
-        "unit": UNIT,
+        "unit": "ms per kept token",
         "parts": [{"id": name, "label": label, "ms": number(ms, DIGITS)} for name, label, ms in parts],
         "total": number(total, DIGITS),
-        "bound": least and number(least, DIGITS),
+        "bound": number(least, DIGITS),
         "bound_with_repairs": number(least + max(repairs, 0.0), DIGITS) if least and does_repair else None,
     }
 

@@ -346,6 +346,18 @@ class Report:
             return None
         return 1 - own.steps[last].kv_bytes / base.steps[last].kv_bytes
 
+    def beside(self, lane: str) -> dict[str, Any]:
+        """A lane beside the baseline so far: the figures of `TOGETHER`, and `accepted`."""
+        own = self.lanes[lane]
+        return {
+            "speedup": self.speedup(lane),
+            "bound": own.bound,
+            "kv_saved": self.kv_saved(lane),
+            "first_divergence": self.first_difference(lane),
+            "top1_agreement": own.quality.mean("lora_steps", "top1_agreement"),
+            "accepted": own.acceptance,
+        }
+
     def figures(self) -> dict[str, Any]:
         """Figures so far: `main`, those of `TOGETHER`, `quality_loss` and `accepted` for it, `by_chance`, and `lanes`:
         the speed and first difference of each. Where there is a summary they are the summary's.
@@ -358,14 +370,7 @@ class Report:
             together = {name: getattr(summary, name) for name in (*TOGETHER, "accepted")}
             together["bound"] = 1.0 if main.schedule.is_baseline else summary.bound
         else:
-            together = {
-                "speedup": self.speedup(self.main),
-                "bound": main.bound,
-                "kv_saved": self.kv_saved(self.main),
-                "first_divergence": self.first_difference(self.main),
-                "top1_agreement": main.quality.mean("lora_steps", "top1_agreement"),
-                "accepted": main.acceptance,
-            }
+            together = self.beside(self.main)
         lanes = {
             name: {"tokens_per_second": speeds[name], "differs": self.first_difference(name)} for name in self.lanes
         }

@@ -16,6 +16,7 @@ from lora_drop.run.report.parts import parts_of
 from lora_drop.run.report.report import Report
 from lora_drop.run.report.speed import is_by_chance, is_wide, makes_claims, speed_of
 from lora_drop.run.report.why import why
+from lora_drop.run.report.words import counted
 from lora_drop.run.trace.records import BASELINE, THIRD, Verdict
 
 Facts = dict[str, Any]
@@ -201,46 +202,34 @@ _THIRD_READS = {"well": "reads well too", "slips": "slips", "badly": "reads badl
 
 def sentence(kind: str, facts: Facts) -> str:
     """The text of a verdict, from its facts alone."""
-    parts = {"stopped": _stopped, "nothing_skipped": _nothing, "lossless": _lossless, "collapsed": _collapsed}
-    text = ", ".join(filter(None, parts.get(kind, _compared)(facts)))
+    text = ", ".join(filter(None, _clauses(kind, facts)))
     if kind != "stopped" and (third := _third(facts)):
         text += f"; {third}"
-    return " ".join([_capitalised(text), *_notes(kind, facts)])
+    return " ".join([f"{text[:1].upper()}{text[1:]}.", *_notes(kind, facts)])
 
 
-def _capitalised(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
-
-
-def _stopped(facts: Facts) -> Iterator[str | None]:
-    tokens = facts["tokens"]
-    own = f"{_count(tokens[facts['lane']], 'token')} of the answer"
-    yield f"The file is cut short after {own}" if facts["stopped"] == "cut" else f"Stopped after {own}"
+def _clauses(kind: str, facts: Facts) -> Iterator[str | None]:
     words = facts["words"]
-    if words:
-        first = words["first"]
-        yield "the answers are the same so far" if first is None else f"the answers differ from word {first + 1} on"
-
-
-def _nothing(facts: Facts) -> Iterator[str | None]:
-    yield _NOTHING[facts["nothing"]]
-    if facts["nothing"] in ("head", "steps") and facts["words"]:
-        yield from (_speed(facts), _answers(facts))
-
-
-def _lossless(facts: Facts) -> Iterator[str | None]:
-    yield from (_speed(facts), _skipped(facts))
-    yield "the answer is the full model's, word for word"
-    yield _memory(facts)
-
-
-def _collapsed(facts: Facts) -> Iterator[str | None]:
-    yield f"LoRA-Drop's answer goes in circles from word {facts['collapsed_word'] + 1} on"
-    yield from (_skipped(facts), _speed(facts), _memory(facts))
-
-
-def _compared(facts: Facts) -> Iterator[str | None]:
-    yield from (_speed(facts), _skipped(facts), _answers(facts), _memory(facts))
+    match kind:
+        case "stopped":
+            own = f"{counted(facts['tokens'][facts['lane']], 'token')} of the answer"
+            yield f"The file is cut short after {own}" if facts["stopped"] == "cut" else f"Stopped after {own}"
+            if words and words["first"] is None:
+                yield "the answers are the same so far"
+            elif words:
+                yield f"the answers differ from word {words['first'] + 1} on"
+        case "nothing_skipped":
+            yield _NOTHING[facts["nothing"]]
+            if facts["nothing"] in ("head", "steps") and words:
+                yield from (_speed(facts), _answers(facts))
+        case "lossless":
+            same = "the answer is the full model's, word for word"
+            yield from (_speed(facts), _skipped(facts), same, _memory(facts))
+        case "collapsed":
+            yield f"LoRA-Drop's answer goes in circles from word {facts['collapsed_word'] + 1} on"
+            yield from (_skipped(facts), _speed(facts), _memory(facts))
+        case _:
+            yield from (_speed(facts), _skipped(facts), _answers(facts), _memory(facts))
 
 
 def _speed(facts: Facts) -> str | None:
@@ -261,8 +250,8 @@ def _skipped(facts: Facts) -> str | None:
     share = facts["skipped_share"]
     if share is None:
         return None
-    part = "attention" if facts["part"] == "attention" else "layer"
-    return f"{share:.0%} of {part} runs skipped" if share > 0 else "no gain: too many guesses were rejected"
+    runs = "attention runs" if facts["part"] == "attention" else "layer runs"
+    return f"{share:.0%} of {runs} skipped" if share > 0 else "no gain: too many guesses were rejected"
 
 
 def _answers(facts: Facts) -> str | None:
@@ -298,7 +287,7 @@ def _third(facts: Facts) -> str | None:
     lead = "without corrections" if third["is_bare"] else f"in the lane \u201c{third['label']}\u201d"
     if third["breaks_after"] is not None:
         verb = "goes in circles" if third["how"] == "loop" else "breaks"
-        where = f"after {_count(third['breaks_after'], 'word')}" if third["breaks_after"] else "at its first word"
+        where = f"after {counted(third['breaks_after'], 'word')}" if third["breaks_after"] else "at its first word"
         return f"{lead} the text {verb} {where}"
     first = third["words"]["first"]
     if first is None:
@@ -320,7 +309,3 @@ def _notes(kind: str, facts: Facts) -> Iterator[str]:
         yield "With accept 1 only rounding makes the answers differ."
     if kind == "collapsed":
         yield "Skip fewer layers, or take a shorter period."
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -9,6 +9,7 @@ from lora_drop.method.cost import human_bytes
 from lora_drop.run.report.align import align
 from lora_drop.run.report.report import LaneReport, Report
 from lora_drop.run.report.speed import makes_claims
+from lora_drop.run.report.words import counted
 from lora_drop.run.trace.records import BASELINE, StepRecord
 from lora_drop.run.trace.trace import Trace
 
@@ -56,17 +57,14 @@ def _race(report: Report) -> str | None:
     if own is None or full is None:
         return None
     least = min(lane.kept for lane in lanes)
-    lead = "ahead" if own < full else "behind"
+    lead, summary = "ahead" if own < full else "behind", report.trace.summary
+    prefill = f"The prompt was read once, for all lanes, in {_ms(lanes[0].steps[0].ms)}."
+    if summary and summary.prefill_cached:
+        prefill = "The prompt was cached by an earlier run."
     return (
-        f"A token took {_ms(own)}, the full model's {_ms(full)}: after {_counted(least, 'token')} LoRA-Drop is "
-        f"{_ms(least * abs(full - own))} {lead}. {_prefill(report.trace, report.main)}"
+        f"A token took {_ms(own)}, the full model's {_ms(full)}: after {counted(least, 'token')} LoRA-Drop is "
+        f"{_ms(least * abs(full - own))} {lead}. {prefill}"
     )
-
-
-def _prefill(trace: Trace, lane: str) -> str:
-    if trace.summary and trace.summary.prefill_cached:
-        return "The prompt was cached by an earlier run."
-    return f"The prompt was read once, for all lanes, in {_ms(trace.steps[lane][0].ms)}."
 
 
 def _time(lane: LaneReport) -> str | None:
@@ -89,7 +87,7 @@ def _activity(trace: Trace, lane: str) -> str | None:
         return "Every layer runs at every step: nothing is skipped."
     early = sum(step.trigger is not None for step in steps)
     text = f"{len(dropped)} of {layers} layers are skipped at {lora} of {len(steps)} steps; "
-    text += f"all of them run at {_counted(len(steps) - lora, 'full step')}"
+    text += f"all of them run at {counted(len(steps) - lora, 'full step')}"
     return f"{text}, {early} of which came early." if early else f"{text}."
 
 
@@ -110,7 +108,7 @@ def _drift(trace: Trace, lane: str) -> str | None:
         return None
     usual = max(gaps, key=lambda length: len(gaps[length]))
     grown, left = map(fmean, zip(*gaps[usual], strict=True))
-    text = f"On average drift grew to {grown:.2f} in {_counted(usual, 'LoRA step')}, then the refresh brought it to "
+    text = f"On average drift grew to {grown:.2f} in {counted(usual, 'LoRA step')}, then the refresh brought it to "
     if left < 0.005:
         return f"{text}0: it repaired the caches."
     return f"{text}{left:.2f}: it runs every layer, but reads caches that LoRA steps wrote."
@@ -138,7 +136,7 @@ def _memory(report: Report) -> str | None:
     if last < 0:  # a file that was cut short
         return None
     own, full = (lane.steps[last].kv_bytes for lane in lanes)
-    text = f"After {_counted(last, 'step')} the caches hold {human_bytes(own)}, the full model's {human_bytes(full)}"
+    text = f"After {counted(last, 'step')} the caches hold {human_bytes(own)}, the full model's {human_bytes(full)}"
     config = report.trace.header.config_of(report.main)
     if not config.get("dropped"):
         return f"{text}."
@@ -160,28 +158,18 @@ def _kl(lane: LaneReport) -> str | None:
 def _parts(parts: dict[str, Any] | None) -> str | None:
     if parts is None:
         return None
-    own = {part["id"]: part["ms"] for part in parts["parts"]}
-    repairs = "repairs" if parts["bound_with_repairs"] is not None else "full steps"
-    names = {
-        "layers": "skipped layers",
-        "head": "the screened head",
-        "refreshes": repairs,
-        "taken_back": "rejected drafts",
-    }
-    changes = [_change(names[name], ms, own["full"]) for name, ms in own.items() if name in names]
-    return f"A token took {_ms(parts['total'])}, the full model's {_ms(own['full'])}: {', '.join(changes)}."
+    full, *others = parts["parts"]
+    changes = ", ".join(_change(part, full["ms"]) for part in others)
+    return f"A token took {_ms(parts['total'])}, the full model's {_ms(full['ms'])}: {changes}."
 
 
-def _change(part: str, ms: float, full: float) -> str:
-    s = "s" if part.endswith("head") else ""
+def _change(part: dict[str, Any], full: float) -> str:
+    label, ms = part["label"], part["ms"]
+    subject, s = (f"the {label}", "s") if part["id"] == "head" else (label, "")
     if abs(ms) < full / 200:
-        return f"{part} change{s} nothing"
-    return f"{part} {'save' if ms < 0 else 'cost'}{s} {_ms(abs(ms))}"
+        return f"{subject} change{s} nothing"
+    return f"{subject} {'save' if ms < 0 else 'cost'}{s} {_ms(abs(ms))}"
 
 
 def _ms(value: float) -> str:
     return f"{value / 1000:.2f} s" if value >= 1000 else f"{value:.0f} ms" if value >= 100 else f"{value:.2f} ms"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

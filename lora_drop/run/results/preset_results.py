@@ -76,6 +76,11 @@ def reads_well(row: dict[str, Any]) -> bool:
     return row_reads(row) == "well"
 
 
+def verdict_of(row: dict[str, Any]) -> str:
+    """`reads_well` in words."""
+    return "reads well" if reads_well(row) else "does not read well"
+
+
 def measured_presets(
     model: str, revision: str, fingerprint_of: Callable[[LoraDropConfig], str | None], path: Path | None = None
 ) -> Measured:
@@ -163,10 +168,9 @@ def in_words(row: dict[str, Any], about: dict[str, Any]) -> str:
     loss = loss_of(row)
     if loss is None:
         return "it has no quality loss"
-    verdict = "reads well" if reads_well(row) else "does not read well"
     return (
-        f"quality loss {loss:.3f} nats per token: {verdict} (answers to {about['data']['own']['prompts']} prompts, "
-        f"{about['model']['dtype']} on {about['device']['name']})"
+        f"quality loss {loss:.3f} nats per token: {verdict_of(row)} (answers to "
+        f"{about['data']['own']['prompts']} prompts, {about['model']['dtype']} on {about['device']['name']})"
     )
 
 

@@ -1,11 +1,8 @@
-"""Prompts that the page offers, that the stored samples answer and that the presets are measured on.
-
-None of them is in a text for training.
-"""
+"""Prompts of the page, of the stored samples, and of the measurements. None of them is in a training text."""
 
 from __future__ import annotations
 
-EXAMPLES = {
+EXAMPLES = {  # by the label of their button
     "Blue sky": "Explain why the sky is blue.",
     "Story": "Write a short story about a lighthouse keeper who collects lost letters.",
     "Tips": "List five practical tips for learning a new language.",
@@ -16,7 +13,7 @@ SAMPLE_PROMPTS = (
     "Why do we always see the same side of the Moon?",
     "A train leaves at 9:40 and arrives at 11:15. How long does the journey take? Show your steps.",
 )
-# Questions whose answers the presets are measured on: of no form that a prompt for training has.
+# Questions for measuring presets and settings. Training prompts have other forms.
 HELD_OUT = (
     "How far away is the Sun, and how do we know?",
     "Which vitamins does an orange contain, and what are they good for?",

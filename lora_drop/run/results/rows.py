@@ -28,21 +28,7 @@ class Group(NamedTuple):
         return [self.reuse, skipped, *([self.others] if self.others else []), trained]
 
 
-def percent(value: float) -> str:
-    """A share: `12.3%`."""
-    return f"{value:.1%}"
-
-
-def nats(value: float) -> str:
-    """Nats, with their sign."""
-    return f"{value:+.2f}"
-
-
-def times(value: float) -> str:
-    """A ratio of speeds: `1.23x`."""
-    return f"{value:.2f}x"
-
-
+percent, nats, times = "{:.1%}".format, "{:+.2f}".format, "{:.2f}x".format  # of a share, a loss, a ratio of speeds
 # Column, title and form of each quality.
 AGREEMENT = ("lora_steps_top1_agreement", "Same next token, LoRA steps", percent)
 NLL_GAP = ("all_steps_nll_gap", "NLL gap, all steps (nats)", nats)

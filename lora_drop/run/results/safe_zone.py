@@ -1,22 +1,31 @@
-"""The safe zone of a sweep: the measures of its map, the cell to choose with its price, and the frontier."""
+"""Choices among measured rows: the cell of a sweep's map, with its price; the frontier; the stops of the dial.
+
+The break-it dial goes along the frontier, from the full model to skipping nearly all.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.fields import SCHEDULE
 from lora_drop.method.frontier import frontier
+from lora_drop.method.presets import PRESETS
 from lora_drop.method.quality import READS_WELL_LOSS
 from lora_drop.method.settings import settings_of
 from lora_drop.run.report.speed import GAIN, NOISY, is_wide
-from lora_drop.run.results.preset_results import REPEATS, credible_speed, loss_of, reads_well
-from lora_drop.run.results.rows import is_baseline, value_of
+from lora_drop.run.results.files import SAMPLES
+from lora_drop.run.results.preset_results import REPEATS, Measured, credible_speed, loss_of, reads_well, verdict_of
+from lora_drop.run.results.prompts import SAMPLE_PROMPTS
+from lora_drop.run.results.rows import Row, is_baseline, value_of
+from lora_drop.run.results.store import whole_setting
+from lora_drop.run.trace.records import BASELINE
 
-Row = dict[str, Any]
+PROMPT = SAMPLE_PROMPTS[0]  # of the samples that the dial shows
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,7 @@ def setting_of(row: Row) -> LoraDropConfig | None:
     values = {name: value for name, value in row.get("config", row).items() if name in names}
     values["adapters"] = "none" if values.get("adapters") == "none" else "auto"
     try:
-        return LoraDropConfig.from_dict(values)
+        return LoraDropConfig(**values)
     except LoraDropError:
         return None
 
@@ -169,3 +178,92 @@ def _fault(row: Row) -> str:
     if repeats is None or usual is None:
         return "its own text was not measured"
     return f"but it goes in circles: {repeats:.0%} of its 4-grams are repeats, the full model's {usual:.0%}"
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A stop of the dial.
+
+    Args:
+        words: its loss and speed, in a sentence.
+        config: of a run.
+        sample: its answer to `PROMPT`; None if that is not stored.
+        reads_well: as measured.
+    """
+
+    label: str
+    words: str
+    config: LoraDropConfig
+    sample: str | None
+    reads_well: bool
+
+
+def stops_of(measured: Measured, samples: list[dict[str, Any]], sweep: dict[str, Any] | None) -> list[Stop]:
+    """The stops of the dial: the full model, then the frontier from slow and good to fast and bad; none without rows.
+
+    Args:
+        measured: the presets' rows.
+        samples: of `samples.json`, written with the same weights.
+        sweep: of the same weights; left out if it is of another machine or number type, as speeds do not compare.
+    """
+    rows = [*_of_presets(measured, samples), *_of_sweep(measured, sweep)]
+    front = best_of([row for row in rows if loss_of(row) is not None])
+    if not front:
+        return []
+    full = _sample(samples, BASELINE, None)
+    if full is None and sweep and isinstance(text := _same_sample(sweep).get("text"), str):
+        full = text
+    never = Stop("Never skip", "The full model: no loss, 1.00×.", LoraDropConfig(period=1), full, True)
+    return [never, *(stop for row in front if (stop := _stop(row)) is not None)]
+
+
+def read_samples(revision: str, path: Path) -> list[dict[str, Any]]:
+    """Read the samples that these weights wrote; none of other weights, or if the file cannot be read."""
+    try:
+        content = SAMPLES.read(path)
+    except LoraDropError:
+        return []
+    return content["samples"] if content["model"]["revision"] == revision else []
+
+
+def _of_presets(measured: Measured, samples: list[dict[str, Any]]) -> Iterator[Row]:
+    for name, row in measured.rows.items():
+        yield row | {"label": PRESETS[name].label, "sample": _sample(samples, name, row["config"])}
+
+
+def _of_sweep(measured: Measured, sweep: dict[str, Any] | None) -> Iterator[Row]:
+    if not sweep or (measured.rows and _where(sweep) != _where(measured.about)):
+        return
+    for row in sweep["rows"]:
+        label = place_of(row).replace("drop", "Drop", 1)
+        yield row | {"label": label, "sample": row.get("sample") if _same_sample(sweep) else None}
+
+
+def _same_sample(sweep: dict[str, Any]) -> dict[str, Any]:
+    """The full model's sample in a sweep; empty if its prompt is not `PROMPT`."""
+    sample = sweep.get("sample", {})
+    return sample if sample.get("prompt") == PROMPT else {}
+
+
+def _where(about: dict[str, Any]) -> tuple[Any, ...]:
+    return about.get("device", {}).get("name"), about.get("model", {}).get("dtype")
+
+
+def _stop(row: Row) -> Stop | None:
+    config, loss = setting_of(row), loss_of(row)
+    if config is None:
+        return None
+    count = value_of(row, "layers_dropped")
+    skipped = "" if count is None else f"{count:g} layers skipped. "
+    words = f"{skipped}Quality loss {loss:.2f} nats per token: {verdict_of(row)}. It {gain_of(row)}."
+    return Stop(row["label"], words, config, row["sample"], reads_well(row))
+
+
+def _sample(samples: list[dict[str, Any]], lane: str, config: dict[str, Any] | None) -> str | None:
+    """A lane's stored answer to `PROMPT`, if it is of the same setting."""
+    for one in samples:
+        if (one["prompt"], one["lane"]) == (PROMPT, lane):
+            stored = one["config"]
+            if config is None or (stored is not None and whole_setting(stored) == whole_setting(config)):
+                return one["text"]
+    return None

@@ -1,1 +1,1 @@
-"""A trace: `records.py` has the types of its records, `lines.py` writes and reads them, `trace.py` gathers a run's."""
+"""A trace: `records.py` has its records, in types and as lines of a file; `trace.py` gathers a run's."""

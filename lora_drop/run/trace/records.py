@@ -1,19 +1,21 @@
-"""The records of a trace: what each holds, and how it is checked.
+"""The records of a trace: what each holds, and how a line of a file becomes one.
 
-The types are the check: pydantic validates a line of a file by them (`lines.py`). Records that a run makes are not
-checked.
+The types are the check: pydantic validates a line of a file by them. Records that a run makes are not checked.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, NotRequired, cast, get_args
 
-from pydantic import AfterValidator, ConfigDict, Field, InstanceOf, WithJsonSchema, with_config
+from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError, WithJsonSchema, with_config
 from typing_extensions import TypedDict  # pydantic takes Python's own from 3.12 on
 
+from lora_drop.errors import LoraDropError
 from lora_drop.method.fields import RUN, SCHEDULE, Setting
 from lora_drop.method.kinds import Choice
 from lora_drop.method.schedule import TRIGGERS, StepKind
@@ -49,13 +51,7 @@ def _of_table(owner: str) -> dict[str, Any]:
     def type_of(one: Setting) -> Any:
         if isinstance(one.kind, Choice):
             return Text | None if one.kind.off else Text
-
-        def check(value: Any) -> Any:
-            if not one.fits(value):
-                raise ValueError(one.name)
-            return value
-
-        return Annotated[Any, AfterValidator(check), WithJsonSchema(one.schema)]
+        return Annotated[one.kind.annotation, WithJsonSchema(one.schema)]
 
     return {one.name: type_of(one) for one in settings_of(owner)}
 
@@ -104,21 +100,17 @@ class LaneHeader(TypedDict):
 
 
 @with_config(MORE)
-class _ModelNames(TypedDict):
-    id: Text
-    dtype: Text
-    layers: Annotated[int, Field(strict=True, ge=1, le=10_000)]
-
-
-@with_config(MORE)
-class ModelHeader(_ModelNames, total=False):
+class ModelHeader(TypedDict):
     """The model: `kv_bytes_per_token` is what one layer stores for one token; `shape` has the sizes of the formulas.
 
     Also revision, hidden_size and params.
     """
 
-    kv_bytes_per_token: Bytes
-    shape: dict[str, bool | Number | list[list[Number]]] | None
+    id: Text
+    dtype: Text
+    layers: Annotated[int, Field(strict=True, ge=1, le=10_000)]
+    kv_bytes_per_token: NotRequired[Bytes]
+    shape: NotRequired[dict[str, bool | Number | list[list[Number]]] | None]
 
 
 @with_config(MORE)
@@ -365,9 +357,9 @@ class Summary(_Line):
 Record = Header | StepRecord | RewindRecord | JudgeRecord | AuditRecord | Summary
 
 
-def number(value: float, digits: int) -> float | None:
+def number(value: float | None, digits: int) -> float | None:
     """A number as it is written: rounded, and None where JSON has none (NaN, infinity)."""
-    return round(value, digits) if math.isfinite(value) else None
+    return None if value is None or not math.isfinite(value) else round(value, digits)
 
 
 def is_plain(value: Any, depth: int = MAX_DEPTH) -> bool:
@@ -378,3 +370,59 @@ def is_plain(value: Any, depth: int = MAX_DEPTH) -> bool:
     if value is None or isinstance(value, (str, bool)):
         return True
     return isinstance(value, (int, float)) and abs(value) <= LARGEST  # no NaN either
+
+
+def write_line(record: Record) -> str:
+    """The record as a line of the file, newline included."""
+    return json.dumps(record.to_file(), ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def read_line(line: bytes) -> Record:
+    """The record of a line of the file.
+
+    Raises:
+        LoraDropError: another format or version, or a value that no run writes. ValueError, KeyError, TypeError,
+            AttributeError, RecursionError: the line is not a record's JSON at all.
+    """
+    values = json.loads(line, parse_constant=_refuse_constant)
+    kind = values["type"]
+    if kind == "header":
+        if values["format"] != FORMAT:
+            raise LoraDropError("this is another format.")
+        if values["version"] not in VERSIONS:
+            versions = " and ".join(map(str, VERSIONS))
+            raise LoraDropError(f"this is version {values['version']!r} of the format; this program reads {versions}.")
+    cls, types = _readers()[kind]
+    try:
+        types.validate_python(values)
+    except OverflowError:  # an integer beyond any float
+        raise _wrong(kind) from None
+    except ValidationError as error:
+        if any(fault["type"] == "missing" for fault in error.errors(include_url=False, include_input=False)):
+            raise ValueError("a key is missing") from None
+        raise _wrong(kind) from None
+    # From the line's own values, not pydantic's copies: what is read is written again to the letter.
+    record = cls(**{name: value for name, value in values.items() if name in cls.__dataclass_fields__})
+    if not record.is_right():
+        raise _wrong(kind)
+    return record
+
+
+def _wrong(kind: str) -> LoraDropError:
+    return LoraDropError(f"a value of this {kind} is not one that a run writes.")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")  # NaN and infinities, which Python's reader accepts
+
+
+@cache
+def _readers() -> dict[str, tuple[type[Record], TypeAdapter]]:
+    """By the line's `type`: the record's class and its validator."""
+    return {cls.__dataclass_fields__["type"].default: (cls, TypeAdapter(cls)) for cls in get_args(Record)}
+
+
+def trace_schema() -> dict[str, Any]:
+    """JSON Schema of one line of a trace."""
+    schema = TypeAdapter(Annotated[Record, Field(discriminator="type")]).json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": FORMAT, **schema}

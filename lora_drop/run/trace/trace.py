@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lora_drop.errors import LoraDropError
-from lora_drop.run.trace.lines import read_line
 from lora_drop.run.trace.records import (
     BASELINE,
     AuditRecord,
@@ -22,6 +21,7 @@ from lora_drop.run.trace.records import (
     RewindRecord,
     StepRecord,
     Summary,
+    read_line,
 )
 
 PassRecord = StepRecord | RewindRecord | JudgeRecord

@@ -30,12 +30,11 @@ from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.pool import ModelPool
 from lora_drop.paths import SHIPPED_PRESETS
-from lora_drop.run.results.dial import read_samples, stops_of
 from lora_drop.run.results.files import SAMPLES, SWEEP
 from lora_drop.run.results.preset_results import Measured, loss_of, measured_presets
 from lora_drop.run.results.prompts import EXAMPLES
 from lora_drop.run.results.rows import QUALITIES, Group, group_of, groups
-from lora_drop.run.results.safe_zone import answer_of, chosen_by
+from lora_drop.run.results.safe_zone import answer_of, chosen_by, read_samples, stops_of
 from lora_drop.ui.components import error_line
 from lora_drop.ui.facts import SHIPPED_SWEEP
 from lora_drop.ui.safe_zone.views import Sweep, dial_of, map_of, pareto_of, progress_value

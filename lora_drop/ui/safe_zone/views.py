@@ -17,10 +17,9 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.quality import READS_WELL_LOSS
 from lora_drop.run.exports.figures.heatmaps import PANELS
 from lora_drop.run.exports.figures.pareto import pareto
-from lora_drop.run.results.dial import PROMPT, Stop
 from lora_drop.run.results.preset_results import reads_well
 from lora_drop.run.results.rows import QUALITIES, Group, group_of, is_baseline, value_of
-from lora_drop.run.results.safe_zone import MEASURES, Measure, Row, answer_of, best_of, setting_of
+from lora_drop.run.results.safe_zone import MEASURES, PROMPT, Measure, Row, Stop, answer_of, best_of, setting_of
 from lora_drop.ui.components import Scripted, plotly_head
 from lora_drop.ui.controls import control_values
 

@@ -14,8 +14,6 @@ from lora_drop.run.exports.figures.style import (
     CELL,
     SMALL,
     TEXT,
-    check_theme,
-    compacted,
     hover_text,
     label_of,
     layout,
@@ -24,6 +22,7 @@ from lora_drop.run.exports.figures.style import (
 )
 from lora_drop.run.results.rows import AGREEMENT, NLL_GAP, Group, Row, group_of, is_baseline, percent, times, value_of
 
+COLUMNS = 3
 # (column, title, form, colour at the high end), in reading order; the sixth place has the words.
 PANELS = (
     (*AGREEMENT, "baseline"),
@@ -34,7 +33,7 @@ PANELS = (
 )
 
 
-def sweep_heatmaps(sweep: dict[str, Any], group: Group, theme: str = "light", compact: bool = False) -> go.Figure:
+def sweep_heatmaps(sweep: dict[str, Any], group: Group, theme: str = "light") -> go.Figure:
     """Small multiples over (drop ratio, period) of one rule: quality, KV saved, measured speed and its bound.
 
     The cells hold the numbers; the paper's safe zone is outlined and labelled as the paper's claim.
@@ -43,9 +42,7 @@ def sweep_heatmaps(sweep: dict[str, Any], group: Group, theme: str = "light", co
         sweep: the content of `sweep.json`; see `evaluation.sweep.read_sweep`.
         group: which rows; see `groups`.
         theme: `light` or `dark`.
-        compact: one map below the other and without title and words, for a narrow panel that has its own.
     """
-    check_theme(theme)
     cells = {
         (row["drop_ratio"], row["period"]): row
         for row in sweep.get("rows", [])
@@ -56,31 +53,25 @@ def sweep_heatmaps(sweep: dict[str, Any], group: Group, theme: str = "light", co
         return message(theme, title, "This sweep has no point of this rule yet.")
     ratios, periods = (sorted(set(values)) for values in zip(*cells, strict=True))
     grid = [[cells.get((ratio, period)) for ratio in ratios] for period in periods]
-    figure, places = _panels(theme, columns=1 if compact else 3)
+    figure = make_subplots(
+        rows=2,
+        cols=COLUMNS,
+        subplot_titles=[panel[1] for panel in PANELS],
+        horizontal_spacing=0.06,
+        vertical_spacing=0.2,
+        specs=[[{}, {}, {}], [{}, {}, None]],
+    )
+    figure.update_annotations(font={"size": TEXT, "color": COLORS[theme]["ink"]})
     spans = _spans(cells.values())
-    for panel, place in zip(PANELS, places, strict=True):
+    for n, panel in enumerate(PANELS):
+        place = {"row": n // COLUMNS + 1, "col": n % COLUMNS + 1}
         _add_map(figure, theme, ratios, periods, grid, panel, spans.get(panel[0]), place)
         _outline_safe_zone(figure, COLORS[theme], ratios, periods, place)
     axis = {"type": "category", "showgrid": False, "title_standoff": 6, "title_font_size": TEXT}
     figure.update_xaxes(title_text="drop ratio p", **axis)
     figure.update_yaxes(title_text="period w = k + 1", **axis)
     figure.update_layout(layout(theme, title, provenance(sweep)), showlegend=False)
-    return compacted(figure) if compact else _add_words(figure, theme)
-
-
-def _panels(theme: str, columns: int) -> tuple[go.Figure, list[dict[str, int]]]:
-    """An empty figure with a place for each panel, and the places."""
-    rows = -(-len(PANELS) // columns)
-    figure = make_subplots(
-        rows=rows,
-        cols=columns,
-        subplot_titles=[panel[1] for panel in PANELS],
-        horizontal_spacing=0.06,
-        vertical_spacing=0.06 if columns == 1 else 0.2,
-        specs=[[{} if r * columns + c < len(PANELS) else None for c in range(columns)] for r in range(rows)],
-    )
-    figure.update_annotations(font={"size": TEXT, "color": COLORS[theme]["ink"]})
-    return figure, [{"row": n // columns + 1, "col": n % columns + 1} for n in range(len(PANELS))]
+    return _add_words(figure, theme)
 
 
 def _spans(rows: Iterable[Row]) -> dict[str, tuple[float, float]]:
@@ -179,8 +170,24 @@ def _ink_on(scale: tuple[str, str], share: float) -> str:
 
 
 def _add_words(figure: go.Figure, theme: str) -> go.Figure:
+    """Words beside the maps: the outline, the bound, and the paper's own speeds."""
+    lines = [
+        "<b>Dashed: the paper's safe zone</b>",
+        f"p ≤ {paper.SAFE_DROP_RATIO:g} and k ≤ {paper.SAFE_K}: its claim, for other",
+        "and larger models, with trained adapters",
+        "",
+        "<b>The bound</b>",
+        "bytes that the full model reads over",
+        "those that LoRA-Drop reads, at batch 1",
+        "",
+        "<b>The paper's own speed</b> (second-hand)",
+    ]
+    for ratio, k in dict.fromkeys((row.drop_ratio, row.k) for row in paper.ROWS):
+        rows = [row for row in paper.ROWS if (row.drop_ratio, row.k) == (ratio, k)]
+        lines.append(f"p {ratio:g}, k {k}: {_range([row.speedup for row in rows])}")
+        lines.append(f"    bound of its models {_range([row.bound for row in rows])}")
     return figure.add_annotation(
-        text="<br>".join(_words()),
+        text="<br>".join([*lines, "It may count what this bound does not."]),
         x=0.7,  # under the third column
         y=0.43,
         xref="paper",
@@ -193,30 +200,5 @@ def _add_words(figure: go.Figure, theme: str) -> go.Figure:
     )
 
 
-def _words() -> list[str]:
-    """The lines beside the heatmaps: the outline, the bound, and the paper's own speeds."""
-    lines = [
-        "<b>Dashed: the paper's safe zone</b>",
-        f"p ≤ {paper.SAFE_DROP_RATIO:g} and k ≤ {paper.SAFE_K}: its claim, for other",
-        "and larger models, with trained adapters",
-        "",
-        "<b>The bound</b>",
-        "bytes that the full model reads over",
-        "those that LoRA-Drop reads, at batch 1",
-        "",
-        "<b>The paper's own speed</b> (second-hand)",
-    ]
-    for (ratio, k), rows in _paper_settings():
-        lines.append(f"p {ratio:g}, k {k}: {_range(row.speedup for row in rows)}")
-        lines.append(f"    bound of its models {_range(row.bound for row in rows)}")
-    return [*lines, "It may count what this bound does not."]
-
-
-def _paper_settings() -> list[tuple[tuple[float, int], list[paper.PaperRow]]]:
-    settings = dict.fromkeys((row.drop_ratio, row.k) for row in paper.ROWS)
-    return [(key, [row for row in paper.ROWS if (row.drop_ratio, row.k) == key]) for key in settings]
-
-
-def _range(values: Iterable[float]) -> str:
-    values = list(values)
+def _range(values: list[float]) -> str:
     return f"{min(values):.2f}x to {max(values):.2f}x"

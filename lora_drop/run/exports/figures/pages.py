@@ -10,10 +10,8 @@ import plotly.graph_objects as go
 from lora_drop.errors import LoraDropError
 from lora_drop.paths import write_files
 from lora_drop.run.exports.colors import COLORS
-from lora_drop.run.exports.figures.frontier import frontier_figure
 from lora_drop.run.exports.figures.heatmaps import sweep_heatmaps
-from lora_drop.run.exports.figures.pareto import pareto
-from lora_drop.run.exports.figures.style import check_theme
+from lora_drop.run.exports.figures.pareto import frontier_figure, pareto
 from lora_drop.run.results.rows import QUALITIES, Group, groups
 
 # Downloads have the size of a picture for a talk.
@@ -26,7 +24,8 @@ def write_figures(sweep: dict[str, Any], folder: Path, theme: str = "light") -> 
     Raises:
         LoraDropError: no such theme, or the folder cannot be written.
     """
-    check_theme(theme)
+    if theme not in COLORS:
+        raise LoraDropError(f"theme must be one of {', '.join(COLORS)}; got {theme!r}.")
     chosen = groups(sweep) or [Group("any rule", "any part", "none", "")]
     pages = {
         "heatmaps.html": [sweep_heatmaps(sweep, group, theme) for group in chosen],
@@ -35,13 +34,13 @@ def write_figures(sweep: dict[str, Any], folder: Path, theme: str = "light") -> 
     return _write(pages, folder, theme, "LoRA-Drop sweep")
 
 
-def write_frontier(result: dict[str, Any], folder: Path, theme: str = "light") -> list[Path]:
+def write_frontier(result: dict[str, Any], folder: Path) -> list[Path]:
     """Write `frontier.html`, see `frontier_figure`; it works offline.
 
     Raises:
-        LoraDropError: no such theme, or the folder cannot be written.
+        LoraDropError: the folder cannot be written.
     """
-    return _write({"frontier.html": [frontier_figure(result, theme)]}, folder, theme, "LoRA-Drop settings")
+    return _write({"frontier.html": [frontier_figure(result)]}, folder, "light", "LoRA-Drop settings")
 
 
 def _write(pages: dict[str, list[go.Figure]], folder: Path, theme: str, title: str) -> list[Path]:

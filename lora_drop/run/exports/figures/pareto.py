@@ -1,8 +1,7 @@
-"""A sweep's points in speed and quality, with the Pareto front."""
+"""Speed against quality: the points of a sweep, or the settings of a search, with the front that no other beats."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import plotly.graph_objects as go
@@ -13,22 +12,29 @@ from lora_drop.method import paper
 from lora_drop.method.frontier import frontier
 from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.exports.figures.style import (
+    COMPACT,
     LEGEND_BELOW,
     SMALL,
     TEXT,
     axis_of,
-    check_theme,
-    compacted,
     hover_text,
     label_of,
     layout,
     message,
     provenance,
+    safe,
 )
-from lora_drop.run.results.rows import QUALITIES, Row, group_of, is_baseline, times, value_of
+from lora_drop.run.results.rows import QUALITIES, Row, group_of, is_baseline, percent, times, value_of, written
 
 RULE_COLORS = {"state": "lora-drop", "anchor": "dropped", "residual": "baseline", "skip": "third"}
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "star")
+# Of a search.
+GROUPED = ("refresh", "accept", "head")
+ACCEPT_COLORS = ("lora-drop", "baseline", "refresh", "third", "dropped-kv")
+HEAD_SYMBOLS = {"full": "circle", "screened": "diamond"}
+HEAD_ONLY = "full model, screened head (not LoRA-Drop's gain)"
+BEYOND = 3  # how many times the worst loss of a candidate an earlier preset may lose, to have room in the figure
+SEARCH_TITLE = "LoRA-Drop settings: speed against quality loss"
 
 
 def pareto(
@@ -46,7 +52,6 @@ def pareto(
         theme: `light` or `dark`.
         compact: for a narrow panel that has a title of its own.
     """
-    check_theme(theme)
     if quality not in QUALITIES:
         raise LoraDropError(f"quality must be one of {', '.join(QUALITIES)}; got {quality!r}.")
     colors, (column, y_title, _) = COLORS[theme], QUALITIES[quality]
@@ -66,7 +71,9 @@ def pareto(
     reads_down = quality != "agreement"
     sign = -1 if reads_down else 1
     front = frontier(points, lambda row: sign * row[column])
-    add_front(figure, front, column, colors["ink"], _point_label, _spans_of(front, column), row=2, col=1)
+    across, up = ([row[name] for row in front] for name in ("speedup", column))
+    spans = max(across) - min(across) or 1.0, max(up) - min(up) or 1.0
+    _add_front(figure, front, column, colors["ink"], "p {drop_ratio:g}, w {period:g}", spans, row=2, col=1)
     figure.add_vline(x=1, line={"color": colors["muted"], "width": 1}, row=2, col=1)
     missing = len(dropping) - len(points)
     subtitle = provenance(sweep) + (f" · {missing} points without a value are left out" if missing else "")
@@ -75,37 +82,37 @@ def pareto(
     return _compacted(figure) if compact else figure
 
 
-def add_front(
-    figure: go.Figure,
-    front: list[Row],
-    column: str,
-    ink: str,
-    label: Callable[[Row], str],
-    spans: tuple[float, float],
-    **place: int,
+def _add_front(
+    figure: go.Figure, front: list[Row], column: str, ink: str, label: str, spans: tuple[float, float], **place: int
 ) -> None:
-    """The line through a front's points, slowest first, and a label at those that have room.
+    """The line through a front's points, slowest first, and a label at each that is clear of the last one labelled.
 
     Args:
+        label: a form for a row's columns.
         spans: lengths of the axes x and y, by which a label has room or not.
         place: a subplot's row and col.
     """
+    across, up = spans
+    labels: list[str] = []
+    last = None
+    for row in front:
+        clear = last is None or (
+            abs(row["speedup"] - last["speedup"]) > 0.15 * across or abs(row[column] - last[column]) > 0.06 * up
+        )
+        labels.append(f"\u2002{label.format_map(row)}" if clear else "")
+        last = row if clear else last
     figure.add_scatter(
         x=[row["speedup"] for row in front],
         y=[row[column] for row in front],
         mode="lines+text",
         line={"color": ink, "width": 2, "dash": "dot", "shape": "vh"},
-        text=_front_labels(front, column, label, spans),
+        text=labels,
         textposition="top right",
         textfont={"size": SMALL},
         hoverinfo="skip",
         name="Pareto front",
         **place,
     )
-
-
-def _point_label(row: Row) -> str:
-    return f"p {row['drop_ratio']:g}, w {row['period']:g}"
 
 
 def _set_axes(figure: go.Figure, points: list[Row], colors: dict[str, str], y_title: str, reads_down: bool) -> None:
@@ -123,14 +130,25 @@ def _set_axes(figure: go.Figure, points: list[Row], colors: dict[str, str], y_ti
 
 
 def _compacted(figure: go.Figure) -> go.Figure:
-    """No words at the points, and a bank's name on a line of its own."""
+    """The figure for a narrow panel that has a heading of its own: no title, no words at the points, smaller texts.
+
+    A bank's name has a line of its own.
+    """
     figure.layout.annotations = ()
     figure.for_each_trace(
         lambda trace: trace.update(
             mode=trace.mode.replace("+text", ""), name=trace.name.replace(" · adapters ", "<br>adapters ")
         )
     )
-    return compacted(figure).update_layout(margin={"b": 290, "t": 10})
+    for axis in (*figure.select_xaxes(), *figure.select_yaxes()):
+        axis.title.font.size = round(TEXT * COMPACT)
+    return figure.update_layout(
+        title=None,
+        font_size=TEXT * COMPACT,
+        margin={"l": 50, "r": 12, "t": 10, "b": 290},
+        hoverlabel_font_size=SMALL * COMPACT,
+        legend_font_size=SMALL * COMPACT,
+    )
 
 
 def _add_points(
@@ -170,25 +188,6 @@ def _add_group(figure: go.Figure, rows: list[Row], column: str, label: str, colo
     )
 
 
-def _front_labels(front: list[Row], column: str, label: Callable[[Row], str], spans: tuple[float, float]) -> list[str]:
-    """A label for each point of the front that is clear of the last one labelled; hovering shows all."""
-    across, up = spans
-    labels, last = [], None
-    for row in front:
-        clear = last is None or (
-            abs(row["speedup"] - last["speedup"]) > 0.15 * across or abs(row[column] - last[column]) > 0.06 * up
-        )
-        labels.append(f"\u2002{label(row)}" if clear else "")
-        last = row if clear else last
-    return labels
-
-
-def _spans_of(front: list[Row], column: str) -> tuple[float, float]:
-    """How far a front goes across and up."""
-    across, up = ([row[name] for row in front] for name in ("speedup", column))
-    return max(across) - min(across) or 1.0, max(up) - min(up) or 1.0
-
-
 def _add_paper_strip(figure: go.Figure, colors: dict[str, str]) -> None:
     """The paper's rows above our points: a mark at each reported speed, hollow at the bound of that model's bytes."""
     rows = paper.ROWS
@@ -204,11 +203,7 @@ def _add_paper_strip(figure: go.Figure, colors: dict[str, str]) -> None:
         figure,
         [(row.speedup, row.bound, row.model) for row in rows],
         hover,
-        {
-            "name": "hollow: the bound",
-            "marker": {"symbol": "diamond-open", "color": colors["muted"]},
-            **place,
-        },
+        {"name": "hollow: the bound", "marker": {"symbol": "diamond-open", "color": colors["muted"]}, **place},
         {
             "name": "the PAPER'S own points",
             "mode": "markers+text",
@@ -230,4 +225,113 @@ def _add_paper_strip(figure: go.Figure, colors: dict[str, str]) -> None:
         yanchor="bottom",
         showarrow=False,
         font={"size": SMALL, "color": colors["ink"]},
+    )
+
+
+def frontier_figure(result: dict[str, Any]) -> go.Figure:
+    """Measured speed, with its interval, against quality loss; better is up and to the right.
+
+    A colour for each refresh and `accept`, a mark for each head. The full model with a screened head has a mark of its
+    own and is no part of the front; nor are the presets of an earlier file, in grey.
+
+    Args:
+        result: `rows` with `loss` and `head_only`, `limits`, the `recommended` setting or None, and the rows `before`,
+            with `preset` and `loss`.
+    """
+    theme = "light"
+    colors = COLORS[theme]
+    rows = [row for row in result["rows"] if None not in (value_of(row, "speedup"), value_of(row, "loss"))]
+    if not rows:
+        return message(theme, SEARCH_TITLE, "No setting has a speed and a loss yet.")
+    worst = max(row["loss"] for row in rows)
+    losing = [row for row in result["before"] if value_of(row, "loss") is not None]
+    before = [row for row in losing if row["loss"] <= BEYOND * worst]
+    missing = f" · {len(losing) - len(before)} presets before lie below" if len(losing) > len(before) else ""
+    figure = go.Figure(layout=layout(theme, SEARCH_TITLE, provenance(result) + missing))
+    names = [f"<b>before: {safe(row['preset'])}</b>" for row in before]
+    _add_settings(figure, before, "presets before", colors["muted"], "x", names)
+    candidates = [row for row in rows if not row["head_only"]]
+    rules = sorted({(row["refresh"], row["accept"]) for row in candidates})
+    for refresh, accept, head in sorted({tuple(row[name] for name in GROUPED) for row in candidates}):
+        own = [row for row in candidates if tuple(row[name] for name in GROUPED) == (refresh, accept, head)]
+        color = colors[ACCEPT_COLORS[rules.index((refresh, accept)) % len(ACCEPT_COLORS)]]
+        name = f"{safe(refresh)} · accept {accept:g} · head {safe(head)}"
+        _add_settings(figure, own, name, color, HEAD_SYMBOLS.get(head, "square"), [_words(row) for row in own])
+    alone = [row for row in rows if row["head_only"]]
+    _add_settings(figure, alone, HEAD_ONLY, colors["ink"], "star", [_words(row) for row in alone])
+    front = frontier(candidates, lambda row: -row["loss"])
+    columns = ("speedup", "speedup_low", "speedup_high")
+    speeds = [one for row in rows for name in columns if (one := value_of(row, name)) is not None]
+    spans = max(speeds) - min(speeds) or 1.0, max(row["loss"] for row in [*rows, *before]) or 1.0
+    _add_front(figure, front, "loss", colors["ink"], "{layers_dropped} layers, w {period}", spans)
+    _add_recommended(figure, [row for row in candidates if row["config"] == result["recommended"]], colors["good"])
+    _add_limits(figure, result["limits"], colors["bad"])
+    axis, font = axis_of(colors), {"size": TEXT}
+    figure.update_xaxes(title={"text": "times the full model's speed", "font": font}, ticksuffix="x", **axis)
+    label = "Quality loss, nats per token (regret where accept is on)"
+    figure.update_yaxes(title={"text": label, "font": font}, autorange="reversed", automargin=True, **axis)
+    figure.add_vline(x=1, line={"color": colors["muted"], "width": 1})
+    return figure.update_layout(**LEGEND_BELOW)
+
+
+def _add_settings(figure: go.Figure, rows: list[Row], name: str, color: str, symbol: str, hover: list[str]) -> None:
+    """Points with the interval of their speed; nothing where there are no rows."""
+    if not rows:
+        return
+    speeds = [row["speedup"] for row in rows]
+    low, high = ([value_of(row, name) or row["speedup"] for row in rows] for name in ("speedup_low", "speedup_high"))
+    figure.add_scatter(
+        x=speeds,
+        y=[row["loss"] for row in rows],
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [max(0.0, end - speed) for speed, end in zip(speeds, high, strict=True)],
+            "arrayminus": [max(0.0, speed - end) for speed, end in zip(speeds, low, strict=True)],
+            "thickness": 1,
+            "width": 3,
+        },
+        mode="markers",
+        marker={"symbol": symbol, "size": 13, "color": color},
+        hovertext=hover,
+        hoverinfo="text",
+        name=name,
+    )
+
+
+def _add_recommended(figure: go.Figure, rows: list[Row], color: str) -> None:
+    figure.add_scatter(
+        x=[row["speedup"] for row in rows],
+        y=[row["loss"] for row in rows],
+        mode="markers",
+        marker={"symbol": "circle-open", "size": 26, "color": color, "line": {"width": 3}},
+        hoverinfo="skip",
+        name="the fastest within the limit",
+        showlegend=bool(rows),
+    )
+
+
+def _add_limits(figure: go.Figure, limits: dict[str, float], color: str) -> None:
+    labels = {"loss": "limit", "regret": "limit with accept"}
+    for name in ("loss",) if limits["loss"] == limits["regret"] else ("loss", "regret"):
+        figure.add_hline(
+            y=limits[name],
+            line={"color": color, "width": 1, "dash": "dash"},
+            annotation={"text": labels[name], "font": {"size": SMALL, "color": color}, "x": 1, "xanchor": "right"},
+        )
+
+
+def _words(row: Row) -> str:
+    """The text at a point, as lines of plotly's HTML."""
+    skipped = "the whole model, head screened" if row["head_only"] else f"{row['layers_dropped']} layers skipped"
+    low, high = (written(row, name, times) for name in ("speedup_low", "speedup_high"))
+    return "<br>".join(
+        [
+            f"<b>{skipped}, w {row['period']}, refresh {safe(row['refresh'])}, accept {row['accept']:g}</b>",
+            f"head {safe(row['head'])}, early refresh at entropy {written(row, 'refresh_entropy', '{:g}'.format)}, "
+            f"adapters {safe(row['adapters'])}",
+            f"{'regret' if row['accept'] else 'quality loss'} {written(row, 'loss', '{:.3f}'.format)} nats per token",
+            f"speed {written(row, 'speedup', times)} ({low} to {high}), bound {written(row, 'bound', times)}, "
+            f"drafts accepted {written(row, 'accepted', percent)}, KV saved {written(row, 'kv_saved', percent)}",
+        ]
     )

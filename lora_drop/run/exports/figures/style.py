@@ -10,7 +10,6 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from lora_drop.errors import LoraDropError
 from lora_drop.method.cost import human_bytes
 from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.results.rows import AGREEMENT, Group, Row, group_of, nats, percent, times, written
@@ -103,26 +102,3 @@ def message(theme: str, title: str, text: str) -> go.Figure:
     figure = go.Figure(layout=layout(theme, title, ""))
     figure.update_xaxes(visible=False).update_yaxes(visible=False)
     return figure.add_annotation(text=text, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False)
-
-
-def compacted(figure: go.Figure) -> go.Figure:
-    """The figure for a narrow panel that has a heading of its own: no title, and every text smaller."""
-
-    def smaller(text: Any) -> None:
-        size = text.font.size or TEXT
-        text.update(font={"size": round(size * COMPACT)})
-
-    figure.update_layout(title=None, font_size=TEXT * COMPACT, margin={"l": 50, "r": 12, "t": 30, "b": 50})
-    figure.for_each_annotation(smaller)
-    figure.for_each_xaxis(lambda axis: smaller(axis.title))
-    figure.for_each_yaxis(lambda axis: smaller(axis.title))
-    for trace in figure.select_traces(lambda trace: trace.textfont.size):
-        trace.textfont.size = round(trace.textfont.size * COMPACT)
-    figure.update_layout(hoverlabel_font_size=SMALL * COMPACT, legend_font_size=SMALL * COMPACT)
-    return figure
-
-
-def check_theme(theme: str) -> None:
-    """Raises LoraDropError: there is no such theme."""
-    if theme not in COLORS:
-        raise LoraDropError(f"theme must be one of {', '.join(COLORS)}; got {theme!r}.")

@@ -1,6 +1,7 @@
-"""A bank's parts: saved ones come back, what a run asks for by name has to be there, `auto` takes the nearest."""
+"""The adapter folder: what is saved comes back, what does not fit is refused, `auto` takes the nearest bank."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from lora_drop.adapters import find
 from lora_drop.adapters.bank import CONFIG_NAME, WEIGHTS_NAME, AdapterBank
 from lora_drop.adapters.find import find_bank
+from lora_drop.decode.correction import correct
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from tests.support.decoding import random_bank
@@ -17,11 +19,10 @@ from tests.support.parts import full_bank
 EXACT = {"refresh": "repair", "kv": "write"}
 
 
-def flat(value):
-    """All tensors of a part, in order."""
-    if isinstance(value, dict):
-        return [tensor for key in sorted(value) for tensor in flat(value[key])]
-    return list(value) if isinstance(value, tuple) else [value]
+def tensors_of(bank):
+    tensors = []
+    bank.mapped(tensors.append)
+    return [*tensors, bank.head.project, bank.head.codes, bank.head.scale]
 
 
 @pytest.fixture
@@ -31,15 +32,44 @@ def bank(tiny):
     return made
 
 
-def test_parts_come_back(bank, tmp_path):
+def test_what_is_saved_comes_back(bank, tmp_path):
+    bank.base_model, bank.meta = "tiny", {"tokens": 1000}
     bank.save(tmp_path / "bank")
     back = AdapterBank.load(tmp_path / "bank")
-    for name in ("mlp", "kept"):
-        assert all(map(torch.equal, flat(getattr(back, name)), flat(getattr(bank, name))))
-    for name in ("project", "codes", "scale"):
-        assert torch.equal(getattr(back.head, name), getattr(bank.head, name))
-    assert (back.head.best, back.refresh, back.parts) == (bank.head.best, "repair", {"linear", "mlp", "kept", "head"})
-    assert back.meta == bank.meta
+    assert all(torch.equal(*pair) for pair in zip(tensors_of(back), tensors_of(bank), strict=True))
+    assert back.head.best == bank.head.best and back.parts == {"linear", "mlp", "kept", "head"}
+    others = vars(bank).keys() - {"a", "b", "gate", "mlp", "kept", "head"}
+    assert all(getattr(back, name) == getattr(bank, name) for name in others)
+
+
+def test_the_correction_is_the_formula(bank):
+    h = torch.randn(3, 64)
+    expected = torch.stack([8.0 / 4 * (bank.b[2] @ (bank.a[2] @ x)) for x in h])
+    torch.testing.assert_close(correct(bank, 2, h)[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"num_layers": 5}, "another model: it has 6 layers, this one 5"),
+        ({"hidden_size": 32}, "hidden size 32"),
+        ({"vocab_size": 99}, "vocabulary of 99"),
+        ({"reuse": "state"}, "trained for reuse residual"),
+        ({"part": "attention"}, "part block"),
+        ({"revision": "other"}, None),
+    ],
+)
+def test_a_bank_of_another_model_or_rule_is_refused(tiny, bank, changes, says):
+    """One of other weights only warns."""
+    facts = {"num_layers": 6, "hidden_size": 64, "vocab_size": 258, "revision": tiny.revision}
+    facts |= {"reuse": "residual", "part": "block"} | changes
+    model = SimpleNamespace(**facts, shape=SimpleNamespace(**facts))
+    if says:
+        with pytest.raises(LoraDropError, match=says):
+            bank.check(model, "bank", model.reuse, model.part)
+    else:
+        assert "trained on other weights" in bank.check(model, "bank", model.reuse, model.part)
+        assert bank.check(tiny, "bank", "residual", "block") is None
 
 
 def on(tiny, folder, **settings):
@@ -61,18 +91,6 @@ def test_a_run_takes_the_parts_that_it_names(tiny, bank, tmp_path, settings, par
     bank.save(tmp_path / "bank")
     bank, notes = on(tiny, tmp_path / "bank", **settings)
     assert bank.parts == parts and not notes
-
-
-@pytest.mark.parametrize(
-    ("settings", "missing"),
-    [({"parts": "linear+mlp"}, "mlp"), ({"parts": "linear+kept"}, "kept"), ({"head": "screened"}, "head")],
-)
-def test_a_part_that_is_asked_for_and_missing_is_one_line(tiny, bank, tmp_path, settings, missing):
-    bank.only(frozenset({"linear"})).save(tmp_path / "bare")
-    with pytest.raises(
-        LoraDropError, match=rf"adapters bare have no {missing} part \(they have linear\): take parts auto"
-    ):
-        on(tiny, tmp_path / "bare", **settings)
 
 
 def test_without_corrections_only_the_head_is_left(tiny, bank, tmp_path):
@@ -135,13 +153,6 @@ def test_broken_parts_are_one_line(bank, tmp_path, name, value, says):
     save_file({**tensors, name: value}, tmp_path / "bank" / WEIGHTS_NAME)
     with pytest.raises(LoraDropError, match=rf"the adapters in bank are broken: .*{says}"):
         AdapterBank.load(tmp_path / "bank")
-
-
-def test_a_head_of_another_model_is_refused(tiny, bank, tmp_path):
-    bank.head = type(bank.head)(bank.head.project, bank.head.codes[:99], bank.head.scale[:99], 40)
-    bank.save(tmp_path / "bank")
-    with pytest.raises(LoraDropError, match="adapters bank belong to another model: .* vocabulary"):
-        on(tiny, tmp_path / "bank", head="screened")
 
 
 def test_a_config_without_its_tensors_is_one_line(bank, tmp_path):
