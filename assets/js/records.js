@@ -48,7 +48,7 @@
  * @property {string} part
  * @property {string} refresh
  * @property {boolean} corrected
- * @property {number} loss nats per token
+ * @property {number | null} regret nats per token
  */
 
 /**
@@ -98,7 +98,7 @@
 
 /**
  * @typedef {object} Measured
- * @property {number} loss nats per token
+ * @property {number | null} regret nats per token
  * @property {number} speedup
  * @property {number} kv_saved
  */
@@ -110,7 +110,7 @@
  * @property {string} note
  * @property {Measured | null} measured
  * @property {Measured | null} [bare] without its corrections
- * @property {boolean} [reads_well]
+ * @property {"well" | "slips" | "badly" | null} [reads]
  * @property {string} [short] "reads well, 1.2x"
  */
 
@@ -119,7 +119,7 @@
  * @property {Preset[]} presets
  * @property {string} default
  * @property {{prompts: number, device: string, dtype: string, date: string}} about
- * @property {number} limit largest loss that reads well
+ * @property {number} limit largest regret that reads well
  * @property {string | null} missing reason for missing figures
  */
 
@@ -183,7 +183,7 @@
  * @property {number | null} kv_saved
  * @property {number | null} first_divergence
  * @property {number | null} top1_agreement
- * @property {number | null} quality_loss nats a token, on the baseline's answer
+ * @property {number | null} quality_loss regret of its own text, nats a token
  * @property {number | null} accepted share of the drafts that were kept
  * @property {boolean} by_chance the speedup is above the bound
  */

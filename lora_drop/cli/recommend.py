@@ -62,10 +62,9 @@ def run(args: argparse.Namespace) -> None:
         raise LoraDropError("name a limit and a folder: --max-loss NATS --out DIR.")
     base = config_from({name: getattr(args, name) for name in COMMON}, args.model)
     prompts = read_data_prompts(args)
-    from lora_drop.evaluation.search import Limits, search
+    from lora_drop.evaluation.search import Limits, loss_of, search
     from lora_drop.run.exports.figures.pages import write_frontier
     from lora_drop.run.results.files import PRESETS_FILE, SEARCH
-    from lora_drop.run.results.preset_results import loss_of
 
     limits = Limits(args.max_loss, args.max_loss if args.max_regret is None else args.max_regret)
     axes, order = _axes(args), read_layer_order(args.drop_order)
@@ -98,7 +97,8 @@ def _axes(args: argparse.Namespace) -> Axes:
 
 
 def _show(search: Search) -> None:
-    from lora_drop.run.results.preset_results import credible_speed, loss_of
+    from lora_drop.evaluation.search import loss_of
+    from lora_drop.run.results.preset_results import credible_speed
 
     best = search.recommended
     assert best is not None

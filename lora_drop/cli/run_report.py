@@ -72,7 +72,7 @@ def show_run(trace: Trace, as_json: bool) -> None:
         ("speedup", words or result["speedup"], "{}" if words else "{:.2f}x"),
         ("bound, estimated from memory traffic", result["bound"], "{:.2f}x"),
         ("K/V memory saved", result["kv_saved"], "{:.1%}"),
-        ("loss on the baseline's answer, nats per token", result["verdict"]["facts"]["quality_loss"], "{:.3f}"),
+        ("regret of its text, nats per token", result["verdict"]["facts"]["quality_loss"], "{:.3f}"),
         ("same next token as the full model there, at LoRA steps", result["top1_agreement"], "{:.1%}"),
         ("drafts that the full model accepted", result["accepted"], "{:.1%}"),
         ("first differing token", result["first_divergence"], "{}"),

@@ -30,7 +30,7 @@ from lora_drop.method.schedule import dropped_layers
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.report.speed import BY_CHANCE
 from lora_drop.run.results.files import SEARCH
-from lora_drop.run.results.preset_results import credible_speed, loss_of
+from lora_drop.run.results.preset_results import credible_speed
 from lora_drop.run.results.store import Content, Row, Store, is_setting
 
 TIMED = 4  # prompts that the speed is measured on: with `accept` it depends on the text
@@ -54,6 +54,12 @@ class Axes:
     heads: Sequence[str] = ()
     entropies: Sequence[float | None] = (None, 1.0)
     norms: Sequence[float | None] = (None,)
+
+
+def loss_of(row: Row) -> float | None:
+    """What a row's limit is about, in nats per token: KL(full || lane) over all steps of the full model's own answers;
+    with `accept`, where that would be the loss of the drafts, the regret of its text."""
+    return row.get("free_regret" if row["accept"] else "own_all_steps_kl")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from lora_drop.run.results.preset_results import (
     figures,
     measured_presets,
     preset_words,
-    reads_well,
+    row_reads,
 )
 from lora_drop.run.results.rows import sets_only_refresh
 from lora_drop.ui.controls import control_values
@@ -81,7 +81,7 @@ def sweep_facts(revision: str) -> list[dict[str, Any]]:
             **{name: row[name] for name in ("drop_ratio", "period", "reuse", "part")},
             "refresh": row.get("refresh", "single"),
             "corrected": row["adapters"] not in (None, "none"),
-            "loss": row.get("own_all_steps_kl", row["all_steps_kl"]),  # an older sweep has no own answers
+            "regret": row.get("free_regret"),
         }
         for row in result["rows"]
         if sets_only_refresh(row)
@@ -114,7 +114,7 @@ def preset_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
         - about: device, dtype, number of prompts and date of the measurements;
         - limit: the quality loss up to which a text reads well, in nats a token;
         - presets: for each, in order, its name, label, note and `short` words; `measured` and `bare`, its figures with
-          adapters and without, or None; and `reads_well`.
+          corrections and without, or None; and `reads` (well, slips, badly).
     """
     try:
         measured = measured_presets(loaded.id, loaded.revision, lambda config: config_fingerprint(loaded, config))
@@ -141,7 +141,7 @@ def preset_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
                 "short": preset_words(measured.rows.get(name)),
                 "measured": figures(measured.rows[name]) if name in measured.rows else None,
                 "bare": figures(measured.bare[name]) if name in measured.bare else None,
-                "reads_well": reads_well(measured.rows[name]) if name in measured.rows else None,
+                "reads": row_reads(measured.rows[name]) if name in measured.rows else None,
             }
             for name, preset in presets_for(loaded.id).items()
         ],

@@ -69,7 +69,7 @@ def read(tmp_path):
 
 def row_of(loss, repeats=0.0, **config):
     return {
-        "config": config, "own_all_steps_kl": loss, "free_regret": 1 - loss if loss else None,
+        "config": config, "own_all_steps_kl": 1 - loss if loss else None, "free_regret": loss,
         "free_repeated_4grams": 0.15 + repeats, "free_repeated_4grams_baseline": 0.15,
     }  # fmt: skip
 
@@ -81,11 +81,9 @@ def test_reads_well_is_a_small_loss_and_no_circles():
         assert reads_well(row_of(0.01, repeats)) is well
 
 
-def test_where_tokens_are_taken_back_the_loss_is_that_of_the_text_that_is_kept():
-    judged = {"refresh": "repair", "kv": "write", "accept": 0.1}
-    assert measured.loss_of(row_of(0.9)) == 0.9 and not reads_well(row_of(0.9))
-    assert measured.loss_of(row_of(0.9, **judged)) == pytest.approx(0.1) and reads_well(row_of(0.9, **judged))
-    assert measured.loss_of(row_of(0.9, **judged | {"accept": 0.0})) == 0.9
+def test_one_measure_says_how_a_text_reads_with_accept_and_without():
+    for config in ({}, {"refresh": "repair", "kv": "write", "accept": 0.1}):
+        assert measured.regret_of(row_of(0.9, **config)) == 0.9 and not reads_well(row_of(0.9, **config))
 
 
 @pytest.mark.parametrize(
@@ -222,7 +220,7 @@ def test_run_shows_a_presets_measured_quality(tiny, tmp_path, capsys, monkeypatc
     assert "as measured" not in printed().out
     (tmp_path / "presets.json").write_text(json.dumps(made_up(tiny.revision, {"balanced": 0.123})))
     line = next(line for line in printed().out.splitlines() if "as measured" in line)
-    assert "quality loss 0.123 nats per token: reads well (answers to 32 prompts, bfloat16 on a processor)" in line
+    assert "regret 0.123 nats per token: reads well (answers to 32 prompts, bfloat16 on a processor)" in line
     assert "as measured" not in printed("--period", "5").out  # no longer what was measured
     assert set(json.loads(printed("--json").out)) >= {"baseline", "lora_drop"}
     (tmp_path / "presets.json").write_text("{}")
@@ -256,14 +254,14 @@ def test_the_page_works_with_any_file(tiny, bank, tmp_path, monkeypatch):
     ):
         found = facts(content)
         assert (found["default"], found["missing"], found["about"]) == ("gentle", missing, {})
-        told = [(preset["name"], preset["measured"], preset["reads_well"]) for preset in found["presets"]]
+        told = [(preset["name"], preset["measured"], preset["reads"]) for preset in found["presets"]]
         assert told == [(name, None, None) for name in PRESETS]
 
     found = facts(made_up(tiny.revision, {"paper": 0.1, "gentle": 0.12}))
     assert (found["default"], found["missing"], found["limit"]) == ("paper", "", READS_WELL_LOSS)
     by_name = {preset["name"]: preset for preset in found["presets"]}
-    assert by_name["paper"]["reads_well"] and not by_name["memory"]["reads_well"]
+    assert (by_name["paper"]["reads"], by_name["memory"]["reads"]) == ("well", "badly")
     assert found["show_me"] == {"preset": "paper", "compare": "corrections-off"}
     assert by_name["paper"]["short"] == "reads well, 20% less K/V" and by_name["fast"]["short"] == "not measured"
-    assert by_name["paper"]["measured"] == {"loss": 0.1, "speedup": 1.05, "kv_saved": 0.2}
+    assert by_name["paper"]["measured"] == {"regret": 0.1, "speedup": 1.05, "kv_saved": 0.2, "accepted": None}
     assert by_name["fast"]["measured"] is by_name["fast"]["bare"] is None, "measured without the shipped bank"

@@ -8,10 +8,9 @@ import pytest
 from lora_drop.cli.main import main
 from lora_drop.evaluation import search as module
 from lora_drop.evaluation.measure import texts
-from lora_drop.evaluation.search import Axes, Limits, candidates, search
+from lora_drop.evaluation.search import Axes, Limits, candidates, loss_of, search
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.report.speed import BY_CHANCE
-from lora_drop.run.results.preset_results import loss_of
 from tests.support.parts import full_bank
 from tests.support.server import deep_model
 

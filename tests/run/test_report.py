@@ -115,15 +115,14 @@ def test_the_bound_is_of_all_passes():
     assert bounds[-1] == pytest.approx(full / own), "asked after each record too"
 
 
-def test_the_loss_is_of_the_text_that_can_be_judged():
-    lane = report_of(*rejecting()).lanes[LORA_DROP]
-    assert (lane.loss, lane.loss_of) == ((0.25 + 0.0 + 0.5 + 1.25) / 4, "own"), "the rejected one does not count"
+def test_the_loss_is_the_regret_of_the_lane_s_own_text():
+    loss = report_of(*rejecting()).lanes[LORA_DROP].loss
+    assert loss == (0.25 + 0.0 + 0.5 + 1.25) / 4, "the rejected one does not count"
     sampled = dataclasses.replace(rejecting()[0], sampling={"temperature": 0.7})
     assert report_of(sampled, *rejecting()[1:]).lanes[LORA_DROP].loss is None
     plain = [header(), *steps(BASELINE, "prrr", TIMES), *steps(LORA_DROP, "pllr", TIMES)]
-    quality = [audit(0, kind="prefill", kl=0.0), audit(1, kind="lora", kl=0.3), audit(2, kind="lora", kl=None)]
-    lane = report_of(*plain, *quality, audit(1, regret=5.0)).lanes[LORA_DROP]
-    assert (lane.loss, lane.loss_of) == (0.15, "answer")
+    quality = [audit(0, kind="prefill", kl=0.0), audit(1, kind="lora", kl=0.3)]
+    assert report_of(*plain, *quality, audit(1, regret=5.0), audit(2)).lanes[LORA_DROP].loss == 5.0
     assert report_of(*plain).lanes[LORA_DROP].loss is None
 
 

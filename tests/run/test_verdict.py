@@ -35,7 +35,7 @@ CASES = {
     ),
     "lossless": (WIDE | EXACT | {"accept": 1.0}, {}, "lossless", {"corrections": "missing"}),
     "lossless, third": (WIDE | EXACT | {"accept": 1.0, "adapters": BANK}, {"compare": "bare"}, "lossless", {}),
-    "skip": (WIDE, {}, None, {"loss_of": "answer", "part": "block"}),
+    "skip": (WIDE, {}, None, {"loss_of": "own", "part": "block"}),
     "attention": (WIDE | {"part": "attention"}, {}, None, {"part": "attention"}),
     "off": (WIDE | {"adapters": "none"}, {}, None, {"corrections": "off"}),
     "bank, rule": (WIDE | EXACT | {"adapters": BANK}, {"compare": "skip"}, None, {}),
@@ -169,8 +169,8 @@ def test_where_a_text_breaks():
     loop = [step(LORA_DROP, number, "refresh", 10.0, token_id=5, text="la ") for number in range(3, 40)]
     found = facts(header(), *steps(BASELINE, "p" + "r" * 39, TIMES), *own, *loop)
     assert (found["collapsed_word"], found["reads"], found["absurd_word"]) == (3, None, None)
-    quality = [audit(number, kind="lora", kl=0.05) for number in range(3)]
-    found = facts(header(), *steps(BASELINE, "p" + "r" * 39, TIMES), *own, *loop, *quality)
+    audits = [audit(number, regret=0.05) for number in range(1, 3)]
+    found = facts(header(), *steps(BASELINE, "p" + "r" * 39, TIMES), *own, *loop, *audits)
     assert found["quality_loss"] == pytest.approx(0.05) and found["reads"] == "badly", (
         "a loop reads badly, whatever the loss"
     )
@@ -234,7 +234,7 @@ FACTS = {
     "words": {"full": 30, "lane": 32, "all": 34, "differ": 12, "first": 4},
     "first_token": 6,
     "quality_loss": 0.114,
-    "loss_of": "answer",
+    "loss_of": "own",
     "reads": "well",
     "collapsed_word": None,
     "absurd_word": None,

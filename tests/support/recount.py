@@ -33,10 +33,9 @@ def recount(lines: list[str]) -> dict[str, Any]:
             ms[lane] += record.get("ms", 0)
 
     def text_facts(lane: str) -> dict[str, Any]:
-        own = configs[lane].get("accept") and configs[lane]["refresh"] == "repair"
-        kind, name = ("drift", "regret") if own else ("quality", "kl")
-        losses = [one[name] for (of, where, _), one in audits.items() if (of, where) == (kind, lane) and name in one]
-        is_sampled = own and header["sampling"].get("temperature")
+        drifts = [one for (kind, where, _), one in audits.items() if (kind, where) == ("drift", lane)]
+        losses = [one["regret"] for one in drifts if one.get("regret") is not None]
+        is_sampled = header["sampling"].get("temperature")
         facts: dict[str, Any] = {"quality_loss": fmean(losses) if losses and not is_sampled else None}
         if "baseline" in kept:
             one, other = ("".join(step["text"] for step in kept[name]).split() for name in ("baseline", lane))

@@ -147,7 +147,7 @@ def test_a_figure_shows_a_quality_that_was_measured(tiny):
     own = {"own_all_steps_kl": 0.3, "lora_steps_top1_agreement": None, "all_steps_nll_gap": None}
     zone = SafeZone(ModelPool(tiny), a_sweep(row(**own)), Stops())
     title = zone.show("stored:0", "agreement", None)[1]["wide"]["light"]["layout"]["yaxis2"]["title"]["text"]
-    assert title.startswith("Quality loss, own answers")
+    assert title.startswith("KL, own answers")
 
 
 def test_rows_of_other_texts_are_left_behind_and_a_setting_is_replaced():

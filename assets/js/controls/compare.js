@@ -85,8 +85,8 @@ function bankWords(settings, bank) {
 function measuredWords(state, bank) {
   const chosen = chosenPreset(state);
   if (!bank || !chosen?.measured || !chosen.bare) return "";
-  const [withThem, without] = [chosen.measured, chosen.bare].map((row) => formatNumber(row.loss, 2));
-  return ` Quality loss, measured: ${withThem} with them, ${without} without.`;
+  const [withThem, without] = [chosen.measured, chosen.bare].map((row) => formatNumber(row.regret, 2));
+  return ` Measured regret, nats per token: ${withThem} with them, ${without} without.`;
 }
 
 const NO_BANK = "There are no trained corrections for these settings.";

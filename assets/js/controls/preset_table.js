@@ -38,7 +38,7 @@ export function mountPresets(element, props, watch, trigger, store) {
     find(element, ".ld-presets-list").replaceChildren(...all.map((preset, i) => choiceOf(preset, radios[i])));
     body.replaceChildren(...facts.presets.map(rowOf));
     find(element, "[data-column=reads]").title =
-      `“well” where the quality loss is at most ${facts.limit} nats per token, and the text does not go in circles`;
+      `“well” where the regret is at most ${facts.limit} nats per token, and the text does not go in circles`;
     find(element, ".ld-presets-about").textContent = aboutWords(facts);
     find(element, ".ld-presets").dataset.state = facts.missing ? "unmeasured" : "measured";
   }
@@ -94,7 +94,7 @@ function rowOf(preset) {
   row.dataset.preset = preset.name;
   row.append(name);
   if (preset.measured) {
-    row.append(...cellsOf(preset.measured, preset.reads_well));
+    row.append(...cellsOf(preset.measured, preset.reads));
   } else {
     const note = make("td", "ld-presets-note", preset.note);
     note.colSpan = 4;
@@ -104,11 +104,11 @@ function rowOf(preset) {
 }
 
 /** Cells of a preset's measured results. */
-function cellsOf(measured, readsWell) {
-  const verdict = make("td", readsWell ? "ld-good" : "ld-bad", readsWell ? "well" : "not well");
+function cellsOf(measured, reads) {
+  const verdict = make("td", reads === "well" ? "ld-good" : "ld-bad", reads ?? "not measured");
   return [
     verdict,
-    make("td", "", formatNumber(measured.loss, 2)),
+    make("td", "", formatNumber(measured.regret, 2)),
     make("td", "", `${formatNumber(measured.speedup, 2)}×`),
     make("td", "", formatShare(measured.kv_saved)),
   ];
@@ -123,6 +123,6 @@ function aboutWords({ about, limit, missing }) {
   if (missing) return `${missing.charAt(0).toUpperCase()}${missing.slice(1).replace(/\.$/, "")}.`;
   return (
     `Measured on answers to ${formatNumber(about.prompts)} prompts, ${about.device}, ${about.dtype}, ${about.date}. ` +
-    `Quality loss in nats per token, of all steps: up to ${limit} reads well.`
+    `Regret in nats per token: up to ${limit} reads well.`
   );
 }

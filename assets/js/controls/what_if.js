@@ -97,7 +97,7 @@ function noteWords(state, schedule, bank) {
 function expectedWords(state, schedule, bank) {
   const { model } = state;
   const chosen = chosenPreset(state);
-  const figures = ({ loss }) => `quality loss ${formatNumber(loss, 2)} nats per token`;
+  const figures = ({ regret }) => `regret ${formatNumber(regret, 2)} nats per token`;
   const own = bank ? chosen?.measured : chosen?.bare;
   if (own) return `This preset, measured: ${figures(own)}.`;
   const share = schedule.dropped.length / model.droppable;

@@ -32,7 +32,7 @@ function figuresOf(run) {
   return [
     ["Speedup", (!words && times(now.speedup)) || "–", words ?? bound],
     ["KV memory saved", formatShare(now.kv_saved ?? null, 1), ""],
-    ["Quality loss", loss === null ? "–" : formatNumber(loss, 2), loss === null ? "" : "nats a token"],
+    ["Regret", loss === null ? "–" : formatNumber(loss, 2), loss === null ? "" : "nats a token"],
     ["Same next token", formatShare(now.top1_agreement ?? null, 1), "at LoRA steps"],
     ["First difference", differs === null ? none : `token ${formatNumber(differs + 1)}`, ""],
   ];

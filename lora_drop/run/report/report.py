@@ -237,17 +237,9 @@ class LaneReport:
         return 1 - self._layer_runs / (self.schedule.num_layers * self.kept) if self.kept else None
 
     @property
-    def loss_of(self) -> str:
-        """The text that the quality loss is measured on: the lane's `own` where it verifies drafts, as on the
-        baseline's `answer` none can be rejected; else that answer."""
-        return "own" if self.schedule.verifies else "answer"
-
-    @property
     def loss(self) -> float | None:
-        """Quality loss, nats per token: KL(full || lane) over all steps of the baseline's answer, or on the lane's own
-        text the mean regret of the tokens that stand (None where they are sampled)."""
-        if self.loss_of == "answer":
-            return self.quality.mean("all_steps", "kl")
+        """Quality loss of the lane's own text: mean regret of the tokens that stand, nats per token, how much less
+        likely each is than the full model's favourite. None without an audit, and where tokens are sampled."""
         return sum(self._regrets.values()) / len(self._regrets) if self._regrets else None
 
     def loop_at(self, ended: str | None) -> int | None:

@@ -79,9 +79,9 @@ def facts_of(report: Report) -> Facts:
 def lane_facts(report: Report, lane: str) -> Facts:
     """What a lane's text is beside the baseline's.
 
-    `words` (`Alignment.counts`) and `first_token` say where they differ; `quality_loss` is in nats per token, on the
-    text that `loss_of` names; `collapsed_word` is where its loop begins; `absurd_word` has the first token that the
-    full model finds absurd. Words are counted from 0.
+    `words` (`Alignment.counts`) and `first_token` say where they differ; `quality_loss` is the regret of the lane's
+    own text, in nats per token (`LaneReport.loss`); `collapsed_word` is where its loop begins; `absurd_word` has the
+    first token that the full model finds absurd. Words are counted from 0.
     """
     trace, own = report.trace, report.lanes[lane]
     is_beside = BASELINE in trace.steps and lane != BASELINE
@@ -98,7 +98,7 @@ def lane_facts(report: Report, lane: str) -> Facts:
         "words": align(trace.text(BASELINE), trace.text(lane)).counts if is_beside else None,
         "first_token": report.first_difference(lane) if is_beside else None,
         "quality_loss": own.loss,
-        "loss_of": None if own.loss is None else own.loss_of,
+        "loss_of": None if own.loss is None else "own",
         "reads": "badly" if loop_word is not None and how else how,
         "collapsed_word": loop_word,
         "absurd_word": None if absurd is None else word_at(texts, absurd),

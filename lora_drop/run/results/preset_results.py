@@ -25,11 +25,10 @@ from lora_drop.run.results.store import is_setting, whole_setting
 NOT_MEASURED = "not measured on this model"
 UNMEASURED = "gentle"  # the first preset of a model without figures and corrections: accept is slow with poor drafts
 
-FIGURES = ("speedup", "kv_saved")  # the columns that are shown beside the loss
+FIGURES = ("speedup", "kv_saved")  # the columns that are shown beside the regret
 REPEATS = ("free_repeated_4grams", "free_repeated_4grams_baseline")
 LEAST_SAVED = 0.05  # of the K/V memory: a smaller share is not mentioned
 _READS: dict[Reads, str] = {"well": "reads well", "slips": "slips", "badly": "reads badly"}
-LOSSES = ("own_all_steps_kl", "free_regret")  # without `accept`, and with it: see `loss_of`
 
 
 @dataclass(frozen=True)
@@ -49,26 +48,20 @@ class Measured:
     missing: str = ""
 
 
-def loss_of(row: dict[str, Any]) -> float | None:
-    """A row's quality loss in nats per token: KL(full || lane) on the full model's own answers, over all steps.
-
-    With `accept` that would be the loss of the drafts. The loss of the accepted text is its regret: how much less
-    likely each token is than the full model's favourite.
-
-    Args:
-        row: of a presets file or a search, with its `config`, or of a sweep, whose row is the config.
-    """
-    return row.get(LOSSES[whole_setting(row.get("config", row))["accept"] > 0])
+def regret_of(row: dict[str, Any]) -> float | None:
+    """Quality loss of a row's own text in nats per token: how much less likely each token is than the full model's
+    favourite. It says how a text reads, with `accept` and without; None if the row has no free text."""
+    return row.get("free_regret")
 
 
 def figures(row: dict[str, Any]) -> dict[str, float | None]:
-    """The figures of a row for the page: one loss, one speed, the memory saved."""
-    return {"loss": loss_of(row)} | {name: row[name] for name in FIGURES}
+    """The figures of a row for the page: regret, speed, the memory saved, and the drafts accepted."""
+    return {"regret": regret_of(row)} | {name: row.get(name) for name in (*FIGURES, "accepted")}
 
 
 def row_reads(row: dict[str, Any]) -> Reads | None:
     """How a text of such a row reads, by the measured figures; None if one is missing."""
-    return reads(loss_of(row), *(row.get(name) for name in REPEATS))
+    return reads(regret_of(row), *(row.get(name) for name in REPEATS))
 
 
 def reads_well(row: dict[str, Any]) -> bool:
@@ -77,8 +70,9 @@ def reads_well(row: dict[str, Any]) -> bool:
 
 
 def verdict_of(row: dict[str, Any]) -> str:
-    """`reads_well` in words."""
-    return "reads well" if reads_well(row) else "does not read well"
+    """`row_reads` in words, those of a run's verdict."""
+    how = row_reads(row)
+    return _READS[how] if how else "not measured"
 
 
 def measured_presets(
@@ -153,23 +147,23 @@ def preset_words(row: dict[str, Any] | None) -> str:
 def default_preset(measured: Measured) -> str:
     """The preset that the page opens on: of those that skip layers and read well the one with the highest bound.
 
-    If none reads well, it is the one with the smallest loss; if none was measured, `UNMEASURED`.
+    If none reads well, it is the one with the smallest regret; if none was measured, `UNMEASURED`.
     """
-    losses = {name: loss_of(row) for name, row in measured.rows.items() if row.get("layers_dropped") != 0}
-    good = [name for name in losses if reads_well(measured.rows[name])]
+    regrets = {name: regret_of(row) for name, row in measured.rows.items() if row.get("layers_dropped") != 0}
+    good = [name for name in regrets if reads_well(measured.rows[name])]
     if good:
         return max(good, key=lambda name: measured.rows[name]["bound"])
-    measured_losses = {name: loss for name, loss in losses.items() if loss is not None}
-    return min(measured_losses, key=measured_losses.__getitem__, default=UNMEASURED)
+    measured_regrets = {name: regret for name, regret in regrets.items() if regret is not None}
+    return min(measured_regrets, key=measured_regrets.__getitem__, default=UNMEASURED)
 
 
 def in_words(row: dict[str, Any], about: dict[str, Any]) -> str:
     """A row's quality in a line, with the texts and the device."""
-    loss = loss_of(row)
-    if loss is None:
-        return "it has no quality loss"
+    regret = regret_of(row)
+    if regret is None:
+        return "its own text was not measured"
     return (
-        f"quality loss {loss:.3f} nats per token: {verdict_of(row)} (answers to "
+        f"regret {regret:.3f} nats per token: {verdict_of(row)} (answers to "
         f"{about['data']['own']['prompts']} prompts, {about['model']['dtype']} on {about['device']['name']})"
     )
 

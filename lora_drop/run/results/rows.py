@@ -32,7 +32,7 @@ percent, nats, times = "{:.1%}".format, "{:+.2f}".format, "{:.2f}x".format  # of
 # Column, title and form of each quality.
 AGREEMENT = ("lora_steps_top1_agreement", "Same next token, LoRA steps", percent)
 NLL_GAP = ("all_steps_nll_gap", "NLL gap, all steps (nats)", nats)
-OWN_LOSS = ("own_all_steps_kl", "Quality loss, own answers (nats)", nats)
+OWN_LOSS = ("own_all_steps_kl", "KL, own answers (nats)", nats)
 QUALITIES = {"own": OWN_LOSS, "agreement": AGREEMENT, "nll_gap": NLL_GAP}
 
 

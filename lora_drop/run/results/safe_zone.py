@@ -19,7 +19,7 @@ from lora_drop.method.quality import READS_WELL_LOSS
 from lora_drop.method.settings import settings_of
 from lora_drop.run.report.speed import GAIN, NOISY, is_wide
 from lora_drop.run.results.files import SAMPLES
-from lora_drop.run.results.preset_results import REPEATS, Measured, credible_speed, loss_of, reads_well, verdict_of
+from lora_drop.run.results.preset_results import REPEATS, Measured, credible_speed, reads_well, regret_of, verdict_of
 from lora_drop.run.results.prompts import SAMPLE_PROMPTS
 from lora_drop.run.results.rows import Row, is_baseline, value_of
 from lora_drop.run.results.store import whole_setting
@@ -53,12 +53,12 @@ MEASURES = (
     Measure(
         "own",
         "Own answers",
-        "Quality loss on the full model's own answers, nats per token: lower is better. With accept it is that of the "
+        "KL to the full model on its own answers, nats per token: lower is better. With accept it is that of the "
         "drafts; look at free text then.",
         "own_all_steps_kl",
         _NATS,
     ),
-    Measure("given", "Given text", "Quality loss on given texts, nats per token: lower is better.", GIVEN, _NATS),
+    Measure("given", "Given text", "KL to the full model on given texts, nats per token.", GIVEN, _NATS),
     Measure(
         "free",
         "Free text",
@@ -109,10 +109,10 @@ def chosen_by(row: Row) -> float | None:
 
 
 def best_of(rows: Iterable[Row]) -> list[Row]:
-    """The rows that no other beats in both speed and quality loss, slowest first; on given texts if only those have a
-    measured loss."""
+    """The rows that no other beats in both speed and regret, slowest first; in loss on given texts if only that was
+    measured."""
     timed = [row for row in rows if not is_baseline(row) and chosen_by(row) is not None]
-    losses = [loss_of(row) for row in timed]
+    losses = [regret_of(row) for row in timed]
     if not any(loss is not None for loss in losses):
         losses = [value_of(row, GIVEN) for row in timed]
     pairs = [(row, loss) for row, loss in zip(timed, losses, strict=True) if loss is not None]
@@ -124,18 +124,17 @@ def answer_of(rows: Iterable[Row]) -> Answer:
     """Choose among the rows of a map: the fastest that reads well, or the one that comes nearest."""
     cells = [row for row in rows if not is_baseline(row)]
     if safe := [row for row in cells if reads_well(row)]:
-        row = max(safe, key=lambda row: (chosen_by(row) or 0.0, -(loss_of(row) or 0.0)))
-        price = "a regret of its free text" if row.get("config", row).get("accept") else "a quality loss"
+        row = max(safe, key=lambda row: (chosen_by(row) or 0.0, -(regret_of(row) or 0.0)))
         text = (
-            f"Choose {place_of(row)}: the fastest here that reads well. The price is {price} of "
-            f"{loss_of(row):.2f} nats per token; it {gain_of(row)}."
+            f"Choose {place_of(row)}: the fastest here that reads well. The price is a regret of "
+            f"{regret_of(row):.2f} nats per token; it {gain_of(row)}."
         )
         return Answer(text, row, True)
-    if scored := [row for row in cells if loss_of(row) is not None]:
-        row = min(scored, key=lambda row: loss_of(row) or 0.0)
+    if scored := [row for row in cells if regret_of(row) is not None]:
+        row = min(scored, key=lambda row: regret_of(row) or 0.0)
         text = (
-            f"No setting of this map is safe. The nearest is {place_of(row)}: it loses {loss_of(row):.2f} nats per "
-            f"token ({_fault(row)}) and {gain_of(row)}."
+            f"No setting of this map is safe. The nearest is {place_of(row)}: its regret is {regret_of(row):.2f} nats "
+            f"per token ({_fault(row)}) and {gain_of(row)}."
         )
         return Answer(text, row, False)
     if read := [row for row in cells if value_of(row, GIVEN) is not None]:
@@ -171,8 +170,8 @@ def gain_of(row: Row) -> str:
 
 
 def _fault(row: Row) -> str:
-    """Why a row with a loss does not read well."""
-    if (loss_of(row) or 0.0) > READS_WELL_LOSS:
+    """Why a row does not read well."""
+    if (regret_of(row) or 0.0) > READS_WELL_LOSS:
         return f"up to {READS_WELL_LOSS:g} reads well"
     repeats, usual = (value_of(row, name) for name in REPEATS)
     if repeats is None or usual is None:
@@ -207,7 +206,7 @@ def stops_of(measured: Measured, samples: list[dict[str, Any]], sweep: dict[str,
         sweep: of the same weights; left out if it is of another machine or number type, as speeds do not compare.
     """
     rows = [*_of_presets(measured, samples), *_of_sweep(measured, sweep)]
-    front = best_of([row for row in rows if loss_of(row) is not None])
+    front = best_of([row for row in rows if regret_of(row) is not None])
     if not front:
         return []
     full = _sample(samples, BASELINE, None)
@@ -250,12 +249,12 @@ def _where(about: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _stop(row: Row) -> Stop | None:
-    config, loss = setting_of(row), loss_of(row)
+    config, regret = setting_of(row), regret_of(row)
     if config is None:
         return None
     count = value_of(row, "layers_dropped")
     skipped = "" if count is None else f"{count:g} layers skipped. "
-    words = f"{skipped}Quality loss {loss:.2f} nats per token: {verdict_of(row)}. It {gain_of(row)}."
+    words = f"{skipped}Regret {regret:.2f} nats per token: {verdict_of(row)}. It {gain_of(row)}."
     return Stop(row["label"], words, config, row["sample"], reads_well(row))
 
 

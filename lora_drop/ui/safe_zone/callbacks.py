@@ -31,7 +31,7 @@ from lora_drop.models.load import LoadedModel
 from lora_drop.models.pool import ModelPool
 from lora_drop.paths import SHIPPED_PRESETS
 from lora_drop.run.results.files import SAMPLES, SWEEP
-from lora_drop.run.results.preset_results import Measured, loss_of, measured_presets
+from lora_drop.run.results.preset_results import Measured, measured_presets, regret_of
 from lora_drop.run.results.prompts import EXAMPLES
 from lora_drop.run.results.rows import QUALITIES, Group, group_of, groups
 from lora_drop.run.results.safe_zone import answer_of, chosen_by, read_samples, stops_of
@@ -93,8 +93,8 @@ def first_choice(stored: Sweep | None) -> int:
             return False, False, 0.0
         if answers[i].is_safe:
             return True, True, chosen_by(row) or 0.0
-        loss = loss_of(row)
-        return False, loss is not None, -(row["all_steps_kl"] if loss is None else loss)
+        regret = regret_of(row)
+        return False, regret is not None, -(row["all_steps_kl"] if regret is None else regret)
 
     return max(range(len(ways)), key=worth, default=0)
 

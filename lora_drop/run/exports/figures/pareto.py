@@ -268,7 +268,7 @@ def frontier_figure(result: dict[str, Any]) -> go.Figure:
     _add_limits(figure, result["limits"], colors["bad"])
     axis, font = axis_of(colors), {"size": TEXT}
     figure.update_xaxes(title={"text": "times the full model's speed", "font": font}, ticksuffix="x", **axis)
-    label = "Quality loss, nats per token (regret where accept is on)"
+    label = "KL, nats per token (regret where accept is on)"
     figure.update_yaxes(title={"text": label, "font": font}, autorange="reversed", automargin=True, **axis)
     figure.add_vline(x=1, line={"color": colors["muted"], "width": 1})
     return figure.update_layout(**LEGEND_BELOW)
