@@ -26,6 +26,13 @@ PATIENCE = 20.0  # seconds that a reader waits for runs to end
 READERS = 4  # readers at once; each holds one of the server's threads
 
 
+def posted_trace(text: Any) -> Trace:
+    """Read a trace that a client sent. Raises LoraDropError if it is none, or too large."""
+    if not isinstance(text, str) or len(text) > MAX_TRACE_BYTES:
+        raise LoraDropError(f"trace must be a text of at most {MAX_TRACE_BYTES // 2**20} MiB.")
+    return parse_trace(text.encode("utf-8", "replace"))
+
+
 class Inspector:
     """Inspects steps of runs, and caches the layers' states around them.
 
@@ -109,9 +116,7 @@ class Inspector:
 
     def _trace(self, run_id: str | None, text: str | None) -> Trace:
         if text:
-            if not isinstance(text, str) or len(text) > MAX_TRACE_BYTES:
-                raise LoraDropError(f"trace must be a text of at most {MAX_TRACE_BYTES // 2**20} MiB.")
-            return parse_trace(text.encode("utf-8", "replace"))
+            return posted_trace(text)
         kept = self._traces.text(run_id) if isinstance(run_id, str) else None
         if not kept:
             raise LoraDropError("the server no longer keeps this run: run it again to look inside.")
