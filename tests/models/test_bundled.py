@@ -18,6 +18,7 @@ import pytest
 from lora_drop.errors import LoraDropError
 from lora_drop.models import bundled as door
 from lora_drop.models import download
+from lora_drop.models.gguf import BLOCKS
 from tests.support.workshop import MODEL, Workshop, artifact, die, in_process, stub_convert
 
 
@@ -131,6 +132,11 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def flipped(content: bytes) -> bytes:
+    at = len(content) // 2
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -160,10 +166,10 @@ def test_a_damaged_gguf_is_fetched_again(shop):
     assert shop.did() == ["download", "convert"] * 2
 
 
-def test_verify_finds_what_the_sizes_do_not_show(shop):
-    door.ensure()
-    weights = shop.folder / "model.safetensors"
-    weights.write_bytes(b"W" + MODEL[1:])
+@pytest.mark.parametrize("name", ["model.safetensors", BLOCKS, download.GGUF.name])
+def test_verify_finds_what_the_sizes_do_not_show(shop, name):
+    path = door.ensure() / name
+    path.write_bytes(flipped(path.read_bytes()))
     assert door.is_ready(shop.folder) and not door.is_ready(shop.folder, verify=True)
     door.ensure(verify=True)
     shop.assert_clean()
@@ -188,21 +194,15 @@ def test_a_local_file_can_be_named(shop, monkeypatch, tmp_path, kind):
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(None, "no such file"), (b"short", "it has 5 bytes"), ("flipped", "its sha256 is"), ("folder", "no such file")],
-    ids=["missing", "short", "flipped", "folder"],
+    [(None, "no such file"), (lambda whole: b"short", "it has 5 bytes"), (flipped, "its sha256 is")],
+    ids=["missing", "short", "flipped"],
 )
 @pytest.mark.parametrize("suffix", [".whl", ".gguf"])
 def test_a_wrong_local_file_is_refused_in_one_line(shop, monkeypatch, tmp_path, suffix, content, says):
     named = tmp_path / f"wrong{suffix}"
     source = shop.gguf if suffix == ".gguf" else shop.wheel
-    if content == "flipped":
-        data = bytearray(source.read_bytes())
-        data[2000] ^= 1
-        named.write_bytes(data)
-    elif content == "folder":
-        named.mkdir()
-    elif content is not None:
-        named.write_bytes(content)
+    if content:
+        named.write_bytes(content(source.read_bytes()))
     monkeypatch.setenv("LORA_DROP_WHEEL", str(named))
     with pytest.raises(LoraDropError, match=says) as caught:
         door.ensure()
