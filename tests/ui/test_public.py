@@ -70,12 +70,11 @@ class Server:
         return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in content.decode().splitlines()}
 
 
-def asked(prompt: str, tokens: int) -> dict[str, list[Any]]:
-    """The body of a call; what is not said has its default."""
-    options = [one.name for one in callbacks.settings_of(callbacks.CALL, callbacks.SCHEDULE, callbacks.RUN)]
-    given = {"max_new_tokens": tokens, "layers": "1-4", "ignore_eos": True, "audit": False, "lanes": "both"}
-    runs = {one.name: one.default for one in callbacks.settings_of(callbacks.RUN)}
-    return {"data": [prompt, *((runs | given).get(name) for name in options)]}
+def asked(prompt: str, tokens: int, **settings: Any) -> dict[str, list[Any]]:
+    """The body of a call; what is not named has its default."""
+    values = {one.name: one.default for one in callbacks.settings_of(callbacks.RUN)}
+    values |= {"max_new_tokens": tokens, "layers": "1-4", "ignore_eos": True, "audit": False, "lanes": "both"}
+    return {"data": [prompt, *((values | settings).get(name) for name in callbacks._OPTIONS)]}
 
 
 @pytest.fixture(scope="module")
@@ -164,8 +163,7 @@ def test_limits_are_checked_before_anything_waits(server):
     wait_until(lambda: bool(server.begun), "one runs")
     for prompt, tokens, words in (("x" * 8001, 4, "at most 8,000 characters"), ("x", 513, "at most 512 new tokens")):
         assert words in server.result(server.call(prompt, tokens)).decode()
-    body = asked("x", 4)
-    body["data"][1 + callbacks._OPTIONS.index("model")] = "Qwen/Qwen2.5-14B-Instruct"
+    body = asked("x", 4, model="Qwen/Qwen2.5-14B-Instruct")
     event = json.loads(server.ask("POST", "/gradio_api/call/generate", body)[1])["event_id"]
     assert b"model must be one of random:tiny-llama; got" in server.result(event)
     assert server.begun == ["wait"]
@@ -194,8 +192,7 @@ def test_no_route_runs_the_model_beside_the_queue(server, route):
 def test_what_is_not_read_is_bounded_and_its_run_stops(server):
     """Before: 20 unread runs took 273 MB of the server, for good; of the bundled model's, one took 6.7 GB."""
     number, before = len(server.begun), server.refused("unread")
-    sent = asked("unread", 512)
-    sent["data"][1 + callbacks._OPTIONS.index("audit")] = True  # the longest text there is
+    sent = asked("unread", 512, audit=True)  # the longest text there is
     event = json.loads(server.ask("POST", "/gradio_api/call/generate", sent)[1])["event_id"]
     wait_until(lambda: server.refused("unread") > before or _idle(server, number), "the run stopped")
     assert server.refused("unread") == before + 1
