@@ -37,18 +37,6 @@ def plain_environment(monkeypatch):
         monkeypatch.delenv(f"LORA_DROP_MAX_{name}", raising=False)
 
 
-@pytest.fixture
-def limited(tiny, monkeypatch):
-    """The page's functions under a few limits."""
-
-    def build(**limits: object) -> Callbacks:
-        for name, value in limits.items():
-            monkeypatch.setenv(f"LORA_DROP_MAX_{name.upper()}", str(value))
-        return Callbacks(ModelPool(tiny))
-
-    return build
-
-
 def pressed(calls: Callbacks, prompt: str = "Why?", tokens: int = 8):
     held = {"period": 2, "drop_ratio": 1, "adapters": "none", "max_new_tokens": tokens, "audit": False}
     return list(press_run(calls, VISITOR, prompt, ignore_eos=True, **held))
@@ -85,8 +73,8 @@ def test_a_limit_that_is_none_stops_the_start_with_one_line(monkeypatch, tiny, n
         Callbacks(ModelPool(tiny))
 
 
-def test_tokens_and_prompts_over_the_limit_are_refused_in_words(limited):
-    calls = limited(tokens=10, prompt=20)
+def test_tokens_and_prompts_over_the_limit_are_refused_in_words(tiny):
+    calls = Callbacks(ModelPool(tiny), Limits(tokens=10, prompt=20))
     for prompt, tokens, words in (
         ("Why?", 11, "at most 10 new tokens"),
         ("x" * 21, 5, "at most 20 characters"),
@@ -98,8 +86,8 @@ def test_tokens_and_prompts_over_the_limit_are_refused_in_words(limited):
     assert pressed(calls, "x" * 20, 10)[-1][1]["kind"] == "done"
 
 
-def test_a_run_whose_time_is_up_keeps_what_it_has_and_says_why(limited):
-    calls = limited(seconds=1e-6)
+def test_a_run_whose_time_is_up_keeps_what_it_has_and_says_why(tiny):
+    calls = Callbacks(ModelPool(tiny), Limits(seconds=1e-6))
     *_, (_, status, _) = pressed(calls, tokens=50)
     assert status["text"].startswith("Stopped after 1e-06 s") and "Baseline 1, LoRA-Drop 0 tokens" in status["text"]
     *_, text = functions(calls)["generate"]("Why?", max_new_tokens=50, ignore_eos=True)
@@ -107,8 +95,8 @@ def test_a_run_whose_time_is_up_keeps_what_it_has_and_says_why(limited):
     assert {lane["ended"] for lane in trace.summary.lanes.values()} == {"stopped"}
 
 
-def test_a_visitors_own_stop_is_not_called_a_limit(limited, monkeypatch):
-    calls = limited()
+def test_a_visitors_own_stop_is_not_called_a_limit(tiny, monkeypatch):
+    calls = Callbacks(ModelPool(tiny))
     real = callbacks.run
 
     def stopping(loaded, request, should_stop, prompts):
