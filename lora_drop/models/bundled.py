@@ -98,8 +98,12 @@ def build(folder: Path) -> None:
     work = folder.with_name(f"{NAME}.partial")
     if not is_ready(work, verify=True):
         work.mkdir(exist_ok=True)
-        _rescue_gguf(folder, work)
-        _keep_only_verified(work)
+        left, target = folder / download.GGUF.name, work / download.GGUF.name
+        if left.is_file() and not target.exists():  # a damaged folder's GGUF may save the download
+            os.replace(left, target)
+        for path in work.iterdir():  # what a killed run left behind, except a whole GGUF
+            if path != target or mismatch(path, download.GGUF):
+                remove(path)
         download.check_space(work)
         gguf = download.obtain_gguf(work)
         print("Converting the model to bfloat16 (once, about half a minute) ...", file=sys.stderr, flush=True)
@@ -108,19 +112,6 @@ def build(folder: Path) -> None:
     remove(folder)
     os.replace(work, folder)
     sync(folder.parent)
-
-
-def _rescue_gguf(folder: Path, work: Path) -> None:
-    """Take the GGUF of a damaged folder, which saves the download; `_keep_only_verified` checks it."""
-    if (folder / download.GGUF.name).is_file() and not (work / download.GGUF.name).exists():
-        os.replace(folder / download.GGUF.name, work / download.GGUF.name)
-
-
-def _keep_only_verified(work: Path) -> None:
-    """Remove what a killed run left behind, except a whole GGUF."""
-    for path in work.iterdir():
-        if path.name != download.GGUF.name or mismatch(path, download.GGUF):
-            remove(path)
 
 
 def convert(gguf: Path, out: Path) -> None:
