@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -26,8 +27,14 @@ from lora_drop.models.load import (
 from lora_drop.models.place import resolve_dtype
 from lora_drop.paths import cache_dir
 
-# Of each model its revision, its parameters' addresses once they are laid out, and the weights.
-_Prepared = tuple[str, tuple[int, ...], StaticWeights | NativeWeights | None]
+
+@dataclass(frozen=True)
+class _Prepared:
+    revision: str
+    addresses: tuple[int, ...]  # of the parameters, once their weights are laid out
+    weights: StaticWeights | NativeWeights | None
+
+
 _PREPARED: weakref.WeakKeyDictionary[PreTrainedModel, _Prepared] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
@@ -51,11 +58,11 @@ def _weights(model: PreTrainedModel, revision: str) -> StaticWeights | NativeWei
     """The weights in the decoder's layout; laid out again only where they changed or moved."""
     with _lock:
         prepared = _PREPARED.get(model)
-        if prepared is None or prepared[:2] != (revision, _addresses(model)):
+        if prepared is None or (prepared.revision, prepared.addresses) != (revision, _addresses(model)):
             blocks = bundled_blocks if _is_bundled(model, revision) else None
             weights = step_weights(model, model.device, blocks)
-            prepared = _PREPARED[model] = revision, _addresses(model), weights
-        return prepared[2]
+            prepared = _PREPARED[model] = _Prepared(revision, _addresses(model), weights)
+        return prepared.weights
 
 
 def _addresses(model: PreTrainedModel) -> tuple[int, ...]:
