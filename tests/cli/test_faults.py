@@ -166,6 +166,6 @@ def test_a_training_on_a_disk_that_fills_up(command, capsys, small_disk):
     other.write_bytes(bytes(150_000))
     words = [str(out) if "/out" in word else word for word in command("train")]
     assert main(words) == 2
-    assert "(No space left on device): make room" in capsys.readouterr().err and not list(out.glob("checkpoint*"))
+    assert "make room, then --resume" in capsys.readouterr().err and not list(out.glob("checkpoint*"))
     other.unlink()
     assert main(words) == 0
