@@ -17,7 +17,7 @@ from lora_drop.run.wire import wire_line
 from lora_drop.ui import components
 from lora_drop.ui.controls import LINKED
 from tests.support.fuzzing import CORPUS, HOSTILE, SEED, TRIED, budget, mutated_lines
-from tests.support.page import pane_text, prepare, run_to_end, wait_done, wait_still
+from tests.support.page import pane_text, prepare, prepare_and_run, run_to_end, set_text, wait_done, wait_still
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
@@ -112,14 +112,20 @@ def test_any_link_sets_plain_values_or_says_what_it_cannot(server, open_page):
 
 def test_a_hostile_link_in_the_address_is_text_and_runs(server, open_page):
     prompt = "</textarea><script>alert(1)</script>${alert(2)}{{7*7}}<|im_end|>\u2028\x1b"
-    query = f"prompt={quote(prompt)}&max_new_tokens=6&ignore_eos=true&layers=1-9999&audit=constructor&reuse=__proto__"
+    bad = "layers=1-9999&audit=constructor&reuse=__proto__&period=1e9"
+    query = f"prompt={quote(prompt)}&max_new_tokens=6&ignore_eos=true&{bad}"
+    page = open_page(server.url)
+    fresh = page.input_value("#ld-period input[type=number]")
     page = open_page(f"{server.url}?{query}")
-    expect(page.locator(".ld-status")).to_contain_text("reuse, audit")
+    expect(page.locator(".ld-status")).to_contain_text("period, reuse, audit")
+    assert page.input_value("#ld-period input[type=number]") == fresh
     expect(page.locator("#ld-prompt textarea")).to_have_value(prompt)
     page.click("#ld-run")
     expect(page.locator(".ld-status")).to_contain_text("layers")  # a range beyond the model is the run's to report
     expect(page.locator(".ld-status")).to_have_attribute("data-kind", "error")
-    assert page.evaluate("document.querySelectorAll('#ld-page script, #ld-page img, #ld-page iframe').length") == 0
+    assert page.locator("#ld-page :is(script, img, iframe)").count() == 0
+    prepare_and_run(page, 6)
+    assert server.runs[-1][0].prompt.startswith(prompt[:-2])
 
 
 # Mount a live view of our own and give it one recorded run after another. For each: what it threw, what it let in.
@@ -176,7 +182,7 @@ def test_any_trace_that_reads_is_shown_as_text(server, open_page):
 
 
 def test_a_file_of_markup_is_opened_as_text(server, open_page, tmp_path):
-    """Also the file's own name, and a file that is no trace."""
+    """Also the file's own name."""
     page = open_page(server.url)
     path = tmp_path / "<img src=x onerror=alert(3)>${alert(4)}.jsonl"
     raw = (CORPUS / "traces" / "good_markup_everywhere.jsonl").read_bytes()
@@ -185,12 +191,7 @@ def test_a_file_of_markup_is_opened_as_text(server, open_page, tmp_path):
     wait_done(page)
     expect(page.locator(".ld-status")).to_contain_text("Opened")
     assert pane_text(page, 0) == parse_trace(raw).text("lora_drop")
-    assert page.evaluate("document.querySelectorAll('#ld-page script, #ld-page img').length") == 0
-    page = open_page(server.url)
-    path.write_bytes(b"cos\nsystem\n(S'touch hacked'\ntR.")
-    page.set_input_files("input[type=file]", path)
-    expect(page.locator(".ld-status")).to_contain_text("this is not a line of a LoRA-Drop trace")
-    expect(page.locator(".ld-status")).to_have_attribute("data-kind", "error")
+    assert page.locator("#ld-page :is(script, img)").count() == 0
 
 
 def test_a_typed_list_of_anything_leaves_the_page_alive(server, open_page):
@@ -200,11 +201,11 @@ def test_a_typed_list_of_anything_leaves_the_page_alive(server, open_page):
     for field in ("ld-drop-layers", "ld-refresh-entropy", "ld-refresh-norm"):
         for word in ("${alert(1)}<img src=x onerror=alert(2)>", "9" * 300, "NaN", "1,,2"):
             TRIED["fields"] += 1
-            page.fill(f"#{field} textarea, #{field} input", word)
+            set_text(page, field, word)
             wait_still(page)  # a press in the same moment, on a busy machine, goes without the word
             page.click("#ld-run")
             expect(page.locator(".ld-status")).to_have_attribute("data-kind", "error")
             expect(page.locator(".ld-status")).to_contain_text("must")
-        page.fill(f"#{field} textarea, #{field} input", "")
+        set_text(page, field, "")
     wait_still(page)
     run_to_end(page)

@@ -9,19 +9,17 @@ from dataclasses import replace
 import pytest
 from playwright.sync_api import expect
 
-from lora_drop.method.config import LoraDropConfig
 from lora_drop.paths import SHIPPED_RECORDED
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import StepRecord, Summary, write_line
 from lora_drop.run.trace.trace import gather
 from lora_drop.ui import callbacks
-from tests.support.page import pane_text, prepare, run_to_end, set_number, wait_done
+from tests.support.page import CONFIG, pane_text, prepare, run_to_end, save, set_number, wait_done
 from tests.support.runs import JUDGED
 
 pytestmark = pytest.mark.browser
 
-CONFIG = LoraDropConfig(period=4, layers=(1, 4), drop_ratio=1.0)
 # What of each lane is seen, and the moment that it is seen at.
 SEEN = """() => ({
     moment: window.LoraDrop.store.state.moment,
@@ -63,12 +61,9 @@ def test_a_changed_prompt_and_seed_are_what_is_played_and_what_is_downloaded(ser
         clock = [sum(step.ms for step in steps[1 : i + 1]) for i in range(len(steps))]
         early, late = (sum(ms <= seen["moment"] + slack for ms in clock) for slack in (-0.5, 0.5))
         assert early <= shown <= late
-    page.evaluate("document.querySelector('.ld-menu').open = true")
-    with page.expect_download() as download:
-        page.click("[data-save=trace]")
+    file = save(page, "trace", tmp_path)
     expect(page.locator(".ld-menu-note")).to_contain_text("Saved")
-    download.value.save_as(tmp_path / "trace.jsonl")
-    assert (tmp_path / "trace.jsonl").read_text() == "".join(map(write_line, records)), "no ms was changed"
+    assert file.read_text() == "".join(map(write_line, records)), "no ms was changed"
     page.wait_for_function("!document.querySelector('.ld-menu').open")
 
 

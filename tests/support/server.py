@@ -52,7 +52,6 @@ class Server:
 
     url: str
     loaded: LoadedModel
-    demo: object
     runs: list[list[Record]] = field(default_factory=list)
     closed: int = 0
     script: Callable[[], Iterator[Record]] | None = None
@@ -93,7 +92,7 @@ def serve(pool: ModelPool) -> Iterator[Server]:
     """A page over a pool; its runs, and those of every other page that is open, go through their `Server`."""
     with launched(pool) as (demo, port):
         with pool.lend() as loaded:
-            server = Server(f"http://127.0.0.1:{port}/", loaded, demo)
+            server = Server(f"http://127.0.0.1:{port}/", loaded)
         SERVERS[id(server.loaded)] = server
         callbacks.run = _run  # not a monkeypatch: pages of other modules begin and end in any order
         yield server
