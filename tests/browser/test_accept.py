@@ -58,7 +58,7 @@ def check(page, trace) -> None:
     )
     taken_to = [one.to for one in trace.passes["lora_drop"] if one.type == "rewind"]
     assert marked == sorted({to + 1 for to in taken_to if to + 1 < len(trace.steps["lora_drop"])})
-    assert figure(page, "accepted") == f"kept {100 * summary.accepted:.0f}% of drafts"
+    assert figure(page, "accepted") == f"{100 * summary.accepted:.0f}% of drafts accepted"
     assert figure(page, "quality") == f"{summary.verdict['facts']['quality_loss']:.2f} nats"
     activity, drift, kv, by_layer, clocks, kl = page.evaluate(
         "() => [...document.querySelectorAll('.ld-live .ld-plot')]"

@@ -170,7 +170,7 @@ def test_the_race_compares_at_equal_tokens_and_follows_the_scrubber(server, open
 
 
 @pytest.mark.full
-def test_what_was_taken_back_is_marked_where_it_was(server, open_page):
+def test_a_rejected_draft_is_marked_where_it_was(server, open_page):
     server.script = lambda: run(server.loaded, Request("Why?", JUDGED, 60, ignore_eos=True))
     page = open_page(server.url)
     run_to_end(page)
@@ -178,7 +178,7 @@ def test_what_was_taken_back_is_marked_where_it_was(server, open_page):
     assert marked.count() > 0
     expect(page.locator(".ld-key-taken").first).to_be_visible()
     marked.first.hover()
-    expect(page.locator(".ld-tip")).to_contain_text("taken back")
+    expect(page.locator(".ld-tip")).to_contain_text("rejected")
 
 
 @pytest.mark.full

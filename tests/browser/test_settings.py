@@ -251,7 +251,7 @@ def test_what_the_config_refuses_the_strip_says_in_its_words(server, open_page):
     set_number(page, "ld-period", 3)
     page.check("#ld-kv input[value=write]")
     set_number(page, "ld-accept", 0.25)
-    expect(note).to_contain_text("taken back")
+    expect(note).to_contain_text("rejected draft")
 
 
 def test_moving_the_range_or_the_ratio_takes_the_place_of_exact_layers(server, open_page):
