@@ -115,7 +115,7 @@ def test_it_is_accessible_and_fits_a_phone(server, open_page, theme):
     expect(page.locator(PANEL)).to_have_attribute("data-state", "read", timeout=30_000)
     wait_still(page)
     assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
-    assert findings(page) == []
+    assert findings(page, ".ld-inspector") == []
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_a_replay_has_the_likeliest_tokens_and_no_lens(replayed):
     page, trace = replayed
     pick(page, 1, 6)
     panel = page.locator(PANEL)
-    expect(panel.locator("[role=status]")).to_contain_text("the lens of the layers is not")
+    expect(panel.locator("[role=status]")).to_contain_text("not the lens of the layers")
     found = about_step(trace, LORA_DROP, 6)
     for at, name in enumerate((BASELINE, LORA_DROP)):
         box = panel.locator(".ld-five").nth(at)
@@ -149,7 +149,7 @@ def test_what_was_run_is_copied_from_the_menu(server, open_page, replayed):
     for kind in ("command", "python"):
         open_menu(page)
         page.click(f"[data-save='{kind}']")
-        expect(page.locator(".ld-menu-note")).to_contain_text("on the clipboard")
+        expect(page.locator(".ld-menu-note")).to_contain_text("Copied")
         header = server.runs[-1][0]
         assert page.evaluate("navigator.clipboard.readText()") == page_values(header, [])["commands"][kind]
     offline, _ = replayed
