@@ -66,7 +66,7 @@ def test_show_me_runs_the_default_preset_in_three_lanes_and_never_overwrites_a_s
 
 @pytest.mark.full
 def test_the_page_has_its_order_and_no_axes_before_data(server, open_page):
-    page = open_page(server.url, viewport={"width": 1600, "height": 1200})
+    page = open_page(server.url)
     order = (
         *("#ld-prompt", "[data-testid=verdict]", ".ld-panes", ".ld-player", "[data-testid=race]"),
         *("[data-chart=activity]", ".ld-rest"),
@@ -81,6 +81,7 @@ def test_the_page_has_its_order_and_no_axes_before_data(server, open_page):
         expect(page.locator(f"[data-chart={name}] .ld-plot")).to_be_hidden()
         expect(page.locator(f"[data-chart={name}] .ld-empty")).to_contain_text("This will show")
     expect(page.locator(".ld-race-canvas")).to_be_hidden()
+    page.set_viewport_size({"width": 1600, "height": 1200})
     prepare_and_run(page, 12)
     for where in ("[data-chart=activity] .ld-plot", ".ld-race-canvas"):
         expect(page.locator(where)).to_be_visible()

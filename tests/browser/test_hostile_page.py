@@ -194,10 +194,8 @@ def test_bad_input_in_any_field_is_one_line_and_the_next_run_is_right(server, op
     page = open_page(server.url)
     prepare(page, tokens=6)
     height = page.locator("#ld-ask").bounding_box()["height"]
-    free = ("${alert(1)}<img src=x onerror=alert(2)>", "9" * 300, "NaN", "1,,2")
-    fields = {
-        name: dict.fromkeys(free, "must") for name in ("ld-drop-layers", "ld-refresh-entropy", "ld-refresh-norm")
-    }
+    free = dict.fromkeys(("${alert(1)}<img src=x onerror=alert(2)>", "9" * 300, "NaN", "1,,2"), "must")
+    fields = {f"ld-{name}": free for name in ("drop-layers", "refresh-entropy", "refresh-norm")}
     fields["ld-drop-layers"] = free | {"2,99": "this model's layers are 0-5"}
     fields |= {"ld-prompt": {"   ": "the prompt is empty", "x" * 5000: "context"}}
     fields |= {"ld-max-new-tokens": {"0": "max_new_tokens"}, "ld-temperature": {"-1": "temperature"}}

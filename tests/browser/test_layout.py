@@ -26,7 +26,7 @@ def test_a_visit_and_its_run_move_nothing_and_the_bytes_are_told_apart(server, n
     during = page.evaluate(boxes)
     wait_done(page)
     wait_still(page)
-    assert before == during == page.evaluate(boxes)
+    assert before == pytest.approx(during, abs=1) == page.evaluate(boxes), "a pixel is rounding"
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0], "nothing is cut off to the side"
     assert seen.shift < 0.05, page.evaluate("window.visit.shifted")
 
