@@ -12,7 +12,7 @@ from tests.support.page import run_to_end, set_text, wait_still
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
-LATE = re.compile(r"/lora-drop-js/\w+/(explore|safe_zone|method/\w+)\.js")
+LATE = re.compile(r"/lora-drop-js/\w+/(safe_zone|method/\w+)\.js")
 WORDS = "prunes LoRA adapters"  # of the Method tab's, and of nothing else
 
 
@@ -48,11 +48,11 @@ def test_nothing_of_a_tab_comes_before_it_is_opened_and_then_it_comes_once(serve
     page.get_by_role("tab", name="Method").click()
     page.wait_for_selector(".ld-idea-svg rect")
     assert WORDS in page.inner_text(".ld-method-lead")
-    assert {"method/method", "method_words"} <= set(asked) and not {"explore", "safe_zone"} & set(asked)
+    assert {"method/method", "method_words"} <= set(asked) and "safe_zone" not in asked
     asked.clear()
     page.get_by_role("tab", name="Safe zone").click()
     expect(page.locator(".ld-map-answer")).to_contain_text("run a sweep")
-    assert sorted(asked) == ["explore", "queue"]
+    assert sorted(asked) == ["queue", "safe_zone"]
     set_text(page, "ld-sweep-ratios", "0.75")
     asked.clear()
     for name in ("Method", "Run", "Safe zone"):
