@@ -90,7 +90,7 @@ def deep_model() -> LoadedModel:
 
 def serve(pool: ModelPool) -> Iterator[Server]:
     """A page over a pool; its runs, and those of every other page that is open, go through their `Server`."""
-    with launched(pool) as (demo, port):
+    with launched(pool) as (_, port):
         with pool.lend() as loaded:
             server = Server(f"http://127.0.0.1:{port}/", loaded)
         SERVERS[id(server.loaded)] = server
