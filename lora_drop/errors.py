@@ -21,7 +21,7 @@ class LoraDropError(ValueError):
         line = " ".join(message.split())
         if len(line) > MAX_CHARACTERS:
             line = f"{line[: MAX_CHARACTERS // 2]} [...] {line[-MAX_CHARACTERS // 2 :]}"
-        super().__init__("".join(sign if sign.isprintable() else "\ufffd" for sign in line))
+        super().__init__("".join(char if char.isprintable() else "\ufffd" for char in line))
 
 
 def first_mistake(error: ValidationError) -> str:

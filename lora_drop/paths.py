@@ -207,6 +207,16 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def bytes_on_disk(folder: Path) -> int:
+    """Bytes of a folder's files so far: one that is being written may already have its full length."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # it vanished meanwhile
+                total += os.stat(os.path.join(place, name)).st_blocks * 512
+    return total
+
+
 def remove(path: Path) -> None:
     """Delete a file or a folder, if there is one."""
     if path.is_dir() and not path.is_symlink():

@@ -78,7 +78,7 @@ def check_versions(extra: str | None = None) -> None:
     """
     from importlib.metadata import PackageNotFoundError, version
 
-    from packaging.version import InvalidVersion
+    from packaging.version import InvalidVersion, Version
 
     if sys.flags.optimize > 1:
         raise LoraDropError("transformers reads docstrings, which -OO (PYTHONOPTIMIZE=2) removes: use -O, or neither")
@@ -87,7 +87,7 @@ def check_versions(extra: str | None = None) -> None:
         with contextlib.suppress(PackageNotFoundError, InvalidVersion):  # its import will fail, where it is needed
             installed = version(requirement.name)
             floor = next((spec.version for spec in requirement.specifier if spec.operator == ">="), "0")
-            if _is_older(installed, floor):
+            if Version(Version(installed).base_version) < Version(floor):  # a nightly 2.9.0.dev has what 2.9 has
                 old.append(f"{requirement.name} {installed} is installed, and {floor} or newer is needed")
                 bounds = ",".join(sorted(map(str, requirement.specifier), reverse=True))
                 needed.append(f"'{requirement.name}{bounds}'")
@@ -114,10 +114,3 @@ def _requirements(extra: str | None) -> Iterator[Requirement]:
             requirement = Requirement(line)
             if requirement.marker is None or requirement.marker.evaluate({"extra": extra or ""}):
                 yield requirement
-
-
-def _is_older(installed: str, floor: str) -> bool:
-    """By release number alone: a nightly build 2.9.0.dev has what 2.9 has."""
-    from packaging.version import Version
-
-    return Version(Version(installed).base_version) < Version(floor)

@@ -22,10 +22,10 @@ export class Player {
     this.root = root;
     this.store = store;
     this.timer = 0;
-    this.at = 0; // current step of playing
+    this.at = 0; // the step that playing has reached
     this.moment = 0; // milliseconds of decoding on the lanes' clocks
     this.reading = { rate: 1, isSure: false }; // reading pace of this run
-    this.before = 0; // time of the last frame
+    this.lastFrame = 0; // time of the last frame
     /** @type {HTMLInputElement} */
     this.scrub = find(root, ".ld-scrub");
     this.words = find(root, ".ld-scrub-words");
@@ -33,9 +33,9 @@ export class Player {
     /** @type {HTMLButtonElement} */
     this.skip = find(root, "[data-act=skip]");
     /** @type {HTMLSelectElement} */
-    this.rate = find(root, ".ld-rate");
+    this.rateMenu = find(root, ".ld-rate");
     /** @type {HTMLInputElement} */
-    this.same = find(root, ".ld-same-step");
+    this.sameStep = find(root, ".ld-same-step");
     /** @type {HTMLButtonElement[]} */
     const [back, play, forward] = ["back", "play", "forward"].map((act) => find(root, `[data-act=${act}]`));
     this.buttons = { back, play, forward };
@@ -45,22 +45,22 @@ export class Player {
     store.subscribe(["revision"], () => {
       this.setPace();
       this.grow();
-      this.show(this.step === null ? null : Math.max(0, Math.min(this.step, this.last))); // its draft may have been rejected
+      this.show(this.step === null ? null : this.clamp(this.step)); // its draft may have been rejected
     });
   }
 
   listen() {
     const { back, play, forward } = this.buttons;
     this.scrub.addEventListener("input", () => this.moveTo(Number(this.scrub.value)));
-    this.same.addEventListener("change", () => {
-      this.store.update({ isSameStep: this.same.checked });
+    this.sameStep.addEventListener("change", () => {
+      this.store.update({ isSameStep: this.sameStep.checked });
       if (this.step !== null) this.moveTo(this.step);
     });
     back.addEventListener("click", () => this.moveBy(-1));
     forward.addEventListener("click", () => this.moveBy(1));
     play.addEventListener("click", () => this.toggle());
     this.skip.addEventListener("click", () => this.release());
-    this.rate.addEventListener("change", () => this.sayPace());
+    this.rateMenu.addEventListener("change", () => this.showPace());
     document.addEventListener("keydown", (event) => this.onKey(event));
   }
 
@@ -76,6 +76,11 @@ export class Player {
     return this.run ? this.run.focus.steps.length - 1 : 0;
   }
 
+  /** The nearest step that the run has. @param {number} step */
+  clamp(step) {
+    return Math.max(0, Math.min(step, this.last));
+  }
+
   get isPlaying() {
     return this.timer !== 0;
   }
@@ -83,30 +88,31 @@ export class Player {
   /** Start a new run: play it from its first token, unless it is complete or motion is unwanted. */
   begin() {
     this.pause();
-    this.same.checked = this.run?.header.sampling.view === "lock-step";
+    this.sameStep.checked = this.run?.header.sampling.view === "lock-step";
     this.reading = { rate: 1, isSure: false };
     this.setPace(); // a fast run may be complete with its first record
     const comes = !this.run?.isWhole || this.run.isRecorded;
     const isUnfolding = comes && !window.matchMedia(STILL).matches;
-    this.store.update({ step: null, moment: null, isSameStep: this.same.checked, isUnfolding });
+    this.store.update({ step: null, moment: null, isSameStep: this.sameStep.checked, isUnfolding });
     this.grow();
     if (isUnfolding) this.play(0);
-    this.sayPace();
+    this.showPace();
   }
 
   /** Set the reading pace, until the speed of each lane is sure. */
   setPace() {
     if (!this.run || this.reading.isSure) return;
     this.reading = readingPace(this.run);
-    this.sayPace();
+    this.showPace();
   }
 
   /** Speed of playing: 1 is real time. */
   get pace() {
-    return this.rate.value === "reading" ? this.reading.rate : Number(this.rate.value);
+    return this.rateMenu.value === "reading" ? this.reading.rate : Number(this.rateMenu.value);
   }
 
-  sayPace() {
+  /** Write the pace in words, while playing. */
+  showPace() {
     const isShown = this.isPlaying || this.store.state.isUnfolding;
     this.skip.hidden = !isShown;
     this.paceWords.textContent = isShown && this.reading.isSure ? `shown at ${paceWords(this.pace)}` : "";
@@ -117,9 +123,9 @@ export class Player {
     const isEmpty = this.last < 1;
     for (const control of [this.scrub, ...Object.values(this.buttons)]) control.disabled = isEmpty;
     this.scrub.max = String(Math.max(this.last, 0));
-    this.at = Math.min(this.at, Math.max(this.last, 0));
+    this.at = this.clamp(this.at);
     if (this.step === null) this.scrub.value = String(this.last);
-    this.say();
+    this.showPosition();
   }
 
   /**
@@ -130,7 +136,7 @@ export class Player {
   moveTo(step) {
     if (this.store.state.isUnfolding) this.store.update({ isUnfolding: false });
     this.pause();
-    const to = Math.max(0, Math.min(step, this.last));
+    const to = this.clamp(step);
     this.show(to === this.last && !this.run?.isOver ? null : to);
   }
 
@@ -150,7 +156,7 @@ export class Player {
   show(step) {
     this.store.update({ step, moment: this.isPlaying ? this.moment : null });
     this.scrub.value = String(step ?? this.last);
-    this.say();
+    this.showPosition();
   }
 
   toggle() {
@@ -168,10 +174,10 @@ export class Player {
     if (!this.run) return;
     this.at = from;
     this.moment = this.last > 0 ? decodeMs(this.run.focus, from) : 0;
-    this.before = performance.now();
+    this.lastFrame = performance.now();
     this.setPlaying(requestAnimationFrame(() => this.tick()));
     this.show(from);
-    this.sayPace();
+    this.showPace();
   }
 
   /** Play a frame: the lanes' clocks move on at the chosen pace, up to the latest step. */
@@ -180,35 +186,29 @@ export class Player {
     if (!run) return;
     const now = performance.now();
     // Drawing sixty frames a second would slow decoding on a CPU.
-    if (now - this.before < FRAME_MS) {
+    if (now - this.lastFrame < FRAME_MS) {
       this.timer = requestAnimationFrame(() => this.tick());
       return;
     }
-    const passed = Math.min(now - this.before, LATE_MS) * this.pace;
-    const lanes = this.same.checked ? [run.focus] : run.lanes; // at the same step only this lane's clock counts
+    const passed = Math.min(now - this.lastFrame, LATE_MS) * this.pace;
+    const lanes = this.sameStep.checked ? [run.focus] : run.lanes; // at the same step only this lane's clock counts
     this.moment = Math.max(this.moment, Math.min(this.moment + passed, reached(run, lanes)));
-    this.before = now;
+    this.lastFrame = now;
     const from = this.at;
     while (this.at < this.last && decodeMs(run.focus, this.at + 1) <= this.moment) this.at += 1;
-    const isPast = this.same.checked ? this.at >= this.last : run.lanes.every((lane) => this.isPast(lane));
-    const isOver = run.isOver && this.at >= this.last && isPast;
-    if (isOver) {
+    const isPast = this.sameStep.checked ? this.at >= this.last : run.lanes.every((lane) => decodeMs(lane, lastStep(lane)) <= this.moment);
+    if (run.isOver && this.at >= this.last && isPast) {
       this.release();
       return;
     }
     this.timer = requestAnimationFrame(() => this.tick());
-    if (this.at !== from || !this.same.checked) this.show(this.at);
-  }
-
-  /** @param {import("./run.js").Lane} lane */
-  isPast(lane) {
-    return decodeMs(lane, lastStep(lane)) <= this.moment;
+    if (this.at !== from || !this.sameStep.checked) this.show(this.at);
   }
 
   pause() {
     cancelAnimationFrame(this.timer);
     this.setPlaying(0);
-    this.sayPace();
+    this.showPace();
   }
 
   /** @param {number} timer of the next frame; 0 while paused */
@@ -221,9 +221,9 @@ export class Player {
   }
 
   /** Write the position in words. */
-  say() {
+  showPosition() {
     if (this.last < 1 || !this.run) return;
-    const at = Math.min(this.step ?? this.last, this.last); // its draft may have been rejected
+    const at = this.clamp(this.step ?? this.last); // its draft may have been rejected
     const { kind, ms } = this.run.focus.steps[at];
     const kl = this.run.focus.audits.get(at)?.kl ?? null;
     const audit = kl === null ? "" : `, KL ${formatNumber(kl, 2)}`;

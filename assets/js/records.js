@@ -184,7 +184,7 @@
  * @property {number | null} first_divergence
  * @property {number | null} top1_agreement
  * @property {number | null} quality_loss regret of its own text, nats a token
- * @property {number | null} accepted share of the drafts that were kept
+ * @property {number | null} accepted share of the drafts that were accepted
  * @property {boolean} by_chance the speedup is above the bound
  */
 

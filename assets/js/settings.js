@@ -106,7 +106,7 @@ function refusedExactness({ refresh, accept, kv, period }) {
     );
   }
   if (accept && !(refresh === "repair" && kv === "write")) {
-    return `accept ${accept} needs exact full steps to judge by: set refresh repair and kv write, or accept 0.`;
+    return `accept ${accept} needs exact full steps to verify by: set refresh repair and kv write, or accept 0.`;
   }
   return "";
 }

@@ -19,7 +19,7 @@ from lora_drop.evaluation.measure.point import (
     Point,
     check_point,
     circumstances,
-    describe_prompts,
+    describe_data,
     measure,
 )
 from lora_drop.evaluation.measure.texts import Answers, own_answers
@@ -203,11 +203,10 @@ def _content(
     points: Sequence[Point],
 ) -> Content:
     """A search without rows: where and on what it is measured."""
-    own = describe_prompts(prompts)
     return SEARCH.begin(
         circumstances(loaded),
         decoder=loaded.decoder_name,
-        data=source | {"records": own["prompts"], "sha256": own["sha256"]},
+        data=describe_data(prompts, source),
         settings={"context_tokens": context_tokens, "speed_tokens": SPEED_TOKENS, "timed_prompts": TIMED},
         left_out=[],
         notes=list(dict.fromkeys(note for point in points for note in point.notes)),

@@ -191,15 +191,12 @@ class LoraDropConfig:
             raise LoraDropError(
                 f"layers {low}-{high} is outside this model: its layers are 0-{last} and 1-{last} can be skipped."
             )
-        if self.drop_layers is not None:
-            if self.drop_layers and self.drop_layers[-1] > last:
-                raise LoraDropError(
-                    f"drop_layers contains {self.drop_layers[-1]}, but this model's layers are 0-{last} "
-                    f"and 1-{last} can be skipped."
-                )
-            dropped = self.drop_layers
-        else:
-            dropped = dropped_layers(low, high, self.drop_ratio)
+        dropped = dropped_layers(low, high, self.drop_ratio) if self.drop_layers is None else self.drop_layers
+        if dropped and dropped[-1] > last:
+            raise LoraDropError(
+                f"drop_layers contains {dropped[-1]}, but this model's layers are 0-{last} and 1-{last} can be "
+                "skipped."
+            )
         rules = {name: value for name, value in vars(self).items() if name in Schedule.__dataclass_fields__}
         return Schedule(num_layers=num_layers, dropped=dropped, **rules)
 

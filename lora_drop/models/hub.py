@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import re
+import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,18 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging
 
 from lora_drop.errors import LoraDropError
-from lora_drop.models import bundled
 from lora_drop.models.place import Place, fitting, on_zero_gpu
+from lora_drop.paths import bytes_on_disk
 
+POLL = 0.5  # seconds between two looks at a download
+DOWNLOAD = (
+    "import sys; from huggingface_hub import snapshot_download as get; get(sys.argv[1], allow_patterns=sys.argv[2:])"
+)
 SUPPORTED = ("llama", "qwen2", "qwen3", "mistral")  # config.model_type
 READ = re.compile(r"[^/]+\.(json|jinja|model|txt)|model[^/]*\.safetensors")  # files at the top of a repository
 # Names of the exceptions that say that the Hub cannot be reached.
 UNREACHABLE = {"TransportError", "ConnectionError", "OfflineModeIsEnabled", "LocalEntryNotFoundError"}
+REPAIR = "run `python -m lora_drop fetch --verify`, which repairs them"  # the bundled model's damaged files
 NO_SAFETENSORS = "has no safetensors weights (pickled ones are refused): convert them, or choose another model."
 
 
@@ -124,6 +131,38 @@ def hub_files(name: str) -> dict[str, int]:
     return files
 
 
+def download(name: str, files: dict[str, int], should_stop: Callable[[], bool]) -> Iterator[str]:
+    """Download a Hub model's files, by name with their sizes in bytes; yields the progress in words.
+
+    The download is a process of its own: only that can be ended at any moment. The next download goes on from its
+    files.
+
+    Raises:
+        LoraDropError: it fails, or `should_stop` returned true.
+    """
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "blobs"
+    total = sum(files.values())
+    command = [sys.executable, "-c", DOWNLOAD, name, *files]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        while process.poll() is None:
+            if should_stop():
+                raise LoraDropError(f"Stopped: {name} was not fetched; the next download goes on from here.")
+            yield f"Fetching {name}: {min(bytes_on_disk(folder), total) / 1e6:,.0f} of {total / 1e6:,.0f} MB."
+            time.sleep(POLL)
+        if process.returncode:
+            assert process.stderr is not None
+            lines = process.stderr.read().split("\n")
+            reason = next((line.strip() for line in reversed(lines) if line.strip()), f"code {process.returncode}")
+            raise LoraDropError(f"{name} could not be fetched ({reason}): try again.")
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
 def _hub_answers(name: str) -> bool:
     """Ask the Hub for the model's config, once; False without a connection, where earlier downloads have to do.
 
@@ -208,7 +247,7 @@ def _explain(error: BaseException, name: str, what: str, local: bool) -> str:
 def _way_out(name: str, local: bool) -> str:
     """How to replace a model's damaged files."""
     if name.startswith("bundled:"):
-        return f"If its files are damaged: {bundled.REPAIR}."
+        return f"If its files are damaged: {REPAIR}."
     if local:
         return "If its files are damaged: write or copy the folder again."
     return "If its files are damaged: delete its folder in the Hub's cache, and load it again."

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,9 +33,8 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.cost import ModelShape
 from lora_drop.models import bundled
 from lora_drop.models.download import GGUF
-from lora_drop.models.gguf import gguf_rows
-from lora_drop.models.gguf_file import load_gguf, own_blocks
-from lora_drop.models.hub import from_pretrained_files, locate
+from lora_drop.models.gguf import gguf_rows, load_gguf, own_blocks
+from lora_drop.models.hub import REPAIR, check_config, download, from_pretrained_files, hub_files, locate
 from lora_drop.models.place import on_zero_gpu, places, short_name
 from lora_drop.models.random_weights import random_model
 
@@ -122,6 +121,29 @@ class LoadedModel:
         return ModelInfo(**{field.name: getattr(self, field.name) for field in dataclasses.fields(ModelInfo)})
 
 
+def fetch(
+    name: str,
+    should_stop: Callable[[], bool] = lambda: False,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+) -> Iterator[str]:
+    """Download and check a model's files before any weights are read; yields the progress in words.
+
+    Raises:
+        LoraDropError: the model cannot be downloaded, does not fit, or `should_stop` returned true.
+    """
+    if name.startswith("random:") or is_gguf(name):
+        return
+    if name in ("bundled", BUNDLED_ID):
+        bundled.ensure()
+        return
+    source, name, local = locate(name)
+    check_config(source, name, places(device, dtype), local)
+    # Where the Hub cannot be reached there are no files: earlier downloads have to do.
+    if not local and (files := hub_files(name)):
+        yield from download(name, files, should_stop)
+
+
 def load_model(
     model: str = "bundled",
     device: str | torch.device = "auto",
@@ -195,7 +217,7 @@ def bundled_blocks(model: PreTrainedModel) -> Blocks:
     try:
         return gguf_rows(gguf, config.num_attention_heads, config.num_key_value_heads)
     except ValueError as error:
-        raise LoraDropError(f"the files of {BUNDLED_ID} are damaged ({error}): {bundled.REPAIR}.") from error
+        raise LoraDropError(f"the files of {BUNDLED_ID} are damaged ({error}): {REPAIR}.") from error
 
 
 def is_gguf(name: str) -> bool:

@@ -150,11 +150,7 @@ def describe_device(device: torch.device) -> dict[str, Any]:
 
 
 def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as info:
-            for line in info:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
+    with contextlib.suppress(OSError):
+        if match := re.search(r"model name\s*:(.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8")):
+            return match[1].strip()
     return platform.processor() or platform.machine()

@@ -68,7 +68,7 @@ class ModelPool:
         names: further names that can be chosen.
         load: `load_model`, with the operator's device and number type.
         name: the name that `loaded` was loaded by, if that is not its id: a folder's path.
-        fetch: `fetch.fetch`, with the operator's device and number type; without it, `load` downloads the files.
+        fetch: `load.fetch`, with the operator's device and number type; without it, `load` downloads the files.
     """
 
     def __init__(

@@ -22,19 +22,15 @@ from lora_drop.models.place import Place, fitting
 from lora_drop.models.tokens import ByteTokenizer
 
 _SPECIAL: dict[str, Any] = {"bos_token_id": ByteTokenizer.bos_token_id, "eos_token_id": ByteTokenizer.eos_token_id}
+_SIZES = (
+    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads "
+    "max_position_embeddings"
+).split()
 _TINY: dict[str, Any] = {
-    "vocab_size": ByteTokenizer.vocab_size,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
+    **dict(zip(_SIZES, (ByteTokenizer.vocab_size, 64, 128, 6, 4, 2, 2048), strict=True)),
     "head_dim": 16,
-    "max_position_embeddings": 2048,
     **_SPECIAL,
 }
-
-
 # With tied and untied heads, and a sliding window, so that the tests cover each.
 TINY_SHAPES = {
     "tiny-llama": LlamaConfig(**_TINY | {"max_position_embeddings": 4096}),
@@ -47,12 +43,8 @@ TINY_SHAPES = {
 def _large(
     kind: Callable[..., PreTrainedConfig], sizes: tuple[int, ...], eps: float, theta: float
 ) -> PreTrainedConfig:
-    """A config of vocabulary, hidden and MLP size, layers, heads, K/V heads and context."""
-    names = (
-        *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
-        *("num_attention_heads", "num_key_value_heads", "max_position_embeddings"),
-    )
-    settings: dict[str, Any] = dict(zip(names, sizes, strict=True))
+    """A config of the sizes in `_SIZES`' order."""
+    settings: dict[str, Any] = dict(zip(_SIZES, sizes, strict=True))
     rope = {"rope_type": "default", "rope_theta": theta}
     return kind(**settings, rms_norm_eps=eps, rope_parameters=rope, **_SPECIAL)
 

@@ -207,13 +207,12 @@ def _append(path: Path, lines: list[bytes], size: int | None, done: int) -> None
         LoraDropError: the file cannot be written; its `done` records stay.
     """
     try:
-        with path.open("ab", buffering=0) as file:  # unbuffered: a line is in the file, or the error is raised here
+        with path.open("ab", buffering=0) as file:  # unbuffered: all is in the file, or the error is raised here
             if size is not None:
                 file.truncate(size)
-            for line in lines:
-                view = memoryview(line)
-                while view:
-                    view = view[file.write(view) :]
+            rest = memoryview(b"".join(lines))
+            while rest:
+                rest = rest[file.write(rest) :]
     except OSError as error:
         kept = f" The {done} records before it are kept: make room and start again." if done else ""
         raise LoraDropError(f"cannot write {path.name}: {error.strerror or error}.{kept}") from None

@@ -54,10 +54,7 @@ def train(
     needs, free = memory(loaded.shape, loaded.dtype.itemsize, settings, job), free_memory(loaded.device)
     check_room(needs, settings, free, loaded.device)
     texts = read_texts(loaded, job.data, turns, job.file_tokens)
-    try:
-        job.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LoraDropError(f"cannot make the folder {job.out.name}: {error.strerror}.") from None
+    job.out.mkdir(parents=True, exist_ok=True)  # one that cannot be made was refused with its lock
     if job.self_generate:
         with PartialState().main_process_first():  # one process writes, the others read what it wrote
             texts += _self_generated(loaded, job.self_generate, job.out / SELF_GENERATED, job.quiet)

@@ -19,15 +19,13 @@ from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.run.exports.html import replay_html
 from lora_drop.run.request import LORA_DROP, Plan, Request, plan
 from lora_drop.run.trace.records import write_line
-from lora_drop.run.trace.trace import MAX_TRACE_BYTES, parse_trace
 from lora_drop.ui.callbacks import FAILURE, Callbacks
 from lora_drop.ui.components import SEE_LOG
 from lora_drop.ui.controls import refuse_private
+from lora_drop.ui.inspector import posted_trace
 from lora_drop.ui.serve import space as zero
 from lora_drop.ui.serve.memory import return_memory
 from lora_drop.ui.stream import batches
-
-ESTIMATED = [one for one in settings_of(CALL, SCHEDULE, RUN) if one.of != RUN or one.name == "max_new_tokens"]
 
 
 def build_api(calls: Callbacks) -> None:
@@ -41,11 +39,60 @@ def build_api(calls: Callbacks) -> None:
 
 def functions(calls: Callbacks) -> dict[str, Callable[..., Any]]:
     """The API's functions by name, with their parameters in their signatures, where Gradio reads them."""
+
+    def generate(prompt: str, **options: Any) -> Iterator[str]:
+        """Run baseline and LoRA-Drop on a prompt; streams the growing trace (JSON Lines, the format of the file).
+
+        An unset option of the schedule takes its value from the preset, or from the command line's defaults.
+        """
+        return_memory()
+        with _one_line_errors(calls):
+            model = calls.pool.check(options["model"])
+            run = {one.name: one.read(options[one.name]) for one in settings_of(RUN)}
+            request = Request(prompt=prompt, config=_config(options, model), **run)
+            with closing(calls.run(request, model=model)) as records:
+                for text, _ in batches(records, write_line):
+                    yield text
+
+    def estimate(prompt: str | None = None, **options: Any) -> dict:
+        """Compute the effect of the settings without running a model: skipped layers, speed bound, KV bytes.
+
+        With early refreshes (`at_most` is true) bound and saving assume the longest gaps, the most that a run can
+        reach. The model must have been loaded before.
+        """
+        with _one_line_errors():
+            info = calls.pool.info(options["model"])
+            tokens = BY_NAME["max_new_tokens"].read(options["max_new_tokens"])
+            request = Request(prompt=prompt or "-", config=_config(options, info.id), max_new_tokens=tokens)
+            checked = plan(zero.planning(info), request)
+            return _estimated(info, checked, len(checked.prompt_ids) if prompt else 0, request)
+
+    def inspect(run_id: str | None = None, trace: str | None = None, lane: str = LORA_DROP, step: int = 0) -> dict:
+        """Inspect one step of a lane: what each layer did, its drift from the full model, and its logit lens.
+
+        The lane's text up to the step is read again, teacher-forced, after all runs. The answer has prefix_of (the
+        lanes with the same text before the step, on which layers, lens and full are computed), layers (did, drift,
+        lens and full_lens of each), top (for each lane with the step, its five likeliest next tokens after its own
+        prefix_of), full (the full model's five) and refresh (the full pass that followed: the tokens that it ran again
+        and rejected). A token is [text, probability]. The call fails if the weights or adapters have changed.
+
+        Args:
+            run_id: a run that this server still keeps, from the first line that the page receives; or pass trace.
+            trace: the text of a trace file (JSON Lines), as generate streams it or the command line writes it.
+            lane: baseline, lora_drop or third.
+            step: number of the step; 0 is the prefill.
+        """
+        return_memory()
+        with _one_line_errors():
+            return calls.inspector.inspect(run_id, trace, lane, step)
+
+    options = settings_of(CALL, SCHEDULE, RUN)
+    estimated = [one for one in options if one.of != RUN or one.name == "max_new_tokens"]
     return {
-        "generate": _generate(calls),
-        "estimate": _estimate(calls),
+        "generate": _with_parameters(generate, options, "the user's message"),
+        "estimate": _with_parameters(estimate, estimated, "its tokens are counted; 0 without a prompt"),
         "replay": replay,
-        "inspect": _inspect(calls),
+        "inspect": inspect,
     }
 
 
@@ -66,68 +113,6 @@ def _one_line_errors(calls: Callbacks | None = None) -> Iterator[None]:
         raise gr.Error(f"{FAILURE} {SEE_LOG}") from error  # Gradio prints the traceback
 
 
-def _generate(calls: Callbacks) -> Callable[..., Iterator[str]]:
-    def generate(prompt: str, **options: Any) -> Iterator[str]:
-        return_memory()
-        with _one_line_errors(calls):
-            model = calls.pool.check(options["model"])
-            run = {one.name: one.read(options[one.name]) for one in settings_of(RUN)}
-            request = Request(prompt=prompt, config=_config(options, model), **run)
-            with closing(calls.run(request, model=model)) as records:
-                for text, _ in batches(records, write_line):
-                    yield text
-
-    return with_parameters(
-        generate,
-        settings_of(CALL, SCHEDULE, RUN),
-        "Run baseline and LoRA-Drop on a prompt; streams the growing trace (JSON Lines, the format of the file).\n\n"
-        "An unset option of the schedule takes its value from the preset, or from the command line's defaults.",
-        "the user's message",
-    )
-
-
-def _estimate(calls: Callbacks) -> Callable[..., dict]:
-    def estimate(prompt: str | None = None, **options: Any) -> dict:
-        with _one_line_errors():
-            info = calls.pool.info(options["model"])
-            tokens = BY_NAME["max_new_tokens"].read(options["max_new_tokens"])
-            request = Request(prompt=prompt or "-", config=_config(options, info.id), max_new_tokens=tokens)
-            checked = plan(zero.planning(info), request)
-            return estimated(info, checked, len(checked.prompt_ids) if prompt else 0, request)
-
-    return with_parameters(
-        estimate,
-        ESTIMATED,
-        "Compute the effect of the settings without running a model: skipped layers, speed bound, KV bytes.\n\n"
-        "With early refreshes (`at_most` is true) bound and saving assume the longest gaps, the most that a run can "
-        "reach. The model must have been loaded before.",
-        "its tokens are counted; 0 without a prompt",
-    )
-
-
-def _inspect(calls: Callbacks) -> Callable[..., dict]:
-    def inspect(run_id: str | None = None, trace: str | None = None, lane: str = LORA_DROP, step: int = 0) -> dict:
-        """Inspect one step of a lane: what each layer did, its drift from the full model, and its logit lens.
-
-        The lane's text up to the step is read again, teacher-forced, after all runs. The answer has prefix_of (the
-        lanes with the same text before the step, on which layers, lens and full are computed), layers (did, drift,
-        lens and full_lens of each), top (for each lane with the step, its five likeliest next tokens after its own
-        prefix_of), full (the full model's five) and refresh (the full pass that followed: the tokens that it ran again
-        and rejected). A token is [text, probability]. The call fails if the weights or adapters have changed.
-
-        Args:
-            run_id: a run that this server still keeps, from the first line that the page receives; or pass trace.
-            trace: the text of a trace file (JSON Lines), as generate streams it or the command line writes it.
-            lane: baseline, lora_drop or third.
-            step: number of the step; 0 is the prefill.
-        """
-        return_memory()
-        with _one_line_errors():
-            return calls.inspector.inspect(run_id, trace, lane, step)
-
-    return inspect
-
-
 def replay(trace: str) -> str:
     """Make one self-contained HTML page of a recorded run; it opens offline.
 
@@ -136,19 +121,14 @@ def replay(trace: str) -> str:
     """
     return_memory()
     with _one_line_errors():
-        if not isinstance(trace, str) or len(trace) > MAX_TRACE_BYTES:
-            raise LoraDropError(f"trace must be a text of at most {MAX_TRACE_BYTES // 2**20} MiB.")
-        return replay_html(parse_trace(trace.encode("utf-8", "replace")))
+        return replay_html(posted_trace(trace))
 
 
-def with_parameters(
-    function: Callable[..., Any], settings: Iterable[Setting], doc: str, prompt: str
-) -> Callable[..., Any]:
+def _with_parameters(function: Callable[..., Any], settings: Iterable[Setting], prompt: str) -> Callable[..., Any]:
     """Give a function of a prompt and options one parameter for each option, where Gradio reads them.
 
     Args:
-        doc: the function's docstring.
-        prompt: the docstring's words on the prompt.
+        prompt: words on the prompt, for the docstring.
     """
     own = inspect.signature(function, eval_str=True)
     first = own.parameters["prompt"]
@@ -180,7 +160,7 @@ def with_parameters(
     made: Any = call  # a type checker does not let a function's signature be set
     made.__name__, made.__signature__ = function.__name__, signature
     made.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": own.return_annotation}
-    made.__doc__ = doc + "\n\nArgs:\n" + "".join(f"    {line}\n" for line in lines)
+    made.__doc__ = f"{inspect.getdoc(function)}\n\nArgs:\n" + "".join(f"    {line}\n" for line in lines)
     return made
 
 
@@ -194,7 +174,7 @@ def _config(options: dict[str, Any], model: str) -> Any:
     return config_from(values, model)
 
 
-def estimated(loaded: LoadedModel | ModelInfo, checked: Plan, prompt_tokens: int, request: Request) -> dict[str, Any]:
+def _estimated(loaded: LoadedModel | ModelInfo, checked: Plan, prompt_tokens: int, request: Request) -> dict[str, Any]:
     """Figures of the forecast, by the formulas of `lora_drop.method.cost`."""
     lane = checked.lanes[LORA_DROP]
     schedule = lane.schedule

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import chain
@@ -93,7 +92,7 @@ class Callbacks:
         return zero.runner(loaded, lambda loaded, request, stop: run(loaded, request, stop, self.prompts))
 
     def run(
-        self, request: Request, stop: threading.Event | zero.StopFlag | None = None, model: str | None = None
+        self, request: Request, stop: zero.Stop | None = None, model: str | None = None
     ) -> Generator[Record, None, None]:
         """Run a request on a model of the pool, by default the first; on ZeroGPU in a process of its own.
 

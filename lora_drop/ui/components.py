@@ -29,6 +29,10 @@ from lora_drop.run.exports.scripts import SCRIPTS, modules, plotly_script
 from lora_drop.run.exports.templates import TEMPLATES
 
 SEE_LOG = "The server's log has the details."
+# Options of an event that uses the device: it waits in the queue and shows its progress.
+ON_DEVICE: dict[str, Any] = dict(
+    show_progress="full", concurrency_id="gpu", concurrency_limit=1, api_visibility="private"
+)
 ENTRY = "main.js"  # the page's first module; it imports a tab's modules when the tab is first opened
 
 

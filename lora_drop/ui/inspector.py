@@ -26,6 +26,13 @@ PATIENCE = 20.0  # seconds that a reader waits for runs to end
 READERS = 4  # readers at once; each holds one of the server's threads
 
 
+def posted_trace(text: Any) -> Trace:
+    """Read a trace that a client sent. Raises LoraDropError if it is none, or too large."""
+    if not isinstance(text, str) or len(text) > MAX_TRACE_BYTES:
+        raise LoraDropError(f"trace must be a text of at most {MAX_TRACE_BYTES // 2**20} MiB.")
+    return parse_trace(text.encode("utf-8", "replace"))
+
+
 class Inspector:
     """Inspects steps of runs, and caches the layers' states around them.
 
@@ -109,9 +116,7 @@ class Inspector:
 
     def _trace(self, run_id: str | None, text: str | None) -> Trace:
         if text:
-            if not isinstance(text, str) or len(text) > MAX_TRACE_BYTES:
-                raise LoraDropError(f"trace must be a text of at most {MAX_TRACE_BYTES // 2**20} MiB.")
-            return parse_trace(text.encode("utf-8", "replace"))
+            return posted_trace(text)
         kept = self._traces.text(run_id) if isinstance(run_id, str) else None
         if not kept:
             raise LoraDropError("the server no longer keeps this run: run it again to look inside.")
@@ -125,17 +130,13 @@ class Inspector:
         key = hashlib.sha256(f"{trace.header}".encode("utf-8", "replace")).hexdigest(), lane
         while True:
             with self._pool.spare(model, max(0.0, end - time.monotonic())) as (loaded, is_wanted):
-                window = self._kept(key, trace, lane, step)
-                if window is None:
+                with self._lock:
+                    window = self._windows.get(key)
+                if window is None or not window.holds(step, trace.token_ids(lane)):
                     window = read_again(loaded, trace, lane, step, is_wanted)
                 if window is not None:
                     self._keep(key, window)
                     return inspect(loaded, trace, lane, step, window)
-
-    def _kept(self, key: tuple[str, str], trace: Trace, lane: str, step: int) -> Window | None:
-        with self._lock:
-            window = self._windows.get(key)
-        return window if window and window.holds(step, trace.token_ids(lane)) else None
 
     def _keep(self, key: tuple[str, str], window: Window) -> None:
         """Cache a window and drop the oldest ones beyond the limit; a window above the limit is not kept."""

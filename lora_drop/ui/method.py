@@ -15,6 +15,7 @@ from lora_drop.run.results.rows import group_of
 from lora_drop.ui.components import Scripted, server_function
 from lora_drop.ui.facts import SHIPPED_SWEEP
 
+COMPUTED = ("accuracy_change", "bound", "kv_limit")  # of a row of the paper
 PAPER_PERIOD, PAPER_RATIO = 4, 0.5  # the setting in the paper's safe zone that most of its rows have
 
 
@@ -32,40 +33,36 @@ def words() -> dict[str, Any]:
     """Content of the tab: its text as HTML, the paper's rows with their label, and our own figures in words."""
     return {
         "words": (TEMPLATES / "method_words.html").read_text(encoding="utf-8"),
-        "paper": paper_rows(),
+        # Each row has the bound of its model's bytes and the exact KV formula too.
+        "paper": [asdict(row) | {name: getattr(row, name) for name in COMPUTED} for row in paper.ROWS],
         "label": f"These are {paper.LABEL}. Other and larger models, trained adapters of rank {paper.RANK}, accuracy "
         "averaged over tasks; the two columns after a “…” are computed here.",
         "ours": our_words(),
     }
 
 
-def paper_rows() -> list[dict[str, Any]]:
-    """The paper's rows, each with the bound of its model's bytes and the exact KV formula."""
-    computed = ("accuracy_change", "bound", "kv_limit")
-    return [asdict(row) | {name: getattr(row, name) for name in computed} for row in paper.ROWS]
-
-
 def our_words(path: Path = SHIPPED_SWEEP) -> str:
     """Our own measurement at the paper's setting, from the stored sweep, in words."""
     far = "This app's own figures, on a bundled model of 135M weights, are far from the paper's"
     try:
-        ours, state = (_at_the_papers(SWEEP.read(path)["rows"], reuse) for reuse in ("residual", "state"))
-        agreement, others = (row["lora_steps_top1_agreement"] for row in (ours, state))
+        rows = SWEEP.read(path)["rows"]
+        ours, state = (_row_at_papers_setting(rows, reuse) for reuse in ("residual", "state"))
         return (
             f"{far}. At p {PAPER_RATIO}, k {PAPER_PERIOD - 1} our residual rule with trained corrections has the full "
-            f"model's next token at {agreement:.0%} of LoRA steps and loses {ours['all_steps_nll_gap']:.2f} nats per "
-            f"token, at {ours['speedup']:.2f}× (bound {ours['bound']:.2f}×); the state rule agrees at "
-            f"{others:.0%}. Such a small model has no layers to spare."
+            f"model's next token at {ours['lora_steps_top1_agreement']:.0%} of LoRA steps and loses "
+            f"{ours['all_steps_nll_gap']:.2f} nats per token, at {ours['speedup']:.2f}× (bound {ours['bound']:.2f}×); "
+            f"the state rule agrees at {state['lora_steps_top1_agreement']:.0%}. Such a small model has no layers to "
+            "spare."
         )
     except (LoraDropError, KeyError, TypeError, ValueError):
         return f"{far}: the presets' table in the Run tab has them."
 
 
-def _at_the_papers(rows: list[dict[str, Any]], reuse: str) -> dict[str, Any]:
+def _row_at_papers_setting(rows: list[dict[str, Any]], reuse: str) -> dict[str, Any]:
     """The row of a rule at the paper's setting, with adapters. Raises ValueError if there is no such row."""
     for row in rows:
         rule, part, adapters, others = group_of(row)
-        is_there = (row["drop_ratio"], row["period"]) == (PAPER_RATIO, PAPER_PERIOD)
-        if is_there and (rule, part, others) == (reuse, "block", "") and adapters != "none":
+        setting = row["drop_ratio"], row["period"], rule, part, others
+        if setting == (PAPER_RATIO, PAPER_PERIOD, reuse, "block", "") and adapters != "none":
             return row
     raise ValueError(reuse)

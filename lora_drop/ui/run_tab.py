@@ -14,6 +14,7 @@ from lora_drop.method.settings import BY_NAME, settings_of
 from lora_drop.run.results.prompts import EXAMPLES
 from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.components import (
+    ON_DEVICE,
     Compare,
     LiveView,
     ModelFacts,
@@ -36,13 +37,6 @@ FROM_LINK = """async () => {
         await new Promise((done) => setTimeout(done, 50));
     return window.LoraDrop.fromLink();
 }"""
-# Options of an event that uses the device: it waits in the queue and shows its progress.
-ON_DEVICE = {
-    "show_progress": "full",
-    "concurrency_id": "gpu",
-    "concurrency_limit": 1,
-    "api_visibility": "private",
-}
 
 
 @dataclass

@@ -76,8 +76,7 @@ def _serve(args: argparse.Namespace) -> None:
         os.environ["GRADIO_TEMP_DIR"] = own
         atexit.register(shutil.rmtree, own, ignore_errors=True)
 
-    from lora_drop.models.fetch import fetch
-    from lora_drop.models.load import load_model
+    from lora_drop.models.load import fetch, load_model
     from lora_drop.models.place import on_zero_gpu
     from lora_drop.models.pool import ModelPool, allowed_models
     from lora_drop.ui.page import build_app, launch

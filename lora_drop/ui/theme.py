@@ -28,8 +28,17 @@ SAME = {  # Gradio's variables, by the page's colour that light and dark mode ha
 def theme() -> gr.themes.Base:
     """The theme of light and dark mode."""
     light, dark = COLORS["light"], COLORS["dark"]
-    same = {name: light[color] for name, color in SAME.items()}
-    same |= {f"{name}_dark": dark[color] for name, color in SAME.items()}
+    values = {name: light[color] for name, color in SAME.items()}
+    values |= {f"{name}_dark": dark[color] for name, color in SAME.items()}
+    for name, value in {
+        "block_shadow": "none",
+        "input_border_width": "1px",
+        "checkbox_background_color_selected": light["baseline"],
+        "button_primary_background_fill": light["baseline"],
+        "button_primary_background_fill_hover": "#005A8E",
+        "button_primary_text_color": "#FFFFFF",
+    }.items():
+        values[name] = values[f"{name}_dark"] = value
     return gr.themes.Base(
         font=FONT,
         font_mono=MONO,
@@ -37,24 +46,12 @@ def theme() -> gr.themes.Base:
         spacing_size=gr.themes.sizes.spacing_sm,
         radius_size=gr.themes.sizes.radius_md,
     ).set(
-        **same,
-        block_shadow="none",
-        block_shadow_dark="none",
+        **values,
         input_background_fill=light["panel"],
         input_background_fill_dark=dark["page"],
-        input_border_width="1px",
-        input_border_width_dark="1px",
         input_border_color="#8894A1",
         input_border_color_dark="#66727F",
-        checkbox_background_color_selected=light["baseline"],
-        checkbox_background_color_selected_dark=light["baseline"],
         checkbox_border_color="#8894A1",
         checkbox_border_color_dark="#66727F",
-        button_primary_background_fill=light["baseline"],
-        button_primary_background_fill_dark=light["baseline"],
-        button_primary_background_fill_hover="#005A8E",
-        button_primary_background_fill_hover_dark="#005A8E",
-        button_primary_text_color="#FFFFFF",
-        button_primary_text_color_dark="#FFFFFF",
         color_accent=light["baseline"],
     )

@@ -5,8 +5,6 @@ All of it ends with this package: the driver keeps an event loop running, and `c
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,7 +14,10 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from lora_drop.models.load import load_model
 from lora_drop.models.pool import ModelPool
+from lora_drop.run.exports.html import replay_html
+from lora_drop.run.trace.trace import Trace
 from lora_drop.ui import callbacks
+from tests.browser import install
 from tests.support.server import Server, deep_model, serve
 
 FLAGS = (
@@ -29,11 +30,10 @@ LOCAL = {"127.0.0.1", "localhost"}
 
 def chromium() -> str:
     """The browser's path; a machine without one is an error, not passed over in silence."""
-    named = os.environ.get("CHROMIUM")
-    found = named or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
+    path = install.find()
+    if path is None:
         pytest.fail("no Chromium found: install one (apt-get install chromium) or name it in CHROMIUM", pytrace=False)
-    return found
+    return path
 
 
 @pytest.fixture(scope="package")
@@ -70,15 +70,40 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens pages in contexts of their own; at the end, none may have asked another host or logged an error."""
-    contexts, foreign, errors = [], [], []
+def new_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Makes empty pages in contexts of their own; at the end, none may have logged an error or shown a dialog."""
+    contexts, errors = [], []
+
+    def new(allowed: tuple[str, ...] = (), **options) -> Page:
+        """`allowed`: words of errors that the log may hold."""
+        context = browser.new_context(**{"viewport": {"width": 1600, "height": 900}} | options)
+        contexts.append(context)
+        page = context.new_page()
+
+        def log(message):
+            if message.type == "error" and not any(words in message.text for words in allowed):
+                errors.append(message.text)
+
+        page.on("console", log)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("dialog", lambda dialog: (errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        return page
+
+    yield new
+    for context in contexts:
+        context.close()
+    assert errors == [], "the page logged errors"
+
+
+@pytest.fixture
+def open_page(new_page: Callable[..., Page]) -> Iterator[Callable[..., Page]]:
+    """Opens pages of a server; at the end, none may have asked another host."""
+    foreign = []
 
     def open_(url: str, leaves: bool = False, busy: bool = False, **options) -> Page:
         """`leaves`: the test leaves the page while it streams; `busy`: its queue is full. The log may say so."""
-        said = ("AbortError", "Connection errored out") * leaves + ("503 (Service Unavailable)",) * busy
-        context = browser.new_context(**{"viewport": {"width": 1600, "height": 900}} | options)
-        contexts.append(context)
+        allowed = ("AbortError", "Connection errored out") * leaves + ("503 (Service Unavailable)",) * busy
+        page = new_page(allowed, **options)
 
         def check(route):
             parts = urlsplit(route.request.url)
@@ -88,25 +113,35 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
             else:
                 route.continue_()
 
-        context.route("**/*", check)
-        page = context.new_page()
-
-        def log(message):
-            if message.type == "error" and not any(words in message.text for words in said):
-                errors.append(message.text)
-
-        page.on("console", log)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("dialog", lambda dialog: (errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.context.route("**/*", check)
         page.goto(url)
-        page.wait_for_selector(".ld-status:not(:empty)", timeout=60_000)
-        page.wait_for_selector(".ld-whatif[data-state]", timeout=60_000)
-        page.wait_for_selector(".ld-pane[data-lane='1']", timeout=60_000)
-        page.wait_for_selector(".ld-range-value:not(:empty)", timeout=60_000)
+        for is_ready in (".ld-status", ".ld-range-value"):
+            page.wait_for_selector(f"{is_ready}:not(:empty)", timeout=60_000)
+        for is_ready in (".ld-whatif[data-state]", ".ld-pane[data-lane='1']"):
+            page.wait_for_selector(is_ready, timeout=60_000)
         return page
 
     yield open_
-    for context in contexts:
-        context.close()
     assert foreign == [], "the page asked another host"
-    assert errors == [], "the page logged errors"
+
+
+@pytest.fixture
+def open_replay(new_page: Callable[..., Page], tmp_path: Path) -> Iterator[Callable[..., Page]]:
+    """Opens a trace's replay, or the file of one, from the disk and offline; at the end, nothing else was fetched."""
+    files, fetched = [], []
+
+    def open_(replay: Trace | Path, **options) -> Page:
+        path = replay
+        if isinstance(replay, Trace):
+            path = tmp_path / "replay.html"
+            path.write_text(replay_html(replay), encoding="utf-8")
+        page = new_page(**options)
+        page.context.set_offline(True)
+        page.on("request", lambda request: fetched.append(request.url))
+        files.append(path.as_uri())
+        page.goto(files[-1])
+        page.wait_for_selector(".ld-live[data-run]", timeout=10_000)
+        return page
+
+    yield open_
+    assert [url for url in fetched if not url.startswith(("data:", "blob:"))] == files

@@ -8,7 +8,6 @@ import time
 import pytest
 from playwright.sync_api import expect
 
-from lora_drop.run.exports.html import replay_html
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import RewindRecord, StepRecord
@@ -59,7 +58,7 @@ def check(page, trace) -> None:
     )
     taken_to = [one.to for one in trace.passes["lora_drop"] if one.type == "rewind"]
     assert marked == sorted({to + 1 for to in taken_to if to + 1 < len(trace.steps["lora_drop"])})
-    assert figure(page, "accepted") == f"kept {100 * summary.accepted:.0f}% of drafts"
+    assert figure(page, "accepted") == f"{100 * summary.accepted:.0f}% of drafts accepted"
     assert figure(page, "quality") == f"{summary.verdict['facts']['quality_loss']:.2f} nats"
     activity, drift, kv, by_layer, clocks, kl = page.evaluate(
         "() => [...document.querySelectorAll('.ld-live .ld-plot')]"
@@ -68,6 +67,12 @@ def check(page, trace) -> None:
     steps = trace.steps["lora_drop"]
     assert [value < 2 for value in activity[0]["z"][1]] == [step.kind != "lora" for step in steps]
     assert drift[3]["x"] == kl[0]["x"] == sorted(audits) and len(by_layer[0]["z"][0]) == len(steps)
+    for row, cells in enumerate(by_layer[0]["z"]):
+        assert [cells[step] for step in sorted(audits)] == pytest.approx(
+            [audits[step].drift[row] for step in sorted(audits)], abs=5.1e-5
+        )
+    assert kl[0]["y"] == pytest.approx([audits[step].kl for step in sorted(audits)], abs=5.1e-5)
+    assert kl[1]["x"] == [step for step in sorted(audits) if not audits[step].agrees]
     counted = [step.kv_bytes / 1024 for step in steps]
     # The formula is drawn for what happened, and lies on the count.
     assert kv[1]["y"] == pytest.approx(counted) and kv[len(trace.steps) + 1]["y"] == pytest.approx(counted)
@@ -93,7 +98,7 @@ def test_a_run_that_takes_tokens_back_ends_with_what_stands(server, open_page):
         expect(page.locator(".ld-pane[data-lane='1'] .ld-pane-note")).to_contain_text(words)
 
 
-def test_a_run_that_comes_whole_or_without_motion_shows_nothing_struck(server, open_page, tmp_path):
+def test_a_run_that_comes_whole_or_without_motion_shows_nothing_struck(server, open_page, open_replay):
     scripted(server, 60)
     page = open_page(server.url, viewport=TALL, reduced_motion="reduce")
     open_rest(page)
@@ -104,10 +109,7 @@ def test_a_run_that_comes_whole_or_without_motion_shows_nothing_struck(server, o
     wait_still(page)
     check(page, trace)
     assert page.evaluate("window.struck") == []
-    (tmp_path / "replay.html").write_text(replay_html(trace), encoding="utf-8")
-    replay = page.context.new_page()
-    replay.set_viewport_size(TALL)
-    replay.goto(f"file://{tmp_path}/replay.html")
+    replay = open_replay(trace, viewport=TALL, reduced_motion="reduce")
     replay.wait_for_selector(".ld-live[data-state='done']")
     assert replay.locator(".ld-taken-back").count() == 0
     replay.evaluate("window.dispatchEvent(new Event('beforeprint'))")

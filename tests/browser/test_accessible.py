@@ -33,9 +33,10 @@ SPOKEN = """() => {
 OPTIONS = {"resultTypes": ["violations"]}
 
 
-def findings(page: Page) -> list[str]:
+def findings(page: Page, within: str = "body") -> list[str]:
     """All violations, of whatever weight: the rule and where."""
-    result = Axe().run(page, context={"exclude": [[where] for where in EXCLUDED]}, options=OPTIONS).response
+    context = {"include": [[within]], "exclude": [[where] for where in EXCLUDED]}
+    result = Axe().run(page, context=context, options=OPTIONS).response
     return [
         f"{rule['id']} ({rule['impact']}): {node['target']} {node.get('failureSummary', '').splitlines()[-1:]}"
         for rule in result["violations"]

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import json
-import struct
-from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
 from xml.etree import ElementTree
 
 import pytest
-from playwright.sync_api import Page, expect
+from PIL import Image
+from playwright.sync_api import expect
 
-from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.report.speed import speedup_words
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import write_line
 from lora_drop.run.trace.trace import gather, parse_trace
-from tests.support.page import HOSTILE, figure, open_advanced, pane_text, prepare, run_to_end, wait_done
+from tests.support.page import (
+    CONFIG,
+    HOSTILE,
+    figure,
+    link_of,
+    open_advanced,
+    open_menu,
+    pane_text,
+    prepare,
+    prepare_and_run,
+    run_to_end,
+    save,
+    set_number,
+    set_text,
+    wait_done,
+)
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
@@ -30,61 +43,35 @@ NAMES = {
 }
 
 
-def save(page: Page, kind: str, folder: Path) -> Path:
-    """Click a button of the Export menu and keep what the browser downloads."""
-    page.evaluate("document.querySelector('.ld-menu').open = true")
-    with page.expect_download(timeout=60_000) as download:
-        page.click(f"[data-save={kind}]")
-    target = folder / download.value.suggested_filename
-    download.value.save_as(target)
-    return target
-
-
-def run_to_its_end(page: Page, tokens: int = 24) -> None:
-    prepare(page, tokens=tokens)
-    run_to_end(page)
-
-
-def link_of(page: Page) -> str:
-    return page.evaluate("window.LoraDrop.linkOf(document.querySelector('.ld-live').loraDropRun)")
-
-
-def test_every_file_is_the_run(server, open_page, tmp_path):
+def test_every_file_is_the_run(server, open_page, open_replay, tmp_path):
     page = open_page(server.url)
-    run_to_its_end(page)
+    prepare_and_run(page, 24)
     records = server.runs[-1]
     files = {kind: save(page, kind, tmp_path) for kind in NAMES}
     assert {kind: path.name for kind, path in files.items()} == NAMES
     assert files["trace"].read_text() == "".join(map(write_line, records)), "to the letter what the run wrote"
     events = json.loads(files["chrome"].read_text())["traceEvents"]
     assert sum(event["ph"] == "X" for event in events) == 48
-    header = files["png"].read_bytes()[:24]
-    assert header[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">II", header[16:24]) == (3200, 1800)
+    assert Image.open(files["png"]).size == (3200, 1800)
     ElementTree.parse(files["svg"])
-    page.evaluate("document.querySelector('.ld-menu').open = true")
+    open_menu(page)
     page.select_option(".ld-picture", "kl")  # a chart below the first screen, which nobody has seen yet
     chart = ElementTree.parse(save(page, "svg", tmp_path))
     assert "KL and agreement" in "".join(chart.getroot().itertext())
 
-    viewer = open_page(server.url)
-    viewer.context.set_offline(True)
-    viewer.context.unroute("**/*")
-    viewer.goto(files["html"].as_uri())
-    viewer.wait_for_selector(".ld-live[data-state='done']")
-    assert pane_text(viewer, 1) == gather(records).text("lora_drop")
-    viewer.context.set_offline(False)
+    assert pane_text(open_replay(files["html"]), 1) == gather(records).text("lora_drop")
 
 
 def test_before_a_run_and_without_the_server_there_is_one_clear_line(server, open_page, tmp_path):
     page = open_page(server.url, leaves=True)
     note = page.locator(".ld-menu-note")
-    for kind in (*NAMES, "link"):
-        page.evaluate("document.querySelector('.ld-menu').open = true")
+    for kind in (*NAMES, "link", "film"):
+        open_menu(page)
         page.click(f"[data-save={kind}]")
         expect(note).to_contain_text("press Run first")
-    run_to_its_end(page, 12)
+    prepare_and_run(page, 12)
     page.evaluate("document.querySelector('.ld-live').loraDropRun.id = 'f'.repeat(32)")  # 64 other runs came since
-    page.evaluate("document.querySelector('.ld-menu').open = true")
+    open_menu(page)
     page.click("[data-save=trace]")
     expect(note).to_contain_text("no longer keeps this run")
     assert save(page, "png", tmp_path).stat().st_size > 10_000, "pictures need no server"
@@ -95,7 +82,7 @@ def test_a_link_restores_every_setting_and_says_whether_it_reproduces(server, op
     prepare(page, tokens=20, period=3)
     page.fill("#ld-prompt textarea", "Why? & how = #1 <b>")
     page.click("[data-compare=skip]")
-    page.fill("#ld-refresh-norm textarea, #ld-refresh-norm input", "9.5")
+    set_text(page, "ld-refresh-norm", 9.5)
     page.uncheck("#ld-audit input")
     run_to_end(page)
     link = link_of(page)
@@ -115,8 +102,7 @@ def test_a_link_restores_every_setting_and_says_whether_it_reproduces(server, op
     assert link_of(other) == link
 
     # Another period is another run; another text of the same settings differs.
-    other.fill("#ld-period input[type=number]", "2")
-    other.press("#ld-period input[type=number]", "Tab")
+    set_number(other, "ld-period", 2)
     other.click("#ld-run")
     expect(other.locator(".ld-link-note[data-state=other]")).to_contain_text("period", timeout=20_000)
     wrong = link.replace(query["texts"][0].split("lora_drop%3A")[-1].split(":")[-1], "0" * 12)
@@ -126,50 +112,15 @@ def test_a_link_restores_every_setting_and_says_whether_it_reproduces(server, op
     expect(third.locator(".ld-link-note[data-state=differs]")).to_contain_text("third", timeout=20_000)
 
 
-def test_a_hostile_link_restores_nothing_and_runs_nothing(server, open_page):
-    bad = {
-        "period": "1e9",
-        "layers": "4-2",
-        "drop_ratio": "NaN",
-        "drop_layers": "1,,2",
-        "reuse": HOSTILE,
-        "seed": "-1",
-        "max_new_tokens": "99999999999999999999999",
-        "temperature": "Infinity",
-        "audit": "yes",
-        "adapters": "/etc/passwd",
-        "prompt": "x" * 20_001,
-        "texts": "<script>",
-    }
-    page = open_page(server.url)
-    fresh = page.input_value("#ld-period input[type=number]")
-    page = open_page(f"{server.url}?{urlencode(bad)}")
-    status = page.locator(".ld-status")
-    expect(status).to_have_attribute("data-kind", "error")
-    for name in bad.keys() - {"texts"}:
-        assert name in status.inner_text()
-    assert page.input_value("#ld-period input[type=number]") == fresh
-    assert page.input_value("#ld-prompt textarea") != bad["prompt"]
-    page = open_page(f"{server.url}?{urlencode({'prompt': HOSTILE, 'period': '5', 'unknown': HOSTILE})}")
-    expect(page.locator("#ld-prompt textarea")).to_have_value(HOSTILE)
-    expect(page.locator("#ld-period input[type=number]")).to_have_value("5")
-    assert page.evaluate("!document.querySelector('img[src=x]')")
-
-
-def open_file(page: Page, path: Path) -> None:
-    page.set_input_files("input[type=file]", path)
-
-
 def test_a_trace_file_opens_as_the_run_that_it_was(server, open_page, tmp_path):
     # In lock-step, so that every lane has some of a cut trace's lines.
-    config = LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0)
-    wanted = Request("Hello", config, 40, ignore_eos=True, compare="skip", view="lock-step")
+    wanted = Request("Hello", CONFIG, 40, ignore_eos=True, compare="skip", view="lock-step")
     lines = list(map(write_line, run(server.loaded, wanted)))
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
     whole.write_text("".join(lines))
     cut.write_text("".join(lines[:50]) + lines[50][:30])
     page = open_page(server.url)
-    open_file(page, whole)
+    page.set_input_files("input[type=file]", whole)
     expect(page.locator(".ld-status")).to_contain_text("whole.jsonl: 40 tokens")
     trace = parse_trace(whole.read_bytes())
     assert [pane_text(page, lane) for lane in range(3)] == [trace.text(n) for n in ("baseline", "lora_drop", "third")]
@@ -177,7 +128,7 @@ def test_a_trace_file_opens_as_the_run_that_it_was(server, open_page, tmp_path):
     assert figure(page, "speedup") == (words or f"{trace.summary.speedup:.2f}×")
     again = parse_trace(save(page, "trace", tmp_path).read_bytes())
     assert sorted(map(write_line, again.records())) == sorted(lines)
-    open_file(page, cut)
+    page.set_input_files("input[type=file]", cut)
     expect(page.locator(".ld-status")).to_contain_text("It was cut short")
     assert pane_text(page, 1) == parse_trace(cut.read_bytes()).text("lora_drop")
     page.evaluate('document.querySelector(\'.ld-pane[data-lane="1"] .ld-token[data-step="5"]\').click()')
@@ -186,7 +137,7 @@ def test_a_trace_file_opens_as_the_run_that_it_was(server, open_page, tmp_path):
 
 def test_a_file_that_is_no_trace_is_one_line_and_the_run_on_the_page_stays(server, open_page, tmp_path):
     page = open_page(server.url)
-    run_to_its_end(page, 12)
+    prepare_and_run(page, 12)
     before = pane_text(page, 1)
     header = json.loads(write_line(server.runs[-1][0]))
     bad = {
@@ -198,7 +149,7 @@ def test_a_file_that_is_no_trace_is_one_line_and_the_run_on_the_page_stays(serve
     for name, (text, words) in bad.items():
         path = tmp_path / f"{name}.jsonl"
         path.write_text(text)
-        open_file(page, path)
+        page.set_input_files("input[type=file]", path)
         expect(page.locator(".ld-status")).to_contain_text(words)
         expect(page.locator(".ld-status")).to_have_attribute("data-kind", "error")
         assert pane_text(page, 1) == before
@@ -232,6 +183,6 @@ def test_a_file_too_large_to_be_a_trace_is_refused_in_words(server, open_page, t
     with (tmp_path / "huge.jsonl").open("wb") as file:
         file.truncate(70 * 2**20)
     page = open_page(server.url)
-    open_file(page, tmp_path / "huge.jsonl")
+    page.set_input_files("input[type=file]", tmp_path / "huge.jsonl")
     expect(page.locator(".toast-text, .toast-body").first).to_contain_text("maximum allowed size of 64.0 Mb")
-    run_to_its_end(page, 8)
+    prepare_and_run(page, 8)

@@ -17,16 +17,12 @@ from lora_drop.run.wire import wire_line
 from lora_drop.ui import components
 from lora_drop.ui.controls import LINKED
 from tests.support.fuzzing import CORPUS, HOSTILE, SEED, TRIED, budget, mutated_lines
-from tests.support.page import pane_text, prepare, run_to_end, wait_done, wait_still
+from tests.support.page import pane_text, prepare, prepare_and_run, run_to_end, wait_done, wait_still
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
 GOOD, BAD = ((CORPUS / "links" / f"{name}.txt").read_text().splitlines() for name in ("good", "bad"))
-NAMES = (
-    *("prompt", "compare", "period", "layers", "drop_ratio", "drop_layers", "reuse", "part", "kv", "refresh_entropy"),
-    *("refresh_norm", "adapters", "max_new_tokens", "temperature", "top_p", "seed", "view", "audit", "ignore_eos"),
-    *("texts", "model", "talk", "__proto__", "constructor"),
-)
+NAMES = ("prompt", *(one.name for one in LINKED), "texts", "model", "talk", "__proto__", "constructor")
 WORDS = (
     *HOSTILE,
     *("1", "4", "0.5", "1-4", "2,4", "true", "false", "auto", "none", "race", "residual", "block", "skip", "toString"),
@@ -42,7 +38,7 @@ READ_LINKS = """async ([module, links, run, table]) => {
     const search = new URL("http://127.0.0.1/?" + query).search;
     try {
         const { values, link } = readLink(search, [], table);
-        const told = values.pop();
+        const status = values.pop();
         const wrong = [];
         if (values.length !== table.length + 2) wrong.push(`${values.length} values`);
         for (const value of values) {
@@ -51,13 +47,13 @@ READ_LINKS = """async ([module, links, run, table]) => {
             const isUnchanged = value?.__type__ === "update" && Object.keys(value).length === 1;
             if (!(isRange || isPlain || isUnchanged)) wrong.push(`${typeof value} ${String(value)}`);
         }
-        const said = told.text?.replace(/“[^]*?”/g, "") ?? ""; // parameters that no setting has are named in quotes
-        if (told.__type__ !== "update" && /[<\\n]|undefined|object/.test(said)) wrong.push(told.text);
+        const words = status.text?.replace(/“[^]*?”/g, "") ?? ""; // parameters that no setting has are named in quotes
+        if (status.__type__ !== "update" && /[<\\n]|undefined|object/.test(words)) wrong.push(status.text);
         const note = compareWithLink(link, run, table)?.text ?? "";
         if (note.length > 300 || /[<]|undefined|function|object/.test(note)) wrong.push(note);
         if (new URL(linkOf(run, table, "http://127.0.0.1/")).search.length > 4000) wrong.push("a long link");
         if ({}.polluted !== undefined) wrong.push("polluted");
-        return [told.kind ?? "", wrong.join("; ")];
+        return [status.kind ?? "", wrong.join("; ")];
     } catch (error) {
         return ["", `threw ${error}`];
     }
@@ -112,14 +108,20 @@ def test_any_link_sets_plain_values_or_says_what_it_cannot(server, open_page):
 
 def test_a_hostile_link_in_the_address_is_text_and_runs(server, open_page):
     prompt = "</textarea><script>alert(1)</script>${alert(2)}{{7*7}}<|im_end|>\u2028\x1b"
-    query = f"prompt={quote(prompt)}&max_new_tokens=6&ignore_eos=true&layers=1-9999&audit=constructor&reuse=__proto__"
+    bad = "layers=1-9999&audit=constructor&reuse=__proto__&period=1e9"
+    query = f"prompt={quote(prompt)}&max_new_tokens=6&ignore_eos=true&{bad}"
+    page = open_page(server.url)
+    fresh = page.input_value("#ld-period input[type=number]")
     page = open_page(f"{server.url}?{query}")
-    expect(page.locator(".ld-status")).to_contain_text("reuse, audit")
+    expect(page.locator(".ld-status")).to_contain_text("period, reuse, audit")
+    assert page.input_value("#ld-period input[type=number]") == fresh
     expect(page.locator("#ld-prompt textarea")).to_have_value(prompt)
     page.click("#ld-run")
     expect(page.locator(".ld-status")).to_contain_text("layers")  # a range beyond the model is the run's to report
     expect(page.locator(".ld-status")).to_have_attribute("data-kind", "error")
-    assert page.evaluate("document.querySelectorAll('#ld-page script, #ld-page img, #ld-page iframe').length") == 0
+    assert page.locator("#ld-page :is(script, img, iframe)").count() == 0
+    prepare_and_run(page, 6)
+    assert server.runs[-1][0].prompt.startswith(prompt[:-2])
 
 
 # Mount a live view of our own and give it one recorded run after another. For each: what it threw, what it let in.
@@ -176,7 +178,7 @@ def test_any_trace_that_reads_is_shown_as_text(server, open_page):
 
 
 def test_a_file_of_markup_is_opened_as_text(server, open_page, tmp_path):
-    """Also the file's own name, and a file that is no trace."""
+    """Also the file's own name."""
     page = open_page(server.url)
     path = tmp_path / "<img src=x onerror=alert(3)>${alert(4)}.jsonl"
     raw = (CORPUS / "traces" / "good_markup_everywhere.jsonl").read_bytes()
@@ -185,26 +187,31 @@ def test_a_file_of_markup_is_opened_as_text(server, open_page, tmp_path):
     wait_done(page)
     expect(page.locator(".ld-status")).to_contain_text("Opened")
     assert pane_text(page, 0) == parse_trace(raw).text("lora_drop")
-    assert page.evaluate("document.querySelectorAll('#ld-page script, #ld-page img').length") == 0
-    page = open_page(server.url)
-    path.write_bytes(b"cos\nsystem\n(S'touch hacked'\ntR.")
-    page.set_input_files("input[type=file]", path)
-    expect(page.locator(".ld-status")).to_contain_text("this is not a line of a LoRA-Drop trace")
-    expect(page.locator(".ld-status")).to_have_attribute("data-kind", "error")
+    assert page.locator("#ld-page :is(script, img)").count() == 0
 
 
-def test_a_typed_list_of_anything_leaves_the_page_alive(server, open_page):
-    """Every free field, given what breaks things: the run ends as a line, and the next one runs."""
+def test_bad_input_in_any_field_is_one_line_and_the_next_run_is_right(server, open_page):
     page = open_page(server.url)
     prepare(page, tokens=6)
-    for field in ("ld-drop-layers", "ld-refresh-entropy", "ld-refresh-norm"):
-        for word in ("${alert(1)}<img src=x onerror=alert(2)>", "9" * 300, "NaN", "1,,2"):
+    height = page.locator("#ld-ask").bounding_box()["height"]
+    free = dict.fromkeys(("${alert(1)}<img src=x onerror=alert(2)>", "9" * 300, "NaN", "1,,2"), "must")
+    fields = {f"ld-{name}": free for name in ("drop-layers", "refresh-entropy", "refresh-norm")}
+    fields["ld-drop-layers"] = free | {"2,99": "this model's layers are 0-5"}
+    fields |= {"ld-prompt": {"   ": "the prompt is empty", "x" * 5000: "context"}}
+    fields |= {"ld-max-new-tokens": {"0": "max_new_tokens"}, "ld-temperature": {"-1": "temperature"}}
+    for field, bad in fields.items():
+        entry = page.locator(f"#{field} :is(textarea, input)").first
+        before = entry.input_value()
+        for word, line in bad.items():
             TRIED["fields"] += 1
-            page.fill(f"#{field} textarea, #{field} input", word)
+            entry.fill(word)
+            entry.press("Tab")
             wait_still(page)  # a press in the same moment, on a busy machine, goes without the word
             page.click("#ld-run")
+            expect(page.locator(".ld-status")).to_contain_text(line)
             expect(page.locator(".ld-status")).to_have_attribute("data-kind", "error")
-            expect(page.locator(".ld-status")).to_contain_text("must")
-        page.fill(f"#{field} textarea, #{field} input", "")
+        entry.fill(before)
+        entry.press("Tab")
+    assert page.locator("#ld-ask").bounding_box()["height"] == height, "the page jumped"
     wait_still(page)
     run_to_end(page)

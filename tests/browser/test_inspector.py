@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+import dataclasses
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
-from lora_drop.method.config import LoraDropConfig
-from lora_drop.run.exports.html import replay_html
 from lora_drop.run.inspect import inspect, read_again
 from lora_drop.run.report.steps import about_step
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import BASELINE, LORA_DROP
-from lora_drop.run.trace.trace import gather
+from lora_drop.run.trace.trace import Trace, gather
 from lora_drop.run.wire import page_values
-from tests.support.page import prepare, run_to_end, wait_still
+from tests.browser.test_accessible import findings
+from tests.support.page import CONFIG, open_menu, prepare_and_run, run_to_end, wait_still
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
@@ -36,8 +33,7 @@ def pick(page: Page, lane: int, step: int) -> None:
 
 def ran(server, open_page, **options) -> Page:
     page = open_page(server.url, **options)
-    prepare(page, tokens=24)
-    run_to_end(page)
+    prepare_and_run(page, 24)
     return page
 
 
@@ -111,39 +107,29 @@ def test_another_run_closes_it_and_a_lost_run_says_so(server, open_page):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_it_has_no_serious_finding_and_fits_a_phone(server, open_page, theme):
+def test_it_is_accessible_and_fits_a_phone(server, open_page, theme):
     page = ran(server, open_page, viewport={"width": 375, "height": 800})
     if theme == "dark":
         page.evaluate("document.body.classList.add('dark')")
     pick(page, 1, 7)
     expect(page.locator(PANEL)).to_have_attribute("data-state", "read", timeout=30_000)
     wait_still(page)
-    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    assert wide <= 0
-    found = Axe().run(page, context={"include": [[".ld-inspector"]]}, options={"resultTypes": ["violations"]})
-    assert [rule["id"] for rule in found.response["violations"]] == []
+    assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+    assert findings(page, ".ld-inspector") == []
 
 
 @pytest.fixture
-def replayed(browser: Browser, tmp_path: Path, tiny) -> Iterator[tuple[Page, object]]:
-    config = LoraDropConfig(period=4, layers=(1, 4), drop_ratio=1.0, refresh="repair", kv="write")
+def replayed(open_replay, tiny) -> tuple[Page, Trace]:
+    config = dataclasses.replace(CONFIG, refresh="repair", kv="write")
     trace = gather(run(tiny, Request("Why?", config, 24, ignore_eos=True)))
-    path = tmp_path / "replay.html"
-    path.write_text(replay_html(trace), encoding="utf-8")
-    context = browser.new_context(viewport={"width": 1600, "height": 900})
-    context.set_offline(True)
-    page = context.new_page()
-    page.goto(path.as_uri())
-    page.wait_for_selector(".ld-live[data-run]", timeout=10_000)
-    yield page, trace
-    context.close()
+    return open_replay(trace), trace
 
 
 def test_a_replay_has_the_likeliest_tokens_and_no_lens(replayed):
     page, trace = replayed
     pick(page, 1, 6)
     panel = page.locator(PANEL)
-    expect(panel.locator("[role=status]")).to_contain_text("the lens of the layers is not")
+    expect(panel.locator("[role=status]")).to_contain_text("not the lens of the layers")
     found = about_step(trace, LORA_DROP, 6)
     for at, name in enumerate((BASELINE, LORA_DROP)):
         box = panel.locator(".ld-five").nth(at)
@@ -161,12 +147,12 @@ def test_a_replay_has_the_likeliest_tokens_and_no_lens(replayed):
 def test_what_was_run_is_copied_from_the_menu(server, open_page, replayed):
     page = ran(server, open_page, permissions=["clipboard-read", "clipboard-write"])
     for kind in ("command", "python"):
-        page.click(".ld-menu summary") if not page.evaluate("document.querySelector('.ld-menu').open") else None
+        open_menu(page)
         page.click(f"[data-save='{kind}']")
-        expect(page.locator(".ld-menu-note")).to_contain_text("on the clipboard")
+        expect(page.locator(".ld-menu-note")).to_contain_text("Copied")
         header = server.runs[-1][0]
         assert page.evaluate("navigator.clipboard.readText()") == page_values(header, [])["commands"][kind]
-    offline, trace = replayed
-    offline.click(".ld-menu summary")
+    offline, _ = replayed
+    open_menu(offline)
     offline.click("[data-save='python']")
     expect(offline.locator(".ld-menu-note")).to_have_attribute("data-kind", "done")

@@ -7,13 +7,12 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.browser.visit import Visit
 from tests.support.page import run_to_end, set_text, wait_still
-
-from .visit import Visit
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
-LATE = re.compile(r"/lora-drop-js/\w+/(explore|safe_zone|method/\w+)\.js")
+LATE = re.compile(r"/lora-drop-js/\w+/(safe_zone|method/\w+)\.js")
 WORDS = "prunes LoRA adapters"  # of the Method tab's, and of nothing else
 
 
@@ -33,9 +32,9 @@ def watched(page: Page) -> list[str]:
     return asked
 
 
-def test_nothing_of_a_tab_comes_before_it_is_opened_and_then_it_comes_once(server, browser):
+def test_nothing_of_a_tab_comes_before_it_is_opened_and_then_it_comes_once(server, new_page):
     """Before the page goes anywhere: `open_page` would look too late."""
-    page = browser.new_page()
+    page = new_page()
     asked = watched(page)
     answer = page.goto(server.url)
     page.wait_for_selector(".ld-pane[data-lane='1']", timeout=60_000)
@@ -49,11 +48,11 @@ def test_nothing_of_a_tab_comes_before_it_is_opened_and_then_it_comes_once(serve
     page.get_by_role("tab", name="Method").click()
     page.wait_for_selector(".ld-idea-svg rect")
     assert WORDS in page.inner_text(".ld-method-lead")
-    assert {"method/method", "method_words"} <= set(asked) and not {"explore", "safe_zone"} & set(asked)
+    assert {"method/method", "method_words"} <= set(asked) and "safe_zone" not in asked
     asked.clear()
     page.get_by_role("tab", name="Safe zone").click()
     expect(page.locator(".ld-map-answer")).to_contain_text("run a sweep")
-    assert sorted(asked) == ["explore", "queue"]
+    assert sorted(asked) == ["queue", "safe_zone"]
     set_text(page, "ld-sweep-ratios", "0.75")
     asked.clear()
     for name in ("Method", "Run", "Safe zone"):
@@ -61,11 +60,10 @@ def test_nothing_of_a_tab_comes_before_it_is_opened_and_then_it_comes_once(serve
         wait_still(page)
     assert asked == [], "it is there"
     assert page.input_value("#ld-sweep-ratios input, #ld-sweep-ratios textarea") == "0.75", "and stays as it was"
-    page.close()
 
 
-def test_the_tabs_open_by_the_keyboard_and_shift_nothing(server, browser):
-    page = browser.new_page(viewport={"width": 375, "height": 812})
+def test_the_tabs_open_by_the_keyboard_and_shift_nothing(server, new_page):
+    page = new_page(viewport={"width": 375, "height": 812})
     seen = Visit(page)
     page.goto(server.url)
     page.wait_for_selector(".ld-pane[data-lane='1']", timeout=60_000)
@@ -79,7 +77,6 @@ def test_the_tabs_open_by_the_keyboard_and_shift_nothing(server, browser):
         page.wait_for_selector(there)
         wait_still(page)
     assert seen.shift - before < 0.05, page.evaluate("window.visit.shifted")
-    page.close()
 
 
 def test_a_tab_whose_scripts_do_not_come_says_so(server, browser):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -44,7 +46,7 @@ def shapes(page: Page, idea: str) -> dict[str, int]:
 
 
 def test_each_idea_is_one_slider_and_few_words_of_a_readable_size(server, open_page):
-    page = open_page(server.url, **{"viewport": {"width": 375, "height": 812}})
+    page = open_page(server.url, viewport={"width": 375, "height": 812})
     page.get_by_role("tab", name="Method").click()
     page.wait_for_selector(".ld-idea-svg rect")
     assert page.eval_on_selector_all("[data-idea]", "cards => cards.map(c => c.dataset.idea)") == list(IDEAS)
@@ -67,11 +69,15 @@ def test_each_idea_is_one_slider_and_few_words_of_a_readable_size(server, open_p
     before = page.locator("[data-idea=holes] output").inner_text()
     page.keyboard.press("ArrowLeft")
     assert page.locator("[data-idea=holes] output").inner_text() != before, "the keyboard moves it too"
+    open_method(page)
+    assert page.locator(".ld-drawing-svg").bounding_box()["width"] <= 375
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
-def test_the_build_up_counts_as_the_schedule_does(server, open_page):
+def test_the_build_up_counts_as_the_schedule_does_and_needs_no_server(server, open_page):
     page = open_page(server.url)
     open_method(page)
+    page.context.set_offline(True)
     for at in range(IDEAS["skip"] + 1):
         words = move(page, "skip", at)
         assert shapes(page, "skip") == {"refresh": 10, "exact": 10 - at} | ({"hole": at} if at else {})
@@ -83,8 +89,7 @@ def test_the_build_up_counts_as_the_schedule_does(server, open_page):
     for at in range(1, 9):
         words, drawn = move(page, "holes", at), shapes(page, "holes")
         held = holes.kv_length(holes.dropped[0], TOY_PROMPT, at)
-        saved = kv_saved(server.loaded.shape.__class__(**vars(server.loaded.shape) | {"num_layers": TOY_LAYERS}),
-                         holes, TOY_PROMPT, at)  # fmt: skip
+        saved = kv_saved(dataclasses.replace(server.loaded.shape, num_layers=TOY_LAYERS), holes, TOY_PROMPT, at)
         assert f"holds {held} tokens, a running one {TOY_PROMPT + at}" in words and f"saves {saved:.0%}" in words
         assert drawn["hole"] == len(holes.dropped) * (TOY_PROMPT + at - held)
         move(page, "repair", at)
@@ -93,14 +98,6 @@ def test_the_build_up_counts_as_the_schedule_does(server, open_page):
         kept_above = sum(i not in repaired.dropped for i in range(repaired.dropped[0], TOY_LAYERS))
         assert drawn.get("hole", 0) == len(repaired.dropped) * pending
         assert drawn.get("approximate", 0) == kept_above * pending
-
-
-def test_the_build_up_needs_no_server(server, open_page):
-    page = open_page(server.url)
-    open_method(page)
-    page.context.set_offline(True)
-    before = page.inner_html("[data-idea=repair] svg")
-    assert "refresh" in move(page, "repair", 8) and page.inner_html("[data-idea=repair] svg") != before
     page.context.set_offline(False)
 
 
@@ -226,10 +223,3 @@ def test_the_papers_table_is_the_papers_and_says_so(server, open_page):
         assert texts[0] == row.model and texts[5:7] == [f"{row.speedup:.2f}×", f"{row.bound:.2f}×"]
         assert texts[4] == f"{row.accuracy_change:+.1f}".replace("-", "−")
     assert page.locator(".ld-method a[href='https://arxiv.org/abs/2601.02569']").count() == 1
-
-
-def test_a_phone_needs_no_scrolling_to_the_side(server, open_page):
-    page = open_page(server.url, **{"viewport": {"width": 390, "height": 844}})
-    open_method(page)
-    assert page.locator(".ld-drawing-svg").bounding_box()["width"] <= 390
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

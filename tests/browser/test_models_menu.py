@@ -17,10 +17,18 @@ from lora_drop.models.pool import ModelPool
 from lora_drop.run.results.prompts import HELD_OUT
 from lora_drop.run.trace.trace import parse_trace
 from lora_drop.ui.safe_zone import callbacks as safe_zone
-from tests.support.page import figure, open_advanced, prepare, set_number, wait_done, wait_still, wait_until
+from tests.support.page import (
+    figure,
+    link_of,
+    open_advanced,
+    prepare,
+    press_run,
+    set_number,
+    set_text,
+    wait_done,
+    wait_still,
+)
 from tests.support.server import SERVERS, Server, deep_model, serve
-
-from .test_export import link_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
@@ -57,13 +65,8 @@ def choose(page: Page, model: str) -> None:
 
 def run_once(menu: Server, page: Page) -> str:
     """Press Run and wait for the end; returns the id of the model that ran."""
-    before = len(menu.runs)
     wait_still(page)  # the controls follow the new model
-    page.click("#ld-run")
-    try:
-        wait_until(lambda: len(menu.runs) > before and menu.closed == len(menu.runs), "the run ended", 60, page)
-    except AssertionError:
-        pytest.fail(f"no run ended; the status says {page.inner_text('#ld-status')!r}")
+    press_run(page)
     wait_done(page)
     return menu.runs[-1][0].model["id"]
 
@@ -146,8 +149,8 @@ def test_the_safe_zone_follows_the_model(menu, open_page, monkeypatch):
     choose(page, DEEP)
     is_ready(page, DEEP)
     page.get_by_role("tab", name="Safe zone").click()
-    page.fill("#ld-sweep-ratios input, #ld-sweep-ratios textarea", "0.5")
-    page.fill("#ld-sweep-periods input, #ld-sweep-periods textarea", "2")
+    set_text(page, "ld-sweep-ratios", "0.5")
+    set_text(page, "ld-sweep-periods", "2")
     page.click("#ld-sweep-run")
     expect(page.locator("#ld-sweep-progress")).to_contain_text("Finished: 1 point measured", timeout=60_000)
     page.get_by_role("tab", name="Run").click()

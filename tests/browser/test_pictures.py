@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import base64
+import io
 import re
-import struct
 from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Page
 
-from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.report.speed import speedup_words
-from lora_drop.run.trace.records import AuditRecord, Header, StepRecord, Summary
+from lora_drop.run.trace.records import BASELINE, LORA_DROP, THIRD
 from lora_drop.run.trace.trace import gather
-from lora_drop.ui.facts import model_facts
-from tests.support.page import prepare, run_to_end, wait_still
+from tests.support.made import audit, header, step, summary
+from tests.support.page import HOSTILE, pane_text, prepare_and_run, run_to_end, wait_still
 from tests.support.runs import hostile_run
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
@@ -45,9 +45,8 @@ def draw(page: Page, what: str, **options) -> bytes:
     return base64.b64decode(content)
 
 
-def png_size(png: bytes) -> tuple[int, int]:
-    assert png[:8] == b"\x89PNG\r\n\x1a\n"
-    return struct.unpack(">II", png[16:24])
+def png(page: Page, what: str, **options) -> Image.Image:
+    return Image.open(io.BytesIO(draw(page, what, format="png", **options)))
 
 
 def parsed(svg: bytes) -> ElementTree.Element:
@@ -95,8 +94,7 @@ def no_overlaps(found: list[list[float]]) -> None:
 
 def finished(server, open_page, tokens: int = 40, **options) -> Page:
     page = open_page(server.url, **{"viewport": TALL} | options)
-    prepare(page, tokens=tokens)
-    run_to_end(page)
+    prepare_and_run(page, tokens)
     return page
 
 
@@ -109,7 +107,7 @@ def test_pictures_have_their_exact_size_and_hold_what_ran(server, open_page):
         ("activity", {}, (3840, 2160)),
         ("kv", {"scale": 1.5, "width": 801, "height": 450}, (1202, 675)),  # 1201.5 is rounded
     ):
-        assert png_size(draw(page, what, format="png", **options)) == size
+        assert png(page, what, **options).size == size
 
     root = parsed(draw(page, "whole", format="svg"))
     assert (root.get("width"), root.get("height"), root.get("viewBox")) == ("1600", "900", "0 0 1600 900")
@@ -164,64 +162,51 @@ def test_both_themes_fill_the_picture_and_nothing_overlaps(server, open_page, da
         page.evaluate("document.body.classList.add('dark')")
         wait_still(page)
     colors = COLORS["dark" if dark else "light"]
-    png = draw(page, "whole", format="png", scale=1)
-    corners = page.evaluate(
-        """async (content) => {
-            const picture = new Image();
-            picture.src = `data:image/png;base64,${content}`;
-            await picture.decode();
-            const canvas = document.createElement("canvas");
-            [canvas.width, canvas.height] = [picture.width, picture.height];
-            const context = canvas.getContext("2d");
-            context.drawImage(picture, 0, 0);
-            return [[0, 0], [1599, 899]].map(([x, y]) => [...context.getImageData(x, y, 1, 1).data]);
-        }""",
-        base64.b64encode(png).decode(),
-    )
-    page_color = [int(colors["page"][i : i + 2], 16) for i in (1, 3, 5)]
-    assert corners == [[*page_color, 255]] * 2
+    picture = png(page, "whole", scale=1)
+    page_color = tuple(int(colors["page"][i : i + 2], 16) for i in (1, 3, 5))
+    assert [picture.convert("RGBA").getpixel(at) for at in ((0, 0), (1599, 899))] == [(*page_color, 255)] * 2
     svg = draw(page, "whole", format="svg")
     root = parsed(svg)
     assert colors["ink"] in {element.get("fill") for element in root.iter()}
     no_overlaps(boxes(page, svg))
 
 
-def test_hostile_texts_stay_text(server, open_page):
-    server.script = lambda: hostile_run(server.loaded)
+def test_hostile_texts_stay_text_on_the_page_and_in_its_picture(server, open_page):
+    server.script = hostile_run
     page = open_page(server.url)
+    page.fill("#ld-prompt textarea", HOSTILE)
     run_to_end(page)
+    assert page.locator(".ld-pane[data-lane='0'] .ld-token").first.text_content() == HOSTILE
+    assert "<script>alert(3)</script>" in pane_text(page, 1)
+    page.hover(".ld-pane[data-lane='1'] .ld-token-lora >> nth=0")
+    assert "onerror=alert(2)" in page.inner_text(".ld-tip")
+    assert page.locator(".ld-live img, .ld-live script").count() == 0
     svg = draw(page, "whole", format="svg")
     written = words(parsed(svg))
     assert written.count("<imgsrc=xonerror=alert(2)>") >= 2 and "</script><script>alert(3)</script>" in written
     assert "\ufffd" in written and "{{this}}" in written
-    assert png_size(draw(page, "whole", format="png", scale=1)) == (1600, 900)
+    assert png(page, "whole", scale=1).size == (1600, 900)
 
 
-def _odd_run(loaded, lanes: int, texts: list[str], audit: bool):
+def _odd_run(lanes: int, texts: list[str], is_audited: bool):
     """Lanes of these texts, each a token, with the later lanes turning off at token 3 and the third earlier."""
-    shape, config = model_facts(loaded)["shape"], LoraDropConfig(period=2, drop_layers=(2, 3)).to_dict()
-    names = ["baseline", "lora_drop", "third"][:lanes]
-    headers = [
-        {
-            "id": name,
-            "label": ["Baseline: every layer", "LoRA-Drop", "Adapters off: a long note that is not its name"][i],
-            "config": {**config, "dropped": [2, 3] if i else [], "rank": 0} | ({} if i else {"period": 1}),
-        }
-        for i, name in enumerate(names)
-    ]
-    model = {"id": "some-organisation/" + "a-model-with-a-long-name-" * 3, "layers": shape["num_layers"]}
-    model |= {"dtype": "float32", "kv_bytes_per_token": 64}
+    names = (BASELINE, LORA_DROP, THIRD)[:lanes]
     device = {"name": "A device with quite a long name " * 4, "type": "cpu"}
-    yield Header(headers, model, device, "A long prompt. " * 30, 3, 0, {"max_new_tokens": len(texts), "notes": []}, {})
-    for step, text in enumerate(texts):
+    odd = header(
+        third={} if lanes == 3 else None, prompt="A long prompt. " * 30, device=device, sampling={"notes": []}
+    )
+    odd.lanes[-1]["label"] = "Adapters off: a long note that is not its name"
+    odd.model["id"] = "some-organisation/" + "a-model-with-a-long-name-" * 3
+    yield odd
+    for number, text in enumerate(texts):
         for i, name in enumerate(names):
-            kind = "prefill" if step == 0 else "refresh" if i == 0 or step % 2 == 0 else "lora"
-            token = 1000 * i + step if i and step >= 4 - i else step
-            yield StepRecord(name, step, token, text, kind, [1] * shape["num_layers"], 1.0, 64 * (step + 1), None)
-        if step and audit:
-            yield AuditRecord("lora_drop", step, [0.1, 0.2], [0.9, 0.9], 0.1, True, text)
-    ended = {"tokens": len(texts), "tokens_per_second": 12345.6, "prefill_ms": 1.0, "kv_bytes": 1, "ended": "length"}
-    yield Summary(dict.fromkeys(names, ended), 1.0, 1.1, 0.1, 3, 1.0)
+            kind = "prefill" if number == 0 else "lora" if i and number % 2 else "refresh"
+            token = 1000 * i + number if i and number >= 4 - i else number
+            yield step(name, number, kind, 1.0, text=text, token_id=token)
+        if number and is_audited:
+            yield audit(number, drift=[0.1, 0.2], kl=0.1, argmax_text=text)
+    own = {"tokens": len(texts), "prefill_ms": 1.0, "kv_bytes": 1}
+    yield summary(names, own, speedup=1.0, bound=1.1, kv_saved=0.1, first_divergence=3, top1_agreement=1.0)
 
 
 TEXTS = {
@@ -243,7 +228,7 @@ TEXTS = {
 @pytest.mark.parametrize("texts", TEXTS)
 @pytest.mark.parametrize("lanes", [2, 3])
 def test_any_text_in_two_or_three_lanes_stays_in_its_pane(server, open_page, lanes, texts):
-    server.script = lambda: _odd_run(server.loaded, lanes, TEXTS[texts], audit=texts != "words")
+    server.script = lambda: _odd_run(lanes, TEXTS[texts], texts != "words")
     page = open_page(server.url)
     run_to_end(page)
     for chart in ("activity", "drift", "kv"):  # drawn once they are in sight
@@ -272,9 +257,9 @@ def test_any_text_in_two_or_three_lanes_stays_in_its_pane(server, open_page, lan
     assert ("Nothing was measured here" in "".join(root.itertext())) == (texts == "words")
 
 
-def test_before_a_run_and_for_a_wrong_size_there_is_one_clear_line(server, open_page):
+def test_for_a_wrong_size_there_is_one_clear_line(server, open_page):
     page = open_page(server.url, viewport=TALL)
-    told = """async ([what, options]) => {
+    or_line = """async ([what, options]) => {
         const root = document.querySelector(".ld-live");
         const { pictures } = window.LoraDrop;
         try {
@@ -285,17 +270,12 @@ def test_before_a_run_and_for_a_wrong_size_there_is_one_clear_line(server, open_
             return error.message;
         }
     }"""
-    for what in ("whole", "kv"):
-        for format_ in ("svg", "png"):
-            line = page.evaluate(told, [what, {"format": format_}])
-            assert line == "There is no run to draw yet: press Run first."
-    prepare(page, tokens=8)
-    run_to_end(page)
-    assert page.evaluate(told, ["kv", {"format": "gif"}]) == "A picture's format is svg or png."
+    prepare_and_run(page, 8)
+    assert page.evaluate(or_line, ["kv", {"format": "gif"}]) == "A picture's format is svg or png."
     for wrong in ({"scale": 0}, {"width": "wide"}, {"height": None}):
-        assert page.evaluate(told, ["whole", wrong]) == "A picture's scale, width and height are numbers above 0."
-    assert "too many for this browser" in page.evaluate(told, ["kv", {"format": "png", "scale": 100}])
-    assert page.evaluate(told, ["kv", {"format": "png"}]) == "drawn"
+        assert page.evaluate(or_line, ["whole", wrong]) == "A picture's scale, width and height are numbers above 0."
+    assert "too many for this browser" in page.evaluate(or_line, ["kv", {"format": "png", "scale": 100}])
+    assert page.evaluate(or_line, ["kv", {"format": "png"}]) == "drawn"
 
 
 def test_a_saved_picture_arrives_under_a_plain_name(server, open_page):

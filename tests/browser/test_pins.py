@@ -7,7 +7,7 @@ from playwright.sync_api import expect
 
 from lora_drop.run.report.align import side_by_side
 from lora_drop.run.trace.trace import gather
-from tests.support.page import prepare, run_to_end, set_number
+from tests.support.page import pane_text, prepare, run_to_end, set_number
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
@@ -71,12 +71,7 @@ def test_two_answers_without_names_a_vote_and_the_reveal(server, open_page):
     ask.click()
     dialog = page.locator("dialog.ld-blind")
     texts = dialog.locator(".ld-blind-text").all_text_contents()
-    ours = [
-        page.eval_on_selector_all(
-            f".ld-pane[data-lane='{lane}'] .ld-token", "all => all.map(one => one.textContent).join('')"
-        )
-        for lane in (0, 1)
-    ]
+    ours = [pane_text(page, lane) for lane in (0, 1)]
     assert sorted(texts) == sorted(ours)
     before = dialog.inner_text()
     assert "Baseline" not in before and "LoRA-Drop:" not in before

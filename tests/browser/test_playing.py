@@ -9,19 +9,17 @@ from dataclasses import replace
 import pytest
 from playwright.sync_api import expect
 
-from lora_drop.method.config import LoraDropConfig
 from lora_drop.paths import SHIPPED_RECORDED
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import StepRecord, Summary, write_line
 from lora_drop.run.trace.trace import gather
 from lora_drop.ui import callbacks
-from tests.support.page import pane_text, prepare, run_to_end, set_number, wait_done
+from tests.support.page import CONFIG, pane_text, prepare, run_to_end, save, set_number, wait_done
 from tests.support.runs import JUDGED
 
 pytestmark = pytest.mark.browser
 
-CONFIG = LoraDropConfig(period=4, layers=(1, 4), drop_ratio=1.0)
 # What of each lane is seen, and the moment that it is seen at.
 SEEN = """() => ({
     moment: window.LoraDrop.store.state.moment,
@@ -63,12 +61,9 @@ def test_a_changed_prompt_and_seed_are_what_is_played_and_what_is_downloaded(ser
         clock = [sum(step.ms for step in steps[1 : i + 1]) for i in range(len(steps))]
         early, late = (sum(ms <= seen["moment"] + slack for ms in clock) for slack in (-0.5, 0.5))
         assert early <= shown <= late
-    page.evaluate("document.querySelector('.ld-menu').open = true")
-    with page.expect_download() as download:
-        page.click("[data-save=trace]")
+    file = save(page, "trace", tmp_path)
     expect(page.locator(".ld-menu-note")).to_contain_text("Saved")
-    download.value.save_as(tmp_path / "trace.jsonl")
-    assert (tmp_path / "trace.jsonl").read_text() == "".join(map(write_line, records)), "no ms was changed"
+    assert file.read_text() == "".join(map(write_line, records)), "no ms was changed"
     page.wait_for_function("!document.querySelector('.ld-menu').open")
 
 
@@ -175,7 +170,7 @@ def test_the_race_compares_at_equal_tokens_and_follows_the_scrubber(server, open
 
 
 @pytest.mark.full
-def test_what_was_taken_back_is_marked_where_it_was(server, open_page):
+def test_a_rejected_draft_is_marked_where_it_was(server, open_page):
     server.script = lambda: run(server.loaded, Request("Why?", JUDGED, 60, ignore_eos=True))
     page = open_page(server.url)
     run_to_end(page)
@@ -183,7 +178,7 @@ def test_what_was_taken_back_is_marked_where_it_was(server, open_page):
     assert marked.count() > 0
     expect(page.locator(".ld-key-taken").first).to_be_visible()
     marked.first.hover()
-    expect(page.locator(".ld-tip")).to_contain_text("taken back")
+    expect(page.locator(".ld-tip")).to_contain_text("rejected")
 
 
 @pytest.mark.full

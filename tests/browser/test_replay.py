@@ -4,64 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
-from lora_drop.method.config import LoraDropConfig
-from lora_drop.run.exports.html import replay_html
 from lora_drop.run.report.align import side_by_side, words_of
 from lora_drop.run.report.speed import speedup_words
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.trace import Trace, gather
+from tests.support.page import CONFIG, figure, pane_text, save
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
 HOSTILE = "</script><script>alert(1)</script><!--<script>${alert(2)}<img src=x onerror=alert(3)>'\"{{run}}\u2028\ud800"
-CONFIG = LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0)
 
 
 @pytest.fixture(scope="module")
 def trace(tiny) -> Trace:
     return gather(run(tiny, Request("Why is the sky blue?", CONFIG, 40, ignore_eos=True)))
-
-
-@pytest.fixture
-def open_file(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Page]]:
-    """Opens a trace's replay from the disk, offline; at the end nothing may have been asked, logged or alerted."""
-    contexts, asked, errors = [], [], []
-
-    def open_(trace: Trace, **options) -> Page:
-        path = tmp_path / "replay.html"
-        path.write_text(replay_html(trace), encoding="utf-8")
-        context = browser.new_context(**{"viewport": {"width": 1600, "height": 900}} | options)
-        contexts.append(context)
-        context.set_offline(True)
-        page = context.new_page()
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("dialog", lambda dialog: (errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        page.goto(path.as_uri())
-        page.wait_for_selector(".ld-live[data-run]", timeout=10_000)
-        return page
-
-    yield open_
-    for context in contexts:
-        context.close()
-    assert errors == [], "the page logged errors"
-    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
-    assert sum(url.startswith("file:") for url in asked) == len(contexts), "the page asked for another file"
-
-
-def pane_text(page: Page, lane: int) -> str:
-    # Spans and no innerText: that would fold white space.
-    return page.eval_on_selector_all(
-        f".ld-pane[data-lane='{lane}'] .ld-token", "spans => spans.map(s => s.textContent).join('')"
-    )
 
 
 def wait_drawn(page: Page) -> None:
@@ -76,13 +37,8 @@ def wait_drawn(page: Page) -> None:
             page.wait_for_timeout(50)
 
 
-def figure(page: Page, name: str, lane: int | None = None) -> str:
-    where = ".ld-summary" if lane is None else f".ld-pane[data-lane='{lane}']"
-    return page.text_content(f"{where} [data-figure='{name}']").strip()
-
-
-def test_the_file_shows_the_run(trace, open_file):
-    page = open_file(trace)
+def test_the_file_shows_the_run(trace, open_replay):
+    page = open_replay(trace)
     for lane, name in enumerate(("baseline", "lora_drop")):
         assert pane_text(page, lane) == trace.text(name)
         assert figure(page, "tokens", lane) == "40"
@@ -98,25 +54,21 @@ def test_the_file_shows_the_run(trace, open_file):
     assert "Recorded run, replayed" in head and "Why is the sky blue?" in head and "cut short" not in head
 
 
-def test_a_picture_can_be_saved_under_the_pages_policy(trace, open_file, tmp_path):
-    page = open_file(trace)
+def test_a_picture_can_be_saved_under_the_pages_policy(trace, open_replay, tmp_path):
+    page = open_replay(trace)
     wait_drawn(page)
-    page.click(".ld-menu summary")
-    with page.expect_download(timeout=15_000) as download:
-        page.click("[data-save=png]")
-    download.value.save_as(tmp_path / "picture.png")
-    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert save(page, "png", tmp_path).read_bytes().startswith(b"\x89PNG")
 
 
-def test_it_is_as_dark_as_its_reader_wants(trace, open_file):
-    page = open_file(trace, color_scheme="dark")
+def test_it_is_as_dark_as_its_reader_wants(trace, open_replay):
+    page = open_replay(trace, color_scheme="dark")
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.emulate_media(color_scheme="light")
     expect(page.locator("body.dark")).to_have_count(0)
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != dark
 
 
-def test_hostile_texts_stay_text(trace, open_file):
+def test_hostile_texts_stay_text(trace, open_replay):
     hostile = dataclasses.replace(
         trace.header,
         prompt=HOSTILE,
@@ -129,7 +81,7 @@ def test_hostile_texts_stay_text(trace, open_file):
     for record in list(trace.records())[1:]:
         changes = {name: HOSTILE for name in ("text", "argmax_text") if hasattr(record, name)}
         written.add(dataclasses.replace(record, **changes))
-    page = open_file(written)
+    page = open_replay(written)
     assert pane_text(page, 0) == HOSTILE * 40
     page.hover(".ld-pane[data-lane='1'] .ld-token >> nth=1")
     wait_drawn(page)
@@ -138,43 +90,38 @@ def test_hostile_texts_stay_text(trace, open_file):
     assert page.evaluate("document.title").startswith("</script>")
 
 
-def test_a_cut_trace_opens_and_says_so(trace, open_file):
+def test_a_cut_trace_opens_and_says_so(trace, open_replay):
     cut = Trace(trace.header)
     for step in range(9):
         for lane in trace.steps:
             cut.add(trace.steps[lane][step])
             if audit := trace.audits[lane].get(step):
                 cut.add(audit)
-    page = open_file(cut)
+    page = open_replay(cut)
     assert "cut short" in page.inner_text(".ld-replay-head")
     assert pane_text(page, 1) == "".join(step.text for step in trace.steps["lora_drop"][:9])
     assert figure(page, "tokens", 1) == "9" and figure(page, "bound") != "–"
-    page = open_file(Trace(trace.header))
+    page = open_replay(Trace(trace.header))
     assert "cut short" in page.inner_text(".ld-replay-head") and pane_text(page, 0) == ""
 
 
-def test_an_older_trace_without_the_models_shape_opens(trace, open_file):
+def test_an_older_trace_without_the_models_shape_opens(trace, open_replay):
     header = trace.header
     older = {k: v for k, v in header.model.items() if k not in ("shape", "kv_bytes_per_token")}
     written = Trace(dataclasses.replace(header, model=older, sampling={}))
     for record in list(trace.records())[1:-1]:
         written.add(record)
-    page = open_file(written)
+    page = open_replay(written)
     wait_drawn(page)
     assert figure(page, "bound") == "–" and figure(page, "tokens", 0) == "40"
 
 
-def test_a_third_lane_has_its_pane(tiny, open_file):
-    trace = gather(run(tiny, Request("Why?", CONFIG, 24, ignore_eos=True, compare="skip")))
-    page = open_file(trace)
+def test_three_lanes_have_their_panes_and_any_two_stand_word_by_word(tiny, open_replay):
+    trace = gather(run(tiny, Request("Why?", CONFIG, 12, ignore_eos=True, compare="skip")))
+    page = open_replay(trace)
     assert [pane_text(page, lane) for lane in range(3)] == [trace.text(name) for name in trace.steps]
     wait_drawn(page)
     assert page.locator(".ld-pane").count() == 3
-
-
-def test_any_two_answers_stand_word_by_word(tiny, open_file):
-    trace = gather(run(tiny, Request("Why?", CONFIG, 12, ignore_eos=True, compare="skip")))
-    page = open_file(trace)
     page.get_by_text("Two answers word by word").click()
     for one, other in (("baseline", "lora_drop"), ("third", "baseline")):
         for menu, lane in zip(("First answer", "Second answer"), (one, other), strict=True):
@@ -187,15 +134,15 @@ def test_any_two_answers_stand_word_by_word(tiny, open_file):
     expect(page.locator(".ld-diff-said")).to_have_text("This is one and the same answer.")
 
 
-def test_a_single_lane(tiny, open_file):
+def test_a_single_lane(tiny, open_replay):
     trace = gather(run(tiny, Request("Why?", CONFIG, 8, ignore_eos=True, lanes="lora-drop")))
-    page = open_file(trace)
+    page = open_replay(trace)
     wait_drawn(page)
     assert page.locator(".ld-pane").count() == 1 and pane_text(page, 0) == trace.text("lora_drop")
 
 
-def test_the_method_is_in_the_file(trace, open_file):
-    page = open_file(trace)
+def test_the_method_is_in_the_file(trace, open_replay):
+    page = open_replay(trace)
     page.click(".ld-fold summary")
     slider = page.locator("[data-idea=repair] input")
     expect(slider).to_be_visible()

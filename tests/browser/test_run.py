@@ -5,16 +5,18 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
-from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import human_bytes
 from lora_drop.run.report.speed import speedup_words
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.trace import gather
+from tests.browser.visit import streamed_bytes
 from tests.support.page import (
+    CONFIG,
     figure,
     pane_text,
     prepare,
+    prepare_and_run,
     press_run,
     run_to_end,
     set_number,
@@ -29,8 +31,7 @@ pytestmark = pytest.mark.browser
 
 def test_a_run_to_its_end_shows_what_the_trace_says(server, open_page):
     page = open_page(server.url, viewport={"width": 1600, "height": 1400})
-    prepare(page, tokens=48)
-    run_to_end(page)
+    prepare_and_run(page, 48)
     trace = gather(server.runs[-1])
     summary = trace.summary
     for lane, name in enumerate(("baseline", "lora_drop")):
@@ -56,8 +57,7 @@ def test_a_run_to_its_end_shows_what_the_trace_says(server, open_page):
         """() => [...document.querySelectorAll('.ld-plot')].slice(0, 3).map(plot => plot.data.map(t => t.z ?? t.y))"""
     )
     activity, drift, kv = charts[:3]
-    config = LoraDropConfig(period=4, layers=(1, 4), drop_ratio=1)
-    schedule = config.schedule_for(6)
+    schedule = CONFIG.schedule_for(6)
     columns = list(zip(*activity[0], strict=True))
     assert len(columns) == 48
     for step, column in enumerate(columns):
@@ -78,13 +78,12 @@ def test_a_run_to_its_end_shows_what_the_trace_says(server, open_page):
 
 @pytest.mark.full
 def test_early_refreshes_are_seen_counted_and_explained(server, open_page):
-    config = LoraDropConfig(period=4, layers=(1, 4), drop_ratio=1)
     page = open_page(server.url, viewport={"width": 1600, "height": 1400})
     prepare(page, tokens=48)
     heights = "() => [...document.querySelectorAll('.ld-chart')].map(e => e.offsetHeight)"
     before = page.evaluate(heights)
     prompt = page.input_value("#ld-prompt textarea")
-    probe = gather(run(server.loaded, Request(prompt, config, 48, ignore_eos=True)))
+    probe = gather(run(server.loaded, Request(prompt, CONFIG, 48, ignore_eos=True)))
     threshold = round(sorted(step.entropy for step in probe.steps["lora_drop"])[38], 3)
     refreshes = page.locator(".ld-whatif [data-figure='refreshes']")
     expect(refreshes).to_have_text("1 in 4")
@@ -131,11 +130,9 @@ def test_early_refreshes_are_seen_counted_and_explained(server, open_page):
     wait_done(page)
     assert server.runs[-1][0].lanes[1]["config"]["refresh_entropy"] is None
     expect(page.locator("[data-chart=activity] .ld-key-early")).to_be_hidden()
-    for text, words in (("-1", "must be a finite number from 0"), ("much", "must be a number, or left empty")):
+    for text in ("-1", "much"):
         set_text(page, "ld-refresh-norm", text)
         expect(page.locator(".ld-whatif-note")).to_contain_text("a number from 0 upwards")
-        page.click("#ld-run")
-        expect(page.locator(".ld-status")).to_contain_text(f"refresh_norm {words}")
 
 
 @pytest.mark.full
@@ -163,24 +160,8 @@ def test_stop_keeps_what_ran_and_a_summary(server, open_page):
 def test_400_steps_keep_the_charts_the_zoom_and_the_bytes(deep, open_page):
     page = open_page(deep.url, viewport={"width": 1600, "height": 1400})
     prepare(page, tokens=401, layers=(3, 28), ratio=0.5)
-    cdp = page.context.new_cdp_session(page)
-    cdp.send("Network.enable")
-    streams: set[str] = set()
-    received: list[int] = []
-    cdp.on(
-        "Network.requestWillBeSent",
-        lambda e: streams.add(e["requestId"]) if "queue/data" in e["request"]["url"] else None,
-    )
-    cdp.on("Network.dataReceived", lambda e: received.append(e["dataLength"]) if e["requestId"] in streams else None)
-    page.evaluate(
-        """() => {
-            window.blocked = 0;
-            new PerformanceObserver((list) => {
-                for (const entry of list.getEntries()) window.blocked += entry.duration;
-            }).observe({ entryTypes: ["longtask"] });
-            window.plots = [...document.querySelectorAll(".ld-plot")].slice(0, 3);
-        }"""
-    )
+    received = streamed_bytes(page)
+    page.evaluate("window.plots = [...document.querySelectorAll('.ld-plot')].slice(0, 3)")
     page.click("#ld-run")
     page.wait_for_function("document.querySelectorAll('.ld-pane[data-lane=\"1\"] .ld-token').length > 60")
     page.wait_for_function("window.plots.every(p => p.data)")
@@ -201,6 +182,4 @@ def test_400_steps_keep_the_charts_the_zoom_and_the_bytes(deep, open_page):
         "window.plots.every((p, i) => p.isConnected && p.querySelector('.main-svg') === window.parts[i])"
     )
     assert page.evaluate("document.querySelectorAll('.ld-plot')[0].data[0].z[0].length") == 401
-    per_step = sum(received) / 400
-    print(f"{per_step:.0f} bytes a step; main thread in long tasks for {page.evaluate('window.blocked'):.0f} ms")
-    assert 100 < per_step <= 450
+    assert 100 < sum(received) / 400 <= 450, "bytes a step"

@@ -12,7 +12,14 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import Corrections, ModelShape, kv_bytes, kv_saved, speed_bound, step_bytes
 from lora_drop.method.schedule import Schedule, dropped_layers
-from tests.support.page import open_advanced, prepare, run_to_end, set_number, set_range, set_text, wait_still
+from tests.support.page import (
+    open_advanced,
+    requests_of,
+    set_number,
+    set_range,
+    set_text,
+    wait_still,
+)
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
@@ -21,8 +28,7 @@ def test_sliders_redraw_the_what_if_strip_with_no_request(server, open_page):
     page = open_page(server.url)
     open_advanced(page)
     wait_still(page)
-    requests: list[str] = []
-    page.on("request", lambda r: requests.append(r.url) if r.url.startswith("http") else None)
+    requests = requests_of(page)
     value = page.locator(".ld-range-value")
     dropped = page.locator(".ld-whatif [data-figure='dropped']")
 
@@ -60,15 +66,15 @@ def test_sliders_redraw_the_what_if_strip_with_no_request(server, open_page):
 
     set_number(page, "ld-period", 1)
     expect(page.locator(".ld-whatif-note")).to_contain_text("nothing is skipped")
-    page.fill("#ld-drop-layers textarea, #ld-drop-layers input", "0,2")
+    set_text(page, "ld-drop-layers", "0,2")
     expect(page.locator(".ld-whatif-note")).to_contain_text("layer 0 always runs")
-    page.fill("#ld-drop-layers textarea, #ld-drop-layers input", "")
+    set_text(page, "ld-drop-layers", "")
 
     page.check("#ld-preset input[value=paper]")
     expect(page.locator(".ld-whatif [data-figure='refreshes']")).to_have_text("1 in 4")
     expect(value).to_have_text("3 – 4")
     expect(page.locator("#ld-preset input[value=paper]")).to_be_checked()
-    assert requests == []
+    assert [url for url in requests if url.startswith("http")] == []
 
 
 def test_a_new_prompt_is_counted_for_the_strip(server, open_page):
@@ -188,35 +194,6 @@ def test_the_javascript_computes_what_python_does(server, open_page):
     assert page.evaluate("xs => xs.map(window.LoraDrop.schedule.roundHalfEven)", list(halves)) == list(halves.values())
 
 
-def test_bad_input_is_one_line_and_the_app_stays_up(server, open_page):
-    page = open_page(server.url)
-    prepare(page, tokens=8)
-    line = page.locator(".ld-status")
-    height = page.locator("#ld-ask").bounding_box()["height"]
-
-    def refused(words: str) -> None:
-        page.click("#ld-run")
-        expect(line).to_contain_text(words, timeout=10_000)
-        expect(line).to_have_attribute("data-kind", "error")
-
-    page.fill("#ld-prompt textarea", "   ")
-    refused("the prompt is empty")
-    page.fill("#ld-prompt textarea", "x" * 5000)
-    refused("context")
-    page.fill("#ld-prompt textarea", "fine")
-    set_number(page, "ld-max-new-tokens", 0)
-    refused("max_new_tokens")
-    set_number(page, "ld-max-new-tokens", 8)
-    set_number(page, "ld-temperature", -1)
-    refused("temperature")
-    set_number(page, "ld-temperature", 0)
-    page.fill("#ld-drop-layers textarea, #ld-drop-layers input", "2,99")
-    refused("this model's layers are 0-5")
-    page.fill("#ld-drop-layers textarea, #ld-drop-layers input", "")
-    assert page.locator("#ld-ask").bounding_box()["height"] == height, "the page jumped"
-    run_to_end(page)
-
-
 def test_what_the_config_refuses_the_strip_says_in_its_words(server, open_page):
     page = open_page(server.url)
     open_advanced(page)
@@ -243,7 +220,7 @@ def test_what_the_config_refuses_the_strip_says_in_its_words(server, open_page):
     set_number(page, "ld-period", 3)
     page.check("#ld-kv input[value=write]")
     set_number(page, "ld-accept", 0.25)
-    expect(note).to_contain_text("taken back")
+    expect(note).to_contain_text("rejected draft")
 
 
 def test_moving_the_range_or_the_ratio_takes_the_place_of_exact_layers(server, open_page):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,15 +10,12 @@ import pytest
 from PIL import Image, ImageSequence
 from playwright.sync_api import Page, expect
 
-from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.exports.colors import COLORS
-from lora_drop.run.exports.html import replay_html
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import write_line
 from lora_drop.run.trace.trace import Trace, gather
-from tests.browser.test_export import open_file, save
-from tests.support.page import wait_done
+from tests.support.page import CONFIG, open_menu, save, wait_done
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
@@ -29,38 +25,23 @@ FRAME_MS, HELD_MS = 80, 2500
 
 @pytest.fixture(scope="module")
 def trace(tiny) -> Trace:
-    config = LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0)
-    return gather(run(tiny, Request("Why is the sky blue?", config, 40, ignore_eos=True, compare="skip")))
+    return gather(run(tiny, Request("Why is the sky blue?", CONFIG, 40, ignore_eos=True, compare="skip")))
 
 
 def opened(server, open_page, trace: Trace, folder: Path) -> Page:
     path = folder / "run.jsonl"
     path.write_text("".join(map(write_line, trace.records())), encoding="utf-8")
     page = open_page(server.url)
-    open_file(page, path)
+    page.set_input_files("input[type=file]", path)
     expect(page.locator(".ld-status").first).to_contain_text("Opened run.jsonl")
     wait_done(page)
     return page
 
 
-def replayed(open_page, server, trace: Trace, folder: Path) -> Page:
-    """The same run as a file, without any network."""
-    path = folder / "replay.html"
-    path.write_text(replay_html(trace), encoding="utf-8")
-    page = open_page(server.url)
-    page.context.unroute("**/*")
-    page.context.set_offline(True)
-    page.goto(path.as_uri())
-    page.wait_for_selector(".ld-live[data-state='done']")
-    return page
-
-
 @pytest.mark.parametrize("where", ["opened", "replayed"])
-def test_the_race_is_a_film_of_the_trace(server, open_page, trace, tmp_path, where):
-    if where == "opened":
-        page = opened(server, open_page, trace, tmp_path)
-    else:
-        page = replayed(open_page, server, trace, tmp_path)
+def test_the_race_is_a_film_of_the_trace(server, open_page, open_replay, trace, tmp_path, where):
+    page = opened(server, open_page, trace, tmp_path) if where == "opened" else open_replay(trace)
+    page.wait_for_selector(".ld-live[data-state='done']")
     film = Image.open(save(page, "film", tmp_path))
     assert film.format == "GIF" and film.size == (1280, 720) and film.info["loop"] == 0
     clocks = [sum(step.ms for step in steps[1:]) for steps in trace.steps.values()]
@@ -95,24 +76,16 @@ def test_pictures_come_once_or_twice_as_large_with_or_without_a_background(serve
     for what in charts:
         width, height = (1600, 900) if what == "whole" else (1280, 720)
         for scale, clear in (("1", True), ("2", False)):
-            page.evaluate("document.querySelector('.ld-menu').open = true")
+            open_menu(page)
             page.select_option(".ld-picture", what)
             page.select_option(".ld-picture-scale", scale)
             page.set_checked(".ld-picture-clear", clear)
             size = (int(scale) * width, int(scale) * height)
-            png = save(page, "png", tmp_path)
-            assert struct.unpack(">II", png.read_bytes()[16:24]) == size
-            picture = Image.open(png).convert("RGBA")
+            picture = Image.open(save(page, "png", tmp_path)).convert("RGBA")
+            assert picture.size == size
             corners = [picture.getpixel((x, y))[3] for x in (0, size[0] - 1) for y in (0, size[1] - 1)]
             assert corners == [0 if clear else 255] * 4, (what, scale)
             assert picture.getextrema()[3][1] == 255, "it is not empty"
             root = ElementTree.parse(save(page, "svg", tmp_path)).getroot()
             assert (int(root.get("width")), int(root.get("height"))) == size
             assert root.get("viewBox") == f"0 0 {width} {height}"
-
-
-def test_before_the_end_there_is_no_film_and_a_line_says_so(server, open_page):
-    page = open_page(server.url)
-    page.click(".ld-menu summary")
-    page.click("[data-save=film]")
-    expect(page.locator(".ld-menu-note")).to_have_attribute("data-kind", "error")

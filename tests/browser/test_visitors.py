@@ -1,40 +1,18 @@
-"""Two visitors, closed tabs, hostile text, the API, failed runs."""
+"""Two visitors, closed tabs, the API, failed runs."""
 
 from __future__ import annotations
 
 import pytest
+from gradio_client import Client
 from playwright.sync_api import expect
 
 from lora_drop.errors import LoraDropError
-from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace.trace import gather
-from tests.support.page import HOSTILE, pane_text, prepare, run_to_end, set_number, wait_done, wait_until
-from tests.support.runs import hostile_run
+from lora_drop.run.trace.trace import gather, parse_trace
+from tests.support.page import CONFIG, pane_text, prepare, prepare_and_run, set_number, wait_done, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
-
-
-def test_hostile_texts_show_as_text(server, open_page):
-    server.script = lambda: hostile_run(server.loaded)
-    page = open_page(server.url)
-    page.fill("#ld-prompt textarea", HOSTILE)
-    run_to_end(page)
-    assert page.locator(".ld-pane[data-lane='0'] .ld-token").first.text_content() == HOSTILE
-    assert "<script>alert(3)</script>" in pane_text(page, 1)
-    page.hover(".ld-pane[data-lane='1'] .ld-token-lora >> nth=0")
-    assert "onerror=alert(2)" in page.inner_text(".ld-tip")
-    assert page.locator(".ld-live img, .ld-live script").count() == 0
-    assert page.evaluate("!document.querySelector('img[src=x]')")
-
-
-def test_a_hostile_prompt_is_only_a_prompt(server, open_page):
-    page = open_page(server.url)
-    prepare(page, tokens=8)
-    page.fill("#ld-prompt textarea", HOSTILE + "<|im_end|>\n\u202e\U0001f600\x07")
-    run_to_end(page)
-    assert server.runs[-1][0].prompt.startswith(HOSTILE)
 
 
 def test_two_visitors_get_their_own_runs_and_the_second_sees_its_place(server, open_page):
@@ -68,8 +46,7 @@ def test_a_closed_tab_and_a_reload_end_the_run_and_release_it(server, open_page)
     page.wait_for_selector(".ld-status:not(:empty)")
     wait_until(lambda: server.closed == 1, "the reloaded page's run ended")
     assert len(server.runs[-1]) < 4000
-    prepare(page, tokens=10)
-    run_to_end(page)
+    prepare_and_run(page, 10)
     set_number(page, "ld-max-new-tokens", 2000)
     page.click("#ld-run")
     page.wait_for_function("document.querySelectorAll('.ld-token').length > 30")
@@ -78,18 +55,14 @@ def test_a_closed_tab_and_a_reload_end_the_run_and_release_it(server, open_page)
 
 
 def test_the_api_streams_the_trace_and_refuses_bad_input(server):
-    from gradio_client import Client
-
-    from lora_drop.run.trace.trace import parse_trace
-
     client = Client(server.url, verbose=False)
     job = client.submit(
-        prompt="Hello", period=3, layers="1-4", drop_ratio=1, max_new_tokens=24, ignore_eos=True, api_name="/generate"
+        prompt="Hello", period=4, layers="1-4", drop_ratio=1, max_new_tokens=24, ignore_eos=True, api_name="/generate"
     )
     texts = [*job.outputs(), job.result()]
     assert all(later.startswith(earlier) for earlier, later in zip(texts, texts[1:], strict=False))
     trace = parse_trace(texts[-1].encode())
-    wanted = Request("Hello", LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0), 24, ignore_eos=True)
+    wanted = Request("Hello", CONFIG, 24, ignore_eos=True)
     assert trace.token_ids("lora_drop") == gather(run(server.loaded, wanted)).token_ids("lora_drop")
     assert trace.summary is not None
 
@@ -99,26 +72,12 @@ def test_the_api_streams_the_trace_and_refuses_bad_input(server):
         prompt="Hello", period=4, layers="1-4", drop_ratio=1, refresh_entropy=2.5, api_name="/estimate"
     )
     assert at_most["at_most"] and at_most["bound"] == estimate["bound"]
-    every = client.predict(
-        prompt="Hello", period=9, layers="1-4", drop_ratio=1, refresh_entropy=0, max_new_tokens=9, ignore_eos=True,
-        api_name="/generate",
-    )  # fmt: skip
-    every = parse_trace(every.encode())
-    assert {step.trigger for step in every.steps["lora_drop"][1:]} == {"entropy"}
-    assert every.token_ids("lora_drop") == every.token_ids("baseline")
-
     bad = {
         "period must be": {"period": 0},
         "outside this model": {"layers": "3-28"},
-        "drop_ratio must": {"drop_ratio": 1.5},
-        "layer 0 always runs": {"drop_layers": "0,2"},
         "there is no preset": {"preset": "nope"},
         "the prompt is empty": {"prompt": " "},
-        "reuse must be": {"reuse": "magic"},
-        "lanes must be": {"lanes": "three"},
         "adapters must be auto or none": {"adapters": "/etc"},
-        "refresh_entropy must be": {"refresh_entropy": -1},
-        "refresh_norm must be": {"refresh_norm": "much"},
     }
     for words, values in bad.items():
         with pytest.raises(Exception, match=words) as caught:
@@ -147,5 +106,4 @@ def test_nothing_of_a_failed_run_is_left(server, open_page):
         expect(page.locator(".ld-status")).to_contain_text(words)
         expect(page.locator("#ld-stop")).to_be_disabled()
     server.script = None
-    prepare(page, tokens=6)
-    run_to_end(page)
+    prepare_and_run(page, 6)

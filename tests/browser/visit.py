@@ -23,6 +23,7 @@ new PerformanceObserver((list) => {
 }).observe({ type: "longtask", buffered: true });
 """
 OURS = ("/lora-drop-js/", "/gradio_api/file=")
+STREAM = "queue/data"  # in the address of a run's events
 
 
 class Visit:
@@ -41,8 +42,8 @@ class Visit:
         cdp.on("Network.dataReceived", self._came)
 
     def _came(self, event: dict) -> None:
-        """A part of something; a stream of events, which the page ends itself, is never told as finished."""
-        if "queue/data" in self.urls.get(event["requestId"], ""):
+        """A part of something; a stream of events, which the page ends itself, is never reported as finished."""
+        if STREAM in self.urls.get(event["requestId"], ""):
             self._add(event, event["dataLength"])
 
     def _add(self, event: dict, count: int) -> None:
@@ -71,3 +72,14 @@ def whose(url: str) -> str:
     if "plotly" in path:
         return "plotly"
     return "ours" if any(mark in path for mark in OURS) else "gradio"
+
+
+def streamed_bytes(page: Page) -> list[int]:
+    """The length of each part of the runs' events that comes from now on."""
+    received: list[int] = []
+    streams: set[str] = set()
+    cdp = page.context.new_cdp_session(page)
+    cdp.send("Network.enable")
+    cdp.on("Network.requestWillBeSent", lambda e: STREAM in e["request"]["url"] and streams.add(e["requestId"]))
+    cdp.on("Network.dataReceived", lambda e: e["requestId"] in streams and received.append(e["dataLength"]))
+    return received

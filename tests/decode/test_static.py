@@ -2,7 +2,7 @@
 
 import dataclasses
 import gc
-from unittest.mock import Mock
+from unittest.mock import DEFAULT, Mock
 
 import pytest
 import torch
@@ -88,23 +88,18 @@ def test_an_old_card_gets_neither_bfloat16_nor_kernels(monkeypatch, capability, 
 
 def test_a_capture_that_raises_leaves_a_lane_that_decodes(tiny, recorded, machine, monkeypatch):
     """Without graphs, and not tried again; the stream is the caller's again."""
-    expected, tried = tokens(ReferenceDecoder(tiny.model), dropping(tiny)), []
-
-    def broken(graph, **options):
-        tried.append(graph)
-        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more")
-
+    expected = tokens(ReferenceDecoder(tiny.model), dropping(tiny))
+    error = "CUDA error: operation not permitted when stream is capturing\nand more"
+    broken = Mock(side_effect=RuntimeError(error))
     monkeypatch.setattr(torch.cuda, "graph", broken)
     with pytest.warns(UserWarning, match="could not be captured .*when stream is capturing\\)"):
         assert tokens(recorded, dropping(tiny)) == expected
     assert tokens(recorded, dropping(tiny)) == expected
-    assert len(tried) == 1 and not machine.streams and not recorded.weights.captures
+    assert broken.call_count == 1 and not machine.streams and not recorded.weights.captures
 
 
 def test_compiled_layers_that_fail_are_left(tiny, recorded):
-    def broken(*args):
-        raise RuntimeError("no such kernel")
-
+    broken = Mock(side_effect=RuntimeError("no such kernel"))
     recorded.weights.functions = layers.EAGER._replace(feed=broken)
     expected = tokens(ReferenceDecoder(tiny.model), dropping(tiny))
     with pytest.warns(UserWarning, match="compiled layers failed \\(no such kernel\\)"):
@@ -116,16 +111,9 @@ def test_compiled_layers_that_fail_are_left(tiny, recorded):
 def test_where_memory_runs_out_idle_buffers_make_room(tiny, recorded, monkeypatch, times):
     tokens(recorded, baseline_schedule(tiny.num_layers))
     gc.collect()
-    idle, whole, left = recorded.weights.store, torch.cuda.graph, [times]
+    idle, full = recorded.weights.store, [torch.OutOfMemoryError("CUDA out of memory")] * times
     assert len(idle) == 1
-
-    def full(graph, **options):
-        if left[0]:
-            left[0] -= 1
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole(graph, **options)
-
-    monkeypatch.setattr(torch.cuda, "graph", full)
+    monkeypatch.setattr(torch.cuda, "graph", Mock(wraps=torch.cuda.graph, side_effect=[*full, DEFAULT, DEFAULT]))
     if times == 1:
         assert tokens(recorded, dropping(tiny)) == tokens(ReferenceDecoder(tiny.model), dropping(tiny))
     else:
@@ -136,19 +124,6 @@ def test_where_memory_runs_out_idle_buffers_make_room(tiny, recorded, monkeypatc
 
 
 # ---- the store ----
-
-
-def test_a_lane_captures_before_its_clock_starts_and_the_next_one_not_at_all(tiny, recorded):
-    schedule = dropping(tiny, accept=0.3, **REPAIRING)
-    one = lane_of(recorded, schedule)
-    made = len(graphs.Graph.all)
-    assert made == 4  # a LoRA step; repairs of 4, 2 and 1 rows
-    list(one)
-    text = one.tokens
-    del one
-    gc.collect()
-    assert tokens(recorded, schedule) == text
-    assert len(graphs.Graph.all) == made
 
 
 def test_lanes_at_once_have_buffers_of_their_own(tiny, recorded):
@@ -179,22 +154,23 @@ def test_another_bank_of_the_same_form_takes_the_graphs_over(tiny, recorded):
     assert len(graphs.Graph.all) == 2 * made
 
 
-def test_nothing_of_a_lane_reaches_the_next(tiny, recorded):
-    """A lane whose numbers went wrong leaves NaN, which a mask does not hide."""
-    schedule = dropping(tiny, **REPAIRING)
+def test_the_next_lane_takes_the_graphs_over_and_nothing_else(tiny, recorded):
+    """They are captured before a lane's clock starts. Wrong numbers leave NaN, which a mask does not hide."""
+    schedule = dropping(tiny, accept=0.3, **REPAIRING)
     one = lane_of(recorded, schedule)
-    held = one.state.buffers
+    memory = one.state.buffers
+    assert len(graphs.Graph.all) == 4  # a LoRA step; repairs of 4, 2 and 1 rows
     list(one)
     with torch.inference_mode():
-        for tensor in (*held.stores, *held.anchors, held.pending):
+        for tensor in (*memory.stores, *memory.anchors, memory.pending):
             if tensor is not None:
                 tensor.fill_(torch.nan)
     del one
     gc.collect()
-    next_one = lane_of(recorded, schedule)
-    assert next_one.state.buffers is held and not any(store.any() for store in held.stores)
-    list(next_one)
-    assert next_one.tokens == tokens(ReferenceDecoder(tiny.model), schedule)
+    one = lane_of(recorded, schedule)
+    assert one.state.buffers is memory and not any(store.any() for store in memory.stores)
+    list(one)
+    assert one.tokens == tokens(ReferenceDecoder(tiny.model), schedule) and len(graphs.Graph.all) == 4
 
 
 def test_the_store_is_bounded(tiny, recorded):

@@ -67,21 +67,16 @@ def test_period_1_measures_the_plain_model(data, capsys):
     }  # fmt: skip
 
 
-def test_limit_and_context_tokens(data, capsys):
-    one = evaluated(capsys, "--data", data, "--limit", "1")
-    assert one["tokens"] == len(b"It is a cat.")
-    cut = evaluated(capsys, "--data", data, "--limit", "1", "--context-tokens", "3")
-    assert cut["tokens"] == one["tokens"]
-    assert cut["all_steps"]["nll_baseline"] != one["all_steps"]["nll_baseline"]
-
-
-def test_the_loss_has_an_interval_over_the_prompts(data, capsys):
-    result = evaluated(capsys, "--data", data, "--period", "3", "--drop-ratio", "1")
+def test_the_loss_has_an_interval_and_the_prompts_a_limit(data, capsys):
+    asked = "--data", data, "--period", "3", "--drop-ratio", "1"
+    result, alone = evaluated(capsys, *asked), evaluated(capsys, *asked, "--limit", "1")
     low, high = result["loss_interval"]
     assert low < result["all_steps"]["kl"] < high, "of two prompts, one alone is the worst draw"
-    alone = [evaluated(capsys, "--data", data, "--limit", "1", "--period", "3", "--drop-ratio", "1")]
-    assert alone[0]["loss_interval"] is None
-    assert alone[0]["all_steps"]["kl"] == pytest.approx(low) or alone[0]["all_steps"]["kl"] == pytest.approx(high)
+    assert alone["loss_interval"] is None and alone["tokens"] == len(b"It is a cat.")
+    assert any(alone["all_steps"]["kl"] == pytest.approx(end) for end in (low, high))
+    cut = evaluated(capsys, *asked, "--limit", "1", "--context-tokens", "3")
+    assert cut["tokens"] == alone["tokens"]
+    assert cut["all_steps"]["nll_baseline"] != alone["all_steps"]["nll_baseline"]
 
 
 # ---- the full model's own answers ----

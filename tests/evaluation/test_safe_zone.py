@@ -97,10 +97,7 @@ def test_the_shipped_sweep_gets_a_sentence_whose_numbers_are_its_rows():
     ratio, period = re.search(r"drop ratio (\S+), period (\d+)", answer.text).groups()
     assert (float(ratio), int(period)) == (answer.row["drop_ratio"], answer.row["period"])
     assert f"{answer.row['speedup']:.2f}×" in answer.text or "noisy" in answer.text
-    if any(r.get("own_all_steps_kl") is not None for r in rows):
-        assert answer.is_safe == any(map(reads_well, rows))
-    else:
-        assert not answer.is_safe and answer.row["all_steps_kl"] == min(r["all_steps_kl"] for r in rows)
+    assert answer.is_safe == any(map(reads_well, rows))
 
 
 def test_a_speed_beyond_the_bound_does_not_choose():

@@ -43,14 +43,14 @@ def test_collapse_agrees_with_its_definition_on_random_texts():
     for _ in range(2000):
         loop = random.choices([0, 1], k=3) * random.randrange(16)
         ids = [*random.choices([0, 1], k=random.randrange(20)), *loop]
-        found = collapse_at(ids)
+        start = collapse_at(ids)
         last = ids[-32:]
         loops = [n for n in range(1, 17) if len(last) == 32 and all(last[i] == last[i - n] for i in range(n, 32))]
-        assert (found is not None) == bool(loops)
-        if found is not None:
+        assert (start is not None) == bool(loops)
+        if start is not None:
             n = loops[0]
-            assert all(ids[i] == ids[i + n] for i in range(found, len(ids) - n))
-            assert found == 0 or ids[found - 1] != ids[found - 1 + n]
+            assert all(ids[i] == ids[i + n] for i in range(start, len(ids) - n))
+            assert start == 0 or ids[start - 1] != ids[start - 1 + n]
 
 
 def test_the_share_of_repeated_4grams():

@@ -50,27 +50,26 @@ from lora_drop.ui.controls import LINKED
 from lora_drop.ui.page import build_app
 from scripts.settings_table import page
 
-folder, found = Path(sys.argv[1]), {}
-found["config"] = LoraDropConfig(made_up=0.25).to_dict()["made_up"]
+folder, seen = Path(sys.argv[1]), {}
 trace = folder / "made.jsonl"
 code = main(["run", "--model", "random:tiny-llama", "--prompt", "Hi", "--layers", "1-4", "--made-up", "0.25",
              "--max-new-tokens", "4", "--trace", str(trace), "--json"])
-found["flag"] = code
-found["refused"] = main(["run", "--model", "random:tiny-llama", "--prompt", "Hi", "--made-up", "7"])
+seen["flag"] = code
+seen["refused"] = main(["run", "--model", "random:tiny-llama", "--prompt", "Hi", "--made-up", "7"])
 header = json.loads(trace.read_text().splitlines()[0])
-found["trace"] = next(lane for lane in header["lanes"] if lane["id"] == "lora_drop")["config"]["made_up"]
+seen["trace"] = next(lane for lane in header["lanes"] if lane["id"] == "lora_drop")["config"]["made_up"]
 loaded = load_model("random:tiny-llama", "cpu", "float32")
 demo = build_app(ModelPool(loaded))
 controls = {block.elem_id: block for block in demo.blocks.values() if getattr(block, "elem_id", None)}
-found["page"] = controls["ld-made-up"].label
+seen["page"] = controls["ld-made-up"].label
 api = demo.get_api_info()["named_endpoints"]
-found["api"] = ["made_up" in [one["parameter_name"] for one in api[name]["parameters"]] for name in api]
-found["link"] = [one.facts for one in LINKED if one.name == "made_up"]
+seen["api"] = ["made_up" in [one["parameter_name"] for one in api[name]["parameters"]] for name in api]
+seen["link"] = [one.facts for one in LINKED if one.name == "made_up"]
 config = LoraDropConfig(made_up=0.5, layers=(1, 4))
 row = measure(loaded, check_point(loaded, config, "Hi"), [("Hi", "there")], None)
-found["sweep"] = next(csv.DictReader(io.StringIO(_table({"rows": [row]})[CSV_NAME])))["made_up"]
-found["docs"] = [line for line in page().splitlines() if "--made-up" in line]
-print("\\nFOUND", json.dumps(found))
+seen["sweep"] = next(csv.DictReader(io.StringIO(_table({"rows": [row]})[CSV_NAME])))["made_up"]
+seen["docs"] = [line for line in page().splitlines() if "--made-up" in line]
+print("\\nSEEN", json.dumps(seen))
 """
 
 
@@ -78,13 +77,13 @@ def test_a_made_up_setting_is_everywhere_by_its_one_field(tmp_path):
     command = [sys.executable, "-c", MADE_UP, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": "."})
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.rpartition("FOUND ")[2])
-    assert found["config"] == found["trace"] == 0.25 and found["flag"] == 0 and found["refused"] == 2
+    seen = json.loads(done.stdout.rpartition("SEEN ")[2])
+    assert seen["trace"] == 0.25 and seen["flag"] == 0 and seen["refused"] == 2
     assert "made_up must lie between 0 and 1, got 7.0" in done.stderr
-    assert found["page"] == "Made up" and found["sweep"] == "0.5"
-    assert found["api"] == [True, True, False, False], "/generate, /estimate; not /replay, /inspect"
-    assert found["link"][0] | {"kind": "number", "off": True, "low": 0, "high": 1} == found["link"][0]
-    (line,) = found["docs"]
+    assert seen["page"] == "Made up" and seen["sweep"] == "0.5"
+    assert seen["api"] == [True, True, False, False], "/generate, /estimate; not /replay, /inspect"
+    assert seen["link"][0] | {"kind": "number", "off": True, "low": 0, "high": 1} == seen["link"][0]
+    (line,) = seen["docs"]
     assert "a made-up setting" in line
 
 

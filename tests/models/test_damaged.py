@@ -11,7 +11,7 @@ import torch
 
 from lora_drop.adapters.bank import CONFIG_NAME, SUMS_NAME, WEIGHTS_NAME, AdapterBank
 from lora_drop.errors import LoraDropError
-from lora_drop.models import bundled, download, hub, load
+from lora_drop.models import bundled, hub, load
 from lora_drop.models.gguf import BLOCKS, gguf_rows
 from lora_drop.models.load import BUNDLED_ID, load_model
 from tests.support.fuzzing import mutated_bytes, one_line
@@ -97,15 +97,3 @@ def test_an_older_bank_has_no_checksums_and_loads(tmp_path):
     AdapterBank.new([1], 8, rank=2).save(tmp_path)
     (tmp_path / SUMS_NAME).unlink()
     assert AdapterBank.load(tmp_path).layers == [1]
-
-
-def test_a_wrong_byte_of_the_bundled_models_blocks_is_repaired_before_it_is_a_wrong_number(shop):
-    """Of the same size, so that only the checksum shows it."""
-    folder = bundled.ensure()
-    for name in (BLOCKS, download.GGUF.name):
-        path = folder / name
-        content = path.read_bytes()
-        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        assert bundled.is_ready(folder) and not bundled.is_ready(folder, verify=True)
-        bundled.ensure(verify=True)
-        shop.assert_clean()

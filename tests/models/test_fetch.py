@@ -11,25 +11,22 @@ import pytest
 from huggingface_hub import constants
 
 from lora_drop.errors import LoraDropError
-from lora_drop.models import fetch as module
 from lora_drop.models import hub
-from lora_drop.models.fetch import fetch
+from lora_drop.models.load import fetch
 
-NAME = "owner/model"
+NAME, FILES = "owner/model", {"config.json": 1000, "model.safetensors": 2_999_000}
 
 
 @pytest.fixture
 def far(monkeypatch, tmp_path):
-    """A model of 3 MB on a Hub that is not there; its download runs the given program with the blobs' folder."""
+    """A model on a Hub that is not there; its download runs the given program with the blobs' folder."""
     blobs = tmp_path / "models--owner--model" / "blobs"
     blobs.mkdir(parents=True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(module, "check_config", lambda *args: None)
-    monkeypatch.setattr(module, "hub_files", lambda name: {"config.json": 1000, "model.safetensors": 2_999_000})
-    monkeypatch.setattr(module, "POLL", 0.05)
+    monkeypatch.setattr(hub, "POLL", 0.05)
 
     def program(text: str):
-        monkeypatch.setattr(module, "DOWNLOAD", f"import os, sys, time; folder = {str(blobs)!r}\n{text}")
+        monkeypatch.setattr(hub, "DOWNLOAD", f"import os, sys, time; folder = {str(blobs)!r}\n{text}")
         return blobs
 
     return program
@@ -37,16 +34,14 @@ def far(monkeypatch, tmp_path):
 
 def test_it_says_how_far_it_is(far):
     far("open(folder + '/a', 'wb').write(bytes(1_000_000)); time.sleep(0.6)")
-    lines = list(fetch(NAME))
+    lines = list(hub.download(NAME, FILES, lambda: False))
     assert lines[-1] == "Fetching owner/model: 1 of 3 MB." and all(words.startswith("Fetching") for words in lines)
 
 
 def test_a_stop_ends_the_download_at_once(far):
     blobs = far("open(folder + '/pid', 'w').write(str(os.getpid())); time.sleep(600)")
-    with pytest.raises(
-        LoraDropError, match="^Stopped: owner/model was not fetched; the next download goes on from here.$"
-    ):
-        list(fetch(NAME, lambda: (blobs / "pid").exists() and (blobs / "pid").read_text() != ""))
+    with pytest.raises(LoraDropError, match="^Stopped: owner/model was not fetched"):
+        list(hub.download(NAME, FILES, lambda: (blobs / "pid").exists() and (blobs / "pid").read_text() != ""))
     pid = int((blobs / "pid").read_text())
     with pytest.raises(ProcessLookupError):
         for _ in range(100):
@@ -57,27 +52,19 @@ def test_a_stop_ends_the_download_at_once(far):
 def test_a_download_that_breaks_is_one_line(far):
     far("print('first line', file=sys.stderr); sys.exit('no space left')")
     with pytest.raises(LoraDropError, match=r"^owner/model could not be fetched \(no space left\): try again.$"):
-        list(fetch(NAME))
+        list(hub.download(NAME, FILES, lambda: False))
 
 
-def test_nothing_is_fetched_of_what_is_here(monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "_download", lambda *args: pytest.fail("a download"))
-    assert list(fetch("random:tiny-llama")) == []
+def test_nothing_is_fetched_of_what_is_here(tmp_path):
+    (tmp_path / "mine.gguf").touch()
+    assert list(fetch("random:tiny-llama")) == list(fetch(str(tmp_path / "mine.gguf"))) == []
     with pytest.raises(LoraDropError, match="no model"):
         list(fetch("../nowhere"))
 
 
 def test_of_a_repository_only_what_is_read_is_fetched(monkeypatch):
-    names = [
-        "config.json",
-        "model-1-of-2.safetensors",
-        "pytorch_model.bin",
-        "tokenizer.model",
-        "onnx/model.safetensors",
-    ]
-    listed = SimpleNamespace(
-        siblings=[SimpleNamespace(rfilename=name, size=7) for name in [*names, "run.py", "README.md"]]
-    )
+    names = "config.json model-1-of-2.safetensors pytorch_model.bin tokenizer.model onnx/model.safetensors run.py"
+    listed = SimpleNamespace(siblings=[SimpleNamespace(rfilename=name, size=7) for name in names.split()])
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: SimpleNamespace(model_info=lambda *args, **kw: listed))
     monkeypatch.setattr(hub, "_hub_answers", lambda name: True)
     assert list(hub.hub_files(NAME)) == ["config.json", "model-1-of-2.safetensors", "tokenizer.model"]

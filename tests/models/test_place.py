@@ -8,12 +8,13 @@ import torch
 from lora_drop.errors import LoraDropError
 from lora_drop.method.cost import ModelShape
 from lora_drop.models import place, random_weights
-from tests.support.loading import the_line
 
 
 def test_auto_takes_what_the_machine_has(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert place.resolve_device("auto") == torch.device("cpu")
+    with pytest.raises(LoraDropError, match="no CUDA device for cuda"):
+        place.resolve_device("cuda")
     for has, dtype in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(place, "_cpu_has_bfloat16", lambda has=has: has)
         assert place.resolve_dtype("auto", torch.device("cpu")) == dtype
@@ -68,10 +69,3 @@ def test_processor_s_bfloat16(monkeypatch):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=avx512: has)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has=amx: has)
         assert place._cpu_has_bfloat16() is (avx512 or amx)
-
-
-def test_wrong_device_and_dtype(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "no CUDA device" in the_line("random:tiny-llama", device="cuda")
-    assert "unknown device 'tpu'" in the_line("random:tiny-llama", device="tpu")
-    assert "auto, float32 or bfloat16" in the_line("random:tiny-llama", dtype="int8")

@@ -29,13 +29,25 @@ ASKED = Request("Why?", LoraDropConfig(period=3), 8, audit=False, ignore_eos=Tru
 
 
 class Loader:
-    """`load_model` that keeps weak references to what it hands out, and counts those alive when it is called."""
+    """`load_model` that keeps weak references to what it hands out, and counts those alive when it is called.
+
+    It sets `reading` when it begins, and waits for `read_on`.
+    """
 
     def __init__(self):
         self.names, self.handed, self.alive = [], [], []
         self.error: Exception | None = None
+        self.reading, self.read_on = threading.Event(), threading.Event()
+        self.read_on.set()
+
+    def slow(self) -> None:
+        """Have the next load wait."""
+        self.reading.clear()
+        self.read_on.clear()
 
     def __call__(self, name):
+        self.reading.set()
+        assert self.read_on.wait(30)
         gc.collect()
         self.names.append(name)
         self.alive.append(sum(ref() is not None for ref in self.handed))
@@ -119,19 +131,15 @@ def test_a_swap_waits_for_the_run_that_is_on(pool):
 
 def test_while_a_model_is_fetched_or_read_others_go_on(loader):
     """Before: a lock was held for the whole of a download, and nobody could even give a model back."""
-    fetching, go_on, reading, read_on = (threading.Event() for _ in range(4))
+    fetching, go_on = threading.Event(), threading.Event()
 
     def fetch(name, should_stop):
         fetching.set()
         yield f"Fetching {name}: 0 of 1 MB."
         assert go_on.wait(30)
 
-    def load(name):
-        reading.set()
-        assert read_on.wait(30)
-        return loader(name)
-
-    pool, done = ModelPool(loader(LLAMA), [QWEN], load, fetch=fetch), []
+    pool, done = ModelPool(loader(LLAMA), [QWEN], loader, fetch=fetch), []
+    loader.slow()
     other = threading.Thread(target=lambda: done.append(next(_lent_id(pool, QWEN))))
     other.start()
     assert fetching.wait(30)
@@ -140,12 +148,12 @@ def test_while_a_model_is_fetched_or_read_others_go_on(loader):
             assert loaded.id == LLAMA and loader.names == [LLAMA], "nothing is dropped for what is not here yet"
             del loaded
     go_on.set()
-    assert reading.wait(30)
+    assert loader.reading.wait(30)
     assert pool.check(QWEN) == QWEN and pool.info(LLAMA).id == LLAMA and not pool.is_known(QWEN)
     with pytest.raises(LoraDropError, match="^Stopped: random:tiny-llama was not loaded.$"):
         with pool.lend(LLAMA, lambda: True):
             pass
-    read_on.set()
+    loader.read_on.set()
     other.join(30)
     assert done == [QWEN] and loader.alive == [0, 0] and pool.load_seconds > 0
 
@@ -185,48 +193,33 @@ def test_the_menu_fetches_first_and_goes_back_where_that_fails(loader):
     assert run_s.is_set()
 
 
-def test_who_stops_while_weights_are_read_does_not_wait_for_them(loader):
+def test_who_stops_while_weights_are_read_does_not_wait_for_them(pool, loader):
     """The next visitor finds the model, which was read once."""
-    reading, read_on = threading.Event(), threading.Event()
-
-    def load(name):
-        reading.set()
-        assert read_on.wait(30)
-        return loader(name)
-
-    pool = ModelPool(loader(LLAMA), [QWEN], load)
+    loader.slow()
     with pytest.raises(LoraDropError, match="^Stopped: random:tiny-qwen2 was not loaded.$"):
-        with pool.lend(QWEN, reading.is_set):
+        with pool.lend(QWEN, loader.reading.is_set):
             pass
-    assert not read_on.is_set() and not pool.is_at_hand(QWEN)
+    assert not pool.is_at_hand(QWEN)
     waiting = []
     next_one = threading.Thread(target=lambda: waiting.append(next(_lent_id(pool, QWEN))))
     next_one.start()
-    read_on.set()
+    loader.read_on.set()
     next_one.join(30)
     assert waiting == [QWEN] and loader.names == [LLAMA, QWEN] and loader.alive == [0, 0]
     assert next(_lent_id(pool, LLAMA)) == LLAMA and max(loader.alive) == 0, "it was lent to nobody else"
 
 
 def test_a_visitors_stop_and_the_clock_end_a_run_that_waits_for_weights(loader):
-    reading, read_on = threading.Event(), threading.Event()
-
-    def load(name):
-        reading.set()
-        assert read_on.wait(30)
-        return loader(name)
-
     visitor = SimpleNamespace(session_hash="me")
     for limits, stops in ((Limits(), True), (Limits(seconds=1e-6), False)):
-        reading.clear()
-        read_on.clear()
-        calls = Callbacks(ModelPool(loader(LLAMA), [QWEN], load), limits)
+        calls = Callbacks(ModelPool(loader(LLAMA), [QWEN], loader), limits)
+        loader.slow()
         if stops:
-            threading.Thread(target=lambda calls=calls: reading.wait(30) and calls.stop_page(visitor)).start()
+            threading.Thread(target=lambda calls=calls: loader.reading.wait(30) and calls.stop_page(visitor)).start()
         says = list(press_run(calls, visitor, "Why?", model=QWEN, max_new_tokens=4))
         assert says[-1][1] == {"kind": "error", "text": f"Stopped: {QWEN} was not loaded."}
-        assert not read_on.is_set() and len(calls.stops) == 0
-        read_on.set()
+        assert len(calls.stops) == 0
+        loader.read_on.set()
 
 
 def _lent_id(pool, label):
@@ -263,10 +256,12 @@ def test_what_is_known_stays_when_the_weights_go(pool):
         info = pool.info(QWEN)
         assert page_facts(info) == facts
         assert plan(info, ASKED) == checked
+        estimate = functions(Callbacks(pool))["estimate"]
+        assert estimate(model=QWEN)["bound"] > 1 and estimate(model=QWEN) != estimate()
     assert not any(isinstance(value, torch.nn.Module) for value in vars(info).values())
 
 
-def test_the_menu_shows_a_model_and_goes_back_where_it_cannot_be_had(pool, loader):
+def test_the_menu_shows_a_model_and_goes_back_where_it_cannot_be_had(pool, loader, capsys):
     calls = Callbacks(pool)
     (_, loading, _, _), (facts, ready, _, shown) = calls.use_model(QWEN, LLAMA)
     assert loading["kind"] == "running" and QWEN in loading["text"]
@@ -274,24 +269,10 @@ def test_the_menu_shows_a_model_and_goes_back_where_it_cannot_be_had(pool, loade
     assert len(list(calls.use_model(QWEN, QWEN))) == 1, "the menu was put back: nothing happens"
     [(_, wrong, menu, _)] = calls.use_model("other/model", QWEN)
     assert wrong["kind"] == "error" and "must be one of" in wrong["text"] and menu["value"] == QWEN
-
-
-def test_a_load_that_breaks_is_one_line_too(loader, capsys):
-    pool = ModelPool(loader(LLAMA), [QWEN], loader)
-    calls = Callbacks(pool)
-    loader.error = RuntimeError("secret detail")
+    calls, loader.error = Callbacks(ModelPool(loader(LLAMA), [QWEN], loader)), RuntimeError("secret detail")
     *_, (_, says, menu, _) = calls.use_model(QWEN, LLAMA)
     assert says["kind"] == "error" and "secret" not in says["text"] and menu["value"] == LLAMA
     assert "secret detail" in capsys.readouterr().err, "the operator's log has it"
-
-
-def test_estimate_knows_models_that_were_loaded_once(pool):
-    calls = Callbacks(pool)
-    with pool.lend(QWEN):
-        pass
-    with pool.lend(LLAMA):
-        assert functions(calls)["estimate"](model=QWEN)["bound"] > 1
-    assert functions(calls)["estimate"](model=QWEN) != functions(calls)["estimate"]()
 
 
 def test_without_adapters_training_is_offered_with_the_command_filled_in(pool):

@@ -26,11 +26,6 @@ def test_pieces_join_to_the_text_and_no_piece_is_broken(tiny, bundled, text):
         assert not any("\ufffd" in p for p in pieces)
 
 
-def test_half_a_character_at_the_end_is_not_shown(tiny):
-    detokenizer = Detokenizer(tiny.tokenizer)
-    assert [detokenizer.add(b) for b in "a€".encode()[:-1]] == ["a", "", ""]
-
-
 def test_any_bytes_join_to_their_decoding(tiny):
     """Whatever a model writes, broken or not: the pieces are the text, less a broken end."""
     rng = random.Random(0)

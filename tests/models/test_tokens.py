@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -41,18 +41,15 @@ def test_ordinary_prompts_are_encoded_as_the_template_does(bundled, prompt):
 def test_the_guarded_path_gives_the_same_tokens(bundled, prompt, monkeypatch):
     """A marker that none of the prompts has to hold forces the guarded path: its tokens must be the template's."""
     expected = chat_ids(bundled.tokenizer, prompt)
-    real = tokens._marker_pattern(bundled.tokenizer).pattern
+    real = tokens._marker_pattern(bundled.tokenizer)
     seen = []
 
-    class Pretend:  # finds something in the prompt, and the true markers everywhere else
-        def search(self, text, *at):
-            seen.append(text)
-            return True if text == prompt else re.compile(real).search(text, *at)
+    def search(text, *at):  # finds something in the prompt, and the true markers everywhere else
+        seen.append(text)
+        return True if text == prompt else real.search(text, *at)
 
-        def finditer(self, text):
-            return re.compile(real).finditer(text)
-
-    monkeypatch.setattr(tokens, "_marker_pattern", lambda tokenizer: Pretend())
+    pretend = SimpleNamespace(search=search, finditer=real.finditer)
+    monkeypatch.setattr(tokens, "_marker_pattern", lambda tokenizer: pretend)
     assert encode_prompt(bundled.tokenizer, prompt) == expected
     assert seen
 
@@ -106,12 +103,6 @@ def test_a_template_that_cannot_carry_a_marker():
 def test_no_template_is_plain_text():
     tokenizer = make_tokenizer(template=None)
     assert encode_prompt(tokenizer, "a b") == tokenizer.encode("a b")
-
-
-@pytest.mark.parametrize("prompt", ["", " \n\t "])
-def test_an_empty_prompt_is_refused(tiny, prompt):
-    with pytest.raises(LoraDropError, match="the prompt is empty"):
-        encode_prompt(tiny.tokenizer, prompt)
 
 
 def test_lone_surrogates_do_not_break_a_prompt(bundled, tiny):

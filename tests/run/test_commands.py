@@ -76,8 +76,8 @@ def test_the_packed_model_is_asked_for_as_it_came(tiny):
     assert found["command"] == f"{COMMAND} '--prompt=Why?'" and "load_model('bundled')" in found["python"]
 
 
-def test_of_a_hostile_trace_every_word_stays_one_word(tiny):
-    header = next(hostile_run(tiny))
+def test_of_a_hostile_trace_every_word_stays_one_word():
+    header = next(hostile_run())
     found = commands_of(header)
     words = shlex.split(found["command"])
     assert words[:5] == [*COMMAND.split(), f"--prompt={header.prompt}"] and header.model["id"] in words

@@ -119,6 +119,7 @@ def test_what_layers_and_head_save_is_split_by_their_bytes():
     assert own["head"] == pytest.approx(saved * (layers - both) / (whole - both), abs=1e-4) != 0
     assert own["head"] + own["layers"] == pytest.approx(saved, abs=1e-3)
     assert parts({"head": "screened"}, *BASE, *OWN)[1]["head"] == 0.0, "of a bank without one"
+    assert parts(HEAD | {"rank": 10**4}, *BASE, *OWN)[1]["head"] == 0.0, "LoRA steps save no bytes"
     bare = header(HEAD)
     del bare.model["shape"]
     assert {part["id"]: part["ms"] for part in parts_of(report_of(bare, *BASE, *OWN), None)["parts"]}["head"] == 0.0

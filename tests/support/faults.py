@@ -16,7 +16,6 @@ import pytest
 import torch
 
 from lora_drop.adapters import find
-from lora_drop.decode.native.loader import library
 from lora_drop.decode.native.weights import lay_out
 from lora_drop.decode.refresh import Refresher
 from lora_drop.decode.static.decoder import StaticWeights
@@ -28,10 +27,9 @@ from lora_drop.run import run as session
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.trace import Trace, gather
-from tests.support.decoding import random_bank
+from tests.support.decoding import needs_compiler, random_bank
 
 PERIOD, TOKENS = 3, 9
-needs_compiler = pytest.mark.skipif(library() is None, reason="there is no C compiler here")
 KINDS = [  # one of them every day
     "reference",
     pytest.param("static", marks=pytest.mark.full),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
+from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.trace.records import Summary
 
 HOSTILE = "`${alert(1)}<img src=x onerror=alert(2)>{{7*7}}\\u0041"
+CONFIG = LoraDropConfig(period=4, layers=(1, 4), drop_ratio=1.0)  # what `prepare` sets
 
 
 def set_number(page: Page, name: str, value: object) -> None:
@@ -117,10 +120,35 @@ def press_run(page: Page) -> None:
 
 
 def run_to_end(page: Page) -> None:
-    """Press the one button, and wait until the run is told and its charts are drawn."""
+    """Press the one button, and wait until the run has ended and its charts are drawn."""
     press_run(page)
     wait_done(page)
     wait_still(page)
+
+
+def prepare_and_run(page: Page, tokens: int) -> None:
+    prepare(page, tokens)
+    run_to_end(page)
+
+
+def open_menu(page: Page) -> None:
+    """Unfold the Export menu."""
+    page.evaluate("document.querySelector('.ld-menu').open = true")
+
+
+def save(page: Page, kind: str, folder: Path) -> Path:
+    """Click a button of the Export menu and keep what the browser downloads."""
+    open_menu(page)
+    with page.expect_download(timeout=60_000) as download:
+        page.click(f"[data-save={kind}]")
+    target = folder / download.value.suggested_filename
+    download.value.save_as(target)
+    return target
+
+
+def link_of(page: Page) -> str:
+    """The link to the run on the page."""
+    return page.evaluate("window.LoraDrop.linkOf(document.querySelector('.ld-live').loraDropRun)")
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60, page: Page | None = None) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace.records import AuditRecord, Header, StepRecord, Summary
+from lora_drop.run.trace.records import BASELINE, LORA_DROP, Record
 from lora_drop.run.trace.trace import Trace, gather
-from lora_drop.ui.facts import model_facts
+from tests.support.made import audit, header, step, summary
 from tests.support.page import HOSTILE
 
 # A random model's drafts are kept now and then, also such that the full model would not write itself.
@@ -19,22 +21,16 @@ def taken_back(loaded, tokens: int = 40) -> Trace:
     return gather(run(loaded, Request("Why?", JUDGED, tokens, ignore_eos=True)))
 
 
-def hostile_run(loaded):
+def hostile_run() -> Iterator[Record]:
     """A hand-made run whose every text tries to be code."""
-    shape, config = model_facts(loaded)["shape"], LoraDropConfig(period=2, drop_layers=(2, 3)).to_dict()
-    lanes = [
-        {"id": "baseline", "label": HOSTILE, "config": {**config, "period": 1, "dropped": [], "rank": 0}},
-        {"id": "lora_drop", "label": "LoRA-Drop", "config": {**config, "dropped": [2, 3], "rank": 0}},
-    ]
-    model = {"id": HOSTILE, "layers": shape["num_layers"], "dtype": "float32", "kv_bytes_per_token": 64}
-    sampling = {"max_new_tokens": 9, "notes": [HOSTILE]}
-    yield Header(lanes, model, {"name": HOSTILE, "type": "cpu"}, HOSTILE, 3, 0, sampling, {})
+    hostile = header(prompt=HOSTILE, device={"name": HOSTILE, "type": "cpu"}, sampling={"notes": [HOSTILE]})
+    hostile.lanes[0]["label"] = hostile.model["id"] = HOSTILE
+    yield hostile
     texts = [HOSTILE, "</script><script>alert(3)</script>", "\ud800", "{{this}}", "\x00\u2028", "](javascript:x)", "Z"]
-    for step, text in enumerate(texts):
-        for lane in ("baseline", "lora_drop"):
-            kind = "prefill" if step == 0 else "refresh" if lane == "baseline" or step % 2 == 0 else "lora"
-            yield StepRecord(lane, step, step, text, kind, [1] * shape["num_layers"], 1.0, 64 * (step + 1), None)
-        if step:
-            yield AuditRecord("lora_drop", step, [0.1, None], [0.9, None], None, False, HOSTILE)
-    lane = {"tokens": 7, "tokens_per_second": 5.0, "prefill_ms": 1.0, "kv_bytes": 1, "ended": "length"}
-    yield Summary({"baseline": lane, "lora_drop": lane}, 1.0, 1.1, 0.1, None, 0.0)
+    for number, text in enumerate(texts):
+        yield step(BASELINE, number, "refresh" if number else "prefill", 1.0, text=text)
+        yield step(LORA_DROP, number, ("refresh", "lora")[number % 2] if number else "prefill", 1.0, text=text)
+        if number:
+            yield audit(number, drift=[0.1, None], cosine=[0.9, None], kl=None, agrees=False, argmax_text=HOSTILE)
+    own = {"tokens": 7, "prefill_ms": 1.0, "kv_bytes": 1}
+    yield summary(own=own, speedup=1.0, bound=1.1, kv_saved=0.1, top1_agreement=0.0)

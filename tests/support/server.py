@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -13,8 +15,35 @@ from lora_drop.models.pool import ModelPool
 from lora_drop.models.tokens import ByteTokenizer
 from lora_drop.run.trace.records import Record
 from lora_drop.ui import callbacks
-from lora_drop.ui.page import build_app, launch
+from lora_drop.ui.page import Page, build_app, launch
+from lora_drop.ui.serve.policy import Policy
 from scripts.space_check import free_port
+
+
+@contextlib.contextmanager
+def launched(pool: ModelPool, policy: Policy | None = None) -> Iterator[tuple[Page, int]]:
+    """A page, launched as app.py does, and its port on 127.0.0.1."""
+    demo = build_app(pool, policy)
+    launch(demo, "127.0.0.1", port := free_port(), block=False)
+    try:
+        yield demo, port
+    finally:
+        demo.close(verbose=False)
+
+
+def request(
+    port: int, method: str, path: str, body: object = None, source: str = "127.0.0.1", **headers: str
+) -> http.client.HTTPResponse:
+    """The answer to a request, not yet read. The path goes out letter for letter."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60, source_address=(source, 0))
+    connection.request(method, path, body, {"Content-Type": "application/json", **headers})
+    return connection.getresponse()
+
+
+def ask(port: int, *args, **headers: str) -> tuple[int, bytes, dict[str, str]]:
+    """Status, content and headers of the answer to a `request`."""
+    answer = request(port, *args, **headers)
+    return answer.status, answer.read(), {name.lower(): value for name, value in answer.getheaders()}
 
 
 @dataclass
@@ -23,7 +52,6 @@ class Server:
 
     url: str
     loaded: LoadedModel
-    demo: object
     runs: list[list[Record]] = field(default_factory=list)
     closed: int = 0
     script: Callable[[], Iterator[Record]] | None = None
@@ -62,13 +90,12 @@ def deep_model() -> LoadedModel:
 
 def serve(pool: ModelPool) -> Iterator[Server]:
     """A page over a pool; its runs, and those of every other page that is open, go through their `Server`."""
-    demo = build_app(pool)
-    with pool.lend() as loaded:
-        server = Server(launch(demo, "127.0.0.1", free_port(), block=False), loaded, demo)
-    SERVERS[id(server.loaded)] = server
-    callbacks.run = _run  # not a monkeypatch: pages of other modules begin and end in any order
-    yield server
-    demo.close(verbose=False)
+    with launched(pool) as (_, port):
+        with pool.lend() as loaded:
+            server = Server(f"http://127.0.0.1:{port}/", loaded)
+        SERVERS[id(server.loaded)] = server
+        callbacks.run = _run  # not a monkeypatch: pages of other modules begin and end in any order
+        yield server
     for key in [key for key, other in SERVERS.items() if other is server]:
         del SERVERS[key]
     if not SERVERS:

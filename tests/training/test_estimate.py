@@ -55,7 +55,7 @@ def argv(tmp_path):
 
 def test_what_does_not_fit_is_refused_before_any_text_is_read(argv, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(train_module, "free_memory", lambda device: 1000)
-    monkeypatch.setattr(train_module, "read_texts", lambda *given: pytest.fail("text was read"))
+    monkeypatch.setattr(train_module, "read_texts", lambda *args: pytest.fail("text was read"))
     assert main(argv) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "cpu has 0.0 MB free: lower --batch-size" in error
@@ -68,10 +68,10 @@ def test_the_estimate_comes_first_and_is_in_the_json(argv, capsys):
     lines = error.splitlines()
     assert lines[0].startswith("memory: about ") and "a batch of 2 x 32 tokens" in lines[0]
     assert lines[1].startswith("time: about ") and "for 256 tokens at " in lines[1]
-    found = json.loads(out)["estimate"]
-    parts = found["memory"]
+    estimate = json.loads(out)["estimate"]
+    parts = estimate["memory"]
     assert parts["needed"] == parts["adapters"] + parts["batch"] + parts["regression"] <= parts["free"]
-    assert found["seconds"] > 0
+    assert estimate["seconds"] > 0
 
 
 def test_measuring_a_batch_changes_nothing(tiny, tmp_path):

@@ -11,6 +11,7 @@ from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.method.schedule import PARTS, REUSE_RULES, Schedule
 from lora_drop.training.exact import exact_states
 from lora_drop.training.parts import add_parts
+from tests.support.decoding import logits_of
 
 
 def bank_for(loaded, schedule, mlp_width=0, kept_rank=0):
@@ -21,14 +22,6 @@ def bank_for(loaded, schedule, mlp_width=0, kept_rank=0):
     return dataclasses.replace(bank, **bank.mapped(lambda t: t + 0.1 * torch.randn_like(t)))
 
 
-def by_steps(loaded, tokens, prompt_tokens, schedule, bank):
-    """Logits after each token from the first new one on."""
-    decoder = ReferenceDecoder(loaded.model)
-    state = decoder.new_state(schedule, bank)
-    decoder.prefill(tokens[None, :prompt_tokens], state)
-    return torch.cat([decoder.step(tokens[None, t : t + 1], state).logits for t in range(prompt_tokens, len(tokens))])
-
-
 @pytest.mark.products
 @pytest.mark.parametrize(("reuse", "part"), itertools.product(REUSE_RULES, PARTS))
 @pytest.mark.parametrize("parts", [None, (0, 0), (6, 2)], ids=["none", "linear", "all"])
@@ -37,7 +30,7 @@ def test_the_pass_equals_decoding(any_tiny, reuse, part, parts):
     bank = None if parts is None else bank_for(any_tiny, schedule, *parts)
     torch.manual_seed(0)
     tokens = torch.randint(0, 256, (2, 13))
-    head = any_tiny.model.get_output_embeddings()
+    head, decoder = any_tiny.model.get_output_embeddings(), ReferenceDecoder(any_tiny.model)
     for prompt in (1, 3, 6):
         with torch.no_grad():
             ours, full, lora = exact_states(any_tiny.model, tokens, prompt, schedule, bank)
@@ -45,7 +38,8 @@ def test_the_pass_equals_decoding(any_tiny, reuse, part, parts):
         assert lora.tolist() == [t >= prompt and (t - prompt + 1) % 3 > 0 for t in range(13)]
         torch.testing.assert_close(head(full), teacher[:, lora], rtol=1e-4, atol=1e-4)
         for row in range(2):
-            steps = by_steps(any_tiny, tokens[row], prompt, schedule, bank)
+            text = tokens[row].tolist()
+            steps = logits_of(decoder, schedule, bank, text[:prompt], text[prompt:])[0][1:]
             torch.testing.assert_close(head(ours)[row], steps[lora[prompt:]], rtol=1e-4, atol=2e-4)
             torch.testing.assert_close(
                 teacher[row, prompt:][~lora[prompt:]], steps[~lora[prompt:]], rtol=1e-4, atol=2e-4

@@ -114,11 +114,11 @@ def test_held_out_replies(tiny, windows, tmp_path):
     assert [tokens[0].tolist() for tokens, _ in texts] == read_texts(tiny, [path])
     run = trainer(tiny, windows, tmp_path / "out", held_out=texts)
     assert len(run.windows) == len(windows)
-    found = run.evaluate()
-    assert found["tokens"] == sum(tokens.numel() for tokens, _ in texts)
+    report = run.evaluate()
+    assert report["tokens"] == sum(tokens.numel() for tokens, _ in texts)
     schedule = Schedule(2, tiny.num_layers, (2, 4), kv="write", refresh="repair")
     row = figures(tiny, texts, schedule, run.bank)
-    assert row.items() <= found["schedules"][0].items()
+    assert row.items() <= report["schedules"][0].items()
     # By hand: at period 2 every other new token is a LoRA step.
     gaps, divergences, decoded = [], [], 0
     for tokens, prompt in texts:
@@ -134,8 +134,8 @@ def test_held_out_replies(tiny, windows, tmp_path):
 
 
 def test_schedules_are_drawn_around_the_count():
-    given = settings(drop_order="5,9,2,7,4,3,8,6", drop_count=4, mlp_width=0, kept_rank=0)
-    drawn = [draw(given, step, 50, 12) for step in range(300)]
+    around = settings(drop_order="5,9,2,7,4,3,8,6", drop_count=4, mlp_width=0, kept_rank=0)
+    drawn = [draw(around, step, 50, 12) for step in range(300)]
     counts = [len(one.schedule.dropped) for one in drawn]
     assert 0.6 < sum(count == 4 for count in counts) / 300 < 0.85 and set(counts) == {2, 3, 4, 5, 6, 7, 8}
     assert {one.schedule.period for one in drawn} == {2, 3, 4, 6, 8} and all(one.schedule.repairs for one in drawn)

@@ -56,12 +56,12 @@ def test_the_prompts_and_their_order_stay_as_they_are():
 
 
 def test_no_prompt_is_one_that_the_page_the_samples_or_the_readme_show():
-    shown = list(SAMPLE_PROMPTS)
+    prompts = list(SAMPLE_PROMPTS)
     for file in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
-        shown += re.findall(r'--prompt "([^"]+)"', file.read_text())
-    known = {re.sub(r"\W+", " ", prompt).strip().lower() for prompt in all_prompts()}
-    for prompt in shown:
-        assert re.sub(r"\W+", " ", prompt).strip().lower() not in known
+        prompts += re.findall(r'--prompt "([^"]+)"', file.read_text())
+    ours = {re.sub(r"\W+", " ", prompt).strip().lower() for prompt in all_prompts()}
+    for prompt in prompts:
+        assert re.sub(r"\W+", " ", prompt).strip().lower() not in ours
 
 
 def test_prompts_follow_from_the_seed_and_come_again_only_when_all_have_come():

@@ -8,7 +8,7 @@ import torch
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.method.schedule import KV_RULES, PARTS, REUSE_RULES, Schedule
 from lora_drop.training.student import Layout, student_states
-from tests.support.decoding import random_bank
+from tests.support.decoding import logits_of, random_bank
 
 
 @pytest.mark.products
@@ -24,10 +24,9 @@ def test_parallel_equals_step_by_step(any_tiny, reuse, part, kv, corrected):
         hidden, lora = student_states(any_tiny.model, tokens, prompt, schedule, bank)
         logits = any_tiny.model.get_output_embeddings()(hidden)
         for row in range(2):
-            state = decoder.new_state(schedule, bank)
-            ours = [decoder.prefill(tokens[row : row + 1, :prompt], state).logits]
-            ours += [decoder.step(tokens[row : row + 1, t : t + 1], state).logits for t in range(prompt, 17)]
-            torch.testing.assert_close(logits[row, prompt - 1 :], torch.cat(ours), rtol=1e-4, atol=2e-4)
+            text = tokens[row].tolist()
+            ours, _ = logits_of(decoder, schedule, bank, text[:prompt], text[prompt:])
+            torch.testing.assert_close(logits[row, prompt - 1 :], ours, rtol=1e-4, atol=2e-4)
         assert lora[prompt:].tolist() == [schedule.kind(s) == "lora" for s in range(1, 18 - prompt)]
         assert not lora[:prompt].any()
 

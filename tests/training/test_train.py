@@ -292,8 +292,8 @@ def test_a_run_can_leave_a_screened_head(tiny, windows, tmp_path):
     with torch.no_grad():
         states = tiny.model.model(windows[-4:]).last_hidden_state.flatten(0, 1)
         exact = tiny.model.get_output_embeddings()(states)
-    found = head.logits(states, tiny.model.get_output_embeddings().weight)
-    assert (found.argmax(-1) == exact.argmax(-1)).float().mean() > 0.95
+    logits = head.logits(states, tiny.model.get_output_embeddings().weight)
+    assert (logits.argmax(-1) == exact.argmax(-1)).float().mean() > 0.95
 
 
 def test_a_preview_knows_the_last_of_the_texts_too(tiny):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import gzip
-import http.client
 import json
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -17,10 +15,10 @@ from lora_drop.models.pool import ModelPool
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import Record, StepRecord
 from lora_drop.ui import callbacks, components
-from lora_drop.ui.page import build_app, launch
-from scripts.space_check import free_port
+from tests.support.server import launched
+from tests.support.server import request as ask
 
-READS = {"Accept-Encoding": "gzip, deflate, br", "Content-Type": "application/json"}  # as a browser says
+READS = {"Accept-Encoding": "gzip, deflate, br"}  # as a browser says
 GATE = 6  # steps of a lane between two looks
 
 
@@ -49,16 +47,9 @@ class Gated:
 
 
 @pytest.fixture(scope="module")
-def address(tiny) -> Iterator[str]:
-    demo = build_app(ModelPool(tiny))
-    yield launch(demo, "127.0.0.1", free_port(), block=False)
-    demo.close(verbose=False)
-
-
-def ask(address: str, method: str, path: str, body: str | None = None, **headers: str) -> http.client.HTTPResponse:
-    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
-    connection.request(method, path, body, headers)
-    return connection.getresponse()
+def address(tiny) -> Iterator[int]:
+    with launched(ModelPool(tiny)) as (_, port):
+        yield port
 
 
 def test_the_document_and_the_scripts_come_compressed_where_the_browser_reads_that(address):
@@ -68,11 +59,8 @@ def test_the_document_and_the_scripts_come_compressed_where_the_browser_reads_th
     content, whole = packed.read(), plain.read()
     assert int(packed.headers["content-length"]) == len(content) < len(whole) / 4
     assert gzip.decompress(content) == whole
-    for path in (
-        f"/{components.address()}/{components.ENTRY}",
-        f"/{components.address()}/method/method.js",
-        "/theme.css",
-    ):
+    modules = f"/{components.address()}"
+    for path in (f"{modules}/{components.ENTRY}", f"{modules}/method/method.js", "/theme.css"):
         assert ask(address, "GET", path, **READS).headers["content-encoding"] in ("br", "gzip"), path
     assert ask(address, "HEAD", "/", **READS).status == ask(address, "HEAD", "/").status == 200
 

@@ -17,7 +17,6 @@ import pytest
 import uvicorn
 
 from lora_drop.models.pool import ModelPool
-from lora_drop.ui.page import build_app, launch
 from lora_drop.ui.serve import connections
 from lora_drop.ui.serve.connections import connections_that_fit
 from lora_drop.ui.serve.owner import Counters
@@ -25,6 +24,7 @@ from lora_drop.ui.serve.policy import Limits, Policy
 from scripts.space_check import free_port
 from tests.support import ROOT
 from tests.support.page import wait_until
+from tests.support.server import launched
 
 DESCRIPTORS = 160
 
@@ -69,9 +69,8 @@ def answer(url: str) -> int:
 def test_half_a_request_holds_no_connection_for_ever(tiny, monkeypatch):
     """Before: the head of a second request could stay half sent, and uvicorn waited for the rest of it."""
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
-    demo, head = build_app(ModelPool(tiny)), b"GET /gradio_api/app_id HTTP/1.1\r\nHost: localhost\r\n"
-    launch(demo, "127.0.0.1", port := free_port(), block=False)
-    try:
+    head = b"GET /gradio_api/app_id HTTP/1.1\r\nHost: localhost\r\n"
+    with launched(ModelPool(tiny)) as (_, port):
         for whole in (0, 1, 2):
             with socket.create_connection(("127.0.0.1", port), 30) as silent:
                 for _ in range(whole):
@@ -92,8 +91,6 @@ def test_half_a_request_holds_no_connection_for_ever(tiny, monkeypatch):
                     said += part
                 pytest.fail("a stream was cut")
             assert said.startswith(b"HTTP/1.1 200")
-    finally:
-        demo.close(verbose=False)
 
 
 @pytest.mark.full

@@ -20,10 +20,9 @@ from lora_drop.run.run import run
 from lora_drop.run.trace.trace import Trace, gather, parse_trace
 from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.controls import SHOWN
-from lora_drop.ui.page import build_app, launch
-from scripts.space_check import free_port
 from tests.support.calls import press_run
 from tests.support.faults import PERIOD, TOKENS, asked, at, facts, fresh, nothing_left, raising, writing
+from tests.support.server import launched
 
 pytestmark = [pytest.mark.full, pytest.mark.usefixtures("shipped")]
 
@@ -80,9 +79,8 @@ def app(bank_shelf) -> Iterator[tuple[Client, LoadedModel]]:
     loaded = load_model("random:tiny-llama", "cpu", "float32")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(find, "SHIPPED_ADAPTERS", bank_shelf)
-        demo = build_app(ModelPool(loaded))
-        yield Client(launch(demo, "127.0.0.1", free_port(), block=False), verbose=False), loaded
-        demo.close(verbose=False)
+        with launched(ModelPool(loaded)) as (_, port):
+            yield Client(f"http://127.0.0.1:{port}/", verbose=False), loaded
 
 
 @pytest.mark.parametrize("name", FAULTS)

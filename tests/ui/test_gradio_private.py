@@ -39,10 +39,8 @@ def test_gradio_still_keeps_unread_messages_in_this_dict():
     used = inspect.getsource(queueing) + inspect.getsource(routes)
     ways = set(re.findall(r"pending_messages_per_session(\.\w+|\[)", used))
     assert ways <= {"[", ".get"}, CHANGED  # what Unread has a way of its own for, or leaves to the dict
-    use_fair_queue(demo, Policy(), Counters(), lambda name, values: None)
-    assert isinstance(demo._queue.pending_messages_per_session, Unread)
-    parameters = inspect.signature(gr.Blocks.launch).parameters
-    assert "state_session_capacity" in parameters, CHANGED
+    assert isinstance(fair_queue().pending_messages_per_session, Unread)
+    assert "state_session_capacity" in inspect.signature(gr.Blocks.launch).parameters, CHANGED
 
 
 def test_gradio_still_checks_addresses_by_this_function(monkeypatch):
@@ -54,10 +52,14 @@ def test_gradio_still_checks_addresses_by_this_function(monkeypatch):
         asyncio.run(safehttpx.async_validate_url("example.com"))
 
 
-def test_the_calls_of_sessions_that_are_gone_are_forgotten():
+def fair_queue(**limits) -> FairQueue:
     with gr.Blocks() as demo:
         pass
-    queue = use_fair_queue(demo, Policy(), Counters(), lambda name, values: None)
+    return use_fair_queue(demo, Policy(limits=Limits(**limits)), Counters(), lambda name, values: None)
+
+
+def test_the_calls_of_sessions_that_are_gone_are_forgotten():
+    queue = fair_queue()
     queue.pending_messages_per_session["here"] = asyncio.Queue()
     queue.pending_event_ids_session |= {name: {"a call"} for name in ("here", *map(str, range(2 * queue.sessions)))}
     queue._forget()
@@ -65,10 +67,8 @@ def test_the_calls_of_sessions_that_are_gone_are_forgotten():
 
 
 def test_what_all_sessions_leave_unread_is_bounded_and_the_fullest_is_cut():
-    with gr.Blocks() as demo:
-        pass
-    counters = Counters()
-    queue = use_fair_queue(demo, Policy(limits=Limits(unread=1)), counters, lambda name, values: None)
+    queue = fair_queue(unread=1)
+    counters = queue.counters
     events = [SimpleNamespace(session_hash=str(n), _id=f"run {n}", alive=True) for n in range(TOTAL + 1)]
     for n, event in enumerate(events):
         queue.event_ids_to_events[event._id] = event
@@ -150,7 +150,7 @@ def test_a_component_of_ours_is_still_drawn_as_its_parent():
 
 
 def test_no_other_module_of_the_page_reaches_inside_of_gradio():
-    for path in Path(lora_drop.ui.__file__).parent.glob("*.py"):
+    for path in Path(lora_drop.ui.__file__).parent.rglob("*.py"):
         if path.name not in ("gradio_private.py", "gradio_queue.py"):
             text = path.read_text(encoding="utf-8")
             assert not re.search(r"(?<!self)(?<!cls)\._(?!_)\w", text), path.name

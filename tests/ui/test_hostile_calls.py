@@ -135,12 +135,14 @@ def test_the_page_s_small_functions_answer_whatever_they_get(calls, prompt, run_
     assert set(answer) == ({"name", "text"} if kind in ("trace", "chrome", "html") else {"error"})
 
 
-PAGE = {
-    "compare": usually("", *COMPARISONS),
+# Those that Gradio hands on as they come; it checks a list's, and makes texts of texts.
+FREE = {"compare": usually("", *COMPARISONS)} | {
+    name: SETTINGS[name]
+    for name in "period drop_ratio max_new_tokens temperature top_p seed audit ignore_eos model".split()
+}
+PAGE = FREE | {
     "prompt": st.one_of(st.none(), texts),
-    "period": SETTINGS["period"],
     "layers": st.one_of(st.just((1, 4)), st.tuples(st.integers(), st.integers())),
-    "drop_ratio": SETTINGS["drop_ratio"],
     "drop_layers": usually("", "2,4", otherwise=texts),
     "reuse": st.sampled_from([*REUSE_RULES, None]),
     "part": st.sampled_from([*PARTS, None]),
@@ -148,44 +150,13 @@ PAGE = {
     "refresh_entropy": usually("", "4.5", otherwise=texts),
     "refresh_norm": usually("", "0.5", otherwise=texts),
     "adapters": st.sampled_from(["auto", "none", None]),
-    "max_new_tokens": SETTINGS["max_new_tokens"],
-    "temperature": SETTINGS["temperature"],
-    "top_p": SETTINGS["top_p"],
-    "seed": SETTINGS["seed"],
     "view": st.sampled_from(["race", "lock-step", None]),
-    "audit": SETTINGS["audit"],
-    "ignore_eos": SETTINGS["ignore_eos"],
-    "model": SETTINGS["model"],
 }
-PLAIN = {
-    **{"compare": "", "prompt": "Hi", "period": 3, "layers": (1, 4), "drop_ratio": 1, "drop_layers": ""},
-    **{"reuse": "residual", "part": "block", "kv": "skip", "refresh_entropy": "", "refresh_norm": ""},
-    **{"adapters": "auto", "max_new_tokens": 4, "temperature": 0, "top_p": 1, "seed": 0, "view": "race"},
-    **{"audit": True, "ignore_eos": True, "model": None},
-}
-# Those that Gradio hands on as they come; it checks a list's, and makes texts of texts.
-FREE = (
-    "compare",
-    "period",
-    "drop_ratio",
-    "max_new_tokens",
-    "temperature",
-    "top_p",
-    "seed",
-    "audit",
-    "ignore_eos",
-    "model",
-)
 
 
 @profile(250)
-@given(
-    controls=st.fixed_dictionaries(PAGE)
-    | one_or_two_of({name: PAGE[name] for name in FREE}).map(lambda some: PLAIN | some)
-)
-@examples(
-    {"controls": PLAIN | found} for found in ({"audit": float("nan")}, {"compare": ["x"]}, {"ignore_eos": 1e999})
-)
+@given(controls=st.fixed_dictionaries(PAGE) | one_or_two_of(FREE))
+@examples({"controls": found} for found in ({"audit": float("nan")}, {"compare": ["x"]}, {"ignore_eos": 1e999}))
 def test_the_run_button_ends_with_a_status_line(calls, controls):
     """The controls' values as Gradio hands them on: of a list checked by it, of a slider or a number by nobody."""
     TRIED["run button"] += 1
@@ -225,13 +196,8 @@ def test_the_safe_zone_measures_or_refuses_in_one_line(tiny, ratios, periods, ru
 @given(name=anything)
 def test_no_visitor_names_a_folder_of_adapters(calls, name):
     TRIED["names of adapters"] += 1
-    if name in ("auto", "none"):
+    if name in ("auto", "none", None):
         return
     for api in ("generate", "estimate"):
-        with (
-            pytest.raises(gr.Error, match="adapters must be auto or none")
-            if name is not None
-            else contextlib.nullcontext()
-        ):
-            answer = functions(calls)[api]("Hi", adapters=name, max_new_tokens=1)
-            assert list(answer)
+        with pytest.raises(gr.Error, match="adapters must be auto or none"):
+            list(functions(calls)[api]("Hi", adapters=name, max_new_tokens=1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import inspect
 import json
 import logging
@@ -20,36 +19,24 @@ from lora_drop.paths import ASSETS
 from lora_drop.run.exports.scripts import plotly_script
 from lora_drop.ui import components
 from lora_drop.ui.api import functions
-from lora_drop.ui.page import build_app, launch
-from scripts.space_check import free_port
+from tests.support import server
 from tests.support.fuzzing import TRIED, one_line, strict_json
+from tests.support.server import launched
 
 pytestmark = pytest.mark.full
 
 
 @pytest.fixture(scope="module")
-def address(tiny) -> Iterator[tuple[str, int]]:
-    """Host and port of the page, launched as app.py does."""
-    demo = build_app(ModelPool(tiny))
-    launch(demo, "127.0.0.1", port := free_port(), block=False)
-    yield "127.0.0.1", port
-    demo.close(verbose=False)
+def address(tiny) -> Iterator[int]:
+    """The page's port."""
+    with launched(ModelPool(tiny)) as (_, port):
+        yield port
 
 
 def ask(address, target: str, body: bytes | None = None, kind: str = "application/json") -> tuple[int, bytes, dict]:
-    """Status, content and headers of a request whose target goes out letter for letter."""
     TRIED["addresses"] += 1
-    connection = http.client.HTTPConnection(*address, timeout=60)
-    try:
-        connection.putrequest("GET" if body is None else "POST", target, skip_host=False)
-        if body is not None:
-            connection.putheader("Content-Type", kind)
-            connection.putheader("Content-Length", str(len(body)))
-        connection.endheaders(body)
-        answer = connection.getresponse()
-        return answer.status, answer.read(), {name.lower(): value for name, value in answer.getheaders()}
-    finally:
-        connection.close()
+    method = "GET" if body is None else "POST"
+    return server.ask(address, method, target, body, **{"Content-Type": kind})
 
 
 def forms(path: str) -> Iterator[str]:
@@ -120,7 +107,7 @@ def test_the_assets_are_served_and_nothing_else_beside_them(address):
             status, content, _ = ask(address, f"{route}{way}etc/passwd")
             assert status in (400, 403, 404) and b"root:" not in content
     for name in ("http://127.0.0.1:{}/", "http://localhost:{}/", "http://[::1]:{}/", "http://0.0.0.0:{}/"):
-        status, content, _ = ask(address, "/gradio_api/file=" + name.format(address[1]))
+        status, content, _ = ask(address, "/gradio_api/file=" + name.format(address))
         assert status >= 400 and b"LoRA" not in content, "the server asks no server of its own network"
 
 
@@ -185,6 +172,14 @@ WRITTEN = (
 )
 
 
+PASSWD, NULL = b'{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}', [b"null"]
+
+
+def data(*values: bytes) -> bytes:
+    """The body of a call with these values."""
+    return b'{"data": [' + b", ".join(values) + b"]}"
+
+
 def answers(address, name: str, body: bytes) -> bytes:
     """What a call over the network comes to: its last event, or the server's refusal."""
     status, content, _ = ask(address, f"/gradio_api/call/{name}", body)
@@ -203,17 +198,11 @@ def test_any_body_of_a_call_is_answered(address, name, capfd):
     for body in BODIES:
         content = answers(address, name, body)
         assert b"event: complete" not in content and b"Traceback" not in content and b"site-packages" not in content
-    file = (
-        b'{"data": ['
-        + b", ".join([*usual[:-1], b'{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}'])
-        + b"]}"
-    )
-    assert b"event: error" in (content := answers(address, name, file)) and b"root:" not in content
+    content = answers(address, name, data(*usual[:-1], PASSWD))
+    assert b"event: error" in content and b"root:" not in content
     for place in range(len(usual)):
         for value in WRITTEN:
-            content = answers(
-                address, name, b'{"data": [' + b", ".join([*usual[:place], value, *usual[place + 1 :]]) + b"]}"
-            )
+            content = answers(address, name, data(*usual[:place], value, *usual[place + 1 :]))
             assert b"Traceback" not in content and b"site-packages" not in content
             if b"event: error" in content:
                 error = strict_json(content.split(b"event: error\ndata: ")[1].decode())["error"]
@@ -222,26 +211,14 @@ def test_any_body_of_a_call_is_answered(address, name, capfd):
                 strict_json(content.rpartition(b"data: ")[2].decode())
             else:
                 assert b"error parsing the body" in content
-    assert b"event: complete" in answers(
-        address, "estimate", b'{"data": ["Hi"' + b", null" * 9 + b", 8" + b", null" * 7 + b"]}"
-    )
+    assert b"event: complete" in answers(address, "estimate", data(b'"Hi"', *NULL * 9, b"8", *NULL * 7))
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
-ROUTES = [
-    "reset",
-    "cancel",
-    "run/estimate",
-    "run/generate",
-    "run/gone",
-    "call/estimate",
-    "call/gone",
-    "call/v2/estimate",
-    "call/v2/gone",
-    "queue/join",
-    "component_server",
-    "stream/gone",
-]
+ROUTES = (
+    "reset cancel run/estimate run/generate run/gone call/estimate call/gone call/v2/estimate call/v2/gone queue/join "
+    "component_server stream/gone"
+).split()
 # Beside BODIES: what the fields of a call may not be.
 CALLS = (
     b"NaN",
@@ -296,7 +273,7 @@ def test_what_the_line_of_a_wrong_call_says(address):
         ("call/v2/gone", b"{}", 404, "This app has no such function"),
         ("call/v2/estimate", b'{"gone": 1}', 422, "A parameter is missing, or the function has none of this name"),
         ("run/estimate", b'{"data": []}', 400, "this function takes 18 values, 0 were sent."),
-        ("run/estimate", b'{"data": [' + b"null, " * 17 + b"null]}", 400, "max_new_tokens must be a whole number"),
+        ("run/estimate", data(*NULL * 18), 400, "max_new_tokens must be a whole number"),
         ("queue/join", b'{"data": [], "session_hash": "a", "fn_index": 99999}', 404, "This app has no such function"),
     ):
         found = 429
@@ -310,10 +287,10 @@ def test_what_the_line_of_a_wrong_call_says(address):
 def test_values_that_no_component_takes_are_one_line(address, capfd):
     """Each of the page's functions, and those that the server has none of, with one value for all parameters."""
     for one in json.loads(ask(address, "/config")[1])["dependencies"]:
-        for value in (b'"\\ud800"', b'{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}', b"[[]]", b"NaN"):
-            data = b'{"data": [' + b", ".join([value] * len(one["inputs"])) + b"]"
+        for value in (b'"\\ud800"', PASSWD, b"[[]]", b"NaN"):
             visit = b', "session_hash": "v%d", "fn_index": %d}' % (one["id"], one["id"])
-            assert ask(address, "/gradio_api/queue/join", data + visit)[0] == 200
+            body = data(*[value] * len(one["inputs"]))[:-1] + visit
+            assert ask(address, "/gradio_api/queue/join", body)[0] == 200
             seen = ask(address, f"/gradio_api/queue/data?session_hash=v{one['id']}")[1]
             assert b"process_completed" in seen and b"unexpected_error" not in seen and b"root:" not in seen
     assert "Traceback" not in "".join(capfd.readouterr())

@@ -58,11 +58,15 @@ def readings(monkeypatch) -> list[int]:
     return found
 
 
-def test_a_kept_run_is_read_once(calls, run_id, readings):
+def test_a_kept_run_is_read_once_in_bounded_memory(calls, run_id, readings):
     steps = [calls.inspector.inspect(run_id, None, LORA_DROP, step) for step in (5, 4, 11, 5)]
     assert readings == [5] and steps[0] == steps[3] and [found["step"] for found in steps] == [5, 4, 11, 5]
     calls.inspector.inspect(run_id, None, BASELINE, 5)
     assert readings == [5, 5] and calls.inspector.nbytes > 0
+    calls.inspector._most = 1
+    for _ in range(3):
+        calls.inspector.inspect(run_id, None, LORA_DROP, 5)
+    assert readings[2:] == [5, 5] and calls.inspector.nbytes == 0, "the first of them was still kept"
 
 
 def test_a_trace_gives_what_its_run_gave(calls, run_id, readings):
@@ -73,13 +77,8 @@ def test_a_trace_gives_what_its_run_gave(calls, run_id, readings):
         inspect("elsewhere")
     with pytest.raises(gr.Error, match="line 1"):
         inspect(trace="{}")
-
-
-def test_what_it_keeps_is_bounded(calls, run_id, readings):
-    calls.inspector._most = 1
-    for _ in range(2):
-        calls.inspector.inspect(run_id, None, LORA_DROP, 5)
-    assert readings == [5, 5] and calls.inspector.nbytes == 0
+    with pytest.raises(gr.Error, match="does not have .* random:huge"):
+        inspect(trace=text.replace('"id": "random:tiny-llama"', '"id": "random:huge"'), step=7)
 
 
 def test_it_keeps_no_model(calls, run_id, pool):
@@ -140,13 +139,6 @@ def test_few_wait_at_once(calls, run_id):
         calls.inspector.inspect(run_id, None, LORA_DROP, 5)
     calls.inspector._readers.release()
     assert calls.inspector.inspect(run_id, None, LORA_DROP, 5)
-
-
-def test_a_model_that_is_not_on_offer_is_one_line(calls, run_id):
-    text = calls.traces.text(run_id).replace('"id": "random:tiny-llama"', '"id": "random:huge"')
-    assert "random:huge" in text
-    with pytest.raises(LoraDropError, match="does not have .* random:huge"):
-        calls.inspector.inspect(None, text, LORA_DROP, 5)
 
 
 @pytest.mark.parametrize("path", sorted(CORPUS.glob("good_*.jsonl")), ids=lambda path: path.stem)

@@ -13,10 +13,7 @@ import gradio as gr
 import pytest
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.measure.point import Stopped, check_point, measure
-from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.pool import ModelPool
-from lora_drop.run.request import Request
 from lora_drop.run.trace.trace import parse_trace
 from lora_drop.ui import callbacks
 from lora_drop.ui.api import functions
@@ -38,18 +35,6 @@ NAMES = tuple(field.name.upper() for field in dataclasses.fields(Limits))
 def plain_environment(monkeypatch):
     for name in NAMES:
         monkeypatch.delenv(f"LORA_DROP_MAX_{name}", raising=False)
-
-
-@pytest.fixture
-def limited(tiny, monkeypatch):
-    """The page's functions under a few limits."""
-
-    def build(**limits: object) -> Callbacks:
-        for name, value in limits.items():
-            monkeypatch.setenv(f"LORA_DROP_MAX_{name.upper()}", str(value))
-        return Callbacks(ModelPool(tiny))
-
-    return build
 
 
 def pressed(calls: Callbacks, prompt: str = "Why?", tokens: int = 8):
@@ -88,8 +73,8 @@ def test_a_limit_that_is_none_stops_the_start_with_one_line(monkeypatch, tiny, n
         Callbacks(ModelPool(tiny))
 
 
-def test_tokens_and_prompts_over_the_limit_are_refused_in_words(limited):
-    calls = limited(tokens=10, prompt=20)
+def test_tokens_and_prompts_over_the_limit_are_refused_in_words(tiny):
+    calls = Callbacks(ModelPool(tiny), Limits(tokens=10, prompt=20))
     for prompt, tokens, words in (
         ("Why?", 11, "at most 10 new tokens"),
         ("x" * 21, 5, "at most 20 characters"),
@@ -101,8 +86,8 @@ def test_tokens_and_prompts_over_the_limit_are_refused_in_words(limited):
     assert pressed(calls, "x" * 20, 10)[-1][1]["kind"] == "done"
 
 
-def test_a_run_whose_time_is_up_keeps_what_it_has_and_says_why(limited):
-    calls = limited(seconds=1e-6)
+def test_a_run_whose_time_is_up_keeps_what_it_has_and_says_why(tiny):
+    calls = Callbacks(ModelPool(tiny), Limits(seconds=1e-6))
     *_, (_, status, _) = pressed(calls, tokens=50)
     assert status["text"].startswith("Stopped after 1e-06 s") and "Baseline 1, LoRA-Drop 0 tokens" in status["text"]
     *_, text = functions(calls)["generate"]("Why?", max_new_tokens=50, ignore_eos=True)
@@ -110,8 +95,8 @@ def test_a_run_whose_time_is_up_keeps_what_it_has_and_says_why(limited):
     assert {lane["ended"] for lane in trace.summary.lanes.values()} == {"stopped"}
 
 
-def test_a_visitors_own_stop_is_not_called_a_limit(limited, monkeypatch):
-    calls = limited()
+def test_a_visitors_own_stop_is_not_called_a_limit(tiny, monkeypatch):
+    calls = Callbacks(ModelPool(tiny))
     real = callbacks.run
 
     def stopping(loaded, request, should_stop, prompts):
@@ -127,21 +112,6 @@ def test_a_sweep_whose_time_is_up_keeps_its_points(tiny):
     zone = SafeZone(ModelPool(tiny), None, callbacks.Stops(), limits=Limits(seconds=1e-6))
     *_, last = zone.run_sweep("0.5,1", "2", "residual", "block", "auto", "agreement", None, None, VISITOR)
     assert last[0]["text"].startswith("Stopped after 1e-06 s") and "0 of 2 points" in last[0]["text"]
-
-
-def test_a_sweep_ends_within_a_point(tiny):
-    asked: list[int] = []
-
-    def second_time() -> bool:
-        asked.append(1)
-        return len(asked) > 1
-
-    point = check_point(tiny, LoraDropConfig(period=2, drop_ratio=1, adapters="none"), "Why?")
-    pairs = [("Why?", "Because."), ("And then?", "So it is.")]
-    with pytest.raises(Stopped):
-        measure(tiny, point, pairs, None, should_stop=second_time)
-    assert len(asked) == 2
-    assert measure(tiny, point, pairs, None)["tokens"] > 0
 
 
 def test_a_sweep_ends_within_a_text(tiny, monkeypatch):
@@ -180,11 +150,6 @@ def test_the_clock_is_one_more_reason_to_stop():
     assert Limits(seconds=1e-9).clock(None).is_set()
 
 
-def test_the_command_line_and_the_library_have_no_such_limit(monkeypatch):
-    monkeypatch.setenv("LORA_DROP_MAX_TOKENS", "1")
-    assert Request("Why?", LoraDropConfig(), max_new_tokens=100).max_new_tokens == 100
-
-
 class Door:
     """A guard, over an app that reads each body whole and answers once it may."""
 
@@ -202,7 +167,7 @@ class Door:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"{}"})
 
-    async def ask(self, size: int | None) -> tuple[int, str]:
+    async def ask(self, size: int | None, client: str = "127.0.0.1") -> tuple[int, str]:
         """Status and line of a POST with a body of so many bytes; of None, one that never comes."""
         sent = []
 
@@ -214,18 +179,22 @@ class Door:
         async def send(message):
             sent.append(message)
 
-        client = "127.0.0.1", 9
-        scope = {"type": "http", "method": "POST", "path": "/gradio_api/queue/join", "headers": [], "client": client}
-        await self.guard(scope, receive, send)
+        scope = {"type": "http", "method": "POST", "path": "/gradio_api/queue/join", "headers": []}
+        await self.guard(scope | {"client": (client, 9)}, receive, send)
         return sent[0]["status"], json.loads(sent[1]["body"]).get("detail", "")
 
 
-def test_an_address_that_calls_too_often_is_told_so():
+def test_an_address_that_calls_too_often_is_refused_until_time_has_passed(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(guard, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
     async def come():
         door = Door(calls=1)
-        assert [(await door.ask(2))[0] for _ in range(guard.BURST)] == [200] * guard.BURST
-        assert (await door.ask(2))[0] == 429
+        assert [(await door.ask(2))[0] for _ in range(guard.BURST + 1)] == [200] * guard.BURST + [429]
         assert door.guard.counters.refused("calls") == 1 and door.read == guard.BURST
+        assert (await door.ask(2, "127.0.0.2"))[0] == 200, "another address has calls of its own"
+        now[0] += 1
+        assert [(await door.ask(2))[0] for _ in range(2)] == [200, 429]
 
     asyncio.run(come())
 

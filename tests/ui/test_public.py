@@ -5,29 +5,29 @@ What each did before there was anything against it stands in its docstring.
 
 from __future__ import annotations
 
-import http.client
+import contextlib
+import inspect
 import json
 import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import pytest
 
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.run import run
 from lora_drop.ui import api, callbacks
-from lora_drop.ui.page import Page, build_app, launch
-from lora_drop.ui.serve.guard import BURST, CONTENT_SECURITY_POLICY, LIGHT_AT_ONCE, LIGHT_WAITING, Guard
-from lora_drop.ui.serve.owner import Counters
+from lora_drop.ui.page import Page
+from lora_drop.ui.serve.guard import CONTENT_SECURITY_POLICY, LIGHT_AT_ONCE, LIGHT_WAITING
 from lora_drop.ui.serve.policy import LOOPBACK, MIB, PUBLIC, Policy
-from scripts.space_check import free_port
 from tests.support import ROOT
 from tests.support.page import wait_until
+from tests.support.server import ask, launched
 
 ME, OTHER = "127.0.0.1", "127.0.0.2"  # both are this machine, and two addresses to the server
 TOKEN = "the owner's"
@@ -47,14 +47,8 @@ class Server:
         self, method: str, path: str, body: Any = None, address: str = ME, **headers: str
     ) -> tuple[int, bytes, dict[str, str]]:
         """Status, content and headers of the answer."""
-        connection = http.client.HTTPConnection(ME, self.port, timeout=60, source_address=(address, 0))
-        try:
-            sent = body if body is None or isinstance(body, (bytes, Iterator)) else json.dumps(body).encode()
-            connection.request(method, path, sent, {"Content-Type": "application/json", **headers})
-            answer = connection.getresponse()
-            return answer.status, answer.read(), {name.lower(): value for name, value in answer.getheaders()}
-        finally:
-            connection.close()
+        sent = body if body is None or isinstance(body, (bytes, Iterator)) else json.dumps(body).encode()
+        return ask(self.port, method, path, sent, address, **headers)
 
     def call(self, prompt: str, tokens: int = 4, address: str = ME, **headers: str) -> str:
         """Begin a call of `/generate`; returns its id."""
@@ -76,12 +70,11 @@ class Server:
         return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in content.decode().splitlines()}
 
 
-def asked(prompt: str, tokens: int) -> dict[str, list[Any]]:
-    """The body of a call; what is not said has its default."""
-    options = [one.name for one in callbacks.settings_of(callbacks.CALL, callbacks.SCHEDULE, callbacks.RUN)]
-    given = {"max_new_tokens": tokens, "layers": "1-4", "ignore_eos": True, "audit": False, "lanes": "both"}
-    runs = {one.name: one.default for one in callbacks.settings_of(callbacks.RUN)}
-    return {"data": [prompt, *((runs | given).get(name) for name in options)]}
+def asked(prompt: str, tokens: int, **settings: Any) -> dict[str, list[Any]]:
+    """The body of a call; what is not named has its default."""
+    values = {one.name: one.default for one in callbacks.settings_of(callbacks.RUN)}
+    values |= {"max_new_tokens": tokens, "layers": "1-4", "ignore_eos": True, "audit": False, "lanes": "both"}
+    return {"data": [prompt, *((values | settings).get(name) for name in callbacks._OPTIONS)]}
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +94,8 @@ def page(tiny, tmp_path_factory) -> Iterator[Server]:
         patch.setattr(callbacks, "run", waiting)
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
         policy = Policy(public=True, limits=LIMITS, hosts=LOOPBACK, token=TOKEN)
-        demo = build_app(ModelPool(tiny), policy)
-        launch(demo, ME, port := free_port(), block=False)
-        yield Server(demo, port, begun, go)
-        demo.close(verbose=False)
+        with launched(ModelPool(tiny), policy) as (demo, port):
+            yield Server(demo, port, begun, go)
 
 
 @pytest.fixture
@@ -119,17 +110,8 @@ def server(page) -> Iterator[Server]:
 
 def in_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
     """What `work` gives in so many threads at once."""
-    found: list[Any] = [None] * count
-
-    def one(number: int) -> None:
-        found[number] = work(number)
-
-    threads = [threading.Thread(target=one, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(work, range(count)))
 
 
 def test_a_hundred_sessions_of_one_address_delay_another_by_one_run(server):
@@ -181,8 +163,7 @@ def test_limits_are_checked_before_anything_waits(server):
     wait_until(lambda: bool(server.begun), "one runs")
     for prompt, tokens, words in (("x" * 8001, 4, "at most 8,000 characters"), ("x", 513, "at most 512 new tokens")):
         assert words in server.result(server.call(prompt, tokens)).decode()
-    body = asked("x", 4)
-    body["data"][1 + callbacks._OPTIONS.index("model")] = "Qwen/Qwen2.5-14B-Instruct"
+    body = asked("x", 4, model="Qwen/Qwen2.5-14B-Instruct")
     event = json.loads(server.ask("POST", "/gradio_api/call/generate", body)[1])["event_id"]
     assert b"model must be one of random:tiny-llama; got" in server.result(event)
     assert server.begun == ["wait"]
@@ -211,8 +192,7 @@ def test_no_route_runs_the_model_beside_the_queue(server, route):
 def test_what_is_not_read_is_bounded_and_its_run_stops(server):
     """Before: 20 unread runs took 273 MB of the server, for good; of the bundled model's, one took 6.7 GB."""
     number, before = len(server.begun), server.refused("unread")
-    sent = asked("unread", 512)
-    sent["data"][1 + callbacks._OPTIONS.index("audit")] = True  # the longest text there is
+    sent = asked("unread", 512, audit=True)  # the longest text there is
     event = json.loads(server.ask("POST", "/gradio_api/call/generate", sent)[1])["event_id"]
     wait_until(lambda: server.refused("unread") > before or _idle(server, number), "the run stopped")
     assert server.refused("unread") == before + 1
@@ -229,23 +209,20 @@ def _idle(server: Server, number: int) -> bool:
 
 def test_a_body_is_refused_before_it_is_read(server):
     """Before: 150 MB in one request took a gigabyte of memory."""
+
+    def without_length(path: str, parts: Iterator[bytes]) -> int:
+        with contextlib.suppress(OSError):  # the connection is cut while the body is sent
+            return server.ask("POST", f"/gradio_api/{path}", parts)[0]
+        return 413
+
     for path, most in (("run/estimate", 0.154), ("component_server", 0.154), ("queue/join", 2), ("call/replay", 2)):
         size = int(most * MIB) + 70_000
         status, content, headers = server.ask("POST", f"/gradio_api/{path}", b'{"data": ["' + b"a" * size + b'"]}')
         assert status == 413 and headers["connection"] == "close"
         assert json.loads(content)["detail"].startswith("This request is too large: at most")
-        parts = iter([b'{"data": ["', *[b"a" * 65536] * (1 + size // 65536), b'"]}'])  # with no length said
-        sent = refused_or_cut(lambda path=path, parts=parts: server.ask("POST", f"/gradio_api/{path}", parts)[0])
-        assert sent in (400, 413), "one of Gradio's routes takes whatever goes wrong with a body for bad JSON"
+        status = without_length(path, iter([b'{"data": ["', *[b"a" * 65536] * (1 + size // 65536), b'"]}']))
+        assert status in (400, 413), "one of Gradio's routes takes whatever goes wrong with a body for bad JSON"
     assert server.refused("body") == 8
-
-
-def refused_or_cut(ask: Callable[[], int]) -> int:
-    """The status; a connection that is cut while its body is sent counts as 413."""
-    try:
-        return ask()
-    except OSError:
-        return 413
 
 
 UPLOAD = b'--x\r\nContent-Disposition: form-data; name="files"; filename="%s.jsonl"\r\n\r\n'
@@ -304,15 +281,6 @@ def test_uploads_are_few_and_go_with_their_visit(server):
     assert not kept(server), "what was read is not kept"
 
 
-def test_calls_of_an_address_come_back_with_time():
-    guard = Guard(None, Policy(limits=replace(LIMITS, calls=1)), Counters())
-    assert [guard._may_call(ME) for _ in range(BURST + 2)] == [True] * BURST + [False] * 2
-    assert guard._may_call(OTHER), "another address has calls of its own"
-    left, then = guard._calls[ME]
-    guard._calls[ME] = (left, then - 1)
-    assert guard._may_call(ME) and not guard._may_call(ME)
-
-
 def test_light_work_has_few_places_and_a_line(server, monkeypatch):
     """Before: 80 calls at once took every thread that the server may have, the runs' too."""
     go, running, most, real = threading.Event(), [], [], api.plan
@@ -326,7 +294,8 @@ def test_light_work_has_few_places_and_a_line(server, monkeypatch):
 
     monkeypatch.setattr(api, "plan", slow)
     calls = LIGHT_WAITING // 2 + LIGHT_AT_ONCE + 6
-    body = {"data": ["Why?", *(4 if one.name == "max_new_tokens" else None for one in api.ESTIMATED)]}
+    names = list(inspect.signature(api.functions(server.demo.calls)["estimate"]).parameters)[1:]
+    body = {"data": ["Why?", *(4 if name == "max_new_tokens" else None for name in names)]}
 
     def estimate(number: int) -> tuple[int, bytes, dict[str, str]]:
         return server.ask("POST", "/gradio_api/run/estimate", body)
@@ -385,12 +354,7 @@ def test_the_owner_alone_reads_figures_and_pauses(server):
 
 
 def test_without_a_token_there_is_nothing_of_the_owner_s(tiny):
-    demo = build_app(ModelPool(tiny))
-    launch(demo, ME, port := free_port(), block=False)
-    try:
-        server = Server(demo, port, [], threading.Event())
-        assert server.ask("GET", "/metrics")[0] == 404
-        assert server.ask("POST", "/pause")[0] in (404, 405)
-        assert isinstance(demo, gr.Blocks) and not demo.policy.public
-    finally:
-        demo.close(verbose=False)
+    with launched(ModelPool(tiny)) as (demo, port):
+        assert ask(port, "GET", "/metrics")[0] == 404
+        assert ask(port, "POST", "/pause")[0] in (404, 405)
+        assert not demo.policy.public

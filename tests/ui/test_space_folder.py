@@ -31,32 +31,23 @@ def test_the_front_matter_is_what_spaces_take():
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("name", "value"),
     [
-        {"sdk_version": "5.0.0"},
-        {"sdk_version": "6.31"},
-        {"sdk_version": 6.31},
-        {"python_version": 3.1},
-        {"python_version": "3.11"},
-        {"short_description": "x" * 61},
-        {"colorFrom": "teal"},
-        {"app_file": "gone.py"},
-        {"sdk": "docker"},
-        {"thumbnail": "page.png"},
-        {"modles": ["a/b"]},
-        {"tags": []},
+        *(("sdk_version", value) for value in ("5.0.0", "6.31", 6.31)),
+        *(("python_version", value) for value in (3.1, "3.11")),
+        *{"short_description": "x" * 61, "colorFrom": "teal", "app_file": "gone.py", "sdk": "docker"}.items(),
+        *{"thumbnail": "page.png", "modles": ["a/b"], "tags": []}.items(),
     ],
 )
-def test_what_spaces_do_not_take_is_reported(change):
-    [name] = change
-    [line] = space_folder.problems(META | change, REQUIREMENTS)
+def test_what_spaces_do_not_take_is_reported(name, value):
+    [line] = space_folder.problems(META | {name: value}, REQUIREMENTS)
     assert name in line and "\n" not in line
 
 
-@pytest.mark.parametrize("readme", ["# Title\n", "---\na: [\n---\n", "---\nonly words\n---\n"])
-def test_without_front_matter(readme):
-    with pytest.raises(space_folder.LoraDropError, match="no front matter"):
-        space_folder.front_matter(readme)
+def test_without_front_matter():
+    for readme in ("# Title\n", "---\na: [\n---\n", "---\nonly words\n---\n"):
+        with pytest.raises(space_folder.LoraDropError, match="no front matter"):
+            space_folder.front_matter(readme)
 
 
 def test_the_folder_is_whole(folder):
@@ -101,21 +92,14 @@ def test_zero_gpu_asks_for_a_torch_that_it_lists(tmp_path):
     assert asked == [f"torch=={space_folder.ZERO_GPU_TORCH}"]
     assert space_folder.allowed(REQUIREMENTS, "torch", space_folder.ZERO_GPU_TORCH)
     assert "thumbnail" not in space_folder.front_matter((tmp_path / "space" / "README.md").read_text())
+    with pytest.raises(space_folder.LoraDropError, match="must be OWNER/NAME"):
+        space_folder.build(tmp_path / "other", "no name")
 
 
-def test_the_report_adds_up(folder):
-    sizes = {"a/b/c": 2000, "a/b/d": 1000, "a/e": 500_000, "f": 1}
-    report = space_folder.report(sizes)
+def test_the_report_adds_up():
+    report = space_folder.report({"a/b/c": 2000, "a/b/d": 1000, "a/e": 500_000, "f": 1})
     assert report.splitlines()[-1].split() == ["503", "kB", "in", "4", "files"]
     assert "3 kB  a/b/" in report and "500 kB  a/" in report
-
-
-@pytest.mark.parametrize(("args", "says"), [(["."], "is in use"), (["new", "--space", "no name"], "OWNER/NAME")])
-def test_mistakes_are_one_line_and_exit_code_2(tmp_path, capsys, args, says):
-    (tmp_path / "file").touch()
-    assert main(["space", str(tmp_path / args[0]), *args[1:]]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == "" and captured.err.count("\n") == 1 and says in captured.err
 
 
 def test_the_command_says_what_it_made_and_how_to_push_it(tmp_path, capsys):
@@ -158,6 +142,3 @@ def test_the_check_drives_a_server(tmp_path, monkeypatch, capsys):
     env = space_check.environment(home, space_check.free_port(), LORA_DROP_MODEL="random:tiny-llama")
     space_check.drive(check, venv, folder, tmp_path / "log.txt", env, "tiny")
     assert check.failed == 0, capsys.readouterr().out
-    said = capsys.readouterr().out
-    for words in ("starts, tiny", "the page", "behind the Hub's proxy", "/estimate", "/generate", "mistake", "stops"):
-        assert words in said

@@ -35,8 +35,8 @@ export class Charts {
     this.all = [this.activity, this.drift, new MemoryChart(figure("kv")), this.map, ...others];
     /** @type {(() => void)[]} */
     this.queue = [];
-    this.last = 0; // start of the last round of redraws
-    this.cost = 0; // its milliseconds
+    this.last = 0; // when the last round of redraws began
+    this.cost = 0; // milliseconds that the round took
     this.timer = 0; // timer of the next round
     this.drawing = false;
     this.listen(goTo);
@@ -50,7 +50,9 @@ export class Charts {
     }
     store.subscribe(["run", "focus"], ({ run }) => run && this.begin(run));
     store.subscribe(["focus", "revision"], ({ run }) => run && this.update(run));
-    store.subscribe(["step"], ({ step }) => this.moveCursor(step));
+    store.subscribe(["step"], ({ step }) => {
+      for (const chart of this.all) if (chart.current) chart.moveCursor(step);
+    });
     store.subscribe(["layer"], ({ layer }) => {
       if (this.drift.current && layer !== this.drift.layer) this.drift.showLayer(layer);
     });
@@ -123,15 +125,6 @@ export class Charts {
     chart.visible = true;
     chart.update();
     chart.visible = visible;
-  }
-
-  /**
-   * Put the cursor at a step in all charts; null hides it.
-   *
-   * @param {number | null} step
-   */
-  moveCursor(step) {
-    for (const chart of this.all) if (chart.current) chart.moveCursor(step);
   }
 
   /** @param {Run} run */

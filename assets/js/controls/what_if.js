@@ -88,7 +88,7 @@ function noteWords(state, schedule, bank) {
     `For ${formatNumber(promptTokens)} prompt and ${formatNumber(settings.max_new_tokens)} new tokens. ` +
     "The bound is an estimate from memory traffic." +
     (isAdaptive(schedule) ? " Early refreshes take some of it back." : "") +
-    (verifies(schedule) ? " Each token that is taken back costs time." : "") +
+    (verifies(schedule) ? " Each rejected draft costs time." : "") +
     ` ${expectedWords(state, schedule, bank)}`
   );
 }

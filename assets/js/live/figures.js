@@ -40,7 +40,7 @@ function drawFigures(figure, { run }) {
   figure("kv-saved", formatShare(now.kv_saved, 1));
   figure("agreement", formatShare(now.top1_agreement, 1));
   figure("quality", now.quality_loss === null ? "–" : `${formatNumber(now.quality_loss, 2)} nats`);
-  figure("accepted", now.accepted === null ? "" : `kept ${formatShare(now.accepted)} of drafts`);
+  figure("accepted", now.accepted === null ? "" : `${formatShare(now.accepted)} of drafts accepted`);
   const differs = now.first_divergence;
   figure("divergence", differs === null ? (run.lanes.length > 1 ? "none" : "–") : `token ${differs + 1}`);
 }

@@ -8,9 +8,10 @@ import { verifies } from "../schedule.js";
 /** @typedef {import("../run.js").Run} Run */
 /** @typedef {import("../store.js").State} State */
 
-const SENTENCE = /^.*?\p{L}.*?(?:[.!?]+["')\]]*(?=\s)|[。！？]|\n)\s*/su; // it has a word: "1." alone is no sentence
-const MOST = 600; // longest text without the end of a sentence, in characters
-const KEPT = 12; // sentences in the region; a screen reader announces new ones, and the rest can be read again
+// It has a word: "1." alone is no sentence.
+const SENTENCE = /^.*?\p{L}.*?(?:[.!?]+["')\]]*(?=\s)|[。！？]|\n)\s*/su;
+const LONGEST = 600; // characters of a text without the end of a sentence
+const REGION_SENTENCES = 12; // a screen reader announces new ones; the others can be read again
 
 /**
  * @param {HTMLElement} root
@@ -43,7 +44,7 @@ export function mountSpoken(root, store) {
         if (!text || spoken.has(key)) continue;
         spoken.add(key);
         region.append(make("p", "", `${run.plainLabels[index]}: ${text}`));
-        if (region.children.length > KEPT) region.firstElementChild?.remove();
+        if (region.children.length > REGION_SENTENCES) region.firstElementChild?.remove();
       }
     }
   });
@@ -53,7 +54,7 @@ export function mountSpoken(root, store) {
 class Speaker {
   tokens = 0; // tokens read so far
   waiting = ""; // text of an unfinished sentence
-  at = 0; // characters before it
+  at = 0; // characters before that sentence
 
   /** @param {Lane} lane */
   constructor(lane) {
@@ -69,7 +70,7 @@ class Speaker {
     const { steps } = this.lane;
     const isEnd = Boolean(state.run?.isOver && !state.isUnfolding);
     const count = Math.min(isEnd ? steps.length : (shownTokens(state, this.lane) ?? steps.length), steps.length);
-    // A draft may be rejected until the next full step; a spoken sentence cannot be taken back.
+    // A draft may be rejected until the next full step; a spoken sentence cannot be revoked.
     const safe = verifies(this.lane.schedule) && !isEnd ? (steps[count - 1]?.lastRefresh ?? -1) + 1 : count;
     for (; this.tokens < safe; this.tokens++) this.waiting += steps[this.tokens].text;
     const sentences = [];
@@ -84,8 +85,8 @@ class Speaker {
   /** Place where the next sentence ends; 0 if it has no end yet. @param {boolean} isEnd the text is complete */
   endOf(isEnd) {
     const length = SENTENCE.exec(this.waiting)?.[0].length ?? 0;
-    if (length && length <= MOST) return length;
-    if (this.waiting.length > MOST) return (this.waiting.lastIndexOf(" ", MOST) + 1) || MOST;
+    if (length && length <= LONGEST) return length;
+    if (this.waiting.length > LONGEST) return (this.waiting.lastIndexOf(" ", LONGEST) + 1) || LONGEST;
     return isEnd ? this.waiting.length : 0;
   }
 }

@@ -58,7 +58,7 @@ function rowsOf(run, lane, index, panes) {
     rows.push(["full model", audit.agrees ? "same next token" : `would say ${JSON.stringify(audit.argmax)}`]);
   }
   const taken = panes.all[lane.index].taken.get(index);
-  if (taken !== undefined) rows.push(["taken back", JSON.stringify(taken)]);
+  if (taken !== undefined) rows.push(["rejected", JSON.stringify(taken)]);
   if (step.trigger) rows.push(["early", triggerWords[step.trigger]]);
   if (index === (lane.index ? lane.divergence : run.main.divergence)) rows.push(["", "the first token that differs"]);
   return rows;

@@ -78,14 +78,18 @@ def circumstances(loaded: LoadedModel) -> dict[str, Any]:
     }
 
 
-def describe_data(pairs: list[tuple[str, str]], source: dict[str, Any]) -> dict[str, Any]:
-    """The source of pairs, their number, and the sha256 of them all."""
-    return source | {"records": len(pairs), "sha256": hashlib.sha256(json.dumps(pairs).encode()).hexdigest()}
+def describe_data(records: Sequence[Any], source: dict[str, Any]) -> dict[str, Any]:
+    """The source of pairs or prompts, their number, and the sha256 of them all."""
+    return source | {"records": len(records), "sha256": _sha256(records)}
 
 
 def describe_prompts(prompts: Sequence[str]) -> dict[str, Any]:
     """The number of prompts that the full model answers, and the sha256 of them all."""
-    return {"prompts": len(prompts), "sha256": hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()}
+    return {"prompts": len(prompts), "sha256": _sha256(prompts)}
+
+
+def _sha256(texts: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
 def check_point(loaded: LoadedModel, config: LoraDropConfig, prompt: str) -> Point:

@@ -36,10 +36,20 @@ from lora_drop.evaluation.tasks.base import (
 # ---- a generated answer is right or wrong ----
 
 
-class GSM8K(Task):
+class _Exact(Task):
+    """The answer equals the reference, in one spelling."""
+
+    metric = "exact match"
+
+    def score(self, example: Example, answer: str) -> float:
+        """See `Task.score`."""
+        return float(answer == example.references[0] != "")
+
+
+class GSM8K(_Exact):
     """Grade-school problems: the number after `####`, else the last one in the text."""
 
-    name, metric = "gsm8k", "exact match"
+    name = "gsm8k"
     ask = "\n\nThink step by step. End with a line that has only #### and the number."
 
     def example(self, record: dict[str, Any], id: str, path: Path) -> Example:
@@ -54,10 +64,6 @@ class GSM8K(Task):
         """See `Task.answer`."""
         return _number(text.split("####", 1)[1] if "####" in text else text, last="####" not in text)
 
-    def score(self, example: Example, answer: str) -> float:
-        """See `Task.score`."""
-        return float(answer == example.references[0] != "")
-
 
 def _number(text: str, last: bool = False) -> str:
     """The first or last number of a text in one spelling: `$1,234.50` -> `1234.5`; empty if there is none."""
@@ -68,26 +74,20 @@ def _number(text: str, last: bool = False) -> str:
     return number.rstrip("0").rstrip(".") if "." in number else number
 
 
-class Math(Task):
+class Math(_Exact):
     r"""Competition problems: the content of the last `\boxed{}`, its LaTeX normalised in a simple way."""
 
-    name, metric = "math", "exact match"
+    name = "math"
     ask = "\n\nThink step by step. Put the final answer in \\boxed{}."
 
     def example(self, record: dict[str, Any], id: str, path: Path) -> Example:
         """See `Task.example`."""
-        references = (_plain_latex(text_in(record, "answer")),)
-        return Example(
-            id, "math", text_in(record, "problem") + self.ask, text_in(record, "solution"), references=references
-        )
+        prompt, final = text_in(record, "problem") + self.ask, _plain_latex(text_in(record, "answer"))
+        return Example(id, "math", prompt, text_in(record, "solution"), references=(final,))
 
     def answer(self, example: Example, text: str) -> str:
         """See `Task.answer`."""
         return _plain_latex(_boxed(text))
-
-    def score(self, example: Example, answer: str) -> float:
-        """See `Task.score`."""
-        return float(answer == example.references[0] != "")
 
 
 def _boxed(text: str) -> str:

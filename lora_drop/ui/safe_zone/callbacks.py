@@ -6,6 +6,7 @@ visitor runs here. The second exists in the visitor's session alone; nothing is 
 
 from __future__ import annotations
 
+import contextlib
 import html
 import math
 from collections.abc import Callable, Iterator
@@ -105,15 +106,12 @@ def parse_numbers(name: str, text: Any, kind: type, example: str) -> list:
     Raises:
         LoraDropError: the text is not such a list.
     """
-    wrong = LoraDropError(f"{name} must be numbers with commas, such as {example}; got {str(text)[:40]!r}.")
-    if not isinstance(text, str) or not text.strip() or len(text) > MAX_TEXT:
-        raise wrong
-    try:
-        numbers = [kind(part) for part in text.split(",")]
-    except ValueError:
-        raise wrong from None
-    if not all(map(math.isfinite, numbers)):
-        raise wrong
+    numbers = []
+    with contextlib.suppress(ValueError):
+        if isinstance(text, str) and len(text) <= MAX_TEXT:
+            numbers = [kind(part) for part in text.split(",")]
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise LoraDropError(f"{name} must be numbers with commas, such as {example}; got {str(text)[:40]!r}.")
     return list(dict.fromkeys(numbers))
 
 
@@ -314,7 +312,7 @@ class SafeZone:
 
     def _ending(self, done: int, total: int, cancelled: bool) -> str:
         if done == total:
-            return f"Finished: {_points(total)} measured."
+            return f"Finished: {total} point{'s' * (total != 1)} measured."
         limit = f"Stopped after {self.limits.seconds:g} s, the limit of this server"
         return f"{'Cancelled' if cancelled else limit}: {done} of {total} points were measured."
 
@@ -332,10 +330,6 @@ class SafeZone:
     def cancel_page(self, request: gr.Request) -> None:
         """End the session's sweep after its current point; the points measured so far stay."""
         self.stops.stop(request.session_hash)
-
-
-def _points(count: int) -> str:
-    return "1 point" if count == 1 else f"{count} points"
 
 
 def begun(loaded: LoadedModel, answers: Answers) -> Sweep:

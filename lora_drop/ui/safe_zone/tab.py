@@ -11,6 +11,7 @@ import gradio as gr
 from lora_drop.method.schedule import PARTS, REUSE_RULES
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.results.rows import QUALITIES
+from lora_drop.ui.components import ON_DEVICE
 from lora_drop.ui.safe_zone.callbacks import MAX_POINTS, MEASURED_HERE, SafeZone, stored_sweep
 from lora_drop.ui.safe_zone.views import Dial, Figure, Progress, SafeMap, progress_value
 from lora_drop.ui.serve.kept import Stops
@@ -65,11 +66,8 @@ def build_safe_zone_tab(pool: ModelPool, limits: Limits, model: gr.components.Co
         zone.run_sweep,
         [*form, quality, here, model],
         [progress, map_, front, choice, here, start, cancel, quality],
-        show_progress="full",
         show_progress_on=progress,
-        concurrency_id="gpu",
-        concurrency_limit=1,
-        api_visibility="private",
+        **ON_DEVICE,
     )
     # Outside the queue: Cancel sets a flag, the sweep ends after its current point and keeps the others.
     cancel.click(zone.cancel_page, None, None, queue=False, show_progress="hidden", api_visibility="private")

@@ -53,7 +53,11 @@ def map_of(sweep: Sweep | None, group: Group | None) -> dict[str, Any] | str:
     """
     if not sweep or not group:
         return NO_POINTS
-    rows = [row for row in sweep["rows"] if group_of(row) == group or _is_shared(row, group)]
+
+    def belongs(row: Row) -> bool:  # a baseline belongs to every map of its rule and part
+        return group_of(row) == group or (is_baseline(row) and group_of(row)[:2] == group[:2])
+
+    rows = list(filter(belongs, sweep["rows"]))
     if not rows:
         return NO_POINTS
     ratios, periods = (sorted({row[name] for row in rows}) for name in ("drop_ratio", "period"))
@@ -122,11 +126,6 @@ def measured_on(sweep: Sweep) -> str:
     size = f"{tokens:,} tokens of " if isinstance(tokens, int) else ""
     date = f", {str(sweep['date'])[:10]}" if sweep.get("date") else ""
     return f"Measured on {size}{data.get('file', 'unnamed data')}, {device.get('name', 'unnamed device')}{date}."
-
-
-def _is_shared(row: Row, group: Group) -> bool:
-    """True for a baseline of the group's rule and part: it belongs to every map of the rule."""
-    return is_baseline(row) and group_of(row)[:2] == group[:2]
 
 
 def _text(row: Row | None, measure: Measure) -> str | None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -151,14 +151,12 @@ class Guard:
 async def _drain(receive: Receive) -> None:
     """Read the rest of a refused body and discard it: a client that is still sending would not see the answer."""
     count, more = 0, True
-    try:
+    with suppress(TimeoutError):
         async with asyncio.timeout(DRAIN_SECONDS):
             while more and count < DRAIN_BYTES:
                 message = await receive()
                 count += len(message.get("body", b""))
                 more = message.get("more_body", False)
-    except TimeoutError:
-        pass
 
 
 class Refused(HTTPException):
@@ -186,22 +184,19 @@ class _Body:
         if self._whole:  # the next message says that the client disconnected
             return await self._receive()
         try:
-            return await self._read()
+            async with asyncio.timeout(max(0.0, self._end - time.monotonic())):
+                message = await self._receive()
+            count = len(message.get("body", b""))
+            self._whole = not message.get("more_body", False)
+            if self.held + count > self._most:
+                raise _too_large(self._most)
+            self._guard.hold(count, self.held + count)
+        except TimeoutError:
+            self._guard.counters.refuse("body")
+            raise Refused("body", 408, "The request did not arrive in time: try again.") from None
         except Refused as refused:
             self._guard.counters.refuse(refused.reason)  # Starlette answers it
             raise
-
-    async def _read(self) -> Message:
-        try:
-            async with asyncio.timeout(max(0.0, self._end - time.monotonic())):
-                message = await self._receive()
-        except TimeoutError:
-            raise Refused("body", 408, "The request did not arrive in time: try again.") from None
-        count = len(message.get("body", b""))
-        self._whole = not message.get("more_body", False)
-        if self.held + count > self._most:
-            raise _too_large(self._most)
-        self._guard.hold(count, self.held + count)
         self.held += count
         return message
 
@@ -216,22 +211,28 @@ class LightPool:
 
     share: int
     free: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LIGHT_AT_ONCE))
-    waiting: dict[str, int] = field(default_factory=dict)
+    waiting: Counter[str] = field(default_factory=Counter)
 
     @asynccontextmanager
     async def place(self, address: str) -> AsyncIterator[None]:
         """Hold a place for the duration of the block. Raises Refused if the queue is full."""
-        mine = self.waiting.get(address, 0)
-        if sum(self.waiting.values()) >= LIGHT_WAITING or mine >= self.share:
+        if self.waiting.total() >= LIGHT_WAITING or self.waiting[address] >= self.share:
             raise Refused("light", 503, "This app is busy: try again in a moment.")
-        self.waiting[address] = mine + 1
-        try:
+        with counted(self.waiting, address):
             await self.free.acquire()
-        finally:
-            self.waiting[address] -= 1
-            if not self.waiting[address]:
-                del self.waiting[address]
         try:
             yield
         finally:
             self.free.release()
+
+
+@contextmanager
+def counted(counter: Counter[str], address: str) -> Iterator[None]:
+    """Count an address for as long as the block lasts. The counter keeps no zeros: addresses are without number."""
+    counter[address] += 1
+    try:
+        yield
+    finally:
+        counter[address] -= 1
+        if not counter[address]:
+            del counter[address]

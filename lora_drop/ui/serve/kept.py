@@ -17,16 +17,16 @@ class Stops:
     """Stop flags, one for each session with a run. A run checks its flag after each step and still sends a summary."""
 
     def __init__(self) -> None:
-        self._flags: dict[str | None, threading.Event | zero.StopFlag] = {}
+        self._flags: dict[str | None, zero.Stop] = {}
         self._lock = threading.Lock()
 
-    def start(self, session: str | None) -> threading.Event | zero.StopFlag:
+    def start(self, session: str | None) -> zero.Stop:
         """Return a flag for a new run. It replaces one that a dropped connection may have left."""
         with self._lock:
             self._flags[session] = flag = zero.stop_flag()
             return flag
 
-    def end(self, session: str | None, flag: threading.Event | zero.StopFlag) -> None:
+    def end(self, session: str | None, flag: zero.Stop) -> None:
         """Remove a finished run's flag; a later run of the session keeps its own."""
         with self._lock:
             if self._flags.get(session) is flag:
@@ -56,7 +56,7 @@ class RecentTraces:
 
     def __init__(self, most: int = KEPT_TRACES, most_bytes: int = KEPT_BYTES):
         self._lines: OrderedDict[str, list[str]] = OrderedDict()
-        self._bytes: dict[str, int] = {}
+        self.nbytes = 0  # of the lines in memory
         self._lock = threading.Lock()
         self._most, self._most_bytes = most, most_bytes
 
@@ -64,7 +64,7 @@ class RecentTraces:
         """Add a new run and return its id."""
         run_id = uuid4().hex
         with self._lock:
-            self._lines[run_id], self._bytes[run_id] = [], 0
+            self._lines[run_id] = []
             self._make_room()
         return run_id
 
@@ -73,18 +73,13 @@ class RecentTraces:
         with self._lock:
             if run_id in self._lines:
                 self._lines[run_id].append(line)
-                self._bytes[run_id] += sys.getsizeof(line)
+                self.nbytes += sys.getsizeof(line)
                 self._make_room()
 
     def _make_room(self) -> None:
         while len(self._lines) > 1 and (len(self._lines) > self._most or self.nbytes > self._most_bytes):
-            oldest, _ = self._lines.popitem(last=False)
-            del self._bytes[oldest]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the lines in memory."""
-        return sum(self._bytes.values())
+            _, lines = self._lines.popitem(last=False)
+            self.nbytes -= sum(map(sys.getsizeof, lines))
 
     def text(self, run_id: str) -> str | None:
         """The trace so far, in the format of a trace file; None if it is not kept."""

@@ -19,10 +19,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 # Why a visitor was refused, as `/metrics` names it.
-REASONS = (
-    *("body", "calls", "connections", "host", "input", "light", "limits", "paused", "queue", "session", "share"),
-    *("unread", "upload"),
-)
+REASONS = "body calls connections host input light limits paused queue session share unread upload".split()
 
 
 class Counters:
@@ -91,16 +88,14 @@ def routes(token: str, counters: Counters, now: Callable[[], dict[str, float]]) 
 
         return checked
 
-    def pause() -> str:
-        counters.paused = True
-        return "Paused: runs in the queue or under way finish, and no new one starts.\n"
+    def pause(paused: bool, answer: str) -> str:
+        counters.paused = paused
+        return answer
 
-    def resume() -> str:
-        counters.paused = False
-        return "Runs start again.\n"
+    paused = "Paused: runs in the queue or under way finish, and no new one starts.\n"
 
     return [
         Route("/metrics", guarded(lambda: counters.text(**now()))),
-        Route("/pause", guarded(pause), methods=["POST"]),
-        Route("/resume", guarded(resume), methods=["POST"]),
+        Route("/pause", guarded(lambda: pause(True, paused)), methods=["POST"]),
+        Route("/resume", guarded(lambda: pause(False, "Runs start again.\n")), methods=["POST"]),
     ]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import os
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -83,7 +82,7 @@ class Limits:
         """Most unread bytes of a session."""
         return self.unread * MIB
 
-    def clock(self, stop: threading.Event | zero.StopFlag | None) -> Clock:
+    def clock(self, stop: zero.Stop | None) -> Clock:
         """A stop flag that also stops a run when its time is up, counted from now."""
         return Clock(stop, time.monotonic() + self.seconds)
 
@@ -97,7 +96,7 @@ PUBLIC = Limits(
 class Clock:
     """A stop flag with a time limit. A run checks it after each step and keeps what it wrote."""
 
-    stop: threading.Event | zero.StopFlag | None
+    stop: zero.Stop | None
     end: float  # on the monotonic clock, in seconds
 
     @property

@@ -8,14 +8,13 @@ What ZeroGPU requires (read in the `spaces` package, 0.51), and what this module
 - An exception arrives as the name of its class, so our one-line errors travel as values: `_Refusal`.
 - A `threading.Event` does not cross to the other process, and closing the generator would lose the summary. So Stop
   creates a file that the run looks for after each step: `StopFlag`.
-- The GPU time is declared beforehand and counts against the visitor's daily quota: `seconds` estimates it from the
+- The GPU time is declared beforehand and counts against the visitor's daily quota: `affordable` estimates it from the
   number of tokens, and a run that cannot fit is refused in one line before it costs anything.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import html
 import math
 import os
@@ -24,7 +23,6 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -73,7 +71,10 @@ class StopFlag:
         self._path.unlink(missing_ok=True)
 
 
-def stop_flag() -> threading.Event | StopFlag:
+Stop = threading.Event | StopFlag
+
+
+def stop_flag() -> Stop:
     """Return a stop flag of the kind that runs on this hardware can see."""
     return StopFlag() if on_zero_gpu() else threading.Event()
 
@@ -85,21 +86,25 @@ class _Refusal:
     line: str
 
 
-def gpu(
-    work: Callable[..., Generator[Any, None, None]], duration: Callable[..., int]
-) -> Callable[..., Generator[Any, None, None]]:
-    """Wrap a generator function to run on a borrowed GPU; outside ZeroGPU, return `work` itself.
+def runner(loaded: LoadedModel, run: Callable[..., Iterator[Record]]) -> Callable[..., Generator[Record, None, None]]:
+    """Return `run` for one model, called as `(request, stop)` with an optional stop flag.
 
-    Args:
-        work: takes and yields values that pickle.
-        duration: returns the seconds to declare, from the same arguments.
+    On ZeroGPU the request is checked without a GPU first, and then runs in the GPU's process. Call this before the
+    page is launched.
 
     Raises:
         LoraDropError: this is ZeroGPU and the package `spaces` is missing. From the generator: any `LoraDropError` of
-            `work`, and any refusal by ZeroGPU, in one line.
+            `run`, and any refusal by ZeroGPU, in one line.
     """
+
+    def decode(request: Request, stop: Stop | None) -> Iterator[Record]:
+        return run(loaded, request, *([stop.is_set] if stop else []))
+
+    def here(request: Request, stop: Stop | None = None) -> Generator[Record, None, None]:
+        yield from decode(request, stop)
+
     if not on_zero_gpu():
-        return work
+        return here
     try:
         import spaces
     except ModuleNotFoundError as error:
@@ -107,50 +112,28 @@ def gpu(
             "SPACES_ZERO_GPU is set, but the package `spaces`, which every Gradio Space has, is missing: unset it."
         ) from error
 
-    @functools.wraps(work)
-    def carried(*args: Any) -> Iterator[Any]:
+    def carried(request: Request, stop: Stop | None, needed: int) -> Iterator[Record | _Refusal]:
         try:
-            yield from work(*args)
+            yield from decode(request, stop)
         except LoraDropError as error:
             yield _Refusal(str(error))
 
-    borrowed = spaces.GPU(carried, duration=duration)
+    borrowed = spaces.GPU(carried, duration=lambda request, stop, needed: needed)
 
-    @functools.wraps(work)
-    def borrowing(*args: Any) -> Generator[Any, None, None]:
+    def there(request: Request, stop: StopFlag | None = None) -> Generator[Record, None, None]:
         try:
-            with closing(borrowed(*args)) as values:
+            with closing(borrowed(request, stop, affordable(loaded, request))) as values:
                 for value in values:
                     if isinstance(value, _Refusal):
                         raise LoraDropError(value.line)
                     yield value
         except gr.Error as error:
             raise LoraDropError(line_of(error)) from error
-
-    return borrowing
-
-
-def runner(loaded: LoadedModel, run: Callable[..., Iterator[Record]]) -> Callable[..., Generator[Record, None, None]]:
-    """Return `run` for one model, called as `(request, stop)` with an optional stop flag.
-
-    On ZeroGPU the request is checked without a GPU first, and then runs in the GPU's process.
-    """
-
-    def decode(request: Request, stop: threading.Event | StopFlag | None, _: int) -> Generator[Record, None, None]:
-        yield from run(loaded, request, *([stop.is_set] if stop else []))
-
-    on_gpu = gpu(decode, lambda request, stop, needed: needed)
-
-    def start(request: Request, stop: threading.Event | StopFlag | None = None) -> Generator[Record, None, None]:
-        try:
-            needed = affordable(loaded, request) if on_zero_gpu() else 0
-            with closing(on_gpu(request, stop, needed)) as records:
-                yield from records
         finally:
-            if isinstance(stop, StopFlag):
+            if stop:
                 stop.end()
 
-    return start
+    return there
 
 
 def planning(loaded: LoadedModel | ModelInfo) -> LoadedModel | ModelInfo:
@@ -165,12 +148,6 @@ def refuse_sweeps() -> None:
             "sweeps do not run on ZeroGPU, because they take minutes of a visitor's daily GPU time: duplicate this "
             "Space to your own CPU or GPU, or use the sweep command."
         )
-
-
-def seconds(loaded: LoadedModel, request: Request, checked: Plan) -> int:
-    """GPU seconds to declare for a run: every token in every lane, and the audit's second passes."""
-    fixed, each = _costs(loaded, request, checked)
-    return math.ceil(fixed + each * request.max_new_tokens)
 
 
 def _costs(loaded: LoadedModel, request: Request, checked: Plan) -> tuple[float, float]:
@@ -188,15 +165,17 @@ def _costs(loaded: LoadedModel, request: Request, checked: Plan) -> tuple[float,
 def affordable(loaded: LoadedModel, request: Request) -> int:
     """GPU seconds to declare for a request that is valid and fits a visitor's quota.
 
+    They cover every token in every lane, and the audit's second passes.
+
     Raises:
         LoraDropError: the request is invalid or does not fit; the line says what would fit.
     """
-    checked = plan(planning(loaded), request)
-    needed, quota = seconds(loaded, request, checked), positive_number("LORA_DROP_ZERO_SECONDS", QUOTA_SECONDS)
+    fixed, each = _costs(loaded, request, plan(planning(loaded), request))
+    needed = math.ceil(fixed + each * request.max_new_tokens)
+    quota = positive_number("LORA_DROP_ZERO_SECONDS", QUOTA_SECONDS)
     limit = quota / QUOTA_FACTOR
     if needed <= limit:
         return needed
-    fixed, each = _costs(loaded, request, checked)
     room = math.floor((math.floor(limit) - fixed) / each)
     advice = [f"at most {room} new tokens"] if room > 0 else ["a shorter prompt"]
     advice += ["no audit"] if request.audit else []

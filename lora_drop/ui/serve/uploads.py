@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lora_drop.ui.serve.guard import UPLOAD
+from lora_drop.ui.serve.guard import UPLOAD, counted
 from lora_drop.ui.serve.owner import Counters
 from lora_drop.ui.serve.policy import Policy
 
@@ -26,7 +26,7 @@ PLACES = 8  # room on the disk, in traces of the largest size allowed
 AT_ONCE = 4  # concurrent uploads; one address may have half of them
 SECONDS = 600.0  # lifetime of a trace that nobody opens
 VISIT = re.compile(r"/heartbeat/[^/]+/?$")  # a page keeps this request open for as long as it is open
-_PATHS = TypeAdapter(list[str])
+_PATHS = TypeAdapter(list[Path])  # Gradio's answer to an upload
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Shelf:
     def done(self, path: str | Path) -> None:
         """Delete a file that was read, unless another visitor uploaded the same one."""
         with self._lock:
-            for file in [file for file in self._files if file.path == Path(path)][:1]:
+            if file := next((file for file in self._files if file.path == Path(path)), None):
                 self._drop(file)
 
     def left(self, address: str) -> None:
@@ -76,22 +76,9 @@ class Shelf:
     def _drop(self, file: _File) -> None:
         self._files.remove(file)
         if all(other.path != file.path for other in self._files):
-            _remove(file.path)
-
-
-def _paths(answer: bytes) -> list[str] | None:
-    """Paths in Gradio's answer to an upload; None if the upload failed."""
-    try:
-        return _PATHS.validate_json(answer)
-    except ValidationError:
-        return None
-
-
-def _remove(path: Path) -> None:
-    """Delete a file and the folder that Gradio made for it."""
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
-        path.parent.rmdir()
+            with contextlib.suppress(OSError):
+                file.path.unlink(missing_ok=True)
+                file.path.parent.rmdir()  # Gradio made it for this file
 
 
 class Uploads:
@@ -114,13 +101,11 @@ class Uploads:
 
     async def _visit(self, scope: Scope, receive: Receive, send: Send) -> None:
         address = scope["lora_drop.address"]
-        self._visits[address] += 1
         try:
-            await self.app(scope, receive, send)
+            with counted(self._visits, address):
+                await self.app(scope, receive, send)
         finally:
-            self._visits[address] -= 1
-            if not self._visits[address]:
-                del self._visits[address]
+            if address not in self._visits:
                 self.shelf.left(address)
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -137,15 +122,14 @@ class Uploads:
                 answer.extend(message.get("body", b""))
             await send(message)
 
-        self._coming[address] += 1
         try:
-            await self.app(scope, receive, listening)
+            with counted(self._coming, address):
+                await self.app(scope, receive, listening)
         finally:
-            self._coming[address] -= 1
-            if not self._coming[address]:
-                del self._coming[address]
-            paths = _paths(bytes(answer))
-            if paths is None:
+            try:
+                paths = _PATHS.validate_json(answer)
+            except ValidationError:  # the upload failed
+                paths = []
                 self.counters.add("uploads_broken")
-            for path in paths or ():
-                self.shelf.add(Path(path), address if self._visits[address] else None)
+            for path in paths:
+                self.shelf.add(path, address if self._visits[address] else None)

@@ -238,16 +238,15 @@ def frontier_figure(result: dict[str, Any]) -> go.Figure:
         result: `rows` with `loss` and `head_only`, `limits`, the `recommended` setting or None, and the rows `before`,
             with `preset` and `loss`.
     """
-    theme = "light"
-    colors = COLORS[theme]
+    colors = COLORS["light"]
     rows = [row for row in result["rows"] if None not in (value_of(row, "speedup"), value_of(row, "loss"))]
     if not rows:
-        return message(theme, SEARCH_TITLE, "No setting has a speed and a loss yet.")
+        return message("light", SEARCH_TITLE, "No setting has a speed and a loss yet.")
     worst = max(row["loss"] for row in rows)
     losing = [row for row in result["before"] if value_of(row, "loss") is not None]
     before = [row for row in losing if row["loss"] <= BEYOND * worst]
     missing = f" · {len(losing) - len(before)} presets before lie below" if len(losing) > len(before) else ""
-    figure = go.Figure(layout=layout(theme, SEARCH_TITLE, provenance(result) + missing))
+    figure = go.Figure(layout=layout("light", SEARCH_TITLE, provenance(result) + missing))
     names = [f"<b>before: {safe(row['preset'])}</b>" for row in before]
     _add_settings(figure, before, "presets before", colors["muted"], "x", names)
     candidates = [row for row in rows if not row["head_only"]]
