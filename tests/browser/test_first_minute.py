@@ -154,6 +154,7 @@ def test_a_result_that_does_not_fit_the_sliders_is_grey_and_says_so(server, open
 def test_the_charts_share_zoom_and_pointer(server, open_page):
     page = open_page(server.url, viewport={"width": 1600, "height": 1600})
     prepare_and_run(page, 60)
+    page.click(".ld-cycle-switch")
     box = page.locator("[data-chart=drift] .nsewdrag").first.bounding_box()
     y = box["y"] + box["height"] / 2
     page.mouse.move(box["x"] + box["width"] * 0.25, y)
@@ -175,6 +176,7 @@ def test_nothing_leaves_the_page_in_a_whole_visit(server, open_page):
     prepare(page, tokens=16)
     open_rest(page)
     run_to_end(page)
+    page.click(".ld-cycle-switch")
     buttons = page.locator(".ld-chart .modebar-btn")
     titles = buttons.evaluate_all("nodes => nodes.map(node => node.dataset.title)")
     assert titles and not [t for t in titles if any(word in t.lower() for word in ("share", "cloud", "edit"))]

@@ -166,7 +166,8 @@ def test_400_steps_keep_the_charts_the_zoom_and_the_bytes(deep, open_page):
     page.wait_for_function("document.querySelectorAll('.ld-pane[data-lane=\"1\"] .ld-token').length > 60")
     page.wait_for_function("window.plots.every(p => p.data)")
     page.evaluate("window.parts = window.plots.map(p => p.querySelector('.main-svg'))")
-    # Zoom into the drift as a reader does: drag over steps in the plot.
+    # Zoom into the drift of every token as a reader does: drag over steps in the plot.
+    page.click(".ld-cycle-switch")
     box = page.locator("[data-chart=drift] .nsewdrag").first.bounding_box()
     page.mouse.move(box["x"] + 10, box["y"] + box["height"] / 2)
     page.mouse.down()
