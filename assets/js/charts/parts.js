@@ -1,9 +1,12 @@
-/* A bar that explains the speed: a full step, the time that skipping saves, and the further cost of full steps. */
+/* Two aligned bars that explain the speed: a token of the full model, with the time that skipping saves, and a token of
+ * LoRA-Drop, with what repairs and rejected drafts cost. They begin with what either computes. */
 
 import { find, make } from "../dom.js";
 import { formatNumber } from "../format.js";
 
 /** @typedef {import("../records.js").Part} Part */
+
+const ROOM = 0.9; // share of the width for the longer bar; its total comes after it
 
 /**
  * @param {HTMLElement} root
@@ -26,26 +29,57 @@ function drawParts(box, { parts, total, bound }) {
   const full = parts.find(({ id }) => id === "full")?.ms ?? 0;
   const saved = parts.filter(({ ms }) => ms < 0);
   const costs = parts.filter(({ id, ms }) => id !== "full" && ms > 0);
-  const left = saved.reduce((sum, { ms }) => sum + ms, full);
-  const whole = Math.max(costs.reduce((sum, { ms }) => sum + ms, full), total, bound ?? 0, 1e-9);
-  const bar = find(box, ".ld-parts-bar");
-  const piece = (id, ms) => {
-    const node = make("span", `ld-part ld-part-${id}`);
-    node.style.width = `${(100 * Math.max(ms, 0)) / whole}%`;
-    return node;
+  const both = saved.reduce((sum, { ms }) => sum + ms, full); // what either lane computes
+  const whole = Math.max(full, total, bound ?? 0, 1e-9) / ROOM;
+  const percent = (ms) => `${(100 * Math.max(ms, 0)) / whole}%`;
+  const barOf = (name, lane, pieces, sum) => {
+    const row = make("div", "ld-parts-row");
+    const bar = make("div", "ld-parts-bar");
+    for (const [id, ms] of [[`both ld-part-${lane}`, both], ...pieces]) {
+      const node = make("span", `ld-part ld-part-${id}`);
+      node.style.width = percent(ms);
+      bar.append(node);
+    }
+    bar.append(make("b", "ld-parts-total", `${formatNumber(sum, 2)} ms`));
+    row.append(make("span", "ld-parts-name", name), bar);
+    return row;
   };
   const mark = make("i", "ld-part-bound");
-  mark.style.left = `${(100 * (bound ?? 0)) / whole}%`;
+  mark.style.left = percent(bound ?? 0);
   mark.hidden = bound === null;
-  const pieces = [piece("left", left), ...saved.map(({ id, ms }) => piece(`${id} ld-part-saved`, -ms))];
-  bar.replaceChildren(...pieces, ...costs.map(({ id, ms }) => piece(id, ms)), mark);
+  const own = barOf("LoRA-Drop", "own", costs.map(({ id, ms }) => [id, ms]), total);
+  find(own, ".ld-parts-bar").append(mark);
+  const bars = find(box, ".ld-parts-bars");
+  bars.replaceChildren(
+    barOf("Full model", "full", saved.map(({ id, ms }) => [`${id} ld-part-saved`, -ms]), full),
+    own,
+    axisOf(whole, percent),
+  );
   const items = [
-    ...parts.map(({ id, label, ms }) => itemOf(id, label, ms, ms < 0)),
-    itemOf("total", "a kept token", total, false),
-    ...(bound === null ? [] : [itemOf("bound", "estimate from memory traffic", bound, false)]),
+    ...parts.filter(({ id }) => id !== "full").map(({ id, label, ms }) => itemOf(id, label, ms, ms < 0)),
+    ...(bound === null ? [] : [itemOf("bound", "bound, an estimate from memory traffic", bound, false)]),
   ];
   find(box, ".ld-parts-list").replaceChildren(...items);
-  bar.setAttribute("aria-label", items.map((item) => item.textContent).join("; "));
+  const totals = `Full model ${formatNumber(full, 2)} ms, LoRA-Drop ${formatNumber(total, 2)} ms a token`;
+  bars.setAttribute("aria-label", [totals, ...items.map((item) => item.textContent)].join("; "));
+}
+
+/**
+ * An axis of milliseconds, with about five marks.
+ *
+ * @param {number} whole milliseconds of its length
+ * @param {(ms: number) => string} percent
+ */
+function axisOf(whole, percent) {
+  const axis = make("div", "ld-parts-axis");
+  const power = 10 ** Math.floor(Math.log10(whole / 5));
+  const stride = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= whole / 5) ?? whole;
+  for (let ms = 0; ms <= whole * ROOM; ms += stride) {
+    const mark = make("span", "", ms === 0 ? "0 ms" : formatNumber(ms, Math.max(0, -Math.floor(Math.log10(stride)))));
+    mark.style.left = percent(ms);
+    axis.append(mark);
+  }
+  return axis;
 }
 
 /**
