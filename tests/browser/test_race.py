@@ -112,7 +112,7 @@ def test_drafts_are_hollow_until_they_are_verified_and_rejected_ones_vanish(serv
         hollow = f", {drafts} not yet checked" if drafts else ""
         wait_label(page, f"LoRA-Drop {accepted} tokens, {moment / 1000:.2f} s{hollow}")
         if drafts:
-            solid, outline = (page.evaluate(ROW, [y, "lora-drop"]) for y in (31, 22.5))
+            solid, outline = (page.evaluate(ROW, [y, "lora-drop"]) for y in (31, 22))
             token = (outline[2] + 1 - outline[1]) / (accepted + drafts)
             assert solid[0] == pytest.approx(token * accepted, abs=5), "and the edges of an outline"
     page.keyboard.press("Escape")
