@@ -35,6 +35,7 @@ const NO_FIGURES = {
  * @typedef {object} Rewind drafts that the full model rejected
  * @property {number} to the last step that stays
  * @property {string} text of the rejected tokens
+ * @property {number[]} clock milliseconds on the lane's clock after each of them
  */
 
 /**
@@ -56,6 +57,7 @@ const NO_FIGURES = {
  * @property {Map<number, Audit>} audits by step
  * @property {Rewind[]} rewinds in order
  * @property {number[]} clock milliseconds on the lane's clock after each step
+ * @property {boolean} isVerified the full model verified the last drafts
  * @property {number} takenMs milliseconds of drafts rejected since the last step; the next step is so much later
  * @property {number} prefillMs
  * @property {number | null} speed in tokens a second
@@ -92,6 +94,7 @@ function laneOf({ id, label, config }, index, numLayers) {
     audits: new Map(),
     rewinds: [],
     clock: [],
+    isVerified: false,
     takenMs: 0,
     prefillMs: 0,
     speed: null,
@@ -184,9 +187,10 @@ export class Run {
     const own = this.lanes[index];
     const taken = own.steps.splice(to + 1);
     own.takenMs += own.clock[own.clock.length - 1] - own.clock[to];
-    own.clock.length = to + 1;
+    const clock = own.clock.splice(to + 1);
+    own.isVerified = false;
     for (const { step } of taken) own.audits.delete(step);
-    own.rewinds.push({ to, text: taken.map(({ text }) => text).join("") });
+    own.rewinds.push({ to, text: taken.map(({ text }) => text).join(""), clock });
   }
 
   /**
@@ -196,8 +200,9 @@ export class Run {
    * @param {any[]} values a line of the wire: its lane's mark, tokens, milliseconds, number accepted
    */
   judge(index, [, , ms]) {
-    const { clock } = this.lanes[index];
-    if (clock.length) clock[clock.length - 1] += ms;
+    const own = this.lanes[index];
+    if (own.clock.length) own.clock[own.clock.length - 1] += ms;
+    own.isVerified = true;
   }
 
   /** @param {any[]} values the line of the figures so far: its mark, the main lane's, and two of each lane */

@@ -44,28 +44,33 @@ def test_the_race_is_a_film_of_the_trace(server, open_page, open_replay, trace, 
     page.wait_for_selector(".ld-live[data-state='done']")
     film = Image.open(save(page, "film", tmp_path))
     assert film.format == "GIF" and film.size == (1280, 720) and film.info["loop"] == 0
-    clocks = [sum(step.ms for step in steps[1:]) for steps in trace.steps.values()]
-    shown = max(min(READING_MS, 39 * TOKEN_MS), max(clocks))
+    clocks = [trace.clock(lane) for lane in trace.steps]
+    slowest = max(clock[-1] for clock in clocks)
+    shown = max(min(READING_MS, 39 * TOKEN_MS), slowest)
     frames = [(frame.info["duration"], numpy.array(frame.convert("RGB"))) for frame in ImageSequence.Iterator(film)]
     assert [ms for ms, _ in frames[-2:]] == [FRAME_MS, HELD_MS]
     assert sum(ms for ms, _ in frames) - HELD_MS == pytest.approx(shown, abs=FRAME_MS)
     pictures = [picture for _, picture in frames]
     assert all((one != other).any() for one, other in zip(pictures, pictures[1:], strict=False)), "each frame goes on"
-    first, last = (lengths(picture, trace) for picture in (pictures[0], pictures[-1]))
-    unit = 700 / (trace.steps["baseline"][0].ms + max(clocks))  # pixels a millisecond, of the bars' 700
-    assert first == [0, 0, 0] and last == pytest.approx([ms * unit for ms in clocks], abs=2)
-    half = lengths(pictures[len(pictures) // 2], trace)
-    assert half == pytest.approx([min(ms, max(clocks) / 2) * unit for ms in clocks], abs=2 + FRAME_MS * unit)
+    [end] = {whole for _, whole in lengths(pictures[-1], trace)}  # all have written as many tokens
+    unit = end / 40
+    assert [solid for solid, _ in lengths(pictures[0], trace)] == pytest.approx([unit] * 3, abs=2), "prefill's token"
+    half = len(pictures) // 2
+    moments = {half: half * FRAME_MS * slowest / shown, -1: min(clock[-1] for clock in clocks[:2])}
+    for at, moment in moments.items():  # at the end, where each lane was when the full model or LoRA-Drop had finished
+        tokens = [1 + sum(ms <= moment for ms in clock) for clock in clocks]
+        solid = [solid for solid, _ in lengths(pictures[at], trace)]
+        assert solid == pytest.approx([count * unit for count in tokens], abs=unit + 2)
 
 
-def lengths(picture: numpy.ndarray, trace: Trace) -> list[int]:
-    """Pixels of each lane's bar: of its colour, right of the names, in the row that has most."""
-    found = []
+def lengths(picture: numpy.ndarray, trace: Trace) -> list[tuple[int, int]]:
+    """Pixels of its colour in each lane's bar: in most of its rows, and in the row that has most."""
+    bars = []
     for name in ("baseline", "lora-drop", "third")[: len(trace.steps)]:
         rgb = [int(COLORS["light"][name][i : i + 2], 16) for i in (1, 3, 5)]
         rows = (picture[:, 290:] == rgb).all(axis=2).sum(axis=1)
-        found.append(int(rows.max()))
-    return found
+        bars.append((int(numpy.bincount(rows[rows > 0]).argmax()), int(rows.max())))
+    return bars
 
 
 def test_pictures_come_once_or_twice_as_large_with_or_without_a_background(server, open_page, trace, tmp_path):

@@ -3,12 +3,14 @@
 import { find } from "../dom.js";
 import { formatNumber } from "../format.js";
 import { decodeMs, lastStep, tokensBy } from "../position.js";
+import { verifies } from "../schedule.js";
 import { isTalk, talkSize } from "./layout.js";
-import { TEXT, drawRace, raceHeight, timeWords } from "./race_drawing.js";
+import { TEXT, comparedTokens, drawRace, raceHeight, timeWords } from "./race_drawing.js";
 import { addRunTable } from "./table.js";
 
 /** @typedef {import("../run.js").Run} Run */
 /** @typedef {import("../store.js").State} State */
+/** @typedef {Omit<ReturnType<typeof drawRace>, "words">} Places */
 
 const TALL = 1.6; // factor of the bars' height on a slide
 
@@ -21,8 +23,8 @@ export function mountRace(root, store, goTo) {
   const figure = find(root, ".ld-race");
   /** @type {HTMLCanvasElement} */
   const canvas = find(figure, ".ld-race-canvas");
-  /** @type {import("./race_drawing.js").Strip | null} */
-  let strip = null;
+  /** @type {Places | null} */
+  let places = null;
   let isAsked = false;
   const ask = () => {
     if (isAsked || !store.state.run) return;
@@ -32,18 +34,21 @@ export function mountRace(root, store, goTo) {
       const { run } = store.state;
       if (!run || !canvas.offsetWidth) return;
       figure.dataset.state = "running";
-      strip = draw(canvas, run, store.state);
+      figure.dataset.verifies = String(run.lanes.some((lane) => verifies(lane.schedule)));
+      places = draw(canvas, run, store.state);
     });
   };
   store.subscribe(["run", "revision", "step", "moment", "isUnfolding", "isTalk", "hover"], ask);
   addRunTable(figure, store, () => tableOf(store.state));
   new ResizeObserver(ask).observe(figure);
   new MutationObserver(ask).observe(document.body, { attributes: true, attributeFilter: ["class"] });
-  canvas.addEventListener("click", ({ offsetX }) => {
+  canvas.addEventListener("click", ({ offsetX, offsetY }) => {
     const { run } = store.state;
-    if (!run || !strip) return;
-    const moment = strip.from + ((offsetX - strip.x) / strip.width) * strip.span;
-    goTo(Math.max(0, tokensBy(run.focus, moment) - 1));
+    if (!run || !places) return;
+    const { bars, strip, top } = places;
+    /** @param {import("./race_drawing.js").Scale} scale */
+    const at = ({ x, width, span }) => ((offsetX - x) / width) * span;
+    goTo(Math.max(0, offsetY < top ? Math.floor(at(bars)) : tokensBy(run.focus, at(strip)) - 1));
   });
 }
 
@@ -51,7 +56,7 @@ export function mountRace(root, store, goTo) {
  * @param {HTMLCanvasElement} canvas
  * @param {Run} run
  * @param {State} state
- * @returns {import("./race_drawing.js").Strip}
+ * @returns {Places} in the canvas' pixels
  */
 function draw(canvas, run, state) {
   const scale = isTalk() ? talkSize() / TEXT : 1;
@@ -66,9 +71,10 @@ function draw(canvas, run, state) {
   if (!pen) throw new Error("The browser gives no canvas to draw on.");
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
   pen.clearRect(0, 0, width, height);
-  const { words, strip } = drawRace(pen, run, state, { width, tall, family: getComputedStyle(document.body).fontFamily });
-  canvas.setAttribute("aria-label", `Time of each lane: ${words.join("; ")}`);
-  return { ...strip, x: strip.x * scale, width: strip.width * scale };
+  const { words, bars, strip, top } = drawRace(pen, run, state, { width, tall, family: getComputedStyle(document.body).fontFamily });
+  canvas.setAttribute("aria-label", `Tokens and time of each lane: ${words.join("; ")}`);
+  const scaled = ({ x, width, span }) => ({ x: x * scale, width: width * scale, span });
+  return { bars: scaled(bars), strip: scaled(strip), top: top * scale };
 }
 
 /**
@@ -79,11 +85,11 @@ function draw(canvas, run, state) {
  */
 function tableOf({ run }) {
   if (!run) throw new Error("There is no run.");
-  const equal = Math.min(...run.lanes.map((lane) => lane.steps.length));
+  const equal = comparedTokens(run);
   const [first] = run.lanes;
   const rowOf = (lane) => [
     run.plainLabels[lane.index],
-    equal ? timeWords(decodeMs(lane, equal - 1)) : "–",
+    equal && lane.steps.length >= equal ? timeWords(decodeMs(lane, equal - 1)) : "–",
     lane.steps.length,
     timeWords(decodeMs(lane, Math.max(lastStep(lane), 0))),
   ];

@@ -1,23 +1,28 @@
-/* Draws the race, on the page's canvas and in pictures: a bar for each lane in true proportion, and below it each token,
- * whose width is its time. The pen is a canvas context, or an object with the same calls. */
+/* Draws the race, on the page's canvas and in pictures: a bar of accepted tokens for each lane, all at one moment of the
+ * lanes' clocks, and below it each token, whose width is its time. The pen is a canvas context, or an object with the same
+ * calls. */
 
 import { formatNumber } from "../format.js";
-import { expectedMs } from "../pace.js";
-import { decodeMs, lastStep, shownTokens, tokensBy } from "../position.js";
-import { isBaseline } from "../schedule.js";
+import { expectedMs, reached } from "../pace.js";
+import { decodeMs, lastStep, tokensBy } from "../position.js";
+import { isBaseline, verifies } from "../schedule.js";
 import { color, faded, laneColor } from "./layout.js";
 
 /** @typedef {import("../run.js").Lane} Lane */
 /** @typedef {import("../run.js").Run} Run */
 /** @typedef {import("../store.js").State} State */
-/** @typedef {Pick<State, "step" | "moment" | "isSameStep" | "isUnfolding" | "hover">} Position */
+/** @typedef {Pick<State, "step" | "moment" | "isUnfolding" | "hover">} Position */
 /** @typedef {Pick<CanvasRenderingContext2D, "fillStyle" | "font" | "textAlign" | "textBaseline" | "fillRect" | "fillText"> &
  *   {measureText: (text: string) => {width: number}}} Pen */
+/** @typedef {{x: number, width: number, span: number}} Scale place of `span` tokens or milliseconds, from 0 on */
 
 export const TEXT = 12; // text size in pixels
 const ROW = { bar: 18, strip: 16, gap: 4, between: 24, axis: 18 };
-const NARROW = 640; // width of a view with short labels, in pixels
-const TOKEN = 6; // least average width of a token in the strip, in pixels
+const NARROW = 640; // width of a view with short names, in pixels
+const NAMES = { wide: 150, narrow: 74 }; // width of the lanes' names
+const EDGE = 24; // right of the strip: half of the axis' last figure
+const LATE = 0.3; // height of a thin bar, as a share of a bar's
+const LEAST = 0.7; // pixels; shorter times are drawn together with the token that follows
 
 /**
  * Height of the race in pixels.
@@ -27,77 +32,119 @@ const TOKEN = 6; // least average width of a token in the strip, in pixels
  */
 export const raceHeight = (lanes, tall = 1) => lanes * ((ROW.bar + ROW.strip) * tall + 2 * ROW.gap) + ROW.between + ROW.axis;
 
-/** @typedef {{x: number, width: number, from: number, span: number}} Strip place of the milliseconds from `from` on */
+/** @param {number} ms */
+const seconds = (ms) => `${formatNumber(ms / 1000, 2)} s`;
+
+/** @param {number} count @param {number} ms */
+const reachedWords = (count, ms) => `${formatNumber(count)} ${count === 1 ? "token" : "tokens"}, ${seconds(ms)}`;
 
 /**
- * A lane's progress at the scrubber's position, in tokens and in milliseconds of decoding.
+ * Number of tokens that the answers of the full model and the main lane are compared at: those of the shorter one. Another
+ * lane may stop earlier.
  *
- * @param {Position & {run: Run}} state
- * @param {Lane} lane
+ * @param {Run} run
  */
-function placeOf(state, lane) {
-  const tokens = shownTokens(state, lane) ?? lane.steps.length;
-  const ms = tokens ? decodeMs(lane, tokens - 1) : 0;
-  const whole = decodeMs(lane, Math.max(lastStep(lane), 0));
-  return { tokens, ms: state.moment === null ? ms : Math.min(Math.max(state.moment, ms), whole) };
+export const comparedTokens = (run) =>
+  Math.min(...run.lanes.filter((lane) => isCompared(run, lane)).map((lane) => lane.steps.length));
+
+const isCompared = (run, lane) => lane === run.main || lane.id === "baseline";
+
+/**
+ * The moment at the scrubber's position, in milliseconds of decoding on every lane's clock; infinite at a run's end.
+ *
+ * @param {Run} run
+ * @param {Position} position
+ */
+function momentOf(run, { step, moment }) {
+  if (moment !== null || step === null) return moment ?? reached(run, run.lanes);
+  return decodeMs(run.focus, Math.max(0, Math.min(step, lastStep(run.focus))));
 }
 
 /**
- * Draw the race from (0, 0) with texts of `TEXT` pixels; returns the bars' words and the place of the strip.
+ * A lane's tokens at a moment: those that the full model accepted or wrote, and drafts that it has not verified. Drafts that
+ * it will reject count until then. In a lane that verifies nothing every token counts at once.
+ *
+ * @param {Lane} lane
+ * @param {number} moment
+ */
+export function progressOf(lane, moment) {
+  const tokens = tokensBy(lane, moment);
+  const ms = Math.min(moment, decodeMs(lane, Math.max(lastStep(lane), 0)));
+  const isEnd = lane.isVerified && tokens === lane.steps.length;
+  if (!tokens || isEnd || !verifies(lane.schedule)) return { accepted: tokens, drafts: 0, ms };
+  const accepted = lane.steps[tokens - 1].lastRefresh + 1;
+  const rejected = lane.rewinds.filter(({ to }) => to === tokens - 1).flatMap(({ clock }) => clock);
+  return { accepted, drafts: tokens - accepted + rejected.filter((at) => at - lane.clock[0] <= ms).length, ms };
+}
+
+/**
+ * Draw the race from (0, 0) with texts of `TEXT` pixels; returns the bars' words, and the places of the bars and, from `top`
+ * on, of the strip.
  *
  * @param {Pen} pen
  * @param {Run} run
  * @param {Position} position
  * @param {{width: number, family: string, tall?: number}} size
- * @returns {{words: string[], strip: Strip}}
+ * @returns {{words: string[], bars: Scale, strip: Scale, top: number}}
  */
 export function drawRace(pen, run, position, { width, family, tall = 1 }) {
-  const state = { ...position, run };
-  const row = { ...ROW, bar: ROW.bar * tall, strip: ROW.strip * tall };
+  const size = { ...ROW, bar: ROW.bar * tall, strip: ROW.strip * tall };
   pen.font = `${TEXT}px ${family}`;
   pen.textBaseline = "middle";
-  const isNarrow = width < NARROW;
-  const [left, right] = isNarrow ? [74, 86] : [150, 150];
-  const box = { x: left, width: width - left - right };
-  const words = drawBars(pen, run, state, box, isNarrow, row);
-  const strip = stripOf(run, state, box);
-  drawStrip(pen, run, state, strip, run.lanes.length * (row.bar + row.gap) + row.between, row);
-  return { words, strip };
+  const x = width < NARROW ? NAMES.narrow : NAMES.wide;
+  const longest = Math.max(...run.lanes.map((lane) => expectedMs(run, lane)), 1e-6);
+  const tokens = Math.max(...run.lanes.map((lane) => (run.isOver ? lane.steps.length : run.planned + 1)), 1);
+  const bars = { x, width: width - x - 16 - pen.measureText(reachedWords(tokens, longest)).width, span: tokens };
+  const strip = { x, width: width - x - EDGE, span: longest };
+  const moment = momentOf(run, position);
+  const isEnded = run.isOver && !position.isUnfolding && position.step === null;
+  const words = drawBars(pen, run, isEnded ? null : moment, bars, size);
+  const top = run.lanes.length * (size.bar + size.gap);
+  drawStrip(pen, run, moment, strip, top + size.between, size);
+  const { hover } = position;
+  const at = position.step === null ? hover && decodeMs(run.focus, Math.min(hover, lastStep(run.focus))) : moment;
+  if (at !== null) drawCursor(pen, strip, at, top + size.between, size, run.lanes.length);
+  return { words, bars, strip, top };
 }
 
-/** Draw the bars on a scale that fits the whole run; returns their words. */
-function drawBars(pen, run, state, box, isNarrow, size) {
-  const [first] = run.lanes;
-  const prefill = first.prefillMs;
-  const longest = Math.max(...run.lanes.map((lane) => expectedMs(run, lane)), 1e-6);
-  const unit = box.width / (prefill + longest);
-  const equal = Math.min(...run.lanes.map((lane) => lane.steps.length));
-  const isEnded = run.isOver && !state.isUnfolding && state.step === null;
+/** Draw the bars at a moment, or those of the ended run if it is null; returns their words. */
+function drawBars(pen, run, moment, bars, size) {
+  const equal = comparedTokens(run);
+  const ends = run.lanes.filter((lane) => isCompared(run, lane)).map((lane) => decodeMs(lane, Math.max(equal - 1, 0)));
+  const finish = equal > 1 ? Math.min(...ends) : Infinity; // of the first lane
+  const unit = bars.width / bars.span;
   return run.lanes.map((lane, row) => {
     const y = row * (size.bar + size.gap);
-    const { tokens, ms } = placeOf(state, lane);
-    const solid = isEnded && equal > 1 ? decodeMs(lane, equal - 1) : ms;
+    const { accepted, drafts, ms } = progressOf(lane, moment ?? Infinity);
+    const tint = laneColor(lane.index);
+    const solid = moment === null ? Math.min(tokensBy(lane, finish), accepted) : accepted;
     pen.fillStyle = color("grid");
-    pen.fillRect(box.x, y, box.width, size.bar);
-    pen.fillStyle = color("muted");
-    pen.fillRect(box.x, y, lane.steps.length ? prefill * unit : 0, size.bar);
-    pen.fillStyle = laneColor(lane.index);
-    pen.fillRect(box.x + prefill * unit, y, solid * unit, size.bar);
-    // A longer answer's time beyond the shortest answer is faded: no lane wins by writing less.
-    pen.fillStyle = faded(laneColor(lane.index), 0.3);
-    pen.fillRect(box.x + (prefill + solid) * unit, y, Math.max(ms - solid, 0) * unit, size.bar);
+    pen.fillRect(bars.x, y, bars.width, size.bar);
+    pen.fillStyle = tint;
+    pen.fillRect(bars.x, y, solid * unit, size.bar);
+    // At the end, tokens that a lane wrote after the first one had finished are a thin bar.
+    pen.fillRect(bars.x + solid * unit, y + size.bar * (0.5 - LATE / 2), (accepted - solid) * unit, size.bar * LATE);
+    if (drafts) drawHollow(pen, bars.x + accepted * unit, y, drafts * unit, size.bar, tint);
     const middle = y + size.bar / 2;
-    label(pen, run.plainLabels[lane.index], box.x - 8, middle, "right", laneColor(lane.index), box.x - 10);
-    const count = isEnded ? equal : tokens;
-    const time = timeWords(isEnded ? solid : ms);
-    const words = isNarrow ? time : `${time}, ${formatNumber(count)} tokens`;
-    label(pen, words, box.x + box.width + 8, middle, "left", color("ink"));
-    return `${run.plainLabels[lane.index]} ${time} for ${count} tokens`;
+    const name = run.plainLabels[lane.index];
+    label(pen, name, bars.x - 8, middle, "right", tint, bars.x - 10);
+    const isEqual = moment === null && equal > 0 && isCompared(run, lane);
+    const words = isEqual ? reachedWords(equal, decodeMs(lane, equal - 1)) : reachedWords(accepted, ms);
+    label(pen, words, bars.x + bars.width + 8, middle, "left", color("ink"));
+    return `${name} ${words}${drafts ? `, ${drafts} not yet checked` : ""}`;
   });
 }
 
+/** Draw the outline of a bar. */
+function drawHollow(pen, x, y, width, height, tint) {
+  const line = Math.min(1.5, width / 3);
+  pen.fillStyle = tint;
+  for (const edge of [y, y + height - line]) pen.fillRect(x, edge, width, line);
+  for (const edge of [x, x + width - line]) pen.fillRect(edge, y, line, height);
+}
+
 /** @param {number} ms */
-export const timeWords = (ms) => (ms >= 1000 ? `${formatNumber(ms / 1000, 2)} s` : `${formatNumber(ms)} ms`);
+export const timeWords = (ms) => (ms >= 1000 ? seconds(ms) : `${formatNumber(ms)} ms`);
 
 /** Draw a text, cut to the room. */
 function label(pen, text, x, y, align, tint, room = Infinity) {
@@ -108,72 +155,53 @@ function label(pen, text, x, y, align, tint, room = Infinity) {
   pen.fillText(words, x, y);
 }
 
-/**
- * The time span of the strip: the whole run, or a span around the position in which tokens are wide enough.
- *
- * @param {Run} run
- * @param {Position & {run: Run}} state
- * @param {{x: number, width: number}} box
- * @returns {Strip}
- */
-function stripOf(run, state, box) {
-  const whole = Math.max(...run.lanes.map((lane) => expectedMs(run, lane)), 1e-6);
-  const tokens = Math.max(...run.lanes.map((lane) => (run.isOver ? lane.steps.length : run.planned)), 1);
-  const span = whole * Math.min(1, box.width / TOKEN / tokens);
-  const at = state.step === null ? 0 : placeOf(state, run.focus).ms;
-  return { ...box, span, from: Math.max(0, Math.min(at - span / 2, whole - span)) };
-}
-
-/** Draw each lane's tokens on a scale of milliseconds, up to the position. */
-function drawStrip(pen, run, state, strip, top, size) {
-  const unit = strip.width / strip.span;
-  label(pen, "each token’s width is its time, from the end of the prompt", strip.x, top - 10, "left", color("muted"), strip.width + 80);
+/** Draw each lane's tokens up to a moment, all on one scale of milliseconds from the end of the prompt. */
+function drawStrip(pen, run, moment, strip, top, size) {
+  label(pen, "Each token’s width is its time", strip.x, top - 10, "left", color("muted"), strip.width);
   for (const [row, lane] of run.lanes.entries()) {
     const y = top + row * (size.strip + size.gap);
-    const { tokens } = placeOf(state, lane);
-    const tints = { lora: faded(laneColor(lane.index), 0.35), refresh: color("refresh"), prefill: color("muted") };
-    if (isBaseline(lane.schedule)) tints.refresh = faded(laneColor(lane.index), 0.6);
-    const end = strip.from + strip.span;
-    for (let step = Math.max(1, tokensBy(lane, strip.from)); step < tokens; step++) {
-      const from = decodeMs(lane, step - 1);
-      if (from > end) break;
-      const to = Math.min(decodeMs(lane, step), end);
-      const begin = Math.max(to - lane.steps[step].ms, from, strip.from); // rejected drafts come before it
-      cell(pen, strip, unit, { y, height: size.strip }, Math.max(from, strip.from), begin, color("bad"));
-      cell(pen, strip, unit, { y, height: size.strip }, begin, to, tints[lane.steps[step].kind]);
-    }
+    drawTokens(pen, lane, tokensBy(lane, moment), strip, y, size.strip);
   }
-  const height = run.lanes.length * (size.strip + size.gap);
-  drawAxis(pen, strip, unit, top + height);
-  drawCursor(pen, run, state, strip, unit, { top, height });
+  drawAxis(pen, strip, top + run.lanes.length * (size.strip + size.gap));
 }
 
-function cell(pen, strip, unit, { y, height }, from, to, tint) {
-  const width = (to - from) * unit;
-  if (width < 0.3) return;
-  pen.fillStyle = tint;
-  pen.fillRect(strip.x + (from - strip.from) * unit, y, Math.max(width - (width > 3 ? 1 : 0), 0.5), height);
+/** Draw a lane's first tokens, one after the other; the time of rejected drafts comes before the token that replaced them. */
+function drawTokens(pen, lane, tokens, strip, y, height) {
+  const own = laneColor(lane.index);
+  const tints = { lora: faded(own, 0.35), refresh: color("refresh"), prefill: color("muted") };
+  if (isBaseline(lane.schedule)) tints.refresh = faded(own, 0.6);
+  const [bad, replaced] = [color("bad"), new Set(lane.rewinds.map(({ to }) => to + 1))];
+  const unit = strip.width / strip.span;
+  let from = 0;
+  const drawTo = (ms, tint) => {
+    const width = (ms - from) * unit;
+    if (width < LEAST) return;
+    pen.fillStyle = tint;
+    pen.fillRect(strip.x + from * unit, y, width - Math.min(1, width / 5), height);
+    from = ms;
+  };
+  for (let step = 1; step < tokens; step++) {
+    const to = decodeMs(lane, step);
+    if (replaced.has(step)) drawTo(to - lane.steps[step].ms, bad);
+    drawTo(to, tints[lane.steps[step].kind]);
+  }
 }
 
-function drawAxis(pen, strip, unit, y) {
+function drawAxis(pen, strip, y) {
   const about = (strip.span * 90) / strip.width;
   const power = 10 ** Math.floor(Math.log10(about));
   const stride = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= about) ?? about;
-  for (let ms = Math.ceil(strip.from / stride) * stride; ms <= strip.from + strip.span; ms += stride) {
-    const x = strip.x + (ms - strip.from) * unit;
+  for (let ms = 0; ms <= strip.span; ms += stride) {
+    const x = strip.x + (ms / strip.span) * strip.width;
     pen.fillStyle = color("line");
     pen.fillRect(x, y - ROW.gap, 1, 4);
-    const last = ms + stride > strip.from + strip.span;
+    const last = ms + stride > strip.span;
     label(pen, `${formatNumber(ms, stride < 1 ? 1 : 0)}${last ? " ms" : ""}`, x, y + 8, "center", color("muted"));
   }
 }
 
-function drawCursor(pen, run, state, strip, unit, { top, height }) {
-  const step = state.step === null ? state.hover : null;
-  if (state.step === null && step === null) return;
-  const ms = step === null ? placeOf(state, run.focus).ms : decodeMs(run.focus, Math.min(step, lastStep(run.focus)));
-  const x = strip.x + (ms - strip.from) * unit;
-  if (x < strip.x - 1 || x > strip.x + strip.width + 1) return;
+function drawCursor(pen, strip, ms, top, size, lanes) {
+  if (ms > strip.span) return;
   pen.fillStyle = color("ink");
-  pen.fillRect(x - 0.75, top - 2, 1.5, height);
+  pen.fillRect(strip.x + (ms / strip.span) * strip.width - 0.75, top - 2, 1.5, lanes * (size.strip + size.gap));
 }

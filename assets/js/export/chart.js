@@ -109,24 +109,25 @@ function keyOf(sheet, li, k) {
   return { style, sign, signSize, width, height: parseFloat(style.height) * k, k };
 }
 
-/** Draw the key of an item: a sign, a dashed line, or a patch. */
+/** Draw the key of an item: a sign, a dashed line, or a patch, which may be hollow. */
 function addKey(sheet, { style, sign, signSize, width, height, k }, left, middle) {
-  const dash = parseFloat(style.borderTopWidth) * k;
+  const line = parseFloat(style.borderTopWidth) * k;
   if (sign) {
     const [fill] = plainColor(style.color);
     sheet.add("text", { x: left, y: middle + BASELINE_AT * signSize, "font-size": signSize, fill }, sign);
-  } else if (dash) {
+  } else if (line && style.borderTopStyle === "dashed") {
     const [stroke] = plainColor(style.borderTopColor);
     const pattern = `${width / 3} ${width / 3}`; // starts and ends with a dash
-    const line = { x1: left, x2: left + width, y1: middle, y2: middle, stroke, "stroke-width": dash };
-    sheet.add("line", { ...line, "stroke-dasharray": pattern });
+    const place = { x1: left, x2: left + width, y1: middle, y2: middle, stroke, "stroke-width": line };
+    sheet.add("line", { ...place, "stroke-dasharray": pattern });
   } else {
     const [fill, alpha] = plainColor(style.backgroundColor);
     const turned = style.transform === "none" ? undefined : `rotate(45 ${left + width / 2} ${middle})`;
     const round = style.borderTopLeftRadius;
     const rx = round.endsWith("%") ? width / 2 : Math.min(parseFloat(round) * k, height / 2);
     const shape = { x: left, y: middle - height / 2, width, height, rx, fill };
-    sheet.add("rect", { ...shape, "fill-opacity": alpha * Number(style.opacity), transform: turned });
+    const edge = line ? { stroke: plainColor(style.borderTopColor)[0], "stroke-width": line } : {};
+    sheet.add("rect", { ...shape, ...edge, "fill-opacity": alpha * Number(style.opacity), transform: turned });
   }
 }
 

@@ -20,7 +20,7 @@ const HELD_MS = 2500; // duration of the last frame, which has the verdict
 const VERDICT = { size: 24, lines: 4 };
 
 /** @type {Position} the whole run, ended */
-const WHOLE = { step: null, moment: null, isSameStep: false, isUnfolding: false, hover: null };
+const WHOLE = { step: null, moment: null, isUnfolding: false, hover: null };
 
 /** A canvas context's calls, drawn on a sheet. */
 class SheetPen {

@@ -33,7 +33,7 @@ def compared(traces: Mapping[str, Trace]) -> dict[str, Any]:
         "settings": [row for row in rows if len(set(row["values"])) > 1],
         "curves": {
             "drift": [_drift(trace) for trace in traces.values()],
-            "clock": [_clock(trace) for trace in traces.values()],
+            "clock": [[round(ms, 2) for ms in trace.clock(trace.header.main["id"])] for trace in traces.values()],
         },
     }
 
@@ -70,19 +70,3 @@ def _drift(trace: Trace) -> list[float | None]:
     lane = trace.header.main["id"]
     audits = [trace.audits[lane].get(step.step) for step in trace.steps[lane][1:]]
     return [number(audit.mean_drift, 4) if audit else None for audit in audits]
-
-
-def _clock(trace: Trace) -> list[float]:
-    """Rejected drafts' time counts, prefill's does not."""
-    times: list[float] = []
-    spent = 0.0
-    for one in trace.passes[trace.header.main["id"]]:
-        if one.type == "rewind":
-            del times[one.to :]
-        elif one.type == "judge":
-            spent += one.ms
-            times[-1:] = [round(spent, 2)]
-        elif one.step:
-            spent += one.ms
-            times.append(round(spent, 2))
-    return times

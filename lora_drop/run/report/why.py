@@ -52,19 +52,19 @@ def _answers(report: Report) -> str | None:
 def _race(report: Report) -> str | None:
     if not report.has_baseline or not makes_claims(report.trace.header):
         return None
-    lanes = report.lanes[report.main], report.lanes[BASELINE]
-    own, full = (lane.ms_per_token for lane in lanes)
-    if own is None or full is None:
+    if None in (report.lanes[lane].ms_per_token for lane in (report.main, BASELINE)):
         return None
-    least = min(lane.kept for lane in lanes)
-    lead, summary = "ahead" if own < full else "behind", report.trace.summary
-    prefill = f"The prompt was read once, for all lanes, in {_ms(lanes[0].steps[0].ms)}."
+    clocks = [report.trace.clock(lane) for lane in (report.main, BASELINE)]
+    least = min(map(len, clocks))
+    own, full = (clock[least - 1] for clock in clocks)
+    # The prefill's token counts too, as in the bars.
+    did = "finished" if len(clocks[0]) == len(clocks[1]) else f"wrote the first {counted(least + 1, 'token')}"
+    gap, summary = abs(full - own), report.trace.summary
+    lead = f"{gap / 1000:.2f} s" if gap >= 100 else _ms(gap)
+    prefill = f"The prompt was read once, for all lanes, in {_ms(report.trace.steps[report.main][0].ms)}."
     if summary and summary.prefill_cached:
-        prefill = "The prompt was cached by an earlier run."
-    return (
-        f"A token took {_ms(own)}, the full model's {_ms(full)}: after {counted(least, 'token')} LoRA-Drop is "
-        f"{_ms(least * abs(full - own))} {lead}. {prefill}"
-    )
+        prefill = "Prompt cached."
+    return f"LoRA-Drop {did} {lead} {'earlier' if own < full else 'later'}. {prefill}"
 
 
 def _time(lane: LaneReport) -> str | None:

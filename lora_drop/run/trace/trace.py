@@ -97,6 +97,21 @@ class Trace:
         steps = self.steps[step.lane]
         return step.step < len(steps) and steps[step.step] is step
 
+    def clock(self, lane: str) -> list[float]:
+        """Milliseconds of decoding after each token that stands, prefill's left out. Rejected drafts' time counts."""
+        times: list[float] = []
+        spent = 0.0
+        for one in self.passes[lane]:
+            if one.type == "rewind":
+                del times[one.to :]
+            elif one.type == "judge":
+                spent += one.ms
+                times[-1:] = [spent]
+            elif one.step:
+                spent += one.ms
+                times.append(spent)
+        return times
+
     def text(self, lane: str) -> str:
         """The text that a lane wrote."""
         return "".join(step.text for step in self.steps[lane])
