@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lora_drop.run.report.headline import headline
+from lora_drop.run.report.headline import headline, refuses
 from tests.run.test_verdict import FACTS, IDLE, SAME
 from tests.support.golden import check_golden
 
@@ -27,12 +27,13 @@ CASES = {
     "nothing skipped": ("nothing_skipped", {"nothing": "period"} | SAME),
     "alone": ("compared", {"speed": None, "words": None, "kv_saved": None}),
     "stopped": ("stopped", {"stopped": "stopped"}),
+    "refuses": ("compared", {"refuses": True}),
 }
 
 
 @pytest.fixture
 def headlines():
-    facts = FACTS | {"accepted": None, "accepted_without": None}
+    facts = FACTS | {"accepted": None, "accepted_without": None, "refuses": False}
     return {name: headline(kind, facts | changes) for name, (kind, changes) in CASES.items()}
 
 
@@ -47,3 +48,32 @@ def test_the_figures_of_each_kind(headlines):
 
 def test_a_figure_beyond_the_bound_is_never_shown(headlines):
     assert "1.7" not in str(headlines["above the bound"])
+
+
+TEXTS = {
+    "I cannot help with that request.": True,
+    "I'm sorry, but I can't assist with that.": True,
+    "I\u2019m sorry, I don\u2019t know.": True,
+    "Sorry, I am only a language model.": True,
+    "As an AI language model, I do not have feelings.": True,
+    "Unfortunately, I don't have access to the internet.": True,
+    "I apologize for the confusion.": True,
+    "I am unable to answer this question.": True,
+    "Thank you for asking! However, I cannot give medical advice.": True,
+    "I'm not able to do that.": True,
+    "The sky is blue because of Rayleigh scattering.": False,
+    "I can help you with that. First, open the file.": False,
+    "Here are five tips for better sleep.": False,
+    "Can I cannon? No such verb exists.": False,
+    "Once upon a time there was a keeper who was sorry, and cold.": False,
+    "I am sorrel, a plant of the meadow.": False,
+    "def add(a, b):\n    return a + b": False,
+    "Penguins are birds that cannot fly, but they swim very well, so": False,
+    "It is a long way from the harbour to the hills, and on the way I cannot tell you how often I stopped.": False,
+    "": False,
+}
+
+
+@pytest.mark.parametrize(("text", "refusal"), TEXTS.items())
+def test_a_refusal_is_named_by_its_opening(text, refusal):
+    assert refuses(text) is refusal

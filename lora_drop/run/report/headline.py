@@ -5,6 +5,7 @@ A figure that was not measured is left out. Ranges and reasons are in each figur
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,14 @@ from lora_drop.run.report.speed import GAIN, SLOWER
 
 Facts = dict[str, Any]
 Figure = dict[str, str]
+
+# What a refusal begins with, and the characters of an answer in which it must: a later one is part of an answer.
+REFUSALS = (
+    *("i cannot", "i can't", "i can\u2019t", "i can not", "i am unable", "i'm unable", "i\u2019m unable", "i won't"),
+    *("i'm sorry", "i\u2019m sorry", "i am sorry", "sorry,", "i apologize", "i apologise", "as an ai", "i'm not able"),
+    *("i\u2019m not able", "i am not able", "unfortunately, i"),
+)
+REFUSES_BY = 60
 
 _READS = {"well": "Reads well", "slips": "Slips", "badly": "Reads badly"}
 
@@ -29,6 +38,12 @@ def headline(kind: str, facts: Facts) -> dict[str, Any]:
 def is_timed(facts: Facts) -> bool:
     """Whether the run's own speed may be a headline: it is measured, not too noisy, and within the bound."""
     return facts["speed"] in ("faster", "slower", "same") and not facts["by_chance"]
+
+
+def refuses(text: str) -> bool:
+    """Whether an answer begins with a refusal, or a clause within its first `REFUSES_BY` characters does."""
+    start = text[:REFUSES_BY].lower()
+    return any(re.search(rf"(^|[.!?,;:])\s*{re.escape(opening)}", start) for opening in REFUSALS)
 
 
 def untimed_words(facts: Facts) -> str:
@@ -89,6 +104,8 @@ def _reads(facts: Facts) -> Figure | None:
     label = f"wording differs from word {words['first'] + 1}"
     if facts["collapsed_word"] is not None:
         return _figure("reads", "Goes in circles", f"from word {facts['collapsed_word'] + 1} on", detail)
+    if facts["refuses"]:
+        return _figure("reads", "Refuses", "where the full model answers", detail)
     value = _READS.get(facts["reads"])
     return _figure("reads", value or "Differs", label if value else f"{label}; quality not measured", detail)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from lora_drop.method.quality import ABSURD, reads, repeated_share
 from lora_drop.run.report.align import align, word_at
-from lora_drop.run.report.headline import headline, is_timed, untimed_words
+from lora_drop.run.report.headline import headline, is_timed, refuses, untimed_words
 from lora_drop.run.report.parts import parts_of
 from lora_drop.run.report.report import Report
 from lora_drop.run.report.speed import is_by_chance, is_wide, makes_claims, speed_of
@@ -81,7 +81,8 @@ def lane_facts(report: Report, lane: str) -> Facts:
 
     `words` (`Alignment.counts`) and `first_token` say where they differ; `quality_loss` is the regret of the lane's
     own text, in nats per token (`LaneReport.loss`); `collapsed_word` is where its loop begins; `absurd_word` has the
-    first token that the full model finds absurd. Words are counted from 0.
+    first token that the full model finds absurd; `refuses` is true where only the lane refuses to
+    answer. Words are counted from 0.
     """
     trace, own = report.trace, report.lanes[lane]
     is_beside = BASELINE in trace.steps and lane != BASELINE
@@ -100,6 +101,7 @@ def lane_facts(report: Report, lane: str) -> Facts:
         "quality_loss": own.loss,
         "loss_of": None if own.loss is None else "own",
         "reads": "badly" if loop_word is not None and how else how,
+        "refuses": is_beside and refuses(trace.text(lane)) and not refuses(trace.text(BASELINE)),
         "collapsed_word": loop_word,
         "absurd_word": None if absurd is None else word_at(texts, absurd),
     }

@@ -15,6 +15,7 @@ from lora_drop.run.trace.trace import Trace
 
 CHARTS = ("answers", "race", "activity", "drift", "drift_map", "memory", "time", "kl", "parts")
 QUOTED = 40  # characters of a word
+SMALL = 1e9  # parameters; a smaller model is often wrong
 
 
 def why(report: Report, parts: dict[str, Any] | None) -> dict[str, str | None]:
@@ -40,13 +41,21 @@ def _answers(report: Report) -> str | None:
         return None
     alignment = align(report.trace.text(BASELINE), report.trace.text(report.main))
     if alignment.first is None:
-        return "Both answers have the same words."
+        return f"Both answers have the same words.{_small(report)}"
     piece = next(piece for piece in alignment.pieces if piece.kind == "differ")
     own, full = (f"\u201c{words[0][:QUOTED]}\u201d" if words else None for words in (piece.other, piece.one))
     if own is None:
-        return f"The first difference is word {alignment.first + 1}: {full} is missing."
+        return f"The first difference is word {alignment.first + 1}: {full} is missing.{_small(report)}"
     there = f"where the full model wrote {full}" if full else "which the full model did not write"
-    return f"The first difference is word {alignment.first + 1}: {own}, {there}."
+    return f"The first difference is word {alignment.first + 1}: {own}, {there}.{_small(report)}"
+
+
+def _small(report: Report) -> str:
+    """A warning where the mistakes in the answers may be the model's own."""
+    params = report.trace.header.model.get("params") or 0
+    if not 0 < params < SMALL:
+        return ""
+    return f" A model of {params / 1e6:.0f} million parameters makes mistakes of its own, with every layer too."
 
 
 def _race(report: Report) -> str | None:
