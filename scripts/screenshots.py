@@ -63,9 +63,9 @@ def take(browser: Browser, url: str, out: Path) -> None:
 
     page = opened(browser, url, DESKTOP)
     keep(page, "empty")
-    run(page, "gentle")
+    run(page, "balanced")
     keep(page, "page")
-    run(page, "balanced", "adapters-off")
+    run(page, "balanced", "corrections-off")
     scrub(page, 40)
     keep(page, "three-lanes")
     page.keyboard.press("Escape")
@@ -91,7 +91,7 @@ def take(browser: Browser, url: str, out: Path) -> None:
     keep(page, "page-dark")
     page.close()
     page = opened(browser, url, PHONE)
-    run(page, "gentle")
+    run(page, "balanced")
     keep(page, "phone")
     page.close()
 
