@@ -38,13 +38,24 @@ def library() -> ctypes.CDLL | None:
 
     Its functions raise MemoryError if there is no memory, and LoraDropError if there are no more threads.
     """
-    path = os.environ.get("LORA_DROP_NATIVE", "1")
+    path = _path()
     if path == "0":
         return None
     if path not in ("1", *PATHS):
         _without(f"LORA_DROP_NATIVE is {path!r}, not 0, 1, {', '.join(PATHS)}.")
         return None
     return build(find_compiler(), cache_dir() / "native", PATHS.get(path))
+
+
+@cache
+def build_name() -> str | None:
+    """The checksum in the name of the library's file: of sources, flags, compiler and processor; None without it."""
+    compiler = find_compiler()
+    return None if compiler is None or library() is None else _checksum(compiler, _flags(PATHS.get(_path())))
+
+
+def _path() -> str:
+    return os.environ.get("LORA_DROP_NATIVE", "1")
 
 
 def find_compiler() -> str | None:
@@ -66,14 +77,8 @@ def build(compiler: str | None, folder: Path, processor: str | None = None) -> c
     if compiler is None:
         _without("there is no C compiler: install cc, gcc or clang, or name one in CC.")
         return None
-    flags = (*FLAGS, processor or _native_flag())
-    hashed = (
-        *(path.read_bytes() for path in sources("*.[ch]")),
-        repr(flags).encode(),
-        _version(compiler),
-        _processor(),
-    )
-    name, refused = f"step-{_digest(b'|'.join(hashed))}", ""
+    flags = _flags(processor)
+    name, refused = f"step-{_checksum(compiler, flags)}", ""
     for path in sorted(folder.glob(f"{name}-*.so")):
         try:
             return _load(path)
@@ -101,6 +106,20 @@ def build(compiler: str | None, folder: Path, processor: str | None = None) -> c
     if refused:
         print(f"note: {refused.strip()} They were built anew.", file=sys.stderr)
     return native
+
+
+def _flags(processor: str | None) -> tuple[str, ...]:
+    return (*FLAGS, processor or _native_flag())
+
+
+def _checksum(compiler: str, flags: tuple[str, ...]) -> str:
+    hashed = (
+        *(path.read_bytes() for path in sources("*.[ch]")),
+        repr(flags).encode(),
+        _version(compiler),
+        _processor(),
+    )
+    return _digest(b"|".join(hashed))
 
 
 def _without(why: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import LoadedModel
@@ -12,8 +13,7 @@ from lora_drop.run.report.report import Report
 from lora_drop.run.report.speed import speedup_interval
 from lora_drop.run.request import LanePlan, Plan, Request
 from lora_drop.run.run import run
-from lora_drop.run.trace.records import StepRecord
-from lora_drop.run.trace.trace import gather
+from lora_drop.run.trace.records import Header, StepRecord
 
 
 def timed_request(config: LoraDropConfig, prompt: str, new_tokens: int, ignore_eos: bool = True) -> Request:
@@ -27,17 +27,27 @@ def time_lanes(
     prompt_ids: list[int],
     new_tokens: int,
     ignore_eos: bool = True,
+    should_stop: Callable[[Report], bool] = lambda report: False,
 ) -> Report:
     """Run any lanes on a prompt's tokens.
 
     Args:
         ignore_eos: every lane writes `new_tokens`; else a stop token ends it.
+        should_stop: called after each step with the report so far, which is returned once it is true.
 
     Raises:
         LoraDropError: there is no memory for the lanes.
     """
     request = timed_request(LoraDropConfig(), "(tokens)", new_tokens, ignore_eos)
-    return Report.of(gather(run(loaded, request, checked=Plan(lanes, prompt_ids, []))))
+    with closing(run(loaded, request, checked=Plan(lanes, prompt_ids, []))) as records:
+        header = next(records)
+        assert isinstance(header, Header)
+        report = Report(header)
+        for record in records:
+            report.add(record)
+            if should_stop(report):
+                break
+    return report
 
 
 def rate_of(runs: Sequence[Report], lane: str) -> float:
