@@ -15,7 +15,7 @@ from tests.support.fuzzing import HOSTILE, profile
 pytestmark = pytest.mark.full
 
 DATA = ["--data", "pairs.jsonl", "--prompt-field", "q", "--target-field", "a", "--limit", "1"]
-SLOW = {"presets", "bench", "recommend"}  # a whole run of them takes seconds
+SLOW = {"presets", "bench", "calibrate", "recommend"}  # a whole run of them takes seconds
 WRITES = {"--out", "--trace", "--html", "--chrome"}
 UNBOUNDED = {"--rounds", "--max-tokens", "--self-generate"}  # who asks for a million rounds may wait for them
 WORDS = [word for word in HOSTILE if "\x00" not in word]  # no program can be given a null byte
