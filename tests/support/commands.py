@@ -68,7 +68,7 @@ def ends_well(argv: list[str], capsys) -> int:
 
 
 PROGRESS = re.compile(
-    r"\d+ of \d+ |\d+% measured|note: |warm-up|round \d|bandwidth|\r|\d+ \(KL |\s*\d+%|.*\bbatch/s|.*records?/s|memory: |time: |$"
+    r"\d+ of \d+ |note: |warm-up|round \d|bandwidth|\r|\d+ \(KL |\s*\d+%|.*\bbatch/s|.*records?/s|memory: |time: |$"
 )
 
 

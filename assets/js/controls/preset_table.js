@@ -148,7 +148,7 @@ function cellsOf(measured, readsWell) {
  */
 function aboutWords({ about, limit, missing, ...facts }) {
   const speed = speedWords(facts);
-  if (missing) return `${missing.charAt(0).toUpperCase()}${missing.slice(1).replace(/\.$/, "")}. ${speed}`;
+  if (missing) return `Quality: ${missing.replace(/\.$/, "")}. ${speed}`;
   return (
     `Quality measured on answers to ${formatNumber(about.prompts)} prompts, ${about.device}, ${about.dtype}, ` +
     `${about.date}: loss in nats per token, of all steps; up to ${limit} reads well. ${speed}`
