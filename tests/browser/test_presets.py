@@ -147,8 +147,11 @@ def test_speeds_come_from_this_machine_once_they_were_measured(shipped, open_pag
         expect(short["fast"]).to_have_attribute("title", note)
         expect(short["gentle"].locator("small")).to_have_text("reads well, 9% less K/V")
         assert [cells(page, name)[2] for name in ("balanced", "fast", "paper")] == ["1.21×", "0.98×", "–"]
-        assert cells(page, calibration.HEAD) == ["same text", "–", "1.08×", "–"]
+        assert cells(page, calibration.HEAD) == ["well", "–", "1.08×", "–"]
         assert checked(page) == "balanced", "nothing else changes"
+        page.click(".ld-presets-more summary")
+        table, room = (page.locator(where).bounding_box() for where in (".ld-presets table", "#ld-preset"))
+        assert table["x"] + table["width"] <= room["x"] + room["width"], "nothing is cut off"
 
 
 def test_a_preset_sets_the_controls_and_a_control_makes_it_custom(shipped, open_page):

@@ -43,7 +43,7 @@ export function mountPresets(element, props, watch, trigger, server, store) {
     find(element, "[data-column=reads]").title =
       `“well” where the quality loss is at most ${facts.limit} nats per token, and the text does not go in circles`;
     find(element, ".ld-presets-about").textContent = aboutWords(facts);
-    find(element, ".ld-presets").dataset.state = facts.missing ? "unmeasured" : "measured";
+    find(element, ".ld-presets").dataset.state = facts.missing && !facts.is_calibrated ? "unmeasured" : "measured";
   }
 
   /** Ask for the speeds of this machine until they are there, or another model is shown. */
@@ -125,8 +125,8 @@ function headRowOf({ label, period, speedup }) {
   const row = make("tr");
   row.title = `Skips nothing; a screened head at all steps but every ${period}th, and every draft checked`;
   row.dataset.preset = "screened-head";
-  const cells = ["same text", "–", timesOf(speedup), "–"];
-  row.append(name, ...cells.map((text) => make("td", "", text)));
+  const cells = ["–", timesOf(speedup), "–"].map((text) => make("td", "", text));
+  row.append(name, make("td", "ld-good", "well"), ...cells);
   return row;
 }
 
