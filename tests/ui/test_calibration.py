@@ -32,7 +32,7 @@ def folder(monkeypatch, tmp_path):
 def quick(monkeypatch):
     """Calibrations that are done after one short prompt."""
     monkeypatch.setattr(calibrate, "TOKENS", 9)
-    monkeypatch.setattr(calibration, "Calibration", lambda info: calibrate.Calibration(info, 1e-9))
+    monkeypatch.setattr(calibration, "Calibration", lambda info, seconds: calibrate.Calibration(info, 1e-9))
 
 
 class Slow:
@@ -40,7 +40,7 @@ class Slow:
 
     is_done = False
 
-    def __init__(self, info):
+    def __init__(self):
         self.steps, self.began = 0, threading.Event()
 
     def go_on(self, loaded, should_stop):
@@ -53,8 +53,8 @@ class Slow:
 @pytest.fixture
 def slow(monkeypatch, tiny):
     """A pool and its background at work on a slow calibration."""
-    work = Slow(None)
-    monkeypatch.setattr(calibration, "Calibration", lambda info: work)
+    work = Slow()
+    monkeypatch.setattr(calibration, "Calibration", lambda info, seconds: work)
     pool = ModelPool(tiny)
     background = Background(pool)
     ended = threading.Event()
@@ -123,7 +123,7 @@ def test_a_look_inside_a_token_comes_first_too(slow, tiny):
 
 
 def test_a_model_that_cannot_be_calibrated_is_left_alone(tiny, monkeypatch):
-    def refuse(info):
+    def refuse(info, seconds):
         raise LoraDropError("no")
 
     monkeypatch.setattr(calibration, "Calibration", refuse)

@@ -17,11 +17,12 @@ from lora_drop.models.load import ModelInfo
 from lora_drop.models.place import on_zero_gpu
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.results.calibration import gain_here, speeds_here, write_calibration
+from lora_drop.run.results.files import CALIBRATION_SECONDS
 from lora_drop.run.results.store import Row
 from lora_drop.ui.serve.environment import read_variable
 
 PAUSE = 2.0  # seconds between two looks for a quiet moment
-TRIES = 3  # of a model whose speeds are too noisy to tell
+TRIES = 3  # of a model whose speeds are too noisy to tell, each twice as long as the one before
 AGAIN = 600.0  # seconds until the next try
 
 
@@ -63,7 +64,7 @@ class Background:
                 if _noisy(list(speeds_here(info).values()), info) == 0:
                     self._next[label] = float("inf")
                     return
-                self._current = label, Calibration(info)
+                self._current = label, Calibration(info, CALIBRATION_SECONDS * 2 ** self._tries[label])
             calibration = self._current[1]
             if self._go_on(label, calibration) and calibration.is_done:
                 self._finish(label, info, calibration.rows())
