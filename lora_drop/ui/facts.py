@@ -9,7 +9,7 @@ from typing import Any
 
 from lora_drop.adapters.find import bank_facts, config_fingerprint
 from lora_drop.errors import LoraDropError
-from lora_drop.method.config import LoraDropConfig, default_range
+from lora_drop.method.config import default_range
 from lora_drop.method.presets import COMPARISONS, Preset, presets_for
 from lora_drop.method.quality import READS_WELL_LOSS
 from lora_drop.models.load import LoadedModel, ModelInfo
@@ -27,6 +27,7 @@ from lora_drop.run.results.preset_results import (
     reads_well,
 )
 from lora_drop.run.results.rows import sets_only_refresh
+from lora_drop.run.results.store import whole_setting
 from lora_drop.ui.controls import control_values
 from lora_drop.ui.serve.calibration import calibrates
 
@@ -166,7 +167,7 @@ def _head(here: dict[str, Any] | None) -> dict[str, Any] | None:
     if here is None:
         return None
     speedup = here["speedup"] if gain_here(here) else None
-    period = LoraDropConfig.from_dict(here["config"]).period
+    period = whole_setting(here["config"])["period"]
     return {"label": COMPARISONS[HEAD].lane, "period": period, "speedup": speedup, "bound": here["bound"]}
 
 

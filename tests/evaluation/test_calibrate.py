@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 
@@ -18,14 +19,18 @@ from lora_drop.run.results.calibration import (
     HEAD,
     HEAD_PERIODS,
     gain_here,
+    head_config,
     is_calibrated,
     no_gain_words,
     speeds_here,
     write_calibration,
 )
 from lora_drop.run.results.files import CALIBRATION
+from lora_drop.run.results.preset_results import idle_gain
 from lora_drop.run.results.store import whole_setting
 from lora_drop.run.trace.records import BASELINE
+from lora_drop.ui.facts import preset_facts
+from tests.support.fuzzing import TRIED, budget, mutated_bytes, mutated_json
 from tests.support.golden import check_golden
 from tests.support.parts import full_bank
 
@@ -191,6 +196,22 @@ def test_a_broken_file_is_no_calibration_and_is_replaced(tiny, folder, content):
     changed["rows"][0]["speedup"] = "1.2"
     path.write_text(json.dumps(changed))
     assert speeds_here(tiny) == {}
+
+
+@pytest.mark.full
+def test_two_hundred_mutations_say_a_speed_or_none(tiny, folder):
+    head = row_of() | {"lane": HEAD, "config": head_config(8).differences()}
+    write_calibration(tiny, [row_of(), row_of("lossless", 0.7, accepted=0.6), head])
+    path, rng, said = path_of(folder), random.Random(0), 0
+    raw = path.read_bytes()
+    for number in range(budget(200)):
+        mutated = json.dumps(mutated_json(json.loads(raw), rng)).encode()
+        path.write_bytes(mutated_bytes(raw, rng, [raw]) if number % 2 else mutated)
+        TRIED["results"] += 1
+        said += bool(speeds_here(tiny))
+        preset_facts(tiny)
+        idle_gain(tiny, PRESETS["fast"].config)
+    assert 0 < said < budget(200)
 
 
 def test_the_command_writes_it_and_prints_it(tiny, capsys):
