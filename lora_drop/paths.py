@@ -49,6 +49,11 @@ def cache_dir() -> Path:
     return (Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache") / "lora-drop"
 
 
+def calibrations() -> Path:
+    """The folder of the speeds that were measured on this machine (it may not exist). Raises: see `cache_dir`."""
+    return cache_dir() / "calibrations"
+
+
 def local_wheel() -> Path | None:
     """The file that `LORA_DROP_WHEEL` names in place of a download of the bundled model; None if it is unset.
 

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("LORA_DROP_CALIBRATE", "0")  # no page measures beside a test
 
 import pytest  # noqa: E402
 
@@ -20,6 +21,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported, by whomever
 
 from lora_drop.models.load import LoadedModel, load_model  # noqa: E402
+from lora_drop.run.results import calibration  # noqa: E402
 
 pytest_plugins = [
     f"tests.support.{name}" for name in ("calls", "commands", "faults", "task_files", "workshop")
@@ -39,6 +41,15 @@ def pytest_collection_modifyitems(items):
             at = ARCHITECTURES.index(architecture)
             if at and seen[item.originalname, architecture] % (len(ARCHITECTURES) - 1) != at - 1:
                 item.add_marker(pytest.mark.full)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def calibrated_nowhere(tmp_path_factory):
+    """What was measured on this machine is no part of a test: calibrations are kept in a folder of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("calibrations")
+        patch.setattr(calibration, "calibrations", lambda: folder)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,8 @@ const NOT_LOADED = "This part of the page could not be loaded: the server cannot
 export const mountCompare = (element, props, watch) => compare(element, props, watch, store);
 export const mountFacts = (element, props, watch) => facts(props, watch, store);
 export const mountLive = (element, props, watch, server) => live(element, props, watch, server, store);
-export const mountPresets = (element, props, watch, trigger) => presets(element, props, watch, trigger, store);
+export const mountPresets = (element, props, watch, trigger, server) =>
+  presets(element, props, watch, trigger, server, store);
 export const mountRange = (element, props, watch, trigger) => range(element, props, watch, trigger, store);
 export const mountProgress = progress;
 export const mountStatus = (element, props, watch) => status(element, props, watch, store);

@@ -99,8 +99,8 @@
 /**
  * @typedef {object} Measured
  * @property {number | null} regret nats per token
- * @property {number} speedup
- * @property {number} kv_saved
+ * @property {number | null} speedup on this machine
+ * @property {number | null} kv_saved
  */
 
 /**
@@ -120,6 +120,10 @@
  * @property {string} default
  * @property {{prompts: number, device: string, dtype: string, date: string}} about
  * @property {number} limit largest regret that reads well
+ * @property {boolean} is_calibrated its speeds were measured on this machine
+ * @property {boolean} is_calibrating they will be, while nobody runs
+ * @property {{label: string, period: number, speedup: number | null, bound: number} | null} head the full model with the
+ *   screened head
  * @property {string | null} missing reason for missing figures
  */
 

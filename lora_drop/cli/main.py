@@ -14,6 +14,7 @@ from io import TextIOWrapper
 from lora_drop.cli import (
     bench,
     benchmark,
+    calibrate,
     drop_order,
     evaluate,
     fetch,
@@ -33,7 +34,7 @@ from lora_drop.runtime import check_versions
 BAD_INPUT = 2
 INTERRUPTED = 130
 COMMANDS = (
-    *(run, page, evaluate, sweep, presets, recommend, bench, benchmark, drop_order),
+    *(run, page, evaluate, sweep, presets, recommend, calibrate, bench, benchmark, drop_order),
     *(train, replay, fetch, space),
 )
 

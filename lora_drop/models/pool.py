@@ -91,6 +91,7 @@ class ModelPool:
         self._reading = False
         self._wanted = 0  # runs that have the model or wait for it
         self._is_spared = False
+        self._waiting = 0  # spare work that waits for a moment without runs
         self._changed = threading.Condition()
         self.load_seconds = 0.0  # of the last swap
 
@@ -98,6 +99,11 @@ class ModelPool:
     def labels(self) -> tuple[str, ...]:
         """The choices, the first model first."""
         return tuple(self._names)
+
+    @property
+    def at_hand(self) -> str | None:
+        """The label of the model in memory; None while another one is read."""
+        return self._at
 
     def check(self, label: str | None) -> str:
         """A label of the list; None is the first model. Raises LoraDropError for any other value."""
@@ -171,20 +177,30 @@ class ModelPool:
                 self._changed.notify_all()
 
     @contextmanager
-    def spare(self, label: str | None, seconds: float) -> Iterator[tuple[LoadedModel, Callable[[], bool]]]:
+    def spare(
+        self, label: str | None, seconds: float, is_last: bool = False
+    ) -> Iterator[tuple[LoadedModel, Callable[[], bool]]]:
         """The model for work that gives way to runs, and a function that returns true once a run waits for it.
 
         The work has to end then, and can start again later. No model is loaded for it.
 
         Args:
             seconds: the longest wait for a moment without runs.
+            is_last: the work gives way to other spare work too.
 
         Raises:
             LoraDropError: another model is in memory, or runs used this one all the time.
         """
         label = self.check(label)
+
+        def is_wanted() -> bool:
+            return self._wanted > 0 or (is_last and self._waiting > 0)
+
         with self._changed:
-            if not self._changed.wait_for(lambda: not (self._wanted or self._is_spared), seconds):
+            self._waiting += not is_last
+            is_free = self._changed.wait_for(lambda: not (is_wanted() or self._is_spared), seconds)
+            self._waiting -= not is_last
+            if not is_free:
                 raise LoraDropError("runs come first, and the device is busy with them: ask again in a moment.")
             if self._at != label:
                 raise LoraDropError(f"{label} is not in memory now: choose it in the models menu first.")
@@ -192,7 +208,7 @@ class ModelPool:
             loaded, self._is_spared = self._loaded, True
             self._lent += 1
         try:
-            yield loaded, lambda: self._wanted > 0
+            yield loaded, is_wanted
         finally:
             del loaded
             self._is_spared = False

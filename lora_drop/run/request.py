@@ -33,7 +33,7 @@ class _Question:
 class Request(RunSettings, _Question):  # the fields of the last base come first: prompt, config
     """A run's prompt, its schedule's config and its settings, named as on the command line.
 
-    `idle` is the gain that was measured for the config on an idle machine, if any; the trace's header repeats it.
+    `idle` is what was measured for the config before the run, if anything; the trace's header repeats it.
 
     Raises:
         LoraDropError: a value is not allowed on any model.

@@ -26,6 +26,7 @@ from lora_drop.run.exports.html import replay_html, wire_text
 from lora_drop.run.prompts import PromptCache
 from lora_drop.run.report.report import Report
 from lora_drop.run.request import Request
+from lora_drop.run.results.calibration import is_calibrated
 from lora_drop.run.results.preset_results import idle_gain
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import Header, Record, Summary, write_line
@@ -33,7 +34,7 @@ from lora_drop.run.trace.trace import parse_trace, read_trace
 from lora_drop.run.wire import figures_line, wire_line
 from lora_drop.ui.components import error_line, status_value
 from lora_drop.ui.controls import SHOWN, read_controls
-from lora_drop.ui.facts import page_facts
+from lora_drop.ui.facts import page_facts, preset_facts
 from lora_drop.ui.inspector import Inspector
 from lora_drop.ui.serve import space as zero
 from lora_drop.ui.serve.kept import RecentTraces, Stops
@@ -83,6 +84,7 @@ class Callbacks:
         self.traces = RecentTraces()
         self.prompts = PromptCache()
         self.inspector = Inspector(pool, self.traces)
+        self._calibrated: dict[str, Any] | None = None  # facts of the presets, once speeds were measured
         # ZeroGPU requires its work to be wrapped before the page is launched. The pool has only one model there.
         with pool.lend() as loaded:
             self._borrowed = self._runner(loaded) if on_zero_gpu() else None
@@ -261,6 +263,13 @@ class Callbacks:
         if kind == "html":
             return {"name": "lora-drop-run.html", "text": replay_html(trace)}
         return {"error": "There is no such file: ask for trace, chrome or html."}
+
+    def calibrated_presets(self) -> dict[str, Any] | None:
+        """`preset_facts` of the first model with the speeds of this machine; None until they were measured."""
+        info = self.pool.info(None)
+        if self._calibrated is None and is_calibrated(info):
+            self._calibrated = preset_facts(info)
+        return self._calibrated
 
     def recorded_run(self) -> str:
         """Wire text of the recorded run that the page plays while a visitor waits; empty if it cannot be read."""

@@ -212,9 +212,10 @@ class PresetTable(Scripted):
 
     Args:
         facts: the result of `preset_facts`.
+        server_functions: `calibrated_presets`, which the page asks while the machine is calibrated.
     """
 
-    TEMPLATE, MOUNT = "presets.html", "mountPresets(element, props, watch, trigger)"
+    TEMPLATE, MOUNT = "presets.html", "mountPresets(element, props, watch, trigger, server)"
 
 
 class Compare(Scripted):

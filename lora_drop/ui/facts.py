@@ -10,12 +10,13 @@ from typing import Any
 from lora_drop.adapters.find import bank_facts, config_fingerprint
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import default_range
-from lora_drop.method.presets import presets_for
+from lora_drop.method.presets import COMPARISONS, Preset, presets_for
 from lora_drop.method.quality import READS_WELL_LOSS
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import describe_device, free_memory
 from lora_drop.models.pool import ModelPool
 from lora_drop.paths import SHIPPED_SWEEPS
+from lora_drop.run.results.calibration import HEAD, gain_here, is_calibrated, no_gain_words, speeds_here
 from lora_drop.run.results.files import SWEEP
 from lora_drop.run.results.preset_results import (
     Measured,
@@ -26,7 +27,9 @@ from lora_drop.run.results.preset_results import (
     row_reads,
 )
 from lora_drop.run.results.rows import sets_only_refresh
+from lora_drop.run.results.store import whole_setting
 from lora_drop.ui.controls import control_values
+from lora_drop.ui.serve.calibration import calibrates
 
 SHIPPED_SWEEP = SHIPPED_SWEEPS / SWEEP.name
 _SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)([mb])(?![a-z0-9])", re.IGNORECASE)  # as in Qwen2.5-0.5B-Instruct
@@ -103,7 +106,7 @@ def page_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
 
 
 def preset_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
-    """The presets with their measured results, from the stored measurements.
+    """The presets with their measured results: quality from the stored measurements, speed from this machine alone.
 
     Returns:
         A dictionary:
@@ -113,14 +116,17 @@ def preset_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
         - missing: why there are no measurements, or an empty text;
         - about: device, dtype, number of prompts and date of the measurements;
         - limit: the quality loss up to which a text reads well, in nats a token;
+        - is_calibrated: whether the speeds were measured on this machine; `is_calibrating`: whether they will be;
         - presets: for each, in order, its name, label, note and `short` words; `measured` and `bare`, its figures with
-          corrections and without, or None; and `reads` (well, slips, badly).
+          corrections and without, or None; and `reads` (well, slips, badly);
+        - head: label, period, speedup and bound of the full model with the screened head, or None. Speeds are None
+          where they are not clear.
     """
     try:
         measured = measured_presets(loaded.id, loaded.revision, lambda config: config_fingerprint(loaded, config))
     except LoraDropError as error:
         measured = Measured(missing=str(error))  # the page works without
-    about, default = measured.about, default_preset(measured)
+    about, default, speeds = measured.about, default_preset(measured), speeds_here(loaded)
     return {
         "default": default,
         "show_me": {"preset": default, "compare": "corrections-off"},
@@ -133,19 +139,36 @@ def preset_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
             "date": about["date"][:10],
         },
         "limit": READS_WELL_LOSS,
+        "is_calibrated": bool(speeds),
+        "is_calibrating": not is_calibrated(loaded) and calibrates(),
         "presets": [
             {
                 "name": preset.name,
                 "label": preset.label,
-                "note": preset.note,
-                "short": preset_words(measured.rows.get(name)),
-                "measured": figures(measured.rows[name]) if name in measured.rows else None,
-                "bare": figures(measured.bare[name]) if name in measured.bare else None,
+                "note": _note(preset, speeds.get(name)),
+                "short": preset_words(measured.rows.get(name), speeds.get(name)),
+                "measured": figures(measured.rows.get(name), speeds.get(name)),
+                "bare": figures(measured.bare.get(name)),
                 "reads": row_reads(measured.rows[name]) if name in measured.rows else None,
             }
             for name, preset in presets_for(loaded.id).items()
         ],
+        "head": _head(speeds.get(HEAD)),
     }
+
+
+def _note(preset: Preset, here: dict[str, Any] | None) -> str:
+    """A preset's note, and why it does not gain on this machine."""
+    return f"{preset.note} {no_gain_words(here)}" if here and gain_here(here) in ("same", "slower") else preset.note
+
+
+def _head(here: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The row of the full model with the screened head."""
+    if here is None:
+        return None
+    speedup = here["speedup"] if gain_here(here) else None
+    period = whole_setting(here["config"])["period"]
+    return {"label": COMPARISONS[HEAD].lane, "period": period, "speedup": speedup, "bound": here["bound"]}
 
 
 def menu_choices(pool: ModelPool) -> list[tuple[str, str]]:

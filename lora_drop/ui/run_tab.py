@@ -127,7 +127,12 @@ def _build_settings(calls: Callbacks, facts: dict[str, Any], values: dict[str, A
             model = gr.Dropdown(menu_choices(pool), value=pool.first, label="Model", elem_id="ld-model")
         else:
             model = gr.Textbox(pool.first, label="Model", interactive=False, max_lines=1, elem_id="ld-model")
-        preset = PresetTable(facts["presets"]["default"], facts=facts["presets"], elem_id="ld-preset")
+        preset = PresetTable(
+            facts["presets"]["default"],
+            facts=facts["presets"],
+            server_functions=[server_function("calibrated_presets", lambda _: calls.calibrated_presets())],
+            elem_id="ld-preset",
+        )
         controls = build_controls(True, values, layers)
         WhatIf(
             model=facts["model"],

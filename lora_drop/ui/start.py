@@ -80,6 +80,7 @@ def _serve(args: argparse.Namespace) -> None:
     from lora_drop.models.place import on_zero_gpu
     from lora_drop.models.pool import ModelPool, allowed_models
     from lora_drop.ui.page import build_app, launch
+    from lora_drop.ui.serve.calibration import Background, calibrates
     from lora_drop.ui.serve.policy import Policy
 
     # Without a host Gradio reads GRADIO_SERVER_NAME itself.
@@ -90,5 +91,8 @@ def _serve(args: argparse.Namespace) -> None:
     # On ZeroGPU the weights are prepared before the first visitor comes: one model a Space.
     names = () if on_zero_gpu() else allowed_models(policy.public)
     files = partial(fetch, device=args.device, dtype=args.dtype)
-    page = build_app(ModelPool(load(args.model), names, load, args.model, files), policy)
+    pool = ModelPool(load(args.model), names, load, args.model, files)
+    page = build_app(pool, policy)
+    if calibrates():
+        Background(pool).start()
     launch(page, host, args.port, mcp=args.mcp, share=args.share)

@@ -47,6 +47,7 @@ def started(temporary: Path, log: Path) -> AbstractContextManager[tuple[subproce
     own = {
         "LORA_DROP_PUBLIC": "1",
         "LORA_DROP_TRUSTED_HOPS": "1",
+        "LORA_DROP_CALIBRATE": "0",  # the speeds of a model with random weights would be in the answers' headers
         "LORA_DROP_OWNER_TOKEN": TOKEN,
         "LORA_DROP_MAX_TOKENS": "4000",
         "LORA_DROP_MAX_SECONDS": str(VISIT),

@@ -14,9 +14,9 @@ from tests.support.fuzzing import HOSTILE, profile
 
 pytestmark = pytest.mark.full
 
-SLOW = {"presets", "bench", "recommend"}  # a whole run of them takes seconds
+SLOW = {"presets", "bench", "calibrate", "recommend"}  # a whole run of them takes seconds
 WRITES = {"--out", "--trace", "--html", "--chrome"}
-UNBOUNDED = {"--rounds", "--max-tokens", "--self-generate"}  # who asks for a million rounds may wait for them
+UNBOUNDED = {"--rounds", "--max-tokens", "--self-generate", "--seconds"}  # who asks for a million may wait for them
 WORDS = [word for word in HOSTILE if "\x00" not in word]  # no program can be given a null byte
 NUMBERS = [*"-1 0 1 2 0.5 -0.0 1e-9 1e3 nan inf -inf 5000 1_0".split(), str(2**63), str(10**30)]
 
@@ -37,7 +37,7 @@ def test_any_word_for_any_option_runs_or_is_refused_in_one_line(command, workpla
         value = data.draw(st.one_of(st.sampled_from([*WORDS, *NUMBERS]), words), "value")
         if option in WRITES:
             value = value.replace("/", "").replace("..", "") or "x"
-        if option in UNBOUNDED and value.strip().isdecimal():
+        if option in UNBOUNDED and (value.strip().isdecimal() or (option, value) == ("--seconds", "1e3")):
             value = "2"
         base = COMMANDS[command]
         if option == "" and command in ("sweep-figures", "replay"):

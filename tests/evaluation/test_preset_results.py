@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import pytest
 
@@ -11,10 +12,14 @@ from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
 from lora_drop.method.presets import PRESETS
 from lora_drop.method.quality import READS_WELL_LOSS, READS_WELL_REPEATS
+from lora_drop.models.place import describe_device
 from lora_drop.paths import SHIPPED_PRESETS
+from lora_drop.run.results import calibration
 from lora_drop.run.results import preset_results as measured
+from lora_drop.run.results.calibration import write_calibration
 from lora_drop.run.results.preset_results import (
     default_preset,
+    figures,
     idle_gain,
     measured_presets,
     preset_words,
@@ -108,50 +113,88 @@ def test_one_that_skips_nothing_is_not_what_the_page_opens_on(read):
     assert default_preset(read(content)) == "balanced"
 
 
+def here(speedup, width=0.02, lane="gentle"):
+    """A row of this machine's calibration."""
+    return {
+        "lane": lane,
+        "config": PRESETS[lane].config.differences(),
+        "adapters_fingerprint": None,
+        "speedup": speedup,
+        "speedup_interval": [speedup - width / 2, speedup + width / 2],
+        "bound": 1.5,
+        "accepted": None,
+    }
+
+
 def test_a_preset_in_words():
-    def words(loss, speedup, saved=0.0, repeats=0.0, **config):
-        return preset_words(row_of(loss, repeats, **config) | {"speedup": speedup, "kv_saved": saved})
+    def words(loss, speed=None, saved=0.0, repeats=0.0, **config):
+        row = row_of(loss, repeats, **config) | {"speedup": 1.9, "kv_saved": saved}
+        return preset_words(row, speed and here(speed))
 
     exact = {"refresh": "repair", "kv": "write", "accept": 1.0}
     sentences = {
         "reads well": words(0.1, 1.234),
+        "reads well, barely faster": words(0.1, 1.044),
         "reads well, slower": words(0.1, 0.92, 0.04),
+        "reads well, not calibrated": words(0.1),
+        "reads well, too noisy": preset_words(row_of(0.1) | {"kv_saved": 0.0}, here(1.2, 0.5)),
         "slips": words(0.4, 1.0),
         "in circles": words(0.1, 1.0, repeats=0.2),
         "reads badly, saves memory": words(1.2, 1.05, 0.23),
+        "reads badly, saves memory, not calibrated": words(1.2, None, 0.23),
         "reads badly, saves more time": words(1.2, 1.3, 0.23),
         "lossless": words(0.9, 0.6, **exact),
         "no loss": words(None, 1.1),
-        "nothing": words(None, None),
+        "nothing": words(None),
         "no row": preset_words(None),
+        "no row, calibrated": preset_words(None, here(1.1)),
     }
     check_golden("presets", sentences)
 
 
-def test_the_shipped_presets_say_what_was_measured():
-    rows = json.loads((SHIPPED_PRESETS / "presets.json").read_text())["rows"]
-    for row in rows:
+def test_the_shipped_presets_claim_no_speed_of_another_processor():
+    for row in json.loads((SHIPPED_PRESETS / "presets.json").read_text())["rows"]:
         words = preset_words(row)
-        speedup, saved = f"{row['speedup']:.1f}x", f"{row['kv_saved']:.0%} less K/V"
-        assert words.endswith(speedup) or (words.endswith(saved) and row["kv_saved"] > row["speedup"] - 1), words
+        assert not re.search(r"\dx", words) and figures(row)["speedup"] is None
+        assert words.endswith(f"{row['kv_saved']:.0%} less K/V") == (row["kv_saved"] >= 0.05), words
 
 
-def test_what_a_run_may_say_of_an_idle_machine_is_its_presets_own_row(tiny, tmp_path, monkeypatch):
+def test_what_a_run_may_say_of_an_idle_machine_was_measured_on_this_one(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(measured, "SHIPPED_PRESETS", tmp_path)
     monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path)
+    monkeypatch.setattr(calibration, "calibrations", lambda: tmp_path / "kept")
     content = made_up(tiny.revision)
     (tmp_path / "presets.json").write_text(json.dumps(content))
     config = PRESETS["gentle"].config
-    row = next(row for row in content["rows"] if row["preset"] == "gentle")
-    assert idle_gain(tiny, config) == {"preset": "gentle", "speedup": row["speedup"], "device": "a processor"}
+    assert idle_gain(tiny, config) is None, "another processor's speed says nothing"
+    write_calibration(tiny, [here(1.2, 0.5)])
+    assert idle_gain(tiny, config) is None, "too noisy"
+    write_calibration(tiny, [here(1.2)])
+    device = describe_device(tiny.device)["name"]
+    assert idle_gain(tiny, config) == {"preset": "gentle", "speedup": 1.2, "device": device}
     low_high = (min(3, tiny.num_layers - 2), tiny.num_layers - 2)
     assert idle_gain(tiny, config.replace(layers=low_high)) == idle_gain(tiny, config), "as the page's sliders say it"
     assert idle_gain(tiny, config.replace(period=7)) is None, "that is no preset"
     assert idle_gain(tiny, config.replace(layers=(1, 99))) is None, "the run says what is wrong"
-    (tmp_path / "presets.json").write_text(json.dumps(made_up("another")))
-    assert idle_gain(tiny, config) is None
     (tmp_path / "presets.json").write_text("{")
-    assert idle_gain(tiny, config) is None
+    assert idle_gain(tiny, config)["speedup"] == 1.2
+
+
+def test_a_run_may_say_how_many_guesses_were_accepted_without_corrections(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(measured, "SHIPPED_PRESETS", tmp_path)
+    monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path)
+    content = made_up(tiny.revision)
+    row = next(row for row in content["rows"] if row["preset"] == "balanced")
+
+    def gain(**changes):
+        rows = {"rows": [*content["rows"], row | {"parts": "none", "accepted": 0.64} | changes]}
+        (tmp_path / "presets.json").write_text(json.dumps(content | rows))
+        return idle_gain(tiny, PRESETS["balanced"].config)
+
+    assert gain() == {"preset": "balanced", "accepted_without": 0.64}
+    assert gain(accepted=None) is None is gain(adapters_fingerprint="f" * 16)
+    (tmp_path / "presets.json").write_text(json.dumps(made_up("another")))
+    assert idle_gain(tiny, PRESETS["balanced"].config) is None
 
 
 def test_a_file_of_another_model_settings_or_bank_does_not_count(read, tmp_path, monkeypatch):
@@ -260,5 +303,31 @@ def test_the_page_works_with_any_file(tiny, bank, tmp_path, monkeypatch):
     assert (by_name["paper"]["reads"], by_name["memory"]["reads"]) == ("well", "badly")
     assert found["show_me"] == {"preset": "paper", "compare": "corrections-off"}
     assert by_name["paper"]["short"] == "reads well, 20% less K/V" and by_name["fast"]["short"] == "not measured"
-    assert by_name["paper"]["measured"] == {"regret": 0.1, "speedup": 1.05, "kv_saved": 0.2, "accepted": None}
+    assert by_name["paper"]["measured"] == {"regret": 0.1, "speedup": None, "kv_saved": 0.2, "accepted": None}
     assert by_name["fast"]["measured"] is by_name["fast"]["bare"] is None, "measured without the shipped bank"
+
+
+def test_the_page_shows_the_speeds_of_this_machine_and_where_nothing_is_gained(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(measured, "SHIPPED_PRESETS", tmp_path)
+    monkeypatch.setattr(calibration, "calibrations", lambda: tmp_path / "kept")
+    (tmp_path / "presets.json").write_text(json.dumps(made_up(tiny.revision, {"paper": 0.1})))
+
+    def facts():
+        content = preset_facts(tiny)
+        return content, {preset["name"]: preset for preset in content["presets"]}
+
+    content, by_name = facts()
+    assert (content["is_calibrated"], content["is_calibrating"], content["head"]) == (False, False, None)
+    monkeypatch.setenv("LORA_DROP_CALIBRATE", "1")
+    assert facts()[0]["is_calibrating"]
+    head = here(1.08) | {"lane": calibration.HEAD, "config": calibration.head_config(8).differences()}
+    write_calibration(tiny, [here(1.3, lane="paper"), here(0.98), here(1.2, 0.6, "fast"), head])
+    content, by_name = facts()
+    assert content["is_calibrated"] and not content["is_calibrating"]
+    assert by_name["paper"]["short"] == "reads well, 1.3x" and by_name["paper"]["note"] == PRESETS["paper"].note
+    assert by_name["paper"]["measured"] == {"regret": 0.1, "speedup": 1.3, "kv_saved": 0.2, "accepted": None}
+    assert by_name["gentle"]["note"] == f"{PRESETS['gentle'].note} {calibration.no_gain_words(here(0.98))}"
+    assert by_name["fast"]["measured"]["speedup"] is None, "too noisy"
+    assert content["head"] == {
+        "label": "Full model, screened head", "period": 8, "speedup": 1.08, "bound": 1.5,
+    }  # fmt: skip

@@ -15,6 +15,7 @@ CASES = {
     "guesses, nothing to compare with": ("compared", GUESSES | {"accepted_without": None}),
     "above the bound": ("compared", {"speedup": 1.7, "by_chance": True, "idle": IDLE}),
     "noisy": ("compared", {"speed": "noisy"}),
+    "noisy, not calibrated": ("compared", {"speed": "noisy", "idle": {"preset": "fast", "accepted_without": 0.6}}),
     "short": ("compared", {"speed": "short", "speedup_interval": None, "idle": IDLE | {"speedup": 1.01}}),
     "reference": ("compared", {"speed": "reference", "speedup": None}),
     "slower": ("compared", {"speed": "slower", "speedup": 0.8, "speedup_interval": [0.79, 0.81]}),

@@ -26,6 +26,7 @@ COMMANDS = {
         *(*TINY, "--max-loss", "9", "--out", "sought", "--limit", "1"),
         *("--counts", "1", "--periods", "2", "--accepts", "0", "--entropies", "off", "--heads", "full"),
     ],
+    "calibrate": [*TINY, "--seconds", "0.001"],
     "bench": [*TINY, "--prompt-tokens", "2", "--new-tokens", "3", "--rounds", "1", "--no-hf"],
     "benchmark": ["--data-dir", "tasks", "--out", "scores", *TINY, "--limit", "1", "--max-new-tokens", "2"],
     "drop-order": ["--data", "text.txt", *TINY, "--windows", "1", "--count", "1"],

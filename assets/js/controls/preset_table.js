@@ -6,6 +6,8 @@ import { formatNumber, formatShare } from "../format.js";
 /** @typedef {import("../records.js").Preset} Preset */
 /** @typedef {import("../records.js").PresetFacts} PresetFacts */
 
+const ASK_AGAIN_MS = 30_000; // while the machine is calibrated, which takes about that long
+
 /** @type {Preset} */
 const CUSTOM = { name: "custom", label: "Custom", note: "Your own settings.", short: "your own settings", measured: null };
 
@@ -16,9 +18,10 @@ const CUSTOM = { name: "custom", label: "Custom", note: "Your own settings.", sh
  * @param {import("../records.js").Props} props
  * @param {import("../records.js").Watch} watch
  * @param {import("../records.js").Trigger} trigger
+ * @param {{calibrated_presets: () => Promise<PresetFacts | null>}} server
  * @param {import("../store.js").Store} store
  */
-export function mountPresets(element, props, watch, trigger, store) {
+export function mountPresets(element, props, watch, trigger, server, store) {
   const body = find(element, "tbody");
   /** @type {HTMLInputElement[]} */
   let radios = [];
@@ -36,11 +39,19 @@ export function mountPresets(element, props, watch, trigger, store) {
     });
     const all = [...facts.presets, CUSTOM];
     find(element, ".ld-presets-list").replaceChildren(...all.map((preset, i) => choiceOf(preset, radios[i])));
-    body.replaceChildren(...facts.presets.map(rowOf));
+    body.replaceChildren(...facts.presets.map(rowOf), ...(facts.head ? [headRowOf(facts.head)] : []));
     find(element, "[data-column=reads]").title =
       `“well” where the regret is at most ${facts.limit} nats per token, and the text does not go in circles`;
     find(element, ".ld-presets-about").textContent = aboutWords(facts);
-    find(element, ".ld-presets").dataset.state = facts.missing ? "unmeasured" : "measured";
+    find(element, ".ld-presets").dataset.state = facts.missing && !facts.is_calibrated ? "unmeasured" : "measured";
+  }
+
+  /** Ask for the speeds of this machine until they are there, or another model is shown. */
+  async function ask() {
+    if (!store.state.presets?.is_calibrating || store.state.presets !== props.facts) return;
+    const presets = document.hidden ? null : await server.calibrated_presets().catch(() => null);
+    if (presets && store.state.presets === props.facts) store.update({ presets });
+    else setTimeout(ask, ASK_AGAIN_MS);
   }
 
   const draw = () => {
@@ -56,6 +67,7 @@ export function mountPresets(element, props, watch, trigger, store) {
     draw();
     store.update({ preset: props.value });
   });
+  ask();
 }
 
 /** @param {Preset} preset */
@@ -103,13 +115,28 @@ function rowOf(preset) {
   return row;
 }
 
+/** A speedup; "–" where none was measured on this machine. @param {number | null} speedup */
+const timesOf = (speedup) => (speedup === null ? "–" : `${formatNumber(speedup, 2)}×`);
+
+/** The row of the full model with the screened head: what of the presets' speed is not LoRA-Drop's own. */
+function headRowOf({ label, period, speedup }) {
+  const name = make("th", "", label);
+  name.scope = "row";
+  const row = make("tr");
+  row.title = `Skips nothing; a screened head at all steps but every ${period}th, and every draft checked`;
+  row.dataset.preset = "screened-head";
+  const cells = ["–", timesOf(speedup), "–"].map((text) => make("td", "", text));
+  row.append(name, make("td", "ld-good", "well"), ...cells);
+  return row;
+}
+
 /** Cells of a preset's measured results. */
 function cellsOf(measured, reads) {
   const verdict = make("td", reads === "well" ? "ld-good" : "ld-bad", reads ?? "not measured");
   return [
-    verdict,
+    measured.regret === null ? make("td", "", "–") : verdict,
     make("td", "", formatNumber(measured.regret, 2)),
-    make("td", "", `${formatNumber(measured.speedup, 2)}×`),
+    make("td", "", timesOf(measured.speedup)),
     make("td", "", formatShare(measured.kv_saved)),
   ];
 }
@@ -119,10 +146,18 @@ function cellsOf(measured, reads) {
  *
  * @param {PresetFacts} facts
  */
-function aboutWords({ about, limit, missing }) {
-  if (missing) return `${missing.charAt(0).toUpperCase()}${missing.slice(1).replace(/\.$/, "")}.`;
+function aboutWords({ about, limit, missing, ...facts }) {
+  const speed = speedWords(facts);
+  if (missing) return `Quality: ${missing.replace(/\.$/, "")}. ${speed}`;
   return (
-    `Measured on answers to ${formatNumber(about.prompts)} prompts, ${about.device}, ${about.dtype}, ${about.date}. ` +
-    `Regret in nats per token: up to ${limit} reads well.`
+    `Quality measured on answers to ${formatNumber(about.prompts)} prompts, ${about.device}, ${about.dtype}, ` +
+    `${about.date}: regret in nats per token; up to ${limit} reads well. ${speed}`
   );
+}
+
+/** Where the speeds are from. */
+function speedWords({ is_calibrated: isCalibrated, is_calibrating: isCalibrating }) {
+  if (isCalibrated) return "Speed measured on this machine.";
+  const when = isCalibrating ? "; that happens while nobody runs" : ": the calibrate command does that";
+  return `Speed was not measured on this machine yet${when}.`;
 }

@@ -99,7 +99,7 @@ function expectedWords(state, schedule, bank) {
   const chosen = chosenPreset(state);
   const figures = ({ regret }) => `regret ${formatNumber(regret, 2)} nats per token`;
   const own = bank ? chosen?.measured : chosen?.bare;
-  if (own) return `This preset, measured: ${figures(own)}.`;
+  if (own && own.regret !== null) return `This preset, measured: ${figures(own)}.`;
   const share = schedule.dropped.length / model.droppable;
   const away = (row) => Math.abs(row.drop_ratio - share) / 0.25 + Math.abs(Math.log2(row.period / schedule.period));
   const refresh = repairs(schedule) ? "repair" : "single";

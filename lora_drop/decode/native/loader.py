@@ -38,13 +38,24 @@ def library() -> ctypes.CDLL | None:
 
     Its functions raise MemoryError if there is no memory, and LoraDropError if there are no more threads.
     """
-    path = os.environ.get("LORA_DROP_NATIVE", "1")
+    path = _path()
     if path == "0":
         return None
     if path not in ("1", *PATHS):
         _without(f"LORA_DROP_NATIVE is {path!r}, not 0, 1, {', '.join(PATHS)}.")
         return None
     return build(find_compiler(), cache_dir() / "native", PATHS.get(path))
+
+
+@cache
+def build_name() -> str | None:
+    """The checksum in the name of the library's file: of sources, flags, compiler and processor; None without it."""
+    compiler = find_compiler()
+    return None if compiler is None or library() is None else _checksum(compiler, _flags(PATHS.get(_path())))
+
+
+def _path() -> str:
+    return os.environ.get("LORA_DROP_NATIVE", "1")
 
 
 def find_compiler() -> str | None:
@@ -67,7 +78,7 @@ def build(compiler: str | None, folder: Path, processor: str | None = None) -> c
         _without("there is no C compiler: install cc, gcc or clang, or name one in CC.")
         return None
     try:
-        return _cached(compiler, folder, (*FLAGS, processor or _native_flag()))
+        return _cached(compiler, folder, _flags(processor))
     except (OSError, subprocess.SubprocessError) as error:
         _without(f"{Path(compiler).name} cannot build them ({_reason(error)}).")
     except LoraDropError as error:
@@ -77,9 +88,7 @@ def build(compiler: str | None, folder: Path, processor: str | None = None) -> c
 
 def _cached(compiler: str, folder: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
     """`build`, or raise OSError, SubprocessError or LoraDropError."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, timeout=COMPILE_SECONDS).stdout
-    hashed = (*(path.read_bytes() for path in sources("*.[ch]")), repr(flags).encode(), version, _processor())
-    name, refused = f"step-{_digest(b'|'.join(hashed))}", ""
+    name, refused = f"step-{_checksum(compiler, flags)}", ""
     for path in sorted(folder.glob(f"{name}-*.so")):
         try:
             return _load(path)
@@ -100,6 +109,17 @@ def _cached(compiler: str, folder: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
     if refused:
         print(f"note: {refused.strip()} They were built anew.", file=sys.stderr)
     return native
+
+
+def _flags(processor: str | None) -> tuple[str, ...]:
+    return (*FLAGS, processor or _native_flag())
+
+
+def _checksum(compiler: str, flags: tuple[str, ...]) -> str:
+    """Raises OSError or SubprocessError if the compiler cannot be asked for its version."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, timeout=COMPILE_SECONDS).stdout
+    hashed = (*(path.read_bytes() for path in sources("*.[ch]")), repr(flags).encode(), version, _processor())
+    return _digest(b"|".join(hashed))
 
 
 def _without(why: str) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -31,8 +32,7 @@ from lora_drop.run.report.speed import speedup_interval
 from lora_drop.run.request import LanePlan, Plan, Request, baseline_lane
 from lora_drop.run.results.prompts import HELD_OUT
 from lora_drop.run.run import run
-from lora_drop.run.trace.records import BASELINE, LORA_DROP, StepRecord
-from lora_drop.run.trace.trace import gather
+from lora_drop.run.trace.records import BASELINE, LORA_DROP, Header, StepRecord
 
 TEXT = "The lighthouse keeper wrote down the wind, the tide and the names of the ships that passed in the night. "
 TEXTS = 4  # prompts of a round for a setting whose speed depends on the text
@@ -57,17 +57,27 @@ def time_lanes(
     prompt_ids: list[int],
     new_tokens: int,
     ignore_eos: bool = True,
+    should_stop: Callable[[Report], bool] = lambda report: False,
 ) -> Report:
     """Run any lanes on a prompt's tokens.
 
     Args:
         ignore_eos: every lane writes `new_tokens`; else a stop token ends it.
+        should_stop: called after each step with the report so far, which is returned once it is true.
 
     Raises:
         LoraDropError: there is no memory for the lanes.
     """
     request = timed_request(LoraDropConfig(), "(tokens)", new_tokens, ignore_eos)
-    return Report.of(gather(run(loaded, request, checked=Plan(lanes, prompt_ids, []))))
+    with closing(run(loaded, request, checked=Plan(lanes, prompt_ids, []))) as records:
+        header = next(records)
+        assert isinstance(header, Header)
+        report = Report(header)
+        for record in records:
+            report.add(record)
+            if should_stop(report):
+                break
+    return report
 
 
 def rate_of(runs: Sequence[Report], lane: str) -> float:

@@ -51,7 +51,8 @@ def untimed_words(facts: Facts) -> str:
     if facts["speed"] == "reference":
         return "the reference decoder makes no claim of speed"
     why = "this run is too short to time" if facts["speed"] == "short" else "this run\u2019s timing is noisy"
-    return f"{_quiet(facts['idle']['speedup'])}; {why}" if facts["idle"] else why
+    quiet = (facts["idle"] or {}).get("speedup")
+    return f"{_quiet(quiet)}; {why}" if quiet else why
 
 
 def _quiet(gain: float) -> str:

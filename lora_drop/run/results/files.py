@@ -58,6 +58,7 @@ _Measured = _shape(
     adapters_fingerprint=str | None,
     speedup=Number | None,
     kv_saved=Number | None,
+    accepted=(Number | None, None),
     # A row without the adapters that a run of the preset would take has no free text.
     own_all_steps_kl=(Number | None, None),
     free_regret=(Number | None, None),
@@ -80,6 +81,30 @@ SEARCH = Kind(
         **_ABOUT,
         rows=_many(
             _shape(_Measured, speedup=Number, bound=Number, accept=Number, period=Number, layers_dropped=Number)
+        ),
+    ),
+)
+
+# ---- a calibration: the presets' speeds on this machine; a row holds a setting as those of presets do ----
+
+CALIBRATION_SECONDS = 30.0  # of decoding
+CALIBRATION = Kind(
+    *("calibration.json", "calibrate", "a calibration", "lora-drop-calibration", 1),
+    _shape(
+        **dict.fromkeys(("model", "device", "software"), dict[str, Any]),
+        decoder=str,
+        kernels=str | None,
+        date=str,
+        rows=_many(
+            _shape(
+                lane=str,
+                config=dict[str, Any],
+                adapters_fingerprint=str | None,
+                speedup=Number,
+                speedup_interval=list[Number] | None,
+                bound=Number,
+                accepted=Number | None,
+            )
         ),
     ),
 )

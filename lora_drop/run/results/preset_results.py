@@ -1,7 +1,8 @@
 """Measured figures of the presets: the file of the `presets` command, read for the page and for `run`.
 
 A row counts only if a run of the preset would be the same now: same weights, same settings, same adapters. No figure
-here is set by hand.
+here is set by hand. The file was written on another processor: of a preset's speed only this machine's own calibration
+is shown (`calibration.py`).
 """
 
 from __future__ import annotations
@@ -17,18 +18,19 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import presets_for
 from lora_drop.method.quality import Reads, reads
 from lora_drop.models.load import LoadedModel, ModelInfo
+from lora_drop.models.place import describe_device
 from lora_drop.paths import SHIPPED_PRESETS
 from lora_drop.run.report.speed import BY_CHANCE
+from lora_drop.run.results.calibration import gain_here, speeds_here
 from lora_drop.run.results.files import PRESETS_FILE
 from lora_drop.run.results.store import is_setting, whole_setting
 
 NOT_MEASURED = "not measured on this model"
 UNMEASURED = "gentle"  # the first preset of a model without figures and corrections: accept is slow with poor drafts
 
-FIGURES = ("speedup", "kv_saved")  # the columns that are shown beside the regret
 REPEATS = ("free_repeated_4grams", "free_repeated_4grams_baseline")
 LEAST_SAVED = 0.05  # of the K/V memory: a smaller share is not mentioned
-_READS: dict[Reads, str] = {"well": "reads well", "slips": "slips", "badly": "reads badly"}
+_READS: dict[Reads | None, str] = {"well": "reads well", "slips": "slips", "badly": "reads badly"}
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,21 @@ def regret_of(row: dict[str, Any]) -> float | None:
     return row.get("free_regret")
 
 
-def figures(row: dict[str, Any]) -> dict[str, float | None]:
-    """The figures of a row for the page: regret, speed, the memory saved, and the drafts accepted."""
-    return {"regret": regret_of(row)} | {name: row.get(name) for name in (*FIGURES, "accepted")}
+def figures(row: dict[str, Any] | None, here: dict[str, Any] | None = None) -> dict[str, float | None] | None:
+    """The figures of a preset for the page: regret, speed, the memory saved, and the drafts accepted; None if nothing
+    was measured.
+
+    Args:
+        row: of a presets file.
+        here: of this machine's calibration, which has the speed.
+    """
+    if row is None and here is None:
+        return None
+    speedup = here["speedup"] if here and gain_here(here) else None
+    of_row = {"regret": None, "kv_saved": None, "accepted": None}
+    if row is not None:
+        of_row = {"regret": regret_of(row), "kv_saved": row["kv_saved"], "accepted": row.get("accepted")}
+    return {**of_row, "speedup": speedup}
 
 
 def row_reads(row: dict[str, Any]) -> Reads | None:
@@ -109,39 +123,59 @@ def measured_presets(
 
 
 def idle_gain(loaded: LoadedModel | ModelInfo, config: LoraDropConfig) -> dict[str, Any] | None:
-    """The measured gain of a setting that is a preset: `{"preset", "speedup", "device"}`; None of other settings, and
-    if the preset was not measured on this model with these adapters."""
+    """What was measured of a setting that is a preset: `preset`; `speedup` and `device` if it was calibrated on this
+    machine; and `accepted_without`, the share of its drafts that are accepted without corrections, if the presets file
+    has it. None of other settings, and if neither was measured on this model with these adapters."""
 
     def resolved(one: LoraDropConfig) -> Any:
         return one.schedule_for(loaded.num_layers), one.adapters, one.parts
 
-    try:  # the run itself refuses settings that do not fit; a broken file gives no gain
+    try:  # the run itself refuses settings that do not fit
         wanted = resolved(config)
         same = [p for p in presets_for(loaded.id).values() if resolved(p.config) == wanted]
         if not same:
             return None
         taken = config_fingerprint(loaded, config)  # only of this config: a fingerprint reads the whole bank
-        measured = measured_presets(loaded.id, loaded.revision, lambda one: taken if one == same[0].config else None)
     except LoraDropError:
         return None
-    row = measured.rows.get(same[0].name)
-    if row is None or row["speedup"] is None:
-        return None
-    return {"preset": same[0].name, "speedup": row["speedup"], "device": measured.about["device"]["name"]}
+    name, gains = same[0].name, dict[str, Any]()
+    here = speeds_here(loaded, {name}).get(name)
+    if here and gain_here(here):
+        gains = {"speedup": here["speedup"], "device": describe_device(loaded.device)["name"]}
+    try:
+        measured = measured_presets(loaded.id, loaded.revision, lambda one: taken if one == same[0].config else None)
+    except LoraDropError:  # broken
+        measured = Measured()
+    if (accepted := measured.bare.get(name, {}).get("accepted")) is not None:
+        gains["accepted_without"] = accepted
+    return {"preset": name, **gains} if gains else None
 
 
-def preset_words(row: dict[str, Any] | None) -> str:
-    """A measured preset in a few words: how its text reads, and the larger of its gains, in time or in memory."""
-    if row is None:
-        return "not measured"
-    how = row_reads(row)
-    text = "same text" if whole_setting(row["config"])["accept"] == 1 else how and _READS[how]
-    speedup, saved = (row[name] for name in FIGURES)
-    if saved is not None and saved >= LEAST_SAVED and saved > (speedup or 0) - 1:
-        gains = [f"{saved:.0%} less K/V"]
-    else:
-        gains = [] if speedup is None else [f"{speedup:.1f}x"]
-    return ", ".join([*([text] if text else []), *gains]) or "not measured"
+def preset_words(row: dict[str, Any] | None, here: dict[str, Any] | None = None) -> str:
+    """A preset in a few words: how its text reads, and the larger of its gains, in time on this machine or in memory.
+
+    Args:
+        row: of a presets file.
+        here: of this machine's calibration; without one, or if it is too noisy, no speed is claimed.
+    """
+    how, saved = None, None
+    if row is not None:
+        how = "same text" if whole_setting(row["config"])["accept"] == 1 else _READS.get(row_reads(row))
+        saved = row["kv_saved"]
+    gain = gain_here(here)
+    faster = here["speedup"] if here and gain == "faster" else 1.0
+    gains = {"faster": _times(faster), None: None}.get(gain, "no gain here")
+    if saved is not None and saved >= LEAST_SAVED and saved > faster - 1:
+        gains = f"{saved:.0%} less K/V"
+    if gains is None:
+        return how or "not measured"
+    return f"{how or 'quality not measured'}, {gains}"
+
+
+def _times(speedup: float) -> str:
+    """A speedup with one decimal, with two if it would be 1."""
+    short = f"{speedup:.1f}x"
+    return f"{speedup:.2f}x" if short == "1.0x" else short
 
 
 def default_preset(measured: Measured) -> str:

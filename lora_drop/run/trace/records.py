@@ -122,11 +122,13 @@ class DeviceHeader(TypedDict):
 
 @with_config(MORE)
 class Idle(TypedDict):
-    """The measured speedup of a preset on an idle machine, and the machine."""
+    """What was measured of a preset before the run: its speedup when this machine was quiet and the machine's name,
+    and the share of its drafts that the full model accepts without corrections."""
 
     preset: Text
-    speedup: Number
-    device: Text
+    speedup: NotRequired[Number]
+    device: NotRequired[Text]
+    accepted_without: NotRequired[Number]
 
 
 @with_config(MORE)
@@ -187,7 +189,7 @@ class _Line:
 class Header(_Line):
     """The first line: lanes, model, device, prompt and settings.
 
-    `idle` is the measured gain of the preset that was run; a line has it only for a preset.
+    `idle` is what was measured of the preset that was run; a line has it only for a preset.
     """
 
     lanes: Annotated[list[LaneHeader], Field(min_length=1, max_length=MAX_LANES)]
