@@ -12,6 +12,7 @@ from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation import calibrate
 from lora_drop.evaluation.calibrate import Calibration
+from lora_drop.evaluation.measure import bench
 from lora_drop.method.presets import PRESETS
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.results import calibration
@@ -82,7 +83,7 @@ def test_the_screened_head_alone_is_a_row_at_its_better_period(tiny, tmp_path, m
     measured = Calibration(tiny, seconds=0.01)
     measured.go_on(tiny)
     rates = {"lane_7": 3.0, "lane_8": 4.0}  # after the full model and six presets
-    monkeypatch.setattr(calibrate, "rate_of", lambda reports, lane: rates.get(lane, 2.0))
+    monkeypatch.setattr(bench, "rate_of", lambda reports, lane: rates.get(lane, 2.0))
 
     def head_row():
         (row,) = (row for row in measured.rows() if row["lane"] == HEAD)

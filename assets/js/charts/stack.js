@@ -10,7 +10,7 @@ import { color, faded, isTalk } from "./layout.js";
 /** @typedef {[number, number, number, number]} Box x, y, width, height */
 
 const WIDEST = 12; // pixels of a column
-const HEIGHT = { page: 84, short: 56, slide: 420 };
+const HEIGHT = { page: 72, short: 56, slide: 420 };
 const SHORT = "(height < 720px)"; // a laptop's window: see narrow.css
 const LINE = 0.7;
 

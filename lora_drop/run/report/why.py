@@ -52,8 +52,8 @@ def _answers(report: Report) -> str | None:
 
 def _small(report: Report) -> str:
     """A warning where the mistakes in the answers may be the model's own."""
-    params = report.trace.header.model.get("params") or 0
-    if not 0 < params < SMALL:
+    params = report.trace.header.model.get("params")
+    if not isinstance(params, int) or not 0 < params < SMALL:
         return ""
     return f" A model of {params / 1e6:.0f} million parameters makes mistakes of its own, with every layer too."
 

@@ -67,10 +67,13 @@ def figures(row: dict[str, Any] | None, here: dict[str, Any] | None = None) -> d
     if row is None and here is None:
         return None
     speedup = here["speedup"] if here and gain_here(here) else None
-    of_row = {"regret": None, "kv_saved": None, "accepted": None}
-    if row is not None:
-        of_row = {"regret": regret_of(row), "kv_saved": row["kv_saved"], "accepted": row.get("accepted")}
-    return {**of_row, "speedup": speedup}
+    row = row or {}
+    return {
+        "regret": regret_of(row),
+        "kv_saved": row.get("kv_saved"),
+        "accepted": row.get("accepted"),
+        "speedup": speedup,
+    }
 
 
 def row_reads(row: dict[str, Any]) -> Reads | None:
