@@ -6,7 +6,7 @@ import { formatNumber } from "../format.js";
 
 /** @typedef {import("../records.js").Part} Part */
 
-const ROOM = 0.9; // share of the width for the longer bar; its total comes after it
+const ROOM = 0.84; // share of the width for the longer bar; its total comes after it
 
 /**
  * @param {HTMLElement} root
