@@ -12,7 +12,7 @@ from lora_drop.cli.main import main
 from lora_drop.decode.head import screen
 from lora_drop.decode.native.loader import library
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.measure.bench import bench, beside, median_ms, rate_of, time_lanes
+from lora_drop.evaluation.measure.bench import bench, beside, median_ms, paired_speedup, rate_of, time_lanes
 from lora_drop.evaluation.measure.bench_reference import gguf_of, hf_generate, isolated
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import kv_bytes, speed_bound
@@ -188,3 +188,14 @@ def test_passes_for_rejected_tokens_count(tiny):
     assert len(ran) > 20 and rate_of([report], LORA_DROP) == pytest.approx(19000 / sum(one.ms for one in ran[1:]))
     all_kept = speed_bound(tiny.shape, lane.schedule, 19, 5)
     assert beside([report], LORA_DROP)["bound"] < all_kept, "the bytes of rejected tokens were read for nothing"
+
+
+def test_a_paired_speedup_is_that_of_what_both_did_at_the_same_time(tiny):
+    report = timed(tiny, period=3)
+    rates = [rate_of([report], name) for name in (LORA_DROP, BASELINE)]
+    assert paired_speedup([report], LORA_DROP) == pytest.approx(rates[0] / rates[1])
+    lane = report.lanes[BASELINE]
+    lane.steps.append(dataclasses.replace(lane.steps[-1], step=20, ms=1e6))  # after the other lane had ended
+    lane.decode_ms += 1e6
+    lane._ends.append((lane.kept, lane.decode_ms))
+    assert paired_speedup([report, report], LORA_DROP) == pytest.approx(rates[0] / rates[1])

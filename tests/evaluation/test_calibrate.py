@@ -12,7 +12,6 @@ from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation import calibrate
 from lora_drop.evaluation.calibrate import Calibration
-from lora_drop.evaluation.measure import bench
 from lora_drop.method.presets import PRESETS
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.results import calibration
@@ -82,8 +81,8 @@ def test_the_screened_head_alone_is_a_row_at_its_better_period(tiny, tmp_path, m
     monkeypatch.setattr(calibrate, "LEAST_TOKENS", 24)
     measured = Calibration(tiny, seconds=0.01)
     measured.go_on(tiny)
-    rates = {"lane_7": 3.0, "lane_8": 4.0}  # after the full model and six presets
-    monkeypatch.setattr(bench, "rate_of", lambda reports, lane: rates.get(lane, 2.0))
+    speeds = {"lane_7": 1.0, "lane_8": 2.0}  # after the full model and six presets
+    monkeypatch.setattr(calibrate, "paired_speedup", lambda reports, lane: speeds.get(lane, 2.0))
 
     def head_row():
         (row,) = (row for row in measured.rows() if row["lane"] == HEAD)
@@ -94,7 +93,7 @@ def test_the_screened_head_alone_is_a_row_at_its_better_period(tiny, tmp_path, m
     assert row["adapters_fingerprint"] == find.bank_fingerprint(tmp_path / "banks" / "ours")
     write_calibration(tiny, [row])
     assert speeds_here(tiny).keys() == {HEAD}
-    rates["lane_7"] = 5.0
+    speeds["lane_7"] = 5.0
     assert head_row()[1] == HEAD_PERIODS[0]
 
 

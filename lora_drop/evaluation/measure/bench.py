@@ -106,6 +106,17 @@ def beside(runs: Sequence[Report], lane: str) -> dict[str, Any]:
     }
 
 
+def paired_speedup(runs: Sequence[Report], lane: str) -> float:
+    """A lane's speedup over the baseline in the cycles that its interval resamples: of both at the same time alone.
+
+    The rates of whole runs (`rate_of`) also count what one lane did after the other had ended, under other load.
+    """
+    pairs = [pair for report in runs for pair in report.pairs(lane)]
+    sums = ([sum(values) for values in zip(*side, strict=True)] for side in zip(*pairs, strict=True))
+    (own_tokens, own_ms), (base_tokens, base_ms) = sums
+    return own_tokens * base_ms / (own_ms * base_tokens)
+
+
 def median_ms(runs: Sequence[Report], lane: str) -> dict[str, float]:
     """The median milliseconds of each kind of decode step."""
     kinds: dict[str, list[float]] = {}
