@@ -49,7 +49,7 @@ def test_a_run_to_its_end_shows_what_the_trace_says(server, open_page):
     assert figure(page, "bound") == f"{summary.bound:.2f}×"
     assert figure(page, "kv-saved") == f"{100 * summary.kv_saved:.1f}%"
     assert figure(page, "agreement") == f"{100 * summary.top1_agreement:.1f}%"
-    assert figure(page, "quality") == f"{summary.quality['all_steps']['kl']:.2f} nats"
+    assert figure(page, "quality") == f"{summary.verdict['facts']['quality_loss']:.2f} nats"
     assert figure(page, "accepted") == ""
     assert figure(page, "divergence") == f"token {summary.first_divergence + 1}"
     wait_still(page)
