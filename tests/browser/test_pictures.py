@@ -116,7 +116,7 @@ def test_pictures_have_their_exact_size_and_hold_what_ran(server, open_page):
     said = speedup_words(summary.speedup, summary.speedup_interval)
     for text in (
         "Layer activity", "Drift from full model", "KV memory", "token of the answer", "refreshed",
-        "One full step in 4", "4 of 6 layers skipped", "residual rule", "no corrections", "greedy",
+        "full step every 4 tokens", "4 of 6 layers skipped", "residual rule", "no corrections", "greedy",
         *([said] if said else [f"{summary.speedup:.2f}×", f"bound {summary.bound:.2f}×"]),
         f"{100 * summary.kv_saved:.1f}%",
         f"token {summary.first_divergence + 1}",

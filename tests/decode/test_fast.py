@@ -25,9 +25,12 @@ def compare(model, fast, schedule, bank=None, prompt=PROMPT, target=TARGET):
     (one, state), (two, ours) = (
         outputs_of(decoder, schedule, bank, prompt, target, watch=True) for decoder in (ReferenceDecoder(model), fast)
     )
-    for name in ("logits", "watched"):
-        right, got = (torch.stack([getattr(output, name) for output in outputs[1:]]) for outputs in (one, two))
-        torch.testing.assert_close(got, right, rtol=1e-4, atol=2e-4)
+    right, got = (torch.stack([output.logits for output in outputs[1:]]) for outputs in (one, two))
+    far = ~torch.isclose(got, right, rtol=1e-4, atol=2e-4)
+    # Rounding may swap the last of the screened head's best tokens with the first of the others.
+    assert far.sum(-1).max() <= (2 if schedule.head == "screened" else 0)
+    right, got = (torch.stack([output.watched for output in outputs[1:]]) for outputs in (one, two))
+    torch.testing.assert_close(got, right, rtol=1e-4, atol=2e-4)
     torch.testing.assert_close(two[0].logits, one[0].logits, rtol=1e-4, atol=2e-4)
     assert ours.kv.lengths == state.kv.lengths and len(ours.pending) == len(state.pending)
     for i in range(fast.num_layers):
