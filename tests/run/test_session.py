@@ -17,6 +17,7 @@ from lora_drop.run.request import BASELINE, LORA_DROP, THIRD, Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.trace import gather
 from tests.support.decoding import random_bank
+from tests.support.parts import full_bank
 
 PROMPT = "Tell me something."
 
@@ -191,6 +192,27 @@ def test_a_third_lane_changes_one_setting_and_leaves_the_others_alone(tiny):
         assert lane[name] == getattr(alone.summary, name)
         assert getattr(three.summary, name) == getattr(two.summary, name)
     assert lane["speedup"] > 0 and three.header.lanes[2]["config"]["reuse"] == "skip"
+
+
+def test_third_lanes_turn_off_the_corrections_alone_or_skip_nothing_but_the_head(tiny, tmp_path):
+    bank = full_bank(tiny, "residual", layers=[1, 2, 3, 4])
+    bank.revision, bank.num_layers, bank.kv, bank.refresh = tiny.revision, tiny.num_layers, "write", "repair"
+    bank.save(tmp_path / "bank")
+    exact = {"refresh": "repair", "kv": "write", "accept": 0.5, "head": "screened"}
+    config = LoraDropConfig(3, (1, 4), 1.0, adapters=str(tmp_path / "bank"), parts="linear", **exact)
+
+    def lanes(compare):
+        trace = gather(run(tiny, Request("Hello", config, 24, ignore_eos=True, compare=compare)))
+        own, third = (trace.header.config_of(lane) for lane in (LORA_DROP, THIRD))
+        return trace, own, third
+
+    trace, own, third = lanes("corrections-off")
+    assert {name for name in own if own[name] != third[name]} == {"parts", "rank", "corrected"}
+    assert third["rank"] == 0 and third["extras"]["head_rank"] == own["extras"]["head_rank"] > 0
+    assert trace.summary.lanes[THIRD]["accepted"] < 1
+    trace, own, third = lanes("screened-head")
+    assert (third["dropped"], third["head"], third["accept"]) == ([], "screened", 1.0)
+    assert trace.token_ids(THIRD) == trace.token_ids(BASELINE) != trace.token_ids(LORA_DROP)
 
 
 def test_a_third_lane_that_would_be_the_second_again_is_left_out_and_reported(tiny):
