@@ -208,7 +208,7 @@ def test_the_drawing_follows_the_settings_and_knows_the_papers(server, open_page
     set_text(page, "ld-drop-layers", "half, but no ratio")
     expect(page.locator(".ld-whatif")).to_have_attribute("data-state", "invalid")
     page.get_by_role("tab", name="Method").click()
-    expect(page.locator(".ld-drawing-caption")).to_contain_text("The Run tab's settings cannot run")
+    expect(page.locator(".ld-drawing-caption")).to_contain_text("The Run tab's settings are invalid")
 
 
 def test_the_papers_table_is_the_papers_and_says_so(server, open_page):
