@@ -27,7 +27,8 @@ export function mountCycle(root, store) {
     button.textContent = view === "all" ? "Average cycle" : "Every token";
   };
   find(figure, ".ld-plot").after(box);
-  find(figure, "figcaption").append(button);
+  box.before(button);
+  button.hidden = true; // until there is a cycle
   show("cycle");
   store.subscribe(["run", "revision", "focus"], ({ run }) => {
     if (!run) return;
