@@ -8,7 +8,7 @@ import pytest
 
 from lora_drop.errors import LoraDropError
 from lora_drop.run.report.steps import about_step, inside
-from lora_drop.run.trace.records import BASELINE, LORA_DROP, THIRD, JudgeRecord
+from lora_drop.run.trace.records import BASELINE, LORA_DROP, THIRD, JudgeRecord, RewindRecord
 from tests.support.golden import check_golden
 from tests.support.made import REPAIR, X, gathered, header, rejecting, step, steps
 
@@ -89,3 +89,16 @@ def test_a_page_without_a_server_has_the_same():
             assert (whose, text) == (about["prefix_of"], about["prefix_text"])
             assert refresh == (about["refresh"] and about["refresh"]["text"])
     assert len({json.dumps(one) for one in lines["words"]}) == len(lines["words"]), "each value once"
+
+
+def test_a_second_rejection_has_its_own_text():
+    lane = [
+        *(step(LORA_DROP, 0, "prefill", 20.0), step(LORA_DROP, 1, "lora", 4.0, text="a")),
+        *(step(LORA_DROP, 2, "lora", 4.0, text="b"), RewindRecord(LORA_DROP, 1)),
+        *(step(LORA_DROP, 2, "refresh", 12.0, text="c"), step(LORA_DROP, 3, "lora", 4.0, text="d")),
+        *(step(LORA_DROP, 4, "lora", 4.0, text="e"), RewindRecord(LORA_DROP, 2)),
+        step(LORA_DROP, 3, "refresh", 12.0, text="f"),
+    ]
+    trace = gathered(header({"refresh": "repair", "kv": "write", "accept": 0.5}), *lane)
+    texts = [about_step(trace, LORA_DROP, at)["refresh"]["taken_back"] for at in (2, 3)]
+    assert texts == ["b", "de"]
