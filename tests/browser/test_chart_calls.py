@@ -40,6 +40,7 @@ def test_a_frame_has_one_call_at_most_and_no_step_is_handed_over_twice(deep, ope
     handed: Counter[tuple[str, int]] = Counter()
     for call in calls:
         handed.update({(call["chart"], trace): count for trace, count in call["fresh"]})
-    assert handed and max(handed.values()) <= steps + 1
+    assert max(handed.values(), default=0) <= steps + 1
+    assert handed or steps < 100, "a short run may come in one piece"
     drawn = page.evaluate("document.querySelector('[data-chart=kv] .ld-plot').data.slice(0, 2).map(t => t.x)")
     assert drawn == [list(range(steps + 1))] * 2, "and none is left out"
