@@ -31,7 +31,7 @@ PATIENCE = 180  # seconds that a visitor waits for the server's next message bef
 VISIT = 420  # seconds of a whole visit, at most three runs and their waiting, before it counts as hanging
 TOKEN = "soak"  # the owner's
 AWAY = ("queue is full", "already have a run", "calls from your address")  # words of a temporary refusal
-LINE = 400  # most characters of an error
+LINE = 500  # most characters of an error
 
 
 class TurnedAway(Exception):
