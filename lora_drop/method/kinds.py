@@ -7,6 +7,7 @@ or an argument of a call into a value, and `write` gives the text of a value for
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from types import NoneType
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
@@ -55,7 +56,7 @@ def _check_list(values: Any) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
+class Kind(ABC):
     """Base of all kinds.
 
     Args:
@@ -67,9 +68,9 @@ class Kind:
     python: ClassVar[type] = str  # of an argument on the command line and in the API
 
     @property
+    @abstractmethod
     def plain(self) -> Any:
         """The pydantic type without `off`."""
-        raise NotImplementedError
 
     @property
     def annotation(self) -> Any:
@@ -77,9 +78,9 @@ class Kind:
         return self.plain | None if self.off else self.plain
 
     @property
+    @abstractmethod
     def must_be(self) -> str:
         """What a value must be, for an error and the docs."""
-        raise NotImplementedError
 
     @property
     def text_must_be(self) -> str:
