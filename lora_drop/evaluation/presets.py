@@ -86,7 +86,7 @@ def measure_presets(
     timed = [prompt for prompt, _ in pairs[:TIMED]]
     for i, case in enumerate(cases):
         if rows[i] is None:
-            figures = measure(loaded, case.point, pairs, context_tokens, answers, free=not case.bare, prompts=timed)
+            figures = measure(loaded, case.point, pairs, context_tokens, answers, free=True, prompts=timed)
             rows[i] = case.key | figures
             store.write(row for row in rows if row)
             progress(len(store.rows), len(rows))
