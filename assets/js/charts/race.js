@@ -4,6 +4,7 @@ import { find } from "../dom.js";
 import { formatNumber } from "../format.js";
 import { decodeMs, lastStep, tokensBy } from "../position.js";
 import { verifies } from "../schedule.js";
+import { penOf, redraw } from "./canvas.js";
 import { isTalk, talkSize } from "./layout.js";
 import { TEXT, comparedTokens, drawRace, raceHeight, timeWords } from "./race_drawing.js";
 import { addRunTable } from "./table.js";
@@ -25,23 +26,14 @@ export function mountRace(root, store, goTo) {
   const canvas = find(figure, ".ld-race-canvas");
   /** @type {Places | null} */
   let places = null;
-  let isAsked = false;
-  const ask = () => {
-    if (isAsked || !store.state.run) return;
-    isAsked = true;
-    requestAnimationFrame(() => {
-      isAsked = false;
-      const { run } = store.state;
-      if (!run || !canvas.offsetWidth) return;
-      figure.dataset.state = "running";
-      figure.dataset.verifies = String(run.lanes.some((lane) => verifies(lane.schedule)));
-      places = draw(canvas, run, store.state);
-    });
-  };
-  store.subscribe(["run", "revision", "step", "moment", "isUnfolding", "isTalk", "hover"], ask);
+  /** @type {(keyof State)[]} */
+  const keys = ["run", "revision", "step", "moment", "isUnfolding", "isTalk", "hover"];
+  redraw(figure, canvas, store, keys, (run, state) => {
+    figure.dataset.state = "running";
+    figure.dataset.verifies = String(run.lanes.some((lane) => verifies(lane.schedule)));
+    places = draw(canvas, run, state);
+  });
   addRunTable(figure, store, () => tableOf(store.state));
-  new ResizeObserver(ask).observe(figure);
-  new MutationObserver(ask).observe(document.body, { attributes: true, attributeFilter: ["class"] });
   canvas.addEventListener("click", ({ offsetX, offsetY }) => {
     const { run } = store.state;
     if (!run || !places) return;
@@ -62,15 +54,7 @@ function draw(canvas, run, state) {
   const scale = isTalk() ? talkSize() / TEXT : 1;
   const width = canvas.offsetWidth / scale;
   const tall = isTalk() ? TALL : 1;
-  const height = raceHeight(run.lanes.length, tall);
-  const ratio = (window.devicePixelRatio || 1) * scale;
-  canvas.style.height = `${height * scale}px`;
-  if (canvas.width !== Math.round(width * ratio)) canvas.width = Math.round(width * ratio);
-  if (canvas.height !== Math.round(height * ratio)) canvas.height = Math.round(height * ratio);
-  const pen = canvas.getContext("2d");
-  if (!pen) throw new Error("The browser gives no canvas to draw on.");
-  pen.setTransform(ratio, 0, 0, ratio, 0, 0);
-  pen.clearRect(0, 0, width, height);
+  const pen = penOf(canvas, raceHeight(run.lanes.length, tall) * scale, scale);
   const { words, bars, strip, top } = drawRace(pen, run, state, { width, tall, family: getComputedStyle(document.body).fontFamily });
   canvas.setAttribute("aria-label", `Tokens and time of each lane: ${words.join("; ")}`);
   const scaled = ({ x, width, span }) => ({ x: x * scale, width: width * scale, span });

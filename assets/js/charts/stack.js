@@ -3,6 +3,7 @@
 
 import { find } from "../dom.js";
 import { shownTokens } from "../position.js";
+import { penOf, redraw } from "./canvas.js";
 import { color, faded, isTalk } from "./layout.js";
 
 /** @typedef {import("../run.js").Lane} Lane */
@@ -25,22 +26,13 @@ export function mountStack(root, store, goTo) {
   const canvas = find(figure, "canvas");
   const words = find(figure, ".ld-stack-words");
   let column = 0; // width in pixels
-  let isAsked = false;
-  const ask = () => {
-    if (isAsked || !store.state.run) return;
-    isAsked = true;
-    requestAnimationFrame(() => {
-      isAsked = false;
-      const { run } = store.state;
-      if (!run || !canvas.offsetWidth) return;
-      const tokens = shownTokens(store.state, run.focus) ?? run.focus.steps.length;
-      column = draw(canvas, run.focus, tokens, Math.max(run.isOver ? run.focus.steps.length : run.planned + 1, 1));
-      words.textContent = wordsOf(run.focus, tokens);
-    });
-  };
-  store.subscribe(["run", "revision", "step", "moment", "isSameStep", "isTalk", "focus"], ask);
-  new ResizeObserver(ask).observe(figure);
-  new MutationObserver(ask).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+  /** @type {(keyof State)[]} */
+  const keys = ["run", "revision", "step", "moment", "isSameStep", "isTalk", "focus"];
+  redraw(figure, canvas, store, keys, (run, state) => {
+    const tokens = shownTokens(state, run.focus) ?? run.focus.steps.length;
+    column = draw(canvas, run.focus, tokens, Math.max(run.isOver ? run.focus.steps.length : run.planned + 1, 1));
+    words.textContent = wordsOf(run.focus, tokens);
+  });
   canvas.addEventListener("click", ({ offsetX }) => {
     const steps = store.state.run?.focus.steps.length ?? 0;
     if (steps && column) goTo(Math.min(Math.floor(offsetX / column), steps - 1));
@@ -56,15 +48,9 @@ export function mountStack(root, store, goTo) {
  * @param {number} planned tokens that must find room
  */
 function draw(canvas, lane, tokens, planned) {
-  const ratio = window.devicePixelRatio || 1;
   const size = isTalk() ? "slide" : window.matchMedia(SHORT).matches ? "short" : "page";
   const [width, height] = [canvas.offsetWidth, HEIGHT[size]];
-  canvas.style.height = `${height}px`;
-  canvas.width = Math.round(width * ratio);
-  canvas.height = Math.round(height * ratio);
-  const pen = canvas.getContext("2d");
-  if (!pen) throw new Error("The browser gives no canvas to draw on.");
-  pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+  const pen = penOf(canvas, height);
   const { numLayers, dropped, refresh } = lane.schedule;
   const [across, up] = [Math.min(WIDEST, width / planned), height / numLayers];
   const [full, again, skipped] = [color("full"), color("refresh"), color("dropped")];
