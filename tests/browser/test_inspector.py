@@ -53,7 +53,7 @@ def test_a_click_shows_what_the_step_was(server, open_page):
     found = inspect(server.loaded, trace, LORA_DROP, 7, read_again(server.loaded, trace, LORA_DROP, 7))
     rows = panel.locator("tbody tr")
     expect(rows).to_have_count(server.loaded.num_layers)
-    for i, layer in enumerate(found["layers"]):
+    for i, layer in enumerate(reversed(found["layers"])):  # layer 0 is at the bottom
         cells = rows.nth(i).locator("th, td")
         assert cells.nth(1).text_content() == layer["did"]
         assert cells.nth(2).text_content() == f"{layer['drift']:.3f}"
@@ -106,6 +106,24 @@ def test_another_run_closes_it_and_a_lost_run_says_so(server, open_page):
     expect(page.locator(PANEL)).to_be_hidden()
 
 
+@pytest.mark.parametrize(("width", "height"), [(1366, 650), (1600, 900), (390, 844)])
+def test_it_is_on_the_screen_whole_beside_its_token(deep, open_page, width, height):
+    """With thirty layers, without scrolling the page; what does not fit scrolls inside."""
+    page = open_page(deep.url, viewport={"width": width, "height": height})
+    prepare_and_run(page, 24)
+    for lane in (0, 1):
+        pick(page, lane, 7)
+        expect(page.locator(PANEL)).to_have_attribute("data-state", "read", timeout=30_000)
+        box, place = page.locator(PANEL).bounding_box(), page.locator(token(lane, 7)).bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= width
+        assert box["y"] >= 0 and box["y"] + box["height"] <= height
+        assert place["y"] >= 0 and place["y"] + place["height"] <= box["y"], "the token is beside it"
+        bottom = page.locator(f"{PANEL} tbody tr:last-child")
+        bottom.scroll_into_view_if_needed()
+        row = bottom.bounding_box()
+        assert bottom.locator("th").inner_text() == "0" and row["y"] + row["height"] <= box["y"] + box["height"]
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_it_is_accessible_and_fits_a_phone(server, open_page, theme):
     page = ran(server, open_page, viewport={"width": 375, "height": 800})
@@ -135,8 +153,8 @@ def test_a_replay_has_the_likeliest_tokens_and_no_lens(replayed):
         box = panel.locator(".ld-five").nth(at)
         assert box.locator("li code").all_text_contents() == [seen(text) for text, _ in found["top"][name]["tokens"]]
     rows = panel.locator("tbody tr")
-    assert rows.locator("td:nth-child(2)").all_text_contents() == [layer["did"] for layer in found["layers"]]
-    drifts = [trace.audits[LORA_DROP][6].drift[i] for i in range(4)]
+    assert rows.locator("td:nth-child(2)").all_text_contents() == [layer["did"] for layer in found["layers"][::-1]]
+    drifts = trace.audits[LORA_DROP][6].drift[:4][::-1]
     expected = ["–", *(f"{drift:.3f}" for drift in drifts), "–"]
     assert rows.locator("td:nth-child(3)").all_text_contents() == expected
     expect(panel.locator(".ld-inspector-prefix")).to_have_text(found["prefix_text"])

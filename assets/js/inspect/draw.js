@@ -34,9 +34,20 @@ export function draw(panel, view, close) {
   const note = make("p", "ld-inspector-note", message);
   note.setAttribute("role", "status");
   note.hidden = !message;
-  const parts = facts ? [make("p", "ld-inspector-prefix", facts.prefix_text), fives(view, facts)] : [];
-  const after = facts?.refresh ? [make("p", "ld-inspector-refresh", refreshWords(facts.refresh))] : [];
-  panel.replaceChildren(head(view, close), note, ...parts, ...after, ...(facts ? [stack(view, facts)] : []));
+  const body = make("div", "ld-inspector-body");
+  if (facts) {
+    const after = facts.refresh ? [make("p", "ld-inspector-refresh", refreshWords(facts.refresh))] : [];
+    const words = make("p", "ld-inspector-prefix", facts.prefix_text);
+    body.append(scrolled("This step", words, fives(view, facts), ...after), scrolled("Its layers", stack(view, facts)));
+  }
+  panel.replaceChildren(head(view, close), note, body);
+}
+
+/** A part that the arrow keys scroll. */
+function scrolled(label, ...nodes) {
+  const part = Object.assign(make("div"), { tabIndex: 0, role: "group", ariaLabel: label });
+  part.append(...nodes);
+  return part;
 }
 
 /** @param {View} view */
@@ -76,7 +87,7 @@ function five(name, whose, tokens) {
   return box;
 }
 
-/** A table of the layers, from the first to the last. */
+/** A table of the layers, the first at the bottom, as in every drawing. */
 function stack({ run }, facts) {
   const hasLens = Boolean(facts.full);
   const table = make("table", "ld-layers");
@@ -88,10 +99,10 @@ function stack({ run }, facts) {
     names.append(cell);
   }
   const body = make("tbody");
-  facts.layers.forEach((layer, index) => body.append(layerRow(layer, index, hasLens)));
+  body.append(...facts.layers.map((layer, index) => layerRow(layer, index, hasLens)).reverse());
   const top = make("thead");
   top.append(names);
-  const words = `The ${run.header.model.layers} layers at this step. Drift: how far a layer's output is from the full model's, as a share of it.`;
+  const words = `The ${run.header.model.layers} layers at this step, layer 0 at the bottom. Drift: how far a layer's output is from the full model's, as a share of it.`;
   const more = " Lens: the next token if the head came right after the layer.";
   table.append(make("caption", "", hasLens ? words + more : words), top, body);
   return table;

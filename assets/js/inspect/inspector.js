@@ -28,7 +28,7 @@ export function mountInspector(root, store, server) {
   panel.dataset.testid = "token-inspector";
   panel.setAttribute("aria-label", "Token inspector");
   panel.hidden = true;
-  find(root, ".ld-panes").after(panel);
+  find(root, ".ld-answers").after(panel);
   /** @type {HTMLElement | null} */
   let token = null;
   let asked = 0;
@@ -53,7 +53,11 @@ export function mountInspector(root, store, server) {
     clearTimeout(timer);
     const mine = ++asked;
     const step = Number(span.dataset.step);
-    const show = (facts, message, isBusy = false) => mine === asked && draw(panel, { run, lane, step, facts, message, isBusy }, close);
+    const show = (facts, message, isBusy = false) => {
+      if (mine !== asked) return;
+      draw(panel, { run, lane, step, facts, message, isBusy }, close);
+      uncover(span, panel);
+    };
     const replayed = recorded(run, lane, step);
     if (!server) return show(replayed, replayed ? OFFLINE : "This recorded run has no more facts about its tokens.");
     show(null, "One moment: the text is read again as soon as no run needs the device.", true);
@@ -80,6 +84,13 @@ export function mountInspector(root, store, server) {
   root.addEventListener("keydown", (event) => store.state.isTalk || onKey(event, () => token, close));
   store.subscribe(["run", "isTalk"], leave);
   store.subscribe(["revision"], () => token && !token.isConnected && leave()); // its draft was rejected
+}
+
+/** Scroll the page by what the panel covers of a token. */
+function uncover(span, panel) {
+  const bottom = (node) => node.getBoundingClientRect().bottom;
+  const covered = Math.min(bottom(span) + 8, bottom(span.closest(".ld-text"))) - panel.getBoundingClientRect().top;
+  if (covered > 0) window.scrollBy({ top: covered });
 }
 
 /** Move the answer's tab stop from its text to a token. */
