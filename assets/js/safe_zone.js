@@ -1,4 +1,4 @@
-/* The Safe zone tab: its map, the break-it dial and its figures. Python makes every word, shade and figure
+/* The Safe zone tab: its map, the break-it dial and its figures. Python makes every word, band of colour and figure
  * (lora_drop/ui/safe_zone/views.py); the scripts draw them, and hand on the setting that a visitor chooses to run. */
 
 import { plotly } from "./charts/plotly.js";
@@ -52,7 +52,8 @@ export function mountSafeMap(element, props, watch, trigger, ask) {
       chosen = name;
       draw();
     });
-    fillTable(panel, value, measure.name, choose);
+    find(panel, ".ld-map-scale").replaceChildren(...measure.scale.map((band) => dye(make("li", "", band.words), band)));
+    fillTable(panel, value, measure, choose);
   }
 
   watch("value", draw);
@@ -77,6 +78,13 @@ function fillSwitch(switch_, measures, name, choose) {
   for (const radio of switch_.querySelectorAll("input")) radio.checked = radio.value === name;
 }
 
+/** Give an element the colour of a band. */
+function dye(element, { tone, strength }) {
+  element.dataset.tone = tone;
+  element.style.setProperty("--strength", String(strength));
+  return element;
+}
+
 function fillTable(panel, { ratios, cells }, measure, choose) {
   const at = [...panel.querySelectorAll(".ld-map-cell")].indexOf(document.activeElement);
   const head = make("tr");
@@ -94,15 +102,15 @@ function fillTable(panel, { ratios, cells }, measure, choose) {
   buttons[at]?.focus();
 }
 
-function cellOf(cell, measure, choose) {
-  const text = cell.texts[measure];
+function cellOf(cell, { name, scale }, choose) {
+  const text = cell.texts[name];
   const button = Object.assign(make("button", "ld-map-cell"), { type: "button", title: cell.words });
   button.setAttribute("aria-label", cell.words);
   button.dataset.ratio = cell.ratio;
   button.dataset.period = cell.period;
   button.dataset.marks = cell.marks.join(" ");
   button.dataset.measured = String(text !== null);
-  button.style.setProperty("--shade", `${Math.round(50 * (cell.shades[measure] ?? 0))}%`);
+  if (text !== null) dye(button, scale[cell.bands[name]]);
   button.disabled = cell.setting === null;
   const marks = cell.marks.map((mark) => MARKS[mark] ?? "").join(" ");
   button.append(make("span", "", text ?? "not measured"), make("small", "", marks.trim()));

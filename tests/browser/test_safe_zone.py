@@ -50,6 +50,17 @@ def marks(page: Page, mark: str) -> list[tuple[str, str]]:
     return [tuple(pair) for pair in found]
 
 
+def measured(page: Page) -> list[tuple[str, str]]:
+    return [place for place, text in cells(page).items() if text != "not measured"]
+
+
+def bands(page: Page) -> list[str]:
+    """The scale of the map's colours."""
+    return page.eval_on_selector_all(
+        ".ld-map-scale li", "all => all.map(e => `${e.dataset.tone} ${e.style.getPropertyValue('--strength')}`)"
+    )
+
+
 def show(page: Page, measure: str) -> None:
     page.locator(".ld-map-switch").get_by_label(measure, exact=True).check()
 
@@ -126,6 +137,10 @@ def test_the_map_answers_and_its_names_stay_texts(stored, open_page):
     assert own["0.25", "2"] == "0.10" and own["0.75", "8"] == "2.00" and own["0.5", "2"] == "not measured"
     hatched = page.locator(".ld-map-cell[data-ratio='0.5'][data-period='2']")
     assert "gradient" in hatched.evaluate("cell => getComputedStyle(cell).backgroundImage")
+    assert bands(page) == ["good 1", "bad 0.4", "bad 1"], "a break of colour at the limit, in the scale"
+    show(page, "Free text")
+    tones = page.eval_on_selector_all(".ld-map-cell[data-measured=true]", "all => all.map(c => c.dataset.tone)")
+    assert [tone == "good" for tone in tones] == [cell in marks(page, "safe") for cell in measured(page)]
     asked = requests_of(page)
     for measure, text in (("Given text", "0.50"), ("Free text", "0.10"), ("Speed", "1.05×"), ("Memory", "10%")):
         show(page, measure)

@@ -5,27 +5,78 @@ The break-it dial goes along the frontier, from the full model to skipping nearl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.fields import SCHEDULE
 from lora_drop.method.frontier import frontier
 from lora_drop.method.presets import PRESETS
-from lora_drop.method.quality import READS_WELL_LOSS
+from lora_drop.method.quality import READS_WELL_LOSS, SLIPS_LOSS, Reads
 from lora_drop.method.settings import settings_of
-from lora_drop.run.report.speed import GAIN, NOISY, is_wide
+from lora_drop.run.report.speed import GAIN, NOISY, SLOWER, is_wide
 from lora_drop.run.results.files import SAMPLES
-from lora_drop.run.results.preset_results import REPEATS, Measured, credible_speed, reads_well, regret_of, verdict_of
+from lora_drop.run.results.preset_results import (
+    REPEATS,
+    Measured,
+    credible_speed,
+    reads_well,
+    regret_of,
+    row_reads,
+    verdict_of,
+)
 from lora_drop.run.results.prompts import SAMPLE_PROMPTS
 from lora_drop.run.results.rows import Row, is_baseline, value_of
 from lora_drop.run.results.store import whole_setting
 from lora_drop.run.trace.records import BASELINE
 
 PROMPT = SAMPLE_PROMPTS[0]  # of the samples that the dial shows
+
+
+@dataclass(frozen=True)
+class Band:
+    """Values of a measure that have one colour in the map.
+
+    Args:
+        end: the highest of them.
+        tone: `good` or `bad`, a colour each, or `amount`, which is neither.
+        strength: of the colour, 0 to 1.
+        words: in the map's scale.
+    """
+
+    end: float
+    tone: Literal["good", "bad", "amount"]
+    strength: float
+    words: str
+
+
+def _loss_bands(well: str, slips: str, badly: str) -> tuple[Band, ...]:
+    """Bands of a loss, in the order of `Reads`."""
+    return (
+        Band(READS_WELL_LOSS, "good", 1.0, well),
+        Band(SLIPS_LOSS, "bad", 0.4, slips),
+        Band(math.inf, "bad", 1.0, badly),
+    )
+
+
+_UP_TO = [f"up to {limit:g}" for limit in (READS_WELL_LOSS, SLIPS_LOSS)]
+_LOSS = _loss_bands(*_UP_TO, "more")
+_REGRET = _loss_bands(f"reads well: {_UP_TO[0]}", f"slips: {_UP_TO[1]}, or repeats itself", "reads badly: more")
+_SPEED = (
+    Band(SLOWER, "bad", 1.0, "slower than the full model"),
+    Band(GAIN, "amount", 0.4, "as fast"),
+    Band(math.inf, "good", 1.0, f"faster: above {GAIN:g}×"),
+)
+_MEMORY = (
+    Band(0.0, "amount", 0.0, "nothing saved"),
+    Band(0.1, "amount", 0.35, "up to 10%"),
+    Band(0.25, "amount", 0.7, "up to 25%"),
+    Band(math.inf, "amount", 1.0, "more"),
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +89,7 @@ class Measure:
         note: the meaning, and whether higher or lower is better.
         column: of a row.
         form: formats a value.
+        bands: its scale of colours, from the lowest value to the highest.
     """
 
     name: str
@@ -45,6 +97,16 @@ class Measure:
     note: str
     column: str
     form: Callable[[float], str]
+    bands: tuple[Band, ...]
+
+    def band_of(self, row: Row) -> int | None:
+        """Index of a row's band; None if it was not measured. Free text goes by how it reads, as its marks do."""
+        value = value_of(row, self.column)
+        if value is None:
+            return None
+        if self.name == "free" and (how := row_reads(row)):
+            return get_args(Reads).index(how)
+        return next(i for i, band in enumerate(self.bands) if value <= band.end)
 
 
 _NATS = "{:.2f}".format
@@ -57,8 +119,9 @@ MEASURES = (
         "drafts; look at free text then.",
         "own_all_steps_kl",
         _NATS,
+        _LOSS,
     ),
-    Measure("given", "Given text", "KL to the full model on given texts, nats per token.", GIVEN, _NATS),
+    Measure("given", "Given text", "KL to the full model on given texts, nats per token.", GIVEN, _NATS, _LOSS),
     Measure(
         "free",
         "Free text",
@@ -66,12 +129,23 @@ MEASURES = (
         "than the full model's favourite. Lower is better.",
         "free_regret",
         _NATS,
+        _REGRET,
     ),
     Measure(
-        "speed", "Speed", "Measured speed, times the full model's: higher is better.", "speedup", "{:.2f}×".format
+        "speed",
+        "Speed",
+        "Measured speed, times the full model's: higher is better.",
+        "speedup",
+        "{:.2f}×".format,
+        _SPEED,
     ),
     Measure(
-        "memory", "Memory", "Share of the K/V memory that is saved: higher is better.", "kv_saved", "{:.0%}".format
+        "memory",
+        "Memory",
+        "Share of the K/V memory that is saved: higher is better.",
+        "kv_saved",
+        "{:.0%}".format,
+        _MEMORY,
     ),
 )
 

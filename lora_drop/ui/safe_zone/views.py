@@ -1,12 +1,11 @@
 """What the Safe zone tab draws: its map, the break-it dial, the Pareto figure and a sweep's progress bar.
 
-Python decides every word, shade and mark; the page's scripts draw them.
+Python decides every word, colour and mark; the page's scripts draw them.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,19 +13,17 @@ import plotly.graph_objects as go
 
 from lora_drop.method import paper
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.quality import READS_WELL_LOSS
 from lora_drop.run.exports.figures.heatmaps import PANELS
 from lora_drop.run.exports.figures.pareto import pareto
 from lora_drop.run.results.preset_results import reads_well
 from lora_drop.run.results.rows import QUALITIES, Group, group_of, is_baseline, value_of
-from lora_drop.run.results.safe_zone import MEASURES, PROMPT, Measure, Row, Stop, answer_of, best_of, setting_of
+from lora_drop.run.results.safe_zone import MEASURES, PROMPT, Band, Measure, Row, Stop, answer_of, best_of, setting_of
 from lora_drop.ui.components import Scripted, plotly_head
 from lora_drop.ui.controls import control_values
 
 Sweep = dict[str, Any]
 NO_POINTS = "No point yet: run a sweep, and the points appear here one by one."
 NO_STOPS = "This model was not measured yet: run the presets command, or a sweep."
-WORST = 4  # a cell loses its colour at a loss of 2**WORST times the limit of "reads well"
 
 
 class SafeMap(Scripted):
@@ -48,8 +45,8 @@ class Dial(Scripted):
 def map_of(sweep: Sweep | None, group: Group | None) -> dict[str, Any] | str:
     """Value of the map: its sentence, the measures, and the cells, a row for each period.
 
-    A cell has `texts` and `shades` (0 to 1) by measure, None where it was not measured; its `marks` and `words`; and
-    `setting`, the control values that run it.
+    A cell has `texts` and `bands` (index in the measure's scale) by measure, None where it was not measured; its
+    `marks` and `words`; and `setting`, the control values that run it.
     """
     if not sweep or not group:
         return NO_POINTS
@@ -65,7 +62,6 @@ def map_of(sweep: Sweep | None, group: Group | None) -> dict[str, Any] | str:
     answer = answer_of(rows)
     front = {id(row) for row in best_of(rows)}
     layers = sweep.get("settings", {}).get("layers")
-    top = max((value_of(row, "speedup") or 1.0 for row in rows), default=1.0)
 
     def cell(ratio: float, period: int) -> dict[str, Any]:
         row = by_place.get((ratio, period))
@@ -81,7 +77,7 @@ def map_of(sweep: Sweep | None, group: Group | None) -> dict[str, Any] | str:
             "ratio": f"{ratio:g}",
             "period": f"{period:g}",
             "texts": {m.name: _text(row, m) for m in MEASURES},
-            "shades": {m.name: _shade(row, m, top) for m in MEASURES},
+            "bands": {m.name: None if row is None else m.band_of(row) for m in MEASURES},
             "marks": [name for name, holds in marks.items() if holds],
             "words": _cell_words(row, ratio, period, marks),
             "setting": _controls(_config(row, rows, ratio, period), layers),
@@ -91,7 +87,10 @@ def map_of(sweep: Sweep | None, group: Group | None) -> dict[str, Any] | str:
         "answer": answer.text,
         "safe": answer.is_safe,
         "note": measured_on(sweep),
-        "measures": [{"name": m.name, "label": m.label, "note": m.note} for m in MEASURES],
+        "measures": [
+            {"name": m.name, "label": m.label, "note": m.note, "scale": [_swatch(band) for band in m.bands]}
+            for m in MEASURES
+        ],
         "first": next((m.name for m in MEASURES if any(_text(row, m) for row in rows)), MEASURES[0].name),
         "ratios": [f"{ratio:g}" for ratio in ratios],
         "cells": [[cell(ratio, period) for ratio in ratios] for period in periods],
@@ -133,18 +132,8 @@ def _text(row: Row | None, measure: Measure) -> str | None:
     return None if value is None else measure.form(value)
 
 
-def _shade(row: Row | None, measure: Measure, top: float) -> float | None:
-    """Quality of a value, 0 to 1: 1 is a loss that reads well, the map's best speed, or all memory saved."""
-    value = value_of(row, measure.column)
-    if value is None:
-        return None
-    if measure.name == "speed":
-        share = (value - 1) / (top - 1) if top > 1 else 0.0
-    elif measure.name == "memory":
-        share = value
-    else:
-        share = 1 - math.log2(max(value, READS_WELL_LOSS) / READS_WELL_LOSS) / WORST
-    return round(min(max(share, 0.0), 1.0), 3)
+def _swatch(band: Band) -> dict[str, Any]:
+    return {"tone": band.tone, "strength": band.strength, "words": band.words}
 
 
 def _config(row: Row | None, rows: list[Row], ratio: float, period: int) -> LoraDropConfig | None:
@@ -244,7 +233,7 @@ def drawn(title: str, note: str, rows: list[dict[str, Any]], draw: Callable[[str
         [
             *(part or "–" for part in group_of(row)),
             *(f"{row[name]:g}" for name in ("drop_ratio", "period")),
-            *(text(row, name, form) for name, _, form, _ in PANELS),
+            *(text(row, name, form) for name, _, form in PANELS),
         ]
         for row in rows
     ]
