@@ -54,6 +54,7 @@ class RunTab:
     run: gr.Button
     stop: gr.Button
     opened: gr.UploadButton
+    to_settings: gr.Button
     status: Status
     model: Any
     preset: PresetTable
@@ -113,10 +114,12 @@ def _build_ask() -> dict[str, Any]:
                 run = gr.Button(SHOW_ME, variant="primary", elem_id="ld-run")
                 stop = gr.Button("Stop", interactive=False, elem_id="ld-stop")
                 opened = gr.UploadButton("Open trace", file_types=[".jsonl"], elem_id="ld-open")
+                to_settings = gr.Button("Settings", elem_id="ld-to-settings")  # on a narrow page
             status = Status(status_value("idle", INVITE), elem_id="ld-status")
         if notice := zero.notice():
             gr.HTML(notice, apply_default_css=False, elem_id="ld-zero")
-    return {"prompt": prompt, "examples": examples, "run": run, "stop": stop, "opened": opened, "status": status}
+    asked = {"prompt": prompt, "examples": examples, "run": run, "stop": stop, "status": status}
+    return asked | {"opened": opened, "to_settings": to_settings}
 
 
 def _build_settings(calls: Callbacks, facts: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
@@ -205,6 +208,7 @@ def _join_settings(tab: RunTab, rules: list[Any], linked: list[Any]) -> None:
         button.click(None, None, tab.prompt, js=f"() => {json.dumps(text)}")
     tab.preset.input(None, tab.preset, rules, js="(name) => window.LoraDrop.preset(name)")
     tab.prompt.change(None, tab.prompt, None, js="(text) => window.LoraDrop.prompt(text)")
+    tab.to_settings.click(None, None, None, js="() => window.LoraDrop.toSettings()")
 
 
 def _join_run(calls: Callbacks, tab: RunTab, everything: list[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.browser.visit import Visit
 from tests.support.page import prepare_and_run, run_to_end, wait_done, wait_still
@@ -10,7 +11,7 @@ from tests.support.page import prepare_and_run, run_to_end, wait_done, wait_stil
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
 
-@pytest.mark.parametrize("size", [(1600, 900), (375, 800)])
+@pytest.mark.parametrize("size", [(1600, 900), (1366, 768), (375, 800)])
 def test_a_visit_and_its_run_move_nothing_and_the_bytes_are_told_apart(server, new_page, size):
     """From the first byte to the end of a run; Gradio's own parts, which come piece by piece, included."""
     page = new_page(viewport=dict(zip(("width", "height"), size, strict=True)))
@@ -40,6 +41,19 @@ def test_on_a_phone_the_answers_come_before_the_charts_and_the_settings(server, 
         boxes = [page.locator(where).bounding_box() for where in order]
         assert all(one["y"] + one["height"] <= two["y"] for one, two in zip(boxes, boxes[1:], strict=False)), has_run
         assert all(box["x"] >= 0 and box["x"] + box["width"] <= 375 for box in boxes)
+
+
+def test_on_a_phone_the_sliders_are_one_tap_away(server, open_page):
+    page = open_page(server.url, viewport={"width": 390, "height": 844})
+    button = page.locator("#ld-to-settings")
+    box = button.bounding_box()
+    assert box["y"] + box["height"] <= 844
+    button.click()
+    for slider in ("#ld-period", "#ld-drop-ratio"):
+        expect(page.locator(slider)).to_be_in_viewport(ratio=1)
+    page.evaluate("window.scrollTo(0, 0)")
+    button.click()
+    expect(page.locator("#ld-period")).not_to_be_in_viewport()
 
 
 def test_the_dark_theme_repaints_the_charts_in_place(server, open_page):

@@ -62,6 +62,12 @@ export function gradioDoor(store) {
     /** The prompt changed. */
     prompt: (text) => store.update({ prompt: text }),
 
+    /** On a narrow page: move the settings between the question and the answers, or back below these. */
+    toSettings() {
+      const page = /** @type {HTMLElement} */ (document.querySelector("#ld-page"));
+      if (page.classList.toggle("ld-settings-first")) document.querySelector("#ld-settings")?.scrollIntoView();
+    },
+
     /** The visitor chose a model; it may not be loaded yet. */
     modelChosen: () => store.update({ isChosen: true, isAsked: true }),
 
