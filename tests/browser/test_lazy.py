@@ -1,4 +1,4 @@
-"""Safe zone and Method load when they are opened, in a real Chromium."""
+"""Safe zone and Method load when they are opened, charts are drawn when they come into view, in a real Chromium."""
 
 from __future__ import annotations
 
@@ -90,3 +90,15 @@ def test_a_tab_whose_scripts_do_not_come_says_so(server, browser):
     page.get_by_role("tab", name="Run").click()
     run_to_end(page)
     page.close()
+
+
+def test_a_chart_is_drawn_when_it_comes_into_view(server, open_page):
+    page = open_page(server.url, viewport={"width": 1366, "height": 650})
+    run_to_end(page)
+    wait_still(page)
+    drawn = """() => [...document.querySelectorAll(".ld-chart[data-chart]")]
+        .filter((figure) => figure.querySelector(".ld-plot").data?.length).map((figure) => figure.dataset.chart)"""
+    assert page.evaluate(drawn) == []
+    page.locator("[data-chart=drift] .ld-plot").scroll_into_view_if_needed()
+    page.wait_for_function("document.querySelector('[data-chart=drift] .ld-plot').data?.length")
+    assert not {"drift-map", "time", "kl"} & set(page.evaluate(drawn)), "they are folded"

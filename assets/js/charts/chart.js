@@ -34,7 +34,7 @@ export class Chart {
     this.revision = 0;
     /** @type {any[]} what Plotly draws */
     this.traces = [];
-    this.visible = true;
+    this.visible = false; // until it comes into view
     this.isDrawn = false;
     this.isDue = false; // Plotly must be given all data again
     this.isFinished = false;

@@ -41,8 +41,8 @@ export class Charts {
     this.drawing = false;
     this.listen(goTo);
     this.observe();
+    this.later(() => this.activity.prepare()); // the first plot of a page is the slowest
     for (const chart of this.all) {
-      this.later(() => chart.prepare());
       addRunTable(chart.figure, store, () => {
         this.complete(chart.figure);
         return chart.table();
@@ -93,13 +93,13 @@ export class Charts {
       }
     });
     for (const chart of this.all) resize.observe(chart.plot);
-    // An invisible chart is not drawn; it catches up when it comes into view.
+    // A chart is drawn, and catches up, when it comes into view.
     const seen = new IntersectionObserver((entries) => {
       for (const { target, isIntersecting } of entries) {
         const chart = this.all.find((one) => one.figure === target);
         if (!chart) continue;
         chart.visible = isIntersecting;
-        if (isIntersecting && chart.current) this.later(() => chart.update());
+        if (isIntersecting) this.later(() => (chart.current ? chart.update() : chart.prepare()));
       }
     });
     for (const chart of this.all) seen.observe(chart.figure);
