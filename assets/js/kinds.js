@@ -1,7 +1,5 @@
 /* Kinds of steps and of layers, in the words of the trace and of the style sheets. */
 
-import { writesKv } from "./schedule.js";
-
 /** Words for a step, by its kind. */
 export const stepWords = { prefill: "prefill, full", refresh: "full step", lora: "LoRA step" };
 
@@ -20,11 +18,9 @@ export const triggerWords = {
  *
  * @param {boolean} isLora
  * @param {boolean} isDropped
- * @param {import("./records.js").Schedule} schedule
- * @returns {"full" | "refresh" | "dropped" | "dropped-kv"}
+ * @returns {"full" | "refresh" | "dropped"}
  */
-export function cellKind(isLora, isDropped, schedule) {
+export function cellKind(isLora, isDropped) {
   if (!isDropped) return "full";
-  if (!isLora) return "refresh";
-  return writesKv(schedule) ? "dropped-kv" : "dropped";
+  return isLora ? "dropped" : "refresh";
 }

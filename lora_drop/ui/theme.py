@@ -19,9 +19,15 @@ SAME = {  # Gradio's variables, by the page's colour that light and dark mode ha
     "block_info_text_color": "muted",
     "button_secondary_background_fill": "grid",
     "button_secondary_text_color": "ink",
-    "input_border_color_focus": "baseline",
-    "slider_color": "baseline",
-    "link_text_color": "baseline",
+    "button_primary_background_fill": "accent",
+    "button_primary_background_fill_hover": "ink",
+    "button_primary_border_color": "accent",
+    "button_primary_text_color": "panel",
+    "input_border_color": "edge",
+    "checkbox_border_color": "edge",
+    "input_border_color_focus": "accent",
+    "slider_color": "accent",
+    "link_text_color": "accent",
 }
 
 
@@ -33,10 +39,7 @@ def theme() -> gr.themes.Base:
     for name, value in {
         "block_shadow": "none",
         "input_border_width": "1px",
-        "checkbox_background_color_selected": light["baseline"],
-        "button_primary_background_fill": light["baseline"],
-        "button_primary_background_fill_hover": "#005A8E",
-        "button_primary_text_color": "#FFFFFF",
+        "checkbox_background_color_selected": light["accent"],  # its tick is white
     }.items():
         values[name] = values[f"{name}_dark"] = value
     return gr.themes.Base(
@@ -49,9 +52,5 @@ def theme() -> gr.themes.Base:
         **values,
         input_background_fill=light["panel"],
         input_background_fill_dark=dark["page"],
-        input_border_color="#8894A1",
-        input_border_color_dark="#66727F",
-        checkbox_border_color="#8894A1",
-        checkbox_border_color_dark="#66727F",
-        color_accent=light["baseline"],
+        color_accent=light["accent"],
     )

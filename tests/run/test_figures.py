@@ -56,7 +56,7 @@ def test_the_cells_are_the_rows(sweep, theme):
     words = [trace for trace in figure.data if trace.type == "scatter"]
     assert list(maps) == [panel[0] for panel in PANELS]
     cells = {(f"{r['drop_ratio']:g}", f"{r['period']:g}"): r for r in sweep["rows"] if r["adapters"] == "none"}
-    for (name, _, form, _), shown in zip(PANELS, words, strict=True):
+    for (name, _, form), shown in zip(PANELS, words, strict=True):
         trace = maps[name]
         assert (trace.x, trace.y) == (("0.25", "0.5", "0.75"), ("1", "2", "8"))
         printed = {(x, y): text for x, y, text in zip(shown.x, shown.y, shown.text, strict=True)}

@@ -6,14 +6,12 @@ import { Chart } from "./chart.js";
 import { baseLayout, color } from "./layout.js";
 
 /** A cell's value is the index of its kind here; the colours have these names. */
-const KINDS = ["full", "refresh", "early", "dropped", "dropped-kv"];
-/** @type {Record<string, string>} */
+const KINDS = ["full", "refresh", "early", "dropped"];
+/** Words on a layer that runs, by its kind. */
 const WORDS = {
   full: "runs",
   refresh: "runs, and renews what is reused",
   early: "runs, and renews what is reused, early: ",
-  dropped: "skipped, no K/V written",
-  "dropped-kv": "skipped, K/V written",
 };
 
 export class ActivityChart extends Chart {
@@ -47,7 +45,6 @@ export class ActivityChart extends Chart {
       },
     ];
     this.dropped = new Set(this.run.focus.schedule.dropped);
-    this.figure.dataset.kv = writesKv(this.run.focus.schedule) ? "write" : "skip";
     this.figure.dataset.adaptive = String(isAdaptive(this.run.focus.schedule));
     this.paint();
   }
@@ -63,14 +60,16 @@ export class ActivityChart extends Chart {
   extend() {
     const { steps, schedule } = this.run.focus;
     if (this.drawn === steps.length) return;
+    /** @type {Record<string, string>} */
+    const words = { ...WORDS, dropped: `skipped, ${writesKv(schedule) ? "" : "no "}K/V written` };
     for (; this.drawn < steps.length; this.drawn++) {
       const { kind: stepKind, trigger } = steps[this.drawn];
       for (let layer = 0; layer < this.z.length; layer++) {
         /** @type {string} */
-        let kind = cellKind(stepKind === "lora", this.dropped.has(layer), schedule);
+        let kind = cellKind(stepKind === "lora", this.dropped.has(layer));
         if (trigger && kind === "refresh") kind = "early";
         this.z[layer].push(KINDS.indexOf(kind));
-        this.words[layer].push(kind === "early" ? WORDS.early + triggerWords[trigger ?? ""] : WORDS[kind]);
+        this.words[layer].push(kind === "early" ? words.early + triggerWords[trigger ?? ""] : words[kind]);
       }
     }
     this.isDue = true;

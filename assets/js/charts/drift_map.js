@@ -1,7 +1,7 @@
 /* Skipped layers by steps: the drift of each. */
 
 import { Chart } from "./chart.js";
-import { baseLayout, color, isTalk, talkSize } from "./layout.js";
+import { baseLayout, color, isTalk, laneColor, talkSize } from "./layout.js";
 
 export class DriftMap extends Chart {
   /** @param {HTMLElement} figure */
@@ -35,8 +35,7 @@ export class DriftMap extends Chart {
   paint() {
     this.traces[0].colorscale = [
       [0, color("panel")],
-      [0.5, color("dropped")],
-      [1, color("bad")],
+      [1, laneColor(this.run.focus.index)],
     ];
     Object.assign(this.traces[0].colorbar, { tickfont: { size: isTalk() ? talkSize() : 10, color: color("muted") } });
   }

@@ -8,7 +8,7 @@ const LANES = ["baseline", "lora-drop", "third"];
  * @param {string} name
  */
 export function color(name) {
-  return getComputedStyle(document.body).getPropertyValue(`--ld-${name}`).trim() || "#888888";
+  return getComputedStyle(document.body).getPropertyValue(`--ld-${name}`).trim();
 }
 
 /**

@@ -170,7 +170,7 @@ function drawTokens(pen, lane, tokens, strip, y, height) {
   const own = laneColor(lane.index);
   const tints = { lora: faded(own, 0.35), refresh: color("refresh"), prefill: color("muted") };
   if (isBaseline(lane.schedule)) tints.refresh = faded(own, 0.6);
-  const [bad, replaced] = [color("bad"), new Set(lane.rewinds.map(({ to }) => to + 1))];
+  const [rejected, replaced] = [color("rejected"), new Set(lane.rewinds.map(({ to }) => to + 1))];
   const unit = strip.width / strip.span;
   let from = 0;
   const drawTo = (ms, tint) => {
@@ -182,7 +182,7 @@ function drawTokens(pen, lane, tokens, strip, y, height) {
   };
   for (let step = 1; step < tokens; step++) {
     const to = decodeMs(lane, step);
-    if (replaced.has(step)) drawTo(to - lane.steps[step].ms, bad);
+    if (replaced.has(step)) drawTo(to - lane.steps[step].ms, rejected);
     drawTo(to, tints[lane.steps[step].kind]);
   }
 }

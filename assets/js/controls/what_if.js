@@ -176,7 +176,7 @@ function cells(schedule, dropped, width, height) {
           y: (height - (layer + 1) * cellH).toFixed(2),
           width: Math.max(cellW - 1, 0.5).toFixed(2),
           height: (cellH - gap).toFixed(2),
-          class: `ld-cell ld-cell-${cellKind(isLora, dropped.has(layer), schedule)}`,
+          class: `ld-cell ld-cell-${cellKind(isLora, dropped.has(layer))}`,
         }),
       );
     }

@@ -11,7 +11,7 @@ const AXIS_PARTS = [["ticklen", 5], ["tickwidth", 1], ["linewidth", 1], ["gridwi
 const DRAWN_FOR = 11; // text size that matches the page's lines and keys, in talk mode too
 const FINE = 3; // a heatmap consists of pixels: it is drawn larger by this factor, and scaled down
 
-/** Turn "rgba(1, 2, 3, 0.5)" into ["#010203", 0.5]: programs for slides do not read rgba(). */
+/** Turn "rgba(1, 2, 3, 0.5)" into ["#RRGGBB", 0.5]: programs for slides do not read rgba(). */
 export function plainColor(css) {
   const [red, green, blue, alpha = 1] = (css.match(/[\d.]+/g) ?? [0, 0, 0]).map(Number);
   return [`#${[red, green, blue].map((part) => part.toString(16).padStart(2, "0")).join("")}`, alpha];

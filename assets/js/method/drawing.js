@@ -2,7 +2,7 @@
 
 import { find } from "../dom.js";
 import { formatBytes, formatNumber, formatShare } from "../format.js";
-import { baseline, isAdaptive, isBaseline, kvBytes, kvLength, speedBound, writesKv } from "../schedule.js";
+import { baseline, isAdaptive, isBaseline, kvBytes, kvLength, speedBound } from "../schedule.js";
 import { bankOf, scheduleOf, withBank } from "../settings.js";
 import { endTime, positionAt, timeAt } from "./pace.js";
 import { Scene } from "./scene.js";
@@ -90,8 +90,6 @@ export class Drawing {
       const { dataset } = /** @type {HTMLElement} */ (rule);
       dataset.current = String(dataset.rule === schedule.reuse);
     }
-    find(this.element, ".ld-key-dropped").hidden = writesKv(schedule);
-    find(this.element, ".ld-key-dropped-kv").hidden = !writesKv(schedule);
     if (this.isPlaying) this.seek(0, 0);
     else this.showAll();
   }

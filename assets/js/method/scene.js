@@ -103,7 +103,7 @@ export class Scene {
         width: Math.max(this.colW - 2, 1).toFixed(1),
         height: this.cellHeight,
         rx: Math.min(2, this.rowH / 4),
-        class: `ld-cell ld-cell-${cellKind(isLora, isDropped, this.schedule)}`,
+        class: `ld-cell ld-cell-${cellKind(isLora, isDropped)}`,
         "data-step": step,
         "data-layer": layer,
         "data-kind": kind(this.schedule, step),

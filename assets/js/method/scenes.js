@@ -54,7 +54,7 @@ const climb = {
       Array.from({ length: LAYERS }, (_, layer) => cell(left, layer, CLOSE, layer === now ? "read" : "stored")),
     );
     for (let layer = 0; layer < LAYERS; layer++) {
-      shapes.push(cell(x, layer, CLOSE + 8, layer === now ? "now" : layer < now ? "exact" : "ahead"));
+      shapes.push(cell(x, layer, CLOSE + 8, layer === now ? "now" : layer < now ? "runs" : "ahead"));
     }
     const looks = now < 0 ? [] : [arrow(before[2] + CLOSE, middle(now), x - 2, middle(now))];
     const height = at === 0 ? FLOOR + 8 : y(now) - 2;
@@ -91,8 +91,8 @@ const skip = {
     const shapes = Array.from({ length: LAYERS }, (_, layer) => {
       const isSkipped = skipped.has(layer);
       return [
-        cell(left, layer, 40, "refresh"),
-        cell(right, layer, 40, isSkipped ? "hole" : "exact"),
+        cell(left, layer, 40, isSkipped ? "refresh" : "runs"),
+        cell(right, layer, 40, isSkipped ? "skipped" : "runs"),
         ...(isSkipped ? [arrow(left + 40, middle(layer), right - 2, middle(layer))] : []),
         ...(isSkipped ? [label("+ d", { x: right + 48, y: middle(layer) + 4, class: "ld-toy-label" })] : []),
       ];
@@ -135,7 +135,7 @@ const repair = {
     if (kind(REPAIRED, at) === "refresh") {
       return `Step ${at}, refresh: one pass runs every layer for the last ${PERIOD} tokens. Holes are filled, approximate K/V replaced: the cache is the full model’s again. The price: more to compute, no memory saved.`;
     }
-    return `Step ${at}, LoRA: skipped layers leave holes, and layers above them store K/V of an approximate stream (amber). Later tokens would read these errors, step after step.`;
+    return `Step ${at}, LoRA: skipped layers leave holes, and layers above them store K/V of an approximate stream (orange). Later tokens would read these errors, step after step.`;
   },
   draw: (at) => cacheOf(REPAIRED, at, true),
 };

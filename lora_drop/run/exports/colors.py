@@ -1,6 +1,8 @@
-"""The colours of the page and of every figure, in one place: Okabe and Ito's palette, safe for colour-blind readers.
+"""The colours of the page and of every figure, in one place; one meaning a colour. Many are Okabe and Ito's.
 
 CSS reads them as variables (`--ld-baseline`), the live charts read those variables, Python figures import `COLORS`.
+The three lanes, and kinds of steps and layers that touch in a drawing, differ to readers with each of the three common
+colour-blindnesses too (`tests/run/test_colors.py`).
 """
 
 from __future__ import annotations
@@ -10,13 +12,13 @@ COLORS: dict[str, dict[str, str]] = {
     "light": {
         "baseline": "#0072B2",  # the baseline lane
         "lora-drop": "#C24E00",  # the LoRA-Drop lane (vermillion, darkened a little for text on white)
-        "third": "#7A4E9E",  # the next lane, should there be one
+        "third": "#3D2173",  # the third lane: much darker than the first, as blue and violet look alike to many
         "full": "#D3DAE3",  # a layer that runs whole
         "refresh": "#009E73",  # a full step that renews what skipped layers reuse
         "early": "#00503B",  # the same, before its time
-        "dropped": "#E69F00",  # a skipped layer, no K/V written
-        "dropped-kv": "#CC79A7",  # a skipped layer that still writes K/V
-        "diverged": "#9E3D75",  # the first token that differs
+        "dropped": "#E69F00",  # a skipped layer
+        "rejected": "#960F1E",  # a draft that the full model rejected
+        "diverged": "#00798C",  # the first token that differs
         "tint": "#FBEBCB",  # background of a token that a LoRA step wrote
         "ink": "#16202B",
         "muted": "#51606F",
@@ -24,19 +26,21 @@ COLORS: dict[str, dict[str, str]] = {
         "grid": "#E8EDF2",
         "panel": "#FFFFFF",
         "page": "#F4F6F8",
-        "good": "#00694D",
-        "bad": "#B3261E",
+        "edge": "#8894A1",  # of inputs
+        "accent": "#2F4A63",  # controls, links and places
+        "good": "#4F7A00",  # reads well, faster, done
+        "bad": "#B0006A",  # reads badly, slower, failed
     },
     "dark": {
         "baseline": "#56B4E9",
         "lora-drop": "#FF9E57",
-        "third": "#C9A0E8",
+        "third": "#E8D6FF",
         "full": "#3A4653",
         "refresh": "#2FBF95",
         "early": "#C4F7E5",
         "dropped": "#E69F00",
-        "dropped-kv": "#CC79A7",
-        "diverged": "#E79BC6",
+        "rejected": "#FF5F55",
+        "diverged": "#4FD3E4",
         "tint": "#4A3A17",
         "ink": "#E8EDF2",
         "muted": "#A5B1BD",
@@ -44,10 +48,14 @@ COLORS: dict[str, dict[str, str]] = {
         "grid": "#2A343F",
         "panel": "#1A222B",
         "page": "#11171D",
-        "good": "#5CD3AE",
-        "bad": "#FF8A80",
+        "edge": "#66727F",
+        "accent": "#B9CBDC",
+        "good": "#A6D854",
+        "bad": "#FF7DC2",
     },
 }
+
+BLACK, WHITE = "#000000", "#FFFFFF"  # numbers on the middle tones of a heatmap
 
 
 def css_variables() -> str:

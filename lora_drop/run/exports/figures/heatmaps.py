@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lora_drop.method import paper
-from lora_drop.run.exports.colors import COLORS
+from lora_drop.run.exports.colors import BLACK, COLORS, WHITE
 from lora_drop.run.exports.figures.style import (
     CELL,
     SMALL,
@@ -23,13 +23,13 @@ from lora_drop.run.exports.figures.style import (
 from lora_drop.run.results.rows import AGREEMENT, NLL_GAP, Group, Row, group_of, is_baseline, percent, times, value_of
 
 COLUMNS = 3
-# (column, title, form, colour at the high end), in reading order; the sixth place has the words.
+# (column, title, form), in reading order; the sixth place has the words.
 PANELS = (
-    (*AGREEMENT, "baseline"),
-    (*NLL_GAP, "lora-drop"),
-    ("kv_saved", "KV memory saved", percent, "third"),
-    ("speedup", "Speed, measured", times, "refresh"),
-    ("bound", "Speed, bound", times, "refresh"),
+    AGREEMENT,
+    NLL_GAP,
+    ("kv_saved", "KV memory saved", percent),
+    ("speedup", "Speed, measured", times),
+    ("bound", "Speed, bound", times),
 )
 
 
@@ -88,18 +88,18 @@ def _add_map(
     ratios: list[float],
     periods: list[int],
     grid: list[list[Row | None]],
-    panel: tuple[str, str, Callable[[float], str], str],
+    panel: tuple[str, str, Callable[[float], str]],
     span: tuple[float, float] | None,
     place: dict[str, int],
 ) -> None:
     """One panel: coloured cells with their numbers."""
-    name, _, form, high = panel
+    name, _, form = panel
     colors = COLORS[theme]
     z = [[value_of(cell, name) for cell in line] for line in grid]
     flat = [(i, j, value) for j, line in enumerate(z) for i, value in enumerate(line)]
     low, top = span or (0, max((value for _, _, value in flat if value is not None), default=1))
     top = max(top, low + 0.01)  # a single value needs a range too
-    scale = colors["grid"], colors[high]
+    scale = colors["grid"], colors["muted"]
     x, y = [f"{ratio:g}" for ratio in ratios], [f"{period:g}" for period in periods]
     figure.add_heatmap(
         x=x,
@@ -166,7 +166,7 @@ def _ink_on(scale: tuple[str, str], share: float) -> str:
     mixed = [a + share * (b - a) for a, b in zip(low, high, strict=True)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in mixed]
     luminance = sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-    return "#000000" if luminance > 0.179 else "#FFFFFF"
+    return BLACK if luminance > 0.179 else WHITE
 
 
 def _add_words(figure: go.Figure, theme: str) -> go.Figure:

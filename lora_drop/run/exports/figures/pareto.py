@@ -26,12 +26,9 @@ from lora_drop.run.exports.figures.style import (
 )
 from lora_drop.run.results.rows import QUALITIES, Row, group_of, is_baseline, percent, times, value_of, written
 
-RULE_COLORS = {"state": "lora-drop", "anchor": "dropped", "residual": "baseline", "skip": "third"}
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "star")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "star", "cross", "triangle-down", "hexagon")
 # Of a search.
 GROUPED = ("refresh", "accept", "head")
-ACCEPT_COLORS = ("lora-drop", "baseline", "refresh", "third", "dropped-kv")
-HEAD_SYMBOLS = {"full": "circle", "screened": "diamond"}
 HEAD_ONLY = "full model, screened head (not LoRA-Drop's gain)"
 BEYOND = 3  # how many times the worst loss of a candidate an earlier preset may lose, to have room in the figure
 SEARCH_TITLE = "LoRA-Drop settings: speed against quality loss"
@@ -62,12 +59,9 @@ def pareto(
         return message(theme, title, "This sweep has no point with a speed and a quality yet.")
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.36, 0.64], vertical_spacing=0.06)
     _add_paper_strip(figure, colors)
-    kinds = list(dict.fromkeys(group_of(row)[1:] for row in points))
-    for group in dict.fromkeys(map(group_of, points)):
+    for n, group in enumerate(dict.fromkeys(map(group_of, points))):
         own = [row for row in points if group_of(row) == group]
-        color = colors[RULE_COLORS.get(group[0], "muted")]
-        symbol = SYMBOLS[kinds.index(group[1:]) % len(SYMBOLS)]
-        _add_group(figure, own, column, label_of(group), color, symbol)
+        _add_group(figure, own, column, label_of(group), colors["lora-drop"], SYMBOLS[n % len(SYMBOLS)])
     reads_down = quality != "agreement"
     sign = -1 if reads_down else 1
     front = frontier(points, lambda row: sign * row[column])
@@ -207,7 +201,7 @@ def _add_paper_strip(figure: go.Figure, colors: dict[str, str]) -> None:
         {
             "name": "the PAPER'S own points",
             "mode": "markers+text",
-            "marker": {"symbol": "line-ns-open", "size": 18, "color": colors["bad"], "line": {"width": 4}},
+            "marker": {"symbol": "line-ns-open", "size": 18, "color": colors["ink"], "line": {"width": 4}},
             "text": [f"p {row.drop_ratio:g}, k {row.k}: accuracy {row.accuracy_change:+}" for row in rows],
             "textposition": "top center",
             "textfont": {"size": SMALL},
@@ -231,8 +225,8 @@ def _add_paper_strip(figure: go.Figure, colors: dict[str, str]) -> None:
 def frontier_figure(result: dict[str, Any]) -> go.Figure:
     """Measured speed, with its interval, against quality loss; better is up and to the right.
 
-    A colour for each refresh and `accept`, a mark for each head. The full model with a screened head has a mark of its
-    own and is no part of the front; nor are the presets of an earlier file, in grey.
+    A mark for each refresh and `accept`, hollow with a screened head. The full model with a screened head has a mark
+    of its own and is no part of the front; nor are the presets of an earlier file, in grey.
 
     Args:
         result: `rows` with `loss` and `head_only`, `limits`, the `recommended` setting or None, and the rows `before`,
@@ -253,9 +247,9 @@ def frontier_figure(result: dict[str, Any]) -> go.Figure:
     rules = sorted({(row["refresh"], row["accept"]) for row in candidates})
     for refresh, accept, head in sorted({tuple(row[name] for name in GROUPED) for row in candidates}):
         own = [row for row in candidates if tuple(row[name] for name in GROUPED) == (refresh, accept, head)]
-        color = colors[ACCEPT_COLORS[rules.index((refresh, accept)) % len(ACCEPT_COLORS)]]
+        symbol = SYMBOLS[rules.index((refresh, accept)) % len(SYMBOLS)] + ("" if head == "full" else "-open")
         name = f"{safe(refresh)} · accept {accept:g} · head {safe(head)}"
-        _add_settings(figure, own, name, color, HEAD_SYMBOLS.get(head, "square"), [_words(row) for row in own])
+        _add_settings(figure, own, name, colors["lora-drop"], symbol, [_words(row) for row in own])
     alone = [row for row in rows if row["head_only"]]
     _add_settings(figure, alone, HEAD_ONLY, colors["ink"], "star", [_words(row) for row in alone])
     front = frontier(candidates, lambda row: -row["loss"])
