@@ -63,9 +63,9 @@ def _loss_bands(well: str, slips: str, badly: str) -> tuple[Band, ...]:
     )
 
 
-_UP_TO = [f"up to {limit:g}" for limit in (READS_WELL_LOSS, SLIPS_LOSS)]
-_LOSS = _loss_bands(*_UP_TO, "more")
-_REGRET = _loss_bands(f"reads well: {_UP_TO[0]}", f"slips: {_UP_TO[1]}, or repeats itself", "reads badly: more")
+_FIRST, _SECOND = f"up to {READS_WELL_LOSS:g}", f"up to {SLIPS_LOSS:g}"
+_LOSS = _loss_bands(_FIRST, _SECOND, "more")
+_REGRET = _loss_bands(f"reads well: {_FIRST}", f"slips: {_SECOND}, or repeats itself", "reads badly: more")
 _SPEED = (
     Band(SLOWER, "bad", 1.0, "slower than the full model"),
     Band(GAIN, "amount", 0.4, "as fast"),
