@@ -31,6 +31,11 @@ def first_mistake(error: ValidationError) -> str:
     return ": ".join(filter(None, (".".join(map(str, first["loc"])), reason)))
 
 
+def first_line(error: object, most: int = 200) -> str:
+    """The first line of another library's error or warning, cut; its type's name if it has no words."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out: torch has its own exception for CUDA's allocator alone, and only words elsewhere."""
     words = ("out of memory", "can't allocate memory", "ALLOC_FAILED")

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from lora_drop.decode.layer import Rope
 from lora_drop.decode.native.decoder import NativeDecoder
 from lora_drop.decode.reference import ReferenceDecoder
+from lora_drop.decode.static.buffers import Store
 from lora_drop.decode.static.decoder import StaticDecoder, StaticWeights
 from lora_drop.decode.step import DecodeState
 
@@ -78,13 +79,15 @@ class NativeOutputs(ReferenceOutputs, NativeDecoder):
 
 
 class StaticOutputs(ReferenceOutputs, StaticDecoder):
-    """The static decoder; its passes run without graphs."""
+    """The static decoder; its passes run without graphs, in buffers of their own."""
 
     def __init__(self, model: PreTrainedModel, weights: StaticWeights):
-        super().__init__(model, dataclasses.replace(weights, captures=False))
+        super().__init__(model, dataclasses.replace(weights, captures=False, store=Store()))
 
     def _full(self, i: int, h: Tensor, window: Any, state: Any) -> Tensor:
-        return self._see(i, super()._full(i, h, window, state))
+        output = super()._full(i, h, window, state)
+        self._see(i, output[: len(state.pending) + 1])  # without padding rows
+        return output
 
     def _lora(self, i: int, h: Tensor, window: Any, state: Any) -> Tensor:
         return self._see(i, super()._lora(i, h, window, state))

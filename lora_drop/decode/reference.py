@@ -7,7 +7,7 @@ Shapes: B batch, P prompt tokens, T tokens of a call, D hidden size, V vocabular
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -75,6 +75,10 @@ class ReferenceDecoder:
                 clock starts; 0 is unknown.
         """
         return DecodeState(schedule, bank, watch)
+
+    def ready_for(self, lanes: Sequence[tuple[Schedule, Correction | None]]) -> ReferenceDecoder:
+        """The decoder for lanes that run side by side: this one, unless it is not prepared for one of them."""
+        return self
 
     def prefill(self, input_ids: Tensor, state: DecodeState) -> DecoderOutput:
         """`read_prompt` and `start`, for one lane alone."""

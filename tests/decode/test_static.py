@@ -2,11 +2,16 @@
 
 import dataclasses
 import gc
+import inspect
+import subprocess
+import types
+from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import DEFAULT, Mock
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 from lora_drop.decode.clock import Clock
@@ -27,12 +32,12 @@ REPAIRING = {"kv": "write", "refresh": "repair"}
 NOTHING = Results(torch.zeros(1, 4), torch.zeros(1, 1), torch.zeros(1), None, [], {})
 
 
-def lane_of(decoder, schedule, bank=None):
-    return Lane(decoder, torch.tensor([PROMPT]), schedule, bank, Sampling(), 12)
+def lane_of(decoder, schedule, bank=None, length=12):
+    return Lane(decoder, torch.tensor([PROMPT]), schedule, bank, Sampling(), length)
 
 
-def tokens(decoder, schedule, bank=None):
-    one = lane_of(decoder, schedule, bank)
+def tokens(decoder, schedule, bank=None, length=12):
+    one = lane_of(decoder, schedule, bank, length)
     list(one)
     return one.tokens
 
@@ -41,16 +46,35 @@ def dropping(tiny, **rules):
     return Schedule(3, tiny.num_layers, (2, 4), **rules)
 
 
+def attend(heads, store, places, count):
+    """As `split.attend`, by torch."""
+    query, (keys, values) = heads[:, :count].transpose(0, 1)[None], store.unbind(0)
+    mask = torch.arange(store.shape[3]) <= places[:, None]
+    mixed = F.scaled_dot_product_attention(query, keys, values, mask, enable_gqa=True)
+    return mixed[0].transpose(0, 1).flatten(1)
+
+
 # ---- two GPUs ----
 
 
-def test_a_capture_runs_on_a_stream_of_its_own_device(machine):
-    """Not on the first device's, where torch makes its default one."""
+def test_a_capture_runs_on_its_device_between_clear_workspaces(machine):
+    """What cuBLAS keeps of the run before is none of the graph's memory, nor the other way round."""
     second = torch.device("cuda", 1)
-    capture(lambda: NOTHING, second, None)
-    capture(lambda: NOTHING, torch.device("cuda", 0), None)
-    assert [stream.device.index for stream in machine.captures] == [1, 0]
+    capture(lambda: machine.calls.append("run") or NOTHING, second, None, graphs.Stream(second))
+    assert machine.calls == ["run", "clear", "capture", "run", "clear"]
+    assert [stream.device.index for stream in machine.captures] == [1]
     assert machine.device.index == 0 and not machine.streams
+
+
+def test_all_captures_of_a_model_share_a_stream(tiny, recorded, machine):
+    """A pool's memory is shared on one stream alone. After a failure there is another one."""
+    tokens(recorded, dropping(tiny))
+    tokens(recorded, baseline_schedule(tiny.num_layers))
+    assert len(machine.captures) == 3 and len(set(machine.captures)) == 1
+    recorded.weights.functions = layers.EAGER._replace(feed=Mock(side_effect=RuntimeError("no such kernel")))
+    with pytest.warns(UserWarning, match="no such kernel"):
+        tokens(recorded, dropping(tiny, reuse="state"))
+    assert len(set(machine.captures)) == 2
 
 
 def test_a_lane_s_clock_reads_its_own_device(machine, monkeypatch):
@@ -73,17 +97,34 @@ def test_a_lane_s_clock_reads_its_own_device(machine, monkeypatch):
 
 
 @pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16)])
-def test_an_old_card_gets_neither_bfloat16_nor_kernels(monkeypatch, capability, dtype):
+def test_an_old_card_gets_neither_bfloat16_nor_kernels(tiny, monkeypatch, capability, dtype):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
     device = torch.device("cuda", 0)
     assert place.resolve_dtype("auto", device) == dtype
     assert layers.has_kernels(device) == (capability >= (8, 0))
     if capability < (8, 0):
-        assert layers.best_for(device) is layers.EAGER and decoder.split_for(device) is None
+        assert layers.best_for(device) is layers.EAGER and decoder.split_for(tiny.model) is None
 
 
 # ---- captures that fail ----
+
+
+def test_without_a_c_compiler_attention_is_torch_s(tiny, recorded, monkeypatch):
+    """Triton's import works without one, and its kernels do not; all else stays as fast as it is."""
+    split = pytest.importorskip("lora_drop.decode.static.split", reason="Triton is not installed")
+    expected = tokens(ReferenceDecoder(tiny.model), dropping(tiny))
+    monkeypatch.setattr(decoder, "has_kernels", lambda device: True)
+    assert decoder.split_for(tiny.model) is split
+    monkeypatch.setattr(split, "attend", Mock(side_effect=subprocess.CalledProcessError(1, ["gcc"])))
+    with pytest.warns(UserWarning, match="split over the keys"):
+        recorded.weights.split = decoder.split_for(tiny.model)
+    assert tokens(recorded, dropping(tiny)) == expected
+    assert recorded.weights.captures and recorded.weights.split is None
+    recorded.weights.split = split  # a shape that fails alone
+    with pytest.warns(UserWarning, match="split over the keys failed"):
+        assert tokens(recorded, baseline_schedule(tiny.num_layers))
+    assert recorded.weights.captures and recorded.weights.split is None
 
 
 def test_a_capture_that_raises_leaves_a_lane_that_decodes(tiny, recorded, machine, monkeypatch):
@@ -171,6 +212,31 @@ def test_the_next_lane_takes_the_graphs_over_and_nothing_else(tiny, recorded):
     assert one.state.buffers is memory and not any(store.any() for store in memory.stores)
     list(one)
     assert one.tokens == tokens(ReferenceDecoder(tiny.model), schedule) and len(graphs.Graph.all) == 4
+
+
+def test_the_next_lane_takes_the_graphs_over_whenever_it_may(tiny, recorded):
+    """A graph holds neither a period nor a threshold, and 256 tokens of room where attention is split."""
+    recorded.weights.split = types.SimpleNamespace(attend=attend)
+    made = []
+    for period, accept, length in ((3, 0.3, 12), (4, 0.9, 90)):
+        schedule = dropping(tiny, accept=accept, **REPAIRING)
+        schedule = dataclasses.replace(schedule, period=period)
+        one = lane_of(recorded, schedule, None, length)
+        list(one)
+        assert one.tokens == tokens(ReferenceDecoder(tiny.model), schedule, length=length)
+        assert one.state.kv.stores[0].shape[3] == 256
+        del one
+        gc.collect()
+        made.append(len(graphs.Graph.all))
+    assert made[0] == made[1]
+
+
+def test_idle_buffers_count_their_graphs_and_their_bank(tiny, recorded):
+    lane = lane_of(recorded, dropping(tiny), full_bank(tiny, "residual", "block", layers=[2]))
+    memory = lane.state.buffers
+    bank = sum(tensor.nbytes for tensor in buffers.bank_tensors(memory.bank))
+    graph = sum(tensor.nbytes for graph in graphs.Graph.all for tensor in graph.own.values())
+    assert bank and graph and memory.nbytes == sum(store.nbytes for store in memory.stores) + bank + graph
 
 
 def test_the_store_is_bounded(tiny, recorded):
@@ -263,6 +329,28 @@ def test_the_kernels_of_a_step_keep_their_budget():
 
 
 # ---- compiled ----
+
+
+@pytest.mark.parametrize("has_parameter", [True, False])
+def test_more_shapes_compile_than_torch_s_own_limit_in_whichever_thread(monkeypatch, has_parameter):
+    """Of `torch.compile` where it takes a limit, else around each call: its configuration may be a thread's own."""
+    real = torch.compile
+
+    def with_limit(function, *, fullgraph, dynamic, options, recompile_limit):
+        own = {"fullgraph": fullgraph, "dynamic": dynamic, "recompile_limit": recompile_limit}
+        return real(function, backend="eager", **own)
+
+    def without(function, *, fullgraph, dynamic, options):
+        return real(function, fullgraph=fullgraph, dynamic=dynamic, backend="eager")
+
+    if has_parameter and "recompile_limit" not in inspect.signature(real).parameters:
+        pytest.skip("this torch.compile takes no limit")
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", with_limit if has_parameter else without)
+    functions = layers.compiled.__wrapped__()
+    with ThreadPoolExecutor(1) as thread:
+        shapes = thread.submit(lambda: [functions.choose(torch.zeros(1, n))[0].shape for n in range(2, 22)]).result()
+    assert len(shapes) == 20
 
 
 @pytest.mark.full

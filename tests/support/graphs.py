@@ -107,6 +107,7 @@ class Machine:
         self.device = torch.device("cuda", 0)
         self.streams: list[Stream] = []  # entered and not left
         self.captures: list[Stream] = []  # the streams of all captures, in order
+        self.calls: list[str] = []  # "capture" and "clear", in order
 
     @contextlib.contextmanager
     def on(self, device):
@@ -134,7 +135,14 @@ class Machine:
         assert stream in self.streams and stream.device == self.device
         assert capture_error_mode == "thread_local"  # other threads may call CUDA meanwhile
         self.captures.append(stream)
+        self.calls.append("capture")
         return Recording(graph)
+
+    def clear(self) -> None:
+        self.calls.append("clear")
+
+    def memory_reserved(self, device) -> int:
+        return sum(tensor.nbytes for graph in Graph.all for tensor in graph.own.values())
 
 
 def install(monkeypatch) -> Machine:
@@ -144,6 +152,8 @@ def install(monkeypatch) -> Machine:
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", machine.capture)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", machine.memory_reserved)
+    monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", machine.clear, raising=False)  # a CPU's has none
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", machine.current_stream)
     monkeypatch.setattr(torch.cuda, "stream", machine.stream)

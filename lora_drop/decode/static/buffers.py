@@ -20,6 +20,7 @@ from lora_drop.decode.step import DecodeState
 from lora_drop.method.schedule import Schedule
 
 IDLE = 8  # most idle buffers: a run with three lanes and their audits has five
+SPLIT_BLOCK = 256  # tokens by which caches grow where attention reads no more than it needs: lanes are more alike
 IDLE_SHARE = 16  # and at most 1 / 16 of the device's memory
 
 RowAnchors = dict[int, list[Tensor | None]]  # as in `DecodeState`
@@ -110,6 +111,7 @@ class Buffers:
             x * cos + roll(x, hs / 2) * sin.
         bank: corrections that the graphs read: a copy, which the next lane overwrites with its own.
         graphs: of passes.
+        graph_bytes: of the memory that the graphs share.
         placed: the numbers in `counts`.
     """
 
@@ -121,12 +123,14 @@ class Buffers:
     rope: Pair
     bank: Correction | None
     graphs: dict[Pass, Callable[[], Results]] = field(default_factory=dict)
+    graph_bytes: int = 0
     placed: list[int] = field(default_factory=lambda: [0, 0, 0])
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the caches, by far the largest part of the buffers."""
-        return sum(store.nbytes for store in self.stores)
+        """Bytes of the caches, of the copy of the bank and of the graphs' own memory; all else is small."""
+        bank = [] if self.bank is None else bank_tensors(self.bank)
+        return self.graph_bytes + sum(tensor.nbytes for tensor in (*self.stores, *bank))
 
     def blank(self) -> None:
         """Zero all. A mask gives what lies there weight 0, but 0 times NaN would be NaN."""
@@ -202,6 +206,12 @@ def bank_tensors(bank: Correction) -> list[Tensor]:
     return tensors
 
 
+def schedule_key(schedule: Schedule) -> Hashable:
+    """What a graph depends on of a schedule, beside the room in its caches: not on when which pass runs."""
+    rules = schedule.reuse, schedule.part, schedule.kv, schedule.head, schedule.repairs, schedule.verifies
+    return schedule.dropped, rules, schedule.watches_norm, tuple(passes_of(schedule))
+
+
 def padded(rows: int) -> int:
     """Rows of the pass that runs `rows` rows: the next power of two."""
     return 1 << (rows - 1).bit_length()
@@ -218,38 +228,45 @@ def passes_of(schedule: Schedule) -> list[Pass]:
     return [*lora, *(Pass(False, 1 << power) for power in reversed(range(most.bit_length())))]
 
 
-def capture(run: Callable[[], Results], device: torch.device, pool: Any) -> Callable[[], Results]:
+def capture(
+    run: Callable[[], Results], device: torch.device, pool: Any, stream: Any
+) -> tuple[Callable[[], Results], int]:
     """Capture a pass as a CUDA graph, after one run outside the capture, in which libraries set themselves up.
 
-    The capture has a stream of its own on this device. If it fails, the stream is left behind in whatever state, and
-    the caller's stream is the current one again.
+    If it fails, the stream is left in whatever state, and the caller's stream is the current one again. cuBLAS'
+    workspaces, which torch keeps, are freed between run and capture and after the capture: a graph that used one of
+    the other kind of memory would outlive it (pytorch #193402).
 
     Args:
         pool: memory that all graphs share: they never run at once, and the output of one is copied before the next.
+        stream: to capture on, on this device. The pool's memory is shared among captures on the same stream.
 
     Returns:
-        A function that replays the graph.
+        A function that replays the graph, and the bytes by which the pool grew.
 
     Raises:
         torch.OutOfMemoryError: there is no memory for it.
         RuntimeError: the pass does something that cannot be captured.
     """
     with torch.cuda.device(device):
-        aside = torch.cuda.Stream(device)
-        aside.wait_stream(torch.cuda.current_stream(device))
+        stream.wait_stream(torch.cuda.current_stream(device))
         try:
-            with torch.cuda.stream(aside):
+            with torch.cuda.stream(stream):
                 run()
+                torch._C._cuda_clearCublasWorkspaces()
                 graph = torch.cuda.CUDAGraph()
                 # thread_local: other threads may call CUDA during the capture.
-                with torch.cuda.graph(graph, pool=pool, stream=aside, capture_error_mode="thread_local"):
+                with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+                    before = torch.cuda.memory_reserved(device)
                     results = run()
+                    grown = torch.cuda.memory_reserved(device) - before
         finally:
             with contextlib.suppress(RuntimeError):  # of a stream that a failed capture has broken
-                torch.cuda.current_stream(device).wait_stream(aside)
+                torch._C._cuda_clearCublasWorkspaces()
+                torch.cuda.current_stream(device).wait_stream(stream)
 
     def replay() -> Results:
         graph.replay()
         return results
 
-    return replay
+    return replay, grown

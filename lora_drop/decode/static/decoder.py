@@ -21,7 +21,7 @@ import contextlib
 import copy
 import dataclasses
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import ModuleType
@@ -39,6 +39,7 @@ from lora_drop.decode.layer import causal_mask, fused, projections, qk_norms
 from lora_drop.decode.reference import ReferenceDecoder, stacked
 from lora_drop.decode.static.buffers import (
     IDLE_SHARE,
+    SPLIT_BLOCK,
     Buffers,
     Pass,
     Results,
@@ -50,6 +51,7 @@ from lora_drop.decode.static.buffers import (
     capture,
     padded,
     passes_of,
+    schedule_key,
 )
 from lora_drop.decode.static.layers import EAGER, Functions, Norm, Pair, Projection, best_for, has_kernels, warn_of
 from lora_drop.decode.step import DecoderOutput, DecodeState, Prefilled
@@ -78,7 +80,10 @@ class StaticWeights:
         functions: compute the layers, compiled or not.
         split: the module `split`; None is torch's attention.
         captures: whether passes become graphs; False after a capture that failed.
+        variants: what was captured, whatever room it had.
+        closed: nothing but these may be compiled and captured.
         store: buffers and graphs that no lane uses now.
+        stream: that captures run on; None before the first, and after one that failed.
     """
 
     layers: list[StaticLayer]
@@ -86,12 +91,15 @@ class StaticWeights:
     functions: Functions = EAGER
     split: ModuleType | None = None
     captures: bool = False
+    variants: set[Hashable] = field(default_factory=set, repr=False)
+    closed: bool = False
     store: Store = field(default_factory=Store, repr=False)
+    stream: Any = field(default=None, repr=False)
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: PreTrainedModel) -> StaticWeights:
-        """Fuse the weights of a model that `is_supported`."""
+    def of(cls, model: PreTrainedModel, is_eager: bool = False) -> StaticWeights:
+        """Fuse the weights of a model that `is_supported`; eager passes have no graphs and compile nothing."""
         like = model.get_input_embeddings().weight
         name = f"static ({str(like.dtype).removeprefix('torch.')})"
         layers, eps = [], model.config.rms_norm_eps
@@ -99,18 +107,29 @@ class StaticWeights:
             matrices: Any = {kind: fused(*linears) for kind, linears in projections(layer).items()}
             one, two = (layer.input_layernorm.weight, eps), (layer.post_attention_layernorm.weight, eps)
             layers.append(StaticLayer(one, two, qk_norms(layer.self_attn), **matrices))
-        if like.device.type != "cuda":
-            return cls(layers, name)
-        return cls(layers, name, best_for(like.device), split_for(like.device), captures=True)
+        if like.device.type != "cuda" or is_eager:
+            return cls(layers, f"{name}, eager" if is_eager else name)
+        return cls(layers, name, best_for(like.device), split_for(model), captures=True)
 
 
-def split_for(device: torch.device) -> ModuleType | None:
-    """The module of attention split over the keys; None without Triton or a GPU that it supports."""
-    if not has_kernels(device):
+def split_for(model: PreTrainedModel) -> ModuleType | None:
+    """The module of attention split over the keys; None without Triton, or where one step of it fails here.
+
+    Triton builds a launcher for its kernels with a C compiler and Python.h, which it does not bring.
+    """
+    config: Any = model.config
+    embed: Any = model.get_input_embeddings().weight
+    if not has_kernels(embed.device):
         return None
+    count, kv, size = config.num_attention_heads, config.num_key_value_heads, model.model.layers[0].self_attn.head_dim
     try:
         from lora_drop.decode.static import split
-    except ImportError:
+
+        store, heads = embed.new_zeros(2, 1, kv, BLOCK, size), embed.new_zeros(1, count + 2 * kv, size)
+        with torch.cuda.device_of(embed):
+            split.attend(heads, store, torch.zeros(1, dtype=torch.long, device=embed.device), count).tolist()  # waits
+    except Exception as error:  # a compiler that is missing or broken raises anything
+        warn_of("attention cannot be split over the keys", error)
         return None
     return split
 
@@ -125,6 +144,16 @@ class StaticDecoder(ReferenceDecoder):
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim, self.last_norm = self.layers[0].self_attn.head_dim, (self.norm.weight, config.rms_norm_eps)
         self.runs_ahead = self.device.type == "cuda"
+
+    def ready_for(self, lanes: Sequence[tuple[Schedule, Correction | None]]) -> StaticDecoder:
+        """See `ReferenceDecoder`. What must not be compiled makes all lanes eager, so that they are alike."""
+        weights = self.weights
+        if not (weights.captures and weights.closed) or {variant(*lane) for lane in lanes} <= weights.variants:
+            return self
+        other = copy.copy(self)
+        other.weights = dataclasses.replace(weights, functions=EAGER, split=None, captures=False, store=Store())
+        other.name = f"{self.name}, eager"
+        return other
 
     @torch.inference_mode()
     def new_state(
@@ -230,8 +259,10 @@ class StaticDecoder(ReferenceDecoder):
         if schedule.kv == "skip" and not schedule.is_adaptive:  # a skipped layer needs room for refreshes only
             beside = schedule.period - 1 if schedule.repairs else 0  # rows of a repair that are cut after it
             rooms[True] = min(tokens, filled + (tokens - position) // schedule.period + 1 + beside)
-        rooms = {dropped: -(-room // BLOCK) * BLOCK for dropped, room in rooms.items()}
-        store, key = self.weights.store, (schedule, *rooms.values(), state.watch, bank_key(state.bank))
+        block = BLOCK if self.weights.split is None else SPLIT_BLOCK
+        rooms = {dropped: -(-room // block) * block for dropped, room in rooms.items()}
+        store = self.weights.store
+        key = variant(schedule, state.bank), *rooms.values(), state.watch
         if state.give_back is not None:
             state.give_back()
         with self._here():
@@ -308,29 +339,41 @@ class StaticDecoder(ReferenceDecoder):
         pool = torch.cuda.graph_pool_handle()
         for each in passes_of(like.schedule):
             try:
-                buffers.graphs[each] = self._capture(state, each, pool)
+                buffers.graphs[each], grown = self._capture(state, each, pool)
+                buffers.graph_bytes += grown
             except torch.OutOfMemoryError:
                 raise
-            except RuntimeError as error:
+            except Exception as error:  # a compiler raises anything
                 warn_of("a CUDA graph could not be captured", error)
                 self.weights.captures = False
                 buffers.graphs.clear()
                 break
+        else:
+            self.weights.variants.add(variant(like.schedule, buffers.bank))
         return buffers
 
-    def _capture(self, state: StaticState, each: Pass, pool: Any) -> Callable[[], Results]:
-        """Capture a pass; if the compiled functions fail, with the plain ones, for all passes from now on."""
-        run = partial(self.run, state, each)
-        try:
-            return capture(run, self.device, pool)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # a compiler raises anything
-            if self.weights.functions is EAGER:
-                raise
-            warn_of("the compiled layers failed", error)
-            self.weights.functions = EAGER
-        return capture(run, self.device, pool)
+    def _capture(self, state: StaticState, each: Pass, pool: Any) -> tuple[Callable[[], Results], int]:
+        """Capture a pass; where it fails, without the compiled functions, and then without split attention, for good.
+
+        Both ran when they were chosen, so this is about a shape or a kind of pass that fails alone.
+        """
+        run, weights = partial(self.run, state, each), self.weights
+        while True:
+            weights.stream = weights.stream or torch.cuda.Stream(self.device)
+            try:
+                return capture(run, self.device, pool, weights.stream)
+            except Exception as error:  # a compiler raises anything
+                weights.stream = None
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                if weights.functions is not EAGER:
+                    warn_of("the compiled layers failed", error)
+                    weights.functions = EAGER
+                elif weights.split is not None:
+                    warn_of("attention split over the keys failed", error)
+                    weights.split = None
+                else:
+                    raise
 
     def run(self, state: StaticState, each: Pass, reads: bool = True) -> Results:
         """Run one pass over the pending rows and, if it `reads`, a token; padding rows repeat the last one."""
@@ -461,6 +504,11 @@ class StaticDecoder(ReferenceDecoder):
         if schedule.reuse == "state":
             state.anchors[i] = u
         return u if schedule.part == "block" else self._feed(i, u)
+
+
+def variant(schedule: Schedule, bank: Correction | None) -> Hashable:
+    """What compiled functions and graphs depend on, beside the room in the caches."""
+    return schedule_key(schedule), bank_key(bank)
 
 
 def _dropped(schedule: Schedule) -> int:

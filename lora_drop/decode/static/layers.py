@@ -1,7 +1,8 @@
 """The arithmetic of the static decoder's passes, as functions of tensors that read and write no cache.
 
 They run as they are or compiled (`compiled`). Compiled, the norm, product, rotation and residual of a layer are a few
-kernels, and a product with one row becomes a sum that reads its weights as fast as a copy.
+kernels, and a product with one row becomes a sum, meant to read its weights as fast as a copy (not
+measured: docs/performance.md, "The first card").
 
 Shapes: R rows, D hidden size, nh heads, nkv K/V heads, hs head size, r rank, V vocabulary.
 """
@@ -12,6 +13,7 @@ import os
 import warnings
 from collections.abc import Callable
 from functools import cache
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +22,7 @@ from torch.nn import functional as F
 
 from lora_drop.decode import rules
 from lora_drop.decode.correction import Pair, correction_of, low_rank
+from lora_drop.errors import first_line
 
 Projection = tuple[Tensor, Tensor | None]  # weight (N, K), bias (N,)
 Norm = tuple[Tensor | None, float]  # weight (D,), epsilon
@@ -121,12 +124,23 @@ EAGER = Functions()
 @cache
 def compiled() -> Functions:
     """The functions through `torch.compile`; each is compiled when it is first called with a shape."""
-    dynamo: Any = torch._dynamo.config
-    dynamo.recompile_limit = max(dynamo.recompile_limit, VARIANTS)
-    # Inductor turns a product with one row into a sum, which reads at the speed of a copy, with this option only.
+    # Inductor turns a product with one row into a sum with this option only. What that gains is not measured.
     options: Any = {"coordinate_descent_tuning": True}
-    each: list[Any] = [torch.compile(one, fullgraph=True, dynamic=False, options=options) for one in EAGER]
-    return Functions(*each)
+    settings: Any = {"fullgraph": True, "dynamic": False, "options": options}
+    if "recompile_limit" in signature(torch.compile).parameters:
+        settings["recompile_limit"] = VARIANTS
+        return Functions(*(torch.compile(one, **settings) for one in EAGER))  # type: ignore[arg-type]
+    return Functions(*(_limited(torch.compile(one, **settings)) for one in EAGER))  # type: ignore[arg-type]
+
+
+def _limited(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Raise torch's limit of variants in whichever thread calls and compiles: some versions keep it by thread."""
+
+    def call(*args: Any) -> Any:
+        with torch._dynamo.config.patch(recompile_limit=VARIANTS):
+            return function(*args)
+
+    return call
 
 
 def has_kernels(device: torch.device) -> bool:
@@ -148,5 +162,4 @@ def best_for(device: torch.device) -> Functions:
 
 def warn_of(failure: str, error: Exception) -> None:
     """Warn that something does not work here, and that decoding goes on without it."""
-    first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-    warnings.warn(f"{failure} ({first}): decode steps run without it, slower.", stacklevel=2)
+    warnings.warn(f"{failure} ({first_line(error)}): decode steps run without it, slower.", stacklevel=2)
