@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,33 +12,47 @@ from torch import Tensor
 
 
 class Clock:
-    """Milliseconds of a lane's work from `start` to `stop`: CUDA events on a GPU, perf_counter on a CPU.
+    """Milliseconds of a lane's work, in intervals from a `start` to its last `mark`.
 
-    `stop` is `mark` and `read`; between these two, more work may be launched that does not count.
+    CUDA events on a GPU, which leave out what the host waits for; perf_counter on a CPU. `stop` is `mark` and `read`;
+    between these two, more work may be launched that does not count.
     """
 
     def __init__(self, device: torch.device):
         self._device = device  # with two GPUs it need not be the current one
-        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else None
-        self._started = self._ended = 0.0
+        self._intervals: list[list[Any]] = []  # of events or seconds
+
+    def _now(self) -> Any:
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
 
     def start(self) -> None:
-        if self._events:
-            self._events[0].record(torch.cuda.current_stream(self._device))
-        self._started = time.perf_counter()
+        """Begin an interval."""
+        now = self._now()
+        self._intervals.append([now, now])
 
     def mark(self) -> None:
         """End the interval after the work launched so far, without waiting for it."""
-        if self._events:
-            self._events[1].record(torch.cuda.current_stream(self._device))
-        self._ended = time.perf_counter()
+        self._intervals[-1][1] = self._now()
+
+    @contextlib.contextmanager
+    def more(self) -> Iterator[None]:
+        """Count the block's work too: on a GPU in an interval of its own, on a CPU the first one goes on."""
+        if self._device.type == "cuda":
+            self.start()
+        yield
+        if self._device.type == "cuda":
+            self.mark()
 
     def read(self) -> float:
-        """Milliseconds from `start` to `mark`; waits for the device."""
-        if self._events:
-            self._events[1].synchronize()
-            return self._events[0].elapsed_time(self._events[1])
-        return 1000 * (self._ended - self._started)
+        """Milliseconds of all intervals; waits for the device."""
+        if self._device.type == "cuda":
+            self._intervals[-1][1].synchronize()
+            return sum(start.elapsed_time(end) for start, end in self._intervals)
+        return 1000 * sum(end - start for start, end in self._intervals)
 
     def stop(self) -> float:
         self.mark()

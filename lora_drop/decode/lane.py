@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lora_drop.decode.clock import Clock, Fetched
 from lora_drop.decode.correction import Correction
+from lora_drop.decode.logits import likeliest
 from lora_drop.decode.reference import Decoder
 from lora_drop.decode.refresh import Refresher
 from lora_drop.decode.sampling import Sampling, draw
@@ -31,9 +32,9 @@ class Lane:
     rejects one, the iterator yields a `Rewind`, then the first rejected step again, as a refresh. Drafts at the end of
     the text get a pass of their own: if the full model accepts them all, the lane ends with a `Verified`.
 
-    If the decoder `runs_ahead`, a greedy lane with a fixed schedule launches its next pass before it reads the last
-    token, which the device has already drawn, so the device never waits for the host. When that token ends the text,
-    the extra pass is undone.
+    If the decoder `runs_ahead`, a lane with a fixed schedule launches its next pass before it reads the last token,
+    which the device has already drawn, so the device never waits for the host. When that token ends the text, the
+    extra pass is undone. There every lane's clock has the device's own time, also of lanes whose host has to wait.
 
     The clock counts prefill, decode passes and drawing tokens. It leaves out what happens between two `next()` calls
     (the other lane, the audit, the page) and copying the prompt's K/V. A prompt that several lanes share counts in
@@ -45,6 +46,7 @@ class Lane:
         schedule, bank: what is skipped when, and the corrections (or None).
         stop_ids: tokens that end the text; if empty, the lane runs to `max_new_tokens`.
         watch: return the skipped layers' outputs with each step, for the audit.
+        top: how many of each step's likeliest tokens to fetch where the decoder `runs_ahead`, off the clock.
         choose: draws tokens (rows, 1) from logits (rows, V), row r for step `step` + r; None draws as `sampling` says.
             If the schedule verifies, it must draw the same token when asked twice for a step.
 
@@ -67,6 +69,7 @@ class Lane:
         stop_ids: frozenset[int] = frozenset(),
         watch: bool = False,
         choose: Callable[[Tensor, int], Tensor] | None = None,
+        top: int = 0,
     ):
         self.schedule, self.sampling, self.stop_ids = schedule, sampling, stop_ids
         length = (prompt if isinstance(prompt, Tensor) else prompt.tokens).shape[1]
@@ -80,7 +83,8 @@ class Lane:
         self._greedy = choose is None and sampling.temperature == 0
         self._choose = choose or (lambda logits, step: draw(logits, sampling, step))
         self._token: Tensor | None = None  # (1, 1), the last one drawn
-        self._looks_ahead = decoder.runs_ahead and self._greedy and not (schedule.verifies or schedule.is_adaptive)
+        self._looks_ahead = decoder.runs_ahead and choose is None and not (schedule.verifies or schedule.is_adaptive)
+        self._top = top if decoder.runs_ahead else 0
         self._ahead: tuple[Snapshot, Launched] | None = None  # the state before the next pass, and that pass
         self._after_rewind: StepResult | None = None  # the step that follows a `Rewind`
 
@@ -139,14 +143,13 @@ class Lane:
         output = launched.output
         token_ids, *entropies = launched.numbers.read()  # waits for the device
         drafts = len(token_ids) - 1
-        accepted = self._accept(output, token_ids[:-1]) if drafts else 0
+        accepted = self._accept(output, token_ids[:-1], launched.clock) if drafts else 0
         if accepted < drafts:
-            return self._rewind(output, accepted, launched.choices, launched.clock)
+            return self._rewind(output, accepted, launched)
         if self._ahead and token_ids[-1] in self.stop_ids:
             self._ahead[0].restore(self.state)
             self._ahead = None
-        # Without a pass in flight the clock counts the wait for the token too: the caller shows it before it goes on.
-        ms = launched.read_ms + (launched.clock.read() if self._looks_ahead else launched.clock.stop())
+        ms = launched.read_ms + self._read(launched.clock)
         if self._token is None:
             self.prefill_ms = ms
         else:
@@ -155,7 +158,7 @@ class Lane:
         watched = None if output.watched is None else output.watched[:, -1:]
         entropy = entropies[0][-1] if entropies else output.entropy
         last = dataclasses.replace(output, logits=output.logits[-1:], watched=watched, entropy=entropy)
-        return self._append(self._result(last, token_ids[-1], ms, launched.about))
+        return self._append(self._result(last, token_ids[-1], ms, launched.about, launched.top_at(-1)))
 
     def _launch(self, token: Tensor | None) -> Launched:
         """Launch the decode step that reads `token` (1, 1), or prefill. Only a trigger waits for the device here."""
@@ -168,10 +171,19 @@ class Lane:
         else:
             clock.start()
             output = self._decoder.step(token, self.state)
+        return self._launched(output, clock, read_ms)
+
+    def _launched(self, output: DecoderOutput, clock: Clock, read_ms: float = 0.0) -> Launched:
+        """Draw tokens from an output, and put what the host needs of it on its way."""
         choices = self._choices(output)
         numbers = Fetched([choices, output.entropy] if isinstance(output.entropy, Tensor) else [choices])
         clock.mark()
-        return Launched(output, choices, numbers, clock, read_ms, self._about())
+        top = Fetched(likeliest(output.logits, self._top)) if self._top else None
+        return Launched(output, choices, numbers, clock, read_ms, self._about(), top)
+
+    def _read(self, clock: Clock) -> float:
+        """Milliseconds of a pass: on a CPU to this moment, and of the device's own time where it runs ahead."""
+        return clock.read() if self._decoder.runs_ahead else clock.stop()
 
     def _choices(self, output: DecoderOutput) -> Tensor:
         """Draw a token (rows, 1) for each row of logits, the last of which belongs to the current step."""
@@ -184,16 +196,16 @@ class Lane:
         clock = Clock(self._decoder.device)
         clock.start()
         output = self._decoder.repair(None, self.state)
-        choices = self._choices(output)
-        accepted = self._accept(output, choices[:, 0].tolist())
+        launched = self._launched(output, clock)
+        accepted = self._accept(output, launched.numbers.read()[0], clock)
         if accepted < output.rows:
-            return self._rewind(output, accepted, choices, clock)
-        ms = clock.stop()
+            return self._rewind(output, accepted, launched)
+        ms = self._read(clock)
         self.decode_ms += ms
         self.ended = "stop" if self.tokens[-1] in self.stop_ids else "length"
         return Verified(output.rows, ms, accepted)
 
-    def _accept(self, output: DecoderOutput, choices: list[int]) -> int:
+    def _accept(self, output: DecoderOutput, choices: list[int], clock: Clock) -> int:
         """Count the drafts that the full model accepts: those before the first one that it rejects.
 
         It accepts its own choice, and with `accept` below 1 also a token that it rates at least `accept` times as
@@ -202,29 +214,33 @@ class Lane:
         Args:
             output: of the pass over the drafts, row r of its logits in the place of draft r.
             choices: the full model's token in the place of each draft, the last tokens of the lane.
+            clock: of the pass.
         """
         count, accept = len(choices), self.schedule.accept
         drafts = self.tokens[-count:]
         accepts = [draft == choice for draft, choice in zip(drafts, choices, strict=True)]
         if accept < 1 and not all(accepts):
-            logits = output.logits[:count].float()
-            of_drafts = logits.gather(1, torch.tensor(drafts, device=logits.device)[:, None])[:, 0]
-            likely = (of_drafts >= logits.amax(1) + math.log(accept)).tolist()
-            accepts = [own or near for own, near in zip(accepts, likely, strict=True)]
+            with clock.more():
+                logits = output.logits[:count].float()
+                of_drafts = logits.gather(1, torch.tensor(drafts, device=logits.device)[:, None])[:, 0]
+                likely = of_drafts >= logits.amax(1) + math.log(accept)
+            accepts = [own or near for own, near in zip(accepts, likely.tolist(), strict=True)]
         accepted = accepts.index(False) if False in accepts else count
         self.drafts += count
         self.accepted += accepted
         return accepted
 
-    def _rewind(self, output: DecoderOutput, accepted: int, choices: Tensor, clock: Clock) -> Rewind:
+    def _rewind(self, output: DecoderOutput, accepted: int, launched: Launched) -> Rewind:
         """Take back the drafts after the first `accepted`; the full model's own token replaces the first of these."""
-        last = self._decoder.rewind(output, accepted + 1, self.state)
-        self._token = choices[accepted : accepted + 1]
-        ms = clock.stop()
+        with launched.clock.more():
+            last = self._decoder.rewind(output, accepted + 1, self.state)
+        self._token = launched.choices[accepted : accepted + 1]
+        ms = self._read(launched.clock)
         self.decode_ms += ms
         step = self.state.refresher.step
         del self.tokens[step:]
-        self._after_rewind = self._result(last, int(self._token), ms, self._about())
+        top = launched.top_at(accepted)
+        self._after_rewind = self._result(last, int(self._token), ms, self._about(), top)
         return Rewind(step - 1)
 
     def _about(self) -> dict[str, Any]:
@@ -238,12 +254,15 @@ class Lane:
             "trigger": refresher.trigger,
         }
 
-    def _result(self, output: DecoderOutput, token: int, ms: float, about: dict[str, Any]) -> StepResult:
+    def _result(
+        self, output: DecoderOutput, token: int, ms: float, about: dict[str, Any], top: list[tuple[int, float]] | None
+    ) -> StepResult:
         nats = self._decoder.entropy(output.logits) if output.entropy is None else float(output.entropy)
         if not math.isfinite(nats):  # then some logit is not finite; the entropy is needed anyway, so checking is free
             raise not_finite(about["step"], self.schedule, self.state.bank)
         logits, watched, rows = output.logits, output.watched, output.rows
-        return StepResult(token_id=token, ms=ms, entropy=nats, logits=logits, watched=watched, rows=rows, **about)
+        more: dict[str, Any] = {"logits": logits, "watched": watched, "rows": rows, "top": top}
+        return StepResult(token_id=token, ms=ms, entropy=nats, **more, **about)
 
     def _append(self, step: StepResult) -> StepResult:
         """Append a step's token, and end the lane if it is the last one and no draft is pending."""
@@ -264,6 +283,7 @@ class Launched:
         clock: started before the pass and marked after it.
         read_ms: time that reading the prompt took, for prefill.
         about: what the step's result says of the state after it.
+        top: ids and probabilities of the likeliest tokens of each row, on their way after the clock's mark.
     """
 
     output: DecoderOutput
@@ -272,6 +292,16 @@ class Launched:
     clock: Clock
     read_ms: float
     about: dict[str, Any]
+    top: Fetched | None = None
+
+    def top_at(self, row: int) -> list[tuple[int, float]] | None:
+        """The likeliest tokens of a row; waits for them."""
+        if self.top is None:
+            return None
+        ids, chances = self.top.read()
+        count = len(ids) // len(self.choices)
+        own = slice(row % len(self.choices) * count, (row % len(self.choices) + 1) * count)
+        return list(zip(ids[own], chances[own], strict=True))
 
 
 @dataclass(frozen=True)

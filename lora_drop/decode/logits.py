@@ -37,10 +37,8 @@ def nll(logs: Tensor, targets: Tensor) -> Tensor:
     return -logs.gather(-1, targets[..., None])[..., 0]
 
 
-def likeliest(logits: Tensor, count: int) -> list[list[tuple[int, float]]]:
-    """Most likely tokens of each row of logits (rows, V), in descending order: (token id, probability)."""
+def likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Most likely tokens of each row of logits (rows, V), in descending order: ids and probabilities (rows, count)."""
     logits = logits.float()
-    values, indices = logits.topk(count, -1)
-    probs = (values - logits.logsumexp(-1, keepdim=True)).exp()
-    rows = zip(indices.tolist(), probs.tolist(), strict=True)
-    return [list(zip(ids, row, strict=True)) for ids, row in rows]
+    values, indices = logits.topk(min(count, logits.shape[-1]), -1)
+    return indices, (values - logits.logsumexp(-1, keepdim=True)).exp()

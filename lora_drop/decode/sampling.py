@@ -49,7 +49,8 @@ def _best(logits: Tensor) -> Tensor:
 
 def _nucleus(probs: Tensor, top_p: float) -> Tensor:
     """Mask (B, V) of the nucleus: the most likely tokens, of equal ones the first, until their sum reaches `top_p`."""
-    vocabulary, count = probs.shape[-1], min(CANDIDATES, probs.shape[-1])
+    vocabulary = probs.shape[-1]
+    count = vocabulary if probs.device.type == "cuda" else min(CANDIDATES, vocabulary)  # to look would be to wait
     largest = probs.topk(count).values  # (B, count), descending; nearly always enough
     while count < vocabulary and bool((largest.sum(-1) < top_p).any()):
         count = min(16 * count, vocabulary)
@@ -62,13 +63,10 @@ def _nucleus(probs: Tensor, top_p: float) -> Tensor:
 
 def _waits(seed: int, step: int, like: Tensor) -> Tensor:
     """Exponential noise (B, V), row b for step `step` + b: a hash of (seed, step, token id), equal on every device."""
+    ids = torch.arange(like.shape[-1], dtype=torch.int32, device=like.device)
     keys = [_mixed(seed, step + row) for row in range(len(like))]
-    first, second = (
-        torch.tensor([key >> shift & 0x7FFFFFFF for key in keys], dtype=torch.int32, device=like.device)[:, None]
-        for shift in (0, 31)
-    )
-    x = torch.arange(like.shape[-1], dtype=torch.int32, device=like.device) + first
-    x ^= second
+    # Numbers in a kernel's arguments: a tensor of them would be copied, and a GPU waited for.
+    x = torch.stack([(ids + (key & 0x7FFFFFFF)).bitwise_xor_(key >> 31 & 0x7FFFFFFF) for key in keys])
     for shift, mask, factor in ((16, 0xFFFF, 0x21F0AAAD), (15, 0x1FFFF, 0x735A2D97)):  # C. Wellons' hash of 32 bits
         x ^= (x >> shift).bitwise_and_(mask)
         x *= factor  # wraps around

@@ -122,6 +122,7 @@ class StepResult:
     watched: Tensor | None  # (n, B, D)
     trigger: str | None = None  # what made this step a refresh before its time
     rows: int = 1  # tokens that its pass ran through the skipped layers
+    top: list[tuple[int, float]] | None = None  # its likeliest tokens with probabilities, if the lane fetched them
 
 
 @dataclass(frozen=True)

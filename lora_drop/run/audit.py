@@ -8,6 +8,7 @@ baseline's tokens: on a lane's own text the figure would reward collapse, since 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -119,8 +120,13 @@ class QualityAudit:
 
 def top_of(tokenizer: Any, logits: Tensor) -> list[list[list[Any]]]:
     """The likeliest tokens of each row of logits (rows, V): `[text, probability]`, the likeliest first."""
-    rows = likeliest(logits, min(TOP, logits.shape[-1]))
-    return [[[piece(tokenizer, token), round(chance, 4)] for token, chance in row] for row in rows]
+    ids, chances = (one.tolist() for one in likeliest(logits, TOP))
+    return [top_words(tokenizer, zip(*row, strict=True)) for row in zip(ids, chances, strict=True)]
+
+
+def top_words(tokenizer: Any, row: Iterable[tuple[int, float]]) -> list[list[Any]]:
+    """The same of one row, from ids and probabilities."""
+    return [[piece(tokenizer, token), round(chance, 4)] for token, chance in row]
 
 
 def drift_of(ours: Tensor, full: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The lane over a decoder that is written down: every token, time and count of it follows by hand."""
 
+import contextlib
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from lora_drop.adapters.bank import AdapterBank
 from lora_drop.decode import lane as module
 from lora_drop.decode.cache import KVCache
 from lora_drop.decode.lane import Lane, not_finite
+from lora_drop.decode.logits import likeliest
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.sampling import Sampling
 from lora_drop.decode.step import DecoderOutput, DecodeState, Prefilled, Rewind, StepResult, Verified
@@ -106,6 +108,9 @@ class Ticks:
         self.mark()
         return self.read()
 
+    def more(self):
+        return contextlib.nullcontext()
+
 
 @pytest.fixture(autouse=True)
 def ticks(monkeypatch):
@@ -184,6 +189,26 @@ def test_a_pass_in_flight_is_not_in_its_figures():
         assert one.state.kv.nbytes == token * (PROMPT + min(n + 1, 3)), "the next pass has run, but for the last"
 
 
+def test_where_the_device_runs_ahead_all_lanes_are_timed_alike():
+    """By the device alone: a lane whose host has to judge waits too, off its clock."""
+    for schedule in (baseline_schedule(LAYERS), verifying()):
+        one = lane(Scripted(COUNT, COUNT, runs_ahead=True), schedule, count=7)
+        assert {event.ms for event in list(one)[1:]} == {3.0}
+
+
+def test_the_likeliest_tokens_come_with_a_step_off_the_clock():
+    """Of the row that stands, also after a rejection, and only where the device runs ahead."""
+    drafts = [*COUNT[:2], 15, *COUNT[3:]]
+    steps = [
+        s for s in lane(Scripted(COUNT, drafts, runs_ahead=True), verifying(), top=2) if isinstance(s, StepResult)
+    ]
+    for step in steps:
+        ids, chances = likeliest(step.logits, 2)
+        assert step.top == list(zip(ids[0].tolist(), chances[0].tolist(), strict=True))
+        assert step.top[0][0] == step.token_id
+    assert next(lane(Scripted(COUNT), top=2)).top is None
+
+
 def test_all_drafts_accepted():
     one = lane(Scripted(COUNT, COUNT), verifying(), count=7)
     events = list(one)
@@ -195,8 +220,8 @@ def test_all_drafts_accepted():
         ("verified", 2, 2),
     ]  # fmt: skip
     assert one.tokens == COUNT[:7] and (one.drafts, one.accepted) == (5, 5) and one.ended == "length"
-    assert [event.ms for event in events] == [11.0] + [4.0] * 6 + [3.0] and one.decode_ms == 27.0
-    assert one.decode_steps == 6 and one.tokens_per_second == pytest.approx(1000 * 6 / 27)
+    assert [event.ms for event in events] == [11.0] + [4.0] * 7 and one.decode_ms == 28.0
+    assert one.decode_steps == 6 and one.tokens_per_second == pytest.approx(1000 * 6 / 28)
 
 
 @pytest.mark.parametrize(("accept", "verified"), [(1.0, [1, 1, 1, 1, 5, 5, 5, 7]), (0.0, [1, 2, 3, 4, 5, 6, 7])])
@@ -223,8 +248,7 @@ def test_a_rejected_draft_comes_again(wrong):
     assert all(isinstance(event, StepResult | Verified) for event in events[6:])
     assert one.state.position == PROMPT + 5
     steps = [event for event in events if not isinstance(event, Rewind)]
-    last_pass = 3.0 if isinstance(steps[-1], Verified) else 4.0
-    assert one.decode_ms == pytest.approx(4.0 * (len(steps) - 2) + last_pass), "the rejected pass counts once"
+    assert one.decode_ms == pytest.approx(4.0 * (len(steps) - 1)), "the rejected pass counts once"
 
 
 def test_the_last_drafts_are_verified_by_a_pass_of_their_own():
@@ -236,7 +260,7 @@ def test_the_last_drafts_are_verified_by_a_pass_of_their_own():
         (0, "prefill", 1, 1), (1, "lora", 2, 1), (2, "lora", 15, 1), ("rewind", 1), (2, "refresh", 3, 2),
     ]  # fmt: skip
     assert one.tokens == [1, 2, 3] and one.ended == "length" and (one.drafts, one.accepted) == (2, 1)
-    assert one.decode_ms == 4.0 + 4.0 + 3.0 and one.state.refresher.refreshes == 1 and one.verified == 3
+    assert one.decode_ms == 3 * 4.0 and one.state.refresher.refreshes == 1 and one.verified == 3
 
 
 @pytest.mark.parametrize("wrong", [False, True])
