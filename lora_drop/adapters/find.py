@@ -12,7 +12,10 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import KV_RULES, PARTS, REFRESHES, REUSE_RULES, Schedule
 from lora_drop.models.load import LoadedModel, ModelInfo
+from lora_drop.models.place import screens_heads
 from lora_drop.paths import SHIPPED_ADAPTERS
+
+NO_SCREEN = "On a GPU the whole head is read: a screened one costs more there."
 
 
 def find_bank(
@@ -61,6 +64,9 @@ def _bank_and_notes(
     uncorrected = [i for i in schedule.dropped if i not in bank.a]
     if uncorrected and config.parts != "none":
         notes.append(f"adapters {folder.name} have no correction for layers {', '.join(map(str, uncorrected))}.")
+    if config.head == "screened" and not screens_heads(loaded.device):
+        notes.append(NO_SCREEN)
+        config = config.replace(head="full")
     bank = bank.only(_wanted_parts(bank, config, folder.name, notes))
     if schedule.is_baseline or not (bank.head or bank.a.keys() & schedule.dropped_set):
         return None, notes
@@ -116,19 +122,19 @@ def shipped_bank(revision: str, reuse: str, part: str, refresh: str = "single", 
     return min(banks)[-1] if banks else None
 
 
-def bank_facts(revision: str) -> dict[str, dict[str, Any]]:
+def bank_facts(loaded: LoadedModel | ModelInfo) -> dict[str, dict[str, Any]]:
     """The banks that `auto` takes on these weights, by rule: `{"residual/block/single/skip": facts}`.
 
     The key is reuse, part, refresh and kv; rules without a shipped bank have no entry. Facts are name, rank,
     `corrected` (the layers with a correction), `tokens` (of its training, None if the bank does not say) and the sizes
-    of its parts, 0 for a missing one: mlp, kept, head_rank, head_best.
+    of its parts, 0 for a missing one and for a head that this device does not screen: mlp, kept, head_rank, head_best.
 
     Raises:
         LoraDropError: see `shipped_bank`.
     """
-    facts = {}
+    facts, screens = {}, screens_heads(loaded.device)
     for rules in itertools.product(REUSE_RULES, PARTS, REFRESHES, KV_RULES):
-        if folder := shipped_bank(revision, *rules):
+        if folder := shipped_bank(loaded.revision, *rules):
             config = BankConfig.read(folder)
             facts["/".join(rules)] = {
                 "name": folder.name,
@@ -137,8 +143,8 @@ def bank_facts(revision: str) -> dict[str, dict[str, Any]]:
                 "tokens": (config.model_extra or {}).get("tokens"),
                 "mlp": config.mlp_width,
                 "kept": config.kept_rank,
-                "head_rank": config.head.rank if config.head else 0,
-                "head_best": config.head.best if config.head else 0,
+                "head_rank": config.head.rank if config.head and screens else 0,
+                "head_best": config.head.best if config.head and screens else 0,
             }
     return facts
 

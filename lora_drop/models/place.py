@@ -6,14 +6,14 @@ import contextlib
 import os
 import platform
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import get_max_memory
 from transformers import PreTrainedConfig
 
-from lora_drop.errors import LoraDropError
+from lora_drop.errors import LoraDropError, first_line
 from lora_drop.method.cost import ModelShape
 from lora_drop.runtime import waiting
 
@@ -30,22 +30,69 @@ def on_zero_gpu() -> bool:
     return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
 
+def screens_heads(device: torch.device) -> bool:
+    """Whether a screened head gains anything: on a GPU it costs more than the whole head, which reads faster there."""
+    return device.type == "cpu" and not on_zero_gpu()
+
+
 def resolve_device(device: str | torch.device) -> torch.device:
     """The torch device for `auto`, `cpu`, `cuda` or `cuda:N`. Raises LoraDropError if this machine lacks it."""
     name = str(device).strip().lower()
+    available, why = _has_cuda() if name != "cpu" else (False, "")
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if available else "cpu"
+        if why and not available:
+            warnings.warn(f"no GPU can be used ({why}): the CPU goes on.", stacklevel=2)
     if name == "cpu":
         return torch.device("cpu")
     match = re.fullmatch(r"cuda(?::(\d+))?", name)
     if match is None:
         raise LoraDropError(f"unknown device {device!r}: use auto, cpu, cuda or cuda:N.")
-    if not torch.cuda.is_available():
-        raise LoraDropError(f"no CUDA device for {name}: torch has none here. Use auto or cpu.")
+    if not available:
+        raise LoraDropError(f"no CUDA device for {name}: torch has none here{why and f' ({why})'}. Use auto or cpu.")
     index, count = int(match[1] or 0), torch.cuda.device_count()
     if index >= count:
         raise LoraDropError(f"no such device: {name}. The last one here is cuda:{count - 1}.")
     return torch.device("cuda", index)
+
+
+def _has_cuda() -> tuple[bool, str]:
+    """Whether torch has a GPU here; and what it says of one that it cannot use, such as a driver that is too old."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        available = torch.cuda.is_available()
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return available, "CUDA_VISIBLE_DEVICES is empty"
+    return available, first_line(caught[-1].message) if caught else ""
+
+
+def fault_of(card: torch.device) -> str | None:
+    """Why a GPU cannot be used, in one line: a driver, this torch's build, its memory or its mode. None if it can.
+
+    One small product tells. The list of architectures that torch was built for does not: sm_89 runs sm_80's code.
+    """
+    try:
+        ones = torch.ones(16, 16, device=card)
+        (ones @ ones).tolist()
+    except Exception as error:  # anything, also of libraries
+        return first_line(error)
+    return None
+
+
+def _usable(cards: list[torch.device], is_auto: bool) -> list[torch.device]:
+    """The cards that can be used, the one with the most free memory first.
+
+    Raises:
+        LoraDropError: the card that was named cannot.
+    """
+    faults = {card: fault_of(card) for card in cards}
+    for card, fault in faults.items():
+        if fault and not is_auto:
+            raise LoraDropError(f"{card} cannot be used ({fault}): take another device, or cpu.")
+        if fault:
+            warnings.warn(f"{card} cannot be used ({fault}): the work goes on without it.", stacklevel=3)
+    usable = [card for card, fault in faults.items() if fault is None]
+    return sorted(usable, key=lambda card: torch.cuda.mem_get_info(card)[0], reverse=True)
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
@@ -98,15 +145,14 @@ def places(device: str | torch.device = "auto", dtype: str | torch.dtype = "auto
     bfloat16 in hardware: float32, and bfloat16 only where float32 does not fit.
 
     Raises:
-        LoraDropError: an unknown name, or a device that this machine lacks.
+        LoraDropError: an unknown name, or a device that this machine lacks or that cannot be used.
     """
     targets = [resolve_device(device)]
     is_auto = str(device).strip().lower() == "auto"
     # On ZeroGPU this process must not query the card.
-    if is_auto and targets[0].type == "cuda" and not on_zero_gpu():
-        free = {index: size for index, size in get_max_memory().items() if isinstance(index, int)}
-        targets = [torch.device("cuda", index) for index in sorted(free, key=free.__getitem__, reverse=True)]
-        targets.append(torch.device("cpu"))
+    if targets[0].type == "cuda" and not on_zero_gpu():
+        cards = [torch.device("cuda", index) for index in range(torch.cuda.device_count())] if is_auto else targets
+        targets = [*_usable(cards, is_auto), *([torch.device("cpu")] if is_auto else [])]
     candidates = []
     for target in targets:
         best = resolve_dtype(dtype, target)

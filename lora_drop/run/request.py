@@ -18,7 +18,7 @@ from lora_drop.method.presets import COMPARISONS
 from lora_drop.method.schedule import Schedule, baseline_schedule
 from lora_drop.method.settings import RunSettings
 from lora_drop.models.load import LoadedModel, ModelInfo
-from lora_drop.models.place import free_memory
+from lora_drop.models.place import free_memory, screens_heads
 from lora_drop.models.tokens import encode_prompt
 from lora_drop.run.trace.records import BASELINE, LORA_DROP, THIRD
 
@@ -99,6 +99,9 @@ def plan(loaded: LoadedModel | ModelInfo, request: Request) -> Plan:
     for name, label, config in wanted:
         schedule = config.schedule_for(loaded.num_layers)
         bank, bank_notes = find_bank(loaded, config, schedule)
+        if config.head == "screened" and not screens_heads(loaded.device):
+            config = config.replace(head="full")
+            schedule = config.schedule_for(loaded.num_layers)
         main = lanes.get(LORA_DROP)
         if main and (schedule.is_baseline or (schedule, _parts(bank)) == (main.schedule, _parts(main.bank))):
             notes.append(f"no third lane: with these settings {label!r} would be LoRA-Drop's lane again.")

@@ -7,13 +7,13 @@ import re
 import shlex
 from typing import Any
 
-from lora_drop.adapters.find import bank_facts, config_fingerprint
+from lora_drop.adapters.find import NO_SCREEN, bank_facts, config_fingerprint
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import default_range
 from lora_drop.method.presets import COMPARISONS, Preset, presets_for
 from lora_drop.method.quality import READS_WELL_LOSS
 from lora_drop.models.load import LoadedModel, ModelInfo
-from lora_drop.models.place import describe_device, free_memory
+from lora_drop.models.place import describe_device, free_memory, screens_heads
 from lora_drop.models.pool import ModelPool
 from lora_drop.paths import SHIPPED_SWEEPS
 from lora_drop.run.results.calibration import HEAD, gain_here, is_calibrated, no_gain_words, speeds_here
@@ -44,7 +44,7 @@ def model_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
         LoraDropError: shipped adapters are broken.
     """
     low, high = default_range(loaded.num_layers)
-    banks = bank_facts(loaded.revision)
+    banks = bank_facts(loaded)
     return {
         "id": loaded.id,
         "device": describe_device(loaded.device)["name"],
@@ -145,7 +145,7 @@ def preset_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
             {
                 "name": preset.name,
                 "label": preset.label,
-                "note": _note(preset, speeds.get(name)),
+                "note": _note(preset, speeds.get(name), screens_heads(loaded.device)),
                 "short": preset_words(measured.rows.get(name), speeds.get(name)),
                 "measured": figures(measured.rows.get(name), speeds.get(name)),
                 "bare": figures(measured.bare.get(name)),
@@ -157,9 +157,14 @@ def preset_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
     }
 
 
-def _note(preset: Preset, here: dict[str, Any] | None) -> str:
-    """A preset's note, and why it does not gain on this machine."""
-    return f"{preset.note} {no_gain_words(here)}" if here and gain_here(here) in ("same", "slower") else preset.note
+def _note(preset: Preset, here: dict[str, Any] | None, screens: bool) -> str:
+    """A preset's note, why it does not gain on this machine, and that its head is not screened here."""
+    notes = [preset.note]
+    if here and gain_here(here) in ("same", "slower"):
+        notes.append(no_gain_words(here))
+    if preset.config.head == "screened" and not screens:
+        notes.append(NO_SCREEN)
+    return " ".join(notes)
 
 
 def _head(here: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -191,7 +196,7 @@ def _about(pool: ModelPool, label: str, first: ModelInfo, room: float | None) ->
         if info is None and room is not None:
             size += ", fits here (estimated)" if ROOM * taken <= room else ", too large for this machine (estimated)"
     # Banks are looked up by a fingerprint of the weights, which needs the model loaded once.
-    has_bank = info is not None and bool(bank_facts(info.revision))
+    has_bank = info is not None and bool(bank_facts(info))
     bank = "trained corrections" if has_bank else "no corrections ship for it: runs the untrained rule"
     return f"{size}; {bank}"
 

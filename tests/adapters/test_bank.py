@@ -12,7 +12,11 @@ from lora_drop.adapters.bank import CONFIG_NAME, WEIGHTS_NAME, AdapterBank
 from lora_drop.adapters.find import find_bank
 from lora_drop.decode.correction import correct
 from lora_drop.errors import LoraDropError
+from lora_drop.evaluation.measure.bench import head_only
 from lora_drop.method.config import LoraDropConfig
+from lora_drop.models import place
+from lora_drop.run import request as asked
+from lora_drop.run.request import Request, plan
 from tests.support.decoding import random_bank
 from tests.support.parts import full_bank
 
@@ -99,6 +103,29 @@ def test_without_corrections_only_the_head_is_left(tiny, bank, tmp_path):
     assert (reduced.rank, reduced.layers, reduced.mlp, reduced.kept, notes) == (0, [], {}, {}, [])
     assert on(tiny, tmp_path / "bank", parts="none") == (None, [])
     assert on(tiny, "none", parts="none") == (None, [])
+
+
+def test_on_a_gpu_no_head_is_screened(tiny, bank, tmp_path, monkeypatch):
+    """Named or under a preset: a note; and no figure has such a head."""
+    assert [place.screens_heads(torch.device(name)) for name in ("cpu", "cuda")] == [True, False]
+    monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path)
+    bank.save(tmp_path / "bank")
+    config = LoraDropConfig(period=3, layers=(1, 4), head="screened", **EXACT)
+    request = Request("Why?", config, 8, compare="screened-head")
+
+    def looked():
+        checked = plan(tiny, request)
+        main = checked.lanes["lora_drop"]
+        head = main.config.head, main.schedule.head, main.corrections(tiny.shape).head_rank > 0
+        facts = next(iter(find.bank_facts(tiny).values()))["head_rank"] > 0
+        return head, "third" in checked.lanes, head_only(tiny, config) is not None, facts, checked.notes
+
+    assert looked() == (("screened", "screened", True), True, True, True, [])
+    for module in (find, asked):
+        monkeypatch.setattr(module, "screens_heads", lambda device: False)
+    *figures, notes = looked()
+    assert figures == [("full", "full", False), False, False, False] and find.NO_SCREEN in notes
+    assert on(tiny, tmp_path / "bank", head="screened")[0].parts == {"linear", "mlp", "kept"}
 
 
 def test_under_auto_it_is_a_note(tiny, bank, tmp_path, monkeypatch):

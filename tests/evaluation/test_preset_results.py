@@ -274,11 +274,11 @@ def test_the_fingerprint_is_that_of_the_bank_that_a_run_takes(tiny, bank, tmp_pa
     assert taken == find.bank_fingerprint(tmp_path / "banks" / "ours")
     assert config_fingerprint(tiny, config.replace(adapters="none")) is None
     assert config_fingerprint(tiny, PRESETS["paper"].config) is None
-    for facts in find.bank_facts(tiny.revision).values():
+    for facts in find.bank_facts(tiny).values():
         assert facts.items() >= {"name": "ours", "rank": 2, "corrected": [3, 4], "tokens": None}.items()
     (tmp_path / "banks" / "ours" / "lora_drop_config.json").write_text("{")
     with pytest.raises(LoraDropError, match="adapters in ours are broken"):
-        find.bank_facts(tiny.revision)
+        find.bank_facts(tiny)
 
 
 def test_the_page_works_with_any_file(tiny, bank, tmp_path, monkeypatch):

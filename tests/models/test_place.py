@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
@@ -35,7 +37,8 @@ def test_a_model_goes_where_its_weights_fit(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
-    monkeypatch.setattr(place, "get_max_memory", lambda: {0: 5, 1: 9, "cpu": 100})
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda card: ({0: 5, 1: 9}[card.index], 100))
+    monkeypatch.setattr(place, "fault_of", lambda card: None)
     monkeypatch.setattr(place, "_cpu_has_bfloat16", lambda: False)
     monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
     half, whole = torch.bfloat16, torch.float32
@@ -51,6 +54,52 @@ def test_a_model_goes_where_its_weights_fit(monkeypatch):
     monkeypatch.setattr(place, "free_memory", lambda device: size)
     with pytest.raises(LoraDropError, match="in bfloat16, and cuda:1 has .* free and cuda:0 has .* free and cpu has"):
         place.fitting(config, "m", candidates)
+
+
+def test_a_card_that_cannot_be_used_is_one_line_and_the_rest_goes_on(monkeypatch):
+    """A card that torch was not built for, one in use by others, one without memory: the product tells."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda card: (1, 1))
+    monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
+    broken = {"cuda:0"}
+    ones = torch.ones
+
+    def made(*shape, device):
+        if str(device) in broken:
+            raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with")
+        return ones(*shape)
+
+    monkeypatch.setattr(torch, "ones", made)
+    with pytest.warns(UserWarning) as caught:
+        assert {device.type for device, _ in place.places()} == {"cuda", "cpu"}
+    assert ["no kernel image" in str(one.message) and "\n" not in str(one.message) for one in caught] == [True]
+    assert place.places("cuda:1", "float32") == [(torch.device("cuda", 1), torch.float32)]
+    with pytest.raises(LoraDropError, match="cuda:0 cannot be used .*no kernel image"):
+        place.places("cuda:0")
+    broken.add("cuda:1")
+    with pytest.warns(UserWarning):
+        assert {device.type for device, _ in place.places()} == {"cpu"}
+
+
+def test_why_there_is_no_card_is_one_line(monkeypatch):
+    def too_old():
+        warnings.warn("CUDA initialization: The NVIDIA driver on your system is too old\nPlease update", stacklevel=1)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", too_old)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.warns(UserWarning, match="driver on your system is too old\\): the CPU goes on") as caught:
+        assert place.resolve_device("auto") == torch.device("cpu")
+    assert len(caught) == 1
+    with pytest.raises(LoraDropError, match="too old"):
+        place.resolve_device("cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(LoraDropError, match="CUDA_VISIBLE_DEVICES is empty"):
+        place.resolve_device("cuda")
+    assert place.resolve_device("cpu") == torch.device("cpu")
 
 
 def test_a_gpu_s_free_memory_has_what_torch_holds_unused_and_a_margin(monkeypatch):
