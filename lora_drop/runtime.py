@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -42,6 +43,11 @@ def configure() -> None:
     # beside the decoding: 15 ms.
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "200")
+
+
+def one_line_warnings() -> None:
+    """Have this process print a warning as one line, without the place in the code that gave it."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # type: ignore[assignment]
 
 
 def waiting() -> dict[str, str]:

@@ -29,7 +29,7 @@ from lora_drop.cli import (
 )
 from lora_drop.cli.arguments import Parser
 from lora_drop.errors import LoraDropError, is_out_of_memory, missing_extra
-from lora_drop.runtime import check_versions
+from lora_drop.runtime import check_versions, one_line_warnings
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The terminal's encoding may lack characters of a text.
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
+        one_line_warnings()
         check_versions()
         parser = _parser()
         try:

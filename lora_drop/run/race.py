@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+import threading
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from typing import TypeVar, cast
 
+import torch
+
 from lora_drop.decode.lane import Lane, LaneEvent
+from lora_drop.models.place import on_zero_gpu
 
 T = TypeVar("T")
 
@@ -28,21 +32,29 @@ def take_turns(lanes: dict[str, Lane], view: str) -> Iterator[tuple[str, LaneEve
 
 
 @cache
-def _owner(device: str) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, thread_name_prefix=f"owner-of-{device}")
+def _owner(name: str) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix=name)
 
 
-def owned(device: str, work: Iterator[T]) -> Generator[T, None, None]:
-    """Make every step of an iterator in the one thread that owns a device, whichever thread asks for it.
+def by_owner(device: torch.device, work: Callable[[], T]) -> T:
+    """Call a function in the one thread that owns a GPU, whichever thread asks for it.
 
-    A server asks from one of many threads that come and go. On a GPU each would get its own workspaces of the
-    libraries, and one could call CUDA in the middle of another's capture. Two iterators take turns, a step each.
+    A server asks from one of many threads that come and go. Each would get its own workspaces of the libraries, and
+    one could call CUDA in the middle of another's capture. On a CPU, and on ZeroGPU, which lends the card to the
+    thread that asks, the function is called right here.
     """
+    name = f"owner-of-{device}"
+    if device.type != "cuda" or on_zero_gpu() or threading.current_thread().name == f"{name}_0":
+        return work()
+    return _owner(name).submit(work).result()
+
+
+def owned(device: torch.device, work: Iterator[T]) -> Generator[T, None, None]:
+    """Make every step of an iterator in its device's thread (`by_owner`). Two iterators take turns, a step each."""
     done = object()
-    owner = _owner(device)
     try:
-        while (item := owner.submit(next, work, done).result()) is not done:
+        while (item := by_owner(device, partial(next, work, done))) is not done:
             yield cast(T, item)
     finally:
         if isinstance(work, Generator):
-            owner.submit(work.close).result()
+            by_owner(device, work.close)

@@ -24,9 +24,9 @@ from lora_drop.errors import LoraDropError, is_out_of_memory
 from lora_drop.method.fields import RUN
 from lora_drop.method.settings import settings_of
 from lora_drop.models.load import LoadedModel
-from lora_drop.models.place import describe_device, on_zero_gpu
+from lora_drop.models.place import describe_device
 from lora_drop.models.tokens import Detokenizer, piece
-from lora_drop.run.audit import DriftAudit, QualityAudit, top_of
+from lora_drop.run.audit import DriftAudit, QualityAudit, top_of, top_words
 from lora_drop.run.prompts import PromptCache
 from lora_drop.run.race import owned, take_turns
 from lora_drop.run.report.report import Report
@@ -34,6 +34,7 @@ from lora_drop.run.request import Plan, Request, plan
 from lora_drop.run.summary import summarise
 from lora_drop.run.trace.records import (
     BASELINE,
+    TOP,
     AuditRecord,
     Header,
     JudgeRecord,
@@ -46,6 +47,9 @@ from lora_drop.run.trace.records import (
 # Settings that a header has elsewhere: `seed` beside the prompt, `lanes` as its list of lanes.
 ELSEWHERE = ("seed", "lanes")
 COPIED = ("step", "token_id", "kind", "active", "kv_bytes", "trigger", "rows")  # of a step's result, into its record
+NOT_PREPARED = (
+    "this server prepared its GPU for the presets, and not for these settings: all lanes run without graphs, slower."
+)
 
 
 def run(
@@ -74,9 +78,7 @@ def run(
     try:
         checked = checked or plan(loaded, request)
         records = _records(loaded, request, checked, should_stop, prompts or PromptCache(0), lanes)
-        # On ZeroGPU the card is lent to the thread that asks.
-        alone = loaded.device.type == "cuda" and not on_zero_gpu()
-        yield from owned(str(loaded.device), records) if alone else records
+        yield from owned(loaded.device, records)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -96,7 +98,10 @@ def _records(
     lanes: dict[str, Lane],
 ) -> Iterator[Record]:
     """The records of `run`; puts the lanes that it makes into `lanes`."""
-    decoder = loaded.new_decoder()
+    own = loaded.new_decoder()
+    decoder = own.ready_for([(lane.schedule, lane.bank) for lane in checked.lanes.values()])
+    if decoder is not own:
+        checked = dataclasses.replace(checked, notes=[*checked.notes, NOT_PREPARED])
     report = Report(_header(loaded, request, checked, decoder))
     yield report.trace.header
     cached, tokens = prompts.get(loaded, checked.prompt_ids), torch.tensor([checked.prompt_ids], device=loaded.device)
@@ -197,7 +202,8 @@ class _Observer:
         else:
             copied: Any = {key: getattr(event, key) for key in COPIED}
             text = self._detokenizers[name].add(event.token_id)
-            top: Any = top_of(self._loaded.tokenizer, event.logits)[0]
+            tokenizer = self._loaded.tokenizer
+            top: Any = top_words(tokenizer, event.top) if event.top else top_of(tokenizer, event.logits)[0]
             ms, entropy = round(event.ms, 3), number(event.entropy, 4)
             yield StepRecord(name, text=text, ms=ms, entropy=entropy, top=top, **copied)
             if name == BASELINE:
@@ -235,6 +241,7 @@ def _make_lanes(
             request.max_new_tokens,
             frozenset() if request.ignore_eos else loaded.stop_ids,
             watch=request.audit and name != BASELINE,
+            top=TOP,
         )
         for name, lane in checked.lanes.items()
     }

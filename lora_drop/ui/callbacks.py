@@ -29,14 +29,16 @@ from lora_drop.run.request import Request
 from lora_drop.run.results.calibration import is_calibrated
 from lora_drop.run.results.preset_results import idle_gain
 from lora_drop.run.run import run
-from lora_drop.run.trace.records import Header, Record, Summary, write_line
+from lora_drop.run.trace.records import Header, Record, StepRecord, Summary, write_line
 from lora_drop.run.trace.trace import parse_trace, read_trace
+from lora_drop.run.warm import SECONDS
 from lora_drop.run.wire import figures_line, wire_line
 from lora_drop.ui.components import error_line, status_value
 from lora_drop.ui.controls import SHOWN, read_controls
 from lora_drop.ui.facts import page_facts, preset_facts
 from lora_drop.ui.inspector import Inspector
 from lora_drop.ui.serve import space as zero
+from lora_drop.ui.serve.gpu import watched
 from lora_drop.ui.serve.kept import RecentTraces, Stops
 from lora_drop.ui.serve.memory import return_memory
 from lora_drop.ui.serve.owner import Counters
@@ -104,11 +106,17 @@ class Callbacks:
         self.limits.check(request.prompt, request.max_new_tokens)
         clock = self.limits.clock(stop)
         with self.pool.lend(model, clock.is_set) as loaded:
+            sets_up = loaded.device.type == "cuda"  # before the first token; then its time begins
+            if sets_up:
+                clock.restart(SECONDS)
             request = dataclasses.replace(request, idle=idle_gain(loaded, request.config))
             # ZeroGPU limits the time itself, and its flag crosses to another process.
             start, flag = (self._borrowed, stop) if self._borrowed else (self._runner(loaded), clock)
-            with closing(start(request, flag)) as records:
+            with watched(loaded.device), closing(start(request, flag)) as records:
                 for record in records:
+                    if sets_up and isinstance(record, StepRecord) and not clock.is_up:
+                        sets_up = False
+                        clock.restart(self.limits.seconds)
                     if isinstance(record, Summary):
                         self._count(record)
                     yield record

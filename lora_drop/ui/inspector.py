@@ -9,16 +9,19 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
+from functools import partial
 from typing import Any
 
 from lora_drop.errors import LoraDropError
 from lora_drop.models.place import on_zero_gpu
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.inspect import Window, inspect, read_again
+from lora_drop.run.race import by_owner
 from lora_drop.run.report.align import side_by_side
 from lora_drop.run.report.compare import MOST, compared
 from lora_drop.run.report.steps import about_step
 from lora_drop.run.trace.trace import MAX_TRACE_BYTES, Trace, parse_trace
+from lora_drop.ui.serve.gpu import watched
 from lora_drop.ui.serve.kept import RecentTraces
 
 KEPT_BYTES = 128 * 2**20  # tensors of recent windows, of all readers together
@@ -129,14 +132,15 @@ class Inspector:
             raise LoraDropError(f"this server does not have the run's model, {model[:80]}: its layers cannot be read.")
         key = hashlib.sha256(f"{trace.header}".encode("utf-8", "replace")).hexdigest(), lane
         while True:
-            with self._pool.spare(model, max(0.0, end - time.monotonic())) as (loaded, is_wanted):
+            wait = max(0.0, end - time.monotonic())
+            with self._pool.spare(model, wait) as (loaded, is_wanted), watched(loaded.device):
                 with self._lock:
                     window = self._windows.get(key)
                 if window is None or not window.holds(step, trace.token_ids(lane)):
-                    window = read_again(loaded, trace, lane, step, is_wanted)
+                    window = by_owner(loaded.device, partial(read_again, loaded, trace, lane, step, is_wanted))
                 if window is not None:
                     self._keep(key, window)
-                    return inspect(loaded, trace, lane, step, window)
+                    return by_owner(loaded.device, partial(inspect, loaded, trace, lane, step, window))
 
     def _keep(self, key: tuple[str, str], window: Window) -> None:
         """Cache a window and drop the oldest ones beyond the limit; a window above the limit is not kept."""

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 
 from lora_drop.errors import LoraDropError
 from lora_drop.paths import own_upload_folder
-from lora_drop.runtime import check_versions
+from lora_drop.runtime import check_versions, one_line_warnings
 from lora_drop.ui.serve.environment import in_space
 from lora_drop.ui.serve.memory import share_heap
 
@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "app.py") -> int:
         prog: the program's name in the help and in error lines.
     """
     share_heap()
+    one_line_warnings()
     # ZeroGPU's package, which every Gradio Space has, replaces CUDA with a stand-in. It must come before torch, and on
     # ZeroGPU it imports Gradio.
     if find_spec("spaces"):
@@ -76,9 +77,10 @@ def _serve(args: argparse.Namespace) -> None:
         os.environ["GRADIO_TEMP_DIR"] = own
         atexit.register(shutil.rmtree, own, ignore_errors=True)
 
-    from lora_drop.models.load import fetch, load_model
+    from lora_drop.models.load import LoadedModel, fetch, load_model
     from lora_drop.models.place import on_zero_gpu
     from lora_drop.models.pool import ModelPool, allowed_models
+    from lora_drop.run.warm import warm_up
     from lora_drop.ui.page import build_app, launch
     from lora_drop.ui.serve.calibration import Background, calibrates
     from lora_drop.ui.serve.policy import Policy
@@ -87,7 +89,12 @@ def _serve(args: argparse.Namespace) -> None:
     named = os.environ.get("GRADIO_SERVER_NAME")
     host = args.host or (None if named else "0.0.0.0" if in_space() else None)
     policy = Policy.from_environment(args.public, host or named, args.share)
-    load = partial(load_model, device=args.device, dtype=args.dtype)
+
+    def load(name: str) -> LoadedModel:
+        loaded = load_model(name, device=args.device, dtype=args.dtype)
+        warm_up(loaded, closed=policy.public)
+        return loaded
+
     # On ZeroGPU the weights are prepared before the first visitor comes: one model a Space.
     names = () if on_zero_gpu() else allowed_models(policy.public)
     files = partial(fetch, device=args.device, dtype=args.dtype)

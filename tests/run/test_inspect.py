@@ -98,8 +98,10 @@ def test_the_lanes_figures_are_those_of_the_run(model, config):
             same_drift(found, trace.audits[LORA_DROP][step], (2, 4))
 
 
-def test_at_a_repaired_position_the_lens_is_the_full_models(model):
-    look = looker(model, trace_of(model, REPAIR))
+@pytest.mark.parametrize("period", [3, 4])
+def test_at_a_repaired_position_the_lens_is_the_full_models(model, period):
+    """With rows that the static decoder pads, and without."""
+    look = looker(model, trace_of(model, REPAIR.replace(period=period)))
     drifts = []
     for step in range(14):
         found = look(step)
@@ -110,7 +112,10 @@ def test_at_a_repaired_position_the_lens_is_the_full_models(model):
         else:
             drifts.append(max(layer["drift"] for layer in found["layers"]))
             if found["refresh"]:  # the last ones were never repaired
-                assert found["refresh"]["step"] == step // 4 * 4 + 4 and step in found["refresh"]["repaired"]
+                assert (
+                    found["refresh"]["step"] == step // period * period + period
+                    and step in found["refresh"]["repaired"]
+                )
                 assert found["refresh"]["drift"] < 1e-5
     assert min(drifts) > 1e-3
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import gradio as gr
 import pytest
@@ -67,6 +68,18 @@ def test_a_kept_run_is_read_once_in_bounded_memory(calls, run_id, readings):
     for _ in range(3):
         calls.inspector.inspect(run_id, None, LORA_DROP, 5)
     assert readings[2:] == [5, 5] and calls.inspector.nbytes == 0, "the first of them was still kept"
+
+
+def test_the_thread_that_owns_the_device_reads(calls, run_id, monkeypatch):
+    threads: list[str] = []
+    for name in ("read_again", "inspect"):
+        own = getattr(module, name)
+        watched = lambda *args, own=own: (threads.append(threading.current_thread().name), own(*args))[1]  # noqa: E731
+        monkeypatch.setattr(module, name, watched)
+    with ThreadPoolExecutor(1, "owner") as owner:
+        monkeypatch.setattr(module, "by_owner", lambda device, work: owner.submit(work).result(), raising=False)
+        calls.inspector.inspect(run_id, None, LORA_DROP, 5)
+    assert threads == ["owner_0"] * 2
 
 
 def test_a_trace_gives_what_its_run_gave(calls, run_id, readings):

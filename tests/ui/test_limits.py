@@ -5,22 +5,26 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import os
 import re
 import threading
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import gradio as gr
 import pytest
+import torch
 
 from lora_drop.errors import LoraDropError
 from lora_drop.models.pool import ModelPool
+from lora_drop.run.request import Request
 from lora_drop.run.trace.trace import parse_trace
 from lora_drop.ui import callbacks
 from lora_drop.ui.api import functions
 from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.safe_zone import callbacks as safe_zone
 from lora_drop.ui.safe_zone.callbacks import SafeZone
-from lora_drop.ui.serve import guard
+from lora_drop.ui.serve import guard, policy
 from lora_drop.ui.serve.guard import SMALL, Guard
 from lora_drop.ui.serve.owner import Counters
 from lora_drop.ui.serve.policy import MIB, PUBLIC, Clock, Limits, Policy
@@ -139,6 +143,46 @@ def test_a_sweep_ends_within_a_text(tiny, monkeypatch):
         *_, last = zone.run_sweep("1", "2", "residual", "block", "auto", "agreement", None, None, VISITOR)
         assert last[0]["text"].endswith("0 of 1 points were measured.")
         assert len(steps) <= end + 1, "no step came after the one that was on"
+
+
+def test_setting_up_a_gpu_does_not_count_in_a_run_s_time(tiny, monkeypatch):
+    """It has a limit of its own."""
+    real, now, stops = callbacks.run, [0.0], []
+    monkeypatch.setattr(policy.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(callbacks, "idle_gain", lambda loaded, config: None)
+
+    def slow(loaded, request, should_stop, prompts):
+        for record in real(tiny, request):
+            now[0] += {"header": 500, "step": 25}.get(record.type, 0)
+            stops.append(should_stop())
+            yield record
+
+    monkeypatch.setattr(callbacks, "run", slow)
+    on_a_card = dataclasses.replace(tiny, device=torch.device("cuda"))
+    calls = Callbacks(ModelPool(on_a_card), Limits(seconds=60))
+    request = Request("Why?", max_new_tokens=2, ignore_eos=True, audit=False)
+    list(calls.run(request))
+    assert stops == [False, False, False, False, True, True]
+
+
+def test_a_card_that_answers_no_more_ends_the_process(tiny, monkeypatch, capsys):
+    """With one line, so that it is started anew; any other error is the run's alone."""
+    on_a_card = dataclasses.replace(tiny, device=torch.device("cuda"))
+    calls = Callbacks(ModelPool(on_a_card), Limits())
+    broken = Mock(side_effect=RuntimeError("CUDA error: an illegal memory access\nand more"))
+    ended = Mock(side_effect=SystemExit)
+    monkeypatch.setattr(callbacks, "idle_gain", lambda loaded, config: None)
+    monkeypatch.setattr(callbacks, "run", broken)
+    monkeypatch.setattr(os, "_exit", ended)
+    monkeypatch.setattr(torch.cuda, "synchronize", Mock())
+    with pytest.raises(RuntimeError, match="illegal"):
+        list(calls.run(Request("Why?")))
+    assert not ended.called
+    monkeypatch.setattr(torch.cuda, "synchronize", broken)
+    with pytest.raises(SystemExit):
+        list(calls.run(Request("Why?")))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and "illegal memory access" in lines[0] and ended.call_args.args[0] != 0
 
 
 def test_the_clock_is_one_more_reason_to_stop():

@@ -11,6 +11,7 @@ import html
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.pool import ModelPool
 from lora_drop.paths import SHIPPED_PRESETS
+from lora_drop.run.race import by_owner
 from lora_drop.run.results.files import SAMPLES, SWEEP
 from lora_drop.run.results.preset_results import Measured, measured_presets, regret_of
 from lora_drop.run.results.prompts import EXAMPLES
@@ -246,7 +248,7 @@ class SafeZone:
         for number, prompt in enumerate(PROMPTS, start=1):
             yield f"First the full model answers the example prompts: {number} of {len(PROMPTS)}."
             try:
-                one = own_answers(loaded, [prompt], after_step=check)
+                one = by_owner(loaded.device, partial(own_answers, loaded, [prompt], after_step=check))
             except Stopped:
                 break
             if one.texts().pairs:  # not empty, and not in circles
@@ -294,7 +296,8 @@ class SafeZone:
                     words = f"Point {done + 1} of {total}: drop ratio {point.config.drop_ratio:g}, period "
                     yield progress_value("running", f"{words}{point.config.period}.", done, total), *views, *running
                     try:
-                        row = measure(loaded, point, [], None, answers, True, PROMPTS[:1], should_stop=clock.is_set)
+                        work = partial(measure, loaded, point, [], None, answers, True, PROMPTS[:1])
+                        row = by_owner(loaded.device, partial(work, should_stop=clock.is_set))
                     except Stopped:
                         break
                     before = sweep = merged(before, sweep, row)

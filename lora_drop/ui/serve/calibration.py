@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import ExitStack
+from functools import partial
 
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.calibrate import Calibration
@@ -16,6 +17,7 @@ from lora_drop.method.presets import presets_for
 from lora_drop.models.load import ModelInfo
 from lora_drop.models.place import on_zero_gpu
 from lora_drop.models.pool import ModelPool
+from lora_drop.run.race import by_owner
 from lora_drop.run.results.calibration import gain_here, speeds_here, write_calibration
 from lora_drop.run.results.files import CALIBRATION_SECONDS
 from lora_drop.run.results.store import Row
@@ -78,7 +80,7 @@ class Background:
                 loaded, is_wanted = stack.enter_context(self._pool.spare(label, PAUSE, is_last=True))
             except LoraDropError:
                 return False
-            calibration.go_on(loaded, is_wanted)
+            by_owner(loaded.device, partial(calibration.go_on, loaded, is_wanted))
             del loaded  # before the pool has it back
         return True
 

@@ -99,6 +99,10 @@ class Clock:
     stop: zero.Stop | None
     end: float  # on the monotonic clock, in seconds
 
+    def restart(self, seconds: float) -> None:
+        """Count the limit anew, from now."""
+        self.end = time.monotonic() + seconds
+
     @property
     def is_up(self) -> bool:
         """True once the time is over."""
