@@ -35,7 +35,7 @@ from lora_drop.models import bundled
 from lora_drop.models.download import GGUF
 from lora_drop.models.gguf import gguf_rows, load_gguf, own_blocks
 from lora_drop.models.hub import REPAIR, check_config, download, from_pretrained_files, hub_files, locate
-from lora_drop.models.place import on_zero_gpu, places, short_name
+from lora_drop.models.place import free_memory, on_zero_gpu, places, short_name
 from lora_drop.models.random_weights import random_model
 
 # Where a repository has only pickled weights, transformers would ask a service to convert them and then load the
@@ -204,11 +204,22 @@ def step_weights(
     if not is_supported(model):
         return None
     if device.type == "cuda":
-        # On ZeroGPU each call borrows the card in a process of its own: a graph would not live long enough to pay.
-        return None if on_zero_gpu() else StaticWeights.of(model)
+        return None if on_zero_gpu() else StaticWeights.of(model)  # there see `with_eager_steps`
     if library() is None:
         return StaticWeights.of(model)
     return lay_out(model, blocks and blocks(model))
+
+
+def with_eager_steps(loaded: LoadedModel) -> LoadedModel:
+    """The model with its weights laid out for passes that are neither captured nor compiled.
+
+    For ZeroGPU, in the process that has the card: graphs would not live long enough to pay, but fused projections and
+    repairs in one pass do. Where memory does not hold the fused weights beside the others it stays as it is.
+    """
+    free, size = free_memory(loaded.device), loaded.shape.params * loaded.dtype.itemsize
+    if not is_supported(loaded.model) or (free is not None and free < size):
+        return loaded
+    return dataclasses.replace(loaded, weights=StaticWeights.of(loaded.model, is_eager=True))
 
 
 def bundled_blocks(model: PreTrainedModel) -> Blocks:

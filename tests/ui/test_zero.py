@@ -175,7 +175,7 @@ def test_a_run_is_the_same_on_a_borrowed_gpu(pool, tiny):
     records = list(start(request, zero.stop_flag()))
     assert tokens(records) == tokens(run(dataclasses.replace(tiny, weights=None), request))
     assert isinstance(records[0], Header) and isinstance(records[-1], Summary)
-    assert records[0].device["decoder"] == "reference"
+    assert records[0].device["decoder"] == "static (float32), eager"
     assert all(plain(dataclasses.asdict(record)) for record in records)
     assert pool.loaded.device.type == "cuda"  # as before, in this process
     assert all(weight.is_meta for weight in pool.loaded.model.parameters())
