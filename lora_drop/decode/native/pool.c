@@ -3,7 +3,6 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
-#include <unistd.h>
 
 #include "abi.h"
 
@@ -19,7 +18,6 @@ static struct {
     pthread_mutex_t calls, sleep;
     pthread_cond_t wake;
     int threads; /* without the caller */
-    pid_t owner; /* a forked child has none of the parent's threads */
     Work work;
     void *context;
     int64_t chunk;
@@ -107,17 +105,21 @@ void parallel(Work work, void *context, int64_t count, int64_t chunk) {
     for (int i = 0; atomic_load(&pool.done) < count; i++) i < PATIENCE ? relax() : (void)sched_yield();
 }
 
+/* A forked child has none of the parent's threads, wherever these are at the time. */
+static void in_child(void) {
+    pool.threads = 0;
+    atomic_store(&pool.inside, 0);
+    atomic_store(&pool.sleepers, 0);
+    pool.calls = pool.sleep = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    pool.wake = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+}
+
+/* Fork between two calls, so that the child has no half of one. */
+__attribute__((constructor)) static void at_load(void) { pthread_atfork(pool_lock, pool_unlock, in_child); }
+
 int ld_threads(int64_t threads) {
     int status = LD_OK;
     pool_lock();
-    if (pool.owner != getpid()) {
-        pool.owner = getpid();
-        pool.threads = 0;
-        atomic_store(&pool.inside, 0);
-        atomic_store(&pool.sleepers, 0);
-        pool.sleep = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
-        pool.wake = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
-    }
     while (status == LD_OK && pool.threads < threads - 1 && pool.threads < MOST_THREADS - 1) {
         pthread_t thread;
         if (pthread_create(&thread, NULL, worker, (void *)(intptr_t)(pool.threads + 1))) {

@@ -66,7 +66,9 @@ static inline __attribute__((always_inline)) void tile(const int32_t *a, int64_t
                 STAYS(lanes[w]);
             }
             for (int i = 0; i < rows; i++) {
-                vi one = everywhere(a[i * down + j * along]);
+                int32_t word; /* of memory that may have been written as float */
+                memcpy(&word, a + i * down + j * along, sizeof word);
+                vi one = everywhere(word);
                 for (int w = 0; w < SPAN; w++) {
                     if (pairs) sums[i][w] = pairs_madd(one, lanes[w], sums[i][w]);
                     else sums[i][w] = madd((vf)one, (vf)lanes[w], sums[i][w]);
@@ -165,7 +167,7 @@ static inline __attribute__((always_inline)) void attend_side(const Prompt *p, i
         r.top[lane] = -INFINITY;
         for (int64_t j = 0; j < words; j++) {
             if (pairs || p->kv->kind == F32) {
-                queries[j * SIDE + lane] = ((const int32_t *)p->query)[at * words + j];
+                memcpy(queries + j * SIDE + lane, (const int32_t *)p->query + at * words + j, 4);
             } else {
                 float x = bf16_to_f32(((const uint16_t *)p->query)[at * hs + j]);
                 memcpy(queries + j * SIDE + lane, &x, 4);
