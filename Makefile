@@ -2,6 +2,7 @@
 # make test         everything the tests need, a browser included, and the tests of every day
 # make test-full    make test, and the long ones: the whole page, faults, fuzzing, a short soak, the wheel
 # make test-gpu     those that need a CUDA device
+# make gpu-day      a card's first day: these tests, the benchmarks, the page; 25 minutes a call; see scripts/gpu_day.py
 # make test-floors  the bundled model and the page on the oldest versions that requirements.txt allows (several GB)
 # make golden       rewrite the golden files in tests/golden with what the code says now
 # make mutants      mutation tests of the method, the report of a run, the lane and the refresher (half an hour)
@@ -13,7 +14,7 @@ FLOORS := .venv-floors
 PYTEST := $(BIN)/python -m pytest
 SPREAD := -n 2 --dist loadfile  # a file's tests in one process: they share a server, a browser, a model
 
-.PHONY: demo test test-full test-gpu test-floors golden mutants model quality quality-js npm style browser soak
+.PHONY: demo test test-full test-gpu gpu-day test-floors golden mutants model quality quality-js npm style browser soak
 .PHONY: space-check clean
 
 demo: $(VENV)/.installed model
@@ -27,6 +28,10 @@ test-full: test
 
 test-gpu: $(VENV)/.installed-dev model
 	$(PYTEST) -m gpu
+
+# DAY="bench-bundled profile" takes these steps alone.
+gpu-day: $(VENV)/.installed-dev model
+	$(BIN)/python -m scripts.gpu_day $(DAY)
 
 # Look at `git diff tests/golden` afterwards.
 golden: $(VENV)/.installed-dev model
