@@ -88,7 +88,8 @@ function draw(cycles) {
     svg.append(makeSvg("polyline", { points: points.join(" "), class: `ld-cycle-line ld-cycle-${name}` }));
     for (const [across, up] of points) svg.append(makeSvg("circle", { cx: across, cy: up, r: 3, class: `ld-cycle-${name}` }));
     const top = means.indexOf(Math.max(...means));
-    svg.append(text(formatNumber(means[top], 2), x(top), y(means[top]) - 6, "middle"));
+    const isHighest = cycles.every(([, others]) => (others[top] ?? 0) <= means[top]);
+    svg.append(text(formatNumber(means[top], 2), x(top), y(means[top]) + (isHighest ? -6 : 14), "middle"));
     words.push(`${lane.label}: ${means.map((mean) => formatNumber(mean, 2)).join(", ")}`);
   }
   const every = Math.ceil(longest / 6);
