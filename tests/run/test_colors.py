@@ -22,6 +22,8 @@ BLIND = {
 }
 XYZ = ((0.4339, 0.3762, 0.1899), (0.2126, 0.7152, 0.0722), (0.0178, 0.1098, 0.8730))  # as a share of D65's white
 LEAST = 18  # distance in Lab; neighbours at 10 are still told apart side by side
+QUOTED = r"[\"'`](#(?:[0-9a-fA-F]{6}|[0-9a-fA-F]{3}))[\"'`]"
+IN_CSS = r":[^;{}\n]*(#(?:[0-9a-fA-F]{6}|[0-9a-fA-F]{3})\b)[^{\n]*;"
 LANES = ("baseline", "lora-drop", "third")
 # In one drawing: cells of layers; the race's strip of a lane's steps; bands of the Safe zone's map.
 CELLS = ("full", "refresh", "dropped", "early")
@@ -87,6 +89,6 @@ def test_no_other_place_has_a_colour_of_its_own():
         for folder, ending in (("assets/js", "js"), ("assets/css", "css"), ("lora_drop", "py"))
         for path in (ROOT / folder).rglob(f"*.{ending}")
         if path.name != "colors.py"
-        for color in re.findall(r"[\"'\s:]#(?:[0-9a-fA-F]{6}|[0-9a-fA-F]{3})\b(?![\w-])", path.read_text("utf-8"))
+        for color in re.findall(QUOTED if ending != "css" else IN_CSS, path.read_text("utf-8"))
     ]
     assert found == []
