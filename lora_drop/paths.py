@@ -34,6 +34,7 @@ SHIPPED_ADAPTERS = ASSETS / "adapters"
 SHIPPED_PRESETS = ASSETS / "presets"
 SHIPPED_SWEEPS = ASSETS / "sweeps"
 SHIPPED_RECORDED = ASSETS / "recorded" / "show-me.jsonl"
+SHIPPED_SHAPES = ASSETS / "shapes"
 DRAFT = re.compile(r"\.[0-9a-f]{16}\.part")
 
 

@@ -6,7 +6,7 @@ import { mountPresets as presets } from "./controls/preset_table.js";
 import { mountRange as range } from "./controls/range.js";
 import { mountProgress as progress, mountStatus as status } from "./controls/status.js";
 import { mountWhatIf as whatIf } from "./controls/what_if.js";
-import { make } from "./dom.js";
+import { find, make } from "./dom.js";
 import { linkOf } from "./export/link.js";
 import * as pictures from "./export/picture.js";
 import { mountLive as live } from "./live/live.js";
@@ -46,10 +46,15 @@ const late = (load, mount) => async (element, ...rest) => {
   }
 };
 
+const pays = late(() => import("./pays.js"), "drawPays");
 const method = late(() => import("./method/method.js"), "mountMethod");
 export const mountDial = late(() => import("./safe_zone.js"), "mountDial");
 export const mountFigure = late(() => import("./safe_zone.js"), "mountFigure");
 export const mountMethod = (element, server) => method(element, server, store);
+export function mountPays(element, server) {
+  const fold = find(element, "details");
+  fold.addEventListener("toggle", () => pays(find(fold, ".ld-pays"), server, store), { once: true });
+}
 export const mountSafeMap = late(() => import("./safe_zone.js"), "mountSafeMap");
 
 // Gradio's events are texts that only see globals. The other names are for the tests, which mount live views of their own.

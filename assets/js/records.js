@@ -216,7 +216,7 @@
  * @typedef {object} Report report of a run that has ended (lora_drop/run/report)
  * @property {{kind: string, text: string, facts: Record<string, any>}} [verdict]
  * @property {Record<string, string | null>} [why] a sentence for each chart
- * @property {{parts: Part[], total: number, bound: number | null, bound_with_repairs: number | null} | null} [parts]
+ * @property {{parts: Part[], total: number, outside?: {own: number, full: number} | null, bound: number | null, bound_with_repairs: number | null} | null} [parts]
  */
 
 /**

@@ -158,28 +158,32 @@ class Lane:
         watched = None if output.watched is None else output.watched[:, -1:]
         entropy = entropies[0][-1] if entropies else output.entropy
         last = dataclasses.replace(output, logits=output.logits[-1:], watched=watched, entropy=entropy)
-        return self._append(self._result(last, token_ids[-1], ms, launched.about, launched.top_at(-1)))
+        about = launched.about | {"outside_ms": self._outside(ms, launched.kernel_ms)}
+        return self._append(self._result(last, token_ids[-1], ms, about, launched.top_at(-1)))
 
     def _launch(self, token: Tensor | None) -> Launched:
         """Launch the decode step that reads `token` (1, 1), or prefill. Only a trigger waits for the device here."""
-        clock, read_ms = Clock(self._decoder.device), 0.0
+        clock, read_ms, kernel_ms = Clock(self._decoder.device), 0.0, None
         if token is None:
             prompt = self._prompt
             prompt = prompt if isinstance(prompt, Prefilled) else self._decoder.read_prompt(prompt)
             read_ms, output = prompt.ms, self._decoder.start(prompt, self.state)
             clock.start()
         else:
+            kernel_ms = self._decoder.kernel_ms
             clock.start()
             output = self._decoder.step(token, self.state)
-        return self._launched(output, clock, read_ms)
+        return self._launched(output, clock, kernel_ms, read_ms)
 
-    def _launched(self, output: DecoderOutput, clock: Clock, read_ms: float = 0.0) -> Launched:
+    def _launched(
+        self, output: DecoderOutput, clock: Clock, kernel_ms: float | None, read_ms: float = 0.0
+    ) -> Launched:
         """Draw tokens from an output, and put what the host needs of it on its way."""
         choices = self._choices(output)
         numbers = Fetched([choices, output.entropy] if isinstance(output.entropy, Tensor) else [choices])
         clock.mark()
         top = Fetched(likeliest(output.logits, self._top)) if self._top else None
-        return Launched(output, choices, numbers, clock, read_ms, self._about(), top)
+        return Launched(output, choices, numbers, clock, read_ms, kernel_ms, self._about(), top)
 
     def _read(self, clock: Clock) -> float:
         """Milliseconds of a pass: on a CPU to this moment, and of the device's own time where it runs ahead."""
@@ -193,17 +197,17 @@ class Lane:
 
     def _verify_pending(self) -> LaneEvent:
         """Run the pass over the last drafts, which begins no step."""
-        clock = Clock(self._decoder.device)
+        clock, kernel_ms = Clock(self._decoder.device), self._decoder.kernel_ms
         clock.start()
         output = self._decoder.repair(None, self.state)
-        launched = self._launched(output, clock)
+        launched = self._launched(output, clock, kernel_ms)
         accepted = self._accept(output, launched.numbers.read()[0], clock)
         if accepted < output.rows:
             return self._rewind(output, accepted, launched)
         ms = self._read(clock)
         self.decode_ms += ms
         self.ended = "stop" if self.tokens[-1] in self.stop_ids else "length"
-        return Verified(output.rows, ms, accepted)
+        return Verified(output.rows, ms, accepted, self._outside(ms, kernel_ms))
 
     def _accept(self, output: DecoderOutput, choices: list[int], clock: Clock) -> int:
         """Count the drafts that the full model accepts: those before the first one that it rejects.
@@ -230,17 +234,28 @@ class Lane:
         self.accepted += accepted
         return accepted
 
+    def _outside(self, ms: float, kernel_ms: float | None) -> float | None:
+        """Milliseconds of a pass outside the decoder's kernels; None if it does not count these.
+
+        Args:
+            ms: of the pass.
+            kernel_ms: the decoder's count when the pass began; None for prefill.
+        """
+        now = self._decoder.kernel_ms
+        return None if now is None or kernel_ms is None else ms - (now - kernel_ms)
+
     def _rewind(self, output: DecoderOutput, accepted: int, launched: Launched) -> Rewind:
         """Take back the drafts after the first `accepted`; the full model's own token replaces the first of these."""
         with launched.clock.more():
             last = self._decoder.rewind(output, accepted + 1, self.state)
         self._token = launched.choices[accepted : accepted + 1]
         ms = self._read(launched.clock)
+        outside = self._outside(ms, launched.kernel_ms)
         self.decode_ms += ms
         step = self.state.refresher.step
         del self.tokens[step:]
-        top = launched.top_at(accepted)
-        self._after_rewind = self._result(last, int(self._token), ms, self._about(), top)
+        about, top = self._about() | {"outside_ms": outside}, launched.top_at(accepted)
+        self._after_rewind = self._result(last, int(self._token), ms, about, top)
         return Rewind(step - 1)
 
     def _about(self) -> dict[str, Any]:
@@ -282,6 +297,7 @@ class Launched:
         numbers: these tokens, and the entropy if the decoder returns it as a tensor.
         clock: started before the pass and marked after it.
         read_ms: time that reading the prompt took, for prefill.
+        kernel_ms: the decoder's count of its kernels' time before the pass; None for prefill.
         about: what the step's result says of the state after it.
         top: ids and probabilities of the likeliest tokens of each row, on their way after the clock's mark.
     """
@@ -291,6 +307,7 @@ class Launched:
     numbers: Fetched
     clock: Clock
     read_ms: float
+    kernel_ms: float | None
     about: dict[str, Any]
     top: Fetched | None = None
 

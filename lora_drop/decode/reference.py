@@ -42,11 +42,17 @@ class ReferenceDecoder:
         num_layers: L.
         kernels: instruction set of its own kernels, such as `avx2`; None if it has none.
         runs_ahead: whether a step only launches its work, so that the next step can be launched before it is done.
+        kernel_ms: milliseconds spent in its own kernels so far; None if it does not count them.
     """
 
     name = "reference"
     kernels: str | None = None
     runs_ahead = False
+
+    @property
+    def kernel_ms(self) -> float | None:
+        """See the class."""
+        return None
 
     def __init__(self, model: PreTrainedModel):
         attention = model.config._attn_implementation

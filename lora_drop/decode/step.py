@@ -123,6 +123,7 @@ class StepResult:
     trigger: str | None = None  # what made this step a refresh before its time
     rows: int = 1  # tokens that its pass ran through the skipped layers
     top: list[tuple[int, float]] | None = None  # its likeliest tokens with probabilities, if the lane fetched them
+    outside_ms: float | None = None  # of `ms`, what was spent outside the decoder's kernels
 
 
 @dataclass(frozen=True)
@@ -139,3 +140,4 @@ class Verified:
     rows: int
     ms: float
     accepted: int
+    outside_ms: float | None = None

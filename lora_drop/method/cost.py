@@ -228,6 +228,30 @@ def speed_bound(
     return read.bound or 1.0
 
 
+def expected_speedup(bound: float, waits: float, rows: float) -> float:
+    """Speedup to expect where a full step waits for weights for a part of its time; where it only waits, the bound.
+
+    A token's reading takes 1 / bound of a full step's. The rest of a step is computing, which each row of a pass takes
+    again, and a LoRA step hardly less than a full one.
+
+    Args:
+        bound: of the run, the passes for rejected drafts included.
+        waits: share of a full step that waits for weights, 0 to 1: what one more row in the same pass does not take.
+        rows: computed for each token that stands: see `rows_per_token`.
+    """
+    return 1 / (waits / bound + (1 - waits) * rows)
+
+
+def rows_per_token(period: int, repairs: bool, accepted: float | None = None) -> float:
+    """Rows that the passes of a cycle compute for each token that stands: a repair runs the cycle's tokens again.
+
+    Args:
+        accepted: share of the drafts that the full model accepts; None if it verifies none.
+    """
+    tokens = period if accepted is None else 1 + accepted * (period - 1)
+    return (2 * period - 1 if repairs else period) / tokens
+
+
 @dataclass
 class BytesRead:
     """Bytes that a lane's passes have read so far, and the baseline for the same tokens.

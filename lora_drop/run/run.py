@@ -198,14 +198,15 @@ class _Observer:
                 self._drift[name].rewind(event.to)
             yield RewindRecord(name, event.to)
         elif isinstance(event, Verified):
-            yield JudgeRecord(name, event.rows, round(event.ms, 3), event.accepted)
+            outside = number(event.outside_ms, 3)
+            yield JudgeRecord(name, event.rows, round(event.ms, 3), event.accepted, outside)
         else:
             copied: Any = {key: getattr(event, key) for key in COPIED}
             text = self._detokenizers[name].add(event.token_id)
             tokenizer = self._loaded.tokenizer
             top: Any = top_words(tokenizer, event.top) if event.top else top_of(tokenizer, event.logits)[0]
-            ms, entropy = round(event.ms, 3), number(event.entropy, 4)
-            yield StepRecord(name, text=text, ms=ms, entropy=entropy, top=top, **copied)
+            ms, entropy, outside = round(event.ms, 3), number(event.entropy, 4), number(event.outside_ms, 3)
+            yield StepRecord(name, text=text, ms=ms, entropy=entropy, top=top, outside=outside, **copied)
             if name == BASELINE:
                 for other, audit in self._quality.items():
                     yield self._audit(other, audit.add(event), drift=[], cosine=[], audit="quality")

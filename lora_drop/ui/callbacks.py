@@ -27,6 +27,7 @@ from lora_drop.run.prompts import PromptCache
 from lora_drop.run.report.report import Report
 from lora_drop.run.request import Request
 from lora_drop.run.results.calibration import is_calibrated
+from lora_drop.run.results.pays import where_it_pays
 from lora_drop.run.results.preset_results import idle_gain
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import Header, Record, StepRecord, Summary, write_line
@@ -278,6 +279,10 @@ class Callbacks:
         if self._calibrated is None and is_calibrated(info):
             self._calibrated = preset_facts(info)
         return self._calibrated
+
+    def where_it_pays(self, model: str | None, values: Any = None) -> dict[str, Any]:
+        """See `results.pays`; `values` are the calculator's, by name."""
+        return where_it_pays(self.pool.info(model), values if isinstance(values, dict) else None)
 
     def recorded_run(self) -> str:
         """Wire text of the recorded run that the page plays while a visitor waits; empty if it cannot be read."""

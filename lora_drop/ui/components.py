@@ -218,6 +218,16 @@ class PresetTable(Scripted):
     TEMPLATE, MOUNT = "presets.html", "mountPresets(element, props, watch, trigger, server)"
 
 
+class Pays(Scripted):
+    """Where LoRA-Drop pays, folded: it asks for its content when it is unfolded.
+
+    Args:
+        server_functions: `where_it_pays`, with a model's name and the calculator's values.
+    """
+
+    TEMPLATE, MOUNT = "pays.html", "mountPays(element, server)"
+
+
 class Compare(Scripted):
     """The corrections in use, and a choice of third lane: the same schedule with one setting changed.
 

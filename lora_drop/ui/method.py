@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -20,12 +21,18 @@ PAPER_PERIOD, PAPER_RATIO = 4, 0.5  # the setting in the paper's safe zone that 
 
 
 class Method(Scripted):
-    """The tab: drawings and a table by `assets/js/method`, which asks for the words when the tab is first opened."""
+    """The tab: drawings and a table by `assets/js/method`, which asks for the words when the tab is first opened.
+
+    Args:
+        pays: `where_it_pays` of the page.
+    """
 
     TEMPLATE, MOUNT = "method.html", "mountMethod(element, server)"
 
-    def __init__(self, value: None = None, **kwargs: Any):
-        super().__init__(value, server_functions=[server_function("method_words", lambda _: words())], **kwargs)
+    def __init__(self, value: None = None, pays: Callable[..., Any] | None = None, **kwargs: Any):
+        functions = [server_function("method_words", lambda _: words())]
+        functions += [server_function("where_it_pays", pays, 2)] if pays else []
+        super().__init__(value, server_functions=functions, **kwargs)
 
 
 @cache
@@ -45,12 +52,13 @@ def our_words(path: Path = SHIPPED_SWEEP) -> str:
     """Our own measurement at the paper's setting, from the stored sweep, in words."""
     far = "This app's own figures, on a bundled model of 135M weights, are far from the paper's"
     try:
-        rows = SWEEP.read(path)["rows"]
-        ours, state = (_row_at_papers_setting(rows, reuse) for reuse in ("residual", "state"))
+        sweep = SWEEP.read(path)
+        ours, state = (_row_at_papers_setting(sweep["rows"], reuse) for reuse in ("residual", "state"))
         return (
             f"{far}. At p {PAPER_RATIO}, k {PAPER_PERIOD - 1} our residual rule with trained corrections has the full "
             f"model's next token at {ours['lora_steps_top1_agreement']:.0%} of LoRA steps and loses "
-            f"{ours['all_steps_nll_gap']:.2f} nats per token, at {ours['speedup']:.2f}× (bound {ours['bound']:.2f}×); "
+            f"{ours['all_steps_nll_gap']:.2f} nats per token, at {ours['speedup']:.2f}× on "
+            f"{sweep['device']['name']} (bound {ours['bound']:.2f}×); "
             f"the state rule agrees at {state['lora_steps_top1_agreement']:.0%}. Such a small model has no layers to "
             "spare."
         )

@@ -62,7 +62,7 @@ def build_app(pool: ModelPool, policy: Policy | None = None) -> Page:
             with gr.Tab("Safe zone", id="safe-zone"):
                 zone = build_safe_zone_tab(pool, calls.limits, tab.model)
             with gr.Tab("Method", id="method"):
-                Method(elem_id="ld-method")
+                Method(pays=calls.where_it_pays, elem_id="ld-method")
         chosen = components.ModelFacts(labels=pool.labels, elem_id="ld-facts")
         current = gr.State(pool.first)
         zone.follow(current)

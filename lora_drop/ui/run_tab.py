@@ -18,6 +18,7 @@ from lora_drop.ui.components import (
     Compare,
     LiveView,
     ModelFacts,
+    Pays,
     PresetTable,
     Status,
     WhatIf,
@@ -85,6 +86,7 @@ def build_run_tab(calls: Callbacks, facts: dict[str, Any]) -> RunTab:
                 ],
                 elem_id="ld-live",
             )
+            Pays(server_functions=[server_function("where_it_pays", calls.where_it_pays, 2)], elem_id="ld-pays")
         with gr.Column(elem_id="ld-left"):
             settings = _build_settings(calls, facts, values)
     return RunTab(**top, **settings, live=live)

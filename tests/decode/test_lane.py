@@ -354,3 +354,27 @@ def test_when_it_looks_ahead(schedule, options, ahead):
     decoder.calls.clear()
     next(quiet)
     assert decoder.calls == ["read_prompt"]
+
+
+class Counted(Scripted):
+    """Each pass spends 2.5 ms in kernels."""
+
+    passes = 0
+
+    @property
+    def kernel_ms(self):
+        return 2.5 * self.passes
+
+    def _output(self, state, logits, rows=1):
+        self.passes += 1
+        return super()._output(state, logits, rows)
+
+
+def test_what_a_pass_spends_outside_the_kernels():
+    """Of 4 ms a step, of 3 ms the last pass over drafts; nothing is known of prefill."""
+    prefill, *passes = lane(Counted(COUNT, [1, 2, 9, *COUNT[3:]]), verifying(), count=8)
+    assert prefill.outside_ms is None
+    assert any(isinstance(one, Rewind) for one in passes) and isinstance(passes[-1], Verified)
+    assert {one.outside_ms for one in passes if isinstance(one, StepResult)} == {1.5}
+    assert passes[-1].outside_ms == 0.5
+    assert [one.outside_ms for one in lane(Scripted(COUNT), count=3)] == [None] * 3

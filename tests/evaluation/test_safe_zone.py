@@ -8,10 +8,21 @@ import pytest
 
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import presets_for
+from lora_drop.models.place import describe_device
 from lora_drop.paths import SHIPPED_SWEEPS
+from lora_drop.run.results.calibration import HEAD, SPEEDS, head_config, timed_here, with_speed
 from lora_drop.run.results.files import SWEEP
 from lora_drop.run.results.preset_results import Measured, reads_well
-from lora_drop.run.results.safe_zone import PROMPT, answer_of, best_of, read_samples, setting_of, stops_of
+from lora_drop.run.results.safe_zone import (
+    PROMPT,
+    answer_of,
+    best_of,
+    head_words,
+    measures_of,
+    read_samples,
+    setting_of,
+    stops_of,
+)
 from tests.support.golden import check_golden
 
 
@@ -108,16 +119,62 @@ def test_a_speed_beyond_the_bound_does_not_choose():
 
 def test_the_frontier_is_what_no_other_beats():
     rows = [row(0.1 * i, 2, own, speed) for i, (own, speed) in enumerate(
-        [(0.1, 1.1), (0.2, 1.1), (0.3, 1.3), (0.05, 1.05), (0.4, 1.2), (0.3, None)], start=1
+        [(0.1, 1.1), (0.2, 1.1), (0.3, 1.3), (0.05, 1.05), (0.4, 1.2)], start=1
     )]  # fmt: skip
     best = best_of([*rows, row(0.9, 1, 0.0, 1.4, layers_dropped=0)])
     beaten = {
         id(r) for r in rows for other in rows
-        if None not in (r["speedup"], other["speedup"]) and r is not other
-        and other["speedup"] >= r["speedup"] and other["free_regret"] <= r["free_regret"]
+        if r is not other and other["speedup"] >= r["speedup"] and other["free_regret"] <= r["free_regret"]
     }  # fmt: skip
-    assert {id(r) for r in best} == {id(r) for r in rows if r["speedup"] is not None} - beaten
+    assert {id(r) for r in best} == set(map(id, rows)) - beaten
     assert [r["speedup"] for r in best] == sorted(r["speedup"] for r in best)
+
+
+NONE = dict.fromkeys(SPEEDS)
+
+
+def test_without_speeds_of_this_machine_the_bound_decides():
+    rows = [row(0.25, 2, 0.05, bound=1.2) | NONE, row(0.25, 4, 0.1, bound=1.4) | NONE, row(0.5, 2, 0.12, speed=1.9)]
+    answer = answer_of(rows)
+    assert answer.row is rows[2] and "of those that read well it has the highest bound" in answer.text, (
+        "one is not timed"
+    )
+    answer = answer_of(rows[:2])
+    assert answer.row is rows[1] and "it has no speed measured on this machine (bound 1.40×)" in answer.text
+    assert best_of(rows[:2]) == rows[:2]
+    assert [one.label for one in measures_of(rows[:2])][3] == "Speed bound"
+    assert [one.label for one in measures_of(rows)][3] == "Speed"
+
+
+def test_speeds_of_another_processor_or_decoder_are_left_out(tiny):
+    here = {"device": describe_device(tiny.device)}
+    mine, other = row(0.25, 2), row(0.25, 2, decoder="reference")
+    assert timed_here([mine, other], here, tiny) == [mine, other | NONE]
+    for change in ({"name": "another processor"}, {"threads": 99}):
+        assert timed_here([mine], {"device": here["device"] | change}, tiny) == [mine | NONE]
+    assert timed_here([mine], {}, tiny) == [mine | NONE]
+    fast = {"speedup": 1.3, "speedup_interval": [1.28, 1.32], "bound": 1.4}
+    assert with_speed(mine | NONE, fast)["speedup"] == 1.3 and with_speed(mine, fast)["speedup_low"] == 1.28
+    assert with_speed(mine, fast | {"speedup_interval": [1.0, 1.6]}) == mine, "too noisy"
+
+
+def test_the_dial_shows_what_the_screened_head_alone_gives():
+    measured = Measured({"gentle": preset_row("gentle", 0.1, 1.05) | NONE}, {}, ABOUT)
+    samples = [sample("baseline", "The full text.")]
+    _, head, gentle = stops_of(measured, samples, None, {}, has_head=True)
+    assert head.label == "Full model, screened head" and head.sample == "The full text." and head.reads_well
+    assert (head.config.drop_layers, head.config.head, head.config.accept) == ((), "screened", 1.0)
+    for stop in (head, gentle):
+        assert "It has no speed measured on this machine" in stop.words
+    timed = {"speedup": 1.08, "speedup_interval": [1.06, 1.1], "bound": 1.22}
+    speeds = {HEAD: timed | {"config": head_config(8).differences()}, "gentle": timed}
+    _, head, gentle = stops_of(measured, samples, None, speeds, has_head=True)
+    assert head.config.period == 8
+    chosen = row(0.25, 2, head="screened")
+    assert head_words(chosen, speeds[HEAD]) == " The full model with the screened head alone runs at 1.08× here."
+    assert head_words(row(0.25, 2, head="full"), speeds[HEAD]) == head_words(chosen, None) == ""
+    for stop in (head, gentle):
+        assert "1.08×" in stop.words
 
 
 def test_a_rows_setting_runs_with_what_auto_takes():

@@ -107,6 +107,18 @@ def test_rejected_drafts_are_a_part_of_their_own():
     assert parts({}, *BASE, *rejected)[1]["taken_back"] == 2.0, "a file may have some without"
 
 
+def test_time_outside_the_kernels_is_a_part_where_the_trace_has_it():
+    base = steps(BASELINE, "prrrrrr", {"p": 20.0, "r": 10.0}, outside=1.0)
+    lora = steps(LORA_DROP, "pllrllr", TIMES, outside=0.5)
+    found, own = parts({}, *base, *lora)
+    assert found["outside"] == {"own": 0.5, "full": 1.0} and own["outside"] == -0.5
+    assert own["layers"] == round(4 * (3.5 - 9) / 6, 4) and own["refreshes"] == round(2 * (11.5 - 9) / 6, 4)
+    assert found["total"] == round(40 / 6, 4) == pytest.approx(sum(own.values()), abs=1e-3)
+    assert "0.50 ms less outside the kernels" in why(report_of(header(), *base, *lora), found)["parts"]
+    found, own = parts({}, *base, *lora[:-1], OWN[-1])
+    assert found["outside"] is None and "outside" not in own, "a step does not tell it"
+
+
 def test_what_layers_and_head_save_is_split_by_their_bytes():
     lane = report_of(header(HEAD), *OWN).lanes[LORA_DROP]
     correction = {"corrections": Corrections(2, **HEAD["extras"]), "lora": True}

@@ -3,6 +3,7 @@
 from lora_drop.method.cost import ModelShape, kv_bytes
 from lora_drop.method.schedule import baseline_schedule
 from lora_drop.models.random_weights import SHAPES
+from lora_drop.run.results import files
 from scripts import paper_shapes
 
 
@@ -17,10 +18,16 @@ def test_a_shape_that_is_too_large_loses_half_of_its_layers(monkeypatch):
 def test_the_table(monkeypatch):
     """All nine settings, with the KV bytes of the formula and the paper's figures where it has some."""
     monkeypatch.setitem(paper_shapes.MODELS, "tiny-llama", "LLaMA3-8B")
-    head, rule, *rows = paper_shapes.lines(["tiny-llama"], 10**9, 5, "float32")
-    assert head.count("|") == rule.count("|") and len(rows) == 9
-    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
-    assert all(len(row) == head.count("|") - 1 for row in cells)
+    rows = list(paper_shapes.rows(["tiny-llama"], 10**9, 5, "float32"))
+    assert len(rows) == 9 and all(isinstance(row["row_cost"], float) for row in rows)
+    files.SHAPES.shape.model_validate(
+        {
+            **{"source": "", "date": "", "read_gb_per_second": 1.0, "rows": rows},
+            "device": {"type": "cpu", "name": "x", "threads": 2},
+        }
+    )
+    cells = [[cell.strip() for cell in paper_shapes.line(row).split("|")[1:-1]] for row in rows]
+    assert all(len(row) == paper_shapes.HEADER.count("|") - 1 for row in cells)
     assert [row[2:4] for row in cells] == [[str(p), str(k)] for p in (0.25, 0.5, 0.75) for k in (1, 3, 5)]
     assert {tuple(row[:2]) for row in cells} == {("random:tiny-llama", "6 of 6")}
     assert [row[9] for row in cells] == ["", "", "", "", "1.70", "", "", "2.38", ""]

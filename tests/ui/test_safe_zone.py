@@ -7,10 +7,12 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
+import torch
 
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.texts import Answers
 from lora_drop.method.paper import ROWS
+from lora_drop.models.place import describe_device
 from lora_drop.models.pool import ModelPool
 from lora_drop.ui import method
 from lora_drop.ui.safe_zone import callbacks as safe_zone
@@ -38,7 +40,12 @@ def row(reuse="residual", adapters="none", ratio=0.25, period=2, **more):
 
 
 def a_sweep(*rows, data="d"):
-    return {"model": {"id": "m", "revision": "r"}, "device": {"name": "x"}, "data": {"file": data}, "rows": list(rows)}
+    return {
+        "model": {"id": "m", "revision": "r"},
+        "device": describe_device(torch.device("cpu")),
+        "data": {"file": data},
+        "rows": list(rows),
+    }
 
 
 @pytest.fixture
@@ -76,7 +83,8 @@ def test_the_stored_sweep_is_shown_for_its_own_weights_alone(tmp_path, tiny):
     sweep, missing = stored_sweep()
     assert sweep["rows"] and not missing
     zone = SafeZone(ModelPool(tiny), sweep, Stops())
-    assert zone.stored_for(sweep["model"]["revision"]) == (sweep, "")
+    shown, why = zone.stored_for(sweep["model"]["revision"])
+    assert [r["bound"] for r in shown["rows"]] == [r["bound"] for r in sweep["rows"]] and not why
     assert zone.stored_for(tiny.revision)[0] is None
     assert "no stored sweep of this model" in zone.note(tiny.revision)
     name = zone.pool.first

@@ -25,11 +25,13 @@ export function mountParts(root, store) {
  * @param {HTMLElement} box
  * @param {NonNullable<import("../records.js").Report["parts"]>} parts
  */
-function drawParts(box, { parts, total, bound }) {
+function drawParts(box, { parts, total, outside, bound }) {
   const full = parts.find(({ id }) => id === "full")?.ms ?? 0;
-  const saved = parts.filter(({ ms }) => ms < 0);
-  const costs = parts.filter(({ id, ms }) => id !== "full" && ms > 0);
-  const both = saved.reduce((sum, { ms }) => sum + ms, full); // what either lane computes
+  const changes = parts.filter(({ id }) => id !== "full" && id !== "outside");
+  const saved = changes.filter(({ ms }) => ms < 0);
+  const costs = changes.filter(({ ms }) => ms > 0);
+  const both = saved.reduce((sum, { ms }) => sum + ms, full - (outside?.full ?? 0)); // what either lane computes
+  const rest = (lane) => (outside ? [["outside", outside[lane]]] : []);
   const whole = Math.max(full, total, bound ?? 0, 1e-9) / ROOM;
   const percent = (ms) => `${(100 * Math.max(ms, 0)) / whole}%`;
   const barOf = (name, lane, pieces, sum) => {
@@ -47,16 +49,17 @@ function drawParts(box, { parts, total, bound }) {
   const mark = make("i", "ld-part-bound");
   mark.style.left = percent(bound ?? 0);
   mark.hidden = bound === null;
-  const own = barOf("LoRA-Drop", "own", costs.map(({ id, ms }) => [id, ms]), total);
+  const own = barOf("LoRA-Drop", "own", [...costs.map(({ id, ms }) => [id, ms]), ...rest("own")], total);
   find(own, ".ld-parts-bar").append(mark);
   const bars = find(box, ".ld-parts-bars");
   bars.replaceChildren(
-    barOf("Full model", "full", saved.map(({ id, ms }) => [`${id} ld-part-saved`, -ms]), full),
+    barOf("Full model", "full", [...saved.map(({ id, ms }) => [`${id} ld-part-saved`, -ms]), ...rest("full")], full),
     own,
     axisOf(whole, percent),
   );
   const items = [
-    ...parts.filter(({ id }) => id !== "full").map(({ id, label, ms }) => itemOf(id, label, ms, ms < 0)),
+    ...changes.map(({ id, label, ms }) => itemOf(id, label, ms, ms < 0)),
+    ...parts.filter(({ id }) => id === "outside" && outside).map(({ id, label }) => outsideItem(id, label, outside)),
     ...(bound === null ? [] : [itemOf("bound", "bound, an estimate from memory traffic", bound, false)]),
   ];
   find(box, ".ld-parts-list").replaceChildren(...items);
@@ -91,5 +94,12 @@ function axisOf(whole, percent) {
 function itemOf(id, label, ms, isSaved) {
   const item = make("li", `ld-part-key ld-part-key-${id}`);
   item.append(`${label} `, make("b", "", `${isSaved ? "−" : ""}${formatNumber(Math.abs(ms), 2)} ms`));
+  return item;
+}
+
+/** The time outside the kernels, of both lanes. */
+function outsideItem(id, label, { own, full }) {
+  const item = itemOf(id, label, own, false);
+  item.append(` (full model ${formatNumber(full, 2)} ms)`);
   return item;
 }

@@ -20,7 +20,7 @@ from lora_drop.decode.correction import Correction
 from lora_drop.decode.layer import Rope, feed, heads
 from lora_drop.decode.native.plan import NativeScreen, NativeState
 from lora_drop.decode.native.structs import Layer, Plan, Step, Store
-from lora_drop.decode.native.weights import KINDS, NativeWeights, compiled
+from lora_drop.decode.native.weights import KINDS, NativeWeights, TimedLibrary, compiled
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.step import DecoderOutput, DecodeState
 from lora_drop.method.schedule import REUSE_RULES, Schedule
@@ -41,11 +41,16 @@ class NativeDecoder(ReferenceDecoder):
         self._layers_at, self._head_at = ctypes.addressof(weights.layers), ctypes.addressof(weights.head)
         self._vocabulary = weights.head.n
         self._norm = self.norm.weight.float()
-        self._library = compiled()
+        self._library = TimedLibrary(compiled())
         self.kernels = self._library.ld_path().decode()
         self._library.ld_threads(torch.get_num_threads())
         self._rope_blocks: dict[int, tuple[Tensor, Tensor]] = {}  # by the positions' block
         self._screen: NativeScreen | None = None  # of the last screened head, for the next lane
+
+    @property
+    def kernel_ms(self) -> float:
+        """See `ReferenceDecoder`."""
+        return self._library.ms
 
     def new_state(
         self, schedule: Schedule, bank: Correction | None = None, tokens: int = 0, watch: bool = False, prompt: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -193,3 +194,27 @@ def compiled() -> ctypes.CDLL:
     native = library()
     assert native is not None
     return native
+
+
+class TimedLibrary:
+    """The library's functions.
+
+    Attributes:
+        ms: milliseconds spent in them so far.
+    """
+
+    def __init__(self, library: ctypes.CDLL):
+        self._library, self.ms = library, 0.0
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        function = getattr(self._library, name)
+
+        def timed(*args: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*args)
+            finally:
+                self.ms += 1000 * (time.perf_counter() - start)
+
+        setattr(self, name, timed)  # the next call finds it at once
+        return timed

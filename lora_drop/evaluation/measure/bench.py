@@ -127,6 +127,16 @@ def median_ms(runs: Sequence[Report], lane: str) -> dict[str, float]:
     return {kind: statistics.median(ms) for kind, ms in kinds.items()}
 
 
+def row_cost(runs: Sequence[Report], lane: str) -> float | None:
+    """What one more row costs in a lane's repairs, in full steps of one row; None of a lane without such repairs."""
+    schedule = runs[0].lanes[lane].schedule
+    if not (schedule.repairs and schedule.dropped):
+        return None
+    times = [one.ms for report in runs for one in report.lanes[lane].full if one.rows == schedule.period]
+    whole = median_ms(runs, BASELINE).get("refresh")
+    return (statistics.median(times) / whole - 1) / (schedule.period - 1) if times and whole else None
+
+
 # ---- the command ----
 
 

@@ -21,7 +21,7 @@ _RUN = (
 RUN_STYLES = tuple(ASSETS / "css" / f"{name}.css" for name in _RUN)
 BUILD_UP_STYLE = ASSETS / "css" / "build_up.css"  # of the Method tab and of a replay
 TAB_STYLES = (
-    *(ASSETS / "css" / "tabs" / f"{name}.css" for name in ("panels", "safe_zone", "figures", "method")),
+    *(ASSETS / "css" / "tabs" / f"{name}.css" for name in ("panels", "safe_zone", "figures", "method", "pays")),
     BUILD_UP_STYLE,
 )
 # The path in `import ... from "./dom.js";` and in such an `export`. Types name modules in comments only.

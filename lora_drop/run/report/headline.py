@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lora_drop.method.quality import READS_WELL_LOSS, SLIPS_LOSS
-from lora_drop.run.report.speed import GAIN, SLOWER
+from lora_drop.run.report.speed import GAIN, SLOWER, no_gain_reason
 
 Facts = dict[str, Any]
 Figure = dict[str, str]
@@ -59,6 +59,12 @@ def _quiet(gain: float) -> str:
     if gain > GAIN:
         return f"about {gain - 1:.0%} faster on a quiet machine"
     return f"about {1 - gain:.0%} slower on a quiet machine" if gain < SLOWER else "no gain on a quiet machine"
+
+
+def _gains_nothing(facts: Facts) -> bool:
+    """Whether the run's own speed, or where it is no headline that of a quiet machine, is no gain."""
+    quiet = (facts["idle"] or {}).get("speedup")
+    return facts["speed"] in ("same", "slower") if is_timed(facts) else quiet is not None and quiet <= GAIN
 
 
 def _figure(name: str, value: str, label: str, detail: str = "") -> Figure:
@@ -129,6 +135,8 @@ def _line(kind: str, facts: Facts) -> Iterator[str]:
         yield f"{words[:1].upper()}{words[1:]}."
     if facts["accept"] and facts["skipped_share"] is not None and facts["skipped_share"] <= 0:
         yield "No gain: too many guesses were rejected."
+    elif kind != "stopped" and facts["nothing"] is None and facts["bound"] and _gains_nothing(facts):
+        yield f"Why no gain: {no_gain_reason(facts['bound'], facts['accepted'])}."
     if kind in ("collapsed", "compared") and facts["corrections"] == "missing":
         yield "There are no trained corrections for these settings: this is plain skipping."
     elif kind in ("collapsed", "compared") and facts["corrections"] == "off":

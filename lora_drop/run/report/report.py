@@ -97,8 +97,8 @@ class LaneReport:
         steps: whose tokens stand, prefill's first.
         passes: all that ran, those for rejected drafts included.
         decode_ms: time of all decode passes.
-        full_ms: times of the full steps, repairs and the last verification included.
-        rejected_ms: times of the LoRA steps whose tokens were rejected.
+        full: the full steps, repairs and the last verification included.
+        rejected: the LoRA steps whose tokens were rejected.
         drafts, accepted: tokens of LoRA steps that the full model has verified, and those that it accepted.
         quality: on the baseline's text.
     """
@@ -109,8 +109,8 @@ class LaneReport:
         self.steps: list[StepRecord] = []
         self.passes: list[PassRecord] = []
         self.decode_ms = 0.0
-        self.full_ms: list[float] = []
-        self.rejected_ms: list[float] = []
+        self.full: list[StepRecord | JudgeRecord] = []
+        self.rejected: list[StepRecord] = []
         self.drafts = self.accepted = self._pending = 0
         self.quality = Quality()
         self._ends: list[Cycle] = []  # tokens and time up to the end of each full pass
@@ -128,7 +128,7 @@ class LaneReport:
         if isinstance(record, RewindRecord):
             gone = self.steps[record.to + 1 :]
             self._verify(len(gone))
-            self.rejected_ms += [step.ms for step in gone if step.kind == "lora"]
+            self.rejected += [step for step in gone if step.kind == "lora"]
             for step in gone:
                 self._regrets.pop(step.step, None)
             del self.steps[record.to + 1 :]
@@ -145,7 +145,7 @@ class LaneReport:
             self._pending += 1
             return
         self._verify(record.rows - record.kept if isinstance(record, JudgeRecord) else 0)
-        self.full_ms.append(record.ms)
+        self.full.append(record)
         self._ends.append((self.kept, self.decode_ms))
 
     def _verify(self, rejected: int) -> None:
@@ -166,9 +166,9 @@ class LaneReport:
         return max(0, len(self.steps) - 1)
 
     @property
-    def lora_ms(self) -> list[float]:
-        """Times of the LoRA steps whose tokens stand."""
-        return [step.ms for step in self.steps if step.kind == "lora"]
+    def lora(self) -> list[StepRecord]:
+        """The LoRA steps whose tokens stand."""
+        return [step for step in self.steps if step.kind == "lora"]
 
     @property
     def ms_per_token(self) -> float | None:

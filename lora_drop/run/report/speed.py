@@ -96,3 +96,16 @@ def speedup_words(speedup: float | None, interval: Sequence[float] | None) -> st
     if not is_wide(speedup, interval):
         return None
     return f"{low:.1f}x to {high:.1f}x" if speed_of(speedup, interval) == "faster" else NOISY
+
+
+def no_gain_reason(bound: float, accepted: float | None) -> str:
+    """Why a setting does not gain where it was timed, as the end of a sentence.
+
+    Args:
+        accepted: share of its drafts that the full model accepted; None where none was verified.
+    """
+    if bound > GAIN:
+        return f"its bound of {bound:.2f}× holds where steps wait for weights; here computing takes the time"
+    if accepted is None:
+        return f"its bound is {bound:.2f}×"
+    return f"{1 - accepted:.0%} of its guesses are rejected, so its bound is {bound:.2f}×"

@@ -131,7 +131,7 @@ def _nothing_skipped(report: Report) -> str | None:
         return "period" if lane.schedule.dropped else "layers"
     if not lane.schedule.dropped:
         return "head"
-    return None if lane.lora_ms or lane.rejected_ms else "steps"
+    return None if lane.lora or lane.rejected else "steps"
 
 
 def _corrections(config: dict[str, Any]) -> str | None:

@@ -77,14 +77,14 @@ def _race(report: Report) -> str | None:
 
 
 def _time(lane: LaneReport) -> str | None:
-    lora, full = lane.lora_ms + lane.rejected_ms, lane.full_ms
+    lora, full = [[one.ms for one in steps] for steps in (lane.lora + lane.rejected, lane.full)]
     if not full or not lora:
         return None
     text = f"A LoRA step took {_ms(fmean(lora))} on average, a full step {_ms(fmean(full))}"
     rows = [one.rows for one in lane.passes if isinstance(one, StepRecord) and one.rows > 1]
     text += f", since it runs {fmean(rows):.2g} tokens at once" if rows else ""
-    if lane.rejected_ms:
-        text += f"; {len(lane.rejected_ms)} of {len(lora)} LoRA steps wrote drafts that were rejected"
+    if lane.rejected:
+        text += f"; {len(lane.rejected)} of {len(lora)} LoRA steps wrote drafts that were rejected"
     return f"{text}."
 
 
@@ -174,6 +174,8 @@ def _parts(parts: dict[str, Any] | None) -> str | None:
 
 def _change(part: dict[str, Any], full: float) -> str:
     label, ms = part["label"], part["ms"]
+    if part["id"] == "outside":
+        return f"{_ms(abs(ms))} {'less' if ms < 0 else 'more'} outside the kernels"
     subject, s = (f"the {label}", "s") if part["id"] == "head" else (label, "")
     if abs(ms) < full / 200:
         return f"{subject} change{s} nothing"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
@@ -23,13 +23,16 @@ from lora_drop.method.presets import COMPARISONS, presets_for
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import describe_device, short_name
 from lora_drop.paths import calibrations, remove
-from lora_drop.run.report.speed import GAIN, is_by_chance, speed_of
+from lora_drop.run.report.speed import is_by_chance, no_gain_reason, speed_of
 from lora_drop.run.results.files import CALIBRATION
 from lora_drop.run.results.store import Content, Row, Store, is_setting
 from lora_drop.runtime import VERSION
 
 HEAD = "screened-head"  # the row of the full model with the screened head: its name in `COMPARISONS`
 HEAD_PERIODS = (4, 8)  # of which its row has the best
+# Of a device: where these are equal, a stored file's speeds are this machine's.
+PLACE = ("type", "name", "cores", "threads")
+SPEEDS = ("speedup", "speedup_low", "speedup_high")
 Gain = Literal["faster", "slower", "same"]
 
 
@@ -92,16 +95,32 @@ def gain_here(row: Row | None) -> Gain | None:
     return None if gain == "noisy" else gain
 
 
+def timed_here(rows: Iterable[Row], about: Content, loaded: LoadedModel | ModelInfo) -> list[Row]:
+    """Rows of a stored file; without their speeds if another processor measured them, or another decoder.
+
+    Args:
+        about: has the device that the file names.
+    """
+    here, there = describe_device(loaded.device), about.get("device", {})
+    is_here = all(there.get(name) == here.get(name) for name in PLACE)
+    decoder = loaded.decoder_name.partition(" ")[0]
+
+    def holds(row: Row) -> bool:
+        return is_here and (row.get("decoder") or decoder).partition(" ")[0] == decoder
+
+    return [row if holds(row) else row | dict.fromkeys(SPEEDS) for row in rows]
+
+
+def with_speed(row: Row, here: Row | None) -> Row:
+    """A stored row with the speed that a calibration measured on this machine, where that is clear."""
+    if here is None or not gain_here(here):
+        return row
+    return row | dict(zip(SPEEDS, (here["speedup"], *here["speedup_interval"]), strict=True))
+
+
 def no_gain_words(row: Row) -> str:
     """Why a setting that was measured here does not gain, in a sentence."""
-    speed, bound = (f"{row[name]:.2f}x" for name in ("speedup", "bound"))
-    if row["bound"] > GAIN:
-        why = f"its bound of {bound} holds where steps wait for weights; here computing takes the time"
-    elif row["accepted"] is None:
-        why = f"its bound is {bound}"
-    else:
-        why = f"{1 - row['accepted']:.0%} of its guesses are rejected, so its bound is {bound}"
-    return f"No gain in speed here ({speed}): {why}."
+    return f"No gain in speed here ({row['speedup']:.2f}×): {no_gain_reason(row['bound'], row['accepted'])}."
 
 
 def _read(loaded: LoadedModel | ModelInfo) -> Content | None:

@@ -104,6 +104,31 @@ CALIBRATION = Kind(
                 speedup_interval=list[Number] | None,
                 bound=Number,
                 accepted=Number | None,
+                row_cost=(Number | None, None),
+            )
+        ),
+    ),
+)
+
+# ---- speeds of models on a device, most with random weights; `row_cost` is None where it was not measured ----
+
+SHAPES = Kind(
+    *("shapes.json", "paper_shapes", "speeds of shapes", "lora-drop-shapes", 1),
+    _shape(
+        source=str,
+        device=_shape(type=str, name=str, threads=Number | None),
+        date=str,
+        read_gb_per_second=Number | None,
+        rows=_many(
+            _shape(
+                model=str,
+                dtype=str,
+                drop_ratio=Number,
+                period=Number,
+                speedup=Number,
+                speedup_interval=list[Number] | None,
+                bound=Number,
+                row_cost=Number | None,
             )
         ),
     ),

@@ -15,10 +15,11 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.fields import SCHEDULE
 from lora_drop.method.frontier import frontier
-from lora_drop.method.presets import PRESETS
+from lora_drop.method.presets import COMPARISONS, PRESETS
 from lora_drop.method.quality import READS_WELL_LOSS, SLIPS_LOSS, Reads
 from lora_drop.method.settings import settings_of
 from lora_drop.run.report.speed import GAIN, NOISY, SLOWER, is_wide
+from lora_drop.run.results.calibration import HEAD, HEAD_PERIODS, head_config, with_speed
 from lora_drop.run.results.files import SAMPLES
 from lora_drop.run.results.preset_results import (
     REPEATS,
@@ -109,7 +110,7 @@ class Measure:
         return next(i for i, band in enumerate(self.bands) if value <= band.end)
 
 
-_NATS = "{:.2f}".format
+_NATS, _TIMES = "{:.2f}".format, "{:.2f}×".format
 GIVEN = "all_steps_kl"
 MEASURES = (
     Measure(
@@ -134,9 +135,9 @@ MEASURES = (
     Measure(
         "speed",
         "Speed",
-        "Measured speed, times the full model's: higher is better.",
+        "Speed measured on this machine, times the full model's: higher is better.",
         "speedup",
-        "{:.2f}×".format,
+        _TIMES,
         _SPEED,
     ),
     Measure(
@@ -147,6 +148,14 @@ MEASURES = (
         "{:.0%}".format,
         _MEMORY,
     ),
+)
+BOUND = Measure(
+    "speed",
+    "Speed bound",
+    "Bound on the speedup, an estimate from memory traffic: higher is better. No speed was measured on this machine.",
+    "bound",
+    _TIMES,
+    _SPEED,
 )
 
 
@@ -176,31 +185,51 @@ def setting_of(row: Row) -> LoraDropConfig | None:
         return None
 
 
-def chosen_by(row: Row) -> float | None:
-    """The speed that a row is chosen by: see `credible_speed`."""
-    speed = value_of(row, "speedup")
-    return speed if speed is None or value_of(row, "bound") is None else credible_speed(row)
+def measures_of(rows: Iterable[Row]) -> list[Measure]:
+    """The figures that a map of these rows can show: the bound in place of a speed that was not measured here."""
+    has_speed = any(value_of(row, "speedup") is not None for row in rows)
+    return [BOUND if one.name == BOUND.name and not has_speed else one for one in MEASURES]
+
+
+def are_timed(rows: Iterable[Row]) -> bool:
+    """Whether every row that skips something has a speed of this machine."""
+    return all(value_of(row, "speedup") is not None for row in rows if not is_baseline(row))
+
+
+def rank_of(row: Row, by_speed: bool) -> float | None:
+    """What a row is ranked by: its speed (see `credible_speed`), or its bound, where a row beside it is not timed."""
+    speed, bound = value_of(row, "speedup"), value_of(row, "bound")
+    if not by_speed:
+        return bound
+    return speed if speed is None or bound is None else credible_speed(row)
 
 
 def best_of(rows: Iterable[Row]) -> list[Row]:
-    """The rows that no other beats in both speed and regret, slowest first; in loss on given texts if only that was
-    measured."""
-    timed = [row for row in rows if not is_baseline(row) and chosen_by(row) is not None]
-    losses = [regret_of(row) for row in timed]
+    """The rows that no other beats in both speed (or bound) and regret, slowest first; in loss on given texts if only
+    that was measured."""
+    cells = [row for row in rows if not is_baseline(row)]
+    by_speed = are_timed(cells)
+    ranked = [row for row in cells if rank_of(row, by_speed) is not None]
+    losses = [regret_of(row) for row in ranked]
     if not any(loss is not None for loss in losses):
-        losses = [value_of(row, GIVEN) for row in timed]
-    pairs = [(row, loss) for row, loss in zip(timed, losses, strict=True) if loss is not None]
-    points = [{"speedup": chosen_by(row), "loss": loss, "row": row} for row, loss in pairs]
+        losses = [value_of(row, GIVEN) for row in ranked]
+    pairs = [(row, loss) for row, loss in zip(ranked, losses, strict=True) if loss is not None]
+    points = [{"speedup": rank_of(row, by_speed), "loss": loss, "row": row} for row, loss in pairs]
     return [point["row"] for point in frontier(points, lambda point: -point["loss"])]
 
 
 def answer_of(rows: Iterable[Row]) -> Answer:
-    """Choose among the rows of a map: the fastest that reads well, or the one that comes nearest."""
+    """Choose among the rows of a map: the fastest that reads well, or the one that comes nearest.
+
+    Without speeds of this machine, the one with the highest bound.
+    """
     cells = [row for row in rows if not is_baseline(row)]
     if safe := [row for row in cells if reads_well(row)]:
-        row = max(safe, key=lambda row: (chosen_by(row) or 0.0, -(regret_of(row) or 0.0)))
+        by_speed = are_timed(cells)
+        row = max(safe, key=lambda row: (rank_of(row, by_speed) or 0.0, -(regret_of(row) or 0.0)))
+        best = "the fastest here that reads well" if by_speed else "of those that read well it has the highest bound"
         text = (
-            f"Choose {place_of(row)}: the fastest here that reads well. The price is a regret of "
+            f"Choose {place_of(row)}: {best}. The price is a regret of "
             f"{regret_of(row):.2f} nats per token; it {gain_of(row)}."
         )
         return Answer(text, row, True)
@@ -221,6 +250,18 @@ def answer_of(rows: Iterable[Row]) -> Answer:
     return Answer("No setting of this map has a measured quality.", None, False)
 
 
+def head_words(row: Row | None, head: Row | None) -> str:
+    """How much of a row's speed the screened head gives by itself, as a further sentence; empty where it has none.
+
+    Args:
+        head: of this machine's calibration.
+    """
+    timed = with_speed({}, head)
+    if row is None or row.get("head") != "screened" or not timed or value_of(row, "speedup") is None:
+        return ""
+    return f" The full model with the screened head alone runs at {timed['speedup']:.2f}× here."
+
+
 def place_of(row: Row) -> str:
     """A cell in words."""
     return f"drop ratio {row['drop_ratio']:g}, period {row['period']:g}"
@@ -232,7 +273,7 @@ def gain_of(row: Row) -> str:
     low, high = (value_of(row, name) for name in ("speedup_low", "speedup_high"))
     limit = "" if bound is None else f" (bound {bound:.2f}×)"
     if speed is None:
-        words = "has no measured speed"
+        words = "has no speed measured on this machine" + limit
     elif high is not None and high < GAIN:
         words = f"gains no time here: {speed:.2f}×{limit}"
     elif low is not None and high is not None and is_wide(speed, (low, high)):
@@ -271,15 +312,25 @@ class Stop:
     reads_well: bool
 
 
-def stops_of(measured: Measured, samples: list[dict[str, Any]], sweep: dict[str, Any] | None) -> list[Stop]:
-    """The stops of the dial: the full model, then the frontier from slow and good to fast and bad; none without rows.
+def stops_of(
+    measured: Measured,
+    samples: list[dict[str, Any]],
+    sweep: dict[str, Any] | None,
+    speeds: dict[str, Row] | None = None,
+    has_head: bool = False,
+) -> list[Stop]:
+    """The stops of the dial: the full model, the same with the screened head, then the frontier from slow and good to
+    fast and bad; none without rows.
 
     Args:
-        measured: the presets' rows.
+        measured: the presets' rows; speeds of another machine are left out (`timed_here`), there and in the sweep.
         samples: of `samples.json`, written with the same weights.
-        sweep: of the same weights; left out if it is of another machine or number type, as speeds do not compare.
+        sweep: of the same weights; left out if it is of another machine or number type than the presets.
+        speeds: of this machine's calibration.
+        has_head: whether the adapters have a screened head.
     """
-    rows = [*_of_presets(measured, samples), *_of_sweep(measured, sweep)]
+    speeds = speeds or {}
+    rows = [*_of_presets(measured, samples, speeds), *_of_sweep(measured, sweep)]
     front = best_of([row for row in rows if regret_of(row) is not None])
     if not front:
         return []
@@ -287,7 +338,21 @@ def stops_of(measured: Measured, samples: list[dict[str, Any]], sweep: dict[str,
     if full is None and sweep and isinstance(text := _same_sample(sweep).get("text"), str):
         full = text
     never = Stop("Never skip", "The full model: no loss, 1.00×.", LoraDropConfig(period=1), full, True)
-    return [never, *(stop for row in front if (stop := _stop(row)) is not None)]
+    head = [_head_stop(speeds.get(HEAD), full)] if has_head else []
+    return [never, *head, *(stop for row in front if (stop := _stop(row)) is not None)]
+
+
+def _head_stop(here: Row | None, full: str | None) -> Stop:
+    """The full model with the screened head: what of the other stops' speed is not LoRA-Drop's own.
+
+    Args:
+        here: its row of the calibration.
+        full: the full model's text, which is its text too.
+    """
+    row = with_speed({"bound": here["bound"] if here else None}, here)
+    period = whole_setting(here["config"])["period"] if here else HEAD_PERIODS[0]
+    words = f"No layer is skipped and every guess is checked: the full model's own text. It {gain_of(row)}."
+    return Stop(COMPARISONS[HEAD].lane, words, head_config(period), full, True)
 
 
 def read_samples(revision: str, path: Path) -> list[dict[str, Any]]:
@@ -299,9 +364,10 @@ def read_samples(revision: str, path: Path) -> list[dict[str, Any]]:
     return content["samples"] if content["model"]["revision"] == revision else []
 
 
-def _of_presets(measured: Measured, samples: list[dict[str, Any]]) -> Iterator[Row]:
+def _of_presets(measured: Measured, samples: list[dict[str, Any]], speeds: dict[str, Row]) -> Iterator[Row]:
     for name, row in measured.rows.items():
-        yield row | {"label": PRESETS[name].label, "sample": _sample(samples, name, row["config"])}
+        sample = _sample(samples, name, row["config"])
+        yield with_speed(row, speeds.get(name)) | {"label": PRESETS[name].label, "sample": sample}
 
 
 def _of_sweep(measured: Measured, sweep: dict[str, Any] | None) -> Iterator[Row]:

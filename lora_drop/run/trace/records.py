@@ -237,7 +237,8 @@ class StepRecord(_Line):
     after it; `entropy` is that of the step's unscaled logits, in nats; `active` has a 1 for each layer that ran whole;
     `trigger`, of `TRIGGERS`, is the reason for an early refresh (a line has it only then); `rows` are the tokens that
     the pass ran through the skipped layers (a line has it only where they are more than one); `top` are the likeliest
-    next tokens by the step's unscaled logits with their probabilities, the likeliest first."""
+    next tokens by the step's unscaled logits with their probabilities, the likeliest first. `outside` is the part of
+    `ms` outside the decoder's kernels (a line has it only where the decoder counts them)."""
 
     lane: str
     step: StepNumber
@@ -251,9 +252,10 @@ class StepRecord(_Line):
     trigger: Annotated[str, Field(pattern=f"^({'|'.join(TRIGGERS)})$")] | None = None
     rows: Annotated[int, Field(strict=True, ge=1, le=10**4)] = 1
     top: Top | None = None
+    outside: Number | None = None
     type: Literal["step"] = "step"
 
-    _optional = ("trigger", "rows", "top")
+    _optional = ("trigger", "rows", "top", "outside")
 
     def is_right(self) -> bool:
         return self.kind == "refresh" or (self.trigger is None and self.rows == 1)
@@ -272,13 +274,16 @@ class RewindRecord(_Line):
 @dataclass(frozen=True)
 class JudgeRecord(_Line):
     """The pass that verifies a lane's last drafts: `rows` of them, `kept` accepted; its `ms` count in the lane's
-    time."""
+    time; `outside` as in a step."""
 
     lane: str
     rows: Annotated[int, Field(strict=True, ge=1, le=10**4)]
     ms: Number
     kept: Annotated[int, Field(strict=True, ge=0, le=10**4)]
+    outside: Number | None = None
     type: Literal["judge"] = "judge"
+
+    _optional = ("outside",)
 
     def is_right(self) -> bool:
         return self.kept <= self.rows

@@ -7,6 +7,7 @@ visitor runs here. The second exists in the visitor's session alone; nothing is 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import html
 import math
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from typing import Any
 
 import gradio as gr
 
-from lora_drop.adapters.find import config_fingerprint
+from lora_drop.adapters.find import bank_facts, config_fingerprint
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.point import (
     Point,
@@ -29,15 +30,16 @@ from lora_drop.evaluation.measure.point import (
 from lora_drop.evaluation.measure.texts import Answers, own_answers
 from lora_drop.evaluation.sweep import check_grid, grid, with_row
 from lora_drop.method.config import LoraDropConfig, default_range
-from lora_drop.models.load import LoadedModel
+from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.pool import ModelPool
 from lora_drop.paths import SHIPPED_PRESETS
 from lora_drop.run.race import by_owner
+from lora_drop.run.results.calibration import HEAD, HEAD_PERIODS, head_config, speeds_here, timed_here
 from lora_drop.run.results.files import SAMPLES, SWEEP
 from lora_drop.run.results.preset_results import Measured, measured_presets, regret_of
 from lora_drop.run.results.prompts import EXAMPLES
 from lora_drop.run.results.rows import QUALITIES, Group, group_of, groups
-from lora_drop.run.results.safe_zone import answer_of, chosen_by, read_samples, stops_of
+from lora_drop.run.results.safe_zone import answer_of, are_timed, rank_of, read_samples, stops_of
 from lora_drop.ui.components import error_line
 from lora_drop.ui.facts import SHIPPED_SWEEP
 from lora_drop.ui.safe_zone.views import Sweep, dial_of, map_of, pareto_of, progress_value
@@ -89,13 +91,14 @@ def first_choice(stored: Sweep | None) -> int:
         return 0
     ways = groups(stored)
     answers = [answer_of(row for row in stored["rows"] if group_of(row) == way) for way in ways]
+    by_speed = are_timed(stored["rows"])
 
     def worth(i: int) -> tuple[bool, bool, float]:
         row = answers[i].row
         if row is None:
             return False, False, 0.0
         if answers[i].is_safe:
-            return True, True, chosen_by(row) or 0.0
+            return True, True, rank_of(row, by_speed) or 0.0
         regret = regret_of(row)
         return False, regret is not None, -(row["all_steps_kl"] if regret is None else regret)
 
@@ -164,6 +167,13 @@ class SafeZone:
     missing: str = ""
     limits: Limits = Limits()
 
+    @property
+    def _timed(self) -> Sweep | None:
+        """The stored sweep with the speeds that hold on this machine."""
+        if self.stored is None:
+            return None
+        return self.stored | {"rows": timed_here(self.stored["rows"], self.stored, self.pool.info(None))}
+
     def open(self, *values: Any) -> tuple[Any, ...]:
         """Fill the tab when it is first opened: the values of `use_model`, and that it is open."""
         return *self.use_model(*values), True
@@ -198,8 +208,10 @@ class SafeZone:
             measured = measured_presets(info.id, info.revision, lambda config: config_fingerprint(info, config))
         except LoraDropError:
             measured = Measured()  # the Run tab reports the broken file
-        samples = read_samples(info.revision, SHIPPED_SAMPLES)
-        return dial_of(stops_of(measured, samples, self.stored_for(info.revision)[0]))
+        timed = timed_here(measured.rows.values(), measured.about, info)
+        measured = dataclasses.replace(measured, rows=dict(zip(measured.rows, timed, strict=True)))
+        samples, (stored, _) = read_samples(info.revision, SHIPPED_SAMPLES), self.stored_for(info.revision)
+        return dial_of(stops_of(measured, samples, stored, speeds_here(info), _has_head(info)))
 
     def note(self, revision: str) -> str:
         """HTML note on the stored sweep of a model's weights."""
@@ -217,7 +229,7 @@ class SafeZone:
             return None, self.missing
         if self.stored.get("model", {}).get("revision") != revision:
             return None, OTHER_WEIGHTS
-        return self.stored, ""
+        return self._timed, ""
 
     def _choices(self, revision: str, here: Sweep | None) -> list[tuple[str, str]]:
         mine = here if here and here["model"]["revision"] == revision else None
@@ -227,11 +239,13 @@ class SafeZone:
         """Map and, if it is unfolded, figure for a choice of `choices_of`."""
         sweep, group = self._find(choice, here)
         quality = quality if quality in QUALITIES else next(iter(QUALITIES))
-        return map_of(sweep, group), pareto_of(sweep, quality) if curves else gr.skip()
+        is_screened = sweep is not None and any(row.get("head") == "screened" for row in sweep["rows"])
+        head = speeds_here(self.pool.info(None), {HEAD}).get(HEAD) if is_screened else None
+        return map_of(sweep, group, head), pareto_of(sweep, quality) if curves else gr.skip()
 
     def _find(self, choice: str | None, here: Sweep | None) -> tuple[Sweep | None, Group | None]:
         source, _, number = (choice or "").partition(":")
-        sweep = {HERE: here, STORED: self.stored}.get(source)
+        sweep = here if source == HERE else self._timed if source == STORED else None
         ways = groups(sweep) if sweep else []
         chosen = int(number) if number.isdecimal() and len(number) < 4 else len(ways)
         return sweep, ways[chosen] if chosen < len(ways) else None
@@ -340,6 +354,16 @@ def begun(loaded: LoadedModel, answers: Answers) -> Sweep:
     data = describe_prompts(PROMPTS) | {"file": "the full model's own answers", "records": len(answers.answers)}
     settings = {"layers": list(default_range(loaded.num_layers))}
     return SWEEP.begin(circumstances(loaded), data=data, settings=settings, notes=[])
+
+
+def _has_head(info: ModelInfo) -> bool:
+    """Whether the adapters that the screened head alone would take have one."""
+    config = head_config(HEAD_PERIODS[0])
+    try:
+        bank = bank_facts(info.revision).get("/".join((config.reuse, config.part, config.refresh, config.kv)))
+    except LoraDropError:  # broken
+        return False
+    return bank is not None and bank["head_rank"] > 0
 
 
 MEASURED_HERE = (

@@ -17,13 +17,25 @@ from lora_drop.run.exports.figures.heatmaps import PANELS
 from lora_drop.run.exports.figures.pareto import pareto
 from lora_drop.run.results.preset_results import reads_well
 from lora_drop.run.results.rows import QUALITIES, Group, group_of, is_baseline, value_of
-from lora_drop.run.results.safe_zone import MEASURES, PROMPT, Band, Measure, Row, Stop, answer_of, best_of, setting_of
+from lora_drop.run.results.safe_zone import (
+    PROMPT,
+    Band,
+    Measure,
+    Row,
+    Stop,
+    answer_of,
+    best_of,
+    head_words,
+    measures_of,
+    setting_of,
+)
 from lora_drop.ui.components import Scripted, plotly_head
 from lora_drop.ui.controls import control_values
 
 Sweep = dict[str, Any]
 NO_POINTS = "No point yet: run a sweep, and the points appear here one by one."
 NO_STOPS = "This model was not measured yet: run the presets command, or a sweep."
+NO_SPEEDS = "No speed was measured on this machine yet: run a sweep here, and this figure appears."
 
 
 class SafeMap(Scripted):
@@ -42,11 +54,14 @@ class Dial(Scripted):
     TEMPLATE, MOUNT = "dial.html", "mountDial(element, props, watch, trigger)"
 
 
-def map_of(sweep: Sweep | None, group: Group | None) -> dict[str, Any] | str:
+def map_of(sweep: Sweep | None, group: Group | None, head: Row | None = None) -> dict[str, Any] | str:
     """Value of the map: its sentence, the measures, and the cells, a row for each period.
 
     A cell has `texts` and `bands` (index in the measure's scale) by measure, None where it was not measured; its
     `marks` and `words`; and `setting`, the control values that run it.
+
+    Args:
+        head: of this machine's calibration, the full model with the screened head.
     """
     if not sweep or not group:
         return NO_POINTS
@@ -62,6 +77,7 @@ def map_of(sweep: Sweep | None, group: Group | None) -> dict[str, Any] | str:
     answer = answer_of(rows)
     front = {id(row) for row in best_of(rows)}
     layers = sweep.get("settings", {}).get("layers")
+    measures = measures_of(rows)
 
     def cell(ratio: float, period: int) -> dict[str, Any]:
         row = by_place.get((ratio, period))
@@ -76,22 +92,22 @@ def map_of(sweep: Sweep | None, group: Group | None) -> dict[str, Any] | str:
         return {
             "ratio": f"{ratio:g}",
             "period": f"{period:g}",
-            "texts": {m.name: _text(row, m) for m in MEASURES},
-            "bands": {m.name: None if row is None else m.band_of(row) for m in MEASURES},
+            "texts": {m.name: _text(row, m) for m in measures},
+            "bands": {m.name: None if row is None else m.band_of(row) for m in measures},
             "marks": [name for name, holds in marks.items() if holds],
-            "words": _cell_words(row, ratio, period, marks),
+            "words": _cell_words(row, measures, ratio, period, marks),
             "setting": _controls(_config(row, rows, ratio, period), layers),
         }
 
     return {
-        "answer": answer.text,
+        "answer": answer.text + head_words(answer.row, head),
         "safe": answer.is_safe,
         "note": measured_on(sweep),
         "measures": [
             {"name": m.name, "label": m.label, "note": m.note, "scale": [_swatch(band) for band in m.bands]}
-            for m in MEASURES
+            for m in measures
         ],
-        "first": next((m.name for m in MEASURES if any(_text(row, m) for row in rows)), MEASURES[0].name),
+        "first": next((m.name for m in measures if any(_text(row, m) for row in rows)), measures[0].name),
         "ratios": [f"{ratio:g}" for ratio in ratios],
         "cells": [[cell(ratio, period) for ratio in ratios] for period in periods],
         "paper": _paper_words(ratios, periods),
@@ -161,11 +177,11 @@ def _range_of(layers: Any) -> tuple[int, int] | None:
     return None
 
 
-def _cell_words(row: Row | None, ratio: float, period: int, marks: dict[str, bool]) -> str:
+def _cell_words(row: Row | None, measures: list[Measure], ratio: float, period: int, marks: dict[str, bool]) -> str:
     place = f"Drop ratio {ratio:g}, period {period:g}"
     if row is None:
         return f"{place}: not measured. Press to run it."
-    values = (f"{m.label.lower()} {'not measured' if (text := _text(row, m)) is None else text}" for m in MEASURES)
+    values = (f"{m.label.lower()} {'not measured' if (text := _text(row, m)) is None else text}" for m in measures)
     mark_words = {
         "safe": "reads well",
         "frontier": "no other cell is both faster and better",
@@ -244,6 +260,8 @@ def pareto_of(sweep: Sweep | None, quality: str) -> dict[str, Any] | str:
     """Value of the Pareto figure, with another quality if the sweep does not have this one."""
     if not sweep or not sweep["rows"]:
         return NO_POINTS
+    if not any(value_of(row, "speedup") for row in sweep["rows"]):
+        return NO_SPEEDS
     measured = [name for name, (column, *_) in QUALITIES.items() if any(row.get(column) for row in sweep["rows"])]
     if measured and quality not in measured:
         quality = measured[0]  # an older sweep has no own answers, a sweep of the page no given texts

@@ -1,0 +1,214 @@
+/* Where LoRA-Drop pays: speedup by the share of a step that waits for weights, with a calculator. Python measures and
+ * computes every figure (lora_drop/run/results/pays.py); this draws them. */
+
+import { make, makeSvg } from "./dom.js";
+import { formatShare } from "./format.js";
+
+/** @typedef {import("./store.js").Store} Store */
+/** @typedef {{kind: string, label: string, waits: number, speedup: number, words: string}} PaysPoint */
+/** @typedef {{kind: string, label: string, points: [number, number][]}} Curve */
+/**
+ * @typedef {{name: string, label: string, note: string, low: number, high: number, step: number, value: number | null}}
+ *   Field
+ */
+/** @typedef {{text: string, curves?: Curve[], own?: PaysPoint}} Result */
+/** @typedef {{points: PaysPoint[], fields: Field[], result: Result}} Facts */
+/** @typedef {(values: Record<string, number> | null) => Promise<Facts>} Ask */
+
+const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [640, 320, 44, 12, 12, 40];
+const ASK_AFTER_MS = 250; // after the last key
+const KINDS = {
+  here: "this model, this machine",
+  head: "full model, screened head, this machine",
+  same: "this model in another number type",
+  shape: "the paper's shapes",
+  card: "the paper's shapes on a card",
+  own: "your model",
+};
+const INTRO =
+  "Skipping saves reading, so it gains where a step waits for weights. The share is what one more row in the same pass " +
+  "does not cost; a full step that checks guesses runs several rows.";
+
+/**
+ * Draw the picture into an element, for the model that the page shows.
+ *
+ * @param {HTMLElement} root
+ * @param {{where_it_pays: (asked: [string | undefined, Record<string, number> | null]) => Promise<Facts>}} server
+ * @param {Store} store
+ */
+export async function drawPays(root, server, store) {
+  const ask = (values) => server.where_it_pays([store.state.model?.id, values]);
+  const view = build(root, await ask(null), ask);
+  // Another model, or its speeds on this machine: the calculator's numbers stay.
+  store.subscribe(["model", "presets"], async () => {
+    const answer = await ask(view.values()).catch(() => null);
+    if (answer) view.show(answer);
+  });
+}
+
+/**
+ * @param {HTMLElement} root
+ * @param {Facts} facts
+ * @param {Ask} ask
+ */
+function build(root, facts, ask) {
+  const svg = makeSvg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "ld-pays-svg", role: "img" });
+  const legend = make("ul", "ld-legend ld-pays-legend");
+  const form = make("div", "ld-pays-form");
+  const words = make("p", "ld-pays-words");
+  words.setAttribute("aria-live", "polite");
+  const rows = make("tbody");
+  const inputs = facts.fields.map((field) => inputOf(field));
+  const values = () => Object.fromEntries(inputs.map((input) => [input.name, input.valueAsNumber]));
+  let timer = 0;
+  let last = 0; // number of the latest request
+
+  /** @param {Facts} shown */
+  function show({ points, result }) {
+    const own = result.own ? [result.own] : [];
+    svg.replaceChildren(...drawing([...points, ...own], result.curves ?? []));
+    svg.setAttribute("aria-label", `Speedup by the share of a step that waits for weights. ${result.text}`);
+    legend.replaceChildren(...legendOf([...points, ...own], result.curves ?? []));
+    words.textContent = result.text;
+    rows.replaceChildren(...points.map(rowOf));
+  }
+
+  async function calculate() {
+    const mine = ++last;
+    const answer = await ask(values()).catch(() => null);
+    if (mine === last && answer) show(answer);
+  }
+
+  form.append(...inputs.map((input, i) => labelOf(facts.fields[i], input)));
+  form.addEventListener("input", () => {
+    clearTimeout(timer);
+    timer = setTimeout(calculate, ASK_AFTER_MS);
+  });
+  root.replaceChildren(
+    make("h2", "", "Where it pays"),
+    make("p", "", INTRO),
+    svg,
+    legend,
+    make("h3", "", "Your own model"),
+    form,
+    words,
+    tableOf(rows),
+  );
+  show(facts);
+  return { show, values };
+}
+
+/** @param {Field} field */
+function inputOf({ name, low, high, step, value }) {
+  const input = make("input");
+  Object.assign(input, { type: "number", name, min: low, max: high, step, value: value ?? "" });
+  return input;
+}
+
+/**
+ * @param {Field} field
+ * @param {HTMLInputElement} input
+ */
+function labelOf({ label, note }, input) {
+  const node = make("label");
+  node.title = note;
+  node.append(make("span", "", label), input);
+  return node;
+}
+
+/**
+ * Points and curves in their axes.
+ *
+ * @param {PaysPoint[]} points
+ * @param {Curve[]} curves
+ */
+function drawing(points, curves) {
+  const ends = curves.flatMap((curve) => curve.points.map(([, speed]) => speed));
+  const all = [1, ...points.map(({ speedup }) => speedup), ...ends];
+  const [low, high] = [Math.min(...all, 0.8), Math.max(...all, 1.4) + 0.1];
+  const x = (share) => LEFT + share * (WIDTH - LEFT - RIGHT);
+  const y = (speed) => HEIGHT - BOTTOM - ((speed - low) / (high - low)) * (HEIGHT - TOP - BOTTOM);
+  return [
+    ...axes(x, y, low, high),
+    ...curves.map(({ kind, points: line }) => {
+      const way = line.map(([share, speed]) => `${x(share)},${y(speed)}`).join(" ");
+      return makeSvg("polyline", { points: way, class: `ld-pays-curve ld-pays-${kind}` });
+    }),
+    ...points.map((point) => {
+      const place = { cx: x(point.waits), cy: y(point.speedup), r: 5 };
+      const dot = makeSvg("circle", { ...place, class: `ld-pays-dot ld-pays-${point.kind}` });
+      const title = makeSvg("title", {});
+      title.textContent = point.words;
+      dot.append(title);
+      return dot;
+    }),
+  ];
+}
+
+/**
+ * @param {(share: number) => number} x
+ * @param {(speed: number) => number} y
+ * @param {number} low
+ * @param {number} high
+ */
+function axes(x, y, low, high) {
+  const text = (words, place) => {
+    const node = makeSvg("text", place);
+    node.textContent = words;
+    return node;
+  };
+  const isOne = (speed) => Math.abs(speed - 1) < 1e-9;
+  const step = high - low > 2 ? 0.5 : 0.2;
+  const ticks = [];
+  for (let speed = Math.ceil(low / step) * step; speed <= high; speed += step) ticks.push(speed);
+  return [
+    ...ticks.flatMap((speed) => [
+      makeSvg("line", { x1: x(0), x2: x(1), y1: y(speed), y2: y(speed), class: isOne(speed) ? "ld-pays-one" : "ld-pays-grid" }),
+      text(`${speed.toFixed(1)}×`, { x: x(0) - 6, y: y(speed) + 4, "text-anchor": "end" }),
+    ]),
+    ...[0, 0.25, 0.5, 0.75, 1].map((share) =>
+      text(formatShare(share), { x: x(share), y: HEIGHT - BOTTOM + 16, "text-anchor": "middle" }),
+    ),
+    text("share of a step that waits for weights", { x: x(0.5), y: HEIGHT - 6, "text-anchor": "middle" }),
+  ];
+}
+
+/**
+ * @param {PaysPoint[]} points
+ * @param {Curve[]} curves
+ */
+function legendOf(points, curves) {
+  const entries = [
+    ...[...new Set(points.map(({ kind }) => kind))].map((kind) => [kind, KINDS[kind]]),
+    ...curves.map(({ kind, label }) => [kind, `expected of your model, ${label}`]),
+  ];
+  return entries.map(([kind, words]) => make("li", `ld-pays-key ld-pays-key-${kind}`, words));
+}
+
+/** @param {HTMLElement} body */
+function tableOf(body) {
+  const details = make("details", "ld-figure-table");
+  const table = make("table", "ld-table");
+  const head = make("tr");
+  const titles = ["Setting", "Waits for weights", "Speedup"];
+  head.append(...titles.map((words) => Object.assign(make("th", "", words), { scope: "col" })));
+  const top = make("thead");
+  top.append(head);
+  table.append(top, body);
+  details.append(make("summary", "", "Data as a table"), table);
+  return details;
+}
+
+/** @param {PaysPoint} point */
+function rowOf({ label, kind, waits, speedup, words }) {
+  const row = make("tr");
+  row.title = words;
+  const name = kind === "here" || kind === "head" ? `${label}, this machine` : label;
+  row.append(
+    Object.assign(make("th", "", name), { scope: "row" }),
+    make("td", "", formatShare(waits)),
+    make("td", "", `${speedup.toFixed(2)}×`),
+  );
+  return row;
+}
+

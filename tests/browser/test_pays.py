@@ -1,0 +1,32 @@
+"""Where it pays: the picture and its calculator in a real Chromium."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import expect
+
+from lora_drop.run.results.pays import calculated, where_it_pays
+from tests.support.server import deep_model
+
+pytestmark = [pytest.mark.browser, pytest.mark.full]
+
+
+def test_the_picture_is_drawn_when_it_is_unfolded_and_calculates(server, open_page):
+    facts = where_it_pays(deep_model())
+    values = {field["name"]: field["value"] for field in facts["fields"]}
+    page = open_page(server.url)
+    pays = page.get_by_test_id("pays")
+    assert pays.locator("svg").count() == 0
+    pays.locator("summary").first.click()
+    words = pays.locator(".ld-pays-words")
+    expect(words).to_have_text(calculated(values)["text"])
+    shapes = [point for point in facts["points"] if point["kind"] == "shape"]
+    assert pays.locator(".ld-pays-dot.ld-pays-shape").count() == len(shapes) > 0
+    assert pays.locator(".ld-pays-dot.ld-pays-own").count() == 1 and pays.locator(".ld-pays-curve").count() == 2
+    pays.get_by_label("Drop ratio p").fill("0.75")
+    expect(words).to_have_text(calculated(values | {"drop_ratio": 0.75})["text"])
+    pays.get_by_label("Period w").fill("1")
+    expect(words).to_have_text("Period w must be a number from 2 to 64.")
+    assert pays.locator(".ld-pays-curve").count() == 0 and pays.locator(".ld-pays-shape").count() > 0
+    page.get_by_role("tab", name="Method").click()
+    expect(page.locator(".ld-method .ld-pays-words")).to_have_text(calculated(values)["text"])
