@@ -26,8 +26,8 @@ const KINDS = {
   own: "your model",
 };
 const INTRO =
-  "Skipping saves reading, so it gains where a step waits for weights. The share is what one more row in the same pass " +
-  "does not cost; a full step that checks guesses runs several rows.";
+  "Skipping layers saves reading and computing. Checking guesses computes each token once more, which costs little only " +
+  "where a step waits for weights: that share is what one more row of a pass does not cost.";
 
 /**
  * Draw the picture into an element, for the model that the page shows.

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from lora_drop.adapters.find import config_fingerprint, find_bank
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.measure.bench import beside, paired_speedup, row_cost, time_lanes
+from lora_drop.evaluation.measure.bench import beside, outside_share, paired_speedup, row_cost, time_lanes
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.tokens import encode_prompt
@@ -117,6 +117,7 @@ class Calibration:
             figures = beside(self._reports, lane) | {
                 "speedup": paired_speedup(self._reports, lane),
                 "row_cost": row_cost(self._reports, lane),
+                "outside": outside_share(self._reports),
             }
             if name not in rows or rows[name]["speedup"] < figures["speedup"]:
                 rows[name] = {"lane": name, **key, **figures}

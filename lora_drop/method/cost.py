@@ -228,28 +228,31 @@ def speed_bound(
     return read.bound or 1.0
 
 
-def expected_speedup(bound: float, waits: float, rows: float) -> float:
-    """Speedup to expect where a full step waits for weights for a part of its time; where it only waits, the bound.
+def expected_speedup(bound: float, cycle: tuple[float, float], row_cost: float = 0.0, outside: float = 0.0) -> float:
+    """Speedup to expect: the bound, less what reading fewer bytes does not save.
 
-    A token's reading takes 1 / bound of a full step's. The rest of a step is computing, which each row of a pass takes
-    again, and a LoRA step hardly less than a full one.
+    Skipping saves reading and computing alike, so a step shrinks with its bytes. Two things do not: the time outside
+    the kernels of each pass, and the rows that a repair computes again, which are free only where a step waits for
+    weights. A screened head saves less than its bytes; that is left out.
 
     Args:
         bound: of the run, the passes for rejected drafts included.
-        waits: share of a full step that waits for weights, 0 to 1: what one more row in the same pass does not take.
-        rows: computed for each token that stands: see `rows_per_token`.
+        cycle: passes, and rows that a repair computes again, for each token that stands: see `cycle_of`.
+        row_cost: time of one more row in the same pass, in full steps.
+        outside: share of a full step that is spent outside the kernels.
     """
-    return 1 / (waits / bound + (1 - waits) * rows)
+    passes, again = cycle
+    return 1 / (outside * passes + (1 - outside) / bound + row_cost * again)
 
 
-def rows_per_token(period: int, repairs: bool, accepted: float | None = None) -> float:
-    """Rows that the passes of a cycle compute for each token that stands: a repair runs the cycle's tokens again.
+def cycle_of(period: int, repairs: bool, accepted: float | None = None) -> tuple[float, float]:
+    """Passes of a cycle, and rows that its repair computes again, for each token that stands.
 
     Args:
         accepted: share of the drafts that the full model accepts; None if it verifies none.
     """
     tokens = period if accepted is None else 1 + accepted * (period - 1)
-    return (2 * period - 1 if repairs else period) / tokens
+    return period / tokens, (period - 1) / tokens if repairs else 0.0
 
 
 @dataclass

@@ -7,17 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from lora_drop.method.cost import expected_speedup, rows_per_token
+from lora_drop.method.cost import cycle_of, expected_speedup
 from lora_drop.paths import SHIPPED_PRESETS, SHIPPED_SHAPES, SHIPPED_SWEEPS
 from lora_drop.run.results import calibration, pays
 from lora_drop.run.results.calibration import write_calibration
 from lora_drop.run.results.files import PRESETS_FILE, SHAPES, SWEEP
-from lora_drop.run.results.pays import FIELDS, calculated, waits_of, where_it_pays
+from lora_drop.run.results.pays import FIELDS, calculated, where_it_pays
 from tests.evaluation.test_calibrate import row_of
 from tests.support import ROOT
 
-# Of a measured speedup. The bound alone is up to 46% off where drafts are verified.
-FARTHEST, USUAL = 0.12, 0.055
+# Of the stored machine, whose files do not have it: 0.3 ms of a full step's 3.71 (docs/performance.md, Byte kernels).
+OUTSIDE = 0.08
+# Of a measured speedup: at most, in nine of ten, the median. The formula errs upwards where a screened head's drafts
+# are verified; the bound alone is up to 46% off there.
+FARTHEST, USUAL, MEDIAN = 0.16, 0.09, 0.03
 
 
 def measured_points() -> list[tuple[float, float]]:
@@ -27,12 +30,12 @@ def measured_points() -> list[tuple[float, float]]:
         rows = [row for row in kind.read(folder / kind.name)["rows"] if row["layers_dropped"]]
         repairing = [row for row in rows if row["refresh"] == "repair"]
         costs = [(row["ms_refresh"] / row["ms_baseline"] - 1) / (row["period"] - 1) for row in repairing]
-        waits = waits_of(statistics.median(costs))
+        cost = statistics.median(costs)
         for row in rows:
             if row["refresh_entropy"] is None:  # early refreshes have no period
                 repairs, accepted = row["refresh"] == "repair", row["accepted"] if row["accept"] else None
-                rows_computed = rows_per_token(row["period"], repairs, accepted)
-                points.append((expected_speedup(row["bound"], waits, rows_computed), row["speedup"]))
+                cycle = cycle_of(row["period"], repairs, accepted)
+                points.append((expected_speedup(row["bound"], cycle, cost, OUTSIDE), row["speedup"]))
     return points
 
 
@@ -41,21 +44,24 @@ def test_the_formula_gives_what_was_measured_on_this_model():
     assert len(points) > 60
     errors = [abs(expected / speedup - 1) for expected, speedup in points]
     assert max(errors) < FARTHEST and statistics.quantiles(errors, n=10)[-1] < USUAL
+    assert statistics.median(errors) < MEDIAN
 
 
 def test_the_formula_gives_what_was_measured_on_the_papers_shapes():
     for path in SHIPPED_SHAPES.glob("*.json"):
         for row in SHAPES.read(path)["rows"]:
-            expected = expected_speedup(row["bound"], waits_of(row["row_cost"]), rows_per_token(row["period"], False))
-            assert expected == pytest.approx(row["speedup"], rel=FARTHEST), row
+            expected = expected_speedup(row["bound"], cycle_of(row["period"], False))
+            assert expected == pytest.approx(row["speedup"], rel=USUAL), row
 
 
 def test_the_formula_at_its_ends():
-    assert expected_speedup(1.4, 1.0, 2.0) == 1.4, "a step that only waits"
-    assert expected_speedup(1.4, 0.0, 1.0) == 1.0, "a step that only computes gains nothing"
-    assert expected_speedup(1.4, 0.0, 1.5) < 1, "and repairs cost"
-    assert rows_per_token(4, False) == 1 and rows_per_token(4, True) == 7 / 4
-    assert rows_per_token(4, True, 1.0) == 7 / 4 and rows_per_token(4, True, 0.0) == 7
+    plain, repaired = cycle_of(4, False), cycle_of(4, True)
+    assert plain == (1.0, 0.0) and repaired == (1.0, 3 / 4)
+    assert cycle_of(4, True, 1.0) == repaired and cycle_of(4, True, 0.0) == (4.0, 3.0)
+    assert expected_speedup(1.4, plain, row_cost=0.5) == pytest.approx(1.4), "nothing is computed again"
+    assert expected_speedup(1.4, repaired) == pytest.approx(1.4), "a further row is free"
+    assert expected_speedup(1.4, repaired, row_cost=0.5) < 1 < expected_speedup(1.4, repaired, row_cost=0.1)
+    assert expected_speedup(1.4, plain, outside=1.0) == 1.0
 
 
 def test_the_stored_shapes_are_the_tables_of_the_docs():
@@ -86,11 +92,13 @@ def test_this_machine_is_in_the_picture_once_it_is_calibrated(tiny, folder):
     assert kinds() == {"shape"}
     write_calibration(tiny, [row_of()])
     assert kinds() == {"shape"}, "no repair was timed"
-    write_calibration(tiny, [row_of() | {"row_cost": 0.1}, row_of("gentle", width=0.4), row_of("paper", 1.1)])
+    write_calibration(
+        tiny, [row_of() | {"row_cost": 0.1, "outside": 0.05}, row_of("gentle", width=0.4), row_of("paper", 1.1)]
+    )
     here = [point for point in where_it_pays(tiny)["points"] if point["kind"] == "here"]
     assert [(point["label"], point["waits"], point["speedup"]) for point in here] == [
-        ("Fast", 0.9, 1.2),
-        ("Paper (p 0.5, k 3)", 0.9, 1.1),
+        ("Fast", 0.85, 1.2),
+        ("Paper (p 0.5, k 3)", 0.85, 1.1),
     ]
 
 
@@ -112,19 +120,19 @@ def test_the_calculator(tiny, folder):
     result = calculated(values)
     assert facts["result"] == result and None not in values.values()
     plain, checked = (curve["points"] for curve in result["curves"])
-    assert plain[0] == [0, 1.0] and checked[0][1] < 1 and plain[-1][1] == checked[-1][1], "all guesses are accepted"
+    assert plain[0][1] == plain[-1][1] == checked[-1][1], "all guesses are accepted"
+    assert checked[0][1] < 1 and checked == sorted(checked)
     assert f"Bound {plain[-1][1]:.2f}×" in result["text"] and "it pays where more than" in result["text"]
-    slow, cheap = calculated(values | {"row_cost": 50}), calculated(values | {"row_cost": 0})
-    assert slow["own"]["speedup"] < result["own"]["speedup"] < cheap["own"]["speedup"]
-    assert cheap["own"]["speedup"] == pytest.approx(plain[-1][1], abs=1e-4)
+    dear, slow = calculated(values | {"row_cost": 60}), calculated(values | {"outside": 20})
+    assert dear["own"]["waits"] < result["own"]["waits"] and dear["text"] != result["text"]
+    assert slow["own"]["speedup"] < result["own"]["speedup"] == pytest.approx(plain[-1][1], abs=1e-4)
     assert calculated(values | {"bits": 4})["curves"][0]["points"][-1][1] < plain[-1][1], "corrections stay in 16 bits"
     assert "gains nowhere" in calculated(values | {"accepted": 0})["text"]
 
 
-@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
-@pytest.mark.parametrize("value", [None, "4", True, float("nan"), 1e9, -1])
-def test_a_wrong_number_is_named(tiny, folder, field, value):
+def test_a_wrong_number_is_named(tiny, folder):
     values = {one["name"]: one["value"] for one in where_it_pays(tiny)["fields"]}
-    assert where_it_pays(tiny, values | {field.name: value})["result"] == {
-        "text": f"{field.label} must be a number from {field.low:g} to {field.high:g}."
-    }
+    for field in FIELDS:
+        for value in (None, "4", True, float("nan"), 1e9, -1):
+            words = f"{field.label} must be a number from {field.low:g} to {field.high:g}."
+            assert where_it_pays(tiny, values | {field.name: value})["result"] == {"text": words}

@@ -59,7 +59,7 @@ function drawParts(box, { parts, total, outside, bound }) {
   );
   const items = [
     ...changes.map(({ id, label, ms }) => itemOf(id, label, ms, ms < 0)),
-    ...parts.filter(({ id }) => id === "outside" && outside).map(({ id, label }) => outsideItem(id, label, outside)),
+    ...(outside ? parts.filter(({ id }) => id === "outside").map(({ id, label }) => outsideItem(id, label, outside)) : []),
     ...(bound === null ? [] : [itemOf("bound", "bound, an estimate from memory traffic", bound, false)]),
   ];
   find(box, ".ld-parts-list").replaceChildren(...items);

@@ -137,6 +137,13 @@ def row_cost(runs: Sequence[Report], lane: str) -> float | None:
     return (statistics.median(times) / whole - 1) / (schedule.period - 1) if times and whole else None
 
 
+def outside_share(runs: Sequence[Report]) -> float | None:
+    """Share of the full model's decode steps that was spent outside the kernels; None where they are not counted."""
+    steps = [step for report in runs for step in report.lanes[BASELINE].full]
+    times, ms = [step.outside for step in steps if step.outside is not None], sum(step.ms for step in steps)
+    return sum(times) / ms if ms and len(times) == len(steps) else None
+
+
 # ---- the command ----
 
 

@@ -105,6 +105,7 @@ CALIBRATION = Kind(
                 bound=Number,
                 accepted=Number | None,
                 row_cost=(Number | None, None),
+                outside=(Number | None, None),
             )
         ),
     ),

@@ -17,7 +17,7 @@ from typing import Any
 from lora_drop.errors import LoraDropError
 from lora_drop.method import paper
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.cost import Corrections, ModelShape, expected_speedup, rows_per_token, speed_bound, step_bytes
+from lora_drop.method.cost import Corrections, ModelShape, cycle_of, expected_speedup, speed_bound, step_bytes
 from lora_drop.method.presets import COMPARISONS, presets_for
 from lora_drop.method.schedule import baseline_schedule
 from lora_drop.models.load import LoadedModel, ModelInfo
@@ -63,6 +63,7 @@ FIELDS = (
     Field(
         "row_cost", "One more row, %", "Of a full step's time: bench measures it by repairs of several rows", 0, 100, 1
     ),
+    Field("outside", "Outside, %", "Of a full step's time that is spent outside the kernels", 0, 90, 1),
     Field("drop_ratio", "Drop ratio p", "Share of the layers that LoRA steps skip", 0, 1, 0.05),
     Field("period", "Period w", "Every w-th step is full", 2, 64, 1),
     Field("accepted", "Accepted, of 100", "Guesses that the full model accepts, where it checks them", 0, 100, 1),
@@ -101,9 +102,10 @@ def where_it_pays(loaded: LoadedModel | ModelInfo, values: Mapping[str, Any] | N
     return {"points": points, "fields": fields, "result": result}
 
 
-def waits_of(row_cost: float) -> float:
-    """Share of a full step that waits for weights, from what one more row in the same pass costs."""
-    return min(max(1 - row_cost, 0.0), 1.0)
+def waits_of(row_cost: float, outside: float = 0.0) -> float:
+    """Share of a full step that waits for weights: neither what one more row in the same pass costs, nor what is spent
+    outside the kernels."""
+    return min(max(1 - row_cost - outside, 0.0), 1.0)
 
 
 def _points_here(loaded: LoadedModel | ModelInfo) -> Iterator[dict[str, Any]]:
@@ -112,7 +114,8 @@ def _points_here(loaded: LoadedModel | ModelInfo) -> Iterator[dict[str, Any]]:
     costs = [row["row_cost"] for row in speeds.values() if row.get("row_cost") is not None]
     if not costs:
         return
-    waits, device = waits_of(statistics.median(costs)), describe_device(loaded.device)["name"]
+    outside = next((row["outside"] for row in speeds.values() if row.get("outside") is not None), 0.0)
+    waits, device = waits_of(statistics.median(costs), outside), describe_device(loaded.device)["name"]
     labels = {name: preset.label for name, preset in presets_for(loaded.id).items()}
     for name, row in speeds.items():
         if gain_here(row):
@@ -154,6 +157,7 @@ def _defaults(stored: list[Content]) -> dict[str, float | None]:
         "bits": 8 * ITEMSIZE,
         "bandwidth": bandwidth,
         "row_cost": cost,
+        "outside": 0,
         "drop_ratio": paper.SAFE_DROP_RATIO,
         "period": paper.SAFE_K + 1,
         "accepted": 100,
@@ -174,20 +178,22 @@ def calculated(values: Mapping[str, Any]) -> dict[str, Any]:
     )
     bound = speed_bound(shape, schedule, corrections=Corrections(paper.RANK))
     checked = bound * (1 + accepted * (period - 1)) / period  # a cycle reads the same, for fewer tokens
-    waits = waits_of(numbers["row_cost"] / 100)
-    plain, rows = rows_per_token(period, False), rows_per_token(period, True, accepted)
-    expected = expected_speedup(bound, waits, plain)
+    row_cost, outside = numbers["row_cost"] / 100, numbers["outside"] / 100
+    waits = waits_of(row_cost, outside)
+    plain, repaired = cycle_of(period, False), cycle_of(period, True, accepted)
+    expected = expected_speedup(bound, plain, row_cost, outside)
+    expected_checked = expected_speedup(checked, repaired, row_cost, outside)
     whole = step_bytes(shape, baseline_schedule(shape.num_layers), 1, 0, ITEMSIZE, kv=False)
-    rate = waits * numbers["bandwidth"] * 1e9 / whole  # of a step that reads for this share of its time
+    rate = waits * numbers["bandwidth"] * 1e9 / whole
     text = (
         f"Bound {bound:.2f}×, expected {expected:.2f}×: {_rate(rate)} tokens a second become "
         f"{_rate(rate * expected)}. "
         f"With every guess checked and {numbers['accepted']:g} of 100 accepted: "
-        f"{expected_speedup(checked, waits, rows):.2f}×; {_from(checked, rows)}."
+        f"{expected_checked:.2f}×; {_from(checked, repaired, outside)}."
     )
     curves = [
-        {"kind": "plain", "label": "nothing checked", "points": _curve(bound, plain)},
-        {"kind": "checked", "label": "every guess checked", "points": _curve(checked, rows)},
+        {"kind": "plain", "label": "nothing checked", "points": _curve(bound, plain, outside)},
+        {"kind": "checked", "label": "every guess checked", "points": _curve(checked, repaired, outside)},
     ]
     own = {"kind": "own", "label": "your model", "waits": waits, "speedup": expected, "words": text}
     return {"text": text, "curves": curves, "own": own}
@@ -217,15 +223,19 @@ def _shape(layers: int, width: int, bits: float) -> ModelShape:
     )
 
 
-def _curve(bound: float, rows: float) -> list[list[float]]:
-    return [[i / STEPS, round(expected_speedup(bound, i / STEPS, rows), 4)] for i in range(STEPS + 1)]
+def _curve(bound: float, cycle: tuple[float, float], outside: float) -> list[list[float]]:
+    """Expected speedups by the share that waits; the rest of the kernels' time computes a row."""
+    shares = [(1 - outside) * i / STEPS for i in range(STEPS + 1)]
+    return [[share, round(expected_speedup(bound, cycle, 1 - outside - share, outside), 4)] for share in shares]
 
 
-def _from(bound: float, rows: float) -> str:
+def _from(bound: float, cycle: tuple[float, float], outside: float) -> str:
     """From which share on a checked setting gains, as the end of a sentence."""
-    if bound <= 1:
+    passes, again = cycle
+    row_cost = (1 - outside * passes - (1 - outside) / bound) / again  # at which it breaks even
+    if row_cost <= 0:
         return "it gains nowhere"
-    return f"it pays where more than {(rows - 1) / (rows - 1 / bound):.0%} of a step waits for weights"
+    return f"it pays where more than {waits_of(row_cost, outside):.0%} of a step waits for weights"
 
 
 def _rate(rate: float) -> str:
