@@ -15,7 +15,7 @@ import { formatShare } from "./format.js";
 /** @typedef {{points: PaysPoint[], fields: Field[], result: Result}} Facts */
 /** @typedef {(values: Record<string, number> | null) => Promise<Facts>} Ask */
 
-const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [640, 320, 44, 12, 12, 40];
+const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [640, 320, 44, 24, 12, 40];
 const ASK_AFTER_MS = 250; // after the last key
 const KINDS = {
   here: "this model, this machine",

@@ -128,7 +128,9 @@ def _stored_points(loaded: LoadedModel | ModelInfo, stored: Content) -> Iterator
     """This model in another number type, and the paper's shapes, where the share that waits was measured too."""
     about = f"{stored['device']['name']}, {stored['date']}"
     for row in stored["rows"]:
-        if row["row_cost"] is None or not (row["model"] in NAMES or row["model"] == loaded.id):
+        if row["row_cost"] is None or row["period"] != paper.SAFE_K + 1:  # the period of the paper's figures
+            continue
+        if row["model"] not in NAMES and row["model"] != loaded.id:
             continue
         name = NAMES.get(row["model"], f"this model in {row['dtype']}")
         label = f"{name}, p {row['drop_ratio']:g}, w {row['period']:g}"
