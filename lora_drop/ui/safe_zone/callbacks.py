@@ -360,7 +360,7 @@ def _has_head(info: ModelInfo) -> bool:
     """Whether the adapters that the screened head alone would take have one."""
     config = head_config(HEAD_PERIODS[0])
     try:
-        bank = bank_facts(info.revision).get("/".join((config.reuse, config.part, config.refresh, config.kv)))
+        bank = bank_facts(info).get("/".join((config.reuse, config.part, config.refresh, config.kv)))
     except LoraDropError:  # broken
         return False
     return bank is not None and bank["head_rank"] > 0
