@@ -33,6 +33,13 @@ export function formatBytes(bytes) {
  */
 export const formatShare = (share, digits = 0) => (share === null ? "–" : `${formatNumber(100 * share, digits)}%`);
 
+/**
+ * The share of K/V memory that is saved; less than 1% is only the last guesses' entries, and no saving.
+ *
+ * @param {number | null} share
+ */
+export const formatSaved = (share) => (share !== null && Math.abs(share) < 0.01 ? "0%" : formatShare(share, 1));
+
 /** @param {string} id of a model */
 export const modelName = (id) => id.replace(/^bundled:/, "");
 

@@ -16,9 +16,13 @@ import { store } from "./store.js";
 
 const NOT_LOADED = "This part of the page could not be loaded: the server cannot be reached, or was updated. Reload the page.";
 
+/** A live view, whose store may be its own. */
+const view = (element, props, watch, server, own) =>
+  live(element, props, watch, () => import("./method/build_up.js"), server, own);
+
 export const mountCompare = (element, props, watch) => compare(element, props, watch, store);
 export const mountFacts = (element, props, watch) => facts(props, watch, store);
-export const mountLive = (element, props, watch, server) => live(element, props, watch, server, store);
+export const mountLive = (element, props, watch, server) => view(element, props, watch, server, store);
 export const mountPresets = (element, props, watch, trigger, server) =>
   presets(element, props, watch, trigger, server, store);
 export const mountRange = (element, props, watch, trigger) => range(element, props, watch, trigger, store);
@@ -58,4 +62,4 @@ export function mountPays(element, server) {
 export const mountSafeMap = late(() => import("./safe_zone.js"), "mountSafeMap");
 
 // Gradio's events are texts that only see globals. The other names are for the tests, which mount live views of their own.
-/** @type {any} */ (window).LoraDrop = { ...gradioDoor(store), linkOf: (run) => linkOf(run, store.state.table), mountLive: live, pictures, readingPace, schedule, store };
+/** @type {any} */ (window).LoraDrop = { ...gradioDoor(store), linkOf: (run) => linkOf(run, store.state.table), mountLive: view, pictures, readingPace, schedule, store };

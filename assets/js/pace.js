@@ -32,20 +32,34 @@ export function readingPace(run) {
   const longest = Math.max(...run.lanes.map((lane) => expectedMs(run, lane)));
   const steps = Math.max(...run.lanes.map((lane) => (run.isOver ? lastStep(lane) : run.planned)));
   const target = Math.min(READING_MS, Math.max(steps, 1) * TOKEN_MS);
-  const isSure = run.isOver || run.lanes.every((lane) => lastStep(lane) >= SURE_FROM);
+  const isSure = run.isOver || run.lanes.every((lane) => lastStep(lane) >= SURE_FROM || hasEnded(run, lane));
   return { rate: longest > 0 ? Math.min(1, longest / target) : 1, isSure };
 }
 
 /**
- * The latest moment that all of the lanes have reached.
+ * The latest moment that all of the lanes have reached. A lane that has ended holds up no other.
  *
  * @param {Run} run
  * @param {Lane[]} lanes
  */
 export function reached(run, lanes) {
   if (run.isOver) return Infinity;
-  const going = lanes.filter((lane) => lastStep(lane) < run.planned);
+  const going = lanes.filter((lane) => !hasEnded(run, lane));
   return Math.min(...going.map((lane) => (lane.steps.length ? decodeMs(lane, lastStep(lane)) : 0)));
+}
+
+/**
+ * True if a lane of a running run writes no more: it has all tokens, or another lane made a step when this one was behind,
+ * whose turn it would have been (lora_drop/run/race.py).
+ *
+ * @param {Run} run
+ * @param {Lane} lane
+ */
+function hasEnded(run, lane) {
+  if (lastStep(lane) >= run.planned) return true;
+  if (run.header.sampling.view === "lock-step") return run.lanes.some((other) => lastStep(other) - 1 > lastStep(lane));
+  const now = (lane.clock.at(-1) ?? 0) + lane.takenMs;
+  return run.lanes.some((other) => other.clock.length > 1 && other.clock[lastStep(other) - 1] > now);
 }
 
 /** @param {number} rate */

@@ -92,7 +92,7 @@ export class Player {
     this.reading = { rate: 1, isSure: false };
     this.setPace(); // a fast run may be complete with its first record
     const comes = !this.run?.isWhole || this.run.isRecorded;
-    const isUnfolding = comes && !window.matchMedia(STILL).matches;
+    const isUnfolding = comes && !this.store.state.isBlind && !window.matchMedia(STILL).matches;
     this.store.update({ step: null, moment: null, isSameStep: this.sameStep.checked, isUnfolding });
     this.grow();
     if (isUnfolding) this.play(0);

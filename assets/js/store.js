@@ -32,6 +32,7 @@
  * @property {boolean} isMoved a control was moved since the page opened, so the button says Run
  * @property {boolean} isAsked Run was pressed, and the run has not started
  * @property {boolean} isUnfolding the run is played for the first time, and has not reached its end
+ * @property {boolean} isBlind the next run is hidden until the visitor has voted (pins/blind.js)
  * @property {number | null} hover the step under the pointer in a chart
  */
 
@@ -71,6 +72,7 @@ export function createStore() {
     isMoved: false,
     isAsked: false,
     isUnfolding: false,
+    isBlind: false,
     hover: null,
   };
   /** @type {{keys: (keyof State)[], draw: (state: State) => void}[]} */
@@ -86,6 +88,13 @@ export function createStore() {
     },
   };
 }
+
+/**
+ * Label of the page's one button: "Show me" runs the first preset, "Run" the controls' settings.
+ *
+ * @param {State} state
+ */
+export const runLabel = ({ isMoved }) => (isMoved ? "Run" : "Show me");
 
 /** The page's store. */
 export const store = createStore();

@@ -67,6 +67,7 @@ def show_run(trace: Trace, as_json: bool) -> None:
             f"one decode step in {config['average_period']:.2f} was full"
         )
     print()
+    differs = result["first_divergence"]  # counted from 0; in texts from 1
     words = speedup_words(result["speedup"], result["speedup_interval"])
     for label, value, form in (
         ("speedup", words or result["speedup"], "{}" if words else "{:.2f}x"),
@@ -75,7 +76,7 @@ def show_run(trace: Trace, as_json: bool) -> None:
         ("regret of its text, nats per token", result["verdict"]["facts"]["quality_loss"], "{:.3f}"),
         ("same next token as the full model there, at LoRA steps", result["top1_agreement"], "{:.1%}"),
         ("drafts that the full model accepted", result["accepted"], "{:.1%}"),
-        ("first differing token", result["first_divergence"], "{}"),
+        ("first differing token", None if differs is None else differs + 1, "{}"),
     ):
         print(f"{label}: {'-' if value is None else form.format(value)}")
     if why := concluded["why"]["parts"]:
@@ -97,7 +98,7 @@ def _show_lanes(trace: Trace, result: dict[str, Any]) -> None:
             f"KV {human_bytes(figures['kv_bytes'])}"
         )
         if figures["collapsed"] is not None:
-            print(f"    the text collapses: from token {figures['collapsed']} on it goes in circles")
+            print(f"    the text collapses: from token {figures['collapsed'] + 1} on it goes in circles")
 
 
 def _plain(text: str) -> str:

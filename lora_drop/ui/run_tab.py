@@ -30,7 +30,7 @@ from lora_drop.ui.facts import menu_choices
 from lora_drop.ui.serve import space as zero
 
 FIRST_PROMPT = next(iter(EXAMPLES.values()))
-SHOW_ME = "Show me"  # assets/js/controls/run_button.js makes it "Run" once a control was moved
+SHOW_ME = "Show me"  # assets/js/controls/gradio.js makes it "Run" once a control was moved
 INVITE = "Ready."
 # Gradio's load event comes before the components are mounted: wait for the last of them.
 FROM_LINK = """async () => {
@@ -226,7 +226,7 @@ def _join_run(calls: Callbacks, tab: RunTab, everything: list[Any]) -> None:
     )
     # A call that never reached `run_page`, or lost its connection: the status line would not change otherwise.
     refused = "The run did not start: the note says why, or the server cannot be reached. Try again in a moment."
-    lost = "The connection was lost during the run; its text so far is below. Press Run to try again."
+    lost = "The connection was lost during the run; its text so far is below. Run it again."
     words = f"window.LoraDrop.failed({json.dumps(refused)}, {json.dumps(lost)})"
     started.failure(None, None, tab.status, js=f"() => {words}", show_progress="hidden")
     # Outside the queue: Stop sets a flag, the run ends after its current step and sends what it has.

@@ -68,7 +68,7 @@ def test_before_a_run_and_without_the_server_there_is_one_clear_line(server, ope
     for kind in (*NAMES, "link", "film"):
         open_menu(page)
         page.click(f"[data-save={kind}]")
-        expect(note).to_contain_text("press Run first")
+        expect(note).to_contain_text("start one first")
     prepare_and_run(page, 12)
     page.evaluate("document.querySelector('.ld-live').loraDropRun.id = 'f'.repeat(32)")  # 64 other runs came since
     open_menu(page)

@@ -115,7 +115,7 @@ def test_pictures_have_their_exact_size_and_hold_what_ran(server, open_page):
     summary = trace.summary
     said = speedup_words(summary.speedup, summary.speedup_interval)
     for text in (
-        "Layer activity", "Drift from full model", "KV memory", "token of the answer", "refreshed",
+        "Layer activity", "Drift from full model", "KV memory", "step", "refreshed", "full step (all layers ran)",
         "full step every 4 tokens", "4 of 6 layers skipped", "residual rule", "no corrections", "greedy",
         *([said] if said else [f"{summary.speedup:.2f}×", f"bound {summary.bound:.2f}×"]),
         f"{100 * summary.kv_saved:.1f}%",
@@ -127,9 +127,11 @@ def test_pictures_have_their_exact_size_and_hold_what_ran(server, open_page):
     # One decimal of two that the page was sent: rounded twice.
     assert speeds == pytest.approx([lane["tokens_per_second"] for lane in summary.lanes.values()], abs=0.056)
     fills = {element.get("fill") for element in root.iter(f"{SVG}rect")}
-    assert COLORS["light"]["tint"] in fills and COLORS["light"]["page"] in fills
+    assert COLORS["light"]["page"] in fills
+    full = [len(group.findall(f"{SVG}rect")) for group in root.findall(f"{SVG}g") if group.get("font-size")]
+    assert full[0] == 0 and full[1] > 0, "full steps are marked where others skip layers"
     marks = [e for e in root.iter(f"{SVG}rect") if e.get("stroke") == COLORS["light"]["diverged"]]
-    assert len(marks) == 3, "one in each lane and the key"
+    assert len(marks) == 2, "one in each lane"
     assert len(root.findall(f".//{SVG}svg")) >= 3, "the plots are nested"
 
     for chart, title in (("activity", "Layer activity"), ("drift", "Drift from full model"), ("kv", "KV memory")):
@@ -237,7 +239,7 @@ def test_any_text_in_two_or_three_lanes_stays_in_its_pane(server, open_page, lan
     svg = draw(page, "whole", format="svg")
     root = parsed(svg)
     no_overlaps(boxes(page, svg))
-    # The panes' texts are one group each; none of its texts or tints leaves the pane.
+    # The panes' texts are one group each; none of its texts or marks leaves the pane.
     groups = [group for group in root.findall(f"{SVG}g") if group.get("font-size")]
     assert len(groups) == lanes
     panes = [r for r in root.findall(f"{SVG}rect") if r.get("rx") == "10"][:lanes]
@@ -247,11 +249,10 @@ def test_any_text_in_two_or_three_lanes_stays_in_its_pane(server, open_page, lan
         for text in group.findall(f"{SVG}text"):
             x, y = float(text.get("x")), float(text.get("y"))
             assert float(pane.get("x")) < x < end and y < bottom, (text.text, x, y, pane.attrib)
-    tints = [r for r in root.findall(f"{SVG}rect") if r.get("fill") == COLORS["light"]["tint"]][:-1]
-    for tint in tints:
-        assert any(0 < end - float(tint.get("x")) - float(tint.get("width")) for end in ends)
+    for line in (line for group in groups for line in group.findall(f"{SVG}rect")):
+        assert any(0 < end - float(line.get("x")) - float(line.get("width")) for end in ends)
     marks = [r for r in root.findall(f"{SVG}rect") if r.get("stroke") == COLORS["light"]["diverged"]]
-    assert len(marks) > lanes, "each lane's and the key's; a token in two lines has two"
+    assert len(marks) >= lanes, "each lane's; a token in two lines has two"
     is_cut = any("…" in text for group in groups for text in group.itertext())
     assert is_cut == (texts in ("words", "no spaces", "scripts"))
     assert ("Nothing was measured here" in "".join(root.itertext())) == (texts == "words")

@@ -38,6 +38,9 @@ def test_five_pinned_runs_stay_over_a_reload_and_are_compared(server, open_page)
     page.click(".ld-pins summary")
     table = page.locator(".ld-pins-table")
     expect(table.locator("th[scope=col]")).to_have_count(5, timeout=30_000)
+    speeds = table.locator("tr", has_text="Speed of this run").locator("td").all_text_contents()
+    for text, records in zip(speeds, server.runs[:5], strict=True):
+        assert text.startswith(f"{records[-1].speedup:.2f}x"), "a run's own speed, also where it is noisy"
     row = table.locator("tr", has=page.locator("th[scope=row]", has_text="period"))
     assert row.locator("td").all_text_contents() == ["2", "3", "4", "5", "6"]
     assert table.locator("th[scope=row]", has_text="seed").count() == 0  # the same in all
@@ -62,22 +65,25 @@ def test_a_pin_whose_run_is_gone_says_so(server, open_page):
     expect(page.locator(".ld-pins summary")).to_have_text("Pinned runs (0)")
 
 
-def test_two_answers_without_names_a_vote_and_the_reveal(server, open_page):
+def test_the_vote_comes_before_any_name_or_figure_of_the_run_is_visible(server, open_page):
     page = open_page(server.url)
     prepare(page, tokens=12)
-    ask = page.get_by_role("button", name="Which one is LoRA-Drop?")
-    expect(ask).to_be_disabled()
-    run_to_end(page)
-    ask.click()
-    dialog = page.locator("dialog.ld-blind")
-    texts = dialog.locator(".ld-blind-text").all_text_contents()
+    page.get_by_role("button", name="Which one is LoRA-Drop?").click()
+    vote = page.locator(".ld-blind")
+    expect(vote).to_contain_text("The names stay hidden until you vote.")
+    page.click("#ld-run")
+    expect(vote.locator(".ld-blind-text")).to_have_count(2, timeout=60_000)
+    assert page.locator(".ld-live > :not(.ld-blind)").evaluate_all("all => all.every(one => !one.checkVisibility())")
+    expect(page.locator(".ld-status")).to_be_hidden()  # it has each answer's length
+    texts = vote.locator(".ld-blind-text").all_text_contents()
     ours = [pane_text(page, lane) for lane in (0, 1)]
     assert sorted(texts) == sorted(ours)
-    before = dialog.inner_text()
-    assert "Baseline" not in before and "LoRA-Drop:" not in before
-    dialog.get_by_role("button", name="A is LoRA-Drop").click()
+    assert "Baseline" not in vote.inner_text() and "LoRA-Drop:" not in vote.inner_text()
+    vote.get_by_role("button", name="A is LoRA-Drop").click()
     right = texts[0] == ours[1]
-    expect(dialog.locator("[role=status]")).to_contain_text("Right." if right else "No: it was the other one.")
-    expect(dialog.locator("h3").nth(0 if right else 1)).to_contain_text("LoRA-Drop")
-    page.keyboard.press("Escape")
-    expect(dialog).to_be_hidden()
+    expect(vote.locator("[role=status]")).to_contain_text("Right." if right else "No: it was the other one.")
+    expect(vote.locator("h3").nth(0 if right else 1)).to_contain_text("LoRA-Drop")
+    for part in (".ld-panes", ".ld-race", ".ld-status"):
+        expect(page.locator(part)).to_be_visible()
+    run_to_end(page)  # the next run hides nothing
+    expect(vote).to_be_hidden()

@@ -98,6 +98,33 @@ def test_playing_waits_where_the_stream_is_behind_and_can_be_skipped(server, ope
     expect(page.locator("[data-act=skip]")).to_be_hidden()
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("view", ["race", "lock-step"])
+def test_a_lane_that_ends_early_holds_up_no_other(server, open_page, view):
+    """The third lane ends at its step 3, and the stream waits at step 30 of the others."""
+    records = list(run(server.loaded, Request("Why?", CONFIG, 60, ignore_eos=True, compare="skip", view="lock-step")))
+    records = [replace(one, ms=1.0) if isinstance(one, StepRecord) else one for one in records]
+    records[0].sampling["view"] = view  # at equal times both take turns alike
+    short = [one for one in records if getattr(one, "lane", "") != "third" or one.step <= 3]
+    until = next(i for i, one in enumerate(short) if isinstance(one, StepRecord) and one.step == 30)
+    goes_on = threading.Event()
+
+    def script():
+        yield from short[:until]
+        goes_on.wait(1)  # then an update is due, some steps later
+        yield from short[until : until + 20]
+        assert goes_on.wait(60)
+        yield from short[until + 20 :]
+
+    server.script = script
+    page = open_page(server.url)
+    page.click("#ld-run")
+    page.select_option(".ld-rate", "4")
+    page.wait_for_function("window.LoraDrop.store.state.step >= 20")
+    goes_on.set()
+    wait_done(page)
+
+
 def test_after_a_busy_moment_playing_goes_on_and_does_not_leap(server, open_page):
     records = list(run(server.loaded, Request("Why?", CONFIG, 100, ignore_eos=True, view="lock-step")))
     records = [replace(one, ms=2.0) if isinstance(one, StepRecord) else one for one in records]  # 2 s at rate 0.1
@@ -120,13 +147,14 @@ def test_the_pace_is_one_factor_for_all_lanes_and_never_faster_than_the_run(serv
         """() => {
             const { readingPace } = window.LoraDrop;
             const clock = (count, ms) => Array.from({ length: count }, (_, i) => 30 + i * ms);
-            const lane = (count, ms) => ({ steps: Array(count), clock: clock(count, ms) });
-            const run = (...lanes) => ({ isOver: true, planned: 127, lanes });
+            const lane = (count, ms) => ({ steps: Array(count), clock: clock(count, ms), takenMs: 0 });
+            const header = { sampling: {} };
+            const run = (...lanes) => ({ isOver: true, planned: 127, lanes, header });
             return [
                 readingPace(run(lane(128, 5), lane(128, 4))),
                 readingPace(run(lane(128, 100), lane(128, 4))),
                 readingPace(run(lane(33, 5), lane(33, 5))),
-                readingPace({ ...run(lane(5, 5), lane(9, 5)), isOver: false }),
+                readingPace({ ...run(lane(5, 10), lane(9, 5)), isOver: false }),
             ];
         }"""
     )

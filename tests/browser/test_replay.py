@@ -39,6 +39,7 @@ def wait_drawn(page: Page) -> None:
 
 def test_the_file_shows_the_run(trace, open_replay):
     page = open_replay(trace)
+    assert page.evaluate("scrollY") == 0
     for lane, name in enumerate(("baseline", "lora_drop")):
         assert pane_text(page, lane) == trace.text(name)
         assert figure(page, "tokens", lane) == "40"
@@ -51,6 +52,7 @@ def test_the_file_shows_the_run(trace, open_replay):
     for plot in page.locator(".ld-plot").all():
         expect(plot.locator("svg.main-svg").first).to_be_visible()
     head = page.inner_text(".ld-replay-head")
+    assert page.title() == page.inner_text("h1") == "LoRA-Drop replay: random:tiny-llama"
     assert "Recorded run, replayed" in head and "Why is the sky blue?" in head and "cut short" not in head
 
 
@@ -87,7 +89,7 @@ def test_hostile_texts_stay_text(trace, open_replay):
     wait_drawn(page)
     assert page.locator("img").count() == 0
     assert page.inner_text(".ld-replay-prompt").startswith("</script><script>alert(1)")
-    assert page.evaluate("document.title").startswith("</script>")
+    assert page.evaluate("document.title").startswith("LoRA-Drop replay: </script>")
 
 
 def test_a_cut_trace_opens_and_says_so(trace, open_replay):
@@ -149,3 +151,17 @@ def test_the_method_is_in_the_file(trace, open_replay):
     slider.press("End")
     expect(page.locator("[data-idea=repair] .ld-idea-words")).to_contain_text("Step 8, refresh")
     assert page.locator("[data-idea=repair] rect").count() == 10 * (3 + 8)
+
+
+def test_playing_follows_the_words_and_ends_at_the_first_difference_on_a_phone_too(tiny, open_replay):
+    trace = gather(run(tiny, Request("Why?", CONFIG, 300, ignore_eos=True, audit=False)))
+    page = open_replay(trace, viewport={"width": 390, "height": 844})
+    text = page.locator(".ld-pane[data-lane='1'] .ld-text")
+    settled = text.evaluate("node => node.scrollTop")
+    page.click("[data-act=play]")
+    end = time.monotonic() + 10
+    while text.evaluate("node => node.scrollTop") < settled + 50:
+        assert time.monotonic() < end, "the answer does not follow the played word"
+        page.wait_for_timeout(50)
+    page.keyboard.press("Escape")
+    assert text.evaluate("node => node.scrollTop") == settled

@@ -36,7 +36,8 @@ CURSORS = """() => [...document.querySelectorAll('.ld-chart')].map(figure => {
 SMALLEST = """() => {
     const all = [...document.querySelectorAll('.ld-live :not(.ld-spoken p)')].filter(node => node.checkVisibility()
         && [...node.childNodes].some(child => child.nodeType === 3 && child.textContent.trim()));
-    return Math.min(...all.map(node => parseFloat(getComputedStyle(node).fontSize)));
+    const scale = ({ a, b } = { a: 1, b: 0 }) => Math.hypot(a, b); // of a drawing
+    return Math.min(...all.map(node => scale(node.getScreenCTM?.()) * parseFloat(getComputedStyle(node).fontSize)));
 }"""
 
 TEXTS = """() => [...document.querySelectorAll('.ld-text')].map(text => ({
@@ -219,6 +220,13 @@ def test_talk_mode_is_entered_and_left_by_one_key_and_by_the_address(server, ope
         page.keyboard.press("ArrowLeft")
     expect(page.locator(".ld-talk-head")).to_contain_text(gather(server.runs[-1]).header.prompt)
     expect(page.locator(".ld-verdict")).to_be_hidden()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".ld-talk-head")).to_contain_text("Two kinds of step")
+    expect(page.locator(".ld-steps .ld-idea-svg")).to_be_visible()
+    expect(page.locator(".ld-steps .ld-idea-words")).to_contain_text("skips 4 of 10 layers")
+    expect(page.locator(".ld-steps input")).to_be_hidden()
+    assert page.evaluate(SMALLEST) >= 0.022 * 900
+    assert page.evaluate("document.documentElement.scrollHeight") <= 900
     page.keyboard.press("r")
     wait_until(lambda: len(server.runs) == 2, "a run from the slide", page=page)
     page.keyboard.press("t")

@@ -38,9 +38,10 @@ def test_figures_are_the_summary_s():
     trace = a_run()
     cut = compared({"x": trace})["runs"][0]
     assert cut["verdict"] is None and set(cut["figures"].values()) == {None}
-    trace.add(summary(speedup=1.25, verdict=VERDICT))
+    trace.add(summary(speedup=1.25, speedup_interval=[1.0, 1.5], verdict=VERDICT))
     run = compared({"x": trace})["runs"][0]
     assert (run["id"], run["name"], run["main"], run["verdict"]) == ("x", "Why?", LORA_DROP, "Faster.")
+    assert run["speed"] == "1.25x (noisy: 1.00x to 1.50x)", "its own, also where it is no headline"
     assert run["figures"]["speedup"] == 1.25 and run["words"].startswith("2 of 4 layers skipped, ")
     assert run["lanes"][0] == {"id": BASELINE, "label": "baseline: of a test"}
 

@@ -5,7 +5,7 @@
 import { find, make } from "../dom.js";
 import { baseLayout, laneColor } from "./layout.js";
 import { plotly } from "./plotly.js";
-import { byToken } from "./table.js";
+import { byStep } from "./table.js";
 
 /** @typedef {import("../run.js").Lane} Lane */
 /** @typedef {import("../run.js").Run} Run */
@@ -234,7 +234,7 @@ export class Chart {
    * @returns {import("./table.js").Table}
    */
   table() {
-    return byToken(find(this.figure, "h3").textContent ?? "", this.columns());
+    return byStep(find(this.figure, "h3").textContent ?? "", this.columns());
   }
 
   /** @returns {import("./table.js").Column[]} columns of the table */

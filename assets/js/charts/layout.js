@@ -69,7 +69,7 @@ export function baseLayout({ run, from, span, zoom }, yTitle) {
     modebar: { bgcolor: "rgba(0,0,0,0)", color: color("muted"), activecolor: color("ink") },
     xaxis: {
       ...axis,
-      title: { ...axis.title, text: "token of the answer" },
+      title: { ...axis.title, text: "step" },
       range: zoom ?? [from - 0.5, from + span + 0.5],
       showgrid: false,
       zeroline: false,

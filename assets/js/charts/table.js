@@ -12,29 +12,29 @@ import { formatNumber } from "../format.js";
  */
 
 /**
- * @typedef {object} Column values by token
+ * @typedef {object} Column values by step
  * @property {string} name
- * @property {ArrayLike<number>} x tokens
+ * @property {ArrayLike<number>} x steps
  * @property {ArrayLike<number | string | null>} y
  * @property {number} [digits]
- * @property {boolean} [isAhead] drawn for future tokens, which get no row
+ * @property {boolean} [isAhead] drawn for future steps, which get no row
  */
 
 /**
- * A table of columns, with a row for each token.
+ * A table of columns, with a row for each step.
  *
  * @param {string} caption
  * @param {Column[]} columns
  * @returns {Table}
  */
-export function byToken(caption, columns) {
-  const values = columns.map(({ x, y }) => new Map(Array.from(x, (token, i) => [token, y[i]])));
-  const tokens = [...new Set(columns.flatMap(({ x, isAhead }) => (isAhead ? [] : Array.from(x))))].sort((a, b) => a - b);
+export function byStep(caption, columns) {
+  const values = columns.map(({ x, y }) => new Map(Array.from(x, (step, i) => [step, y[i]])));
+  const steps = [...new Set(columns.flatMap(({ x, isAhead }) => (isAhead ? [] : Array.from(x))))].sort((a, b) => a - b);
   const cell = (value, digits = 0) => (typeof value === "string" ? value : formatNumber(value, digits));
   return {
     caption,
-    head: ["token", ...columns.map(({ name }) => name)],
-    rows: tokens.map((token) => [token, ...columns.map(({ digits }, i) => cell(values[i].get(token), digits))]),
+    head: ["step", ...columns.map(({ name }) => name)],
+    rows: steps.map((step) => [step, ...columns.map(({ digits }, i) => cell(values[i].get(step), digits))]),
   };
 }
 

@@ -3,6 +3,7 @@
 
 import { readLink } from "../export/link.js";
 import { presetName, rulesOf } from "../settings.js";
+import { runLabel } from "../store.js";
 
 /** @typedef {import("../store.js").Store} Store */
 
@@ -116,7 +117,7 @@ export function mountRunButton(store) {
     const stop = document.querySelector("#ld-stop");
     if (!(button instanceof HTMLElement) || !(stop instanceof HTMLElement)) return;
     const { isMoved } = store.state;
-    button.textContent = isMoved ? "Run" : "Show me";
+    button.textContent = runLabel(store.state);
     button.dataset.testid = isMoved ? "run" : "show-me";
     button.title = isMoved
       ? "Answers the prompt with the settings below; the answers and charts are drawn anew"

@@ -1,6 +1,6 @@
 /* The head of the whole figure: settings and figures of the run. */
 
-import { decoderName, formatNumber, formatShare, modelName } from "../format.js";
+import { decoderName, formatNumber, formatSaved, formatShare, modelName } from "../format.js";
 
 /** @typedef {import("../run.js").Run} Run */
 /** @typedef {import("./sheet.js").Sheet} Sheet */
@@ -31,7 +31,7 @@ function figuresOf(run) {
   const loss = now.quality_loss;
   return [
     ["Speedup", (!words && times(now.speedup)) || "–", words ?? bound],
-    ["KV memory saved", formatShare(now.kv_saved ?? null, 1), ""],
+    ["KV memory saved", formatSaved(now.kv_saved), ""],
     ["Regret", loss === null ? "–" : formatNumber(loss, 2), loss === null ? "" : "nats a token"],
     ["Same next token", formatShare(now.top1_agreement ?? null, 1), "at LoRA steps"],
     ["First difference", differs === null ? none : `token ${formatNumber(differs + 1)}`, ""],

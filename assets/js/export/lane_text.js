@@ -1,5 +1,6 @@
-/* A lane's text in a picture: tints for LoRA steps, the words above them, a mark at the first difference. */
+/* A lane's text in a picture, with the page's marks: full steps, the first difference, rejected drafts. */
 
+import { isBaseline } from "../schedule.js";
 import { BASELINE_AT, clean, node } from "./sheet.js";
 
 /** @typedef {import("../run.js").Lane} Lane */
@@ -11,7 +12,8 @@ const XML = "http://www.w3.org/XML/1998/namespace";
  * @typedef {object} LaneText
  * @property {string} text
  * @property {number[]} starts place of each token's first character
- * @property {{from: number, to: number, isLora: boolean}[]} stretches written by LoRA steps, or by full steps
+ * @property {{from: number, to: number, isMarked: boolean}[]} stretches written by full steps among LoRA steps, or by others
+ * @property {number[]} replaced tokens before which drafts were rejected
  */
 
 /** @typedef {[number, number]} Line start and end in the text */
@@ -30,14 +32,15 @@ export function laneText(lane) {
   const stretches = [];
   let text = "";
   for (const step of lane.steps) {
-    const [from, isLora] = [text.length, step.kind === "lora"];
+    const [from, isMarked] = [text.length, step.kind === "refresh" && !isBaseline(lane.schedule)];
     text += clean(step.text.replace(/\r\n?|[\u0085\u2028\u2029]/g, "\n").replace(/\t/g, "    "));
     starts.push(text.length);
     const last = stretches.at(-1);
-    if (last?.isLora === isLora) last.to = text.length;
-    else stretches.push({ from, to: text.length, isLora });
+    if (last?.isMarked === isMarked) last.to = text.length;
+    else stretches.push({ from, to: text.length, isMarked });
   }
-  return { text, starts, stretches };
+  const replaced = lane.rewinds.map(({ to }) => to + 1).filter((step) => step < lane.steps.length);
+  return { text, starts, stretches, replaced };
 }
 
 /** Lines of a lane's text in a box of the sheet; they know the place of each character. */
@@ -103,7 +106,8 @@ class Lines {
 }
 
 /**
- * Draw the lines of a lane's text that fit the box: tints, then the text, then the mark of a difference.
+ * Draw the lines of a lane's text that fit the box: lines under full steps, bars before tokens that replaced rejected
+ * drafts, the text, then the mark of a difference.
  *
  * @param {Sheet} sheet
  * @param {LaneText} lane
@@ -112,20 +116,25 @@ class Lines {
  * @param {Box} box
  * @param {number} size
  */
-export function addText(sheet, { text, starts, stretches }, lines, differs, box, size) {
+export function addText(sheet, { text, starts, stretches, replaced }, lines, differs, box, size) {
   const drawn = new Lines(sheet, text, lines, box, size);
   const group = node("g", { "font-size": size, fill: sheet.colors.ink });
   drawn.visible.forEach((line, row) => {
     for (const stretch of stretches) {
       const [from, to] = [Math.max(stretch.from, line[0]), Math.min(stretch.to, line[1])];
       if (from >= to) continue;
-      const tint = { ...drawn.boxAt(row, drawn.at(line, from), drawn.at(line, to)), fill: sheet.colors.tint };
-      if (stretch.isLora) sheet.add("rect", tint);
-      // Each stretch has its own place, so that text and tint stay together in another font, and in programs that
+      const mark = drawn.boxAt(row, drawn.at(line, from), drawn.at(line, to));
+      if (stretch.isMarked) group.append(node("rect", { ...under(mark, 0.12 * size), fill: sheet.colors.refresh }));
+      // Each stretch has its own place, so that text and mark stay together in another font, and in programs that
       // collapse spaces.
       const words = text.slice(from, to);
       const left = () => drawn.at(line, from + words.length - words.trimStart().length);
       if (words.trim()) group.append(drawn.put(row, left(), words.trim()));
+    }
+    for (const first of replaced.map((step) => starts[step])) {
+      if (first < line[0] || first >= line[1]) continue;
+      const left = drawn.at(line, first);
+      group.append(node("rect", { ...drawn.boxAt(row, left, left + 0.16 * size), rx: 0, fill: sheet.colors.rejected }));
     }
   });
   if (drawn.isCut) {
@@ -137,6 +146,9 @@ export function addText(sheet, { text, starts, stretches }, lines, differs, box,
   sheet.svg.append(group);
   if (differs !== null) addMark(sheet, drawn, starts[differs], starts[differs + 1]);
 }
+
+/** The lower edge of a box, as a line. */
+const under = ({ x, y, width, height }, line) => ({ x, y: y + height - line, width, height: line });
 
 /**
  * Draw a frame around a token, in each line that it spans.

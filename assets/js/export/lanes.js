@@ -49,20 +49,3 @@ export function addPanes(sheet, run, { x, y, width, height }) {
     addText(sheet, texts[index], lines, divergence, box, size);
   });
 }
-
-/**
- * Draw the key to tint and mark.
- *
- * @param {Sheet} sheet
- * @param {number} x
- * @param {number} y
- */
-export function addKey(sheet, x, y) {
-  const { tint, diverged } = sheet.colors;
-  const style = { size: 17, color: "muted" };
-  const box = { y: y + 2, width: 30, height: 18, rx: 4 };
-  sheet.add("rect", { ...box, x, fill: tint });
-  const next = x + 40 + sheet.text(x + 40, y + 17, "written by a LoRA step", style) + 36;
-  sheet.add("rect", { ...box, x: next, fill: "none", stroke: diverged, "stroke-width": 3 });
-  sheet.text(next + 40, y + 17, "first token that differs from the baseline", style);
-}

@@ -43,7 +43,7 @@ export function mountMenu(root, server, store, complete) {
     const { run } = store.state;
     try {
       if (kind === "png" || kind === "svg") say(await savePicture(root, run, kind, complete), "done");
-      else if (kind === "film") say(await saveFilm(run, say), "done");
+      else if (kind === "film") say(await saveFilm(root, run, say), "done");
       else if (kind === "command" || kind === "python") say(await copyCode(run, kind, note), "done");
       else if (kind === "link") say(await copyLink(run, store.state.table, note), "done");
       else say(await saveFile(run, kind, server), "done");
@@ -80,7 +80,7 @@ export function mountMenu(root, server, store, complete) {
  * @param {(figure: HTMLElement) => void} complete
  */
 async function savePicture(root, run, format, complete) {
-  if (!run) throw new Error("There is no run to draw yet: press Run first.");
+  if (!run) throw new Error("There is no run to draw yet: start one first.");
   /** @type {HTMLSelectElement} */
   const chosen = find(root, ".ld-picture");
   const part = chosen.value;
@@ -97,11 +97,12 @@ async function savePicture(root, run, format, complete) {
 /**
  * Save the race as an animated GIF.
  *
+ * @param {HTMLElement} root
  * @param {Run | null} run
  * @param {(words: string) => void} say
  */
-async function saveFilm(run, say) {
-  save(await raceFilm(run, say), "lora-drop-race.gif");
+async function saveFilm(root, run, say) {
+  save(await raceFilm(find(root, ".ld-race"), run, say), "lora-drop-race.gif");
   return "Saved lora-drop-race.gif.";
 }
 
@@ -113,7 +114,7 @@ async function saveFilm(run, say) {
  * @param {ExportServer | null} server
  */
 async function saveFile(run, kind, server) {
-  if (!run || !server) throw new Error("There is no run to export yet: press Run first.");
+  if (!run || !server) throw new Error("There is no run to export yet: start one first.");
   let answer;
   try {
     answer = await server.export_run([run.id, kind]);
@@ -157,7 +158,7 @@ async function copy(text, field, label, note, copied) {
  * @param {HTMLElement} note
  */
 async function copyCode(run, kind, note) {
-  if (!run) throw new Error("There is no run to copy yet: press Run first.");
+  if (!run) throw new Error("There is no run to copy yet: start one first.");
   const name = { command: "command", python: "Python code" }[kind];
   return copy(run.header.commands[kind], make("textarea", "ld-code"), `This run as ${name}`, note, `Copied the ${name}.`);
 }
@@ -170,6 +171,6 @@ async function copyCode(run, kind, note) {
  * @param {HTMLElement} note
  */
 async function copyLink(run, table, note) {
-  if (!run) throw new Error("There is no run to link to yet: press Run first.");
+  if (!run) throw new Error("There is no run to link to yet: start one first.");
   return copy(linkOf(run, table), make("input", "ld-link"), "Link to this run", note, "The link is on the clipboard.");
 }

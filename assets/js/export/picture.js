@@ -1,11 +1,11 @@
 /* Pictures of a run for slides, as SVG or PNG, made in the browser from the run's data and charts. */
 
 import { find } from "../dom.js";
-import { addChart } from "./chart.js";
+import { addChart, addLegend } from "./chart.js";
 import { addHeadline } from "./headline.js";
-import { addKey, addPanes } from "./lanes.js";
+import { addPanes } from "./lanes.js";
 import { addRace } from "./race_picture.js";
-import { Sheet, clean } from "./sheet.js";
+import { Sheet, fileOf, imageOf } from "./sheet.js";
 
 /** @typedef {import("../run.js").Run} Run */
 
@@ -18,7 +18,7 @@ import { Sheet, clean } from "./sheet.js";
  * @property {boolean} transparent without a background
  */
 
-const NO_RUN = "There is no run to draw yet: press Run first.";
+const NO_RUN = "There is no run to draw yet: start one first.";
 const CHARTS = ["activity", "drift", "kv"]; // of the whole figure
 
 async function drawWhole(root, run, sheet) {
@@ -30,7 +30,7 @@ async function drawWhole(root, run, sheet) {
   const rest = height - top - 20;
   const panes = Math.round(0.44 * rest);
   addPanes(sheet, run, { x: side, y: top, width: inner, height: panes });
-  addKey(sheet, side, top + panes + 8);
+  addLegend(sheet, find(root, ".ld-answers"), side, top + panes + 6, inner, 17);
   const charts = { y: top + panes + 40, height: rest - panes - 40 };
   const wide = (inner - gap * (CHARTS.length - 1)) / CHARTS.length;
   for (const [index, name] of CHARTS.entries()) {
@@ -58,23 +58,15 @@ async function drawChart(figure, run, sheet) {
 async function file(svg, { format, scale: k, width, height, transparent }) {
   svg.setAttribute("width", String(Math.round(width * k)));
   svg.setAttribute("height", String(Math.round(height * k)));
-  const drawing = new Blob([clean(new XMLSerializer().serializeToString(svg))], { type: "image/svg+xml" });
-  if (format === "svg") return drawing;
-  const address = URL.createObjectURL(drawing);
-  try {
-    const picture = new Image();
-    picture.src = address;
-    await picture.decode();
-    const canvas = document.createElement("canvas");
-    [canvas.width, canvas.height] = [Math.round(width * k), Math.round(height * k)];
-    canvas.getContext("2d", { alpha: transparent })?.drawImage(picture, 0, 0, canvas.width, canvas.height);
-    /** @type {Blob | null} */
-    const png = await new Promise((done) => canvas.toBlob(done, "image/png"));
-    if (!png) throw new Error(`${canvas.width} x ${canvas.height} pixels are too many for this browser.`);
-    return png;
-  } finally {
-    URL.revokeObjectURL(address);
-  }
+  if (format === "svg") return fileOf(svg);
+  const picture = await imageOf(svg);
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [Math.round(width * k), Math.round(height * k)];
+  canvas.getContext("2d", { alpha: transparent })?.drawImage(picture, 0, 0, canvas.width, canvas.height);
+  /** @type {Blob | null} */
+  const png = await new Promise((done) => canvas.toBlob(done, "image/png"));
+  if (!png) throw new Error(`${canvas.width} x ${canvas.height} pixels are too many for this browser.`);
+  return png;
 }
 
 /**

@@ -1,7 +1,7 @@
 /* A drawing as SVG: rectangles, lines and texts with resolved colours. It loads nothing, and no text becomes markup. */
 
 const SVG = "http://www.w3.org/2000/svg";
-const NAMES = ["baseline", "lora-drop", "third", "diverged", "tint", "ink", "muted", "line", "panel", "page"];
+const NAMES = ["baseline", "lora-drop", "third", "diverged", "refresh", "rejected", "ink", "muted", "line", "panel", "page"];
 
 /** Distance of the baseline below the middle of a line, as a share of the text's size. */
 export const BASELINE_AT = 0.36;
@@ -162,3 +162,23 @@ export class Sheet {
     if (!this.isClear) this.add("rect", { width: this.width, height: this.height, fill: this.colors[name] });
   }
 }
+
+/**
+ * A drawing as an image of its width and height.
+ *
+ * @param {Element} svg
+ */
+export async function imageOf(svg) {
+  const address = URL.createObjectURL(fileOf(svg));
+  try {
+    const image = new Image();
+    image.src = address;
+    await image.decode();
+    return image;
+  } finally {
+    URL.revokeObjectURL(address);
+  }
+}
+
+/** A drawing as a file. @param {Element} svg */
+export const fileOf = (svg) => new Blob([clean(new XMLSerializer().serializeToString(svg))], { type: "image/svg+xml" });

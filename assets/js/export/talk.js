@@ -6,6 +6,7 @@ const TYPED_IN = "input:not([type=range]):not([type=checkbox]), textarea, select
 /** Slides in order, with their titles; the first has the prompt instead. */
 const TITLES = {
   prompt: "",
+  steps: "Two kinds of step",
   answers: "The answers",
   verdict: "What it gives",
   stack: "Which layers run",
@@ -19,12 +20,24 @@ const SLIDES = Object.keys(TITLES);
 /**
  * @param {HTMLElement} root
  * @param {import("../store.js").Store} store
+ * @param {() => Promise<typeof import("../method/build_up.js")>} loadBuildUp the Method's drawings, loaded with the mode
  */
-export function mountTalk(root, store) {
+export function mountTalk(root, store, loadBuildUp) {
   const button = find(root, "[data-act=talk]");
   const head = make("h1", "ld-talk-head"); // the page's own heading is not on the slide
   root.prepend(head);
+  const steps = make("section", "ld-steps");
+  root.append(steps);
   const toggle = () => store.update({ isTalk: !store.state.isTalk });
+
+  async function drawSteps() {
+    try {
+      const { twoStepsCard } = await loadBuildUp();
+      steps.replaceChildren(twoStepsCard());
+    } catch {
+      steps.textContent = "The drawing could not be loaded: the server cannot be reached.";
+    }
+  }
 
   /** @param {number} by slides */
   function turn(by) {
@@ -60,6 +73,7 @@ export function mountTalk(root, store) {
   store.subscribe(["run", "prompt"], () => show(root.dataset.slide ?? "prompt"));
   store.subscribe(["isTalk"], ({ isTalk, run }) => {
     if (isTalk) show(run ? "answers" : "prompt");
+    if (isTalk && !steps.querySelector("svg")) drawSteps();
     // Style sheets and charts follow the body's class.
     document.body.classList.toggle("ld-talk", isTalk);
     root.classList.toggle("ld-talking", isTalk);

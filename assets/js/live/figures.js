@@ -1,7 +1,7 @@
 /* The run's headline figures, and the model and device that it ran on. */
 
 import { find } from "../dom.js";
-import { formatNumber, formatShare, placeName } from "../format.js";
+import { formatNumber, formatSaved, formatShare, placeName } from "../format.js";
 
 /** @typedef {import("../store.js").State} State */
 
@@ -37,7 +37,7 @@ function drawFigures(figure, { run }) {
   speedup.title = interval ? `${measured}; 95% interval ${interval}` : "";
   figure("bound", now.bound ? `${formatNumber(now.bound, 2)}×` : "–");
   figure("noise", now.by_chance && !words ? ", exceeded by chance: a busy machine" : "");
-  figure("kv-saved", formatShare(now.kv_saved, 1));
+  figure("kv-saved", formatSaved(now.kv_saved));
   figure("agreement", formatShare(now.top1_agreement, 1));
   figure("quality", now.quality_loss === null ? "–" : `${formatNumber(now.quality_loss, 2)} nats`);
   figure("accepted", now.accepted === null ? "" : `${formatShare(now.accepted)} of drafts accepted`);

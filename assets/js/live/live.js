@@ -29,10 +29,11 @@ import { mountVerdict } from "./verdict.js";
  * @param {HTMLElement} element
  * @param {import("../records.js").Props} props
  * @param {import("../records.js").Watch} watch
+ * @param {() => Promise<typeof import("../method/build_up.js")>} loadBuildUp the Method's drawings, for the talk mode
  * @param {any} [server] the server functions of LiveView (lora_drop/ui/components.py)
  * @param {import("../store.js").Store} [store]
  */
-export function mountLive(element, props, watch, server = null, store = createStore()) {
+export function mountLive(element, props, watch, loadBuildUp, server = null, store = createStore()) {
   const root = find(element, ".ld-live");
   if (props.model && !store.state.model) store.update({ model: props.model });
   // Views draw in the order of their subscriptions: text and figures at once, the charts over the next frames.
@@ -49,7 +50,7 @@ export function mountLive(element, props, watch, server = null, store = createSt
   const player = new Player(root, store);
   mountTip(root, store, panes);
   mountMenu(root, server, store, (figure) => charts.complete(figure));
-  mountTalk(root, store);
+  mountTalk(root, store, loadBuildUp);
   mountInspector(root, store, server);
   mountPins(root, store, server);
   store.subscribe(["run"], ({ run }) => run && showBegin(root, run));
@@ -107,7 +108,7 @@ const PATIENCE_MS = 1500; // a run that starts sooner needs no recorded one
  */
 function mountRecorded(server, store) {
   let timer = 0;
-  const isWaiting = () => store.state.isAsked && !store.state.run;
+  const isWaiting = () => store.state.isAsked && !store.state.run && !store.state.isBlind;
 
   async function show() {
     let text;

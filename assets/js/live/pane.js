@@ -247,11 +247,11 @@ export class Pane {
    * @param {number} [lines] number of lines to show before it
    */
   scrollTo(token, lines = 0) {
-    const { offsetTop, offsetHeight } = token;
     const { scrollTop, clientHeight } = this.text;
-    const top = offsetTop - this.text.offsetTop;
-    if (lines || top < scrollTop || top + offsetHeight > scrollTop + clientHeight) {
-      this.text.scrollTop = lines ? top - lines * offsetHeight : top - clientHeight + 2 * offsetHeight;
+    const { top: at, height } = token.getBoundingClientRect(); // its offsetTop counts from another ancestor in each browser
+    const top = at - this.text.getBoundingClientRect().top + scrollTop;
+    if (lines || top < scrollTop || top + height > scrollTop + clientHeight) {
+      this.text.scrollTop = lines ? top - lines * height : top - clientHeight + 2 * height;
     }
   }
 }

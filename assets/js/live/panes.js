@@ -25,8 +25,7 @@ export class Panes {
   constructor(root, store, goTo, lanes) {
     this.row = find(root, ".ld-panes");
     this.store = store;
-    /** @type {Run | null} the run whose answers were scrolled to their first difference */
-    this.settled = null;
+    this.isSettled = false; // the answers were scrolled to their first difference since their end was last shown
     this.all = INVITES.slice(0, lanes).map((words, index) => new Pane(index, ...words));
     this.row.append(...this.all.map((pane) => pane.node));
     this.row.addEventListener("click", (event) => {
@@ -41,11 +40,19 @@ export class Panes {
       for (const pane of this.all) if (pane.lane) pane.showUpTo(shownTokens(state, pane.lane), state.moment !== null);
     });
     store.subscribe(["step", "moment", "revision"], ({ run }) => run && this.drawFigures(run));
-    store.subscribe(["isUnfolding", "revision"], ({ run, isUnfolding }) => {
-      if (run?.isOver && !isUnfolding && this.settled !== run) this.settle(run);
+    store.subscribe(["isUnfolding", "revision", "step", "isBlind"], (state) => {
+      const isWhole = this.showsWhole(state);
+      if (state.run && isWhole && !this.isSettled) this.settle(state.run);
+      this.isSettled = isWhole;
     });
     // Answers scroll together: they have the same lines up to the first difference.
     this.row.addEventListener("scroll", (event) => this.follow(/** @type {HTMLElement} */ (event.target)), true);
+  }
+
+  /** True if the answers of a run that is over are shown to their end. @param {import("../store.js").State} state */
+  showsWhole({ run, isUnfolding, step, isBlind }) {
+    if (!run?.isOver || isUnfolding || isBlind || step !== null) return false;
+    return this.all[run.main.index].spans.length === run.main.steps.length; // an opened run is there before its text
   }
 
   /**
@@ -65,7 +72,6 @@ export class Panes {
    * @param {Run} run
    */
   settle(run) {
-    this.settled = run;
     for (const pane of this.all) pane.text.scrollTop = 0;
     const pane = this.all[run.main.index];
     if (pane.diverged) pane.scrollTo(pane.diverged, LINES_BEFORE);
@@ -78,6 +84,7 @@ export class Panes {
    * @param {Run} run
    */
   begin(run) {
+    this.isSettled = false;
     while (this.all.length > run.lanes.length) this.all.pop()?.node.remove();
     while (this.all.length < run.lanes.length) {
       this.all.push(new Pane(this.all.length));

@@ -3,13 +3,15 @@
 
 import { find, make } from "../dom.js";
 import { differences } from "../settings.js";
+import { runLabel } from "../store.js";
 
 /** @typedef {import("../store.js").State} State */
 /** @typedef {import("../run.js").Run} Run */
 /** @typedef {{id: string, value: string, label: string, detail: string}} Figure one of a verdict, from Python */
 
 const UNFOLDING = "The answers are written side by side, each at its own measured speed.";
-const LOST = "The connection was lost during the run; its text so far is shown. Press Run to try again.";
+const INVITE = "Press Run: the full model and LoRA-Drop with the settings below answer the prompt, side by side.";
+const LOST = "The connection was lost during the run; its text so far is shown.";
 
 /**
  * @param {HTMLElement} root
@@ -38,7 +40,7 @@ export function mountVerdict(root, store) {
   };
   window.addEventListener("resize", () => (box.style.minHeight = ""));
   store.subscribe(["isTalk"], () => (box.style.minHeight = ""));
-  store.subscribe(["run", "revision", "isUnfolding", "settings", "prompt", "model", "isAsked"], draw);
+  store.subscribe(["run", "revision", "isUnfolding", "settings", "prompt", "model", "isAsked", "isMoved"], draw);
   draw(store.state);
 }
 
@@ -96,11 +98,11 @@ const isEnded = ({ run, isUnfolding }) => Boolean(run?.isOver && !isUnfolding);
  */
 function verdictOf(state, invite) {
   const { run } = state;
-  if (!run) return { kind: "invite", text: invite };
+  if (!run) return { kind: "invite", text: state.isMoved ? INVITE : invite };
   if (!isEnded(state)) return { kind: "running", text: UNFOLDING };
   const verdict = run.report?.verdict;
   if (verdict) return { ...verdict, reads: verdict.facts.reads, speed: verdict.facts.speed };
-  return { kind: "stopped", text: run.isLost ? LOST : "This run was cut short; its text so far is shown." };
+  return { kind: "stopped", text: run.isLost ? `${LOST} Press ${runLabel(state)} to try again.` : "This run was cut short; its text so far is shown." };
 }
 
 /**
@@ -120,7 +122,7 @@ function noteOf(state) {
   const changed = differences(state);
   if (!changed.length) return "";
   const subject = run?.isWhole ? "This opened run has other settings than the controls" : "This result has other settings";
-  return `${subject}: ${changed.join(", ")}. Press Run for the new ones.`;
+  return `${subject}: ${changed.join(", ")}. Press ${runLabel(state)} for the new ones.`;
 }
 
 /**

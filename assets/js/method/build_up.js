@@ -15,6 +15,9 @@ const FORMULA = [
   [") + ", "d", ""],
 ];
 
+/** The card of the two steps, for a slide. */
+export const twoStepsCard = () => cardOf(IDEAS[1]);
+
 /**
  * Fill an element with the build-up.
  *

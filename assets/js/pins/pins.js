@@ -1,9 +1,10 @@
-/* Runs that the reader pinned, side by side, and a blind test of the current run. The browser keeps the ids; the server
+/* Runs that the reader pinned, side by side, and a blind vote on the next one. The browser keeps the ids; the server
  * keeps the runs, compares them and makes all figures and words (lora_drop/run/report/compare.py). */
 
-import { addTable, byToken } from "../charts/table.js";
+import { addTable, byStep } from "../charts/table.js";
 import { make, makeButton, makeSvg } from "../dom.js";
-import { formatNumber, formatShare } from "../format.js";
+import { formatNumber, formatSaved } from "../format.js";
+import { mountBlind } from "./blind.js";
 import { mountRecordedWords, wordsView } from "./words.js";
 
 /** @typedef {{id: string, prompt: string}} Pin */
@@ -12,7 +13,7 @@ import { mountRecordedWords, wordsView } from "./words.js";
  * `compared` in lora_drop/run/report/compare.py.
  *
  * @typedef {object} Compared
- * @property {{id: string, name: string, main: string, lanes: {id: string, label: string}[], words: string, verdict: string | null, figures: Record<string, number | null>}[]} runs
+ * @property {{id: string, name: string, main: string, lanes: {id: string, label: string}[], words: string, verdict: string | null, speed: string | null, figures: Record<string, number | null>}[]} runs
  * @property {{name: string, values: string[]}[]} settings
  * @property {Record<string, (number | null)[][]>} curves
  */
@@ -26,20 +27,19 @@ const KEY = "lora-drop-pins";
 const MOST = 8; // as MOST in compare.py
 const [WIDTH, HEIGHT] = [560, 150];
 const CURVES = { drift: "Mean drift of the skipped layers, by step", clock: "Milliseconds so far, by step" };
-const BLIND = "Which one is LoRA-Drop?";
 
 /**
- * Mount a folded part below the charts. A replay has no server: it has the blind test and the words of its own answers.
+ * Mount a folded part below the charts. A replay has no server: it has the words of its own answers, and no vote, as their
+ * names are visible.
  *
  * @param {HTMLElement} root
  * @param {import("../store.js").Store} store
  * @param {PinServer | null} server
  */
 export function mountPins(root, store, server) {
+  if (!server) return mountRecordedWords(root, store);
   const bar = make("div", "ld-pins-bar");
   root.append(bar);
-  mountBlind(bar, store);
-  if (!server) return mountRecordedWords(root, store);
   const part = make("details", "ld-pins");
   const title = make("summary");
   const add = makeButton("Pin this run", () => change([...read().filter(({ id }) => id !== store.state.run?.id), pinOf()]));
@@ -47,7 +47,8 @@ export function mountPins(root, store, server) {
   note.setAttribute("role", "status");
   const body = make("div");
   part.append(title, note, body);
-  bar.prepend(add);
+  bar.append(add);
+  mountBlind(root, bar, store);
   root.append(part);
 
   const pinOf = () => ({ id: store.state.run?.id ?? "", prompt: store.state.run?.header.prompt ?? "" });
@@ -124,14 +125,17 @@ function tableOf({ runs, settings }, forget) {
   const rows = [
     row("In words", runs.map(({ words }) => words)),
     row("Verdict", runs.map(({ verdict }) => verdict ?? "–")),
-    row("Speedup", runs.map(({ figures }) => (figures.speedup ? `${formatNumber(figures.speedup, 2)}x` : "–"))),
-    row("KV memory saved", runs.map(({ figures }) => formatShare(figures.kv_saved, 1))),
-    row("First difference, token", runs.map(({ figures }) => formatNumber(figures.first_divergence))),
+    row("Speed of this run", runs.map(({ speed }) => speed ?? "–")),
+    row("KV memory saved", runs.map(({ figures }) => formatSaved(figures.kv_saved))),
+    row("First difference", runs.map(({ figures }) => tokenWords(figures.first_divergence))),
     ...settings.map(({ name, values }) => row(name, values)),
   ];
   node.append(make("caption", "", "Settings that differ are below the figures."), head, ...rows);
   return node;
 }
+
+/** @param {number | null} index of a token */
+const tokenWords = (index) => (index === null ? "–" : `token ${formatNumber(index + 1)}`);
 
 function headOf({ id, name }, at, forget) {
   const cell = make("th", `ld-pin-${at}`, `${at + 1}. ${name.slice(0, 60)} `);
@@ -159,7 +163,7 @@ function chart(words, curves) {
   const svg = makeSvg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${words}, 0 to ${formatNumber(top, 2)}` });
   curves.forEach((curve, at) => svg.append(makeSvg("path", { d: pathOf(curve, steps, top), class: `ld-pin-line ld-pin-${at}` })));
   figure.append(make("figcaption", "", `${words} (0 to ${formatNumber(top, 2)}; ${steps} steps)`), svg);
-  addTable(figure, () => byToken(words, curves.map((curve, at) => ({ name: `run ${at + 1}`, x: curve.map((_, i) => i + 1), y: curve, digits: 2 }))));
+  addTable(figure, () => byStep(words, curves.map((curve, at) => ({ name: `run ${at + 1}`, x: curve.map((_, i) => i + 1), y: curve, digits: 2 }))));
   return figure;
 }
 
@@ -183,61 +187,4 @@ function wordsOf({ runs }, server) {
   const choices = lanes.map(({ run, at, id, label }) => ({ key: JSON.stringify([run.id, id]), label: `${at + 1}. ${label}` }));
   const ask = (one, other) => server.align_answers([...JSON.parse(one), ...JSON.parse(other)]);
   return [wordsView(choices, mains.length > 1 ? [mains[0], last] : [last ? 0 : 1, last], ask)];
-}
-
-/**
- * A button that shows both answers without names, takes a vote, then reveals which is which.
- *
- * @param {HTMLElement} bar
- * @param {import("../store.js").Store} store
- */
-function mountBlind(bar, store) {
-  const dialog = make("dialog", "ld-blind");
-  dialog.setAttribute("aria-label", BLIND);
-  const open = makeButton(BLIND, () => {
-    const { run } = store.state;
-    const lanes = run && rivals(run);
-    if (lanes) ask(dialog, run, lanes);
-  });
-  open.disabled = true;
-  bar.append(open, dialog);
-  store.subscribe(["run", "revision"], ({ run }) => (open.disabled = !run?.summary || !rivals(run)));
-}
-
-/**
- * The full model's lane and the main one; null without both.
- *
- * @param {import("../run.js").Run} run
- */
-function rivals(run) {
-  const baseline = run.lanes.find(({ id }) => id === "baseline");
-  return baseline && baseline !== run.main ? [baseline, run.main] : null;
-}
-
-function ask(dialog, run, lanes) {
-  if (Math.random() < 0.5) lanes.reverse();
-  const status = make("p", "", "Read both, then vote.");
-  status.setAttribute("role", "status");
-  const row = make("div", "ld-blind-row");
-  const votes = lanes.map((lane, at) => makeButton(`${"AB"[at]} is LoRA-Drop`, () => reveal(lane === run.main)));
-  lanes.forEach((lane, at) => {
-    const card = make("article");
-    const text = make("p", "ld-blind-text", lane.steps.map((step) => step.text).join(""));
-    card.append(make("h3", "", "AB"[at]), text, votes[at]);
-    row.append(card);
-  });
-  const close = makeButton("Close", () => dialog.close());
-
-  function reveal(isRight) {
-    for (const vote of votes) vote.disabled = true;
-    row.querySelectorAll("h3").forEach((title, at) => {
-      title.textContent = `${"AB"[at]}: ${run.plainLabels[lanes[at].index]}`;
-    });
-    const same = run.main.divergence === null ? " Both wrote the same text, so that was a guess." : "";
-    status.textContent = `${isRight ? "Right." : "No: it was the other one."}${same}`;
-    close.focus();
-  }
-
-  dialog.replaceChildren(make("h2", "", BLIND), row, status, close);
-  dialog.showModal();
 }

@@ -19,7 +19,6 @@ COLORS: dict[str, dict[str, str]] = {
         "dropped": "#E69F00",  # a skipped layer
         "rejected": "#960F1E",  # a draft that the full model rejected
         "diverged": "#00798C",  # the first token that differs
-        "tint": "#FBEBCB",  # background of a token that a LoRA step wrote
         "ink": "#16202B",
         "muted": "#51606F",
         "line": "#D9E0E7",
@@ -41,7 +40,6 @@ COLORS: dict[str, dict[str, str]] = {
         "dropped": "#E69F00",
         "rejected": "#FF5F55",
         "diverged": "#4FD3E4",
-        "tint": "#4A3A17",
         "ink": "#E8EDF2",
         "muted": "#A5B1BD",
         "line": "#34404C",

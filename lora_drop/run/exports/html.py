@@ -35,15 +35,15 @@ def replay_html(trace: Trace) -> str:
 
     The text has no lone surrogates: it can be written as UTF-8.
     """
-    header, name = trace.header, place_of(trace.header)
-    settings = ", ".join(setting_words(header))
+    header = trace.header
+    title = escaped(f"LoRA-Drop replay: {header.model['id'].removeprefix('bundled:')}")
+    settings = f"{place_of(header)}: {', '.join(setting_words(header))}"
     cut = "" if trace.summary else ' <span class="ld-replay-cut">The trace was cut short: it has no summary.</span>'
     # Each two answers word by word, as a replay has no server to ask.
     answers = {"type": "answers", "pairs": answers_side_by_side({lane: trace.text(lane) for lane in trace.steps})}
     blanks = {
-        "title": escaped(f"{name}: {settings} - LoRA-Drop replay"),
+        "title": title,
         "styles": css_variables() + "".join(map(_read, (*RUN_STYLES, ASSETS / "css" / "replay.css", BUILD_UP_STYLE))),
-        "heading": escaped(f"LoRA-Drop: {name}"),
         "settings": escaped(settings),
         "cut": cut,
         "prompt": escaped(header.prompt),

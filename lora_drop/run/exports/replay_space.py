@@ -29,7 +29,6 @@ FIGURES = (
     ("bound", "bound", "{:.2f}x"),
     ("KV saved", "kv_saved", "{:.0%}"),
     ("same next token at LoRA steps", "top1_agreement", "{:.0%}"),
-    ("first difference at token", "first_divergence", "{:.0f}"),
 )
 PACES = (("baseline", "full model"), ("lora_drop", "LoRA-Drop"))
 
@@ -85,6 +84,8 @@ def _entry(name: str, trace: Trace) -> str:
         paces = {words: summary.lanes.get(lane, {}).get("tokens_per_second") for lane, words in PACES}
         figures += [(words, pace, "{:.0f} tokens/s") for words, pace in paces.items()]
         figures += [(words, getattr(summary, key), form) for words, key, form in FIGURES]
+        differs = summary.first_divergence  # counted from 0, and shown from 1, as on the page
+        figures.append(("first difference at token", None if differs is None else differs + 1, "{:.0f}"))
     rows = [(words, form.format(value)) for words, value, form in figures if value is not None]
     listed = "".join(f"<div><dt>{words}</dt><dd>{value}</dd></div>" for words, value in rows)
     cut = "" if summary else '<p class="cut">Cut short: it has no summary.</p>'

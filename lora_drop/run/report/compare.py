@@ -7,6 +7,7 @@ from typing import Any
 
 from lora_drop.method.fields import RUN, SCHEDULE
 from lora_drop.method.settings import settings_of
+from lora_drop.run.report.speed import labelled_speed
 from lora_drop.run.report.words import setting_words
 from lora_drop.run.trace.records import TOGETHER, number
 from lora_drop.run.trace.trace import Trace
@@ -19,11 +20,12 @@ def compared(traces: Mapping[str, Trace]) -> dict[str, Any]:
     """Runs by their ids, in this order.
 
     Returns:
-        `{"runs": [{"id", "name", "main", "lanes", "words", "verdict", "figures"}], "settings": [{"name", "values"}],
-        "curves": {"drift": [...], "clock": [...]}}`. `main` is the id of the lane that a run is about, `lanes` have
-        `id` and `label`. `figures` are the summary's. `settings` are those that differ between the runs, as texts, one
-        value per run. `curves` have one list per run, by decode step of its main lane: the mean drift (None where it
-        was not audited), and the milliseconds on its clock so far.
+        `{"runs": [{"id", "name", "main", "lanes", "words", "verdict", "speed", "figures"}],
+        "settings": [{"name", "values"}], "curves": {"drift": [...], "clock": [...]}}`. `main` is the id of the lane
+        that a run is about, `lanes` have `id` and `label`. `speed` is the run's own, with a label where it is noisy.
+        `figures` are the summary's. `settings` are those that differ between the runs, as texts, one value per run.
+        `curves` have one list per run, by decode step of its main lane: the mean drift (None where it was not
+        audited), and the milliseconds on its clock so far.
     """
     settings = [_settings(trace) for trace in traces.values()]
     names = list(dict.fromkeys(name for one in settings for name in one))
@@ -47,6 +49,7 @@ def _about(run_id: str, trace: Trace) -> dict[str, Any]:
         "lanes": [{"id": lane["id"], "label": lane["label"]} for lane in trace.header.lanes],
         "words": ", ".join(setting_words(trace.header)),
         "verdict": summary.verdict["text"] if summary and summary.verdict else None,
+        "speed": labelled_speed(summary.speedup, summary.speedup_interval, summary.bound) if summary else None,
         "figures": {name: getattr(summary, name, None) for name in TOGETHER},
     }
 

@@ -109,3 +109,19 @@ def no_gain_reason(bound: float, accepted: float | None) -> str:
     if accepted is None:
         return f"its bound is {bound:.2f}×"
     return f"{1 - accepted:.0%} of its guesses are rejected, so its bound is {bound:.2f}×"
+
+
+def labelled_speed(speedup: float | None, interval: Sequence[float] | None, bound: float | None) -> str | None:
+    """A run's own speedup, with a label where it is no headline; None without a speedup."""
+    if speedup is None:
+        return None
+    text = f"{speedup:.2f}x"
+    speed = speed_of(speedup, interval)
+    if interval is None or speed is None:
+        return f"{text} (too short to time)"
+    if is_by_chance(speedup, bound):
+        return f"{text} (noise: beyond the bound)"
+    spread = f"{interval[0]:.2f}x to {interval[1]:.2f}x"
+    if speed == "noisy":
+        return f"{text} (noisy: {spread})"
+    return f"{text} ({spread})" if is_wide(speedup, interval) else text
