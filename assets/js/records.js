@@ -41,14 +41,20 @@
  */
 
 /**
- * @typedef {object} SweepRow a measured setting
- * @property {number} drop_ratio
- * @property {number} period
+ * @typedef {object} MeasuredRow a measured setting, of forecast_facts
+ * @property {string} label
  * @property {string} reuse
  * @property {string} part
  * @property {string} refresh
  * @property {boolean} corrected
+ * @property {boolean} early it may refresh early
+ * @property {number[]} layers skipped
+ * @property {number[] | null} range that they are spread over; null if they were chosen
+ * @property {number} period
+ * @property {number} accept
  * @property {number | null} regret nats per token
+ * @property {string | null} reads "reads well"
+ * @property {number | null} chance that a draft is accepted if those before it were
  */
 
 /**
@@ -62,7 +68,6 @@
  * @property {string | null} train command that trains corrections for a model without any
  * @property {Shape} shape
  * @property {number} droppable
- * @property {SweepRow[]} sweep
  */
 
 /**
@@ -119,7 +124,9 @@
  * @property {Preset[]} presets
  * @property {string} default
  * @property {{prompts: number, device: string, dtype: string, date: string}} about
- * @property {number} limit largest regret that reads well
+ * @property {string} criterion when a text reads well, slips or reads badly
+ * @property {{rows: MeasuredRow[], near: number, slower: number}} forecast the measured settings, how far one may be from
+ *   the settings to tell about them, and the speedup below which a setting is slower
  * @property {boolean} is_calibrated its speeds were measured on this machine
  * @property {boolean} is_calibrating they will be, while nobody runs
  * @property {{label: string, period: number, speedup: number | null, bound: number} | null} head the full model with the

@@ -44,7 +44,7 @@ export function mountSafeMap(element, props, watch, trigger, ask) {
     if (isEmpty) return;
     const measure = value.measures.find(({ name }) => name === (chosen || value.first));
     find(panel, ".ld-map-note").textContent = measure.note;
-    find(panel, ".ld-map-source").textContent = value.note;
+    find(panel, ".ld-map-source").textContent = `${value.criterion} ${value.note}`;
     find(panel, ".ld-map-paper").textContent = value.paper.length
       ? `The paper's own figures there (other models, second-hand): ${value.paper.join("; ")}.`
       : "";
@@ -146,8 +146,9 @@ export function mountDial(element, props, watch, trigger) {
     panel.dataset.well = String(stop.well);
     find(panel, ".ld-dial-label").textContent = stop.label;
     find(panel, ".ld-dial-words").textContent = stop.words;
-    find(panel, ".ld-dial-prompt").textContent = `“${value.prompt}”`;
-    find(panel, ".ld-dial-sample").textContent = stop.sample ?? "What it writes was not kept: run it to see.";
+    find(panel, ".ld-dial-words").title = value.criterion;
+    find(panel, ".ld-dial-prompt").textContent = `One of its answers, to “${value.prompt}”`;
+    find(panel, ".ld-dial-sample").textContent = stop.sample ?? "No answer is stored. Run it to see one.";
   }
 
   slider.addEventListener("input", draw);

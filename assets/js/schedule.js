@@ -258,6 +258,27 @@ export function speedBound(shape, schedule, steps = null, promptTokens = 0, rank
 }
 
 /**
+ * Share of a cycle's drafts that are accepted if each is accepted with `chance`, given those before it were.
+ *
+ * @param {number} chance
+ * @param {number} drafts LoRA steps of a cycle, at least 1
+ */
+export function acceptedShare(chance, drafts) {
+  let sum = 0;
+  for (let i = 1; i <= drafts; i++) sum += chance ** i;
+  return sum / drafts;
+}
+
+/**
+ * A bound if only this share of the drafts is accepted: a cycle reads the same, but keeps fewer tokens.
+ *
+ * @param {number} bound
+ * @param {number} period
+ * @param {number} accepted
+ */
+export const verifiedBound = (bound, period, accepted) => (bound * (1 + accepted * (period - 1))) / period;
+
+/**
  * Share of the baseline's K/V bytes that the schedule saves after `steps` decode steps, by the formula.
  *
  * @param {Shape} shape

@@ -51,9 +51,10 @@ class LoraDropConfig:
         0.5,
         "share of that range that LoRA steps skip, spread evenly",
         between=(0, 1),
-        label="Drop ratio: share of that range",
-        info="Higher: more rows of the activity map are skipped; faster, and more words differ.",
+        label="Drop ratio",
+        info="Share of that range to skip: higher is faster.",
         span=(0, 1, 0.05),
+        row="drop",
         main=True,
         words="drop ratio {}",
     )
@@ -67,7 +68,7 @@ class LoraDropConfig:
             "skip: nothing",
         ),
         label="Reuse rule",
-        info="Changes the words that LoRA steps write.",
+        info="Changes what LoRA steps write.",
         words="{} rule",
     )
     part: Part = setting(
@@ -92,7 +93,7 @@ class LoraDropConfig:
         None,
         "layers to skip, by number, instead of range and ratio",
         label="Exact layers to skip (instead of range and ratio)",
-        info="Skips just these rows of the activity map.",
+        info="Only these rows of the activity map are skipped.",
         metavar="4,6,8",
     )
     adapters: str = setting(
@@ -131,7 +132,6 @@ class LoraDropConfig:
         labels=("the current token (paper)", "all since the last one"),
         label="A full step reads",
         info="All since the last one: drift falls to 0 at each full step, which then takes longer.",
-        row="exact",
         words="full steps repair",
         since=3,
     )
@@ -141,8 +141,10 @@ class LoraDropConfig:
         "1 accepts only its own choices, 0 accepts all",
         between=(0, 1),
         label="Accept",
-        info="Higher: more drafts are rejected. 0 accepts all, 1 gives the full model's own text.",
-        row="exact",
+        info="Higher: more guesses are rejected.",
+        span=(0, 1, 0.05),
+        row="drop",
+        main=True,
         words="accept {}",
         since=3,
     )

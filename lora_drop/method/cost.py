@@ -255,6 +255,30 @@ def cycle_of(period: int, repairs: bool, accepted: float | None = None) -> tuple
     return period / tokens, (period - 1) / tokens if repairs else 0.0
 
 
+def accepted_share(chance: float, drafts: int) -> float:
+    """Share of a cycle's drafts that are accepted.
+
+    Args:
+        chance: that a draft is accepted if those before it were: a rejected one takes the later ones with it.
+        drafts: LoRA steps of a cycle, at least 1.
+    """
+    return sum(chance**i for i in range(1, drafts + 1)) / drafts
+
+
+def chance_of(accepted: float, drafts: int) -> float:
+    """The chance with which `accepted_share` of so many drafts are accepted."""
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if accepted_share(middle, drafts) < accepted else (low, middle)
+    return round(high, 4)
+
+
+def verified_bound(bound: float, period: int, accepted: float) -> float:
+    """A bound if only this share of the drafts is accepted: a cycle reads the same, but keeps fewer tokens."""
+    return bound * (1 + accepted * (period - 1)) / period
+
+
 @dataclass
 class BytesRead:
     """Bytes that a lane's passes have read so far, and the baseline for the same tokens.

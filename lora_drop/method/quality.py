@@ -15,22 +15,29 @@ GRAM = 4
 READS_WELL_LOSS = 0.15
 READS_WELL_REPEATS = 0.1  # the share of repeated 4-grams may exceed that of the full model's own answers by this much
 SLIPS_LOSS = 0.5  # up to it a text slips here and there; beyond it few sentences make sense
+WORDS: dict[Reads, str] = {"well": "reads well", "slips": "slips", "badly": "reads badly"}
+CRITERION = (
+    f"Reads well: a regret of at most {READS_WELL_LOSS:g} nats per token, and a share of repeated 4-grams at most "
+    f"{100 * READS_WELL_REPEATS:g} points above the full model's. Slips: at most {SLIPS_LOSS:g} nats. "
+    "Reads badly: more, or the text ends in a loop."
+)
 
 # A token of a greedy answer is absurd if the full model gives it less than e^-5 (1 in 150) of its favourite's
 # probability. The worst token in six of its own samples, at temperature 0.7 and top-p 0.95, has e^-4.4.
 ABSURD = 5.0
 
 
-def reads(loss: float | None, repeats: float | None, usual: float | None) -> Reads | None:
-    """How a text reads; None if a figure is missing.
+def reads(loss: float | None, repeats: float | None, usual: float | None, loops: float = 0.0) -> Reads | None:
+    """How a text reads, or several on average; None if a figure is missing.
 
     Args:
         loss: quality loss in nats per token.
         repeats, usual: the share of repeated 4-grams in it, and in the full model's own answers.
+        loops: the share of the texts that end in a loop.
     """
     if loss is None or repeats is None or usual is None:
         return None
-    if loss > SLIPS_LOSS:
+    if loss > SLIPS_LOSS or loops > 0.5:
         return "badly"
     return "well" if loss <= READS_WELL_LOSS and repeats - usual <= READS_WELL_REPEATS else "slips"
 

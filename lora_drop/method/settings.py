@@ -46,7 +46,7 @@ class RunSettings:
         "temperature of sampling; 0 is greedy",
         between=(0, 100),
         label="Temperature",
-        info="0: always the likeliest word. Higher: more varied answers, in every lane.",
+        info="0: always the likeliest token. Higher: more varied answers, in every lane.",
         row="sampling",
         words="temperature {}",
     )
@@ -86,7 +86,7 @@ class RunSettings:
         False,
         "go on after a stop token",
         label="Go on after the model ends its text",
-        info="On: every answer is as long as you ask.",
+        info="On: every answer has the full length.",
     )
     lanes: Lanes = setting("both", "which lanes run")
     compare: Compare | None = setting(

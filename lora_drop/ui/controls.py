@@ -59,14 +59,16 @@ def refuse_private(setting: Setting, value: Any) -> None:
         raise LoraDropError(f"{setting.name} must be {' or '.join(setting.kind.public)}.")
 
 
-def build_controls(main: bool, values: dict[str, Any], num_layers: int) -> dict[str, gr.components.Component]:
-    """Build the main controls or the folded ones inside the open layout block; returns them by name.
+def build_controls(
+    shown: Iterable[Setting], values: dict[str, Any], num_layers: int
+) -> dict[str, gr.components.Component]:
+    """Build controls inside the open layout block; returns them by name.
 
     Args:
         values: the first value of each, by name (`control_value`).
     """
     built: dict[str, gr.components.Component] = {}
-    for row, group in groupby((one for one in SHOWN if one.main == main), key=lambda one: one.row or one.name):
+    for row, group in groupby(shown, key=lambda one: one.row or one.name):
         settings = list(group)
         if any(setting.row == row for setting in settings):
             with gr.Row():

@@ -11,13 +11,14 @@ from lora_drop.adapters.find import NO_SCREEN, bank_facts, config_fingerprint
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import default_range
 from lora_drop.method.presets import COMPARISONS, Preset, presets_for
-from lora_drop.method.quality import READS_WELL_LOSS
+from lora_drop.method.quality import CRITERION
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import describe_device, free_memory, screens_heads
 from lora_drop.models.pool import ModelPool
 from lora_drop.paths import SHIPPED_SWEEPS
 from lora_drop.run.results.calibration import HEAD, gain_here, is_calibrated, no_gain_words, speeds_here
 from lora_drop.run.results.files import SWEEP
+from lora_drop.run.results.forecast import forecast_facts
 from lora_drop.run.results.preset_results import (
     Measured,
     default_preset,
@@ -26,7 +27,7 @@ from lora_drop.run.results.preset_results import (
     preset_words,
     row_reads,
 )
-from lora_drop.run.results.rows import sets_only_refresh
+from lora_drop.run.results.rows import Row
 from lora_drop.run.results.store import whole_setting
 from lora_drop.ui.controls import control_values
 from lora_drop.ui.serve.calibration import calibrates
@@ -55,7 +56,6 @@ def model_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
         "train": None if banks else train_command(loaded.id),
         "shape": dataclasses.asdict(loaded.shape),
         "droppable": high - low + 1,
-        "sweep": sweep_facts(loaded.revision),
     }
 
 
@@ -68,27 +68,13 @@ def train_command(model: str) -> str:
     )
 
 
-def sweep_facts(revision: str) -> list[dict[str, Any]]:
-    """Quality of each setting of the stored sweep; none if it is of other weights or cannot be read.
-
-    Only rows with evenly spaced layers, a full head and no rejected tokens: the page's forecast compares no others.
-    """
+def _sweep_rows(revision: str) -> list[Row]:
+    """Rows of the stored sweep; none if it is of other weights or cannot be read."""
     try:
-        result = SWEEP.read(SHIPPED_SWEEP)
+        sweep = SWEEP.read(SHIPPED_SWEEP)
     except LoraDropError:
         return []
-    if result["model"].get("revision") != revision:
-        return []
-    return [
-        {
-            **{name: row[name] for name in ("drop_ratio", "period", "reuse", "part")},
-            "refresh": row.get("refresh", "single"),
-            "corrected": row["adapters"] not in (None, "none"),
-            "regret": row.get("free_regret"),
-        }
-        for row in result["rows"]
-        if sets_only_refresh(row)
-    ]
+    return sweep["rows"] if sweep["model"].get("revision") == revision else []
 
 
 def page_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
@@ -115,12 +101,13 @@ def preset_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
         - show_me: the preset and the third lane that "Show me" runs;
         - missing: why there are no measurements, or an empty text;
         - about: device, dtype, number of prompts and date of the measurements;
-        - limit: the quality loss up to which a text reads well, in nats a token;
+        - criterion: what "reads well", "slips" and "reads badly" mean;
         - is_calibrated: whether the speeds were measured on this machine; `is_calibrating`: whether they will be;
         - presets: for each, in order, its name, label, note and `short` words; `measured` and `bare`, its figures with
           corrections and without, or None; and `reads` (well, slips, badly);
         - head: label, period, speedup and bound of the full model with the screened head, or None. Speeds are None
-          where they are not clear.
+          where they are not clear;
+        - forecast: `forecast_facts`.
     """
     try:
         measured = measured_presets(loaded.id, loaded.revision, lambda config: config_fingerprint(loaded, config))
@@ -138,7 +125,7 @@ def preset_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
             "prompts": about["data"]["own"]["prompts"],
             "date": about["date"][:10],
         },
-        "limit": READS_WELL_LOSS,
+        "criterion": CRITERION,
         "is_calibrated": bool(speeds),
         "is_calibrating": not is_calibrated(loaded) and calibrates(),
         "presets": [
@@ -154,6 +141,7 @@ def preset_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
             for name, preset in presets_for(loaded.id).items()
         ],
         "head": _head(speeds.get(HEAD)),
+        "forecast": forecast_facts(measured, _sweep_rows(loaded.revision), loaded.num_layers),
     }
 
 

@@ -43,7 +43,7 @@ def words() -> dict[str, Any]:
         # Each row has the bound of its model's bytes and the exact KV formula too.
         "paper": [asdict(row) | {name: getattr(row, name) for name in COMPUTED} for row in paper.ROWS],
         "label": f"These are {paper.LABEL}. Other and larger models, trained adapters of rank {paper.RANK}, accuracy "
-        "averaged over tasks; the two columns after a “…” are computed here.",
+        "averaged over tasks; the bound and the formula's KV are computed here.",
         "ours": our_words(),
     }
 
@@ -56,7 +56,7 @@ def our_words(path: Path = SHIPPED_SWEEP) -> str:
         ours, state = (_row_at_papers_setting(sweep["rows"], reuse) for reuse in ("residual", "state"))
         return (
             f"{far}. At p {PAPER_RATIO}, k {PAPER_PERIOD - 1} our residual rule with trained corrections has the full "
-            f"model's next token at {ours['lora_steps_top1_agreement']:.0%} of LoRA steps and loses "
+            f"model's next token at {ours['lora_steps_top1_agreement']:.0%} of LoRA steps and an NLL gap of "
             f"{ours['all_steps_nll_gap']:.2f} nats per token, at {ours['speedup']:.2f}× on "
             f"{sweep['device']['name']} (bound {ours['bound']:.2f}×); "
             f"the state rule agrees at {state['lora_steps_top1_agreement']:.0%}. Such a small model has no layers to "

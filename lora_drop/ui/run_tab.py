@@ -138,7 +138,8 @@ def _build_settings(calls: Callbacks, facts: dict[str, Any], values: dict[str, A
             server_functions=[server_function("calibrated_presets", lambda _: calls.calibrated_presets())],
             elem_id="ld-preset",
         )
-        controls = build_controls(True, values, layers)
+        main = [one for one in SHOWN if one.main]
+        controls = build_controls((one for one in main if one.of == SCHEDULE), values, layers)
         WhatIf(
             model=facts["model"],
             settings=values,
@@ -148,13 +149,14 @@ def _build_settings(calls: Callbacks, facts: dict[str, Any], values: dict[str, A
             server_functions=[server_function("count_tokens", calls.count_tokens, 2)],
             elem_id="ld-whatif",
         )
+        controls |= build_controls((one for one in main if one.of == RUN), values, layers)
         with gr.Accordion("More", open=False, elem_id="ld-advanced"):
             compare = Compare(
                 facts["presets"]["show_me"]["compare"],
                 comparisons={name: {"button": c.button, "lane": c.lane} for name, c in COMPARISONS.items()},
                 elem_id="ld-compare",
             )
-            controls |= build_controls(False, values, layers)
+            controls |= build_controls((one for one in SHOWN if not one.main), values, layers)
     return {"model": model, "preset": preset, "compare": compare, "controls": controls}
 
 
@@ -206,6 +208,10 @@ def _join_settings(tab: RunTab, rules: list[Any], linked: list[Any]) -> None:
     # Moving the range or the ratio replaces the exact layers that a preset may have set.
     spread = [tab.controls["layers"].input, tab.controls["drop_ratio"].input]
     gr.on(spread, fn=None, outputs=tab.controls["drop_layers"], js="() => ''")
+    # Verifying needs exact full steps.
+    accept, *exact = (tab.controls[name] for name in ("accept", "refresh", "kv"))
+    verify = "(accept, ...exact) => (accept > 0 ? ['repair', 'write'] : exact)"
+    accept.input(None, [accept, *exact], exact, js=verify)
     for button, text in tab.examples:
         button.click(None, None, tab.prompt, js=f"() => {json.dumps(text)}")
     tab.preset.input(None, tab.preset, rules, js="(name) => window.LoraDrop.preset(name)")

@@ -31,7 +31,7 @@ from tests.support.page import (
 
 pytestmark = pytest.mark.browser
 
-IN_VIEW = ("ld-model", "ld-preset", "ld-period", "ld-layers", "ld-drop-ratio", "ld-max-new-tokens")
+IN_VIEW = ("ld-model", "ld-preset", "ld-period", "ld-layers", "ld-drop-ratio", "ld-accept", "ld-max-new-tokens")
 
 
 @pytest.mark.full

@@ -61,7 +61,7 @@ def test_a_pin_whose_run_is_gone_says_so(server, open_page):
     page.wait_for_selector(".ld-whatif[data-state]", timeout=60_000)
     page.click(".ld-pins summary")
     expect(page.locator(".ld-pins-note")).to_contain_text('"<img')
-    page.get_by_role("button", name="Forget the lost runs").click()
+    page.get_by_role("button", name="Unpin the lost runs").click()
     expect(page.locator(".ld-pins summary")).to_have_text("Pinned runs (0)")
 
 

@@ -12,12 +12,15 @@ from playwright.sync_api import Page, expect
 
 from lora_drop.adapters import find
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.method.cost import Corrections, speed_bound
+from lora_drop.method.cost import Corrections, accepted_share, chance_of, speed_bound, verified_bound
 from lora_drop.method.presets import COMPARISONS, PRESETS
-from lora_drop.method.quality import READS_WELL_LOSS, SLIPS_LOSS
+from lora_drop.method.quality import CRITERION, READS_WELL_LOSS, SLIPS_LOSS
 from lora_drop.models.pool import ModelPool
+from lora_drop.paths import SHIPPED_SWEEPS
 from lora_drop.run.results import calibration
 from lora_drop.run.results import preset_results as measured
+from lora_drop.run.results.files import SWEEP
+from lora_drop.run.results.forecast import forecast_facts
 from lora_drop.run.trace.trace import gather
 from tests.support.page import (
     HOSTILE,
@@ -27,6 +30,7 @@ from tests.support.page import (
     prepare,
     press_run,
     set_number,
+    set_text,
     wait_done,
     wait_ended,
 )
@@ -113,7 +117,7 @@ def test_the_table_shows_the_files_figures_and_opens_on_the_computed_preset(ship
     assert checked(page) == "balanced", "the fastest that reads well"
     expect(page.locator(".ld-whatif [data-figure='refreshes']")).to_have_text("at least 1 in 3")
     about = page.inner_text(".ld-presets-about")
-    for words in ("4,321 prompts", f"{HOSTILE}, bfloat16", "2026-01-02", "up to 0.15 reads well", "Speed was not"):
+    for words in ("4,321 prompts", f"{HOSTILE}, bfloat16", "2026-01-02", CRITERION, "Speed was not"):
         assert words in about
     assert page.evaluate("!document.querySelector('img[src=x]')")
     open_advanced(page)
@@ -136,7 +140,7 @@ def test_speeds_come_from_this_machine_once_they_were_measured(shipped, open_pag
         rows.append(row | {"speedup": speedup, "speedup_interval": [speedup - 0.01, speedup + 0.01], "bound": bound})
     for server in serve(ModelPool(dataclasses.replace(shipped.loaded))):  # servers are told apart by their model
         page = open_page(server.url)
-        expect(page.locator(".ld-presets-about")).to_contain_text("that happens while nobody runs")
+        expect(page.locator(".ld-presets-about")).to_contain_text("the app does so while nobody runs")
         calibration.write_calibration(info, rows)
         page = open_page(server.url)
         expect(page.locator(".ld-presets-about")).to_contain_text("Speed measured on this machine.")
@@ -162,7 +166,9 @@ def test_a_preset_sets_the_controls_and_a_control_makes_it_custom(shipped, open_
     assert checked(page) == "fast"
     set_number(page, "ld-period", 5)
     expect(page.locator("#ld-preset input[value=custom]")).to_be_checked()
-    assert "How well these settings read was not measured." in page.inner_text(".ld-whatif-note")
+    assert "Nearest measured setting: Fast (regret 0.41 nats per token)." in page.inner_text(".ld-whatif-note")
+    set_number(page, "ld-drop-ratio", 1)
+    assert "How these settings read was not measured, nor any near them." in page.inner_text(".ld-whatif-note")
     page.focus("#ld-preset input[value=custom]")
     page.keyboard.press("ArrowUp")
     open_advanced(page)
@@ -193,6 +199,47 @@ def test_the_strips_bound_is_that_of_the_bank_for_the_rule(shipped, open_page):
     page.check("#ld-preset input[value=paper]")  # another rule, which has no bank
     expect(bound).to_have_text(expected(0, None, PRESETS["paper"].config.schedule_for(30)))
     expect(note).to_contain_text("no trained corrections for these settings")
+
+
+def test_the_forecast_is_that_of_the_nearest_measured_setting(shipped, open_page):
+    rows = SWEEP.read(SHIPPED_SWEEPS / "sweep.json")["rows"]
+    facts = forecast_facts(measured.Measured(), rows, 30)
+    page = open_page(shipped.url)
+    open_advanced(page)
+    prompt = int(page.inner_text(".ld-whatif-note").split()[1])
+    page.evaluate(
+        """facts => { const { store } = window.LoraDrop;
+        store.update({ presets: { ...store.state.presets, forecast: facts } }) }""",
+        facts,
+    )
+    line, note = page.locator(".ld-whatif-line"), page.locator(".ld-whatif-note")
+    names = ("reads", "expected", "bound")
+    text, expected, bound = (page.locator(f".ld-whatif [data-figure={name}]") for name in names)
+    label = "drop ratio 0.3, period 3, chosen layers, accept 0.15"
+    row = next(row for row in facts["rows"] if row["label"] == label)
+    layers = row["layers"]
+    set_text(page, "ld-drop-layers", ",".join(map(str, layers)))
+    expect(note).to_contain_text(f"Measured: {row['label']} (regret {row['regret']:.2f} nats per token).")
+    expect(text).to_have_text(row["reads"])
+    expect(expected).to_have_text(f"{100 * accepted_share(row['chance'], 2):.0f} of 100")
+    set_number(page, "ld-period", 16)
+    nearest = [r for r in rows if r["drop_layers"] == layers and r["accept"] == 0.15][-1]
+    share = accepted_share(chance_of(nearest["accepted"], nearest["period"] - 1), 15)
+    config = PRESETS["balanced"].config.replace(drop_layers=tuple(layers), period=16)
+    corrections = Corrections(RANK, BANK_LAYERS)
+    whole = speed_bound(shipped.loaded.shape, config.schedule_for(30), 127, prompt, corrections)
+    expect(expected).to_have_text(f"{100 * share:.0f} of 100")
+    expect(bound).to_have_text(f"{verified_bound(whole, 16, share):.2f}×")
+    expect(line).to_contain_text("Forecast: slower, as most guesses are rejected; ")
+    expect(note).to_contain_text(f"Nearest measured setting: drop ratio 0.3, period {nearest['period']}")
+    set_number(page, "ld-drop-ratio", 1)
+    expect(note).to_contain_text("Nearest measured setting: drop ratio 1, period 8, accept 0.15 (regret")
+    expect(line).to_contain_text("most guesses are rejected; ")
+    page.check("#ld-adapters input[value=none]")
+    expect(text).to_have_text("not measured")
+    expect(note).to_contain_text("How these settings read was not measured, nor any near them.")
+    set_number(page, "ld-accept", 1)
+    expect(text).to_have_text("the full model's own")
 
 
 def test_a_third_lane_changes_exactly_one_setting_and_says_which(shipped, open_page):

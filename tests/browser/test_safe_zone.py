@@ -126,7 +126,7 @@ def stored(tmp_path_factory) -> Iterator[Server]:
 def test_the_map_answers_and_its_names_stay_texts(stored, open_page):
     page = open_page(stored.url)
     open_zone(page)
-    assert answer(page).startswith("Choose drop ratio 0.25, period 8: the fastest here that reads well.")
+    assert answer(page).startswith("Choose drop ratio 0.25, period 8: the fastest here that reads well on average")
     assert "a regret of 0.12 nats per token" in answer(page) and "1.20×" in answer(page)
     assert marks(page, "chosen") == [("0.25", "8")] and marks(page, "nearest") == []
     assert sorted(marks(page, "safe")) == [("0.25", "2"), ("0.25", "8"), ("0.5", "4")]
@@ -211,7 +211,7 @@ def test_the_dial_shows_each_stop_and_runs_it(stored, open_page):
     asked = requests_of(page)
     dial.press("End")
     assert page.inner_text(".ld-dial-label") == "Drop ratio 0.75, period 8"
-    assert "Regret 2.00 nats per token: reads badly" in page.inner_text(".ld-dial-words")
+    assert "Regret 2.00 nats per token on average: reads badly" in page.inner_text(".ld-dial-words")
     assert "1.60×" in page.inner_text(".ld-dial-words") and page.inner_text(".ld-dial-sample") == HOSTILE
     assert not asked and page.locator(".ld-dial img").count() == 0
     page.click(".ld-dial-run")

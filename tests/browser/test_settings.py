@@ -10,7 +10,16 @@ from playwright.sync_api import expect
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.cost import Corrections, ModelShape, kv_bytes, kv_saved, speed_bound, step_bytes
+from lora_drop.method.cost import (
+    Corrections,
+    ModelShape,
+    accepted_share,
+    kv_bytes,
+    kv_saved,
+    speed_bound,
+    step_bytes,
+    verified_bound,
+)
 from lora_drop.method.schedule import Schedule, dropped_layers
 from tests.support.page import (
     open_advanced,
@@ -136,6 +145,7 @@ def _random_case(rng: random.Random) -> tuple[dict, dict, dict]:
         "ratio": ratio,
         "prompt": rng.randint(0, 2000),
         "steps": rng.choice([None, 0, 1, rng.randint(2, 90)]),
+        "chance": rng.random(),
         "rank": rng.choice([0, 16, 128]),
         "corrected": rng.choice([None, rng.sample(range(1, layers), rng.randint(0, layers - 1))]),
         "happened": sorted(rng.sample(range(1, 40), rng.randint(0, 39))),
@@ -157,6 +167,7 @@ def test_the_javascript_computes_what_python_does(server, open_page):
                 bound: S.speedBound(shape, schedule, c.steps, c.prompt, c.rank),
                 kv: S.kvBytes(shape, schedule, c.prompt, steps, 2),
                 saved: S.kvSaved(shape, schedule, c.prompt, steps),
+                verified: S.verifiedBound(1.5, s.period + 1, S.acceptedShare(c.chance, s.period)),
                 kinds: Array.from({ length: 20 }, (_, i) => S.kind(schedule, i)),
                 early: Array.from({ length: 39 }, (_, i) => {
                     const refreshes = c.happened.filter((step) => step <= i + 1).length;
@@ -181,6 +192,8 @@ def test_the_javascript_computes_what_python_does(server, open_page):
         )
         assert got["kv"] == kv_bytes(shape, schedule, case["prompt"], steps, 2)
         assert got["saved"] == pytest.approx(kv_saved(shape, schedule, case["prompt"], steps), rel=1e-12, abs=1e-12)
+        accepted = accepted_share(case["chance"], schedule.period)
+        assert got["verified"] == pytest.approx(verified_bound(1.5, schedule.period + 1, accepted), rel=1e-12)
         assert got["kinds"] == [schedule.kind(step) for step in range(20)]
         happened = case["happened"]
         for step, (read, held) in enumerate(got["early"], start=1):
@@ -199,12 +212,15 @@ def test_what_the_config_refuses_the_strip_says_in_its_words(server, open_page):
     open_advanced(page)
     note, bound = page.locator(".ld-whatif-note"), page.locator(".ld-whatif [data-figure='bound']")
     set_number(page, "ld-accept", 0.25)
-    rules = {"accept": 0.25}
+    for name, value in (("refresh", "repair"), ("kv", "write")):  # what verifying needs is set too
+        expect(page.locator(f"#ld-{name} input[value={value}]")).to_be_checked()
+    rules = {"accept": 0.25, "kv": "write"}
     # No slider goes so far, a link does.
     store = "window.LoraDrop.store"
     far = f"{store}.update({{ settings: {{ ...{store}.state.settings, period: 65, accept: 0 }} }})"
     for change, act in (
-        ({}, lambda: None),
+        ({"refresh": "single"}, lambda: page.check("#ld-refresh input[value=single]")),
+        ({"kv": "skip"}, lambda: page.check("#ld-kv input[value=skip]")),
         ({"refresh": "repair"}, lambda: page.check("#ld-refresh input[value=repair]")),
         ({"period": 65, "accept": 0}, lambda: page.evaluate(far)),
     ):
@@ -220,7 +236,7 @@ def test_what_the_config_refuses_the_strip_says_in_its_words(server, open_page):
     set_number(page, "ld-period", 3)
     page.check("#ld-kv input[value=write]")
     set_number(page, "ld-accept", 0.25)
-    expect(note).to_contain_text("rejected draft")
+    expect(note).to_contain_text("Rejected drafts")
 
 
 def test_moving_the_range_or_the_ratio_takes_the_place_of_exact_layers(server, open_page):

@@ -11,7 +11,7 @@ from lora_drop.adapters.find import config_fingerprint
 from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
 from lora_drop.method.presets import PRESETS
-from lora_drop.method.quality import READS_WELL_LOSS, READS_WELL_REPEATS
+from lora_drop.method.quality import CRITERION, READS_WELL_LOSS, READS_WELL_REPEATS
 from lora_drop.models.place import describe_device
 from lora_drop.paths import SHIPPED_PRESETS
 from lora_drop.run.results import calibration
@@ -298,7 +298,7 @@ def test_the_page_works_with_any_file(tiny, bank, tmp_path, monkeypatch):
         assert told == [(name, None, None) for name in PRESETS]
 
     found = facts(made_up(tiny.revision, {"paper": 0.1, "gentle": 0.12}))
-    assert (found["default"], found["missing"], found["limit"]) == ("paper", "", READS_WELL_LOSS)
+    assert (found["default"], found["missing"], found["criterion"]) == ("paper", "", CRITERION)
     by_name = {preset["name"]: preset for preset in found["presets"]}
     assert (by_name["paper"]["reads"], by_name["memory"]["reads"]) == ("well", "badly")
     assert found["show_me"] == {"preset": "paper", "compare": "corrections-off"}

@@ -9,11 +9,14 @@ from lora_drop.method.cost import (
     BytesRead,
     Corrections,
     ModelShape,
+    accepted_share,
+    chance_of,
     human_bytes,
     kv_bytes,
     kv_saved,
     speed_bound,
     step_bytes,
+    verified_bound,
 )
 from lora_drop.method.paper import SHAPES as PAPER_SHAPES
 from lora_drop.method.schedule import Schedule, baseline_schedule
@@ -219,3 +222,26 @@ def test_the_share_of_kv_saved():
     assert kv_bytes(SMALL, Schedule(4, 3, (1,), kv="write", refresh="repair"), 10, 11, 2, last_refresh=7) == (
         2 * 8 * (2 * 21 + 17)
     )
+
+
+def test_rejected_drafts_lower_the_bound_to_that_of_the_passes():
+    schedule = Schedule(4, 30, tuple(range(4, 14)), refresh="repair", kv="write", accept=0.5)
+    whole, rejecting = BytesRead(SMOLLM2, schedule, 0), BytesRead(SMOLLM2, schedule, 0)
+    at = 0
+    for cycle in range(40):
+        for i in range(1, 5):
+            whole.step(4 * cycle + i, lora=i < 4)
+        kept = cycle % 4  # of three drafts
+        for i in range(1, 4):
+            rejecting.step(at + i, lora=True)
+        rejecting.rewind(at + kept)
+        at += kept + 1
+        rejecting.step(at, lora=False)
+    assert rejecting.bound == pytest.approx(verified_bound(whole.bound, 4, 0.5), rel=0.02)
+
+
+def test_the_chance_of_a_draft_is_that_of_its_share():
+    for chance in (0.0, 0.3, 0.77, 1.0):
+        for drafts in (1, 2, 15):
+            assert chance_of(accepted_share(chance, drafts), drafts) == pytest.approx(chance, abs=1e-4)
+    assert accepted_share(0.5, 3) == pytest.approx((0.5 + 0.25 + 0.125) / 3)

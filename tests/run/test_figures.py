@@ -13,7 +13,7 @@ from lora_drop.models.random_weights import LARGE_SHAPES
 from lora_drop.run.exports.figures.heatmaps import PANELS, sweep_heatmaps
 from lora_drop.run.exports.figures.pages import write_figures, write_frontier
 from lora_drop.run.exports.figures.pareto import frontier_figure, pareto
-from lora_drop.run.results.rows import QUALITIES, Group, groups, sets_only_refresh
+from lora_drop.run.results.rows import QUALITIES, Group, groups
 
 OURS = Group("residual", "block", "none", "")
 BANK = OURS._replace(adapters="bank")
@@ -213,13 +213,6 @@ def test_ways_that_differ_in_what_else_is_set_do_not_mix(sweep):
     for way, speed in ((OURS, 1.1), (ways[-1], 1.05)):
         speeds = next(t for t in sweep_heatmaps(sweep, way).data if t.name == "speedup")
         assert speeds.z[1][0] == speed, "period 2 stands above the baseline's"
-
-
-def test_rows_that_set_only_how_full_steps_run():
-    plain = row(0.25, 2, 0.99, 0.0, 1.05)
-    assert sets_only_refresh(plain) and sets_only_refresh(plain | {"refresh": "repair", "kv": "write"})
-    for more in ({"accept": 0.1}, {"head": "screened"}, {"parts": "linear"}, {"drop_layers": [3]}, {"kv": "write"}):
-        assert not sets_only_refresh(plain | more)
 
 
 def test_words_that_do_not_exist(sweep, tmp_path, capsys):

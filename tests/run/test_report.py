@@ -118,12 +118,12 @@ def test_the_bound_is_of_all_passes():
 
 def test_the_loss_is_the_regret_of_the_lane_s_own_text():
     loss = report_of(*rejecting()).lanes[LORA_DROP].loss
-    assert loss == (0.25 + 0.0 + 0.5 + 1.25) / 4, "the rejected one does not count"
+    assert loss == (0.0 + 0.25 + 0.0 + 0.5 + 1.25) / 5, "with the prefill's token, without the rejected one"
     sampled = dataclasses.replace(rejecting()[0], sampling={"temperature": 0.7})
     assert report_of(sampled, *rejecting()[1:]).lanes[LORA_DROP].loss is None
     plain = [header(), *steps(BASELINE, "prrr", TIMES), *steps(LORA_DROP, "pllr", TIMES)]
     quality = [audit(0, kind="prefill", kl=0.0), audit(1, kind="lora", kl=0.3)]
-    assert report_of(*plain, *quality, audit(1, regret=5.0), audit(2)).lanes[LORA_DROP].loss == 5.0
+    assert report_of(*plain, *quality, audit(1, regret=5.0), audit(2)).lanes[LORA_DROP].loss == 2.5
     assert report_of(*plain).lanes[LORA_DROP].loss is None
 
 
@@ -163,7 +163,7 @@ def test_figures_while_the_run_goes_on():
     assert differs == [None] * 14 + [5] * 3 + [None] + [5] * 7
     assert report.figures() == Report.of(report.trace).figures()
     assert json.loads(figures_line(report)) == [
-        *(FIGURES, round(70 / 57, 4), round(report.lanes[LORA_DROP].bound, 4), 0.4, 5, None, 0.5, round(5 / 6, 4), 0),
+        *(FIGURES, round(70 / 57, 4), round(report.lanes[LORA_DROP].bound, 4), 0.4, 5, None, 0.4, round(5 / 6, 4), 0),
         [[100.0, None], [round(7000 / 57, 2), 5]],
     ]
 
@@ -174,7 +174,7 @@ def test_figures_of_the_end_are_the_summary_s():
         ended = summary(**values | {"speedup": speedup}, accepted=0.7)
         figures = report_of(*rejecting(), ended).figures()
         assert {name: figures[name] for name in TOGETHER} == values | {"speedup": speedup}
-        assert (figures["accepted"], figures["by_chance"], figures["quality_loss"]) == (0.7, by_chance, 0.5)
+        assert (figures["accepted"], figures["by_chance"], figures["quality_loss"]) == (0.7, by_chance, 0.4)
         assert {lane["tokens_per_second"] for lane in figures["lanes"].values()} == {100.0}
     nothing_skipped = report_of(header({"period": 1}), summary(**values)).figures()
     assert nothing_skipped["bound"] == 1.0

@@ -171,7 +171,7 @@ def test_where_a_text_breaks():
     assert (found["collapsed_word"], found["reads"], found["absurd_word"]) == (3, None, None)
     audits = [audit(number, regret=0.05) for number in range(1, 3)]
     found = facts(header(), *steps(BASELINE, "p" + "r" * 39, TIMES), *own, *loop, *audits)
-    assert found["quality_loss"] == pytest.approx(0.05) and found["reads"] == "badly", (
+    assert found["quality_loss"] == pytest.approx(0.1 / 3) and found["reads"] == "badly", (
         "a loop reads badly, whatever the loss"
     )
     found = facts(header(), *steps(BASELINE, "prr", TIMES), *own, audit(1, regret=5.0), audit(2, regret=5.1))

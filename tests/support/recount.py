@@ -36,7 +36,8 @@ def recount(lines: list[str]) -> dict[str, Any]:
         drifts = [one for (kind, where, _), one in audits.items() if (kind, where) == ("drift", lane)]
         losses = [one["regret"] for one in drifts if one.get("regret") is not None]
         is_sampled = header["sampling"].get("temperature")
-        facts: dict[str, Any] = {"quality_loss": fmean(losses) if losses and not is_sampled else None}
+        # The prefill's token is the full model's favourite.
+        facts: dict[str, Any] = {"quality_loss": fmean([0.0, *losses]) if losses and not is_sampled else None}
         if "baseline" in kept:
             one, other = ("".join(step["text"] for step in kept[name]).split() for name in ("baseline", lane))
             ends = range(max(len(one), len(other)))

@@ -120,12 +120,12 @@ export function mountRunButton(store) {
     button.textContent = runLabel(store.state);
     button.dataset.testid = isMoved ? "run" : "show-me";
     button.title = isMoved
-      ? "Answers the prompt with the settings below; the answers and charts are drawn anew"
+      ? "Answers the prompt with the settings below, in place of the run on the page"
       : "Answers the prompt three times, side by side";
     stop.dataset.testid = "stop";
     stop.title = "Ends the run after its current step; the text so far stays";
     const open = document.querySelector("#ld-open");
-    if (open instanceof HTMLElement) open.title = "Shows a run that was saved as a trace instead of the one below";
+    if (open instanceof HTMLElement) open.title = "Opens a run that was saved as a trace, in place of the run on the page";
   };
   store.subscribe(["isMoved", "settings"], draw);
   draw();

@@ -40,8 +40,7 @@ export function mountPresets(element, props, watch, trigger, server, store) {
     const all = [...facts.presets, CUSTOM];
     find(element, ".ld-presets-list").replaceChildren(...all.map((preset, i) => choiceOf(preset, radios[i])));
     body.replaceChildren(...facts.presets.map(rowOf), ...(facts.head ? [headRowOf(facts.head)] : []));
-    find(element, "[data-column=reads]").title =
-      `“well” where the regret is at most ${facts.limit} nats per token, and the text does not go in circles`;
+    find(element, "[data-column=reads]").title = facts.criterion;
     find(element, ".ld-presets-about").textContent = aboutWords(facts);
     find(element, ".ld-presets").dataset.state = facts.missing && !facts.is_calibrated ? "unmeasured" : "measured";
   }
@@ -123,7 +122,7 @@ function headRowOf({ label, period, speedup }) {
   const name = make("th", "", label);
   name.scope = "row";
   const row = make("tr");
-  row.title = `Skips nothing; a screened head at all steps but every ${period}th, and every draft checked`;
+  row.title = `Skips no layer: a screened head at all steps but every ${period}th, which checks every draft`;
   row.dataset.preset = "screened-head";
   const cells = ["–", timesOf(speedup), "–"].map((text) => make("td", "", text));
   row.append(name, make("td", "ld-good", "well"), ...cells);
@@ -146,18 +145,18 @@ function cellsOf(measured, reads) {
  *
  * @param {PresetFacts} facts
  */
-function aboutWords({ about, limit, missing, ...facts }) {
+function aboutWords({ about, criterion, missing, ...facts }) {
   const speed = speedWords(facts);
   if (missing) return `Quality: ${missing.replace(/\.$/, "")}. ${speed}`;
   return (
-    `Quality measured on answers to ${formatNumber(about.prompts)} prompts, ${about.device}, ${about.dtype}, ` +
-    `${about.date}: regret in nats per token; up to ${limit} reads well. ${speed}`
+    `Quality: the average over answers to ${formatNumber(about.prompts)} prompts, ${about.device}, ${about.dtype}, ` +
+    `${about.date}; a single answer may read better or worse. ${criterion} ${speed}`
   );
 }
 
 /** Where the speeds are from. */
 function speedWords({ is_calibrated: isCalibrated, is_calibrating: isCalibrating }) {
   if (isCalibrated) return "Speed measured on this machine.";
-  const when = isCalibrating ? "; that happens while nobody runs" : ": the calibrate command does that";
-  return `Speed was not measured on this machine yet${when}.`;
+  const when = isCalibrating ? "the app does so while nobody runs" : "the calibrate command does so";
+  return `Speed was not measured on this machine yet; ${when}.`;
 }

@@ -55,7 +55,7 @@ export function mountRange(element, props, watch, trigger, store) {
   /** Note whether exact layers replace the range. */
   function drawNote() {
     const isListed = (store.state.settings?.drop_layers ?? "").trim() !== "";
-    const note = isListed ? "exact layers are set: moving this replaces them" : "layer 0 always runs";
+    const note = isListed ? "exact layers are set; moving this replaces them" : "layer 0 always runs";
     find(element, ".ld-range-note").textContent = note;
   }
 

@@ -1,17 +1,18 @@
-/* The forecast: bound, saving and pattern of the settings, computed without a run. */
+/* The forecast: how the settings read by the nearest measurement, and their bound, saving and pattern, without a run. */
 
 import { find, makeSvg } from "../dom.js";
 import { formatNumber, formatShare } from "../format.js";
 import { cellKind } from "../kinds.js";
-import { isAdaptive, isBaseline, kind, kvSaved, repairs, speedBound, varies, verifies } from "../schedule.js";
+import { isAdaptive, isBaseline, kind, kvSaved, speedBound, varies, verifiedBound, verifies } from "../schedule.js";
 import { bankOf, chosenPreset, differences, scheduleOf, withBank } from "../settings.js";
+import { expectedOf } from "./expected.js";
 
 /** @typedef {import("../store.js").State} State */
 /** @typedef {import("../store.js").Store} Store */
 /** @typedef {import("../records.js").Schedule} Schedule */
 
 const COUNT_AFTER_MS = 400;
-const FIGURES = ["bound", "kv-saved", "dropped", "refreshes"];
+const FIGURES = ["reads", "expected", "bound", "kv-saved", "dropped", "refreshes"];
 const HEIGHT = 84; // of the pattern, about, in pixels
 
 /**
@@ -48,14 +49,16 @@ export function mountWhatIf(element, props, server, store) {
  * @param {State} state
  */
 function drawStrip(element, state) {
-  const { model, settings, promptTokens } = state;
-  if (!model || !settings) return;
+  const { model, settings, presets, promptTokens } = state;
+  if (!model || !settings || !presets) return;
   const schedule = scheduleOf(settings, model.shape.num_layers);
   const strip = find(element, ".ld-whatif");
   const note = find(element, ".ld-whatif-note");
+  const line = find(element, ".ld-whatif-line");
   const figure = (name, text) => (find(element, `[data-figure="${name}"]`).textContent = text);
   if (typeof schedule === "string") {
     for (const name of FIGURES) figure(name, "–");
+    line.textContent = "Forecast: these settings cannot run.";
     note.textContent = schedule;
     strip.dataset.state = "invalid";
     return;
@@ -64,53 +67,65 @@ function drawStrip(element, state) {
   const plain = isBaseline(schedule);
   const bank = bankOf(model, settings, schedule);
   const corrected = withBank(model, settings, schedule, bank);
-  const bound = `${formatNumber(speedBound(model.shape, corrected, steps, promptTokens, bank?.rank), 2)}×`;
-  figure("bound", bound);
+  const expected = plain ? null : expectedOf(state, schedule, bank);
+  const whole = speedBound(model.shape, corrected, steps, promptTokens, bank?.rank);
+  const accepted = expected?.accepted ?? null;
+  const bound = accepted === null ? whole : verifiedBound(whole, schedule.period, accepted);
+  const isSlower = bound < presets.forecast.slower;
+  const text = readsWords(schedule, plain, expected);
+  figure("reads", text);
+  find(element, "[data-figure=reads]").title = presets.criterion;
+  figure("expected", verifies(schedule) ? (accepted === null ? "not measured" : `${of100(accepted)} of 100`) : "not checked");
+  figure("bound", `${formatNumber(bound, 2)}×`);
   const early = varies(schedule); // then the figures assume the longest gaps
   const saved = formatShare(kvSaved(model.shape, schedule, promptTokens, steps));
   figure("kv-saved", early ? `at most ${saved}` : saved);
   figure("dropped", plain ? "none" : `${schedule.dropped.length} of ${schedule.numLayers}`);
   figure("refreshes", plain ? "all" : `${early ? "at least " : ""}1 in ${schedule.period}`);
-  find(element, ".ld-whatif-line").textContent = plain
-    ? "Forecast: nothing is skipped."
-    : `Forecast: speed bound ${bound}, ${saved} KV memory saved.`;
+  line.textContent = `Forecast: ${plain ? "nothing is skipped" : lineWords(state, text, accepted, bound, isSlower)}.`;
   strip.dataset.state = plain ? "baseline" : "drops";
-  note.textContent = plain ? "This is the baseline: nothing is skipped." : noteWords(state, schedule, bank);
+  strip.dataset.pace = isSlower ? "slower" : "";
+  note.textContent = plain ? "This is the baseline: nothing is skipped." : noteWords(state, schedule, expected);
   /** @type {SVGElement} */
   const svg = find(element, ".ld-pattern-svg");
   drawPattern(svg, find(element, ".ld-pattern-caption"), schedule);
 }
 
-/** Words on the figures' assumptions and the expected quality. */
-function noteWords(state, schedule, bank) {
-  const { promptTokens, settings } = state;
+const of100 = (share) => formatNumber(100 * share);
+
+/** How the text is expected to read. */
+function readsWords(schedule, plain, expected) {
+  if (plain || (verifies(schedule) && schedule.accept === 1)) return "the full model's own";
+  return expected?.reads ?? "not measured";
+}
+
+/** The forecast at one glance: a preset as measured on this machine, else how fast and how the text reads. */
+function lineWords(state, text, accepted, bound, isSlower) {
+  const chosen = chosenPreset(state);
+  if (chosen?.measured && chosen.measured.speedup !== null) return chosen.short;
+  const reads = text === "not measured" ? "reading quality not measured" : text;
+  const isMost = accepted !== null && accepted < 0.5;
+  const rejected = `${isMost ? "most" : `${of100(1 - accepted)} of 100`} guesses are rejected`;
+  if (isSlower) return `slower, as ${rejected}; ${reads}`;
+  return `${isMost ? `${rejected}; ` : ""}${reads}, bound ${formatNumber(bound, 2)}×`;
+}
+
+/** Words on the figures' assumptions, and where the quality was measured. */
+function noteWords({ promptTokens, settings }, schedule, expected) {
+  const isCounted = typeof expected?.accepted === "number";
   return (
     `For ${formatNumber(promptTokens)} prompt and ${formatNumber(settings.max_new_tokens)} new tokens. ` +
     "The bound is an estimate from memory traffic." +
     (isAdaptive(schedule) ? " Early refreshes take some of it back." : "") +
-    (verifies(schedule) ? " Each rejected draft costs time." : "") +
-    ` ${expectedWords(state, schedule, bank)}`
+    (verifies(schedule) ? ` Rejected drafts are ${isCounted ? "" : "not "}counted in it.` : "") +
+    ` ${sourceWords(expected)}`
   );
 }
 
-/** Words on the expected quality: the chosen preset's measurement, or the sweep's nearest point. */
-function expectedWords(state, schedule, bank) {
-  const { model } = state;
-  const chosen = chosenPreset(state);
-  const figures = ({ regret }) => `regret ${formatNumber(regret, 2)} nats per token`;
-  const own = bank ? chosen?.measured : chosen?.bare;
-  if (own && own.regret !== null) return `This preset, measured: ${figures(own)}.`;
-  const share = schedule.dropped.length / model.droppable;
-  const away = (row) => Math.abs(row.drop_ratio - share) / 0.25 + Math.abs(Math.log2(row.period / schedule.period));
-  const refresh = repairs(schedule) ? "repair" : "single";
-  const alike = (row) =>
-    row.reuse === schedule.reuse &&
-    row.part === schedule.part &&
-    row.refresh === refresh &&
-    row.corrected === Boolean(bank);
-  const nearest = model.sweep.filter(alike).sort((a, b) => away(a) - away(b))[0];
-  if (!nearest) return "How well these settings read was not measured.";
-  return `Nearest measured setting (p ${nearest.drop_ratio}, w ${nearest.period}): ${figures(nearest)}.`;
+function sourceWords(expected) {
+  if (!expected) return "How these settings read was not measured, nor any near them.";
+  const regret = expected.regret === null ? "" : ` (regret ${formatNumber(expected.regret, 2)} nats per token)`;
+  return `${expected.isExact ? "Measured" : "Nearest measured setting"}: ${expected.label}${regret}.`;
 }
 
 /** Count the prompt's tokens with the model's tokenizer when the typing stops. */

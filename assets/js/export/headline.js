@@ -25,7 +25,7 @@ function figuresOf(run) {
   const differs = now.first_divergence ?? null;
   const none = run.lanes.length > 1 ? "none" : "–";
   const times = (value) => (value ? `${formatNumber(value, 2)}×` : "");
-  const chance = now.by_chance ? ", by chance" : "";
+  const chance = now.by_chance ? ", timing noise" : "";
   const words = run.summary?.words.speedup;
   const bound = now.bound ? `bound ${times(now.bound)}${chance}` : "";
   const loss = now.quality_loss;

@@ -159,8 +159,8 @@ export function readLink(search, labels, table) {
 function statusOf(wrong, unknown, hasTexts) {
   const strange = unknown.slice(0, 3).map((name) => `“${name.slice(0, 40)}”`).join(", ");
   const parts = [
-    ...(wrong.length ? [`The link's ${wrong.join(", ")} cannot be used: left as set here.`] : []),
-    ...(unknown.length ? [`The link's ${strange} is no setting of this version: left out. Check the others, then press Run.`] : []),
+    ...(wrong.length ? [`The link's ${wrong.join(", ")} cannot be used and stays as set here.`] : []),
+    ...(unknown.length ? [`The link's ${strange} is no setting of this version and was ignored. Check the others, then press Run.`] : []),
   ];
   if (parts.length) return { kind: "error", text: parts.join(" ") };
   return { kind: "idle", text: `Settings restored from the link. Press Run${hasTexts ? " to see whether it reproduces" : ""}.` };
@@ -181,7 +181,7 @@ export function compareWithLink(link, run, table) {
   if (other.length) return { state: "other", text: `Not the link's run: ${other.join(", ")} changed since.` };
   const here = textHashes(run.summary);
   const differs = link.texts.filter((text) => !here.includes(text)).map((text) => text.split(":")[0]);
-  if (!differs.length) return { state: "reproduced", text: "Reproduced: the texts are the link's, to the letter." };
+  if (!differs.length) return { state: "reproduced", text: "Reproduced: the same texts as the link's, letter for letter." };
   if (link.unknown.length) {
     return { state: "other", text: "Not the link's run: it has settings that this version does not know." };
   }
@@ -189,7 +189,7 @@ export function compareWithLink(link, run, table) {
   if (link.model === modelOf(run) && on && on !== arithmeticOf(run)) {
     return {
       state: "arithmetic",
-      text: `Same settings, other arithmetic: the link's run was computed by ${on}. Rounding differs there, so a word may differ.`,
+      text: `Same settings, other arithmetic: the link's run was computed by ${on}. Rounding differs between the two, so words may differ.`,
     };
   }
   const which = differs.map((id) => LANE_NAMES.get(id) ?? "another").join(" and ");

@@ -103,7 +103,7 @@ function stack({ run }, facts) {
   const top = make("thead");
   top.append(names);
   const words = `The ${run.header.model.layers} layers at this step, layer 0 at the bottom. Drift: how far a layer's output is from the full model's, as a share of it.`;
-  const more = " Lens: the next token if the head came right after the layer.";
+  const more = " Lens: the next token if the head read this layer's output.";
   table.append(make("caption", "", hasLens ? words + more : words), top, body);
   return table;
 }

@@ -59,14 +59,14 @@ export function mountInspector(root, store, server) {
       uncover(span, panel);
     };
     const replayed = recorded(run, lane, step);
-    if (!server) return show(replayed, replayed ? OFFLINE : "This recorded run has no more facts about its tokens.");
-    show(null, "One moment: the text is read again as soon as no run needs the device.", true);
+    if (!server) return show(replayed, replayed ? OFFLINE : "This recorded run stores no details of its tokens.");
+    show(null, "Reading the text again, as soon as no run needs the device.", true);
     timer = window.setTimeout(async () => {
       try {
         const answer = await server.inspect_step([run.id, lane.id, step]);
         show(answer.step, answer.error ?? "");
       } catch {
-        show(null, "The server does not answer: try this token again when it is back.");
+        show(null, "The server does not answer. Try this token again when it is back.");
       }
     }, PAUSE);
   }

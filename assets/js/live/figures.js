@@ -36,7 +36,7 @@ function drawFigures(figure, { run }) {
   const interval = run.summary?.speedup_interval?.map((value) => formatNumber(value, 2)).join(" to ");
   speedup.title = interval ? `${measured}; 95% interval ${interval}` : "";
   figure("bound", now.bound ? `${formatNumber(now.bound, 2)}×` : "–");
-  figure("noise", now.by_chance && !words ? ", exceeded by chance: a busy machine" : "");
+  figure("noise", now.by_chance && !words ? ", exceeded by timing noise" : "");
   figure("kv-saved", formatSaved(now.kv_saved));
   figure("agreement", formatShare(now.top1_agreement, 1));
   figure("quality", now.quality_loss === null ? "–" : `${formatNumber(now.quality_loss, 2)} nats`);

@@ -64,7 +64,7 @@ function formula() {
     make(
       "p",
       "ld-idea-words",
-      "The token t keeps its own stream h. Reused is what layer i added at the last full step a, through a learned gate g; d = (α / r) · B (A h) is the trained correction.",
+      "The token t keeps its own stream h. Layer i reuses what it added at the last full step a, scaled by a learned gate g; d = (α / r) · B (A h) is the trained correction.",
     ),
   );
   return card;

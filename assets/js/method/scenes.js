@@ -45,7 +45,7 @@ const climb = {
     if (at === LAYERS) {
       return "At the top, the stream names the next token: “is”. All layers’ weights were read from memory for this one token: that reading is what takes the time.";
     }
-    return `Layer ${at - 1} looks at the earlier tokens through their stored keys and values (K/V), works out something, adds it to the stream, and stores K/V of its own.`;
+    return `Layer ${at - 1} reads the stored keys and values (K/V) of earlier tokens, adds its result to the stream, and stores K/V of its own.`;
   },
   draw(at) {
     const [x, before] = [230, [70, 110, 150]];
@@ -115,7 +115,7 @@ const holes = {
   start: 7,
   where: (at) => `${at}`,
   words(at) {
-    if (at === 0) return `Every layer stores K/V of the prompt’s ${PROMPT} tokens. Now one column a step is added; every ${PERIOD}th step is full.`;
+    if (at === 0) return `Every layer stores K/V of the prompt’s ${PROMPT} tokens. Each step adds a column; every ${PERIOD}th step is full.`;
     const { running, skipped, saved } = heldAfter(WITH_HOLES, at);
     return `A skipped layer stores nothing (dashed): after ${at} ${at === 1 ? "step" : "steps"} it holds ${skipped} tokens, a running one ${running}. That saves ${formatShare(saved)} of the memory, but later tokens cannot look back at a hole.`;
   },

@@ -13,7 +13,8 @@ import { mountRecordedWords, wordsView } from "./words.js";
  * `compared` in lora_drop/run/report/compare.py.
  *
  * @typedef {object} Compared
- * @property {{id: string, name: string, main: string, lanes: {id: string, label: string}[], words: string, verdict: string | null, speed: string | null, figures: Record<string, number | null>}[]} runs
+ * @property {{id: string, name: string, main: string, lanes: {id: string, label: string}[], words: string, verdict: string | null, speed: string | null, reads: string | null, figures: Record<string, number | null>}[]} runs
+ * @property {string} criterion when a text reads well, slips or reads badly
  * @property {{name: string, values: string[]}[]} settings
  * @property {Record<string, (number | null)[][]>} curves
  */
@@ -73,7 +74,7 @@ export function mountPins(root, store, server) {
       note.textContent = lost.length ? `The server no longer keeps ${lost.join(", ")}. Run and pin again.` : "";
       const forget = (id) => change(read().filter((pin) => pin.id !== id));
       body.replaceChildren(comparison(compared, forget), ...wordsOf(compared, server));
-      if (lost.length) body.append(makeButton("Forget the lost runs", () => change(pins.filter(({ id }) => !gone.includes(id)))));
+      if (lost.length) body.append(makeButton("Unpin the lost runs", () => change(pins.filter(({ id }) => !gone.includes(id)))));
     } catch {
       note.textContent = "The server does not answer. The pins stay: open this again when it is back.";
     }
@@ -118,19 +119,20 @@ function comparison(compared, forget) {
   return all;
 }
 
-function tableOf({ runs, settings }, forget) {
+function tableOf({ runs, settings, criterion }, forget) {
   const node = make("table", "ld-pins-table");
   const head = make("tr");
   head.append(make("td"), ...runs.map((run, at) => headOf(run, at, forget)));
   const rows = [
-    row("In words", runs.map(({ words }) => words)),
+    row("Settings", runs.map(({ words }) => words)),
     row("Verdict", runs.map(({ verdict }) => verdict ?? "–")),
+    row("Text", runs.map(({ reads }) => reads ?? "–")),
     row("Speed of this run", runs.map(({ speed }) => speed ?? "–")),
     row("KV memory saved", runs.map(({ figures }) => formatSaved(figures.kv_saved))),
     row("First difference", runs.map(({ figures }) => tokenWords(figures.first_divergence))),
     ...settings.map(({ name, values }) => row(name, values)),
   ];
-  node.append(make("caption", "", "Settings that differ are below the figures."), head, ...rows);
+  node.append(make("caption", "", `Settings that differ are below the figures. ${criterion}`), head, ...rows);
   return node;
 }
 

@@ -56,7 +56,7 @@ export function mountRecordedWords(root, store) {
     const nameOf = (id) => run.lanes.find((lane) => lane.id === id)?.label.split(":")[0] ?? id;
     const ask = async (one, other) => {
       const pair = pairs.find(({ lanes }) => lanes.includes(one) && lanes.includes(other) && one !== other);
-      if (!pair) return { error: "This is one and the same answer." };
+      if (!pair) return { error: "Both menus name the same answer." };
       return pair.lanes[0] === one ? pair : { ...pair, pieces: pair.pieces.map(swapped) };
     };
     part.append(wordsView(ids.map((id) => ({ key: id, label: nameOf(id) })), [0, 1], ask));

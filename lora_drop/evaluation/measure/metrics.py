@@ -197,9 +197,10 @@ def evaluate_free(
         after_step: called after each token that the lane writes.
 
     Returns:
-        `tokens`, end tokens included; over them `regret`, the mean of ln(p_favourite / p_token) under the full model,
-        the `worst` one, and the share of `own_choices`, the full model's favourites; over the answers the mean share
-        of `repeated_4grams`, the `repeated_4grams_baseline` of the full model's own, and how many `collapsed`.
+        The numbers of `texts` and of `tokens`, end tokens included; over the tokens `regret`, the mean of
+        ln(p_favourite / p_token) under the full model, the `worst` one, and the share of `own_choices`, the full
+        model's favourites; over the answers the mean share of `repeated_4grams`, the `repeated_4grams_baseline` of the
+        full model's own, and how many `collapsed`.
 
     Raises:
         LoraDropError: the settings do not fit the model, or logits are NaN or infinite.
@@ -216,6 +217,7 @@ def evaluate_free(
         progress(sum(map(len, scores)))
     every = torch.cat(scores)
     return {
+        "texts": len(texts),
         "tokens": len(every),
         "regret": float(every.mean()),
         "worst": float(every.max()),

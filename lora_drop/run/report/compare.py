@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lora_drop.method.fields import RUN, SCHEDULE
+from lora_drop.method.quality import CRITERION, WORDS
 from lora_drop.method.settings import settings_of
 from lora_drop.run.report.speed import labelled_speed
 from lora_drop.run.report.words import setting_words
@@ -20,18 +21,19 @@ def compared(traces: Mapping[str, Trace]) -> dict[str, Any]:
     """Runs by their ids, in this order.
 
     Returns:
-        `{"runs": [{"id", "name", "main", "lanes", "words", "verdict", "speed", "figures"}],
+        `{"runs": [{"id", "name", "main", "lanes", "words", "verdict", "reads", "speed", "figures"}], "criterion",
         "settings": [{"name", "values"}], "curves": {"drift": [...], "clock": [...]}}`. `main` is the id of the lane
-        that a run is about, `lanes` have `id` and `label`. `speed` is the run's own, with a label where it is noisy.
-        `figures` are the summary's. `settings` are those that differ between the runs, as texts, one value per run.
-        `curves` have one list per run, by decode step of its main lane: the mean drift (None where it was not
-        audited), and the milliseconds on its clock so far.
+        that a run is about, `lanes` have `id` and `label`, `reads` says how its text reads, by the criterion. `speed`
+        is the run's own, with a label where it is noisy. `figures` are the summary's. `settings` are those that
+        differ between the runs, as texts, one value per run. `curves` have one list per run, by decode step of its
+        main lane: the mean drift (None where it was not audited), and the milliseconds on its clock so far.
     """
     settings = [_settings(trace) for trace in traces.values()]
     names = list(dict.fromkeys(name for one in settings for name in one))
     rows = [{"name": name, "values": [one.get(name, "") for one in settings]} for name in names]
     return {
         "runs": [_about(run_id, trace) for run_id, trace in traces.items()],
+        "criterion": CRITERION,
         "settings": [row for row in rows if len(set(row["values"])) > 1],
         "curves": {
             "drift": [_drift(trace) for trace in traces.values()],
@@ -42,13 +44,16 @@ def compared(traces: Mapping[str, Trace]) -> dict[str, Any]:
 
 def _about(run_id: str, trace: Trace) -> dict[str, Any]:
     summary = trace.summary
+    verdict = summary.verdict if summary else None
+    reads = verdict["facts"].get("reads") if verdict else None
     return {
         "id": run_id,
         "name": trace.header.prompt,
         "main": trace.header.main["id"],
         "lanes": [{"id": lane["id"], "label": lane["label"]} for lane in trace.header.lanes],
         "words": ", ".join(setting_words(trace.header)),
-        "verdict": summary.verdict["text"] if summary and summary.verdict else None,
+        "verdict": verdict["text"] if verdict else None,
+        "reads": next((words for name, words in WORDS.items() if name == reads), None),
         "speed": labelled_speed(summary.speedup, summary.speedup_interval, summary.bound) if summary else None,
         "figures": {name: getattr(summary, name, None) for name in TOGETHER},
     }

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from lora_drop.method.quality import READS_WELL_LOSS, SLIPS_LOSS
+from lora_drop.method.quality import CRITERION, READS_WELL_LOSS, SLIPS_LOSS, WORDS
 from lora_drop.run.report.speed import GAIN, SLOWER, no_gain_reason
 
 Facts = dict[str, Any]
@@ -22,8 +22,6 @@ REFUSALS = (
     *("i\u2019m not able", "i am not able", "unfortunately, i"),
 )
 REFUSES_BY = 60
-
-_READS = {"well": "Reads well", "slips": "Slips", "badly": "Reads badly"}
 
 
 def headline(kind: str, facts: Facts) -> dict[str, Any]:
@@ -113,17 +111,15 @@ def _reads(facts: Facts) -> Figure | None:
         return _figure("reads", "Goes in circles", f"from word {facts['collapsed_word'] + 1} on", detail)
     if facts["refuses"]:
         return _figure("reads", "Refuses", "where the full model answers", detail)
-    value = _READS.get(facts["reads"])
-    return _figure("reads", value or "Differs", label if value else f"{label}; quality not measured", detail)
+    if facts["reads"] is None:
+        return _figure("reads", "Differs", f"{label}; quality not measured", detail)
+    return _figure("reads", WORDS[facts["reads"]].capitalize(), label, detail)
 
 
 def _loss(loss: float) -> str:
     rated = "nearly as likely as" if loss <= READS_WELL_LOSS else "less likely than"
     rated = "far less likely than" if loss > SLIPS_LOSS else rated
-    return (
-        f"The full model rates it {rated} its own ({loss:.2f} nats per token; up to {READS_WELL_LOSS:g} reads well, "
-        f"up to {SLIPS_LOSS:g} slips)."
-    )
+    return f"The full model rates it {rated} its own (regret {loss:.2f} nats per token). {CRITERION}"
 
 
 def _line(kind: str, facts: Facts) -> Iterator[str]:
@@ -142,7 +138,7 @@ def _line(kind: str, facts: Facts) -> Iterator[str]:
     elif kind in ("collapsed", "compared") and facts["corrections"] == "off":
         yield "Corrections are off."
     if kind == "collapsed":
-        yield "Skip fewer layers, or take a shorter period."
+        yield "Skip fewer layers, or shorten the period."
     saved = facts["kv_saved"]
     if saved is not None and abs(saved) >= 0.01:
         yield f"{saved:.0%} of the K/V memory saved." if saved > 0 else f"{-saved:.0%} more K/V memory."

@@ -239,17 +239,22 @@ class LaneReport:
     @property
     def loss(self) -> float | None:
         """Quality loss of the lane's own text: mean regret of the tokens that stand, nats per token, how much less
-        likely each is than the full model's favourite. None without an audit, and where tokens are sampled."""
-        return sum(self._regrets.values()) / len(self._regrets) if self._regrets else None
+        likely each is than the full model's favourite. The prefill's token is that favourite, and has no audit. None
+        without an audit, and where tokens are sampled."""
+        return sum(self._regrets.values()) / len({0, *self._regrets}) if self._regrets else None
 
-    def loop_at(self, ended: str | None) -> int | None:
-        """Token where the loop begins that the text ends in; None if it does not.
+    def text_ids(self, ended: str | None) -> list[int]:
+        """Tokens of the text.
 
         Args:
             ended: how the lane ended, as the summary has it: a stop token is no part of the text.
         """
         ids = [step.token_id for step in self.steps]
-        return collapse_at(ids[:-1] if ended == "stop" else ids)
+        return ids[:-1] if ended == "stop" else ids
+
+    def loop_at(self, ended: str | None) -> int | None:
+        """Token where the loop begins that the text ends in; None if it does not. `ended` as in `text_ids`."""
+        return collapse_at(self.text_ids(ended))
 
 
 class Report:

@@ -14,7 +14,7 @@ Pair = tuple[Cycle, Cycle]  # of a lane, and of the baseline
 Speed = Literal["faster", "slower", "noisy", "same"]
 
 LEAST_CYCLES = 4  # fewer have no interval
-NOISY = "too noisy here to tell"
+NOISY = "timing is noisy"
 GAIN = 1.03  # a speedup that is surely above it is one
 SLOWER = 0.97  # one that is surely below it is a loss
 NOISE = 0.1  # an interval wider than this share of the speedup says too little
@@ -92,7 +92,7 @@ def speedup_words(speedup: float | None, interval: Sequence[float] | None) -> st
         return None
     low, high = interval
     if high < GAIN:
-        return "gains no time here"
+        return "no gain here"
     if not is_wide(speedup, interval):
         return None
     return f"{low:.1f}x to {high:.1f}x" if speed_of(speedup, interval) == "faster" else NOISY

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from lora_drop.method.quality import ABSURD, reads, repeated_share
+from lora_drop.method.quality import ABSURD, WORDS, reads, repeated_share
 from lora_drop.run.report.align import align, word_at
 from lora_drop.run.report.headline import headline, is_timed, refuses, untimed_words
 from lora_drop.run.report.parts import parts_of
@@ -89,7 +89,8 @@ def lane_facts(report: Report, lane: str) -> Facts:
     loop_word = _loop_word(report, lane)
     how = None
     if is_beside:
-        how = reads(own.loss, *(repeated_share(trace.token_ids(name)) for name in (lane, BASELINE)))
+        ids = [report.lanes[name].text_ids(_ended(report, name)) for name in (lane, BASELINE)]
+        how = reads(own.loss, repeated_share(ids[0]), repeated_share(ids[1]), float(loop_word is not None))
     texts = [step.text for step in trace.steps[lane]]
     absurd = None
     if not trace.header.sampling.get("temperature"):  # a sampled token may be one that no argmax would be
@@ -100,7 +101,7 @@ def lane_facts(report: Report, lane: str) -> Facts:
         "first_token": report.first_difference(lane) if is_beside else None,
         "quality_loss": own.loss,
         "loss_of": None if own.loss is None else "own",
-        "reads": "badly" if loop_word is not None and how else how,
+        "reads": how,
         "refuses": is_beside and refuses(trace.text(lane)) and not refuses(trace.text(BASELINE)),
         "collapsed_word": loop_word,
         "absurd_word": None if absurd is None else word_at(texts, absurd),
@@ -164,9 +165,13 @@ def _speed_facts(report: Report) -> Facts:
 
 def _loop_word(report: Report, lane: str) -> int | None:
     """The word where the loop begins in which a lane's text ends; None where it does not."""
-    trace = report.trace
-    at = report.lanes[lane].loop_at(trace.summary.lanes[lane].get("ended") if trace.summary else None)
-    return None if at is None else word_at([step.text for step in trace.steps[lane]], at)
+    at = report.lanes[lane].loop_at(_ended(report, lane))
+    return None if at is None else word_at([step.text for step in report.trace.steps[lane]], at)
+
+
+def _ended(report: Report, lane: str) -> str | None:
+    summary = report.trace.summary
+    return summary.lanes[lane].get("ended") if summary else None
 
 
 def _third_facts(report: Report, config: dict[str, Any]) -> Facts | None:
@@ -198,8 +203,6 @@ _NOTHING = {
     "head": "No layer is skipped, only the head is screened",
     "steps": "Nothing was skipped: every step was a full one",
 }
-_READS = {"well": " and both read well", "slips": ", and LoRA-Drop's slips", "badly": ", and LoRA-Drop's reads badly"}
-_THIRD_READS = {"well": "reads well too", "slips": "slips", "badly": "reads badly"}
 
 
 def sentence(kind: str, facts: Facts) -> str:
@@ -263,14 +266,12 @@ def _answers(facts: Facts) -> str | None:
     loss = _loss(facts["quality_loss"])
     if words["first"] is None:
         return f"the answers are the same, word for word{loss}"
-    differ = f"the wording differs from word {words['first'] + 1} on"
-    if facts["baseline_collapsed_word"] is not None and facts["reads"] == "well":
-        return f"{differ}, and LoRA-Drop's reads well{loss}"
-    return f"{differ}{_READS.get(facts['reads'], '')}{loss or ', and the quality was not measured'}"
+    reads = f"LoRA-Drop's text {WORDS[facts['reads']]}{loss}" if facts["reads"] else "the quality was not measured"
+    return f"the wording differs from word {words['first'] + 1} on, and {reads}"
 
 
 def _loss(loss: float | None) -> str:
-    return "" if loss is None else f" (quality loss {loss:.2f} nats per token)"
+    return "" if loss is None else f" (regret {loss:.2f} nats per token)"
 
 
 def _memory(facts: Facts) -> str | None:
@@ -295,7 +296,7 @@ def _third(facts: Facts) -> str | None:
     if first is None:
         return f"{lead} the text is the full model's too"
     if third["reads"]:
-        return f"{lead} the text {_THIRD_READS[third['reads']]}{_loss(third['quality_loss'])}"
+        return f"{lead} the text {WORDS[third['reads']]}{_loss(third['quality_loss'])}"
     return f"{lead} the text differs from word {first + 1} on"
 
 
@@ -310,4 +311,4 @@ def _notes(kind: str, facts: Facts) -> Iterator[str]:
     if kind == "compared" and facts["accept"] == 1 and facts["words"]:
         yield "With accept 1 only rounding makes the answers differ."
     if kind == "collapsed":
-        yield "Skip fewer layers, or take a shorter period."
+        yield "Skip fewer layers, or shorten the period."

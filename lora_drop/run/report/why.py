@@ -159,7 +159,7 @@ def _kl(lane: LaneReport) -> str | None:
     if agreed is None or loss is None:
         return None
     return (
-        f"On the full model's own answer LoRA steps had its favourite token in {agreed:.0%} of cases and lost "
+        f"On the full model's own answer, {agreed:.0%} of LoRA steps ranked its favourite token first; their KL was "
         f"{loss:.2f} nats per token."
     )
 

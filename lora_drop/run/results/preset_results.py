@@ -7,6 +7,7 @@ is shown (`calibration.py`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from lora_drop.adapters.find import config_fingerprint
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import presets_for
-from lora_drop.method.quality import Reads, reads
+from lora_drop.method.quality import WORDS, Reads, reads
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import describe_device
 from lora_drop.paths import SHIPPED_PRESETS
@@ -30,7 +31,6 @@ UNMEASURED = "gentle"  # the first preset of a model without figures and correct
 
 REPEATS = ("free_repeated_4grams", "free_repeated_4grams_baseline")
 LEAST_SAVED = 0.05  # of the K/V memory: a smaller share is not mentioned
-_READS: dict[Reads | None, str] = {"well": "reads well", "slips": "slips", "badly": "reads badly"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,10 @@ def figures(row: dict[str, Any] | None, here: dict[str, Any] | None = None) -> d
 
 def row_reads(row: dict[str, Any]) -> Reads | None:
     """How a text of such a row reads, by the measured figures; None if one is missing."""
-    return reads(regret_of(row), *(row.get(name) for name in REPEATS))
+    texts = row.get("free_texts") or math.inf  # an old row does not say
+    loops = (row.get("free_collapsed") or 0) / texts
+    repeats, usual = (row.get(name) for name in REPEATS)
+    return reads(regret_of(row), repeats, usual, loops)
 
 
 def reads_well(row: dict[str, Any]) -> bool:
@@ -89,7 +92,7 @@ def reads_well(row: dict[str, Any]) -> bool:
 def verdict_of(row: dict[str, Any]) -> str:
     """`row_reads` in words, those of a run's verdict."""
     how = row_reads(row)
-    return _READS[how] if how else "not measured"
+    return WORDS[how] if how else "not measured"
 
 
 def measured_presets(
@@ -163,7 +166,8 @@ def preset_words(row: dict[str, Any] | None, here: dict[str, Any] | None = None)
     """
     how, saved = None, None
     if row is not None:
-        how = "same text" if whole_setting(row["config"])["accept"] == 1 else _READS.get(row_reads(row))
+        is_same = whole_setting(row["config"])["accept"] == 1
+        how = "same text" if is_same else verdict_of(row) if row_reads(row) else None
         saved = row["kv_saved"]
     gain = gain_here(here)
     faster = here["speedup"] if here and gain == "faster" else 1.0

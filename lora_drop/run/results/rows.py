@@ -58,15 +58,6 @@ def is_baseline(row: Row) -> bool:
     return row["period"] == 1 or row.get("layers_dropped") == 0
 
 
-def sets_only_refresh(row: Row) -> bool:
-    """Whether a row sets at most `refresh` (and the `kv` that a repair needs) beside rule, part and adapters.
-
-    Its layers are then spread evenly, its head is whole, and every draft is accepted.
-    """
-    repairs = row.get("refresh") == "repair"
-    return not group_of({**row, "refresh": "single", "kv": "skip" if repairs else row.get("kv", "skip")}).others
-
-
 def value_of(row: Row | None, name: str) -> float | None:
     """The row's finite number, or None."""
     value = row.get(name) if row else None

@@ -19,6 +19,7 @@ from lora_drop.method.presets import COMPARISONS, PRESETS
 from lora_drop.method.quality import READS_WELL_LOSS, SLIPS_LOSS, Reads
 from lora_drop.method.settings import settings_of
 from lora_drop.run.report.speed import GAIN, NOISY, SLOWER, is_wide
+from lora_drop.run.report.words import counted
 from lora_drop.run.results.calibration import HEAD, HEAD_PERIODS, head_config, with_speed
 from lora_drop.run.results.files import SAMPLES
 from lora_drop.run.results.preset_results import (
@@ -116,8 +117,8 @@ MEASURES = (
     Measure(
         "own",
         "Own answers",
-        "KL to the full model on its own answers, nats per token: lower is better. With accept it is that of the "
-        "drafts; look at free text then.",
+        "KL to the full model on its own answers, nats per token: lower is better. With accept this is the drafts' "
+        "KL: look at free text instead.",
         "own_all_steps_kl",
         _NATS,
         _LOSS,
@@ -126,8 +127,8 @@ MEASURES = (
     Measure(
         "free",
         "Free text",
-        "Regret of the text that the setting writes by itself, nats per token: how much less likely each token is "
-        "than the full model's favourite. Lower is better.",
+        "Regret of the text that the setting writes, nats per token: how much less likely each token is than the full "
+        "model's favourite. Lower is better.",
         "free_regret",
         _NATS,
         _REGRET,
@@ -218,26 +219,29 @@ def best_of(rows: Iterable[Row]) -> list[Row]:
     return [point["row"] for point in frontier(points, lambda point: -point["loss"])]
 
 
-def answer_of(rows: Iterable[Row]) -> Answer:
+def answer_of(rows: Iterable[Row], prompts: int | None = None) -> Answer:
     """Choose among the rows of a map: the fastest that reads well, or the one that comes nearest.
 
     Without speeds of this machine, the one with the highest bound.
+
+    Args:
+        prompts: that each row's own text answers.
     """
     cells = [row for row in rows if not is_baseline(row)]
     if safe := [row for row in cells if reads_well(row)]:
         by_speed = are_timed(cells)
         row = max(safe, key=lambda row: (rank_of(row, by_speed) or 0.0, -(regret_of(row) or 0.0)))
-        best = "the fastest here that reads well" if by_speed else "of those that read well it has the highest bound"
+        best = "the fastest here that reads well" if by_speed else "the highest bound of those that read well"
         text = (
-            f"Choose {place_of(row)}: {best}. The price is a regret of "
-            f"{regret_of(row):.2f} nats per token; it {gain_of(row)}."
+            f"Choose {place_of(row)}: {best} on average{_over(prompts)}; a single answer may slip. The price is a "
+            f"regret of {regret_of(row):.2f} nats per token; it {gain_of(row)}."
         )
         return Answer(text, row, True)
     if scored := [row for row in cells if regret_of(row) is not None]:
         row = min(scored, key=lambda row: regret_of(row) or 0.0)
         text = (
             f"No setting of this map is safe. The nearest is {place_of(row)}: its regret is {regret_of(row):.2f} nats "
-            f"per token ({_fault(row)}) and {gain_of(row)}."
+            f"per token ({_fault(row)}), and it {gain_of(row)}."
         )
         return Answer(text, row, False)
     if read := [row for row in cells if value_of(row, GIVEN) is not None]:
@@ -262,6 +266,17 @@ def head_words(row: Row | None, head: Row | None) -> str:
     return f" The full model with the screened head alone runs at {timed['speedup']:.2f}× here."
 
 
+def prompts_of(about: dict[str, Any]) -> int | None:
+    """The number of prompts that the rows of a file answer; None if it does not say."""
+    own = about.get("data", {}).get("own")
+    prompts = own.get("prompts") if isinstance(own, dict) else None
+    return prompts if isinstance(prompts, int) else None
+
+
+def _over(prompts: int | None) -> str:
+    return "" if prompts is None else f" over {counted(prompts, 'prompt')}"
+
+
 def place_of(row: Row) -> str:
     """A cell in words."""
     return f"drop ratio {row['drop_ratio']:g}, period {row['period']:g}"
@@ -277,7 +292,7 @@ def gain_of(row: Row) -> str:
     elif high is not None and high < GAIN:
         words = f"gains no time here: {speed:.2f}×{limit}"
     elif low is not None and high is not None and is_wide(speed, (low, high)):
-        noisy = "" if low > GAIN else f", {NOISY}"
+        noisy = "" if low > GAIN else f"; {NOISY}"
         words = f"runs at {low:.2f}× to {high:.2f}× the full model's speed{noisy}{limit}"
     else:
         words = f"runs at {speed:.2f}× the full model's speed{limit}"
@@ -291,7 +306,7 @@ def _fault(row: Row) -> str:
     repeats, usual = (value_of(row, name) for name in REPEATS)
     if repeats is None or usual is None:
         return "its own text was not measured"
-    return f"but it goes in circles: {repeats:.0%} of its 4-grams are repeats, the full model's {usual:.0%}"
+    return f"but {repeats:.0%} of its 4-grams are repeats, {usual:.0%} in the full model's texts"
 
 
 @dataclass(frozen=True)
@@ -302,7 +317,7 @@ class Stop:
         words: its loss and speed, in a sentence.
         config: of a run.
         sample: its answer to `PROMPT`; None if that is not stored.
-        reads_well: as measured.
+        reads_well: on average, as measured.
     """
 
     label: str
@@ -330,7 +345,9 @@ def stops_of(
         has_head: whether the adapters have a screened head.
     """
     speeds = speeds or {}
-    rows = [*_of_presets(measured, samples, speeds), *_of_sweep(measured, sweep)]
+    presets = _of_presets(measured, samples, speeds)
+    rows = [row | {"prompts": prompts_of(measured.about)} for row in presets]
+    rows += [row | {"prompts": prompts_of(sweep or {})} for row in _of_sweep(measured, sweep)]
     front = best_of([row for row in rows if regret_of(row) is not None])
     if not front:
         return []
@@ -394,7 +411,8 @@ def _stop(row: Row) -> Stop | None:
         return None
     count = value_of(row, "layers_dropped")
     skipped = "" if count is None else f"{count:g} layers skipped. "
-    words = f"{skipped}Regret {regret:.2f} nats per token: {verdict_of(row)}. It {gain_of(row)}."
+    average = f"on average{_over(row['prompts'])}"
+    words = f"{skipped}Regret {regret:.2f} nats per token {average}: {verdict_of(row)}. It {gain_of(row)}."
     return Stop(row["label"], words, config, row["sample"], reads_well(row))
 
 

@@ -96,8 +96,8 @@ def _build_shown() -> tuple[gr.HTML, gr.Dropdown]:
     with gr.Column(elem_id="ld-zone-show", elem_classes="ld-panel"):
         _text(
             "<h2>Where is LoRA-Drop safe?</h2><p>Skipping more layers, and for longer, saves bytes and costs "
-            "quality. Each cell of the map is one setting, measured. Safe is what reads well: a small quality loss on "
-            "the full model's own answers, and a text of its own that does not go in circles.</p>"
+            "quality. Each cell of the map is one setting, measured. A setting is safe if its texts read well on "
+            "average; a single answer may read better or worse.</p>"
         )
         note = _text("<p class='ld-zone-known'>One moment …</p>")
         choice = gr.Dropdown([], label="Way of skipping", elem_id="ld-zone-choice")

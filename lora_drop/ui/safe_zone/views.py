@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 
 from lora_drop.method import paper
 from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.quality import CRITERION
 from lora_drop.run.exports.figures.heatmaps import PANELS
 from lora_drop.run.exports.figures.pareto import pareto
 from lora_drop.run.results.preset_results import reads_well
@@ -27,6 +28,7 @@ from lora_drop.run.results.safe_zone import (
     best_of,
     head_words,
     measures_of,
+    prompts_of,
     setting_of,
 )
 from lora_drop.ui.components import Scripted, plotly_head
@@ -74,7 +76,7 @@ def map_of(sweep: Sweep | None, group: Group | None, head: Row | None = None) ->
         return NO_POINTS
     ratios, periods = (sorted({row[name] for row in rows}) for name in ("drop_ratio", "period"))
     by_place = {(row["drop_ratio"], row["period"]): row for row in rows}
-    answer = answer_of(rows)
+    answer = answer_of(rows, prompts_of(sweep))
     front = {id(row) for row in best_of(rows)}
     layers = sweep.get("settings", {}).get("layers")
     measures = measures_of(rows)
@@ -103,6 +105,7 @@ def map_of(sweep: Sweep | None, group: Group | None, head: Row | None = None) ->
         "answer": answer.text + head_words(answer.row, head),
         "safe": answer.is_safe,
         "note": measured_on(sweep),
+        "criterion": CRITERION,
         "measures": [
             {"name": m.name, "label": m.label, "note": m.note, "scale": [_swatch(band) for band in m.bands]}
             for m in measures
@@ -120,6 +123,7 @@ def dial_of(stops: list[Stop]) -> dict[str, Any] | str:
         return NO_STOPS
     return {
         "prompt": PROMPT,
+        "criterion": CRITERION,
         "stops": [
             {
                 "label": stop.label,
