@@ -35,7 +35,7 @@ from lora_drop.models import bundled
 from lora_drop.models.download import GGUF
 from lora_drop.models.gguf import gguf_rows, load_gguf, own_blocks
 from lora_drop.models.hub import REPAIR, check_config, download, from_pretrained_files, hub_files, locate
-from lora_drop.models.place import free_memory, on_zero_gpu, places, short_name
+from lora_drop.models.place import on_zero_gpu, places, short_name
 from lora_drop.models.random_weights import random_model
 
 # Where a repository has only pickled weights, transformers would ask a service to convert them and then load the
@@ -214,12 +214,10 @@ def with_eager_steps(loaded: LoadedModel) -> LoadedModel:
     """The model with its weights laid out for passes that are neither captured nor compiled.
 
     For ZeroGPU, in the process that has the card: graphs would not live long enough to pay, but fused projections and
-    repairs in one pass do. Where memory does not hold the fused weights beside the others it stays as it is.
+    repairs in one pass do. Not before: `spaces` moves each tensor by itself, a fused one and its views twice.
     """
-    free, size = free_memory(loaded.device), loaded.shape.params * loaded.dtype.itemsize
-    if not is_supported(loaded.model) or (free is not None and free < size):
-        return loaded
-    return dataclasses.replace(loaded, weights=StaticWeights.of(loaded.model, is_eager=True))
+    weights = StaticWeights.of(loaded.model, is_eager=True) if is_supported(loaded.model) else None
+    return dataclasses.replace(loaded, weights=weights)
 
 
 def bundled_blocks(model: PreTrainedModel) -> Blocks:

@@ -8,6 +8,8 @@ import dataclasses
 import pytest
 
 from lora_drop.decode.static.decoder import StaticWeights
+from lora_drop.evaluation.measure.metrics import evaluate_free
+from lora_drop.evaluation.measure.texts import Answers
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import Preset
 from lora_drop.run import warm
@@ -48,6 +50,9 @@ def test_what_was_not_warmed_up_is_eager_in_all_lanes_of_a_public_server(tiny, c
         found, decoder, notes = texts(captured, config)
         assert "eager" not in decoder and NOT_PREPARED not in notes
     assert variants == captured.weights.variants
+    made = len(graphs.Graph.all)
+    evaluate_free(captured, OTHER, Answers([[1, 2, 3]], [[4, 5]]))  # as a sweep does
+    assert (len(graphs.Graph.all) == made) == closed
     made = len(graphs.Graph.all)
     found, decoder, notes = texts(captured, OTHER)
     assert found == expected[OTHER]

@@ -134,7 +134,7 @@ def evaluate(
     """
     schedule = config.schedule_for(loaded.num_layers)
     bank, notes = find_bank(loaded, config, schedule)
-    decoder = loaded.new_decoder()
+    decoder = loaded.new_decoder().ready_for([(schedule, bank)])
     groups: dict[str, list[Tensor]] = {name: [] for name in GROUPS}
     decode_steps = refreshes = tokens = 0
     losses = []  # summed KL and tokens of each text
@@ -207,7 +207,7 @@ def evaluate_free(
     """
     schedule = config.schedule_for(loaded.num_layers)
     bank, _ = find_bank(loaded, config, schedule)
-    decoder = loaded.new_decoder()
+    decoder = loaded.new_decoder().ready_for([(schedule, bank)])
     scores: list[Tensor] = []
     texts = []
     for prompt_ids in baseline.prompts:
