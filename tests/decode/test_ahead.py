@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lora_drop.decode import sampling as module
 from lora_drop.decode.lane import Lane
@@ -38,6 +39,18 @@ def events(decoder, schedule, runs_ahead, stop=(), sampling=GREEDY):
     steps = [dataclasses.replace(step, ms=0.0, logits=step.logits.tolist(), watched=None) for step in lane]
     state = lane.state
     return steps, lane.ended, state.position, state.kv.lengths, len(state.pending), dataclasses.asdict(state.refresher)
+
+
+def test_drawing_a_token_never_waits_for_a_gpu():
+    """Nor copies a number to it; on a CPU few candidates do, and give the same."""
+    with FakeTensorMode():
+        probs = torch.empty(3, 50_000, device="cuda")
+        assert module._nucleus(probs, 0.9).shape == module._waits(3, 5, probs).shape == probs.shape
+    probs = torch.randn(3, 50_000, generator=torch.Generator().manual_seed(1)).mul(3).softmax(-1)
+    with pytest.MonkeyPatch.context() as patch:
+        few = [module._nucleus(probs, top_p) for top_p in (0.1, 0.9, 0.999)]
+        patch.setattr(module, "CANDIDATES", 50_000)
+        assert all(torch.equal(module._nucleus(probs, p), one) for p, one in zip((0.1, 0.9, 0.999), few, strict=True))
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(0.9, 0.8, 5)], ids=["greedy", "sampled"])

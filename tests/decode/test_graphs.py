@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -16,9 +17,12 @@ from lora_drop.decode.step import Rewind
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import KV_RULES, PARTS, REFRESHES, REUSE_RULES, Schedule, baseline_schedule
 from lora_drop.models.load import load_model
-from lora_drop.run.race import take_turns
+from lora_drop.run.inspect import inspect, read_again
+from lora_drop.run.race import by_owner, take_turns
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
+from lora_drop.run.trace.records import LORA_DROP
+from lora_drop.run.trace.trace import gather
 from tests.support import graphs
 from tests.support.decoding import PROMPT, decoder_of, logits_of, random_bank
 from tests.support.parts import full_bank
@@ -150,6 +154,31 @@ def test_lanes_and_graphs_in_any_order(on_gpu):
     for name, step in take_turns(lanes(), "lock-step"):
         together[name].append(step.token_id)
     assert together == alone
+
+
+@pytest.mark.gpu
+def test_sampled_lanes_run_ahead_and_write_what_those_write_that_wait(on_gpu):
+    schedule, prompt = Schedule(3, on_gpu.num_layers, (2, 3)), torch.tensor([PROMPT], device=on_gpu.device)
+    texts = []
+    for runs_ahead in (True, False):
+        decoder = on_gpu.new_decoder()
+        decoder.runs_ahead = runs_ahead
+        lane = Lane(decoder, prompt, schedule, None, Sampling(0.8, 0.9, 3), 40, top=5)
+        steps = list(lane)
+        texts.append([step.token_id for step in steps])
+        assert all((step.top is not None) == runs_ahead for step in steps)
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.gpu
+def test_a_look_inside_a_token_works_beside_graphs(on_gpu):
+    config = LoraDropConfig(period=3, drop_layers=(2, 4), refresh="repair", kv="write")
+    trace = gather(run(on_gpu, Request("Hello", config, max_new_tokens=20, ignore_eos=True)))
+    window = by_owner(on_gpu.device, partial(read_again, on_gpu, trace, LORA_DROP, 4))
+    for step in (3, 4, 5, 6):
+        found = by_owner(on_gpu.device, partial(inspect, on_gpu, trace, LORA_DROP, step, window))
+        assert found["layers"][-1]["lens"] and (found["kind"] == "refresh") == (step % 3 == 0)
+    assert on_gpu.weights.captures
 
 
 @pytest.mark.gpu

@@ -130,3 +130,10 @@ def test_without_docstrings_it_is_refused_in_one_line():
     words = [sys.executable, "-OO", "-m", "lora_drop", "run", "--model", "random:tiny-llama", "--prompt", "Hi"]
     done = subprocess.run(words, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1) and "use -O" in done.stderr
+
+
+def test_a_warning_of_a_program_is_one_line():
+    """Before: two, the second with the place in the code that gave it."""
+    words = "from lora_drop.runtime import one_line_warnings as own; own(); import warnings; warnings.warn('no GPU')"
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True)
+    assert done.stderr == "warning: no GPU\n"
