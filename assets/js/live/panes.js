@@ -12,7 +12,7 @@ const LINES_BEFORE = 2; // lines shown above the first difference
 const INVITES = [
   ["Baseline", "Every layer, for every token.", "The full model's answer will appear here."],
   ["LoRA-Drop", "Some layers are skipped between full steps.", "The answer with skipped layers will appear here, beside the full model's."],
-  ["Without corrections", "The same layers are skipped, with nothing in their place.", "The answer without corrections will appear here."],
+  ["Corrections off", "The same run, with nothing in the place of skipped layers.", "The answer with the corrections off will appear here."],
 ];
 
 export class Panes {

@@ -69,7 +69,7 @@ def _race(report: Report) -> str | None:
     # The prefill's token counts too, as in the bars.
     did = "finished" if len(clocks[0]) == len(clocks[1]) else f"wrote the first {counted(least + 1, 'token')}"
     gap, summary = abs(full - own), report.trace.summary
-    lead = f"{gap / 1000:.2f} s" if gap >= 100 else _ms(gap)
+    lead = f"{gap / 1000:.2f} s" if gap >= 10 else _ms(gap)
     prefill = f"The prompt was read once, for all lanes, in {_ms(report.trace.steps[report.main][0].ms)}."
     if summary and summary.prefill_cached:
         prefill = "Prompt cached."
