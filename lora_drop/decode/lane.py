@@ -158,7 +158,7 @@ class Lane:
         watched = None if output.watched is None else output.watched[:, -1:]
         entropy = entropies[0][-1] if entropies else output.entropy
         last = dataclasses.replace(output, logits=output.logits[-1:], watched=watched, entropy=entropy)
-        about = launched.about | {"outside_ms": self._outside(ms, launched.kernel_ms)}
+        about = (launched.about or self._about()) | {"outside_ms": self._outside(ms, launched.kernel_ms)}
         return self._append(self._result(last, token_ids[-1], ms, about, launched.top_at(-1)))
 
     def _launch(self, token: Tensor | None) -> Launched:
@@ -183,7 +183,8 @@ class Lane:
         numbers = Fetched([choices, output.entropy] if isinstance(output.entropy, Tensor) else [choices])
         clock.mark()
         top = Fetched(likeliest(output.logits, self._top)) if self._top else None
-        return Launched(output, choices, numbers, clock, read_ms, kernel_ms, self._about(), top)
+        about = self._about() if self._looks_ahead else None  # else it is asked for off the clock
+        return Launched(output, choices, numbers, clock, read_ms, kernel_ms, about, top)
 
     def _read(self, clock: Clock) -> float:
         """Milliseconds of a pass: on a CPU to this moment, and of the device's own time where it runs ahead."""
@@ -298,7 +299,7 @@ class Launched:
         clock: started before the pass and marked after it.
         read_ms: time that reading the prompt took, for prefill.
         kernel_ms: the decoder's count of its kernels' time before the pass; None for prefill.
-        about: what the step's result says of the state after it.
+        about: what the step's result says of the state after it; None where the next pass waits for it.
         top: ids and probabilities of the likeliest tokens of each row, on their way after the clock's mark.
     """
 
@@ -308,7 +309,7 @@ class Launched:
     clock: Clock
     read_ms: float
     kernel_ms: float | None
-    about: dict[str, Any]
+    about: dict[str, Any] | None
     top: Fetched | None = None
 
     def top_at(self, row: int) -> list[tuple[int, float]] | None:

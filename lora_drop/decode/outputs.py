@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from lora_drop.decode.layer import Rope
 from lora_drop.decode.native.decoder import NativeDecoder
+from lora_drop.decode.native.plan import Head
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.static.buffers import Store
 from lora_drop.decode.static.decoder import StaticDecoder, StaticWeights
@@ -67,12 +68,23 @@ class NativeOutputs(ReferenceOutputs, NativeDecoder):
     """The native decoder; its C steps run one layer at a time."""
 
     def _run(
-        self, state: Any, layers: range, h: Tensor, position: int, lora: bool = False, **into: Tensor | None
+        self,
+        state: Any,
+        layers: range,
+        h: Tensor,
+        position: int,
+        lora: bool = False,
+        token: Tensor | None = None,
+        forgets: int = 0,
+        head: Head | None = None,
+        **into: Tensor | None,
     ) -> None:
         for i in layers:
-            pending = into.get("pending") if i <= state.first else None
-            super()._run(state, range(i, i + 1), h, position, lora, pending=pending)
+            entered = into.get("entered") if i <= state.first else None
+            super()._run(state, range(i, i + 1), h, position, lora, token, forgets, entered=entered)
+            token = None
             self._see(i, h[-1:] if i < state.first else h)
+        super()._run(state, range(0), h, position, lora, token, head=head)
 
     def _step_head(self, h: Tensor) -> Tensor:
         return self._logits(h.float().contiguous())

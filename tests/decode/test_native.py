@@ -54,7 +54,8 @@ def compiled(folder, flags=(), compiler=None):
 
 
 def test_both_sides_have_one_layout(tmp_path):
-    kinds = [getattr(structs, name) for name in ("Matrix", "Layer", "Pair", "Store", "Plan", "Step", "Screen")]
+    names = ("Matrix", "Layer", "Pair", "Store", "Plan", "Step", "Screen", "Ends", "Answer")
+    kinds = [getattr(structs, name) for name in names]
     lines = ["#include <stddef.h>", f'#include "{loader.FOLDER / "abi.h"}"']
     for kind in kinds:
         lines.append(f'_Static_assert(sizeof({kind.__name__}) == {ctypes.sizeof(kind)}, "");')
@@ -227,6 +228,5 @@ def test_the_best_is_the_first_of_the_largest(n):
     logits = torch.randn(3, n, generator=torch.Generator().manual_seed(n)).round(decimals=1)  # some are equal
     logits[1] = -float("inf")
     logits[2, n // 2] = float("nan")
-    best = torch.empty(3, dtype=torch.int64)
-    library().ld_best(logits.data_ptr(), 3, n, best.data_ptr())
-    assert best[:2].tolist() == [int(logits[0].numpy().argmax()), 0] and 0 <= best[2] < n
+    best = [library().ld_best(row.data_ptr(), n) for row in logits]
+    assert best[:2] == [int(logits[0].numpy().argmax()), 0] and 0 <= best[2] < n

@@ -10,8 +10,8 @@ import torch
 from lora_drop.decode.head import ScreenedHead
 from lora_drop.decode.native.decoder import NativeDecoder
 from lora_drop.decode.native.loader import library
-from lora_drop.decode.native.plan import NativeScreen
-from lora_drop.decode.native.structs import BF16, F32, Q4_1, Q6_K, Q8_0
+from lora_drop.decode.native.plan import Head, NativeScreen
+from lora_drop.decode.native.structs import BF16, F32, Q4_1, Q6_K, Q8_0, Ends, Matrix
 from lora_drop.decode.native.weights import lay_out
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.method.schedule import Schedule
@@ -50,11 +50,12 @@ def heads(kind, tokens, best, h, rank=13):
     rows = kept[2] if len(kept) > 2 else None
     preview = ScreenedHead(project, codes, scale, best)
     native = NativeScreen(preview, SimpleNamespace(head_rows=rows))
-    norm, full, mixed = torch.ones(len(h)), torch.empty(tokens), torch.empty(tokens)
-    at, ends = ctypes.addressof(w), (norm.data_ptr(), 0.0)
-    library().ld_head(at, *ends, 1, h.data_ptr(), full.data_ptr())
-    library().ld_head_screened(at, ctypes.addressof(native.screen), *ends, h.data_ptr(), mixed.data_ptr())
-    return full, mixed, preview.preview(h[None] / h.square().mean().sqrt())[0]
+    norm = torch.ones(len(h))
+    ends = Ends(Matrix(), w, norm.data_ptr(), 0.0)
+    full, mixed = Head(1, tokens), Head(1, tokens, native)
+    for head in (full, mixed):
+        library().ld_head(ctypes.addressof(ends), h.data_ptr(), head.address)
+    return full.logits[0], mixed.logits[0], preview.preview(h[None] / h.square().mean().sqrt())[0]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ import torch
 
 from lora_drop.decode.native import loader
 from lora_drop.decode.native.loader import library
-from lora_drop.decode.native.structs import BF16, F32, Q4_0, Q4_1, Q4_K, Q6_K, Q8_0, Matrix
+from lora_drop.decode.native.plan import Head
+from lora_drop.decode.native.structs import BF16, F32, Q4_0, Q4_1, Q4_K, Q6_K, Q8_0, Ends, Matrix
 from lora_drop.decode.native.weights import BLOCK_KINDS
 from lora_drop.errors import LoraDropError
 
@@ -101,10 +102,11 @@ def joined(*pieces):
 
 
 def logits(fresh, w, h):
-    norm = torch.linspace(0.5, 1.5, w.k)
-    y = torch.full((len(h), w.n), float("nan"))
-    fresh.ld_head(ctypes.addressof(w), norm.data_ptr(), 1e-5, len(h), h.data_ptr(), y.data_ptr())
-    return y
+    norm, head = torch.linspace(0.5, 1.5, w.k), Head(len(h), w.n)
+    head.logits.fill_(float("nan"))
+    ends = Ends(Matrix(), w, norm.data_ptr(), 1e-5)
+    fresh.ld_head(ctypes.addressof(ends), h.data_ptr(), head.address)
+    return head.logits
 
 
 SHAPES = [

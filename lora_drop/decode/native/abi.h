@@ -7,7 +7,7 @@
 
 #include <stdint.h>
 
-#define LD_ABI 8
+#define LD_ABI 9
 #define LD_API __attribute__((visibility("default"))) /* the build hides all other symbols */
 
 enum { F32, BF16, Q4_0, Q4_1, Q8_0, Q4_K, Q6_K }; /* kinds of numbers */
@@ -57,7 +57,9 @@ typedef struct {
     int64_t lora, rule, attention_only, write_kv; /* kind of step, and settings of the schedule */
     int64_t narrow;                               /* the first `narrow` layers run for the last token alone */
     int64_t held;                                 /* the row of `hidden` that a LoRA step reuses */
+    int64_t forgets;                              /* the other layers that LoRA steps run forget so many tokens first */
     float scale;                                  /* alpha / r */
+    const int64_t *token;                         /* of the last row, whose embedding becomes its input; or NULL */
     float *entered;                               /* (D,): receives the last token's state after them; or NULL */
     float *watched;                               /* (skipped layers, rows, D): receives their outputs; or NULL */
     float *ratios;                                /* (skipped layers,): receives ||d|| / ||cached||; or NULL */
@@ -70,6 +72,23 @@ typedef struct {
     const uint8_t *rows;  /* rows of a head in blocks of one kind, as `ld_pack` takes them; else NULL */
     int64_t best;         /* tokens whose logits are exact */
 } Screen;
+
+/* The model's two ends. */
+typedef struct {
+    Matrix embed;      /* (V, D), without blocks */
+    Matrix head;       /* (V, D) */
+    const float *norm; /* (D,), before the head */
+    float eps;
+} Ends;
+
+/* The head of some rows, and what to read off their logits. */
+typedef struct {
+    const Screen *screen; /* for one row: its logits are exact, to the bit, for the screen's best tokens; or NULL */
+    int64_t rows;
+    float *logits;        /* (rows, V) */
+    int64_t *best;        /* (rows,): receives each row's `ld_best` */
+    float *entropy;       /* receives `ld_entropy` of the last row; or NULL */
+} Answer;
 
 LD_API int64_t ld_abi(void);
 
@@ -85,25 +104,23 @@ LD_API void ld_pack(const uint8_t *source, uint8_t *target, int64_t n, int64_t k
 
 /* Run a decode step through consecutive layers: h (rows, D) is the input of the first and becomes the output of the
  * last. `kv` has room for these rows; cosine and sine (rows, hs) are of their positions. Each row's result equals, to
- * the bit, that of a step of its own. If memory is short, nothing is changed. */
-LD_API int ld_step(const Layer *layers, const Plan *plan, int64_t count, const Step *s, const float *cosine,
-                   const float *sine, Store *kv, float *h);
+ * the bit, that of a step of its own. Then `answer`, unless NULL, for the last of the rows. If memory is short, nothing
+ * is changed. */
+LD_API int ld_step(const Ends *ends, const Layer *layers, const Plan *plan, int64_t count, const Step *s,
+                   const float *cosine, const float *sine, Store *kv, float *h, const Answer *answer);
 
 /* Attention of the last `tokens` tokens of a store that holds their K/V: from rotated queries (tokens, nh, hs) to
  * `mixed` of the same shape, both in the store's number type. Each token sees the store up to itself. hs is even and
  * at most 256. */
 LD_API int ld_prompt(const Layer *layer, const Store *kv, int64_t tokens, const void *query, void *mixed);
 
-/* Logits (rows, V) of h (rows, D): the last norm and the head. */
-LD_API int ld_head(const Matrix *w, const float *norm, float eps, int64_t rows, const float *h, float *y);
-
-/* Logits (V,) of one row h (D,): the screen's, but exact, to the bit, for its best tokens. */
-LD_API int ld_head_screened(const Matrix *w, const Screen *s, const float *norm, float eps, const float *h, float *y);
+/* The answer for h (rows, D): the last norm and the head. */
+LD_API int ld_head(const Ends *ends, const float *h, const Answer *answer);
 
 /* Entropy of the softmax of logits (n,), in nats. */
 LD_API float ld_entropy(const float *logits, int64_t n);
 
-/* Index of the largest of each row of logits (rows, n), the first of equal ones; any if there is a NaN. */
-LD_API void ld_best(const float *logits, int64_t rows, int64_t n, int64_t *best);
+/* Index of the largest of logits (n,), the first of equal ones; any if there is a NaN. */
+LD_API int64_t ld_best(const float *logits, int64_t n);
 
 #endif

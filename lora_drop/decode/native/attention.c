@@ -1,13 +1,13 @@
 #include "attention.h"
 
 #include <math.h>
+#include <stdatomic.h>
 
 #include "matmul.h"
 #include "pool.h"
 #include "vec.h"
 
 #define INLINE static inline __attribute__((always_inline))
-enum { JOINED = 64 };  /* parts that one thread joins: waking another would take longer */
 enum { AHEAD = 32 };   /* keys that are prefetched ahead */
 enum { TOGETHER = 4 }; /* heads that share keys and values, each number loaded once for all of them */
 #ifdef __AVX512F__
@@ -85,38 +85,53 @@ static inline vf totals(const vf *v) {
             mixes_##NAME(values + j, next + j, scores, hs, count, y + j, stride, rows, 1); \
     }
 
-/* Rotate a token's queries and keys; write K and V to place `at` of the store. */
-static void turn_and_keep(const Layer *l, float *heads, const float *cosine, const float *sine, Store *kv, int64_t at) {
-    int64_t hs = l->head_dim;
-    for (int64_t i = 0; i < l->heads + l->kv_heads; i++) {
-        float *head = heads + i * hs;
-        if (l->qk_norm) rms_norm(head, l->qk_norm + i * hs, head, 1, hs, l->eps);
-        for (int64_t j = 0; j < hs / 2; j++) {
-            float one = head[j], two = head[j + hs / 2];
-            head[j] = one * cosine[j] - two * sine[j];
-            head[j + hs / 2] = two * cosine[j + hs / 2] + one * sine[j + hs / 2];
-        }
-    }
-    for (int64_t i = 0; i < 2 * l->kv_heads; i++) {
-        const float *from = heads + (l->heads + i) * hs;
-        int64_t place = (i * kv->capacity + at) * hs;
-        if (kv->kind == F32) {
-            memcpy((float *)kv->data + place, from, (size_t)hs * 4);
-        } else {
-            for (int64_t j = 0; j < hs; j++) ((uint16_t *)kv->data)[place + j] = to_bf16(from[j]);
+typedef struct {
+    Product product; /* (rows, nh + 2 nkv, hs): queries, keys, values */
+    const Layer *l;
+    const Tokens *t;
+    const Store *kv;
+} Projection;
+
+/* Compute columns [from, to) of the product, which are whole heads: rotate queries and keys, and write K and V to the
+ * store. */
+static void project_chunk(void *context, int64_t from, int64_t to) {
+    const Projection *a = context;
+    const Layer *l = a->l;
+    const Store *kv = a->kv;
+    int64_t hs = l->head_dim, half = hs / 2;
+    multiply_columns(&a->product, from, to);
+    for (int64_t r = 0; r < a->t->count; r++) {
+        const float *cosine = a->t->cosine + r * hs, *sine = a->t->sine + r * hs;
+        float *head = a->product.y + r * l->qkv.n + from;
+        for (int64_t i = from / hs; i < to / hs; i++, head += hs) {
+            if (i < l->heads + l->kv_heads) {
+                if (l->qk_norm) rms_norm(head, l->qk_norm + i * hs, head, 1, hs, l->eps);
+                for (int64_t j = 0; j < half; j++) {
+                    float one = head[j], two = head[j + half];
+                    head[j] = one * cosine[j] - two * sine[j];
+                    head[j + half] = two * cosine[j + half] + one * sine[j + half];
+                }
+            }
+            if (i < l->heads) continue;
+            int64_t place = ((i - l->heads) * kv->capacity + kv->length + r) * hs;
+            if (kv->kind == F32) {
+                memcpy((float *)kv->data + place, head, (size_t)hs * 4);
+            } else {
+                for (int64_t j = 0; j < hs; j++) ((uint16_t *)kv->data)[place + j] = to_bf16(head[j]);
+            }
         }
     }
 }
 
 /* Write rotated queries, keys, and values of h to `heads`, and K and V to the store too. */
 static void project(const Layer *l, const Pair *change, const float *h, const Tokens *t, Store *kv, Workspace *space) {
-    int64_t hs = l->head_dim;
-    float *x = space->normed.at, *heads = space->heads.at;
+    int64_t hs = l->head_dim, chunk = chunk_of(&l->qkv) / hs * hs;
+    if (!chunk || chunk % LANES) chunk = hs % LANES ? LANES * hs : hs; /* whole heads and whole panels */
+    float *x = space->normed.at;
     rms_norm(h, l->attention_norm, x, t->count, l->hidden, l->eps);
-    Product p = prepare(&l->qkv, change ? change + QKV : NULL, x, NULL, t->count, space, heads);
-    multiply(&p, NULL);
-    for (int64_t r = 0; r < t->count; r++)
-        turn_and_keep(l, heads + r * l->qkv.n, t->cosine + r * hs, t->sine + r * hs, kv, kv->length++);
+    Product p = prepare(&l->qkv, change ? change + QKV : NULL, x, NULL, t->count, space, space->heads.at);
+    parallel(project_chunk, &(Projection){p, l, t, kv}, l->qkv.n, chunk);
+    kv->length += t->count;
 }
 
 /* Turn scores into weights in place, the largest 1; write the largest score and the sum of weights to `beside`. */
@@ -160,6 +175,8 @@ typedef struct {
     const float *heads;           /* of the first of `tokens` tokens */
     int64_t tokens, seen, splits; /* seen: tokens in the store up to the first, with itself */
     float *parts, *mixed;         /* parts: (tokens, nh, splits) of weighted values (hs,), top score, sum of weights */
+    Taken *taken;                 /* mixed in the form that panels take, made while it is in cache; or NULL */
+    _Atomic int32_t *done;        /* (tokens, nkv): splits whose parts are written */
 } Attention;
 
 static float *part_of(const Attention *a, int64_t token, int64_t head, int64_t split) {
@@ -203,13 +220,11 @@ static void attend(const Attention *a, int64_t token, int64_t head, int64_t head
 #undef READ_AS
 }
 
-/* Join the parts of a head of a token. Item i is head i % heads of token i / heads. */
-static void join_parts(void *context, int64_t from, int64_t to) {
-    const Attention *a = context;
-    int64_t heads = a->l->heads, hs = a->l->head_dim;
-    for (int64_t i = from; i < to; i++) {
-        int64_t token = i / heads, head = i % heads, splits = (a->seen + token + SPLIT - 1) / SPLIT;
-        float top = -INFINITY, total = 0, *mixed = a->mixed + token * a->l->out.k + head * hs;
+/* Join the parts of some heads of a token. */
+static void join(const Attention *a, int64_t token, int64_t first, int64_t heads, int64_t splits) {
+    int64_t hs = a->l->head_dim, n = a->l->out.k, start = token * n + first * hs;
+    for (int64_t head = first; head < first + heads; head++) {
+        float top = -INFINITY, total = 0, *mixed = a->mixed + token * n + head * hs;
         for (int64_t s = 0; s < splits; s++) {
             float x = part_of(a, token, head, s)[hs];
             if (!(x <= top)) top = x;
@@ -223,36 +238,43 @@ static void join_parts(void *context, int64_t from, int64_t to) {
         }
         for (int64_t j = 0; j < hs; j++) mixed[j] /= total;
     }
+    if (a->taken) take(a->mixed + start, heads * hs / BLOCK, a->taken + start / BLOCK);
 }
 
 /* Item i is a token of a K/V head of a split. Its keys are read once for all heads that share them, and stay in cache
- * for the next token. */
+ * for the next token. The thread that writes the last part of a head joins them. */
 static void attend_split(void *context, int64_t from, int64_t to) {
     const Attention *a = context;
     const Layer *l = a->l;
     int64_t group = l->heads / l->kv_heads;
     for (int64_t i = from; i < to; i++) {
         int64_t token = i % a->tokens, at = i / a->tokens, first = at / l->kv_heads * SPLIT;
-        int64_t head = at % l->kv_heads * group, left = a->seen + token - first, count = left < SPLIT ? left : SPLIT;
+        int64_t kv_head = at % l->kv_heads, head = kv_head * group, splits = (a->seen + token + SPLIT - 1) / SPLIT;
+        int64_t left = a->seen + token - first, count = left < SPLIT ? left : SPLIT;
         int64_t after = (i + 1) / a->tokens % (l->kv_heads * a->splits); /* the keys that this thread reads next */
         const char *next = keys_of(a, after % l->kv_heads, after / l->kv_heads * SPLIT);
-        for (int64_t h = 0; h < group && count > 0; h += TOGETHER)
+        if (count <= 0) continue;
+        for (int64_t h = 0; h < group; h += TOGETHER)
             attend(a, token, head + h, group - h < TOGETHER ? group - h : TOGETHER, first, count, next);
+        int32_t done = atomic_fetch_add(a->done + token * l->kv_heads + kv_head, 1) + 1;
+        if (done == splits) join(a, token, head, group, splits);
     }
 }
 
 void attention(const Layer *l, const Pair *change, const float *h, const Tokens *t, Store *kv, Workspace *space) {
-    int64_t seen = kv->length + 1;
+    int64_t seen = kv->length + 1, group = l->heads / l->kv_heads;
+    Taken *taken = in_blocks(&l->out) && group * l->head_dim % BLOCK == 0 ? (Taken *)space->taken.at : NULL;
     project(l, change, h, t, kv, space);
     for (int64_t r = 0; r < t->count; r += QUERIES) {
         int64_t tokens = t->count - r < QUERIES ? t->count - r : QUERIES;
         int64_t splits = (seen + r + tokens - 1 + SPLIT - 1) / SPLIT;
         Attention a = {l, kv, space->heads.at + r * l->qkv.n, tokens, seen + r, splits, space->parts.at,
-                       space->mixed.at + r * l->out.k};
+                       space->mixed.at + r * l->out.k, taken ? taken + r * l->out.k / BLOCK : NULL,
+                       (_Atomic int32_t *)space->done.at};
+        memset(space->done.at, 0, (size_t)(tokens * l->kv_heads) * 4);
         parallel(attend_split, &a, l->kv_heads * splits * tokens, 1);
-        parallel(join_parts, &a, l->heads * tokens, JOINED / splits + 1);
     }
-    Product p = prepare(&l->out, change ? change + OUT : NULL, space->mixed.at, NULL, t->count, space,
+    Product p = prepare(&l->out, change ? change + OUT : NULL, space->mixed.at, taken, t->count, space,
                         space->attended.at);
     multiply(&p, h);
 }

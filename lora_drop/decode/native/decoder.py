@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from lora_drop.decode.cache import KVCache
 from lora_drop.decode.correction import Correction
 from lora_drop.decode.layer import Rope, feed, heads
-from lora_drop.decode.native.plan import NativeScreen, NativeState
-from lora_drop.decode.native.structs import Layer, Plan, Step, Store
+from lora_drop.decode.native.plan import Head, NativeScreen, NativeState
+from lora_drop.decode.native.structs import Ends, Layer, Matrix, Plan, Step, Store
 from lora_drop.decode.native.weights import KINDS, NativeWeights, TimedLibrary, compiled
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.step import DecoderOutput, DecodeState
@@ -37,10 +37,11 @@ class NativeDecoder(ReferenceDecoder):
     def __init__(self, model: PreTrainedModel, weights: NativeWeights):
         super().__init__(model)
         self.name = weights.decoder_name
-        self._weights, self._eps = weights, model.config.rms_norm_eps
-        self._layers_at, self._head_at = ctypes.addressof(weights.layers), ctypes.addressof(weights.head)
-        self._vocabulary = weights.head.n
-        self._norm = self.norm.weight.float()
+        self._weights, self._vocabulary, self._hidden_size = weights, weights.head.n, self.embed.embedding_dim
+        self._embedding, self._norm = self.embed.weight.detach().contiguous(), self.norm.weight.detach().float()
+        embed = Matrix(self._embedding.data_ptr(), None, *self._embedding.shape, KINDS[self.dtype])
+        self._ends = Ends(embed, weights.head, self._norm.data_ptr(), model.config.rms_norm_eps)
+        self._ends_at, self._layers_at = ctypes.addressof(self._ends), ctypes.addressof(weights.layers)
         self._library = TimedLibrary(compiled())
         self.kernels = self._library.ld_path().decode()
         self._library.ld_threads(torch.get_num_threads())
@@ -63,27 +64,32 @@ class NativeDecoder(ReferenceDecoder):
             state.screen = self._screen
         return state
 
-    @torch.inference_mode()
     def step(self, token: Tensor, state: DecodeState) -> DecoderOutput:
         """See `ReferenceDecoder`; token (1, 1), logits in float32."""
         assert isinstance(state, NativeState)
         lora, schedule = not state.refresher.begin(), state.schedule
         if not lora and schedule.repairs:
             return self.repair(token, state)
-        state.begin()
-        n, h = len(schedule.dropped), self._embedded(token)
-        watched = torch.empty(n, 1, h.shape[1]) if state.watch else None
-        ratios = torch.empty(n) if lora and schedule.watches_norm else None
-        pending = None
+        state.begin(self._hidden_size)
+        n, pending, entered = len(schedule.dropped), len(state.pending), None
         if schedule.repairs:
-            pending = torch.empty_like(h)
-            state.pending.append(pending)
-        layers = range(self.num_layers)
-        self._run(state, layers, h, state.position, lora, pending=pending, watched=watched, ratios=ratios)
+            entered = state.rows[pending]
+            state.pending.append(entered)
+            pending += 1
+        watched = torch.empty(n, 1, self._hidden_size) if state.watch else None
+        ratios = torch.empty(n) if lora and schedule.watches_norm else None
+        head = Head(1, self._vocabulary, state.screen if lora else None, schedule.watches_entropy)
+        self._run(
+            *(state, range(self.num_layers), state.rows[pending], state.position, lora, token),
+            head=head,
+            entered=entered,
+            watched=watched,
+            ratios=ratios,
+        )
         if ratios is not None:
             state.refresher.ratios.extend(ratios[~ratios.isnan()])
         state.position += 1
-        return self._output(state, self._logits(h, state.screen if lora else None), watched)
+        return self._output(state, head, watched)
 
     def _layer(self, i: int, h: Tensor, rope: Rope, kv: KVCache) -> tuple[Tensor, Tensor]:
         """See `ReferenceDecoder`: a layer on a part of a prompt, (1, T, D), with its attention in C."""
@@ -104,28 +110,25 @@ class NativeDecoder(ReferenceDecoder):
     def repair(self, token: Tensor | None, state: DecodeState) -> DecoderOutput:
         """See `ReferenceDecoder`."""
         assert isinstance(state, NativeState)
-        state.begin()
-        schedule, kv, first = state.schedule, state.kv, state.schedule.first_skipped
-        for i in range(first, self.num_layers):
-            if i not in schedule.dropped_set:
-                kv.cut(i, len(state.pending))  # what the LoRA steps wrote
-        inputs, state.pending = state.pending, []
+        state.begin(self._hidden_size)
+        schedule, first, forgets = state.schedule, state.first, len(state.pending)
+        rows, state.pending = forgets, []
         if token is not None:
-            inputs.append(self._embedded(token))
+            rows += 1
             state.position += 1
-        h, rows = torch.cat(inputs), len(inputs)
-        state.recount()
-        watched = torch.empty(len(schedule.dropped), rows, h.shape[1]) if state.watch else None
+        watched = torch.empty(len(schedule.dropped), rows, self._hidden_size) if state.watch else None
         layers = range(first if token is None else 0, self.num_layers)
-        self._run(state, layers, h, state.position - rows, watched=watched)
-        if not schedule.verifies:
-            h, watched = h[-1:], None if watched is None else watched[:, -1:]
+        head = Head(rows if schedule.verifies else 1, self._vocabulary, entropy=schedule.watches_entropy)
+        h = state.inputs[:rows]
+        self._run(state, layers, h, state.position - rows, False, token, forgets, head, watched=watched)
+        if watched is not None and not schedule.verifies:
+            watched = watched[:, -1:]
         state.held = rows - 1
         if schedule.kv == "skip":
             for i in schedule.dropped:
-                kv.keep_last(i, rows)
+                state.kv.keep_last(i, rows)
             state.recount()
-        return self._output(state, self._logits(h), watched, rows)
+        return self._output(state, head, watched, rows)
 
     @torch.inference_mode()
     def rewind(self, output: DecoderOutput, rows: int, state: DecodeState) -> DecoderOutput:
@@ -159,7 +162,7 @@ class NativeDecoder(ReferenceDecoder):
             outputs, logits = [prompt.watched.float()], [prompt.logits.float()]
         state = self.new_state(Schedule(1, self.num_layers, layers, reuse="skip"))
         state.kv = kv
-        state.begin()
+        state.begin(self._hidden_size)
         for at in range(start, tokens.shape[1], READ_ROWS):
             h = self._embedded(tokens[:, at : at + READ_ROWS])
             outputs.append(torch.empty(len(layers), 1, *h.shape))
@@ -173,53 +176,58 @@ class NativeDecoder(ReferenceDecoder):
         return F.embedding(tokens[0], self.embed.weight).float()
 
     def _run(
-        self, state: NativeState, layers: range, h: Tensor, position: int, lora: bool = False, **into: Tensor | None
+        self,
+        state: NativeState,
+        layers: range,
+        h: Tensor,
+        position: int,
+        lora: bool = False,
+        token: Tensor | None = None,
+        forgets: int = 0,
+        head: Head | None = None,
+        **into: Tensor | None,
     ) -> None:
         """Run some layers on h (rows, D), in place, for the tokens from `position` on.
 
         Args:
             layers: those before the first skipped one run for the last token alone, as the others have passed them.
-            into: tensors to fill: `pending` (1, D) with the input of the first skipped layer, `watched` (n, rows, D)
+            token: (1, 1), whose embedding becomes the last row; None: h has it.
+            forgets: tokens that the layers from there on which LoRA steps run forget first.
+            head: to fill, for the last of the rows.
+            into: tensors to fill: `entered` (1, D) with the input of the first skipped layer, `watched` (n, rows, D)
                 with the skipped layers' outputs, `ratios` (n,) with ||d|| / ||anchor||.
         """
-        if not layers:
-            return
-        schedule, bank, start, rows = state.schedule, state.bank, layers.start, len(h)
+        schedule, bank, start, rows = state.schedule, state.bank, layers.start, h.shape[0]
         narrow = max(0, min(state.first - start, len(layers)))
         writes = schedule.kv == "write" and not schedule.repairs  # at LoRA steps; a repair writes them otherwise
         state.make_room(layers[:narrow], 1, False)
-        state.make_room(layers[narrow:], rows, lora and not writes)
+        state.make_room(layers[narrow:], rows, lora and not writes, forgets)
         step = Step(
             *(rows, lora, REUSE_RULES.index(schedule.reuse), schedule.part == "attention", writes, narrow, state.held),
-            bank.alpha / bank.rank if bank and bank.rank else 0.0,
-            *(None if t is None else t.data_ptr() for t in map(into.get, ("pending", "watched", "ratios"))),
+            *(forgets, bank.alpha / bank.rank if bank and bank.rank else 0.0),
+            *(None if t is None else t.data_ptr() for t in (token, *map(into.get, ("entered", "watched", "ratios")))),
         )
         assert state.stores is not None  # `begin` came first
         self._library.ld_step(
+            self._ends_at,
             self._layers_at + start * ctypes.sizeof(Layer),
             ctypes.addressof(state.plan) + start * ctypes.sizeof(Plan),
             *(len(layers), ctypes.addressof(step), *self._rope_at(position)),
             ctypes.addressof(state.stores) + start * ctypes.sizeof(Store),
-            h.data_ptr(),
+            *(h.data_ptr(), head and head.address),
         )
 
     def _logits(self, h: Tensor, screen: NativeScreen | None = None) -> Tensor:
         """Logits (rows, V) of the last layer's output (rows, D); with a screen for one row."""
-        logits = torch.empty(len(h), self._vocabulary)
-        norm, ends = (self._norm.data_ptr(), self._eps), (h.data_ptr(), logits.data_ptr())
-        if screen is None:
-            self._library.ld_head(self._head_at, *norm, len(h), *ends)
-        else:
-            self._library.ld_head_screened(self._head_at, ctypes.addressof(screen.screen), *norm, *ends)
-        return logits
+        head = Head(len(h), self._vocabulary, screen)
+        self._library.ld_head(self._ends_at, h.data_ptr(), head.address)
+        return head.logits
 
-    def _output(self, state: NativeState, logits: Tensor, watched: Tensor | None, rows: int = 1) -> DecoderOutput:
+    def _output(self, state: NativeState, head: Head, watched: Tensor | None, rows: int = 1) -> DecoderOutput:
         """A step's output; the refresher takes its last logits."""
-        entropy = self.entropy(logits[-1:]) if state.schedule.watches_entropy else None
-        state.refresher.end(logits[-1:], entropy)
-        choice = torch.empty(len(logits), 1, dtype=torch.int64)
-        self._library.ld_best(logits.data_ptr(), len(logits), self._vocabulary, choice.data_ptr())
-        return DecoderOutput(logits, watched, entropy, rows, choice)
+        entropy = None if head.entropy is None else head.entropy.value
+        state.refresher.end(head.logits, entropy)
+        return DecoderOutput(head.logits, watched, entropy, rows, head.choice)
 
     def _rope_at(self, position: int) -> tuple[int, int]:
         """Addresses of the cosines and sines (rows, hs) of up to MOST_ROWS positions from `position` on."""

@@ -84,6 +84,13 @@ enum { AHEAD = 8192, CHUNK_BYTES = 32768, DOT_ROWS = 4 }; /* DOT_ROWS: their sum
 OVER(f32, float, loadf, AS_IS)
 OVER(bf16, uint16_t, from_bf16, bf16_to_f32)
 
+void to_f32(const Matrix *w, int64_t row, float *y) {
+    const char *data = (const char *)w->data + row * row_bytes(w);
+    if (w->kind == F32) memcpy(y, data, (size_t)w->k * 4);
+    else
+        for (int64_t i = 0; i < w->k; i++) y[i] = bf16_to_f32(((const uint16_t *)data)[i]);
+}
+
 void rms_norm(const float *x, const float *weight, float *y, int64_t rows, int64_t n, float eps) {
     for (; rows > 0; rows--, x += n, y += n) {
         float square = dot_f32(x, x, n), scale = 1 / sqrtf(square / (float)n + eps);

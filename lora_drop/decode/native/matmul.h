@@ -24,6 +24,9 @@ static inline int in_blocks(const Matrix *w) {
 /* The rows from `first` on, which in blocks begins a panel. */
 Matrix rows_from(const Matrix *w, int64_t row);
 
+/* A row of a matrix without blocks, as float32. */
+void to_f32(const Matrix *w, int64_t row, float *y);
+
 /* dot: w . x over k numbers. mix: weighted sum of `count` rows of length `stride`, over `width` (at most WIDTH) of
  * their columns. */
 float dot_f32(const float *w, const float *x, int64_t k);

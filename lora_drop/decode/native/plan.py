@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from lora_drop.decode.correction import PROJECTIONS
 from lora_drop.decode.head import LOWEST, ScreenedHead
-from lora_drop.decode.native.structs import Q4_0, Q8_0, Matrix, Pair, Plan, Screen, Store
+from lora_drop.decode.native.structs import Q4_0, Q8_0, Answer, Matrix, Pair, Plan, Screen, Store
 from lora_drop.decode.native.weights import GROUP, KINDS, NativeWeights, in_panels, q8_0
 from lora_drop.decode.step import DecodeState
 
@@ -33,6 +33,8 @@ class NativeState(DecodeState):
         held: row of `vectors` that LoRA steps reuse.
         tensors: keeps what `plan` points to.
         screen: the head of LoRA steps, if it is screened.
+        inputs: rows (rows, D) float32 that a pass runs in place; the first hold the pending tokens' states.
+        rows: each of them, (1, D).
         stores: K/V of each layer; None until the first step.
         rooms: capacity of each store in tokens.
         first: first layer that a repair runs for all of its tokens.
@@ -44,6 +46,8 @@ class NativeState(DecodeState):
     held: int = 0
     tensors: list[Tensor] = field(default_factory=list, repr=False)
     screen: NativeScreen | None = field(default=None, repr=False)
+    inputs: Tensor = field(default_factory=lambda: torch.empty(0, 0), repr=False)
+    rows: tuple[Tensor, ...] = field(default=(), repr=False)
     stores: ctypes.Array[Store] | None = field(default=None, repr=False)
     rooms: list[int] = field(default_factory=list, repr=False)
     first: int = field(init=False)
@@ -54,14 +58,17 @@ class NativeState(DecodeState):
         self.plan = (Plan * self.schedule.num_layers)()
         self._plan_corrections()
 
-    def begin(self) -> None:
+    def begin(self, hidden_size: int) -> None:
         """Before the first step, lay out the K/V and anchors of prefill for `ld_step`."""
         if self.stores is not None:
             return
         schedule = self.schedule
+        rows = schedule.period if schedule.repairs else 1
+        self.inputs = torch.empty(rows, hidden_size)
+        self.rows = self.inputs.split(1)
         if schedule.reuse != "skip" and schedule.dropped:
             first = torch.cat([anchor for anchor in self.anchors if anchor is not None]).float()  # (n, D)
-            self.vectors = first[:, None].repeat(1, schedule.period if schedule.repairs else 1, 1)
+            self.vectors = first[:, None].repeat(1, rows, 1)
         for row, i in enumerate(schedule.dropped):
             self.plan[i].drops = 1
             self.plan[i].hidden = self.vectors[row].data_ptr() if len(self.vectors) else None
@@ -109,28 +116,52 @@ class NativeState(DecodeState):
         self.tensors.append(tensor.contiguous())
         return Matrix(self.tensors[-1].data_ptr(), None, *tensor.shape, KINDS[tensor.dtype])
 
-    def make_room(self, layers: range, tokens: int, skips: bool) -> None:
+    def make_room(self, layers: range, tokens: int, skips: bool, forgets: int = 0) -> None:
         """Make room for more tokens in the caches of some layers, and count them; `ld_step` writes them.
 
         Args:
             skips: leave out the skipped layers.
+            forgets: tokens that `ld_step` takes from the other layers first.
         """
         assert self.stores is not None  # `begin` comes first
-        kv, skipped = self.kv, self.schedule.dropped_set if skips else ()
+        kv, dropped, lengths, rooms = self.kv, self.schedule.dropped_set, self.kv.lengths, self.rooms
         for i in layers:
-            if i in skipped:
+            if i not in dropped:
+                end = lengths[i] + tokens - forgets
+            elif skips:
                 continue
-            end = kv.lengths[i] + tokens
-            if end > self.rooms[i]:
+            else:
+                end = lengths[i] + tokens
+            if end > rooms[i]:
                 grown = kv.reserve(kv.store(i)[0], i, end)
                 self.stores[i].data, self.stores[i].capacity = grown.data_ptr(), grown.shape[3]
-                self.rooms[i] = grown.shape[3]
-            kv.lengths[i] = end
+                rooms[i] = grown.shape[3]
+            lengths[i] = end
 
     def recount(self) -> None:
         """Tell the stores the caches' lengths, after a cut."""
         for store, length in zip(self.stores or (), self.kv.lengths, strict=True):
             store.length = length
+
+
+class Head:
+    """The head of some rows of a pass: tensors for what it gives, and the structure by which C fills them.
+
+    Attributes:
+        logits: (rows, V).
+        choice: most likely token of each row, (rows, 1).
+        entropy: of the last row; None unless asked for.
+    """
+
+    def __init__(self, rows: int, vocabulary: int, screen: NativeScreen | None = None, entropy: bool = False):
+        self.logits = torch.empty(rows, vocabulary)
+        self.choice = torch.empty(rows, 1, dtype=torch.int64)
+        self.entropy = ctypes.c_float() if entropy else None
+        self._answer = Answer(
+            *(None if screen is None else ctypes.addressof(screen.screen), rows, self.logits.data_ptr()),
+            *(self.choice.data_ptr(), None if self.entropy is None else ctypes.addressof(self.entropy)),
+        )
+        self.address = ctypes.addressof(self._answer)
 
 
 class NativeScreen:

@@ -82,8 +82,8 @@ static void preview_chunk(void *context, int64_t from, int64_t to) {
     }
 }
 
-/* Compute the exact logits of tokens [from, to) of `found`. Rows in blocks go through the kernel of the panels, so that
- * the result equals the whole head's. */
+/* Compute the exact logits of tokens [from, to) of `found`, to the bit as the whole head does: rows in blocks where they
+ * lie, or, without a kernel for that, in a panel made of them. */
 static void exact_chunk(void *context, int64_t from, int64_t to) {
     const Screening *g = context;
     const Matrix *w = g->w;
@@ -94,17 +94,19 @@ static void exact_chunk(void *context, int64_t from, int64_t to) {
         return;
     }
     for (; from < to; from += LANES) {
-        uint8_t *panel = g->panels + from * bytes;
+        const uint8_t *rows[LANES];
         float logits[LANES];
         int64_t count = to - from < LANES ? to - from : LANES, next = from + LANES;
         for (int64_t i = next; i < next + LANES && i < best; i++) /* they lie anywhere: prefetch the next ones */
             for (int64_t at = 0; at < bytes; at += 64)
                 __builtin_prefetch(g->s->rows + index_of(g->found[i]) * bytes + at);
-        if (count < LANES) memset(panel, 0, (size_t)(LANES * bytes));
-        for (int64_t i = 0; i < count; i++)
-            pack_row(g->s->rows + index_of(g->found[from + i]) * bytes, panel, (int)i, w->k, w->kind);
-        Matrix some = {panel, NULL, LANES, w->k, w->kind, NULL};
-        multiply_columns(&(Product){.w = &some, .x = g->x, .taken = g->taken, .rows = 1, .y = logits}, 0, LANES);
+        for (int64_t i = 0; i < LANES; i++)
+            rows[i] = g->s->rows + index_of(g->found[from + (i < count ? i : 0)]) * bytes;
+        if (!rows_times(w->kind, rows, g->taken, w->k / BLOCK, logits)) {
+            uint8_t *panel = g->panels + from * bytes;
+            for (int i = 0; i < LANES; i++) pack_row(rows[i], panel, i, w->k, w->kind);
+            panel_times(w->kind, panel, g->taken, w->k / BLOCK, 1, logits, LANES);
+        }
         for (int64_t i = 0; i < count; i++) {
             int64_t token = index_of(g->found[from + i]);
             g->y[token] = logits[i] + (w->bias ? w->bias[token] : 0);

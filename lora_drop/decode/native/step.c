@@ -68,51 +68,70 @@ static void run_layers(const Layer *layers, const Plan *plan, int64_t count, con
     }
 }
 
-int ld_step(const Layer *layers, const Plan *plan, int64_t count, const Step *s, const float *cosine,
-            const float *sine, Store *kv, float *h) {
-    pool_lock();
-    Workspace *space = workspace_for_step(layers, plan, kv, count, s->rows);
-    if (space) {
-        int64_t before = s->rows - 1, turned = before * layers->head_dim, n = s->narrow;
-        float *last = h + before * layers->hidden;
-        run_layers(layers, plan, n, s, &(Tokens){1, cosine + turned, sine + turned}, kv, last, space);
-        if (s->entered) memcpy(s->entered, last, (size_t)layers->hidden * 4);
-        run_layers(layers + n, plan + n, count - n, s, &(Tokens){s->rows, cosine, sine}, kv + n, h, space);
-    }
-    pool_unlock();
-    return space ? LD_OK : LD_NO_MEMORY;
+/* Room for an answer, which may be NULL. */
+static Workspace *workspace_for_answer(const Ends *ends, const Answer *answer) {
+    if (answer && answer->screen) return workspace_for_screen(&ends->head, answer->screen);
+    return workspace_for_matrix(&ends->head, answer ? answer->rows : 0);
 }
 
-void ld_best(const float *logits, int64_t rows, int64_t n, int64_t *best) {
-    for (; rows > 0; rows--, logits += n, best++) {
-        float top = largest(logits, n);
-        int64_t i = 0;
-        while (i < n - 1 && logits[i] != top) i++;
-        *best = i;
-    }
-}
-
-int ld_head(const Matrix *w, const float *norm, float eps, int64_t rows, const float *h, float *y) {
-    pool_lock();
-    Workspace *space = workspace_for_matrix(w, rows);
-    if (space) {
-        rms_norm(h, norm, space->normed.at, rows, w->k, eps);
-        Product p = prepare(w, NULL, space->normed.at, NULL, rows, space, y);
+static void run_head(const Ends *ends, const Answer *a, const float *h, Workspace *space) {
+    const Matrix *w = &ends->head;
+    float *x = space->normed.at, *last = a->logits + (a->rows - 1) * w->n;
+    rms_norm(h, ends->norm, x, a->rows, w->k, ends->eps);
+    if (a->screen) {
+        screened(w, a->screen, x, a->logits, space);
+    } else {
+        Product p = prepare(w, NULL, x, NULL, a->rows, space, a->logits);
         multiply(&p, NULL);
     }
+    for (int64_t r = 0; r < a->rows; r++) a->best[r] = ld_best(a->logits + r * w->n, w->n);
+    if (a->entropy) *a->entropy = ld_entropy(last, w->n);
+}
+
+int ld_step(const Ends *ends, const Layer *layers, const Plan *plan, int64_t count, const Step *s,
+            const float *cosine, const float *sine, Store *kv, float *h, const Answer *answer) {
+    pool_lock();
+    Workspace *space = workspace_for_step(layers, plan, kv, count, s->rows);
+    if (space) space = workspace_for_answer(ends, answer);
+    if (space) {
+        int64_t d = ends->embed.k, before = s->rows - 1, n = s->narrow;
+        float *last = h + before * d;
+        if (s->token) to_f32(&ends->embed, *s->token, last);
+        if (n) {
+            int64_t turned = before * layers->head_dim;
+            run_layers(layers, plan, n, s, &(Tokens){1, cosine + turned, sine + turned}, kv, last, space);
+        }
+        if (s->entered) memcpy(s->entered, last, (size_t)d * 4);
+        for (int64_t i = n; i < count; i++)
+            if (!plan[i].drops) kv[i].length -= s->forgets;
+        if (count > n) run_layers(layers + n, plan + n, count - n, s, &(Tokens){s->rows, cosine, sine}, kv + n, h, space);
+        if (answer) run_head(ends, answer, h + (s->rows - answer->rows) * d, space);
+    }
     pool_unlock();
     return space ? LD_OK : LD_NO_MEMORY;
 }
 
-int ld_head_screened(const Matrix *w, const Screen *s, const float *norm, float eps, const float *h, float *y) {
+int ld_head(const Ends *ends, const float *h, const Answer *answer) {
     pool_lock();
-    Workspace *space = workspace_for_screen(w, s);
-    if (space) {
-        rms_norm(h, norm, space->normed.at, 1, w->k, eps);
-        screened(w, s, space->normed.at, y, space);
-    }
+    Workspace *space = workspace_for_answer(ends, answer);
+    if (space) run_head(ends, answer, h, space);
     pool_unlock();
     return space ? LD_OK : LD_NO_MEMORY;
+}
+
+int64_t ld_best(const float *logits, int64_t n) {
+    enum { PART = 1024 }; /* the largest is looked for in the part that has it */
+    float top = -INFINITY;
+    int64_t at = 0;
+    for (int64_t i = 0; i < n; i += PART) {
+        float one = largest(logits + i, n - i < PART ? n - i : PART);
+        if (one > top) {
+            top = one;
+            at = i;
+        }
+    }
+    while (at < n - 1 && logits[at] != top) at++;
+    return at;
 }
 
 /* log S - sum(e^x x) / S, with x relative to the largest logit. */

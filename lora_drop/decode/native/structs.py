@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 
-ABI = 8
+ABI = 9
 F32, BF16, Q4_0, Q4_1, Q8_0, Q4_K, Q6_K = range(7)  # kinds of numbers
 OK, NO_MEMORY, NO_THREADS = range(3)  # results of the functions that return an int
 
@@ -61,9 +61,12 @@ class Step(ctypes.Structure):
     """One step."""
 
     _fields_ = [
-        *((name, _int64) for name in ("rows", "lora", "rule", "attention_only", "write_kv", "narrow", "held")),
+        *(
+            (name, _int64)
+            for name in ("rows", "lora", "rule", "attention_only", "write_kv", "narrow", "held", "forgets")
+        ),
         ("scale", ctypes.c_float),
-        *((name, _pointer) for name in ("entered", "watched", "ratios")),
+        *((name, _pointer) for name in ("token", "entered", "watched", "ratios")),
     ]
 
 
@@ -73,15 +76,26 @@ class Screen(ctypes.Structure):
     _fields_ = [("project", Matrix), ("codes", Matrix), ("rows", _pointer), ("best", _int64)]
 
 
+class Ends(ctypes.Structure):
+    """The embedding, and the norm and the head."""
+
+    _fields_ = [("embed", Matrix), ("head", Matrix), ("norm", _pointer), ("eps", ctypes.c_float)]
+
+
+class Answer(ctypes.Structure):
+    """The head of some rows, and what to read off their logits."""
+
+    _fields_ = [("screen", _pointer), ("rows", _int64), *((name, _pointer) for name in ("logits", "best", "entropy"))]
+
+
 FUNCTIONS = {  # result and arguments of each
     "ld_abi": (_int64, ()),
     "ld_path": (ctypes.c_char_p, ()),
     "ld_threads": (ctypes.c_int, (_int64,)),
     "ld_pack": (None, (_pointer, _pointer, _int64, _int64, _int64)),
-    "ld_step": (ctypes.c_int, (_pointer, _pointer, _int64, *(_pointer,) * 5)),
+    "ld_step": (ctypes.c_int, (*(_pointer,) * 3, _int64, *(_pointer,) * 6)),
     "ld_prompt": (ctypes.c_int, (_pointer, _pointer, _int64, _pointer, _pointer)),
-    "ld_head": (ctypes.c_int, (_pointer, _pointer, ctypes.c_float, _int64, _pointer, _pointer)),
-    "ld_head_screened": (ctypes.c_int, (_pointer,) * 3 + (ctypes.c_float, _pointer, _pointer)),
+    "ld_head": (ctypes.c_int, (_pointer,) * 3),
     "ld_entropy": (ctypes.c_float, (_pointer, _int64)),
-    "ld_best": (None, (_pointer, _int64, _int64, _pointer)),
+    "ld_best": (_int64, (_pointer, _int64)),
 }

@@ -39,6 +39,7 @@ static int layer_fits(const Layer *l, const Plan *p, const Store *kv, int64_t ro
            && blocks_fit(&space.neurons_taken, &l->down, rows) && blocks_fit(&space.neurons_taken, &p->mlp_out, 1)
            && product_fits(&p->mlp_in, 1, &space.normed, &space.gate_up)
            && product_fits(&p->mlp_out, 1, &space.neurons, &space.normed)
+           && fits(&space.done, queries * l->kv_heads)
            && fits(&space.parts, queries * l->heads * splits * PART_FLOATS(l)) && fits(&space.low, p->linear.a.n)
            && taken_fits(&p->linear.a, 1) && taken_fits(&p->linear.b, 1)
            && fits(&space.correction, l->hidden);

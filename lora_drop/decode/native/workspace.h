@@ -14,6 +14,7 @@ typedef struct {
     Buffer taken;      /* (rows, K / 32) blocks, for the longest rows; see `prepare` */
     Buffer heads;      /* (rows, nh + 2 nkv, hs): queries, keys, values */
     Buffer parts;      /* of attention: (rows or QUERIES, nh, splits), PART_FLOATS each */
+    Buffer done;       /* of attention: (QUERIES, nkv) counts */
     Buffer mixed;      /* (rows, nh, hs): output of attention */
     Buffer attended;   /* (rows, D): the stream after attention, or what replaces it */
     Buffer gate_up;    /* (rows, 2 I) */
