@@ -87,6 +87,13 @@ def _show(result: dict[str, Any]) -> None:
         print(f"drafts that the full model accepted: {result['accepted']:.1%}")
     costs = ", ".join(f"{cell(cost, '.2f')} of {rows} rows" for rows, cost in result["rows_cost"].items())
     print(f"cost of a repair in full steps: {costs}")
+    lora, row = (cell(result[name], ".3f") for name in ("lora_cost", "row_cost"))
+    print(f"cost in full steps: {lora} of a LoRA step (l), {row} of one more row of a repair (m)")
+    if cost := result["token_cost"]:
+        print(
+            f"a token costs at least l (w-1)/w + (1 + m (w-1))/w = {cost:.3f} of them at w {config['period']}, "
+            f"which is {1 / cost:.3f}x if no draft is rejected"
+        )
     print(
         f"speedup {result['speedup']:.3f}x{f', {words}' if words else ''} (95% interval {cell(low, '.3f')} to "
         f"{cell(high, '.3f')}); bound {result['bound']:.3f}x, an estimate from memory traffic: "

@@ -60,7 +60,8 @@ def test_bytes_and_bound_are_those_of_the_run(tiny):
         assert 0 <= spare < block
     low, high = result["speedup_interval"]
     assert 0 < low <= high and result["head_only"] is None, "without adapters there is no screened head"
-    assert result["rows_cost"].keys() == {"4", "8"} and all(cost > 0 for cost in result["rows_cost"].values())
+    assert result["rows_cost"].keys() == {"3", "4", "8"} and all(cost > 0 for cost in result["rows_cost"].values())
+    assert result["lora_cost"] > 0 and result["token_cost"] is None, "its full steps repair nothing"
     assert result["accepted"] is None and result["config"]["prompts"] == []
 
 
@@ -82,6 +83,7 @@ def test_a_setting_that_depends_on_the_text_is_timed_on_real_prompts(tiny, tmp_p
     config = LoraDropConfig(period=3, drop_ratio=1.0, refresh="repair", kv="write", accept=0.5, adapters="none")
     result = bench(trained, config, new_tokens=12, rounds=1)
     assert result["config"]["prompts"] == list(HELD_OUT[:4]) and 0 <= result["accepted"] <= 1
+    assert result["token_cost"] == pytest.approx((2 * result["lora_cost"] + 1 + 2 * result["row_cost"]) / 3)
     fixed = bench(tiny, LoraDropConfig(period=3), new_tokens=12, rounds=1, prompts=["Why?"])
     assert fixed["config"]["prompts"] == ["Why?"]
 

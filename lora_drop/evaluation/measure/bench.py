@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -24,7 +24,7 @@ from lora_drop.decode.clock import Clock
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import step_bytes
-from lora_drop.method.schedule import NO_TRIGGERS, baseline_schedule
+from lora_drop.method.schedule import NO_TRIGGERS, Schedule, baseline_schedule
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.tokens import encode_prompt, encode_text
 from lora_drop.run.report.report import Report
@@ -39,7 +39,8 @@ TEXTS = 4  # prompts of a round for a setting whose speed depends on the text
 HEAD_ONLY = "head_only"  # the lane of the full model with the screened head at LoRA steps
 BANDWIDTH_BYTES = 512 * 2**20  # well beyond any cache
 BANDWIDTH_TRIES = 5
-REPAIRS = (4, 8)  # rows of the measured repairs
+REPAIRS = (3, 4, 8)  # rows of the measured repairs
+ROW = 4  # rows of the repair that one more row's cost comes from
 REPAIR_TOKENS = 65  # new tokens of a lane that measures it
 
 
@@ -202,6 +203,7 @@ def bench(
         "speedup_over_bound": figures[LORA_DROP]["speedup"] / figures[LORA_DROP]["bound"],
         HEAD_ONLY: figures.get(HEAD_ONLY),
         "rows_cost": costs,
+        **_floor(lanes[LORA_DROP].schedule, every, costs),
         **_bandwidth(loaded, len(texts[-1]), every[-1].lanes[BASELINE].kept, medians),
         **{
             f"{size}_{name}": last.summary.lanes[name][size]
@@ -294,7 +296,7 @@ def _columns(runs: list[list[Report]]) -> dict[str, list[float]]:
 
 
 def rows_cost(loaded: LoadedModel, config: LoraDropConfig, prompt_ids: list[int]) -> dict[str, float | None]:
-    """The cost of a repair of 4 and of 8 rows, in full steps of one row: medians of lanes that take turns.
+    """The cost of repairs of `REPAIRS` rows, in full steps of one row: medians of lanes that take turns.
 
     The layers skipped are the config's, or the default ones where it skips none.
     """
@@ -312,6 +314,25 @@ def rows_cost(loaded: LoadedModel, config: LoraDropConfig, prompt_ids: list[int]
         return statistics.median(times) / whole if times else None
 
     return {str(rows): cost(rows) for rows in REPAIRS}
+
+
+def _floor(schedule: Schedule, runs: Sequence[Report], costs: Mapping[str, float | None]) -> dict[str, float | None]:
+    """What a token costs at least where full steps repair, in full steps.
+
+    An exact repair computes each token in full once, so with a period of w a token costs at least
+    l (w - 1) / w + (1 + m (w - 1)) / w.
+
+    Returns:
+        `lora_cost`, l: a LoRA step; None without one. `row_cost`, m: one more row of a repair; None if none was timed.
+        `token_cost`: that sum; None where full steps repair nothing.
+    """
+    ours, base = median_ms(runs, LORA_DROP), median_ms(runs, BASELINE)
+    lora = ours["lora"] / base["refresh"] if "lora" in ours else None
+    repair, token, w = costs[str(ROW)], None, schedule.period
+    row = None if repair is None else (repair - 1) / (ROW - 1)
+    if schedule.repairs and lora is not None and row is not None:
+        token = (lora * (w - 1) + 1 + row * (w - 1)) / w
+    return {"lora_cost": lora, "row_cost": row, "token_cost": token}
 
 
 def _bandwidth(loaded: LoadedModel, prompt_tokens: int, steps: int, medians: dict[str, float]) -> dict[str, float]:
