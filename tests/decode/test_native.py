@@ -119,7 +119,8 @@ def test_where_memory_or_threads_run_out_it_is_reported(decoder, tiny, tmp_path,
     allowed.value = 1
     with pytest.raises(LoraDropError, match="no more threads for decoding"):
         library.ld_threads(4)
-    assert greedy(decoder, **every_buffer)[0] == right[0]  # with the one that there was
+    allowed.value = 100  # the thread that there was needs memory of its own
+    assert greedy(decoder, **every_buffer)[0] == right[0]
 
 
 @pytest.mark.full

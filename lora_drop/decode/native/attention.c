@@ -125,11 +125,9 @@ static void project_chunk(void *context, int64_t from, int64_t to) {
 
 /* Write rotated queries, keys, and values of h to `heads`, and K and V to the store too. */
 static void project(const Layer *l, const Pair *change, const float *h, const Tokens *t, Store *kv, Workspace *space) {
-    int64_t hs = l->head_dim, chunk = chunk_of(&l->qkv) / hs * hs;
-    if (!chunk || chunk % LANES) chunk = hs % LANES ? LANES * hs : hs; /* whole heads and whole panels */
-    float *x = space->normed.at;
-    rms_norm(h, l->attention_norm, x, t->count, l->hidden, l->eps);
-    Product p = prepare(&l->qkv, change ? change + QKV : NULL, x, NULL, t->count, space, space->heads.at);
+    int64_t chunk = l->head_dim % LANES ? LANES * l->head_dim : l->head_dim; /* whole heads and whole panels */
+    Norm norm = {l->attention_norm, l->eps};
+    Product p = prepare(&l->qkv, change ? change + QKV : NULL, h, norm, NULL, t->count, space, space->heads.at);
     parallel(project_chunk, &(Projection){p, l, t, kv}, l->qkv.n, chunk);
     kv->length += t->count;
 }
@@ -274,7 +272,7 @@ void attention(const Layer *l, const Pair *change, const float *h, const Tokens 
         memset(space->done.at, 0, (size_t)(tokens * l->kv_heads) * 4);
         parallel(attend_split, &a, l->kv_heads * splits * tokens, 1);
     }
-    Product p = prepare(&l->out, change ? change + OUT : NULL, space->mixed.at, taken, t->count, space,
+    Product p = prepare(&l->out, change ? change + OUT : NULL, space->mixed.at, NO_NORM, taken, t->count, space,
                         space->attended.at);
     multiply(&p, h);
 }

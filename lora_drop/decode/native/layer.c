@@ -31,22 +31,22 @@ static void gate_chunk(void *context, int64_t from, int64_t to) {
     }
 }
 
-/* y = out (silu(gate) * up) + residual, where gate and up are `in` x. */
-static void swiglu(const Matrix *in, const Matrix *out, const Pair *change, const float *x, int64_t rows,
-                   const float *residual, float *y, Workspace *space) {
+/* y = out (silu(gate) * up) + residual, where gate and up are `in` x, after a norm. */
+static void swiglu(const Matrix *in, const Matrix *out, const Pair *change, const float *x, Norm norm,
+                   int64_t rows, const float *residual, float *y, Workspace *space) {
     float *neurons = space->neurons.at;
     int is_wide = in->n > 32 * LANES; /* a narrow one is cut finer, so that all threads share it */
     Taken *taken = is_wide && in_blocks(out) ? (Taken *)space->neurons_taken.at : NULL;
-    Gate g = {prepare(in, change ? change + GATE_UP : NULL, x, NULL, rows, space, space->gate_up.at), neurons, taken};
-    parallel(gate_chunk, &g, in->n / 2, is_wide ? chunk_of(in) : LANES);
-    Product p = prepare(out, change ? change + DOWN : NULL, neurons, taken, rows, space, y);
+    Product both = prepare(in, change ? change + GATE_UP : NULL, x, norm, NULL, rows, space, space->gate_up.at);
+    Gate g = {both, neurons, taken};
+    parallel(gate_chunk, &g, in->n / 2, is_wide ? COLUMNS : LANES);
+    Product p = prepare(out, change ? change + DOWN : NULL, neurons, NO_NORM, taken, rows, space, y);
     multiply(&p, residual);
 }
 
 /* Write u + MLP to `output`. */
 static void mlp(const Layer *l, const Pair *change, const float *u, int64_t rows, Workspace *space) {
-    rms_norm(u, l->mlp_norm, space->normed.at, rows, l->hidden, l->eps);
-    swiglu(&l->gate_up, &l->down, change, space->normed.at, rows, u, space->output.at, space);
+    swiglu(&l->gate_up, &l->down, change, u, (Norm){l->mlp_norm, l->eps}, rows, u, space->output.at, space);
 }
 
 void run_full(const Layer *l, const Pair *change, const float *h, const Tokens *t, Store *kv, Workspace *space) {
@@ -60,19 +60,18 @@ static const float *correct(const Layer *l, const Plan *p, const float *h, float
     float *d = space->correction.at, *low = space->low.at, *x = space->normed.at;
     const Matrix *a = &p->linear.a, *b = &p->linear.b;
     int64_t n = l->hidden, rank = a->n;
-    Product down = prepare(a, NULL, h, NULL, 1, space, low);
+    Product down = prepare(a, NULL, h, NO_NORM, NULL, 1, space, low);
     multiply_columns(&down, 0, rank);
     for (int64_t r = 0; r < rank; r++) low[r] *= scale;
     if (a->kind == Q8_0) {
-        Product up = prepare(b, NULL, low, NULL, 1, space, d);
+        Product up = prepare(b, NULL, low, NO_NORM, NULL, 1, space, d);
         multiply_columns(&up, 0, n);
     } else {
         memset(d, 0, (size_t)n * 4);
         add_change(&p->linear, low, 0, n, d);
     }
     if (!p->mlp_out.k) return d;
-    rms_norm(h, l->mlp_norm, x, 1, n, l->eps);
-    swiglu(&p->mlp_in, &p->mlp_out, NULL, x, 1, d, x, space);
+    swiglu(&p->mlp_in, &p->mlp_out, NULL, h, (Norm){l->mlp_norm, l->eps}, 1, d, x, space);
     return x;
 }
 

@@ -8,7 +8,8 @@
 #define AS_IS(x) (x)
 #define INLINE static inline __attribute__((always_inline))
 #define EACH_ROW _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++)
-enum { AHEAD = 8192, CHUNK_BYTES = 32768, DOT_ROWS = 4 }; /* DOT_ROWS: their sums, 4 vectors each, fit in registers */
+enum { START = 4096 }; /* bytes */
+enum { AHEAD = 8192, DOT_ROWS = 4 }; /* DOT_ROWS: their sums, 4 vectors each, fit in registers */
 
 /* Kernels for rows of either number type. `dots` prefetches the weights AHEAD bytes further on, which this thread reads
  * next; rows of y and x have `n` and k numbers. `mix` keeps its columns in registers if there are WIDTH of them. */
@@ -139,7 +140,29 @@ static void multiply_rows(const Matrix *w, const Product *p, int64_t from, int64
     }
 }
 
-void multiply_columns(const Product *p, int64_t from, int64_t to) {
+/* Prefetch the weights that a thread begins with, while it prepares its input. */
+static void fetch_start(const Matrix *w, int64_t row) {
+    if (row >= own_rows(w)) return;
+    const char *start = (const char *)w->data + row * row_bytes(w);
+    for (int64_t at = 0; at < START; at += 64) __builtin_prefetch(start + at);
+}
+
+/* The product with this thread's own input, which it makes once. */
+static Product with_input(const Product *p, int64_t from) {
+    Product own = *p;
+    Private *mine = p->own->mine + pool_thread();
+    if (p->norm.weight) own.x = mine->normed.at;
+    if (!p->taken && in_blocks(p->w)) own.taken = (const Taken *)mine->taken.at;
+    if (mine->number == p->number) return own;
+    mine->number = p->number;
+    fetch_start(p->w, from);
+    if (p->norm.weight) rms_norm(p->x, p->norm.weight, mine->normed.at, p->rows, p->w->k, p->norm.eps);
+    if (own.taken != p->taken) take(own.x, p->rows * (p->w->k / BLOCK), (Taken *)mine->taken.at);
+    return own;
+}
+
+void multiply_columns(const Product *shared, int64_t from, int64_t to) {
+    Product own = shared->own ? with_input(shared, from) : *shared, *p = &own;
     const Matrix *w = p->w;
     if (p->change) fetch_change(p->change, from, to);
     multiply_rows(w, p, from, to, p->y);
@@ -149,21 +172,16 @@ void multiply_columns(const Product *p, int64_t from, int64_t to) {
     if (p->change) add_change(p->change, p->low, from, to, p->y);
 }
 
-Product prepare(const Matrix *w, const Pair *change, const float *x, const Taken *taken, int64_t rows,
-                const Workspace *space, float *y) {
+Product prepare(const Matrix *w, const Pair *change, const float *x, Norm norm, const Taken *taken, int64_t rows,
+                Workspace *space, float *y) {
     float *low = space->low.at;
-    if (in_blocks(w) && !taken) {
-        take(x, rows * (w->k / BLOCK), (Taken *)space->taken.at);
-        taken = (const Taken *)space->taken.at;
-    }
-    if (change && !change->a.n) change = NULL;
-    if (change) multiply_columns(&(Product){.w = &change->a, .x = x, .rows = 1, .y = low}, 0, change->a.n);
-    return (Product){w, change, x, taken, low, rows, y};
-}
-
-int64_t chunk_of(const Matrix *w) {
-    int64_t count = CHUNK_BYTES / row_bytes(w) / BLOCK * BLOCK; /* whole panels and whole blocks of y */
-    return count < BLOCK ? BLOCK : count;
+    Workspace *own = norm.weight || (in_blocks(w) && !taken) ? space : NULL;
+    Product p = {w, NULL, x, taken, low, rows, y, norm, own, ++space->products};
+    if (!change || !change->a.n) return p;
+    p.change = change;
+    if (own) x = with_input(&p, 0).x;
+    multiply_columns(&(Product){.w = &change->a, .x = x, .rows = 1, .y = low}, 0, change->a.n);
+    return p;
 }
 
 typedef struct {
@@ -183,5 +201,5 @@ static void product_chunk(void *context, int64_t from, int64_t to) {
 
 void multiply(const Product *p, const float *residual) {
     Added a = {p, residual};
-    parallel(product_chunk, &a, p->w->n, chunk_of(p->w));
+    parallel(product_chunk, &a, p->w->n, COLUMNS);
 }

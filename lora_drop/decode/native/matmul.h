@@ -37,6 +37,14 @@ void mix_bf16(const uint16_t *v, const float *weights, int64_t count, int64_t st
 /* y = x / rms(x) * weight for each of `rows` rows x (n,). */
 void rms_norm(const float *x, const float *weight, float *y, int64_t rows, int64_t n, float eps);
 
+/* A norm before a matrix: its weight (D,), or NULL for none. */
+typedef struct {
+    const float *weight;
+    float eps;
+} Norm;
+
+#define NO_NORM ((Norm){NULL, 0})
+
 /* y (rows, N) = W x + bias for x (rows, K); with a change of W, for a single row, + B (A x). */
 typedef struct {
     const Matrix *w;
@@ -46,11 +54,15 @@ typedef struct {
     const float *low;   /* A x */
     int64_t rows;
     float *y;
+    Norm norm;          /* of x; only with `own` */
+    Workspace *own;     /* where each thread makes the norm, and the form that panels take; NULL: both are made */
+    uint64_t number;    /* of this product among all */
 } Product;
 
-/* Prepare a product in the workspace: x in the form that panels take, unless `taken` has it already, and A x. */
-Product prepare(const Matrix *w, const Pair *change, const float *x, const Taken *taken, int64_t rows,
-                const Workspace *space, float *y);
+/* Prepare a product. Each thread makes the norm of x, and the form that panels take unless `taken` has it, for itself:
+ * it takes less time than to get what another has written. A x is made here. */
+Product prepare(const Matrix *w, const Pair *change, const float *x, Norm norm, const Taken *taken, int64_t rows,
+                Workspace *space, float *y);
 
 /* Compute columns [from, to) of y; for blocks both are multiples of 16. */
 void multiply_columns(const Product *p, int64_t from, int64_t to);
@@ -58,8 +70,8 @@ void multiply_columns(const Product *p, int64_t from, int64_t to);
 /* y (N,) += B low in columns [from, to), for a B without blocks. */
 void add_change(const Pair *change, const float *low, int64_t from, int64_t to, float *y);
 
-/* Columns of a chunk, which one thread computes at a time. */
-int64_t chunk_of(const Matrix *w);
+/* Columns of the least that a thread computes at a time: whole panels and whole blocks of y. */
+enum { COLUMNS = BLOCK };
 
 /* Compute the whole product with all threads, plus a residual (rows, N) unless NULL. */
 void multiply(const Product *p, const float *residual);

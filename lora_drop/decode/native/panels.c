@@ -19,7 +19,7 @@ enum { LONG = 8 };
 #else
 enum { LONG = 16 };
 #endif
-enum { AHEAD = 4096, PARTS = LANES / LONG };
+enum { NEAR = 2048, FAR = 16384, PARTS = LANES / LONG };
 typedef float wf __attribute__((vector_size(4 * LONG)));
 typedef int32_t wi __attribute__((vector_size(4 * LONG)));
 
@@ -182,9 +182,13 @@ INLINE wf times_sixes(wf (*sums)[PANEL_ROWS], const Taken *x, int r, int half) {
 
 #endif
 
-/* Prefetch AHEAD bytes further on: the hardware prefetcher stops at the end of a page. */
+/* Prefetch FAR bytes further on into the second level, and NEAR bytes into the first, which has room for few lines on
+ * their way. */
 INLINE void fetch(const uint8_t *p, int bytes) {
-    for (int at = 0; at < bytes; at += 64) __builtin_prefetch(p + AHEAD + at);
+    for (int at = 0; at < bytes; at += 64) {
+        __builtin_prefetch(p + FAR + at, 0, 2);
+        __builtin_prefetch(p + NEAR + at);
+    }
 }
 
 /* Split words of 8 codes into words of 4, for 32 weights. */

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from lora_drop.decode.correction import PROJECTIONS
 from lora_drop.decode.head import LOWEST, ScreenedHead
 from lora_drop.decode.native.structs import Q4_0, Q8_0, Answer, Matrix, Pair, Plan, Screen, Store
-from lora_drop.decode.native.weights import GROUP, KINDS, NativeWeights, in_panels, q8_0
+from lora_drop.decode.native.weights import GROUP, KINDS, NativeWeights, in_large_pages, in_panels, q8_0
 from lora_drop.decode.step import DecodeState
 
 LANES = 16  # rows of a panel
@@ -175,7 +175,7 @@ class NativeScreen:
         low, high = codes.to(torch.uint8).unbind(2)
         scale = F.pad(head.scale.half(), (0, 0, 0, tokens))[..., None].view(torch.uint8)
         rows = torch.cat([scale, low | high << 4], -1).flatten(1).numpy()
-        self._codes = torch.empty(rows.size, dtype=torch.uint8)
+        self._codes = in_large_pages(rows.size)
         self._project = F.pad(head.project, (0, 0, 0, rank))
         own = weights.head_rows
         self.screen = Screen(

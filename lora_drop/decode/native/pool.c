@@ -6,26 +6,30 @@
 
 #include "abi.h"
 
-enum { SPINS = 4000, PATIENCE = 200, MOST_THREADS = 64 };
+enum { SPINS = 4000, PATIENCE = 200 };
 
-/* A thread's share of the work, on a cache line of its own. */
+/* How many chunks of a thread's share are taken, in the low half, in the phase whose number is in the high half. In
+ * any other phase none is, so that nobody has to reset it. On a cache line of its own. */
 typedef struct {
-    _Alignas(64) _Atomic int64_t next;
-    int64_t end;
+    _Alignas(64) _Atomic uint64_t taken;
 } Share;
 
 static struct {
     pthread_mutex_t calls, sleep;
     pthread_cond_t wake;
     int threads; /* without the caller */
-    Work work;
-    void *context;
-    int64_t chunk;
+    /* A phase is written by the caller alone, while its number is odd. A thread that reads the same even number before
+     * and after the rest has read one phase. All on one cache line, which the threads wait for. */
+    _Alignas(64) _Atomic uint64_t phase;
+    _Atomic Work work;
+    void *_Atomic context;
+    _Atomic int64_t count, chunk, sharers; /* sharers: threads at its start */
+    _Alignas(64) _Atomic int64_t done; /* by all threads but the caller, in all phases */
+    _Atomic int sleepers;
     Share shares[MOST_THREADS]; /* the caller's is the first */
-    _Atomic int64_t done;
-    _Atomic uint64_t phase;
-    _Atomic int sleepers, inside;
 } pool = {.calls = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+
+static _Thread_local int own_number; /* 0: any caller */
 
 void pool_lock(void) { pthread_mutex_lock(&pool.calls); }
 void pool_unlock(void) { pthread_mutex_unlock(&pool.calls); }
@@ -38,42 +42,61 @@ static inline void relax(void) {
 #endif
 }
 
-/* A thread works through its own share from the start, so that it reads memory in order; then it takes chunks from the
- * others' shares, as these may be waiting for a processor. */
-static void take_chunks(int thread) {
-    for (int i = 0; i <= pool.threads; i++) {
-        Share *share = pool.shares + (thread + i) % (pool.threads + 1);
+#define READ(x) atomic_load_explicit(&pool.x, memory_order_relaxed)
+#define WRITE(x, value) atomic_store_explicit(&pool.x, value, memory_order_relaxed)
+
+int pool_thread(void) { return own_number; }
+int pool_threads(void) { return pool.threads + 1; }
+
+/* Work through a phase and return how much of it this thread has done. Its own share comes first and from the start,
+ * so that it reads memory in order; then the others' shares, as these may be waiting for a processor. It takes half of
+ * what is left each time: few turns, as each waits for all stores before it, and short ones at the end. Nobody takes
+ * any of a phase that is over, as all its shares are taken then. */
+static int64_t take_chunks(uint64_t phase) {
+    Work work = READ(work);
+    void *context = READ(context);
+    int64_t count = READ(count), chunk = READ(chunk), threads = READ(sharers), own = own_number, done = 0;
+    int64_t chunks = (count + chunk - 1) / chunk;
+    uint32_t number = (uint32_t)(phase / 2);
+    atomic_thread_fence(memory_order_acquire);
+    if (READ(phase) != phase) return 0;
+    for (int64_t i = 0; i < threads; i++) {
+        int64_t at = (own + i) % threads, first = chunks * at / threads, all = chunks * (at + 1) / threads - first;
+        _Atomic uint64_t *share = &pool.shares[at].taken;
+        uint64_t last = atomic_load_explicit(share, memory_order_relaxed);
         for (;;) {
-            int64_t from = atomic_fetch_add(&share->next, pool.chunk);
-            if (from >= share->end) break;
-            int64_t to = from + pool.chunk < share->end ? from + pool.chunk : share->end;
-            pool.work(pool.context, from, to);
-            atomic_fetch_add(&pool.done, to - from);
+            int32_t ahead = (int32_t)((uint32_t)(last >> 32) - number);
+            int64_t taken = ahead ? 0 : (uint32_t)last, some = (all - taken + 1) / 2;
+            if (taken >= all || (ahead > 0 && own)) break;
+            uint64_t now = (uint64_t)number << 32 | (uint64_t)(taken + some);
+            if (!atomic_compare_exchange_weak(share, &last, now)) continue;
+            int64_t from = (first + taken) * chunk, to = from + some * chunk;
+            if (to > count) to = count;
+            work(context, from, to);
+            done += to - from;
+            last = now;
         }
     }
+    return done;
 }
 
-/* Even phases are open; at odd numbers the caller prepares the next one. */
-static inline int is_new(uint64_t phase, uint64_t seen) { return phase != seen && phase % 2 == 0; }
-
 static void *worker(void *number) {
-    uint64_t seen = 0;
+    uint64_t seen = atomic_load(&pool.phase); /* what has begun without this thread was divided among the others */
+    own_number = (int)(intptr_t)number;
     for (;;) {
         uint64_t phase;
-        for (int i = 0; !is_new(phase = atomic_load(&pool.phase), seen) && i < SPINS; i++) relax();
-        if (!is_new(phase, seen)) {
+        for (int i = 0; (phase = atomic_load(&pool.phase)) == seen && i < SPINS; i++) relax();
+        if (phase == seen) {
             pthread_mutex_lock(&pool.sleep);
             atomic_fetch_add(&pool.sleepers, 1);
-            while (!is_new(phase = atomic_load(&pool.phase), seen)) pthread_cond_wait(&pool.wake, &pool.sleep);
+            while ((phase = atomic_load(&pool.phase)) == seen) pthread_cond_wait(&pool.wake, &pool.sleep);
             atomic_fetch_sub(&pool.sleepers, 1);
             pthread_mutex_unlock(&pool.sleep);
         }
+        if (phase % 2) continue;
         seen = phase;
-        /* Announce first, then look again. The caller closes a phase first and then looks for threads inside, so one
-         * of the two sees the other. */
-        atomic_fetch_add(&pool.inside, 1);
-        if (atomic_load(&pool.phase) == seen) take_chunks((int)(intptr_t)number);
-        atomic_fetch_sub(&pool.inside, 1);
+        int64_t done = take_chunks(phase);
+        if (done) atomic_fetch_add(&pool.done, done);
     }
     return NULL;
 }
@@ -83,32 +106,28 @@ void parallel(Work work, void *context, int64_t count, int64_t chunk) {
         work(context, 0, count);
         return;
     }
-    atomic_fetch_add(&pool.phase, 1);
-    for (int i = 0; atomic_load(&pool.inside); i++) i < PATIENCE ? relax() : (void)sched_yield();
-    pool.work = work;
-    pool.context = context;
-    pool.chunk = chunk;
-    atomic_store(&pool.done, 0);
-    int64_t chunks = (count + chunk - 1) / chunk, threads = pool.threads + 1;
-    for (int64_t i = 0; i < threads; i++) {
-        int64_t end = chunks * (i + 1) / threads * chunk;
-        atomic_store(&pool.shares[i].next, chunks * i / threads * chunk);
-        pool.shares[i].end = end < count ? end : count;
-    }
-    atomic_fetch_add(&pool.phase, 1);
-    if (atomic_load(&pool.sleepers)) {
+    uint64_t phase = READ(phase) + 2;
+    int64_t before = READ(done);
+    WRITE(phase, phase - 1);
+    atomic_thread_fence(memory_order_release);
+    WRITE(work, work);
+    WRITE(context, context);
+    WRITE(count, count);
+    WRITE(chunk, chunk);
+    WRITE(sharers, pool.threads + 1);
+    atomic_store_explicit(&pool.phase, phase, memory_order_release);
+    if (READ(sleepers)) { /* one that falls asleep just now wakes at the next phase */
         pthread_mutex_lock(&pool.sleep);
         pthread_cond_broadcast(&pool.wake);
         pthread_mutex_unlock(&pool.sleep);
     }
-    take_chunks(0);
-    for (int i = 0; atomic_load(&pool.done) < count; i++) i < PATIENCE ? relax() : (void)sched_yield();
+    int64_t left = count - take_chunks(phase);
+    for (int i = 0; atomic_load(&pool.done) - before < left; i++) i < PATIENCE ? relax() : (void)sched_yield();
 }
 
 /* A forked child has none of the parent's threads, wherever these are at the time. */
 static void in_child(void) {
     pool.threads = 0;
-    atomic_store(&pool.inside, 0);
     atomic_store(&pool.sleepers, 0);
     pool.calls = pool.sleep = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
     pool.wake = (pthread_cond_t)PTHREAD_COND_INITIALIZER;

@@ -82,8 +82,8 @@ static void preview_chunk(void *context, int64_t from, int64_t to) {
     }
 }
 
-/* Compute the exact logits of tokens [from, to) of `found`, to the bit as the whole head does: rows in blocks where they
- * lie, or, without a kernel for that, in a panel made of them. */
+/* Compute the exact logits of tokens [from, to) of `found`, to the bit as the whole head does: rows in blocks where
+ * they lie, or, without a kernel for that, in a panel made of them. */
 static void exact_chunk(void *context, int64_t from, int64_t to) {
     const Screening *g = context;
     const Matrix *w = g->w;
@@ -142,12 +142,13 @@ static void find_best(const Screening *g, int64_t best) {
 
 void screened(const Matrix *w, const Screen *s, const float *x, float *y, Workspace *space) {
     int64_t panels = (w->n + LANES - 1) / LANES, best = s->best < w->n ? s->best : w->n;
-    Product low = prepare(&s->project, NULL, x, NULL, 1, space, space->low.at);
+    Product low = prepare(&s->project, NULL, x, NO_NORM, NULL, 1, space, space->low.at);
     multiply(&low, NULL);
-    Screening g = {w, s, prepare(&s->codes, NULL, low.y, NULL, 1, space, space->preview.at), x, NULL, y,
+    Screening g = {w, s, prepare(&s->codes, NULL, low.y, NO_NORM, NULL, 1, space, space->preview.at), x, NULL, y,
                    (uint64_t *)space->tops.at, (uint64_t *)space->found.at, (uint8_t *)space->panels.at};
     parallel(preview_chunk, &g, panels, 32);
     find_best(&g, best);
-    g.taken = prepare(w, NULL, x, NULL, 1, space, y).taken; /* for the exact logits */
+    g.taken = (const Taken *)space->taken.at; /* for the exact logits */
+    if (in_blocks(w)) take(x, w->k / BLOCK, (Taken *)space->taken.at);
     parallel(exact_chunk, &g, best, LANES);
 }

@@ -76,12 +76,12 @@ static Workspace *workspace_for_answer(const Ends *ends, const Answer *answer) {
 
 static void run_head(const Ends *ends, const Answer *a, const float *h, Workspace *space) {
     const Matrix *w = &ends->head;
-    float *x = space->normed.at, *last = a->logits + (a->rows - 1) * w->n;
-    rms_norm(h, ends->norm, x, a->rows, w->k, ends->eps);
+    float *last = a->logits + (a->rows - 1) * w->n;
     if (a->screen) {
-        screened(w, a->screen, x, a->logits, space);
+        rms_norm(h, ends->norm, space->normed.at, 1, w->k, ends->eps);
+        screened(w, a->screen, space->normed.at, a->logits, space);
     } else {
-        Product p = prepare(w, NULL, x, NULL, a->rows, space, a->logits);
+        Product p = prepare(w, NULL, h, (Norm){ends->norm, ends->eps}, NULL, a->rows, space, a->logits);
         multiply(&p, NULL);
     }
     for (int64_t r = 0; r < a->rows; r++) a->best[r] = ld_best(a->logits + r * w->n, w->n);
@@ -104,7 +104,8 @@ int ld_step(const Ends *ends, const Layer *layers, const Plan *plan, int64_t cou
         if (s->entered) memcpy(s->entered, last, (size_t)d * 4);
         for (int64_t i = n; i < count; i++)
             if (!plan[i].drops) kv[i].length -= s->forgets;
-        if (count > n) run_layers(layers + n, plan + n, count - n, s, &(Tokens){s->rows, cosine, sine}, kv + n, h, space);
+        Tokens all = {s->rows, cosine, sine};
+        if (count > n) run_layers(layers + n, plan + n, count - n, s, &all, kv + n, h, space);
         if (answer) run_head(ends, answer, h + (s->rows - answer->rows) * d, space);
     }
     pool_unlock();

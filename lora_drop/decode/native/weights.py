@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lora_drop.decode.cache import ask_large_pages
+from lora_drop.decode.cache import LARGE_PAGE, ask_large_pages
 from lora_drop.decode.layer import fused, projections, qk_norms
 from lora_drop.decode.native.loader import library
 from lora_drop.decode.native.structs import BF16, F32, Q4_0, Q4_1, Q4_K, Q6_K, Q8_0, Layer, Matrix
@@ -111,10 +111,9 @@ class _Layout:
         return in_panels(rows, kind, self.memory[-1])
 
     def _bytes(self, size: int) -> Tensor:
-        """Uninitialised bytes (size,) in large pages, which wait less for address translation when streamed."""
+        """Uninitialised bytes (size,) of a chunk of memory."""
         if size > len(self._free):
-            self._free = torch.empty(max(size, CHUNK), dtype=torch.uint8)
-            ask_large_pages(self._free.data_ptr(), len(self._free))
+            self._free = in_large_pages(max(size, CHUNK))
         piece, self._free = self._free[:size], self._free[-(-size // ALIGNED) * ALIGNED :]
         return piece
 
@@ -179,6 +178,13 @@ def in_panels(rows: np.ndarray, kind: int, panels: Tensor) -> Matrix:
     n, k = rows.shape[0], int(rows.shape[1] / bytes_of(kind))
     compiled().ld_pack(rows.ctypes.data, panels.data_ptr(), n, k, kind)
     return Matrix(panels.data_ptr(), None, n, k, kind)
+
+
+def in_large_pages(size: int) -> Tensor:
+    """Uninitialised bytes (size,) in large pages, which wait less for address translation when streamed."""
+    memory = torch.empty(size + 2 * LARGE_PAGE, dtype=torch.uint8)
+    ask_large_pages(memory.data_ptr(), len(memory))
+    return memory[-memory.data_ptr() % LARGE_PAGE :][:size]  # from the first whole one on
 
 
 def q8_0(weights: Tensor) -> np.ndarray:

@@ -21,11 +21,16 @@ static int blocks_fit(Buffer *b, const Matrix *w, int64_t rows) {
     return fits(b, rows * (w->k / BLOCK) * (int64_t)(sizeof(Taken) / 4));
 }
 
-static int taken_fits(const Matrix *w, int64_t rows) { return blocks_fit(&space.taken, w, rows); }
+/* Room for what each thread makes of the input. */
+static int input_fits(const Matrix *w, int64_t rows) {
+    for (int i = 0; i < pool_threads(); i++)
+        if (!fits(&space.mine[i].normed, rows * w->k) || !blocks_fit(&space.mine[i].taken, w, rows)) return 0;
+    return 1;
+}
 
 /* Room for the input, the output and the temporaries of a product of this matrix. */
 static int product_fits(const Matrix *w, int64_t rows, Buffer *x, Buffer *y) {
-    return taken_fits(w, rows) && fits(x, rows * w->k) && fits(y, rows * w->n);
+    return input_fits(w, rows) && fits(x, rows * w->k) && fits(y, rows * w->n);
 }
 
 static int layer_fits(const Layer *l, const Plan *p, const Store *kv, int64_t rows) {
@@ -41,7 +46,7 @@ static int layer_fits(const Layer *l, const Plan *p, const Store *kv, int64_t ro
            && product_fits(&p->mlp_out, 1, &space.neurons, &space.normed)
            && fits(&space.done, queries * l->kv_heads)
            && fits(&space.parts, queries * l->heads * splits * PART_FLOATS(l)) && fits(&space.low, p->linear.a.n)
-           && taken_fits(&p->linear.a, 1) && taken_fits(&p->linear.b, 1)
+           && input_fits(&p->linear.a, 1) && input_fits(&p->linear.b, 1) && blocks_fit(&space.taken, &l->out, rows)
            && fits(&space.correction, l->hidden);
 }
 
@@ -52,14 +57,16 @@ Workspace *workspace_for_step(const Layer *layers, const Plan *plan, const Store
 }
 
 Workspace *workspace_for_matrix(const Matrix *w, int64_t rows) {
-    return taken_fits(w, rows) && fits(&space.normed, rows * w->k) ? &space : NULL;
+    return input_fits(w, rows) && fits(&space.normed, rows * w->k) ? &space : NULL;
 }
 
 Workspace *workspace_for_prompt(int64_t floats) { return fits(&space.packed, floats) ? &space : NULL; }
 
 Workspace *workspace_for_screen(const Matrix *w, const Screen *s) {
     int64_t panels = (w->n + LANES - 1) / LANES, groups = (s->best + LANES - 1) / LANES;
-    return workspace_for_matrix(w, 1) && taken_fits(&s->codes, 1) && fits(&space.low, s->project.n)
-           && fits(&space.preview, s->codes.n) && fits(&space.tops, 2 * panels)
-           && fits(&space.found, 2 * w->n + 2) && fits(&space.panels, groups * LANES * row_bytes(w) / 4) ? &space : NULL;
+    return workspace_for_matrix(w, 1) && input_fits(&s->codes, 1) && blocks_fit(&space.taken, w, 1)
+           && fits(&space.low, s->project.n) && fits(&space.preview, s->codes.n) && fits(&space.tops, 2 * panels)
+           && fits(&space.found, 2 * w->n + 2) && fits(&space.panels, groups * LANES * row_bytes(w) / 4)
+               ? &space
+               : NULL;
 }

@@ -3,15 +3,25 @@
 #define LD_WORKSPACE_H
 
 #include "abi.h"
+#include "pool.h"
 
 typedef struct {
     float *at;
     int64_t floats;
 } Buffer;
 
+/* What a thread makes of the input of a product, see `prepare`. */
 typedef struct {
+    _Alignas(64) uint64_t number; /* of the product */
+    Buffer normed;                /* (rows, K) */
+    Buffer taken;                 /* (rows, K / 32) blocks, for the longest rows */
+} Private;
+
+typedef struct {
+    Private mine[MOST_THREADS]; /* each thread's own */
+    uint64_t products; /* prepared so far */
     Buffer normed;     /* (rows, D): input of a matrix, after the norm */
-    Buffer taken;      /* (rows, K / 32) blocks, for the longest rows; see `prepare` */
+    Buffer taken;      /* (rows, K / 32) blocks of `mixed` */
     Buffer heads;      /* (rows, nh + 2 nkv, hs): queries, keys, values */
     Buffer parts;      /* of attention: (rows or QUERIES, nh, splits), PART_FLOATS each */
     Buffer done;       /* of attention: (QUERIES, nkv) counts */
