@@ -15,6 +15,21 @@ export function formatNumber(value, digits = 0) {
   return (formats[digits] ??= new Intl.NumberFormat("en-US", options)).format(value);
 }
 
+// READS_WELL_LOSS and SLIPS_LOSS of lora_drop/method/quality.py; its test compares them.
+const LOSS_LIMITS = [0.15, 0.5];
+
+/**
+ * A loss in nats per token, with more decimals where rounding would put it on the other side of a limit; "–" for none.
+ *
+ * @param {number | null} loss
+ */
+export function formatLoss(loss) {
+  const rounds = (digits) => LOSS_LIMITS.some((limit) => Number(loss?.toFixed(digits)) <= limit && Number(loss) > limit);
+  let digits = 2;
+  while (rounds(digits)) digits++;
+  return formatNumber(loss, digits);
+}
+
 /**
  * Bytes in binary units.
  *

@@ -5,7 +5,8 @@ import { make, makeSvg } from "./dom.js";
 import { formatShare } from "./format.js";
 
 /** @typedef {import("./store.js").Store} Store */
-/** @typedef {{kind: string, label: string, waits: number, speedup: number, words: string}} PaysPoint */
+/** @typedef {{kind: string, label: string, waits: number, speedup: number, words: string, name?: string, setting?: string}}
+ *   PaysPoint with `name` and `setting` where the picture labels it */
 /** @typedef {{kind: string, label: string, points: [number, number][]}} Curve */
 /**
  * @typedef {{name: string, label: string, note: string, low: number, high: number, step: number, value: number | null}}
@@ -16,6 +17,9 @@ import { formatShare } from "./format.js";
 /** @typedef {(values: Record<string, number> | null) => Promise<Facts>} Ask */
 
 const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [640, 320, 44, 24, 12, 40];
+const DOT = 7; // from a point's middle to its edge, with room
+const NARROW = "(width < 760px)"; // as in pays.css
+const TEXT = { wide: 11, narrow: 17 };
 const ASK_AFTER_MS = 250; // after the last key
 const KINDS = {
   here: "this model, this machine",
@@ -61,10 +65,13 @@ function build(root, facts, ask) {
   const inputs = facts.fields.map((field) => inputOf(field));
   const values = () => Object.fromEntries(inputs.map((input) => [input.name, input.valueAsNumber]));
   let timer = 0;
+  let shown = facts;
   let last = 0; // number of the latest request
 
-  /** @param {Facts} shown */
-  function show({ points, result }) {
+  /** @param {Facts} answer */
+  function show(answer) {
+    shown = answer;
+    const { points, result } = answer;
     const own = result.own ? [result.own] : [];
     svg.replaceChildren(...drawing([...points, ...own], result.curves ?? []));
     svg.setAttribute("aria-label", `Speedup by the share of a step that waits for weights. ${result.text}`);
@@ -94,6 +101,7 @@ function build(root, facts, ask) {
     words,
     tableOf(rows),
   );
+  window.matchMedia(NARROW).addEventListener("change", () => show(shown)); // its text has another size
   show(facts);
   return { show, values };
 }
@@ -142,7 +150,46 @@ function drawing(points, curves) {
       dot.append(title);
       return dot;
     }),
+    ...labels(points.map((point) => ({ ...point, x: x(point.waits), y: y(point.speedup) }))),
   ];
+}
+
+/**
+ * Labels of the points that have a name: it stands at the highest of its points, and the setting at the leftmost point with
+ * it. Each takes the first free place beside its point.
+ *
+ * @param {(PaysPoint & {x: number, y: number})[]} points
+ */
+function labels(points) {
+  const size = window.matchMedia(NARROW).matches ? TEXT.narrow : TEXT.wide;
+  const taken = points.map(({ x, y }) => [x - DOT, y - DOT, x + DOT, y + DOT]);
+  const named = points.filter(({ name }) => name);
+  const firsts = (key, before) => [...named].sort(before).filter((point, i, all) => all.findIndex((one) => key(one) === key(point)) === i);
+  const texts = [
+    ...firsts(({ kind, name }) => `${kind} ${name}`, (one, two) => one.y - two.y).map((point) => ({ ...point, text: point.name })),
+    ...firsts(({ setting }) => setting, (one, two) => one.x - two.x).map((point) => ({ ...point, text: point.setting })),
+  ];
+  return texts.flatMap(({ x, y, text = "" }) => {
+    const [width, height] = [0.6 * size * text.length, 0.9 * size]; // of capital letters
+    const [left, right, near] = [x - DOT - 3 - width, x + DOT + 3, y - height / 2];
+    const places = [[x - width / 2, y - DOT - height], [right, near], [left, near], [x - width / 2, y + DOT]];
+    const beside = places.length;
+    for (const far of [1, 2, 3]) {
+      for (const side of [left, right]) places.push([side, near - far * height], [side, near + far * height]);
+    }
+    const place = places.find(([at, top]) => {
+      const isOut = at < LEFT || at + width > WIDTH || top < 0 || top + height > HEIGHT - BOTTOM;
+      return !isOut && !taken.some((box) => at < box[2] && at + width > box[0] && top < box[3] && top + height > box[1]);
+    });
+    if (!place) return [];
+    taken.push([place[0], place[1], place[0] + width, place[1] + height]);
+    const at = { x: place[0] + width / 2, y: place[1] + 0.9 * height, "text-anchor": "middle", class: "ld-pays-label" };
+    const label = makeSvg("text", at);
+    label.textContent = text;
+    if (places.indexOf(place) < beside) return [label];
+    const ends = { x1: x, y1: y, x2: place[0] < x ? place[0] + width : place[0], y2: place[1] + height / 2 };
+    return [makeSvg("line", { ...ends, class: "ld-pays-grid" }), label];
+  });
 }
 
 /**

@@ -219,9 +219,11 @@
  * @property {number} ms negative if it saves time
  */
 
+/** @typedef {{id: string, value: string, label: string, detail: string}} VerdictFigure (lora_drop/run/report/headline.py) */
+
 /**
  * @typedef {object} Report report of a run that has ended (lora_drop/run/report)
- * @property {{kind: string, text: string, facts: Record<string, any>}} [verdict]
+ * @property {{kind: string, text: string, facts: Record<string, any>, figures?: VerdictFigure[], line?: string}} [verdict]
  * @property {Record<string, string | null>} [why] a sentence for each chart
  * @property {{parts: Part[], total: number, outside?: {own: number, full: number} | null, bound: number | null, bound_with_repairs: number | null} | null} [parts]
  */

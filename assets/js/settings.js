@@ -129,6 +129,18 @@ export function bankOf(model, settings, schedule) {
 }
 
 /**
+ * True if "Show me" has a third lane, LoRA-Drop's with the corrections off, or no model is known yet.
+ *
+ * @param {State} state
+ */
+export function hasThirdLane({ model, named, presets }) {
+  const settings = presets && named[presets.default];
+  if (!model || !settings) return true;
+  const schedule = scheduleOf(settings, model.shape.num_layers);
+  return typeof schedule !== "string" && settings.parts !== "none" && bankOf(model, settings, schedule) !== null;
+}
+
+/**
  * A schedule with its corrections, whose bytes the bound counts.
  *
  * @param {Model} model

@@ -21,6 +21,7 @@ CRITERION = (
     f"{100 * READS_WELL_REPEATS:g} points above the full model's. Slips: at most {SLIPS_LOSS:g} nats. "
     "Reads badly: more, or the text ends in a loop."
 )
+DIGITS = 2  # decimals of a loss in words
 
 # A token of a greedy answer is absurd if the full model gives it less than e^-5 (1 in 150) of its favourite's
 # probability. The worst token in six of its own samples, at temperature 0.7 and top-p 0.95, has e^-4.4.
@@ -40,6 +41,14 @@ def reads(loss: float | None, repeats: float | None, usual: float | None, loops:
     if loss > SLIPS_LOSS or loops > 0.5:
         return "badly"
     return "well" if loss <= READS_WELL_LOSS and repeats - usual <= READS_WELL_REPEATS else "slips"
+
+
+def loss_words(loss: float) -> str:
+    """A loss in nats per token, with more decimals where rounding would put it on the other side of a limit."""
+    digits = DIGITS
+    while any((round(loss, digits) > limit) != (loss > limit) for limit in (READS_WELL_LOSS, SLIPS_LOSS)):
+        digits += 1
+    return f"{loss:.{digits}f}"
 
 
 def collapse_at(token_ids: Sequence[int]) -> int | None:

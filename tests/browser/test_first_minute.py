@@ -39,6 +39,7 @@ def test_show_me_runs_the_default_preset_in_three_lanes_and_never_overwrites_a_s
     page = open_page(shipped.url)
     button = page.get_by_test_id("show-me")
     expect(button).to_have_text("Show me")
+    expect(page.locator(".ld-verdict-text")).to_contain_text("three times")
     for name in IN_VIEW:
         expect(page.locator(f"#{name}")).to_be_visible()
     others = {element_id(one) for one in SHOWN} - set(IN_VIEW)
@@ -68,6 +69,7 @@ def test_show_me_runs_the_default_preset_in_three_lanes_and_never_overwrites_a_s
 @pytest.mark.full
 def test_the_page_has_its_order_and_no_axes_before_data(server, open_page):
     page = open_page(server.url)
+    expect(page.locator(".ld-verdict-text")).to_contain_text("twice")  # no bank, no third lane
     order = (
         *("#ld-prompt", "[data-testid=verdict]", ".ld-panes", ".ld-player", "[data-testid=race]"),
         *("[data-chart=activity]", ".ld-rest"),

@@ -10,6 +10,15 @@ from tests.support.server import deep_model
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
+OVERLAPS = """() => {
+    const boxes = [...document.querySelectorAll(".ld-pays-svg text")].filter((text) => text.checkVisibility());
+    const places = boxes.map((text) => [text.textContent, text.getBoundingClientRect()]);
+    const meet = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
+        Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 0.25 * a.height;
+    const after = ([, a], i) => places.slice(i + 1).filter(([, b]) => meet(a, b)).map(([other]) => other);
+    return places.flatMap(after);
+}"""
+
 
 def test_the_picture_is_drawn_when_it_is_unfolded_and_calculates(server, open_page):
     facts = where_it_pays(deep_model())
@@ -22,6 +31,12 @@ def test_the_picture_is_drawn_when_it_is_unfolded_and_calculates(server, open_pa
     expect(words).to_have_text(calculated(values)["text"])
     shapes = [point for point in facts["points"] if point["kind"] == "shape"]
     assert pays.locator(".ld-pays-dot.ld-pays-shape").count() == len(shapes) > 0
+    names = {point[key] for point in shapes for key in ("name", "setting")}
+    for width in (1366, 390):
+        page.set_viewport_size({"width": width, "height": 844})
+        expect(pays.locator(".ld-pays-label")).to_have_count(len(names))
+        assert set(pays.locator(".ld-pays-label").all_text_contents()) == names
+        assert page.evaluate(OVERLAPS) == []
     assert pays.locator(".ld-pays-dot.ld-pays-own").count() == 1 and pays.locator(".ld-pays-curve").count() == 2
     pays.get_by_label("Drop ratio p").fill("0.75")
     expect(words).to_have_text(calculated(values | {"drop_ratio": 0.75})["text"])

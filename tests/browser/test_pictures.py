@@ -12,7 +12,8 @@ from PIL import Image
 from playwright.sync_api import Page
 
 from lora_drop.run.exports.colors import COLORS
-from lora_drop.run.report.speed import speedup_words
+from lora_drop.run.report.report import Report
+from lora_drop.run.report.verdict import conclusions
 from lora_drop.run.trace.records import BASELINE, LORA_DROP, THIRD
 from lora_drop.run.trace.trace import gather
 from tests.support.made import audit, header, step, summary
@@ -113,13 +114,13 @@ def test_pictures_have_their_exact_size_and_hold_what_ran(server, open_page):
     assert (root.get("width"), root.get("height"), root.get("viewBox")) == ("1600", "900", "0 0 1600 900")
     written = words(root)
     summary = trace.summary
-    said = speedup_words(summary.speedup, summary.speedup_interval)
+    glance = conclusions(Report.of(trace))["verdict"]
+    assert glance["figures"]
     for text in (
         "Layer activity", "Drift from full model", "KV memory", "step", "refreshed", "full step (all layers ran)",
         "full step every 4 tokens", "4 of 6 layers skipped", "residual rule", "no corrections", "greedy",
-        *([said] if said else [f"{summary.speedup:.2f}×", f"bound {summary.bound:.2f}×"]),
+        *(figure[part] for figure in glance["figures"] for part in ("value", "label")),
         f"{100 * summary.kv_saved:.1f}%",
-        f"token {summary.first_divergence + 1}",
     ):  # fmt: skip
         assert "".join(text.split()) in written, text
     lines = ["".join(line.itertext()) for line in root.iter(f"{SVG}text")]
@@ -140,6 +141,10 @@ def test_pictures_have_their_exact_size_and_hold_what_ran(server, open_page):
         assert "".join(title.split()) in words(root)
         legend = page.locator(f"[data-chart={chart}] .ld-legend li:visible").all_inner_texts()
         assert legend and all("".join(name.split()) in words(root) for name in legend)
+    page.evaluate("document.querySelector('[data-chart=kv]').dataset.equal = 'true'")  # lanes with the same K/V
+    root = parsed(draw(page, "kv", format="svg"))
+    assert "".join(page.locator(".ld-equal").inner_text().split()) in words(root)
+    assert not root.findall(f".//{SVG}svg"), "no plot"
 
 
 def test_drawing_moves_nothing_on_the_page(server, open_page):

@@ -1,10 +1,12 @@
 """How a text reads: quality loss, repeats, loops."""
 
 import random
+import re
 
 import pytest
 
-from lora_drop.method.quality import collapse_at, reads, repeated_share
+from lora_drop.method.quality import READS_WELL_LOSS, SLIPS_LOSS, collapse_at, loss_words, reads, repeated_share
+from lora_drop.paths import ASSETS
 
 TEXT = list(range(100, 140))  # no token twice
 
@@ -77,3 +79,20 @@ def test_the_share_of_repeated_4grams():
 )
 def test_how_a_text_reads(loss, repeats, usual, verdict):
     assert reads(loss, repeats, usual) == verdict
+
+
+def test_a_loss_in_words_is_on_its_side_of_each_limit():
+    losses = (0.1096, 0.15, 0.1501, 0.15004, 0.499, 0.5, 0.5004, 0.504)
+    assert [loss_words(loss) for loss in losses] == [
+        "0.11",
+        "0.15",
+        "0.1501",
+        "0.15004",
+        "0.50",
+        "0.50",
+        "0.5004",
+        "0.504",
+    ]
+    page = (ASSETS / "js" / "format.js").read_text(encoding="utf-8")
+    limits = re.search(r"LOSS_LIMITS = \[(.*)\]", page)
+    assert limits and [float(limit) for limit in limits[1].split(",")] == [READS_WELL_LOSS, SLIPS_LOSS]

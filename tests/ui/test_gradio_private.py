@@ -153,5 +153,6 @@ def test_no_other_module_of_the_page_reaches_inside_of_gradio():
     for path in Path(lora_drop.ui.__file__).parent.rglob("*.py"):
         if path.name not in ("gradio_private.py", "gradio_queue.py"):
             text = path.read_text(encoding="utf-8")
-            assert not re.search(r"(?<!self)(?<!cls)\._(?!_)\w", text), path.name
+            # `os._exit` is Python's own, and public.
+            assert not re.search(r"(?<!self)(?<!cls)(?<!\bos)\._(?!_)\w", text), path.name
             assert not re.search(r"^(from gradio|import gradio\.)", text, re.M), path.name

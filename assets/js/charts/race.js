@@ -6,14 +6,14 @@ import { decodeMs, lastStep, tokensBy } from "../position.js";
 import { verifies } from "../schedule.js";
 import { penOf, redraw } from "./canvas.js";
 import { isTalk, talkSize } from "./layout.js";
-import { TEXT, comparedTokens, drawRace, raceHeight, timeWords } from "./race_drawing.js";
+import { TEXT, comparedTokens, drawRace, raceHeight, tallFor, timeWords } from "./race_drawing.js";
 import { addRunTable } from "./table.js";
 
 /** @typedef {import("../run.js").Run} Run */
 /** @typedef {import("../store.js").State} State */
 /** @typedef {Omit<ReturnType<typeof drawRace>, "words">} Places */
 
-const TALL = 1.6; // factor of the bars' height on a slide
+const SLIDE = 31; // height on a slide, in lines of its text
 
 /**
  * @param {HTMLElement} root
@@ -53,7 +53,7 @@ export function mountRace(root, store, goTo) {
 function draw(canvas, run, state) {
   const scale = isTalk() ? talkSize() / TEXT : 1;
   const width = canvas.offsetWidth / scale;
-  const tall = isTalk() ? TALL : 1;
+  const tall = isTalk() ? tallFor(run, SLIDE * TEXT) : 1;
   const pen = penOf(canvas, raceHeight(run.lanes.length, tall) * scale, scale);
   const { words, bars, strip, top } = drawRace(pen, run, state, { width, tall, family: getComputedStyle(document.body).fontFamily });
   canvas.setAttribute("aria-label", `Tokens and time of each lane: ${words.join("; ")}`);

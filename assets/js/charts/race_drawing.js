@@ -32,6 +32,12 @@ const LEAST = 0.7; // pixels; shorter times are drawn together with the token th
  */
 export const raceHeight = (lanes, tall = 1) => lanes * ((ROW.bar + ROW.strip) * tall + 2 * ROW.gap) + ROW.between + ROW.axis;
 
+/** Factor of the bars' height that fills a height. @param {Run} run @param {number} height */
+export function tallFor({ lanes }, height) {
+  const [one, two] = [raceHeight(lanes.length, 1), raceHeight(lanes.length, 2)];
+  return Math.max(0.5, Math.min(4, 1 + (height - one) / (two - one)));
+}
+
 /** @param {number} ms */
 const seconds = (ms) => `${formatNumber(ms / 1000, 2)} s`;
 

@@ -4,14 +4,15 @@
 import { find } from "../dom.js";
 import { shownTokens } from "../position.js";
 import { penOf, redraw } from "./canvas.js";
-import { color, faded, isTalk } from "./layout.js";
+import { color, faded, isTalk, talkSize } from "./layout.js";
 
 /** @typedef {import("../run.js").Lane} Lane */
 /** @typedef {import("../store.js").State} State */
 /** @typedef {[number, number, number, number]} Box x, y, width, height */
 
 const WIDEST = 12; // pixels of a column
-const HEIGHT = { page: 72, short: 56, slide: 420 };
+const HEIGHT = { page: 72, short: 56 };
+const SLIDE = { lines: 34, widest: 24 }; // height of the drawing in lines of text, and pixels of a column
 const SHORT = "(height < 720px)"; // a laptop's window: see narrow.css
 const LINE = 0.7;
 
@@ -48,11 +49,11 @@ export function mountStack(root, store, goTo) {
  * @param {number} planned tokens that must find room
  */
 function draw(canvas, lane, tokens, planned) {
-  const size = isTalk() ? "slide" : window.matchMedia(SHORT).matches ? "short" : "page";
-  const [width, height] = [canvas.offsetWidth, HEIGHT[size]];
+  const size = window.matchMedia(SHORT).matches ? "short" : "page";
+  const [width, height] = [canvas.offsetWidth, isTalk() ? SLIDE.lines * talkSize() : HEIGHT[size]];
   const pen = penOf(canvas, height);
   const { numLayers, dropped, refresh } = lane.schedule;
-  const [across, up] = [Math.min(WIDEST, width / planned), height / numLayers];
+  const [across, up] = [Math.min(isTalk() ? SLIDE.widest : WIDEST, width / planned), height / numLayers];
   const [full, again, skipped] = [color("full"), color("refresh"), color("dropped")];
   const isSkipped = new Set(dropped);
   const verified = lastFull(lane, tokens);

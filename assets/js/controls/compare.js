@@ -1,7 +1,7 @@
 /* The corrections in use, and a choice of third lane: the same run with one setting changed. */
 
 import { find, makeButton } from "../dom.js";
-import { formatNumber } from "../format.js";
+import { formatLoss, formatNumber } from "../format.js";
 import { isBaseline, verifies } from "../schedule.js";
 import { bankOf, chosenPreset, scheduleOf } from "../settings.js";
 
@@ -85,7 +85,7 @@ function bankWords(settings, bank) {
 function measuredWords(state, bank) {
   const chosen = chosenPreset(state);
   if (!bank || !chosen?.measured || !chosen.bare) return "";
-  const [withThem, without] = [chosen.measured, chosen.bare].map((row) => formatNumber(row.regret, 2));
+  const [withThem, without] = [chosen.measured, chosen.bare].map((row) => formatLoss(row.regret));
   return ` Measured regret, nats per token: ${withThem} with them, ${without} without.`;
 }
 

@@ -2,7 +2,7 @@
  * facts that Gradio mounts. */
 
 import { readLink } from "../export/link.js";
-import { presetName, rulesOf } from "../settings.js";
+import { hasThirdLane, presetName, rulesOf } from "../settings.js";
 import { runLabel } from "../store.js";
 
 /** @typedef {import("../store.js").Store} Store */
@@ -121,12 +121,12 @@ export function mountRunButton(store) {
     button.dataset.testid = isMoved ? "run" : "show-me";
     button.title = isMoved
       ? "Answers the prompt with the settings below, in place of the run on the page"
-      : "Answers the prompt three times, side by side";
+      : `Answers the prompt ${hasThirdLane(store.state) ? "three times" : "twice"}, side by side`;
     stop.dataset.testid = "stop";
     stop.title = "Ends the run after its current step; the text so far stays";
     const open = document.querySelector("#ld-open");
     if (open instanceof HTMLElement) open.title = "Opens a run that was saved as a trace, in place of the run on the page";
   };
-  store.subscribe(["isMoved", "settings"], draw);
+  store.subscribe(["isMoved", "settings", "model", "presets"], draw);
   draw();
 }

@@ -1,7 +1,7 @@
 /* A choice of presets, each in a few words; the table of their measured results is folded below. */
 
 import { find, make } from "../dom.js";
-import { formatNumber, formatShare } from "../format.js";
+import { formatLoss, formatNumber, formatShare } from "../format.js";
 
 /** @typedef {import("../records.js").Preset} Preset */
 /** @typedef {import("../records.js").PresetFacts} PresetFacts */
@@ -134,7 +134,7 @@ function cellsOf(measured, reads) {
   const verdict = make("td", reads === "well" ? "ld-good" : "ld-bad", reads ?? "not measured");
   return [
     measured.regret === null ? make("td", "", "–") : verdict,
-    make("td", "", formatNumber(measured.regret, 2)),
+    make("td", "", formatLoss(measured.regret)),
     make("td", "", timesOf(measured.speedup)),
     make("td", "", formatShare(measured.kv_saved)),
   ];

@@ -1,7 +1,7 @@
 /* The forecast: how the settings read by the nearest measurement, and their bound, saving and pattern, without a run. */
 
 import { find, makeSvg } from "../dom.js";
-import { formatNumber, formatShare } from "../format.js";
+import { formatLoss, formatNumber, formatShare } from "../format.js";
 import { cellKind } from "../kinds.js";
 import { isAdaptive, isBaseline, kind, kvSaved, speedBound, varies, verifiedBound, verifies } from "../schedule.js";
 import { bankOf, chosenPreset, differences, scheduleOf, withBank } from "../settings.js";
@@ -124,7 +124,7 @@ function noteWords({ promptTokens, settings }, schedule, expected) {
 
 function sourceWords(expected) {
   if (!expected) return "How these settings read was not measured, nor any near them.";
-  const regret = expected.regret === null ? "" : ` (regret ${formatNumber(expected.regret, 2)} nats per token)`;
+  const regret = expected.regret === null ? "" : ` (regret ${formatLoss(expected.regret)} nats per token)`;
   return `${expected.isExact ? "Measured" : "Nearest measured setting"}: ${expected.label}${regret}.`;
 }
 

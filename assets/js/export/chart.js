@@ -143,6 +143,14 @@ export async function addChart(sheet, figure, { x, y, width, height }, size) {
   const title = 1.3 * size;
   sheet.text(x, y + title, find(figure, "h3").textContent ?? "", { size: title, weight: 700, width });
   let top = y + 1.55 * title;
+  if (figure.dataset.equal === "true") {
+    const words = find(figure, ".ld-equal").textContent ?? "";
+    const lines = sheet.wrap(words, 0.9 * width, size, 9);
+    const first = (top + y + height) / 2 - 0.7 * size * (lines.length - 1);
+    const style = { size, anchor: "middle" };
+    lines.forEach(([from, to], row) => sheet.text(x + width / 2, first + 1.4 * size * row, words.slice(from, to), style));
+    return;
+  }
   top += addLegend(sheet, figure, x, top, width, size) + 0.4 * size;
   await addPlot(sheet, find(figure, ".ld-plot"), { x, y: top, width, height: y + height - top }, size);
 }

@@ -1,9 +1,11 @@
 /* The head of the whole figure: settings and figures of the run. */
 
-import { decoderName, formatNumber, formatSaved, formatShare, modelName } from "../format.js";
+import { decoderName, formatLoss, formatSaved, modelName } from "../format.js";
 
 /** @typedef {import("../run.js").Run} Run */
 /** @typedef {import("./sheet.js").Sheet} Sheet */
+
+const LABEL = 150; // widest line of a figure's label, where its value is narrower
 
 /**
  * Settings of the main lane in words, each on one line.
@@ -16,26 +18,17 @@ function settingsWords({ header, main }) {
 }
 
 /**
- * The run's figures: name, value, and a note below.
+ * The verdict's figures, then the others of the run: value and label.
  *
  * @param {Run} run
  */
 function figuresOf(run) {
   const now = run.figures;
-  const differs = now.first_divergence ?? null;
-  const none = run.lanes.length > 1 ? "none" : "–";
-  const times = (value) => (value ? `${formatNumber(value, 2)}×` : "");
-  const chance = now.by_chance ? ", timing noise" : "";
-  const words = run.summary?.words.speedup;
-  const bound = now.bound ? `bound ${times(now.bound)}${chance}` : "";
-  const loss = now.quality_loss;
-  return [
-    ["Speedup", (!words && times(now.speedup)) || "–", words ?? bound],
-    ["KV memory saved", formatSaved(now.kv_saved), ""],
-    ["Regret", loss === null ? "–" : formatNumber(loss, 2), loss === null ? "" : "nats a token"],
-    ["Same next token", formatShare(now.top1_agreement ?? null, 1), "at LoRA steps"],
-    ["First difference", differs === null ? none : `token ${formatNumber(differs + 1)}`, ""],
-  ];
+  const glance = run.report?.verdict?.figures ?? [];
+  const figures = glance.map(({ value, label }) => [value, label]);
+  if (now.kv_saved !== null) figures.push([formatSaved(now.kv_saved), "K/V memory saved"]);
+  if (now.quality_loss !== null) figures.push([formatLoss(now.quality_loss), "regret, nats a token"]);
+  return figures;
 }
 
 /**
@@ -47,13 +40,13 @@ function figuresOf(run) {
  */
 export function addHeadline(sheet, run, { x, y, width }) {
   let right = x + width;
-  for (const [name, value, more] of figuresOf(run).reverse()) {
-    const wide = Math.max(sheet.measure(value, 38, 700), sheet.measure(name, 18), sheet.measure(more, 18));
-    const left = right - wide;
-    sheet.text(left, y + 18, name, { size: 18, color: "muted" });
-    sheet.text(left, y + 60, value, { size: 38, weight: 700 });
-    sheet.text(left, y + 86, more, { size: 18, color: "muted" });
-    right = left - 36;
+  for (const [value, label] of figuresOf(run).reverse()) {
+    const room = Math.max(sheet.measure(value, 38, 700), LABEL);
+    const lines = sheet.wrap(label, room, 17, 3);
+    const left = right - Math.max(sheet.measure(value, 38, 700), ...lines.map((line) => sheet.measure(label.slice(...line), 17)));
+    sheet.text(left, y + 34, value, { size: 38, weight: 700 });
+    lines.forEach((line, row) => sheet.text(left, y + 58 + 20 * row, label.slice(...line), { size: 17, color: "muted" }));
+    right = left - 32;
   }
   const room = right - x;
   const { model, device, prompt } = run.header;
@@ -71,5 +64,7 @@ export function addHeadline(sheet, run, { x, y, width }) {
   const place = `${model.dtype}, ${decoderName(device.decoder)}, on ${device.name}`;
   const taken = sheet.text(x + width, below, place, { ...muted, anchor: "end", width: 0.5 * width });
   sheet.text(x, below, `Prompt: ${prompt.replace(/\s+/g, " ")}`, { ...muted, width: width - taken - 36 });
-  return below + 20;
+  const { line } = run.report?.verdict ?? {};
+  if (line) sheet.text(x, below + 26, line, { size: 18, weight: 600, width });
+  return below + (line ? 46 : 20);
 }

@@ -1,6 +1,6 @@
 /* The race for slides, drawn from the run's records: as a picture, and as an animated GIF at the page's pace. */
 
-import { TEXT, drawRace, raceHeight } from "../charts/race_drawing.js";
+import { TEXT, drawRace, tallFor } from "../charts/race_drawing.js";
 import { find } from "../dom.js";
 import { modelName } from "../format.js";
 import { paceWords, readingPace } from "../pace.js";
@@ -79,12 +79,6 @@ export function addRace(sheet, figure, run, { x, y, width, height }, size) {
   const room = { width: width / k, family: sheet.family, tall: tallFor(run, (y + height - used) / k) };
   drawRace(/** @type {any} */ (new SheetPen(sheet, x, used, k)), run, WHOLE, room);
 }
-
-/** Factor of the bars' height that fills a height. */
-const tallFor = (run, height) => {
-  const [one, two] = [raceHeight(run.lanes.length, 1), raceHeight(run.lanes.length, 2)];
-  return Math.max(0.5, Math.min(4, 1 + (height - one) / (two - one)));
-};
 
 /**
  * Make an animated GIF of the race. Drawing a frame may take longer than its duration.

@@ -1,7 +1,7 @@
 /* The run's headline figures, and the model and device that it ran on. */
 
 import { find } from "../dom.js";
-import { formatNumber, formatSaved, formatShare, placeName } from "../format.js";
+import { formatLoss, formatNumber, formatSaved, formatShare, placeName } from "../format.js";
 
 /** @typedef {import("../store.js").State} State */
 
@@ -39,7 +39,7 @@ function drawFigures(figure, { run }) {
   figure("noise", now.by_chance && !words ? ", exceeded by timing noise" : "");
   figure("kv-saved", formatSaved(now.kv_saved));
   figure("agreement", formatShare(now.top1_agreement, 1));
-  figure("quality", now.quality_loss === null ? "–" : `${formatNumber(now.quality_loss, 2)} nats`);
+  figure("quality", now.quality_loss === null ? "–" : `${formatLoss(now.quality_loss)} nats`);
   figure("accepted", now.accepted === null ? "" : `${formatShare(now.accepted)} of drafts accepted`);
   const differs = now.first_divergence;
   figure("divergence", differs === null ? (run.lanes.length > 1 ? "none" : "–") : `token ${differs + 1}`);

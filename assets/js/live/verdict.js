@@ -2,15 +2,18 @@
  * sentence explains it. */
 
 import { find, make } from "../dom.js";
-import { differences } from "../settings.js";
+import { differences, hasThirdLane } from "../settings.js";
 import { runLabel } from "../store.js";
 
 /** @typedef {import("../store.js").State} State */
 /** @typedef {import("../run.js").Run} Run */
-/** @typedef {{id: string, value: string, label: string, detail: string}} Figure one of a verdict, from Python */
+/** @typedef {import("../records.js").VerdictFigure} Figure */
 
 const UNFOLDING = "The answers are written side by side, each at its own measured speed.";
 const INVITE = "Press Run: the full model and LoRA-Drop with the settings below answer the prompt, side by side.";
+const INVITE_TWO =
+  "Press Show me: a language model answers the prompt twice: with every layer for every word; and skipping layers for " +
+  "most words, with an untrained rule in their place (LoRA-Drop without trained corrections: this model has none).";
 const LOST = "The connection was lost during the run; its text so far is shown.";
 
 /**
@@ -40,7 +43,7 @@ export function mountVerdict(root, store) {
   };
   window.addEventListener("resize", () => (box.style.minHeight = ""));
   store.subscribe(["isTalk"], () => (box.style.minHeight = ""));
-  store.subscribe(["run", "revision", "isUnfolding", "settings", "prompt", "model", "isAsked", "isMoved"], draw);
+  store.subscribe(["run", "revision", "isUnfolding", "settings", "prompt", "model", "presets", "isAsked", "isMoved"], draw);
   draw(store.state);
 }
 
@@ -98,7 +101,7 @@ const isEnded = ({ run, isUnfolding }) => Boolean(run?.isOver && !isUnfolding);
  */
 function verdictOf(state, invite) {
   const { run } = state;
-  if (!run) return { kind: "invite", text: state.isMoved ? INVITE : invite };
+  if (!run) return { kind: "invite", text: state.isMoved ? INVITE : hasThirdLane(state) ? invite : INVITE_TWO };
   if (!isEnded(state)) return { kind: "running", text: UNFOLDING };
   const verdict = run.report?.verdict;
   if (verdict) return { ...verdict, reads: verdict.facts.reads, speed: verdict.facts.speed };

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from lora_drop.method.quality import CRITERION, READS_WELL_LOSS, SLIPS_LOSS, WORDS
+from lora_drop.method.quality import CRITERION, READS_WELL_LOSS, SLIPS_LOSS, WORDS, loss_words
 from lora_drop.run.report.speed import GAIN, SLOWER, no_gain_reason
 
 Facts = dict[str, Any]
@@ -119,7 +119,7 @@ def _reads(facts: Facts) -> Figure | None:
 def _loss(loss: float) -> str:
     rated = "nearly as likely as" if loss <= READS_WELL_LOSS else "less likely than"
     rated = "far less likely than" if loss > SLIPS_LOSS else rated
-    return f"The full model rates it {rated} its own (regret {loss:.2f} nats per token). {CRITERION}"
+    return f"The full model rates it {rated} its own (regret {loss_words(loss)} nats per token). {CRITERION}"
 
 
 def _line(kind: str, facts: Facts) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from lora_drop.method.quality import ABSURD, WORDS, reads, repeated_share
+from lora_drop.method.quality import ABSURD, WORDS, loss_words, reads, repeated_share
 from lora_drop.run.report.align import align, word_at
 from lora_drop.run.report.headline import headline, is_timed, refuses, untimed_words
 from lora_drop.run.report.parts import parts_of
@@ -271,7 +271,7 @@ def _answers(facts: Facts) -> str | None:
 
 
 def _loss(loss: float | None) -> str:
-    return "" if loss is None else f" (regret {loss:.2f} nats per token)"
+    return "" if loss is None else f" (regret {loss_words(loss)} nats per token)"
 
 
 def _memory(facts: Facts) -> str | None:

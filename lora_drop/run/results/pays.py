@@ -87,7 +87,7 @@ def where_it_pays(loaded: LoadedModel | ModelInfo, values: Mapping[str, Any] | N
 
     Returns:
         - points: what was measured: `kind` (here, head, same: this model in another number type, shape, card),
-          `label`, `waits`, `speedup` and `words`;
+          `label`, `waits`, `speedup` and `words`; those of shapes also `name` and `setting`, their labels in it;
         - fields: of the calculator, each with its `value`;
         - result: `text`, and `curves` and `own`, the calculator's point; or the text alone of values that do not fit.
     """
@@ -135,7 +135,8 @@ def _stored_points(loaded: LoadedModel | ModelInfo, stored: Content) -> Iterator
         name = NAMES.get(row["model"], f"this model in {row['dtype']}")
         label = f"{name}, p {row['drop_ratio']:g}, w {row['period']:g}"
         kind = "same" if row["model"] == loaded.id else "shape" if stored["device"]["type"] == "cpu" else "card"
-        yield _point(kind, label, waits_of(row["row_cost"]), row, about)
+        point = _point(kind, label, waits_of(row["row_cost"]), row, about)
+        yield point if kind == "same" else point | {"name": name, "setting": f"p {row['drop_ratio']:g}"}
 
 
 def _point(kind: str, label: str, waits: float, row: Row, about: str) -> dict[str, Any]:

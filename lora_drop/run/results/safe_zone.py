@@ -16,7 +16,7 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.fields import SCHEDULE
 from lora_drop.method.frontier import frontier
 from lora_drop.method.presets import COMPARISONS, PRESETS
-from lora_drop.method.quality import READS_WELL_LOSS, SLIPS_LOSS, Reads
+from lora_drop.method.quality import READS_WELL_LOSS, SLIPS_LOSS, Reads, loss_words
 from lora_drop.method.settings import settings_of
 from lora_drop.run.report.speed import GAIN, NOISY, SLOWER, is_wide
 from lora_drop.run.report.words import counted
@@ -111,7 +111,7 @@ class Measure:
         return next(i for i, band in enumerate(self.bands) if value <= band.end)
 
 
-_NATS, _TIMES = "{:.2f}".format, "{:.2f}×".format
+_TIMES = "{:.2f}×".format
 GIVEN = "all_steps_kl"
 MEASURES = (
     Measure(
@@ -120,17 +120,17 @@ MEASURES = (
         "KL to the full model on its own answers, nats per token: lower is better. With accept this is the drafts' "
         "KL: look at free text instead.",
         "own_all_steps_kl",
-        _NATS,
+        loss_words,
         _LOSS,
     ),
-    Measure("given", "Given text", "KL to the full model on given texts, nats per token.", GIVEN, _NATS, _LOSS),
+    Measure("given", "Given text", "KL to the full model on given texts, nats per token.", GIVEN, loss_words, _LOSS),
     Measure(
         "free",
         "Free text",
         "Regret of the text that the setting writes, nats per token: how much less likely each token is than the full "
         "model's favourite. Lower is better.",
         "free_regret",
-        _NATS,
+        loss_words,
         _REGRET,
     ),
     Measure(
@@ -234,13 +234,13 @@ def answer_of(rows: Iterable[Row], prompts: int | None = None) -> Answer:
         best = "the fastest here that reads well" if by_speed else "the highest bound of those that read well"
         text = (
             f"Choose {place_of(row)}: {best} on average{_over(prompts)}; a single answer may slip. The price is a "
-            f"regret of {regret_of(row):.2f} nats per token; it {gain_of(row)}."
+            f"regret of {_regret(row)} nats per token; it {gain_of(row)}."
         )
         return Answer(text, row, True)
     if scored := [row for row in cells if regret_of(row) is not None]:
         row = min(scored, key=lambda row: regret_of(row) or 0.0)
         text = (
-            f"No setting of this map is safe. The nearest is {place_of(row)}: its regret is {regret_of(row):.2f} nats "
+            f"No setting of this map is safe. The nearest is {place_of(row)}: its regret is {_regret(row)} nats "
             f"per token ({_fault(row)}), and it {gain_of(row)}."
         )
         return Answer(text, row, False)
@@ -248,7 +248,7 @@ def answer_of(rows: Iterable[Row], prompts: int | None = None) -> Answer:
         row = min(read, key=lambda row: row[GIVEN])
         text = (
             "Own answers and free text were not measured here, so no setting can be called safe. The nearest on given "
-            f"texts is {place_of(row)}: it loses {row[GIVEN]:.2f} nats per token there and {gain_of(row)}."
+            f"texts is {place_of(row)}: it loses {loss_words(row[GIVEN])} nats per token there and {gain_of(row)}."
         )
         return Answer(text, row, False)
     return Answer("No setting of this map has a measured quality.", None, False)
@@ -297,6 +297,10 @@ def gain_of(row: Row) -> str:
     else:
         words = f"runs at {speed:.2f}× the full model's speed{limit}"
     return words if saved is None else f"{words}, with {saved:.0%} of the K/V memory saved"
+
+
+def _regret(row: Row) -> str:
+    return loss_words(regret_of(row) or 0.0)
 
 
 def _fault(row: Row) -> str:
@@ -412,7 +416,7 @@ def _stop(row: Row) -> Stop | None:
     count = value_of(row, "layers_dropped")
     skipped = "" if count is None else f"{count:g} layers skipped. "
     average = f"on average{_over(row['prompts'])}"
-    words = f"{skipped}Regret {regret:.2f} nats per token {average}: {verdict_of(row)}. It {gain_of(row)}."
+    words = f"{skipped}Regret {loss_words(regret)} nats per token {average}: {verdict_of(row)}. It {gain_of(row)}."
     return Stop(row["label"], words, config, row["sample"], reads_well(row))
 
 
