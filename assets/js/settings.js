@@ -133,9 +133,9 @@ export function bankOf(model, settings, schedule) {
  *
  * @param {State} state
  */
-export function hasThirdLane({ model, named, presets }) {
-  const settings = presets && named[presets.default];
-  if (!model || !settings) return true;
+export function hasThirdLane({ model, named, presets, settings: own }) {
+  if (!model || !presets || !own) return true;
+  const settings = { ...own, ...named[presets.default] };
   const schedule = scheduleOf(settings, model.shape.num_layers);
   return typeof schedule !== "string" && settings.parts !== "none" && bankOf(model, settings, schedule) !== null;
 }

@@ -410,13 +410,13 @@ def _where(about: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _stop(row: Row) -> Stop | None:
-    config, regret = setting_of(row), regret_of(row)
+    config = setting_of(row)
     if config is None:
         return None
     count = value_of(row, "layers_dropped")
     skipped = "" if count is None else f"{count:g} layers skipped. "
     average = f"on average{_over(row['prompts'])}"
-    words = f"{skipped}Regret {loss_words(regret)} nats per token {average}: {verdict_of(row)}. It {gain_of(row)}."
+    words = f"{skipped}Regret {_regret(row)} nats per token {average}: {verdict_of(row)}. It {gain_of(row)}."
     return Stop(row["label"], words, config, row["sample"], reads_well(row))
 
 
