@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.full]
 
 SHOWN = """lane => document.querySelectorAll(
     `.ld-pane[data-lane='${lane}'] .ld-line:not(.ld-later-line) .ld-token:not(.ld-later)`).length"""
-CURSORS = """() => [...document.querySelectorAll('.ld-chart')].map(figure => {
+CURSORS = """() => [...document.querySelectorAll('.ld-chart[data-chart]')].map(figure => {
     const cursor = figure.querySelector('.ld-cursor'), plot = figure.querySelector('.ld-plot');
     const axes = plot._fullLayout;
     if (cursor.hidden || !axes) return null;

@@ -24,6 +24,7 @@ from lora_drop.run.results.files import SAMPLES
 from lora_drop.run.results.preset_results import Measured, preset_words, verdict_of
 from lora_drop.run.results.rows import group_of
 from lora_drop.run.results.safe_zone import stops_of
+from lora_drop.run.results.store import whole_setting
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import BASELINE, LORA_DROP, write_line
 from lora_drop.run.trace.trace import gather, parse_trace
@@ -36,7 +37,8 @@ SPECIAL = ("Same text", "Goes in circles", "Refuses")  # what the verdict says i
 def check_word(row, trace) -> str:
     """The word for a row of one text, which is the trace's."""
     word = verdict_of(row)
-    assert preset_words(row).split(",")[0] == word
+    is_lossless = whole_setting(row["config"])["accept"] == 1
+    assert preset_words(row).split(",")[0] == ("same text" if is_lossless else word)
     about = {"model": {}, "device": {}, "data": {"own": {"prompts": 1}}}
     sweep = about | {"rows": [row]}
     shown = map_of(sweep, group_of(row))
