@@ -169,9 +169,11 @@ def test_what_a_run_may_say_of_an_idle_machine_was_measured_on_this_one(tiny, tm
     assert idle_gain(tiny, config) is None, "another processor's speed says nothing"
     write_calibration(tiny, [here(1.2, 0.5)])
     assert idle_gain(tiny, config) is None, "too noisy"
-    write_calibration(tiny, [here(1.2)])
+    head = here(1.08) | {"lane": calibration.HEAD, "config": calibration.head_config(8).differences()}
+    write_calibration(tiny, [here(1.2), head])
     device = describe_device(tiny.device)["name"]
-    assert idle_gain(tiny, config) == {"preset": "gentle", "speedup": 1.2, "device": device}
+    gains = {"speedup": 1.2, "head_speedup": 1.08, "device": device}
+    assert idle_gain(tiny, config) == {"preset": "gentle"} | gains
     low_high = (min(3, tiny.num_layers - 2), tiny.num_layers - 2)
     assert idle_gain(tiny, config.replace(layers=low_high)) == idle_gain(tiny, config), "as the page's sliders say it"
     assert idle_gain(tiny, config.replace(period=7)) is None, "that is no preset"

@@ -17,6 +17,7 @@ CASES = {
     "noisy": ("compared", {"speed": "noisy"}),
     "noisy, not calibrated": ("compared", {"speed": "noisy", "idle": {"preset": "fast", "accepted_without": 0.6}}),
     "short": ("compared", {"speed": "short", "speedup_interval": None, "idle": IDLE | {"speedup": 1.01}}),
+    "the head alone": ("compared", GUESSES | {"head": "screened", "idle": IDLE | {"head_speedup": 1.08}}),
     "reference": ("compared", {"speed": "reference", "speedup": None}),
     "slower": ("compared", {"speed": "slower", "speedup": 0.8, "speedup_interval": [0.79, 0.81]}),
     "all rejected": ("compared", GUESSES | {"skipped_share": -0.1, "reads": "badly", "quality_loss": 0.7}),

@@ -129,6 +129,9 @@ def _line(kind: str, facts: Facts) -> Iterator[str]:
     if facts["speed"] is not None and not is_timed(facts) and kind != "stopped":
         words = untimed_words(facts)
         yield f"{words[:1].upper()}{words[1:]}."
+    head = (facts["idle"] or {}).get("head_speedup")
+    if head and facts["head"] == "screened" and kind != "stopped":
+        yield f"The full model with the screened head alone: {head:.2f}\u00d7 on this machine."
     if facts["accept"] and facts["skipped_share"] is not None and facts["skipped_share"] <= 0:
         yield "No gain: too many guesses were rejected."
     elif kind != "stopped" and facts["nothing"] is None and facts["bound"] and _gains_nothing(facts):

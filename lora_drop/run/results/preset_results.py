@@ -22,7 +22,7 @@ from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import describe_device
 from lora_drop.paths import SHIPPED_PRESETS
 from lora_drop.run.report.speed import BY_CHANCE
-from lora_drop.run.results.calibration import gain_here, speeds_here
+from lora_drop.run.results.calibration import HEAD, gain_here, speeds_here
 from lora_drop.run.results.files import PRESETS_FILE
 from lora_drop.run.results.store import is_setting, whole_setting
 
@@ -129,9 +129,12 @@ def measured_presets(
 
 
 def idle_gain(loaded: LoadedModel | ModelInfo, config: LoraDropConfig) -> dict[str, Any] | None:
-    """What was measured of a setting that is a preset: `preset`; `speedup` and `device` if it was calibrated on this
-    machine; and `accepted_without`, the share of its drafts that are accepted without corrections, if the presets file
-    has it. None of other settings, and if neither was measured on this model with these adapters."""
+    """What was measured of a setting that is a preset; None of other settings, and if nothing was.
+
+    `preset`; `speedup`, `device`, and `head_speedup` of the full model with the screened head, as far as they were
+    calibrated on this machine; and `accepted_without`, the share of its drafts that are accepted without corrections,
+    if the presets file has it for this model and these adapters.
+    """
 
     def resolved(one: LoraDropConfig) -> Any:
         return one.schedule_for(loaded.num_layers), one.adapters, one.parts
@@ -145,9 +148,10 @@ def idle_gain(loaded: LoadedModel | ModelInfo, config: LoraDropConfig) -> dict[s
     except LoraDropError:
         return None
     name, gains = same[0].name, dict[str, Any]()
-    here = speeds_here(loaded, {name}).get(name)
-    if here and gain_here(here):
-        gains = {"speedup": here["speedup"], "device": describe_device(loaded.device)["name"]}
+    here = speeds_here(loaded, {name, HEAD})
+    for row, key in ((name, "speedup"), (HEAD, "head_speedup")):
+        if gain_here(here.get(row)):
+            gains |= {key: here[row]["speedup"], "device": describe_device(loaded.device)["name"]}
     try:
         measured = measured_presets(loaded.id, loaded.revision, lambda one: taken if one == same[0].config else None)
     except LoraDropError:  # broken

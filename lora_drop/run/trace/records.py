@@ -122,11 +122,13 @@ class DeviceHeader(TypedDict):
 
 @with_config(MORE)
 class Idle(TypedDict):
-    """What was measured of a preset before the run: its speedup when this machine was quiet and the machine's name,
-    and the share of its drafts that the full model accepts without corrections."""
+    """What was measured of a preset before the run: its speedup when this machine was quiet, that of the full model
+    with the screened head alone, and the machine's name; and the share of its drafts that the full model accepts
+    without corrections."""
 
     preset: Text
     speedup: NotRequired[Number]
+    head_speedup: NotRequired[Number]
     device: NotRequired[Text]
     accepted_without: NotRequired[Number]
 
