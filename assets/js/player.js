@@ -115,7 +115,7 @@ export class Player {
   showPace() {
     const isShown = this.isPlaying || this.store.state.isUnfolding;
     this.skip.hidden = !isShown;
-    this.paceWords.textContent = isShown && this.reading.isSure ? `shown at ${paceWords(this.pace)}` : "";
+    this.paceWords.textContent = isShown && this.reading.isSure ? paceWords(this.pace) : "";
   }
 
   /** Follow new steps. */

@@ -27,7 +27,7 @@ def measured_points() -> list[tuple[float, float]]:
     """Expected and measured speedups of the stored presets and the stored sweep, with one share for each file."""
     points = []
     for kind, folder in ((PRESETS_FILE, SHIPPED_PRESETS), (SWEEP, SHIPPED_SWEEPS)):
-        rows = [row for row in kind.read(folder / kind.name)["rows"] if row["layers_dropped"]]
+        rows = [row for row in kind.read(folder / kind.name)["rows"] if row["layers_dropped"] and row["speedup"]]
         repairing = [row for row in rows if row["refresh"] == "repair"]
         costs = [(row["ms_refresh"] / row["ms_baseline"] - 1) / (row["period"] - 1) for row in repairing]
         cost = statistics.median(costs)

@@ -89,7 +89,7 @@ def _guesses(facts: Facts) -> Figure | None:
     if facts["accept"] and accepted is not None:
         without = facts["accepted_without"]
         label = "guesses accepted" + ("" if without is None else f"; {_of_100(without)} without corrections")
-        detail = "A guess is a token of a LoRA step. The full model checks each one and rejects the rest."
+        detail = "A guess is a token of a LoRA step. The full model checks each one and rejects the unlikely."
         return _figure("accepted", f"{_of_100(accepted)} of 100", label, detail)
     if share is None or facts["nothing"] in ("period", "layers"):
         return None
@@ -131,7 +131,7 @@ def _line(kind: str, facts: Facts) -> Iterator[str]:
         yield f"{words[:1].upper()}{words[1:]}."
     head = (facts["idle"] or {}).get("head_speedup")
     if head and facts["head"] == "screened" and kind != "stopped":
-        yield f"The full model with the screened head alone: {head:.2f}\u00d7 on this machine."
+        yield f"Its screened head (a cheaper output layer) alone: {head:.2f}\u00d7 here."
     if facts["accept"] and facts["skipped_share"] is not None and facts["skipped_share"] <= 0:
         yield "No gain: too many guesses were rejected."
     elif kind != "stopped" and facts["nothing"] is None and facts["bound"] and _gains_nothing(facts):
