@@ -131,7 +131,7 @@ def _line(kind: str, facts: Facts) -> Iterator[str]:
         yield f"{words[:1].upper()}{words[1:]}."
     head = (facts["idle"] or {}).get("head_speedup")
     if head and facts["head"] == "screened" and kind != "stopped":
-        yield f"Its screened head (a cheaper output layer) alone: {head:.2f}\u00d7 here."
+        yield f"LoRA-Drop\u2019s screened head (a cheaper output layer) alone: {head:.2f}\u00d7 here."
     if facts["accept"] and facts["skipped_share"] is not None and facts["skipped_share"] <= 0:
         yield "No gain: too many guesses were rejected."
     elif kind != "stopped" and facts["nothing"] is None and facts["bound"] and _gains_nothing(facts):
