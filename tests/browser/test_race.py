@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.full]
 
 CONFIG = LoraDropConfig(period=4, layers=(1, 4), drop_ratio=1.0)
 LABEL = "document.querySelector('.ld-race-canvas').ariaLabel"
-BAR, STRIP, GAP, BETWEEN, TEXT, TALL = 18, 16, 4, 24, 12, 1.6  # of assets/js/charts/race_drawing.js and race.js
+BAR, STRIP, GAP, BETWEEN, TEXT, TALL = 18, 16, 4, 24, 12, 4  # of assets/js/charts/race_drawing.js and race.js
 # Number of pixels of a colour, or of any, in a row of the canvas, with the first and the last of them; no names.
 ROW = """([y, name]) => {
     const canvas = document.querySelector(".ld-race-canvas");

@@ -59,11 +59,13 @@ _Measured = _shape(
     speedup=Number | None,
     kv_saved=Number | None,
     accepted=(Number | None, None),
-    # A row without the adapters that a run of the preset would take has no free text.
+    # An old row without adapters has no free text.
     own_all_steps_kl=(Number | None, None),
     free_regret=(Number | None, None),
     free_repeated_4grams=(Number | None, None),
     free_repeated_4grams_baseline=(Number | None, None),
+    free_texts=(Number | None, None),
+    free_collapsed=(Number | None, None),
 )
 PRESETS_FILE = Kind(
     *("presets.json", "presets", "presets", "lora-drop-presets", 2),
