@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +24,8 @@ from lora_drop.paths import drafted, sha256
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "lora_drop_config.json"
 SUMS_NAME = "SHA256SUMS"  # of the two, as `sha256sum -c` reads them; an older folder has none
+CHECKPOINTS = ("checkpoint", "checkpoint.old")  # of `train --out`; a kill may leave the last good one in the second
+CHECKPOINT_BANK = "adapter"  # a checkpoint's folder of the bank
 _BOTTLENECK = ("gate_up", "down")  # tensors of a layer's `mlp` part
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -33,6 +36,12 @@ def broken(name: str, why: str) -> LoraDropError:
         f"the adapters in {name} are broken: {why}. Put the folder's files back, train the bank again, or use "
         "adapters none."
     )
+
+
+def files_of(folder: Path) -> Path:
+    """Folder of a bank's files: the folder itself, or of the last checkpoint in it if `train --out` wrote it."""
+    places = (folder, *(folder / name / CHECKPOINT_BANK for name in CHECKPOINTS))
+    return next((place for place in places if os.path.exists(place / CONFIG_NAME)), folder)
 
 
 def _different(layers: list[int]) -> list[int]:
@@ -74,9 +83,9 @@ class BankConfig(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> BankConfig:
-        """The config of an adapter folder. Raises LoraDropError if it is missing or broken."""
+        """The config of an adapter folder, or of a training's. Raises LoraDropError if it is missing or broken."""
         try:
-            return cls.model_validate_json((folder / CONFIG_NAME).read_bytes())
+            return cls.model_validate_json((files_of(folder) / CONFIG_NAME).read_bytes())
         except OSError as error:
             raise _unreadable(folder, error) from None
         except ValidationError as error:
@@ -86,7 +95,8 @@ class BankConfig(BaseModel):
 def _unreadable(folder: Path, error: OSError) -> LoraDropError:
     return LoraDropError(
         f"cannot read the adapters in {folder.name}: {error.strerror or 'a file is missing'} "
-        f"(an adapter folder holds {WEIGHTS_NAME} and {CONFIG_NAME})."
+        f"(an adapter folder holds {WEIGHTS_NAME} and {CONFIG_NAME}; that of `train --out` will do once it has a "
+        "checkpoint)."
     )
 
 
@@ -218,7 +228,7 @@ class AdapterBank(Correction):
 
     @classmethod
     def load(cls, folder: str | Path) -> AdapterBank:
-        """Read an adapter folder.
+        """Read an adapter folder, or the last checkpoint of a training's.
 
         Raises:
             LoraDropError: a file is missing, broken, differs from its checksum or from its config's shapes, or holds
@@ -227,7 +237,7 @@ class AdapterBank(Correction):
         folder = Path(folder)
         config = BankConfig.read(folder)
         try:
-            tensors = _Tensors(load_file(folder / WEIGHTS_NAME))
+            tensors = _Tensors(load_file(files_of(folder) / WEIGHTS_NAME))
             a = {i: tensors[f"layers.{i}.lora_A.weight"] for i in config.layers}
             b = {i: tensors[f"layers.{i}.lora_B.weight"] for i in config.layers}
             gate = {i: tensors[f"layers.{i}.gate"] for i in config.layers}
@@ -239,7 +249,7 @@ class AdapterBank(Correction):
         faults = (_layer_fault(i, a[i], b[i], gate[i], config.r) for i in config.layers)
         if fault := next(filter(None, faults), None) or _parts_fault(**parts):
             raise broken(folder.name, fault)
-        _check_sums(folder)
+        _check_sums(files_of(folder), folder.name)
         return cls(
             *(a, b, gate, config.lora_alpha, config.reuse, config.part, config.kv),
             *(config.base_model_name_or_path, config.revision, config.num_layers, config.model_extra or {}),
@@ -253,17 +263,17 @@ class _Tensors(dict[str, Tensor]):
         raise ValueError(f"no tensor {name}")
 
 
-def _check_sums(folder: Path) -> None:
-    """Raise LoraDropError where a file differs from the folder's checksums, if it has any."""
+def _check_sums(folder: Path, name: str) -> None:
+    """Raise LoraDropError where a file differs from the folder's checksums, if it has any; `name` is for the line."""
     if not (folder / SUMS_NAME).exists():
         return
     try:
         sums = (folder / SUMS_NAME).read_text(encoding="utf-8").splitlines()
         other = [name for name in (WEIGHTS_NAME, CONFIG_NAME) if f"{sha256(folder / name)}  {name}" not in sums]
     except (OSError, UnicodeDecodeError) as error:
-        raise broken(folder.name, f"{SUMS_NAME} cannot be read ({error})") from None
+        raise broken(name, f"{SUMS_NAME} cannot be read ({error})") from None
     if other:
-        raise broken(folder.name, f"{other[0]} differs from {SUMS_NAME} (if you changed it, delete {SUMS_NAME})")
+        raise broken(name, f"{other[0]} differs from {SUMS_NAME} (if you changed it, delete {SUMS_NAME})")
 
 
 def _read_parts(config: BankConfig, tensors: _Tensors) -> dict[str, Any]:

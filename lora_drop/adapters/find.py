@@ -7,7 +7,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from lora_drop.adapters.bank import CONFIG_NAME, WEIGHTS_NAME, AdapterBank, BankConfig
+from lora_drop.adapters.bank import CONFIG_NAME, WEIGHTS_NAME, AdapterBank, BankConfig, files_of
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import KV_RULES, PARTS, REFRESHES, REUSE_RULES, Schedule
@@ -115,7 +115,9 @@ def shipped_bank(revision: str, reuse: str, part: str, refresh: str = "single", 
         LoraDropError: a shipped folder's config is broken.
     """
     banks = []
-    for folder in sorted(path.parent for path in SHIPPED_ADAPTERS.glob(f"*/{CONFIG_NAME}")):
+    for folder in sorted(SHIPPED_ADAPTERS.glob("*/")):
+        if not (files_of(folder) / CONFIG_NAME).exists():
+            continue
         config = BankConfig.read(folder)
         if (config.revision, config.reuse, config.part) == (revision, reuse, part):
             banks.append((config.refresh != refresh, config.kv != kv, folder))
@@ -151,7 +153,7 @@ def bank_facts(loaded: LoadedModel | ModelInfo) -> dict[str, dict[str, Any]]:
 
 def bank_fingerprint(folder: Path) -> str:
     """16 hex digits of a bank's files."""
-    content = (folder / CONFIG_NAME).read_bytes() + (folder / WEIGHTS_NAME).read_bytes()
+    content = b"".join((files_of(folder) / name).read_bytes() for name in (CONFIG_NAME, WEIGHTS_NAME))
     return hashlib.sha256(content).hexdigest()[:16]
 
 

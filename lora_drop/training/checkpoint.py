@@ -1,6 +1,7 @@
 """Checkpoints of a training run, written whole or not at all, so that the last good one survives any failure.
 
-A checkpoint is a folder with `adapter/`, the bank for `run --adapters` with its card, and `state.pt`.
+A checkpoint is a folder with `adapter/`, the bank with its card, and `state.pt`. `--adapters` takes the folder around
+it (`adapters.bank.files_of`).
 """
 
 from __future__ import annotations
@@ -13,24 +14,18 @@ from typing import Any
 
 import torch
 
-from lora_drop.adapters.bank import AdapterBank
+from lora_drop.adapters.bank import CHECKPOINT_BANK, CHECKPOINTS, AdapterBank
 from lora_drop.errors import LoraDropError
 from lora_drop.paths import sync
 from lora_drop.training.card import CARD_NAME, card
 
-CHECKPOINT = "checkpoint"
-PLACES = (CHECKPOINT, f"{CHECKPOINT}.old")  # a kill between the two renames leaves the last good one in the second
+CHECKPOINT = CHECKPOINTS[0]
 STATE = "state.pt"
-
-
-def adapter_folder(out: Path) -> Path:
-    """Folder of the last checkpoint's bank."""
-    return out / CHECKPOINT / "adapter"
 
 
 def last_checkpoint(out: Path) -> Path | None:
     """Folder of the last good checkpoint; None without one."""
-    return next((folder for name in PLACES if (folder := out / name).is_dir()), None)
+    return next((folder for name in CHECKPOINTS if (folder := out / name).is_dir()), None)
 
 
 def write_checkpoint(out: Path, bank: AdapterBank, state: dict[str, Any]) -> None:
@@ -43,8 +38,8 @@ def write_checkpoint(out: Path, bank: AdapterBank, state: dict[str, Any]) -> Non
     try:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        bank.save(draft / "adapter")
-        (draft / "adapter" / CARD_NAME).write_text(card(bank), encoding="utf-8")
+        bank.save(draft / CHECKPOINT_BANK)
+        (draft / CHECKPOINT_BANK / CARD_NAME).write_text(card(bank), encoding="utf-8")
         torch.save(state, draft / STATE)
         sync(draft / STATE)
         if (out / CHECKPOINT).exists():  # else a kill just below has left the last good one in `old`

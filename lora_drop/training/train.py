@@ -18,7 +18,7 @@ from lora_drop.method.schedule import baseline_schedule
 from lora_drop.models import load
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.place import free_memory
-from lora_drop.training.checkpoint import PLACES, adapter_folder
+from lora_drop.training.checkpoint import last_checkpoint
 from lora_drop.training.data import Turn, read_texts, to_rows
 from lora_drop.training.estimate import check_room, memory, memory_words, time_words
 from lora_drop.training.self_generate import Text, read_replies, read_self_generated, self_generate
@@ -37,14 +37,14 @@ def train(
         tell: called with a line about the memory and one about the time, before the first step.
 
     Returns:
-        `{"adapters": the folder, "steps", "evaluation", "estimate": {"memory", "seconds"}}`; None in all processes of
+        `{"adapters": `job.out`, "steps", "evaluation", "estimate": {"memory", "seconds"}}`; None in all processes of
         a launch but the main one.
 
     Raises:
         LoraDropError: text, settings or model are unsuitable, `job.out` holds a checkpoint but `job.resume` is off, or
             its checkpoint cannot be resumed.
     """
-    if not job.resume and any((job.out / name).exists() for name in PLACES):
+    if not job.resume and last_checkpoint(job.out):
         raise LoraDropError(f"{job.out.name} holds a checkpoint: go on with --resume, or name another --out.")
     if not job.data and not job.self_generate:
         raise LoraDropError("there is no text to train on: give --data FILES, --self-generate N, or both.")
@@ -75,8 +75,7 @@ def train(
     if not main:
         return None
     estimate = {"memory": asdict(needs) | {"needed": needs.needed, "free": free}, "seconds": left / rate}
-    adapters = str(adapter_folder(job.out))
-    return {"adapters": adapters, "steps": trainer.step, "evaluation": evaluation, "estimate": estimate}
+    return {"adapters": str(job.out), "steps": trainer.step, "evaluation": evaluation, "estimate": estimate}
 
 
 @torch.no_grad()

@@ -193,7 +193,7 @@ class Trainer:
         return self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
     def train_step(self) -> tuple[float, float]:
-        """Make one step; return the mean loss and agreement of this process's batches.
+        """Make one step; return the mean loss and agreement of its batches, those of all processes.
 
         Raises:
             LoraDropError: loss or gradient is NaN or infinite; the parameters are unchanged.
@@ -233,7 +233,8 @@ class Trainer:
             if share > 1:
                 tensor.grad = self.accelerator.reduce(tensor.grad, "mean")
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        mean, agreed, length = torch.stack((loss, agreement, norm)).tolist()
+        means = torch.stack((loss, agreement, norm))  # the norm is the same on every process
+        mean, agreed, length = (self.accelerator.reduce(means, "mean") if share > 1 else means).tolist()
         if not math.isfinite(mean + length):
             raise LoraDropError(
                 f"the loss of batch {self.step + 1} is {mean}, its gradient {length}: the model or the adapters "
@@ -305,6 +306,7 @@ class Trainer:
         state = {
             "step": self.step,
             "settings": dataclasses.asdict(self.settings),
+            "processes": self.accelerator.num_processes,
             "revision": self.loaded.revision,
             "text": self._text(),
             "parameters": [tensor.detach() for tensor in self.parameters],
@@ -375,6 +377,12 @@ class Trainer:
             raise LoraDropError(
                 f"the checkpoint in {self.out.name} was made with {name} {its[name]}, this run has "
                 f"{mine[name]}: use the same settings, or another --out."
+            )
+        count = self.accelerator.num_processes
+        if (its_count := state.get("processes", count)) != count:  # each draws its own batches
+            raise LoraDropError(
+                f"the checkpoint in {self.out.name} was made by {its_count} processes, this launch has {count}: start "
+                "as many."
             )
         if state["text"] != self._text():
             raise LoraDropError(

@@ -15,7 +15,7 @@ from lora_drop.method.quality import CRITERION
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import describe_device, free_memory, screens_heads
 from lora_drop.models.pool import ModelPool
-from lora_drop.paths import SHIPPED_SWEEPS
+from lora_drop.paths import CHECKOUT, SHIPPED_SWEEPS
 from lora_drop.run.results.calibration import HEAD, gain_here, is_calibrated, no_gain_words, speeds_here
 from lora_drop.run.results.files import SWEEP
 from lora_drop.run.results.forecast import forecast_facts
@@ -60,11 +60,11 @@ def model_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
 
 
 def train_command(model: str) -> str:
-    """Command that trains corrections for a model, where `auto` finds them."""
+    """Command that trains corrections for a model; in a checkout where `auto` finds them, else for `--adapters`."""
     folder = re.sub(r"\W+", "-", model.rpartition("/")[2]).strip("-").lower()
     return (
         f"python -m lora_drop train --model {shlex.quote(model)} --self-generate 500 "
-        f"--out assets/adapters/{folder}-residual-block"
+        f"--out {'assets/adapters/' if CHECKOUT else ''}{folder}-residual-block"
     )
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from lora_drop.adapters.bank import AdapterBank
+from lora_drop.adapters.bank import CHECKPOINTS, AdapterBank
 from lora_drop.cli.main import main
 from lora_drop.paths import DRAFT
 from lora_drop.run.results.files import CSV_NAME, SWEEP
-from lora_drop.training.checkpoint import CHECKPOINT, PLACES
+from lora_drop.training.checkpoint import CHECKPOINT
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
 
@@ -117,12 +117,12 @@ def test_a_training(server, work):
     whole, cut = adapter(work / "trained"), work / "cut"
     argv = [*COMMANDS["train"][:-1], "cut"]
     for share in kills.shares:
-        there = [cut / name for name in PLACES if (cut / name).is_dir()]
+        there = [cut / name for name in CHECKPOINTS if (cut / name).is_dir()]
         kills.run([*argv, *(["--resume"] if there else [])], share)
-        for folder in [cut / name for name in PLACES if (cut / name).is_dir()]:
+        for folder in [cut / name for name in CHECKPOINTS if (cut / name).is_dir()]:
             AdapterBank.load(folder / "adapter")
     assert kills.met, "at least one met it at work"
-    there = any((cut / name).is_dir() for name in PLACES)
+    there = any((cut / name).is_dir() for name in CHECKPOINTS)
     assert ends(server, work, [*argv, *(["--resume"] if there else [])]) == 0
     assert adapter(cut) == whole and {path.name for path in cut.iterdir()} == {CHECKPOINT, "train_log.jsonl"}
 

@@ -50,7 +50,7 @@ def test_folders_of_any_name(tmp_path, monkeypatch, capsys, name):
     (work / "text.txt").write_text("The quick brown fox jumps over the lazy dogs.\n\n" * 40)
     data = ["--data", str(work / "pairs.jsonl"), "--prompt-field", "q", "--target-field", "a", *TINY]
     small = ["--length", "32", "--batch-size", "2", "--max-tokens", "64", "--rank", "4", "--fit-batches", "0"]
-    trace, bank = work / f"{name}.jsonl", work / "tr #" / "checkpoint" / "adapter"
+    trace, bank = work / f"{name}.jsonl", work / "tr #"
     for words in (
         ["sweep", *data, "--periods", "2", "--drop-ratios", "0.5", "--out", str(work / "s %")],
         ["train", "--data", str(work / "text.txt"), *TINY, *small, "--out", str(work / "tr #")],

@@ -1,30 +1,59 @@
-"""A launch of two processes on a CPU: one run, one folder, each process its own share of the text."""
+"""A launch of two processes on a CPU (gloo): one run, one folder, and one process's losses with the same batch."""
 
 import json
 import os
 import subprocess
 import sys
 
+import pytest
+
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.paths import ASSETS
 
 TEXT = "\n\n".join(f"Line {n}: the quick brown fox jumps over {n * 37 % 101} lazy dogs." for n in range(60))
+# On a CPU this is the way to several processes without mpirun.
+LAUNCH = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
+# A rate that does not depend on the end, so that a resumed run may have another one.
+TINY = """--model random:tiny-llama --device cpu --dtype float32 --rank 4 --length 32 --batch-size 2 --fit-batches 1
+    --warmup 0 --decay 0 --checkpoint-every 1 --json""".split()
 
 
-def test_two_processes_train_one_bank(tmp_path):
-    (tmp_path / "text.txt").write_text(TEXT)
-    # What `accelerate launch` starts; on a CPU it takes several processes from mpirun alone.
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    launch += ["-m", "lora_drop.train"]
-    train = ["--data", str(tmp_path / "text.txt"), "--out", str(tmp_path / "out"), "--model", "random:tiny-llama"]
-    train += ["--device", "cpu", "--dtype", "float32", "--rank", "4", "--length", "32", "--batch-size", "2"]
-    train += ["--accumulate", "2", "--max-tokens", "512", "--fit-batches", "1", "--json"]
+def train(folder, processes, tokens, accumulate, *more):
+    """Run a training of 128 tokens for each `accumulate` and process; its result."""
+    (folder / "text.txt").write_text(TEXT)
+    options = ["--data", "text.txt", "--out", f"out{processes}", *TINY, "--accumulate", str(accumulate)]
     env = os.environ | {"PYTHONPATH": str(ASSETS.parent), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run([*launch, *train], capture_output=True, text=True, env=env, timeout=280)
+    launch = LAUNCH if processes > 1 else ()
+    command = [sys.executable, *launch, "-m", "lora_drop.training", *options, "--max-tokens", str(tokens), *more]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=env, timeout=280)
     assert done.returncode == 0, done.stderr[-2000:]
-    result = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
-    # A step is 2 processes x 2 batches x 2 windows x 32 tokens.
-    assert result["steps"] == 2 and done.stderr.count("memory: about ") == 1
-    assert AdapterBank.load(result["adapters"]).meta["tokens"] == 512
-    log = [json.loads(line) for line in (tmp_path / "out" / "train_log.jsonl").read_text().splitlines()]
-    assert [entry["tokens"] for entry in log] == [0, 256, 512], "one process writes"
+    assert done.stderr.count("memory: about ") == 1
+    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+
+
+def log(folder):
+    return [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.full
+def test_two_processes_have_the_losses_of_one_and_go_on_from_a_checkpoint(tmp_path):
+    """A step is 4 batches of 2 x 32 tokens: 4 of one process, or 2 of each of two."""
+    alone = train(tmp_path, 1, 1536, accumulate=4)
+    train(tmp_path, 2, 768, accumulate=2)
+    result = train(tmp_path, 2, 1536, 2, "--resume")
+    assert result["steps"] == alone["steps"] == 6
+    one, two = log(tmp_path / "out1"), log(tmp_path / "out2")
+    assert [entry["tokens"] for entry in two] == [0, 256, 512, 768, 1024, 1280, 1536], "one process writes"
+    for name in ("loss", "agreement"):
+        assert [entry[name] for entry in two[1:]] == pytest.approx([entry[name] for entry in one[1:]], abs=1e-5)
+    assert len({round(entry["loss"], 4) for entry in one[1:]}) == 6, "the steps differ by far more than that"
+    assert two[-1]["evaluation"] == one[-1]["evaluation"] | {
+        "schedules": [
+            {name: pytest.approx(value, abs=1e-5) for name, value in row.items()}
+            for row in one[-1]["evaluation"]["schedules"]
+        ]
+    }
+    assert AdapterBank.load(tmp_path / "out2").meta["tokens"] == 1536
+    with pytest.raises(AssertionError, match="made by 2 processes, this launch has 1: start as many"):
+        train_on = ["--resume", "--out", "out2"]
+        train(tmp_path, 1, 1536, 2, *train_on)

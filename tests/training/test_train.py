@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shlex
 from pathlib import Path
 
@@ -184,9 +185,13 @@ def test_the_command_leaves_a_bank_that_run_takes(tmp_path, capsys):
     assert main([*base, *small]) == 0
     result = json.loads(capsys.readouterr().out)
     assert main([*base, *small]) == 2 and "--resume" in capsys.readouterr().err
-    run = ["run", "--prompt", "Hello", *tiny, "--max-new-tokens", "6", "--adapters", result["adapters"], "--json"]
+    run = ["run", "--prompt", "Hello", *tiny, "--max-new-tokens", "6", "--adapters", str(tmp_path / "out"), "--json"]
+    assert result["adapters"] == str(tmp_path / "out") and main(run) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["config"]["rank"] == 4
+    os.replace(tmp_path / "out" / CHECKPOINT, tmp_path / "out" / "checkpoint.old")  # as a kill may leave it
     assert main(run) == 0
-    assert json.loads(capsys.readouterr().out)["config"]["rank"] == 4
+    assert json.loads(capsys.readouterr().out)["lora_drop"]["token_ids"] == answer["lora_drop"]["token_ids"]
 
 
 def test_the_regression_alone_already_helps(tiny, windows, tmp_path):
