@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
         "evaluate",
         run,
         "quality through the real decode schedule, on given texts or on the full model's own answers",
-        description="Without --data the prompts are those that the presets are measured on.",
+        description="Without --data the prompts are those that settings are chosen on.",
     )
     parser.add_data_options(required=False)
     parser.add_argument(
@@ -100,3 +100,9 @@ def _show(result: dict[str, Any]) -> None:
             f"{free['repeated_4grams']:.1%} (full model's own answers {free['repeated_4grams_baseline']:.1%}), "
             f"{free['collapsed']} went in circles"
         )
+        if free["regret_low"] is not None:
+            print(
+                f"in 95 of 100 draws of the prompts: regret {free['regret_low']:.4f} to {free['regret_high']:.4f}, "
+                f"repeated 4-grams {free['repeats_above_low']:+.1%} to {free['repeats_above_high']:+.1%} above those "
+                "of the full model's answers"
+            )

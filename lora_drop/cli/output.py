@@ -51,9 +51,9 @@ def cell(value: Any, form: str = "", unit: str = "") -> str:
     return "-" if value is None else f"{value:{form}}{unit}"
 
 
-def spread(row: Row) -> str:
-    """The interval of a row's speedup, `0.98-1.07`; a dash where there is none."""
-    low, high = row.get("speedup_low"), row.get("speedup_high")
+def spread(row: Row, name: str = "speedup") -> str:
+    """The interval of a row's speedup or other figure, `0.98-1.07`; a dash where there is none."""
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
     return "-" if low is None or high is None else f"{low:.2f}-{high:.2f}"
 
 

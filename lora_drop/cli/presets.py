@@ -13,6 +13,7 @@ COLUMNS: dict[str, Column] = {
     "own loss": ("own_all_steps_kl", ".3f"),
     "given loss": ("all_steps_kl", ".3f"),
     "regret": ("free_regret", ".3f"),
+    "95%": lambda row: spread(row, "free_regret"),
     "worst": ("free_worst", ".1f"),
     "repeats": ("free_repeated_4grams", ".1%"),
     "full model's": ("free_repeated_4grams_baseline", ".1%"),
@@ -26,6 +27,9 @@ def add(commands: Commands) -> None:
     """Add the command's options."""
     parser = add_command(commands, "presets", run, "measure every preset, and store texts that it writes")
     parser.add_data_options()
+    parser.add_path(
+        "--prompts", "FILE.jsonl", "answered freely, in a field prompt (default those settings are chosen on)"
+    )
     parser.add_model_options()
     parser.add_out("gets presets.json, samples.json and samples.md; goes on where it ended")
 
@@ -33,15 +37,18 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     pairs = read_data(args)
+    from lora_drop.evaluation.measure.pairs import read_prompts
     from lora_drop.evaluation.presets import measure_presets
     from lora_drop.evaluation.samples import sample_presets
     from lora_drop.run.results.files import PRESETS_FILE
     from lora_drop.run.results.preset_results import reads_well
+    from lora_drop.run.results.prompts import HELD_OUT
 
+    prompts = read_prompts(args.prompts, "prompt") if args.prompts else HELD_OUT
     source = data_source(args) | {"file_sha256": hashlib.sha256(args.data.read_bytes()).hexdigest()}
     with PRESETS_FILE.writing(args.out):
         loaded = load(args)
-        result = measure_presets(loaded, pairs, source, args.out, args.context_tokens, progress("rows"))
+        result = measure_presets(loaded, pairs, source, prompts, args.out, args.context_tokens, progress("rows"))
         samples = sample_presets(loaded, args.out, progress("texts"))
     note(*result["notes"])
     if args.json:

@@ -48,7 +48,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_model_options()
     parser.add_settings([one for one in settings_of(SCHEDULE) if one.name in COMMON], unset=True)
-    parser.add_path("--data", "FILE.jsonl", "prompts (default the presets')")
+    parser.add_path("--data", "FILE.jsonl", "prompts (default those that settings are chosen on)")
     parser.add_argument("--prompt-field", metavar="NAME", help="default prompt")
     parser.add_argument("--limit", type=int, help="only the first N prompts")
     parser.add_argument("--context-tokens", type=int, help="keep only the prompt's last N tokens")

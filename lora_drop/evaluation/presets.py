@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from lora_drop.evaluation.measure.texts import own_answers
 from lora_drop.method.presets import COMPARISONS, Preset, presets_for
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.results.files import PRESETS_FILE
-from lora_drop.run.results.prompts import HELD_OUT
 from lora_drop.run.results.store import Content, Row, Store
 
 TIMED = 8  # prompts that the speed is measured on
@@ -51,17 +50,19 @@ def measure_presets(
     loaded: LoadedModel,
     pairs: list[tuple[str, str]],
     source: dict[str, Any],
+    prompts: Sequence[str],
     folder: Path,
     context_tokens: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Content:
     """Measure every preset that the folder has no row of, and write `presets.json` after each row.
 
-    A preset or a bank that has changed is measured again. Quality is that on the full model's own answers to the
-    held-out prompts, on the given texts and, with the adapters, of the preset's own answers.
+    A preset or a bank that has changed is measured again. Quality is that on the full model's own answers, on the
+    given texts, and of the preset's own answers.
 
     Args:
         source: where `pairs` come from, for the record.
+        prompts: answered by the full model and by each preset.
         progress: called with the rows done and all of them, first with those already there.
 
     Returns:
@@ -74,7 +75,7 @@ def measure_presets(
     cases = _cases(loaded, pairs[0][0])
     content = PRESETS_FILE.begin(
         circumstances(loaded),
-        data=describe_data(pairs, source) | {"own": describe_prompts(HELD_OUT)},
+        data=describe_data(pairs, source) | {"own": describe_prompts(prompts)},
         settings={"context_tokens": context_tokens, "speed_tokens": SPEED_TOKENS, "timed": TIMED},
         notes=list(dict.fromkeys(note for case in cases for note in case.point.notes)),
     )
@@ -82,7 +83,7 @@ def measure_presets(
     rows = [store.first(case.is_of) for case in cases]
     missing = rows.count(None)
     progress(len(rows) - missing, len(rows))
-    answers = own_answers(loaded, HELD_OUT) if missing else None
+    answers = own_answers(loaded, prompts) if missing else None
     timed = [prompt for prompt, _ in pairs[:TIMED]]
     for i, case in enumerate(cases):
         if rows[i] is None:

@@ -184,6 +184,9 @@ def test_free_text_is_the_lanes_own_judged_by_the_full_model(tiny, data, short_a
     assert found["worst"] == pytest.approx(max(logs), abs=1e-4)
     assert found["own_choices"] == pytest.approx(sum(choices) / len(choices))
     assert found["repeated_4grams"] == pytest.approx(sum(repeats) / 2)
+    assert found["regret_low"] <= found["regret"] <= found["regret_high"]
+    above = found["repeated_4grams"] - found["repeated_4grams_baseline"]
+    assert found["repeats_above_low"] <= above <= found["repeats_above_high"]
 
 
 def test_the_full_models_own_text_leaves_nothing_to_regret(data, short_answers, capsys):

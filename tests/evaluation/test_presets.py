@@ -68,7 +68,6 @@ def short(monkeypatch):
     """Two prompts and few tokens: what is tested does not depend on how many."""
     monkeypatch.setattr(samples, "SAMPLE_PROMPTS", SAMPLE_PROMPTS[:2])
     monkeypatch.setattr(samples, "SETTINGS", samples.SETTINGS | {"max_new_tokens": 12})
-    monkeypatch.setattr(module, "HELD_OUT", HELD_OUT[:2])
     monkeypatch.setattr(prompts, "HELD_OUT", HELD_OUT[:2])
     monkeypatch.setattr(texts, "ANSWER_TOKENS", 24)
 
@@ -101,6 +100,15 @@ def test_rows_have_adapters_and_none_and_samples_are_those_of_run(data, bank, sh
     written = (tmp_path / "out" / "samples.md").read_text()
     assert all(f"## {prompt}" in written for prompt in SAMPLE_PROMPTS[:2])
     assert written.count("```text") == len(texts) and "**balanced, adapters ours: " in written
+
+
+def test_free_answers_are_to_the_prompts_that_are_named(data, bank, short, tmp_path, capsys):
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text('{"prompt": "Why?"}\n{"prompt": "How?"}\n{"prompt": "When?"}\n')
+    assert main(command(data, tmp_path / "out", "--prompts", str(asked), "--json")) == 0
+    content = json.loads(capsys.readouterr().out)["presets"]
+    assert content["data"]["own"]["prompts"] == 3 and {row["free_texts"] for row in content["rows"]} == {3}
+    assert all(row["free_regret_low"] <= row["free_regret"] <= row["free_regret_high"] for row in content["rows"])
 
 
 def test_a_text_cannot_close_its_fence():

@@ -188,7 +188,7 @@ def evaluate_free(
     baseline: Answers,
     progress: Callable[[int], None] = lambda tokens: None,
     after_step: Callable[[], None] = lambda: None,
-) -> dict[str, float | int]:
+) -> dict[str, float | int | None]:
     """Score a lane's greedy answers with the full model.
 
     Args:
@@ -200,7 +200,9 @@ def evaluate_free(
         The numbers of `texts` and of `tokens`, end tokens included; over the tokens `regret`, the mean of
         ln(p_favourite / p_token) under the full model, the `worst` one, and the share of `own_choices`, the full
         model's favourites; over the answers the mean share of `repeated_4grams`, the `repeated_4grams_baseline` of the
-        full model's own, and how many `collapsed`.
+        full model's own, and how many `collapsed`. `regret_low` to `regret_high` is the regret's 95% interval over the
+        prompts, `repeats_above_low` to `repeats_above_high` that of the difference of the shares, answer by answer;
+        None for a single prompt.
 
     Raises:
         LoraDropError: the settings do not fit the model, or logits are NaN or infinite.
@@ -216,14 +218,21 @@ def evaluate_free(
         texts.append(without_end(loaded, ids))
         progress(sum(map(len, scores)))
     every = torch.cat(scores)
+    regret_low, regret_high = ratio_interval([(float(one.sum()), float(len(one))) for one in scores]) or (None, None)
+    ours, usual = ([repeated_share(text) for text in side] for side in (texts, baseline.answers))
+    above = ratio_interval([(a - b, 1.0) for a, b in zip(ours, usual, strict=True)]) or (None, None)
     return {
         "texts": len(texts),
         "tokens": len(every),
         "regret": float(every.mean()),
+        "regret_low": regret_low,
+        "regret_high": regret_high,
         "worst": float(every.max()),
         "own_choices": float((every == 0).float().mean()),
-        "repeated_4grams": _repeats(texts),
-        "repeated_4grams_baseline": _repeats(baseline.answers),
+        "repeated_4grams": sum(ours) / len(ours),
+        "repeated_4grams_baseline": sum(usual) / len(usual),
+        "repeats_above_low": above[0],
+        "repeats_above_high": above[1],
         "collapsed": sum(collapse_at(text) is not None for text in texts),
     }
 
@@ -232,7 +241,3 @@ def regrets(logits: Tensor, tokens: Tensor) -> Tensor:
     """ln(p_favourite / p_token) of tokens (T,) under the logits (T, V) before them: (T,), 0 for a favourite."""
     logs = log_probs(logits)
     return logs.amax(-1) - logs.gather(-1, tokens[:, None])[:, 0]
-
-
-def _repeats(texts: list[list[int]]) -> float:
-    return sum(map(repeated_share, texts)) / len(texts)

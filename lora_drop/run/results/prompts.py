@@ -1,4 +1,4 @@
-"""Prompts of the page, of the stored samples, and of the measurements. None of them is in a training text."""
+"""Prompts of the page, of the stored samples, and for choosing settings. None of them is in a training text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ SAMPLE_PROMPTS = (
     "Why do we always see the same side of the Moon?",
     "A train leaves at 9:40 and arrives at 11:15. How long does the journey take? Show your steps.",
 )
-# Questions for measuring presets and settings. Training prompts have other forms.
+# Questions for choosing settings and adapters. Figures are reported on others (scripts/prompt_sets.py), and training
+# prompts have other forms.
 HELD_OUT = (
     "How far away is the Sun, and how do we know?",
     "Which vitamins does an orange contain, and what are they good for?",
@@ -47,4 +48,36 @@ HELD_OUT = (
     "Write SQL that selects the ten newest orders of a customer.",
     "Does reading fiction make people kinder? Discuss.",
     "How do vaccines get tested before they are approved?",
+    "My neighbour's dog barks all night. Draft a polite note to put in his letter box.",
+    "Roughly how many litres of water does a person use in a day, and for what?",
+    "Argue against the claim that homework helps pupils.",
+    "Two trains start 300 km apart and drive towards each other at 70 and 80 km/h. When do they meet?",
+    "Rewrite this more politely: Send me the report now, you are late again.",
+    "Give me a checklist for moving to another city.",
+    "Which of these is not a mammal: bat, whale, penguin, mouse? Say why.",
+    "Show a regular expression that matches a date such as 2024-05-31.",
+    "Can plants hear? Answer carefully.",
+    "I have eggs, rice and spinach. Name something to cook and the steps.",
+    "Make up a riddle whose answer is a candle.",
+    "Sum up the story of Noah's ark in three sentences.",
+    "How is a bill turned into a law in a parliament?",
+    "Name a few signs that a used car was in an accident.",
+    "Play an innkeeper of the year 1500 who greets a tired guest.",
+    "Shoes cost 80 euros and are reduced by 15 per cent. Work out the new price.",
+    "Turn these into a table of name and age: Ann is 31, Bo is 28, Cleo is 45.",
+    "How loud is a jet engine compared with a whisper?",
+    "Suggest names for a café in a former railway station.",
+    "Is a tomato a fruit or a vegetable? Give both views.",
+    "When should a program use a queue, and when a stack?",
+    "Tell a bedtime story about a snail who wants to see the sea.",
+    "What would happen to the tides if the Moon were twice as near?",
+    "I am nervous before exams. Which habits could calm me?",
+    "Correct the grammar: He don't has no time for go to the market.",
+    "How did the Romans build roads that lasted so long?",
+    "Write JavaScript that counts the vowels in a word.",
+    "Convince me to take the stairs instead of the lift.",
+    "How would you explain inflation to a child of eight?",
+    "The Dead Sea is very salty. Where does its salt come from, and can anything live in it?",
+    "Plan a Saturday in a big city for two friends with little money.",
+    "Who painted the ceiling of the Sistine Chapel, and how long did it take him?",
 )
