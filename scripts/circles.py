@@ -21,6 +21,7 @@ import torch
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.adapters.find import config_fingerprint, find_bank
+from lora_drop.cli.output import cell
 from lora_drop.decode.lane import Lane
 from lora_drop.decode.reference import Decoder
 from lora_drop.decode.sampling import Sampling
@@ -123,8 +124,8 @@ def summary(answers: dict[str, Row], full: dict[str, Row], all_parts: bool) -> d
         "collapsed_full": sum(collapse_at(b["tokens"]) is not None for b in theirs),
         "collapsed_interval": ratio_interval(loops),
         "length": tokens / sum(len(b["tokens"]) for b in theirs),
-        "regret": sum(a["regret"] for a in read) / sum(a["steps"] + 1 for a in read),
-        "worst": max(a["worst"] for a in read),
+        "regret": sum(a["regret"] for a in read) / sum(a["steps"] + 1 for a in read) if read else None,
+        "worst": max((a["worst"] for a in read), default=None),
         "accepted": sum(a["accepted"] for a in ours) / drafts if drafts else None,
         "speed": sum(a["steps"] for a in ours) / cost,
     }
@@ -153,11 +154,10 @@ def main() -> int:
     for setting in args.settings:
         row = summary(by_setting[setting], full, "kept" in setting)
         low, high = row["above_interval"]
-        accepted = "" if row["accepted"] is None else f"{row['accepted']:.3f}"
         print(
             f"| {setting} | {row['prompts']} | {row['repeats']:.3f}, {row['above']:+.3f} ({low:+.3f} to {high:+.3f}) "
-            f"| {row['collapsed']} ({row['collapsed_full']}) | {row['length']:.3f} | {row['regret']:.3f} "
-            f"| {row['worst']:.1f} | {accepted} | {row['speed']:.2f} |"
+            f"| {row['collapsed']} ({row['collapsed_full']}) | {row['length']:.3f} | {cell(row['regret'], '.3f')} "
+            f"| {cell(row['worst'], '.1f')} | {cell(row['accepted'], '.3f')} | {row['speed']:.2f} |"
         )
     return 0
 

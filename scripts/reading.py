@@ -1,12 +1,12 @@
 """Pairs of answers to read blind: a preset's and the full model's, sides and order shuffled, without names.
 
-    python -m scripts.reading sheet circles.jsonl --answers DIR/answers.jsonl --out DIR
+    python -m scripts.reading sheet reading.jsonl --answers DIR/answers.jsonl --out DIR
     python -m scripts.reading count --out DIR
 
-`sheet` takes the answers that `scripts.circles` wrote to the first 24 prompts, adds pairs of the full model's answer
-with itself as a control, and writes DIR/sheet.md for the reader and DIR/key.json, which the reader does not get. The
-reader writes DIR/verdicts.txt, a line a pair: `7: B slightly better; reason`. `count` reads it with the key and prints
-how often each preset was better and worse, then every verdict as it was written.
+`sheet` takes the answers that `scripts.circles` wrote to the set `reading`, adds pairs of the full model's answer with
+itself as a control, and writes DIR/sheet.md for the reader and DIR/key.json, which the reader does not get. The reader
+writes DIR/verdicts.txt, a line a pair: `7: B slightly better; reason`. `count` reads it with the key and prints how
+often each preset was better and worse, then every verdict as it was written.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from scripts.circles import FULL
 from scripts.prompt_sets import prompt_hash
 
 PRESETS = ("balanced", "fast", "memory")
-PROMPTS, CONTROLS, SEED = 24, 12, 26
+CONTROLS, SEED = 12, 26
 VERDICTS = ("A clearly better", "A slightly better", "same", "B slightly better", "B clearly better")
 SCALE = ("clearly better", "better", "same", "slightly worse", "clearly worse")  # of the preset
 HEAD = f"""# Pairs of answers
 
 A small language model (135 million parameters) answered each prompt; answers are cut at 128 tokens. For each pair say
-which answer you would rather read: {", ".join(VERDICTS)}. Judge sense, truth, whether it does what was asked, and
-repetition, not where the cut falls. Some pairs may be the same text. Write a line a pair, with your reason:
-`7: B slightly better; reason`.
+which answer you would rather read: {", ".join(VERDICTS)}.
+Judge sense, truth, whether it does what was asked, and repetition, not where the cut falls. Some pairs may be the same
+text. Write a line a pair, with your reason: `7: B slightly better; reason`.
 """
 
 
@@ -98,7 +98,7 @@ def main() -> int:
         return int(count(args.out) > 0)
     if not (args.prompts and args.answers):
         parser.error("sheet needs the prompts and --answers")
-    write_sheet(read_prompts(args.prompts, "prompt", PROMPTS), args.answers, args.out)
+    write_sheet(read_prompts(args.prompts, "prompt"), args.answers, args.out)
     return 0
 
 

@@ -19,7 +19,8 @@ def test_no_prompt_for_training_is_measured_on():
 
 
 def test_settings_are_chosen_on_one_set_and_reported_on_others():
-    assert {name: len(hashes) for name, hashes in SETS.items()} == {"report": 96, "circles": 500}
+    assert {name: len(hashes) for name, hashes in SETS.items()} == {"report": 96, "circles": 500, "reading": 24}
+    assert set(SETS["reading"]) < set(SETS["circles"])
     every = [*SETS["report"], *SETS["circles"], *map(prompt_hash, (*HELD_OUT, *SAMPLE_PROMPTS, *all_prompts()))]
     assert len(set(every)) == len(every)
 

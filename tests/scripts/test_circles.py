@@ -49,7 +49,7 @@ def test_sets_are_made_by_hash(tmp_path, monkeypatch):
 
 @pytest.fixture
 def sheet(tmp_path, bundled):
-    prompts = [f"Prompt {n}?" for n in range(reading.PROMPTS)]
+    prompts = [f"Prompt {n}?" for n in range(24)]
     lanes = (circles.FULL, *reading.PRESETS)
     records = [
         {"prompt": prompt_hash(prompt), "setting": lane, "tokens": [100 + i, 200 + n]}
