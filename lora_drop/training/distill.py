@@ -15,9 +15,10 @@ from lora_drop.decode.logits import agreement, kl, log_probs, nll
 from lora_drop.method.schedule import Schedule
 from lora_drop.models.load import LoadedModel
 from lora_drop.training.exact import exact_states
-from lora_drop.training.settings import TrainSettings
+from lora_drop.training.settings import Loss, TrainSettings
 from lora_drop.training.student import student_states
 
+SHARP = 0.5  # temperature of the full model with the loss `sharp`
 Text = tuple[Tensor, int]  # tokens (B, T) and how many of them are the prompt
 
 
@@ -54,16 +55,29 @@ def both(
 
 
 def distillation(
-    loaded: LoadedModel, tokens: Tensor, counted: Tensor, prompt_tokens: int, schedule: Schedule, bank: AdapterBank
+    loaded: LoadedModel,
+    tokens: Tensor,
+    counted: Tensor,
+    prompt_tokens: int,
+    schedule: Schedule,
+    bank: AdapterBank,
+    loss: Loss = "kl",
 ) -> tuple[Tensor, Tensor]:
-    """KL(full || student) in nats and the share of equal argmax, means over the counted tokens of a batch (B, T).
+    """Loss in nats and the share of equal argmax, means over the counted tokens of a batch (B, T).
 
     The mean is over LoRA steps where refreshes are exact. It is over all decode steps where they are single, so that
     what LoRA steps write serves the refreshes too.
     """
-    ours, full, _ = both(loaded, tokens, prompt_tokens, schedule, bank, every=True, counted=counted)
+    if loss == "text":  # nothing follows the last token
+        counted = counted & (torch.arange(tokens.shape[1], device=tokens.device) < tokens.shape[1] - 1)
+    ours, full, where = both(loaded, tokens, prompt_tokens, schedule, bank, every=True, counted=counted)
     rows = max(1, len(ours))  # a long prompt may leave none
-    return kl(full, ours).sum() / rows, agreement(full, ours).float().sum() / rows
+    if loss in ("kl", "sharp"):
+        losses = kl(full if loss == "kl" else (full / SHARP).log_softmax(-1), ours)
+    else:
+        following = tokens.roll(-1, 1)[:, where][counted[:, where]]
+        losses = nll(ours, following if loss == "text" else full.argmax(-1))
+    return losses.sum() / rows, agreement(full, ours).float().sum() / rows
 
 
 @torch.no_grad()
@@ -71,21 +85,28 @@ def figures(loaded: LoadedModel, texts: list[Text], schedule: Schedule, bank: Ad
     """Means over the LoRA steps of texts.
 
     Returns:
-        `kl` and `nll_gap` in nats, `top1_agreement`, and with exact refreshes `kl_all_steps`, which counts 0 for
-        their full steps.
+        `kl` and `nll_gap` in nats, `top1_agreement`, and `kl_all_steps`, where exact full steps count 0.
     """
-    sums, steps, targets, decoded = torch.zeros(3, dtype=torch.float64), 0, 0, 0
+    sums, steps, targets, decoded = torch.zeros(4, dtype=torch.float64), 0, 0, 0
     for tokens, prompt_tokens in texts:
-        ours, full, lora = both(loaded, tokens, prompt_tokens, schedule, bank)
-        following = tokens[:, 1:][:, lora[:-1]]  # the last position has none
+        ours, full, where = both(loaded, tokens, prompt_tokens, schedule, bank, every=True)
+        divergence = kl(full, ours)
+        lora = (where.nonzero()[:, 0] - prompt_tokens + 1) % schedule.period > 0
+        following = tokens[:, 1:][:, where[:-1]]  # the last position has none
         count = following.shape[1]
-        gap = nll(ours[:, :count], following) - nll(full[:, :count], following)
-        sums += torch.stack([kl(full, ours).sum(), agreement(full, ours).sum(), gap.sum()]).double().cpu()
-        steps, targets = steps + full[..., 0].numel(), targets + following.numel()
+        gap = (nll(ours[:, :count], following) - nll(full[:, :count], following))[:, lora[:count]]
+        agreed = agreement(full, ours)[:, lora]
+        each = divergence[:, lora].sum(), agreed.sum(), gap.sum(), divergence.sum()
+        sums += torch.stack(each).double().cpu()
+        steps, targets = steps + agreed.numel(), targets + gap.numel()
         decoded += tokens[:, prompt_tokens:].numel()
-    divergence, agreed, lost = sums.tolist()
-    means = {"kl": divergence / steps, "top1_agreement": agreed / steps, "nll_gap": lost / max(1, targets)}
-    return means | ({"kl_all_steps": divergence / decoded} if schedule.repairs else {})
+    lora_kl, agreements, lost, all_kl = sums.tolist()
+    return {
+        "kl": lora_kl / steps,
+        "top1_agreement": agreements / steps,
+        "nll_gap": lost / max(1, targets),
+        "kl_all_steps": all_kl / decoded,
+    }
 
 
 def evaluated_cases(settings: TrainSettings) -> list[dict[str, Any]]:

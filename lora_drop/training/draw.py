@@ -11,7 +11,7 @@ from lora_drop.method.schedule import Schedule
 from lora_drop.training.settings import TrainSettings
 
 PERIODS = (2, 3, 4, 6, 8)
-NEAR_PERIODS = (2, 2, 3, 3, 3, 4, 4, 4, 6, 8)  # with exact refreshes: those of the presets most often
+NEAR_PERIODS = (2, 2, 3, 3, 3, 4, 4, 4, 6, 8)  # with exact refreshes or `drop_count`: those of the presets most often
 # Half of the batches take a ratio of the presets, half any ratio: the slider stops anywhere.
 RATIOS, ANY_RATIO = (0.25, 0.5), (0.15, 0.8)
 
@@ -45,7 +45,7 @@ def draw(settings: TrainSettings, step: int, windows: int, num_layers: int) -> D
         ratio = rng.choice((rng.choice(RATIOS), rng.uniform(*ANY_RATIO)))
     exact = settings.refresh == "repair"
     config = LoraDropConfig(
-        period=settings.period or rng.choice(NEAR_PERIODS if exact else PERIODS),
+        period=settings.period or rng.choice(NEAR_PERIODS if exact or settings.drop_count else PERIODS),
         drop_ratio=ratio,
         drop_layers=_first_of(settings, rng),
         **settings.rules,

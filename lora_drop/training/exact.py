@@ -21,10 +21,10 @@ from transformers import PreTrainedModel
 
 from lora_drop.decode import rules
 from lora_drop.decode.cache import KVCache
-from lora_drop.decode.correction import Correction, correct
+from lora_drop.decode.correction import Correction
 from lora_drop.decode.layer import Rope, attend, feed, run_changed, unchanged
 from lora_drop.method.schedule import Schedule
-from lora_drop.training.student import Layout
+from lora_drop.training.student import Layout, skip
 
 
 def exact_states(
@@ -46,7 +46,7 @@ def exact_states(
     h = text.first
     for i in range(schedule.first_skipped, len(body.layers)):
         if i in schedule.dropped_set:
-            h = _skip(i, body.layers[i], h, text, schedule, bank)
+            h = skip(i, body.layers[i], h, text.anchors.get(i), layout, schedule, bank)
         else:
             h = _run(i, body.layers[i], h, text, bank)
     return body.norm(h), text.states, layout.lora
@@ -57,7 +57,6 @@ class _Text:
     """The full model's states of a text, as far as the student's rows (one for each LoRA position) read them.
 
     Attributes:
-        layout: of the text.
         first: (B, N, D) input of the first skipped layer at the rows.
         states: (B, N, D) normed last states at the rows.
         kv: K/V of all positions in the layers that run above the first skipped one.
@@ -66,7 +65,6 @@ class _Text:
         visible: (N, T + N) bool: the full model's keys up to the anchor, then the rows' own since then.
     """
 
-    layout: Layout
     first: Tensor
     states: Tensor
     kv: KVCache
@@ -95,7 +93,6 @@ class _Text:
                 anchors[i] = each[:, anchor]
             h = output
         return cls(
-            layout,
             first[:, layout.lora],
             body.norm(h)[:, layout.lora],
             kv,
@@ -103,15 +100,6 @@ class _Text:
             body.rotary_emb(h, position_ids=layout.order[None, layout.full :]),
             torch.cat((positions <= anchor[:, None], own), 1),
         )
-
-
-def _skip(i: int, layer: Any, h: Tensor, text: _Text, schedule: Schedule, bank: Correction | None) -> Tensor:
-    """A skipped layer: the reuse rule at the rows h (B, N, D)."""
-    d, gate = correct(bank, i, h, layer.post_attention_layernorm)
-    if d is not None and schedule.reuse == "state":  # each step adds its correction to the one before
-        d = text.layout.window_sum(d.float()).to(d.dtype)
-    u = rules.reused(schedule.reuse, h, text.anchors.get(i), gate, d)
-    return u if schedule.part == "block" else feed(layer, u)
 
 
 def _run(i: int, layer: Any, h: Tensor, text: _Text, bank: Correction | None) -> Tensor:

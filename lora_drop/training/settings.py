@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import MAX_PERIOD, default_range
 from lora_drop.method.fields import TRAINING, checked, read_layer_order, setting
 from lora_drop.method.schedule import KvRule, Part, Refresh, ReuseRule
 from lora_drop.method.settings import MAX_SEED
+
+Loss = Literal["kl", "sharp", "argmax", "text"]
 
 
 @checked(TRAINING)
@@ -69,6 +71,12 @@ class TrainSettings:
         between=(0, 1),
     )
 
+    loss: Loss = setting(
+        "kl",
+        "kl: KL(full || student); sharp: the same with the full model at temperature 0.5; argmax: cross-entropy on "
+        "the full model's likeliest token; text: cross-entropy on the text, as in the paper's code",
+    )
+
     def __post_init__(self) -> None:
         if self.drop_order is not None:
             if self.drop_ratio is not None:
@@ -80,8 +88,6 @@ class TrainSettings:
         exact = self.refresh == "repair"
         if exact and self.kv != "write":
             raise LoraDropError("training for refresh repair needs kv write: name it, or train for refresh single.")
-        if (self.mlp_width or self.kept_rank) and not exact:
-            raise LoraDropError("mlp_width and kept_rank need refresh repair: name it, or leave them at 0.")
 
     @property
     def rules(self) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from lora_drop.adapters.bank import AdapterBank
 from lora_drop.decode import rules
-from lora_drop.decode.correction import correct
-from lora_drop.decode.layer import Rope, attend, feed
+from lora_drop.decode.correction import Correction, correct
+from lora_drop.decode.layer import Rope, attend, feed, run_changed
 from lora_drop.method.schedule import Schedule
 
 
@@ -73,12 +73,13 @@ def attend_first(layer: Any, h: Tensor, rope: Rope, layout: Layout) -> Tensor:
     return attend(layer, h, (cos[:, :rows], sin[:, :rows]), layout.visible[..., :rows, :rows])
 
 
-def at_full(layer: nn.Module, h: Tensor, rope: Rope, layout: Layout, schedule: Schedule) -> Tensor:
-    """f(h) of a skipped layer (see `decode.rules`) at the full positions, (B, F, D), from its input h (B, T, D)."""
+def at_full(layer: nn.Module, h: Tensor, rope: Rope, layout: Layout, schedule: Schedule) -> tuple[Tensor, Tensor]:
+    """Output and f(h) (see `decode.rules`) of a skipped layer at the full positions, (B, F, D), from h (B, T, D)."""
     # With kv="write" the LoRA positions write keys too, so they take part; their own outputs are discarded.
     rows = layout.full if schedule.kv == "skip" else h.shape[1]
     u = attend_first(layer, h[:, :rows], rope, layout)[:, : layout.full]
-    return u if schedule.part == "attention" else feed(layer, u)
+    output = feed(layer, u)
+    return output, rules.replaced(schedule.part, u, output)
 
 
 def at_lora(layout: Layout, reuse: str, h: Tensor, f: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -89,18 +90,42 @@ def at_lora(layout: Layout, reuse: str, h: Tensor, f: Tensor) -> tuple[Tensor, T
         f: f(h) at the full positions, (B, F, D).
 
     Returns:
-        The input, the anchor (None with `skip`), and what the correction reads, (B, N, D) each.
+        The input, the anchor (None with `skip`), and what a linear correction reads, (B, N, D) each.
     """
     full, lora = h[:, : layout.full], h[:, layout.full :]
     anchors = rules.anchor_of(reuse, full, f)
     anchor = None if anchors is None else anchors[:, layout.anchor]
-    # With `state` each step adds its correction to the one before. d is linear here, so the sum of corrections from
-    # the anchor on is the correction of the sum.
+    # With `state` each step adds its correction to the one before. A linear correction's sum from the anchor on is the
+    # correction of the sum.
     return lora, anchor, layout.window_sum(lora) if reuse == "state" else lora
 
 
+def skip(
+    i: int, layer: Any, h: Tensor, anchor: Tensor | None, layout: Layout, schedule: Schedule, bank: Correction | None
+) -> Tensor:
+    """Output of a skipped layer at the LoRA positions h (B, N, D), with their anchors (None with `skip`)."""
+    d, gate = correct(bank, i, h, layer.post_attention_layernorm)
+    if d is not None and schedule.reuse == "state":  # each step adds its correction to the one before
+        d = layout.window_sum(d.float()).to(d.dtype)
+    u = rules.reused(schedule.reuse, h, anchor, gate, d)
+    return u if schedule.part == "block" else feed(layer, u)
+
+
+def run_kept(i: int, layer: Any, h: Tensor, rope: Rope, layout: Layout, bank: Correction) -> Tensor:
+    """A layer that runs, with the part `kept` at the LoRA positions; h (B, T, D) in the pass's order."""
+
+    def change(projection: str, x: Tensor, y: Tensor) -> Tensor:
+        full = layout.full
+        return torch.cat((y[:, :full], bank.adapted(i, projection, x[:, full:], y[:, full:])), 1)
+
+    def mix(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=layout.visible, enable_gqa=True)
+
+    return run_changed(layer, h, rope, change, mix)
+
+
 def student_states(
-    model: PreTrainedModel, tokens: Tensor, prompt_tokens: int, schedule: Schedule, bank: AdapterBank | None
+    model: PreTrainedModel, tokens: Tensor, prompt_tokens: int, schedule: Schedule, bank: Correction | None
 ) -> tuple[Tensor, Tensor]:
     """Normed last hidden states of LoRA-Drop decoding after each token, and where its LoRA steps are.
 
@@ -117,13 +142,12 @@ def student_states(
     h = body.embed_tokens(tokens[:, layout.order])
     rope = body.rotary_emb(h, position_ids=layout.order[None])
     for i, layer in enumerate(body.layers):
-        if i not in schedule.dropped_set:
+        if i in schedule.dropped_set:
+            output, f = at_full(layer, h, rope, layout, schedule)
+            own, anchor, _ = at_lora(layout, schedule.reuse, h, f)
+            h = torch.cat((output, skip(i, layer, own, anchor, layout, schedule, bank)), 1)
+        elif bank is not None and i in bank.kept and i > schedule.first_skipped:
+            h = run_kept(i, layer, h, rope, layout, bank)
+        else:
             h = feed(layer, attend_first(layer, h, rope, layout))
-            continue
-        f = at_full(layer, h, rope, layout, schedule)
-        own, anchor, x = at_lora(layout, schedule.reuse, h, f)
-        d, gate = correct(bank, i, x)
-        h = torch.cat((f, rules.reused(schedule.reuse, own, anchor, gate, d)), 1)
-        if schedule.part == "attention":
-            h = feed(layer, h)
     return body.norm(h)[:, layout.order.argsort()], layout.lora

@@ -31,7 +31,7 @@ from lora_drop.models.load import LoadedModel
 from lora_drop.training.card import reproduce
 from lora_drop.training.checkpoint import read_state, write_checkpoint
 from lora_drop.training.distill import Text, distillation, evaluated_cases, figures
-from lora_drop.training.draw import ANY_RATIO, NEAR_PERIODS, PERIODS, RATIOS, Draw, draw
+from lora_drop.training.draw import ANY_RATIO, PERIODS, RATIOS, Draw, draw
 from lora_drop.training.fit import Scales, fit, measure
 from lora_drop.training.parts import add_parts, bank_of, continued, parameters_of, screened_head, units
 from lora_drop.training.settings import TrainJob, TrainSettings
@@ -144,9 +144,11 @@ class Trainer:
         prompt = batch.prompt_tokens
         if self.settings.refresh == "repair":  # nothing outlasts a refresh, so LoRA steps may begin anywhere
             prompt = min(prompt + first, last)
+        elif replies := int(counted.int().argmax(1).max()):  # no text's prompt may have LoRA steps
+            prompt = replies
         tokens, counted = (t[:, : last + 1].to(self.loaded.device) for t in (tokens, counted))
         with self._autocast():
-            return distillation(self.loaded, tokens, counted, prompt, batch.schedule, bank)
+            return distillation(self.loaded, tokens, counted, prompt, batch.schedule, bank, self.settings.loss)
 
     def _new_bank(self) -> AdapterBank:
         settings, loaded = self.settings, self.loaded
@@ -327,7 +329,7 @@ class Trainer:
         current, settings = self.bank, self.settings
         tensors = current.mapped(lambda t: t.detach().cpu().to(torch.bfloat16))
         any_ratio = [*RATIOS, f"{ANY_RATIO[0]} to {ANY_RATIO[1]}"]
-        drawn = sorted(set(NEAR_PERIODS)) if settings.refresh == "repair" else list(PERIODS)
+        drawn = sorted(set(PERIODS))
         schedules = {
             "refresh": settings.refresh,
             "periods": [settings.period] if settings.period else drawn,
@@ -369,7 +371,8 @@ class Trainer:
     def _restore(self, state: dict[str, Any]) -> None:
         if state["revision"] != self.loaded.revision:
             raise LoraDropError(f"the checkpoint in {self.out.name} is of another model.")
-        mine, its = dataclasses.asdict(self.settings), state["settings"]
+        mine = dataclasses.asdict(self.settings)
+        its = dataclasses.asdict(TrainSettings()) | state["settings"]  # an older checkpoint lacks newer settings
         constant = None not in (mine["decay"], its.get("decay"))  # then the steps so far do not depend on the end
         free = ("max_tokens", "decay") if constant else ()
         if differs := [name for name, value in its.items() if mine.get(name) != value and name not in free]:

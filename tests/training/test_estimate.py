@@ -26,6 +26,7 @@ EXACT = {"refresh": "repair", "kv": "write", "mlp_width": 32, "kept_rank": 8}
         ("tiny-qwen2", "float32", EXACT | {"fit_batches": 0, "batch_size": 2}),
         ("tiny-qwen3", "float32", {"batch_size": 1, "length": 384, "fit_batches": 0}),
         ("tiny-mistral", "float32", EXACT | {"rank": 64}),
+        ("tiny-mistral", "float32", EXACT | {"refresh": "single", "fit_batches": 0}),
     ],
 )
 def test_what_is_allocated_is_half_to_all_of_the_estimate(tmp_path, model, dtype, changes):

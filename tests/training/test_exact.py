@@ -6,20 +6,10 @@ import itertools
 import pytest
 import torch
 
-from lora_drop.adapters.bank import AdapterBank
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.method.schedule import PARTS, REUSE_RULES, Schedule
 from lora_drop.training.exact import exact_states
-from lora_drop.training.parts import add_parts
-from tests.support.decoding import logits_of
-
-
-def bank_for(loaded, schedule, mlp_width=0, kept_rank=0):
-    torch.manual_seed(3)
-    bank = AdapterBank.new(list(schedule.dropped), loaded.shape.hidden_size, 4, 8.0, reuse=schedule.reuse)
-    tokens = torch.randint(0, 256, (2, 16))
-    bank = add_parts(bank, loaded.model, schedule.dropped, mlp_width, kept_rank, tokens)
-    return dataclasses.replace(bank, **bank.mapped(lambda t: t + 0.1 * torch.randn_like(t)))
+from tests.support.decoding import bank_with, logits_of
 
 
 @pytest.mark.products
@@ -27,7 +17,7 @@ def bank_for(loaded, schedule, mlp_width=0, kept_rank=0):
 @pytest.mark.parametrize("parts", [None, (0, 0), (6, 2)], ids=["none", "linear", "all"])
 def test_the_pass_equals_decoding(any_tiny, reuse, part, parts):
     schedule = Schedule(3, any_tiny.num_layers, (2, 4), reuse, part, "write", refresh="repair")
-    bank = None if parts is None else bank_for(any_tiny, schedule, *parts)
+    bank = None if parts is None else bank_with(any_tiny, schedule, *parts)
     torch.manual_seed(0)
     tokens = torch.randint(0, 256, (2, 13))
     head, decoder = any_tiny.model.get_output_embeddings(), ReferenceDecoder(any_tiny.model)
@@ -48,7 +38,7 @@ def test_the_pass_equals_decoding(any_tiny, reuse, part, parts):
 
 def test_gradients_reach_every_part_and_no_weight(tiny):
     schedule = Schedule(3, tiny.num_layers, (2, 4), kv="write", refresh="repair")
-    bank = bank_for(tiny, schedule, 6, 2)
+    bank = bank_with(tiny, schedule, 6, 2)
     tensors = []
     bank = dataclasses.replace(bank, **bank.mapped(lambda t: tensors.append(t.requires_grad_()) or t))
     exact_states(tiny.model, torch.randint(0, 256, (1, 12)), 1, schedule, bank)[0].sum().backward()

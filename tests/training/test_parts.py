@@ -1,4 +1,4 @@
-"""Training for exact refreshes with the parts `mlp` and `kept`: settings, start, accumulation, held-out text."""
+"""Training with exact refreshes and the parts `mlp` and `kept`: settings, start, accumulation, held-out text."""
 
 import dataclasses
 from pathlib import Path
@@ -40,17 +40,18 @@ def trainer(tiny, windows, out, own=None, held_out=None, **job):
     return Trainer(tiny, own or settings(), TrainJob(out, [Path("text.txt")], **job), windows, None, held_out)
 
 
-def test_all_parts_learn_and_stand_in_the_folder(tiny, windows, tmp_path):
-    run = trainer(tiny, windows, tmp_path / "out", settings(max_tokens=32 * 2 * 40))
+@pytest.mark.parametrize("refresh", ["repair", "single"])
+def test_all_parts_learn_and_stand_in_the_folder(tiny, windows, tmp_path, refresh):
+    run = trainer(tiny, windows, tmp_path / "out", settings(max_tokens=32 * 2 * 40, refresh=refresh))
     before = run.evaluate()["schedules"]
     after = run.run(100, 100, quiet=True)["schedules"]
     assert [(row["period"], row["drop_layers"]) for row in after] == [(2, [2, 4]), (3, [2, 4]), (4, [2, 4])]
-    assert sum(row["kl"] for row in after) < 0.99 * sum(row["kl"] for row in before)
+    assert sum(row["kl_all_steps"] for row in after) < 0.99 * sum(row["kl_all_steps"] for row in before)
     bank = AdapterBank.load(tmp_path / "out" / CHECKPOINT / "adapter")
     assert bank.parts == {"linear", "mlp", "kept"} and (bank.mlp_width, bank.kept_rank) == (8, 2)
     assert sorted(bank.mlp) == [2, 3, 4] and sorted(bank.kept) == [3, 4, 5]
     assert all(down.any() for _, down in bank.mlp.values()) and bank.kept[5]["down"][1].any()
-    assert bank.meta["trained_schedules"]["refresh"] == "repair"
+    assert bank.meta["trained_schedules"]["refresh"] == refresh
 
 
 def test_fresh_parts_change_nothing(tiny, windows, tmp_path):

@@ -5,22 +5,29 @@ import json
 import os
 import shlex
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.cli.main import _parser, main
 from lora_drop.errors import LoraDropError
+from lora_drop.method.schedule import Schedule
 from lora_drop.models.load import load_model
 from lora_drop.models.tokens import encode_prompt, encode_text
+from lora_drop.training import trainer as trainer_module
 from lora_drop.training.checkpoint import CHECKPOINT
 from lora_drop.training.data import Turn, read_texts, to_rows, to_windows
+from lora_drop.training.distill import distillation
 from lora_drop.training.draw import draw
 from lora_drop.training.parts import HEAD_WINDOWS, screened_head
 from lora_drop.training.self_generate import Text
-from lora_drop.training.settings import TrainJob, TrainSettings
+from lora_drop.training.settings import Loss, TrainJob, TrainSettings
+from lora_drop.training.student import student_states
 from lora_drop.training.trainer import Trainer
+from tests.support.decoding import bank_with
 
 SMALL = TrainSettings(
     rank=8, alpha=8.0, length=48, batch_size=4, max_tokens=48 * 4 * 24, learning_rate=2e-2, fit_batches=0
@@ -82,6 +89,8 @@ def test_other_settings_do_not_resume(tiny, windows, tmp_path):
     other = trainer(tiny, windows, tmp_path / "out", small(rank=4))
     with pytest.raises(LoraDropError, match="made with rank 8, this run has 4"):
         other.resume()
+    with pytest.raises(LoraDropError, match="made with loss kl, this run has argmax"):
+        trainer(tiny, windows, tmp_path / "out", small(loss="argmax")).resume()
 
 
 def test_another_text_does_not_resume(tiny, windows, tmp_path):
@@ -140,6 +149,38 @@ def test_what_does_not_count_changes_nothing(tiny, windows, tmp_path, refresh):
         run = Trainer(tiny, settings, TrainJob(tmp_path), text, counted)
         losses.append(run.train_step())
     assert losses[0] == losses[1] and losses[0][0] > 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("loss", get_args(Loss))
+def test_each_loss_by_hand(tiny, windows, loss):
+    schedule, counted = Schedule(3, tiny.num_layers, (2, 4)), torch.ones(1, 48).bool()
+    counted[:, 20:30] = False
+    bank, tokens = bank_with(tiny, schedule), windows[:1]
+    value, agreed = distillation(tiny, tokens, counted, 12, schedule, bank, loss)
+    places = [t for t in range(12, 48 - (loss == "text")) if counted[0, t]]
+    ours = tiny.model.get_output_embeddings()(student_states(tiny.model, tokens, 12, schedule, bank)[0])[0, places]
+    full = tiny.model(tokens).logits[0, places]
+    q = full.softmax(-1) if loss == "kl" else (full / 0.5).softmax(-1)
+    if loss in ("argmax", "text"):
+        expected = cross_entropy(ours, full.argmax(-1) if loss == "argmax" else tokens[0, [t + 1 for t in places]])
+    else:
+        expected = (q * (q.log() - ours.log_softmax(-1))).sum(-1).mean()
+    assert float(value) == pytest.approx(float(expected), rel=1e-4)
+    assert float(agreed) == pytest.approx((ours.argmax(-1) == full.argmax(-1)).float().mean().item())
+
+
+def test_no_prompt_of_a_batch_has_lora_steps_with_single_refreshes(tiny, windows, tmp_path, monkeypatch):
+    counted, prompts = torch.zeros_like(windows).bool(), []
+    counted[::2, 20:40] = True
+    counted[1::2, 25:45] = True
+    monkeypatch.setattr(
+        trainer_module, "distillation", lambda *args: prompts.append(args[3]) or (torch.zeros(()),) * 2
+    )
+    run = Trainer(tiny, small(batch_size=len(windows) // 2), TrainJob(tmp_path), windows, counted)
+    run.prepare()
+    run._first_loss(run.bank)
+    assert prompts == [25]
 
 
 def test_every_epoch_reads_every_window_once():
