@@ -91,25 +91,44 @@ def hold(true: Any, otherwise: str) -> None:
         raise Failed(otherwise)
 
 
-def make_venv(venv: Path, folder: Path, python: str) -> str:
-    """Make a venv with only the folder's requirements, and Gradio in the version of the front matter."""
+def requirements(folder: Path) -> list[str]:
+    """What a Space installs, as arguments of pip: the folder's requirements and Gradio as its front matter has it."""
     version = space_folder.front_matter((folder / "README.md").read_text(encoding="utf-8"))["sdk_version"]
-    constraint = venv.with_name("constraints.txt")
-    constraint.write_text(f"gradio=={version}\n", encoding="utf-8")
-    install = [venv / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    for command in (
-        [python, "-m", "venv", venv],
-        [*install, "-r", folder / "requirements.txt", "-c", constraint],
-    ):
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-        hold(done.returncode == 0, f"{' '.join(map(str, command[1:4]))} failed: {done.stderr.strip()[-300:]}")
+    return ["-r", str(folder / "requirements.txt"), f"gradio=={version}"]
+
+
+def call(*command: str | Path) -> str:
+    """Run a command; its output. Raises Failed with the end of its errors."""
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    hold(done.returncode == 0, f"{' '.join(map(str, command[1:4]))} failed: {done.stderr.strip()[-300:]}")
+    return done.stdout
+
+
+def resolve(python: str | Path, folder: Path, *options: str) -> list[str]:
+    """Packages that pip would install for the folder, as `name==version`; nothing is installed."""
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--dry-run", "--quiet", "--report", "-"]
+    report = json.loads(call(*pip, *options, *requirements(folder)))
+    packages = [one["metadata"] for one in report["install"]]
+    return [f"{package['name']}=={package['version']}" for package in packages]
+
+
+def check_packages(venv: Path, folder: Path, python: str) -> str:
+    """The requirements resolve."""
+    call(python, "-m", "venv", venv)
+    packages = resolve(venv / "bin" / "python", folder)
+    torch = [name for name in packages if name.startswith("torch==")]
+    nvidia = [name for name in packages if name.startswith("nvidia")]
+    return f"{len(packages)} packages, {', '.join(torch)}, {len(nvidia)} of NVIDIA"
+
+
+def make_venv(venv: Path, folder: Path) -> str:
+    """Install what a Space does into a venv."""
+    call(venv / "bin" / "python", "-m", "pip", "install", "--quiet", *requirements(folder))
     code = (
         "import sys; from importlib.metadata import version; "
         "print(sys.version.split()[0], *(f'{name} {version(name)}' for name in ('gradio', 'torch', 'transformers')))"
     )
-    versions = subprocess.run([venv / "bin" / "python", "-c", code], capture_output=True, text=True).stdout.strip()
-    hold(f"gradio {version}" in versions, f"not gradio {version}: {versions}")
-    return f"Python {versions}"
+    return f"Python {call(venv / 'bin' / 'python', '-c', code).strip()}"
 
 
 @contextmanager
@@ -254,6 +273,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--python", default=sys.executable, help="the interpreter for the venv (this one)")
     parser.add_argument("--model", default="bundled", help="of LORA_DROP_MODEL; random:tiny-llama is quick")
     parser.add_argument("--zero-gpu", action="store_true", help="with ZeroGPU's torch")
+    parser.add_argument("--torch-index", metavar="URL", help="as of `lora-drop space`")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="work in this new folder, and keep it")
     args = parser.parse_args(argv)
     work = args.keep or Path(tempfile.mkdtemp(prefix="lora-drop-space-"))
@@ -266,10 +286,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
 
         def built() -> str:
-            sizes = space_folder.build(folder, f"{OWNER}/{NAME}", args.zero_gpu)
+            sizes = space_folder.build(folder, f"{OWNER}/{NAME}", args.zero_gpu, args.torch_index)
             return f"{len(sizes)} files, {sum(sizes.values()) / 1e6:.1f} MB"
 
-        if check("the folder", built) and check("the venv", lambda: make_venv(venv, folder, args.python)):
+        if (
+            check("the folder", built)
+            and check("its requirements", lambda: check_packages(venv, folder, args.python))
+            and check("the venv", lambda: make_venv(venv, folder))
+        ):
             env = environment(home, free_port(), LORA_DROP_MODEL=args.model)
             drive(check, venv, folder, log, env, f"model {args.model}, empty cache")
             cache = {"LORA_DROP_CACHE": str(home / ".cache" / "lora-drop"), "LORA_DROP_MODEL": args.model}

@@ -18,7 +18,13 @@ def add(commands: Commands) -> None:
     for parser in (page, runs):
         parser.add_path("out", "OUT", "an empty folder, or a new one")
     page.add_argument("--space", metavar="OWNER/NAME", help="the Space's name, for the thumbnail's address")
-    page.add_argument("--zero-gpu", action="store_true", help="ask for the newest torch that ZeroGPU lists")
+    page.add_argument(
+        "--zero-gpu", action="store_true", help="for ZeroGPU: its hardware, and the newest torch that it lists"
+    )
+    page.add_argument(
+        "--torch-index", metavar="URL", help="a package index for the Space's requirements, such as that of CPU torch"
+    )
+    page.add_argument("--preload", metavar="OWNER/MODEL", help="a Hub model to download while the Space is built")
     runs.add_path("traces", "TRACE", "of `run --trace`, or from the page", nargs="+")
     runs.add_argument("--title", default=TITLE, help="of the page and the Space")
     runs.add_argument("--app", metavar="URL", help="the live app, to link to")
@@ -28,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     """Run the command `space`."""
     from lora_drop.ui.serve.space_folder import build, report
 
-    sizes = build(args.out, args.space, args.zero_gpu)
+    sizes = build(args.out, args.space, args.zero_gpu, args.torch_index, args.preload)
     _show(args, sizes, report(sizes), args.space or "OWNER/NAME")
 
 

@@ -37,14 +37,13 @@ try:
     from lm_eval.models.huggingface import HFLM
     from lm_eval.models.utils import normalize_gen_kwargs
 except ImportError as error:
-    missing = LoraDropError(
-        f"lm-evaluation-harness cannot be imported ({error}): pip install lm-eval, or this package's extra, harness."
-    )
+    missing = LoraDropError(f"lm-evaluation-harness cannot be imported ({error}): pip install 'lm-eval>=0.4.13,<0.5'")
     if __name__ != "__main__":
         raise missing from None
     print(f"lora_drop: {missing}", file=sys.stderr)
     sys.exit(2)
 
+HARNESS_DEVICE = "cuda:0"  # what the harness passes where its user names none
 SETTINGS = ("preset", *(setting.name for setting in settings_of(SCHEDULE)))
 
 
@@ -54,7 +53,7 @@ class LoraDropLM(HFLM):
 
     Args:
         pretrained: `bundled`, a Hub id or a local folder.
-        device, dtype: as on the command line.
+        device, dtype: as on the command line; the harness's own default, cuda:0, is `auto` without CUDA.
         batch_size: 1, or `auto`, which is 1.
         settings: of `SETTINGS`.
 
@@ -84,6 +83,8 @@ class LoraDropLM(HFLM):
         if "drop_layers" in settings:
             settings["drop_layers"] = settings["drop_layers"].replace(":", ",")
         config = config_from(settings, pretrained)
+        if device == HARNESS_DEVICE and not torch.cuda.is_available():
+            device = "auto"
         self.loaded = load_model(pretrained, device, dtype)
         if isinstance(self.loaded.tokenizer, ByteTokenizer):
             raise LoraDropError(f"{pretrained} has no tokenizer that the harness can use: take a real model.")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 
-from lora_drop.errors import LoraDropError
+from lora_drop.errors import GET_PAGE, LoraDropError
 from lora_drop.paths import own_upload_folder
 from lora_drop.runtime import check_versions, one_line_warnings
 from lora_drop.ui.serve.environment import in_space
@@ -69,7 +69,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 def _serve(args: argparse.Namespace) -> None:
     """Raises LoraDropError or OSError if the page cannot start."""
     if find_spec("gradio") is None or find_spec("plotly") is None:
-        raise LoraDropError("the page needs Gradio and plotly: pip install 'lora-drop[page]'")
+        raise LoraDropError(f"the page needs Gradio and plotly: {GET_PAGE}")
     if args.mcp and find_spec("mcp") is None:
         raise LoraDropError("--mcp needs one more package: pip install 'gradio[mcp]'.")
     # Gradio reads this variable when it is imported, and writes to the folder before the page is up.

@@ -22,7 +22,7 @@ from tests.support.naive import both_log_probs
 from tests.support.tokenizer import make_tokenizer
 
 installed = pytest.mark.skipif(
-    importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed: pip install lm-eval"
+    importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed: pip install 'lm-eval>=0.4.13,<0.5'"
 )
 DROPPING = {"period": 4, "drop_ratio": 1.0, "reuse": "state", "adapters": "none"}
 PAIRS = [("The sky", " is blue and far away"), ("What is it?", " A cat"), ("", "on its own")]
@@ -171,7 +171,7 @@ def test_without_the_harness_one_line_says_what_to_install():
     command = [sys.executable, "-m", "lora_drop.evaluation.harness", "--tasks", "hellaswag"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "pip install lm-eval" in done.stderr
+    assert "pip install 'lm-eval>=0.4.13,<0.5'" in done.stderr
     with pytest.raises(LoraDropError, match="lm-evaluation-harness cannot be imported"):
         import lora_drop.evaluation.harness  # noqa: F401
 

@@ -15,8 +15,10 @@ from urllib.request import urlopen
 
 import pytest
 
+from lora_drop.errors import GET_PAGE
 from lora_drop.paths import ASSETS, CHECKOUT
 from lora_drop.ui.components import ENTRY, address
+from lora_drop.ui.serve import space_folder
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
 
@@ -63,6 +65,7 @@ def test_it_holds_the_package_and_its_assets(wheel):
     kept = [*(CHECKOUT / "lora_drop").rglob("*"), *ASSETS.rglob("*")]
     names = {path.relative_to(CHECKOUT).as_posix() for path in kept if path.is_file()}
     names = {name.replace("assets/", "lora_drop/assets/", 1) if name.startswith("assets/") else name for name in names}
+    packed -= {name for name in packed if name.startswith("lora_drop/space/")}  # see below
     assert packed == {name for name in names if not re.search(r"/(__pycache__|screenshots)/|\.py[ci]$", name)}
     assert "lora_drop/py.typed" in packed
 
@@ -80,12 +83,18 @@ def test_without_extras_it_runs(bare, tmp_path):
     assert int(call(bare / "python", "-c", shipped, cwd=tmp_path).stdout) > 0
 
 
+def test_its_space_is_the_checkouts(bare, tmp_path):
+    done = call(bare / "lora-drop", "space", "my-space", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["files"] == space_folder.build(tmp_path / "other")
+
+
 @pytest.mark.parametrize("command", ["page", "replay run.jsonl --html run.html", "sweep-figures grid --out figures"])
 def test_without_the_page_extra_a_line_names_it(bare, tmp_path, command):
     (tmp_path / "grid").symlink_to(ASSETS / "sweeps")
     (tmp_path / "run.jsonl").symlink_to(CHECKOUT / "tests" / "corpus" / "traces" / "good_three_lanes.jsonl")
     done = call(bare / "lora-drop", *command.split(), cwd=tmp_path)
-    assert done.returncode == 2 and "pip install 'lora-drop[page]'" in done.stderr
+    assert done.returncode == 2 and GET_PAGE in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 

@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from lora_drop.cli.main import main
 from lora_drop.ui.serve import space_folder
@@ -36,7 +38,7 @@ def test_the_front_matter_is_what_spaces_take():
         *(("sdk_version", value) for value in ("5.0.0", "6.31", 6.31)),
         *(("python_version", value) for value in (3.1, "3.11")),
         *{"short_description": "x" * 61, "colorFrom": "teal", "app_file": "gone.py", "sdk": "docker"}.items(),
-        *{"thumbnail": "page.png", "modles": ["a/b"], "tags": []}.items(),
+        *{"thumbnail": "page.png", "suggested_hardware": "gpu", "modles": ["a/b"], "tags": []}.items(),
     ],
 )
 def test_what_spaces_do_not_take_is_reported(name, value):
@@ -62,7 +64,7 @@ def test_the_folder_is_whole(folder):
 
 def test_the_folder_has_nothing_else(folder):
     links = space_folder.linked(README)
-    wanted = {*space_folder.FILES, *space_folder.FOLDERS, *(name.split("/")[0] for name in links)}
+    wanted = {*space_folder.FILES, "lora_drop", "assets", *(name.split("/")[0] for name in links)}
     assert {path.name for path in folder.iterdir()} <= wanted and "tests" not in wanted
     names = [path.name for path in folder.rglob("*")]
     assert not [name for name in names if name.startswith(".") or name.endswith((".pyc", ".pyi", "__pycache__"))]
@@ -91,9 +93,70 @@ def test_zero_gpu_asks_for_a_torch_that_it_lists(tmp_path):
     asked = [line for line in lines if line.startswith("torch")]
     assert asked == [f"torch=={space_folder.ZERO_GPU_TORCH}"]
     assert space_folder.allowed(REQUIREMENTS, "torch", space_folder.ZERO_GPU_TORCH)
-    assert "thumbnail" not in space_folder.front_matter((tmp_path / "space" / "README.md").read_text())
-    with pytest.raises(space_folder.LoraDropError, match="must be OWNER/NAME"):
-        space_folder.build(tmp_path / "other", "no name")
+    meta = space_folder.front_matter((tmp_path / "space" / "README.md").read_text())
+    assert "thumbnail" not in meta and meta["suggested_hardware"] == "zero-a10g"
+    assert META["suggested_hardware"] == "cpu-basic"
+
+
+def test_a_model_can_be_downloaded_while_the_space_is_built(tmp_path):
+    space_folder.build(tmp_path / "space", preload="Qwen/Qwen2.5-0.5B-Instruct")
+    meta = space_folder.front_matter((tmp_path / "space" / "README.md").read_text())
+    assert meta == META | {"preload_from_hub": ["Qwen/Qwen2.5-0.5B-Instruct"]}
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "line"),
+    [
+        ("--space", "no name", "--space must be OWNER/NAME"),
+        ("--preload", "name", "--preload must be OWNER/NAME"),
+        ("--torch-index", "cpu", "must be an address"),
+        ("--torch-index", "https://me:secret@host/simple", "without a password"),
+        ("--torch-index", "https://host/simple\ntorch==0.1", "must be an address"),
+    ],
+)
+def test_a_mistake_is_one_line_and_no_folder(tmp_path, capsys, option, value, line):
+    assert main(["space", str(tmp_path / "space"), option, value]) == 2
+    assert line in capsys.readouterr().err and not (tmp_path / "space").exists()
+
+
+def stub(index: Path, name: str, version: str, *needs: str) -> None:
+    """Put a wheel without code into a folder that is a package index."""
+    home = index / name.replace("_", "-")
+    home.mkdir(parents=True, exist_ok=True)
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(home / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        lines = [f"Name: {name}", f"Version: {version}", *(f"Requires-Dist: {need}" for need in needs)]
+        wheel.writestr(f"{info}/METADATA", "\n".join(["Metadata-Version: 2.1", *lines, ""]))
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    (home / "index.html").write_text("".join(f'<a href="{path.name}">{path.name}</a>' for path in home.glob("*.whl")))
+
+
+@pytest.mark.full
+def test_with_an_index_of_cpu_torch_nothing_of_cuda_is_installed(tmp_path):
+    """pip's own resolver on two small indexes: everybody's, whose torch is the one for CUDA, and the owner's."""
+    everybody, owner = tmp_path / "everybody", tmp_path / "owner"
+    for line in REQUIREMENTS.splitlines():
+        if not line.startswith("#"):
+            needs = Requirement(line)
+            version = next(one.version for one in needs.specifier if one.operator == ">=")
+            stub(everybody, needs.name, version, *(["nvidia-cudnn"] if needs.name == "torch" else []))
+            if needs.name == "torch":
+                stub(owner, "torch", f"{version}+cpu")
+    stub(everybody, "gradio", META["sdk_version"])
+    stub(everybody, "nvidia_cudnn", "9.0")
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    resolved = {}
+    for name, index in (("plain", None), ("cpu", owner.as_uri())):
+        space_folder.build(tmp_path / name, torch_index=index)
+        gradio = f"gradio=={META['sdk_version']}"  # as a Space adds it
+        resolved[name] = space_check.resolve(
+            venv / "bin" / "python", tmp_path / name, "--index-url", everybody.as_uri(), "--isolated"
+        )
+        assert gradio in resolved[name]
+    assert {"torch==2.9", "nvidia_cudnn==9.0"} <= set(resolved["plain"])
+    assert "torch==2.9+cpu" in resolved["cpu"] and not [one for one in resolved["cpu"] if one.startswith("nvidia")]
 
 
 def test_the_report_adds_up():
