@@ -173,6 +173,14 @@ def step_bytes(
     """
     if lora is None:
         lora = schedule.kind(step) == "lora"
+    read = weight_cost(shape, schedule, lora, corrections)
+    if kv:
+        read += _kv_cost(shape, schedule, lora, prompt_tokens, step, refreshes, last_refresh)
+    return read * itemsize
+
+
+def weight_cost(shape: ModelShape, schedule: Schedule, lora: bool, corrections: Corrections = NO_CORRECTIONS) -> float:
+    """Cost of the weights that a LoRA step, or a full one, reads, in units of an activation's size."""
     dropped = schedule.dropped_set if lora else frozenset()
     # The head, the last norm, one row of the embedding.
     if lora and schedule.head == "screened" and corrections.head_rank:
@@ -184,8 +192,6 @@ def step_bytes(
             total += attention_cost + mlp_cost
             if lora and i > schedule.first_skipped:
                 total += corrections.kept_weights(shape)
-            if kv:
-                total += shape.kv_per_token * schedule.kv_length(i, prompt_tokens, step, refreshes, last_refresh)
             continue
         if corrections.rank and (corrections.layers is None or i in corrections.layers):
             vectors = (schedule.reuse == "residual") + (corrections.mlp > 0)  # the gate, and the bottleneck's norm
@@ -195,7 +201,24 @@ def step_bytes(
             total += mlp_cost
         if schedule.kv == "write" and not schedule.repairs:  # a repair writes them later
             total += shape.hidden_size + kv_cost
-    return total * itemsize
+    return total
+
+
+def _kv_cost(
+    shape: ModelShape,
+    schedule: Schedule,
+    lora: bool,
+    prompt_tokens: int,
+    step: int,
+    refreshes: int | None = None,
+    last_refresh: int | None = None,
+) -> int:
+    """Numbers of K/V that a step's attention reads. All skipped layers hold as many tokens, and all others do."""
+    skipped = len(schedule.dropped)
+    tokens = (shape.num_layers - skipped) * (prompt_tokens + step)
+    if skipped and not lora:
+        tokens += skipped * schedule.kv_length(schedule.dropped[0], prompt_tokens, step, refreshes, last_refresh)
+    return shape.kv_per_token * tokens
 
 
 def speed_bound(
@@ -294,6 +317,9 @@ class BytesRead:
     def __post_init__(self) -> None:
         self._full = baseline_schedule(self.shape.num_layers)
         self._refreshes = self._last_refresh = 0
+        # A step costs the same time in a model of any depth.
+        self._weights = [weight_cost(self.shape, self.schedule, lora, self.corrections) for lora in (False, True)]
+        self._full_weights = weight_cost(self.shape, self._full, lora=False)
         self._own = 0.0
         self._base = [0.0]  # up to each step that was not taken back
 
@@ -301,7 +327,8 @@ class BytesRead:
         """Count a decode step."""
         if not lora:
             self._refreshes, self._last_refresh = self._refreshes + 1, step
-        self._base.append(self._base[-1] + step_bytes(self.shape, self._full, step, self.prompt_tokens, 1))
+        full = self._full_weights + _kv_cost(self.shape, self._full, False, self.prompt_tokens, step)
+        self._base.append(self._base[-1] + full)
         self._read(step, lora)
 
     def rewind(self, to: int) -> None:
@@ -313,9 +340,8 @@ class BytesRead:
         self._read(len(self._base) - 1, lora=False)
 
     def _read(self, step: int, lora: bool) -> None:
-        past = self._refreshes, self._last_refresh
-        where = self.shape, self.schedule, step, self.prompt_tokens, 1
-        self._own += step_bytes(*where, self.corrections, True, lora, *past)
+        past = self.prompt_tokens, step, self._refreshes, self._last_refresh
+        self._own += self._weights[lora] + _kv_cost(self.shape, self.schedule, lora, *past)
 
     @property
     def bound(self) -> float | None:

@@ -28,12 +28,11 @@ def ratio_interval(units: Sequence[Unit], base: Sequence[Unit] | None = None) ->
     count = len(units)
     if count < 2:
         return None
-    drawn = np.random.default_rng(SEED).integers(count, size=(RESAMPLES, count))
-
-    def ratios(side: Sequence[Unit]) -> np.ndarray:
-        values = np.array(side, float)
-        sums = np.array([values[rows].sum(0) for rows in drawn])
-        return sums[:, 0] / np.maximum(sums[:, 1], LEAST)
-
-    ratio = ratios(units) if base is None else ratios(units) / np.maximum(ratios(base), LEAST)
+    random = np.random.default_rng(SEED)
+    values = np.hstack([np.array(side, float) for side in (units, base or ()) if side])
+    # A sample at a time: all of them together take 16 kB a unit.
+    sums = np.array([values[random.integers(count, size=count)].sum(0) for _ in range(RESAMPLES)])
+    ratio, *of_base = (sums[:, i] / np.maximum(sums[:, i + 1], LEAST) for i in range(0, sums.shape[1], 2))
+    if of_base:
+        ratio = ratio / np.maximum(of_base[0], LEAST)
     return [float(end) for end in np.quantile(ratio, MIDDLE)]

@@ -43,7 +43,9 @@ def schedule_of(header: Header, config: dict[str, Any]) -> Schedule:
 
 def corrections_of(config: dict[str, Any]) -> Corrections:
     """Sizes of a lane's corrections, from its settings."""
-    return Corrections(config.get("rank") or 0, config.get("corrected"), **config.get("extras") or {})
+    corrected = config.get("corrected")
+    layers = None if corrected is None else frozenset(corrected)  # it is asked for each layer of each step
+    return Corrections(config.get("rank") or 0, layers, **config.get("extras") or {})
 
 
 def shape_of(header: Header) -> ModelShape | None:
@@ -139,7 +141,7 @@ class LaneReport:
                 return
             self._layer_runs += sum(record.active)
         else:
-            self._layer_runs += self.schedule.num_layers - min(self.schedule.dropped, default=self.schedule.num_layers)
+            self._layer_runs += self.schedule.num_layers - self.schedule.first_skipped
         self.decode_ms += record.ms
         if isinstance(record, StepRecord) and record.kind == "lora":
             self._pending += 1

@@ -32,6 +32,7 @@ def about_step(trace: Trace, lane: str, step: int) -> dict[str, Any]:
         raise LoraDropError(f"lane {lane} has no step {str(step)[:40]}: {steps}.")
     lanes = {name: LaneSteps(trace, name) for name, steps in trace.steps.items() if step < len(steps)}
     own = lanes[lane]
+    refresh = own.refresh_after(step)
     return {
         "lane": lane,
         "step": step,
@@ -48,7 +49,7 @@ def about_step(trace: Trace, lane: str, step: int) -> dict[str, Any]:
             }
             for name, other in lanes.items()
         },
-        "refresh": own.refresh_after(step),
+        "refresh": refresh and {**refresh, "repaired": list(refresh["repaired"])},
     }
 
 
@@ -138,7 +139,7 @@ class LaneSteps:
 
         Returns:
             `{"step", "rows", "repaired", "taken_back", "trigger", "text"}`: its number (None for the last
-            verification), its rows, the earlier steps that it ran again, the text that it rejected (None for none),
+            verification), its rows, the range of earlier steps that it ran again, the text that it rejected (None for none),
             what made it come early, and all this in a sentence.
         """
         if not self._skips or step == 0:
@@ -148,7 +149,7 @@ class LaneSteps:
             return _verification(self._last_verified, len(self.steps)) if self._last_verified else None
         before, at = self._full_steps[following - 1 : following + 1]
         full, rejected = self.steps[at], self._rejected.get(at)
-        repaired = list(range(before + 1, at)) if self._config.get("refresh") == "repair" else []
+        repaired = range(before + 1, at) if self._config.get("refresh") == "repair" else range(0)
         return {
             "step": at,
             "rows": full.rows,
@@ -159,7 +160,7 @@ class LaneSteps:
         }
 
 
-def _sentence(step: int, at: int, repaired: list[int], rejected: str | None, trigger: str | None) -> str:
+def _sentence(step: int, at: int, repaired: range, rejected: str | None, trigger: str | None) -> str:
     """A refresh in words."""
     early = f", early, as its {trigger} reached the limit," if trigger else ""
     head = f"This step{early} ran every layer" if at == step else f"Step {at}{early} then ran every layer"
@@ -181,7 +182,7 @@ def _verification(record: JudgeRecord, tokens: int) -> dict[str, Any]:
     return {
         "step": None,
         "rows": record.rows,
-        "repaired": list(range(max(0, tokens - record.rows), tokens)),
+        "repaired": range(max(0, tokens - record.rows), tokens),
         "taken_back": None,
         "trigger": None,
         "text": f"At the end the full model verified the last {drafts} and accepted {them}.",

@@ -25,6 +25,7 @@ FORMAT: Final = "lora-drop-trace"
 VERSIONS: Final = (1, 2)  # 2 where tokens may be taken back, or quality is audited
 BASELINE, LORA_DROP, THIRD = "baseline", "lora_drop", "third"  # ids of the lanes of a run
 MAX_LANES = 16  # the reader and the page go through all lanes at every step
+MAX_LAYERS = 1000  # of a model, and the length of a list of layers
 MAX_DEPTH = 8  # of objects and lists in a header: deeper than any run's, and far from the limit of recursion
 TOGETHER = ("speedup", "bound", "kv_saved", "first_divergence", "top1_agreement")  # of a lane beside the baseline
 FREE = ("accepted", "tokens_per_refresh", "speedup_interval", "quality")  # further figures of a lane, None where none
@@ -40,7 +41,9 @@ Number = Annotated[float, Field(strict=True, ge=-LARGEST, le=LARGEST)]  # or a w
 StepNumber = Annotated[int, Field(strict=True, ge=0, le=10**7)]
 Size = Annotated[int, Field(strict=True, ge=0, le=2**31)]
 Bytes = Annotated[int, Field(strict=True, ge=0, le=2**53)]
-Layers = list[Annotated[int, Field(strict=True, ge=0, lt=10_000)]]
+Layers = Annotated[list[Annotated[int, Field(strict=True, ge=0, lt=MAX_LAYERS)]], Field(max_length=MAX_LAYERS)]
+Label = Annotated[Text, Field(max_length=1000)]  # it is repeated at each step
+Factor = Annotated[float, Field(strict=True, ge=0, le=64)]  # bytes of a stored weight over those of an activation
 TOP = 5  # likeliest tokens of a step that are recorded
 Top = Annotated[list[tuple[Text, Annotated[float, Field(strict=True, ge=0, le=1)]]], Field(max_length=TOP)]
 
@@ -64,7 +67,7 @@ class ExtrasHeader(TypedDict, total=False):
     kept: Size
     head_rank: Size
     head_best: Size
-    code_size: Annotated[float, Field(strict=True, ge=0, le=8)]
+    code_size: Factor
 
 
 if TYPE_CHECKING:  # a type checker does not read the table
@@ -95,22 +98,44 @@ class LaneHeader(TypedDict):
     """A lane of a run."""
 
     id: LaneId
-    label: Text
+    label: Label
     config: LaneConfig
 
 
 @with_config(MORE)
-class ModelHeader(TypedDict):
-    """The model: `kv_bytes_per_token` is what one layer stores for one token; `shape` has the sizes of the formulas.
+class ShapeHeader(TypedDict, total=False):
+    """The sizes of the formulas: `lora_drop.method.cost.ModelShape`. The layers are the model's."""
 
-    Also revision, hidden_size and params.
-    """
+    num_layers: int
+    hidden_size: Size
+    num_heads: Size
+    num_kv_heads: Size
+    head_dim: Size
+    intermediate_size: Size
+    vocab_size: Size
+    tied: bool
+    qkv_bias: bool
+    qk_norm: bool
+    matrix_size: Factor
+    head_size: Factor
+    part_size: Factor
+    code_size: Factor
+    layer_sizes: Annotated[
+        list[Annotated[list[Factor], Field(min_length=3, max_length=3)]], Field(max_length=MAX_LAYERS)
+    ]
+
+
+@with_config(MORE)
+class ModelHeader(TypedDict):
+    """The model: `kv_bytes_per_token` is what one layer stores for one token. Also its revision."""
 
     id: Text
     dtype: Text
-    layers: Annotated[int, Field(strict=True, ge=1, le=10_000)]
+    layers: Annotated[int, Field(strict=True, ge=1, le=MAX_LAYERS)]
+    hidden_size: NotRequired[Size]
+    params: NotRequired[Bytes]
     kv_bytes_per_token: NotRequired[Bytes]
-    shape: NotRequired[dict[str, bool | Number | list[list[Number]]] | None]
+    shape: NotRequired[ShapeHeader | None]
 
 
 @with_config(MORE)
@@ -212,12 +237,16 @@ class Header(_Line):
     def is_right(self) -> bool:
         """Checks that the types cannot make. A lane without `dropped` gets an empty one."""
         ids = [lane["id"] for lane in self.lanes]
-        layers = self.model["layers"]
+        layers, shape = self.model["layers"], self.model.get("shape") or {}
+        if shape.get("num_layers", layers) != layers or len(shape.get("layer_sizes") or range(layers)) != layers:
+            return False
         for lane in self.lanes:
             config = lane["config"]
             config.setdefault("dropped", [])
-            named = [config.get(name) or [] for name in ("dropped", "corrected", "layers", "drop_layers")]
-            if max((layer for some in named for layer in some), default=0) >= layers:
+            named = [config.get(name) or [] for name in ("dropped", "corrected", "drop_layers")]
+            if any(len(set(some)) != len(some) for some in named):
+                return False
+            if max((layer for some in (*named, config.get("layers") or ()) for layer in some), default=0) >= layers:
                 return False
         return len(set(ids)) == len(ids) and not set(ids) & set(TAKEN) and is_plain(vars(self))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
 from lora_drop.errors import LoraDropError
@@ -71,11 +72,11 @@ class Trace:
                 raise LoraDropError(f"step {record.step} has {len(record.active)} layers, the header another number.")
             steps.append(record)
         elif isinstance(record, RewindRecord):
-            if record.to >= len(steps):
-                raise LoraDropError(f"lane {record.lane!r} goes back to step {record.to}, which it has not reached.")
+            if record.to >= len(steps) - 1:
+                raise LoraDropError(f"lane {record.lane!r} goes back to step {record.to}, from no later one.")
+            for step in range(record.to + 1, len(steps)):
+                self.audits[record.lane].pop(step, None)
             del steps[record.to + 1 :]
-            audits = self.audits[record.lane]
-            self.audits[record.lane] = {step: audit for step, audit in audits.items() if step <= record.to}
         self.passes[record.lane].append(record)
 
     def _add_audit(self, record: AuditRecord) -> None:
@@ -171,13 +172,11 @@ def parse_trace(raw: bytes, name: str = "the trace") -> Trace:
     Raises:
         LoraDropError: see `read_trace`.
     """
-    lines = raw.split(b"\n")
-    tail = lines.pop()  # b"" if the last line is complete
     trace: Trace | None = None
-    for i, line in enumerate([*lines, tail], start=1):
+    for i, line in enumerate(BytesIO(raw), start=1):
         if not line.strip():
             continue
-        cut = i > len(lines)
+        cut = not line.endswith(b"\n")
         try:
             record = read_line(line)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:

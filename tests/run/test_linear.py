@@ -1,0 +1,35 @@
+"""Reading a trace, and all that is made of it, costs time linear in its bytes: files that were made to cost more."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from lora_drop.run.exports.chrome import chrome_trace
+from lora_drop.run.exports.html import wire_text
+from lora_drop.run.report.compare import compared
+from lora_drop.run.report.steps import inside
+from lora_drop.run.trace.trace import parse_trace
+from scripts.attack.traces import COSTLY
+
+SMALL, TIMES = 60_000, 8  # bytes, and how much larger the large file is
+MOST = 3  # times as long as a linear reader; a quadratic one takes 8
+
+
+def seconds(raw: bytes) -> float:
+    """Processor time of everything that is made of a file; the least of three."""
+    taken = []
+    for _ in range(3):
+        start = time.process_time()
+        trace = parse_trace(raw)
+        wire_text(trace), inside(trace), chrome_trace(trace), compared({"x": trace})
+        taken.append(time.process_time() - start)
+    return min(taken)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", COSTLY)
+def test_time_is_linear_in_the_bytes(name):
+    small, large = (COSTLY[name](size).encode() for size in (SMALL, TIMES * SMALL))
+    assert seconds(large) / seconds(small) < MOST * len(large) / len(small)
