@@ -114,5 +114,6 @@ def cycles(size: int) -> str:
 
 # By name: such a file of about so many bytes.
 COSTLY: dict[str, Callable[[int], str]] = {
-    one.__name__: one for one in (rewinds, repairs, verified, long_label, many_layers, repeated_words, blank_lines, cycles)
+    one.__name__: one
+    for one in (rewinds, repairs, verified, long_label, many_layers, repeated_words, blank_lines, cycles)
 }

@@ -13,14 +13,14 @@ from lora_drop.run.report.steps import inside
 from lora_drop.run.trace.trace import parse_trace
 from scripts.attack.traces import COSTLY
 
-SMALL, TIMES = 60_000, 8  # bytes, and how much larger the large file is
-MOST = 3  # times as long as a linear reader; a quadratic one takes 8
+SMALL, TIMES = 400_000, 4  # bytes, and how much larger the large file is
+MOST = 2  # times as long as a linear reader; a quadratic one takes 4
 
 
 def seconds(raw: bytes) -> float:
-    """Processor time of everything that is made of a file; the least of three."""
+    """Processor time of everything that is made of a file; the less of two."""
     taken = []
-    for _ in range(3):
+    for _ in range(2):
         start = time.process_time()
         trace = parse_trace(raw)
         wire_text(trace), inside(trace), chrome_trace(trace), compared({"x": trace})

@@ -139,8 +139,8 @@ class LaneSteps:
 
         Returns:
             `{"step", "rows", "repaired", "taken_back", "trigger", "text"}`: its number (None for the last
-            verification), its rows, the range of earlier steps that it ran again, the text that it rejected (None for none),
-            what made it come early, and all this in a sentence.
+            verification), its rows, the range of earlier steps that it ran again, the text that it rejected (None for
+            none), what made it come early, and all this in a sentence.
         """
         if not self._skips or step == 0:
             return None
