@@ -34,19 +34,20 @@ def both(
     """Log-probabilities (B, N, V) of LoRA-Drop and of the full model at LoRA steps, and these positions (T,).
 
     Args:
-        every: take every decode step where refreshes are single; with exact ones the other steps are the full model's.
+        every: take every decode step, unless refreshes are exact: then the other steps are the full model's.
         counted: (B, T) bool; take the positions where it is True alone, as rows (count, V); None takes all.
     """
-    head = loaded.model.get_output_embeddings()
+    head, exact = loaded.model.get_output_embeddings(), schedule.repairs and schedule.kv == "write"
     if schedule.repairs:
-        ours, full, where = exact_states(loaded.model, tokens, prompt_tokens, schedule, bank)
+        rows, full, where = exact_states(loaded.model, tokens, prompt_tokens, schedule, bank)
+        states = full.index_copy(1, where.nonzero()[:, 0], rows)
     else:
         states, where = student_states(loaded.model, tokens, prompt_tokens, schedule, bank)
-        if every:
-            where = torch.arange(tokens.shape[1], device=tokens.device) >= prompt_tokens
-        ours = states[:, where]
-        with torch.no_grad():
-            full = loaded.model.model(tokens).last_hidden_state[:, where]
+    if every and not exact:
+        where = torch.arange(tokens.shape[1], device=tokens.device) >= prompt_tokens
+    ours = states[:, where]
+    with torch.no_grad():
+        full = (full if exact else loaded.model.model(tokens).last_hidden_state)[:, where]
     if counted is not None:  # before the head, which costs as much as six layers
         ours, full = ours[counted[:, where]], full[counted[:, where]]
     with torch.no_grad():
@@ -65,12 +66,12 @@ def distillation(
 ) -> tuple[Tensor, Tensor]:
     """Loss in nats and the share of equal argmax, means over the counted tokens of a batch (B, T).
 
-    The mean is over LoRA steps where refreshes are exact. It is over all decode steps where they are single, so that
+    The mean is over LoRA steps where refreshes repair. It is over all decode steps where they are single, so that
     what LoRA steps write serves the refreshes too.
     """
     if loss == "text":  # nothing follows the last token
         counted = counted & (torch.arange(tokens.shape[1], device=tokens.device) < tokens.shape[1] - 1)
-    ours, full, where = both(loaded, tokens, prompt_tokens, schedule, bank, every=True, counted=counted)
+    ours, full, where = both(loaded, tokens, prompt_tokens, schedule, bank, not schedule.repairs, counted)
     rows = max(1, len(ours))  # a long prompt may leave none
     if loss in ("kl", "sharp"):
         losses = kl(full if loss == "kl" else (full / SHARP).log_softmax(-1), ours)

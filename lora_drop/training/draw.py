@@ -43,7 +43,7 @@ def draw(settings: TrainSettings, step: int, windows: int, num_layers: int) -> D
     ratio = settings.drop_ratio
     if ratio is None:
         ratio = rng.choice((rng.choice(RATIOS), rng.uniform(*ANY_RATIO)))
-    exact = settings.refresh == "repair"
+    exact = settings.exact
     config = LoraDropConfig(
         period=settings.period or rng.choice(NEAR_PERIODS if exact or settings.drop_count else PERIODS),
         drop_ratio=ratio,

@@ -52,7 +52,8 @@ class TrainSettings:
     warmup: float = setting(0.05, "share of the steps that warm up", between=(0, 1))
     seed: int = setting(0, "random seed of windows, schedules and initial weights", between=(0, MAX_SEED))
     refresh: Refresh = setting(
-        "single", "refresh to train for; with repair a LoRA step sees the full model's states up to its anchor"
+        "single",
+        "refresh to train for; with repair and kv write a LoRA step sees the full model's states up to its anchor",
     )
     drop_count: int | None = setting(
         None,
@@ -85,9 +86,11 @@ class TrainSettings:
                 raise LoraDropError("drop_order must list different layers from 1 upwards, such as 14,9,12.")
         if self.drop_count and self.drop_count > len(self.order):
             raise LoraDropError(f"drop_count {self.drop_count} needs a drop_order of as many layers or more.")
-        exact = self.refresh == "repair"
-        if exact and self.kv != "write":
-            raise LoraDropError("training for refresh repair needs kv write: name it, or train for refresh single.")
+
+    @property
+    def exact(self) -> bool:
+        """Whether a refresh leaves the full model's caches and anchors, so that nothing before it matters."""
+        return self.refresh == "repair" and self.kv == "write"
 
     @property
     def rules(self) -> dict[str, Any]:

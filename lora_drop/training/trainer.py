@@ -142,7 +142,7 @@ class Trainer:
         tokens, counted = self.windows[batch.windows], self.counted[batch.windows]
         first, *_, last = counted.any(0).nonzero()[:, 0].tolist()
         prompt = batch.prompt_tokens
-        if self.settings.refresh == "repair":  # nothing outlasts a refresh, so LoRA steps may begin anywhere
+        if self.settings.exact:  # nothing outlasts a refresh, so LoRA steps may begin anywhere
             prompt = min(prompt + first, last)
         elif replies := int(counted.int().argmax(1).max()):  # no text's prompt may have LoRA steps
             prompt = replies
