@@ -86,6 +86,7 @@
  * @property {number} accept
  * @property {string} head
  * @property {string} parts
+ * @property {boolean} [own_repeats]
  */
 
 /**

@@ -94,11 +94,11 @@ export function scheduleOf(settings, numLayers) {
 }
 
 /**
- * Error about `refresh` and `accept`, in the words of LoraDropConfig; empty without one.
+ * Error about `refresh`, `accept` and `own_repeats`, in the words of LoraDropConfig; empty without one.
  *
  * @param {Settings} settings
  */
-function refusedExactness({ refresh, accept, kv, period }) {
+function refusedExactness({ refresh, accept, kv, period, own_repeats }) {
   if (typeof accept !== "number" || !(accept >= 0 && accept <= 1)) return "Accept must be between 0 and 1.";
   if (refresh === "repair" && period > MAX_REPAIR) {
     return (
@@ -107,6 +107,9 @@ function refusedExactness({ refresh, accept, kv, period }) {
   }
   if (accept && !(refresh === "repair" && kv === "write")) {
     return `accept ${accept} needs exact full steps to verify by: set refresh repair and kv write, or accept 0.`;
+  }
+  if (own_repeats && !accept) {
+    return "own_repeats has no effect with accept 0, which keeps every draft: raise accept.";
   }
   return "";
 }

@@ -20,6 +20,7 @@ from lora_drop.decode.refresh import Refresher
 from lora_drop.decode.sampling import Sampling, draw
 from lora_drop.decode.step import DecoderOutput, DecodeState, Prefilled, Rewind, StepResult, Verified
 from lora_drop.errors import LoraDropError
+from lora_drop.method.quality import repeats_at
 from lora_drop.method.schedule import Schedule
 
 LaneEvent = StepResult | Rewind | Verified
@@ -214,7 +215,7 @@ class Lane:
         """Count the drafts that the full model accepts: those before the first one that it rejects.
 
         It accepts its own choice, and with `accept` below 1 also a token that it rates at least `accept` times as
-        likely as its most likely one.
+        likely as its most likely one; with `own_repeats` not if that token completes a 4-gram for the second time.
 
         Args:
             output: of the pass over the drafts, row r of its logits in the place of draft r.
@@ -229,7 +230,11 @@ class Lane:
                 logits = output.logits[:count].float()
                 of_drafts = logits.gather(1, torch.tensor(drafts, device=logits.device)[:, None])[:, 0]
                 likely = of_drafts >= logits.amax(1) + math.log(accept)
-            accepts = [own or near for own, near in zip(accepts, likely.tolist(), strict=True)]
+            ends = range(len(self.tokens) - count + 1, len(self.tokens) + 1)
+            accepts = [
+                own or (near and not (self.schedule.own_repeats and repeats_at(self.tokens, end)))
+                for own, near, end in zip(accepts, likely.tolist(), ends, strict=True)
+            ]
         accepted = accepts.index(False) if False in accepts else count
         self.drafts += count
         self.accepted += accepted

@@ -37,7 +37,20 @@ from lora_drop.run.trace.records import BASELINE, LORA_DROP
 
 OWN_PROMPTS = HELD_OUT[:6]  # few: a grid has many points
 SAMPLE_PROMPT = SAMPLE_PROMPTS[0]
-AXES = ("reuse", "part", "adapters", "refresh", "kv", "accept", "head", "parts", "drop_ratio", "period", "drop_layers")
+AXES = (
+    "reuse",
+    "part",
+    "adapters",
+    "refresh",
+    "kv",
+    "accept",
+    "own_repeats",
+    "head",
+    "parts",
+    "drop_ratio",
+    "period",
+    "drop_layers",
+)
 _LISTS = {one.name: one.kind for one in settings_of(SCHEDULE) if isinstance(one.kind, (Layers, LayerList))}
 
 

@@ -168,6 +168,16 @@ class LoraDropConfig:
         words="parts {}",
         since=3,
     )
+    own_repeats: bool = setting(
+        False,
+        "with accept: a draft that completes a 4-gram which the reply holds already stays only if it is the full "
+        "model's own choice",
+        label="Repeats only by the full model's choice",
+        info="On: guesses start fewer circles; a few more are rejected.",
+        row="parts",
+        words="no guessed repeats",
+        since=4,
+    )
 
     def __post_init__(self) -> None:
         if self.refresh == "repair" and self.period > MAX_REPAIR:
@@ -180,6 +190,8 @@ class LoraDropConfig:
                 f"accept {self.accept:g} needs exact full steps to verify by: set refresh repair and kv write, or "
                 "accept 0."
             )
+        if self.own_repeats and not self.accept:
+            raise LoraDropError("own_repeats has no effect with accept 0, which keeps every draft: raise accept.")
 
     def schedule_for(self, num_layers: int) -> Schedule:
         """The schedule on a model of `num_layers` layers.

@@ -172,7 +172,7 @@ COMPARISONS = {
     "bare": Comparison(
         "nothing corrected, nothing checked",
         "Nothing corrected, nothing checked",
-        {"adapters": "none", "parts": "auto", "head": "full", "accept": 0.0},
+        {"adapters": "none", "parts": "auto", "head": "full", "accept": 0.0, "own_repeats": False},
     ),
     "screened-head": Comparison(
         "full model, screened head",

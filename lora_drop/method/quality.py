@@ -68,6 +68,12 @@ def collapse_at(token_ids: Sequence[int]) -> int | None:
     return None
 
 
+def repeats_at(token_ids: Sequence[int], end: int) -> bool:
+    """True if the 4-gram that ends before index `end` occurred earlier in the text."""
+    gram = token_ids[max(0, end - GRAM) : end]
+    return any(token_ids[i : i + GRAM] == gram for i in range(end - GRAM))
+
+
 def repeated_share(token_ids: Sequence[int]) -> float:
     """The share of a text's 4-grams that occurred earlier in it; 0 if it has none."""
     grams = [tuple(token_ids[i : i + GRAM]) for i in range(len(token_ids) - GRAM + 1)]

@@ -53,6 +53,7 @@ class Schedule:
     refresh: Refresh = "single"
     accept: float = 0.0
     head: Head = "full"
+    own_repeats: bool = False
 
     @cached_property
     def dropped_set(self) -> frozenset[int]:

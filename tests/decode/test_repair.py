@@ -159,6 +159,38 @@ def test_every_draft_that_stays_meets_its_rule(decoder, tiny, accept):
     assert kept and own and any(isinstance(event, Rewind) for event in events)
 
 
+def stays(row, text):
+    """The rule of `own_repeats` by other code: whether the last token of a text stays after logits (V,)."""
+    grams = [tuple(text[i : i + 4]) for i in range(len(text) - 3)]
+    return text[-1] == int(row[:3].argmax()) or not grams or grams[-1] not in grams[:-1]
+
+
+@pytest.mark.parametrize("own_repeats", [True, False])
+def test_a_repeat_stays_only_if_it_is_the_full_model_s_own_choice(decoder, tiny, own_repeats):
+    """Drafts are judged in order, up to the first that does not stay. Texts of three tokens repeat themselves."""
+    rules = EXACT | {"accept": 1e-30, "own_repeats": own_repeats}
+    schedule = Schedule(5, tiny.num_layers, (1, 2, 3), **rules)
+    options = {"choose": lambda logits, step: logits[:, :3].argmax(1)[:, None]}
+    ours, events = events_of(decoder, schedule, tokens=40, **options)
+    text, judged = [], 0  # what is written, and how much of it no pass can reject
+    by_rule = []
+    for event in events:
+        if isinstance(event, StepResult) and event.kind == "lora":
+            text.append(event.token_id)
+            continue
+        rows, _ = logits_of(decoder, baseline_schedule(tiny.num_layers), target=text) if text else ([], None)
+        stay = [stays(rows[i], text[: i + 1]) for i in range(judged, len(text))]
+        if isinstance(event, Rewind):
+            by_rule.append(stay.index(False) == event.to + 1 - judged if False in stay else False)
+            del text[event.to + 1 :]
+        else:
+            by_rule.append(all(stay))
+            text += [event.token_id] if isinstance(event, StepResult) else []
+        judged = len(text) if isinstance(event, StepResult) else judged
+    assert text == ours.tokens and any(isinstance(event, Rewind) for event in events) == own_repeats
+    assert all(by_rule) == own_repeats, "without the setting some repeats stay"
+
+
 def test_the_head_alone_redone_is_lossless(decoder, tiny):
     """No layer skipped, the head screened at LoRA steps, `accept` 1: only logits are computed again."""
     bank = full_bank(tiny, "residual", rank=8, best=16)

@@ -24,6 +24,7 @@ BAD = {
     "refresh": ("never",),
     "accept": (2, NAN),
     "parts": ("mlp",),
+    "own_repeats": ("yes", 1),
     "perod": (3,),
 }
 TOGETHER = (
@@ -31,6 +32,7 @@ TOGETHER = (
     {"accept": 0.5},
     {"accept": 0.5, "refresh": "repair"},
     {"accept": 0.5, "kv": "write"},
+    {"own_repeats": True},
 )
 
 
@@ -52,7 +54,7 @@ def test_positions_are_checked_like_names():
     assert refused(0) == refused(period=0)
     assert refused(3, (1, 4), NAN) == refused(drop_ratio=NAN)
     assert LoraDropConfig(*[field.default for field in dataclasses.fields(LoraDropConfig)]) == LoraDropConfig()
-    assert "14" in refused(*[field.default for field in dataclasses.fields(LoraDropConfig)], 1)
+    assert "15" in refused(*[field.default for field in dataclasses.fields(LoraDropConfig)], 1)
     assert refused(3, period=3).startswith("period")
 
 

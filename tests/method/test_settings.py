@@ -94,7 +94,7 @@ def test_the_page_of_the_docs_is_the_tables():
 # Callers of the API count positions: a new setting comes after these (`since`).
 API_ORDER = """preset period layers drop_ratio reuse part kv drop_layers adapters
 max_new_tokens temperature top_p seed view audit ignore_eos lanes
-refresh_entropy refresh_norm compare model refresh accept head parts""".split()
+refresh_entropy refresh_norm compare model refresh accept head parts own_repeats""".split()
 
 
 def test_the_api_keeps_its_order():

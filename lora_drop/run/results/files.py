@@ -33,7 +33,7 @@ class _Figures(Shape):
 def _type_of(one: Setting) -> Any:
     if isinstance(one.kind, (Layers, LayerList)):
         return list[int] | None
-    return str | None if one.kind.python is str else Number | None
+    return one.kind.python | None if one.kind.python in (str, bool) else Number | None
 
 
 _Point = _shape(

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from lora_drop.run.report.words import rule_words
 
 Row = dict[str, Any]
-OTHERS = ("kv", "refresh", "accept", "head", "parts", "drop_layers")  # settings that set groups apart, beside the rule
+# Settings that set groups apart, beside the rule.
+OTHERS = ("kv", "refresh", "accept", "own_repeats", "head", "parts", "drop_layers")
 
 
 class Group(NamedTuple):
