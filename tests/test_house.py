@@ -49,7 +49,8 @@ def _room(module: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "room", ["method", "run.report", "run.trace", "run.wire", "run.exports", "run.results.rows", "cli.replay"]
+    "room",
+    ["method", "run.report", "run.trace", "run.wire", "run.reading", "run.exports", "run.results.rows", "cli.replay"],
 )
 def test_no_torch(house, room):
     """Not even through what it imports at its start; in itself nowhere."""

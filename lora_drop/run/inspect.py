@@ -32,8 +32,7 @@ from lora_drop.models.load import LoadedModel
 from lora_drop.models.tokens import encode_prompt
 from lora_drop.paths import SHIPPED_ADAPTERS
 from lora_drop.run.audit import drift_of, top_of
-from lora_drop.run.report.steps import about_step
-from lora_drop.run.trace.records import StepRecord, number
+from lora_drop.run.trace.records import Header, StepRecord, number
 from lora_drop.run.trace.trace import Trace
 
 AROUND = 64  # steps on either side whose outputs are kept too: a reader goes on to the neighbours
@@ -56,7 +55,7 @@ def recorded_lane(loaded: LoadedModel, trace: Trace, lane: str) -> RecordedLane:
         LoraDropError: the model, its weights, the adapters or the prompt's tokens are not those of the run.
     """
     header = trace.header
-    check_weights(loaded, trace)
+    check_weights(loaded, header)
     recorded: dict[str, Any] = dict(header.config_of(lane))
     config = _config(recorded)
     schedule = config.schedule_for(loaded.num_layers)
@@ -90,9 +89,9 @@ def _check_steps(loaded: LoadedModel, schedule: Schedule, steps: list[StepRecord
         raise LoraDropError(f"this run has tokens that {loaded.id} does not know: it cannot be read again.")
 
 
-def check_weights(loaded: LoadedModel, trace: Trace) -> None:
+def check_weights(loaded: LoadedModel, header: Header) -> None:
     """Raise LoraDropError if the model is not the one that the run was made with."""
-    model: dict[str, Any] = {**trace.header.model}
+    model: dict[str, Any] = {**header.model}
     if model.get("revision") != loaded.revision or model["layers"] != loaded.num_layers:
         raise LoraDropError(
             f"this run's weights ({model['id'][:80]}, {str(model.get('revision', 'unknown'))[:40]}) are not those of "
@@ -181,17 +180,18 @@ def read_again(
     """Read a lane's text again, and keep the layer outputs around a step.
 
     Args:
+        trace: of which only the header, and kinds and tokens of the lane's steps, are read.
+        step: one that the lane has.
         should_stop: asked between steps.
 
     Returns:
         None if it was stopped.
 
     Raises:
-        LoraDropError: see `recorded_lane`; or the lane has no such step.
+        LoraDropError: see `recorded_lane`.
     """
     recorded = recorded_lane(loaded, trace, lane)
     steps = trace.steps[lane]
-    about_step(trace, lane, step)
     start, end = max(0, step - AROUND), min(len(steps), step + AROUND + 1)
     decoder = watched(loaded)
     state = decoder.new_state(
@@ -251,19 +251,22 @@ def _full_rows(
     return torch.cat(kept) if kept else torch.empty(0, loaded.num_layers, loaded.shape.hidden_size)
 
 
-def inspect(loaded: LoadedModel, trace: Trace, lane: str, step: int, window: Window) -> dict[str, Any]:
-    """A step of a lane: `about_step`, with what the second reading of its text adds.
+def inspect(loaded: LoadedModel, header: Header, about: dict[str, Any], window: Window) -> dict[str, Any]:
+    """A step of a lane, with what the second reading of its text adds.
+
+    Args:
+        about: of `report.steps.about_step`.
 
     Returns:
-        `about_step`'s dict. Its `layers` also have `drift` (||x_hat - x|| / ||x|| of the layer's output), `lens` and
+        `about`. Its `layers` also have `drift` (||x_hat - x|| / ||x|| of the layer's output), `lens` and
         `full_lens` (five `[token text, probability]`, of the lane's output and of the full model's); `full` has the
         full model's five on the same text, and `refresh` the largest `drift` that a repair left at this token.
 
     Raises:
-        LoraDropError: the lane has no such step, or the model is another one.
+        LoraDropError: the model is another one.
     """
-    check_weights(loaded, trace)
-    about = about_step(trace, lane, step)
+    check_weights(loaded, header)
+    lane, step = about["lane"], about["step"]
     decoder, at = watched(loaded), step - window.start
     ours, full = (outputs[at].to(loaded.device) for outputs in (window.lane, window.full))
     drifts = _drifts(ours, full)

@@ -16,13 +16,11 @@ from lora_drop.method.presets import config_from
 from lora_drop.method.schedule import baseline_schedule
 from lora_drop.method.settings import BY_NAME, settings_of
 from lora_drop.models.load import LoadedModel, ModelInfo
-from lora_drop.run.exports.html import replay_html
 from lora_drop.run.request import LORA_DROP, Plan, Request, plan
 from lora_drop.run.trace.records import write_line
 from lora_drop.ui.callbacks import FAILURE, Callbacks
 from lora_drop.ui.components import SEE_LOG
 from lora_drop.ui.controls import refuse_private
-from lora_drop.ui.inspector import posted_trace
 from lora_drop.ui.serve import space as zero
 from lora_drop.ui.serve.memory import return_memory
 from lora_drop.ui.stream import batches
@@ -86,6 +84,18 @@ def functions(calls: Callbacks) -> dict[str, Callable[..., Any]]:
         with _one_line_errors():
             return calls.inspector.inspect(run_id, trace, lane, step)
 
+    def replay(trace: str) -> str:
+        """Make one self-contained HTML page of a recorded run; it opens offline.
+
+        Args:
+            trace: the text of a trace file (JSON Lines), as generate streams it or the command line writes it.
+        """
+        return_memory()
+        with _one_line_errors():
+            if not isinstance(trace, str):
+                raise LoraDropError("trace must be a text.")
+            return calls.reader.ask("html", trace.encode("utf-8", "replace"))
+
     options = settings_of(CALL, SCHEDULE, RUN)
     estimated = [one for one in options if one.of != RUN or one.name == "max_new_tokens"]
     return {
@@ -111,17 +121,6 @@ def _one_line_errors(calls: Callbacks | None = None) -> Iterator[None]:
         raise gr.Error(str(error), print_exception=False) from None
     except Exception as error:
         raise gr.Error(f"{FAILURE} {SEE_LOG}") from error  # Gradio prints the traceback
-
-
-def replay(trace: str) -> str:
-    """Make one self-contained HTML page of a recorded run; it opens offline.
-
-    Args:
-        trace: the text of a trace file (JSON Lines), as generate streams it or the command line writes it.
-    """
-    return_memory()
-    with _one_line_errors():
-        return replay_html(posted_trace(trace))
 
 
 def _with_parameters(function: Callable[..., Any], settings: Iterable[Setting], prompt: str) -> Callable[..., Any]:

@@ -21,8 +21,7 @@ from lora_drop.models.place import on_zero_gpu
 from lora_drop.models.pool import ModelPool
 from lora_drop.models.tokens import encode_prompt
 from lora_drop.paths import SHIPPED_RECORDED
-from lora_drop.run.exports.chrome import chrome_trace
-from lora_drop.run.exports.html import replay_html, wire_text
+from lora_drop.run.exports.html import wire_text
 from lora_drop.run.prompts import PromptCache
 from lora_drop.run.report.report import Report
 from lora_drop.run.request import Request
@@ -31,7 +30,7 @@ from lora_drop.run.results.pays import where_it_pays
 from lora_drop.run.results.preset_results import idle_gain
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import Header, Record, StepRecord, Summary, write_line
-from lora_drop.run.trace.trace import parse_trace, read_trace
+from lora_drop.run.trace.trace import read_file, read_trace
 from lora_drop.run.warm import SECONDS
 from lora_drop.run.wire import figures_line, wire_line
 from lora_drop.ui.components import error_line, status_value
@@ -40,10 +39,11 @@ from lora_drop.ui.facts import page_facts, preset_facts
 from lora_drop.ui.inspector import Inspector
 from lora_drop.ui.serve import space as zero
 from lora_drop.ui.serve.gpu import watched
-from lora_drop.ui.serve.kept import RecentTraces, Stops
+from lora_drop.ui.serve.kept import RecentTraces, Stops, is_opened
 from lora_drop.ui.serve.memory import return_memory
 from lora_drop.ui.serve.owner import Counters
 from lora_drop.ui.serve.policy import Limits
+from lora_drop.ui.serve.reader import Reader
 from lora_drop.ui.serve.uploads import PLACES, Shelf
 from lora_drop.ui.stream import batches, run_line
 
@@ -86,7 +86,8 @@ class Callbacks:
         self.stops = Stops()
         self.traces = RecentTraces()
         self.prompts = PromptCache()
-        self.inspector = Inspector(pool, self.traces)
+        self.reader = Reader(self.limits.trace_bytes)
+        self.inspector = Inspector(pool, self.traces, self.reader)
         self._calibrated: dict[str, Any] | None = None  # facts of the presets, once speeds were measured
         # ZeroGPU requires its work to be wrapped before the page is launched. The pool has only one model there.
         with pool.lend() as loaded:
@@ -262,16 +263,15 @@ class Callbacks:
             return {"error": "The server no longer keeps this run: run it again, then export it."}
         if kind == "trace":
             return {"name": "lora-drop-run.jsonl", "text": text}
-        trace = parse_trace(text.encode())
+        if kind not in ("chrome", "html"):
+            return {"error": "There is no such file: ask for trace, chrome or html."}
+        try:
+            file = self.reader.ask(kind, text.encode(), own=not is_opened(run_id))
+        except LoraDropError as error:  # an opened trace with impossible times
+            return {"error": str(error)}
         if kind == "chrome":
-            try:
-                events = chrome_trace(trace)
-            except LoraDropError as error:  # an opened trace with impossible times
-                return {"error": str(error)}
-            return {"name": "lora-drop-run.chrome.json", "text": json.dumps(events, allow_nan=False)}
-        if kind == "html":
-            return {"name": "lora-drop-run.html", "text": replay_html(trace)}
-        return {"error": "There is no such file: ask for trace, chrome or html."}
+            return {"name": "lora-drop-run.chrome.json", "text": json.dumps(file)}
+        return {"name": "lora-drop-run.html", "text": file}
 
     def calibrated_presets(self) -> dict[str, Any] | None:
         """`preset_facts` of the first model with the speeds of this machine; None until they were measured."""
@@ -296,18 +296,17 @@ class Callbacks:
         if not path:
             return gr.skip(), gr.skip()
         try:
-            trace = read_trace(path)
+            raw = read_file(Path(path))
+            run = self.reader.ask("open", raw)
         except LoraDropError as error:
             return gr.skip(), status_value("error", str(error))
         finally:
             self.uploads.done(path)
-        run_id = self.traces.begin()
-        for record in trace.records():
-            self.traces.add(run_id, write_line(record))
-        cut = "" if trace.summary else " It was cut short: it has no summary."
-        lengths = _lengths(trace.header, {lane: len(steps) for lane, steps in trace.steps.items()})
-        wire = run_line(run_id, whole=True) + wire_text(trace).partition("\n")[2]
-        return wire, status_value("done", f"Opened {Path(path).name}: {lengths}.{cut}")
+        run_id = self.traces.begin(opened=True)
+        self.traces.add(run_id, raw.decode("utf-8", "replace"))  # the last line may be cut within a character
+        cut = " It was cut short: it has no summary." if run["is_cut"] else ""
+        wire = run_line(run_id, whole=True) + run["wire"].partition("\n")[2]
+        return wire, status_value("done", f"Opened {Path(path).name}: {_lengths(run['lanes'])}.{cut}")
 
     def stop_page(self, request: gr.Request) -> None:
         """End the session's run after its current step, and its fetch of a model."""
@@ -320,19 +319,20 @@ def _fetching(session: str | None) -> str:
     return f"fetch {session}"
 
 
-def _lengths(header: Header, tokens: Mapping[str, Any]) -> str:
-    """Lengths of a run's answers in words, once if they are equal."""
-    if len(set(tokens.values())) == 1:
-        count = next(iter(tokens.values()))
+def _lengths(lanes: Mapping[str, Sequence[Any]]) -> str:
+    """Lengths of a run's answers in words, once if they are equal; by lane its label and its tokens."""
+    counts = {count for _, count in lanes.values()}
+    if len(counts) == 1:
+        count = counts.pop()
         length = f"{count:,} token{'s' * (count != 1)}"
-        return length if len(tokens) == 1 else f"{length} in each answer"
-    names = {lane["id"]: lane["label"].partition(":")[0] for lane in header.lanes}
-    return ", ".join(f"{names[lane]} {count:,}" for lane, count in tokens.items()) + " tokens"
+        return length if len(lanes) == 1 else f"{length} in each answer"
+    return ", ".join(f"{label.partition(':')[0]} {count:,}" for label, count in lanes.values()) + " tokens"
 
 
 def _ending(header: Header, summary: Summary, limit: float | None) -> str:
     """Status of a run that ended; `limit` is the time limit in seconds, unless the visitor stopped the run."""
-    tokens = _lengths(header, {name: lane.get("tokens") for name, lane in summary.lanes.items()})
+    lanes = {lane["id"]: lane for lane in header.lanes}
+    tokens = _lengths({name: (lanes[name]["label"], own.get("tokens")) for name, own in summary.lanes.items()})
     if any(lane["ended"] == "stopped" for lane in summary.lanes.values()):
         why = f" after {limit:g} s, the limit of this server" if limit else ""
         return f"Stopped{why}: {tokens}. The text so far is below."

@@ -17,23 +17,16 @@ from lora_drop.models.place import on_zero_gpu
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.inspect import Window, inspect, read_again
 from lora_drop.run.race import by_owner
-from lora_drop.run.report.align import side_by_side
 from lora_drop.run.report.compare import MOST, compared
-from lora_drop.run.report.steps import about_step
-from lora_drop.run.trace.trace import MAX_TRACE_BYTES, Trace, parse_trace
+from lora_drop.run.trace.records import Header, StepRecord
+from lora_drop.run.trace.trace import Trace
 from lora_drop.ui.serve.gpu import watched
-from lora_drop.ui.serve.kept import RecentTraces
+from lora_drop.ui.serve.kept import RecentTraces, is_opened
+from lora_drop.ui.serve.reader import Reader
 
 KEPT_BYTES = 128 * 2**20  # tensors of recent windows, of all readers together
 PATIENCE = 20.0  # seconds that a reader waits for runs to end
 READERS = 4  # readers at once; each holds one of the server's threads
-
-
-def posted_trace(text: Any) -> Trace:
-    """Read a trace that a client sent. Raises LoraDropError if it is none, or too large."""
-    if not isinstance(text, str) or len(text) > MAX_TRACE_BYTES:
-        raise LoraDropError(f"trace must be a text of at most {MAX_TRACE_BYTES // 2**20} MiB.")
-    return parse_trace(text.encode("utf-8", "replace"))
 
 
 class Inspector:
@@ -41,11 +34,12 @@ class Inspector:
 
     Args:
         traces: the lines of recent runs.
+        reader: reads them.
         most_bytes: most bytes of cached tensors.
     """
 
-    def __init__(self, pool: ModelPool, traces: RecentTraces, most_bytes: int = KEPT_BYTES):
-        self._pool, self._traces, self._most = pool, traces, most_bytes
+    def __init__(self, pool: ModelPool, traces: RecentTraces, reader: Reader, most_bytes: int = KEPT_BYTES):
+        self._pool, self._traces, self._reader, self._most = pool, traces, reader, most_bytes
         self._windows: OrderedDict[tuple[str, str], Window] = OrderedDict()
         self._lock = threading.Lock()
         self._readers = threading.BoundedSemaphore(READERS)
@@ -62,14 +56,13 @@ class Inspector:
             LoraDropError: there is no such run, lane or step, the weights or adapters have changed, or the device is
                 busy.
         """
-        trace = self._trace(run_id, text)
-        about_step(trace, lane, step)
+        recorded = self._recorded(run_id, text, lane, step)
         if on_zero_gpu():
             raise LoraDropError("layers cannot be inspected here: this Space borrows its GPU for whole runs only.")
         if not self._readers.acquire(blocking=False):
             raise LoraDropError("other visitors are inspecting tokens: try again in a moment.")
         try:
-            return self._read(trace, lane, step, time.monotonic() + PATIENCE)
+            return self._read(recorded, time.monotonic() + PATIENCE)
         finally:
             self._readers.release()
 
@@ -85,7 +78,7 @@ class Inspector:
         except LoraDropError as error:
             reason = str(error)
         try:
-            return {"step": about_step(self._trace(run_id, None), lane, step), "error": reason}
+            return {"step": self._recorded(run_id, None, lane, step)["about"], "error": reason}
         except LoraDropError:
             return {"step": None, "error": reason}
 
@@ -94,11 +87,15 @@ class Inspector:
 
         Returns:
             `compared`, from `run.report.compare`, of the runs that are still kept; and `gone`, the ids of the others.
+            Or `error` in one line.
         """
         ids = [one for one in run_ids if isinstance(one, str)][:MOST] if isinstance(run_ids, list) else []
-        kept = {one: text for one in ids if (text := self._traces.text(one))}
-        traces = {one: parse_trace(text.encode()) for one, text in kept.items()}
-        return {"compared": compared(traces), "gone": [one for one in ids if one not in kept]}
+        kept = [one for one in ids if self._traces.text(one)]
+        try:
+            sides = {one: self._of_run(one, "compare") for one in kept}
+        except LoraDropError as error:
+            return {"error": str(error)}
+        return {"compared": compared(sides), "gone": [one for one in ids if one not in kept]}
 
     def align(self, run: Any, lane: Any, other_run: Any, other_lane: Any) -> dict[str, Any]:
         """Align two answers word by word, each the answer of a run's lane.
@@ -106,31 +103,40 @@ class Inspector:
         Returns:
             The result of `run.report.align.side_by_side`, or `error` in one line.
         """
-        texts = []
-        for run_id, lane_id in ((run, lane), (other_run, other_lane)):
-            try:
-                trace = self._trace(run_id, None)
-            except LoraDropError:
-                return {"error": "the server no longer keeps one of these runs: run and pin it again."}
-            if lane_id not in list(trace.steps):
-                return {"error": "that run has no such lane."}
-            texts.append(trace.text(lane_id))
-        return side_by_side(*texts)
+        try:
+            texts = [
+                self._of_run(*one).encode("utf-8", "replace")
+                for one in ((run, "text", lane), (other_run, "text", other_lane))
+            ]
+            return self._reader.ask("align", *texts, own=not any(map(is_opened, (run, other_run))))
+        except LoraDropError as error:
+            return {"error": str(error)}
 
-    def _trace(self, run_id: str | None, text: str | None) -> Trace:
-        if text:
-            return posted_trace(text)
-        kept = self._traces.text(run_id) if isinstance(run_id, str) else None
-        if not kept:
-            raise LoraDropError("the server no longer keeps this run: run it again to look inside.")
-        return parse_trace(kept.encode())
+    def _of_run(self, run_id: Any, job: str, *arguments: Any) -> Any:
+        """The answer to a job on a run. Raises LoraDropError if it is not kept, or the job does not fit it."""
+        text = self._traces.text(run_id) if isinstance(run_id, str) else None
+        if not text:
+            raise LoraDropError("the server no longer keeps this run: run it again, or open its file again.")
+        return self._reader.ask(job, text.encode(), arguments=arguments, own=not is_opened(run_id))
 
-    def _read(self, trace: Trace, lane: str, step: int, end: float) -> dict[str, Any]:
+    def _recorded(self, run_id: str | None, text: Any, lane: str, step: int) -> dict[str, Any]:
+        """`run.reading.step_of` a step."""
+        if not text:
+            return self._of_run(run_id, "step", lane, step)
+        if not isinstance(text, str):
+            raise LoraDropError("trace must be a text.")
+        return self._reader.ask("step", text.encode("utf-8", "replace"), arguments=(lane, step))
+
+    def _read(self, recorded: dict[str, Any], end: float) -> dict[str, Any]:
         """Inspect the step, and start again whenever a run takes the model in between."""
-        model = trace.header.model["id"]
+        header, lane, step = Header(**recorded["header"]), recorded["about"]["lane"], recorded["about"]["step"]
+        trace = Trace(header)
+        for i, (kind, token_id) in enumerate(recorded["steps"]):
+            trace.steps[lane].append(StepRecord(lane, i, token_id, "", kind, [], 0.0, 0, None))
+        model = header.model["id"]
         if model not in self._pool.labels:
             raise LoraDropError(f"this server does not have the run's model, {model[:80]}: its layers cannot be read.")
-        key = hashlib.sha256(f"{trace.header}".encode("utf-8", "replace")).hexdigest(), lane
+        key = hashlib.sha256(f"{header}".encode("utf-8", "replace")).hexdigest(), lane
         while True:
             wait = max(0.0, end - time.monotonic())
             with self._pool.spare(model, wait) as (loaded, is_wanted), watched(loaded.device):
@@ -140,7 +146,7 @@ class Inspector:
                     window = by_owner(loaded.device, partial(read_again, loaded, trace, lane, step, is_wanted))
                 if window is not None:
                     self._keep(key, window)
-                    return by_owner(loaded.device, partial(inspect, loaded, trace, lane, step, window))
+                    return by_owner(loaded.device, partial(inspect, loaded, header, recorded["about"], window))
 
     def _keep(self, key: tuple[str, str], window: Window) -> None:
         """Cache a window and drop the oldest ones beyond the limit; a window above the limit is not kept."""

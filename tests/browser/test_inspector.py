@@ -50,7 +50,8 @@ def test_a_click_shows_what_the_step_was(server, open_page):
     panel = page.locator(PANEL)
     expect(panel).to_have_attribute("data-state", "read", timeout=30_000)
     trace = gather(iter(server.runs[-1]))
-    found = inspect(server.loaded, trace, LORA_DROP, 7, read_again(server.loaded, trace, LORA_DROP, 7))
+    window = read_again(server.loaded, trace, LORA_DROP, 7)
+    found = inspect(server.loaded, trace.header, about_step(trace, LORA_DROP, 7), window)
     rows = panel.locator("tbody tr")
     expect(rows).to_have_count(server.loaded.num_layers)
     for i, layer in enumerate(reversed(found["layers"])):  # layer 0 is at the bottom

@@ -16,7 +16,7 @@ from lora_drop.method.quality import CRITERION, WORDS, collapse_at, repeated_sha
 from lora_drop.models.tokens import encode_prompt, encode_text
 from lora_drop.paths import SHIPPED_PRESETS
 from lora_drop.run.exports.html import wire_text
-from lora_drop.run.report.compare import compared
+from lora_drop.run.report.compare import compared, side_of
 from lora_drop.run.report.report import Report
 from lora_drop.run.report.verdict import verdict
 from lora_drop.run.request import Request
@@ -54,7 +54,7 @@ def check_word(row, trace) -> str:
     assert (
         concluded["facts"]["words"]["first"] is None or concluded["kind"] == "collapsed" or word in concluded["text"]
     )
-    pins = compared({"x": trace})
+    pins = compared({"x": side_of(trace)})
     assert (pins["runs"][0]["reads"], pins["criterion"]) == (word, CRITERION)
     again = parse_trace("".join(map(write_line, trace.records())).encode())
     assert verdict(Report.of(again)) == concluded and f'"value":"{figure["value"]}"' in wire_text(again)

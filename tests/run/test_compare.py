@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from lora_drop.run.report.compare import compared
+from lora_drop.run.report import compare
 from lora_drop.run.trace.records import BASELINE, LORA_DROP
 from lora_drop.run.trace.trace import Trace
 from tests.support.made import audit, gathered, header, rejecting, steps, summary
 
 TIMES = {"p": 20.0, "l": 4.126, "r": 12.0}
+
+
+def compared(runs):
+    return compare.compared({run_id: compare.side_of(trace) for run_id, trace in runs.items()})
+
+
 VERDICT = {"kind": "compared", "text": "Faster.", "facts": {}}
 
 

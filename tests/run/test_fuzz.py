@@ -57,7 +57,7 @@ def shown(raw: bytes, calls: Callbacks, folder: Path, capsys) -> bool:
     try:
         trace = t.read_trace(path)
     except LoraDropError as error:
-        assert status == {"kind": "error", "text": one_line(error)}
+        assert status == {"kind": "error", "text": one_line(error).replace(path.name, "the trace", 1)}
         assert main(["replay", str(path)]) == 2
         captured = capsys.readouterr()
         assert captured.out == "" and captured.err == f"lora_drop: {error}\n"

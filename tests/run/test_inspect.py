@@ -48,7 +48,7 @@ def trace_of(loaded, config, tokens=14, **settings) -> Trace:
 def looker(loaded, trace, lane=LORA_DROP):
     """What `inspect` says of a step; all steps are read at once."""
     window = read_again(loaded, trace, lane, 0)
-    return lambda step: inspect(loaded, trace, lane, step, window)
+    return lambda step: inspect(loaded, trace.header, about_step(trace, lane, step), window)
 
 
 def same(ours, theirs, tolerance=2e-4):
@@ -180,7 +180,8 @@ def test_a_long_run_keeps_the_steps_around_the_one_asked_for(tiny):
     assert window.holds(130, tokens) and window.holds(66, tokens) and not window.holds(65, tokens)
     assert not window.holds(130, [1, *tokens[1:]])
     near = read_again(tiny, trace, LORA_DROP, 150)
-    assert inspect(tiny, trace, LORA_DROP, 140, near) == inspect(tiny, trace, LORA_DROP, 140, window)
+    looks = [inspect(tiny, trace.header, about_step(trace, LORA_DROP, 140), one) for one in (near, window)]
+    assert looks[0] == looks[1]
     asked = iter(range(1000))
     assert read_again(tiny, trace, LORA_DROP, 130, lambda: next(asked) > 40) is None
 

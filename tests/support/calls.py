@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,25 @@ import pytest
 
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.exports import html as replay
+from lora_drop.run.reading import work
 from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.controls import SHOWN, control_value
+from lora_drop.ui.serve.reader import Reader
 from tests.support.fuzzing import one_line
 
 
 @pytest.fixture
-def calls(tiny, monkeypatch):
+def read_here(monkeypatch):
+    """Traces are read in this process: a test of what is read needs no other one."""
+
+    def here(self, job, texts, arguments):
+        return json.dumps(work(job, texts, *arguments), allow_nan=False).encode()
+
+    monkeypatch.setattr(Reader, "_elsewhere", here)
+
+
+@pytest.fixture
+def calls(tiny, monkeypatch, read_here):
     """The page's functions; a replay without its scripts, which are the same in each and megabytes."""
     monkeypatch.setattr(replay, "plotly_script", lambda: Path(__file__))
     monkeypatch.setattr(replay, "import_map", lambda entry: "{}")

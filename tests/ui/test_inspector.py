@@ -154,6 +154,7 @@ def test_few_wait_at_once(calls, run_id):
     assert calls.inspector.inspect(run_id, None, LORA_DROP, 5)
 
 
+@pytest.mark.usefixtures("read_here")
 @pytest.mark.parametrize("path", sorted(CORPUS.glob("good_*.jsonl")), ids=lambda path: path.stem)
 def test_a_trace_that_claims_this_models_weights_is_read_or_refused_in_one_line(calls, tiny, path):
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

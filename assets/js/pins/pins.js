@@ -20,7 +20,7 @@ import { mountRecordedWords, wordsView } from "./words.js";
  */
 /**
  * @typedef {object} PinServer
- * @property {(ids: string[]) => Promise<{compared: Compared, gone: string[]}>} compare_runs
+ * @property {(ids: string[]) => Promise<{compared: Compared, gone: string[], error?: string}>} compare_runs
  * @property {(lanes: string[]) => Promise<Aligned | {error: string}>} align_answers takes a run and a lane, twice
  */
 
@@ -69,7 +69,11 @@ export function mountPins(root, store, server) {
     body.replaceChildren();
     if (!pins.length) return;
     try {
-      const { compared, gone } = await server.compare_runs(pins.map(({ id }) => id));
+      const { compared, gone, error } = await server.compare_runs(pins.map(({ id }) => id));
+      if (error) {
+        note.textContent = error;
+        return;
+      }
       const lost = pins.filter(({ id }) => gone.includes(id)).map(({ prompt }) => `"${prompt}"`);
       note.textContent = lost.length ? `The server no longer keeps ${lost.join(", ")}. Run and pin again.` : "";
       const forget = (id) => change(read().filter((pin) => pin.id !== id));

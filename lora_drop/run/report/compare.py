@@ -17,8 +17,14 @@ MOST = 8  # runs that are compared at once
 OTHERS = ("prompt", "model", "number type", "device", "decoder")  # compared like settings
 
 
-def compared(traces: Mapping[str, Trace]) -> dict[str, Any]:
-    """Runs by their ids, in this order.
+def side_of(trace: Trace) -> dict[str, Any]:
+    """One run's part in `compared`."""
+    clock = [round(ms, 2) for ms in trace.clock(trace.header.main["id"])]
+    return {"run": _about(trace), "settings": _settings(trace), "drift": _drift(trace), "clock": clock}
+
+
+def compared(sides: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Runs by their ids, in this order, each as `side_of` has it.
 
     Returns:
         `{"runs": [{"id", "name", "main", "lanes", "words", "verdict", "reads", "speed", "figures"}], "criterion",
@@ -28,26 +34,22 @@ def compared(traces: Mapping[str, Trace]) -> dict[str, Any]:
         differ between the runs, as texts, one value per run. `curves` have one list per run, by decode step of its
         main lane: the mean drift (None where it was not audited), and the milliseconds on its clock so far.
     """
-    settings = [_settings(trace) for trace in traces.values()]
+    settings = [side["settings"] for side in sides.values()]
     names = list(dict.fromkeys(name for one in settings for name in one))
     rows = [{"name": name, "values": [one.get(name, "") for one in settings]} for name in names]
     return {
-        "runs": [_about(run_id, trace) for run_id, trace in traces.items()],
+        "runs": [{"id": run_id, **side["run"]} for run_id, side in sides.items()],
         "criterion": CRITERION,
         "settings": [row for row in rows if len(set(row["values"])) > 1],
-        "curves": {
-            "drift": [_drift(trace) for trace in traces.values()],
-            "clock": [[round(ms, 2) for ms in trace.clock(trace.header.main["id"])] for trace in traces.values()],
-        },
+        "curves": {name: [side[name] for side in sides.values()] for name in ("drift", "clock")},
     }
 
 
-def _about(run_id: str, trace: Trace) -> dict[str, Any]:
+def _about(trace: Trace) -> dict[str, Any]:
     summary = trace.summary
     verdict = summary.verdict if summary else None
     reads = verdict["facts"].get("reads") if verdict else None
     return {
-        "id": run_id,
         "name": trace.header.prompt,
         "main": trace.header.main["id"],
         "lanes": [{"id": lane["id"], "label": lane["label"]} for lane in trace.header.lanes],

@@ -156,6 +156,11 @@ def read_trace(path: str | Path) -> Trace:
         LoraDropError: the file cannot be read, is too large, or is broken before its last line.
     """
     path = Path(path)
+    return parse_trace(read_file(path), path.name)
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a trace file. Raises LoraDropError if it cannot be read or is too large."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_TRACE_BYTES + 1)  # a device or a pipe reports a size of 0
@@ -163,7 +168,7 @@ def read_trace(path: str | Path) -> Trace:
         raise LoraDropError(f"cannot read the trace {path.name}: {getattr(error, 'strerror', error)}.") from None
     if len(raw) > MAX_TRACE_BYTES:
         raise LoraDropError(f"{path.name} is larger than {MAX_TRACE_BYTES // 2**20} MiB, too large to read.")
-    return parse_trace(raw, path.name)
+    return raw
 
 
 def parse_trace(raw: bytes, name: str = "the trace") -> Trace:

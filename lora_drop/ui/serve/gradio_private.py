@@ -26,6 +26,7 @@ import gradio as gr
 import safehttpx
 from fastapi.exceptions import RequestValidationError
 from gradio import route_utils, routes
+from gradio.context import LocalContext
 from gradio.route_utils import FnIndexInferError, GradioMultiPartParser
 from gradio.state_holder import SessionState
 from gradio_client import utils as client_utils
@@ -122,6 +123,13 @@ class Blocks(gr.Blocks):
                 if not error.print_exception and one is not None and one.request is not None:
                     one.request.scope[MISTAKE] = True
             raise
+
+
+def address_of_call() -> str:
+    """The visitor's address, within a function that Gradio calls."""
+    request: Any = LocalContext.request.get(None)
+    request = getattr(request, "request", request)  # Gradio's own kind wraps one
+    return request.scope.get("lora_drop.address", "unknown") if request else "unknown"
 
 
 def answers_to_mistakes() -> dict[Any, Any]:

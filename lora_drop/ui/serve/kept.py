@@ -9,8 +9,14 @@ from uuid import uuid4
 
 from lora_drop.ui.serve import space as zero
 
+OPENED = "opened-"  # begins the ids of runs that came as a file
 KEPT_TRACES = 64  # latest runs of all visitors together
 KEPT_BYTES = 256 * 2**20  # most bytes of their traces in memory
+
+
+def is_opened(run_id: str) -> bool:
+    """Whether a run came as a file: what is in it is a stranger's."""
+    return run_id.startswith(OPENED)
 
 
 class Stops:
@@ -60,9 +66,9 @@ class RecentTraces:
         self._lock = threading.Lock()
         self._most, self._most_bytes = most, most_bytes
 
-    def begin(self) -> str:
-        """Add a new run and return its id."""
-        run_id = uuid4().hex
+    def begin(self, opened: bool = False) -> str:
+        """Add a new run, or one that was opened, and return its id."""
+        run_id = OPENED * opened + uuid4().hex
         with self._lock:
             self._lines[run_id] = []
             self._make_room()

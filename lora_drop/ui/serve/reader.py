@@ -1,0 +1,116 @@
+"""Traces of strangers are read in a process of their own: `run.reading`, started anew for each and gone after it.
+
+A start costs 0.2 s. Answers are kept by the hash of what was asked. A trace that this server wrote is read here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from lora_drop.errors import LoraDropError
+from lora_drop.run.reading import work
+from lora_drop.ui.serve.gradio_private import address_of_call
+from lora_drop.ui.serve.policy import MIB
+
+AT_ONCE = 2  # processes; an address has one
+PATIENCE = 30.0  # seconds that a call waits for a process
+SECONDS, SECONDS_A_MIB = 30.0, 4.0  # most time of one: 8 MiB of the densest records take 12 s of an idle core
+KEPT_BYTES = 64 * MIB  # of answers
+MOST_ANSWER = 4  # times the bytes of the largest trace, and as much again as plotly.js takes
+PLOTLY_BYTES = 16 * MIB
+# Variables of this process that the other one gets: no secret is among them.
+PASSED = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
+
+
+class Reader:
+    """Does jobs of `run.reading`, each once as long as its answer is kept.
+
+    Args:
+        most_bytes: of a text.
+    """
+
+    def __init__(self, most_bytes: int):
+        self.most_bytes = most_bytes
+        self._answers: OrderedDict[bytes, bytes] = OrderedDict()
+        self._busy: set[str] = set()  # addresses with a process
+        self._free = threading.Condition()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the answers that are kept."""
+        return sum(map(len, self._answers.values()))
+
+    def ask(self, job: str, *texts: bytes, arguments: tuple[Any, ...] = (), own: bool = False) -> Any:
+        """The answer to a job.
+
+        Args:
+            job, texts, arguments: see `run.reading.work`.
+            own: the texts are this server's.
+
+        Raises:
+            LoraDropError: see `work`; or the reading took too much time or memory, or others are being read.
+        """
+        if not own and max(map(len, texts)) > self.most_bytes:
+            raise LoraDropError(f"a trace may have at most {self.most_bytes // MIB} MiB here.")
+        asked = json.dumps([job, arguments, *(hashlib.sha256(text).hexdigest() for text in texts)])
+        key = hashlib.sha256(asked.encode()).digest()
+        with self._free:
+            if (kept := self._answers.get(key)) is not None:
+                self._answers.move_to_end(key)
+        if kept is None:
+            kept = json.dumps(work(job, texts, *arguments)).encode() if own else self._elsewhere(job, texts, arguments)
+            self._keep(key, kept)
+        return json.loads(kept)
+
+    def _keep(self, key: bytes, answer: bytes) -> None:
+        with self._free:
+            self._answers[key] = answer
+            while self.nbytes > KEPT_BYTES:
+                self._answers.popitem(last=False)
+
+    def _elsewhere(self, job: str, texts: Sequence[bytes], arguments: tuple[Any, ...]) -> bytes:
+        address, end = address_of_call(), time.monotonic() + PATIENCE
+        with self._free:
+            while address in self._busy or len(self._busy) >= AT_ONCE:
+                if not self._free.wait(end - time.monotonic()):
+                    raise LoraDropError("other traces are being read: try again in a moment.")
+            self._busy.add(address)
+        try:
+            return self._process(job, texts, arguments)
+        finally:
+            with self._free:
+                self._busy.discard(address)
+                self._free.notify_all()
+
+    def _process(self, job: str, texts: Sequence[bytes], arguments: tuple[Any, ...]) -> bytes:
+        sizes = list(map(len, texts))
+        most = MOST_ANSWER * self.most_bytes + PLOTLY_BYTES
+        request = json.dumps({"job": job, "arguments": arguments, "sizes": sizes, "most": most}).encode() + b"\n"
+        environment = {name: os.environ[name] for name in PASSED if name in os.environ}
+        environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
+        seconds = SECONDS + SECONDS_A_MIB * sum(sizes) / MIB
+        try:
+            done = subprocess.run(
+                [sys.executable, "-P", "-m", "lora_drop.run.reading"],
+                input=b"".join((request, *texts)),
+                stdout=subprocess.PIPE,
+                env=environment,
+                timeout=seconds,
+            )
+        except subprocess.TimeoutExpired:
+            raise LoraDropError(f"reading this trace took longer than {seconds:.0f} s: it was given up.") from None
+        if done.returncode:
+            raise LoraDropError("reading this trace failed: it may need more memory than a trace gets here.")
+        answer = json.loads(done.stdout)
+        if "error" in answer:
+            raise LoraDropError(answer["error"])
+        return json.dumps(answer["answer"]).encode()
