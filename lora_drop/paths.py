@@ -14,6 +14,7 @@ import secrets
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -44,12 +45,15 @@ def cache_dir() -> Path:
     """The cache folder, absolute (it may not exist): `LORA_DROP_CACHE`, or `lora-drop` in the user's cache (XDG).
 
     Raises:
-        LoraDropError: the variable names the home of an unknown user.
+        LoraDropError: the variable names the home of an unknown user, or this user has no home.
     """
     if named := os.environ.get("LORA_DROP_CACHE"):
         return _expanded("LORA_DROP_CACHE", named).absolute()
     xdg = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache") / "lora-drop"
+    try:
+        return (Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache") / "lora-drop"
+    except RuntimeError:  # no HOME, and a user without an entry
+        raise LoraDropError("this user has no home: set HOME or LORA_DROP_CACHE to a folder to write to.") from None
 
 
 def calibrations() -> Path:
@@ -80,6 +84,24 @@ def own_upload_folder() -> str | None:
         if stat.S_ISDIR(status.st_mode) and mine and os.access(usual, os.W_OK | os.X_OK):
             return None
     return tempfile.mkdtemp(prefix="lora-drop-gradio-")
+
+
+@contextlib.contextmanager
+def temporary_folder(prefix: str, seconds: float) -> Iterator[Path]:
+    """A new folder among the temporary files, which nobody else can write to.
+
+    Args:
+        prefix: of its name. This user's folders of that name which a killed program has left are deleted.
+        seconds: the age at which a folder counts as left.
+    """
+    for path in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):
+            status = path.lstat()
+            mine = not hasattr(os, "getuid") or status.st_uid == os.getuid()
+            if stat.S_ISDIR(status.st_mode) and mine and status.st_mtime < time.time() - seconds:
+                shutil.rmtree(path, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def _expanded(variable: str, named: str) -> Path:

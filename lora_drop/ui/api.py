@@ -38,7 +38,7 @@ def build_api(calls: Callbacks) -> None:
 def functions(calls: Callbacks) -> dict[str, Callable[..., Any]]:
     """The API's functions by name, with their parameters in their signatures, where Gradio reads them."""
 
-    def generate(prompt: str, **options: Any) -> Iterator[str]:
+    def generate(prompt: str, visitor: gr.Request | None = None, **options: Any) -> Iterator[str]:
         """Run baseline and LoRA-Drop on a prompt; streams the growing trace (JSON Lines, the format of the file).
 
         An unset option of the schedule takes its value from the preset, or from the command line's defaults.
@@ -48,7 +48,8 @@ def functions(calls: Callbacks) -> dict[str, Callable[..., Any]]:
             model = calls.pool.check(options["model"])
             run = {one.name: one.read(options[one.name]) for one in settings_of(RUN)}
             request = Request(prompt=prompt, config=_config(options, model), **run)
-            with closing(calls.run(request, model=model)) as records:
+            session = visitor.session_hash if visitor else None
+            with closing(calls.run(request, model=model, session=session)) as records:
                 for text, _ in batches(records, write_line):
                     yield text
 
@@ -140,6 +141,8 @@ def _with_parameters(function: Callable[..., Any], settings: Iterable[Setting], 
             inspect.Parameter(one.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=kind)
         )
         lines.append(f"{one.name}: {one.help}; {one.kind.must_be}.")
+    if "visitor" in own.parameters:  # Gradio's own argument
+        parameters.append(own.parameters["visitor"])
     signature = own.replace(parameters=parameters)
 
     def bound(*args: Any, **kwargs: Any) -> dict[str, Any]:

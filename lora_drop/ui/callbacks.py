@@ -45,6 +45,7 @@ from lora_drop.ui.serve.owner import Counters
 from lora_drop.ui.serve.policy import Limits
 from lora_drop.ui.serve.reader import Reader
 from lora_drop.ui.serve.uploads import PLACES, Shelf
+from lora_drop.ui.serve.visits import Visits
 from lora_drop.ui.stream import batches, run_line
 
 COUNTABLE = 200_000  # longest prompt whose tokens are counted while it is typed, in characters
@@ -73,34 +74,53 @@ class Callbacks:
 
     Args:
         limits: by default a private server's limits, from the environment.
+        public: strangers come: cached prompts are each session's own.
 
     Raises:
         LoraDropError: a limit in the environment is not a number.
     """
 
-    def __init__(self, pool: ModelPool, limits: Limits | None = None):
-        self.pool = pool
+    def __init__(self, pool: ModelPool, limits: Limits | None = None, public: bool = False):
+        self.pool, self.public = pool, public
         self.limits = limits or Limits.from_environment()
         self.counters = Counters()
-        self.uploads = Shelf(PLACES * self.limits.trace_bytes)
+        self.visits = Visits()
+        self.uploads = Shelf(self.visits, PLACES * self.limits.trace_bytes)
         self.stops = Stops()
-        self.traces = RecentTraces()
+        self.traces = RecentTraces(self.visits)
         self.prompts = PromptCache()
+        self.visits.ends.append(self.prompts.end)
         self.reader = Reader(self.limits.trace_bytes)
         self.inspector = Inspector(pool, self.traces, self.reader)
         self._calibrated: dict[str, Any] | None = None  # facts of the presets, once speeds were measured
         # ZeroGPU requires its work to be wrapped before the page is launched. The pool has only one model there.
         with pool.lend() as loaded:
-            self._borrowed = self._runner(loaded) if on_zero_gpu() else None
+            self._borrowed = self._runner(loaded, None) if on_zero_gpu() else None
 
-    def _runner(self, loaded: LoadedModel) -> Callable[..., Generator[Record, None, None]]:
+    def _runner(
+        self, loaded: LoadedModel, prompts: PromptCache | None
+    ) -> Callable[..., Generator[Record, None, None]]:
         # `run` is looked up at each call, so that tests can replace it.
-        return zero.runner(loaded, lambda loaded, request, stop: run(loaded, request, stop, self.prompts))
+        return zero.runner(loaded, lambda loaded, request, stop: run(loaded, request, stop, prompts))
+
+    def _prompts(self, session: str | None) -> PromptCache | None:
+        """The cached prompts that a session may see."""
+        address = self.visits.address(session)
+        if not self.public:
+            return self.prompts
+        return self.prompts.part(session, address) if session and address else None
 
     def run(
-        self, request: Request, stop: zero.Stop | None = None, model: str | None = None
+        self,
+        request: Request,
+        stop: zero.Stop | None = None,
+        model: str | None = None,
+        session: str | None = None,
     ) -> Generator[Record, None, None]:
         """Run a request on a model of the pool, by default the first; on ZeroGPU in a process of its own.
+
+        Args:
+            session: the visitor's, whose cached prompts it may use.
 
         Raises:
             LoraDropError: before the first record, if the request is over the limits or does not fit the model.
@@ -113,7 +133,8 @@ class Callbacks:
                 clock.restart(SECONDS)
             request = dataclasses.replace(request, idle=idle_gain(loaded, request.config))
             # ZeroGPU limits the time itself, and its flag crosses to another process.
-            start, flag = (self._borrowed, stop) if self._borrowed else (self._runner(loaded), clock)
+            own = self._runner(loaded, self._prompts(session)), clock
+            start, flag = (self._borrowed, stop) if self._borrowed else own
             with watched(loaded.device), closing(start(request, flag)) as records:
                 for record in records:
                     if sets_up and isinstance(record, StepRecord) and not clock.is_up:
@@ -219,10 +240,10 @@ class Callbacks:
             if not self.pool.is_at_hand(model):
                 yield gr.skip(), status_value("running", f"Loading {model}: this takes a moment."), on
             status, ending = status_value("running", "The lanes are writing."), ""
-            with closing(self.run(wanted, stop, model)) as records:
+            with closing(self.run(wanted, stop, model, session)) as records:
                 header = next(records)
                 assert isinstance(header, Header)
-                for text, record in self._streamed(header, records):
+                for text, record in self._streamed(header, records, session):
                     yield text, status, on
                     if isinstance(record, Summary):
                         out_of_time = self._borrowed is None and not stop.is_set()
@@ -236,10 +257,12 @@ class Callbacks:
         finally:
             self.stops.end(session, stop)
 
-    def _streamed(self, header: Header, records: Iterator[Record]) -> Iterator[tuple[str, Record]]:
+    def _streamed(
+        self, header: Header, records: Iterator[Record], session: str | None
+    ) -> Iterator[tuple[str, Record]]:
         """Yield a run's wire text as it grows, and keep its lines for downloads."""
         lane_ids, report = [lane["id"] for lane in header.lanes], Report(header)
-        run_id = self.traces.begin()
+        run_id = self.traces.begin(session)
 
         def line(record: Record) -> str:
             if record is not header:
@@ -291,7 +314,7 @@ class Callbacks:
         except LoraDropError:
             return ""  # no visitor asked for it
 
-    def open_trace(self, path: str | None) -> tuple[Any, dict[str, str]]:
+    def open_trace(self, path: str | None, visitor: gr.Request | None = None) -> tuple[Any, dict[str, str]]:
         """Show an uploaded trace in the live view, as if its run had just ended."""
         if not path:
             return gr.skip(), gr.skip()
@@ -302,7 +325,7 @@ class Callbacks:
             return gr.skip(), status_value("error", str(error))
         finally:
             self.uploads.done(path)
-        run_id = self.traces.begin(opened=True)
+        run_id = self.traces.begin(visitor.session_hash if visitor else None, opened=True)
         self.traces.add(run_id, raw.decode("utf-8", "replace"))  # the last line may be cut within a character
         cut = " It was cut short: it has no summary." if run["is_cut"] else ""
         wire = run_line(run_id, whole=True) + run["wire"].partition("\n")[2]

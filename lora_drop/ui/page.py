@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
+import time
+
 import gradio as gr
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
@@ -19,12 +24,14 @@ from lora_drop.ui.method import Method
 from lora_drop.ui.run_tab import build_run_tab, join
 from lora_drop.ui.safe_zone.tab import build_safe_zone_tab, join_runs
 from lora_drop.ui.serve import connections, gradio_private, owner
-from lora_drop.ui.serve.gradio_queue import use_fair_queue
+from lora_drop.ui.serve.gradio_queue import FairQueue, use_fair_queue
 from lora_drop.ui.serve.guard import Guard
-from lora_drop.ui.serve.policy import Limits, Policy
+from lora_drop.ui.serve.policy import ENDING, Limits, Policy
+from lora_drop.ui.serve.routes import Routes
 from lora_drop.ui.serve.uploads import Uploads
 from lora_drop.ui.theme import theme
 
+RUN_SECONDS, CLOSE_SECONDS = 3.0, 0.5  # at the end, until runs have stopped and until connections are closed
 UPLOAD_SECONDS = 3600  # how often Gradio looks for leftover uploads, and the age at which it deletes them
 TITLE = (
     "<h1>LoRA-Drop Studio</h1><p>What does a language model lose, and gain, if it skips layers for most of its "
@@ -50,7 +57,7 @@ def build_app(pool: ModelPool, policy: Policy | None = None) -> Page:
     """
     gr.set_static_paths([plotly_script()])
     policy = policy or Policy(limits=Limits.from_environment())
-    calls = Callbacks(pool, policy.limits)
+    calls = Callbacks(pool, policy.limits, policy.public)
     facts = page_facts(pool.info(None))
     with Page(title="LoRA-Drop Studio", fill_width=True, delete_cache=(UPLOAD_SECONDS, UPLOAD_SECONDS)) as demo:
         demo.calls, demo.policy = calls, policy
@@ -88,20 +95,22 @@ def launch(
         share: also serve the page at a public Gradio address.
     """
     calls, policy = demo.calls, demo.policy
+    gradio_private.refuse_changes(policy.public)
     gradio_private.ask_no_other_host()
+    gradio_private.clean_prints()
     gradio_private.keep_no_values()
     gradio_private.drop_broken_uploads()
     connections.guard_connections(policy, calls.counters)
-    queue = use_fair_queue(demo, policy, calls.counters, calls.check_early)
+    queue = use_fair_queue(demo, policy, calls.counters, calls.check_early, calls.visits)
 
     def now() -> dict[str, float]:
         return {"queue": len(queue.waiting()), "load_seconds": calls.pool.load_seconds}
 
     guards = [
-        Middleware(Guard, policy=policy, counters=calls.counters),
+        Middleware(Guard, policy=policy, counters=calls.counters, visits=calls.visits),
         # Gradio compresses the files that it knows as text, but not the document. Streams of events stay as they are.
         Middleware(GZipMiddleware),
-        Middleware(Uploads, policy=policy, counters=calls.counters, shelf=calls.uploads),
+        Middleware(Uploads, policy=policy, counters=calls.counters, shelf=calls.uploads, visits=calls.visits),
     ]
     _, url, public_url = demo.launch(
         server_name=host,
@@ -127,8 +136,33 @@ def launch(
         footer_links=["api", "settings"],
         run_history=False,
     )
+    gradio_private.share_states(demo, calls.visits)
+    calls.uploads.on_drop = demo.upload_file_set.discard
+    calls.visits.watch(lambda: demo.is_running)
+    if closed := Routes(demo.app.routes).unknown:
+        print(f"note: closed, because this app does not know them: {', '.join(closed)}", file=sys.stderr)
     if block:
         mode = "public" if policy.public else "private"
         print(f"LoRA-Drop Studio is ready ({mode}): {public_url or url}", flush=True)
-        demo.block_thread()
+        _serve_until_ended(demo, queue)
     return url
+
+
+def _serve_until_ended(demo: Page, queue: FairQueue) -> None:
+    """Return once the server ends. At Ctrl-C or SIGTERM, runs end at their next step, and the process within 5 s."""
+    try:
+        while demo.is_running:
+            time.sleep(0.1)
+    except KeyboardInterrupt:
+        print("LoRA-Drop Studio ends: runs stop at their next step.", flush=True)
+        ENDING.set()
+        end = time.monotonic() + RUN_SECONDS
+        while queue.is_busy and time.monotonic() < end:
+            time.sleep(0.05)
+        # Open streams, and a thread inside a library, would keep the process.
+        closing = threading.Thread(target=demo.close, args=(False,), daemon=True)
+        last = threading.Timer(2 * CLOSE_SECONDS, os._exit, (0,))
+        last.daemon = True
+        closing.start()
+        last.start()
+        closing.join(CLOSE_SECONDS)

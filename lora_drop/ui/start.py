@@ -6,6 +6,7 @@ import argparse
 import atexit
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "app.py") -> int:
     """
     share_heap()
     one_line_warnings()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: temporary folders go
     # ZeroGPU's package, which every Gradio Space has, replaces CUDA with a stand-in. It must come before torch, and on
     # ZeroGPU it imports Gradio.
     if find_spec("spaces"):
@@ -40,6 +42,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "app.py") -> int:
     except (LoraDropError, OSError) as error:  # OSError: the port is taken
         print(f"{prog}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # before the page was there
+        return 130
     return 0
 
 
@@ -88,6 +92,7 @@ def _serve(args: argparse.Namespace) -> None:
     # Without a host Gradio reads GRADIO_SERVER_NAME itself.
     named = os.environ.get("GRADIO_SERVER_NAME")
     host = args.host or (None if named else "0.0.0.0" if in_space() else None)
+    host = f"[{host}]" if host and ":" in host.strip("[]") and not host.startswith("[") else host  # Gradio's way
     policy = Policy.from_environment(args.public, host or named, args.share)
 
     def load(name: str) -> LoadedModel:

@@ -25,6 +25,7 @@ from lora_drop.ui import page as layout
 from lora_drop.ui.serve import gradio_queue
 from lora_drop.ui.serve import space as zero
 from lora_drop.ui.serve.kept import RecentTraces, Stops
+from lora_drop.ui.serve.visits import Visits
 from scripts.soak import app as soak_app
 from scripts.soak.app import Soak, Waited
 from scripts.soak.cases import FIELDS, Answer, Wrong, make_cases
@@ -167,7 +168,7 @@ def test_a_stop_flag_leaves_no_file(monkeypatch, tmp_path):
 
 
 def test_the_kept_traces_are_few_and_short():
-    traces = RecentTraces(most=3, most_bytes=1000)
+    traces = RecentTraces(Visits(), most=3, most_bytes=1000)
     ids = [traces.begin() for _ in range(4)]
     assert traces.text(ids[0]) is None and traces.text(ids[3]) == "" and len(traces) == 3
     traces.add(ids[1], "x" * 400)
@@ -266,7 +267,7 @@ def test_gradio_keeps_little_of_a_session(in_process, cases, monkeypatch, tiny):
 
 
 def test_the_session_that_was_silent_for_longest_makes_room():
-    kept = gradio_queue.Unread(2)
+    kept = gradio_queue.Unread(2, Visits())
     kept["first"], kept["second"] = asyncio.Queue(), asyncio.Queue()
     assert kept["first"] is kept["first"]
     kept["third"] = asyncio.Queue()
@@ -277,7 +278,7 @@ def test_the_session_that_was_silent_for_longest_makes_room():
 
 
 def test_a_session_with_a_run_makes_room_for_none():
-    kept = gradio_queue.Unread(2, lambda session: session == "first")
+    kept = gradio_queue.Unread(2, Visits(), lambda session: session == "first")
     for name in ("first", "second", "third", "fourth"):
         kept[name] = asyncio.Queue()
     assert list(kept) == ["first", "fourth"]

@@ -193,7 +193,8 @@ def answers(address, name: str, body: bytes) -> bytes:
 def test_any_body_of_a_call_is_answered(address, name, capfd):
     """The server goes on, a mistake is a line, and no answer shows the server's insides."""
     parameters = inspect.signature(functions(None)[name]).parameters
-    usual = [json.dumps(None if one.default is one.empty else one.default).encode() for one in parameters.values()]
+    defaults = [one.default for one in parameters.values() if one.name != "visitor"]  # which Gradio fills in
+    usual = [json.dumps(None if one is inspect.Parameter.empty else one).encode() for one in defaults]
     usual = [b'"Hi"', *(b"4" if text == b"128" else text for text in usual[1:])]
     for body in BODIES:
         content = answers(address, name, body)
@@ -210,7 +211,7 @@ def test_any_body_of_a_call_is_answered(address, name, capfd):
             elif b"event: complete" in content:
                 strict_json(content.rpartition(b"data: ")[2].decode())
             else:
-                assert b"error parsing the body" in content
+                assert b"error parsing the body" in content or b"too complex" in content
     assert b"event: complete" in answers(address, "estimate", data(b'"Hi"', *NULL * 9, b"8", *NULL * 7))
     assert "Traceback" not in "".join(capfd.readouterr())
 

@@ -14,6 +14,7 @@ from unittest.mock import Mock
 import gradio as gr
 import pytest
 import torch
+from starlette.routing import Route
 
 from lora_drop.errors import LoraDropError
 from lora_drop.models.pool import ModelPool
@@ -25,9 +26,10 @@ from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.safe_zone import callbacks as safe_zone
 from lora_drop.ui.safe_zone.callbacks import SafeZone
 from lora_drop.ui.serve import guard, policy
-from lora_drop.ui.serve.guard import SMALL, Guard
+from lora_drop.ui.serve.guard import Guard
 from lora_drop.ui.serve.owner import Counters
-from lora_drop.ui.serve.policy import MIB, PUBLIC, Clock, Limits, Policy
+from lora_drop.ui.serve.policy import MIB, PUBLIC, SMALL, Clock, Limits, Policy
+from lora_drop.ui.serve.visits import Visits
 from tests.support import ROOT
 from tests.support.calls import press_run
 
@@ -201,7 +203,7 @@ class Door:
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.read = 0  # bodies
-        self.guard = Guard(self._app, Policy(limits=Limits(**limits)), Counters())
+        self.guard = Guard(self._app, Policy(limits=Limits(**limits)), Counters(), Visits())
 
     async def _app(self, scope, receive, send):
         while (await receive()).get("more_body"):
@@ -218,12 +220,20 @@ class Door:
         async def receive():
             if size is None:
                 await asyncio.Event().wait()
-            return {"type": "http.request", "body": b"a" * size}
+            return {"type": "http.request", "body": b'"' + b"a" * (size - 2) + b'"'}
 
         async def send(message):
             sent.append(message)
 
-        scope = {"type": "http", "method": "POST", "path": "/gradio_api/queue/join", "headers": []}
+        app = SimpleNamespace(routes=[Route("/gradio_api/queue/join", self._app)])
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/gradio_api/queue/join",
+            "headers": [],
+            "query_string": b"",
+        }
+        scope |= {"root_path": "", "app": app}
         await self.guard(scope | {"client": (client, 9)}, receive, send)
         return sent[0]["status"], json.loads(sent[1]["body"]).get("detail", "")
 

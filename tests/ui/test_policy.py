@@ -6,8 +6,8 @@ import pytest
 
 from lora_drop.errors import LoraDropError
 from lora_drop.ui import page, start
-from lora_drop.ui.serve.gradio_queue import KNOWN, Turns
 from lora_drop.ui.serve.policy import PUBLIC, Limits, Policy
+from lora_drop.ui.serve.turns import KNOWN, Turns
 
 
 @pytest.fixture(autouse=True)

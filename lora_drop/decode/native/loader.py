@@ -11,14 +11,13 @@ import shutil
 import stat
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 from lora_drop.decode.native.structs import ABI, FUNCTIONS, NO_MEMORY, NO_THREADS
 from lora_drop.errors import LoraDropError
-from lora_drop.paths import cache_dir, drafted
+from lora_drop.paths import cache_dir, drafted, temporary_folder
 
 FOLDER = Path(__file__).parent
 # -Werror is for the tests alone: a user's compiler may have warnings of its own. psabi warns of vectors as arguments
@@ -97,8 +96,8 @@ def _cached(compiler: str, folder: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
             with contextlib.suppress(OSError):
                 path.unlink()
     # Nobody else can write to this folder, which takes the compiler's temporary files too.
-    with tempfile.TemporaryDirectory(prefix="lora-drop-", ignore_cleanup_errors=True) as work:
-        draft = Path(work) / "step.so"
+    with temporary_folder("lora-drop-build-", 2 * COMPILE_SECONDS) as work:
+        draft = work / "step.so"
         compile_library(compiler, flags, draft)
         draft.chmod(0o644)  # whatever the umask says
         built = draft.rename(draft.with_name(f"{name}-{_digest(draft.read_bytes())}.so"))

@@ -1,25 +1,27 @@
-"""Limits on the server's connections: how many, and how long one may stay silent.
+"""Limits on the server's connections: how many, how long one may stay silent, and how slowly one may read.
 
 Without file descriptors the system refuses each new connection, and asyncio prints a traceback for each try: 220
 silent connections stopped a server with 160 descriptors, with 45,005 tracebacks. So the server reserves descriptors
-for its files, accepts no more connections than fit, no more than half of them from one address unless that is a
-trusted proxy's, and closes one that sends no request.
+for its files, accepts no more connections than fit, no more than half of them from one address (an IPv4 address or an
+IPv6 /64) unless that is a trusted proxy's, and closes one that sends no request or does not read its answer. Where all
+are taken, a newcomer gets a connection of the address with most of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections import Counter
 from typing import Any
 
 from uvicorn import config as uvicorn_config
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from lora_drop.run.shares import Shares
 from lora_drop.ui.serve.owner import Counters
 from lora_drop.ui.serve.policy import Limits, Policy
 
 HEAD_SECONDS = 20.0  # time for a request's head to arrive; up to twice that for later requests of a connection
+WRITE_SECONDS, WRITE_BYTES = 20.0, 20_000  # an answer that waits for its reader must shrink by so much in that time
 OWN = 64  # descriptors that the server itself needs: files, libraries, the model
 BUSY = b'{"detail":"This app has too many connections: try again in a moment."}'
 ANSWER = (
@@ -49,25 +51,50 @@ def guard_connections(policy: Policy, counters: Counters) -> None:
     """Apply the limits to every server that starts from now on. Gradio leaves no way to pass uvicorn's settings."""
     most = connections_that_fit(policy.limits)
     share = most if policy.hops else max(4, most // 2)  # all connections through a proxy have its address
-    peers: Counter[str] = Counter()
+    peers: Shares[Guarded] = Shares()
 
     class Guarded(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         """uvicorn's HTTP protocol within these limits."""
 
         def connection_made(self, transport: Any) -> None:
-            peer = (transport.get_extra_info("peername") or ("",))[0]
-            self._peer: str | None = None
+            peer = policy.address((transport.get_extra_info("peername") or ("",))[0], ())
             self._head: asyncio.TimerHandle | None = None
+            self._write: asyncio.TimerHandle | None = None
             self._answered: Any = None  # the last request, if it was answered at the previous look
             super().connection_made(transport)
-            if peers.total() >= most or peers[peer] >= share:
+            mine = peers.count(peer)
+            full = len(peers) >= most
+            if mine >= share or (full and peers.count(peers.heaviest()) <= mine + 1):
                 counters.refuse("connections")
                 transport.write(ANSWER)
                 transport.close()
                 return
-            self._peer = peer
-            peers[peer] += 1
+            if full:
+                counters.refuse("connections")
+                next(peers.make_room(len(peers) - 1)).transport.abort()
+            peers.put(self, peer)
             self._head = self.loop.call_later(HEAD_SECONDS, self._end_if_silent)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._watch(self.transport.get_write_buffer_size())
+
+        def resume_writing(self) -> None:
+            if self._write is not None:
+                self._write.cancel()
+            super().resume_writing()
+
+        def _watch(self, waiting: int) -> None:
+            """Look again whether the bytes that wait for the reader have become fewer."""
+            self._write = self.loop.call_later(WRITE_SECONDS, self._end_if_unread, waiting)
+
+        def _end_if_unread(self, waiting: int) -> None:
+            left = self.transport.get_write_buffer_size()
+            if waiting - left < WRITE_BYTES:
+                counters.refuse("unread")
+                self.transport.abort()
+            else:
+                self._watch(left)
 
         def data_received(self, data: bytes) -> None:
             if not self.transport.is_closing():
@@ -79,12 +106,10 @@ def guard_connections(policy: Policy, counters: Counters) -> None:
             super().eof_received()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            if self._head is not None:
-                self._head.cancel()
-            if self._peer is not None:
-                peers[self._peer] -= 1
-                if not peers[self._peer]:
-                    del peers[self._peer]
+            for timer in (self._head, self._write):
+                if timer is not None:
+                    timer.cancel()
+            peers.pop(self)
             super().connection_lost(exc)
 
         def _end_if_silent(self) -> None:

@@ -1,6 +1,6 @@
 """Changes to Gradio's internals where it has no setting (written for 6.31); `gradio_queue.py` changes the queue.
 
-`tests/ui/test_gradio_private.py` fails with a Gradio that works differently.
+The start checks that what is replaced is still there (`changes`): a private page warns, a public one does not start.
 
 - **Values of components.** For each of 10,000 sessions Gradio keeps the last value of every component, for links that
   this page does not make: the whole text of a run, and 10 MB after /replay. Here no value is kept.
@@ -8,6 +8,8 @@
   a call. Here the server contacts no other host; model loading does not go through Gradio.
 - **Broken uploads.** Gradio leaves a partial upload in its folder, accepts 1,000 files at a time, and remembers every
   name whose progress was asked for. Here the part is deleted, an upload is one file, and few names are remembered.
+- **States of sessions.** Gradio drops the longest silent of all sessions. Here the address with most makes room.
+- **Prints.** Gradio prints what a visitor sent, control characters too. Here it prints one clean line.
 - **Unreadable calls.** Gradio answers an unknown function or parameter, or an unreadable value, with status 500 and a
   traceback in the log, and repeats a wrong body in its answer, which fails for NaN or bytes. Here each is status 4xx
   with one line.
@@ -16,23 +18,30 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import sys
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import safehttpx
 from fastapi.exceptions import RequestValidationError
-from gradio import route_utils, routes
+from gradio import blocks, queueing, route_utils, routes, state_holder
 from gradio.context import LocalContext
-from gradio.route_utils import FnIndexInferError, GradioMultiPartParser
-from gradio.state_holder import SessionState
+from gradio.route_utils import FnIndexInferError, GradioMultiPartParser, GradioUploadFile
+from gradio.state_holder import SessionState, StateHolder
 from gradio_client import utils as client_utils
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
+
+from lora_drop.errors import LoraDropError
+from lora_drop.ui.serve.visits import Visits
 
 KEPT_UPLOADS = 100  # names of uploads that are remembered
 MISTAKE = "lora_drop.mistake"  # in a request's scope: the client's own error, so status 400 where Gradio answers 500
@@ -43,6 +52,33 @@ NO_PARAMETER = "A parameter is missing, or the function has none of this name: /
 def keep_no_values() -> None:
     """Stop Gradio from keeping any component's last value, in the whole process."""
     SessionState._update_value_in_config = lambda self, key, value: None  # type: ignore[method-assign]
+
+
+def share_states(demo: gr.Blocks, visits: Visits) -> None:
+    """Have a page's sessions make room by address, and end with their visits; call it once the page is launched.
+
+    Gradio drops the state of the session that was silent for longest: 200 calls with new names took everybody's.
+    """
+    holder = demo.app.state_holder
+
+    def update(session: str) -> None:
+        with holder.lock:
+            if session in holder.session_data:
+                holder.session_data.move_to_end(session)
+            while len(holder.session_data) > holder.capacity:
+                drop(visits.crowded(list(holder.session_data)))
+
+    def drop(session: str) -> None:
+        holder.session_data.pop(session, None)
+        holder.time_last_used.pop(session, None)
+
+    def end(sessions: set[str]) -> None:
+        with holder.lock:
+            for session in sessions:
+                drop(session)
+
+    holder.update = update  # type: ignore[assignment, method-assign]
+    visits.ends.append(end)
 
 
 def ask_no_other_host() -> None:
@@ -82,18 +118,111 @@ class _Few(OrderedDict):
 
 async def _parse(parser: GradioMultiPartParser) -> Any:
     parser.max_files = 1
+    _PARSERS.get().append(parser)
     try:
-        return await _PARSE(parser)
-    except BaseException as error:
-        for file in parser._files_to_close_on_error:
-            file.close()
-            Path(file.name).unlink(missing_ok=True)
-        if isinstance(error, ClientDisconnect):  # Gradio handles only the other, and prints a traceback
-            raise MultiPartException("The upload broke off.") from None
-        raise
+        form = await _PARSE(parser)
+    except ClientDisconnect:  # Gradio handles only the other error, and prints a traceback
+        raise MultiPartException("The upload broke off.") from None
+    if [name for name, _ in form.multi_items()] != ["files"]:
+        raise MultiPartException("An upload is one whole file, in the field 'files'.")
+    return form
 
 
+@contextmanager
+def uploading() -> Iterator[Callable[[], None]]:
+    """Follow an upload within the block; yields a function that deletes all of it but a file that was accepted."""
+    parsers: list[GradioMultiPartParser] = []
+
+    def clear() -> None:
+        for parser in parsers:
+            for draft in parser._files_to_close_on_error:  # an accepted one was renamed
+                draft.close()
+                Path(draft.name).unlink(missing_ok=True)
+            for _, file in parser.items:
+                if isinstance(file, GradioUploadFile) and parser.upload_dir:
+                    with suppress(OSError):  # the accepted file is in it
+                        (Path(parser.upload_dir) / file.sha.hexdigest()).rmdir()
+
+    token = _PARSERS.set(parsers)
+    try:
+        yield clear
+    finally:
+        _PARSERS.reset(token)
+
+
+_PARSERS: ContextVar[list[GradioMultiPartParser]] = ContextVar("uploads of this request")
 _PARSE = GradioMultiPartParser.parse
+
+
+def clean_prints() -> None:
+    """Have Gradio print as one line without control characters what a visitor may have sent, in the whole process."""
+    for module in (routes, queueing, route_utils):
+        module.print = _print  # type: ignore[attr-defined]
+
+
+def _print(*values: object, **options: Any) -> None:
+    print(LoraDropError(" ".join(map(str, values))), **options)
+
+
+# Methods that are replaced here and in gradio_queue.py, with their first parameters; and text that Gradio's code has
+# where a replacement relies on it.
+_METHODS = (
+    (SessionState, "_update_value_in_config", "self key value"),
+    (StateHolder, "update", "self session_id"),
+    (gr.Blocks, "preprocess_data", "self block_fn inputs state explicit_call"),
+    (gr.Blocks, "process_api", "self block_fn inputs state request"),
+    (queueing.Queue, "__init__", "self live_updates concurrency_count update_intervals max_size blocks"),
+    (queueing.Queue, "push", "self body request username"),
+    (queueing.Queue, "get_events", "self"),
+    (queueing.Queue, "broadcast_estimations", "self concurrency_id after"),
+    (queueing.Queue, "send_message", "self event event_message"),
+)
+_TEXTS = (
+    (blocks, "_update_value_in_config("),
+    (state_holder, "self.session_data.popitem(last=False)\n                self.time_last_used.pop("),
+    (route_utils, "safehttpx.async_validate_url("),
+    (route_utils, "self._files_to_close_on_error.append(tempfile)"),
+    (route_utils, "Path(upload_dir) / temp_file.sha.hexdigest()"),
+    (route_utils, "self._signals = defaultdict(asyncio.Event)"),
+    (route_utils, "self._statuses: dict["),
+    (route_utils, "fns[body.fn_index]"),
+    (queueing, "first_event = event_queue.queue[0]"),
+    (queueing, "awake_events = [event for event in awake_events if event.alive]"),
+    (queueing, "self.enqueue_time: float = time.monotonic()"),
+    (routes, "if not app.get_blocks().api_open and fn.queue:"),
+    (routes, "blocks.upload_file_set.update(output_files)"),
+    (routes, '["named_endpoints"]["/" + api_name]'),
+    (routes, "client_utils.construct_args("),
+    (routes, ".blocks[component_id]"),
+    (routes, "content = utils.error_payload(error, app.get_blocks().show_error)"),
+)
+
+
+def changes() -> list[str]:
+    """Parts of Gradio that are replaced here, and that no longer look as they did when this was written."""
+    wrong = []
+    for owner, name, parameters in _METHODS:
+        method = getattr(owner, name, None)
+        present = list(inspect.signature(method).parameters) if method else []
+        if present[: len(parameters.split())] != parameters.split():
+            wrong.append(f"{owner.__name__}.{name}")
+    for module, text in _TEXTS:
+        if text not in inspect.getsource(module):
+            wrong.append(f"{module.__name__} ({text.split()[0]})")
+    return wrong
+
+
+def refuse_changes(public: bool) -> None:
+    """Warn in one line if Gradio works differently from what is replaced here.
+
+    Raises:
+        LoraDropError: it does, and the page is public.
+    """
+    if wrong := changes():
+        line = f"gradio {gr.__version__} differs from 6.31, for which this page was written, in {', '.join(wrong)}"
+        if public:
+            raise LoraDropError(f"{line}: pip install 'gradio==6.31.*', or start with --private.")
+        print(f"warning: {LoraDropError(line)}.", file=sys.stderr)
 
 
 class Blocks(gr.Blocks):

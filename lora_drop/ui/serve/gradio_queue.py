@@ -1,11 +1,14 @@
 """Gradio's queue with fair turns, shares and a limit on unread messages (written for Gradio 6.31).
 
 A call that waits in Gradio's queue holds no thread; one that waits in a generator does. So turns are decided here,
-where Gradio takes the next event. `tests/ui/test_gradio_private.py` fails with a Gradio that works differently.
+where Gradio takes the next event. The start checks what it replaces (`gradio_private.changes`).
 
 - **Turns.** Gradio serves first come, first served, and a client may fill the whole queue. Here a session has one
-  waiting run, an address its share of the places, and addresses take turns (`Turns`). A refusal is a sentence, sent as
-  the end of the call, because neither the page nor a client would show the words of an HTTP status.
+  waiting run, an address its share of the places, and addresses take turns (`Turns`), for runs as for light work. A
+  refusal is a sentence, sent as the end of the call, because neither the page nor a client would show the words of an
+  HTTP status.
+- **Bodies.** Gradio keeps a call's body, raw and parsed, for as long as the call waits. Here only the values are kept,
+  and those of the waiting calls are bounded.
 - **Unread messages.** Gradio keeps all messages of a run until they are fetched, and each message of the API holds the
   whole text so far: one unread stream took 6.7 GB. Here a session's unread messages have a limit. Beyond it they are
   dropped, the run stops, and one line takes their place. Gradio keeps messages for 2,000 sessions and drops the oldest
@@ -17,8 +20,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+import time
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -27,48 +31,19 @@ from gradio.queueing import Event, Queue
 from gradio.server_messages import EventMessage, ProcessCompletedMessage
 
 from lora_drop.errors import LoraDropError
+from lora_drop.ui.serve.guard import TRACES, Refused, too_large
 from lora_drop.ui.serve.owner import Counters
 from lora_drop.ui.serve.policy import Policy
+from lora_drop.ui.serve.turns import Turns
+from lora_drop.ui.serve.visits import Visits
 
 RUNS = "gpu"  # the concurrency id of calls that use the device
 KEPT_SESSIONS = 200  # 0.2 MB each and a visitor's own sweep; many more than can wait in the queue
 LIGHT_PLACES = 32  # calls that may wait beside the runs: a replay, an opened trace, a choice in the Safe zone
-KNOWN = 1000  # addresses whose last turn is remembered; a forgotten one counts as new
+LIGHT_SECONDS = 60.0  # the longest wait beside the runs
+EVENTS = 100  # calls of one session whose ends have not been read
 TOTAL = 4  # unread bytes of all sessions together, in multiples of one session's limit
 Check = Callable[[str, list[Any]], None]
-
-
-class Turns:
-    """Round robin over addresses: the one whose last turn is longest ago is next.
-
-    So an address waits for at most the current run and one run of each other waiting address.
-    """
-
-    def __init__(self) -> None:
-        self._last: OrderedDict[str, int] = OrderedDict()  # address -> number of its last turn
-        self._turn = 0
-
-    def order(self, waiting: Sequence[str]) -> list[int]:
-        """Order in which the waiting calls will be served, as indices.
-
-        Args:
-            waiting: the address of each call, in order of arrival.
-        """
-        last, left, order = dict(self._last), list(range(len(waiting))), []
-        for turn in range(len(waiting)):
-            first = min(left, key=lambda i: (last.get(waiting[i], 0), i))
-            left.remove(first)
-            order.append(first)
-            last[waiting[first]] = self._turn + turn + 1
-        return order
-
-    def serve(self, address: str) -> None:
-        """Record an address's turn."""
-        self._turn += 1
-        self._last[address] = self._turn
-        self._last.move_to_end(address)
-        while len(self._last) > KNOWN:
-            self._last.popitem(last=False)
 
 
 class Messages(asyncio.Queue):
@@ -95,14 +70,14 @@ class Messages(asyncio.Queue):
 
 
 class Unread(OrderedDict):
-    """Unread messages of the last `most` sessions; the session that was silent for longest is dropped first.
+    """Unread messages of `most` sessions. The address with most of them makes room, with its longest silent session.
 
     A session with a run, waiting or under way, is never dropped. A message to a session that is not kept is lost.
     """
 
-    def __init__(self, most: int, is_live: Callable[[str], bool] = lambda session: False):
+    def __init__(self, most: int, visits: Visits, is_live: Callable[[str], bool] = lambda session: False):
         super().__init__()
-        self.most, self._is_live = most, is_live
+        self.most, self._visits, self._is_live = most, visits, is_live
 
     def __getitem__(self, session: str) -> asyncio.Queue:
         if session not in self:
@@ -113,9 +88,8 @@ class Unread(OrderedDict):
     def __setitem__(self, session: str, messages: asyncio.Queue) -> None:
         super().__setitem__(session, Messages())  # replaces Gradio's queue, which is empty
         self.move_to_end(session)
-        spare = [old for old in self if not self._is_live(old) and old != session]
-        for old in spare[: max(0, len(self) - self.most)]:
-            del self[old]
+        while len(self) > self.most and (spare := [old for old in self if not self._is_live(old) and old != session]):
+            del self[self._visits.crowded(spare)]
 
     def __delitem__(self, session: str) -> None:
         if session in self:
@@ -149,15 +123,21 @@ class FairQueue(Queue):
         check: called with a function's API name and values; raises LoraDropError for a call that may not wait.
     """
 
-    def __init__(self, blocks: gr.Blocks, policy: Policy, counters: Counters, check: Check):
+    def __init__(self, blocks: gr.Blocks, policy: Policy, counters: Counters, check: Check, visits: Visits):
         super().__init__(True, blocks.max_threads, 1, None, blocks)
-        self.policy, self.counters, self.check = policy, counters, check
-        self.turns = Turns()
+        self.policy, self.counters, self.check, self.visits = policy, counters, check, visits
+        self.turns: defaultdict[str, Turns] = defaultdict(Turns)  # by concurrency id
         self.sessions = KEPT_SESSIONS
-        self.pending_messages_per_session = Unread(self.sessions, self._is_live)  # type: ignore[assignment]
+        unread = Unread(self.sessions, visits, self._is_live)
+        self.pending_messages_per_session = unread  # type: ignore[assignment]
 
     def _is_live(self, session: str) -> bool:
         return any(event.session_hash == session for event in self.event_ids_to_events.values())
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any call is under way."""
+        return any(self.active_jobs)
 
     def waiting(self, runs: bool = True) -> list[Event]:
         """Calls waiting for the device, or the other waiting calls."""
@@ -165,14 +145,28 @@ class FairQueue(Queue):
         return [event for name, queue in queues if (name == RUNS) == runs for event in queue.queue]
 
     async def push(self, body: Any, request: Any, username: str | None) -> Any:
-        """Put a call in the queue, or refuse it with a sentence before it takes a place."""
+        """Put a call in the queue, or refuse it with a sentence before it takes a place.
+
+        Raises:
+            Refused: the body is too large for its function, or nobody reads the session's answers.
+        """
         self._forget()
+        request._body, request._json = b"", None
         if body.fn_index is None:
             return await super().push(body, request, username)
         fn = route_utils.get_fn(self.blocks, None, body)
+        most = self.policy.limits.body_bytes
+        if fn.api_name not in TRACES and _size(request) > most:
+            self.counters.refuse("body")
+            raise too_large(most)
+        if len(self.pending_event_ids_session.get(body.session_hash or "", ())) >= EVENTS:
+            self.counters.refuse("unread")
+            raise Refused("unread", 429, "Read the answers to your calls first: too many wait for you.")
         refused = self._refusal(fn, body, _address(request))
         if refused is None:
-            return await super().push(body, request, username)
+            pushed = await super().push(body, request, username)
+            self.visits.seen(body.session_hash, _address(request))  # the queue names a session that has no name
+            return pushed
         reason, line = refused
         self.counters.refuse(reason)
         event = Event(body.session_hash, fn, request, username)
@@ -204,28 +198,39 @@ class FairQueue(Queue):
             return "queue", f"This app's queue is full (it holds {places}): try again in a moment."
         if sum(_address(event.request) == address for event in waiting) >= share:
             return "share", f"{share} calls from your address are waiting, the most allowed: try again in a moment."
+        if not runs and waiting and sum(_size(event.request) for event in waiting) > 2 * limits.trace_bytes:
+            return "queue", "Large traces are waiting to be read: try again in a moment."
         try:
             self.check(fn.api_name, body.data or [])
         except LoraDropError as error:
             return "limits", str(error)
         return None
 
-    def _sort(self) -> None:
-        """Sort the waiting runs by turn, which is also the place that each one sees."""
-        if runs := self.event_queue_per_concurrency_id.get(RUNS):
-            runs.queue[:] = [runs.queue[i] for i in self.turns.order([_address(e.request) for e in runs.queue])]
+    def _sort(self, concurrency_id: str) -> None:
+        """Sort the waiting calls of one kind by turn, which is also the place that each one sees."""
+        if (events := self.event_queue_per_concurrency_id.get(concurrency_id)) and events.queue:
+            order = self.turns[concurrency_id].order([_address(event.request) for event in events.queue])
+            events.queue[:] = [events.queue[i] for i in order]
 
     def get_events(self) -> Any:
-        """Next events to process; a run comes in its turn."""
-        self._sort()
+        """Next events to process; a call comes in its turn. Light work whose turn came too late is ended."""
+        late = time.monotonic() - LIGHT_SECONDS
+        for event in [event for event in self.waiting(runs=False) if event.enqueue_time < late]:
+            self.event_queue_per_concurrency_id[event.concurrency_id].queue.remove(event)
+            self.event_ids_to_events.pop(event._id, None)
+            self.counters.refuse("light")
+            line = f"This app is busy: your turn did not come within {LIGHT_SECONDS:g} s. Try again in a moment."
+            self.send_message(event, _ending(line))
+        for concurrency_id in self.event_queue_per_concurrency_id:
+            self._sort(concurrency_id)
         events = super().get_events()
-        if events is not None and events[2] == RUNS:
-            self.turns.serve(_address(events[0][0].request))
+        if events is not None:
+            self.turns[events[2]].serve(_address(events[0][0].request))
         return events
 
     def broadcast_estimations(self, concurrency_id: str, after: int | None = None) -> None:
         """Send every waiting call its place: a newcomer may go before others."""
-        self._sort()
+        self._sort(concurrency_id)
         super().broadcast_estimations(concurrency_id, None)
 
     def send_message(self, event: Event, event_message: EventMessage) -> None:
@@ -263,11 +268,16 @@ def _address(request: Any) -> str:
     return request.scope.get("lora_drop.address", "unknown")
 
 
-def use_fair_queue(demo: gr.Blocks, policy: Policy, counters: Counters, check: Check) -> FairQueue:
+def _size(request: Any) -> int:
+    """Bytes of a call's body, which the guard counted."""
+    return request.scope.get("lora_drop.bytes", 0)
+
+
+def use_fair_queue(demo: gr.Blocks, policy: Policy, counters: Counters, check: Check, visits: Visits) -> FairQueue:
     """Give the page this queue; call it instead of `demo.queue`, before `demo.launch`.
 
     It closes the routes that would run a queued function without the queue (`/run/...`).
     """
     demo.queue(api_open=False)
-    demo._queue = queue = FairQueue(demo, policy, counters, check)
+    demo._queue = queue = FairQueue(demo, policy, counters, check, visits)
     return queue

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections import OrderedDict
+from collections.abc import Collection
 from uuid import uuid4
 
+from lora_drop.run.shares import Shares
 from lora_drop.ui.serve import space as zero
+from lora_drop.ui.serve.visits import Visits
 
 OPENED = "opened-"  # begins the ids of runs that came as a file
 KEPT_TRACES = 64  # latest runs of all visitors together
@@ -56,21 +58,23 @@ class Stops:
 class RecentTraces:
     """Trace lines of the latest runs by run id, for downloads; also of runs under way or cut off.
 
-    An id is a random 128-bit secret of its visitor. The oldest runs are dropped when there are too many runs or bytes;
-    the newest is always kept.
+    An id is a secret of its visitor: 122 random bits. They go with the visit. When there are too many runs or bytes,
+    the oldest runs of the address that holds most are dropped.
     """
 
-    def __init__(self, most: int = KEPT_TRACES, most_bytes: int = KEPT_BYTES):
-        self._lines: OrderedDict[str, list[str]] = OrderedDict()
-        self.nbytes = 0  # of the lines in memory
-        self._lock = threading.Lock()
-        self._most, self._most_bytes = most, most_bytes
+    def __init__(self, visits: Visits, most: int = KEPT_TRACES, most_bytes: int = KEPT_BYTES):
+        self._lines: dict[str, list[str]] = {}
+        self._sessions: dict[str, str | None] = {}  # by run id
+        self._shares: Shares[str] = Shares(most, most_bytes)
+        self._visits, self._lock = visits, threading.Lock()
+        visits.ends.append(self._end)
 
-    def begin(self, opened: bool = False) -> str:
-        """Add a new run, or one that was opened, and return its id."""
-        run_id = OPENED * opened + uuid4().hex
+    def begin(self, session: str | None = None, opened: bool = False) -> str:
+        """Add a new run of a session, or one that it opened, and return its id."""
+        run_id, owner = OPENED * opened + uuid4().hex, self._visits.address(session) or ""
         with self._lock:
-            self._lines[run_id] = []
+            self._lines[run_id], self._sessions[run_id] = [], session
+            self._shares.put(run_id, owner)
             self._make_room()
         return run_id
 
@@ -79,19 +83,29 @@ class RecentTraces:
         with self._lock:
             if run_id in self._lines:
                 self._lines[run_id].append(line)
-                self.nbytes += sys.getsizeof(line)
+                self._shares.grow(run_id, sys.getsizeof(line))
                 self._make_room()
 
     def _make_room(self) -> None:
-        while len(self._lines) > 1 and (len(self._lines) > self._most or self.nbytes > self._most_bytes):
-            _, lines = self._lines.popitem(last=False)
-            self.nbytes -= sum(map(sys.getsizeof, lines))
+        for run_id in self._shares.make_room():
+            del self._lines[run_id], self._sessions[run_id]
+
+    def _end(self, sessions: Collection[str]) -> None:
+        with self._lock:
+            for run_id in [run_id for run_id, session in self._sessions.items() if session in sessions]:
+                self._shares.pop(run_id)
+                del self._lines[run_id], self._sessions[run_id]
 
     def text(self, run_id: str) -> str | None:
         """The trace so far, in the format of a trace file; None if it is not kept."""
         with self._lock:
             lines = self._lines.get(run_id)
             return None if lines is None else "".join(lines)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the lines in memory."""
+        return self._shares.nbytes
 
     def __len__(self) -> int:
         return len(self._lines)

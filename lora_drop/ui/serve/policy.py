@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import os
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,8 +21,10 @@ from lora_drop.ui.serve import space as zero
 from lora_drop.ui.serve.environment import in_space, positive_number, read_variable
 
 MIB = 2**20
+SMALL = 64 * 1024  # bytes of a body that is always accepted, so that Run and Stop work while others send traces
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ANY_HOST = "*"
+ENDING = threading.Event()  # the process ends: every run and sweep stops at its next step
 Hops = Annotated[int, Field(ge=0, lt=1000)]
 
 
@@ -78,6 +81,11 @@ class Limits:
         return self.trace * MIB
 
     @property
+    def body_bytes(self) -> int:
+        """Largest body of a call without a trace. A character may take 12 bytes of JSON, as `\\ud83d\\ude00` does."""
+        return SMALL + 12 * self.prompt
+
+    @property
     def unread_bytes(self) -> int:
         """Most unread bytes of a session."""
         return self.unread * MIB
@@ -109,8 +117,8 @@ class Clock:
         return time.monotonic() > self.end
 
     def is_set(self) -> bool:
-        """True once the visitor or the time limit stops the run."""
-        return self.is_up or (self.stop is not None and self.stop.is_set())
+        """True once the visitor, the time limit or the end of the process stops the run."""
+        return self.is_up or ENDING.is_set() or (self.stop is not None and self.stop.is_set())
 
 
 @dataclass(frozen=True)

@@ -1,112 +1,113 @@
 """Uploaded traces on the server's disk: few, counted, and deleted once they were read or their visitor has left.
 
-Gradio deletes uploads by a timer alone, and never deletes the part of an upload that broke off. `Uploads`, an ASGI
-middleware inside the guard, follows each upload through the app instead.
+Gradio deletes uploads by a timer alone, and never deletes what a failed upload wrote. `Uploads`, an ASGI middleware
+inside the guard, follows each upload through the app instead. No file is deleted on the event loop.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import re
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 from starlette.responses import JSONResponse
+from starlette.routing import get_route_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lora_drop.ui.serve.guard import UPLOAD, counted
+from lora_drop.run.shares import Shares
+from lora_drop.ui.serve.gradio_private import uploading
+from lora_drop.ui.serve.guard import counted
 from lora_drop.ui.serve.owner import Counters
 from lora_drop.ui.serve.policy import Policy
+from lora_drop.ui.serve.routes import Kind
+from lora_drop.ui.serve.visits import Visits
 
 PLACES = 8  # room on the disk, in traces of the largest size allowed
+FILES = 256  # files on the disk
 AT_ONCE = 4  # concurrent uploads; one address may have half of them
-SECONDS = 600.0  # lifetime of a trace that nobody opens
-VISIT = re.compile(r"/heartbeat/[^/]+/?$")  # a page keeps this request open for as long as it is open
 _PATHS = TypeAdapter(list[Path])  # Gradio's answer to an upload
 
 
-@dataclass
-class _File:
-    path: Path
-    address: str | None
-    size: int
-    since: float
-
-
 class Shelf:
-    """The uploaded files on the disk. Thread-safe."""
+    """The uploaded files on the disk. Thread-safe.
 
-    def __init__(self, most_bytes: int):
-        self._most, self._lock = most_bytes, threading.Lock()
-        self._files: list[_File] = []
+    A file belongs to its address until an event names it. Where there are too many files or bytes, the oldest of the
+    address that holds most go.
 
-    def add(self, path: Path, address: str | None) -> None:
-        """Keep a new file. Delete the oldest ones to make room, and those that nobody opened in time.
+    Attributes:
+        on_drop: called with each file that goes.
+    """
 
-        Args:
-            address: the visitor's, while a page is open there; None for a client without a page.
-        """
+    def __init__(self, visits: Visits, most_bytes: int):
+        self.on_drop: Callable[[str], None] = lambda path: None
+        self._visits, self._lock = visits, threading.Lock()
+        self._files: Shares[tuple[Path, str]] = Shares(FILES, most_bytes)
+        self._since: dict[tuple[Path, str], float] = {}
+        self._copies: Counter[Path] = Counter()  # Gradio keeps equal uploads as one file
+        visits.ends.append(lambda _: self._end())
+
+    def add(self, path: Path, address: str) -> None:
+        """Keep an address's new file, and delete old ones to make room."""
         with self._lock, contextlib.suppress(OSError):
-            now = time.monotonic()
-            self._files.append(_File(path, address, path.stat().st_size, now))
-            for file in [file for file in self._files if now - file.since > SECONDS]:
-                self._drop(file)
-            while len(self._files) > 1 and sum(file.size for file in self._files) > self._most:
-                self._drop(self._files[0])
+            file = path, address
+            self._files.put(file, address, path.stat().st_size)
+            self._copies[path] += file not in self._since
+            self._since[file] = time.monotonic()
+            for old in self._files.make_room():
+                self._drop(old)
 
     def done(self, path: str | Path) -> None:
         """Delete a file that was read, unless another visitor uploaded the same one."""
         with self._lock:
-            if file := next((file for file in self._files if file.path == Path(path)), None):
+            if file := next((file for file in self._since if file[0] == Path(path)), None):
                 self._drop(file)
 
-    def left(self, address: str) -> None:
-        """Delete the files of an address whose last page was closed."""
+    def _end(self) -> None:
+        """Delete the files whose visitors have left."""
         with self._lock:
-            for file in [file for file in self._files if file.address == address]:
+            for file in [file for file, since in self._since.items() if self._visits.have_left(file[1], since)]:
                 self._drop(file)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._since)
 
-    def _drop(self, file: _File) -> None:
-        self._files.remove(file)
-        if all(other.path != file.path for other in self._files):
+    def _drop(self, file: tuple[Path, str]) -> None:
+        if self._since.pop(file, None) is None:
+            return
+        self._files.pop(file)
+        path = file[0]
+        self._copies[path] -= 1
+        if not self._copies[path]:
+            del self._copies[path]
+            self.on_drop(str(path))
             with contextlib.suppress(OSError):
-                file.path.unlink(missing_ok=True)
-                file.path.parent.rmdir()  # Gradio made it for this file
+                path.unlink(missing_ok=True)
+                path.parent.rmdir()  # Gradio made it for this file
 
 
 class Uploads:
     """The middleware: follows each upload and each open page."""
 
-    def __init__(self, app: ASGIApp, policy: Policy, counters: Counters, shelf: Shelf):
-        self.app, self.policy, self.counters, self.shelf = app, policy, counters, shelf
+    def __init__(self, app: ASGIApp, policy: Policy, counters: Counters, shelf: Shelf, visits: Visits):
+        self.app, self.policy, self.counters, self.shelf, self.visits = app, policy, counters, shelf, visits
         self._coming: Counter[str] = Counter()
-        self._visits: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse an upload where too many arrive at once."""
-        path = scope["path"] if scope["type"] == "http" else ""
-        if VISIT.search(path):
-            await self._visit(scope, receive, send)
-        elif UPLOAD.search(path) and scope["method"] == "POST":
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+        elif get_route_path(scope).startswith("/gradio_api/heartbeat/"):  # a page keeps this request open
+            with self.visits.page(scope["lora_drop.session"], scope["lora_drop.address"]):
+                await self.app(scope, receive, send)
+        elif scope["lora_drop.kind"] is Kind.UPLOAD and scope["method"] == "POST":
             await self._upload(scope, receive, send)
         else:
             await self.app(scope, receive, send)
-
-    async def _visit(self, scope: Scope, receive: Receive, send: Send) -> None:
-        address = scope["lora_drop.address"]
-        try:
-            with counted(self._visits, address):
-                await self.app(scope, receive, send)
-        finally:
-            if address not in self._visits:
-                self.shelf.left(address)
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
         address = scope["lora_drop.address"]
@@ -122,14 +123,19 @@ class Uploads:
                 answer.extend(message.get("body", b""))
             await send(message)
 
-        try:
-            with counted(self._coming, address):
-                await self.app(scope, receive, listening)
-        finally:
+        with counted(self._coming, address), uploading() as clear:
             try:
-                paths = _PATHS.validate_json(answer)
-            except ValidationError:  # the upload failed
-                paths = []
-                self.counters.add("uploads_broken")
-            for path in paths:
-                self.shelf.add(path, address if self._visits[address] else None)
+                await self.app(scope, receive, listening)
+            finally:
+                await asyncio.shield(asyncio.to_thread(self._settle, bytes(answer), clear, address))
+
+    def _settle(self, answer: bytes, clear: Callable[[], None], address: str) -> None:
+        """Keep what an upload made, or delete it."""
+        try:
+            paths = _PATHS.validate_json(answer)
+        except ValidationError:  # the upload failed
+            paths = []
+            self.counters.add("uploads_broken")
+        clear()
+        for path in paths:
+            self.shelf.add(path, address)
