@@ -64,7 +64,7 @@ class Scan:
         if kind == b'"':
             self._string, self._length = bytearray(), 0
         elif kind == b":":
-            self._name_ends("key")
+            self._check_name("key")
             self._key = self._last
             if self._depth == 1 and b"\\" in self._key:
                 raise TooComplex("a key with an escape")
@@ -90,16 +90,16 @@ class Scan:
             self._escaped, end = True, end + 1
         self._length += end - start
         self._string += piece[start : min(end, start + NAME + 1 - len(self._string))]
+        if self._depth == 1 and self._key in HASHES:
+            self._check_name("hash")
         if end == len(piece):
             return end
         self._last, self._string = bytes(self._string), None
-        if self._depth == 1 and self._key in HASHES:
-            self._name_ends("hash")
-            if self._key == b"session_hash":
-                self.session = _text(self._last)
+        if self._depth == 1 and self._key == b"session_hash":
+            self.session = _text(self._last)
         return end + 1
 
-    def _name_ends(self, kind: str) -> None:
+    def _check_name(self, kind: str) -> None:
         if self._length > NAME:
             raise TooComplex(f"a {kind} of more than {NAME} characters")
 
