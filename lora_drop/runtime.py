@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_drop.errors import LoraDropError
 
@@ -82,23 +82,29 @@ def check_versions(extra: str | None = None) -> None:
     Raises:
         LoraDropError: a package is too old.
     """
+    if sys.flags.optimize > 1:
+        raise LoraDropError("transformers reads docstrings, which -OO (PYTHONOPTIMIZE=2) removes: use -O, or neither")
+    if old := [package for package in package_versions(extra) if package["is_old"]]:
+        reasons = ("{name} {installed} is installed, and {floor} or newer is needed".format(**one) for one in old)
+        needed = " ".join(f"'{package['name']}{package['bounds']}'" for package in old)
+        raise LoraDropError(f"{'; '.join(reasons)}: pip install {needed}")
+
+
+def package_versions(extra: str | None = None) -> Iterator[dict[str, Any]]:
+    """Each package that `check_versions` looks at: its name, `installed` (None if it is not), `floor` and `bounds`,
+    and `is_old`."""
     from importlib.metadata import PackageNotFoundError, version
 
     from packaging.version import InvalidVersion, Version
 
-    if sys.flags.optimize > 1:
-        raise LoraDropError("transformers reads docstrings, which -OO (PYTHONOPTIMIZE=2) removes: use -O, or neither")
-    old, needed = [], []
     for requirement in _requirements(extra):
+        floor = next((spec.version for spec in requirement.specifier if spec.operator == ">="), "0")
+        installed, is_old = None, False
         with contextlib.suppress(PackageNotFoundError, InvalidVersion):  # its import will fail, where it is needed
             installed = version(requirement.name)
-            floor = next((spec.version for spec in requirement.specifier if spec.operator == ">="), "0")
-            if Version(Version(installed).base_version) < Version(floor):  # a nightly 2.9.0.dev has what 2.9 has
-                old.append(f"{requirement.name} {installed} is installed, and {floor} or newer is needed")
-                bounds = ",".join(sorted(map(str, requirement.specifier), reverse=True))
-                needed.append(f"'{requirement.name}{bounds}'")
-    if old:
-        raise LoraDropError(f"{'; '.join(old)}: pip install {' '.join(needed)}")
+            is_old = Version(Version(installed).base_version) < Version(floor)  # a nightly 2.9.0.dev has what 2.9 has
+        bounds = ",".join(sorted(map(str, requirement.specifier), reverse=True))
+        yield dict(name=requirement.name, installed=installed, floor=floor, bounds=bounds, is_old=is_old)
 
 
 def _requirements(extra: str | None) -> Iterator[Requirement]:

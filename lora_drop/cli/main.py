@@ -15,6 +15,7 @@ from lora_drop.cli import (
     bench,
     benchmark,
     calibrate,
+    doctor,
     drop_order,
     evaluate,
     fetch,
@@ -29,13 +30,13 @@ from lora_drop.cli import (
 )
 from lora_drop.cli.arguments import Parser
 from lora_drop.errors import LoraDropError, is_out_of_memory, missing_extra
-from lora_drop.runtime import check_versions, one_line_warnings
+from lora_drop.runtime import VERSION, check_versions, one_line_warnings
 
 BAD_INPUT = 2
 INTERRUPTED = 130
 COMMANDS = (
     *(run, page, evaluate, sweep, presets, recommend, calibrate, bench, benchmark, drop_order),
-    *(train, replay, fetch, space),
+    *(train, replay, fetch, space, doctor),
 )
 
 
@@ -47,7 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
         one_line_warnings()
-        check_versions()
         parser = _parser()
         try:
             args, rest = parser.parse_known_args(argv)
@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if rest and not hasattr(args, "rest"):  # `page` has its own parser
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         args.rest = rest
+        if args.command is not doctor.run:  # which reports them
+            check_versions()
         code = args.command(args) or 0
         sys.stdout.flush()
         return code
@@ -94,6 +96,7 @@ def _open_streams() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="lora_drop", description="LoRA-Drop decoding: run it, measure it.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"lora-drop {VERSION}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)

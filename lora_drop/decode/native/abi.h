@@ -7,8 +7,12 @@
 
 #include <stdint.h>
 
-#define LD_ABI 9
+#define LD_ABI 10
+#ifdef _WIN32
+#define LD_API __declspec(dllexport)
+#else
 #define LD_API __attribute__((visibility("default"))) /* the build hides all other symbols */
+#endif
 
 enum { F32, BF16, Q4_0, Q4_1, Q8_0, Q4_K, Q6_K }; /* kinds of numbers */
 enum { STATE, ANCHOR, RESIDUAL, SKIP };      /* reuse rules */
@@ -93,8 +97,11 @@ typedef struct {
 LD_API int64_t ld_abi(void);
 
 /* Instruction set that the kernels were compiled for: `avx512`, with `-vnni` and `-bf16` if they use these, `avx2`,
- * `neon` or `plain`. NULL on a processor without it. */
+ * `neon`, with `-dot` if they use byte products, or `plain`. */
 LD_API const char *ld_path(void);
+
+/* The names of `ld_path` that this processor can run, the best last, with spaces between them. */
+LD_API const char *ld_paths(void);
 
 /* Use `count` threads from now on (at most 64), with the caller's; a pool never shrinks. */
 LD_API int ld_threads(int64_t threads);

@@ -42,8 +42,8 @@ class NativeDecoder(ReferenceDecoder):
         embed = Matrix(self._embedding.data_ptr(), None, *self._embedding.shape, KINDS[self.dtype])
         self._ends = Ends(embed, weights.head, self._norm.data_ptr(), model.config.rms_norm_eps)
         self._ends_at, self._layers_at = ctypes.addressof(self._ends), ctypes.addressof(weights.layers)
-        self._library = TimedLibrary(compiled())
-        self.kernels = self._library.ld_path().decode()
+        native = compiled()
+        self._library, self.kernels = TimedLibrary(native), native.about
         self._library.ld_threads(torch.get_num_threads())
         self._rope_blocks: dict[int, tuple[Tensor, Tensor]] = {}  # by the positions' block
         self._screen: NativeScreen | None = None  # of the last screened head, for the next lane

@@ -1,4 +1,8 @@
-"""Compiles the C library once, keeps it in the cache folder, and loads it."""
+"""Loads the C library: the wheel's, which holds every path of its platform, or one that is compiled here once.
+
+A wheel has its library beside this file (`make wheels`). A checkout has none: there the library is compiled for this
+machine's processor and kept in the cache folder; so it is where the wheel's cannot be loaded.
+"""
 
 from __future__ import annotations
 
@@ -25,36 +29,64 @@ FOLDER = Path(__file__).parent
 WARNINGS = ("-Wall", "-Wextra", "-Wno-psabi")
 # Without contraction only `madd` (vec.h) fuses a product and a sum, so that all functions round alike.
 FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden", *WARNINGS)
-# Code paths of the kernels that LORA_DROP_NATIVE can name on an x86 processor with these instructions.
-PATHS = {"avx512": "-march=x86-64-v4", "avx2": "-march=x86-64-v3", "plain": "-march=x86-64"}
+# The kernels' paths and the processor that each is compiled for, the best last; LORA_DROP_NATIVE can name one.
+X86_PATHS = {
+    "plain": "x86-64",
+    "avx2": "x86-64-v3",
+    "avx512": "x86-64-v4",
+    "avx512-vnni": "x86-64-v4+avx512vnni",
+    "avx512-vnni-bf16": "x86-64-v4+avx512vnni+avx512bf16",
+}
+ARM_PATHS = {"neon": "armv8-a", "neon-dot": "armv8-a+dotprod"}
+IS_ARM = platform.machine().lower() in ("aarch64", "arm64")
+PATHS = ARM_PATHS if IS_ARM else X86_PATHS
+BEST = "best"
 COMPILE_SECONDS = 180  # a busy machine took more than 60
 MOST_BYTES = 2**26  # of a library, which has 0.2 MB
 
 
+class Library(ctypes.CDLL):
+    """The C library's functions.
+
+    Attributes:
+        about: which build and path they are: `wheel, avx2` or `built here, avx512-vnni`.
+        checksum: of the build and the path.
+    """
+
+    about = checksum = ""
+
+
 @cache
-def library() -> ctypes.CDLL | None:
-    """The compiled library; None if it is turned off or cannot be built. Compiling takes seconds, once a machine.
+def library() -> Library | None:
+    """The library; None if it is turned off or there is none. Compiling takes seconds, once a machine.
 
     Its functions raise MemoryError if there is no memory, and LoraDropError if there are no more threads.
     """
-    path = _path()
+    path, refused = os.environ.get("LORA_DROP_NATIVE", "1"), ""
     if path == "0":
         return None
     if path not in ("1", *PATHS):
         _without(f"LORA_DROP_NATIVE is {path!r}, not 0, 1, {', '.join(PATHS)}.")
         return None
-    return build(find_compiler(), cache_dir() / "native", PATHS.get(path))
+    name = None if path == "1" else path
+    if shipped := shipped_library():
+        try:
+            return bind(shipped, name or BEST)
+        except LoraDropError as error:
+            refused = str(error)
+    return build(find_compiler(), cache_dir() / "native", name and PATHS[name], refused)
 
 
-@cache
-def build_name() -> str | None:
-    """The checksum in the name of the library's file: of sources, flags, compiler and processor; None without it."""
-    compiler = find_compiler()
-    return None if compiler is None or library() is None else _checksum(compiler, _flags(PATHS.get(_path())))
+def library_name(system: str = sys.platform, machine: str = platform.machine()) -> str:
+    """File name of the wheel's library for a system and a processor, as Python names them."""
+    suffix = {"darwin": "dylib", "win32": "dll"}.get(system, "so")
+    return f"kernels-{system}-{machine.lower()}.{suffix}"
 
 
-def _path() -> str:
-    return os.environ.get("LORA_DROP_NATIVE", "1")
+def shipped_library() -> Path | None:
+    """The wheel's library for this machine; None in a checkout, and where the wheel is for another platform."""
+    path = FOLDER / library_name()
+    return path if path.is_file() else None
 
 
 def find_compiler() -> str | None:
@@ -63,7 +95,7 @@ def find_compiler() -> str | None:
     return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
-def build(compiler: str | None, folder: Path, processor: str | None = None) -> ctypes.CDLL | None:
+def build(compiler: str | None, folder: Path, processor: str | None = None, refused: str = "") -> Library | None:
     """Load the library from `folder`, or compile it; None, with one line on stderr, if that fails.
 
     The file's name has a checksum of sources, flags, compiler and processor, so that a cache folder may move to
@@ -71,23 +103,27 @@ def build(compiler: str | None, folder: Path, processor: str | None = None) -> c
     compiled in a temporary folder and copied to the cache folder; if that fails, it is loaded from there.
 
     Args:
-        processor: compiler flag for the processor, of `PATHS`; None is this machine's own.
+        processor: of `PATHS`; None is this machine's own.
+        refused: why the wheel's library is not used.
     """
     if compiler is None:
-        _without("there is no C compiler: install cc, gcc or clang, or name one in CC.")
+        _without(
+            f"{refused} There is no C compiler: install cc, gcc or clang, name one in CC, or install this "
+            f"platform's wheel."
+        )
         return None
     try:
-        return _cached(compiler, folder, _flags(processor))
+        return _cached(compiler, folder, (*FLAGS, *_processor_flags(processor)), refused)
     except (OSError, subprocess.SubprocessError) as error:
-        _without(f"{Path(compiler).name} cannot build them ({_reason(error)}).")
+        _without(f"{refused} {Path(compiler).name} cannot build them ({_reason(error)}).")
     except LoraDropError as error:
-        _without(str(error))
+        _without(f"{refused} {error}")
     return None
 
 
-def _cached(compiler: str, folder: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
+def _cached(compiler: str, folder: Path, flags: tuple[str, ...], refused: str) -> Library:
     """`build`, or raise OSError, SubprocessError or LoraDropError."""
-    name, refused = f"step-{_checksum(compiler, flags)}", ""
+    name = f"step-{_checksum(compiler, flags)}"
     for path in sorted(folder.glob(f"{name}-*.so")):
         try:
             return _load(path)
@@ -110,8 +146,12 @@ def _cached(compiler: str, folder: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
     return native
 
 
-def _flags(processor: str | None) -> tuple[str, ...]:
-    return (*FLAGS, processor or _native_flag())
+def _processor_flags(processor: str | None) -> list[str]:
+    """What gcc and clang call a processor of `PATHS`; None is this machine's own."""
+    if IS_ARM:
+        return [f"-march={processor}" if processor else "-mcpu=native"]
+    base, *features = (processor or "native").split("+")
+    return [f"-march={base}", *(f"-m{feature}" for feature in features)]
 
 
 def _checksum(compiler: str, flags: tuple[str, ...]) -> str:
@@ -161,26 +201,46 @@ def compile_library(compiler: str, flags: Iterable[str], target: Path) -> None:
     subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS, env=environment)
 
 
-def bind(path: Path) -> ctypes.CDLL:
-    """Load a library. Raises LoraDropError if it does not have the functions and the ABI of `structs.py`."""
+def bind(path: Path, kernels: str = "") -> Library:
+    """Load a library.
+
+    Args:
+        kernels: of a wheel's library, the path to take: one of `PATHS`, or `BEST` of what this processor has.
+
+    Raises:
+        LoraDropError: it does not have the functions and the ABI of `structs.py`, or this processor not its path.
+    """
     try:
-        native = ctypes.CDLL(str(path))
+        native = Library(str(path))
+        native.ld_paths.restype = ctypes.c_char_p
+        able = native.ld_paths().decode().split()
+        kernels = able[-1] if kernels == BEST else kernels
+        if kernels and kernels not in able:
+            raise LoraDropError(f"This processor has no {kernels}.")
         for name, (result, arguments) in FUNCTIONS.items():
-            function = getattr(native, name)
+            function = getattr(native, path_name(name, kernels))
             function.restype, function.argtypes = result, arguments
             if result is ctypes.c_int:
                 function.errcheck = _check
-        abi = native.ld_abi()
+            setattr(native, name, function)
+        abi, own = native.ld_abi(), native.ld_path().decode()
     except (OSError, AttributeError) as error:
         raise LoraDropError(f"The compiled decode steps cannot be loaded ({error}).") from None
     if abi != ABI:
         raise LoraDropError(f"The compiled decode steps in {path} have ABI {abi}, not {ABI}.")
-    if native.ld_path() is None:
+    if own not in able:
         raise LoraDropError("The compiled decode steps are for another processor than this one.")
+    native.about = f"{'wheel' if kernels else 'built here'}, {own}"
+    native.checksum = f"{_digest(path.read_bytes())}-{own}"
     return native
 
 
-def _load(path: Path) -> ctypes.CDLL:
+def path_name(function: str, kernels: str) -> str:
+    """A function's name in a library of several paths, of one of them; `ld_paths` is of the library."""
+    return f"{function}_{kernels.replace('-', '_')}" if kernels and function != "ld_paths" else function
+
+
+def _load(path: Path) -> Library:
     """`bind` a file that `build` has named. Raises LoraDropError if it is damaged or others can write to it."""
     handle = _opened(path)
     if not os.path.isdir("/proc/self/fd"):
@@ -220,10 +280,6 @@ def _check(status: int, *_) -> None:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _native_flag() -> str:
-    return "-mcpu=native" if platform.machine().lower() in ("aarch64", "arm64") else "-march=native"
 
 
 def _processor() -> bytes:

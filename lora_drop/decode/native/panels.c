@@ -14,7 +14,9 @@
 #endif
 
 /* Vectors of the processor's own length, PARTS of which hold the 16 rows. */
-#if defined(BYTE_DOTS) && !defined(__AVX512VNNI__)
+#if defined(__ARM_FEATURE_DOTPROD)
+enum { LONG = 4 };
+#elif defined(BYTE_DOTS) && !defined(__AVX512VNNI__)
 enum { LONG = 8 };
 #else
 enum { LONG = 16 };
@@ -37,7 +39,21 @@ INLINE wf fused(wf a, wf b, wf c) { return (wf)_mm512_fmadd_ps((__m512)a, (__m51
 INLINE wf load_f16(const uint8_t *p) { return from_f16(p); }
 INLINE int32_t total_of(wi v) { return _mm512_reduce_add_epi32((__m512i)v); }
 INLINE int32_t largest_of(wi v) { return _mm512_reduce_max_epi32((__m512i)v); }
+
+INLINE wi add_dot(wi sum, wi codes, int32_t four) {
+    return (wi)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)codes, _mm512_set1_epi32(four));
+}
+#elif defined(__ARM_FEATURE_DOTPROD)
+INLINE wf fused(wf a, wf b, wf c) { return (wf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
+INLINE wf load_f16(const uint8_t *p) { return (wf)vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p))); }
+INLINE int32_t total_of(wi v) { return vaddvq_s32((int32x4_t)v); }
+INLINE int32_t largest_of(wi v) { return vmaxvq_s32((int32x4_t)v); }
+
+INLINE wi add_dot(wi sum, wi codes, int32_t four) {
+    return (wi)vdotq_s32((int32x4_t)sum, (int8x16_t)codes, vreinterpretq_s8_s32(vdupq_n_s32(four)));
+}
 #else
+#define PAIRS_OF_BYTES /* two instructions for a product, with sums of 16 bits between them */
 INLINE wf fused(wf a, wf b, wf c) { return (wf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
 INLINE wf load_f16(const uint8_t *p) { return (wf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
 
@@ -89,28 +105,28 @@ INLINE void ready(const wi *words, int offset, const Taken *x, int64_t blocks, i
 }
 
 /* Product of `words` words of codes of each row with the digits of x from word `at` on, plus `start`. Each addition
- * waits for the one before, so the two planes take turns, and of 8 words the even and the odd ones. Without VNNI the
+ * waits for the one before, so the two planes take turns, and of 8 words the even and the odd ones. In pairs of bytes the
  * sum of `together` words must fit in 16 bits: 8 words for codes of 4 bits (32 * 15 * 128 / 2 < 2^15), 2 for 6 bits. */
 INLINE wi dots(const wi *codes, const Taken *x, int at, int words, int together, wi start) {
     wi sums[2][2] = {{{0}, start}};
-#ifdef __AVX512VNNI__
-    (void)together;
-#else
+#ifdef PAIRS_OF_BYTES
     __m256i pairs[2] = {0};
+#else
+    (void)together;
 #endif
     UNROLLED for (int j = 0; j < words; j++) {
         UNROLLED for (int plane = 0; plane < 2; plane++) {
             int32_t four;
             memcpy(&four, x->digits[plane] + 4 * (at + j), sizeof four);
-#ifdef __AVX512VNNI__
-            wi *sum = &sums[words == 8 ? j % 2 : 0][plane];
-            *sum = (wi)_mm512_dpbusd_epi32((__m512i)*sum, (__m512i)codes[j], _mm512_set1_epi32(four));
-#else
+#ifdef PAIRS_OF_BYTES
             __m256i two = _mm256_maddubs_epi16((__m256i)codes[j], _mm256_set1_epi32(four));
             pairs[plane] = j % together ? _mm256_add_epi16(pairs[plane], two) : two;
+#else
+            wi *sum = &sums[words == 8 ? j % 2 : 0][plane];
+            *sum = add_dot(*sum, codes[j], four);
 #endif
         }
-#ifndef __AVX512VNNI__ /* else gcc loads all of x first and spills its 16 registers */
+#ifdef PAIRS_OF_BYTES /* else gcc loads all of x first and spills its 16 registers */
         __asm__ volatile("" : "+x"(pairs[0]), "+x"(pairs[1]) : : "memory");
         for (int plane = 0; plane < 2 && j % together == together - 1; plane++)
             sums[0][plane] += (wi)_mm256_madd_epi16(pairs[plane], _mm256_set1_epi16(1));
@@ -129,11 +145,14 @@ INLINE wf times_nibbles(const wi *codes, const Taken *x, int r) {
 /* Of 32 codes of 8 bits, stored plus 128. */
 INLINE wf times_bytes(const wi *codes, const Taken *x, int r) {
     (void)r;
-    wi start = (wi){0} + x->shift;
-#ifdef __AVX512VNNI__
-    return to_floats(dots(codes, x, 0, 8, 8, start));
+#if defined(__ARM_FEATURE_DOTPROD) /* which multiplies signed codes */
+    wi own[8];
+    UNROLLED for (int j = 0; j < 8; j++) own[j] = codes[j] ^ (int32_t)0x80808080;
+    return to_floats(dots(own, x, 0, 8, 8, (wi){0}));
+#elif !defined(PAIRS_OF_BYTES)
+    return to_floats(dots(codes, x, 0, 8, 8, (wi){0} + x->shift));
 #else
-    wi half[8];
+    wi start = (wi){0} + x->shift, half[8];
     UNROLLED for (int j = 0; j < 8; j++) half[j] = (codes[j] >> 4) & 0x0f0f0f0f;
     wi high = dots(half, x, 0, 8, 8, (wi){0});
     UNROLLED for (int j = 0; j < 8; j++) half[j] = codes[j] & 0x0f0f0f0f;

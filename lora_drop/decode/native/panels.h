@@ -32,7 +32,8 @@ enum { PANEL_ROWS = 4 };
  * numbers of 15 bits and a sign, in two planes of bytes: x is about scale * (256 high + low). The rounding error is at
  * most 1.6e-5 of the block's largest number (4e-3 in llama.cpp, which keeps 7 bits), and sums over a block are exact.
  * On other processors they are floats and the scale is 1. */
-#if defined(__AVX512VNNI__) || (defined(__AVX2__) && defined(__FMA__) && defined(__F16C__))
+#if defined(__AVX512VNNI__) || (defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)) \
+    || defined(__ARM_FEATURE_DOTPROD)
 #define BYTE_DOTS
 typedef struct {
     float scale, sum;        /* sum of the whole numbers */

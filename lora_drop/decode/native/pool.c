@@ -125,6 +125,7 @@ void parallel(Work work, void *context, int64_t count, int64_t chunk) {
     for (int i = 0; atomic_load(&pool.done) - before < left; i++) i < PATIENCE ? relax() : (void)sched_yield();
 }
 
+#ifndef _WIN32 /* which does not fork */
 /* A forked child has none of the parent's threads, wherever these are at the time. */
 static void in_child(void) {
     pool.threads = 0;
@@ -135,6 +136,7 @@ static void in_child(void) {
 
 /* Fork between two calls, so that the child has no half of one. */
 __attribute__((constructor)) static void at_load(void) { pthread_atfork(pool_lock, pool_unlock, in_child); }
+#endif
 
 int ld_threads(int64_t threads) {
     int status = LD_OK;

@@ -29,13 +29,13 @@ int64_t ld_abi(void) { return LD_ABI; }
 
 const char *ld_path(void) {
 #if defined(__AVX512F__)
-    int fits = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    return fits ? "avx512" VNNI PAIRS : NULL;
-#elif defined(BYTE_DOTS)
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? "avx2" : NULL;
+    return "avx512" VNNI PAIRS;
+#elif defined(__aarch64__) && defined(BYTE_DOTS)
+    return "neon-dot";
 #elif defined(__aarch64__)
     return "neon";
+#elif defined(BYTE_DOTS)
+    return "avx2";
 #else
     return "plain";
 #endif

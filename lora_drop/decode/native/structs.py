@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 
-ABI = 9
+ABI = 10
 F32, BF16, Q4_0, Q4_1, Q8_0, Q4_K, Q6_K = range(7)  # kinds of numbers
 OK, NO_MEMORY, NO_THREADS = range(3)  # results of the functions that return an int
 
@@ -91,6 +91,7 @@ class Answer(ctypes.Structure):
 FUNCTIONS = {  # result and arguments of each
     "ld_abi": (_int64, ()),
     "ld_path": (ctypes.c_char_p, ()),
+    "ld_paths": (ctypes.c_char_p, ()),
     "ld_threads": (ctypes.c_int, (_int64,)),
     "ld_pack": (None, (_pointer, _pointer, _int64, _int64, _int64)),
     "ld_step": (ctypes.c_int, (*(_pointer,) * 3, _int64, *(_pointer,) * 6)),

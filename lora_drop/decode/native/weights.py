@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from lora_drop.decode.cache import LARGE_PAGE, ask_large_pages
 from lora_drop.decode.layer import fused, projections, qk_norms
-from lora_drop.decode.native.loader import library
+from lora_drop.decode.native.loader import Library, library
 from lora_drop.decode.native.structs import BF16, F32, Q4_0, Q4_1, Q4_K, Q6_K, Q8_0, Layer, Matrix
 
 KINDS = {torch.float32: F32, torch.bfloat16: BF16}
@@ -195,7 +195,7 @@ def q8_0(weights: Tensor) -> np.ndarray:
     return torch.cat([scale.view(torch.uint8), codes.view(torch.uint8)], -1).flatten(1).numpy()
 
 
-def compiled() -> ctypes.CDLL:
+def compiled() -> Library:
     """The library, which the caller knows to be there."""
     native = library()
     assert native is not None
@@ -209,7 +209,7 @@ class TimedLibrary:
         ms: milliseconds spent in them so far.
     """
 
-    def __init__(self, library: ctypes.CDLL):
+    def __init__(self, library: Library):
         self._library, self.ms = library, 0.0
 
     def __getattr__(self, name: str) -> Callable[..., Any]:

@@ -5,6 +5,12 @@
 #include "matmul.h"
 #include "vec.h"
 
+#ifdef _WIN32
+#include <malloc.h>
+#define aligned_alloc(alignment, size) _aligned_malloc(size, alignment)
+#define free _aligned_free
+#endif
+
 static Workspace space;
 
 /* Each size comes from the matrix that writes or reads the buffer, so that it is right for a model of any shape. */

@@ -44,8 +44,13 @@ def refuses(text: str) -> bool:
     return any(re.search(rf"(^|[.!?,;:])\s*{re.escape(opening)}", start) for opening in REFUSALS)
 
 
-def untimed_words(facts: Facts) -> str:
-    """What to say of a speed that is no headline, with that of the same preset on this machine when it was quiet."""
+def untimed_words(facts: Facts) -> str | None:
+    """What to say of a speed that is no headline, with that of the same preset on this machine when it was quiet; None
+    without a speed."""
+    if facts.get("no_kernels"):
+        return "no kernels for this processor: speed is not shown"
+    if facts["speed"] is None:
+        return None
     if facts["speed"] == "reference":
         return "the reference decoder makes no claim of speed"
     why = "this run is too short to time" if facts["speed"] == "short" else "this run\u2019s timing is noisy"
@@ -126,8 +131,7 @@ def _line(kind: str, facts: Facts) -> Iterator[str]:
     loop = facts["baseline_collapsed_word"]
     if loop is not None and kind != "stopped":
         yield f"The full model\u2019s own answer goes in circles from word {loop + 1} on."
-    if facts["speed"] is not None and not is_timed(facts) and kind != "stopped":
-        words = untimed_words(facts)
+    if kind != "stopped" and not is_timed(facts) and (words := untimed_words(facts)):
         yield f"{words[:1].upper()}{words[1:]}."
     head = (facts["idle"] or {}).get("head_speedup")
     if head and facts["head"] == "screened" and kind != "stopped":

@@ -14,7 +14,7 @@ from lora_drop.run.report.align import align, word_at
 from lora_drop.run.report.headline import headline, is_timed, refuses, untimed_words
 from lora_drop.run.report.parts import parts_of
 from lora_drop.run.report.report import Report
-from lora_drop.run.report.speed import is_by_chance, is_wide, makes_claims, speed_of
+from lora_drop.run.report.speed import is_by_chance, is_wide, lacks_kernels, makes_claims, speed_of
 from lora_drop.run.report.why import why
 from lora_drop.run.report.words import counted
 from lora_drop.run.trace.records import BASELINE, THIRD, Verdict
@@ -146,14 +146,16 @@ def _speed_facts(report: Report) -> Facts:
     figures, interval, speed = report.figures(), None, None
     has_baseline = report.has_baseline
     speedup, bound = (figures["speedup"], figures["bound"]) if has_baseline else (None, None)
+    no_kernels = has_baseline and lacks_kernels(dict(report.trace.header.device))
     if has_baseline and not makes_claims(report.trace.header):
-        speed = "reference"
+        speed = None if no_kernels else "reference"
     elif speedup is not None:
         summary = report.trace.summary
         interval = (summary and summary.speedup_interval) or report.speedup_interval(report.main)
         speed = speed_of(speedup, interval) or "short"
     return {
         "speed": speed,
+        **({"no_kernels": True} if no_kernels else {}),
         "speedup": speedup,
         "speedup_interval": interval,
         "bound": bound,
@@ -239,8 +241,6 @@ def _clauses(kind: str, facts: Facts) -> Iterator[str | None]:
 
 def _speed(facts: Facts) -> str | None:
     speed, speedup, interval = facts["speed"], facts["speedup"], facts["speedup_interval"]
-    if speed is None:
-        return None
     if not is_timed(facts):
         return untimed_words(facts)
     if speed == "same":

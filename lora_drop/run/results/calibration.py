@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Literal
 
 from lora_drop.adapters.find import config_fingerprint
-from lora_drop.decode.native.loader import build_name
+from lora_drop.decode.native.loader import library
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import COMPARISONS, presets_for
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import describe_device, short_name
 from lora_drop.paths import calibrations, remove
-from lora_drop.run.report.speed import is_by_chance, no_gain_reason, speed_of
+from lora_drop.run.report.speed import is_by_chance, lacks_kernels, no_gain_reason, speed_of
 from lora_drop.run.results.files import CALIBRATION
 from lora_drop.run.results.store import Content, Row, Store, is_setting
 from lora_drop.runtime import VERSION
@@ -53,6 +53,8 @@ def speeds_here(loaded: LoadedModel | ModelInfo, names: Container[str] | None = 
     Args:
         names: of the rows wanted; by default all.
     """
+    if lacks_kernels({"type": loaded.device.type, "decoder": loaded.decoder_name}):
+        return {}
     content, settings = _read(loaded), settings_here(loaded.id)
     rows = [row for row in content["rows"] if names is None or row["lane"] in names] if content else []
     with suppress(LoraDropError):  # broken adapters
@@ -132,11 +134,12 @@ def _read(loaded: LoadedModel | ModelInfo) -> Content | None:
 
 
 def _key(loaded: LoadedModel | ModelInfo) -> Content:
+    native = library() if loaded.decoder_name.startswith("native") else None
     return {
         "model": {"id": loaded.id, "revision": loaded.revision, "dtype": short_name(loaded.dtype)},
         "device": describe_device(loaded.device),
         "decoder": loaded.decoder_name,
-        "kernels": build_name() if loaded.decoder_name.startswith("native") else None,
+        "kernels": native and native.checksum,
         "software": {"torch": metadata.version("torch"), "lora_drop": VERSION},
     }
 
