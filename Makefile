@@ -4,6 +4,7 @@
 # make test-gpu     those that need a CUDA device
 # make gpu-day      a card's first day: these tests, the benchmarks, the page; 25 minutes a call; see scripts/gpu_day.py
 # make test-floors  the bundled model and the page on the oldest versions that requirements.txt allows (several GB)
+# make wheels     the wheels with the C kernels inside, of four platforms, into dist; WHEELS=linux-x86_64 is one
 # make golden       rewrite the golden files in tests/golden with what the code says now
 # make mutants      mutation tests of the method, the report of a run, the lane and the refresher (half an hour)
 # make quality      style, format and types
@@ -14,8 +15,8 @@ FLOORS := .venv-floors
 PYTEST := $(BIN)/python -m pytest
 SPREAD := -n 2 --dist loadfile  # a file's tests in one process: they share a server, a browser, a model
 
-.PHONY: demo test test-full test-gpu gpu-day test-floors golden mutants model quality quality-js npm style browser soak
-.PHONY: space-check clean
+.PHONY: demo test test-full test-gpu gpu-day test-floors wheels golden mutants model quality quality-js npm style browser soak
+.PHONY: space-check emulator clean
 
 demo: $(VENV)/.installed model
 	$(BIN)/python app.py
@@ -23,7 +24,7 @@ demo: $(VENV)/.installed model
 test: $(VENV)/.installed-dev model browser
 	$(PYTEST) $(SPREAD)
 
-test-full: test
+test-full: test $(VENV)/.installed-wheels emulator
 	$(PYTEST) $(SPREAD) -m "full and not gpu and not floors"
 
 test-gpu: $(VENV)/.installed-dev model
@@ -32,6 +33,9 @@ test-gpu: $(VENV)/.installed-dev model
 # DAY="bench-bundled profile" takes these steps alone.
 gpu-day: $(VENV)/.installed-dev model
 	$(BIN)/python -m scripts.gpu_day $(DAY)
+
+wheels: $(VENV)/.installed-wheels
+	$(BIN)/python -m scripts.wheels $(WHEELS)
 
 # Look at `git diff tests/golden` afterwards.
 golden: $(VENV)/.installed-dev model
@@ -82,6 +86,11 @@ $(VENV)/.installed-dev: $(VENV)/.installed tests/requirements.txt
 	$(BIN)/python -m pip install -r tests/requirements.txt
 	touch $@
 
+# Zig, which compiles C for every platform (about 100 MB), and what the tests read its libraries with.
+$(VENV)/.installed-wheels: $(VENV)/.installed-dev scripts/requirements.txt
+	$(BIN)/python -m pip install -r scripts/requirements.txt
+	touch $@
+
 $(FLOORS)/.installed: $(VENV)/.installed-dev
 	$(BIN)/uv venv --allow-existing --python $(BIN)/python $(FLOORS)
 	$(BIN)/uv pip install --python $(FLOORS)/bin/python --resolution lowest-direct -r requirements.txt
@@ -90,6 +99,11 @@ $(FLOORS)/.installed: $(VENV)/.installed-dev
 
 browser: $(VENV)/.installed-dev
 	$(BIN)/python tests/browser/install.py
+
+# Runs the kernels of arm64, and of old x86 processors, in the tests of the wheels.
+emulator:
+	@command -v qemu-aarch64 > /dev/null || (apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install \
+		-y --no-install-recommends qemu-user libc6-arm64-cross) || echo "emulator: no qemu-user; these tests run without"
 
 # 50 visitors at once for 10 minutes, each answer held against a single user's. SOAK="--minutes 2" is shorter.
 soak: $(VENV)/.installed

@@ -33,7 +33,7 @@ CHECKOUT = None if (PACKAGE / "assets").is_dir() else PACKAGE.parent
 ASSETS = (CHECKOUT or PACKAGE) / "assets"
 # README, requirements and the like, for the folder of a Space; an installed wheel has a copy inside the package.
 SPACE_FILES = CHECKOUT or PACKAGE / "space"
-BUILT_KERNELS = (CHECKOUT or PACKAGE) / "build" / "kernels"  # what `make wheels` compiles
+BUILT_KERNELS = (CHECKOUT or PACKAGE) / "build" / "kernels"  # of `make wheels`
 SHIPPED_ADAPTERS = ASSETS / "adapters"
 SHIPPED_PRESETS = ASSETS / "presets"
 SHIPPED_SWEEPS = ASSETS / "sweeps"

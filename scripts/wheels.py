@@ -17,8 +17,17 @@ from typing import Any, NamedTuple
 
 from hatchling.builders.wheel import WheelBuilder
 
-from lora_drop.decode.native.loader import ARM_PATHS, FLAGS, FOLDER, X86_PATHS, library_name, path_name, sources
-from lora_drop.paths import BUILT_KERNELS, CHECKOUT
+from lora_drop.decode.native.loader import (
+    ARM_PATHS,
+    FLAGS,
+    FOLDER,
+    X86_PATHS,
+    built_for_wheels,
+    library_name,
+    path_name,
+    sources,
+)
+from lora_drop.paths import CHECKOUT
 
 
 class Platform(NamedTuple):
@@ -53,25 +62,26 @@ PLATFORMS = {
 DECLARED = re.compile(r"^(?!static|typedef)\w[\w *]*[ *](\w+)\(", re.MULTILINE)
 
 
-def zig(arguments: Iterable[object], cwd: Path | None = None) -> None:
+def zig(arguments: Iterable[object]) -> None:
     """Run zig's C compiler, and raise CalledProcessError where it fails; its messages go to stderr."""
-    subprocess.run([sys.executable, "-m", "ziglang", "cc", *map(str, arguments)], cwd=cwd, check=True)
+    subprocess.run([sys.executable, "-m", "ziglang", "cc", *map(str, arguments)], check=True)
 
 
-def build_library(platform: Platform, folder: Path) -> Path:
-    """Compile and link a platform's library."""
+def build_library(platform: Platform) -> Path:
+    """Compile and link a platform's library, in `built_for_wheels`."""
+    target = built_for_wheels().resolve() / platform.library
+    target.parent.mkdir(parents=True, exist_ok=True)
     common = ("-target", platform.target, *(flag for flag in FLAGS if flag != "-shared"), "-Werror")
     functions = {name for header in sources("*.h") for name in DECLARED.findall(header.read_text(encoding="utf-8"))}
     kernels = [source for source in sources("*.c") if source.name != "cpu.c"]
     with tempfile.TemporaryDirectory() as work:
         for path, processor in platform.paths.items():
-            place = Path(work) / path
-            place.mkdir()
             renamed = [f"-D{name}={path_name(name, path)}" for name in functions]
-            zig([*common, *_processor_flags(processor), *renamed, "-c", *kernels], place)
-        zig([*common, "-c", FOLDER / "cpu.c"], Path(work))
-        target = folder.resolve() / platform.library
-        zig([*common, "-shared", "-s", "-o", target, *sorted(Path(work).rglob("*.o")), "-lm"])
+            for source in kernels:  # one at a time: for Windows zig takes no more
+                made = Path(work) / f"{path}-{source.stem}.o"
+                zig([*common, *_processor_flags(processor), *renamed, "-c", source, "-o", made])
+        zig([*common, "-c", FOLDER / "cpu.c", "-o", Path(work) / "cpu.o"])
+        zig([*common, "-shared", "-s", "-o", target, *sorted(Path(work).glob("*.o")), "-lm"])
     return target
 
 
@@ -111,9 +121,8 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := set(args.platforms) - PLATFORMS.keys():
         parser.error(f"no such platform: {', '.join(sorted(unknown))}")
-    BUILT_KERNELS.mkdir(parents=True, exist_ok=True)
     for name in args.platforms or PLATFORMS:
-        library = build_library(PLATFORMS[name], BUILT_KERNELS)
+        library = build_library(PLATFORMS[name])
         wheel = build_wheel(PLATFORMS[name], library, args.out)
         print(f"{wheel.name}: {wheel.stat().st_size / 1e6:.2f} MB, its kernels {library.stat().st_size / 1e6:.2f} MB")
 

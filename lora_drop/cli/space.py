@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from lora_drop.cli.arguments import Commands, add_command
-from lora_drop.cli.output import print_json
+from lora_drop.cli.output import note, print_json
 from lora_drop.run.exports.replay_space import TITLE
 
 
@@ -32,9 +32,11 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command `space`."""
-    from lora_drop.ui.serve.space_folder import build, report
+    from lora_drop.ui.serve.space_folder import KERNELS, build, report
 
     sizes = build(args.out, args.space, args.zero_gpu, args.torch_index, args.preload)
+    if KERNELS not in sizes:
+        note("the folder has no C kernels for Linux: a Space without a compiler is slow. `make wheels` compiles them.")
     _show(args, sizes, report(sizes), args.space or "OWNER/NAME")
 
 

@@ -48,7 +48,7 @@ def greedy(decoder, period=3, steps=60, bank=None, **rules):
 def compiled(folder, flags=(), compiler=None):
     """A library of the sources for this processor, with the program's own flags and these."""
     folder.mkdir(exist_ok=True)
-    own = (*loader.FLAGS, loader._native_flag(), *flags)
+    own = (*loader.FLAGS, *loader._processor_flags(None), *flags)
     loader.compile_library(compiler or find_compiler(), own, folder / "step.so")
     return folder / "step.so"
 

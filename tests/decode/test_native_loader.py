@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import platform
 import random
-import re
 import shutil
 import subprocess
 import sys
@@ -217,7 +215,7 @@ def test_one_that_cannot_be_used_even_when_new_is_reported_in_one_line(tmp_path,
 @pytest.mark.parametrize(
     ("compiler", "says"),
     [
-        (None, "there is no C compiler"),
+        (None, "There is no C compiler"),
         ("/bin/false", "false cannot build them (exit code 1)"),
         ("/no/such/compiler", "compiler cannot build them (No such file or directory)"),
         ("dumb", "dumb cannot build them (error: unknown value 'native' for '-march')"),
@@ -265,14 +263,28 @@ def test_a_lesser_path_can_be_asked_for_beside_the_usual_one(asked, capsys):
     ("value", "says"),
     [
         ("0", ""),
-        ("sse9", "is 'sse9', not 0, 1, avx512, avx2, plain."),
+        ("sse9", "is 'sse9', not 0, 1, plain, avx2, avx512, "),
         ("avx2", "for another processor"),
     ],
 )
 def test_a_path_that_there_is_not_is_one_line(asked, value, says, tmp_path, monkeypatch, capsys):
     """The last as on a processor without AVX2, whose compiler makes the file all the same."""
-    no_path = functools.partial(re.sub, r"(?s)(ld_path\(void\) \{).*?\n\}", r"\1 return NULL; }")
-    monkeypatch.setattr(loader, "FOLDER", edited(tmp_path, "step.c", no_path))
+    lesser = '#include "abi.h"\nconst char *ld_paths(void) { return "plain"; }\n'
+    monkeypatch.setattr(loader, "FOLDER", edited(tmp_path, "cpu.c", lambda text: lesser))
     assert asked(value) is None
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == bool(says) and all(says in line and line.endswith("slower.") for line in lines)
+
+
+def test_where_the_wheel_s_library_cannot_be_used_it_is_built_here(asked, tmp_path, monkeypatch, capsys):
+    """Another platform's, or one without the path that is asked for: one line, and none without a compiler too."""
+    foreign = tmp_path / "Bücher & mehr.so"
+    foreign.write_bytes(b"\x7fELF" + bytes(200))
+    monkeypatch.setattr(loader, "shipped_library", lambda: foreign)
+    assert asked("1").about.startswith("built here, ")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "cannot be loaded" in line and line.endswith("They were built anew.")
+    monkeypatch.setattr(loader, "find_compiler", lambda: None)
+    assert asked("1") is None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "cannot be loaded" in line and "There is no C compiler" in line

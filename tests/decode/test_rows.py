@@ -33,25 +33,27 @@ def processor():
 
 
 OWN = "one thread", "two threads"  # of the library as the program builds it
+LESSER = ("plain", "avx2", "avx512")  # tests/package/test_kernels.py has all
 
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory):
     """By name a library of each path that runs here, with a pool of its own."""
     folder, libraries = tmp_path_factory.mktemp("paths"), {}
-    for name in (*OWN, *loader.PATHS):
+    for name in (*OWN, *LESSER):
         path = folder / f"{name}.so"
         if name in OWN:
             shutil.copy(library()._name, path)
         elif platform.machine() == "x86_64":
-            loader.compile_library(loader.find_compiler(), (*loader.FLAGS, loader.PATHS[name]), path)
+            flags = (*loader.FLAGS, *loader._processor_flags(loader.PATHS[name]))
+            loader.compile_library(loader.find_compiler(), flags, path)
         with contextlib.suppress(LoraDropError):  # another family, or it has not these instructions
             libraries[name] = loader.bind(path)
             libraries[name].ld_threads(1 if name == "one thread" else 2)
     return libraries
 
 
-@pytest.fixture(scope="module", params=[*OWN, *loader.PATHS])
+@pytest.fixture(scope="module", params=[*OWN, *LESSER])
 def fresh(request, paths):
     """The library, and as it is for lesser processors than this one may be."""
     if request.param not in paths:

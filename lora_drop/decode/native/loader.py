@@ -21,7 +21,7 @@ from pathlib import Path
 
 from lora_drop.decode.native.structs import ABI, FUNCTIONS, NO_MEMORY, NO_THREADS
 from lora_drop.errors import LoraDropError
-from lora_drop.paths import cache_dir, drafted, temporary_folder
+from lora_drop.paths import BUILT_KERNELS, cache_dir, drafted, temporary_folder
 
 FOLDER = Path(__file__).parent
 # -Werror is for the tests alone: a user's compiler may have warnings of its own. psabi warns of vectors as arguments
@@ -87,6 +87,11 @@ def shipped_library() -> Path | None:
     """The wheel's library for this machine; None in a checkout, and where the wheel is for another platform."""
     path = FOLDER / library_name()
     return path if path.is_file() else None
+
+
+def built_for_wheels() -> Path:
+    """The folder where `make wheels` leaves the libraries of all platforms (it may not exist), for these sources."""
+    return BUILT_KERNELS / _digest(_all_sources())
 
 
 def find_compiler() -> str | None:
@@ -157,8 +162,12 @@ def _processor_flags(processor: str | None) -> list[str]:
 def _checksum(compiler: str, flags: tuple[str, ...]) -> str:
     """Raises OSError or SubprocessError if the compiler cannot be asked for its version."""
     version = subprocess.run([compiler, "--version"], capture_output=True, timeout=COMPILE_SECONDS).stdout
-    hashed = (*(path.read_bytes() for path in sources("*.[ch]")), repr(flags).encode(), version, _processor())
+    hashed = (_all_sources(), repr(flags).encode(), version, _processor())
     return _digest(b"|".join(hashed))
+
+
+def _all_sources() -> bytes:
+    return b"|".join(path.read_bytes() for path in sources("*.[ch]"))
 
 
 def _without(why: str) -> None:

@@ -18,11 +18,14 @@ import yaml
 from huggingface_hub import SpaceHardware
 from packaging.requirements import Requirement
 
+from lora_drop.decode.native.loader import built_for_wheels, library_name
 from lora_drop.errors import LoraDropError
 from lora_drop.paths import ASSETS, PACKAGE, SPACE_FILES, new_folder
 
 FILES = ("app.py", "requirements.txt", "README.md", "LICENSE")
-LEFT_OUT = ("__pycache__", "*.py[cio]", "screenshots", ".*")  # Gradio writes .pyi files beside its components
+# Gradio writes .pyi files beside its components; a Space runs on Linux, whichever wheel makes its folder.
+LEFT_OUT = ("__pycache__", "*.py[cio]", "screenshots", ".*", "*.dylib", "*.dll")
+KERNELS = f"lora_drop/decode/native/{library_name('linux', 'x86_64')}"
 REQUIRED = {
     **dict.fromkeys(("title", "emoji", "colorFrom", "colorTo", "app_file", "license", "short_description"), str),
     **dict.fromkeys(("sdk", "sdk_version", "python_version"), str),
@@ -148,6 +151,8 @@ def build(
         in_a_wheel = "assets", "space"  # folders that the package has only there
         shutil.copytree(PACKAGE, draft / "lora_drop", ignore=shutil.ignore_patterns(*LEFT_OUT, *in_a_wheel))
         shutil.copytree(ASSETS, draft / "assets", ignore=shutil.ignore_patterns(*LEFT_OUT))
+        if (built := built_for_wheels() / Path(KERNELS).name).is_file():  # in a checkout; a wheel has its own
+            shutil.copyfile(built, draft / KERNELS)
         for name in (*FILES, PICTURE, *linked(readme)):
             if (SPACE_FILES / name).is_file():
                 (draft / name).parent.mkdir(parents=True, exist_ok=True)
