@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -81,7 +82,22 @@ def build_library(platform: Platform) -> Path:
                 made = Path(work) / f"{path}-{source.stem}.o"
                 zig([*common, *_processor_flags(processor), *renamed, "-c", source, "-o", made])
         zig([*common, "-c", FOLDER / "cpu.c", "-o", Path(work) / "cpu.o"])
-        zig([*common, "-shared", "-s", "-o", target, *sorted(Path(work).glob("*.o")), "-lm"])
+        own_name = (
+            ["-install_name", platform.library] if "macos" in platform.target else []
+        )  # else this machine's path
+        zig(
+            [
+                *common,
+                "-shared",
+                "-s",
+                *own_name,
+                "-o",
+                Path(work) / platform.library,
+                *sorted(Path(work).glob("*.o")),
+                "-lm",
+            ]
+        )
+        shutil.copyfile(Path(work) / platform.library, target)  # alone: beside a DLL zig writes more
     return target
 
 

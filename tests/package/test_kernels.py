@@ -20,6 +20,7 @@ from lora_drop.decode.native import decoder, loader, structs
 from lora_drop.decode.native.structs import F32, Q4_0, Q4_1, Q4_K, Q6_K, Q8_0
 from lora_drop.errors import LoraDropError
 from lora_drop.method.schedule import baseline_schedule
+from lora_drop.paths import CHECKOUT
 from tests.decode import test_rows
 from tests.decode.test_fast import TOLERANCE
 from tests.decode.test_rows import GGUF_KINDS, SCALES, SHAPES, matrix
@@ -78,7 +79,8 @@ def test_it_exports_its_functions_and_needs_the_system_alone(built):
     names = {loader.path_name(name, path) for name in structs.FUNCTIONS for path in paths}
     assert names == {name for name in exported if name.startswith("ld_")}
     needed = [str(getattr(one, "name", one)) for one in (library.imports if "win" in platform else library.libraries)]
-    assert needed and all(SYSTEM.match(name) for name in needed), needed
+    assert needed and all(name == path.name or SYSTEM.match(name) for name in needed), needed
+    assert str(CHECKOUT).encode() not in path.read_bytes(), "no path of the machine that built it"
     versions = re.findall(r"GLIBC_2\.(\d+)", path.read_bytes().decode("latin-1"))
     assert max(map(int, versions), default=0) <= 17
 
