@@ -17,6 +17,7 @@ import random
 import re
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from lora_drop.evaluation.measure.pairs import read_prompts
@@ -38,12 +39,12 @@ text. Write a line a pair, with your reason: `7: B slightly better; reason`.
 """
 
 
-def write_sheet(prompts: list[str], answers: Path, out: Path) -> None:
+def write_sheet(prompts: list[str], settings: Sequence[str], answers: Path, out: Path) -> None:
     """Write the sheet and its key."""
     tokenizer = load_model("bundled").tokenizer
     by_prompt = {(record["prompt"], record["setting"]): record["tokens"] for record in Lines(answers, Shape).records}
     rng = random.Random(SEED)
-    pairs = [(prompt, preset) for prompt in prompts for preset in PRESETS]
+    pairs = [(prompt, setting) for prompt in prompts for setting in settings]
     pairs += [(prompt, FULL) for prompt in rng.sample(prompts, CONTROLS)]
     rng.shuffle(pairs)
     key, lines = [], [HEAD]
@@ -67,7 +68,8 @@ def _fence(text: str) -> str:
 def count(out: Path) -> int:
     """Print the verdicts by preset; returns how many pairs have none."""
     key = {row["pair"]: row for row in json.loads((out / "key.json").read_text(encoding="utf-8"))}
-    counts: dict[str, Counter[str]] = {setting: Counter() for setting in (*PRESETS, FULL)}
+    settings = sorted({row[side] for row in key.values() for side in "AB"} - {FULL})
+    counts: dict[str, Counter[str]] = {setting: Counter() for setting in (*settings, FULL)}
     verbatim = []
     form = re.compile(rf"(\d+): ({'|'.join(VERDICTS)})\b(.*)")
     for line in (out / "verdicts.txt").read_text(encoding="utf-8").splitlines():
@@ -92,13 +94,14 @@ def main() -> int:
     parser.add_argument("what", choices=("sheet", "count"))
     parser.add_argument("prompts", type=Path, nargs="?")
     parser.add_argument("--answers", type=Path)
+    parser.add_argument("--settings", nargs="+", default=PRESETS, help="as scripts.circles names them")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     if args.what == "count":
         return int(count(args.out) > 0)
     if not (args.prompts and args.answers):
         parser.error("sheet needs the prompts and --answers")
-    write_sheet(read_prompts(args.prompts, "prompt"), args.answers, args.out)
+    write_sheet(read_prompts(args.prompts, "prompt"), args.settings, args.answers, args.out)
     return 0
 
 

@@ -58,7 +58,7 @@ def sheet(tmp_path, bundled):
     ]
     answers = tmp_path / "answers.jsonl"
     answers.write_text("".join(json.dumps(record) + "\n" for record in records))
-    reading.write_sheet(prompts, answers, tmp_path)
+    reading.write_sheet(prompts, reading.PRESETS, answers, tmp_path)
     return tmp_path
 
 
