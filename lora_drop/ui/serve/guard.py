@@ -20,7 +20,7 @@ from lora_drop.ui.serve.gradio_private import MISTAKE
 from lora_drop.ui.serve.owner import Counters
 from lora_drop.ui.serve.policy import MIB, SMALL, Policy
 from lora_drop.ui.serve.routes import Kind, Routes
-from lora_drop.ui.serve.scan import NAME, Scan, TooComplex
+from lora_drop.ui.serve.scan import NAME, TooComplex, check_shape
 from lora_drop.ui.serve.turns import Turns
 from lora_drop.ui.serve.visits import Visits
 
@@ -44,6 +44,7 @@ CONTENT_SECURITY_POLICY = {
 TRACES = ("replay", "inspect")  # functions that take a whole trace
 LIGHT_AT_ONCE, LIGHT_WAITING = 4, 64  # light calls; they share Gradio's 40 threads with the runs
 LIGHT_SECONDS = 20.0  # the longest wait for a place
+DENSE = 4096  # bytes outside strings that cost as much as `SMALL` bytes: parsing them takes 1 ms
 BODY_SECONDS = 60.0  # time for a body to arrive whole
 DRAIN_SECONDS, DRAIN_BYTES = 10.0, 256 * MIB
 BURST = 5  # seconds' worth of calls that may arrive at once
@@ -239,9 +240,7 @@ class _Body:
                 count = len(message.get("body", b""))
                 if self.held + count > self._most:
                     raise too_large(self._most)
-                for _ in range((self.held + count) // SMALL - self.held // SMALL):
-                    while not self._guard.take(self._address, "bytes"):
-                        await asyncio.sleep(0.05)
+                await self._pay((self.held + count) // SMALL - self.held // SMALL)
         except TimeoutError:
             raise Refused("body", 408, "The request did not arrive in time: try again.") from None
         self._whole = not message.get("more_body", False)
@@ -251,25 +250,31 @@ class _Body:
 
     async def scanned(self) -> tuple[Receive, str | None]:
         """Read the whole body and check its shape; returns a `receive` that has it, and the session in it."""
-        chunks, scan = [], Scan()
+        chunks = []
         while not self._whole:
             message = await self._next()
             if message["type"] == "http.disconnect":
                 break
             chunks.append(message.get("body", b""))
-            try:
-                await scan.feed(chunks[-1])
-            except TooComplex as error:
-                raise Refused("body", 413, f"This request is too complex: {error}.") from None
+        bodies = [b"".join(chunks)]
+        try:
+            session, outside = await check_shape(bodies[0])
+        except TooComplex as error:
+            raise Refused("body", 413, f"This request is too complex: {error}.") from None
+        await self._pay(outside // DENSE)
 
         async def receive() -> Message:
-            if not chunks:
+            if not bodies:
                 return await self.receive()
-            body = b"".join(chunks)
-            chunks.clear()
-            return {"type": "http.request", "body": body, "more_body": False}
+            return {"type": "http.request", "body": bodies.pop(), "more_body": False}
 
-        return receive, scan.session
+        return receive, session
+
+    async def _pay(self, tokens: int) -> None:
+        """Wait until the address has tokens for the bytes that it sends."""
+        for _ in range(tokens):
+            while not self._guard.take(self._address, "bytes"):
+                await asyncio.sleep(0.05)
 
     async def drain(self) -> None:
         """Read the rest of a refused body and discard it: a client that is still sending would not see the answer."""
