@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -159,10 +158,7 @@ def _serve_until_ended(demo: Page, queue: FairQueue) -> None:
         end = time.monotonic() + RUN_SECONDS
         while queue.is_busy and time.monotonic() < end:
             time.sleep(0.05)
-        # Open streams, and a thread inside a library, would keep the process.
-        closing = threading.Thread(target=demo.close, args=(False,), daemon=True)
-        last = threading.Timer(2 * CLOSE_SECONDS, os._exit, (0,))
-        last.daemon = True
+        closing = threading.Thread(target=demo.close, args=(False,), daemon=True)  # it waits for open streams
         closing.start()
-        last.start()
         closing.join(CLOSE_SECONDS)
+    demo.calls.uploads.clear()

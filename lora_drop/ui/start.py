@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import atexit
 import os
 import shutil
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
 
@@ -20,7 +20,7 @@ from lora_drop.ui.serve.memory import share_heap
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "app.py") -> int:
-    """Load the model and serve the page until it is stopped; returns the exit code.
+    """Load the model and serve the page until it is stopped, which ends the process; returns an error's exit code.
 
     Call it before torch or Gradio is imported.
 
@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "app.py") -> int:
     """
     share_heap()
     one_line_warnings()
+    sys.setswitchinterval(0.0005)  # a thread that computes in Python delays each small step of a run by so much
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: temporary folders go
     # ZeroGPU's package, which every Gradio Space has, replaces CUDA with a stand-in. It must come before torch, and on
     # ZeroGPU it imports Gradio.
@@ -38,13 +39,15 @@ def main(argv: Sequence[str] | None = None, prog: str = "app.py") -> int:
     args = _parser(prog).parse_args(argv)
     try:
         check_versions("page")
-        _serve(args)
+        with ExitStack() as ending:
+            _serve(args, ending)
     except (LoraDropError, OSError) as error:  # OSError: the port is taken
         print(f"{prog}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # before the page was there
         return 130
-    return 0
+    sys.stdout.flush()
+    os._exit(0)  # open streams, and threads inside a library, would keep the process
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
@@ -70,8 +73,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _serve(args: argparse.Namespace) -> None:
-    """Raises LoraDropError or OSError if the page cannot start."""
+def _serve(args: argparse.Namespace, ending: ExitStack) -> None:
+    """Serve the page; `ending` gets what its end does. Raises LoraDropError or OSError if it cannot start."""
     if find_spec("gradio") is None or find_spec("plotly") is None:
         raise LoraDropError(f"the page needs Gradio and plotly: {GET_PAGE}")
     if args.mcp and find_spec("mcp") is None:
@@ -79,7 +82,7 @@ def _serve(args: argparse.Namespace) -> None:
     # Gradio reads this variable when it is imported, and writes to the folder before the page is up.
     if not os.environ.get("GRADIO_TEMP_DIR") and (own := own_upload_folder()):
         os.environ["GRADIO_TEMP_DIR"] = own
-        atexit.register(shutil.rmtree, own, ignore_errors=True)
+        ending.callback(shutil.rmtree, own, ignore_errors=True)
 
     from lora_drop.models.load import LoadedModel, fetch, load_model
     from lora_drop.models.place import on_zero_gpu

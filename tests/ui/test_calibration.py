@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -153,7 +154,8 @@ def test_who_measures(monkeypatch, tmp_path, variable, zero, measures):
     monkeypatch.setattr(page, "build_app", lambda pool, policy: policy)
     monkeypatch.setattr(page, "launch", lambda *_, **__: None)
     monkeypatch.setattr(Background, "start", lambda self: begun.append(self))
-    start._serve(start._parser("app.py").parse_args(["--model", "random:tiny-llama", "--device", "cpu"]))
+    args = start._parser("app.py").parse_args(["--model", "random:tiny-llama", "--device", "cpu"])
+    start._serve(args, ExitStack())
     assert bool(begun) is measures, "after the model is loaded"
 
 

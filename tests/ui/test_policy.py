@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import pytest
 
 from lora_drop.errors import LoraDropError
@@ -48,7 +50,7 @@ def test_the_start_takes_the_choice_from_its_options(monkeypatch, tmp_path, word
     monkeypatch.setattr(page, "build_app", lambda pool, policy: policy)
     monkeypatch.setattr(page, "launch", lambda policy, *_, share, **__: launched.append((policy.public, share)))
     parser = start._parser("app.py")
-    start._serve(parser.parse_args(["--model", "random:tiny-llama", "--device", "cpu", *words]))
+    start._serve(parser.parse_args(["--model", "random:tiny-llama", "--device", "cpu", *words]), ExitStack())
     assert launched == [(public, share)], "an address of the web is asked for by --share alone"
 
 

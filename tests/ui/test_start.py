@@ -1,15 +1,22 @@
 """The start of the page where the temporary files are not its own."""
 
 import os
+import signal
 import sys
 import tempfile
+from contextlib import ExitStack
+from pathlib import Path
 
 import httpx
 import pytest
+from gradio_client import Client
 
-from lora_drop.paths import own_upload_folder
+from lora_drop.errors import LoraDropError
+from lora_drop.paths import cache_dir, own_upload_folder, temporary_folder
+from lora_drop.ui import page, start
 from scripts.space_check import free_port, server
 from tests.support import ROOT
+from tests.support.page import wait_until
 
 
 @pytest.fixture
@@ -52,3 +59,53 @@ def test_the_page_starts_and_takes_a_trace_there(tmp_path):
         sent = httpx.post(f"{url}/gradio_api/upload", files={"files": ("run.jsonl", b"{}")})
         assert sent.status_code == 200 and sent.json()[0].startswith(f"{tmp_path}/lora-drop-gradio-")
     assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.full
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_signal_ends_a_run_at_a_step_and_the_process_at_once(tmp_path):
+    """Before: the run's stream broke off, and uploads stayed."""
+    env = {**os.environ, "GRADIO_TEMP_DIR": str(tmp_path / "uploads"), "LORA_DROP_MODEL": "random:tiny-llama"}
+    env |= {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(free_port())}
+    with server(sys.executable, ROOT, tmp_path / "log", env) as (process, url):
+        assert httpx.post(f"{url}/gradio_api/upload", files={"files": ("a.jsonl", b"x")}).status_code == 200
+        client = Client(url, verbose=False)
+        run = client.submit("Count", max_new_tokens=1500, ignore_eos=True, api_name="/generate")
+        wait_until(lambda: bool(run.outputs()), "the run is on")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert '"stopped"' in run.outputs()[-1]
+    assert not [path for path in (tmp_path / "uploads").rglob("*") if path.is_file()]
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch):
+    def nobody() -> None:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("LORA_DROP_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", nobody)
+    with pytest.raises(LoraDropError, match="no home: set HOME or LORA_DROP_CACHE"):
+        cache_dir()
+
+
+def test_an_address_of_ipv6_is_written_as_gradio_reads_it(monkeypatch, tmp_path):
+    hosts = []
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setattr(page, "build_app", lambda pool, policy: policy)
+    monkeypatch.setattr(page, "launch", lambda policy, host, *_, **__: hosts.append(host))
+    for host in ("::", "[::1]", "0.0.0.0"):
+        args = start._parser("app.py").parse_args(["--model", "random:tiny-llama", "--device", "cpu", "--host", host])
+        start._serve(args, ExitStack())
+    assert hosts == ["[::]", "[::1]", "0.0.0.0"]
+
+
+def test_temporary_folders_of_a_killed_program_go(temporary):
+    left, other = temporary / "lora-drop-build-left", temporary / "lora-drop-build-new"
+    for folder in (left, other):
+        (folder / "in it").mkdir(parents=True)
+    os.utime(left, (1, 1))
+    with temporary_folder("lora-drop-build-", 60) as folder:
+        assert folder.is_dir() and not left.exists() and other.exists()
+    assert not folder.exists()

@@ -67,6 +67,12 @@ class Shelf:
             if file := next((file for file in self._since if file[0] == Path(path)), None):
                 self._drop(file)
 
+    def clear(self) -> None:
+        """Delete all files."""
+        with self._lock:
+            for file in list(self._since):
+                self._drop(file)
+
     def _end(self) -> None:
         """Delete the files whose visitors have left."""
         with self._lock:
