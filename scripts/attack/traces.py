@@ -1,10 +1,11 @@
-"""Hostile traces: small files whose reading would cost much, or that fit the schema and mean nothing."""
+"""Hostile traces: whose reading would cost more than their bytes, or that fit a schema and mean nothing."""
 
 from __future__ import annotations
 
 import json
 import random
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 from lora_drop.run.trace.records import MAX_LAYERS
@@ -14,17 +15,18 @@ SHAPE = {
     **{"num_layers": 3, "hidden_size": 4, "num_heads": 2, "num_kv_heads": 1, "head_dim": 2, "intermediate_size": 8},
     **{"vocab_size": 16, "tied": True},
 }
+REPAIR = {"refresh": "repair", "kv": "write", "period": 10**6}
+SKIPPED = list(range(1, MAX_LAYERS))
 
 
-def header(config: dict[str, Any] | None = None, shape: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    """The header of a run in two lanes on a model of three layers."""
-    lanes = [("baseline", {"period": 1}), (LANE, {"period": 4, "dropped": [1], **(config or {})})]
-    model = {"id": "m", "dtype": "float32", "layers": 3, "shape": SHAPE | (shape or {})}
+def header(config: dict[str, Any] | None = None, layers: int = 3, label: str = LANE, **shape: Any) -> dict[str, Any]:
+    """The header of a run in two lanes."""
+    lanes = [("baseline", "full", {"period": 1}), (LANE, label, {"period": 4, "dropped": [1], **(config or {})})]
+    model = {"id": "m", "dtype": "float32", "layers": layers, "shape": {**SHAPE, "num_layers": layers, **shape}}
     return {
         **{"type": "header", "format": "lora-drop-trace", "version": 2, "model": model, "device": {"name": "a CPU"}},
-        "lanes": [{"id": name, "label": name, "config": own} for name, own in lanes],
+        "lanes": [{"id": name, "label": words, "config": own} for name, words, own in lanes],
         **{"prompt": "?", "prompt_tokens": 2, "seed": 0, "software": {}},
-        **more,
     }
 
 
@@ -35,85 +37,54 @@ def step(number: int, lane: str = LANE, kind: str = "lora", **more: Any) -> dict
     return {"type": "step", "lane": lane, "step": number, "kind": kind, "entropy": None, **values, **more}
 
 
-def audit(number: int, **more: Any) -> dict[str, Any]:
-    """An audit of a step."""
-    values = {"drift": [0.1], "cosine": [1.0], "kl": 0.1, "agrees": True, "argmax_text": "x"}
-    return {"type": "audit", "lane": LANE, "step": number, **values, **more}
-
-
 def text(*records: Any) -> str:
     """Records as a file."""
     return "".join(json.dumps(record) + "\n" for record in records)
 
 
-def _baseline(count: int) -> Iterator[dict[str, Any]]:
-    return (step(i, "baseline", "refresh") for i in range(count))
+def _rewinds(count: int) -> Iterator[Any]:
+    yield from map(step, range(count))
+    values = {"drift": [0.1], "cosine": [1.0], "kl": 0.1, "agrees": True, "argmax_text": "x"}
+    yield from ({"type": "audit", "lane": LANE, "step": i, **values} for i in range(count))
+    for _ in range(count):
+        yield {"type": "rewind", "lane": LANE, "to": count - 2}
+        yield step(count - 1, kind="refresh")
 
 
-def giant_shape(size: int) -> str:
-    """A shape that claims hundreds of millions of layers, at any size."""
-    return text(header(shape={"num_layers": 3 * 10**8}), *_baseline(5), *map(step, range(5)))
+def _words(count: int) -> Iterator[Any]:
+    """Answers whose words differ in each place: a search for common runs goes through them again and again."""
+    words = [f"{i // 15} " for i in range(count)]
+    orders = {lane: random.Random(lane).sample(words, count) for lane in ("baseline", LANE)}
+    return (step(i, lane, "refresh", text=own[i]) for lane, own in orders.items() for i in range(count))
 
 
-def rewinds(size: int) -> str:
-    """As many audits as rewinds, each of which keeps all audits but one."""
-    count = size // 550
-    again = {"type": "rewind", "lane": LANE, "to": count - 2}, step(count - 1, kind="refresh")
-    return text(header(), *map(step, range(count)), *map(audit, range(count)), *again * count)
-
-
-def repairs(size: int) -> str:
-    """One long gap before a repair, each step of which asks for all the others."""
-    count = size // 170
-    config = {"refresh": "repair", "kv": "write", "period": 10**6}
-    return text(header(config), *map(step, range(count)), step(count, kind="refresh"))
-
-
-def verified(size: int) -> str:
-    """Steps that each ask for the ten thousand rows of the last verification."""
-    judge = {"type": "judge", "lane": LANE, "rows": 10_000, "ms": 1.0, "kept": 0}
-    return text(header({"refresh": "repair", "kv": "write"}), *map(step, range(size // 170)), judge)
-
-
-def long_label(size: int) -> str:
-    """The longest label, which is repeated at each step."""
-    long = header()
-    long["lanes"][1]["label"] = "x" * 1000
-    return text(long, *map(step, range(size // 170)))
-
-
-def many_layers(size: int) -> str:
-    """As many layers as there may be, all but one skipped, and all of these with corrections."""
-    skipped = list(range(1, MAX_LAYERS))
-    model = {"id": "m", "dtype": "float32", "layers": MAX_LAYERS, "shape": SHAPE | {"num_layers": MAX_LAYERS}}
-    long = header({"dropped": skipped, "corrected": skipped, "rank": 8}, model=model)
-    steps = (step(i, active=[1] + [int(not i)] * len(skipped)) for i in range(size // (3 * MAX_LAYERS)))
-    return text(long, *steps)
-
-
-def repeated_words(size: int) -> str:
-    """Answers whose words differ in each place, and which a search for common runs goes through again and again."""
-    draw = random.Random(0)
-    count = size // 360
-    words = [f"{i} " for i in range(count // 15 + 1)] * 15
-    own, other = draw.sample(words, len(words)), draw.sample(words, len(words))
-    both = [(i, name, word) for i in range(count) for name, word in (("baseline", own[i]), (LANE, other[i]))]
-    return text(header(), *(step(i, name, "refresh", text=word) for i, name, word in both))
-
-
-def blank_lines(size: int) -> str:
-    """A short run in millions of empty lines."""
-    return text(header(), step(0)) + "\n" * size
-
-
-def cycles(size: int) -> str:
-    """Nothing but full steps: each is a cycle of the speedup's interval."""
-    count = size // 340
-    return text(header(), *_baseline(count), *(step(i, kind="refresh") for i in range(count)))
+def _full_steps(count: int) -> Iterator[Any]:
+    return (step(i, lane, "refresh") for lane in ("baseline", LANE) for i in range(count))
 
 
 # By name: such a file of about so many bytes.
 COSTLY: dict[str, Callable[[int], str]] = {
-    one.__name__: one
-    for one in (rewinds, repairs, verified, long_label, many_layers, repeated_words, blank_lines, cycles)
+    "as many audits as rewinds": lambda size: text(header(), *_rewinds(size // 550)),
+    "one gap": lambda size: text(header(REPAIR), *map(step, range(size // 170)), step(size // 170, kind="refresh")),
+    "a label": lambda size: text(header(label="x" * 1000), *map(step, range(size // 170))),
+    "all layers": lambda size: text(
+        header({"dropped": SKIPPED, "corrected": SKIPPED, "rank": 8}, MAX_LAYERS),
+        *(step(i, active=[1] + [int(not i)] * len(SKIPPED)) for i in range(size // (3 * MAX_LAYERS))),
+    ),
+    "words": lambda size: text(header(), *_words(size // 360)),
+    "full steps": lambda size: text(header(), *_full_steps(size // 340)),
+    "empty lines": lambda size: text(header(), step(0)) + "\n" * size,
 }
+_SCREENED = {"head": "screened", "extras": {"head_rank": 4, "head_best": 2, "code_size": 1}}
+_SHAPES: list[dict[str, Any]] = [
+    *({"num_layers": 3.5}, {"num_layers": 3 * 10**8}, {"vocab_size": 1e300, "hidden_size": 1e300}),
+    *({"vocab_size": 1e300, "hidden_size": 1e10}, {"layer_sizes": [[1.0]] * 3}),
+]
+# Each kind of size without a meaning was once read, and raised in another place.
+MEANINGLESS = [text(header(_SCREENED, **shape), *_full_steps(5), step(5)) for shape in _SHAPES]
+_made = cache(lambda name, size: COSTLY[name](size))
+
+
+def another(name: str, size: int, prompt: object) -> str:
+    """A costly file that was not sent before; making it anew would cost the attacker as much as its victim."""
+    return _made(name, size).replace('"prompt": "?"', f'"prompt": "{prompt}"', 1)

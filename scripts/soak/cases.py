@@ -147,7 +147,7 @@ def make_cases(loaded: LoadedModel, long: int, other: LoadedModel | None = None)
     asked.append(("long", {"max_new_tokens": long}))
     asked.append(("long, sampled", {"max_new_tokens": long, "compare": "skip", **SAMPLED, "seed": 3}))
     return [
-        _case(
+        make_case(
             other if "model" in options else loaded,
             name,
             {"prompt": PROMPTS[i % len(PROMPTS)], "ignore_eos": True, **options},
@@ -156,7 +156,7 @@ def make_cases(loaded: LoadedModel, long: int, other: LoadedModel | None = None)
     ]
 
 
-def _case(loaded: LoadedModel, name: str, options: dict[str, Any]) -> Case:
+def make_case(loaded: LoadedModel, name: str, options: dict[str, Any]) -> Case:
     config = config_from({key: options.get(key) for key in OPTIONS}, loaded.id)
     rest = {key: value for key, value in options.items() if key not in (*OPTIONS, "model")}
     request = Request(config=config, idle=idle_gain(loaded, config), **rest)

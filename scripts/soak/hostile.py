@@ -10,9 +10,9 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -59,17 +59,18 @@ class Hostile(Guest):
 
     pause = 1.0
     attacks = True
+    kinds: ClassVar[dict[str, Callable[[Any], Awaitable[None]]]]  # the attacks by name
 
     def deck(self) -> list[str]:
         """See `Guest.deck`. Each attacker begins elsewhere, so that a few make every attack within two visits."""
-        kinds, first = list(ATTACKS), 2 * self.number % len(ATTACKS)
+        kinds, first = list(self.kinds), 2 * self.number % len(self.kinds)
         return kinds[first:] + kinds[:first]
 
     async def visit(self, kind: str, *args: Any) -> None:
         """Make an attack; it is counted, and counted again if it was turned away."""
         self.log.attacks[kind] += 1
         try:
-            await ATTACKS[kind](self)
+            await self.kinds[kind](self)
         except (TurnedAway, httpx.HTTPError, OSError, asyncio.IncompleteReadError):
             self.log.repelled[kind] += 1
         except Wrong as wrong:
@@ -182,6 +183,7 @@ ATTACKS = {
     "giant": Hostile.giant,
     "parameters": Hostile.parameters,
 }
+Hostile.kinds = ATTACKS
 # The server's own counter of each; a hostile prompt counts as any run.
 COUNTED = {
     "unread": "unread",
