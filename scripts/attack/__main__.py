@@ -16,7 +16,7 @@ from typing import Any
 
 from lora_drop.models.load import load_model
 from lora_drop.ui import inspector
-from lora_drop.ui.serve import kept, reader
+from lora_drop.ui.serve import kept, reader, uploads
 from lora_drop.ui.serve.policy import PUBLIC
 from scripts.attack.rows import Attacker
 from scripts.soak.app import MODEL, Soak, started
@@ -25,7 +25,7 @@ from scripts.soak.measure import Held, Server
 from scripts.soak.visitor import Visitor
 from scripts.space_check import tail
 
-WARM, IDLE, STUB, REST, STOP = 3.0, 15.0, 20.0, 30.0, 5.0  # seconds
+WARM, IDLE, STUB, REST, STOP = 3.0, 15.0, 20.0, 30.0, 8.0  # seconds; the server stops within 5, and is busy
 OVER, LEFT = 300_000, 50_000  # kB beyond the budgets: at any time, and after a rest
 # Bytes that a public server may keep: traces, states of inspected steps, answers, bodies, unread messages.
 BUDGETS = kept.KEPT_BYTES + inspector.KEPT_BYTES + reader.KEPT_BYTES + 4 * PUBLIC.trace_bytes + 4 * PUBLIC.unread_bytes
@@ -71,10 +71,11 @@ async def attackers(args: argparse.Namespace) -> dict[str, Any]:
     soak = make_soak(args.app, args.seed)
     await soak.read_app()
     soak.url = args.against
+    print("ready", flush=True)
     with suppress(TimeoutError):
         async with asyncio.timeout(60 * args.minutes):
-            await asyncio.gather(*(Attacker(soak, number).stay(None, None) for number in range(args.addresses)))
-    return {"attacks": soak.log.attacks, "repelled": soak.log.repelled, "failures": soak.log.failures}
+            await asyncio.gather(*(one.stay(None, None) for one in Attacker.crowd(soak, args.addresses)))
+    return {"attacks": soak.log.attacks, "failures": soak.log.failures}
 
 
 async def beside(soak: Soak, minutes: float, args: argparse.Namespace, against: str) -> tuple[dict, dict[str, Any]]:
@@ -82,7 +83,8 @@ async def beside(soak: Soak, minutes: float, args: argparse.Namespace, against: 
     own = {"minutes": minutes, "addresses": args.addresses, "seed": args.seed, "app": soak.url, "against": against}
     words = [word for name, value in own.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "scripts.attack", *words]
-    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, limit=2**20)
+    assert process.stdout and await process.stdout.readline() == b"ready\n"
     visitor = asyncio.create_task(Beside(soak, 0).times(60 * minutes))
     written, _ = await process.communicate()
     return spread(await visitor), json.loads(written.splitlines()[-1])
@@ -107,7 +109,7 @@ def faults(
         f"the memory rose from {base} to {peak} kB": peak > limit + OVER,
         f"{now} kB stay, {base} before": now > limit + LEFT,
         f"files stay: {held.temporary[:5]}, {held.uploads} uploads": held.temporary
-        or held.uploads > attacks.get("accepted uploads", 0),
+        or held.uploads > min(attacks.get("accepted uploads", 0), uploads.FILES),
         f"a traceback: {tail(log)}": b"Traceback" in written,
         "a visitor's characters reach the terminal": b"\x1b" in written,
         f"it took {stop:.1f} s to stop": stop > STOP,

@@ -13,10 +13,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from scripts.attack import traces
-from scripts.soak.app import one_line
+from scripts.soak.app import Soak, one_line
 from scripts.soak.cases import hold
 from scripts.soak.hostile import Hostile
 
+EACH = 3  # attackers of an address
 BODY, TRACE = 1_900_000, 4 * 2**20  # characters of a large body, and of a costly trace
 MULTIPART = "multipart/form-data; boundary=attack"
 FROM_ELSEWHERE = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}
@@ -40,7 +41,17 @@ def varied(value: Any, draw: random.Random) -> Any:
 
 
 class Attacker(Hostile):
-    """An attacker of the rows, from one address."""
+    """An attacker of the rows."""
+
+    pause = 0.2
+
+    @classmethod
+    def crowd(cls, soak: Soak, addresses: int) -> list[Attacker]:
+        """Attackers of so many addresses, `EACH` of each."""
+        crowd = [cls(soak, number) for number in range(EACH * addresses)]
+        for one in crowd:
+            one.address = f"10.2.0.{one.number % addresses}"
+        return crowd
 
     async def row1_8(self) -> None:
         """Traces that cost much."""
