@@ -24,6 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--hostile", type=float, default=0.2, help="the share of them that attacks the app (0.2)")
     parser.add_argument("--seed", type=int, default=0, help="of all that they do (0)")
     parser.add_argument("--warm-up", type=float, default=90, metavar="SECONDS", help="before anything is counted (90)")
+    parser.add_argument("--rows", action="store_true", help="half of these make the attacks of scripts.attack")
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which also stops the app
     figures = asyncio.run(
@@ -33,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
             hostile=round(args.hostile * args.visitors),
             seconds=60 * args.minutes,
             warm_up=args.warm_up,
+            rows=args.rows,
             say=lambda line: print(line, flush=True),
         )
     )

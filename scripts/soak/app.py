@@ -230,8 +230,8 @@ class App:
 class Soak:
     """The running app's address, its visitors' questions, and their observations."""
 
-    def __init__(self, url: str, cases: list[Case], recorded: str, seed: int):
-        self.url, self.cases, self.recorded, self.seed = url, cases, recorded, seed
+    def __init__(self, url: str, cases: list[Case], recorded: str, seed: int, rows: bool = False):
+        self.url, self.cases, self.recorded, self.seed, self.rows = url, cases, recorded, seed, rows
         self.log = Log()
         self.app: App
 

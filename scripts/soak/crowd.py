@@ -15,6 +15,7 @@ from lora_drop.models.place import describe_device
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import write_line
+from scripts.attack.rows import Attacker
 from scripts.soak import report
 from scripts.soak.app import MODEL, OTHER_MODEL, Soak, started
 from scripts.soak.cases import BAD_CALLS, BAD_PAGES, make_cases
@@ -48,7 +49,8 @@ async def crowd(
 ) -> None:
     """Let visitors come at once, some of them hostile, each for a number of visits or all until the time is up."""
     until = None if seconds is None else time.monotonic() + seconds
-    kinds = (Hostile if i < hostile else Visitor for i in range(visitors))
+    attackers = (Hostile, Attacker if soak.rows else Hostile)
+    kinds = (attackers[i % 2] if i < hostile else Visitor for i in range(visitors))
     await asyncio.gather(*(kind(soak, first + i).stay(visits, until) for i, kind in enumerate(kinds)))
 
 
@@ -82,6 +84,7 @@ async def soak(
     warm_up: float = 0,
     long: int = 1500,
     hostile: int = 0,
+    rows: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Start the app, let the visitors come, and stop it; returns the figures, with `failures`.
@@ -91,6 +94,7 @@ async def soak(
         warm_up: seconds of the same crowd before anything is counted; 0 leaves it at the single user's visits.
         long: tokens of the questions whose visitors stop or leave.
         hostile: number of visitors that attack the app.
+        rows: every second one of these makes the attacks of `scripts.attack`.
         say: called with a line of progress.
     """
     loaded = load_model(MODEL)
@@ -100,7 +104,7 @@ async def soak(
         temporary, log = Path(work) / "tmp", Path(work) / "log.txt"
         temporary.mkdir()
         with started(temporary, log) as (process, url):
-            this, server = Soak(url, cases, recorded, seed), Server(process.pid, temporary)
+            this, server = Soak(url, cases, recorded, seed, rows), Server(process.pid, temporary)
             await this.read_app()
             say(f"the app answers on {url}, pid {process.pid}; {len(cases)} questions")
             await alone(this)
