@@ -1,6 +1,6 @@
 # make demo         a venv, the requirements, the bundled model, and the page
 # make test         everything the tests need, a browser included, and the tests of every day
-# make test-full    make test, and the long ones: the whole page, faults, fuzzing, a short soak, the wheel
+# make test-full    make test, and the long ones: the whole page, faults, fuzzing, a short soak and attack, the wheel
 # make test-gpu     those that need a CUDA device
 # make gpu-day      a card's first day: these tests, the benchmarks, the page; 25 minutes a call; see scripts/gpu_day.py
 # make test-floors  the bundled model and the page on the oldest versions that requirements.txt allows (several GB)

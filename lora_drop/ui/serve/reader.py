@@ -25,8 +25,7 @@ AT_ONCE = 2  # processes; an address has one
 PATIENCE = 30.0  # seconds that a call waits for a process
 SECONDS, SECONDS_A_MIB = 30.0, 4.0  # most time of one: 8 MiB of the densest records take 12 s of an idle core
 KEPT_BYTES = 64 * MIB  # of answers
-MOST_ANSWER = 4  # times the bytes of the largest trace, and as much again as plotly.js takes
-PLOTLY_BYTES = 16 * MIB
+LEAST_ANSWER = 16 * MIB  # bytes that an answer may have (plotly.js takes 5), and four times the largest trace
 # Variables of this process that the other one gets: no secret is among them.
 PASSED = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
 
@@ -68,14 +67,11 @@ class Reader:
                 self._answers.move_to_end(key)
         if kept is None:
             kept = json.dumps(work(job, texts, *arguments)).encode() if own else self._elsewhere(job, texts, arguments)
-            self._keep(key, kept)
+            with self._free:
+                self._answers[key] = kept
+                while self.nbytes > KEPT_BYTES:
+                    self._answers.popitem(last=False)
         return json.loads(kept)
-
-    def _keep(self, key: bytes, answer: bytes) -> None:
-        with self._free:
-            self._answers[key] = answer
-            while self.nbytes > KEPT_BYTES:
-                self._answers.popitem(last=False)
 
     def _elsewhere(self, job: str, texts: Sequence[bytes], arguments: tuple[Any, ...]) -> bytes:
         address, end = address_of_call(), time.monotonic() + PATIENCE
@@ -93,7 +89,7 @@ class Reader:
 
     def _process(self, job: str, texts: Sequence[bytes], arguments: tuple[Any, ...]) -> bytes:
         sizes = list(map(len, texts))
-        most = MOST_ANSWER * self.most_bytes + PLOTLY_BYTES
+        most = LEAST_ANSWER + 4 * self.most_bytes
         request = json.dumps({"job": job, "arguments": arguments, "sizes": sizes, "most": most}).encode() + b"\n"
         environment = {name: os.environ[name] for name in PASSED if name in os.environ}
         environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
