@@ -104,25 +104,21 @@ def cases(tmp_path_factory) -> Path:
             angles = torch.arange(rows)[:, None] * torch.rand(hs)
             weights = [stored(kind, n, k) for n, k in shapes]
             for one in (torch.rand(d) / 16, angles.cos(), angles.sin(), torch.randn(rows, d), query, *weights):
-                content = (
-                    one.tobytes()
-                    if isinstance(one, np.ndarray)
-                    else one.contiguous().view(torch.uint8).numpy().tobytes()
-                )
+                content = one.contiguous().view(torch.uint8).numpy().tobytes()
                 file.write(struct.pack("q", len(content)) + content)
     return path
 
 
-def stored(kind: int, n: int, k: int) -> np.ndarray:
-    """The bytes of a matrix of small numbers, as files have it."""
+def stored(kind: int, n: int, k: int) -> torch.Tensor:
+    """A matrix of small numbers, as files have it."""
     kept = matrix(kind, n, k)[1]
     if kind not in SMALL:
-        return kept[0].view(torch.uint8).numpy()
+        return kept[0]
     blocks = kept[2].reshape(-1, gguf.GGML_QUANT_SIZES[GGUF_KINDS[kind]][1])
     for at in SCALES[kind]:
         scales = blocks[:, at : at + 2].copy().view(np.float16) * np.float16(SMALL[kind])
         blocks[:, at : at + 2] = scales.view(np.uint8)
-    return blocks
+    return torch.from_numpy(blocks)
 
 
 def drive(command: list[str | Path], library: Path, kernels: str, cases: Path, out: Path) -> np.ndarray:

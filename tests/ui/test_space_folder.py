@@ -205,3 +205,13 @@ def test_the_check_drives_a_server(tmp_path, monkeypatch, capsys):
     env = space_check.environment(home, space_check.free_port(), LORA_DROP_MODEL="random:tiny-llama")
     space_check.drive(check, venv, folder, tmp_path / "log.txt", env, "tiny")
     assert check.failed == 0, capsys.readouterr().out
+
+
+def test_it_has_the_kernels_for_linux_or_says_that_it_lacks_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(space_folder, "built_for_wheels", lambda: tmp_path)
+    assert main(["space", str(tmp_path / "without"), "--json"]) == 0
+    assert "no C kernels for Linux" in capsys.readouterr().err
+    (tmp_path / Path(space_folder.KERNELS).name).write_bytes(b"ELF")
+    assert main(["space", str(tmp_path / "with"), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["files"][space_folder.KERNELS] == 3 and not captured.err
