@@ -84,6 +84,15 @@ def test_a_reference_decoder_makes_no_claim_of_speed():
     assert last.parts is last.why["parts"] is last.why["race"] is None
 
 
+def test_without_kernels_a_cpu_s_speed_is_not_shown():
+    last = trace_of(fresh("static"), WIDE, {"max_new_tokens": 24}).summary
+    facts = last.verdict["facts"]
+    assert last.speedup is last.speedup_interval is facts["speed"] is facts["speedup"] is last.parts is None
+    line = "No kernels for this processor: speed is not shown."
+    assert line in last.verdict["line"] and line[:-1] in last.verdict["text"]
+    assert all(figure["id"] != "speed" for figure in last.verdict["figures"])
+
+
 @pytest.fixture(scope="module")
 def rejected(tiny, bank_folder):
     rules = WIDE | EXACT | {"accept": 0.6, "adapters": BANK, "head": "screened"}
