@@ -49,17 +49,22 @@ def train(
     if not job.data and not job.self_generate:
         raise LoraDropError("there is no text to train on: give --data FILES, --self-generate N, or both.")
     turns = [Turn.parse(text) for text in job.chat]
-    loaded = load.load_model(job.model, job.device, job.dtype)
+    processes, device = PartialState(), job.device
+    if processes.num_processes > 1 and device in ("auto", "cuda"):
+        device = str(processes.device)  # a card for each; by itself every process would take the emptiest
+    loaded = load.load_model(job.model, device, job.dtype)
     _check_weights(loaded)
     needs, free = memory(loaded.shape, loaded.dtype.itemsize, settings, job), free_memory(loaded.device)
     check_room(needs, settings, free, loaded.device)
     texts = read_texts(loaded, job.data, turns, job.file_tokens)
     job.out.mkdir(parents=True, exist_ok=True)  # one that cannot be made was refused with its lock
     if job.self_generate:
-        with PartialState().main_process_first():  # one process writes, the others read what it wrote
+        with processes.main_process_first():  # one process writes, the others read what it wrote
             texts += _self_generated(loaded, job.self_generate, job.out / SELF_GENERATED, job.quiet)
     windows, counted = to_rows(texts, settings.length)
     held_out = read_replies(job.held_out, loaded) if job.held_out else None
+    if processes.is_main_process:
+        tell(f"memory: about {memory_words(needs, settings)}")
     trainer = Trainer(loaded, settings, job, windows, counted, held_out)
     if job.resume:
         trainer.resume()
@@ -67,12 +72,10 @@ def train(
         trainer.prepare()
     rate = trainer.probe()
     left = (trainer.steps - trainer.step) * trainer.tokens_per_step
-    main = trainer.accelerator.is_main_process
-    if main:
-        tell(f"memory: about {memory_words(needs, settings)}")
+    if processes.is_main_process:
         tell(f"time: about {time_words(left / rate)} for {left:,} tokens at {rate:.0f} tokens/s, evaluations left out")
     evaluation = trainer.run(job.evaluate_every, job.checkpoint_every, quiet=job.quiet)
-    if not main:
+    if not processes.is_main_process:
         return None
     estimate = {"memory": asdict(needs) | {"needed": needs.needed, "free": free}, "seconds": left / rate}
     return {"adapters": str(job.out), "steps": trainer.step, "evaluation": evaluation, "estimate": estimate}

@@ -7,7 +7,6 @@ import os
 import re
 import socket
 import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
@@ -21,37 +20,6 @@ from lora_drop.ui.components import ENTRY, address
 from lora_drop.ui.serve import space_folder
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
-
-PAGE = re.compile("gradio|hf_gradio|plotly|_plotly", re.IGNORECASE)
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """Built from the sdist, which is built from the checkout."""
-    out = tmp_path_factory.mktemp("dist")
-    subprocess.run([sys.executable, "-m", "build", "--no-isolation", "--outdir", out, CHECKOUT], check=True)
-    return next(out.glob("*.whl"))
-
-
-def install(wheel: Path, folder: Path, without: re.Pattern[str] | None = None) -> Path:
-    """A venv with the wheel; the other packages are links to this venv's, but for those that are named."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    target = next(folder.glob("lib/python*/site-packages"))
-    for place in (Path(path) for path in sys.path if path.endswith("site-packages")):
-        for entry in place.iterdir():
-            hidden = entry.suffix == ".pth" or (without and without.match(entry.name))
-            if not hidden and not (target / entry.name).exists():
-                (target / entry.name).symlink_to(entry)
-    python = folder / "bin" / "python"
-    uv = [sys.executable, "-m", "uv", "pip", "install", "--offline", "--no-deps", "--python", python, wheel]
-    subprocess.run(uv, check=True)
-    return folder / "bin"
-
-
-@pytest.fixture(scope="module")
-def bare(wheel, tmp_path_factory) -> Path:
-    """The programs of a venv with the wheel and no extra."""
-    return install(wheel, tmp_path_factory.mktemp("bare") / "venv", without=PAGE)
 
 
 def call(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -98,8 +66,7 @@ def test_without_the_page_extra_a_line_names_it(bare, tmp_path, command):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_it_opens_the_page(wheel, tmp_path):
-    programs = install(wheel, tmp_path / "venv")
+def test_it_opens_the_page(programs, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,6 +1,7 @@
 """The benchmarks' files as they are published, with a record or two each."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -44,15 +45,20 @@ RECORDS = {
 @pytest.fixture
 def task_data(tmp_path):
     """A data folder with a record or two a task."""
+    return write_task_files(tmp_path)
+
+
+def write_task_files(folder: Path) -> Path:
+    """Write a record or two a task; returns the folder."""
     for name, records in RECORDS.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("".join(json.dumps(record) + "\n" for record in records))
-    (tmp_path / "bbh" / "cot-prompts").mkdir(parents=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("".join(json.dumps(record) + "\n" for record in records))
+    (folder / "bbh" / "cot-prompts").mkdir(parents=True)
     examples = [{"input": "not True is", "target": "False"}, {"input": "True is", "target": "True"}]
-    (tmp_path / "bbh" / "logic.json").write_text(json.dumps({"canary": "x", "examples": examples}))
-    (tmp_path / "bbh" / "cot-prompts" / "logic.txt").write_text("CANARY\n-----\nReason.\n\nQ: True is\nA: So it is.")
-    (tmp_path / "xnli").mkdir()
+    (folder / "bbh" / "logic.json").write_text(json.dumps({"canary": "x", "examples": examples}))
+    (folder / "bbh" / "cot-prompts" / "logic.txt").write_text("CANARY\n-----\nReason.\n\nQ: True is\nA: So it is.")
+    (folder / "xnli").mkdir()
     head = "genre\tlabel\tsentence1\tsentence2\n"
-    (tmp_path / "xnli" / "test.en.tsv").write_text(head + "a\tcontradiction\tIt rains\tIt is dry\n" * 2)
-    (tmp_path / "xnli" / "test.sw.tsv").write_text(head + "a\tneutral\tMvua\tKavu\n")
-    return tmp_path
+    (folder / "xnli" / "test.en.tsv").write_text(head + "a\tcontradiction\tIt rains\tIt is dry\n" * 2)
+    (folder / "xnli" / "test.sw.tsv").write_text(head + "a\tneutral\tMvua\tKavu\n")
+    return folder

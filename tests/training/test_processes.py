@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.paths import ASSETS
+from lora_drop.training import train as train_module
+from lora_drop.training.settings import TrainJob, TrainSettings
 
 TEXT = "\n\n".join(f"Line {n}: the quick brown fox jumps over {n * 37 % 101} lazy dogs." for n in range(60))
 # On a CPU this is the way to several processes without mpirun.
@@ -33,6 +36,18 @@ def train(folder, processes, tokens, accumulate, *more):
 
 def log(folder):
     return [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+
+
+def test_each_process_of_a_launch_has_a_card_of_its_own(tmp_path, monkeypatch):
+    """By itself `auto` is the card with the most free memory, which would be the same one for all."""
+    (tmp_path / "text.txt").write_text(TEXT)
+    asked = []
+    monkeypatch.setattr(train_module, "PartialState", lambda: SimpleNamespace(num_processes=2, device="cuda:1"))
+    monkeypatch.setattr(train_module.load, "load_model", lambda model, device, dtype: asked.append(device) or 1 / 0)
+    for device in ("auto", "cuda", "cuda:0", "cpu"):
+        with pytest.raises(ZeroDivisionError):
+            train_module.train(TrainSettings(), TrainJob(tmp_path, [tmp_path / "text.txt"], device=device))
+    assert asked == ["cuda:1", "cuda:1", "cuda:0", "cpu"]
 
 
 @pytest.mark.full
