@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import socket
 import threading
@@ -26,7 +27,7 @@ from lora_drop.models.pool import ModelPool
 from lora_drop.run.request import Request
 from lora_drop.run.shares import Shares
 from lora_drop.ui.callbacks import Callbacks
-from lora_drop.ui.page import Page
+from lora_drop.ui.page import Page, build_app, launch
 from lora_drop.ui.serve import connections, gradio_queue, guard, visits
 from lora_drop.ui.serve.guard import LIGHT_AT_ONCE, PAGES_AT_ONCE, LightPool, Refused
 from lora_drop.ui.serve.owner import Counters
@@ -35,6 +36,7 @@ from lora_drop.ui.serve.routes import Kind, Routes
 from lora_drop.ui.serve.scan import DEPTH, NAME, VALUES, TooComplex, check_shape
 from lora_drop.ui.serve.uploads import FILES, Shelf
 from lora_drop.ui.serve.visits import Visits
+from scripts.space_check import free_port
 from tests.support.page import wait_until
 from tests.support.server import ask, launched
 
@@ -380,6 +382,25 @@ def test_a_port_that_the_scheme_implies_is_the_same():
     assert not door._is_foreign(headers), "a trusted proxy says which name was asked for"
 
 
+def test_addresses_that_cannot_be_read_leave_no_traceback(page, post, capfd, caplog):
+    """Before: a stream of no session, a heartbeat with a null byte and a host that is none each filled the log."""
+    log = logging.getLogger("uvicorn.error")
+    log.addHandler(caplog.handler)
+    try:
+        for path in ("queue/data?session_hash=none", "call/generate/none"):
+            status, content, _ = ask(page[1], "GET", f"/gradio_api/{path}")
+            assert status == 200 and b"404: Not Found" in content
+        assert ask(page[1], "GET", "/gradio_api/heartbeat/%ff%00")[0] == 400
+        for host in ("[::", "a:99999999"):
+            for path in ("/", "/config", "/gradio_api/info"):
+                assert ask(page[1], "GET", path, **{"X-Forwarded-Host": host})[0] == 400
+        field = (UPLOAD % (b"files", b"x") + END).replace(b'; filename="x"', b"")
+        assert post("upload?upload_id=x", field, **FORM)[0] == 400
+    finally:
+        log.removeHandler(caplog.handler)
+    assert not caplog.records and "Traceback" not in "".join(capfd.readouterr())
+
+
 def test_routes_without_a_class_are_closed(page, capfd):
     """Before: Gradio printed what was in this path, with its control characters."""
     asked = "/gradio_api/custom_component/x%1b%5b31m%0aFAKE/client/component/y.js"
@@ -393,6 +414,21 @@ def test_routes_without_a_class_are_closed(page, capfd):
         for root in ("", "/some/root"):
             scope = {"type": "http", "path": root + path, "root_path": root, "query_string": b""}
             assert routes.match(scope)[0] is kind
+
+
+def test_mcp_comes_through_the_door(tiny):
+    pytest.importorskip("mcp")
+    demo = build_app(ModelPool(tiny), Policy(public=True, limits=PUBLIC, hosts=LOOPBACK))
+    launch(demo, ME, port := free_port(), block=False, mcp=True)
+    try:
+        assert Routes(demo.app.routes).unknown == []
+        call = {"name": "estimate", "arguments": {"prompt": "Hi", "max_new_tokens": 8}}
+        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}).encode()
+        accept = {"Accept": "application/json, text/event-stream"}
+        status, content, _ = ask(port, "POST", "/gradio_api/mcp/", body, **accept)
+        assert status == 200 and b"kv_bytes_baseline" in content
+    finally:
+        demo.close(verbose=False)
 
 
 def test_open_requests_through_a_proxy_are_shared():

@@ -36,8 +36,9 @@ from gradio.context import LocalContext
 from gradio.route_utils import FnIndexInferError, GradioMultiPartParser, GradioUploadFile
 from gradio.state_holder import SessionState, StateHolder
 from gradio_client import utils as client_utils
+from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from lora_drop.errors import LoraDropError
@@ -121,8 +122,10 @@ async def _parse(parser: GradioMultiPartParser) -> Any:
     _PARSERS.get().append(parser)
     try:
         form = await _PARSE(parser)
-    except ClientDisconnect:  # Gradio handles only the other error, and prints a traceback
-        raise MultiPartException("The upload broke off.") from None
+    except (MultiPartException, HTTPException):
+        raise
+    except Exception:  # among them a client that has gone; Gradio prints a traceback
+        raise MultiPartException("The upload broke off, or cannot be read.") from None
     if [name for name, _ in form.multi_items()] != ["files"]:
         raise MultiPartException("An upload is one whole file, in the field 'files'.")
     return form

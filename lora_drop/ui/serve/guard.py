@@ -11,6 +11,7 @@ from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
+import httpx
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -91,6 +92,10 @@ class Guard:
             self._check(scope, headers, address, kind, names)
             with counted(self._open, address):
                 await self._answer(scope, body, with_headers, kind, names)
+        except RuntimeError as error:
+            if not isinstance(error.__cause__, HTTPException):
+                raise
+            await send({"type": "http.response.body", "body": b""})  # a stream of events has told its end
         except Refused as refused:
             self.counters.refuse(refused.reason)
             await body.drain()
@@ -126,14 +131,19 @@ class Guard:
                 f"This app does not answer to the name {host[:80]!r}. If a notebook or tunnel uses that name, add it "
                 "to LORA_DROP_ALLOWED_HOSTS.",
             )
+        try:  # Gradio makes the page's address of these, and has no line for one that is none
+            for name, start in (("host", "http://"), ("x-forwarded-host", "http://"), ("x-gradio-server", "")):
+                httpx.URL(start + headers.get(name, "").partition(",")[0].strip())
+        except httpx.InvalidURL:
+            raise Refused("host", 400, "This request's host is no address.") from None
         if kind is Kind.CLOSED:
             raise Refused("route", 404, "This app has no such address.")
         if not self.take(address, kind.value if kind in (Kind.PAGE, Kind.FILE) else "calls"):
             raise Refused("calls", 429, "Too many requests from your address: wait a second and try again.")
         if self.policy.hops and self._open[address] >= max(4, self.policy.limits.connections // 2):
             raise Refused("connections", 503, "Your address has too many open requests: try again in a moment.")
-        if any(max(len(name), len(value)) > NAME for name, value in names.items()):
-            raise Refused("body", 400, f"A name or hash in this address has more than {NAME} characters.")
+        if any(len(name) > NAME or not name.isprintable() for pair in names.items() for name in pair):
+            raise Refused("body", 400, f"A name or hash here is printable and has at most {NAME} characters.")
         if scope["method"] != "POST":
             return
         if self._is_foreign(headers):
@@ -146,8 +156,8 @@ class Guard:
 
     def _is_foreign(self, headers: Headers) -> bool:
         """Whether a page of another site, or of another port of this host, sends this request."""
-        if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-            return True
+        if (site := headers.get("sec-fetch-site")) in ("cross-site", "same-site", "same-origin"):
+            return site != "same-origin"  # the browser knows, also where a proxy changes the Host
         scheme, _, origin = headers.get("origin", "").lower().partition("://")
         port = {"http": ":80", "https": ":443"}.get(scheme, "")
         hosts = [headers.get("host", ""), *(headers.getlist("x-forwarded-host") if self.policy.hops else [])]
@@ -333,7 +343,7 @@ class LightPool:
             free = [(address, turn) for address, turn in self._waiting if self._running[address] < most]
             if not free:
                 return
-            address, turn = free[self._turns.first([address for address, _ in free])]
+            address, turn = free[self._turns.order([address for address, _ in free])[0]]
             self._waiting.remove((address, turn))
             self._turns.serve(address)
             self._running[address] += 1

@@ -18,14 +18,6 @@ class Turns:
         self._last: OrderedDict[str, int] = OrderedDict()  # address -> number of its last turn
         self._turn = 0
 
-    def first(self, waiting: Sequence[str]) -> int:
-        """Index of the waiting call that is next.
-
-        Args:
-            waiting: the address of each call, in order of arrival.
-        """
-        return min(range(len(waiting)), key=lambda i: (self._last.get(waiting[i], 0), i))
-
     def order(self, waiting: Sequence[str]) -> list[int]:
         """Order in which the waiting calls will be served, as indices.
 
