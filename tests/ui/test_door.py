@@ -391,7 +391,7 @@ def test_addresses_that_cannot_be_read_leave_no_traceback(page, post, capfd, cap
             status, content, _ = ask(page[1], "GET", f"/gradio_api/{path}")
             assert status == 200 and b"404: Not Found" in content
         assert ask(page[1], "GET", "/gradio_api/heartbeat/%ff%00")[0] == 400
-        for host in ("[::", "a:99999999"):
+        for host in ("[::", "a:b"):
             for path in ("/", "/config", "/gradio_api/info"):
                 assert ask(page[1], "GET", path, **{"X-Forwarded-Host": host})[0] == 400
         field = (UPLOAD % (b"files", b"x") + END).replace(b'; filename="x"', b"")
