@@ -232,7 +232,8 @@ def begins(command: Command, place: Path, env: dict[str, str], sign: str) -> Non
         assert not sign, f"{command} ended: {shown[-2000:]}"
         process.wait(60)
         if "accelerate launch" not in command.text:  # whose own launcher ends in a traceback
-            assert process.returncode in (0, 130) and "Traceback" not in shown, f"{command}: {shown[-2000:]}"
+            # 2: safetensors reports an interrupt amid a file as a file that is broken.
+            assert process.returncode in (0, 2, 130) and "Traceback" not in shown, f"{command}: {shown[-2000:]}"
     finally:
         stop(process)
 
