@@ -50,18 +50,19 @@ NOT_HERE = {
     "needs cards": (r"accelerate launch --multi_gpu --num_processes 8",),
     "never ends": (r'python -c "while True',),
 }
-if importlib.util.find_spec("lm_eval") is None:
-    NOT_HERE["needs lm-evaluation-harness"] = (r"python -m lora_drop\.evaluation\.harness",)
+for package, start in (("lm_eval", r"python -m lora_drop\.evaluation\.harness"), ("mcp", r"lora-drop page --mcp")):
+    if importlib.util.find_spec(package) is None:
+        NOT_HERE[f"needs the package {package}"] = (start,)
 # The commands that take minutes to hours -> what they print once they are at work.
 BEGINS = {
     r"python -m lora_drop train --(?!model)|ACCELERATE\S+ ": "memory: |self-generate: ",
     r"(python -m lora_drop|lora-drop) bench( |$)": r"warm-up|round|of \d",
     r'(S=")?python -m lora_drop sweep ': r"[1-9]\d* of \d+ points",
-    r"python -m lora_drop recommend": r"1 of \d+ settings",
+    r"python -m lora_drop recommend": r"\d+ of \d+ settings",
     r"python -m lora_drop presets": r"1 of \d+ rows",
     r"python -m lora_drop drop-order": r"\d+ \(KL",
     r"python -m lora_drop evaluate .*--free": r"[1-9]\d* answers",
-    r"(\S+=\S+ )?lora-drop page": r"is ready",
+    r"(\S+=\S+ )?lora-drop page ": r"is ready",
 }
 OF_OTHERS = {"--repo-type", "--extra-index-url"}  # options of hf and pip
 
@@ -73,7 +74,7 @@ def kind(command: Command) -> str:
     text = command.text.replace("\n", " ")
     reasons = [reason for reason, starts in NOT_HERE.items() if any(re.match(start, text) for start in starts)]
     begins = [shown for start, shown in BEGINS.items() if re.match(start, text)]
-    assert len(reasons + begins) <= 1, f"{command}: listed twice"
+    assert len(reasons) <= 1 and len(begins) <= 1, f"{command}: listed twice"
     return (*reasons, *begins, "run")[0]
 
 
