@@ -320,14 +320,13 @@ class LightPool:
         self._waiting.append((address, turn))
         self._serve()
         try:
-            async with asyncio.timeout(LIGHT_SECONDS):
-                await asyncio.shield(turn)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LIGHT_SECONDS):
+                    await asyncio.shield(turn)
+            if not turn.done():  # else the turn came as the time was up
+                line = f"This app is busy: your turn did not come within {LIGHT_SECONDS:g} s. Try again in a moment."
+                raise Refused("light", 503, line)
             yield
-        except TimeoutError:
-            if turn.done():  # the work's own
-                raise
-            line = f"This app is busy: your turn did not come within {LIGHT_SECONDS:g} s. Try again in a moment."
-            raise Refused("light", 503, line) from None
         finally:
             if turn.done():
                 self._running[address] -= 1
