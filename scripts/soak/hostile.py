@@ -162,7 +162,9 @@ class Hostile(Guest):
     async def giant(self) -> None:
         """Send a body of megabytes, as a prompt and as a trace."""
         text, session = "giant " * (GIANT // 6), self.session()
-        await self.answered(session, {"prompt": text})
+        asked = {"data": [text], "fn_index": self.app.generate, "session_hash": session.name}
+        answer = await session.post("/queue/join", asked)
+        hold(answer.status_code in (413, 503), f"a giant of a prompt was answered {answer.status_code}")
         _, last = await session.ask(self.app.replay, [text])
         hold(not last["success"], "/replay took a giant that is no trace")
 
@@ -191,6 +193,6 @@ COUNTED = {
     "flood": "session",
     "half_closed": "half_closed",
     "unicode": "runs",
-    "giant": "limits",
+    "giant": "body",
     "parameters": "input",
 }
