@@ -91,7 +91,7 @@ class Reader:
         sizes = list(map(len, texts))
         most = LEAST_ANSWER + 4 * self.most_bytes
         request = json.dumps({"job": job, "arguments": arguments, "sizes": sizes, "most": most}).encode() + b"\n"
-        environment = {name: os.environ[name] for name in PASSED if name in os.environ}
+        environment = {name: value for name, value in os.environ.items() if name in PASSED}
         environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
         seconds = SECONDS + SECONDS_A_MIB * sum(sizes) / MIB
         try:
