@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import random
@@ -188,6 +189,17 @@ def test_another_users_cache_and_temporary_folder_and_one_that_cannot_be_written
         os.chown(own, 65534, 65534)
         foreign.mkdir(mode=0o700)
         assert as_nobody(own, {"TMPDIR": str(foreign)}) == [] and [path.name for path in own.iterdir()] == [built.name]
+
+
+@pytest.mark.full
+def test_a_full_disk_under_the_cache_is_one_line(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(loader.shutil, "copyfile", full)
+    native = build(find_compiler(), tmp_path)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert native and "cannot be kept in" in line and not list(tmp_path.iterdir())
 
 
 @pytest.mark.full
