@@ -107,7 +107,7 @@ def test_any_link_sets_plain_values_or_says_what_it_cannot(server, open_page):
 
 
 def test_a_hostile_link_in_the_address_is_text_and_runs(server, open_page):
-    prompt = "</textarea><script>alert(1)</script>${alert(2)}{{7*7}}<|im_end|>\u2028\x1b"
+    prompt = "</textarea><script>alert(1)</script>${alert(2)}{{7*7}}<|im_end|>" + " long" * 30 + "\u2028\x1b"
     bad = "layers=1-9999&audit=constructor&reuse=__proto__&period=1e9"
     query = f"prompt={quote(prompt)}&max_new_tokens=6&ignore_eos=true&{bad}"
     page = open_page(server.url)

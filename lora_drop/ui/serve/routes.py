@@ -55,6 +55,7 @@ _API = {  # under /gradio_api
 }
 _KINDS = {path: kind for kind, paths in _ROOT.items() for path in paths.split()}
 _KINDS |= {f"/gradio_api/{path}": kind for kind, paths in _API.items() for path in paths.split()}
+_QUERY = ("session_hash", "event_id", "upload_id")  # read from a query; a page sends its own link's along, too
 _DASHBOARD = re.compile(r"/monitoring/[^/]+/dashboard(/|$)")  # Gradio adds it when a private server's owner asks
 
 
@@ -82,7 +83,8 @@ class Routes:
             if match := regex.match(path):
                 if kind in (Kind.PAGE, Kind.FILE, Kind.CLOSED):
                     return kind, {}
-                return kind, dict(parse_qsl(scope["query_string"].decode("latin-1"))) | match.groupdict()
+                query = parse_qsl(scope["query_string"].decode("latin-1"))
+                return kind, {name: value for name, value in query if name in _QUERY} | match.groupdict()
         if path.endswith("/"):
             return Kind.CLOSED, {}
         return self.match({**scope, "path": f"{scope['path']}/"})  # the app redirects to a mount's address
