@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from tqdm import tqdm
 
 from lora_drop.decode.lane import not_finite
@@ -49,7 +50,8 @@ def train(
     if not job.data and not job.self_generate:
         raise LoraDropError("there is no text to train on: give --data FILES, --self-generate N, or both.")
     turns = [Turn.parse(text) for text in job.chat]
-    processes, device = PartialState(), job.device
+    # Accelerate's variable for a launch on CPUs; it reads it in `Accelerator` alone, and there too late.
+    processes, device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")), job.device
     if processes.num_processes > 1 and device in ("auto", "cuda"):
         device = str(processes.device)  # a card for each; by itself every process would take the emptiest
     loaded = load.load_model(job.model, device, job.dtype)
