@@ -65,9 +65,9 @@ def train(
             texts += _self_generated(loaded, job.self_generate, job.out / SELF_GENERATED, job.quiet)
     windows, counted = to_rows(texts, settings.length)
     held_out = read_replies(job.held_out, loaded) if job.held_out else None
+    trainer = Trainer(loaded, settings, job, windows, counted, held_out)
     if processes.is_main_process:
         tell(f"memory: about {memory_words(needs, settings)}")
-    trainer = Trainer(loaded, settings, job, windows, counted, held_out)
     if job.resume:
         trainer.resume()
     else:

@@ -24,7 +24,7 @@ from lora_drop.paths import CHECKOUT
 from tests.decode import test_rows
 from tests.decode.test_fast import TOLERANCE
 from tests.decode.test_rows import GGUF_KINDS, SCALES, SHAPES, matrix
-from tests.package.test_wheel import install
+from tests.package.conftest import install
 from tests.support.decoding import logits_of
 
 pytest.importorskip("ziglang", reason="make test-full installs zig")
