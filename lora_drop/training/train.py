@@ -53,7 +53,8 @@ def train(
     # Accelerate's variable for a launch on CPUs; it reads it in `Accelerator` alone, and there too late.
     processes, device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")), job.device
     if processes.num_processes > 1 and device in ("auto", "cuda"):
-        device = str(processes.device)  # a card for each; by itself every process would take the emptiest
+        # A card for each: by itself every process would take the emptiest. Accelerate numbers CPUs too.
+        device = str(processes.device) if processes.device.type == "cuda" else processes.device.type
     loaded = load.load_model(job.model, device, job.dtype)
     _check_weights(loaded)
     needs, free = memory(loaded.shape, loaded.dtype.itemsize, settings, job), free_memory(loaded.device)

@@ -7,6 +7,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.paths import ASSETS
@@ -38,16 +39,18 @@ def log(folder):
     return [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
 
 
-def test_each_process_of_a_launch_has_a_card_of_its_own(tmp_path, monkeypatch):
+@pytest.mark.parametrize("own, place", [("cuda:1", "cuda:1"), ("cpu:0", "cpu")])
+def test_each_process_of_a_launch_has_a_card_of_its_own(tmp_path, monkeypatch, own, place):
     """By itself `auto` is the card with the most free memory, which would be the same one for all."""
     (tmp_path / "text.txt").write_text(TEXT)
     asked = []
-    monkeypatch.setattr(train_module, "PartialState", lambda cpu: SimpleNamespace(num_processes=2, device="cuda:1"))
+    state = SimpleNamespace(num_processes=2, device=torch.device(own))
+    monkeypatch.setattr(train_module, "PartialState", lambda cpu: state)
     monkeypatch.setattr(train_module.load, "load_model", lambda model, device, dtype: asked.append(device) or 1 / 0)
     for device in ("auto", "cuda", "cuda:0", "cpu"):
         with pytest.raises(ZeroDivisionError):
             train_module.train(TrainSettings(), TrainJob(tmp_path, [tmp_path / "text.txt"], device=device))
-    assert asked == ["cuda:1", "cuda:1", "cuda:0", "cpu"]
+    assert asked == [place, place, "cuda:0", "cpu"]
 
 
 @pytest.mark.full
