@@ -55,8 +55,9 @@ quality: $(VENV)/.installed-dev quality-js
 	find lora_drop -name '*.pyi' -delete  # Gradio's, beside its components: mypy would read them in the code's place
 	$(BIN)/mypy
 
-# The page's scripts: rules and types.
+# The page's scripts: rules and types; plotly.js is the package's file, byte for byte.
 quality-js: npm node_modules/.installed
+	cmp node_modules/plotly.js-cartesian-dist-min/plotly-cartesian.min.js assets/vendor/plotly-cartesian.min.js
 	npm run --silent lint
 	npm run --silent types
 

@@ -25,7 +25,7 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from lora_drop.errors import LoraDropError
-from lora_drop.run.exports.scripts import SCRIPTS, modules, plotly_script
+from lora_drop.run.exports.scripts import PLOTLY, SCRIPTS, modules
 from lora_drop.run.exports.templates import TEMPLATES
 
 SEE_LOG = "The server's log has the details."
@@ -76,9 +76,8 @@ def plotly_head() -> str:
 
     Gradio loads a component's scripts once a page, before its `js_on_load` runs.
     """
-    path = plotly_script()
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    return f'<script src="gradio_api/file={path.as_posix()}?v={digest}"></script>'
+    digest = hashlib.sha256(PLOTLY.read_bytes()).hexdigest()[:12]
+    return f'<script src="gradio_api/file={PLOTLY.as_posix()}?v={digest}"></script>'
 
 
 def _template(name: str) -> str:

@@ -13,7 +13,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from lora_drop.method.fields import SCHEDULE
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.exports.colors import css_variables
-from lora_drop.run.exports.scripts import RUN_STYLES, TAB_STYLES, plotly_script
+from lora_drop.run.exports.scripts import PLOTLY, RUN_STYLES, TAB_STYLES
 from lora_drop.ui import components
 from lora_drop.ui.api import build_api
 from lora_drop.ui.callbacks import Callbacks
@@ -54,7 +54,7 @@ def build_app(pool: ModelPool, policy: Policy | None = None) -> Page:
     Raises:
         LoraDropError: shipped adapters are broken.
     """
-    gr.set_static_paths([plotly_script()])
+    gr.set_static_paths([PLOTLY])
     policy = policy or Policy(limits=Limits.from_environment())
     calls = Callbacks(pool, policy.limits, policy.public)
     facts = page_facts(pool.info(None))

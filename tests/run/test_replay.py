@@ -11,9 +11,10 @@ import pytest
 
 from lora_drop.cli.main import main
 from lora_drop.method.config import LoraDropConfig
+from lora_drop.paths import ASSETS
 from lora_drop.run.exports import scripts as modules
 from lora_drop.run.exports.html import ENTRY, replay_html, wire_text
-from lora_drop.run.exports.scripts import plotly_script
+from lora_drop.run.exports.scripts import PLOTLY
 from lora_drop.run.report.align import answers_side_by_side
 from lora_drop.run.report.speed import speedup_words
 from lora_drop.run.report.steps import inside
@@ -21,7 +22,7 @@ from lora_drop.run.report.words import setting_words
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import write_line
-from lora_drop.run.trace.trace import Trace, gather
+from lora_drop.run.trace.trace import Trace, gather, read_trace
 from lora_drop.run.wire import FIGURES
 from lora_drop.ui import components
 from tests.support.elements import Elements
@@ -69,7 +70,11 @@ def test_the_page_is_whole_in_itself(trace):
     )
     tags = [tag for tag, _ in page.found]
     assert tags.index("meta") < tags.index("script")  # a policy binds what comes after it
-    assert plotly_script().read_text(encoding="utf-8") in page.scripts
+    assert PLOTLY.read_text(encoding="utf-8") in page.scripts
+
+
+def test_the_shipped_run_is_at_most_2500_kb():
+    assert len(replay_html(read_trace(ASSETS / "recorded" / "show-me.jsonl")).encode()) <= 2_500_000
 
 
 def test_the_modules_are_in_the_page_as_they_are(trace):

@@ -32,7 +32,7 @@ def read_here(monkeypatch):
 @pytest.fixture
 def calls(tiny, monkeypatch, read_here):
     """The page's functions; a replay without its scripts, which are the same in each and megabytes."""
-    monkeypatch.setattr(replay, "plotly_script", lambda: Path(__file__))
+    monkeypatch.setattr(replay, "PLOTLY", Path(__file__))
     monkeypatch.setattr(replay, "import_map", lambda entry: "{}")
     return Callbacks(ModelPool(tiny))
 

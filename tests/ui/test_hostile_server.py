@@ -16,7 +16,7 @@ import pytest
 from lora_drop.models import bundled as bundled_model
 from lora_drop.models.pool import ModelPool
 from lora_drop.paths import ASSETS
-from lora_drop.run.exports.scripts import plotly_script
+from lora_drop.run.exports.scripts import PLOTLY
 from lora_drop.ui import components
 from lora_drop.ui.api import functions
 from tests.support import server
@@ -48,7 +48,7 @@ def forms(path: str) -> Iterator[str]:
     yield path.replace("/", "%2f").replace(".", "%2e")
     yield "/" + path
     yield f"{ASSETS}/../../../../../../../../../..{path}"
-    yield f"{plotly_script()}/../../../../../../../../../../..{path}"
+    yield f"{PLOTLY}/../../../../../../../../../../..{path}"
     yield "/".join([".."] * 12) + path
     yield "%2e%2e/" * 12 + path.lstrip("/")
     yield "..%2f" * 12 + path.lstrip("/")
@@ -64,7 +64,7 @@ OUTSIDE = {
     "a template": ASSETS / "html" / "live.html",
     "a script, which has a route of its own": ASSETS / "js" / "main.js",
     "adapters": next((ASSETS / "adapters").glob("*/*.json")),
-    "another file of a package": plotly_script().parent.parent / "__init__.py",
+    "a file beside plotly.js": PLOTLY.parent / "LICENSE",
 }
 
 
@@ -93,7 +93,7 @@ def test_the_model_s_cache_and_links_are_refused(address, tmp_path):
 def test_the_assets_are_served_and_nothing_else_beside_them(address):
     modules = f"/{components.address()}/"
     for path, where in (
-        (plotly_script(), f"/gradio_api/file={plotly_script()}"),
+        (PLOTLY, f"/gradio_api/file={PLOTLY}"),
         (ASSETS / "js" / "main.js", f"{modules}main.js"),
         (ASSETS / "js" / "charts" / "drift.js", f"{modules}charts/drift.js"),
     ):

@@ -16,7 +16,7 @@ from typing import Any
 
 from lora_drop.paths import ASSETS
 from lora_drop.run.exports.colors import css_variables
-from lora_drop.run.exports.scripts import BUILD_UP_STYLE, RUN_STYLES, import_map, plotly_script
+from lora_drop.run.exports.scripts import BUILD_UP_STYLE, PLOTLY, RUN_STYLES, import_map
 from lora_drop.run.exports.templates import TEMPLATES, escaped, filled, place_of
 from lora_drop.run.report.align import answers_side_by_side
 from lora_drop.run.report.report import Report
@@ -50,7 +50,7 @@ def replay_html(trace: Trace) -> str:
         "notes": "\n".join(f"<p>Note: {escaped(str(note))}</p>" for note in header.sampling.get("notes", [])),
         "view": _read(TEMPLATES / "live.html"),
         "run": _inert(wire_text(trace) + page_line(inside(trace)) + page_line(answers)),
-        "plotly": _script(_read(plotly_script())),
+        "plotly": _script(_read(PLOTLY)),
         "modules": import_map(ENTRY),
         "entry": ENTRY,
     }

@@ -6,13 +6,13 @@ import json
 import posixpath
 import re
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from urllib.parse import quote
 
 from lora_drop.paths import ASSETS
 
 SCRIPTS = ASSETS / "js"
+# Of the npm package plotly.js-cartesian-dist-min, which package-lock.json locks: a third of the whole plotly.js.
+PLOTLY = ASSETS / "vendor" / "plotly-cartesian.min.js"
 # Style sheets of the run and of the other tabs, in order: of two equal rules the later wins.
 _RUN = (
     *("base", "page", "status", "controls", "figures", "what_if", "presets", "compare", "answers", "charts", "tables"),
@@ -28,15 +28,6 @@ TAB_STYLES = (
 NAMED = re.compile(r'(?<= from ")\.{1,2}/[^"\n]+(?=";$)', re.MULTILINE)
 # Characters that need no quoting in a data: URL: not `<`, which could end the script element, `%`, `#` or newlines.
 PLAIN = " !\"$&'()*+,/:;=?@[]^`{|}"
-
-
-@cache
-def plotly_script() -> Path:
-    """plotly.js of the installed plotly package."""
-    package = find_spec("plotly")
-    if package is None or package.origin is None:
-        raise ModuleNotFoundError("No module named 'plotly'", name="plotly")
-    return Path(package.origin).parent / "package_data" / "plotly.min.js"
 
 
 @cache

@@ -25,7 +25,7 @@ AT_ONCE = 2  # processes; an address has one
 PATIENCE = 30.0  # seconds that a call waits for a process
 SECONDS, SECONDS_A_MIB = 30.0, 4.0  # most time of one: 8 MiB of the densest records take 12 s of an idle core
 KEPT_BYTES = 64 * MIB  # of answers
-LEAST_ANSWER = 16 * MIB  # bytes that an answer may have (plotly.js takes 5), and four times the largest trace
+LEAST_ANSWER = 16 * MIB  # bytes that an answer may have (plotly.js takes 1.5), and four times the largest trace
 # Variables of this process that the other one gets: no secret is among them.
 PASSED = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
 
