@@ -24,6 +24,7 @@ _HOMES = {
     "LoraDropError": "lora_drop.errors",
     "generate": "lora_drop.run.generate",
     "stream": "lora_drop.run.generate",
+    "with_": "lora_drop.run.generate",
     "load_model": "lora_drop.models.load",
     "read_trace": "lora_drop.run.trace.trace",
 }

@@ -19,26 +19,33 @@ NO_SCREEN = "On a GPU the whole head is read: a screened one costs more there."
 
 
 def find_bank(
-    loaded: LoadedModel | ModelInfo, config: LoraDropConfig, schedule: Schedule
+    loaded: LoadedModel | ModelInfo, config: LoraDropConfig, schedule: Schedule, bank: AdapterBank | None = None
 ) -> tuple[AdapterBank | None, list[str]]:
     """The adapters that a config names, on the model's device, and notes for the user.
 
     `auto` takes the shipped bank that was trained for this model and these rules, if there is one.
 
+    Args:
+        bank: in place of the adapters that the config names.
+
     Raises:
-        LoraDropError: a named folder cannot be read or does not fit.
+        LoraDropError: a named folder cannot be read, or the adapters do not fit.
     """
-    bank, notes = _bank_and_notes(loaded, config, schedule)
+    bank, notes = _bank_and_notes(loaded, config, schedule, bank)
     if schedule.watches_norm and bank is None:
         notes.append("refresh_norm never fires here: without adapters there is no correction to measure.")
     return bank, notes
 
 
 def _bank_and_notes(
-    loaded: LoadedModel | ModelInfo, config: LoraDropConfig, schedule: Schedule
+    loaded: LoadedModel | ModelInfo, config: LoraDropConfig, schedule: Schedule, bank: AdapterBank | None
 ) -> tuple[AdapterBank | None, list[str]]:
-    folder = bank_folder(loaded, config, schedule)
-    if folder is None:
+    folder = None if bank else bank_folder(loaded, config, schedule)
+    if folder is not None:
+        bank, name = AdapterBank.load(folder), folder.name
+    elif bank is not None:
+        name = "of this call"
+    else:
         names_parts = config.parts not in ("auto", "none", "linear")  # those that any adapters have
         if config.adapters == "none" or schedule.is_baseline:
             notes = [] if config.head == "full" else ["without adapters there is no screened head."]
@@ -54,20 +61,19 @@ def _bank_and_notes(
             f"no trained adapters are shipped for {loaded.id} with reuse {schedule.reuse}, part {schedule.part}: "
             "this is the untrained rule."
         ]
-    bank = AdapterBank.load(folder)
-    warning = bank.check(loaded, folder.name, schedule.reuse, schedule.part)
+    warning = bank.check(loaded, name, schedule.reuse, schedule.part)
     notes = [warning] if warning else []
-    for name in ("kv", "refresh"):
-        theirs, ours = getattr(bank, name), getattr(schedule, name)
+    for rule in ("kv", "refresh"):
+        theirs, ours = getattr(bank, rule), getattr(schedule, rule)
         if theirs != ours and not schedule.is_baseline:
-            notes.append(f"adapters {folder.name} were trained for {name} {theirs}, this run has {name} {ours}.")
+            notes.append(f"adapters {name} were trained for {rule} {theirs}, this run has {rule} {ours}.")
     uncorrected = [i for i in schedule.dropped if i not in bank.a]
     if uncorrected and config.parts != "none":
-        notes.append(f"adapters {folder.name} have no correction for layers {', '.join(map(str, uncorrected))}.")
+        notes.append(f"adapters {name} have no correction for layers {', '.join(map(str, uncorrected))}.")
     if config.head == "screened" and not screens_heads(loaded.device):
         notes.append(NO_SCREEN)
         config = config.replace(head="full")
-    bank = bank.only(_wanted_parts(bank, config, folder.name, notes))
+    bank = bank.only(_wanted_parts(bank, config, name, notes))
     if schedule.is_baseline or not (bank.head or bank.a.keys() & schedule.dropped_set):
         return None, notes
     return bank.to(loaded.device, loaded.dtype), notes

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+from transformers.generation import GenerateDecoderOnlyOutput, GenerationMixin, StopStringCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.adapters.find import find_bank
+from lora_drop.adapters.find import bank_folder
 from lora_drop.decode.lane import Lane
 from lora_drop.decode.sampling import Sampling, draw
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.presets import READABLE, preset_named
 from lora_drop.models.external import prepare
 from lora_drop.models.hub import SUPPORTED
-from lora_drop.models.load import LoadedModel, usable_context
-from lora_drop.run.request import Request
+from lora_drop.models.load import LoadedModel, ModelInfo, usable_context
+from lora_drop.run.request import Request, lane_plan
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import Record
 
@@ -42,6 +47,24 @@ def stream(
     return run(loaded, Request(prompt, config or LoraDropConfig(), **settings))
 
 
+# Settings of `model.generate` under which transformers decodes otherwise than greedily or by sampling, or returns what
+# this decoder does not keep -> the value that turns each off.
+_REFUSED = {
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "guidance_scale": 1,
+    "penalty_alpha": 0,
+    "prompt_lookup_num_tokens": 0,
+    "assistant_early_exit": None,
+    "use_mtp": False,
+    "dola_layers": None,
+    "constraints": None,
+    "force_words_ids": None,
+    "output_attentions": False,
+    "output_hidden_states": False,
+}
+
+
 @torch.inference_mode()
 def generate(
     model: PreTrainedModel,
@@ -49,61 +72,132 @@ def generate(
     logits_processor: LogitsProcessorList,
     stopping_criteria: StoppingCriteriaList,
     generation_config: GenerationConfig,
-    lora_drop: LoraDropConfig | None = None,
-    adapters: AdapterBank | None = None,
+    lora_drop: LoraDropConfig | Mapping[str, Any] | str | None = None,
+    adapters: AdapterBank | str | None = None,
     streamer: BaseStreamer | None = None,
+    tokenizer: Any = None,
+    stop_strings: str | list[str] | None = None,
     **model_kwargs: Any,
-) -> Tensor:
-    """LoRA-Drop decoding for `model.generate(**inputs, custom_generate=lora_drop.generate, lora_drop=config)`.
+) -> Tensor | GenerateDecoderOnlyOutput:
+    """LoRA-Drop decoding for `model.generate(**inputs, custom_generate=lora_drop.generate, lora_drop="balanced")`.
 
     It decodes as the command line does: with the fastest decoder for the model, which packs its matrices at the first
     call, and the adapters that the config names, `auto` by default. What is prepared for a model is freed with it.
+    The prompts of a batch are decoded one after the other, each without its padding.
 
     transformers prepares the processors (temperature and top-p among them), the stopping criteria and the config, and
     draws from torch's global generator as its own sampling does.
 
     Args:
-        input_ids: the prompt, (1, P).
-        lora_drop: the settings, the defaults if None.
-        adapters: the corrections, on any device, in place of those that the settings name.
-        streamer: a transformers streamer. `model.generate(streamer=...)` silently drops it for a callable, so bind it
-            here: `custom_generate=functools.partial(lora_drop.generate, streamer=streamer)`.
-        model_kwargs: what transformers prepares for the model's forward. Only `attention_mask` is read, and must be
-            all ones (a parameter of that name would be passed twice); the decoder has its own cache.
+        input_ids: the prompts, (B, P), padded on the left.
+        lora_drop: a config, a dict of its fields, or a preset's name. If None: `READABLE` where there are adapters
+            for it, else every layer runs, with a warning.
+        adapters: the corrections, on any device, or the path of their folder, in place of those that the settings
+            name.
+        streamer, tokenizer: `model.generate` hands neither to a callable: bind them with `with_`.
+        stop_strings: texts that end an answer; they need the tokenizer.
+        model_kwargs: what transformers prepares for the model's forward. Only `attention_mask` is read (a parameter of
+            that name would be passed twice); the decoder has its own cache.
 
     Returns:
-        Prompt and new tokens, (1, P + new), the stop token included.
+        Prompts and new tokens, (B, P + new), stop tokens included, padded on the right; with
+        `return_dict_in_generate` an object of these, with the scores and logits that were asked for.
 
     Raises:
-        LoraDropError: more than one prompt, padding, or a model, adapters or settings that do not fit; logits that
-            are NaN or infinite.
+        LoraDropError: a model, adapters, settings or a kind of decoding that do not fit; logits that are NaN or
+            infinite.
     """
-    _check_call(model, input_ids, generation_config, model_kwargs.get("attention_mask"))
-    config = lora_drop or LoraDropConfig()
-    schedule = config.schedule_for(model.config.num_hidden_layers)
+    padding = _check_call(model, input_ids, generation_config, model_kwargs.get("attention_mask"), streamer)
+    if stop_strings:
+        if tokenizer is None:
+            raise LoraDropError(
+                "stop_strings needs the tokenizer, which transformers does not hand to a callable: "
+                "custom_generate=lora_drop.with_(tokenizer=tokenizer)."
+            )
+        stopping_criteria = StoppingCriteriaList([*stopping_criteria, StopStringCriteria(tokenizer, stop_strings)])
     info, decoder = prepare(model)
-    if adapters:
-        warning = adapters.check(info, "of this call", schedule.reuse, schedule.part)
-    bank, notes = (adapters, [warning] if warning else []) if adapters else find_bank(info, config, schedule)
+    bank = adapters if isinstance(adapters, AdapterBank) else None
+    config = _config_of(lora_drop, info, str(adapters) if adapters and bank is None else None, bank)
+    plan, notes = lane_plan(info, config, bank=bank)
     for note in notes:
         warnings.warn(note, stacklevel=3)  # the caller of `generate`, through inference_mode's wrapper
-    bank = bank and bank.to(decoder.device, decoder.dtype)
     if streamer is not None:
         streamer.put(input_ids.cpu())  # as transformers does: a streamer may skip the prompt
-    prompt, room = input_ids, generation_config.max_length - input_ids.shape[1]
-    choose = _Choices(prompt, logits_processor, generation_config.do_sample, schedule.verifies)
-    lane = choose.lane = Lane(decoder, prompt, schedule, bank, Sampling(), room, choose=choose)
-    for _ in lane:
-        # Stream and stop by verified tokens only: drafts may still be rejected.
-        for token in lane.tokens[input_ids.shape[1] - prompt.shape[1] : lane.verified]:
-            input_ids = torch.cat((input_ids, input_ids.new_tensor([[token]])), 1)
+    room, samples = generation_config.max_length - input_ids.shape[1], generation_config.do_sample
+    is_object = generation_config.return_dict_in_generate
+    kinds = [kind for kind in ("scores", "logits") if is_object and getattr(generation_config, f"output_{kind}")]
+    rows = []
+    for prompt, start in zip(input_ids.split(1), padding, strict=True):
+        choose = _Choices(prompt, logits_processor, samples, plan.schedule.verifies, bool(kinds))
+        lane = Lane(decoder, prompt[:, start:], plan.schedule, plan.bank, Sampling(), room, choose=choose)
+        choose.lane = lane
+        for token in _until_stopped(lane, prompt, stopping_criteria):
+            choose.answer.append(token)
             if streamer is not None:
-                streamer.put(input_ids[0, -1:].cpu())
-            if stopping_criteria(input_ids, None).all():
-                if streamer is not None:
-                    streamer.end()
-                return input_ids
-    return input_ids
+                streamer.put(torch.tensor([token]))
+        rows.append(choose)
+    if streamer is not None:
+        streamer.end()
+    pad = generation_config._pad_token_tensor
+    answers = [input_ids.new_tensor(row.answer) for row in rows]
+    new = pad_sequence(answers, batch_first=True, padding_value=0 if pad is None else int(pad))
+    sequences = torch.cat((input_ids, new), 1)
+    if not is_object:
+        return sequences
+    kept: Any = {
+        kind: pad_sequence(
+            [torch.cat([row.kept[step][kind] for step in range(len(row.answer))]) for row in rows], True
+        )
+        for kind in kinds
+    }
+    output: Any = GenerateDecoderOnlyOutput(sequences, **{kind: steps.unbind(1) for kind, steps in kept.items()})
+    return output
+
+
+def with_(streamer: BaseStreamer | None = None, tokenizer: Any = None) -> Callable[..., Any]:
+    """`generate` with what `model.generate` does not hand to a callable: `custom_generate=lora_drop.with_(...)`.
+
+    Args:
+        streamer: gets verified tokens as they are written; one prompt at a time.
+        tokenizer: for `stop_strings`.
+    """
+    return functools.partial(generate, streamer=streamer, tokenizer=tokenizer)
+
+
+def _config_of(
+    lora_drop: LoraDropConfig | Mapping[str, Any] | str | None,
+    info: ModelInfo,
+    folder: str | None,
+    bank: AdapterBank | None,
+) -> LoraDropConfig:
+    """The config of a call; `folder` and `bank` are the adapters that it names. Raises LoraDropError."""
+    if isinstance(lora_drop, Mapping):
+        lora_drop = LoraDropConfig(**{str(name): value for name, value in lora_drop.items()})
+    is_readable = lora_drop is None
+    if lora_drop is None or isinstance(lora_drop, str):
+        lora_drop = preset_named(READABLE if lora_drop is None else lora_drop, info.id).config
+    if not isinstance(lora_drop, LoraDropConfig):
+        raise LoraDropError(f"lora_drop must be a LoraDropConfig, a dict or a preset's name; got {lora_drop!r:.80}.")
+    config = lora_drop.replace(adapters=folder) if folder else lora_drop
+    if is_readable and bank is None and bank_folder(info, config, config.schedule_for(info.num_layers)) is None:
+        warnings.warn(
+            f"no trained adapters are shipped for {info.id}, and lora_drop is left out: every layer runs (period 1). "
+            "Name a preset, such as lora_drop='memory', to skip layers all the same.",
+            stacklevel=4,
+        )
+        return LoraDropConfig(period=1, adapters="none")
+    return config
+
+
+def _until_stopped(lane: Lane, prompt: Tensor, stopping_criteria: StoppingCriteriaList) -> Iterator[int]:
+    """A lane's tokens up to the one that meets the criteria. Only verified ones: drafts may still be rejected."""
+    ids = prompt
+    for _ in lane:
+        for token in lane.tokens[ids.shape[1] - prompt.shape[1] : lane.verified]:
+            ids = torch.cat((ids, ids.new_tensor([[token]])), 1)
+            yield token
+            if stopping_criteria(ids, None).all():  # type: ignore[arg-type]
+                return
 
 
 class _Choices:
@@ -111,14 +205,18 @@ class _Choices:
 
     Attributes:
         lane: the lane.
+        answer: the lane's tokens that were verified, up to the stop.
+        kept: by step, the logits of its token, and the scores that the processors made of them, each (1, V).
     """
 
     lane: Lane
 
-    def __init__(self, prompt: Tensor, processor: LogitsProcessorList, samples: bool, verifies: bool):
-        self._prompt, self._processor, self._samples = prompt, processor, samples
+    def __init__(self, prompt: Tensor, processor: LogitsProcessorList, samples: bool, verifies: bool, keeps: bool):
+        self._prompt, self._processor, self._samples, self._keeps = prompt, processor, samples, keeps
         # Drafts are drawn again when they are verified, so each draw has noise of its own, by a seed from torch's.
         self._seed = int(torch.randint(2**62, ())) if samples and verifies else None
+        self.answer: list[int] = []
+        self.kept: dict[int, dict[str, Tensor]] = {}
 
     def __call__(self, logits: Tensor, step: int) -> Tensor:
         """Tokens (rows, 1) of logits (rows, V), the first row for step `step`."""
@@ -126,8 +224,11 @@ class _Choices:
 
     def _one(self, logits: Tensor, step: int) -> Tensor:
         before = self._prompt.new_tensor([self.lane.tokens[:step]])
-        # transformers annotates a narrower type of tensor than it passes.
-        scores = self._processor(torch.cat((self._prompt, before), 1), logits.float())  # type: ignore[arg-type]
+        logits = logits.float()
+        # A processor may write into its argument. transformers annotates a narrower type of tensor than it passes.
+        scores = self._processor(torch.cat((self._prompt, before), 1), logits.clone())  # type: ignore[arg-type]
+        if self._keeps:
+            self.kept[step] = {"scores": scores, "logits": logits}
         if not self._samples:
             return scores.argmax(-1, keepdim=True)
         if self._seed is not None:
@@ -138,21 +239,67 @@ class _Choices:
 
 
 def _check_call(
-    model: PreTrainedModel, input_ids: Tensor, generation_config: GenerationConfig, attention_mask: Tensor | None
-) -> None:
-    """Raise LoraDropError for calls that LoRA-Drop does not support."""
-    if input_ids.shape[0] != 1:
-        raise LoraDropError(f"LoRA-Drop decodes one prompt at a time; this is a batch of {input_ids.shape[0]}.")
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    generation_config: GenerationConfig,
+    attention_mask: Tensor | None,
+    streamer: BaseStreamer | None,
+) -> list[int]:
+    """Check a call, and warn of arguments of `model.generate` that have no effect.
+
+    Returns:
+        Tokens of padding before each prompt.
+
+    Raises:
+        LoraDropError: LoRA-Drop does not support the call.
+    """
+    hidden = _arguments_of_generate()
+    for name, off in _REFUSED.items():
+        value = getattr(generation_config, name, off)
+        is_output = name.startswith("output_") and not generation_config.return_dict_in_generate
+        if value not in (off, None) and not is_output:
+            raise LoraDropError(
+                f"{name}={value} is not supported: LoRA-Drop writes one text a prompt, greedily or by sampling, and "
+                "keeps its tokens, scores and logits."
+            )
+    if hidden.get("assistant_model") is not None:
+        raise LoraDropError("assistant_model is not supported: with accept, LoRA-Drop is a draft of its own.")
     if input_ids.shape[1] == 0:
         raise LoraDropError("the prompt has no token: pass input_ids (inputs_embeds is not supported).")
     if model.config.model_type not in SUPPORTED:
         raise LoraDropError(f"this is a {model.config.model_type!r} model; supported are {', '.join(SUPPORTED)}.")
-    if generation_config.return_dict_in_generate:
-        raise LoraDropError("return_dict_in_generate is not supported: LoRA-Drop returns the tokens.")
     if generation_config.max_length > (context := usable_context(model.config)):
         raise LoraDropError(
             f"prompt and answer may reach {generation_config.max_length} tokens, the model's context is {context}: "
             "lower max_new_tokens."
         )
-    if attention_mask is not None and not attention_mask.all():
-        raise LoraDropError("the prompt is padded; LoRA-Drop decodes prompts without padding.")
+    if streamer is not None and len(input_ids) > 1:
+        raise LoraDropError(f"a streamer takes one prompt at a time; this is a batch of {len(input_ids)}.")
+    if streamer is None and hidden.get("streamer") is not None:
+        warnings.warn(
+            "transformers does not hand streamer= to a callable, so nothing is streamed: "
+            "custom_generate=lora_drop.with_(streamer=streamer).",
+            stacklevel=4,
+        )
+    if lost := {"cache", "past_key_values", "position_ids"} & hidden.get("kwargs", {}).keys():
+        warnings.warn(f"{', '.join(sorted(lost))} has no effect: LoRA-Drop keeps its own cache.", stacklevel=4)
+    if attention_mask is None:
+        return [0] * len(input_ids)
+    starts = attention_mask.long().argmax(1)
+    if (
+        attention_mask.shape != input_ids.shape
+        or not attention_mask.any(1).all()
+        or not all(mask[start:].all() for mask, start in zip(attention_mask, starts, strict=True))
+    ):
+        raise LoraDropError("prompts are padded on the left alone: set padding_side='left' on the tokenizer.")
+    return starts.tolist()
+
+
+def _arguments_of_generate() -> dict[str, Any]:
+    """The arguments of the running `model.generate`, which hands a callable only some of them, and drops the others
+    without a word."""
+    body = inspect.unwrap(GenerationMixin.generate).__code__
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code is not body:
+        frame = frame.f_back
+    return dict(frame.f_locals) if frame else {}

@@ -82,6 +82,25 @@ def baseline_lane(num_layers: int) -> LanePlan:
     return LanePlan("Baseline: every layer, every token", config, baseline_schedule(num_layers))
 
 
+def lane_plan(
+    loaded: LoadedModel | ModelInfo, config: LoraDropConfig, label: str = "LoRA-Drop", bank: AdapterBank | None = None
+) -> tuple[LanePlan, list[str]]:
+    """A lane with the adapters that its config names, and notes for the user.
+
+    Args:
+        bank: in place of the adapters that the config names.
+
+    Raises:
+        LoraDropError: the range or the adapters do not fit the model.
+    """
+    schedule = config.schedule_for(loaded.num_layers)
+    bank, notes = find_bank(loaded, config, schedule, bank)
+    if config.head == "screened" and not screens_heads(loaded.device):
+        config = config.replace(head="full")
+        schedule = config.schedule_for(loaded.num_layers)
+    return LanePlan(label, config, schedule, bank), notes
+
+
 def plan(loaded: LoadedModel | ModelInfo, request: Request) -> Plan:
     """Check a request against the model, before anything runs.
 
@@ -97,16 +116,12 @@ def plan(loaded: LoadedModel | ModelInfo, request: Request) -> Plan:
         wanted.append((THIRD, comparison.lane, comparison.applied_to(request.config)))
     request.config.schedule_for(loaded.num_layers)  # reports its mistakes even if its lane does not run
     for name, label, config in wanted:
-        schedule = config.schedule_for(loaded.num_layers)
-        bank, bank_notes = find_bank(loaded, config, schedule)
-        if config.head == "screened" and not screens_heads(loaded.device):
-            config = config.replace(head="full")
-            schedule = config.schedule_for(loaded.num_layers)
-        main = lanes.get(LORA_DROP)
-        if main and (schedule.is_baseline or (schedule, _parts(bank)) == (main.schedule, _parts(main.bank))):
+        lane, bank_notes = lane_plan(loaded, config, label)
+        main, schedule = lanes.get(LORA_DROP), lane.schedule
+        if main and (schedule.is_baseline or (schedule, _parts(lane.bank)) == (main.schedule, _parts(main.bank))):
             notes.append(f"no third lane: with these settings {label!r} would be LoRA-Drop's lane again.")
             continue
-        lanes[name] = LanePlan(label, config, schedule, bank)
+        lanes[name] = lane
         notes += bank_notes if name == LORA_DROP else [f"{label}: {note}" for note in bank_notes]
     prompt_ids = encode_prompt(loaded.tokenizer, request.prompt)
     if len(prompt_ids) + request.max_new_tokens > loaded.context:
