@@ -144,14 +144,11 @@ def generate(
     sequences = torch.cat((input_ids, new), 1)
     if not is_object:
         return sequences
-    kept: Any = {
-        kind: pad_sequence(
-            [torch.cat([row.kept[step][kind] for step in range(len(row.answer))]) for row in rows], True
-        )
-        for kind in kinds
-    }
-    output: Any = GenerateDecoderOnlyOutput(sequences, **{kind: steps.unbind(1) for kind, steps in kept.items()})
-    return output
+    kept: Any = {"sequences": sequences}
+    for kind in kinds:
+        steps = [torch.cat([row.kept[step][kind] for step in range(len(row.answer))]) for row in rows]
+        kept[kind] = pad_sequence(steps, batch_first=True).unbind(1)
+    return GenerateDecoderOnlyOutput(**kept)
 
 
 def with_(streamer: BaseStreamer | None = None, tokenizer: Any = None) -> Callable[..., Any]:

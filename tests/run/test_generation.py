@@ -99,8 +99,8 @@ def test_sampling_repeats_with_torchs_seed(tiny):
         torch.manual_seed(seed)
         outs.append(
             tiny.model.generate(
-                torch.tensor([[5, 6]]), custom_generate=lora_drop.generate, lora_drop={}, max_new_tokens=20, do_sample=True,
-                temperature=1.0, eos_token_id=None,
+                torch.tensor([[5, 6]]), custom_generate=lora_drop.generate, lora_drop={}, max_new_tokens=20,
+                do_sample=True, temperature=1.0, eos_token_id=None,
             ).tolist()
         )  # fmt: skip
     assert outs[0] == outs[1] != outs[2]
