@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections import defaultdict
 
+import jsonschema
 import pytest
 
 from lora_drop.errors import LoraDropError
@@ -13,6 +14,30 @@ from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.trace import Trace, gather
 from tests.support.made import gathered, header, rejecting, step, steps
+
+# The rules of Google's "Trace Event Format", for the phases that are written here.
+WORDS, WHOLE, OBJECT = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "object"}
+TIMED = {"name": WORDS, "pid": WHOLE, "tid": WHOLE, "ts": WHOLE, "args": OBJECT}  # ts and dur in microseconds
+PHASES = {
+    "X": TIMED | {"cat": WORDS, "dur": WHOLE},  # complete
+    "C": TIMED | {"args": OBJECT | {"additionalProperties": {"type": "number"}, "minProperties": 1}},  # counter
+    "i": TIMED | {"cat": WORDS, "s": {"enum": ["g", "p", "t"]}},  # instant, with its scope
+    "M": {"name": {"enum": ["process_name", "thread_name", "thread_sort_index"]}, "pid": WHOLE, "tid": WHOLE}
+    | {"args": OBJECT | {"minProperties": 1, "properties": {"name": WORDS, "sort_index": WHOLE}}},  # metadata
+}
+EVENTS = [
+    OBJECT | {"properties": {"ph": {"const": phase}, **rules}, "required": ["ph", *rules]}
+    for phase, rules in PHASES.items()
+]
+FORMAT = {
+    **OBJECT,
+    "properties": {
+        "traceEvents": {"type": "array", "items": {"oneOf": EVENTS}},
+        "displayTimeUnit": {"enum": ["ms", "ns"]},
+        "otherData": OBJECT,
+    },
+    "required": ["traceEvents"],
+}
 
 TIMES = {"p": 20.0, "l": 4.0, "r": 12.0}
 CONFIG = LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0)
@@ -30,6 +55,19 @@ def by_phase(trace: Trace, phase: str) -> dict[int, list[dict]]:
         if event["ph"] == phase:
             found[event["tid"]].append(event)
     return found
+
+
+def test_the_format_s_published_rules_hold(trace):
+    early = step("lora_drop", 2, "refresh", 12.0, trigger="entropy")
+    for one in (trace, gathered(*rejecting()), gathered(header(), *steps("lora_drop", "pl", TIMES), early)):
+        jsonschema.validate(json.loads(json.dumps(chrome_trace(one))), FORMAT)
+        for events in by_phase(one, "X").values():  # a thread's slices nest or do not touch
+            assert all(a["ts"] + a["dur"] <= b["ts"] for a, b in zip(events, events[1:], strict=False))
+    marks = by_phase(trace, "i")
+    broken = chrome_trace(trace) | {
+        "traceEvents": [event | {"ts": -1} for events in marks.values() for event in events]
+    }
+    assert not jsonschema.Draft202012Validator(FORMAT).is_valid(broken)
 
 
 def test_events_are_of_one_process_and_in_order_of_time(trace):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +17,15 @@ from lora_drop.method.fields import RUN, SCHEDULE
 from lora_drop.method.settings import settings_of
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace.records import read_line, trace_schema, write_line
+from lora_drop.run.trace.records import VERSIONS, Header, read_line, trace_schema, write_line
+from lora_drop.run.trace.trace import read_trace
+from scripts.trace_schema import FILE, text
+from tests.support import ROOT
+from tests.support.documented import FENCE
+from tests.support.made import rejecting
 
 jsonschema = pytest.importorskip("jsonschema")
+READERS = {"python": [sys.executable, "-X", "utf8"], "js": ["node"]}
 TRACES = Path(__file__).parents[1] / "corpus" / "traces"
 GOOD = sorted(path for path in TRACES.glob("*.jsonl") if not path.name.startswith("bad_"))
 
@@ -66,3 +76,29 @@ def test_the_settings_of_the_table_are_in_it():
     types = trace_schema()["$defs"]
     assert {one.name for one in settings_of(SCHEDULE)} <= set(types["LaneConfig"]["properties"])
     assert {one.name for one in settings_of(RUN)} <= set(types["Sampling"]["properties"])
+
+
+def test_the_shipped_schema_is_that_of_the_code_and_names_its_version():
+    assert FILE.read_text(encoding="utf-8") == text(), "run: python -m scripts.trace_schema"
+    schema = json.loads(text())
+    assert schema["$id"].endswith(f":{VERSIONS[-1]}")
+    assert schema["$defs"][Header.__name__]["properties"]["version"]["enum"] == [*VERSIONS]
+
+
+@pytest.mark.parametrize("language", READERS)
+def test_the_readers_in_the_docs_read_what_the_program_reads(tmp_path, language):
+    [block] = [one for kind, one in FENCE.findall((ROOT / "docs" / "trace.md").read_text()) if kind == language]
+    assert len([line for line in block.splitlines() if line.strip()]) <= 30
+    if shutil.which(READERS[language][0]) is None:
+        pytest.skip(f"{READERS[language][0]} is not installed")
+    rejected = "".join(map(write_line, rejecting())).encode()
+    assert b'"rewind"' in rejected
+    for raw in (rejected, *(TRACES.joinpath(f"good_{name}.jsonl").read_bytes() for name in ("three_lanes", "crlf"))):
+        (tmp_path / "run.jsonl").write_bytes(raw + b'{"type": "st')
+        trace = read_trace(tmp_path / "run.jsonl")
+        read = subprocess.run([*READERS[language], "-"], input=block, cwd=tmp_path, capture_output=True, text=True)
+        lines = [f"{name} {len(steps)} {trace.text(name)}" for name, steps in trace.steps.items()]
+        assert read.stdout.splitlines() == "\n".join(lines).splitlines(), read.stderr
+    (tmp_path / "run.jsonl").write_bytes(re.sub(rb'"version": \d', b'"version": 3', rejected))
+    read = subprocess.run([*READERS[language], "-"], input=block, cwd=tmp_path, capture_output=True, text=True)
+    assert read.returncode and "versions 1 and 2, not 3" in read.stderr

@@ -22,7 +22,7 @@ PAGES = sorted(
     ]
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SHELL, OTHER = ("bash", ""), ("python", "json", "toml", "yaml", "text")
+SHELL, OTHER = ("bash", ""), ("python", "js", "json", "toml", "yaml", "text")
 PROGRAMS = r"(?:python3?|lora-drop|pip|make|hf|curl|accelerate|docker|uv|npm)"
 INLINE = re.compile(rf"`((?:[A-Z_]+=\S+ )*{PROGRAMS} [^`]+)`")
 # A program's or a command's name alone, in a sentence about it.

@@ -461,6 +461,7 @@ def _readers() -> dict[str, tuple[type[Record], TypeAdapter]]:
 
 
 def trace_schema() -> dict[str, Any]:
-    """JSON Schema of one line of a trace."""
+    """JSON Schema of one line of a trace, from the types that check a file; `assets/trace.schema.json` is its copy."""
     schema = TypeAdapter(Annotated[Record, Field(discriminator="type")]).json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": FORMAT, **schema}
+    about = {"$id": f"urn:{FORMAT}:{VERSIONS[-1]}", "title": f"{FORMAT}, versions 1 to {VERSIONS[-1]}: one line"}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **about, **schema}
