@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import argparse
+import re
+import sys
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -24,6 +29,36 @@ class LoraDropError(ValueError):
         if len(line) > MAX_CHARACTERS:
             line = f"{line[: MAX_CHARACTERS // 2]} [...] {line[-MAX_CHARACTERS // 2 :]}"
         super().__init__("".join(char if char.isprintable() else "\ufffd" for char in line))
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """` Did you mean NAME?` for the name that is spelt most like a word; empty if none is near."""
+    return "".join(f" Did you mean {name}?" for name in get_close_matches(word[:100], names, 1))
+
+
+class LineParser(argparse.ArgumentParser):
+    """A parser of a command line whose mistakes are one line: argparse prints the whole usage before each."""
+
+    _flags: tuple[str, ...] = ()  # of the words that it is parsing
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse words, and refuse those that no option takes, unless `rest` of the defaults is to have them."""
+        words = sys.argv[1:] if args is None else args
+        self._flags = tuple(word.partition("=")[0] for word in words if re.match(r"--\w[^\s]*$", word))
+        result, rest = super().parse_known_args(words, namespace)
+        if rest and not hasattr(result, "rest"):
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return result, rest
+
+    def error(self, message: str) -> NoReturn:
+        """Raise LoraDropError. A misspelt flag is named also where argparse first misses the one that was meant."""
+        names = [name for action in self._actions for name in (*action.option_strings, *(action.choices or ()))]
+        choice = re.findall(r"invalid choice: '([^']+)'", message)
+        words = choice or [flag for flag in self._flags if flag not in names]
+        hint = did_you_mean(words[0], names) if words else ""
+        if hint and not choice:
+            message = f"unrecognized arguments: {words[0]}"
+        raise LoraDropError(f"{message}{hint and '.'}{hint} (see {self.prog} --help)")
 
 
 def first_mistake(error: ValidationError) -> str:

@@ -87,6 +87,16 @@ def own_upload_folder() -> str | None:
     return tempfile.mkdtemp(prefix="lora-drop-gradio-")
 
 
+def new_temporary_file(prefix: str, suffix: str) -> Path:
+    """A new, empty file among the temporary files, which stays. Raises LoraDropError: none can be made."""
+    try:
+        handle, name = tempfile.mkstemp(suffix, prefix)
+    except OSError as error:
+        raise LoraDropError(f"cannot write a temporary file: {error.strerror or error}. Name one instead.") from None
+    os.close(handle)
+    return Path(name)
+
+
 @contextlib.contextmanager
 def temporary_folder(prefix: str, seconds: float) -> Iterator[Path]:
     """A new folder among the temporary files, which nobody else can write to.

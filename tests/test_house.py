@@ -50,7 +50,17 @@ def _room(module: str) -> str:
 
 @pytest.mark.parametrize(
     "room",
-    ["method", "run.report", "run.trace", "run.wire", "run.reading", "run.exports", "run.results.rows", "cli.replay"],
+    [
+        "method",
+        "run.report",
+        "run.trace",
+        "run.wire",
+        "run.reading",
+        "run.exports",
+        "run.results.rows",
+        "cli.replay",
+        "cli.diff",
+    ],
 )
 def test_no_torch(house, room):
     """Not even through what it imports at its start; in itself nowhere."""

@@ -6,9 +6,9 @@ import argparse
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from lora_drop.errors import LoraDropError
+from lora_drop.errors import LineParser, LoraDropError
 from lora_drop.method.fields import SCHEDULE, Setting
 from lora_drop.method.kinds import Choice, Flag
 from lora_drop.method.presets import PRESETS
@@ -21,12 +21,8 @@ Commands = Any  # what `ArgumentParser.add_subparsers` returns: argparse has no 
 Run = Callable[[argparse.Namespace], int | None]
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(LineParser):
     """A command's parser, with the options that commands share."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise one line, as for every other mistake: argparse would print the whole usage before it."""
-        raise LoraDropError(f"{message} (see {self.prog} --help)")
 
     def add_path(self, name: str, metavar: str, help: str | None = None, **more: Any) -> None:
         """Add an option or an argument that is a path."""

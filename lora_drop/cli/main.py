@@ -15,6 +15,7 @@ from lora_drop.cli import (
     bench,
     benchmark,
     calibrate,
+    diff,
     doctor,
     drop_order,
     evaluate,
@@ -36,7 +37,7 @@ BAD_INPUT = 2
 INTERRUPTED = 130
 COMMANDS = (
     *(run, page, evaluate, sweep, presets, recommend, calibrate, bench, benchmark, drop_order),
-    *(train, replay, fetch, space, doctor),
+    *(train, replay, diff, fetch, space, doctor),
 )
 
 
@@ -53,8 +54,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             args, rest = parser.parse_known_args(argv)
         finally:
             sys.stdout.flush()  # --help ends here, and its reader may be gone
-        if rest and not hasattr(args, "rest"):  # `page` has its own parser
-            parser.error(f"unrecognized arguments: {' '.join(rest)}")
         args.rest = rest
         if args.command is not doctor.run:  # which reports them
             check_versions()

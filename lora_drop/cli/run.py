@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from itertools import chain
@@ -23,11 +24,13 @@ from lora_drop.run.trace.trace import gather
 if TYPE_CHECKING:
     from lora_drop.models.load import LoadedModel
 
+MAX_PROMPT_BYTES = 16 * 2**20  # of stdin, which may have no end
+
 
 def add(commands: Commands) -> None:
     """Add the command's options."""
     parser = add_command(commands, "run", run, "generate with baseline and LoRA-Drop, side by side")
-    parser.add_argument("--prompt", required=True)
+    parser.add_argument("--prompt", required=True, help="the text to answer; - reads it from stdin")
     parser.add_model_options()
     parser.add_config_options()
     parser.add_settings(settings_of(RUN))
@@ -41,7 +44,8 @@ def run(args: argparse.Namespace) -> None:
     from lora_drop.run.results.preset_results import idle_gain
     from lora_drop.run.run import run as run_lanes
 
-    request = Request(args.prompt, config, **read_settings(args, settings_of(RUN)))
+    prompt = _read_stdin() if args.prompt == "-" else args.prompt
+    request = Request(prompt, config, **read_settings(args, settings_of(RUN)))
     loaded = load(args)
     request = dataclasses.replace(request, idle=idle_gain(loaded, config))
     records = run_lanes(loaded, request)
@@ -52,6 +56,17 @@ def run(args: argparse.Namespace) -> None:
         preset = preset_named(args.preset, args.model)
         if config == preset.config:
             _show_preset(preset.name, loaded)
+
+
+def _read_stdin() -> str:
+    """The text on stdin, without the line end that `echo` adds. Raises LoraDropError: too long, or not UTF-8."""
+    raw = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
+    if len(raw) > MAX_PROMPT_BYTES:
+        raise LoraDropError(f"stdin holds more than {MAX_PROMPT_BYTES >> 20} MiB: no model reads so long a prompt.")
+    try:
+        return raw.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise LoraDropError("stdin is not UTF-8 text: convert it first, for example with iconv.") from None
 
 
 def _show_preset(name: str, loaded: LoadedModel) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from lora_drop.cli.output import print_json
+from lora_drop.cli.output import cell, print_json
 from lora_drop.method.cost import human_bytes
 from lora_drop.run.report.report import Report
 from lora_drop.run.report.speed import speedup_words
@@ -55,7 +55,7 @@ def show_run(trace: Trace, as_json: bool) -> None:
         print_json(result)
         return
     _show_lanes(trace, result)
-    print(_plain(f"\n{concluded['verdict']['text']}"))
+    print(plain(f"\n{concluded['verdict']['text']}"))
     if trace.summary is None:
         print("\nThe trace was cut short: it has no summary.")
         return
@@ -67,32 +67,37 @@ def show_run(trace: Trace, as_json: bool) -> None:
             f"one decode step in {config['average_period']:.2f} was full"
         )
     print()
-    differs = result["first_divergence"]  # counted from 0; in texts from 1
-    words = speedup_words(result["speedup"], result["speedup_interval"])
-    for label, value, form in (
-        ("speedup", words or result["speedup"], "{}" if words else "{:.2f}x"),
-        ("bound, estimated from memory traffic", result["bound"], "{:.2f}x"),
-        ("K/V memory saved", result["kv_saved"], "{:.1%}"),
-        ("regret of its text, nats per token", result["verdict"]["facts"]["quality_loss"], "{:.3f}"),
-        ("same next token as the full model there, at LoRA steps", result["top1_agreement"], "{:.1%}"),
-        ("drafts that the full model accepted", result["accepted"], "{:.1%}"),
-        ("first differing token", None if differs is None else differs + 1, "{}"),
-    ):
-        print(f"{label}: {'-' if value is None else form.format(value)}")
+    for label, text in figures(result).items():
+        print(f"{label}: {text}")
     if why := concluded["why"]["parts"]:
         print(f"where the time goes: {why}")
+
+
+def figures(result: dict[str, Any]) -> dict[str, str]:
+    """The figures of a run as texts, by their labels, from its JSON object."""
+    differs = result["first_divergence"]  # counted from 0; in texts from 1
+    words = speedup_words(result["speedup"], result["speedup_interval"])
+    return {
+        "speedup": words or cell(result["speedup"], ".2f", "x"),
+        "bound, estimated from memory traffic": cell(result["bound"], ".2f", "x"),
+        "K/V memory saved": cell(result["kv_saved"], ".1%"),
+        "regret of its text, nats per token": cell(result["verdict"]["facts"]["quality_loss"], ".3f"),
+        "same next token as the full model there, at LoRA steps": cell(result["top1_agreement"], ".1%"),
+        "drafts that the full model accepted": cell(result["accepted"], ".1%"),
+        "first differing token": cell(None if differs is None else differs + 1),
+    }
 
 
 def _show_lanes(trace: Trace, result: dict[str, Any]) -> None:
     header = trace.header
     model, device = header.model, header.device
-    print(_plain(f"{model['id']} ({model['dtype']}) on {device['name']}, {header.prompt_tokens} tokens in"))
+    print(plain(f"{model['id']} ({model['dtype']}) on {device['name']}, {header.prompt_tokens} tokens in"))
     for note in header.sampling.get("notes", []):
-        print(_plain(f"note: {note}"))
+        print(plain(f"note: {note}"))
     for lane in header.lanes:
         figures = result[lane["id"]]
         rate = figures["tokens_per_second"]
-        print(_plain(f"\n--- {lane['label']}\n{figures['text']}"))
+        print(plain(f"\n--- {lane['label']}\n{figures['text']}"))
         print(
             f"    {len(figures['token_ids'])} tokens, {f'{rate:.1f} tokens/s' if rate else 'no decode step'}, "
             f"KV {human_bytes(figures['kv_bytes'])}"
@@ -101,6 +106,6 @@ def _show_lanes(trace: Trace, result: dict[str, Any]) -> None:
             print(f"    the text collapses: from token {figures['collapsed'] + 1} on it goes in circles")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A text without control characters, which could write anywhere on the reader's terminal."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", text)

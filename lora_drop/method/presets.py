@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lora_drop.errors import LoraDropError
+from lora_drop.errors import LoraDropError, did_you_mean
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.fields import settings_in
 from lora_drop.method.schedule import NO_TRIGGERS
@@ -118,7 +118,8 @@ def preset_named(name: str, model: str) -> Preset:
     presets = presets_for(model)
     preset = presets.get(ALIASES.get(name, name)) if isinstance(name, str) else None
     if preset is None:
-        raise LoraDropError(f"there is no preset {name!r}; the presets are {', '.join(presets)}.")
+        hint = did_you_mean(str(name), presets)
+        raise LoraDropError(f"there is no preset {name!r}; the presets are {', '.join(presets)}.{hint}")
     return preset
 
 

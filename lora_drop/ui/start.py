@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
 
-from lora_drop.errors import GET_PAGE, LoraDropError
+from lora_drop.errors import GET_PAGE, LineParser, LoraDropError
 from lora_drop.paths import own_upload_folder
 from lora_drop.runtime import check_versions, one_line_warnings
 from lora_drop.ui.serve.environment import in_space
@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "app.py") -> int:
     # ZeroGPU it imports Gradio.
     if find_spec("spaces"):
         import spaces  # noqa: F401
-    args = _parser(prog).parse_args(argv)
     try:
+        args = _parser(prog).parse_args(argv)
         check_versions("page")
         with ExitStack() as ending:
             _serve(args, ending)
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "app.py") -> int:
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=prog, description="LoRA-Drop Studio, the page.")
+    parser = LineParser(prog=prog, description="LoRA-Drop Studio, the page.")
     parser.add_argument(
         "--model",
         default=os.environ.get("LORA_DROP_MODEL", "bundled"),

@@ -35,6 +35,7 @@ COMMANDS = {
         *("--batch-size", "1", "--rank", "1", "--fit-batches", "0"),
     ],
     "replay": ["run.jsonl"],
+    "diff": ["run.jsonl", "run.jsonl"],
 }
 
 

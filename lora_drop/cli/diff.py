@@ -1,0 +1,133 @@
+"""`diff`: two recorded runs side by side: the settings that differ, the figures, and the answers word by word."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lora_drop.cli.arguments import Commands, add_command
+from lora_drop.cli.output import Row, print_json, print_table
+from lora_drop.cli.replay import write_export
+from lora_drop.cli.run_report import figures, plain, run_object
+from lora_drop.run.exports.colors import css_block
+from lora_drop.run.exports.templates import escaped, filled
+from lora_drop.run.report.align import side_by_side
+from lora_drop.run.report.compare import compared, side_of
+from lora_drop.run.report.report import Report
+from lora_drop.run.report.verdict import conclusions
+from lora_drop.run.trace.trace import Trace, read_trace
+
+LONGEST = 60  # characters of a setting's value in a table
+
+
+def add(commands: Commands) -> None:
+    """Add the command's options."""
+    parser = add_command(commands, "diff", run, "compare two recorded runs: settings, figures, answers word by word")
+    parser.add_path("one", "A.jsonl")
+    parser.add_path("other", "B.jsonl")
+    parser.add_path("--html", "OUT.html", "the comparison as a page that opens offline")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    paths = [args.one, args.other]
+    result = difference(paths, [read_trace(path) for path in paths])
+    if args.html:
+        write_export(paths, args.html, _page(result))
+    if args.json:
+        print_json(result)
+    else:
+        _show(result)
+
+
+def difference(paths: Sequence[Path], traces: Sequence[Trace]) -> dict[str, Any]:
+    """Two runs side by side.
+
+    Returns:
+        `{"runs": [{"name", "run"}], "settings": {name: [text, text]}, "figures": {same}, "answers": {lane: {"text",
+        "pieces"}}}`. `run` is `run_object`. `settings` are those that differ. `answers` are of the lanes that both
+        runs have, else of the lanes that they are about, aligned as by `side_by_side`.
+    """
+    reports = [Report.of(trace) for trace in traces]
+    results = [run_object(report, conclusions(report)["verdict"]) for report in reports]
+    columns = []
+    for report, result in zip(reports, results, strict=True):
+        rates = {name: lane.tokens_per_second for name, lane in report.lanes.items()}
+        columns.append({f"tokens/s, {name}": f"{rate:.1f}" for name, rate in rates.items() if rate} | figures(result))
+    labels = dict.fromkeys(label for column in columns for label in column)
+    sides = compared({str(at): side_of(trace) for at, trace in enumerate(traces)})
+    one, other = traces
+    lanes = {name: (name, name) for name in one.steps if name in other.steps}
+    lanes = lanes or {"main": (one.header.main["id"], other.header.main["id"])}
+    return {
+        "runs": [
+            {"name": f"{ab} {path.name}", "run": run} for ab, path, run in zip("AB", paths, results, strict=True)
+        ],
+        "settings": {row["name"]: row["values"] for row in sides["settings"]},
+        "figures": {label: [column.get(label, "-") for column in columns] for label in labels},
+        "answers": {name: side_by_side(one.text(a), other.text(b)) for name, (a, b) in lanes.items()},
+    }
+
+
+def _show(result: dict[str, Any]) -> None:
+    width = shutil.get_terminal_size((100, 24)).columns
+    names = [plain(run["name"]) for run in result["runs"]]
+    for title in ("settings", "figures"):
+        rows: list[Row] = [
+            {"name": name, **{run: _short(text) for run, text in zip(names, values, strict=True)}}
+            for name, values in result[title].items()
+        ]
+        if rows:
+            print_table(rows, {title: ("name",)} | {name: (name,) for name in names})
+        else:
+            print(f"{title}: the same")
+        print()
+    print("words of A alone are [-so-], words of B alone {+so+}")
+    for lane, answer in result["answers"].items():
+        print(f"\n--- {lane}: {answer['text']}")
+        if any(kind == "differ" for kind, *_ in answer["pieces"]):
+            print(textwrap.fill(plain(" ".join(map(_marked, answer["pieces"]))), width))
+
+
+def _short(value: str) -> str:
+    return textwrap.shorten(plain(value), LONGEST, placeholder=" ...")
+
+
+def _marked(piece: list[str]) -> str:
+    """A piece of an alignment as `wdiff` writes it."""
+    kind, one, other = piece
+    if kind == "same":
+        return one
+    return " ".join(form.format(text) for form, text in (("[-{}-]", one), ("{{+{}+}}", other)) if text)
+
+
+def _page(result: dict[str, Any]) -> str:
+    """The comparison as HTML without scripts."""
+    heads = "".join(f"<th>{escaped(run['name'])}</th>" for run in result["runs"])
+
+    def table(title: str, rows: dict[str, list[str]]) -> str:
+        lines = "".join(_row(name, values) for name, values in rows.items())
+        return f"<table><tr><th>{title}</th>{heads}</tr>{lines}</table>" if rows else f"<p>{title}: the same.</p>"
+
+    answers = ""
+    for lane, answer in result["answers"].items():
+        words = "".join(
+            f'<tr class="{kind}"><td>{escaped(a)}</td><td>{escaped(b)}</td></tr>' for kind, a, b in answer["pieces"]
+        )
+        answers += f"<h2>{escaped(lane)}</h2><p>{answer['text']}</p><table><tr>{heads}</tr>{words}</table>"
+    light, dark = css_block(":root", "light"), css_block(":root", "dark")
+    blanks = {
+        "styles": f"{light} @media (prefers-color-scheme: dark) {{ {dark} }}",
+        "settings": table("Settings that differ", result["settings"]),
+        "figures": table("Figures", result["figures"]),
+        "answers": answers,
+    }
+    return filled("diff.html", blanks)
+
+
+def _row(name: str, values: list[str]) -> str:
+    return f"<tr><th>{escaped(name)}</th>{''.join(f'<td>{escaped(value)}</td>' for value in values)}</tr>"
