@@ -57,8 +57,8 @@ PRESETS = {
         Preset(
             "memory",
             "Memory",
-            "Skips only attention, in half of the layers: saves K/V, but little time.",
-            LoraDropConfig(period=4, drop_ratio=0.5, part="attention"),
+            "Skips a third of the layers in two of three steps and saves their K/V; full steps repair the rest.",
+            LoraDropConfig(period=3, drop_ratio=0.33, **(EXACT | {"kv": "skip"})),
         ),
         Preset(
             "paper",
@@ -86,6 +86,11 @@ _BUNDLED_CHOICES: dict[str, tuple[int, dict[str, Any], str]] = {  # how many lay
         "Skips eight chosen layers in three of four steps; full steps repair the caches, every token stays.",
     ),
     "lossless": (4, {}, "The full model's own text, token for token: every other draft is rejected."),
+    "memory": (
+        8,
+        {},
+        "Skips eight chosen layers in two of three steps and saves their K/V; full steps repair the rest.",
+    ),
     "gentle": (
         4,
         {"period": 8, "refresh_entropy": 0.7},

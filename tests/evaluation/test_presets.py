@@ -28,7 +28,7 @@ def test_the_presets_have_the_bounds_that_they_promise():
             bounds = {name: speed_bound(shape, one, corrections=Corrections(64)) for name, one in schedules.items()}
             assert set(bounds) == {"balanced", "fast", "lossless", "gentle", "memory", "paper"}
             assert bounds["balanced"] >= 1.12 and bounds["fast"] >= 1.14, "with the whole head"
-    assert (PRESETS["memory"].config.part, PRESETS["paper"].config.reuse) == ("attention", "state")
+    assert (PRESETS["memory"].config.kv, PRESETS["paper"].config.reuse) == ("skip", "state")
     assert PRESETS["paper"].config.period == 4 and PRESETS["paper"].config.drop_ratio == 0.5
 
 
@@ -80,7 +80,7 @@ def test_rows_have_adapters_and_none_and_samples_are_those_of_run(data, bank, sh
     # On this model `gentle` and `lossless` drop nothing, and so take no adapters.
     assert found == [
         *(("balanced", "ours"), ("balanced", "none"), ("fast", "ours"), ("fast", "none")),
-        *(("lossless", "none"), ("gentle", "none"), ("memory", "none"), ("paper", "none")),
+        *(("lossless", "none"), ("gentle", "none"), ("memory", "ours"), ("memory", "none"), ("paper", "none")),
     ]
     assert content["data"]["file"] == "pairs.jsonl" and len(content["data"]["file_sha256"]) == 64
     assert content["model"]["revision"] and content["software"]["torch"] and content["date"]
@@ -148,21 +148,21 @@ def test_a_killed_measurement_goes_on_and_what_is_out_of_date_is_renewed(
 
     monkeypatch.setattr(samples, "_answer", dies_answering)
     assert main(command(data, out)) == 130
-    assert len(calls) == 5 and answered == ["baseline", "balanced", "fast", "lossless"]
-    assert "3 of 8 rows" in capsys.readouterr().err
+    assert len(calls) == 6 and answered == ["baseline", "balanced", "fast", "lossless"]
+    assert "3 of 9 rows" in capsys.readouterr().err
     answered.clear()
     monkeypatch.setattr(samples, "_answer", lambda *args: answered.append(args[2]) or real_answer(*args))
     whole, _ = measure(capsys, data, out)
-    assert len(calls) == 5 and answered == ["baseline", "gentle", "memory", "paper", "baseline", *PRESETS]
+    assert len(calls) == 6 and answered == ["baseline", "gentle", "memory", "paper", "baseline", *PRESETS]
 
     # The bank is trained further: its rows and texts are renewed, the others stay.
     bank(seed=1)
     calls.clear()
     answered.clear()
     renewed, _ = measure(capsys, data, out)
-    assert calls == [("residual", "ours")] * 2 and answered == ["baseline", "balanced", "fast"] * 2
+    assert calls == [("residual", "ours")] * 3 and answered == ["baseline", "balanced", "fast", "memory"] * 2
     rows = [content["presets"]["rows"] for content in (whole, renewed)]
-    assert [a == b for a, b in zip(*rows, strict=True)] == [False, True, False, True, True, True, True, True]
+    assert [a == b for a, b in zip(*rows, strict=True)] == [False, True, False, True, True, True, False, True, True]
     assert sorted(path.name for path in out.iterdir()) == ["presets.json", "samples.json", "samples.md"]
 
     assert main(command(data, out, "--context-tokens", "5")) == 2
