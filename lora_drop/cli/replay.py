@@ -22,6 +22,10 @@ def add(commands: Commands) -> None:
     parser.add_path("trace", "TRACE.jsonl")
     parser.add_path("--html", "OUT.html", "the run as a page that opens offline")
     parser.add_path("--chrome", "OUT.json", "the run for Perfetto and chrome://tracing")
+    parser.add_path("--svg", "OUT.svg", "the run's figures as a drawing")
+    parser.add_path("--png", "OUT.png", "the run's figures as a picture; needs no browser")
+    parser.add_argument("--figure", metavar="NAME", help="one of the figures (default run: all of them)")
+    parser.add_argument("--theme", help="colours of the figures: light (default), dark")
     view = add_command(commands, "view", run_view, "open the replay of a recorded run in a browser")
     view.add_path("trace", "TRACE.jsonl")
     view.add_path("--html", "OUT.html", "where to keep the page (default a temporary file)")
@@ -38,6 +42,17 @@ def run(args: argparse.Namespace) -> None:
         from lora_drop.run.exports.chrome import chrome_trace
 
         write_export([args.trace], args.chrome, json.dumps(chrome_trace(trace), allow_nan=False))
+    if args.svg or args.png:
+        from lora_drop.run.exports.figures.run import run_svg
+        from lora_drop.run.exports.figures.svg import png_of
+
+        svg = run_svg(trace, args.theme or "light", args.figure or "run")
+        if args.svg:
+            write_export([args.trace], args.svg, svg)
+        if args.png:
+            write_export([args.trace], args.png, png_of(svg))
+    elif args.figure or args.theme:
+        raise LoraDropError("--figure and --theme are of a drawing: name its file, --svg OUT.svg or --png OUT.png.")
     show_run(trace, args.json)
 
 
@@ -57,13 +72,13 @@ def run_view(args: argparse.Namespace) -> None:
         print(path)
 
 
-def write_export(traces: Sequence[Path], path: Path, text: str) -> None:
+def write_export(traces: Sequence[Path], path: Path, content: str | bytes) -> None:
     """Write a file that is made from traces. Raises LoraDropError: it is one of them, or cannot be written."""
     if path.exists() and any(path.samefile(trace) for trace in traces):
         raise LoraDropError(f"{path} is the trace itself: name another file.")
     if not path.parent.is_dir():
         raise LoraDropError(f"cannot write {path.name}: no such folder {path.parent}. Make it first.")
     try:
-        write_files({path: text})
+        write_files({path: content})
     except OSError as error:
         raise LoraDropError(f"cannot write {path}: {error.strerror or error}. The old file is unchanged.") from None

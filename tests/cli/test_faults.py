@@ -118,7 +118,7 @@ def test_figures_and_replays_that_meet_a_full_disk(command, capsys, tmp_path, mo
     assert last_line(capsys) == "lora_drop: cannot write the figures to figures: No space left on device."
     trace = str(tmp_path / "run.jsonl")
     assert main([*command("run"), "--trace", trace]) == 0
-    for option in ("--html", "--chrome"):
+    for option in ("--html", "--chrome", "--svg"):
         capsys.readouterr()
         assert main(["replay", trace, option, "/dev/full"]) == 2
         assert "cannot write /dev/full: No space left on device" in last_line(capsys)

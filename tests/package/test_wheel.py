@@ -59,7 +59,7 @@ def test_its_space_is_the_checkouts(bare, tmp_path):
     assert json.loads(done.stdout)["files"] == checkouts
 
 
-@pytest.mark.parametrize("command", ["page", "replay run.jsonl --html run.html", "sweep-figures grid --out figures"])
+@pytest.mark.parametrize("command", ["page", "sweep-figures grid --out figures"])
 def test_without_the_page_extra_a_line_names_it(bare, tmp_path, command):
     (tmp_path / "grid").symlink_to(ASSETS / "sweeps")
     (tmp_path / "run.jsonl").symlink_to(CHECKOUT / "tests" / "corpus" / "traces" / "good_three_lanes.jsonl")

@@ -20,3 +20,10 @@ def check_golden(surface: str, sentences: dict[str, object]) -> None:
     if os.environ.get(REWRITE):
         path.write_text(json.dumps(sentences, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     assert sentences == json.loads(path.read_text(encoding="utf-8")), f"{surface}: `make golden`, then `git diff`"
+
+
+def check_golden_text(name: str, text: str) -> None:
+    """Compare a text with the golden file of this name."""
+    if os.environ.get(REWRITE):
+        (FOLDER / name).write_text(text, encoding="utf-8")
+    assert text == (FOLDER / name).read_text(encoding="utf-8"), f"{name}: `make golden`, then look at the picture"
