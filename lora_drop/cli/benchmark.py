@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from lora_drop.cli.arguments import Commands, add_command, load
-from lora_drop.cli.output import print_json
+from lora_drop.cli.output import note, print_json, progress
 from lora_drop.method.presets import config_from
 
 
@@ -29,8 +28,6 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     config = config_from(vars(args), args.model)
-    from tqdm import tqdm
-
     from lora_drop.evaluation.tasks.base import Options
     from lora_drop.evaluation.tasks.registry import read_tasks
 
@@ -40,24 +37,14 @@ def run(args: argparse.Namespace) -> None:
         *(args.run_code, args.max_new_tokens, args.context_tokens),
     )
 
-    def say(line: str) -> None:
-        tqdm.write(f"note: {line}", file=sys.stderr)  # above the progress bar
-
-    work = read_tasks(options.data_dir, options.names, options.limit, say)
+    work = read_tasks(options.data_dir, options.names, options.limit, note)
     from lora_drop.evaluation.tasks.benchmark import benchmark, markdown
     from lora_drop.run.results.files import BENCHMARK
 
-    loaded, pause = load(args), 0.5 if sys.stderr.isatty() else 30
-    with BENCHMARK.writing(options.out), tqdm(unit="record", file=sys.stderr, mininterval=pause) as bar:
-
-        def show(done: int, total: int) -> None:
-            if bar.total is None:  # the records that are there already are no part of the pace
-                bar.total, bar.initial, bar.n = total, done, done
-            bar.update(done - bar.n)
-
-        result = benchmark(loaded, config, work, options, say, show)
-    for text in result["notes"]:
-        say(text)
+    loaded = load(args)
+    with BENCHMARK.writing(options.out), progress("records", every=30) as show:
+        result = benchmark(loaded, config, work, options, note, show)
+    note(*result["notes"])
     if args.json:
         print_json(result)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,17 +21,48 @@ def print_json(result: Any) -> None:
 def note(*texts: str) -> None:
     """Print remarks beside the result on stderr, a line each."""
     for text in texts:
-        print(f"note: {text}", file=sys.stderr)
+        say(f"note: {text}")
 
 
 def say(text: str) -> None:
-    """Print on stderr what the command is doing."""
-    print(text, file=sys.stderr, flush=True)
+    """Print on stderr what the command is doing, above a progress bar."""
+    from tqdm import tqdm
+
+    tqdm.write(text, file=sys.stderr)
+    sys.stderr.flush()
 
 
-def progress(what: str) -> Callable[[int, int], None]:
-    """A callback for work of known length that prints a line each time: `3 of 9 points`."""
-    return lambda done, total: say(f"{done} of {total} {what}")
+@contextmanager
+def progress(what: str, every: float = 0, quiet: bool = False) -> Iterator[Callable[..., None]]:
+    """A callback `(done, total, words="")` for work of known length: a bar with the time left on a terminal's stderr.
+
+    Elsewhere it prints a line, `3 of 9 points`. What is done already at the first call is no part of the pace.
+
+    Args:
+        every: elsewhere, seconds between two lines at least; the last one always comes.
+        quiet: print nothing.
+    """
+    from tqdm import tqdm
+
+    on_terminal, due = sys.stderr.isatty(), 0.0
+    # With a delay the first picture waits for the first call, which knows the total.
+    form = f"{{n_fmt}} of {{total_fmt}} {what} |{{bar}}| {{remaining}} left{{postfix}}"
+    with tqdm(bar_format=form, smoothing=0, delay=1e-9, dynamic_ncols=True, disable=quiet or not on_terminal) as bar:
+
+        def show(done: int, total: int, words: str = "") -> None:
+            nonlocal due
+            if on_terminal:
+                if bar.total is None:
+                    bar.reset(total)
+                    bar.initial = bar.n = done
+                bar.set_postfix_str(words, refresh=False)
+                bar.update(done - bar.n)
+                bar.refresh()
+            elif not quiet and (time.monotonic() >= due or done == total):
+                due = time.monotonic() + every
+                say(f"{done} of {total} {what}{words and ', '}{words}")
+
+        yield show
 
 
 @contextmanager

@@ -48,8 +48,10 @@ def run(args: argparse.Namespace) -> None:
     source = data_source(args) | {"file_sha256": hashlib.sha256(args.data.read_bytes()).hexdigest()}
     with PRESETS_FILE.writing(args.out):
         loaded = load(args)
-        result = measure_presets(loaded, pairs, source, prompts, args.out, args.context_tokens, progress("rows"))
-        samples = sample_presets(loaded, args.out, progress("texts"))
+        with progress("rows") as show:
+            result = measure_presets(loaded, pairs, source, prompts, args.out, args.context_tokens, show)
+        with progress("texts") as show:
+            samples = sample_presets(loaded, args.out, show)
     note(*result["notes"])
     if args.json:
         print_json({"presets": result, "samples": samples})

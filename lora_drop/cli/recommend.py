@@ -70,9 +70,8 @@ def run(args: argparse.Namespace) -> None:
     axes, order = _axes(args), read_layer_order(args.drop_order)
     before = PRESETS_FILE.read(args.before)["rows"] if args.before else []
     source = {"file": args.data.name if args.data else "held-out prompts", "limit": args.limit}
-    places = args.out, order, args.context_tokens, progress("settings")
-    with SEARCH.writing(args.out):
-        state = search(load(args), base, axes, limits, prompts, source, *places)
+    with SEARCH.writing(args.out), progress("settings") as show:
+        state = search(load(args), base, axes, limits, prompts, source, args.out, order, args.context_tokens, show)
         presets = [row | {"loss": loss_of(row)} for row in before]
         write_frontier(state.figures() | {"before": presets}, args.out)
     note(*state.content["notes"])

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Iterator
-from contextlib import nullcontext, suppress
-from itertools import chain
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -18,10 +17,11 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.fields import RUN
 from lora_drop.method.presets import config_from, preset_named
 from lora_drop.method.settings import settings_of
-from lora_drop.run.trace.records import Record, StepRecord, write_line
-from lora_drop.run.trace.trace import gather
+from lora_drop.run.report.report import Report
+from lora_drop.run.trace.records import Header, Record, write_line
 
 if TYPE_CHECKING:
+    from lora_drop.cli.stream import Stream
     from lora_drop.models.load import LoadedModel
 
 MAX_PROMPT_BYTES = 16 * 2**20  # of stdin, which may have no end
@@ -50,8 +50,16 @@ def run(args: argparse.Namespace) -> None:
     request = dataclasses.replace(request, idle=idle_gain(loaded, config))
     records = run_lanes(loaded, request)
     first = next(records)  # settings that do not fit the model are reported before the trace file is opened
-    trace = gather(_recorded(chain([first], records), args.trace, args.json))
-    show_run(trace, args.json)
+    assert isinstance(first, Header)
+    report = Report(first)
+    stream = _stream(report) if sys.stdout.isatty() and not args.json else None
+    with _writing(args.trace) as write, stream or _counting(report, args.json) as show:
+        write(first)
+        for record in records:
+            write(record)
+            report.add(record)
+            show()
+    show_run(report.trace, args.json, drawn=stream is not None)
     if args.preset is not None and not args.json:
         preset = preset_named(args.preset, args.model)
         if config == preset.config:
@@ -83,22 +91,34 @@ def _show_preset(name: str, loaded: LoadedModel) -> None:
         print(f"preset {name}, as measured: {in_words(measured.rows[name], measured.about)}")
 
 
-def _recorded(records: Iterator[Record], path: Path | None, quiet: bool) -> Iterator[Record]:
-    """Pass records on; write each to the trace file as it comes, and count steps on a terminal's stderr."""
+def _stream(report: Report) -> Stream | None:
+    """What draws the run on stdout's terminal; None where that is too narrow, with a note."""
+    from lora_drop.cli.stream import LEAST, Stream
+
+    stream = Stream(report)
+    if stream.fits:
+        return stream
+    note(f"the terminal has fewer than {LEAST} columns: the answers come at the end.")
+    return None
+
+
+@contextmanager
+def _counting(report: Report, quiet: bool) -> Iterator[Callable[[], None]]:
+    """Count the steps on a terminal's stderr."""
+    with counting("steps", quiet) as show:
+        yield lambda: show(sum(len(lane.steps) for lane in report.lanes.values()))
+
+
+@contextmanager
+def _writing(path: Path | None) -> Iterator[Callable[[Record], None]]:
+    """Write each record to the trace file as it comes; do nothing without a path."""
     try:
         target = path.open("w", encoding="utf-8") if path else nullcontext()
     except OSError as error:
         assert path is not None
         raise LoraDropError(f"cannot write the trace {path.name}: {error.strerror or error}.") from None
-    steps = 0
-    with target as file, counting("steps", quiet) as show:
-        for record in records:
-            if file:
-                _write(file, record)
-            if isinstance(record, StepRecord):
-                steps += 1
-                show(steps)
-            yield record
+    with target as file:
+        yield (lambda record: _write(file, record)) if file else (lambda record: None)
 
 
 def _write(file: TextIO, record: Record) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import textwrap
 from typing import Any
 
 from lora_drop.cli.output import cell, print_json
@@ -10,7 +12,7 @@ from lora_drop.method.cost import human_bytes
 from lora_drop.run.report.report import Report
 from lora_drop.run.report.speed import speedup_words
 from lora_drop.run.report.verdict import conclusions
-from lora_drop.run.trace.records import FREE, TOGETHER
+from lora_drop.run.trace.records import FREE, TOGETHER, Header
 from lora_drop.run.trace.trace import Trace
 
 
@@ -46,16 +48,23 @@ def run_object(report: Report, verdict: Any) -> dict[str, Any]:
     }
 
 
-def show_run(trace: Trace, as_json: bool) -> None:
-    """Print a run, as JSON or as text."""
+def show_run(trace: Trace, as_json: bool, drawn: bool = False) -> None:
+    """Print a run, as JSON or as text; for a terminal where the answers are `drawn` already, the rest in its width."""
+
+    def show(text: str) -> None:
+        print(textwrap.fill(text, shutil.get_terminal_size().columns) if drawn else text)
+
     report = Report.of(trace)
     concluded = conclusions(report)
     result = run_object(report, concluded["verdict"])
     if as_json:
         print_json(result)
         return
-    _show_lanes(trace, result)
-    print(plain(f"\n{concluded['verdict']['text']}"))
+    if not drawn:
+        show_head(trace.header)
+        _show_lanes(trace, result)
+    print()
+    show(plain(concluded["verdict"]["text"]))
     if trace.summary is None:
         print("\nThe trace was cut short: it has no summary.")
         return
@@ -68,9 +77,9 @@ def show_run(trace: Trace, as_json: bool) -> None:
         )
     print()
     for label, text in figures(result).items():
-        print(f"{label}: {text}")
+        show(f"{label}: {text}")
     if why := concluded["why"]["parts"]:
-        print(f"where the time goes: {why}")
+        show(f"where the time goes: {why}")
 
 
 def figures(result: dict[str, Any]) -> dict[str, str]:
@@ -88,13 +97,16 @@ def figures(result: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _show_lanes(trace: Trace, result: dict[str, Any]) -> None:
-    header = trace.header
+def show_head(header: Header) -> None:
+    """Print where a run runs, and its notes."""
     model, device = header.model, header.device
     print(plain(f"{model['id']} ({model['dtype']}) on {device['name']}, {header.prompt_tokens} tokens in"))
     for note in header.sampling.get("notes", []):
         print(plain(f"note: {note}"))
-    for lane in header.lanes:
+
+
+def _show_lanes(trace: Trace, result: dict[str, Any]) -> None:
+    for lane in trace.header.lanes:
         figures = result[lane["id"]]
         rate = figures["tokens_per_second"]
         print(plain(f"\n--- {lane['label']}\n{figures['text']}"))

@@ -78,11 +78,11 @@ def run(args: argparse.Namespace) -> None:
     from lora_drop.run.results.files import SWEEP
 
     configs = grid(base, ratios, periods, rules["reuse"], rules["part"], rules["adapters"])
-    with SWEEP.writing(args.out):
+    with SWEEP.writing(args.out), progress("points") as show:
         loaded = load(args)
         if order:
             configs = in_order(configs, order, loaded.num_layers)
-        result = sweep(loaded, configs, pairs, data_source(args), args.out, args.context_tokens, progress("points"))
+        result = sweep(loaded, configs, pairs, data_source(args), args.out, args.context_tokens, show)
     note(*result["notes"])
     if args.json:
         print_json(result)

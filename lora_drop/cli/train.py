@@ -6,9 +6,10 @@ import argparse
 import dataclasses
 import os
 from contextlib import nullcontext
+from functools import partial
 
 from lora_drop.cli.arguments import Commands, add_command, read_settings
-from lora_drop.cli.output import print_json, say
+from lora_drop.cli.output import print_json, progress, say
 from lora_drop.method.fields import settings_in
 from lora_drop.paths import only_writer
 from lora_drop.training.settings import TrainJob, TrainSettings
@@ -35,14 +36,13 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     settings = TrainSettings(**read_settings(args, settings_in(TrainSettings)))
-    values = vars(args) | {"quiet": args.json}
-    job = TrainJob(**{field.name: values[field.name] for field in dataclasses.fields(TrainJob)})
+    job = TrainJob(**{field.name: getattr(args, field.name) for field in dataclasses.fields(TrainJob)})
     from lora_drop.training.card import dropped_in
     from lora_drop.training.train import train
 
     is_first = os.environ.get("RANK", "0") == "0"  # of a launch's processes, which share the folder
     with only_writer(job.out, "a training") if is_first else nullcontext():
-        result = train(settings, job, say)
+        result = train(settings, job, say, partial(progress, every=30, quiet=args.json))
     if result is None:  # the launch's first process prints it
         return
     if args.json:

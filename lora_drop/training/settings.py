@@ -121,7 +121,6 @@ class TrainJob:
         resume: go on from the last checkpoint in `out`.
         evaluate_every, checkpoint_every: in steps.
         model, device, dtype: as `load_model` takes them.
-        quiet: no progress bars.
 
     Raises:
         LoraDropError: a number below 1.
@@ -140,7 +139,6 @@ class TrainJob:
     model: str = "bundled"
     device: str = "auto"
     dtype: str = "auto"
-    quiet: bool = False
 
     def __post_init__(self):
         for name in ("evaluate_every", "checkpoint_every", "file_tokens"):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
-from tqdm import tqdm
 
 from lora_drop.decode.lane import not_finite
 from lora_drop.errors import LoraDropError
@@ -24,18 +23,26 @@ from lora_drop.training.data import Turn, read_texts, to_rows
 from lora_drop.training.estimate import check_room, memory, memory_words, time_words
 from lora_drop.training.self_generate import Text, read_replies, read_self_generated, self_generate
 from lora_drop.training.settings import TrainJob, TrainSettings
-from lora_drop.training.trainer import Trainer
+from lora_drop.training.trainer import Progress, Trainer
 
 SELF_GENERATED = "self_generated.jsonl"
 
 
+def _silent(what: str) -> AbstractContextManager[Progress]:
+    return nullcontext(lambda done, total, words: None)
+
+
 def train(
-    settings: TrainSettings, job: TrainJob, tell: Callable[[str], None] = lambda text: None
+    settings: TrainSettings,
+    job: TrainJob,
+    tell: Callable[[str], None] = lambda text: None,
+    progress: Callable[[str], AbstractContextManager[Progress]] = _silent,
 ) -> dict[str, Any] | None:
     """Train adapters; write checkpoints and the adapter folder to `job.out`.
 
     Args:
         tell: called with a line about the memory and one about the time, before the first step.
+        progress: called in the main process with `texts`, then `steps`: the block's callback gets their number so far.
 
     Returns:
         `{"adapters": `job.out`, "steps", "evaluation", "estimate": {"memory", "seconds"}}`; None in all processes of
@@ -55,6 +62,7 @@ def train(
     if processes.num_processes > 1 and device in ("auto", "cuda"):
         # A card for each: by itself every process would take the emptiest. Accelerate numbers CPUs too.
         device = str(processes.device) if processes.device.type == "cuda" else processes.device.type
+    hears = progress if processes.is_main_process else _silent
     loaded = load.load_model(job.model, device, job.dtype)
     _check_weights(loaded)
     needs, free = memory(loaded.shape, loaded.dtype.itemsize, settings, job), free_memory(loaded.device)
@@ -62,8 +70,9 @@ def train(
     texts = read_texts(loaded, job.data, turns, job.file_tokens)
     job.out.mkdir(parents=True, exist_ok=True)  # one that cannot be made was refused with its lock
     if job.self_generate:
-        with processes.main_process_first():  # one process writes, the others read what it wrote
-            texts += _self_generated(loaded, job.self_generate, job.out / SELF_GENERATED, job.quiet)
+        # One process writes, the others read what it wrote.
+        with processes.main_process_first(), hears("texts") as show:
+            texts += _self_generated(loaded, job.self_generate, job.out / SELF_GENERATED, show)
     windows, counted = to_rows(texts, settings.length)
     held_out = read_replies(job.held_out, loaded) if job.held_out else None
     trainer = Trainer(loaded, settings, job, windows, counted, held_out)
@@ -77,7 +86,8 @@ def train(
     left = (trainer.steps - trainer.step) * trainer.tokens_per_step
     if processes.is_main_process:
         tell(f"time: about {time_words(left / rate)} for {left:,} tokens at {rate:.0f} tokens/s, evaluations left out")
-    evaluation = trainer.run(job.evaluate_every, job.checkpoint_every, quiet=job.quiet)
+    with hears("steps") as show:
+        evaluation = trainer.run(job.evaluate_every, job.checkpoint_every, show)
     if not processes.is_main_process:
         return None
     estimate = {"memory": asdict(needs) | {"needed": needs.needed, "free": free}, "seconds": left / rate}
@@ -91,8 +101,7 @@ def _check_weights(loaded: LoadedModel) -> None:
         raise not_finite(0, baseline_schedule(loaded.num_layers), None)
 
 
-def _self_generated(loaded: LoadedModel, count: int, path: Path, quiet: bool) -> list[Text]:
+def _self_generated(loaded: LoadedModel, count: int, path: Path, show: Progress) -> list[Text]:
     """Texts of the model itself; those that `path` lacks are written to it first."""
-    with tqdm(total=count, unit="text", desc="self-generate", disable=quiet, file=sys.stderr) as bar:
-        self_generate(loaded, count, path, progress=lambda done, tokens: bar.update(done - bar.n))
+    self_generate(loaded, count, path, progress=lambda done, tokens: show(done, count, ""))
     return read_self_generated(path, loaded, count)

@@ -15,14 +15,13 @@ import dataclasses
 import hashlib
 import json
 import math
-import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm import tqdm
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.errors import LoraDropError
@@ -37,6 +36,7 @@ from lora_drop.training.parts import add_parts, bank_of, continued, parameters_o
 from lora_drop.training.settings import TrainJob, TrainSettings
 from lora_drop.training.student import Layout
 
+Progress = Callable[[int, int, str], None]  # what is done, all there is to do, and words
 LOG = "train_log.jsonl"
 HELD_OUT = 0.02  # share of the windows that is not trained on
 EVALUATED = 8  # windows of each evaluation
@@ -255,15 +255,17 @@ class Trainer:
                 rows.append(case | figures(self.loaded, texts, schedule, self.bank))
         return {"tokens": sum(tokens.numel() for tokens, _ in texts), "schedules": rows}
 
-    def run(self, evaluate_every: int, checkpoint_every: int, quiet: bool = False) -> dict[str, Any]:
+    def run(
+        self, evaluate_every: int, checkpoint_every: int, progress: Progress = lambda done, total, words: None
+    ) -> dict[str, Any]:
         """Train to the end; return the last evaluation.
 
         Args:
             evaluate_every, checkpoint_every: in steps; both happen at the end too.
+            progress: called with the steps so far, all of them, and the last one's figures in words.
         """
-        main = self.accelerator.is_main_process
-        bar = tqdm(total=self.steps, initial=self.step, disable=quiet or not main, unit="step", file=sys.stderr)
-        evaluation = None
+        main, evaluation = self.accelerator.is_main_process, None
+        progress(self.step, self.steps, "")
         if self.step == 0:  # before training
             evaluation = self.evaluate()
             if main:
@@ -272,8 +274,8 @@ class Trainer:
             started = time.monotonic()
             loss, agreement = self.train_step()
             rate = self.tokens_per_step / max(time.monotonic() - started, 1e-9)
-            bar.update()
-            bar.set_postfix_str(f"loss {loss:.3f}, agreement {agreement:.3f}, {rate:.0f} tokens/s")
+            words = f"loss {loss:.3f}, agreement {agreement:.3f}, {rate:.0f} tokens/s"
+            progress(self.step, self.steps, words)
             last = self.step == self.steps
             entry: dict[str, Any] = {"step": self.step, "tokens": self.step * self.tokens_per_step, "loss": loss}
             entry["agreement"] = agreement
@@ -287,7 +289,6 @@ class Trainer:
                     )
                 if last or self.step % checkpoint_every == 0:
                     self.save(evaluation)
-        bar.close()
         return evaluation or self.evaluate()
 
     def _log(self, entry: dict[str, Any]) -> None:

@@ -55,7 +55,7 @@ for package, start in (("lm_eval", r"python -m lora_drop\.evaluation\.harness"),
         NOT_HERE[f"needs the package {package}"] = (start,)
 # The commands that take minutes to hours -> what they print once they are at work.
 BEGINS = {
-    r"python -m lora_drop train --(?!model)|ACCELERATE\S+ ": "memory: |self-generate: ",
+    r"python -m lora_drop train --(?!model)|ACCELERATE\S+ ": r"memory: |\d+ of \d+ texts",
     r"(python -m lora_drop|lora-drop) bench( |$)": r"warm-up|round|of \d",
     r'(S=")?python -m lora_drop sweep ': r"[1-9]\d* of \d+ points",
     r"python -m lora_drop recommend": r"\d+ of \d+ settings",

@@ -43,7 +43,7 @@ def goes_on(training, name: str) -> None:
     again.resume()
     assert again.step == 1
     for one in (again, whole):
-        one.run(100, 100, quiet=True)
+        one.run(100, 100)
     assert weights(again) == weights(whole)
 
 
@@ -69,7 +69,7 @@ def test_a_training_log_that_meets_a_full_disk(training):
     trainer.save(None)
     on_a_full_disk(trainer.out / LOG)
     with pytest.raises(LoraDropError, match=f"cannot write {LOG} .No space left on device.: make room, then --resume"):
-        trainer.run(100, 100, quiet=True)
+        trainer.run(100, 100)
     (trainer.out / LOG).unlink()
     goes_on(training, "out")
 
@@ -87,6 +87,6 @@ def test_nan_in_training_stops_before_it_reaches_parameters_or_a_checkpoint(trai
         with monkeypatch.context() as patch:
             patch.setattr(module, "distillation", lambda *args, broken=broken: (broken((f := real(*args))[0]), f[1]))
             with pytest.raises(LoraDropError, match="loss of batch 2 is .*nan.*--learning-rate, or --dtype float32"):
-                trainer.run(100, 1, quiet=True)
+                trainer.run(100, 1)
         assert all(map(torch.equal, before, trainer.parameters)) and weights(trainer) == adapter
     goes_on(training, "out")

@@ -44,7 +44,7 @@ def trainer(tiny, windows, out, own=None, held_out=None, **job):
 def test_all_parts_learn_and_stand_in_the_folder(tiny, windows, tmp_path, refresh):
     run = trainer(tiny, windows, tmp_path / "out", settings(max_tokens=32 * 2 * 40, refresh=refresh))
     before = run.evaluate()["schedules"]
-    after = run.run(100, 100, quiet=True)["schedules"]
+    after = run.run(100, 100)["schedules"]
     assert [(row["period"], row["drop_layers"]) for row in after] == [(2, [2, 4]), (3, [2, 4]), (4, [2, 4])]
     assert sum(row["kl_all_steps"] for row in after) < 0.99 * sum(row["kl_all_steps"] for row in before)
     bank = AdapterBank.load(tmp_path / "out" / CHECKPOINT / "adapter")
@@ -65,7 +65,7 @@ def test_fresh_parts_change_nothing(tiny, windows, tmp_path):
 def test_a_bank_without_the_parts_gets_them(tiny, windows, tmp_path):
     linear = trainer(tiny, windows, tmp_path / "first", settings(mlp_width=0, kept_rank=0))
     linear.prepare()
-    linear.run(100, 100, quiet=True)
+    linear.run(100, 100)
     folder = tmp_path / "first" / CHECKPOINT / "adapter"
     run = trainer(tiny, windows, tmp_path / "second", settings(alpha=16.0), start=folder)
     run.prepare()
@@ -74,7 +74,7 @@ def test_a_bank_without_the_parts_gets_them(tiny, windows, tmp_path):
     for i in start.layers:  # saved in bfloat16; its units were taken and given back
         ours, theirs = (bank.scale * bank.b[i].float() @ bank.a[i].float() for bank in (run.bank, start))
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-2)
-    run.run(100, 100, quiet=True)
+    run.run(100, 100)
     for changes, says in (
         ({"kept_rank": 4}, "have kept_rank 2, this run has 4"),
         ({"rank": 8}, "rank 4, this run has 8"),

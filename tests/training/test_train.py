@@ -58,7 +58,7 @@ def test_the_loss_falls_and_the_bank_helps(windows, tmp_path, reuse, dtype):
     run = trainer(loaded, windows, tmp_path / "out", settings)
     assert all(tensor.dtype == torch.float32 for tensor in run.parameters)
     before = run.evaluate()["schedules"][0]
-    after = run.run(100, 100, quiet=True)["schedules"][0]
+    after = run.run(100, 100)["schedules"][0]
     assert after["kl"] < 0.9 * before["kl"]
     bank = AdapterBank.load(tmp_path / "out" / CHECKPOINT / "adapter")
     assert bank.check(loaded, "out", reuse, "block") is None
@@ -67,7 +67,7 @@ def test_the_loss_falls_and_the_bank_helps(windows, tmp_path, reuse, dtype):
 
 def test_a_resumed_run_is_the_run(tiny, windows, tmp_path):
     whole = trainer(tiny, windows, tmp_path / "whole")
-    whole.run(100, 100, quiet=True)
+    whole.run(100, 100)
     cut = trainer(tiny, windows, tmp_path / "cut")
     for _ in range(11):
         cut.train_step()
@@ -76,7 +76,7 @@ def test_a_resumed_run_is_the_run(tiny, windows, tmp_path):
     resumed = trainer(tiny, windows, tmp_path / "cut")
     resumed.resume()
     assert resumed.step == 11
-    resumed.run(100, 100, quiet=True)
+    resumed.run(100, 100)
     for one, other in zip(whole.parameters, resumed.parameters, strict=True):
         assert torch.equal(one, other)
 
@@ -114,7 +114,7 @@ def test_a_constant_rate_decays_from_any_checkpoint(tiny, windows, tmp_path):
     branch = trainer(tiny, windows, tmp_path / "out", shorter)
     branch.resume()
     assert [branch.learning_rate(step) for step in (5, 6, 7)] == [2e-2, 2e-2, 1e-2]
-    branch.run(100, 100, quiet=True)
+    branch.run(100, 100)
     assert branch.step == 8
     cosine = trainer(tiny, windows, tmp_path / "cosine", SMALL)
     cosine.save(None)
@@ -312,7 +312,7 @@ def test_the_card_says_how_to_make_the_bank_again(tiny, windows, tmp_path):
     settings = small(max_tokens=48 * 4, drop_order="4,2,3")
     (tmp_path / "out").mkdir()
     run = Trainer(tiny, settings, TrainJob(tmp_path / "out", [Path("a.jsonl")], ["q:a", "b:c"]), windows)
-    rows = run.run(100, 100, quiet=True)["schedules"]
+    rows = run.run(100, 100)["schedules"]
     assert [row["drop_layers"] for row in rows if "drop_layers" in row] == [[2, 4], [2, 3, 4]]
     text = (tmp_path / "out" / CHECKPOINT / "adapter" / "README.md").read_text()
     facts = (
@@ -332,7 +332,7 @@ def test_the_card_says_how_to_make_the_bank_again(tiny, windows, tmp_path):
 
 def test_a_run_can_leave_a_screened_head(tiny, windows, tmp_path):
     settings = small(max_tokens=192, head_rank=48, head_best=32)
-    trainer(tiny, windows, tmp_path / "out", settings).run(1, 1, quiet=True)
+    trainer(tiny, windows, tmp_path / "out", settings).run(1, 1)
     head = AdapterBank.load(tmp_path / "out" / CHECKPOINT / "adapter").head
     assert head is not None and (head.rank, head.best) == (48, 32)
     with torch.no_grad():

@@ -168,6 +168,11 @@ class LaneReport:
         return max(0, len(self.steps) - 1)
 
     @property
+    def verified(self) -> int:
+        """How many of `steps` have tokens that can no longer be rejected."""
+        return len(self.steps) - (self._pending if self.schedule.verifies else 0)
+
+    @property
     def lora(self) -> list[StepRecord]:
         """The LoRA steps whose tokens stand."""
         return [step for step in self.steps if step.kind == "lora"]
