@@ -93,7 +93,7 @@
  * @typedef {object} Setting an entry of the table of settings: `Setting.facts` in lora_drop/method/settings.py
  * @property {string} name
  * @property {"schedule" | "run"} of
- * @property {"whole" | "number" | "choice" | "flag" | "range" | "list"} kind
+ * @property {"whole" | "number" | "choice" | "flag" | "range" | "list" | "text"} kind
  * @property {boolean} off it may be empty
  * @property {string} default as a text
  * @property {number} [low]

@@ -27,6 +27,8 @@ const NO_FIGURES = {
  * @property {number} kvBytes
  * @property {number | null} entropy in nats
  * @property {string | null} trigger cause of an early refresh
+ * @property {boolean} isThought
+ * @property {number} thoughts number of tokens of thoughts up to this step
  * @property {number} refreshes number of refreshes up to this step
  * @property {number} lastRefresh step of the last refresh; 0 before the first
  */
@@ -146,8 +148,8 @@ export class Run {
     if (values.type === "summary" || values.type === "cut") this.report = values;
   }
 
-  /** @param {any[]} values a line of the wire: lane, step, token, text, kind, ms, bytes, entropy, trigger */
-  addStep([lane, step, tokenId, text, kind, ms, kvBytes, entropy, trigger]) {
+  /** @param {any[]} values a line of the wire: lane, step, token, text, kind, ms, bytes, entropy, trigger, thought */
+  addStep([lane, step, tokenId, text, kind, ms, kvBytes, entropy, trigger, thought]) {
     const own = this.lanes[lane];
     const before = own.steps[step - 1];
     const isRefresh = KINDS[kind] === "refresh";
@@ -160,6 +162,8 @@ export class Run {
       kvBytes,
       entropy,
       trigger: TRIGGERS[trigger] ?? null, // only an early refresh has one
+      isThought: Boolean(thought),
+      thoughts: (before?.thoughts ?? 0) + Number(Boolean(thought)),
       refreshes: (before?.refreshes ?? 0) + Number(isRefresh),
       lastRefresh: isRefresh ? step : (before?.lastRefresh ?? 0),
     });

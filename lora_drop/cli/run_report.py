@@ -26,6 +26,8 @@ def run_object(report: Report, verdict: Any) -> dict[str, Any]:
         beside = {key: figures.get(key) for key in (*TOGETHER, *FREE)} if name not in lanes else {}
         lanes[name] = {
             "text": trace.text(name),
+            "answer": trace.answer(name),
+            "thoughts": trace.thoughts(name),
             "token_ids": trace.token_ids(name),
             "tokens_per_second": figures.get("tokens_per_second"),
             "kv_bytes": figures.get("kv_bytes", trace.steps[name][-1].kv_bytes if trace.steps[name] else 0),
@@ -109,7 +111,9 @@ def _show_lanes(trace: Trace, result: dict[str, Any]) -> None:
     for lane in trace.header.lanes:
         figures = result[lane["id"]]
         rate = figures["tokens_per_second"]
-        print(plain(f"\n--- {lane['label']}\n{figures['text']}"))
+        thoughts = "".join(step.text for step in trace.steps[lane["id"]] if step.thought)
+        apart = f"thoughts, {figures['thoughts']} tokens:\n{thoughts.strip()}\n\nanswer:\n" if thoughts else ""
+        print(plain(f"\n--- {lane['label']}\n{apart}{figures['answer'].strip() if apart else figures['answer']}"))
         print(
             f"    {len(figures['token_ids'])} tokens, {f'{rate:.1f} tokens/s' if rate else 'no decode step'}, "
             f"KV {human_bytes(figures['kv_bytes'])}"

@@ -213,11 +213,11 @@ class Choice(Kind):
 
 @dataclass(frozen=True)
 class Text(Kind):
-    """Any text but the empty one, described by `allowed`; a visitor of the page may only choose one of `public`."""
+    """Any text but the empty one, described by `allowed`; with `public` a visitor may only choose one of these."""
 
     allowed: str
     public: tuple[str, ...] = ()
-    name = "choice"
+    name = "text"
 
     plain = Annotated[str, Strict(), Field(min_length=1)]
 
@@ -225,9 +225,12 @@ class Text(Kind):
     def must_be(self) -> str:
         return self.allowed
 
+    def from_text(self, text: str) -> str | None:
+        return None if self.off and not text else text
+
     @property
     def facts(self) -> dict[str, Any]:
-        return super().facts | {"words": list(self.public)}
+        return super().facts | ({"kind": Choice.name, "words": list(self.public)} if self.public else {})
 
 
 @dataclass(frozen=True)

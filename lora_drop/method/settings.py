@@ -17,6 +17,7 @@ MAX_NEW_TOKENS = 100_000
 MAX_SEED = 2**63 - 1
 View = Literal["race", "lock-step"]
 Lanes = Literal["both", "baseline", "lora-drop"]
+Thinking = Literal["auto", "on", "off"]
 Compare = Literal["corrections-off", "bare", "screened-head", "adapters-off", "skip", "state", "residual"]
 
 
@@ -94,6 +95,34 @@ class RunSettings:
         "add a third lane: corrections-off changes nothing else, bare rejects no draft either, screened-head is the "
         "full model with that head, adapters-off turns off corrections and head, the others are reuse rules",
         since=2,
+    )
+    system: str | None = setting(
+        None,
+        "system message before the prompt, through the chat template",
+        allowed="a text",
+        label="System message",
+        info="Comes before the prompt, in every lane.",
+        words="with a system message",
+        since=5,
+    )
+    thinking: Thinking = setting(
+        "auto",
+        "whether the model thinks before it answers, where its chat template has the choice; auto leaves it alone",
+        labels=("as the model does by itself", "on", "off"),
+        label="Thinking",
+        info="For models with that choice. Thoughts are shown apart.",
+        row="template",
+        words="thinking {}",
+        since=5,
+    )
+    plain: bool = setting(
+        False,
+        "no chat template: the model continues the prompt as plain text",
+        label="No chat template",
+        info="On: the prompt is continued, not answered.",
+        row="template",
+        words="no chat template",
+        since=5,
     )
 
 

@@ -8,8 +8,13 @@ from typing import Any
 
 from lora_drop.errors import LoraDropError
 
+THOUGHTS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))  # markers of thoughts: Qwen3 and DeepSeek, Magistral
+THINKING = "enable_thinking"  # variable of a chat template that has the choice
 
-def encode_prompt(tokenizer: Any, prompt: str, chat: bool = True) -> list[int]:
+
+def encode_prompt(
+    tokenizer: Any, prompt: str, chat: bool = True, system: str | None = None, thinking: str = "auto"
+) -> list[int]:
     """The prompt as token ids, through the chat template where there is one (and `chat` is true).
 
     A prompt is plain text: `<|im_end|>` in it becomes ordinary tokens and cannot end the turn. Prompts without such
@@ -19,39 +24,73 @@ def encode_prompt(tokenizer: Any, prompt: str, chat: bool = True) -> list[int]:
         tokenizer: a transformers tokenizer or a ByteTokenizer.
         prompt: one user message.
         chat: False for plain text, with the tokenizer's own start token.
+        system: a system message before it, which the chat template must take.
+        thinking: `on` or `off` for a template that has the choice; `auto` leaves it alone.
 
     Raises:
-        LoraDropError: the prompt is empty, or the chat template cannot hold it.
+        LoraDropError: the prompt is empty, or the chat template cannot hold it, or has no such choice.
     """
     if not prompt.strip():
         raise LoraDropError("the prompt is empty: write something.")
-    prompt = prompt.encode("utf-8", errors="replace").decode("utf-8")  # lone surrogates are not text
+    template = str(tokenizer.chat_template or "") if chat else ""
+    for words, is_set, has_it in (
+        ("system message", system is not None, template),
+        ("choice of thinking", thinking != "auto", THINKING in template),
+    ):
+        if is_set and not has_it:
+            raise LoraDropError(
+                f"there is no {words} {'in this' if template else 'without a'} chat template: unset it."
+            )
+    # Lone surrogates are not text.
+    texts = [text.encode("utf-8", errors="replace").decode("utf-8") for text in (system, prompt) if text is not None]
     if isinstance(tokenizer, ByteTokenizer):
-        return tokenizer.encode(prompt)
+        return tokenizer.encode(texts[-1])
     markers = _marker_pattern(tokenizer)
-    if not (chat and tokenizer.chat_template):
-        if not markers.search(prompt):
+    marker = next(filter(None, map(markers.search, texts)), None)
+    if not template:
+        if not marker:
             return list(tokenizer.encode(prompt))
         before, after = _frame(tokenizer)
         return [*before, *_encode_as_text(tokenizer, prompt), *after]
-    text = _render(tokenizer, prompt)
-    if (marker := markers.search(prompt)) is None:
-        return list(tokenizer.encode(text, add_special_tokens=False))
-    # To find the prompt in the rendered text, render a placeholder: the rest is what the template writes around it.
-    placeholder = "x7Qz" * 8
-    around = _render(tokenizer, placeholder).split(placeholder)
-    if len(around) != 2 or not (text.startswith(around[0]) and text.endswith(around[1])):
-        raise LoraDropError(f"the model's chat template cannot hold {marker[0]!r} as plain text: leave it out.")
-    # The tokenizer splits a text at its markers and encodes each part alone. So the part to encode as plain text
-    # reaches from the template's last marker before the prompt to its first one after it: merges across the borders
-    # are then the usual ones.
-    start = max((match.end() for match in markers.finditer(around[0])), default=0)
-    end = len(text) - len(around[1])
-    end = match.start() if (match := markers.search(text, end)) else len(text)
-    head, tail = text[:start], text[end:]
-    ids = tokenizer.encode(head, add_special_tokens=False) if head else []
-    ids = [*ids, *_encode_as_text(tokenizer, text[start:end], head)]
-    return ids + (tokenizer.encode(tail, add_special_tokens=False) if tail else [])
+    options = {} if thinking == "auto" else {THINKING: thinking == "on"}
+    whole = _render(tokenizer, texts, options)
+    if not marker and all(text.strip() in whole for text in texts[:-1]):
+        return list(tokenizer.encode(whole, add_special_tokens=False))
+    # To find the texts in the rendered one, render placeholders: the rest is what the template writes around them.
+    places = [word * 8 for word in ("x7Qz", "q3Vw")[: len(texts)]]
+    around = re.split("|".join(places), _render(tokenizer, places, options))
+    pieces = around[:1]
+    for at, text in enumerate(texts if len(around) == len(texts) + 1 else ()):
+        rendered = _render(tokenizer, [*places[:at], text, *places[at + 1 :]], options)
+        start = sum(map(len, around[: at + 1])) + sum(map(len, places[:at]))
+        rest = sum(map(len, around[at + 1 :])) + sum(map(len, places[at + 1 :]))
+        pieces += [rendered[start : len(rendered) - rest], around[at + 1]]
+    if "".join(pieces) != whole:
+        words = f"{marker[0]!r} as plain text" if marker else "a system message"
+        raise LoraDropError(f"the model's chat template cannot hold {words}: leave it out.")
+    return _encode_around(tokenizer, markers, pieces)
+
+
+def _encode_around(tokenizer: Any, markers: re.Pattern[str], pieces: list[str]) -> list[int]:
+    """Token ids of a template's pieces with plain text between them: every other piece.
+
+    The tokenizer splits a text at its markers and encodes each part alone. So what is encoded as plain text reaches
+    from the template's last marker before a text to its first one after it: merges across the borders are then the
+    usual ones.
+    """
+    ids: list[int] = []
+    head = plain = ""  # the template's last markers with the text between them, and what follows them
+    for at, piece in enumerate(pieces):
+        marks = [] if at % 2 else list(markers.finditer(piece))
+        if not marks:
+            plain += piece
+            continue
+        start, end = marks[0].start() if at else 0, marks[-1].end()
+        plain += piece[:start]
+        ids += _encode_as_text(tokenizer, plain, head) if plain else []
+        head, plain = piece[start:end], piece[end:]
+        ids += tokenizer.encode(head, add_special_tokens=False)
+    return ids + (_encode_as_text(tokenizer, plain, head) if plain else [])
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:
@@ -62,15 +101,17 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
     return _encode_as_text(tokenizer, text)
 
 
-def _render(tokenizer: Any, content: str) -> str:
-    """One user message rendered by the chat template."""
+def _render(tokenizer: Any, texts: list[str], options: dict[str, bool]) -> str:
+    """A user message, with a system message before it if there are two texts, rendered by the chat template."""
     import jinja2
 
+    roles = ("system", "user")[-len(texts) :]
+    messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
     try:
-        messages = [{"role": "user", "content": content}]
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
     except jinja2.TemplateError as error:
-        raise LoraDropError(f"the model's chat template does not take a single user message ({error}).") from error
+        words = "a single user message" if len(texts) == 1 else "a system message"
+        raise LoraDropError(f"the model's chat template does not take {words} ({error}).") from error
 
 
 def _marker_pattern(tokenizer: Any) -> re.Pattern[str]:
@@ -183,6 +224,34 @@ class Detokenizer:
 
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=True)
+
+
+class Thoughts:
+    """Tells which tokens of an answer are the model's thoughts, its markers for them included.
+
+    Args:
+        prompt_ids: a template may open the thoughts.
+    """
+
+    def __init__(self, tokenizer: Any, prompt_ids: list[int]):
+        ids = {} if isinstance(tokenizer, ByteTokenizer) else tokenizer.get_added_vocab()
+        self._starts, self._ends = (
+            {ids[word] for word in words if word in ids} for words in zip(*THOUGHTS, strict=True)
+        )
+        self._are_open = [False]  # after the prompt, and after each token
+        for token_id in prompt_ids:
+            self.add(token_id)
+        del self._are_open[:-1]
+
+    def add(self, token_id: int) -> bool:
+        """Take a token; return whether it belongs to the thoughts."""
+        was_open = self._are_open[-1]
+        self._are_open.append(token_id in self._starts or (was_open and token_id not in self._ends))
+        return was_open or self._are_open[-1]
+
+    def rewind(self, tokens: int) -> None:
+        """Forget all but the first `tokens` tokens."""
+        del self._are_open[tokens + 1 :]
 
 
 def piece(tokenizer: Any, token_id: int) -> str:

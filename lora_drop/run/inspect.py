@@ -29,9 +29,9 @@ from lora_drop.method.fields import SCHEDULE
 from lora_drop.method.schedule import Schedule
 from lora_drop.method.settings import settings_of
 from lora_drop.models.load import LoadedModel
-from lora_drop.models.tokens import encode_prompt
 from lora_drop.paths import SHIPPED_ADAPTERS
 from lora_drop.run.audit import drift_of, top_of
+from lora_drop.run.request import prompt_ids_of
 from lora_drop.run.trace.records import Header, StepRecord, number
 from lora_drop.run.trace.trace import Trace
 
@@ -67,7 +67,7 @@ def recorded_lane(loaded: LoadedModel, trace: Trace, lane: str) -> RecordedLane:
         if fingerprint is None or fingerprint != recorded.get("bank", fingerprint):
             raise LoraDropError("this run's adapters have changed since, or are gone: run it again to look inside.")
         bank, _ = find_bank(loaded, config, schedule)
-    ids = encode_prompt(loaded.tokenizer, header.prompt)
+    ids = prompt_ids_of(loaded, header.prompt, header.sampling)
     if len(ids) != header.prompt_tokens:
         raise LoraDropError(f"the prompt has {len(ids)} tokens here and had {header.prompt_tokens} in this run.")
     _check_steps(loaded, schedule, trace.steps[lane], len(ids))

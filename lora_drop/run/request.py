@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from lora_drop.method.schedule import Schedule, baseline_schedule
 from lora_drop.method.settings import RunSettings
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import free_memory, screens_heads
-from lora_drop.models.tokens import encode_prompt
+from lora_drop.models.tokens import ByteTokenizer, encode_prompt
 from lora_drop.run.trace.records import BASELINE, LORA_DROP, THIRD
 
 
@@ -46,6 +47,8 @@ class Request(RunSettings, _Question):  # the fields of the last base come first
             raise LoraDropError("the prompt is empty: write a question or an instruction.")
         if self.compare is not None and self.lanes != "both":
             raise LoraDropError("compare adds a third lane to both others: leave lanes at both.")
+        if self.plain and (self.system is not None or self.thinking != "auto"):
+            raise LoraDropError("plain has no chat template, which system and thinking need: unset them.")
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,9 @@ def plan(loaded: LoadedModel | ModelInfo, request: Request) -> Plan:
             continue
         lanes[name] = lane
         notes += bank_notes if name == LORA_DROP else [f"{label}: {note}" for note in bank_notes]
-    prompt_ids = encode_prompt(loaded.tokenizer, request.prompt)
+    prompt_ids = prompt_ids_of(loaded, request.prompt, vars(request))
+    if not (request.plain or loaded.tokenizer.chat_template or isinstance(loaded.tokenizer, ByteTokenizer)):
+        notes.append(f"{loaded.id} has no chat template: it continues the prompt as plain text.")
     if len(prompt_ids) + request.max_new_tokens > loaded.context:
         room = loaded.context - len(prompt_ids)
         advice = f"ask for at most {room} new tokens" if room > 0 else "shorten the prompt"
@@ -133,6 +138,16 @@ def plan(loaded: LoadedModel | ModelInfo, request: Request) -> Plan:
         )
     _check_memory(loaded, request, lanes, len(prompt_ids))
     return Plan(lanes, prompt_ids, notes)
+
+
+def prompt_ids_of(loaded: LoadedModel | ModelInfo, prompt: str, settings: Mapping[str, Any]) -> list[int]:
+    """Token ids of a prompt, by a run's settings `system`, `thinking` and `plain`.
+
+    Raises:
+        LoraDropError: see `encode_prompt`.
+    """
+    system, thinking = settings.get("system"), settings.get("thinking") or "auto"
+    return encode_prompt(loaded.tokenizer, prompt, not settings.get("plain"), system, thinking)
 
 
 def _parts(bank: AdapterBank | None) -> frozenset[str]:

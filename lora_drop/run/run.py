@@ -25,7 +25,7 @@ from lora_drop.method.fields import RUN
 from lora_drop.method.settings import settings_of
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.place import describe_device
-from lora_drop.models.tokens import Detokenizer, piece
+from lora_drop.models.tokens import Detokenizer, Thoughts, piece
 from lora_drop.run.audit import DriftAudit, QualityAudit, top_of, top_words
 from lora_drop.run.prompts import PromptCache
 from lora_drop.run.race import owned, take_turns
@@ -181,6 +181,7 @@ class _Observer:
     def __init__(self, loaded: LoadedModel, request: Request, checked: Plan, decoder: Decoder, prompt: Prefilled):
         self._loaded, self._checked, self._decoder, self._prompt = loaded, checked, decoder, prompt
         self._detokenizers = {name: Detokenizer(loaded.tokenizer) for name in checked.lanes}
+        self._thoughts = {name: Thoughts(loaded.tokenizer, checked.prompt_ids) for name in checked.lanes}
         self._audits = request.audit
         self._drift: dict[str, DriftAudit] = {}
         others = {name: lane for name, lane in checked.lanes.items() if name != BASELINE}
@@ -194,6 +195,7 @@ class _Observer:
         """The records of a lane's event."""
         if isinstance(event, Rewind):
             self._detokenizers[name].rewind(event.to + 1)
+            self._thoughts[name].rewind(event.to + 1)
             if name in self._drift:
                 self._drift[name].rewind(event.to)
             yield RewindRecord(name, event.to)
@@ -206,7 +208,8 @@ class _Observer:
             tokenizer = self._loaded.tokenizer
             top: Any = top_words(tokenizer, event.top) if event.top else top_of(tokenizer, event.logits)[0]
             ms, entropy, outside = round(event.ms, 3), number(event.entropy, 4), number(event.outside_ms, 3)
-            yield StepRecord(name, text=text, ms=ms, entropy=entropy, top=top, outside=outside, **copied)
+            copied |= {"outside": outside, "thought": self._thoughts[name].add(event.token_id)}
+            yield StepRecord(name, text=text, ms=ms, entropy=entropy, top=top, **copied)
             if name == BASELINE:
                 for other, audit in self._quality.items():
                     yield self._audit(other, audit.add(event), drift=[], cosine=[], audit="quality")

@@ -25,9 +25,10 @@ def summarise(report: Report, lanes: dict[str, Lane], prefill_cached: bool = Fal
     for name, lane in lanes.items():
         own = report.lanes[name]
         ended = lane.ended or "stopped"
-        text = report.trace.text(name)
+        text, thoughts = report.trace.text(name), report.trace.thoughts(name)
         figures[name] = {
             "tokens": len(own.steps),
+            **({"thoughts": thoughts} if thoughts else {}),
             "tokens_per_second": number(own.tokens_per_second, 3),
             "prefill_ms": round(lane.prefill_ms, 3),
             "decode_ms": round(own.decode_ms, 3),

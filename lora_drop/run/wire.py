@@ -61,7 +61,8 @@ def page_values(record: Record, lane_ids: list[str]) -> Any:
         arrays; `lane` and `kind` are indices:
 
         - step: `[lane, step, token_id, text, kind, ms, kv_bytes, entropy]`, and at an early refresh the index of its
-          trigger. The active layers follow from the kind and the lane's `dropped` layers;
+          trigger; of a thought that index or null, and 1. The active layers follow from the kind and the lane's
+          `dropped` layers;
         - rewind: `[300 + lane, to]`; judge: `[400 + lane, rows, ms, kept]`;
         - audit: `[100 + lane, step, [10000 * drift, ...], kl, agrees, argmax_text]`, where `argmax_text` is 0 if both
           agree. An audit of quality has no line: the page gets the figures made from it.
@@ -80,7 +81,8 @@ def page_values(record: Record, lane_ids: list[str]) -> Any:
         case StepRecord():
             values: list[Any] = [lane, record.step, record.token_id, record.text, KINDS.index(record.kind)]
             values += [round(record.ms, 2), record.kv_bytes, number(record.entropy, 3)]
-            return values if record.trigger is None else [*values, TRIGGERS.index(record.trigger)]
+            trigger = None if record.trigger is None else TRIGGERS.index(record.trigger)
+            return [*values, trigger, 1] if record.thought else values if trigger is None else [*values, trigger]
         case RewindRecord():
             return [REWIND + lane, record.to]
         case JudgeRecord():

@@ -19,12 +19,11 @@ from lora_drop.method.settings import settings_of
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.place import on_zero_gpu
 from lora_drop.models.pool import ModelPool
-from lora_drop.models.tokens import encode_prompt
 from lora_drop.paths import SHIPPED_RECORDED
 from lora_drop.run.exports.html import wire_text
 from lora_drop.run.prompts import PromptCache
 from lora_drop.run.report.report import Report
-from lora_drop.run.request import Request
+from lora_drop.run.request import Request, prompt_ids_of
 from lora_drop.run.results.calibration import is_calibrated
 from lora_drop.run.results.pays import where_it_pays
 from lora_drop.run.results.preset_results import idle_gain
@@ -49,10 +48,10 @@ from lora_drop.ui.serve.visits import Visits
 from lora_drop.ui.stream import batches, run_line
 
 COUNTABLE = 200_000  # longest prompt whose tokens are counted while it is typed, in characters
-# Places of prompt, tokens and model among the values of the Run button and of the API's function.
-PAGE_PLACES = (1, 3 + [one.name for one in SHOWN].index("max_new_tokens"), 2)
+# Places of prompt, tokens, system message and model among the values of the Run button and of the API's function.
+PAGE_PLACES = (1, *(3 + [one.name for one in SHOWN].index(name) for name in ("max_new_tokens", "system")), 2)
 _OPTIONS = [one.name for one in settings_of(CALL, SCHEDULE, RUN)]
-API_PLACES = (0, 1 + _OPTIONS.index("max_new_tokens"), 1 + _OPTIONS.index("model"))
+API_PLACES = (0, *(1 + _OPTIONS.index(name) for name in ("max_new_tokens", "system", "model")))
 FAILURE = "The run failed inside the app."
 
 
@@ -126,6 +125,7 @@ class Callbacks:
             LoraDropError: before the first record, if the request is over the limits or does not fit the model.
         """
         self.limits.check(request.prompt, request.max_new_tokens)
+        self.limits.check(request.system, None)
         clock = self.limits.clock(stop)
         with self.pool.lend(model, clock.is_set) as loaded:
             sets_up = loaded.device.type == "cuda"  # before the first token; then its time begins
@@ -166,15 +166,25 @@ class Callbacks:
         places = {"run_page": PAGE_PLACES, "generate": API_PLACES}.get(name)
         if places is None:
             return
-        prompt, tokens, model = (values[place] if place < len(values) else None for place in places)
+        prompt, tokens, system, model = (values[place] if place < len(values) else None for place in places)
         self.limits.check(prompt, tokens)
+        self.limits.check(system, None)
         self.pool.check(model)
 
-    def count_tokens(self, prompt: str, model: str | None = None) -> int | None:
-        """Number of tokens of a prompt, for the forecast; None if there is nothing to count."""
+    def count_tokens(self, prompt: str, model: str | None = None, settings: Any = None) -> int | None:
+        """Number of tokens of a prompt, for the forecast; None if there is nothing to count.
+
+        Args:
+            settings: the controls' values, by name.
+        """
         if not isinstance(prompt, str) or not prompt.strip() or len(prompt) > COUNTABLE:
             return None
-        return len(encode_prompt(self.pool.info(model).tokenizer, prompt))
+        values = settings if isinstance(settings, dict) else {}
+        texts = {name: str(values.get(name) or "")[:COUNTABLE] or None for name in ("system", "thinking")}
+        try:
+            return len(prompt_ids_of(self.pool.info(model), prompt, {**texts, "plain": values.get("plain") is True}))
+        except LoraDropError:  # a template without a system message: the run says so
+            return None
 
     def fetch_model(self, model: str, current: str, request: gr.Request) -> Iterator[tuple[Any, Any, Any]]:
         """Fetch the files of a model chosen from the menu, while others run; `use_model` comes next. Stop ends it.

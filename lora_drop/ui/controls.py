@@ -25,7 +25,9 @@ LINKED: tuple[Setting, ...] = (BY_NAME["compare"], *SHOWN)
 
 def is_text(setting: Setting) -> bool:
     """True if the control is a text field; so are optional numbers, as Gradio turns an empty number field into 0."""
-    return isinstance(setting.kind, LayerList) or (setting.kind.off and setting.kind.python in (int, float))
+    kind = setting.kind
+    is_free = isinstance(kind, Text) and not kind.public
+    return is_free or isinstance(kind, LayerList) or (kind.off and kind.python in (int, float))
 
 
 def control_value(setting: Setting, value: Any) -> Any:
@@ -88,12 +90,14 @@ def _control(setting: Setting, value: Any, num_layers: int) -> gr.components.Com
         return FreeSlider(low, high, value, step=step, buttons=[], **beside)
     if isinstance(kind, Choice):
         return (gr.Dropdown if len(kind.labelled) > 2 else gr.Radio)(kind.labelled, value=value, **beside)
-    if isinstance(kind, Text):
+    if isinstance(kind, Text) and kind.public:
         return gr.Radio([(word, word) for word in kind.public], value=value, **beside)
     if isinstance(kind, Flag):
         return gr.Checkbox(value, **beside)
     if is_text(setting):
-        placeholder = f"e.g. {setting.metavar}" if isinstance(kind, LayerList) else "off"
+        placeholder = (
+            f"e.g. {setting.metavar}" if isinstance(kind, LayerList) else "none" if setting.of == RUN else "off"
+        )
         return gr.Textbox(value, placeholder=placeholder, **beside)
     return FreeNumber(value, precision=0 if isinstance(kind, Whole) else None, **beside)
 

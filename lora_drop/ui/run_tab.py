@@ -146,7 +146,7 @@ def _build_settings(calls: Callbacks, facts: dict[str, Any], values: dict[str, A
             presets=facts["settings"],
             prompt_tokens=calls.count_tokens(FIRST_PROMPT) or 0,
             table=[one.facts for one in LINKED],
-            server_functions=[server_function("count_tokens", calls.count_tokens, 2)],
+            server_functions=[server_function("count_tokens", calls.count_tokens, 3)],
             elem_id="ld-whatif",
         )
         controls |= build_controls((one for one in main if one.of == RUN), values, layers)

@@ -35,7 +35,10 @@ def test_run_prints_every_key_of_the_contract(capsys):
         *("accepted", "tokens_per_refresh", "speedup_interval", "quality", "verdict"),
     }
     for lane in ("baseline", "lora_drop"):
-        figures = {"text", "token_ids", "tokens_per_second", "kv_bytes", "kv_allocated_bytes", "collapsed"}
+        figures = {"text", "token_ids", "tokens_per_second", "kv_bytes", "kv_allocated_bytes", "collapsed"} | {
+            "answer",
+            "thoughts",
+        }
         assert set(result[lane]) == figures
         assert len(result[lane]["token_ids"]) == 12
     assert result["config"]["period"] == 4 and result["config"]["drop_ratio"] == 0.5

@@ -68,7 +68,7 @@ def test_typed_markers_stay_text(bundled, prompt):
     ids = encode_prompt(tokenizer, prompt)
     own = [i for i in chat_ids(tokenizer, "Hi") if i in special]
     assert [i for i in ids if i in special] == own  # the template's, and no other
-    assert tokenizer.decode(ids) == tokens._render(tokenizer, prompt)  # not a character lost
+    assert tokenizer.decode(ids) == tokens._render(tokenizer, [prompt], {})  # not a character lost
     plain = encode_prompt(tokenizer, prompt, chat=False)
     assert not special & set(plain) and tokenizer.decode(plain) == prompt
 
@@ -98,6 +98,40 @@ def test_a_template_that_cannot_carry_a_marker():
     refusing = make_tokenizer(template="{{ raise_exception('a system message is needed') }}")
     with pytest.raises(LoraDropError, match="a system message is needed"):
         encode_prompt(refusing, "a")
+
+
+SWITCH = "{{ messages[-1].content }}<|end|>{% if enable_thinking is false %}<think></think>{% endif %}"
+
+
+@pytest.mark.parametrize("system", ["Be terse.", " Be\n\nterse ", "<|im_end|>", "x<|im_start|>user\n"])
+@pytest.mark.parametrize("prompt", ["Hi", "<|im_end|>\n<|im_start|>user\n"])
+def test_a_system_message_comes_before_the_prompt(bundled, system, prompt):
+    tokenizer = bundled.tokenizer
+    ids = encode_prompt(tokenizer, prompt, system=system)
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    assert tokenizer.decode(ids) == text
+    special = set(tokenizer.all_special_ids)
+    usual = [{"role": message["role"], "content": "a"} for message in messages]
+    usual = tokenizer.apply_chat_template(usual, add_generation_prompt=True, return_dict=False)
+    assert [i for i in ids if i in special] == [i for i in usual if i in special]
+    if "<" not in system + prompt:
+        assert ids == tokenizer.encode(text, add_special_tokens=False)
+
+
+def test_a_template_that_has_no_such_choice_is_one_line(bundled):
+    tokenizer = make_tokenizer(template=SWITCH)
+    on, off = (encode_prompt(tokenizer, "a", thinking=thinking) for thinking in ("on", "off"))
+    assert on == encode_prompt(tokenizer, "a") and tokenizer.decode(off[len(on) :]) == "<think></think>"
+    for loaded, options, line in (
+        (tokenizer, {"system": "b"}, "cannot hold a system message"),
+        (tokenizer, {"system": "b", "chat": False}, "no system message without a chat template"),
+        (make_tokenizer(template=None), {"thinking": "on"}, "no choice of thinking without a chat template"),
+        (bundled.tokenizer, {"thinking": "off"}, "no choice of thinking in this chat template"),
+        (ByteTokenizer(), {"system": "b"}, "no system message without a chat template"),
+    ):
+        with pytest.raises(LoraDropError, match=line):
+            encode_prompt(loaded, "a", **options)
 
 
 def test_no_template_is_plain_text():

@@ -21,7 +21,7 @@ const HEIGHT = 84; // of the pattern, about, in pixels
  *
  * @param {HTMLElement} element
  * @param {import("../records.js").Props} props
- * @param {{count_tokens: (wanted: [string, string]) => Promise<number | null>}} server
+ * @param {{count_tokens: (wanted: [string, string | undefined, any]) => Promise<number | null>}} server
  * @param {Store} store
  */
 export function mountWhatIf(element, props, server, store) {
@@ -136,14 +136,21 @@ function countPrompt(server, store) {
   async function count(text) {
     const mine = ++last;
     try {
-      const promptTokens = await server.count_tokens([text, store.state.model?.id]);
+      const { model, settings } = store.state;
+      const promptTokens = await server.count_tokens([text, model?.id, settings]);
       if (mine === last && Number.isInteger(promptTokens)) store.update({ promptTokens });
     } catch {
       // The forecast keeps the last count; a run counts its own.
     }
   }
 
-  store.subscribe(["prompt", "model"], ({ prompt }) => {
+  const keyOf = ({ prompt, model, settings }) =>
+    JSON.stringify([prompt, model?.id, settings?.system, settings?.thinking, settings?.plain]);
+  let key = keyOf(store.state);
+  store.subscribe(["prompt", "model", "settings"], (state) => {
+    if (key === keyOf(state)) return;
+    const { prompt } = state;
+    key = keyOf(state);
     clearTimeout(timer);
     timer = setTimeout(() => count(prompt ?? firstPrompt()), COUNT_AFTER_MS);
   });

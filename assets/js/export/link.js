@@ -31,6 +31,7 @@ const READERS = {
   whole: (text, setting) => within(/^\d{1,19}$/.test(text) ? Number(text) : NaN, setting),
   // As people and the server write numbers; Number would also take "0x10", which the server does not.
   number: (text, setting) => within(/^\d{1,30}(\.\d{1,30})?(e[-+]?\d{1,3})?$/.test(text) ? Number(text) : NaN, setting),
+  text: (text) => readPrompt(text),
   choice: (text, { words }) => (words?.includes(text) ? text : undefined),
   flag: (text) => (text === "true" ? true : text === "false" ? false : undefined),
   list: (text) => (/^\d{1,4}(,\d{1,4}){0,999}$/.test(text) ? text : undefined),

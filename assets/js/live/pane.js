@@ -134,6 +134,7 @@ export class Pane {
     for (let i = kept; i < steps.length; i++) {
       const span = make("span", `ld-token ld-token-${steps[i].kind}`, steps[i].text);
       span.dataset.step = String(i);
+      if (steps[i].isThought) span.classList.add("ld-thought");
       if (this.taken.has(i)) span.classList.add("ld-replaced");
       this.spans.push(span);
       if (i === 0 || steps[i - 1].text.endsWith("\n")) {
@@ -197,7 +198,7 @@ export class Pane {
     const count = this.isHeld ? this.count : steps.length;
     const last = steps[count - 1];
     this.values.speed.textContent = formatNumber(speed, 1);
-    this.values.tokens.textContent = formatNumber(count);
+    this.values.tokens.textContent = formatNumber(count) + (last?.thoughts ? ` (${formatNumber(last.thoughts)} thoughts)` : "");
     this.values.kv.textContent = last ? formatBytes(last.kvBytes) : "–";
   }
 

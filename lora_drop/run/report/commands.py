@@ -54,7 +54,8 @@ def _command(prompt: str, model: str, dtype: str | None, schedule: dict[str, Any
 def _flag(setting: Setting, value: Any) -> str:
     if isinstance(value, bool):
         return setting.flag if value else setting.flag.replace("--", "--no-", 1)
-    return f"{setting.flag} {shlex.quote(setting.kind.write(value))}"
+    written = setting.kind.write(value)
+    return f"{setting.flag}{'=' if written.startswith('-') else ' '}{shlex.quote(written)}"
 
 
 def _python(prompt: str, model: str, dtype: str | None, schedule: dict[str, Any], run: dict[str, Any]) -> str:

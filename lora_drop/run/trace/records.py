@@ -172,13 +172,15 @@ class Verdict(TypedDict):
 
 @with_config(MORE)
 class LaneSummary(TypedDict, total=False):
-    """A lane's figures: `refreshes` are the decode steps that were full, `average_period` is decode steps per refresh
-    (None without any); `collapsed` is the step where the loop begins that the text ends in (None without a loop). A
-    third lane has its own comparison with the baseline here too."""
+    """A lane's figures: `thoughts` are the tokens of its thoughts, where it has any; `refreshes` are the decode steps
+    that were full, `average_period` is decode steps per refresh (None without any); `collapsed` is the step where the
+    loop begins that the text ends in (None without a loop). A third lane has its own comparison with the baseline here
+    too."""
 
     tokens_per_second: Number | None
     kv_bytes: Bytes
     kv_allocated_bytes: Number | None
+    thoughts: StepNumber
     refreshes: StepNumber
     average_period: Number | None
     text_sha256: Text
@@ -269,7 +271,8 @@ class StepRecord(_Line):
     `trigger`, of `TRIGGERS`, is the reason for an early refresh (a line has it only then); `rows` are the tokens that
     the pass ran through the skipped layers (a line has it only where they are more than one); `top` are the likeliest
     next tokens by the step's unscaled logits with their probabilities, the likeliest first. `outside` is the part of
-    `ms` outside the decoder's kernels (a line has it only where the decoder counts them)."""
+    `ms` outside the decoder's kernels (a line has it only where the decoder counts them). `thought`: the token belongs
+    to what the model thinks before it answers (a line has it only then)."""
 
     lane: str
     step: StepNumber
@@ -284,9 +287,10 @@ class StepRecord(_Line):
     rows: Annotated[int, Field(strict=True, ge=1, le=10**4)] = 1
     top: Top | None = None
     outside: Number | None = None
+    thought: Annotated[bool, Field(strict=True)] = False
     type: Literal["step"] = "step"
 
-    _optional = ("trigger", "rows", "top", "outside")
+    _optional = ("trigger", "rows", "top", "outside", "thought")
 
     def is_right(self) -> bool:
         return self.kind == "refresh" or (self.trigger is None and self.rows == 1)

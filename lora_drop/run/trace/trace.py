@@ -117,6 +117,14 @@ class Trace:
         """The text that a lane wrote."""
         return "".join(step.text for step in self.steps[lane])
 
+    def thoughts(self, lane: str) -> int:
+        """Tokens of a lane's thoughts."""
+        return sum(step.thought for step in self.steps[lane])
+
+    def answer(self, lane: str) -> str:
+        """The text that a lane wrote, without its thoughts."""
+        return "".join(step.text for step in self.steps[lane] if not step.thought)
+
     def token_ids(self, lane: str) -> list[int]:
         """The tokens that a lane wrote, the stop token included."""
         return [step.token_id for step in self.steps[lane]]
