@@ -6,6 +6,8 @@
     for record in stream(loaded, "Explain why the sky is blue.", LoraDropConfig(period=4)):
         ...
 
+In a notebook, `lora_drop.show("Explain why the sky is blue.", preset="balanced")` runs and draws.
+
 Names are imported when they are first used, so that reading a config does not load torch.
 """
 
@@ -26,7 +28,9 @@ _HOMES = {
     "stream": "lora_drop.run.generate",
     "with_": "lora_drop.run.generate",
     "load_model": "lora_drop.models.load",
-    "read_trace": "lora_drop.run.trace.trace",
+    "read_trace": "lora_drop.run.show",
+    "show": "lora_drop.run.show",
+    "launch": "lora_drop.ui.start",
 }
 __all__ = list(_HOMES)
 __version__ = VERSION

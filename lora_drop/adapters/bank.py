@@ -100,7 +100,7 @@ def _unreadable(folder: Path, error: OSError) -> LoraDropError:
     )
 
 
-@dataclass
+@dataclass(repr=False)
 class AdapterBank(Correction):
     """Corrections for the layers of one model, with what they were trained for.
 
@@ -129,6 +129,10 @@ class AdapterBank(Correction):
         b = {i: torch.zeros(hidden_size, rank) for i in layers}
         fields: dict[str, Any] = {"reuse": "residual", **rules}
         return cls(a, b, {i: torch.ones(hidden_size) for i in layers}, alpha, **fields)
+
+    def __repr__(self) -> str:
+        about = f"{self.reuse}, {self.part}, kv {self.kv}, refresh {self.refresh}"
+        return f"AdapterBank({self.base_model or 'no model'}: {len(self.a)} layers, rank {self.rank}, {about})"
 
     def check(self, loaded: LoadedModel | ModelInfo, name: str, reuse: str, part: str) -> str | None:
         """Refuse a bank that does not fit the model or the rule.

@@ -61,7 +61,7 @@ class ModelInfo:
     decoder_name: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LoadedModel:
     """A model that is ready to decode: eval mode, no gradients, on its device. It holds nothing of a request."""
 
@@ -73,6 +73,10 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype  # of activations and K/V
     weights: StaticWeights | NativeWeights | None = None  # laid out for decode steps; None for the reference decoder
+
+    def __repr__(self) -> str:
+        place = f"{str(self.dtype).removeprefix('torch.')} on {self.device}, {self.decoder_name} decoder"
+        return f"LoadedModel({self.id}: {self.num_layers} layers, {self.shape.params / 1e6:,.0f}M parameters, {place})"
 
     @property
     def shape(self) -> ModelShape:

@@ -85,6 +85,7 @@ def launch(
     block: bool = True,
     mcp: bool = False,
     share: bool = False,
+    inline: bool = False,
 ) -> str:
     """Serve the page and return its address; with `block`, return when the server ends.
 
@@ -92,6 +93,7 @@ def launch(
         host, port: None leaves them to GRADIO_SERVER_NAME and GRADIO_SERVER_PORT, then to Gradio's own defaults.
         mcp: also serve the API's functions as MCP tools (GRADIO_MCP_SERVER sets it too).
         share: also serve the page at a public Gradio address.
+        inline: show the page in the cell of the notebook that calls this.
     """
     calls, policy = demo.calls, demo.policy
     gradio_private.refuse_changes(policy.public)
@@ -115,6 +117,7 @@ def launch(
         server_name=host,
         server_port=port,
         share=share,
+        inline=inline,
         ssr_mode=False,
         quiet=True,
         prevent_thread_lock=True,

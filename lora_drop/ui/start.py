@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import shutil
 import signal
@@ -73,8 +74,34 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _serve(args: argparse.Namespace, ending: ExitStack) -> None:
-    """Serve the page; `ending` gets what its end does. Raises LoraDropError or OSError if it cannot start."""
+def launch(model: str = "bundled", inline: bool = True, port: int | None = None) -> str:
+    """Serve the page privately from this process, which goes on; for notebooks.
+
+    Args:
+        model: as for the command `page`.
+        inline: show the page in the notebook's cell too.
+        port: the port; by default Gradio's.
+
+    Returns:
+        The page's address.
+
+    Raises:
+        LoraDropError: a package of the page is missing, or the model cannot be loaded.
+    """
+    check_versions("page")
+    ending = ExitStack()
+    atexit.register(ending.close)
+    args = _parser("launch").parse_args(
+        ["--model", model, "--private", *([] if port is None else ["--port", f"{port}"])]
+    )
+    return _serve(args, ending, block=False, inline=inline)
+
+
+def _serve(args: argparse.Namespace, ending: ExitStack, **more: bool) -> str:
+    """Serve the page and return its address; `ending` gets what its end does, `more` is for the page's `launch`.
+
+    Raises LoraDropError or OSError if it cannot start.
+    """
     if find_spec("gradio") is None or find_spec("plotly") is None:
         raise LoraDropError(f"the page needs Gradio and plotly: {GET_PAGE}")
     if args.mcp and find_spec("mcp") is None:
@@ -88,7 +115,8 @@ def _serve(args: argparse.Namespace, ending: ExitStack) -> None:
     from lora_drop.models.place import on_zero_gpu
     from lora_drop.models.pool import ModelPool, allowed_models
     from lora_drop.run.warm import warm_up
-    from lora_drop.ui.page import build_app, launch
+    from lora_drop.ui.page import build_app
+    from lora_drop.ui.page import launch as serve
     from lora_drop.ui.serve.calibration import Background, calibrates
     from lora_drop.ui.serve.policy import Policy
 
@@ -110,4 +138,4 @@ def _serve(args: argparse.Namespace, ending: ExitStack) -> None:
     page = build_app(pool, policy)
     if calibrates():
         Background(pool).start()
-    launch(page, host, args.port, mcp=args.mcp, share=args.share)
+    return serve(page, host, args.port, mcp=args.mcp, share=args.share, **more)

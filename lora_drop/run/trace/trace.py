@@ -7,10 +7,11 @@ reads; anything broken before the last line is an error that names the line.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from typing import ClassVar
 
 from lora_drop.errors import LoraDropError
 from lora_drop.run.trace.records import (
@@ -29,9 +30,12 @@ PassRecord = StepRecord | RewindRecord | JudgeRecord
 MAX_TRACE_BYTES = 64 * 2**20  # about 100,000 steps
 
 
-@dataclass
+@dataclass(repr=False)
 class Trace:
     """A run's records, gathered by lane."""
+
+    # A notebook's drawing of a trace. `run/show.py` sets it: the figures read reports, which read traces.
+    drawing: ClassVar[Callable[[Trace], str] | None] = None
 
     header: Header
     steps: dict[str, list[StepRecord]] = field(default_factory=dict)  # those whose tokens stand
@@ -92,6 +96,14 @@ class Trace:
         if not len(record.drift) == len(record.cosine) == len(dropped):
             raise LoraDropError(f"the audit of step {record.step} has other layers than lane {record.lane!r} skips.")
         self.audits[record.lane][record.step] = record
+
+    def __repr__(self) -> str:
+        tokens = ", ".join(f"{lane} {len(steps)} tokens" for lane, steps in self.steps.items())
+        cut = "" if self.summary else ", cut short"
+        return f"Trace({self.header.prompt[:60]!r}, {self.header.model['id']}: {tokens}{cut})"
+
+    def _repr_html_(self) -> str | None:
+        return type(self).drawing and type(self).drawing(self)
 
     def stands(self, step: StepRecord) -> bool:
         """True if a step of `passes` is also one of `steps`."""

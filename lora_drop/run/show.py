@@ -1,0 +1,48 @@
+"""For notebooks: a run in one call, and its drawing where a trace is a cell's last value."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lora_drop.errors import LoraDropError
+from lora_drop.method.fields import RUN, SCHEDULE
+from lora_drop.method.presets import config_from
+from lora_drop.method.settings import settings_of
+from lora_drop.run.exports.figures.run import run_svg
+from lora_drop.run.trace.trace import Trace, gather, read_trace
+
+if TYPE_CHECKING:
+    from lora_drop.models.load import LoadedModel
+
+__all__ = ["read_trace", "show"]
+Trace.drawing = staticmethod(run_svg)
+
+
+def show(prompt: str, preset: str = "balanced", model: LoadedModel | str = "bundled", **settings: Any) -> Trace:
+    """Run a prompt in both lanes; a notebook draws the result.
+
+    Args:
+        prompt: the text to answer.
+        preset: name of a preset.
+        model: from `load_model`, or a name for it.
+        settings: of `LoraDropConfig` or of a run (`max_new_tokens`, `temperature`, ...), in place of the preset's.
+
+    Returns:
+        The trace of the run.
+
+    Raises:
+        LoraDropError: no such setting, or one that does not fit the model.
+    """
+    # torch loads here: reading a trace needs none.
+    from lora_drop.models.load import load_model
+    from lora_drop.run.request import Request
+    from lora_drop.run.results.preset_results import idle_gain
+    from lora_drop.run.run import run
+
+    names = {one.name for one in settings_of(RUN)}
+    if unknown := settings.keys() - names - {one.name for one in settings_of(SCHEDULE)}:
+        raise LoraDropError(f"no such setting: {', '.join(sorted(unknown))}. docs/settings.md has all of them.")
+    config = config_from({"preset": preset, **settings}, model if isinstance(model, str) else model.id)
+    loaded = load_model(model) if isinstance(model, str) else model
+    own = {name: value for name, value in settings.items() if name in names}
+    return gather(run(loaded, Request(prompt, config, idle=idle_gain(loaded, config), **own)))
