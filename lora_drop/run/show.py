@@ -18,12 +18,12 @@ __all__ = ["read_trace", "show"]
 Trace.drawing = staticmethod(run_svg)
 
 
-def show(prompt: str, preset: str = "balanced", model: LoadedModel | str = "bundled", **settings: Any) -> Trace:
+def show(prompt: str, preset: str | None = "balanced", model: LoadedModel | str = "bundled", **settings: Any) -> Trace:
     """Run a prompt in both lanes; a notebook draws the result.
 
     Args:
         prompt: the text to answer.
-        preset: name of a preset.
+        preset: name of a preset; None for the defaults.
         model: from `load_model`, or a name for it.
         settings: of `LoraDropConfig` or of a run (`max_new_tokens`, `temperature`, ...), in place of the preset's.
 
