@@ -103,7 +103,8 @@ class Trace:
         return f"Trace({self.header.prompt[:60]!r}, {self.header.model['id']}: {tokens}{cut})"
 
     def _repr_html_(self) -> str | None:
-        return type(self).drawing and type(self).drawing(self)
+        draw = type(self).drawing
+        return draw(self) if draw else None
 
     def stands(self, step: StepRecord) -> bool:
         """True if a step of `passes` is also one of `steps`."""
