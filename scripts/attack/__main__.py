@@ -146,12 +146,13 @@ async def attack(args: argparse.Namespace) -> dict[str, Any]:
             watching.cancel()
             await asyncio.sleep(REST)
             held, peak, now = await server.held(), max(kb for _, kb in server.memory), server.resident()
+            idle_after = spread(await Beside(soak, 0).times(IDLE))
             stop = await stopped(soak, process)
             done["failures"] += soak.log.failures + [
                 line for line, is_so in faults(base, peak, now, held, done["attacks"], stop, log).items() if is_so
             ]
     return {
-        "visitor": {"idle": idle, "beside a stub": generator, "under attack": under_attack},
+        "visitor": {"idle": idle, "beside a stub": generator, "under attack": under_attack, "idle after": idle_after},
         "memory_kb": {"base": base, "peak": peak, "after": now, "budgets": BUDGETS // 1024},
         **{"held": dataclasses.asdict(held), "stop_seconds": round(stop, 1), **done},
     }
